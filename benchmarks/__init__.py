@@ -1,0 +1,1 @@
+"""Side-by-side measurements: JSON lines in, plots out."""

@@ -1,0 +1,48 @@
+"""gemm: C := C - A B^H, the update of an off-diagonal tile [BLAS ?gemm]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tilewright.kernels.blas import Library
+from tilewright.kernels.layout import address, aligned, by_reference, scalar
+
+__all__ = ["build", "flops"]
+
+Shape = tuple[int, int]
+
+
+def flops(a: Shape, b: Shape, c: Shape) -> float:
+    """2 m n k for A (m, k), B (n, k), C (m, n)."""
+    return 2.0 * a[0] * b[0] * a[1]
+
+
+def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None:
+    """The kernel for BLAS type ``letter`` in "sdcz", or None if the library lacks ?gemm."""
+    call = library.symbol(f"{letter}gemm")
+    if call is None:
+        return None
+    minus_one, one = scalar(letter, -1), scalar(letter, 1)
+
+    def gemm(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        m, n = c.shape
+        k = a.shape[1]
+        if a.shape[0] != m or b.shape != (n, k):
+            raise ValueError(f"gemm: A {a.shape}, B {b.shape} and C {c.shape} do not fit C - A B^H")
+        rows, (a, b), (lda, ldb), ldc = aligned(c, a, b)
+        if rows:  # C^T := C^T - conj(B) A^T on what BLAS sees
+            call(
+                b"C", b"N", by_reference(n), by_reference(m), by_reference(k),
+                minus_one, address(b), by_reference(ldb), address(a), by_reference(lda),
+                one, address(c), by_reference(ldc),
+            )  # fmt: skip
+        else:
+            call(
+                b"N", b"C", by_reference(m), by_reference(n), by_reference(k),
+                minus_one, address(a), by_reference(lda), address(b), by_reference(ldb),
+                one, address(c), by_reference(ldc),
+            )  # fmt: skip
+
+    return gemm

@@ -1,0 +1,77 @@
+"""syrk: C := C - A A^H on the lower triangle, the update of a diagonal tile [BLAS ?syrk, ?herk].
+
+torch's MKL has no ?syrk. There the triangle is split in two, [C11; C21 C22], with C21 by gemm and the two
+diagonal blocks split again. A block of at most ``LEAF`` rows is updated whole, so ``LEAF/m`` of the work is
+wasted, and the upper triangle of such a block changes: it is not referenced by anyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tilewright.kernels import gemm
+from tilewright.kernels.blas import Library
+from tilewright.kernels.layout import address, aligned, by_reference, scalar
+
+__all__ = ["build", "flops"]
+
+Shape = tuple[int, int]
+
+LEAF = 96
+
+
+def flops(a: Shape, c: Shape) -> float:
+    """m^2 k for A (m, k), C (m, m)."""
+    return float(a[0] ** 2 * a[1])
+
+
+def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray], None] | None:
+    """The kernel for BLAS type ``letter`` in "sdcz": ?syrk or ?herk if the library has it, else by gemm."""
+    complex_ = letter in "cz"
+    call = library.symbol(f"{letter}{'herk' if complex_ else 'syrk'}")
+    if call is None:
+        return _by_gemm(library, letter)
+    real = {"c": "s", "z": "d"}.get(letter, letter)  # the scalars of herk are real
+    minus_one, one = scalar(real, -1), scalar(real, 1)
+    transposed = b"C" if complex_ else b"T"
+
+    def syrk(a: np.ndarray, c: np.ndarray) -> None:
+        n, k = a.shape
+        _check(a, c)
+        rows, (a,), (lda,), ldc = aligned(c, a)
+        uplo, trans = (b"U", transposed) if rows else (b"L", b"N")
+        call(
+            uplo, trans, by_reference(n), by_reference(k),
+            minus_one, address(a), by_reference(lda), one, address(c), by_reference(ldc),
+        )  # fmt: skip
+
+    return syrk
+
+
+def _by_gemm(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray], None] | None:
+    update = gemm.build(library, letter)
+    if update is None:
+        return None
+
+    def split(a: np.ndarray, c: np.ndarray) -> None:
+        n = len(a)
+        if n <= LEAF:
+            update(a, a, c)
+            return
+        h = n // 2
+        split(a[:h], c[:h, :h])  # C11 := C11 - A1 A1^H
+        update(a[h:], a[:h], c[h:, :h])  # C21 := C21 - A2 A1^H
+        split(a[h:], c[h:, h:])  # C22 := C22 - A2 A2^H
+
+    def syrk(a: np.ndarray, c: np.ndarray) -> None:
+        _check(a, c)
+        split(a, c)
+
+    return syrk
+
+
+def _check(a: np.ndarray, c: np.ndarray) -> None:
+    if c.shape != (len(a), len(a)):
+        raise ValueError(f"syrk: A {a.shape} and C {c.shape} do not fit C - A A^H")

@@ -1,0 +1,125 @@
+"""The kernel table: which function runs an op on which device, in which storage and accumulate dtype.
+
+A row is (op, device, storage, accumulate, source, function). ``storage`` is the dtype of the operands that are
+only read, ``accumulate`` that of the tile that is written; ``any`` stands for all dtypes. The reference rows are complete; a BLAS library adds
+its own, and `lookup` takes those of the library in use where it has them.
+
+>>> from tilewright.kernels import table
+>>> table.lookup("gemm", "cpu", "float64", "float64").source in ("mkl", "torch", "openblas")
+True
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from tilewright.kernels import blas, gemm, move, potrf, reference, syrk, trsm
+
+__all__ = ["DTYPES", "OPS", "Row", "lookup", "register", "rows"]
+
+#                 storage and accumulate dtype -> BLAS letter
+DTYPES = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
+
+#      op       C-level kernels   reference kernel
+OPS = {
+    "potrf": (potrf.build, reference.potrf),
+    "trsm":  (trsm.build,  reference.trsm),
+    "syrk":  (syrk.build,  reference.syrk),
+    "gemm":  (gemm.build,  reference.gemm),
+}  # fmt: skip
+
+#        op     one kernel for every dtype
+MOVES = {"copy": move.copy, "tril": move.tril, "zero": move.zero}
+ANY = "any"
+
+
+class Row(NamedTuple):
+    """One kernel."""
+
+    op: str
+    device: str
+    storage: str
+    accumulate: str
+    source: str
+    """Where the function comes from: a BLAS library's name, ``reference``, or what `register` was told."""
+    function: Callable[..., Any]
+
+    def __str__(self) -> str:
+        return f"{self.op:<6} {self.device:<5} {self.storage:<11} {self.accumulate:<11} {self.source}"
+
+
+Key = tuple[str, str, str, str]
+
+_rows: dict[Key, dict[str, Row]] = {}
+_filled: set[str] = set()
+_filling = threading.Lock()
+
+
+def register(
+    op: str, device: str, storage: str, accumulate: str, source: str, function: Callable[..., Any]
+) -> Row:
+    """Add a row.
+
+    Raises
+    ------
+    ValueError
+        There is such a row already; the message lists the rows of that op.
+    """
+    row = Row(op, device, storage, accumulate, source, function)
+    sources = _rows.setdefault(row[:4], {})
+    if source in sources:
+        raise ValueError(f"the kernel table already has this row: {row}\n{_listing(op)}")
+    sources[source] = row
+    return row
+
+
+def lookup(op: str, device: str, storage: str, accumulate: str) -> Row:
+    """The row to use: one that a user registered, else that of the library in use, else the reference.
+
+    Raises
+    ------
+    KeyError
+        No row fits; the message lists the rows of that op.
+    """
+    library = blas.current()
+    _fill(library)
+    sources = _rows.get((op, device, storage, accumulate)) or _rows.get((op, device, ANY, ANY), {})
+    users = [row for name, row in sources.items() if name not in (*blas.NAMES, "reference")]
+    for row in (*users, sources.get(library.name), sources.get("reference")):
+        if row is not None:
+            return row
+    wanted = f"{op} on {device} for {storage} operands into {accumulate}"
+    raise KeyError(f"no kernel for {wanted}. The table has:\n{_listing(op) or 'no row for ' + op}")
+
+
+def rows() -> Iterator[Row]:
+    """Every row there is, reference rows first."""
+    _fill(blas.current())
+    for sources in _rows.values():
+        yield from sources.values()
+
+
+def _fill(library: blas.Library) -> None:
+    """Add the rows of ``library`` once, also when two threads ask at the same time."""
+    with _filling:
+        if library.name in _filled:
+            return
+        for op, (build, _) in OPS.items():
+            for dtype, letter in DTYPES.items():
+                function = build(library, letter)
+                if function is not None:
+                    register(op, "cpu", dtype, dtype, library.name, function)
+        _filled.add(library.name)
+
+
+def _listing(op: str) -> str:
+    return "\n".join(str(row) for sources in _rows.values() for row in sources.values() if row.op == op)
+
+
+for _op, (_, _function) in OPS.items():
+    for _dtype in DTYPES:
+        register(_op, "cpu", _dtype, _dtype, "reference", _function)
+for _op, _function in MOVES.items():
+    register(_op, "cpu", ANY, ANY, "reference", _function)

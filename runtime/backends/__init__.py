@@ -1,0 +1,52 @@
+"""Engines: ways to run a program. Each is imported when it is first used.
+
+A backend module has one function::
+
+    execute(program, policy, workers, progress) -> Trace
+
+It runs every task of ``program.graph`` once, each after its predecessors, or raises what the first failing task
+raised, with a note that names the task. It leaves no thread, process or file behind.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Protocol
+
+from tilewright.program import Program
+from tilewright.schedulers import Policy
+from tilewright.trace import Trace
+
+__all__ = ["BACKENDS", "Backend", "Progress", "backend"]
+
+BACKENDS = ("serial", "threads")
+"""Names of the engines."""
+
+
+class Progress(Protocol):
+    """What an engine tells while it runs: how many tasks are done."""
+
+    def __call__(self, done: int) -> None: ...
+
+
+class Backend(Protocol):
+    """An engine."""
+
+    def execute(
+        self, program: Program, policy: Policy, workers: int, progress: Progress | None
+    ) -> Trace: ...
+
+
+def backend(name: str) -> Backend:
+    """The engine of that name. ValueError lists the names there are."""
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
+    module: Any = importlib.import_module(f"tilewright.backends.{name}")
+    return module  # type: ignore[no-any-return]
+
+
+def blame(error: BaseException, program: Program, index: int, backend: str, worker: int) -> None:
+    """Note on an exception which task raised it, and where."""
+    task = program.graph.tasks[index]
+    error.add_note(f"in task {task} (number {index}), writing {', '.join(map(str, task.writes))}; "
+                   f"backend={backend}, worker={worker}")  # fmt: skip

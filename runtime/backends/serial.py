@@ -1,0 +1,31 @@
+"""serial: run the tasks in insertion order. The specification of every other engine."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from tilewright.backends import Progress, blame
+from tilewright.kernels import blas
+from tilewright.program import Program
+from tilewright.schedulers import Policy
+from tilewright.trace import TaskRecord, Trace
+
+__all__ = ["execute"]
+
+
+def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+    """Run in the calling thread, in program order. The policy and the number of workers change nothing."""
+    records = []
+    with blas.limits(program.uses_functions), blas.one_thread():
+        began = perf_counter()
+        for task in program.graph:
+            start = perf_counter()
+            try:
+                program.call(task)
+            except BaseException as error:
+                blame(error, program, task.index, "serial", 0)
+                raise
+            records.append(TaskRecord(task.index, 0, start - began, perf_counter() - began))
+            if progress:
+                progress(len(records))
+    return Trace(program.graph, 1, records)

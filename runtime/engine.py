@@ -1,0 +1,160 @@
+"""Run a graph: `run(graph, data, backend=..., scheduler=...)` returns a `Run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tilewright.backends import backend as find_backend
+from tilewright.graph import Handle, TaskGraph
+from tilewright.machine import Machine, cores
+from tilewright.plan import Bounds, bounds
+from tilewright.program import Program
+from tilewright.progress import bar
+from tilewright.schedulers import Policy
+from tilewright.schedulers import policy as find_policy
+from tilewright.tiles import Store
+from tilewright.trace import Trace
+
+__all__ = ["Run", "run"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What happened, or on a simulator would happen, when a graph ran.
+
+    ``run["x"]`` is the final value of handle x. ``print(run)`` shows all of this as a table.
+    """
+
+    graph: TaskGraph
+    trace: Trace
+    backend: str
+    scheduler: str
+    workers: int
+    store: Store
+
+    def __getitem__(self, handle: str | Handle) -> Any:
+        key = Handle(handle) if isinstance(handle, str) else handle
+        value = self.store[key]
+        if value is None:
+            raise KeyError(f"no data for handle {handle}")
+        return value
+
+    @property
+    def makespan(self) -> float:
+        """Seconds from the start of the run to the end of its last task."""
+        return self.trace.makespan
+
+    @cached_property
+    def flops(self) -> float:
+        """Real-arithmetic flops of all tasks whose op has a formula; a complex operation counts four times."""
+        total = 0.0
+        for task in self.graph:
+            if task.op.flops is not None:
+                tiles = [self.store[use.handle] for use in task.uses]
+                total += task.op.flops(*(tile.shape for tile in tiles)) * (4 if tiles[-1].dtype.kind == "c" else 1)
+        return total
+
+    @property
+    def gflops(self) -> float:
+        """10^9 flops per second of makespan."""
+        return self.flops / self.makespan / 1e9 if self.makespan else 0.0
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """Lower bounds in seconds, from the measured durations: how short could a run of these tasks be?"""
+        return bounds(self.graph, self.workers, self.trace.durations)
+
+    @property
+    def efficiency(self) -> float:
+        """Lower bound over makespan; 1 is a schedule that cannot be better."""
+        return self.bounds.lower / self.makespan if self.makespan else 1.0
+
+    @property
+    def idle(self) -> float:
+        """Share of the workers' time that was not spent in tasks."""
+        available = self.makespan * self.workers
+        return 1 - float(self.trace.busy.sum()) / available if available else 0.0
+
+    def __str__(self) -> str:
+        from tilewright.report import text
+
+        return text(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"Run({self.graph.name!r}, {len(self.graph)} tasks, backend={self.backend!r}, "
+            f"scheduler={self.scheduler!r}, workers={self.workers}, makespan={self.makespan:.4g} s)"
+        )
+
+
+def run(
+    graph: TaskGraph,
+    data: Mapping[str | Handle, Any],
+    *,
+    backend: str = "threads",
+    scheduler: str | Policy = "critical-path",
+    workers: int | None = None,
+    progress: bool = False,
+) -> Run:
+    """Run a graph on data.
+
+    Parameters
+    ----------
+    graph
+        The tasks. It is frozen, and can run again.
+    data
+        By handle or handle name: the buffers that tasks read and change in place. See `Store`.
+    backend
+        One of `BACKENDS`.
+    scheduler
+        One of `SCHEDULERS`, or an object with ``prepare``, ``push`` and ``pop``.
+    workers
+        Workers that run tasks; by default one per core this process may use, and no more than there are tasks.
+    progress
+        Draw a progress bar on standard error.
+
+    Raises
+    ------
+    ValueError, TypeError, MissingDataError
+        A wrong argument or missing data, before any task runs.
+    Exception
+        Whatever a task raises, with a note that names the task and the worker. Tasks that have not begun by then
+        never run.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> def axpy(x, y, alpha):
+    ...     y += alpha * x
+    >>> g = tw.TaskGraph()
+    >>> x, y = g.handle("x"), g.handle("y")
+    >>> _ = g.insert(axpy, tw.R(x), tw.RW(y), 3.0)
+    >>> run = tw.run(g, {"x": np.ones(2), "y": np.zeros(2)}, workers=2)
+    >>> run["y"]
+    array([3., 3.])
+    """
+    engine = find_backend(backend)
+    policy = find_policy(scheduler)
+    workers = _check_workers(workers, graph)
+    program = Program(graph, Store(data))
+    graph.frozen = True
+    policy.prepare(graph, Machine(workers=workers))
+    with bar(graph.name, len(graph)) if progress else nullcontext() as report:
+        trace = engine.execute(program, policy, workers, report)
+    name = scheduler if isinstance(scheduler, str) else type(policy).__name__
+    return Run(graph, trace, backend, name, trace.workers, program.store)
+
+
+def _check_workers(workers: int | None, graph: TaskGraph) -> int:
+    """At least one worker, and none that could never have a task."""
+    if workers is None:
+        workers = cores()
+    elif isinstance(workers, bool) or not isinstance(workers, int):
+        raise TypeError(f"workers must be an integer, not {workers!r}")
+    elif workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    return min(workers, max(len(graph), 1))

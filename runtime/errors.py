@@ -1,0 +1,49 @@
+"""Exceptions that name the task, the tile, the global index and the worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tilewright.graph import Handle
+
+__all__ = ["MissingDataError", "NotPositiveDefiniteError", "SchedulerError"]
+
+
+class MissingDataError(KeyError):
+    """A graph reads a handle for which the run was given no data."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class SchedulerError(RuntimeError):
+    """A policy broke its contract: it keeps tasks back, or hands one out twice."""
+
+
+class NotPositiveDefiniteError(np.linalg.LinAlgError):
+    """The matrix has no Cholesky factor.
+
+    Attributes
+    ----------
+    order
+        Order of the first leading minor of the whole matrix that is not positive definite; LAPACK's ``info``.
+    task
+        Label of the task that found it, such as ``"potrf(8)"``.
+    tile
+        Handle of the diagonal tile, such as ``A[8,8]``.
+    """
+
+    def __init__(self, order: int, task: str, tile: Handle, offset: int, size: int, note: str = "") -> None:
+        self.order = order
+        self.task = task
+        self.tile = tile
+        self._details = (offset, size, note)
+        super().__init__(
+            f"{task} on {tile}: leading minor of order {order} is not positive definite "
+            f"(row {order - offset} of a {size}-row tile at offset {offset}{note and '; ' + note})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.order, self.task, self.tile, *self._details)

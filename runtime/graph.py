@@ -1,0 +1,425 @@
+"""Task graphs over data handles.
+
+A *handle* names data and holds none; a *task* is one call of an *op* on handles; a *graph* is the list of
+tasks in program order with the edges that order implies. Three sentences give every edge:
+
+1. A task that reads a handle waits for the last task before it that wrote the handle.
+2. A task that writes a handle waits for every task that read it since the last write.
+3. A task that writes a handle nobody read since the last write waits for that write.
+
+Two reads never order each other. Edges point from a task to tasks inserted earlier, so a graph is acyclic by
+construction, and running it in insertion order *is* the sequential program.
+
+The table behind the rules keeps, for each handle, its last writer and the readers since: inserting costs
+O(accesses + edges), never a scan over tasks.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+if TYPE_CHECKING:
+    import networkx
+
+__all__ = ["Access", "CriticalPath", "Handle", "Handles", "Op", "R", "RW", "Task", "TaskGraph", "Use", "W"]
+
+
+class Access(enum.Enum):
+    """How a task uses a handle."""
+
+    READ = "R"
+    """The task sees the current value and leaves it alone."""
+    WRITE = "W"
+    """The task replaces the value and never looks at the old one."""
+    RW = "RW"
+    """The task sees the current value and changes it."""
+
+
+_READ, _WRITE, _RW = Access.READ, Access.WRITE, Access.RW
+
+
+class Handle(NamedTuple):
+    """A name for data: ``x``, tile ``A[3,1]``, the copy of x on rank 3 ``x[3]``. Equal by value, holds no data."""
+
+    name: str
+    index: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}[{','.join(map(str, self.index))}]" if self.index else self.name
+
+    __repr__ = __str__
+
+
+class Handles:
+    """A family of handles, indexed: ``A = g.handles("A"); A[3, 1]`` is the handle of tile (3, 1)."""
+
+    __slots__ = ("_known", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._known: dict[int | tuple[int, ...], Handle] = {}  # one object a handle: a graph names each many times
+
+    def __getitem__(self, index: int | tuple[int, ...]) -> Handle:
+        handle = self._known.get(index)
+        if handle is None:
+            handle = Handle(self.name, index if isinstance(index, tuple) else (index,))
+            self._known[index] = handle
+        return handle
+
+    def __repr__(self) -> str:
+        return f"{self.name}[...]"
+
+
+class Use(NamedTuple):
+    """One argument of a task: a handle and how the task uses it."""
+
+    handle: Handle
+    access: Access
+
+    def __str__(self) -> str:
+        return f"{self.access.value}({self.handle})"
+
+
+def R(handle: Handle) -> Use:
+    """Read ``handle``. TypeError if it is not a `Handle`; so for `W` and `RW`."""
+    return Use(handle, _READ) if type(handle) is Handle else _not_a_handle(handle)
+
+
+def W(handle: Handle) -> Use:
+    """Write ``handle`` without reading it."""
+    return Use(handle, _WRITE) if type(handle) is Handle else _not_a_handle(handle)
+
+
+def RW(handle: Handle) -> Use:
+    """Read and change ``handle``."""
+    return Use(handle, _RW) if type(handle) is Handle else _not_a_handle(handle)
+
+
+def _not_a_handle(thing: object) -> NoReturn:
+    raise TypeError(f"R, W and RW take a handle, not {thing!r}; make one with graph.handle(name)")
+
+
+def _written_indices(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """Default label: the index of the first written handle, or the names of all that are written."""
+    written = [use.handle for use in uses if use.access is not _READ]
+    if written and written[0].index:
+        return written[0].index
+    return tuple(dict.fromkeys(str(handle) for handle in written))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Op:
+    """A named operation on data.
+
+    With a ``function`` the op is that Python function; without, the kernel table has its implementations.
+    Either is called with one buffer per handle, in the order of the accesses, then the parameters. A function
+    changes what it writes in place and returns None, or returns the new value (a tuple for several handles)
+    of what it writes. A kernel changes in place and returns None or an info code; 0 is success.
+    """
+
+    name: str
+    function: Callable[..., Any] | None = None
+    weight: float = 1.0
+    """Cost where no data is known. Tile kernels count units of nb^3/3 flops, so potrf is 1 and gemm is 6."""
+    flops: Callable[..., float] | None = None
+    """Real-arithmetic flops from the shapes of the accessed buffers."""
+    indices: Callable[[tuple[Use, ...]], tuple[object, ...]] = _written_indices
+    """What stands between the parentheses of a task's label."""
+    explain: Callable[[Task, Any, int], Exception] | None = None
+    """Turns (task, store, info) of a kernel that returned info != 0 into the exception to raise."""
+
+    def __repr__(self) -> str:
+        return f"Op({self.name})"
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One call of an op, at one place of the program. Made by `TaskGraph.insert`, not changed after."""
+
+    index: int
+    op: Op
+    uses: tuple[Use, ...]
+    params: tuple[Any, ...]
+    predecessors: tuple[int, ...]
+    """Indices of the tasks this one waits for, ascending, all smaller than ``index``."""
+    on: Hashable
+    """Where to run, if the program said so: a rank or an owner."""
+    priority: float
+    """What the program said; larger is sooner. Policies such as critical-path compute their own."""
+
+    @property
+    def label(self) -> str:
+        """``gemm(3,1,0)``: the op and its indices."""
+        return f"{self.op.name}({','.join(map(str, self.op.indices(self.uses)))})"
+
+    @property
+    def reads(self) -> tuple[Handle, ...]:
+        return tuple(use.handle for use in self.uses if use.access is not _WRITE)
+
+    @property
+    def writes(self) -> tuple[Handle, ...]:
+        return tuple(use.handle for use in self.uses if use.access is not _READ)
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalPath:
+    """A longest chain of tasks that wait for each other. No run can be shorter, whatever its workers."""
+
+    tasks: tuple[Task, ...]
+    length: float
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __str__(self) -> str:
+        return f"{' -> '.join(t.label for t in self.tasks)}  (length {self.length:g})"
+
+
+Cost = Callable[[Task], float]
+
+
+def _weight(task: Task) -> float:
+    return task.op.weight
+
+
+class TaskGraph:
+    """Tasks in program order, with inferred edges. Runs any number of times; frozen by its first run.
+
+    Examples
+    --------
+    >>> from tilewright import TaskGraph, R, RW
+    >>> def axpy(x, y, alpha):
+    ...     y += alpha * x
+    >>> g = TaskGraph()
+    >>> x, y = g.handle("x"), g.handle("y")
+    >>> g.insert(axpy, R(x), RW(y), 3.0)
+    axpy(y)
+    >>> g.insert(axpy, R(y), RW(x), 1.0)
+    axpy(x)
+    >>> g.predecessors(g.tasks[1])
+    [axpy(y)]
+    """
+
+    def __init__(self, name: str = "graph") -> None:
+        self.name = name
+        self.tasks: list[Task] = []
+        self.inputs: dict[Handle, None] = {}
+        """Handles whose first access reads them: a run needs data for each (an ordered set)."""
+        self.frozen = False
+        self.closed_form: Cost | None = None
+        """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one."""
+        self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
+        self._ops: dict[Callable[..., Any], Op] = {}
+        self._successors: list[list[int]] = []
+
+    # ---------------------------------------------------------------- building
+
+    def handle(self, name: str) -> Handle:
+        """A handle for one piece of data."""
+        return Handle(name)
+
+    def handles(self, name: str) -> Handles:
+        """An indexed family of handles, such as the tiles of a matrix."""
+        return Handles(name)
+
+    def insert(
+        self,
+        op: Op | Callable[..., Any],
+        *args: Any,
+        on: Hashable = None,
+        priority: float = 0,
+    ) -> Task:
+        """Append a task that calls ``op`` on ``args``: first the accesses `R`, `W`, `RW`, then plain parameters.
+
+        Costs O(accesses + edges). Tasks take about 4 us and 600 bytes each.
+
+        Raises
+        ------
+        TypeError
+            ``op`` is neither an `Op` nor callable, an access follows a parameter, or a bare handle is passed.
+        RuntimeError
+            The graph has already run.
+        """
+        if self.frozen:
+            raise RuntimeError(f"graph {self.name!r} has run and is frozen; build another for more tasks")
+        if type(op) is not Op:
+            op = self._function_op(op)
+        count = len(args)
+        for position, arg in enumerate(args):
+            if type(arg) is not Use:
+                count = position
+                break
+        uses, params = args[:count], args[count:]
+        for param in params:
+            if type(param) is Use or type(param) is Handle:
+                raise TypeError(
+                    f"{op.name}: {param} is misplaced; wrap handles in R, W or RW and put them before the parameters"
+                )
+        index = len(self.tasks)
+        table = self._state
+        edges: set[int] = set()
+        for handle, access in uses:
+            state = table.get(handle)
+            if state is None:
+                if access is not _WRITE:
+                    self.inputs[handle] = None
+                table[handle] = [-1, [index]] if access is _READ else [index, []]
+                continue
+            writer, readers = state
+            if access is _READ:
+                if writer >= 0:
+                    edges.add(writer)  # rule 1
+                readers.append(index)
+            else:
+                if readers:
+                    edges.update(readers)  # rule 2
+                elif writer >= 0:
+                    edges.add(writer)  # rules 1 and 3
+                state[0] = index
+                state[1] = []
+        edges.discard(index)  # a handle given twice to one task
+        task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority)
+        self.tasks.append(task)
+        return task
+
+    def _function_op(self, function: Any) -> Op:
+        if not callable(function):
+            raise TypeError(f"insert needs an Op or a function first, not {function!r}")
+        op = self._ops.get(function)
+        if op is None:
+            op = Op(getattr(function, "__name__", type(function).__name__), function)
+            self._ops[function] = op
+        return op
+
+    # ---------------------------------------------------------------- looking
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def __repr__(self) -> str:
+        return f"TaskGraph({self.name!r}, {len(self.tasks)} tasks)"
+
+    @property
+    def written(self) -> Iterator[Handle]:
+        """Handles that some task writes, in order of first access."""
+        return (handle for handle, (writer, _) in self._state.items() if writer >= 0)
+
+    @property
+    def handles_used(self) -> Iterator[Handle]:
+        """Every handle that some task accesses, in order of first access."""
+        return iter(self._state)
+
+    def task(self, label: str) -> Task:
+        """The first task with this label, such as ``"gemm(3,1,0)"``. KeyError if there is none. O(tasks)."""
+        wanted = label.replace(" ", "")
+        for task in self.tasks:
+            if task.label == wanted:
+                return task
+        raise KeyError(f"no task {label!r} in {self!r}")
+
+    def predecessors(self, task: Task) -> list[Task]:
+        return [self.tasks[p] for p in task.predecessors]
+
+    def successors(self, task: Task) -> list[Task]:
+        return [self.tasks[s] for s in self.successor_indices()[task.index]]
+
+    def successor_indices(self) -> list[list[int]]:
+        """For each task the indices of the tasks that wait for it, ascending. Kept until the graph grows."""
+        if len(self._successors) != len(self.tasks):
+            successors: list[list[int]] = [[] for _ in self.tasks]
+            for task in self.tasks:
+                for p in task.predecessors:
+                    successors[p].append(task.index)
+            self._successors = successors
+        return self._successors
+
+    @property
+    def edges(self) -> int:
+        """How many edges there are."""
+        return sum(len(task.predecessors) for task in self.tasks)
+
+    # ---------------------------------------------------------------- measuring
+
+    def bottom_levels(self, cost: Cost | Sequence[float] | None = None) -> list[float]:
+        """Length of the longest path from each task to the end, its own cost included.
+
+        ``cost`` gives a task's cost (a function, or a sequence by task index); without it, tasks cost
+        `Op.weight` and a closed form is used where the graph has one. O(tasks + edges) otherwise: one sweep
+        backwards, as insertion order is a topological order.
+        """
+        if cost is None and self.closed_form is not None:
+            return [self.closed_form(task) for task in self.tasks]
+        costs = self._costs(cost)
+        levels = [0.0] * len(costs)
+        for task in reversed(self.tasks):
+            level = levels[task.index] = levels[task.index] + costs[task.index]
+            for p in task.predecessors:
+                if levels[p] < level:
+                    levels[p] = level
+        return levels
+
+    def critical_path(self, cost: Cost | Sequence[float] | None = None) -> CriticalPath:
+        """A longest path through the graph; ties go to the smaller task index. O(tasks + edges).
+
+        Examples
+        --------
+        >>> from tilewright import cholesky_graph
+        >>> g = cholesky_graph(nt=4)
+        >>> g.critical_path().length                       # 9 nt - 10, in units of nb^3/3 flops
+        26.0
+        >>> len(g.critical_path(cost=lambda task: 1))      # 3 nt - 2 tasks
+        10
+        """
+        if not self.tasks:
+            return CriticalPath((), 0.0)
+        costs = self._costs(cost)
+        levels = self.bottom_levels(costs)
+        successors = self.successor_indices()
+        first = max(range(len(levels)), key=lambda t: (levels[t], -t))
+        path = [first]
+        while successors[path[-1]]:
+            path.append(max(successors[path[-1]], key=lambda t: (levels[t], -t)))
+        return CriticalPath(tuple(self.tasks[t] for t in path), float(levels[first]))
+
+    def work(self, cost: Cost | Sequence[float] | None = None) -> float:
+        """The cost of all tasks together."""
+        return float(sum(self._costs(cost)))
+
+    def _costs(self, cost: Cost | Sequence[float] | None) -> Sequence[float]:
+        if cost is None:
+            cost = _weight
+        return [cost(task) for task in self.tasks] if callable(cost) else cost
+
+    # ---------------------------------------------------------------- showing
+
+    def to_networkx(self) -> networkx.DiGraph[int]:
+        """The graph with task indices as nodes; node attributes ``label``, ``op`` and ``weight``."""
+        import networkx
+
+        graph: networkx.DiGraph[int] = networkx.DiGraph(name=self.name)
+        graph.add_nodes_from(
+            (t.index, {"label": t.label, "op": t.op.name, "weight": t.op.weight}) for t in self.tasks
+        )
+        graph.add_edges_from((p, t.index) for t in self.tasks for p in t.predecessors)
+        return graph
+
+    def to_dot(self) -> str:
+        """The graph in Graphviz's DOT language, coloured by op, the critical path drawn bold."""
+        from tilewright.plot.dag import to_dot
+
+        return to_dot(self)
+
+    def to_svg(self, path: str | None = None) -> str:
+        """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag`."""
+        from tilewright.plot.dag import to_svg
+
+        return to_svg(self, path)

@@ -1,0 +1,210 @@
+"""Tiled Cholesky factorisation A = L L^H: the loop, and the call."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from tilewright.backends import backend as find_backend
+from tilewright.engine import Run, run
+from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
+from tilewright.linalg.matrix import Matrix, check_finite_lower
+from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
+from tilewright.linalg.tuning import cholesky_tile_size
+from tilewright.machine import cores
+from tilewright.schedulers import Policy
+from tilewright.schedulers import policy as find_policy
+
+__all__ = ["cholesky_graph", "tiled_cholesky"]
+
+
+def cholesky(g: TaskGraph, A: Handles, nt: int) -> None:
+    """Insert the right-looking tiled Cholesky factorisation of the lower triangle, in place [1]_, [2]_.
+
+    .. [1] A. Buttari et al., A class of parallel tiled linear algebra algorithms for multicore architectures,
+       Parallel Computing 35 (2009), algorithm 1.
+    .. [2] LAPACK ?potrf.
+    """
+    for k in range(nt):
+        g.insert(potrf, RW(A[k, k]))  # A_kk := chol(A_kk)
+        for i in range(k + 1, nt):
+            g.insert(trsm, R(A[k, k]), RW(A[i, k]))  # A_ik := A_ik L_kk^-H
+        for i in range(k + 1, nt):
+            g.insert(syrk, R(A[i, k]), RW(A[i, i]))  # A_ii := A_ii - A_ik A_ik^H
+            for j in range(k + 1, i):
+                g.insert(gemm, R(A[i, k]), R(A[j, k]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_jk^H
+
+
+def cholesky_graph(nt: int) -> TaskGraph:
+    """The task graph of the Cholesky factorisation of nt x nt tiles, handles ``A[i,j]``.
+
+    It has nt (nt+1) (nt+2) / 6 tasks. With weights 1, 3, 3, 6 for potrf, trsm, syrk, gemm (units of nb^3/3 flops)
+    its work is nt^3 and its critical path 9 nt - 10 (1 for nt = 1); counted in tasks the path is 3 nt - 2.
+
+    Raises
+    ------
+    ValueError
+        ``nt`` is negative.
+
+    Examples
+    --------
+    >>> from tilewright import cholesky_graph
+    >>> g = cholesky_graph(nt=4)
+    >>> len(g), g.tasks[2], g.tasks[-1]
+    (20, trsm(2,0), potrf(3))
+    """
+    if nt < 0:
+        raise ValueError(f"nt must not be negative, got {nt}")
+    g = TaskGraph(f"cholesky nt={nt}")
+    cholesky(g, g.handles("A"), nt)
+    g.closed_form = lambda task: bottom_level(task, nt)
+    return g
+
+
+def bottom_level(task: Task, nt: int) -> float:
+    """Length of the longest path from a task of `cholesky_graph` to the end, in units of nb^3/3 flops. O(1).
+
+    With weights 1, 3, 3, 6 and t = nt::
+
+        potrf(k)      9 (t-k) - 10                  1 in the last step
+        trsm(i,k)     9 (t-k) - 11
+        gemm(i,j,k)   6 (j-k) + 9 (t-j) - 11
+        syrk(i,k)     3 (i-k) + 9 (t-i) - 10        3 (i-k) + 1 in the last row
+
+    A copy into a tile counts as the first task on that tile; clearing one leads nowhere and counts 0.
+    """
+    name = task.op.name
+    if name == "gemm":
+        (i, j), (_, k) = task.uses[2].handle.index, task.uses[0].handle.index
+    elif name in ("zero", "tril"):
+        return 0
+    elif name == "syrk":
+        i, k = task.uses[0].handle.index
+        j = i
+    elif name == "copy":
+        (i, j), k = task.uses[1].handle.index, 0
+        name = "potrf" if i == 0 else "trsm" if j == 0 else "syrk" if i == j else "gemm"
+    else:
+        i, k = task.uses[-1].handle.index
+        j = k
+    if name == "potrf":
+        return 9 * (nt - k) - 10 if k < nt - 1 else 1
+    if name == "trsm":
+        return 9 * (nt - k) - 11
+    if name == "gemm":
+        return 6 * (j - k) + 9 * (nt - j) - 11
+    return 3 * (i - k) + (9 * (nt - i) - 10 if i < nt - 1 else 1)
+
+
+@lru_cache(maxsize=32)
+def _call_graph(nt: int, in_place: bool) -> TaskGraph:
+    """The graph behind `tiled_cholesky`: fill the tiles of the result, factor, clear the other triangle.
+
+    Copying in and clearing are tasks, so that all workers share them and they overlap with the factorisation. A
+    fresh result is zero already, above the diagonal tiles.
+    """
+    g = TaskGraph(f"cholesky nt={nt}")
+    A, S = g.handles("A"), g.handles("S")
+    if not in_place:
+        for j in range(nt):
+            for i in range(j, nt):
+                g.insert(copy, R(S[i, j]), W(A[i, j]))
+    cholesky(g, A, nt)
+    for j in range(nt):
+        g.insert(tril, RW(A[j, j]))
+        if in_place:
+            for i in range(j):
+                g.insert(zero, W(A[i, j]))
+    g.closed_form = lambda task: bottom_level(task, nt)
+    return g
+
+
+@overload
+def tiled_cholesky(a: Any, *, return_run: Literal[False] = ..., **options: Any) -> Any: ...
+@overload
+def tiled_cholesky(a: Any, *, return_run: Literal[True], **options: Any) -> tuple[Any, Run]: ...
+def tiled_cholesky(
+    a: Any,
+    *,
+    lower: bool = True,
+    tile_size: int | None = None,
+    backend: str = "threads",
+    scheduler: str | Policy = "critical-path",
+    workers: int | None = None,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    return_run: bool = False,
+    progress: bool = False,
+) -> Any:
+    """Cholesky factor of a symmetric or Hermitian positive definite matrix, A = L L^H or A = U^H U.
+
+    Parameters
+    ----------
+    a : (n, n) array_like, torch CPU tensor or TiledMatrix
+        float32, float64, complex64 or complex128; integers become float64. Any memory order. Only the triangle
+        named by ``lower`` is referenced, plus the rest of the diagonal tiles, whose values do not matter.
+    lower
+        Factor the lower triangle into L, or the upper one into U.
+    tile_size
+        Rows and columns of a tile, nb. By default chosen from n and the number of workers.
+    backend, scheduler, workers
+        See `tilewright.run`.
+    overwrite_a
+        Let the factor take the place of ``a``. Saves the memory of one matrix, and time.
+    check_finite
+        Look for NaN and infinities first. Without it they give NaN in the factor, or NotPositiveDefiniteError.
+    return_run
+        Also return the `Run`, with its trace, rate and bounds.
+    progress
+        Draw a progress bar on standard error.
+
+    Returns
+    -------
+    factor
+        Of the same kind and dtype as ``a``; the other triangle is exactly zero.
+    run : Run
+        Only with ``return_run``.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        A `numpy.linalg.LinAlgError`; ``.order`` is LAPACK's info: the order of the first leading minor that is
+        not positive definite. With ``overwrite_a`` the matrix is spoilt by then.
+    ValueError
+        ``a`` is not 2-D or not square, has NaN or infinities, is read-only with ``overwrite_a``; the tile size
+        or number of workers is not positive; the backend or scheduler is unknown. Before any task runs.
+    TypeError
+        The dtype is not one of the four and not an integer. Before any task runs.
+
+    Notes
+    -----
+    n^3/3 flops (four times that for complex), n^2 words beside ``a``. The bits of the factor depend on the matrix,
+    the tile size and the BLAS in use (`tilewright.kernels.current`), and on nothing else: not on the engine,
+    the scheduler or the number of workers.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> A = np.array([[4.0, 2.0], [2.0, 5.0]])
+    >>> tw.tiled_cholesky(A)
+    array([[2., 0.],
+           [1., 2.]])
+    """
+    find_backend(backend)
+    find_policy(scheduler)
+    matrix = Matrix(a, lower=lower, overwrite=overwrite_a)
+    if workers is None:
+        workers = cores()
+    if tile_size is None:
+        tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, workers)
+    source = matrix.source(tile_size)
+    if check_finite:
+        check_finite_lower(source, workers)
+    target = matrix.target(tile_size)
+    graph = _call_graph(source.nt, target is source)
+    data = {"A": target} if target is source else {"A": target, "S": source}
+    record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress)
+    factor = matrix.result(target)
+    return (factor, record) if return_run else factor

@@ -1,0 +1,145 @@
+"""What users pass as a matrix, seen as tiles of its lower triangle; and the result in the same kind."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from tilewright.engine import run
+from tilewright.graph import Op, R, TaskGraph
+from tilewright.kernels.layout import row_ld
+from tilewright.kernels.table import DTYPES
+from tilewright.tiles import TiledMatrix
+
+__all__ = ["Matrix", "check_finite_lower"]
+
+
+class Matrix:
+    """The argument of a factorisation.
+
+    The lower triangle of A^T holds the upper triangle of A, and U^T is the lower factor of A^T. So ``lower=False``
+    is the same algorithm on transposed views, with no copy.
+    """
+
+    def __init__(self, a: Any, *, lower: bool, overwrite: bool) -> None:
+        self.given = a
+        self.lower = lower
+        self.tiled = isinstance(a, TiledMatrix)
+        self.tensor = _is_tensor(a)
+        array = a if self.tiled else _tensor_as_array(a) if self.tensor else np.asarray(a)
+        if len(array.shape) != 2:
+            raise ValueError(f"the matrix must be 2-D, not of shape {tuple(array.shape)}")
+        if array.shape[0] != array.shape[1]:
+            raise ValueError(f"the matrix must be square, not {array.shape[0]} x {array.shape[1]}")
+        self.dtype = _factor_dtype(array.dtype)
+        writeable = array.writeable if self.tiled else array.flags.writeable
+        if overwrite and not writeable:
+            raise ValueError("overwrite_a=True, but the matrix is read-only; pass a copy or overwrite_a=False")
+        self.in_place = overwrite and array.dtype == self.dtype
+        if not self.tiled:
+            if self.in_place and not (row_ld(array) or row_ld(array.T)):
+                self.in_place = False  # strided both ways: no kernel can work on it
+            if not lower:
+                array = array.T
+        self.array = array
+        self.n: int = array.shape[0]
+        self.tile_size: int | None = a.tile_size if self.tiled else None
+
+    def source(self, tile_size: int) -> TiledMatrix:
+        """The tiles to factor, their lower triangle the one to read."""
+        if isinstance(tile_size, bool) or not isinstance(tile_size, int | np.integer):
+            raise TypeError(f"tile_size must be an integer, not {tile_size!r}")
+        if tile_size < 1:
+            raise ValueError(f"tile_size must be at least 1, not {tile_size}")
+        if self.tiled:
+            if tile_size != self.tile_size:
+                raise ValueError(f"tile_size={tile_size}, but the TiledMatrix has tiles of {self.tile_size}")
+            tiles: TiledMatrix = self.array if self.lower else self.array.T
+        else:
+            tiles = TiledMatrix.view(self.array, int(tile_size))
+        self._source = tiles
+        return tiles
+
+    def target(self, tile_size: int) -> TiledMatrix:
+        """The tiles that become the factor: the source itself in place, else zeros in the same layout."""
+        if self.in_place:
+            return self._source
+        if self.tiled:
+            fresh = TiledMatrix.empty(self.array.shape, tile_size, self.dtype)
+            return fresh if self.lower else fresh.T
+        order = "F" if row_ld(self.array.T) and not row_ld(self.array) else "C"
+        return TiledMatrix.view(np.zeros((self.n, self.n), self.dtype, order=order), int(tile_size))
+
+    def result(self, target: TiledMatrix) -> Any:
+        """The factor, of the kind that was given."""
+        if self.in_place:
+            return self.given
+        if self.tiled:
+            return target if self.lower else target.T
+        factor = target.to_numpy() if self.lower else target.to_numpy().T
+        return sys.modules["torch"].from_numpy(factor) if self.tensor else factor
+
+
+def _is_tensor(a: Any) -> bool:
+    torch = sys.modules.get("torch")  # who has a tensor has imported torch
+    return torch is not None and isinstance(a, torch.Tensor)
+
+
+def _tensor_as_array(tensor: Any) -> np.ndarray:
+    """The memory of a CPU tensor as an array."""
+    if tensor.device.type != "cpu":
+        raise TypeError(f"a tensor on {tensor.device} needs kernels for that device; pass tensor.cpu()")
+    if tensor.requires_grad:
+        raise TypeError("the factorisation is not differentiable; pass tensor.detach()")
+    if str(tensor.dtype).removeprefix("torch.") not in DTYPES and (tensor.is_floating_point() or tensor.is_complex()):
+        raise TypeError(_unsupported(str(tensor.dtype)))
+    array: np.ndarray = tensor.resolve_conj().resolve_neg().numpy()
+    return array
+
+
+def _factor_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype to compute in: one of the four of LAPACK, in native byte order."""
+    if dtype.kind in "biu":
+        return np.dtype(np.float64)
+    native = dtype.newbyteorder("=")
+    if str(native) not in DTYPES:
+        raise TypeError(_unsupported(str(dtype)))
+    return native
+
+
+def _unsupported(dtype: str) -> str:
+    return f"no Cholesky kernel for dtype {dtype}; convert the matrix to one of {', '.join(DTYPES)}"
+
+
+def _tile_is_finite(tile: np.ndarray, i: int, j: int, tile_size: int) -> None:
+    """ValueError if the tile, or the lower triangle of a diagonal tile, has a NaN or an infinity."""
+    with np.errstate(all="ignore"):
+        total = tile.sum()  # one pass without a temporary; not finite if any term is not
+    if np.isfinite(total):
+        return
+    bad = ~np.isfinite(tile)
+    if i == j:
+        bad = np.tril(bad)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(
+            f"the matrix has a NaN or infinity at ({i * tile_size + row}, {j * tile_size + column}); "
+            "check_finite=False skips this check"
+        )
+
+
+_finite = Op("isfinite", _tile_is_finite)
+
+
+def check_finite_lower(tiles: TiledMatrix, workers: int) -> None:
+    """ValueError if the lower triangle has a NaN or an infinity, with its place. A graph of its own."""
+    if tiles.dtype.kind not in "fc":
+        return
+    g = TaskGraph("check finite")
+    A = g.handles("A")
+    for i in range(tiles.nt):
+        for j in range(i + 1):
+            g.insert(_finite, R(A[i, j]), i, j, tiles.tile_size)
+    run(g, {"A": tiles}, scheduler="eager", workers=workers)

@@ -1,0 +1,51 @@
+"""The ops of tiled linear algebra. Their kernels are in `tilewright.kernels`, one file each."""
+
+from __future__ import annotations
+
+from tilewright.errors import NotPositiveDefiniteError
+from tilewright.graph import Op, Task, Use
+from tilewright.kernels import gemm as _gemm
+from tilewright.kernels import potrf as _potrf
+from tilewright.kernels import syrk as _syrk
+from tilewright.kernels import trsm as _trsm
+from tilewright.tiles import Store
+
+__all__ = ["copy", "gemm", "potrf", "syrk", "tril", "trsm", "zero"]
+
+
+def _tile(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(i,j) of the tile written last."""
+    return uses[-1].handle.index
+
+
+def _diagonal(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(k) of a task on the diagonal tile (k, k)."""
+    return uses[-1].handle.index[:1]
+
+
+def _diagonal_update(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(i,k) of an update of tile (i, i) by tile (i, k)."""
+    return uses[0].handle.index
+
+
+def _update(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(i,j,k) of an update of tile (i, j) by tiles (i, k) and (j, k)."""
+    return *uses[-1].handle.index, uses[0].handle.index[1]
+
+
+def _not_positive_definite(task: Task, store: Store, info: int) -> Exception:
+    tile = task.writes[0]
+    if info < 0:
+        return ValueError(f"{task} on {tile}: LAPACK calls its argument {-info} illegal")
+    offset = store.offset(tile)
+    return NotPositiveDefiniteError(offset + info, task.label, tile, offset, len(store[tile]))
+
+
+potrf = Op("potrf", weight=1, flops=_potrf.flops, indices=_diagonal, explain=_not_positive_definite)
+trsm = Op("trsm", weight=3, flops=_trsm.flops, indices=_tile)
+syrk = Op("syrk", weight=3, flops=_syrk.flops, indices=_diagonal_update)
+gemm = Op("gemm", weight=6, flops=_gemm.flops, indices=_update)
+
+copy = Op("copy", weight=0, indices=_tile)
+zero = Op("zero", weight=0, indices=_tile)
+tril = Op("tril", weight=0, indices=_diagonal)

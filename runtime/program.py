@@ -1,0 +1,114 @@
+"""A program: a graph bound to its data and kernels, checked before the first task runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tilewright.errors import MissingDataError
+from tilewright.graph import Handle, Op, Task, TaskGraph
+from tilewright.kernels import table
+from tilewright.tiles import Store, TiledMatrix
+
+__all__ = ["Program"]
+
+
+class Program:
+    """What an engine runs: `call(task)` executes one task of `graph` on `store`.
+
+    Raises
+    ------
+    MissingDataError
+        The graph reads a handle before writing it, and the data has nothing for it.
+    ValueError
+        The graph writes data that is read-only.
+    KeyError
+        The kernel table has no row for an op and the dtypes of its tiles.
+    TypeError
+        A tile kernel's argument is not an array.
+    """
+
+    def __init__(self, graph: TaskGraph, store: Store) -> None:
+        self.graph = graph
+        self.store = store
+        _check_inputs(graph, store)
+        _check_writeable(graph, store)
+        self.uses_functions = False
+        """Whether some op is a Python function, which may call any library."""
+        self._functions = self._bind()
+
+    def _bind(self) -> list[Callable[..., Any]]:
+        """One function per task, looked up once per (op, matrices): tiles of one matrix have one dtype."""
+        known: dict[tuple[Op, tuple[str, ...]], Callable[..., Any]] = {}
+        functions = []
+        for task in self.graph.tasks:
+            function = task.op.function
+            if function is None:
+                key = task.op, tuple([use.handle.name for use in task.uses])
+                function = known.get(key)
+                if function is None:
+                    function = known[key] = self._kernel(task)
+            else:
+                self.uses_functions = True
+            functions.append(function)
+        return functions
+
+    def _kernel(self, task: Task) -> Callable[..., Any]:
+        tiles = [self.store[use.handle] for use in task.uses]
+        for use, tile in zip(task.uses, tiles, strict=True):
+            if not isinstance(tile, np.ndarray) or tile.ndim != 2:
+                raise TypeError(f"{task}: {use.handle} must be a 2-D array for a tile kernel, not {type(tile).__name__}")
+        *operands, target = (str(tile.dtype) for tile in tiles)
+        if len(set(operands)) > 1:
+            raise KeyError(f"{task}: operands of different dtypes, {' and '.join(operands)}; convert them first")
+        return table.lookup(task.op.name, "cpu", operands[0] if operands else target, target).function
+
+    def call(self, task: Task) -> None:
+        """Run one task in the calling thread. Whatever its function raises comes out as it is."""
+        store = self.store
+        result = self._functions[task.index](*[store[use.handle] for use in task.uses], *task.params)
+        if result is not None:
+            self._finish(task, result)
+
+    def _finish(self, task: Task, result: Any) -> None:
+        op = task.op
+        if op.function is None:
+            if result:
+                raise op.explain(task, self.store, result) if op.explain else RuntimeError(f"{task}: info {result}")
+            return
+        writes = task.writes
+        if len(writes) > 1:
+            if not isinstance(result, tuple) or len(result) != len(writes):
+                raise TypeError(f"{task} must return None or {len(writes)} values, for {', '.join(map(str, writes))}")
+            self.store.update(zip(writes, result, strict=True))
+        elif writes:
+            self.store[writes[0]] = result
+
+
+def _check_inputs(graph: TaskGraph, store: Store) -> None:
+    missing = [handle for handle in graph.inputs if store[handle] is None]
+    if missing:
+        names = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        given = ", ".join([*store.families, *map(str, store)]) or "nothing"
+        raise MissingDataError(f"the graph reads {names}, but the data has only: {given}")
+
+
+def _check_writeable(graph: TaskGraph, store: Store) -> None:
+    checked: set[str] = set()
+    for handle in graph.written:
+        if handle.name in checked:
+            continue
+        buffer = store.families.get(handle.name)
+        if isinstance(buffer, TiledMatrix):
+            checked.add(handle.name)  # one check for all its tiles
+            if not buffer.writeable:
+                raise ValueError(f"the graph writes {handle}, but {buffer} is read-only")
+        else:
+            _check_array(handle, store[handle])
+
+
+def _check_array(handle: Handle, buffer: Any) -> None:
+    if isinstance(buffer, np.ndarray) and not buffer.flags.writeable:
+        raise ValueError(f"the graph writes {handle}, but its array is read-only; pass a copy")

@@ -1,0 +1,202 @@
+"""Tiles: a matrix cut into blocks, and the store that maps handles to buffers.
+
+On one node a tile is a strided view of the whole array: nothing is packed, so nothing is unpacked. Where a tile
+has to travel, `TiledMatrix.from_numpy` packs all of them into one aligned arena, which the kernel can back with
+huge pages; separate small allocations cannot have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tilewright.graph import Handle
+
+__all__ = ["Store", "TiledMatrix"]
+
+_ALIGNMENT = 64  # bytes; one cache line, one AVX-512 register
+
+
+class TiledMatrix:
+    """An m x n matrix of tiles of ``tile_size`` rows and columns; the last row and column may be smaller.
+
+    ``A[i, j]`` is tile (i, j), a writeable view where the matrix is writeable; ``A[i, j] = x`` copies into it.
+    Make one with `from_numpy`, `view` or `empty`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tilewright import TiledMatrix
+    >>> A = TiledMatrix.from_numpy(np.arange(25.0).reshape(5, 5), tile_size=2)
+    >>> A.mt, A.nt, A[2, 1].shape
+    (3, 3, (1, 2))
+    >>> float(A[1, 2][0, 0])
+    14.0
+    """
+
+    def __init__(self, shape: tuple[int, int], tile_size: int, dtype: Any, base: np.ndarray, *, packed: bool) -> None:
+        self.shape = shape
+        self.tile_size = tile_size
+        self.dtype = np.dtype(dtype)
+        self.mt = -(-shape[0] // tile_size)
+        self.nt = -(-shape[1] // tile_size)
+        self.packed = packed
+        self._base = base
+        self._tiles: dict[tuple[int, int], np.ndarray] = {}
+        self._transpose_of: TiledMatrix | None = None
+
+    # ------------------------------------------------------------ making
+
+    @classmethod
+    def view(cls, array: np.ndarray, tile_size: int) -> TiledMatrix:
+        """The tiles of a 2-D array, as strided views of it. O(1); nothing is copied."""
+        _check_2d(array, tile_size)
+        return cls(array.shape, tile_size, array.dtype, array, packed=False)
+
+    @classmethod
+    def from_numpy(cls, array: np.ndarray, tile_size: int) -> TiledMatrix:
+        """A packed copy of a 2-D array."""
+        _check_2d(array, tile_size)
+        matrix = cls.empty(array.shape, tile_size, array.dtype)
+        source = cls.view(array, tile_size)
+        for i, j in matrix:
+            matrix[i, j] = source[i, j]
+        return matrix
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int], tile_size: int, dtype: Any = np.float64) -> TiledMatrix:
+        """Packed tiles full of zeros, C-ordered, each on a 64-byte boundary of one arena."""
+        if tile_size < 1:
+            raise ValueError(f"tile_size must be at least 1, not {tile_size}")
+        dtype = np.dtype(dtype)
+        step = _padded(tile_size * tile_size * dtype.itemsize)
+        mt, nt = -(-shape[0] // tile_size), -(-shape[1] // tile_size)
+        raw = np.zeros(mt * nt * step + _ALIGNMENT, dtype=np.uint8)
+        start = -raw.ctypes.data % _ALIGNMENT
+        return cls(shape, tile_size, dtype, raw[start : start + mt * nt * step], packed=True)
+
+    def to_numpy(self) -> np.ndarray:
+        """The matrix as one array: the array itself for a `view`, a C-ordered copy otherwise."""
+        if not self.packed:
+            return self._base
+        array = np.empty(self.shape, self.dtype)
+        whole = TiledMatrix.view(array, self.tile_size)
+        for i, j in self:
+            whole[i, j] = self[i, j]
+        return array
+
+    # ------------------------------------------------------------ tiles
+
+    def rows(self, i: int) -> slice:
+        """The rows of the matrix that tile row i covers."""
+        return slice(i * self.tile_size, min((i + 1) * self.tile_size, self.shape[0]))
+
+    def columns(self, j: int) -> slice:
+        """The columns of the matrix that tile column j covers."""
+        return slice(j * self.tile_size, min((j + 1) * self.tile_size, self.shape[1]))
+
+    def __getitem__(self, index: tuple[int, int]) -> np.ndarray:
+        tile = self._tiles.get(index)
+        if tile is None:
+            tile = self._tiles[index] = self._make_tile(*index)
+        return tile
+
+    def __setitem__(self, index: tuple[int, int], value: Any) -> None:
+        self[index][...] = value
+
+    def _make_tile(self, i: int, j: int) -> np.ndarray:
+        if not (0 <= i < self.mt and 0 <= j < self.nt):
+            raise IndexError(f"tile ({i}, {j}) is outside the {self.mt} x {self.nt} tiles of {self!r}")
+        if self._transpose_of is not None:
+            return self._transpose_of[j, i].T
+        rows, columns = self.rows(i), self.columns(j)
+        if not self.packed:
+            return self._base[rows, columns]
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        step = _padded(self.tile_size * self.tile_size * self.dtype.itemsize)
+        start = (i * self.nt + j) * step
+        size = shape[0] * shape[1] * self.dtype.itemsize
+        return self._base[start : start + size].view(self.dtype).reshape(shape)
+
+    @property
+    def T(self) -> TiledMatrix:  # noqa: N802 - as in NumPy
+        """The transposed matrix, tile (i, j) a transposed view of tile (j, i). Nothing is copied."""
+        if self._transpose_of is not None:
+            return self._transpose_of
+        base = self._base if self.packed else self._base.T
+        transposed = TiledMatrix(self.shape[::-1], self.tile_size, self.dtype, base, packed=self.packed)
+        transposed._transpose_of = self
+        return transposed
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """The indices of all tiles, row by row."""
+        return ((i, j) for i in range(self.mt) for j in range(self.nt))
+
+    def __len__(self) -> int:
+        return self.mt * self.nt
+
+    @property
+    def nbytes(self) -> int:
+        return self._base.nbytes
+
+    @property
+    def writeable(self) -> bool:
+        return bool(self._base.flags.writeable)
+
+    def __repr__(self) -> str:
+        kind = "packed" if self.packed else "view"
+        return f"TiledMatrix({self.shape[0]} x {self.shape[1]}, tile_size={self.tile_size}, {self.dtype}, {kind})"
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _check_2d(array: np.ndarray, tile_size: int) -> None:
+    if array.ndim != 2:
+        raise ValueError(f"a TiledMatrix needs a 2-D array, not one of shape {array.shape}")
+    if tile_size < 1:
+        raise ValueError(f"tile_size must be at least 1, not {tile_size}")
+
+
+class Store(dict[Handle, Any]):
+    """The buffers of one run: ``store[handle]``.
+
+    Parameters
+    ----------
+    data
+        By handle name: the buffer of ``x``, or for an indexed family such as ``A[i,j]`` anything that takes the
+        index: a `TiledMatrix`, a dict, a list. A `Handle` as key gives the buffer of that handle alone.
+    """
+
+    def __init__(self, data: Mapping[str | Handle, Any]) -> None:
+        super().__init__()
+        self.families: dict[str, Any] = {}
+        for key, value in data.items():
+            if isinstance(key, Handle):
+                self[key] = value
+            elif isinstance(key, str):
+                self.families[key] = value
+            else:
+                raise TypeError(f"data is keyed by handle or by name, not by {key!r}")
+
+    def __missing__(self, handle: Handle) -> Any:
+        """Find a buffer in its family, once; None where there is none yet."""
+        try:
+            family = self.families[handle.name]
+            index = handle.index
+            value = family[index if len(index) > 1 else index[0]] if index else family
+        except (KeyError, IndexError):
+            return None
+        self[handle] = value
+        return value
+
+    def offset(self, handle: Handle) -> int:
+        """First row of the whole matrix that a tile covers."""
+        family = self.families.get(handle.name)
+        if isinstance(family, TiledMatrix):
+            return family.rows(handle.index[0]).start
+        first = self[Handle(handle.name, (0, 0))]
+        return handle.index[0] * (len(first) if first is not None else 0)

@@ -1,0 +1,32 @@
+"""What a scheduling policy is.
+
+A policy decides one thing: which ready task a free worker runs next. It knows no threads and no clock; an engine
+calls it under its own lock, and the simulator calls the same object.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from tilewright.graph import Task, TaskGraph
+from tilewright.machine import Machine
+
+__all__ = ["Policy"]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Three methods. Ties end in ``task.index``, so that a plan is the same under any hash seed.
+
+    A class may set ``shared = True`` to promise that any worker gets any task that was pushed; the engine then
+    wakes one sleeping worker per task instead of all of them.
+    """
+
+    def prepare(self, graph: TaskGraph, machine: Machine) -> None:
+        """Called once before each run; forget the run before."""
+
+    def push(self, task: Task, worker: int | None = None) -> None:
+        """Take a task that is ready; ``worker`` made it ready, None at the start of the run."""
+
+    def pop(self, worker: int) -> Task | None:
+        """Give up the task that ``worker`` should run now, or None if there is none for it."""
