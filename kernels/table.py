@@ -31,7 +31,7 @@ OPS = {
 }  # fmt: skip
 
 #        op     one kernel for every dtype
-MOVES = {"copy": move.copy, "tril": move.tril, "zero": move.zero}
+MOVES = {"copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite}
 ANY = "any"
 
 

@@ -99,18 +99,19 @@ def bottom_level(task: Task, nt: int) -> float:
 
 
 @lru_cache(maxsize=32)
-def _call_graph(nt: int, in_place: bool) -> TaskGraph:
+def _call_graph(nt: int, in_place: bool, check: bool) -> TaskGraph:
     """The graph behind `tiled_cholesky`: fill the tiles of the result, factor, clear the other triangle.
 
     Copying in and clearing are tasks, so that all workers share them and they overlap with the factorisation. A
-    fresh result is zero already, above the diagonal tiles.
+    fresh result is zero already, above the diagonal tiles. ``check`` looks for NaN and infinities in what is copied.
     """
     g = TaskGraph(f"cholesky nt={nt}")
     A, S = g.handles("A"), g.handles("S")
     if not in_place:
         for j in range(nt):
             for i in range(j, nt):
-                g.insert(copy, R(S[i, j]), W(A[i, j]))
+                part = "lower" if i == j else "all"
+                g.insert(copy, R(S[i, j]), W(A[i, j]), *[part] * check)
     cholesky(g, A, nt)
     for j in range(nt):
         g.insert(tril, RW(A[j, j]))
@@ -200,11 +201,16 @@ def tiled_cholesky(
     if tile_size is None:
         tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, workers)
     source = matrix.source(tile_size)
-    if check_finite:
+    if check_finite and matrix.in_place:
         check_finite_lower(source, workers)
     target = matrix.target(tile_size)
-    graph = _call_graph(source.nt, target is source)
-    data = {"A": target} if target is source else {"A": target, "S": source}
-    record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress)
+    graph = _call_graph(source.nt, matrix.in_place, check_finite and not matrix.in_place)
+    data = {"A": target} if matrix.in_place else {"A": target, "S": source}
+    try:
+        record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress)
+    except ValueError:  # NotPositiveDefiniteError is one
+        if check_finite and not matrix.in_place:
+            check_finite_lower(source, workers)  # NaN comes before anything it causes, on every engine
+        raise
     factor = matrix.result(target)
     return (factor, record) if return_run else factor

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from tilewright.engine import run
-from tilewright.graph import Op, R, TaskGraph
+from tilewright.graph import R, TaskGraph
 from tilewright.kernels.layout import row_ld
 from tilewright.kernels.table import DTYPES
+from tilewright.linalg.ops import finite
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["Matrix", "check_finite_lower"]
@@ -113,33 +114,29 @@ def _unsupported(dtype: str) -> str:
     return f"no Cholesky kernel for dtype {dtype}; convert the matrix to one of {', '.join(DTYPES)}"
 
 
-def _tile_is_finite(tile: np.ndarray, i: int, j: int, tile_size: int) -> None:
-    """ValueError if the tile, or the lower triangle of a diagonal tile, has a NaN or an infinity."""
-    with np.errstate(all="ignore"):
-        total = tile.sum()  # one pass without a temporary; not finite if any term is not
-    if np.isfinite(total):
-        return
-    bad = ~np.isfinite(tile)
-    if i == j:
-        bad = np.tril(bad)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(
-            f"the matrix has a NaN or infinity at ({i * tile_size + row}, {j * tile_size + column}); "
-            "check_finite=False skips this check"
-        )
-
-
-_finite = Op("isfinite", _tile_is_finite)
-
-
 def check_finite_lower(tiles: TiledMatrix, workers: int) -> None:
-    """ValueError if the lower triangle has a NaN or an infinity, with its place. A graph of its own."""
+    """ValueError if the lower triangle has a NaN or an infinity. A graph of its own, on all workers."""
     if tiles.dtype.kind not in "fc":
         return
     g = TaskGraph("check finite")
     A = g.handles("A")
     for i in range(tiles.nt):
         for j in range(i + 1):
-            g.insert(_finite, R(A[i, j]), i, j, tiles.tile_size)
-    run(g, {"A": tiles}, scheduler="eager", workers=workers)
+            g.insert(finite, R(A[i, j]), "lower" if i == j else "all")
+    try:
+        run(g, {"A": tiles}, scheduler="eager", workers=workers)
+    except ValueError:
+        raise ValueError(_first_not_finite(tiles)) from None
+
+
+def _first_not_finite(tiles: TiledMatrix) -> str:
+    """Where the first NaN or infinity of the lower triangle is, row by row of tiles."""
+    for i in range(tiles.nt):
+        for j in range(i + 1):
+            bad = ~np.isfinite(tiles[i, j])
+            places = np.argwhere(np.tril(bad) if i == j else bad)
+            if len(places):
+                row, column = places[0] + (tiles.rows(i).start, tiles.columns(j).start)
+                value = tiles[i, j][tuple(places[0])]
+                return f"the matrix has {value} at ({row}, {column}); check_finite=False skips this check"
+    raise AssertionError("all values are finite")
