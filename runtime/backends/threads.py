@@ -5,7 +5,8 @@ policy and frontier; a worker takes it once per task. A worker that finds nothin
 the worker that makes tasks ready wakes as many as there are tasks to run.
 
 Two threads that want the lock every few microseconds pass it, and the GIL with it, back and forth, at 10 us a time.
-So a worker whose tasks are shorter than that takes several at once, as long as plenty are ready.
+So while every op of the graph has last run in less than that, a worker takes several tasks at once if plenty are
+ready, and leaves the others asleep if few are.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from tilewright.trace import TaskRecord, Trace
 __all__ = ["execute"]
 
 _REFRESH = 0.1  # seconds between two reports of progress
-_SHORT = 20e-6  # seconds; tasks shorter than this are taken in batches
-_BATCH = 16
+_SHORT = 20e-6  # seconds; not longer than handing a task to another worker takes
+_BATCH = 16  # short tasks worth waking a worker for, and the most that one takes at once
 
 
 def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
@@ -60,6 +61,7 @@ class _Run:
         self.shared = bool(getattr(policy, "shared", False))
         self.offered = True  # every parked worker was woken since the last push; for policies that are not shared
         self.queued = 0  # pushed to the policy and not popped yet
+        self.long = {task.op for task in program.graph}  # ops not known to be short
         self.stopped = False
         self.failures: list[tuple[int, BaseException]] = []
         self.records: list[list[tuple[int, float, float]]] = [[] for _ in range(workers)]
@@ -101,14 +103,10 @@ class _Run:
     # ------------------------------------------------------------ one worker
 
     def work(self, worker: int) -> None:
-        call, records, lock, done, push = (
-            self.program.call, self.records[worker], self.lock, self.frontier.done, self.policy.push
-        )  # fmt: skip
+        call, records, long = self.program.call, self.records[worker], self.long
         with blas.one_thread():
-            lock.acquire()
-            batch = self.take(worker, 1)
+            batch = self.take(worker, [])
             while batch:
-                began = perf_counter()
                 for task in batch:
                     start = perf_counter()
                     try:
@@ -118,25 +116,25 @@ class _Run:
                         return
                     end = perf_counter()
                     records.append((task.index, start, end))
-                short = end - began < _SHORT * len(batch)
-                lock.acquire()
+                    if end - start < _SHORT:
+                        long.discard(task.op)
+                    else:
+                        long.add(task.op)
+                batch = self.take(worker, batch)
+
+    def take(self, worker: int, batch: list[Task]) -> list[Task]:
+        """Hand in the tasks that ``worker`` has finished; return the next ones, none when the run is over."""
+        lock, frontier, push = self.lock, self.frontier, self.policy.push
+        lock.acquire()
+        while not self.stopped:
+            try:
                 for task in batch:
-                    for ready in done(task):
+                    for ready in frontier.done(task):
                         push(ready, worker)
                         self.queued += 1
                         self.offered = False
-                batch = self.take(worker, _BATCH if short else 1)
-
-    def take(self, worker: int, most: int) -> list[Task]:
-        """The next tasks for ``worker``, none when the run is over. Called with the lock, returns without.
-
-        More than one only if every worker would still find plenty.
-        """
-        lock, frontier = self.lock, self.frontier
-        while not self.stopped:
-            try:
-                batch = self.pop(worker, most)
-            except BaseException as error:
+                batch = self.pop(worker)
+            except BaseException as error:  # of the policy
                 self.give_up(error)
                 break
             if batch:
@@ -164,9 +162,14 @@ class _Run:
         lock.release()
         return []
 
-    def pop(self, worker: int, most: int) -> list[Task]:
+    def pop(self, worker: int) -> list[Task]:
+        """One task from the policy. Of short ones several if plenty are ready, none if another worker can do all."""
+        wanted = 1
+        if not self.long and self.shared:
+            if self.queued < _BATCH and len(self.parked) < self.workers - 1:
+                return []
+            wanted = max(1, min(_BATCH, self.queued // (2 * self.workers)))
         batch: list[Task] = []
-        wanted = max(1, min(most, self.queued // (2 * self.workers)))
         while len(batch) < wanted and (task := self.policy.pop(worker)) is not None:
             self.queued -= 1
             batch.append(task)
@@ -179,7 +182,7 @@ class _Run:
         so all look, once after each push.
         """
         if self.shared:
-            self.wake(self.queued)
+            self.wake(self.queued if self.long else self.queued // _BATCH)
         elif not self.offered:
             self.offered = True
             self.wake(len(self.parked))
