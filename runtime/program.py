@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.errors import MissingDataError
-from tilewright.graph import Handle, Op, Task, TaskGraph
+from tilewright.graph import Op, Task, TaskGraph
 from tilewright.kernels import table
 from tilewright.tiles import Store, TiledMatrix
 
@@ -96,19 +96,15 @@ def _check_inputs(graph: TaskGraph, store: Store) -> None:
 
 
 def _check_writeable(graph: TaskGraph, store: Store) -> None:
-    checked: set[str] = set()
+    families, checked = store.families, set()
     for handle in graph.written:
-        if handle.name in checked:
-            continue
-        buffer = store.families.get(handle.name)
-        if isinstance(buffer, TiledMatrix):
-            checked.add(handle.name)  # one check for all its tiles
-            if not buffer.writeable:
-                raise ValueError(f"the graph writes {handle}, but {buffer} is read-only")
-        else:
-            _check_array(handle, store[handle])
-
-
-def _check_array(handle: Handle, buffer: Any) -> None:
-    if isinstance(buffer, np.ndarray) and not buffer.flags.writeable:
-        raise ValueError(f"the graph writes {handle}, but its array is read-only; pass a copy")
+        name = handle.name
+        family = families.get(name)
+        if isinstance(family, TiledMatrix):
+            if name not in checked and not family.writeable:
+                raise ValueError(f"the graph writes {handle}, but {family} is read-only")
+            checked.add(name)  # one check for all its tiles
+        elif family is not None or handle in store:
+            buffer = store[handle]
+            if isinstance(buffer, np.ndarray) and not buffer.flags.writeable:
+                raise ValueError(f"the graph writes {handle}, but its array is read-only; pass a copy")

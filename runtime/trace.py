@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,9 @@ class TaskRecord(NamedTuple):
         return self.end - self.start
 
 
+_start_and_task = itemgetter(2, 0)
+
+
 class Trace:
     """The records of one run, sorted by start.
 
@@ -45,7 +49,7 @@ class Trace:
     def __init__(self, graph: TaskGraph, workers: int, records: Iterable[TaskRecord] = ()) -> None:
         self.graph = graph
         self.workers = workers
-        self.records = sorted(records, key=lambda record: (record.start, record.task))
+        self.records = sorted(records, key=_start_and_task)
 
     def __len__(self) -> int:
         return len(self.records)

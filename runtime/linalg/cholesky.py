@@ -204,6 +204,7 @@ def tiled_cholesky(
     if check_finite and matrix.in_place:
         check_finite_lower(source, workers)
     target = matrix.target(tile_size)
+    workers = min(workers, max(1, source.nt * (source.nt - 1) // 2))  # no more than updates in one step
     graph = _call_graph(source.nt, matrix.in_place, check_finite and not matrix.in_place)
     data = {"A": target} if matrix.in_place else {"A": target, "S": source}
     try:
