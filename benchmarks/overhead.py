@@ -76,7 +76,7 @@ def measure(tasks: int, workers: int, scheduler: str, repeat: int) -> list[dict[
         graph = build(tw.Op("nothing", nothing), tasks)
         ours = f"tilewright {scheduler}"
         runners = [
-            Contender(ours, lambda graph=graph: tw.run(graph, {}, scheduler=scheduler, workers=workers)),
+            Contender(ours, partial(tw.run, graph, {}, scheduler=scheduler, workers=workers)),
             Contender("concurrent.futures", partial(_futures, graph, workers)),
         ]
         if importlib.util.find_spec("dask"):
@@ -129,7 +129,7 @@ def metg(workers: int, scheduler: str) -> Iterator[dict[str, Any]]:
     gemm = tw.kernels.lookup("gemm", "cpu", "float64", "float64").function
     for size in (256, 192, 128, 96, 64, 48, 32, 24, 16, 8):
         tiles = [np.ones((size, size)) for _ in range(3 * workers)]
-        one = _seconds_of(lambda size=size, tiles=tiles: gemm(*tiles[:3]))
+        one = _seconds_of(partial(gemm, *tiles[:3]))
         tasks = int(min(20_000, max(400, 0.3 * workers / one))) // WIDTH * WIDTH
         buffers = {(t, i): np.ones((size, size)) for t in range(2) for i in range(WIDTH)}
 

@@ -79,7 +79,7 @@ def _symbols_of(dll: ctypes.CDLL) -> Callable[[str], Callable[..., Any] | None]:
         function = getattr(dll, f"{name}_", None)
         if function is not None:
             function.restype = None
-        return function  # type: ignore[no-any-return]
+        return function
 
     return symbol
 
@@ -141,7 +141,7 @@ def _load_openblas() -> Library:
             if capsule is not None:
                 function: Any = prototype(pointer_of(capsule, name_of(capsule)))
                 function.argtypes = None
-                return function  # type: ignore[no-any-return]
+                return function
         return None
 
     info = _scipy_pool()

@@ -48,8 +48,7 @@ def aligned(
             return False, operands, lds, column_ld
     if not ld and not column_ld:
         raise ValueError(f"a tile of shape {target.shape} and strides {target.strides} has no contiguous direction")
-    order = "C" if ld else "F"
-    operands = tuple([operand.copy(order=order) for operand in operands])
+    operands = tuple([operand.copy(order="C" if ld else "F") for operand in operands])
     lds = tuple([row_ld(operand if ld else operand.T) for operand in operands])
     return bool(ld), operands, lds, ld or column_ld
 

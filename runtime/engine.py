@@ -93,7 +93,7 @@ class Run:
 
 def run(
     graph: TaskGraph,
-    data: Mapping[str | Handle, Any],
+    data: Mapping[str, Any] | Mapping[Handle, Any],
     *,
     backend: str = "threads",
     scheduler: str | Policy = "critical-path",

@@ -45,12 +45,10 @@ class Handle(NamedTuple):
     """A name for data: ``x``, tile ``A[3,1]``, the copy of x on rank 3 ``x[3]``. Equal by value, holds no data."""
 
     name: str
-    index: tuple[int, ...] = ()
+    index: tuple[int, ...] = ()  # type: ignore[assignment] # hides tuple.index, which nobody needs here
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.name}[{','.join(map(str, self.index))}]" if self.index else self.name
-
-    __repr__ = __str__
 
 
 class Handles:
@@ -83,17 +81,17 @@ class Use(NamedTuple):
         return f"{self.access.value}({self.handle})"
 
 
-def R(handle: Handle) -> Use:
+def R(handle: Handle) -> Use:  # noqa: N802 - the letters of the literature; so below
     """Read ``handle``. TypeError if it is not a `Handle`; so for `W` and `RW`."""
     return Use(handle, _READ) if type(handle) is Handle else _not_a_handle(handle)
 
 
-def W(handle: Handle) -> Use:
+def W(handle: Handle) -> Use:  # noqa: N802
     """Write ``handle`` without reading it."""
     return Use(handle, _WRITE) if type(handle) is Handle else _not_a_handle(handle)
 
 
-def RW(handle: Handle) -> Use:
+def RW(handle: Handle) -> Use:  # noqa: N802
     """Read and change ``handle``."""
     return Use(handle, _RW) if type(handle) is Handle else _not_a_handle(handle)
 

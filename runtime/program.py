@@ -59,7 +59,8 @@ class Program:
         tiles = [self.store[use.handle] for use in task.uses]
         for use, tile in zip(task.uses, tiles, strict=True):
             if not isinstance(tile, np.ndarray) or tile.ndim != 2:
-                raise TypeError(f"{task}: {use.handle} must be a 2-D array for a tile kernel, not {type(tile).__name__}")
+                kind = type(tile).__name__
+                raise TypeError(f"{task}: {use.handle} must be a 2-D array for a tile kernel, not {kind}")
         *operands, target = (str(tile.dtype) for tile in tiles)
         if len(set(operands)) > 1:
             raise KeyError(f"{task}: operands of different dtypes, {' and '.join(operands)}; convert them first")

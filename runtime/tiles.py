@@ -171,7 +171,7 @@ class Store(dict[Handle, Any]):
         index: a `TiledMatrix`, a dict, a list. A `Handle` as key gives the buffer of that handle alone.
     """
 
-    def __init__(self, data: Mapping[str | Handle, Any]) -> None:
+    def __init__(self, data: Mapping[str, Any] | Mapping[Handle, Any]) -> None:
         super().__init__()
         self.families: dict[str, Any] = {}
         for key, value in data.items():

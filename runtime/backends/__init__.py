@@ -26,7 +26,7 @@ BACKENDS = ("serial", "threads")
 class Progress(Protocol):
     """What an engine tells while it runs: how many tasks are done."""
 
-    def __call__(self, done: int) -> None: ...
+    def __call__(self, done: int, /) -> None: ...
 
 
 class Backend(Protocol):
@@ -41,8 +41,8 @@ def backend(name: str) -> Backend:
     """The engine of that name. ValueError lists the names there are."""
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
-    module: Any = importlib.import_module(f"tilewright.backends.{name}")
-    return module  # type: ignore[no-any-return]
+    engine: Backend = importlib.import_module(f"tilewright.backends.{name}")
+    return engine
 
 
 def blame(error: BaseException, program: Program, index: int, backend: str, worker: int) -> None:

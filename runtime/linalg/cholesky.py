@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal, overload
-
-import numpy as np
+from typing import Any
 
 from tilewright.backends import backend as find_backend
-from tilewright.engine import Run, run
+from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.linalg.matrix import Matrix, check_finite_lower
 from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
@@ -122,10 +120,6 @@ def _call_graph(nt: int, in_place: bool, check: bool) -> TaskGraph:
     return g
 
 
-@overload
-def tiled_cholesky(a: Any, *, return_run: Literal[False] = ..., **options: Any) -> Any: ...
-@overload
-def tiled_cholesky(a: Any, *, return_run: Literal[True], **options: Any) -> tuple[Any, Run]: ...
 def tiled_cholesky(
     a: Any,
     *,

@@ -29,7 +29,7 @@ class Matrix:
         self.lower = lower
         self.tiled = isinstance(a, TiledMatrix)
         self.tensor = _is_tensor(a)
-        array = a if self.tiled else _tensor_as_array(a) if self.tensor else np.asarray(a)
+        array: Any = a if self.tiled else _tensor_as_array(a) if self.tensor else np.asarray(a)
         if len(array.shape) != 2:
             raise ValueError(f"the matrix must be 2-D, not of shape {tuple(array.shape)}")
         if array.shape[0] != array.shape[1]:
@@ -70,8 +70,9 @@ class Matrix:
         if self.tiled:
             fresh = TiledMatrix.empty(self.array.shape, tile_size, self.dtype)
             return fresh if self.lower else fresh.T
-        order = "F" if row_ld(self.array.T) and not row_ld(self.array) else "C"
-        return TiledMatrix.view(np.zeros((self.n, self.n), self.dtype, order=order), int(tile_size))
+        columns_first = row_ld(self.array.T) and not row_ld(self.array)
+        zeros = np.zeros((self.n, self.n), self.dtype, order="F" if columns_first else "C")
+        return TiledMatrix.view(zeros, int(tile_size))
 
     def result(self, target: TiledMatrix) -> Any:
         """The factor, of the kind that was given."""
