@@ -141,7 +141,8 @@ def _by_dot(graph: TaskGraph, program: str) -> Layout:
     """Positions from ``dot -Tplain``; RuntimeError says what went wrong."""
     try:
         done = subprocess.run(
-            [program, "-Tplain"], input=to_dot(graph), capture_output=True, encoding="utf-8", timeout=_DOT_SECONDS
+            [program, "-Tplain", "-Earrowhead=none"],  # or the curves would end where an arrowhead of its own begins
+            input=to_dot(graph), capture_output=True, encoding="utf-8", timeout=_DOT_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"{program} took more than {_DOT_SECONDS} s on {len(graph)} tasks") from None
