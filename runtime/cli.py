@@ -37,8 +37,8 @@ BENCHMARKS = {
 _DTYPES = ("float32", "float64", "complex64", "complex128")
 
 
-class _Failure(click.ClickException):
-    """Bad input, said in one sentence."""
+class _BadInput(click.ClickException):
+    """Bad input."""
 
     exit_code = 2
 
@@ -49,11 +49,9 @@ def _one_sentence() -> Iterator[None]:
     try:
         yield
     except NotPositiveDefiniteError as error:
-        failure = click.ClickException(str(error))
-        failure.exit_code = 1
-        raise failure from error
+        raise click.ClickException(str(error)) from error  # exit code 1
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-        raise _Failure(str(error)) from error
+        raise _BadInput(str(error)) from error
 
 
 class _BenchGroup(click.Group):
@@ -132,6 +130,10 @@ def cholesky(
     from tilewright.linalg.job import cholesky_job
 
     with _one_sentence():
+        if gantt:
+            from tilewright.plot.gantt import check_matplotlib
+
+            check_matplotlib()  # before the work
         a = _matrix(n, matrix, dtype, seed)
         result, run = cholesky_job(
             a, lower=not upper, tile_size=tile_size, backend=backend, scheduler=scheduler, workers=workers,
@@ -168,7 +170,9 @@ def _matrix(n: int | None, path: Path | None, dtype: str | None, seed: int) -> n
     a = load_matrix(path)
     if a.dtype.kind == "c" and dtype is not None and not dtype.startswith("complex"):
         raise ValueError(f"{path.name!r} is {a.dtype}; as {dtype} it would lose its imaginary part")
-    return a.astype(dtype or ("float64" if a.dtype.kind in "biu" else a.dtype), copy=False)
+    wanted = dtype or ("float64" if a.dtype.kind in "biu" else a.dtype)
+    converted: np.ndarray = a.astype(wanted, copy=False)
+    return converted
 
 
 def _write_graph(graph: TaskGraph, path: Path) -> None:

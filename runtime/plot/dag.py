@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import warnings
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 from xml.sax.saxutils import escape, quoteattr
@@ -45,8 +46,8 @@ def to_dot(graph: TaskGraph) -> str:
     lines = [
         f"digraph {_quoted(graph.name)} {{",
         "  rankdir=TB; ranksep=0.45; nodesep=0.2;",
-        f'  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=12, height={HEIGHT / _POINTS:.3f}, '
-        "fixedsize=true];",
+        '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=12, '
+        f"height={HEIGHT / _POINTS:.3f}, fixedsize=true];",
         '  edge [color="#808080", arrowsize=0.6];',
     ]
     for task in graph:
@@ -105,7 +106,7 @@ def _check_size(graph: TaskGraph) -> None:
 def _critical(graph: TaskGraph) -> tuple[set[int], set[tuple[int, int]]]:
     """Task indices and edges of the critical path."""
     path = [task.index for task in graph.critical_path().tasks]
-    return set(path), set(zip(path, path[1:], strict=False))
+    return set(path), set(pairwise(path))
 
 
 def _tooltip(task: Task) -> str:

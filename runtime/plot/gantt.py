@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SUFFIXES", "gantt"]
+__all__ = ["SUFFIXES", "check_matplotlib", "gantt"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 """File formats."""
 
 _BAR = 0.8  # of a lane's height
+_CROWDED = 100  # tasks per lane from which bars are so narrow that a thick outline would fill them
 
 
 def gantt(run: Run | Trace, path: str | Path) -> None:
@@ -47,10 +48,9 @@ def gantt(run: Run | Trace, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"cannot write a Gantt chart to {path.name!r}; its suffix must be {', '.join(SUFFIXES)}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("a Gantt chart needs matplotlib; pip install 'tilewright[plot]' brings it") from error
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
     trace = run.trace if isinstance(run, Run) else run
     lanes = sorted({(r.rank, w) for r in trace for w in range(trace.workers)})
     figure = Figure(figsize=(12, 1.9 + 0.5 * max(len(lanes), 1)), dpi=120, layout="constrained")
@@ -63,6 +63,14 @@ def gantt(run: Run | Trace, path: str | Path) -> None:
     axes.set_title(_title(run, trace), loc="left", fontsize=11)
     _legend(figure, axes)
     figure.savefig(path)
+
+
+def check_matplotlib() -> None:
+    """ImportError, in a sentence that says what to do, if matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401  whether it is there is the question
+    except ImportError as error:
+        raise ImportError("a Gantt chart needs matplotlib; pip install 'tilewright[plot]' brings it") from error
 
 
 def _unit(makespan: float) -> tuple[str, float]:
@@ -114,12 +122,13 @@ def _draw_tasks(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: f
             facecolor=fill[op], edgecolor="#FFFFFF", linewidth=0.3, zorder=2, label=None if op in named else op,
         )  # fmt: skip
         named.add(op)
+    outline = 0.8 if len(trace) > _CROWDED * len(lanes) else 1.6
     critical = {task.index for task in trace.graph.critical_path(trace.durations).tasks}
     for y in range(len(lanes)):
         on_path = [r for r in trace if r.task in critical and lane[r.rank, r.worker] == y]
         axes.broken_barh(
             [(r.start * scale, r.duration * scale) for r in on_path], (y - _BAR / 2, _BAR),
-            facecolor="none", edgecolor=ACCENT, linewidth=1.6, zorder=3, label="critical path" if y == 0 else None,
+            facecolor="none", edgecolor=ACCENT, linewidth=outline, zorder=3, label="critical path" if y == 0 else None,
         )  # fmt: skip
 
 

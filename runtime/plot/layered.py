@@ -18,6 +18,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tilewright.graph import TaskGraph
 
@@ -113,7 +114,7 @@ def _route(
             above.append([])
             below.append([])
     route.append(end)
-    for upper, lower in zip(route, route[1:], strict=False):
+    for upper, lower in pairwise(route):
         if level[lower] - level[upper] == 1:
             below[upper].append(lower)
             above[lower].append(upper)
@@ -128,7 +129,7 @@ def _order(rows: list[list[int]], above: list[list[int]], below: list[list[int]]
     best, fewest = [list(row) for row in rows], _crossings(rows, below)
     for sweep in range(_ROUNDS):
         if sweep % 2 == 0:
-            for upper, row in zip(rows, rows[1:], strict=False):
+            for upper, row in pairwise(rows):
                 _by_barycentre(row, upper, above)
         else:
             for row, lower in zip(rows[-2::-1], rows[:0:-1], strict=True):
@@ -151,7 +152,7 @@ def _by_barycentre(row: list[int], fixed: list[int], neighbours: list[list[int]]
 def _crossings(rows: list[list[int]], below: list[list[int]]) -> int:
     """How many pairs of edges between neighbouring layers cross: inversions of the lower ends."""
     crossings = 0
-    for upper, lower in zip(rows, rows[1:], strict=False):
+    for upper, lower in pairwise(rows):
         position = {v: k for k, v in enumerate(lower)}
         seen: list[int] = []
         for v in upper:
@@ -234,7 +235,7 @@ def _curve(points: list[Point]) -> list[Point]:
     (x0, y0), (xn, yn) = points[0], points[-1]
     stops = [(x0, y0 + HEIGHT / 2), *points[1:-1], (xn, yn - HEIGHT / 2)]
     curve = stops[:1]
-    for (xa, ya), (xb, yb) in zip(stops, stops[1:], strict=False):
+    for (xa, ya), (xb, yb) in pairwise(stops):
         middle = (ya + yb) / 2
         curve += [(xa, middle), (xb, middle), (xb, yb)]
     return curve
