@@ -76,8 +76,8 @@ def to_svg(
     path
         File to write, UTF-8.
     layout
-        Who places the tasks: Graphviz's ``dot``, or ``layered``, which needs nothing installed. By default ``dot`` if it
-        is found, and ``layered`` otherwise, with a RuntimeWarning if ``dot`` was found and failed.
+        Who places the tasks: Graphviz's ``dot``, or ``layered``, which needs nothing installed. By default ``dot`` if
+        it is found, and ``layered`` otherwise, with a RuntimeWarning if ``dot`` was found and failed.
 
     Raises
     ------

@@ -32,7 +32,9 @@ def test_the_seed_decides_the_matrix():
     assert not np.array_equal(random_spd(20, seed=3), random_spd(20, seed=4))
 
 
-@pytest.mark.parametrize(("args", "error"), [((-1,), ValueError), ((3, "float64", -1), ValueError), ((3, "int64"), TypeError)])
+@pytest.mark.parametrize(
+    ("args", "error"), [((-1,), ValueError), ((3, "float64", -1), ValueError), ((3, "int64"), TypeError)]
+)
 def test_bad_arguments_of_random_spd_are_refused(args, error):
     with pytest.raises(error, match="not"):
         random_spd(*args)

@@ -33,7 +33,8 @@ def svg_of(run_or_trace, tmp_path, monkeypatch):
 
 def test_the_chart_names_workers_ops_bounds_and_rate(run, tmp_path, monkeypatch):
     svg = svg_of(run, tmp_path, monkeypatch)
-    for text in ("worker 0", "worker 1", "potrf", "gemm", "critical path", "idle", "bound W/p = ", "bound C = ", "GFLOP/s"):
+    bounds = "bound W/p = ", "bound C = "
+    for text in ("worker 0", "worker 1", "potrf", "gemm", "critical path", "idle", *bounds, "GFLOP/s"):
         assert text in svg
     for colour in ("#d55e00", "#0072b2"):
         assert colour in svg
