@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SUFFIXES", "check_matplotlib", "gantt"]
+__all__ = ["SUFFIXES", "check_matplotlib", "figure", "gantt"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 """File formats."""
@@ -48,21 +48,26 @@ def gantt(run: Run | Trace, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"cannot write a Gantt chart to {path.name!r}; its suffix must be {', '.join(SUFFIXES)}")
+    figure(run).savefig(path)
+
+
+def figure(run: Run | Trace) -> Figure:
+    """The chart as a matplotlib figure, for a notebook or to add to. ImportError if matplotlib is not installed."""
     check_matplotlib()
     from matplotlib.figure import Figure
 
     trace = run.trace if isinstance(run, Run) else run
     lanes = sorted({(r.rank, w) for r in trace for w in range(trace.workers)})
-    figure = Figure(figsize=(12, 1.9 + 0.5 * max(len(lanes), 1)), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
+    chart = Figure(figsize=(12, 1.9 + 0.5 * max(len(lanes), 1)), dpi=120, layout="constrained")
+    axes = chart.add_subplot()
     unit, scale = _unit(trace.makespan)
     _draw_lanes(axes, trace, lanes, scale)
     _draw_tasks(axes, trace, lanes, scale)
     _draw_bounds(axes, trace, scale)
     axes.set_xlabel(f"time ({unit})")
     axes.set_title(_title(run, trace), loc="left", fontsize=11)
-    _legend(figure, axes)
-    figure.savefig(path)
+    _legend(chart, axes)
+    return chart
 
 
 def check_matplotlib() -> None:
@@ -143,8 +148,8 @@ def _draw_bounds(axes: Axes, trace: Trace, scale: float) -> None:
                      label=f"{name} = {seconds(value)}")  # fmt: skip
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _legend(chart: Figure, axes: Axes) -> None:
     handles: dict[str, Any] = {}
     for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
         handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    chart.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)

@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 import tilewright as tw
-from tilewright.plot.gantt import gantt
+from tilewright.plot.gantt import figure, gantt
+from tilewright.plot.palette import colours
 from tilewright.trace import TaskRecord, Trace
 
 MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -48,6 +49,46 @@ def test_a_planned_trace_shows_its_makespan_and_bounds(tmp_path, monkeypatch):
     assert "cholesky nt=2: 4 tasks, 8 s" in svg
     assert "bound W/p = 4 s" in svg and "bound C = 8 s" in svg
     assert "GFLOP/s" not in svg
+
+
+def bars_of(run_or_trace):
+    """(label or None, colour, left, right, lane) of every bar of the chart."""
+    from matplotlib.colors import to_hex
+
+    (axes,) = figure(run_or_trace).axes
+    bars = []
+    for collection in axes.collections:
+        label = collection.get_label()
+        colour = to_hex(collection.get_facecolor()[0], keep_alpha=True) if len(collection.get_facecolor()) else "none"
+        for path in collection.get_paths():
+            (left, top), (right, bottom) = path.vertices.min(axis=0), path.vertices.max(axis=0)
+            bars.append((label, colour, left, right, round((top + bottom) / 2)))
+    return bars
+
+
+def test_each_task_is_a_bar_in_its_workers_lane_and_the_critical_path_is_outlined():
+    r"""
+    potrf(0) -> trsm(1,0) -> syrk(1,0) -> potrf(1) -> trsm(2,1) ... of nt = 3, in program order on three workers
+    in turn; tasks last 1, 2, 3, ... s.
+    """
+    g = tw.cholesky_graph(3)
+    ends = np.cumsum(np.arange(1.0, len(g) + 1))
+    records = [TaskRecord(t, t % 3, ends[t] - t - 1, ends[t]) for t in range(len(g))]
+    trace = Trace(g, 3, records)
+    bars = bars_of(trace)
+    fill = colours(task.op.name for task in g)
+    drawn = sorted(
+        (left, right, lane, colour[:7].upper())
+        for _, colour, left, right, lane in bars
+        if colour[:7].upper() in fill.values()
+    )
+    assert drawn == [(r.start, r.end, r.worker, fill[g.tasks[r.task].op.name]) for r in records]
+    path = {task.index for task in g.critical_path(trace.durations).tasks}
+    assert 3 < len(path) < len(g)
+    outlined = sorted((left, right, lane) for _, colour, left, right, lane in bars if colour == "none")
+    assert outlined == [(r.start, r.end, r.worker) for r in records if r.task in path]
+    idle = sorted((left, right, lane) for _, colour, left, right, lane in bars if colour == "#ffffffff")
+    assert idle == [(0.0, trace.makespan, lane) for lane in range(3)]
 
 
 def test_ranks_are_lanes_of_their_own(tmp_path, monkeypatch):
