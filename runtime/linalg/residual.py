@@ -1,15 +1,20 @@
-"""How good a factor is: LAPACK's test ratio."""
+"""How good is a factor? LAPACK's test ratio, and a cheap check for matrices too large for it."""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["THRESHOLD", "cholesky_ratio"]
+__all__ = ["THRESHOLD", "cholesky_ratio", "cholesky_ratio_by_products", "unit_roundoff"]
 
 THRESHOLD = 30.0
 """A ratio below it passes LAPACK's own tests."""
 
 _BLOCK = 512
+
+
+def unit_roundoff(dtype: np.dtype) -> float:
+    """u, half the distance from 1 to the next number: 2^-53 for float64. LAPACK's `?lamch('E')`."""
+    return float(np.finfo(dtype).eps) / 2
 
 
 def cholesky_ratio(a: np.ndarray, factor: np.ndarray, *, lower: bool = True) -> float:
@@ -39,8 +44,23 @@ def cholesky_ratio(a: np.ndarray, factor: np.ndarray, *, lower: bool = True) -> 
         block = np.array(A[i:end, :end], dtype=L.dtype)
         _add_columns(norm, block, i)
         _add_columns(residual, block - rows @ L[:end, :end].conj().T, i)
-    u = np.finfo(L.dtype).eps / 2
-    return float(residual.max() / (n * norm.max() * u))
+    return float(residual.max() / (n * norm.max() * unit_roundoff(L.dtype)))
+
+
+def cholesky_ratio_by_products(a: np.ndarray, factor: np.ndarray, *, lower: bool = True, vectors: int = 3) -> float:
+    """max ||A x - L (L^H x)||_1 / (n ||A||_1 ||x||_1 u) over random vectors x. O(n^2).
+
+    For any x this is at most `cholesky_ratio`, as ||R x||_1 <= ||R||_1 ||x||_1; a factor with one wrong tile gives
+    a residual R that no random x hides.
+    """
+    n = len(a)
+    x = np.random.default_rng(0).standard_normal((n, vectors)).astype(factor.dtype)
+    triangle = np.tril(a) if lower else np.triu(a)
+    product = triangle @ x + triangle.conj().T @ x - np.diagonal(a).real[:, None] * x
+    back = factor @ (factor.conj().T @ x) if lower else factor.conj().T @ (factor @ x)
+    norm = float(np.linalg.norm(a, 1))
+    errors = np.abs(product - back).sum(axis=0) / np.abs(x).sum(axis=0)
+    return float(errors.max()) / (n * norm * unit_roundoff(factor.dtype))
 
 
 def _add_columns(sums: np.ndarray, block: np.ndarray, i: int) -> None:
