@@ -19,7 +19,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     import networkx
@@ -416,8 +417,14 @@ class TaskGraph:
 
         return to_dot(self)
 
-    def to_svg(self, path: str | None = None) -> str:
-        """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag`."""
+    def to_svg(self, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None) -> str:
+        """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag.to_svg`."""
         from tilewright.plot.dag import to_svg
 
-        return to_svg(self, path)
+        return to_svg(self, path, layout=layout)
+
+    def _repr_svg_(self) -> str | None:
+        """The picture that a notebook shows; None, and so the text, if there are too many tasks to draw."""
+        from tilewright.plot.dag import LIMIT, to_svg
+
+        return to_svg(self) if len(self) <= LIMIT else None
