@@ -14,16 +14,16 @@ import numpy as np
 import tilewright as tw
 from tilewright.benchmarks import record, table
 from tilewright.benchmarks.ceiling import SIZE, dgemm, potrf_in_place, threaded_libraries
+from tilewright.benchmarks.rivals import rivals
 from tilewright.benchmarks.timing import Contender, Times, alternate
 from tilewright.kernels import blas
-from tilewright.linalg.residual import cholesky_ratio_by_products
+from tilewright.linalg.residual import THRESHOLD, cholesky_ratio_by_products
 from tilewright.matrices import random_spd
 
 __all__ = ["command", "measure"]
 
 SIZES = (256, 512, 1024, 2048, 3072, 6144, 12288)
 OURS, IN_PLACE = "tilewright", "tilewright in place"
-THRESHOLD = 30.0  # LAPACK's, for the test ratio
 
 
 def contenders(a: np.ndarray, *, dask: bool = True, **options: Any) -> Iterator[Contender]:
@@ -34,15 +34,8 @@ def contenders(a: np.ndarray, *, dask: bool = True, **options: Any) -> Iterator[
     yield Contender(
         IN_PLACE, lambda: tw.tiled_cholesky(work, overwrite_a=True, check_finite=False, **options), restore
     )
-    import scipy.linalg
-
-    yield Contender("scipy", lambda: scipy.linalg.cholesky(a, lower=True))
-    yield Contender("numpy", lambda: np.linalg.cholesky(a))
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        tensor = torch.from_numpy(a)
-        yield Contender("torch", lambda: torch.linalg.cholesky(tensor))
+    for name, call in rivals(a).items():
+        yield Contender(name, call)
     for library in threaded_libraries():
         yield Contender(f"dpotrf {library.name}", potrf_in_place(library, work), restore)
     if dask and importlib.util.find_spec("dask"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ __all__ = ["chain", "command", "independent", "metg", "stencil_1d"]
 
 WIDTH = 8  # tasks in one step of the stencil
 EFFICIENCY = 0.5
+METG_SIZES = (256, 192, 128, 96, 64, 48, 32, 24, 16, 8)  # tiles of the gemm tasks, ever smaller
 
 
 def nothing(*_: Any) -> None:
@@ -96,8 +97,6 @@ def _futures(graph: tw.TaskGraph, workers: int) -> None:
     successors = graph.successor_indices()
     waiting = [len(task.predecessors) for task in graph]
     with ThreadPoolExecutor(workers) as pool:
-        from concurrent.futures import FIRST_COMPLETED, wait
-
         running: dict[Future[None], int] = {
             pool.submit(nothing): task.index for task in graph if not task.predecessors
         }
@@ -127,7 +126,7 @@ def metg(workers: int, scheduler: str) -> Iterator[dict[str, Any]]:
     import numpy as np
 
     gemm = tw.kernels.lookup("gemm", "cpu", "float64", "float64").function
-    for size in (256, 192, 128, 96, 64, 48, 32, 24, 16, 8):
+    for size in METG_SIZES:
         tiles = [np.ones((size, size)) for _ in range(3 * workers)]
         one = _seconds_of(partial(gemm, *tiles[:3]))
         tasks = int(min(20_000, max(400, 0.3 * workers / one))) // WIDTH * WIDTH
@@ -183,12 +182,12 @@ def _seconds_of(call: Callable[[], Any]) -> float:
 def command(tasks: int, workers: int, scheduler: str, repeat: int, output: Path | None, as_json: bool) -> None:
     """Time per empty task, and the smallest task worth running (METG)."""
     records = measure(tasks, workers, scheduler, repeat)
+    sizes = list(metg(workers, scheduler))
     for pattern in PATTERNS:
         chosen = [r for r in records if r["pattern"] == pattern]
         columns = {"us / task": "us_per_task", "this / ours": "ours_over_this"}
         table.show(f"{pattern}: {chosen[0]['tasks']} empty tasks, {workers} workers", "contender", columns, chosen,
                    as_json=as_json)  # fmt: skip
-    sizes = list(metg(workers, scheduler))
     columns = {"tasks": "tasks", "task x workers, us": "granularity_us", "efficiency": "efficiency"}
     table.show("Efficiency of gemm tasks on stencil_1d", "size", columns, sizes, as_json=as_json)
     record.append(output, [*records, *sizes])

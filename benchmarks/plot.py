@@ -28,8 +28,8 @@ def rates(records: Sequence[dict[str, Any]], path: Path) -> None:
         own = [r for r in factorisations if r["contender"] == name]
         work = [r["n"] ** 3 / 3 / 1e9 for r in own]
         rate = [r["gflops"] for r in own]
-        low = [g - w / r["max"] for g, w, r in zip(rate, work, own, strict=True)]
-        high = [w / r["min"] - g for g, w, r in zip(rate, work, own, strict=True)]
+        low = [max(g - w / r["max"], 0) for g, w, r in zip(rate, work, own, strict=True)]
+        high = [max(w / r["min"] - g, 0) for g, w, r in zip(rate, work, own, strict=True)]
         axes.errorbar(
             [r["n"] for r in own], rate, yerr=[low, high], label=name, marker=MARKS[place % len(MARKS)], capsize=2,
             color=COLOURS[place % len(COLOURS)], linewidth=2.4 if name.startswith("tilewright") else 1.2,

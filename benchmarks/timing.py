@@ -30,7 +30,7 @@ class Times:
     """Seconds of one contender, in the order they were taken."""
 
     seconds: list[float] = field(default_factory=list)
-    error: str | None = None
+    error: Exception | None = None
 
     @property
     def median(self) -> float:
@@ -39,20 +39,22 @@ class Times:
     def record(self) -> dict[str, Any]:
         """min, median and max, and all times."""
         if not self.seconds:
-            return {"error": self.error}
+            return {"error": f"{type(self.error).__name__}: {self.error}"}
         return {
             "median": self.median, "min": min(self.seconds), "max": max(self.seconds), "seconds": self.seconds,
         }  # fmt: skip
 
 
-def alternate(contenders: Iterable[Contender], repeat: int, *, settle: float = _SETTLE) -> dict[str, Times]:
-    """Time the contenders in turn, ``repeat`` rounds after one round that warms up and is not counted.
+def alternate(
+    contenders: Iterable[Contender], repeat: int, *, settle: float = _SETTLE, warm_up: bool = True
+) -> dict[str, Times]:
+    """Time the contenders in turn, ``repeat`` rounds, after one that warms up and is not counted.
 
     A contender that raises is reported with its error and left out of later rounds.
     """
     runners = list(contenders)
     times = {contender.name: Times() for contender in runners}
-    for turn in range(repeat + 1):
+    for turn in range(not warm_up, repeat + 1):
         for contender in runners:
             taken = times[contender.name]
             if taken.error or (contender.repeat is not None and turn > contender.repeat):
@@ -64,7 +66,7 @@ def alternate(contenders: Iterable[Contender], repeat: int, *, settle: float = _
                 contender.call()
                 seconds = time.perf_counter() - start
             except Exception as error:
-                taken.error = f"{type(error).__name__}: {error}"
+                taken.error = error
                 continue
             if turn:
                 taken.seconds.append(seconds)

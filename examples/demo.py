@@ -9,7 +9,6 @@ second is random. For each the demo writes a picture of the task graph, a trace 
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import median
 
 import click
 import numpy as np
@@ -17,12 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 import tilewright as tw
-from tilewright.compare import rivals, time_alternating
+from tilewright.benchmarks.rivals import rivals
+from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.linalg.residual import THRESHOLD, cholesky_ratio
 from tilewright.matrices import random_spd
 from tilewright.report import seconds
 
-RIVALS = ("scipy.linalg.cholesky", "torch.linalg.cholesky")
+RIVALS = ("scipy", "torch")
 
 
 def digits_covariance() -> np.ndarray:
@@ -43,11 +43,9 @@ def digits_covariance() -> np.ndarray:
 
 def factor(name: str, A: np.ndarray, rounds: int, table: Table) -> tw.Run:
     """Factor A as often as the others do, in turns with them, and add a row to the table."""
-    ours = {"tilewright": lambda: tw.tiled_cholesky(A)}
-    others = {key: call for key, call in rivals(A).items() if key in RIVALS}
-    for call in (ours | others).values():
-        call()  # the first call of each loads its library
-    times = {key: median(taken) for key, taken in time_alternating(ours | others, rounds).items()}
+    calls = {"tilewright": lambda: tw.tiled_cholesky(A)} | rivals(A)
+    contenders = [Contender(key, call) for key, call in calls.items() if key == "tilewright" or key in RIVALS]
+    times = {key: taken.median for key, taken in alternate(contenders, rounds).items()}
 
     L, run = tw.tiled_cholesky(A, return_run=True)  # once more, to look at
     ratio = cholesky_ratio(A, L)

@@ -127,7 +127,7 @@ def cholesky(
     """Factor a symmetric positive definite matrix and say how it went."""
     if n is not None and matrix is not None:
         raise click.UsageError("--n is the order of a random matrix; it cannot be given with --matrix")
-    from tilewright.linalg.job import cholesky_job
+    from tilewright.benchmarks.job import cholesky_job
 
     with _one_sentence():
         if gantt:

@@ -15,7 +15,7 @@ __all__ = ["comparison", "show_inventory", "show_job"]
 
 
 def show_job(result: dict[str, Any]) -> None:
-    """What `tilewright.linalg.job.cholesky_job` found."""
+    """What `tilewright.benchmarks.job.cholesky_job` found."""
     console = Console(highlight=False)
     console.print(_facts(f"Cholesky of a {result['n']} x {result['n']} matrix, {result['dtype']}", _job_rows(result)))
     console.print()

@@ -11,7 +11,7 @@ raised, with a note that names the task. It leaves no thread, process or file be
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol
+from typing import Protocol
 
 from tilewright.program import Program
 from tilewright.schedulers import Policy

@@ -139,5 +139,5 @@ def _first_not_finite(tiles: TiledMatrix) -> str:
             if len(places):
                 row, column = places[0] + (tiles.rows(i).start, tiles.columns(j).start)
                 value = tiles[i, j][tuple(places[0])]
-                return f"the matrix has {value} at ({row}, {column}); check_finite=False skips this check"
+                return f"the matrix has a NaN or infinity at ({row}, {column}): {value}; check_finite=False skips this check"
     raise AssertionError("all values are finite")

@@ -55,10 +55,12 @@ def cholesky_ratio_by_products(a: np.ndarray, factor: np.ndarray, *, lower: bool
     """
     n = len(a)
     x = np.random.default_rng(0).standard_normal((n, vectors)).astype(factor.dtype)
-    triangle = np.tril(a) if lower else np.triu(a)
-    product = triangle @ x + triangle.conj().T @ x - np.diagonal(a).real[:, None] * x
+    triangle = np.tril(a, -1) if lower else np.triu(a, 1)
+    diagonal = np.diagonal(a).real
+    product = triangle @ x + triangle.conj().T @ x + diagonal[:, None] * x
     back = factor @ (factor.conj().T @ x) if lower else factor.conj().T @ (factor @ x)
-    norm = float(np.linalg.norm(a, 1))
+    size = np.abs(triangle)
+    norm = float((size.sum(axis=0) + size.sum(axis=1) + np.abs(diagonal)).max())
     errors = np.abs(product - back).sum(axis=0) / np.abs(x).sum(axis=0)
     return float(errors.max()) / (n * norm * unit_roundoff(factor.dtype))
 

@@ -14,6 +14,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 from click.testing import CliRunner
+
 from tilewright import BACKENDS, SCHEDULERS, cholesky_graph, cli
 from tilewright.matrices import random_spd
 
@@ -73,13 +74,13 @@ def test_the_table_is_for_people():
     result = call("cholesky", "--n", 60, "--tile-size", 20, "--compare", "--repeat", 3)
     assert result.exit_code == 0
     for text in ("60 x 60 matrix, float64", "3 x 3 of 20 rows", "(median of 3)", "GFLOP/s", "PASS", "gemm",
-                 "numpy.linalg.cholesky", "scipy.linalg.cholesky"):  # fmt: skip
+                 "numpy", "scipy"):  # fmt: skip
         assert text in result.stdout
 
 
 def test_compare_gives_each_rivals_time_over_ours():
     result = job("--n", 60, "--compare")
-    assert {"numpy.linalg.cholesky", "scipy.linalg.cholesky"} <= set(result["compare"])
+    assert {"numpy", "scipy"} <= set(result["compare"])
     for entry in result["compare"].values():
         assert entry["speedup"] == pytest.approx(entry["seconds"] / result["seconds"])
 
@@ -151,7 +152,7 @@ def test_a_matrix_that_is_not_positive_definite_exits_1_and_names_task_tile_and_
 
 
 def test_a_ratio_that_does_not_pass_exits_1(monkeypatch):
-    monkeypatch.setattr("tilewright.linalg.job.cholesky_ratio", lambda *args, **options: 31.0)
+    monkeypatch.setattr("tilewright.benchmarks.job.cholesky_ratio", lambda *args, **options: 31.0)
     result = call("cholesky", "--n", 10)
     assert result.exit_code == 1
     assert "FAIL" in result.stdout
@@ -202,7 +203,7 @@ def test_bad_input_exits_2_with_one_sentence(tmp_path, args, message):
 
 def test_without_matplotlib_a_gantt_chart_is_refused_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("tilewright.linalg.job.cholesky_job", None)
+    monkeypatch.setattr("tilewright.benchmarks.job.cholesky_job", None)
     result = call("cholesky", "--n", 4, "--gantt", tmp_path / "g.png")
     assert result.exit_code == 2
     assert "pip install 'tilewright[plot]'" in result.stderr

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tilewright.matrices import load_matrix, random_spd
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]

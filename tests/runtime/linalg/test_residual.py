@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tilewright.linalg.residual import cholesky_ratio
 from tilewright.matrices import random_spd
 

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+
 from tilewright import RW, R, TaskGraph, W, cholesky_graph
 from tilewright.plot import dag
 from tilewright.plot.layered import layered, layers

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+
 import tilewright as tw
 from tilewright.plot.gantt import figure, gantt
 from tilewright.plot.palette import colours

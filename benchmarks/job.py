@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from math import isfinite
-from statistics import median
 from typing import Any
 
 import numpy as np
 
-from tilewright.compare import rivals, time_alternating
+from tilewright.benchmarks.rivals import rivals
+from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.engine import Run
 from tilewright.kernels import current
 from tilewright.linalg.cholesky import tiled_cholesky
@@ -29,7 +29,7 @@ def cholesky_job(
     repeat
         Runs; times are medians. The last run is the one that is checked and returned.
     compare
-        Also time the calls of `tilewright.compare.rivals`, in turns with ours.
+        Also time the calls of `rivals`, in turns with ours.
     options
         For `tiled_cholesky`.
 
@@ -48,8 +48,10 @@ def cholesky_job(
         last.append(tiled_cholesky(a, lower=lower, return_run=True, **options))
 
     calls = {"tilewright": ours} | (rivals(a, lower=lower) if compare else {})
-    times = time_alternating(calls, repeat)
-    mine = median(times["tilewright"])
+    times = alternate([Contender(*call) for call in calls.items()], repeat, warm_up=compare)
+    if times["tilewright"].error:
+        raise times["tilewright"].error
+    mine = times["tilewright"].median
     [(factor, run)] = last
     ratio = cholesky_ratio(a, factor, lower=lower)
     tiles = run.store.families["A"]
@@ -64,7 +66,7 @@ def cholesky_job(
         "workers": run.workers,
         "blas": current().name,
         "seconds": mine,
-        "times": times["tilewright"],
+        "times": times["tilewright"].seconds,
         "gflops": run.flops / mine / 1e9,
         "ratio": ratio if isfinite(ratio) else None,
         "passed": bool(ratio < THRESHOLD),
@@ -77,7 +79,7 @@ def cholesky_job(
     }
     if compare:
         result["compare"] = {
-            name: {"seconds": median(taken), "speedup": median(taken) / mine}
+            name: {"seconds": taken.median, "speedup": taken.median / mine}
             for name, taken in times.items()
             if name != "tilewright"
         }
