@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from tilewright.backends import backend as find_backend
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import Machine, cores
@@ -153,8 +155,8 @@ def _check_workers(workers: int | None, graph: TaskGraph) -> int:
     """At least one worker, and none that could never have a task."""
     if workers is None:
         workers = cores()
-    elif isinstance(workers, bool) or not isinstance(workers, int):
+    elif isinstance(workers, bool) or not isinstance(workers, int | np.integer):
         raise TypeError(f"workers must be an integer, not {workers!r}")
     elif workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
-    return min(workers, max(len(graph), 1))
+    return min(int(workers), max(len(graph), 1))
