@@ -52,12 +52,16 @@ class _Run:
         self.lock = threading.Lock()
         self.parked: list[int] = []
         self.gates = [threading.Lock() for _ in range(workers)]
+        self.name = type(policy).__name__
         self.shared = bool(getattr(policy, "shared", False))
-        self.offered = True  # every parked worker was woken since the last push; for policies that are not shared
+        # For policies that are not shared:
+        self.offered = True  # every parked worker was woken since the last push
+        self.popped = False  # some worker got a task since every parked worker was woken
         self.queued = 0  # pushed to the policy and not popped yet
         self.stopped = False
         self.failures: list[tuple[int, BaseException]] = []
         self.records: list[list[tuple[int, float, float]]] = [[] for _ in range(workers)]
+        self.ended = [threading.Event() for _ in range(workers)]
         for gate in self.gates:
             gate.acquire()
         for task in self.frontier.start():
@@ -69,24 +73,36 @@ class _Run:
 
     def on_threads(self, progress: Progress | None) -> None:
         threads = [
-            threading.Thread(target=self.work, args=(w,), name=f"tilewright-worker-{w}") for w in range(self.workers)
+            threading.Thread(target=self.thread, args=(w,), name=f"tilewright-worker-{w}") for w in range(self.workers)
         ]
+        started = 0
         try:
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                if progress is None:
-                    thread.join()
-                while thread.is_alive():
-                    thread.join(_REFRESH)
-                    if progress:
-                        progress(sum(map(len, self.records)))
+                started += 1
+            # Not Thread.join: before Python 3.13 a Ctrl-C in it marks a thread that still runs as ended.
+            for ended in self.ended:
+                while not ended.wait(_REFRESH if progress else None):
+                    self.report(progress)
+            self.report(progress)
         except BaseException:  # Ctrl-C, or no more threads to be had
             self.stop()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+            for ended in self.ended[:started]:
+                ended.wait()
             raise
+        finally:
+            for thread in threads[:started]:
+                thread.join()
+
+    def thread(self, worker: int) -> None:
+        try:
+            self.work(worker)
+        finally:
+            self.ended[worker].set()
+
+    def report(self, progress: Progress | None) -> None:
+        if progress:
+            progress(sum(map(len, self.records)))
 
     def stop(self) -> None:
         with self.lock:
@@ -111,10 +127,13 @@ class _Run:
                     return
                 records.append((task.index, start, perf_counter()))
                 lock.acquire()
-                for ready in done(task):
-                    push(ready, worker)
-                    self.queued += 1
-                    self.offered = False
+                try:
+                    for ready in done(task):
+                        push(ready, worker)
+                        self.queued += 1
+                        self.offered = False
+                except BaseException as error:
+                    self.policy_failed(error)
                 task = self.take(worker)
 
     def take(self, worker: int) -> Task | None:
@@ -123,11 +142,16 @@ class _Run:
         while not self.stopped:
             try:
                 task = self.policy.pop(worker)
+                ready = task is None or frontier.hand_out(task)
             except BaseException as error:
-                self.give_up(error)
+                self.policy_failed(error)
                 break
             if task is not None:
+                if not ready:
+                    self.give_up(SchedulerError(f"{self.name} gives out {task}, which {frontier.state(task)}"))
+                    break
                 self.queued -= 1
+                self.popped = True
                 if self.queued and self.parked:
                     self.offer()
                 lock.release()
@@ -137,10 +161,10 @@ class _Run:
                 break
             if self.parked:
                 self.offer()
-            if len(self.parked) == self.workers - 1:  # nobody else runs anything that could change this
-                name = type(self.policy).__name__
+            stuck = len(self.parked) == self.workers - 1 and not self.look_again()
+            if stuck or (self.shared and self.queued):
                 self.give_up(SchedulerError(
-                    f"{name} gives no task to any worker, though {self.queued} of the {frontier.remaining} "
+                    f"{self.name} gives no task to any worker, though {self.queued} of the {frontier.remaining} "
                     f"tasks left are ready"
                 ))  # fmt: skip
                 break
@@ -164,17 +188,32 @@ class _Run:
             self.offered = True
             self.wake(len(self.parked))
 
+    def look_again(self) -> bool:
+        """Wake everyone before giving up, if what a worker was given may have changed the policy's mind.
+
+        Nothing runs when this is called, so it happens at most once per task.
+        """
+        again = bool(self.parked) and self.popped and not self.shared
+        self.popped = False
+        if again:
+            self.wake(len(self.parked))
+        return again
+
     def wake(self, count: int) -> None:
         """Wake up to ``count`` parked workers, those that parked last first: their caches are warmest."""
         for _ in range(min(count, len(self.parked))):
             self.gates[self.parked.pop()].release()
 
     def fail(self, task: Task, worker: int, error: BaseException) -> None:
-        blame(error, self.program, task.index, "threads", worker)
         with self.lock:
             self.failures.append((task.index, error))
             self.stopped = True
             self.wake(len(self.parked))
+        blame(error, self.program, task.index, "threads", worker)
+
+    def policy_failed(self, error: BaseException) -> None:
+        error.add_note(f"in scheduler {self.name}")
+        self.give_up(error)
 
     def give_up(self, error: BaseException) -> None:
         self.failures.append((len(self.program.graph), error))
