@@ -91,7 +91,7 @@ def _check_inputs(graph: TaskGraph, store: Store) -> None:
     missing = [handle for handle in graph.inputs if store[handle] is None]
     if missing:
         names = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        given = ", ".join([*store.families, *map(str, store)]) or "nothing"
+        given = ", ".join(dict.fromkeys([*store.families, *map(str, store)])) or "nothing"
         raise MissingDataError(f"the graph reads {names}, but the data has only: {given}")
 
 
