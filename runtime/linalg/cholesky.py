@@ -201,7 +201,7 @@ def tiled_cholesky(
         tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, workers)
     source = matrix.source(tile_size)
     if check_finite:
-        check_finite_lower(source, workers)
+        check_finite_lower(source, workers, lower)
     target = matrix.target(tile_size)
     graph = _call_graph(source.nt, target is source)
     data = {"A": target} if target is source else {"A": target, "S": source}

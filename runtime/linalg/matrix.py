@@ -38,12 +38,11 @@ class Matrix:
         if overwrite and not writeable:
             raise ValueError("overwrite_a=True, but the matrix is read-only; pass a copy or overwrite_a=False")
         self.in_place = overwrite and array.dtype == self.dtype
-        if not self.tiled:
-            if self.in_place and not (row_ld(array) or row_ld(array.T)):
+        if self.in_place and not (self.tiled and array.packed):
+            whole = array.to_numpy() if self.tiled else array
+            if not (row_ld(whole) or row_ld(whole.T)):
                 self.in_place = False  # strided both ways: no kernel can work on it
-            if not lower:
-                array = array.T
-        self.array = array
+        self.array = array if lower or self.tiled else array.T
         self.n: int = array.shape[0]
         self.tile_size: int | None = a.tile_size if self.tiled else None
 
@@ -74,7 +73,7 @@ class Matrix:
 
     def result(self, target: TiledMatrix) -> Any:
         """The factor, of the kind that was given."""
-        if self.in_place:
+        if self.in_place and (self.tiled or _has_the_memory(self.given)):
             return self.given
         if self.tiled:
             return target if self.lower else target.T
@@ -85,6 +84,11 @@ class Matrix:
 def _is_tensor(a: Any) -> bool:
     torch = sys.modules.get("torch")  # who has a tensor has imported torch
     return torch is not None and isinstance(a, torch.Tensor)
+
+
+def _has_the_memory(a: Any) -> bool:
+    """Whether a factor in the memory of `Matrix.array` is one in ``a`` itself, and not in what was made from it."""
+    return not (a.is_conj() or a.is_neg()) if _is_tensor(a) else isinstance(a, np.ndarray)
 
 
 def _tensor_as_array(tensor: Any) -> np.ndarray:
@@ -113,8 +117,11 @@ def _unsupported(dtype: str) -> str:
     return f"no Cholesky kernel for dtype {dtype}; convert the matrix to one of {', '.join(DTYPES)}"
 
 
-def _tile_is_finite(tile: np.ndarray, i: int, j: int, tile_size: int) -> None:
-    """ValueError if the tile, or the lower triangle of a diagonal tile, has a NaN or an infinity."""
+def _tile_is_finite(tile: np.ndarray, i: int, j: int, tile_size: int, lower: bool) -> None:
+    """ValueError if the tile, or the lower triangle of a diagonal tile, has a NaN or an infinity.
+
+    Without ``lower`` the tiles are those of the transposed matrix, and the place in the message is turned back.
+    """
     with np.errstate(all="ignore"):
         total = tile.sum()  # one pass without a temporary; not finite if any term is not
     if np.isfinite(total):
@@ -123,23 +130,26 @@ def _tile_is_finite(tile: np.ndarray, i: int, j: int, tile_size: int) -> None:
     if i == j:
         bad = np.tril(bad)
     if bad.any():
-        row, column = np.argwhere(bad)[0]
+        row, column = np.argwhere(bad)[0] + (i * tile_size, j * tile_size)
+        place = (row, column) if lower else (column, row)
         raise ValueError(
-            f"the matrix has a NaN or infinity at ({i * tile_size + row}, {j * tile_size + column}); "
-            "check_finite=False skips this check"
+            f"the matrix has a NaN or infinity at ({place[0]}, {place[1]}); check_finite=False skips this check"
         )
 
 
-_finite = Op("isfinite", _tile_is_finite)
+_finite = Op("isfinite", _tile_is_finite, indices=lambda uses: uses[0].handle.index)
 
 
-def check_finite_lower(tiles: TiledMatrix, workers: int) -> None:
-    """ValueError if the lower triangle has a NaN or an infinity, with its place. A graph of its own."""
+def check_finite_lower(tiles: TiledMatrix, workers: int, lower: bool = True) -> None:
+    """ValueError if the lower triangle has a NaN or an infinity, with its place. A graph of its own.
+
+    ``lower=False`` says that ``tiles`` are those of the transposed matrix.
+    """
     if tiles.dtype.kind not in "fc":
         return
     g = TaskGraph("check finite")
     A = g.handles("A")
     for i in range(tiles.nt):
         for j in range(i + 1):
-            g.insert(_finite, R(A[i, j]), i, j, tiles.tile_size)
+            g.insert(_finite, R(A[i, j]), i, j, tiles.tile_size, lower)
     run(g, {"A": tiles}, scheduler="eager", workers=workers)
