@@ -40,7 +40,7 @@ def po_matrix(kind, n, dtype="float64"):
     eigenvalues = condition ** -(np.arange(n) / max(n - 1, 1))
     a = np.diag(eigenvalues).astype(complex if dtype.kind == "c" else float)
     if kind != 1:
-        q = np.linalg.qr(random_matrix(n, n, "complex128" if dtype.kind == "c" else "float64", seed=kind))[0]
+        q = _eigenvectors(n, dtype.kind)
         a = (q * eigenvalues) @ q.conj().T
         a = (a + a.conj().T) / 2
     if kind in ZEROED:
@@ -49,6 +49,11 @@ def po_matrix(kind, n, dtype="float64"):
     a = (a * norm).astype(dtype)
     a.flags.writeable = False
     return a
+
+
+@lru_cache(maxsize=32)
+def _eigenvectors(n, kind):
+    return np.linalg.qr(random_matrix(n, n, "complex128" if kind == "c" else "float64"))[0]
 
 
 def random_matrix(m, n, dtype="float64", seed=0):

@@ -25,9 +25,9 @@ def agrees(function, dtype, m, k, layout, operand_layout, tile):
     assert t.rest_is_untouched()
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (7, 4), (70, 33)])
-def test_agrees_with_the_reference(kernel, layout, operand_layout, tile, shape):
-    agrees(*kernel, *shape, layout, operand_layout, tile)
+def test_agrees_with_the_reference(kernel, layout, operand_layout, tile):
+    for m, k in ((1, 1), (1, 5), (5, 1), (7, 4), (70, 33)):
+        agrees(*kernel, m, k, layout, operand_layout, tile)
 
 
 @pytest.mark.parametrize("m", [syrk.PANEL, syrk.SPLIT, syrk.SPLIT + 1, 2 * syrk.SPLIT + 5])

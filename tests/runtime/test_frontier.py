@@ -142,3 +142,14 @@ def test_failure_cancels_exactly_the_descendants(program, data):
     cancelled = frontier.failed(g.tasks[victim])
     assert {task.index for task in cancelled} == networkx.descendants(g.to_networkx(), victim)
     assert frontier.remaining == len(g) - victim - 1 - len(cancelled)
+
+
+def test_handed_out_task_is_running_and_is_not_handed_out_again(diamond):
+    frontier = Frontier(diamond)
+    first, second = diamond.tasks[:2]
+    assert not frontier.hand_out(second)
+    assert frontier.hand_out(first)
+    assert frontier.state(first) == "is running"
+    assert not frontier.hand_out(first)
+    assert frontier.done(first) == [second, diamond.tasks[2]]
+    assert not frontier.hand_out(first)
