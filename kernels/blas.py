@@ -240,7 +240,7 @@ class _Pools:
     """
 
     def __init__(self, controller: ThreadpoolController) -> None:
-        self.openblas = []
+        self.openblas: list[tuple[Callable[[int], None], int]] = []
         for pool in controller.select(internal_api="openblas").info():
             get, set_ = _openblas_threads(pool["filepath"])
             self.openblas.append((set_, get()))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-import tilewright.kernels as kernels
+from tilewright import kernels
 from tilewright.kernels import blas
 
 

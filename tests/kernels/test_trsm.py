@@ -19,13 +19,13 @@ def test_agrees_with_the_reference(kernel, layout, operand_layout, tile):
     for m, n in ((1, 1), (5, 1), (1, 5), (7, 4), (4, 7), (33, 20)):
         factor = np.linalg.cholesky(spd_matrix(n, dtype))
         a = random_matrix(m, n, dtype)
-        l, t, wanted = tile(factor, operand_layout), tile(a, layout), a.copy()  # noqa: E741
-        assert function(l.array, t.array) is None
+        operand, t, wanted = tile(factor, operand_layout), tile(a, layout), a.copy()
+        assert function(operand.array, t.array) is None
         reference.trsm(factor, wanted)
         assert norm1(t.array - wanted) <= 10 * n * u * norm1(a)
         assert norm1(t.array @ factor.conj().T - a) <= 10 * n * u * norm1(factor.conj().T) * norm1(t.array)
-        assert np.array_equal(l.array, factor)
-        assert l.rest_is_untouched()
+        assert np.array_equal(operand.array, factor)
+        assert operand.rest_is_untouched()
         assert t.rest_is_untouched()
 
 

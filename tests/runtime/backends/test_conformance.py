@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import DTYPES, indefinite_matrix, lapack_info, spd_matrix
 from strategies import programs
-from tilewright import BACKENDS, SCHEDULERS, RW, R, TaskGraph, W
+from tilewright import BACKENDS, RW, SCHEDULERS, R, TaskGraph, W
 
 WORKERS = (1, 2, 4)
 
