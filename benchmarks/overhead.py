@@ -114,7 +114,12 @@ def _dask(graph: tw.TaskGraph, workers: int) -> Callable[[], Any]:
 
     tasks: dict[int, Any] = {task.index: (nothing, *task.predecessors) for task in graph}
     last = [task.index for task in graph if not graph.successor_indices()[task.index]]
-    return lambda: get(tasks, last, num_workers=workers)
+
+    def compute() -> None:
+        with ThreadPoolExecutor(workers) as pool:  # one of its own would outlive the call
+            get(tasks, last, pool=pool)
+
+    return compute
 
 
 def metg(workers: int, scheduler: str) -> Iterator[dict[str, Any]]:

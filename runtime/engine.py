@@ -10,7 +10,7 @@ from typing import Any
 
 from tilewright.backends import backend as find_backend
 from tilewright.graph import Handle, TaskGraph
-from tilewright.machine import Machine, cores
+from tilewright.machine import Machine, worker_count
 from tilewright.plan import Bounds, bounds
 from tilewright.program import Program
 from tilewright.progress import bar
@@ -139,7 +139,7 @@ def run(
     """
     engine = find_backend(backend)
     policy = find_policy(scheduler)
-    workers = _check_workers(workers, graph)
+    workers = min(worker_count(workers), max(len(graph), 1))  # none that could never have a task
     program = Program(graph, Store(data))
     graph.frozen = True
     policy.prepare(graph, Machine(workers=workers))
@@ -148,13 +148,3 @@ def run(
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
     return Run(graph, trace, backend, name, trace.workers, program.store)
 
-
-def _check_workers(workers: int | None, graph: TaskGraph) -> int:
-    """At least one worker, and none that could never have a task."""
-    if workers is None:
-        workers = cores()
-    elif isinstance(workers, bool) or not isinstance(workers, int):
-        raise TypeError(f"workers must be an integer, not {workers!r}")
-    elif workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")
-    return min(workers, max(len(graph), 1))

@@ -212,7 +212,7 @@ class TaskGraph:
         """Handles whose first access reads them: a run needs data for each (an ordered set)."""
         self.frozen = False
         self.closed_form: Cost | None = None
-        """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one."""
+        """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one; set last."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
         self._ops: dict[Callable[..., Any], Op] = {}
         self._successors: list[list[int]] = []
@@ -285,6 +285,7 @@ class TaskGraph:
         edges.discard(index)  # a handle given twice to one task
         task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority)
         self.tasks.append(task)
+        self.closed_form = None  # it was that of a smaller graph
         return task
 
     def _function_op(self, function: Any) -> Op:

@@ -92,7 +92,8 @@ def _check_inputs(graph: TaskGraph, store: Store) -> None:
     missing = [handle for handle in graph.inputs if store[handle] is None]
     if missing:
         names = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        given = ", ".join([*store.families, *(str(h) for h in store if store[h] is not None)]) or "nothing"
+        known = dict.fromkeys([*store.families, *(str(handle) for handle in store if store[handle] is not None)])
+        given = ", ".join(known) or "nothing"
         raise MissingDataError(f"the graph reads {names}, but the data has only: {given}")
 
 

@@ -48,5 +48,5 @@ def backend(name: str) -> Backend:
 def blame(error: BaseException, program: Program, index: int, backend: str, worker: int) -> None:
     """Note on an exception which task raised it, and where."""
     task = program.graph.tasks[index]
-    error.add_note(f"in task {task} (number {index}), writing {', '.join(map(str, task.writes))}; "
-                   f"backend={backend}, worker={worker}")  # fmt: skip
+    writing = f", writing {', '.join(map(str, task.writes))}" if task.writes else ""
+    error.add_note(f"in task {task} (number {index}){writing}; backend={backend}, worker={worker}")

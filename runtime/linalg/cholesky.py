@@ -11,7 +11,7 @@ from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.linalg.matrix import Matrix, check_finite_lower
 from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
 from tilewright.linalg.tuning import cholesky_tile_size
-from tilewright.machine import cores
+from tilewright.machine import worker_count
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 
@@ -189,14 +189,13 @@ def tiled_cholesky(
     """
     find_backend(backend)
     find_policy(scheduler)
+    workers = worker_count(workers)
     matrix = Matrix(a, lower=lower, overwrite=overwrite_a)
-    if workers is None:
-        workers = cores()
     if tile_size is None:
         tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, workers)
     source = matrix.source(tile_size)
     if check_finite and matrix.in_place:
-        check_finite_lower(source, workers)
+        check_finite_lower(source, workers, lower)
     target = matrix.target(tile_size)
     workers = min(workers, max(1, source.nt * (source.nt - 1) // 2))  # no more than updates in one step
     graph = _call_graph(source.nt, matrix.in_place, check_finite and not matrix.in_place)
@@ -205,7 +204,7 @@ def tiled_cholesky(
         record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress)
     except ValueError:  # NotPositiveDefiniteError is one
         if check_finite and not matrix.in_place:
-            check_finite_lower(source, workers)  # NaN comes before anything it causes, on every engine
+            check_finite_lower(source, workers, lower)  # NaN comes before anything it causes, on every engine
         raise
     factor = matrix.result(target)
     return (factor, record) if return_run else factor

@@ -39,12 +39,11 @@ class Matrix:
         if overwrite and not writeable:
             raise ValueError("overwrite_a=True, but the matrix is read-only; pass a copy or overwrite_a=False")
         self.in_place = overwrite and array.dtype == self.dtype
-        if not self.tiled:
-            if self.in_place and not (row_ld(array) or row_ld(array.T)):
+        if self.in_place and not (self.tiled and array.packed):
+            whole = array.to_numpy() if self.tiled else array
+            if not (row_ld(whole) or row_ld(whole.T)):
                 self.in_place = False  # strided both ways: no kernel can work on it
-            if not lower:
-                array = array.T
-        self.array = array
+        self.array = array if lower or self.tiled else array.T
         self.n: int = array.shape[0]
         self.tile_size: int | None = a.tile_size if self.tiled else None
 
@@ -76,7 +75,7 @@ class Matrix:
 
     def result(self, target: TiledMatrix) -> Any:
         """The factor, of the kind that was given."""
-        if self.in_place:
+        if self.in_place and (self.tiled or _has_the_memory(self.given)):
             return self.given
         if self.tiled:
             return target if self.lower else target.T
@@ -87,6 +86,11 @@ class Matrix:
 def _is_tensor(a: Any) -> bool:
     torch = sys.modules.get("torch")  # who has a tensor has imported torch
     return torch is not None and isinstance(a, torch.Tensor)
+
+
+def _has_the_memory(a: Any) -> bool:
+    """Whether a factor in the memory of `Matrix.array` is one in ``a`` itself, and not in what was made from it."""
+    return not (a.is_conj() or a.is_neg()) if _is_tensor(a) else isinstance(a, np.ndarray)
 
 
 def _tensor_as_array(tensor: Any) -> np.ndarray:
@@ -115,8 +119,11 @@ def _unsupported(dtype: str) -> str:
     return f"no Cholesky kernel for dtype {dtype}; convert the matrix to one of {', '.join(DTYPES)}"
 
 
-def check_finite_lower(tiles: TiledMatrix, workers: int) -> None:
-    """ValueError if the lower triangle has a NaN or an infinity. A graph of its own, on all workers."""
+def check_finite_lower(tiles: TiledMatrix, workers: int, lower: bool = True) -> None:
+    """ValueError if the lower triangle has a NaN or an infinity. A graph of its own, on all workers.
+
+    ``lower=False`` says that ``tiles`` are those of the transposed matrix, for the place in the message.
+    """
     if tiles.dtype.kind not in "fc":
         return
     g = TaskGraph("check finite")
@@ -127,10 +134,10 @@ def check_finite_lower(tiles: TiledMatrix, workers: int) -> None:
     try:
         run(g, {"A": tiles}, scheduler="eager", workers=workers)
     except ValueError:
-        raise ValueError(_first_not_finite(tiles)) from None
+        raise ValueError(_first_not_finite(tiles, lower)) from None
 
 
-def _first_not_finite(tiles: TiledMatrix) -> str:
+def _first_not_finite(tiles: TiledMatrix, lower: bool) -> str:
     """Where the first NaN or infinity of the lower triangle is, row by row of tiles."""
     for i in range(tiles.nt):
         for j in range(i + 1):
@@ -138,6 +145,6 @@ def _first_not_finite(tiles: TiledMatrix) -> str:
             places = np.argwhere(np.tril(bad) if i == j else bad)
             if len(places):
                 row, column = places[0] + (tiles.rows(i).start, tiles.columns(j).start)
-                value = tiles[i, j][tuple(places[0])]
-                return f"the matrix has a NaN or infinity at ({row}, {column}): {value}; check_finite=False skips this check"
+                place = f"({row}, {column})" if lower else f"({column}, {row})"
+                return f"the matrix has a NaN or infinity at {place}; check_finite=False skips this check"
     raise AssertionError("all values are finite")

@@ -44,7 +44,7 @@ def cholesky_ratio(a: np.ndarray, factor: np.ndarray, *, lower: bool = True) -> 
         block = np.array(A[i:end, :end], dtype=L.dtype)
         _add_columns(norm, block, i)
         _add_columns(residual, block - rows @ L[:end, :end].conj().T, i)
-    return float(residual.max() / (n * norm.max() * unit_roundoff(L.dtype)))
+    return _ratio(residual, n, norm, L.dtype)
 
 
 def cholesky_ratio_by_products(a: np.ndarray, factor: np.ndarray, *, lower: bool = True, vectors: int = 3) -> float:
@@ -54,15 +54,23 @@ def cholesky_ratio_by_products(a: np.ndarray, factor: np.ndarray, *, lower: bool
     a residual R that no random x hides.
     """
     n = len(a)
+    if n == 0:
+        return 0.0
     x = np.random.default_rng(0).standard_normal((n, vectors)).astype(factor.dtype)
     triangle = np.tril(a, -1) if lower else np.triu(a, 1)
     diagonal = np.diagonal(a).real
     product = triangle @ x + triangle.conj().T @ x + diagonal[:, None] * x
     back = factor @ (factor.conj().T @ x) if lower else factor.conj().T @ (factor @ x)
     size = np.abs(triangle)
-    norm = float((size.sum(axis=0) + size.sum(axis=1) + np.abs(diagonal)).max())
+    norm = size.sum(axis=0) + size.sum(axis=1) + np.abs(diagonal)
     errors = np.abs(product - back).sum(axis=0) / np.abs(x).sum(axis=0)
-    return float(errors.max()) / (n * norm * unit_roundoff(factor.dtype))
+    return _ratio(errors, n, norm, factor.dtype)
+
+
+def _ratio(error: np.ndarray, n: int, norm: np.ndarray, dtype: np.dtype) -> float:
+    """max error / (n max norm u); the error itself for the matrix of zeros, which has no scale."""
+    scale = n * float(norm.max()) * unit_roundoff(dtype)
+    return float(error.max()) / (scale or 1.0)
 
 
 def _add_columns(sums: np.ndarray, block: np.ndarray, i: int) -> None:
