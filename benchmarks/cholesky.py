@@ -31,9 +31,7 @@ def contenders(a: np.ndarray, *, dask: bool = True, **options: Any) -> Iterator[
     work = np.empty_like(a)
     restore = partial(np.copyto, work, a)
     yield Contender(OURS, lambda: tw.tiled_cholesky(a, **options))
-    yield Contender(
-        IN_PLACE, lambda: tw.tiled_cholesky(work, overwrite_a=True, check_finite=False, **options), restore
-    )
+    yield Contender(IN_PLACE, lambda: tw.tiled_cholesky(work, overwrite_a=True, check_finite=False, **options), restore)
     for name, call in rivals(a).items():
         yield Contender(name, call)
     for library in threaded_libraries():

@@ -97,9 +97,7 @@ def _futures(graph: tw.TaskGraph, workers: int) -> None:
     successors = graph.successor_indices()
     waiting = [len(task.predecessors) for task in graph]
     with ThreadPoolExecutor(workers) as pool:
-        running: dict[Future[None], int] = {
-            pool.submit(nothing): task.index for task in graph if not task.predecessors
-        }
+        running: dict[Future[None], int] = {pool.submit(nothing): task.index for task in graph if not task.predecessors}
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 for s in successors[running.pop(future)]:

@@ -79,8 +79,13 @@ def write_pictures(name: str, run: tw.Run, out: Path) -> list[tuple[Path, str]]:
 @click.command()
 @click.option("--n", type=click.IntRange(min=1), default=4096, show_default=True, help="Order of the random matrix.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each library.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="out", show_default=True,
-              help="Folder for the pictures.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="out",
+    show_default=True,
+    help="Folder for the pictures.",
+)
 def main(n: int, rounds: int, out: Path) -> None:
     """Factor the digits' covariance and a random matrix; compare, and draw."""
     console = Console(highlight=False)

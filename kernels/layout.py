@@ -28,9 +28,7 @@ def row_ld(tile: np.ndarray) -> int:
     return ld if ld >= columns and not rest else 0
 
 
-def aligned(
-    target: np.ndarray, *operands: np.ndarray
-) -> tuple[bool, tuple[np.ndarray, ...], tuple[int, ...], int]:
+def aligned(target: np.ndarray, *operands: np.ndarray) -> tuple[bool, tuple[np.ndarray, ...], tuple[int, ...], int]:
     """(row-major?, operands, their leading dimensions, the target's): one layout for all.
 
     The target sets the layout; an operand in the other one is copied. ValueError if neither the rows nor the

@@ -57,9 +57,7 @@ _filled: set[str] = set()
 _filling = threading.Lock()
 
 
-def register(
-    op: str, device: str, storage: str, accumulate: str, source: str, function: Callable[..., Any]
-) -> Row:
+def register(op: str, device: str, storage: str, accumulate: str, source: str, function: Callable[..., Any]) -> Row:
     """Add a row.
 
     Raises

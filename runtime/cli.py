@@ -101,8 +101,11 @@ _File = click.Path(path_type=Path, dir_okay=False)
 
 @main.command()
 @click.option("--n", type=click.IntRange(min=0), help="Order of a random matrix.  [default: 4096]")
-@click.option("--matrix", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="Factor this .npy, .npz or .mtx file instead.")
+@click.option(
+    "--matrix",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Factor this .npy, .npz or .mtx file instead.",
+)
 @click.option("--dtype", type=click.Choice(_DTYPES), help="[default: the file's, or float64]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random matrix.")
 @click.option("--upper", is_flag=True, help="Factor into U^H U instead of L L^H.")
@@ -113,10 +116,15 @@ _File = click.Path(path_type=Path, dir_okay=False)
 @click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Runs; the median counts.")
 @click.option("--compare", is_flag=True, help="Also time numpy, scipy and torch, in turns.")
 @click.option("--trace", type=_File, callback=_writable(".json"), help="Write the trace here, for ui.perfetto.dev.")
-@click.option("--dag", type=_File, callback=_writable(".svg", ".dot", ".gv"),
-              help="Draw the factorisation's task graph here (.svg or .dot).")
-@click.option("--gantt", type=_File, callback=_writable(".png", ".svg", ".pdf"),
-              help="Draw the run here (.png, .svg or .pdf).")
+@click.option(
+    "--dag",
+    type=_File,
+    callback=_writable(".svg", ".dot", ".gv"),
+    help="Draw the factorisation's task graph here (.svg or .dot).",
+)
+@click.option(
+    "--gantt", type=_File, callback=_writable(".png", ".svg", ".pdf"), help="Draw the run here (.png, .svg or .pdf)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--progress/--no-progress", default=None, help="[default: on a terminal]")
 def cholesky(

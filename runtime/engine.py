@@ -147,4 +147,3 @@ def run(
         trace = engine.execute(program, policy, workers, report)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
     return Run(graph, trace, backend, name, trace.workers, program.store)
-

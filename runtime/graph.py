@@ -406,9 +406,7 @@ class TaskGraph:
         import networkx
 
         graph: networkx.DiGraph[int] = networkx.DiGraph(name=self.name)
-        graph.add_nodes_from(
-            (t.index, {"label": t.label, "op": t.op.name, "weight": t.op.weight}) for t in self.tasks
-        )
+        graph.add_nodes_from((t.index, {"label": t.label, "op": t.op.name, "weight": t.op.weight}) for t in self.tasks)
         graph.add_edges_from((p, t.index) for t in self.tasks for p in t.predecessors)
         return graph
 

@@ -32,9 +32,7 @@ class Progress(Protocol):
 class Backend(Protocol):
     """An engine."""
 
-    def execute(
-        self, program: Program, policy: Policy, workers: int, progress: Progress | None
-    ) -> Trace: ...
+    def execute(self, program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace: ...
 
 
 def backend(name: str) -> Backend:

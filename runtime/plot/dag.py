@@ -64,9 +64,7 @@ def to_dot(graph: TaskGraph) -> str:
     return "\n".join([*lines, "}\n"])
 
 
-def to_svg(
-    graph: TaskGraph, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None
-) -> str:
+def to_svg(graph: TaskGraph, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None) -> str:
     """The graph as SVG text, also written to ``path`` if given.
 
     Parameters
@@ -143,7 +141,10 @@ def _by_dot(graph: TaskGraph, program: str) -> Layout:
     try:
         done = subprocess.run(
             [program, "-Tplain", "-Earrowhead=none"],  # or the curves would end where an arrowhead of its own begins
-            input=to_dot(graph), capture_output=True, encoding="utf-8", timeout=_DOT_SECONDS,
+            input=to_dot(graph),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=_DOT_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"{program} took more than {_DOT_SECONDS} s on {len(graph)} tasks") from None

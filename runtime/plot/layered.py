@@ -88,9 +88,7 @@ def layered(graph: TaskGraph) -> Layout:
     left = min((x[v] - widths[v] / 2 for row in rows for v in row), default=0.0)
     right = max((x[v] + widths[v] / 2 for row in rows for v in row), default=0.0)
     boxes = {t: Box(x[t] - left, y[level[t]], widths[t], HEIGHT) for t in range(len(graph))}
-    edges = {
-        edge: _curve([(x[v] - left, y[level[v]]) for v in route]) for edge, route in routes.items()
-    }
+    edges = {edge: _curve([(x[v] - left, y[level[v]]) for v in route]) for edge, route in routes.items()}
     return Layout(right - left, y[-1] + HEIGHT / 2 if y else 0.0, boxes, edges)
 
 

@@ -31,7 +31,9 @@ class TestArguments:
             tw.run(chain(1), data(), backend="nope")
 
     def test_unknown_scheduler_lists_the_known(self):
-        with pytest.raises(ValueError, match="unknown scheduler 'nope'; known: eager, lifo, random, critical-path, lws"):
+        with pytest.raises(
+            ValueError, match="unknown scheduler 'nope'; known: eager, lifo, random, critical-path, lws"
+        ):
             tw.run(chain(1), data(), scheduler="nope")
 
     @pytest.mark.parametrize("scheduler", [object(), tw.SCHEDULERS["eager"], None], ids=["object", "class", "None"])

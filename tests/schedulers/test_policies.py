@@ -212,7 +212,10 @@ class TestLocalityWorkStealing:
         policy = prepared("lws", g, workers=2)
         for task in g:
             policy.push(task)
-        assert [list(queue) for queue in policy.deques] == [[g.tasks[0], g.tasks[2], g.tasks[4]], [g.tasks[1], g.tasks[3]]]
+        assert [list(queue) for queue in policy.deques] == [
+            [g.tasks[0], g.tasks[2], g.tasks[4]],
+            [g.tasks[1], g.tasks[3]],
+        ]
 
 
 def test_plans_do_not_depend_on_the_hash_seed():

@@ -68,7 +68,9 @@ class TestPolicies:
         policy.shared = shared
         g = cholesky_graph(nt=3)
         data = {"A": tw.TiledMatrix.from_numpy(spd_matrix(6), 2)}
-        with pytest.raises(SchedulerError, match=r"Loser gives no task to any worker, though 1 of the \d tasks left are"):
+        with pytest.raises(
+            SchedulerError, match=r"Loser gives no task to any worker, though 1 of the \d tasks left are"
+        ):
             tw.run(g, data, scheduler=policy, workers=workers)
 
     def test_policy_that_gives_a_task_twice_is_an_error_that_names_it(self, workers):

@@ -324,14 +324,18 @@ class TestErrors:
             tw.tiled_cholesky(np.eye(3), backend="gpu")
 
     def test_unknown_scheduler_lists_the_known(self):
-        with pytest.raises(ValueError, match="unknown scheduler 'best'; known: eager, lifo, random, critical-path, lws"):
+        with pytest.raises(
+            ValueError, match="unknown scheduler 'best'; known: eager, lifo, random, critical-path, lws"
+        ):
             tw.tiled_cholesky(np.eye(3), scheduler="best")
 
     @pytest.mark.parametrize("kind", [np.asarray, lambda a: TiledMatrix.view(a, 2)])
     def test_read_only_matrix_cannot_be_overwritten(self, kind):
         a = np.eye(3)
         a.flags.writeable = False
-        with pytest.raises(ValueError, match="overwrite_a=True, but the matrix is read-only; pass a copy or overwrite_a"):
+        with pytest.raises(
+            ValueError, match="overwrite_a=True, but the matrix is read-only; pass a copy or overwrite_a"
+        ):
             tw.tiled_cholesky(kind(a), overwrite_a=True)
 
     def test_errors_before_any_task_change_nothing(self):
