@@ -17,6 +17,8 @@ def no_thread_left_behind():
     """Fail a test that ends while a thread it started still lives."""
     before = set(threading.enumerate())
     yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(2)  # a progress display tells its thread to stop and does not wait for it
     left = [thread.name for thread in threading.enumerate() if thread not in before]
     assert not left, f"the test left threads behind: {left}"
 
