@@ -10,11 +10,13 @@ array([[2., 0.],
 from importlib.metadata import version as _version
 
 from tilewright.backends import BACKENDS
+from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
 from tilewright.engine import Run, run
 from tilewright.errors import MissingDataError, NotPositiveDefiniteError, SchedulerError
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
 from tilewright.machine import Machine
+from tilewright.messages import Message, MessagePlan
 from tilewright.plan import Bounds, bounds
 from tilewright.schedulers import SCHEDULERS, Policy
 from tilewright.tiles import Store, TiledMatrix
@@ -27,18 +29,24 @@ __all__ = [
     "RW",
     "SCHEDULERS",
     "Access",
+    "BlockCyclic",
     "Bounds",
     "CriticalPath",
+    "Distribution",
     "Handle",
     "Machine",
+    "Message",
+    "MessagePlan",
     "MissingDataError",
     "NotPositiveDefiniteError",
     "Op",
     "Policy",
     "R",
+    "RowBlocks",
     "Run",
     "SchedulerError",
     "Store",
+    "SymmetricBlockCyclic",
     "Task",
     "TaskGraph",
     "TaskRecord",

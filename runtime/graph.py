@@ -130,6 +130,8 @@ class Op:
     """What stands between the parentheses of a task's label."""
     explain: Callable[[Task, Any, int], Exception] | None = None
     """Turns (task, store, info) of a kernel that returned info != 0 into the exception to raise."""
+    external: bool = False
+    """An engine carries it out itself, no worker does: a message."""
 
     def __repr__(self) -> str:
         return f"Op({self.name})"

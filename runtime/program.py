@@ -45,7 +45,9 @@ class Program:
         functions = []
         for task in self.graph.tasks:
             function = task.op.function
-            if function is None:
+            if task.op.external:
+                function = _no_worker
+            elif function is None:
                 key = task.op, tuple([use.handle.name for use in task.uses])
                 function = known.get(key)
                 if function is None:
@@ -85,6 +87,10 @@ class Program:
             self.store.update(zip(writes, result, strict=True))
         elif writes:
             self.store[writes[0]] = result
+
+
+def _no_worker(*args: Any) -> None:
+    raise TypeError("a worker was given a task that its engine has to carry out itself")
 
 
 def _check_inputs(graph: TaskGraph, store: Store) -> None:

@@ -20,7 +20,7 @@ from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.trace import TaskRecord, Trace
 
-__all__ = ["execute"]
+__all__ = ["Workers", "execute"]
 
 _REFRESH = 0.1  # seconds between two reports of progress
 
@@ -30,7 +30,7 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
 
     Ctrl-C lets the running tasks finish, starts no other, and raises KeyboardInterrupt.
     """
-    run = _Run(program, policy, workers)
+    run = Workers(program, policy, workers)
     with blas.limits(program.uses_functions):
         if workers == 1 and progress is None:
             run.work(0)
@@ -41,8 +41,14 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
     return run.trace()
 
 
-class _Run:
-    """State that the workers of one run share."""
+class Workers:
+    """The workers of one run and what they share.
+
+    Tasks whose op is external are not theirs: `outside` gets them when they are ready, and whoever carries them out
+    calls `arrived` from any other thread.
+    """
+
+    name = "threads"
 
     def __init__(self, program: Program, policy: Policy, workers: int) -> None:
         self.program = program
@@ -55,14 +61,13 @@ class _Run:
         self.shared = bool(getattr(policy, "shared", False))
         self.offered = True  # every parked worker was woken since the last push; for policies that are not shared
         self.queued = 0  # pushed to the policy and not popped yet
+        self.abroad = sum(task.op.external for task in program.graph)  # external tasks that are not done
         self.stopped = False
         self.failures: list[tuple[int, BaseException]] = []
         self.records: list[list[tuple[int, float, float]]] = [[] for _ in range(workers)]
         for gate in self.gates:
             gate.acquire()
-        for task in self.frontier.start():
-            policy.push(task, None)
-            self.queued += 1
+        self.ready(self.frontier.start(), None)
         self.began = perf_counter()
 
     # ------------------------------------------------------------ threads
@@ -96,8 +101,8 @@ class _Run:
     # ------------------------------------------------------------ one worker
 
     def work(self, worker: int) -> None:
-        call, records, lock, done, push = (
-            self.program.call, self.records[worker], self.lock, self.frontier.done, self.policy.push
+        call, records, lock, done, ready = (
+            self.program.call, self.records[worker], self.lock, self.frontier.done, self.ready
         )  # fmt: skip
         with blas.one_thread():
             lock.acquire()
@@ -111,11 +116,36 @@ class _Run:
                     return
                 records.append((task.index, start, perf_counter()))
                 lock.acquire()
-                for ready in done(task):
-                    push(ready, worker)
+                ready(done(task), worker)
+                task = self.take(worker)
+
+    def ready(self, tasks: list[Task], worker: int | None) -> None:
+        """Give tasks that became ready to the policy. Called with the lock."""
+        try:
+            for task in tasks:
+                if task.op.external:
+                    self.outside(task)
+                else:
+                    self.policy.push(task, worker)
                     self.queued += 1
                     self.offered = False
-                task = self.take(worker)
+        except BaseException as error:
+            self.give_up(error)
+
+    def outside(self, task: Task) -> None:
+        """Take an external task that is ready. Called with the lock."""
+        raise TypeError(f"{task} is for an engine with ranks")
+
+    def arrived(self, task: Task) -> None:
+        """Note that an external task is done, and wake workers for what that makes ready."""
+        with self.lock:
+            self.abroad -= 1
+            self.ready(self.frontier.done(task), None)
+            if self.stopped or self.frontier.finished:
+                self.stopped = True
+                self.wake(len(self.parked))
+            elif self.queued and self.parked:
+                self.offer()
 
     def take(self, worker: int) -> Task | None:
         """The next task for ``worker``, or None when the run is over. Called with the lock, returns without."""
@@ -137,7 +167,8 @@ class _Run:
                 break
             if self.parked:
                 self.offer()
-            if len(self.parked) == self.workers - 1:  # nobody else runs anything that could change this
+            # If nobody else runs anything, only what comes from outside can change this.
+            if len(self.parked) == self.workers - 1 and (self.queued or not self.abroad):
                 name = type(self.policy).__name__
                 self.give_up(SchedulerError(
                     f"{name} gives no task to any worker, though {self.queued} of the {frontier.remaining} "
@@ -170,7 +201,7 @@ class _Run:
             self.gates[self.parked.pop()].release()
 
     def fail(self, task: Task, worker: int, error: BaseException) -> None:
-        blame(error, self.program, task.index, "threads", worker)
+        blame(error, self.program, task.index, self.name, worker)
         with self.lock:
             self.failures.append((task.index, error))
             self.stopped = True
