@@ -164,7 +164,7 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
     Parameters
     ----------
     owner
-        A rule for all handles, or a dict of rules by handle name. A rule is a `Distribution`, a rank, or a function of
+        A rule for all handles, or a dict of rules by handle or handle name. A rule is a `Distribution`, a rank, or a function of
         the handle's indices. None is the block-cyclic rule on a near-square grid.
     ranks
         How many ranks there are.
@@ -176,11 +176,11 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
     """
     if isinstance(owner, Distribution) and owner.ranks > ranks:
         raise ValueError(f"{owner} needs {owner.ranks} ranks, but there are {ranks}")
-    rules: Mapping[str, Any] = owner if isinstance(owner, Mapping) else {}
+    rules: Mapping[Any, Any] = owner if isinstance(owner, Mapping) else {}
     default = near_square(ranks) if owner is None or isinstance(owner, Mapping) else owner
 
     def rank_of(handle: Handle) -> int:
-        rule = rules.get(handle.name, default)
+        rule = rules.get(handle, rules.get(handle.name, default))
         if isinstance(rule, Distribution):
             rank = rule(*(*handle.index, 0, 0)[:2])
         elif callable(rule):

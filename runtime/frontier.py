@@ -33,6 +33,10 @@ class Frontier:
         """The tasks that wait for nothing, in program order."""
         return [task for task in self._tasks if not task.predecessors]
 
+    def ready(self) -> list[Task]:
+        """The tasks that wait for nothing and are not done, handed out or not, in program order. O(tasks)."""
+        return [task for task, count in zip(self._tasks, self._waiting, strict=True) if not count]
+
     def done(self, task: Task) -> list[Task]:
         """Note that ``task`` finished; return the tasks that this made ready, in program order.
 

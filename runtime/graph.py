@@ -216,6 +216,8 @@ class TaskGraph:
         self.frozen = False
         self.closed_form: Cost | None = None
         """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one."""
+        self.recipe: tuple[Callable[..., TaskGraph], tuple[Any, ...], int] | None = None
+        """(function, arguments, number of tasks) if the call builds this graph: it travels as that."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
         self._ops: dict[Callable[..., Any], Op] = {}
         self._successors: list[list[int]] = []
@@ -289,6 +291,13 @@ class TaskGraph:
         task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority)
         self.tasks.append(task)
         return task
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process a graph goes as its recipe, where it has one, or with all its tasks."""
+        if self.recipe is not None and self.recipe[2] == len(self.tasks):
+            return self.recipe[:2]
+        levels = self.bottom_levels() if self.closed_form is not None else None
+        return _rebuilt, (self.name, [(t.op, t.uses, t.params, t.on, t.priority) for t in self.tasks], levels)
 
     def _function_op(self, function: Any) -> Op:
         if not callable(function):
@@ -425,3 +434,13 @@ class TaskGraph:
         from tilewright.plot.dag import to_svg
 
         return to_svg(self, path)
+
+
+def _rebuilt(name: str, calls: list[tuple[Any, ...]], levels: list[float] | None) -> TaskGraph:
+    """The graph of these (op, uses, params, on, priority)."""
+    graph = TaskGraph(name)
+    for op, uses, params, on, priority in calls:
+        graph.insert(op, *uses, *params, on=on, priority=priority)
+    if levels is not None:
+        graph.closed_form = lambda task: levels[task.index]
+    return graph

@@ -116,6 +116,7 @@ class MessagePlan:
         self.places: list[int] = []
         """The rank of each task."""
         self._versions = self._unroll(start, sorted(collect))
+        self._parts: dict[int, Part] = {}
         self.messages = list(self._travel())
         """In order of the tasks that write the versions, the same on every rank."""
 
@@ -170,6 +171,16 @@ class MessagePlan:
                 final = version.closed_by < 0 and version.number > 0 and destination in self._collect
                 yield Message(*pair, version.handle, version.number, tag, version.writer, reader, final)
 
+    @property
+    def final_places(self) -> dict[Handle, int]:
+        """Where the final value of each handle that is written is made."""
+        return {v.handle: v.source for v in self._versions if v.number and v.closed_by < 0}
+
+    @cached_property
+    def numbers(self) -> dict[tuple[int, int, int], int]:
+        """Place in `messages` by (source, destination, tag)."""
+        return {(m.source, m.destination, m.tag): number for number, m in enumerate(self.messages)}
+
     # ------------------------------------------------------------ one rank
 
     @cached_property
@@ -177,7 +188,12 @@ class MessagePlan:
         return self.graph.bottom_levels()
 
     def part(self, rank: int) -> Part:
-        """The task graph of one rank. Its bottom levels are those of the whole graph."""
+        """The task graph of one rank, made once. Its bottom levels are those of the whole graph."""
+        if rank not in self._parts:
+            self._parts[rank] = self._part(rank)
+        return self._parts[rank]
+
+    def _part(self, rank: int) -> Part:
         DROPS, RUNS, RECEIVES, SENDS = range(4)  # noqa: N806 - what happens at one place of the program, in order
         tasks = self.graph.tasks
         items: list[tuple[int, int, int, Any]] = [
@@ -240,7 +256,7 @@ class MessagePlan:
                 own[version.source].add(version.handle)
         for rank in range(self.ranks):
             held = peak = largest = 0
-            for task in self.part(rank).graph:
+            for task in self._part(rank).graph:
                 if task.op is RECEIVE and not task.params[0].final:
                     amount = size(task.params[0].handle)
                     held += amount

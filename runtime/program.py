@@ -37,6 +37,8 @@ class Program:
         _check_writeable(graph, store)
         self.uses_functions = False
         """Whether some op is a Python function, which may call any library."""
+        self.replaced: set[Handle] = set()
+        """Handles whose buffer a function gave up for a new value."""
         self._functions = self._bind()
 
     def _bind(self) -> list[Callable[..., Any]]:
@@ -85,8 +87,10 @@ class Program:
             if not isinstance(result, tuple) or len(result) != len(writes):
                 raise TypeError(f"{task} must return None or {len(writes)} values, for {', '.join(map(str, writes))}")
             self.store.update(zip(writes, result, strict=True))
+            self.replaced.update(writes)
         elif writes:
             self.store[writes[0]] = result
+            self.replaced.add(writes[0])
 
 
 def _no_worker(*args: Any) -> None:

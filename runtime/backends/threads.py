@@ -48,8 +48,6 @@ class Workers:
     calls `arrived` from any other thread.
     """
 
-    name = "threads"
-
     def __init__(self, program: Program, policy: Policy, workers: int) -> None:
         self.program = program
         self.policy = policy
@@ -201,7 +199,7 @@ class Workers:
             self.gates[self.parked.pop()].release()
 
     def fail(self, task: Task, worker: int, error: BaseException) -> None:
-        blame(error, self.program, task.index, self.name, worker)
+        blame(error, task, task.index, f"backend=threads, worker={worker}")
         with self.lock:
             self.failures.append((task.index, error))
             self.stopped = True

@@ -7,15 +7,14 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from tilewright.backends import backend as find_backend
 from tilewright.engine import Run, run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.linalg.matrix import Matrix, check_finite_lower
 from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
 from tilewright.linalg.tuning import cholesky_tile_size
-from tilewright.machine import cores
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
+from tilewright.site import find_site
 
 __all__ = ["cholesky_graph", "tiled_cholesky"]
 
@@ -60,6 +59,7 @@ def cholesky_graph(nt: int) -> TaskGraph:
     g = TaskGraph(f"cholesky nt={nt}")
     cholesky(g, g.handles("A"), nt)
     g.closed_form = lambda task: bottom_level(task, nt)
+    g.recipe = cholesky_graph, (nt,), len(g)
     return g
 
 
@@ -118,6 +118,7 @@ def _call_graph(nt: int, in_place: bool) -> TaskGraph:
             for i in range(j):
                 g.insert(zero, W(A[i, j]))
     g.closed_form = lambda task: bottom_level(task, nt)
+    g.recipe = _call_graph, (nt, in_place), len(g)
     return g
 
 
@@ -137,6 +138,7 @@ def tiled_cholesky(
     check_finite: bool = True,
     return_run: bool = False,
     progress: bool = False,
+    **options: Any,
 ) -> Any:
     """Cholesky factor of a symmetric or Hermitian positive definite matrix, A = L L^H or A = U^H U.
 
@@ -159,6 +161,8 @@ def tiled_cholesky(
         Also return the `Run`, with its trace, rate and bounds.
     progress
         Draw a progress bar on standard error.
+    options
+        Of the backend, such as ``grid=(P, Q)``; see `tilewright.run`.
 
     Returns
     -------
@@ -192,19 +196,21 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
-    find_backend(backend)
-    find_policy(scheduler)
-    matrix = Matrix(a, lower=lower, overwrite=overwrite_a)
-    if workers is None:
-        workers = cores()
-    if tile_size is None:
-        tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, workers)
-    source = matrix.source(tile_size)
-    if check_finite:
-        check_finite_lower(source, workers)
-    target = matrix.target(tile_size)
+    site = find_site(backend, options)
+    a = site.argument(a)
+    with site.agreement() as facts:
+        find_policy(scheduler)
+        matrix = Matrix(a, lower=lower, overwrite=overwrite_a)
+        if tile_size is None:
+            tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, site.workers(workers))
+        source = matrix.source(tile_size)
+        facts.update(shape=source.shape, dtype=str(matrix.dtype), lower=bool(lower), tile_size=int(tile_size),
+                     overwrite_a=bool(overwrite_a), scheduler=str(scheduler), workers=workers)  # fmt: skip
+        if check_finite and site.has_data:
+            check_finite_lower(source, workers)
+    target = matrix.target(tile_size, site.zeros)
     graph = _call_graph(source.nt, target is source)
     data = {"A": target} if target is source else {"A": target, "S": source}
-    record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress)
-    factor = matrix.result(target)
+    record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress, **options)
+    factor = site.result(matrix.result(target))
     return (factor, record) if return_run else factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,15 +63,15 @@ class Matrix:
         self._source = tiles
         return tiles
 
-    def target(self, tile_size: int) -> TiledMatrix:
-        """The tiles that become the factor: the source itself in place, else zeros in the same layout."""
+    def target(self, tile_size: int, zeros: Callable[..., np.ndarray] = np.zeros) -> TiledMatrix:
+        """The tiles that become the factor: the source itself in place, else ``zeros`` in the same layout."""
         if self.in_place:
             return self._source
         if self.tiled:
             fresh = TiledMatrix.empty(self.array.shape, tile_size, self.dtype)
             return fresh if self.lower else fresh.T
         order = "F" if row_ld(self.array.T) and not row_ld(self.array) else "C"
-        return TiledMatrix.view(np.zeros((self.n, self.n), self.dtype, order=order), int(tile_size))
+        return TiledMatrix.view(zeros((self.n, self.n), self.dtype, order=order), int(tile_size))
 
     def result(self, target: TiledMatrix) -> Any:
         """The factor, of the kind that was given."""
@@ -133,7 +134,7 @@ def _tile_is_finite(tile: np.ndarray, i: int, j: int, tile_size: int) -> None:
 _finite = Op("isfinite", _tile_is_finite)
 
 
-def check_finite_lower(tiles: TiledMatrix, workers: int) -> None:
+def check_finite_lower(tiles: TiledMatrix, workers: int | None) -> None:
     """ValueError if the lower triangle has a NaN or an infinity, with its place. A graph of its own."""
     if tiles.dtype.kind not in "fc":
         return
