@@ -21,7 +21,7 @@ from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from tilewright.distribution import owners
-from tilewright.graph import RW, Access, Handle, Op, R, Task, TaskGraph, Use, W
+from tilewright.graph import RW, Access, Handle, Op, R, Task, TaskGraph, W
 
 __all__ = ["DROP", "RECEIVE", "SEND", "Message", "MessagePlan", "Part"]
 
@@ -59,7 +59,7 @@ DROP = Op("drop", weight=0, external=True)
 class _Version:
     """One value of one handle: where it is made, where it is read."""
 
-    __slots__ = ("closed_by", "handle", "number", "readers", "source", "writer")
+    __slots__ = ("closed_by", "handle", "last", "number", "readers", "source", "writer")
 
     def __init__(self, handle: Handle, number: int, writer: int, source: int) -> None:
         self.handle = handle
@@ -67,6 +67,7 @@ class _Version:
         self.writer = writer
         self.source = source
         self.readers: dict[int, int] = {}  # destination -> first reader there
+        self.last: dict[int, int] = {}  # destination -> last reader there
         self.closed_by = -1  # the task that writes the next version
 
 
@@ -147,6 +148,7 @@ class MessagePlan:
                     versions.append(version)
                 if access is not Access.WRITE and version.source != place:
                     version.readers.setdefault(place, task.index)
+                    version.last[place] = task.index
             for handle, access in task.uses:
                 if access is not Access.READ and current[handle].writer != task.index:
                     old = current[handle]
@@ -194,20 +196,21 @@ class MessagePlan:
         return self._parts[rank]
 
     def _part(self, rank: int) -> Part:
-        DROPS, RUNS, RECEIVES, SENDS = range(4)  # noqa: N806 - what happens at one place of the program, in order
+        RUNS, RECEIVES, SENDS, DROPS = range(4)  # noqa: N806 - what happens at one place of the program, in order
         tasks = self.graph.tasks
         items: list[tuple[int, int, int, Any]] = [
             (index, RUNS, 0, tasks[index]) for index, place in enumerate(self.places) if place == rank
         ]
-        closed_by = {(v.handle, v.number): v.closed_by for v in self._versions if rank in v.readers}
+        mine = {(v.handle, v.number): v for v in self._versions if rank in v.readers}
         for number, message in enumerate(self.messages):
             if message.source == rank:
                 items.append((message.writer, SENDS, number, message))
             elif message.destination == rank:
                 items.append((message.writer, RECEIVES, number, message))
-                closing = closed_by[message.handle, message.version]
-                if not message.final and not (closing >= 0 and self._changes(tasks[closing], rank, message.handle)):
-                    items.append((closing if closing >= 0 else len(tasks), DROPS, number, message))
+                version = mine[message.handle, message.version]
+                # A copy that its last reader turns into the next version is not a copy any more.
+                if not message.final and version.last[rank] != version.closed_by:
+                    items.append((version.last[rank], DROPS, number, message))
         items.sort(key=lambda item: item[:3])
         graph = TaskGraph(f"{self.graph.name}, rank {rank} of {self.ranks}")
         origin = []
@@ -216,16 +219,12 @@ class MessagePlan:
                 graph.insert(item.op, *item.uses, *item.params, on=item.on, priority=item.priority)
                 origin.append(item.index)
             else:
-                op, use = ((DROP, RW), (), (RECEIVE, W), (SEND, R))[kind]
+                op, use = ((), (RECEIVE, W), (SEND, R), (DROP, RW))[kind]
                 graph.insert(op, use(item.handle), item)
                 origin.append(-1)
         levels = [self._levels[index] if index >= 0 else 0.0 for index in origin]
         graph.closed_form = lambda task: levels[task.index]
         return Part(graph, origin)
-
-    def _changes(self, task: Task, rank: int, handle: Handle) -> bool:
-        """Whether the task turns the copy that ``rank`` received into the next version."""
-        return self.places[task.index] == rank and Use(handle, Access.RW) in task.uses
 
     # ------------------------------------------------------------ predictions
 
