@@ -204,8 +204,8 @@ def tiled_cholesky(
         if tile_size is None:
             tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, site.workers(workers))
         source = matrix.source(tile_size)
-        facts.update(shape=source.shape, dtype=str(matrix.dtype), lower=bool(lower), tile_size=int(tile_size),
-                     overwrite_a=bool(overwrite_a), scheduler=str(scheduler), workers=workers)  # fmt: skip
+        facts.update(shape=source.shape, dtype=str(matrix.dtype), order=matrix.order, lower=bool(lower),
+                     tile_size=int(tile_size), overwrite_a=bool(overwrite_a), workers=workers)  # fmt: skip
         if check_finite and site.has_data:
             check_finite_lower(source, workers)
     target = matrix.target(tile_size, site.zeros)

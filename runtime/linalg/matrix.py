@@ -70,8 +70,14 @@ class Matrix:
         if self.tiled:
             fresh = TiledMatrix.empty(self.array.shape, tile_size, self.dtype)
             return fresh if self.lower else fresh.T
-        order = "F" if row_ld(self.array.T) and not row_ld(self.array) else "C"
-        return TiledMatrix.view(zeros((self.n, self.n), self.dtype, order=order), int(tile_size))
+        return TiledMatrix.view(zeros((self.n, self.n), self.dtype, order=self.order), int(tile_size))
+
+    @property
+    def order(self) -> str:
+        """"F" if the result's columns are contiguous, else "C"."""
+        if self.tiled:
+            return "C" if self.lower else "F"
+        return "F" if row_ld(self.array.T) and not row_ld(self.array) else "C"
 
     def result(self, target: TiledMatrix) -> Any:
         """The factor, of the kind that was given."""

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
-__all__ = ["LaunchError", "Launch", "environment", "mpiexec", "require_mpi4py", "under_launcher"]
+__all__ = ["LaunchError", "Launch", "environment", "mpiexec", "remove", "require_mpi4py",
+           "shm_files", "under_launcher"]  # fmt: skip
 
 INSTALL = "pip install 'tilewright[mpi]' brings mpi4py and an MPI"
 
@@ -75,6 +76,25 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**_DEFAULTS, **kept, **extra}
 
 
+def shm_files(pids: Iterable[int]) -> set[str]:
+    """Named shared memory that these processes map: what an MPI leaves behind if its process is killed."""
+    files = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                path = line.partition("/dev/shm/")[2]
+                if path and not path.endswith(" (deleted)"):
+                    files.add(f"/dev/shm/{path}")
+    return files
+
+
+def remove(files: Iterable[str]) -> None:
+    """Remove those that are still there."""
+    for file in files:
+        with contextlib.suppress(OSError):
+            os.unlink(file)
+
+
 class Launch:
     """``ranks`` processes ``python -m module`` under mpiexec, in a session of their own.
 
@@ -82,12 +102,18 @@ class Launch:
     """
 
     def __init__(self, ranks: int, module: str, extra: Mapping[str, str]) -> None:
-        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
         command = [mpiexec(), "-n", str(ranks), sys.executable, "-m", module]
-        self.process = subprocess.Popen(
-            command, env=environment(extra), start_new_session=True, stdin=subprocess.DEVNULL,
-            stdout=self._output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
+        self.files: set[str] = set()
+        """Shared memory of the ranks' MPI, removed by `kill`."""
+        try:
+            self.process = subprocess.Popen(
+                command, env=environment(extra), start_new_session=True, stdin=subprocess.DEVNULL,
+                stdout=self._output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        except OSError as error:
+            self._output.close()
+            raise LaunchError(f"{command[0]} cannot be started: {error}") from None
 
     @property
     def ended(self) -> bool:
@@ -109,6 +135,7 @@ class Launch:
 
     def kill(self, pids: Iterable[int] = ()) -> None:
         """End the launcher and the ranks of those process ids, now, and everything else of their session."""
+        self.files |= shm_files(pids)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -116,4 +143,5 @@ class Launch:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        remove(self.files)
         self._output.close()

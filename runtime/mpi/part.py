@@ -235,13 +235,18 @@ def _values(plan: MessagePlan, crew: PartWorkers) -> bytes:
 # ------------------------------------------------------------------ communicators
 
 
-_kept = MPI.Comm.Create_keyval()
+def _free(comm: MPI.Comm, key: int, lines: Wires) -> None:
+    for line in lines:
+        line.Free()
+
+
+_kept = MPI.Comm.Create_keyval(delete_fn=_free)  # freed with the communicator that they duplicate
 
 
 def wires(comm: MPI.Intracomm) -> Wires:
     """The duplicates of ``comm`` that runs use, made at the first call and kept with it. Collective.
 
-    LaunchError-like RuntimeError if this MPI does not let a thread other than the main one make calls.
+    RuntimeError if this MPI does not let a thread other than the main one make calls.
     """
     lines: Wires | None = comm.Get_attr(_kept)
     if lines is None:

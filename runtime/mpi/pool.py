@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import RankDied
-from tilewright.mpi.launcher import INSTALL, Launch, LaunchError, require_mpi4py, under_launcher
+from tilewright.mpi.launcher import INSTALL, Launch, LaunchError, require_mpi4py, shm_files, under_launcher
 from tilewright.mpi.shared import Segment
 from tilewright.mpi.wire import Door, Hello, Job
 
@@ -111,6 +111,7 @@ class Pool:
             hellos[hello.rank], arrived[hello.rank] = hello, connection
         self._connections[:] = [arrived[rank] for rank in range(self.ranks)]
         self.pids[:] = [hellos[rank].pid for rank in range(self.ranks)]
+        self._launch.files |= shm_files(self.pids)
 
     # ------------------------------------------------------------ use
 

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from tilewright.kernels import blas
+from tilewright.mpi.launcher import remove, shm_files
 from tilewright.mpi.outcome import freeze
 from tilewright.mpi.shared import Mappings, loads
 from tilewright.mpi.wire import Hello, Job, connect
@@ -44,8 +45,6 @@ def main() -> None:
         owner.send(Hello(-1, 0, os.getpid(), f"{type(error).__name__}: {error}"))
         return
     comm = MPI.COMM_WORLD
-    from tilewright.mpi.part import wires
-
     blas.current()
     owner.send(Hello(comm.rank, comm.size, os.getpid(), ""))
     mappings = Mappings()
@@ -53,8 +52,6 @@ def main() -> None:
         with suppress(BrokenPipeError):
             owner.send(_run(comm, job, mappings, owner))
         mappings.keep({job.scratch})
-    for line in wires(comm):
-        line.Free()
 
 
 def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:
@@ -65,6 +62,7 @@ def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:
             jobs.put(job)
             if job is None:
                 return
+    remove(shm_files([os.getpid()]))  # MPI would do so at its orderly end
     os._exit(1)
 
 

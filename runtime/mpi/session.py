@@ -78,7 +78,8 @@ class RankSite(Site):
             owner = tuple(rank_of(handle) for handle in graph.handles_used)
             crew = per_rank(workers, self.comm.size)
             facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
-            facts["owner"] = f"{self.owner} (checksum {zlib.crc32(repr(owner).encode())})"
+            rule = getattr(self.owner, "__qualname__", self.owner)  # a function's address differs between ranks
+            facts["owner"] = f"{rule} (checksum {zlib.crc32(repr(owner).encode())})"
             facts["data"] = _layouts(program)
         collect = {"all": tuple(range(self.comm.size)), "root": (self.root or 0,), "none": ()}[self.gather]
         order: Order = owner, self.root, collect

@@ -34,26 +34,35 @@ class Segment(mmap.mmap):
 
     serial: int
     path: str
-    _file: Any
+    _descriptor: int = -1
 
     @classmethod
     def create(cls, size: int) -> Segment:
         size = max(-(-size // mmap.PAGESIZE), 1) * mmap.PAGESIZE
-        file: Any
         if hasattr(os, "memfd_create"):
-            file = open(os.memfd_create("tilewright", os.MFD_CLOEXEC), "r+b", buffering=0)  # noqa: SIM115
-            path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+            descriptor = os.memfd_create("tilewright", os.MFD_CLOEXEC)
+            path = f"/proc/{os.getpid()}/fd/{descriptor}"
         else:
-            file = tempfile.NamedTemporaryFile(prefix="tilewright-")  # noqa: SIM115
-            path = file.name
-        os.truncate(file.fileno(), size)
-        segment = cls(file.fileno(), size)
-        segment.serial, segment.path, segment._file = next(_serial), path, file
+            descriptor, path = tempfile.mkstemp(prefix="tilewright-")
+        os.truncate(descriptor, size)
+        segment = cls(descriptor, size)
+        segment.serial, segment.path, segment._descriptor = next(_serial), path, descriptor
         return segment
+
+    @property
+    def sealed(self) -> bool:
+        return self._descriptor < 0
 
     def seal(self) -> None:
         """From now on nobody else can map it. Saves a descriptor."""
-        self._file.close()
+        if not self.sealed:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            if not self.path.startswith("/proc/"):
+                os.unlink(self.path)
+
+    def __del__(self) -> None:
+        self.seal()
 
     def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype, order: str) -> np.ndarray:
         return np.ndarray(shape, dtype, self, offset, order=order)  # type: ignore[call-overload, no-any-return]
@@ -73,7 +82,7 @@ def segment_of(array: np.ndarray) -> Segment | None:
         base = base.base
     if isinstance(base, memoryview):
         base = base.obj
-    return base if isinstance(base, Segment) and not base._file.closed else None
+    return base if isinstance(base, Segment) and not base.sealed else None
 
 
 # ------------------------------------------------------------------ data of a run
