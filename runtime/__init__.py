@@ -8,17 +8,24 @@ array([[2., 0.],
 """
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _checking  # noqa: N811
+from typing import Any as _Any
 
 from tilewright.backends import BACKENDS
+from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
 from tilewright.engine import Run, run
-from tilewright.errors import MissingDataError, NotPositiveDefiniteError, SchedulerError
+from tilewright.errors import MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
 from tilewright.machine import Machine
+from tilewright.messages import Message, MessagePlan
 from tilewright.plan import Bounds, bounds
 from tilewright.schedulers import SCHEDULERS, Policy
 from tilewright.tiles import Store, TiledMatrix
-from tilewright.trace import TaskRecord, Trace
+from tilewright.trace import MessageRecord, TaskRecord, Trace
+
+if _checking:
+    from tilewright import mpi
 
 __version__ = _version("tilewright")
 
@@ -27,18 +34,26 @@ __all__ = [
     "RW",
     "SCHEDULERS",
     "Access",
+    "BlockCyclic",
     "Bounds",
     "CriticalPath",
+    "Distribution",
     "Handle",
     "Machine",
+    "Message",
+    "MessagePlan",
+    "MessageRecord",
     "MissingDataError",
     "NotPositiveDefiniteError",
     "Op",
     "Policy",
     "R",
+    "RankDied",
+    "RowBlocks",
     "Run",
     "SchedulerError",
     "Store",
+    "SymmetricBlockCyclic",
     "Task",
     "TaskGraph",
     "TaskRecord",
@@ -47,6 +62,16 @@ __all__ = [
     "W",
     "bounds",
     "cholesky_graph",
+    "mpi",
     "run",
     "tiled_cholesky",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """`tilewright.mpi`, when it is first used."""
+    if name == "mpi":
+        import importlib
+
+        return importlib.import_module("tilewright.mpi")
+    raise AttributeError(f"module 'tilewright' has no attribute {name!r}")

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tilewright.backends import backend as find_backend
 from tilewright.graph import Handle, TaskGraph
-from tilewright.machine import Machine, worker_count
+from tilewright.machine import worker_count
 from tilewright.plan import Bounds, bounds
 from tilewright.program import Program
 from tilewright.progress import bar
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
+from tilewright.site import find_site
 from tilewright.tiles import Store
 from tilewright.trace import Trace
 
@@ -79,6 +79,16 @@ class Run:
         available = self.makespan * self.workers
         return 1 - float(self.trace.busy.sum()) / available if available else 0.0
 
+    @property
+    def messages(self) -> int:
+        """How many messages went between ranks."""
+        return len(self.trace.messages)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes those were."""
+        return sum(message.nbytes for message in self.trace.messages)
+
     def __str__(self) -> str:
         from tilewright.report import text
 
@@ -99,6 +109,7 @@ def run(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     progress: bool = False,
+    **options: Any,
 ) -> Run:
     """Run a graph on data.
 
@@ -113,9 +124,12 @@ def run(
     scheduler
         One of `SCHEDULERS`, or an object with ``prepare``, ``push`` and ``pop``.
     workers
-        Workers that run tasks; by default one per core this process may use, and no more than there are tasks.
+        Workers that run tasks, on all ranks together; by default one per core this process may use. Threads are no
+        more than there are tasks.
     progress
         Draw a progress bar on standard error.
+    options
+        Of the backend; `tilewright.backends.mpi` has ``owner``, ``grid``, ``pool``, ``comm``, ``root``, ``gather``.
 
     Raises
     ------
@@ -137,13 +151,15 @@ def run(
     >>> run["y"]
     array([3., 3.])
     """
-    engine = find_backend(backend)
-    policy = find_policy(scheduler)
-    workers = min(worker_count(workers), max(len(graph), 1))  # none that could never have a task
-    program = Program(graph, Store(data))
-    graph.frozen = True
-    policy.prepare(graph, Machine(workers=workers))
+    if workers is not None:
+        worker_count(workers)
+    site = find_site(backend, options)
+    data = site.argument(data)
+    with site.agreement():
+        policy = find_policy(scheduler)
+        program = Program(graph, Store(data))
+        graph.frozen = True
     with bar(graph.name, len(graph)) if progress else nullcontext() as report:
-        trace = engine.execute(program, policy, workers, report)
+        trace = site.execute(program, policy, workers, report)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
-    return Run(graph, trace, backend, name, trace.workers, program.store)
+    return Run(graph, trace, backend, name, trace.ranks * trace.workers, program.store)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tilewright.graph import Handle
 
-__all__ = ["MissingDataError", "NotPositiveDefiniteError", "SchedulerError"]
+__all__ = ["MissingDataError", "NotPositiveDefiniteError", "RankDied", "SchedulerError"]
 
 
 class MissingDataError(KeyError):
@@ -20,6 +20,24 @@ class MissingDataError(KeyError):
 
 class SchedulerError(RuntimeError):
     """A policy broke its contract: it keeps tasks back, or hands one out twice."""
+
+
+class RankDied(RuntimeError):
+    """A process of a pool ended while it was needed.
+
+    Attributes
+    ----------
+    rank
+        Its rank.
+    """
+
+    def __init__(self, rank: int, details: str) -> None:
+        self.rank = rank
+        self.details = details
+        super().__init__(f"rank {rank} died: {details}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.rank, self.details), {**self.__dict__}
 
 
 class NotPositiveDefiniteError(np.linalg.LinAlgError):

@@ -40,6 +40,14 @@ class Frontier:
         self._waiting[task.index] = self._RUNNING
         return True
 
+    def ready(self) -> list[Task]:
+        """The tasks that wait for nothing and are not done, handed out or not, in program order. O(tasks)."""
+        return [
+            task
+            for task, count in zip(self._tasks, self._waiting, strict=True)
+            if self._RUNNING <= count <= self._READY
+        ]
+
     def done(self, task: Task) -> list[Task]:
         """Note that ``task`` finished; return the tasks that this made ready, in program order.
 

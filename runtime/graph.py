@@ -129,6 +129,8 @@ class Op:
     """What stands between the parentheses of a task's label."""
     explain: Callable[[Task, Any, int], Exception] | None = None
     """Turns (task, store, info) of a kernel that returned info != 0 into the exception to raise."""
+    external: bool = False
+    """An engine carries it out itself, no worker does: a message."""
 
     def __repr__(self) -> str:
         return f"Op({self.name})"
@@ -213,6 +215,10 @@ class TaskGraph:
         self.frozen = False
         self.closed_form: Cost | None = None
         """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one; set last."""
+        self.parallelism: int | None = None
+        """The most tasks that are worth running at once, where the algorithm's author knows."""
+        self.recipe: tuple[Callable[..., TaskGraph], tuple[Any, ...], int] | None = None
+        """(function, arguments, number of tasks) if the call builds this graph: it travels as that."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
         self._ops: dict[Callable[..., Any], Op] = {}
         self._successors: list[list[int]] = []
@@ -287,6 +293,13 @@ class TaskGraph:
         self.tasks.append(task)
         self.closed_form = None  # it was that of a smaller graph
         return task
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process a graph goes as its recipe, where it has one, or with all its tasks."""
+        if self.recipe is not None and self.recipe[2] == len(self.tasks):
+            return self.recipe[:2]
+        levels = self.bottom_levels() if self.closed_form is not None else None
+        return _rebuilt, (self.name, [(t.op, t.uses, t.params, t.on, t.priority) for t in self.tasks], levels)
 
     def _function_op(self, function: Any) -> Op:
         if not callable(function):
@@ -427,3 +440,13 @@ class TaskGraph:
         from tilewright.plot.dag import LIMIT, to_svg
 
         return to_svg(self) if len(self) <= LIMIT else None
+
+
+def _rebuilt(name: str, calls: list[tuple[Any, ...]], levels: list[float] | None) -> TaskGraph:
+    """The graph of these (op, uses, params, on, priority)."""
+    graph = TaskGraph(name)
+    for op, uses, params, on, priority in calls:
+        graph.insert(op, *uses, *params, on=on, priority=priority)
+    if levels is not None:
+        graph.closed_form = lambda task: levels[task.index]
+    return graph

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.errors import MissingDataError
-from tilewright.graph import Op, Task, TaskGraph
+from tilewright.graph import Handle, Op, Task, TaskGraph
 from tilewright.kernels import table
 from tilewright.tiles import Store, TiledMatrix
 
@@ -37,6 +37,8 @@ class Program:
         _check_writeable(graph, store)
         self.uses_functions = False
         """Whether some op is a Python function, which may call any library."""
+        self.replaced: set[Handle] = set()
+        """Handles whose buffer a function gave up for a new value."""
         self._functions = self._bind()
 
     def _bind(self) -> list[Callable[..., Any]]:
@@ -45,7 +47,9 @@ class Program:
         functions = []
         for task in self.graph.tasks:
             function = task.op.function
-            if function is None:
+            if task.op.external:
+                function = _no_worker
+            elif function is None:
                 key = task.op, tuple([use.handle.name for use in task.uses])
                 function = known.get(key)
                 if function is None:
@@ -84,8 +88,14 @@ class Program:
             if not isinstance(result, tuple) or len(result) != len(writes):
                 raise TypeError(f"{task} must return None or {len(writes)} values, for {', '.join(map(str, writes))}")
             self.store.update(zip(writes, result, strict=True))
+            self.replaced.update(writes)
         elif writes:
             self.store[writes[0]] = result
+            self.replaced.add(writes[0])
+
+
+def _no_worker(*args: Any) -> None:
+    raise TypeError("a worker was given a task that its engine has to carry out itself")
 
 
 def _check_inputs(graph: TaskGraph, store: Store) -> None:

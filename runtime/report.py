@@ -19,12 +19,22 @@ def text(run: Run) -> str:
         f"  makespan       {seconds(run.makespan)}" + (f"   {run.gflops:.4g} GFLOP/s" if run.flops else ""),
         f"  lower bounds   {seconds(lower.area)} area, {seconds(lower.critical_path)} critical path",
         f"  efficiency     {run.efficiency:.1%} of the lower bound, workers idle {run.idle:.1%}",
+        *_messages(run),
         "  op            tasks       total        mean   share",
     ]
     busy = float(run.trace.busy.sum()) or 1.0
     for op, (count, total) in run.trace.by_op().items():
         lines.append(f"  {op:<10} {count:>8}  {seconds(total):>10}  {seconds(total / count):>10}  {total / busy:>6.1%}")
     return "\n".join(lines)
+
+
+def _messages(run: Run) -> list[str]:
+    if run.trace.ranks == 1:
+        return []
+    return [
+        f"  messages       {run.messages} on {run.trace.ranks} ranks, {run.bytes / 1e6:.4g} MB, "
+        f"{run.trace.overlap:.1%} of their time under computation"
+    ]
 
 
 def seconds(value: float) -> str:

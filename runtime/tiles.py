@@ -7,7 +7,7 @@ huge pages; separate small allocations cannot have them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,17 @@ class TiledMatrix:
             whole[i, j] = self[i, j]
         return array
 
+    def over(self, place: Callable[[np.ndarray], np.ndarray]) -> TiledMatrix:
+        """The same tiling over other memory: ``place(array)`` gives an array for the one that holds all tiles."""
+        if self._transpose_of is not None:
+            return self._transpose_of.over(place).T
+        return TiledMatrix(self.shape, self.tile_size, self.dtype, place(self._base), packed=self.packed)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._transpose_of is not None:
+            return _transposed, (self._transpose_of,)
+        return _from_base, (self.shape, self.tile_size, self.dtype, self._base, self.packed)
+
     # ------------------------------------------------------------ tiles
 
     def rows(self, i: int) -> slice:
@@ -150,6 +161,14 @@ class TiledMatrix:
         return f"TiledMatrix({self.shape[0]} x {self.shape[1]}, tile_size={self.tile_size}, {self.dtype}, {kind})"
 
 
+def _from_base(shape: tuple[int, int], tile_size: int, dtype: Any, base: np.ndarray, packed: bool) -> TiledMatrix:
+    return TiledMatrix(shape, tile_size, dtype, base, packed=packed)
+
+
+def _transposed(matrix: TiledMatrix) -> TiledMatrix:
+    return matrix.T
+
+
 def _padded(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
@@ -174,6 +193,8 @@ class Store(dict[Handle, Any]):
     def __init__(self, data: Mapping[str, Any] | Mapping[Handle, Any]) -> None:
         super().__init__()
         self.families: dict[str, Any] = {}
+        self.given = dict(data)
+        """What the run was given."""
         for key, value in data.items():
             if isinstance(key, Handle):
                 self[key] = value

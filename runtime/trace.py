@@ -1,4 +1,4 @@
-"""The trace of a run: one record per task, planned or measured, on every engine."""
+"""The trace of a run: one record per task and message, planned or measured, on every engine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.graph import TaskGraph
+from tilewright.graph import Handle, Task, TaskGraph
 
-__all__ = ["TaskRecord", "Trace"]
+__all__ = ["MessageRecord", "TaskRecord", "Trace"]
 
 
 class TaskRecord(NamedTuple):
@@ -33,6 +33,25 @@ class TaskRecord(NamedTuple):
 _start_and_task = itemgetter(2, 0)
 
 
+class MessageRecord(NamedTuple):
+    """One version of a handle on its way. Times are seconds since the run began."""
+
+    source: int
+    destination: int
+    handle: Handle
+    nbytes: int
+    start: float
+    """When the source was ready to send."""
+    end: float
+    """When the destination had it."""
+    writer: int = -1
+    """`Task.index` of the task that wrote the value; -1 for the data of the run."""
+
+    @property
+    def duration(self) -> float:
+        return self.end - self.start
+
+
 class Trace:
     """The records of one run, sorted by start.
 
@@ -44,11 +63,25 @@ class Trace:
         Workers per rank.
     records
         One per task that ran; a run that failed has fewer than the graph has tasks.
+    ranks
+        How many ranks there are.
+    messages
+        One per message between ranks.
     """
 
-    def __init__(self, graph: TaskGraph, workers: int, records: Iterable[TaskRecord] = ()) -> None:
+    def __init__(
+        self,
+        graph: TaskGraph,
+        workers: int,
+        records: Iterable[TaskRecord] = (),
+        *,
+        ranks: int = 1,
+        messages: Iterable[MessageRecord] = (),
+    ) -> None:
         self.graph = graph
         self.workers = workers
+        self.ranks = ranks
+        self.messages = sorted(messages, key=lambda message: message[4:6] + message[:3])
         self.records = sorted(records, key=_start_and_task)
 
     def __len__(self) -> int:
@@ -75,11 +108,29 @@ class Trace:
 
     @property
     def busy(self) -> np.ndarray:
-        """Seconds each worker spent in tasks, shape (workers,)."""
-        busy = np.zeros(self.workers)
+        """Seconds each worker spent in tasks, shape (ranks * workers,)."""
+        busy = np.zeros(self.ranks * self.workers)
         for record in self.records:
-            busy[record.worker] += record.end - record.start
+            busy[record.rank * self.workers + record.worker] += record.end - record.start
         return busy
+
+    @property
+    def overlap(self) -> float:
+        """Share of the time of messages in which their destination had some worker in a task; 1 without messages."""
+        total = hidden = 0.0
+        for rank in {message.destination for message in self.messages}:
+            starts, ends = _union((r.start, r.end) for r in self.records if r.rank == rank)
+            covered = np.concatenate([[0.0], np.cumsum(ends - starts)])
+
+            def busy_until(t: float, starts: Any = starts, ends: Any = ends, covered: Any = covered) -> float:
+                k = int(np.searchsorted(starts, t, side="right"))  # intervals that began by then
+                return float(covered[k] - (max(0.0, ends[k - 1] - t) if k else 0.0))
+
+            for message in self.messages:
+                if message.destination == rank:
+                    total += message.duration
+                    hidden += busy_until(message.end) - busy_until(message.start)
+        return hidden / total if total else 1.0
 
     def by_op(self) -> dict[str, tuple[int, float]]:
         """For each op: how many tasks, how many seconds in all; the longest first."""
@@ -93,17 +144,20 @@ class Trace:
     def check(self) -> None:
         """Raise AssertionError unless this is a valid schedule of the whole graph.
 
-        Each task once; a task starts after its predecessors end; a worker runs one task at a time.
+        Each task once; a task starts after its predecessors end; a worker runs one task at a time. Between ranks only
+        a value that is read has to be there: who overwrites it need not wait for readers that have a copy.
         """
         seen = [record.task for record in self.records]
         assert sorted(seen) == list(range(len(self.graph))), "some task did not run exactly once"
-        end = {record.task: record.end for record in self.records}
+        records = {record.task: record for record in self.records}
         free: dict[tuple[int, int], float] = {}
         for record in self.records:
             task = self.graph.tasks[record.task]
             assert record.start <= record.end, f"{task} ends before it starts"
             for p in task.predecessors:
-                assert end[p] <= record.start, f"{task} starts before {self.graph.tasks[p]} ends"
+                before = self.graph.tasks[p]
+                if records[p].rank == record.rank or not set(before.writes).isdisjoint(task.reads):
+                    assert records[p].end <= record.start, f"{task} starts before {before} ends"
             place = record.rank, record.worker
             assert free.get(place, 0.0) <= record.start, f"{task} overlaps another task on worker {place}"
             free[place] = record.end
@@ -112,7 +166,8 @@ class Trace:
         """The trace in Chrome's trace-event format, also written to ``path`` if given.
 
         Open it at https://ui.perfetto.dev or chrome://tracing. One process per rank, one thread per worker; arrows
-        lead to each task from the predecessor that ended last, which is the one it waited for.
+        lead to each task from the predecessor that ended last, which is the one it waited for, and from the task that
+        made a message's value to the first that used it on the other rank.
         """
         tasks = self.graph.tasks
         records = {record.task: record for record in self.records}
@@ -143,7 +198,37 @@ class Trace:
                 leave = max(last.start, last.end - 1e-9)
                 events.append({"ph": "s", **arrow, "pid": last.rank, "tid": last.worker, "ts": leave * 1e6})
                 events.append({"ph": "f", "bp": "e", **arrow, **place, "ts": record.start * 1e6})
+        for number, message in enumerate(self.messages):
+            name = f"{message.handle}: {message.source} -> {message.destination}"
+            common = {"cat": "message", "name": name, "id": len(tasks) + number}
+            span = {**common, "pid": message.destination, "tid": self.workers, "args": {"bytes": message.nbytes}}
+            events.append({"ph": "b", **span, "ts": message.start * 1e6})  # these overlap, so slices cannot show them
+            events.append({"ph": "e", **span, "ts": message.end * 1e6})
+            made = records.get(message.writer)
+            used = next((record for record in self.records if _uses(record, tasks[record.task], message)), None)
+            if made and used:
+                leave = max(made.start, made.end - 1e-9)
+                events.append({"ph": "s", **common, "pid": made.rank, "tid": made.worker, "ts": leave * 1e6})
+                events.append({"ph": "f", "bp": "e", **common, "pid": used.rank, "tid": used.worker,
+                               "ts": used.start * 1e6})  # fmt: skip
         document = {"traceEvents": events, "displayTimeUnit": "ms"}
         if path is not None:
             Path(path).write_text(json.dumps(document))
         return document
+
+
+def _uses(record: TaskRecord, task: Task, message: MessageRecord) -> bool:
+    """Whether a task that ran could have used what the message brought."""
+    return record.rank == message.destination and record.start >= message.end and message.handle in task.reads
+
+
+def _union(spans: Iterable[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and ends of the disjoint intervals that cover the same time."""
+    merged: list[list[float]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([start, end])
+    table = np.array(merged).reshape(-1, 2)
+    return table[:, 0], table[:, 1]

@@ -5,7 +5,8 @@ A backend module has one function::
     execute(program, policy, workers, progress) -> Trace
 
 It runs every task of ``program.graph`` once, each after its predecessors, or raises what the first failing task
-raised, with a note that names the task. It leaves no thread, process or file behind.
+raised, with a note that names the task. It leaves no thread, process or file behind. A module with options, or with
+more than one process, also has a function ``site(options)``: see `tilewright.site`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import importlib
 from typing import Protocol
 
+from tilewright.graph import Task
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.trace import Trace
 
 __all__ = ["BACKENDS", "Backend", "Progress", "backend"]
 
-BACKENDS = ("serial", "threads")
+BACKENDS = ("serial", "threads", "mpi")
 """Names of the engines."""
 
 
@@ -43,8 +45,7 @@ def backend(name: str) -> Backend:
     return engine
 
 
-def blame(error: BaseException, program: Program, index: int, backend: str, worker: int) -> None:
+def blame(error: BaseException, task: Task, number: int, where: str) -> None:
     """Note on an exception which task raised it, and where."""
-    task = program.graph.tasks[index]
     writing = f", writing {', '.join(map(str, task.writes))}" if task.writes else ""
-    error.add_note(f"in task {task} (number {index}){writing}; backend={backend}, worker={worker}")
+    error.add_note(f"in task {task} (number {number}){writing}; {where}")

@@ -23,7 +23,7 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
             try:
                 program.call(task)
             except BaseException as error:
-                blame(error, program, task.index, "serial", 0)
+                blame(error, task, task.index, "backend=serial, worker=0")
                 raise
             records.append(TaskRecord(task.index, 0, start - began, perf_counter() - began))
             if progress:

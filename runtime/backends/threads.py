@@ -24,7 +24,7 @@ from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.trace import TaskRecord, Trace
 
-__all__ = ["execute"]
+__all__ = ["Workers", "execute"]
 
 _REFRESH = 0.1  # seconds between two reports of progress
 _SHORT = 20e-6  # seconds; not longer than handing a task to another worker takes
@@ -36,7 +36,7 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
 
     Ctrl-C lets the running tasks finish, starts no other, and raises KeyboardInterrupt.
     """
-    run = _Run(program, policy, workers)
+    run = Workers(program, policy, workers)
     with blas.limits(program.uses_functions):
         if workers == 1 and progress is None:
             run.work(0)
@@ -47,8 +47,12 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
     return run.trace()
 
 
-class _Run:
-    """State that the workers of one run share."""
+class Workers:
+    """The workers of one run and what they share.
+
+    Tasks whose op is external are not theirs: `outside` gets them when they are ready, and whoever carries them out
+    calls `arrived` from any other thread.
+    """
 
     def __init__(self, program: Program, policy: Policy, workers: int) -> None:
         self.program = program
@@ -64,16 +68,15 @@ class _Run:
         self.offered = True  # every parked worker was woken since the last push
         self.popped = False  # some worker got a task since every parked worker was woken
         self.queued = 0  # pushed to the policy and not popped yet
-        self.long = {task.op for task in program.graph}  # ops not known to be short
+        self.long = {task.op for task in program.graph if not task.op.external}  # ops not known to be short
+        self.abroad = sum(task.op.external for task in program.graph)  # external tasks that are not done
         self.stopped = False
         self.failures: list[tuple[int, BaseException]] = []
         self.records: list[list[tuple[int, float, float]]] = [[] for _ in range(workers)]
         self.ended = [threading.Event() for _ in range(workers)]
         for gate in self.gates:
             gate.acquire()
-        for task in self.frontier.start():
-            policy.push(task, None)
-            self.queued += 1
+        self.ready(self.frontier.start(), None)
         self.began = perf_counter()
 
     # ------------------------------------------------------------ threads
@@ -138,17 +141,42 @@ class _Run:
                         long.add(task.op)
                 batch = self.take(worker, batch)
 
+    def ready(self, tasks: list[Task], worker: int | None) -> None:
+        """Give tasks that became ready to the policy. Called with the lock."""
+        for task in tasks:
+            if task.op.external:
+                self.outside(task)
+            else:
+                self.policy.push(task, worker)
+                self.queued += 1
+                self.offered = False
+
+    def outside(self, task: Task) -> None:
+        """Take an external task that is ready. Called with the lock."""
+        raise TypeError(f"{task} is for an engine with ranks")
+
+    def arrived(self, task: Task) -> None:
+        """Note that an external task is done, and wake workers for what that makes ready."""
+        with self.lock:
+            self.abroad -= 1
+            try:
+                self.ready(self.frontier.done(task), None)
+            except BaseException as error:
+                self.policy_failed(error)
+            if self.stopped or self.frontier.finished:
+                self.stopped = True
+                self.wake(len(self.parked))
+            elif self.queued and self.parked:
+                self.offer()
+
     def take(self, worker: int, batch: list[Task]) -> list[Task]:
         """Hand in the tasks that ``worker`` has finished; return the next ones, none when the run is over."""
-        lock, frontier, push = self.lock, self.frontier, self.policy.push
+        lock, frontier = self.lock, self.frontier
         lock.acquire()
         while not self.stopped:
             try:
                 for task in batch:
-                    for ready in frontier.done(task):
-                        push(ready, worker)
-                        self.queued += 1
-                        self.offered = False
+                    self.ready(frontier.done(task), worker)
                 spare = self.spare()
                 batch = [] if spare else self.pop(worker)
             except BaseException as error:
@@ -199,7 +227,9 @@ class _Run:
         """Whether the policy keeps tasks back that no event will change its mind about."""
         if self.shared and self.queued:
             return True
-        return len(self.parked) == self.workers - 1 and not self.look_again()
+        if len(self.parked) < self.workers - 1 or (self.abroad and not self.queued):
+            return False  # somebody still runs a task, or something comes from outside
+        return not self.look_again()
 
     def offer(self) -> None:
         """Wake parked workers for the tasks that are queued.
@@ -208,7 +238,8 @@ class _Run:
         so all look, once after each push.
         """
         if self.shared:
-            self.wake(self.queued if self.long else self.queued // _BATCH)
+            all_asleep = len(self.parked) == self.workers
+            self.wake(self.queued if self.long else max(self.queued // _BATCH, all_asleep))
         elif not self.offered:
             self.offered = True
             self.wake(len(self.parked))
@@ -234,7 +265,7 @@ class _Run:
             self.failures.append((task.index, error))
             self.stopped = True
             self.wake(len(self.parked))
-        blame(error, self.program, task.index, "threads", worker)
+        blame(error, task, task.index, f"backend=threads, worker={worker}")
 
     def policy_failed(self, error: BaseException) -> None:
         error.add_note(f"in scheduler {self.name}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from tilewright.backends import backend as find_backend
 from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.linalg.matrix import Matrix, check_finite_lower
@@ -14,6 +13,7 @@ from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.machine import worker_count
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
+from tilewright.site import find_site
 
 __all__ = ["cholesky_graph", "tiled_cholesky"]
 
@@ -58,6 +58,7 @@ def cholesky_graph(nt: int) -> TaskGraph:
     g = TaskGraph(f"cholesky nt={nt}")
     cholesky(g, g.handles("A"), nt)
     g.closed_form = lambda task: bottom_level(task, nt)
+    g.recipe = cholesky_graph, (nt,), len(g)
     return g
 
 
@@ -117,6 +118,8 @@ def _call_graph(nt: int, in_place: bool, check: bool) -> TaskGraph:
             for i in range(j):
                 g.insert(zero, W(A[i, j]))
     g.closed_form = lambda task: bottom_level(task, nt)
+    g.parallelism = max(1, nt * (nt - 1) // 2)  # updates in the first step
+    g.recipe = _call_graph, (nt, in_place, check), len(g)
     return g
 
 
@@ -132,6 +135,7 @@ def tiled_cholesky(
     check_finite: bool = True,
     return_run: bool = False,
     progress: bool = False,
+    **options: Any,
 ) -> Any:
     """Cholesky factor of a symmetric or Hermitian positive definite matrix, A = L L^H or A = U^H U.
 
@@ -154,6 +158,8 @@ def tiled_cholesky(
         Also return the `Run`, with its trace, rate and bounds.
     progress
         Draw a progress bar on standard error.
+    options
+        Of the backend, such as ``grid=(P, Q)``; see `tilewright.run`.
 
     Returns
     -------
@@ -187,24 +193,29 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
-    find_backend(backend)
-    find_policy(scheduler)
-    workers = worker_count(workers)
-    matrix = Matrix(a, lower=lower, overwrite=overwrite_a)
-    if tile_size is None:
-        tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, workers)
-    source = matrix.source(tile_size)
-    if check_finite and matrix.in_place:
-        check_finite_lower(source, workers, lower)
-    target = matrix.target(tile_size)
-    workers = min(workers, max(1, source.nt * (source.nt - 1) // 2))  # no more than updates in one step
-    graph = _call_graph(source.nt, matrix.in_place, check_finite and not matrix.in_place)
+    if workers is not None:
+        worker_count(workers)
+    site = find_site(backend, options)
+    a = site.argument(a)
+    with site.agreement() as facts:
+        find_policy(scheduler)
+        matrix = Matrix(a, lower=lower, overwrite=overwrite_a)
+        if tile_size is None:
+            tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, site.workers(workers))
+        source = matrix.source(tile_size)
+        facts.update(shape=source.shape, dtype=str(matrix.dtype), order=matrix.order, lower=bool(lower),
+                     tile_size=int(tile_size), overwrite_a=bool(overwrite_a), workers=workers)  # fmt: skip
+        look_first = check_finite and (matrix.in_place or not site.alone)
+        if look_first and site.has_data:
+            check_finite_lower(source, workers, lower)
+    target = matrix.target(tile_size, site.zeros)
+    graph = _call_graph(source.nt, matrix.in_place, check_finite and not look_first)
     data = {"A": target} if matrix.in_place else {"A": target, "S": source}
     try:
-        record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress)
+        record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress, **options)
     except ValueError:  # NotPositiveDefiniteError is one
-        if check_finite and not matrix.in_place:
+        if check_finite and not look_first:
             check_finite_lower(source, workers, lower)  # NaN comes before anything it causes, on every engine
         raise
-    factor = matrix.result(target)
+    factor = site.result(matrix.result(target))
     return (factor, record) if return_run else factor

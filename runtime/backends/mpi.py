@@ -1,0 +1,223 @@
+"""mpi: ranks that own parts of the data and exchange messages.
+
+The same call works in two places. In an ordinary process (script, notebook, pytest) it sends the run to a pool of
+ranks on this host, `tilewright.mpi.Pool`; data goes through shared memory. On the ranks of ``mpiexec -n P python
+script.py`` it is collective: all ranks call it with the same arguments.
+
+Options, all optional:
+
+=============  =========================================================================================
+owner          who owns which handle: see `tilewright.distribution.owners`; block-cyclic by default
+grid           ``(P, Q)``, short for ``owner=BlockCyclic(P, Q)``
+pool           the `Pool` to use; else that of the ``with`` block, else one that is kept between calls
+comm           the communicator of a collective call; COMM_WORLD by default
+root           collective: the rank that has the data, the others pass None. By default all pass data of
+               one shape, and a rank's data counts where it is the owner
+gather         collective: who gets the result, ``"all"``, ``"root"`` (None elsewhere) or ``"none"``: every
+               rank keeps what its tasks wrote
+window         bytes of others' tiles that a rank holds before it is needed to go on; 256 MiB
+synchronous    let each send wait for its receive; finds deadlocks
+=============  =========================================================================================
+
+``workers`` counts those of all ranks; it is a multiple of the number of ranks. Without pool and grid there is one rank
+per worker.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewright.backends import Progress
+from tilewright.distribution import BlockCyclic, Distribution, owners
+from tilewright.graph import Handle, TaskGraph
+from tilewright.kernels import blas
+from tilewright.machine import cores
+from tilewright.mpi import pool as pools
+from tilewright.mpi import shared
+from tilewright.mpi.launcher import require_mpi4py, under_launcher
+from tilewright.mpi.outcome import Order, merge, planned, thaw
+from tilewright.mpi.wire import Job
+from tilewright.program import Program
+from tilewright.schedulers import Policy
+from tilewright.site import Site, check_options
+from tilewright.tiles import Store
+from tilewright.trace import Trace
+
+if TYPE_CHECKING:
+    from tilewright.mpi.pool import Pool
+
+__all__ = ["OPTIONS", "execute", "site"]
+
+OPTIONS = ("owner", "grid", "pool", "comm", "root", "gather", "window", "synchronous")
+
+WINDOW = 256 << 20  # bytes
+SHARED = 32 << 20  # bytes from which a result stays in the memory that ranks wrote; smaller ones are copied out
+
+
+def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+    """Run with default options."""
+    return site({}).execute(program, policy, workers, progress)
+
+
+def site(options: dict[str, Any]) -> Site:
+    """A pool's site, or on a rank that one's. ImportError without mpi4py."""
+    if options.get("comm") is not None or _is_rank():
+        from tilewright.mpi.session import RankSite
+
+        return RankSite(options)
+    return PoolSite(options)
+
+
+def _is_rank() -> bool:
+    """Whether this process is one of several ranks."""
+    if under_launcher():
+        require_mpi4py()
+        return True
+    if "mpi4py.MPI" not in sys.modules:
+        return False
+    from mpi4py import MPI
+
+    return MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.size > 1
+
+
+def chosen_owner(options: Mapping[str, Any]) -> Any:
+    """The rule of ``owner=`` or ``grid=``."""
+    grid, owner = options.get("grid"), options.get("owner")
+    if grid is None:
+        return owner
+    if owner is not None:
+        raise ValueError("grid and owner both say who owns what; pass one of them")
+    try:
+        P, Q = grid
+        return BlockCyclic(P, Q)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"grid must be two positive integers (P, Q), not {grid!r}") from None
+
+
+def per_rank(workers: int | None, ranks: int) -> int:
+    """Workers of each rank."""
+    if workers is None:
+        return max(1, cores() // ranks)
+    if workers % ranks:
+        raise ValueError(f"workers={workers} is not a multiple of the {ranks} ranks")
+    return workers // ranks
+
+
+class PoolSite(Site):
+    """An ordinary process, and a pool beside it."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        check_options("mpi", options, OPTIONS)
+        require_mpi4py()
+        for name in ("root", "gather"):
+            if options.get(name) is not None:
+                raise ValueError(f"{name} is for calls on the ranks of mpiexec; here the caller has data and result")
+        self.owner = chosen_owner(options)
+        self.pool: Pool | None = options.get("pool") or pools.active()
+        self.window = int(options.get("window") or WINDOW)
+        self.synchronous = bool(options.get("synchronous"))
+        self._results: list[shared.Segment] = []
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any, order: str = "C") -> np.ndarray:
+        if int(np.prod(shape)) * np.dtype(dtype).itemsize < SHARED:
+            return super().zeros(shape, dtype, order)
+        array = shared.zeros(shape, dtype, order)
+        self._results.append(array.base)  # type: ignore[arg-type]
+        return array
+
+    def result(self, value: Any) -> Any:
+        for segment in self._results:
+            segment.seal()
+        return value
+
+    def workers(self, workers: int | None) -> int:
+        ranks = self._ranks(workers)
+        return ranks * per_rank(workers, ranks)
+
+    def _ranks(self, workers: int | None) -> int:
+        if self.pool is not None:
+            return self.pool.ranks
+        if isinstance(self.owner, Distribution):
+            return self.owner.ranks
+        return workers or cores()
+
+    def execute(
+        self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
+    ) -> Trace:
+        graph = program.graph
+        _check_functions(graph)
+        ranks = self._ranks(workers)
+        crew = per_rank(workers, ranks)
+        rank_of = owners(self.owner, ranks)
+        order: Order = tuple(rank_of(handle) for handle in graph.handles_used), None, ()
+        pool = self.pool or pools.default(ranks)
+        with pool.lock:
+            given = program.store.given
+            data = shared.like(given, shared.placer(_scratch(pool, given)))
+            here, there = program.store, Store(data)
+            _copy((here[handle], there[handle]) for handle in graph.inputs)
+            job = Job(
+                shared.dumps((graph, data, scheduler, order)), crew, self.window, self.synchronous,
+                progress is not None, blas.current().name, sys.path, pool.scratch.serial if pool.scratch else -1,
+            )  # fmt: skip
+            outcomes = pool.run(job, progress)
+            if isinstance(outcomes, bytes):
+                raise thaw(outcomes)
+            trace = merge(graph, planned(graph, ranks, order), crew, outcomes)
+            _copy((there[handle], here[handle]) for handle in graph.written)
+        values: dict[Handle, Any] = {}
+        replaced: set[Handle] = set()
+        for outcome in outcomes:
+            if outcome.values:
+                theirs, gave_up = pickle.loads(outcome.values)
+                values |= theirs
+                replaced |= gave_up
+        for handle, value in values.items():
+            place = here[handle]
+            if handle not in replaced and isinstance(place, np.ndarray):
+                place[...] = value
+            else:
+                here[handle] = value
+        return trace
+
+
+def _scratch(pool: Pool, data: Any) -> shared.Segment:
+    """The pool's segment, with room for copies of the arrays in ``data``."""
+    size = shared.room(shared.arrays_in(data))
+    if pool.scratch is None or len(pool.scratch) < size:
+        pool.scratch = shared.Segment.create(size)
+    return pool.scratch
+
+
+def _copy(pairs: Iterable[tuple[Any, Any]]) -> None:
+    """target := source for all (source, target) that are arrays in different places; on several cores if it pays."""
+    todo = [
+        (source, target)
+        for source, target in pairs
+        if isinstance(target, np.ndarray) and not target.dtype.hasobject and not np.may_share_memory(source, target)
+    ]
+    if sum(target.nbytes for _, target in todo) < 1 << 22:
+        for source, target in todo:
+            np.copyto(target, source)
+        return
+    with ThreadPoolExecutor(cores()) as copiers:
+        for _ in copiers.map(lambda pair: np.copyto(pair[1], pair[0]), todo):
+            pass
+
+
+def _check_functions(graph: TaskGraph) -> None:
+    """TypeError for a function that ranks cannot import."""
+    for function in {task.op.function for task in graph.tasks} - {None}:
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        module = getattr(function, "__module__", None)
+        if module == "__main__" or "<" in name:
+            raise TypeError(
+                f"backend 'mpi' cannot send {name} of {module} to its ranks: they import functions by name; "
+                f"define it at the top of a module"
+            )

@@ -1,0 +1,194 @@
+"""Who owns which tile: distributions of tiles over ranks, and ScaLAPACK's index maps [1]_.
+
+A distribution is called with the index of a tile and gives a rank. `owners` turns whatever a user passes as ``owner=``
+into a function of a handle.
+
+.. [1] L. S. Blackford et al., ScaLAPACK Users' Guide (1997), section 4.3, and TOOLS/{numroc,indxg2l,indxl2g}.f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any, Protocol, runtime_checkable
+
+from tilewright.graph import Handle
+
+__all__ = [
+    "BlockCyclic", "Distribution", "RowBlocks", "SymmetricBlockCyclic", "near_square", "numroc", "owners", "picture",
+    "to_global", "to_local",
+]  # fmt: skip
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """A rule for tiles."""
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks the rule uses."""
+
+    def __call__(self, i: int, j: int) -> int:
+        """The rank that owns tile (i, j)."""
+
+
+@dataclass(frozen=True)
+class BlockCyclic:
+    """Tile (i, j) on a P x Q grid of ranks, counted row by row: rank (i mod P) Q + (j mod Q).
+
+    Examples
+    --------
+    >>> from tilewright.distribution import BlockCyclic, picture
+    >>> print(picture(BlockCyclic(2, 3), mt=4, nt=5, lower=False))
+    0 1 2 0 1
+    3 4 5 3 4
+    0 1 2 0 1
+    3 4 5 3 4
+    """
+
+    P: int
+    Q: int
+
+    def __post_init__(self) -> None:
+        if self.P < 1 or self.Q < 1:
+            raise ValueError(f"a grid needs at least one row and one column of ranks, not {self.P} x {self.Q}")
+
+    @property
+    def ranks(self) -> int:
+        return self.P * self.Q
+
+    def __call__(self, i: int, j: int) -> int:
+        return i % self.P * self.Q + j % self.Q
+
+
+@dataclass(frozen=True)
+class SymmetricBlockCyclic:
+    """For symmetric matrices, r (r-1) / 2 ranks: each rank is a pair {a, b} of 0..r-1 [2]_.
+
+    Tile (i, j) belongs to the pair {i mod r, j mod r}; where these are equal, to pairs with that member in turn. The
+    tiles that need tile (i, k) stand in row i and in column i, so on the r - 1 pairs with member i mod r: a Cholesky
+    factorisation sends 1/sqrt(2) of the words of a square block-cyclic grid.
+
+    .. [2] O. Beaumont et al., Symmetric block-cyclic distribution: fewer communications leads to faster dense
+       Cholesky factorization, SC22.
+    """
+
+    r: int
+
+    def __post_init__(self) -> None:
+        if self.r < 2:
+            raise ValueError(f"a symmetric block-cyclic distribution needs r >= 2, not {self.r}")
+
+    @property
+    def ranks(self) -> int:
+        return self.r * (self.r - 1) // 2
+
+    def __call__(self, i: int, j: int) -> int:
+        r = self.r
+        a, b = i % r, j % r
+        if a == b:
+            b = (a + 1 + (i // r + j // r) % (r - 1)) % r
+        high, low = max(a, b), min(a, b)
+        return high * (high - 1) // 2 + low
+
+
+@dataclass(frozen=True)
+class RowBlocks:
+    """Contiguous blocks of the ``mt`` tile rows, as equal as they can be: rank floor(i ranks / mt)."""
+
+    ranks: int
+    mt: int
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1 or self.mt < 1:
+            raise ValueError(f"RowBlocks needs at least one rank and one tile row, not {self.ranks} and {self.mt}")
+
+    def __call__(self, i: int, j: int) -> int:
+        return i * self.ranks // self.mt
+
+
+def near_square(ranks: int) -> BlockCyclic:
+    """The block-cyclic grid P x Q of exactly ``ranks`` ranks whose P <= Q are closest."""
+    if ranks < 1:
+        raise ValueError(f"a grid needs at least one rank, not {ranks}")
+    P = next(P for P in range(isqrt(ranks), 0, -1) if ranks % P == 0)
+    return BlockCyclic(P, ranks // P)
+
+
+# ------------------------------------------------------------------ index maps, one dimension
+
+
+def numroc(n: int, nb: int, p: int, P: int) -> int:
+    """How many of n rows or columns, in blocks of nb, process p of P owns."""
+    blocks, rest = divmod(n, nb)
+    mine, extra = divmod(blocks, P)
+    return mine * nb + (nb if p < extra else rest if p == extra else 0)
+
+
+def to_local(g: int, nb: int, P: int) -> tuple[int, int]:
+    """(process, local index) of global index g."""
+    block, offset = divmod(g, nb)
+    return block % P, block // P * nb + offset
+
+
+def to_global(p: int, local: int, nb: int, P: int) -> int:
+    """Global index of local index ``local`` on process p. The inverse of `to_local`."""
+    block, offset = divmod(local, nb)
+    return (block * P + p) * nb + offset
+
+
+# ------------------------------------------------------------------ what users pass
+
+
+def picture(owner: Callable[[int, int], int], mt: int, nt: int, *, lower: bool = True) -> str:
+    """The owner of each tile, one tile row a line; with ``lower`` only the lower triangle.
+
+    Examples
+    --------
+    >>> from tilewright.distribution import SymmetricBlockCyclic, picture
+    >>> print(picture(SymmetricBlockCyclic(3), mt=4, nt=4))
+    0
+    0 2
+    1 2 1
+    1 0 1 0
+    """
+    table = [[str(owner(i, j)) for j in range(min(nt, i + 1) if lower else nt)] for i in range(mt)]
+    width = max((len(cell) for row in table for cell in row), default=0)
+    return "\n".join(" ".join(cell.rjust(width) for cell in row) for row in table)
+
+
+def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
+    """The owner of each handle.
+
+    Parameters
+    ----------
+    owner
+        A rule for all handles, or a dict of rules by handle or handle name. A rule is a `Distribution`, a rank, or a
+        function of the handle's indices. None is the block-cyclic rule on a near-square grid.
+    ranks
+        How many ranks there are.
+
+    Returns
+    -------
+    A function of a handle. A `Distribution` sees a handle with one index i as tile (i, 0) and one without index as
+    (0, 0). The function raises ValueError where a rule gives no rank from 0 to ``ranks - 1``.
+    """
+    if isinstance(owner, Distribution) and owner.ranks > ranks:
+        raise ValueError(f"{owner} needs {owner.ranks} ranks, but there are {ranks}")
+    rules: Mapping[Any, Any] = owner if isinstance(owner, Mapping) else {}
+    default = near_square(ranks) if owner is None or isinstance(owner, Mapping) else owner
+
+    def rank_of(handle: Handle) -> int:
+        rule = rules.get(handle, rules.get(handle.name, default))
+        if isinstance(rule, Distribution):
+            rank = rule(*(*handle.index, 0, 0)[:2])
+        elif callable(rule):
+            rank = rule(*handle.index)
+        else:
+            rank = rule
+        if isinstance(rank, bool) or not hasattr(rank, "__index__") or not 0 <= rank < ranks:
+            raise ValueError(f"owner of {handle} is {rank!r}, not one of the ranks 0 to {ranks - 1}")
+        return int(rank)
+
+    return rank_of

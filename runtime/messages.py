@@ -1,0 +1,289 @@
+"""Messages: what has to travel between ranks, inferred from who owns what.
+
+A pass over a graph; it needs no engine and no MPI. A handle has *versions*: version v is its value after v writes,
+version 0 the data of the run. A task runs on the rank that its program said (``on=``), else on the owner of the first
+handle it writes (reads, if it writes none). A version lives where its writer ran, version 0 at its owner. From that:
+
+1. Each version that is read on another rank travels there once, whatever the number of readers there.
+2. From four destinations on, a version travels along a binomial tree in order of first need, so that its source sends
+   ceil(log2(destinations + 1)) times and not once per destination.
+3. All ranks unroll the same graph, so both sides know every message; its tag is its number among those of its pair.
+
+Receiving is a write of the local copy, sending a read of it, and dropping the copy a write after its last reader. With
+these as tasks, one rank's part is a task graph like any other, and the three sentences of `tilewright.graph` say all
+about what waits for what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from functools import cache, cached_property
+from typing import Any, NamedTuple
+
+from tilewright.distribution import owners
+from tilewright.graph import RW, Access, Handle, Op, R, Task, TaskGraph, W
+
+__all__ = ["DROP", "RECEIVE", "SEND", "Message", "MessagePlan", "Part"]
+
+TREE = 4  # destinations from which a version travels along a tree
+
+
+class Message(NamedTuple):
+    """One version on its way from one rank to another."""
+
+    source: int
+    destination: int
+    handle: Handle
+    version: int
+    """How many tasks of the graph wrote the handle before."""
+    tag: int
+    """Number of this message among those of its (source, destination), from 0."""
+    writer: int
+    """Index of the task that wrote this version; -1 for the data of the run."""
+    reader: int
+    """Smallest index of a task that waits for this message, here or further down the tree; the number of tasks if
+    the message only collects a result."""
+    final: bool
+    """The value is a result that the destination keeps."""
+
+    def __str__(self) -> str:
+        return f"{self.handle} v{self.version}: {self.source} -> {self.destination}"
+
+
+SEND = Op("send", weight=0, external=True)
+RECEIVE = Op("receive", weight=0, external=True)
+DROP = Op("drop", weight=0, external=True)
+"""Operations of the engine itself, `Op.external`. Their tasks have the `Message` as parameter."""
+
+
+class _Version:
+    """One value of one handle: where it is made, where it is read."""
+
+    __slots__ = ("closed_by", "handle", "last", "number", "readers", "source", "writer")
+
+    def __init__(self, handle: Handle, number: int, writer: int, source: int) -> None:
+        self.handle = handle
+        self.number = number
+        self.writer = writer
+        self.source = source
+        self.readers: dict[int, int] = {}  # destination -> first reader there
+        self.last: dict[int, int] = {}  # destination -> last reader there
+        self.closed_by = -1  # the task that writes the next version
+
+
+class Part(NamedTuple):
+    """What one rank does."""
+
+    graph: TaskGraph
+    """Its tasks in program order, with `SEND`, `RECEIVE` and `DROP` between them."""
+    origin: list[int]
+    """Index in the whole graph by index in the part; -1 for the engine's own tasks."""
+
+
+class MessagePlan:
+    """Where every task runs and every message of a graph on ``ranks`` ranks. O(tasks + accesses + messages).
+
+    Parameters
+    ----------
+    graph, ranks
+        The whole graph, and how many ranks run it.
+    owner
+        Rank by handle: see `tilewright.distribution.owners`.
+    start
+        The rank that has all data of the run; None if every handle's owner has it.
+    collect
+        Ranks that get the final value of every handle that is written.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> plan = tw.MessagePlan(tw.cholesky_graph(nt=8), ranks=4, owner=tw.BlockCyclic(2, 2))
+    >>> len(plan.messages), str(plan.messages[0])
+    (56, 'A[0,0] v1: 0 -> 2')
+    """
+
+    def __init__(
+        self,
+        graph: TaskGraph,
+        ranks: int,
+        owner: Any = None,
+        *,
+        start: int | None = None,
+        collect: Collection[int] = (),
+    ) -> None:
+        self.graph = graph
+        self.ranks = ranks
+        self.owner = cache(owners(owner, ranks))
+        self.places: list[int] = []
+        """The rank of each task."""
+        self._versions = self._unroll(start, sorted(collect))
+        self._parts: dict[int, Part] = {}
+        self.messages = list(self._travel())
+        """In order of the tasks that write the versions, the same on every rank."""
+
+    # ------------------------------------------------------------ the pass
+
+    def place(self, task: Task) -> int:
+        """The rank that runs a task. ValueError if the program's ``on=`` is none of the ranks."""
+        if task.on is None:
+            for handle, access in task.uses:
+                if access is not Access.READ:
+                    return self.owner(handle)
+            return self.owner(task.uses[0].handle) if task.uses else 0
+        if not isinstance(task.on, int) or not 0 <= task.on < self.ranks:
+            raise ValueError(f"{task} is to run on {task.on!r}, which is not one of the ranks 0 to {self.ranks - 1}")
+        return task.on
+
+    def _unroll(self, start: int | None, collect: list[int]) -> list[_Version]:
+        current: dict[Handle, _Version] = {}
+        versions: list[_Version] = []
+        for task in self.graph.tasks:
+            place = self.place(task)
+            self.places.append(place)
+            for handle, access in task.uses:
+                version = current.get(handle)
+                if version is None:
+                    source = self.owner(handle) if start is None else start
+                    version = current[handle] = _Version(handle, 0, -1, source)
+                    versions.append(version)
+                if access is not Access.WRITE and version.source != place:
+                    version.readers.setdefault(place, task.index)
+                    version.last[place] = task.index
+            for handle, access in task.uses:
+                if access is not Access.READ and current[handle].writer != task.index:
+                    old = current[handle]
+                    old.closed_by = task.index
+                    version = current[handle] = _Version(handle, old.number + 1, task.index, place)
+                    versions.append(version)
+        for version in current.values():
+            if version.number:
+                for rank in collect:
+                    if rank != version.source:
+                        version.readers.setdefault(rank, len(self.graph))
+        self._collect = frozenset(collect)
+        return sorted(versions, key=lambda version: version.writer)
+
+    def _travel(self) -> Iterator[Message]:
+        tags: dict[tuple[int, int], int] = {}
+        for version in self._versions:
+            for source, destination, reader in _tree(version.source, version.readers):
+                pair = source, destination
+                tag = tags.get(pair, 0)
+                tags[pair] = tag + 1
+                final = version.closed_by < 0 and version.number > 0 and destination in self._collect
+                yield Message(*pair, version.handle, version.number, tag, version.writer, reader, final)
+
+    @property
+    def final_places(self) -> dict[Handle, int]:
+        """Where the final value of each handle that is written is made."""
+        return {v.handle: v.source for v in self._versions if v.number and v.closed_by < 0}
+
+    @cached_property
+    def numbers(self) -> dict[tuple[int, int, int], int]:
+        """Place in `messages` by (source, destination, tag)."""
+        return {(m.source, m.destination, m.tag): number for number, m in enumerate(self.messages)}
+
+    # ------------------------------------------------------------ one rank
+
+    @cached_property
+    def _levels(self) -> list[float]:
+        return self.graph.bottom_levels()
+
+    def part(self, rank: int) -> Part:
+        """The task graph of one rank, made once. Its bottom levels are those of the whole graph."""
+        if rank not in self._parts:
+            self._parts[rank] = self._part(rank)
+        return self._parts[rank]
+
+    def _part(self, rank: int) -> Part:
+        RUNS, RECEIVES, SENDS, DROPS = range(4)
+        tasks = self.graph.tasks
+        items: list[tuple[int, int, int, Any]] = [
+            (index, RUNS, 0, tasks[index]) for index, place in enumerate(self.places) if place == rank
+        ]
+        mine = {(v.handle, v.number): v for v in self._versions if rank in v.readers}
+        for number, message in enumerate(self.messages):
+            if message.source == rank:
+                items.append((message.writer, SENDS, number, message))
+            elif message.destination == rank:
+                items.append((message.writer, RECEIVES, number, message))
+                version = mine[message.handle, message.version]
+                # A copy that its last reader turns into the next version is not a copy any more.
+                if not message.final and version.last[rank] != version.closed_by:
+                    items.append((version.last[rank], DROPS, number, message))
+        items.sort(key=lambda item: item[:3])
+        graph = TaskGraph(f"{self.graph.name}, rank {rank} of {self.ranks}")
+        origin = []
+        for _, kind, _, item in items:
+            if kind == RUNS:
+                graph.insert(item.op, *item.uses, *item.params, on=item.on, priority=item.priority)
+                origin.append(item.index)
+            else:
+                op, use = ((), (RECEIVE, W), (SEND, R), (DROP, RW))[kind]
+                graph.insert(op, use(item.handle), item)
+                origin.append(-1)
+        levels = [self._levels[index] if index >= 0 else 0.0 for index in origin]
+        graph.closed_form = lambda task: levels[task.index]
+        return Part(graph, origin)
+
+    # ------------------------------------------------------------ predictions
+
+    def sent(self, size: Callable[[Handle], int] | None = None) -> list[int]:
+        """By rank, how many messages it sends; with ``size`` (bytes or words of a handle), how much."""
+        return self._count(0, size)
+
+    def received(self, size: Callable[[Handle], int] | None = None) -> list[int]:
+        """By rank, how many messages it receives; with ``size``, how much."""
+        return self._count(1, size)
+
+    def _count(self, end: int, size: Callable[[Handle], int] | None) -> list[int]:
+        totals = [0] * self.ranks
+        for message in self.messages:
+            totals[message[end]] += 1 if size is None else size(message.handle)
+        return totals
+
+    def peak_memory(self, size: Callable[[Handle], int], window: int | None = None) -> list[int]:
+        """By rank, the memory it needs: what it owns or makes, and the most it holds of others' at one time.
+
+        Received copies are counted from the task that wrote them to their last use here, in program order; an engine
+        with a receive window of ``window`` bytes holds no more than that of copies beside the one it needs next.
+        """
+        peaks = []
+        own: list[set[Handle]] = [set() for _ in range(self.ranks)]
+        for version in self._versions:
+            if version.number or version.handle in self.graph.inputs:
+                own[version.source].add(version.handle)
+        for rank in range(self.ranks):
+            held = peak = largest = 0
+            for task in self._part(rank).graph:
+                if task.op is RECEIVE and not task.params[0].final:
+                    amount = size(task.params[0].handle)
+                    held += amount
+                    largest = max(largest, amount)
+                elif task.op is DROP:
+                    held -= size(task.params[0].handle)
+                peak = max(peak, held)
+            if window is not None:
+                peak = min(peak, max(window, largest))
+            peaks.append(sum(map(size, own[rank])) + peak)
+        return peaks
+
+
+def _tree(source: int, readers: dict[int, int]) -> Iterator[tuple[int, int, int]]:
+    """(from, to, first reader beyond) of the transfers that bring a version from ``source`` to its readers.
+
+    The members stand in order of first need, the source at position 0. Position p gets the value from p without its
+    highest bit: after t rounds 2^t members have it.
+    """
+    if not readers:
+        return
+    members = sorted(readers, key=lambda rank: (readers[rank], rank))
+    if len(members) < TREE:
+        for rank in members:
+            yield source, rank, readers[rank]
+        return
+    members.insert(0, source)
+    for position in range(1, len(members)):
+        bit = 1 << position.bit_length() - 1
+        # everybody beyond stands further right, so needs the value later
+        yield members[position - bit], members[position], readers[members[position]]

@@ -1,0 +1,88 @@
+"""What ranks tell about a run, and how the whole is put together from it. No MPI here."""
+
+from __future__ import annotations
+
+import pickle
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tilewright.graph import TaskGraph
+from tilewright.messages import MessagePlan
+from tilewright.trace import MessageRecord, TaskRecord, Trace
+
+__all__ = ["Order", "Outcome", "freeze", "merge", "planned", "thaw"]
+
+Order = tuple[tuple[int, ...], int | None, tuple[int, ...]]
+"""Of a plan: the owner of each handle in order of first access, ``start``, ``collect``."""
+
+
+class Outcome(NamedTuple):
+    """What one rank has to tell."""
+
+    tasks: np.ndarray
+    """One row per task: index, worker, start, end."""
+    sent: list[tuple[int, int, float]]
+    """Per message that it sent: number in the plan, bytes, start."""
+    received: list[tuple[int, float]]
+    """Per message that it received: number in the plan, end."""
+    failure: tuple[int, bytes] | None
+    """Index of the first failed task, and the pickled exception."""
+    announced: bool
+    values: bytes
+    """Pickled ({handle: value}, replaced handles): results that are not in the place of the data of the run."""
+
+
+_plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.WeakKeyDictionary()
+
+
+def planned(graph: TaskGraph, ranks: int, order: Order) -> MessagePlan:
+    """The plan of a graph; the last one is kept as long as the graph is."""
+    known = _plans.setdefault(graph, {})
+    key = len(graph), ranks, order
+    if key not in known:
+        owner, start, collect = order
+        by_handle = dict(zip(graph.handles_used, owner, strict=True))
+        known.clear()  # one per graph: 50 calls must not need more memory than one
+        known[key] = MessagePlan(graph, ranks, by_handle, start=start, collect=collect)
+    return known[key]
+
+
+def freeze(error: BaseException) -> bytes:
+    """An exception as bytes; one that cannot travel becomes a RuntimeError with its text."""
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+    except Exception:
+        notes = " ".join(getattr(error, "__notes__", []))
+        data = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error} {notes}".strip()))
+    return data
+
+
+def thaw(data: bytes) -> BaseException:
+    try:
+        error: BaseException = pickle.loads(data)
+    except Exception as problem:
+        error = RuntimeError(f"a rank raised an exception that cannot be read here: {problem}")
+    return error
+
+
+def merge(graph: TaskGraph, plan: MessagePlan, workers: int, outcomes: list[Outcome]) -> Trace:
+    """One trace of what all ranks tell. Raises what the first task that failed raised."""
+    failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
+    if failures:
+        raise thaw(min(failures)[1])
+    records = [
+        TaskRecord(int(index), int(worker), start, end, rank)
+        for rank, outcome in enumerate(outcomes)
+        for index, worker, start, end in outcome.tasks.tolist()
+    ]
+    ends = {number: end for outcome in outcomes for number, end in outcome.received}
+    messages = [
+        MessageRecord(m.source, m.destination, m.handle, nbytes, start, ends[number], m.writer)
+        for outcome in outcomes
+        for number, nbytes, start in outcome.sent
+        for m in (plan.messages[number],)
+    ]
+    return Trace(graph, workers, records, ranks=len(outcomes), messages=messages)

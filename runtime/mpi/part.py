@@ -1,0 +1,259 @@
+"""Running one rank's part of a graph; every rank of a communicator calls `run_part` at the same time.
+
+The workers are those of the threads engine; the courier beside them makes the MPI calls.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from mpi4py import MPI
+
+from tilewright.backends import blame
+from tilewright.backends.threads import Workers
+from tilewright.graph import Handle, Task, TaskGraph
+from tilewright.kernels import blas
+from tilewright.machine import Machine
+from tilewright.messages import MessagePlan, Part
+from tilewright.mpi.courier import Courier, Wires, calm
+from tilewright.mpi.outcome import Order, Outcome, freeze, planned, thaw
+from tilewright.program import Program
+from tilewright.schedulers import Policy
+from tilewright.schedulers import policy as find_policy
+from tilewright.tiles import Store
+
+__all__ = ["agreement", "run_part", "wires"]
+
+
+class PartWorkers(Workers):
+    """The threads engine's workers, on a part; its external tasks go to the courier."""
+
+    courier: Courier
+
+    def __init__(self, program: Program, policy: Policy, workers: int, part: Part, rank: int) -> None:
+        self.early: list[Task] = []
+        self.part = part
+        self.rank = rank
+        super().__init__(program, policy, workers)
+
+    def outside(self, task: Task) -> None:
+        if hasattr(self, "courier"):
+            self.courier.hand(task)
+        else:
+            self.early.append(task)
+
+    def fail(self, task: Task, worker: int, error: BaseException) -> None:
+        origin = self.part.origin[task.index]
+        number = origin if origin >= 0 else max(task.params[0].writer, 0)
+        blame(error, task, number, f"backend=mpi, rank={self.rank}, worker={worker}")
+        with self.lock:
+            self.failures.append((number, error))
+            self.stopped = True
+            self.wake(len(self.parked))
+
+
+def run_part(
+    comm: MPI.Intracomm,
+    graph: TaskGraph,
+    store: Store,
+    scheduler: str | Policy,
+    workers: int,
+    order: Order,
+    *,
+    window: int,
+    synchronous: bool,
+    deliver: bool,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[MessagePlan, list[Outcome]]:
+    """Run this rank's part of ``graph`` and tell all ranks how it went. Collective.
+
+    ``order`` holds the arguments of the plan beside graph and ranks: owners, start, collect. ``store`` has a buffer
+    for every array of the run, also for those that live elsewhere; their contents are not looked at. ``deliver`` puts
+    results into those buffers, which all ranks share, and reports the others as `Outcome.values`.
+    """
+    lines = wires(comm)
+    with agreement(lines.data) as facts:
+        plan = planned(graph, comm.size, order)
+        part = plan.part(comm.rank)
+        _check_tags(plan, lines.data)
+        policy = find_policy(scheduler)
+        policy.prepare(part.graph, Machine(workers=workers))
+        program = Program(part.graph, store)
+        pickled = _pickled(graph, store)
+        crew = PartWorkers(program, policy, workers, part, comm.rank)
+        courier = Courier(lines, crew, pickled, window=window, synchronous=synchronous)
+        crew.courier = courier
+        for task in crew.early:
+            courier.hand(task)
+        facts["clock"] = Clock(socket.gethostname(), perf_counter())
+    began = _common_clock(facts["everywhere"], comm.rank)
+    courier.start()
+    try:
+        with blas.limits(program.uses_functions):
+            if workers == 1 and progress is None:
+                crew.work(0)
+            else:
+                crew.on_threads(progress)
+    except BaseException as error:  # Ctrl-C
+        crew.failures.append((len(graph), error))
+        crew.stop()
+    courier.finish()
+    outcomes = lines.data.allgather(_outcome(crew, courier, plan, began, deliver))
+    for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
+        courier.hear()
+    return plan, outcomes
+
+
+# ------------------------------------------------------------------ preparation
+
+
+class Clock(NamedTuple):
+    """A host and its monotonic clock, which all its processes share."""
+
+    host: str
+    now: float
+
+
+def _common_clock(everywhere: list[dict[str, Any]], rank: int) -> float:
+    """The moment that this rank calls 0: the last entry of all ranks on one host, or our own where there are more."""
+    clocks = [facts["clock"] for facts in everywhere]
+    return max(clock.now for clock in clocks if clock.host == clocks[rank].host)
+
+
+def _pickled(graph: TaskGraph, store: Store) -> dict[Handle, int]:
+    """From which writer on the values of a handle travel pickled: a function's, or -1 if they are no arrays."""
+    first = {}
+    for handle in graph.inputs:
+        value = store[handle]
+        if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+            first[handle] = -1
+    for task in graph.tasks:
+        if task.op.function is not None:
+            for handle in task.writes:
+                first.setdefault(handle, task.index)
+    return first
+
+
+def _check_tags(plan: MessagePlan, comm: MPI.Intracomm) -> None:
+    most = max((message.tag for message in plan.messages), default=0)
+    limit = comm.Get_attr(MPI.TAG_UB)
+    if most > limit:
+        raise ValueError(f"one pair of ranks exchanges {most + 1} messages, but this MPI has only {limit + 1} tags; "
+                         f"use larger tiles")  # fmt: skip
+
+
+# ------------------------------------------------------------------ what ranks tell each other
+
+
+@contextmanager
+def agreement(comm: MPI.Intracomm) -> Iterator[dict[str, Any]]:
+    """A block that all ranks pass together, or none. Collective.
+
+    What the block notes in the yielded dict has to be equal on all ranks (a `Clock` need not); afterwards
+    ``facts["everywhere"]`` has the notes of all.
+
+    Raises
+    ------
+    Exception
+        What the block raised here, or what it raised on the first other rank where it did.
+    ValueError
+        The ranks noted different things; the message names the first and who has which.
+    """
+    facts: dict[str, Any] = {}
+    failure: BaseException | None = None
+    try:
+        yield facts
+    except BaseException as error:
+        failure = error
+    calm(comm.Ibarrier())
+    everywhere = comm.allgather((None if failure is None else freeze(failure), facts))
+    if failure is not None:
+        raise failure
+    for rank, (frozen, _) in enumerate(everywhere):
+        if frozen is not None:
+            error = thaw(frozen)
+            error.add_note(f"raised on rank {rank}")
+            raise error
+    for name in dict.fromkeys(name for _, notes in everywhere for name in notes):
+        values = [notes.get(name) for _, notes in everywhere]
+        odd = next((rank for rank, value in enumerate(values) if value != values[0]), None)
+        if odd is not None and not isinstance(values[0], Clock):
+            raise ValueError(
+                f"ranks were called with different {name}: {values[0]} on rank 0, {values[odd]} on rank {odd}"
+            )
+    facts["everywhere"] = [notes for _, notes in everywhere]
+
+
+def _outcome(crew: PartWorkers, courier: Courier, plan: MessagePlan, began: float, deliver: bool) -> Outcome:
+    numbers = plan.numbers
+    rows = [
+        (crew.part.origin[index], worker, start - began, end - began)
+        for worker, records in enumerate(crew.records)
+        for index, start, end in records
+    ]
+    values = b""
+    if deliver and not crew.failures:
+        try:
+            values = _values(plan, crew)
+        except Exception as error:
+            crew.failures.append((len(plan.graph), error))
+    failure = min(crew.failures, key=lambda failure: failure[0]) if crew.failures else None
+    return Outcome(
+        tasks=np.array(rows).reshape(-1, 4),
+        sent=[(numbers[m.source, m.destination, m.tag], nbytes, start - began) for m, nbytes, start in courier.sent],
+        received=[(numbers[m.source, m.destination, m.tag], end - began) for m, end in courier.received],
+        failure=None if failure is None else (failure[0], freeze(failure[1])),
+        announced=courier.announced,
+        values=values,
+    )
+
+
+def _values(plan: MessagePlan, crew: PartWorkers) -> bytes:
+    """Put results that this rank made into their own place; pickle those that have none."""
+    store = crew.program.store
+    places = Store(store.given)
+    replaced = crew.program.replaced
+    values = {}
+    for handle, rank in plan.final_places.items():
+        value, place = store[handle], places[handle]
+        if rank != crew.rank or value is place:
+            continue
+        if handle not in replaced and isinstance(place, np.ndarray) and not place.dtype.hasobject:
+            np.copyto(place, value)
+        else:
+            values[handle] = value
+    return pickle.dumps((values, replaced)) if values or replaced else b""
+
+
+# ------------------------------------------------------------------ communicators
+
+
+def _free(comm: MPI.Comm, key: int, lines: Wires) -> None:
+    for line in lines:
+        line.Free()
+
+
+_kept = MPI.Comm.Create_keyval(delete_fn=_free)  # freed with the communicator that they duplicate
+
+
+def wires(comm: MPI.Intracomm) -> Wires:
+    """The duplicates of ``comm`` that runs use, made at the first call and kept with it. Collective.
+
+    RuntimeError if this MPI does not let a thread other than the main one make calls.
+    """
+    lines: Wires | None = comm.Get_attr(_kept)
+    if lines is None:
+        if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+            raise RuntimeError(
+                "this MPI was initialised without threads; backend 'mpi' needs MPI_THREAD_SERIALIZED at least "
+                "(mpi4py asks for it unless mpi4py.rc.thread_level says otherwise)"
+            )
+        lines = Wires(comm.Dup(), comm.Dup())
+        comm.Set_attr(_kept, lines)
+    return lines

@@ -1,0 +1,249 @@
+"""A pool: ranks on this host that are started once and run many graphs."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
+
+from tilewright.errors import RankDied
+from tilewright.mpi.launcher import INSTALL, Launch, LaunchError, require_mpi4py, shm_files, under_launcher
+from tilewright.mpi.shared import Segment
+from tilewright.mpi.wire import Door, Hello, Job
+
+if TYPE_CHECKING:
+    from tilewright.mpi.outcome import Outcome
+
+__all__ = ["Pool", "active", "default"]
+
+START = 60.0  # seconds for all ranks to connect
+CLOSE = 5.0  # seconds for all ranks to end by themselves
+
+
+class Pool:
+    """``ranks`` processes under one mpiexec, kept warm between calls.
+
+    Every rank has a connection of its own to this process, idle ranks sleep in it. They end with the pool, with its
+    owner, or with each other, and leave nothing behind. Inside ``with Pool(...)`` all calls with ``backend="mpi"``
+    that name no pool use this one.
+
+    Parameters
+    ----------
+    ranks
+        How many; they may be more than there are cores.
+
+    Raises
+    ------
+    ImportError
+        mpi4py is not installed.
+    LaunchError
+        There is no mpiexec, the ranks do not come up within a minute, or they see a communicator of another size,
+        because mpiexec and the MPI that mpi4py loads do not belong together.
+    RuntimeError
+        This process is a rank itself.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        if isinstance(ranks, bool) or not isinstance(ranks, int):
+            raise TypeError(f"ranks must be an integer, not {ranks!r}")
+        if ranks < 1:
+            raise ValueError(f"a pool needs at least one rank, not {ranks}")
+        if under_launcher():
+            raise RuntimeError("this process is a rank under mpiexec already; call with backend='mpi' on all ranks")
+        require_mpi4py()
+        self.ranks = ranks
+        self.scratch: Segment | None = None
+        """Memory for the data of runs; its pages stay."""
+        self.lock = threading.RLock()
+        """Held during a run: one at a time."""
+        self._connections: list[Connection] = []
+        self.pids: list[int] = []
+        """Process ids by rank."""
+        door = Door()
+        try:
+            self._launch = Launch(ranks, "tilewright.mpi.rank", door.environment)
+            # Held by the finalizer alone, which also runs at exit.
+            self._end = weakref.finalize(self, _end, os.getpid(), self._launch, self._connections, self.pids)
+            self._welcome(door)
+        except BaseException:
+            if hasattr(self, "_end"):
+                self.kill()
+            raise
+        finally:
+            door.close()
+
+    def _welcome(self, door: Door) -> None:
+        deadline = time.monotonic() + START
+
+        def late() -> bool:
+            return self._launch.ended or time.monotonic() > deadline
+
+        def failed(what: str) -> LaunchError:
+            return LaunchError(f"{what} of {self.ranks} ranks; mpiexec said: {self._launch.output() or 'nothing'}")
+
+        for count in range(self.ranks):  # all, before any goes on: MPI lets none through alone
+            connection = door.admit(late)
+            if connection is None:
+                raise failed(f"only {count} came up")
+            self._connections.append(connection)
+        hellos: dict[int, Hello] = {}
+        arrived: dict[int, Connection] = {}
+        for connection in self._connections:
+            try:
+                while not connection.poll(0.05):
+                    if late():
+                        raise failed(f"only {len(arrived)} found their MPI")
+                hello: Hello = connection.recv()
+            except (EOFError, OSError):
+                raise failed(f"only {len(arrived)} found their MPI") from None
+            if hello.problem:
+                raise LaunchError(f"the ranks have no MPI: {hello.problem}; {INSTALL}")
+            if hello.size != self.ranks:
+                raise LaunchError(
+                    f"mpiexec started {self.ranks} ranks, but rank {hello.rank} sees {hello.size}: mpiexec and the MPI "
+                    f"that mpi4py loads do not belong together; install one of mpich, openmpi, impi-rt beside mpi4py"
+                )
+            hellos[hello.rank], arrived[hello.rank] = hello, connection
+        self._connections[:] = [arrived[rank] for rank in range(self.ranks)]
+        self.pids[:] = [hellos[rank].pid for rank in range(self.ranks)]
+        self._launch.files |= shm_files(self.pids)
+
+    # ------------------------------------------------------------ use
+
+    def run(self, job: Job, progress: Callable[[int], None] | None) -> list[Outcome] | bytes:
+        """What each rank tells of a run; or the frozen exception that they raised together before it.
+
+        Raises
+        ------
+        RankDied
+            A rank ended. The pool is over, and everything of it gone.
+        RuntimeError
+            The pool is closed.
+        """
+        with self.lock:
+            if self.closed:
+                raise RuntimeError("this pool is closed; make another with tw.mpi.Pool(...)")
+            try:
+                return self._exchange(job, progress)
+            except BaseException:  # Ctrl-C too: ranks in the middle of a run are of no use
+                self.kill()
+                raise
+
+    def _exchange(self, job: Job, progress: Callable[[int], None] | None) -> list[Outcome] | bytes:
+        for rank, connection in enumerate(self._connections):
+            try:
+                connection.send(job)
+            except OSError:
+                raise self._died([rank]) from None
+        answers: dict[int, Any] = {}
+        done = [0] * self.ranks
+        while len(answers) < self.ranks:
+            left = {c: r for r, c in enumerate(self._connections) if r not in answers}
+            gone = []
+            for connection in wait(list(left)):
+                rank = left[connection]  # type: ignore[index]
+                try:
+                    answer = connection.recv()  # type: ignore[union-attr]
+                except (EOFError, OSError):
+                    gone.append(rank)
+                    continue
+                if isinstance(answer, int):
+                    done[rank] = answer
+                    if progress:
+                        progress(sum(done))
+                else:
+                    answers[rank] = answer
+            if gone:
+                raise self._died(gone)
+        failed = next((answer for answer in answers.values() if isinstance(answer, bytes)), None)
+        return failed if failed is not None else [answers[rank] for rank in range(self.ranks)]
+
+    def _died(self, gone: list[int]) -> RankDied:
+        """Which of the ranks that are gone was first: mpiexec ends the others when it sees one end."""
+        first = gone[0]
+        if len(gone) > 1:
+            self._launch.wait(1.0)
+            named = re.findall(r"PID (\d+)", self._launch.output())
+            first = next((rank for rank in gone if str(self.pids[rank]) in named), first)
+        return RankDied(first, f"process {self.pids[first]} ended during a run; the pool of {self.ranks} is closed")
+
+    # ------------------------------------------------------------ end
+
+    @property
+    def closed(self) -> bool:
+        return not self._end.alive
+
+    def close(self) -> None:
+        """End the ranks and wait for them. Harmless if they have ended."""
+        self._end()
+        self.scratch = None
+
+    def kill(self) -> None:
+        """End the ranks at once."""
+        if self._end.detach():
+            _kill(self._launch, self._connections, self.pids)
+        self.scratch = None
+
+    def __enter__(self) -> Pool:
+        _active.append(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _active.remove(self)
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Pool({self.ranks}{', closed' if self.closed else ''})"
+
+
+def _end(owner: int, launch: Launch, connections: list[Connection], pids: list[int]) -> None:
+    if os.getpid() != owner:  # a fork of the owner has no say
+        return
+    for connection in connections:
+        try:
+            connection.send(None)
+        except OSError:
+            break
+    else:
+        launch.wait(CLOSE)
+    _kill(launch, connections, pids)
+
+
+def _kill(launch: Launch, connections: list[Connection], pids: list[int]) -> None:
+    launch.kill(() if launch.ended else pids)
+    for connection in connections:
+        connection.close()
+
+
+# ------------------------------------------------------------------ which pool a call uses
+
+_active: list[Pool] = []
+_default: Pool | None = None
+_choosing = threading.Lock()
+
+
+def active() -> Pool | None:
+    """The pool of the innermost ``with`` block, if any."""
+    return _active[-1] if _active else None
+
+
+def default(ranks: int | None) -> Pool:
+    """The pool that stays between calls; replaced when it is closed or has another number of ranks than is wanted."""
+    global _default
+    with _choosing:
+        if _default is not None and not _default.closed and ranks in (None, _default.ranks):
+            return _default
+        if _default is not None:
+            _default.close()
+            _default = None
+        if ranks is None:
+            from tilewright.machine import cores
+
+            ranks = cores()
+        _default = Pool(ranks)
+        return _default

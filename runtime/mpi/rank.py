@@ -1,0 +1,89 @@
+"""What a rank of a pool does: ``python -m tilewright.mpi.rank`` under mpiexec, until the pool closes or its owner ends.
+
+It connects to the pool's socket, says who it is, then runs parts of graphs. A thread of its own reads the socket, so
+the rank ends within moments of its owner, whatever either is doing; the kernel ends it if mpiexec's proxy dies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from tilewright.kernels import blas
+from tilewright.mpi.launcher import remove, shm_files
+from tilewright.mpi.outcome import freeze
+from tilewright.mpi.shared import Mappings, loads
+from tilewright.mpi.wire import Hello, Job, connect
+from tilewright.tiles import Store
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+__all__ = ["main"]
+
+_PDEATHSIG = 1  # PR_SET_PDEATHSIG of sys/prctl.h
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's business
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+    owner = connect()
+    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(owner, jobs), daemon=True).start()
+    try:
+        from mpi4py import MPI
+    except Exception as error:
+        owner.send(Hello(-1, 0, os.getpid(), f"{type(error).__name__}: {error}"))
+        return
+    comm = MPI.COMM_WORLD
+    blas.current()
+    owner.send(Hello(comm.rank, comm.size, os.getpid(), ""))
+    mappings = Mappings()
+    while (job := jobs.get()) is not None:
+        with suppress(BrokenPipeError):
+            owner.send(_run(comm, job, mappings, owner))
+        mappings.keep({job.scratch})
+
+
+def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:
+    """Pass jobs on; None asks for an orderly end, and without its owner a rank has nothing to live for."""
+    with suppress(EOFError, OSError):
+        while True:
+            job = owner.recv()
+            jobs.put(job)
+            if job is None:
+                return
+    remove(shm_files([os.getpid()]))  # MPI would do so at its orderly end
+    os._exit(1)
+
+
+def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, owner: Connection) -> Any:
+    """This rank's `Outcome`, or the pickled exception that all ranks agreed to raise before any task ran."""
+    from tilewright.mpi.part import agreement, run_part, wires
+
+    report: Callable[[int], None] | None = owner.send if job.progress else None
+    sys.path[:] = job.path
+    try:
+        with agreement(wires(comm).data):
+            blas.use(job.blas)
+            graph, data, scheduler, order = loads(job.contents, mappings)
+        _, outcomes = run_part(
+            comm, graph, Store(data), scheduler, job.workers, order,
+            window=job.window, synchronous=job.synchronous, deliver=True, progress=report,
+        )  # fmt: skip
+    except Exception as error:
+        return freeze(error)
+    return outcomes[comm.rank]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Memory that the processes of one host share, without a name that could be left behind.
+
+A segment is an anonymous file in memory (``memfd_create``). Another process opens it as ``/proc/PID/fd/N`` while its
+maker holds it; it is gone when the last process that maps it ends, however that ends. Where there is no such thing a
+temporary file takes its place, removed with the segment.
+
+Arrays in segments pickle as references: see `dumps` and `loads`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import mmap
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tilewright.tiles import TiledMatrix
+
+__all__ = ["Mappings", "Segment", "arrays_in", "dumps", "like", "zeros"]
+
+_ALIGNMENT = 64
+_serial = itertools.count()
+
+
+class Segment(mmap.mmap):
+    """Zeros, ``size`` bytes of them, that other processes can map by `path`. Freed with the last array in it."""
+
+    serial: int
+    path: str
+    _descriptor: int = -1
+
+    @classmethod
+    def create(cls, size: int) -> Segment:
+        size = max(-(-size // mmap.PAGESIZE), 1) * mmap.PAGESIZE
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("tilewright", os.MFD_CLOEXEC)
+            path = f"/proc/{os.getpid()}/fd/{descriptor}"
+        else:
+            descriptor, path = tempfile.mkstemp(prefix="tilewright-")
+        os.truncate(descriptor, size)
+        segment = cls(descriptor, size)
+        segment.serial, segment.path, segment._descriptor = next(_serial), path, descriptor
+        return segment
+
+    @property
+    def sealed(self) -> bool:
+        return self._descriptor < 0
+
+    def seal(self) -> None:
+        """From now on nobody else can map it. Saves a descriptor."""
+        if not self.sealed:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            if not self.path.startswith("/proc/"):
+                os.unlink(self.path)
+
+    def __del__(self) -> None:
+        self.seal()
+
+    def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype, order: str) -> np.ndarray:
+        return np.ndarray(shape, dtype, self, offset, order=order)  # type: ignore[call-overload, no-any-return]
+
+
+def zeros(shape: tuple[int, ...], dtype: Any, order: str = "C") -> np.ndarray:
+    """A new array in a segment of its own."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    return Segment.create(size).array(0, tuple(shape), dtype, order)
+
+
+def segment_of(array: np.ndarray) -> Segment | None:
+    """The segment that an array lies in, or None."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview):
+        base = base.obj
+    return base if isinstance(base, Segment) and not base.sealed else None
+
+
+# ------------------------------------------------------------------ data of a run
+
+
+def like(value: Any, place: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """``value`` with every numeric array in it replaced by ``place(array)``, tiled matrices and containers included."""
+    if isinstance(value, np.ndarray):
+        return value if value.dtype.hasobject else place(value)
+    if isinstance(value, TiledMatrix):
+        return value.over(place)
+    if isinstance(value, dict):
+        return {key: like(item, place) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [like(item, place) for item in value]
+    return value
+
+
+def arrays_in(value: Any) -> list[np.ndarray]:
+    """The arrays that `like` would replace and that lie in no segment."""
+    found: list[np.ndarray] = []
+
+    def note(array: np.ndarray) -> np.ndarray:
+        if segment_of(array) is None:
+            found.append(array)
+        return array
+
+    like(value, note)
+    return found
+
+
+def room(arrays: list[np.ndarray]) -> int:
+    """Bytes that a segment needs for copies of them all."""
+    return sum(-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays)
+
+
+def placer(segment: Segment) -> Callable[[np.ndarray], np.ndarray]:
+    """A `place` for `like`: an array in any segment stays, others get room here. Nothing is copied."""
+    offset = 0
+
+    def place(array: np.ndarray) -> np.ndarray:
+        nonlocal offset
+        if segment_of(array) is not None:
+            return array
+        start, offset = offset, offset + room([array])
+        return segment.array(start, array.shape, array.dtype, layout(array))
+
+    return place
+
+
+def layout(array: np.ndarray) -> str:
+    """ "F" if columns are closer together in memory than rows, else "C"."""
+    return "F" if array.ndim == 2 and abs(array.strides[0]) < abs(array.strides[1]) else "C"
+
+
+# ------------------------------------------------------------------ references
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, thing: Any) -> Any:
+        if isinstance(thing, np.ndarray) and (segment := segment_of(thing)) is not None:
+            start = np.ndarray((), np.uint8, segment).__array_interface__["data"][0]
+            offset = thing.__array_interface__["data"][0] - start
+            return segment.serial, segment.path, offset, thing.shape, thing.strides, thing.dtype.str
+        return None
+
+
+class Mappings:
+    """The segments of another process that this one maps."""
+
+    def __init__(self) -> None:
+        self._mapped: dict[int, mmap.mmap] = {}
+
+    def array(self, reference: Any) -> np.ndarray:
+        serial, path, offset, shape, strides, dtype = reference
+        mapped = self._mapped.get(serial)
+        if mapped is None:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            with contextlib.closing(os.fdopen(descriptor, "r+b", buffering=0)):
+                mapped = self._mapped[serial] = mmap.mmap(descriptor, 0)
+        return np.ndarray(shape, dtype, mapped, offset, strides)
+
+    def keep(self, serials: set[int]) -> None:
+        """Forget all mappings but these; their memory goes when no array is left in it."""
+        self._mapped = {serial: mapped for serial, mapped in self._mapped.items() if serial in serials}
+
+
+class _Unpickler(pickle.Unpickler):
+    mappings: Mappings
+
+    def persistent_load(self, reference: Any) -> np.ndarray:
+        return self.mappings.array(reference)
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle; arrays in a segment of this process as references."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    return buffer.getvalue()
+
+
+def loads(data: bytes, mappings: Mappings) -> Any:
+    """The inverse of `dumps`, in another process."""
+    unpickler = _Unpickler(io.BytesIO(data))
+    unpickler.mappings = mappings
+    return unpickler.load()

@@ -1,0 +1,91 @@
+"""Where a call runs, and what its engine wants of the arguments.
+
+On one node that is nothing: this class. An engine with options of its own or with more than one process has a function
+``site(options)`` that returns a subclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tilewright.backends import Backend, Progress
+from tilewright.backends import backend as find_backend
+from tilewright.machine import Machine, worker_count
+from tilewright.program import Program
+from tilewright.schedulers import Policy
+from tilewright.schedulers import policy as find_policy
+from tilewright.trace import Trace
+
+__all__ = ["Site", "check_options", "find_site"]
+
+
+class Site:
+    """One process. All methods are called in this order: argument, agreement, zeros, execute, result."""
+
+    alone = True
+    """Whether this process makes the call alone, and can look at its arguments again."""
+    has_data = True
+    """Whether the arguments hold values here, not only shapes."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def argument(self, value: Any) -> Any:
+        """What to work with instead of ``value``."""
+        return value
+
+    @contextmanager
+    def agreement(self) -> Iterator[dict[str, Any]]:
+        """A block that all processes of the call pass together, or none. Facts noted in the dict have to be equal."""
+        yield {}
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any, order: str = "C") -> np.ndarray:
+        """A new array for results."""
+        return np.zeros(shape, dtype, order)  # type: ignore[call-overload, no-any-return]
+
+    def workers(self, workers: int | None) -> int:
+        """How many workers there are in all."""
+        return worker_count(workers)
+
+    def execute(
+        self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
+    ) -> Trace:
+        """Run the program."""
+        useful = program.graph.parallelism or len(program.graph)
+        workers = max(1, min(self.workers(workers), useful))  # none that could never have a task
+        policy = find_policy(scheduler)
+        policy.prepare(program.graph, Machine(workers=workers))
+        return self.backend.execute(program, policy, workers, progress)
+
+    def result(self, value: Any) -> Any:
+        """What to return instead of ``value``."""
+        return value
+
+
+def find_site(backend: str, options: Mapping[str, Any]) -> Site:
+    """The site of a call with this backend and options of that backend.
+
+    Raises
+    ------
+    ValueError
+        Unknown backend, or a bad value of an option.
+    TypeError
+        The backend has no such option.
+    """
+    engine: Any = find_backend(backend)
+    if hasattr(engine, "site"):
+        found: Site = engine.site(dict(options))
+        return found
+    check_options(backend, options, ())
+    return Site(engine)
+
+
+def check_options(backend: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """TypeError that names unknown options."""
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise TypeError(f"unknown option {', '.join(unknown)}; backend {backend!r} has {', '.join(known) or 'none'}")

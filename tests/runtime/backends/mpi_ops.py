@@ -1,0 +1,65 @@
+"""Functions that ranks import by name."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+
+def axpy(x: np.ndarray, y: np.ndarray, alpha: float) -> None:
+    y += alpha * x
+
+
+def plus(x: Any, y: Any) -> Any:
+    return x + y
+
+
+def swap(x: Any, y: Any) -> tuple[Any, Any]:
+    return y, x
+
+
+def describe(x: Any) -> str:
+    return f"{type(x).__name__} {x}"
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def talk(x: Any) -> None:
+    print("heard on no terminal", flush=True)
+
+
+def sleep(x: Any, seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def wait_then_sleep(flag: str, seconds: float) -> None:
+    """Say by a file that the run is under way."""
+    with open(flag, "w"):
+        pass
+    time.sleep(seconds)
+
+
+def fail(x: Any) -> None:
+    raise ZeroDivisionError("on purpose")
+
+
+def unpicklable(x: Any) -> Any:
+    return lambda: x
+
+
+def grow(x: Any) -> np.ndarray:
+    return np.zeros(len(x) + 1)
+
+
+class Keeper:
+    """A policy that never gives anything."""
+
+    def prepare(self, graph: Any, machine: Any) -> None: ...
+    def push(self, task: Any, worker: int | None = None) -> None: ...
+    def pop(self, worker: int) -> None:
+        return None

@@ -1,0 +1,209 @@
+"""Run by all ranks of ``mpiexec -n 3``: each check writes what it saw as one JSON line, by rank, into a folder.
+
+The tests in test_mpi.py read them. A check that raises writes the exception.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+import tilewright as tw
+
+comm = MPI.COMM_WORLD
+rank = comm.rank
+
+A = np.random.default_rng(3).standard_normal((105, 105))
+A = A @ A.T + 105 * np.eye(105)
+NB = 20
+L = tw.tiled_cholesky(A, tile_size=NB)
+
+
+def call(a: Any = A, **options: Any) -> Any:
+    return tw.tiled_cholesky(a, **{"tile_size": NB, "backend": "mpi", **options})
+
+
+def raised(function: Callable[[], Any]) -> list[str]:
+    try:
+        function()
+    except Exception as error:
+        return [type(error).__name__, str(error), *getattr(error, "__notes__", [])]
+    return []
+
+
+def add(x: np.ndarray, y: np.ndarray) -> None:
+    y += x
+
+
+# ------------------------------------------------------------------ checks
+
+
+def replicated() -> Any:
+    return np.array_equal(call(), L)
+
+
+def all_grids() -> Any:
+    return [np.array_equal(call(grid=grid), L) for grid in [(1, 3), (3, 1)]]
+
+
+def other_distributions() -> Any:
+    rules = [tw.SymmetricBlockCyclic(3), tw.RowBlocks(3, 6), lambda i, j: (i * j) % 3, 2]
+    return [np.array_equal(call(owner=rule), L) for rule in rules]
+
+
+def on_root_only() -> Any:
+    factor = call(A if rank == 1 else None, root=1, gather="root")
+    return None if factor is None else bool(np.array_equal(factor, L))
+
+
+def from_root_to_all() -> Any:
+    return np.array_equal(call(A if rank == 2 else None, root=2), L)
+
+
+def fortran_order_from_root() -> Any:
+    expected = tw.tiled_cholesky(np.asfortranarray(A), tile_size=NB)
+    factor = call(np.asfortranarray(A) if rank == 0 else None, root=0)
+    return [bool(np.array_equal(factor, expected)), factor.flags.f_contiguous]
+
+
+def distributed_matrix() -> Any:
+    """Every rank has only its own tiles, and keeps only those."""
+    owner = tw.BlockCyclic(1, 3)
+    whole = tw.TiledMatrix.from_numpy(A, NB)
+    mine = tw.TiledMatrix.empty(A.shape, NB)
+    for i, j in whole:
+        if owner(i, j) == rank:
+            mine[i, j] = whole[i, j]
+    factor = call(mine, owner=owner, gather="none", tile_size=None)
+    expected = tw.TiledMatrix.from_numpy(L, NB)
+    return [bool(np.array_equal(factor[i, j], expected[i, j])) for i, j in whole if i >= j and owner(i, j) == rank]
+
+
+def in_place() -> Any:
+    a = A.copy()
+    return call(a, overwrite_a=True) is a and bool(np.array_equal(a, L))
+
+
+def complex_and_single() -> Any:
+    kinds = []
+    for dtype in ("float32", "complex64", "complex128"):
+        a = A.astype(dtype)
+        kinds.append(bool(np.array_equal(call(a), tw.tiled_cholesky(a, tile_size=NB))))
+    return kinds
+
+
+def own_communicator() -> Any:
+    half = comm.Split(color=int(rank == 2), key=rank)
+    factor, run = call(comm=half, return_run=True)
+    half.Free()
+    return [bool(np.array_equal(factor, L)), run.trace.ranks]
+
+
+def trace_is_whole_on_all_ranks() -> Any:
+    _, run = call(return_run=True, grid=(1, 3), gather="none")
+    run.trace.check()
+    return [run.messages, run.bytes, sorted({record.rank for record in run.trace})]
+
+
+def any_graph() -> Any:
+    g = tw.TaskGraph()
+    x = g.handles("x")
+    for r in range(1, 6):
+        g.insert(add, tw.R(x[r - 1]), tw.RW(x[r]))
+    run = tw.run(g, {"x": [np.ones(4) for _ in range(6)]}, backend="mpi", owner=lambda i: i % 3)
+    return [float(run[tw.Handle("x", (r,))][0]) for r in range(6)]
+
+
+def synchronous_and_no_window() -> Any:
+    return [np.array_equal(call(grid=g, synchronous=True, window=1), L) for g in [(1, 3), (3, 1)]]
+
+
+def more_ranks_than_tiles() -> Any:
+    return np.array_equal(call(tile_size=105), tw.tiled_cholesky(A, tile_size=105))
+
+
+def two_workers_a_rank() -> Any:
+    factor, run = call(workers=6, return_run=True)
+    return [bool(np.array_equal(factor, L)), run.workers]
+
+
+def not_positive_definite() -> Any:
+    a = A.copy()
+    a[70, 70] = -1
+    try:
+        call(a)
+    except tw.NotPositiveDefiniteError as error:
+        return [error.order, str(error)]
+    return None
+
+
+def only_one_rank_has_a_bad_matrix() -> Any:
+    a = A.copy()
+    if rank == 1:
+        a[3, 2] = np.nan
+    return raised(lambda: call(a))
+
+
+def different_tile_size() -> Any:
+    return raised(lambda: call(tile_size=NB + (rank == 2)))
+
+
+def different_shape() -> Any:
+    return raised(lambda: call(A[: 105 - rank, : 105 - rank]))
+
+
+def different_dtype() -> Any:
+    return raised(lambda: call(A.astype("f4") if rank == 1 else A))
+
+
+def different_order() -> Any:
+    return raised(lambda: call(np.asfortranarray(A) if rank == 1 else A))
+
+
+def different_grid() -> Any:
+    return raised(lambda: call(grid=(1, 3) if rank else (3, 1)))
+
+
+def different_gather() -> Any:
+    return raised(lambda: call(gather="all" if rank else "none"))
+
+
+def different_graph() -> Any:
+    return raised(
+        lambda: tw.run(tw.cholesky_graph(3 + (rank == 2)), {"A": tw.TiledMatrix.from_numpy(A, NB)}, backend="mpi")
+    )
+
+
+def unknown_option_on_one_rank() -> Any:
+    return raised(lambda: call(**({"colour": 1} if rank == 0 else {})))
+
+
+def pool_inside_mpiexec() -> Any:
+    return raised(lambda: tw.mpi.Pool(2))
+
+
+def wrong_values() -> Any:
+    return [raised(lambda o=o: call(**o))[:1] for o in ({"root": 3}, {"gather": "some"}, {"workers": 4}, {"grid": 3})]
+
+
+def still_works_after_all_that() -> Any:
+    return np.array_equal(call(), L)
+
+
+CHECKS = [value for name, value in list(globals().items())
+          if callable(value) and getattr(value, "__module__", "") == "__main__" and name not in ("call", "raised", "add")]  # fmt: skip
+
+if __name__ == "__main__":
+    with Path(sys.argv[1], f"{rank}.jsonl").open("w") as file:
+        for check in CHECKS:
+            try:
+                seen = check()
+            except BaseException as error:
+                seen = f"{type(error).__name__}: {error} {getattr(error, '__notes__', [])}"
+            print(json.dumps([check.__name__, seen], default=bool), file=file, flush=True)

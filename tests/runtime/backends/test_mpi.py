@@ -1,0 +1,611 @@
+"""The MPI engine, from an ordinary process and on the ranks of mpiexec."""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright.mpi import launcher
+from tilewright.mpi import pool as pools
+
+pytestmark = pytest.mark.timeout(60)
+
+HERE = Path(__file__).parent
+UNIT = {"f": 2.0**-24, "F": 2.0**-24, "d": 2.0**-53, "D": 2.0**-53}
+
+
+def positive_definite(n: int, dtype: Any = np.float64, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    a = rng.standard_normal((n, n))
+    if np.dtype(dtype).kind == "c":
+        a = a + 1j * rng.standard_normal((n, n))
+    return np.ascontiguousarray((a @ a.conj().T + n * np.eye(n)).astype(dtype))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ops() -> Iterator[Any]:
+    """`mpi_ops`, importable here and on ranks, which take over ``sys.path``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        import mpi_ops
+
+        yield mpi_ops
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[tw.mpi.Pool]:
+    three = tw.mpi.Pool(3)
+    yield three
+    assert not three.closed, "a test broke the pool that it shares"
+    three.close()
+
+
+def grids(ranks: int) -> list[tuple[int, int]]:
+    return [(P, ranks // P) for P in range(1, ranks + 1) if ranks % P == 0]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Poll until it is so; the test's timeout is the limit that counts."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def sockets() -> list[str]:
+    """Sockets of pools of this process on which somebody listens."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    listening = "00010000"  # the column of flags: SO_ACCEPTCON
+    return [line for line in lines if f"@tilewright-{os.getpid()}-" in line and line.split()[3] == listening]
+
+
+def shm() -> list[str]:
+    return sorted(os.listdir("/dev/shm"))
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def resident(pid: int) -> int:
+    """Bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# ------------------------------------------------------------------ correct
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6])
+def test_factors_are_those_of_threads_bit_for_bit_on_all_grids(ranks: int) -> None:
+    a = positive_definite(150)
+    cases: list[tuple[np.ndarray, dict[str, Any]]] = [(a, {"grid": grid, "tile_size": 32}) for grid in grids(ranks)]
+    cases += [(positive_definite(n), {"tile_size": 32}) for n in (1, 31, 32, 33, 97)]  # ragged and not
+    cases += [(positive_definite(90, dtype), {"tile_size": 25}) for dtype in "fFD"]
+    cases += [(a, {"tile_size": 40, "lower": False}), (np.asfortranarray(a), {"tile_size": 40})]
+    cases += [(a, {"tile_size": 20, "synchronous": True, "window": 1, "grid": grid}) for grid in grids(ranks)]
+    with tw.mpi.Pool(ranks) as pool:
+        for matrix, options in cases:
+            ours = {name: value for name, value in options.items() if name in ("tile_size", "lower")}
+            expected = tw.tiled_cholesky(matrix, **ours)
+            factor, run = tw.tiled_cholesky(matrix, backend="mpi", pool=pool, return_run=True, **options)
+            assert factor.dtype == expected.dtype
+            assert factor.flags.f_contiguous == expected.flags.f_contiguous
+            np.testing.assert_array_equal(factor, expected, err_msg=f"{matrix.shape} {matrix.dtype} {options}")
+            run.trace.check()
+
+
+@pytest.mark.parametrize("dtype", ["f", "d", "F", "D"])
+def test_residual_passes_the_threshold_of_lapack(pool: tw.mpi.Pool, dtype: str) -> None:
+    """||A - L L^H||_1 / (n ||A||_1 u) < 30."""
+    a = positive_definite(200, dtype)
+    factor = tw.tiled_cholesky(a, backend="mpi", pool=pool, tile_size=48)
+    wide = np.longdouble if dtype in "fd" else np.clongdouble
+    exact = factor.astype(wide)
+    residual = np.abs(a - exact @ exact.conj().T).sum(axis=0).max() / np.abs(a).sum(axis=0).max()
+    assert residual / (len(a) * UNIT[dtype]) < 30
+
+
+@pytest.mark.parametrize("owner", [tw.SymmetricBlockCyclic(3), tw.RowBlocks(3, 6), lambda i, j: (i * j) % 3, 1])
+def test_any_distribution_gives_the_same_bits(pool: tw.mpi.Pool, owner: Any) -> None:
+    a = positive_definite(170)
+    factor = tw.tiled_cholesky(a, backend="mpi", pool=pool, owner=owner, tile_size=30)
+    np.testing.assert_array_equal(factor, tw.tiled_cholesky(a, tile_size=30))
+
+
+@pytest.mark.parametrize("scheduler", sorted(tw.SCHEDULERS))
+def test_any_policy_gives_the_same_bits(pool: tw.mpi.Pool, scheduler: str) -> None:
+    a = positive_definite(170)
+    factor = tw.tiled_cholesky(a, backend="mpi", pool=pool, scheduler=scheduler, workers=6, tile_size=30)
+    np.testing.assert_array_equal(factor, tw.tiled_cholesky(a, tile_size=30))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_in_place_and_tiled_matrices_work(pool: tw.mpi.Pool, packed: bool) -> None:
+    a = positive_definite(100)
+    expected = tw.tiled_cholesky(a, tile_size=30)
+    tiles = tw.TiledMatrix.from_numpy(a, 30) if packed else tw.TiledMatrix.view(a.copy(), 30)
+    factor = tw.tiled_cholesky(tiles, backend="mpi", pool=pool, overwrite_a=True)
+    assert factor is tiles
+    np.testing.assert_array_equal(tiles.to_numpy(), expected)
+    b = a.copy()
+    assert tw.tiled_cholesky(b, backend="mpi", pool=pool, overwrite_a=True, tile_size=30) is b
+    np.testing.assert_array_equal(b, expected)
+
+
+def test_more_ranks_than_tiles_leaves_some_idle(pool: tw.mpi.Pool) -> None:
+    a = positive_definite(20)
+    np.testing.assert_array_equal(tw.tiled_cholesky(a, backend="mpi", pool=pool), tw.tiled_cholesky(a))
+
+
+def test_a_large_result_lives_in_the_memory_that_the_ranks_wrote(
+    pool: tw.mpi.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tilewright.backends import mpi
+
+    monkeypatch.setattr(mpi, "SHARED", 1)
+    a = positive_definite(300)
+    before = descriptors(os.getpid())
+    factor = tw.tiled_cholesky(a, backend="mpi", pool=pool, tile_size=64)
+    np.testing.assert_array_equal(factor, tw.tiled_cholesky(a, tile_size=64))
+    assert descriptors(os.getpid()) == before + 1
+    again = tw.tiled_cholesky(factor @ factor.T, backend="mpi", pool=pool, tile_size=64)
+    assert np.allclose(again, factor)
+    del factor, again
+    assert descriptors(os.getpid()) == before
+
+
+# ------------------------------------------------------------------ the trace
+
+
+@pytest.mark.parametrize(("grid", "messages"), [((1, 2), 28), ((2, 1), 28)])
+def test_a_run_reports_the_messages_of_the_plan(grid: tuple[int, int], messages: int) -> None:
+    a = positive_definite(160)
+    with tw.mpi.Pool(2):
+        _, run = tw.tiled_cholesky(a, backend="mpi", grid=grid, tile_size=20, return_run=True)
+    assert run.messages == messages
+    assert run.bytes == messages * 20 * 20 * 8
+    assert run.workers == 2
+    for message in run.trace.messages:
+        writer = next(record for record in run.trace if record.task == message.writer)
+        assert writer.rank == message.source
+        assert writer.end <= message.start <= message.end
+    events = run.trace.to_perfetto()["traceEvents"]
+    assert sum(event.get("cat") == "message" and event["ph"] == "s" for event in events) == messages
+    assert f"{messages} on 2 ranks" in str(run)
+
+
+def test_other_engines_report_no_messages() -> None:
+    _, run = tw.tiled_cholesky(positive_definite(30), return_run=True)
+    assert (run.messages, run.bytes) == (0, 0)
+
+
+# ------------------------------------------------------------------ any graph
+
+
+def test_functions_change_arrays_in_place_across_ranks(pool: tw.mpi.Pool, ops: Any) -> None:
+    g = tw.TaskGraph()
+    x = g.handles("x")
+    for r in range(1, 7):
+        g.insert(ops.axpy, tw.R(x[r - 1]), tw.RW(x[r]), 2.0)
+    data = [np.ones(3) for _ in range(7)]
+    run = tw.run(g, {"x": data}, backend="mpi", pool=pool, owner=lambda i: i % 3)
+    assert [array[0] for array in data] == [1, 3, 7, 15, 31, 63, 127]
+    assert run.messages == 6
+
+
+def test_functions_return_new_values_of_any_type(pool: tw.mpi.Pool, ops: Any) -> None:
+    g = tw.TaskGraph()
+    a, b, d = map(g.handle, "abd")
+    g.insert(ops.swap, tw.RW(a), tw.RW(b), on=1)
+    g.insert(ops.describe, tw.R(a), on=2)
+    g.insert(ops.grow, tw.RW(d), on=2)
+    g.insert(ops.grow, tw.RW(d), on=0)
+    given = np.zeros(2)
+    run = tw.run(g, {"a": "left", "b": {"right": 1}, "d": given}, backend="mpi", pool=pool)
+    assert (run["a"], run["b"]) == ({"right": 1}, "left")
+    assert run["d"].shape == (4,)
+    assert given.shape == (2,)
+
+
+def test_a_task_runs_on_the_rank_it_names(pool: tw.mpi.Pool, ops: Any) -> None:
+    g = tw.TaskGraph()
+    for r in (2, 0, 1):
+        g.insert(ops.pid, on=r)
+    run = tw.run(g, {}, backend="mpi", pool=pool)
+    assert [record.rank for record in sorted(run.trace, key=lambda record: record.task)] == [2, 0, 1]
+
+
+@pytest.mark.parametrize("function", [lambda x: None, "local"])
+def test_a_function_without_an_importable_name_is_refused(pool: tw.mpi.Pool, function: Any) -> None:
+    def local(x: Any) -> None: ...
+
+    g = tw.TaskGraph()
+    g.insert(local if function == "local" else function, tw.R(g.handle("x")))
+    with pytest.raises(TypeError, match="cannot send .* to its ranks: they import functions by name"):
+        tw.run(g, {"x": 1}, backend="mpi", pool=pool)
+
+
+def test_a_value_that_cannot_travel_is_an_error_on_the_way_and_at_the_end(pool: tw.mpi.Pool, ops: Any) -> None:
+    for last in (0, 1):
+        g = tw.TaskGraph()
+        x = g.handle("x")
+        g.insert(ops.unpicklable, tw.RW(x), on=0)
+        if last:
+            g.insert(ops.describe, tw.R(x), on=1)
+        with pytest.raises(Exception, match="pickle"):
+            tw.run(g, {"x": 1}, backend="mpi", pool=pool)
+
+
+# ------------------------------------------------------------------ when things go wrong
+
+
+@pytest.mark.parametrize("bad", [0, 77, 149])
+def test_not_positive_definite_is_the_exception_of_threads(pool: tw.mpi.Pool, bad: int) -> None:
+    a = positive_definite(150)
+    a[bad, bad] = -1.0
+    with pytest.raises(tw.NotPositiveDefiniteError) as here:
+        tw.tiled_cholesky(a, tile_size=32)
+    with pytest.raises(tw.NotPositiveDefiniteError) as there:
+        tw.tiled_cholesky(a, tile_size=32, backend="mpi", pool=pool)
+    assert there.value.order == here.value.order == bad + 1
+    assert str(there.value) == str(here.value)
+    assert "backend=mpi, rank=" in there.value.__notes__[0]
+
+
+def test_a_failing_function_is_raised_in_the_caller_and_later_tasks_never_run(pool: tw.mpi.Pool, ops: Any) -> None:
+    g = tw.TaskGraph()
+    x, y = g.handle("x"), g.handle("y")
+    g.insert(ops.axpy, tw.R(x), tw.RW(y), 1.0, on=0)
+    g.insert(ops.fail, tw.RW(y), on=1)
+    g.insert(ops.sleep, tw.RW(y), 1000, on=2)
+    g.insert(ops.axpy, tw.R(y), tw.RW(x), 1.0, on=0)
+    x_data, y_data = np.ones(2), np.ones(2)
+    with pytest.raises(ZeroDivisionError, match="on purpose") as caught:
+        tw.run(g, {"x": x_data, "y": y_data}, backend="mpi", pool=pool)
+    assert caught.value.__notes__ == ["in task fail(y) (number 1), writing y; backend=mpi, rank=1, worker=0"]
+    assert x_data[0] == 1
+
+
+def test_a_policy_that_keeps_tasks_back_is_an_error_not_a_hang(pool: tw.mpi.Pool, ops: Any) -> None:
+    with pytest.raises(tw.SchedulerError, match="Keeper gives no task"):
+        tw.tiled_cholesky(positive_definite(90), tile_size=30, backend="mpi", pool=pool, scheduler=ops.Keeper())
+
+
+def test_a_killed_rank_is_named_and_leaves_nothing_behind(ops: Any, tmp_path: Path) -> None:
+    before = shm()
+    pool = tw.mpi.Pool(3)
+    pids = pool.pids[:]
+    flag = tmp_path / "running"
+
+    def kill() -> None:
+        wait_until(flag.exists, "the run began")
+        os.kill(pids[1], 9)
+
+    g = tw.TaskGraph()
+    g.insert(ops.wait_then_sleep, str(flag), 1000.0, on=0)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(tw.RankDied, match="rank 1 died: process") as caught:
+        tw.run(g, {}, backend="mpi", pool=pool)
+    killer.join()
+    assert caught.value.rank == 1
+    assert pool.closed
+    wait_until(lambda: not any(map(alive, pids)), "the other ranks ended")
+    assert shm() == before
+    assert sockets() == []
+    with pytest.raises(RuntimeError, match="this pool is closed"):
+        tw.run(g, {}, backend="mpi", pool=pool)
+
+
+def test_a_rank_that_dies_between_calls_is_noticed_at_the_next_and_the_kept_pool_replaced() -> None:
+    a = positive_definite(40)
+    expected = tw.tiled_cholesky(a, backend="mpi", workers=2, tile_size=20)
+    pool = pools.default(2)
+    os.kill(pool.pids[0], 9)
+    wait_until(lambda: not any(map(alive, pool.pids)), "mpiexec ended the other rank")
+    with pytest.raises(tw.RankDied, match="rank 0 died"):
+        tw.tiled_cholesky(a, backend="mpi", workers=2, tile_size=20)
+    np.testing.assert_array_equal(tw.tiled_cholesky(a, backend="mpi", workers=2, tile_size=20), expected)
+    assert pools.default(2) is not pool
+    pools.default(2).close()
+
+
+def test_ctrl_c_ends_the_run_and_the_pool(ops: Any, tmp_path: Path) -> None:
+    pool = tw.mpi.Pool(2)
+    pids = pool.pids[:]
+    flag = tmp_path / "running"
+    g = tw.TaskGraph()
+    g.insert(ops.wait_then_sleep, str(flag), 1000.0, on=1)
+
+    def interrupt() -> None:
+        wait_until(flag.exists, "the run began")
+        _thread.interrupt_main()
+        os.kill(os.getpid(), 2)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        tw.run(g, {}, backend="mpi", pool=pool)
+    assert pool.closed
+    wait_until(lambda: not any(map(alive, pids)), "the ranks ended")
+    assert sockets() == []
+
+
+def test_ranks_end_when_their_owner_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, tilewright as tw, mpi_ops\n"
+        "pool = tw.mpi.Pool(2); print(*pool.pids, flush=True)\n"
+        "g = tw.TaskGraph(); g.insert(mpi_ops.wait_then_sleep, sys.argv[1], 1000.0, on=1)\n"
+        "tw.run(g, {}, backend='mpi', pool=pool)\n"
+    )
+    flag = tmp_path / "running"
+    before = shm()
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, str(flag)], env={**os.environ, "PYTHONPATH": str(HERE)}, stdout=subprocess.PIPE
+    )
+    assert owner.stdout is not None
+    with owner.stdout:
+        pids = list(map(int, owner.stdout.readline().split()))
+    wait_until(flag.exists, "the run began")
+    assert all(map(alive, pids))
+    owner.kill()
+    owner.wait()
+    wait_until(lambda: not any(map(alive, pids)), "the ranks ended")
+    assert shm() == before
+
+
+def test_fifty_calls_take_no_more_memory_and_descriptors_than_ten(pool: tw.mpi.Pool) -> None:
+    a = positive_definite(300)
+    pids = [os.getpid(), *pool.pids]
+
+    def call(times: int) -> list[tuple[int, int]]:
+        for _ in range(times):
+            tw.tiled_cholesky(a, backend="mpi", pool=pool, tile_size=60)
+        return [(descriptors(pid), resident(pid)) for pid in pids]
+
+    before, after = call(10), call(50)
+    assert [d for d, _ in after] == [d for d, _ in before]
+    growth = max(r - s for (_, r), (_, s) in zip(after, before, strict=True))
+    assert growth < 50 * a.nbytes / 10  # far less than a matrix a call
+
+
+def test_two_pools_in_a_row_and_none_left() -> None:
+    before = shm(), descriptors(os.getpid()), threading.active_count()
+    a = positive_definite(60)
+    for ranks in (2, 3):
+        with tw.mpi.Pool(ranks) as pool:
+            pids = pool.pids[:]
+            _, run = tw.tiled_cholesky(a, backend="mpi", tile_size=20, return_run=True)
+            assert run.trace.ranks == ranks
+        assert pool.closed
+        assert not any(map(alive, pids))
+    assert (shm(), descriptors(os.getpid()), threading.active_count()) == before
+
+
+def test_nothing_of_a_pool_shows_on_the_terminal(
+    pool: tw.mpi.Pool, ops: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    g = tw.TaskGraph()
+    g.insert(ops.talk, tw.R(g.handle("x")))
+    tw.run(g, {"x": 1}, backend="mpi", pool=pool)
+    with tw.mpi.Pool(1):
+        pass
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_mpi4py_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs mpi4py, which is not installed; pip install 'tilewright\[mpi\]'"):
+        tw.tiled_cholesky(np.eye(3), backend="mpi")
+
+
+def test_without_mpiexec_one_sentence_says_where_it_was_sought(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(launcher.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(launcher.LaunchError, match="found no mpiexec, neither in .* nor on PATH"):
+        tw.mpi.Pool(2)
+
+
+def test_a_launcher_that_starts_nothing_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake = tmp_path / "mpiexec"
+    fake.write_text("#!/bin/sh\necho no slots left\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(launcher.sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(launcher.LaunchError, match="mpiexec said: no slots left"):
+        tw.mpi.Pool(2)
+    assert sockets() == []
+
+
+def test_a_launcher_of_another_mpi_is_recognised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its ranks see themselves alone."""
+    fake = tmp_path / "mpiexec"
+    fake.write_text('#!/bin/sh\nshift 2\n"$@" & "$@" & wait\n')
+    fake.chmod(0o755)
+    monkeypatch.setattr(launcher.sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(launcher.LaunchError, match="started 2 ranks, but rank 0 sees 1: mpiexec and the MPI"):
+        tw.mpi.Pool(2)
+
+
+def test_ranks_do_not_see_the_words_of_an_outer_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE", "HYDI_CONTROL_FD"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("FI_PROVIDER", "mine")
+    environment = launcher.environment({"EXTRA": "1"})
+    assert not launcher.under_launcher(environment)
+    assert (environment["FI_PROVIDER"], environment["EXTRA"], environment["HYDRA_LAUNCHER"]) == ("mine", "1", "fork")
+
+
+WRONG = [
+    ({"grid": (2, 2), "owner": 0}, ValueError, "grid and owner both say"),
+    ({"grid": 4}, TypeError, r"grid must be two positive integers \(P, Q\), not 4"),
+    ({"grid": (0, 3)}, ValueError, "grid must be two positive integers"),
+    ({"grid": (2, 2)}, ValueError, r"BlockCyclic\(P=2, Q=2\) needs 4 ranks, but there are 3"),
+    ({"workers": 4}, ValueError, "workers=4 is not a multiple of the 3 ranks"),
+    ({"root": 0}, ValueError, "root is for calls on the ranks of mpiexec"),
+    ({"colour": 1}, TypeError, "unknown option colour; backend 'mpi' has owner, grid"),
+    ({"owner": lambda i, j: 9}, ValueError, r"owner of \S+ is 9, not one of the ranks 0 to 2"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "message"), WRONG)
+def test_wrong_options_are_refused_before_anything_runs(
+    pool: tw.mpi.Pool, options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        tw.tiled_cholesky(np.eye(3), backend="mpi", pool=pool, **options)
+
+
+def test_other_backends_have_no_options() -> None:
+    with pytest.raises(TypeError, match="unknown option grid; backend 'threads' has none"):
+        tw.tiled_cholesky(np.eye(3), grid=(1, 2))
+
+
+@pytest.mark.parametrize(("ranks", "kind"), [(0, ValueError), (2.0, TypeError), (True, TypeError)])
+def test_a_pool_needs_a_number_of_ranks(ranks: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="a pool needs at least one rank|ranks must be an integer"):
+        tw.mpi.Pool(ranks)
+
+
+def test_neither_the_import_nor_a_pool_loads_mpi_in_this_process() -> None:
+    script = (
+        "import sys, numpy, tilewright as tw\n"
+        "assert not [name for name in sys.modules if name.startswith(('mpi4py', 'tilewright.mpi'))], 'import'\n"
+        "tw.tiled_cholesky(numpy.eye(5), backend='mpi', workers=2, tile_size=2)\n"
+        "assert 'mpi4py.MPI' not in sys.modules, 'call'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# ------------------------------------------------------------------ on the ranks of mpiexec
+
+
+def mpiexec(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [launcher.mpiexec(), "-n", str(ranks), sys.executable, *arguments]
+    return subprocess.run(command, env=launcher.environment({}), capture_output=True, text=True, timeout=50)
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """What each of three ranks saw, by check: all of mpi_spmd.py in one launch."""
+    folder = tmp_path_factory.mktemp("spmd")
+    done = mpiexec(3, str(HERE / "mpi_spmd.py"), str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    ranks = [dict(map(json.loads, (folder / f"{rank}.jsonl").read_text().splitlines())) for rank in range(3)]
+    return {name: [rank[name] for rank in ranks] for name in ranks[0]}
+
+
+SAME = {
+    "replicated": True,
+    "all_grids": [True] * 2,
+    "other_distributions": [True] * 4,
+    "from_root_to_all": True,
+    "fortran_order_from_root": [True, True],
+    "in_place": True,
+    "complex_and_single": [True] * 3,
+    "any_graph": [1, 2, 3, 4, 5, 6],
+    "synchronous_and_no_window": [True] * 2,
+    "more_ranks_than_tiles": True,
+    "two_workers_a_rank": [True, 6],
+    "wrong_values": [["ValueError"], ["ValueError"], ["ValueError"], ["TypeError"]],
+    "still_works_after_all_that": True,
+}
+
+
+@pytest.mark.parametrize("check", SAME)
+def test_on_all_ranks(seen: dict[str, list[Any]], check: str) -> None:
+    assert seen[check] == [SAME[check]] * 3
+
+
+def test_the_result_is_where_gather_says(seen: dict[str, list[Any]]) -> None:
+    assert seen["on_root_only"] == [None, True, None]
+
+
+def test_a_distributed_matrix_stays_distributed(seen: dict[str, list[Any]]) -> None:
+    """Columns of a lower triangle of 6 x 6 tiles, dealt to 3 ranks."""
+    assert seen["distributed_matrix"] == [[True] * (6 + 3), [True] * (5 + 2), [True] * (4 + 1)]
+
+
+def test_ranks_of_another_communicator_work_alone(seen: dict[str, list[Any]]) -> None:
+    assert seen["own_communicator"] == [[True, 2], [True, 2], [True, 1]]
+
+
+def test_all_ranks_have_the_whole_trace(seen: dict[str, list[Any]]) -> None:
+    plan = tw.MessagePlan(tw.cholesky_graph(6), 3, tw.BlockCyclic(1, 3))
+    size = sum(20 * 8 * (20 if m.handle.index[0] < 5 else 5) for m in plan.messages)
+    assert seen["trace_is_whole_on_all_ranks"] == [[len(plan.messages), size, [0, 1, 2]]] * 3
+
+
+def test_not_positive_definite_is_raised_on_all_ranks(seen: dict[str, list[Any]]) -> None:
+    assert [order for order, _ in seen["not_positive_definite"]] == [71] * 3
+
+
+DIFFERENT = {
+    "different_tile_size": "ranks were called with different tile_size: 20 on rank 0, 21 on rank 2",
+    "different_shape": "ranks were called with different shape: (105, 105) on rank 0, (104, 104) on rank 1",
+    "different_dtype": "ranks were called with different dtype: float64 on rank 0, float32 on rank 1",
+    "different_order": "ranks were called with different order: C on rank 0, F on rank 1",
+    "different_grid": "ranks were called with different owner: BlockCyclic(P=3, Q=1)",
+    "different_gather": "ranks were called with different gather: none on rank 0, all on rank 1",
+    "different_graph": "ranks were called with different graph: 'cholesky nt=3' (10 tasks",
+}
+
+
+@pytest.mark.parametrize("check", DIFFERENT)
+def test_different_arguments_are_named_on_all_ranks(seen: dict[str, list[Any]], check: str) -> None:
+    for kind, text, *_ in seen[check]:
+        assert kind == "ValueError"
+        assert text.startswith(DIFFERENT[check])
+
+
+def test_an_error_of_one_rank_before_the_run_is_raised_on_all(seen: dict[str, list[Any]]) -> None:
+    assert {text for _, text, *_ in seen["only_one_rank_has_a_bad_matrix"]} == {
+        "the matrix has a NaN or infinity at (3, 2); check_finite=False skips this check"
+    }
+    assert ["raised on rank 1" in notes for _, _, *notes in seen["only_one_rank_has_a_bad_matrix"]] == [
+        True,
+        False,
+        True,
+    ]
+    assert {kind for kind, *_ in seen["unknown_option_on_one_rank"]} == {"TypeError"}
+
+
+def test_ranks_start_no_pools(seen: dict[str, list[Any]]) -> None:
+    assert all("is a rank under mpiexec already" in text for _, text in seen["pool_inside_mpiexec"])
+
+
+def test_an_exception_that_ends_one_rank_ends_the_job() -> None:
+    script = (
+        "import numpy, tilewright as tw\nfrom mpi4py import MPI\n"
+        "tw.tiled_cholesky(numpy.eye(5), backend='mpi', tile_size=2)\n"
+        "if MPI.COMM_WORLD.rank == 1: raise SystemError('alone')\n"
+        "tw.tiled_cholesky(numpy.eye(5), backend='mpi', tile_size=2)\n"
+    )
+    done = mpiexec(2, "-c", script)
+    assert done.returncode != 0
+    assert "SystemError: alone" in done.stderr
+
+
+def test_one_rank_under_mpiexec_works() -> None:
+    script = "import numpy, tilewright as tw\nassert (tw.tiled_cholesky(4 * numpy.eye(5), backend='mpi', tile_size=2) == 2 * numpy.eye(5)).all()"
+    done = mpiexec(1, "-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
