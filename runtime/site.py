@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from tilewright.backends import Backend, Progress
 from tilewright.backends import backend as find_backend
 from tilewright.machine import Machine, cores
@@ -24,7 +22,7 @@ __all__ = ["Site", "check_options", "find_site"]
 
 
 class Site:
-    """One process. All methods are called in this order: argument, agreement, zeros, execute, result."""
+    """One process. All methods are called in this order: argument, agreement, execute, result."""
 
     has_data = True
     """Whether the arguments hold values here, not only shapes."""
@@ -40,10 +38,6 @@ class Site:
     def agreement(self) -> Iterator[dict[str, Any]]:
         """A block that all processes of the call pass together, or none. Facts noted in the dict have to be equal."""
         yield {}
-
-    def zeros(self, shape: tuple[int, ...], dtype: Any, order: str = "C") -> np.ndarray:
-        """A new array for results."""
-        return np.zeros(shape, dtype, order)  # type: ignore[call-overload, no-any-return]
 
     def workers(self, workers: int | None) -> int:
         """How many workers there are in all."""

@@ -208,7 +208,7 @@ def tiled_cholesky(
                      tile_size=int(tile_size), overwrite_a=bool(overwrite_a), workers=workers)  # fmt: skip
         if check_finite and site.has_data:
             check_finite_lower(source, workers)
-    target = matrix.target(tile_size, site.zeros)
+    target = matrix.target(tile_size)
     graph = _call_graph(source.nt, target is source)
     data = {"A": target} if target is source else {"A": target, "S": source}
     record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress, **options)

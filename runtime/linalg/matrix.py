@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,14 +62,14 @@ class Matrix:
         self._source = tiles
         return tiles
 
-    def target(self, tile_size: int, zeros: Callable[..., np.ndarray] = np.zeros) -> TiledMatrix:
-        """The tiles that become the factor: the source itself in place, else ``zeros`` in the same layout."""
+    def target(self, tile_size: int) -> TiledMatrix:
+        """The tiles that become the factor: the source itself in place, else zeros in the same layout."""
         if self.in_place:
             return self._source
         if self.tiled:
             fresh = TiledMatrix.empty(self.array.shape, tile_size, self.dtype)
             return fresh if self.lower else fresh.T
-        return TiledMatrix.view(zeros((self.n, self.n), self.dtype, order=self.order), int(tile_size))
+        return TiledMatrix.view(np.zeros((self.n, self.n), self.dtype, order=self.order), int(tile_size))
 
     @property
     def order(self) -> str:

@@ -156,21 +156,6 @@ def test_more_ranks_than_tiles_leaves_some_idle(pool: tw.mpi.Pool) -> None:
     np.testing.assert_array_equal(tw.tiled_cholesky(a, backend="mpi", pool=pool), tw.tiled_cholesky(a))
 
 
-def test_a_large_result_lives_in_the_memory_that_the_ranks_wrote(pool: tw.mpi.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tilewright.backends import mpi
-
-    monkeypatch.setattr(mpi, "SHARED", 1)
-    a = positive_definite(300)
-    before = descriptors(os.getpid())
-    factor = tw.tiled_cholesky(a, backend="mpi", pool=pool, tile_size=64)
-    np.testing.assert_array_equal(factor, tw.tiled_cholesky(a, tile_size=64))
-    assert descriptors(os.getpid()) == before + 1
-    again = tw.tiled_cholesky(factor @ factor.T, backend="mpi", pool=pool, tile_size=64)
-    assert np.allclose(again, factor)
-    del factor, again
-    assert descriptors(os.getpid()) == before
-
-
 # ------------------------------------------------------------------ the trace
 
 
