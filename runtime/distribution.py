@@ -164,8 +164,8 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
     Parameters
     ----------
     owner
-        A rule for all handles, or a dict of rules by handle or handle name. A rule is a `Distribution`, a rank, or a function of
-        the handle's indices. None is the block-cyclic rule on a near-square grid.
+        A rule for all handles, or a dict of rules by handle or handle name. A rule is a `Distribution`, a rank, or a
+        function of the handle's indices. None is the block-cyclic rule on a near-square grid.
     ranks
         How many ranks there are.
 

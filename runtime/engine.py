@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from tilewright.graph import Handle, TaskGraph
+from tilewright.machine import worker_count
 from tilewright.plan import Bounds, bounds
 from tilewright.program import Program
 from tilewright.progress import bar
@@ -102,7 +103,7 @@ class Run:
 
 def run(
     graph: TaskGraph,
-    data: Mapping[str | Handle, Any],
+    data: Mapping[str, Any] | Mapping[Handle, Any],
     *,
     backend: str = "threads",
     scheduler: str | Policy = "critical-path",
@@ -150,7 +151,7 @@ def run(
     >>> run["y"]
     array([3., 3.])
     """
-    _check_workers(workers)
+    worker_count(workers)
     site = find_site(backend, options)
     data = site.argument(data)
     with site.agreement():
@@ -161,12 +162,3 @@ def run(
         trace = site.execute(program, policy, workers, report)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
     return Run(graph, trace, backend, name, trace.ranks * trace.workers, program.store)
-
-
-def _check_workers(workers: int | None) -> None:
-    if workers is None:
-        return
-    if isinstance(workers, bool) or not isinstance(workers, int):
-        raise TypeError(f"workers must be an integer, not {workers!r}")
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")

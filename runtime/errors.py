@@ -22,7 +22,7 @@ class SchedulerError(RuntimeError):
     """A policy broke its contract: it keeps tasks back, or hands one out twice."""
 
 
-class RankDied(RuntimeError):
+class RankDied(RuntimeError):  # noqa: N818 - it says what happened
     """A process of a pool ended while it was needed.
 
     Attributes
@@ -64,4 +64,5 @@ class NotPositiveDefiniteError(np.linalg.LinAlgError):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.order, self.task, self.tile, *self._details), {**self.__dict__}
+        # Constructor arguments, then the attributes: notes are among these.
+        return type(self), (self.order, self.task, self.tile, *self._details), self.__dict__

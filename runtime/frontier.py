@@ -19,8 +19,8 @@ class Frontier:
 
     __slots__ = ("_state", "_successors", "_tasks", "_waiting", "remaining")
 
-    # The count of a task that has been handed out, finished, failed or cancelled.
-    _HANDED_OUT, _DONE, _CANCELLED = 0, -1, -2
+    # What stands in place of the count of a task that waits for nothing any more.
+    _READY, _RUNNING, _DONE, _CANCELLED = 0, -1, -2, -3
 
     def __init__(self, graph: TaskGraph) -> None:
         self._tasks = graph.tasks
@@ -35,7 +35,15 @@ class Frontier:
 
     def ready(self) -> list[Task]:
         """The tasks that wait for nothing and are not done, handed out or not, in program order. O(tasks)."""
-        return [task for task, count in zip(self._tasks, self._waiting, strict=True) if not count]
+        ready = range(self._RUNNING, self._READY + 1)
+        return [task for task, count in zip(self._tasks, self._waiting, strict=True) if count in ready]
+
+    def hand_out(self, task: Task) -> bool:
+        """Note that ``task`` begins; False if it is not ready, or has been handed out before."""
+        if self._waiting[task.index]:
+            return False
+        self._waiting[task.index] = self._RUNNING
+        return True
 
     def done(self, task: Task) -> list[Task]:
         """Note that ``task`` finished; return the tasks that this made ready, in program order.
@@ -47,7 +55,7 @@ class Frontier:
         """
         waiting = self._waiting
         index = task.index
-        if waiting[index]:
+        if not self._RUNNING <= waiting[index] <= self._READY:
             raise ValueError(f"{task} cannot be done: it {self.state(task)}")
         waiting[index] = self._DONE
         self.remaining -= 1
@@ -60,7 +68,7 @@ class Frontier:
 
     def failed(self, task: Task) -> list[Task]:
         """Note that ``task`` failed; return every task that can now never run, in program order."""
-        if self._waiting[task.index]:
+        if not self._RUNNING <= self._waiting[task.index] <= self._READY:
             raise ValueError(f"{task} cannot fail: it {self.state(task)}")
         self._waiting[task.index] = self._DONE
         self.remaining -= 1
@@ -77,10 +85,10 @@ class Frontier:
         return [self._tasks[s] for s in sorted(cancelled)]
 
     def state(self, task: Task) -> str:
-        """One of ``is ready``, ``waits for N tasks``, ``is done``, ``is cancelled``."""
+        """One of ``waits for N tasks``, ``is ready``, ``is running``, ``is done``, ``is cancelled``."""
         count = self._waiting[task.index]
-        if count == self._DONE:
-            return "is done"
+        if count in (self._RUNNING, self._DONE):
+            return "is running" if count == self._RUNNING else "is done"
         if count <= self._CANCELLED:
             return "is cancelled"
         return f"waits for {count} tasks" if count else "is ready"

@@ -19,7 +19,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     import networkx
@@ -45,12 +46,10 @@ class Handle(NamedTuple):
     """A name for data: ``x``, tile ``A[3,1]``, the copy of x on rank 3 ``x[3]``. Equal by value, holds no data."""
 
     name: str
-    index: tuple[int, ...] = ()
+    index: tuple[int, ...] = ()  # type: ignore[assignment] # hides tuple.index, which nobody needs here
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.name}[{','.join(map(str, self.index))}]" if self.index else self.name
-
-    __repr__ = __str__
 
 
 class Handles:
@@ -83,17 +82,17 @@ class Use(NamedTuple):
         return f"{self.access.value}({self.handle})"
 
 
-def R(handle: Handle) -> Use:
+def R(handle: Handle) -> Use:  # noqa: N802 - the letters of the literature; so below
     """Read ``handle``. TypeError if it is not a `Handle`; so for `W` and `RW`."""
     return Use(handle, _READ) if type(handle) is Handle else _not_a_handle(handle)
 
 
-def W(handle: Handle) -> Use:
+def W(handle: Handle) -> Use:  # noqa: N802
     """Write ``handle`` without reading it."""
     return Use(handle, _WRITE) if type(handle) is Handle else _not_a_handle(handle)
 
 
-def RW(handle: Handle) -> Use:
+def RW(handle: Handle) -> Use:  # noqa: N802
     """Read and change ``handle``."""
     return Use(handle, _RW) if type(handle) is Handle else _not_a_handle(handle)
 
@@ -215,9 +214,9 @@ class TaskGraph:
         """Handles whose first access reads them: a run needs data for each (an ordered set)."""
         self.frozen = False
         self.closed_form: Cost | None = None
-        """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one."""
-        self.recipe: tuple[Callable[..., TaskGraph], tuple[Any, ...], int] | None = None
-        """(function, arguments, number of tasks) if the call builds this graph: it travels as that."""
+        """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one; set last."""
+        self.recipe: tuple[Callable[..., TaskGraph], tuple[Any, ...]] | None = None
+        """(function, arguments) of a call that builds this graph, by which it travels to other processes; set last."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
         self._ops: dict[Callable[..., Any], Op] = {}
         self._successors: list[list[int]] = []
@@ -290,12 +289,13 @@ class TaskGraph:
         edges.discard(index)  # a handle given twice to one task
         task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority)
         self.tasks.append(task)
+        self.closed_form = self.recipe = None  # they were those of a smaller graph
         return task
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To another process a graph goes as its recipe, where it has one, or with all its tasks."""
-        if self.recipe is not None and self.recipe[2] == len(self.tasks):
-            return self.recipe[:2]
+        if self.recipe is not None:
+            return self.recipe
         levels = self.bottom_levels() if self.closed_form is not None else None
         return _rebuilt, (self.name, [(t.op, t.uses, t.params, t.on, t.priority) for t in self.tasks], levels)
 
@@ -417,9 +417,7 @@ class TaskGraph:
         import networkx
 
         graph: networkx.DiGraph[int] = networkx.DiGraph(name=self.name)
-        graph.add_nodes_from(
-            (t.index, {"label": t.label, "op": t.op.name, "weight": t.op.weight}) for t in self.tasks
-        )
+        graph.add_nodes_from((t.index, {"label": t.label, "op": t.op.name, "weight": t.op.weight}) for t in self.tasks)
         graph.add_edges_from((p, t.index) for t in self.tasks for p in t.predecessors)
         return graph
 
@@ -429,11 +427,17 @@ class TaskGraph:
 
         return to_dot(self)
 
-    def to_svg(self, path: str | None = None) -> str:
-        """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag`."""
+    def to_svg(self, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None) -> str:
+        """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag.to_svg`."""
         from tilewright.plot.dag import to_svg
 
-        return to_svg(self, path)
+        return to_svg(self, path, layout=layout)
+
+    def _repr_svg_(self) -> str | None:
+        """The picture that a notebook shows; None, and so the text, if there are too many tasks to draw."""
+        from tilewright.plot.dag import LIMIT, to_svg
+
+        return to_svg(self) if len(self) <= LIMIT else None
 
 
 def _rebuilt(name: str, calls: list[tuple[Any, ...]], levels: list[float] | None) -> TaskGraph:

@@ -196,7 +196,7 @@ class MessagePlan:
         return self._parts[rank]
 
     def _part(self, rank: int) -> Part:
-        RUNS, RECEIVES, SENDS, DROPS = range(4)  # noqa: N806 - what happens at one place of the program, in order
+        RUNS, RECEIVES, SENDS, DROPS = range(4)
         tasks = self.graph.tasks
         items: list[tuple[int, int, int, Any]] = [
             (index, RUNS, 0, tasks[index]) for index, place in enumerate(self.places) if place == rank

@@ -24,9 +24,7 @@ def text(run: Run) -> str:
     ]
     busy = float(run.trace.busy.sum()) or 1.0
     for op, (count, total) in run.trace.by_op().items():
-        lines.append(
-            f"  {op:<10} {count:>8}  {seconds(total):>10}  {seconds(total / count):>10}  {total / busy:>6.1%}"
-        )
+        lines.append(f"  {op:<10} {count:>8}  {seconds(total):>10}  {seconds(total / count):>10}  {total / busy:>6.1%}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tilewright.backends import Backend, Progress
 from tilewright.backends import backend as find_backend
-from tilewright.machine import Machine, cores
+from tilewright.machine import Machine, worker_count
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
@@ -39,15 +39,16 @@ class Site:
         """A block that all processes of the call pass together, or none. Facts noted in the dict have to be equal."""
         yield {}
 
-    def workers(self, workers: int | None) -> int:
-        """How many workers there are in all."""
-        return workers or cores()
+    def workers(self, workers: int | None, most: int | None = None) -> int:
+        """How many workers there are in all; ``most`` are of use."""
+        count = worker_count(workers)
+        return count if most is None else min(count, most)
 
     def execute(
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:
         """Run the program."""
-        workers = min(self.workers(workers), max(len(program.graph), 1))  # none that could never have a task
+        workers = self.workers(workers, max(len(program.graph), 1))  # none that could never have a task
         policy = find_policy(scheduler)
         policy.prepare(program.graph, Machine(workers=workers))
         return self.backend.execute(program, policy, workers, progress)

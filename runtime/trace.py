@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ class TaskRecord(NamedTuple):
     @property
     def duration(self) -> float:
         return self.end - self.start
+
+
+_start_and_task = itemgetter(2, 0)
 
 
 class MessageRecord(NamedTuple):
@@ -78,7 +82,7 @@ class Trace:
         self.workers = workers
         self.ranks = ranks
         self.messages = sorted(messages, key=lambda message: message[4:6] + message[:3])
-        self.records = sorted(records, key=lambda record: (record.start, record.task))
+        self.records = sorted(records, key=_start_and_task)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -194,6 +198,10 @@ class Trace:
                 leave = max(last.start, last.end - 1e-9)
                 events.append({"ph": "s", **arrow, "pid": last.rank, "tid": last.worker, "ts": leave * 1e6})
                 events.append({"ph": "f", "bp": "e", **arrow, **place, "ts": record.start * 1e6})
+        uses: dict[tuple[int, Handle], list[TaskRecord]] = {}  # by rank and handle, in order of time
+        for record in self.records if self.messages else ():
+            for handle in tasks[record.task].reads:
+                uses.setdefault((record.rank, handle), []).append(record)
         for number, message in enumerate(self.messages):
             name = f"{message.handle}: {message.source} -> {message.destination}"
             common = {"cat": "message", "name": name, "id": len(tasks) + number}
@@ -201,8 +209,8 @@ class Trace:
             events.append({"ph": "b", **span, "ts": message.start * 1e6})  # these overlap, so slices cannot show them
             events.append({"ph": "e", **span, "ts": message.end * 1e6})
             made = records.get(message.writer)
-            used = next((record for record in self.records if record.rank == message.destination
-                         and record.start >= message.end and message.handle in tasks[record.task].reads), None)  # fmt: skip
+            readers = uses.get((message.destination, message.handle), [])
+            used = next((record for record in readers if record.start >= message.end), None)
             if made and used:
                 leave = max(made.start, made.end - 1e-9)
                 events.append({"ph": "s", **common, "pid": made.rank, "tid": made.worker, "ts": leave * 1e6})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 
-from tilewright.graph import Task, TaskGraph
+from tilewright.graph import Access, Task, TaskGraph
 from tilewright.machine import Machine
 
 __all__ = ["CriticalPath"]
@@ -25,10 +25,11 @@ class CriticalPath:
 
     def prepare(self, graph: TaskGraph, machine: Machine) -> None:
         levels = graph.bottom_levels()
-        self.tasks = sorted(graph.tasks, key=lambda task: (-levels[task.index], row(task), task.index))
-        self.place = [0] * len(self.tasks)
-        for place, task in enumerate(self.tasks):
-            self.place[task.index] = place
+        order = sorted((-levels[task.index], row(task), task.index) for task in graph.tasks)
+        self.tasks = [graph.tasks[index] for _, _, index in order]
+        self.place = [0] * len(order)
+        for place, (_, _, index) in enumerate(order):
+            self.place[index] = place
         self.heap: list[int] = []
 
     def push(self, task: Task, worker: int | None = None) -> None:
@@ -40,7 +41,7 @@ class CriticalPath:
 
 def row(task: Task) -> int:
     """Row of the tile that the task writes; 0 for handles without an index."""
-    for handle in task.writes:
-        if handle.index:
+    for handle, access in task.uses:
+        if access is not Access.READ and handle.index:
             return handle.index[0]
     return 0

@@ -12,7 +12,7 @@ more than one process, also has a function ``site(options)``: see `tilewright.si
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol
+from typing import Protocol
 
 from tilewright.graph import Task
 from tilewright.program import Program
@@ -28,25 +28,24 @@ BACKENDS = ("serial", "threads", "mpi")
 class Progress(Protocol):
     """What an engine tells while it runs: how many tasks are done."""
 
-    def __call__(self, done: int) -> None: ...
+    def __call__(self, done: int, /) -> None: ...
 
 
 class Backend(Protocol):
     """An engine."""
 
-    def execute(
-        self, program: Program, policy: Policy, workers: int, progress: Progress | None
-    ) -> Trace: ...
+    def execute(self, program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace: ...
 
 
 def backend(name: str) -> Backend:
     """The engine of that name. ValueError lists the names there are."""
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
-    module: Any = importlib.import_module(f"tilewright.backends.{name}")
-    return module  # type: ignore[no-any-return]
+    engine: Backend = importlib.import_module(f"tilewright.backends.{name}")
+    return engine
 
 
 def blame(error: BaseException, task: Task, number: int, where: str) -> None:
     """Note on an exception which task raised it, and where."""
-    error.add_note(f"in task {task} (number {number}), writing {', '.join(map(str, task.writes))}; {where}")
+    writing = f", writing {', '.join(map(str, task.writes))}" if task.writes else ""
+    error.add_note(f"in task {task} (number {number}){writing}; {where}")

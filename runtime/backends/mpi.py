@@ -50,7 +50,6 @@ from tilewright.tiles import Store
 from tilewright.trace import Trace
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
 
     from tilewright.mpi.pool import Pool
 
@@ -95,7 +94,7 @@ def chosen_owner(options: Mapping[str, Any]) -> Any:
     if owner is not None:
         raise ValueError("grid and owner both say who owns what; pass one of them")
     try:
-        P, Q = grid  # noqa: N806
+        P, Q = grid
         return BlockCyclic(P, Q)
     except (TypeError, ValueError) as error:
         raise type(error)(f"grid must be two positive integers (P, Q), not {grid!r}") from None
@@ -124,7 +123,7 @@ class PoolSite(Site):
         self.window = int(options.get("window") or WINDOW)
         self.synchronous = bool(options.get("synchronous"))
 
-    def workers(self, workers: int | None) -> int:
+    def workers(self, workers: int | None, most: int | None = None) -> int:
         ranks = self._ranks(workers)
         return ranks * per_rank(workers, ranks)
 
@@ -205,5 +204,7 @@ def _check_functions(graph: TaskGraph) -> None:
         name = getattr(function, "__qualname__", type(function).__qualname__)
         module = getattr(function, "__module__", None)
         if module == "__main__" or "<" in name:
-            raise TypeError(f"backend 'mpi' cannot send {name} of {module} to its ranks: they import functions by name; "
-                            f"define it at the top of a module")  # fmt: skip
+            raise TypeError(
+                f"backend 'mpi' cannot send {name} of {module} to its ranks: they import functions by name; "
+                f"define it at the top of a module"
+            )

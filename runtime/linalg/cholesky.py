@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal, overload
+from typing import Any
 
-import numpy as np
-
-from tilewright.engine import Run, run
+from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.linalg.matrix import Matrix, check_finite_lower
 from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
 from tilewright.linalg.tuning import cholesky_tile_size
+from tilewright.machine import cores
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.site import find_site
@@ -59,7 +58,7 @@ def cholesky_graph(nt: int) -> TaskGraph:
     g = TaskGraph(f"cholesky nt={nt}")
     cholesky(g, g.handles("A"), nt)
     g.closed_form = lambda task: bottom_level(task, nt)
-    g.recipe = cholesky_graph, (nt,), len(g)
+    g.recipe = cholesky_graph, (nt,)
     return g
 
 
@@ -99,18 +98,19 @@ def bottom_level(task: Task, nt: int) -> float:
 
 
 @lru_cache(maxsize=32)
-def _call_graph(nt: int, in_place: bool) -> TaskGraph:
+def _call_graph(nt: int, in_place: bool, check: bool) -> TaskGraph:
     """The graph behind `tiled_cholesky`: fill the tiles of the result, factor, clear the other triangle.
 
     Copying in and clearing are tasks, so that all workers share them and they overlap with the factorisation. A
-    fresh result is zero already, above the diagonal tiles.
+    fresh result is zero already, above the diagonal tiles. ``check`` looks for NaN and infinities in what is copied.
     """
     g = TaskGraph(f"cholesky nt={nt}")
     A, S = g.handles("A"), g.handles("S")
     if not in_place:
         for j in range(nt):
             for i in range(j, nt):
-                g.insert(copy, R(S[i, j]), W(A[i, j]))
+                part = "lower" if i == j else "all"
+                g.insert(copy, R(S[i, j]), W(A[i, j]), *[part] * check)
     cholesky(g, A, nt)
     for j in range(nt):
         g.insert(tril, RW(A[j, j]))
@@ -118,14 +118,10 @@ def _call_graph(nt: int, in_place: bool) -> TaskGraph:
             for i in range(j):
                 g.insert(zero, W(A[i, j]))
     g.closed_form = lambda task: bottom_level(task, nt)
-    g.recipe = _call_graph, (nt, in_place), len(g)
+    g.recipe = _call_graph, (nt, in_place, check)
     return g
 
 
-@overload
-def tiled_cholesky(a: Any, *, return_run: Literal[False] = ..., **options: Any) -> Any: ...
-@overload
-def tiled_cholesky(a: Any, *, return_run: Literal[True], **options: Any) -> tuple[Any, Run]: ...
 def tiled_cholesky(
     a: Any,
     *,
@@ -206,11 +202,21 @@ def tiled_cholesky(
         source = matrix.source(tile_size)
         facts.update(shape=source.shape, dtype=str(matrix.dtype), order=matrix.order, lower=bool(lower),
                      tile_size=int(tile_size), overwrite_a=bool(overwrite_a), workers=workers)  # fmt: skip
-        if check_finite and site.has_data:
-            check_finite_lower(source, workers)
+        if check_finite and matrix.in_place and site.has_data:
+            check_finite_lower(source, cores(), lower)
     target = matrix.target(tile_size)
-    graph = _call_graph(source.nt, target is source)
-    data = {"A": target} if target is source else {"A": target, "S": source}
-    record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress, **options)
+    updates = source.nt * (source.nt - 1) // 2  # in one step, so more workers are of no use
+    graph = _call_graph(source.nt, matrix.in_place, check_finite and not matrix.in_place)
+    data = {"A": target} if matrix.in_place else {"A": target, "S": source}
+    try:
+        record = run(
+            graph, data, backend=backend, scheduler=scheduler, workers=site.workers(workers, max(1, updates)),
+            progress=progress, **options,
+        )  # fmt: skip
+    except ValueError:  # NotPositiveDefiniteError is one
+        with site.agreement():
+            if check_finite and not matrix.in_place and site.has_data:
+                check_finite_lower(source, cores(), lower)  # NaN comes before anything it causes, on every engine
+        raise
     factor = site.result(matrix.result(target))
     return (factor, record) if return_run else factor

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tilewright.graph import TaskGraph
-from tilewright.messages import MessagePlan, Part
+from tilewright.messages import MessagePlan
 from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 __all__ = ["Order", "Outcome", "freeze", "merge", "planned", "thaw"]

@@ -50,11 +50,11 @@ class PartWorkers(Workers):
     def fail(self, task: Task, worker: int, error: BaseException) -> None:
         origin = self.part.origin[task.index]
         number = origin if origin >= 0 else max(task.params[0].writer, 0)
-        blame(error, task, number, f"backend=mpi, rank={self.rank}, worker={worker}")
         with self.lock:
             self.failures.append((number, error))
             self.stopped = True
             self.wake(len(self.parked))
+        blame(error, task, number, f"backend=mpi, worker={worker}, rank={self.rank}")
 
 
 def run_part(

@@ -66,7 +66,7 @@ class RankSite(Site):
     def agreement(self) -> AbstractContextManager[dict[str, Any]]:
         return agreement(wires(self.comm).data)
 
-    def workers(self, workers: int | None) -> int:
+    def workers(self, workers: int | None, most: int | None = None) -> int:
         return self.comm.size * per_rank(workers, self.comm.size)
 
     def execute(

@@ -7,6 +7,7 @@ from math import ceil, log2
 from typing import Any
 
 import pytest
+
 import tilewright as tw
 from tilewright.messages import DROP, RECEIVE, SEND, MessagePlan
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tilewright as tw
 from mpi4py import MPI
+
+import tilewright as tw
 
 comm = MPI.COMM_WORLD
 rank = comm.rank
@@ -145,8 +147,8 @@ def not_positive_definite() -> Any:
 def only_one_rank_has_a_bad_matrix() -> Any:
     a = A.copy()
     if rank == 1:
-        a[3, 2] = np.nan
-    return raised(lambda: call(a))
+        a[30, 25] = np.nan
+    return raised(lambda: call(a, grid=(1, 3)))
 
 
 def different_tile_size() -> Any:
@@ -186,7 +188,8 @@ def pool_inside_mpiexec() -> Any:
 
 
 def wrong_values() -> Any:
-    return [raised(lambda: call(**o))[:1] for o in ({"root": 3}, {"gather": "some"}, {"workers": 4}, {"grid": 3})]
+    wrong: list[dict[str, Any]] = [{"root": 3}, {"gather": "some"}, {"workers": 4}, {"grid": 3}]
+    return [raised(partial(call, **options))[:1] for options in wrong]
 
 
 def still_works_after_all_that() -> Any:
