@@ -157,7 +157,7 @@ def test_handed_out_task_is_running_and_is_not_handed_out_again(diamond):
 
 
 def test_ready_lists_what_waits_for_nothing_and_is_not_done_whether_handed_out_or_not():
-    graph = tw.cholesky_graph(3)  # potrf(0) trsm(1,0) trsm(2,0) syrk(1,0) ...
+    graph = cholesky_graph(3)  # potrf(0) trsm(1,0) trsm(2,0) syrk(1,0) ...
     frontier = Frontier(graph)
     assert list(map(str, frontier.ready())) == ["potrf(0)"]
     frontier.hand_out(graph.tasks[0])
