@@ -50,7 +50,6 @@ from tilewright.tiles import Store
 from tilewright.trace import Trace
 
 if TYPE_CHECKING:
-
     from tilewright.mpi.pool import Pool
 
 __all__ = ["OPTIONS", "execute", "site"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -72,8 +72,8 @@ class Matrix:
         return TiledMatrix.view(np.zeros((self.n, self.n), self.dtype, order=self.order), int(tile_size))
 
     @property
-    def order(self) -> str:
-        """"F" if the result's columns are contiguous, else "C"."""
+    def order(self) -> Literal["C", "F"]:
+        """ "F" if the result's columns are contiguous, else "C"."""
         if self.tiled:
             return "C" if self.lower else "F"
         return "F" if row_ld(self.array.T) and not row_ld(self.array) else "C"

@@ -145,10 +145,11 @@ class Pool:
         while len(answers) < self.ranks:
             left = {c: r for r, c in enumerate(self._connections) if r not in answers}
             gone = []
-            for connection in wait(list(left)):
-                rank = left[connection]  # type: ignore[index]
+            awake: list[Any] = wait(list(left))
+            for connection in awake:
+                rank = left[connection]
                 try:
-                    answer = connection.recv()  # type: ignore[union-attr]
+                    answer = connection.recv()
                 except (EOFError, OSError):
                     gone.append(rank)
                     continue

@@ -17,7 +17,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -55,8 +55,8 @@ class Segment(mmap.mmap):
             if not self.path.startswith("/proc/"):
                 os.unlink(self.path)
 
-    def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype, order: str) -> np.ndarray:
-        return np.ndarray(shape, dtype, self, offset, order=order)  # type: ignore[call-overload, no-any-return]
+    def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype, order: Literal["C", "F"]) -> np.ndarray:
+        return np.ndarray(shape, dtype, self, offset, order=order)
 
 
 def segment_of(array: np.ndarray) -> Segment | None:
@@ -117,8 +117,8 @@ def placer(segment: Segment) -> Callable[[np.ndarray], np.ndarray]:
     return place
 
 
-def layout(array: np.ndarray) -> str:
-    """"F" if columns are closer together in memory than rows, else "C"."""
+def layout(array: np.ndarray) -> Literal["C", "F"]:
+    """ "F" if columns are closer together in memory than rows, else "C"."""
     return "F" if array.ndim == 2 and abs(array.strides[0]) < abs(array.strides[1]) else "C"
 
 

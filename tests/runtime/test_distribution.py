@@ -76,7 +76,9 @@ def test_row_blocks_are_contiguous_and_differ_by_one_row_at_most() -> None:
     assert sorted(Counter(rows).values()) == [2, 3, 3]
 
 
-@pytest.mark.parametrize(("ranks", "grid"), [(1, (1, 1)), (2, (1, 2)), (6, (2, 3)), (7, (1, 7)), (16, (4, 4)), (12, (3, 4))])
+@pytest.mark.parametrize(
+    ("ranks", "grid"), [(1, (1, 1)), (2, (1, 2)), (6, (2, 3)), (7, (1, 7)), (16, (4, 4)), (12, (3, 4))]
+)
 def test_near_square_grid_has_exactly_the_ranks(ranks: int, grid: tuple[int, int]) -> None:
     assert near_square(ranks) == BlockCyclic(*grid)
 

@@ -99,7 +99,13 @@ def test_tasks_run_where_they_write_or_where_the_program_says() -> None:
     g.insert(read, tw.R(x), tw.R(y))
     plan = MessagePlan(g, 3, {"x": 0, "y": 1})
     assert plan.places == [1, 2, 0]
-    assert list(map(str, plan.messages)) == ["x v0: 0 -> 1", "x v0: 0 -> 2", "y v1: 1 -> 2", "y v1: 1 -> 0", "x v1: 2 -> 0"]
+    assert list(map(str, plan.messages)) == [
+        "x v0: 0 -> 1",
+        "x v0: 0 -> 2",
+        "y v1: 1 -> 2",
+        "y v1: 1 -> 0",
+        "x v1: 2 -> 0",
+    ]
 
 
 def test_a_place_that_is_no_rank_is_refused() -> None:

@@ -176,7 +176,9 @@ def different_gather() -> Any:
 
 
 def different_graph() -> Any:
-    return raised(lambda: tw.run(tw.cholesky_graph(3 + (rank == 2)), {"A": tw.TiledMatrix.from_numpy(A, NB)}, backend="mpi"))
+    return raised(
+        lambda: tw.run(tw.cholesky_graph(3 + (rank == 2)), {"A": tw.TiledMatrix.from_numpy(A, NB)}, backend="mpi")
+    )
 
 
 def unknown_option_on_one_rank() -> Any:

@@ -384,7 +384,9 @@ def test_two_pools_in_a_row_and_none_left() -> None:
     assert (shm(), descriptors(os.getpid()), threading.active_count()) == before
 
 
-def test_nothing_of_a_pool_shows_on_the_terminal(pool: tw.mpi.Pool, ops: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_of_a_pool_shows_on_the_terminal(
+    pool: tw.mpi.Pool, ops: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
     g = tw.TaskGraph()
     g.insert(ops.talk, tw.R(g.handle("x")))
     tw.run(g, {"x": 1}, backend="mpi", pool=pool)
@@ -562,7 +564,11 @@ def test_an_error_of_one_rank_before_the_run_is_raised_on_all(seen: dict[str, li
     assert {text for _, text, *_ in seen["only_one_rank_has_a_bad_matrix"]} == {
         "the matrix has a NaN or infinity at (30, 25); check_finite=False skips this check"
     }
-    assert ["raised on rank 1" in notes for _, _, *notes in seen["only_one_rank_has_a_bad_matrix"]] == [True, False, True]
+    assert ["raised on rank 1" in notes for _, _, *notes in seen["only_one_rank_has_a_bad_matrix"]] == [
+        True,
+        False,
+        True,
+    ]
     assert {kind for kind, *_ in seen["unknown_option_on_one_rank"]} == {"TypeError"}
 
 
