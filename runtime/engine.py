@@ -151,8 +151,7 @@ def run(
     >>> run["y"]
     array([3., 3.])
     """
-    if workers is not None:
-        worker_count(workers)
+    worker_count(workers)
     site = find_site(backend, options)
     data = site.argument(data)
     with site.agreement():

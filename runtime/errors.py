@@ -22,7 +22,7 @@ class SchedulerError(RuntimeError):
     """A policy broke its contract: it keeps tasks back, or hands one out twice."""
 
 
-class RankDied(RuntimeError):
+class RankDied(RuntimeError):  # noqa: N818 - it says what happened
     """A process of a pool ended while it was needed.
 
     Attributes

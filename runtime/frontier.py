@@ -33,20 +33,17 @@ class Frontier:
         """The tasks that wait for nothing, in program order."""
         return [task for task in self._tasks if not task.predecessors]
 
+    def ready(self) -> list[Task]:
+        """The tasks that wait for nothing and are not done, handed out or not, in program order. O(tasks)."""
+        ready = range(self._RUNNING, self._READY + 1)
+        return [task for task, count in zip(self._tasks, self._waiting, strict=True) if count in ready]
+
     def hand_out(self, task: Task) -> bool:
         """Note that ``task`` begins; False if it is not ready, or has been handed out before."""
         if self._waiting[task.index]:
             return False
         self._waiting[task.index] = self._RUNNING
         return True
-
-    def ready(self) -> list[Task]:
-        """The tasks that wait for nothing and are not done, handed out or not, in program order. O(tasks)."""
-        return [
-            task
-            for task, count in zip(self._tasks, self._waiting, strict=True)
-            if self._RUNNING <= count <= self._READY
-        ]
 
     def done(self, task: Task) -> list[Task]:
         """Note that ``task`` finished; return the tasks that this made ready, in program order.

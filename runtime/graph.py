@@ -215,10 +215,8 @@ class TaskGraph:
         self.frozen = False
         self.closed_form: Cost | None = None
         """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one; set last."""
-        self.parallelism: int | None = None
-        """The most tasks that are worth running at once, where the algorithm's author knows."""
-        self.recipe: tuple[Callable[..., TaskGraph], tuple[Any, ...], int] | None = None
-        """(function, arguments, number of tasks) if the call builds this graph: it travels as that."""
+        self.recipe: tuple[Callable[..., TaskGraph], tuple[Any, ...]] | None = None
+        """(function, arguments) of a call that builds this graph, by which it travels to other processes; set last."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
         self._ops: dict[Callable[..., Any], Op] = {}
         self._successors: list[list[int]] = []
@@ -291,13 +289,13 @@ class TaskGraph:
         edges.discard(index)  # a handle given twice to one task
         task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority)
         self.tasks.append(task)
-        self.closed_form = None  # it was that of a smaller graph
+        self.closed_form = self.recipe = None  # they were those of a smaller graph
         return task
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To another process a graph goes as its recipe, where it has one, or with all its tasks."""
-        if self.recipe is not None and self.recipe[2] == len(self.tasks):
-            return self.recipe[:2]
+        if self.recipe is not None:
+            return self.recipe
         levels = self.bottom_levels() if self.closed_form is not None else None
         return _rebuilt, (self.name, [(t.op, t.uses, t.params, t.on, t.priority) for t in self.tasks], levels)
 

@@ -219,7 +219,7 @@ class MessagePlan:
                 graph.insert(item.op, *item.uses, *item.params, on=item.on, priority=item.priority)
                 origin.append(item.index)
             else:
-                op, use = ((), (RECEIVE, W), (SEND, R), (DROP, RW))[kind]
+                op, use = {RECEIVES: (RECEIVE, W), SENDS: (SEND, R), DROPS: (DROP, RW)}[kind]
                 graph.insert(op, use(item.handle), item)
                 origin.append(-1)
         levels = [self._levels[index] if index >= 0 else 0.0 for index in origin]
@@ -230,16 +230,16 @@ class MessagePlan:
 
     def sent(self, size: Callable[[Handle], int] | None = None) -> list[int]:
         """By rank, how many messages it sends; with ``size`` (bytes or words of a handle), how much."""
-        return self._count(0, size)
+        return self._count([message.source for message in self.messages], size)
 
     def received(self, size: Callable[[Handle], int] | None = None) -> list[int]:
         """By rank, how many messages it receives; with ``size``, how much."""
-        return self._count(1, size)
+        return self._count([message.destination for message in self.messages], size)
 
-    def _count(self, end: int, size: Callable[[Handle], int] | None) -> list[int]:
+    def _count(self, ends: list[int], size: Callable[[Handle], int] | None) -> list[int]:
         totals = [0] * self.ranks
-        for message in self.messages:
-            totals[message[end]] += 1 if size is None else size(message.handle)
+        for rank, message in zip(ends, self.messages, strict=True):
+            totals[rank] += 1 if size is None else size(message.handle)
         return totals
 
     def peak_memory(self, size: Callable[[Handle], int], window: int | None = None) -> list[int]:

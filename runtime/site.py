@@ -6,11 +6,9 @@ On one node that is nothing: this class. An engine with options of its own or wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
-
-import numpy as np
 
 from tilewright.backends import Backend, Progress
 from tilewright.backends import backend as find_backend
@@ -24,10 +22,8 @@ __all__ = ["Site", "check_options", "find_site"]
 
 
 class Site:
-    """One process. All methods are called in this order: argument, agreement, zeros, execute, result."""
+    """One process. All methods are called in this order: argument, agreement, execute, result."""
 
-    alone = True
-    """Whether this process makes the call alone, and can look at its arguments again."""
     has_data = True
     """Whether the arguments hold values here, not only shapes."""
 
@@ -38,25 +34,20 @@ class Site:
         """What to work with instead of ``value``."""
         return value
 
-    @contextmanager
-    def agreement(self) -> Iterator[dict[str, Any]]:
+    def agreement(self) -> AbstractContextManager[dict[str, Any]]:
         """A block that all processes of the call pass together, or none. Facts noted in the dict have to be equal."""
-        yield {}
+        return nullcontext({})
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any, order: str = "C") -> np.ndarray:
-        """A new array for results."""
-        return np.zeros(shape, dtype, order)  # type: ignore[call-overload, no-any-return]
-
-    def workers(self, workers: int | None) -> int:
-        """How many workers there are in all."""
-        return worker_count(workers)
+    def workers(self, workers: int | None, most: int | None = None) -> int:
+        """How many workers there are in all; ``most`` are of use."""
+        count = worker_count(workers)
+        return count if most is None else min(count, most)
 
     def execute(
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:
         """Run the program."""
-        useful = program.graph.parallelism or len(program.graph)
-        workers = max(1, min(self.workers(workers), useful))  # none that could never have a task
+        workers = self.workers(workers, max(len(program.graph), 1))  # none that could never have a task
         policy = find_policy(scheduler)
         policy.prepare(program.graph, Machine(workers=workers))
         return self.backend.execute(program, policy, workers, progress)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.graph import Handle, Task, TaskGraph
+from tilewright.graph import Handle, TaskGraph
 
 __all__ = ["MessageRecord", "TaskRecord", "Trace"]
 
@@ -198,6 +198,10 @@ class Trace:
                 leave = max(last.start, last.end - 1e-9)
                 events.append({"ph": "s", **arrow, "pid": last.rank, "tid": last.worker, "ts": leave * 1e6})
                 events.append({"ph": "f", "bp": "e", **arrow, **place, "ts": record.start * 1e6})
+        uses: dict[tuple[int, Handle], list[TaskRecord]] = {}  # by rank and handle, in order of time
+        for record in self.records if self.messages else ():
+            for handle in tasks[record.task].reads:
+                uses.setdefault((record.rank, handle), []).append(record)
         for number, message in enumerate(self.messages):
             name = f"{message.handle}: {message.source} -> {message.destination}"
             common = {"cat": "message", "name": name, "id": len(tasks) + number}
@@ -205,7 +209,8 @@ class Trace:
             events.append({"ph": "b", **span, "ts": message.start * 1e6})  # these overlap, so slices cannot show them
             events.append({"ph": "e", **span, "ts": message.end * 1e6})
             made = records.get(message.writer)
-            used = next((record for record in self.records if _uses(record, tasks[record.task], message)), None)
+            readers = uses.get((message.destination, message.handle), [])
+            used = next((record for record in readers if record.start >= message.end), None)
             if made and used:
                 leave = max(made.start, made.end - 1e-9)
                 events.append({"ph": "s", **common, "pid": made.rank, "tid": made.worker, "ts": leave * 1e6})
@@ -215,11 +220,6 @@ class Trace:
         if path is not None:
             Path(path).write_text(json.dumps(document))
         return document
-
-
-def _uses(record: TaskRecord, task: Task, message: MessageRecord) -> bool:
-    """Whether a task that ran could have used what the message brought."""
-    return record.rank == message.destination and record.start >= message.end and message.handle in task.reads
 
 
 def _union(spans: Iterable[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:

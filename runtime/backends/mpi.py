@@ -57,7 +57,6 @@ __all__ = ["OPTIONS", "execute", "site"]
 OPTIONS = ("owner", "grid", "pool", "comm", "root", "gather", "window", "synchronous")
 
 WINDOW = 256 << 20  # bytes
-SHARED = 32 << 20  # bytes from which a result stays in the memory that ranks wrote; smaller ones are copied out
 
 
 def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
@@ -122,21 +121,8 @@ class PoolSite(Site):
         self.pool: Pool | None = options.get("pool") or pools.active()
         self.window = int(options.get("window") or WINDOW)
         self.synchronous = bool(options.get("synchronous"))
-        self._results: list[shared.Segment] = []
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any, order: str = "C") -> np.ndarray:
-        if int(np.prod(shape)) * np.dtype(dtype).itemsize < SHARED:
-            return super().zeros(shape, dtype, order)
-        array = shared.zeros(shape, dtype, order)
-        self._results.append(array.base)  # type: ignore[arg-type]
-        return array
-
-    def result(self, value: Any) -> Any:
-        for segment in self._results:
-            segment.seal()
-        return value
-
-    def workers(self, workers: int | None) -> int:
+    def workers(self, workers: int | None, most: int | None = None) -> int:
         ranks = self._ranks(workers)
         return ranks * per_rank(workers, ranks)
 

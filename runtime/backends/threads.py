@@ -68,7 +68,7 @@ class Workers:
         self.offered = True  # every parked worker was woken since the last push
         self.popped = False  # some worker got a task since every parked worker was woken
         self.queued = 0  # pushed to the policy and not popped yet
-        self.long = {task.op for task in program.graph if not task.op.external}  # ops not known to be short
+        self.long = {task.op for task in program.graph}  # ops not known to be short; external ones stay
         self.abroad = sum(task.op.external for task in program.graph)  # external tasks that are not done
         self.stopped = False
         self.failures: list[tuple[int, BaseException]] = []
@@ -141,34 +141,6 @@ class Workers:
                         long.add(task.op)
                 batch = self.take(worker, batch)
 
-    def ready(self, tasks: list[Task], worker: int | None) -> None:
-        """Give tasks that became ready to the policy. Called with the lock."""
-        for task in tasks:
-            if task.op.external:
-                self.outside(task)
-            else:
-                self.policy.push(task, worker)
-                self.queued += 1
-                self.offered = False
-
-    def outside(self, task: Task) -> None:
-        """Take an external task that is ready. Called with the lock."""
-        raise TypeError(f"{task} is for an engine with ranks")
-
-    def arrived(self, task: Task) -> None:
-        """Note that an external task is done, and wake workers for what that makes ready."""
-        with self.lock:
-            self.abroad -= 1
-            try:
-                self.ready(self.frontier.done(task), None)
-            except BaseException as error:
-                self.policy_failed(error)
-            if self.stopped or self.frontier.finished:
-                self.stopped = True
-                self.wake(len(self.parked))
-            elif self.queued and self.parked:
-                self.offer()
-
     def take(self, worker: int, batch: list[Task]) -> list[Task]:
         """Hand in the tasks that ``worker`` has finished; return the next ones, none when the run is over."""
         lock, frontier = self.lock, self.frontier
@@ -207,6 +179,35 @@ class Workers:
         lock.release()
         return []
 
+    def ready(self, tasks: list[Task], worker: int | None) -> None:
+        """Give tasks that became ready to the policy, external ones to `outside`."""
+        push = self.policy.push
+        for task in tasks:
+            if task.op.external:
+                self.outside(task)
+            else:
+                push(task, worker)
+                self.queued += 1
+                self.offered = False
+
+    def outside(self, task: Task) -> None:
+        """Take an external task that is ready. Called with the lock."""
+        raise TypeError(f"{task} is for an engine with ranks")
+
+    def arrived(self, task: Task) -> None:
+        """Note that an external task is done, and wake workers for what that makes ready."""
+        with self.lock:
+            self.abroad -= 1
+            try:
+                self.ready(self.frontier.done(task), None)
+            except BaseException as error:
+                self.policy_failed(error)
+            if self.stopped or self.frontier.finished:
+                self.stopped = True
+                self.wake(len(self.parked))
+            elif self.queued and self.parked:
+                self.offer()
+
     def spare(self) -> bool:
         """Whether another worker that is awake can as well do all there is: a few short tasks."""
         few = self.shared and not self.long and self.queued < _BATCH
@@ -227,9 +228,9 @@ class Workers:
         """Whether the policy keeps tasks back that no event will change its mind about."""
         if self.shared and self.queued:
             return True
-        if len(self.parked) < self.workers - 1 or (self.abroad and not self.queued):
-            return False  # somebody still runs a task, or something comes from outside
-        return not self.look_again()
+        if self.abroad and not self.queued:
+            return False  # what comes from outside may make tasks ready
+        return len(self.parked) == self.workers - 1 and not self.look_again()
 
     def offer(self) -> None:
         """Wake parked workers for the tasks that are queued.
@@ -238,8 +239,7 @@ class Workers:
         so all look, once after each push.
         """
         if self.shared:
-            all_asleep = len(self.parked) == self.workers
-            self.wake(self.queued if self.long else max(self.queued // _BATCH, all_asleep))
+            self.wake(self.queued if self.long else self.queued // _BATCH)
         elif not self.offered:
             self.offered = True
             self.wake(len(self.parked))

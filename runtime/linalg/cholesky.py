@@ -10,7 +10,7 @@ from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.linalg.matrix import Matrix, check_finite_lower
 from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
 from tilewright.linalg.tuning import cholesky_tile_size
-from tilewright.machine import worker_count
+from tilewright.machine import cores
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.site import find_site
@@ -58,7 +58,7 @@ def cholesky_graph(nt: int) -> TaskGraph:
     g = TaskGraph(f"cholesky nt={nt}")
     cholesky(g, g.handles("A"), nt)
     g.closed_form = lambda task: bottom_level(task, nt)
-    g.recipe = cholesky_graph, (nt,), len(g)
+    g.recipe = cholesky_graph, (nt,)
     return g
 
 
@@ -118,8 +118,7 @@ def _call_graph(nt: int, in_place: bool, check: bool) -> TaskGraph:
             for i in range(j):
                 g.insert(zero, W(A[i, j]))
     g.closed_form = lambda task: bottom_level(task, nt)
-    g.parallelism = max(1, nt * (nt - 1) // 2)  # updates in the first step
-    g.recipe = _call_graph, (nt, in_place, check), len(g)
+    g.recipe = _call_graph, (nt, in_place, check)
     return g
 
 
@@ -193,8 +192,6 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
-    if workers is not None:
-        worker_count(workers)
     site = find_site(backend, options)
     a = site.argument(a)
     with site.agreement() as facts:
@@ -205,17 +202,21 @@ def tiled_cholesky(
         source = matrix.source(tile_size)
         facts.update(shape=source.shape, dtype=str(matrix.dtype), order=matrix.order, lower=bool(lower),
                      tile_size=int(tile_size), overwrite_a=bool(overwrite_a), workers=workers)  # fmt: skip
-        look_first = check_finite and (matrix.in_place or not site.alone)
-        if look_first and site.has_data:
-            check_finite_lower(source, workers, lower)
-    target = matrix.target(tile_size, site.zeros)
-    graph = _call_graph(source.nt, matrix.in_place, check_finite and not look_first)
+        if check_finite and matrix.in_place and site.has_data:
+            check_finite_lower(source, cores(), lower)
+    target = matrix.target(tile_size)
+    updates = source.nt * (source.nt - 1) // 2  # in one step, so more workers are of no use
+    graph = _call_graph(source.nt, matrix.in_place, check_finite and not matrix.in_place)
     data = {"A": target} if matrix.in_place else {"A": target, "S": source}
     try:
-        record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress, **options)
+        record = run(
+            graph, data, backend=backend, scheduler=scheduler, workers=site.workers(workers, max(1, updates)),
+            progress=progress, **options,
+        )  # fmt: skip
     except ValueError:  # NotPositiveDefiniteError is one
-        if check_finite and not look_first:
-            check_finite_lower(source, workers, lower)  # NaN comes before anything it causes, on every engine
+        with site.agreement():
+            if check_finite and not matrix.in_place and site.has_data:
+                check_finite_lower(source, cores(), lower)  # NaN comes before anything it causes, on every engine
         raise
     factor = site.result(matrix.result(target))
     return (factor, record) if return_run else factor

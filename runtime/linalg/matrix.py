@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -63,17 +62,17 @@ class Matrix:
         self._source = tiles
         return tiles
 
-    def target(self, tile_size: int, zeros: Callable[..., np.ndarray] = np.zeros) -> TiledMatrix:
-        """The tiles that become the factor: the source itself in place, else ``zeros`` in the same layout."""
+    def target(self, tile_size: int) -> TiledMatrix:
+        """The tiles that become the factor: the source itself in place, else zeros in the same layout."""
         if self.in_place:
             return self._source
         if self.tiled:
             fresh = TiledMatrix.empty(self.array.shape, tile_size, self.dtype)
             return fresh if self.lower else fresh.T
-        return TiledMatrix.view(zeros((self.n, self.n), self.dtype, order=self.order), int(tile_size))
+        return TiledMatrix.view(np.zeros((self.n, self.n), self.dtype, order=self.order), int(tile_size))
 
     @property
-    def order(self) -> str:
+    def order(self) -> Literal["C", "F"]:
         """ "F" if the result's columns are contiguous, else "C"."""
         if self.tiled:
             return "C" if self.lower else "F"
@@ -125,7 +124,7 @@ def _unsupported(dtype: str) -> str:
     return f"no Cholesky kernel for dtype {dtype}; convert the matrix to one of {', '.join(DTYPES)}"
 
 
-def check_finite_lower(tiles: TiledMatrix, workers: int | None, lower: bool = True) -> None:
+def check_finite_lower(tiles: TiledMatrix, workers: int, lower: bool = True) -> None:
     """ValueError if the lower triangle has a NaN or an infinity. A graph of its own, on all workers.
 
     ``lower=False`` says that ``tiles`` are those of the transposed matrix, for the place in the message.

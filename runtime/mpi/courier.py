@@ -201,7 +201,7 @@ class Courier:
             if self._held + home.nbytes > self.window and self._posted and self._posted[0] < key:
                 break
             task = heapq.heappop(self._receives)[2]
-            buffer = np.empty(home.shape, home.dtype, layout(home))  # type: ignore[call-overload]
+            buffer = np.empty(home.shape, home.dtype, layout(home))
             self._held += buffer.nbytes
             self._requests.append(self.wires.data.Irecv([_flat(buffer), MPI.BYTE], message.source, message.tag))
             self._under_way.append(_UnderWay(task, buffer))

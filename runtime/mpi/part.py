@@ -51,11 +51,11 @@ class PartWorkers(Workers):
     def fail(self, task: Task, worker: int, error: BaseException) -> None:
         origin = self.part.origin[task.index]
         number = origin if origin >= 0 else max(task.params[0].writer, 0)
-        blame(error, task, number, f"backend=mpi, rank={self.rank}, worker={worker}")
         with self.lock:
             self.failures.append((number, error))
             self.stopped = True
             self.wake(len(self.parked))
+        blame(error, task, number, f"backend=mpi, worker={worker}, rank={self.rank}")
 
 
 def run_part(
@@ -142,7 +142,7 @@ def _pickled(graph: TaskGraph, store: Store) -> dict[Handle, int]:
 
 def _check_tags(plan: MessagePlan, comm: MPI.Intracomm) -> None:
     most = max((message.tag for message in plan.messages), default=0)
-    limit = comm.Get_attr(MPI.TAG_UB)
+    limit: Any = comm.Get_attr(MPI.TAG_UB)
     if most > limit:
         raise ValueError(f"one pair of ranks exchanges {most + 1} messages, but this MPI has only {limit + 1} tags; "
                          f"use larger tiles")  # fmt: skip
@@ -177,9 +177,9 @@ def agreement(comm: MPI.Intracomm) -> Iterator[dict[str, Any]]:
         raise failure
     for rank, (frozen, _) in enumerate(everywhere):
         if frozen is not None:
-            error = thaw(frozen)
-            error.add_note(f"raised on rank {rank}")
-            raise error
+            theirs = thaw(frozen)
+            theirs.add_note(f"raised on rank {rank}")
+            raise theirs
     for name in dict.fromkeys(name for _, notes in everywhere for name in notes):
         values = [notes.get(name) for _, notes in everywhere]
         odd = next((rank for rank, value in enumerate(values) if value != values[0]), None)
@@ -247,7 +247,7 @@ def wires(comm: MPI.Intracomm) -> Wires:
 
     RuntimeError if this MPI does not let a thread other than the main one make calls.
     """
-    lines: Wires | None = comm.Get_attr(_kept)
+    lines: Any = comm.Get_attr(_kept)
     if lines is None:
         if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
             raise RuntimeError(

@@ -145,10 +145,11 @@ class Pool:
         while len(answers) < self.ranks:
             left = {c: r for r, c in enumerate(self._connections) if r not in answers}
             gone = []
-            for connection in wait(list(left)):
-                rank = left[connection]  # type: ignore[index]
+            awake: list[Any] = wait(list(left))
+            for connection in awake:
+                rank = left[connection]
                 try:
-                    answer = connection.recv()  # type: ignore[union-attr]
+                    answer = connection.recv()
                 except (EOFError, OSError):
                     gone.append(rank)
                     continue
@@ -223,7 +224,7 @@ def _kill(launch: Launch, connections: list[Connection], pids: list[int]) -> Non
 # ------------------------------------------------------------------ which pool a call uses
 
 _active: list[Pool] = []
-_default: Pool | None = None
+_kept: dict[int, Pool] = {}
 _choosing = threading.Lock()
 
 
@@ -232,18 +233,10 @@ def active() -> Pool | None:
     return _active[-1] if _active else None
 
 
-def default(ranks: int | None) -> Pool:
-    """The pool that stays between calls; replaced when it is closed or has another number of ranks than is wanted."""
-    global _default
+def default(ranks: int) -> Pool:
+    """The pool with so many ranks that stays between calls, until the end of this process; another if it was closed."""
     with _choosing:
-        if _default is not None and not _default.closed and ranks in (None, _default.ranks):
-            return _default
-        if _default is not None:
-            _default.close()
-            _default = None
-        if ranks is None:
-            from tilewright.machine import cores
-
-            ranks = cores()
-        _default = Pool(ranks)
-        return _default
+        pool = _kept.get(ranks)
+        if pool is None or pool.closed:
+            pool = _kept[ranks] = Pool(ranks)
+        return pool

@@ -32,8 +32,6 @@ GATHER = ("all", "root", "none")
 class RankSite(Site):
     """One rank of a collective call."""
 
-    alone = False
-
     def __init__(self, options: dict[str, Any]) -> None:
         self.comm: MPI.Intracomm = options.get("comm") or MPI.COMM_WORLD
         _check_size(self.comm)
@@ -68,7 +66,7 @@ class RankSite(Site):
     def agreement(self) -> AbstractContextManager[dict[str, Any]]:
         return agreement(wires(self.comm).data)
 
-    def workers(self, workers: int | None) -> int:
+    def workers(self, workers: int | None, most: int | None = None) -> int:
         return self.comm.size * per_rank(workers, self.comm.size)
 
     def execute(

@@ -17,13 +17,13 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["Mappings", "Segment", "arrays_in", "dumps", "like", "zeros"]
+__all__ = ["Mappings", "Segment", "arrays_in", "dumps", "layout", "like", "loads", "placer", "room"]
 
 _ALIGNMENT = 64
 _serial = itertools.count()
@@ -49,30 +49,14 @@ class Segment(mmap.mmap):
         segment.serial, segment.path, segment._descriptor = next(_serial), path, descriptor
         return segment
 
-    @property
-    def sealed(self) -> bool:
-        return self._descriptor < 0
-
-    def seal(self) -> None:
-        """From now on nobody else can map it. Saves a descriptor."""
-        if not self.sealed:
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
             os.close(self._descriptor)
-            self._descriptor = -1
             if not self.path.startswith("/proc/"):
                 os.unlink(self.path)
 
-    def __del__(self) -> None:
-        self.seal()
-
-    def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype, order: str) -> np.ndarray:
-        return np.ndarray(shape, dtype, self, offset, order=order)  # type: ignore[call-overload, no-any-return]
-
-
-def zeros(shape: tuple[int, ...], dtype: Any, order: str = "C") -> np.ndarray:
-    """A new array in a segment of its own."""
-    dtype = np.dtype(dtype)
-    size = int(np.prod(shape)) * dtype.itemsize
-    return Segment.create(size).array(0, tuple(shape), dtype, order)
+    def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype, order: Literal["C", "F"]) -> np.ndarray:
+        return np.ndarray(shape, dtype, self, offset, order=order)
 
 
 def segment_of(array: np.ndarray) -> Segment | None:
@@ -82,7 +66,7 @@ def segment_of(array: np.ndarray) -> Segment | None:
         base = base.base
     if isinstance(base, memoryview):
         base = base.obj
-    return base if isinstance(base, Segment) and not base.sealed else None
+    return base if isinstance(base, Segment) else None
 
 
 # ------------------------------------------------------------------ data of a run
@@ -133,7 +117,7 @@ def placer(segment: Segment) -> Callable[[np.ndarray], np.ndarray]:
     return place
 
 
-def layout(array: np.ndarray) -> str:
+def layout(array: np.ndarray) -> Literal["C", "F"]:
     """ "F" if columns are closer together in memory than rows, else "C"."""
     return "F" if array.ndim == 2 and abs(array.strides[0]) < abs(array.strides[1]) else "C"
 

@@ -154,3 +154,13 @@ def test_handed_out_task_is_running_and_is_not_handed_out_again(diamond):
     assert not frontier.hand_out(first)
     assert frontier.done(first) == [second, diamond.tasks[2]]
     assert not frontier.hand_out(first)
+
+
+def test_ready_lists_what_waits_for_nothing_and_is_not_done_whether_handed_out_or_not():
+    graph = cholesky_graph(3)  # potrf(0) trsm(1,0) trsm(2,0) syrk(1,0) ...
+    frontier = Frontier(graph)
+    assert list(map(str, frontier.ready())) == ["potrf(0)"]
+    frontier.hand_out(graph.tasks[0])
+    assert list(map(str, frontier.ready())) == ["potrf(0)"]
+    frontier.done(graph.tasks[0])
+    assert list(map(str, frontier.ready())) == ["trsm(1,0)", "trsm(2,0)"]

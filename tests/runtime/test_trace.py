@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright import TaskRecord, Trace, cholesky_graph
+from tilewright import MessageRecord, R, TaskGraph, TaskRecord, Trace, W, cholesky_graph
 
 GRAPH = cholesky_graph(nt=2)  # potrf(0) -> trsm(1,0) -> syrk(1,0) -> potrf(1)
 GOOD = [(0, 0, 0.0, 1.0), (1, 1, 1.0, 3.0), (2, 0, 3.5, 4.0), (3, 0, 4.0, 6.0)]
@@ -73,3 +73,38 @@ def test_perfetto_file_has_a_slice_per_task_and_an_arrow_per_wait(tmp_path):
     assert len([e for e in events if e["ph"] == "s"]) == len([e for e in events if e["ph"] == "f"]) == 3
     names = [e["args"]["name"] for e in events if e["ph"] == "M"]
     assert names == ["rank 0", "worker 0", "worker 1"]
+
+
+def on_two_ranks():
+    """potrf(0) and trsm(1,0) on rank 0, the others on rank 1; A[1,0] travels from 3 to 3.5, idle, and to 4, busy."""
+    records = [(0, 0, 0.0, 1.0, 0), (1, 0, 1.0, 3.0, 0), (2, 0, 3.5, 4.0, 1), (3, 0, 4.0, 6.0, 1)]
+    tile = GRAPH.tasks[1].writes[0]
+    messages = [MessageRecord(0, 1, tile, 800, 3.0, 3.5, 1), MessageRecord(0, 1, tile, 800, 3.0, 4.0, 1)]
+    return Trace(GRAPH, 1, [TaskRecord(*row) for row in records], ranks=2, messages=messages)
+
+
+def test_busy_time_is_by_rank_and_worker():
+    assert np.array_equal(on_two_ranks().busy, [3.0, 2.5])
+
+
+def test_overlap_is_the_share_of_message_time_in_which_the_destination_computes():
+    assert on_two_ranks().overlap == pytest.approx(0.5 / 1.5)
+    assert trace().overlap == 1.0
+
+
+def test_messages_are_drawn_as_spans_and_arrows_to_the_task_that_used_them():
+    events = [event for event in on_two_ranks().to_perfetto()["traceEvents"] if event.get("cat") == "message"]
+    first = [event for event in events if event["id"] == 4]
+    assert [(e["ph"], e["pid"], e["ts"]) for e in first] == [
+        ("b", 1, 3e6), ("e", 1, 3.5e6), ("s", 0, pytest.approx(3e6)), ("f", 1, 3.5e6)
+    ]  # fmt: skip
+
+
+def test_a_copy_on_another_rank_lets_the_next_writer_go_ahead_of_its_readers():
+    g = TaskGraph()
+    x, y = g.handle("x"), g.handle("y")
+    g.insert(print, R(x), W(y))
+    g.insert(print, W(x))
+    Trace(g, 1, [TaskRecord(0, 0, 0, 2, rank=1), TaskRecord(1, 0, 1, 2, rank=0)], ranks=2).check()
+    with pytest.raises(AssertionError, match=r"print\(x\) starts before print\(y\) ends"):
+        Trace(g, 2, [TaskRecord(0, 1, 0, 2), TaskRecord(1, 0, 1, 2)]).check()

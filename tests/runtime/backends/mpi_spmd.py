@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,8 @@ def not_positive_definite() -> Any:
 def only_one_rank_has_a_bad_matrix() -> Any:
     a = A.copy()
     if rank == 1:
-        a[3, 2] = np.nan
-    return raised(lambda: call(a))
+        a[30, 25] = np.nan
+    return raised(lambda: call(a, grid=(1, 3)))
 
 
 def different_tile_size() -> Any:
@@ -189,7 +190,8 @@ def pool_inside_mpiexec() -> Any:
 
 
 def wrong_values() -> Any:
-    return [raised(lambda o=o: call(**o))[:1] for o in ({"root": 3}, {"gather": "some"}, {"workers": 4}, {"grid": 3})]
+    wrong: list[dict[str, Any]] = [{"root": 3}, {"gather": "some"}, {"workers": 4}, {"grid": 3}]
+    return [raised(partial(call, **options))[:1] for options in wrong]
 
 
 def still_works_after_all_that() -> Any:

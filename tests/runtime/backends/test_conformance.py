@@ -38,7 +38,7 @@ def fail(x):
     raise Oops("what the task said")
 
 
-def fail_below_zero(x):
+def count_up(x):
     if x[0] < 0:
         raise Oops
     x += 1
@@ -115,9 +115,9 @@ class TestOneEngine:
         g.insert(fail, RW(x))
         with pytest.raises(Oops, match="^what the task said") as caught:
             tw.run(g, {"x": np.zeros(1)}, backend=backend, workers=workers)
-        note = caught.value.__notes__[0]
-        assert note.startswith(f"in task fail(x) (number 1), writing x; backend={backend}, ")
-        assert "worker=" in note
+        assert caught.value.__notes__[0].startswith(
+            f"in task fail(x) (number 1), writing x; backend={backend}, worker="
+        )
 
     @schedulers
     @workers_
@@ -148,7 +148,7 @@ class TestOneEngine:
     def test_failing_graph_can_run_again(self, backend):
         g = TaskGraph()
         for _ in range(3):
-            g.insert(fail_below_zero, RW(g.handle("x")))
+            g.insert(count_up, RW(g.handle("x")))
         with pytest.raises(Oops):
             tw.run(g, {"x": np.array([-1])}, backend=backend, workers=2)
         assert tw.run(g, {"x": np.array([1])}, backend=backend, workers=2)["x"] == [4]
