@@ -31,7 +31,7 @@ __all__ = ["BENCHMARKS", "main"]
 BENCHMARKS = {
     "cholesky": "Tiled Cholesky beside numpy, scipy, torch, dpotrf and dask.",
     "overhead": "Time per empty task, beside dask and concurrent.futures.",
-    "mpi": "Ranks beside threads, the cost of a pool, message counts for 16 to 1024 ranks.",
+    "mpi": "Ranks beside threads, what a pool costs, message counts.",
 }
 """Subcommands of ``tilewright bench``: each is ``command`` in the module `tilewright.benchmarks` has of that name."""
 
