@@ -10,6 +10,7 @@ array([[2., 0.],
 from importlib.metadata import version as _version
 
 from tilewright.backends import BACKENDS
+from tilewright.backends.simulate import simulate
 from tilewright.engine import Run, run
 from tilewright.errors import MissingDataError, NotPositiveDefiniteError, SchedulerError
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
@@ -18,7 +19,7 @@ from tilewright.machine import Machine
 from tilewright.plan import Bounds, bounds
 from tilewright.schedulers import SCHEDULERS, Policy
 from tilewright.tiles import Store, TiledMatrix
-from tilewright.trace import TaskRecord, Trace
+from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 __version__ = _version("tilewright")
 
@@ -31,6 +32,7 @@ __all__ = [
     "CriticalPath",
     "Handle",
     "Machine",
+    "MessageRecord",
     "MissingDataError",
     "NotPositiveDefiniteError",
     "Op",
@@ -48,5 +50,6 @@ __all__ = [
     "bounds",
     "cholesky_graph",
     "run",
+    "simulate",
     "tiled_cholesky",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from typing import Any
 
 from tilewright.backends import backend as find_backend
 from tilewright.graph import Handle, TaskGraph
+from tilewright.idle import Idle, split
 from tilewright.machine import Machine, cores
-from tilewright.plan import Bounds, bounds
+from tilewright.memory import high_water
+from tilewright.plan import Bounds, bounds, mixed_bounds
 from tilewright.program import Program
 from tilewright.progress import bar
 from tilewright.schedulers import Policy
@@ -34,7 +37,10 @@ class Run:
     backend: str
     scheduler: str
     workers: int
+    """Workers of each rank."""
     store: Store
+    machine: Machine | None = None
+    """What the run was planned with or simulated on, if that was said."""
 
     def __getitem__(self, handle: str | Handle) -> Any:
         key = Handle(handle) if isinstance(handle, str) else handle
@@ -51,12 +57,25 @@ class Run:
     @cached_property
     def flops(self) -> float:
         """Real-arithmetic flops of all tasks whose op has a formula; a complex operation counts four times."""
+        if self.backend == "simulate":
+            return self._simulated_flops()
         total = 0.0
         for task in self.graph:
             if task.op.flops is not None:
                 tiles = [self.store[use.handle] for use in task.uses]
                 total += task.op.flops(*(tile.shape for tile in tiles)) * (4 if tiles[-1].dtype.kind == "c" else 1)
         return total
+
+    def _simulated_flops(self) -> float:
+        """Flops of tiles as large as the machine says; 0 if it counts in `Op.weight`."""
+        machine = self.machine
+        if machine is None or (machine.gamma is None and not machine.durations):
+            return 0.0
+        if machine.shape is not None:
+            return sum(machine.flops(task) for task in self.graph)
+        counts = Counter((task.op, len(task.uses)) for task in self.graph)
+        examples = {(task.op, len(task.uses)): task for task in self.graph}
+        return sum(count * machine.flops(examples[key]) for key, count in counts.items())
 
     @property
     def gflops(self) -> float:
@@ -65,8 +84,14 @@ class Run:
 
     @cached_property
     def bounds(self) -> Bounds:
-        """Lower bounds in seconds, from the measured durations: how short could a run of these tasks be?"""
-        return bounds(self.graph, self.workers, self.trace.durations)
+        """Lower bounds in seconds, from the measured durations: how short could a run of these tasks be?
+
+        On a machine with CPUs and GPUs they come from the machine's costs, as a task's duration depends on where
+        it ran.
+        """
+        if self.machine is not None and len(self.machine.kinds) > 1:
+            return mixed_bounds(self.graph, self.machine)
+        return bounds(self.graph, self.workers * self.trace.ranks, self.trace.durations)
 
     @property
     def efficiency(self) -> float:
@@ -76,8 +101,18 @@ class Run:
     @property
     def idle(self) -> float:
         """Share of the workers' time that was not spent in tasks."""
-        available = self.makespan * self.workers
+        available = self.makespan * self.workers * self.trace.ranks
         return 1 - float(self.trace.busy.sum()) / available if available else 0.0
+
+    @cached_property
+    def idle_split(self) -> Idle:
+        """Where the idle time went: start-up, dependencies, communication, overhead, tail."""
+        return split(self.trace)
+
+    @property
+    def memory(self) -> int:
+        """High-water mark of the fullest rank, in bytes. See `tilewright.memory.high_water`."""
+        return max(high_water(self), default=0)
 
     def __str__(self) -> str:
         from tilewright.report import text
@@ -93,11 +128,12 @@ class Run:
 
 def run(
     graph: TaskGraph,
-    data: Mapping[str | Handle, Any],
+    data: Mapping[str | Handle, Any] | None = None,
     *,
     backend: str = "threads",
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
+    machine: Machine | None = None,
     progress: bool = False,
 ) -> Run:
     """Run a graph on data.
@@ -109,11 +145,14 @@ def run(
     data
         By handle or handle name: the buffers that tasks read and change in place. See `Store`.
     backend
-        One of `BACKENDS`.
+        One of `BACKENDS`; or ``"simulate"``, which computes nothing and needs no data, see `tilewright.simulate`.
     scheduler
         One of `SCHEDULERS`, or an object with ``prepare``, ``push`` and ``pop``.
     workers
         Workers that run tasks; by default one per core this process may use, and no more than there are tasks.
+    machine
+        What policies may plan with, such as `Machine.calibrate`; for ``simulate`` the machine to simulate. ``workers``
+        takes the place of its own.
     progress
         Draw a progress bar on standard error.
 
@@ -137,16 +176,23 @@ def run(
     >>> run["y"]
     array([3., 3.])
     """
+    if backend == "simulate":
+        from tilewright.backends.simulate import simulate
+
+        machine = machine or Machine()
+        if workers is not None:
+            machine = machine.replace(workers=workers)
+        return simulate(graph, machine, scheduler=scheduler, data=data, progress=progress)
     engine = find_backend(backend)
     policy = find_policy(scheduler)
     workers = _check_workers(workers, graph)
-    program = Program(graph, Store(data))
+    program = Program(graph, Store(data or {}))
     graph.frozen = True
-    policy.prepare(graph, Machine(workers=workers))
+    policy.prepare(graph, (machine or Machine()).replace(workers=workers, ranks=1, gpus=0))
     with bar(graph.name, len(graph)) if progress else nullcontext() as report:
         trace = engine.execute(program, policy, workers, report)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
-    return Run(graph, trace, backend, name, trace.workers, program.store)
+    return Run(graph, trace, backend, name, trace.workers, program.store, machine and machine.replace(gpus=0))
 
 
 def _check_workers(workers: int | None, graph: TaskGraph) -> int:

@@ -14,7 +14,7 @@ def text(run: Run) -> str:
     """The run in a dozen lines: time, rate, bounds, idle share, and a table of ops."""
     lower = run.bounds
     lines = [
-        f"{run.graph.name}: {len(run.graph)} tasks on {run.workers} {'worker' if run.workers == 1 else 'workers'}, "
+        f"{run.graph.name}: {len(run.graph)} tasks on {place(run)}, "
         f"backend {run.backend}, scheduler {run.scheduler}",
         f"  makespan       {seconds(run.makespan)}" + (f"   {run.gflops:.4g} GFLOP/s" if run.flops else ""),
         f"  lower bounds   {seconds(lower.area)} area, {seconds(lower.critical_path)} critical path",
@@ -27,6 +27,12 @@ def text(run: Run) -> str:
             f"  {op:<10} {count:>8}  {seconds(total):>10}  {seconds(total / count):>10}  {total / busy:>6.1%}"
         )
     return "\n".join(lines)
+
+
+def place(run: Run) -> str:
+    """``1 worker``, ``4 ranks of 2 workers``."""
+    workers = f"{run.workers} {'worker' if run.workers == 1 else 'workers'}"
+    return workers if run.trace.ranks == 1 else f"{run.trace.ranks} ranks of {workers}"
 
 
 def seconds(value: float) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.graph import TaskGraph
+from tilewright.graph import Handle, TaskGraph
 
-__all__ = ["TaskRecord", "Trace"]
+__all__ = ["MessageRecord", "TaskRecord", "Trace"]
 
 
 class TaskRecord(NamedTuple):
@@ -29,6 +29,18 @@ class TaskRecord(NamedTuple):
         return self.end - self.start
 
 
+class MessageRecord(NamedTuple):
+    """When one version of a handle travelled. Times are seconds since the run began."""
+
+    source: int
+    """Rank that sent it."""
+    destination: int
+    handle: Handle
+    bytes: int
+    start: float
+    end: float
+
+
 class Trace:
     """The records of one run, sorted by start.
 
@@ -40,11 +52,24 @@ class Trace:
         Workers per rank.
     records
         One per task that ran; a run that failed has fewer than the graph has tasks.
+    messages
+        What travelled between ranks, or between memories of one rank (``source == destination`` then).
+    ranks
+        Ranks of ``workers`` workers each.
     """
 
-    def __init__(self, graph: TaskGraph, workers: int, records: Iterable[TaskRecord] = ()) -> None:
+    def __init__(
+        self,
+        graph: TaskGraph,
+        workers: int,
+        records: Iterable[TaskRecord] = (),
+        messages: Iterable[MessageRecord] = (),
+        ranks: int = 1,
+    ) -> None:
         self.graph = graph
         self.workers = workers
+        self.ranks = ranks
+        self.messages: Sequence[MessageRecord] = sorted(messages, key=lambda m: (m.start, m.source, m.destination))
         self.records = sorted(records, key=lambda record: (record.start, record.task))
 
     def __len__(self) -> int:
@@ -71,10 +96,10 @@ class Trace:
 
     @property
     def busy(self) -> np.ndarray:
-        """Seconds each worker spent in tasks, shape (workers,)."""
-        busy = np.zeros(self.workers)
+        """Seconds each worker spent in tasks, shape (ranks x workers,), the workers of rank 0 first."""
+        busy = np.zeros(self.ranks * self.workers)
         for record in self.records:
-            busy[record.worker] += record.end - record.start
+            busy[record.rank * self.workers + record.worker] += record.end - record.start
         return busy
 
     def by_op(self) -> dict[str, tuple[int, float]]:

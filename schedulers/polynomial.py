@@ -1,0 +1,100 @@
+"""parsec and chameleon: priorities of two Cholesky codes as polynomials in the tile indices, larger is sooner.
+
+With nt tiles a side, step k, and tile row m > column n > k:
+
+===========  ==================  =====================================  ==================  =======================================
+policy       potrf(k)            trsm(m,k)                              syrk(m,k)           gemm(m,n,k)
+===========  ==================  =====================================  ==================  =======================================
+parsec       (nt-k)^3            (nt-m)^3 + 3 (m-k) (2nt-k-m-1)         (nt-m)^3 + 3 (m-k)  (nt-m)^3 + 3 (m-n) (2nt-m-n-3) + 6 (m-k)
+chameleon    2nt - 2k            2nt - 2k - m                           2nt - 2k - m        2nt - 2k - n - m
+===========  ==================  =====================================  ==================  =======================================
+
+A copy into a tile counts as the first task on that tile, and clearing one runs last. The formulas are those of
+DPLASMA's ``zpotrf_L.jdf`` and Chameleon's ``pzpotrf.c``; they know Cholesky only.
+"""  # noqa: E501 - a table
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tilewright.graph import Task, TaskGraph
+from tilewright.machine import Machine
+from tilewright.schedulers.ranked import Ranked
+
+__all__ = ["Chameleon", "Parsec", "Polynomial"]
+
+Formula = Callable[[int, int, int, int], int]  # (nt, m, n, k) -> priority
+
+
+class Polynomial(Ranked):
+    """Base class: `priorities` has a formula for each op.
+
+    Raises
+    ------
+    ValueError
+        In `prepare`, for a graph that is not a tiled Cholesky factorisation.
+    """
+
+    priorities: dict[str, Formula] = {}
+
+    def keys(self, graph: TaskGraph, machine: Machine) -> list[float]:
+        places = [cholesky_place(task) for task in graph.tasks]
+        nt = 1 + max((place[1] for place in places if place), default=0)
+        keys: list[float] = []
+        for place in places:
+            if place is None:
+                keys.append(1.0)  # after all others, whose keys are not positive
+            else:
+                op, m, n, k = place
+                keys.append(-self.priorities[op](nt, m, n, k))
+        return keys
+
+    @staticmethod
+    def fits(graph: TaskGraph) -> bool:
+        """Whether the formulas mean anything for this graph."""
+        try:
+            for task in graph.tasks:
+                cholesky_place(task)
+        except ValueError:
+            return False
+        return True
+
+
+class Parsec(Polynomial):
+    """DPLASMA's cubic priorities."""
+
+    priorities = {
+        "potrf": lambda nt, m, n, k: (nt - k) ** 3,
+        "trsm": lambda nt, m, n, k: (nt - m) ** 3 + 3 * (m - k) * (2 * nt - k - m - 1),
+        "syrk": lambda nt, m, n, k: (nt - m) ** 3 + 3 * (m - k),
+        "gemm": lambda nt, m, n, k: (nt - m) ** 3 + 3 * (m - n) * (2 * nt - m - n - 3) + 6 * (m - k),
+    }
+
+
+class Chameleon(Polynomial):
+    """Chameleon's linear priorities."""
+
+    priorities = {
+        "potrf": lambda nt, m, n, k: 2 * nt - 2 * k,
+        "trsm": lambda nt, m, n, k: 2 * nt - 2 * k - m,
+        "syrk": lambda nt, m, n, k: 2 * nt - 2 * k - m,
+        "gemm": lambda nt, m, n, k: 2 * nt - 2 * k - n - m,
+    }
+
+
+def cholesky_place(task: Task) -> tuple[str, int, int, int] | None:
+    """(op, m, n, k) of a task of a tiled Cholesky factorisation, None for one that clears a tile."""
+    match task.op.name, [use.handle.index for use in task.uses]:
+        case ("zero" | "tril"), [_]:
+            return None
+        case "copy", [_, (int(m), int(n))] if m >= n:
+            return ("potrf" if m == 0 else "trsm" if n == 0 else "syrk" if m == n else "gemm"), m, n, 0
+        case "potrf", [(int(k), int(l))] if k == l:
+            return "potrf", k, k, k
+        case "trsm", [(int(k), int(l)), (int(m), int(n))] if k == l == n < m:
+            return "trsm", m, k, k
+        case "syrk", [(int(m), int(k)), (int(i), int(j))] if m == i == j > k:
+            return "syrk", m, m, k
+        case "gemm", [(int(m), int(k)), (int(n), int(l)), (int(i), int(j))] if m == i > n == j > k == l:
+            return "gemm", m, n, k
+    raise ValueError(f"{task} is no task of a tiled Cholesky factorisation; use critical-path for this graph")
