@@ -28,8 +28,10 @@ class Heft(Placed):
         timeline = Timeline(graph, machine, flow)
         costs = {gpu: machine.costs(graph, gpu) for gpu in machine.kinds}
         groups = timeline.groups
-        # A successor never outranks its predecessor, and has the larger index: this order is topological.
-        for index in sorted(range(len(graph)), key=lambda t: (-ranks[t], t)):
+        longest = max(ranks, default=0.0) or 1.0
+        # Rounded, so that ranks that are equal on paper are equal. A successor never outranks its predecessor, and
+        # has the larger index: this order is topological.
+        for index in sorted(range(len(graph)), key=lambda t: (-round(ranks[t] / longest, 12), t)):
             task = graph.tasks[index]
             best = float("inf"), 0.0, -1, 0.0
             for group in groups:

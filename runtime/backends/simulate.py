@@ -51,13 +51,12 @@ _REFRESH = 5000  # tasks between two reports of progress
 
 
 def _binomial(position: int, count: int) -> list[int]:
-    """Children of a position in a binomial tree with root 0 on 0..count-1; the largest subtree first."""
-    low = position & -position if position else 1 << count.bit_length()
+    """Children of a position in a binomial tree on 0..count-1: the early positions get it early and serve most."""
+    step = 1 << position.bit_length()  # position + 2^j for all 2^j > position
     children = []
-    while low > 1:
-        low >>= 1
-        if position + low < count:
-            children.append(position + low)
+    while position + step < count:
+        children.append(position + step)
+        step <<= 1
     return children
 
 
