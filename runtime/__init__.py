@@ -11,6 +11,7 @@ from importlib.metadata import version as _version
 
 from tilewright.backends import BACKENDS
 from tilewright.backends.simulate import simulate
+from tilewright.compare import compare_schedulers
 from tilewright.engine import Run, run
 from tilewright.errors import MissingDataError, NotPositiveDefiniteError, SchedulerError
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
@@ -49,6 +50,7 @@ __all__ = [
     "W",
     "bounds",
     "cholesky_graph",
+    "compare_schedulers",
     "run",
     "simulate",
     "tiled_cholesky",

@@ -241,7 +241,7 @@ def _interpolate(table: Mapping[int, float], size: float) -> float:
     upper = next((place for place, (s, _) in enumerate(points) if s > size), len(points) - 1)
     (s0, t0), (s1, t1) = points[max(upper, 1) - 1], points[max(upper, 1)]
     power = math.log(t1 / t0) / math.log(s1 / s0)
-    return t0 * (size / s0) ** power
+    return t0 * math.pow(size / s0, power)
 
 
 def cores() -> int:

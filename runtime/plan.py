@@ -86,9 +86,9 @@ def mixed_bounds(graph: TaskGraph, machine: Machine) -> Bounds:
     answer = linprog(
         [0.0] * unknowns + [1.0], A_ub=capacity, b_ub=[0.0] * len(kinds), A_eq=demand, b_eq=list(classes.values())
     )
-    if answer.status != 0:
+    if answer.x is None:
         raise RuntimeError(f"the linear programme of the area bound failed: {answer.message}")
-    return Bounds(float(answer.fun), path, work)
+    return Bounds(float(answer.x[unknowns]), path, work)
 
 
 def width(graph: TaskGraph) -> int:

@@ -107,7 +107,8 @@ class DequeModel:
                 sources = copies if copies is not None else (host,)
                 if node not in sources:
                     seconds[node] += min(machine.transfer(words, source, node) for source in sources)
-        return seconds[self.node]
+        by_worker: np.ndarray = seconds[self.node]
+        return by_worker
 
     def _move(self, task: Task, node: int) -> None:
         """Note where the task's data will be; tasks that are ready together never write what others use."""

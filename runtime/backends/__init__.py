@@ -40,7 +40,7 @@ class Backend(Protocol):
 def backend(name: str) -> Backend:
     """The engine of that name. ValueError lists the names there are."""
     if name == "simulate":
-        raise ValueError("backend 'simulate' computes nothing; use tw.simulate or tw.run, which return the predicted run")
+        raise ValueError("backend 'simulate' computes nothing; tw.simulate and tw.run return the predicted run")
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
     module: Any = importlib.import_module(f"tilewright.backends.{name}")

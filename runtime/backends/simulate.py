@@ -27,7 +27,6 @@ from math import log, sqrt
 from operator import index as as_integer
 from typing import TYPE_CHECKING, Any
 
-from tilewright.backends import Progress
 from tilewright.dataflow import Dataflow
 from tilewright.errors import SchedulerError
 from tilewright.frontier import Frontier
@@ -241,8 +240,9 @@ class _Simulation:
             policy.prepare(graph, machine)
             self.groups = [_Group(policy, 0, machine.size)]
             placed = self.groups[0].placed
-            known = placed is not None and len(placed) == count and min(placed, default=0) >= 0
-            self.rank = [w // machine.workers for w in placed] if known and machine.ranks > 1 else []
+            self.rank = []
+            if placed is not None and machine.ranks > 1 and min(placed, default=0) >= 0:
+                self.rank = [worker // machine.workers for worker in placed]
         self.by_rank = owner is not None and machine.ranks > 1
         self.flow = Dataflow(graph) if machine.nodes > 1 else None
         self.blocked: list[int] = []  # by task: messages that are not in, plus 1 while the frontier holds it
@@ -353,7 +353,7 @@ class _Simulation:
 
     # ------------------------------------------------------------ the clock
 
-    def run(self, progress: Progress | None) -> None:
+    def run(self, progress: Callable[[int], None] | None) -> None:
         tasks, events, frontier, worker_of = self.graph.tasks, self.events, self.frontier, self.worker
         workers, by_rank, groups = self.machine.workers, self.by_rank, self.groups
         for task in frontier.start():

@@ -17,7 +17,7 @@ def test_one_kind_of_worker_gives_the_plain_area():
 
 
 def test_the_linear_programme_splits_work_as_by_hand():
-    """6 of a (CPU 2, GPU 1) and 4 of b (CPU 2, GPU 4) on 2 CPUs and 1 GPU: all b on CPUs, then a until both are full."""
+    """6 of a (CPU 2, GPU 1) and 4 of b (CPU 2, GPU 4) on 2 CPUs and 1 GPU: CPUs take all b, then share a."""
     g = tw.TaskGraph()
     h = g.handles("h")
     for i in range(10):

@@ -47,7 +47,8 @@ def test_a_task_costs_its_weight_its_flops_or_its_table():
 
 def test_a_table_is_interpolated_by_powers_of_the_tile_size():
     table = {100: 1.0, 200: 8.0, 400: 32.0}
-    seconds = {nb: cost(tw.Op("work"), Machine(durations={"work": table}, tile_size=nb)) for nb in (50, 150, 200, 300, 800)}
+    machine = Machine(durations={"work": table})
+    seconds = {nb: cost(tw.Op("work"), machine.replace(tile_size=nb)) for nb in (50, 150, 200, 300, 800)}
     assert seconds[200] == 8.0
     assert seconds[150] == pytest.approx(1.5**3)
     assert seconds[300] == pytest.approx(8 * 1.5**2)
@@ -79,7 +80,8 @@ def test_a_machine_that_cannot_be_is_refused(wrong):
 
 
 def test_json_gives_the_machine_back(tmp_path):
-    machine = MIXED.replace(gamma=1e-9, durations={"gemm": {128: 1.0, 256: 8.0}, "potrf": 2.0}, acceleration={"gemm": 9.0})
+    durations = {"gemm": {128: 1.0, 256: 8.0}, "potrf": 2.0}
+    machine = MIXED.replace(gamma=1e-9, durations=durations, acceleration={"gemm": 9.0})
     path = tmp_path / "machine.json"
     machine.to_json(path)
     assert Machine.from_json(path) == machine

@@ -61,7 +61,8 @@ def test_a_plan_has_no_overlap_and_respects_transfers(planner):
     machine = tw.Machine(ranks=3, workers=2, alpha=2.0, beta=1e-5)
     timeline = planner().plan(graph, machine)
     for worker in range(machine.size):
-        mine = sorted((timeline.start[t], timeline.end[t]) for t in range(len(graph)) if timeline.placement[t] == worker)
+        tasks = [t for t in range(len(graph)) if timeline.placement[t] == worker]
+        mine = sorted((timeline.start[t], timeline.end[t]) for t in tasks)
         assert all(np.diff(np.ravel(mine)) >= 0)
     for task in graph:
         node = machine.node(timeline.placement[task.index])
