@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from tilewright.backends import backend as find_backend
-from tilewright.graph import Handle, TaskGraph
+from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.idle import Idle, split
 from tilewright.machine import Machine, cores
 from tilewright.memory import high_water
@@ -57,25 +57,18 @@ class Run:
     @cached_property
     def flops(self) -> float:
         """Real-arithmetic flops of all tasks whose op has a formula; a complex operation counts four times."""
-        if self.backend == "simulate":
-            return self._simulated_flops()
-        total = 0.0
-        for task in self.graph:
-            if task.op.flops is not None:
-                tiles = [self.store[use.handle] for use in task.uses]
-                total += task.op.flops(*(tile.shape for tile in tiles)) * (4 if tiles[-1].dtype.kind == "c" else 1)
-        return total
+        return sum(map(self.task_flops, self.graph))
 
-    def _simulated_flops(self) -> float:
-        """Flops of tiles as large as the machine says; 0 if it counts in `Op.weight`."""
-        machine = self.machine
-        if machine is None or (machine.gamma is None and not machine.durations):
+    def task_flops(self, task: Task) -> float:
+        """Real-arithmetic flops of one task; 0 without a formula, or on a machine that counts in `Op.weight`."""
+        if task.op.flops is None:
             return 0.0
-        if machine.shape is not None:
-            return sum(machine.flops(task) for task in self.graph)
-        counts = Counter((task.op, len(task.uses)) for task in self.graph)
-        examples = {(task.op, len(task.uses)): task for task in self.graph}
-        return sum(count * machine.flops(examples[key]) for key, count in counts.items())
+        if self.backend == "simulate":
+            machine = self.machine
+            known = machine is not None and (machine.gamma is not None or machine.durations)
+            return machine.flops(task) if machine is not None and known else 0.0
+        tiles = [self.store[use.handle] for use in task.uses]
+        return task.op.flops(*(tile.shape for tile in tiles)) * (4 if tiles[-1].dtype.kind == "c" else 1)
 
     @property
     def gflops(self) -> float:
@@ -113,6 +106,18 @@ class Run:
     def memory(self) -> int:
         """High-water mark of the fullest rank, in bytes. See `tilewright.memory.high_water`."""
         return max(high_water(self), default=0)
+
+    def report(self, path: str | Path, *others: Run) -> None:
+        """Write one HTML page that opens offline; with ``others``, the runs side by side. See `tilewright.plot.html`."""
+        from tilewright.plot.html import run_page
+
+        Path(path).write_text(run_page(self, *others), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page in a frame of its own."""
+        from tilewright.plot.html import frame, run_page
+
+        return frame(run_page(self))
 
     def __str__(self) -> str:
         from tilewright.report import text

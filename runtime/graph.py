@@ -418,6 +418,22 @@ class TaskGraph:
 
         return to_dot(self)
 
+    def to_html(self, path: str | None = None) -> str:
+        """The graph as an interactive page that opens offline, also written to ``path``. See `tilewright.plot.html`."""
+        from tilewright.plot.html import graph_page
+
+        page = graph_page(self)
+        if path is not None:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(page)
+        return page
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page in a frame of its own."""
+        from tilewright.plot.html import frame
+
+        return frame(self.to_html())
+
     def to_svg(self, path: str | None = None) -> str:
         """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag`."""
         from tilewright.plot.dag import to_svg
