@@ -27,7 +27,8 @@ class Timeline:
         self.placement = [-1] * len(graph)
         self.start = [0.0] * len(graph)
         self.end = [0.0] * len(graph)
-        self._busy: list[tuple[list[float], list[float]]] = [([], []) for _ in range(machine.size)]
+        self._free_from = [0.0] * machine.size  # by worker: the end of its last task
+        self._gaps: list[tuple[list[float], list[float]]] = [([], []) for _ in range(machine.size)]  # starts, ends
         self._groups: dict[tuple[int, bool], list[int]] = {}  # workers that differ in nothing but what they do
         for worker in range(machine.size):
             self._groups.setdefault((machine.node(worker), machine.is_gpu(worker)), []).append(worker)
@@ -57,14 +58,14 @@ class Timeline:
 
     def slot(self, worker: int, ready: float, length: float) -> float:
         """The earliest start of a free interval of ``length`` seconds, from ``ready`` on: insertion."""
-        starts, ends = self._busy[worker]
-        if not ends or ends[-1] <= ready:
+        if self._free_from[worker] <= ready:
             return ready
+        starts, ends = self._gaps[worker]
         for place in range(bisect_right(ends, ready), len(starts)):
-            begin = max(ready, ends[place - 1]) if place else ready
-            if begin + length <= starts[place]:
+            begin = max(ready, starts[place])
+            if begin + length <= ends[place]:
                 return begin
-        return max(ready, ends[-1])
+        return self._free_from[worker]
 
     def best(self, task: Task, group: tuple[int, bool], length: float) -> tuple[float, int]:
         """(start, worker) of the earliest start in a group; the smallest worker of those."""
@@ -81,12 +82,22 @@ class Timeline:
     def add(self, task: Task, worker: int, start: float, length: float) -> None:
         index = task.index
         self.placement[index], self.start[index], self.end[index] = worker, start, start + length
-        starts, ends = self._busy[worker]
-        place = bisect_right(starts, start)
-        while place and ends[place - 1] > start:  # behind tasks of no length that start at the same time
-            place -= 1
-        starts.insert(place, start)
-        ends.insert(place, start + length)
+        starts, ends = self._gaps[worker]
+        end, free_from = start + length, self._free_from[worker]
+        if start >= free_from:
+            before = [(free_from, start)]
+            place = after = len(starts)
+            self._free_from[worker] = end
+        else:
+            place = bisect_right(starts, start) - 1
+            after = place + 1
+            before = [(starts[place], start), (end, ends[place])] if place >= 0 and ends[place] >= end else []
+            if not before:  # a task of no length inside the time of another
+                return
+        # What rounding leaves between two tasks is no gap.
+        kept = [(a, b) for a, b in before if b - a > 1e-12 * self._free_from[worker]]
+        starts[place:after] = [a for a, _ in kept]
+        ends[place:after] = [b for _, b in kept]
 
 
 class Placed:

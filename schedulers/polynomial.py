@@ -84,17 +84,30 @@ class Chameleon(Polynomial):
 
 def cholesky_place(task: Task) -> tuple[str, int, int, int] | None:
     """(op, m, n, k) of a task of a tiled Cholesky factorisation, None for one that clears a tile."""
-    match task.op.name, [use.handle.index for use in task.uses]:
-        case ("zero" | "tril"), [_]:
+    op, indices = task.op.name, [use.handle.index for use in task.uses]
+    try:
+        if op == "gemm":
+            (m, k), (n, l), tile = indices
+            if k == l < n < m and tile == (m, n):
+                return op, m, n, k
+        elif op == "syrk":
+            (m, k), tile = indices
+            if k < m and tile == (m, m):
+                return op, m, m, k
+        elif op == "trsm":
+            (k, l), (m, n) = indices
+            if k == l == n < m:
+                return op, m, k, k
+        elif op == "potrf":
+            ((k, l),) = indices
+            if k == l:
+                return op, k, k, k
+        elif op == "copy":
+            _, (m, n) = indices
+            if m >= n:
+                return ("potrf" if m == 0 else "trsm" if n == 0 else "syrk" if m == n else "gemm"), m, n, 0
+        elif op in ("zero", "tril"):
             return None
-        case "copy", [_, (int(m), int(n))] if m >= n:
-            return ("potrf" if m == 0 else "trsm" if n == 0 else "syrk" if m == n else "gemm"), m, n, 0
-        case "potrf", [(int(k), int(l))] if k == l:
-            return "potrf", k, k, k
-        case "trsm", [(int(k), int(l)), (int(m), int(n))] if k == l == n < m:
-            return "trsm", m, k, k
-        case "syrk", [(int(m), int(k)), (int(i), int(j))] if m == i == j > k:
-            return "syrk", m, m, k
-        case "gemm", [(int(m), int(k)), (int(n), int(l)), (int(i), int(j))] if m == i > n == j > k == l:
-            return "gemm", m, n, k
+    except ValueError:
+        pass  # indices of another shape
     raise ValueError(f"{task} is no task of a tiled Cholesky factorisation; use critical-path for this graph")

@@ -272,7 +272,8 @@ def _layers(graph: TaskGraph, costs: Sequence[float]) -> tuple[list[int], list[f
             early[task.index] = max(early[task.index], early[p] + costs[p])
     levels = graph.bottom_levels(costs)
     path = graph.critical_path(costs)
-    slack = [max(0.0, path.length - early[t] - levels[t]) for t in range(count)]
+    slack = [path.length - early[t] - levels[t] for t in range(count)]
+    slack = [late if late > 1e-9 * path.length else 0.0 for late in slack]  # what rounding left is none
     return depth, slack, [task.index for task in path.tasks]
 
 

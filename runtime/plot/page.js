@@ -8,6 +8,7 @@ const styles = () => getComputedStyle(document.documentElement);
 const colour = name => styles().getPropertyValue(name).trim();
 
 function time(s, unit) {
+  if (s === 0) return "0";
   if (unit !== "s") return Number(s.toPrecision(5)).toString();
   for (const [name, scale] of [["s", 1], ["ms", 1e-3], ["us", 1e-6]])
     if (Math.abs(s) >= scale) return (s / scale).toPrecision(3) + " " + name;
@@ -330,7 +331,7 @@ class Panel {
     const rough = 110 / v.sx, power = 10 ** Math.floor(Math.log10(rough));
     const step = power * [1, 2, 5, 10].find(m => m * power >= rough);
     for (let at = Math.max(0, Math.ceil((64 - v.ox) / v.sx / step) * step); v.X(at) < W - 20; at += step)
-      g.fillText(at < step / 2 ? "0" : time(at, d.unit), v.X(at), v.height - 6);
+      g.fillText(time(at, d.unit), v.X(at), v.height - 6);
   }
 
   pickGantt(x, y) {

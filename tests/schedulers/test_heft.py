@@ -92,6 +92,8 @@ def test_a_timeline_fills_gaps():
     assert timeline.slot(0, 0.0, 3.0) == 2.0
     assert timeline.slot(0, 1.0, 3.5) == 7.0
     assert timeline.slot(0, 2.5, 2.5) == 2.5
-    assert timeline.slot(0, 5.0, 0.0) == 5.0
-    timeline.add(g.tasks[2], 0, 5.0, 0.0)
-    assert timeline.slot(0, 2.0, 3.0) == 2.0
+    assert timeline.slot(0, 4.0, 0.0) == 4.0
+    timeline.add(g.tasks[2], 0, 3.0, 1.0)
+    assert timeline.slot(0, 0.0, 1.0) == 2.0
+    assert timeline.slot(0, 2.5, 1.0) == 4.0
+    assert timeline.slot(0, 0.0, 1.5) == 7.0
