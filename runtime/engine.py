@@ -113,6 +113,12 @@ class Run:
 
         Path(path).write_text(run_page(self, *others), encoding="utf-8")
 
+    def save(self, path: str | Path) -> None:
+        """Write the run as JSON, without data; `tilewright.saved.load` reads it."""
+        from tilewright.saved import save
+
+        save(self, path)
+
     def _repr_html_(self) -> str:
         """What a notebook shows: the page in a frame of its own."""
         from tilewright.plot.html import frame, run_page
