@@ -25,7 +25,7 @@ def _machine_options(function: F) -> F:
         click.option("--nt", type=click.IntRange(0), default=16, show_default=True, help="Tiles a side."),
         click.option("--tile-size", type=click.IntRange(1), default=256, show_default=True, help="Rows of a tile, nb."),
         click.option("--ranks", type=click.IntRange(1), default=1, show_default=True),
-        click.option("--grid", default=None, metavar="PxQ", help="Block-cyclic owners; without it policies place tasks."),
+        click.option("--grid", default=None, metavar="PxQ", help="Block-cyclic owners; else policies place tasks."),
         click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="How many workers are GPUs."),
         click.option("--alpha", type=click.FloatRange(0), default=None, help="Seconds per message."),
         click.option("--beta", type=click.FloatRange(0), default=None, help="Seconds per 8-byte word."),

@@ -108,7 +108,7 @@ class Run:
         return max(high_water(self), default=0)
 
     def report(self, path: str | Path, *others: Run) -> None:
-        """Write one HTML page that opens offline; with ``others``, the runs side by side. See `tilewright.plot.html`."""
+        """Write one HTML page that opens offline, with ``others`` side by side. See `tilewright.plot.html`."""
         from tilewright.plot.html import run_page
 
         Path(path).write_text(run_page(self, *others), encoding="utf-8")

@@ -40,8 +40,8 @@ class Machine:
     --------
     >>> import tilewright as tw
     >>> machine = tw.Machine(ranks=8, workers=1, alpha=1e-6, beta=1e-9, gamma=1e-9)
-    >>> machine.transfer(1000, 0, 1)                          # seconds for 1000 words
-    2e-06
+    >>> round(machine.transfer(1000, 0, 1) * 1e6, 9)          # microseconds for 1000 words
+    2.0
     >>> machine.replace(ranks=64).size
     64
     """

@@ -102,7 +102,7 @@ def width(graph: TaskGraph) -> int:
     >>> import tilewright as tw
     >>> from tilewright.plan import width
     >>> width(tw.cholesky_graph(nt=8))
-    21
+    28
     """
     depth = [0] * len(graph)
     for task in graph.tasks:

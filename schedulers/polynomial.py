@@ -87,20 +87,20 @@ def cholesky_place(task: Task) -> tuple[str, int, int, int] | None:
     op, indices = task.op.name, [use.handle.index for use in task.uses]
     try:
         if op == "gemm":
-            (m, k), (n, l), tile = indices
-            if k == l < n < m and tile == (m, n):
+            (m, k), (n, k2), tile = indices
+            if k == k2 < n < m and tile == (m, n):
                 return op, m, n, k
         elif op == "syrk":
             (m, k), tile = indices
             if k < m and tile == (m, m):
                 return op, m, m, k
         elif op == "trsm":
-            (k, l), (m, n) = indices
-            if k == l == n < m:
+            (k, k2), (m, n) = indices
+            if k == k2 == n < m:
                 return op, m, k, k
         elif op == "potrf":
-            ((k, l),) = indices
-            if k == l:
+            ((k, k2),) = indices
+            if k == k2:
                 return op, k, k, k
         elif op == "copy":
             _, (m, n) = indices

@@ -66,8 +66,8 @@ def run_page(*runs: Run) -> str:
 def comparison_page(table: Table) -> str:
     """The table of a comparison, and for its largest number of workers the best and the worst run."""
     most = max(row.workers for row in table.rows)
-    places = [place for place, row in enumerate(table.rows) if row.workers == most]
-    chosen = [table.runs[place] for place in dict.fromkeys((places[0], places[-1]))]
+    largest = [run for row, run in zip(table.rows, table.runs, strict=True) if row.workers == most]
+    chosen = [largest[0], largest[-1]][: len(largest)]
     head = ["workers", "scheduler", "makespan", "/ bound", "speed-up", "idle", "memory"]
     body = [
         [str(row.workers), row.scheduler, table.time(row.makespan), f"{row.ratio:.3f}", f"{row.speedup:.2f}",
@@ -112,7 +112,8 @@ def _page(title: str, panels: Sequence[tuple[str, str, dict[str, Any]]], before:
 {sections}
 </main>
 <p class="soft keys">Wheel or <kbd>+</kbd> <kbd>-</kbd> magnifies, dragging moves, <kbd>0</kbd> shows all. Arrow keys:
-left and right along the worker, up to the last predecessor, down to a successor. The critical path is outlined in red.</p>
+left and right along the worker, up to the last predecessor, down to a successor. The critical path is outlined in
+red.</p>
 <div id="tip" role="tooltip"></div>
 <script type="application/json" id="data">{data}</script>
 <script>
@@ -232,7 +233,7 @@ def _picture(graph: TaskGraph, run: Run | None) -> dict[str, Any]:
     durations = run.trace.durations if run is not None else None
     costs = durations if durations is not None else [task.op.weight for task in graph.tasks]
     ops = list(dict.fromkeys(task.op.name for task in graph.tasks))
-    number = {op: place for place, op in enumerate(ops)}
+    number = {op: count for count, op in enumerate(ops)}
     spare = iter(_OTHERS * (len(ops) // len(_OTHERS) + 1))
     inks = [_COLOURS[op] if op in _COLOURS else next(spare) for op in ops]
     depth, slack, critical = _layers(graph, costs)
@@ -286,8 +287,8 @@ def _places(depth: Sequence[int], predecessors: Sequence[Sequence[int]]) -> dict
     for _, items in sorted(layers.items()):
         centre = {t: sum(x[p] for p in predecessors[t]) / max(len(predecessors[t]), 1) for t in items}
         items.sort(key=lambda t: (centre[t], t))
-        for place, t in enumerate(items):
-            x[t] = place - (len(items) - 1) / 2
+        for number, t in enumerate(items):
+            x[t] = number - (len(items) - 1) / 2
     half = max((len(items) for items in layers.values()), default=1) / 2
     return {"x": x, "y": list(depth), "world": [-half, -0.5, half, max(layers, default=0) + 0.5]}
 
@@ -300,7 +301,7 @@ def _groups(
     group: dict[tuple[int, int], int] = {}
     of = [group.setdefault((depth[t], op[t]), len(group)) for t in range(len(graph))]
     order = sorted(group)
-    rename = {group[key]: place for place, key in enumerate(order)}
+    rename = {group[key]: count for count, key in enumerate(order)}
     of = [rename[g] for g in of]
     count, cost, least = [0] * len(order), [0.0] * len(order), [float("inf")] * len(order)
     edges: list[set[int]] = [set() for _ in order]
