@@ -27,7 +27,7 @@ from tilewright.schedulers import SCHEDULERS
 __all__ = ["command", "order_agreement", "scaling", "speed", "validate"]
 
 POLICIES = ("critical-path", "eager", "lifo", "lws")
-LIST_POLICIES = ("eager", "lifo", "prio", "critical-path", "lws", "ws")
+LIST_POLICIES = ("eager", "lifo", "prio", "critical-path", "lookahead", "parsec", "chameleon")
 
 
 @click.command(name="simulator")
@@ -192,7 +192,7 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
     left.axhspan(0.9, 1.1, color="0.9", zorder=0, label="within 10 %")
     left.axhline(1, color="0.4", linewidth=0.8)
     left.set_xticks(range(len(cases)), [f"n={n}\nnb={nb}" for n, nb in cases], fontsize=8)
-    left.set_ylabel("predicted / fastest measured makespan (bars: to the median)")
+    left.set_ylabel("predicted / fastest measured (bars: to the median)")
     left.legend(fontsize=8)
     fast = sorted((r for r in records if r["case"] == "speed"), key=lambda r: r["tasks_per_second"])
     middle.barh([f"{r['scheduler']}, {r['workers']} workers" for r in fast], [r["tasks_per_second"] for r in fast],
