@@ -36,8 +36,8 @@ LIST_POLICIES = ("eager", "lifo", "prio", "critical-path", "lookahead", "parsec"
 @click.option("--tile-sizes", default="256,384,512", show_default=True)
 @click.option("--workers", type=int, default=None, help="By default one per core.")
 @click.option("--repeat", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--tiles", default=80, show_default=True, help="Tiles a side of the graph for the speed of the simulator.")
-@click.option("--scaling-tiles", default=100, show_default=True, help="Tiles a side for the scaling study; 0 leaves it out.")
+@click.option("--tiles", default=80, show_default=True, help="Tiles a side, for the speed.")
+@click.option("--scaling-tiles", default=100, show_default=True, help="Tiles a side, for the scaling study; 0: none.")
 def command(
     output: Path, sizes: str, tile_sizes: str, workers: int | None, repeat: int, tiles: int, scaling_tiles: int
 ) -> None:
@@ -188,7 +188,9 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
         x = [cases.index((record["n"], record["nb"])) + 0.15 * (place - 1.5) for record in mine]
         y = [record["ratio"] for record in mine]
         low = [r["ratio"] - r["ratio_to_median"] for r in mine]
-        left.errorbar(x, y, yerr=[low, [0.0] * len(low)], fmt="osD^"[place % 4], color=colours[place % 4], label=policy, capsize=2)
+        left.errorbar(
+            x, y, yerr=[low, [0.0] * len(low)], fmt="osD^"[place % 4], color=colours[place % 4], label=policy, capsize=2
+        )
     left.axhspan(0.9, 1.1, color="0.9", zorder=0, label="within 10 %")
     left.axhline(1, color="0.4", linewidth=0.8)
     left.set_xticks(range(len(cases)), [f"n={n}\nnb={nb}" for n, nb in cases], fontsize=8)
@@ -202,7 +204,9 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
     middle.tick_params(axis="y", labelsize=7)
     far = [record for record in records if record["case"] == "scaling"]
     if far:
-        right.loglog([r["cores"] for r in far], [r["gflops"] / 1e3 for r in far], "o-", color="#0072B2", label="predicted")
+        right.loglog(
+            [r["cores"] for r in far], [r["gflops"] / 1e3 for r in far], "o-", color="#0072B2", label="predicted"
+        )
         right.loglog([r["cores"] for r in far], [r["gflops"] / 1e3 * r["makespan"] / r["lower"] for r in far], "--",
                      color="0.4", label="bound by area and path")  # fmt: skip
         right.set_xlabel(f"cores (16 per rank), n = {far[0]['n']}, tiles of 512")

@@ -29,7 +29,10 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 __all__ = ["NAMES", "Library", "available", "current", "limits", "load", "one_thread", "use"]
 
@@ -79,7 +82,7 @@ def _symbols_of(dll: ctypes.CDLL) -> Callable[[str], Callable[..., Any] | None]:
         function = getattr(dll, f"{name}_", None)
         if function is not None:
             function.restype = None
-        return function  # type: ignore[no-any-return]
+        return function
 
     return symbol
 
@@ -141,7 +144,7 @@ def _load_openblas() -> Library:
             if capsule is not None:
                 function: Any = prototype(pointer_of(capsule, name_of(capsule)))
                 function.argtypes = None
-                return function  # type: ignore[no-any-return]
+                return function
         return None
 
     info = _scipy_pool()
@@ -228,7 +231,42 @@ def use(name: str | None) -> None:
 
 # ------------------------------------------------------------------ threads
 
-_limit: Any = None
+
+class _Pools:
+    """The process-wide thread pools of the BLAS libraries ``controller`` found, held at one thread until `restore`.
+
+    OpenBLAS is set through its own functions: threadpoolctl lets only one Python thread set it, the first that did
+    and still lives, while a run may begin in one thread and the last of several end in another.
+    """
+
+    def __init__(self, controller: ThreadpoolController) -> None:
+        self.openblas: list[tuple[Callable[[int], None], int]] = []
+        for pool in controller.select(internal_api="openblas").info():
+            get, set_ = _openblas_threads(pool["filepath"])
+            self.openblas.append((set_, get()))
+            set_(1)
+        self.others = controller.select(internal_api=["mkl", "blis", "flexiblas"]).limit(limits=1)
+
+    def restore(self) -> None:
+        for set_, threads in self.openblas:
+            set_(threads)
+        self.others.restore_original_limits()
+
+
+@cache
+def _openblas_threads(path: str) -> tuple[Callable[[], int], Callable[[int], None]]:
+    """The functions of an OpenBLAS that get and set its number of threads. Builds differ in how they name them."""
+    dll = ctypes.CDLL(path)
+    for before in ("", "scipy_"):
+        for after in ("", "64_", "_64"):
+            get, set_ = (getattr(dll, f"{before}openblas_{verb}_num_threads{after}", None) for verb in ("get", "set"))
+            if get is not None and set_ is not None:
+                set_.restype = None
+                return get, set_
+    raise OSError(f"{path} is an OpenBLAS without openblas_set_num_threads")
+
+
+_pools: _Pools | None = None
 _limited_runs = 0
 _limit_lock = threading.Lock()
 
@@ -244,21 +282,23 @@ def limits(functions: bool) -> Iterator[None]:
     if not functions and current().local_threads is not None:
         yield
         return
-    global _limit, _limited_runs
-    from threadpoolctl import threadpool_limits
+    global _pools, _limited_runs
+    from threadpoolctl import ThreadpoolController
 
+    controller = ThreadpoolController()
     with _limit_lock:
         if _limited_runs == 0:
-            _limit = threadpool_limits(1)
+            _pools = _Pools(controller)
         _limited_runs += 1
     try:
-        yield
+        with controller.select(internal_api="openmp").limit(limits=1):  # a setting of the calling thread
+            yield
     finally:
         with _limit_lock:
             _limited_runs -= 1
-            if _limited_runs == 0:
-                _limit.restore_original_limits()
-                _limit = None
+            if _limited_runs == 0 and _pools is not None:
+                _pools.restore()
+                _pools = None
 
 
 @contextlib.contextmanager

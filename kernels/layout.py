@@ -28,9 +28,7 @@ def row_ld(tile: np.ndarray) -> int:
     return ld if ld >= columns and not rest else 0
 
 
-def aligned(
-    target: np.ndarray, *operands: np.ndarray
-) -> tuple[bool, tuple[np.ndarray, ...], tuple[int, ...], int]:
+def aligned(target: np.ndarray, *operands: np.ndarray) -> tuple[bool, tuple[np.ndarray, ...], tuple[int, ...], int]:
     """(row-major?, operands, their leading dimensions, the target's): one layout for all.
 
     The target sets the layout; an operand in the other one is copied. ValueError if neither the rows nor the
@@ -48,8 +46,7 @@ def aligned(
             return False, operands, lds, column_ld
     if not ld and not column_ld:
         raise ValueError(f"a tile of shape {target.shape} and strides {target.strides} has no contiguous direction")
-    order = "C" if ld else "F"
-    operands = tuple([operand.copy(order=order) for operand in operands])
+    operands = tuple([operand.copy(order="C" if ld else "F") for operand in operands])
     lds = tuple([row_ld(operand if ld else operand.T) for operand in operands])
     return bool(ld), operands, lds, ld or column_ld
 

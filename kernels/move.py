@@ -1,4 +1,4 @@
-"""copy, zero, tril: tiles moved and cleared. Any dtype; NumPy releases the GIL while it copies."""
+"""copy, zero, tril, finite: tiles moved, cleared, looked at. Any dtype; NumPy releases the GIL meanwhile."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["copy", "tril", "zero"]
+__all__ = ["copy", "finite", "tril", "zero"]
 
 
-def copy(source: np.ndarray, target: np.ndarray) -> None:
-    """target := source."""
+def copy(source: np.ndarray, target: np.ndarray, check: str | None = None) -> int:
+    """target := source. With ``check``, look at the values while they are in cache, as `finite` does."""
     np.copyto(target, source)
+    return finite(target, check) if check else 0
+
+
+def finite(tile: np.ndarray, part: str) -> int:
+    """0 if the tile (``part="all"``) or its lower triangle ("lower") has no NaN and no infinity, else 1."""
+    with np.errstate(all="ignore"):
+        total = tile.sum()  # one pass without a temporary; a sum of finite numbers may still overflow
+    if np.isfinite(total):
+        return 0
+    bad = ~np.isfinite(tile)
+    return int((np.tril(bad) if part == "lower" else bad).any())
 
 
 def zero(target: np.ndarray) -> None:

@@ -5,6 +5,8 @@ They hold the GIL for most of their time and copy where they please. The fast ke
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 __all__ = ["gemm", "potrf", "syrk", "trsm"]
@@ -14,7 +16,7 @@ def potrf(a: np.ndarray) -> int:
     """A := L with A = L L^H on the lower triangle; returns LAPACK's info."""
     from scipy.linalg import get_lapack_funcs
 
-    (routine,) = get_lapack_funcs(["potrf"], [a])
+    routine: Any = get_lapack_funcs("potrf", [a])
     factor, info = routine(a, lower=1, clean=0)
     lower = np.tri(len(a), dtype=bool)
     a[lower] = factor[lower]

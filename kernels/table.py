@@ -1,8 +1,8 @@
 """The kernel table: which function runs an op on which device, in which storage and accumulate dtype.
 
 A row is (op, device, storage, accumulate, source, function). ``storage`` is the dtype of the operands that are
-only read, ``accumulate`` that of the tile that is written; ``any`` stands for all dtypes. The reference rows are complete; a BLAS library adds
-its own, and `lookup` takes those of the library in use where it has them.
+only read, ``accumulate`` that of the tile that is written; ``any`` stands for all dtypes. The reference rows are
+complete; a BLAS library adds its own, and `lookup` takes those of the library in use where it has them.
 
 >>> from tilewright.kernels import table
 >>> table.lookup("gemm", "cpu", "float64", "float64").source in ("mkl", "torch", "openblas")
@@ -23,7 +23,7 @@ __all__ = ["DTYPES", "OPS", "Row", "lookup", "register", "rows"]
 DTYPES = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
 
 #      op       C-level kernels   reference kernel
-OPS = {
+OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "potrf": (potrf.build, reference.potrf),
     "trsm":  (trsm.build,  reference.trsm),
     "syrk":  (syrk.build,  reference.syrk),
@@ -31,7 +31,7 @@ OPS = {
 }  # fmt: skip
 
 #        op     one kernel for every dtype
-MOVES = {"copy": move.copy, "tril": move.tril, "zero": move.zero}
+MOVES: dict[str, Callable[..., Any]] = {"copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite}
 ANY = "any"
 
 
@@ -57,9 +57,7 @@ _filled: set[str] = set()
 _filling = threading.Lock()
 
 
-def register(
-    op: str, device: str, storage: str, accumulate: str, source: str, function: Callable[..., Any]
-) -> Row:
+def register(op: str, device: str, storage: str, accumulate: str, source: str, function: Callable[..., Any]) -> Row:
     """Add a row.
 
     Raises

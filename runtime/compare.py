@@ -19,9 +19,11 @@ from tilewright.report import seconds
 from tilewright.schedulers import Policy, fitting
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore[import-untyped]
+    import pandas
 
 __all__ = ["Row", "Table", "compare_schedulers"]
+
+Data = Mapping[str, Any] | Mapping[Handle, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def compare_schedulers(
     workers: int | Sequence[int] = (1, 2, 4, 16, 64),
     *,
     backend: str = "simulate",
-    data: Mapping[str | Handle, Any] | Callable[[], Mapping[str | Handle, Any]] | None = None,
+    data: Data | Callable[[], Data] | None = None,
     schedulers: Sequence[str | Policy] | None = None,
     machine: Machine | None = None,
     owner: Owner | None = None,
@@ -189,7 +191,7 @@ def compare_schedulers(
         if simulated:
             shapes = data() if callable(data) else data
             return simulate(graph, machine.replace(workers=count), scheduler=scheduler, owner=owner, data=shapes)
-        fresh = data() if callable(data) else copy.deepcopy(dict(data or {}))
+        fresh = data() if callable(data) else copy.deepcopy(data)
         return run(graph, fresh, backend=backend, scheduler=scheduler, workers=count, machine=machine)
 
     results: dict[tuple[int, int], list[Run]] = {}

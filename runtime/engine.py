@@ -12,7 +12,7 @@ from typing import Any
 from tilewright.backends import backend as find_backend
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.idle import Idle, split
-from tilewright.machine import Machine, cores
+from tilewright.machine import Machine, worker_count
 from tilewright.memory import high_water
 from tilewright.plan import Bounds, bounds, mixed_bounds
 from tilewright.program import Program
@@ -139,7 +139,7 @@ class Run:
 
 def run(
     graph: TaskGraph,
-    data: Mapping[str | Handle, Any] | None = None,
+    data: Mapping[str, Any] | Mapping[Handle, Any] | None = None,
     *,
     backend: str = "threads",
     scheduler: str | Policy = "critical-path",
@@ -196,22 +196,11 @@ def run(
         return simulate(graph, machine, scheduler=scheduler, data=data, progress=progress)
     engine = find_backend(backend)
     policy = find_policy(scheduler)
-    workers = _check_workers(workers, graph)
-    program = Program(graph, Store(data or {}))
+    workers = min(worker_count(workers), max(len(graph), 1))  # none that could never have a task
+    program = Program(graph, Store({} if data is None else data))
     graph.frozen = True
     policy.prepare(graph, (machine or Machine()).replace(workers=workers, ranks=1, gpus=0))
     with bar(graph.name, len(graph)) if progress else nullcontext() as report:
         trace = engine.execute(program, policy, workers, report)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
     return Run(graph, trace, backend, name, trace.workers, program.store, machine and machine.replace(gpus=0))
-
-
-def _check_workers(workers: int | None, graph: TaskGraph) -> int:
-    """At least one worker, and none that could never have a task."""
-    if workers is None:
-        workers = cores()
-    elif isinstance(workers, bool) or not isinstance(workers, int):
-        raise TypeError(f"workers must be an integer, not {workers!r}")
-    elif workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")
-    return min(workers, max(len(graph), 1))

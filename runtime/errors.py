@@ -46,4 +46,5 @@ class NotPositiveDefiniteError(np.linalg.LinAlgError):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.order, self.task, self.tile, *self._details)
+        # Constructor arguments, then the attributes: notes are among these.
+        return type(self), (self.order, self.task, self.tile, *self._details), self.__dict__

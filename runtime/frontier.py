@@ -19,8 +19,8 @@ class Frontier:
 
     __slots__ = ("_state", "_successors", "_tasks", "_waiting", "remaining")
 
-    # The count of a task that has been handed out, finished, failed or cancelled.
-    _HANDED_OUT, _DONE, _CANCELLED = 0, -1, -2
+    # What stands in place of the count of a task that waits for nothing any more.
+    _READY, _RUNNING, _DONE, _CANCELLED = 0, -1, -2, -3
 
     def __init__(self, graph: TaskGraph) -> None:
         self._tasks = graph.tasks
@@ -33,6 +33,13 @@ class Frontier:
         """The tasks that wait for nothing, in program order."""
         return [task for task in self._tasks if not task.predecessors]
 
+    def hand_out(self, task: Task) -> bool:
+        """Note that ``task`` begins; False if it is not ready, or has been handed out before."""
+        if self._waiting[task.index]:
+            return False
+        self._waiting[task.index] = self._RUNNING
+        return True
+
     def done(self, task: Task) -> list[Task]:
         """Note that ``task`` finished; return the tasks that this made ready, in program order.
 
@@ -43,7 +50,7 @@ class Frontier:
         """
         waiting = self._waiting
         index = task.index
-        if waiting[index]:
+        if not self._RUNNING <= waiting[index] <= self._READY:
             raise ValueError(f"{task} cannot be done: it {self.state(task)}")
         waiting[index] = self._DONE
         self.remaining -= 1
@@ -56,7 +63,7 @@ class Frontier:
 
     def failed(self, task: Task) -> list[Task]:
         """Note that ``task`` failed; return every task that can now never run, in program order."""
-        if self._waiting[task.index]:
+        if not self._RUNNING <= self._waiting[task.index] <= self._READY:
             raise ValueError(f"{task} cannot fail: it {self.state(task)}")
         self._waiting[task.index] = self._DONE
         self.remaining -= 1
@@ -73,10 +80,10 @@ class Frontier:
         return [self._tasks[s] for s in sorted(cancelled)]
 
     def state(self, task: Task) -> str:
-        """One of ``is ready``, ``waits for N tasks``, ``is done``, ``is cancelled``."""
+        """One of ``waits for N tasks``, ``is ready``, ``is running``, ``is done``, ``is cancelled``."""
         count = self._waiting[task.index]
-        if count == self._DONE:
-            return "is done"
+        if count in (self._RUNNING, self._DONE):
+            return "is running" if count == self._RUNNING else "is done"
         if count <= self._CANCELLED:
             return "is cancelled"
         return f"waits for {count} tasks" if count else "is ready"

@@ -19,7 +19,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     import networkx
@@ -45,12 +46,10 @@ class Handle(NamedTuple):
     """A name for data: ``x``, tile ``A[3,1]``, the copy of x on rank 3 ``x[3]``. Equal by value, holds no data."""
 
     name: str
-    index: tuple[int, ...] = ()
+    index: tuple[int, ...] = ()  # type: ignore[assignment] # hides tuple.index, which nobody needs here
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.name}[{','.join(map(str, self.index))}]" if self.index else self.name
-
-    __repr__ = __str__
 
 
 class Handles:
@@ -83,17 +82,17 @@ class Use(NamedTuple):
         return f"{self.access.value}({self.handle})"
 
 
-def R(handle: Handle) -> Use:
+def R(handle: Handle) -> Use:  # noqa: N802 - the letters of the literature; so below
     """Read ``handle``. TypeError if it is not a `Handle`; so for `W` and `RW`."""
     return Use(handle, _READ) if type(handle) is Handle else _not_a_handle(handle)
 
 
-def W(handle: Handle) -> Use:
+def W(handle: Handle) -> Use:  # noqa: N802
     """Write ``handle`` without reading it."""
     return Use(handle, _WRITE) if type(handle) is Handle else _not_a_handle(handle)
 
 
-def RW(handle: Handle) -> Use:
+def RW(handle: Handle) -> Use:  # noqa: N802
     """Read and change ``handle``."""
     return Use(handle, _RW) if type(handle) is Handle else _not_a_handle(handle)
 
@@ -213,7 +212,7 @@ class TaskGraph:
         """Handles whose first access reads them: a run needs data for each (an ordered set)."""
         self.frozen = False
         self.closed_form: Cost | None = None
-        """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one."""
+        """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one; set last."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
         self._ops: dict[Callable[..., Any], Op] = {}
         self._successors: list[list[int]] = []
@@ -286,6 +285,7 @@ class TaskGraph:
         edges.discard(index)  # a handle given twice to one task
         task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority)
         self.tasks.append(task)
+        self.closed_form = None  # it was that of a smaller graph
         return task
 
     def _function_op(self, function: Any) -> Op:
@@ -406,9 +406,7 @@ class TaskGraph:
         import networkx
 
         graph: networkx.DiGraph[int] = networkx.DiGraph(name=self.name)
-        graph.add_nodes_from(
-            (t.index, {"label": t.label, "op": t.op.name, "weight": t.op.weight}) for t in self.tasks
-        )
+        graph.add_nodes_from((t.index, {"label": t.label, "op": t.op.name, "weight": t.op.weight}) for t in self.tasks)
         graph.add_edges_from((p, t.index) for t in self.tasks for p in t.predecessors)
         return graph
 
@@ -418,14 +416,13 @@ class TaskGraph:
 
         return to_dot(self)
 
-    def to_html(self, path: str | None = None) -> str:
-        """The graph as an interactive page that opens offline, also written to ``path``. See `tilewright.plot.html`."""
+    def to_html(self, path: str | Path | None = None) -> str:
+        """The graph as an interactive page that opens offline, also written to ``path``: `tilewright.plot.html`."""
         from tilewright.plot.html import graph_page
 
         page = graph_page(self)
         if path is not None:
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(page)
+            Path(path).write_text(page, encoding="utf-8")
         return page
 
     def _repr_html_(self) -> str:
@@ -434,8 +431,14 @@ class TaskGraph:
 
         return frame(self.to_html())
 
-    def to_svg(self, path: str | None = None) -> str:
-        """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag`."""
+    def to_svg(self, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None) -> str:
+        """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag.to_svg`."""
         from tilewright.plot.dag import to_svg
 
-        return to_svg(self, path)
+        return to_svg(self, path, layout=layout)
+
+    def _repr_svg_(self) -> str | None:
+        """The picture that a notebook shows; None, and so the text, if there are too many tasks to draw."""
+        from tilewright.plot.dag import LIMIT, to_svg
+
+        return to_svg(self) if len(self) <= LIMIT else None

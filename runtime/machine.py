@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tilewright.graph import Handle, Op, Task, TaskGraph
 
-__all__ = ["Machine", "cores"]
+import numpy as np
+
+__all__ = ["Machine", "cores", "worker_count"]
 
 Shape = tuple[int, ...]
 Durations = float | Mapping[int, float]
@@ -249,3 +251,22 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def worker_count(workers: int | None) -> int:
+    """The number of workers a user asked for, or one per core.
+
+    Raises
+    ------
+    TypeError
+        Not an integer.
+    ValueError
+        Below 1.
+    """
+    if workers is None:
+        return cores()
+    if isinstance(workers, bool) or not isinstance(workers, int | np.integer):
+        raise TypeError(f"workers must be an integer, not {workers!r}")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    return int(workers)

@@ -37,9 +37,7 @@ class Bounds:
         return self.work / self.critical_path if self.critical_path else 1.0
 
 
-def bounds(
-    graph: TaskGraph, workers: int, cost: Callable[[Task], float] | Sequence[float] | None = None
-) -> Bounds:
+def bounds(graph: TaskGraph, workers: int, cost: Callable[[Task], float] | Sequence[float] | None = None) -> Bounds:
     """Area and critical-path bounds. O(tasks + edges).
 
     Examples

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.errors import MissingDataError
-from tilewright.graph import Handle, Op, Task, TaskGraph
+from tilewright.graph import Op, Task, TaskGraph
 from tilewright.kernels import table
 from tilewright.tiles import Store, TiledMatrix
 
@@ -59,7 +59,8 @@ class Program:
         tiles = [self.store[use.handle] for use in task.uses]
         for use, tile in zip(task.uses, tiles, strict=True):
             if not isinstance(tile, np.ndarray) or tile.ndim != 2:
-                raise TypeError(f"{task}: {use.handle} must be a 2-D array for a tile kernel, not {type(tile).__name__}")
+                kind = type(tile).__name__
+                raise TypeError(f"{task}: {use.handle} must be a 2-D array for a tile kernel, not {kind}")
         *operands, target = (str(tile.dtype) for tile in tiles)
         if len(set(operands)) > 1:
             raise KeyError(f"{task}: operands of different dtypes, {' and '.join(operands)}; convert them first")
@@ -91,24 +92,21 @@ def _check_inputs(graph: TaskGraph, store: Store) -> None:
     missing = [handle for handle in graph.inputs if store[handle] is None]
     if missing:
         names = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        given = ", ".join([*store.families, *map(str, store)]) or "nothing"
+        known = dict.fromkeys([*store.families, *(str(handle) for handle in store if store[handle] is not None)])
+        given = ", ".join(known) or "nothing"
         raise MissingDataError(f"the graph reads {names}, but the data has only: {given}")
 
 
 def _check_writeable(graph: TaskGraph, store: Store) -> None:
-    checked: set[str] = set()
+    families, checked = store.families, set()
     for handle in graph.written:
-        if handle.name in checked:
-            continue
-        buffer = store.families.get(handle.name)
-        if isinstance(buffer, TiledMatrix):
-            checked.add(handle.name)  # one check for all its tiles
-            if not buffer.writeable:
-                raise ValueError(f"the graph writes {handle}, but {buffer} is read-only")
-        else:
-            _check_array(handle, store[handle])
-
-
-def _check_array(handle: Handle, buffer: Any) -> None:
-    if isinstance(buffer, np.ndarray) and not buffer.flags.writeable:
-        raise ValueError(f"the graph writes {handle}, but its array is read-only; pass a copy")
+        name = handle.name
+        family = families.get(name)
+        if isinstance(family, TiledMatrix):
+            if name not in checked and not family.writeable:
+                raise ValueError(f"the graph writes {handle}, but {family} is read-only")
+            checked.add(name)  # one check for all its tiles
+        elif family is not None or handle in store:
+            buffer = store[handle]
+            if isinstance(buffer, np.ndarray) and not buffer.flags.writeable:
+                raise ValueError(f"the graph writes {handle}, but its array is read-only; pass a copy")

@@ -12,7 +12,14 @@ __all__ = ["bar"]
 def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Draw a bar while the block runs; call what it yields with the number of tasks done."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tasks"),

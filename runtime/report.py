@@ -14,8 +14,7 @@ def text(run: Run) -> str:
     """The run in a dozen lines: time, rate, bounds, idle share, and a table of ops."""
     lower = run.bounds
     lines = [
-        f"{run.graph.name}: {len(run.graph)} tasks on {place(run)}, "
-        f"backend {run.backend}, scheduler {run.scheduler}",
+        f"{run.graph.name}: {len(run.graph)} tasks on {place(run)}, backend {run.backend}, scheduler {run.scheduler}",
         f"  makespan       {seconds(run.makespan)}" + (f"   {run.gflops:.4g} GFLOP/s" if run.flops else ""),
         f"  lower bounds   {seconds(lower.area)} area, {seconds(lower.critical_path)} critical path",
         f"  efficiency     {run.efficiency:.1%} of the lower bound, workers idle {run.idle:.1%}",
@@ -23,9 +22,7 @@ def text(run: Run) -> str:
     ]
     busy = float(run.trace.busy.sum()) or 1.0
     for op, (count, total) in run.trace.by_op().items():
-        lines.append(
-            f"  {op:<10} {count:>8}  {seconds(total):>10}  {seconds(total / count):>10}  {total / busy:>6.1%}"
-        )
+        lines.append(f"  {op:<10} {count:>8}  {seconds(total):>10}  {seconds(total / count):>10}  {total / busy:>6.1%}")
     return "\n".join(lines)
 
 

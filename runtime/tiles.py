@@ -171,7 +171,7 @@ class Store(dict[Handle, Any]):
         index: a `TiledMatrix`, a dict, a list. A `Handle` as key gives the buffer of that handle alone.
     """
 
-    def __init__(self, data: Mapping[str | Handle, Any]) -> None:
+    def __init__(self, data: Mapping[str, Any] | Mapping[Handle, Any]) -> None:
         super().__init__()
         self.families: dict[str, Any] = {}
         for key, value in data.items():
@@ -184,12 +184,13 @@ class Store(dict[Handle, Any]):
 
     def __missing__(self, handle: Handle) -> Any:
         """Find a buffer in its family, once; None where there is none yet."""
-        try:
-            family = self.families[handle.name]
-            index = handle.index
-            value = family[index if len(index) > 1 else index[0]] if index else family
-        except (KeyError, IndexError):
-            return None
+        name, index = handle
+        value = self.families.get(name)
+        if value is not None and index:
+            try:
+                value = value[index if len(index) > 1 else index[0]]
+            except (KeyError, IndexError):
+                value = None
         self[handle] = value
         return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,9 @@ class MessageRecord(NamedTuple):
     end: float
 
 
+_start_and_task = itemgetter(2, 0)
+
+
 class Trace:
     """The records of one run, sorted by start.
 
@@ -70,7 +74,7 @@ class Trace:
         self.workers = workers
         self.ranks = ranks
         self.messages: Sequence[MessageRecord] = sorted(messages, key=lambda m: (m.start, m.source, m.destination))
-        self.records = sorted(records, key=lambda record: (record.start, record.task))
+        self.records = sorted(records, key=_start_and_task)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -56,9 +56,7 @@ class Peft(Placed):
         return timeline
 
 
-def optimistic_costs(
-    graph: TaskGraph, machine: Machine, flow: Dataflow, groups: list[tuple[int, bool]]
-) -> np.ndarray:
+def optimistic_costs(graph: TaskGraph, machine: Machine, flow: Dataflow, groups: list[tuple[int, bool]]) -> np.ndarray:
     """OCT, shape (tasks, groups), seconds."""
     by_kind = {gpu: machine.costs(graph, gpu) for gpu in machine.kinds}
     nodes = np.array([node for node, _ in groups])

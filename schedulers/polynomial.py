@@ -9,13 +9,15 @@ parsec       (nt-k)^3            (nt-m)^3 + 3 (m-k) (2nt-k-m-1)         (nt-m)^3
 chameleon    2nt - 2k            2nt - 2k - m                           2nt - 2k - m        2nt - 2k - n - m
 ===========  ==================  =====================================  ==================  =======================================
 
-A copy into a tile counts as the first task on that tile, and clearing one runs last. The formulas are those of
-DPLASMA's ``zpotrf_L.jdf`` and Chameleon's ``pzpotrf.c``; they know Cholesky only.
+A copy into a tile counts as the first task on that tile. The formulas are those of DPLASMA's ``zpotrf_L.jdf`` and
+Chameleon's ``pzpotrf.c``; they know Cholesky only. Other tasks run after those, in program order, so on another
+graph the policy is `eager` in disguise; ``fits`` tells.
 """  # noqa: E501 - a table
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
@@ -27,15 +29,9 @@ Formula = Callable[[int, int, int, int], int]  # (nt, m, n, k) -> priority
 
 
 class Polynomial(Ranked):
-    """Base class: `priorities` has a formula for each op.
+    """Base class: `priorities` has a formula for each op."""
 
-    Raises
-    ------
-    ValueError
-        In `prepare`, for a graph that is not a tiled Cholesky factorisation.
-    """
-
-    priorities: dict[str, Formula] = {}
+    priorities: ClassVar[dict[str, Formula]] = {}
 
     def keys(self, graph: TaskGraph, machine: Machine) -> list[float]:
         places = [cholesky_place(task) for task in graph.tasks]
@@ -52,18 +48,13 @@ class Polynomial(Ranked):
     @staticmethod
     def fits(graph: TaskGraph) -> bool:
         """Whether the formulas mean anything for this graph."""
-        try:
-            for task in graph.tasks:
-                cholesky_place(task)
-        except ValueError:
-            return False
-        return True
+        return all(cholesky_place(task) or task.op.name in ("zero", "tril") for task in graph.tasks)
 
 
 class Parsec(Polynomial):
     """DPLASMA's cubic priorities."""
 
-    priorities = {
+    priorities: ClassVar[dict[str, Formula]] = {
         "potrf": lambda nt, m, n, k: (nt - k) ** 3,
         "trsm": lambda nt, m, n, k: (nt - m) ** 3 + 3 * (m - k) * (2 * nt - k - m - 1),
         "syrk": lambda nt, m, n, k: (nt - m) ** 3 + 3 * (m - k),
@@ -74,7 +65,7 @@ class Parsec(Polynomial):
 class Chameleon(Polynomial):
     """Chameleon's linear priorities."""
 
-    priorities = {
+    priorities: ClassVar[dict[str, Formula]] = {
         "potrf": lambda nt, m, n, k: 2 * nt - 2 * k,
         "trsm": lambda nt, m, n, k: 2 * nt - 2 * k - m,
         "syrk": lambda nt, m, n, k: 2 * nt - 2 * k - m,
@@ -83,7 +74,7 @@ class Chameleon(Polynomial):
 
 
 def cholesky_place(task: Task) -> tuple[str, int, int, int] | None:
-    """(op, m, n, k) of a task of a tiled Cholesky factorisation, None for one that clears a tile."""
+    """(op, m, n, k) of a task of a tiled Cholesky factorisation, None for any other."""
     op, indices = task.op.name, [use.handle.index for use in task.uses]
     try:
         if op == "gemm":
@@ -106,8 +97,6 @@ def cholesky_place(task: Task) -> tuple[str, int, int, int] | None:
             _, (m, n) = indices
             if m >= n:
                 return ("potrf" if m == 0 else "trsm" if n == 0 else "syrk" if m == n else "gemm"), m, n, 0
-        elif op in ("zero", "tril"):
-            return None
     except ValueError:
         pass  # indices of another shape
-    raise ValueError(f"{task} is no task of a tiled Cholesky factorisation; use critical-path for this graph")
+    return None

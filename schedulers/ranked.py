@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Sequence
 from typing import Any, Self
 
-from tilewright.graph import Task, TaskGraph
+from tilewright.graph import Access, Task, TaskGraph
 from tilewright.machine import Machine
 
 __all__ = ["Ranked", "row"]
@@ -46,7 +46,7 @@ class Ranked:
 
 def row(task: Task) -> int:
     """Row of the tile that the task writes; 0 for handles without an index."""
-    for handle in task.writes:
-        if handle.index:
+    for handle, access in task.uses:
+        if access is not Access.READ and handle.index:
             return handle.index[0]
     return 0

@@ -11,7 +11,7 @@ raised, with a note that names the task. It leaves no thread, process or file be
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol
+from typing import Protocol
 
 from tilewright.program import Program
 from tilewright.schedulers import Policy
@@ -26,15 +26,13 @@ BACKENDS = ("serial", "threads")
 class Progress(Protocol):
     """What an engine tells while it runs: how many tasks are done."""
 
-    def __call__(self, done: int) -> None: ...
+    def __call__(self, done: int, /) -> None: ...
 
 
 class Backend(Protocol):
     """An engine."""
 
-    def execute(
-        self, program: Program, policy: Policy, workers: int, progress: Progress | None
-    ) -> Trace: ...
+    def execute(self, program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace: ...
 
 
 def backend(name: str) -> Backend:
@@ -43,12 +41,12 @@ def backend(name: str) -> Backend:
         raise ValueError("backend 'simulate' computes nothing; tw.simulate and tw.run return the predicted run")
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
-    module: Any = importlib.import_module(f"tilewright.backends.{name}")
-    return module  # type: ignore[no-any-return]
+    engine: Backend = importlib.import_module(f"tilewright.backends.{name}")
+    return engine
 
 
 def blame(error: BaseException, program: Program, index: int, backend: str, worker: int) -> None:
     """Note on an exception which task raised it, and where."""
     task = program.graph.tasks[index]
-    error.add_note(f"in task {task} (number {index}), writing {', '.join(map(str, task.writes))}; "
-                   f"backend={backend}, worker={worker}")  # fmt: skip
+    writing = f", writing {', '.join(map(str, task.writes))}" if task.writes else ""
+    error.add_note(f"in task {task} (number {index}){writing}; backend={backend}, worker={worker}")

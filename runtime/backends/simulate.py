@@ -73,7 +73,7 @@ def simulate(
     *,
     scheduler: str | Policy = "critical-path",
     owner: Owner | None = None,
-    data: Mapping[str | Handle, Any] | None = None,
+    data: Mapping[str, Any] | Mapping[Handle, Any] | None = None,
     broadcast: str = "binomial",
     noise: Noise = 0.0,
     seed: int = 0,
@@ -138,7 +138,7 @@ def simulate(
         raise ValueError(f"unknown broadcast {broadcast!r}; known: {', '.join(BROADCASTS)}")
     if owner is not None:
         owner = _checked(owner, machine.ranks)
-    store = Store(data or {})
+    store = Store({} if data is None else data)
     if data is not None and machine.shape is None:
         machine = machine.replace(shape=_shapes(store))
     graph.frozen = True

@@ -3,6 +3,10 @@
 Each worker repeats: take a task from the policy, run it, tell the frontier, push what became ready. One lock guards
 policy and frontier; a worker takes it once per task. A worker that finds nothing parks on a lock of its own, and
 the worker that makes tasks ready wakes as many as there are tasks to run.
+
+Two threads that want the lock every few microseconds pass it, and the GIL with it, back and forth, at 10 us a time.
+So while every op of the graph has last run in less than that, a worker takes several tasks at once if plenty are
+ready, and leaves the others asleep if few are.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from tilewright.trace import TaskRecord, Trace
 __all__ = ["execute"]
 
 _REFRESH = 0.1  # seconds between two reports of progress
+_SHORT = 20e-6  # seconds; not longer than handing a task to another worker takes
+_BATCH = 16  # short tasks worth waking a worker for, and the most that one takes at once
 
 
 def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
@@ -52,12 +58,17 @@ class _Run:
         self.lock = threading.Lock()
         self.parked: list[int] = []
         self.gates = [threading.Lock() for _ in range(workers)]
+        self.name = type(policy).__name__
         self.shared = bool(getattr(policy, "shared", False))
-        self.offered = True  # every parked worker was woken since the last push; for policies that are not shared
+        # For policies that are not shared:
+        self.offered = True  # every parked worker was woken since the last push
+        self.popped = False  # some worker got a task since every parked worker was woken
         self.queued = 0  # pushed to the policy and not popped yet
+        self.long = {task.op for task in program.graph}  # ops not known to be short
         self.stopped = False
         self.failures: list[tuple[int, BaseException]] = []
         self.records: list[list[tuple[int, float, float]]] = [[] for _ in range(workers)]
+        self.ended = [threading.Event() for _ in range(workers)]
         for gate in self.gates:
             gate.acquire()
         for task in self.frontier.start():
@@ -69,24 +80,36 @@ class _Run:
 
     def on_threads(self, progress: Progress | None) -> None:
         threads = [
-            threading.Thread(target=self.work, args=(w,), name=f"tilewright-worker-{w}") for w in range(self.workers)
+            threading.Thread(target=self.thread, args=(w,), name=f"tilewright-worker-{w}") for w in range(self.workers)
         ]
+        started = 0
         try:
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                if progress is None:
-                    thread.join()
-                while thread.is_alive():
-                    thread.join(_REFRESH)
-                    if progress:
-                        progress(sum(map(len, self.records)))
+                started += 1
+            # Not Thread.join: before Python 3.13 a Ctrl-C in it marks a thread that still runs as ended.
+            for ended in self.ended:
+                while not ended.wait(_REFRESH if progress else None):
+                    self.report(progress)
+            self.report(progress)
         except BaseException:  # Ctrl-C, or no more threads to be had
             self.stop()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+            for ended in self.ended[:started]:
+                ended.wait()
             raise
+        finally:
+            for thread in threads[:started]:
+                thread.join()
+
+    def thread(self, worker: int) -> None:
+        try:
+            self.work(worker)
+        finally:
+            self.ended[worker].set()
+
+    def report(self, progress: Progress | None) -> None:
+        if progress:
+            progress(sum(map(len, self.records)))
 
     def stop(self) -> None:
         with self.lock:
@@ -96,51 +119,55 @@ class _Run:
     # ------------------------------------------------------------ one worker
 
     def work(self, worker: int) -> None:
-        call, records, lock, done, push = (
-            self.program.call, self.records[worker], self.lock, self.frontier.done, self.policy.push
-        )  # fmt: skip
+        call, records, long = self.program.call, self.records[worker], self.long
         with blas.one_thread():
-            lock.acquire()
-            task = self.take(worker)
-            while task is not None:
-                start = perf_counter()
-                try:
-                    call(task)
-                except BaseException as error:  # KeyboardInterrupt too, where the caller is the worker
-                    self.fail(task, worker, error)
-                    return
-                records.append((task.index, start, perf_counter()))
-                lock.acquire()
-                for ready in done(task):
-                    push(ready, worker)
-                    self.queued += 1
-                    self.offered = False
-                task = self.take(worker)
+            batch = self.take(worker, [])
+            while batch:
+                for task in batch:
+                    start = perf_counter()
+                    try:
+                        call(task)
+                    except BaseException as error:  # KeyboardInterrupt too, where the caller is the worker
+                        self.fail(task, worker, error)
+                        return
+                    end = perf_counter()
+                    records.append((task.index, start, end))
+                    if end - start < _SHORT:
+                        long.discard(task.op)
+                    else:
+                        long.add(task.op)
+                batch = self.take(worker, batch)
 
-    def take(self, worker: int) -> Task | None:
-        """The next task for ``worker``, or None when the run is over. Called with the lock, returns without."""
-        lock, frontier = self.lock, self.frontier
+    def take(self, worker: int, batch: list[Task]) -> list[Task]:
+        """Hand in the tasks that ``worker`` has finished; return the next ones, none when the run is over."""
+        lock, frontier, push = self.lock, self.frontier, self.policy.push
+        lock.acquire()
         while not self.stopped:
             try:
-                task = self.policy.pop(worker)
+                for task in batch:
+                    for ready in frontier.done(task):
+                        push(ready, worker)
+                        self.queued += 1
+                        self.offered = False
+                spare = self.spare()
+                batch = [] if spare else self.pop(worker)
             except BaseException as error:
-                self.give_up(error)
+                self.policy_failed(error)
                 break
-            if task is not None:
-                self.queued -= 1
+            if batch:
+                self.popped = True
                 if self.queued and self.parked:
                     self.offer()
                 lock.release()
-                return task
+                return batch
             if frontier.finished:
                 self.stopped = True
                 break
             if self.parked:
                 self.offer()
-            if len(self.parked) == self.workers - 1:  # nobody else runs anything that could change this
-                name = type(self.policy).__name__
+            if not spare and self.stuck():
                 self.give_up(SchedulerError(
-                    f"{name} gives no task to any worker, though {self.queued} of the {frontier.remaining} "
+                    f"{self.name} gives no task to any worker, though {self.queued} of the {frontier.remaining} "
                     f"tasks left are ready"
                 ))  # fmt: skip
                 break
@@ -150,7 +177,29 @@ class _Run:
             lock.acquire()
         self.wake(len(self.parked))
         lock.release()
-        return None
+        return []
+
+    def spare(self) -> bool:
+        """Whether another worker that is awake can as well do all there is: a few short tasks."""
+        few = self.shared and not self.long and self.queued < _BATCH
+        return few and len(self.parked) < self.workers - 1
+
+    def pop(self, worker: int) -> list[Task]:
+        """One task from the policy; several short ones if plenty are ready."""
+        wanted = 1 if self.long or not self.shared else max(1, min(_BATCH, self.queued // (2 * self.workers)))
+        batch: list[Task] = []
+        while len(batch) < wanted and (task := self.policy.pop(worker)) is not None:
+            if not self.frontier.hand_out(task):
+                raise SchedulerError(f"{self.name} gives out {task}, which {self.frontier.state(task)}")
+            self.queued -= 1
+            batch.append(task)
+        return batch
+
+    def stuck(self) -> bool:
+        """Whether the policy keeps tasks back that no event will change its mind about."""
+        if self.shared and self.queued:
+            return True
+        return len(self.parked) == self.workers - 1 and not self.look_again()
 
     def offer(self) -> None:
         """Wake parked workers for the tasks that are queued.
@@ -159,10 +208,21 @@ class _Run:
         so all look, once after each push.
         """
         if self.shared:
-            self.wake(self.queued)
+            self.wake(self.queued if self.long else self.queued // _BATCH)
         elif not self.offered:
             self.offered = True
             self.wake(len(self.parked))
+
+    def look_again(self) -> bool:
+        """Wake everyone before giving up, if what a worker was given may have changed the policy's mind.
+
+        Nothing runs when this is called, so it happens at most once per task.
+        """
+        again = bool(self.parked) and self.popped and not self.shared
+        self.popped = False
+        if again:
+            self.wake(len(self.parked))
+        return again
 
     def wake(self, count: int) -> None:
         """Wake up to ``count`` parked workers, those that parked last first: their caches are warmest."""
@@ -170,11 +230,15 @@ class _Run:
             self.gates[self.parked.pop()].release()
 
     def fail(self, task: Task, worker: int, error: BaseException) -> None:
-        blame(error, self.program, task.index, "threads", worker)
         with self.lock:
             self.failures.append((task.index, error))
             self.stopped = True
             self.wake(len(self.parked))
+        blame(error, self.program, task.index, "threads", worker)
+
+    def policy_failed(self, error: BaseException) -> None:
+        error.add_note(f"in scheduler {self.name}")
+        self.give_up(error)
 
     def give_up(self, error: BaseException) -> None:
         self.failures.append((len(self.program.graph), error))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal, overload
-
-import numpy as np
+from typing import Any
 
 from tilewright.backends import backend as find_backend
-from tilewright.engine import Run, run
+from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.linalg.matrix import Matrix, check_finite_lower
 from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
 from tilewright.linalg.tuning import cholesky_tile_size
-from tilewright.machine import cores
+from tilewright.machine import worker_count
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 
@@ -99,18 +97,19 @@ def bottom_level(task: Task, nt: int) -> float:
 
 
 @lru_cache(maxsize=32)
-def _call_graph(nt: int, in_place: bool) -> TaskGraph:
+def _call_graph(nt: int, in_place: bool, check: bool) -> TaskGraph:
     """The graph behind `tiled_cholesky`: fill the tiles of the result, factor, clear the other triangle.
 
     Copying in and clearing are tasks, so that all workers share them and they overlap with the factorisation. A
-    fresh result is zero already, above the diagonal tiles.
+    fresh result is zero already, above the diagonal tiles. ``check`` looks for NaN and infinities in what is copied.
     """
     g = TaskGraph(f"cholesky nt={nt}")
     A, S = g.handles("A"), g.handles("S")
     if not in_place:
         for j in range(nt):
             for i in range(j, nt):
-                g.insert(copy, R(S[i, j]), W(A[i, j]))
+                part = "lower" if i == j else "all"
+                g.insert(copy, R(S[i, j]), W(A[i, j]), *[part] * check)
     cholesky(g, A, nt)
     for j in range(nt):
         g.insert(tril, RW(A[j, j]))
@@ -121,10 +120,6 @@ def _call_graph(nt: int, in_place: bool) -> TaskGraph:
     return g
 
 
-@overload
-def tiled_cholesky(a: Any, *, return_run: Literal[False] = ..., **options: Any) -> Any: ...
-@overload
-def tiled_cholesky(a: Any, *, return_run: Literal[True], **options: Any) -> tuple[Any, Run]: ...
 def tiled_cholesky(
     a: Any,
     *,
@@ -194,17 +189,22 @@ def tiled_cholesky(
     """
     find_backend(backend)
     find_policy(scheduler)
+    workers = worker_count(workers)
     matrix = Matrix(a, lower=lower, overwrite=overwrite_a)
-    if workers is None:
-        workers = cores()
     if tile_size is None:
         tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, workers)
     source = matrix.source(tile_size)
-    if check_finite:
-        check_finite_lower(source, workers)
+    if check_finite and matrix.in_place:
+        check_finite_lower(source, workers, lower)
     target = matrix.target(tile_size)
-    graph = _call_graph(source.nt, target is source)
-    data = {"A": target} if target is source else {"A": target, "S": source}
-    record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress)
+    workers = min(workers, max(1, source.nt * (source.nt - 1) // 2))  # no more than updates in one step
+    graph = _call_graph(source.nt, matrix.in_place, check_finite and not matrix.in_place)
+    data = {"A": target} if matrix.in_place else {"A": target, "S": source}
+    try:
+        record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, progress=progress)
+    except ValueError:  # NotPositiveDefiniteError is one
+        if check_finite and not matrix.in_place:
+            check_finite_lower(source, workers, lower)  # NaN comes before anything it causes, on every engine
+        raise
     factor = matrix.result(target)
     return (factor, record) if return_run else factor

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from tilewright.engine import run
-from tilewright.graph import Op, R, TaskGraph
+from tilewright.graph import R, TaskGraph
 from tilewright.kernels.layout import row_ld
 from tilewright.kernels.table import DTYPES
+from tilewright.linalg.ops import finite
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["Matrix", "check_finite_lower"]
@@ -28,7 +29,7 @@ class Matrix:
         self.lower = lower
         self.tiled = isinstance(a, TiledMatrix)
         self.tensor = _is_tensor(a)
-        array = a if self.tiled else _tensor_as_array(a) if self.tensor else np.asarray(a)
+        array: Any = a if self.tiled else _tensor_as_array(a) if self.tensor else np.asarray(a)
         if len(array.shape) != 2:
             raise ValueError(f"the matrix must be 2-D, not of shape {tuple(array.shape)}")
         if array.shape[0] != array.shape[1]:
@@ -38,12 +39,11 @@ class Matrix:
         if overwrite and not writeable:
             raise ValueError("overwrite_a=True, but the matrix is read-only; pass a copy or overwrite_a=False")
         self.in_place = overwrite and array.dtype == self.dtype
-        if not self.tiled:
-            if self.in_place and not (row_ld(array) or row_ld(array.T)):
+        if self.in_place and not (self.tiled and array.packed):
+            whole = array.to_numpy() if self.tiled else array
+            if not (row_ld(whole) or row_ld(whole.T)):
                 self.in_place = False  # strided both ways: no kernel can work on it
-            if not lower:
-                array = array.T
-        self.array = array
+        self.array = array if lower or self.tiled else array.T
         self.n: int = array.shape[0]
         self.tile_size: int | None = a.tile_size if self.tiled else None
 
@@ -69,12 +69,13 @@ class Matrix:
         if self.tiled:
             fresh = TiledMatrix.empty(self.array.shape, tile_size, self.dtype)
             return fresh if self.lower else fresh.T
-        order = "F" if row_ld(self.array.T) and not row_ld(self.array) else "C"
-        return TiledMatrix.view(np.zeros((self.n, self.n), self.dtype, order=order), int(tile_size))
+        columns_first = row_ld(self.array.T) and not row_ld(self.array)
+        zeros = np.zeros((self.n, self.n), self.dtype, order="F" if columns_first else "C")
+        return TiledMatrix.view(zeros, int(tile_size))
 
     def result(self, target: TiledMatrix) -> Any:
         """The factor, of the kind that was given."""
-        if self.in_place:
+        if self.in_place and (self.tiled or _has_the_memory(self.given)):
             return self.given
         if self.tiled:
             return target if self.lower else target.T
@@ -85,6 +86,11 @@ class Matrix:
 def _is_tensor(a: Any) -> bool:
     torch = sys.modules.get("torch")  # who has a tensor has imported torch
     return torch is not None and isinstance(a, torch.Tensor)
+
+
+def _has_the_memory(a: Any) -> bool:
+    """Whether a factor in the memory of `Matrix.array` is one in ``a`` itself, and not in what was made from it."""
+    return not (a.is_conj() or a.is_neg()) if _is_tensor(a) else isinstance(a, np.ndarray)
 
 
 def _tensor_as_array(tensor: Any) -> np.ndarray:
@@ -113,33 +119,32 @@ def _unsupported(dtype: str) -> str:
     return f"no Cholesky kernel for dtype {dtype}; convert the matrix to one of {', '.join(DTYPES)}"
 
 
-def _tile_is_finite(tile: np.ndarray, i: int, j: int, tile_size: int) -> None:
-    """ValueError if the tile, or the lower triangle of a diagonal tile, has a NaN or an infinity."""
-    with np.errstate(all="ignore"):
-        total = tile.sum()  # one pass without a temporary; not finite if any term is not
-    if np.isfinite(total):
-        return
-    bad = ~np.isfinite(tile)
-    if i == j:
-        bad = np.tril(bad)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(
-            f"the matrix has a NaN or infinity at ({i * tile_size + row}, {j * tile_size + column}); "
-            "check_finite=False skips this check"
-        )
+def check_finite_lower(tiles: TiledMatrix, workers: int, lower: bool = True) -> None:
+    """ValueError if the lower triangle has a NaN or an infinity. A graph of its own, on all workers.
 
-
-_finite = Op("isfinite", _tile_is_finite)
-
-
-def check_finite_lower(tiles: TiledMatrix, workers: int) -> None:
-    """ValueError if the lower triangle has a NaN or an infinity, with its place. A graph of its own."""
+    ``lower=False`` says that ``tiles`` are those of the transposed matrix, for the place in the message.
+    """
     if tiles.dtype.kind not in "fc":
         return
     g = TaskGraph("check finite")
     A = g.handles("A")
     for i in range(tiles.nt):
         for j in range(i + 1):
-            g.insert(_finite, R(A[i, j]), i, j, tiles.tile_size)
-    run(g, {"A": tiles}, scheduler="eager", workers=workers)
+            g.insert(finite, R(A[i, j]), "lower" if i == j else "all")
+    try:
+        run(g, {"A": tiles}, scheduler="eager", workers=workers)
+    except ValueError:
+        raise ValueError(_first_not_finite(tiles, lower)) from None
+
+
+def _first_not_finite(tiles: TiledMatrix, lower: bool) -> str:
+    """Where the first NaN or infinity of the lower triangle is, row by row of tiles."""
+    for i in range(tiles.nt):
+        for j in range(i + 1):
+            bad = ~np.isfinite(tiles[i, j])
+            places = np.argwhere(np.tril(bad) if i == j else bad)
+            if len(places):
+                row, column = places[0] + (tiles.rows(i).start, tiles.columns(j).start)
+                place = f"({row}, {column})" if lower else f"({column}, {row})"
+                return f"the matrix has a NaN or infinity at {place}; check_finite=False skips this check"
+    raise AssertionError("all values are finite")

@@ -10,7 +10,7 @@ from tilewright.kernels import syrk as _syrk
 from tilewright.kernels import trsm as _trsm
 from tilewright.tiles import Store
 
-__all__ = ["copy", "gemm", "potrf", "syrk", "tril", "trsm", "zero"]
+__all__ = ["copy", "finite", "gemm", "potrf", "syrk", "tril", "trsm", "zero"]
 
 
 def _tile(uses: tuple[Use, ...]) -> tuple[object, ...]:
@@ -41,11 +41,16 @@ def _not_positive_definite(task: Task, store: Store, info: int) -> Exception:
     return NotPositiveDefiniteError(offset + info, task.label, tile, offset, len(store[tile]))
 
 
+def _not_finite(task: Task, store: Store, info: int) -> Exception:
+    return ValueError(f"{task}: {task.uses[0].handle} has a NaN or an infinity; check_finite=False skips this check")
+
+
 potrf = Op("potrf", weight=1, flops=_potrf.flops, indices=_diagonal, explain=_not_positive_definite)
 trsm = Op("trsm", weight=3, flops=_trsm.flops, indices=_tile)
 syrk = Op("syrk", weight=3, flops=_syrk.flops, indices=_diagonal_update)
 gemm = Op("gemm", weight=6, flops=_gemm.flops, indices=_update)
 
-copy = Op("copy", weight=0, indices=_tile)
+copy = Op("copy", weight=0, indices=_tile, explain=_not_finite)
+finite = Op("finite", weight=0, indices=_tile, explain=_not_finite)
 zero = Op("zero", weight=0, indices=_tile)
 tril = Op("tril", weight=0, indices=_diagonal)

@@ -1,0 +1,47 @@
+# `make demo` and `make test` are all that a fresh machine needs; the rest is for those who work on tilewright.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test install lint format types bench clean
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+install: $(READY)
+
+# Debian and Ubuntu split venv from python3; root installs it, others are told how.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "tilewright needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y python3-venv; } \
+	  || { echo "python3-venv is missing; run: sudo apt-get install python3-venv" >&2; exit 1; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $(READY)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Type checkers do not follow the import hooks of an editable install, so they look at the built package.
+types: $(READY)
+	@rm -rf build/types
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
+	MYPYPATH=build/types $(BIN)/mypy -p tilewright
+
+bench: $(READY)
+	@mkdir -p out
+	$(BIN)/tilewright bench cholesky --output out/cholesky.jsonl --plot out/cholesky.png
+	$(BIN)/tilewright bench overhead --output out/overhead.jsonl
+
+clean:
+	rm -rf .venv build out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,111 @@
+"""`tilewright bench cholesky`: our Cholesky beside NumPy, SciPy, torch, LAPACK in place and Dask, in one run."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+import tilewright as tw
+from tilewright.benchmarks import record, table
+from tilewright.benchmarks.ceiling import SIZE, dgemm, potrf_in_place, threaded_libraries
+from tilewright.benchmarks.rivals import rivals
+from tilewright.benchmarks.timing import Contender, Times, alternate
+from tilewright.kernels import blas
+from tilewright.linalg.residual import THRESHOLD, cholesky_ratio_by_products
+from tilewright.matrices import random_spd
+
+__all__ = ["command", "measure"]
+
+SIZES = (256, 512, 1024, 2048, 3072, 6144, 12288)
+OURS, IN_PLACE = "tilewright", "tilewright in place"
+
+
+def contenders(a: np.ndarray, *, dask: bool = True, **options: Any) -> Iterator[Contender]:
+    """Everything that factors ``a``. Those in place get a fresh copy each time, off the clock."""
+    work = np.empty_like(a)
+    restore = partial(np.copyto, work, a)
+    yield Contender(OURS, lambda: tw.tiled_cholesky(a, **options))
+    yield Contender(IN_PLACE, lambda: tw.tiled_cholesky(work, overwrite_a=True, check_finite=False, **options), restore)
+    for name, call in rivals(a).items():
+        yield Contender(name, call)
+    for library in threaded_libraries():
+        yield Contender(f"dpotrf {library.name}", potrf_in_place(library, work), restore)
+    if dask and importlib.util.find_spec("dask"):
+        yield Contender("dask threads", _dask(a), repeat=2)
+    for library in threaded_libraries():
+        yield dgemm(library, min(SIZE, max(len(a), 512)))
+
+
+def _dask(a: np.ndarray) -> Callable[[], Any]:
+    """`dask.array.linalg.cholesky` on the threaded scheduler, BLAS on one thread each: its best setting."""
+    import dask.array as da
+
+    n = len(a)
+    chunk = next((c for c in (768, 512, 1024, 384, 256, 128) if n % c == 0 and n >= 4 * c), n)
+    graph = da.linalg.cholesky(da.from_array(a, chunks=chunk), lower=True)
+
+    def compute() -> Any:
+        with blas.limits(functions=True):
+            return graph.compute(scheduler="threads")
+
+    return compute
+
+
+def measure(n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:
+    """Records of all contenders at one size: seconds, GFLOP/s, and the ratio of our speed to theirs."""
+    a = random_spd(n)
+    factor, run = tw.tiled_cholesky(a, return_run=True, **options)
+    ratio = cholesky_ratio_by_products(a, factor)
+    del factor
+    times = alternate(contenders(a, dask=1024 <= n <= 6144, **options), repeat)
+    ceiling_size = min(SIZE, max(n, 512))
+    records = []
+    for name, taken in times.items():
+        ceiling = name.startswith("dgemm")
+        flops = 2.0 * ceiling_size**3 if ceiling else n**3 / 3
+        records.append({
+            "benchmark": "cholesky", "contender": name, "n": n, "dtype": "float64",
+            "tile_size": run.store.families["A"].tile_size, "gflops": flops / taken.median / 1e9, **taken.record(),
+            "ratio": ratio if name == OURS else None, "passed": ratio < THRESHOLD,
+            "ours_over_this": None if ceiling else taken.median / _fair(times, name).median,
+        })  # fmt: skip
+    return records
+
+
+def _fair(times: dict[str, Times], name: str) -> Times:
+    """Our times to compare with: in place against in place."""
+    return times[IN_PLACE if name.startswith("dpotrf") or name == IN_PLACE else OURS]
+
+
+@click.command("cholesky")
+@click.option("--n", "sizes", type=int, multiple=True, help="Matrix size; repeat for several.  [default: 256 to 12288]")
+@click.option("--repeat", default=7, show_default=True, help="Rounds to take the median of.")
+@click.option("--tile-size", type=int, help="Tile size.  [default: chosen]")
+@click.option("--scheduler", default="critical-path", show_default=True, help="Policy of our runs.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw rates against n.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
+def command(
+    sizes: tuple[int, ...], repeat: int, tile_size: int | None, scheduler: str,
+    output: Path | None, plot: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Cholesky in FP64 on all cores, side by side, alternating, medians."""
+    collected: list[dict[str, Any]] = []
+    for n in sizes or SIZES:
+        records = measure(n, repeat if n < 8192 else min(repeat, 3), tile_size=tile_size, scheduler=scheduler)
+        collected += records
+        record.append(output, records)
+        ratio = records[0]["ratio"]
+        title = f"n = {n}, tiles of {records[0]['tile_size']}, LAPACK ratio {ratio:.2g}"
+        columns = {"seconds": "median", "GFLOP/s": "gflops", "ours / this": "ours_over_this"}
+        table.show(title, "contender", columns, records, as_json=as_json)
+    if plot:
+        from tilewright.benchmarks.plot import rates
+
+        rates(collected, plot)

@@ -1,0 +1,36 @@
+"""Records as a table for people, or as JSON lines for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["show"]
+
+
+def show(
+    title: str, name: str, columns: Mapping[str, str], records: Sequence[dict[str, Any]], *, as_json: bool = False
+) -> None:
+    """Print ``records``: the column ``name`` first, then ``columns``, heading to key."""
+    if as_json:
+        for record in records:
+            print(json.dumps(record))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column(name)
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for record in records:
+        table.add_row(str(record[name]), *(_cell(record, key) for key in columns.values()))
+    Console().print(table)
+
+
+def _cell(record: dict[str, Any], key: str) -> str:
+    value = record.get(key)
+    if value is None:
+        return str(record.get("error") or "")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

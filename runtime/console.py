@@ -1,0 +1,118 @@
+"""Tables for people, on standard output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tilewright.linalg.residual import THRESHOLD
+from tilewright.report import seconds
+
+__all__ = ["comparison", "show_inventory", "show_job"]
+
+
+def show_job(result: dict[str, Any]) -> None:
+    """What `tilewright.benchmarks.job.cholesky_job` found."""
+    console = Console(highlight=False)
+    console.print(_facts(f"Cholesky of a {result['n']} x {result['n']} matrix, {result['dtype']}", _job_rows(result)))
+    console.print()
+    console.print(_ops(result))
+    if "compare" in result:
+        console.print()
+        console.print(comparison(result["seconds"], {k: v["seconds"] for k, v in result["compare"].items()}))
+
+
+def show_inventory(found: dict[str, Any]) -> None:
+    """What `tilewright.inventory.inventory` found."""
+    console = Console(highlight=False)
+    rows = [(name, str(found[name])) for name in ("python", "numpy", "scipy", "machine", "cores")]
+    rows += [("backends", ", ".join(found["backends"])), ("schedulers", ", ".join(found["schedulers"]))]
+    rows += [(name, _have(version)) for name, version in found["optional"].items()]
+    console.print(_facts(f"tilewright {found['tilewright']}", rows))
+    blas = Table("BLAS", "in use", "what it is", title="BLAS libraries", title_justify="left")
+    for name, library in found["libraries"].items():
+        text = escape(library["version"] if "version" in library else f"not here: {library['reason']}")
+        blas.add_row(name, "[green]yes[/]" if name == found["blas"] else "", text)
+    console.print()
+    console.print(blas)
+    console.print()
+    kernels = Table("op", "device", title="Kernels", title_justify="left")
+    kernels.add_column("dtypes", no_wrap=True)
+    kernels.add_column("from")
+    for row in _merged(found["kernels"]):
+        kernels.add_row(*row)
+    console.print(kernels)
+
+
+def comparison(ours: float, others: dict[str, float]) -> Table:
+    """Seconds of several ways to the same factor, and each over ours."""
+    table = Table("library", title="Compared (median times)", title_justify="left")
+    table.add_column("time", justify="right")
+    table.add_column("over tilewright's", justify="right")
+    table.add_row("tilewright", seconds(ours), "")
+    for name, taken in others.items():
+        table.add_row(name, seconds(taken), f"{taken / ours:.2f}x" if ours else "")
+    return table
+
+
+def _job_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    ratio, bounds = result["ratio"], result["bounds"]
+    count = len(result["times"])
+    verdict = "[green]PASS[/]" if result["passed"] else "[red]FAIL[/]"
+    rows = [
+        ("matrix", escape(result["source"])),
+        ("tiles", f"{result['nt']} x {result['nt']} of {result['nb']} rows, {result['triangle']} triangle"),
+        ("ran on", f"{result['backend']}, {_count(result['workers'], 'worker')}, {result['scheduler']}, "
+                   f"BLAS from {result['blas']}"),
+        ("time", seconds(result["seconds"]) + (f"  (median of {count})" if count > 1 else "")),
+        ("rate", f"{result['gflops']:.4g} GFLOP/s"),
+        ("LAPACK ratio", f"{'not finite' if ratio is None else f'{ratio:.3g}'}  {verdict}  (below {THRESHOLD:g})"),
+        ("lower bounds", f"{seconds(bounds['area'])} area, {seconds(bounds['critical_path'])} critical path"),
+        ("makespan", f"{seconds(result['makespan'])}, {result['efficiency']:.1%} efficient, "
+                     f"workers {result['idle']:.1%} idle"),
+    ]  # fmt: skip
+    return rows + [(name, escape(path)) for name, path in result["files"].items()]
+
+
+def _ops(result: dict[str, Any]) -> Table:
+    table = Table("op", title=f"{result['tasks']} tasks", title_justify="left")
+    for heading in ("tasks", "total", "mean", "share"):
+        table.add_column(heading, justify="right")
+    busy = sum(op["seconds"] for op in result["ops"].values()) or 1.0
+    for name, op in result["ops"].items():
+        table.add_row(name, str(op["tasks"]), seconds(op["seconds"]), seconds(op["seconds"] / op["tasks"]),
+                      f"{op['seconds'] / busy:.1%}")  # fmt: skip
+    return table
+
+
+def _facts(title: str, rows: list[tuple[str, str]]) -> Table:
+    table = Table(title=f"[bold]{title}[/]", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _merged(rows: list[dict[str, str]]) -> list[tuple[str, str, str, str]]:
+    """Op, device, dtypes, sources: rows that differ in dtype or source only share a line."""
+    dtypes: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        same = row["storage"] == row["accumulate"]
+        dtype = row["storage"] if same else f"{row['storage']} into {row['accumulate']}"
+        dtypes.setdefault((row["op"], row["device"], row["source"]), []).append(dtype)
+    sources: dict[tuple[str, str, str], list[str]] = {}
+    for (op, device, source), kinds in dtypes.items():
+        sources.setdefault((op, device, ", ".join(kinds)), []).append(source)
+    return [(*key, ", ".join(names)) for key, names in sources.items()]
+
+
+def _have(version: str | None) -> str:
+    return version or "[dim]not installed[/]"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,278 @@
+"""Pictures of a task graph: DOT for Graphviz, SVG for everybody.
+
+Graphviz's ``dot`` places the tasks where it is installed, `tilewright.plot.layered` where it is not. Either way the
+drawing is ours: one box per task, coloured by op, with a tooltip that says what it reads and writes; the critical
+path bold; a legend of ops.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import warnings
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+from xml.sax.saxutils import escape, quoteattr
+
+from tilewright.graph import Task, TaskGraph
+from tilewright.plot.layered import HEIGHT, Box, Layout, Point, layered, width_of
+from tilewright.plot.palette import ACCENT, colours, text_on
+
+__all__ = ["LIMIT", "to_dot", "to_svg"]
+
+LIMIT = 3000
+"""Tasks; a picture of more can be neither laid out quickly nor read."""
+
+_DOT_SECONDS = 60  # that Graphviz may take
+_POINTS = 72  # per inch; Graphviz counts in inches, one of our pixels is one of its points
+
+
+def to_dot(graph: TaskGraph) -> str:
+    """The graph in Graphviz's DOT language, coloured by op, the critical path bold.
+
+    Node ``t7`` is task 7. The text depends on the graph only. O(tasks + edges).
+
+    Raises
+    ------
+    ValueError
+        The graph has more than `LIMIT` tasks.
+    """
+    _check_size(graph)
+    fill = colours(task.op.name for task in graph)
+    bold_tasks, bold_edges = _critical(graph)
+    lines = [
+        f"digraph {_quoted(graph.name)} {{",
+        "  rankdir=TB; ranksep=0.45; nodesep=0.2;",
+        '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=12, '
+        f"height={HEIGHT / _POINTS:.3f}, fixedsize=true];",
+        '  edge [color="#808080", arrowsize=0.6];',
+    ]
+    for task in graph:
+        colour = fill[task.op.name]
+        lines.append(
+            f"  t{task.index} [label={_quoted(task.label)}, width={width_of(task.label) / _POINTS:.3f}, "
+            f'fillcolor="{colour}", fontcolor="{text_on(colour)}", tooltip={_quoted(_tooltip(task))}'
+            f"{', penwidth=3' if task.index in bold_tasks else ''}];"
+        )
+    for task in graph:
+        for p in task.predecessors:
+            style = f' [penwidth=3, color="{ACCENT}"]' if (p, task.index) in bold_edges else ""
+            lines.append(f"  t{p} -> t{task.index}{style};")
+    return "\n".join([*lines, "}\n"])
+
+
+def to_svg(graph: TaskGraph, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None) -> str:
+    """The graph as SVG text, also written to ``path`` if given.
+
+    Parameters
+    ----------
+    graph
+        Up to `LIMIT` tasks.
+    path
+        File to write, UTF-8.
+    layout
+        Who places the tasks: Graphviz's ``dot``, or ``layered``, which needs nothing installed. By default ``dot`` if
+        it is found, and ``layered`` otherwise, with a RuntimeWarning if ``dot`` was found and failed.
+
+    Raises
+    ------
+    ValueError
+        The graph has more than `LIMIT` tasks, or the layout is unknown.
+    RuntimeError
+        ``layout="dot"``, and it is not installed, fails or takes more than a minute.
+    """
+    if layout not in (None, "dot", "layered"):
+        raise ValueError(f"unknown layout {layout!r}; known: dot, layered, or None to choose")
+    _check_size(graph)
+    text = _draw(graph, _layout(graph, layout))
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
+
+
+def _check_size(graph: TaskGraph) -> None:
+    if len(graph) > LIMIT:
+        raise ValueError(
+            f"{graph.name!r} has {len(graph)} tasks, and a picture of more than {LIMIT} cannot be read; draw the same "
+            "algorithm with fewer tiles, or take graph.to_networkx() to a tool for large graphs"
+        )
+
+
+def _critical(graph: TaskGraph) -> tuple[set[int], set[tuple[int, int]]]:
+    """Task indices and edges of the critical path."""
+    path = [task.index for task in graph.critical_path().tasks]
+    return set(path), set(pairwise(path))
+
+
+def _tooltip(task: Task) -> str:
+    reads, writes = (", ".join(map(str, handles)) or "nothing" for handles in (task.reads, task.writes))
+    return f"{task.label}\nreads {reads}\nwrites {writes}\nweight {task.op.weight:g}"
+
+
+# ------------------------------------------------------------------ Graphviz
+
+
+def _quoted(text: str) -> str:
+    """A DOT string: Graphviz reads backslash escapes in labels."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def _layout(graph: TaskGraph, layout: str | None) -> Layout:
+    program = None if layout == "layered" else shutil.which("dot")
+    if program is None:
+        if layout == "dot":
+            raise RuntimeError("Graphviz's dot is not on the PATH; install graphviz, or use layout='layered'")
+        return layered(graph)
+    try:
+        return _by_dot(graph, program)
+    except RuntimeError as error:
+        if layout == "dot":
+            raise
+        warnings.warn(f"{error}; using the layered layout", RuntimeWarning, stacklevel=3)
+        return layered(graph)
+
+
+def _by_dot(graph: TaskGraph, program: str) -> Layout:
+    """Positions from ``dot -Tplain``; RuntimeError says what went wrong."""
+    try:
+        done = subprocess.run(
+            [program, "-Tplain", "-Earrowhead=none"],  # or the curves would end where an arrowhead of its own begins
+            input=to_dot(graph),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=_DOT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{program} took more than {_DOT_SECONDS} s on {len(graph)} tasks") from None
+    except OSError as error:
+        raise RuntimeError(f"{program} does not start: {error}") from error
+    if done.returncode:
+        raise RuntimeError(f"{program} failed with exit code {done.returncode}: {done.stderr.strip()[:500]}")
+    try:
+        parsed = _parse_plain(done.stdout)
+    except (ValueError, IndexError) as error:
+        raise RuntimeError(f"{program} -Tplain gave output that is not in its plain format: {error}") from error
+    if len(parsed.boxes) != len(graph) or len(parsed.edges) != graph.edges:
+        raise RuntimeError(f"{program} placed {len(parsed.boxes)} of {len(graph)} tasks")
+    return parsed
+
+
+def _parse_plain(text: str) -> Layout:
+    """Graphviz's plain format: lines ``graph``, ``node`` and ``edge``, in inches, y upwards."""
+    boxes: dict[int, Box] = {}
+    edges: dict[tuple[int, int], list[Point]] = {}
+    width = height = 0.0
+    for line in text.splitlines():
+        kind, *fields = shlex.split(line)
+        if kind == "graph":
+            width, height = (float(field) * _POINTS for field in fields[1:3])
+        elif kind == "node":
+            x, y, w, h = (float(field) * _POINTS for field in fields[1:5])
+            boxes[int(fields[0][1:])] = Box(x, height - y, w, h)
+        elif kind == "edge":
+            numbers = [float(field) * _POINTS for field in fields[3 : 3 + 2 * int(fields[2])]]
+            points = [(x, height - y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
+            edges[int(fields[0][1:]), int(fields[1][1:])] = points
+    return Layout(width, height, boxes, edges)
+
+
+# ------------------------------------------------------------------ SVG
+
+_MARGIN = 24.0
+_HEAD = 58.0  # for the title and the legend; both grow with the picture, to be read on a page
+_LEGEND_STEP = 20.0  # between entries, beside their text
+_STYLE = """
+  text { font-family: Helvetica, Arial, "Liberation Sans", sans-serif; font-size: 12px; }
+  .title { font-size: 16px; font-weight: bold; }
+  .task text { text-anchor: middle; dominant-baseline: central; }
+  .task rect { stroke: #404040; stroke-width: 0.8; }
+  .edge { fill: none; stroke: #808080; stroke-width: 1; marker-end: url(#arrow); }
+  .task.critical rect { stroke: #000000; stroke-width: 3; }
+  .edge.critical { stroke: #000000; stroke-width: 3; marker-end: url(#bold-arrow); }
+"""
+_ARROWS = """
+  <marker id="arrow" viewBox="0 0 8 8" refX="7.5" refY="4" markerWidth="6" markerHeight="6" orient="auto">
+    <path d="M0 1 L8 4 L0 7 z" fill="#808080"/></marker>
+  <marker id="bold-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="4" markerHeight="4" orient="auto">
+    <path d="M0 0 L8 4 L0 8 z" fill="#000000"/></marker>
+"""
+
+
+def _draw(graph: TaskGraph, layout: Layout) -> str:
+    bold_tasks, bold_edges = _critical(graph)
+    counts = Counter(task.op.name for task in graph)
+    fill = colours(counts)
+    path = graph.critical_path()
+    title = f"{graph.name}: {_count(len(graph), 'task')}, {_count(graph.edges, 'edge')}"
+    if path.tasks:
+        title += f"; critical path {_count(len(path), 'task')}, length {path.length:g} of work {graph.work():g}"
+    legend, legend_width = _legend(counts, fill)
+    scale = min(max(1.0, layout.width / 1400), 8.0)
+    head = scale * _HEAD
+    width = max(layout.width, legend_width, 8.4 * len(title)) + 2 * _MARGIN
+    height = layout.height + head + 2 * _MARGIN
+    left, top = (width - layout.width) / 2, _MARGIN + head
+    edges = [
+        _edge(points, (p, t), (p, t) in bold_edges, left, top)
+        for (p, t), points in sorted(layout.edges.items(), key=lambda item: (item[0] in bold_edges, item[0]))
+    ]
+    tasks = [
+        _task(task, layout.boxes[task.index], fill[task.op.name], task.index in bold_tasks, left, top) for task in graph
+    ]
+    return "\n".join([
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img">',
+        f"<title>{escape(graph.name)}</title>",
+        f"<style>{_STYLE}</style>",
+        f"<defs>{_ARROWS}</defs>",
+        '<rect width="100%" height="100%" fill="#FFFFFF"/>',
+        f'<g transform="translate({_MARGIN:.0f} {_MARGIN:.0f}) scale({scale:.2f})">',
+        f'<text class="title" x="0" y="12">{escape(title)}</text>', *legend, "</g>",
+        *edges, *tasks, "</svg>\n",
+    ])  # fmt: skip
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _legend(counts: Counter[str], fill: dict[str, str]) -> tuple[list[str], float]:
+    """One swatch per op, with how many tasks it has; and the width of all."""
+    x, y = 0.0, 28.0
+    parts = []
+    for op, count in counts.items():
+        text = f"{op} {count:,}"
+        parts.append(
+            f'<g class="legend"><rect x="{x:.1f}" y="{y:.1f}" width="16" height="12" rx="3" fill="{fill[op]}" '
+            f'stroke="#404040" stroke-width="0.8"/><text x="{x + 22:.1f}" y="{y + 10.5:.1f}">{escape(text)}</text></g>'
+        )
+        x += 22 + 6.8 * len(text) + _LEGEND_STEP
+    if counts:
+        parts.append(
+            f'<g class="legend"><path d="M{x:.1f} {y + 6:.1f} h22" stroke="{ACCENT}" stroke-width="3"/>'
+            f'<text x="{x + 28:.1f}" y="{y + 10.5:.1f}">critical path</text></g>'
+        )
+        x += 28 + 6.8 * len("critical path")
+    return parts, x
+
+
+def _task(task: Task, box: Box, colour: str, critical: bool, left: float, top: float) -> str:
+    x, y = box.x + left, box.y + top
+    return (
+        f'<g class="task{" critical" if critical else ""}" id="t{task.index}" data-op={quoteattr(task.op.name)}>'
+        f"<title>{escape(_tooltip(task))}</title>"
+        f'<rect x="{x - box.width / 2:.1f}" y="{y - box.height / 2:.1f}" width="{box.width:.1f}" '
+        f'height="{box.height:.1f}" rx="6" fill="{colour}"/>'
+        f'<text x="{x:.1f}" y="{y:.1f}" fill="{text_on(colour)}">{escape(task.label)}</text></g>'
+    )
+
+
+def _edge(points: list[Point], edge: tuple[int, int], critical: bool, left: float, top: float) -> str:
+    start, *rest = (f"{x + left:.1f},{y + top:.1f}" for x, y in points)
+    kind = "edge critical" if critical else "edge"
+    return f'<path class="{kind}" data-edge="t{edge[0]} t{edge[1]}" d="M{start} C{" ".join(rest)}"/>'

@@ -1,0 +1,155 @@
+"""The Gantt chart of a run: which worker did what, and when."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilewright.engine import Run
+from tilewright.plan import bounds
+from tilewright.plot.palette import ACCENT, colours
+from tilewright.report import seconds
+from tilewright.trace import TaskRecord, Trace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["SUFFIXES", "check_matplotlib", "figure", "gantt"]
+
+SUFFIXES = (".png", ".svg", ".pdf")
+"""File formats."""
+
+_BAR = 0.8  # of a lane's height
+_CROWDED = 100  # tasks per lane from which bars are so narrow that a thick outline would fill them
+
+
+def gantt(run: Run | Trace, path: str | Path) -> None:
+    """Draw a run, or its trace, into a file.
+
+    One lane per worker, a bar per task coloured by op; a hatched lane is idle. Tasks of the critical path, the longest
+    chain by measured durations, are outlined. Vertical lines mark the lower bounds W/p and C.
+
+    Parameters
+    ----------
+    run
+        What `tilewright.run` returned; a `Trace` has no flops, so its title has no rate.
+    path
+        Its suffix, one of `SUFFIXES`, says the format.
+
+    Raises
+    ------
+    ValueError
+        Another suffix.
+    ImportError
+        matplotlib is not installed.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"cannot write a Gantt chart to {path.name!r}; its suffix must be {', '.join(SUFFIXES)}")
+    figure(run).savefig(path)
+
+
+def figure(run: Run | Trace) -> Figure:
+    """The chart as a matplotlib figure, for a notebook or to add to. ImportError if matplotlib is not installed."""
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
+    trace = run.trace if isinstance(run, Run) else run
+    lanes = sorted({(r.rank, w) for r in trace for w in range(trace.workers)})
+    chart = Figure(figsize=(12, 1.9 + 0.5 * max(len(lanes), 1)), dpi=120, layout="constrained")
+    axes = chart.add_subplot()
+    unit, scale = _unit(trace.makespan)
+    _draw_lanes(axes, trace, lanes, scale)
+    _draw_tasks(axes, trace, lanes, scale)
+    _draw_bounds(axes, trace, scale)
+    axes.set_xlabel(f"time ({unit})")
+    axes.set_title(_title(run, trace), loc="left", fontsize=11)
+    _legend(chart, axes)
+    return chart
+
+
+def check_matplotlib() -> None:
+    """ImportError, in a sentence that says what to do, if matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401  whether it is there is the question
+    except ImportError as error:
+        raise ImportError("a Gantt chart needs matplotlib; pip install 'tilewright[plot]' brings it") from error
+
+
+def _unit(makespan: float) -> tuple[str, float]:
+    """Unit of the time axis, and how many there are in a second."""
+    return ("s", 1.0) if makespan >= 1 else ("ms", 1e3) if makespan >= 1e-3 else ("us", 1e6)
+
+
+def _title(run: Run | Trace, trace: Trace) -> str:
+    parts = [f"{trace.graph.name}: {len(trace)} tasks, {seconds(trace.makespan)}"]
+    if isinstance(run, Run):
+        if run.flops:
+            parts.append(f"{run.gflops:.4g} GFLOP/s")
+        parts += [f"idle {run.idle:.1%}", f"{run.backend}, {run.scheduler}"]
+    return "; ".join(parts)
+
+
+def _draw_lanes(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: float) -> None:
+    several = len({rank for rank, _ in lanes}) > 1
+    for y in range(len(lanes)):
+        axes.broken_barh(
+            [(0, trace.makespan * scale)], (y - _BAR / 2, _BAR),
+            facecolor="#FFFFFF", edgecolor="#C0C0C0", hatch="////", linewidth=0, zorder=1,
+            label="idle" if y == 0 else None,
+        )  # fmt: skip
+    names = [f"rank {rank}, worker {worker}" if several else f"worker {worker}" for rank, worker in lanes]
+    axes.set_yticks(range(len(lanes)), names)
+    axes.set_ylim(len(lanes) - 0.4, -0.6)
+    axes.margins(x=0.01)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _draw_tasks(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: float) -> None:
+    """One collection of bars per op and lane, so that 10^5 tasks are a handful of artists."""
+    tasks = trace.graph.tasks
+    lane = {place: y for y, place in enumerate(lanes)}
+    order = list(dict.fromkeys(task.op.name for task in tasks))
+    fill = colours(order)
+
+    def key(record: TaskRecord) -> tuple[int, int]:
+        return order.index(tasks[record.task].op.name), lane[record.rank, record.worker]
+
+    named: set[str] = set()
+    for (number, y), records in groupby(sorted(trace, key=key), key=key):
+        op = order[number]
+        axes.broken_barh(
+            [(r.start * scale, r.duration * scale) for r in records], (y - _BAR / 2, _BAR),
+            facecolor=fill[op], edgecolor="#FFFFFF", linewidth=0.3, zorder=2, label=None if op in named else op,
+        )  # fmt: skip
+        named.add(op)
+    outline = 0.8 if len(trace) > _CROWDED * len(lanes) else 1.6
+    critical = {task.index for task in trace.graph.critical_path(trace.durations).tasks}
+    for y in range(len(lanes)):
+        on_path = [r for r in trace if r.task in critical and lane[r.rank, r.worker] == y]
+        axes.broken_barh(
+            [(r.start * scale, r.duration * scale) for r in on_path], (y - _BAR / 2, _BAR),
+            facecolor="none", edgecolor=ACCENT, linewidth=outline, zorder=3, label="critical path" if y == 0 else None,
+        )  # fmt: skip
+
+
+def _draw_bounds(axes: Axes, trace: Trace, scale: float) -> None:
+    ranks = len({record.rank for record in trace}) or 1
+    lower = bounds(trace.graph, trace.workers * ranks, trace.durations)
+    for value, name, style in (
+        (lower.area, "bound W/p", "--"),
+        (lower.critical_path, "bound C", ":"),
+    ):
+        axes.axvline(value * scale, color="#CC79A7", linestyle=style, linewidth=2, zorder=4,
+                     label=f"{name} = {seconds(value)}")  # fmt: skip
+
+
+def _legend(chart: Figure, axes: Axes) -> None:
+    handles: dict[str, Any] = {}
+    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+        handles.setdefault(label, handle)
+    chart.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)

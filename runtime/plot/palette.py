@@ -1,0 +1,53 @@
+"""One colour per op, the same in every picture.
+
+The eight colours of Okabe and Ito [1]_ can be told apart with any colour vision. The four ops of Cholesky take
+those that also differ in lightness, so that a grey print still shows them; moves of data are grey.
+
+.. [1] M. Okabe, K. Ito, Color Universal Design (2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["ACCENT", "colours", "text_on"]
+
+ACCENT = "#000000"
+"""For the critical path."""
+
+_KNOWN = {
+    "potrf": "#D55E00",  # vermillion
+    "trsm": "#F0E442",  # yellow
+    "syrk": "#56B4E9",  # sky blue
+    "gemm": "#0072B2",  # blue
+    "copy": "#BBBBBB",
+    "tril": "#DDDDDD",
+    "zero": "#DDDDDD",
+}
+_OTHERS = ("#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00", "#0072B2")
+
+
+def colours(ops: Iterable[str]) -> dict[str, str]:
+    """``#RRGGBB`` for each op name; ops without a fixed colour share the palette in the order they come."""
+    chosen: dict[str, str] = {}
+    unknown = 0
+    for op in ops:
+        if op in chosen:
+            continue
+        if op in _KNOWN:
+            chosen[op] = _KNOWN[op]
+        else:
+            chosen[op] = _OTHERS[unknown % len(_OTHERS)]
+            unknown += 1
+    return chosen
+
+
+def text_on(colour: str) -> str:
+    """Black or white, whichever has more contrast on ``colour`` (relative luminance of WCAG 2)."""
+    red, green, blue = (_linear(int(colour[k : k + 2], 16) / 255) for k in (1, 3, 5))
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "#000000" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "#FFFFFF"
+
+
+def _linear(channel: float) -> float:
+    return float(channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4)

@@ -1,0 +1,37 @@
+"""Fixtures that every test shares."""
+
+import threading
+
+import pytest
+from hypothesis import settings
+
+from tilewright.kernels import blas
+
+# The same examples on every machine, and no file left behind.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left_behind():
+    """Fail a test that ends while a thread it started still lives."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(2)  # a progress display tells its thread to stop and does not wait for it
+    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert not left, f"the test left threads behind: {left}"
+
+
+@pytest.fixture
+def restore_blas():
+    """Return to the automatic choice of BLAS after the test."""
+    yield
+    blas.use(None)
+
+
+@pytest.fixture(params=[name for name, found in blas.available().items() if isinstance(found, blas.Library)])
+def library(request, restore_blas):
+    """Each BLAS library that this machine has, in use."""
+    blas.use(request.param)
+    return blas.current()

@@ -1,0 +1,162 @@
+"""What every engine must do. A new engine joins by its name in BACKENDS.
+
+Functions and data live in this module's top level or in `strategies`, so that engines with processes can take them.
+"""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matrices import DTYPES, indefinite_matrix, lapack_info, spd_matrix
+from strategies import programs
+
+import tilewright as tw
+from tilewright import BACKENDS, RW, SCHEDULERS, R, TaskGraph, W
+
+WORKERS = (1, 2, 4)
+
+backends = pytest.mark.parametrize("backend", BACKENDS)
+schedulers = pytest.mark.parametrize("scheduler", SCHEDULERS)
+workers_ = pytest.mark.parametrize("workers", WORKERS)
+
+
+class Oops(Exception):
+    pass
+
+
+def fill(x, value):
+    x[...] = value
+
+
+def add(x, y):
+    y += x
+
+
+def fail(x):
+    raise Oops("what the task said")
+
+
+def nap(x):
+    time.sleep(0.002)
+    x += 1
+
+
+@backends
+@schedulers
+@workers_
+class TestResults:
+    @settings(max_examples=12)
+    @given(program=programs)
+    def test_random_programs_give_the_sequential_result(self, backend, scheduler, workers, program):
+        run = tw.run(program.graph(), program.data(), backend=backend, scheduler=scheduler, workers=workers)
+        run.trace.check()
+        assert [int(run[f"h{i}"][0]) for i in range(program.handles)] == program.sequential()
+
+    def test_factor_has_the_bits_of_the_serial_run(self, backend, scheduler, workers):
+        for n, nb in ((50, 7), (64, 16)):
+            a = spd_matrix(n)
+            wanted = tw.tiled_cholesky(a, tile_size=nb, backend="serial")
+            got = tw.tiled_cholesky(a, tile_size=nb, backend=backend, scheduler=scheduler, workers=workers)
+            assert np.array_equal(got, wanted)
+
+    def test_trace_is_a_valid_schedule_of_the_whole_graph(self, backend, scheduler, workers):
+        run = tw.tiled_cholesky(
+            spd_matrix(40), tile_size=8, backend=backend, scheduler=scheduler, workers=workers, return_run=True
+        )[1]
+        run.trace.check()
+        assert (run.backend, run.scheduler) == (backend, scheduler)
+        assert {record.worker for record in run.trace} <= set(range(run.workers))
+        assert run.workers <= workers
+
+    def test_order_of_a_bad_minor_is_that_of_lapack(self, backend, scheduler, workers):
+        a = indefinite_matrix(30, order=18)
+        with pytest.raises(tw.NotPositiveDefiniteError) as caught:
+            tw.tiled_cholesky(a, tile_size=7, backend=backend, scheduler=scheduler, workers=workers)
+        assert caught.value.order == lapack_info(a) == 18
+        assert (caught.value.task, str(caught.value.tile)) == ("potrf(2)", "A[2,2]")
+
+
+@backends
+class TestOneEngine:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_factor_in_every_dtype(self, backend, dtype):
+        a = spd_matrix(23, dtype)
+        factor = tw.tiled_cholesky(a, tile_size=5, backend=backend, workers=2)
+        assert factor.dtype == a.dtype
+        assert np.allclose(factor, np.linalg.cholesky(a), rtol=1e-4)
+
+    def test_empty_graph(self, backend):
+        run = tw.run(TaskGraph(), {}, backend=backend, workers=2)
+        assert len(run.trace) == 0
+        run.trace.check()
+
+    def test_graph_runs_twice_with_the_same_result(self, backend):
+        g = TaskGraph()
+        x, y = g.handle("x"), g.handle("y")
+        for value in range(5):
+            g.insert(fill, W(x), value)
+            g.insert(add, R(x), RW(y))
+        for _ in range(2):
+            assert tw.run(g, {"x": np.zeros(1), "y": np.zeros(1)}, backend=backend, workers=2)["y"] == [10]
+
+    @workers_
+    def test_error_comes_out_as_it_was_raised_with_a_note_that_names_the_task(self, backend, workers):
+        g = TaskGraph()
+        x = g.handle("x")
+        g.insert(fill, W(x), 1)
+        g.insert(fail, RW(x))
+        with pytest.raises(Oops, match="^what the task said") as caught:
+            tw.run(g, {"x": np.zeros(1)}, backend=backend, workers=workers)
+        assert caught.value.__notes__[0].startswith(
+            f"in task fail(x) (number 1), writing x; backend={backend}, worker="
+        )
+
+    @schedulers
+    @workers_
+    def test_error_cancels_what_depends_on_the_task(self, backend, scheduler, workers):
+        g = TaskGraph()
+        x, y = g.handle("x"), g.handle("y")
+        g.insert(fail, RW(x))
+        for _ in range(20):
+            g.insert(nap, RW(x))
+            g.insert(add, R(x), RW(y))
+        data = {"x": np.zeros(1), "y": np.zeros(1)}
+        with pytest.raises(Oops):
+            tw.run(g, data, backend=backend, scheduler=scheduler, workers=workers)
+        assert (data["x"], data["y"]) == ([0], [0])
+
+    def test_error_starts_no_task_that_was_only_waiting_for_a_worker(self, backend):
+        """200 independent tasks behind the failing one; a few may have begun, most never run."""
+        g = TaskGraph()
+        A = g.handles("A")
+        g.insert(fail, RW(A[0]))
+        for i in range(1, 200):
+            g.insert(nap, RW(A[i]))
+        data = {"A": [np.zeros(1) for _ in range(200)]}
+        with pytest.raises(Oops):
+            tw.run(g, data, backend=backend, scheduler="eager", workers=2)
+        assert sum(int(x[0]) for x in data["A"]) < 20
+
+    def test_failing_graph_can_run_again(self, backend):
+        def sometimes(x):
+            if x[0] < 0:
+                raise Oops
+            x += 1
+
+        g = TaskGraph()
+        for _ in range(3):
+            g.insert(sometimes, RW(g.handle("x")))
+        with pytest.raises(Oops):
+            tw.run(g, {"x": np.array([-1])}, backend=backend, workers=2)
+        assert tw.run(g, {"x": np.array([1])}, backend=backend, workers=2)["x"] == [4]
+
+
+@settings(max_examples=30)
+@given(program=programs, seed=st.integers(0, 1000))
+def test_random_policy_gives_the_sequential_result_under_any_seed(program, seed):
+    policy = SCHEDULERS["random"](seed=seed)
+    run = tw.run(program.graph(), program.data(), scheduler=policy, workers=3)
+    run.trace.check()
+    assert [int(run[f"h{i}"][0]) for i in range(program.handles)] == program.sequential()

@@ -1,0 +1,296 @@
+"""Pictures of graphs: what is drawn is the graph, whoever lays it out."""
+
+import itertools
+import stat
+import sys
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from tilewright import RW, R, TaskGraph, W, cholesky_graph
+from tilewright.plot import dag
+from tilewright.plot.layered import layered, layers
+from tilewright.plot.palette import colours, text_on
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def parse(svg):
+    return ET.fromstring(svg.encode())
+
+
+def boxes_of(root):
+    """Task id -> (left, top, right, bottom) of its rectangle."""
+    boxes = {}
+    for group in root.iter(f"{SVG}g"):
+        if "task" in group.get("class", "").split():
+            x, y, w, h = (float(group.find(f"{SVG}rect").get(name)) for name in ("x", "y", "width", "height"))
+            assert group.get("id") not in boxes
+            boxes[group.get("id")] = (x, y, x + w, y + h)
+    return boxes
+
+
+def edges_of(root, kind="edge"):
+    return [path.get("data-edge") for path in root.iter(f"{SVG}path") if kind in (path.get("class") or "").split()]
+
+
+def points_of(path):
+    return [tuple(map(float, pair.split(","))) for pair in path.get("d").replace("M", "").replace("C", "").split()]
+
+
+def overlapping(boxes):
+    return [
+        (a, b)
+        for (a, (l1, t1, r1, b1)), (b, (l2, t2, r2, b2)) in itertools.combinations(boxes.items(), 2)
+        if l1 < r2 and l2 < r1 and t1 < b2 and t2 < b1
+    ]
+
+
+def random_graph(seed):
+    """40 tasks with random accesses to 8 handles: long edges, several sources and sinks."""
+    rng = np.random.default_rng(seed)
+    g = TaskGraph(f"random {seed}")
+    handles = [g.handle(f"h{k}") for k in range(8)]
+    for _ in range(40):
+        few = rng.choice(8, size=rng.integers(1, 4), replace=False)
+        g.insert(np.add, *(rng.choice([R, W, RW])(handles[k]) for k in few))
+    return g
+
+
+GRAPHS = {f"nt{nt}": cholesky_graph(nt) for nt in (1, 2, 4, 6, 10)} | {f"random{s}": random_graph(s) for s in range(3)}
+
+
+@pytest.fixture(params=list(GRAPHS))
+def graph(request):
+    return GRAPHS[request.param]
+
+
+@pytest.fixture
+def fake_dot(tmp_path, monkeypatch):
+    """An executable that answers ``dot -Tplain``: nodes in one row, edges as straight curves."""
+
+    def install(body):
+        script = tmp_path / "dot"
+        script.write_text(f"#!{sys.executable}\n{body}")
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setattr(dag.shutil, "which", lambda name: str(script))
+
+    return install
+
+
+PLAIN = """
+import re, sys
+text = sys.stdin.read()
+nodes = re.findall(r"^  (t\\d+) \\[", text, re.M)
+edges = re.findall(r"^  (t\\d+) -> (t\\d+)", text, re.M)
+place = {name: k for k, name in enumerate(nodes)}
+print("graph 1", 2 * len(nodes), 2)
+for name, k in place.items():
+    print("node", name, 2 * k + 1, 1, 1.5, 0.5, '"a label"', "solid box black lightgrey")
+for a, b in edges:
+    x, y = 2 * place[a] + 1, 2 * place[b] + 1
+    print("edge", a, b, 4, x, 1, x, 1.5, y, 1.5, y, 1, "solid black")
+print("stop")
+"""
+
+
+# ------------------------------------------------------------------ the drawing
+
+
+def test_svg_has_one_box_per_task_and_one_path_per_edge(graph):
+    root = parse(graph.to_svg(layout="layered"))
+    assert sorted(boxes_of(root)) == sorted(f"t{task.index}" for task in graph)
+    assert sorted(edges_of(root)) == sorted(f"t{p} t{task.index}" for task in graph for p in task.predecessors)
+
+
+def test_no_two_boxes_overlap_and_none_is_clipped(graph):
+    root = parse(graph.to_svg(layout="layered"))
+    boxes = boxes_of(root)
+    assert overlapping(boxes) == []
+    width, height = float(root.get("width")), float(root.get("height"))
+    assert all(min(left, top) > 0 for left, top, _, _ in boxes.values())
+    assert all(right < width and bottom < height for _, _, right, bottom in boxes.values())
+
+
+def test_bold_boxes_and_edges_are_the_critical_path(graph):
+    root = parse(graph.to_svg(layout="layered"))
+    path = [f"t{task.index}" for task in graph.critical_path().tasks]
+    bold = {g.get("id") for g in root.iter(f"{SVG}g") if g.get("class") == "task critical"}
+    assert bold == set(path)
+    assert sorted(edges_of(root, "critical")) == sorted(f"{a} {b}" for a, b in itertools.pairwise(path))
+
+
+def test_every_edge_joins_the_boxes_of_its_tasks(graph):
+    root = parse(graph.to_svg(layout="layered"))
+    boxes = boxes_of(root)
+    for path in root.iter(f"{SVG}path"):
+        if path.get("data-edge"):
+            above, below = (boxes[name] for name in path.get("data-edge").split())
+            (x0, y0), *_, (x1, y1) = points_of(path)
+            assert above[0] < x0 < above[2] and y0 == pytest.approx(above[3], abs=0.11)
+            assert below[0] < x1 < below[2] and y1 == pytest.approx(below[1], abs=0.11)
+
+
+def test_edges_over_several_layers_pass_between_boxes():
+    root = parse(cholesky_graph(6).to_svg(layout="layered"))
+    boxes = boxes_of(root)
+    long = 0
+    for path in root.iter(f"{SVG}path"):
+        if path.get("data-edge"):
+            stops = points_of(path)[3:-1:3]
+            long += bool(stops)
+            assert not [b for b in boxes.values() for x, y in stops if b[0] < x < b[2] and b[1] < y < b[3]]
+    assert long == 10 + 10 + 10  # trsm, syrk and gemm of steps k >= 1 wait for the step before on their tile
+
+
+def test_tooltips_say_what_a_task_reads_and_writes():
+    root = parse(cholesky_graph(4).to_svg(layout="layered"))
+    tooltips = [g.find(f"{SVG}title").text for g in root.iter(f"{SVG}g") if "task" in g.get("class", "").split()]
+    assert "gemm(3,1,0)\nreads A[3,0], A[1,0], A[3,1]\nwrites A[3,1]\nweight 6" in tooltips
+    assert len(tooltips) == 20
+
+
+def test_legend_counts_the_tasks_of_each_op():
+    root = parse(cholesky_graph(4).to_svg(layout="layered"))
+    legend = [g.find(f"{SVG}text").text for g in root.iter(f"{SVG}g") if g.get("class") == "legend"]
+    assert legend == ["potrf 4", "trsm 6", "syrk 6", "gemm 4", "critical path"]
+
+
+def test_names_with_markup_stay_text():
+    g = TaskGraph('a "<&>" b\\c')
+    g.insert(np.add, RW(g.handle('x<"&>\\')))
+    root = parse(g.to_svg(layout="layered"))
+    assert [t.text for t in root.iter(f"{SVG}text") if t.text.startswith("add(")] == ['add(x<"&>\\)']
+    assert '[label="add(x<\\"&>\\\\)"' in g.to_dot()
+
+
+def test_an_empty_graph_is_an_empty_picture():
+    root = parse(TaskGraph("nothing").to_svg(layout="layered"))
+    assert boxes_of(root) == {} and edges_of(root) == []
+
+
+def test_svg_is_written_to_the_path(tmp_path):
+    text = cholesky_graph(3).to_svg(tmp_path / "g.svg", layout="layered")
+    assert (tmp_path / "g.svg").read_text(encoding="utf-8") == text
+
+
+def test_pictures_depend_on_the_graph_only():
+    assert cholesky_graph(5).to_svg(layout="layered") == cholesky_graph(5).to_svg(layout="layered")
+    assert cholesky_graph(5).to_dot() == cholesky_graph(5).to_dot()
+
+
+def test_too_many_tasks_are_refused_and_a_notebook_shows_text(monkeypatch):
+    monkeypatch.setattr(dag, "LIMIT", 19)
+    g = cholesky_graph(4)
+    for draw in (g.to_svg, g.to_dot):
+        with pytest.raises(ValueError, match=r"has 20 tasks, .* more than 19 .* fewer tiles"):
+            draw()
+    assert g._repr_svg_() is None
+    assert cholesky_graph(3)._repr_svg_().startswith("<?xml")
+
+
+# ------------------------------------------------------------------ the layered layout
+
+
+def test_layers_of_cholesky_are_its_steps():
+    g = cholesky_graph(5)
+    offset = {"potrf": 0, "trsm": 1, "syrk": 2, "gemm": 2}
+    step = {task.index: task.uses[0].handle.index[1] for task in g}
+    assert layers(g) == [3 * step[task.index] + offset[task.op.name] for task in g]
+
+
+def test_edges_of_the_layered_layout_point_down(graph):
+    boxes = layered(graph).boxes
+    assert all(boxes[p].y < boxes[task.index].y for task in graph for p in task.predecessors)
+
+
+def test_a_crossing_that_can_be_avoided_is():
+    r"""a -> d, b -> c: in insertion order the edges cross."""
+    g = TaskGraph()
+    x, y = g.handle("x"), g.handle("y")
+    a, b = g.insert(np.add, RW(x)), g.insert(np.add, RW(y))
+    c, d = g.insert(np.add, RW(y)), g.insert(np.add, RW(x))
+    boxes = layered(g).boxes
+    assert (boxes[a.index].x < boxes[b.index].x) == (boxes[d.index].x < boxes[c.index].x)
+
+
+def test_a_chain_is_drawn_straight():
+    g = TaskGraph()
+    for _ in range(5):
+        g.insert(np.add, RW(g.handle("x")))
+    assert len({box.x for box in layered(g).boxes.values()}) == 1
+
+
+# ------------------------------------------------------------------ Graphviz
+
+
+def test_dot_has_one_node_per_task_and_bold_critical_edges():
+    lines = cholesky_graph(4).to_dot().splitlines()
+    path = [task.index for task in cholesky_graph(4).critical_path().tasks]
+    assert sum(" [label=" in line for line in lines) == 20
+    assert sum(" -> " in line for line in lines) == 30
+    assert [line.split(" [")[0].strip() for line in lines if " -> " in line and "penwidth" in line] == sorted(
+        (f"t{a} -> t{b}" for a, b in itertools.pairwise(path)), key=lambda edge: int(edge.split("t")[-1])
+    )
+    assert any(line.startswith("  t8 [label=") and "#0072B2" in line for line in lines if "gemm(3,1,0)" in line)
+
+
+def test_without_dot_the_layered_layout_is_used(monkeypatch):
+    monkeypatch.setattr(dag.shutil, "which", lambda name: None)
+    g = cholesky_graph(4)
+    assert g.to_svg() == g.to_svg(layout="layered")
+    with pytest.raises(RuntimeError, match="not on the PATH; install graphviz"):
+        g.to_svg(layout="dot")
+
+
+def test_with_dot_its_places_are_used(fake_dot):
+    fake_dot(PLAIN)
+    g = cholesky_graph(4)
+    root = parse(g.to_svg())
+    boxes = boxes_of(root)
+    assert len({top for _, top, _, _ in boxes.values()}) == 1  # the one row that our layout would never make
+    assert overlapping(boxes) == []
+    assert boxes["t1"][0] - boxes["t0"][0] == pytest.approx(144, abs=0.11)  # two inches
+    assert len(edges_of(root)) == 30
+    assert g.to_svg(layout="layered") != g.to_svg(layout="dot") == g.to_svg()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("import sys; sys.exit('no such font')", "failed with exit code 1: no such font"),
+        ("print('node t0 x')", "not in its plain format"),
+        ("print('graph 1 1 1')", "placed 0 of 4 tasks"),
+        ("import time; time.sleep(60)", "took more than 0.5 s on 4 tasks"),
+    ],
+    ids=["fails", "garbles", "forgets", "hangs"],
+)
+def test_a_broken_dot_warns_and_the_layered_layout_is_used(fake_dot, monkeypatch, body, message):
+    fake_dot(body)
+    monkeypatch.setattr(dag, "_DOT_SECONDS", 0.5 if "sleep" in body else 30)
+    g = cholesky_graph(2)
+    with pytest.warns(RuntimeWarning, match=message):
+        svg = g.to_svg()
+    assert svg == g.to_svg(layout="layered")
+    with pytest.raises(RuntimeError, match=message):
+        g.to_svg(layout="dot")
+
+
+def test_an_unknown_layout_lists_the_known():
+    with pytest.raises(ValueError, match="unknown layout 'neato'; known: dot, layered"):
+        cholesky_graph(2).to_svg(layout="neato")
+
+
+# ------------------------------------------------------------------ colours
+
+
+def test_ops_of_cholesky_have_fixed_colours_of_their_own():
+    chosen = colours(["gemm", "mine", "potrf", "trsm", "syrk", "mine", "yours"])
+    assert len(set(chosen.values())) == 6
+    assert colours(["gemm"])["gemm"] == chosen["gemm"] == "#0072B2"
+
+
+def test_text_is_readable_on_every_colour():
+    assert text_on("#0072B2") == "#FFFFFF"
+    assert text_on("#F0E442") == text_on("#D55E00") == "#000000"

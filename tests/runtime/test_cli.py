@@ -1,0 +1,337 @@
+"""The ``tilewright`` command: what it prints, writes and exits with."""
+
+import gzip
+import json
+import subprocess
+import sys
+import types
+import xml.etree.ElementTree as ET
+from importlib.metadata import version
+
+import click
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse
+from click.testing import CliRunner
+
+from tilewright import BACKENDS, SCHEDULERS, cholesky_graph, cli
+from tilewright.matrices import random_spd
+
+
+def call(*args):
+    """Run the command in this process; exceptions that are not exits come out."""
+    return CliRunner().invoke(cli.main, [str(arg) for arg in args], catch_exceptions=False)
+
+
+def job(*args):
+    """The JSON object of a successful ``tilewright cholesky``."""
+    result = call("cholesky", *args, "--json")
+    assert result.exit_code == 0, result.output
+    (line,) = result.stdout.splitlines()
+    return json.loads(line)
+
+
+def process(*args, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "tilewright.cli", *map(str, args)], capture_output=True, text=True, timeout=60, **options
+    )
+
+
+# ------------------------------------------------------------------ cholesky
+
+
+def test_json_says_what_ran_and_how_well():
+    result = job("--n", 100, "--tile-size", 30, "--scheduler", "lws", "--workers", 2, "--repeat", 3)
+    assert {key: result[key] for key in ("n", "nb", "nt", "dtype", "triangle", "scheduler", "workers", "passed")} == {
+        "n": 100, "nb": 30, "nt": 4, "dtype": "float64", "triangle": "lower", "scheduler": "lws", "workers": 2,
+        "passed": True,
+    }  # fmt: skip
+    assert {op: entry["tasks"] for op, entry in result["ops"].items()} == {
+        "copy": 10, "potrf": 4, "trsm": 6, "syrk": 6, "gemm": 4, "tril": 4
+    }  # fmt: skip
+    assert result["tasks"] == 34
+    assert 0 < result["ratio"] < 30
+    assert sorted(result["times"])[1] == result["seconds"] > 0
+    assert result["gflops"] == pytest.approx(100**3 / 3 / result["seconds"] / 1e9, rel=0.02)
+    assert max(result["bounds"].values()) <= result["makespan"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_dtype_and_upper_reach_the_factorisation(dtype):
+    result = job("--n", 50, "--dtype", dtype, "--upper", "--tile-size", 20)
+    assert (result["dtype"], result["triangle"], result["passed"]) == (dtype, "upper", True)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_the_smallest_matrices_work(n):
+    result = job("--n", n)
+    assert (result["n"], result["passed"]) == (n, True)
+    assert call("cholesky", "--n", n).exit_code == 0
+
+
+def test_the_table_is_for_people():
+    result = call("cholesky", "--n", 60, "--tile-size", 20, "--compare", "--repeat", 3)
+    assert result.exit_code == 0
+    for text in ("60 x 60 matrix, float64", "3 x 3 of 20 rows", "(median of 3)", "GFLOP/s", "PASS", "gemm",
+                 "numpy", "scipy"):  # fmt: skip
+        assert text in result.stdout
+
+
+def test_compare_gives_each_rivals_time_over_ours():
+    result = job("--n", 60, "--compare")
+    assert {"numpy", "scipy"} <= set(result["compare"])
+    for entry in result["compare"].values():
+        assert entry["speedup"] == pytest.approx(entry["seconds"] / result["seconds"])
+
+
+def test_trace_and_pictures_are_written(tmp_path):
+    files = {"trace": tmp_path / "t.json", "dag": tmp_path / "g.svg", "gantt": tmp_path / "g.png"}
+    options = [text for name, path in files.items() for text in (f"--{name}", path)]
+    result = job("--n", 60, "--tile-size", 20, *options)
+    assert result["files"] == {name: str(path) for name, path in files.items()}
+    events = json.loads(files["trace"].read_text())["traceEvents"]
+    assert sum(event["ph"] == "X" for event in events) == result["tasks"]
+    groups = [g.get("class", "") for g in ET.parse(files["dag"]).getroot().iter("{http://www.w3.org/2000/svg}g")]
+    assert sum(name.startswith("task") for name in groups) == len(cholesky_graph(3))
+    assert files["gantt"].read_bytes().startswith(b"\x89PNG")
+
+
+def write_npy(path, a):
+    np.save(path, a)
+
+
+def write_npz(path, a):
+    np.savez(path, a)
+
+
+def write_sparse(path, a):
+    scipy.sparse.save_npz(path, scipy.sparse.csr_matrix(a))
+
+
+def write_mtx(path, a):
+    scipy.io.mmwrite(path, scipy.sparse.coo_matrix(a), symmetry="symmetric")
+
+
+def write_mtx_gz(path, a):
+    write_mtx(path.with_suffix(""), a)
+    path.write_bytes(gzip.compress(path.with_suffix("").read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.npy", write_npy),
+        ("a.npz", write_npz),
+        ("s.npz", write_sparse),
+        ("a.mtx", write_mtx),
+        ("a.mtx.gz", write_mtx_gz),
+    ],
+)
+def test_a_matrix_is_read_from_a_file(tmp_path, name, write):
+    write(tmp_path / name, random_spd(30))
+    result = job("--matrix", tmp_path / name)
+    assert (result["n"], result["dtype"], result["passed"]) == (30, "float64", True)
+    assert result["ratio"] == job("--n", 30)["ratio"]
+
+
+def test_a_matrix_of_integers_becomes_float64_or_what_is_asked(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[4, 2], [2, 5]]))
+    assert job("--matrix", tmp_path / "a.npy")["dtype"] == "float64"
+    assert job("--matrix", tmp_path / "a.npy", "--dtype", "float32")["dtype"] == "float32"
+
+
+def test_a_matrix_that_is_not_positive_definite_exits_1_and_names_task_tile_and_order(tmp_path):
+    a = np.eye(20)
+    a[13, 13] = -1
+    np.save(tmp_path / "a.npy", a)
+    result = call("cholesky", "--matrix", tmp_path / "a.npy", "--tile-size", 8, "--json")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "potrf(1) on A[1,1]: leading minor of order 14 is not positive definite" in result.stderr
+
+
+def test_a_ratio_that_does_not_pass_exits_1(monkeypatch):
+    monkeypatch.setattr("tilewright.benchmarks.job.cholesky_ratio", lambda *args, **options: 31.0)
+    result = call("cholesky", "--n", 10)
+    assert result.exit_code == 1
+    assert "FAIL" in result.stdout
+
+
+BAD = {
+    "negative-n": (["--n", "-1"], "-1 is not in the range"),
+    "scheduler": (["--n", "4", "--scheduler", "magic"], "'eager', 'lifo'"),
+    "backend": (["--n", "4", "--backend", "magic"], "'serial', 'threads'"),
+    "tile-size": (["--n", "4", "--tile-size", "0"], "0 is not in the range"),
+    "both": (["--n", "4", "--matrix", "{}/square.npy"], "cannot be given with --matrix"),
+    "no-file": (["--matrix", "{}/none.npy"], "does not exist"),
+    "suffix": (["--matrix", "{}/notes.txt"], "a matrix file ends in .npy, .npz, .mtx"),
+    "damaged": (["--matrix", "{}/damaged.npy"], "cannot read 'damaged.npy'"),
+    "objects": (["--matrix", "{}/objects.npy"], "cannot read 'objects.npy'"),
+    "damaged-mtx": (["--matrix", "{}/damaged.mtx"], "cannot read 'damaged.mtx'"),
+    "two-arrays": (["--matrix", "{}/two.npz"], "holds 2 arrays (a, b)"),
+    "not-square": (["--matrix", "{}/flat.npy"], "must be square, not 2 x 3"),
+    "nan": (["--matrix", "{}/nan.npy"], "NaN or infinity at (1, 1)"),
+    "complex-to-real": (["--matrix", "{}/complex.npy", "--dtype", "float32"], "would lose its imaginary part"),
+    "too-large": (["--n", "10000000"], "Unable to allocate"),
+    "trace-folder": (["--n", "4", "--trace", "{}/none/t.json"], "there is no folder"),
+    "gantt-suffix": (["--n", "4", "--gantt", "{}/g.bmp"], "must end in .png or .svg or .pdf"),
+    "dag-suffix": (["--n", "4", "--dag", "{}/g.png"], "must end in .svg or .dot or .gv"),
+    "dag-too-large": (["--n", "260", "--tile-size", "10", "--dag", "{}/g.svg"], "more than 3000 cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("args", "message"), BAD.values(), ids=list(BAD))
+def test_bad_input_exits_2_with_one_sentence(tmp_path, args, message):
+    np.save(tmp_path / "square.npy", np.eye(2))
+    np.save(tmp_path / "flat.npy", np.ones((2, 3)))
+    np.save(tmp_path / "nan.npy", np.diag([1.0, np.nan]))
+    np.save(tmp_path / "complex.npy", np.eye(2) + 0j)
+    np.save(tmp_path / "objects.npy", np.array([[None]]), allow_pickle=True)
+    np.savez(tmp_path / "two.npz", a=np.eye(2), b=np.eye(2))
+    (tmp_path / "notes.txt").write_text("a matrix")
+    (tmp_path / "damaged.npy").write_bytes(b"\x93NUMPY")
+    (tmp_path / "damaged.mtx").write_text("%%MatrixMarket matrix coordinate real symmetric\n2 2")
+    before = sorted(tmp_path.iterdir())
+    result = call("cholesky", *(arg.format(tmp_path) for arg in args))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_without_matplotlib_a_gantt_chart_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("tilewright.benchmarks.job.cholesky_job", None)
+    result = call("cholesky", "--n", 4, "--gantt", tmp_path / "g.png")
+    assert result.exit_code == 2
+    assert "pip install 'tilewright[plot]'" in result.stderr
+
+
+def test_progress_is_drawn_on_standard_error_and_only_if_asked_or_on_a_terminal():
+    quiet, loud = (process("cholesky", "--n", 40, "--tile-size", 10, "--json", *more) for more in ([], ["--progress"]))
+    assert quiet.returncode == loud.returncode == 0
+    assert quiet.stderr == ""
+    assert "34/34" in loud.stderr and "cholesky nt=4" in loud.stderr
+    assert json.loads(loud.stdout)["nt"] == 4
+
+
+# ------------------------------------------------------------------ dag
+
+
+def test_dag_prints_dot_and_its_size_apart():
+    result = call("dag", "cholesky", "--nt", 8)
+    assert result.exit_code == 0
+    assert result.stdout == cholesky_graph(8).to_dot()
+    assert result.stderr.startswith("120 tasks, 252 edges, critical path 16 tasks of length 62, work 512 ")
+
+
+def test_dag_writes_files(tmp_path):
+    result = call("dag", "cholesky", "--nt", 3, "--svg", tmp_path / "g.svg", "--dot", tmp_path / "g.dot")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert (tmp_path / "g.dot").read_text() == cholesky_graph(3).to_dot()
+    assert ET.parse(tmp_path / "g.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_dag_of_too_many_tiles_exits_2():
+    result = call("dag", "cholesky", "--nt", 26)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "3276 tasks" in result.stderr
+
+
+# ------------------------------------------------------------------ info
+
+
+def test_info_lists_engines_policies_libraries_and_kernels():
+    result = call("info", "--json")
+    assert result.exit_code == 0
+    (line,) = result.stdout.splitlines()
+    found = json.loads(line)
+    assert found["backends"] == list(BACKENDS) and found["schedulers"] == list(SCHEDULERS)
+    assert found["tilewright"] == version("tilewright")
+    assert "version" in found["libraries"]["openblas"] and "version" in found["libraries"][found["blas"]]
+    assert found["optional"]["matplotlib"] == version("matplotlib")
+    gemm = {"op": "gemm", "device": "cpu", "storage": "float64", "accumulate": "float64", "source": "reference"}
+    assert gemm in found["kernels"]
+
+
+def test_info_is_a_table_for_people():
+    result = call("info")
+    assert result.exit_code == 0
+    for text in ("critical-path", "openblas", "potrf", "float32, float64, complex64, complex128", "reference"):
+        assert text in result.stdout
+
+
+def test_info_imports_no_optional_package():
+    code = (
+        "import sys; from tilewright.cli import main; main(['info', '--json'], standalone_mode=False); "
+        "sys.exit(' '.join({'torch', 'dask', 'distributed', 'mpi4py', 'matplotlib', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == ""
+
+
+# ------------------------------------------------------------------ bench
+
+
+def test_bench_forwards_to_the_command_of_its_module(monkeypatch):
+    @click.command()
+    @click.option("--n", type=int)
+    def command(n):
+        click.echo(f"measured {n}")
+
+    module = types.ModuleType("tilewright.benchmarks.overhead")
+    module.command = command
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    result = call("bench", "overhead", "--n", 7)
+    assert (result.exit_code, result.stdout) == (0, "measured 7\n")
+
+
+def test_bench_lists_its_table_without_importing(monkeypatch):
+    for name in cli.BENCHMARKS:
+        monkeypatch.setitem(sys.modules, f"tilewright.benchmarks.{name}", None)  # an import would fail
+    result = call("bench", "--help")
+    assert result.exit_code == 0
+    for name, summary in cli.BENCHMARKS.items():
+        assert name in result.stdout and summary in result.stdout
+
+
+def test_a_benchmark_that_cannot_be_imported_exits_2(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tilewright.benchmarks.overhead", None)
+    result = call("bench", "overhead")
+    assert result.exit_code == 2
+    assert "tilewright.benchmarks.overhead" in result.stderr
+
+
+def test_an_unknown_benchmark_exits_2():
+    result = call("bench", "nonsense")
+    assert result.exit_code == 2
+    assert "No such command 'nonsense'" in result.stderr
+
+
+# ------------------------------------------------------------------ the command itself
+
+
+def test_the_installed_command_says_its_version():
+    done = process("--version")
+    assert (done.returncode, done.stdout) == (0, f"tilewright {version('tilewright')}\n")
+
+
+def test_help_loads_no_heavy_library():
+    code = (
+        "import sys; from tilewright.cli import main; main(['--help'], standalone_mode=False); "
+        "sys.exit(' '.join({'scipy.linalg', 'torch', 'rich', 'matplotlib', 'networkx', 'dask'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == ""
+    assert "Usage:" in done.stdout
+
+
+def test_importing_the_package_loads_neither_click_nor_rich_nor_a_plotting_library():
+    code = (
+        "import sys, tilewright; "
+        "sys.exit(' '.join({'click', 'rich', 'matplotlib', 'networkx', 'torch', 'dask', 'mpi4py'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr.strip() == ""

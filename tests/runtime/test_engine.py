@@ -1,0 +1,164 @@
+"""run(): arguments, results, and graphs that run more than once or at the same time."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright import RW, R, TaskGraph
+
+
+def axpy(x, y, alpha):
+    y += alpha * x
+
+
+def chain(length):
+    g = TaskGraph("chain")
+    x, y = g.handle("x"), g.handle("y")
+    for step in range(length):
+        g.insert(axpy, R(x), RW(y), float(step))
+    return g
+
+
+def data():
+    return {"x": np.ones(3), "y": np.zeros(3)}
+
+
+class TestArguments:
+    def test_unknown_backend_lists_the_known(self):
+        with pytest.raises(ValueError, match="unknown backend 'nope'; known: serial, threads"):
+            tw.run(chain(1), data(), backend="nope")
+
+    def test_unknown_scheduler_lists_the_known(self):
+        with pytest.raises(
+            ValueError, match="unknown scheduler 'nope'; known: eager, lifo, random, critical-path, lws"
+        ):
+            tw.run(chain(1), data(), scheduler="nope")
+
+    @pytest.mark.parametrize("scheduler", [object(), tw.SCHEDULERS["eager"], None], ids=["object", "class", "None"])
+    def test_scheduler_without_the_three_methods_is_an_error(self, scheduler):
+        with pytest.raises(TypeError, match="a name or an object with prepare, push and pop, not "):
+            tw.run(chain(1), data(), scheduler=scheduler)
+
+    @pytest.mark.parametrize("workers", [0, -2])
+    def test_workers_must_be_positive(self, workers):
+        with pytest.raises(ValueError, match=f"workers must be at least 1, not {workers}"):
+            tw.run(chain(1), data(), workers=workers)
+
+    @pytest.mark.parametrize("workers", [1.0, "2", True])
+    def test_workers_must_be_an_integer(self, workers):
+        with pytest.raises(TypeError, match=f"workers must be an integer, not {workers!r}"):
+            tw.run(chain(1), data(), workers=workers)
+
+    def test_numpy_integer_is_a_number_of_workers(self):
+        assert tw.run(chain(5), data(), workers=np.int64(2)).workers == 2
+
+
+class TestRun:
+    def test_final_values_by_name_and_by_handle(self):
+        run = tw.run(chain(4), data(), workers=2)
+        assert np.array_equal(run["y"], np.full(3, 6.0))
+        assert run[tw.Handle("y")] is run["y"]
+        with pytest.raises(KeyError, match="no data for handle z"):
+            run["z"]
+
+    def test_no_more_workers_than_tasks(self):
+        assert tw.run(chain(3), data(), workers=64).workers == 3
+
+    def test_empty_graph_runs(self):
+        run = tw.run(TaskGraph(), {})
+        assert (len(run.trace), run.makespan, run.gflops, run.efficiency, run.idle) == (0, 0, 0, 1, 0)
+        assert "0 tasks" in str(run)
+
+    def test_run_freezes_the_graph(self):
+        g = chain(2)
+        tw.run(g, data())
+        with pytest.raises(RuntimeError, match="frozen"):
+            g.insert(axpy, R(g.handle("x")), RW(g.handle("y")), 1.0)
+
+    @pytest.mark.parametrize("scheduler", tw.SCHEDULERS)
+    def test_one_graph_runs_twice(self, scheduler):
+        g = chain(10)
+        first = tw.run(g, data(), scheduler=scheduler, workers=2)
+        second = tw.run(g, data(), scheduler=scheduler, workers=2)
+        assert np.array_equal(first["y"], np.full(3, 45.0))
+        assert np.array_equal(second["y"], np.full(3, 45.0))
+
+    def test_one_policy_object_serves_one_run_after_another(self):
+        policy = tw.SCHEDULERS["critical-path"]()
+        for length in (3, 12, 1):
+            run = tw.run(chain(length), data(), scheduler=policy, workers=2)
+            assert np.array_equal(run["y"], np.full(3, sum(range(length))))
+        assert run.scheduler == "CriticalPath"
+
+    def test_two_runs_of_one_graph_go_on_in_two_threads_at_once(self):
+        """Each run's first task waits for the other run's, so neither can end before both have begun."""
+        meet = threading.Barrier(2, timeout=30)
+
+        def first(y):
+            meet.wait()
+            y += 1
+
+        g = TaskGraph()
+        x, y = g.handle("x"), g.handle("y")
+        g.insert(first, RW(y))
+        for step in range(50):
+            g.insert(axpy, R(x), RW(y), float(step))
+        results = {}
+
+        def go(name):
+            results[name] = tw.run(g, data(), workers=2)
+
+        callers = [threading.Thread(target=go, args=(name,)) for name in "ab"]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        for run in results.values():
+            run.trace.check()
+            assert np.array_equal(run["y"], np.full(3, 1226.0))
+        assert results["a"]["y"] is not results["b"]["y"]
+
+    def test_run_inside_a_task_of_a_run(self):
+        def outer(y):
+            y += tw.run(chain(4), data(), workers=2)["y"]
+
+        g = TaskGraph()
+        g.insert(outer, RW(g.handle("y")))
+        assert np.array_equal(tw.run(g, {"y": np.zeros(3)})["y"], np.full(3, 6.0))
+
+    def test_flops_sum_the_formulas_and_count_complex_four_times(self):
+        n, nb = 12, 4
+        real = tw.tiled_cholesky(np.eye(n), tile_size=nb, return_run=True)[1]
+        assert real.flops == pytest.approx(n**3 / 3)
+        wide = tw.tiled_cholesky(np.eye(n, dtype=complex), tile_size=nb, return_run=True)[1]
+        assert wide.flops == pytest.approx(4 * n**3 / 3)
+        assert wide.gflops == pytest.approx(wide.flops / wide.makespan / 1e9)
+
+    def test_bounds_are_below_the_makespan_and_idle_is_a_share(self):
+        run = tw.tiled_cholesky(np.eye(60), tile_size=10, workers=2, return_run=True)[1]
+        assert 0 < run.bounds.lower <= run.makespan
+        assert run.efficiency == pytest.approx(run.bounds.lower / run.makespan)
+        assert 0 <= run.idle < 1
+        assert run.idle == pytest.approx(1 - sum(run.trace.durations) / (2 * run.makespan))
+
+    def test_report_has_a_row_per_op_and_names_engine_and_policy(self):
+        text = str(tw.tiled_cholesky(np.eye(40), tile_size=10, workers=2, scheduler="lws", return_run=True)[1])
+        assert "2 workers, backend threads, scheduler lws" in text
+        rows = {line.split()[0]: line.split()[1] for line in text.splitlines()[5:]}
+        assert {op: rows[op] for op in ("potrf", "trsm", "syrk", "gemm")} == {
+            "potrf": "4", "trsm": "6", "syrk": "6", "gemm": "4",
+        }  # fmt: skip
+
+    def test_repr_names_graph_tasks_engine_policy_and_workers(self):
+        run = tw.run(chain(2), data(), backend="serial", scheduler="eager")
+        assert repr(run).startswith("Run('chain', 2 tasks, backend='serial', scheduler='eager', workers=1, makespan=")
+
+    @pytest.mark.parametrize("backend", ["serial", "threads"])
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_progress_bar_goes_to_standard_error(self, capfd, backend, workers):
+        tw.run(chain(5), data(), backend=backend, workers=workers, progress=True)
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert "5/5" in err

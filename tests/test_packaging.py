@@ -1,0 +1,90 @@
+"""What is installed, and what an import costs."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import tilewright as tw
+
+ROOT = Path(__file__).parent.parent
+SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+HEAVY = ("torch", "dask", "distributed", "mpi4py", "matplotlib", "pandas", "networkx", "scipy")
+
+
+def folders_of_packages():
+    """Folders with an ``__init__.py``, as git or a user's build folder may hold more than the source."""
+    rooms = [ROOT / top for top in sorted(set(SETUP["package-dir"].values()))]
+    return {file.parent.relative_to(ROOT).as_posix() for room in rooms for file in room.rglob("__init__.py")}
+
+
+def folder_of(package):
+    """The folder of a package under ``package-dir``: the longest listed parent, then the rest of the name."""
+    parts = package.split(".")
+    for length in range(len(parts), 0, -1):
+        top = SETUP["package-dir"].get(".".join(parts[:length]))
+        if top is not None:
+            return "/".join([top, *parts[length:]])
+    return "/".join(parts)
+
+
+def test_every_folder_with_an_init_is_a_listed_package_and_the_other_way_round():
+    assert sorted(map(folder_of, SETUP["packages"])) == sorted(folders_of_packages())
+
+
+def test_every_module_stands_in_a_package():
+    folders = {file.parent for top in set(SETUP["package-dir"].values()) for file in (ROOT / top).rglob("*.py")}
+    assert {folder.relative_to(ROOT).as_posix() for folder in folders} == folders_of_packages()
+
+
+def test_package_says_that_it_is_typed():
+    assert SETUP["package-data"]["tilewright"] == ["py.typed"]
+    assert (ROOT / "runtime" / "py.typed").exists()
+
+
+def test_version_is_that_of_the_distribution():
+    assert tw.__version__ == version("tilewright")
+
+
+def test_public_names_exist_and_are_sorted_as_ruff_does():
+    assert all(hasattr(tw, name) for name in tw.__all__)
+    assert len(set(tw.__all__)) == len(tw.__all__)
+
+
+def test_names_of_engines_and_policies():
+    assert tw.BACKENDS[:2] == ("serial", "threads")
+    assert list(tw.SCHEDULERS)[:5] == ["eager", "lifo", "random", "critical-path", "lws"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tilewright",
+        "import tilewright.kernels, tilewright.schedulers, tilewright.backends.threads, tilewright.backends.serial",
+        "import tilewright as tw; len(tw.cholesky_graph(nt=4)); tw.cholesky_graph(4).critical_path()",
+    ],
+    ids=["import", "rooms", "graph"],
+)
+def test_import_loads_no_heavy_library(code):
+    look = f"{code}; import sys; print(sorted(set({HEAVY}) & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", look], text=True).strip() == "[]"
+
+
+def test_import_works_from_elsewhere(tmp_path):
+    code = "import tilewright as tw; print(len(tw.cholesky_graph(nt=4)))"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, text=True).strip() == "20"
+
+
+def test_factorisation_loads_no_torch_for_those_who_have_none_in_use():
+    code = (
+        "import numpy, sys, tilewright as tw; tw.tiled_cholesky(numpy.eye(9), tile_size=4, workers=2);"
+        "print('torch' in sys.modules)"
+    )
+    environment = os.environ | {"TILEWRIGHT_BLAS": "openblas"}
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "False"
+    environment.pop("TILEWRIGHT_BLAS")
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "False"
