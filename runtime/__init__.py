@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING as _checking  # noqa: N811
 from typing import Any as _Any
 
 from tilewright.backends import BACKENDS
+from tilewright.backends.simulate import simulate
+from tilewright.compare import compare_schedulers
 from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
 from tilewright.engine import Run, run
 from tilewright.errors import MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError
@@ -62,8 +64,10 @@ __all__ = [
     "W",
     "bounds",
     "cholesky_graph",
+    "compare_schedulers",
     "mpi",
     "run",
+    "simulate",
     "tiled_cholesky",
 ]
 

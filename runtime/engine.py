@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from tilewright.graph import Handle, TaskGraph
-from tilewright.machine import worker_count
-from tilewright.plan import Bounds, bounds
+from tilewright.graph import Handle, Task, TaskGraph
+from tilewright.idle import Idle, split
+from tilewright.machine import Machine, worker_count
+from tilewright.memory import high_water
+from tilewright.plan import Bounds, bounds, mixed_bounds
 from tilewright.program import Program
 from tilewright.progress import bar
 from tilewright.schedulers import Policy
@@ -34,7 +37,10 @@ class Run:
     backend: str
     scheduler: str
     workers: int
+    """Workers of all ranks together."""
     store: Store
+    machine: Machine | None = None
+    """What the run was planned with or simulated on, if that was said."""
 
     def __getitem__(self, handle: str | Handle) -> Any:
         key = Handle(handle) if isinstance(handle, str) else handle
@@ -51,12 +57,18 @@ class Run:
     @cached_property
     def flops(self) -> float:
         """Real-arithmetic flops of all tasks whose op has a formula; a complex operation counts four times."""
-        total = 0.0
-        for task in self.graph:
-            if task.op.flops is not None:
-                tiles = [self.store[use.handle] for use in task.uses]
-                total += task.op.flops(*(tile.shape for tile in tiles)) * (4 if tiles[-1].dtype.kind == "c" else 1)
-        return total
+        return sum(map(self.task_flops, self.graph))
+
+    def task_flops(self, task: Task) -> float:
+        """Real-arithmetic flops of one task; 0 without a formula, or on a machine that counts in `Op.weight`."""
+        if task.op.flops is None:
+            return 0.0
+        if self.backend == "simulate":
+            machine = self.machine
+            known = machine is not None and (machine.gamma is not None or machine.durations)
+            return machine.flops(task) if machine is not None and known else 0.0
+        tiles = [self.store[use.handle] for use in task.uses]
+        return task.op.flops(*(tile.shape for tile in tiles)) * (4 if tiles[-1].dtype.kind == "c" else 1)
 
     @property
     def gflops(self) -> float:
@@ -65,7 +77,13 @@ class Run:
 
     @cached_property
     def bounds(self) -> Bounds:
-        """Lower bounds in seconds, from the measured durations: how short could a run of these tasks be?"""
+        """Lower bounds in seconds, from the measured durations: how short could a run of these tasks be?
+
+        On a machine with CPUs and GPUs they come from the machine's costs, as a task's duration depends on where
+        it ran.
+        """
+        if self.machine is not None and len(self.machine.kinds) > 1:
+            return mixed_bounds(self.graph, self.machine)
         return bounds(self.graph, self.workers, self.trace.durations)
 
     @property
@@ -89,6 +107,34 @@ class Run:
         """How many bytes those were."""
         return sum(message.nbytes for message in self.trace.messages)
 
+    @cached_property
+    def idle_split(self) -> Idle:
+        """Where the idle time went: start-up, dependencies, communication, overhead, tail."""
+        return split(self.trace)
+
+    @property
+    def memory(self) -> int:
+        """High-water mark of the fullest rank, in bytes. See `tilewright.memory.high_water`."""
+        return max(high_water(self), default=0)
+
+    def report(self, path: str | Path, *others: Run) -> None:
+        """Write one HTML page that opens offline, with ``others`` side by side. See `tilewright.plot.html`."""
+        from tilewright.plot.html import run_page
+
+        Path(path).write_text(run_page(self, *others), encoding="utf-8")
+
+    def save(self, path: str | Path) -> None:
+        """Write the run as JSON, without data; `tilewright.saved.load` reads it."""
+        from tilewright.saved import save
+
+        save(self, path)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page in a frame of its own."""
+        from tilewright.plot.html import frame, run_page
+
+        return frame(run_page(self))
+
     def __str__(self) -> str:
         from tilewright.report import text
 
@@ -103,11 +149,12 @@ class Run:
 
 def run(
     graph: TaskGraph,
-    data: Mapping[str, Any] | Mapping[Handle, Any],
+    data: Mapping[str, Any] | Mapping[Handle, Any] | None = None,
     *,
     backend: str = "threads",
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
+    machine: Machine | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Run:
@@ -120,12 +167,15 @@ def run(
     data
         By handle or handle name: the buffers that tasks read and change in place. See `Store`.
     backend
-        One of `BACKENDS`.
+        One of `BACKENDS`; or ``"simulate"``, which computes nothing and needs no data, see `tilewright.simulate`.
     scheduler
         One of `SCHEDULERS`, or an object with ``prepare``, ``push`` and ``pop``.
     workers
         Workers that run tasks, on all ranks together; by default one per core this process may use. Threads are no
         more than there are tasks.
+    machine
+        What policies may plan with, such as `Machine.calibrate`; for ``simulate`` the machine to simulate. ``workers``
+        takes the place of its own.
     progress
         Draw a progress bar on standard error.
     options
@@ -151,9 +201,17 @@ def run(
     >>> run["y"]
     array([3., 3.])
     """
+    if backend == "simulate":
+        from tilewright.backends.simulate import simulate
+
+        machine = machine or Machine()
+        if workers is not None:
+            machine = machine.replace(workers=workers)
+        return simulate(graph, machine, scheduler=scheduler, data=data, progress=progress, **options)
     worker_count(workers)
     site = find_site(backend, options)
-    data = site.argument(data)
+    site.plan_with(machine)
+    data = site.argument({} if data is None else data)
     with site.agreement():
         policy = find_policy(scheduler)
         program = Program(graph, Store(data))
@@ -161,4 +219,6 @@ def run(
     with bar(graph.name, len(graph)) if progress else nullcontext() as report:
         trace = site.execute(program, policy, workers, report)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
-    return Run(graph, trace, backend, name, trace.ranks * trace.workers, program.store)
+    return Run(
+        graph, trace, backend, name, trace.ranks * trace.workers, program.store, machine and machine.replace(gpus=0)
+    )

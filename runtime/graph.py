@@ -427,6 +427,21 @@ class TaskGraph:
 
         return to_dot(self)
 
+    def to_html(self, path: str | Path | None = None) -> str:
+        """The graph as an interactive page that opens offline, also written to ``path``: `tilewright.plot.html`."""
+        from tilewright.plot.html import graph_page
+
+        page = graph_page(self)
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page in a frame of its own."""
+        from tilewright.plot.html import frame
+
+        return frame(self.to_html())
+
     def to_svg(self, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None) -> str:
         """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag.to_svg`."""
         from tilewright.plot.dag import to_svg

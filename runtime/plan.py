@@ -1,13 +1,15 @@
-"""Passes over a graph that need no engine: lower bounds on any run."""
+"""Passes over a graph that need no engine: lower bounds on any run, and how many tasks could run at once."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tilewright.graph import Task, TaskGraph
+from tilewright.machine import Machine
 
-__all__ = ["Bounds", "bounds"]
+__all__ = ["Bounds", "bounds", "mixed_bounds", "width"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +20,11 @@ class Bounds:
     """
 
     area: float
-    """Work divided by workers, W/p."""
+    """Work divided by workers, W/p; on several kinds of workers, what a linear programme makes of it."""
     critical_path: float
     """The longest chain of tasks that wait for each other, C."""
+    work: float = field(default=0.0, repr=False)
+    """The cost of all tasks together, W; of the cheapest kind of worker for each task."""
 
     @property
     def lower(self) -> float:
@@ -29,8 +33,8 @@ class Bounds:
 
     @property
     def speedup_limit(self) -> float:
-        """W/C over p: how many times ``area`` the workers could still shrink. 1 means the path is the wall."""
-        return self.area / self.critical_path if self.critical_path else 1.0
+        """W/C: no number of workers gives more than this many times the speed of one."""
+        return self.work / self.critical_path if self.critical_path else 1.0
 
 
 def bounds(graph: TaskGraph, workers: int, cost: Callable[[Task], float] | Sequence[float] | None = None) -> Bounds:
@@ -42,4 +46,63 @@ def bounds(graph: TaskGraph, workers: int, cost: Callable[[Task], float] | Seque
     >>> tw.bounds(tw.cholesky_graph(nt=16), workers=8)     # t^3/p and 9t - 10, in units of nb^3/3
     Bounds(area=512.0, critical_path=134.0)
     """
-    return Bounds(area=graph.work(cost) / workers, critical_path=graph.critical_path(cost).length)
+    work = graph.work(cost)
+    return Bounds(area=work / workers, critical_path=graph.critical_path(cost).length, work=work)
+
+
+def mixed_bounds(graph: TaskGraph, machine: Machine) -> Bounds:
+    """Bounds for a machine whose workers differ [1]_.
+
+    The area bound is the optimum of a linear programme: tasks of equal costs form a class, x[c, k] of the n[c] tasks
+    of class c run on workers of kind k, and dependencies are forgotten::
+
+        minimise T   subject to   sum_k x[c, k] = n[c],   sum_c cost[c, k] x[c, k] <= workers[k] T,   x >= 0
+
+    The critical path takes each task on the kind of worker that is fastest on it.
+
+    .. [1] E. Agullo et al., Are static schedules so bad? A case study on Cholesky factorization, IPDPS 2016.
+    """
+    from scipy.optimize import linprog
+
+    kinds = machine.kinds
+    costs = [machine.costs(graph, gpu) for gpu in kinds]
+    fastest = [min(row) for row in zip(*costs, strict=True)]
+    work = sum(fastest)
+    path = graph.critical_path(fastest).length
+    classes = Counter(zip(*costs, strict=True))
+    if not classes or len(kinds) == 1:
+        return Bounds(work / machine.size, path, work)
+    unknowns = len(classes) * len(kinds)
+    demand = [[0.0] * (unknowns + 1) for _ in classes]
+    capacity = [[0.0] * (unknowns + 1) for _ in kinds]
+    for c, cost in enumerate(classes):
+        for k in range(len(kinds)):
+            demand[c][c * len(kinds) + k] = 1.0
+            capacity[k][c * len(kinds) + k] = cost[k]
+    for k, count in enumerate(kinds.values()):
+        capacity[k][unknowns] = -float(count)
+    answer = linprog(
+        [0.0] * unknowns + [1.0], A_ub=capacity, b_ub=[0.0] * len(kinds), A_eq=demand, b_eq=list(classes.values())
+    )
+    if answer.x is None:
+        raise RuntimeError(f"the linear programme of the area bound failed: {answer.message}")
+    return Bounds(float(answer.x[unknowns]), path, work)
+
+
+def width(graph: TaskGraph) -> int:
+    """Most tasks at one depth of the graph, where depth counts the longest way from the start. O(tasks + edges).
+
+    Tasks of one depth are independent, so this many can run at once; it bounds the longest antichain from below,
+    and a graph such as Cholesky's has antichains that are longer.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> from tilewright.plan import width
+    >>> width(tw.cholesky_graph(nt=8))
+    28
+    """
+    depth = [0] * len(graph)
+    for task in graph.tasks:
+        depth[task.index] = 1 + max((depth[p] for p in task.predecessors), default=-1)
+    return max(Counter(depth).values(), default=0)

@@ -14,8 +14,7 @@ def text(run: Run) -> str:
     """The run in a dozen lines: time, rate, bounds, idle share, and a table of ops."""
     lower = run.bounds
     lines = [
-        f"{run.graph.name}: {len(run.graph)} tasks on {run.workers} {'worker' if run.workers == 1 else 'workers'}, "
-        f"backend {run.backend}, scheduler {run.scheduler}",
+        f"{run.graph.name}: {len(run.graph)} tasks on {place(run)}, backend {run.backend}, scheduler {run.scheduler}",
         f"  makespan       {seconds(run.makespan)}" + (f"   {run.gflops:.4g} GFLOP/s" if run.flops else ""),
         f"  lower bounds   {seconds(lower.area)} area, {seconds(lower.critical_path)} critical path",
         f"  efficiency     {run.efficiency:.1%} of the lower bound, workers idle {run.idle:.1%}",
@@ -35,6 +34,13 @@ def _messages(run: Run) -> list[str]:
         f"  messages       {run.messages} on {run.trace.ranks} ranks, {run.bytes / 1e6:.4g} MB, "
         f"{run.trace.overlap:.1%} of their time under computation"
     ]
+
+
+def place(run: Run) -> str:
+    """``1 worker``, ``4 ranks of 2 workers``."""
+    count = run.trace.workers
+    workers = f"{count} {'worker' if count == 1 else 'workers'}"
+    return workers if run.trace.ranks == 1 else f"{run.trace.ranks} ranks of {workers}"
 
 
 def seconds(value: float) -> str:

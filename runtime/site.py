@@ -22,8 +22,10 @@ __all__ = ["Site", "check_options", "find_site"]
 
 
 class Site:
-    """One process. All methods are called in this order: argument, agreement, execute, result."""
+    """One process. Its methods are called in this order: argument, plan_with, agreement, execute, result."""
 
+    plans = True
+    """Whether the policy is prepared in this process."""
     has_data = True
     """Whether the arguments hold values here, not only shapes."""
 
@@ -38,18 +40,28 @@ class Site:
         """A block that all processes of the call pass together, or none. Facts noted in the dict have to be equal."""
         return nullcontext({})
 
+    def plan_with(self, machine: Machine | None) -> None:
+        """Set what the policy may know of the machine. ValueError if the policies run elsewhere."""
+        if machine is not None and not self.plans:
+            raise ValueError("machine= is for engines of one process; ranks prepare their policies themselves")
+        self.machine = machine or Machine()
+
     def workers(self, workers: int | None, most: int | None = None) -> int:
         """How many workers there are in all; ``most`` are of use."""
         count = worker_count(workers)
         return count if most is None else min(count, most)
 
     def execute(
-        self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
+        self,
+        program: Program,
+        scheduler: str | Policy,
+        workers: int | None,
+        progress: Progress | None,
     ) -> Trace:
         """Run the program."""
         workers = self.workers(workers, max(len(program.graph), 1))  # none that could never have a task
         policy = find_policy(scheduler)
-        policy.prepare(program.graph, Machine(workers=workers))
+        policy.prepare(program.graph, self.machine.replace(workers=workers, ranks=1, gpus=0))
         return self.backend.execute(program, policy, workers, progress)
 
     def result(self, value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,9 +64,9 @@ class Trace:
     records
         One per task that ran; a run that failed has fewer than the graph has tasks.
     ranks
-        How many ranks there are.
+        How many ranks there are, of ``workers`` workers each.
     messages
-        One per message between ranks.
+        What travelled between ranks, or between memories of one rank (``source == destination`` then).
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Trace:
         self.graph = graph
         self.workers = workers
         self.ranks = ranks
-        self.messages = sorted(messages, key=lambda message: message[4:6] + message[:3])
+        self.messages: Sequence[MessageRecord] = sorted(messages, key=itemgetter(4, 5, 0, 1, 2))
         self.records = sorted(records, key=_start_and_task)
 
     def __len__(self) -> int:
@@ -108,7 +108,7 @@ class Trace:
 
     @property
     def busy(self) -> np.ndarray:
-        """Seconds each worker spent in tasks, shape (ranks * workers,)."""
+        """Seconds each worker spent in tasks, shape (ranks x workers,), the workers of rank 0 first."""
         busy = np.zeros(self.ranks * self.workers)
         for record in self.records:
             busy[record.rank * self.workers + record.worker] += record.end - record.start

@@ -2,38 +2,112 @@
 
 from __future__ import annotations
 
-from tilewright.schedulers.critical_path import CriticalPath
-from tilewright.schedulers.eager import Eager
-from tilewright.schedulers.lifo import Lifo
-from tilewright.schedulers.lws import LocalityWorkStealing
-from tilewright.schedulers.policy import Policy
-from tilewright.schedulers.random import Random
+import ast
+import re
+from typing import Any
 
-__all__ = ["SCHEDULERS", "CriticalPath", "Eager", "Lifo", "LocalityWorkStealing", "Policy", "Random", "policy"]
+from tilewright.graph import TaskGraph
+from tilewright.schedulers.critical_path import CriticalPath
+from tilewright.schedulers.dm import DequeModel, DequeModelData, DequeModelDataSorted
+from tilewright.schedulers.eager import Eager
+from tilewright.schedulers.heft import Heft
+from tilewright.schedulers.heteroprio import HeteroPrio
+from tilewright.schedulers.lifo import Lifo
+from tilewright.schedulers.locality import Locality
+from tilewright.schedulers.lookahead import Lookahead
+from tilewright.schedulers.lws import LocalityWorkStealing
+from tilewright.schedulers.peft import Peft
+from tilewright.schedulers.policy import Policy
+from tilewright.schedulers.polynomial import Chameleon, Parsec
+from tilewright.schedulers.prio import Prio
+from tilewright.schedulers.random import Random
+from tilewright.schedulers.ws import WorkStealing
+
+__all__ = [
+    "SCHEDULERS",
+    "Chameleon",
+    "CriticalPath",
+    "DequeModel",
+    "DequeModelData",
+    "DequeModelDataSorted",
+    "Eager",
+    "Heft",
+    "HeteroPrio",
+    "Lifo",
+    "Locality",
+    "LocalityWorkStealing",
+    "Lookahead",
+    "Parsec",
+    "Peft",
+    "Policy",
+    "Prio",
+    "Random",
+    "WorkStealing",
+    "fitting",
+    "policy",
+]
 
 SCHEDULERS: dict[str, type[Policy]] = {
     "eager": Eager,
     "lifo": Lifo,
     "random": Random,
+    "prio": Prio,
     "critical-path": CriticalPath,
+    "lookahead": Lookahead,
+    "parsec": Parsec,
+    "chameleon": Chameleon,
+    "ws": WorkStealing,
     "lws": LocalityWorkStealing,
+    "locality": Locality,
+    "dm": DequeModel,
+    "dmda": DequeModelData,
+    "dmdas": DequeModelDataSorted,
+    "heteroprio": HeteroPrio,
+    "heft": Heft,
+    "peft": Peft,
 }
 
 
 def policy(scheduler: str | Policy) -> Policy:
-    """The policy of that name, or the object itself if it is one.
+    """The policy of that name, with parameters if the name has some, or the object itself if it is one.
+
+    >>> policy("lookahead(2)").depth
+    2
 
     Raises
     ------
     ValueError
-        The name is not in `SCHEDULERS`; the message lists those that are.
+        The name is not in `SCHEDULERS`, the message lists those that are; or it does not take these parameters.
     TypeError
         The object lacks one of ``prepare``, ``push``, ``pop``.
     """
     if isinstance(scheduler, str):
-        if scheduler not in SCHEDULERS:
+        name, arguments = _parse(scheduler)
+        if name not in SCHEDULERS:
             raise ValueError(f"unknown scheduler {scheduler!r}; known: {', '.join(SCHEDULERS)}")
-        return SCHEDULERS[scheduler]()
+        if not arguments:
+            return SCHEDULERS[name]()
+        try:
+            return SCHEDULERS[name](*arguments)
+        except TypeError as error:
+            raise ValueError(f"scheduler {name!r} does not take the parameters of {scheduler!r}") from error
     if isinstance(scheduler, type) or not isinstance(scheduler, Policy):
         raise TypeError(f"a scheduler is a name or an object with prepare, push and pop, not {scheduler!r}")
     return scheduler
+
+
+def fitting(graph: TaskGraph) -> list[str]:
+    """Names of the policies that know this graph: all but those that are for other graphs."""
+    return [name for name, cls in SCHEDULERS.items() if getattr(cls, "fits", lambda _: True)(graph)]
+
+
+def _parse(scheduler: str) -> tuple[str, tuple[Any, ...]]:
+    """``"lookahead(2)"`` -> ``("lookahead", (2,))``."""
+    match = re.fullmatch(r"([^()]*)\((.*)\)", scheduler)
+    if match is None:
+        return scheduler, ()
+    try:
+        arguments = ast.literal_eval(f"({match[2]},)") if match[2].strip() else ()
+    except (SyntaxError, ValueError):
+        raise ValueError(f"cannot read the parameters of scheduler {scheduler!r}") from None
+    return match[1].strip(), arguments

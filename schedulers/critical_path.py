@@ -10,38 +10,16 @@ next diagonal tile waits for the rows just below it, then to the smaller task in
 
 from __future__ import annotations
 
-import heapq
-
-from tilewright.graph import Access, Task, TaskGraph
+from tilewright.graph import TaskGraph
 from tilewright.machine import Machine
+from tilewright.schedulers.ranked import Ranked, row
 
 __all__ = ["CriticalPath"]
 
 
-class CriticalPath:
-    """Largest bottom level first; one heap for all workers. O(log ready) per task."""
+class CriticalPath(Ranked):
+    """Largest bottom level first."""
 
-    shared = True
-
-    def prepare(self, graph: TaskGraph, machine: Machine) -> None:
+    def keys(self, graph: TaskGraph, machine: Machine) -> list[tuple[float, int]]:
         levels = graph.bottom_levels()
-        order = sorted((-levels[task.index], row(task), task.index) for task in graph.tasks)
-        self.tasks = [graph.tasks[index] for _, _, index in order]
-        self.place = [0] * len(order)
-        for place, (_, _, index) in enumerate(order):
-            self.place[index] = place
-        self.heap: list[int] = []
-
-    def push(self, task: Task, worker: int | None = None) -> None:
-        heapq.heappush(self.heap, self.place[task.index])
-
-    def pop(self, worker: int) -> Task | None:
-        return self.tasks[heapq.heappop(self.heap)] if self.heap else None
-
-
-def row(task: Task) -> int:
-    """Row of the tile that the task writes; 0 for handles without an index."""
-    for handle, access in task.uses:
-        if access is not Access.READ and handle.index:
-            return handle.index[0]
-    return 0
+        return [(-levels[task.index], row(task)) for task in graph.tasks]

@@ -19,7 +19,10 @@ class Policy(Protocol):
     """Three methods. Ties end in ``task.index``, so that a plan is the same under any hash seed.
 
     A class may set ``shared = True`` to promise that any worker gets any task that was pushed; the engine then
-    wakes one sleeping worker per task instead of all of them.
+    wakes one sleeping worker per task instead of all of them. It may keep ``placement``, the worker of each task by
+    index, known after `push` at the latest; a simulated machine with several memories then moves the data early.
+    And it may have ``fork()``, which returns a policy prepared alike with nothing pushed; many ranks then share the
+    work of one `prepare`.
     """
 
     def prepare(self, graph: TaskGraph, machine: Machine) -> None:

@@ -39,6 +39,8 @@ class Backend(Protocol):
 
 def backend(name: str) -> Backend:
     """The engine of that name. ValueError lists the names there are."""
+    if name == "simulate":
+        raise ValueError("backend 'simulate' computes nothing; tw.simulate and tw.run return the predicted run")
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
     engine: Backend = importlib.import_module(f"tilewright.backends.{name}")

@@ -111,6 +111,8 @@ def per_rank(workers: int | None, ranks: int) -> int:
 class PoolSite(Site):
     """An ordinary process, and a pool beside it."""
 
+    plans = False
+
     def __init__(self, options: dict[str, Any]) -> None:
         check_options("mpi", options, OPTIONS)
         require_mpi4py()

@@ -32,6 +32,8 @@ GATHER = ("all", "root", "none")
 class RankSite(Site):
     """One rank of a collective call."""
 
+    plans = False
+
     def __init__(self, options: dict[str, Any]) -> None:
         self.comm: MPI.Intracomm = options.get("comm") or MPI.COMM_WORLD
         _check_size(self.comm)

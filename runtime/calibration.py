@@ -1,0 +1,237 @@
+"""Measure this computer: seconds per kernel and tile size, overhead per task, alpha and beta of its memory.
+
+Kernels are timed where they will run: in a Cholesky factorisation on all workers, with strided tiles, real caches
+and neighbours that compete for memory, not one by one on an idle machine. Timings that lie far from the median are
+dropped, as one hiccup of the system must not spoil a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from tilewright.kernels import blas
+from tilewright.machine import Machine, cores
+from tilewright.trace import Trace
+
+__all__ = ["cache_path", "calibrate", "copy_cost", "drift", "inliers", "robust"]
+
+TILE_SIZES = (128, 256, 384, 512)
+_TILES = 8  # tiles a side of the matrix that kernels are timed in: 8 potrf, 28 trsm and syrk, 56 gemm
+_DRIFT = 1.5
+
+
+def calibrate(
+    *,
+    workers: int | None = None,
+    tile_sizes: Sequence[int] = TILE_SIZES,
+    repeat: int = 3,
+    dtype: str = "float64",
+    alpha: float | None = None,
+    beta: float | None = None,
+    path: str | Path | None = None,
+    refresh: bool = False,
+) -> Machine:
+    """This computer as a `Machine`, from disk where it was measured before.
+
+    Parameters
+    ----------
+    workers
+        Workers that run at the same time while kernels are timed; by default one per core.
+    tile_sizes
+        Rows of a tile, nb; the matrices have 8 nb rows.
+    repeat
+        Factorisations per tile size, after one to warm up.
+    dtype
+        Of the tiles.
+    alpha, beta
+        Seconds per message and per word; by default those of a copy in memory, the best a rank on this computer
+        could do.
+    path
+        Where the JSON lies; by default in the user's cache folder, one file per computer, BLAS, dtype and
+        arguments. The environment variable ``TILEWRIGHT_CACHE`` names another folder.
+    refresh
+        Measure again, whatever there is on disk.
+
+    Returns
+    -------
+    Machine
+        ``durations`` of every kernel by tile size, ``gamma`` for other ops at the rate of the largest gemm,
+        ``overhead`` per task.
+
+    Warns
+    -----
+    RuntimeWarning
+        The machine is from disk, and gemm now takes 1.5 times as long or short.
+
+    Notes
+    -----
+    Takes about 5 s for the default sizes on two cores; 1/20 s from disk.
+    """
+    workers = workers or cores()
+    file = Path(path) if path is not None else cache_path(workers, tile_sizes, repeat, dtype)
+    if file.exists() and not refresh:
+        machine = Machine.from_json(file)
+        change = drift(machine, dtype)
+        if not 1 / _DRIFT < change < _DRIFT:
+            warnings.warn(
+                f"gemm takes {change:.2f} times as long as when {file} was written: the computer is busy, throttled "
+                "or changed; refresh=True measures again",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    else:
+        machine = _measure(workers, tile_sizes, repeat, dtype)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}.tmp")
+        machine.to_json(partial)
+        partial.replace(file)  # at once: another process never reads half a file
+    if alpha is not None:
+        machine = machine.replace(alpha=alpha)
+    return machine if beta is None else machine.replace(beta=beta)
+
+
+def cache_path(workers: int, tile_sizes: Sequence[int], repeat: int, dtype: str) -> Path:
+    """The file for these arguments on this computer with the BLAS in use."""
+    library = blas.current()
+    what = [platform.node(), _processor(), str(library), workers, list(tile_sizes), repeat, dtype]
+    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    return _cache_folder() / f"machine-{digest}.json"
+
+
+def _cache_folder() -> Path:
+    chosen = os.environ.get("TILEWRIGHT_CACHE")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "tilewright"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def _measure(workers: int, tile_sizes: Sequence[int], repeat: int, dtype: str) -> Machine:
+    from tilewright.linalg.cholesky import tiled_cholesky
+
+    durations: dict[str, dict[int, float]] = defaultdict(dict)
+    overheads: list[float] = []
+    for nb in tile_sizes:
+        a = _spd(_TILES * nb, dtype)
+        for attempt in range(repeat + 1):
+            seconds: dict[str, list[float]] = defaultdict(list)
+            # Twice: into a fresh matrix, which has copies, and in place, which has tiles to clear.
+            for target in (a, a.copy()):
+                _, run = tiled_cholesky(
+                    target, tile_size=nb, workers=workers, overwrite_a=target is not a, check_finite=False,
+                    return_run=True,
+                )  # fmt: skip
+                if attempt:  # the first warms up
+                    for record in run.trace:
+                        seconds[run.graph.tasks[record.task].op.name].append(record.duration)
+                    overheads += gaps(run.trace)
+            for op, samples in seconds.items():  # other processes only add time: the least disturbed repeat counts
+                durations[op][nb] = min(durations[op].get(nb, float("inf")), robust(samples))
+    alpha, beta = copy_cost()
+    largest = max(tile_sizes)
+    gamma = durations["gemm"][largest] / (2 * largest**3)
+    return Machine(
+        workers=workers, alpha=alpha, beta=beta, gamma=gamma, tile_size=largest, durations=dict(durations),
+        overhead=robust(overheads), device_alpha=alpha, device_beta=beta,
+    )  # fmt: skip
+
+
+def robust(samples: Sequence[float]) -> float:
+    """The mean of the `inliers`: what a typical sample adds to a sum. 0 for no samples."""
+    return statistics.fmean(inliers(samples)) if samples else 0.0
+
+
+def inliers(samples: Sequence[float]) -> list[float]:
+    """The samples within 5 robust standard deviations (1.4826 times the median absolute deviation) of the median."""
+    if not samples:
+        return []
+    middle = statistics.median(samples)
+    spread = 5 * 1.4826 * statistics.median(abs(sample - middle) for sample in samples)
+    return [sample for sample in samples if abs(sample - middle) <= spread]
+
+
+def gaps(trace: Trace) -> list[float]:
+    """Seconds between two tasks of a worker where the second was ready before the first ended."""
+    end = {record.task: record.end for record in trace}
+    last: dict[tuple[int, int], float] = {}
+    found = []
+    for record in trace:
+        place = record.rank, record.worker
+        before = last.get(place)
+        last[place] = record.end
+        ready = max((end[p] for p in trace.graph.tasks[record.task].predecessors), default=0.0)
+        if before is not None and ready < before:
+            found.append(record.start - before)
+    return found
+
+
+def copy_cost() -> tuple[float, float]:
+    """(alpha, beta) of a copy from memory to memory: seconds for 1 word, seconds per word of 2^20 words."""
+    small, large = (np.ones(words) for words in (1, 2**20))
+    target = np.empty_like(large)
+    alpha = _median_seconds(lambda: np.copyto(target[:1], small), 200)
+    beta = _median_seconds(lambda: np.copyto(target, large), 15) / large.size
+    return alpha, beta
+
+
+def drift(machine: Machine, dtype: str = "float64") -> float:
+    """How many times as long as ``machine`` says a gemm takes now, at the smallest tile size it knows."""
+    from tilewright.kernels import table
+
+    sizes = machine.durations["gemm"]
+    if isinstance(sizes, int | float):
+        nb, expected = machine.tile_size, float(sizes)
+    else:
+        nb = min(sizes)
+        expected = sizes[nb]
+    kernel = table.lookup("gemm", "cpu", dtype, dtype).function
+    a, b, c = (np.ones((nb, nb), dtype) for _ in range(3))
+    with blas.limits(False), blas.one_thread():
+        return _median_seconds(lambda: kernel(a, b, c), 15) / expected
+
+
+def _median_seconds(call: object, count: int) -> float:
+    times = []
+    for _ in range(count):
+        start = perf_counter()
+        call()  # type: ignore[operator]
+        times.append(perf_counter() - start)
+    return statistics.median(times)
+
+
+def _spd(n: int, dtype: str) -> np.ndarray:
+    """A symmetric positive definite matrix in O(n^2): diagonally dominant."""
+    a = np.random.default_rng(0).standard_normal((n, n)).astype(dtype)
+    a += a.conj().T.copy()
+    a[np.diag_indices(n)] += 4 * n
+    return a

@@ -1,0 +1,165 @@
+"""Commands that plan and compare: ``compare``, ``simulate``, ``report``. `tilewright.cli` has them with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from tilewright.graph import Handle, TaskGraph
+from tilewright.linalg.cholesky import cholesky_graph
+from tilewright.machine import Machine
+
+__all__ = ["compare", "report", "simulate"]
+
+ALGORITHMS: dict[str, Callable[[int], TaskGraph]] = {"cholesky": cholesky_graph}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _machine_options(function: F) -> F:
+    """Options that describe a machine, and the graph to run on it."""
+    options = [
+        click.argument("algorithm", type=click.Choice(list(ALGORITHMS))),
+        click.option("--nt", type=click.IntRange(0), default=16, show_default=True, help="Tiles a side."),
+        click.option("--tile-size", type=click.IntRange(1), default=256, show_default=True, help="Rows of a tile, nb."),
+        click.option("--ranks", type=click.IntRange(1), default=1, show_default=True),
+        click.option("--grid", default=None, metavar="PxQ", help="Block-cyclic owners; else policies place tasks."),
+        click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="How many workers are GPUs."),
+        click.option("--alpha", type=click.FloatRange(0), default=None, help="Seconds per message."),
+        click.option("--beta", type=click.FloatRange(0), default=None, help="Seconds per 8-byte word."),
+        click.option("--gamma", type=click.FloatRange(0), default=None, help="Seconds per flop."),
+        click.option("--calibrate", is_flag=True, help="Take the rates of this computer, measured once and kept."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.command()
+@_machine_options
+@click.option("--workers", default="1,2,4,16,64", show_default=True, help="Workers of each rank, with commas.")
+@click.option("--schedulers", default=None, help="Names with commas; by default all that fit.")
+@click.option("--plot", type=click.Path(dir_okay=False), default=None, help="Write a figure: png, svg or pdf.")
+@click.option("--html", type=click.Path(dir_okay=False), default=None, help="Write a page that opens offline.")
+@click.option("--csv", type=click.Path(dir_okay=False), default=None, help="Write the rows.")
+def compare(
+    algorithm: str, nt: int, workers: str, schedulers: str | None, plot: str | None, html: str | None,
+    csv: str | None, grid: str | None, **machine: Any,
+) -> None:  # fmt: skip
+    """Simulate one graph under many policies and print the table."""
+    from tilewright.compare import compare_schedulers
+
+    names = _split(schedulers) if schedulers else None
+    with _usage_errors():
+        table = compare_schedulers(
+            ALGORITHMS[algorithm](nt), [int(count) for count in workers.split(",")], schedulers=names,
+            machine=_machine(**machine), owner=_owner(grid, machine["ranks"]), progress=True,
+        )  # fmt: skip
+    click.echo(str(table))
+    if plot:
+        table.plot(plot)
+    if html:
+        table.report(html)
+    if csv:
+        table.to_pandas().to_csv(csv, index=False)
+
+
+@click.command()
+@_machine_options
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Workers of each rank.")
+@click.option("--scheduler", default="critical-path", show_default=True)
+@click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True, help="Relative spread of durations.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--html", type=click.Path(dir_okay=False), default=None, help="Write the report.")
+@click.option("--json", "saved", type=click.Path(dir_okay=False), default=None, help="Write the run, for `report`.")
+@click.option("--perfetto", type=click.Path(dir_okay=False), default=None, help="Write a trace for ui.perfetto.dev.")
+def simulate(
+    algorithm: str, nt: int, workers: int, scheduler: str, noise: float, seed: int, html: str | None,
+    saved: str | None, perfetto: str | None, grid: str | None, **machine: Any,
+) -> None:  # fmt: skip
+    """Predict one run and print its bounds and idle times."""
+    from tilewright.backends.simulate import simulate as predict
+
+    with _usage_errors():
+        run = predict(
+            ALGORITHMS[algorithm](nt), _machine(workers=workers, **machine), scheduler=scheduler,
+            owner=_owner(grid, machine["ranks"]), noise=noise, seed=seed, progress=nt > 50,
+        )  # fmt: skip
+    click.echo(str(run))
+    idle = run.idle_split
+    if idle.total:
+        parts = ("startup", "dependencies", "communication", "overhead", "tail")
+        click.echo("  idle          " + ", ".join(f" {getattr(idle, part) / idle.total:.0%} {part}" for part in parts))
+    if run.trace.messages:
+        total = sum(message.nbytes for message in run.trace.messages)
+        click.echo(f"  messages       {len(run.trace.messages)}, {total / 2**20:.4g} MiB")
+    if html:
+        run.report(html)
+    if saved:
+        run.save(saved)
+    if perfetto:
+        run.trace.to_perfetto(perfetto)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("--output", "-o", type=click.Path(dir_okay=False), default="report.html", show_default=True)
+def report(runs: Sequence[str], output: str) -> None:
+    """One HTML page of saved runs, side by side."""
+    from tilewright.saved import load
+
+    with _usage_errors():
+        loaded = [load(path) for path in runs]
+    loaded[0].report(output, *loaded[1:])
+    click.echo(f"wrote {output}")
+
+
+def _machine(
+    *, ranks: int, gpus: int, tile_size: int, alpha: float | None, beta: float | None, gamma: float | None,
+    calibrate: bool, workers: int | None = None,
+) -> Machine:  # fmt: skip
+    """The machine of the options; a GPU runs the updates 20 times as fast as a core where nothing is known."""
+    base = Machine.calibrate() if calibrate else Machine()
+    given = {"alpha": alpha, "beta": beta, "gamma": gamma}
+    acceleration = {"gemm": 20.0, "syrk": 20.0, "trsm": 10.0} if gpus else {}
+    return base.replace(
+        ranks=ranks, workers=max(workers or 1, gpus), gpus=gpus, tile_size=tile_size, acceleration=acceleration,
+        **{name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
+
+
+def _owner(grid: str | None, ranks: int) -> Callable[[Handle], int] | None:
+    """Tile (i, j) on rank (i mod P) Q + j mod Q."""
+    if grid is None:
+        return None
+    try:
+        p, q = (int(extent) for extent in grid.lower().split("x"))
+    except ValueError:
+        raise click.UsageError(f"--grid must be like 2x2, not {grid!r}") from None
+    if p < 1 or q < 1 or p * q != ranks:
+        raise click.UsageError(f"--grid {grid} has {p * q} ranks, --ranks is {ranks}")
+    return lambda handle: handle.index[0] % p * q + handle.index[1] % q
+
+
+def _split(names: str) -> list[str]:
+    """At commas outside parentheses: ``lookahead(2),eager``."""
+    parts, depth, start = [], 0, 0
+    for place, letter in enumerate(names):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and not depth:
+            parts.append(names[start:place])
+            start = place + 1
+    return [part.strip() for part in [*parts, names[start:]] if part.strip()]
+
+
+class _usage_errors:  # noqa: N801 - reads as a function
+    """A ValueError or KeyError of the library is a message to the user, not a traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ValueError | KeyError):
+            raise click.UsageError(str(error.args[0])) from error

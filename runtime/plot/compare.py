@@ -1,0 +1,57 @@
+"""The figure of a comparison of schedulers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tilewright.compare import Row, Table
+
+__all__ = ["figure"]
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart; markers repeat the message.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^vP"
+
+
+def figure(table: Table, path: str | Path) -> None:
+    """Write two panels over workers: makespan over lower bound, and speed-up with its two limits."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    by_name: dict[str, list[Row]] = {}
+    for row in table.rows:
+        by_name.setdefault(row.scheduler, []).append(row)
+    # Policies that made the same schedules share a line, or one would hide the other.
+    lines: dict[tuple[float, ...], list[str]] = {}
+    for name in sorted(by_name):
+        lines.setdefault(tuple(row.makespan for row in by_name[name]), []).append(name)
+    counts = sorted({row.workers for row in table.rows})
+    fig = Figure(figsize=(11, 4.8), layout="constrained")
+    FigureCanvasAgg(fig)
+    left, right = fig.subplots(1, 2)
+    for place, names in enumerate(lines.values()):
+        rows = by_name[names[0]]
+        style: dict[str, Any] = {
+            "color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place // len(_COLOURS) % len(_MARKERS)],
+            "markersize": 4, "linewidth": 1.2,
+        }  # fmt: skip
+        x = [row.workers for row in rows]
+        left.plot(x, [row.ratio for row in rows], label=", ".join(names), **style)
+        right.plot(x, [row.speedup for row in rows], **style)
+    limits = {row.workers: run.bounds for row, run in zip(table.rows, table.runs, strict=True)}
+    right.plot(counts, [limits[p].work / limits[p].lower if limits[p].lower else 1.0 for p in counts],
+               color="0.5", linestyle="--", linewidth=1, label="limit min(p, W/C)")  # fmt: skip
+    for axes, label in ((left, "makespan / lower bound"), (right, "speed-up")):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(counts, [str(p) for p in counts])
+        axes.set_xlabel("workers")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    left.set_ylim(bottom=1 - 0.02 * (left.get_ylim()[1] - 1))
+    right.set_yscale("log", base=2)
+    right.legend(loc="upper left", fontsize=8, frameon=False)
+    fig.legend(loc="outside right center", fontsize=8, frameon=False, handles=left.get_lines())
+    fig.suptitle(f"{table.graph.name}, {len(table.graph)} tasks, backend {table.backend}", fontsize=11)
+    fig.savefig(path, dpi=150)

@@ -1,0 +1,380 @@
+"""Pages that open offline in any browser: a graph, a run, runs side by side, a comparison of schedulers.
+
+One file each, with data, style and script inside, and no request to anywhere. `page.js` draws on canvases.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from tilewright.graph import TaskGraph
+from tilewright.idle import waits
+from tilewright.report import place, seconds
+
+if TYPE_CHECKING:
+    from tilewright.compare import Table
+    from tilewright.engine import Run
+
+__all__ = ["LIMIT", "comparison_page", "frame", "graph_page", "run_page"]
+
+LIMIT = 20_000
+"""Tasks that are drawn one by one; beyond that they are drawn in groups."""
+_LANES = 256  # workers that are drawn
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart, and the ink that is legible on each.
+_COLOURS = {
+    "gemm": ("#0072B2", "#fff"), "trsm": ("#E69F00", "#000"), "syrk": ("#009E73", "#000"),
+    "potrf": ("#D55E00", "#fff"), "copy": ("#56B4E9", "#000"), "zero": ("#999999", "#000"),
+    "tril": ("#CC79A7", "#000"),
+}  # fmt: skip
+_OTHERS = [
+    ("#F0E442", "#000"), ("#56B4E9", "#000"), ("#CC79A7", "#000"), ("#E69F00", "#000"), ("#009E73", "#000"),
+    ("#0072B2", "#fff"), ("#D55E00", "#fff"), ("#999999", "#000"),
+]  # fmt: skip
+_IDLE = {
+    "startup": ("start-up", "#56B4E9"), "dependencies": ("dependencies", "#E69F00"),
+    "communication": ("communication", "#CC79A7"), "overhead": ("engine or policy", "#999999"),
+    "tail": ("tail", "#D55E00"),
+}  # fmt: skip
+
+
+def graph_page(graph: TaskGraph) -> str:
+    """The graph alone, by layers, costs in units of `Op.weight`."""
+    facts = {
+        "tasks": f"{len(graph):,}",
+        "edges": f"{graph.edges:,}",
+        "work": f"{graph.work():g}",
+        "critical path": f"{graph.critical_path().length:g}",
+    }
+    return _page(graph.name, [(graph.name, _facts(facts), _picture(graph, None))])
+
+
+def run_page(*runs: Run) -> str:
+    """One run, or several side by side: bounds, idle time, Gantt chart and graph linked by selection, kernels."""
+    title = " | ".join(dict.fromkeys(run.graph.name for run in runs))
+    panels = []
+    for run in runs:
+        heading = f"{run.scheduler} on {place(run)}, {'simulated' if run.backend == 'simulate' else run.backend}"
+        panels.append((heading, _facts(_run_facts(run)) + _idle(run) + _kernels(run), _picture(run.graph, run)))
+    return _page(title, panels)
+
+
+def comparison_page(table: Table) -> str:
+    """The table of a comparison, and for its largest number of workers the best and the worst run."""
+    most = max(row.workers for row in table.rows)
+    largest = [run for row, run in zip(table.rows, table.runs, strict=True) if row.workers == most]
+    chosen = [largest[0], largest[-1]][: len(largest)]
+    head = ["workers", "scheduler", "makespan", "/ bound", "speed-up", "idle", "memory"]
+    body = [
+        [str(row.workers), row.scheduler, table.time(row.makespan), f"{row.ratio:.3f}", f"{row.speedup:.2f}",
+         f"{row.idle:.1%}", f"{row.memory / 2**20:.4g} MiB"]
+        for row in table.rows
+    ]  # fmt: skip
+    panels = []
+    for name, run in zip(("best", "worst"), chosen, strict=False):
+        heading = f"{name}: {run.scheduler} on {place(run)}"
+        panels.append((heading, _facts(_run_facts(run)) + _idle(run) + _kernels(run), _picture(run.graph, run)))
+    return _page(f"Schedulers on {table.graph.name}", panels, _table(head, body))
+
+
+def frame(page: str) -> str:
+    """A page inside another: its styles and its script see nothing of what is around them."""
+    return f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:760px;border:0" title="tilewright"></iframe>'
+
+
+# ---------------------------------------------------------------- the page
+
+
+def _page(title: str, panels: Sequence[tuple[str, str, dict[str, Any]]], before: str = "") -> str:
+    folder = files("tilewright.plot")
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    # "<" never appears in the data, so no string in it can end the script element.
+    data = json.dumps([picture for _, _, picture in panels], separators=(",", ":")).replace("<", "\\u003c")
+    sections = "\n".join(_section(number, *panel) for number, panel in enumerate(panels))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{html.escape(title)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header><h1>{html.escape(title)}</h1><button id="theme" type="button">dark / light</button></header>
+{before}
+<main class="runs">
+{sections}
+</main>
+<p class="soft keys">Wheel or <kbd>+</kbd> <kbd>-</kbd> magnifies, dragging moves, <kbd>0</kbd> shows all. Arrow keys:
+left and right along the worker, up to the last predecessor, down to a successor. The critical path is outlined in
+red.</p>
+<div id="tip" role="tooltip"></div>
+<script type="application/json" id="data">{data}</script>
+<script>
+{script}</script>
+</body>
+</html>
+"""
+
+
+def _section(number: int, heading: str, tables: str, picture: dict[str, Any]) -> str:
+    swatches = "".join(
+        f'<span><i class="swatch" style="background:{colour}"></i>{html.escape(op)}</span>'
+        for op, colour in zip(picture["ops"], picture["colours"], strict=True)
+    )
+    note = f'<p class="note">{html.escape(picture["note"])}</p>' if picture["note"] else ""
+    gantt = ""
+    if "bars" in picture:
+        gantt = (
+            '<h3>Workers over time</h3><canvas class="gantt" tabindex="0" role="img" '
+            'aria-label="Gantt chart: one row per worker, one bar per task; arrow keys select"></canvas>'
+        )
+    return f"""<section class="run" id="panel-{number}">
+<h2>{html.escape(heading)}</h2>
+{tables}
+{note}
+<div class="tools"><label>Find <input class="search" type="search" placeholder="gemm(3,1,0)" size="16"></label>
+<span class="found soft" aria-live="polite"></span><button class="home" type="button">Show all</button>
+<span class="legend">{swatches}</span></div>
+{gantt}
+<h3>Task graph by layers</h3>
+<canvas class="dag" style="height:520px" tabindex="0" role="img"
+aria-label="Task graph: one box per task, layers from top to bottom; arrow keys select"></canvas>
+<div class="details" aria-live="polite"></div>
+</section>"""
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    cells = "".join(f"<th scope=col>{html.escape(cell)}</th>" for cell in head)
+    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _facts(facts: dict[str, str]) -> str:
+    rows = "".join(f"<tr><th scope=row>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in facts.items())
+    return f'<table class="facts">{rows}</table>'
+
+
+def _run_facts(run: Run) -> dict[str, str]:
+    lower, t = run.bounds, _units(run)[1]
+    facts = {
+        "makespan": t(run.makespan) + (f", {run.gflops:.4g} GFLOP/s" if run.flops else ""),
+        "lower bounds": f"{t(lower.area)} area, {t(lower.critical_path)} critical path",
+        "efficiency": f"{run.efficiency:.1%} of the lower bound; speed-up at most {lower.speedup_limit:.4g} (W/C)",
+        "idle": f"{run.idle:.1%} of the workers' time",
+        "memory": f"{run.memory / 2**20:.4g} MiB on the fullest rank",
+        "tasks": f"{len(run.graph):,}",
+    }
+    if run.trace.messages:
+        total = sum(message.nbytes for message in run.trace.messages)
+        facts["messages"] = f"{len(run.trace.messages):,}, {total / 2**20:.4g} MiB"
+    return facts
+
+
+def _units(run: Run) -> tuple[str, Any]:
+    """``s`` and how to write it; or plain numbers for a machine that counts in task weights."""
+    machine = run.machine
+    plain = run.backend == "simulate" and machine is not None and machine.gamma is None and not machine.durations
+    return ("", lambda value: f"{value:.5g}") if plain else ("s", seconds)
+
+
+def _idle(run: Run) -> str:
+    idle, available = run.idle_split, run.makespan * run.workers
+    if not available:
+        return ""
+    parts = [("in tasks", "#0072B2", available - idle.total)]
+    parts += [(name, colour, getattr(idle, field)) for field, (name, colour) in _IDLE.items()]
+    bars = "".join(f'<span style="width:{100 * v / available:.3f}%;background:{c}"></span>' for _, c, v in parts)
+    legend = "".join(
+        f'<span><i class="swatch" style="background:{c}"></i>{name} {v / available:.1%}</span>' for name, c, v in parts
+    )
+    return f'<h3>Where the workers\' time went</h3><div class="split">{bars}</div><div class="legend">{legend}</div>'
+
+
+def _kernels(run: Run) -> str:
+    """Time and rate by op; the ceiling is the machine's 1/gamma, or the fastest single task of the run."""
+    t = _units(run)[1]
+    flops: dict[str, float] = {}
+    for task in run.graph:
+        flops[task.op.name] = flops.get(task.op.name, 0.0) + run.task_flops(task)
+    durations = run.trace.durations
+    each: dict[str, list[float]] = {}
+    for task in run.graph:
+        each.setdefault(task.op.name, []).append(durations[task.index])
+    gamma = run.machine.gamma if run.machine is not None else None
+    if gamma:
+        ceiling, source = 1 / gamma, "the machine's 1/gamma"
+    else:
+        rates = [run.task_flops(task) / durations[task.index] for task in run.graph if durations[task.index]]
+        ceiling, source = max(rates, default=0.0), "the fastest task of this run"
+    body = []
+    for op, (count, total) in run.trace.by_op().items():
+        rate = flops[op] / total if total else 0.0
+        body.append([
+            op, f"{count:,}", t(total), t(min(each[op])), t(total / count), t(max(each[op])),
+            f"{rate / 1e9:.4g}" if flops[op] else "-", f"{rate / ceiling:.0%}" if flops[op] and ceiling else "-",
+        ])  # fmt: skip
+    head = ["op", "tasks", "total", "fastest", "mean", "slowest", "GFLOP/s", "of ceiling"]
+    note = f'<p class="soft">Ceiling: {ceiling / 1e9:.4g} GFLOP/s per worker, {source}.</p>' if ceiling else ""
+    return "<h3>Kernels</h3>" + _table(head, body) + note
+
+
+# ---------------------------------------------------------------- the pictures as data
+
+
+def _picture(graph: TaskGraph, run: Run | None) -> dict[str, Any]:
+    """What `page.js` draws. Numbers in lists by item; an item is a task, or a group of them in a large graph."""
+    durations = run.trace.durations if run is not None else None
+    costs = durations if durations is not None else [task.op.weight for task in graph.tasks]
+    ops = list(dict.fromkeys(task.op.name for task in graph.tasks))
+    number = {op: count for count, op in enumerate(ops)}
+    spare = iter(_OTHERS * (len(ops) // len(_OTHERS) + 1))
+    inks = [_COLOURS[op] if op in _COLOURS else next(spare) for op in ops]
+    depth, slack, critical = _layers(graph, costs)
+    op = [number[task.op.name] for task in graph.tasks]
+    picture: dict[str, Any] = {
+        "ops": ops, "colours": [fill for fill, _ in inks], "inks": [ink for _, ink in inks],
+        "unit": _units(run)[0] if run is not None else "", "note": "",
+    }  # fmt: skip
+    if len(graph) > LIMIT:
+        picture |= _groups(graph, costs, ops, op, depth, slack, critical)
+        picture["note"] = (
+            f"{len(graph):,} tasks are more than the {LIMIT:,} that are drawn one by one: a box stands for all tasks "
+            "of one op in one layer" + (", and a bar for neighbours on one worker." if run is not None else ".")
+        )
+    else:
+        predecessors = [list(task.predecessors) for task in graph.tasks]
+        picture |= {
+            "label": [task.label for task in graph.tasks], "op": op, "cost": costs, "slack": slack,
+            "critical": critical, "predecessors": predecessors,
+            "info": [" ".join(map(str, task.uses)) for task in graph.tasks],
+            **_places(depth, predecessors),
+        }  # fmt: skip
+    if run is not None:
+        picture |= _schedule(run, op, len(graph) <= LIMIT)
+        if run.workers > _LANES:
+            picture["note"] += f" Only the first {_LANES} of {run.workers:,} workers are drawn."
+    return picture
+
+
+def _layers(graph: TaskGraph, costs: Sequence[float]) -> tuple[list[int], list[float], list[int]]:
+    """Depth and slack of each task, and a critical path. Slack: how much later it could end with the path as long."""
+    count = len(graph)
+    depth, early = [0] * count, [0.0] * count
+    for task in graph.tasks:
+        for p in task.predecessors:
+            depth[task.index] = max(depth[task.index], depth[p] + 1)
+            early[task.index] = max(early[task.index], early[p] + costs[p])
+    levels = graph.bottom_levels(costs)
+    path = graph.critical_path(costs)
+    slack = [path.length - early[t] - levels[t] for t in range(count)]
+    slack = [late if late > 1e-9 * path.length else 0.0 for late in slack]  # what rounding left is none
+    return depth, slack, [task.index for task in path.tasks]
+
+
+def _places(depth: Sequence[int], predecessors: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Where items are drawn: layers from top to bottom, in a layer by the mean place of the predecessors."""
+    layers: dict[int, list[int]] = {}
+    for item, layer in enumerate(depth):
+        layers.setdefault(layer, []).append(item)
+    x = [0.0] * len(depth)
+    for _, items in sorted(layers.items()):
+        centre = {t: sum(x[p] for p in predecessors[t]) / max(len(predecessors[t]), 1) for t in items}
+        items.sort(key=lambda t: (centre[t], t))
+        for number, t in enumerate(items):
+            x[t] = number - (len(items) - 1) / 2
+    half = max((len(items) for items in layers.values()), default=1) / 2
+    return {"x": x, "y": list(depth), "world": [-half, -0.5, half, max(layers, default=0) + 0.5]}
+
+
+def _groups(
+    graph: TaskGraph, costs: Sequence[float], ops: Sequence[str], op: Sequence[int], depth: Sequence[int],
+    slack: Sequence[float], critical: Sequence[int],
+) -> dict[str, Any]:  # fmt: skip
+    """All tasks of one op in one layer as one item."""
+    group: dict[tuple[int, int], int] = {}
+    of = [group.setdefault((depth[t], op[t]), len(group)) for t in range(len(graph))]
+    order = sorted(group)
+    rename = {group[key]: count for count, key in enumerate(order)}
+    of = [rename[g] for g in of]
+    count, cost, least = [0] * len(order), [0.0] * len(order), [float("inf")] * len(order)
+    edges: list[set[int]] = [set() for _ in order]
+    for task in graph.tasks:
+        g = of[task.index]
+        count[g] += 1
+        cost[g] += costs[task.index]
+        least[g] = min(least[g], slack[task.index])
+        edges[g].update(of[p] for p in task.predecessors)
+    predecessors = [sorted(found - {g}) for g, found in enumerate(edges)]
+    return {
+        "label": [f"{n} x {ops[o]}" for n, (_, o) in zip(count, order, strict=True)],
+        "op": [o for _, o in order], "cost": cost, "slack": least,
+        "critical": list(dict.fromkeys(of[t] for t in critical)), "predecessors": predecessors,
+        "info": [f"layer {layer}" for layer, _ in order],
+        **_places([layer for layer, _ in order], predecessors),
+    }  # fmt: skip
+
+
+def _schedule(run: Run, op: Sequence[int], linked: bool) -> dict[str, Any]:
+    """Bars by lane; with ``linked`` also when and where each item ran and why not sooner."""
+    trace, workers = run.trace, run.trace.workers
+    total = workers * trace.ranks
+    several = trace.ranks > 1
+    lanes = [f"{r}.{w}" if several else f"worker {w}" for r in range(trace.ranks) for w in range(workers)][:_LANES]
+    bars: dict[str, list[Any]] = {"item": [], "lane": [], "start": [], "end": [], "op": [], "label": []}
+    tasks = run.graph.tasks
+    shortest = 0.0 if linked else run.makespan / max(100.0, LIMIT / min(total, _LANES))
+    open_bar: dict[int, int] = {}
+    members: dict[int, int] = {}
+    longest: dict[int, float] = {}
+    for record in trace.records:
+        lane = record.rank * workers + record.worker
+        if lane >= _LANES:
+            continue
+        bar = open_bar.get(lane)
+        if bar is not None and not linked and record.end - bars["start"][bar] < shortest:
+            bars["end"][bar] = record.end
+            members[bar] += 1
+            if record.duration > longest[bar]:  # a bar has the colour of its longest task
+                longest[bar] = record.duration
+                bars["op"][bar], bars["label"][bar] = op[record.task], tasks[record.task].label
+            continue
+        open_bar[lane] = len(bars["start"])
+        members[open_bar[lane]] = 1
+        longest[open_bar[lane]] = record.duration
+        bars["item"].append(record.task if linked else -1)
+        bars["lane"].append(lane)
+        bars["start"].append(record.start)
+        bars["end"].append(record.end)
+        bars["op"].append(op[record.task])
+        bars["label"].append(tasks[record.task].label)
+    for bar, count in members.items():
+        if count > 1:
+            bars["label"][bar] += f" and {count - 1} more"
+    arrows = [
+        [m.source * workers, m.destination * workers, m.start, m.end]
+        for m in trace.messages
+        if max(m.source, m.destination) * workers < _LANES and m.source != m.destination
+    ]
+    picture: dict[str, Any] = {"lanes": lanes, "bars": bars, "arrows": arrows, "makespan": run.makespan}
+    if linked:
+        count = len(run.graph)
+        start, end, lane_of = [0.0] * count, [0.0] * count, [0] * count
+        order: list[list[int]] = [[] for _ in range(total)]
+        for record in trace.records:
+            lane = record.rank * workers + record.worker
+            start[record.task], end[record.task], lane_of[record.task] = record.start, record.end, lane
+            order[lane].append(record.task)
+        reasons = waits(trace)
+        picture |= {
+            "start": start, "end": end, "lane": lane_of, "order": order,
+            "waits": [list(reasons.get(t, ("start", -1, 0.0))) for t in range(count)],
+            "messages": [f"{m.handle} from rank {m.source}, {m.nbytes:,} bytes" for m in trace.messages],
+        }  # fmt: skip
+    return picture

@@ -1,0 +1,52 @@
+"""Policies that are an order of tasks: one heap for all workers, the first ready task of the order runs next."""
+
+from __future__ import annotations
+
+import copy
+import heapq
+from collections.abc import Sequence
+from typing import Any, Self
+
+from tilewright.graph import Access, Task, TaskGraph
+from tilewright.machine import Machine
+
+__all__ = ["Ranked", "row"]
+
+
+class Ranked:
+    """Base class: a subclass says in `keys` how to sort the tasks. O(log ready) per task."""
+
+    shared = True
+
+    def keys(self, graph: TaskGraph, machine: Machine) -> Sequence[Any]:
+        """A sort key for each task, smaller is sooner. Equal keys run in program order."""
+        raise TypeError(f"{type(self).__name__} must define keys(graph, machine)")
+
+    def prepare(self, graph: TaskGraph, machine: Machine) -> None:
+        keys = self.keys(graph, machine)
+        order = sorted(range(len(keys)), key=keys.__getitem__)  # stable: ties by task.index
+        self.tasks = [graph.tasks[index] for index in order]
+        self.place = [0] * len(order)
+        for place, index in enumerate(order):
+            self.place[index] = place
+        self.heap: list[int] = []
+
+    def fork(self) -> Self:
+        """A policy prepared alike, with a heap of its own: one more rank of the same run. O(1)."""
+        other = copy.copy(self)
+        other.heap = []
+        return other
+
+    def push(self, task: Task, worker: int | None = None) -> None:
+        heapq.heappush(self.heap, self.place[task.index])
+
+    def pop(self, worker: int) -> Task | None:
+        return self.tasks[heapq.heappop(self.heap)] if self.heap else None
+
+
+def row(task: Task) -> int:
+    """Row of the tile that the task writes; 0 for handles without an index."""
+    for handle, access in task.uses:
+        if access is not Access.READ and handle.index:
+            return handle.index[0]
+    return 0

@@ -1,0 +1,155 @@
+"""The pages as data. What a browser makes of them is in test_html_browser.py."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright.plot import html as pages
+
+GRAPH = tw.cholesky_graph(5)
+CLUSTER = tw.Machine(ranks=2, workers=2, alpha=1e-5, beta=1e-9, gamma=1e-9)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return tw.simulate(GRAPH, CLUSTER, owner=lambda h: h.index[0] % 2)
+
+
+class Checker(HTMLParser):
+    """Collects addresses, ids and elements that were not closed."""
+
+    VOID = frozenset({"meta", "link", "input", "br", "img"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.addresses, self.ids = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href"):
+                self.addresses.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def check(page):
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    assert checker.addresses == ["data:,"]  # the empty icon: nothing is fetched
+    assert not re.search(r"https?://|@import|url\(", page)
+    assert len(set(checker.ids)) == len(checker.ids)
+
+
+def data(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+def test_every_page_is_well_formed_and_fetches_nothing(run, tmp_path):
+    run.report(tmp_path / "run.html")
+    run.report(tmp_path / "two.html", tw.simulate(GRAPH, scheduler="lifo"))
+    GRAPH.to_html(str(tmp_path / "graph.html"))
+    tw.compare_schedulers(GRAPH, [1, 3], schedulers=["eager", "lifo"]).report(tmp_path / "compare.html")
+    tw.cholesky_graph(0).to_html(str(tmp_path / "empty.html"))
+    tw.simulate(tw.cholesky_graph(0)).report(tmp_path / "empty-run.html")
+    for path in tmp_path.iterdir():
+        check(path.read_text())
+
+
+def test_the_graph_page_has_every_task_edge_and_slack():
+    (d,) = data(GRAPH.to_html())
+    assert d["label"] == [task.label for task in GRAPH]
+    assert d["predecessors"] == [list(task.predecessors) for task in GRAPH]
+    assert [d["label"][t] for t in d["critical"]] == [task.label for task in GRAPH.critical_path().tasks]
+    assert all(d["slack"][t] == 0 for t in d["critical"])
+    assert d["slack"][d["label"].index("syrk(4,0)")] == 45 - 10 - (1 + 3) - (3 * 4 + 1)
+    assert all(d["y"][t] > d["y"][p] for t, list_ in enumerate(d["predecessors"]) for p in list_)
+    assert len(set(zip(d["x"], d["y"], strict=True))) == len(GRAPH)  # no box hides another
+    x0, y0, x1, y1 = d["world"]
+    assert all(x0 <= x <= x1 and y0 <= y <= y1 for x, y in zip(d["x"], d["y"], strict=True))
+
+
+def test_the_run_page_has_the_schedule_and_why_each_task_waited(run):
+    (d,) = data(pages.run_page(run))
+    for bar, task in enumerate(d["bars"]["item"]):
+        record = next(r for r in run.trace if r.task == task)
+        assert d["bars"]["start"][bar] == record.start == d["start"][task]
+        assert d["bars"]["lane"][bar] == 2 * record.rank + record.worker == d["lane"][task]
+    assert sorted(d["bars"]["item"]) == list(range(len(GRAPH)))
+    assert {reason for reason, _, _ in d["waits"]} == {"start", "dependency", "worker", "message"}
+    assert len(d["arrows"]) == len(d["messages"]) == len(run.trace.messages)
+    assert d["lanes"] == ["0.0", "0.1", "1.0", "1.1"]
+
+
+def test_the_text_of_the_run_page_is_that_of_the_run(run):
+    page = pages.run_page(run)
+    assert f"{run.gflops:.4g} GFLOP/s" in page
+    assert f"{run.efficiency:.1%} of the lower bound" in page
+    assert "Ceiling: 1 GFLOP/s per worker, the machine&#x27;s 1/gamma" in page or "the machine's 1/gamma" in page
+    assert "2 ranks of 2 workers, simulated" in page
+
+
+def test_a_measured_run_has_rates_against_its_fastest_task():
+    a = np.eye(64) * 2
+    _, run = tw.tiled_cholesky(a, tile_size=16, workers=1, return_run=True)
+    page = pages.run_page(run)
+    assert "the fastest task of this run" in page
+    assert data(page)[0]["unit"] == "s"
+
+
+def test_a_large_graph_is_drawn_in_groups_and_says_so(monkeypatch):
+    monkeypatch.setattr(pages, "LIMIT", 100)
+    graph = tw.cholesky_graph(12)
+    run = tw.simulate(graph, tw.Machine(workers=3))
+    page = pages.run_page(run)
+    check(page)
+    (d,) = data(page)
+    assert "364 tasks are more than the 100 that are drawn one by one" in d["note"]
+    assert sum(int(label.split()[0]) for label in d["label"]) == 364
+    assert sum(d["cost"]) == 12**3
+    assert len(d["label"]) < 100
+    bars = d["bars"]
+    assert 0 < len(bars["item"]) < 364
+    assert set(bars["item"]) == {-1}
+    assert max(bars["end"]) == run.makespan
+
+
+def test_more_workers_than_fit_are_left_out_and_the_page_says_so():
+    run = tw.simulate(tw.cholesky_graph(3), tw.Machine(workers=300))
+    (d,) = data(pages.run_page(run))
+    assert "Only the first 256 of 300 workers are drawn." in d["note"]
+    assert len(d["lanes"]) == 256
+
+
+def test_no_label_can_end_the_script_or_inject_markup():
+    g = tw.TaskGraph("</script><b>graph")
+    g.insert(tw.Op("</script><img src=x>"), tw.W(g.handle("<b>")))
+    page = g.to_html()
+    check(page)
+    assert data(page)[0]["ops"] == ["</script><img src=x>"]
+
+
+def test_ops_that_are_not_tile_kernels_have_colours_too():
+    g = tw.TaskGraph()
+    for i in range(20):
+        g.insert(tw.Op(f"op{i}"), tw.W(g.handles("x")[i]))
+    (d,) = data(g.to_html())
+    assert len(d["colours"]) == len(d["inks"]) == 20
+    assert all(re.fullmatch("#[0-9A-F]{6}", colour) for colour in d["colours"])
+
+
+@pytest.mark.parametrize("thing", ["graph", "run"])
+def test_a_notebook_shows_the_page_in_a_frame(thing, run):
+    shown = (GRAPH if thing == "graph" else run)._repr_html_()
+    assert shown.startswith('<iframe srcdoc="&lt;!DOCTYPE html&gt;')
+    assert shown.count("<") == 2

@@ -1,0 +1,87 @@
+import pytest
+
+import tilewright as tw
+from tilewright import calibration
+from tilewright.calibration import cache_path, calibrate, copy_cost, drift, gaps, inliers, robust
+
+SMALL = {"tile_sizes": (16, 32), "repeat": 1, "workers": 2}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_every_kernel_of_the_factorisation_has_a_time_for_every_tile_size():
+    machine = calibrate(**SMALL)
+    assert set(machine.durations) == {"potrf", "trsm", "syrk", "gemm", "copy", "tril", "zero"}
+    assert all(set(table) == {16, 32} and min(table.values()) > 0 for table in machine.durations.values())
+    assert machine.workers == 2
+    assert min(machine.alpha, machine.beta, machine.gamma, machine.overhead) > 0
+    tw.simulate(tw.cholesky_graph(4), machine).trace.check()
+
+
+def test_the_second_call_reads_what_the_first_one_measured(cache, monkeypatch):
+    monkeypatch.setattr(calibration, "drift", lambda machine, dtype: 1.0)
+    first = calibrate(**SMALL)
+    assert [path.name for path in cache.iterdir()] == [cache_path(2, (16, 32), 1, "float64").name]
+    monkeypatch.setattr(calibration, "_measure", None)
+    assert calibrate(**SMALL) == first
+
+
+def test_refresh_measures_again(tmp_path):
+    path = tmp_path / "mine.json"
+    tw.Machine(durations={"gemm": 1.0}).to_json(path)
+    machine = calibrate(path=path, refresh=True, **SMALL)
+    assert machine.durations["gemm"][16] < 1.0
+    assert tw.Machine.from_json(path) == machine
+
+
+def test_a_model_that_no_longer_fits_is_noticed(tmp_path):
+    path = tmp_path / "old.json"
+    tw.Machine(durations={"gemm": {16: 1e3}}).to_json(path)
+    with pytest.warns(RuntimeWarning, match="refresh=True measures again"):
+        calibrate(path=path, **SMALL)
+    assert drift(tw.Machine(durations={"gemm": 1e3}, tile_size=16)) < 1e-3
+
+
+def test_alpha_and_beta_may_be_given(monkeypatch):
+    monkeypatch.setattr(calibration, "drift", lambda machine, dtype: 1.0)
+    machine = tw.Machine.calibrate(alpha=1.5, beta=2.5, **SMALL)
+    assert (machine.alpha, machine.beta) == (1.5, 2.5)
+    assert calibrate(**SMALL).alpha < 1  # what is kept was measured
+
+
+def test_a_hiccup_does_not_spoil_the_mean():
+    samples = [1.0, 1.1, 0.9, 1.05, 0.95, 80.0]
+    assert inliers(samples) == samples[:-1]
+    assert robust(samples) == pytest.approx(1.0)
+    assert robust([2.0, 2.0, 2.0, 9.0]) == 2.0
+    assert robust([]) == 0.0
+
+
+def test_gaps_count_only_where_the_next_task_was_ready():
+    g = tw.TaskGraph()
+    x, y = g.handle("x"), g.handle("y")
+    for handle in (x, y, y, x):
+        g.insert(len, tw.RW(handle))
+    times = [(0.0, 1.0), (1.25, 2.0), (2.5, 3.0), (3.125, 4.0)]
+    records = [tw.TaskRecord(task, 0, start, end) for task, (start, end) in enumerate(times)]
+    assert gaps(tw.Trace(g, 1, records)) == [0.25, 0.125]  # task 2 had to wait for task 1
+
+
+def test_a_word_costs_less_than_a_message():
+    alpha, beta = copy_cost()
+    assert 0 < beta < alpha < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "folder"),
+    [("linux", "XDG_CACHE_HOME", "tilewright"), ("win32", "LOCALAPPDATA", "tilewright")],
+)
+def test_the_cache_lies_where_the_system_wants_it(monkeypatch, tmp_path, platform, variable, folder):
+    monkeypatch.delenv("TILEWRIGHT_CACHE")
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert cache_path(2, (16,), 1, "float64").parent == tmp_path / folder

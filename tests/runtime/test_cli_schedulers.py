@@ -1,0 +1,81 @@
+import pytest
+from click.testing import CliRunner
+
+import tilewright as tw
+from tilewright.cli_schedulers import _split, compare, report, simulate
+from tilewright.saved import load
+
+
+def invoke(command, *arguments, code=0):
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_compare_prints_the_table_and_writes_what_was_asked(tmp_path):
+    files = {kind: tmp_path / f"compare.{kind}" for kind in ("png", "html", "csv")}
+    output = invoke(
+        compare, "cholesky", "--nt", "8", "--workers", "2,16", "--schedulers", "eager, lookahead(2)",
+        "--plot", str(files["png"]), "--html", str(files["html"]), "--csv", str(files["csv"]),
+    )  # fmt: skip
+    graph = tw.cholesky_graph(8)
+    assert str(tw.compare_schedulers(graph, [2, 16], schedulers=["eager", "lookahead(2)"])) in output
+    assert all(path.stat().st_size > 100 for path in files.values())
+
+
+def test_simulate_prints_what_the_library_predicts(tmp_path):
+    saved = tmp_path / "run.json"
+    output = invoke(
+        simulate, "cholesky", "--nt", "6", "--ranks", "4", "--grid", "2x2", "--workers", "2", "--gamma", "1e-10",
+        "--alpha", "1e-6", "--beta", "1e-9", "--json", str(saved), "--html", str(tmp_path / "run.html"),
+        "--perfetto", str(tmp_path / "trace.json"),
+    )  # fmt: skip
+    machine = tw.Machine(ranks=4, workers=2, alpha=1e-6, beta=1e-9, gamma=1e-10)
+    run = tw.simulate(tw.cholesky_graph(6), machine, owner=lambda h: h.index[0] % 2 * 2 + h.index[1] % 2)
+    assert str(run) in output
+    assert f"messages       {len(run.trace.messages)}," in output
+    assert load(saved).trace.records == run.trace.records
+    assert (tmp_path / "run.html").read_text().startswith("<!DOCTYPE html>")
+    assert (tmp_path / "trace.json").read_text().startswith('{"traceEvents"')
+
+
+def test_report_puts_saved_runs_on_one_page(tmp_path):
+    paths = []
+    for scheduler in ("eager", "lifo"):
+        paths.append(str(tmp_path / f"{scheduler}.json"))
+        tw.simulate(tw.cholesky_graph(4), tw.Machine(workers=2), scheduler=scheduler).save(paths[-1])
+    page = tmp_path / "page.html"
+    assert invoke(report, *paths, "-o", str(page)) == f"wrote {page}\n"
+    text = page.read_text()
+    assert "eager on 2 workers, simulated" in text
+    assert "lifo on 2 workers, simulated" in text
+
+
+def test_gpus_are_fast_at_updates():
+    slow = invoke(simulate, "cholesky", "--nt", "8", "--workers", "4")
+    fast = invoke(simulate, "cholesky", "--nt", "8", "--workers", "4", "--gpus", "2", "--scheduler", "heft")
+    assert "makespan       136 s" in slow
+    assert "makespan       136 s" not in fast
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scheduler", "fast"], "unknown scheduler 'fast'; known: eager"),
+        (["--grid", "2by2"], "--grid must be like 2x2"),
+        (["--grid", "2x2"], "--grid 2x2 has 4 ranks, --ranks is 1"),
+        (["--ranks", "4", "--grid", "2x2", "--scheduler", "heft"], "places tasks on ranks itself"),
+    ],
+)
+def test_a_wrong_option_is_a_message_not_a_traceback(arguments, message):
+    assert message in " ".join(invoke(simulate, "cholesky", "--nt", "3", *arguments, code=2).split())
+
+
+def test_report_says_what_is_no_run(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("{}")
+    assert "is no saved run" in invoke(report, str(path), code=2)
+
+
+def test_names_are_split_at_commas_outside_parentheses():
+    assert _split("eager, lookahead(2),random(7, ) ,") == ["eager", "lookahead(2)", "random(7, )"]

@@ -1,0 +1,88 @@
+import itertools
+import math
+
+import pytest
+
+import tilewright as tw
+from tilewright.machine import Machine
+
+MIXED = Machine(workers=4, ranks=2, gpus=2, alpha=5.0, beta=0.5, device_alpha=1.0, device_beta=0.1)
+
+
+def test_workers_and_memories_are_numbered_rank_by_rank():
+    assert [MIXED.node(w) for w in range(8)] == [0, 0, 1, 2, 3, 3, 4, 5]
+    assert [MIXED.is_gpu(w) for w in range(8)] == [False, False, True, True] * 2
+    assert (MIXED.size, MIXED.nodes, MIXED.kinds) == (8, 6, {False: 4, True: 4})
+    assert Machine(workers=3).kinds == {False: 3}
+    assert Machine(workers=3, gpus=3).kinds == {True: 3}
+
+
+def test_transfers_inside_a_rank_take_the_device_s_link():
+    assert MIXED.transfer(10, 0, 0) == 0
+    assert MIXED.transfer(10, 0, 1) == MIXED.transfer(10, 2, 1) == 2.0
+    assert MIXED.transfer(10, 0, 3) == MIXED.transfer(10, 5, 1) == 10.0
+
+
+def test_the_mean_transfer_is_the_mean_over_all_pairs_of_workers():
+    pairs = list(itertools.permutations(range(MIXED.size), 2))
+    mean = sum(MIXED.transfer(10, MIXED.node(a), MIXED.node(b)) for a, b in pairs) / len(pairs)
+    assert MIXED.mean_transfer(10) == pytest.approx(mean)
+    assert Machine().mean_transfer(10) == 0
+
+
+def cost(op, machine, worker=0):
+    g = tw.TaskGraph()
+    h = g.handle("h")
+    return machine.cost(g.insert(op, tw.RW(h)), worker)
+
+
+def test_a_task_costs_its_weight_its_flops_or_its_table():
+    op = tw.Op("work", weight=6)
+    assert cost(op, Machine()) == 6
+    assert cost(op, Machine(gamma=2.0, tile_size=3)) == 2 * 6 * 9
+    assert cost(tw.Op("w", flops=lambda shape: shape[0]), Machine(gamma=2.0, tile_size=3)) == 6
+    assert cost(op, Machine(durations={"work": 0.5}, overhead=0.25)) == 0.75
+    assert cost(op, Machine(workers=2, gpus=1, acceleration={"work": 3.0}, overhead=1.0), worker=1) == 3
+
+
+def test_a_table_is_interpolated_by_powers_of_the_tile_size():
+    table = {100: 1.0, 200: 8.0, 400: 32.0}
+    machine = Machine(durations={"work": table})
+    seconds = {nb: cost(tw.Op("work"), machine.replace(tile_size=nb)) for nb in (50, 150, 200, 300, 800)}
+    assert seconds[200] == 8.0
+    assert seconds[150] == pytest.approx(1.5**3)
+    assert seconds[300] == pytest.approx(8 * 1.5**2)
+    assert seconds[50] == pytest.approx(1 / 8)
+    assert seconds[800] == pytest.approx(128)
+    assert cost(tw.Op("work"), Machine(durations={"work": {100: 1.0}}, tile_size=200)) == 8.0
+
+
+def test_an_op_that_was_not_measured_is_named():
+    with pytest.raises(KeyError, match="no duration for op 'other' and no gamma; durations has work"):
+        cost(tw.Op("other"), Machine(durations={"work": 1.0}))
+
+
+def test_costs_of_a_graph_are_the_costs_of_its_tasks():
+    graph = tw.cholesky_graph(4)
+    machine = Machine(workers=3, gpus=1, gamma=1e-9, acceleration={"gemm": 7.0})
+    assert machine.costs(graph) == [machine.cost(task, 0) for task in graph]
+    assert machine.costs(graph, gpu=True) == [machine.cost(task, 2) for task in graph]
+    mean = [(2 * machine.cost(task, 0) + machine.cost(task, 2)) / 3 for task in graph]
+    assert machine.mean_costs(graph) == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"workers": 0}, {"ranks": 0}, {"tile_size": 0}, {"gpus": 2}, {"alpha": -1.0}, {"gamma": math.nan}]
+)
+def test_a_machine_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match=f"Machine: {next(iter(wrong))} must be"):
+        Machine(**wrong)
+
+
+def test_json_gives_the_machine_back(tmp_path):
+    durations = {"gemm": {128: 1.0, 256: 8.0}, "potrf": 2.0}
+    machine = MIXED.replace(gamma=1e-9, durations=durations, acceleration={"gemm": 9.0})
+    path = tmp_path / "machine.json"
+    machine.to_json(path)
+    assert Machine.from_json(path) == machine
+    assert Machine.from_json(machine.to_json()) == machine
