@@ -23,8 +23,8 @@ class Bounds:
     """Work divided by workers, W/p; on several kinds of workers, what a linear programme makes of it."""
     critical_path: float
     """The longest chain of tasks that wait for each other, C."""
-    work: float = field(default=0.0, repr=False)
-    """The cost of all tasks together, W; of the cheapest kind of worker for each task."""
+    work: float | None = field(default=None, repr=False, compare=False)
+    """The cost of all tasks together, W, each on the kind of worker that is fastest on it; by default the area."""
 
     @property
     def lower(self) -> float:
@@ -34,7 +34,8 @@ class Bounds:
     @property
     def speedup_limit(self) -> float:
         """W/C: no number of workers gives more than this many times the speed of one."""
-        return self.work / self.critical_path if self.critical_path else 1.0
+        work = self.area if self.work is None else self.work
+        return work / self.critical_path if self.critical_path else 1.0
 
 
 def bounds(graph: TaskGraph, workers: int, cost: Callable[[Task], float] | Sequence[float] | None = None) -> Bounds:

@@ -24,7 +24,8 @@ class LocalityWorkStealing:
         workers = machine.size
         self.deques: list[deque[Task]] = [deque() for _ in range(workers)]
         # Whom to rob, nearest first: w+1, w-1, w+2, ... around the ring of workers.
-        self.ring = [step for distance in range(1, workers // 2 + 1) for step in (distance, -distance)]
+        ring = [step for distance in range(1, workers // 2 + 1) for step in (distance, -distance)]
+        self.victims = [list(dict.fromkeys((w + step) % workers for step in ring)) for w in range(workers)]
         self.next = 0
 
     def push(self, task: Task, worker: int | None = None) -> None:
@@ -36,8 +37,7 @@ class LocalityWorkStealing:
     def pop(self, worker: int) -> Task | None:
         if self.deques[worker]:
             return self.deques[worker].pop()
-        for step in self.ring:
-            victim = self.deques[(worker + step) % len(self.deques)]
-            if victim:
-                return victim.popleft()
+        for victim in self.victims[worker]:
+            if self.deques[victim]:
+                return self.deques[victim].popleft()
         return None

@@ -41,7 +41,7 @@ def figure(table: Table, path: str | Path) -> None:
         left.plot(x, [row.ratio for row in rows], label=", ".join(names), **style)
         right.plot(x, [row.speedup for row in rows], **style)
     limits = {row.workers: run.bounds for row, run in zip(table.rows, table.runs, strict=True)}
-    right.plot(counts, [limits[p].work / limits[p].lower if limits[p].lower else 1.0 for p in counts],
+    right.plot(counts, [p * limits[p].area / limits[p].lower if limits[p].lower else 1.0 for p in counts],
                color="0.5", linestyle="--", linewidth=1, label="limit min(p, W/C)")  # fmt: skip
     for axes, label in ((left, "makespan / lower bound"), (right, "speed-up")):
         axes.set_xscale("log", base=2)
