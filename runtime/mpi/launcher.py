@@ -95,6 +95,12 @@ def remove(files: Iterable[str]) -> None:
             os.unlink(file)
 
 
+def _leave_survivors(launcher: str) -> list[str]:
+    """Hydra's option not to kill the other ranks when one dies: that is the pool's work, which wants to know which."""
+    hydra = Path(launcher).with_name("mpiexec.hydra").exists() or "hydra" in os.path.realpath(launcher)
+    return ["-disable-auto-cleanup"] if hydra else []
+
+
 class Launch:
     """``ranks`` processes ``python -m module`` under mpiexec, in a session of their own.
 
@@ -102,7 +108,8 @@ class Launch:
     """
 
     def __init__(self, ranks: int, module: str, extra: Mapping[str, str]) -> None:
-        command = [mpiexec(), "-n", str(ranks), sys.executable, "-m", module]
+        launcher = mpiexec()
+        command = [launcher, *_leave_survivors(launcher), "-n", str(ranks), sys.executable, "-m", module]
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
         self.files: set[str] = set()
         """Shared memory of the ranks' MPI, removed by `kill`."""

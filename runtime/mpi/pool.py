@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 import weakref
@@ -139,39 +138,29 @@ class Pool:
             try:
                 connection.send(job)
             except OSError:
-                raise self._died([rank]) from None
+                raise self._died(rank) from None
         answers: dict[int, Any] = {}
         done = [0] * self.ranks
         while len(answers) < self.ranks:
             left = {c: r for r, c in enumerate(self._connections) if r not in answers}
-            gone = []
             awake: list[Any] = wait(list(left))
             for connection in awake:
                 rank = left[connection]
                 try:
                     answer = connection.recv()
                 except (EOFError, OSError):
-                    gone.append(rank)
-                    continue
+                    raise self._died(rank) from None
                 if isinstance(answer, int):
                     done[rank] = answer
                     if progress:
                         progress(sum(done))
                 else:
                     answers[rank] = answer
-            if gone:
-                raise self._died(gone)
         failed = next((answer for answer in answers.values() if isinstance(answer, bytes)), None)
         return failed if failed is not None else [answers[rank] for rank in range(self.ranks)]
 
-    def _died(self, gone: list[int]) -> RankDied:
-        """Which of the ranks that are gone was first: mpiexec ends the others when it sees one end."""
-        first = gone[0]
-        if len(gone) > 1:
-            self._launch.wait(1.0)
-            named = re.findall(r"PID (\d+)", self._launch.output())
-            first = next((rank for rank in gone if str(self.pids[rank]) in named), first)
-        return RankDied(first, f"process {self.pids[first]} ended during a run; the pool of {self.ranks} is closed")
+    def _died(self, rank: int) -> RankDied:
+        return RankDied(rank, f"process {self.pids[rank]} ended during a run; the pool of {self.ranks} is closed")
 
     # ------------------------------------------------------------ end
 
@@ -216,9 +205,11 @@ def _end(owner: int, launch: Launch, connections: list[Connection], pids: list[i
 
 
 def _kill(launch: Launch, connections: list[Connection], pids: list[int]) -> None:
-    launch.kill(() if launch.ended else pids)
-    for connection in connections:
+    running = [] if launch.ended else pids
+    launch.files |= shm_files(running)
+    for connection in connections:  # without it a rank ends by itself, also one that has not said its process id
         connection.close()
+    launch.kill(running)
 
 
 # ------------------------------------------------------------------ which pool a call uses
