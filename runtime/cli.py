@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tilewright import cli_schedulers
 from tilewright.backends import BACKENDS
 from tilewright.errors import NotPositiveDefiniteError
 from tilewright.schedulers import SCHEDULERS
@@ -31,6 +32,7 @@ __all__ = ["BENCHMARKS", "main"]
 BENCHMARKS = {
     "cholesky": "Tiled Cholesky beside numpy, scipy, torch, dpotrf and dask.",
     "overhead": "Time per empty task, beside dask and concurrent.futures.",
+    "simulator": "Predicted beside measured runs, simulated tasks per second.",
     "mpi": "Ranks beside threads, what a pool costs, message counts.",
 }
 """Subcommands of ``tilewright bench``: each is ``command`` in the module `tilewright.benchmarks` has of that name."""
@@ -203,7 +205,8 @@ def dag() -> None:
 @click.option("--nt", type=click.IntRange(min=0), default=8, show_default=True, help="Rows of tiles.")
 @click.option("--svg", type=_File, callback=_writable(".svg"), help="Write a picture here.")
 @click.option("--dot", type=_File, callback=_writable(".dot", ".gv"), help="Write Graphviz's DOT here.")
-def dag_cholesky(nt: int, svg: Path | None, dot: Path | None) -> None:
+@click.option("--html", type=_File, callback=_writable(".html"), help="Write an interactive page here.")
+def dag_cholesky(nt: int, svg: Path | None, dot: Path | None, html: Path | None) -> None:
     """The task graph of tiled Cholesky: DOT on standard output, or files."""
     from tilewright.linalg.cholesky import cholesky_graph
 
@@ -213,7 +216,9 @@ def dag_cholesky(nt: int, svg: Path | None, dot: Path | None) -> None:
         for file in (svg, dot):
             if file:
                 _write_graph(graph, file)
-        if not (svg or dot):
+        if html:
+            graph.to_html(str(html))
+        if not (svg or dot or html):
             click.echo(graph.to_dot(), nl=False)
     click.echo(
         f"{len(graph)} tasks, {graph.edges} edges, critical path {len(path)} tasks of length {path.length:g}, "
@@ -233,6 +238,10 @@ def info(as_json: bool) -> None:
         click.echo(json.dumps(found))
     else:
         console.show_inventory(found)
+
+
+for _command in (cli_schedulers.compare, cli_schedulers.simulate, cli_schedulers.report):
+    main.add_command(_command)
 
 
 @main.group(cls=_BenchGroup)

@@ -215,7 +215,7 @@ def _row(runs: list[Run]) -> tuple[Row, Run]:
     makespan, bounds = middle.makespan, middle.bounds
     row = Row(
         scheduler=middle.scheduler,
-        workers=middle.workers * middle.trace.ranks,
+        workers=middle.workers,
         makespan=makespan,
         ratio=makespan / bounds.lower if bounds.lower else 1.0,
         idle=middle.idle,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.graph import TaskGraph
 from tilewright.idle import waits
+from tilewright.plot.palette import colours, text_on
 from tilewright.report import place, seconds
 
 if TYPE_CHECKING:
@@ -25,16 +26,6 @@ LIMIT = 20_000
 """Tasks that are drawn one by one; beyond that they are drawn in groups."""
 _LANES = 256  # workers that are drawn
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart, and the ink that is legible on each.
-_COLOURS = {
-    "gemm": ("#0072B2", "#fff"), "trsm": ("#E69F00", "#000"), "syrk": ("#009E73", "#000"),
-    "potrf": ("#D55E00", "#fff"), "copy": ("#56B4E9", "#000"), "zero": ("#999999", "#000"),
-    "tril": ("#CC79A7", "#000"),
-}  # fmt: skip
-_OTHERS = [
-    ("#F0E442", "#000"), ("#56B4E9", "#000"), ("#CC79A7", "#000"), ("#E69F00", "#000"), ("#009E73", "#000"),
-    ("#0072B2", "#fff"), ("#D55E00", "#fff"), ("#999999", "#000"),
-]  # fmt: skip
 _IDLE = {
     "startup": ("start-up", "#56B4E9"), "dependencies": ("dependencies", "#E69F00"),
     "communication": ("communication", "#CC79A7"), "overhead": ("engine or policy", "#999999"),
@@ -234,8 +225,7 @@ def _picture(graph: TaskGraph, run: Run | None) -> dict[str, Any]:
     costs = durations if durations is not None else [task.op.weight for task in graph.tasks]
     ops = list(dict.fromkeys(task.op.name for task in graph.tasks))
     number = {op: count for count, op in enumerate(ops)}
-    spare = iter(_OTHERS * (len(ops) // len(_OTHERS) + 1))
-    inks = [_COLOURS[op] if op in _COLOURS else next(spare) for op in ops]
+    inks = [(colour, text_on(colour)) for colour in colours(ops).values()]
     depth, slack, critical = _layers(graph, costs)
     op = [number[task.op.name] for task in graph.tasks]
     picture: dict[str, Any] = {

@@ -158,7 +158,7 @@ def test_data_gives_shapes_and_ragged_tiles_cost_less():
     by_label = {run.graph.tasks[r.task].label: r.duration for r in run.trace}
     assert by_label["trsm(2,0)"] == pytest.approx(by_label["trsm(1,0)"] / 2)
     remote = tw.simulate(tw.cholesky_graph(3), tw.Machine(ranks=3, beta=1.0), data={"A": a}, owner=lambda h: h.index[0])
-    assert {(str(m.handle), m.bytes) for m in remote.trace.messages} >= {("A[0,0]", 32), ("A[1,0]", 32)}
+    assert {(str(m.handle), m.nbytes) for m in remote.trace.messages} >= {("A[0,0]", 32), ("A[1,0]", 32)}
     assert remote.memory == 104  # rank 2: its three tiles of 16, 16 and 8 bytes, and copies of A[0,0] and A[1,0]
 
 
