@@ -12,6 +12,7 @@ from tilewright.graph import R, TaskGraph
 from tilewright.kernels.layout import row_ld
 from tilewright.kernels.table import DTYPES
 from tilewright.linalg.ops import finite
+from tilewright.pages import zeros
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["Matrix", "check_finite_lower"]
@@ -69,7 +70,7 @@ class Matrix:
         if self.tiled:
             fresh = TiledMatrix.empty(self.array.shape, tile_size, self.dtype)
             return fresh if self.lower else fresh.T
-        return TiledMatrix.view(np.zeros((self.n, self.n), self.dtype, order=self.order), int(tile_size))
+        return TiledMatrix.view(zeros((self.n, self.n), self.dtype, self.order), int(tile_size))
 
     @property
     def order(self) -> Literal["C", "F"]:
