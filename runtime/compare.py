@@ -106,8 +106,11 @@ class Table:
         print(self)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A data frame with one row per policy and number of workers. Needs pandas."""
-        import pandas
+        """A data frame with one row per policy and number of workers. ImportError without pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("a data frame needs pandas; pip install 'tilewright[frames]' brings it") from error
 
         columns = list(Row.__dataclass_fields__)
         return pandas.DataFrame([[getattr(row, c) for c in columns] for row in self.rows], columns=columns)

@@ -1,4 +1,5 @@
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -108,3 +109,10 @@ def test_wrong_arguments_are_named(options, message):
 def test_progress_counts_runs(capsys):
     tw.compare_schedulers(tw.cholesky_graph(2), [1, 2], schedulers=["eager", "lifo"], progress=True)
     assert "4/4" in capsys.readouterr().err
+
+
+def test_without_pandas_a_data_frame_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    table = tw.compare_schedulers(tw.cholesky_graph(2), 1, schedulers=["eager"])
+    with pytest.raises(ImportError, match=r"pip install 'tilewright\[frames\]'"):
+        table.to_pandas()
