@@ -7,37 +7,24 @@ neighbour's cache.
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterable
 
-from tilewright.graph import Task, TaskGraph
+from tilewright.graph import TaskGraph
 from tilewright.machine import Machine
+from tilewright.schedulers.stealing import Stealing
 
 __all__ = ["LocalityWorkStealing"]
 
 
-class LocalityWorkStealing:
-    """One deque per worker. O(1) per task, O(workers) for a worker that finds nothing."""
-
-    shared = True
+class LocalityWorkStealing(Stealing):
+    """Victims by distance."""
 
     def prepare(self, graph: TaskGraph, machine: Machine) -> None:
+        super().prepare(graph, machine)
         workers = machine.size
-        self.deques: list[deque[Task]] = [deque() for _ in range(workers)]
         # Whom to rob, nearest first: w+1, w-1, w+2, ... around the ring of workers.
         ring = [step for distance in range(1, workers // 2 + 1) for step in (distance, -distance)]
         self.victims = [list(dict.fromkeys((w + step) % workers for step in ring)) for w in range(workers)]
-        self.next = 0
 
-    def push(self, task: Task, worker: int | None = None) -> None:
-        if worker is None:  # the start of a run: deal tasks out in turn
-            worker = self.next
-            self.next = (worker + 1) % len(self.deques)
-        self.deques[worker].append(task)
-
-    def pop(self, worker: int) -> Task | None:
-        if self.deques[worker]:
-            return self.deques[worker].pop()
-        for victim in self.victims[worker]:
-            if self.deques[victim]:
-                return self.deques[victim].popleft()
-        return None
+    def order(self, worker: int) -> Iterable[int]:
+        return self.victims[worker]

@@ -10,40 +10,27 @@ the one that leads to the most work in a tree-like program.
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections.abc import Iterable
 
-from tilewright.graph import Task, TaskGraph
+from tilewright.graph import TaskGraph
 from tilewright.machine import Machine
+from tilewright.schedulers.stealing import Stealing
 
 __all__ = ["WorkStealing"]
 
 
-class WorkStealing:
-    """One deque per worker, random victims by a seeded generator. O(1) per task, O(workers) to find nothing."""
-
-    shared = True
+class WorkStealing(Stealing):
+    """Random victims by a seeded generator."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
     def prepare(self, graph: TaskGraph, machine: Machine) -> None:
+        super().prepare(graph, machine)
         self.generator = random.Random(self.seed)
-        self.deques: list[deque[Task]] = [deque() for _ in range(machine.size)]
-        self.next = 0
 
-    def push(self, task: Task, worker: int | None = None) -> None:
-        if worker is None:  # the start of a run: deal tasks out in turn
-            worker = self.next
-            self.next = (worker + 1) % len(self.deques)
-        self.deques[worker].append(task)
-
-    def pop(self, worker: int) -> Task | None:
-        if self.deques[worker]:
-            return self.deques[worker].pop()
+    def order(self, worker: int) -> Iterable[int]:
+        """From a random victim on, around the ring."""
         count = len(self.deques)
         first = self.generator.randrange(count)
-        for step in range(count):  # from a random victim on, around the ring
-            victim = self.deques[(first + step) % count]
-            if victim:
-                return victim.popleft()
-        return None
+        return ((first + step) % count for step in range(count))
