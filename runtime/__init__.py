@@ -27,7 +27,7 @@ from tilewright.tiles import Store, TiledMatrix
 from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if _checking:
-    from tilewright import mpi
+    from tilewright import comm, mpi, training
 
 __version__ = _version("tilewright")
 
@@ -64,18 +64,22 @@ __all__ = [
     "W",
     "bounds",
     "cholesky_graph",
+    "comm",
     "compare_schedulers",
     "mpi",
     "run",
     "simulate",
     "tiled_cholesky",
+    "training",
 ]
 
 
+_ROOMS = ("comm", "mpi", "training")  # imported when they are first used
+
+
 def __getattr__(name: str) -> _Any:
-    """`tilewright.mpi`, when it is first used."""
-    if name == "mpi":
+    if name in _ROOMS:
         import importlib
 
-        return importlib.import_module("tilewright.mpi")
+        return importlib.import_module(f"tilewright.{name}")
     raise AttributeError(f"module 'tilewright' has no attribute {name!r}")

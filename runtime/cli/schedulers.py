@@ -1,4 +1,4 @@
-"""Commands that plan and compare: ``compare``, ``simulate``, ``report``. `tilewright.cli` has them with the others."""
+"""Commands that plan and compare: ``compare``, ``simulate``, ``report``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from tilewright.cli.common import one_sentence
 from tilewright.graph import Handle, TaskGraph
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.machine import Machine
@@ -52,7 +53,7 @@ def compare(
     from tilewright.compare import compare_schedulers
 
     names = _split(schedulers) if schedulers else None
-    with _usage_errors():
+    with one_sentence():
         table = compare_schedulers(
             ALGORITHMS[algorithm](nt), [int(count) for count in workers.split(",")], schedulers=names,
             machine=_machine(**machine), owner=_owner(grid, machine["ranks"]), progress=True,
@@ -82,7 +83,7 @@ def simulate(
     """Predict one run and print its bounds and idle times."""
     from tilewright.backends.simulate import simulate as predict
 
-    with _usage_errors():
+    with one_sentence():
         run = predict(
             ALGORITHMS[algorithm](nt), _machine(workers=workers, **machine), scheduler=scheduler,
             owner=_owner(grid, machine["ranks"]), noise=noise, seed=seed, progress=nt > 50,
@@ -110,7 +111,7 @@ def report(runs: Sequence[str], output: str) -> None:
     """One HTML page of saved runs, side by side."""
     from tilewright.saved import load
 
-    with _usage_errors():
+    with one_sentence():
         loaded = [load(path) for path in runs]
     loaded[0].report(output, *loaded[1:])
     click.echo(f"wrote {output}")
@@ -152,14 +153,3 @@ def _split(names: str) -> list[str]:
             parts.append(names[start:place])
             start = place + 1
     return [part.strip() for part in [*parts, names[start:]] if part.strip()]
-
-
-class _usage_errors:  # noqa: N801 - reads as a function
-    """A ValueError or KeyError of the library is a message to the user, not a traceback."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ValueError | KeyError):
-            raise click.UsageError(str(error.args[0])) from error

@@ -2,7 +2,7 @@ import pytest
 from click.testing import CliRunner
 
 import tilewright as tw
-from tilewright.cli_schedulers import _split, compare, report, simulate
+from tilewright.cli.schedulers import _split, compare, report, simulate
 from tilewright.saved import load
 
 

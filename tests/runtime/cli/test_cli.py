@@ -293,8 +293,16 @@ def test_bench_lists_its_table_without_importing(monkeypatch):
         monkeypatch.setitem(sys.modules, f"tilewright.benchmarks.{name}", None)  # an import would fail
     result = call("bench", "--help")
     assert result.exit_code == 0
-    for name, summary in cli.BENCHMARKS.items():
+    for name, (_, summary) in cli.BENCHMARKS.items():
         assert name in result.stdout and summary in result.stdout
+
+
+def test_every_command_of_the_table_has_its_name_and_its_summary_in_the_help():
+    listed = call("--help").stdout
+    for name, (_, summary) in cli.COMMANDS.items():
+        command = cli.main.get_command(click.Context(cli.main), name)
+        assert command.name == name
+        assert name in listed and " ".join(summary.split()) in " ".join(listed.split())
 
 
 def test_a_benchmark_that_cannot_be_imported_exits_2(monkeypatch):

@@ -1,0 +1,44 @@
+"""The ``tilewright`` command.
+
+Exit codes: 0 done; 1 the numbers failed (not positive definite, or a LAPACK ratio that does not pass); 2 bad input or a
+missing optional package, in one sentence. Tables go to standard output and progress to standard error; with ``--json``
+standard output has exactly one line, a JSON object.
+"""
+
+from __future__ import annotations
+
+import click
+
+from tilewright.cli.common import LazyGroup
+
+__all__ = ["BENCHMARKS", "COMMANDS", "main"]
+
+COMMANDS = {
+    "cholesky": ("tilewright.cli.cholesky", "Factor a symmetric positive definite matrix and say how it went."),
+    "dag": ("tilewright.cli.cholesky", "Draw task graphs; no data needed."),
+    "info": ("tilewright.cli.info", "What is installed, which BLAS is used, which kernels and engines there are."),
+    "compare": ("tilewright.cli.schedulers", "Simulate one graph under many policies and print the table."),
+    "simulate": ("tilewright.cli.schedulers", "Predict one run and print its bounds and idle times."),
+    "report": ("tilewright.cli.schedulers", "One HTML page of saved runs, side by side."),
+    "bench": ("tilewright.cli", "Measure tilewright beside other libraries."),
+}
+"""Commands and the modules that have them under their own names; modules are imported when a command is used."""
+
+BENCHMARKS = {
+    "cholesky": ("tilewright.benchmarks.cholesky", "Tiled Cholesky beside numpy, scipy, torch, dpotrf and dask."),
+    "overhead": ("tilewright.benchmarks.overhead", "Time per empty task, beside dask and concurrent.futures."),
+    "simulator": ("tilewright.benchmarks.simulator", "Predicted beside measured runs, simulated tasks per second."),
+    "mpi": ("tilewright.benchmarks.mpi", "Ranks beside threads, what a pool costs, message counts."),
+}
+"""Subcommands of ``tilewright bench``: each is ``command`` in its module."""
+
+
+@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tilewright", prog_name="tilewright", message="%(prog)s %(version)s")
+def main() -> None:
+    """Tiled linear algebra as task graphs."""
+
+
+@click.group(cls=LazyGroup, table=BENCHMARKS, attribute="command")
+def bench() -> None:
+    """Measure tilewright beside other libraries."""

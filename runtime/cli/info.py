@@ -1,0 +1,25 @@
+"""``tilewright info``: what is installed and what is used."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from tilewright.cli.common import one_sentence
+
+__all__ = ["info"]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def info(as_json: bool) -> None:
+    """Say what is installed, which BLAS is used and which kernels, engines and policies there are."""
+    from tilewright import console, inventory
+
+    with one_sentence():
+        found = inventory.inventory()
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        console.show_inventory(found)

@@ -1,0 +1,1 @@
+"""Training in mixed precision as a scheduled workload."""
