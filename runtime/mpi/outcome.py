@@ -37,9 +37,7 @@ class Outcome(NamedTuple):
 _plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.WeakKeyDictionary()
 
 
-def planned(
-    graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handle] | None = None
-) -> MessagePlan:
+def planned(graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handle] | None = None) -> MessagePlan:
     """The plan of a graph; the last one is kept as long as the graph is."""
     known = _plans.setdefault(graph, {})
     key = len(graph), ranks, order, results

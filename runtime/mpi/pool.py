@@ -178,7 +178,7 @@ class Pool:
         return answers
 
     def forget(self, key: int) -> None:
-        """Free what the ranks keep under a key: now, or after the run that is going on. From any thread, at any time."""
+        """Free what the ranks keep under a key: now, or after the run that is going on. From any thread."""
         self._forgotten.append(key)
         if self.lock.acquire(blocking=False):
             try:

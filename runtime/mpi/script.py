@@ -37,8 +37,8 @@ _SPIN = 2e-3  # seconds of testing without sleeping, where every rank has a core
 class Told(NamedTuple):
     """What a rank tells of one run of its script; times are of the host's monotonic clock."""
 
-    failure: tuple[int, BaseException] | None
-    """Index of the task that failed, and what it raised."""
+    failure: tuple[int, Any] | None
+    """Index of the task that failed, and what it raised, frozen before it travels."""
     tasks: list[tuple[int, float, float]]
     """Index, start, end of each task, if a trace was asked for."""
     sent: list[tuple[int, int, float]]
@@ -77,7 +77,7 @@ class Script:
     """
 
     def __init__(self, comm: MPI.Intracomm, plan: MessagePlan, data: Mapping[Handle, Any], *, keep: set[Handle],
-                 shape: Callable[[Handle], tuple[int, ...]], dtype: Any, synchronous: bool = False) -> None:  # fmt: skip
+                 shape: Callable[[Handle], tuple[int, ...]], dtype: Any, synchronous: bool) -> None:  # fmt: skip
         self.comm = comm
         self.rank = comm.rank
         self.plan = plan
@@ -145,7 +145,7 @@ class Script:
             return np.empty(like.shape, like.dtype)
         return np.zeros(self._shape(handle), self._dtype)
 
-    def _request(self, make: Callable[..., MPI.Prequest], buffer: Any, other: int, message: Message,
+    def _request(self, make: Callable[..., Any], buffer: Any, other: int, message: Message,
                  numbers: Mapping[tuple[int, int, int], int]) -> int:  # fmt: skip
         if not isinstance(buffer, np.ndarray) or not buffer.flags.c_contiguous:
             raise TypeError(f"{message.handle} travels, so it must be a contiguous array")
@@ -225,4 +225,3 @@ def _put(step: _Step, result: Any) -> None:
         if isinstance(buffer, np.ndarray) and np.shape(value) != buffer.shape:
             raise ValueError(f"{step.task} returned shape {np.shape(value)} where {buffer.shape} lives")
         np.copyto(buffer, value)
-
