@@ -114,7 +114,8 @@ def check(precision: str, device: torch.device, model: nn.Module, *, allow_slow:
     if not reason and precision == "fp16" and device.type == "cpu" and has_convolutions(model):
         reason = (
             "fp16 convolutions on a CPU are pathologically slow in torch (the backward pass of one layer of 64 "
-            "channels takes half a second for 4 images); use bf16, or a model without convolutions to look at fp16 numerics"
+            "channels takes half a second for 4 images); use bf16, or a model without convolutions to see "
+            "fp16 numerics"
         )
     if reason and not (allow_slow and precision in PRECISIONS and device.type == "cpu" and precision != "tf32"):
         raise ValueError(reason + ("; allow_slow=True runs it anyway" if precision in ("fp16", "bf16") else ""))
