@@ -221,6 +221,8 @@ class TaskGraph:
         """(function, arguments) of a call that builds this graph, by which it travels to other processes; set last."""
         self.layout: Layout | None = None
         """Ranks, owners and shapes that go with the algorithm; engines use them where a call names no owner."""
+        self.results: frozenset[Handle] | None = None
+        """Handles whose final values a run is for; engines with ranks need not send others back. None: all."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
         self._ops: dict[Callable[..., Any], Op] = {}
         self._successors: list[list[int]] = []
@@ -301,7 +303,8 @@ class TaskGraph:
         if self.recipe is not None:
             return self.recipe
         levels = self.bottom_levels() if self.closed_form is not None else None
-        return _rebuilt, (self.name, [(t.op, t.uses, t.params, t.on, t.priority) for t in self.tasks], levels)
+        tasks = [(t.op, t.uses, t.params, t.on, t.priority) for t in self.tasks]
+        return _rebuilt, (self.name, tasks, levels, self.results)
 
     def _function_op(self, function: Any) -> Op:
         if not callable(function):
@@ -459,9 +462,12 @@ class TaskGraph:
         return to_svg(self) if len(self) <= LIMIT else None
 
 
-def _rebuilt(name: str, calls: list[tuple[Any, ...]], levels: list[float] | None) -> TaskGraph:
+def _rebuilt(
+    name: str, calls: list[tuple[Any, ...]], levels: list[float] | None, results: frozenset[Handle] | None
+) -> TaskGraph:
     """The graph of these (op, uses, params, on, priority)."""
     graph = TaskGraph(name)
+    graph.results = results
     for op, uses, params, on, priority in calls:
         graph.insert(op, *uses, *params, on=on, priority=priority)
     if levels is not None:
