@@ -22,6 +22,7 @@ from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
 from tilewright.machine import Machine
 from tilewright.messages import Message, MessagePlan
 from tilewright.plan import Bounds, bounds
+from tilewright.precision import FORMATS, PrecisionMap
 from tilewright.schedulers import SCHEDULERS, Policy
 from tilewright.tiles import Store, TiledMatrix
 from tilewright.trace import MessageRecord, TaskRecord, Trace
@@ -33,6 +34,7 @@ __version__ = _version("tilewright")
 
 __all__ = [
     "BACKENDS",
+    "FORMATS",
     "RW",
     "SCHEDULERS",
     "Access",
@@ -49,6 +51,7 @@ __all__ = [
     "NotPositiveDefiniteError",
     "Op",
     "Policy",
+    "PrecisionMap",
     "R",
     "RankDied",
     "RowBlocks",

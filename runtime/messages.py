@@ -156,7 +156,7 @@ class MessagePlan:
                     version = current[handle] = _Version(handle, old.number + 1, task.index, place)
                     versions.append(version)
         for version in current.values():
-            if version.number:
+            if version.number and version.handle.name not in self.graph.temporary:
                 for rank in collect:
                     if rank != version.source:
                         version.readers.setdefault(rank, len(self.graph))
