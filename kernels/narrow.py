@@ -170,7 +170,8 @@ def _finite(tile: np.ndarray) -> bool:
 
 
 def _upper(shape: tuple[int, ...]) -> Any:
-    return ~np.tri(*shape, dtype=bool)
+    rows, columns = shape
+    return np.arange(rows)[:, None] < np.arange(columns)
 
 
 def _blocks(tile: np.ndarray) -> Iterator[slice]:

@@ -39,7 +39,7 @@ from tilewright.kernels.narrow import narrowed, split_parts, widened
 __all__ = ["BLOCK", "FORMS", "OPS", "ROUTES", "Route", "cpu_features", "kernels", "probe", "route"]
 
 FORMS = ("bfloat16", "float16", "bfloat16x2")
-"""Narrow operands: the storage dtypes of the table's rows. ``bfloat16x2`` are two BF16 parts, the operands of bf16x3."""
+"""Narrow operands: storage dtypes of the table's rows. ``bfloat16x2`` are two BF16 parts, the operands of bf16x3."""
 
 ROUTES = ("cblas", "mkldnn", "autocast", "reference")
 """In order of preference."""
@@ -158,7 +158,7 @@ def _cblas(form: str) -> Callable[..., None] | None:
             function = getattr(ctypes.CDLL(blas.load(name).path), _SYMBOLS[form], None)
             if function is not None:
                 function.restype = None
-                return function  # type: ignore[no-any-return]
+                return function
     return None
 
 
@@ -193,13 +193,13 @@ def _autocast_product(form: str) -> Product:
         import torch
 
         dtype = getattr(torch, form)
-        a, b, c = _tensors(a, b, c)
+        ta, tb, tc = _tensors(a, b, c)
         if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == dtype:
-            c.sub_(torch.mm(a, b.T))  # the worker has entered it already
+            p = torch.mm(ta, tb.T)  # the worker has entered it already
         else:
             with torch.autocast("cpu", dtype, cache_enabled=False):
-                p = torch.mm(a, b.T)
-            c.sub_(p)
+                p = torch.mm(ta, tb.T)
+        tc.sub_(p)
 
     return product
 
@@ -234,9 +234,9 @@ def _mkldnn_product(form: str) -> Product:
     def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
         import torch
 
-        a, b, c = (torch.from_numpy(x) for x in (widened(a), widened(b), c))
+        ta, tb, tc = (torch.from_numpy(x) for x in (widened(a), widened(b), c))
         with torch.autocast("cpu", enabled=False), _bf16_inside_mkldnn():
-            c.addmm_(a, b.T, alpha=-1)
+            tc.addmm_(ta, tb.T, alpha=-1)
 
     return product
 
@@ -293,7 +293,7 @@ def kernels(form: str, name: str) -> dict[str, Callable[..., None]]:
             product(part(a, slice(j, n)), part(a, slice(j, min(j + BLOCK, n))), c[j:, j : j + BLOCK])
 
     def trsm(l: np.ndarray, a: np.ndarray) -> None:  # noqa: E741
-        m, n = a.shape
+        n = a.shape[1]
         if l.shape != (n, n):
             raise ValueError(f"trsm: L {l.shape} and A {a.shape} do not fit A L^-T")
         for j in range(0, n, BLOCK):

@@ -177,7 +177,7 @@ class PrecisionMap:
         formats: tuple[str, ...] = ("bf16", "fp32", "fp64"),
         workers: int | None = None,
     ) -> PrecisionMap:
-        """Higham and Mary's rule: a tile may be in a format of unit roundoff u if ||A_ij||_F nt / ||A||_F < tolerance/u.
+        """Higham and Mary's rule: a tile may have unit roundoff u if ||A_ij||_F nt / ||A||_F < tolerance/u.
 
         Then ||A - A'||_F <= tolerance ||A||_F, where A' has every tile rounded to its format: the nt^2 tiles each add
         at most (tolerance ||A||_F / nt)^2 to the square. Of ``formats`` each tile gets the first that qualifies and

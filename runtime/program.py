@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.errors import MissingDataError
-from tilewright.graph import Handle, Op, Task, TaskGraph
+from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.kernels import table
 from tilewright.tiles import Store, TiledMatrix
 

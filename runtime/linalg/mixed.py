@@ -1,7 +1,7 @@
 """Cholesky in mixed precision: the same loop, with scaling before it and conversions in between.
 
-`mixed_factor` factors H + shift diag(H) with H = D A D, for use as a preconditioner or under refinement; `mixed_cholesky`
-gives the factor of A itself, behind `tiled_cholesky(A, precision=...)`.
+`mixed_factor` factors H + shift diag(H) with H = D A D, for use as a preconditioner or under refinement;
+`mixed_cholesky` gives the factor of A itself, behind `tiled_cholesky(A, precision=...)`.
 """
 
 from __future__ import annotations
