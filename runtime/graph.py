@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 if TYPE_CHECKING:
     import networkx
 
+    from tilewright.distribution import Layout
+
 __all__ = ["Access", "CriticalPath", "Handle", "Handles", "Op", "R", "RW", "Task", "TaskGraph", "Use", "W"]
 
 
@@ -221,6 +223,8 @@ class TaskGraph:
         """(function, arguments) of a call that builds this graph, by which it travels to other processes; set last."""
         self.temporary: set[str] = set()
         """Names of handles whose values nobody wants after the run; engines do not bring them back."""
+        self.layout: Layout | None = None
+        """Ranks, owners and shapes that go with the algorithm; engines use them where a call names no owner."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
         self._ops: dict[Callable[..., Any], Op] = {}
         self._successors: list[list[int]] = []
