@@ -26,6 +26,7 @@ import importlib.util
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,11 +108,7 @@ def _missing(name: str, form: str) -> str:
     if name == "mkldnn":
         if form != "bfloat16":
             return "torch has no such switch for FP16"
-        import torch
-
-        if not torch.backends.mkldnn.is_available():
-            return "this torch has no mkldnn"
-        if not hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision"):
+        if tuple(map(int, version("torch").split(".")[:2])) < (2, 9):
             return "torch.backends.mkldnn.matmul.fp32_precision needs torch 2.9"
     return ""
 

@@ -105,6 +105,8 @@ def lookup(op: str, device: str, storage: str, accumulate: str, source: str = ""
     """
     library = blas.current()
     _fill(library)
+    if source or storage in products.FORMS:
+        _fill_narrow()
     sources = _rows.get((op, device, storage, accumulate)) or _rows.get((op, device, ANY, ANY), {})
     users = [row for name, row in sources.items() if name not in (*blas.NAMES, "reference", *_routed)]
     if not source and not users and storage in products.FORMS and op in products.OPS:
@@ -120,6 +122,7 @@ def lookup(op: str, device: str, storage: str, accumulate: str, source: str = ""
 def rows() -> Iterator[Row]:
     """Every row there is, reference rows first."""
     _fill(blas.current())
+    _fill_narrow()
     for sources in _rows.values():
         yield from sources.values()
 
@@ -127,8 +130,6 @@ def rows() -> Iterator[Row]:
 def _fill(library: blas.Library) -> None:
     """Add the rows of ``library`` once, also when two threads ask at the same time."""
     with _filling:
-        if not _routed:
-            _fill_narrow()
         if library.name in _filled:
             return
         for op, (build, _) in OPS.items():
@@ -140,14 +141,18 @@ def _fill(library: blas.Library) -> None:
 
 
 def _fill_narrow() -> None:
-    for form in products.FORMS:
-        for route in products.probe(form):
-            if route.reason and not route.slow:
-                continue
-            _routed.add(f"{form}/{route.name}")
-            for op, function in products.kernels(form, route.name).items():
-                storage = "float32" if op == "trsm" else form
-                register(op, "cpu", storage, "float32", f"{form}/{route.name}", function)
+    """Add the rows for narrow operands once; that may load a library."""
+    with _filling:
+        if _routed:
+            return
+        for form in products.FORMS:
+            for route in products.probe(form):
+                if route.reason and not route.slow:
+                    continue
+                for op, function in products.kernels(form, route.name).items():
+                    storage = "float32" if op == "trsm" else form
+                    register(op, "cpu", storage, "float32", f"{form}/{route.name}", function)
+        _routed.update({source for sources in _rows.values() for source in sources if "/" in source})
 
 
 def _listing(op: str) -> str:
