@@ -30,6 +30,7 @@ def text(run: Run) -> str:
         f"  work           {time(work)}, width {run.width}, speed-up at most {lower.speedup_limit:.4g}",
         f"  memory         {nbytes(run.memory)}" + (" on the fullest rank" if run.trace.ranks > 1 else ""),
         *_messages(run),
+        *_conversions(run),
         "  op            tasks       total        mean   share",
     ]
     busy = float(run.trace.busy.sum()) or 1.0
@@ -53,6 +54,10 @@ def _messages(run: Run) -> list[str]:
         f"  messages       {run.messages} on {run.trace.ranks} ranks, {run.bytes / 1e6:.4g} MB, "
         f"{run.trace.overlap:.1%} of their time under computation"
     ]
+
+
+def _conversions(run: Run) -> list[str]:
+    return [] if run.conversions is None else [f"  conversions    {run.conversions}"]
 
 
 def place(run: Run) -> str:
