@@ -168,7 +168,7 @@ class PoolSite(Site):
             if isinstance(outcomes, bytes):
                 raise thaw(outcomes)
             trace = merge(graph, planned(graph, ranks, order), crew, outcomes)
-            _copy((there[handle], here[handle]) for handle in graph.written)
+            _copy((there[handle], here[handle]) for handle in graph.results)
         values: dict[Handle, Any] = {}
         replaced: set[Handle] = set()
         for outcome in outcomes:

@@ -139,7 +139,7 @@ def _collective(
         rooms.note(x[r], r, n)
     lay(graph, rooms, plan, [(root + q) % ranks for q in range(ranks)], x.__getitem__, "m")
     graph.layout = rooms.layout(ranks)
-    graph.results = frozenset(x[r] for r in range(ranks))
+    graph.temporary = {"m"}
     graph.recipe = _collective, (operation, ranks, n, algorithm, root)
     return graph
 

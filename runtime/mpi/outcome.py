@@ -38,8 +38,7 @@ _plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.W
 
 
 def planned(graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handle] | None = None) -> MessagePlan:
-    """The plan of a graph; the last one is kept as long as the graph is. ``results`` are by default the graph's."""
-    results = graph.results if results is None else results
+    """The plan of a graph; the last one is kept as long as the graph is."""
     known = _plans.setdefault(graph, {})
     key = len(graph), ranks, order, results
     if key not in known:

@@ -123,29 +123,30 @@ class TestMpi:
         check("allreduce", xs, run(comm.allreduce(3, 6), xs, backend="mpi"))
 
 
+#            rounds, messages, words in units of a block where p divides n: of p, L = ceil(log2 p)
+COUNTS = {
+    ("broadcast", "tree"): lambda p, L: (L, p - 1, (p - 1) * p),
+    ("broadcast", "scatter-allgather"): lambda p, L: (L + p - 1, (p - 1) * (p + 1), None),
+    ("broadcast", "linear-scatter-allgather"): lambda p, L: (2 * p - 2, (p - 1) * (p + 1), (p - 1) * (p + 1)),
+    ("reduce", "tree"): lambda p, L: (L, p - 1, (p - 1) * p),
+    ("reduce", "scatter-gather"): lambda p, L: (L + p - 1, (p - 1) * (p + 1), None),
+    ("scatter", "tree"): lambda p, L: (L, p - 1, None),
+    ("scatter", "linear"): lambda p, L: (p - 1, p - 1, p - 1),
+    ("gather", "tree"): lambda p, L: (L, p - 1, None),
+    ("gather", "linear"): lambda p, L: (p - 1, p - 1, p - 1),
+    ("allgather", "exchange"): lambda p, L: (L, p * L, p * (p - 1)),
+    ("allgather", "ring"): lambda p, L: (p - 1, p * (p - 1), p * (p - 1)),
+    ("allgather", "gather-broadcast"): lambda p, L: (2 * L, 2 * (p - 1), None),
+    ("reduce_scatter", "exchange"): lambda p, L: (L, p * L, p * (p - 1)),
+    ("reduce_scatter", "ring"): lambda p, L: (p - 1, p * (p - 1), p * (p - 1)),
+    ("allreduce", "exchange"): lambda p, L: (2 * L, 2 * p * L, 2 * p * (p - 1)),
+    ("allreduce", "ring"): lambda p, L: (2 * p - 2, 2 * p * (p - 1), 2 * p * (p - 1)),
+    ("allreduce", "tree"): lambda p, L: (2 * L, 2 * (p - 1), 2 * p * (p - 1)),
+}  # fmt: skip
+
+
 class TestCounts:
     """Rounds, messages and words."""
-
-    #            rounds, messages, words in units of a block where p divides n: of p, L = ceil(log2 p)
-    COUNTS = {
-        ("broadcast", "tree"): lambda p, L: (L, p - 1, (p - 1) * p),
-        ("broadcast", "scatter-allgather"): lambda p, L: (L + p - 1, (p - 1) * (p + 1), None),
-        ("broadcast", "linear-scatter-allgather"): lambda p, L: (2 * p - 2, (p - 1) * (p + 1), (p - 1) * (p + 1)),
-        ("reduce", "tree"): lambda p, L: (L, p - 1, (p - 1) * p),
-        ("reduce", "scatter-gather"): lambda p, L: (L + p - 1, (p - 1) * (p + 1), None),
-        ("scatter", "tree"): lambda p, L: (L, p - 1, None),
-        ("scatter", "linear"): lambda p, L: (p - 1, p - 1, p - 1),
-        ("gather", "tree"): lambda p, L: (L, p - 1, None),
-        ("gather", "linear"): lambda p, L: (p - 1, p - 1, p - 1),
-        ("allgather", "exchange"): lambda p, L: (L, p * L, p * (p - 1)),
-        ("allgather", "ring"): lambda p, L: (p - 1, p * (p - 1), p * (p - 1)),
-        ("allgather", "gather-broadcast"): lambda p, L: (2 * L, 2 * (p - 1), None),
-        ("reduce_scatter", "exchange"): lambda p, L: (L, p * L, p * (p - 1)),
-        ("reduce_scatter", "ring"): lambda p, L: (p - 1, p * (p - 1), p * (p - 1)),
-        ("allreduce", "exchange"): lambda p, L: (2 * L, 2 * p * L, 2 * p * (p - 1)),
-        ("allreduce", "ring"): lambda p, L: (2 * p - 2, 2 * p * (p - 1), 2 * p * (p - 1)),
-        ("allreduce", "tree"): lambda p, L: (2 * L, 2 * (p - 1), 2 * p * (p - 1)),
-    }  # fmt: skip
 
     @pytest.mark.parametrize(
         ("operation", "algorithm", "p"),
@@ -160,7 +161,7 @@ class TestCounts:
             messages += len(step)
             words += sum(high - low for t in step for low, high in t.pieces)
             assert len({t.source for t in step}) == len({t.target for t in step}) == len(step)
-        expected = self.COUNTS[operation, algorithm](p, ceil_log2(p))
+        expected = COUNTS[operation, algorithm](p, ceil_log2(p))
         assert (count, messages) == expected[:2]
         if expected[2] is not None:
             assert words == 3 * expected[2]
