@@ -61,7 +61,7 @@ class Terms(NamedTuple):
         return float(self.alpha * machine.alpha + self.beta * machine.beta + self.gamma * _gamma(machine, self.gamma))
 
 
-def _gamma(machine: Machine, flops: float) -> float:
+def _gamma(machine: Machine, flops: float | Fraction) -> float:
     if machine.gamma is not None:
         return machine.gamma
     if flops:

@@ -14,7 +14,7 @@ Bruck's circulant pattern [1]_ or, for sums, its reverse [2]_: L rounds and exac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import NamedTuple
 
 __all__ = ["ALGORITHMS", "Schedule", "Transfer", "ceil_log2", "cut", "schedule"]
@@ -39,7 +39,8 @@ Blocks = Callable[[int, int], tuple[tuple[int, int], ...]]
 Rounds = Iterator[list[Transfer]]
 
 
-class Schedule(NamedTuple):
+@dataclass(frozen=True)
+class Schedule:
     """The rounds of one collective."""
 
     operation: str
@@ -48,7 +49,7 @@ class Schedule(NamedTuple):
     n: int
     make: Callable[[int, Blocks], Rounds]
 
-    def __iter__(self) -> Rounds:  # type: ignore[override] # rounds, not the fields of the tuple
+    def __iter__(self) -> Rounds:
         """The rounds, each a list of messages. A ring of 1024 ranks has a million: they are made as they are asked."""
         offsets = cut(self.n, self.ranks)
 
