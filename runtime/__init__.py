@@ -30,6 +30,7 @@ from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if _checking:
     from tilewright import comm, mpi, training
+    from tilewright.comm.matvec import DenseOperator, matvec
 
 __version__ = _version("tilewright")
 
@@ -42,6 +43,7 @@ __all__ = [
     "BlockCyclic",
     "Bounds",
     "CriticalPath",
+    "DenseOperator",
     "Distribution",
     "Handle",
     "Machine",
@@ -72,6 +74,7 @@ __all__ = [
     "cholesky_graph",
     "comm",
     "compare_schedulers",
+    "matvec",
     "mpi",
     "run",
     "simulate",
@@ -81,7 +84,10 @@ __all__ = [
 
 
 _ROOMS = ("comm", "mpi", "training")  # imported when they are first used, and so are these names of theirs:
-_NAMES: dict[str, str] = {}
+_NAMES = {
+    "DenseOperator": "tilewright.comm.matvec",
+    "matvec": "tilewright.comm.matvec",
+}
 
 
 def __getattr__(name: str) -> _Any:
