@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.backends.simulate import Owner, simulate
 from tilewright.engine import Run, run
+from tilewright.frames import data_frame
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import Machine
 from tilewright.progress import reports
@@ -106,13 +107,14 @@ class Table:
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame with one row per policy and number of workers. ImportError without pandas."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("a data frame needs pandas; pip install 'tilewright[frames]' brings it") from error
-
         columns = list(Row.__dataclass_fields__)
-        return pandas.DataFrame([[getattr(row, c) for c in columns] for row in self.rows], columns=columns)
+        return data_frame(([getattr(row, c) for c in columns] for row in self.rows), columns)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from tilewright.plot.html import comparison_table
+
+        return comparison_table(self)
 
     def plot(self, path: str | Path) -> None:
         """Ratio to the lower bound and speed-up over workers, as PNG, SVG or PDF. Needs matplotlib."""

@@ -146,6 +146,17 @@ class Run:
 
         return frame(run_page(self))
 
+    def _repr_svg_(self) -> str | None:
+        """The Gantt chart, for notebooks that show no scripts; None with more tasks than bars can be seen."""
+        if len(self.trace) > 3000 or not self.trace.records:
+            return None
+        from tilewright.plot.gantt import svg
+
+        try:
+            return svg(self)
+        except ImportError:
+            return None
+
     def __str__(self) -> str:
         from tilewright.report import text
 

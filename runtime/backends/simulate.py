@@ -500,7 +500,8 @@ class _Simulation:
         if self.flow is not None:
             for source, target, version, start, end in self.sent:
                 handle, size = self.flow.handle[version], round(8 * self.words[version])
-                messages.append(MessageRecord(source // memories, target // memories, handle, size, start, end))
+                writer = self.flow.writer[version]
+                messages.append(MessageRecord(source // memories, target // memories, handle, size, start, end, writer))
         return Trace(graph, workers, records, ranks=machine.ranks, messages=messages)
 
 

@@ -121,3 +121,9 @@ def test_without_pandas_a_data_frame_says_how_to_get_it(monkeypatch):
     table = tw.compare_schedulers(tw.cholesky_graph(2), 1, schedulers=["eager"])
     with pytest.raises(ImportError, match=r"pip install 'tilewright\[frames\]'"):
         table.to_pandas()
+
+
+def test_a_notebook_shows_the_table():
+    shown = tw.compare_schedulers(tw.cholesky_graph(4), [1, 2], schedulers=["eager", "lifo"])._repr_html_()
+    assert shown.count("<tr") == 5
+    assert shown.count("<tr class=ruled>") == 1  # between one worker and two
