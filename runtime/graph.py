@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 if TYPE_CHECKING:
     import networkx
 
+    from tilewright.distribution import Layout
+
 __all__ = ["Access", "CriticalPath", "Handle", "Handles", "Op", "R", "RW", "Task", "TaskGraph", "Use", "W"]
 
 
@@ -217,6 +219,8 @@ class TaskGraph:
         """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one; set last."""
         self.recipe: tuple[Callable[..., TaskGraph], tuple[Any, ...]] | None = None
         """(function, arguments) of a call that builds this graph, by which it travels to other processes; set last."""
+        self.layout: Layout | None = None
+        """Ranks, owners and shapes that go with the algorithm; engines use them where a call names no owner."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
         self._ops: dict[Callable[..., Any], Op] = {}
         self._successors: list[list[int]] = []

@@ -72,6 +72,10 @@ class Program:
             raise KeyError(f"{task}: operands of different dtypes, {' and '.join(operands)}; convert them first")
         return table.lookup(task.op.name, "cpu", operands[0] if operands else target, target).function
 
+    def function(self, task: Task) -> Callable[..., Any]:
+        """What one task calls, on its buffers and parameters."""
+        return self._functions[task.index]
+
     def call(self, task: Task) -> None:
         """Run one task in the calling thread. Whatever its function raises comes out as it is."""
         store = self.store
