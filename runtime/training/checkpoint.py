@@ -93,7 +93,9 @@ def _alive(pid: str) -> bool:
 
 def check(facts: dict[str, Any], wanted: dict[str, Any], folder: str | Path) -> None:
     """ValueError that names what a checkpoint and the training that would resume it do not have in common."""
-    differ = [f"{name} {facts.get(name)!r}, not {value!r}" for name, value in wanted.items() if facts.get(name) != value]
+    differ = [
+        f"{name} {facts.get(name)!r}, not {value!r}" for name, value in wanted.items() if facts.get(name) != value
+    ]
     if differ:
         raise ValueError(
             f"the checkpoint in {folder} is of another training: it has {'; '.join(differ)}. Pass resume=False to "

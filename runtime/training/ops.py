@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tilewright.training import checkpoint, models, precision
+from tilewright.training import checkpoint, models, precision, usage
 from tilewright.training.data.augment import bits, crop_and_flip, normalise, order
 from tilewright.training.scaler import LossScaler
 from tilewright.training.state import Control, Log, Setup, Stage, State, Tape, Verdict
@@ -59,7 +59,7 @@ Grads = list[torch.Tensor | None]
 
 
 def open_stages(model: nn.Module, state: State, setup: Setup, *written: Any) -> tuple[Any, ...]:
-    """The stages that the last parameter names, of a replica, their buffers, the control and a copy of the model for evaluation."""
+    """The stages of a replica that the last parameter names, their buffers, the control, a model for evaluation."""
     mine: tuple[int, ...] = written[-1]
     replica = copy.deepcopy(model).to(setup.target)
     if setup.channels_last:
@@ -79,15 +79,23 @@ def open_stages(model: nn.Module, state: State, setup: Setup, *written: Any) -> 
     return *stages, *(stage.buffers for stage in stages), control, examiner
 
 
-def open_log(_: Any) -> Log:
-    return Log()
+def open_log(setup: Setup, _: Any) -> Log:
+    """An empty log, and the moment from which memory is measured."""
+    return Log(memory=(usage.watch(setup.target), 0))
 
 
 # ------------------------------------------------------------------ data
 
 
 def load(
-    images: np.ndarray, labels: np.ndarray, setup: Setup, _: Any, epoch: int, first: int, last: int, part: int,
+    images: np.ndarray,
+    labels: np.ndarray,
+    setup: Setup,
+    _: Any,
+    epoch: int,
+    first: int,
+    last: int,
+    part: int,
     parts: int,
 ) -> tuple[Any, ...]:
     """The images of places ``first`` to ``last`` of the epoch's order that fall to part ``part`` of ``parts``."""
@@ -146,7 +154,7 @@ def forward_loss(
 
 
 def _through(stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: tuple[int, ...]) -> tuple[Any, ...]:
-    """(input, output, the input as a leaf); micro-batch m of the batch, whose gradient nobody wants, or an activation."""
+    """(input, output, the input as a leaf); of micro-batch m of the batch, whose gradient nobody wants, no leaf."""
     whole = isinstance(x, tuple)
     x = x[m] if whole else x.detach().requires_grad_()
     with _forward_pass(stage, control, setup, m, key):
@@ -167,8 +175,8 @@ def _forward_pass(stage: Stage, control: Control, setup: Setup, m: int, key: tup
         except RuntimeError as error:
             if control.precision in ("fp16", "bf16") and "dtype" in str(error):
                 error.add_note(
-                    f"under {control.precision} autocast layers return 16-bit tensors, while what the model made itself is "
-                    f"float32; where the two meet, cast one: source.to(destination.dtype)"
+                    f"under {control.precision} autocast layers return 16-bit tensors, and what the model made itself "
+                    f"is float32; where the two meet, cast one: source.to(destination.dtype)"
                 )
             raise
 
@@ -248,7 +256,9 @@ def bucket(grads: Grads, _: Any) -> tuple[Any, ...]:
 
 def _sum(parts: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
     """The sum of buckets, in their order. Where replicas have other gradients, missing ones count as zeros."""
-    shapes = tuple(next((s for s in column if s is not None), None) for column in zip(*(p[1] for p in parts), strict=True))
+    shapes = tuple(
+        next((s for s in column if s is not None), None) for column in zip(*(p[1] for p in parts), strict=True)
+    )
     total = None
     for flat, own in parts:
         if own != shapes:
@@ -311,7 +321,7 @@ def judge(control: Control, setup: Setup, *parts: Any) -> Verdict:
 
 
 def apply(stage: Stage, buffers: Any, verdict: Verdict, grads: Grads) -> tuple[Any, ...]:
-    """(stage, buffers, None for the gradients): a step of the optimizer; or none, and the buffers as they were before."""
+    """(stage, buffers, None for the gradients): a step of the optimizer; or none, and the buffers as they were."""
     if verdict.found_inf:
         stage.restore_buffers()
     else:
@@ -398,7 +408,13 @@ def snapshot(control: Control, *rest: Any) -> State:
 
 
 def evaluate(
-    state: State, examiner: nn.Module, images: np.ndarray, labels: np.ndarray, setup: Setup, _: Any, first: int,
+    state: State,
+    examiner: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    setup: Setup,
+    _: Any,
+    first: int,
     last: int,
 ) -> tuple[nn.Module, tuple[float, int, int]]:
     """(model, (sum of losses, correct, images)) on part of the test set, in the precision that the training is in."""
@@ -444,10 +460,11 @@ def save(state: State, log: Log, setup: Setup, _: Any) -> tuple[None, int]:
     return None, state.step
 
 
-def finish(state: State) -> State:
-    """The state as the caller gets it: on the CPU."""
-    tensors = {name: tensor.cpu() for name, tensor in state.tensors.items()}
-    return State(state.step, tensors, state.optimizer, state.control, state.random)
+def finish(setup: Setup, state: State, log: Log) -> tuple[State, Log]:
+    """State and log as the caller gets them: on the CPU, with the memory at its fullest."""
+    state.tensors = {name: tensor.cpu() for name, tensor in state.tensors.items()}
+    log.memory = log.memory[0], usage.peak(setup.target)
+    return state, log
 
 
 def release(*values: Any) -> tuple[None, ...]:

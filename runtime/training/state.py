@@ -107,7 +107,7 @@ class Stage:
                 buffer.copy_(old)
 
     def step(self, grads: list[torch.Tensor | None], factor: float) -> None:
-        """Let the optimizer use these gradients, at ``factor`` times its learning rates. Without any it does nothing."""
+        """One step of the optimizer, at ``factor`` times its learning rates. Without gradients nothing happens."""
         if self.optimizer is None or all(grad is None for grad in grads):
             return
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -194,10 +194,16 @@ class Log:
     steps: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    memory: tuple[int, int] = (0, 0)
+    """Bytes in use by the process of the first place: at the beginning, and at the fullest moment."""
 
     def and_then(self, other: Log) -> Log:
         """Both, this one first."""
-        return Log(self.steps + other.steps, self.evaluations + other.evaluations, self.events + other.events)
+        fullest = max(self.memory[1], other.memory[1])
+        return Log(
+            self.steps + other.steps, self.evaluations + other.evaluations, self.events + other.events,
+            (self.memory[0] or other.memory[0], fullest),
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -159,12 +159,12 @@ class _Builder:
                 *(W(self.stage(r, s)) for r, s in mine), *(W(self.buffers(r, s)) for r, s in mine),
                 W(h("control", p)), W(h("examiner", p)), tuple(s for _, s in mine), on=p,
             )  # fmt: skip
-        self.insert("open_log", W(h("log", 0)), on=0)
+        self.insert("open_log", R(h("setup", 0)), W(h("log", 0)), on=0)
         for step in range(span.start, span.stop):
             self.step(step)
             self.marks.last[step] = len(self.g) - 1
         self.snapshot(0, span.stop, "result")
-        self.insert("finish", RW(h("result", 0)), on=0)
+        self.insert("finish", R(h("setup", 0)), RW(h("result", 0)), RW(h("log", 0)), on=0)
         for p in range(layout.places):
             left = [
                 RW(handle)
