@@ -192,6 +192,7 @@ def fit(
             done = engine.run(graph, _data(layout, model, state, replace(setup, past=past), train, test), progress)
             state = done[Handle("result", (0,))]
             past = past.and_then(done[Handle("log", (0,))])
+            _let_go(done)
             runs.append((done, marks))
     model.load_state_dict(state.tensors)
     return Result(
@@ -307,6 +308,13 @@ def _data(
     if test is not None:
         values |= {"test_images": test.images, "test_targets": test.labels}
     return {name: [value] * layout.places for name, value in values.items()}
+
+
+def _let_go(run: Run) -> None:
+    """Keep the trace of a run and not its data: another training may be measured next."""
+    run.store.families.clear()
+    run.store.given.clear()
+    run.store.clear()
 
 
 def _manifest(device: torch.device, engine: _Engine, setup: Setup, control: Control) -> dict[str, Any]:

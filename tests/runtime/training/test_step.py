@@ -152,12 +152,15 @@ def test_the_next_batch_does_not_wait_for_this_step():
     assert not any(graph.tasks[k].op.name in ("forward", "backward", "apply") for k in ancestors)
 
 
-def test_after_a_run_no_activation_or_gradient_is_left():
-    result = fit(zoo.small_net(), DATA, zoo.tiny(8), epochs=1, workers=2)
-    values = {
-        str(h): v for h, v in result.run.store.items() if h.name in ("tape", "grads", "dy", "x", "total", "stage")
-    }
-    assert len(values) > 10 and set(values.values()) == {None}
+def test_after_a_run_no_activation_or_gradient_is_left(monkeypatch):
+    from tilewright.training import trainer
+
+    kept = []
+    monkeypatch.setattr(trainer, "_let_go", lambda run: kept.append(dict(run.store)))
+    fit(zoo.small_net(), DATA, zoo.tiny(8), epochs=1, workers=2)
+    names = ("tape", "grads", "dy", "x", "total", "stage", "bucket", "control")
+    values = {str(handle): value for handle, value in kept[0].items() if handle.name in names}
+    assert len(values) > 30 and set(values.values()) == {None}
 
 
 def test_the_report_of_a_training_opens(tmp_path):
