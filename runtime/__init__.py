@@ -22,6 +22,7 @@ from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
 from tilewright.machine import Machine
 from tilewright.messages import Message, MessagePlan
 from tilewright.plan import Bounds, bounds
+from tilewright.precision import FORMATS, PrecisionMap
 from tilewright.resident import Prepared, Resident
 from tilewright.schedulers import SCHEDULERS, Policy
 from tilewright.tiles import Store, TiledMatrix
@@ -34,6 +35,7 @@ __version__ = _version("tilewright")
 
 __all__ = [
     "BACKENDS",
+    "FORMATS",
     "RW",
     "SCHEDULERS",
     "Access",
@@ -50,6 +52,7 @@ __all__ = [
     "NotPositiveDefiniteError",
     "Op",
     "Policy",
+    "PrecisionMap",
     "Prepared",
     "R",
     "RankDied",

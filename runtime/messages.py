@@ -168,7 +168,9 @@ class MessagePlan:
         return sorted(versions, key=lambda version: version.writer)
 
     def _wanted(self, version: _Version) -> bool:
-        return self._results is None or version.handle in self._results
+        if self._results is None:
+            return version.handle.name not in self.graph.temporary
+        return version.handle in self._results
 
     def _travel(self) -> Iterator[Message]:
         tags: dict[tuple[int, int], int] = {}
