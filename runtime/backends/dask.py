@@ -26,9 +26,8 @@ from typing import TYPE_CHECKING, Any
 from tilewright.backends import Progress
 from tilewright.cluster import client as clients
 from tilewright.coarsen import Overheads
-from tilewright.distribution import BlockCyclic, owners
+from tilewright.distribution import BlockCyclic
 from tilewright.machine import Machine, cores
-from tilewright.mpi.outcome import planned
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.site import Site, check_options

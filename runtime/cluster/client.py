@@ -21,7 +21,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Ranks", "WorkerInfo", "check", "choose", "close", "kept", "kept_client", "ranks_of", "require_dask", "wait_for_workers"]
+__all__ = [
+    "Ranks",
+    "WorkerInfo",
+    "check",
+    "choose",
+    "close",
+    "kept",
+    "kept_client",
+    "ranks_of",
+    "require_dask",
+    "wait_for_workers",
+]
 
 INSTALL = "pip install 'tilewright[dask]' brings it"
 

@@ -70,8 +70,10 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
         post.employ(crew, plan.numbers)
         report = None
         if job.topic:
+
             def report(done: int) -> None:
                 worker.log_event(job.topic, {"rank": job.rank, "done": done})
+
         if post.stopped:  # between the two lines above
             crew.stop()
         with blas.limits(crew.program.uses_functions):
@@ -144,9 +146,7 @@ def use_blas(name: str) -> None:
             ) from None
 
 
-def _told(
-    job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float
-) -> tuple[Outcome, Values, Values]:
+def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float) -> tuple[Outcome, Values, Values]:
     origin = crew.part.origin
     rows = [
         (origin[index], worker, start - began, end - began)

@@ -9,7 +9,7 @@ tasks. Streams carry::
     tile     a message, sent once it is granted and its value is there
     ack      the receiver has it: the sender may change its own
     failed   a task failed somewhere: start no other
-    bye      nothing more will come; ``heard`` answers it, so that nobody closes a stream with words in it
+    bye      nothing more will come; ``heard``, or the end of the stream, answers it
 
 Grants go out in order of first need, while the copies held stay within a window of bytes; the first one needed is
 granted whatever the window says, so some task can always go on. A stream that closes before its ``bye`` is a rank that
@@ -233,8 +233,7 @@ class Post:
                 words = await comm.read()
                 self._listen(rank, **words)
         except OSError as error:
-            if rank not in self._quiet:
-                self._lost(rank, str(error))
+            self._lost(rank, str(error))
         except Exception as error:  # a value that cannot be read here
             self._fail(len(self.crew.part.origin) if self.crew else -1, error)
             comm.abort()
@@ -266,8 +265,8 @@ class Post:
             self._change.set()
 
     def _lost(self, rank: int, why: str) -> None:
-        """A rank is gone: nothing comes from it, nobody hears us there."""
-        if not (rank in self._quiet and rank in self._heard) and rank not in self._quiet:
+        """A stream closed: nothing comes from that rank, nobody hears us there. After its bye that is in order."""
+        if rank not in self._quiet:
             self._fail(1 << 62, WorkerDied(self.job.addresses[rank], f"its connection closed during a run ({why})"))
         self._quiet.add(rank)
         self._heard.add(rank)

@@ -26,7 +26,9 @@ def _register() -> None:
     from distributed.protocol.serialize import dask_deserialize, dask_serialize
 
     numpy_less = {torch.bfloat16} | {
-        dtype for name in dir(torch) if name.startswith("float8") and isinstance(dtype := getattr(torch, name), torch.dtype)
+        dtype
+        for name in dir(torch)
+        if name.startswith("float8") and isinstance(dtype := getattr(torch, name), torch.dtype)
     }
 
     def serialize_tensor(tensor: Any, context: Any = None) -> tuple[dict[str, Any], list[Any]]:
