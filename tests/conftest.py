@@ -1,5 +1,6 @@
 """Fixtures that every test shares."""
 
+import sys
 import threading
 
 import pytest
@@ -10,6 +11,15 @@ from tilewright.kernels import blas
 # The same examples on every machine, and no file left behind.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kept_cluster_ends_with_the_module():
+    """Other modules count descriptors and threads of this process."""
+    yield
+    clients = sys.modules.get("tilewright.cluster.client")
+    if clients is not None:
+        clients.close()
 
 
 # Threads that stay with the kept Dask cluster, and with Dask itself once it was used.
