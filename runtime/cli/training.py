@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -79,7 +80,7 @@ def train(
         train_data, test_data = training.data.load(data)
         if model != "mlp" and train_data.shape[0] == 1:
             train_data, test_data = train_data.as_rgb(), test_data.as_rgb()
-        extra = {} if model == "mlp" else {"width": width}
+        extra: dict[str, Any] = {} if model == "mlp" else {"width": width}
         if residual:
             extra["residual"] = True
 
@@ -87,7 +88,7 @@ def train(
             torch.manual_seed(seed)
             return training.models.build(model, train_data.shape, train_data.classes, **extra)
 
-        options = {
+        options: dict[str, Any] = {
             "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
             "schedule": schedule, "clip_norm": clip_norm, "fallback": fallback, "backend": backend,
             "workers": workers, "pipeline": pipeline, "segments": segments, "device": device,

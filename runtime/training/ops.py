@@ -371,7 +371,7 @@ def update(control: Control, verdict: Verdict, setup: Setup, *rest: Any) -> Any:
 def record(log: Log, verdict: Verdict, control: Control, setup: Setup, step: int, epoch: int) -> Log:
     """One row about a step."""
     row = {
-        "step": step, "epoch": epoch, "loss": verdict.loss, "correct": verdict.correct, "count": verdict.count,
+        "step": step, "epoch": epoch, "loss": verdict.loss, "correct": verdict.correct, "count": verdict.images,
         "precision": verdict.precision, "scale": verdict.scale, "skipped": verdict.found_inf, "norm": verdict.norm,
         "factor": verdict.factor, "updates": control.updates,
     }  # fmt: skip

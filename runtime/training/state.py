@@ -176,7 +176,7 @@ class Verdict(NamedTuple):
     """Some gradient was not finite. The maximum over all buckets, each the sum over all workers."""
     loss: float
     correct: int
-    count: int
+    images: int
     norm: float | None
     """2-norm of all gradients, unscaled and before clipping."""
     clip: float
