@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
-__all__ = ["NAMES", "Library", "available", "current", "limits", "load", "one_thread", "use"]
+__all__ = ["NAMES", "Library", "available", "current", "limits", "load", "one_thread", "task_threads", "use"]
 
 NAMES = ("mkl", "torch", "openblas")
 """Libraries in order of preference."""
@@ -275,7 +275,7 @@ _limit_lock = threading.Lock()
 def limits(functions: bool) -> Iterator[None]:
     """Around a run: keep BLAS and OpenMP pools from starting threads of their own under the run's workers.
 
-    A library with a setting per thread needs nothing here, as `one_thread` in each worker does it. The pools of
+    A library with a setting per thread needs nothing here, as `task_threads` in each worker does it. The pools of
     others are process-wide: they are held at one thread while such a run lasts, and the last of several runs
     restores what the user had. ``functions`` says that tasks are Python functions, which may call any library.
     """
@@ -302,14 +302,27 @@ def limits(functions: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """In the calling thread, let calls into the library in use run on one thread; restored at the end."""
+def task_threads(count: int) -> Iterator[None]:
+    """In the calling thread, inside `limits`: let each call into a library use ``count`` threads; restored at the end.
+
+    With one that is all calls into the library in use. With more, also OpenMP's, which torch uses: their number is
+    a setting of the calling thread.
+    """
     local_threads = current().local_threads
-    if local_threads is None:
-        yield
-        return
-    previous = local_threads(1)
+    previous = local_threads(count) if local_threads is not None else count
     try:
-        yield
+        if count == 1:
+            yield
+        else:
+            from threadpoolctl import ThreadpoolController
+
+            with ThreadpoolController().select(internal_api="openmp").limit(limits=count):
+                yield
     finally:
-        local_threads(previous)
+        if local_threads is not None:
+            local_threads(previous)
+
+
+def one_thread() -> contextlib.AbstractContextManager[None]:
+    """In the calling thread, let calls into the library in use run on one thread; restored at the end."""
+    return task_threads(1)

@@ -123,7 +123,7 @@ class Workers:
 
     def work(self, worker: int) -> None:
         call, records, long = self.program.call, self.records[worker], self.long
-        with blas.one_thread():
+        with blas.task_threads(self.program.threads_per_task):
             batch = self.take(worker, [])
             while batch:
                 for task in batch:
