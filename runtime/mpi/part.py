@@ -41,7 +41,7 @@ def run_part(
     window: int,
     synchronous: bool,
     deliver: bool,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> tuple[MessagePlan, list[Outcome]]:
     """Run this rank's part of ``graph`` and tell all ranks how it went. Collective.
 
