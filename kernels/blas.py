@@ -169,6 +169,7 @@ def _scipy_pool() -> dict[str, Any] | None:
 
 
 _LOADERS = {"mkl": _load_mkl, "torch": _load_torch, "openblas": _load_openblas}
+_loaded: list[Library] = []
 
 
 @cache
@@ -184,7 +185,9 @@ def load(name: str) -> Library:
     """
     if name not in _LOADERS:
         raise ValueError(f"unknown BLAS {name!r}; known: {', '.join(NAMES)}")
-    return _LOADERS[name]()
+    library = _LOADERS[name]()
+    _loaded.append(library)
+    return library
 
 
 def available() -> dict[str, Library | str]:
@@ -303,13 +306,14 @@ def limits(functions: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """In the calling thread, let calls into the library in use run on one thread; restored at the end."""
-    local_threads = current().local_threads
-    if local_threads is None:
-        yield
-        return
-    previous = local_threads(1)
+    """In the calling thread, let calls into every library loaded here run on one thread; restored at the end.
+
+    Of libraries with a setting per thread, that is; not only the one in use: products in 16 bits are MKL's in any case.
+    """
+    settings = [local for library in list(_loaded) if (local := library.local_threads) is not None]
+    previous = [local_threads(1) for local_threads in settings]
     try:
         yield
     finally:
-        local_threads(previous)
+        for local_threads, threads in zip(settings, previous, strict=True):
+            local_threads(threads)
