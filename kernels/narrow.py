@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NOT_FINITE", "OVERFLOW", "convert", "diagonal", "narrowed", "round_tf32", "scaled", "split", "split_parts",
+__all__ = ["NOT_FINITE", "OVERFLOW", "convert", "diagonal", "narrowed", "UNDERFLOW", "round_tf32", "scaled", "split", "split_parts",
            "to_bf16", "unscaled", "widened"]  # fmt: skip
 
-NOT_FINITE, OVERFLOW = 1, 2
-"""Infos: a NaN or infinity was there before; or a finite number is too large for where it goes."""
+NOT_FINITE, OVERFLOW, UNDERFLOW = 1, 2, 3
+"""Infos: a NaN or infinity was there before; a finite number is too large, or a pivot too small, for where it goes."""
 
 _ROWS = 128  # rows at a time, so that intermediate results stay in cache
 
@@ -167,12 +167,14 @@ def scaled(source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarra
     return OVERFLOW if _finite(read) else NOT_FINITE
 
 
-def unscaled(d: np.ndarray, tile: np.ndarray) -> int:
-    """Row i of the tile over d_i: from the factor of D A D to that of A."""
+def unscaled(d: np.ndarray, tile: np.ndarray, part: str) -> int:
+    """Row i of the tile over d_i: from the factor of D A D to that of A. ``part`` is "lower" for a diagonal tile."""
     with np.errstate(all="ignore"):
         inverse = 1 / d
         for rows in _blocks(tile):
             np.copyto(tile[rows], tile[rows] * inverse[rows], casting="same_kind")
+    if part == "lower" and (np.diagonal(tile) < np.finfo(tile.dtype).tiny).any():
+        return UNDERFLOW
     return 0 if _finite(tile) else OVERFLOW
 
 

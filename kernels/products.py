@@ -14,9 +14,9 @@ reference   operands widened to FP32, NumPy's product: the specification of the 
 None uses ``addmm`` under autocast: that would round the C tile at every update, and the error would grow with their
 number.
 
-From a product come gemm, syrk (its lower blocks), trsm and potrf. These two work in FP32 on diagonal blocks of ``BLOCK``
-columns, as they would if the tile were that small, and update what lies between by products. Every element of L is
-rounded to 16 bits once more for all products it goes into, so the error is that of smaller tiles: free of nt.
+From a product come gemm, syrk (its lower blocks), trsm and potrf. Those two work in FP32 on diagonal blocks of
+``BLOCK`` columns, as they would if the tile were that small, and update what lies between by products. Such a product
+rounds the same elements of L to the same 16 bits, so the error is that of smaller tiles: it does not depend on nt.
 """
 
 from __future__ import annotations
@@ -94,21 +94,22 @@ def probe(form: str) -> list[Route]:
     emulated = "" if native else f"{base} is emulated on this CPU, which has none of {', '.join(_NATIVE[base])}"
     found = []
     for name in ROUTES:
-        reason = _missing(name, base)
-        slow = name == "reference" or not native
-        if not reason and name != "reference":
-            reason = emulated
-        found.append(Route(name, form, reason, slow and not _missing(name, base)))
+        missing = _missing(name, form)
+        slow = not missing and (name == "reference" or not native)
+        found.append(Route(name, form, missing or ("" if name == "reference" else emulated), slow))
     return found
 
 
 def _missing(name: str, form: str) -> str:
-    if name == "cblas" and _cblas(form) is None:
-        return f"no MKL with {_SYMBOLS[form]} here"
+    base = "bfloat16" if form == "bfloat16x2" else form
+    if name == "cblas" and _cblas(base) is None:
+        return f"no MKL with {_SYMBOLS[base]} here"
+    if name == "autocast" and form == "bfloat16x2":
+        return "it rounds each product to 16 bits, so three of them do not add up to FP32"
     if name in ("mkldnn", "autocast") and not importlib.util.find_spec("torch"):
         return "torch is not installed; pip install 'tilewright[torch]' brings it"
     if name == "mkldnn":
-        if form != "bfloat16":
+        if base != "bfloat16":
             return "torch has no such switch for FP16"
         if tuple(map(int, version("torch").split(".")[:2])) < (2, 9):
             return "torch.backends.mkldnn.matmul.fp32_precision needs torch 2.9"

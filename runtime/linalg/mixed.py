@@ -277,7 +277,7 @@ def _graph(
             g.insert(tril, RW(A[j, j]))
             for i in range(j, nt):
                 if scales:
-                    g.insert(unscaled, R(D[i, 0]), RW(A[i, j]))
+                    g.insert(unscaled, R(D[i, 0]), RW(A[i, j]), "lower" if i == j else "all")
     for i, j in precision:
         if precision[i, j].accumulate != precision.accumulate:
             g.insert(convert, R(A[i, j]), W(g.handles("L")[i, j]))
