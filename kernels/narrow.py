@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NOT_FINITE", "OVERFLOW", "convert", "diagonal", "narrowed", "UNDERFLOW", "round_tf32", "scaled", "split", "split_parts",
-           "to_bf16", "unscaled", "widened"]  # fmt: skip
+__all__ = ["NOT_FINITE", "OVERFLOW", "UNDERFLOW", "convert", "diagonal", "narrowed", "round_tf32", "scaled", "split",
+           "split_parts", "to_bf16", "unscaled", "widened"]  # fmt: skip
+
 
 NOT_FINITE, OVERFLOW, UNDERFLOW = 1, 2, 3
 """Infos: a NaN or infinity was there before; a finite number is too large, or a pivot too small, for where it goes."""

@@ -75,7 +75,7 @@ def test_messages_carry_the_narrow_copy(precision, share):
     sent = {}
     for name in ("fp32", precision):
         run = tw.tiled_cholesky(
-            a, precision=name, tile_size=nb, backend="mpi", workers=4, grid=(2, 2), return_run=True
+            a, precision=name, tile_size=nb, backend="mpi", workers=2, grid=(2, 1), return_run=True
         )[1]
         panel = [
             m for m in run.trace.messages if m.handle.name.startswith("A") and m.handle.index[0] != m.handle.index[1]
