@@ -13,7 +13,7 @@ from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.idle import Idle, split
 from tilewright.machine import Machine, worker_count
 from tilewright.memory import high_water
-from tilewright.plan import Bounds, bounds, mixed_bounds
+from tilewright.plan import Bounds, bounds, mixed_bounds, width
 from tilewright.program import Program
 from tilewright.progress import bar
 from tilewright.schedulers import Policy
@@ -122,7 +122,12 @@ class Run:
         """Where the idle time went: start-up, dependencies, communication, overhead, tail."""
         return split(self.trace)
 
-    @property
+    @cached_property
+    def width(self) -> int:
+        """How many tasks could run at once at least, given workers. See `tilewright.plan.width`."""
+        return width(self.graph)
+
+    @cached_property
     def memory(self) -> int:
         """High-water mark of the fullest rank, in bytes. See `tilewright.memory.high_water`."""
         return max(high_water(self), default=0)

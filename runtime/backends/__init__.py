@@ -21,7 +21,7 @@ from tilewright.trace import Trace
 
 __all__ = ["BACKENDS", "Backend", "Progress", "backend"]
 
-BACKENDS = ("serial", "threads", "mpi")
+BACKENDS = ("serial", "threads", "mpi", "dask")
 """Names of the engines."""
 
 
