@@ -325,7 +325,7 @@ def _half(n: int) -> int:
 
 
 def _fp32_reference(op: str) -> Callable[..., Any]:
-    return {"trsm": reference.trsm, "potrf": reference.potrf}[op]
+    return reference.potrf if op == "potrf" else reference.trsm
 
 
 def _fp32(op: str) -> Callable[..., Any]:
@@ -335,4 +335,4 @@ def _fp32(op: str) -> Callable[..., Any]:
 
 @cache
 def _fp32_of(library: blas.Library, op: str) -> Callable[..., Any] | None:
-    return {"trsm": fp32_trsm.build, "potrf": fp32_potrf.build}[op](library, "s")
+    return (fp32_potrf.build if op == "potrf" else fp32_trsm.build)(library, "s")
