@@ -171,6 +171,7 @@ def run(
     workers: int | None = None,
     machine: Machine | None = None,
     progress: bool = False,
+    threads_per_task: int = 1,
     **options: Any,
 ) -> Run:
     """Run a graph on data.
@@ -193,6 +194,9 @@ def run(
         takes the place of its own.
     progress
         Draw a progress bar on standard error.
+    threads_per_task
+        How many threads a task's calls into BLAS and OpenMP may use; more than one is for ``serial`` and ``threads``,
+        and for graphs with fewer tasks at a time than the machine has cores.
     options
         Of the backend; `tilewright.backends.mpi` has ``owner``, ``grid``, ``pool``, ``comm``, ``root``, ``gather``.
 
@@ -224,12 +228,15 @@ def run(
             machine = machine.replace(workers=workers)
         return simulate(graph, machine, scheduler=scheduler, data=data, progress=progress, **options)
     worker_count(workers)
+    if threads_per_task < 1 or (threads_per_task > 1 and backend not in ("serial", "threads")):
+        raise ValueError(f"threads_per_task must be at least 1, and 1 for backend {backend!r}, not {threads_per_task}")
     site = find_site(backend, options)
     site.plan_with(machine)
     data = site.argument({} if data is None else data)
     with site.agreement():
         policy = find_policy(scheduler)
         program = Program(graph, Store(data))
+        program.threads_per_task = threads_per_task
         graph.frozen = True
     with bar(graph.name, len(graph)) if progress else nullcontext() as report:
         trace = site.execute(program, policy, workers, report)

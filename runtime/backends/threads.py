@@ -125,7 +125,7 @@ class Workers:
 
     def work(self, worker: int) -> None:
         call, records, long = self.program.call, self.records[worker], self.long
-        with blas.one_thread(), self.ambient.entered():
+        with blas.task_threads(self.program.threads_per_task), self.ambient.entered():
             batch = self.take(worker, [])
             while batch:
                 for task in batch:
