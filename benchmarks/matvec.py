@@ -89,7 +89,7 @@ def overhead(ranks: int, repeat: int) -> list[dict[str, Any]]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
 def command(n: int, ranks: int, repeat: int, dtype: str, output: Path | None, as_json: bool) -> None:
     """Dense products on two ranks beside NumPy and the copy bandwidth."""
-    products, calls = rates(n, ranks, repeat, dtype), overhead(ranks, 5)
+    products, calls = rates(n, ranks, repeat, dtype), overhead(ranks, min(repeat, 5))
     record.append(output, [*products, *calls])
     table.show(f"y = A x, n = {n}, {dtype}, medians of {repeat}", "contender", {
         "ms": "milliseconds", "GB/s": "gigabytes_per_second", "of the bound": "of_bound", "of numpy": "of_numpy",

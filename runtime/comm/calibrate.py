@@ -1,8 +1,8 @@
 """Measure alpha and beta of messages between ranks, and gamma of two kernels, on this computer.
 
 MPI sends short messages at once (eager), longer ones after a handshake (rendezvous): two straight lines, not one. The
-sizes of a ping-pong are split where two least-squares lines fit best. A flop in dgemm, which reuses its operands, is ten
-times as fast as one in dgemv, which waits for memory; products of matrices and vectors want the latter.
+sizes of a ping-pong are split where two least-squares lines fit best. A flop in dgemm, which reuses its operands, is
+ten times as fast as one in dgemv, which waits for memory; products of matrices and vectors want the latter.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Calibration:
         return regime.alpha + regime.beta * size / 8
 
     def machine(self, size: int = 1 << 15, kernel: str = "gemv", **fields: Any) -> Machine:
-        """A machine with alpha and beta of the regime of messages of ``size`` bytes, and gamma of ``"gemv"`` or ``"gemm"``.
+        """A machine with the line of messages of ``size`` bytes, and gamma of ``"gemv"`` or ``"gemm"``.
 
         ValueError for another kernel.
         """
@@ -145,7 +145,7 @@ def ping_pong(sizes: Sequence[int], seconds: float) -> list[tuple[int, float]]:
 
 
 def fit(messages: Sequence[tuple[int, float]]) -> list[Regime]:
-    """One or two least-squares lines through (bytes, seconds), of relative errors; two if that saves a quarter of the error.
+    """One or two least-squares lines through (bytes, seconds), of relative errors; two if a quarter of the error goes.
 
     A line needs three points, and its alpha and beta are not negative.
 

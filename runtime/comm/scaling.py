@@ -199,7 +199,7 @@ class Study:
         return text
 
     def plot(self, path: str | Path) -> None:
-        """One panel a kind: formulas as lines, simulated points as circles, measured ones as crosses (.png, .svg, .pdf).
+        """One panel a kind: formulas as lines, simulated points as circles, measured ones as crosses.
 
         ImportError without matplotlib.
         """

@@ -89,6 +89,7 @@ def figure(study: Study, path: str | Path) -> None:
     fig.legend(handles=legend, loc="outside lower center", ncols=len(legend), fontsize=9, frameon=False)
     m = study.machine
     fig.suptitle(
-        f"Dense matrix-vector product: α = {m.alpha:g} s, β = {m.beta:g} s/word, γ = {m.gamma:g} s/flop", fontsize=11
+        f"Dense matrix-vector product: alpha {m.alpha:g} s, beta {m.beta:g} s a word, gamma {m.gamma:g} s a flop",
+        fontsize=11,
     )
     fig.savefig(path, dpi=130)

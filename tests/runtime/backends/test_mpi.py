@@ -512,6 +512,9 @@ SAME = {
     "more_ranks_than_tiles": True,
     "two_workers_a_rank": [True, 6],
     "wrong_values": [["ValueError"], ["ValueError"], ["ValueError"], ["TypeError"]],
+    "dense_operator": [True] * 8,
+    "dense_operator_on_too_many_ranks": ["ValueError", "the data is for 4 ranks, but the communicator has 3"],
+    "collectives": [True] * 7,
     "still_works_after_all_that": True,
 }
 
