@@ -50,7 +50,7 @@ def test_two_processes_have_the_bits_of_one_worker_with_two_micro_batches(engine
     many = fit(shared, DATA, TEST, epochs=2, workers=2, precision=precision, **engine)
     assert many.losses == one.losses and len(many.log.evaluations) == 2
     for (name, left), right in zip(alone.state_dict().items(), shared.state_dict().values(), strict=True):
-        assert torch.equal(left, right) or "running" in name  # statistics are those of replica 0
+        assert torch.equal(left, right) or "running" in name or "num_batches" in name  # replica 0 saw half of them
     assert many.run.trace.ranks == 2 and many.run.messages > 0
     assert 0 <= many.overlap <= 1 and many.peak_memory > 0
 

@@ -17,20 +17,53 @@ from tilewright.training.step import Layout, Span, training_graph
 SHAPES = [(1, 1), (1, 4), (2, 2), (2, 5), (3, 3), (3, 6), (4, 4), (4, 8), (4, 12)]
 
 
+class Recorder:
+    """A stage that computes nothing and notes in which order a schedule of torch calls it."""
+
+    def __init__(self, index):
+        self.stage_index = index
+        self.calls = []
+
+    def forward_one_chunk(self, micro, *_, **__):
+        self.calls.append(f"{self.stage_index}F{micro}")
+
+    def backward_one_chunk(self, micro, **_):
+        self.calls.append(f"{self.stage_index}B{micro}")
+
+    def __getattr__(self, name):
+        if name.startswith("get_"):
+            return lambda *_: []
+        return lambda *_: None
+
+
 def torch_order(name, segments, micro):
-    """Torch's plan of (stage, kind, micro-batch) for each rank, without bubbles and reductions."""
+    """What torch's schedules do on each rank: as called where they are loops, as planned where they are tables."""
     if name == "zero-bubble":
         made = schedules.ScheduleInterleavedZeroBubble.__new__(schedules.ScheduleInterleavedZeroBubble)
         made.n_local_stages, made.pp_group_size, made._n_microbatches = 1, segments, micro
         made.number_of_rounds = max(1, micro // segments)
         made.microbatches_per_round = micro // made.number_of_rounds
-        rows = {rank: made._calculate_single_rank_operations(rank) for rank in range(segments)}
-    else:
-        kind = {"gpipe": schedules.ScheduleGPipe, "1f1b": schedules.Schedule1F1B}[name]
+        rows = [made._calculate_single_rank_operations(rank) for rank in range(segments)]
+        return [[str(a) for a in row if a is not None] for row in rows]
+    kind = {"gpipe": schedules.ScheduleGPipe, "1f1b": schedules.Schedule1F1B}[name]
+    order = []
+    for rank in range(segments):
         made = kind.__new__(kind)
-        made._num_stages, made._n_microbatches = segments, micro
-        rows = made._get_pipeline_order()
-    return [[str(a) for a in rows[rank] if a is not None and str(a)[-1].isdigit()] for rank in range(segments)]
+        made._num_stages, made._n_microbatches, made._stage, made.scale_grads = segments, micro, Recorder(rank), False
+        for quiet in ("_initialize_stage", "_maybe_compute_loss", "_maybe_get_loss", "_update_losses"):
+            setattr(made, quiet, lambda *_: None)
+        made._check_inputs = lambda *_: ([()] * micro, [{}] * micro)
+        made._step_microbatches()
+        order.append(made._stage.calls)
+    return order
+
+
+def test_the_table_of_gpipe_that_torch_prints_is_the_same():
+    made = schedules.ScheduleGPipe.__new__(schedules.ScheduleGPipe)
+    made._num_stages, made._n_microbatches = 3, 5
+    rows = made._get_pipeline_order()
+    printed = [[str(a) for a in rows[rank] if a is not None and str(a)[-1].isdigit()] for rank in range(3)]
+    assert printed == torch_order("gpipe", 3, 5)
 
 
 @pytest.mark.parametrize(("segments", "micro"), SHAPES)
@@ -60,7 +93,8 @@ def orders(run, layout, steps):
 def test_the_policy_keeps_the_order_on_the_same_graph_whatever_tasks_cost(name, segments, extra, steps, slow):
     layout = Layout(1, segments + extra, segments, True, name == "zero-bubble")
     graph, _ = training_graph(layout, Span(0, steps, 64 * steps, 64))
-    durations = {"forward": 1.0 + slow, "forward_loss": 1.0, "backward": 2.0, "apply": 0.5}
+    cost = {"forward": 1.0 + slow, "forward_loss": 1.0, "backward": 2.0, "apply": 0.5}
+    durations = dict.fromkeys((task.op.name for task in graph), 0.1) | cost
     machine = tw.Machine(workers=segments, durations=durations)
     run = tw.simulate(graph, machine, scheduler=Pipeline(name, layout))
     run.trace.check()
