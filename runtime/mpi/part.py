@@ -21,6 +21,7 @@ from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.kernels import blas
 from tilewright.machine import Machine
 from tilewright.messages import MessagePlan, Part
+from tilewright.mpi.buffers import Spare, view
 from tilewright.mpi.courier import Courier, Wires, calm
 from tilewright.mpi.outcome import Order, Outcome, freeze, planned, thaw
 from tilewright.program import Program
@@ -69,13 +70,15 @@ def run_part(
     window: int,
     synchronous: bool,
     deliver: bool,
+    spare: Spare | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[MessagePlan, list[Outcome]]:
     """Run this rank's part of ``graph`` and tell all ranks how it went. Collective.
 
     ``order`` holds the arguments of the plan beside graph and ranks: owners, start, collect. ``store`` has a buffer
     for every array of the run, also for those that live elsewhere; their contents are not looked at. ``deliver`` puts
-    results into those buffers, which all ranks share, and reports the others as `Outcome.values`.
+    results into those buffers, which all ranks share, and reports the others as `Outcome.values`. ``spare`` are buffers
+    of runs before.
     """
     lines = wires(comm)
     with agreement(lines.data) as facts:
@@ -87,7 +90,7 @@ def run_part(
         program = Program(part.graph, store)
         pickled = _pickled(graph, store)
         crew = PartWorkers(program, policy, workers, part, comm.rank)
-        courier = Courier(lines, crew, pickled, window=window, synchronous=synchronous)
+        courier = Courier(lines, crew, pickled, spare or Spare(), window=window, synchronous=synchronous)
         crew.courier = courier
         for task in crew.early:
             courier.hand(task)
@@ -107,6 +110,7 @@ def run_part(
     outcomes = lines.data.allgather(_outcome(crew, courier, plan, began, deliver))
     for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
         courier.hear()
+    del crew.courier  # a cycle would keep the run's memory until the garbage is collected
     return plan, outcomes
 
 
@@ -127,11 +131,10 @@ def _common_clock(everywhere: list[dict[str, Any]], rank: int) -> float:
 
 
 def _pickled(graph: TaskGraph, store: Store) -> dict[Handle, int]:
-    """From which writer on the values of a handle travel pickled: a function's, or -1 if they are no arrays."""
+    """From which writer on the values of a handle travel pickled: a function's, or -1 if they are no memory."""
     first = {}
     for handle in graph.inputs:
-        value = store[handle]
-        if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+        if view(store[handle]) is None:
             first[handle] = -1
     for task in graph.tasks:
         if task.op.function is not None:

@@ -15,10 +15,11 @@ from tilewright.backends import Progress
 from tilewright.backends.mpi import OPTIONS, WINDOW, chosen_owner, per_rank
 from tilewright.distribution import owners
 from tilewright.graph import TaskGraph
+from tilewright.mpi.buffers import layout
 from tilewright.mpi.launcher import INSTALL
 from tilewright.mpi.outcome import Order, merge
 from tilewright.mpi.part import agreement, run_part, wires
-from tilewright.mpi.shared import layout, like
+from tilewright.mpi.shared import like
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.site import Site, check_options
