@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Spare", "kind", "layout", "view", "wrap"]
+__all__ = ["Spare", "kind", "layout", "memory", "view", "wrap"]
 
 _ALIGNMENT = 64
 
@@ -38,15 +38,28 @@ def view(value: Any) -> np.ndarray | None:
     return array
 
 
+def memory(value: Any) -> np.ndarray:
+    """Like `view`; TypeError for what is not plain memory."""
+    array = view(value)
+    if array is None:
+        raise TypeError(f"a {type(value).__name__} cannot take the place of an array or a CPU tensor")
+    return array
+
+
 def kind(value: Any) -> str:
     """What `wrap` needs to know of a value that has a `view`: "" for an array, the dtype's name for a tensor."""
     return "" if isinstance(value, np.ndarray) else str(value.dtype).removeprefix("torch.")
 
 
-def wrap(array: np.ndarray, kind: str) -> Any:
-    """The inverse of `view`: the array itself, or a tensor of that dtype over its memory."""
+def wrap(array: Any, kind: str) -> Any:
+    """The inverse of `view`: the array itself, or a tensor of that dtype over its memory.
+
+    What stands for an array has a method ``wrapped(kind)``.
+    """
     if not kind:
         return array
+    if not isinstance(array, np.ndarray):
+        return array.wrapped(kind)
     import torch
 
     return torch.from_numpy(array).view(getattr(torch, kind))
@@ -69,8 +82,9 @@ class Spare:
 
     def take(self, like: np.ndarray) -> np.ndarray:
         """An array with the shape, dtype and layout of ``like`` and unknown contents."""
-        free = self._free.get(like.nbytes)
-        memory = free.pop() if free else _aligned(like.nbytes)
+        size = max(like.nbytes, 1)  # an empty array has no address of its own
+        free = self._free.get(size)
+        memory = free.pop() if free else _aligned(size)
         self._taken[memory.ctypes.data] = memory
         return np.ndarray(like.shape, like.dtype, memory, order=layout(like))
 
@@ -79,11 +93,15 @@ class Spare:
         memory = self._taken.pop(array.ctypes.data)
         self._free.setdefault(memory.nbytes, []).append(memory)
 
+    @property
+    def free_bytes(self) -> int:
+        return sum(size * len(free) for size, free in self._free.items())
+
     def keep(self, nbytes: int) -> None:
         """Let go of what was not given back, and of what is beyond ``nbytes``."""
         self._taken.clear()
         for size, free in self._free.items():
-            del free[nbytes // max(size, 1) :]
+            del free[nbytes // size :]
             nbytes -= size * len(free)
 
 

@@ -27,7 +27,7 @@ from mpi4py import MPI
 
 from tilewright.graph import Handle, Task
 from tilewright.messages import RECEIVE, SEND, Message
-from tilewright.mpi.buffers import Spare, kind, layout, view, wrap
+from tilewright.mpi.buffers import Spare, kind, layout, memory, view, wrap
 from tilewright.mpi.shared import dumps
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Received(NamedTuple):
 
 class _UnderWay(NamedTuple):
     task: Task
-    memory: Any
+    buffer: Any
     """Kept until MPI is done: the value that is sent, or the array that is received into."""
 
 
@@ -178,7 +178,7 @@ class Courier:
                     value = dumps((value, message.handle in self.workers.program.replaced))
                     what, nbytes = [value, MPI.BYTE], len(value)
                 else:
-                    array = _memory(value)
+                    array = memory(value)
                     what, nbytes = self._in_place(array) or [_packed(array), MPI.BYTE], array.nbytes
             except Exception as error:  # a value that cannot be pickled, or is not what its handle was
                 self.workers.fail(task, 0, error)
@@ -217,17 +217,17 @@ class Courier:
             if self.is_pickled(message):
                 self._objects.append(heapq.heappop(self._receives)[2])
                 continue
-            home = _memory(self._home(message.handle))
+            home = memory(self._home(message.handle))
             if self._held + home.nbytes > self.window and self._posted and self._posted[0] < key:
                 break
             task = heapq.heappop(self._receives)[2]
             #   receiving is a write: nobody here uses the place of a result any more
             there = self._in_place(home) if message.final else None
-            memory = self.spare.take(home) if there is None else home
-            self._held += memory.nbytes
-            what = there or self._in_place(memory)
+            buffer = self.spare.take(home) if there is None else home
+            self._held += buffer.nbytes
+            what = there or self._in_place(buffer)
             self._requests.append(self.wires.data.Irecv(what, message.source, message.tag))
-            self._under_way.append(_UnderWay(task, memory))
+            self._under_way.append(_UnderWay(task, buffer))
             heapq.heappush(self._posted, key)
             count += 1
         return count
@@ -246,24 +246,24 @@ class Courier:
         gone = set(finished)
         self._requests = [r for i, r in enumerate(self._requests) if i not in gone]
         self._under_way = [u for i, u in enumerate(self._under_way) if i not in gone]
-        for task, memory in done:
+        for task, buffer in done:
             if task.op is RECEIVE:
                 self._posted.remove((task.params[0].reader, task.index))
                 heapq.heapify(self._posted)
                 self.received.append(Received(task.params[0], now))
-                self._take_in(task.params[0], memory)
+                self._take_in(task.params[0], buffer)
             self._complete(task)
         return len(done)
 
-    def _take_in(self, message: Message, memory: np.ndarray) -> None:
+    def _take_in(self, message: Message, buffer: np.ndarray) -> None:
         """A tile came: a result into its place, a copy beside it."""
         home = self._home(message.handle)
         if message.final:
-            self._held -= memory.nbytes
-            place = _memory(home)
-            if not np.may_share_memory(place, memory) and not self.draining:
-                np.copyto(place, memory)
-        self.store[message.handle] = home if message.final else wrap(memory, kind(home))
+            self._held -= buffer.nbytes
+            place = memory(home)
+            if not np.may_share_memory(place, buffer) and not self.draining:
+                np.copyto(place, buffer)
+        self.store[message.handle] = home if message.final else wrap(buffer, kind(home))
 
     def _fetch_objects(self) -> int:
         """Receive pickled values that have come."""
@@ -301,10 +301,10 @@ class Courier:
         """Forget a copy that no task here reads any more."""
         message: Message = task.params[0]
         if not self.is_pickled(message):
-            memory = _memory(self.store[message.handle])
-            self._held -= memory.nbytes
+            buffer = memory(self.store[message.handle])
+            self._held -= buffer.nbytes
             if not self.workers.program.uses_functions:  # a function may have kept it
-                self.spare.give(memory)
+                self.spare.give(buffer)
         self.store[message.handle] = self._home(message.handle)
         self._complete(task)
 
@@ -347,13 +347,6 @@ class Courier:
         self.wires.notices.Recv([bytearray(), MPI.BYTE])
         self.heard += 1
         self.workers.stop()
-
-
-def _memory(value: Any) -> np.ndarray:
-    array = view(value)
-    if array is None:
-        raise TypeError(f"a {type(value).__name__} cannot take the place of an array or CPU tensor")
-    return array
 
 
 def _rows(array: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ The workers are those of the threads engine; the courier beside them makes the M
 
 from __future__ import annotations
 
-import pickle
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +20,10 @@ from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.kernels import blas
 from tilewright.machine import Machine
 from tilewright.messages import MessagePlan, Part
-from tilewright.mpi.buffers import Spare, view
+from tilewright.mpi.buffers import Spare, memory, view
 from tilewright.mpi.courier import Courier, Wires, calm
 from tilewright.mpi.outcome import Order, Outcome, freeze, planned, thaw
+from tilewright.mpi.shared import dumps
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
@@ -199,11 +199,12 @@ def _outcome(crew: PartWorkers, courier: Courier, plan: MessagePlan, began: floa
         (crew.part.origin[index], worker, start - began, end - began)
         for worker, records in enumerate(crew.records)
         for index, start, end in records
+        if plan.places[crew.part.origin[index]] == crew.rank
     ]
     values = b""
-    if deliver and not crew.failures:
+    if not crew.failures:
         try:
-            values = _values(plan, crew)
+            values = _settle(plan, crew, deliver)
         except Exception as error:
             crew.failures.append((len(plan.graph), error))
     failure = min(crew.failures, key=lambda failure: failure[0]) if crew.failures else None
@@ -217,21 +218,24 @@ def _outcome(crew: PartWorkers, courier: Courier, plan: MessagePlan, began: floa
     )
 
 
-def _values(plan: MessagePlan, crew: PartWorkers) -> bytes:
-    """Put results that this rank made into their own place; pickle those that have none."""
+def _settle(plan: MessagePlan, crew: PartWorkers, deliver: bool) -> bytes:
+    """Put results that this rank made into their own place; with ``deliver`` pickle those that have none."""
     store = crew.program.store
     places = Store(store.given)
     replaced = crew.program.replaced
+    made_at = plan.final_places
     values = {}
-    for handle, rank in plan.final_places.items():
+    for handle in plan.graph.results:
         value, place = store[handle], places[handle]
-        if rank != crew.rank or value is place:
+        if made_at[handle] != crew.rank or value is place:
             continue
-        if handle not in replaced and isinstance(place, np.ndarray) and not place.dtype.hasobject:
-            np.copyto(place, value)
+        array = None if handle in replaced else view(place)
+        if array is not None:
+            np.copyto(array, memory(value))
+            store[handle] = place
         else:
             values[handle] = value
-    return pickle.dumps((values, replaced)) if values or replaced else b""
+    return dumps((values, replaced)) if deliver and (values or replaced) else b""
 
 
 # ------------------------------------------------------------------ communicators
