@@ -31,7 +31,7 @@ from tilewright.mpi.buffers import Spare, kind, layout, memory, view, wrap
 from tilewright.mpi.shared import dumps
 
 if TYPE_CHECKING:
-    from tilewright.mpi.part import PartWorkers
+    from tilewright.crew import Crew
 
 __all__ = ["Courier", "Wires", "calm"]
 
@@ -71,7 +71,7 @@ class _UnderWay(NamedTuple):
 class Courier:
     """See the module. ``window`` is in bytes; ``synchronous`` makes every send wait for its receive."""
 
-    def __init__(self, wires: Wires, workers: PartWorkers, pickled: dict[Handle, int], spare: Spare, *, window: int,
+    def __init__(self, wires: Wires, workers: Crew, pickled: dict[Handle, int], spare: Spare, *, window: int,
                  synchronous: bool) -> None:  # fmt: skip
         self.wires = wires
         self.workers = workers

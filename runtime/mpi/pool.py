@@ -127,7 +127,7 @@ class Pool:
 
     # ------------------------------------------------------------ use
 
-    def run(self, job: Job, progress: Callable[[int], None] | None) -> list[Outcome] | bytes:
+    def run(self, job: Job, progress: Callable[[int], object] | None) -> list[Outcome] | bytes:
         """What each rank tells of a run; or the frozen exception that they raised together before it.
 
         Raises
@@ -205,7 +205,7 @@ class Pool:
             with contextlib.suppress(OSError):
                 connection.send(Forget(keys))
 
-    def _exchange(self, job: Job, progress: Callable[[int], None] | None) -> list[Outcome] | bytes:
+    def _exchange(self, job: Job, progress: Callable[[int], object] | None) -> list[Outcome] | bytes:
         for rank, connection in enumerate(self._connections):
             try:
                 connection.send(job)
