@@ -89,6 +89,7 @@ def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
 
 def tuned(n: int, rounds: int) -> ScaLAPACK:
     """ScaLAPACK at the (block, PBLAS block) of `BLOCKS` that had the fastest of ``rounds`` alternating runs."""
+    taken: dict[ScaLAPACK, list[float]]
     with contextlib.ExitStack() as stack:
         taken = {stack.enter_context(ScaLAPACK(n, nb, (1, 2), logical)): [] for nb, logical in BLOCKS if 2 * nb <= n}
         for _ in range(rounds):
