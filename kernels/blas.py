@@ -169,6 +169,7 @@ def _scipy_pool() -> dict[str, Any] | None:
 
 
 _LOADERS = {"mkl": _load_mkl, "torch": _load_torch, "openblas": _load_openblas}
+_loaded: list[Library] = []
 
 
 @cache
@@ -184,7 +185,9 @@ def load(name: str) -> Library:
     """
     if name not in _LOADERS:
         raise ValueError(f"unknown BLAS {name!r}; known: {', '.join(NAMES)}")
-    return _LOADERS[name]()
+    library = _LOADERS[name]()
+    _loaded.append(library)
+    return library
 
 
 def available() -> dict[str, Library | str]:
@@ -305,11 +308,12 @@ def limits(functions: bool) -> Iterator[None]:
 def task_threads(count: int) -> Iterator[None]:
     """In the calling thread, inside `limits`: let each call into a library use ``count`` threads; restored at the end.
 
-    With one that is all calls into the library in use. With more, also OpenMP's, which torch uses: their number is
-    a setting of the calling thread.
+    With one that is all calls into the libraries loaded here that have a setting per thread, not only the one in use:
+    products in 16 bits are MKL's in any case. With more, also OpenMP's, which torch uses: their number is a setting of
+    the calling thread.
     """
-    local_threads = current().local_threads
-    previous = local_threads(count) if local_threads is not None else count
+    settings = [local for library in list(_loaded) if (local := library.local_threads) is not None]
+    previous = [local_threads(count) for local_threads in settings]
     try:
         if count == 1:
             yield
@@ -319,10 +323,10 @@ def task_threads(count: int) -> Iterator[None]:
             with ThreadpoolController().select(internal_api="openmp").limit(limits=count):
                 yield
     finally:
-        if local_threads is not None:
-            local_threads(previous)
+        for local_threads, threads in zip(settings, previous, strict=True):
+            local_threads(threads)
 
 
 def one_thread() -> contextlib.AbstractContextManager[None]:
-    """In the calling thread, let calls into the library in use run on one thread; restored at the end."""
+    """In the calling thread, let calls into a library run on one thread; restored at the end."""
     return task_threads(1)
