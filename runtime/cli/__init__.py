@@ -32,7 +32,7 @@ BENCHMARKS = {
     "simulator": ("tilewright.benchmarks.simulator", "Predicted beside measured runs, simulated tasks per second."),
     "gemm": (
         "tilewright.benchmarks.gemm",
-        "Tile products in every format and route; the share a factorisation reaches.",
+        "Tile products in every format, by every route.",
     ),
     "mpi": ("tilewright.benchmarks.mpi", "Ranks beside threads, what a pool costs, message counts."),
 }
