@@ -29,7 +29,7 @@ from tilewright.tiles import Store, TiledMatrix
 from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if _checking:
-    from tilewright import comm, mpi, training
+    from tilewright import comm, mpi, plot, training
     from tilewright.comm.matvec import DenseOperator, matvec
 
 __version__ = _version("tilewright")
@@ -77,6 +77,7 @@ __all__ = [
     "compare_schedulers",
     "matvec",
     "mpi",
+    "plot",
     "run",
     "simulate",
     "tiled_cholesky",
@@ -84,7 +85,7 @@ __all__ = [
 ]
 
 
-_ROOMS = ("comm", "mpi", "training")  # imported when they are first used, and so are these names of theirs:
+_ROOMS = ("comm", "mpi", "plot", "training")  # imported when they are first used, and so are these names of theirs:
 _NAMES = {
     "DenseOperator": "tilewright.comm.matvec",
     "matvec": "tilewright.comm.matvec",
