@@ -8,6 +8,7 @@ order 64 shows what a call costs where there is next to nothing to read.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def rates(n: int, ranks: int, repeat: int, dtype: str = "float64") -> list[dict[
             for layout, shape in grid.items()
         }
         transposed = operators[f"rows, {ranks} ranks"]
-        contenders = [Contender(name, lambda op=op: op @ x) for name, op in operators.items()]
+        contenders = [Contender(name, partial(op.matvec, x)) for name, op in operators.items()]
         contenders += [
             Contender(f"rows transposed, {ranks} ranks", lambda: transposed.T @ x),
             Contender("numpy @", lambda: A @ x),

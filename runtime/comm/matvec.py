@@ -414,7 +414,7 @@ def _power_graph(grid: Grid, dtype: str) -> TaskGraph:
 # ------------------------------------------------------------------ what users call
 
 
-class DenseOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types for it
+class DenseOperator(LinearOperator):
     """A dense matrix whose blocks stay on the ranks between products; SciPy's solvers take it.
 
     Parameters
@@ -476,7 +476,7 @@ class DenseOperator(LinearOperator):  # type: ignore[misc] # SciPy has no types 
         if matrix.ndim != 2:
             raise ValueError(f"A must have two dimensions, not shape {matrix.shape}")
         _check_finite(matrix, "A")
-        super().__init__(matrix.dtype, matrix.shape)
+        super().__init__(matrix.dtype, matrix.shape)  # type: ignore[call-arg] # the stubs know only subclasses
         self.grid = grid_of(layout, ranks, grid, matrix.shape)
         self.layout, self.backend, self.overlap = layout, backend, overlap
         take = np.array if copy and not _copied_by_ranks(backend) else np.asarray
