@@ -17,7 +17,7 @@ COMMANDS = {
     "cholesky": ("tilewright.cli.cholesky", "Factor a symmetric positive definite matrix and say how it went."),
     "dag": ("tilewright.cli.cholesky", "Draw task graphs; no data needed."),
     "info": ("tilewright.cli.info", "What is installed, which BLAS is used, which kernels and engines there are."),
-    "compare": ("tilewright.cli.schedulers", "Simulate one graph under many policies and print the table."),
+    "compare": ("tilewright.cli.schedulers", "Run one graph under many policies, simulated or measured."),
     "simulate": ("tilewright.cli.schedulers", "Predict one run and print its bounds and idle times."),
     "report": ("tilewright.cli.schedulers", "One HTML page of saved runs, side by side."),
     "train": ("tilewright.cli.training", "Train a model in one precision, or in several side by side."),
