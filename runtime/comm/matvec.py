@@ -49,11 +49,10 @@ class Grid(NamedTuple):
     >>> grid = Grid(12, 12, 3, 4)               # the lecture's picture
     >>> grid.x_owner(4), grid.y_owner(9), grid.block_owner(9, 4)
     (5, 9, 9)
-    >>> print(Grid(4, 4, 2, 2).picture())
-       x0          x2
-     a0,0  a0,1  a0,2  a0,3
-     a1,0  a1,1  a1,2  a1,3
-    ...
+    >>> print(Grid(2, 4, 1, 2).picture().strip())
+    x0     x1           x2     x3
+       a0,0   a0,1   y0    a0,2   a0,3
+       a1,0   a1,1         a1,2   a1,3   y1
     """
 
     m: int
@@ -119,7 +118,7 @@ class Grid(NamedTuple):
                     beside = f"y{row}" if row in range(*self.y_piece(q)) else ""
                     line.append("".join(f" a{row},{column}".rjust(7) for column in columns) + beside.rjust(5) + " ")
             lines += ["".join(above).rstrip(), *("".join(line).rstrip() for line in body)]
-        return "\n".join(line[1:] if line.startswith(" ") else line for line in lines)
+        return "\n".join(lines)
 
 
 def _piece(whole: Range, parts: int, part: int) -> Range:
