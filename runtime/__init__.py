@@ -28,6 +28,8 @@ from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if _checking:
     from tilewright import comm, mpi, training
+    from tilewright.comm.cg import cg
+    from tilewright.comm.sparse import SparseOperator
 
 __version__ = _version("tilewright")
 
@@ -54,6 +56,7 @@ __all__ = [
     "RowBlocks",
     "Run",
     "SchedulerError",
+    "SparseOperator",
     "Store",
     "SymmetricBlockCyclic",
     "Task",
@@ -63,6 +66,7 @@ __all__ = [
     "Trace",
     "W",
     "bounds",
+    "cg",
     "cholesky_graph",
     "comm",
     "compare_schedulers",
@@ -74,12 +78,18 @@ __all__ = [
 ]
 
 
-_ROOMS = ("comm", "mpi", "training")  # imported when they are first used
+_ROOMS = ("comm", "mpi", "training")  # imported when they are first used, and so are these names of theirs:
+_NAMES = {
+    "SparseOperator": "tilewright.comm.sparse",
+    "cg": "tilewright.comm.cg",
+}
 
 
 def __getattr__(name: str) -> _Any:
-    if name in _ROOMS:
-        import importlib
+    import importlib
 
+    if name in _ROOMS:
         return importlib.import_module(f"tilewright.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'tilewright' has no attribute {name!r}")

@@ -7,6 +7,7 @@ the rank ends within moments of its owner, whatever either is doing; the kernel 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import queue
 import signal
@@ -21,7 +22,7 @@ from tilewright.kernels import blas
 from tilewright.mpi.launcher import remove, shm_files
 from tilewright.mpi.outcome import freeze
 from tilewright.mpi.shared import Mappings, loads
-from tilewright.mpi.wire import Hello, Job, connect
+from tilewright.mpi.wire import Call, Hello, Job, connect
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
     owner = connect()
-    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[Job | Call] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(owner, jobs), daemon=True).start()
     try:
         from mpi4py import MPI
@@ -50,8 +51,8 @@ def main() -> None:
     mappings = Mappings()
     while (job := jobs.get()) is not None:
         with suppress(BrokenPipeError):
-            owner.send(_run(comm, job, mappings, owner))
-        mappings.keep({job.scratch})
+            owner.send(_call(comm, job, mappings) if isinstance(job, Call) else _run(comm, job, mappings, owner))
+        mappings.keep(set(job.keep) if isinstance(job, Call) else {job.scratch})
 
 
 def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:
@@ -64,6 +65,19 @@ def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:
                 return
     remove(shm_files([os.getpid()]))  # MPI would do so at its orderly end
     os._exit(1)
+
+
+def _call(comm: MPI.Intracomm, call: Call, mappings: Mappings) -> Any:
+    """(what the function returns,), or the pickled exception that it raised."""
+    from tilewright.mpi.part import wires
+
+    sys.path[:] = call.path
+    try:
+        name, arguments = loads(call.contents, mappings)
+        module, _, function = name.partition(":")
+        return (getattr(importlib.import_module(module), function)(wires(comm).data, *arguments),)
+    except Exception as error:
+        return freeze(error)
 
 
 def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, owner: Connection) -> Any:
