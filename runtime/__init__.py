@@ -22,6 +22,8 @@ from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
 from tilewright.machine import Machine
 from tilewright.messages import Message, MessagePlan
 from tilewright.plan import Bounds, bounds
+from tilewright.precision import FORMATS, PrecisionMap
+from tilewright.resident import Prepared, Resident
 from tilewright.schedulers import SCHEDULERS, Policy
 from tilewright.tiles import Store, TiledMatrix
 from tilewright.trace import MessageRecord, TaskRecord, Trace
@@ -35,6 +37,7 @@ __version__ = _version("tilewright")
 
 __all__ = [
     "BACKENDS",
+    "FORMATS",
     "RW",
     "SCHEDULERS",
     "Access",
@@ -51,8 +54,11 @@ __all__ = [
     "NotPositiveDefiniteError",
     "Op",
     "Policy",
+    "PrecisionMap",
+    "Prepared",
     "R",
     "RankDied",
+    "Resident",
     "RowBlocks",
     "Run",
     "SchedulerError",

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.idle import Idle, split
@@ -21,6 +21,9 @@ from tilewright.schedulers import policy as find_policy
 from tilewright.site import find_site
 from tilewright.tiles import Store
 from tilewright.trace import Trace
+
+if TYPE_CHECKING:
+    from tilewright.conversions import Conversions
 
 __all__ = ["Run", "run"]
 
@@ -106,6 +109,13 @@ class Run:
     def bytes(self) -> int:
         """How many bytes those were."""
         return sum(message.nbytes for message in self.trace.messages)
+
+    @cached_property
+    def conversions(self) -> Conversions | None:
+        """What the conversions between precisions did; None where there were none."""
+        from tilewright.conversions import count
+
+        return count(self)
 
     @cached_property
     def idle_split(self) -> Idle:

@@ -19,6 +19,7 @@ def text(run: Run) -> str:
         f"  lower bounds   {seconds(lower.area)} area, {seconds(lower.critical_path)} critical path",
         f"  efficiency     {run.efficiency:.1%} of the lower bound, workers idle {run.idle:.1%}",
         *_messages(run),
+        *_conversions(run),
         "  op            tasks       total        mean   share",
     ]
     busy = float(run.trace.busy.sum()) or 1.0
@@ -34,6 +35,10 @@ def _messages(run: Run) -> list[str]:
         f"  messages       {run.messages} on {run.trace.ranks} ranks, {run.bytes / 1e6:.4g} MB, "
         f"{run.trace.overlap:.1%} of their time under computation"
     ]
+
+
+def _conversions(run: Run) -> list[str]:
+    return [] if run.conversions is None else [f"  conversions    {run.conversions}"]
 
 
 def place(run: Run) -> str:

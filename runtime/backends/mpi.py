@@ -52,7 +52,7 @@ from tilewright.trace import Trace
 if TYPE_CHECKING:
     from tilewright.mpi.pool import Pool
 
-__all__ = ["OPTIONS", "execute", "site"]
+__all__ = ["OPTIONS", "check_functions", "execute", "is_rank", "site"]
 
 OPTIONS = ("owner", "grid", "pool", "comm", "root", "gather", "window", "synchronous")
 
@@ -66,14 +66,14 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
 
 def site(options: dict[str, Any]) -> Site:
     """A pool's site, or on a rank that one's. ImportError without mpi4py."""
-    if options.get("comm") is not None or _is_rank():
+    if options.get("comm") is not None or is_rank():
         from tilewright.mpi.session import RankSite
 
         return RankSite(options)
     return PoolSite(options)
 
 
-def _is_rank() -> bool:
+def is_rank() -> bool:
     """Whether this process is one of several ranks."""
     if under_launcher():
         require_mpi4py()
@@ -139,7 +139,7 @@ class PoolSite(Site):
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:
         graph = program.graph
-        _check_functions(graph)
+        check_functions(graph)
         ranks = self._ranks(workers)
         crew = per_rank(workers, ranks)
         rank_of = owners(self.owner, ranks)
@@ -158,7 +158,7 @@ class PoolSite(Site):
             if isinstance(outcomes, bytes):
                 raise thaw(outcomes)
             trace = merge(graph, planned(graph, ranks, order), crew, outcomes)
-            _copy((there[handle], here[handle]) for handle in graph.written)
+            _copy((there[handle], here[handle]) for handle in graph.results)
         values: dict[Handle, Any] = {}
         replaced: set[Handle] = set()
         for outcome in outcomes:
@@ -199,7 +199,7 @@ def _copy(pairs: Iterable[tuple[Any, Any]]) -> None:
             pass
 
 
-def _check_functions(graph: TaskGraph) -> None:
+def check_functions(graph: TaskGraph) -> None:
     """TypeError for a function that ranks cannot import."""
     for function in {task.op.function for task in graph.tasks} - {None}:
         name = getattr(function, "__qualname__", type(function).__qualname__)

@@ -22,11 +22,13 @@ from tilewright.kernels import blas
 from tilewright.mpi.launcher import remove, shm_files
 from tilewright.mpi.outcome import freeze
 from tilewright.mpi.shared import Mappings, loads
-from tilewright.mpi.wire import Call, Hello, Job, connect
+from tilewright.mpi.wire import Call, Forget, Go, Hello, Job, Keep, Prepare, connect
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+    from tilewright.mpi.guests import Guests
 
 __all__ = ["main"]
 
@@ -38,7 +40,7 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
     owner = connect()
-    jobs: queue.SimpleQueue[Job | Call] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[Job | Call | Keep | Prepare | Go | Forget | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(owner, jobs), daemon=True).start()
     try:
         from mpi4py import MPI
@@ -49,10 +51,25 @@ def main() -> None:
     blas.current()
     owner.send(Hello(comm.rank, comm.size, os.getpid(), ""))
     mappings = Mappings()
+    house: Guests | None = None
     while (job := jobs.get()) is not None:
         with suppress(BrokenPipeError):
-            owner.send(_call(comm, job, mappings) if isinstance(job, Call) else _run(comm, job, mappings, owner))
-        mappings.keep(set(job.keep) if isinstance(job, Call) else {job.scratch})
+            if isinstance(job, Job):
+                owner.send(_run(comm, job, mappings, owner))
+                mappings.keep({job.scratch})
+                continue
+            if isinstance(job, Call):
+                owner.send(_call(comm, job, mappings))
+                mappings.keep(set(job.keep))
+                continue
+            if house is None:
+                from tilewright.mpi.guests import Guests
+
+                house = Guests(comm)
+            if isinstance(job, Forget):
+                house.forget(job)
+            else:
+                owner.send(house.serve(job))
 
 
 def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:

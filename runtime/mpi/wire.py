@@ -16,7 +16,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from typing import NamedTuple
 
-__all__ = ["Call", "Door", "Hello", "Job", "connect"]
+__all__ = ["Call", "Door", "Forget", "Go", "Hello", "Job", "Keep", "Prepare", "connect"]
 
 _ADDRESS, _KEY = "TILEWRIGHT_POOL", "TILEWRIGHT_POOL_KEY"
 
@@ -54,6 +54,35 @@ class Call(NamedTuple):
     """The owner's ``sys.path``."""
     keep: frozenset[int]
     """Serials of the segments that stay mapped afterwards."""
+
+
+class Keep(NamedTuple):
+    """Data that stays on a rank: buffers by handle, as bytes. Answered."""
+
+    key: int
+    contents: bytes
+
+
+class Prepare(NamedTuple):
+    """Make a script. Answered."""
+
+    key: int
+    contents: bytes
+    blas: str
+    path: list[str]
+
+
+class Go(NamedTuple):
+    """Run a script. Answered."""
+
+    key: int
+    traced: bool
+
+
+class Forget(NamedTuple):
+    """Free data or scripts. Not answered."""
+
+    keys: tuple[int, ...]
 
 
 class Door:
