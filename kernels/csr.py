@@ -17,9 +17,7 @@ __all__ = ["bytes_moved", "multiply_add", "transposed_multiply_add"]
 _sparse: Any = _sparsetools
 
 
-def multiply_add(
-    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, x: np.ndarray, y: np.ndarray
-) -> None:
+def multiply_add(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
     """y := y + A x.
 
     Parameters

@@ -1,9 +1,9 @@
 """Conjugate gradients in steps of s: one exchange and one reduction for s iterations.
 
-Classical CG needs, in each iteration, one exchange for its product and two sums over all ranks. Here an outer step first
-makes bases of two Krylov spaces, Y = [P_0 .. P_s, R_0 .. R_{s-1}] with P_0 = p, R_0 = r, by one exchange
-(`SparseOperator.powers`' closures), then their Gram matrix G = Y^H Y by one sum. In the coordinates of Y, where A Y c = Y B c,
-s iterations of CG need vectors of 2 s + 1 numbers only [1]_.
+Classical CG needs, in each iteration, one exchange for its product and two sums over all ranks. Here an outer step
+first makes bases of two Krylov spaces, Y = [P_0 .. P_s, R_0 .. R_{s-1}] with P_0 = p, R_0 = r, by one exchange
+(see `closure`), then their Gram matrix G = Y^H Y by one sum. In the coordinates of Y, where A Y c = Y B c, s iterations
+of CG need vectors of 2 s + 1 numbers only [1]_.
 
 In exact arithmetic that is CG. In floating point it is as good as the basis: the *monomial* one, P_k = A^k p, turns
 towards one eigenvector and loses its rank; polynomials chosen for the spectrum lose it much later:
@@ -16,9 +16,9 @@ newton       (A - theta_k) P_{k-1} / gamma, theta the Ritz values in Leja's orde
 chebyshev    T_k((A - c) / d) p on the interval c +- d that the Ritz values span
 ===========  ==============================================================================
 
-The condition of P_0 .. P_s, columns scaled to length 1, is computed from G and reported. Where it passes 1/sqrt(u), G has
-lost it, and s is halved, down to classical CG. When the residual that the recurrence carries has converged the true one
-is computed, and if it has not the iteration starts again from it, with half the s.
+The condition of P_0 .. P_s, columns scaled to length 1, is computed from G and reported. Where it passes 1/sqrt(eps),
+G has lost it, and s is halved, down to classical CG. When the residual that the recurrence carries has converged the
+true one is computed, and if it has not the iteration starts again from it, with half the s.
 
 .. [1] M. Hoemmen, Communication-avoiding Krylov subspace methods (2010), section 5; E. Carson, Communication-avoiding
    Krylov subspace methods in theory and practice (2015), algorithm 22.
@@ -240,7 +240,7 @@ class _Iteration:
             self._note(square)
 
     def outer(self, rows: np.ndarray) -> None:
-        """len(rows) iterations in the coordinates of two bases. `_Lost` if they are of no use; then nothing is changed."""
+        """len(rows) iterations in the coordinates of two bases. `_Lost` if these are of no use."""
         s = len(rows)
         self.report.exchanges += 1
         levels = self.kernel.basis(np.stack([self.p, self.r], axis=1), s, rows)

@@ -1,7 +1,7 @@
 """Closures of the halo: what a rank needs to make s products after one exchange, by reach in the graph of A.
 
-Write (i, k) for component i of A^k x. It depends on (j, k-1) for all j with a_ij != 0. A rank has the components it owns
-at level 0 and wants its own at levels 1 to s. Three ways to exchange:
+Write (i, k) for component i of A^k x. It depends on (j, k-1) for all j with a_ij != 0. A rank has the components it
+owns at level 0 and wants its own at levels 1 to s. Three ways to exchange:
 
 =============  ====================================================  =======================================
 method         exchanged                                             3-point stencil, a side of a block of b
@@ -15,11 +15,12 @@ two-stage      each rank first computes what it can without any      1 message, 
                send, at the level where it is needed
 =============  ====================================================  =======================================
 
-In both, inner components need no message, so they are computed while it travels. Sets come from the pattern of A alone:
-no structural symmetry, no geometry [1]_.
+In both, inner components need no message, so they are computed while it travels. Sets come from the pattern of A
+alone: no structural symmetry, no geometry [1]_.
 
-.. [1] J. Demmel, M. Hoemmen, M. Mohiyuddin, K. Yelick, Avoiding communication in sparse matrix computations, IPDPS 2008:
-   algorithms PA0, PA1 and PA2. Lecture: "Optimization of multiple products", "Latency hiding", "Communication minimizing".
+.. [1] J. Demmel, M. Hoemmen, M. Mohiyuddin, K. Yelick, Avoiding communication in sparse matrix computations, IPDPS
+   2008: algorithms PA0, PA1 and PA2. Lecture: "Optimization of multiple products", "Latency hiding", "Communication
+   minimizing".
 """
 
 from __future__ import annotations
@@ -177,10 +178,7 @@ def closure(
 
     def extended(components: np.ndarray) -> np.ndarray:
         """Places in the extended vector."""
-        if isinstance(place, slice):
-            inside = components - place.start
-        else:
-            inside = np.searchsorted(mine, components)
+        inside = components - place.start if isinstance(place, slice) else np.searchsorted(mine, components)
         return np.where(owner[components] == me, inside, own + np.searchsorted(outside, components))
 
     levels = []

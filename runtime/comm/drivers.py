@@ -93,10 +93,11 @@ class Driver(ABC):
 class GraphDriver(Driver):
     """Every product is a run of a task graph. Each graph is built once, with its buffers."""
 
-    def __init__(self, structure: Structure, discovery: str, backend: str, workers: int | None, synchronous: bool,
-                 options: dict[str, Any]) -> None:  # fmt: skip
+    def __init__(
+        self, structure: Structure, discovery: str, backend: str, workers: int | None, synchronous: bool
+    ) -> None:
         self.structure = structure
-        self.backend, self.workers, self.options = backend, workers, options
+        self.backend, self.workers = backend, workers
         self.discovery, self.synchronous = discovery, synchronous
         self.pieces = [structure.piece(rank) for rank in range(structure.ranks)]
         self.discovered = self._discover([piece.requests for piece in self.pieces])
@@ -135,7 +136,9 @@ class GraphDriver(Driver):
                 self._graphs[key] = product_graph(pieces, dtype, len(kind), trailing, overlap=overlap)
             else:
                 plans = [[mine.cast(dtype) for mine in self.plan(plan)] for plan in kind]
-                self._graphs[key] = blocked_graph(pieces, plans, dtype, trailing, coefficients=coefficients, overlap=overlap)
+                self._graphs[key] = blocked_graph(
+                    pieces, plans, dtype, trailing, coefficients=coefficients, overlap=overlap
+                )
         return self._graphs[key]
 
     def _pieces(self, dtype: np.dtype) -> list[Piece]:
@@ -145,7 +148,9 @@ class GraphDriver(Driver):
             self._cast[dtype] = [piece.cast(dtype) for piece in self.pieces]
         return self._cast[dtype]
 
-    def run(self, x: np.ndarray, kind: Any, coefficients: np.ndarray | None = None, **options: Any) -> tuple[np.ndarray, Run]:
+    def run(
+        self, x: np.ndarray, kind: Any, coefficients: np.ndarray | None = None, **options: Any
+    ) -> tuple[np.ndarray, Run]:
         """(levels, the run)."""
         from tilewright.engine import run
 
@@ -156,7 +161,7 @@ class GraphDriver(Driver):
                     work.data[Handle("c", (rank,))][...] = coefficients
             for handle, place, size in work.outputs[0]:
                 work.data[handle][:size] = x[place]
-            options = {"backend": self.backend, "workers": self.workers, **self.options, **options}
+            options = {"backend": self.backend, "workers": self.workers, "scheduler": "prio", **options}
             if options["backend"] == "mpi":
                 options.setdefault("owner", work.owner)
                 options.setdefault("synchronous", self.synchronous)
@@ -175,7 +180,7 @@ class GraphDriver(Driver):
 
         work = self.graph(kind, dtype, (), overlap=overlap)
         machine = machine.replace(ranks=work.ranks)
-        return simulate(work.graph, machine, owner=work.owner.__getitem__, data=work.data)
+        return simulate(work.graph, machine, scheduler="prio", owner=work.owner.__getitem__, data=work.data)
 
     def product(self, x: np.ndarray, transposed: bool, out: np.ndarray | None = None) -> np.ndarray:
         levels, _ = self.run(x, "transposed" if transposed else (None,))
@@ -373,7 +378,7 @@ class RankDriver(Driver):
 
     def product(self, x: np.ndarray, transposed: bool, out: np.ndarray | None = None) -> np.ndarray:
         product, piece = self.operator.product(x.dtype, x.shape[1:]), self.operator.piece
-        to, source = (piece.columns, piece.rows) if transposed else (piece.rows, piece.columns)
+        source = piece.rows if transposed else piece.columns
         partition = self.structure.columns if transposed else self.structure.rows
         mine = np.empty((int(partition.sizes[self.comm.rank]), *x.shape[1:]), x.dtype)
         method = product.multiply_transposed if transposed else product.multiply

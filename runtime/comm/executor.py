@@ -38,7 +38,9 @@ class Lines:
                  receives: Iterable[tuple[int, np.ndarray]], *, tag: int, synchronous: bool) -> None:  # fmt: skip
         post = comm.Ssend_init if synchronous else comm.Send_init
         self.sends: list[Any] = [post([_bytes(buffer), MPI.BYTE], to, tag) for to, buffer in sends]
-        self.receives: list[Any] = [comm.Recv_init([_bytes(buffer), MPI.BYTE], source, tag) for source, buffer in receives]
+        self.receives: list[Any] = [
+            comm.Recv_init([_bytes(buffer), MPI.BYTE], source, tag) for source, buffer in receives
+        ]
         self.polite = comm.size > cores()
 
     def listen(self) -> None:
@@ -107,7 +109,9 @@ class Product:
         if lines.sends:
             np.take(x, piece.boundary, axis=0, out=self.edge, mode="clip")
             self.ghosts.fill(0)
-            csr.transposed_multiply_add(piece.remote.indptr, piece.remote.indices, piece.remote.values, self.edge, self.ghosts)
+            csr.transposed_multiply_add(
+                piece.remote.indptr, piece.remote.indices, piece.remote.values, self.edge, self.ghosts
+            )
             lines.send()
         y.fill(0)
         csr.transposed_multiply_add(piece.local.indptr, piece.local.indices, piece.local.values, x, y)
@@ -124,7 +128,9 @@ class Product:
 class Blocked:
     """s products with one exchange."""
 
-    def __init__(self, comm: MPI.Intracomm, piece: Piece, plan: Closure, trailing: tuple[int, ...], synchronous: bool) -> None:
+    def __init__(
+        self, comm: MPI.Intracomm, piece: Piece, plan: Closure, trailing: tuple[int, ...], synchronous: bool
+    ) -> None:
         self.piece, self.plan = piece, plan
         dtype = piece.local.values.dtype
         self.levels = [np.zeros((plan.size, *trailing), dtype) for _ in range(plan.steps + 1)]
@@ -231,8 +237,10 @@ class RankOperator:
         return self._blocked[key]
 
     def free(self) -> None:
-        for line in (*self._products.values(), *self._blocked.values()):
-            line.free()
+        for product in self._products.values():
+            product.free()
+        for blocked in self._blocked.values():
+            blocked.free()
 
 
 # ------------------------------------------------------------------ calls of a pool
@@ -257,6 +265,11 @@ def drop(comm: MPI.Intracomm, dead: Sequence[int]) -> None:
             operator.free()
 
 
+def kept(comm: MPI.Intracomm) -> int:
+    """How many operators this rank keeps."""
+    return len(_operators)
+
+
 def multiply(comm: MPI.Intracomm, token: int, x: np.ndarray, y: np.ndarray, transposed: bool) -> None:
     """y := A x or A^T x; x and y are whole vectors in memory that all ranks share."""
     operator = _operators[token]
@@ -266,7 +279,9 @@ def multiply(comm: MPI.Intracomm, token: int, x: np.ndarray, y: np.ndarray, tran
     _through(method, x, source, y, to)
 
 
-def _through(method: Callable[[np.ndarray, np.ndarray], None], x: np.ndarray, source: Any, y: np.ndarray, to: Any) -> None:
+def _through(
+    method: Callable[[np.ndarray, np.ndarray], None], x: np.ndarray, source: Any, y: np.ndarray, to: Any
+) -> None:
     """Call with this rank's parts; a part that is a slice is used where it is."""
     if isinstance(to, slice):
         method(x[source], y[to])

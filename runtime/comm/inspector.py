@@ -1,11 +1,11 @@
 """The inspector: what each rank has, needs and sends, found once for many products.
 
-Rank p owns the rows I_p. Its *ghosts* S_p = {j not in I_p : a_ij != 0 for some i in I_p} are what it receives: one message
-from each rank that owns some of them, each x_j at most once. Its rows split into A = A_local + A_remote, entries whose
-column it owns and the others; only rows that have remote entries are in A_remote.
+Rank p owns the rows I_p. Its *ghosts* S_p = {j not in I_p : a_ij != 0 for some i in I_p} are what it receives: one
+message from each rank that owns some of them, each x_j at most once. Its rows split into A = A_local + A_remote,
+entries whose column it owns and the others; only rows that have remote entries are in A_remote.
 
-Every sum has one order: a row's local entries by column, then its remote entries by column. It depends on who owns what,
-and on nothing else: not on the engine, nor on how many steps are done at once.
+Every sum has one order: a row's local entries by column, then its remote entries by column. It depends on who owns
+what, and on nothing else: not on the engine, nor on how many steps are done at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import scipy.sparse as sparse
 from tilewright.comm.neighbours import Requests
 from tilewright.comm.partition import Csr, Partition
 
-__all__ = ["Block", "Piece", "as_csr", "gather_rows", "inspect", "mapped"]
+__all__ = ["Block", "Piece", "as_csr", "check_dtype", "gather_rows", "inspect", "mapped"]
 
 
 @dataclass
@@ -42,7 +42,6 @@ class Block:
         fits = max(columns, len(indices)) <= np.iinfo(np.int32).max
         index = np.int32 if fits else np.int64
         return cls(indptr.astype(index, copy=False), indices.astype(index, copy=False), values, columns)
-
 
     def cast(self, dtype: Any) -> Block:
         """With values of another dtype."""
@@ -162,6 +161,14 @@ def mapped(value: Any, function: Callable[[np.ndarray], np.ndarray]) -> Any:
     return value
 
 
+def check_dtype(dtype: np.dtype) -> None:
+    """TypeError for a dtype without a product."""
+    if dtype.char not in "?bBhHiIlLqQfdgFDG":
+        raise TypeError(
+            f"there is no sparse product for {dtype}; convert to float32, float64 or another dtype of SciPy's"
+        )
+
+
 def as_csr(A: Any) -> Csr:
     """A as canonical rows: sorted columns, duplicates added. The caller's matrix is not changed."""
     if not sparse.issparse(A):
@@ -169,6 +176,7 @@ def as_csr(A: Any) -> Csr:
         A = np.asarray(A)
         if A.dtype.kind not in "biufc":
             raise TypeError(f"SparseOperator needs a sparse matrix or a 2-D array of numbers, not {kind} of {A.dtype}")
+        check_dtype(A.dtype)
     if A.ndim != 2:
         raise ValueError(f"SparseOperator needs a matrix, not an array of shape {A.shape}")
     converted = sparse.csr_array(A)

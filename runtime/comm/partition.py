@@ -170,7 +170,7 @@ def nested_bisection(A: Csr, ranks: int, coordinates: np.ndarray | None = None) 
         coordinates = np.asarray(coordinates, float)
         if len(coordinates) != len(owner):
             raise ValueError(f"coordinates of {len(coordinates)} points for a matrix with {len(owner)} rows")
-    todo = [(np.arange(len(owner)), 0, ranks)]
+    todo: list[tuple[Any, int, int]] = [(np.arange(len(owner)), 0, ranks)]
     while todo:
         members, first, count = todo.pop()
         if count == 1 or not len(members):
@@ -209,9 +209,8 @@ def metis(A: Csr, ranks: int) -> Partition:
         return Partition(by_rows(n, ranks).owner, ranks, "metis")
     weights = np.maximum(np.diff(sparse.csr_array(A).indptr), 1)
     options = pymetis.Options(seed=1)
-    _, membership = pymetis.part_graph(
-        ranks, xadj=graph.indptr.tolist(), adjncy=graph.indices.tolist(), vweights=weights.tolist(), options=options
-    )
+    adjacency = pymetis.CSRAdjacency(graph.indptr.tolist(), graph.indices.tolist())
+    _, membership = pymetis.part_graph(ranks, adjacency, vweights=weights.tolist(), options=options)
     return Partition(np.asarray(membership, np.int32), ranks, "metis")
 
 
@@ -219,7 +218,9 @@ def _symmetric_pattern(A: Csr) -> Csr:
     """The graph of A + A^T without loops."""
     A = sparse.csr_array(A)
     if A.shape[0] != A.shape[1]:
-        raise ValueError(f"only square matrices have a graph to cut; this one is {A.shape[0]} x {A.shape[1]}, use 'rows'")
+        raise ValueError(
+            f"only square matrices have a graph to cut; this one is {A.shape[0]} x {A.shape[1]}, use 'rows'"
+        )
     ones = sparse.csr_array((np.ones(A.nnz, np.int8), A.indices, A.indptr), shape=A.shape)
     both = (ones + ones.T).tocoo()
     off = both.row != both.col

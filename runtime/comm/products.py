@@ -12,21 +12,25 @@ handle           what it names
 ===============  ==================================================================================================
 
 One product on rank p: pack(p, q) for all neighbours q, local(p), which needs nothing of others, then remote(p), which
-reads the messages. The order in which a rank sends is by (q - p) mod ranks, so that neighbours do not all send to one.
+reads the messages. Tasks say in which order they should run (policy "prio"): what others wait for comes first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from tilewright.comm.closure import Closure
 from tilewright.comm.inspector import Block, Piece
-from tilewright.graph import RW, Handle, Op, R, TaskGraph, W
+from tilewright.graph import RW, Handle, Op, R, TaskGraph, Use, W
 from tilewright.kernels import csr
 
-__all__ = ["Assembly", "blocked_graph", "product_graph", "recur", "transposed_graph"]
+__all__ = ["Assembly", "blocked_graph", "product_graph", "recur", "rounds",
+           "transposed_graph"]  # fmt: skip
 
 Data = dict[Handle, np.ndarray]
 
@@ -49,7 +53,9 @@ def _local(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, x: np.nd
     csr.multiply_add(indptr, indices, values, x, y)
 
 
-def _remote(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, boundary: np.ndarray, *rest: np.ndarray) -> None:
+def _remote(
+    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, boundary: np.ndarray, *rest: np.ndarray
+) -> None:
     """y := y + A_remote ghosts, for the rows that have remote entries."""
     *messages, y = rest
     partial = y[boundary]
@@ -79,7 +85,9 @@ def _add(where: np.ndarray, message: np.ndarray, y: np.ndarray) -> None:
     y[where] += message
 
 
-def recur(y: np.ndarray, coefficients: np.ndarray | None, k: int, before: np.ndarray, earlier: np.ndarray | None) -> None:
+def recur(
+    y: np.ndarray, coefficients: np.ndarray | None, k: int, before: np.ndarray, earlier: np.ndarray | None
+) -> None:
     """y := (y - theta before - sigma earlier) / gamma, with row k - 1 of ``coefficients``. None leaves y as it is."""
     if coefficients is None:
         return
@@ -93,7 +101,8 @@ def recur(y: np.ndarray, coefficients: np.ndarray | None, k: int, before: np.nda
 
 
 def sweep(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, first: int, own: int, k: int,
-          coefficients: np.ndarray | None, before: np.ndarray, earlier: np.ndarray | None, y: np.ndarray) -> None:  # fmt: skip
+          coefficients: np.ndarray | None, before: np.ndarray, earlier: np.ndarray | None,
+          y: np.ndarray) -> None:  # fmt: skip
     """Level k of rows that need no message, from row ``first`` on: y := A_local x, ``indptr`` has these rows only."""
     last = first + len(indptr) - 1
     part = y[first:last]
@@ -103,7 +112,8 @@ def sweep(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, first: in
 
 
 def finish(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, rows: np.ndarray, k: int,
-           coefficients: np.ndarray | None, before: np.ndarray, earlier: np.ndarray | None, y: np.ndarray) -> None:  # fmt: skip
+           coefficients: np.ndarray | None, before: np.ndarray, earlier: np.ndarray | None,
+           y: np.ndarray) -> None:  # fmt: skip
     """Level k of the other rows, own and redundant ones."""
     part = np.zeros((len(rows), *y.shape[1:]), y.dtype)
     csr.multiply_add(indptr, indices, values, before, part)
@@ -141,22 +151,35 @@ def _arrive(*arguments: Any) -> None:
 
 def _entries(*shapes: Any) -> float:
     """A multiplication and an addition for each entry and vector: shapes of row pointers, columns, values, ..., y."""
-    return 2.0 * shapes[2][0] * (shapes[-1][1] if len(shapes[-1]) > 1 else 1)
+    return _per_vector(shapes[2], shapes[-1])
 
 
-def _words(*shapes: Any) -> float:
+def _entries_back(*shapes: Any) -> float:
+    """The same, of `_back`, whose x stands fifth."""
+    return _per_vector(shapes[2], shapes[4])
+
+
+def _per_vector(values: tuple[int, ...], vector: tuple[int, ...]) -> float:
+    return 2.0 * values[0] * (vector[1] if len(vector) > 1 else 1)
+
+
+def _added(*shapes: Any) -> float:
     return float(np.prod(shapes[1]))
 
 
-PACK = Op("pack", _pack, weight=0, flops=lambda *shapes: 0.0)
+def _none(*shapes: Any) -> float:
+    return 0.0
+
+
+PACK = Op("pack", _pack, weight=0, flops=_none)
 LOCAL = Op("local", _local, flops=_entries)
 REMOTE = Op("remote", _remote, flops=_entries)
-BACK = Op("back", _back, flops=lambda *shapes: 2.0 * shapes[2][0] * (shapes[4][1] if len(shapes[4]) > 1 else 1))
+BACK = Op("back", _back, flops=_entries_back)
 TRANSPOSED = Op("transposed", _transposed, flops=_entries)
-ADD = Op("add", _add, flops=_words)
+ADD = Op("add", _add, flops=_added)
 SWEEP = Op("sweep", _sweep, flops=_entries)
 FINISH = Op("finish", _finish, flops=_entries)
-ARRIVE = Op("arrive", _arrive, weight=0, flops=lambda *shapes: 0.0)
+ARRIVE = Op("arrive", _arrive, weight=0, flops=_none)
 
 
 # ------------------------------------------------------------------ graphs
@@ -187,8 +210,23 @@ class Assembly:
         return self.give(name, index, rank, np.zeros((size, *self.trailing), self.dtype))
 
 
-def _order(rank: int, ranks: int, others: Any) -> list[int]:
-    return sorted(others, key=lambda other: (other - rank) % ranks)
+def rounds(wanted: Sequence[Iterable[int]]) -> list[list[int]]:
+    """By rank, in which order to send to those of ``wanted``: in a round each sends to one and receives of one.
+
+    A machine where a rank can send one message and receive one at a time then wastes no time. Each round is a largest
+    matching of senders and receivers; where all have d neighbours there are d rounds (Koenig).
+    """
+    ranks = len(wanted)
+    left = [set(others) for others in wanted]
+    order: list[list[int]] = [[] for _ in range(ranks)]
+    while any(left):
+        pairs = [(p, q) for p, others in enumerate(left) for q in sorted(others, key=lambda q: (q - p) % ranks)]
+        table = csr_array((np.ones(len(pairs)), tuple(np.array(pairs).T)), shape=(ranks, ranks))
+        for p, q in enumerate(maximum_bipartite_matching(table, perm_type="column").tolist()):
+            if q >= 0:
+                order[p].append(q)
+                left[p].discard(q)
+    return order
 
 
 def _matrix(assembly: Assembly, piece: Piece) -> tuple[list[Handle], list[Handle]]:
@@ -213,19 +251,20 @@ def product_graph(pieces: list[Piece], dtype: Any, steps: int = 1, trailing: tup
                   overlap: bool = True) -> Assembly:  # fmt: skip
     """``steps`` separate products, each with its own exchange.
 
-    With ``overlap`` local(p) waits for no message; without, it waits for all of its level, as if communication could not
-    be hidden.
+    With ``overlap`` local(p) waits for no message; without, it waits for all of its level, as if communication could
+    not be hidden.
     """
     ranks = len(pieces)
     out = Assembly(f"sparse product x {steps}", ranks, dtype, trailing)
     g = out.graph
     blocks = [_matrix(out, piece) for piece in pieces]
+    order = rounds([piece.wanted for piece in pieces])
     x = {(0, p): out.vector("x", (0, p), p, piece.size[1]) for p, piece in enumerate(pieces)}
     out.outputs.append([(x[0, p], piece.columns, piece.size[1]) for p, piece in enumerate(pieces)])
     for k in range(1, steps + 1):
         w: dict[tuple[int, int], Handle] = {}
         for p, piece in enumerate(pieces):
-            for q in _order(p, ranks, piece.wanted):
+            for q in order[p]:
                 w[p, q] = out.vector("w", (k - 1, p, q), p, len(piece.wanted[q]))
                 where = out.give("i", (p, q), p, _wants(piece.wanted[q]))
                 g.insert(PACK, R(x[k - 1, p]), R(where), W(w[p, q]), on=p, priority=2)
@@ -282,75 +321,89 @@ def blocked_graph(pieces: list[Piece], plans: list[list[Closure]], dtype: Any, t
     """Products in blocks, one exchange a block: ``plans`` has for each block the closures of all ranks.
 
     With ``overlap`` a rank computes the inner components while its messages travel (latency hiding); without, it waits
-    for them first.
+    for them first. ``coefficients`` are those of one block.
     """
-    ranks = len(pieces)
+    ranks = range(len(pieces))
     steps = sum(plan[0].steps for plan in plans)
-    out = Assembly(f"{steps} sparse products in {len(plans)} blocks", ranks, dtype, trailing)
-    g = out.graph
-    shifted = coefficients is not None
-    factors = []
-    if coefficients is not None:
-        factors = [out.give("c", (p,), p, coefficients.copy()) for p in range(ranks)]
-    x: dict[tuple[int, int], Handle] = {}
+    out = Assembly(f"{steps} sparse products in {len(plans)} blocks", len(pieces), dtype, trailing)
+    factors = [] if coefficients is None else [out.give("c", (p,), p, coefficients.copy()) for p in ranks]
+    x = {(0, p): out.vector("x", (0, p), p, plans[0][p].size) for p in ranks}
     base = 0
-    for number, plan in enumerate(plans):
-        following = plans[number + 1] if number + 1 < len(plans) else plan
-        for k in range(0 if number == 0 else 1, plan[0].steps + 1):
-            for p, mine in enumerate(plan):
-                size = max(mine.size, following[p].size)  # the last level of a block is the first of the next
-                x[base + k, p] = out.vector("x", (base + k, p), p, size)
-        w: dict[tuple[int, int], Handle] = {}
-        where: dict[tuple[int, int], Handle] = {}
-        for p, mine in enumerate(plan):
-            for q in mine.wanted:
-                w[p, q] = out.vector("w", (base, p, q), p, mine.wanted[q].shape[1])
-                where[p, q] = out.give("i", (base, 0, p, q), p, mine.wanted[q])
-        reads = {
-            (k, p): [
-                *([R(factors[p])] if shifted else []), R(x[base + k - 1, p]),
-                *([R(x[base + k - 2, p])] if shifted and k > 1 else []),
-            ]
-            for p in range(ranks) for k in range(1, plan[0].steps + 1)
-        }  # fmt: skip
-
-        def inner(p: int, k: int, plan: list[Closure] = plan, reads: dict[Any, Any] = reads, base: int = base) -> None:
-            first, last = plan[p].levels[k - 1].inner
-            if last > first:
-                part = [out.give("A", (base + k, i, p), p, array)
-                        for i, array in enumerate(_rows(pieces[p].local, first, last))]  # fmt: skip
-                g.insert(SWEEP, *map(R, part), *reads[k, p], RW(x[base + k, p]), first, plan[p].own, k, shifted, on=p)
-
-        def send(p: int, plan: list[Closure] = plan, base: int = base) -> None:
-            for q in _order(p, ranks, plan[p].wanted):
-                levels = range(int(plan[p].wanted[q][0].max()) + 1)
-                g.insert(PACK, *(R(x[base + k, p]) for k in levels), R(where[p, q]), W(w[p, q]), on=p, priority=2)
-
-        for p, mine in enumerate(plan):
-            for k in range(1, mine.top + 1):
-                inner(p, k)
-            send(p)
+    for plan, following in zip(plans, [*plans[1:], plans[-1]], strict=True):
+        for k in range(1, plan[0].steps + 1):
+            for p in ranks:  # the last level of a block is the first of the next
+                x[base + k, p] = out.vector("x", (base + k, p), p, max(plan[p].size, following[p].size))
+        block = _Block(out, pieces, plan, base, x, factors)
+        for p in ranks:
+            block.inner(p, 1, plan[p].top)
+            block.pack(p)
             if overlap:
-                for k in range(mine.top + 1, mine.steps + 1):
-                    inner(p, k)
-        for p, mine in enumerate(plan):
-            came = []
-            for q, places in mine.sources.items():
-                came += [R(out.give("i", (base, 1, p, q), p, places)), R(w[q, p])]
-            last = max((int(places[0].max()) for places in mine.sources.values()), default=-1)
-            for k in range(last + 1):
-                g.insert(ARRIVE, *came, RW(x[base + k, p]), k, on=p)
+                block.inner(p, plan[p].top + 1, plan[p].steps)
+        for p in ranks:
+            block.arrive(p)
             if not overlap:
-                for k in range(mine.top + 1, mine.steps + 1):
-                    inner(p, k)
-            for k in range(1, mine.steps + 1):
-                level = mine.levels[k - 1]
-                if len(level.rows):
-                    rows = out.give("B", (base + k, 3, p), p, level.rows)
-                    arrays = level.block.indptr, level.block.indices, level.block.values
-                    block = [out.give("B", (base + k, i, p), p, array) for i, array in enumerate(arrays)]
-                    g.insert(FINISH, *map(R, block), R(rows), *reads[k, p], RW(x[base + k, p]), k, shifted, on=p)
+                block.inner(p, plan[p].top + 1, plan[p].steps)
+            block.finish(p)
         base += plan[0].steps
     for k in range(base + 1):
         out.outputs.append([(x[k, p], piece.rows, piece.size[0]) for p, piece in enumerate(pieces)])
     return out
+
+
+class _Block:
+    """The tasks of one block of products, rank by rank."""
+
+    def __init__(self, out: Assembly, pieces: list[Piece], plan: list[Closure], base: int,
+                 x: dict[tuple[int, int], Handle], factors: list[Handle]) -> None:  # fmt: skip
+        self.out, self.pieces, self.plan, self.base, self.x, self.factors = out, pieces, plan, base, x, factors
+        self.order = rounds([mine.wanted for mine in plan])
+        self.w = {
+            (p, q): out.vector("w", (base, p, q), p, places.shape[1])
+            for p, mine in enumerate(plan) for q, places in mine.wanted.items()
+        }  # fmt: skip
+
+    def inner(self, p: int, first_level: int, last_level: int) -> None:
+        """Levels of the rows that need no message."""
+        for k in range(first_level, last_level + 1):
+            first, last = self.plan[p].levels[k - 1].inner
+            if last > first:
+                rows = self._give("A", k, p, _rows(self.pieces[p].local, first, last))
+                own, shifted = self.plan[p].own, bool(self.factors)
+                self.out.graph.insert(SWEEP, *map(R, rows), *self._before(p, k), RW(self._level(p, k)), first, own, k,
+                                      shifted, on=p)  # fmt: skip
+
+    def pack(self, p: int) -> None:
+        for q in self.order[p]:
+            places = self.plan[p].wanted[q]
+            where = self.out.give("i", (self.base, 0, p, q), p, places)
+            levels = [R(self._level(p, k)) for k in range(int(places[0].max()) + 1)]
+            self.out.graph.insert(PACK, *levels, R(where), W(self.w[p, q]), on=p, priority=2)
+
+    def arrive(self, p: int) -> None:
+        came = []
+        for q, places in self.plan[p].sources.items():
+            came += [R(self.out.give("i", (self.base, 1, p, q), p, places)), R(self.w[q, p])]
+        highest = max((int(places[0].max()) for places in self.plan[p].sources.values()), default=-1)
+        for k in range(highest + 1):
+            self.out.graph.insert(ARRIVE, *came, RW(self._level(p, k)), k, on=p)
+
+    def finish(self, p: int) -> None:
+        """All levels of the rows that needed the message."""
+        for k, level in enumerate(self.plan[p].levels, start=1):
+            if len(level.rows):
+                block = level.block
+                arrays = self._give("B", k, p, (block.indptr, block.indices, block.values, level.rows))
+                self.out.graph.insert(FINISH, *map(R, arrays), *self._before(p, k), RW(self._level(p, k)), k,
+                                      bool(self.factors), on=p)  # fmt: skip
+
+    def _level(self, p: int, k: int) -> Handle:
+        return self.x[self.base + k, p]
+
+    def _before(self, p: int, k: int) -> list[Use]:
+        """What level k is made of beside the matrix."""
+        if not self.factors:
+            return [R(self._level(p, k - 1))]
+        return [R(self.factors[p]), R(self._level(p, k - 1)), *([R(self._level(p, k - 2))] if k > 1 else [])]
+
+    def _give(self, name: str, k: int, p: int, arrays: Iterable[np.ndarray]) -> list[Handle]:
+        return [self.out.give(name, (self.base + k, i, p), p, array) for i, array in enumerate(arrays)]

@@ -1,8 +1,9 @@
 """Sparse matrix-vector products on several ranks: find the structure once, multiply many times.
 
 ``SparseOperator`` is the inspector and the executor of the lecture's sparse part as one
-`scipy.sparse.linalg.LinearOperator`. See `tilewright.comm.inspector` for what a rank has and needs, `neighbours` for how
-ranks learn who needs something of them, `closure` for several products with one exchange, `products` for the graphs.
+`scipy.sparse.linalg.LinearOperator`. See `tilewright.comm.inspector` for what a rank has and needs, `neighbours` for
+how ranks learn who needs something of them, `closure` for several products with one exchange, `products` for the
+graphs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from scipy.sparse.linalg import LinearOperator
 from tilewright.backends import BACKENDS
 from tilewright.comm.closure import METHODS, Closure
 from tilewright.comm.drivers import Driver, GraphDriver, Plan, PoolDriver, RankDriver, Structure
-from tilewright.comm.inspector import as_csr
+from tilewright.comm.inspector import as_csr, check_dtype
 from tilewright.comm.neighbours import chosen
 from tilewright.comm.partition import Exchange, by_rows, exchange
 from tilewright.comm.partition import partition as find_partition
@@ -39,8 +40,8 @@ class SparseOperator(LinearOperator):
     Parameters
     ----------
     A
-        (m, n) sparse matrix in any format, or a 2-D array; converted to canonical CSR, not changed. Any dtype that SciPy
-        multiplies, 32- or 64-bit indices. Products have the dtype `np.result_type` of A and x.
+        (m, n) sparse matrix in any format, or a 2-D array; converted to canonical CSR, not changed. Any dtype that
+        SciPy multiplies, 32- or 64-bit indices. Products have the dtype `np.result_type` of A and x.
     ranks
         How many; by default those of the pool or the communicator, else one per core. They may be more than rows.
     partition
@@ -106,7 +107,6 @@ class SparseOperator(LinearOperator):
         comm: Any = None,
     ) -> None:
         matrix = as_csr(A)
-        _check_dtype(matrix.dtype)
         self.check_finite = check_finite
         if check_finite:
             _check_values(matrix)
@@ -134,7 +134,7 @@ class SparseOperator(LinearOperator):
         self.ranks = ranks
         self.backend = backend
         self.driver = self._driver(discovery, synchronous, workers, pool, comm)
-        super().__init__(dtype=matrix.dtype, shape=matrix.shape)
+        _initialise(self, matrix.dtype, matrix.shape)
 
     def _driver(self, discovery: str, synchronous: bool, workers: int | None, pool: Any, comm: Any) -> Driver:
         if comm is not None:
@@ -149,7 +149,7 @@ class SparseOperator(LinearOperator):
             return RankDriver(self.structure, discovery, synchronous, line)
         if self.backend == "mpi":
             return PoolDriver(self.structure, discovery, synchronous, pool)
-        return GraphDriver(self.structure, discovery, self.backend, workers, synchronous, {})
+        return GraphDriver(self.structure, discovery, self.backend, workers, synchronous)
 
     # ------------------------------------------------------------ products
 
@@ -181,7 +181,7 @@ class SparseOperator(LinearOperator):
 
     def dot(self, x: Any) -> Any:
         if isinstance(x, LinearOperator) or np.isscalar(x):
-            return super().dot(x)
+            return super().dot(x)  # type: ignore[arg-type] # SciPy takes numbers too
         return self.multiply(x)
 
     def matvec(self, x: Any) -> Any:
@@ -252,7 +252,8 @@ class SparseOperator(LinearOperator):
         if method == "separate":
             return [None] * s
         full, rest = divmod(s, block)
-        return [(block, method, False)] * full + [(rest, method, False)] * bool(rest)
+        plans: list[Plan | None] = [(block, method, False)] * full
+        return plans + [(rest, method, False)] * bool(rest)
 
     def _checked(self, x: Any, axis: int) -> np.ndarray:
         """x as a C-ordered array of the dtype of the product."""
@@ -264,7 +265,7 @@ class SparseOperator(LinearOperator):
             raise ValueError(f"{name} with a matrix of {self.shape[0]} x {self.shape[1]} needs x of shape "
                              f"({self.shape[axis]},) or ({self.shape[axis]}, k), not {x.shape}")  # fmt: skip
         x = np.ascontiguousarray(x, np.result_type(self.dtype, x.dtype))
-        _check_dtype(x.dtype)
+        check_dtype(x.dtype)
         if self.check_finite and x.dtype.kind in "fc":
             _check_vector(x)
         return x
@@ -298,7 +299,7 @@ class SparseOperator(LinearOperator):
         """The driver that builds graphs; for products on ranks there is a second one beside theirs."""
         if not isinstance(self.driver, GraphDriver):
             if not hasattr(self, "_beside"):
-                self._beside = GraphDriver(self.structure, "auto", self.backend, None, False, {})
+                self._beside = GraphDriver(self.structure, "auto", self.backend, None, False)
             return self._beside
         return self.driver
 
@@ -306,8 +307,8 @@ class SparseOperator(LinearOperator):
             **options: Any) -> tuple[np.ndarray, Run]:  # fmt: skip
         """The products as a run of their task graph.
 
-        ``options`` are those of `tilewright.run`, ``backend`` among them. Returns ((s + 1, n) levels, the run): what ran
-        when, messages, idle times.
+        ``options`` are those of `tilewright.run`, ``backend`` among them. Returns ((s + 1, n) levels, the run): what
+        ran when, messages, idle times.
         """
         kind: Any = "transposed" if transposed else tuple(self._blocks(s, method, block))
         return self._graphs().run(self._checked(x, 0 if transposed else 1), kind, **options)
@@ -348,11 +349,11 @@ class _Transposed(LinearOperator):
 
     def __init__(self, operator: SparseOperator) -> None:
         self.operator = operator
-        super().__init__(dtype=operator.dtype, shape=operator.shape[::-1])
+        _initialise(self, operator.dtype, operator.shape[::-1])
 
     def dot(self, x: Any) -> Any:
         if isinstance(x, LinearOperator) or np.isscalar(x):
-            return super().dot(x)
+            return super().dot(x)  # type: ignore[arg-type] # SciPy takes numbers too
         return self.operator.multiply(x, transposed=True)
 
     def matvec(self, x: Any) -> Any:
@@ -374,12 +375,12 @@ class _Transposed(LinearOperator):
         return self.operator
 
 
+def _initialise(operator: LinearOperator, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    start: Any = LinearOperator.__init__
+    start(operator, dtype=dtype, shape=shape)
+
+
 # ------------------------------------------------------------------ checks
-
-
-def _check_dtype(dtype: np.dtype) -> None:
-    if dtype.char not in "?bBhHiIlLqQfdgFDG":
-        raise TypeError(f"there is no sparse product for {dtype}; convert to float32, float64 or another dtype of SciPy's")
 
 
 def _check_values(A: Any) -> None:
@@ -423,8 +424,8 @@ def _checksum(thing: Any) -> int:
     import zlib
 
     if hasattr(thing, "owner"):
-        return zlib.crc32(np.ascontiguousarray(thing.owner).view(np.uint8))
+        return zlib.crc32(thing.owner.tobytes())
     total = 0
     for array in (thing.indptr, thing.indices, thing.data):
-        total = zlib.crc32(np.ascontiguousarray(array).view(np.uint8), total)
+        total = zlib.crc32(memoryview(np.ascontiguousarray(array)).cast("B"), total)
     return total
