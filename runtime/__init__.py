@@ -16,7 +16,7 @@ from tilewright.backends.simulate import simulate
 from tilewright.compare import compare_schedulers
 from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
 from tilewright.engine import Run, run
-from tilewright.errors import MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError
+from tilewright.errors import MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError, WorkerDied
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
 from tilewright.machine import Machine
@@ -71,6 +71,7 @@ __all__ = [
     "TiledMatrix",
     "Trace",
     "W",
+    "WorkerDied",
     "bounds",
     "cg",
     "cholesky_graph",

@@ -7,7 +7,8 @@ script.py`` it is collective: all ranks call it with the same arguments.
 Options, all optional:
 
 =============  =========================================================================================
-owner          who owns which handle: see `tilewright.distribution.owners`; block-cyclic by default
+owner          who owns which handle: see `tilewright.distribution.owners`; by default the graph's layout says
+               it, and for a graph without one it is block-cyclic
 grid           ``(P, Q)``, short for ``owner=BlockCyclic(P, Q)``
 pool           the `Pool` to use; else that of the ``with`` block, else one that is kept between calls
 comm           the communicator of a collective call; COMM_WORLD by default
@@ -52,7 +53,7 @@ from tilewright.trace import Trace
 if TYPE_CHECKING:
     from tilewright.mpi.pool import Pool
 
-__all__ = ["OPTIONS", "check_functions", "execute", "is_rank", "site"]
+__all__ = ["OPTIONS", "check_functions", "execute", "is_rank", "owner_for", "site"]
 
 OPTIONS = ("owner", "grid", "pool", "comm", "root", "gather", "window", "synchronous")
 
@@ -99,6 +100,13 @@ def chosen_owner(options: Mapping[str, Any]) -> Any:
         raise type(error)(f"grid must be two positive integers (P, Q), not {grid!r}") from None
 
 
+def owner_for(graph: TaskGraph, owner: Any) -> Any:
+    """The rule of a call, or where it has none that of the graph's layout."""
+    if owner is None and graph.layout is not None:
+        return {handle: graph.layout.owner(handle) for handle in graph.handles_used}
+    return owner
+
+
 def per_rank(workers: int | None, ranks: int) -> int:
     """Workers of each rank."""
     if workers is None:
@@ -128,11 +136,13 @@ class PoolSite(Site):
         ranks = self._ranks(workers)
         return ranks * per_rank(workers, ranks)
 
-    def _ranks(self, workers: int | None) -> int:
+    def _ranks(self, workers: int | None, graph: TaskGraph | None = None) -> int:
         if self.pool is not None:
             return self.pool.ranks
         if isinstance(self.owner, Distribution):
             return self.owner.ranks
+        if workers is None and self.owner is None and graph is not None and graph.layout is not None:
+            return graph.layout.ranks
         return workers or cores()
 
     def execute(
@@ -140,9 +150,9 @@ class PoolSite(Site):
     ) -> Trace:
         graph = program.graph
         check_functions(graph)
-        ranks = self._ranks(workers)
+        ranks = self._ranks(workers, graph)
         crew = per_rank(workers, ranks)
-        rank_of = owners(self.owner, ranks)
+        rank_of = owners(owner_for(graph, self.owner), ranks)
         order: Order = tuple(rank_of(handle) for handle in graph.handles_used), None, ()
         pool = self.pool or pools.default(ranks)
         with pool.lock:

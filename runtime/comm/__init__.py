@@ -1,11 +1,34 @@
-"""The communication half of the lecture: collectives, matrix-vector products and sparse products as task graphs."""
+"""The communication half of the lecture: collectives, matrix-vector products and sparse products as task graphs.
+
+Each cost formula is a function (`cost`, `terms`, `lower_bound`, `efficiency`), each algorithm a graph that runs on the
+simulator as long as its formula says, and on the other engines for real.
+"""
 
 import importlib
 from typing import Any
 
-__all__: list[str] = []
+# Modules that have a function of their own name are imported here, so that the name stands for the function.
+from tilewright.comm.collectives import allgather, allreduce, broadcast, gather, reduce, reduce_scatter, scatter
+from tilewright.comm.cost import best, cost, lower_bound, terms
+from tilewright.comm.schedule import schedule
 
-_HOMES: dict[str, str] = {}  # public name: module of this package, imported when it is first used
+__all__ = [
+    "allgather",
+    "allreduce",
+    "best",
+    "broadcast",
+    "cost",
+    "gather",
+    "lower_bound",
+    "reduce",
+    "reduce_scatter",
+    "scatter",
+    "schedule",
+    "terms",
+]
+
+_HOMES: dict[str, str] = {}
+"""Public name: module of this package that is imported when the name is first used, as it needs SciPy."""
 
 
 def __getattr__(name: str) -> Any:

@@ -29,7 +29,7 @@ from tilewright.messages import RECEIVE, SEND, Message
 from tilewright.mpi.shared import layout
 
 if TYPE_CHECKING:
-    from tilewright.mpi.part import PartWorkers
+    from tilewright.crew import Crew
 
 __all__ = ["Courier", "Wires", "calm"]
 
@@ -68,7 +68,7 @@ class _UnderWay(NamedTuple):
 class Courier:
     """See the module. ``window`` is in bytes; ``synchronous`` makes every send wait for its receive."""
 
-    def __init__(self, wires: Wires, workers: PartWorkers, pickled: dict[Handle, int], *, window: int,
+    def __init__(self, wires: Wires, workers: Crew, pickled: dict[Handle, int], *, window: int,
                  synchronous: bool) -> None:  # fmt: skip
         self.wires = wires
         self.workers = workers

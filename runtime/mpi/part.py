@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpi4py import MPI
 
-from tilewright.backends import blame
-from tilewright.backends.threads import Workers
-from tilewright.graph import Handle, Task, TaskGraph
+from tilewright.crew import Crew
+from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels import blas
 from tilewright.machine import Machine
-from tilewright.messages import MessagePlan, Part
+from tilewright.messages import MessagePlan
 from tilewright.mpi.courier import Courier, Wires, calm
 from tilewright.mpi.outcome import Order, Outcome, freeze, planned, thaw
 from tilewright.program import Program
@@ -29,33 +28,6 @@ from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
 
 __all__ = ["agreement", "run_part", "wires"]
-
-
-class PartWorkers(Workers):
-    """The threads engine's workers, on a part; its external tasks go to the courier."""
-
-    courier: Courier
-
-    def __init__(self, program: Program, policy: Policy, workers: int, part: Part, rank: int) -> None:
-        self.early: list[Task] = []
-        self.part = part
-        self.rank = rank
-        super().__init__(program, policy, workers)
-
-    def outside(self, task: Task) -> None:
-        if hasattr(self, "courier"):
-            self.courier.hand(task)
-        else:
-            self.early.append(task)
-
-    def fail(self, task: Task, worker: int, error: BaseException) -> None:
-        origin = self.part.origin[task.index]
-        number = origin if origin >= 0 else max(task.params[0].writer, 0)
-        with self.lock:
-            self.failures.append((number, error))
-            self.stopped = True
-            self.wake(len(self.parked))
-        blame(error, task, number, f"backend=mpi, worker={worker}, rank={self.rank}")
 
 
 def run_part(
@@ -69,7 +41,7 @@ def run_part(
     window: int,
     synchronous: bool,
     deliver: bool,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> tuple[MessagePlan, list[Outcome]]:
     """Run this rank's part of ``graph`` and tell all ranks how it went. Collective.
 
@@ -86,11 +58,9 @@ def run_part(
         policy.prepare(part.graph, Machine(workers=workers))
         program = Program(part.graph, store)
         pickled = _pickled(graph, store)
-        crew = PartWorkers(program, policy, workers, part, comm.rank)
+        crew = Crew(program, policy, workers, part, comm.rank, "mpi")
         courier = Courier(lines, crew, pickled, window=window, synchronous=synchronous)
-        crew.courier = courier
-        for task in crew.early:
-            courier.hand(task)
+        crew.employ(courier)
         facts["clock"] = Clock(socket.gethostname(), perf_counter())
     began = _common_clock(facts["everywhere"], comm.rank)
     courier.start()
@@ -190,7 +160,7 @@ def agreement(comm: MPI.Intracomm) -> Iterator[dict[str, Any]]:
     facts["everywhere"] = [notes for _, notes in everywhere]
 
 
-def _outcome(crew: PartWorkers, courier: Courier, plan: MessagePlan, began: float, deliver: bool) -> Outcome:
+def _outcome(crew: Crew, courier: Courier, plan: MessagePlan, began: float, deliver: bool) -> Outcome:
     numbers = plan.numbers
     rows = [
         (crew.part.origin[index], worker, start - began, end - began)
@@ -214,13 +184,16 @@ def _outcome(crew: PartWorkers, courier: Courier, plan: MessagePlan, began: floa
     )
 
 
-def _values(plan: MessagePlan, crew: PartWorkers) -> bytes:
+def _values(plan: MessagePlan, crew: Crew) -> bytes:
     """Put results that this rank made into their own place; pickle those that have none."""
     store = crew.program.store
     places = Store(store.given)
-    replaced = crew.program.replaced
+    temporary = plan.graph.temporary
+    replaced = {handle for handle in crew.program.replaced if handle.name not in temporary}
     values = {}
     for handle, rank in plan.final_places.items():
+        if handle.name in temporary:
+            continue
         value, place = store[handle], places[handle]
         if rank != crew.rank or value is place:
             continue

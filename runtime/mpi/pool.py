@@ -121,7 +121,7 @@ class Pool:
 
     # ------------------------------------------------------------ use
 
-    def run(self, job: Job, progress: Callable[[int], None] | None) -> list[Outcome] | bytes:
+    def run(self, job: Job, progress: Callable[[int], object] | None) -> list[Outcome] | bytes:
         """What each rank tells of a run; or the frozen exception that they raised together before it.
 
         Raises
@@ -233,7 +233,7 @@ class Pool:
             raise thaw(answers)
         return [answer for (answer,) in answers]
 
-    def _exchange(self, job: Job | Call, progress: Callable[[int], None] | None) -> list[Any] | bytes:
+    def _exchange(self, job: Job | Call, progress: Callable[[int], object] | None) -> list[Any] | bytes:
         for rank, connection in enumerate(self._connections):
             try:
                 connection.send(job)

@@ -101,7 +101,7 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, owner: Connection) -
     """This rank's `Outcome`, or the pickled exception that all ranks agreed to raise before any task ran."""
     from tilewright.mpi.part import agreement, run_part, wires
 
-    report: Callable[[int], None] | None = owner.send if job.progress else None
+    report: Callable[[int], object] | None = owner.send if job.progress else None
     sys.path[:] = job.path
     try:
         with agreement(wires(comm).data):
