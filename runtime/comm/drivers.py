@@ -162,8 +162,11 @@ class GraphDriver(Driver):
             for handle, place, size in work.outputs[0]:
                 work.data[handle][:size] = x[place]
             options = {"backend": self.backend, "workers": self.workers, "scheduler": "prio", **options}
+            if options["backend"] in ("mpi", "dask"):
+                there = options["pool"].ranks if options.get("pool") else options["workers"] or min(work.ranks, cores())
+                options["workers"] = there
+                options.setdefault("owner", {handle: rank % there for handle, rank in work.owner.items()})
             if options["backend"] == "mpi":
-                options.setdefault("owner", work.owner)
                 options.setdefault("synchronous", self.synchronous)
             done = run(work.graph, work.data, **options)
             rows = self.structure.columns if kind == "transposed" else self.structure.rows

@@ -176,6 +176,7 @@ def nested_bisection(A: Csr, ranks: int, coordinates: np.ndarray | None = None) 
         if count == 1 or not len(members):
             owner[members] = first
             continue
+        order: Any
         if coordinates is None:
             from scipy.sparse.csgraph import reverse_cuthill_mckee
 

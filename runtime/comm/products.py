@@ -267,18 +267,18 @@ def product_graph(pieces: list[Piece], dtype: Any, steps: int = 1, trailing: tup
             for q in order[p]:
                 w[p, q] = out.vector("w", (k - 1, p, q), p, len(piece.wanted[q]))
                 where = out.give("i", (p, q), p, _wants(piece.wanted[q]))
-                g.insert(PACK, R(x[k - 1, p]), R(where), W(w[p, q]), on=p, priority=2)
+                g.insert(PACK, R(x[k - 1, p]), R(where), W(w[p, q]), priority=2)
         for p, piece in enumerate(pieces):
             x[k, p] = out.vector("x", (k, p), p, piece.size[0])
             local, remote = blocks[p]
             messages = [R(w[q, p]) for q in piece.sources]
             waits = [] if overlap else messages
             if waits:
-                g.insert(_WAITING, *map(R, local), R(x[k - 1, p]), *waits, W(x[k, p]), len(waits), on=p)
+                g.insert(_WAITING, *map(R, local), R(x[k - 1, p]), *waits, W(x[k, p]), len(waits))
             else:
-                g.insert(LOCAL, *map(R, local), R(x[k - 1, p]), W(x[k, p]), on=p)
+                g.insert(LOCAL, *map(R, local), R(x[k - 1, p]), W(x[k, p]))
             if messages:
-                g.insert(REMOTE, *map(R, remote), *messages, RW(x[k, p]), on=p)
+                g.insert(REMOTE, *map(R, remote), *messages, RW(x[k, p]))
         out.outputs.append([(x[k, p], piece.rows, piece.size[0]) for p, piece in enumerate(pieces)])
     return out
 
@@ -303,12 +303,12 @@ def transposed_graph(pieces: list[Piece], dtype: Any, trailing: tuple[int, ...] 
         for q, (first, last) in piece.sources.items():
             w[p, q] = out.vector("w", (0, p, q), p, last - first)
         if piece.sources:
-            g.insert(BACK, *map(R, blocks[p][1]), R(x[p]), *(W(w[p, q]) for q in piece.sources), on=p, priority=2)
+            g.insert(BACK, *map(R, blocks[p][1]), R(x[p]), *(W(w[p, q]) for q in piece.sources), priority=2)
     for p, piece in enumerate(pieces):
-        g.insert(TRANSPOSED, *map(R, blocks[p][0]), R(x[p]), W(y[p]), on=p)
+        g.insert(TRANSPOSED, *map(R, blocks[p][0]), R(x[p]), W(y[p]))
         for q, places in piece.wanted.items():
             where = out.give("i", (p, q), p, places)
-            g.insert(ADD, R(where), R(w[q, p]), RW(y[p]), on=p)
+            g.insert(ADD, R(where), R(w[q, p]), RW(y[p]))
     out.outputs = [
         [(x[p], piece.rows, piece.size[0]) for p, piece in enumerate(pieces)],
         [(y[p], piece.columns, piece.size[1]) for p, piece in enumerate(pieces)],
@@ -370,14 +370,14 @@ class _Block:
                 rows = self._give("A", k, p, _rows(self.pieces[p].local, first, last))
                 own, shifted = self.plan[p].own, bool(self.factors)
                 self.out.graph.insert(SWEEP, *map(R, rows), *self._before(p, k), RW(self._level(p, k)), first, own, k,
-                                      shifted, on=p)  # fmt: skip
+                                      shifted)  # fmt: skip
 
     def pack(self, p: int) -> None:
         for q in self.order[p]:
             places = self.plan[p].wanted[q]
             where = self.out.give("i", (self.base, 0, p, q), p, places)
             levels = [R(self._level(p, k)) for k in range(int(places[0].max()) + 1)]
-            self.out.graph.insert(PACK, *levels, R(where), W(self.w[p, q]), on=p, priority=2)
+            self.out.graph.insert(PACK, *levels, R(where), W(self.w[p, q]), priority=2)
 
     def arrive(self, p: int) -> None:
         came = []
@@ -385,7 +385,7 @@ class _Block:
             came += [R(self.out.give("i", (self.base, 1, p, q), p, places)), R(self.w[q, p])]
         highest = max((int(places[0].max()) for places in self.plan[p].sources.values()), default=-1)
         for k in range(highest + 1):
-            self.out.graph.insert(ARRIVE, *came, RW(self._level(p, k)), k, on=p)
+            self.out.graph.insert(ARRIVE, *came, RW(self._level(p, k)), k)
 
     def finish(self, p: int) -> None:
         """All levels of the rows that needed the message."""
@@ -394,7 +394,7 @@ class _Block:
                 block = level.block
                 arrays = self._give("B", k, p, (block.indptr, block.indices, block.values, level.rows))
                 self.out.graph.insert(FINISH, *map(R, arrays), *self._before(p, k), RW(self._level(p, k)), k,
-                                      bool(self.factors), on=p)  # fmt: skip
+                                      bool(self.factors))  # fmt: skip
 
     def _level(self, p: int, k: int) -> Handle:
         return self.x[self.base + k, p]

@@ -427,5 +427,5 @@ def _checksum(thing: Any) -> int:
         return zlib.crc32(thing.owner.tobytes())
     total = 0
     for array in (thing.indptr, thing.indices, thing.data):
-        total = zlib.crc32(memoryview(np.ascontiguousarray(array)).cast("B"), total)
+        total = zlib.crc32(array.tobytes(), total)
     return total
