@@ -13,7 +13,16 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import RankDied
-from tilewright.mpi.launcher import INSTALL, Launch, LaunchError, require_mpi4py, shm_files, under_launcher
+from tilewright.mpi.launcher import (
+    INSTALL,
+    Launch,
+    LaunchError,
+    attached,
+    remove,
+    require_mpi4py,
+    shm_files,
+    under_launcher,
+)
 from tilewright.mpi.shared import Segment, dumps
 from tilewright.mpi.wire import Call, Door, Forget, Hello, Job
 
@@ -118,6 +127,7 @@ class Pool:
         self._connections[:] = [arrived[rank] for rank in range(self.ranks)]
         self.pids[:] = [hellos[rank].pid for rank in range(self.ranks)]
         self._launch.files |= shm_files(self.pids)
+        remove(attached(self._launch.files))
 
     # ------------------------------------------------------------ use
 
