@@ -29,7 +29,7 @@ from tilewright.tiles import Store, TiledMatrix
 from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if _checking:
-    from tilewright import comm, mpi, training
+    from tilewright import comm, mpi, plot, training
     from tilewright.comm.cg import cg
     from tilewright.comm.sparse import SparseOperator
 
@@ -78,6 +78,7 @@ __all__ = [
     "comm",
     "compare_schedulers",
     "mpi",
+    "plot",
     "run",
     "simulate",
     "tiled_cholesky",
@@ -85,7 +86,7 @@ __all__ = [
 ]
 
 
-_ROOMS = ("comm", "mpi", "training")  # imported when they are first used, and so are these names of theirs:
+_ROOMS = ("comm", "mpi", "plot", "training")  # imported when they are first used, and so are these names of theirs:
 _NAMES = {
     "SparseOperator": "tilewright.comm.sparse",
     "cg": "tilewright.comm.cg",
