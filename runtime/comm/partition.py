@@ -30,7 +30,7 @@ class Partition:
     >>> from tilewright.comm.partition import by_rows
     >>> part = by_rows(7, 3)
     >>> part.owner, part.rows(1)
-    (array([0, 0, 1, 1, 2, 2, 2], dtype=int32), array([2, 3]))
+    (array([0, 0, 0, 1, 1, 2, 2], dtype=int32), array([3, 4]))
     """
 
     owner: np.ndarray
