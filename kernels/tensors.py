@@ -12,6 +12,7 @@ multiplies in FP32. On CUDA, that sums are FP32 is a promise only with the switc
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -245,7 +246,13 @@ MOVES: dict[str, Callable[..., None]] = {
 
 
 def rows(device: str) -> Iterator[tuple[str, str, str, str, Callable[..., None]]]:
-    """(op, storage, accumulate, source, function) of every row for this device; ``any`` stands for all dtypes."""
+    """(op, storage, accumulate, source, function) of every row for this device; ``any`` stands for all dtypes. None without it."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        return
     for op, function in MOVES.items():
         yield op, "any", "any", "tensor", function
     for dtype in ("float32", "float64"):

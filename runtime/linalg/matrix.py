@@ -95,8 +95,8 @@ def _is_tensor(a: Any) -> bool:
 
 
 def is_device_tensor(a: Any) -> bool:
-    """Whether it is a torch tensor elsewhere than in the memory of the CPU."""
-    return _is_tensor(a) and a.device.type != "cpu"
+    """Whether it is a torch tensor on a device that the kernel table has rows for."""
+    return _is_tensor(a) and a.device.type == "cuda"
 
 
 def _has_the_memory(a: Any) -> bool:
