@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import select
+import sys
 import threading
 import time
 import weakref
