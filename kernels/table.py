@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from tilewright.kernels import blas, gemm, move, potrf, reference, syrk, trsm
+from tilewright.kernels import blas, gemm, gemml, hemm, move, potrf, reference, syrk, trsm, trsml, vectors
 
 __all__ = ["DTYPES", "OPS", "Row", "lookup", "register", "rows"]
 
@@ -28,10 +28,17 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "trsm":  (trsm.build,  reference.trsm),
     "syrk":  (syrk.build,  reference.syrk),
     "gemm":  (gemm.build,  reference.gemm),
+    "trsml": (trsml.build, reference.trsml),
+    "gemml": (gemml.build, reference.gemml),
+    "hemm":  (hemm.build,  reference.hemm),
+    "hemmd": (hemm.build_diagonal, reference.hemmd),
 }  # fmt: skip
 
 #        op     one kernel for every dtype
-MOVES: dict[str, Callable[..., Any]] = {"copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite}
+MOVES: dict[str, Callable[..., Any]] = {
+    "copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite,
+    "identity": move.identity, "mirror": move.mirror, **vectors.KERNELS,
+}  # fmt: skip
 ANY = "any"
 
 

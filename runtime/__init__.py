@@ -18,6 +18,7 @@ from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, Symmet
 from tilewright.engine import Run, run
 from tilewright.errors import MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
+from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
 from tilewright.machine import Machine
 from tilewright.messages import Message, MessagePlan
@@ -63,9 +64,12 @@ __all__ = [
     "Trace",
     "W",
     "bounds",
+    "cho_inverse",
+    "cho_solve",
     "cholesky_graph",
     "comm",
     "compare_schedulers",
+    "logdet",
     "mpi",
     "run",
     "simulate",

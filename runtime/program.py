@@ -66,9 +66,12 @@ class Program:
                 kind = type(tile).__name__
                 raise TypeError(f"{task}: {use.handle} must be a 2-D array for a tile kernel, not {kind}")
         *operands, target = (str(tile.dtype) for tile in tiles)
+        storage = operands[0] if operands else target
         if len(set(operands)) > 1:
-            raise KeyError(f"{task}: operands of different dtypes, {' and '.join(operands)}; convert them first")
-        return table.lookup(task.op.name, "cpu", operands[0] if operands else target, target).function
+            storage = table.ANY
+            if task.op.name not in table.MOVES:
+                raise KeyError(f"{task}: operands of different dtypes, {' and '.join(operands)}; convert them first")
+        return table.lookup(task.op.name, "cpu", storage, target).function
 
     def call(self, task: Task) -> None:
         """Run one task in the calling thread. Whatever its function raises comes out as it is."""
