@@ -32,6 +32,12 @@ def normsd(a: np.ndarray, s: np.ndarray) -> None:
         s[:, 0] += size.sum(axis=1) + size.sum(axis=0) - size.diagonal()
 
 
+def asymmetry(a: np.ndarray, b: np.ndarray, d: np.ndarray) -> None:
+    """d := max |A - B^H|, max |A|."""
+    d[0] = np.abs(a - b.conj().T).max(initial=0)
+    d[1] = np.abs(a).max(initial=0)
+
+
 def logdiag(t: np.ndarray, s: np.ndarray) -> None:
     """s := log det(T T^H) for a triangular tile."""
     with np.errstate(divide="ignore"):
@@ -190,7 +196,7 @@ def add(z: np.ndarray, x: np.ndarray) -> None:
 KERNELS = {
     kernel.__name__: kernel
     for kernel in (
-        norms, normsd, logdiag, narrow, widen, dot, gather, turn, sweep, step, advance, residual, measure, project,
+        norms, normsd, asymmetry, logdiag, narrow, widen, dot, gather, turn, sweep, step, advance, residual, measure, project,
         total, orthogonalize, root, normalize, combine, add,
     )
 }  # fmt: skip

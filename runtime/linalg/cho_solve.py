@@ -33,7 +33,7 @@ def substitute_forward(
     """
     x = _rows(X, column)
     for k in range(first, nt):
-        g.insert(trsml, R(T[k, k]), RW(x(k)), not lower, lower)  # X_k := L_kk^-1 X_k
+        g.insert(trsml, R(T[k, k]), RW(x(k)), not lower, lower, on=T[k, k] if beside else None)  # X_k := L_kk^-1 X_k
         for i in range(k + 1, nt):
             tile = T[i, k] if lower else T[k, i]
             on = tile if beside else None
@@ -47,7 +47,7 @@ def substitute_back(
     """Insert X := L^-H X for the rows from ``first`` on, which need none of those above. See `substitute_forward`."""
     x = _rows(X, column)
     for k in reversed(range(first, nt)):
-        g.insert(trsml, R(T[k, k]), RW(x(k)), lower, lower)  # X_k := L_kk^-H X_k
+        g.insert(trsml, R(T[k, k]), RW(x(k)), lower, lower, on=T[k, k] if beside else None)  # X_k := L_kk^-H X_k
         for i in reversed(range(first, k)):
             tile = T[k, i] if lower else T[i, k]
             on = tile if beside else None

@@ -91,6 +91,13 @@ class RankSite(Site):
         )  # fmt: skip
         return merge(graph, plan, crew, outcomes)
 
+    def everywhere(self, value: Any) -> Any:
+        if self.root is None:
+            return value
+        array = np.array(_array_of(value)) if self.comm.rank == self.root else np.empty_like(_array_of(value))
+        self.comm.Bcast(np.ascontiguousarray(array) if array.flags.c_contiguous else array.T, self.root)
+        return array
+
     def result(self, value: Any) -> Any:
         return None if self.gather == "root" and self.comm.rank != (self.root or 0) else value
 

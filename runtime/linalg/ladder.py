@@ -1,0 +1,129 @@
+"""The ladder of precisions bf16 -> bf16x3 -> fp32 -> fp64, and on which rung a solution should start.
+
+A factor in low precision is of H + E, with H = D A D scaled to a unit diagonal. It preconditions well while E is small
+beside the smallest pivots of H, and breaks down where it is not. Both sizes can be seen in a Cholesky factor of a
+small principal submatrix: how far the pivots fall from its middle to its end tells how far they will fall in all,
+and the rows of the factor tell how rounding errors add up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import expm1, log, log1p, sqrt
+
+import numpy as np
+
+__all__ = ["RUNGS", "Estimate", "estimate", "rungs_from", "sample"]
+
+RUNGS = ("bf16", "bf16x3", "fp32", "fp64")
+
+#            unit roundoff of the operands of products
+ROUNDOFF = {"bf16": 2.0**-8, "fp16": 2.0**-11, "tf32": 2.0**-11, "bf16x3": 2.0**-16, "fp32": 2.0**-24, "fp64": 2.0**-53}
+
+MARGIN = {"bf16": 6.0, "bf16x3": 6.0, "fp32": 30.0}
+"""Pivots have to be that many times larger than the rounding errors: then refinement takes some 10 steps."""
+
+SMALL = 1024
+"""Below, FP64 takes a few milliseconds, and the rungs under it no less."""
+
+_RUNS = 4  # contiguous runs of rows in the sample: near neighbours see each other, and all parts of the matrix count
+_SAMPLE = 1024
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the principal submatrix says.
+
+    Attributes
+    ----------
+    pivot
+        Smallest pivot of H = D A D to expect, where the largest is 1; 0 if the submatrix is not positive definite.
+    spread
+        How rounding errors add up: E is about ``spread`` u in norm.
+    rung
+        Where to start.
+    """
+
+    pivot: float
+    spread: float
+    rung: str
+
+
+def sample(n: int) -> np.ndarray:
+    """Rows of the principal submatrix: n/8 of them, at most 1024, in four runs."""
+    size = min(n, max(_RUNS, min(n // 8, _SAMPLE)))
+    length = -(-size // _RUNS)
+    starts = np.linspace(0, n - length, _RUNS).astype(int) if n > size else np.array([0])
+    rows = (starts[:, None] + np.arange(length if n > size else n)).ravel()
+    return np.unique(rows)
+
+
+def estimate(a: np.ndarray, available: tuple[str, ...] = RUNGS) -> Estimate:
+    """On which rung to start with the Hermitian matrix ``a``, of which the lower triangle is read. (n/8)^3/3 flops.
+
+    Where the eigenvectors are random, the pivot at a share t of the rows is 1 / S(-t), with S the S-transform of the
+    distribution of eigenvalues [1]_; for eigenvalues in geometric progression that is a formula. The condition for
+    which its pivots fall as far as those of the sample gives the last pivot of all.
+
+    .. [1] D. Voiculescu, Multiplication of certain non-commuting random variables, J. Operator Theory 18 (1987), has S;
+       that pivots follow it was checked against factors.
+    """
+    n = len(a)
+    rows = sample(n)
+    part = a[np.ix_(rows, rows)]
+    with np.errstate(all="ignore"):
+        d = 1 / np.sqrt(part.diagonal().real)
+        h = np.tril(part) * d * d[:, None]
+    try:
+        L = np.linalg.cholesky(h)
+    except np.linalg.LinAlgError:
+        return Estimate(0.0, 1.0, available[-1])
+    if not np.isfinite(L).all():
+        return Estimate(0.0, 1.0, available[-1])
+    size = len(rows)
+    logs = 2 * np.log(L.diagonal().real)
+    window = max(1, size // 8)
+    middle, end = logs[size // 2 - window // 2 :][:window].mean(), logs[-window:].mean()
+    share = size / n * (1 - window / (2 * size))
+    fall = float(end - middle)
+    pivot = float(np.exp(min(end, logs.min()) if share >= 0.4 else end)) * _further(fall, share)
+    tail = np.abs(L[-window:]) ** 2
+    overlap = tail @ tail.T
+    spread = max(1.0, sqrt(n * float(np.sqrt(overlap[np.tril_indices(window, -1)]).mean()) ** 2)) if window > 1 else 1.0
+    rung = next(
+        (name for name in available if name == "fp64" or pivot > MARGIN.get(name, 6.0) * ROUNDOFF[name] * spread),
+        available[-1],
+    )
+    return Estimate(pivot, spread, rung)
+
+
+def _log_pivot(t: float, decades: float) -> float:
+    """log of the pivot at share t for eigenvalues from 1 to exp(-decades) in geometric progression, mean not scaled."""
+    if decades * t < 1e-9:
+        return 0.0
+    grown = expm1(decades * t)  # (1 + w) / (1 + w/kappa) = kappa^t
+    w = grown / (1 - (grown + 1) * np.exp(-decades))
+    return log(t) - log1p(-t) - log(w)
+
+
+def _further(fall: float, share: float) -> float:
+    """How much smaller than the pivot at ``share`` the last one is, whose logarithms fell by ``fall`` since its half."""
+    if fall >= 0 or share >= 1:
+        return 1.0
+    low, high = 1e-3, 80.0
+    for _ in range(60):
+        decades = (low + high) / 2
+        if _log_pivot(share, decades) - _log_pivot(share / 2, decades) > fall:
+            low = decades
+        else:
+            high = decades
+    last = log(decades) - decades - log1p(-np.exp(-decades))  # harmonic mean
+    return float(min(1.0, np.exp(last - _log_pivot(share, decades))))
+
+
+def rungs_from(precision: str, fallback: bool, available: tuple[str, ...] = RUNGS) -> tuple[str, ...]:
+    """The rungs to try in turn: ``precision`` and, with ``fallback``, the more exact ones."""
+    if not fallback:
+        return (precision,)
+    above = tuple(name for name in available if ROUNDOFF[name] < ROUNDOFF[precision])
+    return (precision, *above)
