@@ -3,13 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test install lint format types bench clean
+.PHONY: demo test browser install lint format types bench clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-test: $(READY)
+test: $(READY) browser
 	$(BIN)/python -m pytest
+
+# The tests open pages in Chromium. Root installs it: Debian's, or where that is a stub (Ubuntu) Playwright's own.
+browser: $(READY)
+	@chromium --version >/dev/null 2>&1 || google-chrome --version >/dev/null 2>&1 \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y chromium && chromium --version; } \
+	  || { [ "$$(id -u)" = 0 ] && $(BIN)/playwright install --with-deps chromium; } \
+	  || { echo "Chromium is missing, in which pages are tested; run: sudo apt-get install chromium" >&2; exit 1; }
 
 install: $(READY)
 

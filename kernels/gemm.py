@@ -11,12 +11,12 @@ from tilewright.kernels.layout import address, aligned, by_reference, scalar
 
 __all__ = ["build", "flops"]
 
-Shape = tuple[int, int]
+Shape = tuple[int, ...]
 
 
 def flops(a: Shape, b: Shape, c: Shape) -> float:
     """2 m n k for A (m, k), B (n, k), C (m, n)."""
-    return 2.0 * a[0] * b[0] * a[1]
+    return 2.0 * c[0] * c[1] * a[-1]
 
 
 def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None:

@@ -19,7 +19,7 @@ from tilewright.kernels.layout import address, aligned, by_reference, scalar
 
 __all__ = ["build", "flops"]
 
-Shape = tuple[int, int]
+Shape = tuple[int, ...]
 
 SPLIT = 384
 PANEL = 64
@@ -27,7 +27,7 @@ PANEL = 64
 
 def flops(a: Shape, c: Shape) -> float:
     """m^2 k for A (m, k), C (m, m)."""
-    return float(a[0] ** 2 * a[1])
+    return float(c[0] ** 2 * a[-1])
 
 
 def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray], None] | None:

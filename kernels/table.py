@@ -4,6 +4,9 @@ A row is (op, device, storage, accumulate, source, function). ``storage`` is the
 only read, ``accumulate`` that of the tile that is written; ``any`` stands for all dtypes. The reference rows are
 complete; a BLAS library adds its own, and `lookup` takes those of the library in use where it has them.
 
+Rows for operands in 16 bits come from `tilewright.kernels.products`, one set for each form and route; their source is
+``form/route``, such as ``bfloat16/cblas``. An op that names its source gets that row and no other.
+
 >>> from tilewright.kernels import table
 >>> table.lookup("gemm", "cpu", "float64", "float64").source in ("mkl", "torch", "openblas")
 True
@@ -15,9 +18,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from tilewright.kernels import blas, gemm, gemml, hemm, move, potrf, reference, syrk, trsm, trsml, vectors
+import numpy as np
 
-__all__ = ["DTYPES", "OPS", "Row", "lookup", "register", "rows"]
+from tilewright.kernels import (
+    blas, gemm, gemml, hemm, move, narrow, potrf, products, reference, syrk, trsm, trsml, vectors,
+)  # fmt: skip
+
+__all__ = ["DTYPES", "OPS", "Row", "dtype_name", "lookup", "register", "rows"]
 
 #                 storage and accumulate dtype -> BLAS letter
 DTYPES = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
@@ -38,6 +45,8 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 MOVES: dict[str, Callable[..., Any]] = {
     "copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite,
     "identity": move.identity, "mirror": move.mirror, **vectors.KERNELS,
+    "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
+    "diagonal": narrow.diagonal, "scaled": narrow.scaled, "unscaled": narrow.unscaled,
 }  # fmt: skip
 ANY = "any"
 
@@ -61,6 +70,8 @@ Key = tuple[str, str, str, str]
 
 _rows: dict[Key, dict[str, Row]] = {}
 _filled: set[str] = set()
+_routed: set[str] = set()
+"""Sources of the rows for narrow operands."""
 _filling = threading.Lock()
 
 
@@ -80,28 +91,45 @@ def register(op: str, device: str, storage: str, accumulate: str, source: str, f
     return row
 
 
-def lookup(op: str, device: str, storage: str, accumulate: str) -> Row:
+def dtype_name(tile: Any) -> str:
+    """The name of a tile's format in the table: an array of uint16 holds BF16 numbers, or two parts of each."""
+    if tile.dtype == np.uint16:
+        return "bfloat16" if tile.ndim == 2 else "bfloat16x2"
+    return str(tile.dtype).removeprefix("torch.")
+
+
+def lookup(op: str, device: str, storage: str, accumulate: str, source: str = "") -> Row:
     """The row to use: one that a user registered, else that of the library in use, else the reference.
+
+    With ``source``, the row from there.
 
     Raises
     ------
     KeyError
         No row fits; the message lists the rows of that op.
+    ValueError
+        Operands of this form are slow here: see `tilewright.kernels.products.route`.
     """
     library = blas.current()
     _fill(library)
+    if source or storage in products.FORMS:
+        _fill_narrow()
     sources = _rows.get((op, device, storage, accumulate)) or _rows.get((op, device, ANY, ANY), {})
-    users = [row for name, row in sources.items() if name not in (*blas.NAMES, "reference")]
-    for row in (*users, sources.get(library.name), sources.get("reference")):
+    users = [row for name, row in sources.items() if name not in (*blas.NAMES, "reference", *_routed)]
+    if not source and not users and storage in products.FORMS and op in products.OPS:
+        source = f"{storage}/{products.route(storage).name}"
+    choice = (sources.get(source),) if source else (*users, sources.get(library.name), sources.get("reference"))
+    for row in choice:
         if row is not None:
             return row
-    wanted = f"{op} on {device} for {storage} operands into {accumulate}"
+    wanted = f"{op} on {device} for {storage} operands into {accumulate}" + (f" from {source}" if source else "")
     raise KeyError(f"no kernel for {wanted}. The table has:\n{_listing(op) or 'no row for ' + op}")
 
 
 def rows() -> Iterator[Row]:
     """Every row there is, reference rows first."""
     _fill(blas.current())
+    _fill_narrow()
     for sources in _rows.values():
         yield from sources.values()
 
@@ -117,6 +145,21 @@ def _fill(library: blas.Library) -> None:
                 if function is not None:
                     register(op, "cpu", dtype, dtype, library.name, function)
         _filled.add(library.name)
+
+
+def _fill_narrow() -> None:
+    """Add the rows for narrow operands once; that may load a library."""
+    with _filling:
+        if _routed:
+            return
+        for form in products.FORMS:
+            for route in products.probe(form):
+                if route.reason and not route.slow:
+                    continue
+                for op, function in products.kernels(form, route.name).items():
+                    storage = "float32" if op == "trsm" else form
+                    register(op, "cpu", storage, "float32", f"{form}/{route.name}", function)
+        _routed.update({source for sources in _rows.values() for source in sources if "/" in source})
 
 
 def _listing(op: str) -> str:

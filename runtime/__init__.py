@@ -23,6 +23,8 @@ from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
 from tilewright.machine import Machine
 from tilewright.messages import Message, MessagePlan
 from tilewright.plan import Bounds, bounds
+from tilewright.precision import FORMATS, PrecisionMap
+from tilewright.resident import Prepared, Resident
 from tilewright.schedulers import SCHEDULERS, Policy
 from tilewright.tiles import Store, TiledMatrix
 from tilewright.trace import MessageRecord, TaskRecord, Trace
@@ -34,6 +36,7 @@ __version__ = _version("tilewright")
 
 __all__ = [
     "BACKENDS",
+    "FORMATS",
     "RW",
     "SCHEDULERS",
     "Access",
@@ -50,8 +53,11 @@ __all__ = [
     "NotPositiveDefiniteError",
     "Op",
     "Policy",
+    "PrecisionMap",
+    "Prepared",
     "R",
     "RankDied",
+    "Resident",
     "RowBlocks",
     "Run",
     "SchedulerError",
@@ -78,12 +84,15 @@ __all__ = [
 ]
 
 
-_ROOMS = ("comm", "mpi", "training")  # imported when they are first used
+_ROOMS = ("comm", "mpi", "training")  # imported when they are first used, and so are these names of theirs:
+_NAMES: dict[str, str] = {}
 
 
 def __getattr__(name: str) -> _Any:
-    if name in _ROOMS:
-        import importlib
+    import importlib
 
+    if name in _ROOMS:
         return importlib.import_module(f"tilewright.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'tilewright' has no attribute {name!r}")

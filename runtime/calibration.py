@@ -2,7 +2,8 @@
 
 Kernels are timed where they will run: in a Cholesky factorisation on all workers, with strided tiles, real caches
 and neighbours that compete for memory, not one by one on an idle machine. Timings that lie far from the median are
-dropped, as one hiccup of the system must not spoil a model.
+dropped, as one hiccup of the system must not spoil a model. Repeats go in turns over the tile sizes and the median
+repeat counts, as a typical run is what is to be predicted.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from tilewright.trace import Trace
 __all__ = ["cache_path", "calibrate", "copy_cost", "drift", "inliers", "robust"]
 
 TILE_SIZES = (128, 256, 384, 512)
-_TILES = 8  # tiles a side of the matrix that kernels are timed in: 8 potrf, 28 trsm and syrk, 56 gemm
+_ORDER = 3072  # rows of the matrix that kernels are timed in, about: one footprint, larger than caches, for all tiles
+_TILES = 24  # most tiles a side of it
 _DRIFT = 1.5
 
 
@@ -36,7 +38,7 @@ def calibrate(
     *,
     workers: int | None = None,
     tile_sizes: Sequence[int] = TILE_SIZES,
-    repeat: int = 3,
+    repeat: int = 5,
     dtype: str = "float64",
     alpha: float | None = None,
     beta: float | None = None,
@@ -50,9 +52,9 @@ def calibrate(
     workers
         Workers that run at the same time while kernels are timed; by default one per core.
     tile_sizes
-        Rows of a tile, nb; the matrices have 8 nb rows.
+        Rows of a tile, nb; the matrices have 6 to 24 tiles a side and about 3072 rows.
     repeat
-        Factorisations per tile size, after one to warm up.
+        Pairs of factorisations per tile size, into a fresh matrix and in place, after one pair to warm up.
     dtype
         Of the tiles.
     alpha, beta
@@ -77,7 +79,7 @@ def calibrate(
 
     Notes
     -----
-    Takes about 5 s for the default sizes on two cores; 1/20 s from disk.
+    Takes about 7 s for the default sizes on two cores; 1/20 s from disk.
     """
     workers = workers or cores()
     file = Path(path) if path is not None else cache_path(workers, tile_sizes, repeat, dtype)
@@ -139,11 +141,13 @@ def _processor() -> str:
 def _measure(workers: int, tile_sizes: Sequence[int], repeat: int, dtype: str) -> Machine:
     from tilewright.linalg.cholesky import tiled_cholesky
 
-    durations: dict[str, dict[int, float]] = defaultdict(dict)
-    overheads: list[float] = []
-    for nb in tile_sizes:
-        a = _spd(_TILES * nb, dtype)
-        for attempt in range(repeat + 1):
+    orders = {nb: nb * max(6, min(_TILES, round(_ORDER / nb))) for nb in tile_sizes}
+    matrices = {n: _spd(n, dtype) for n in dict.fromkeys(orders.values())}
+    means: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))  # op, tile size: one per repeat
+    overheads: dict[int, list[float]] = defaultdict(list)
+    for attempt in range(repeat + 1):
+        for nb, n in orders.items():
+            a = matrices[n]
             seconds: dict[str, list[float]] = defaultdict(list)
             # Twice: into a fresh matrix, which has copies, and in place, which has tiles to clear.
             for target in (a, a.copy()):
@@ -151,18 +155,21 @@ def _measure(workers: int, tile_sizes: Sequence[int], repeat: int, dtype: str) -
                     target, tile_size=nb, workers=workers, overwrite_a=target is not a, check_finite=False,
                     return_run=True,
                 )  # fmt: skip
-                if attempt:  # the first warms up
-                    for record in run.trace:
-                        seconds[run.graph.tasks[record.task].op.name].append(record.duration)
-                    overheads += gaps(run.trace)
-            for op, samples in seconds.items():  # other processes only add time: the least disturbed repeat counts
-                durations[op][nb] = min(durations[op].get(nb, float("inf")), robust(samples))
+                for record in run.trace:
+                    seconds[run.graph.tasks[record.task].op.name].append(record.duration)
+                if attempt:
+                    overheads[nb] += gaps(run.trace)
+                del _, run  # and the factor: the next one finds its pages
+            if attempt:  # the first warms up
+                for op, samples in seconds.items():
+                    means[op][nb].append(robust(samples))
+    durations = {op: {nb: statistics.median(found) for nb, found in sizes.items()} for op, sizes in means.items()}
     alpha, beta = copy_cost()
     largest = max(tile_sizes)
     gamma = durations["gemm"][largest] / (2 * largest**3)
     return Machine(
-        workers=workers, alpha=alpha, beta=beta, gamma=gamma, tile_size=largest, durations=dict(durations),
-        overhead=robust(overheads), device_alpha=alpha, device_beta=beta,
+        workers=workers, alpha=alpha, beta=beta, gamma=gamma, tile_size=largest, durations=durations,
+        overhead=statistics.median(map(robust, overheads.values())), device_alpha=alpha, device_beta=beta,
     )  # fmt: skip
 
 

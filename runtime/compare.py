@@ -15,7 +15,7 @@ from tilewright.engine import Run, run
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import Machine
 from tilewright.progress import bar
-from tilewright.report import seconds
+from tilewright.report import nbytes, plain, seconds
 from tilewright.schedulers import Policy, fitting
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Table:
 
     def time(self, value: float) -> str:
         """A makespan for people."""
-        return seconds(value) if self.units == "s" else f"{value:.6g}"
+        return seconds(value) if self.units == "s" else plain(value)
 
     def __str__(self) -> str:
         lines = [
@@ -94,7 +94,7 @@ class Table:
             workers = row.workers
             lines.append(
                 f"{row.workers:>7}  {row.scheduler:<16} {self.time(row.makespan):>10}  {row.ratio:>7.3f}  "
-                f"{row.speedup:>8.2f}  {row.idle:>6.1%}  {row.memory / 2**20:>5.4g} MiB"
+                f"{row.speedup:>8.2f}  {row.idle:>6.1%}  {nbytes(row.memory):>9}"
             )
         return "\n".join(lines)
 

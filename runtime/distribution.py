@@ -11,14 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from tilewright.graph import Handle
 
 __all__ = [
-    "BlockCyclic", "Distribution", "RowBlocks", "SymmetricBlockCyclic", "near_square", "numroc", "owners", "picture",
-    "to_global", "to_local",
+    "BlockCyclic", "Distribution", "Layout", "RowBlocks", "SymmetricBlockCyclic", "near_square", "numroc", "owners",
+    "picture", "to_global", "to_local",
 ]  # fmt: skip
+
+
+class Layout(NamedTuple):
+    """Where the handles of one graph live and how large they are, if its author knows: see `TaskGraph.layout`."""
+
+    ranks: int
+    owner: Callable[[Handle], int]
+    shape: Callable[[Handle], tuple[int, ...]]
 
 
 @runtime_checkable

@@ -7,13 +7,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.idle import Idle, split
 from tilewright.machine import Machine, worker_count
 from tilewright.memory import high_water
-from tilewright.plan import Bounds, bounds, mixed_bounds
+from tilewright.plan import Bounds, bounds, mixed_bounds, width
 from tilewright.program import Program
 from tilewright.progress import bar
 from tilewright.schedulers import Policy
@@ -21,6 +21,9 @@ from tilewright.schedulers import policy as find_policy
 from tilewright.site import find_site
 from tilewright.tiles import Store
 from tilewright.trace import Trace
+
+if TYPE_CHECKING:
+    from tilewright.conversions import Conversions
 
 __all__ = ["Run", "run"]
 
@@ -108,11 +111,23 @@ class Run:
         return sum(message.nbytes for message in self.trace.messages)
 
     @cached_property
+    def conversions(self) -> Conversions | None:
+        """What the conversions between precisions did; None where there were none."""
+        from tilewright.conversions import count
+
+        return count(self)
+
+    @cached_property
     def idle_split(self) -> Idle:
         """Where the idle time went: start-up, dependencies, communication, overhead, tail."""
         return split(self.trace)
 
-    @property
+    @cached_property
+    def width(self) -> int:
+        """How many tasks could run at once at least, given workers. See `tilewright.plan.width`."""
+        return width(self.graph)
+
+    @cached_property
     def memory(self) -> int:
         """High-water mark of the fullest rank, in bytes. See `tilewright.memory.high_water`."""
         return max(high_water(self), default=0)

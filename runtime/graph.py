@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 if TYPE_CHECKING:
     import networkx
 
+    from tilewright.distribution import Layout
+
 __all__ = ["Access", "CriticalPath", "Handle", "Handles", "Op", "R", "RW", "Task", "TaskGraph", "Use", "W"]
 
 
@@ -131,6 +133,8 @@ class Op:
     """Turns (task, store, info) of a kernel that returned info != 0 into the exception to raise."""
     external: bool = False
     """An engine carries it out itself, no worker does: a message."""
+    source: str = ""
+    """Which row of the kernel table, where not the usual one: `tilewright.kernels.table`."""
 
     def __repr__(self) -> str:
         return f"Op({self.name})"
@@ -217,6 +221,10 @@ class TaskGraph:
         """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one; set last."""
         self.recipe: tuple[Callable[..., TaskGraph], tuple[Any, ...]] | None = None
         """(function, arguments) of a call that builds this graph, by which it travels to other processes; set last."""
+        self.temporary: set[str] = set()
+        """Names of handles whose values nobody wants after the run; engines do not bring them back."""
+        self.layout: Layout | None = None
+        """Ranks, owners and shapes that go with the algorithm; engines use them where a call names no owner."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
         self._ops: dict[Callable[..., Any], Op] = {}
         self._successors: list[list[int]] = []
@@ -297,7 +305,8 @@ class TaskGraph:
         if self.recipe is not None:
             return self.recipe
         levels = self.bottom_levels() if self.closed_form is not None else None
-        return _rebuilt, (self.name, [(t.op, t.uses, t.params, t.on, t.priority) for t in self.tasks], levels)
+        calls = [(t.op, t.uses, t.params, t.on, t.priority) for t in self.tasks]
+        return _rebuilt, (self.name, calls, levels, self.temporary)
 
     def _function_op(self, function: Any) -> Op:
         if not callable(function):
@@ -323,6 +332,11 @@ class TaskGraph:
     def written(self) -> Iterator[Handle]:
         """Handles that some task writes, in order of first access."""
         return (handle for handle, (writer, _) in self._state.items() if writer >= 0)
+
+    @property
+    def results(self) -> Iterator[Handle]:
+        """Every handle that some task writes, but for `temporary` ones."""
+        return (handle for handle in self.written if handle.name not in self.temporary)
 
     @property
     def handles_used(self) -> Iterator[Handle]:
@@ -455,9 +469,10 @@ class TaskGraph:
         return to_svg(self) if len(self) <= LIMIT else None
 
 
-def _rebuilt(name: str, calls: list[tuple[Any, ...]], levels: list[float] | None) -> TaskGraph:
+def _rebuilt(name: str, calls: list[tuple[Any, ...]], levels: list[float] | None, temporary: set[str]) -> TaskGraph:
     """The graph of these (op, uses, params, on, priority)."""
     graph = TaskGraph(name)
+    graph.temporary = temporary
     for op, uses, params, on, priority in calls:
         graph.insert(op, *uses, *params, on=on, priority=priority)
     if levels is not None:

@@ -93,6 +93,8 @@ class MessagePlan:
         The rank that has all data of the run; None if every handle's owner has it.
     collect
         Ranks that get the final value of every handle that is written.
+    results
+        Those of them that are wanted; by default all.
 
     Examples
     --------
@@ -110,12 +112,14 @@ class MessagePlan:
         *,
         start: int | None = None,
         collect: Collection[int] = (),
+        results: Collection[Handle] | None = None,
     ) -> None:
         self.graph = graph
         self.ranks = ranks
         self.owner = cache(owners(owner, ranks))
         self.places: list[int] = []
         """The rank of each task."""
+        self._results = results
         self._versions = self._unroll(start, sorted(collect))
         self._parts: dict[int, Part] = {}
         self.messages = list(self._travel())
@@ -158,12 +162,17 @@ class MessagePlan:
                     version = current[handle] = _Version(handle, old.number + 1, task.index, place)
                     versions.append(version)
         for version in current.values():
-            if version.number:
+            if version.number and self._wanted(version):
                 for rank in collect:
                     if rank != version.source:
                         version.readers.setdefault(rank, len(self.graph))
         self._collect = frozenset(collect)
         return sorted(versions, key=lambda version: version.writer)
+
+    def _wanted(self, version: _Version) -> bool:
+        if self._results is None:
+            return version.handle.name not in self.graph.temporary
+        return version.handle in self._results
 
     def _travel(self) -> Iterator[Message]:
         tags: dict[tuple[int, int], int] = {}
@@ -172,7 +181,8 @@ class MessagePlan:
                 pair = source, destination
                 tag = tags.get(pair, 0)
                 tags[pair] = tag + 1
-                final = version.closed_by < 0 and version.number > 0 and destination in self._collect
+                last = version.closed_by < 0 and version.number > 0
+                final = last and destination in self._collect and self._wanted(version)
                 yield Message(*pair, version.handle, version.number, tag, version.writer, reader, final)
 
     @property

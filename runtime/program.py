@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.errors import MissingDataError
-from tilewright.graph import Handle, Op, Task, TaskGraph
+from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.kernels import table
 from tilewright.tiles import Store, TiledMatrix
 
@@ -42,15 +42,20 @@ class Program:
         self._functions = self._bind()
 
     def _bind(self) -> list[Callable[..., Any]]:
-        """One function per task, looked up once per (op, matrices): tiles of one matrix have one dtype."""
-        known: dict[tuple[Op, tuple[str, ...]], Callable[..., Any]] = {}
+        """One function per task, looked up once per (op, matrices): tiles of one `TiledMatrix` have one dtype."""
+        known: dict[Any, Callable[..., Any]] = {}
+        families = self.store.families
+        uniform = {name for name, family in families.items() if isinstance(family, TiledMatrix)}
         functions = []
         for task in self.graph.tasks:
             function = task.op.function
             if task.op.external:
                 function = _no_worker
             elif function is None:
-                key = task.op, tuple([use.handle.name for use in task.uses])
+                names = tuple([use.handle.name for use in task.uses])
+                key: Any = task.op, names
+                if not uniform.issuperset(names):
+                    key = *key, tuple([getattr(self.store[use.handle], "dtype", None) for use in task.uses])
                 function = known.get(key)
                 if function is None:
                     function = known[key] = self._kernel(task)
@@ -62,16 +67,20 @@ class Program:
     def _kernel(self, task: Task) -> Callable[..., Any]:
         tiles = [self.store[use.handle] for use in task.uses]
         for use, tile in zip(task.uses, tiles, strict=True):
-            if not isinstance(tile, np.ndarray) or tile.ndim != 2:
+            if not isinstance(tile, np.ndarray) or tile.ndim not in (2, 3):
                 kind = type(tile).__name__
                 raise TypeError(f"{task}: {use.handle} must be a 2-D array for a tile kernel, not {kind}")
-        *operands, target = (str(tile.dtype) for tile in tiles)
+        *operands, target = map(table.dtype_name, tiles)
         storage = operands[0] if operands else target
         if len(set(operands)) > 1:
             storage = table.ANY
             if task.op.name not in table.MOVES:
                 raise KeyError(f"{task}: operands of different dtypes, {' and '.join(operands)}; convert them first")
-        return table.lookup(task.op.name, "cpu", storage, target).function
+        return table.lookup(task.op.name, "cpu", storage, target, task.op.source).function
+
+    def function(self, task: Task) -> Callable[..., Any]:
+        """What one task calls, on its buffers and parameters."""
+        return self._functions[task.index]
 
     def call(self, task: Task) -> None:
         """Run one task in the calling thread. Whatever its function raises comes out as it is."""

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tilewright.engine import Run
 
-__all__ = ["text"]
+__all__ = ["IDLE", "nbytes", "place", "plain", "seconds", "text", "units"]
+
+IDLE = {
+    "startup": "start-up", "dependencies": "dependencies", "communication": "communication",
+    "overhead": "engine or policy", "tail": "tail",
+}  # fmt: skip
+"""The parts of `tilewright.idle.Idle`, for people."""
 
 
 def text(run: Run) -> str:
-    """The run in a dozen lines: time, rate, bounds, idle share, and a table of ops."""
-    lower = run.bounds
+    """The run in a dozen lines: time, rate, bounds, where the workers' time went, and a table of ops."""
+    lower, time = run.bounds, units(run)[1]
+    work = lower.area if lower.work is None else lower.work
     lines = [
         f"{run.graph.name}: {len(run.graph)} tasks on {place(run)}, backend {run.backend}, scheduler {run.scheduler}",
-        f"  makespan       {seconds(run.makespan)}" + (f"   {run.gflops:.4g} GFLOP/s" if run.flops else ""),
-        f"  lower bounds   {seconds(lower.area)} area, {seconds(lower.critical_path)} critical path",
+        f"  makespan       {time(run.makespan)}" + (f"   {run.gflops:.4g} GFLOP/s" if run.flops else ""),
+        f"  lower bounds   {time(lower.area)} area, {time(lower.critical_path)} critical path",
         f"  efficiency     {run.efficiency:.1%} of the lower bound, workers idle {run.idle:.1%}",
+        *_idle(run),
+        f"  work           {time(work)}, width {run.width}, speed-up at most {lower.speedup_limit:.4g}",
+        f"  memory         {nbytes(run.memory)}" + (" on the fullest rank" if run.trace.ranks > 1 else ""),
         *_messages(run),
+        *_conversions(run),
         "  op            tasks       total        mean   share",
     ]
     busy = float(run.trace.busy.sum()) or 1.0
     for op, (count, total) in run.trace.by_op().items():
-        lines.append(f"  {op:<10} {count:>8}  {seconds(total):>10}  {seconds(total / count):>10}  {total / busy:>6.1%}")
+        lines.append(f"  {op:<10} {count:>8}  {time(total):>10}  {time(total / count):>10}  {total / busy:>6.1%}")
     return "\n".join(lines)
+
+
+def _idle(run: Run) -> list[str]:
+    """The parts that matter, as shares of the idle time."""
+    split = run.idle_split
+    parts = [(name, getattr(split, field) / split.total) for field, name in IDLE.items() if split.total > 0]
+    shown = ", ".join(f"{name} {share:.0%}" for name, share in parts if share >= 0.005)
+    return [f"  idle time      {shown}"] if shown else []
 
 
 def _messages(run: Run) -> list[str]:
@@ -36,11 +56,35 @@ def _messages(run: Run) -> list[str]:
     ]
 
 
+def _conversions(run: Run) -> list[str]:
+    return [] if run.conversions is None else [f"  conversions    {run.conversions}"]
+
+
 def place(run: Run) -> str:
     """``1 worker``, ``4 ranks of 2 workers``."""
     count = run.trace.workers
     workers = f"{count} {'worker' if count == 1 else 'workers'}"
     return workers if run.trace.ranks == 1 else f"{run.trace.ranks} ranks of {workers}"
+
+
+def units(run: Run) -> tuple[str, Callable[[float], str]]:
+    """``s`` and `seconds`; or no unit and plain numbers for a machine that counts in task weights."""
+    machine = run.machine
+    weights = run.backend == "simulate" and machine is not None and machine.gamma is None and not machine.durations
+    return ("", plain) if weights else ("s", seconds)
+
+
+def plain(value: float) -> str:
+    """A number without unit: ``136``, ``103,776``."""
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.5g}"
+
+
+def nbytes(value: float) -> str:
+    """A size for people: ``16 bytes``, ``1.5 KiB``, ``39 MiB``."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= scale:
+            return f"{value / scale:.4g} {unit}"
+    return f"{value:.0f} bytes"
 
 
 def seconds(value: float) -> str:

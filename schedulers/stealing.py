@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
@@ -13,12 +12,18 @@ __all__ = ["Stealing"]
 
 
 class Stealing(ABC):
-    """One deque per worker; a subclass says whom to rob. O(1) per task, O(workers) to find nothing."""
+    """One deque per worker; a subclass says whom to rob.
+
+    Which deques have tasks is kept as the bits of one integer, so that a victim among thousands is found by a few
+    operations on long words instead of a look at each.
+    """
 
     shared = True
 
     def prepare(self, graph: TaskGraph, machine: Machine) -> None:
         self.deques: list[deque[Task]] = [deque() for _ in range(machine.size)]
+        self.full = 0
+        """Bit w is set where worker w has tasks."""
         self.next = 0
 
     def push(self, task: Task, worker: int | None = None) -> None:
@@ -26,15 +31,35 @@ class Stealing(ABC):
             worker = self.next
             self.next = (worker + 1) % len(self.deques)
         self.deques[worker].append(task)
+        self.full |= 1 << worker
 
     def pop(self, worker: int) -> Task | None:
-        if self.deques[worker]:
-            return self.deques[worker].pop()
-        for victim in self.order(worker):
-            if self.deques[victim]:
-                return self.deques[victim].popleft()
-        return None
+        if not self.full:
+            return None
+        own = self.deques[worker]
+        if own:
+            robbed, task = worker, own.pop()
+        else:
+            robbed = self.victim(worker)
+            task = self.deques[robbed].popleft()
+        if not self.deques[robbed]:
+            self.full ^= 1 << robbed
+        return task
+
+    def after(self, worker: int) -> int:
+        """Steps up the ring from ``worker`` to the first deque with tasks, 0 for its own. There must be one."""
+        ahead = self.full >> worker
+        if ahead:
+            return (ahead & -ahead).bit_length() - 1
+        return len(self.deques) - worker + (self.full & -self.full).bit_length() - 1
+
+    def before(self, worker: int) -> int:
+        """Steps down the ring likewise."""
+        behind = self.full & ((2 << worker) - 1)
+        if behind:
+            return worker + 1 - behind.bit_length()
+        return worker + 1 + len(self.deques) - self.full.bit_length()
 
     @abstractmethod
-    def order(self, worker: int) -> Iterable[int]:
-        """Whom ``worker`` tries to rob, in this order, now that its own deque is empty."""
+    def victim(self, worker: int) -> int:
+        """Whom ``worker`` robs now that its own deque is empty and some other is not."""

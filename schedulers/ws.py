@@ -10,7 +10,6 @@ the one that leads to the most work in a tree-like program.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 
 from tilewright.graph import TaskGraph
 from tilewright.machine import Machine
@@ -29,8 +28,8 @@ class WorkStealing(Stealing):
         super().prepare(graph, machine)
         self.generator = random.Random(self.seed)
 
-    def order(self, worker: int) -> Iterable[int]:
-        """From a random victim on, around the ring."""
+    def victim(self, worker: int) -> int:
+        """From a random worker on, around the ring."""
         count = len(self.deques)
         first = self.generator.randrange(count)
-        return ((first + step) % count for step in range(count))
+        return (first + self.after(first)) % count

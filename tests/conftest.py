@@ -12,6 +12,17 @@ settings.register_profile("suite", deadline=None, derandomize=True, database=Non
 settings.load_profile("suite")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests that need a GPU where there is none."""
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            config.hook.pytest_deselected(items=gpu)
+            items[:] = [item for item in items if item not in gpu]
+
+
 @pytest.fixture(autouse=True)
 def no_thread_left_behind():
     """Fail a test that ends while a thread it started still lives."""

@@ -7,7 +7,8 @@ script.py`` it is collective: all ranks call it with the same arguments.
 Options, all optional:
 
 =============  =========================================================================================
-owner          who owns which handle: see `tilewright.distribution.owners`; block-cyclic by default
+owner          who owns which handle: see `tilewright.distribution.owners`; by default the graph's layout says
+               it, and for a graph without one it is block-cyclic
 grid           ``(P, Q)``, short for ``owner=BlockCyclic(P, Q)``
 pool           the `Pool` to use; else that of the ``with`` block, else one that is kept between calls
 comm           the communicator of a collective call; COMM_WORLD by default
@@ -52,7 +53,7 @@ from tilewright.trace import Trace
 if TYPE_CHECKING:
     from tilewright.mpi.pool import Pool
 
-__all__ = ["OPTIONS", "execute", "site"]
+__all__ = ["OPTIONS", "check_functions", "execute", "is_rank", "owner_for", "site"]
 
 OPTIONS = ("owner", "grid", "pool", "comm", "root", "gather", "window", "synchronous")
 
@@ -66,14 +67,14 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
 
 def site(options: dict[str, Any]) -> Site:
     """A pool's site, or on a rank that one's. ImportError without mpi4py."""
-    if options.get("comm") is not None or _is_rank():
+    if options.get("comm") is not None or is_rank():
         from tilewright.mpi.session import RankSite
 
         return RankSite(options)
     return PoolSite(options)
 
 
-def _is_rank() -> bool:
+def is_rank() -> bool:
     """Whether this process is one of several ranks."""
     if under_launcher():
         require_mpi4py()
@@ -97,6 +98,13 @@ def chosen_owner(options: Mapping[str, Any]) -> Any:
         return BlockCyclic(P, Q)
     except (TypeError, ValueError) as error:
         raise type(error)(f"grid must be two positive integers (P, Q), not {grid!r}") from None
+
+
+def owner_for(graph: TaskGraph, owner: Any) -> Any:
+    """The rule of a call, or where it has none that of the graph's layout."""
+    if owner is None and graph.layout is not None:
+        return {handle: graph.layout.owner(handle) for handle in graph.handles_used}
+    return owner
 
 
 def per_rank(workers: int | None, ranks: int) -> int:
@@ -128,11 +136,13 @@ class PoolSite(Site):
         ranks = self._ranks(workers)
         return ranks * per_rank(workers, ranks)
 
-    def _ranks(self, workers: int | None) -> int:
+    def _ranks(self, workers: int | None, graph: TaskGraph | None = None) -> int:
         if self.pool is not None:
             return self.pool.ranks
         if isinstance(self.owner, Distribution):
             return self.owner.ranks
+        if workers is None and self.owner is None and graph is not None and graph.layout is not None:
+            return graph.layout.ranks
         return workers or cores()
 
     def keep(self, array: np.ndarray) -> np.ndarray:
@@ -145,10 +155,10 @@ class PoolSite(Site):
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:
         graph = program.graph
-        _check_functions(graph)
-        ranks = self._ranks(workers)
+        check_functions(graph)
+        ranks = self._ranks(workers, graph)
         crew = per_rank(workers, ranks)
-        rank_of = owners(self.owner, ranks)
+        rank_of = owners(owner_for(graph, self.owner), ranks)
         order: Order = tuple(rank_of(handle) for handle in graph.handles_used), None, ()
         pool = self.pool or pools.default(ranks)
         with pool.lock:
@@ -164,7 +174,7 @@ class PoolSite(Site):
             if isinstance(outcomes, bytes):
                 raise thaw(outcomes)
             trace = merge(graph, planned(graph, ranks, order), crew, outcomes)
-            _copy((there[handle], here[handle]) for handle in graph.written)
+            _copy((there[handle], here[handle]) for handle in graph.results)
         values: dict[Handle, Any] = {}
         replaced: set[Handle] = set()
         for outcome in outcomes:
@@ -205,7 +215,7 @@ def _copy(pairs: Iterable[tuple[Any, Any]]) -> None:
             pass
 
 
-def _check_functions(graph: TaskGraph) -> None:
+def check_functions(graph: TaskGraph) -> None:
     """TypeError for a function that ranks cannot import."""
     for function in {task.op.function for task in graph.tasks} - {None}:
         name = getattr(function, "__qualname__", type(function).__qualname__)

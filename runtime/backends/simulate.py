@@ -90,8 +90,9 @@ def simulate(
     scheduler
         One of `SCHEDULERS`, such as ``"heft"`` or ``"lookahead(2)"``, or an object with three methods.
     owner
-        The rank where a handle lives: ``owner(handle)``. A task runs on rank ``on``, or where the first handle it
-        writes lives, or for a task that writes nothing the first it reads.
+        The rank where a handle lives: ``owner(handle)``; by default that of the graph's layout, where it has one. A
+        task runs on rank ``on``, or where the first handle it writes lives, or for a task that writes nothing the
+        first it reads.
     data
         As in `tilewright.run`, for the shapes only: costs and messages then follow them, ragged tiles too.
     broadcast
@@ -136,6 +137,13 @@ def simulate(
     policy = find_policy(scheduler)
     if broadcast not in BROADCASTS:
         raise ValueError(f"unknown broadcast {broadcast!r}; known: {', '.join(BROADCASTS)}")
+    layout = graph.layout
+    if layout is not None and owner is None:
+        owner = layout.owner
+        if machine.ranks == 1:  # nobody said how many
+            machine = machine.replace(ranks=layout.ranks)
+        if machine.shape is None and data is None:
+            machine = machine.replace(shape=layout.shape)
     if owner is not None:
         owner = _checked(owner, machine.ranks)
     store = Store({} if data is None else data)

@@ -89,13 +89,6 @@ def simulate(
             owner=_owner(grid, machine["ranks"]), noise=noise, seed=seed, progress=nt > 50,
         )  # fmt: skip
     click.echo(str(run))
-    idle = run.idle_split
-    if idle.total:
-        parts = ("startup", "dependencies", "communication", "overhead", "tail")
-        click.echo("  idle          " + ", ".join(f" {getattr(idle, part) / idle.total:.0%} {part}" for part in parts))
-    if run.trace.messages:
-        total = sum(message.nbytes for message in run.trace.messages)
-        click.echo(f"  messages       {len(run.trace.messages)}, {total / 2**20:.4g} MiB")
     if html:
         run.report(html)
     if saved:

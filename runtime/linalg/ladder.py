@@ -107,7 +107,7 @@ def _log_pivot(t: float, decades: float) -> float:
 
 
 def _further(fall: float, share: float) -> float:
-    """How much smaller than the pivot at ``share`` the last one is, whose logarithms fell by ``fall`` since its half."""
+    """The last pivot over the one at ``share``, if the logarithms of the pivots fell by ``fall`` since its half."""
     if fall >= 0 or share >= 1:
         return 1.0
     low, high = 1e-3, 80.0

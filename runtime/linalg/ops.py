@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tilewright.errors import NotPositiveDefiniteError
-from tilewright.graph import Op, Task, Use
+from tilewright.graph import Handle, Op, Task, Use
 from tilewright.kernels import gemm as _gemm
 from tilewright.kernels import gemml as _gemml
 from tilewright.kernels import hemm as _hemm
+from tilewright.kernels import narrow as _narrow
 from tilewright.kernels import potrf as _potrf
 from tilewright.kernels import syrk as _syrk
 from tilewright.kernels import trsm as _trsm
 from tilewright.kernels import trsml as _trsml
-from tilewright.tiles import Store
+from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
-    "copy", "finite", "gemm", "gemml", "hemm", "hemmd", "identity", "mirror", "potrf",
-    "syrk", "tril", "trsm", "trsml", "zero",
+    "convert", "copy", "diagonal", "finite", "gemm", "gemml", "hemm", "hemmd", "identity", "mirror", "potrf", "scaled",
+    "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "zero",
 ]  # fmt: skip
 
 
@@ -66,6 +69,26 @@ def _not_finite(task: Task, store: Store, info: int) -> Exception:
     return ValueError(f"{task}: {task.uses[0].handle} has a NaN or an infinity; check_finite=False skips this check")
 
 
+def _does_not_fit(task: Task, store: Store, info: int) -> Exception:
+    """A number that was or became too large, at its global place."""
+    source, target = task.uses[0].handle, task.uses[-1].handle
+    if info == _narrow.NOT_FINITE:
+        return ValueError(f"{task}: {source} has a NaN or an infinity")
+    tile = store[source]
+    places = np.argwhere(np.isinf(store[target].astype(np.float64)) & np.isfinite(tile))
+    if not len(places):
+        return OverflowError(f"{task}: {source} has a number too large for {_format_of(store[target])}")
+    i, j = (int(k) for k in places[0])
+    known = source if isinstance(store.families.get(source.name), TiledMatrix) else target
+    rows, columns = (store.offset(Handle(known.name, (k, k))) for k in source.index)
+    place = f"at row {rows + i}, column {columns + j}: {float(tile[i, j]):.4g}"
+    return OverflowError(f"{task}: {source} has a number too large for {_format_of(store[target])}, {place}")
+
+
+def _format_of(tile: np.ndarray) -> str:
+    return {"float16": "FP16, whose largest is 65504", "float32": "FP32, whose largest is 3.4e38"}[str(tile.dtype)]
+
+
 potrf = Op("potrf", weight=1, flops=_potrf.flops, indices=_diagonal, explain=_not_positive_definite)
 trsm = Op("trsm", weight=3, flops=_trsm.flops, indices=_tile)
 syrk = Op("syrk", weight=3, flops=_syrk.flops, indices=_diagonal_update)
@@ -82,3 +105,10 @@ zero = Op("zero", weight=0, indices=_tile)
 tril = Op("tril", weight=0, indices=_diagonal)
 identity = Op("identity", weight=0, indices=_tile)
 mirror = Op("mirror", weight=0, indices=_tile)
+
+convert = Op("convert", weight=0, indices=_tile, explain=_does_not_fit)
+split = Op("split", weight=0, indices=_tile)
+tf32 = Op("tf32", weight=0, indices=_tile)
+diagonal = Op("diagonal", weight=0, indices=_diagonal)
+scaled = Op("scaled", weight=0, indices=_tile, explain=_does_not_fit)
+unscaled = Op("unscaled", weight=0, indices=_tile, explain=_does_not_fit)

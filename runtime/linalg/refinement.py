@@ -233,7 +233,7 @@ class Outcome:
 
     method: str
     status: str
-    """``converged``, ``slow`` (would take too long), ``stalled`` (steps no longer help), ``diverged``, ``indefinite``."""
+    """``converged``, ``slow`` (too many steps), ``stalled`` (steps no longer help), ``diverged``, ``indefinite``."""
     iterations: int
 
     @property

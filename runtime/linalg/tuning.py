@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["cholesky_tile_size"]
+__all__ = ["cholesky_tile_size", "mixed_tile_size"]
 
 _ONE_TILE = 576  # up to here LAPACK on one core beats any graph of smaller tiles
 _SMALLEST, _LARGEST = 224, 768  # below, kernels lose half their rate; above, the rate is flat and the tail grows
+_MIXED = 512  # larger tiles gain little on AMX and lengthen the tail
 _STEP = 32
 
 
@@ -29,4 +30,19 @@ def cholesky_tile_size(n: int, workers: int) -> int:
     tiles = math.ceil(math.sqrt(18 * workers))
     size = min(max(n / tiles, _SMALLEST), _LARGEST)
     even = n / math.ceil(n / size)  # the last tile as large as the others
+    return math.ceil(even / _STEP) * _STEP
+
+
+def mixed_tile_size(n: int, workers: int) -> int:
+    """Rows of a tile for a factorisation with narrow operands: 512, less where that leaves workers without tiles.
+
+    Examples
+    --------
+    >>> [mixed_tile_size(n, workers=2) for n in (100, 1024, 8192)]
+    [100, 224, 512]
+    """
+    if n <= _ONE_TILE:
+        return max(n, 1)
+    size = min(max(n / math.ceil(math.sqrt(18 * workers)), _SMALLEST), _MIXED)
+    even = n / math.ceil(n / size)
     return math.ceil(even / _STEP) * _STEP

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.graph import TaskGraph
+from tilewright.graph import Handle, TaskGraph
 from tilewright.messages import MessagePlan
 from tilewright.trace import MessageRecord, TaskRecord, Trace
 
@@ -37,15 +37,15 @@ class Outcome(NamedTuple):
 _plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.WeakKeyDictionary()
 
 
-def planned(graph: TaskGraph, ranks: int, order: Order) -> MessagePlan:
+def planned(graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handle] | None = None) -> MessagePlan:
     """The plan of a graph; the last one is kept as long as the graph is."""
     known = _plans.setdefault(graph, {})
-    key = len(graph), ranks, order
+    key = len(graph), ranks, order, results
     if key not in known:
         owner, start, collect = order
         by_handle = dict(zip(graph.handles_used, owner, strict=True))
         known.clear()  # one per graph: 50 calls must not need more memory than one
-        known[key] = MessagePlan(graph, ranks, by_handle, start=start, collect=collect)
+        known[key] = MessagePlan(graph, ranks, by_handle, start=start, collect=collect, results=results)
     return known[key]
 
 

@@ -218,9 +218,12 @@ def _values(plan: MessagePlan, crew: PartWorkers) -> bytes:
     """Put results that this rank made into their own place; pickle those that have none."""
     store = crew.program.store
     places = Store(store.given)
-    replaced = crew.program.replaced
+    temporary = plan.graph.temporary
+    replaced = {handle for handle in crew.program.replaced if handle.name not in temporary}
     values = {}
     for handle, rank in plan.final_places.items():
+        if handle.name in temporary:
+            continue
         value, place = store[handle], places[handle]
         if rank != crew.rank or value is place:
             continue

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import RankDied
 from tilewright.mpi.launcher import INSTALL, Launch, LaunchError, require_mpi4py, shm_files, under_launcher
 from tilewright.mpi.shared import Segment
-from tilewright.mpi.wire import Door, Hello, Job
+from tilewright.mpi.wire import Door, Forget, Hello, Job
 
 if TYPE_CHECKING:
     from tilewright.mpi.outcome import Outcome
@@ -60,6 +61,8 @@ class Pool:
         """Memory for the data of runs; its pages stay."""
         self.lock = threading.RLock()
         """Held during a run: one at a time."""
+        self._busy = False
+        self._forgotten: list[int] = []
         self._connections: list[Connection] = []
         self.pids: list[int] = []
         """Process ids by rank."""
@@ -127,11 +130,70 @@ class Pool:
         with self.lock:
             if self.closed:
                 raise RuntimeError("this pool is closed; make another with tw.mpi.Pool(...)")
+            self._busy = True
             try:
                 return self._exchange(job, progress)
             except BaseException:  # Ctrl-C too: ranks in the middle of a run are of no use
                 self.kill()
                 raise
+            finally:
+                self._busy = False
+                self._flush()
+
+    def ask(self, requests: Sequence[Any]) -> list[Any]:
+        """Send each rank its request; the answers by rank, bytes for a frozen exception.
+
+        Raises as `run`; what is to be forgotten is forgotten first.
+        """
+        with self.lock:
+            if self.closed:
+                raise RuntimeError("this pool is closed, and what was kept on its ranks is gone")
+            self._busy = True
+            try:
+                return self._ask(requests)
+            except BaseException:
+                self.kill()
+                raise
+            finally:
+                self._busy = False
+                self._flush()
+
+    def _ask(self, requests: Sequence[Any]) -> list[Any]:
+        for rank, connection in enumerate(self._connections):
+            try:
+                connection.send(requests[rank])
+            except OSError:
+                raise self._died(rank) from None
+        answers: list[Any] = [None] * self.ranks
+        left = {connection: rank for rank, connection in enumerate(self._connections)}
+        while left:
+            # A lone wait costs a selector; most often all answer at about the same time.
+            awake: list[Any] = [c for c in left if c.poll(0)] or wait(list(left))
+            for connection in awake:
+                rank = left.pop(connection)
+                try:
+                    answers[rank] = connection.recv()
+                except (EOFError, OSError):
+                    raise self._died(rank) from None
+        return answers
+
+    def forget(self, key: int) -> None:
+        """Free what the ranks keep under a key: now, or after the run that is going on. From any thread."""
+        self._forgotten.append(key)
+        if self.lock.acquire(blocking=False):
+            try:
+                self._flush()
+            finally:
+                self.lock.release()
+
+    def _flush(self) -> None:
+        if self._busy or not self._forgotten or self.closed:
+            return
+        keys = tuple(self._forgotten)
+        del self._forgotten[: len(keys)]
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.send(Forget(keys))
 
     def _exchange(self, job: Job, progress: Callable[[int], None] | None) -> list[Outcome] | bytes:
         for rank, connection in enumerate(self._connections):

@@ -21,11 +21,13 @@ from tilewright.kernels import blas
 from tilewright.mpi.launcher import remove, shm_files
 from tilewright.mpi.outcome import freeze
 from tilewright.mpi.shared import Mappings, loads
-from tilewright.mpi.wire import Hello, Job, connect
+from tilewright.mpi.wire import Forget, Go, Hello, Job, Keep, Prepare, connect
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+    from tilewright.mpi.guests import Guests
 
 __all__ = ["main"]
 
@@ -37,7 +39,7 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
     owner = connect()
-    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[Job | Keep | Prepare | Go | Forget | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(owner, jobs), daemon=True).start()
     try:
         from mpi4py import MPI
@@ -48,10 +50,21 @@ def main() -> None:
     blas.current()
     owner.send(Hello(comm.rank, comm.size, os.getpid(), ""))
     mappings = Mappings()
+    house: Guests | None = None
     while (job := jobs.get()) is not None:
         with suppress(BrokenPipeError):
-            owner.send(_run(comm, job, mappings, owner))
-        mappings.keep({job.scratch})
+            if isinstance(job, Job):
+                owner.send(_run(comm, job, mappings, owner))
+                mappings.keep({job.scratch})
+                continue
+            if house is None:
+                from tilewright.mpi.guests import Guests
+
+                house = Guests(comm)
+            if isinstance(job, Forget):
+                house.forget(job)
+            else:
+                owner.send(house.serve(job))
 
 
 def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:

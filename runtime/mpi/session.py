@@ -12,7 +12,7 @@ import numpy as np
 from mpi4py import MPI
 
 from tilewright.backends import Progress
-from tilewright.backends.mpi import OPTIONS, WINDOW, chosen_owner, per_rank
+from tilewright.backends.mpi import OPTIONS, WINDOW, chosen_owner, owner_for, per_rank
 from tilewright.distribution import owners
 from tilewright.graph import TaskGraph
 from tilewright.mpi.launcher import INSTALL
@@ -76,7 +76,7 @@ class RankSite(Site):
     ) -> Trace:
         graph, store = program.graph, program.store
         with self.agreement() as facts:
-            rank_of = owners(self.owner, self.comm.size)
+            rank_of = owners(owner_for(graph, self.owner), self.comm.size)
             owner = tuple(rank_of(handle) for handle in graph.handles_used)
             crew = per_rank(workers, self.comm.size)
             facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"

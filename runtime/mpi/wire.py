@@ -16,7 +16,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from typing import NamedTuple
 
-__all__ = ["Door", "Hello", "Job", "connect"]
+__all__ = ["Door", "Forget", "Go", "Hello", "Job", "Keep", "Prepare", "connect"]
 
 _ADDRESS, _KEY = "TILEWRIGHT_POOL", "TILEWRIGHT_POOL_KEY"
 
@@ -44,6 +44,35 @@ class Job(NamedTuple):
     """The owner's ``sys.path``: functions are found there."""
     scratch: int
     """Serial of the segment that stays mapped between runs."""
+
+
+class Keep(NamedTuple):
+    """Data that stays on a rank: buffers by handle, as bytes. Answered."""
+
+    key: int
+    contents: bytes
+
+
+class Prepare(NamedTuple):
+    """Make a script. Answered."""
+
+    key: int
+    contents: bytes
+    blas: str
+    path: list[str]
+
+
+class Go(NamedTuple):
+    """Run a script. Answered."""
+
+    key: int
+    traced: bool
+
+
+class Forget(NamedTuple):
+    """Free data or scripts. Not answered."""
+
+    keys: tuple[int, ...]
 
 
 class Door:

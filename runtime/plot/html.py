@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tilewright.graph import TaskGraph
 from tilewright.idle import waits
 from tilewright.plot.palette import colours, text_on
-from tilewright.report import place, seconds
+from tilewright.report import IDLE, nbytes, place, units
 
 if TYPE_CHECKING:
     from tilewright.compare import Table
@@ -27,9 +27,8 @@ LIMIT = 20_000
 _LANES = 256  # workers that are drawn
 
 _IDLE = {
-    "startup": ("start-up", "#56B4E9"), "dependencies": ("dependencies", "#E69F00"),
-    "communication": ("communication", "#CC79A7"), "overhead": ("engine or policy", "#999999"),
-    "tail": ("tail", "#D55E00"),
+    "startup": "#56B4E9", "dependencies": "#E69F00", "communication": "#CC79A7", "overhead": "#999999",
+    "tail": "#D55E00",
 }  # fmt: skip
 
 
@@ -62,14 +61,17 @@ def comparison_page(table: Table) -> str:
     head = ["workers", "scheduler", "makespan", "/ bound", "speed-up", "idle", "memory"]
     body = [
         [str(row.workers), row.scheduler, table.time(row.makespan), f"{row.ratio:.3f}", f"{row.speedup:.2f}",
-         f"{row.idle:.1%}", f"{row.memory / 2**20:.4g} MiB"]
+         f"{row.idle:.1%}", nbytes(row.memory)]
         for row in table.rows
     ]  # fmt: skip
+    rulers = [number for number in range(1, len(table)) if table.rows[number].workers != table.rows[number - 1].workers]
+    bars = [1 / row.ratio for row in table.rows]
     panels = []
     for name, run in zip(("best", "worst"), chosen, strict=False):
         heading = f"{name}: {run.scheduler} on {place(run)}"
         panels.append((heading, _facts(_run_facts(run)) + _idle(run) + _kernels(run), _picture(run.graph, run)))
-    return _page(f"Schedulers on {table.graph.name}", panels, _table(head, body))
+    rows = f'<div class="comparison">{_table(head, body, rulers, bars)}</div>'
+    return _page(f"Schedulers on {table.graph.name}", panels, rows)
 
 
 def frame(page: str) -> str:
@@ -102,9 +104,11 @@ def _page(title: str, panels: Sequence[tuple[str, str, dict[str, Any]]], before:
 <main class="runs">
 {sections}
 </main>
-<p class="soft keys">Wheel or <kbd>+</kbd> <kbd>-</kbd> magnifies, dragging moves, <kbd>0</kbd> shows all. Arrow keys:
-left and right along the worker, up to the last predecessor, down to a successor. The critical path is outlined in
-red.</p>
+<p class="soft">The critical path is outlined in red, and underlined on the workers.</p>
+<p class="soft keys">Wheel or <kbd>+</kbd> <kbd>-</kbd> magnifies, dragging moves, <kbd>0</kbd> shows all. In a picture,
+arrow keys go left and right along the worker, up to the last predecessor and down to a successor; <kbd>Enter</kbd>
+magnifies the selected task, <kbd>Esc</kbd> lets it go. In the search field <kbd>Enter</kbd> selects the next one
+found.</p>
 <div id="tip" role="tooltip"></div>
 <script type="application/json" id="data">{data}</script>
 <script>
@@ -120,30 +124,42 @@ def _section(number: int, heading: str, tables: str, picture: dict[str, Any]) ->
         for op, colour in zip(picture["ops"], picture["colours"], strict=True)
     )
     note = f'<p class="note">{html.escape(picture["note"])}</p>' if picture["note"] else ""
+    labels = picture["label"]
+    example = labels[len(labels) // 2] if labels else ""
     gantt = ""
     if "bars" in picture:
         gantt = (
-            '<h3>Workers over time</h3><canvas class="gantt" tabindex="0" role="img" '
+            '<h3>Workers over time</h3><canvas class="gantt" tabindex="0" role="application" '
             'aria-label="Gantt chart: one row per worker, one bar per task; arrow keys select"></canvas>'
         )
     return f"""<section class="run" id="panel-{number}">
 <h2>{html.escape(heading)}</h2>
 {tables}
 {note}
-<div class="tools"><label>Find <input class="search" type="search" placeholder="gemm(3,1,0)" size="16"></label>
-<span class="found soft" aria-live="polite"></span><button class="home" type="button">Show all</button>
-<span class="legend">{swatches}</span></div>
+<div class="tools">
+<label>Find <input class="search" type="search" placeholder="{html.escape(example)}" size="16"></label>
+<span class="found soft" aria-live="polite"></span><button class="home" type="button">Show all</button></div>
+<div class="legend ops">{swatches}</div>
 {gantt}
 <h3>Task graph by layers</h3>
-<canvas class="dag" style="height:520px" tabindex="0" role="img"
+<canvas class="dag" style="height:520px" tabindex="0" role="application"
 aria-label="Task graph: one box per task, layers from top to bottom; arrow keys select"></canvas>
 <div class="details" aria-live="polite"></div>
 </section>"""
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def _table(
+    head: Sequence[str], body: Sequence[Sequence[str]], rulers: Sequence[int] = (), bars: Sequence[float] = ()
+) -> str:
+    """Rows with a line above those in ``rulers``, and a bar of a length in 0..1 after each."""
     cells = "".join(f"<th scope=col>{html.escape(cell)}</th>" for cell in head)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    rows = ""
+    for number, row in enumerate(body):
+        texts = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        if bars:
+            texts += f'<td class="bar"><span style="width:{100 * bars[number]:.1f}%"></span></td>'
+        rows += ("<tr class=ruled>" if number in rulers else "<tr>") + texts + "</tr>"
+    cells += "<th scope=col>bound / makespan</th>" if bars else ""
     return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
@@ -153,26 +169,19 @@ def _facts(facts: dict[str, str]) -> str:
 
 
 def _run_facts(run: Run) -> dict[str, str]:
-    lower, t = run.bounds, _units(run)[1]
+    lower, t = run.bounds, units(run)[1]
+    work = lower.area if lower.work is None else lower.work
     facts = {
         "makespan": t(run.makespan) + (f", {run.gflops:.4g} GFLOP/s" if run.flops else ""),
         "lower bounds": f"{t(lower.area)} area, {t(lower.critical_path)} critical path",
-        "efficiency": f"{run.efficiency:.1%} of the lower bound; speed-up at most {lower.speedup_limit:.4g} (W/C)",
-        "idle": f"{run.idle:.1%} of the workers' time",
-        "memory": f"{run.memory / 2**20:.4g} MiB on the fullest rank",
-        "tasks": f"{len(run.graph):,}",
+        "efficiency": f"{run.efficiency:.1%} of the lower bound, workers idle {run.idle:.1%}",
+        "work": f"{t(work)}; speed-up at most {lower.speedup_limit:.4g} (W/C)",
+        "tasks": f"{len(run.graph):,}, up to {run.width:,} at once",
+        "memory": nbytes(run.memory) + (" on the fullest rank" if run.trace.ranks > 1 else ""),
     }
     if run.trace.messages:
-        total = sum(message.nbytes for message in run.trace.messages)
-        facts["messages"] = f"{len(run.trace.messages):,}, {total / 2**20:.4g} MiB"
+        facts["messages"] = f"{run.messages:,}, {nbytes(run.bytes)}"
     return facts
-
-
-def _units(run: Run) -> tuple[str, Any]:
-    """``s`` and how to write it; or plain numbers for a machine that counts in task weights."""
-    machine = run.machine
-    plain = run.backend == "simulate" and machine is not None and machine.gamma is None and not machine.durations
-    return ("", lambda value: f"{value:.5g}") if plain else ("s", seconds)
 
 
 def _idle(run: Run) -> str:
@@ -180,7 +189,7 @@ def _idle(run: Run) -> str:
     if not available:
         return ""
     parts = [("in tasks", "#0072B2", available - idle.total)]
-    parts += [(name, colour, getattr(idle, field)) for field, (name, colour) in _IDLE.items()]
+    parts += [(name, _IDLE[field], getattr(idle, field)) for field, name in IDLE.items()]
     bars = "".join(f'<span style="width:{100 * v / available:.3f}%;background:{c}"></span>' for _, c, v in parts)
     legend = "".join(
         f'<span><i class="swatch" style="background:{c}"></i>{name} {v / available:.1%}</span>' for name, c, v in parts
@@ -189,8 +198,8 @@ def _idle(run: Run) -> str:
 
 
 def _kernels(run: Run) -> str:
-    """Time and rate by op; the ceiling is the machine's 1/gamma, or the fastest single task of the run."""
-    t = _units(run)[1]
+    """Time and rate by op; the ceiling is a core's 1/gamma, or with GPUs the fastest single task of the run."""
+    t = units(run)[1]
     flops: dict[str, float] = {}
     for task in run.graph:
         flops[task.op.name] = flops.get(task.op.name, 0.0) + run.task_flops(task)
@@ -198,7 +207,7 @@ def _kernels(run: Run) -> str:
     each: dict[str, list[float]] = {}
     for task in run.graph:
         each.setdefault(task.op.name, []).append(durations[task.index])
-    gamma = run.machine.gamma if run.machine is not None else None
+    gamma = run.machine.gamma if run.machine is not None and not run.machine.gpus else None
     if gamma:
         ceiling, source = 1 / gamma, "the machine's 1/gamma"
     else:
@@ -212,6 +221,8 @@ def _kernels(run: Run) -> str:
             f"{rate / 1e9:.4g}" if flops[op] else "-", f"{rate / ceiling:.0%}" if flops[op] and ceiling else "-",
         ])  # fmt: skip
     head = ["op", "tasks", "total", "fastest", "mean", "slowest", "GFLOP/s", "of ceiling"]
+    if not any(flops.values()):
+        head, body = head[:-2], [row[:-2] for row in body]
     note = f'<p class="soft">Ceiling: {ceiling / 1e9:.4g} GFLOP/s per worker, {source}.</p>' if ceiling else ""
     return "<h3>Kernels</h3>" + _table(head, body) + note
 
@@ -230,7 +241,7 @@ def _picture(graph: TaskGraph, run: Run | None) -> dict[str, Any]:
     op = [number[task.op.name] for task in graph.tasks]
     picture: dict[str, Any] = {
         "ops": ops, "colours": [fill for fill, _ in inks], "inks": [ink for _, ink in inks],
-        "unit": _units(run)[0] if run is not None else "", "note": "",
+        "unit": units(run)[0] if run is not None else "", "note": "",
     }  # fmt: skip
     if len(graph) > LIMIT:
         picture |= _groups(graph, costs, ops, op, depth, slack, critical)
@@ -311,12 +322,23 @@ def _groups(
     }  # fmt: skip
 
 
+def _lane(run: Run, number: int) -> str:
+    """``worker 3``, ``gpu 0``; on several ranks ``r2 w3``, ``r2 gpu0``."""
+    rank, worker = divmod(number, run.trace.workers)
+    machine = run.machine
+    gpu = machine is not None and machine.gpus > 0 and machine.workers == run.trace.workers and machine.is_gpu(worker)
+    if machine is not None and gpu:
+        worker -= machine.workers - machine.gpus
+    if run.trace.ranks > 1:
+        return f"r{rank} {'gpu' if gpu else 'w'}{worker}"
+    return f"{'gpu' if gpu else 'worker'} {worker}"
+
+
 def _schedule(run: Run, op: Sequence[int], linked: bool) -> dict[str, Any]:
     """Bars by lane; with ``linked`` also when and where each item ran and why not sooner."""
     trace, workers = run.trace, run.trace.workers
     total = workers * trace.ranks
-    several = trace.ranks > 1
-    lanes = [f"{r}.{w}" if several else f"worker {w}" for r in range(trace.ranks) for w in range(workers)][:_LANES]
+    lanes = [_lane(run, number) for number in range(min(total, _LANES))]
     bars: dict[str, list[Any]] = {"item": [], "lane": [], "start": [], "end": [], "op": [], "label": []}
     tasks = run.graph.tasks
     shortest = 0.0 if linked else run.makespan / max(100.0, LIMIT / min(total, _LANES))

@@ -68,7 +68,7 @@ class View {
   get height() { return this.canvas.clientHeight; }
   at(e) {
     const box = this.canvas.getBoundingClientRect();
-    return [e.clientX - box.left, e.clientY - box.top];
+    return [e.clientX - box.left - this.canvas.clientLeft, e.clientY - box.top - this.canvas.clientTop];
   }
   home() {  // all of the world, with a margin
     const [x0, y0, x1, y1] = this.world, left = this.vertical ? 12 : 64;
@@ -122,7 +122,7 @@ class Panel {
     const gantt = root.querySelector("canvas.gantt");
     if (gantt) {
       this.lanes = d.lanes.length;
-      gantt.style.height = Math.max(90, Math.min(560, 24 + 22 * this.lanes)) + "px";
+      gantt.style.height = Math.max(90, Math.min(560, 24 + (this.lanes > 8 ? 22 : 30) * this.lanes)) + "px";
       this.views.push(this.gantt = new View(gantt, [0, 0, d.makespan, this.lanes], {
         ...handlers, vertical: false, draw: g => this.drawGantt(g), pick: (x, y) => this.pickGantt(x, y),
         hover: bar => this.describeBar(bar), choose: bar => this.select(bar < 0 ? -1 : d.bars.item[bar]),
@@ -141,7 +141,7 @@ class Panel {
     this.details.addEventListener("click", e => {
       if (e.target.dataset.item) this.select(+e.target.dataset.item);
     });
-    this.select(-1);
+    this.select(-1, false);
   }
 
   redraw() { this.views.forEach(view => view.draw()); }
@@ -157,6 +157,7 @@ class Panel {
   key(key) {  // along the graph, and along a worker
     const d = this.d, t = this.selected;
     if (key === "Escape") return this.select(-1), true;
+    if (key === "Enter") return this.magnify(t), true;
     if (!["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"].includes(key)) return false;
     if (t < 0) return this.select(0), true;
     let next = t;
@@ -176,13 +177,36 @@ class Panel {
     return list.length ? list.reduce((a, b) => (end ? end[b] > end[a] : b > a) ? b : a) : -1;
   }
 
-  select(t) {
+  magnify(t) {  // bring the selected task into the middle, large enough to read
+    if (t < 0) return this.select(0);
+    for (const [view, x, size] of [[this.dag, this.d.x[t], 120], [this.gantt, this.middle(t), 100]]) {
+      if (!view || x === undefined) continue;
+      const wide = view === this.dag ? 1 : this.d.end[t] - this.d.start[t];
+      view.zoom(Math.max(1, size / Math.max(wide * view.sx, 1e-9)), view.width / 2, view.height / 2);
+      view.ox += view.width / 2 - view.X(x);
+      if (view.vertical) view.oy += view.height / 2 - view.Y(this.d.y[t]);
+      view.draw();
+    }
+  }
+
+  middle(t) { return this.d.start ? (this.d.start[t] + this.d.end[t]) / 2 : undefined; }
+
+  // The same task of another run on this page: in the same place, or else of the same name.
+  twin(other, t) {
+    const label = this.d.label[t];
+    return t < 0 ? -1 : other.d.label[t] === label ? t : other.d.label.indexOf(label);
+  }
+
+  select(t, everywhere = true) {
     this.selected = t;
-    this.details.innerHTML = t < 0 ? "<p class=soft>Click a task, or focus a picture and use the arrow keys.</p>"
+    if (everywhere)
+      for (const other of panels)
+        if (other !== this && this.d.start && other.d.start) other.select(this.twin(other, t), false);
+    this.details.innerHTML = t < 0 ? "<p class='soft hint'>Click a task, or focus a picture and use the arrow keys.</p>"
       : this.story(t);
     if (t >= 0) {
       this.dag.reveal(this.d.x[t], this.d.y[t]);
-      if (this.gantt && this.d.start) this.gantt.reveal((this.d.start[t] + this.d.end[t]) / 2, 0);
+      if (this.gantt && this.d.start) this.gantt.reveal(this.middle(t), 0);
     }
     this.redraw();
   }
@@ -236,6 +260,7 @@ class Panel {
     const line = (p, t) => { g.moveTo(v.X(d.x[p]), v.Y(d.y[p]) + h / 2); g.lineTo(v.X(d.x[t]), v.Y(d.y[t]) - h / 2); };
     g.strokeStyle = colour("--edge");
     g.lineWidth = 0.8;
+    g.globalAlpha = Math.max(0.15, Math.min(1, Math.sqrt(2000 / n) * Math.max(1, v.sx / 20)));
     g.beginPath();
     for (let t = 0; t < n; t++) {
       const y = v.Y(d.y[t]);
@@ -243,6 +268,7 @@ class Panel {
         if (y > -H && v.Y(d.y[p]) < 2 * H && (y > 0 || v.Y(d.y[p]) > 0) && v.Y(d.y[p]) < H) line(p, t);
     }
     g.stroke();
+    g.globalAlpha = 1;
     g.strokeStyle = colour("--path");
     g.lineWidth = h > 6 ? 2.2 : 0.8;
     g.beginPath();
@@ -347,7 +373,7 @@ const panels = DATA.map((d, i) => new Panel(document.getElementById("panel-" + i
 // page.html#gemm(3,1,0) opens with that task selected.
 function selectHash() {
   const label = decodeURIComponent(location.hash.slice(1));
-  if (label) for (const panel of panels) panel.select(panel.d.label.indexOf(label));
+  if (label) for (const panel of panels) panel.select(panel.d.label.indexOf(label), false);
 }
 addEventListener("hashchange", selectHash);
 selectHash();
@@ -357,8 +383,16 @@ document.getElementById("theme").addEventListener("click", () => {
   panels.forEach(panel => panel.redraw());
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => panels.forEach(p => p.redraw()));
+// Paper is white, and of another width.
+const page = document.documentElement;
+let theme;
 addEventListener("beforeprint", () => {
-  document.documentElement.dataset.theme = "light";
+  theme = page.dataset.theme;
+  page.dataset.theme = "light";
   panels.forEach(panel => panel.redraw());
 });
-document.documentElement.dataset.ready = Math.round(performance.now());
+addEventListener("afterprint", () => {
+  if (theme) page.dataset.theme = theme; else delete page.dataset.theme;
+  panels.forEach(panel => panel.redraw());
+});
+page.dataset.ready = Math.round(performance.now());

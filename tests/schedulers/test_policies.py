@@ -203,11 +203,17 @@ class TestLocalityWorkStealing:
         assert policy.pop(0) is g.tasks[1]  # worker 5 stands beside worker 0
         assert policy.pop(0) is g.tasks[0]
 
-    @pytest.mark.parametrize("workers", range(1, 8))
-    def test_everybody_robs_everybody_else_once(self, workers):
-        policy = prepared("lws", ready(1), workers)
-        for worker, victims in enumerate(policy.victims):
-            assert sorted(victims) == [w for w in range(workers) if w != worker]
+    @given(st.integers(1, 70), st.data())
+    def test_the_victim_is_the_nearest_with_tasks_the_upper_one_first(self, workers, data):
+        full = data.draw(st.lists(st.integers(0, workers - 1), min_size=1, max_size=5))
+        worker = data.draw(st.integers(0, workers - 1).filter(lambda w: w not in full) if len(set(full)) < workers
+                           else st.sampled_from(full))  # fmt: skip
+        g = ready(1)
+        policy = prepared("lws", g, workers)
+        for owner in full:
+            policy.push(g.tasks[0], owner)
+        ring = [(worker + sign * step) % workers for step in range(workers) for sign in (1, -1)]
+        assert policy.victim(worker) == next(w for w in ring if w in full)
 
     def test_first_tasks_are_dealt_out_in_turn(self):
         g = ready(5)

@@ -33,7 +33,7 @@ def test_simulate_prints_what_the_library_predicts(tmp_path):
     machine = tw.Machine(ranks=4, workers=2, alpha=1e-6, beta=1e-9, gamma=1e-10)
     run = tw.simulate(tw.cholesky_graph(6), machine, owner=lambda h: h.index[0] % 2 * 2 + h.index[1] % 2)
     assert str(run) in output
-    assert f"messages       {len(run.trace.messages)}," in output
+    assert f"messages       {len(run.trace.messages)} on 4 ranks" in output
     assert load(saved).trace.records == run.trace.records
     assert (tmp_path / "run.html").read_text().startswith("<!DOCTYPE html>")
     assert (tmp_path / "trace.json").read_text().startswith('{"traceEvents"')
@@ -54,8 +54,8 @@ def test_report_puts_saved_runs_on_one_page(tmp_path):
 def test_gpus_are_fast_at_updates():
     slow = invoke(simulate, "cholesky", "--nt", "8", "--workers", "4")
     fast = invoke(simulate, "cholesky", "--nt", "8", "--workers", "4", "--gpus", "2", "--scheduler", "heft")
-    assert "makespan       136 s" in slow
-    assert "makespan       136 s" not in fast
+    assert "makespan       136\n" in slow
+    assert "makespan       136\n" not in fast
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_the_run_page_has_the_schedule_and_why_each_task_waited(run):
     assert sorted(d["bars"]["item"]) == list(range(len(GRAPH)))
     assert {reason for reason, _, _ in d["waits"]} == {"start", "dependency", "worker", "message"}
     assert len(d["arrows"]) == len(d["messages"]) == len(run.trace.messages)
-    assert d["lanes"] == ["0.0", "0.1", "1.0", "1.1"]
+    assert d["lanes"] == ["r0 w0", "r0 w1", "r1 w0", "r1 w1"]
 
 
 def test_the_text_of_the_run_page_is_that_of_the_run(run):

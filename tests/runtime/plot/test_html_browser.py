@@ -1,53 +1,369 @@
-"""The pages in headless Chromium, opened from disk. Where no Chromium is installed there is nothing to collect."""
+"""The pages in a real browser, opened from disk: headless Chromium, driven by Playwright.
 
+Coordinates come from the page itself: ``panels[0].dag.X(x)`` is where its script draws a place of the graph.
+"""
+
+import io
 import re
 import shutil
 import subprocess
 
+import pytest
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
 import tilewright as tw
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+GRAPH = tw.cholesky_graph(5)
+CLUSTER = tw.Machine(ranks=2, workers=2, alpha=1e-5, beta=1e-9, gamma=1e-9)
+SIZE = {"width": 1200, "height": 900}
 
 
-def dump(path, tmp_path, fragment=""):
-    """The document after its script ran, and what was written to the console."""
-    done = subprocess.run(
-        [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-            "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,900",
-            "--host-resolver-rules=MAP * ~NOTFOUND", f"file://{path}{fragment}",
-        ],
-        capture_output=True, text=True, timeout=100, check=True,
-    )  # fmt: skip
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return done.stdout, console
+def works(path):
+    """Ubuntu's chromium is a stub that asks for a snap."""
+    return subprocess.run([path, "--version"], capture_output=True, timeout=60, check=False).returncode == 0
 
 
-def story(page):
-    return re.sub("<[^>]*>", "", re.search(r'<div class="details".*?</div>', page, re.S)[0])
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium or Chrome, else the one that Playwright brought; `make test` sees to it that there is one."""
+    path = next(filter(works, filter(None, map(shutil.which, ("chromium", "google-chrome")))), None)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
-if CHROMIUM:
+@pytest.fixture
+def show(browser, tmp_path):
+    """Write a page, open it from disk without a network, and wait until it is drawn.
 
-    def test_a_task_named_in_the_address_is_selected_and_its_wait_explained(tmp_path):
-        run = tw.simulate(
-            tw.cholesky_graph(5), tw.Machine(ranks=2, workers=2, alpha=1e-5, beta=1e-9, gamma=1e-9),
-            owner=lambda h: h.index[0] % 2,
-        )  # fmt: skip
-        run.report(tmp_path / "run.html")
-        page, console = dump(tmp_path / "run.html", tmp_path, "#trsm(1,0)")
-        assert console == []
-        assert "data-ready" in page
-        text = story(page)
-        assert "trsm(1,0) R(A[0,0]) RW(A[1,0])" in text
-        assert "on the critical path" in text
-        assert "It waited for a message: A[0,0] from rank 0" in text
-        assert "waits for: potrf(0)" in text
+    At the end of the test nothing may have been written to the console and nothing requested.
+    """
+    opened = []
 
-    def test_twenty_thousand_tasks_are_drawn_within_five_seconds(tmp_path):
-        graph = tw.cholesky_graph(48)
-        tw.simulate(graph, tw.Machine(workers=16)).report(tmp_path / "big.html")
-        page, console = dump(tmp_path / "big.html", tmp_path, "#potrf(47)")
-        assert console == []
-        assert "waits for: syrk(47,46)" in story(page)
-        assert int(re.search(r'data-ready="(\d+)"', page)[1]) < 5000
+    def show(write, fragment="", **options):
+        path = tmp_path / f"page{len(opened)}.html"
+        write(path)
+        context = browser.new_context(viewport=SIZE, offline=True, **options)
+        page = context.new_page()
+        errors, requests = [], []
+        opened.append((context, path, errors, requests))
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(f"file://{path}{fragment}")
+        page.wait_for_selector("html[data-ready]")
+        return page
+
+    yield show
+    for context, path, errors, requests in opened:
+        context.close()
+        assert errors == []
+        assert {url.split("#")[0] for url in requests} <= {f"file://{path}", "data:,", "about:srcdoc"}
+
+
+def simulated(scheduler="critical-path"):
+    return tw.simulate(GRAPH, CLUSTER, scheduler=scheduler, owner=lambda h: h.index[0] % 2)
+
+
+@pytest.fixture
+def report(show):
+    return show(simulated().report)
+
+
+def index(label, graph=GRAPH):
+    return next(task.index for task in graph if task.label == label)
+
+
+def in_dag(page, task, panel=0):
+    """Where on the page the middle of a task's box is."""
+    place = page.evaluate(f"(p => [p.dag.X(p.d.x[{task}]), p.dag.Y(p.d.y[{task}])])(panels[{panel}])")
+    return on_page(page.locator("canvas.dag").nth(panel), place)
+
+
+def in_gantt(page, task, panel=0):
+    """Where on the page the middle of a task's bar is."""
+    place = page.evaluate(
+        f"(p => [p.gantt.X(p.middle({task})), p.gantt.Y(p.d.lane[{task}]) + p.gantt.sy * 0.43])(panels[{panel}])"
+    )
+    return on_page(page.locator("canvas.gantt").nth(panel), place)
+
+
+def on_page(canvas, place):
+    canvas.evaluate("c => scrollTo(0, c.getBoundingClientRect().top + scrollY - 10)")
+    box = canvas.bounding_box()
+    return box["x"] + 1 + place[0], box["y"] + 1 + place[1]  # 1 for the border
+
+
+def click(page, where, *arguments):
+    page.mouse.click(*where(page, *arguments))
+
+
+def hover(page, where, *arguments):
+    page.mouse.move(*where(page, *arguments))
+    return page.locator("#tip").inner_text()
+
+
+def selected(page, panel=0):
+    return page.evaluate(f"panels[{panel}].d.label[panels[{panel}].selected] ?? null")
+
+
+def story(page, panel=0):
+    return page.locator(".details").nth(panel).inner_text()
+
+
+def pixel(page, canvas, x, y):
+    """Red, green and blue at (x, y) of a canvas, as people see it."""
+    page.mouse.move(1, 1)  # no tooltip over it
+    x, y = on_page(page.locator(canvas).first, (x, y))
+    shot = page.screenshot(clip={"x": round(x) - 1, "y": round(y) - 1, "width": 3, "height": 3})
+    return list(Image.open(io.BytesIO(shot)).convert("RGB").getpixel((1, 1)))
+
+
+def test_a_task_named_in_the_address_is_selected_and_its_wait_explained(show):
+    page = show(simulated().report, "#trsm(1,0)")
+    text = story(page)
+    assert "trsm(1,0) R(A[0,0]) RW(A[1,0])" in text
+    assert "on the critical path" in text
+    assert "It waited for a message: A[0,0] from rank 0" in text
+    assert re.search(r"waits for:\s*potrf\(0\)", text)
+
+
+def test_hovering_over_a_box_shows_task_tiles_cost_and_slack(report):
+    shown = hover(report, in_dag, index("gemm(2,1,0)"))
+    name, tiles, when, cost = shown.split("\n")
+    assert name == "gemm(2,1,0)"
+    assert tiles == "R(A[2,0]) R(A[1,0]) RW(A[2,1])"
+    assert re.fullmatch(r"[\d.]+ ms to [\d.]+ ms on r0 w\d", when)
+    assert re.fullmatch(r"cost 33\.6 ms, slack (0|[\d.]+ ms)", cost)
+
+
+def test_hovering_over_a_bar_shows_the_same_and_leaving_hides_it(report):
+    task = index("trsm(3,0)")
+    assert hover(report, in_gantt, task) == hover(report, in_dag, task)
+    report.mouse.move(5, 5)
+    assert not report.locator("#tip").is_visible()
+
+
+def test_selecting_a_bar_selects_the_box_and_back(report):
+    task, other = index("gemm(3,2,1)"), index("syrk(4,0)")
+    click(report, in_gantt, task)
+    assert selected(report) == "gemm(3,2,1)"
+    x, y, width = report.evaluate(
+        f"(p => [p.dag.X(p.d.x[{task}]), p.dag.Y(p.d.y[{task}]), Math.min(0.82 * p.dag.sx, 96) / 2])(panels[0])"
+    )
+    assert pixel(report, "canvas.dag", x - width, y) == [0, 0, 0]  # its box has a black frame
+    frame = x - width, y
+    click(report, in_dag, other)
+    assert selected(report) == "syrk(4,0)"
+    assert story(report).startswith("syrk(4,0)")
+    x, y = report.evaluate(f"(p => [p.gantt.X(p.d.start[{other}]), p.gantt.Y(p.d.lane[{other}]) + 12])(panels[0])")
+    assert pixel(report, "canvas.gantt", x, y) == [0, 0, 0]  # and so has its bar
+    assert pixel(report, "canvas.dag", *frame) != [0, 0, 0]
+
+
+def test_a_click_beside_all_tasks_selects_none(report):
+    click(report, in_dag, 0)
+    assert selected(report) == "potrf(0)"
+    report.mouse.click(*on_page(report.locator("canvas.dag"), (4, 300)))
+    assert selected(report) is None
+    assert story(report).startswith("Click a task")
+
+
+def test_the_links_of_the_explanation_lead_to_other_tasks(report):
+    click(report, in_dag, index("potrf(1)"))
+    report.locator(".details button", has_text="syrk(1,0)").first.click()
+    assert selected(report) == "syrk(1,0)"
+
+
+def test_a_task_selected_in_one_run_is_selected_in_the_other(show):
+    page = show(lambda path: simulated().report(path, simulated("lifo")))
+    assert page.locator("h2").all_inner_texts() == [
+        "critical-path on 2 ranks of 2 workers, simulated", "lifo on 2 ranks of 2 workers, simulated",
+    ]  # fmt: skip
+    click(page, in_dag, index("gemm(4,3,1)"), 1)
+    assert selected(page, 0) == selected(page, 1) == "gemm(4,3,1)"
+    assert story(page, 0) != story(page, 1)  # each says when it ran there, and why
+
+
+def test_everything_is_reached_by_the_keyboard(report):
+    names = []
+    for _ in range(6):
+        report.keyboard.press("Tab")
+        names.append(report.evaluate("document.activeElement.className || document.activeElement.id"))
+    assert names == ["theme", "search", "home", "gantt", "dag", ""]  # then what is around the page
+    report.locator("canvas.gantt").focus()
+    report.keyboard.press("ArrowRight")
+    assert selected(report) == "potrf(0)"
+    report.keyboard.press("ArrowDown")
+    assert selected(report) == "trsm(1,0)"
+    report.keyboard.press("ArrowRight")
+    first = selected(report)
+    assert first != "trsm(1,0)"
+    report.keyboard.press("ArrowLeft")
+    assert selected(report) == "trsm(1,0)"
+    report.keyboard.press("ArrowUp")
+    assert selected(report) == "potrf(0)"
+    report.keyboard.press("Enter")
+    assert report.evaluate("panels[0].gantt.sx * panels[0].d.cost[0]") >= 99  # its bar is 100 pixels wide
+    assert report.evaluate("panels[0].gantt.X(panels[0].middle(0)) - panels[0].gantt.width / 2") == pytest.approx(
+        0, abs=1
+    )
+    report.keyboard.press("Escape")
+    assert selected(report) is None
+
+
+def test_focus_is_seen(report):
+    report.locator("canvas.dag").focus()
+    report.keyboard.press("ArrowDown")
+    assert report.locator("canvas.dag").evaluate("c => getComputedStyle(c).outlineStyle") == "solid"
+
+
+def test_search_counts_what_it_finds_and_enter_goes_through_it(report):
+    search = report.locator("input.search")
+    search.fill("GEMM(4, ")
+    assert report.locator(".found").inner_text() == "6 found"
+    seen = []
+    for _ in range(7):
+        search.press("Enter")
+        seen.append(selected(report))
+    assert sorted(seen[:6]) == sorted(task.label for task in GRAPH if task.label.startswith("gemm(4,"))
+    assert seen[6] == seen[0]
+    search.fill("getrf")
+    assert report.locator(".found").inner_text() == "0 found"
+    search.fill("")
+    assert report.locator(".found").inner_text() == ""
+
+
+def test_wheel_and_keys_magnify_dragging_moves_and_show_all_goes_back(report):
+    view = "(v => [v.sx, v.sy, v.ox, v.oy])(panels[0].dag)"
+    home = report.evaluate(view)
+    x, y = in_dag(report, index("gemm(2,1,0)"))
+    report.mouse.move(x, y)
+    report.mouse.wheel(0, -400)
+    report.wait_for_function(f"{view}[0] > {home[0]} * 2")
+    assert in_dag(report, index("gemm(2,1,0)")) == pytest.approx((x, y), abs=3)  # what is under the pointer stays
+    before = report.evaluate(view)
+    report.mouse.down()
+    report.mouse.move(x + 60, y + 30, steps=3)
+    report.mouse.up()
+    after = report.evaluate(view)
+    assert [b - a for a, b in zip(before, after, strict=True)] == pytest.approx([0, 0, 60, 30], abs=1)
+    assert selected(report) is None  # a drag is no click
+    report.locator("button.home").click()
+    assert report.evaluate(view) == pytest.approx(home)
+    report.locator("canvas.dag").focus()
+    report.keyboard.press("+")
+    assert report.evaluate(view)[0] == pytest.approx(1.3 * home[0])
+    report.keyboard.press("0")
+    assert report.evaluate(view) == pytest.approx(home)
+
+
+def contrast(page, one, other):
+    """WCAG's contrast ratio of two colours of the style sheet."""
+    script = """names => names.map(name => {
+        const value = getComputedStyle(document.documentElement).getPropertyValue(name).trim().slice(1);
+        const [r, g, b] = [0, 2, 4].map(k => parseInt(value.slice(k, k + 2), 16) / 255)
+          .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+    })"""
+    light, dark = sorted(page.evaluate(script, [one, other]), reverse=True)
+    return light / dark
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_follows_the_system_and_text_is_readable(show, scheme):
+    page = show(simulated().report, color_scheme=scheme)
+    paper = {"light": [255, 255, 255], "dark": [22, 24, 27]}
+    drawn = f"rgb({', '.join(map(str, paper[scheme]))})"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == drawn
+    assert pixel(page, "canvas.gantt", 2, 30) == paper[scheme]
+    for ink in ("--ink", "--soft", "--path", "--mark"):
+        assert contrast(page, ink, "--paper") >= 4.5
+        assert contrast(page, ink, "--panel") >= 4.5
+    page.locator("#theme").click()
+    other = paper["dark" if scheme == "light" else "light"]
+    assert pixel(page, "canvas.gantt", 2, 30) == other
+
+
+def test_printed_pages_are_light_and_have_the_legend_but_no_controls(show):
+    page = show(simulated().report, "#syrk(4,0)", color_scheme="dark")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert pixel(page, "canvas.gantt", 2, 30) == [255, 255, 255]
+    assert not page.locator("input.search").is_visible()
+    assert not page.locator("#theme").is_visible()
+    assert page.locator(".ops").inner_text().split() == ["potrf", "trsm", "syrk", "gemm"]
+    assert story(page).startswith("syrk(4,0)")
+    page.emulate_media(media="screen")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 27)"
+
+
+def test_a_printed_report_is_a_document_of_a_few_pages(show):
+    page = show(lambda path: simulated().report(path, simulated("lifo")))
+    document = page.pdf(format="A4")
+    assert document.startswith(b"%PDF")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", document)) <= 6
+
+
+def test_twenty_thousand_tasks_are_drawn_within_five_seconds(show):
+    graph = tw.cholesky_graph(48)
+    extra = graph.handles("B")
+    for number in range(20_000 - len(graph)):
+        graph.insert(tw.Op("extra"), tw.RW(extra[number % 20]))
+    page = show(tw.simulate(graph, tw.Machine(workers=16)).report, "#potrf(47)")
+    assert page.evaluate("panels[0].d.label.length") == 20_000
+    assert int(page.evaluate("document.documentElement.dataset.ready")) < 5000
+    assert "syrk(47,46)" in story(page)
+    click(page, in_dag, index("potrf(0)", graph))
+    assert selected(page) == "potrf(0)"
+
+
+def test_a_larger_graph_is_drawn_in_groups_and_the_page_says_so(show):
+    graph = tw.cholesky_graph(50)
+    page = show(tw.simulate(graph, tw.Machine(workers=16)).report)
+    note = page.locator(".note").inner_text()
+    assert note.startswith("22,100 tasks are more than the 20,000 that are drawn one by one")
+    assert page.evaluate("panels[0].d.label.length") < 200
+    page.locator("canvas.dag").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert selected(page) == "49 x trsm"
+    x, y = on_page(page.locator("canvas.gantt"), (600, 20))
+    page.mouse.move(x, y)
+    assert re.match(r"\w+\(.*\)( and \d+ more)?\n", page.locator("#tip").inner_text())
+
+
+def test_a_comparison_shows_the_table_and_the_best_and_worst_run(show):
+    table = tw.compare_schedulers(GRAPH, [1, 3], schedulers=["eager", "critical-path"])
+    page = show(table.report)
+    rows = page.locator(".comparison tbody tr")
+    assert rows.count() == 4
+    assert rows.nth(2).inner_text().split("\t")[:3] == ["3", "critical-path", f"{table.rows[2].makespan:g}"]
+    assert page.locator("h2").all_inner_texts() == ["best: critical-path on 3 workers", "worst: eager on 3 workers"]
+
+
+def test_a_notebook_frame_works_inside_another_page(show):
+    page = show(lambda path: path.write_text(
+        f"<!DOCTYPE html><html data-ready><link rel=icon href='data:,'>{GRAPH._repr_html_()}</html>"
+    ))  # fmt: skip
+    frame = page.frame_locator("iframe")
+    frame.locator("canvas.dag").focus()
+    frame.locator("canvas.dag").press("ArrowDown")
+    assert frame.locator(".details").inner_text().startswith("potrf(0)")
+
+
+def test_any_graph_of_functions_has_a_page(show):
+    """No flops, no tiles, names twice: what a training loop or a graph of messages looks like."""
+    graph = tw.TaskGraph("steps")
+    x = graph.handle("x")
+    for _ in range(3):
+        graph.insert(list.sort, tw.RW(x))
+    page = show(tw.run(graph, {"x": [2, 1]}, workers=2).report)
+    assert page.locator("th", has_text="GFLOP/s").count() == 0
+    assert "3, up to 1 at once" in page.locator(".facts").inner_text()
+    page.locator("input.search").fill("sort")
+    assert page.locator(".found").inner_text() == "3 found"

@@ -1,0 +1,302 @@
+"""Tile kernels whose products have narrow operands: C := C - A B^T with A, B in 16 bits, sums and C in FP32.
+
+There are several ways, *routes*, to such a product; a probe says which this machine has and why not the others:
+
+==========  ========================================================================================================
+route       what it does
+==========  ========================================================================================================
+cblas       MKL's ``cblas_gemm_bf16bf16f32`` and ``cblas_gemm_f16f16f32`` through ctypes: in place, no GIL, on AMX
+mkldnn      torch's ``addmm_`` on FP32 tiles with ``torch.backends.mkldnn.matmul.fp32_precision = "bf16"`` (BF16 only)
+autocast    ``torch.mm`` under `torch.autocast`, subtracted in FP32; the product itself is rounded to 16 bits once
+reference   operands widened to FP32, NumPy's product: the specification of the others
+==========  ========================================================================================================
+
+None uses ``addmm`` under autocast: that would round the C tile at every update, and the error would grow with their
+number.
+
+From a product come gemm, syrk (its lower blocks) and trsm: that one solves with FP32 diagonal blocks of ``BLOCK``
+columns, as if the tile were that small, and updates what lies between them by products.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tilewright.kernels import blas, reference
+from tilewright.kernels import trsm as fp32_trsm
+from tilewright.kernels.layout import address, aligned
+from tilewright.kernels.narrow import narrowed, split_parts, widened
+
+__all__ = ["BLOCK", "FORMS", "OPS", "ROUTES", "Route", "cpu_features", "kernels", "probe", "route"]
+
+FORMS = ("bfloat16", "float16", "bfloat16x2")
+"""Narrow operands: storage dtypes of the table's rows. ``bfloat16x2`` are two BF16 parts, the operands of bf16x3."""
+
+ROUTES = ("cblas", "mkldnn", "autocast", "reference")
+"""In order of preference."""
+
+OPS = ("gemm", "syrk", "trsm")
+
+BLOCK = 256
+"""Columns of a diagonal block of trsm and rows of one of syrk."""
+
+Product = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+
+_ROW_MAJOR, _COLUMN_MAJOR, _NO_TRANS, _TRANS = 101, 102, 111, 112
+_NATIVE = {"bfloat16": ("amx_bf16", "avx512_bf16"), "float16": ("amx_fp16", "avx512_fp16")}
+
+
+class Route(NamedTuple):
+    """One way to multiply operands of one form on the CPU."""
+
+    name: str
+    form: str
+    reason: str
+    """Why it cannot or should not be used here; empty if it can."""
+    slow: bool
+    """It can be used, but is emulated."""
+
+
+# ------------------------------------------------------------------ the machine
+
+
+@cache
+def cpu_features() -> frozenset[str]:
+    """Instruction sets of this CPU, by the names of Linux and torch."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.split(":", 1)[1].split())
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        if hasattr(torch.cpu, "get_capabilities"):
+            return frozenset(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+    return frozenset()
+
+
+def probe(form: str) -> list[Route]:
+    """All routes for operands of one form, best first, each with the reason why not."""
+    base = "bfloat16" if form == "bfloat16x2" else form
+    native = bool(set(_NATIVE[base]) & cpu_features())
+    emulated = "" if native else f"{base} is emulated on this CPU, which has none of {', '.join(_NATIVE[base])}"
+    found = []
+    for name in ROUTES:
+        reason = _missing(name, base)
+        slow = name == "reference" or not native
+        if not reason and name != "reference":
+            reason = emulated
+        found.append(Route(name, form, reason, slow and not _missing(name, base)))
+    return found
+
+
+def _missing(name: str, form: str) -> str:
+    if name == "cblas" and _cblas(form) is None:
+        return f"no MKL with {_SYMBOLS[form]} here"
+    if name in ("mkldnn", "autocast") and not importlib.util.find_spec("torch"):
+        return "torch is not installed; pip install 'tilewright[torch]' brings it"
+    if name == "mkldnn":
+        if form != "bfloat16":
+            return "torch has no such switch for FP16"
+        if tuple(map(int, version("torch").split(".")[:2])) < (2, 9):
+            return "torch.backends.mkldnn.matmul.fp32_precision needs torch 2.9"
+    return ""
+
+
+def route(form: str, name: str | None = None, *, emulate: bool = False) -> Route:
+    """The best route, or the one of that name.
+
+    Raises
+    ------
+    ValueError
+        Unknown name, or it cannot be used here, or no route has the instructions for this form and ``emulate`` is not
+        set; the message gives the reasons.
+    """
+    found = probe(form)
+    if name is not None:
+        chosen = next((r for r in found if r.name == name), None)
+        if chosen is None:
+            raise ValueError(f"unknown route {name!r}; there are {', '.join(ROUTES)}")
+        if chosen.reason and not (emulate and chosen.slow):
+            raise ValueError(f"route {name!r} for {form}: {chosen.reason}" + _override(chosen))
+        return chosen
+    for chosen in found:
+        if not chosen.reason and not chosen.slow:
+            return chosen
+    if emulate:
+        return next(r for r in found if r.slow)
+    reasons = "; ".join(f"{r.name}: {r.reason}" for r in found if r.reason)
+    raise ValueError(f"{form} products are slow here ({reasons}); use fp32, or emulate=True to have them all the same")
+
+
+def _override(chosen: Route) -> str:
+    return "; emulate=True overrides this" if chosen.slow else ""
+
+
+# ------------------------------------------------------------------ products
+
+_SYMBOLS = {"bfloat16": "cblas_gemm_bf16bf16f32", "float16": "cblas_gemm_f16f16f32"}
+
+
+@cache
+def _cblas(form: str) -> Callable[..., None] | None:
+    for name in ("mkl", "torch"):
+        with contextlib.suppress(OSError):
+            function = getattr(ctypes.CDLL(blas.load(name).path), _SYMBOLS[form], None)
+            if function is not None:
+                function.restype = None
+                return function
+    return None
+
+
+def _cblas_product(form: str) -> Product:
+    call = _cblas(form)
+    assert call is not None
+    minus_one, one = ctypes.c_float(-1), ctypes.c_float(1)
+
+    def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        rows, (a, b), (lda, ldb), ldc = aligned(c, a, b)
+        m, n = c.shape
+        call(
+            _ROW_MAJOR if rows else _COLUMN_MAJOR, _NO_TRANS, _TRANS, m, n, a.shape[1],
+            minus_one, address(a), lda, address(b), ldb, one, address(c), ldc,
+        )  # fmt: skip
+
+    return product
+
+
+def _tensors(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[Any, ...]:
+    import torch
+
+    def tensor(tile: np.ndarray) -> Any:
+        t = torch.from_numpy(tile)
+        return t.view(torch.bfloat16) if tile.dtype == np.uint16 else t
+
+    return tensor(a), tensor(b), tensor(c)
+
+
+def _autocast_product(form: str) -> Product:
+    def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        import torch
+
+        dtype = getattr(torch, form)
+        ta, tb, tc = _tensors(a, b, c)
+        if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == dtype:
+            p = torch.mm(ta, tb.T)  # the worker has entered it already
+        else:
+            with torch.autocast("cpu", dtype, cache_enabled=False):
+                p = torch.mm(ta, tb.T)
+        tc.sub_(p)
+
+    return product
+
+
+_switch_lock = threading.Lock()
+_switch_users = 0
+_switch_before = "none"
+
+
+@contextlib.contextmanager
+def _bf16_inside_mkldnn() -> Iterator[None]:
+    """While a product runs, FP32 products of torch in any thread are rounded to BF16: the switch is process-wide."""
+    import torch
+
+    global _switch_users, _switch_before
+    matmul = torch.backends.mkldnn.matmul
+    with _switch_lock:
+        if not _switch_users:
+            _switch_before = matmul.fp32_precision
+            matmul.fp32_precision = "bf16"
+        _switch_users += 1
+    try:
+        yield
+    finally:
+        with _switch_lock:
+            _switch_users -= 1
+            if not _switch_users:
+                matmul.fp32_precision = _switch_before
+
+
+def _mkldnn_product(form: str) -> Product:
+    def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        import torch
+
+        ta, tb, tc = (torch.from_numpy(x) for x in (widened(a), widened(b), c))
+        with torch.autocast("cpu", enabled=False), _bf16_inside_mkldnn():
+            tc.addmm_(ta, tb.T, alpha=-1)
+
+    return product
+
+
+def _reference_product(form: str) -> Product:
+    def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        c -= widened(a) @ widened(b).T
+
+    return product
+
+
+_PRODUCTS = {
+    "cblas": _cblas_product, "mkldnn": _mkldnn_product, "autocast": _autocast_product, "reference": _reference_product,
+}  # fmt: skip
+
+
+def _three(product: Product) -> Product:
+    """bf16x3: C - (A_h + A_l) (B_h + B_l)^T without the product of the low parts, the small terms first."""
+
+    def products(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        (ah, al), (bh, bl) = split_parts(a), split_parts(b)
+        product(al, bh, c)
+        product(ah, bl, c)
+        product(ah, bh, c)
+
+    return products
+
+
+# ------------------------------------------------------------------ kernels
+
+
+def kernels(form: str, name: str) -> dict[str, Callable[..., None]]:
+    """gemm, syrk and trsm for operands of this form by this route."""
+    product = _PRODUCTS[name]("bfloat16" if form == "bfloat16x2" else form)
+    if form == "bfloat16x2":
+        product = _three(product)
+    narrow = narrowed(form)
+    solve = (fp32_trsm.build(blas.current(), "s") if name != "reference" else None) or reference.trsm
+
+    def part(tile: np.ndarray, rows: slice) -> np.ndarray:
+        return tile[..., rows, :]
+
+    def gemm(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        m, n = c.shape
+        if a.shape[-2] != m or b.shape[-2:] != (n, a.shape[-1]):
+            raise ValueError(f"gemm: A {a.shape}, B {b.shape} and C {c.shape} do not fit C - A B^T")
+        product(a, b, c)
+
+    def syrk(a: np.ndarray, c: np.ndarray) -> None:
+        n = a.shape[-2]
+        if c.shape != (n, n):
+            raise ValueError(f"syrk: A {a.shape} and C {c.shape} do not fit C - A A^T")
+        for j in range(0, n, BLOCK):  # each block column from its diagonal block down
+            product(part(a, slice(j, n)), part(a, slice(j, min(j + BLOCK, n))), c[j:, j : j + BLOCK])
+
+    def trsm(l: np.ndarray, a: np.ndarray) -> None:  # noqa: E741
+        n = a.shape[1]
+        if l.shape != (n, n):
+            raise ValueError(f"trsm: L {l.shape} and A {a.shape} do not fit A L^-T")
+        for j in range(0, n, BLOCK):
+            here, rest = slice(j, j + BLOCK), slice(j + BLOCK, n)
+            solve(l[here, here], a[:, here])  # X_j := A_j L_jj^-T
+            if j + BLOCK < n:
+                product(narrow(a[:, here]), narrow(l[rest, here]), a[:, rest])  # A_r := A_r - X_j L_rj^T
+
+    return {"gemm": gemm, "syrk": syrk, "trsm": trsm}

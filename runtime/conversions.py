@@ -1,0 +1,130 @@
+"""A pass over a graph of tile kernels: conversions between precisions become tasks.
+
+The algorithm says nothing about precision. Given the format of each tile, this pass puts a task before the first
+reader of a tile version that wants it in another form; its result is shared by all readers of that version, and where
+tiles travel, the narrow copy does: it is made where the tile is, so a message is as long as its readers need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from tilewright.graph import Access, Handle, Op, R, TaskGraph, W
+from tilewright.linalg import ops
+from tilewright.precision import Format, PrecisionMap
+
+if TYPE_CHECKING:
+    from tilewright.engine import Run
+
+__all__ = ["Conversions", "copy_name", "count", "with_conversions"]
+
+_CONVERSIONS = {ops.convert, ops.split, ops.tf32}
+_NAMES = {op.name for op in _CONVERSIONS}
+_PRODUCTS = {ops.gemm, ops.syrk}
+_KERNELS = _PRODUCTS | {ops.potrf, ops.trsm}
+
+
+def copy_name(name: str, form: str) -> str:
+    """The family of the copies of matrix ``name`` in ``form``: ``A:bfloat16``."""
+    return f"{name}:{form}"
+
+
+def with_conversions(
+    graph: TaskGraph, precision: PrecisionMap, routes: Callable[[str], str], *, matrix: str = "A"
+) -> TaskGraph:
+    """The same tasks, each potrf, trsm, syrk and gemm on ``matrix`` reading its operands in the right form.
+
+    A task computes in the format f of the tile it writes. Products want operands in ``f.storage`` (two BF16 parts for
+    bf16x3, rounded FP32 for tf32), trsm wants its triangle in ``f.accumulate``. ``routes(form)`` names the route for
+    operands in a narrow form: `tilewright.kernels.products`.
+    """
+    g = TaskGraph(graph.name)
+    copies: dict[Handle, dict[str, Handle]] = {}  # of the current version of each tile, by form
+
+    def read(handle: Handle, wanted: str) -> Handle:
+        """The handle that has this tile in the wanted form, after a conversion if none has it yet."""
+        mine = precision[handle.index[0], handle.index[1]].accumulate
+        if wanted == mine:
+            return handle
+        known = copies.setdefault(handle, {})
+        if wanted not in known:
+            op = {"bfloat16x2": ops.split, "tf32": ops.tf32}.get(wanted, ops.convert)
+            source = handle if op is ops.convert else read(handle, "float32")
+            known[wanted] = Handle(copy_name(handle.name, wanted), handle.index)
+            g.insert(op, R(source), W(known[wanted]))
+            g.temporary.add(known[wanted].name)
+        return known[wanted]
+
+    for task in graph:
+        op, uses = task.op, task.uses
+        if op in _KERNELS and uses[-1].handle.name == matrix:
+            f = precision[uses[-1].handle.index[0], uses[-1].handle.index[1]]
+            wanted = operand_form(f) if op in _PRODUCTS else f.accumulate
+            uses = tuple(
+                R(read(use.handle, wanted)) if use.access is Access.READ and use.handle.name == matrix else use
+                for use in uses
+            )
+            if op is not ops.potrf and f.storage not in ("float64", "float32"):
+                op = _routed(op, f"{f.storage}/{routes(f.storage)}")
+        g.insert(op, *uses, *task.params, on=task.on, priority=task.priority)
+        for handle in task.writes:
+            copies.pop(handle, None)
+    return g
+
+
+def operand_form(f: Format) -> str:
+    """What products with this format read."""
+    return "tf32" if f.name == "tf32" else f.storage
+
+
+@cache
+def _routed(op: Op, source: str) -> Op:
+    return replace(op, source=source)
+
+
+# ------------------------------------------------------------------ counting
+
+
+@dataclass(frozen=True)
+class Conversions:
+    """What the conversions of a run did. Bytes are those of tiles."""
+
+    count: int
+    """Tasks: one for each tile version and form."""
+    reads: int
+    """How often a copy was read."""
+    bytes: int
+    """Size of all copies."""
+    saved: int
+    """Bytes that readers did not have to read, as the copies were smaller than the tiles."""
+    sent_saved: int
+    """Of messages: bytes that did not have to be sent."""
+
+    def __str__(self) -> str:
+        text = f"{self.count} tiles, {self.bytes / 1e6:.4g} MB, each read {self.reads / max(self.count, 1):.1f} times"
+        text += f"; {self.saved / 1e6:.4g} MB less to read"
+        return text + (f", {self.sent_saved / 1e6:.4g} MB less to send" if self.sent_saved else "")
+
+
+def count(run: Run) -> Conversions | None:
+    """The conversions of a run; None if it had none."""
+    made: dict[Handle, tuple[int, int]] = {}  # copy -> bytes of it, bytes saved by reading it
+    conversions = reads = size = saved = 0
+    for task in run.graph:
+        if task.op.name in _NAMES and task.uses[-1].handle.name in run.graph.temporary:
+            source, target = (run.store[use.handle] for use in task.uses)
+            conversions += 1
+            size += target.nbytes
+            made[task.uses[-1].handle] = target.nbytes, source.nbytes - target.nbytes
+            continue
+        for use in task.uses:
+            if use.handle in made and use.access is Access.READ:
+                reads += 1
+                saved += made[use.handle][1]
+    if not conversions:
+        return None
+    sent = sum(made[m.handle][1] for m in run.trace.messages if m.handle in made)
+    return Conversions(conversions, reads, size, saved, sent)

@@ -1,0 +1,305 @@
+"""Cholesky in mixed precision: the same loop, with scaling before it and conversions in between.
+
+`mixed_factor` factors H + shift diag(H) with H = D A D, for use as a preconditioner or under refinement;
+`mixed_cholesky` gives the factor of A itself, behind `tiled_cholesky(A, precision=...)`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tilewright.conversions import with_conversions
+from tilewright.engine import Run, run
+from tilewright.errors import NotPositiveDefiniteError
+from tilewright.graph import RW, Handle, R, TaskGraph, W
+from tilewright.kernels import products
+from tilewright.linalg.cholesky import cholesky
+from tilewright.linalg.matrix import Matrix
+from tilewright.linalg.ops import convert, copy, diagonal, scaled, tril, unscaled
+from tilewright.linalg.tuning import mixed_tile_size
+from tilewright.pages import zeros
+from tilewright.precision import FORMATS, PrecisionMap, find_format
+from tilewright.schedulers import Policy
+from tilewright.schedulers import policy as find_policy
+from tilewright.site import find_site
+from tilewright.tiles import TiledMatrix
+
+__all__ = ["SHIFTS", "MixedFactor", "mixed_cholesky", "mixed_factor"]
+
+SHIFTS = 4
+"""Attempts with ``shift=None``: the first shift, then doubled, at most so often."""
+
+_FIRST_SHIFT = 2.0  # c_n of Higham and Pranesh, in units of u
+
+
+@dataclass(frozen=True)
+class MixedFactor:
+    """L with L L^T = D A D + shift diag(D A D), up to the rounding of its precision.
+
+    Attributes
+    ----------
+    L
+        (n, n), C-ordered, float32; float64 if some tile is FP64. Its lower triangle is the factor; what stands above is
+        undefined.
+    scale
+        (n,) float64, the diagonal of D: d_i = a_ii^(-1/2). Ones for precision ``"fp64"``.
+    shift
+        The shift it was factored with. diag(D A D) = 1, so it adds to every diagonal element.
+    precision
+        What was asked for: a name, or ``"map"``.
+    precision_map
+        The format of every tile.
+    run
+        The run that made it; its report counts the conversions.
+    attempts
+        The shifts that were tried, this one last.
+    """
+
+    L: np.ndarray
+    scale: np.ndarray
+    shift: float
+    precision: str
+    precision_map: PrecisionMap
+    run: Run
+    attempts: tuple[float, ...] = ()
+
+    @property
+    def n(self) -> int:
+        return len(self.scale)
+
+
+def default_shift(precision: PrecisionMap) -> float:
+    """c_n u of the least exact format of the products, with c_n = 2; 0 for FP32 and FP64 [1]_.
+
+    .. [1] N. Higham, S. Pranesh, Exploiting lower precision arithmetic in solving symmetric positive definite linear
+       systems and least squares problems, SISC 43 (2021), section 3.
+    """
+    u = max((FORMATS[name].u for name in precision.counts()), default=0.0)
+    return _FIRST_SHIFT * u if u > FORMATS["fp32"].u else 0.0
+
+
+def mixed_factor(
+    a: Any,
+    precision: str | PrecisionMap,
+    *,
+    tile_size: int | None = None,
+    workers: int | None = None,
+    scheduler: str | Policy = "critical-path",
+    backend: str = "threads",
+    shift: float | None = None,
+    route: str | None = None,
+    emulate: bool = False,
+    **options: Any,
+) -> MixedFactor:
+    """Scale, shift, convert and factor a symmetric positive definite matrix in low or mixed precision.
+
+    Parameters
+    ----------
+    a : (n, n) array_like
+        float64 or float32; the lower triangle is read.
+    precision
+        A name of `tilewright.precision.FORMATS`, or the format of every tile.
+    tile_size
+        Rows and columns of a tile. By default that of the `PrecisionMap`, or chosen.
+    workers, scheduler, backend, options
+        See `tilewright.run`.
+    shift
+        Added to the unit diagonal of D A D. None: 2 u of the least exact format for 16 bits, TF32 and bf16x3, nothing
+        for FP32 and FP64; doubled on breakdown, up to three times.
+    route, emulate
+        How narrow products are computed: `tilewright.kernels.products.route`.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        Breakdown, also with the last shift; ``.order`` is the global order of the leading minor. It says that A is not
+        positive definite only for precision ``"fp64"``.
+    OverflowError
+        A number does not fit FP32 after scaling, or a tile of the factor does not fit FP16. For a positive definite
+        matrix that cannot happen.
+    ValueError
+        The lower triangle has a NaN or an infinity; or a wrong argument, or no fast route for the precision.
+
+    Notes
+    -----
+    n^3/3 flops. Scaling, conversion and factorisation are one graph of tile tasks. The bits depend on the matrix, the
+    tile size, the shift, the route and the library behind it; not on engine, policy and workers.
+    """
+    problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, emulate, options, finish=False)
+    precision_map = problem.precision
+    attempts: list[float] = []
+    if shift is not None:
+        if not 0 <= shift < np.inf:
+            raise ValueError(f"shift must be a number of at least 0, not {shift!r}")
+        return problem.factor(float(shift), attempts)
+    shift = default_shift(precision_map)
+    while True:
+        try:
+            return problem.factor(shift, attempts)
+        except NotPositiveDefiniteError:
+            if not shift or len(attempts) == SHIFTS or problem.hopeless:
+                raise
+            shift *= 2
+
+
+def mixed_cholesky(
+    a: Any,
+    precision: str | PrecisionMap,
+    *,
+    lower: bool,
+    tile_size: int | None,
+    backend: str,
+    scheduler: str | Policy,
+    workers: int | None,
+    return_run: bool,
+    progress: bool,
+    route: str | None,
+    emulate: bool,
+    **options: Any,
+) -> Any:
+    """The factor of A itself, of the kind of ``a``, in float32 (float64 with an FP64 tile); no shift."""
+    problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, emulate, options, finish=True,
+                       lower=lower, progress=progress)  # fmt: skip
+    found = problem.factor(0.0, [])
+    factor: Any = found.L if lower else found.L.T
+    if problem.matrix.tiled:
+        factor = TiledMatrix.view(factor, problem.tile_size)
+    elif problem.matrix.tensor:
+        factor = sys.modules["torch"].from_numpy(factor)
+    factor = problem.site.result(factor)
+    return (factor, found.run) if return_run else factor
+
+
+class _Problem:
+    """One matrix to factor in one precision: checked arguments, the graph, the buffers."""
+
+    def __init__(
+        self, a: Any, precision: str | PrecisionMap, tile_size: int | None, workers: int | None,
+        scheduler: str | Policy, backend: str, route: str | None, emulate: bool, options: dict[str, Any],
+        *, finish: bool, lower: bool = True, progress: bool = False,
+    ) -> None:  # fmt: skip
+        self.site = find_site(backend, options)
+        a = self.site.argument(a)
+        with self.site.agreement() as facts:
+            find_policy(scheduler)
+            self.matrix = matrix = Matrix(a, lower=lower, overwrite=False)
+            if matrix.dtype.kind == "c":
+                raise TypeError(f"mixed precision is for real matrices, not {matrix.dtype}")
+            if isinstance(precision, PrecisionMap):
+                tile_size = tile_size or precision.tile_size or -(-matrix.n // max(precision.nt, 1))
+            else:
+                find_format(precision)
+            if tile_size is None:
+                tile_size = matrix.tile_size or mixed_tile_size(matrix.n, self.site.workers(workers))
+            self.source = matrix.source(tile_size)
+            self.tile_size = int(tile_size)
+            nt = self.source.nt
+            self.name = "map" if isinstance(precision, PrecisionMap) else precision
+            self.precision = precision if isinstance(precision, PrecisionMap) else PrecisionMap.uniform(nt, precision)
+            if self.precision.nt != nt:
+                raise ValueError(
+                    f"the PrecisionMap has {self.precision.nt} x {self.precision.nt} tiles, but a matrix of "
+                    f"{matrix.n} rows has {nt} x {nt} tiles of {tile_size}"
+                )
+            forms = {FORMATS[f].storage for f in self.precision.counts()} & set(products.FORMS)
+            routes = tuple((form, products.route(form, route, emulate=emulate).name) for form in sorted(forms))
+            facts.update(shape=self.source.shape, dtype=str(matrix.dtype), tile_size=self.tile_size,
+                         precision=self.precision.names, routes=routes, workers=workers)  # fmt: skip
+        self.scales = self.precision.single is not FORMATS["fp64"]
+        self.recipe = self.precision, routes, self.scales, finish
+        updates = nt * (nt - 1) // 2
+        self.arguments = {
+            "backend": backend, "scheduler": scheduler, "progress": progress,
+            "workers": self.site.workers(workers, max(1, updates)), **options,
+        }  # fmt: skip
+        self.hopeless = False
+        """A diagonal element is not positive: no shift helps."""
+
+    def factor(self, shift: float, attempts: list[float]) -> MixedFactor:
+        attempts.append(shift)
+        n, source, precision = self.matrix.n, self.source, self.precision
+        L = zeros((n, n), precision.accumulate)
+        scale = np.ones(n)
+        whole = TiledMatrix.view(L, self.tile_size)
+        data: dict[str, Any] = {"S": source, "D": TiledMatrix.view(scale.reshape(n, 1), self.tile_size)}
+        if all(FORMATS[f].accumulate == precision.accumulate for f in precision.counts()):
+            data["A"] = whole
+        else:
+            data["L"] = whole
+            data["A"] = {
+                (i, j): whole[i, j] if (f := precision[i, j]).accumulate == precision.accumulate
+                else np.zeros(whole[i, j].shape, f.accumulate)
+                for i, j in precision
+            }  # fmt: skip
+        graph = _graph(*self.recipe, shift)
+        data.update(_copies(graph, whole))
+        try:
+            record = run(graph, data, **self.arguments)
+        except NotPositiveDefiniteError:
+            diagonals = (np.diagonal(source[i, i]) for i in range(source.nt))
+            self.hopeless = any(not (d > 0).all() for d in diagonals)
+            raise
+        return MixedFactor(L, scale, shift, self.name, precision, record, tuple(attempts))
+
+
+@lru_cache(maxsize=32)
+def _graph(
+    precision: PrecisionMap, routes: tuple[tuple[str, str], ...], scales: bool, finish: bool, shift: float
+) -> TaskGraph:
+    """Scale and convert the source S into A, factor A, and with ``finish`` make it the factor of S itself."""
+    nt = precision.nt
+    g = TaskGraph(f"cholesky nt={nt} in {precision.single or 'mixed precision'}")
+    A, S, D = g.handles("A"), g.handles("S"), g.handles("D")
+    if scales:
+        for i in range(nt):
+            g.insert(diagonal, R(S[i, i]), W(D[i, 0]))  # d_i := a_ii^(-1/2)
+    for j in range(nt):
+        for i in range(j, nt):  # A := D S D, on the diagonal 1 + shift
+            if scales:
+                extra = (shift,) if i == j else ()
+                g.insert(scaled, R(S[i, j]), R(D[i, 0]), R(D[j, 0]), W(A[i, j]), *extra)
+            else:
+                g.insert(copy, R(S[i, j]), W(A[i, j]), "lower" if i == j else "all")
+    cholesky(g, A, nt)
+    if finish:
+        for j in range(nt):
+            g.insert(tril, RW(A[j, j]))
+            for i in range(j, nt):
+                if scales:
+                    g.insert(unscaled, R(D[i, 0]), RW(A[i, j]))
+    for i, j in precision:
+        if precision[i, j].accumulate != precision.accumulate:
+            g.insert(convert, R(A[i, j]), W(g.handles("L")[i, j]))
+    converted = with_conversions(g, precision, dict(routes).__getitem__)
+    converted.recipe = _graph, (precision, routes, scales, finish, shift)
+    return converted
+
+
+def _copies(graph: TaskGraph, tiles: TiledMatrix) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
+    """Room for the copies that a graph makes, by family, each tile on a cache line of one arena."""
+    data: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
+    for name in sorted(graph.temporary):
+        handles = [handle for handle in graph.written if handle.name == name]
+        data[name] = dict(_room(handles, tiles, name.partition(":")[2]))
+    return data
+
+
+def _room(handles: list[Handle], tiles: TiledMatrix, form: str) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    dtype = np.dtype({"bfloat16": "uint16", "bfloat16x2": "uint16", "tf32": "float32"}.get(form, form))
+    front = (2,) if form == "bfloat16x2" else ()
+    nb = tiles.tile_size
+    step = -(-prod((*front, nb, nb)) * dtype.itemsize // 64) * 64
+    arena = zeros((len(handles) * step,), np.uint8)
+    for place, handle in enumerate(handles):
+        i, j = handle.index
+        rows, columns = tiles.rows(i), tiles.columns(j)
+        shape = (*front, rows.stop - rows.start, columns.stop - columns.start)
+        size = prod(shape) * dtype.itemsize
+        yield handle.index, arena[place * step : place * step + size].view(dtype).reshape(shape)

@@ -1,0 +1,121 @@
+"""Data and prepared graphs on the ranks of a pool, as the process of the user holds them; see `tilewright.resident`."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from tilewright.backends.mpi import check_functions
+from tilewright.distribution import Layout
+from tilewright.graph import Handle, TaskGraph
+from tilewright.kernels import blas
+from tilewright.messages import MessagePlan
+from tilewright.mpi import pool as pools
+from tilewright.mpi import shared
+from tilewright.mpi.outcome import Order, planned, thaw
+from tilewright.mpi.pool import Pool
+from tilewright.mpi.wire import Go, Keep, Prepare
+from tilewright.resident import Prepared, check_given
+from tilewright.trace import MessageRecord, TaskRecord, Trace
+
+__all__ = ["PoolHome", "checked", "trace_of"]
+
+_keys = itertools.count()
+
+
+class PoolHome:
+    """Data on the ranks of a pool, each rank's part in memory of its own."""
+
+    def __init__(self, data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], pool: Pool | None,
+                 synchronous: bool) -> None:  # fmt: skip
+        self.pool = pool or pools.active() or pools.default(ranks)
+        if self.pool.ranks != ranks:
+            raise ValueError(f"the data is for {ranks} ranks, but the pool has {self.pool.ranks}")
+        self.synchronous = synchronous
+        self.handles = frozenset(data)
+        self.key = next(_keys)
+        parts: list[dict[Handle, Any]] = [{} for _ in range(ranks)]
+        for handle, value in data.items():
+            parts[owner(handle)][handle] = value
+        # The segment lives until the ranks have copied from it.
+        place = shared.placer(shared.Segment.create(shared.room([a for p in parts for a in shared.arrays_in(p)])))
+
+        def moved(array: np.ndarray) -> np.ndarray:
+            target = place(array)
+            if target is not array:
+                np.copyto(target, array)
+            return target
+
+        checked(self.pool.ask([Keep(self.key, shared.dumps(shared.like(part, moved))) for part in parts]))
+        self._end = weakref.finalize(self, self.pool.forget, self.key)
+
+    def prepare(self, graph: TaskGraph, layout: Layout, inputs: list[Handle], outputs: list[Handle],
+                dtype: np.dtype) -> Prepared:  # fmt: skip
+        return _PoolPrepared(self, graph, layout, inputs, outputs, dtype)
+
+    def close(self) -> None:
+        self._end()
+
+
+class _PoolPrepared(Prepared):
+    def __init__(self, home: PoolHome, graph: TaskGraph, layout: Layout, inputs: list[Handle], outputs: list[Handle],
+                 dtype: np.dtype) -> None:  # fmt: skip
+        check_functions(graph)
+        check_given(graph, home.handles | set(inputs))
+        self.graph, self.home, self.pool = graph, home, home.pool
+        hollow = {handle: np.empty(layout.shape(handle), dtype) for handle in [*inputs, *outputs]}
+        place = shared.placer(shared.Segment.create(shared.room(list(hollow.values()))))
+        box = {handle: place(array) for handle, array in hollow.items()}
+        self.inputs = {handle: box[handle] for handle in inputs}
+        self.outputs = {handle: box[handle] for handle in outputs}
+        shapes = {h: layout.shape(h) for h in graph.handles_used if h not in box and h not in home.handles}
+        self._order: Order = tuple(map(layout.owner, graph.handles_used)), None, ()
+        key = next(_keys)
+        contents = shared.dumps((graph, self._order, box, home.key, shapes, dtype, home.synchronous))
+        request = Prepare(key, contents, blas.current().name, sys.path)
+        checked(self.pool.ask([request] * self.pool.ranks))
+        self._go = [Go(key, False)] * self.pool.ranks
+        self._go_traced = [Go(key, True)] * self.pool.ranks
+        self._end = weakref.finalize(self, self.pool.forget, key)
+
+    def __call__(self) -> None:
+        checked(self.pool.ask(self._go))
+
+    def traced(self) -> Trace:
+        began = perf_counter()
+        tolds = checked(self.pool.ask(self._go_traced))
+        return trace_of(planned(self.graph, self.pool.ranks, self._order), began, tolds)
+
+
+def checked(answers: list[Any]) -> list[Any]:
+    """The answers of all ranks; raises what the first task that failed raised, or what all ranks refused."""
+    frozen = next((answer for answer in answers if isinstance(answer, bytes)), None)
+    if frozen is not None:
+        raise thaw(frozen)
+    failures = [told.failure for told in answers if told is not None and told.failure is not None]
+    if failures:
+        raise thaw(min(failures)[1])
+    return answers
+
+
+def trace_of(plan: MessagePlan, began: float, tolds: list[Any]) -> Trace:
+    """One trace of what the scripts of all ranks told."""
+    records = [
+        TaskRecord(index, 0, start - began, end - began, rank)
+        for rank, told in enumerate(tolds)
+        for index, start, end in told.tasks
+    ]
+    ends = {number: end for told in tolds for number, end in told.received}
+    messages = [
+        MessageRecord(m.source, m.destination, m.handle, nbytes, start - began, ends[number] - began, m.writer)
+        for told in tolds
+        for number, nbytes, start in told.sent
+        for m in (plan.messages[number],)
+    ]
+    return Trace(plan.graph, 1, records, ranks=len(tolds), messages=messages)

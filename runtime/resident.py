@@ -1,0 +1,202 @@
+"""Data that stays where the tasks run, and graphs that run on it again and again.
+
+An operator of a million numbers is applied thousands of times to a thousand: its data must not travel with each call,
+and its graph must not be planned anew. So there are two steps before the first call::
+
+    resident = Resident({block: A}, owner=..., ranks=4, backend="mpi")     # each rank gets its own part, once
+    step = resident.prepare(graph, inputs=[x], outputs=[y])                # each rank lays out its part, once
+    step.inputs[x][...] = vector
+    step()                                                                 # only x and y travel
+    answer = step.outputs[y]
+
+On MPI a prepared graph is a `tilewright.mpi.script.Script` on each rank, with persistent requests; input and output
+lie in memory that the ranks map. Other engines run in this process, where data stays by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewright.backends import BACKENDS
+from tilewright.distribution import Layout
+from tilewright.errors import MissingDataError
+from tilewright.graph import Handle, TaskGraph
+from tilewright.trace import Trace
+
+if TYPE_CHECKING:
+    from tilewright.mpi.pool import Pool
+
+__all__ = ["Prepared", "Resident", "check_given"]
+
+
+class Resident:
+    """Data kept by handle on ``ranks`` ranks, until this object and all that was prepared on it are gone, or `close`.
+
+    Parameters
+    ----------
+    data
+        Buffers by handle; they are read once. In one process they are used as they are.
+    ranks
+        How many ranks there are.
+    owner
+        The rank of each handle.
+    backend
+        One of `BACKENDS`. With ``"mpi"`` in an ordinary process the ranks are those of ``pool``, of the ``with`` block,
+        or a pool that is kept between calls; on the ranks of ``mpiexec`` it is a collective call, and each rank keeps
+        what it owns.
+    synchronous
+        Let each send wait for its receive; finds deadlocks. MPI only.
+
+    Raises
+    ------
+    ValueError
+        Unknown backend, fewer than one rank, a pool or communicator of another size, an owner outside the ranks.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> from tilewright.distribution import Layout
+    >>> def scale(a, x, y):
+    ...     np.multiply(a, x, out=y)
+    >>> g = tw.TaskGraph()
+    >>> a, x, y = map(g.handle, "axy")
+    >>> g.insert(scale, tw.R(a), tw.R(x), tw.W(y))
+    scale(y)
+    >>> g.layout = Layout(1, lambda handle: 0, lambda handle: (2,))
+    >>> resident = tw.Resident({a: np.array([2.0, 3.0])}, ranks=1, owner=g.layout.owner, backend="serial")
+    >>> step = resident.prepare(g, inputs=[x], outputs=[y])
+    >>> step.inputs[x][...] = 10
+    >>> step()
+    >>> step.outputs[y]
+    array([20., 30.])
+    """
+
+    def __init__(self, data: Mapping[Handle, Any], *, ranks: int, owner: Callable[[Handle], int],
+                 backend: str = "threads", pool: Pool | None = None, comm: Any = None,
+                 synchronous: bool = False) -> None:  # fmt: skip
+        if backend not in BACKENDS:
+            raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+        if ranks < 1:
+            raise ValueError(f"ranks must be at least 1, not {ranks}")
+        for handle in data:
+            if not 0 <= owner(handle) < ranks:
+                raise ValueError(f"owner puts {handle} on rank {owner(handle)}, but there are ranks 0..{ranks - 1}")
+        self.ranks, self.owner, self.backend = ranks, owner, backend
+        self.handles = frozenset(data)
+        self._home = _home(data, ranks, owner, backend, pool, comm, synchronous)
+
+    def prepare(self, graph: TaskGraph, *, inputs: Iterable[Handle], outputs: Iterable[Handle],
+                dtype: Any = np.float64) -> Prepared:  # fmt: skip
+        """Lay out a graph that reads this data.
+
+        ``graph.layout`` says where its handles live and how large they are; ``dtype`` is that of ``inputs``,
+        ``outputs`` and of all that the tasks make on the way. Functions change what they write in place, or return new
+        values of the same shape.
+
+        Raises
+        ------
+        ValueError
+            The graph has no layout, or one for another number of ranks.
+        MissingDataError
+            The graph reads a handle that is neither kept nor an input.
+        """
+        layout = graph.layout
+        if layout is None:
+            raise ValueError(f"graph {graph.name!r} has no layout, so nobody knows where its handles live")
+        if layout.ranks != self.ranks:
+            raise ValueError(f"graph {graph.name!r} is for {layout.ranks} ranks, but the data lies on {self.ranks}")
+        graph.frozen = True
+        prepared: Prepared = self._home.prepare(graph, layout, list(inputs), list(outputs), np.dtype(dtype))
+        return prepared
+
+    def close(self) -> None:
+        """Free the data on the ranks now."""
+        self._home.close()
+
+
+class Prepared:
+    """A graph that is ready to run on resident data. Made by `Resident.prepare`.
+
+    Fill ``inputs``, call it, read ``outputs``; their arrays stay the same from call to call.
+    """
+
+    inputs: dict[Handle, np.ndarray]
+    outputs: dict[Handle, np.ndarray]
+
+    def __call__(self) -> None:
+        """Run once. Raises what a task raises, and `RankDied` where a rank ends."""
+        raise TypeError("a Prepared is made by Resident.prepare")
+
+    def traced(self) -> Trace:
+        """Run once and return what happened when."""
+        raise TypeError("a Prepared is made by Resident.prepare")
+
+
+# ------------------------------------------------------------------ engines of this process
+
+
+class _Local:
+    """Data of this process."""
+
+    def __init__(self, data: Mapping[Handle, Any], backend: str) -> None:
+        self.data = dict(data)
+        self.backend = backend
+
+    def prepare(self, graph: TaskGraph, layout: Layout, inputs: list[Handle], outputs: list[Handle],
+                dtype: np.dtype) -> Prepared:  # fmt: skip
+        return _LocalPrepared(self, graph, layout, inputs, outputs, dtype)
+
+    def close(self) -> None:
+        self.data.clear()
+
+
+class _LocalPrepared(Prepared):
+    def __init__(self, home: _Local, graph: TaskGraph, layout: Layout, inputs: list[Handle], outputs: list[Handle],
+                 dtype: np.dtype) -> None:  # fmt: skip
+        self.graph, self.backend = graph, home.backend
+        self._store = {
+            handle: home.data[handle] if handle in home.data else np.zeros(layout.shape(handle), dtype)
+            for handle in dict.fromkeys([*graph.handles_used, *inputs, *outputs])
+        }
+        check_given(graph, home.data.keys() | set(inputs))
+        self.inputs = {handle: self._store[handle] for handle in inputs}
+        self.outputs = {handle: self._store[handle] for handle in outputs}
+
+    def __call__(self) -> None:
+        self.traced()
+
+    def traced(self) -> Trace:
+        from tilewright.engine import run
+
+        done = run(self.graph, self._store, backend=self.backend)
+        for handle, place in self.outputs.items():
+            if done.store[handle] is not place:
+                np.copyto(place, done.store[handle])
+        return done.trace
+
+
+def check_given(graph: TaskGraph, known: Collection[Handle]) -> None:
+    """MissingDataError for a handle that the graph reads first and nobody gives."""
+    missing = [handle for handle in graph.inputs if handle not in known]
+    if missing:
+        raise MissingDataError(f"the graph reads {missing[0]}, which is neither kept on the ranks nor an input")
+
+
+def _home(data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], backend: str, pool: Any, comm: Any,
+          synchronous: bool) -> Any:  # fmt: skip
+    if backend != "mpi":
+        return _Local(data, backend)
+    from tilewright.backends.mpi import is_rank
+    from tilewright.mpi.launcher import require_mpi4py
+
+    require_mpi4py()
+    if comm is not None or is_rank():
+        from tilewright.mpi.guests import RankHome
+
+        return RankHome(data, ranks, owner, comm, synchronous)
+    from tilewright.mpi.residence import PoolHome
+
+    return PoolHome(data, ranks, owner, pool, synchronous)

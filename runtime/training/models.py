@@ -1,0 +1,174 @@
+"""Models that are lists of segments: the notebook's SimpleResNet, ResNet-18 for 32 x 32 images, a small MLP.
+
+A *segment* is a module; a model is the composition of its segments, applied one after the other. Segments share their
+parameters with the model, so nothing is copied: they only say where a training step may be cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+__all__ = ["MLP", "MODELS", "BasicBlock", "ResNet18", "SimpleResNet", "build", "group", "segments"]
+
+
+class SimpleResNet(nn.Module):  # type: ignore[misc]  # torch has no types here
+    """The notebook's SimpleResNet: a 3 x 3 stem and four layers of two blocks, 64 to 512 channels.
+
+    As printed there, it has no residual additions and no ReLU after a block. With ``residual`` each block adds its
+    input, subsampled and padded with zero channels where the shape changes [1]_, and a ReLU follows: the parameters
+    are the same 11,000,138.
+
+    Input (N, 3, H, W), output (N, classes).
+
+    .. [1] K. He et al., Deep residual learning for image recognition, CVPR 2016: shortcut option A.
+    """
+
+    def __init__(self, classes: int = 10, *, residual: bool = False, channels: int = 3, width: int = 64) -> None:
+        super().__init__()
+        self.residual = residual
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = self._layer(width, width, 1)
+        self.layer2 = self._layer(width, 2 * width, 2)
+        self.layer3 = self._layer(2 * width, 4 * width, 2)
+        self.layer4 = self._layer(4 * width, 8 * width, 2)
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(8 * width, classes)
+
+    def _layer(self, before: int, after: int, stride: int) -> nn.Sequential:
+        kind = _Residual if self.residual else _Block
+        return nn.Sequential(kind(before, after, stride), kind(after, after, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.relu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+    def segments(self) -> list[nn.Module]:
+        """Stem, four layers, head."""
+        stem = nn.Sequential(self.conv1, self.bn1, nn.ReLU())
+        head = nn.Sequential(self.avgpool, nn.Flatten(), self.fc)
+        return [stem, self.layer1, self.layer2, self.layer3, self.layer4, head]
+
+
+class _Block(nn.Sequential):  # type: ignore[misc]
+    """Convolution, norm, ReLU, convolution, norm."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__(
+            nn.Conv2d(before, after, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(after, after, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(after),
+        )
+
+
+class _Residual(_Block):
+    """relu(block(x) + x), x subsampled and padded with channels of zeros where the block changes the shape."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__(before, after, stride)
+        self.stride = stride
+        self.more = after - before
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+        return functional.relu(super().forward(x) + shortcut)
+
+
+class BasicBlock(nn.Module):  # type: ignore[misc]
+    """relu(block(x) + shortcut(x)); the shortcut is a 1 x 1 convolution where the shape changes: option B."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.block = _Block(before, after, stride)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or before != after:
+            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.relu(self.block(x) + self.shortcut(x))
+
+
+class ResNet18(nn.Module):  # type: ignore[misc]
+    """ResNet-18 with a 3 x 3 stem and no pooling before the first block, for 32 x 32 images: 11,173,962 parameters.
+
+    Input (N, 3, 32, 32), output (N, classes).
+    """
+
+    def __init__(self, classes: int = 10, *, channels: int = 3, width: int = 64) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        before, layers = width, []
+        for after, stride in ((width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 2)):
+            layers.append(nn.Sequential(BasicBlock(before, after, stride), BasicBlock(after, after, 1)))
+            before = after
+        self.layers = nn.ModuleList(layers)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(before, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for segment in self.segments():
+            x = segment(x)
+        return x
+
+    def segments(self) -> list[nn.Module]:
+        """Stem, four layers, head."""
+        return [self.stem, *self.layers, self.head]
+
+
+class MLP(nn.Sequential):  # type: ignore[misc]
+    """Linear layers with ReLU between them. Input (N, ...) with ``inputs`` values each, output (N, classes)."""
+
+    def __init__(self, inputs: int = 64, hidden: Sequence[int] = (128, 128), classes: int = 10) -> None:
+        sizes = [inputs, *hidden]
+        layers: list[nn.Module] = [
+            nn.Sequential(*([nn.Flatten()] if k == 0 else []), nn.Linear(before, after), nn.ReLU())
+            for k, (before, after) in enumerate(pairwise(sizes))
+        ]
+        last = nn.Linear(sizes[-1], classes)
+        super().__init__(*layers, last if hidden else nn.Sequential(nn.Flatten(), last))
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"simple-resnet": SimpleResNet, "resnet18": ResNet18, "mlp": MLP}
+"""Models by the names that the command line knows."""
+
+
+def build(name: str, shape: tuple[int, ...], classes: int = 10, **options: Any) -> nn.Module:
+    """A model for images of ``shape`` (channels, height, width). ValueError for an unknown name."""
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    if name == "mlp":
+        return MLP(shape[0] * shape[1] * shape[2], classes=classes, **options)
+    return MODELS[name](classes, channels=shape[0], **options)
+
+
+def segments(model: nn.Module) -> list[nn.Module]:
+    """The segments of a model: what its ``segments()`` returns, the children of an `nn.Sequential`, or itself."""
+    if hasattr(model, "segments"):
+        return list(model.segments())
+    if isinstance(model, nn.Sequential) and len(model) > 0:
+        return list(model.children())
+    return [model]
+
+
+def group(model: nn.Module, count: int | None) -> list[nn.Module]:
+    """The segments of a model, neighbours joined until there are ``count``; None joins none.
+
+    ValueError if the model has fewer.
+    """
+    parts = segments(model)
+    if count is None or count == len(parts):
+        return parts
+    if not 1 <= count <= len(parts):
+        raise ValueError(f"the model can be cut into 1 to {len(parts)} segments, not {count}")
+    cuts = [k * len(parts) // count for k in range(count + 1)]
+    return [nn.Sequential(*parts[a:b]) for a, b in pairwise(cuts)]

@@ -1,0 +1,152 @@
+"""Precisions of the forward pass: strict FP32, TF32, and autocast to BF16 or FP16; and what a device is fit for.
+
+Parameters stay FP32 in all of them. Autocast surrounds the forward pass alone, with the device's own type, and never
+keeps its cache of cast weights: that cache is one for the whole process, is keyed by the weight and not by the dtype,
+and whichever thread leaves autocast last empties it for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["PRECISIONS", "ROUNDOFF", "autocast", "available", "check", "check_model", "flags", "ladder", "problem"]
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
+ROUNDOFF = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8, "fp16": 2.0**-11}
+"""Unit roundoff u of the operands."""
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(precision: str, device_type: str) -> AbstractContextManager[Any]:
+    """Around a forward pass, in the thread that runs it: autocast's state belongs to one thread.
+
+    ValueError if torch would disable this autocast and go on in FP32 under another name.
+    """
+    if precision in ("fp32", "tf32"):
+        return nullcontext()
+    if precision not in _DTYPES:
+        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    if device_type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("autocast for cuda would be disabled here: there is no CUDA device; use device='cpu'")
+    return torch.autocast(device_type, dtype=_DTYPES[precision], cache_enabled=False)
+
+
+_flags = threading.Lock()
+
+
+@contextlib.contextmanager
+def flags(precision: str, device_type: str, deterministic: bool = False) -> Iterator[None]:
+    """Around a training: FP32 means FP32 and TF32 means TF32, for matrix products and convolutions alike.
+
+    By default torch runs the convolutions of "FP32" in TF32 on Ampere and later. The flags are process-wide; they
+    are restored at the end, and while one training holds them another one waits.
+    """
+    with _flags:
+        switches = [] if device_type == "cpu" else [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
+        before = [switch.fp32_precision for switch in switches]
+        was = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+        try:
+            set_tf32(precision == "tf32", device_type)
+            if deterministic:
+                torch.use_deterministic_algorithms(True)
+                torch.backends.cudnn.benchmark = False
+            yield
+        finally:
+            for switch, value in zip(switches, before, strict=True):
+                switch.fp32_precision = value
+            if deterministic:
+                torch.use_deterministic_algorithms(was[0])
+                torch.backends.cudnn.benchmark = was[1]
+
+
+def set_tf32(on: bool, device_type: str) -> None:
+    """Let FP32 products and convolutions of a GPU use TF32, or not. Nothing on a CPU."""
+    if device_type != "cpu":
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "tf32" if on else "ieee"
+
+
+def problem(precision: str, device: torch.device) -> str:
+    """Why this device should not train in this precision; empty if it may."""
+    if precision not in PRECISIONS:
+        return f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}"
+    if device.type == "cpu":
+        if precision == "tf32":
+            return "tf32 is a format of NVIDIA's tensor cores; a CPU has none: use fp32 or bf16"
+        if precision == "bf16":
+            have = torch.cpu.get_capabilities()
+            if have.get("architecture") == "x86_64" and not (have.get("avx512_bf16") or have.get("amx_bf16")):
+                return (
+                    "this CPU has neither avx512_bf16 nor amx_bf16: torch would fall back to a bf16 path that is many "
+                    "times slower than fp32; use fp32"
+                )
+        return ""
+    if not torch.cuda.is_available():
+        return f"there is no CUDA device, so nothing can run in {precision} on {device}"
+    if precision == "tf32" and torch.cuda.get_device_capability(device) < (8, 0):
+        return f"{torch.cuda.get_device_name(device)} is older than Ampere and has no tf32"
+    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return f"{torch.cuda.get_device_name(device)} has no bf16"
+    return ""
+
+
+def available(device: torch.device) -> tuple[str, ...]:
+    """The precisions that this device may train in."""
+    return tuple(name for name in PRECISIONS if not problem(name, device))
+
+
+def ladder(rungs: tuple[str, ...], device: torch.device) -> tuple[str, ...]:
+    """The rungs that this device has."""
+    return tuple(name for name in rungs if not problem(name, device))
+
+
+def check(precision: str, device: torch.device, model: nn.Module, *, allow_slow: bool = False) -> None:
+    """ValueError, before any work, if the device should not train this model in this precision."""
+    reason = problem(precision, device)
+    if not reason and precision == "fp16" and device.type == "cpu" and has_convolutions(model):
+        reason = (
+            "fp16 convolutions on a CPU are pathologically slow in torch (the backward pass of one layer of 64 "
+            "channels takes half a second for 4 images); use bf16, or a model without convolutions to see "
+            "fp16 numerics"
+        )
+    if reason and not (allow_slow and precision in PRECISIONS and device.type == "cpu" and precision != "tf32"):
+        raise ValueError(reason + ("; allow_slow=True runs it anyway" if precision in ("fp16", "bf16") else ""))
+
+
+def has_convolutions(model: nn.Module) -> bool:
+    """Whether some layer is a convolution."""
+    return any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
+
+
+_BANNED = (nn.BCELoss,)
+
+
+def check_model(model: nn.Module, loss: Any, precision: str) -> None:
+    """What mixed precision needs of a model and a loss.
+
+    Raises
+    ------
+    ValueError
+        A parameter is not FP32: its gradients could not be unscaled, and updates below 2^-9 of a BF16 weight would
+        vanish. Or the loss is one that autocast refuses.
+    """
+    wrong = [f"{name} ({p.dtype})" for name, p in model.named_parameters() if p.dtype != torch.float32]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(
+            f"parameters must be float32, the master weights; not so: {', '.join(wrong[:3])}{more}. "
+            f"Undo model.half() or model.bfloat16() with model.float(): autocast casts where it pays"
+        )
+    if precision not in ("fp32", "tf32") and isinstance(loss, _BANNED):
+        raise ValueError(
+            f"{type(loss).__name__} takes probabilities, which 16 bits cannot hold near 0 and 1; use BCEWithLogitsLoss "
+            f"on the values before the sigmoid"
+        )

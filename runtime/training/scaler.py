@@ -1,0 +1,99 @@
+"""Loss scaling: multiply the loss so that small FP16 gradients do not vanish, divide the gradients before use.
+
+The state machine alone, with no tensors in it. Whether a step overflowed comes in as ``found_inf``, the maximum over
+all gradients of all workers, so that all scalers take the same decision.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["LossScaler"]
+
+
+@dataclass
+class LossScaler:
+    """Scale grows by ``growth_factor`` after ``growth_interval`` steps without overflow, and backs off after one.
+
+    Defaults and state are those of ``torch.amp.GradScaler``; ``hysteresis`` is DeepSpeed's delayed shift: the scale
+    backs off at every overflow but the first ``hysteresis - 1`` after a good step.
+
+    Raises
+    ------
+    ValueError
+        A factor or an interval that could not work.
+    """
+
+    scale: float = 2.0**16
+    growth_factor: float = 2.0
+    backoff_factor: float = 0.5
+    growth_interval: int = 2000
+    growth_tracker: int = 0
+    """Steps without overflow since the scale last changed."""
+    enabled: bool = True
+    """Without, the scale is 1 and nothing changes it."""
+    hysteresis: int = 1
+    min_scale: float = 0.0
+    max_scale: float = math.inf
+    overflows: int = 0
+    """Overflows since the last good step."""
+
+    def __post_init__(self) -> None:
+        if not self.growth_factor > 1 or not 0 < self.backoff_factor < 1:
+            raise ValueError(
+                f"growth_factor must be above 1 and backoff_factor between 0 and 1, not {self.growth_factor} "
+                f"and {self.backoff_factor}"
+            )
+        if self.growth_interval < 1 or self.hysteresis < 1:
+            raise ValueError(
+                f"growth_interval and hysteresis must be at least 1, not {self.growth_interval} and {self.hysteresis}"
+            )
+        if self.enabled and not 0 <= self.min_scale <= self.scale <= self.max_scale:
+            raise ValueError(f"scale {self.scale} is not between {self.min_scale} and {self.max_scale}")
+
+    @property
+    def factor(self) -> float:
+        """What the loss is multiplied by."""
+        return self.scale if self.enabled else 1.0
+
+    def update(self, found_inf: bool) -> None:
+        """Note how a step went: ``found_inf`` says that some gradient was not finite and the step was skipped."""
+        if not self.enabled:
+            return
+        if found_inf:
+            self.growth_tracker = 0
+            self.overflows += 1
+            if self.overflows >= self.hysteresis:
+                self.scale = max(self.scale * self.backoff_factor, self.min_scale)
+            return
+        self.overflows = 0
+        self.growth_tracker += 1
+        if self.growth_tracker == self.growth_interval:
+            self.growth_tracker = 0
+            self.scale = min(self.scale * self.growth_factor, self.max_scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The five keys of torch's GradScaler; empty if disabled, as there."""
+        if not self.enabled:
+            return {}
+        return {
+            "scale": self.scale,
+            "growth_factor": self.growth_factor,
+            "backoff_factor": self.backoff_factor,
+            "growth_interval": self.growth_interval,
+            "_growth_tracker": self.growth_tracker,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state of this class or of torch's GradScaler. ValueError if it is empty and this one enabled."""
+        if not self.enabled:
+            return
+        if not state:
+            raise ValueError("the state is that of a disabled scaler; make this one with enabled=False to load it")
+        self.scale = float(state["scale"])
+        self.growth_factor = float(state["growth_factor"])
+        self.backoff_factor = float(state["backoff_factor"])
+        self.growth_interval = int(state["growth_interval"])
+        self.growth_tracker = int(state["_growth_tracker"])

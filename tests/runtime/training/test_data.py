@@ -1,0 +1,182 @@
+"""Data sets: the small ones, CIFAR-10 in five forms, and files that are damaged or mean harm."""
+
+import io
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+
+from tilewright.training import data
+from tilewright.training.data import CIFAR10_STD, CIFAR10_TRUE_STD, FORMS, Dataset
+from tilewright.training.data.unpickler import loads
+
+TRAIN, TEST = data.synthetic(60, test=12)
+
+
+def write(folder, form):
+    return data.write_cifar10(folder, form, TRAIN, TEST)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_gives_back_what_was_written(tmp_path, form):
+    train, test = data.cifar10(write(tmp_path, form))
+    assert np.array_equal(train.images, TRAIN.images) and np.array_equal(train.labels, TRAIN.labels)
+    assert np.array_equal(test.images, TEST.images) and np.array_equal(test.labels, TEST.labels)
+    assert f", {form}, checksums.md5 is right" in train.source
+    assert train.recipe.pad == 4 and train.recipe.flip and train.recipe.std == CIFAR10_STD
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_changed_byte_is_found_by_its_checksum(tmp_path, form):
+    write(tmp_path, form)
+    file = next(f for f in sorted(tmp_path.iterdir()) if f.name != "checksums.md5" and "meta" not in f.name)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{file.name} is damaged: its MD5 is"):
+        data.cifar10(tmp_path)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_truncated_file_is_an_error_that_names_it(tmp_path, form):
+    write(tmp_path, form)
+    (tmp_path / "checksums.md5").unlink()
+    file = next(f for f in sorted(tmp_path.iterdir()) if "meta" not in f.name)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3 - 1])
+    with pytest.raises(ValueError, match=f"{file.name}.*(damaged|truncated)"):
+        data.cifar10(tmp_path)
+
+
+class Malice:
+    """Leaves a file behind when it is unpickled by anyone who is careless."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("inside", ["batch", "labels"])
+def test_a_malicious_pickle_is_refused_and_does_nothing(tmp_path, inside):
+    trap = tmp_path / "executed"
+    bad = Malice(str(trap))
+    write(tmp_path, "pickle")
+    (tmp_path / "checksums.md5").unlink()
+    content = bad if inside == "batch" else {"data": np.zeros((1, 3072), np.uint8), "labels": [bad]}
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match=r"test_batch is damaged.*asks for (posix|nt)\.mkdir"):
+        data.cifar10(tmp_path)
+    assert not trap.exists()
+
+
+def test_arrays_of_objects_do_not_get_in(tmp_path):
+    np.savez(tmp_path / "cifar10.npz", images=np.array([Malice(str(tmp_path / "executed"))]), labels=np.array([0]))
+    with pytest.raises(ValueError, match=r"cifar10\.npz is damaged, or not an npz file of plain arrays"):
+        data.cifar10(tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_batches_of_python_2_have_keys_of_bytes(tmp_path):
+    write(tmp_path, "pickle")
+    (tmp_path / "checksums.md5").unlink()
+    batch = loads((tmp_path / "test_batch").read_bytes(), "test_batch")
+    (tmp_path / "test_batch").write_bytes(pickle.dumps({key.encode(): value for key, value in batch.items()}))
+    assert np.array_equal(data.cifar10(tmp_path)[1].images, TEST.images)
+
+
+def test_files_that_are_not_the_official_ones_can_be_refused(tmp_path):
+    write(tmp_path, "pickle")
+    with pytest.raises(ValueError, match="data_batch_1 is not the official file: its MD5 is .*c99cafc152244af753f7"):
+        data.cifar10(tmp_path, verify=True)
+    with pytest.raises(ValueError, match="no official checksum is known"):
+        data.cifar10(write(tmp_path / "npz", "npz"), verify=True)
+
+
+def test_a_tar_with_a_lying_header_is_an_error(tmp_path):
+    path = write(tmp_path, "tar")
+    (tmp_path / "checksums.md5").unlink()
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("cifar-10-batches-py/test_batch")
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"abc"))
+    with pytest.raises(ValueError, match="test_batch is damaged"):
+        data.cifar10(path)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}, "2 images but 1 labels"),
+    ({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, "labels go from 10 to 10"),
+    ({"data": np.zeros((1, 3000), np.uint8), "labels": [1]}, r"pixels of shape \(1, 3000\)"),
+    ({"data": np.zeros((1, 3072)), "labels": [1]}, "pixels are float64"),
+    ({"data": np.zeros((1, 3072), np.uint8), "labels": ["cat"]}, "labels are no numbers"),
+    ({"pixels": 1}, "has pixels, not data and labels"),
+    ([1], "holds a list"),
+])  # fmt: skip
+def test_a_batch_with_other_content_says_what_is_wrong(tmp_path, content, message):
+    write(tmp_path, "pickle")
+    (tmp_path / "checksums.md5").unlink()
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        data.cifar10(tmp_path)
+
+
+def test_images_and_labels_in_one_npz_give_a_sixth_to_the_test(tmp_path):
+    np.savez(tmp_path / "mine.npz", images=TRAIN.images.transpose(0, 2, 3, 1), labels=TRAIN.labels)
+    train, test = data.cifar10(tmp_path / "mine.npz")
+    assert (len(train), len(test)) == (50, 10)
+    assert np.array_equal(test.images, TRAIN.images[50:])
+
+
+def test_a_folder_without_data_says_what_was_looked_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match="looked for data_batch_1"):
+        data.cifar10(tmp_path)
+
+
+def test_digits_and_mnist_are_real_and_split_by_class():
+    for (train, test), n, shape in ((data.digits(), 1797, (1, 8, 8)), (data.mnist5k(), 5000, (1, 28, 28))):
+        assert len(train) + len(test) == n and train.shape == shape
+        counts = np.bincount(test.labels, minlength=10)
+        assert counts.max() - counts.min() <= 2 and abs(len(test) - n / 5) < 5
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist5k"])
+def test_small_images_become_colour_images_of_32_x_32(name):
+    train, _ = data.load(name)
+    rgb = train.as_rgb()
+    assert rgb.shape == (3, 32, 32) and len(rgb.recipe.mean) == 3
+    assert np.array_equal(rgb.images[:, 0], rgb.images[:, 2])
+    assert rgb.images[0].max() == train.images[0].max()
+
+
+def test_synthetic_images_do_not_depend_on_how_many_there_are():
+    few, _ = data.synthetic(20, seed=7)
+    many, _ = data.synthetic(50, seed=7)
+    assert np.array_equal(few.images, many.images[:20])
+    assert not np.array_equal(few.images, data.synthetic(20, seed=8)[0].images)
+
+
+def test_both_deviations_of_cifar10_have_a_name():
+    """Erratum 9."""
+    assert CIFAR10_STD == (0.2023, 0.1994, 0.2010) and CIFAR10_TRUE_STD == (0.2470, 0.2435, 0.2616)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet", "digits:3", "synthetic:x"])
+def test_an_unknown_name_lists_those_there_are(name):
+    with pytest.raises(ValueError, match="known: digits, mnist5k, cifar10:PATH"):
+        data.load(name)
+
+
+def test_images_and_labels_have_to_belong_together():
+    images, labels = np.zeros((2, 1, 4, 4), np.uint8), np.zeros(2, np.int64)
+    for bad in ((images[0], labels), (images, labels[:1]), (images, labels + 10), (images.astype(float), labels)):
+        with pytest.raises(ValueError):
+            Dataset(*bad)
+
+
+def test_without_scikit_learn_the_digits_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'tilewright\[training\]'"):
+        data.digits()
