@@ -2,7 +2,8 @@
 
 A tile A_ij below the diagonal stands for A_ji = A_ij^H as well. So `hemm` reads it once for two products,
 V_i + A_ij X_j and V_j + A_ij^H X_i: strip by strip, so that the second product finds the strip in cache. `hemmd` is
-the same for a tile on the diagonal, split in two until ``SMALL`` rows are left.
+the same for a tile on the diagonal, split in two until ``SMALL`` rows are left; with ``whole`` it is one product with a
+tile that has both triangles, as the function `whole` makes them: that is worth it for many products.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from tilewright.kernels.blas import Library
 from tilewright.kernels.gemml import check
 from tilewright.kernels.layout import row_ld, scalar
 
-__all__ = ["build", "build_diagonal", "flops", "flops_diagonal", "hermitian"]
+__all__ = ["build", "build_diagonal", "flops", "flops_diagonal", "hermitian", "whole"]
 
 Shape = tuple[int, int]
 
-STRIP = 128
+STRIP = 256
 SMALL = 64
 
 
@@ -35,11 +36,17 @@ def flops_diagonal(a: Shape, x: Shape, v: Shape) -> float:
 
 
 def hermitian(a: np.ndarray) -> np.ndarray:
-    """The whole of a small matrix whose lower triangle is given; the diagonal counts as real."""
-    below = np.tril(a, -1)
-    whole: np.ndarray = below + below.conj().T
-    whole[np.diag_indices(len(a))] = a.diagonal().real
-    return whole
+    """The whole of a matrix whose lower triangle is given; the diagonal counts as real."""
+    result = np.empty(a.shape, a.dtype)
+    whole(a, result)
+    return result
+
+
+def whole(a: np.ndarray, target: np.ndarray) -> None:
+    """target := the Hermitian matrix whose lower triangle is that of A."""
+    np.copyto(target, np.tril(a, -1))
+    target += target.conj().T
+    target[np.diag_indices(len(a))] = a.diagonal().real
 
 
 Both = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
@@ -72,7 +79,7 @@ def build(library: Library, letter: str) -> Both | None:
     return hemm
 
 
-def build_diagonal(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None] | None:
+def build_diagonal(library: Library, letter: str) -> Callable[..., None] | None:
     """`hemmd` for BLAS type ``letter`` in "sdcz", or None if the library lacks ?gemm."""
     both, product = build(library, letter), multiply.build(library, letter)
     if both is None or product is None:
@@ -89,9 +96,11 @@ def build_diagonal(library: Library, letter: str) -> Callable[[np.ndarray, np.nd
         both(a[h:, :h], x[h:], x[:h], v[h:], v[:h])  # V2 := V2 + A21 X1, V1 := V1 + A21^H X2
         split(a[h:, h:], x[h:], v[h:])  # V2 := V2 + A22 X2
 
-    def hemmd(a: np.ndarray, x: np.ndarray, v: np.ndarray) -> None:
+    def hemmd(a: np.ndarray, x: np.ndarray, v: np.ndarray, whole: bool = False) -> None:
         check("hemmd", a, x, v, False)
-        if x.size:
+        if x.size and whole:
+            product(one, one, a, x, v, False)
+        elif x.size:
             split(a, x, v)
 
     return hemmd

@@ -21,7 +21,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tilewright.kernels import (
-    blas, gemm, gemml, hemm, move, narrow, potrf, products, reference, syrk, trsm, trsml, vectors,
+    blas,
+    gemm,
+    gemml,
+    hemm,
+    move,
+    narrow,
+    potrf,
+    products,
+    reference,
+    syrk,
+    trsm,
+    trsml,
+    vectors,
 )  # fmt: skip
 
 __all__ = ["DTYPES", "OPS", "Row", "dtype_name", "lookup", "register", "rows"]
@@ -44,7 +56,7 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 #        op     one kernel for every dtype
 MOVES: dict[str, Callable[..., Any]] = {
     "copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite,
-    "identity": move.identity, "mirror": move.mirror, **vectors.KERNELS,
+    "identity": move.identity, "mirror": move.mirror, "whole": hemm.whole, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "unscaled": narrow.unscaled,
 }  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["KERNELS"]
 
-_STRIP = 128
+_STRIP = 384
 
 
 # ------------------------------------------------------------------ norms and determinants of matrices

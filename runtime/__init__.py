@@ -16,10 +16,11 @@ from tilewright.backends.simulate import simulate
 from tilewright.compare import compare_schedulers
 from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
 from tilewright.engine import Run, run
-from tilewright.errors import MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError
+from tilewright.errors import AccuracyError, MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
+from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.machine import Machine
 from tilewright.messages import Message, MessagePlan
 from tilewright.plan import Bounds, bounds
@@ -35,6 +36,7 @@ if _checking:
 __version__ = _version("tilewright")
 
 __all__ = [
+    "AccuracyError",
     "BACKENDS",
     "FORMATS",
     "RW",
@@ -61,6 +63,7 @@ __all__ = [
     "RowBlocks",
     "Run",
     "SchedulerError",
+    "SolveInfo",
     "Store",
     "SymmetricBlockCyclic",
     "Task",
@@ -79,6 +82,7 @@ __all__ = [
     "mpi",
     "run",
     "simulate",
+    "solve",
     "tiled_cholesky",
     "training",
 ]

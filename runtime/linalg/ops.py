@@ -18,7 +18,7 @@ from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
     "convert", "copy", "diagonal", "finite", "gemm", "gemml", "hemm", "hemmd", "identity", "mirror", "potrf", "scaled",
-    "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "zero",
+    "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "whole", "zero",
 ]  # fmt: skip
 
 
@@ -105,6 +105,7 @@ zero = Op("zero", weight=0, indices=_tile)
 tril = Op("tril", weight=0, indices=_diagonal)
 identity = Op("identity", weight=0, indices=_tile)
 mirror = Op("mirror", weight=0, indices=_tile)
+whole = Op("whole", weight=0, indices=_tile)
 
 convert = Op("convert", weight=0, indices=_tile, explain=_does_not_fit)
 split = Op("split", weight=0, indices=_tile)
