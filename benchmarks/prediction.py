@@ -215,8 +215,8 @@ def draw(records: Sequence[Record], path: Path) -> None:
     FigureCanvasAgg(fig)
     left, middle, right = fig.subplots(1, 3, width_ratios=(1.5, 1, 1))
     _draw_ratios(left, [record for record in records if record["case"] == "validate"])
-    _draw_pairs(middle, [record for record in records if record["case"] == "order"], 1e3)
-    _draw_pairs(right, [record for record in records if record["case"] == "naps"], 1e3)
+    _draw_pairs(middle, [record for record in records if record["case"] == "order"], "four and three tiles a side")
+    _draw_pairs(right, [record for record in records if record["case"] == "naps"], "tasks that sleep")
     fig.savefig(path, dpi=140)
 
 
@@ -229,24 +229,37 @@ def _draw_ratios(axes: Any, records: Sequence[Record]) -> None:
         low = [r["ratio"] - r["predicted"] / r["slowest"] for r in mine]
         high = [r["predicted"] / r["fastest"] - r["ratio"] for r in mine]
         axes.errorbar(
-            x, y, yerr=[low, high], fmt=_MARKERS[place % 4], color=_COLOURS[place % 4], label=policy, capsize=2
+            x,
+            y,
+            yerr=[low, high],
+            fmt=_MARKERS[place % 4],
+            color=_COLOURS[place % 4],
+            label=policy,
+            elinewidth=0.8,
         )
     axes.axhspan(0.9, 1.1, color="0.9", zorder=0, label="within 10 %")
     axes.axhline(1, color="0.4", linewidth=0.8)
     axes.set_xticks(range(len(groups)), [f"n={n}\nnb={nb}" for _, n, nb in groups], fontsize=8)
     axes.set_ylabel("predicted / median measured (bars: all repeats)")
-    axes.set_title("Cholesky, makespan", fontsize=10)
+    axes.set_title("Cholesky: makespans", fontsize=10)
     axes.legend(fontsize=8, ncols=2)
 
 
-def _draw_pairs(axes: Any, records: Sequence[Record], scale: float) -> None:
+def _draw_pairs(axes: Any, records: Sequence[Record], title: str) -> None:
+    scale = 1e3
     for place, (_, same) in enumerate(_groups(records).items()):
         x = [record["predicted"] * scale for record in same]
         y = [record["median"] * scale for record in same]
         low = [(record["median"] - record["fastest"]) * scale for record in same]
         high = [(record["slowest"] - record["median"]) * scale for record in same]
         axes.errorbar(
-            x, y, yerr=[low, high], fmt=_MARKERS[place % 4], color=_COLOURS[place % 4], capsize=2, label=_name(same[0])
+            x,
+            y,
+            yerr=[low, high],
+            fmt=_MARKERS[place % 4],
+            color=_COLOURS[place % 4],
+            elinewidth=0.8,
+            label=_name(same[0]),
         )
         labels: dict[tuple[float, float], list[str]] = {}
         for record, at in zip(same, zip(x, y, strict=True), strict=True):
@@ -261,7 +274,7 @@ def _draw_pairs(axes: Any, records: Sequence[Record], scale: float) -> None:
     axes.set_xlim(low, high + 0.25 * (high - low))
     axes.set_xlabel("predicted makespan, ms")
     axes.set_ylabel("measured makespan, ms (bars: all repeats)")
-    axes.set_title("where policies differ", fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.legend(fontsize=8, loc="upper left")
 
 

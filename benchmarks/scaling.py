@@ -95,5 +95,5 @@ def draw(records: Sequence[Record], path: Path) -> None:
     right.set_ylim(0, 1)
     for axes in (left, middle, right):
         axes.set_xlabel("cores (16 per rank)")
-        axes.legend(fontsize=8, loc="lower left" if axes is not left else "upper left")
+        axes.legend(fontsize=8, loc="upper left" if axes is left else "lower left", framealpha=0.95)
     fig.savefig(path, dpi=140)

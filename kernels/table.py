@@ -169,7 +169,7 @@ def _fill_narrow() -> None:
                 if route.reason and not route.slow:
                     continue
                 for op, function in products.kernels(form, route.name).items():
-                    storage = "float32" if op == "trsm" else form
+                    storage = "float32" if op in ("trsm", "potrf") else form
                     register(op, "cpu", storage, "float32", f"{form}/{route.name}", function)
         _routed.update({source for sources in _rows.values() for source in sources if "/" in source})
 

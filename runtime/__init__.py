@@ -16,7 +16,14 @@ from tilewright.backends.simulate import simulate
 from tilewright.compare import compare_schedulers
 from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
 from tilewright.engine import Run, run
-from tilewright.errors import AccuracyError, MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError
+from tilewright.errors import (
+    AccuracyError,
+    MissingDataError,
+    NotPositiveDefiniteError,
+    RankDied,
+    SchedulerError,
+    WorkerDied,
+)
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
@@ -72,6 +79,7 @@ __all__ = [
     "TiledMatrix",
     "Trace",
     "W",
+    "WorkerDied",
     "bounds",
     "cho_inverse",
     "cho_solve",

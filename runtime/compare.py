@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewright.backends.simulate import Owner, simulate
 from tilewright.engine import Run, run
+from tilewright.frames import data_frame
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import Machine
-from tilewright.progress import bar
+from tilewright.progress import reports
 from tilewright.report import nbytes, plain, seconds
 from tilewright.schedulers import Policy, fitting
 
@@ -107,13 +107,14 @@ class Table:
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame with one row per policy and number of workers. ImportError without pandas."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("a data frame needs pandas; pip install 'tilewright[frames]' brings it") from error
-
         columns = list(Row.__dataclass_fields__)
-        return pandas.DataFrame([[getattr(row, c) for c in columns] for row in self.rows], columns=columns)
+        return data_frame(([getattr(row, c) for c in columns] for row in self.rows), columns)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from tilewright.plot.html import comparison_table
+
+        return comparison_table(self)
 
     def plot(self, path: str | Path) -> None:
         """Ratio to the lower bound and speed-up over workers, as PNG, SVG or PDF. Needs matplotlib."""
@@ -164,7 +165,7 @@ def compare_schedulers(
         Runs per row, in turns over the policies so that a busy spell hits all alike; the row has the median.
         By default 5 on an engine, 1 on the simulator, whose runs are all equal.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error, over the tasks of all runs.
 
     Raises
     ------
@@ -190,25 +191,31 @@ def compare_schedulers(
         placed = ("heft", "peft") if owner is not None and machine.ranks > 1 else ()
         schedulers = [name for name in fitting(graph) if name not in placed]
 
-    def once(scheduler: str | Policy, count: int) -> Run:
+    def once(scheduler: str | Policy, count: int, report: Callable[[int], object] | bool) -> Run:
         if simulated:
             shapes = data() if callable(data) else data
-            return simulate(graph, machine.replace(workers=count), scheduler=scheduler, owner=owner, data=shapes)
+            return simulate(
+                graph, machine.replace(workers=count), scheduler=scheduler, owner=owner, data=shapes, progress=report
+            )
         fresh = data() if callable(data) else copy.deepcopy(data)
-        return run(graph, fresh, backend=backend, scheduler=scheduler, workers=count, machine=machine)
+        return run(graph, fresh, backend=backend, scheduler=scheduler, workers=count, machine=machine, progress=report)
 
     results: dict[tuple[int, int], list[Run]] = {}
-    total = len(counts) * len(schedulers) * repeat
-    with bar(f"compare on {graph.name}", total) if progress else nullcontext() as report:
+    before = 0  # tasks of the runs that are over
+    with reports(progress, f"compare on {graph.name}", len(counts) * len(schedulers) * repeat * len(graph)) as report:
         for count in counts:
             for _ in range(repeat):
                 for place, scheduler in enumerate(schedulers):
-                    results.setdefault((count, place), []).append(once(scheduler, count))
-                    if report:
-                        report(sum(map(len, results.values())))
+                    told = _after(before, report) if report else False
+                    results.setdefault((count, place), []).append(once(scheduler, count, told))
+                    before += len(graph)
     rows = [_row(runs) for runs in results.values()]
     timed = not simulated or machine.gamma is not None or bool(machine.durations)
     return Table(graph, backend, rows, "s" if timed else "weights")
+
+
+def _after(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
+    return lambda done: report(before + done)
 
 
 def _row(runs: list[Run]) -> tuple[Row, Run]:

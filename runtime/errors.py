@@ -8,7 +8,9 @@ import numpy as np
 
 from tilewright.graph import Handle
 
-__all__ = ["AccuracyError", "MissingDataError", "NotPositiveDefiniteError", "RankDied", "SchedulerError"]
+__all__ = [
+    "AccuracyError", "MissingDataError", "NotPositiveDefiniteError", "RankDied", "SchedulerError", "WorkerDied",
+]  # fmt: skip
 
 
 class MissingDataError(KeyError):
@@ -58,6 +60,24 @@ class RankDied(RuntimeError):  # noqa: N818 - it says what happened
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.rank, self.details), {**self.__dict__}
+
+
+class WorkerDied(RuntimeError):  # noqa: N818 - as above
+    """A Dask worker ended while it was needed, or the tiles it held were lost with it.
+
+    Attributes
+    ----------
+    address
+        Of the worker.
+    """
+
+    def __init__(self, address: str, details: str) -> None:
+        self.address = address
+        self.details = details
+        super().__init__(f"Dask worker {address} died: {details}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.address, self.details), {**self.__dict__}
 
 
 class NotPositiveDefiniteError(np.linalg.LinAlgError):

@@ -462,6 +462,12 @@ class TaskGraph:
 
         return to_svg(self, path, layout=layout)
 
+    def to_png(self, path: str | Path, *, layout: Literal["dot", "layered"] | None = None) -> None:
+        """Write the graph as a PNG. See `tilewright.plot.dag.to_png`."""
+        from tilewright.plot.dag import to_png
+
+        to_png(self, path, layout=layout)
+
     def _repr_svg_(self) -> str | None:
         """The picture that a notebook shows; None, and so the text, if there are too many tasks to draw."""
         from tilewright.plot.dag import LIMIT, to_svg

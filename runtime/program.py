@@ -33,6 +33,8 @@ class Program:
     def __init__(self, graph: TaskGraph, store: Store) -> None:
         self.graph = graph
         self.store = store
+        self.threads_per_task = 1
+        """How many threads a task's calls into BLAS and OpenMP use."""
         _check_inputs(graph, store)
         _check_writeable(graph, store)
         self.uses_functions = False

@@ -21,14 +21,14 @@ from tilewright.trace import Trace
 
 __all__ = ["BACKENDS", "Backend", "Progress", "backend"]
 
-BACKENDS = ("serial", "threads", "mpi")
+BACKENDS = ("serial", "threads", "mpi", "dask")
 """Names of the engines."""
 
 
 class Progress(Protocol):
     """What an engine tells while it runs: how many tasks are done."""
 
-    def __call__(self, done: int, /) -> None: ...
+    def __call__(self, done: int, /) -> object: ...
 
 
 class Backend(Protocol):

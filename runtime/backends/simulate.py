@@ -22,7 +22,6 @@ import copy
 import heapq
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from math import log, sqrt
 from operator import index as as_integer
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ from tilewright.errors import SchedulerError
 from tilewright.frontier import Frontier
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine
-from tilewright.progress import bar
+from tilewright.progress import reports
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
@@ -77,7 +76,7 @@ def simulate(
     broadcast: str = "binomial",
     noise: Noise = 0.0,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | Callable[[int], object] = False,
 ) -> Run:
     """Predict a run of ``graph`` on ``machine``. Nothing is computed.
 
@@ -103,7 +102,7 @@ def simulate(
     seed
         For the noise. The same arguments give the same run, bit by bit.
     progress
-        Draw a progress bar on standard error.
+        As in `tilewright.run`; the bar shows simulated tasks per second.
 
     Returns
     -------
@@ -151,7 +150,7 @@ def simulate(
         machine = machine.replace(shape=_shapes(store))
     graph.frozen = True
     simulation = _Simulation(graph, machine, policy, owner, BROADCASTS[broadcast], _noisy(noise, seed))
-    with bar(graph.name, len(graph)) if progress else nullcontext() as report:
+    with reports(progress, graph.name, len(graph)) as report:
         simulation.run(report)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
     return Run(graph, simulation.trace(), "simulate", name, machine.size, store, machine)
@@ -361,7 +360,7 @@ class _Simulation:
 
     # ------------------------------------------------------------ the clock
 
-    def run(self, progress: Callable[[int], None] | None) -> None:
+    def run(self, progress: Callable[[int], object] | None) -> None:
         tasks, events, frontier, worker_of = self.graph.tasks, self.events, self.frontier, self.worker
         workers, by_rank, groups = self.machine.workers, self.by_rank, self.groups
         for task in frontier.start():
@@ -501,7 +500,8 @@ class _Simulation:
         if self.flow is not None:
             for source, target, version, start, end in self.sent:
                 handle, size = self.flow.handle[version], round(8 * self.words[version])
-                messages.append(MessageRecord(source // memories, target // memories, handle, size, start, end))
+                writer = self.flow.writer[version]
+                messages.append(MessageRecord(source // memories, target // memories, handle, size, start, end, writer))
         return Trace(graph, workers, records, ranks=machine.ranks, messages=messages)
 
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": ("tilewright.cli.schedulers", "Simulate one graph under many policies and print the table."),
     "simulate": ("tilewright.cli.schedulers", "Predict one run and print its bounds and idle times."),
     "report": ("tilewright.cli.schedulers", "One HTML page of saved runs, side by side."),
+    "train": ("tilewright.cli.training", "Train a model in one precision, or in several side by side."),
     "bench": ("tilewright.cli", "Measure tilewright beside other libraries."),
 }
 """Commands and the modules that have them under their own names; modules are imported when a command is used."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ def _machine_options(function: F) -> F:
         click.option("--beta", type=click.FloatRange(0), default=None, help="Seconds per 8-byte word."),
         click.option("--gamma", type=click.FloatRange(0), default=None, help="Seconds per flop."),
         click.option("--calibrate", is_flag=True, help="Take the rates of this computer, measured once and kept."),
+        click.option("--progress/--no-progress", default=None, help="[default: on a terminal]"),
     ]
     for option in reversed(options):
         function = option(function)
@@ -47,7 +49,7 @@ def _machine_options(function: F) -> F:
 @click.option("--csv", type=click.Path(dir_okay=False), default=None, help="Write the rows.")
 def compare(
     algorithm: str, nt: int, workers: str, schedulers: str | None, plot: str | None, html: str | None,
-    csv: str | None, grid: str | None, **machine: Any,
+    csv: str | None, grid: str | None, progress: bool | None, **machine: Any,
 ) -> None:  # fmt: skip
     """Simulate one graph under many policies and print the table."""
     from tilewright.compare import compare_schedulers
@@ -56,7 +58,8 @@ def compare(
     with one_sentence():
         table = compare_schedulers(
             ALGORITHMS[algorithm](nt), [int(count) for count in workers.split(",")], schedulers=names,
-            machine=_machine(**machine), owner=_owner(grid, machine["ranks"]), progress=True,
+            machine=_machine(**machine), owner=_owner(grid, machine["ranks"]),
+            progress=sys.stderr.isatty() if progress is None else progress,
         )  # fmt: skip
     click.echo(str(table))
     if plot:
@@ -78,7 +81,7 @@ def compare(
 @click.option("--perfetto", type=click.Path(dir_okay=False), default=None, help="Write a trace for ui.perfetto.dev.")
 def simulate(
     algorithm: str, nt: int, workers: int, scheduler: str, noise: float, seed: int, html: str | None,
-    saved: str | None, perfetto: str | None, grid: str | None, **machine: Any,
+    saved: str | None, perfetto: str | None, grid: str | None, progress: bool | None, **machine: Any,
 ) -> None:  # fmt: skip
     """Predict one run and print its bounds and idle times."""
     from tilewright.backends.simulate import simulate as predict
@@ -86,7 +89,8 @@ def simulate(
     with one_sentence():
         run = predict(
             ALGORITHMS[algorithm](nt), _machine(workers=workers, **machine), scheduler=scheduler,
-            owner=_owner(grid, machine["ranks"]), noise=noise, seed=seed, progress=nt > 50,
+            owner=_owner(grid, machine["ranks"]), noise=noise, seed=seed,
+            progress=sys.stderr.isatty() if progress is None else progress,
         )  # fmt: skip
     click.echo(str(run))
     if html:

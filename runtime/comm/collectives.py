@@ -210,7 +210,7 @@ def gather(ranks: int, n: int, algorithm: str = "auto", *, root: int = 0, machin
 def allgather(ranks: int, n: int, algorithm: str = "auto", *, machine: Machine | None = None) -> TaskGraph:
     """Block r of every rank r to all ranks.
 
-    ``algorithm`` is one of ``"exchange"``, ``"ring"``, ``"gather-broadcast"``, or "auto". The rest is as in `broadcast`.
+    ``algorithm`` is one of ``"exchange"``, ``"ring"``, ``"gather-broadcast"``, "auto". The rest is as in `broadcast`.
     """
     return _collective("allgather", ranks, n, algorithm, 0, machine)
 

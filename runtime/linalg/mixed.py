@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -21,9 +21,10 @@ from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels import products
 from tilewright.linalg.cholesky import cholesky
-from tilewright.linalg.matrix import Matrix
+from tilewright.linalg.matrix import Matrix, check_finite_lower
 from tilewright.linalg.ops import convert, copy, diagonal, scaled, tril, unscaled
 from tilewright.linalg.tuning import mixed_tile_size
+from tilewright.machine import cores
 from tilewright.pages import zeros
 from tilewright.precision import FORMATS, PrecisionMap, find_format
 from tilewright.schedulers import Policy
@@ -133,18 +134,17 @@ def mixed_factor(
     tile size, the shift, the route and the library behind it; not on engine, policy and workers.
     """
     problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, emulate, options, finish=False)
-    precision_map = problem.precision
     attempts: list[float] = []
     if shift is not None:
         if not 0 <= shift < np.inf:
             raise ValueError(f"shift must be a number of at least 0, not {shift!r}")
-        return problem.factor(float(shift), attempts)
-    shift = default_shift(precision_map)
+        return problem.gathered(problem.factor(float(shift), attempts))
+    shift = default_shift(problem.precision)
     while True:
         try:
-            return problem.factor(shift, attempts)
+            return problem.gathered(problem.factor(shift, attempts))
         except NotPositiveDefiniteError:
-            if not shift or len(attempts) == SHIFTS or problem.hopeless:
+            if not shift or len(attempts) == SHIFTS:
                 raise
             shift *= 2
 
@@ -193,7 +193,8 @@ class _Problem:
             if matrix.dtype.kind == "c":
                 raise TypeError(f"mixed precision is for real matrices, not {matrix.dtype}")
             if isinstance(precision, PrecisionMap):
-                tile_size = tile_size or precision.tile_size or -(-matrix.n // max(precision.nt, 1))
+                fitting = -(-matrix.n // max(precision.nt, 1))
+                tile_size = tile_size or precision.tile_size or matrix.tile_size or max(fitting, 1)
             else:
                 find_format(precision)
             if tile_size is None:
@@ -219,8 +220,6 @@ class _Problem:
             "backend": backend, "scheduler": scheduler, "progress": progress,
             "workers": self.site.workers(workers, max(1, updates)), **options,
         }  # fmt: skip
-        self.hopeless = False
-        """A diagonal element is not positive: no shift helps."""
 
     def factor(self, shift: float, attempts: list[float]) -> MixedFactor:
         attempts.append(shift)
@@ -243,10 +242,15 @@ class _Problem:
         try:
             record = run(graph, data, **self.arguments)
         except NotPositiveDefiniteError:
-            diagonals = (np.diagonal(source[i, i]) for i in range(source.nt))
-            self.hopeless = any(not (d > 0).all() for d in diagonals)
+            with self.site.agreement():
+                if self.site.has_data:
+                    check_finite_lower(source, cores(), self.matrix.lower)  # NaN comes first, on every engine
             raise
         return MixedFactor(L, scale, shift, self.name, precision, record, tuple(attempts))
+
+    def gathered(self, factor: MixedFactor) -> MixedFactor:
+        """The factor as each rank of a collective call gets it."""
+        return replace(factor, L=self.site.result(factor.L), scale=self.site.result(factor.scale))
 
 
 @lru_cache(maxsize=32)
@@ -273,7 +277,7 @@ def _graph(
             g.insert(tril, RW(A[j, j]))
             for i in range(j, nt):
                 if scales:
-                    g.insert(unscaled, R(D[i, 0]), RW(A[i, j]))
+                    g.insert(unscaled, R(D[i, 0]), RW(A[i, j]), "lower" if i == j else "all")
     for i, j in precision:
         if precision[i, j].accumulate != precision.accumulate:
             g.insert(convert, R(A[i, j]), W(g.handles("L")[i, j]))

@@ -74,6 +74,8 @@ def _does_not_fit(task: Task, store: Store, info: int) -> Exception:
     source, target = task.uses[0].handle, task.uses[-1].handle
     if info == _narrow.NOT_FINITE:
         return ValueError(f"{task}: {source} has a NaN or an infinity")
+    if info == _narrow.UNDERFLOW:
+        return OverflowError(f"{task}: {target} has a pivot too small for FP32, whose smallest normal is 1.2e-38")
     tile = store[source]
     places = np.argwhere(np.isinf(store[target].astype(np.float64)) & np.isfinite(tile))
     if not len(places):

@@ -5,7 +5,6 @@ The workers are those of the threads engine; the courier beside them makes the M
 
 from __future__ import annotations
 
-import pickle
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,47 +14,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpi4py import MPI
 
-from tilewright.backends import blame
-from tilewright.backends.threads import Workers
-from tilewright.graph import Handle, Task, TaskGraph
+from tilewright.crew import Crew
+from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels import blas
 from tilewright.machine import Machine
-from tilewright.messages import MessagePlan, Part
+from tilewright.messages import MessagePlan
+from tilewright.mpi.buffers import Spare, memory, view
 from tilewright.mpi.courier import Courier, Wires, calm
 from tilewright.mpi.outcome import Order, Outcome, freeze, planned, thaw
+from tilewright.mpi.shared import dumps
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
 
 __all__ = ["agreement", "run_part", "wires"]
-
-
-class PartWorkers(Workers):
-    """The threads engine's workers, on a part; its external tasks go to the courier."""
-
-    courier: Courier
-
-    def __init__(self, program: Program, policy: Policy, workers: int, part: Part, rank: int) -> None:
-        self.early: list[Task] = []
-        self.part = part
-        self.rank = rank
-        super().__init__(program, policy, workers)
-
-    def outside(self, task: Task) -> None:
-        if hasattr(self, "courier"):
-            self.courier.hand(task)
-        else:
-            self.early.append(task)
-
-    def fail(self, task: Task, worker: int, error: BaseException) -> None:
-        origin = self.part.origin[task.index]
-        number = origin if origin >= 0 else max(task.params[0].writer, 0)
-        with self.lock:
-            self.failures.append((number, error))
-            self.stopped = True
-            self.wake(len(self.parked))
-        blame(error, task, number, f"backend=mpi, worker={worker}, rank={self.rank}")
 
 
 def run_part(
@@ -69,13 +42,15 @@ def run_part(
     window: int,
     synchronous: bool,
     deliver: bool,
-    progress: Callable[[int], None] | None = None,
+    spare: Spare | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> tuple[MessagePlan, list[Outcome]]:
     """Run this rank's part of ``graph`` and tell all ranks how it went. Collective.
 
     ``order`` holds the arguments of the plan beside graph and ranks: owners, start, collect. ``store`` has a buffer
     for every array of the run, also for those that live elsewhere; their contents are not looked at. ``deliver`` puts
-    results into those buffers, which all ranks share, and reports the others as `Outcome.values`.
+    results into those buffers, which all ranks share, and reports the others as `Outcome.values`. ``spare`` are buffers
+    of runs before.
     """
     lines = wires(comm)
     with agreement(lines.data) as facts:
@@ -86,11 +61,9 @@ def run_part(
         policy.prepare(part.graph, Machine(workers=workers))
         program = Program(part.graph, store)
         pickled = _pickled(graph, store)
-        crew = PartWorkers(program, policy, workers, part, comm.rank)
-        courier = Courier(lines, crew, pickled, window=window, synchronous=synchronous)
-        crew.courier = courier
-        for task in crew.early:
-            courier.hand(task)
+        crew = Crew(program, policy, workers, part, comm.rank, "mpi")
+        courier = Courier(lines, crew, pickled, spare or Spare(), window=window, synchronous=synchronous)
+        crew.employ(courier)
         facts["clock"] = Clock(socket.gethostname(), perf_counter())
     began = _common_clock(facts["everywhere"], comm.rank)
     courier.start()
@@ -107,6 +80,7 @@ def run_part(
     outcomes = lines.data.allgather(_outcome(crew, courier, plan, began, deliver))
     for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
         courier.hear()
+    del crew.courier  # a cycle would keep the run's memory until the garbage is collected
     return plan, outcomes
 
 
@@ -127,11 +101,10 @@ def _common_clock(everywhere: list[dict[str, Any]], rank: int) -> float:
 
 
 def _pickled(graph: TaskGraph, store: Store) -> dict[Handle, int]:
-    """From which writer on the values of a handle travel pickled: a function's, or -1 if they are no arrays."""
+    """From which writer on the values of a handle travel pickled: a function's, or -1 if they are no memory."""
     first = {}
     for handle in graph.inputs:
-        value = store[handle]
-        if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+        if view(store[handle]) is None:
             first[handle] = -1
     for task in graph.tasks:
         if task.op.function is not None:
@@ -190,17 +163,18 @@ def agreement(comm: MPI.Intracomm) -> Iterator[dict[str, Any]]:
     facts["everywhere"] = [notes for _, notes in everywhere]
 
 
-def _outcome(crew: PartWorkers, courier: Courier, plan: MessagePlan, began: float, deliver: bool) -> Outcome:
+def _outcome(crew: Crew, courier: Courier, plan: MessagePlan, began: float, deliver: bool) -> Outcome:
     numbers = plan.numbers
     rows = [
         (crew.part.origin[index], worker, start - began, end - began)
         for worker, records in enumerate(crew.records)
         for index, start, end in records
+        if plan.places[crew.part.origin[index]] == crew.rank
     ]
     values = b""
-    if deliver and not crew.failures:
+    if not crew.failures:
         try:
-            values = _values(plan, crew)
+            values = _settle(plan, crew, deliver)
         except Exception as error:
             crew.failures.append((len(plan.graph), error))
     failure = min(crew.failures, key=lambda failure: failure[0]) if crew.failures else None
@@ -214,24 +188,25 @@ def _outcome(crew: PartWorkers, courier: Courier, plan: MessagePlan, began: floa
     )
 
 
-def _values(plan: MessagePlan, crew: PartWorkers) -> bytes:
-    """Put results that this rank made into their own place; pickle those that have none."""
+def _settle(plan: MessagePlan, crew: Crew, deliver: bool) -> bytes:
+    """Put results that this rank made into their own place; with ``deliver`` pickle those that have none."""
     store = crew.program.store
     places = Store(store.given)
     temporary = plan.graph.temporary
     replaced = {handle for handle in crew.program.replaced if handle.name not in temporary}
+    made_at = plan.final_places
     values = {}
-    for handle, rank in plan.final_places.items():
-        if handle.name in temporary:
-            continue
+    for handle in plan.graph.results:
         value, place = store[handle], places[handle]
-        if rank != crew.rank or value is place:
+        if made_at[handle] != crew.rank or value is place:
             continue
-        if handle not in replaced and isinstance(place, np.ndarray) and not place.dtype.hasobject:
-            np.copyto(place, value)
+        array = None if handle in replaced else view(place)
+        if array is not None:
+            np.copyto(array, memory(value))
+            store[handle] = place
         else:
             values[handle] = value
-    return pickle.dumps((values, replaced)) if values or replaced else b""
+    return dumps((values, replaced)) if deliver and (values or replaced) else b""
 
 
 # ------------------------------------------------------------------ communicators

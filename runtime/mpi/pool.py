@@ -12,7 +12,16 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import RankDied
-from tilewright.mpi.launcher import INSTALL, Launch, LaunchError, require_mpi4py, shm_files, under_launcher
+from tilewright.mpi.launcher import (
+    INSTALL,
+    Launch,
+    LaunchError,
+    attached,
+    remove,
+    require_mpi4py,
+    shm_files,
+    under_launcher,
+)
 from tilewright.mpi.shared import Segment
 from tilewright.mpi.wire import Door, Forget, Hello, Job
 
@@ -114,10 +123,11 @@ class Pool:
         self._connections[:] = [arrived[rank] for rank in range(self.ranks)]
         self.pids[:] = [hellos[rank].pid for rank in range(self.ranks)]
         self._launch.files |= shm_files(self.pids)
+        remove(attached(self._launch.files))
 
     # ------------------------------------------------------------ use
 
-    def run(self, job: Job, progress: Callable[[int], None] | None) -> list[Outcome] | bytes:
+    def run(self, job: Job, progress: Callable[[int], object] | None) -> list[Outcome] | bytes:
         """What each rank tells of a run; or the frozen exception that they raised together before it.
 
         Raises
@@ -195,7 +205,7 @@ class Pool:
             with contextlib.suppress(OSError):
                 connection.send(Forget(keys))
 
-    def _exchange(self, job: Job, progress: Callable[[int], None] | None) -> list[Outcome] | bytes:
+    def _exchange(self, job: Job, progress: Callable[[int], object] | None) -> list[Outcome] | bytes:
         for rank, connection in enumerate(self._connections):
             try:
                 connection.send(job)

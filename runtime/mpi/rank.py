@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from tilewright.kernels import blas
+from tilewright.mpi.buffers import Spare
 from tilewright.mpi.launcher import remove, shm_files
 from tilewright.mpi.outcome import freeze
 from tilewright.mpi.shared import Mappings, loads
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tilewright.mpi.guests import Guests
 
 __all__ = ["main"]
+
+SPARE = 64 << 20  # bytes of receive buffers that stay between runs
 
 _PDEATHSIG = 1  # PR_SET_PDEATHSIG of sys/prctl.h
 
@@ -49,13 +52,14 @@ def main() -> None:
     comm = MPI.COMM_WORLD
     blas.current()
     owner.send(Hello(comm.rank, comm.size, os.getpid(), ""))
-    mappings = Mappings()
+    mappings, spare = Mappings(), Spare()
     house: Guests | None = None
     while (job := jobs.get()) is not None:
         with suppress(BrokenPipeError):
             if isinstance(job, Job):
-                owner.send(_run(comm, job, mappings, owner))
+                owner.send(_run(comm, job, mappings, spare, owner))
                 mappings.keep({job.scratch})
+                spare.keep(SPARE)
                 continue
             if house is None:
                 from tilewright.mpi.guests import Guests
@@ -79,11 +83,11 @@ def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:
     os._exit(1)
 
 
-def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, owner: Connection) -> Any:
+def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, owner: Connection) -> Any:
     """This rank's `Outcome`, or the pickled exception that all ranks agreed to raise before any task ran."""
     from tilewright.mpi.part import agreement, run_part, wires
 
-    report: Callable[[int], None] | None = owner.send if job.progress else None
+    report: Callable[[int], object] | None = owner.send if job.progress else None
     sys.path[:] = job.path
     try:
         with agreement(wires(comm).data):
@@ -91,7 +95,7 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, owner: Connection) -
             graph, data, scheduler, order = loads(job.contents, mappings)
         _, outcomes = run_part(
             comm, graph, Store(data), scheduler, job.workers, order,
-            window=job.window, synchronous=job.synchronous, deliver=True, progress=report,
+            window=job.window, synchronous=job.synchronous, deliver=True, spare=spare, progress=report,
         )  # fmt: skip
     except Exception as error:
         return freeze(error)

@@ -106,9 +106,14 @@ def test_wrong_arguments_are_named(options, message):
         tw.compare_schedulers(tw.cholesky_graph(2), **options)
 
 
-def test_progress_counts_runs(capsys):
-    tw.compare_schedulers(tw.cholesky_graph(2), [1, 2], schedulers=["eager", "lifo"], progress=True)
-    assert "4/4" in capsys.readouterr().err
+def test_progress_counts_the_tasks_of_all_runs(capsys):
+    options = {"workers": [1, 2], "schedulers": ["eager", "lifo"]}
+    tw.compare_schedulers(tw.cholesky_graph(2), **options, progress=True)
+    assert "16/16" in capsys.readouterr().err  # 4 runs of 4 tasks
+    told = []
+    tw.compare_schedulers(tw.cholesky_graph(2), **options, progress=told.append)
+    assert told[-1] == 16
+    assert told == sorted(told)
 
 
 def test_without_pandas_a_data_frame_says_how_to_get_it(monkeypatch):
@@ -116,3 +121,9 @@ def test_without_pandas_a_data_frame_says_how_to_get_it(monkeypatch):
     table = tw.compare_schedulers(tw.cholesky_graph(2), 1, schedulers=["eager"])
     with pytest.raises(ImportError, match=r"pip install 'tilewright\[frames\]'"):
         table.to_pandas()
+
+
+def test_a_notebook_shows_the_table():
+    shown = tw.compare_schedulers(tw.cholesky_graph(4), [1, 2], schedulers=["eager", "lifo"])._repr_html_()
+    assert shown.count("<tr") == 5
+    assert shown.count("<tr class=ruled>") == 1  # between one worker and two

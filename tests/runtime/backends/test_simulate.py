@@ -280,4 +280,6 @@ def test_a_task_on_a_rank_that_does_not_exist_is_named():
 
 def test_progress_draws_a_bar(capsys):
     tw.simulate(tw.cholesky_graph(3), progress=True)
-    assert "10/10" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "10/10" in shown
+    assert "tasks/s" in shown

@@ -1,0 +1,134 @@
+"""dask: workers of a Dask cluster, the user's or a kept `LocalCluster`.
+
+Options, all optional:
+
+=============  =========================================================================================
+client         a synchronous `distributed.Client`; by default the current one, else that of a LocalCluster
+               of one-thread workers which is started at the first call and kept until the process ends
+mode           ``"resident"``: one long task per Dask worker runs its part of the message plan, and tiles go
+               from worker to worker; fast, but a worker that dies ends the run. ``"tasks"``: the coarsened
+               graph goes to Dask's scheduler, which places, spills and computes again what is lost.
+               By default resident, and tasks where the data does not fit in the workers' memory
+owner          who owns which handle: see `tilewright.distribution.owners`; block-cyclic by default
+grid           ``(P, Q)``, short for ``owner=BlockCyclic(P, Q)``
+timeout        seconds to wait for workers, and for all of them to begin; 30
+window         resident: bytes of others' tiles that a worker holds before it is needed to go on; 256 MiB
+overheads      tasks: what a Dask task costs, for coarsening; see `tilewright.coarsen.Overheads`
+=============  =========================================================================================
+
+``workers`` counts the threads of all Dask workers of the run; by default all that the cluster has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tilewright.backends import Progress
+from tilewright.cluster import client as clients
+from tilewright.coarsen import Overheads
+from tilewright.distribution import BlockCyclic
+from tilewright.machine import Machine, cores
+from tilewright.program import Program
+from tilewright.schedulers import Policy
+from tilewright.site import Site, check_options
+from tilewright.trace import Trace
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["MODES", "OPTIONS", "DaskSite", "execute", "site"]
+
+OPTIONS = ("client", "mode", "owner", "grid", "timeout", "window", "overheads")
+MODES = ("resident", "tasks")
+
+WINDOW = 256 << 20  # bytes
+TIMEOUT = 30.0  # seconds
+ROOM = 0.6  # share of a worker's memory limit that data may take; Dask begins to spill there
+
+
+def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+    """Run with default options."""
+    return site({}).execute(program, policy, workers, progress)
+
+
+def site(options: dict[str, Any]) -> Site:
+    """The site of a call. ImportError without Dask."""
+    return DaskSite(options)
+
+
+class DaskSite(Site):
+    """This process, and a Dask cluster."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        check_options("dask", options, OPTIONS)
+        clients.require_dask()
+        self.mode = options.get("mode")
+        if self.mode not in (None, *MODES):
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
+        self.owner = _chosen_owner(options)
+        self.timeout = _positive("timeout", options.get("timeout"), TIMEOUT)
+        self.window = int(_positive("window", options.get("window"), WINDOW))
+        self.overheads: Overheads = options.get("overheads") or Overheads()
+        self.given = options.get("client")
+        self._client: Client | None = None
+
+    def plan_with(self, machine: Machine | None) -> None:
+        self.machine = machine or Machine()
+        self.knows_costs = machine is not None
+
+    def client(self, workers: int) -> Client:
+        """The client of this call; a kept cluster has at least so many workers."""
+        if self._client is None or self._client.status != "running":
+            self._client = clients.choose(self.given, workers)
+        return self._client
+
+    def ranks(self, workers: int | None) -> clients.Ranks:
+        """The Dask workers of this call, checked."""
+        client = self.client(workers or cores())
+        if client is clients.kept_client():
+            client = clients.kept(workers or cores())
+        found = clients.wait_for_workers(client, self.timeout)
+        ranks = clients.ranks_of(found, workers)
+        if workers is None and client is clients.kept_client():
+            ranks = clients.ranks_of(found, min(cores(), len(found)))
+        clients.check(client, ranks.addresses)
+        return ranks
+
+    def workers(self, workers: int | None, most: int | None = None) -> int:
+        if workers is not None:
+            return workers
+        ranks = self.ranks(None)
+        return len(ranks.members) * ranks.workers
+
+    def execute(
+        self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
+    ) -> Trace:
+        from tilewright.cluster import resident
+
+        ranks = self.ranks(workers)
+        client = self.client(0)
+        kept = client is clients.kept_client()
+        options = resident.Options(self.owner, self.window, self.timeout, kept)
+        return resident.run_resident(client, ranks, program, scheduler, options, progress)
+
+
+def _chosen_owner(options: dict[str, Any]) -> Any:
+    """The rule of ``owner=`` or ``grid=``."""
+    grid, owner = options.get("grid"), options.get("owner")
+    if grid is None:
+        return owner
+    if owner is not None:
+        raise ValueError("grid and owner both say who owns what; pass one of them")
+    try:
+        P, Q = grid
+        return BlockCyclic(P, Q)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"grid must be two positive integers (P, Q), not {grid!r}") from None
+
+
+def _positive(name: str, value: Any, default: float) -> float:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"{name} must be a positive number, not {value!r}")
+    return float(value)

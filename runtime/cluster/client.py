@@ -1,0 +1,296 @@
+"""Which cluster a call uses: the user's `distributed.Client`, or a kept `LocalCluster`; and whether it is fit for use.
+
+A fit cluster has workers, and they and the scheduler can import this version of tilewright. Every wait has a limit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = [
+    "Ranks",
+    "WorkerInfo",
+    "check",
+    "choose",
+    "close",
+    "kept",
+    "kept_client",
+    "ranks_of",
+    "require_dask",
+    "wait_for_workers",
+]
+
+INSTALL = "pip install 'tilewright[dask]' brings it"
+
+
+def require_dask() -> None:
+    """ImportError with the way to get Dask, if it is missing."""
+    missing = [name for name in ("dask", "distributed") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"backend 'dask' needs {' and '.join(missing)}, which is not installed; {INSTALL}")
+
+
+class WorkerInfo(NamedTuple):
+    """One Dask worker."""
+
+    address: str
+    threads: int
+    memory: int
+    """Limit in bytes; 0 for none."""
+
+
+class Ranks(NamedTuple):
+    """The Dask workers of one run, by rank."""
+
+    members: tuple[WorkerInfo, ...]
+    workers: int
+    """Threads of each."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(member.address for member in self.members)
+
+
+# ------------------------------------------------------------------ which client
+
+
+def choose(client: Any, workers: int) -> Client:
+    """The client that was passed, else the user's current one, else that of the kept cluster with ``workers`` workers.
+
+    Raises
+    ------
+    TypeError
+        Not a `distributed.Client`.
+    ValueError
+        The client is closed or asynchronous.
+    """
+    require_dask()
+    from distributed import Client
+
+    if client is None:
+        client = _current()
+    if client is None:
+        return kept(workers)
+    if not isinstance(client, Client):
+        raise TypeError(f"client must be a distributed.Client, not {type(client).__name__}")
+    if client.status != "running":
+        raise ValueError(f"the Dask client is {client.status}; pass one that is connected")
+    if client.asynchronous:
+        raise ValueError("the Dask client is asynchronous; backend 'dask' waits for its results, so it needs "
+                         "Client(..., asynchronous=False)")  # fmt: skip
+    return client
+
+
+def _current() -> Client | None:
+    """The client the user works with, as Dask's own collections see it."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import default_client
+
+    try:
+        return default_client()
+    except ValueError:
+        return None
+
+
+# ------------------------------------------------------------------ the kept cluster
+
+_kept: Client | None = None
+_keeping = threading.Lock()
+
+START = 60.0  # seconds for workers of the kept cluster to come up
+
+
+def kept(workers: int) -> Client:
+    """The client of a LocalCluster of one-thread workers that stays until the process ends; grows as asked."""
+    global _kept
+    with _keeping:
+        client = _kept
+        if client is not None and (client.status != "running" or _owner != os.getpid()):
+            client = None  # closed by the user, or ours by a fork alone
+        if client is None:
+            client = _start(workers)
+            _kept = client
+        missing = workers - len(client.scheduler_info()["workers"])
+        if missing > 0:
+            with _nameless_main():
+                client.cluster.scale(workers)
+                client.wait_for_workers(workers, timeout=START)
+        return client
+
+
+_owner = -1
+
+
+def kept_client() -> Client | None:
+    """The client of the kept cluster, if there is one now."""
+    return _kept
+
+
+def _start(workers: int) -> Client:
+    global _owner
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {
+        "distributed.scheduler.work-stealing": False,
+        "distributed.comm.compression": None,
+        "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
+        "distributed.nanny.pre-spawn-environ.MKL_NUM_THREADS": 1,
+        "distributed.nanny.pre-spawn-environ.OPENBLAS_NUM_THREADS": 1,
+    }
+    with dask.config.set(settings), _nameless_main():
+        cluster = LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        )  # fmt: skip
+        client = Client(cluster, set_as_default=False)
+    _owner = os.getpid()
+    return client
+
+
+def close() -> None:
+    """End the kept cluster, if there is one. Dask ends it with the process in any case."""
+    global _kept
+    with _keeping:
+        client, _kept = _kept, None
+        if client is not None and _owner == os.getpid():
+            cluster = client.cluster
+            client.close()
+            cluster.close()
+
+
+@contextmanager
+def _nameless_main() -> Iterator[None]:
+    """Keep new processes from running the user's script: ``spawn`` imports the main module where it has a file.
+
+    A script would then need a guard, ``if __name__ == "__main__"``, as every worker would start it again. Dask sends
+    functions of the main module by value, so nobody misses it.
+    """
+    main: Any = sys.modules.get("__main__")
+    names = [name for name in ("__spec__", "__file__") if getattr(main, name, None) is not None]
+    kept = {name: getattr(main, name) for name in names}
+    for name in names:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
+
+
+# ------------------------------------------------------------------ fit for use
+
+
+def wait_for_workers(client: Client, timeout: float) -> list[WorkerInfo]:
+    """The workers there are, in order of address; waits for the first.
+
+    Raises
+    ------
+    TimeoutError
+        There is none after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        found = client.scheduler_info()["workers"]
+        ready = [
+            WorkerInfo(address, facts["nthreads"], facts["memory_limit"] or 0)
+            for address, facts in found.items()
+            if facts.get("status") in (None, "running")
+        ]
+        if ready:
+            return sorted(ready)
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"the Dask cluster at {client.scheduler.address} has no running worker after {timeout:g} s; start "
+                f"some, or pass timeout= to wait longer"
+            )
+        time.sleep(0.05)
+
+
+def ranks_of(found: list[WorkerInfo], workers: int | None) -> Ranks:
+    """The ranks for ``workers`` threads in all: as few Dask workers as have them, the same number on each.
+
+    Raises
+    ------
+    ValueError
+        The cluster has fewer threads, or they cannot be had in equal shares.
+    """
+    most = min(member.threads for member in found)
+    if workers is None:
+        return Ranks(tuple(found), most)
+    if workers > most * len(found):
+        raise ValueError(f"workers={workers}, but the Dask cluster has {len(found)} workers of {most} "
+                         f"{'thread' if most == 1 else 'threads'}")  # fmt: skip
+    share = next((s for s in range(most, 0, -1) if workers % s == 0 and workers // s <= len(found)), 0)
+    if not share:
+        raise ValueError(f"workers={workers} cannot be had in equal shares on {len(found)} Dask workers of {most} "
+                         f"threads")  # fmt: skip
+    return Ranks(tuple(found[: workers // share]), share)
+
+
+_fit: weakref.WeakKeyDictionary[Client, set[str]] = weakref.WeakKeyDictionary()
+
+
+def check(client: Client, addresses: tuple[str, ...]) -> None:
+    """Make sure, once for each, that workers and scheduler have this tilewright; tell the workers who we are.
+
+    Raises
+    ------
+    RuntimeError
+        Some cannot import it, or have another version.
+    """
+    known = _fit.setdefault(client, set())
+    new = [address for address in addresses if address not in known]
+    if not new:
+        return
+    ours = version("tilewright")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Dask, about versions of packages that do not matter here
+        found: dict[str, str] = dict(client.run(_prepare, workers=new))
+        if "scheduler" not in known:
+            found["the scheduler"] = client.run_on_scheduler(_find)
+    for address, theirs in found.items():
+        if theirs != ours:
+            has = f"has version {theirs}" if theirs[:1].isdigit() else f"cannot import it ({theirs})"
+            raise RuntimeError(
+                f"{address} of the Dask cluster {has}, and this process has tilewright {ours}; install the same "
+                f"tilewright on all machines of the cluster"
+            )
+    known.update(new, ["scheduler"])
+
+
+def _prepare(dask_worker: Any = None) -> str:
+    try:
+        import tilewright
+        import tilewright.cluster.part
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    tilewright.cluster.part.office(dask_worker)
+    return str(tilewright.__version__)
+
+
+def _find() -> str:
+    try:
+        import tilewright
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return str(tilewright.__version__)
+
+
+for _function in (_prepare, _find):
+    _function.__module__ = "__main__"  # so that they travel by value, to machines without tilewright too

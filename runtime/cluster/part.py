@@ -1,0 +1,182 @@
+"""On a Dask worker: one rank's part of a graph, run by the threads engine's workers."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewright.cluster import wire
+from tilewright.cluster.post import Job, Office, Post, own
+from tilewright.crew import Crew
+from tilewright.errors import WorkerDied
+from tilewright.graph import Access, Handle
+from tilewright.kernels import blas
+from tilewright.machine import Machine
+from tilewright.messages import MessagePlan, Part
+from tilewright.mpi.outcome import Outcome, freeze, planned
+from tilewright.outline import Outline
+from tilewright.program import Program
+from tilewright.schedulers import policy as find_policy
+from tilewright.tiles import Store, TiledMatrix
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+__all__ = ["Values", "office", "pick", "run_part", "told_of", "use_blas"]
+
+Values = dict[Handle, Any]
+
+
+def office(worker: Worker | None = None) -> Office:
+    """The office of a Dask worker, opened on first use; by default of the worker this runs on."""
+    from distributed import get_worker
+
+    wire.install()
+    worker = worker or get_worker()
+    found = worker.extensions.get("tilewright")
+    if found is None:
+        found = worker.extensions["tilewright"] = Office(worker)
+    return found
+
+
+def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tuple[Outcome, Values, Values]:
+    """Run one rank of a job. Its data are ``parcel``, and ``tiles`` by ``handles``, which are not changed.
+
+    Returns what happened, the final values for the caller, and those that stay.
+    """
+    from distributed import get_worker, secede
+
+    worker = get_worker()
+    if worker.address != job.addresses[job.rank]:
+        gone = WorkerDied(job.addresses[job.rank], f"rank {job.rank} of a run cannot go on at {worker.address}")
+        return _nothing(gone), {}, {}
+    secede()  # ranks of two runs that begin at the same time must not wait for each other
+    post = Post(office(worker), job)
+    problem: BaseException | None = None
+    try:
+        crew, plan = _crew(job, parcel, dict(zip(handles, tiles, strict=True)))
+    except BaseException as error:
+        problem = error
+
+    def on_loop(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, post.loop).result()
+
+    began = on_loop(post.meet(problem))
+    if problem is None and not post.stopped:
+        post.employ(crew, plan.numbers)
+        report = None
+        if job.topic:
+
+            def report(done: int) -> None:
+                worker.log_event(job.topic, {"rank": job.rank, "done": done})
+
+        if post.stopped:  # between the two lines above
+            crew.stop()
+        with blas.limits(crew.program.uses_functions):
+            if job.workers == 1 and report is None:
+                crew.work(0)
+            else:
+                crew.on_threads(report)
+    on_loop(post.part())
+    if problem is not None:
+        return _nothing(problem), {}, {}
+    return _told(job, post, crew, plan, began)
+
+
+def _nothing(error: BaseException) -> Outcome:
+    return Outcome(np.empty((0, 4)), [], [], (-1, freeze(error)), False, b"")
+
+
+def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan]:
+    sys.path.extend(entry for entry in job.path if entry not in sys.path)
+    graph, scheduler, order, families, outlines = pickle.loads(job.contents)
+    use_blas(job.blas)
+    plan = planned(graph, len(job.addresses), order)
+    part = plan.part(job.rank)
+    store = Store({name: outline_family(*what) for name, what in families.items()})
+    for handle, (shape, dtype) in outlines.items():
+        store[handle] = Outline.of(shape, dtype)
+    store.update(tiles)
+    store.update((handle, own(value, copy=False)) for handle, value in parcel.items())
+    written = {handle for task in part.graph if not task.op.external for handle in task.writes}
+    for handle in written & tiles.keys():
+        store[handle] = own(tiles[handle])  # the caller's data
+    _provide(part, store, {name: what[-1] for name, what in families.items()})
+    policy = find_policy(scheduler)
+    policy.prepare(part.graph, Machine(workers=job.workers))
+    crew = Crew(Program(part.graph, store), policy, job.workers, part, job.rank, "dask")
+    return crew, plan
+
+
+def outline_family(shape: tuple[int, int], tile_size: int, dtype: str, order: str) -> TiledMatrix:
+    """A tiled matrix of which only the shape is here."""
+    return TiledMatrix.view(Outline.of(shape, dtype), tile_size)
+
+
+def _provide(part: Part, store: Store, orders: dict[str, Any]) -> None:
+    """Zeros for what tasks of this rank write without reading, all in one arena."""
+    missing: dict[Handle, np.ndarray] = {}
+    for task in part.graph:
+        if not task.op.external:
+            for handle, access in task.uses:
+                if access is Access.WRITE and isinstance(store[handle], Outline):
+                    missing[handle] = store[handle]
+    step = {handle: -(-outline.nbytes // 64) * 64 for handle, outline in missing.items()}
+    arena = np.zeros(sum(step.values()) + 64, np.uint8)
+    start = -arena.ctypes.data % 64
+    for handle, outline in missing.items():
+        raw = arena[start : start + outline.nbytes].view(outline.dtype)
+        store[handle] = raw.reshape(outline.shape, order=orders.get(handle.name, "C"))
+        start += step[handle]
+
+
+def use_blas(name: str) -> None:
+    """Take kernels from the library that the caller uses: same library, same bits."""
+    if blas.current().name != name:
+        try:
+            blas.use(name)
+        except OSError as error:
+            raise OSError(
+                f"the caller's kernels are those of {name}, which this worker cannot load ({error}); set "
+                f"{blas.VARIABLE}=openblas where the caller runs"
+            ) from None
+
+
+def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float) -> tuple[Outcome, Values, Values]:
+    origin = crew.part.origin
+    rows = [
+        (origin[index], worker, start - began, end - began)
+        for worker, records in enumerate(crew.records)
+        for index, start, end in records
+    ]
+    failures = [*crew.failures, *([post.failure] if post.failure else [])]
+    failure = min(failures, key=lambda failure: failure[0]) if failures else None
+    stays: Values = {}
+    returns: Values = {}
+    if not failures and not post.stopped:
+        for handle, rank in plan.final_places.items():
+            if rank == job.rank:
+                (stays if handle.name in job.stay else returns)[handle] = crew.program.store[handle]
+    outcome = Outcome(
+        tasks=np.array(rows).reshape(-1, 4),
+        sent=[(number, nbytes, start - began) for number, nbytes, start in post.sent],
+        received=[(number, end - began) for number, end in post.received],
+        failure=None if failure is None else (failure[0], freeze(failure[1])),
+        announced=False,
+        values=pickle.dumps(crew.program.replaced) if crew.program.replaced else b"",
+    )
+    return outcome, returns, stays
+
+
+def told_of(result: tuple[Outcome, Values, Values]) -> tuple[Outcome, Values]:
+    """What the caller wants to know of a rank; the rest stays."""
+    return result[:2]
+
+
+def pick(result: tuple[Outcome, Values, Values], handle: Handle) -> Any:
+    """One tile that stayed on a worker."""
+    return result[2][handle]

@@ -1,0 +1,52 @@
+"""Serialisation that Dask lacks: torch tensors of dtypes that NumPy does not have, such as bfloat16.
+
+Dask sends a tensor as the NumPy array in it. These go as a header and their raw bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["install"]
+
+
+def install() -> None:
+    """Teach Dask. Nothing imports torch before the first tensor is met."""
+    from distributed.protocol.serialize import dask_deserialize, dask_serialize
+
+    for dispatch in (dask_serialize, dask_deserialize):
+        dispatch.register_lazy("torch", _register)
+
+
+def _register() -> None:
+    import torch
+    from distributed.protocol import torch as theirs
+    from distributed.protocol.serialize import dask_deserialize, dask_serialize
+
+    numpy_less = {torch.bfloat16} | {
+        dtype
+        for name in dir(torch)
+        if name.startswith("float8") and isinstance(dtype := getattr(torch, name), torch.dtype)
+    }
+
+    def serialize_tensor(tensor: Any, context: Any = None) -> tuple[dict[str, Any], list[Any]]:
+        if tensor.dtype not in numpy_less or tensor.device.type != "cpu":
+            return theirs.serialize_torch_Tensor(tensor)
+        raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        header = {
+            "raw": str(tensor.dtype).removeprefix("torch."), "shape": tuple(tensor.shape),
+            "requires_grad": tensor.requires_grad,
+        }  # fmt: skip
+        return header, [raw.data]
+
+    def deserialize_tensor(header: dict[str, Any], frames: list[Any]) -> Any:
+        if "raw" not in header:
+            return theirs.deserialize_torch_Tensor(header, frames)
+        raw = np.array(np.frombuffer(frames[0], np.uint8)) if frames else np.empty(0, np.uint8)
+        tensor = torch.from_numpy(raw).view(getattr(torch, header["raw"])).reshape(header["shape"])
+        return tensor.requires_grad_(header["requires_grad"])
+
+    dask_serialize.register(torch.Tensor)(serialize_tensor)
+    dask_deserialize.register(torch.Tensor)(deserialize_tensor)
