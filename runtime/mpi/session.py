@@ -24,6 +24,7 @@ from tilewright.mpi.shared import like
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.site import Site, check_options
+from tilewright.tiles import TiledMatrix
 from tilewright.trace import Trace
 
 __all__ = ["RankSite"]
@@ -95,8 +96,8 @@ class RankSite(Site):
     def everywhere(self, value: Any) -> Any:
         if self.root is None:
             return value
-        array = np.array(_array_of(value)) if self.comm.rank == self.root else np.empty_like(_array_of(value))
-        self.comm.Bcast(np.ascontiguousarray(array) if array.flags.c_contiguous else array.T, self.root)
+        array = np.array(value.to_numpy() if isinstance(value, TiledMatrix) else value, order="C")
+        self.comm.Bcast(array, self.root)
         return array
 
     def result(self, value: Any) -> Any:

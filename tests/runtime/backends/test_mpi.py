@@ -589,6 +589,7 @@ SAME = {
     "tensor_from_root": [True, "torch.float32"],
     "zeros_are_not_sent": [True, 0, 21 * 2],
     "sixteen_bits": [True, True],
+    "solutions": [True] * 6,
     "wrong_values": [["ValueError"], ["ValueError"], ["ValueError"], ["TypeError"]],
     "still_works_after_all_that": True,
 }
