@@ -439,7 +439,7 @@ def test_fifty_calls_take_no_more_memory_and_descriptors_than_ten(pool: tw.mpi.P
         return [(descriptors(pid), resident(pid)) for pid in pids]
 
     before, after = call(10), call(50)
-    assert [d for d, _ in after] == [d for d, _ in before]
+    assert all(d <= e for (d, _), (e, _) in zip(after, before, strict=True))  # fewer: what earlier tests left is gone
     growth = max(r - s for (_, r), (_, s) in zip(after, before, strict=True))
     assert growth < 50 * a.nbytes / 10  # far less than a matrix a call
 

@@ -32,7 +32,7 @@ def test_a_message_costs_alpha_plus_beta_words():
     machine = tw.Machine(ranks=2, alpha=3.0, beta=0.5, tile_size=2)
     run = tw.simulate(chain_of_two_ranks(), machine, owner=on_rank)
     assert [(r.rank, r.start, r.end) for r in run.trace] == [(0, 0, 1), (1, 6, 7)]
-    assert run.trace.messages == [tw.MessageRecord(0, 1, tw.Handle("x", (0,)), 32, 1.0, 6.0)]
+    assert run.trace.messages == [tw.MessageRecord(0, 1, tw.Handle("x", (0,)), 32, 1.0, 6.0, writer=0)]
 
 
 def test_the_lecture_s_machine_multiplies_in_gamma_per_flop():
