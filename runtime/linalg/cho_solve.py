@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from tilewright.engine import run
-from tilewright.graph import RW, Handles, R, TaskGraph, W
+from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
 from tilewright.linalg.matrix import Matrix, is_tensor
 from tilewright.linalg.ops import copy, gemml, identity, mirror, trsml
 from tilewright.linalg.right_hand_side import RightHandSide
@@ -22,7 +23,7 @@ __all__ = ["cho_inverse", "cho_solve", "logdet", "substitute_back", "substitute_
 
 
 def substitute_forward(
-    g: TaskGraph, T: Handles, X: Handles, nt: int, column: int | tuple[()] = (), *, first: int = 0, lower: bool = True,
+    g: TaskGraph, T: Handles, X: Handles, nt: int, column: int | None = None, *, first: int = 0, lower: bool = True,
     beside: bool = True,
 ) -> None:  # fmt: skip
     """Insert X := L^-1 X, with L = T or, for ``lower=False``, L = T^H. Rows above ``first`` of X are zero [1]_.
@@ -41,7 +42,7 @@ def substitute_forward(
 
 
 def substitute_back(
-    g: TaskGraph, T: Handles, X: Handles, nt: int, column: int | tuple[()] = (), *, first: int = 0, lower: bool = True,
+    g: TaskGraph, T: Handles, X: Handles, nt: int, column: int | None = None, *, first: int = 0, lower: bool = True,
     beside: bool = True,
 ) -> None:  # fmt: skip
     """Insert X := L^-H X for the rows from ``first`` on, which need none of those above. See `substitute_forward`."""
@@ -54,9 +55,9 @@ def substitute_back(
             g.insert(gemml, R(tile), R(x(k)), RW(x(i)), lower, on=on)  # X_i := X_i - L_ki^H X_k
 
 
-def _rows(X: Handles, column: int | tuple[()]) -> Any:
+def _rows(X: Handles, column: int | None) -> Callable[[int], Handle]:
     """The handle of block i: X[i, column], or X[i] where a block has all columns."""
-    return (lambda i: X[i]) if column == () else (lambda i: X[i, column])
+    return X.__getitem__ if column is None else lambda i: X[i, column]
 
 
 @lru_cache(maxsize=32)
