@@ -38,7 +38,7 @@ from tilewright.tiles import Store, TiledMatrix
 from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if _checking:
-    from tilewright import comm, mpi, training
+    from tilewright import comm, mpi, plot, training
 
 __version__ = _version("tilewright")
 
@@ -88,6 +88,7 @@ __all__ = [
     "compare_schedulers",
     "logdet",
     "mpi",
+    "plot",
     "run",
     "simulate",
     "solve",
@@ -96,7 +97,7 @@ __all__ = [
 ]
 
 
-_ROOMS = ("comm", "mpi", "training")  # imported when they are first used, and so are these names of theirs:
+_ROOMS = ("comm", "mpi", "plot", "training")  # imported when they are first used, and so are these names of theirs:
 _NAMES: dict[str, str] = {}
 
 
