@@ -314,6 +314,8 @@ class TestNotPositiveDefinite:
 
 
 class TestReproducible:
+    # Dask leaves the sockets of attempts to connect that it repeats to the collector.
+    @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest.mark.parametrize("refine", ["cg", "gmres", "classical"])
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_every_engine_gives_the_bits_of_the_serial_run(self, backend, refine):
