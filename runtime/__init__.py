@@ -39,6 +39,8 @@ from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if _checking:
     from tilewright import comm, mpi, plot, training
+    from tilewright.comm.cg import cg
+    from tilewright.comm.sparse import SparseOperator
 
 __version__ = _version("tilewright")
 
@@ -71,6 +73,7 @@ __all__ = [
     "Run",
     "SchedulerError",
     "SolveInfo",
+    "SparseOperator",
     "Store",
     "SymmetricBlockCyclic",
     "Task",
@@ -83,6 +86,7 @@ __all__ = [
     "bounds",
     "cho_inverse",
     "cho_solve",
+    "cg",
     "cholesky_graph",
     "comm",
     "compare_schedulers",
@@ -98,7 +102,10 @@ __all__ = [
 
 
 _ROOMS = ("comm", "mpi", "plot", "training")  # imported when they are first used, and so are these names of theirs:
-_NAMES: dict[str, str] = {}
+_NAMES = {
+    "SparseOperator": "tilewright.comm.sparse",
+    "cg": "tilewright.comm.cg",
+}
 
 
 def __getattr__(name: str) -> _Any:

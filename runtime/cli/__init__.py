@@ -18,7 +18,7 @@ COMMANDS = {
     "dag": ("tilewright.cli.cholesky", "Draw task graphs; no data needed."),
     "info": ("tilewright.cli.info", "What is installed, which BLAS is used, which kernels and engines there are."),
     "precision": ("tilewright.cli.precision", "Number formats, what they do to numbers, which products there are."),
-    "compare": ("tilewright.cli.schedulers", "Simulate one graph under many policies and print the table."),
+    "compare": ("tilewright.cli.schedulers", "Run one graph under many policies, simulated or measured."),
     "simulate": ("tilewright.cli.schedulers", "Predict one run and print its bounds and idle times."),
     "report": ("tilewright.cli.schedulers", "One HTML page of saved runs, side by side."),
     "train": ("tilewright.cli.training", "Train a model in one precision, or in several side by side."),
