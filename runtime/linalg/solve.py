@@ -134,6 +134,17 @@ class SolveInfo:
         """10^9 flops of one factorisation per second of all factorisations, without refinement."""
         return self.n**3 / 3 / self.times["factor"] / 1e9 if self.times.get("factor") else 0.0
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        attempts = [
+            {name: getattr(attempt, name) for name in (*Attempt.__dataclass_fields__, "code")} for attempt in self.path
+        ]
+        names = (
+            "n", "right_hand_sides", "dtype", "precision", "code", "iterations", "backward_error", "residuals",
+            "criterion", "hpl_mxp_residual", "times", "gflops", "factor_gflops", "messages", "bytes",
+        )  # fmt: skip
+        return {**{name: getattr(self, name) for name in names}, "path": attempts}
+
     def __str__(self) -> str:
         path = "\n          ".join(map(str, self.path)) or "nothing to do"
         times = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in self.times.items())
