@@ -10,7 +10,8 @@ import numpy as np
 
 from tilewright.engine import run
 from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
-from tilewright.linalg.matrix import Matrix, is_tensor
+from tilewright.linalg import on_device
+from tilewright.linalg.matrix import Matrix, is_device_tensor, is_tensor
 from tilewright.linalg.ops import copy, gemml, identity, mirror, trsml
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tuning import cholesky_tile_size
@@ -166,6 +167,9 @@ def cho_solve(
     >>> tw.cho_solve(tw.tiled_cholesky(np.array([[4.0, 2.0], [2.0, 5.0]])), [2.0, 5.0])
     array([0., 1.])
     """
+    if is_device_tensor(L):
+        _no_run(return_run)
+        return on_device.cho_solve(L, b, lower)
     site = find_site(backend, options)
     L, b = site.argument(L), site.argument(b)
     with site.agreement() as facts:
@@ -213,6 +217,9 @@ def logdet(
     >>> round(float(np.exp(tw.logdet(tw.tiled_cholesky(np.array([[4.0, 2.0], [2.0, 5.0]]))))), 12)
     16.0
     """
+    if is_device_tensor(L):
+        _no_run(return_run)
+        return on_device.logdet(L)
     site = find_site(backend, options)
     L = site.argument(L)
     with site.agreement() as facts:
@@ -254,6 +261,9 @@ def cho_inverse(
     array([[ 5., -2.],
            [-2.,  4.]])
     """
+    if is_device_tensor(L):
+        _no_run(return_run)
+        return on_device.cho_inverse(L, lower)
     site = find_site(backend, options)
     L = site.argument(L)
     with site.agreement() as facts:
@@ -269,6 +279,11 @@ def cho_inverse(
     )  # fmt: skip
     inverse = site.result(_as_tensor(x) if is_tensor(L) else x)
     return (inverse, record) if return_run else inverse
+
+
+def _no_run(return_run: bool) -> None:
+    if return_run:
+        raise ValueError("on a CUDA device torch solves, not a tile graph: there is no run to return")
 
 
 def _as_tensor(array: np.ndarray) -> Any:

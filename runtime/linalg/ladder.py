@@ -13,7 +13,7 @@ from math import expm1, log, log1p, sqrt
 
 import numpy as np
 
-__all__ = ["RUNGS", "Estimate", "estimate", "rungs_from", "sample"]
+__all__ = ["RUNGS", "Estimate", "estimate", "judge", "rungs_from", "sample"]
 
 RUNGS = ("bf16", "bf16x3", "fp32", "fp64")
 
@@ -68,9 +68,12 @@ def estimate(a: np.ndarray, available: tuple[str, ...] = RUNGS) -> Estimate:
     .. [1] D. Voiculescu, Multiplication of certain non-commuting random variables, J. Operator Theory 18 (1987), has S;
        that pivots follow it was checked against factors.
     """
-    n = len(a)
-    rows = sample(n)
-    part = a[np.ix_(rows, rows)]
+    rows = sample(len(a))
+    return judge(a[np.ix_(rows, rows)], len(a), available)
+
+
+def judge(part: np.ndarray, n: int, available: tuple[str, ...] = RUNGS) -> Estimate:
+    """`estimate` from the principal submatrix with the rows of `sample`."""
     with np.errstate(all="ignore"):
         d = 1 / np.sqrt(part.diagonal().real)
         h = np.tril(part) * d * d[:, None]
@@ -80,7 +83,7 @@ def estimate(a: np.ndarray, available: tuple[str, ...] = RUNGS) -> Estimate:
         return Estimate(0.0, 1.0, available[-1])
     if not np.isfinite(L).all():
         return Estimate(0.0, 1.0, available[-1])
-    size = len(rows)
+    size = len(part)
     logs = 2 * np.log(L.diagonal().real)
     window = max(1, size // 8)
     middle, end = logs[size // 2 - window // 2 :][:window].mean(), logs[-window:].mean()

@@ -15,7 +15,7 @@ from tilewright.linalg.ops import finite
 from tilewright.pages import zeros
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["Matrix", "check_finite_lower", "is_tensor", "tensor_as_array"]
+__all__ = ["Matrix", "check_finite_lower", "is_device_tensor", "is_tensor", "tensor_as_array"]
 
 
 class Matrix:
@@ -93,6 +93,11 @@ def is_tensor(a: Any) -> bool:
     """Whether it is a torch tensor. Imports nothing."""
     torch = sys.modules.get("torch")  # who has a tensor has imported torch
     return torch is not None and isinstance(a, torch.Tensor)
+
+
+def is_device_tensor(a: Any) -> bool:
+    """Whether it is a torch tensor on a device that the kernel table has rows for."""
+    return is_tensor(a) and a.device.type == "cuda"
 
 
 def _has_the_memory(a: Any) -> bool:

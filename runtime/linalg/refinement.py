@@ -274,9 +274,17 @@ class System:
         After each iteration the largest ||r||_inf / (||A||_inf ||x||_inf) of all right-hand sides.
     """
 
+    b: Any  # arrays here, tensors on a device; so the rest
+    x: Any
+    r: Any
+    z: Any
+    p: Any
+    v: Any
+
     def __init__(self, A: TiledMatrix, b: np.ndarray, norm: float, stage: Stage) -> None:
         self.A, self.norm, self.stage = A, norm, stage
         self.n, self.m = b.shape
+        self.kind = A.dtype
         self.nt = A.nt
         keep = stage.site.keep
         self.b = keep(np.ascontiguousarray(b, A.dtype))
@@ -326,6 +334,11 @@ class System:
             self.r[...] = self.b
             size = self.bound
         self.sizes[:] = np.abs(self.x).max(axis=0, initial=0), size, np.abs(self.r * d).max(axis=0, initial=0)
+
+    def _restart(self) -> None:
+        """Conjugate gradients begin anew: beta = 0 in the first step."""
+        self.scalars["rho"][...] = inf
+        self.p.fill(0)
 
     # -------------------------------------------------------------- measures
 
@@ -380,8 +393,7 @@ class System:
         """Preconditioned conjugate gradients; where the recursive residual has converged the true one is looked at."""
         k, checks, last = 0, 0, inf
         while True:
-            self.scalars["rho"][...] = inf  # beta = 0 in the first step
-            self.p.fill(0)
+            self._restart()
             start = len(self.residuals)
             excess = self.excess
             while not excess <= 1 and k < cap:
@@ -433,7 +445,7 @@ class System:
 
     def _cycle(self, most: int) -> int:
         """One cycle of GMRES: at most ``most`` steps, then x and the true residual. Returns the number of steps."""
-        hessenberg = np.zeros((self.m, most + 1, most), self.b.dtype)
+        hessenberg = np.zeros((self.m, most + 1, most), self.kind)
         self._grow(0)
         self._replay(gmres_start_graph)
         beta = self.scalars["norm"][0].copy()
@@ -468,7 +480,7 @@ class System:
 
     def _grow(self, k: int) -> None:
         """Room for vector k of the basis, and for what belongs to the step that makes it from those before."""
-        gmres, m, kind = self._gmres, self.m, self.b.dtype
+        gmres, m, kind = self._gmres, self.m, self.kind
         if (k, 0) in gmres["basis"]:
             return
         gmres["size"] = gmres.get("size", np.zeros((3, m)))

@@ -17,7 +17,7 @@ from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg import ladder
 from tilewright.linalg.cholesky import tiled_cholesky
 from tilewright.linalg.ladder import Estimate
-from tilewright.linalg.matrix import Matrix, check_finite_lower
+from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
 from tilewright.linalg.mixed import mixed_factor
 from tilewright.linalg.refinement import METHODS, RESTART, Outcome, System, U, row_sums
 from tilewright.linalg.right_hand_side import RightHandSide
@@ -27,7 +27,7 @@ from tilewright.replay import Replay, Stage
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["Attempt", "SolveInfo", "solve"]
+__all__ = ["Attempt", "Problem", "SolveInfo", "solve"]
 
 ITERATIONS = 30
 """LAPACK's limit for refinement."""
@@ -259,6 +259,16 @@ def solve(
     """
     began = perf_counter()
     _check_names(assume_a, precision, refine)
+    if is_device_tensor(a):
+        from tilewright.linalg.device_solve import DeviceProblem
+
+        stage = Stage(backend, scheduler, workers, options)
+        device = DeviceProblem(
+            a, b, precision, refine, fallback, check_finite, check_symmetric, lower, tile_size, stage
+        )  # fmt: skip
+        x, info = _finished(device, began)
+        shape = np.shape(b)
+        return (x.reshape(shape), info) if return_info else x.reshape(shape)
     stage = Stage(backend, scheduler, workers, {k: v for k, v in options.items() if k not in ("root", "gather")})
     outer = Stage(backend, scheduler, workers, options).site
     given = a
@@ -277,25 +287,30 @@ def solve(
         right = right.conj()  # the lower triangle of A^T is that of conj(A)
     if real != kind:  # real and imaginary parts are right-hand sides of a real system
         right = np.concatenate([right.real, right.imag], axis=1)
-    problem = _Problem(
+    problem = Problem(
         array.astype(real, copy=False), right, precision, refine, fallback, check_finite, lower, tile_size, stage
     )
-    try:
-        if check_symmetric:
-            with problem.timed("check"):
-                _check_symmetric(problem.A, stage)
-        x = problem.solve()
-    except (AccuracyError, NotPositiveDefiniteError) as error:
-        error.info = problem.finish(began)  # type: ignore[union-attr]
-        raise
+    if check_symmetric:
+        with problem.timed("check"):
+            _check_symmetric(problem.A, stage)
+    x, info = _finished(problem, began)
     if real != kind:
         x = x[:, : x.shape[1] // 2] + 1j * x[:, x.shape[1] // 2 :]
     if not lower and matrix.dtype.kind == "c":
         x = x.conj()
-    info = problem.finish(began)
     info.right_hand_sides = columns.columns.shape[1]
     solution = outer.result(columns.result(x, given))
     return (solution, info) if return_info else solution
+
+
+def _finished(problem: Problem, began: float) -> tuple[Any, SolveInfo]:
+    """The solution and how it was found; an exception that says why there is none has that as well."""
+    try:
+        x = problem.solve()
+    except (AccuracyError, NotPositiveDefiniteError) as error:
+        error.info = problem.finish(began)  # type: ignore[union-attr]
+        raise
+    return x, problem.finish(began)
 
 
 def _check_names(assume_a: str, precision: Any, refine: str) -> None:
@@ -307,8 +322,11 @@ def _check_names(assume_a: str, precision: Any, refine: str) -> None:
         raise ValueError(f"unknown refinement {refine!r}; known: auto, {', '.join(METHODS)}")
 
 
-class _Problem:
+class Problem:
     """One system on its way up the ladder."""
+
+    a: Any  # arrays here, tensors on a device
+    b: Any
 
     def __init__(
         self, a: np.ndarray, b: np.ndarray, precision: Any, refine: str, fallback: bool, check_finite: bool,
@@ -378,7 +396,7 @@ class _Problem:
 
     def _rungs(self) -> tuple[Any, ...]:
         """What to try in turn."""
-        if self.a.dtype.kind == "c":
+        if "complex" in str(self.a.dtype):
             return ("fp64",)
         if self.precision != "auto":
             if not isinstance(self.precision, str):
@@ -387,8 +405,11 @@ class _Problem:
         if self.n < ladder.SMALL:
             return ("fp64",)
         with self.timed("estimate"):
-            self.info.estimate = ladder.estimate(self.a)
+            self.info.estimate = self._estimate()
         return ladder.rungs_from(self.info.estimate.rung, self.fallback)
+
+    def _estimate(self) -> Estimate:
+        return ladder.estimate(self.a)
 
     # -------------------------------------------------------------- climbing
 
@@ -439,18 +460,32 @@ class _Problem:
 
     def _factor(self, rung: Any) -> Any:
         """A `MixedFactor`. Without a shift where that works: each u of it costs iterations."""
-        stage = self.stage
-        arguments: dict[str, Any] = {
-            "workers": stage.workers, "scheduler": stage.scheduler, "backend": stage.backend, **stage.options,
-        }  # fmt: skip
-        if isinstance(rung, str):
-            arguments["tile_size"] = self.given_tile_size
         try:
-            return mixed_factor(self.a, rung, shift=0.0, **arguments)
+            return self._mixed(rung, 0.0)
         except NotPositiveDefiniteError:
             if self.precision == "auto" and rung != "fp32":
                 raise  # the next rung costs about as much as another attempt, and gives more
-            return mixed_factor(self.a, rung, **arguments)
+            return self._mixed(rung, None)
+
+    def _mixed(self, rung: Any, shift: float | None) -> Any:
+        """`mixed_factor` where tasks of this problem run."""
+        stage = self.stage
+        options = dict(stage.options)
+        if isinstance(rung, str):
+            options["tile_size"] = self.given_tile_size
+        return mixed_factor(
+            self.a,
+            rung,
+            shift=shift,
+            workers=stage.workers,
+            scheduler=stage.scheduler,
+            backend=stage.backend,
+            **options,
+        )
+
+    def _ones(self) -> Any:
+        """The scaling of an FP64 factor: none."""
+        return np.ones(self.n)
 
     def _refine(self, system: System) -> Iterator[Outcome]:
         cap = max(ITERATIONS, self.n // 256)
@@ -475,7 +510,7 @@ class _Problem:
         self.info.messages += run.messages
         self.info.bytes += run.bytes
         with self.timed("refine"):
-            system.use(L, np.ones(self.n))
+            system.use(L, self._ones())
             outcome = system.classical(ITERATIONS)
         accepted = bool((system.backward_errors <= max(self.n, 1) * U).all())
         status = "converged" if accepted else outcome.status
