@@ -13,6 +13,8 @@ from math import expm1, log, log1p, sqrt
 
 import numpy as np
 
+from tilewright.kernels import blas, table
+
 __all__ = ["RUNGS", "Estimate", "estimate", "judge", "rungs_from", "sample"]
 
 RUNGS = ("bf16", "bf16x3", "fp32", "fp64")
@@ -28,6 +30,7 @@ SMALL = 1024
 
 _RUNS = 4  # contiguous runs of rows in the sample: near neighbours see each other, and all parts of the matrix count
 _SAMPLE = 1024
+_ROWS = 32  # of the sample's factor, to see how rounding errors add up
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,11 @@ def judge(part: np.ndarray, n: int, available: tuple[str, ...] = RUNGS) -> Estim
     with np.errstate(all="ignore"):
         d = 1 / np.sqrt(part.diagonal().real)
         h = np.tril(part) * d * d[:, None]
-    try:
-        L = np.linalg.cholesky(h)
-    except np.linalg.LinAlgError:
-        return Estimate(0.0, 1.0, available[-1])
-    if not np.isfinite(L).all():
+    potrf = table.lookup("potrf", "cpu", str(h.dtype), str(h.dtype)).function
+    with blas.one_thread():  # 10 ms; a library's own threads would wait for each other longer where cores are shared
+        info = potrf(h)
+    L = np.tril(h)
+    if info or not np.isfinite(L).all():
         return Estimate(0.0, 1.0, available[-1])
     size = len(part)
     logs = 2 * np.log(L.diagonal().real)
@@ -90,9 +93,9 @@ def judge(part: np.ndarray, n: int, available: tuple[str, ...] = RUNGS) -> Estim
     share = size / n * (1 - window / (2 * size))
     fall = float(end - middle)
     pivot = float(np.exp(min(end, logs.min()) if share >= 0.4 else end)) * _further(fall, share)
-    tail = np.abs(L[-window:]) ** 2
-    overlap = tail @ tail.T
-    spread = max(1.0, sqrt(n * float(np.sqrt(overlap[np.tril_indices(window, -1)]).mean()) ** 2)) if window > 1 else 1.0
+    tail = np.abs(L[-min(window, _ROWS) :]) ** 2
+    overlap = np.sqrt((tail @ tail.T)[np.tril_indices(len(tail), -1)])  # of row i with row j: sqrt(sum_k l_ik^2 l_jk^2)
+    spread = max(1.0, sqrt(n) * float(overlap.mean())) if overlap.size else 1.0
     rung = next(
         (name for name in available if name == "fp64" or pivot > MARGIN.get(name, 6.0) * ROUNDOFF[name] * spread),
         available[-1],
