@@ -23,6 +23,9 @@ COMMANDS = {
     "spmv": ("tilewright.cli.spmv", "Multiply a sparse matrix on ranks: words, messages, times, conjugate gradients."),
     "report": ("tilewright.cli.schedulers", "One HTML page of saved runs, side by side."),
     "train": ("tilewright.cli.training", "Train a model in one precision, or in several side by side."),
+    "matvec": ("tilewright.cli.matvec", "Multiply a dense matrix that stays on the ranks by vectors."),
+    "scaling": ("tilewright.cli.matvec", "Efficiency of dense products: the lecture's formulas and simulated points."),
+    "calibrate": ("tilewright.cli.matvec", "Measure alpha, beta and gamma of this computer."),
     "bench": ("tilewright.cli", "Measure tilewright beside other libraries."),
 }
 """Commands and the modules that have them under their own names; modules are imported when a command is used."""
@@ -36,6 +39,7 @@ BENCHMARKS = {
         "Tile products in every format, by every route.",
     ),
     "mpi": ("tilewright.benchmarks.mpi", "Ranks beside threads, what a pool costs, message counts."),
+    "matvec": ("tilewright.benchmarks.matvec", "Dense products on two ranks beside NumPy and the copy bandwidth."),
     "spmv": ("tilewright.benchmarks.spmv", "Sparse products on ranks beside SciPy, PETSc and the memory's bandwidth."),
 }
 """Subcommands of ``tilewright bench``: each is ``command`` in its module."""
