@@ -41,18 +41,19 @@ MACHINE = tw.Machine(alpha=5e-6, beta=1.2e-9, gamma=0.7e-9)
 """Two ranks of this host: measured latency, words per second, and seconds per flop of a sparse product."""
 
 METHODS = ("separate", "halo", "two-stage")
+NAMES = {"slab": "slabs", "patch": "patches"}
 
 
 def stencil(n: int, m: int | None = None) -> Any:
     """The 5-point stencil on n x m points, with 0 outside; n m rows."""
-    line = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
-    other = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(m or n, m or n))
+    line: Any = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
+    other: Any = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(m or n, m or n))
     return sparse.csr_array(sparse.kronsum(other, line, format="csr"))
 
 
 def torus(n: int) -> Any:
     """The same on a periodic grid of n x n points: all ranks do the same, so no time is lost in waiting."""
-    ring = sparse.diags_array([1.0, 1.0, 1.0, 1.0], offsets=[-1, 1, n - 1, 1 - n], shape=(n, n))
+    ring: Any = sparse.diags_array([1.0, 1.0, 1.0, 1.0], offsets=[-1, 1, n - 1, 1 - n], shape=(n, n))
     return sparse.csr_array(sparse.kronsum(ring, ring) + 4 * sparse.eye_array(n * n))
 
 
@@ -275,10 +276,10 @@ def draw_cuts(path: Path, points: int = 4096) -> None:
     for place, cut in enumerate(("slab", "patch")):
         ranks = [4**k for k in range(1, 7)]
         axes.plot(ranks, [efficiency(cut, p, (points * p) ** 0.5, machine) for p in ranks], "-", color=COLOURS[place],
-                  label=f"{cut}s, formula")  # fmt: skip
+                  label=f"{NAMES[cut]}, formula")  # fmt: skip
         simulated = [p for p in ranks if 16 <= p <= 256]
         found = [torus_efficiency(cut, p, points, machine) for p in simulated]
-        axes.plot(simulated, found, MARKS[place], color=COLOURS[place], label=f"{cut}s, simulated")
+        axes.plot(simulated, found, MARKS[place], color=COLOURS[place], label=f"{NAMES[cut]}, simulated")
     axes.set_xscale("log", base=2)
     axes.set_xlabel("ranks")
     axes.set_ylabel("efficiency")

@@ -94,7 +94,7 @@ def _load(poisson: str | None, example: str | None, path: Path | None) -> tuple[
     shape = _shape(poisson or "1000x1000")
     A = sparse.csr_array((1, 1))
     for place, n in enumerate(shape):
-        line = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
+        line: Any = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
         A = sparse.csr_array(line if place == 0 else sparse.kronsum(line, A))
     return A, f"Poisson, {' x '.join(map(str, shape))} points"
 
@@ -136,7 +136,7 @@ def _measure(operator: SparseOperator, A: Any, s: int, method: str, repeat: int)
         plan = None if s == 1 or method == "separate" else (s, method, False)
         rounds = operator.driver.time_products(operator.dtype, repeat + 1, s, plan)
         seconds = statistics.median([max(times) for times in zip(*rounds, strict=True)][1:])
-        nbytes = s * csr.bytes_moved(*A.shape, A.nnz, operator.dtype)
+        nbytes = s * csr.bytes_moved(A.shape[0], A.shape[1], A.nnz, operator.dtype)
         result |= {"rank_seconds": seconds, "gigabytes_per_second": nbytes / seconds / 1e9}
     return result
 
