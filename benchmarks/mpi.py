@@ -4,8 +4,8 @@ Four questions:
 
 1. Two ranks with one worker each against two threads, alternating: rates of the execution and of the whole call, bytes
    sent, share of the messages' time that is hidden under computation.
-2. The same two ranks against ScaLAPACK's pdpotrf on two, in the same rounds, with the same BLAS, at the best of a few
-   block sizes; if it is installed.
+2. The same two ranks, in place, against ScaLAPACK's pdpotrf on two, which works in place, in the same rounds, with the
+   same BLAS, at the best of a few block sizes; if it is installed.
 3. How long four ranks take to start, and a call on them with a matrix of 64 rows, where all is overhead.
 4. Messages and bytes of the plan, the pass that the engine uses, on 16 to 1024 ranks, for one matrix and for one that
    grows with the ranks, beside the count nt^2/2 (P + Q - 2) tiles for a P x Q block-cyclic grid.
@@ -16,11 +16,13 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from functools import partial
 from math import isqrt, sqrt
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 import tilewright as tw
 from tilewright.benchmarks import record, table
@@ -32,7 +34,7 @@ from tilewright.matrices import random_spd
 
 __all__ = ["command", "counts", "overhead", "rates", "tuned"]
 
-THREADS, RANKS, RIVAL = "2 threads", "2 ranks", "pdpotrf, 2 ranks"
+THREADS, RANKS, IN_PLACE, RIVAL = "2 threads", "2 ranks", "2 ranks in place", "pdpotrf, 2 ranks"
 SIZES = (3072, 6144)
 BLOCKS = ((64, 32), (64, 64), (128, 64), (128, 128), (192, 96), (256, 128))
 """Blocks of ScaLAPACK and of the PBLAS in it, to choose from; on two ranks a 1 x 2 grid beat 2 x 1 at all of them."""
@@ -43,11 +45,12 @@ COUNTED = (16, 32, 64, 128, 256, 512, 1024)
 def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
     """Two threads, two ranks, and with ``rival`` ScaLAPACK; its record has an "error" if there is none."""
     a = random_spd(n)
-    seconds: dict[str, list[float]] = {THREADS: [], RANKS: []}  # of the execution alone
+    work = np.empty_like(a)
+    seconds: dict[str, list[float]] = {THREADS: [], RANKS: [], IN_PLACE: []}  # of the execution alone
     runs: dict[str, tw.Run] = {}
 
-    def ours(name: str, **options: Any) -> None:
-        _, runs[name] = tw.tiled_cholesky(a, return_run=True, workers=2, **options)
+    def ours(name: str, matrix: np.ndarray = a, **options: Any) -> None:
+        _, runs[name] = tw.tiled_cholesky(matrix, return_run=True, workers=2, **options)
         seconds[name].append(runs[name].makespan)
 
     missing = ""
@@ -56,6 +59,11 @@ def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
         contenders = [
             Contender(THREADS, lambda: ours(THREADS)),
             Contender(RANKS, lambda: ours(RANKS, backend="mpi", pool=pool)),
+            Contender(
+                IN_PLACE,
+                lambda: ours(IN_PLACE, work, backend="mpi", pool=pool, overwrite_a=True, check_finite=False),
+                partial(np.copyto, work, a),
+            ),
         ]
         if rival:
             try:
@@ -78,7 +86,8 @@ def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
     if RIVAL in rate:
         records.append({
             "benchmark": "mpi", "contender": RIVAL, "n": n, "dtype": "float64", "gflops": rate[RIVAL],
-            "of_threads": rate[RIVAL] / rate[THREADS], "ours_over_this": rate[RANKS] / rate[RIVAL],
+            "of_threads": rate[RIVAL] / rate[THREADS], "ours_over_this": rate[IN_PLACE] / rate[RIVAL],
+            "with_copy_over_this": rate[RANKS] / rate[RIVAL],
             "nb": theirs.nb, "pblas_nb": theirs.logical, "ratio": theirs.ratio, "passed": theirs.ratio < THRESHOLD,
             "executions": seconds[RIVAL][1:],
         })  # fmt: skip
@@ -182,7 +191,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
 def show_rates(n: int, records: list[dict[str, Any]], as_json: bool) -> None:
     """A table, and below it at which blocks ScaLAPACK was best, or what is missing to compare with it."""
     table.show(f"n = {n}, FP64, medians", "contender", {
-        "GFLOP/s": "gflops", "whole call": "whole_gflops", "of threads": "of_threads", "ours / this": "ours_over_this",
+        "GFLOP/s": "gflops", "whole call": "whole_gflops", "of threads": "of_threads", "ours in place / this": "ours_over_this",
         "messages": "messages", "MB": "megabytes", "hidden": "overlap",
     }, [r for r in records if "error" not in r], as_json=as_json)  # fmt: skip
     for r in records:

@@ -31,12 +31,12 @@ def test_command_prints_rates_costs_and_counts(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     printed = [json.loads(line) for line in result.output.splitlines()]
     assert [r.get("contender") or r.get("what") or r["distribution"] for r in printed] == [
-        "2 threads", "2 ranks", "pdpotrf, 2 ranks", "start of 4 ranks", "call, n = 64", "block-cyclic 4 x 4",
+        "2 threads", "2 ranks", "2 ranks in place", "pdpotrf, 2 ranks", "start of 4 ranks", "call, n = 64", "block-cyclic 4 x 4",
         "symmetric, r = 6", "block-cyclic 4 x 4", "symmetric, r = 6",
     ]  # fmt: skip
-    assert all(r["gflops"] > 0 for r in printed[:2])
-    assert printed[2]["error"] == "no ScaLAPACK to compare with: it is not here"
-    assert len((tmp_path / "mpi.jsonl").read_text().splitlines()) == 9
+    assert all(r["gflops"] > 0 for r in printed[:3])
+    assert printed[3]["error"] == "no ScaLAPACK to compare with: it is not here"
+    assert len((tmp_path / "mpi.jsonl").read_text().splitlines()) == 10
     assert (tmp_path / "sent.svg").read_text().startswith("<?xml")
 
 
@@ -62,7 +62,7 @@ def test_our_rate_is_compared_with_that_of_scalapack_and_its_factor_is_checked(m
     records = {r["contender"]: r for r in mpi.rates(200, repeat=1)}
     theirs = records[mpi.RIVAL]
     assert theirs["gflops"] == pytest.approx(200**3 / 3 / 0.5 / 1e9)
-    assert theirs["ours_over_this"] == pytest.approx(records[mpi.RANKS]["gflops"] / theirs["gflops"])
+    assert theirs["ours_over_this"] == pytest.approx(records[mpi.IN_PLACE]["gflops"] / theirs["gflops"])
     assert (theirs["passed"], theirs["nb"], theirs["pblas_nb"]) == (True, 64, 32)
 
 
