@@ -29,7 +29,10 @@ from tilewright.tiles import Store, TiledMatrix
 from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if _checking:
-    from tilewright import comm, mpi, training
+    from tilewright import comm, mpi, plot, training
+    from tilewright.comm.cg import cg
+    from tilewright.comm.matvec import DenseOperator, matvec
+    from tilewright.comm.sparse import SparseOperator
 
 __version__ = _version("tilewright")
 
@@ -42,6 +45,7 @@ __all__ = [
     "BlockCyclic",
     "Bounds",
     "CriticalPath",
+    "DenseOperator",
     "Distribution",
     "Handle",
     "Machine",
@@ -60,6 +64,7 @@ __all__ = [
     "RowBlocks",
     "Run",
     "SchedulerError",
+    "SparseOperator",
     "Store",
     "SymmetricBlockCyclic",
     "Task",
@@ -70,10 +75,13 @@ __all__ = [
     "W",
     "WorkerDied",
     "bounds",
+    "cg",
     "cholesky_graph",
     "comm",
     "compare_schedulers",
+    "matvec",
     "mpi",
+    "plot",
     "run",
     "simulate",
     "tiled_cholesky",
@@ -81,8 +89,13 @@ __all__ = [
 ]
 
 
-_ROOMS = ("comm", "mpi", "training")  # imported when they are first used, and so are these names of theirs:
-_NAMES: dict[str, str] = {}
+_ROOMS = ("comm", "mpi", "plot", "training")  # imported when they are first used, and so are these names of theirs:
+_NAMES = {
+    "DenseOperator": "tilewright.comm.matvec",
+    "SparseOperator": "tilewright.comm.sparse",
+    "cg": "tilewright.comm.cg",
+    "matvec": "tilewright.comm.matvec",
+}
 
 
 def __getattr__(name: str) -> _Any:

@@ -140,3 +140,8 @@ def plain(model, data, *, epochs=1, batch_size=32, precision="fp32", accumulate=
         scaler.update()
         losses.append(total / len(labels))
     return losses, scales
+
+
+def passed_on(value, _):
+    """A copy of a tensor."""
+    return value.clone()

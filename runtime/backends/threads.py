@@ -230,7 +230,7 @@ class Workers:
         """Whether the policy keeps tasks back that no event will change its mind about."""
         if self.shared and self.queued:
             return True
-        if self.abroad and not self.queued:
+        if self.abroad and (not self.queued or getattr(self.policy, "waits", False)):
             return False  # what comes from outside may make tasks ready
         return len(self.parked) == self.workers - 1 and not self.look_again()
 

@@ -5,6 +5,7 @@ Dask sends a tensor as the NumPy array in it. These go as a header and their raw
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ __all__ = ["install"]
 
 
 def install() -> None:
-    """Teach Dask. Nothing imports torch before the first tensor is met."""
+    """Teach Dask. Nothing imports torch before the first tensor is met; Dask may have met one already."""
+    if "torch" in sys.modules:
+        _register()
+        return
     from distributed.protocol.serialize import dask_deserialize, dask_serialize
 
     for dispatch in (dask_serialize, dask_deserialize):

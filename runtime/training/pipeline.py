@@ -109,6 +109,8 @@ class Pipeline:
     Tasks that are no actions run when the next action is not ready, by priority, then in program order.
     """
 
+    waits = True
+
     def __init__(self, name: str, layout: Layout) -> None:
         if name not in PIPELINES:
             raise ValueError(f"unknown pipeline {name!r}; known: {', '.join(PIPELINES)}")
