@@ -191,8 +191,8 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
 def show_rates(n: int, records: list[dict[str, Any]], as_json: bool) -> None:
     """A table, and below it at which blocks ScaLAPACK was best, or what is missing to compare with it."""
     table.show(f"n = {n}, FP64, medians", "contender", {
-        "GFLOP/s": "gflops", "whole call": "whole_gflops", "of threads": "of_threads", "ours in place / this": "ours_over_this",
-        "messages": "messages", "MB": "megabytes", "hidden": "overlap",
+        "GFLOP/s": "gflops", "whole call": "whole_gflops", "of threads": "of_threads",
+        "ours in place / this": "ours_over_this", "messages": "messages", "MB": "megabytes", "hidden": "overlap",
     }, [r for r in records if "error" not in r], as_json=as_json)  # fmt: skip
     for r in records:
         if "error" in r:
