@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Literal
 
 __all__ = [
@@ -123,7 +124,10 @@ def family_of(version: str) -> Family:
 
 
 def environment(
-    family: Family = "unknown", library: str = "", environ: Mapping[str, str] = os.environ, **extra: str
+    family: Family = "unknown",
+    library: str = "",
+    extra: Mapping[str, str] = MappingProxyType({}),
+    environ: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
     """The ranks' environment: ours without another launcher's words, with settings for few cores where there are none.
 
@@ -204,7 +208,7 @@ class Launch:
         """Shared memory of the ranks' MPI, removed by `kill`."""
         try:
             self.process = subprocess.Popen(
-                arguments, env=environment(kind, libmpi(launcher, kind), **extra), start_new_session=True,
+                arguments, env=environment(kind, libmpi(launcher, kind), extra), start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT,
             )  # fmt: skip
         except OSError as error:

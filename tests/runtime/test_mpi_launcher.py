@@ -67,7 +67,7 @@ def test_ranks_may_be_more_than_cores_run_as_root_and_use_one_blas_thread(family
 
 def test_what_the_user_set_stays():
     environ = {"FI_PROVIDER": "verbs", "OMP_NUM_THREADS": "2", "OMPI_MCA_btl": "tcp,self", "MPI4PY_LIBMPI": "/mine.so"}
-    environment = launcher.environment("mpich", "/other.so", environ, EXTRA="1")
+    environment = launcher.environment("mpich", "/other.so", {"EXTRA": "1"}, environ)
     assert environ.items() <= environment.items()
     assert environment["EXTRA"] == "1"
 
