@@ -246,7 +246,10 @@ MOVES: dict[str, Callable[..., None]] = {
 
 
 def rows(device: str) -> Iterator[tuple[str, str, str, str, Callable[..., None]]]:
-    """(op, storage, accumulate, source, function) of every row for this device; ``any`` stands for all dtypes. None without it."""
+    """(op, storage, accumulate, source, function) of every row for this device; ``any`` stands for all dtypes.
+
+    None without torch.
+    """
     if importlib.util.find_spec("torch") is None:
         return
     import torch
