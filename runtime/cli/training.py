@@ -44,6 +44,7 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 )
 @click.option("--pipeline", type=click.Choice(["gpipe", "1f1b", "zero-bubble"]), help="A worker for each segment.")
 @click.option("--segments", type=click.IntRange(min=1), help="Parts to cut the model into.  [default: its own]")
+@click.option("--head", type=click.Choice(["ridge", "gp"]), help="Solve for a closed-form head at the end, too.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, file_okay=False), help="A folder to save to, go on from.")
 @click.option("--resume/--no-resume", default=True, show_default=True)
 @click.option("--device", help="[default: a CUDA device if there is one]")
@@ -59,9 +60,9 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 def train(
     data: str, model: str, residual: bool, width: int, precision: str, compare: str | None, epochs: int,
     batch_size: int, accumulate: int, optimizer: str, lr: float | None, schedule: str, clip_norm: float | None,
-    fallback: str, backend: str, workers: int, pipeline: str | None, segments: int | None, checkpoint: Path | None,
-    resume: bool, device: str | None, channels_last: bool, seed: int, allow_slow: bool, plot: Path | None,
-    report: Path | None, trace: Path | None, log: Path | None, as_json: bool, progress: bool | None,
+    fallback: str, backend: str, workers: int, pipeline: str | None, segments: int | None, head: str | None,
+    checkpoint: Path | None, resume: bool, device: str | None, channels_last: bool, seed: int, allow_slow: bool,
+    plot: Path | None, report: Path | None, trace: Path | None, log: Path | None, as_json: bool, progress: bool | None,
 ) -> None:  # fmt: skip
     """Train a model as a task graph and say how it went."""
     if residual and model != "simple-resnet":
@@ -91,7 +92,7 @@ def train(
         options: dict[str, Any] = {
             "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
             "schedule": schedule, "clip_norm": clip_norm, "fallback": fallback, "backend": backend,
-            "workers": workers, "pipeline": pipeline, "segments": segments, "device": device,
+            "workers": workers, "pipeline": pipeline, "segments": segments, "head": head, "device": device,
             "channels_last": channels_last, "seed": seed, "allow_slow": allow_slow, "log": log,
             "progress": sys.stderr.isatty() if progress is None else progress,
         }  # fmt: skip

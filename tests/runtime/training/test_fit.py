@@ -272,3 +272,13 @@ def test_a_fallback_of_ones_own_is_not_changed():
     plan = Fallback(window=20, least=2)
     fit(zoo.overflowing(), DATA, epochs=2, batch_size=32, precision="adaptive", fallback=plan)
     assert plan.steps == 0 and plan.events == []
+
+
+def test_what_the_caller_has_entered_stays_outside():
+    losses = []
+    for entered in (False, True):
+        torch.manual_seed(0)
+        model = zoo.perceptron()
+        with torch.autocast("cpu", torch.bfloat16, enabled=entered), torch.set_grad_enabled(not entered):
+            losses.append(fit(model, DATA, epochs=1, workers=2).losses)
+    assert losses[0] == losses[1]
