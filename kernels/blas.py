@@ -312,6 +312,7 @@ def task_threads(count: int) -> Iterator[None]:
     products in 16 bits are MKL's in any case. With more, also OpenMP's, which torch uses: their number is a setting of
     the calling thread.
     """
+    current()
     settings = [local for library in list(_loaded) if (local := library.local_threads) is not None]
     previous = [local_threads(count) for local_threads in settings]
     try:

@@ -29,7 +29,7 @@ from tilewright.tiles import Store, TiledMatrix
 from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if _checking:
-    from tilewright import comm, mpi, training
+    from tilewright import comm, mpi, plot, training
 
 __version__ = _version("tilewright")
 
@@ -74,6 +74,7 @@ __all__ = [
     "comm",
     "compare_schedulers",
     "mpi",
+    "plot",
     "run",
     "simulate",
     "tiled_cholesky",
@@ -81,7 +82,7 @@ __all__ = [
 ]
 
 
-_ROOMS = ("comm", "mpi", "training")  # imported when they are first used, and so are these names of theirs:
+_ROOMS = ("comm", "mpi", "plot", "training")  # imported when they are first used, and so are these names of theirs:
 _NAMES: dict[str, str] = {}
 
 

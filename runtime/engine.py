@@ -205,10 +205,9 @@ def run(
         One of `SCHEDULERS`, or an object with ``prepare``, ``push`` and ``pop``.
     workers
         Workers that run tasks, on all ranks together; by default one per core this process may use. Threads are no
-        more than there are tasks.
+        more than there are tasks. For ``simulate`` the workers of each rank of the machine, by default its own.
     machine
-        What policies may plan with, such as `Machine.calibrate`; for ``simulate`` the machine to simulate. ``workers``
-        takes the place of its own.
+        What policies may plan with, such as `Machine.calibrate`; for ``simulate`` the machine to simulate.
     progress
         Draw a progress bar on standard error: tasks done, GFLOP/s, the time left. Or a function that is called with
         the number of tasks done, now and then.
@@ -216,7 +215,8 @@ def run(
         How many threads a task's calls into BLAS and OpenMP may use; more than one is for ``serial`` and ``threads``,
         and for graphs with fewer tasks at a time than the machine has cores.
     options
-        Of the backend; `tilewright.backends.mpi` has ``owner``, ``grid``, ``pool``, ``comm``, ``root``, ``gather``.
+        Of the backend; `tilewright.backends.mpi` has ``owner``, ``grid``, ``pool``, ``comm``, ``root``, ``gather``,
+        and ``simulate`` has ``owner``, ``broadcast``, ``noise``, ``seed``: see `tilewright.simulate`.
 
     Raises
     ------

@@ -34,7 +34,7 @@ class TaskRecord(NamedTuple):
         return self.end - self.start
 
 
-_start_and_task = itemgetter(2, 0)
+_in_order = itemgetter(2, 3, 0)  # a task of no length comes before the one that its worker began at the same moment
 
 
 class MessageRecord(NamedTuple):
@@ -86,7 +86,7 @@ class Trace:
         self.workers = workers
         self.ranks = ranks
         self.messages: Sequence[MessageRecord] = sorted(messages, key=itemgetter(4, 5, 0, 1, 2))
-        self.records = sorted(records, key=_start_and_task)
+        self.records = sorted(records, key=_in_order)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -17,7 +17,8 @@ COMMANDS = {
     "cholesky": ("tilewright.cli.cholesky", "Factor a symmetric positive definite matrix and say how it went."),
     "dag": ("tilewright.cli.cholesky", "Draw task graphs; no data needed."),
     "info": ("tilewright.cli.info", "What is installed, which BLAS is used, which kernels and engines there are."),
-    "compare": ("tilewright.cli.schedulers", "Simulate one graph under many policies and print the table."),
+    "precision": ("tilewright.cli.precision", "Number formats, what they do to numbers, which products there are."),
+    "compare": ("tilewright.cli.schedulers", "Run one graph under many policies, simulated or measured."),
     "simulate": ("tilewright.cli.schedulers", "Predict one run and print its bounds and idle times."),
     "report": ("tilewright.cli.schedulers", "One HTML page of saved runs, side by side."),
     "train": ("tilewright.cli.training", "Train a model in one precision, or in several side by side."),
@@ -29,6 +30,10 @@ BENCHMARKS = {
     "cholesky": ("tilewright.benchmarks.cholesky", "Tiled Cholesky beside numpy, scipy, torch, dpotrf and dask."),
     "overhead": ("tilewright.benchmarks.overhead", "Time per empty task, beside dask and concurrent.futures."),
     "simulator": ("tilewright.benchmarks.simulator", "Predicted beside measured runs, simulated tasks per second."),
+    "gemm": (
+        "tilewright.benchmarks.gemm",
+        "Tile products in every format, by every route.",
+    ),
     "mpi": ("tilewright.benchmarks.mpi", "Ranks beside threads, what a pool costs, message counts."),
     "train": ("tilewright.benchmarks.train", "The training graph beside a plain torch loop, BF16, MPI ranks."),
 }

@@ -238,7 +238,7 @@ class _Problem:
                 for i, j in precision
             }  # fmt: skip
         graph = _graph(*self.recipe, shift)
-        data.update(_copies(graph, whole))
+        data.update(copies(graph, whole))
         try:
             record = run(graph, data, **self.arguments)
         except NotPositiveDefiniteError:
@@ -286,7 +286,7 @@ def _graph(
     return converted
 
 
-def _copies(graph: TaskGraph, tiles: TiledMatrix) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
+def copies(graph: TaskGraph, tiles: TiledMatrix) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
     """Room for the copies that a graph makes, by family, each tile on a cache line of one arena."""
     data: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
     for name in sorted(graph.temporary):

@@ -127,3 +127,29 @@ def test_a_notebook_shows_the_table():
     shown = tw.compare_schedulers(tw.cholesky_graph(4), [1, 2], schedulers=["eager", "lifo"])._repr_html_()
     assert shown.count("<tr") == 5
     assert shown.count("<tr class=ruled>") == 1  # between one worker and two
+
+
+def test_options_of_the_backend_are_passed_on():
+    graph = tw.cholesky_graph(6)
+    machine = tw.Machine(ranks=4, alpha=1e-3, beta=1e-4, gamma=1e-9, tile_size=8)
+    trees = [
+        tw.compare_schedulers(
+            graph, 1, schedulers=["eager"], machine=machine, owner=tw.BlockCyclic(2, 2), broadcast=tree
+        ).rows[0].makespan
+        for tree in ("star", "chain")
+    ]  # fmt: skip
+    assert trees[0] != trees[1]
+
+
+def test_noisy_simulations_are_repeated_each_with_its_own_noise():
+    table = tw.compare_schedulers(tw.cholesky_graph(5), 2, schedulers=["eager"], noise=0.2, seed=4)
+    assert table.rows[0].fastest < table.rows[0].makespan < table.rows[0].slowest
+    again = tw.compare_schedulers(tw.cholesky_graph(5), 2, schedulers=["eager"], noise=0.2, seed=4)
+    assert again.rows == table.rows
+
+
+def test_an_owner_is_not_ignored_by_an_engine_without_ranks():
+    with pytest.raises(TypeError, match="owner"):
+        tw.compare_schedulers(
+            tw.cholesky_graph(1), 1, backend="threads", data={"A": {(0, 0): np.eye(2)}}, owner=tw.BlockCyclic(1, 1)
+        )

@@ -130,3 +130,10 @@ def test_simulated_messages_say_who_wrote_them_so_that_arrows_lead_from_task_to_
     events = run.trace.to_perfetto()["traceEvents"]
     arrows = [e for e in events if e["ph"] == "s" and e["cat"] == "message"]
     assert len(arrows) == run.messages
+
+
+def test_a_task_of_no_length_may_precede_the_one_that_begins_at_that_moment():
+    g = TaskGraph()
+    for name in ("x", "y"):
+        g.insert(len, W(g.handle(name)))
+    Trace(g, 1, [TaskRecord(0, 0, 5.0, 9.0), TaskRecord(1, 0, 5.0, 5.0)]).check()
