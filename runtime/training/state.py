@@ -97,6 +97,14 @@ class Stage:
         self.saved: list[torch.Tensor] | None = None
         self.random = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in module.modules())
 
+    @property
+    def may_change_gradients(self) -> bool:
+        """Whether the optimizer may use the gradients it is given as work space. Nesterov's momentum does."""
+        return self.optimizer is not None and not (
+            type(self.optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+            and not any(group.get("nesterov") or group.get("maximize") for group in self.optimizer.param_groups)
+        )
+
     def save_buffers(self) -> None:
         """Keep a copy of the buffers, such as the statistics of batch norm, for `restore_buffers`."""
         self.saved = [b.clone() for b in self.buffers]

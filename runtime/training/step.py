@@ -267,7 +267,7 @@ class Builder:
             p = layout.place(s % layout.replicas, s)
             grads = h("total", p, s)
             self.insert(
-                "allreduce", *(R(h("bucket", layout.place(r, s), r, s)) for r in present), W(grads), on=p
+                "allreduce", *((R if r else RW)(h("bucket", layout.place(r, s), r, s)) for r in present), W(grads), on=p
             )  # fmt: skip
         if self.looks:
             self.insert("unscale", R(h("control", p)), RW(grads), W(h("flag", p, s)), on=p)

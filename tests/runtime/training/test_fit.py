@@ -121,6 +121,13 @@ def test_what_always_overflows_falls_back_and_learns(mode):
     assert f"changed precision at step {first.step}: fp16 -> {first.after}" in result.table()
 
 
+def test_a_skip_is_counted_where_the_scale_cannot_tell():
+    """Erratum 10: a scale at its floor does not decrease."""
+    result = fit(zoo.overflowing(), DATA, epochs=1, batch_size=32, precision="fp16",
+                 scaler=LossScaler(scale=8.0, min_scale=8.0))  # fmt: skip
+    assert result.skipped_steps == 3 and {row["scale"] for row in result.steps} == {8.0}
+
+
 def test_without_fallback_the_scale_shrinks_and_no_parameter_becomes_nan():
     torch.manual_seed(0)
     model = zoo.overflowing()

@@ -113,16 +113,16 @@ def test_tensors_of_every_dtype_travel_bit_for_bit(engine, dtype):
 def test_large_gradients_of_many_replicas_are_summed_in_fp32():
     """Failure 14: 8 x 20000 is beyond FP16; the order of division and sum does not matter in FP32."""
     parts = [ops.bucket([torch.full((3,), 2e4)], None)[1] for _ in range(8)]
-    (total,) = ops.allreduce(*parts, None)
+    _, (total,) = ops.allreduce(*parts, None)
     assert total.dtype == torch.float32 and torch.equal(total, torch.full((3,), 1.6e5))
 
 
 def test_a_missing_gradient_counts_as_zero_and_one_that_all_lack_stays_missing():
     first = ops.bucket([torch.ones(2), None, None], None)[1]
     second = ops.bucket([torch.ones(2), torch.full((2, 2), 3.0), None], None)[1]
-    a, b, c = ops.allreduce(first, second, None)
+    _, (a, b, c) = ops.allreduce(first, second, None)
     assert torch.equal(a, torch.full((2,), 2.0)) and torch.equal(b, torch.full((2, 2), 3.0)) and c is None
-    assert ops.allreduce((None, (None,)), (None, (None,)), None) == [None]
+    assert ops.allreduce((None, (None,)), (None, (None,)), None) == (None, [None])
     assert isinstance(first[0], np.ndarray)
 
 
