@@ -14,6 +14,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def measure(
         run = hand_written if mine.pop("loop", False) else tilewright
         return run(make(), data, batch, mine.pop("precision"), device, channels_last=channels_last, **mine)
 
-    seconds = alternate({name: lambda o=options: turn(o) for name, options in turns.items()}, rounds)
+    seconds = alternate({name: partial(turn, options) for name, options in turns.items()}, rounds)
     medians = {name: statistics.median(own) for name, own in seconds.items()}
     first = next(iter(medians))
     for name, own in seconds.items():
@@ -121,7 +122,7 @@ def cases(batch: int, steps: int, rounds: int, device: str, channels_last: bool)
     images, _ = sets.synthetic(batch * steps, test=1)
     precisions = ["fp32", "bf16"] if device == "cpu" else ["fp32", "tf32", "bf16", "fp16"]
     for precision in precisions:
-        turns = {
+        turns: dict[str, dict[str, Any]] = {
             f"plain loop, {precision}": {"loop": True, "precision": precision},
             f"tilewright, {precision}": {"precision": precision},
         }

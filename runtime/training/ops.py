@@ -255,7 +255,7 @@ def bucket(grads: Grads, _: Any) -> tuple[Any, ...]:
 
 
 def _sum(parts: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
-    """The sum of buckets, in their order, in the place of the first. Where replicas have other gradients, missing ones count as zeros."""
+    """The sum of buckets, in their order, in the place of the first. Missing gradients count as zeros."""
     shapes = tuple(
         next((s for s in column if s is not None), None) for column in zip(*(p[1] for p in parts), strict=True)
     )
