@@ -30,6 +30,8 @@ from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if _checking:
     from tilewright import comm, mpi, plot, training
+    from tilewright.comm.cg import cg
+    from tilewright.comm.sparse import SparseOperator
 
 __version__ = _version("tilewright")
 
@@ -60,6 +62,7 @@ __all__ = [
     "RowBlocks",
     "Run",
     "SchedulerError",
+    "SparseOperator",
     "Store",
     "SymmetricBlockCyclic",
     "Task",
@@ -70,6 +73,7 @@ __all__ = [
     "W",
     "WorkerDied",
     "bounds",
+    "cg",
     "cholesky_graph",
     "comm",
     "compare_schedulers",
@@ -83,7 +87,10 @@ __all__ = [
 
 
 _ROOMS = ("comm", "mpi", "plot", "training")  # imported when they are first used, and so are these names of theirs:
-_NAMES: dict[str, str] = {}
+_NAMES = {
+    "SparseOperator": "tilewright.comm.sparse",
+    "cg": "tilewright.comm.cg",
+}
 
 
 def __getattr__(name: str) -> _Any:

@@ -7,6 +7,7 @@ the rank ends within moments of its owner, whatever either is doing; the kernel 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import queue
 import signal
@@ -22,7 +23,7 @@ from tilewright.mpi.buffers import Spare
 from tilewright.mpi.launcher import remove, shm_files
 from tilewright.mpi.outcome import freeze
 from tilewright.mpi.shared import Mappings, loads
-from tilewright.mpi.wire import Forget, Go, Hello, Job, Keep, Prepare, connect
+from tilewright.mpi.wire import Call, Forget, Go, Hello, Job, Keep, Prepare, connect
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
     owner = connect()
-    jobs: queue.SimpleQueue[Job | Keep | Prepare | Go | Forget | None] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[Job | Call | Keep | Prepare | Go | Forget | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(owner, jobs), daemon=True).start()
     try:
         from mpi4py import MPI
@@ -60,6 +61,10 @@ def main() -> None:
                 owner.send(_run(comm, job, mappings, spare, owner))
                 mappings.keep({job.scratch})
                 spare.keep(SPARE)
+                continue
+            if isinstance(job, Call):
+                owner.send(_call(comm, job, mappings))
+                mappings.keep(set(job.keep))
                 continue
             if house is None:
                 from tilewright.mpi.guests import Guests
@@ -81,6 +86,19 @@ def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:
                 return
     remove(shm_files([os.getpid()]))  # MPI would do so at its orderly end
     os._exit(1)
+
+
+def _call(comm: MPI.Intracomm, call: Call, mappings: Mappings) -> Any:
+    """(what the function returns,), or the pickled exception that it raised."""
+    from tilewright.mpi.part import wires
+
+    sys.path[:] = call.path
+    try:
+        name, arguments = loads(call.contents, mappings)
+        module, _, function = name.partition(":")
+        return (getattr(importlib.import_module(module), function)(wires(comm).data, *arguments),)
+    except Exception as error:
+        return freeze(error)
 
 
 def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, owner: Connection) -> Any:
