@@ -19,8 +19,8 @@ def formats() -> Text:
     Examples
     --------
     >>> from tilewright import training
-    >>> print(training.formats().splitlines()[5])
-    largest                 3.4e+38  6.55e+04  3.39e+38
+    >>> print(training.formats().splitlines()[6])
+    largest               3.4e+38     6.55e+04     3.39e+38
     """
     rows = [["Format", *(name.upper() for name in _DTYPES)]]
 
@@ -47,7 +47,7 @@ def scaling(gradient: float = 1e-5, power: int = 3, scaler: LossScaler | None = 
     --------
     >>> from tilewright import training
     >>> print(training.scaling().splitlines()[-2])
-    scaled, divided in FP32  1e-15
+    scaled, divided in FP32  9.99e-16
     """
     scale = (scaler or LossScaler()).factor
     small = torch.tensor(gradient)

@@ -202,7 +202,7 @@ def fit(
             )
             graph, marks = training_graph(
                 layout, span, checks=setup.checks, norms=clip_norm is not None,
-                adaptive=control.fallback is not None, overlap=engine.overlap, then=then,
+                adaptive=control.fallback is not None, overlap=engine.overlap, then=closing if last else None,
             )  # fmt: skip
             data = _data(layout, model, state, replace(setup, past=past), train, test)
             done = engine.run(graph, data | (head_data(len(train), train.classes) if last else {}), progress)
