@@ -31,6 +31,7 @@ from tilewright.trace import MessageRecord, TaskRecord, Trace
 if _checking:
     from tilewright import comm, mpi, plot, training
     from tilewright.comm.cg import cg
+    from tilewright.comm.matvec import DenseOperator, matvec
     from tilewright.comm.sparse import SparseOperator
 
 __version__ = _version("tilewright")
@@ -44,6 +45,7 @@ __all__ = [
     "BlockCyclic",
     "Bounds",
     "CriticalPath",
+    "DenseOperator",
     "Distribution",
     "Handle",
     "Machine",
@@ -77,6 +79,7 @@ __all__ = [
     "cholesky_graph",
     "comm",
     "compare_schedulers",
+    "matvec",
     "mpi",
     "plot",
     "run",
@@ -88,8 +91,10 @@ __all__ = [
 
 _ROOMS = ("comm", "mpi", "plot", "training")  # imported when they are first used, and so are these names of theirs:
 _NAMES = {
+    "DenseOperator": "tilewright.comm.matvec",
     "SparseOperator": "tilewright.comm.sparse",
     "cg": "tilewright.comm.cg",
+    "matvec": "tilewright.comm.matvec",
 }
 
 

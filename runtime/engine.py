@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,8 @@ class Run:
     store: Store
     machine: Machine | None = None
     """What the run was planned with or simulated on, if that was said."""
+    switches: dict[str, Any] = field(default_factory=dict)
+    """Process-wide settings that held while the run lasted, such as those of cuBLAS."""
 
     def __getitem__(self, handle: str | Handle) -> Any:
         key = Handle(handle) if isinstance(handle, str) else handle
@@ -176,7 +178,8 @@ def _flops(task: Task, store: Store) -> float:
     tiles = [store[use.handle] for use in task.uses]
     if any(getattr(tile, "shape", None) is None for tile in tiles):
         return 0.0
-    return task.op.flops(*(tile.shape for tile in tiles)) * (4 if tiles[-1].dtype.kind == "c" else 1)
+    complex_ = getattr(tiles[-1].dtype, "kind", "f") == "c"  # a torch dtype has no kind
+    return task.op.flops(*(tuple(tile.shape) for tile in tiles)) * (4 if complex_ else 1)
 
 
 def run(
@@ -259,6 +262,8 @@ def run(
     flops = sum(_flops(task, program.store) for task in graph) if progress is True else 0.0
     with reports(progress, graph.name, len(graph), flops) as report:
         trace = site.execute(program, policy, workers, report)
+    if program.streams is not None:
+        trace = program.streams.measured(trace)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
     return Run(
         graph, trace, backend, name, trace.ranks * trace.workers, program.store, machine and machine.replace(gpus=0)

@@ -22,6 +22,9 @@ COMMANDS = {
     "simulate": ("tilewright.cli.schedulers", "Predict one run and print its bounds and idle times."),
     "report": ("tilewright.cli.schedulers", "One HTML page of saved runs, side by side."),
     "train": ("tilewright.cli.training", "Train a model in one precision, or in several side by side."),
+    "matvec": ("tilewright.cli.matvec", "Multiply a dense matrix that stays on the ranks by vectors."),
+    "scaling": ("tilewright.cli.matvec", "Efficiency of dense products: the lecture's formulas and simulated points."),
+    "calibrate": ("tilewright.cli.matvec", "Measure alpha, beta and gamma of this computer."),
     "bench": ("tilewright.cli", "Measure tilewright beside other libraries."),
 }
 """Commands and the modules that have them under their own names; modules are imported when a command is used."""
@@ -36,6 +39,7 @@ BENCHMARKS = {
     ),
     "mpi": ("tilewright.benchmarks.mpi", "Ranks beside threads, what a pool costs, message counts."),
     "train": ("tilewright.benchmarks.train", "The training graph beside a plain torch loop, BF16, MPI ranks."),
+    "matvec": ("tilewright.benchmarks.matvec", "Dense products on two ranks beside NumPy and the copy bandwidth."),
 }
 """Subcommands of ``tilewright bench``: each is ``command`` in its module."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
-from tilewright.linalg.matrix import Matrix, check_finite_lower
+from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
 from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.machine import cores
@@ -144,7 +144,8 @@ def tiled_cholesky(
 
     Parameters
     ----------
-    a : (n, n) array_like, torch CPU tensor or TiledMatrix
+    a : (n, n) array_like, torch tensor or TiledMatrix
+        A tensor on another device than the CPU stays there (float32 and float64; backends serial and threads).
         float32, float64, complex64 or complex128; integers become float64. Any memory order. Only the triangle
         named by ``lower`` is referenced, plus the rest of the diagonal tiles, whose values do not matter.
     lower
@@ -207,6 +208,13 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
+    if is_device_tensor(a):
+        from tilewright.linalg.device import device_factor
+
+        factor, _, _, record = device_factor(
+            a, precision, lower=lower, tile_size=tile_size, workers=workers, scheduler=scheduler, backend=backend,
+        )  # fmt: skip
+        return (factor, record) if return_run else factor
     if precision is not None:
         from tilewright.linalg.mixed import mixed_cholesky
 

@@ -15,7 +15,7 @@ from tilewright.linalg.ops import finite
 from tilewright.pages import zeros
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["Matrix", "check_finite_lower"]
+__all__ = ["Matrix", "check_finite_lower", "is_device_tensor"]
 
 
 class Matrix:
@@ -92,6 +92,11 @@ class Matrix:
 def _is_tensor(a: Any) -> bool:
     torch = sys.modules.get("torch")  # who has a tensor has imported torch
     return torch is not None and isinstance(a, torch.Tensor)
+
+
+def is_device_tensor(a: Any) -> bool:
+    """Whether it is a torch tensor on a device that the kernel table has rows for."""
+    return _is_tensor(a) and a.device.type == "cuda"
 
 
 def _has_the_memory(a: Any) -> bool:

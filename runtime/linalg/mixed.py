@@ -21,7 +21,7 @@ from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels import products
 from tilewright.linalg.cholesky import cholesky
-from tilewright.linalg.matrix import Matrix, check_finite_lower
+from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
 from tilewright.linalg.ops import convert, copy, diagonal, scaled, tril, unscaled
 from tilewright.linalg.tuning import mixed_tile_size
 from tilewright.machine import cores
@@ -133,6 +133,8 @@ def mixed_factor(
     n^3/3 flops. Scaling, conversion and factorisation are one graph of tile tasks. The bits depend on the matrix, the
     tile size, the shift, the route and the library behind it; not on engine, policy and workers.
     """
+    if is_device_tensor(a):
+        return _on_device(a, precision, tile_size, workers, scheduler, backend, shift)
     problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, emulate, options, finish=False)
     attempts: list[float] = []
     if shift is not None:
@@ -147,6 +149,32 @@ def mixed_factor(
             if not shift or len(attempts) == SHIFTS:
                 raise
             shift *= 2
+
+
+def _on_device(
+    a: Any, precision: str | PrecisionMap, tile_size: int | None, workers: int | None, scheduler: str | Policy,
+    backend: str, shift: float | None,
+) -> MixedFactor:  # fmt: skip
+    """`mixed_factor` of a tensor that is not in the memory of the CPU; L and scale stay where it is."""
+    from tilewright.linalg.device import device_factor
+
+    name = "map" if isinstance(precision, PrecisionMap) else precision
+    asked = precision if isinstance(precision, PrecisionMap) else PrecisionMap.uniform(1, precision)
+    tried = default_shift(asked) if shift is None else shift
+    attempts: list[float] = []
+    while True:
+        attempts.append(tried)
+        try:
+            L, d, found, record = device_factor(
+                a, precision, tile_size=tile_size, workers=workers, scheduler=scheduler, backend=backend, shift=tried,
+                finish=False,
+            )  # fmt: skip
+        except NotPositiveDefiniteError:
+            if shift is not None or not tried or len(attempts) == SHIFTS:
+                raise
+            tried *= 2
+            continue
+        return MixedFactor(L, d, tried, name, found, record, tuple(attempts))
 
 
 def mixed_cholesky(
@@ -237,7 +265,7 @@ class _Problem:
                 else np.zeros(whole[i, j].shape, f.accumulate)
                 for i, j in precision
             }  # fmt: skip
-        graph = _graph(*self.recipe, shift)
+        graph = factor_graph(*self.recipe, shift)
         data.update(copies(graph, whole))
         try:
             record = run(graph, data, **self.arguments)
@@ -254,7 +282,7 @@ class _Problem:
 
 
 @lru_cache(maxsize=32)
-def _graph(
+def factor_graph(
     precision: PrecisionMap, routes: tuple[tuple[str, str], ...], scales: bool, finish: bool, shift: float
 ) -> TaskGraph:
     """Scale and convert the source S into A, factor A, and with ``finish`` make it the factor of S itself."""
@@ -282,7 +310,7 @@ def _graph(
         if precision[i, j].accumulate != precision.accumulate:
             g.insert(convert, R(A[i, j]), W(g.handles("L")[i, j]))
     converted = with_conversions(g, precision, dict(routes).__getitem__)
-    converted.recipe = _graph, (precision, routes, scales, finish, shift)
+    converted.recipe = factor_graph, (precision, routes, scales, finish, shift)
     return converted
 
 

@@ -195,11 +195,7 @@ def fit(
                 save_every=every if folder else 0, save_last=bool(folder) and stop == total,
             )  # fmt: skip
             last = head is not None and test is not None and stop == total
-            then = (
-                partial(insert_head, span=span, kind=str(head), noise=head_noise, classes=train.classes)
-                if last
-                else None
-            )
+            closing = partial(insert_head, span=span, kind=str(head), noise=head_noise, classes=train.classes)
             graph, marks = training_graph(
                 layout, span, checks=setup.checks, norms=clip_norm is not None,
                 adaptive=control.fallback is not None, overlap=engine.overlap, then=closing if last else None,

@@ -239,6 +239,32 @@ def pool_inside_mpiexec() -> Any:
     return raised(lambda: tw.mpi.Pool(2))
 
 
+def dense_operator() -> Any:
+    found = []
+    x = np.arange(105.0)
+    for grid in [(3, 1), (1, 3)]:
+        for overlap in (False, True):
+            options: dict[str, Any] = {"layout": "grid", "grid": grid, "overlap": overlap}
+            op = tw.DenseOperator(A, backend="mpi", **options)
+            serial = tw.DenseOperator(A, backend="serial", **options)
+            found.append(np.array_equal(op @ x, serial @ x) and np.array_equal(op.T @ x, serial.T @ x))
+            found.append(op.power_iteration(5)[0] == serial.power_iteration(5)[0])
+    return found
+
+
+def dense_operator_on_too_many_ranks() -> Any:
+    return raised(lambda: tw.DenseOperator(A, ranks=4, backend="mpi"))
+
+
+def collectives() -> Any:
+    found = []
+    for operation in ("broadcast", "reduce", "scatter", "gather", "allgather", "reduce_scatter", "allreduce"):
+        graph = getattr(tw.comm, operation)(3, 10)
+        runs = [tw.run(graph, {"x": [np.arange(10.0) + r for r in range(3)]}, backend=b) for b in ("mpi", "serial")]
+        found.append(all(np.array_equal(*(run[tw.Handle("x", (r,))] for run in runs)) for r in range(3)))
+    return found
+
+
 def wrong_values() -> Any:
     wrong: list[dict[str, Any]] = [{"root": 3}, {"gather": "some"}, {"workers": 4}, {"grid": 3}]
     return [raised(partial(call, **options))[:1] for options in wrong]

@@ -590,6 +590,9 @@ SAME = {
     "zeros_are_not_sent": [True, 0, 21 * 2],
     "sixteen_bits": [True, True],
     "wrong_values": [["ValueError"], ["ValueError"], ["ValueError"], ["TypeError"]],
+    "dense_operator": [True] * 8,
+    "dense_operator_on_too_many_ranks": ["ValueError", "the data is for 4 ranks, but the communicator has 3"],
+    "collectives": [True] * 7,
     "still_works_after_all_that": True,
 }
 
