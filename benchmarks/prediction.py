@@ -10,7 +10,8 @@ Three questions, each a set of records:
 
 Durations of one op vary from task to task, and a schedule may hang on which of two tasks ends first; so a prediction is
 the median of eleven simulations with as much noise as the runs had. Two policies differ by more than noise if the
-same one was faster in every round.
+same one was faster in every of six or more rounds; with fewer rounds, if all of its times are shorter. Either happens
+to equal policies in 3 % of cases at most.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ def validate(
     noise: list[float] = []
     shown: tw.Run | None = None
     for attempt in range(repeat + 1):
-        machines.append(_calibrated(nbs, workers))
         for (case, n, nb), policy in product(cases, POLICIES):
+            if policy == POLICIES[0] and nb == tile_sizes[0]:  # once a round for each n
+                machines.append(_calibrated(nbs, workers))
             run = tw.tiled_cholesky(
                 matrices[n], tile_size=nb, workers=workers, scheduler=policy, check_finite=False, return_run=True
             )[1]
@@ -74,7 +76,7 @@ def validate(
             if page is not None and shown is None and attempt:
                 shown = run
             del run  # and its matrix: the next run finds its pages, as in a loop of a user
-    machine = typical(machines[1:])
+    machine = typical(machines[len(sizes) :])
     for (case, n, nb, policy), measured in times.items():
         predicted = _expected(graphs[n, nb], machine.replace(tile_size=nb), policy, statistics.median(noise))
         ratio = predicted.makespan / statistics.median(measured)
@@ -175,8 +177,10 @@ def order_agreement(records: Sequence[Record]) -> tuple[int, int, list[str]]:
     agreed, total, wrong = 0, 0, []
     for same in _groups(records).values():
         for a, b in combinations(same, 2):
-            faster = {x < y for x, y in zip(a["measured"], b["measured"], strict=True)}
-            if len(faster) == 1:  # the same one in every round
+            rounds = zip(a["measured"], b["measured"], strict=True)
+            pairs = rounds if len(a["measured"]) >= 6 else product(a["measured"], b["measured"])
+            faster = {x < y for x, y in pairs}
+            if len(faster) == 1:
                 total += 1
                 if (a["predicted"] < b["predicted"]) in faster:
                     agreed += 1

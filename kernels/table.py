@@ -20,7 +20,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.kernels import blas, gemm, move, narrow, potrf, products, reference, syrk, tensors, trsm
+from tilewright.kernels import (
+    blas,
+    gemm,
+    gemml,
+    hemm,
+    move,
+    narrow,
+    potrf,
+    products,
+    reference,
+    syrk,
+    tensors,
+    trsm,
+    trsml,
+    vectors,
+)  # fmt: skip
 
 __all__ = ["DTYPES", "OPS", "Row", "dtype_name", "lookup", "register", "rows"]
 
@@ -33,11 +48,16 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "trsm":  (trsm.build,  reference.trsm),
     "syrk":  (syrk.build,  reference.syrk),
     "gemm":  (gemm.build,  reference.gemm),
+    "trsml": (trsml.build, reference.trsml),
+    "gemml": (gemml.build, reference.gemml),
+    "hemm":  (hemm.build,  reference.hemm),
+    "hemmd": (hemm.build_diagonal, reference.hemmd),
 }  # fmt: skip
 
 #        op     one kernel for every dtype
 MOVES: dict[str, Callable[..., Any]] = {
     "copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite,
+    "identity": move.identity, "mirror": move.mirror, "whole": hemm.whole, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "unscaled": narrow.unscaled,
 }  # fmt: skip

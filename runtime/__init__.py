@@ -16,9 +16,18 @@ from tilewright.backends.simulate import simulate
 from tilewright.compare import compare_schedulers
 from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
 from tilewright.engine import Run, run
-from tilewright.errors import MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError, WorkerDied
+from tilewright.errors import (
+    AccuracyError,
+    MissingDataError,
+    NotPositiveDefiniteError,
+    RankDied,
+    SchedulerError,
+    WorkerDied,
+)
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
+from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
+from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.machine import Machine
 from tilewright.messages import Message, MessagePlan
 from tilewright.plan import Bounds, bounds
@@ -37,6 +46,7 @@ if _checking:
 __version__ = _version("tilewright")
 
 __all__ = [
+    "AccuracyError",
     "BACKENDS",
     "FORMATS",
     "RW",
@@ -64,6 +74,7 @@ __all__ = [
     "RowBlocks",
     "Run",
     "SchedulerError",
+    "SolveInfo",
     "SparseOperator",
     "Store",
     "SymmetricBlockCyclic",
@@ -75,15 +86,19 @@ __all__ = [
     "W",
     "WorkerDied",
     "bounds",
+    "cho_inverse",
+    "cho_solve",
     "cg",
     "cholesky_graph",
     "comm",
     "compare_schedulers",
+    "logdet",
     "matvec",
     "mpi",
     "plot",
     "run",
     "simulate",
+    "solve",
     "tiled_cholesky",
     "training",
 ]

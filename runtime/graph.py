@@ -151,7 +151,7 @@ class Task:
     predecessors: tuple[int, ...]
     """Indices of the tasks this one waits for, ascending, all smaller than ``index``."""
     on: Hashable
-    """Where to run, if the program said so: a rank or an owner."""
+    """Where to run, if the program said so: a rank, or a handle whose owner runs the task."""
     priority: float
     """What the program said; larger is sooner. Policies such as critical-path compute their own."""
 

@@ -131,7 +131,9 @@ class MessagePlan:
     # ------------------------------------------------------------ the pass
 
     def place(self, task: Task) -> int:
-        """The rank that runs a task. ValueError if the program's ``on=`` is none of the ranks."""
+        """The rank that runs a task. ValueError if the program's ``on=`` is neither one of the ranks nor a handle."""
+        if isinstance(task.on, Handle):
+            return self.owner(task.on)
         if task.on is None:
             for handle, access in task.uses:
                 if access is not Access.READ:

@@ -149,6 +149,12 @@ class PoolSite(Site):
             return graph.layout.ranks
         return workers or cores()
 
+    def keep(self, array: np.ndarray) -> np.ndarray:
+        segment = shared.Segment.create(shared.room([array]))
+        kept = shared.placer(segment)(array)
+        kept[...] = array
+        return kept
+
     def execute(
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:

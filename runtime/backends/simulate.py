@@ -551,6 +551,8 @@ def _task_ranks(graph: TaskGraph, machine: Machine, owner: Home) -> list[int]:
     ranks = []
     for task in graph.tasks:
         rank: Any = task.on
+        if isinstance(rank, Handle):
+            rank = owner(rank)
         if rank is None:
             handles = task.writes or task.reads
             rank = owner(handles[0]) if handles else 0

@@ -15,6 +15,7 @@ __all__ = ["BENCHMARKS", "COMMANDS", "main"]
 
 COMMANDS = {
     "cholesky": ("tilewright.cli.cholesky", "Factor a symmetric positive definite matrix and say how it went."),
+    "solve": ("tilewright.cli.solve", "Solve a positive definite system to FP64 accuracy and say how."),
     "dag": ("tilewright.cli.cholesky", "Draw task graphs; no data needed."),
     "info": ("tilewright.cli.info", "What is installed, which BLAS is used, which kernels and engines there are."),
     "precision": ("tilewright.cli.precision", "Number formats, what they do to numbers, which products there are."),
@@ -31,6 +32,8 @@ COMMANDS = {
 
 BENCHMARKS = {
     "cholesky": ("tilewright.benchmarks.cholesky", "Tiled Cholesky beside numpy, scipy, torch, dpotrf and dask."),
+    "solve": ("tilewright.benchmarks.solve", "FP64 answers beside scipy, torch and our FP64 path."),
+    "accuracy": ("tilewright.benchmarks.accuracy", "Paths and backward errors over conditions and spectra."),
     "overhead": ("tilewright.benchmarks.overhead", "Time per empty task, beside dask and concurrent.futures."),
     "simulator": ("tilewright.benchmarks.simulator", "Predicted beside measured runs, simulated tasks per second."),
     "gemm": (

@@ -24,6 +24,7 @@ from tilewright.mpi.shared import like
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.site import Site, check_options
+from tilewright.tiles import TiledMatrix
 from tilewright.trace import Trace
 
 __all__ = ["RankSite"]
@@ -91,6 +92,13 @@ class RankSite(Site):
             deliver=False, progress=progress if self.comm.rank == 0 else None,
         )  # fmt: skip
         return merge(graph, plan, crew, outcomes)
+
+    def everywhere(self, value: Any) -> Any:
+        if self.root is None:
+            return value
+        array = np.array(value.to_numpy() if isinstance(value, TiledMatrix) else value, order="C")
+        self.comm.Bcast(array, self.root)
+        return array
 
     def result(self, value: Any) -> Any:
         return None if self.gather == "root" and self.comm.rank != (self.root or 0) else value

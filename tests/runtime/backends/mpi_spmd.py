@@ -184,6 +184,20 @@ def two_workers_a_rank() -> Any:
     return [bool(np.array_equal(factor, L)), run.workers]
 
 
+def solutions() -> Any:
+    b = np.arange(105.0)
+    options: Any = {"precision": "bf16", "tile_size": NB}
+    wanted = tw.solve(A, b, **options)
+    here = rank == 1
+    x, info = tw.solve(A, b, backend="mpi", return_info=True, **options)
+    rooted = tw.solve(A if here else None, b if here else None, backend="mpi", root=1, gather="root", **options)
+    factor = tw.cho_solve(L, b, backend="mpi", tile_size=NB)
+    return [
+        np.array_equal(x, wanted), info.bytes > 0, (rooted is None) != here, not here or np.array_equal(rooted, wanted),
+        np.array_equal(factor, tw.cho_solve(L, b, tile_size=NB)), tw.logdet(L, backend="mpi", tile_size=NB) > 0,
+    ]  # fmt: skip
+
+
 def not_positive_definite() -> Any:
     a = A.copy()
     a[70, 70] = -1

@@ -589,6 +589,7 @@ SAME = {
     "tensor_from_root": [True, "torch.float32"],
     "zeros_are_not_sent": [True, 0, 21 * 2],
     "sixteen_bits": [True, True],
+    "solutions": [True] * 6,
     "wrong_values": [["ValueError"], ["ValueError"], ["ValueError"], ["TypeError"]],
     "dense_operator": [True] * 8,
     "dense_operator_on_too_many_ranks": ["ValueError", "the data is for 4 ranks, but the communicator has 3"],
