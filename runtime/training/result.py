@@ -14,6 +14,7 @@ import numpy as np
 
 from tilewright.engine import Run
 from tilewright.training.fallback import Event
+from tilewright.training.head import Head
 from tilewright.training.state import Log, State
 from tilewright.training.step import Marks
 
@@ -77,6 +78,8 @@ class Result:
     facts: dict[str, Any]
     state: State
     model: Any
+    head: Head | None = None
+    """The closed-form head, if one was asked for."""
 
     @property
     def run(self) -> Run:
@@ -107,6 +110,11 @@ class Result:
     def test_accuracy(self) -> float:
         """After the last epoch, a fraction; NaN without a test set."""
         return self.log.evaluations[-1]["test_accuracy"] if self.log.evaluations else math.nan
+
+    @property
+    def head_gain(self) -> float | None:
+        """Test accuracy of the closed-form head less that of the network; None without one."""
+        return None if self.head is None else self.head.test_accuracy - self.test_accuracy
 
     @property
     def losses(self) -> list[float]:
@@ -216,6 +224,9 @@ class Result:
             "step_seconds_p50": _known(self.percentile(50)), "step_seconds_p95": _known(self.percentile(95)),
             "images_per_second": self.images_per_second, "loader_seconds": self.loader_seconds,
             "compute_seconds": self.compute_seconds, "overlap": self.overlap, "beside": self.beside,
+            "head": None if self.head is None else {
+                "kind": self.head.kind, "test_accuracy": self.head.test_accuracy, "gain": self.head_gain,
+            },
             "peak_memory": self.peak_memory, "resumed": self.resumed, "facts": self.facts,
         }  # fmt: skip
 
@@ -234,6 +245,11 @@ class Result:
         )
         if self.overlap is not None:
             text.append(f"{self.overlap:.0%} of the all-reduce passed under backward passes")
+        if self.head is not None:
+            text.append(
+                f"closed-form head ({self.head.kind}): {self.head.test_accuracy:.2%} on the test set, "
+                f"{100 * (self.head_gain or 0):+.2f} points"
+            )
         text += [f"changed precision at {event}" for event in self.events]
         return Text("\n".join(text))
 
