@@ -49,7 +49,7 @@ def grid(rows: Sequence[Sequence[str]], title: str) -> Text:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training set. Losses are means over images; accuracies are fractions."""
+    """One pass over the training set. Losses are means over images of steps not skipped; accuracies are fractions."""
 
     number: int
     loss: float
@@ -149,7 +149,7 @@ class Result:
             seen = sum(row["count"] for row in own)
             test = tests.get(number, {})
             rows.append(Epoch(
-                number + 1, sum(r["loss"] * r["count"] for r in own) / seen, sum(r["correct"] for r in own) / seen,
+                number + 1, _mean(own), sum(r["correct"] for r in own) / seen,
                 test.get("test_loss"), test.get("test_accuracy"),
                 sum(self.step_seconds.get(r["step"], 0.0) for r in own), sum(r["skipped"] for r in own),
                 own[-1]["precision"],
@@ -267,6 +267,12 @@ class Result:
             f"Result({self.precision!r}, {len(self.steps)} steps, test_accuracy={self.test_accuracy:.4f}, "
             f"skipped_steps={self.skipped_steps}, fallbacks={self.fallbacks})"
         )
+
+
+def _mean(rows: list[dict[str, Any]]) -> float:
+    """Mean loss of the steps that were used; of all if none was."""
+    used = [row for row in rows if not row["skipped"]] or rows
+    return float(sum(row["loss"] * row["count"] for row in used) / sum(row["count"] for row in used))
 
 
 def _known(value: float) -> float | None:
