@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
@@ -143,31 +143,29 @@ class Pool:
         RuntimeError
             The pool is closed.
         """
-        with self.lock:
-            if self.closed:
-                raise RuntimeError("this pool is closed; make another with tw.mpi.Pool(...)")
-            self._busy = True
-            try:
-                return self._exchange(job, progress)
-            except BaseException:  # Ctrl-C too: ranks in the middle of a run are of no use
-                self.kill()
-                raise
-            finally:
-                self._busy = False
-                self._flush()
+        with self._talk():
+            return self._exchange(job, progress)
 
     def ask(self, requests: Sequence[Any]) -> list[Any]:
         """Send each rank its request; the answers by rank, bytes for a frozen exception.
 
         Raises as `run`; what is to be forgotten is forgotten first.
         """
+        with self._talk():
+            return self._ask(requests)
+
+    @contextlib.contextmanager
+    def _talk(self) -> Iterator[None]:
+        """One talk with the ranks at a time; after one that broke off, the pool is over."""
         with self.lock:
             if self.closed:
-                raise RuntimeError("this pool is closed, and what was kept on its ranks is gone")
+                raise RuntimeError(
+                    "this pool is closed, and what was kept on its ranks is gone; make another with tw.mpi.Pool(...)"
+                )
             self._busy = True
             try:
-                return self._ask(requests)
-            except BaseException:
+                yield
+            except BaseException:  # Ctrl-C too: ranks in the middle of a run are of no use
                 self.kill()
                 raise
             finally:
@@ -233,18 +231,8 @@ class Pool:
 
         keep = {segment.serial for segment in self.segments} | ({self.scratch.serial} if self.scratch else set())
         call = Call(dumps((function, arguments)), sys.path, frozenset(keep))
-        with self.lock:
-            if self.closed:
-                raise RuntimeError("this pool is closed; make another with tw.mpi.Pool(...)")
-            self._busy = True
-            try:
-                answers = self._exchange(call, None)
-            except BaseException:
-                self.kill()
-                raise
-            finally:
-                self._busy = False
-                self._flush()
+        with self._talk():
+            answers = self._exchange(call, None)
         if isinstance(answers, bytes):
             raise thaw(answers)
         return [answer for (answer,) in answers]
