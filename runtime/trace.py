@@ -81,6 +81,8 @@ class Trace:
         self.graph = graph
         self.workers = workers
         self.ranks = ranks
+        self.facts: dict[str, float] = {}
+        """What else an engine counted, by name."""
         self.messages: Sequence[MessageRecord] = sorted(messages, key=itemgetter(4, 5, 0, 1, 2))
         self.records = sorted(records, key=_start_and_task)
 

@@ -193,6 +193,20 @@ def _nameless_main() -> Iterator[None]:
             setattr(main, name, value)
 
 
+class SchedulerClock:
+    """How busy the scheduler is from now on."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.began = time.perf_counter()
+        self.busy: float = client.run_on_scheduler(time.thread_time)
+
+    def share(self) -> float:
+        """Processor time of the scheduler's thread, as a share of the time that passed."""
+        busy = self.client.run_on_scheduler(time.thread_time) - self.busy
+        return busy / (time.perf_counter() - self.began)
+
+
 # ------------------------------------------------------------------ fit for use
 
 

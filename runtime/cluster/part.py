@@ -177,6 +177,6 @@ def told_of(result: tuple[Outcome, Values, Values]) -> tuple[Outcome, Values]:
     return result[:2]
 
 
-def pick(result: tuple[Outcome, Values, Values], handle: Handle) -> Any:
-    """One tile that stayed on a worker."""
-    return result[2][handle]
+def pick(result: Any, handle: Handle) -> Any:
+    """One tile of what a rank or a group of tasks returned."""
+    return (result[2] if isinstance(result, tuple) else result)[handle]

@@ -16,6 +16,7 @@ from uuid import uuid4
 import numpy as np
 
 from tilewright.backends import Progress
+from tilewright.cluster import client as clients
 from tilewright.cluster.client import Ranks
 from tilewright.cluster.part import Values, run_part, told_of
 from tilewright.cluster.post import Job, pack
@@ -82,6 +83,7 @@ def run_resident(
             progress(sum(done))
 
         client.subscribe_topic(topic, hear)
+    clock = clients.SchedulerClock(client)
     try:
         futures = _submit(client, ranks, jobs, plan, store, keys)
         results = _results(client, ranks, futures)
@@ -99,6 +101,7 @@ def run_resident(
             family.pieces[handle.index[0], handle.index[1]] = Piece(futures[rank], handle)
     if progress is not None:
         progress(len(graph))
+    trace.facts = {"submitted": len(futures), "scheduler": clock.share()}
     return trace
 
 
