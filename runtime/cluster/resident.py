@@ -124,10 +124,16 @@ def _word(name: str) -> str:
 def families_of(store: Store) -> dict[str, tuple[tuple[int, int], int, str, str]]:
     """Shape, tile size, dtype and order of each tiled matrix: what a worker has to know of tiles elsewhere."""
     return {
-        name: (family.shape, family.tile_size, family.dtype.str, layout(family[0, 0]) if len(family) else "C")
+        name: (family.shape, family.tile_size, family.dtype.str, _order(family))
         for name, family in store.families.items()
         if isinstance(family, TiledMatrix)
     }
+
+
+def _order(matrix: TiledMatrix) -> str:
+    if isinstance(matrix, RemoteTiles):
+        return matrix.order
+    return layout(matrix[0, 0]) if len(matrix) else "C"
 
 
 def outlines_of(program: Program) -> dict[Handle, tuple[tuple[int, ...], str]]:

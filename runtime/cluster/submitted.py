@@ -394,4 +394,6 @@ def _trace(
                     ranks_of[source], ranks_of[destination], sent.outputs[g][0], nbytes, max(start - began, 0.0),
                     max(end - began, 0.0), coarse.groups[g].tasks[-1],
                 ))  # fmt: skip
-    return Trace(graph, most, records, ranks=max(len(ranks_of), 1), messages=messages)
+    trace = Trace(graph, most, records, ranks=max(len(ranks_of), 1), messages=messages)
+    trace.pure = True
+    return trace
