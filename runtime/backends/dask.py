@@ -69,7 +69,7 @@ class DaskSite(Site):
         self.owner = _chosen_owner(options)
         self.timeout = _positive("timeout", options.get("timeout"), TIMEOUT)
         self.window = int(_positive("window", options.get("window"), WINDOW))
-        self.overheads: Overheads = options.get("overheads") or Overheads()
+        self.overheads = Overheads(*(options.get("overheads") or ()))
         self.given = options.get("client")
         self._client: Client | None = None
 

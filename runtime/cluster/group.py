@@ -8,11 +8,9 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from tilewright.backends import blame
-from tilewright.cluster.part import outline_family, use_blas
-from tilewright.cluster.post import own
+from tilewright.cluster.part import TOPIC, outline_family, use_blas
+from tilewright.cluster.post import blank, own
 from tilewright.graph import Handle, Op, TaskGraph, Use
 from tilewright.kernels import blas
 from tilewright.mpi.outcome import freeze
@@ -47,8 +45,7 @@ class Call(NamedTuple):
 class Common(NamedTuple):
     """What the groups of a run have in common."""
 
-    topic: str
-    """Where to tell what ran."""
+    run: str
     blas: str
     path: tuple[str, ...]
     """``sys.path`` of a caller on this host; functions are found there."""
@@ -98,10 +95,10 @@ def run_group(work: Work, *values: Any) -> Any:
                     raise
                 records.append((number, start, time.time()))
     except Exception as error:
-        worker.log_event(common.topic, {"failed": number})
+        worker.log_event(TOPIC, {"run": common.run, "failed": number})
         raise TaskFailed(number, f"{type(error).__name__}: {error}", freeze(error)) from None
-    worker.log_event(common.topic, {
-        "rank": work.rank, "address": worker.address, "host": socket.gethostname(), "thread": threading.get_ident(),
+    worker.log_event(TOPIC, {
+        "run": common.run, "rank": work.rank, "address": worker.address, "host": socket.gethostname(), "thread": threading.get_ident(),
         "delay": worker.scheduler_delay, "records": records,
         "replaced": [(handle.name, handle.index) for handle in program.replaced],
     })  # fmt: skip
@@ -117,12 +114,13 @@ def _store(work: Work, graph: TaskGraph, values: tuple[Any, ...]) -> Store:
     written = set(graph.written)
     for (handle, several), value in zip(work.inputs, values, strict=True):
         tile = value[handle] if several else value
-        store[handle] = own(tile, copy=handle in written)
+        order = work.families[handle.name][-1] if handle in written and handle.name in work.families else None
+        store[handle] = own(tile, copy=handle in written, order=order)
     for handle in written:
         place = store[handle]
         if isinstance(place, Outline):
-            order: Any = work.families[handle.name][-1] if handle.name in work.families else "C"
-            store[handle] = np.zeros(place.shape, place.dtype, order)
+            order = work.families[handle.name][-1] if handle.name in work.families else "C"
+            store[handle] = blank(place.shape, place.dtype, order)
     return store
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.cluster import wire
-from tilewright.cluster.post import Job, Office, Post, own
+from tilewright.cluster.post import Job, Office, Post, blank, own
 from tilewright.crew import Crew
 from tilewright.errors import WorkerDied
 from tilewright.graph import Access, Handle
@@ -26,9 +26,12 @@ from tilewright.tiles import Store, TiledMatrix
 if TYPE_CHECKING:
     from distributed import Worker
 
-__all__ = ["Values", "office", "pick", "run_part", "told_of", "use_blas"]
+__all__ = ["TOPIC", "Values", "office", "pick", "run_part", "told_of", "use_blas"]
 
 Values = dict[Handle, Any]
+
+TOPIC = "tilewright"
+"""Of Dask events: under it workers tell how a run goes on."""
 
 
 def office(worker: Worker | None = None) -> Office:
@@ -69,10 +72,10 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
     if problem is None and not post.stopped:
         post.employ(crew, plan.numbers)
         report = None
-        if job.topic:
+        if job.tells:
 
             def report(done: int) -> None:
-                worker.log_event(job.topic, {"rank": job.rank, "done": done})
+                worker.log_event(TOPIC, {"run": job.run, "rank": job.rank, "done": done})
 
         if post.stopped:  # between the two lines above
             crew.stop()
@@ -100,12 +103,14 @@ def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan]:
     store = Store({name: outline_family(*what) for name, what in families.items()})
     for handle, (shape, dtype) in outlines.items():
         store[handle] = Outline.of(shape, dtype)
-    store.update(tiles)
-    store.update((handle, own(value, copy=False)) for handle, value in parcel.items())
+    orders = {name: what[-1] for name, what in families.items()}
     written = {handle for task in part.graph if not task.op.external for handle in task.writes}
+    store.update(tiles)
+    for handle, value in parcel.items():
+        store[handle] = own(value, copy=False, order=orders.get(handle.name) if handle in written else None)
     for handle in written & tiles.keys():
-        store[handle] = own(tiles[handle])  # the caller's data
-    _provide(part, store, {name: what[-1] for name, what in families.items()})
+        store[handle] = own(tiles[handle], order=orders.get(handle.name))  # a copy: they are Dask's
+    _provide(part, store, orders)
     policy = find_policy(scheduler)
     policy.prepare(part.graph, Machine(workers=job.workers))
     crew = Crew(Program(part.graph, store), policy, job.workers, part, job.rank, "dask")
@@ -129,6 +134,9 @@ def _provide(part: Part, store: Store, orders: dict[str, Any]) -> None:
     arena = np.zeros(sum(step.values()) + 64, np.uint8)
     start = -arena.ctypes.data % 64
     for handle, outline in missing.items():
+        if outline.ndim == 2 and outline.shape[0] == 1:
+            store[handle] = blank(outline.shape, outline.dtype, orders.get(handle.name, "C"))
+            continue
         raw = arena[start : start + outline.nbytes].view(outline.dtype)
         store[handle] = raw.reshape(outline.shape, order=orders.get(handle.name, "C"))
         start += step[handle]

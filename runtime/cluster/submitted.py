@@ -205,8 +205,7 @@ class Tale:
         self.failed = False
         self.news = threading.Event()
 
-    def hear(self, event: Any) -> None:
-        _, message = event
+    def hear(self, message: dict[str, Any]) -> None:
         if "failed" in message:
             self.failed = True
         else:
@@ -260,12 +259,13 @@ def _attempt(
     run = uuid4().hex[:8]
     graph, store = program.graph, program.store
     path = tuple(sys.path) if options.kept else ()
-    common = Common(f"tilewright-{run}", blas.current().name, path)
+    common = Common(run, blas.current().name, path)
     sent, data = submission(run, program, coarse, ranks, order, common)
     rank_of = owners(options.owner, len(ranks.members))
     held = _scatter(client, ranks, sent, ((handle, rank_of(handle), pack(store[handle])) for handle in data))
     tale = Tale(len(graph), progress)
-    client.subscribe_topic(common.topic, tale.hear)
+    reading = clients.bulletin(client).read(run, tale.hear)
+    reading.__enter__()
     clock = clients.SchedulerClock(client)
     began = time.time()
     futures: list[Future] = []
@@ -296,13 +296,12 @@ def _attempt(
         tale.news.wait(TALE if graph.tasks else 0)
         share = clock.share()
         moved = client.run(transfers, began, run, workers=list(ranks.addresses))
-    except _Lost:
-        raise
     except BaseException:
-        client.cancel(futures, force=True)
+        for future in futures:
+            future.release()
         raise
     finally:
-        client.unsubscribe_topic(common.topic)
+        reading.__exit__(None, None, None)
         del held
     deliver(store, values, tale.replaced)
     trace = _trace(graph, coarse, ranks, sent, tale, moved, began)
