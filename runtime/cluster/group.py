@@ -114,8 +114,8 @@ def _store(work: Work, graph: TaskGraph, values: tuple[Any, ...]) -> Store:
     written = set(graph.written)
     for (handle, several), value in zip(work.inputs, values, strict=True):
         tile = value[handle] if several else value
-        order = work.families[handle.name][-1] if handle in written and handle.name in work.families else None
-        store[handle] = own(tile, copy=handle in written, order=order)
+        order = work.families[handle.name][-1] if handle.name in work.families else None
+        store[handle] = own(tile, copy=handle in written, order=order, read=handle not in written)
     for handle in written:
         place = store[handle]
         if isinstance(place, Outline):

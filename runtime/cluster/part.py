@@ -61,7 +61,7 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
     post = Post(office(worker), job)
     problem: BaseException | None = None
     try:
-        crew, plan = _crew(job, parcel, dict(zip(handles, tiles, strict=True)))
+        crew, plan, orders = _crew(job, parcel, dict(zip(handles, tiles, strict=True)))
     except BaseException as error:
         problem = error
 
@@ -70,7 +70,7 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
 
     began = on_loop(post.meet(problem))
     if problem is None and not post.stopped:
-        post.employ(crew, plan.numbers)
+        post.employ(crew, plan.numbers, orders)
         report = None
         if job.tells:
 
@@ -94,7 +94,7 @@ def _nothing(error: BaseException) -> Outcome:
     return Outcome(np.empty((0, 4)), [], [], (-1, freeze(error)), False, b"")
 
 
-def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan]:
+def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan, dict[str, str]]:
     sys.path.extend(entry for entry in job.path if entry not in sys.path)
     graph, scheduler, order, families, outlines = pickle.loads(job.contents)
     use_blas(job.blas)
@@ -107,14 +107,14 @@ def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan]:
     written = {handle for task in part.graph if not task.op.external for handle in task.writes}
     store.update(tiles)
     for handle, value in parcel.items():
-        store[handle] = own(value, copy=False, order=orders.get(handle.name) if handle in written else None)
+        store[handle] = own(value, copy=False, order=orders.get(handle.name), read=handle not in written)
     for handle in written & tiles.keys():
         store[handle] = own(tiles[handle], order=orders.get(handle.name))  # a copy: they are Dask's
     _provide(part, store, orders)
     policy = find_policy(scheduler)
     policy.prepare(part.graph, Machine(workers=job.workers))
     crew = Crew(Program(part.graph, store), policy, job.workers, part, job.rank, "dask")
-    return crew, plan
+    return crew, plan, orders
 
 
 def outline_family(shape: tuple[int, int], tile_size: int, dtype: str, order: str) -> TiledMatrix:

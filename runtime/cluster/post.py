@@ -130,9 +130,9 @@ class Post:
         """Take a task that is ready."""
         self.loop.call_soon_threadsafe(self._take, task)
 
-    def employ(self, crew: Crew, numbers: dict[tuple[int, int, int], int]) -> None:
-        """Work for this crew; ``numbers`` are those of `MessagePlan.numbers`."""
-        self.crew, self.numbers = crew, numbers
+    def employ(self, crew: Crew, numbers: dict[tuple[int, int, int], int], orders: dict[str, str]) -> None:
+        """Work for this crew; ``numbers`` are those of `MessagePlan.numbers`, ``orders`` those of matrices by name."""
+        self.crew, self.numbers, self.orders = crew, numbers, orders
         self.store = crew.program.store
         crew.employ(self)
 
@@ -355,7 +355,8 @@ class Post:
         if expected is None or self.stopped:
             return
         task = expected[1]
-        self.store[task.params[0].handle] = own(value, copy=False)
+        handle = task.params[0].handle
+        self.store[handle] = own(value, copy=False, order=self.orders.get(handle.name), read=True)
         self.received.append((number, perf_counter()))
         self._tell(rank, kind="ack", number=number)
         self._complete(task)
@@ -382,14 +383,15 @@ def pack(value: Any) -> Any:
     return value
 
 
-def own(value: Any, *, copy: bool = True, order: str | None = None) -> Any:
+def own(value: Any, *, copy: bool = True, order: str | None = None, read: bool = False) -> Any:
     """A value that a task may change; without ``copy`` it is the same one where that is fit for BLAS.
 
-    ``order`` is that of the matrix a tile belongs to: kernels, and so bits, depend on it.
+    ``order`` is that of the matrix a tile belongs to: kernels, and so bits, depend on it. Where a tile is only ``read``
+    another order will do, as long as it is clear which one it is.
     """
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         order = order or layout(value)
-        fit = value.flags.aligned and value.flags.writeable and layout(value) == order
+        fit = value.flags.aligned and value.flags.writeable and (read or layout(value) == order)
         if copy or not fit or _ambiguous(value, order):
             value, source = blank(value.shape, value.dtype, order), value
             value[...] = source
