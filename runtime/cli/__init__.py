@@ -28,6 +28,7 @@ BENCHMARKS = {
     "cholesky": ("tilewright.benchmarks.cholesky", "Tiled Cholesky beside numpy, scipy, torch, dpotrf and dask."),
     "overhead": ("tilewright.benchmarks.overhead", "Time per empty task, beside dask and concurrent.futures."),
     "simulator": ("tilewright.benchmarks.simulator", "Predicted beside measured runs, simulated tasks per second."),
+    "dask": ("tilewright.benchmarks.dask", "A Dask cluster: dask.array beside both modes of ours, and threads."),
     "mpi": ("tilewright.benchmarks.mpi", "Ranks beside threads, what a pool costs, message counts."),
 }
 """Subcommands of ``tilewright bench``: each is ``command`` in its module."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-import threading
 import time
 from typing import Any, NamedTuple
 
@@ -97,11 +96,16 @@ def run_group(work: Work, *values: Any) -> Any:
     except Exception as error:
         worker.log_event(TOPIC, {"run": common.run, "failed": number})
         raise TaskFailed(number, f"{type(error).__name__}: {error}", freeze(error)) from None
-    worker.log_event(TOPIC, {
-        "run": common.run, "rank": work.rank, "address": worker.address, "host": socket.gethostname(), "thread": threading.get_ident(),
-        "delay": worker.scheduler_delay, "records": records,
+    tale = {
+        "run": common.run,
+        "rank": work.rank,
+        "address": worker.address,
+        "host": socket.gethostname(),
+        "delay": worker.scheduler_delay,
+        "records": records,
         "replaced": [(handle.name, handle.index) for handle in program.replaced],
-    })  # fmt: skip
+    }
+    worker.log_event(TOPIC, tale)
     if len(work.outputs) == 1:
         return store[work.outputs[0]]
     return {handle: store[handle] for handle in work.outputs}

@@ -240,8 +240,7 @@ def run_submitted(
                 ) from None
             time.sleep(LOOK)  # the scheduler takes a moment to see who is gone
             found = clients.wait_for_workers(client, options.timeout)
-            there = [member for member in found if member.threads >= ranks.workers]
-            ranks = Ranks(tuple(there[: len(ranks.members)] or found), ranks.workers)
+            ranks = Ranks(tuple(found[r % len(found)] for r in range(len(ranks.members))), ranks.workers)
             clients.check(client, ranks.addresses)
     raise AssertionError("unreachable")
 

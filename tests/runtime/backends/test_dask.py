@@ -384,7 +384,7 @@ def test_killed_worker_is_made_good_in_mode_tasks(own_client, tmp_path):
 
 def test_factor_is_right_though_a_worker_is_killed(own_client, tmp_path):
     a = spd_matrix(200)
-    x = da.from_array(a, chunks=50).map_blocks(ops.slow_block, str(tmp_path / "pid"), dtype=a.dtype)
+    x = da.from_array(a, chunks=50).map_blocks(ops.slow_block, str(tmp_path / "pid"), dtype=a.dtype, meta=a[:0, :0])
     killer = kill_soon(tmp_path / "pid")
     factor = tw.tiled_cholesky(x, client=own_client, tile_size=50, mode="tasks")
     killer.join()
