@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def measure(n: int, repeat: int, chunks: tuple[int, ...], modes: tuple[str, ...]
         for size in chunks:
             if size < n:
                 x = place(size)
-                found[size] = alternate([Contender("", lambda x=x: theirs(x))], 1, warm_up=False)[""].median
+                found[size] = alternate([Contender("", partial(theirs, x))], 1, warm_up=False)[""].median
                 del x
         best = min(found, key=found.__getitem__)
         x, y = place(best), place(tile)
@@ -77,7 +78,7 @@ def measure(n: int, repeat: int, chunks: tuple[int, ...], modes: tuple[str, ...]
         whole = {"threads": "threads, 2 workers", "resident": "ours, NumPy array, resident"}
         contenders = [
             Contender(rival, lambda: theirs(x), repeat=max(1, repeat // 2)),
-            *(Contender(name, lambda mode=mode, name=name: ours(y, mode, name)) for mode, name in arrays.items()),
+            *(Contender(name, partial(ours, y, mode, name)) for mode, name in arrays.items()),
             Contender(whole["threads"], lambda: numpy(whole["threads"])),
             Contender(whole["resident"], lambda: numpy(whole["resident"], backend="dask", client=client)),
         ]

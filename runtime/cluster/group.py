@@ -35,7 +35,7 @@ class TaskFailed(Exception):  # noqa: N818 - it says what happened
 class Call(NamedTuple):
     """One task."""
 
-    index: int
+    number: int
     op: Op
     uses: tuple[Use, ...]
     params: tuple[Any, ...]
@@ -74,7 +74,7 @@ def run_group(work: Work, *values: Any) -> Any:
     worker = get_worker()
     common = work.common
     sys.path.extend(entry for entry in common.path if entry not in sys.path)
-    number = work.calls[0].index
+    number = work.calls[0].number
     records: list[tuple[int, float, float]] = []
     try:
         use_blas(common.blas)
@@ -85,7 +85,7 @@ def run_group(work: Work, *values: Any) -> Any:
         program = Program(graph, store)
         with blas.limits(program.uses_functions), blas.one_thread():
             for task, call in zip(graph, work.calls, strict=True):
-                number = call.index
+                number = call.number
                 start = time.time()
                 try:
                     program.call(task)

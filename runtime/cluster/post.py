@@ -407,7 +407,7 @@ def blank(shape: tuple[int, ...], dtype: Any, order: str) -> np.ndarray:
     """Zeros in an order that shows: one row in F order has room for two, or it would look like C order."""
     if order == "F" and len(shape) == 2 and shape[0] == 1:
         return np.zeros((2, shape[1]), dtype, "F")[:1]
-    return np.zeros(shape, dtype, order)  # type: ignore[arg-type]
+    return np.zeros(shape, dtype, "F" if order == "F" else "C")
 
 
 def _ambiguous(value: np.ndarray, order: str) -> bool:
