@@ -39,6 +39,7 @@ from tilewright.mpi.outcome import planned, thaw
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
+from tilewright.tiles import Store
 from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if TYPE_CHECKING:
@@ -263,49 +264,53 @@ def _attempt(
     rank_of = owners(options.owner, len(ranks.members))
     held = _scatter(client, ranks, sent, ((handle, rank_of(handle), pack(store[handle])) for handle in data))
     tale = Tale(len(graph), progress)
-    reading = clients.bulletin(client).read(run, tale.hear)
-    reading.__enter__()
     clock = clients.SchedulerClock(client)
     began = time.time()
     futures: list[Future] = []
     try:
-        layer = MaterializedLayer(
-            sent.tasks,
-            annotations={
-                "workers": sent.workers.get, "allow_other_workers": True, "priority": sent.priority.get,
-            },
-        )  # fmt: skip
-        keys = [sent.keys[g] for g in sent.wanted]
-        if keys:
-            futures = client.get(HighLevelGraph({"run": layer}, {"run": set()}), keys, sync=False)
-        _wait(futures, tale, client)
-        values: Values = {}
-        by_group = dict(zip(sent.wanted, futures, strict=True))
-        local: dict[int, list[Handle]] = defaultdict(list)
-        for handle, g in sent.final.items():
-            family = store.families.get(handle.name)
-            if isinstance(family, RemoteTiles):
-                several = len(sent.outputs[g]) > 1
-                family.pieces[handle.index[0], handle.index[1]] = Piece(by_group[g], handle if several else None)
-            else:
-                local[g].append(handle)
-        gathered = client.gather([by_group[g] for g in local], direct=True) if local else []
-        for (g, handles), value in zip(local.items(), gathered, strict=True):
-            values.update((handle, value[handle] if len(sent.outputs[g]) > 1 else value) for handle in handles)
-        tale.news.wait(TALE if graph.tasks else 0)
+        with clients.bulletin(client).read(run, tale.hear):
+            layer = MaterializedLayer(
+                sent.tasks,
+                annotations={
+                    "workers": sent.workers.get, "allow_other_workers": True, "priority": sent.priority.get,
+                },
+            )  # fmt: skip
+            keys = [sent.keys[g] for g in sent.wanted]
+            if keys:
+                futures = client.get(HighLevelGraph({"run": layer}, {"run": set()}), keys, sync=False)
+            _wait(futures, tale, client)
+            values = _values(client, sent, dict(zip(sent.wanted, futures, strict=True)), store)
+            tale.news.wait(TALE if graph.tasks else 0)
         share = clock.share()
-        moved = client.run(transfers, began, run, workers=list(ranks.addresses))
+        there = client.scheduler_info()["workers"]
+        left = [address for address in dict.fromkeys(ranks.addresses) if address in there]
+        moved = client.run(transfers, began, run, workers=left, on_error="ignore")
     except BaseException:
         for future in futures:
             future.release()
         raise
-    finally:
-        reading.__exit__(None, None, None)
-        del held
+    del held
     deliver(store, values, tale.replaced)
     trace = _trace(graph, coarse, ranks, sent, tale, moved, began)
     trace.facts = {"submitted": len(sent.tasks), "scheduler": share}
     return trace
+
+
+def _values(client: Client, sent: Submission, futures: dict[int, Future], store: Store) -> Values:
+    """Final values that this process wants; those of matrices on workers become pieces."""
+    local: dict[int, list[Handle]] = defaultdict(list)
+    for handle, g in sent.final.items():
+        family = store.families.get(handle.name)
+        if isinstance(family, RemoteTiles):
+            several = len(sent.outputs[g]) > 1
+            family.pieces[handle.index[0], handle.index[1]] = Piece(futures[g], handle if several else None)
+        else:
+            local[g].append(handle)
+    gathered = client.gather([futures[g] for g in local], direct=True) if local else []
+    values: Values = {}
+    for (g, handles), value in zip(local.items(), gathered, strict=True):
+        values.update((handle, value[handle] if len(sent.outputs[g]) > 1 else value) for handle in handles)
+    return values
 
 
 def _scatter(
