@@ -106,7 +106,8 @@ def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan, d
     orders = {name: what[-1] for name, what in families.items()}
     written = {handle for task in part.graph if not task.op.external for handle in task.writes}
     store.update(tiles)
-    for handle, value in parcel.items():
+    for name, value in parcel.items():
+        handle = Handle(*name)  # Dask may have made it a plain tuple
         store[handle] = own(value, copy=False, order=orders.get(handle.name), read=handle not in written)
     for handle in written & tiles.keys():
         store[handle] = own(tiles[handle], order=orders.get(handle.name))  # a copy: they are Dask's
