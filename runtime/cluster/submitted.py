@@ -50,7 +50,7 @@ __all__ = ["Submission", "run_submitted", "seconds"]
 ATTEMPTS = 4
 LOOK = 0.25  # seconds between two looks at the futures, if nobody says anything
 TALE = 5.0  # seconds to wait for the last records
-RATE = 20e9  # flops per second of one core where nobody measured
+RATE = 50e9  # flops per second of one core where nobody measured
 BANDWIDTH = 2e9  # bytes per second of a task that only moves
 
 
