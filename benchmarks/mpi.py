@@ -1,18 +1,22 @@
-"""``tilewright bench mpi``: ranks against threads, what a pool costs, and how much a factorisation has to send.
+"""``tilewright bench mpi``: ranks against threads and ScaLAPACK, what a pool costs, and how much has to be sent.
 
-Three questions:
+Four questions:
 
 1. Two ranks with one worker each against two threads, alternating: rates of the execution and of the whole call, bytes
    sent, share of the messages' time that is hidden under computation.
-2. How long four ranks take to start, and a call on them with a matrix of 64 rows, where all is overhead.
-3. Messages and bytes of the plan, the pass that the engine uses, on 16 to 1024 ranks, beside the count
+2. The same two ranks against ScaLAPACK's pdpotrf on two, in the same rounds, with the same BLAS, at the best of a few
+   block sizes; if it is installed.
+3. How long four ranks take to start, and a call on them with a matrix of 64 rows, where all is overhead.
+4. Messages and bytes of the plan, the pass that the engine uses, on 16 to 1024 ranks, beside the count
    nt^2/2 (P + Q - 2) tiles for a P x Q block-cyclic grid.
 """
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +24,79 @@ import click
 
 import tilewright as tw
 from tilewright.benchmarks import record, table
+from tilewright.benchmarks.scalapack import ScaLAPACK, UnavailableError
 from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.distribution import near_square
+from tilewright.linalg.residual import THRESHOLD
 from tilewright.matrices import random_spd
 
-__all__ = ["command", "counts", "overhead", "rates"]
+__all__ = ["command", "counts", "overhead", "rates", "tuned"]
 
-RANKS = (16, 64, 256, 1024)
-SYMMETRIC = {16: 6, 64: 11, 256: 23, 1024: 45}  # r with r (r - 1) / 2 ranks, the closest below or at the number
+THREADS, RANKS, RIVAL = "2 threads", "2 ranks", "pdpotrf, 2 ranks"
+SIZES = (3072, 6144)
+BLOCKS = ((64, 32), (64, 64), (128, 64), (128, 128), (192, 96), (256, 128))
+"""Blocks of ScaLAPACK and of the PBLAS in it, to choose from; on two ranks a 1 x 2 grid beat 2 x 1 at all of them."""
+
+COUNTED = (16, 32, 64, 128, 256, 512, 1024)
 
 
-def rates(n: int, repeat: int) -> list[dict[str, Any]]:
-    """Two threads against two ranks."""
+def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
+    """Two threads, two ranks, and with ``rival`` ScaLAPACK; its record has an "error" if there is none."""
     a = random_spd(n)
-    runs: dict[str, list[tw.Run]] = {"threads, 2 workers": [], "mpi, 2 ranks": []}
+    seconds: dict[str, list[float]] = {THREADS: [], RANKS: []}  # of the execution alone
+    runs: dict[str, tw.Run] = {}
 
-    def call(name: str, **options: Any) -> None:
-        _, run = tw.tiled_cholesky(a, return_run=True, workers=2, **options)
-        runs[name].append(run)
+    def ours(name: str, **options: Any) -> None:
+        _, runs[name] = tw.tiled_cholesky(a, return_run=True, workers=2, **options)
+        seconds[name].append(runs[name].makespan)
 
-    with tw.mpi.Pool(2) as pool:
-        threads, ranks = runs
-        times = alternate([
-            Contender(threads, lambda: call(threads)),
-            Contender(ranks, lambda: call(ranks, backend="mpi", pool=pool)),
-        ], repeat)  # fmt: skip
-    rate = {name: statistics.median(run.gflops for run in own[1:]) for name, own in runs.items()}  # without the warm-up
-    return [
-        {
+    missing = ""
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(tw.mpi.Pool(2))
+        contenders = [
+            Contender(THREADS, lambda: ours(THREADS)),
+            Contender(RANKS, lambda: ours(RANKS, backend="mpi", pool=pool)),
+        ]
+        if rival:
+            try:
+                theirs = stack.enter_context(tuned(n, 2 if n > 8192 else 3))
+                seconds[RIVAL] = []
+                contenders.append(Contender(RIVAL, lambda: seconds[RIVAL].append(theirs.factor())))
+            except UnavailableError as error:
+                missing = f"no ScaLAPACK to compare with: {error}"
+        times = alternate(contenders, repeat)
+    #   the first of each is the warm-up
+    rate = {name: n**3 / 3 / statistics.median(taken[1:]) / 1e9 for name, taken in seconds.items()}
+    records: list[dict[str, Any]] = []
+    for name, run in runs.items():
+        records.append({
             "benchmark": "mpi", "contender": name, "n": n, "dtype": "float64", "gflops": rate[name],
-            "whole_gflops": n**3 / 3 / taken.median / 1e9, "of_threads": rate[name] / rate[threads],
-            "messages": runs[name][-1].messages, "megabytes": runs[name][-1].bytes / 1e6,
-            "overlap": statistics.median(run.trace.overlap for run in runs[name][1:]), **taken.record(),
-        }
-        for name, taken in times.items()
-    ]  # fmt: skip
+            "whole_gflops": n**3 / 3 / times[name].median / 1e9, "of_threads": rate[name] / rate[THREADS],
+            "messages": run.messages, "megabytes": run.bytes / 1e6, "overlap": run.trace.overlap,
+            "executions": seconds[name][1:], **times[name].record(),
+        })  # fmt: skip
+    if RIVAL in rate:
+        records.append({
+            "benchmark": "mpi", "contender": RIVAL, "n": n, "dtype": "float64", "gflops": rate[RIVAL],
+            "of_threads": rate[RIVAL] / rate[THREADS], "ours_over_this": rate[RANKS] / rate[RIVAL],
+            "nb": theirs.nb, "pblas_nb": theirs.logical, "ratio": theirs.ratio, "passed": theirs.ratio < THRESHOLD,
+            "executions": seconds[RIVAL][1:],
+        })  # fmt: skip
+    if missing:
+        records.append({"benchmark": "mpi", "contender": RIVAL, "n": n, "dtype": "float64", "error": missing})
+    return records
+
+
+def tuned(n: int, rounds: int) -> ScaLAPACK:
+    """ScaLAPACK at the (block, PBLAS block) of `BLOCKS` that had the fastest of ``rounds`` alternating runs."""
+    taken: dict[ScaLAPACK, list[float]]
+    with contextlib.ExitStack() as stack:
+        taken = {stack.enter_context(ScaLAPACK(n, nb, (1, 2), logical)): [] for nb, logical in BLOCKS if 2 * nb <= n}
+        for _ in range(rounds):
+            for candidate, seconds in taken.items():
+                seconds.append(candidate.factor())
+    best = min(taken, key=lambda candidate: min(taken[candidate]))
+    return ScaLAPACK(n, best.nb, best.grid, best.logical)
 
 
 def overhead(ranks: int, repeat: int) -> list[dict[str, Any]]:
@@ -73,7 +115,7 @@ def overhead(ranks: int, repeat: int) -> list[dict[str, Any]]:
     ]
 
 
-def counts(nt: int, nb: int, ranks: tuple[int, ...] = RANKS) -> list[dict[str, Any]]:
+def counts(nt: int, nb: int, ranks: tuple[int, ...] = COUNTED) -> list[dict[str, Any]]:
     """Tile messages of a Cholesky factorisation of nt x nt tiles of nb x nb doubles."""
     graph = tw.cholesky_graph(nt)
     size = 8 * nb * nb
@@ -82,7 +124,7 @@ def counts(nt: int, nb: int, ranks: tuple[int, ...] = RANKS) -> list[dict[str, A
         grid = near_square(count)
         for name, owner, formula in (
             (f"block-cyclic {grid.P} x {grid.Q}", grid, nt**2 // 2 * (grid.P + grid.Q - 2)),
-            (f"symmetric, r = {SYMMETRIC[count]}", tw.SymmetricBlockCyclic(SYMMETRIC[count]), None),
+            (f"symmetric, r = {(r := _symmetric(count))}", tw.SymmetricBlockCyclic(r), None),
         ):
             plan = tw.MessagePlan(graph, owner.ranks, owner)
             sent = plan.sent()
@@ -94,6 +136,11 @@ def counts(nt: int, nb: int, ranks: tuple[int, ...] = RANKS) -> list[dict[str, A
                 "megabytes_a_rank": len(plan.messages) * size / owner.ranks / 1e6,
             })  # fmt: skip
     return records
+
+
+def _symmetric(ranks: int) -> int:
+    """The largest r with r (r - 1) / 2 <= ranks."""
+    return (1 + isqrt(1 + 8 * ranks)) // 2
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
@@ -121,23 +168,44 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
+def show_rates(n: int, records: list[dict[str, Any]], as_json: bool) -> None:
+    """A table, and below it at which blocks ScaLAPACK was best, or what is missing to compare with it."""
+    table.show(f"n = {n}, FP64, medians", "contender", {
+        "GFLOP/s": "gflops", "whole call": "whole_gflops", "of threads": "of_threads", "ours / this": "ours_over_this",
+        "messages": "messages", "MB": "megabytes", "hidden": "overlap",
+    }, [r for r in records if "error" not in r], as_json=as_json)  # fmt: skip
+    for r in records:
+        if "error" in r:
+            table.show("", "contender", {}, [r], as_json=True) if as_json else print(r["error"])
+        elif r["contender"] == RIVAL and not as_json:
+            print(f"pdpotrf: blocks of {r['nb']}, {r['pblas_nb']} in the PBLAS, residual ratio {r['ratio']:.2g}")
+
+
 @click.command("mpi")
-@click.option("--n", default=6144, show_default=True, help="Matrix size of the comparison with threads.")
+@click.option("--n", "sizes", type=int, multiple=True, help="Matrix size; repeat for several.  [default: 3072, 6144]")
 @click.option("--repeat", default=7, show_default=True, help="Rounds to take the median of.")
+@click.option("--scalapack/--no-scalapack", default=True, help="Compare with pdpotrf if it is installed.")
 @click.option("--nt", default=96, show_default=True, help="Tile rows of the counted factorisation.")
 @click.option("--nb", default=512, show_default=True, help="Rows of its tiles.")
+@click.option("--counts", "only_counts", is_flag=True, help="Only count messages; run nothing.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw data sent against ranks.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
-def command(n: int, repeat: int, nt: int, nb: int, output: Path | None, plot: Path | None, as_json: bool) -> None:
-    """Ranks against threads, the cost of a pool, and message counts for 16 to 1024 ranks."""
-    speed, costs, plans = rates(n, repeat), overhead(4, repeat), counts(nt, nb)
-    record.append(output, [*speed, *costs, *plans])
-    table.show(f"n = {n}, FP64, medians of {repeat}", "contender", {
-        "GFLOP/s": "gflops", "whole call": "whole_gflops", "of threads": "of_threads", "messages": "messages",
-        "MB": "megabytes", "hidden": "overlap",
-    }, speed, as_json=as_json)  # fmt: skip
-    table.show("pool", "what", {"seconds": "median"}, costs, as_json=as_json)
+def command(
+    sizes: tuple[int, ...], repeat: int, scalapack: bool, nt: int, nb: int, only_counts: bool,
+    output: Path | None, plot: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Ranks against threads and ScaLAPACK, the cost of a pool, and message counts for 16 to 1024 ranks."""
+    if not only_counts:
+        for n in sizes or SIZES:
+            speed = rates(n, repeat if n <= 8192 else min(repeat, 3), rival=scalapack)
+            record.append(output, speed)
+            show_rates(n, speed, as_json)
+        costs = overhead(4, repeat)
+        record.append(output, costs)
+        table.show("pool", "what", {"seconds": "median"}, costs, as_json=as_json)
+    plans = counts(nt, nb)
+    record.append(output, plans)
     table.show(f"plan of {nt} x {nt} tiles of {nb}", "distribution", {
         "ranks": "ranks", "messages": "messages", "of formula": "of_formula", "GB": "gigabytes",
         "MB a rank": "megabytes_a_rank", "most sent by one": "most_sent",

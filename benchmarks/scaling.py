@@ -6,14 +6,14 @@ block-cyclic, versions broadcast along binomial trees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import tilewright as tw
 
-__all__ = ["NODE", "block_cyclic", "draw", "study"]
+__all__ = ["NODE", "draw", "study"]
 
 TILE = 512
 NODE = tw.Machine(workers=16, alpha=2e-6, beta=8 / 12.5e9, gamma=1 / 40e9, tile_size=TILE, overhead=5e-6)
@@ -32,9 +32,8 @@ def study(tiles: Sequence[int]) -> Iterator[Record]:
         for policy in policies:
             for ranks in RANKS if len(graph) < _LARGE else RANKS[-3:]:
                 began = perf_counter()
-                run = tw.simulate(
-                    graph, NODE.replace(ranks=ranks), scheduler=policy, owner=block_cyclic(round(ranks**0.5))
-                )
+                p = round(ranks**0.5)
+                run = tw.simulate(graph, NODE.replace(ranks=ranks), scheduler=policy, owner=tw.BlockCyclic(p, p))
                 seconds, idle, available = perf_counter() - began, run.idle_split, run.makespan * run.workers
                 yield {
                     "case": "scaling", "nt": nt, "n": TILE * nt, "tasks": len(graph), "scheduler": policy,
@@ -45,11 +44,6 @@ def study(tiles: Sequence[int]) -> Iterator[Record]:
                     "messages": run.messages, "memory": run.memory, "seconds": seconds,
                 }  # fmt: skip
                 del run
-
-
-def block_cyclic(p: int) -> Callable[[tw.Handle], int]:
-    """Tile (i, j) on rank (i mod p) p + j mod p."""
-    return lambda handle: handle.index[0] % p * p + handle.index[1] % p
 
 
 def draw(records: Sequence[Record], path: Path) -> None:
@@ -95,5 +89,5 @@ def draw(records: Sequence[Record], path: Path) -> None:
     right.set_ylim(0, 1)
     for axes in (left, middle, right):
         axes.set_xlabel("cores (16 per rank)")
-        axes.legend(fontsize=8, loc="lower left" if axes is not left else "upper left")
+        axes.legend(fontsize=8, loc="upper left" if axes is left else "lower left", framealpha=0.95)
     fig.savefig(path, dpi=140)

@@ -96,7 +96,7 @@ def large(nt: int) -> Iterator[dict[str, Any]]:
     graph = tw.cholesky_graph(nt)
     built = perf_counter()
     machine = tw.Machine(ranks=4096, workers=1, alpha=2e-6, beta=8 / 12.5e9, gamma=1 / 40e9, tile_size=512)
-    run = tw.simulate(graph, machine, owner=scaling.block_cyclic(64))
+    run = tw.simulate(graph, machine, owner=tw.BlockCyclic(64, 64))
     yield {
         "case": "large", "nt": nt, "tasks": len(graph), "ranks": 4096, "messages": run.messages,
         "makespan": run.makespan, "build_seconds": built - began, "seconds": perf_counter() - built,

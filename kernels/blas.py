@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
-__all__ = ["NAMES", "Library", "available", "current", "limits", "load", "one_thread", "use"]
+__all__ = ["NAMES", "Library", "available", "current", "limits", "load", "one_thread", "task_threads", "use"]
 
 NAMES = ("mkl", "torch", "openblas")
 """Libraries in order of preference."""
@@ -169,6 +169,7 @@ def _scipy_pool() -> dict[str, Any] | None:
 
 
 _LOADERS = {"mkl": _load_mkl, "torch": _load_torch, "openblas": _load_openblas}
+_loaded: list[Library] = []
 
 
 @cache
@@ -184,7 +185,9 @@ def load(name: str) -> Library:
     """
     if name not in _LOADERS:
         raise ValueError(f"unknown BLAS {name!r}; known: {', '.join(NAMES)}")
-    return _LOADERS[name]()
+    library = _LOADERS[name]()
+    _loaded.append(library)
+    return library
 
 
 def available() -> dict[str, Library | str]:
@@ -275,7 +278,7 @@ _limit_lock = threading.Lock()
 def limits(functions: bool) -> Iterator[None]:
     """Around a run: keep BLAS and OpenMP pools from starting threads of their own under the run's workers.
 
-    A library with a setting per thread needs nothing here, as `one_thread` in each worker does it. The pools of
+    A library with a setting per thread needs nothing here, as `task_threads` in each worker does it. The pools of
     others are process-wide: they are held at one thread while such a run lasts, and the last of several runs
     restores what the user had. ``functions`` says that tasks are Python functions, which may call any library.
     """
@@ -302,14 +305,29 @@ def limits(functions: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """In the calling thread, let calls into the library in use run on one thread; restored at the end."""
-    local_threads = current().local_threads
-    if local_threads is None:
-        yield
-        return
-    previous = local_threads(1)
+def task_threads(count: int) -> Iterator[None]:
+    """In the calling thread, inside `limits`: let each call into a library use ``count`` threads; restored at the end.
+
+    With one that is all calls into the libraries loaded here that have a setting per thread, not only the one in use:
+    products in 16 bits are MKL's in any case. With more, also OpenMP's, which torch uses: their number is a setting of
+    the calling thread.
+    """
+    current()
+    settings = [local for library in list(_loaded) if (local := library.local_threads) is not None]
+    previous = [local_threads(count) for local_threads in settings]
     try:
-        yield
+        if count == 1:
+            yield
+        else:
+            from threadpoolctl import ThreadpoolController
+
+            with ThreadpoolController().select(internal_api="openmp").limit(limits=count):
+                yield
     finally:
-        local_threads(previous)
+        for local_threads, threads in zip(settings, previous, strict=True):
+            local_threads(threads)
+
+
+def one_thread() -> contextlib.AbstractContextManager[None]:
+    """In the calling thread, let calls into a library run on one thread; restored at the end."""
+    return task_threads(1)

@@ -1,4 +1,4 @@
-"""copy, zero, tril, finite: tiles moved, cleared, looked at. Any dtype; NumPy releases the GIL meanwhile."""
+"""copy, zero, identity, tril, mirror, finite: tiles moved, cleared, looked at. Any dtype; NumPy releases the GIL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["copy", "finite", "tril", "zero"]
+__all__ = ["copy", "finite", "identity", "mirror", "tril", "zero"]
 
 
 def copy(source: np.ndarray, target: np.ndarray, check: str | None = None) -> int:
@@ -28,6 +28,22 @@ def finite(tile: np.ndarray, part: str) -> int:
 def zero(target: np.ndarray) -> None:
     """target := 0."""
     target.fill(0)
+
+
+def identity(target: np.ndarray) -> None:
+    """target := I, where the tile is on the diagonal."""
+    target.fill(0)
+    target[np.diag_indices(min(target.shape))] = 1
+
+
+def mirror(source: np.ndarray, target: np.ndarray) -> None:
+    """target := source^H; a tile of the diagonal, which is both, becomes Hermitian by its lower triangle."""
+    if source is target:
+        np.copyto(target, source.conj().T, where=_above(target.shape))
+        if target.dtype.kind == "c":
+            target[np.diag_indices(len(target))] = target.diagonal().real
+    else:
+        np.copyto(target, source.conj().T)
 
 
 def tril(target: np.ndarray) -> None:

@@ -8,17 +8,20 @@ All rounding is to nearest, ties to even. Kernels return 0, or what `tilewright.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
+from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
 
-__all__ = ["NOT_FINITE", "OVERFLOW", "convert", "diagonal", "narrowed", "round_tf32", "scaled", "split", "split_parts",
-           "to_bf16", "unscaled", "widened"]  # fmt: skip
+__all__ = ["NOT_FINITE", "OVERFLOW", "UNDERFLOW", "convert", "diagonal", "narrowed", "round_tf32", "scaled", "split",
+           "split_parts", "to_bf16", "unscaled", "widened"]  # fmt: skip
 
-NOT_FINITE, OVERFLOW = 1, 2
-"""Infos: a NaN or infinity was there before; or a finite number is too large for where it goes."""
+
+NOT_FINITE, OVERFLOW, UNDERFLOW = 1, 2, 3
+"""Infos: a NaN or infinity was there before; a finite number is too large, or a pivot too small, for where it goes."""
 
 _ROWS = 128  # rows at a time, so that intermediate results stay in cache
 
@@ -27,8 +30,8 @@ _ROWS = 128  # rows at a time, so that intermediate results stay in cache
 
 
 def to_bf16(source: np.ndarray, target: np.ndarray) -> None:
-    """target := the FP32 ``source`` in BF16, as uint16. By torch where it is imported, five times faster."""
-    torch = sys.modules.get("torch")
+    """target := the FP32 ``source`` in BF16, as uint16. By torch where it is installed, five times faster."""
+    torch = _torch()
     if torch is not None and source.flags.writeable:
         torch.from_numpy(target).view(torch.bfloat16).copy_(torch.from_numpy(source))
         return
@@ -36,6 +39,15 @@ def to_bf16(source: np.ndarray, target: np.ndarray) -> None:
         bits = source[rows].view(np.uint32)
         rounded = bits + (((bits >> 16) & 1) + 0x7FFF)  # up from half an ulp on, if that makes or keeps it even
         target[rows] = np.where((bits & 0x7FFFFFFF) > 0x7F800000, (bits >> 16) | 0x40, rounded >> 16)  # NaN stays NaN
+
+
+@cache
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
 
 
 def widened(tile: np.ndarray) -> np.ndarray:
@@ -86,25 +98,28 @@ def round_tf32(source: np.ndarray, target: np.ndarray) -> None:
         target[rows] = np.where(special, bits, rounded).view(np.float32)
 
 
-def narrowed(form: str) -> Callable[[np.ndarray], Any]:
-    """A function that makes a packed copy of an FP32 tile in ``form``, for use inside one kernel."""
+_scratch = threading.local()
 
-    def bf16(tile: np.ndarray) -> np.ndarray:
-        copy = np.empty(tile.shape, np.uint16)
+
+def narrowed(form: str, tile: np.ndarray, slot: int) -> np.ndarray:
+    """A packed copy of an FP32 tile in ``form``, for use inside one kernel.
+
+    It lies in memory of the calling thread, one piece per ``slot``, until that slot is asked for again: fresh memory
+    costs more than the rounding, one page fault for 2048 numbers.
+    """
+    shape = (2, *tile.shape) if form == "bfloat16x2" else tile.shape
+    pieces: dict[int, np.ndarray] = _scratch.__dict__.setdefault("pieces", {})
+    if slot not in pieces or pieces[slot].size < prod(shape):
+        pieces[slot] = np.empty(prod(shape), np.uint16)
+    copy = pieces[slot][: prod(shape)].reshape(shape)
+    if form == "bfloat16":
         to_bf16(tile, copy)
-        return copy
-
-    def fp16(tile: np.ndarray) -> np.ndarray:
-        copy = np.empty(tile.shape, np.float16)
-        _copy(tile, copy)
-        return copy
-
-    def two(tile: np.ndarray) -> np.ndarray:
-        copy = np.empty((2, *tile.shape), np.uint16)
+    elif form == "bfloat16x2":
         split(tile, copy)
-        return copy
-
-    return {"bfloat16": bf16, "float16": fp16, "bfloat16x2": two}[form]
+    else:
+        copy = copy.view(np.float16)
+        _copy(tile, copy)
+    return copy
 
 
 def split_parts(tile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -153,12 +168,14 @@ def scaled(source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarra
     return OVERFLOW if _finite(read) else NOT_FINITE
 
 
-def unscaled(d: np.ndarray, tile: np.ndarray) -> int:
-    """Row i of the tile over d_i: from the factor of D A D to that of A."""
+def unscaled(d: np.ndarray, tile: np.ndarray, part: str) -> int:
+    """Row i of the tile over d_i: from the factor of D A D to that of A. ``part`` is "lower" for a diagonal tile."""
     with np.errstate(all="ignore"):
         inverse = 1 / d
         for rows in _blocks(tile):
             np.copyto(tile[rows], tile[rows] * inverse[rows], casting="same_kind")
+    if part == "lower" and (np.diagonal(tile) < np.finfo(tile.dtype).tiny).any():
+        return UNDERFLOW
     return 0 if _finite(tile) else OVERFLOW
 
 

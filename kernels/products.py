@@ -14,8 +14,9 @@ reference   operands widened to FP32, NumPy's product: the specification of the 
 None uses ``addmm`` under autocast: that would round the C tile at every update, and the error would grow with their
 number.
 
-From a product come gemm, syrk (its lower blocks) and trsm: that one solves with FP32 diagonal blocks of ``BLOCK``
-columns, as if the tile were that small, and updates what lies between them by products.
+From a product come gemm, syrk (its lower blocks), trsm and potrf. Those two work in FP32 on diagonal blocks of
+``BLOCK`` columns, as they would if the tile were that small, and update what lies between by products. Such a product
+rounds the same elements of L to the same 16 bits, so the error is that of smaller tiles: it does not depend on nt.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tilewright.kernels import blas, reference
+from tilewright.kernels import potrf as fp32_potrf
 from tilewright.kernels import trsm as fp32_trsm
 from tilewright.kernels.layout import address, aligned
 from tilewright.kernels.narrow import narrowed, split_parts, widened
@@ -45,7 +47,7 @@ FORMS = ("bfloat16", "float16", "bfloat16x2")
 ROUTES = ("cblas", "mkldnn", "autocast", "reference")
 """In order of preference."""
 
-OPS = ("gemm", "syrk", "trsm")
+OPS = ("gemm", "syrk", "trsm", "potrf")
 
 BLOCK = 256
 """Columns of a diagonal block of trsm and rows of one of syrk."""
@@ -92,21 +94,22 @@ def probe(form: str) -> list[Route]:
     emulated = "" if native else f"{base} is emulated on this CPU, which has none of {', '.join(_NATIVE[base])}"
     found = []
     for name in ROUTES:
-        reason = _missing(name, base)
-        slow = name == "reference" or not native
-        if not reason and name != "reference":
-            reason = emulated
-        found.append(Route(name, form, reason, slow and not _missing(name, base)))
+        missing = _missing(name, form)
+        slow = not missing and (name == "reference" or not native)
+        found.append(Route(name, form, missing or ("" if name == "reference" else emulated), slow))
     return found
 
 
 def _missing(name: str, form: str) -> str:
-    if name == "cblas" and _cblas(form) is None:
-        return f"no MKL with {_SYMBOLS[form]} here"
+    base = "bfloat16" if form == "bfloat16x2" else form
+    if name == "cblas" and _cblas(base) is None:
+        return f"no MKL with {_SYMBOLS[base]} here"
+    if name == "autocast" and form == "bfloat16x2":
+        return "it rounds each product to 16 bits, so three of them do not add up to FP32"
     if name in ("mkldnn", "autocast") and not importlib.util.find_spec("torch"):
         return "torch is not installed; pip install 'tilewright[torch]' brings it"
     if name == "mkldnn":
-        if form != "bfloat16":
+        if base != "bfloat16":
             return "torch has no such switch for FP16"
         if tuple(map(int, version("torch").split(".")[:2])) < (2, 9):
             return "torch.backends.mkldnn.matmul.fp32_precision needs torch 2.9"
@@ -265,16 +268,12 @@ def _three(product: Product) -> Product:
 # ------------------------------------------------------------------ kernels
 
 
-def kernels(form: str, name: str) -> dict[str, Callable[..., None]]:
-    """gemm, syrk and trsm for operands of this form by this route."""
+def kernels(form: str, name: str) -> dict[str, Callable[..., Any]]:
+    """gemm, syrk, trsm and potrf for operands of this form by this route."""
     product = _PRODUCTS[name]("bfloat16" if form == "bfloat16x2" else form)
     if form == "bfloat16x2":
         product = _three(product)
-    narrow = narrowed(form)
-    solve = (fp32_trsm.build(blas.current(), "s") if name != "reference" else None) or reference.trsm
-
-    def part(tile: np.ndarray, rows: slice) -> np.ndarray:
-        return tile[..., rows, :]
+    fp32 = _fp32_reference if name == "reference" else _fp32
 
     def gemm(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
         m, n = c.shape
@@ -287,16 +286,53 @@ def kernels(form: str, name: str) -> dict[str, Callable[..., None]]:
         if c.shape != (n, n):
             raise ValueError(f"syrk: A {a.shape} and C {c.shape} do not fit C - A A^T")
         for j in range(0, n, BLOCK):  # each block column from its diagonal block down
-            product(part(a, slice(j, n)), part(a, slice(j, min(j + BLOCK, n))), c[j:, j : j + BLOCK])
+            product(a[..., j:, :], a[..., j : j + BLOCK, :], c[j:, j : j + BLOCK])
 
     def trsm(l: np.ndarray, a: np.ndarray) -> None:  # noqa: E741
         n = a.shape[1]
         if l.shape != (n, n):
             raise ValueError(f"trsm: L {l.shape} and A {a.shape} do not fit A L^-T")
-        for j in range(0, n, BLOCK):
-            here, rest = slice(j, j + BLOCK), slice(j + BLOCK, n)
-            solve(l[here, here], a[:, here])  # X_j := A_j L_jj^-T
-            if j + BLOCK < n:
-                product(narrow(a[:, here]), narrow(l[rest, here]), a[:, rest])  # A_r := A_r - X_j L_rj^T
+        if n <= BLOCK:
+            fp32("trsm")(l, a)
+            return
+        h = _half(n)
+        trsm(l[:h, :h], a[:, :h])  # X1 := A1 L11^-T
+        product(narrowed(form, a[:, :h], 0), narrowed(form, l[h:, :h], 1), a[:, h:])  # A2 := A2 - X1 L21^T
+        trsm(l[h:, h:], a[:, h:])  # X2 := A2 L22^-T
 
-    return {"gemm": gemm, "syrk": syrk, "trsm": trsm}
+    def potrf(a: np.ndarray) -> int:
+        n = len(a)
+        if a.shape != (n, n):
+            raise ValueError(f"potrf: A {a.shape} is not square")
+        if n <= BLOCK:
+            info: int = fp32("potrf")(a)
+            return info
+        h = _half(n)
+        info = potrf(a[:h, :h])  # L11 := chol(A11)
+        if info:
+            return info
+        trsm(a[:h, :h], a[h:, :h])  # L21 := A21 L11^-T
+        syrk(narrowed(form, a[h:, :h], 0), a[h:, h:])  # A22 := A22 - L21 L21^T
+        info = potrf(a[h:, h:])  # L22 := chol(A22)
+        return info + h if info > 0 else info
+
+    return {"gemm": gemm, "syrk": syrk, "trsm": trsm, "potrf": potrf}
+
+
+def _half(n: int) -> int:
+    """Half of n, in whole blocks."""
+    return -(-n // (2 * BLOCK)) * BLOCK
+
+
+def _fp32_reference(op: str) -> Callable[..., Any]:
+    return reference.potrf if op == "potrf" else reference.trsm
+
+
+def _fp32(op: str) -> Callable[..., Any]:
+    """The FP32 kernel of the library in use."""
+    return _fp32_of(blas.current(), op) or _fp32_reference(op)
+
+
+@cache
+def _fp32_of(library: blas.Library, op: str) -> Callable[..., Any] | None:
+    return (fp32_potrf.build if op == "potrf" else fp32_trsm.build)(library, "s")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["gemm", "potrf", "syrk", "trsm"]
+__all__ = ["gemm", "gemml", "hemm", "hemmd", "potrf", "syrk", "trsm", "trsml"]
 
 
 def potrf(a: np.ndarray) -> int:
@@ -39,3 +39,27 @@ def syrk(a: np.ndarray, c: np.ndarray) -> None:
 def gemm(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
     """C := C - A B^H."""
     c -= a @ b.conj().T
+
+
+def trsml(t: np.ndarray, x: np.ndarray, adjoint: bool = False, lower: bool = True) -> None:
+    """X := T^-1 X, or T^-H X."""
+    from scipy.linalg import solve_triangular
+
+    x[...] = solve_triangular(t, x, lower=lower, trans="C" if adjoint else "N", check_finite=False)
+
+
+def gemml(a: np.ndarray, y: np.ndarray, x: np.ndarray, adjoint: bool = False) -> None:
+    """X := X - A Y, or X - A^H Y."""
+    x -= (a.conj().T if adjoint else a) @ y
+
+
+def hemm(a: np.ndarray, xi: np.ndarray, xj: np.ndarray, vi: np.ndarray, vj: np.ndarray) -> None:
+    """V_i := V_i + A X_j and V_j := V_j + A^H X_i."""
+    vi += a @ xj
+    vj += a.conj().T @ xi
+
+
+def hemmd(a: np.ndarray, x: np.ndarray, v: np.ndarray, whole: bool = False) -> None:
+    """V := V + A X with the Hermitian matrix whose lower triangle is that of A."""
+    below = np.tril(a, -1)
+    v += below @ x + below.conj().T @ x + a.diagonal().real[:, None] * x

@@ -20,7 +20,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.kernels import blas, gemm, move, narrow, potrf, products, reference, syrk, trsm
+from tilewright.kernels import (
+    blas,
+    gemm,
+    gemml,
+    hemm,
+    move,
+    narrow,
+    potrf,
+    products,
+    reference,
+    syrk,
+    tensors,
+    trsm,
+    trsml,
+    vectors,
+)  # fmt: skip
 
 __all__ = ["DTYPES", "OPS", "Row", "dtype_name", "lookup", "register", "rows"]
 
@@ -33,11 +48,16 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "trsm":  (trsm.build,  reference.trsm),
     "syrk":  (syrk.build,  reference.syrk),
     "gemm":  (gemm.build,  reference.gemm),
+    "trsml": (trsml.build, reference.trsml),
+    "gemml": (gemml.build, reference.gemml),
+    "hemm":  (hemm.build,  reference.hemm),
+    "hemmd": (hemm.build_diagonal, reference.hemmd),
 }  # fmt: skip
 
 #        op     one kernel for every dtype
 MOVES: dict[str, Callable[..., Any]] = {
     "copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite,
+    "identity": move.identity, "mirror": move.mirror, "whole": hemm.whole, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "unscaled": narrow.unscaled,
 }  # fmt: skip
@@ -88,7 +108,8 @@ def dtype_name(tile: Any) -> str:
     """The name of a tile's format in the table: an array of uint16 holds BF16 numbers, or two parts of each."""
     if tile.dtype == np.uint16:
         return "bfloat16" if tile.ndim == 2 else "bfloat16x2"
-    return str(tile.dtype).removeprefix("torch.")
+    name = str(tile.dtype).removeprefix("torch.")
+    return f"{name}x2" if tile.ndim == 3 else name
 
 
 def lookup(op: str, device: str, storage: str, accumulate: str, source: str = "") -> Row:
@@ -105,12 +126,14 @@ def lookup(op: str, device: str, storage: str, accumulate: str, source: str = ""
     """
     library = blas.current()
     _fill(library)
-    if source or storage in products.FORMS:
+    if device in tensors.DEVICES:
+        _fill_device(device)
+    elif source or storage in products.FORMS:
         _fill_narrow()
     sources = _rows.get((op, device, storage, accumulate)) or _rows.get((op, device, ANY, ANY), {})
     users = [row for name, row in sources.items() if name not in (*blas.NAMES, "reference", *_routed)]
     if not source and not users and storage in products.FORMS and op in products.OPS:
-        source = f"{storage}/{products.route(storage).name}"
+        source = f"{storage}/{products.route(storage).name if device == 'cpu' else 'tensor'}"
     choice = (sources.get(source),) if source else (*users, sources.get(library.name), sources.get("reference"))
     for row in choice:
         if row is not None:
@@ -143,16 +166,29 @@ def _fill(library: blas.Library) -> None:
 def _fill_narrow() -> None:
     """Add the rows for narrow operands once; that may load a library."""
     with _filling:
-        if _routed:
+        if "narrow" in _filled:
             return
+        _filled.add("narrow")
         for form in products.FORMS:
             for route in products.probe(form):
                 if route.reason and not route.slow:
                     continue
                 for op, function in products.kernels(form, route.name).items():
-                    storage = "float32" if op == "trsm" else form
+                    storage = "float32" if op in ("trsm", "potrf") else form
                     register(op, "cpu", storage, "float32", f"{form}/{route.name}", function)
         _routed.update({source for sources in _rows.values() for source in sources if "/" in source})
+
+
+def _fill_device(device: str) -> None:
+    """Add the rows for torch tensors on this device once."""
+    with _filling:
+        if f"device {device}" in _filled:
+            return
+        for op, storage, accumulate, source, function in tensors.rows(device):
+            register(op, device, storage, accumulate, source, function)
+            if "/" in source:
+                _routed.add(source)
+        _filled.add(f"device {device}")
 
 
 def _listing(op: str) -> str:

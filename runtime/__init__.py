@@ -16,9 +16,18 @@ from tilewright.backends.simulate import simulate
 from tilewright.compare import compare_schedulers
 from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
 from tilewright.engine import Run, run
-from tilewright.errors import MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError, WorkerDied
+from tilewright.errors import (
+    AccuracyError,
+    MissingDataError,
+    NotPositiveDefiniteError,
+    RankDied,
+    SchedulerError,
+    WorkerDied,
+)
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
+from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
+from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.machine import Machine
 from tilewright.messages import Message, MessagePlan
 from tilewright.plan import Bounds, bounds
@@ -29,11 +38,15 @@ from tilewright.tiles import Store, TiledMatrix
 from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if _checking:
-    from tilewright import comm, mpi, training
+    from tilewright import comm, mpi, plot, training
+    from tilewright.comm.cg import cg
+    from tilewright.comm.matvec import DenseOperator, matvec
+    from tilewright.comm.sparse import SparseOperator
 
 __version__ = _version("tilewright")
 
 __all__ = [
+    "AccuracyError",
     "BACKENDS",
     "FORMATS",
     "RW",
@@ -42,6 +55,7 @@ __all__ = [
     "BlockCyclic",
     "Bounds",
     "CriticalPath",
+    "DenseOperator",
     "Distribution",
     "Handle",
     "Machine",
@@ -60,6 +74,8 @@ __all__ = [
     "RowBlocks",
     "Run",
     "SchedulerError",
+    "SolveInfo",
+    "SparseOperator",
     "Store",
     "SymmetricBlockCyclic",
     "Task",
@@ -70,19 +86,31 @@ __all__ = [
     "W",
     "WorkerDied",
     "bounds",
+    "cho_inverse",
+    "cho_solve",
+    "cg",
     "cholesky_graph",
     "comm",
     "compare_schedulers",
+    "logdet",
+    "matvec",
     "mpi",
+    "plot",
     "run",
     "simulate",
+    "solve",
     "tiled_cholesky",
     "training",
 ]
 
 
-_ROOMS = ("comm", "mpi", "training")  # imported when they are first used, and so are these names of theirs:
-_NAMES: dict[str, str] = {}
+_ROOMS = ("comm", "mpi", "plot", "training")  # imported when they are first used, and so are these names of theirs:
+_NAMES = {
+    "DenseOperator": "tilewright.comm.matvec",
+    "SparseOperator": "tilewright.comm.sparse",
+    "cg": "tilewright.comm.cg",
+    "matvec": "tilewright.comm.matvec",
+}
 
 
 def __getattr__(name: str) -> _Any:

@@ -1,9 +1,12 @@
 """Measure this computer: seconds per kernel and tile size, overhead per task, alpha and beta of its memory.
 
 Kernels are timed where they will run: in a Cholesky factorisation on all workers, with strided tiles, real caches
-and neighbours that compete for memory, not one by one on an idle machine. Timings that lie far from the median are
-dropped, as one hiccup of the system must not spoil a model. Repeats go in turns over the tile sizes and the median
-repeat counts, as a typical run is what is to be predicted.
+and neighbours that compete for memory, not one by one on an idle machine. What counts is the median over the repeats
+of the mean in each [1]_: sums are predicted, so tasks that take longer now and then belong to the mean, while a
+repeat in a busy second must not spoil the model. Repeats go in turns over the tile sizes.
+
+.. [1] "Median of means": G. Lugosi and S. Mendelson, Mean estimation and regression under heavy-tailed
+   distributions: a survey, Foundations of Computational Mathematics 19 (2019).
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from tilewright.kernels import blas
 from tilewright.machine import Machine, cores
 from tilewright.trace import Trace
 
-__all__ = ["cache_path", "calibrate", "copy_cost", "drift", "inliers", "robust"]
+__all__ = ["cache_path", "calibrate", "copy_cost", "drift", "gaps", "inliers"]
 
 TILE_SIZES = (128, 256, 384, 512)
 _ORDER = 3072  # rows of the matrix that kernels are timed in, about: one footprint, larger than caches, for all tiles
@@ -144,11 +147,12 @@ def _measure(workers: int, tile_sizes: Sequence[int], repeat: int, dtype: str) -
     orders = {nb: nb * max(6, min(_TILES, round(_ORDER / nb))) for nb in tile_sizes}
     matrices = {n: _spd(n, dtype) for n in dict.fromkeys(orders.values())}
     means: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))  # op, tile size: one per repeat
-    overheads: dict[int, list[float]] = defaultdict(list)
+    overheads: list[float] = []
     for attempt in range(repeat + 1):
         for nb, n in orders.items():
             a = matrices[n]
             seconds: dict[str, list[float]] = defaultdict(list)
+            idle: list[float] = []
             # Twice: into a fresh matrix, which has copies, and in place, which has tiles to clear.
             for target in (a, a.copy()):
                 _, run = tiled_cholesky(
@@ -157,25 +161,20 @@ def _measure(workers: int, tile_sizes: Sequence[int], repeat: int, dtype: str) -
                 )  # fmt: skip
                 for record in run.trace:
                     seconds[run.graph.tasks[record.task].op.name].append(record.duration)
-                if attempt:
-                    overheads[nb] += gaps(run.trace)
+                idle += gaps(run.trace)
                 del _, run  # and the factor: the next one finds its pages
             if attempt:  # the first warms up
                 for op, samples in seconds.items():
-                    means[op][nb].append(robust(samples))
+                    means[op][nb].append(statistics.fmean(samples))
+                overheads.append(statistics.fmean(inliers(idle)) if idle else 0.0)
     durations = {op: {nb: statistics.median(found) for nb, found in sizes.items()} for op, sizes in means.items()}
     alpha, beta = copy_cost()
     largest = max(tile_sizes)
     gamma = durations["gemm"][largest] / (2 * largest**3)
     return Machine(
         workers=workers, alpha=alpha, beta=beta, gamma=gamma, tile_size=largest, durations=durations,
-        overhead=statistics.median(map(robust, overheads.values())), device_alpha=alpha, device_beta=beta,
+        overhead=statistics.median(overheads), device_alpha=alpha, device_beta=beta,
     )  # fmt: skip
-
-
-def robust(samples: Sequence[float]) -> float:
-    """The mean of the `inliers`: what a typical sample adds to a sum. 0 for no samples."""
-    return statistics.fmean(inliers(samples)) if samples else 0.0
 
 
 def inliers(samples: Sequence[float]) -> list[float]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilewright.backends.simulate import Owner, simulate
+from tilewright.backends.simulate import Owner
 from tilewright.engine import Run, run
+from tilewright.frames import data_frame
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import Machine
-from tilewright.progress import bar
+from tilewright.progress import reports
 from tilewright.report import nbytes, plain, seconds
 from tilewright.schedulers import Policy, fitting
 
@@ -107,13 +107,14 @@ class Table:
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame with one row per policy and number of workers. ImportError without pandas."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("a data frame needs pandas; pip install 'tilewright[frames]' brings it") from error
-
         columns = list(Row.__dataclass_fields__)
-        return pandas.DataFrame([[getattr(row, c) for c in columns] for row in self.rows], columns=columns)
+        return data_frame(([getattr(row, c) for c in columns] for row in self.rows), columns)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from tilewright.plot.html import comparison_table
+
+        return comparison_table(self)
 
     def plot(self, path: str | Path) -> None:
         """Ratio to the lower bound and speed-up over workers, as PNG, SVG or PDF. Needs matplotlib."""
@@ -138,7 +139,8 @@ def compare_schedulers(
     machine: Machine | None = None,
     owner: Owner | None = None,
     repeat: int | None = None,
-    progress: bool = False,
+    progress: bool | Callable[[int], object] = False,
+    **options: Any,
 ) -> Table:
     """Run one graph under many policies.
 
@@ -147,9 +149,9 @@ def compare_schedulers(
     graph
         The tasks.
     workers
-        Numbers of workers, per rank of the machine.
+        Numbers of workers: for the simulator those of each rank of the machine, for an engine of all ranks together.
     backend
-        ``"simulate"``, or an engine such as ``"threads"``.
+        ``"simulate"``, or an engine such as ``"threads"``, as in `tilewright.run`.
     data
         For an engine: the data, of which each run gets a deep copy, or a function that makes it anew. For the
         simulator optional, for its shapes.
@@ -158,13 +160,16 @@ def compare_schedulers(
     machine
         What is simulated, or what policies plan with.
     owner
-        For the simulator on several ranks, see `tilewright.simulate`. Policies that place tasks themselves cannot
+        Where handles live on several ranks, see `tilewright.simulate`. Policies that place tasks themselves cannot
         be in the comparison then, and are left out by default.
     repeat
         Runs per row, in turns over the policies so that a busy spell hits all alike; the row has the median.
-        By default 5 on an engine, 1 on the simulator, whose runs are all equal.
+        By default 5 on an engine, 1 on the simulator, whose runs are all equal, and 5 with ``noise``, of which each
+        run has its own.
     progress
-        Draw a progress bar on standard error.
+        As in `tilewright.run`, over the tasks of all runs.
+    options
+        Of the backend, as in `tilewright.run`.
 
     Raises
     ------
@@ -180,7 +185,8 @@ def compare_schedulers(
     """
     counts = [workers] if isinstance(workers, int) else list(workers)
     simulated = backend == "simulate"
-    repeat = repeat if repeat is not None else 1 if simulated else 5
+    noisy = simulated and bool(options.get("noise"))
+    repeat = repeat if repeat is not None else 1 if simulated and not noisy else 5
     if repeat < 1:
         raise ValueError(f"repeat must be at least 1, not {repeat}")
     if not simulated and data is None:
@@ -190,25 +196,39 @@ def compare_schedulers(
         placed = ("heft", "peft") if owner is not None and machine.ranks > 1 else ()
         schedulers = [name for name in fitting(graph) if name not in placed]
 
-    def once(scheduler: str | Policy, count: int) -> Run:
-        if simulated:
-            shapes = data() if callable(data) else data
-            return simulate(graph, machine.replace(workers=count), scheduler=scheduler, owner=owner, data=shapes)
-        fresh = data() if callable(data) else copy.deepcopy(data)
-        return run(graph, fresh, backend=backend, scheduler=scheduler, workers=count, machine=machine)
+    if owner is not None:
+        options["owner"] = owner
+
+    def once(scheduler: str | Policy, count: int, attempt: int, report: Callable[[int], object] | bool) -> Run:
+        chosen = options | ({"seed": options.get("seed", 0) + attempt} if noisy else {})
+        given = data() if callable(data) else data if simulated else copy.deepcopy(data)
+        return run(
+            graph,
+            given,
+            backend=backend,
+            scheduler=scheduler,
+            workers=count,
+            machine=machine,
+            progress=report,
+            **chosen,
+        )
 
     results: dict[tuple[int, int], list[Run]] = {}
-    total = len(counts) * len(schedulers) * repeat
-    with bar(f"compare on {graph.name}", total) if progress else nullcontext() as report:
+    before = 0  # tasks of the runs that are over
+    with reports(progress, f"compare on {graph.name}", len(counts) * len(schedulers) * repeat * len(graph)) as report:
         for count in counts:
-            for _ in range(repeat):
+            for attempt in range(repeat):
                 for place, scheduler in enumerate(schedulers):
-                    results.setdefault((count, place), []).append(once(scheduler, count))
-                    if report:
-                        report(sum(map(len, results.values())))
+                    told = _after(before, report) if report else False
+                    results.setdefault((count, place), []).append(once(scheduler, count, attempt, told))
+                    before += len(graph)
     rows = [_row(runs) for runs in results.values()]
     timed = not simulated or machine.gamma is not None or bool(machine.durations)
     return Table(graph, backend, rows, "s" if timed else "weights")
+
+
+def _after(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
+    return lambda done: report(before + done)
 
 
 def _row(runs: list[Run]) -> tuple[Row, Run]:

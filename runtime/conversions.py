@@ -67,7 +67,7 @@ def with_conversions(
                 R(read(use.handle, wanted)) if use.access is Access.READ and use.handle.name == matrix else use
                 for use in uses
             )
-            if op is not ops.potrf and f.storage not in ("float64", "float32"):
+            if f.storage not in ("float64", "float32"):
                 op = _routed(op, f"{f.storage}/{routes(f.storage)}")
         g.insert(op, *uses, *task.params, on=task.on, priority=task.priority)
         for handle in task.writes:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from tilewright.machine import Machine, worker_count
 from tilewright.memory import high_water
 from tilewright.plan import Bounds, bounds, mixed_bounds, width
 from tilewright.program import Program
-from tilewright.progress import bar
+from tilewright.progress import reports
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.site import find_site
@@ -44,6 +43,8 @@ class Run:
     store: Store
     machine: Machine | None = None
     """What the run was planned with or simulated on, if that was said."""
+    switches: dict[str, Any] = field(default_factory=dict)
+    """Process-wide settings that held while the run lasted, such as those of cuBLAS."""
 
     def __getitem__(self, handle: str | Handle) -> Any:
         key = Handle(handle) if isinstance(handle, str) else handle
@@ -64,14 +65,11 @@ class Run:
 
     def task_flops(self, task: Task) -> float:
         """Real-arithmetic flops of one task; 0 without a formula, or on a machine that counts in `Op.weight`."""
-        if task.op.flops is None:
-            return 0.0
         if self.backend == "simulate":
             machine = self.machine
             known = machine is not None and (machine.gamma is not None or machine.durations)
             return machine.flops(task) if machine is not None and known else 0.0
-        tiles = [self.store[use.handle] for use in task.uses]
-        return task.op.flops(*(tile.shape for tile in tiles)) * (4 if tiles[-1].dtype.kind == "c" else 1)
+        return _flops(task, self.store)
 
     @property
     def gflops(self) -> float:
@@ -150,6 +148,17 @@ class Run:
 
         return frame(run_page(self))
 
+    def _repr_svg_(self) -> str | None:
+        """The Gantt chart, for notebooks that show no scripts; None with more tasks than bars can be seen."""
+        if len(self.trace) > 3000 or not self.trace.records:
+            return None
+        from tilewright.plot.gantt import svg
+
+        try:
+            return svg(self)
+        except ImportError:
+            return None
+
     def __str__(self) -> str:
         from tilewright.report import text
 
@@ -162,6 +171,17 @@ class Run:
         )
 
 
+def _flops(task: Task, store: Store) -> float:
+    """Flops of a task on this data; 0 without a formula, or where a buffer is not there yet."""
+    if task.op.flops is None:
+        return 0.0
+    tiles = [store[use.handle] for use in task.uses]
+    if any(getattr(tile, "shape", None) is None for tile in tiles):
+        return 0.0
+    complex_ = getattr(tiles[-1].dtype, "kind", "f") == "c"  # a torch dtype has no kind
+    return task.op.flops(*(tuple(tile.shape) for tile in tiles)) * (4 if complex_ else 1)
+
+
 def run(
     graph: TaskGraph,
     data: Mapping[str, Any] | Mapping[Handle, Any] | None = None,
@@ -170,7 +190,8 @@ def run(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     machine: Machine | None = None,
-    progress: bool = False,
+    progress: bool | Callable[[int], object] = False,
+    threads_per_task: int = 1,
     **options: Any,
 ) -> Run:
     """Run a graph on data.
@@ -187,14 +208,18 @@ def run(
         One of `SCHEDULERS`, or an object with ``prepare``, ``push`` and ``pop``.
     workers
         Workers that run tasks, on all ranks together; by default one per core this process may use. Threads are no
-        more than there are tasks.
+        more than there are tasks. For ``simulate`` the workers of each rank of the machine, by default its own.
     machine
-        What policies may plan with, such as `Machine.calibrate`; for ``simulate`` the machine to simulate. ``workers``
-        takes the place of its own.
+        What policies may plan with, such as `Machine.calibrate`; for ``simulate`` the machine to simulate.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error: tasks done, GFLOP/s, the time left. Or a function that is called with
+        the number of tasks done, now and then.
+    threads_per_task
+        How many threads a task's calls into BLAS and OpenMP may use; more than one is for ``serial`` and ``threads``,
+        and for graphs with fewer tasks at a time than the machine has cores.
     options
-        Of the backend; `tilewright.backends.mpi` has ``owner``, ``grid``, ``pool``, ``comm``, ``root``, ``gather``.
+        Of the backend; `tilewright.backends.mpi` has ``owner``, ``grid``, ``pool``, ``comm``, ``root``, ``gather``,
+        and ``simulate`` has ``owner``, ``broadcast``, ``noise``, ``seed``: see `tilewright.simulate`.
 
     Raises
     ------
@@ -224,15 +249,21 @@ def run(
             machine = machine.replace(workers=workers)
         return simulate(graph, machine, scheduler=scheduler, data=data, progress=progress, **options)
     worker_count(workers)
+    if threads_per_task < 1 or (threads_per_task > 1 and backend not in ("serial", "threads")):
+        raise ValueError(f"threads_per_task must be at least 1, and 1 for backend {backend!r}, not {threads_per_task}")
     site = find_site(backend, options)
     site.plan_with(machine)
     data = site.argument({} if data is None else data)
     with site.agreement():
         policy = find_policy(scheduler)
         program = Program(graph, Store(data))
+        program.threads_per_task = threads_per_task
         graph.frozen = True
-    with bar(graph.name, len(graph)) if progress else nullcontext() as report:
+    flops = sum(_flops(task, program.store) for task in graph) if progress is True else 0.0
+    with reports(progress, graph.name, len(graph), flops) as report:
         trace = site.execute(program, policy, workers, report)
+    if program.streams is not None:
+        trace = program.streams.measured(trace)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
     return Run(
         graph, trace, backend, name, trace.ranks * trace.workers, program.store, machine and machine.replace(gpus=0)

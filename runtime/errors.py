@@ -8,7 +8,9 @@ import numpy as np
 
 from tilewright.graph import Handle
 
-__all__ = ["MissingDataError", "NotPositiveDefiniteError", "RankDied", "SchedulerError", "WorkerDied"]
+__all__ = [
+    "AccuracyError", "MissingDataError", "NotPositiveDefiniteError", "RankDied", "SchedulerError", "WorkerDied",
+]  # fmt: skip
 
 
 class MissingDataError(KeyError):
@@ -20,6 +22,26 @@ class MissingDataError(KeyError):
 
 class SchedulerError(RuntimeError):
     """A policy broke its contract: it keeps tasks back, or hands one out twice."""
+
+
+class AccuracyError(np.linalg.LinAlgError):
+    """A solution does not have the backward error that was promised.
+
+    Attributes
+    ----------
+    info
+        The `SolveInfo` of what was tried.
+    x
+        The best solution that was found, or None.
+    """
+
+    def __init__(self, message: str, info: Any = None, x: Any = None) -> None:
+        super().__init__(message)
+        self.info = info
+        self.x = x
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.info, self.x)
 
 
 class RankDied(RuntimeError):  # noqa: N818 - it says what happened

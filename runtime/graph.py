@@ -151,7 +151,7 @@ class Task:
     predecessors: tuple[int, ...]
     """Indices of the tasks this one waits for, ascending, all smaller than ``index``."""
     on: Hashable
-    """Where to run, if the program said so: a rank or an owner."""
+    """Where to run, if the program said so: a rank, or a handle whose owner runs the task."""
     priority: float
     """What the program said; larger is sooner. Policies such as critical-path compute their own."""
 
@@ -461,6 +461,12 @@ class TaskGraph:
         from tilewright.plot.dag import to_svg
 
         return to_svg(self, path, layout=layout)
+
+    def to_png(self, path: str | Path, *, layout: Literal["dot", "layered"] | None = None) -> None:
+        """Write the graph as a PNG. See `tilewright.plot.dag.to_png`."""
+        from tilewright.plot.dag import to_png
+
+        to_png(self, path, layout=layout)
 
     def _repr_svg_(self) -> str | None:
         """The picture that a notebook shows; None, and so the text, if there are too many tasks to draw."""

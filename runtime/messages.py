@@ -8,6 +8,7 @@ handle it writes (reads, if it writes none). A version lives where its writer ra
 2. From four destinations on, a version travels along a binomial tree in order of first need, so that its source sends
    ceil(log2(destinations + 1)) times and not once per destination.
 3. All ranks unroll the same graph, so both sides know every message; its tag is its number among those of its pair.
+4. A result that depends on nothing, as its task only writes it (zeros), is made anew where it is collected.
 
 Receiving is a write of the local copy, sending a read of it, and dropping the copy a write after its last reader. With
 these as tasks, one rank's part is a task graph like any other, and the three sentences of `tilewright.graph` say all
@@ -59,7 +60,7 @@ DROP = Op("drop", weight=0, external=True)
 class _Version:
     """One value of one handle: where it is made, where it is read."""
 
-    __slots__ = ("closed_by", "handle", "last", "number", "readers", "source", "writer")
+    __slots__ = ("anew", "closed_by", "handle", "last", "number", "readers", "source", "writer")
 
     def __init__(self, handle: Handle, number: int, writer: int, source: int) -> None:
         self.handle = handle
@@ -68,6 +69,7 @@ class _Version:
         self.source = source
         self.readers: dict[int, int] = {}  # destination -> first reader there
         self.last: dict[int, int] = {}  # destination -> last reader there
+        self.anew: list[int] = []  # ranks that make it themselves
         self.closed_by = -1  # the task that writes the next version
 
 
@@ -77,7 +79,8 @@ class Part(NamedTuple):
     graph: TaskGraph
     """Its tasks in program order, with `SEND`, `RECEIVE` and `DROP` between them."""
     origin: list[int]
-    """Index in the whole graph by index in the part; -1 for the engine's own tasks."""
+    """Index in the whole graph by index in the part; -1 for the engine's own tasks. A task whose place is another
+    rank is there to make a value anew."""
 
 
 class MessagePlan:
@@ -128,7 +131,9 @@ class MessagePlan:
     # ------------------------------------------------------------ the pass
 
     def place(self, task: Task) -> int:
-        """The rank that runs a task. ValueError if the program's ``on=`` is none of the ranks."""
+        """The rank that runs a task. ValueError if the program's ``on=`` is neither one of the ranks nor a handle."""
+        if isinstance(task.on, Handle):
+            return self.owner(task.on)
         if task.on is None:
             for handle, access in task.uses:
                 if access is not Access.READ:
@@ -161,8 +166,11 @@ class MessagePlan:
                     versions.append(version)
         for version in current.values():
             if version.number and self._wanted(version):
-                for rank in collect:
-                    if rank != version.source:
+                others = [rank for rank in collect if rank != version.source]
+                if not version.readers and self._depends_on_nothing(version):
+                    version.anew = others
+                else:
+                    for rank in others:
                         version.readers.setdefault(rank, len(self.graph))
         self._collect = frozenset(collect)
         return sorted(versions, key=lambda version: version.writer)
@@ -171,6 +179,10 @@ class MessagePlan:
         if self._results is None:
             return version.handle.name not in self.graph.temporary
         return version.handle in self._results
+
+    def _depends_on_nothing(self, version: _Version) -> bool:
+        task = self.graph.tasks[version.writer]
+        return task.op.function is None and [use.access for use in task.uses] == [Access.WRITE]
 
     def _travel(self) -> Iterator[Message]:
         tags: dict[tuple[int, int], int] = {}
@@ -211,6 +223,7 @@ class MessagePlan:
         items: list[tuple[int, int, int, Any]] = [
             (index, RUNS, 0, tasks[index]) for index, place in enumerate(self.places) if place == rank
         ]
+        items += [(v.writer, RUNS, 0, tasks[v.writer]) for v in self._versions if rank in v.anew]
         mine = {(v.handle, v.number): v for v in self._versions if rank in v.readers}
         for number, message in enumerate(self.messages):
             if message.source == rank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.kernels import table
+from tilewright.kernels.tensors import device_of
+from tilewright.streams import Streams
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = ["Program"]
@@ -33,6 +36,8 @@ class Program:
     def __init__(self, graph: TaskGraph, store: Store) -> None:
         self.graph = graph
         self.store = store
+        self.threads_per_task = 1
+        """How many threads a task's calls into BLAS and OpenMP use."""
         _check_inputs(graph, store)
         _check_writeable(graph, store)
         self.uses_functions = False
@@ -40,6 +45,20 @@ class Program:
         self.replaced: set[Handle] = set()
         """Handles whose buffer a function gave up for a new value."""
         self._functions = self._bind()
+        self.streams = self._streams()
+        if self.streams is not None:
+            self.call = self.streams.call  # type: ignore[method-assign]
+
+    def _streams(self) -> Streams | None:
+        """The CUDA streams to launch on, if some tile is on such a device."""
+
+        def on_device(task: Task) -> bool:
+            return any(device_of(self.store[use.handle]) == "cuda" for use in task.uses)
+
+        torch = sys.modules.get("torch")  # who has a tensor has imported torch
+        if torch is None or not any(map(on_device, self.graph.tasks)):
+            return None
+        return Streams(self.call, on_device, torch.cuda)
 
     def _bind(self) -> list[Callable[..., Any]]:
         """One function per task, looked up once per (op, matrices): tiles of one `TiledMatrix` have one dtype."""
@@ -67,7 +86,7 @@ class Program:
     def _kernel(self, task: Task) -> Callable[..., Any]:
         tiles = [self.store[use.handle] for use in task.uses]
         for use, tile in zip(task.uses, tiles, strict=True):
-            if not isinstance(tile, np.ndarray) or tile.ndim not in (2, 3):
+            if not hasattr(tile, "dtype") or getattr(tile, "ndim", 0) not in (2, 3):
                 kind = type(tile).__name__
                 raise TypeError(f"{task}: {use.handle} must be a 2-D array for a tile kernel, not {kind}")
         *operands, target = map(table.dtype_name, tiles)
@@ -76,7 +95,8 @@ class Program:
             storage = table.ANY
             if task.op.name not in table.MOVES:
                 raise KeyError(f"{task}: operands of different dtypes, {' and '.join(operands)}; convert them first")
-        return table.lookup(task.op.name, "cpu", storage, target, task.op.source).function
+        device = max({device_of(tile) for tile in tiles}, key=("cpu", "torch", "cuda").index)  # a move to or from it
+        return table.lookup(task.op.name, device, storage, target, task.op.source).function
 
     def function(self, task: Task) -> Callable[..., Any]:
         """What one task calls, on its buffers and parameters."""

@@ -1,16 +1,34 @@
-"""A progress bar for a run, on standard error."""
+"""A progress bar for a run, on standard error: tasks done, their rate, and how long is left."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from time import perf_counter
 
-__all__ = ["bar"]
+__all__ = ["bar", "rate", "reports"]
+
+Report = Callable[[int], object]
 
 
 @contextlib.contextmanager
-def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Draw a bar while the block runs; call what it yields with the number of tasks done."""
+def reports(progress: bool | Report, title: str, total: int, flops: float = 0.0) -> Iterator[Report | None]:
+    """What an engine calls with the number of tasks done: a `bar`, the user's own function, or None for neither."""
+    if callable(progress):
+        yield progress
+    elif progress:
+        with bar(title, total, flops) as report:
+            yield report
+    else:
+        yield None
+
+
+@contextlib.contextmanager
+def bar(title: str, total: int, flops: float = 0.0) -> Iterator[Callable[[int], None]]:
+    """Draw a bar while the block runs; call what it yields with the number of tasks done.
+
+    ``flops`` are those of all tasks; the rate shown is that of tasks times their mean, and exact at the end.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -23,8 +41,24 @@ def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tasks"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
+    began = perf_counter()
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda done: progress.update(task, completed=done)
+        task = progress.add_task(title, total=total, rate="")
+
+        def report(done: int) -> None:
+            progress.update(task, completed=done, rate=rate(done, total, flops, perf_counter() - began))
+
+        yield report
+
+
+def rate(done: int, total: int, flops: float, elapsed: float) -> str:
+    """``123 GFLOP/s``, or ``45,678 tasks/s`` where flops are unknown.
+
+    >>> rate(50, 100, 4e9, 0.5), rate(50, 100, 0.0, 0.5)
+    ('4 GFLOP/s', '100 tasks/s')
+    """
+    if not elapsed or not done:
+        return ""
+    return f"{flops * done / total / elapsed / 1e9:.3g} GFLOP/s" if flops else f"{done / elapsed:,.0f} tasks/s"

@@ -52,7 +52,7 @@ def _messages(run: Run) -> list[str]:
     if run.trace.ranks == 1:
         return []
     return [
-        f"  messages       {run.messages} on {run.trace.ranks} ranks, {run.bytes / 1e6:.4g} MB, "
+        f"  messages       {run.messages} on {run.trace.ranks} ranks, {nbytes(run.bytes)}, "
         f"{run.trace.overlap:.1%} of their time under computation"
     ]
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
+
 from tilewright.backends import Backend, Progress
 from tilewright.backends import backend as find_backend
 from tilewright.machine import Machine, worker_count
@@ -63,6 +65,14 @@ class Site:
         policy = find_policy(scheduler)
         policy.prepare(program.graph, self.machine.replace(workers=workers, ranks=1, gpus=0))
         return self.backend.execute(program, policy, workers, progress)
+
+    def keep(self, array: np.ndarray) -> np.ndarray:
+        """The array, or a copy of it in memory from which many runs can take it without copying it each time."""
+        return array
+
+    def everywhere(self, value: Any) -> Any:
+        """``value`` on every process of the call, where only one may have it; after `argument`."""
+        return value
 
     def result(self, value: Any) -> Any:
         """What to return instead of ``value``."""

@@ -6,11 +6,15 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tilewright.frames import data_frame
 from tilewright.graph import Handle, TaskGraph
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["MessageRecord", "TaskRecord", "Trace"]
 
@@ -30,7 +34,7 @@ class TaskRecord(NamedTuple):
         return self.end - self.start
 
 
-_start_and_task = itemgetter(2, 0)
+_in_order = itemgetter(2, 3, 0)  # a task of no length comes before the one that its worker began at the same moment
 
 
 class MessageRecord(NamedTuple):
@@ -86,7 +90,7 @@ class Trace:
         self.pure = False
         """Tasks made new values and left the old ones alone, so that no writer had to wait for readers."""
         self.messages: Sequence[MessageRecord] = sorted(messages, key=itemgetter(4, 5, 0, 1, 2))
-        self.records = sorted(records, key=_start_and_task)
+        self.records = sorted(records, key=_in_order)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -167,6 +171,29 @@ class Trace:
             place = record.rank, record.worker
             assert free.get(place, 0.0) <= record.start, f"{task} overlaps another task on worker {place}"
             free[place] = record.end
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per task that ran, in order of start. ImportError without pandas.
+
+        Columns: ``task`` (index), ``label``, ``op``, ``rank``, ``worker``, ``start``, ``end`` and ``duration`` in
+        seconds, ``ready`` (when the last predecessor ended), ``reads`` and ``writes`` (names of handles).
+        """
+        end = {record.task: record.end for record in self.records}
+        rows = []
+        for record in self.records:
+            task = self.graph.tasks[record.task]
+            ready = max((end.get(p, 0.0) for p in task.predecessors), default=0.0)
+            rows.append([
+                task.index, task.label, task.op.name, record.rank, record.worker, record.start, record.end,
+                record.duration, ready, " ".join(map(str, task.reads)), " ".join(map(str, task.writes)),
+            ])  # fmt: skip
+        return data_frame(rows, ["task", "label", "op", "rank", "worker", "start", "end", "duration", "ready", "reads",
+                                 "writes"])  # fmt: skip
+
+    def messages_to_pandas(self) -> pandas.DataFrame:
+        """One row per message, in order of start: the fields of `MessageRecord`, and ``duration``."""
+        rows = [[*m[:2], str(m.handle), *m[3:], m.duration] for m in self.messages]
+        return data_frame(rows, [*MessageRecord._fields, "duration"])
 
     def to_perfetto(self, path: str | Path | None = None) -> dict[str, Any]:
         """The trace in Chrome's trace-event format, also written to ``path`` if given.

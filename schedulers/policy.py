@@ -21,6 +21,7 @@ class Policy(Protocol):
     A class may set ``shared = True`` to promise that any worker gets any task that was pushed; the engine then
     wakes one sleeping worker per task instead of all of them. It may keep ``placement``, the worker of each task by
     index, known after `push` at the latest; a simulated machine with several memories then moves the data early.
+    It may set ``waits = True`` to promise that it keeps a ready task back only for one that messages will make ready.
     And it may have ``fork()``, which returns a policy prepared alike with nothing pushed; many ranks then share the
     work of one `prepare`.
     """

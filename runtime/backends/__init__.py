@@ -28,7 +28,7 @@ BACKENDS = ("serial", "threads", "mpi", "dask")
 class Progress(Protocol):
     """What an engine tells while it runs: how many tasks are done."""
 
-    def __call__(self, done: int, /) -> None: ...
+    def __call__(self, done: int, /) -> object: ...
 
 
 class Backend(Protocol):

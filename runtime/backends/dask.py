@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.backends import Progress
 from tilewright.cluster import client as clients
+from tilewright.cluster import wire
 from tilewright.coarsen import Overheads
 from tilewright.distribution import BlockCyclic, owners
 from tilewright.machine import Machine, cores
@@ -63,6 +64,7 @@ class DaskSite(Site):
     def __init__(self, options: dict[str, Any]) -> None:
         check_options("dask", options, OPTIONS)
         clients.require_dask()
+        wire.install()  # this process sends and receives tensors too
         self.mode = options.get("mode")
         if self.mode not in (None, *MODES):
             raise ValueError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")

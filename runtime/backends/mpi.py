@@ -20,6 +20,9 @@ window         bytes of others' tiles that a rank holds before it is needed to g
 synchronous    let each send wait for its receive; finds deadlocks
 =============  =========================================================================================
 
+Buffers may be NumPy arrays of any dtype or torch's CPU tensors; 16-bit tiles travel as they are, in half the bytes of
+FP32. Results are where the data was, as with every engine: a function's too, unless it returned a new value.
+
 ``workers`` counts those of all ranks; it is a multiple of the number of ranks. Without pool and grid there is one rank
 per worker.
 """
@@ -41,6 +44,7 @@ from tilewright.kernels import blas
 from tilewright.machine import cores
 from tilewright.mpi import pool as pools
 from tilewright.mpi import shared
+from tilewright.mpi.buffers import view
 from tilewright.mpi.launcher import require_mpi4py, under_launcher
 from tilewright.mpi.outcome import Order, merge, planned, thaw
 from tilewright.mpi.wire import Job
@@ -145,6 +149,12 @@ class PoolSite(Site):
             return graph.layout.ranks
         return workers or cores()
 
+    def keep(self, array: np.ndarray) -> np.ndarray:
+        segment = shared.Segment.create(shared.room([array]))
+        kept = shared.placer(segment)(array)
+        kept[...] = array
+        return kept
+
     def execute(
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:
@@ -194,12 +204,9 @@ def _scratch(pool: Pool, data: Any) -> shared.Segment:
 
 
 def _copy(pairs: Iterable[tuple[Any, Any]]) -> None:
-    """target := source for all (source, target) that are arrays in different places; on several cores if it pays."""
-    todo = [
-        (source, target)
-        for source, target in pairs
-        if isinstance(target, np.ndarray) and not target.dtype.hasobject and not np.may_share_memory(source, target)
-    ]
+    """target := source for all (source, target) that are memory in different places; on several cores if it pays."""
+    arrays = ((view(source), view(target)) for source, target in pairs)
+    todo = [(s, t) for s, t in arrays if s is not None and t is not None and not np.may_share_memory(s, t)]
     if sum(target.nbytes for _, target in todo) < 1 << 22:
         for source, target in todo:
             np.copyto(target, source)

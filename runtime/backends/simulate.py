@@ -22,17 +22,18 @@ import copy
 import heapq
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from inspect import signature
 from math import log, sqrt
 from operator import index as as_integer
 from typing import TYPE_CHECKING, Any
 
 from tilewright.dataflow import Dataflow
+from tilewright.distribution import Distribution, owners
 from tilewright.errors import SchedulerError
 from tilewright.frontier import Frontier
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine
-from tilewright.progress import bar
+from tilewright.progress import reports
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BROADCASTS", "simulate"]
 
-Owner = Callable[[Handle], int]
+Owner = Callable[..., int] | Mapping[Any, Any]
+Home = Callable[[Handle], int]
 Noise = float | Callable[[random.Random, Task, float], float]
 
 _REFRESH = 5000  # tasks between two reports of progress
@@ -77,7 +79,7 @@ def simulate(
     broadcast: str = "binomial",
     noise: Noise = 0.0,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | Callable[[int], object] = False,
 ) -> Run:
     """Predict a run of ``graph`` on ``machine``. Nothing is computed.
 
@@ -90,9 +92,10 @@ def simulate(
     scheduler
         One of `SCHEDULERS`, such as ``"heft"`` or ``"lookahead(2)"``, or an object with three methods.
     owner
-        The rank where a handle lives: ``owner(handle)``; by default that of the graph's layout, where it has one. A
-        task runs on rank ``on``, or where the first handle it writes lives, or for a task that writes nothing the
-        first it reads.
+        The rank where a handle lives, by default that of the graph's layout, where it has one. As for ``mpi`` a
+        `Distribution`, a function of tile indices (i, j), or a dict of such rules by handle name; or a function of
+        one argument, the handle. A task runs on rank ``on``, or where the first handle it writes lives, or for a
+        task that writes nothing the first it reads.
     data
         As in `tilewright.run`, for the shapes only: costs and messages then follow them, ragged tiles too.
     broadcast
@@ -103,7 +106,7 @@ def simulate(
     seed
         For the noise. The same arguments give the same run, bit by bit.
     progress
-        Draw a progress bar on standard error.
+        As in `tilewright.run`; the bar shows simulated tasks per second.
 
     Returns
     -------
@@ -144,32 +147,45 @@ def simulate(
             machine = machine.replace(ranks=layout.ranks)
         if machine.shape is None and data is None:
             machine = machine.replace(shape=layout.shape)
-    if owner is not None:
-        owner = _checked(owner, machine.ranks)
+    home = None if owner is None else _checked(owner, machine.ranks)
     store = Store({} if data is None else data)
     if data is not None and machine.shape is None:
         machine = machine.replace(shape=_shapes(store))
     graph.frozen = True
-    simulation = _Simulation(graph, machine, policy, owner, BROADCASTS[broadcast], _noisy(noise, seed))
-    with bar(graph.name, len(graph)) if progress else nullcontext() as report:
+    simulation = _Simulation(graph, machine, policy, home, BROADCASTS[broadcast], _noisy(noise, seed))
+    with reports(progress, graph.name, len(graph)) as report:
         simulation.run(report)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
     return Run(graph, simulation.trace(), "simulate", name, machine.size, store, machine)
 
 
-def _checked(owner: Owner, ranks: int) -> Owner:
-    """``owner`` with a memory; ValueError for a rank that the machine does not have."""
+def _checked(owner: Owner, ranks: int) -> Home:
+    """``owner`` by handle, with a memory; ValueError for a rank that the machine does not have."""
     known: dict[Handle, int] = {}
+    rule: Home = owner if _takes_handles(owner) else owners(owner, ranks)  # type: ignore[assignment]
 
     def checked(handle: Handle) -> int:
         rank = known.get(handle)
         if rank is None:
-            rank = known[handle] = as_integer(owner(handle))
+            rank = known[handle] = as_integer(rule(handle))
             if not 0 <= rank < ranks:
                 raise ValueError(f"owner puts {handle} on rank {rank}, but the machine has ranks 0..{ranks - 1}")
         return rank
 
     return checked
+
+
+def _takes_handles(owner: Owner) -> bool:
+    """Whether this is a function of one argument; `Distribution` and dicts are not, nor is ``lambda i, j: ...``."""
+    if isinstance(owner, Distribution | Mapping) or not callable(owner):
+        return False
+    try:
+        signature(owner).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not say, such as a dict's __getitem__
+        return True
+    return True
 
 
 def _shapes(store: Store) -> Callable[[Handle], tuple[int, ...]]:
@@ -221,7 +237,7 @@ class _Simulation:
         graph: TaskGraph,
         machine: Machine,
         policy: Policy,
-        owner: Owner | None,
+        owner: Home | None,
         children: Callable[[int, int], Sequence[int]],
         noisy: Callable[[Task, float], float] | None,
     ) -> None:
@@ -269,7 +285,7 @@ class _Simulation:
 
     # ------------------------------------------------------------ messages that are known before the run
 
-    def _plan_messages(self, owner: Owner | None) -> None:
+    def _plan_messages(self, owner: Home | None) -> None:
         """One message per (version, rank that reads it elsewhere); which tasks wait for it."""
         flow, rank = self.flow, self.rank
         assert flow is not None
@@ -361,7 +377,7 @@ class _Simulation:
 
     # ------------------------------------------------------------ the clock
 
-    def run(self, progress: Callable[[int], None] | None) -> None:
+    def run(self, progress: Callable[[int], object] | None) -> None:
         tasks, events, frontier, worker_of = self.graph.tasks, self.events, self.frontier, self.worker
         workers, by_rank, groups = self.machine.workers, self.by_rank, self.groups
         for task in frontier.start():
@@ -501,7 +517,8 @@ class _Simulation:
         if self.flow is not None:
             for source, target, version, start, end in self.sent:
                 handle, size = self.flow.handle[version], round(8 * self.words[version])
-                messages.append(MessageRecord(source // memories, target // memories, handle, size, start, end))
+                writer = self.flow.writer[version]
+                messages.append(MessageRecord(source // memories, target // memories, handle, size, start, end, writer))
         return Trace(graph, workers, records, ranks=machine.ranks, messages=messages)
 
 
@@ -529,11 +546,13 @@ def _groups(graph: TaskGraph, machine: Machine, policy: Policy) -> list[_Group]:
     return groups
 
 
-def _task_ranks(graph: TaskGraph, machine: Machine, owner: Owner) -> list[int]:
+def _task_ranks(graph: TaskGraph, machine: Machine, owner: Home) -> list[int]:
     """Where each task runs. ValueError for a rank there is not."""
     ranks = []
     for task in graph.tasks:
         rank: Any = task.on
+        if isinstance(rank, Handle):
+            rank = owner(rank)
         if rank is None:
             handles = task.writes or task.reads
             rank = owner(handles[0]) if handles else 0

@@ -15,6 +15,7 @@ import threading
 from time import perf_counter
 from typing import Any
 
+from tilewright.ambient import capture
 from tilewright.backends import Progress, blame
 from tilewright.errors import SchedulerError
 from tilewright.frontier import Frontier
@@ -62,6 +63,7 @@ class Workers:
         self.lock = threading.Lock()
         self.parked: list[int] = []
         self.gates = [threading.Lock() for _ in range(workers)]
+        self.ambient = capture()
         self.name = type(policy).__name__
         self.shared = bool(getattr(policy, "shared", False))
         # For policies that are not shared:
@@ -123,7 +125,7 @@ class Workers:
 
     def work(self, worker: int) -> None:
         call, records, long = self.program.call, self.records[worker], self.long
-        with blas.one_thread():
+        with blas.task_threads(self.program.threads_per_task), self.ambient.entered():
             batch = self.take(worker, [])
             while batch:
                 for task in batch:
@@ -228,7 +230,7 @@ class Workers:
         """Whether the policy keeps tasks back that no event will change its mind about."""
         if self.shared and self.queued:
             return True
-        if self.abroad and not self.queued:
+        if self.abroad and (not self.queued or getattr(self.policy, "waits", False)):
             return False  # what comes from outside may make tasks ready
         return len(self.parked) == self.workers - 1 and not self.look_again()
 

@@ -15,21 +15,34 @@ __all__ = ["BENCHMARKS", "COMMANDS", "main"]
 
 COMMANDS = {
     "cholesky": ("tilewright.cli.cholesky", "Factor a symmetric positive definite matrix and say how it went."),
+    "solve": ("tilewright.cli.solve", "Solve a positive definite system to FP64 accuracy and say how."),
     "dag": ("tilewright.cli.cholesky", "Draw task graphs; no data needed."),
     "info": ("tilewright.cli.info", "What is installed, which BLAS is used, which kernels and engines there are."),
-    "compare": ("tilewright.cli.schedulers", "Simulate one graph under many policies and print the table."),
+    "precision": ("tilewright.cli.precision", "Number formats, what they do to numbers, which products there are."),
+    "compare": ("tilewright.cli.schedulers", "Run one graph under many policies, simulated or measured."),
     "simulate": ("tilewright.cli.schedulers", "Predict one run and print its bounds and idle times."),
     "report": ("tilewright.cli.schedulers", "One HTML page of saved runs, side by side."),
+    "train": ("tilewright.cli.training", "Train a model in one precision, or in several side by side."),
+    "matvec": ("tilewright.cli.matvec", "Multiply a dense matrix that stays on the ranks by vectors."),
+    "scaling": ("tilewright.cli.matvec", "Efficiency of dense products: the lecture's formulas and simulated points."),
+    "calibrate": ("tilewright.cli.matvec", "Measure alpha, beta and gamma of this computer."),
     "bench": ("tilewright.cli", "Measure tilewright beside other libraries."),
 }
 """Commands and the modules that have them under their own names; modules are imported when a command is used."""
 
 BENCHMARKS = {
     "cholesky": ("tilewright.benchmarks.cholesky", "Tiled Cholesky beside numpy, scipy, torch, dpotrf and dask."),
+    "solve": ("tilewright.benchmarks.solve", "FP64 answers beside scipy, torch and our FP64 path."),
+    "accuracy": ("tilewright.benchmarks.accuracy", "Paths and backward errors over conditions and spectra."),
     "overhead": ("tilewright.benchmarks.overhead", "Time per empty task, beside dask and concurrent.futures."),
     "simulator": ("tilewright.benchmarks.simulator", "Predicted beside measured runs, simulated tasks per second."),
     "dask": ("tilewright.benchmarks.dask", "A Dask cluster: dask.array beside both modes of ours, and threads."),
+    "gemm": (
+        "tilewright.benchmarks.gemm",
+        "Tile products in every format, by every route.",
+    ),
     "mpi": ("tilewright.benchmarks.mpi", "Ranks beside threads, what a pool costs, message counts."),
+    "matvec": ("tilewright.benchmarks.matvec", "Dense products on two ranks beside NumPy and the copy bandwidth."),
 }
 """Subcommands of ``tilewright bench``: each is ``command`` in its module."""
 

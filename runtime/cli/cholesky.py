@@ -120,9 +120,10 @@ def dag() -> None:
 @dag.command("cholesky")
 @click.option("--nt", type=click.IntRange(min=0), default=8, show_default=True, help="Rows of tiles.")
 @click.option("--svg", type=File, callback=writable(".svg"), help="Write a picture here.")
+@click.option("--png", type=File, callback=writable(".png"), help="Write a picture here.")
 @click.option("--dot", type=File, callback=writable(".dot", ".gv"), help="Write Graphviz's DOT here.")
 @click.option("--html", type=File, callback=writable(".html"), help="Write an interactive page here.")
-def dag_cholesky(nt: int, svg: Path | None, dot: Path | None, html: Path | None) -> None:
+def dag_cholesky(nt: int, svg: Path | None, png: Path | None, dot: Path | None, html: Path | None) -> None:
     """The task graph of tiled Cholesky: DOT on standard output, or files."""
     from tilewright.linalg.cholesky import cholesky_graph
 
@@ -132,9 +133,11 @@ def dag_cholesky(nt: int, svg: Path | None, dot: Path | None, html: Path | None)
         for file in (svg, dot):
             if file:
                 _write_graph(graph, file)
+        if png:
+            graph.to_png(png)
         if html:
             graph.to_html(str(html))
-        if not (svg or dot or html):
+        if not (svg or png or dot or html):
             click.echo(graph.to_dot(), nl=False)
     click.echo(
         f"{len(graph)} tasks, {graph.edges} edges, critical path {len(path)} tasks of length {path.length:g}, "

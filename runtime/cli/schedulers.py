@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from tilewright.cli.common import one_sentence
-from tilewright.graph import Handle, TaskGraph
+from tilewright.distribution import BlockCyclic
+from tilewright.graph import TaskGraph
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.machine import Machine
 
@@ -32,6 +34,7 @@ def _machine_options(function: F) -> F:
         click.option("--beta", type=click.FloatRange(0), default=None, help="Seconds per 8-byte word."),
         click.option("--gamma", type=click.FloatRange(0), default=None, help="Seconds per flop."),
         click.option("--calibrate", is_flag=True, help="Take the rates of this computer, measured once and kept."),
+        click.option("--progress/--no-progress", default=None, help="[default: on a terminal]"),
     ]
     for option in reversed(options):
         function = option(function)
@@ -42,21 +45,31 @@ def _machine_options(function: F) -> F:
 @_machine_options
 @click.option("--workers", default="1,2,4,16,64", show_default=True, help="Workers of each rank, with commas.")
 @click.option("--schedulers", default=None, help="Names with commas; by default all that fit.")
+@click.option(
+    "--backend",
+    type=click.Choice(["simulate", "threads"]),
+    default="simulate",
+    show_default=True,
+    help="Predict, or measure on this computer with a random matrix of nt tiles a side.",
+)
+@click.option("--repeat", type=click.IntRange(1), default=None, help="Runs per row. [default: 5 on threads, else 1]")
 @click.option("--plot", type=click.Path(dir_okay=False), default=None, help="Write a figure: png, svg or pdf.")
 @click.option("--html", type=click.Path(dir_okay=False), default=None, help="Write a page that opens offline.")
 @click.option("--csv", type=click.Path(dir_okay=False), default=None, help="Write the rows.")
 def compare(
-    algorithm: str, nt: int, workers: str, schedulers: str | None, plot: str | None, html: str | None,
-    csv: str | None, grid: str | None, **machine: Any,
+    algorithm: str, nt: int, workers: str, schedulers: str | None, backend: str, repeat: int | None,
+    plot: str | None, html: str | None, csv: str | None, grid: str | None, progress: bool | None, **machine: Any,
 ) -> None:  # fmt: skip
-    """Simulate one graph under many policies and print the table."""
+    """Run one graph under many policies, on the simulator or on this computer, and print the table."""
     from tilewright.compare import compare_schedulers
 
+    data = _matrix(nt, machine["tile_size"]) if backend == "threads" else None
     names = _split(schedulers) if schedulers else None
     with one_sentence():
         table = compare_schedulers(
             ALGORITHMS[algorithm](nt), [int(count) for count in workers.split(",")], schedulers=names,
-            machine=_machine(**machine), owner=_owner(grid, machine["ranks"]), progress=True,
+            machine=_machine(**machine), owner=_owner(grid, machine["ranks"]), backend=backend, data=data,
+            repeat=repeat, progress=sys.stderr.isatty() if progress is None else progress,
         )  # fmt: skip
     click.echo(str(table))
     if plot:
@@ -78,7 +91,7 @@ def compare(
 @click.option("--perfetto", type=click.Path(dir_okay=False), default=None, help="Write a trace for ui.perfetto.dev.")
 def simulate(
     algorithm: str, nt: int, workers: int, scheduler: str, noise: float, seed: int, html: str | None,
-    saved: str | None, perfetto: str | None, grid: str | None, **machine: Any,
+    saved: str | None, perfetto: str | None, grid: str | None, progress: bool | None, **machine: Any,
 ) -> None:  # fmt: skip
     """Predict one run and print its bounds and idle times."""
     from tilewright.backends.simulate import simulate as predict
@@ -86,7 +99,8 @@ def simulate(
     with one_sentence():
         run = predict(
             ALGORITHMS[algorithm](nt), _machine(workers=workers, **machine), scheduler=scheduler,
-            owner=_owner(grid, machine["ranks"]), noise=noise, seed=seed, progress=nt > 50,
+            owner=_owner(grid, machine["ranks"]), noise=noise, seed=seed,
+            progress=sys.stderr.isatty() if progress is None else progress,
         )  # fmt: skip
     click.echo(str(run))
     if html:
@@ -124,7 +138,15 @@ def _machine(
     )  # fmt: skip
 
 
-def _owner(grid: str | None, ranks: int) -> Callable[[Handle], int] | None:
+def _matrix(nt: int, tile_size: int) -> dict[str, Any]:
+    """Data of the graph: a random positive definite matrix."""
+    from tilewright.matrices import random_spd
+    from tilewright.tiles import TiledMatrix
+
+    return {"A": TiledMatrix.view(random_spd(nt * tile_size, "float64", 0), tile_size)}
+
+
+def _owner(grid: str | None, ranks: int) -> BlockCyclic | None:
     """Tile (i, j) on rank (i mod P) Q + j mod Q."""
     if grid is None:
         return None
@@ -134,7 +156,7 @@ def _owner(grid: str | None, ranks: int) -> Callable[[Handle], int] | None:
         raise click.UsageError(f"--grid must be like 2x2, not {grid!r}") from None
     if p < 1 or q < 1 or p * q != ranks:
         raise click.UsageError(f"--grid {grid} has {p * q} ranks, --ranks is {ranks}")
-    return lambda handle: handle.index[0] % p * q + handle.index[1] % q
+    return BlockCyclic(p, q)
 
 
 def _split(names: str) -> list[str]:

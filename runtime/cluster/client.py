@@ -158,8 +158,8 @@ def _start(workers: int) -> Client:
     }
     with dask.config.set(settings), _nameless_main():
         cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
+            n_workers=workers, threads_per_worker=1, processes=True, silence_logs=logging.CRITICAL,
+            dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},  # without, it asks for port 8787
         )  # fmt: skip
         client = Client(cluster, set_as_default=False)
     _owner = os.getpid()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,8 @@ __all__ = ["TOPIC", "Values", "office", "pick", "run_part", "told_of", "use_blas
 
 Values = dict[Handle, Any]
 
+PAUSE = 0.2  # seconds before a part that came to the wrong worker tries again
+
 TOPIC = "tilewright"
 """Of Dask events: under it workers tell how a run goes on."""
 
@@ -51,10 +54,13 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
 
     Returns what happened, the final values for the caller, and those that stay.
     """
-    from distributed import get_worker, secede
+    from distributed import Reschedule, get_worker, secede
 
     worker = get_worker()
     if worker.address != job.addresses[job.rank]:
+        if _answers(worker, job.addresses[job.rank]):  # it is only busy, and Dask wanted to help
+            time.sleep(PAUSE)
+            raise Reschedule
         gone = WorkerDied(job.addresses[job.rank], f"rank {job.rank} of a run cannot go on at {worker.address}")
         return _nothing(gone), {}, {}
     secede()  # ranks of two runs that begin at the same time must not wait for each other
@@ -88,6 +94,20 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
     if problem is not None:
         return _nothing(problem), {}, {}
     return _told(job, post, crew, plan, began)
+
+
+def _answers(worker: Worker, address: str) -> bool:
+    """Whether there is a worker at this address."""
+
+    async def call() -> None:
+        comm = await worker.rpc.connect(address, timeout=PAUSE * 10)
+        worker.rpc.reuse(address, comm)
+
+    try:
+        asyncio.run_coroutine_threadsafe(call(), worker.loop.asyncio_loop).result()
+    except OSError:
+        return False
+    return True
 
 
 def _nothing(error: BaseException) -> Outcome:

@@ -30,7 +30,7 @@ import numpy as np
 from tilewright.errors import WorkerDied
 from tilewright.graph import Handle, Task
 from tilewright.messages import RECEIVE, SEND, Message
-from tilewright.mpi.shared import layout
+from tilewright.mpi.buffers import layout
 
 if TYPE_CHECKING:
     from distributed import Worker

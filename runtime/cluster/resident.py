@@ -27,8 +27,8 @@ from tilewright.graph import Access, Handle
 from tilewright.kernels import blas
 from tilewright.machine import cores
 from tilewright.messages import MessagePlan
+from tilewright.mpi.buffers import layout
 from tilewright.mpi.outcome import Order, Outcome, merge, planned
-from tilewright.mpi.shared import layout
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.tiles import Store, TiledMatrix

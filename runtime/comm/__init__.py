@@ -10,6 +10,7 @@ from typing import Any
 # Modules that have a function of their own name are imported here, so that the name stands for the function.
 from tilewright.comm.collectives import allgather, allreduce, broadcast, gather, reduce, reduce_scatter, scatter
 from tilewright.comm.cost import best, cost, lower_bound, terms
+from tilewright.comm.scaling import efficiency, isoefficiency, scaling_study, weak_efficiency
 from tilewright.comm.schedule import schedule
 
 __all__ = [
@@ -18,13 +19,17 @@ __all__ = [
     "best",
     "broadcast",
     "cost",
+    "efficiency",
     "gather",
+    "isoefficiency",
     "lower_bound",
     "reduce",
     "reduce_scatter",
+    "scaling_study",
     "scatter",
     "schedule",
     "terms",
+    "weak_efficiency",
 ]
 
 _HOMES: dict[str, str] = {}

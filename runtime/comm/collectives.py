@@ -96,7 +96,13 @@ class Rooms:
 
 
 def lay(
-    graph: TaskGraph, rooms: Rooms, plan: Schedule, ranks: Sequence[int], x: Callable[[int], Handle], name: str
+    graph: TaskGraph,
+    rooms: Rooms,
+    plan: Schedule,
+    ranks: Sequence[int],
+    x: Callable[[int], Handle],
+    name: str,
+    meanwhile: Callable[[], None] | None = None,
 ) -> None:
     """Append the tasks of a collective among some ranks of a graph.
 
@@ -110,6 +116,8 @@ def lay(
         The vector on a rank of the machine.
     name
         Of the message handles: name[round, source, target].
+    meanwhile
+        Appends tasks that need none of this; they come when the first messages are on their way.
     """
     messages = graph.handles(name)
     for time, transfers in enumerate(plan):
@@ -119,6 +127,8 @@ def lay(
             message = rooms.note(messages[time, source, target], source, transfer.words)
             graph.insert(PACK, R(x(source)), W(message), transfer.pieces)
             travelling.append((message, x(target), transfer))
+        if meanwhile is not None and time == 0:
+            meanwhile()
         for message, there, transfer in travelling:
             graph.insert(ADD if transfer.add else UNPACK, R(message), RW(there), transfer.pieces)
 
@@ -210,7 +220,7 @@ def gather(ranks: int, n: int, algorithm: str = "auto", *, root: int = 0, machin
 def allgather(ranks: int, n: int, algorithm: str = "auto", *, machine: Machine | None = None) -> TaskGraph:
     """Block r of every rank r to all ranks.
 
-    ``algorithm`` is one of ``"exchange"``, ``"ring"``, ``"gather-broadcast"``, or "auto". The rest is as in `broadcast`.
+    ``algorithm`` is one of ``"exchange"``, ``"ring"``, ``"gather-broadcast"``, "auto". The rest is as in `broadcast`.
     """
     return _collective("allgather", ranks, n, algorithm, 0, machine)
 

@@ -8,10 +8,11 @@ from typing import Any
 from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.linalg.chunked import chunked_cholesky, is_chunked
-from tilewright.linalg.matrix import Matrix, check_finite_lower
+from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
 from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.machine import cores
+from tilewright.precision import PrecisionMap
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.site import find_site
@@ -135,13 +136,17 @@ def tiled_cholesky(
     check_finite: bool = True,
     return_run: bool = False,
     progress: bool = False,
+    precision: str | PrecisionMap | None = None,
+    route: str | None = None,
+    emulate: bool = False,
     **options: Any,
 ) -> Any:
     """Cholesky factor of a symmetric or Hermitian positive definite matrix, A = L L^H or A = U^H U.
 
     Parameters
     ----------
-    a : (n, n) array_like, torch CPU tensor, TiledMatrix or dask.array
+    a : (n, n) array_like, torch tensor, TiledMatrix or dask.array
+        A tensor on another device than the CPU stays there (float32 and float64; backends serial and threads).
         float32, float64, complex64 or complex128; integers become float64. Any memory order. Only the triangle
         named by ``lower`` is referenced, plus the rest of the diagonal tiles, whose values do not matter.
     lower
@@ -153,19 +158,28 @@ def tiled_cholesky(
     overwrite_a
         Let the factor take the place of ``a``. Saves the memory of one matrix, and time.
     check_finite
-        Look for NaN and infinities first. Without it they give NaN in the factor, or NotPositiveDefiniteError.
+        Look for NaN and infinities first. Without it they give NaN in the factor, or NotPositiveDefiniteError. With
+        ``precision`` it is always done, while tiles are converted.
     return_run
         Also return the `Run`, with its trace, rate and bounds.
     progress
         Draw a progress bar on standard error.
+    precision
+        ``"fp64"``, ``"fp32"``, ``"tf32"``, ``"bf16x3"``, ``"bf16"``, ``"fp16"`` or a `PrecisionMap`: products have
+        operands in that format, sums and tiles stay in FP32 (FP64 for ``"fp64"``). None computes in the dtype of ``a``.
+        See `docs/precision.md`; `tilewright.linalg.mixed` has what refinement needs.
+    route, emulate
+        How products with 16-bit operands are computed, and whether also where that is slow: see
+        `tilewright.kernels.products.route`.
     options
         Of the backend, such as ``grid=(P, Q)``; see `tilewright.run`.
 
     Returns
     -------
     factor
-        Of the same kind and dtype as ``a``; the other triangle is exactly zero. For a dask.array: with its chunks, and
-        computed when the call returns; its tiles lie on the workers that made them.
+        Of the same kind and dtype as ``a``; the other triangle is exactly zero. With ``precision``: float64 if some
+        tile is FP64, else float32, and never in place of ``a``.
+        For a dask.array: with its chunks, computed when the call returns, its tiles on the workers that made them.
     run : Run
         Only with ``return_run``.
 
@@ -178,7 +192,9 @@ def tiled_cholesky(
         ``a`` is not 2-D or not square, has NaN or infinities, is read-only with ``overwrite_a``; the tile size
         or number of workers is not positive; the backend or scheduler is unknown. Before any task runs.
     TypeError
-        The dtype is not one of the four and not an integer. Before any task runs.
+        The dtype is not one of the four and not an integer; or complex, with ``precision``. Before any task runs.
+    OverflowError
+        With ``precision``: a number of the factor does not fit FP32.
 
     Notes
     -----
@@ -194,7 +210,7 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
-    if is_chunked(a) and backend in (None, "dask"):
+    if is_chunked(a) and backend in (None, "dask") and precision is None:
         factor, record = chunked_cholesky(
             a, lambda nt, check: _call_graph(nt, False, check), lower=lower, tile_size=tile_size,
             overwrite_a=overwrite_a, check_finite=check_finite, workers=workers, options=options, scheduler=scheduler,
@@ -202,6 +218,20 @@ def tiled_cholesky(
         )  # fmt: skip
         return (factor, record) if return_run else factor
     backend = backend or "threads"
+    if is_device_tensor(a):
+        from tilewright.linalg.device import device_factor
+
+        factor, _, _, record = device_factor(
+            a, precision, lower=lower, tile_size=tile_size, workers=workers, scheduler=scheduler, backend=backend,
+        )  # fmt: skip
+        return (factor, record) if return_run else factor
+    if precision is not None:
+        from tilewright.linalg.mixed import mixed_cholesky
+
+        return mixed_cholesky(
+            a, precision, lower=lower, tile_size=tile_size, backend=backend, scheduler=scheduler, workers=workers,
+            return_run=return_run, progress=progress, route=route, emulate=emulate, **options,
+        )  # fmt: skip
     site = find_site(backend, options)
     a = site.argument(a)
     with site.agreement() as facts:

@@ -15,7 +15,7 @@ from tilewright.linalg.ops import finite
 from tilewright.pages import zeros
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["Matrix", "check_finite_lower", "factor_dtype"]
+__all__ = ["Matrix", "check_finite_lower", "factor_dtype", "is_device_tensor", "is_tensor", "tensor_as_array"]
 
 
 class Matrix:
@@ -29,8 +29,8 @@ class Matrix:
         self.given = a
         self.lower = lower
         self.tiled = isinstance(a, TiledMatrix)
-        self.tensor = _is_tensor(a)
-        array: Any = a if self.tiled else _tensor_as_array(a) if self.tensor else np.asarray(a)
+        self.tensor = is_tensor(a)
+        array: Any = a if self.tiled else tensor_as_array(a) if self.tensor else np.asarray(a)
         if len(array.shape) != 2:
             raise ValueError(f"the matrix must be 2-D, not of shape {tuple(array.shape)}")
         if array.shape[0] != array.shape[1]:
@@ -89,17 +89,23 @@ class Matrix:
         return sys.modules["torch"].from_numpy(factor) if self.tensor else factor
 
 
-def _is_tensor(a: Any) -> bool:
+def is_tensor(a: Any) -> bool:
+    """Whether it is a torch tensor. Imports nothing."""
     torch = sys.modules.get("torch")  # who has a tensor has imported torch
     return torch is not None and isinstance(a, torch.Tensor)
 
 
+def is_device_tensor(a: Any) -> bool:
+    """Whether it is a torch tensor on a device that the kernel table has rows for."""
+    return is_tensor(a) and a.device.type == "cuda"
+
+
 def _has_the_memory(a: Any) -> bool:
     """Whether a factor in the memory of `Matrix.array` is one in ``a`` itself, and not in what was made from it."""
-    return not (a.is_conj() or a.is_neg()) if _is_tensor(a) else isinstance(a, np.ndarray)
+    return not (a.is_conj() or a.is_neg()) if is_tensor(a) else isinstance(a, np.ndarray)
 
 
-def _tensor_as_array(tensor: Any) -> np.ndarray:
+def tensor_as_array(tensor: Any) -> np.ndarray:
     """The memory of a CPU tensor as an array."""
     if tensor.device.type != "cpu":
         raise TypeError(f"a tensor on {tensor.device} needs kernels for that device; pass tensor.cpu()")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -21,9 +21,10 @@ from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels import products
 from tilewright.linalg.cholesky import cholesky
-from tilewright.linalg.matrix import Matrix
+from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
 from tilewright.linalg.ops import convert, copy, diagonal, scaled, tril, unscaled
 from tilewright.linalg.tuning import mixed_tile_size
+from tilewright.machine import cores
 from tilewright.pages import zeros
 from tilewright.precision import FORMATS, PrecisionMap, find_format
 from tilewright.schedulers import Policy
@@ -132,21 +133,48 @@ def mixed_factor(
     n^3/3 flops. Scaling, conversion and factorisation are one graph of tile tasks. The bits depend on the matrix, the
     tile size, the shift, the route and the library behind it; not on engine, policy and workers.
     """
+    if is_device_tensor(a):
+        return _on_device(a, precision, tile_size, workers, scheduler, backend, shift)
     problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, emulate, options, finish=False)
-    precision_map = problem.precision
     attempts: list[float] = []
     if shift is not None:
         if not 0 <= shift < np.inf:
             raise ValueError(f"shift must be a number of at least 0, not {shift!r}")
-        return problem.factor(float(shift), attempts)
-    shift = default_shift(precision_map)
+        return problem.gathered(problem.factor(float(shift), attempts))
+    shift = default_shift(problem.precision)
     while True:
         try:
-            return problem.factor(shift, attempts)
+            return problem.gathered(problem.factor(shift, attempts))
         except NotPositiveDefiniteError:
-            if not shift or len(attempts) == SHIFTS or problem.hopeless:
+            if not shift or len(attempts) == SHIFTS:
                 raise
             shift *= 2
+
+
+def _on_device(
+    a: Any, precision: str | PrecisionMap, tile_size: int | None, workers: int | None, scheduler: str | Policy,
+    backend: str, shift: float | None,
+) -> MixedFactor:  # fmt: skip
+    """`mixed_factor` of a tensor that is not in the memory of the CPU; L and scale stay where it is."""
+    from tilewright.linalg.device import device_factor
+
+    name = "map" if isinstance(precision, PrecisionMap) else precision
+    asked = precision if isinstance(precision, PrecisionMap) else PrecisionMap.uniform(1, precision)
+    tried = default_shift(asked) if shift is None else shift
+    attempts: list[float] = []
+    while True:
+        attempts.append(tried)
+        try:
+            L, d, found, record = device_factor(
+                a, precision, tile_size=tile_size, workers=workers, scheduler=scheduler, backend=backend, shift=tried,
+                finish=False,
+            )  # fmt: skip
+        except NotPositiveDefiniteError:
+            if shift is not None or not tried or len(attempts) == SHIFTS:
+                raise
+            tried *= 2
+            continue
+        return MixedFactor(L, d, tried, name, found, record, tuple(attempts))
 
 
 def mixed_cholesky(
@@ -193,7 +221,8 @@ class _Problem:
             if matrix.dtype.kind == "c":
                 raise TypeError(f"mixed precision is for real matrices, not {matrix.dtype}")
             if isinstance(precision, PrecisionMap):
-                tile_size = tile_size or precision.tile_size or -(-matrix.n // max(precision.nt, 1))
+                fitting = -(-matrix.n // max(precision.nt, 1))
+                tile_size = tile_size or precision.tile_size or matrix.tile_size or max(fitting, 1)
             else:
                 find_format(precision)
             if tile_size is None:
@@ -219,8 +248,6 @@ class _Problem:
             "backend": backend, "scheduler": scheduler, "progress": progress,
             "workers": self.site.workers(workers, max(1, updates)), **options,
         }  # fmt: skip
-        self.hopeless = False
-        """A diagonal element is not positive: no shift helps."""
 
     def factor(self, shift: float, attempts: list[float]) -> MixedFactor:
         attempts.append(shift)
@@ -238,19 +265,24 @@ class _Problem:
                 else np.zeros(whole[i, j].shape, f.accumulate)
                 for i, j in precision
             }  # fmt: skip
-        graph = _graph(*self.recipe, shift)
-        data.update(_copies(graph, whole))
+        graph = factor_graph(*self.recipe, shift)
+        data.update(copies(graph, whole))
         try:
             record = run(graph, data, **self.arguments)
         except NotPositiveDefiniteError:
-            diagonals = (np.diagonal(source[i, i]) for i in range(source.nt))
-            self.hopeless = any(not (d > 0).all() for d in diagonals)
+            with self.site.agreement():
+                if self.site.has_data:
+                    check_finite_lower(source, cores(), self.matrix.lower)  # NaN comes first, on every engine
             raise
         return MixedFactor(L, scale, shift, self.name, precision, record, tuple(attempts))
 
+    def gathered(self, factor: MixedFactor) -> MixedFactor:
+        """The factor as each rank of a collective call gets it."""
+        return replace(factor, L=self.site.result(factor.L), scale=self.site.result(factor.scale))
+
 
 @lru_cache(maxsize=32)
-def _graph(
+def factor_graph(
     precision: PrecisionMap, routes: tuple[tuple[str, str], ...], scales: bool, finish: bool, shift: float
 ) -> TaskGraph:
     """Scale and convert the source S into A, factor A, and with ``finish`` make it the factor of S itself."""
@@ -273,16 +305,16 @@ def _graph(
             g.insert(tril, RW(A[j, j]))
             for i in range(j, nt):
                 if scales:
-                    g.insert(unscaled, R(D[i, 0]), RW(A[i, j]))
+                    g.insert(unscaled, R(D[i, 0]), RW(A[i, j]), "lower" if i == j else "all")
     for i, j in precision:
         if precision[i, j].accumulate != precision.accumulate:
             g.insert(convert, R(A[i, j]), W(g.handles("L")[i, j]))
     converted = with_conversions(g, precision, dict(routes).__getitem__)
-    converted.recipe = _graph, (precision, routes, scales, finish, shift)
+    converted.recipe = factor_graph, (precision, routes, scales, finish, shift)
     return converted
 
 
-def _copies(graph: TaskGraph, tiles: TiledMatrix) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
+def copies(graph: TaskGraph, tiles: TiledMatrix) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
     """Room for the copies that a graph makes, by family, each tile on a cache line of one arena."""
     data: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
     for name in sorted(graph.temporary):

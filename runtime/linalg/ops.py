@@ -7,14 +7,19 @@ import numpy as np
 from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import Handle, Op, Task, Use
 from tilewright.kernels import gemm as _gemm
+from tilewright.kernels import gemml as _gemml
+from tilewright.kernels import hemm as _hemm
 from tilewright.kernels import narrow as _narrow
 from tilewright.kernels import potrf as _potrf
 from tilewright.kernels import syrk as _syrk
 from tilewright.kernels import trsm as _trsm
+from tilewright.kernels import trsml as _trsml
 from tilewright.tiles import Store, TiledMatrix
 
-__all__ = ["convert", "copy", "diagonal", "finite", "gemm", "potrf", "scaled", "split", "syrk", "tf32", "tril", "trsm",
-           "unscaled", "zero"]  # fmt: skip
+__all__ = [
+    "convert", "copy", "diagonal", "finite", "gemm", "gemml", "hemm", "hemmd", "identity", "mirror", "potrf", "scaled",
+    "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "whole", "zero",
+]  # fmt: skip
 
 
 def _tile(uses: tuple[Use, ...]) -> tuple[object, ...]:
@@ -37,6 +42,21 @@ def _update(uses: tuple[Use, ...]) -> tuple[object, ...]:
     return *uses[-1].handle.index, uses[0].handle.index[1]
 
 
+def _substitution(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(k,c) of a substitution with tile (k, k) in column c of the right-hand sides."""
+    return uses[-1].handle.index
+
+
+def _product(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(i,j) of a product with tile (i, j)."""
+    return uses[0].handle.index
+
+
+def _elimination(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(i,c,k) of an update of right-hand sides (i, c) by the unknowns (k, c)."""
+    return *uses[-1].handle.index, uses[1].handle.index[0]
+
+
 def _not_positive_definite(task: Task, store: Store, info: int) -> Exception:
     tile = task.writes[0]
     if info < 0:
@@ -54,6 +74,8 @@ def _does_not_fit(task: Task, store: Store, info: int) -> Exception:
     source, target = task.uses[0].handle, task.uses[-1].handle
     if info == _narrow.NOT_FINITE:
         return ValueError(f"{task}: {source} has a NaN or an infinity")
+    if info == _narrow.UNDERFLOW:
+        return OverflowError(f"{task}: {target} has a pivot too small for FP32, whose smallest normal is 1.2e-38")
     tile = store[source]
     places = np.argwhere(np.isinf(store[target].astype(np.float64)) & np.isfinite(tile))
     if not len(places):
@@ -74,10 +96,18 @@ trsm = Op("trsm", weight=3, flops=_trsm.flops, indices=_tile)
 syrk = Op("syrk", weight=3, flops=_syrk.flops, indices=_diagonal_update)
 gemm = Op("gemm", weight=6, flops=_gemm.flops, indices=_update)
 
+trsml = Op("trsml", weight=3, flops=_trsml.flops, indices=_substitution)
+gemml = Op("gemml", weight=6, flops=_gemml.flops, indices=_elimination)
+hemm = Op("hemm", weight=12, flops=_hemm.flops, indices=_product)
+hemmd = Op("hemmd", weight=6, flops=_hemm.flops_diagonal, indices=_product)
+
 copy = Op("copy", weight=0, indices=_tile, explain=_not_finite)
 finite = Op("finite", weight=0, indices=_tile, explain=_not_finite)
 zero = Op("zero", weight=0, indices=_tile)
 tril = Op("tril", weight=0, indices=_diagonal)
+identity = Op("identity", weight=0, indices=_tile)
+mirror = Op("mirror", weight=0, indices=_tile)
+whole = Op("whole", weight=0, indices=_tile)
 
 convert = Op("convert", weight=0, indices=_tile, explain=_does_not_fit)
 split = Op("split", weight=0, indices=_tile)

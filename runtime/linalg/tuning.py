@@ -8,7 +8,7 @@ __all__ = ["cholesky_tile_size", "mixed_tile_size"]
 
 _ONE_TILE = 576  # up to here LAPACK on one core beats any graph of smaller tiles
 _SMALLEST, _LARGEST = 224, 768  # below, kernels lose half their rate; above, the rate is flat and the tail grows
-_MIXED = 512  # larger tiles gain little on AMX and lengthen the tail
+_MIXED = 1024  # with narrow operands; larger tiles gain little and lengthen the tail
 _STEP = 32
 
 
@@ -34,15 +34,18 @@ def cholesky_tile_size(n: int, workers: int) -> int:
 
 
 def mixed_tile_size(n: int, workers: int) -> int:
-    """Rows of a tile for a factorisation with narrow operands: 512, less where that leaves workers without tiles.
+    """Rows of a tile for a factorisation with narrow operands.
+
+    Products on AMX want larger tiles than FP64 does, and the FP32 parts work in smaller blocks inside a tile: an eighth
+    of n, up to 1024, or less where that leaves workers without tiles.
 
     Examples
     --------
-    >>> [mixed_tile_size(n, workers=2) for n in (100, 1024, 8192)]
-    [100, 224, 512]
+    >>> [mixed_tile_size(n, workers=2) for n in (100, 1024, 4096, 8192)]
+    [100, 224, 512, 1024]
     """
     if n <= _ONE_TILE:
         return max(n, 1)
-    size = min(max(n / math.ceil(math.sqrt(18 * workers)), _SMALLEST), _MIXED)
+    size = min(max(n / max(8, math.ceil(math.sqrt(18 * workers))), _SMALLEST), _MIXED)
     even = n / math.ceil(n / size)
     return math.ceil(even / _STEP) * _STEP

@@ -5,8 +5,9 @@ is under way and sleeps between two looks, 20 us at first and 1 ms at most, unti
 
 Receives are posted straight into buffers, in order of first need, while the copies held stay within a window of
 bytes; the first one needed is posted whatever the window says, so some task can always go on. A send keeps its tile
-in the local graph's hands until MPI is done with it. The values of Python functions have no size that both sides know;
-they travel pickled, and the receiver asks MPI how long the message is.
+in the local graph's hands until MPI is done with it. A tile with a stride travels from where it lies, by a datatype
+that says so: one copy between two processes instead of two. The values of Python functions have no size that both
+sides know; they travel pickled, and the receiver asks MPI how long the message is.
 
 If a task fails, no task starts any more, on any rank, but all messages still go, empty: every request that was posted
 finds its partner and nothing has to be cancelled. Ranks are told by a notice on a communicator of its own.
@@ -26,7 +27,8 @@ from mpi4py import MPI
 
 from tilewright.graph import Handle, Task
 from tilewright.messages import RECEIVE, SEND, Message
-from tilewright.mpi.shared import layout
+from tilewright.mpi.buffers import Spare, kind, layout, memory, view, wrap
+from tilewright.mpi.shared import dumps
 
 if TYPE_CHECKING:
     from tilewright.crew import Crew
@@ -63,17 +65,19 @@ class Received(NamedTuple):
 class _UnderWay(NamedTuple):
     task: Task
     buffer: Any
+    """Kept until MPI is done: the value that is sent, or the array that is received into."""
 
 
 class Courier:
     """See the module. ``window`` is in bytes; ``synchronous`` makes every send wait for its receive."""
 
-    def __init__(self, wires: Wires, workers: Crew, pickled: dict[Handle, int], *, window: int,
+    def __init__(self, wires: Wires, workers: Crew, pickled: dict[Handle, int], spare: Spare, *, window: int,
                  synchronous: bool) -> None:  # fmt: skip
         self.wires = wires
         self.workers = workers
         self.store = workers.program.store
         self.pickled = pickled
+        self.spare = spare
         self.window = window
         self.synchronous = synchronous
         self.event = threading.Event()
@@ -93,6 +97,7 @@ class Courier:
         self._notices: list[MPI.Request] = []
         self._held = 0  # bytes in copies of others' tiles
         self._homes: dict[Handle, Any] = {}  # where the values of a handle live on this rank
+        self._strided: dict[tuple[int, int, int], MPI.Datatype] = {}
         self._thread = threading.Thread(target=self._run, name="tilewright-courier", daemon=True)
 
     # ------------------------------------------------------------ for other threads
@@ -131,6 +136,8 @@ class Courier:
                 self.event.clear()
                 self.event.wait(pause)
                 pause = min(2 * pause, LONGEST)
+            for datatype in self._strided.values():
+                datatype.Free()
         except BaseException as error:
             self.broken = error
             self.workers.stop()
@@ -162,25 +169,38 @@ class Courier:
 
     def _send(self, task: Task) -> None:
         message: Message = task.params[0]
-        try:
-            buffer = self._wire(message)
-        except Exception as error:  # a value that cannot be pickled, or is not what its handle was
-            self.workers.fail(task, 0, error)
-            buffer = _EMPTY
+        value: Any = None
+        what, nbytes = [_EMPTY, MPI.BYTE], 0
+        if not self.draining and not self.workers.failures:
+            try:
+                value = self.store[message.handle]
+                if self.is_pickled(message):
+                    value = dumps((value, message.handle in self.workers.program.replaced))
+                    what, nbytes = [value, MPI.BYTE], len(value)
+                else:
+                    array = memory(value)
+                    what, nbytes = self._in_place(array) or [_packed(array), MPI.BYTE], array.nbytes
+            except Exception as error:  # a value that cannot be pickled, or is not what its handle was
+                self.workers.fail(task, 0, error)
         post = self.wires.data.Issend if self.synchronous else self.wires.data.Isend
         start = perf_counter()
-        self._requests.append(post([buffer, MPI.BYTE], message.destination, message.tag))
-        self._under_way.append(_UnderWay(task, buffer))
-        self.sent.append(Sent(message, memoryview(buffer).nbytes, start))
+        self._requests.append(post(what, message.destination, message.tag))
+        self._under_way.append(_UnderWay(task, (value, what)))
+        self.sent.append(Sent(message, nbytes, start))
 
-    def _wire(self, message: Message) -> Any:
-        """The bytes of a value: the tile itself where it is contiguous, else a packed copy."""
-        if self.draining or self.workers.failures:
-            return _EMPTY
-        value = self.store[message.handle]
-        if self.is_pickled(message):
-            return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-        return _flat(np.asarray(value, order=layout(value)))
+    def _in_place(self, array: np.ndarray) -> list[Any] | None:
+        """What tells MPI to take an array from where it lies, or to put it there; None if it has to be packed."""
+        rows = _rows(array)
+        if rows.flags.c_contiguous:
+            return [rows.reshape(-1).view(np.uint8), MPI.BYTE]
+        if rows.ndim != 2 or rows.strides[1] != rows.itemsize or rows.strides[0] < 0:
+            return None
+        count, length, stride = len(rows), rows.shape[1] * rows.itemsize, rows.strides[0]
+        datatype = self._strided.get((count, length, stride))
+        if datatype is None:
+            datatype = MPI.BYTE.Create_hvector(count, length, stride).Commit()
+            self._strided[count, length, stride] = datatype
+        return [MPI.buffer.fromaddress(rows.ctypes.data, stride * (count - 1) + length), 1, datatype]
 
     def is_pickled(self, message: Message) -> bool:
         first = self.pickled.get(message.handle)
@@ -197,13 +217,16 @@ class Courier:
             if self.is_pickled(message):
                 self._objects.append(heapq.heappop(self._receives)[2])
                 continue
-            home = self._home(message.handle)
+            home = memory(self._home(message.handle))
             if self._held + home.nbytes > self.window and self._posted and self._posted[0] < key:
                 break
             task = heapq.heappop(self._receives)[2]
-            buffer = np.empty(home.shape, home.dtype, layout(home))
+            #   receiving is a write: nobody here uses the place of a result any more
+            there = self._in_place(home) if message.final else None
+            buffer = self.spare.take(home) if there is None else home
             self._held += buffer.nbytes
-            self._requests.append(self.wires.data.Irecv([_flat(buffer), MPI.BYTE], message.source, message.tag))
+            what = there or self._in_place(buffer)
+            self._requests.append(self.wires.data.Irecv(what, message.source, message.tag))
             self._under_way.append(_UnderWay(task, buffer))
             heapq.heappush(self._posted, key)
             count += 1
@@ -227,19 +250,20 @@ class Courier:
             if task.op is RECEIVE:
                 self._posted.remove((task.params[0].reader, task.index))
                 heapq.heapify(self._posted)
-                self._take_in(task, buffer, now)
+                self.received.append(Received(task.params[0], now))
+                self._take_in(task.params[0], buffer)
             self._complete(task)
         return len(done)
 
-    def _take_in(self, task: Task, value: Any, now: float) -> None:
-        message: Message = task.params[0]
-        self.received.append(Received(message, now))
-        if message.final and isinstance(value, np.ndarray) and not self.is_pickled(message):
-            self._held -= value.nbytes
-            if not self.draining:
-                np.copyto(self._home(message.handle), value)
-            value = self._home(message.handle)
-        self.store[message.handle] = value
+    def _take_in(self, message: Message, buffer: np.ndarray) -> None:
+        """A tile came: a result into its place, a copy beside it."""
+        home = self._home(message.handle)
+        if message.final:
+            self._held -= buffer.nbytes
+            place = memory(home)
+            if not np.may_share_memory(place, buffer) and not self.draining:
+                np.copyto(place, buffer)
+        self.store[message.handle] = home if message.final else wrap(buffer, kind(home))
 
     def _fetch_objects(self) -> int:
         """Receive pickled values that have come."""
@@ -254,21 +278,33 @@ class Courier:
             arrived.Recv([data, MPI.BYTE])
             self._objects.remove(task)
             count += 1
-            self._home(message.handle)
-            value = None
+            self.received.append(Received(message, perf_counter()))
             try:
-                value = pickle.loads(data) if data else None
+                self._take_in_value(message, *pickle.loads(data) if data else (None, True))
             except Exception as error:
                 self.workers.fail(task, 0, error)
-            self._take_in(task, value, perf_counter())
             self._complete(task)
         return count
+
+    def _take_in_value(self, message: Message, value: Any, replaced: bool) -> None:
+        """The value of a function came: a result into its place, unless it is a new value instead of the old one."""
+        home = self._home(message.handle)
+        place, array = view(home), view(value)
+        if replaced:
+            self.workers.program.replaced.add(message.handle)
+        elif message.final and place is not None and array is not None:
+            np.copyto(place, array)
+            value = home
+        self.store[message.handle] = value
 
     def _drop(self, task: Task) -> None:
         """Forget a copy that no task here reads any more."""
         message: Message = task.params[0]
         if not self.is_pickled(message):
-            self._held -= self._home(message.handle).nbytes
+            buffer = memory(self.store[message.handle])
+            self._held -= buffer.nbytes
+            if not self.workers.program.uses_functions:  # a function may have kept it
+                self.spare.give(buffer)
         self.store[message.handle] = self._home(message.handle)
         self._complete(task)
 
@@ -313,10 +349,14 @@ class Courier:
         self.workers.stop()
 
 
-def _flat(array: np.ndarray) -> np.ndarray:
-    """The bytes of a contiguous array, in either order."""
-    flat: np.ndarray = (array if array.flags.c_contiguous else array.T).reshape(-1).view(np.uint8)
-    return flat
+def _rows(array: np.ndarray) -> np.ndarray:
+    """The array or its transpose, whichever has its rows closer together."""
+    return array.T if layout(array) == "F" else array
+
+
+def _packed(array: np.ndarray) -> np.ndarray:
+    packed: np.ndarray = np.array(_rows(array), order="C").reshape(-1).view(np.uint8)
+    return packed
 
 
 def calm(request: MPI.Request) -> None:

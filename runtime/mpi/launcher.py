@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
-__all__ = ["LaunchError", "Launch", "environment", "mpiexec", "remove", "require_mpi4py",
+__all__ = ["LaunchError", "Launch", "attached", "environment", "mpiexec", "remove", "require_mpi4py",
            "shm_files", "under_launcher"]  # fmt: skip
 
 INSTALL = "pip install 'tilewright[mpi]' brings mpi4py and an MPI"
@@ -76,14 +76,21 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**_DEFAULTS, **kept, **extra}
 
 
+_ATTACHED = ("mpich_shm_",)
+"""Shared memory whose name nobody needs once all ranks have initialised MPI."""
+
+_SHARED = (*_ATTACHED, "vader_segment.", "sm_segment.", "ucx_shm_posix_", "Intel_MPI_")
+"""How the files of MPICH, Open MPI 4 and 5, UCX and Intel MPI in /dev/shm begin."""
+
+
 def shm_files(pids: Iterable[int]) -> set[str]:
-    """Named shared memory that these processes map: what an MPI leaves behind if its process is killed."""
+    """Shared memory of their MPI that these processes map: what is left behind if they are killed."""
     files = set()
     for pid in pids:
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
                 path = line.partition("/dev/shm/")[2]
-                if path and not path.endswith(" (deleted)"):
+                if path.startswith(_SHARED) and not path.endswith(" (deleted)"):
                     files.add(f"/dev/shm/{path}")
     return files
 
@@ -93,6 +100,11 @@ def remove(files: Iterable[str]) -> None:
     for file in files:
         with contextlib.suppress(OSError):
             os.unlink(file)
+
+
+def attached(files: Iterable[str]) -> set[str]:
+    """Those whose name can go as soon as all ranks are up, so that whatever ends them leaves nothing."""
+    return {file for file in files if os.path.basename(file).startswith(_ATTACHED)}
 
 
 def _leave_survivors(launcher: str) -> list[str]:

@@ -5,7 +5,6 @@ The workers are those of the threads engine; the courier beside them makes the M
 
 from __future__ import annotations
 
-import pickle
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,10 @@ from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels import blas
 from tilewright.machine import Machine
 from tilewright.messages import MessagePlan
+from tilewright.mpi.buffers import Spare, memory, view
 from tilewright.mpi.courier import Courier, Wires, calm
 from tilewright.mpi.outcome import Order, Outcome, freeze, planned, thaw
+from tilewright.mpi.shared import dumps
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
@@ -41,13 +42,15 @@ def run_part(
     window: int,
     synchronous: bool,
     deliver: bool,
-    progress: Callable[[int], None] | None = None,
+    spare: Spare | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> tuple[MessagePlan, list[Outcome]]:
     """Run this rank's part of ``graph`` and tell all ranks how it went. Collective.
 
     ``order`` holds the arguments of the plan beside graph and ranks: owners, start, collect. ``store`` has a buffer
     for every array of the run, also for those that live elsewhere; their contents are not looked at. ``deliver`` puts
-    results into those buffers, which all ranks share, and reports the others as `Outcome.values`.
+    results into those buffers, which all ranks share, and reports the others as `Outcome.values`. ``spare`` are buffers
+    of runs before.
     """
     lines = wires(comm)
     with agreement(lines.data) as facts:
@@ -59,7 +62,7 @@ def run_part(
         program = Program(part.graph, store)
         pickled = _pickled(graph, store)
         crew = Crew(program, policy, workers, part, comm.rank, "mpi")
-        courier = Courier(lines, crew, pickled, window=window, synchronous=synchronous)
+        courier = Courier(lines, crew, pickled, spare or Spare(), window=window, synchronous=synchronous)
         crew.employ(courier)
         facts["clock"] = Clock(socket.gethostname(), perf_counter())
     began = _common_clock(facts["everywhere"], comm.rank)
@@ -77,6 +80,7 @@ def run_part(
     outcomes = lines.data.allgather(_outcome(crew, courier, plan, began, deliver))
     for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
         courier.hear()
+    del crew.courier  # a cycle would keep the run's memory until the garbage is collected
     return plan, outcomes
 
 
@@ -97,11 +101,10 @@ def _common_clock(everywhere: list[dict[str, Any]], rank: int) -> float:
 
 
 def _pickled(graph: TaskGraph, store: Store) -> dict[Handle, int]:
-    """From which writer on the values of a handle travel pickled: a function's, or -1 if they are no arrays."""
+    """From which writer on the values of a handle travel pickled: a function's, or -1 if they are no memory."""
     first = {}
     for handle in graph.inputs:
-        value = store[handle]
-        if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+        if view(store[handle]) is None:
             first[handle] = -1
     for task in graph.tasks:
         if task.op.function is not None:
@@ -166,11 +169,12 @@ def _outcome(crew: Crew, courier: Courier, plan: MessagePlan, began: float, deli
         (crew.part.origin[index], worker, start - began, end - began)
         for worker, records in enumerate(crew.records)
         for index, start, end in records
+        if plan.places[crew.part.origin[index]] == crew.rank
     ]
     values = b""
-    if deliver and not crew.failures:
+    if not crew.failures:
         try:
-            values = _values(plan, crew)
+            values = _settle(plan, crew, deliver)
         except Exception as error:
             crew.failures.append((len(plan.graph), error))
     failure = min(crew.failures, key=lambda failure: failure[0]) if crew.failures else None
@@ -184,24 +188,25 @@ def _outcome(crew: Crew, courier: Courier, plan: MessagePlan, began: float, deli
     )
 
 
-def _values(plan: MessagePlan, crew: Crew) -> bytes:
-    """Put results that this rank made into their own place; pickle those that have none."""
+def _settle(plan: MessagePlan, crew: Crew, deliver: bool) -> bytes:
+    """Put results that this rank made into their own place; with ``deliver`` pickle those that have none."""
     store = crew.program.store
     places = Store(store.given)
     temporary = plan.graph.temporary
     replaced = {handle for handle in crew.program.replaced if handle.name not in temporary}
+    made_at = plan.final_places
     values = {}
-    for handle, rank in plan.final_places.items():
-        if handle.name in temporary:
-            continue
+    for handle in plan.graph.results:
         value, place = store[handle], places[handle]
-        if rank != crew.rank or value is place:
+        if made_at[handle] != crew.rank or value is place:
             continue
-        if handle not in replaced and isinstance(place, np.ndarray) and not place.dtype.hasobject:
-            np.copyto(place, value)
+        array = None if handle in replaced else view(place)
+        if array is not None:
+            np.copyto(array, memory(value))
+            store[handle] = place
         else:
             values[handle] = value
-    return pickle.dumps((values, replaced)) if values or replaced else b""
+    return dumps((values, replaced)) if deliver and (values or replaced) else b""
 
 
 # ------------------------------------------------------------------ communicators

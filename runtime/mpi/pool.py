@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 import weakref
@@ -12,9 +13,18 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import RankDied
-from tilewright.mpi.launcher import INSTALL, Launch, LaunchError, require_mpi4py, shm_files, under_launcher
-from tilewright.mpi.shared import Segment
-from tilewright.mpi.wire import Door, Forget, Hello, Job
+from tilewright.mpi.launcher import (
+    INSTALL,
+    Launch,
+    LaunchError,
+    attached,
+    remove,
+    require_mpi4py,
+    shm_files,
+    under_launcher,
+)
+from tilewright.mpi.shared import Segment, dumps
+from tilewright.mpi.wire import Call, Door, Forget, Hello, Job
 
 if TYPE_CHECKING:
     from tilewright.mpi.outcome import Outcome
@@ -23,6 +33,7 @@ __all__ = ["Pool", "active", "default"]
 
 START = 60.0  # seconds for all ranks to connect
 CLOSE = 5.0  # seconds for all ranks to end by themselves
+GRACE = 5.0  # seconds for the other ranks to come out of a call that one of them left with an exception
 
 
 class Pool:
@@ -59,6 +70,8 @@ class Pool:
         self.ranks = ranks
         self.scratch: Segment | None = None
         """Memory for the data of runs; its pages stay."""
+        self.segments: weakref.WeakSet[Segment] = weakref.WeakSet()
+        """Memory for data that stays between calls; ranks keep these mapped."""
         self.lock = threading.RLock()
         """Held during a run: one at a time."""
         self._busy = False
@@ -114,10 +127,11 @@ class Pool:
         self._connections[:] = [arrived[rank] for rank in range(self.ranks)]
         self.pids[:] = [hellos[rank].pid for rank in range(self.ranks)]
         self._launch.files |= shm_files(self.pids)
+        remove(attached(self._launch.files))
 
     # ------------------------------------------------------------ use
 
-    def run(self, job: Job, progress: Callable[[int], None] | None) -> list[Outcome] | bytes:
+    def run(self, job: Job, progress: Callable[[int], object] | None) -> list[Outcome] | bytes:
         """What each rank tells of a run; or the frozen exception that they raised together before it.
 
         Raises
@@ -195,7 +209,41 @@ class Pool:
             with contextlib.suppress(OSError):
                 connection.send(Forget(keys))
 
-    def _exchange(self, job: Job, progress: Callable[[int], None] | None) -> list[Outcome] | bytes:
+    def call(self, function: str, *arguments: Any) -> list[Any]:
+        """What ``function(comm, *arguments)`` returns on each rank; all ranks call it together.
+
+        The function goes by name, ``"package.module:function"``, as its module may load MPI and this process must not.
+        It may use ``comm``, a communicator of tilewright's own, and leaves no message under way. Arrays in `Segment`
+        memory are passed as references; segments noted in `segments` stay mapped between calls.
+
+        Raises
+        ------
+        Exception
+            What it raised on some rank. If the others do not end within five seconds the pool is closed.
+        RankDied, RuntimeError
+            As `run`.
+        """
+        from tilewright.mpi.outcome import thaw
+
+        keep = {segment.serial for segment in self.segments} | ({self.scratch.serial} if self.scratch else set())
+        call = Call(dumps((function, arguments)), sys.path, frozenset(keep))
+        with self.lock:
+            if self.closed:
+                raise RuntimeError("this pool is closed; make another with tw.mpi.Pool(...)")
+            self._busy = True
+            try:
+                answers = self._exchange(call, None)
+            except BaseException:
+                self.kill()
+                raise
+            finally:
+                self._busy = False
+                self._flush()
+        if isinstance(answers, bytes):
+            raise thaw(answers)
+        return [answer for (answer,) in answers]
+
+    def _exchange(self, job: Job | Call, progress: Callable[[int], object] | None) -> list[Any] | bytes:
         for rank, connection in enumerate(self._connections):
             try:
                 connection.send(job)
@@ -205,7 +253,11 @@ class Pool:
         done = [0] * self.ranks
         while len(answers) < self.ranks:
             left = {c: r for r, c in enumerate(self._connections) if r not in answers}
-            awake: list[Any] = wait(list(left))
+            stuck = isinstance(job, Call) and any(isinstance(answer, bytes) for answer in answers.values())
+            awake: list[Any] = wait(list(left), GRACE if stuck else None)
+            if not awake:  # they wait for the one that failed
+                self.kill()
+                break
             for connection in awake:
                 rank = left[connection]
                 try:

@@ -7,6 +7,7 @@ the rank ends within moments of its owner, whatever either is doing; the kernel 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import queue
 import signal
@@ -18,10 +19,11 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from tilewright.kernels import blas
+from tilewright.mpi.buffers import Spare
 from tilewright.mpi.launcher import remove, shm_files
 from tilewright.mpi.outcome import freeze
 from tilewright.mpi.shared import Mappings, loads
-from tilewright.mpi.wire import Forget, Go, Hello, Job, Keep, Prepare, connect
+from tilewright.mpi.wire import Call, Forget, Go, Hello, Job, Keep, Prepare, connect
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+SPARE = 64 << 20  # bytes of receive buffers that stay between runs
+
 _PDEATHSIG = 1  # PR_SET_PDEATHSIG of sys/prctl.h
 
 
@@ -39,7 +43,7 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
     owner = connect()
-    jobs: queue.SimpleQueue[Job | Keep | Prepare | Go | Forget | None] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[Job | Call | Keep | Prepare | Go | Forget | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(owner, jobs), daemon=True).start()
     try:
         from mpi4py import MPI
@@ -49,13 +53,18 @@ def main() -> None:
     comm = MPI.COMM_WORLD
     blas.current()
     owner.send(Hello(comm.rank, comm.size, os.getpid(), ""))
-    mappings = Mappings()
+    mappings, spare = Mappings(), Spare()
     house: Guests | None = None
     while (job := jobs.get()) is not None:
         with suppress(BrokenPipeError):
             if isinstance(job, Job):
-                owner.send(_run(comm, job, mappings, owner))
+                owner.send(_run(comm, job, mappings, spare, owner))
                 mappings.keep({job.scratch})
+                spare.keep(SPARE)
+                continue
+            if isinstance(job, Call):
+                owner.send(_call(comm, job, mappings))
+                mappings.keep(set(job.keep))
                 continue
             if house is None:
                 from tilewright.mpi.guests import Guests
@@ -79,11 +88,24 @@ def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:
     os._exit(1)
 
 
-def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, owner: Connection) -> Any:
+def _call(comm: MPI.Intracomm, call: Call, mappings: Mappings) -> Any:
+    """(what the function returns,), or the pickled exception that it raised."""
+    from tilewright.mpi.part import wires
+
+    sys.path[:] = call.path
+    try:
+        name, arguments = loads(call.contents, mappings)
+        module, _, function = name.partition(":")
+        return (getattr(importlib.import_module(module), function)(wires(comm).data, *arguments),)
+    except Exception as error:
+        return freeze(error)
+
+
+def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, owner: Connection) -> Any:
     """This rank's `Outcome`, or the pickled exception that all ranks agreed to raise before any task ran."""
     from tilewright.mpi.part import agreement, run_part, wires
 
-    report: Callable[[int], None] | None = owner.send if job.progress else None
+    report: Callable[[int], object] | None = owner.send if job.progress else None
     sys.path[:] = job.path
     try:
         with agreement(wires(comm).data):
@@ -91,7 +113,7 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, owner: Connection) -
             graph, data, scheduler, order = loads(job.contents, mappings)
         _, outcomes = run_part(
             comm, graph, Store(data), scheduler, job.workers, order,
-            window=job.window, synchronous=job.synchronous, deliver=True, progress=report,
+            window=job.window, synchronous=job.synchronous, deliver=True, spare=spare, progress=report,
         )  # fmt: skip
     except Exception as error:
         return freeze(error)

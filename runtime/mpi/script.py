@@ -181,7 +181,7 @@ class Script:
             except BaseException as error:
                 failure = step.origin, error
                 blame(error, step.task, step.origin, f"backend=mpi, rank={self.rank}")
-            if traced:
+            if traced and self.plan.places[step.origin] == self.rank:
                 told.tasks.append((step.origin, start, perf_counter()))
         self._wait(range(len(requests)), None)
         for source, target in self.ends:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import zlib
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from mpi4py import MPI
@@ -15,13 +16,15 @@ from tilewright.backends import Progress
 from tilewright.backends.mpi import OPTIONS, WINDOW, chosen_owner, owner_for, per_rank
 from tilewright.distribution import owners
 from tilewright.graph import TaskGraph
-from tilewright.mpi.launcher import INSTALL
+from tilewright.mpi.buffers import layout, view, wrap
+from tilewright.mpi.launcher import INSTALL, remove, shm_files
 from tilewright.mpi.outcome import Order, merge
 from tilewright.mpi.part import agreement, run_part, wires
-from tilewright.mpi.shared import layout, like
+from tilewright.mpi.shared import like
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.site import Site, check_options
+from tilewright.tiles import TiledMatrix
 from tilewright.trace import Trace
 
 __all__ = ["RankSite"]
@@ -62,7 +65,7 @@ class RankSite(Site):
         if self.root is None:
             return value
         here = self.comm.rank == self.root
-        hollow = self.comm.bcast(like(_array_of(value), Hollow.of) if here else None, self.root)
+        hollow = self.comm.bcast(like(value, Hollow.of) if here else None, self.root)
         return hollow if value is None and not here else value
 
     def agreement(self) -> AbstractContextManager[dict[str, Any]]:
@@ -80,8 +83,7 @@ class RankSite(Site):
             owner = tuple(rank_of(handle) for handle in graph.handles_used)
             crew = per_rank(workers, self.comm.size)
             facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
-            rule = getattr(self.owner, "__qualname__", self.owner)  # a function's address differs between ranks
-            facts["owner"] = f"{rule} (checksum {zlib.crc32(repr(owner).encode())})"
+            facts["owner"] = f"{_rule(self.owner)} (checksum {zlib.crc32(repr(owner).encode())})"
             facts["data"] = _layouts(program)
         collect = {"all": tuple(range(self.comm.size)), "root": (self.root or 0,), "none": ()}[self.gather]
         order: Order = owner, self.root, collect
@@ -91,15 +93,22 @@ class RankSite(Site):
         )  # fmt: skip
         return merge(graph, plan, crew, outcomes)
 
+    def everywhere(self, value: Any) -> Any:
+        if self.root is None:
+            return value
+        array = np.array(value.to_numpy() if isinstance(value, TiledMatrix) else value, order="C")
+        self.comm.Bcast(array, self.root)
+        return array
+
     def result(self, value: Any) -> Any:
         return None if self.gather == "root" and self.comm.rank != (self.root or 0) else value
 
 
 class Hollow:
-    """An array without its values; it arrives elsewhere as zeros of that shape, dtype and order."""
+    """An array or tensor without its values; it arrives elsewhere as zeros of that shape, dtype and order."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, order: str) -> None:
-        self.shape, self.dtype, self.order = shape, dtype, order
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, order: Literal["C", "F"], kind: str = "") -> None:
+        self.shape, self.dtype, self.order, self.kind = shape, dtype, order, kind
 
     @classmethod
     def of(cls, array: np.ndarray) -> Any:
@@ -109,13 +118,15 @@ class Hollow:
     def T(self) -> Hollow:  # noqa: N802 - as in NumPy
         return Hollow(self.shape[::-1], self.dtype, "F" if self.order == "C" else "C")
 
+    def wrapped(self, kind: str) -> Hollow:
+        return Hollow(self.shape, self.dtype, self.order, kind)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return np.zeros, (self.shape, self.dtype, self.order)
+        return _filled, (self.shape, self.dtype, self.order, self.kind)
 
 
-def _array_of(value: Any) -> Any:
-    torch = sys.modules.get("torch")
-    return value.detach().numpy() if torch is not None and isinstance(value, torch.Tensor) else value
+def _filled(shape: tuple[int, ...], dtype: np.dtype, order: Literal["C", "F"], kind: str) -> Any:
+    return wrap(np.zeros(shape, dtype, order), kind)
 
 
 def _check_size(comm: MPI.Intracomm) -> None:
@@ -132,7 +143,10 @@ _hooked = False
 
 
 def _abort_when_alone() -> None:
-    """Let an exception that ends one rank end all: MPI would wait in its finalisation for the others, forever."""
+    """Let an exception that ends one rank end all: MPI would wait in its finalisation for the others, forever.
+
+    An abort skips what MPI does at its orderly end, so the names of its shared memory go here.
+    """
     global _hooked
     if _hooked:
         return
@@ -144,8 +158,16 @@ def _abort_when_alone() -> None:
         from mpi4py.run import set_abort_status
 
         set_abort_status(error)
+        remove(shm_files([os.getpid()]))
 
     sys.excepthook = hook
+
+
+def _rule(owner: Any) -> str:
+    """An owner rule by name: the address of a function differs between ranks."""
+    if isinstance(owner, Mapping):
+        return str({str(key): _rule(rule) for key, rule in owner.items()})
+    return str(getattr(owner, "__qualname__", owner))
 
 
 def _checksum(graph: TaskGraph) -> int:
@@ -162,7 +184,8 @@ def _layouts(program: Program) -> str:
     total = 0
     for handle in program.graph.handles_used:
         value = program.store[handle]
-        kind = f"{value.shape} {value.dtype} {layout(value)}" if isinstance(value, np.ndarray) else type(value).__name__
+        array = view(value)
+        kind = type(value).__name__ if array is None else f"{array.shape} {value.dtype} {layout(array)}"
         kinds[f"{handle.name}: {kind}"] = None
         total = zlib.crc32(f"{handle}{kind}".encode(), total)
     return f"{'; '.join(list(kinds)[:3])} (checksum {total})"

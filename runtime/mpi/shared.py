@@ -4,7 +4,7 @@ A segment is an anonymous file in memory (``memfd_create``). Another process ope
 maker holds it; it is gone when the last process that maps it ends, however that ends. Where there is no such thing a
 temporary file takes its place, removed with the segment.
 
-Arrays in segments pickle as references: see `dumps` and `loads`.
+Arrays and tensors in segments pickle as references: see `dumps` and `loads`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ import mmap
 import os
 import pickle
 import tempfile
+import weakref
 from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
+from tilewright.mpi.buffers import kind, layout, view, wrap
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["Mappings", "Segment", "arrays_in", "dumps", "layout", "like", "loads", "placer", "room"]
+__all__ = ["Mappings", "Segment", "arrays_in", "dumps", "like", "loads", "placer", "room"]
 
 _ALIGNMENT = 64
 _serial = itertools.count()
+_segments: weakref.WeakSet[Segment] = weakref.WeakSet()
 
 
 class Segment(mmap.mmap):
@@ -34,6 +37,8 @@ class Segment(mmap.mmap):
 
     serial: int
     path: str
+    start: int
+    """Its address in this process."""
     _descriptor: int = -1
 
     @classmethod
@@ -47,6 +52,8 @@ class Segment(mmap.mmap):
         os.truncate(descriptor, size)
         segment = cls(descriptor, size)
         segment.serial, segment.path, segment._descriptor = next(_serial), path, descriptor
+        segment.start = _address(np.ndarray((), np.uint8, segment))
+        _segments.add(segment)
         return segment
 
     def __del__(self) -> None:
@@ -60,22 +67,26 @@ class Segment(mmap.mmap):
 
 
 def segment_of(array: np.ndarray) -> Segment | None:
-    """The segment that an array lies in, or None."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, memoryview):
-        base = base.obj
-    return base if isinstance(base, Segment) else None
+    """The segment of this process that an array lies in, or None."""
+    address = _address(array)
+    return next((s for s in list(_segments) if s.start <= address < s.start + len(s)), None)
+
+
+def _address(array: np.ndarray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 # ------------------------------------------------------------------ data of a run
 
 
 def like(value: Any, place: Callable[[np.ndarray], np.ndarray]) -> Any:
-    """``value`` with every numeric array in it replaced by ``place(array)``, tiled matrices and containers included."""
-    if isinstance(value, np.ndarray):
-        return value if value.dtype.hasobject else place(value)
+    """``value`` with every array and tensor in it replaced by ``place(array)``, also in tiled matrices and containers.
+
+    A tensor's memory is placed as an array and seen as a tensor again.
+    """
+    if (array := view(value)) is not None:
+        return wrap(place(array), kind(value))
     if isinstance(value, TiledMatrix):
         return value.over(place)
     if isinstance(value, dict):
@@ -117,21 +128,21 @@ def placer(segment: Segment) -> Callable[[np.ndarray], np.ndarray]:
     return place
 
 
-def layout(array: np.ndarray) -> Literal["C", "F"]:
-    """ "F" if columns are closer together in memory than rows, else "C"."""
-    return "F" if array.ndim == 2 and abs(array.strides[0]) < abs(array.strides[1]) else "C"
-
-
 # ------------------------------------------------------------------ references
 
 
 class _Pickler(pickle.Pickler):
     def persistent_id(self, thing: Any) -> Any:
         if isinstance(thing, np.ndarray) and (segment := segment_of(thing)) is not None:
-            start = np.ndarray((), np.uint8, segment).__array_interface__["data"][0]
-            offset = thing.__array_interface__["data"][0] - start
-            return segment.serial, segment.path, offset, thing.shape, thing.strides, thing.dtype.str
+            offset = _address(thing) - segment.start
+            return segment.serial, segment.path, offset, thing.shape, thing.strides, thing.dtype
         return None
+
+    def reducer_override(self, thing: Any) -> Any:
+        """A tensor as the array it looks at: by itself it would take all of its storage with it."""
+        if isinstance(thing, np.ndarray) or (array := view(thing)) is None:
+            return NotImplemented
+        return wrap, (array, kind(thing))
 
 
 class Mappings:
@@ -162,7 +173,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def dumps(value: Any) -> bytes:
-    """Pickle; arrays in a segment of this process as references."""
+    """Pickle; arrays and tensors in a segment of this process as references."""
     buffer = io.BytesIO()
     _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
     return buffer.getvalue()

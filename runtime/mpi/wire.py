@@ -16,7 +16,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from typing import NamedTuple
 
-__all__ = ["Door", "Forget", "Go", "Hello", "Job", "Keep", "Prepare", "connect"]
+__all__ = ["Call", "Door", "Forget", "Go", "Hello", "Job", "Keep", "Prepare", "connect"]
 
 _ADDRESS, _KEY = "TILEWRIGHT_POOL", "TILEWRIGHT_POOL_KEY"
 
@@ -44,6 +44,16 @@ class Job(NamedTuple):
     """The owner's ``sys.path``: functions are found there."""
     scratch: int
     """Serial of the segment that stays mapped between runs."""
+
+
+class Call(NamedTuple):
+    """One function that all ranks call together. ``contents`` is the pickled (function's name, arguments)."""
+
+    contents: bytes
+    path: list[str]
+    """The owner's ``sys.path``."""
+    keep: frozenset[int]
+    """Serials of the segments that stay mapped afterwards."""
 
 
 class Keep(NamedTuple):

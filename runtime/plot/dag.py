@@ -1,4 +1,4 @@
-"""Pictures of a task graph: DOT for Graphviz, SVG for everybody.
+"""Pictures of a task graph: DOT for Graphviz, SVG for everybody, PNG for slides.
 
 Graphviz's ``dot`` places the tasks where it is installed, `tilewright.plot.layered` where it is not. Either way the
 drawing is ours: one box per task, coloured by op, with a tooltip that says what it reads and writes; the critical
@@ -21,7 +21,7 @@ from tilewright.graph import Task, TaskGraph
 from tilewright.plot.layered import HEIGHT, Box, Layout, Point, layered, width_of
 from tilewright.plot.palette import ACCENT, colours, text_on
 
-__all__ = ["LIMIT", "to_dot", "to_svg"]
+__all__ = ["LIMIT", "to_dot", "to_png", "to_svg"]
 
 LIMIT = 3000
 """Tasks; a picture of more can be neither laid out quickly nor read."""
@@ -91,6 +91,16 @@ def to_svg(graph: TaskGraph, path: str | Path | None = None, *, layout: Literal[
     if path is not None:
         Path(path).write_text(text, encoding="utf-8")
     return text
+
+
+def to_png(graph: TaskGraph, path: str | Path, *, layout: Literal["dot", "layered"] | None = None) -> None:
+    """The same picture as a PNG. Errors are those of `to_svg`, and ImportError without matplotlib."""
+    from tilewright.plot.raster import save
+
+    if layout not in (None, "dot", "layered"):
+        raise ValueError(f"unknown layout {layout!r}; known: dot, layered, or None to choose")
+    _check_size(graph)
+    save(graph, _layout(graph, layout), _critical(graph), Path(path))
 
 
 def _check_size(graph: TaskGraph) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from tilewright.engine import Run
 from tilewright.plan import bounds
 from tilewright.plot.palette import ACCENT, colours
-from tilewright.report import seconds
+from tilewright.report import seconds, units
 from tilewright.trace import TaskRecord, Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SUFFIXES", "check_matplotlib", "figure", "gantt"]
+__all__ = ["SUFFIXES", "check_matplotlib", "figure", "gantt", "svg"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 """File formats."""
@@ -51,6 +52,13 @@ def gantt(run: Run | Trace, path: str | Path) -> None:
     figure(run).savefig(path)
 
 
+def svg(run: Run | Trace) -> str:
+    """The chart as SVG text. ImportError if matplotlib is not installed."""
+    file = StringIO()
+    figure(run).savefig(file, format="svg")
+    return file.getvalue()
+
+
 def figure(run: Run | Trace) -> Figure:
     """The chart as a matplotlib figure, for a notebook or to add to. ImportError if matplotlib is not installed."""
     check_matplotlib()
@@ -60,11 +68,11 @@ def figure(run: Run | Trace) -> Figure:
     lanes = sorted({(r.rank, w) for r in trace for w in range(trace.workers)})
     chart = Figure(figsize=(12, 1.9 + 0.5 * max(len(lanes), 1)), dpi=120, layout="constrained")
     axes = chart.add_subplot()
-    unit, scale = _unit(trace.makespan)
+    unit, scale = _unit(run, trace.makespan)
     _draw_lanes(axes, trace, lanes, scale)
     _draw_tasks(axes, trace, lanes, scale)
-    _draw_bounds(axes, trace, scale)
-    axes.set_xlabel(f"time ({unit})")
+    _draw_bounds(axes, run, trace, scale)
+    axes.set_xlabel(f"time ({unit})" if unit else "time in units of task weight")
     axes.set_title(_title(run, trace), loc="left", fontsize=11)
     _legend(chart, axes)
     return chart
@@ -78,13 +86,16 @@ def check_matplotlib() -> None:
         raise ImportError("a Gantt chart needs matplotlib; pip install 'tilewright[plot]' brings it") from error
 
 
-def _unit(makespan: float) -> tuple[str, float]:
+def _unit(run: Run | Trace, makespan: float) -> tuple[str, float]:
     """Unit of the time axis, and how many there are in a second."""
+    if isinstance(run, Run) and not units(run)[0]:
+        return "", 1.0
     return ("s", 1.0) if makespan >= 1 else ("ms", 1e3) if makespan >= 1e-3 else ("us", 1e6)
 
 
 def _title(run: Run | Trace, trace: Trace) -> str:
-    parts = [f"{trace.graph.name}: {len(trace)} tasks, {seconds(trace.makespan)}"]
+    time = units(run)[1] if isinstance(run, Run) else seconds
+    parts = [f"{trace.graph.name}: {len(trace)} tasks, {time(trace.makespan)}"]
     if isinstance(run, Run):
         if run.flops:
             parts.append(f"{run.gflops:.4g} GFLOP/s")
@@ -137,15 +148,16 @@ def _draw_tasks(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: f
         )  # fmt: skip
 
 
-def _draw_bounds(axes: Axes, trace: Trace, scale: float) -> None:
+def _draw_bounds(axes: Axes, run: Run | Trace, trace: Trace, scale: float) -> None:
     ranks = len({record.rank for record in trace}) or 1
-    lower = bounds(trace.graph, trace.workers * ranks, trace.durations)
+    lower = run.bounds if isinstance(run, Run) else bounds(trace.graph, trace.workers * ranks, trace.durations)
+    time = units(run)[1] if isinstance(run, Run) else seconds
     for value, name, style in (
         (lower.area, "bound W/p", "--"),
         (lower.critical_path, "bound C", ":"),
     ):
         axes.axvline(value * scale, color="#CC79A7", linestyle=style, linewidth=2, zorder=4,
-                     label=f"{name} = {seconds(value)}")  # fmt: skip
+                     label=f"{name} = {time(value)}")  # fmt: skip
 
 
 def _legend(chart: Figure, axes: Axes) -> None:

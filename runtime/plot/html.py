@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tilewright.compare import Table
     from tilewright.engine import Run
 
-__all__ = ["LIMIT", "comparison_page", "frame", "graph_page", "run_page"]
+__all__ = ["LIMIT", "comparison_page", "comparison_table", "frame", "graph_page", "run_page"]
 
 LIMIT = 20_000
 """Tasks that are drawn one by one; beyond that they are drawn in groups."""
@@ -58,6 +58,17 @@ def comparison_page(table: Table) -> str:
     most = max(row.workers for row in table.rows)
     largest = [run for row, run in zip(table.rows, table.runs, strict=True) if row.workers == most]
     chosen = [largest[0], largest[-1]][: len(largest)]
+    panels = []
+    for name, run in zip(("best", "worst"), chosen, strict=False):
+        heading = f"{name}: {run.scheduler} on {place(run)}"
+        panels.append((heading, _facts(_run_facts(run)) + _idle(run) + _kernels(run), _picture(run.graph, run)))
+    return _page(
+        f"Schedulers on {table.graph.name}", panels, f'<div class="comparison">{comparison_table(table)}</div>'
+    )
+
+
+def comparison_table(table: Table) -> str:
+    """The rows alone, for a page or a notebook."""
     head = ["workers", "scheduler", "makespan", "/ bound", "speed-up", "idle", "memory"]
     body = [
         [str(row.workers), row.scheduler, table.time(row.makespan), f"{row.ratio:.3f}", f"{row.speedup:.2f}",
@@ -65,13 +76,7 @@ def comparison_page(table: Table) -> str:
         for row in table.rows
     ]  # fmt: skip
     rulers = [number for number in range(1, len(table)) if table.rows[number].workers != table.rows[number - 1].workers]
-    bars = [1 / row.ratio for row in table.rows]
-    panels = []
-    for name, run in zip(("best", "worst"), chosen, strict=False):
-        heading = f"{name}: {run.scheduler} on {place(run)}"
-        panels.append((heading, _facts(_run_facts(run)) + _idle(run) + _kernels(run), _picture(run.graph, run)))
-    rows = f'<div class="comparison">{_table(head, body, rulers, bars)}</div>'
-    return _page(f"Schedulers on {table.graph.name}", panels, rows)
+    return _table(head, body, rulers, [1 / row.ratio for row in table.rows])
 
 
 def frame(page: str) -> str:

@@ -21,6 +21,12 @@ _KNOWN = {
     "syrk": "#56B4E9",  # sky blue
     "gemm": "#0072B2",  # blue
     "copy": "#BBBBBB",
+    "convert": "#BBBBBB",
+    "split": "#BBBBBB",
+    "tf32": "#BBBBBB",
+    "scaled": "#BBBBBB",
+    "unscaled": "#BBBBBB",
+    "diagonal": "#DDDDDD",
     "tril": "#DDDDDD",
     "zero": "#DDDDDD",
 }

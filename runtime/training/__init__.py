@@ -6,8 +6,28 @@ except ImportError:
     raise ImportError("training needs torch; pip install 'tilewright[training]'") from None
 
 from tilewright.training import data, models
+from tilewright.training.comparison import Comparison, compare
 from tilewright.training.fallback import LADDER, Event, Fallback
 from tilewright.training.precision import PRECISIONS
+from tilewright.training.result import Result
 from tilewright.training.scaler import LossScaler
+from tilewright.training.schedules import SCHEDULES, Cosine, OneCycle
+from tilewright.training.trainer import OPTIMIZERS, fit
 
-__all__ = ["LADDER", "PRECISIONS", "Event", "Fallback", "LossScaler", "data", "models"]
+__all__ = [
+    "Comparison",
+    "LADDER",
+    "OPTIMIZERS",
+    "PRECISIONS",
+    "SCHEDULES",
+    "Cosine",
+    "Event",
+    "Fallback",
+    "LossScaler",
+    "OneCycle",
+    "Result",
+    "compare",
+    "data",
+    "fit",
+    "models",
+]

@@ -152,12 +152,22 @@ def build(name: str, shape: tuple[int, ...], classes: int = 10, **options: Any) 
 
 
 def segments(model: nn.Module) -> list[nn.Module]:
-    """The segments of a model: what its ``segments()`` returns, the children of an `nn.Sequential`, or itself."""
+    """The segments of a model: what its ``segments()`` returns, the children of an `nn.Sequential`, or itself.
+
+    Children without parameters join the one before: an activation may change its input in place.
+    """
     if hasattr(model, "segments"):
         return list(model.segments())
-    if isinstance(model, nn.Sequential) and len(model) > 0:
-        return list(model.children())
-    return [model]
+    if not isinstance(model, nn.Sequential):
+        return [model]
+    groups: list[list[nn.Module]] = []
+    for child in model.children():
+        has = any(True for _ in child.parameters())
+        if groups and (not has or not any(True for module in groups[-1] for _ in module.parameters())):
+            groups[-1].append(child)
+        else:
+            groups.append([child])
+    return [parts[0] if len(parts) == 1 else nn.Sequential(*parts) for parts in groups] or [model]
 
 
 def group(model: nn.Module, count: int | None) -> list[nn.Module]:

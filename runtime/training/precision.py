@@ -40,7 +40,7 @@ def autocast(precision: str, device_type: str) -> AbstractContextManager[Any]:
     return torch.autocast(device_type, dtype=_DTYPES[precision], cache_enabled=False)
 
 
-_flags = threading.Lock()
+_flags = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -48,8 +48,11 @@ def flags(precision: str, device_type: str, deterministic: bool = False) -> Iter
     """Around a training: FP32 means FP32 and TF32 means TF32, for matrix products and convolutions alike.
 
     By default torch runs the convolutions of "FP32" in TF32 on Ampere and later. The flags are process-wide; they
-    are restored at the end, and while one training holds them another one waits.
+    are restored at the end, and while one training holds them another one waits. On a CPU there is nothing to set.
     """
+    if device_type == "cpu" and not deterministic:
+        yield
+        return
     with _flags:
         switches = [] if device_type == "cpu" else [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
         before = [switch.fp32_precision for switch in switches]

@@ -1,4 +1,4 @@
-"""The MPI benchmark counts what the plan counts, and its command reports all three questions."""
+"""The MPI benchmark counts what the plan counts, and its command reports all four questions."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from tilewright.benchmarks import mpi
+from tilewright.benchmarks.scalapack import UnavailableError
 
 
 def test_counts_stay_below_the_formula_and_the_symmetric_distribution_below_the_grid():
@@ -18,15 +19,52 @@ def test_counts_stay_below_the_formula_and_the_symmetric_distribution_below_the_
 
 def test_command_prints_rates_costs_and_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(mpi.counts, "__defaults__", ((16,),))
+    monkeypatch.setattr(mpi, "tuned", no_scalapack)
     arguments = ["--n", "300", "--repeat", "1", "--nt", "12", "--json"]
     arguments += ["--plot", str(tmp_path / "sent.svg"), "--output", str(tmp_path / "mpi.jsonl")]
     result = CliRunner().invoke(mpi.command, arguments)
     assert result.exit_code == 0, result.output
     printed = [json.loads(line) for line in result.output.splitlines()]
     assert [r.get("contender") or r.get("what") or r["distribution"] for r in printed] == [
-        "threads, 2 workers", "mpi, 2 ranks", "start of 4 ranks", "call, n = 64", "block-cyclic 4 x 4",
+        "2 threads", "2 ranks", "pdpotrf, 2 ranks", "start of 4 ranks", "call, n = 64", "block-cyclic 4 x 4",
         "symmetric, r = 6",
     ]  # fmt: skip
     assert all(r["gflops"] > 0 for r in printed[:2])
-    assert len((tmp_path / "mpi.jsonl").read_text().splitlines()) == 6
+    assert printed[2]["error"] == "no ScaLAPACK to compare with: it is not here"
+    assert len((tmp_path / "mpi.jsonl").read_text().splitlines()) == 7
     assert (tmp_path / "sent.svg").read_text().startswith("<?xml")
+
+
+def no_scalapack(n, rounds):
+    raise UnavailableError("it is not here")
+
+
+class FakeScaLAPACK:
+    nb, logical, ratio = 64, 32, float("nan")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.ratio = 0.01
+
+    def factor(self):
+        return 0.5
+
+
+def test_our_rate_is_compared_with_that_of_scalapack_and_its_factor_is_checked(monkeypatch):
+    monkeypatch.setattr(mpi, "tuned", lambda n, rounds: FakeScaLAPACK())
+    records = {r["contender"]: r for r in mpi.rates(200, repeat=1)}
+    theirs = records[mpi.RIVAL]
+    assert theirs["gflops"] == pytest.approx(200**3 / 3 / 0.5 / 1e9)
+    assert theirs["ours_over_this"] == pytest.approx(records[mpi.RANKS]["gflops"] / theirs["gflops"])
+    assert (theirs["passed"], theirs["nb"], theirs["pblas_nb"]) == (True, 64, 32)
+
+
+def test_counts_alone_run_nothing(monkeypatch):
+    monkeypatch.setattr(mpi.counts, "__defaults__", ((16,),))
+    monkeypatch.setattr(mpi, "rates", None)
+    monkeypatch.setattr(mpi, "overhead", None)
+    result = CliRunner().invoke(mpi.command, ["--counts", "--nt", "12", "--json"])
+    assert result.exit_code == 0, result.output
+    assert [json.loads(line)["messages"] for line in result.output.splitlines()] == [332, 286]

@@ -1,8 +1,10 @@
+import dataclasses
+
 import pytest
 
 import tilewright as tw
-from tilewright import calibration
-from tilewright.calibration import cache_path, calibrate, copy_cost, drift, gaps, inliers, robust
+from tilewright import TaskRecord, calibration
+from tilewright.calibration import cache_path, calibrate, copy_cost, drift, gaps, inliers
 
 SMALL = {"tile_sizes": (16, 32), "repeat": 1, "workers": 2}
 
@@ -53,12 +55,29 @@ def test_alpha_and_beta_may_be_given(monkeypatch):
     assert calibrate(**SMALL).alpha < 1  # what is kept was measured
 
 
-def test_a_hiccup_does_not_spoil_the_mean():
+def test_a_hiccup_is_no_inlier():
     samples = [1.0, 1.1, 0.9, 1.05, 0.95, 80.0]
     assert inliers(samples) == samples[:-1]
-    assert robust(samples) == pytest.approx(1.0)
-    assert robust([2.0, 2.0, 2.0, 9.0]) == 2.0
-    assert robust([]) == 0.0
+    assert inliers([2.0, 2.0, 2.0, 9.0]) == [2.0] * 3
+    assert inliers([]) == []
+
+
+def test_slow_tasks_count_and_slow_repeats_do_not(monkeypatch):
+    """Every fourth task takes 5 s instead of 1, in each repeat; all of one repeat take ten times as long."""
+    made = []
+
+    def factor(a, *, tile_size, return_run, **options):
+        made.append(tile_size)
+        slow = 10.0 if len(made) in (5, 6) else 1.0  # the second repeat after the warm-up
+        run = tw.simulate(tw.cholesky_graph(6), tw.Machine(workers=2))
+        lasts = [slow * (5.0 if task.index % 4 == 0 else 1.0) for task in run.graph]
+        records = [TaskRecord(t, 0, 100.0 * t, 100.0 * t + last) for t, last in enumerate(lasts)]
+        return a, dataclasses.replace(run, trace=tw.Trace(run.graph, 2, records))
+
+    monkeypatch.setattr("tilewright.linalg.cholesky.tiled_cholesky", factor)
+    machine = calibrate(tile_sizes=(16,), repeat=3, workers=2)
+    gemms = [task.index for task in tw.cholesky_graph(6) if task.op.name == "gemm"]
+    assert machine.durations["gemm"][16] == pytest.approx(sum(5.0 if t % 4 == 0 else 1.0 for t in gemms) / len(gemms))
 
 
 def test_gaps_count_only_where_the_next_task_was_ready():

@@ -106,9 +106,14 @@ def test_wrong_arguments_are_named(options, message):
         tw.compare_schedulers(tw.cholesky_graph(2), **options)
 
 
-def test_progress_counts_runs(capsys):
-    tw.compare_schedulers(tw.cholesky_graph(2), [1, 2], schedulers=["eager", "lifo"], progress=True)
-    assert "4/4" in capsys.readouterr().err
+def test_progress_counts_the_tasks_of_all_runs(capsys):
+    options = {"workers": [1, 2], "schedulers": ["eager", "lifo"]}
+    tw.compare_schedulers(tw.cholesky_graph(2), **options, progress=True)
+    assert "16/16" in capsys.readouterr().err  # 4 runs of 4 tasks
+    told = []
+    tw.compare_schedulers(tw.cholesky_graph(2), **options, progress=told.append)
+    assert told[-1] == 16
+    assert told == sorted(told)
 
 
 def test_without_pandas_a_data_frame_says_how_to_get_it(monkeypatch):
@@ -116,3 +121,35 @@ def test_without_pandas_a_data_frame_says_how_to_get_it(monkeypatch):
     table = tw.compare_schedulers(tw.cholesky_graph(2), 1, schedulers=["eager"])
     with pytest.raises(ImportError, match=r"pip install 'tilewright\[frames\]'"):
         table.to_pandas()
+
+
+def test_a_notebook_shows_the_table():
+    shown = tw.compare_schedulers(tw.cholesky_graph(4), [1, 2], schedulers=["eager", "lifo"])._repr_html_()
+    assert shown.count("<tr") == 5
+    assert shown.count("<tr class=ruled>") == 1  # between one worker and two
+
+
+def test_options_of_the_backend_are_passed_on():
+    graph = tw.cholesky_graph(6)
+    machine = tw.Machine(ranks=4, alpha=1e-3, beta=1e-4, gamma=1e-9, tile_size=8)
+    trees = [
+        tw.compare_schedulers(
+            graph, 1, schedulers=["eager"], machine=machine, owner=tw.BlockCyclic(2, 2), broadcast=tree
+        ).rows[0].makespan
+        for tree in ("star", "chain")
+    ]  # fmt: skip
+    assert trees[0] != trees[1]
+
+
+def test_noisy_simulations_are_repeated_each_with_its_own_noise():
+    table = tw.compare_schedulers(tw.cholesky_graph(5), 2, schedulers=["eager"], noise=0.2, seed=4)
+    assert table.rows[0].fastest < table.rows[0].makespan < table.rows[0].slowest
+    again = tw.compare_schedulers(tw.cholesky_graph(5), 2, schedulers=["eager"], noise=0.2, seed=4)
+    assert again.rows == table.rows
+
+
+def test_an_owner_is_not_ignored_by_an_engine_without_ranks():
+    with pytest.raises(TypeError, match="owner"):
+        tw.compare_schedulers(
+            tw.cholesky_graph(1), 1, backend="threads", data={"A": {(0, 0): np.eye(2)}}, owner=tw.BlockCyclic(1, 1)
+        )

@@ -162,3 +162,15 @@ class TestRun:
         out, err = capfd.readouterr()
         assert out == ""
         assert "5/5" in err
+        assert "left" in err
+
+    @pytest.mark.parametrize("backend", ["serial", "threads"])
+    def test_progress_may_be_a_function_of_the_number_of_tasks_done(self, backend):
+        told = []
+        tw.run(chain(5), data(), backend=backend, workers=2, progress=told.append)
+        assert told[-1] == 5
+        assert told == sorted(told)
+
+    def test_the_bar_shows_the_rate_of_kernels(self, capfd):
+        tw.tiled_cholesky(np.eye(40) * 2, tile_size=10, workers=2, progress=True)
+        assert "GFLOP/s" in capfd.readouterr().err

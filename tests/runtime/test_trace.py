@@ -108,3 +108,32 @@ def test_a_copy_on_another_rank_lets_the_next_writer_go_ahead_of_its_readers():
     Trace(g, 1, [TaskRecord(0, 0, 0, 2, rank=1), TaskRecord(1, 0, 1, 2, rank=0)], ranks=2).check()
     with pytest.raises(AssertionError, match=r"print\(x\) starts before print\(y\) ends"):
         Trace(g, 2, [TaskRecord(0, 1, 0, 2), TaskRecord(1, 0, 1, 2)]).check()
+
+
+def test_a_data_frame_has_a_row_per_task_and_per_message():
+    machine = tw.Machine(ranks=2, workers=2, alpha=1e-5, beta=1e-9, gamma=1e-9)
+    run = tw.simulate(tw.cholesky_graph(4), machine, owner=lambda h: h.index[0] % 2)
+    tasks, messages = run.trace.to_pandas(), run.trace.messages_to_pandas()
+    assert list(tasks["task"]) == [record.task for record in run.trace]
+    assert (tasks["end"] - tasks["start"]).equals(tasks["duration"])
+    assert (tasks["ready"] <= tasks["start"]).all()
+    assert tasks.set_index("label").loc["gemm(2,1,0)", "reads"] == "A[2,0] A[1,0] A[2,1]"
+    assert tasks.groupby("op")["duration"].sum()["potrf"] == pytest.approx(run.trace.by_op()["potrf"][1])
+    assert messages["nbytes"].sum() == run.bytes
+    assert set(messages["source"]) == {0, 1}
+
+
+def test_simulated_messages_say_who_wrote_them_so_that_arrows_lead_from_task_to_task():
+    machine = tw.Machine(ranks=2, workers=1, alpha=1e-5, beta=1e-9, gamma=1e-9)
+    run = tw.simulate(tw.cholesky_graph(3), machine, owner=lambda h: h.index[0] % 2)
+    assert {run.graph.tasks[m.writer].writes[0] == m.handle for m in run.trace.messages} == {True}
+    events = run.trace.to_perfetto()["traceEvents"]
+    arrows = [e for e in events if e["ph"] == "s" and e["cat"] == "message"]
+    assert len(arrows) == run.messages
+
+
+def test_a_task_of_no_length_may_precede_the_one_that_begins_at_that_moment():
+    g = TaskGraph()
+    for name in ("x", "y"):
+        g.insert(len, W(g.handle(name)))
+    Trace(g, 1, [TaskRecord(0, 0, 5.0, 9.0), TaskRecord(1, 0, 5.0, 5.0)]).check()

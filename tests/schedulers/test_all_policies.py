@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.comm.collectives import allreduce
 from tilewright.schedulers import SCHEDULERS, fitting, policy
 
 MIXED = tw.Machine(
@@ -43,7 +44,17 @@ def _copy(x, y):
     y[...] = x
 
 
-GRAPHS = {"cholesky": lambda: tw.cholesky_graph(8), "ladder": ladder, "empty": lambda: tw.cholesky_graph(0)}
+def summed():
+    """An allreduce on one rank's workers: messages without tile indices, tasks without weight."""
+    graph = allreduce(6, 60)
+    graph.layout = None
+    return graph
+
+
+GRAPHS = {
+    "cholesky": lambda: tw.cholesky_graph(8), "ladder": ladder, "allreduce": summed,
+    "empty": lambda: tw.cholesky_graph(0),
+}  # fmt: skip
 CASES = [(name, graph) for graph in GRAPHS for name in fitting(GRAPHS[graph]())]
 
 

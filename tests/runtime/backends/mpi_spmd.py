@@ -42,6 +42,10 @@ def add(x: np.ndarray, y: np.ndarray) -> None:
     y += x
 
 
+def ten_times(x: np.ndarray) -> np.ndarray:
+    return 10 * x
+
+
 # ------------------------------------------------------------------ checks
 
 
@@ -121,6 +125,52 @@ def any_graph() -> Any:
     return [float(run[tw.Handle("x", (r,))][0]) for r in range(6)]
 
 
+def functions_change_the_data_of_every_rank() -> Any:
+    """In place where a function works in place, wherever it ran; new values are in the run."""
+    g = tw.TaskGraph()
+    x, y, z = g.handles("x"), g.handle("y"), g.handle("z")
+    for r in range(1, 6):
+        g.insert(add, tw.R(x[r - 1]), tw.RW(x[r]))
+    g.insert(add, tw.R(x[4]), tw.RW(y), on=2)
+    g.insert(ten_times, tw.RW(z), on=1)
+    data = {"x": [np.ones(4) for _ in range(6)], "y": np.ones(4), "z": np.ones(1)}
+    run = tw.run(g, data, backend="mpi", owner={"x": lambda i: i % 3})
+    return [[float(v[0]) for v in data["x"]], float(data["y"][0]), [float(run["z"][0]), 10 * float(data["z"][0])]]
+
+
+def tensor_from_root() -> Any:
+    import torch
+
+    factor = call(torch.from_numpy(A.astype("f4")) if rank == 0 else None, root=0)
+    return [bool(np.array_equal(factor, tw.tiled_cholesky(A.astype("f4"), tile_size=NB))), str(factor.dtype)]
+
+
+def zeros_are_not_sent() -> Any:
+    """In place, all ranks need zeros above the diagonal, and make them themselves."""
+    a = A.copy()
+    _, run = call(a, overwrite_a=True, return_run=True, grid=(1, 3))
+    run.trace.check()
+    above = [m for m in run.trace.messages if m.handle.index[0] < m.handle.index[1]]
+    results = [m for m in run.trace.messages if run.graph.tasks[m.writer].op.name in ("tril", "trsm")]
+    results = {(m.handle, m.destination) for m in results}
+    return [bool(np.array_equal(a, L)), len(above), len(results)]
+
+
+def sixteen_bits() -> Any:
+    bits = np.random.default_rng(5).integers(0, 1 << 16, (12, 20), dtype=np.uint16)
+    equal = []
+    for dtype in ("float16", "uint16"):
+        g = tw.TaskGraph()
+        x = g.handles("x")
+        for r in range(1, 4):
+            g.insert(tw.linalg.ops.copy, tw.R(x[r - 1]), tw.W(x[r]))
+        data = [np.zeros((12, 20), dtype) for _ in range(4)]
+        data[0].view("u2")[...] = bits
+        run = tw.run(g, {"x": data}, backend="mpi", owner=lambda i: i % 3)
+        equal.append(all(np.array_equal(tile.view("u2"), bits) for tile in data) and run.bytes < 9 * 480)
+    return equal
+
+
 def synchronous_and_no_window() -> Any:
     return [np.array_equal(call(grid=g, synchronous=True, window=1), L) for g in [(1, 3), (3, 1)]]
 
@@ -132,6 +182,20 @@ def more_ranks_than_tiles() -> Any:
 def two_workers_a_rank() -> Any:
     factor, run = call(workers=6, return_run=True)
     return [bool(np.array_equal(factor, L)), run.workers]
+
+
+def solutions() -> Any:
+    b = np.arange(105.0)
+    options: Any = {"precision": "bf16", "tile_size": NB}
+    wanted = tw.solve(A, b, **options)
+    here = rank == 1
+    x, info = tw.solve(A, b, backend="mpi", return_info=True, **options)
+    rooted = tw.solve(A if here else None, b if here else None, backend="mpi", root=1, gather="root", **options)
+    factor = tw.cho_solve(L, b, backend="mpi", tile_size=NB)
+    return [
+        np.array_equal(x, wanted), info.bytes > 0, (rooted is None) != here, not here or np.array_equal(rooted, wanted),
+        np.array_equal(factor, tw.cho_solve(L, b, tile_size=NB)), tw.logdet(L, backend="mpi", tile_size=NB) > 0,
+    ]  # fmt: skip
 
 
 def not_positive_definite() -> Any:
@@ -189,6 +253,32 @@ def pool_inside_mpiexec() -> Any:
     return raised(lambda: tw.mpi.Pool(2))
 
 
+def dense_operator() -> Any:
+    found = []
+    x = np.arange(105.0)
+    for grid in [(3, 1), (1, 3)]:
+        for overlap in (False, True):
+            options: dict[str, Any] = {"layout": "grid", "grid": grid, "overlap": overlap}
+            op = tw.DenseOperator(A, backend="mpi", **options)
+            serial = tw.DenseOperator(A, backend="serial", **options)
+            found.append(np.array_equal(op @ x, serial @ x) and np.array_equal(op.T @ x, serial.T @ x))
+            found.append(op.power_iteration(5)[0] == serial.power_iteration(5)[0])
+    return found
+
+
+def dense_operator_on_too_many_ranks() -> Any:
+    return raised(lambda: tw.DenseOperator(A, ranks=4, backend="mpi"))
+
+
+def collectives() -> Any:
+    found = []
+    for operation in ("broadcast", "reduce", "scatter", "gather", "allgather", "reduce_scatter", "allreduce"):
+        graph = getattr(tw.comm, operation)(3, 10)
+        runs = [tw.run(graph, {"x": [np.arange(10.0) + r for r in range(3)]}, backend=b) for b in ("mpi", "serial")]
+        found.append(all(np.array_equal(*(run[tw.Handle("x", (r,))] for run in runs)) for r in range(3)))
+    return found
+
+
 def wrong_values() -> Any:
     wrong: list[dict[str, Any]] = [{"root": 3}, {"gather": "some"}, {"workers": 4}, {"grid": 3}]
     return [raised(partial(call, **options))[:1] for options in wrong]
@@ -199,7 +289,7 @@ def still_works_after_all_that() -> Any:
 
 
 CHECKS = [value for name, value in list(globals().items())
-          if callable(value) and getattr(value, "__module__", "") == "__main__" and name not in ("call", "raised", "add")]  # fmt: skip
+          if callable(value) and getattr(value, "__module__", "") == "__main__" and name not in ("call", "raised", "add", "ten_times")]  # fmt: skip
 
 if __name__ == "__main__":
     with Path(sys.argv[1], f"{rank}.jsonl").open("w") as file:

@@ -32,7 +32,7 @@ def test_a_message_costs_alpha_plus_beta_words():
     machine = tw.Machine(ranks=2, alpha=3.0, beta=0.5, tile_size=2)
     run = tw.simulate(chain_of_two_ranks(), machine, owner=on_rank)
     assert [(r.rank, r.start, r.end) for r in run.trace] == [(0, 0, 1), (1, 6, 7)]
-    assert run.trace.messages == [tw.MessageRecord(0, 1, tw.Handle("x", (0,)), 32, 1.0, 6.0)]
+    assert run.trace.messages == [tw.MessageRecord(0, 1, tw.Handle("x", (0,)), 32, 1.0, 6.0, writer=0)]
 
 
 def test_the_lecture_s_machine_multiplies_in_gamma_per_flop():
@@ -280,4 +280,35 @@ def test_a_task_on_a_rank_that_does_not_exist_is_named():
 
 def test_progress_draws_a_bar(capsys):
     tw.simulate(tw.cholesky_graph(3), progress=True)
-    assert "10/10" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "10/10" in shown
+    assert "tasks/s" in shown
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [tw.BlockCyclic(2, 3), tw.SymmetricBlockCyclic(4), tw.RowBlocks(6, mt=7), lambda i, j: (i + 2 * j) % 6,
+     {"A": tw.BlockCyclic(3, 2)}],
+    ids=["block-cyclic", "symmetric", "rows", "function", "dict"],
+)  # fmt: skip
+def test_messages_are_those_of_the_plan_that_the_mpi_engine_follows(owner):
+    graph, ranks = tw.cholesky_graph(7), 6
+    machine = tw.Machine(ranks=ranks, alpha=1e-5, beta=1e-9, gamma=1e-9)
+    run = tw.simulate(graph, machine, owner=owner)
+    plan = tw.MessagePlan(graph, ranks, owner)
+    assert sorted((m.handle, m.writer, m.destination) for m in run.trace.messages) == sorted(
+        (m.handle, m.writer, m.destination) for m in plan.messages
+    )
+    assert [record.rank for record in sorted(run.trace)] == plan.places
+
+
+def test_an_owner_may_take_the_handle_or_its_indices():
+    graph = tw.cholesky_graph(5)
+    machine = tw.Machine(ranks=3, alpha=1.0, beta=1e-6)
+    by_handle, by_index = (
+        tw.simulate(graph, machine, owner=owner)
+        for owner in (lambda handle: sum(handle.index) % 3, lambda i, j: (i + j) % 3)
+    )
+    assert by_handle.trace.records == by_index.trace.records
+    with pytest.raises(ValueError, match=r"owner of A\[0,0\] is 7, not one of the ranks 0 to 2"):
+        tw.simulate(graph, machine, owner={"A": 7})

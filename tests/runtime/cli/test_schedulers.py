@@ -79,3 +79,14 @@ def test_report_says_what_is_no_run(tmp_path):
 
 def test_names_are_split_at_commas_outside_parentheses():
     assert _split("eager, lookahead(2),random(7, ) ,") == ["eager", "lookahead(2)", "random(7, )"]
+
+
+def test_compare_measures_on_this_computer():
+    output = invoke(
+        compare, "cholesky", "--backend", "threads", "--nt", "3", "--tile-size", "16", "--workers", "1,2",
+        "--schedulers", "eager,dmdas", "--repeat", "2",
+    )  # fmt: skip
+    assert output.startswith("cholesky nt=3: 10 tasks, backend threads\n")
+    assert [line.split()[:2] for line in sorted(output.splitlines()) if "dmdas" in line] == [
+        ["1", "dmdas"], ["2", "dmdas"],
+    ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from matrices import indefinite_matrix, lapack_info, spd_matrix
 
 import tilewright as tw
@@ -130,3 +131,114 @@ def test_conversions_are_made_once_and_shared():
     assert found.saved == found.reads * 16 * 16 * 2
     assert "conversions" in str(factor.run)
     assert mixed_factor(spd_matrix(64), "fp32", tile_size=16).run.conversions is None
+
+
+def rounded(x):
+    """To BF16 and back."""
+    return torch.from_numpy(x).bfloat16().double().numpy()
+
+
+def error_with_narrow_target(h, nt):
+    """The forbidden way: operands in BF16, and the C tile too, rounded at every update, as addmm under autocast does."""
+    a, nb = h.copy(), len(h) // nt
+    blocks = [slice(k * nb, (k + 1) * nb) for k in range(nt)]
+    for k, here in enumerate(blocks):
+        a[here, here] = np.linalg.cholesky(a[here, here])
+        for below in blocks[k + 1 :]:
+            a[below, here] = np.linalg.solve(a[here, here], a[below, here].T).T
+        panel = {i: rounded(a[blocks[i], here]) for i in range(k + 1, nt)}
+        for i in panel:
+            for j in range(k + 1, i + 1):
+                a[blocks[i], blocks[j]] = rounded(a[blocks[i], blocks[j]] - panel[i] @ panel[j].T)
+    lower = np.tril(a)
+    return np.linalg.norm(lower @ lower.T - h) / np.linalg.norm(h)
+
+
+def test_error_does_not_grow_with_the_number_of_tiles_and_would_with_a_narrow_target():
+    """Operands rounded to 16 bits cost 2 u in all; a C tile in 16 bits costs u at every update, up to nt u."""
+    n = 256
+    x = np.random.default_rng(3).standard_normal((n, 2 * n))
+    a = x @ x.T
+    d = np.diagonal(a) ** -0.5
+    h = d[:, None] * a * d
+    counts = (4, 8, 16, 32)
+    ours = [scaled_error(h, mixed_factor(h, "bf16", tile_size=n // nt, workers=2, shift=0.0)) for nt in counts]
+    theirs = [error_with_narrow_target(h, nt) for nt in counts]
+    u = tw.FORMATS["bf16"].u
+    assert max(ours) < 2 * u
+    assert ours[-1] < 1.3 * ours[1]
+    assert theirs[-1] > 1.7 * theirs[1]
+    assert theirs[-1] > 2 * ours[-1]
+
+
+@pytest.mark.parametrize("route", ["cblas", "mkldnn", "autocast", "reference"])
+def test_every_route_gives_a_factor_of_bf16_quality(route):
+    a = with_condition(200, 30)
+    factor = mixed_factor(a, "bf16", tile_size=50, workers=2, route=route, emulate=True, shift=0.0)
+    assert scaled_error(a, factor) < 4 * tw.FORMATS["bf16"].u
+
+
+def test_emulated_bf16_is_refused_before_any_task(monkeypatch):
+    from tilewright.kernels import products
+
+    monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"avx2"}))
+    with pytest.raises(ValueError, match="bfloat16 products are slow here .*use fp32, or emulate=True"):
+        mixed_factor(np.eye(8), "bf16")
+    assert mixed_factor(np.eye(8), "bf16", emulate=True).shift > 0
+    assert np.array_equal(tw.tiled_cholesky(np.eye(8), precision="bf16", emulate=True), np.eye(8))
+
+
+def test_denormal_numbers_in_the_matrix_are_scaled_away():
+    a = with_condition(60, 10)
+    factor = mixed_factor(a * 2.0**-1000, "fp16", tile_size=20, shift=0.0)
+    reference = mixed_factor(a, "fp16", tile_size=20, shift=0.0)
+    assert np.array_equal(factor.L, reference.L)  # a power of four in A is a power of two in D
+    assert np.array_equal(factor.scale * 2.0**-500, reference.scale)
+
+
+@pytest.mark.parametrize("exponent", [-1060, -1000, -260])
+def test_factor_too_small_for_fp32_is_an_error(exponent):
+    with pytest.raises(OverflowError, match="unscaled.*pivot too small for FP32"):
+        tw.tiled_cholesky(np.eye(8) * 2.0**exponent, precision="bf16", tile_size=4)
+    assert (np.diagonal(tw.tiled_cholesky(np.eye(8) * 2.0**-240, precision="bf16", tile_size=4)) == 2.0**-120).all()
+
+
+def test_factor_too_large_for_fp32_is_an_error():
+    with pytest.raises(OverflowError, match="unscaled.*too large for FP32"):
+        tw.tiled_cholesky(np.eye(8) * 1e100, precision="bf16", tile_size=4)
+
+
+def test_large_and_small_rows_factor_in_fp16():
+    a = with_condition(80, 10)
+    d = np.geomspace(1e-12, 1e12, 80)
+    factor = tw.tiled_cholesky(d[:, None] * a * d, precision="fp16", tile_size=20).astype(np.float64)
+    lower = factor / d[:, None]
+    assert np.linalg.norm(lower @ lower.T - a) < 4 * tw.FORMATS["fp16"].u * np.linalg.norm(a)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_result_is_of_the_kind_of_the_argument_with_zeros_in_the_other_triangle(lower):
+    a = spd_matrix(50)
+    array = tw.tiled_cholesky(a, precision="bf16", tile_size=20, lower=lower)
+    assert not np.any(np.triu(array, 1) if lower else np.tril(array, -1))
+    tensor = tw.tiled_cholesky(torch.from_numpy(a), precision="bf16", tile_size=20, lower=lower)
+    assert tensor.dtype == torch.float32 and np.array_equal(tensor.numpy(), array)
+    tiled = tw.tiled_cholesky(tw.TiledMatrix.from_numpy(a, 20), precision="bf16", lower=lower)
+    assert isinstance(tiled, tw.TiledMatrix) and np.array_equal(tiled.to_numpy(), array)
+
+
+def test_float32_input_of_any_order():
+    a = spd_matrix(40, "float32")
+    wanted = tw.tiled_cholesky(a, precision="bf16", tile_size=16)
+    assert np.array_equal(tw.tiled_cholesky(np.asfortranarray(a), precision="bf16", tile_size=16), wanted)
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+def test_bad_shift(bad):
+    with pytest.raises(ValueError, match="shift must be a number of at least 0"):
+        mixed_factor(np.eye(4), "bf16", shift=bad)
+
+
+def test_empty_matrix():
+    assert mixed_factor(np.zeros((0, 0)), "bf16").L.shape == (0, 0)
+    assert tw.tiled_cholesky(np.zeros((0, 0)), precision="fp16").shape == (0, 0)

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tilewright import RW, R, TaskGraph, W, cholesky_graph
 from tilewright.plot import dag
@@ -294,3 +295,29 @@ def test_ops_of_cholesky_have_fixed_colours_of_their_own():
 def test_text_is_readable_on_every_colour():
     assert text_on("#0072B2") == "#FFFFFF"
     assert text_on("#F0E442") == text_on("#D55E00") == "#000000"
+
+
+def test_a_png_has_the_size_of_the_layout_and_the_colours_of_the_ops(tmp_path):
+    graph = cholesky_graph(3)
+    graph.to_png(tmp_path / "g.png", layout="layered")
+    place = layered(graph)
+    with Image.open(tmp_path / "g.png") as image:
+        assert image.size == (round(max(place.width, 420) + 44), round(place.height + 90))
+        seen = {colour for _, colour in image.convert("RGB").getcolors(10**6)}
+    fills = colours(task.op.name for task in graph).values()
+    assert {tuple(int(fill[k : k + 2], 16) for k in (1, 3, 5)) for fill in fills} <= seen
+
+
+def test_an_empty_graph_is_a_picture_too(tmp_path):
+    cholesky_graph(0).to_png(tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_png_of_too_many_tasks_or_without_matplotlib_says_so(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="has 4060 tasks"):
+        cholesky_graph(28).to_png(tmp_path / "big.png")
+    with pytest.raises(ValueError, match="unknown layout 'circle'"):
+        cholesky_graph(2).to_png(tmp_path / "x.png", layout="circle")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'tilewright\[plot\]'"):
+        cholesky_graph(2).to_png(tmp_path / "x.png")

@@ -120,3 +120,22 @@ def test_drawing_leaves_pyplot_alone(run, tmp_path):
     before = "matplotlib.pyplot" in sys.modules
     gantt(run, tmp_path / "g.png")
     assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_a_notebook_gets_the_chart_as_svg_and_none_of_too_many_tasks(run, monkeypatch):
+    assert run._repr_svg_().startswith("<?xml")
+    assert tw.simulate(tw.cholesky_graph(26))._repr_svg_() is None  # 3,276 tasks
+    assert tw.simulate(tw.cholesky_graph(0))._repr_svg_() is None
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run._repr_svg_() is None
+
+
+def test_a_run_in_task_weights_has_no_seconds_and_one_with_gpus_its_mixed_bounds(tmp_path, monkeypatch):
+    plain = svg_of(tw.simulate(tw.cholesky_graph(6), tw.Machine(workers=3)), tmp_path, monkeypatch)
+    assert "time in units of task weight" in plain
+    assert "bound W/p = 72" in plain
+    machine = tw.Machine(workers=3, gpus=1, gamma=1e-9, acceleration={"gemm": 10.0})
+    mixed = tw.simulate(tw.cholesky_graph(6), machine, scheduler="heft")
+    from tilewright.report import seconds
+
+    assert f"bound W/p = {seconds(mixed.bounds.area)}" in svg_of(mixed, tmp_path, monkeypatch)

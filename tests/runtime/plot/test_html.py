@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.comm.collectives import allreduce
 from tilewright.plot import html as pages
 
 GRAPH = tw.cholesky_graph(5)
@@ -153,3 +154,12 @@ def test_a_notebook_shows_the_page_in_a_frame(thing, run):
     shown = (GRAPH if thing == "graph" else run)._repr_html_()
     assert shown.startswith('<iframe srcdoc="&lt;!DOCTYPE html&gt;')
     assert shown.count("<") == 2
+
+
+def test_a_collective_has_a_report_with_its_messages():
+    run = tw.simulate(allreduce(4, 64), tw.Machine(ranks=4, alpha=1e-6, beta=1e-9, gamma=1e-9))
+    page = pages.run_page(run)
+    check(page)
+    (d,) = data(page)
+    assert len(d["messages"]) == len(d["arrows"]) == run.messages > 0
+    assert "pack" in d["ops"]

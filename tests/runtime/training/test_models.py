@@ -70,13 +70,14 @@ def test_segments_are_joined_to_the_count_that_is_asked_for():
         models.group(model, 7)
 
 
-def test_any_module_is_one_segment_and_a_sequential_one_per_child():
+def test_any_module_is_one_segment_and_a_sequential_one_per_child_with_parameters():
     class Own(nn.Module):
         pass
 
     own = Own()
     assert models.segments(own) == [own]
-    assert len(models.segments(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)))) == 2
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.ReLU(inplace=True), nn.Linear(2, 2), nn.Dropout())
+    assert [len(part) for part in models.segments(layers)] == [3, 2]
 
 
 def test_an_unknown_model_lists_those_there_are():

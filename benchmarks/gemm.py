@@ -1,0 +1,180 @@
+"""`tilewright bench gemm`: rates of every format and route by tile size, and the share a factorisation reaches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from tilewright.benchmarks import record, table
+from tilewright.benchmarks.timing import Contender, Times, alternate
+from tilewright.conversions import with_conversions
+from tilewright.engine import run
+from tilewright.kernels import blas, products
+from tilewright.kernels.narrow import split, to_bf16
+from tilewright.kernels.table import lookup
+from tilewright.linalg.cholesky import cholesky_graph
+from tilewright.linalg.mixed import copies, mixed_factor
+from tilewright.linalg.tuning import mixed_tile_size
+from tilewright.machine import cores
+from tilewright.precision import FORMATS, PrecisionMap
+from tilewright.tiles import TiledMatrix
+
+__all__ = ["command", "factor_contenders", "measure", "routes_here"]
+
+TILES = (256, 512, 1024, 2048)
+SECONDS = 0.02
+"""Of one measurement, about."""
+
+_MOST = 300  # repetitions
+_GUESS = {"fp64": 8e10, "fp32": 1.6e11, "tf32": 1.6e11, "bf16x3": 1e11}  # flop/s of a core, to choose repetitions
+
+
+def routes_here() -> Iterator[tuple[str, str]]:
+    """(precision, route) of every gemm that this machine has; the route is "" for FP64 and FP32."""
+    yield from (("fp64", ""), ("fp32", ""))
+    for name in ("bf16", "bf16x3", "fp16"):
+        for route in products.probe(FORMATS[name].storage):
+            if route.name != "reference" and (not route.reason or route.slow):
+                yield name, route.name
+
+
+def _operand(form: str, n: int) -> np.ndarray:
+    x = np.random.default_rng(n).standard_normal((n, n)).astype(np.float32)
+    if form == "bfloat16x2":
+        two = np.empty((2, n, n), np.uint16)
+        split(x, two)
+        return two
+    if form == "bfloat16":
+        one = np.empty((n, n), np.uint16)
+        to_bf16(x, one)
+        return one
+    return x.astype(form)
+
+
+def _gemm(precision: str, route: str, tile: int, workers: int) -> tuple[Callable[[], None], float]:
+    """A call that lets every worker update tiles of its own, and its flops."""
+    form, into = FORMATS[precision].storage, FORMATS[precision].accumulate
+    kernel = lookup("gemm", "cpu", form, into, f"{form}/{route}" if route else "").function
+    repeat = min(max(1, round(SECONDS * _GUESS.get(precision, 3e11) / (2.0 * tile**3))), _MOST)
+    data = [(_operand(form, tile), _operand(form, tile), np.zeros((tile, tile), into)) for _ in range(workers)]
+
+    def work(worker: int) -> None:
+        with blas.one_thread():
+            for _ in range(repeat):
+                kernel(*data[worker])
+
+    def together() -> None:
+        threads = [threading.Thread(target=work, args=(worker,)) for worker in range(workers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return together, 2.0 * tile**3 * repeat * workers
+
+
+def covariance(n: int) -> np.ndarray:
+    """exp(-16 |i - j| / n) plus 1 on the diagonal: positive definite, made in O(n^2), no number near underflow."""
+    decay = np.exp(-16.0 * np.arange(n) / n)
+    i = np.arange(n, dtype=np.int32)
+    a = decay[np.abs(i[:, None] - i)]
+    a[i, i] += 1.0
+    return a
+
+
+def factor_contenders(n: int, precision: str, tile_size: int | None, workers: int) -> tuple[list[Contender], int]:
+    """The factorisation alone, in place on a scaled matrix in FP32; the whole `mixed_factor`; and the tile size."""
+    nb = tile_size or mixed_tile_size(n, workers)
+    a = covariance(n)
+    scaled = (a / 2.0).astype(np.float32)  # its diagonal is 2
+    L = np.empty_like(scaled)
+    whole = TiledMatrix.view(L, nb)
+    graph = with_conversions(
+        cholesky_graph(whole.nt), PrecisionMap.uniform(whole.nt, precision), lambda form: products.route(form).name
+    )
+    data = {"A": whole, **copies(graph, whole)}
+    return [
+        Contender(f"factor {precision}", lambda: run(graph, data, workers=workers), partial(np.copyto, L, scaled)),
+        Contender(
+            f"mixed_factor {precision}", lambda: mixed_factor(a, precision, tile_size=nb, workers=workers, shift=0.0)
+        ),
+    ], nb
+
+
+def measure(
+    n: int, repeat: int, tiles: tuple[int, ...], tile_size: int | None, workers: int, precision: str = "bf16"
+) -> list[dict[str, Any]]:
+    """Records of all gemms and, with n > 0, of the factorisation, with its share of the fastest gemm of its format."""
+    contenders: list[Contender] = []
+    flops: dict[str, float] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    for name, route in routes_here():
+        for tile in tiles:
+            label = f"{name} {route} {tile}".replace("  ", " ")
+            call, flops[label] = _gemm(name, route, tile, workers)
+            contenders.append(Contender(label, call))
+            facts[label] = {"precision": name, "route": route or blas.current().name, "tile_size": tile}
+    if n:
+        factors, nb = factor_contenders(n, precision, tile_size, workers)
+        # the factorisation between two looks at its ceiling, as this moves on a shared machine
+        contenders += factors
+        for contender in factors:
+            flops[contender.name] = n**3 / 3
+            facts[contender.name] = {"precision": precision, "route": "", "tile_size": nb, "n": n}
+    times = alternate(contenders, repeat)
+    records = [
+        {"benchmark": "gemm", "contender": label, **facts[label], "workers": workers,
+         "gflops": flops[label] / taken.median / 1e9, **taken.record(), "share": None}
+        for label, taken in times.items()
+    ]  # fmt: skip
+    if n:
+        _add_shares(records, times, flops, precision)
+    return records
+
+
+def _add_shares(
+    records: list[dict[str, Any]], times: dict[str, Times], flops: dict[str, float], precision: str
+) -> None:
+    """For each factorisation the median over rounds of its rate over the best gemm rate of the same round."""
+    gemms = [r["contender"] for r in records if r["precision"] == precision and "n" not in r]
+    for entry in records:
+        if "n" in entry:
+            label = entry["contender"]
+            shares = [
+                flops[label] / seconds / max(flops[g] / times[g].seconds[turn] for g in gemms)
+                for turn, seconds in enumerate(times[label].seconds)
+            ]
+            entry["share"] = float(np.median(shares))
+
+
+@click.command("gemm")
+@click.option("--n", default=8192, show_default=True, help="Size of the matrix to factor; 0 for gemm alone.")
+@click.option("--tile", "tiles", type=int, multiple=True, help="Tile of the products; repeat.  [default: 256 to 2048]")
+@click.option("--tile-size", type=int, help="Tile size of the factorisation.  [default: chosen]")
+@click.option("--precision", type=click.Choice([*FORMATS]), default="bf16", show_default=True, help="Of the factor.")
+@click.option("--workers", type=int, help="Workers.  [default: all cores]")
+@click.option("--repeat", default=5, show_default=True, help="Rounds to take the median of.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of a table.")
+def command(
+    n: int, tiles: tuple[int, ...], tile_size: int | None, precision: str, workers: int | None, repeat: int,
+    output: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Tile products in every format by every route, one thread per worker; and a factorisation beside them."""
+    workers = workers or cores()
+    records = measure(n, repeat, tiles or TILES, tile_size, workers, precision)
+    record.append(output, records)
+    columns = {"tile": "tile_size", "seconds": "median", "GFLOP/s": "gflops", "of the gemm ceiling": "share"}
+    table.show(f"{workers} workers", "contender", columns, records, as_json=as_json)
+    if not as_json:
+        for name in ("bf16", "fp16"):
+            for route in products.probe(FORMATS[name].storage):
+                if route.reason:
+                    click.echo(f"{name} {route.name}: {route.reason}")
+        click.echo("tf32: on a CPU, operands rounded to 11 bits by a task and the FP32 product")

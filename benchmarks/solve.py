@@ -1,0 +1,100 @@
+"""`tilewright bench solve`: FP64 answers beside SciPy and torch, and beside our own FP64 path, in one run."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+import tilewright as tw
+from tilewright.benchmarks import record, table
+from tilewright.benchmarks.timing import Contender, alternate
+from tilewright.linalg.solve import SolveInfo
+from tilewright.matrices import SPECTRA, conditioned_spd
+
+__all__ = ["command", "measure"]
+
+CONDITIONS = (1e2, 1e4)
+
+
+def contenders(
+    a: np.ndarray, b: np.ndarray, found: dict[str, SolveInfo], rivals: bool, precision: str
+) -> Iterator[Contender]:
+    """Everything that solves A x = b."""
+
+    def ours(rung: str) -> Contender:
+        name = f"tilewright {rung}"
+
+        def call() -> None:
+            found[name] = tw.solve(a, b, precision=rung, return_info=True)[1]
+
+        return Contender(name, call)
+
+    yield ours(precision)
+    yield ours("fp64")
+    if not rivals:
+        return
+    import scipy.linalg
+
+    yield Contender("scipy solve", lambda: scipy.linalg.solve(a, b, assume_a="pos"))
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        A, B = torch.from_numpy(a), torch.from_numpy(b)
+        yield Contender("torch cholesky + solve", lambda: torch.cholesky_solve(B, torch.linalg.cholesky(A)))
+
+
+def measure(
+    n: int, condition: float, spectrum: str, repeat: int, *, rivals: bool = True, precision: str = "auto"
+) -> list[dict[str, Any]]:
+    """Records of all contenders: seconds, and their time over ours; for ours also path, accuracy and rates."""
+    a = conditioned_spd(n, condition, spectrum)
+    b = np.random.default_rng(1).standard_normal((n, 1))
+    found: dict[str, SolveInfo] = {}
+    times = alternate(contenders(a, b, found, rivals, precision), repeat)
+    mine = times[f"tilewright {precision}"].median
+    records = []
+    for name, taken in times.items():
+        info = found.get(name)
+        extra: dict[str, Any] = {}
+        if info is not None:
+            extra = {
+                "path": " -> ".join(f"{attempt.precision} {attempt.code}" for attempt in info.path),
+                "backward_error": info.backward_error, "criterion": info.criterion, "hpl": info.hpl_mxp_residual,
+                "parts": info.times, "factor_gflops": info.factor_gflops,
+            }  # fmt: skip
+        records.append({
+            "benchmark": "solve", "contender": name, "n": n, "condition": condition, "spectrum": spectrum,
+            "gflops": (n**3 / 3 + 2 * n**2) / taken.median / 1e9, **taken.record(),
+            "this_over_ours": taken.median / mine, **extra,
+        })  # fmt: skip
+    return records
+
+
+@click.command("solve")
+@click.option("--n", default=8192, show_default=True, help="Matrix size.")
+@click.option("--cond", "conditions", type=float, multiple=True, help="Repeat for several.  [default: 1e2, 1e4]")
+@click.option("--spectrum", type=click.Choice(SPECTRA), default="geometric", show_default=True)
+@click.option("--precision", default="auto", show_default=True, help="Of our solution.")
+@click.option("--repeat", default=3, show_default=True, help="Rounds to take the median of.")
+@click.option("--rivals/--no-rivals", default=True, help="Beside SciPy and torch, or our FP64 path alone.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
+def command(
+    n: int, conditions: tuple[float, ...], spectrum: str, precision: str, repeat: int, rivals: bool,
+    output: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Solutions to FP64 accuracy on all cores, side by side, alternating, medians."""
+    for condition in conditions or CONDITIONS:
+        records = measure(n, condition, spectrum, repeat, rivals=rivals, precision=precision)
+        record.append(output, records)
+        columns = {
+            "seconds": "median", "GFLOP/s": "gflops", "factor": "factor_gflops", "this / ours": "this_over_ours",
+            "path": "path", "backward error": "backward_error", "criterion": "criterion", "HPL-MxP": "hpl",
+        }  # fmt: skip
+        title = f"n = {n}, condition {condition:g}, {spectrum} spectrum"
+        table.show(title, "contender", columns, records, as_json=as_json)

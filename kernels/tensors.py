@@ -1,0 +1,264 @@
+"""Tile kernels on torch tensors: rows of the table for device ``cuda``.
+
+They are torch operations and nothing else, so they also run on CPU tensors, device ``torch`` of the table: that is how
+they are tested where there is no GPU. A call puts work on the current stream and returns; none waits for the device.
+So potrf writes its info into a tile of its own, and scaling reports no NaN: who starts the run looks at the end.
+
+Products with 16-bit operands: ``addmm`` or ``mm`` with ``out_dtype=float32`` where this torch and device have them,
+else ``mm`` under `torch.autocast`, whose result is rounded to 16 bits once; bf16x3, for which that is too often, then
+multiplies in FP32. On CUDA, that sums are FP32 is a promise only with the switches of `exact_sums`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+__all__ = ["BLOCK", "DEVICES", "device_of", "exact_sums", "kernels", "product_route", "rows"]
+
+DEVICES = ("cuda", "torch")
+"""CUDA tensors; CPU tensors."""
+
+BLOCK = 512
+"""Columns of a diagonal block of trsm and potrf that is done in FP32, where products have 16-bit operands."""
+
+Tensor = Any
+
+
+def device_of(tile: Any) -> str:
+    """The table's device for a tile: ``cpu`` for a NumPy array."""
+    device = getattr(tile, "device", None)
+    if device is None or isinstance(device, str):  # NumPy 2 arrays say "cpu"
+        return "cpu"
+    return "torch" if device.type == "cpu" else str(device.type)
+
+
+# ------------------------------------------------------------------ promises
+
+
+@contextlib.contextmanager
+def exact_sums(tf32: bool = False) -> Iterator[dict[str, Any]]:
+    """While the block lasts, cuBLAS accumulates 16-bit products in FP32, and FP32 ones are FP32 (TF32 if asked for).
+
+    By default it may reduce partial sums in 16 bits. The switches are process-wide and restored at the end. Yields what
+    was set, for the record.
+    """
+    import torch
+
+    matmul = torch.backends.cuda.matmul
+    wanted: dict[str, Any] = {
+        "allow_fp16_reduced_precision_reduction": False,
+        "allow_bf16_reduced_precision_reduction": False,
+        "allow_fp16_accumulation": False,
+        "allow_tf32": tf32,
+    }
+    before = {}
+    for name, value in wanted.items():
+        with contextlib.suppress(AttributeError, AssertionError):  # older torch has fewer
+            before[name] = getattr(matmul, name)
+            setattr(matmul, name, value)
+    try:
+        yield {name: wanted[name] for name in before}
+    finally:
+        for name, value in before.items():
+            setattr(matmul, name, value)
+
+
+# ------------------------------------------------------------------ products
+
+
+@cache
+def product_route(device: str, form: str) -> str:
+    """``addmm``, ``mm`` (both with out_dtype=float32) or ``autocast``: the first that works here, tried once."""
+    import torch
+
+    place = "cpu" if device == "torch" else device
+    x = torch.ones((16, 16), dtype=getattr(torch, form), device=place)
+    c = torch.zeros((16, 16), dtype=torch.float32, device=place)
+    for name in ("addmm", "mm"):
+        with contextlib.suppress(RuntimeError, TypeError, NotImplementedError):
+            _product(name, place, x.dtype)(x, x, c)
+            if bool((c == -16).all()):
+                return name
+            c.zero_()
+    return "autocast"
+
+
+def _product(name: str, place: str, dtype: Any) -> Callable[[Tensor, Tensor, Tensor], None]:
+    import torch
+
+    def addmm(a: Tensor, b: Tensor, c: Tensor) -> None:
+        c.copy_(torch.addmm(c, a, b.mT, alpha=-1, out_dtype=torch.float32))
+
+    def mm(a: Tensor, b: Tensor, c: Tensor) -> None:
+        c.sub_(torch.mm(a, b.mT, out_dtype=torch.float32))
+
+    def autocast(a: Tensor, b: Tensor, c: Tensor) -> None:
+        with torch.autocast(place, dtype, cache_enabled=False):
+            p = torch.mm(a, b.mT)
+        c.sub_(p)
+
+    return {"addmm": addmm, "mm": mm, "autocast": autocast}[name]
+
+
+def _plain(a: Tensor, b: Tensor, c: Tensor) -> None:
+    c.addmm_(a, b.mT, alpha=-1)
+
+
+def _widened(a: Tensor, b: Tensor, c: Tensor) -> None:
+    _plain(a.float(), b.float(), c)
+
+
+# ------------------------------------------------------------------ kernels
+
+
+def _narrow(form: str) -> Callable[[Tensor], Tensor]:
+    import torch
+
+    def two(tile: Tensor) -> Tensor:
+        parts = torch.empty((2, *tile.shape), dtype=torch.bfloat16, device=tile.device)
+        split(tile, parts)
+        return parts
+
+    return two if form == "bfloat16x2" else lambda tile: tile.to(getattr(torch, form))
+
+
+def _solve(l: Tensor, a: Tensor) -> None:  # noqa: E741
+    import torch
+
+    a.copy_(torch.linalg.solve_triangular(l.mT, a, upper=True, left=False))  # X L^T = A; reads the lower triangle of L
+
+
+def kernels(device: str, form: str | None) -> dict[str, Callable[..., None]]:
+    """gemm, syrk, trsm and potrf; with a ``form``, operands of products are narrow and panels are done in blocks."""
+    import torch
+
+    if form is None:
+        product, block = _plain, 1 << 30
+        narrow: Callable[[Tensor], Tensor] = lambda tile: tile  # noqa: E731
+    else:
+        base = "bfloat16" if form == "bfloat16x2" else form
+        place = "cpu" if device == "torch" else device
+        route = product_route(device, base)
+        exact = route != "autocast" or form != "bfloat16x2"
+        one = _product(route, place, getattr(torch, base)) if exact else _widened
+        narrow, block = _narrow(form), BLOCK
+
+        def product(a: Tensor, b: Tensor, c: Tensor) -> None:
+            if form == "bfloat16x2":  # the small terms first
+                one(a[1], b[0], c)
+                one(a[0], b[1], c)
+                one(a[0], b[0], c)
+            else:
+                one(a, b, c)
+
+    def half(n: int) -> int:
+        return -(-n // (2 * block)) * block
+
+    def gemm(a: Tensor, b: Tensor, c: Tensor) -> None:
+        product(a, b, c)
+
+    def syrk(a: Tensor, c: Tensor) -> None:
+        n = a.shape[-2]
+        step = max(n // 4, 256)  # block columns from the diagonal down: 5/8 of the flops of a whole product
+        for j in range(0, n, step):
+            product(a[..., j:, :], a[..., j : j + step, :], c[j:, j : j + step])
+
+    def trsm(l: Tensor, a: Tensor) -> None:  # noqa: E741
+        n = a.shape[1]
+        if n <= block:
+            _solve(l, a)
+            return
+        h = half(n)
+        trsm(l[:h, :h], a[:, :h])
+        product(narrow(a[:, :h]), narrow(l[h:, :h]), a[:, h:])
+        trsm(l[h:, h:], a[:, h:])
+
+    def factor(a: Tensor) -> Tensor:
+        n = len(a)
+        if n <= block:
+            lower, info = torch.linalg.cholesky_ex(a, check_errors=False)
+            a.copy_(lower)
+            return info
+        h = half(n)
+        first = factor(a[:h, :h])
+        trsm(a[:h, :h], a[h:, :h])
+        syrk(narrow(a[h:, :h]), a[h:, h:])
+        second = factor(a[h:, h:])
+        return torch.where(first > 0, first, torch.where(second > 0, second + h, second))
+
+    def potrf(info: Tensor, a: Tensor) -> None:
+        info.fill_(0).add_(factor(a))
+
+    return {"gemm": gemm, "syrk": syrk, "trsm": trsm, "potrf": potrf}
+
+
+def convert(source: Tensor, target: Tensor) -> None:
+    """target := source, rounded to its dtype; to or from the host where the two are on different devices."""
+    target.copy_(source, non_blocking=True)
+
+
+def split(source: Tensor, target: Tensor) -> None:
+    """target := (h, l) in BF16, with h = bf16(source), l = bf16(source - h)."""
+    target[0].copy_(source)
+    target[1].copy_(source - target[0].to(source.dtype))
+
+
+def copy(source: Tensor, target: Tensor, check: str | None = None) -> None:
+    """target := source; nothing is looked at."""
+    target.copy_(source)
+
+
+def tril(target: Tensor) -> None:
+    """Zeros above the diagonal."""
+    target.tril_()
+
+
+def diagonal(source: Tensor, d: Tensor) -> None:
+    """d := |a_ii|^(-1/2), 1 where that is no number."""
+    import torch
+
+    a = source.diagonal().abs().to(d.dtype)
+    d[:, 0] = torch.where((a > 0) & a.isfinite(), a, torch.ones_like(a)).rsqrt()
+
+
+def scaled(source: Tensor, di: Tensor, dj: Tensor, target: Tensor, shift: float | None = None) -> None:
+    """target := D_i S D_j in the precision of D; on a diagonal tile sign(a_ii) (1 + shift), zeros above."""
+    block = source * dj[:, 0] * di
+    if shift is not None:
+        block = block.tril(-1)
+        block.diagonal().copy_(source.diagonal().sign() * (1 + shift))
+    target.copy_(block)
+
+
+def unscaled(d: Tensor, tile: Tensor, part: str) -> None:
+    """Row i over d_i."""
+    tile.copy_(tile / d)
+
+
+MOVES: dict[str, Callable[..., None]] = {
+    "convert": convert, "split": split, "copy": copy, "tril": tril,
+    "diagonal": diagonal, "scaled": scaled, "unscaled": unscaled,
+}  # fmt: skip
+
+
+def rows(device: str) -> Iterator[tuple[str, str, str, str, Callable[..., None]]]:
+    """(op, storage, accumulate, source, function) of every row for this device, if there is one; ``any`` is all."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        return
+    for op, function in MOVES.items():
+        yield op, "any", "any", "tensor", function
+    for dtype in ("float32", "float64"):
+        for op, function in kernels(device, None).items():
+            yield op, "int32" if op == "potrf" else dtype, dtype, "tensor", function
+    for form in ("bfloat16", "float16", "bfloat16x2"):
+        for op, function in kernels(device, form).items():
+            storage = {"potrf": "int32", "trsm": "float32"}.get(op, form)
+            yield op, storage, "float32", f"{form}/tensor", function

@@ -1,0 +1,56 @@
+"""trsml: X := op(T)^-1 X, substitution with a diagonal tile of a factor [BLAS ?trsm]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tilewright.kernels.blas import Library
+from tilewright.kernels.layout import address, by_reference, row_ld, scalar
+from tilewright.kernels.multiply import by_columns
+
+__all__ = ["build", "flops"]
+
+Shape = tuple[int, int]
+
+
+def flops(t: Shape, x: Shape) -> float:
+    """m n^2 for T (n, n), X (n, m)."""
+    return float(t[0] ** 2 * x[1])
+
+
+def build(library: Library, letter: str) -> Callable[..., None] | None:
+    """The kernel for BLAS type ``letter`` in "sdcz", or None if the library lacks ?trsm.
+
+    Only the named triangle of T is referenced. X is C-ordered.
+    """
+    call = library.symbol(f"{letter}trsm")
+    if call is None:
+        return None
+    one = scalar(letter, 1)
+
+    def trsml(t: np.ndarray, x: np.ndarray, adjoint: bool = False, lower: bool = True) -> None:
+        n, m = x.shape
+        ldx = row_ld(x)
+        if t.shape != (n, n) or (x.size and not ldx):
+            kind = "" if ldx or not x.size else f" with strides {x.strides}"
+            raise ValueError(f"trsml: T {t.shape} and X {x.shape}{kind} do not fit T^-1 X with X C-ordered")
+        if not x.size:
+            return
+        t, columns, ldt = by_columns(t, adjoint, letter)
+        triangle = b"L" if lower == columns else b"U"  # of what BLAS sees: T^T of row-major tiles
+        if m == 1 and ldx == 1 and letter in "sd":
+            flag = b"N" if columns != adjoint else b"T"
+            call(
+                b"L", triangle, flag, b"N", by_reference(n), by_reference(1),
+                one, address(t), by_reference(ldt), address(x), by_reference(n),
+            )  # fmt: skip
+        else:  # X^T := X^T op(T)^-T
+            flag = (b"N" if adjoint else b"T") if columns else (b"C" if adjoint else b"N")
+            call(
+                b"R", triangle, flag, b"N", by_reference(m), by_reference(n),
+                one, address(t), by_reference(ldt), address(x), by_reference(ldx),
+            )  # fmt: skip
+
+    return trsml

@@ -1,0 +1,168 @@
+"""``tilewright matvec``, ``tilewright scaling`` and ``tilewright calibrate``: the dense half of the lecture."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import click
+
+from tilewright.backends import BACKENDS
+from tilewright.cli.common import DTYPES, File, one_sentence, writable
+
+__all__ = ["calibrate", "matvec", "scaling"]
+
+
+class _Grid(click.ParamType):
+    """``2x3``."""
+
+    name = "RxC"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            r, c = map(int, value.lower().split("x"))
+        except ValueError:
+            self.fail(f"{value!r} is no grid; write it like 2x3", param, ctx)
+        return r, c
+
+
+@click.command()
+@click.option("--n", type=click.IntRange(min=1), default=4096, show_default=True, help="Order of a random matrix.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float64", show_default=True)
+@click.option("--layout", type=click.Choice(["rows", "columns", "grid"]), default="rows", show_default=True)
+@click.option("--ranks", type=click.IntRange(min=1), help="[default: those of the grid, or one per core]")
+@click.option("--grid", type=_Grid(), help="Rows and columns of ranks, such as 2x3, with --layout grid.")
+@click.option("--backend", type=click.Choice(BACKENDS), default="mpi", show_default=True)
+@click.option("--overlap", is_flag=True, help="Multiply by a rank's own piece of x while the others travel.")
+@click.option("--transposed", is_flag=True, help="Multiply by the transpose.")
+@click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True, help="Products; the median counts.")
+@click.option(
+    "--picture", is_flag=True, help="Draw who has what, as the lecture does (n up to 24), and compute nothing."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def matvec(
+    n: int, dtype: str, layout: str, ranks: int | None, grid: tuple[int, int] | None, backend: str, overlap: bool,
+    transposed: bool, repeat: int, picture: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Multiply a dense matrix that stays on the ranks by vectors."""
+    import numpy as np
+
+    from tilewright.comm.matvec import DenseOperator, grid_of, matvec_cost
+
+    with one_sentence():
+        chosen = grid_of(layout, ranks, grid, (n, n))
+        if picture:
+            if n > 24:
+                raise ValueError(f"a picture of {n} columns fits no screen; --n 24 at most")
+            click.echo(chosen.picture())
+            return
+        rng = np.random.default_rng(0)
+        A = rng.standard_normal((n, n)).astype(dtype)
+        x = rng.standard_normal(n).astype(dtype)
+        operator = DenseOperator(A, "grid", grid=(chosen.r, chosen.c), backend=backend, overlap=overlap)
+        times = []
+        for _ in range(repeat + 1):
+            start = perf_counter()
+            y = operator.T @ x if transposed else operator @ x
+            times.append(perf_counter() - start)
+        _, trace = operator.traced(x, transposed=transposed)
+        operator.close()
+    B = A.T if transposed else A
+    unit = np.finfo(dtype).eps / 2
+    scale = n * unit * (np.abs(B) @ np.abs(x))
+    ratio = float(np.max(np.abs(y - B @ x) / scale))
+    median = statistics.median(times[1:])
+    result = {
+        "n": n, "dtype": dtype, "grid": [chosen.r, chosen.c], "backend": backend, "seconds": median,
+        "gigabytes_per_second": A.nbytes / median / 1e9, "gflops": 2 * n * n / median / 1e9,
+        "messages": len(trace.messages), "words": sum(m.nbytes for m in trace.messages) // A.itemsize,
+        "ratio": ratio, "passed": ratio < 30,
+        "model_seconds": matvec_cost(chosen.ranks, n, _default(), grid=(chosen.r, chosen.c), overlap=overlap),
+    }  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        click.echo(
+            f"{'A^T x' if transposed else 'A x'}, n = {n}, {dtype}, {chosen.r} x {chosen.c} ranks, {backend}\n"
+            f"  median of {repeat}   {median * 1e3:.3f} ms, {result['gigabytes_per_second']:.1f} GB/s of A, "
+            f"{result['gflops']:.2f} GFLOP/s\n"
+            f"  a product    {result['messages']} messages, {result['words']} words\n"
+            f"  largest error / (n u |A| |x|)   {ratio:.3g}   {'PASS' if result['passed'] else 'FAIL'}"
+        )
+    if not result["passed"]:
+        raise click.exceptions.Exit(1)
+
+
+def _default() -> Any:
+    from tilewright.comm.cost import MACHINE
+
+    return MACHINE
+
+
+@click.command()
+@click.option(
+    "--layout", "layouts", type=click.Choice(["rows", "columns", "grid"]), multiple=True, help="[default: all]"
+)
+@click.option("--alpha", type=float, default=1e-6, show_default=True, help="Seconds per message.")
+@click.option("--beta", type=float, default=1e-9, show_default=True, help="Seconds per word.")
+@click.option("--gamma", type=float, default=1e-9, show_default=True, help="Seconds per flop.")
+@click.option("--n", type=click.IntRange(min=1), default=4096, show_default=True, help="Order, for strong scaling.")
+@click.option(
+    "--memory", type=click.IntRange(min=1), default=1 << 20, show_default=True, help="Words a rank, for weak scaling."
+)
+@click.option("--p", type=click.IntRange(min=1), default=64, show_default=True, help="Ranks, for optimistic scaling.")
+@click.option("--most", type=click.IntRange(min=1), default=1024, show_default=True, help="Most ranks.")
+@click.option(
+    "--simulate/--no-simulate", "simulated", default=True, show_default=True, help="Run the graphs on the simulator."
+)
+@click.option("--measure", type=click.IntRange(min=0), default=0, help="Also run on 1 to this many ranks for real.")
+@click.option("--measured-n", type=click.IntRange(min=1), default=4096, show_default=True, help="Order, for --measure.")
+@click.option("--plot", type=File, callback=writable(".png", ".svg", ".pdf"), help="Draw it here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def scaling(
+    layouts: tuple[str, ...], alpha: float, beta: float, gamma: float, n: int, memory: int, p: int, most: int,
+    simulated: bool, measure: int, measured_n: int, plot: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Optimistic, strong and weak scaling of the dense product: the lecture's formulas and simulated points."""
+    from tilewright.comm.scaling import scaling_study
+    from tilewright.machine import Machine
+
+    with one_sentence():
+        if plot:
+            from tilewright.plot.gantt import check_matplotlib
+
+            check_matplotlib()  # before the work
+        study = scaling_study(
+            layouts=layouts or ("rows", "columns", "grid"), machine=Machine(alpha=alpha, beta=beta, gamma=gamma), n=n,
+            memory=memory, p=p, most=most, simulated=simulated, measured=range(1, measure + 1), measured_n=measured_n,
+        )  # fmt: skip
+        if plot:
+            study.plot(plot)
+    click.echo(study.to_json() if as_json else str(study))
+
+
+@click.command()
+@click.option("--seconds", type=float, default=2.0, show_default=True, help="For all messages together.")
+@click.option(
+    "--largest", type=click.IntRange(min=16), default=8 << 20, show_default=True, help="Bytes of the longest message."
+)
+@click.option("--n", type=click.IntRange(min=1), default=4096, show_default=True, help="Order of the matrix of dgemv.")
+@click.option(
+    "--machine", type=File, callback=writable(".json"), help="Write alpha, beta and gamma here, for Machine.from_json."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def calibrate(seconds: float, largest: int, n: int, machine: Path | None, as_json: bool) -> None:
+    """Measure alpha and beta of messages between two ranks, and gamma of dgemm and dgemv."""
+    from tilewright.comm.calibrate import SIZES
+    from tilewright.comm.calibrate import calibrate as measure
+
+    with one_sentence():
+        found = measure(sizes=[size for size in SIZES if size <= largest], seconds=seconds, n=n)
+        if machine:
+            found.machine().to_json(machine)
+    click.echo(json.dumps(found.record()) if as_json else str(found))

@@ -1,0 +1,71 @@
+"""``tilewright precision``: number formats, what they do to numbers, and which products this machine has for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tilewright.cli.common import one_sentence, writable
+
+__all__ = ["precision"]
+
+
+@click.command()
+@click.option(
+    "--map",
+    "map_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=writable(".png", ".svg", ".pdf"),
+    help="Also draw the precision map of an exponential covariance by the norm rule.",
+)
+@click.option("--tolerance", default=1e-4, show_default=True, help="Of the norm rule.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def precision(map_path: Path | None, tolerance: float, as_json: bool) -> None:  # fmt: skip
+    """Say what number formats there are, show overflow, underflow and scaling, and how 16-bit products are computed."""
+    from tilewright.kernels import products
+    from tilewright.rounding import demonstrations, format_rows
+
+    with one_sentence():
+        formats, shown = format_rows(), demonstrations()
+        routes = [route._asdict() for form in products.FORMS for route in products.probe(form)]
+        if map_path is not None:
+            _draw(map_path, tolerance)
+    if as_json:
+        found = [{**d._asdict(), "results": {k: str(v) for k, v in d.results.items()}} for d in shown]
+        click.echo(json.dumps({"formats": formats, "demonstrations": found, "routes": routes}))
+        return
+    _table("Formats", ["format", "bits", "digits", "u", "eps = 2u", "largest", "smallest normal", "smallest", "sums"],
+           [[r["format"], r["bits"], r["digits"], f"2^-{r['digits']} = {r['u']:.3g}", f"{r['eps']:.3g}",
+             f"{r['max']:.6g}", f"{r['tiny']:.3g}", f"{r['smallest']:.3g}", r["products into"]]
+            for r in formats])  # fmt: skip
+    _table("Overflow, underflow, scaling", ["", "computed", *shown[0].results, ""],
+           [[d.topic, d.expression, *(f"{v:.6g}" for v in d.results.values()), d.note] for d in shown])  # fmt: skip
+    _table("Products with 16-bit operands, sums in FP32", ["operands", "route", ""],
+           [[r["form"], r["name"], r["reason"] or ("slow" if r["slow"] else "yes")] for r in routes])  # fmt: skip
+
+
+def _draw(path: Path, tolerance: float) -> None:
+    import numpy as np
+
+    from tilewright.plot.precision import precision_map
+    from tilewright.precision import PrecisionMap
+
+    x = np.linspace(0, 1, 1024)
+    a = np.exp(-np.abs(x[:, None] - x) / 0.05)
+    precision_map(PrecisionMap.norm(a, tile_size=64, tolerance=tolerance), path,
+                  title=f"exp(-|x - y| / 0.05), n = 1024, norm rule, tolerance {tolerance:g}")  # fmt: skip
+
+
+def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console().print(table)

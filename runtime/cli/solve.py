@@ -1,0 +1,77 @@
+"""``tilewright solve``: solve a system to FP64 accuracy and say how."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from tilewright.backends import BACKENDS
+from tilewright.cli.common import one_sentence
+from tilewright.matrices import SPECTRA
+from tilewright.schedulers import SCHEDULERS
+
+__all__ = ["solve"]
+
+PRECISIONS = ("auto", "bf16", "fp16", "tf32", "bf16x3", "fp32", "fp64")
+METHODS = ("auto", "cg", "gmres", "classical")
+
+
+@click.command()
+@click.option("--n", type=click.IntRange(min=0), help="Order of a random matrix.  [default: 4096]")
+@click.option("--cond", type=click.FloatRange(min=1), default=100.0, show_default=True, help="Its condition number.")
+@click.option("--spectrum", type=click.Choice(SPECTRA), default="geometric", show_default=True, help="Its eigenvalues.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of matrix and right-hand sides."
+)
+@click.option(
+    "--matrix",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Solve with this .npy, .npz or .mtx file instead.",
+)
+@click.option("--rhs", type=click.IntRange(min=1), default=1, show_default=True, help="Right-hand sides.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="Where to begin.")
+@click.option("--refine", type=click.Choice(METHODS), default="auto", show_default=True)
+@click.option("--fallback/--no-fallback", default=True, help="Go on to higher precisions.  [default: yes]")
+@click.option("--upper", is_flag=True, help="Read the upper triangle.")
+@click.option("--check-symmetric", is_flag=True, help="Compare the triangles first.")
+@click.option("--tile-size", type=click.IntRange(min=1), help="Rows of a tile.  [default: chosen]")
+@click.option("--backend", type=click.Choice(BACKENDS), default="threads", show_default=True)
+@click.option("--scheduler", type=click.Choice(list(SCHEDULERS)), default="critical-path", show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), help="[default: one per core]")
+@click.option(
+    "--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Solutions; the fastest counts."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def solve(
+    n: int | None, cond: float, spectrum: str, seed: int, matrix: Path | None, rhs: int, precision: str, refine: str,
+    fallback: bool, upper: bool, check_symmetric: bool, tile_size: int | None, backend: str, scheduler: str,
+    workers: int | None, repeat: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Solve a symmetric positive definite system to FP64 accuracy and say how."""
+    if n is not None and matrix is not None:
+        raise click.UsageError("--n is the order of a random matrix; it cannot be given with --matrix")
+    import numpy as np
+
+    import tilewright as tw
+    from tilewright.matrices import conditioned_spd, load_matrix
+
+    with one_sentence():
+        a = conditioned_spd(4096 if n is None else n, cond, spectrum, seed) if matrix is None else load_matrix(matrix)
+        b = np.random.Generator(np.random.Philox(key=seed + 1)).standard_normal((len(a), rhs))
+        first = "bf16" if precision == "auto" else precision
+        tw.solve(np.eye(32), np.ones(32), precision=first, tile_size=16)  # loads the libraries, off the clock
+        best = None
+        for _ in range(repeat):
+            try:
+                _, info = tw.solve(
+                    a, b, precision=precision, refine=refine, fallback=fallback, lower=not upper, tile_size=tile_size,
+                    check_symmetric=check_symmetric, backend=backend, scheduler=scheduler, workers=workers,
+                    return_info=True,
+                )  # fmt: skip
+            except tw.AccuracyError as error:
+                raise click.ClickException(str(error)) from error  # exit code 1
+            best = info if best is None or info.times["total"] < best.times["total"] else best
+    assert best is not None
+    click.echo(json.dumps(best.as_dict()) if as_json else str(best))

@@ -1,0 +1,117 @@
+"""``tilewright train``: train a model in one precision, or in several side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tilewright.backends import BACKENDS
+from tilewright.cli.common import File, one_sentence, writable
+
+__all__ = ["train"]
+
+_PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
+
+
+@click.command()
+@click.option("--data", default="digits", show_default=True, metavar="DATA",
+              help="digits, mnist5k, cifar10:PATH, synthetic or synthetic:N.")  # fmt: skip
+@click.option("--model", type=click.Choice(["simple-resnet", "resnet18", "mlp"]), default="mlp", show_default=True)
+@click.option("--residual", is_flag=True, help="With the residual additions that the notebook's simple-resnet lacks.")
+@click.option("--width", type=click.IntRange(min=1), default=64, show_default=True, help="Channels of a resnet's stem.")
+@click.option("--precision", type=click.Choice(_PRECISIONS), default="fp32", show_default=True)
+@click.option("--compare", metavar="LIST", help="Train once in each of these precisions, such as fp32,fp16,bf16.")
+@click.option("--epochs", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Of all workers together."
+)
+@click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Micro-batches a worker.")
+@click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), default="sgd", show_default=True)
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="[default: the optimizer's usual one]")
+@click.option(
+    "--schedule", type=click.Choice(["constant", "cosine", "one-cycle"]), default="constant", show_default=True
+)
+@click.option("--clip-norm", type=click.FloatRange(min=0, min_open=True), help="Largest norm of the gradients.")
+@click.option("--fallback", type=click.Choice(["robust", "literal"]), default="robust", show_default=True,
+              help="When adaptive precision gives one up.")  # fmt: skip
+@click.option("--backend", type=click.Choice(BACKENDS), default="threads", show_default=True)
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Replicas that share a batch."
+)
+@click.option("--pipeline", type=click.Choice(["gpipe", "1f1b", "zero-bubble"]), help="A worker for each segment.")
+@click.option("--segments", type=click.IntRange(min=1), help="Parts to cut the model into.  [default: its own]")
+@click.option("--checkpoint", type=click.Path(path_type=Path, file_okay=False), help="A folder to save to, go on from.")
+@click.option("--resume/--no-resume", default=True, show_default=True)
+@click.option("--device", help="[default: a CUDA device if there is one]")
+@click.option("--channels-last", is_flag=True, help="Store images with channels last.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--allow-slow", is_flag=True, help="Run what is refused as too slow on this CPU.")
+@click.option("--plot", type=File, callback=writable(".png", ".svg", ".pdf"), help="Draw loss, accuracy, time, scale.")
+@click.option("--report", type=File, callback=writable(".html"), help="Write the run as one page.")
+@click.option("--trace", type=File, callback=writable(".json"), help="Write the trace, for ui.perfetto.dev.")
+@click.option("--log", type=File, callback=writable(".jsonl"), help="Write a JSON line a step.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.option("--progress/--no-progress", default=None, help="[default: on a terminal]")
+def train(
+    data: str, model: str, residual: bool, width: int, precision: str, compare: str | None, epochs: int,
+    batch_size: int, accumulate: int, optimizer: str, lr: float | None, schedule: str, clip_norm: float | None,
+    fallback: str, backend: str, workers: int, pipeline: str | None, segments: int | None, checkpoint: Path | None,
+    resume: bool, device: str | None, channels_last: bool, seed: int, allow_slow: bool, plot: Path | None,
+    report: Path | None, trace: Path | None, log: Path | None, as_json: bool, progress: bool | None,
+) -> None:  # fmt: skip
+    """Train a model as a task graph and say how it went."""
+    if residual and model != "simple-resnet":
+        raise click.UsageError("--residual is for --model simple-resnet")
+    if compare is not None and checkpoint is not None:
+        raise click.UsageError("--compare trains several models; a checkpoint holds one")
+    with one_sentence():
+        import torch
+
+        from tilewright import training
+
+        if plot:
+            from tilewright.plot.gantt import check_matplotlib
+
+            check_matplotlib()  # before the work
+        train_data, test_data = training.data.load(data)
+        if model != "mlp" and train_data.shape[0] == 1:
+            train_data, test_data = train_data.as_rgb(), test_data.as_rgb()
+        extra: dict[str, Any] = {} if model == "mlp" else {"width": width}
+        if residual:
+            extra["residual"] = True
+
+        def make() -> torch.nn.Module:
+            torch.manual_seed(seed)
+            return training.models.build(model, train_data.shape, train_data.classes, **extra)
+
+        options: dict[str, Any] = {
+            "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
+            "schedule": schedule, "clip_norm": clip_norm, "fallback": fallback, "backend": backend,
+            "workers": workers, "pipeline": pipeline, "segments": segments, "device": device,
+            "channels_last": channels_last, "seed": seed, "allow_slow": allow_slow, "log": log,
+            "progress": sys.stderr.isatty() if progress is None else progress,
+        }  # fmt: skip
+        source = train_data.source
+        if compare is not None:
+            table = training.compare(make, (train_data, test_data), precisions=compare.split(","), **options)
+            results, text = table.results, table.table()
+            summary = table.summary() | {"source": source}
+            if plot:
+                table.plot(plot)
+        else:
+            result = training.fit(
+                make(), train_data, test_data, precision=precision, checkpoint=checkpoint, resume=resume, **options
+            )
+            results, text, summary = {precision: result}, result.table(), result.summary() | {"source": source}
+            if plot:
+                result.plot(plot)
+        runs = [result.run for result in results.values() if result.runs]
+        if report and runs:
+            runs[0].report(report, *runs[1:])
+        if trace and runs:
+            runs[0].trace.to_perfetto(trace)
+    click.echo(json.dumps(summary) if as_json else str(text))

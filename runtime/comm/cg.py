@@ -1,0 +1,406 @@
+"""Conjugate gradients in steps of s: one exchange and one reduction for s iterations.
+
+Classical CG needs, in each iteration, one exchange for its product and two sums over all ranks. Here an outer step
+first makes bases of two Krylov spaces, Y = [P_0 .. P_s, R_0 .. R_{s-1}] with P_0 = p, R_0 = r, by one exchange
+(see `closure`), then their Gram matrix G = Y^H Y by one sum. In the coordinates of Y, where A Y c = Y B c, s iterations
+of CG need vectors of 2 s + 1 numbers only [1]_.
+
+In exact arithmetic that is CG. In floating point it is as good as the basis: the *monomial* one, P_k = A^k p, turns
+towards one eigenvector and loses its rank; polynomials chosen for the spectrum lose it much later:
+
+===========  ==============================================================================
+basis        P_k, with Ritz values of A from 2 s iterations of classical CG
+===========  ==============================================================================
+monomial     A P_{k-1}
+newton       (A - theta_k) P_{k-1} / gamma, theta the Ritz values in Leja's order
+chebyshev    T_k((A - c) / d) p on the interval c +- d that the Ritz values span
+===========  ==============================================================================
+
+The condition of P_0 .. P_s, columns scaled to length 1, is computed from G and reported. Where it passes 1/sqrt(eps),
+G has lost it, and s is halved, down to classical CG. When the residual that the recurrence carries has converged the
+true one is computed, and if it has not the iteration starts again from it, with half the s.
+
+.. [1] M. Hoemmen, Communication-avoiding Krylov subspace methods (2010), section 5; E. Carson, Communication-avoiding
+   Krylov subspace methods in theory and practice (2015), algorithm 22.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tilewright.comm.sparse import SparseOperator
+
+__all__ = ["BASES", "Kernel", "Report", "cg", "coefficients", "leja", "ritz", "solve"]
+
+BASES = ("monomial", "newton", "chebyshev")
+
+
+@dataclass
+class Report:
+    """How a solution was found."""
+
+    converged: bool = False
+    """Whether the true residual, computed at the end, is within the tolerance."""
+    iterations: int = 0
+    residual: float = np.inf
+    """||b - A x|| / ||b||, computed at the end."""
+    residuals: list[float] = field(default_factory=list)
+    """||r|| of the recurrence before each iteration and after the last."""
+    s: int = 1
+    """Iterations per exchange at the end: less than asked for if the basis was too ill-conditioned."""
+    basis: str = "monomial"
+    conditions: list[float] = field(default_factory=list)
+    """Condition of P_0 .. P_s in each outer step."""
+    exchanges: int = 0
+    """How often ranks sent each other parts of vectors."""
+    reductions: int = 0
+    """How many sums over all ranks there were."""
+    restarts: int = 0
+    """How often the true residual had not converged with that of the recurrence."""
+
+    @property
+    def condition(self) -> float:
+        """The worst condition of a basis; 1 if there was none."""
+        return max(self.conditions, default=1.0)
+
+    def __str__(self) -> str:
+        state = "converged" if self.converged else "NOT converged"
+        return (f"{state}: {self.iterations} iterations, residual {self.residual:.2e}, {self.exchanges} exchanges, "
+                f"{self.reductions} reductions; s = {self.s}, {self.basis} basis of condition {self.condition:.1e}, "
+                f"{self.restarts} restarts")  # fmt: skip
+
+
+class Kernel(Protocol):
+    """What the iteration needs of an engine. Vectors are the parts that this process has."""
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        """A v, in a new array."""
+
+    def basis(self, v: np.ndarray, s: int, coefficients: np.ndarray) -> np.ndarray:
+        """(s + 1, m, k) levels of the recurrence from v, (m, k)."""
+
+    def gram(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """u^H v, summed over the ranks in their order."""
+
+
+# ------------------------------------------------------------------ bases
+
+
+def ritz(alphas: list[float], betas: list[float]) -> np.ndarray:
+    """Ritz values, ascending, from the coefficients of CG: eigenvalues of Lanczos' tridiagonal matrix."""
+    alpha, beta = np.array(alphas), np.array(betas[: len(alphas) - 1])
+    diagonal = 1 / alpha
+    diagonal[1:] += beta / alpha[:-1]
+    off = np.sqrt(beta) / alpha[:-1]
+    values: np.ndarray = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+    return values
+
+
+def leja(points: np.ndarray, count: int) -> np.ndarray:
+    """``count`` of the points, each the one whose product of distances to those before it is largest.
+
+    Examples
+    --------
+    >>> from tilewright.comm.cg import leja
+    >>> leja(np.array([1.0, 2.0, 3.0, 9.0]), 3)
+    array([9., 1., 3.])
+    """
+    chosen = [float(points[np.argmax(np.abs(points))])]
+    while len(chosen) < count:
+        distances = np.abs(points[:, None] - np.array(chosen))
+        with np.errstate(divide="ignore"):
+            logs = np.log(distances).sum(axis=1)
+        if not np.isfinite(logs.max()):  # fewer points than wanted: use them again
+            return np.resize(np.array(chosen), count)
+        chosen.append(float(points[np.argmax(logs)]))
+    return np.array(chosen[:count])
+
+
+def coefficients(basis: str, s: int, values: np.ndarray | None) -> np.ndarray:
+    """(s, 3) rows (theta, sigma, gamma): P_k = (A P_{k-1} - theta P_{k-1} - sigma P_{k-2}) / gamma.
+
+    ``values`` are Ritz values, ascending; the monomial basis needs none.
+    """
+    rows = np.zeros((s, 3))
+    rows[:, 2] = 1
+    if basis == "monomial" or values is None:
+        return rows
+    low, high = float(values[0]), float(values[-1])
+    if basis == "newton":
+        rows[:, 0] = leja(values, s)
+        rows[:, 2] = max((high - low) / 4, 1e-3 * high)  # the capacity of the interval keeps the lengths
+        return rows
+    low, high = max(0.0, low - 0.05 * (high - low)), high + 0.05 * (high - low)
+    centre, half = (high + low) / 2, max((high - low) / 2, 1e-3 * high)
+    rows[:] = centre, half / 2, half / 2  # T_k = 2 z T_{k-1} - T_{k-2}, z = (A - c) / d
+    rows[0] = centre, 0, half  # T_1 = z
+    return rows
+
+
+def _change_of_basis(rows: np.ndarray) -> np.ndarray:
+    """B with A Y c = Y B c, for the two bases side by side: s + 1 and s columns."""
+    s = len(rows)
+    matrix = np.zeros((2 * s + 1, 2 * s + 1))
+    for first, steps in ((0, s), (s + 1, s - 1)):
+        for k in range(1, steps + 1):
+            theta, sigma, gamma = rows[k - 1]
+            column = first + k - 1
+            matrix[column + 1, column] = gamma
+            matrix[column, column] = theta
+            if k > 1:
+                matrix[column - 1, column] = sigma
+    return matrix
+
+
+def _condition(gram: np.ndarray) -> float:
+    """Condition of a basis with this Gram matrix, columns scaled to length 1."""
+    lengths = np.sqrt(np.maximum(np.diag(gram).real, 0))
+    if not np.isfinite(gram).all() or not lengths.all():
+        return float("inf")
+    values = np.linalg.eigvalsh(gram / np.outer(lengths, lengths))
+    return float(np.sqrt(values[-1] / values[0])) if values[0] > 0 else float("inf")
+
+
+# ------------------------------------------------------------------ the iteration
+
+
+class _Lost(Exception):  # noqa: N818 - not an error of the user's
+    """The coordinates are no use any more."""
+
+
+class _Iteration:
+    """x, r and p, and what is told about them."""
+
+    def __init__(self, kernel: Kernel, b: np.ndarray, x: np.ndarray, options: Mapping[str, Any]) -> None:
+        self.kernel, self.b, self.x = kernel, b, x
+        self.most: int = options["maxiter"]
+        self.report = Report(s=options["s"], basis=options["basis"])
+        self.alphas: list[float] = []
+        self.betas: list[float] = []
+        length = self._length(b)
+        self.size = length
+        self.tolerance = max(options["rtol"] * length, options["atol"])
+        self.restart()
+
+    def restart(self) -> None:
+        """r := b - A x, p := r."""
+        self.r = self.b - self.product(self.x)
+        self.p = self.r.copy()
+        self.length = self._length(self.r)
+        if not self.report.residuals:
+            self.report.residuals.append(self.length)
+        self.alphas.clear()
+        self.betas.clear()
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        self.report.exchanges += 1
+        return self.kernel.product(v)
+
+    def gram(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        self.report.reductions += 1
+        return self.kernel.gram(u, v)
+
+    def _length(self, v: np.ndarray) -> float:
+        return float(np.sqrt(self.gram(v, v).real))
+
+    @property
+    def done(self) -> bool:
+        return self.length <= self.tolerance or self.report.iterations >= self.most
+
+    def _note(self, square: float) -> None:
+        self.report.iterations += 1
+        self.length = float(np.sqrt(max(square, 0.0)))
+        self.report.residuals.append(self.length)
+
+    def classical(self, steps: int) -> None:
+        """Up to ``steps`` iterations, as Hestenes and Stiefel wrote them."""
+        square = self.length**2
+        for _ in range(steps):
+            if self.done:
+                return
+            q = self.product(self.p)
+            curvature = float(self.gram(self.p, q).real)
+            if not curvature > 0:
+                raise ValueError(f"A is not positive definite: p^H A p = {curvature:.3g} in iteration "
+                                 f"{self.report.iterations + 1} of conjugate gradients")  # fmt: skip
+            alpha = square / curvature
+            self.x += alpha * self.p
+            self.r -= alpha * q
+            before, square = square, float(self.gram(self.r, self.r).real)
+            beta = square / before
+            self.p *= beta
+            self.p += self.r
+            self.alphas.append(alpha)
+            self.betas.append(beta)
+            self._note(square)
+
+    def outer(self, rows: np.ndarray) -> None:
+        """len(rows) iterations in the coordinates of two bases. `_Lost` if these are of no use."""
+        s = len(rows)
+        self.report.exchanges += 1
+        levels = self.kernel.basis(np.stack([self.p, self.r], axis=1), s, rows)
+        Y = np.concatenate([levels[:, :, 0], levels[:s, :, 1]]).T
+        G = self.gram(Y, Y)
+        condition = _condition(G[: s + 1, : s + 1])
+        self.report.conditions.append(condition)
+        if not condition < 1 / np.sqrt(np.finfo(Y.dtype).eps):
+            raise _Lost
+        B = _change_of_basis(rows)
+        p, r, x = (np.zeros(2 * s + 1, G.dtype) for _ in range(3))
+        p[0] = r[s + 1] = 1
+        square = float((r.conj() @ G @ r).real)
+        for step in range(s):
+            q = B @ p
+            curvature = float((p.conj() @ G @ q).real)
+            if not curvature > 0 or not square > 0:
+                if step == 0:
+                    raise _Lost
+                break
+            alpha = square / curvature
+            x += alpha * p
+            r -= alpha * q
+            before, square = square, float((r.conj() @ G @ r).real)
+            p = r + square / before * p
+            self._note(square)
+            if self.done:
+                break
+        dtype = Y.dtype
+        self.x += Y @ x.astype(dtype)
+        self.r = Y @ r.astype(dtype)
+        self.p = Y @ p.astype(dtype)
+
+
+def solve(kernel: Kernel, b: np.ndarray, x: np.ndarray, options: Mapping[str, Any]) -> Report:
+    """Solve A x = b from x on, in place. ``options`` are those of `cg`, all of them."""
+    run = _Iteration(kernel, b, x, options)
+    report = run.report
+    values: np.ndarray | None = None
+    best = np.inf
+    while True:
+        if report.s > 1 and report.basis != "monomial" and values is None and not run.done:
+            run.classical(2 * report.s)
+            values = ritz(run.alphas, run.betas)
+        while not run.done:
+            if report.s == 1:
+                run.classical(run.most)
+                continue
+            try:
+                run.outer(coefficients(report.basis, report.s, values))
+            except _Lost:
+                report.s //= 2
+        residual = run._length(b - run.product(x))
+        report.converged = residual <= run.tolerance * (1 + 1e-6)
+        report.residual = residual / run.size if run.size else residual
+        if report.converged or report.iterations >= run.most or not residual < best / 2:
+            return report
+        best = residual
+        report.restarts += 1
+        report.s = max(report.s // 2, 1)
+        run.restart()
+
+
+class _Whole:
+    """Whole vectors in one process; sums over parts as the ranks would make them."""
+
+    def __init__(self, operator: SparseOperator, method: str) -> None:
+        self.operator, self.method = operator, method
+        self.parts = [operator.partition.place(rank) for rank in range(operator.ranks)]
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        return self.operator.driver.product(v, False)
+
+    def basis(self, v: np.ndarray, s: int, coefficients: np.ndarray) -> np.ndarray:
+        return self.operator.driver.powers(np.ascontiguousarray(v), [(s, self.method, True)], coefficients)
+
+    def gram(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        from tilewright.kernels import blas
+
+        with blas.limits(True):
+            parts = [u[part].conj().T @ v[part] for part in self.parts]
+        return np.add.reduce(np.array(parts))
+
+
+def cg(
+    A: Any,
+    b: Any,
+    s: int = 4,
+    *,
+    x0: Any = None,
+    rtol: float = 1e-5,
+    atol: float = 0.0,
+    maxiter: int | None = None,
+    basis: str = "chebyshev",
+    method: str = "halo",
+) -> tuple[np.ndarray, Report]:
+    """Solve A x = b, A Hermitian positive definite, with one exchange and one reduction for s iterations.
+
+    Parameters
+    ----------
+    A
+        (n, n) `SparseOperator`, or a sparse matrix, which one rank then has.
+    b
+        (n,) right-hand side.
+    s
+        Iterations per exchange; 1 is classical conjugate gradients.
+    x0
+        Where to start; zeros by default.
+    rtol, atol
+        Done when ||b - A x|| <= max(rtol ||b||, atol), as in SciPy.
+    maxiter
+        10 n by default.
+    basis
+        ``"monomial"``, ``"newton"`` or ``"chebyshev"``.
+    method
+        How a basis is exchanged: ``"halo"`` or ``"two-stage"``, see `SparseOperator.powers`.
+
+    Returns
+    -------
+    (x, report)
+        (n,) solution, and a `Report` with the condition of the bases. ``report.converged`` says whether it is one.
+
+    Raises
+    ------
+    ValueError
+        A is not square, not Hermitian or not positive definite; an argument of a wrong shape or value.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse as sp, tilewright as tw
+    >>> A = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(50, 50))
+    >>> x, report = tw.cg(tw.SparseOperator(A, ranks=2, backend="serial"), np.ones(50), s=4)
+    >>> report.converged, bool(abs(A @ x - 1).max() < 1e-4)
+    (True, True)
+    """
+    from tilewright.comm.sparse import SparseOperator, _count
+
+    operator = A if isinstance(A, SparseOperator) else SparseOperator(A, ranks=1, backend="serial")
+    operator._check_square("cg")
+    if basis not in BASES:
+        raise ValueError(f"unknown basis {basis!r}; known: {', '.join(BASES)}")
+    if method not in ("halo", "two-stage"):
+        raise ValueError(f"unknown method {method!r}; known: halo, two-stage")
+    if not (rtol >= 0 and atol >= 0):
+        raise ValueError(f"rtol and atol must not be negative, got {rtol} and {atol}")
+    right = operator._checked(b, 1)
+    if right.ndim != 1:
+        raise ValueError(f"cg solves for one right-hand side, not {right.shape[1]}")
+    if right.dtype.kind in "biu":
+        right = right.astype(np.float64)
+    operator.check_hermitian()
+    x = np.zeros_like(right) if x0 is None else np.array(operator._checked(x0, 1), right.dtype)
+    if x.shape != right.shape:
+        raise ValueError(f"x0 must have shape {right.shape}, not {x.shape}")
+    options = {
+        "s": _count("s", s, 1), "rtol": float(rtol), "atol": float(atol), "basis": basis, "method": method,
+        "maxiter": 10 * len(right) if maxiter is None else _count("maxiter", maxiter, 0),
+    }  # fmt: skip
+    driver: Any = operator.driver
+    report: Report = driver.solve(right, x, options) if hasattr(driver, "solve") else solve(
+        _Whole(operator, method), right, x, options
+    )  # fmt: skip
+    return x, report

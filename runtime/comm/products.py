@@ -1,0 +1,409 @@
+"""Sparse products as task graphs over per-rank handles.
+
+===============  ==================================================================================================
+handle           what it names
+===============  ==================================================================================================
+``x[k,p]``       level k on rank p: its own components of A^k x, then those of others that it holds at that level
+``w[k,p,q]``     what p sends to q of level k on; the only data that another rank reads, so it is the message
+``A[i,p]``       row pointers, columns and values of the local block (i = 0, 1, 2) and of the remote one (3, 4, 5)
+``A[k,i,p]``     the same of the inner rows of level k: they need no message
+``B[k,i,p]``     the same of the rows that rank p computes at level k when its message is in
+``c[p]``         coefficients of a recurrence
+===============  ==================================================================================================
+
+One product on rank p: pack(p, q) for all neighbours q, local(p), which needs nothing of others, then remote(p), which
+reads the messages. Tasks say in which order they should run (policy "prio"): what others wait for comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from tilewright.comm.closure import Closure
+from tilewright.comm.inspector import Block, Piece
+from tilewright.graph import RW, Handle, Op, R, TaskGraph, Use, W
+from tilewright.kernels import csr
+
+__all__ = ["Assembly", "blocked_graph", "product_graph", "recur", "rounds",
+           "transposed_graph"]  # fmt: skip
+
+Data = dict[Handle, np.ndarray]
+
+
+# ------------------------------------------------------------------ ops
+
+
+def _pack(*arguments: Any) -> None:
+    """message := the components that a rank asked for, level by level."""
+    *levels, where, message = arguments
+    level, place = where
+    for k in np.unique(level):
+        chosen = level == k
+        message[chosen] = levels[k][place[chosen]]
+
+
+def _local(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
+    """y := A_local x."""
+    y[...] = 0
+    csr.multiply_add(indptr, indices, values, x, y)
+
+
+def _remote(
+    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, boundary: np.ndarray, *rest: np.ndarray
+) -> None:
+    """y := y + A_remote ghosts, for the rows that have remote entries."""
+    *messages, y = rest
+    partial = y[boundary]
+    csr.multiply_add(indptr, indices, values, np.concatenate(messages), partial)
+    y[boundary] = partial
+
+
+def _back(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, boundary: np.ndarray, x: np.ndarray,
+          *messages: np.ndarray) -> None:  # fmt: skip
+    """messages := A_remote^T x, the part of each owner of ghosts."""
+    ghosts = np.zeros((sum(map(len, messages)), *x.shape[1:]), x.dtype)
+    csr.transposed_multiply_add(indptr, indices, values, x[boundary], ghosts)
+    first = 0
+    for message in messages:
+        message[...] = ghosts[first : first + len(message)]
+        first += len(message)
+
+
+def _transposed(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
+    """y := A_local^T x."""
+    y[...] = 0
+    csr.transposed_multiply_add(indptr, indices, values, x, y)
+
+
+def _add(where: np.ndarray, message: np.ndarray, y: np.ndarray) -> None:
+    """y := y + message, at the components that were asked for."""
+    y[where] += message
+
+
+def recur(
+    y: np.ndarray, coefficients: np.ndarray | None, k: int, before: np.ndarray, earlier: np.ndarray | None
+) -> None:
+    """y := (y - theta before - sigma earlier) / gamma, with row k - 1 of ``coefficients``. None leaves y as it is."""
+    if coefficients is None:
+        return
+    theta, sigma, gamma = coefficients[k - 1]
+    if theta:
+        y -= y.dtype.type(theta) * before
+    if sigma and earlier is not None:
+        y -= y.dtype.type(sigma) * earlier
+    if gamma != 1:
+        y /= y.dtype.type(gamma)
+
+
+def sweep(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, first: int, own: int, k: int,
+          coefficients: np.ndarray | None, before: np.ndarray, earlier: np.ndarray | None,
+          y: np.ndarray) -> None:  # fmt: skip
+    """Level k of rows that need no message, from row ``first`` on: y := A_local x, ``indptr`` has these rows only."""
+    last = first + len(indptr) - 1
+    part = y[first:last]
+    part[...] = 0
+    csr.multiply_add(indptr, indices, values, before[:own], part)
+    recur(part, coefficients, k, before[first:last], None if earlier is None else earlier[first:last])
+
+
+def finish(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, rows: np.ndarray, k: int,
+           coefficients: np.ndarray | None, before: np.ndarray, earlier: np.ndarray | None,
+           y: np.ndarray) -> None:  # fmt: skip
+    """Level k of the other rows, own and redundant ones."""
+    part = np.zeros((len(rows), *y.shape[1:]), y.dtype)
+    csr.multiply_add(indptr, indices, values, before, part)
+    if coefficients is not None:
+        recur(part, coefficients, k, before[rows], None if earlier is None else earlier[rows])
+    y[rows] = part
+
+
+def _sweep(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, *rest: Any) -> None:
+    *vectors, first, own, k, shifted = rest
+    sweep(indptr, indices, values, first, own, k, *_vectors(vectors, k, shifted))
+
+
+def _finish(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, rows: np.ndarray, *rest: Any) -> None:
+    *vectors, k, shifted = rest
+    finish(indptr, indices, values, rows, k, *_vectors(vectors, k, shifted))
+
+
+def _vectors(vectors: list[np.ndarray], k: int, shifted: bool) -> tuple[Any, Any, Any, Any]:
+    """(coefficients, level k - 1, level k - 2 or None, level k)."""
+    coefficients = vectors.pop(0) if shifted else None
+    before = vectors[0]
+    earlier = vectors[1] if shifted and k > 1 else None
+    return coefficients, before, earlier, vectors[-1]
+
+
+def _arrive(*arguments: Any) -> None:
+    """Messages to their places in the extended vector of one level."""
+    *pairs, vector, k = arguments
+    for where, message in zip(pairs[::2], pairs[1::2], strict=True):
+        level, place = where
+        chosen = level == k
+        vector[place[chosen]] = message[chosen]
+
+
+def _entries(*shapes: Any) -> float:
+    """A multiplication and an addition for each entry and vector: shapes of row pointers, columns, values, ..., y."""
+    return _per_vector(shapes[2], shapes[-1])
+
+
+def _entries_back(*shapes: Any) -> float:
+    """The same, of `_back`, whose x stands fifth."""
+    return _per_vector(shapes[2], shapes[4])
+
+
+def _per_vector(values: tuple[int, ...], vector: tuple[int, ...]) -> float:
+    return 2.0 * values[0] * (vector[1] if len(vector) > 1 else 1)
+
+
+def _added(*shapes: Any) -> float:
+    return float(np.prod(shapes[1]))
+
+
+def _none(*shapes: Any) -> float:
+    return 0.0
+
+
+PACK = Op("pack", _pack, weight=0, flops=_none)
+LOCAL = Op("local", _local, flops=_entries)
+REMOTE = Op("remote", _remote, flops=_entries)
+BACK = Op("back", _back, flops=_entries_back)
+TRANSPOSED = Op("transposed", _transposed, flops=_entries)
+ADD = Op("add", _add, flops=_added)
+SWEEP = Op("sweep", _sweep, flops=_entries)
+FINISH = Op("finish", _finish, flops=_entries)
+ARRIVE = Op("arrive", _arrive, weight=0, flops=_none)
+
+
+# ------------------------------------------------------------------ graphs
+
+
+class Assembly:
+    """A graph under construction, with the buffers of its handles and the ranks that own them."""
+
+    def __init__(self, name: str, ranks: int, dtype: Any, trailing: tuple[int, ...]) -> None:
+        self.graph = TaskGraph(name)
+        self.ranks = ranks
+        self.dtype = np.dtype(dtype)
+        self.trailing = trailing
+        """() for one vector, (k,) for k at once."""
+        self.data: Data = {}
+        self.owner: dict[Handle, int] = {}
+        self.outputs: list[list[tuple[Handle, Any, int]]] = []
+        """By level: (handle, its place in the whole vector, how many components) for each rank."""
+
+    def give(self, name: str, index: tuple[int, ...], rank: int, array: np.ndarray) -> Handle:
+        """A handle with its buffer."""
+        handle = Handle(name, index)
+        self.data[handle] = array
+        self.owner[handle] = rank
+        return handle
+
+    def vector(self, name: str, index: tuple[int, ...], rank: int, size: int) -> Handle:
+        return self.give(name, index, rank, np.zeros((size, *self.trailing), self.dtype))
+
+
+def rounds(wanted: Sequence[Iterable[int]]) -> list[list[int]]:
+    """By rank, in which order to send to those of ``wanted``: in a round each sends to one and receives of one.
+
+    A machine where a rank can send one message and receive one at a time then wastes no time. Each round is a largest
+    matching of senders and receivers; where all have d neighbours there are d rounds (Koenig).
+    """
+    ranks = len(wanted)
+    left = [set(others) for others in wanted]
+    order: list[list[int]] = [[] for _ in range(ranks)]
+    while any(left):
+        pairs = [(p, q) for p, others in enumerate(left) for q in sorted(others, key=lambda q: (q - p) % ranks)]
+        table = csr_array((np.ones(len(pairs)), tuple(np.array(pairs).T)), shape=(ranks, ranks))
+        for p, q in enumerate(maximum_bipartite_matching(table, perm_type="column").tolist()):
+            if q >= 0:
+                order[p].append(q)
+                left[p].discard(q)
+    return order
+
+
+def _matrix(assembly: Assembly, piece: Piece) -> tuple[list[Handle], list[Handle]]:
+    """Handles of the local and of the remote block."""
+    arrays = [piece.local.indptr, piece.local.indices, piece.local.values,
+              piece.remote.indptr, piece.remote.indices, piece.remote.values, piece.boundary]  # fmt: skip
+    handles = [assembly.give("A", (i, piece.rank), piece.rank, array) for i, array in enumerate(arrays)]
+    return handles[:3], handles[3:]
+
+
+def _rows(block: Block, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Some consecutive rows of a block; nothing but the row pointers is copied."""
+    start, end = int(block.indptr[first]), int(block.indptr[last])
+    return block.indptr[first : last + 1] - block.indptr[first], block.indices[start:end], block.values[start:end]
+
+
+def _wants(places: np.ndarray) -> np.ndarray:
+    return places if places.ndim == 2 else np.stack([np.zeros_like(places), places])
+
+
+def product_graph(pieces: list[Piece], dtype: Any, steps: int = 1, trailing: tuple[int, ...] = (), *,
+                  overlap: bool = True) -> Assembly:  # fmt: skip
+    """``steps`` separate products, each with its own exchange.
+
+    With ``overlap`` local(p) waits for no message; without, it waits for all of its level, as if communication could
+    not be hidden.
+    """
+    ranks = len(pieces)
+    out = Assembly(f"sparse product x {steps}", ranks, dtype, trailing)
+    g = out.graph
+    blocks = [_matrix(out, piece) for piece in pieces]
+    order = rounds([piece.wanted for piece in pieces])
+    x = {(0, p): out.vector("x", (0, p), p, piece.size[1]) for p, piece in enumerate(pieces)}
+    out.outputs.append([(x[0, p], piece.columns, piece.size[1]) for p, piece in enumerate(pieces)])
+    for k in range(1, steps + 1):
+        w: dict[tuple[int, int], Handle] = {}
+        for p, piece in enumerate(pieces):
+            for q in order[p]:
+                w[p, q] = out.vector("w", (k - 1, p, q), p, len(piece.wanted[q]))
+                where = out.give("i", (p, q), p, _wants(piece.wanted[q]))
+                g.insert(PACK, R(x[k - 1, p]), R(where), W(w[p, q]), priority=2)
+        for p, piece in enumerate(pieces):
+            x[k, p] = out.vector("x", (k, p), p, piece.size[0])
+            local, remote = blocks[p]
+            messages = [R(w[q, p]) for q in piece.sources]
+            waits = [] if overlap else messages
+            if waits:
+                g.insert(_WAITING, *map(R, local), R(x[k - 1, p]), *waits, W(x[k, p]), len(waits))
+            else:
+                g.insert(LOCAL, *map(R, local), R(x[k - 1, p]), W(x[k, p]))
+            if messages:
+                g.insert(REMOTE, *map(R, remote), *messages, RW(x[k, p]))
+        out.outputs.append([(x[k, p], piece.rows, piece.size[0]) for p, piece in enumerate(pieces)])
+    return out
+
+
+def _waiting(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, x: np.ndarray, *rest: Any) -> None:
+    _local(indptr, indices, values, x, rest[-2])
+
+
+_WAITING = Op("local", _waiting, flops=_entries)
+
+
+def transposed_graph(pieces: list[Piece], dtype: Any, trailing: tuple[int, ...] = ()) -> Assembly:
+    """y := A^T x: the exchange runs backwards, and what arrives is added, in the order of the ranks."""
+    ranks = len(pieces)
+    out = Assembly("transposed sparse product", ranks, dtype, trailing)
+    g = out.graph
+    blocks = [_matrix(out, piece) for piece in pieces]
+    x = [out.vector("x", (0, p), p, piece.size[0]) for p, piece in enumerate(pieces)]
+    y = [out.vector("x", (1, p), p, piece.size[1]) for p, piece in enumerate(pieces)]
+    w: dict[tuple[int, int], Handle] = {}
+    for p, piece in enumerate(pieces):
+        for q, (first, last) in piece.sources.items():
+            w[p, q] = out.vector("w", (0, p, q), p, last - first)
+        if piece.sources:
+            g.insert(BACK, *map(R, blocks[p][1]), R(x[p]), *(W(w[p, q]) for q in piece.sources), priority=2)
+    for p, piece in enumerate(pieces):
+        g.insert(TRANSPOSED, *map(R, blocks[p][0]), R(x[p]), W(y[p]))
+        for q, places in piece.wanted.items():
+            where = out.give("i", (p, q), p, places)
+            g.insert(ADD, R(where), R(w[q, p]), RW(y[p]))
+    out.outputs = [
+        [(x[p], piece.rows, piece.size[0]) for p, piece in enumerate(pieces)],
+        [(y[p], piece.columns, piece.size[1]) for p, piece in enumerate(pieces)],
+    ]
+    return out
+
+
+def blocked_graph(pieces: list[Piece], plans: list[list[Closure]], dtype: Any, trailing: tuple[int, ...] = (), *,
+                  coefficients: np.ndarray | None = None, overlap: bool = True) -> Assembly:  # fmt: skip
+    """Products in blocks, one exchange a block: ``plans`` has for each block the closures of all ranks.
+
+    With ``overlap`` a rank computes the inner components while its messages travel (latency hiding); without, it waits
+    for them first. ``coefficients`` are those of one block.
+    """
+    ranks = range(len(pieces))
+    steps = sum(plan[0].steps for plan in plans)
+    out = Assembly(f"{steps} sparse products in {len(plans)} blocks", len(pieces), dtype, trailing)
+    factors = [] if coefficients is None else [out.give("c", (p,), p, coefficients.copy()) for p in ranks]
+    x = {(0, p): out.vector("x", (0, p), p, plans[0][p].size) for p in ranks}
+    base = 0
+    for plan, following in zip(plans, [*plans[1:], plans[-1]], strict=True):
+        for k in range(1, plan[0].steps + 1):
+            for p in ranks:  # the last level of a block is the first of the next
+                x[base + k, p] = out.vector("x", (base + k, p), p, max(plan[p].size, following[p].size))
+        block = _Block(out, pieces, plan, base, x, factors)
+        for p in ranks:
+            block.inner(p, 1, plan[p].top)
+            block.pack(p)
+            if overlap:
+                block.inner(p, plan[p].top + 1, plan[p].steps)
+        for p in ranks:
+            block.arrive(p)
+            if not overlap:
+                block.inner(p, plan[p].top + 1, plan[p].steps)
+            block.finish(p)
+        base += plan[0].steps
+    for k in range(base + 1):
+        out.outputs.append([(x[k, p], piece.rows, piece.size[0]) for p, piece in enumerate(pieces)])
+    return out
+
+
+class _Block:
+    """The tasks of one block of products, rank by rank."""
+
+    def __init__(self, out: Assembly, pieces: list[Piece], plan: list[Closure], base: int,
+                 x: dict[tuple[int, int], Handle], factors: list[Handle]) -> None:  # fmt: skip
+        self.out, self.pieces, self.plan, self.base, self.x, self.factors = out, pieces, plan, base, x, factors
+        self.order = rounds([mine.wanted for mine in plan])
+        self.w = {
+            (p, q): out.vector("w", (base, p, q), p, places.shape[1])
+            for p, mine in enumerate(plan) for q, places in mine.wanted.items()
+        }  # fmt: skip
+
+    def inner(self, p: int, first_level: int, last_level: int) -> None:
+        """Levels of the rows that need no message."""
+        for k in range(first_level, last_level + 1):
+            first, last = self.plan[p].levels[k - 1].inner
+            if last > first:
+                rows = self._give("A", k, p, _rows(self.pieces[p].local, first, last))
+                own, shifted = self.plan[p].own, bool(self.factors)
+                self.out.graph.insert(SWEEP, *map(R, rows), *self._before(p, k), RW(self._level(p, k)), first, own, k,
+                                      shifted)  # fmt: skip
+
+    def pack(self, p: int) -> None:
+        for q in self.order[p]:
+            places = self.plan[p].wanted[q]
+            where = self.out.give("i", (self.base, 0, p, q), p, places)
+            levels = [R(self._level(p, k)) for k in range(int(places[0].max()) + 1)]
+            self.out.graph.insert(PACK, *levels, R(where), W(self.w[p, q]), priority=2)
+
+    def arrive(self, p: int) -> None:
+        came = []
+        for q, places in self.plan[p].sources.items():
+            came += [R(self.out.give("i", (self.base, 1, p, q), p, places)), R(self.w[q, p])]
+        highest = max((int(places[0].max()) for places in self.plan[p].sources.values()), default=-1)
+        for k in range(highest + 1):
+            self.out.graph.insert(ARRIVE, *came, RW(self._level(p, k)), k)
+
+    def finish(self, p: int) -> None:
+        """All levels of the rows that needed the message."""
+        for k, level in enumerate(self.plan[p].levels, start=1):
+            if len(level.rows):
+                block = level.block
+                arrays = self._give("B", k, p, (block.indptr, block.indices, block.values, level.rows))
+                self.out.graph.insert(FINISH, *map(R, arrays), *self._before(p, k), RW(self._level(p, k)), k,
+                                      bool(self.factors))  # fmt: skip
+
+    def _level(self, p: int, k: int) -> Handle:
+        return self.x[self.base + k, p]
+
+    def _before(self, p: int, k: int) -> list[Use]:
+        """What level k is made of beside the matrix."""
+        if not self.factors:
+            return [R(self._level(p, k - 1))]
+        return [R(self.factors[p]), R(self._level(p, k - 1)), *([R(self._level(p, k - 2))] if k > 1 else [])]
+
+    def _give(self, name: str, k: int, p: int, arrays: Iterable[np.ndarray]) -> list[Handle]:
+        return [self.out.give(name, (self.base + k, i, p), p, array) for i, array in enumerate(arrays)]

@@ -1,0 +1,169 @@
+"""Cholesky of a torch tensor where it is: tiles are views of a tensor on the same device, nothing goes to the host.
+
+The graph is that of `tilewright.linalg.mixed`, the engine and the policies are the same. Three things differ. A kernel
+only launches work, so potrf notes its info in a tile, and infos are looked at once, at the end. Tiles are larger, as
+one has to last longer than the Python that launches it. And FP32 accumulation is a promise: the switches of cuBLAS that
+would break it are set while the run lasts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from tilewright.engine import Run, run
+from tilewright.errors import NotPositiveDefiniteError
+from tilewright.graph import RW, Handle, Op, TaskGraph, W
+from tilewright.kernels import potrf as potrf_kernel
+from tilewright.kernels import tensors
+from tilewright.linalg import ops
+from tilewright.linalg.mixed import factor_graph
+from tilewright.precision import FORMATS, PrecisionMap, find_format
+from tilewright.schedulers import Policy
+
+__all__ = ["device_factor", "device_tile_size"]
+
+_BACKENDS = ("serial", "threads")
+
+
+def device_tile_size(n: int, precision: PrecisionMap | str) -> int:
+    """Rows of a tile on a GPU: at 50 us of Python per task, FP64 needs 2048 and 16 bits 4096; at least 4 x 4 tiles.
+
+    Examples
+    --------
+    >>> device_tile_size(65536, "bf16"), device_tile_size(32768, "fp64"), device_tile_size(4096, "bf16")
+    (4096, 2048, 1024)
+    """
+    names = {precision} if isinstance(precision, str) else set(precision.counts())
+    largest = 4096 if names & {"bf16", "fp16", "bf16x3"} else 2048
+    return max(1, min(largest, max(-(-n // 4), 256), n or 1))
+
+
+def device_factor(
+    a: Any,
+    precision: str | PrecisionMap | None = None,
+    *,
+    lower: bool = True,
+    tile_size: int | None = None,
+    workers: int | None = None,
+    scheduler: str | Policy = "critical-path",
+    backend: str = "threads",
+    shift: float = 0.0,
+    finish: bool = True,
+) -> tuple[Any, Any, PrecisionMap, Run]:
+    """(L, d, precision map, run): the factor of A, or with ``finish=False`` of D A D + shift, and the diagonal of D.
+
+    Parameters
+    ----------
+    a : (n, n) tensor
+        float32 or float64, on any device; the triangle named by ``lower`` is read.
+    precision
+        As in `tiled_cholesky`; None is that of ``a``. TF32 is that of the tensor cores.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        With the global order; the tasks after the one that failed have run in vain.
+    ValueError, TypeError, OverflowError
+        NaN or infinity, in ``a`` or by overflow; a wrong argument.
+    """
+    import torch
+
+    if backend not in _BACKENDS:
+        raise ValueError(f"backend {backend!r} cannot run on {a.device}; use {' or '.join(_BACKENDS)}")
+    if a.ndim != 2 or a.shape[0] != a.shape[1]:
+        raise ValueError(f"the matrix must be square, not of shape {tuple(a.shape)}")
+    if a.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"no Cholesky kernel on {a.device} for dtype {a.dtype}; convert to float32 or float64")
+    if a.requires_grad:
+        raise TypeError("the factorisation is not differentiable; pass tensor.detach()")
+    if not isinstance(precision, PrecisionMap):
+        find_format(precision := precision or {torch.float32: "fp32", torch.float64: "fp64"}[a.dtype])
+    n = len(a)
+    nb = tile_size or (precision.tile_size if isinstance(precision, PrecisionMap) else None)
+    if nb is None:
+        nt = precision.nt if isinstance(precision, PrecisionMap) else 0
+        nb = -(-n // nt) if nt else device_tile_size(n, precision)
+    nt = -(-n // nb)
+    asked = precision if isinstance(precision, PrecisionMap) else PrecisionMap.uniform(nt, precision)
+    if asked.nt != nt:
+        raise ValueError(f"the PrecisionMap has {asked.nt} x {asked.nt} tiles, but there are {nt} x {nt} of {nb}")
+    computed = PrecisionMap(  # the switch makes FP32 products TF32: no conversion
+        [["fp32" if name == "tf32" else name for name in row] + [None] * (nt - len(row)) for row in asked.names]
+        if nt else [[]]
+    ) if "tf32" in asked.counts() else asked  # fmt: skip
+    source = a if lower else a.mT
+    L = torch.zeros((n, n), dtype=getattr(torch, computed.accumulate), device=a.device)
+    d = torch.ones((n, 1), dtype=torch.float64, device=a.device)
+    infos = torch.zeros((nt, 1), dtype=torch.int32, device=a.device)
+    scales = computed.single is not FORMATS["fp64"]
+    forms = sorted({FORMATS[f].storage for f in computed.counts()} - {"float32", "float64"})
+    graph = _with_infos(factor_graph(computed, tuple((form, "tensor") for form in forms), scales, finish, shift))
+    data = {
+        "S": _tiles(source, nb), "D": {(i, 0): d[i * nb : (i + 1) * nb] for i in range(nt)},
+        "I": {i: infos[i : i + 1] for i in range(nt)}, **_buffers(graph, computed, L, nb),
+    }  # fmt: skip
+    with tensors.exact_sums(tf32="tf32" in asked.counts()) as switches:
+        record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers)
+        failed = infos[:, 0].tolist()  # the only wait for the device
+    record.switches.update(switches)
+    _check(failed, nb, n, source, L)
+    return (L if lower else L.mT), d[:, 0], asked, record
+
+
+def _tiles(x: Any, nb: int) -> dict[tuple[int, ...], Any]:
+    steps = range(0, len(x), nb)
+    return {(i, j): x[r : r + nb, c : c + nb] for i, r in enumerate(steps) for j, c in enumerate(steps) if j <= i}
+
+
+def _buffers(graph: TaskGraph, precision: PrecisionMap, L: Any, nb: int) -> dict[str, dict[tuple[int, ...], Any]]:
+    """Tiles of the factor, and room for the copies that the graph makes."""
+    import torch
+
+    whole = _tiles(L, nb)
+    data: dict[str, dict[tuple[int, ...], Any]] = {"L": dict(whole), "A": {}}
+    for index, view in whole.items():
+        dtype = getattr(torch, precision[index[0], index[1]].accumulate)
+        data["A"][index] = view if dtype == L.dtype else torch.zeros(view.shape, dtype=dtype, device=L.device)
+    for handle in graph.written:
+        if handle.name in graph.temporary:
+            form = handle.name.partition(":")[2]
+            shape = (2, *whole[handle.index].shape) if form == "bfloat16x2" else whole[handle.index].shape
+            dtype = getattr(torch, "bfloat16" if form == "bfloat16x2" else form)
+            data.setdefault(handle.name, {})[handle.index] = torch.empty(shape, dtype=dtype, device=L.device)
+    return data
+
+
+def _with_infos(graph: TaskGraph) -> TaskGraph:
+    """The same tasks; each potrf(k) also writes the info tile I[k]."""
+    g = TaskGraph(graph.name)
+    for task in graph:
+        if task.op.name == "potrf":
+            g.insert(_noting(task.op), W(Handle("I", task.uses[-1].handle.index[:1])), RW(task.uses[-1].handle))
+        else:
+            g.insert(task.op, *task.uses, *task.params)
+    g.temporary = graph.temporary
+    return g
+
+
+@cache
+def _noting(op: Op) -> Op:
+    return replace(op, flops=_potrf_flops, explain=None)
+
+
+def _potrf_flops(info: tuple[int, ...], a: tuple[int, ...]) -> float:
+    return potrf_kernel.flops(a)  # type: ignore[arg-type]
+
+
+def _check(infos: list[int], nb: int, n: int, source: Any, L: Any) -> None:
+    """The first info that is not 0; then NaN and overflow, which no kernel looks for."""
+    if not any(infos) and bool(L.diagonal().isfinite().all()):
+        return
+    if not bool(source.tril().isfinite().all()):
+        raise ValueError("the matrix has a NaN or an infinity in the triangle that is read")
+    for k, info in enumerate(infos):
+        if info > 0:
+            offset, size = k * nb, min(nb, n - k * nb)
+            raise NotPositiveDefiniteError(offset + info, f"{ops.potrf.name}({k})", Handle("A", (k, k)), offset, size)
+    raise OverflowError("a number of the factor does not fit the format of its tile")

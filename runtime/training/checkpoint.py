@@ -1,0 +1,103 @@
+"""Checkpoints: one file, written aside and moved into place, read without executing anything.
+
+A process that is killed while it writes leaves the checkpoint before untouched: the new one has another name until
+it is whole and on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tilewright.training.state import Log, State
+
+__all__ = ["NAME", "check", "read", "write"]
+
+NAME = "checkpoint.pt"
+_VERSION = 1
+
+
+def write(folder: str | Path, state: State, log: Log, facts: dict[str, Any]) -> Path:
+    """Write ``folder/checkpoint.pt``: whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    aside = folder / f".{NAME}.{os.getpid()}"
+    payload = {
+        "version": _VERSION, "facts": facts, "log": log.state_dict(), "step": state.step, "tensors": state.tensors,
+        "optimizer": state.optimizer, "control": state.control, "random": state.random,
+    }  # fmt: skip
+    try:
+        with aside.open("wb") as file:
+            torch.save(payload, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    _sync(folder)
+    return path
+
+
+def _sync(folder: Path) -> None:
+    """The new name on disk, where folders can be synced."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read(folder: str | Path) -> tuple[State, Log, dict[str, Any]] | None:
+    """(state, log, facts) of the checkpoint in ``folder``; None if there is none.
+
+    Files that a killed process left half-written are removed. ValueError if the checkpoint is damaged.
+    """
+    folder = Path(folder)
+    for aside in folder.glob(f".{NAME}.*"):
+        if not _alive(aside.suffix[1:]):
+            aside.unlink(missing_ok=True)
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+        version = payload["version"]
+        state = State(*(payload[name] for name in ("step", "tensors", "optimizer", "control", "random")))
+        log, facts = Log.from_state(payload["log"]), payload["facts"]
+    except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is damaged, or not a checkpoint of this library: {error}") from error
+    if version != _VERSION:
+        raise ValueError(f"{path} has version {version} of the format; this library reads version {_VERSION}")
+    return state, log, facts
+
+
+def _alive(pid: str) -> bool:
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return int(pid) != os.getpid()
+
+
+def check(facts: dict[str, Any], wanted: dict[str, Any], folder: str | Path) -> None:
+    """ValueError that names what a checkpoint and the training that would resume it do not have in common."""
+    differ = [
+        f"{name} {facts.get(name)!r}, not {value!r}" for name, value in wanted.items() if facts.get(name) != value
+    ]
+    if differ:
+        raise ValueError(
+            f"the checkpoint in {folder} is of another training: it has {'; '.join(differ)}. Pass resume=False to "
+            f"start anew, or another folder"
+        )

@@ -1,0 +1,143 @@
+"""One training in several precisions: the notebook's summary, from runs that share data, order and first weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tilewright.training import usage
+from tilewright.training.data import Dataset
+from tilewright.training.result import Result, Text, grid
+from tilewright.training.trainer import fit
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass
+class Comparison:
+    """Results by precision; the first is the baseline of savings and speed-ups."""
+
+    results: dict[str, Result]
+
+    @property
+    def baseline(self) -> str:
+        return next(iter(self.results))
+
+    def savings(self, name: str) -> float | None:
+        """Share of the baseline's peak memory that is saved; None where none was measured."""
+        base = self.results[self.baseline].peak_memory
+        return 1 - self.results[name].peak_memory / base if base else None
+
+    def speedup(self, name: str) -> float | None:
+        """The baseline's time over this one's."""
+        seconds = self.results[name].seconds
+        return self.results[self.baseline].seconds / seconds if seconds else None
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers as plain values, for JSON; those of the last precision at the top level too."""
+        rows = {
+            name: result.summary() | {"memory_savings": self.savings(name), "speedup": self.speedup(name)}
+            for name, result in self.results.items()
+        }
+        return {**rows[next(reversed(rows))], "baseline": self.baseline, "compared": rows}
+
+    def table(self) -> Text:
+        """The notebook's summary: memory, time, accuracy, savings, speed-up; skipped steps and changes of precision."""
+        names = list(self.results)
+
+        def row(title: str, value: Callable[[Result], str]) -> list[str]:
+            return [title, *(value(self.results[name]) for name in names)]
+
+        def over(title: str, value: Callable[[str], float | None], form: str) -> list[str]:
+            base = self.baseline
+            cells = ["-" if n == base or (v := value(n)) is None else form.format(v) for n in names]
+            return [title, *cells]
+
+        rows = [
+            ["Metric", *(name.upper() if name != "adaptive" else name for name in names)],
+            row("Peak memory (MB)", lambda r: f"{r.peak_memory / 1e6:.1f}"),
+            row("Training time (s)", lambda r: f"{r.seconds:.2f}"),
+            row("Step time p50 / p95 (ms)", lambda r: f"{r.percentile(50) * 1e3:.3g} / {r.percentile(95) * 1e3:.3g}"),
+            row("Images per second", lambda r: f"{r.images_per_second:.0f}"),
+            row("Final test accuracy (%)", lambda r: f"{100 * r.test_accuracy:.2f}"),
+            row("Skipped steps", lambda r: str(r.skipped_steps)),
+            row("Changes of precision", lambda r: str(r.fallbacks)),
+            over(f"Memory savings vs {self.baseline.upper()}", self.savings, "{:.1%}"),
+            over(f"Speed-up vs {self.baseline.upper()}", self.speedup, "{:.2f}x"),
+        ]
+        first = self.results[self.baseline]
+        title = f"RESULTS SUMMARY: {first.epochs} epochs on {first.facts['device']}"
+        events = [f"{name}: changed precision at {e}" for name, r in self.results.items() for e in r.events]
+        return Text("\n".join([str(grid(rows, title)), *events]))
+
+    def plot(self, path: str | Path) -> None:
+        """Write the notebook's three panels side by side, and one of loss scales and skipped steps."""
+        from tilewright.plot.training import figure
+
+        figure(self.results, path)
+
+    def report(self, path: str | Path) -> None:
+        """Write the runs as one page."""
+        runs = [result.run for result in self.results.values()]
+        runs[0].report(path, *runs[1:])
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+
+def compare(
+    model_factory: Callable[[], nn.Module],
+    data: tuple[Dataset, Dataset],
+    precisions: Sequence[str] = ("fp32", "fp16", "bf16"),
+    *,
+    warm_up: bool = True,
+    **options: Any,
+) -> Comparison:
+    """Train a fresh model in each precision, with the same data in the same order.
+
+    What the notebook's comparison gets wrong is right here by construction: FP32 is strict, the precision is the named
+    one, everything of one training is given back before the next is measured, and what happens only once (thread pools,
+    libraries, allocators) happens before the first.
+
+    Parameters
+    ----------
+    model_factory
+        Makes the same model at each call: seed torch in it.
+    data
+        (train, test)
+    precisions
+        Names that `fit` knows; the first is the baseline.
+    warm_up
+        Take two steps in each precision before anything is measured.
+    options
+        Of `fit`.
+
+    Raises
+    ------
+    ValueError
+        A precision is unknown or named twice; or as `fit`, before any work.
+    """
+    from tilewright.training.trainer import check_precision
+
+    if not precisions or len(set(precisions)) < len(precisions):
+        raise ValueError(f"precisions must be different names, not {', '.join(precisions) or 'none'}")
+    train, test = data
+    for name in precisions:
+        check_precision(name, model_factory(), **options)
+    if warm_up:
+        size = 2 * options.get("batch_size", 64)
+        quiet = options | {"epochs": 1, "progress": False, "log": None}
+        for name in precisions:
+            fit(model_factory(), train.take(slice(0, size)), test.take(slice(0, size)), precision=name, **quiet)
+    results = {}
+    for name in precisions:
+        usage.forget()
+        model = model_factory()
+        results[name] = fit(model, train, test, precision=name, **options)
+        results[name].model = None  # nothing of it may be alive when the next one is measured
+        del model
+    return Comparison(results)

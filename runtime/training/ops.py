@@ -1,0 +1,472 @@
+"""What the tasks of a training step do: functions of values, with no graph in them.
+
+Ranks and Dask workers import them by name. Each takes the values of its handles in the order of its accesses and
+returns what it writes; nothing else is shared between tasks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tilewright.training import checkpoint, models, precision, usage
+from tilewright.training.data.augment import bits, crop_and_flip, normalise, order
+from tilewright.training.scaler import LossScaler
+from tilewright.training.state import Control, Log, Setup, Stage, State, Tape, Verdict
+
+__all__ = [
+    "allreduce",
+    "apply",
+    "apply_shared",
+    "augment",
+    "backward",
+    "backward_input",
+    "backward_weight",
+    "bucket",
+    "evaluate",
+    "finish",
+    "forward",
+    "forward_loss",
+    "judge",
+    "load",
+    "open_log",
+    "open_stages",
+    "record",
+    "release",
+    "save",
+    "snapshot",
+    "tally",
+    "transfer",
+    "unscale",
+    "update",
+]
+
+Grads = list[torch.Tensor | None]
+
+
+# ------------------------------------------------------------------ before the first step
+
+
+def open_stages(model: nn.Module, state: State, setup: Setup, *written: Any) -> tuple[Any, ...]:
+    """The stages of a replica that the last parameter names, their buffers, the control, a model for evaluation."""
+    mine: tuple[int, ...] = written[-1]
+    replica = copy.deepcopy(model).to(setup.target)
+    if setup.channels_last:
+        replica = replica.to(memory_format=torch.channels_last)
+    replica.train()
+    names = {id(t): name for name, t in (*replica.named_parameters(), *replica.named_buffers())}
+    parts = models.group(replica, setup.segments)
+    stages = [Stage(parts[s], names, setup.optimizer) for s in mine]
+    for stage in stages:
+        stage.load(state.tensors, state.optimizer)
+    control = Control("fp32", LossScaler())
+    control.load_state_dict(state.control)
+    precision.set_tf32(control.precision == "tf32", setup.target.type)
+    with contextlib.suppress(RuntimeError):  # another version of torch has another kind of state
+        torch.set_rng_state(state.random)
+    examiner = copy.deepcopy(replica).eval()
+    return *stages, *(stage.buffers for stage in stages), control, examiner
+
+
+def open_log(setup: Setup, _: Any) -> Log:
+    """An empty log, and the moment from which memory is measured."""
+    return Log(memory=(usage.watch(setup.target), 0))
+
+
+# ------------------------------------------------------------------ data
+
+
+def load(
+    images: np.ndarray,
+    labels: np.ndarray,
+    setup: Setup,
+    _: Any,
+    epoch: int,
+    first: int,
+    last: int,
+    part: int,
+    parts: int,
+) -> tuple[Any, ...]:
+    """The images of places ``first`` to ``last`` of the epoch's order that fall to part ``part`` of ``parts``."""
+    wanted = np.array_split(order(len(images), setup.seed, epoch)[first:last], parts)[part]
+    return wanted, images[wanted], labels[wanted]
+
+
+def augment(setup: Setup, batch: tuple[Any, ...], epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Crop, flip and normalise."""
+    index, images, labels = batch
+    images = crop_and_flip(images, index, setup.recipe, setup.seed, epoch)
+    return normalise(images, setup.recipe), labels
+
+
+def transfer(setup: Setup, _x: Any, _y: Any, batch: tuple[np.ndarray, np.ndarray], micro: int) -> tuple[Any, ...]:
+    """To the device, cut into micro-batches: (inputs, labels, None for the host's copy)."""
+    images, labels = (torch.from_numpy(part) for part in batch)
+    if setup.target.type != "cpu":
+        images = images.pin_memory().to(setup.target, non_blocking=True)
+        labels = labels.pin_memory().to(setup.target, non_blocking=True)
+    if setup.channels_last:
+        images = images.to(memory_format=torch.channels_last)
+    return torch.tensor_split(images, micro), torch.tensor_split(labels, micro), None
+
+
+# ------------------------------------------------------------------ forward and backward, one segment, one micro-batch
+
+
+def forward(
+    stage: Stage, control: Control, setup: Setup, x: Any, buffers: Any, _y: Any, _tape: Any, m: int,
+    key: tuple[int, ...],
+) -> tuple[Any, ...]:  # fmt: skip
+    """(buffers, output, tape). Autocast surrounds this alone."""
+    x, y, tape = _through(stage, control, setup, x, m, key)
+    return buffers, y.detach(), Tape(tape, y)
+
+
+def forward_loss(
+    stage: Stage, control: Control, setup: Setup, x: Any, buffers: Any, labels: Any, _score: Any, _tape: Any, m: int,
+    key: tuple[int, ...], count: int,
+) -> tuple[Any, ...]:  # fmt: skip
+    """(buffers, (loss, correct, images), tape) of the last segment: the loss in FP32, scaled on the tape."""
+    x, y, tape = _through(stage, control, setup, x, m, key)
+    target = labels[m]
+    if y.dtype in (torch.float16, torch.bfloat16):
+        y = y.float()
+    loss = setup.loss(y, target)
+    with torch.no_grad():
+        correct = (y.argmax(1) == target).sum() if y.ndim == 2 and target.ndim == 1 else torch.zeros(())
+    score = (loss.detach(), correct, len(target))
+    if len(target) != count:
+        loss = loss / (count / len(target))
+    if control.scaler.enabled:
+        loss = loss * control.scaler.factor
+    return buffers, score, Tape(tape, loss)
+
+
+def _through(stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: tuple[int, ...]) -> tuple[Any, ...]:
+    """(input, output, the input as a leaf); of micro-batch m of the batch, whose gradient nobody wants, no leaf."""
+    whole = isinstance(x, tuple)
+    x = x[m] if whole else x.detach().requires_grad_()
+    with _forward_pass(stage, control, setup, m, key):
+        y = stage.module(x)
+    return x, y, None if whole else x
+
+
+@contextlib.contextmanager
+def _forward_pass(stage: Stage, control: Control, setup: Setup, m: int, key: tuple[int, ...]) -> Iterator[None]:
+    if setup.checks and m == 0 and stage.buffers:
+        stage.save_buffers()
+    with contextlib.ExitStack() as around:
+        if stage.random:
+            around.enter_context(_seeded(setup, key))
+        around.enter_context(precision.autocast(control.precision, setup.target.type))
+        try:
+            yield
+        except RuntimeError as error:
+            if control.precision in ("fp16", "bf16") and "dtype" in str(error):
+                error.add_note(
+                    f"under {control.precision} autocast layers return 16-bit tensors, and what the model made itself "
+                    f"is float32; where the two meet, cast one: source.to(destination.dtype)"
+                )
+            raise
+
+
+_generator = threading.Lock()
+
+
+@contextlib.contextmanager
+def _seeded(setup: Setup, key: tuple[int, ...]) -> Iterator[None]:
+    """Seed torch's generator by (seed, step, micro-batch, segment): dropout does not depend on who runs it, or when."""
+    seed = int(bits(np.zeros((), dtype=np.uint64), setup.seed, *key)) % 2**63
+    devices = [] if setup.target.type == "cpu" else [setup.target]
+    with _generator, torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def backward(stage: Stage, grads: Grads | None, *rest: Any) -> tuple[Any, ...]:
+    """(gradients, dy, x, dx, tape), both halves at once. dy and x are given up: None where there is one."""
+    *boundary, tape, have, first = rest
+    wanted = [p for p in stage.parameters if p.requires_grad]
+    inputs = wanted if tape.x is None else [tape.x, *wanted]
+    found = list(_gradients(tape.y, inputs, boundary[0] if have else None))
+    dx = [] if tape.x is None else [None, found.pop(0)]
+    tape.x = tape.y = None
+    return _add(None if first else grads, _spread(stage, found)), *([None] if have else []), *dx, tape
+
+
+def backward_input(stage: Stage, *rest: Any) -> tuple[Any, ...] | Tape:
+    """(dy, x, dx, tape): the half that the segment before waits for."""
+    *boundary, tape, have = rest
+    tape.dy = boundary[0] if have else None
+    dx = [] if tape.x is None else [None, _gradients(tape.y, [tape.x], tape.dy, retain=True)[0]]
+    made = *([None] if have else []), *dx, tape
+    return made if len(made) > 1 else tape
+
+
+def backward_weight(stage: Stage, grads: Grads | None, tape: Tape, first: bool) -> tuple[Any, ...]:
+    """(gradients, tape): the half that only the optimizer waits for."""
+    wanted = [p for p in stage.parameters if p.requires_grad]
+    found = list(_gradients(tape.y, wanted, tape.dy))
+    tape.x = tape.y = tape.dy = None
+    return _add(None if first else grads, _spread(stage, found)), tape
+
+
+def _gradients(y: Any, inputs: list[Any], dy: Any, retain: bool = False) -> tuple[Any, ...]:
+    """`torch.autograd.grad`; None for all inputs if none of them had a part in y."""
+    if not inputs or not y.requires_grad:
+        return (None,) * len(inputs)
+    found: tuple[Any, ...] = torch.autograd.grad(y, inputs, dy, retain_graph=retain, allow_unused=True)
+    return found
+
+
+def _spread(stage: Stage, found: list[Any]) -> Grads:
+    """Gradients by parameter, None for those that are not trained."""
+    left = iter(found)
+    return [next(left) if p.requires_grad else None for p in stage.parameters]
+
+
+def _add(grads: Grads | None, more: Grads) -> Grads:
+    """Sum over micro-batches, in their order, as torch accumulates."""
+    if grads is None:
+        return more
+    return [b if a is None else a if b is None else a.add_(b) for a, b in zip(grads, more, strict=True)]
+
+
+# ------------------------------------------------------------------ gradients of all replicas
+
+
+def bucket(grads: Grads, _: Any) -> tuple[Any, ...]:
+    """(None for the gradients, all of them in one FP32 array with their shapes, None for one that is not there)."""
+    flat = torch.cat([g.reshape(-1) for g in grads if g is not None]) if any(g is not None for g in grads) else None
+    if flat is not None and flat.device.type == "cpu":
+        flat = flat.numpy()
+    return None, (flat, tuple(None if g is None else tuple(g.shape) for g in grads))
+
+
+def _sum(parts: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
+    """The sum of buckets, in their order. Where replicas have other gradients, missing ones count as zeros."""
+    shapes = tuple(
+        next((s for s in column if s is not None), None) for column in zip(*(p[1] for p in parts), strict=True)
+    )
+    total = None
+    for flat, own in parts:
+        if own != shapes:
+            flat = _padded(flat, own, shapes)
+        if flat is not None:
+            total = flat if total is None else total + flat
+    return total, shapes
+
+
+def _padded(flat: Any, own: tuple[Any, ...], shapes: tuple[Any, ...]) -> Any:
+    pieces, begin = [], 0
+    for mine, shape in zip(own, shapes, strict=True):
+        size = math.prod(shape) if shape is not None else 0
+        if mine is not None:
+            pieces.append(flat[begin : begin + size])
+            begin += size
+        elif size:
+            pieces.append(np.zeros(size, dtype=np.float32))
+    return np.concatenate(pieces) if pieces else None
+
+
+def allreduce(*parts: Any) -> Grads:
+    """Gradients summed over replicas in FP32, in the order of replicas: the bits do not depend on who is early."""
+    total, shapes = _sum(parts[:-1])
+    if total is None:
+        return [None] * len(shapes)
+    flat = torch.from_numpy(total) if isinstance(total, np.ndarray) else total
+    pieces = iter(flat.split([math.prod(shape) for shape in shapes if shape is not None]))
+    return [None if shape is None else next(pieces).view(shape) for shape in shapes]
+
+
+def unscale(control: Control, grads: Grads, _: Any) -> tuple[Grads, tuple[bool, float]]:
+    """(gradients divided by the loss scale, (not finite?, sum of squares)). Once a step, before anything uses them."""
+    found = [g for g in grads if g is not None]
+    if not found:
+        return grads, (False, 0.0)
+    if control.scaler.enabled:
+        torch._foreach_mul_(found, 1.0 / control.scaler.factor if control.scaler.factor else math.inf)
+    squares = float(torch.stack(torch._foreach_norm(found)).double().square().sum())
+    bad = not math.isfinite(squares) and not all(bool(torch.isfinite(g).all()) for g in found)
+    return grads, (bad, squares)
+
+
+def judge(control: Control, setup: Setup, *parts: Any) -> Verdict:
+    """What to do with the step: from (not finite?, sum of squares) of every bucket and the scores of every replica."""
+    flags = [part for part in parts[:-1] if len(part) == 2]
+    scores = [part for part in parts[:-1] if len(part) == 3]
+    count = sum(n for _, _, n in scores)
+    loss = sum(float(value) * n for value, _, n in scores) / count
+    found_inf = any(bad for bad, _ in flags)
+    norm = math.sqrt(sum(squares for _, squares in flags)) if flags else None
+    clip = 1.0
+    if setup.clip_norm is not None and norm is not None and not found_inf:
+        clip = min(1.0, setup.clip_norm / (norm + 1e-6))
+    factor = setup.schedule(control.updates) if setup.schedule else 1.0
+    return Verdict(
+        found_inf and setup.checks, loss, int(sum(int(c) for _, c, _ in scores)), count, norm, clip, control.precision,
+        control.scaler.factor, factor,
+    )  # fmt: skip
+
+
+def apply(stage: Stage, buffers: Any, verdict: Verdict, grads: Grads) -> tuple[Any, ...]:
+    """(stage, buffers, None for the gradients): a step of the optimizer; or none, and the buffers as they were."""
+    if verdict.found_inf:
+        stage.restore_buffers()
+    else:
+        if verdict.clip != 1.0:
+            grads = [None if g is None else g * verdict.clip for g in grads]
+        stage.step(grads, verdict.factor)
+    return stage, buffers, None
+
+
+def apply_shared(stage: Stage, buffers: Any, verdict: Verdict, grads: Grads) -> tuple[Any, ...]:
+    """(stage, buffers): as `apply`, of gradients that other replicas use too. Optimizers may change theirs."""
+    own = [None if g is None else g.clone() for g in grads] if not verdict.found_inf else grads
+    return apply(stage, buffers, verdict, own)[:2]
+
+
+_GOOD = 100  # steps between two copies of a state that was good
+
+
+def update(control: Control, verdict: Verdict, setup: Setup, *rest: Any) -> Any:
+    """The loss scale, the counters and the precision of the next step; (control, stages) if that may change them."""
+    *stages, step = rest
+    if verdict.found_inf:
+        control.skipped += 1
+    else:
+        control.updates += 1
+    control.scaler.update(verdict.found_inf)
+    if control.fallback is None:
+        return (control, *stages) if stages else control
+    event = control.fallback.observe(
+        step, found_inf=verdict.found_inf, scale=control.scaler.factor, loss_finite=math.isfinite(verdict.loss)
+    )
+    if event is not None:
+        control.precision = event.after
+        control.scaler.enabled = event.after == "fp16"
+        precision.set_tf32(event.after == "tf32", setup.target.type)
+        if control.good is not None and not all(bool(torch.isfinite(p).all()) for s in stages for p in s.parameters):
+            for stage, (tensors, optimizer) in zip(stages, control.good, strict=True):
+                stage.load(tensors, optimizer)
+    elif control.good is None or (control.updates % _GOOD == 0 and not verdict.found_inf):
+        control.good = [(stage.tensors(), stage.optimizer_state()) for stage in stages]
+    return (control, *stages) if stages else control
+
+
+# ------------------------------------------------------------------ beside the steps
+
+
+def record(log: Log, verdict: Verdict, control: Control, setup: Setup, step: int, epoch: int) -> Log:
+    """One row about a step."""
+    row = {
+        "step": step, "epoch": epoch, "loss": verdict.loss, "correct": verdict.correct, "count": verdict.images,
+        "precision": verdict.precision, "scale": verdict.scale, "skipped": verdict.found_inf, "norm": verdict.norm,
+        "factor": verdict.factor, "updates": control.updates,
+    }  # fmt: skip
+    log.steps.append(row)
+    if setup.log:
+        _write_line(setup.log, row)
+    events = control.fallback.events if control.fallback else []
+    if events and events[-1].step == step:
+        log.events.append(events[-1])
+        if setup.log:
+            _write_line(setup.log, events[-1]._asdict())
+        if setup.progress:
+            print(f"precision: {events[-1]}", file=sys.stderr, flush=True)
+    return log
+
+
+def _write_line(path: str, row: dict[str, Any]) -> None:
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def snapshot(control: Control, *rest: Any) -> State:
+    """A copy of everything after a step: of stages, and of their buffers as replica 0 has them."""
+    *parts, _, step, optimizer = rest
+    stages, buffers = parts[: len(parts) // 2], parts[len(parts) // 2 :]
+    tensors: dict[str, torch.Tensor] = {}
+    state: dict[str, dict[str, Any]] = {}
+    for stage, own in zip(stages, buffers, strict=True):
+        tensors |= stage.tensors()
+        tensors |= {name: b.detach().clone() for name, b in zip(stage.buffer_names, own, strict=True)}
+        if optimizer:
+            state |= stage.optimizer_state()
+    return State(step, tensors, state, control.state_dict(), torch.get_rng_state())
+
+
+def evaluate(
+    state: State,
+    examiner: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    setup: Setup,
+    _: Any,
+    first: int,
+    last: int,
+) -> tuple[nn.Module, tuple[float, int, int]]:
+    """(model, (sum of losses, correct, images)) on part of the test set, in the precision that the training is in."""
+    x = torch.from_numpy(normalise(images[first:last], setup.recipe)).to(setup.target)
+    y = torch.from_numpy(labels[first:last]).to(setup.target)
+    if setup.channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        with precision.autocast(state.control["precision"], setup.target.type):
+            outputs = torch.func.functional_call(examiner, state.tensors, (x,))
+        outputs = outputs.float()
+        loss = float(setup.loss(outputs, y)) * len(y)
+        return examiner, (loss, int((outputs.argmax(1) == y).sum()), len(y))
+
+
+def tally(log: Log, setup: Setup, *rest: Any) -> Log:
+    """One row about an evaluation."""
+    *scores, epoch = rest
+    count = sum(n for _, _, n in scores)
+    row = {
+        "epoch": epoch, "test_loss": sum(loss for loss, _, _ in scores) / count,
+        "test_accuracy": sum(correct for _, correct, _ in scores) / count,
+    }  # fmt: skip
+    log.evaluations.append(row)
+    if setup.log:
+        _write_line(setup.log, row)
+    if setup.progress:
+        steps = [r for r in log.steps if r["epoch"] == epoch]
+        seen = max(1, sum(r["count"] for r in steps))
+        print(
+            f"epoch {epoch + 1} | {steps[-1]['precision'] if steps else '':<4} | "
+            f"loss {sum(r['loss'] * r['count'] for r in steps) / seen:.4f} | "
+            f"train {sum(r['correct'] for r in steps) / seen:.2%} | test {row['test_accuracy']:.2%} | "
+            f"skipped {sum(r['skipped'] for r in steps)}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+    return log
+
+
+def save(state: State, log: Log, setup: Setup, _: Any) -> tuple[None, int]:
+    """Write the checkpoint: (None for the state, its step)."""
+    checkpoint.write(str(setup.checkpoint), state, setup.past.and_then(log), setup.facts)
+    return None, state.step
+
+
+def finish(setup: Setup, state: State, log: Log) -> tuple[State, Log]:
+    """State and log as the caller gets them: on the CPU, with the memory at its fullest."""
+    state.tensors = {name: tensor.cpu() for name, tensor in state.tensors.items()}
+    log.memory = log.memory[0], usage.peak(setup.target)
+    return state, log
+
+
+def release(*values: Any) -> tuple[None, ...]:
+    """None for every handle: nothing of a training stays behind on its workers."""
+    return (None,) * len(values)

@@ -1,0 +1,278 @@
+"""What a training has to tell: tables, plots, times and memory."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilewright.engine import Run
+from tilewright.training.fallback import Event
+from tilewright.training.state import Log, State
+from tilewright.training.step import Marks
+
+__all__ = ["Epoch", "Result", "Text", "grid"]
+
+_LOADER = ("load", "augment", "transfer")
+_COMPUTE = ("forward", "forward_loss", "backward", "backward_input", "backward_weight", "unscale", "judge", "apply",
+            "apply_shared", "update")  # fmt: skip
+_EXCHANGE = ("bucket", "allreduce")
+_BESIDE = ("record", "snapshot", "evaluate", "tally", "save")
+
+
+class Text(str):
+    """Text that a notebook and a prompt show as it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def grid(rows: Sequence[Sequence[str]], title: str) -> Text:
+    """A table in plain text; the first row is its head, the first column stands left."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    width = max(sum(widths) + 2 * (len(widths) - 1), len(title))
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return Text("\n".join(["=" * width, title, "=" * width, lines[0], "-" * width, *lines[1:], "=" * width]))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training set. Losses are means over images; accuracies are fractions."""
+
+    number: int
+    loss: float
+    accuracy: float
+    test_loss: float | None
+    test_accuracy: float | None
+    seconds: float
+    skipped: int
+    precision: str
+    """Of its last step."""
+
+
+@dataclass
+class Result:
+    """How a training went. ``print(result)`` shows its table."""
+
+    precision: str
+    """What was asked for."""
+    log: Log
+    runs: list[tuple[Run, Marks]]
+    """Of this call; a resumed training has fewer steps in them than in its log."""
+    per_epoch: int
+    epochs: int
+    resumed: int
+    """The step that this call began with; 0 unless it resumed."""
+    facts: dict[str, Any]
+    state: State
+    model: Any
+
+    @property
+    def run(self) -> Run:
+        """The last run: trace, report, bounds. RuntimeError if there was nothing left to do."""
+        if not self.runs:
+            raise RuntimeError("the checkpoint was already at the last step: nothing ran")
+        return self.runs[-1][0]
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """One row a step: loss, correct, count, precision, scale, skipped, norm, factor, updates."""
+        return self.log.steps
+
+    @property
+    def events(self) -> list[Event]:
+        """Changes of precision."""
+        return self.log.events
+
+    @property
+    def fallbacks(self) -> int:
+        return len(self.log.events)
+
+    @property
+    def skipped_steps(self) -> int:
+        return sum(row["skipped"] for row in self.log.steps)
+
+    @property
+    def test_accuracy(self) -> float:
+        """After the last epoch, a fraction; NaN without a test set."""
+        return self.log.evaluations[-1]["test_accuracy"] if self.log.evaluations else math.nan
+
+    @property
+    def losses(self) -> list[float]:
+        """By step."""
+        return [row["loss"] for row in self.log.steps]
+
+    # ------------------------------------------------------------ time
+
+    @cached_property
+    def step_seconds(self) -> dict[int, float]:
+        """By step of this call: from the end of the step before to its own, loading included."""
+        seconds: dict[int, float] = {}
+        for run, marks in self.runs:
+            records = {record.task: record for record in run.trace.records}
+            first = next(r.start for r in run.trace.records if run.graph.tasks[r.task].op.name == "load")
+            for step, task in sorted(marks.done.items()):
+                seconds[step] = max(records[task].end - first, 0.0)
+                first = records[task].end
+        return seconds
+
+    def percentile(self, q: float) -> float:
+        """Seconds of a step that ``q`` percent of the steps do not exceed; the first one, which warms up, left out."""
+        times = list(self.step_seconds.values())
+        return float(np.percentile(times[1:] or times, q)) if times else math.nan
+
+    @cached_property
+    def table_of_epochs(self) -> list[Epoch]:
+        rows = []
+        tests = {row["epoch"]: row for row in self.log.evaluations}
+        for number in sorted({row["epoch"] for row in self.log.steps}):
+            own = [row for row in self.log.steps if row["epoch"] == number]
+            seen = sum(row["count"] for row in own)
+            test = tests.get(number, {})
+            rows.append(Epoch(
+                number + 1, sum(r["loss"] * r["count"] for r in own) / seen, sum(r["correct"] for r in own) / seen,
+                test.get("test_loss"), test.get("test_accuracy"),
+                sum(self.step_seconds.get(r["step"], 0.0) for r in own), sum(r["skipped"] for r in own),
+                own[-1]["precision"],
+            ))  # fmt: skip
+        return rows
+
+    @property
+    def seconds(self) -> float:
+        """Of all steps of this call, without evaluation where that overlaps."""
+        return sum(self.step_seconds.values())
+
+    @property
+    def images_per_second(self) -> float:
+        images = sum(row["count"] for row in self.log.steps if row["step"] in self.step_seconds)
+        return images / self.seconds if self.seconds else 0.0
+
+    def _spent(self, names: Iterable[str]) -> float:
+        wanted = set(names)
+        return sum(
+            seconds for run, _ in self.runs for op, (_, seconds) in run.trace.by_op().items() if op in wanted
+        )  # fmt: skip
+
+    @property
+    def loader_seconds(self) -> float:
+        """In load, augment and transfer tasks, of all workers together."""
+        return self._spent(_LOADER)
+
+    @property
+    def compute_seconds(self) -> float:
+        """In forward and backward passes and optimizers, of all workers together."""
+        return self._spent(_COMPUTE)
+
+    def _hidden(self, names: Sequence[str], under: Sequence[str], messages: bool) -> float | None:
+        """Which share of the time in some tasks, and messages, passed while others ran; None if there were none."""
+        hidden = total = 0.0
+        for run, _ in self.runs:
+            tasks = run.graph.tasks
+            covers = _union((r.start, r.end) for r in run.trace.records if tasks[r.task].op.name in under)
+            spans = [(r.start, r.end) for r in run.trace.records if tasks[r.task].op.name in names]
+            if messages:
+                spans += [(m.start, m.end) for m in run.trace.messages if m.handle.name in ("bucket", "total")]
+            total += sum(end - start for start, end in spans)
+            hidden += sum(_covered(covers, start, end) for start, end in spans)
+        return hidden / total if total else None
+
+    @property
+    def overlap(self) -> float | None:
+        """Share of the all-reduce, tasks and messages, that passed while some backward pass ran; None without one."""
+        return self._hidden(_EXCHANGE, ("backward", "backward_input", "backward_weight"), True)
+
+    @property
+    def beside(self) -> float | None:
+        """Share of evaluation, records and checkpoints that passed while training went on: stall time removed."""
+        return self._hidden(_BESIDE, (*_LOADER, *_COMPUTE), False)
+
+    # ------------------------------------------------------------ memory
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes at the fullest moment beyond those in use before: of the device, or resident in the process."""
+        return max(self.log.memory[1] - self.log.memory[0], 0)
+
+    # ------------------------------------------------------------ showing
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers as plain values, for JSON; what is not known is None."""
+        return {
+            "precision": self.precision, "final_precision": self.steps[-1]["precision"] if self.steps else None,
+            "test_accuracy": _known(self.test_accuracy), "skipped_steps": self.skipped_steps,
+            "fallbacks": self.fallbacks, "events": [str(event) for event in self.events], "steps": len(self.steps),
+            "final_loss": _known(self.losses[-1]) if self.steps else None, "seconds": self.seconds,
+            "step_seconds_p50": _known(self.percentile(50)), "step_seconds_p95": _known(self.percentile(95)),
+            "images_per_second": self.images_per_second, "loader_seconds": self.loader_seconds,
+            "compute_seconds": self.compute_seconds, "overlap": self.overlap, "beside": self.beside,
+            "peak_memory": self.peak_memory, "resumed": self.resumed, "facts": self.facts,
+        }  # fmt: skip
+
+    def table(self) -> Text:
+        """Epoch by epoch, then times, memory and changes of precision."""
+        rows = [["epoch", "precision", "loss", "train", "test", "time", "skipped"]]
+        rows += [[
+            str(e.number), e.precision, f"{e.loss:.4f}", f"{e.accuracy:.2%}",
+            "-" if e.test_accuracy is None else f"{e.test_accuracy:.2%}", f"{e.seconds:.2f} s", str(e.skipped),
+        ] for e in self.table_of_epochs]  # fmt: skip
+        text = [str(grid(rows, f"Training in {self.precision} on {self.facts['device']}"))]
+        text.append(
+            f"{self.images_per_second:.0f} images/s; a step takes {self.percentile(50) * 1e3:.3g} ms (p50), "
+            f"{self.percentile(95) * 1e3:.3g} ms (p95); loading {self.loader_seconds:.3g} s, computing "
+            f"{self.compute_seconds:.3g} s; peak memory {self.peak_memory / 1e6:.1f} MB"
+        )
+        if self.overlap is not None:
+            text.append(f"{self.overlap:.0%} of the all-reduce passed under backward passes")
+        text += [f"changed precision at {event}" for event in self.events]
+        return Text("\n".join(text))
+
+    def plot(self, path: str | Path) -> None:
+        """Write a figure: loss, accuracy, time per epoch, loss scale with skips; changes of precision marked."""
+        from tilewright.plot.training import figure
+
+        figure({self.precision: self}, path)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def __repr__(self) -> str:
+        return (
+            f"Result({self.precision!r}, {len(self.steps)} steps, test_accuracy={self.test_accuracy:.4f}, "
+            f"skipped_steps={self.skipped_steps}, fallbacks={self.fallbacks})"
+        )
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _union(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Disjoint intervals that cover the same time, in order."""
+    merged: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], end)
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _covered(union: list[tuple[float, float]], start: float, end: float) -> float:
+    """How much of an interval lies in a union of disjoint ones."""
+    total = 0.0
+    at = max(bisect_left(union, (start, start)) - 1, 0)
+    while at < len(union) and union[at][0] < end:
+        total += max(min(union[at][1], end) - max(union[at][0], start), 0.0)
+        at += 1
+    return total

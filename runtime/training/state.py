@@ -1,0 +1,238 @@
+"""What a training carries from step to step, and how it looks on its way to disk or to another process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from tilewright.training.fallback import Event, Fallback
+from tilewright.training.scaler import LossScaler
+
+__all__ = ["Control", "Log", "Setup", "Stage", "State", "Tape", "Verdict"]
+
+Optimizer = Callable[[list[nn.Parameter]], Any]
+"""Makes a torch optimizer for some parameters."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What stays the same in a training. It travels to every worker once."""
+
+    loss: Callable[..., torch.Tensor]
+    """Of (outputs, labels), the mean over the batch."""
+    optimizer: Optimizer
+    schedule: Callable[[int], float] | None
+    """The factor of the learning rate after so many updates; skipped steps do not count."""
+    recipe: Any
+    device: str
+    seed: int
+    batch: int
+    """Images of a step, of all replicas and micro-batches together."""
+    segments: int | None
+    clip_norm: float | None = None
+    checks: bool = False
+    """Whether gradients are looked at before they are used: steps that are not finite are skipped."""
+    channels_last: bool = False
+    progress: bool = False
+    log: str | None = None
+    checkpoint: str | None = None
+    past: Log = field(default_factory=lambda: Log())
+    """What happened before this graph."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What a checkpoint has to have in common with the training that resumes it."""
+
+    @property
+    def target(self) -> torch.device:
+        return torch.device(self.device)
+
+
+@dataclass
+class Control:
+    """Precision, loss scale and counters: the part of the state that decides. Every place has an equal copy."""
+
+    precision: str
+    scaler: LossScaler
+    fallback: Fallback | None = None
+    updates: int = 0
+    """Steps of the optimizer so far."""
+    skipped: int = 0
+    good: Any = None
+    """Parameters and optimizer state of some step that was finite; for a fall to a safer precision."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "precision": self.precision, "scaler": self.scaler.state_dict(),
+            "overflows": self.scaler.overflows, "enabled": self.scaler.enabled, "updates": self.updates,
+            "skipped": self.skipped, "fallback": self.fallback.state_dict() if self.fallback else None,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.precision = state["precision"]
+        self.updates, self.skipped = state["updates"], state["skipped"]
+        self.fallback = Fallback.from_state(state["fallback"]) if state["fallback"] else None
+        self.scaler.enabled = state["enabled"]
+        self.scaler.load_state_dict(state["scaler"])
+        self.scaler.overflows = state["overflows"]
+
+
+class Stage:
+    """One segment of one replica: its module, the optimizer of its parameters, and its buffers as they were.
+
+    ``names`` are those that the whole model has for the parameters and buffers.
+    """
+
+    def __init__(self, module: nn.Module, names: dict[int, str], optimizer: Optimizer) -> None:
+        self.module = module
+        self.names = [names[id(p)] for p in module.parameters()]
+        self.buffer_names = [names[id(b)] for b in module.buffers()]
+        self.parameters = list(module.parameters())
+        self.buffers = list(module.buffers())
+        trainable = [p for p in self.parameters if p.requires_grad]
+        self.optimizer = optimizer(trainable) if trainable else None
+        self.rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
+        self.saved: list[torch.Tensor] | None = None
+        self.random = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in module.modules())
+
+    def save_buffers(self) -> None:
+        """Keep a copy of the buffers, such as the statistics of batch norm, for `restore_buffers`."""
+        self.saved = [b.clone() for b in self.buffers]
+
+    def restore_buffers(self) -> None:
+        if self.saved is not None:
+            for buffer, old in zip(self.buffers, self.saved, strict=True):
+                buffer.copy_(old)
+
+    def step(self, grads: list[torch.Tensor | None], factor: float) -> None:
+        """One step of the optimizer, at ``factor`` times its learning rates. Without gradients nothing happens."""
+        if self.optimizer is None or all(grad is None for grad in grads):
+            return
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        for parameter, grad in zip(self.parameters, grads, strict=True):
+            parameter.grad = grad
+        self.optimizer.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Copies of parameters and buffers, by the names of the whole model."""
+        pairs = [*zip(self.names, self.parameters, strict=True), *zip(self.buffer_names, self.buffers, strict=True)]
+        return {name: tensor.detach().clone() for name, tensor in pairs}
+
+    def optimizer_state(self) -> dict[str, dict[str, Any]]:
+        """Copies of the optimizer's state, by parameter."""
+        if self.optimizer is None:
+            return {}
+        return {
+            name: {key: v.clone() if isinstance(v, torch.Tensor) else v for key, v in self.optimizer.state[p].items()}
+            for name, p in zip(self.names, self.parameters, strict=True)
+            if p in self.optimizer.state
+        }
+
+    def load(self, tensors: dict[str, torch.Tensor], optimizer: dict[str, dict[str, Any]]) -> None:
+        """The inverse of `tensors` and `optimizer_state`."""
+        with torch.no_grad():
+            for name, tensor in zip(
+                [*self.names, *self.buffer_names], [*self.parameters, *self.buffers], strict=True
+            ):  # fmt: skip
+                if name in tensors:
+                    tensor.copy_(tensors[name])
+        if self.optimizer is not None:
+            for name, parameter in zip(self.names, self.parameters, strict=True):
+                if name in optimizer:
+                    self.optimizer.state[parameter] = {
+                        key: _like(v, parameter) if isinstance(v, torch.Tensor) else v
+                        for key, v in optimizer[name].items()
+                    }
+
+
+def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A copy of an optimizer's tensor where it belongs; counters of steps stay on the CPU, as torch has them."""
+    return value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
+
+
+class Tape:
+    """What the backward pass of one segment and micro-batch needs. Empty when it has been used."""
+
+    __slots__ = ("dy", "x", "y")
+
+    def __init__(self, x: torch.Tensor | None, y: torch.Tensor) -> None:
+        self.x: torch.Tensor | None = x
+        """The input, a leaf; None if no gradient of it is wanted."""
+        self.y: torch.Tensor | None = y
+        """The output; of the last segment the loss, scaled."""
+        self.dy: torch.Tensor | None = None
+        """The gradient of the output, kept between the two halves of a split backward pass."""
+
+
+class Verdict(NamedTuple):
+    """What all workers know about a step before anyone uses its gradients. Found by every place for itself."""
+
+    found_inf: bool
+    """Some gradient was not finite. The maximum over all buckets, each the sum over all workers."""
+    loss: float
+    correct: int
+    images: int
+    norm: float | None
+    """2-norm of all gradients, unscaled and before clipping."""
+    clip: float
+    """What the gradients are multiplied by."""
+    precision: str
+    scale: float
+    factor: float
+    """Of the learning rate."""
+
+
+@dataclass
+class Log:
+    """What happened, in order: one row a step, one row an evaluation, changes of precision."""
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    memory: tuple[int, int] = (0, 0)
+    """Bytes in use by the process of the first place: at the beginning, and at the fullest moment."""
+
+    def and_then(self, other: Log) -> Log:
+        """Both, this one first."""
+        fullest = max(self.memory[1], other.memory[1])
+        return Log(
+            self.steps + other.steps, self.evaluations + other.evaluations, self.events + other.events,
+            (self.memory[0] or other.memory[0], fullest),
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps, "evaluations": self.evaluations, "events": [list(event) for event in self.events],
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Log:
+        return cls(state["steps"], state["evaluations"], [Event(*event) for event in state["events"]])
+
+
+@dataclass
+class State:
+    """Everything that a training needs to go on: what a checkpoint holds."""
+
+    step: int
+    """The next step."""
+    tensors: dict[str, torch.Tensor]
+    """Parameters and buffers, by name."""
+    optimizer: dict[str, dict[str, Any]]
+    control: dict[str, Any]
+    random: torch.Tensor
+    """State of torch's own generator, for user code that draws from it."""
+
+    @classmethod
+    def of(cls, model: nn.Module, control: Control) -> State:
+        """Before the first step."""
+        return cls(0, _copies(model.state_dict().items()), {}, control.state_dict(), torch.get_rng_state())
+
+
+def _copies(items: Iterable[tuple[str, Any]]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in items}

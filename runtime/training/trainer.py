@@ -1,0 +1,327 @@
+"""Train a model: `fit` builds the graphs of a training, runs them on any engine and says how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tilewright.engine import Run, run
+from tilewright.graph import Handle, TaskGraph
+from tilewright.machine import cores
+from tilewright.training import checkpoint as checkpoints
+from tilewright.training import models, usage
+from tilewright.training import precision as precisions
+from tilewright.training.data import Dataset
+from tilewright.training.fallback import LADDER, Fallback
+from tilewright.training.pipeline import pipeline_policy
+from tilewright.training.result import Result
+from tilewright.training.scaler import LossScaler
+from tilewright.training.schedules import schedule as find_schedule
+from tilewright.training.state import Control, Log, Setup, State
+from tilewright.training.step import Layout, Marks, Span, place, training_graph
+
+__all__ = ["OPTIMIZERS", "check_precision", "fit", "target_device"]
+
+OPTIMIZERS: dict[str, tuple[Callable[..., Any], float, dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, 0.1, {"momentum": 0.9, "weight_decay": 5e-4}),
+    "adam": (torch.optim.Adam, 1e-3, {}),
+    "adamw": (torch.optim.AdamW, 1e-3, {"weight_decay": 1e-2}),
+}
+"""By name: the torch optimizer, its usual learning rate, its other arguments. sgd is the notebook's."""
+
+MOST_TASKS = 40_000
+"""Of one graph; a longer training is several graphs, one after the other."""
+
+
+def fit(
+    model: nn.Module,
+    train: Dataset,
+    test: Dataset | None = None,
+    *,
+    epochs: int = 5,
+    precision: str = "fp32",
+    optimizer: str | Callable[[list[nn.Parameter]], Any] = "sgd",
+    lr: float | None = None,
+    schedule: str | Callable[[int], float] | None = None,
+    loss: Callable[..., torch.Tensor] | None = None,
+    batch_size: int = 64,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    backend: str = "threads",
+    workers: int = 1,
+    helpers: int | None = None,
+    threads: int | None = None,
+    pipeline: str | None = None,
+    segments: int | None = None,
+    scheduler: Any = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = True,
+    progress: bool = False,
+    log: str | Path | None = None,
+    device: str | torch.device | None = None,
+    channels_last: bool = False,
+    deterministic: bool = False,
+    scaler: LossScaler | None = None,
+    fallback: Fallback | str = "robust",
+    seed: int = 0,
+    allow_slow: bool = False,
+    **options: Any,
+) -> Result:
+    """Train ``model`` and evaluate it after each epoch. It has the trained parameters afterwards, on its own device.
+
+    Parameters
+    ----------
+    model
+        float32 parameters. Cut into segments where `tilewright.training.models.segments` says.
+    train, test
+        Images and labels. Without ``test`` nothing is evaluated.
+    precision
+        ``"fp32"`` (strict), ``"tf32"``, ``"bf16"``, ``"fp16"`` (with loss scaling), or ``"adaptive"``: the fastest
+        the device has, and a safer one as soon as ``fallback`` says so.
+    optimizer, lr, schedule
+        A name of `OPTIMIZERS` or a function from parameters to a torch optimizer; its learning rate; its factor by
+        number of updates, a name of `SCHEDULES` or a function. Each segment has an optimizer of its own, so what it
+        does to a parameter must not depend on the others.
+    loss
+        Of (outputs, labels), a mean; cross entropy by default. Computed in FP32.
+    batch_size, accumulate
+        Images of a step, of all workers together, and in how many micro-batches each worker takes its share.
+    clip_norm
+        Largest 2-norm of the gradients, unscaled, of all parameters together.
+    backend, workers, helpers
+        The engine; how many replicas share each batch; on ``threads``, how many more workers do what is not on the
+        way to the next step: batches, evaluation, checkpoints (none on a CPU, one beside a GPU).
+    threads
+        Of torch in each task, on ``serial`` and ``threads``; by default the cores divided among the workers. The bits
+        of a convolution's gradients depend on this number, and on no other choice of how to run.
+    pipeline, segments
+        A schedule, ``"gpipe"``, ``"1f1b"`` or ``"zero-bubble"``: each segment has a worker of its own, and ``workers``
+        counts the replicas of the whole pipeline. And into how many segments to cut the model.
+    scheduler
+        A policy of the engine instead of priorities; not with a pipeline.
+    checkpoint, checkpoint_every, resume
+        A folder; steps between checkpoints, an epoch by default; whether to go on from what is there.
+    progress, log
+        A line an epoch on standard error; a file that gets a JSON line a step.
+    device
+        A CUDA device if there is one, else the CPU.
+    scaler, fallback
+        Start of the loss scale; ``"robust"``, ``"literal"`` or a `Fallback` for adaptive precision.
+    deterministic
+        Have torch refuse what it cannot repeat, on a GPU.
+    allow_slow
+        Run what is refused because it is pathologically slow on this CPU.
+    options
+        Of the engine: ``pool`` for ``mpi``, ``client`` for ``dask``.
+
+    Raises
+    ------
+    ValueError
+        Something does not fit; before any work.
+
+    Notes
+    -----
+    In FP32, ``workers=R`` gives the bits of one worker with ``accumulate=R``: micro-batches and sums are the same.
+    With R micro-batches on each of several workers sums associate differently, and losses agree to about 1e-6. Batch
+    norm sees micro-batches, as in torch's DistributedDataParallel; running statistics are those of replica 0.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> train, test = training.data.digits()
+    >>> result = training.fit(training.models.MLP(), train, test, epochs=3, batch_size=32)
+    >>> result.test_accuracy > 0.9
+    True
+    """
+    target = target_device(device)
+    loss = nn.CrossEntropyLoss() if loss is None else loss
+    _check_counts(epochs=epochs, batch_size=batch_size, accumulate=accumulate, workers=workers)
+    if not len(train) or (test is not None and not len(test)):
+        raise ValueError("there is nothing to train on: a data set is empty")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be above 0, not {clip_norm}")
+    if target.type != "cpu" and backend not in ("serial", "threads"):
+        raise ValueError(f"backend {backend!r} sends values between processes and trains on CPUs; pass device='cpu'")
+    parts = models.group(model, segments)
+    control = _control(precision, model, target, loss, scaler, fallback, allow_slow)
+    layout = Layout(workers, accumulate, len(parts), pipeline is not None, pipeline == "zero-bubble")
+    per_epoch = -(-len(train) // batch_size)
+    total = epochs * per_epoch
+    name, make = _optimizer(optimizer, lr)
+    folder = str(checkpoint) if checkpoint is not None else None
+    facts = {
+        "data": f"{train.name}, {len(train)} images", "batch_size": batch_size, "seed": seed, "optimizer": name,
+        "precision": precision, "parameters": sum(p.numel() for p in model.parameters()), "clip_norm": clip_norm,
+    }  # fmt: skip
+    setup = Setup(
+        loss=loss, optimizer=make, schedule=find_schedule(schedule, total), recipe=train.recipe, device=str(target),
+        seed=seed, batch=batch_size, segments=segments, clip_norm=clip_norm,
+        checks=control.fallback is not None or control.precision == "fp16", channels_last=channels_last,
+        progress=progress, log=str(log) if log is not None else None, checkpoint=folder, facts=facts,
+    )  # fmt: skip
+    state, past = State.of(model, control), Log()
+    found = checkpoints.read(folder) if folder is not None and resume else None
+    if found is not None:
+        checkpoints.check(found[2], facts, str(folder))
+        state, past = found[0], found[1]
+    resumed = state.step
+    spare = (1 if target.type == "cuda" else 0) if helpers is None else helpers
+    engine = _Engine(backend, layout, spare, threads, pipeline, scheduler, options)
+    usage.forget()
+    runs: list[tuple[Run, Marks]] = []
+    every = checkpoint_every or per_epoch
+    stride = max(1, MOST_TASKS // (layout.places * (12 + 4 * len(parts) * accumulate)))
+    with precisions.flags(control.precision, target.type, deterministic):
+        while state.step < total:
+            stop = min(total, state.step + stride)
+            span = Span(
+                state.step, stop, len(train), batch_size, len(test) if test is not None else 0,
+                save_every=every if folder else 0, save_last=bool(folder) and stop == total,
+            )  # fmt: skip
+            graph, marks = training_graph(
+                layout, span, checks=setup.checks, norms=clip_norm is not None,
+                adaptive=control.fallback is not None, overlap=engine.overlap,
+            )  # fmt: skip
+            done = engine.run(graph, _data(layout, model, state, replace(setup, past=past), train, test), progress)
+            state = done[Handle("result", (0,))]
+            past = past.and_then(done[Handle("log", (0,))])
+            _let_go(done)
+            runs.append((done, marks))
+    model.load_state_dict(state.tensors)
+    return Result(
+        precision=precision, log=past, runs=runs, per_epoch=per_epoch, epochs=epochs, resumed=resumed,
+        facts=facts | _manifest(target, engine, setup, control), state=state, model=model,
+    )  # fmt: skip
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be a positive integer, not {count!r}")
+
+
+def _optimizer(given: Any, lr: float | None) -> tuple[str, Callable[[list[nn.Parameter]], Any]]:
+    """(what it is called in a checkpoint, a function from parameters to an optimizer)."""
+    if isinstance(given, str):
+        if given not in OPTIMIZERS:
+            raise ValueError(
+                f"unknown optimizer {given!r}; known: {', '.join(OPTIMIZERS)}, or a function of parameters"
+            )
+        kind, usual, others = OPTIMIZERS[given]
+        rate = usual if lr is None else lr
+        return f"{given}, lr {rate:g}", partial(kind, lr=rate, **others)
+    if not callable(given):
+        raise ValueError(
+            f"optimizer must be a name or a function from parameters to a torch optimizer, such as torch.optim.Adam, "
+            f"not {type(given).__name__}"
+        )
+    make = given if lr is None else partial(given, lr=lr)
+    return getattr(given, "__qualname__", "function"), make
+
+
+def _control(
+    wanted: str, model: nn.Module, device: torch.device, loss: Any, scaler: LossScaler | None,
+    fallback: Fallback | str, allow_slow: bool,
+) -> Control:  # fmt: skip
+    """Where a training starts: its precision, the loss scale, and the ladder if it is adaptive."""
+    scaler = replace(scaler) if scaler is not None else LossScaler()
+    if wanted != "adaptive":
+        precisions.check(wanted, device, model, allow_slow=allow_slow)
+        precisions.check_model(model, loss, wanted)
+        scaler.enabled = scaler.enabled and wanted == "fp16"
+        return Control(wanted, scaler)
+    plan = fallback if isinstance(fallback, Fallback) else Fallback(mode=fallback)
+    rungs = tuple(rung for rung in plan.ladder or LADDER if _fit_for(rung, device, model, allow_slow))
+    if not rungs:
+        raise ValueError(f"{device} has none of the precisions {', '.join(plan.ladder)}")
+    plan = Fallback.from_state(plan.state_dict() | {"ladder": rungs})
+    precisions.check_model(model, loss, plan.precision)
+    scaler.enabled = plan.precision == "fp16"
+    return Control(plan.precision, scaler, plan)
+
+
+def check_precision(wanted: str, model: nn.Module, **options: Any) -> None:
+    """ValueError, as `fit` would raise it with these options, if the model cannot be trained in a precision."""
+    _control(
+        wanted, model, target_device(options.get("device")), options.get("loss"), None,
+        options.get("fallback", "robust"), options.get("allow_slow", False),
+    )  # fmt: skip
+
+
+def target_device(device: str | torch.device | None) -> torch.device:
+    """That device, or a CUDA device if there is one, else the CPU."""
+    return torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _fit_for(rung: str, device: torch.device, model: nn.Module, allow_slow: bool) -> bool:
+    try:
+        precisions.check(rung, device, model, allow_slow=allow_slow)
+    except ValueError:
+        return False
+    return True
+
+
+class _Engine:
+    """How `tilewright.run` is called for a layout."""
+
+    def __init__(
+        self, backend: str, layout: Layout, helpers: int, threads: int | None, pipeline: str | None, scheduler: Any,
+        options: dict[str, Any],
+    ) -> None:  # fmt: skip
+        if pipeline is not None and scheduler is not None:
+            raise ValueError("a pipeline is a policy; pass either pipeline or scheduler")
+        if helpers < 0:
+            raise ValueError(f"helpers must not be negative, not {helpers}")
+        self.backend = backend
+        self.scheduler = scheduler or (pipeline_policy(pipeline, layout) if pipeline else "prio")
+        self.workers = layout.places + (helpers if backend == "threads" and not pipeline else 0)
+        self.overlap = self.workers > 1
+        self.options = dict(options)
+        if backend in ("serial", "threads"):
+            share = max(1, cores() // (1 if backend == "serial" else self.workers))
+            self.options["threads_per_task"] = share if threads is None else threads
+        else:
+            self.options.setdefault("owner", place)
+
+    def run(self, graph: TaskGraph, data: dict[str, Any], progress: bool) -> Run:
+        bar = progress and self.backend not in ("serial", "threads")  # there the tasks themselves print
+        return run(
+            graph, data, backend=self.backend, scheduler=self.scheduler, workers=self.workers, progress=bar,
+            **self.options,
+        )  # fmt: skip
+
+
+def _data(
+    layout: Layout, model: nn.Module, state: State, setup: Setup, train: Dataset, test: Dataset | None
+) -> dict[str, Any]:
+    """What the graph reads, by place."""
+    values: dict[str, Any] = {
+        "model": model, "state": state, "setup": setup, "images": train.images, "targets": train.labels,
+    }  # fmt: skip
+    if test is not None:
+        values |= {"test_images": test.images, "test_targets": test.labels}
+    return {name: [value] * layout.places for name, value in values.items()}
+
+
+def _let_go(run: Run) -> None:
+    """Keep the trace of a run and not its data: another training may be measured next."""
+    run.store.families.clear()
+    run.store.given.clear()
+    run.store.clear()
+
+
+def _manifest(device: torch.device, engine: _Engine, setup: Setup, control: Control) -> dict[str, Any]:
+    """What this ran on, and the flags that numbers depend on."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {cores()} cores",
+        "torch": torch.__version__, "backend": engine.backend, "workers": engine.workers,
+        "threads_per_task": engine.options.get("threads_per_task", 1), "channels_last": setup.channels_last,
+        "float32_matmul": "strict" if control.precision != "tf32" else "tf32", "autocast_cache": False,
+    }  # fmt: skip

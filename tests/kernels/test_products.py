@@ -1,0 +1,234 @@
+"""Kernels with operands in 16 bits, by every route this machine has."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tilewright.kernels import products, reference, table
+from tilewright.kernels.narrow import convert, round_tf32, split, to_bf16, widened
+
+HERE = [
+    (route.form, route.name)
+    for form in products.FORMS
+    for route in products.probe(form)
+    if not route.reason or route.slow
+]
+U = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "bfloat16x2": 2.0**-16}
+
+every_route = pytest.mark.parametrize(("form", "name"), HERE)
+
+
+def kernel(op, form, name):
+    storage = "float32" if op in ("trsm", "potrf") else form
+    return table.lookup(op, "cpu", storage, "float32", f"{form}/{name}").function
+
+
+def normal(rng, m, n):
+    return rng.standard_normal((m, n)).astype(np.float32)
+
+
+def narrow(x, form):
+    if form == "bfloat16x2":
+        y = np.empty((2, *x.shape), np.uint16)
+        split(x, y)
+    elif form == "bfloat16":
+        y = np.empty(x.shape, np.uint16)
+        to_bf16(x, y)
+    else:
+        y = x.astype(np.float16)
+    return y
+
+
+def exact_update(a, b, c):
+    return c.astype(np.float64) - widened(a).astype(np.float64) @ widened(b).astype(np.float64).T
+
+
+class TestRouting:
+    def test_this_machine_has_some_route_for_every_form(self):
+        assert {form for form, _ in HERE} == set(products.FORMS)
+
+    @pytest.mark.parametrize("form", products.FORMS)
+    def test_emulated_products_are_refused_with_the_reason(self, form, monkeypatch):
+        monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"avx2"}))
+        with pytest.raises(ValueError, match=r"is emulated on this CPU, which has none of .*use fp32, or emulate=True"):
+            products.route(form)
+        assert products.route(form, emulate=True).slow
+
+    @pytest.mark.parametrize("form", ["bfloat16", "float16"])
+    def test_emulated_route_can_be_had_by_name_and_override(self, form, monkeypatch):
+        monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"avx2"}))
+        with pytest.raises(ValueError, match="emulate=True overrides this"):
+            products.route(form, "autocast")
+        assert products.route(form, "autocast", emulate=True).name == "autocast"
+
+    def test_native_instructions_are_enough(self, monkeypatch):
+        monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"avx512_bf16", "avx512_fp16"}))
+        assert {products.route(form).reason for form in products.FORMS} == {""}
+
+    def test_missing_symbol_leaves_the_next_route(self, monkeypatch):
+        monkeypatch.setattr(products, "_cblas", lambda form: None)
+        monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"amx_bf16", "avx512_fp16"}))
+        assert products.route("bfloat16").name == "mkldnn"
+        assert products.route("float16").name == "autocast"
+        with pytest.raises(ValueError, match="no MKL with cblas_gemm_bf16bf16f32 here"):
+            products.route("bfloat16", "cblas")
+
+    def test_autocast_is_refused_for_bf16x3(self):
+        with pytest.raises(ValueError, match="rounds each product to 16 bits, so three of them do not add up to FP32"):
+            products.route("bfloat16x2", "autocast", emulate=True)
+
+    def test_unknown_route_lists_the_known(self):
+        with pytest.raises(ValueError, match="unknown route 'magic'; there are cblas, mkldnn, autocast, reference"):
+            products.route("bfloat16", "magic")
+
+    def test_lookup_without_a_source_takes_the_best_route(self, monkeypatch):
+        monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"amx_bf16"}))
+        row = table.lookup("gemm", "cpu", "bfloat16", "float32")
+        assert row.source == f"bfloat16/{products.route('bfloat16').name}"
+
+    def test_narrow_rows_do_not_replace_those_of_fp32(self):
+        table.lookup("gemm", "cpu", "bfloat16", "float32", "bfloat16/reference")
+        assert "/" not in table.lookup("trsm", "cpu", "float32", "float32").source
+
+
+@every_route
+class TestProducts:
+    @settings(max_examples=8)
+    @given(m=st.integers(1, 70), n=st.integers(1, 70), k=st.integers(1, 70), seed=st.integers(0, 9), rows=st.booleans())
+    def test_gemm_is_exact_up_to_the_accumulation(self, form, name, m, n, k, seed, rows):
+        rng = np.random.default_rng(seed)
+        a, b = narrow(normal(rng, m, k), form), narrow(normal(rng, n, k), form)
+        big = np.asarray(normal(rng, m + 3, n + 5), order="C" if rows else "F")
+        c = big[1 : m + 1, 2 : n + 2]
+        wanted, before = exact_update(a, b, c), big.copy()
+        kernel("gemm", form, name)(a, b, c)
+        size = np.abs(widened(a)) @ np.abs(widened(b)).T + np.abs(before[1 : m + 1, 2 : n + 2])
+        u = (k + 2) * 2.0**-24 + (U[form] if name == "autocast" else 0) + (2.0**-15 if form == "bfloat16x2" else 0)
+        assert (np.abs(c - wanted) <= 2 * u * size).all()
+        big[1 : m + 1, 2 : n + 2] = before[1 : m + 1, 2 : n + 2]
+        assert np.array_equal(big, before)  # nothing beside the tile
+
+    def test_sum_of_a_thousand_ones_is_exact(self, form, name):
+        """16-bit sums would stop at 256 (BF16) or 2048 (FP16)."""
+        ones = narrow(np.ones((40, 4096), np.float32), form)
+        c = np.zeros((40, 40), np.float32)
+        kernel("gemm", form, name)(ones, ones, c)
+        assert (c == -4096).all()
+
+    @pytest.mark.parametrize("n", [1, 256, 300, 600])
+    def test_syrk_updates_the_lower_triangle(self, form, name, n):
+        rng = np.random.default_rng(n)
+        a, c = narrow(normal(rng, n, 60), form), normal(rng, n, n)
+        wanted = exact_update(a, a, c)
+        kernel("syrk", form, name)(a, c)
+        assert np.allclose(
+            np.tril(c), np.tril(wanted), atol=3 * U[form] * 30 if name == "autocast" else 1e-2 * U[form] * 60 + 1e-4
+        )
+
+    @pytest.mark.parametrize("n", [1, 100, 257, 520])
+    def test_potrf_and_trsm_have_the_error_of_the_format(self, form, name, n):
+        rng = np.random.default_rng(n)
+        x = normal(rng, n, 2 * n).astype(np.float64)
+        a = x @ x.T / (2 * n) + np.eye(n)
+        lower = a.astype(np.float32)
+        assert kernel("potrf", form, name)(lower) == 0
+        lower = np.tril(lower)
+        u = U[form] if n > products.BLOCK else 2.0**-22
+        assert np.linalg.norm(lower.astype(float) @ lower.T - a) < 3 * u * np.linalg.norm(a)
+        b = normal(rng, 90, n)
+        solved = b.copy()
+        kernel("trsm", form, name)(lower, solved)
+        assert np.linalg.norm(solved.astype(float) @ lower.T - b) < 4 * u * np.linalg.norm(b) + 1e-5 * n**0.5
+
+    def test_info_of_potrf_counts_over_blocks(self, form, name):
+        a = np.eye(520, dtype=np.float32)
+        a[515, 515] = -1
+        assert kernel("potrf", form, name)(a) == 516
+
+    def test_shapes_that_do_not_fit_raise(self, form, name):
+        a, c = narrow(np.ones((3, 4), np.float32), form), np.zeros((3, 5), np.float32)
+        with pytest.raises(ValueError, match="gemm: A .* do not fit"):
+            kernel("gemm", form, name)(a, a, c)
+        with pytest.raises(ValueError, match="syrk: A .* do not fit"):
+            kernel("syrk", form, name)(a, c)
+        with pytest.raises(ValueError, match="trsm: L .* do not fit"):
+            kernel("trsm", form, name)(c[:, :3], np.zeros((2, 4), np.float32))
+        with pytest.raises(ValueError, match="potrf: A .* is not square"):
+            kernel("potrf", form, name)(c)
+
+
+class TestTorch:
+    def test_addmm_under_autocast_would_round_the_target(self):
+        """Why no kernel uses it."""
+        c = torch.full((4, 4), 1 + 2.0**-12)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.addmm(c, torch.zeros(4, 4), torch.zeros(4, 4)).dtype == torch.bfloat16
+
+    def test_autocast_route_keeps_the_target_in_fp32(self):
+        c = np.full((20, 20), 1 + 2.0**-12, np.float32)
+        zero = np.zeros((20, 20), np.uint16)
+        with torch.autocast("cpu", torch.bfloat16):
+            kernel("gemm", "bfloat16", "autocast")(zero, zero, c)
+        assert (c == np.float32(1 + 2.0**-12)).all()
+
+    def test_mkldnn_switch_is_restored(self):
+        before = torch.backends.mkldnn.matmul.fp32_precision
+        one = narrow(np.ones((20, 20), np.float32), "bfloat16")
+        kernel("gemm", "bfloat16", "mkldnn")(one, one, np.zeros((20, 20), np.float32))
+        assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+class TestNarrow:
+    @given(st.lists(st.floats(width=32), min_size=1, max_size=40))
+    def test_bf16_is_torchs_with_and_without_torch(self, values):
+        x = np.array([values], np.float32)
+        wanted = torch.from_numpy(x.copy()).to(torch.bfloat16).float().numpy()
+        for source in (
+            x,
+            np.frombuffer(x.tobytes(), np.float32).reshape(x.shape),
+        ):  # the second is read-only: NumPy's way
+            target = np.empty(x.shape, np.uint16)
+            to_bf16(source, target)
+            assert np.array_equal(widened(target), wanted, equal_nan=True)
+
+    def test_two_parts_hold_sixteen_bits(self):
+        x = np.random.default_rng(0).standard_normal((200, 30)).astype(np.float32)
+        parts = narrow(x, "bfloat16x2")
+        assert np.abs(widened(parts) - x).max() <= (2.0**-16 * np.abs(x)).max()
+
+    def test_tf32_has_eleven_bits_and_keeps_special_values(self):
+        x = np.array([[1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-10, np.inf, -np.inf, 0.0]], np.float32)
+        y = np.empty_like(x)
+        round_tf32(x, y)
+        assert y.tolist() == [[1.0, 1 + 2 * 2.0**-10, 1 + 2.0**-10, np.inf, -np.inf, 0.0]]
+        nan = np.full((1, 1), np.nan, np.float32)
+        round_tf32(nan, nan)
+        assert np.isnan(nan[0, 0])
+
+    def test_convert_says_when_a_number_does_not_fit(self):
+        half = np.empty((1, 2), np.float16)
+        assert convert(np.array([[65504.0, 65519.0]], np.float32), half) == 0
+        assert convert(np.array([[1.0, 65520.0]], np.float32), half) == 2
+        single = np.empty((1, 2), np.float32)
+        assert convert(np.array([[1.0, 1e39]]), single) == 2
+        assert convert(np.array([[1.0, np.inf]]), single) == 0
+
+    def test_subnormal_fp16_operands_count(self):
+        tiny = np.full((16, 64), 2.0**-24, np.float16)
+        one = np.ones((16, 64), np.float16)
+        for form, name in HERE:
+            if form == "float16":
+                c = np.zeros((16, 16), np.float32)
+                kernel("gemm", form, name)(tiny, one, c)
+                assert (c == -64 * 2.0**-24).all(), name
+
+
+def test_reference_product_is_that_of_the_fp32_reference():
+    rng = np.random.default_rng(1)
+    a, b, c = narrow(normal(rng, 9, 8), "bfloat16"), narrow(normal(rng, 7, 8), "bfloat16"), normal(rng, 9, 7)
+    wanted = c.copy()
+    reference.gemm(widened(a), widened(b), wanted)
+    kernel("gemm", "bfloat16", "reference")(a, b, c)
+    assert np.array_equal(c, wanted)

@@ -1,0 +1,119 @@
+"""trsml, gemml, hemm, hemmd: the kernels that work on right-hand sides."""
+
+import numpy as np
+import pytest
+from matrices import DTYPES, norm1, random_matrix, roundoff, spd_matrix
+
+from tilewright.kernels import gemml, hemm, lookup, reference, trsml
+
+NAMES = ("trsml", "gemml", "hemm", "hemmd")
+WIDTHS = (1, 3, 40)
+
+
+@pytest.fixture(params=DTYPES)
+def kernels(request, library):
+    """The kernels of a library by name, and the dtype they are for."""
+    rows = {name: lookup(name, "cpu", request.param, request.param) for name in NAMES}
+    assert {row.source for row in rows.values()} == {library.name}
+    return {name: row.function for name, row in rows.items()}, request.param
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("lower", [False, True])
+def test_trsml_solves_and_reads_one_triangle(kernels, layout, tile, lower, adjoint):
+    functions, dtype = kernels
+    u = roundoff(dtype)
+    for n in (1, 5, 33):
+        whole = np.linalg.cholesky(spd_matrix(n, dtype))
+        factor = whole if lower else whole.conj().T
+        poisoned = factor.copy()
+        poisoned[np.triu_indices(n, 1) if lower else np.tril_indices(n, -1)] = np.nan
+        for m in WIDTHS:
+            b = random_matrix(n, m, dtype)
+            t, x = tile(poisoned, layout), tile(b, "strided rows")
+            assert functions["trsml"](t.array, x.array, adjoint, lower) is None
+            op = factor.conj().T if adjoint else factor
+            assert norm1(op @ x.array - b) <= 10 * n * u * norm1(op) * norm1(x.array)
+            wanted = b.copy()
+            reference.trsml(factor, wanted, adjoint, lower)
+            assert np.allclose(x.array, wanted, rtol=1e3 * u, atol=1e3 * u)
+            assert t.rest_is_untouched() and x.rest_is_untouched()
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_gemml_subtracts_the_product(kernels, layout, tile, adjoint):
+    functions, dtype = kernels
+    u = roundoff(dtype)
+    for p, k in ((1, 1), (1, 5), (5, 1), (7, 4), (33, 20), (0, 3), (3, 0)):
+        a = random_matrix(k, p, dtype) if adjoint else random_matrix(p, k, dtype)
+        for m in WIDTHS:
+            y, x = random_matrix(k, m, dtype, 1), random_matrix(p, m, dtype, 2)
+            operand, source, target, wanted = tile(a, layout), tile(y, "strided rows"), tile(x, "rows"), x.copy()
+            assert functions["gemml"](operand.array, source.array, target.array, adjoint) is None
+            reference.gemml(a, y, wanted, adjoint)
+            assert np.allclose(target.array, wanted, rtol=0, atol=10 * (k + 1) * u)
+            assert np.array_equal(operand.array, a) and np.array_equal(source.array, y)
+
+
+def test_hemm_adds_both_products_of_a_tile(kernels, layout, tile):
+    functions, dtype = kernels
+    u = roundoff(dtype)
+    for p, q in ((1, 1), (5, 3), (3, 5), (150, 40), (40, 300)):
+        a = random_matrix(p, q, dtype)
+        for m in WIDTHS:
+            xi, xj, vi, vj = (random_matrix(rows, m, dtype, s) for s, rows in enumerate((p, q, p, q)))
+            wanted = vi.copy(), vj.copy()
+            reference.hemm(a, xi, xj, *wanted)
+            functions["hemm"](tile(a, layout).array, xi, xj, vi, vj)
+            assert np.allclose(vi, wanted[0], rtol=0, atol=10 * q * u)
+            assert np.allclose(vj, wanted[1], rtol=0, atol=10 * p * u)
+
+
+def test_hemmd_reads_the_lower_triangle_and_a_real_diagonal(kernels, layout, tile):
+    functions, dtype = kernels
+    u = roundoff(dtype)
+    for n in (1, 5, 64, 65, 200):
+        a = spd_matrix(n, dtype)
+        poisoned = a.copy()
+        poisoned[np.triu_indices(n, 1)] = np.nan
+        if dtype.startswith("complex"):
+            poisoned[np.diag_indices(n)] += 1j
+        for m in WIDTHS:
+            x, v = random_matrix(n, m, dtype, 1), random_matrix(n, m, dtype, 2)
+            wanted = v + a @ x
+            functions["hemmd"](tile(poisoned, layout).array, x, v)
+            assert norm1(v - wanted) <= 10 * n * u * norm1(a)
+            again = random_matrix(n, m, dtype, 2)
+            reference.hemmd(np.tril(a), x, again)
+            assert norm1(again - wanted) <= 10 * n * u * norm1(a)
+
+
+def test_shapes_must_fit(kernels):
+    functions, dtype = kernels
+    a, x = np.zeros((5, 4), dtype), np.zeros((4, 2), dtype)
+    with pytest.raises(ValueError, match=r"trsml: T \(5, 4\) and X \(4, 2\) do not fit T\^-1 X"):
+        functions["trsml"](a, x)
+    with pytest.raises(ValueError, match=r"gemml: A \(5, 4\), Y \(4, 2\) and X \(4, 2\) do not fit X - A Y"):
+        functions["gemml"](a, x, x)
+    with pytest.raises(ValueError, match=r"gemml: A .* do not fit X - A\^H Y"):
+        functions["gemml"](a, x, x, True)
+    with pytest.raises(ValueError, match=r"hemm: A \(5, 4\)"):
+        functions["hemm"](a, x, x, x, x)
+    with pytest.raises(ValueError, match="hemmd: A"):
+        functions["hemmd"](a, x, x)
+
+
+def test_right_hand_sides_must_be_in_c_order(kernels):
+    functions, dtype = kernels
+    x = np.zeros((4, 3), dtype, order="F")
+    with pytest.raises(ValueError, match="C-ordered"):
+        functions["gemml"](np.zeros((4, 4), dtype), x, x)
+    with pytest.raises(ValueError, match="C-ordered"):
+        functions["trsml"](np.eye(4, dtype=dtype), x)
+
+
+def test_flops():
+    assert trsml.flops((4, 4), (4, 3)) == 48
+    assert gemml.flops((5, 4), (4, 3), (5, 3)) == 120
+    assert hemm.flops((5, 4), (5, 3), (4, 3), (5, 3), (4, 3)) == 240
+    assert hemm.flops_diagonal((4, 4), (4, 3), (4, 3)) == 96

@@ -1,0 +1,131 @@
+"""Data parallel over ranks and Dask workers: the bits of one worker, and decisions that all take together."""
+
+import copy
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import training_models as zoo
+
+import tilewright as tw
+from tilewright.training import LossScaler, fit, ops
+
+DATA, TEST = zoo.tiny(), zoo.tiny(16)
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    with tw.mpi.Pool(2) as pool:
+        yield {"backend": "mpi", "pool": pool}
+
+
+@pytest.fixture(scope="module")
+def dask_workers():
+    import distributed
+
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.run(sys.path.insert, 0, str(Path(zoo.__file__).parent))
+        yield {"backend": "dask", "client": client}
+
+
+@pytest.fixture(params=["mpi", "dask"])
+def engine(request):
+    return request.getfixturevalue("ranks" if request.param == "mpi" else "dask_workers")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_processes_have_the_bits_of_one_worker_with_two_micro_batches(engine, precision):
+    torch.manual_seed(0)
+    alone = zoo.small_net()
+    shared = copy.deepcopy(alone)
+    one = fit(alone, DATA, epochs=2, accumulate=2, precision=precision)
+    many = fit(shared, DATA, TEST, epochs=2, workers=2, precision=precision, **engine)
+    assert many.losses == one.losses and len(many.log.evaluations) == 2
+    for (name, left), right in zip(alone.state_dict().items(), shared.state_dict().values(), strict=True):
+        assert torch.equal(left, right) or "running" in name or "num_batches" in name  # replica 0 saw half of them
+    assert many.run.trace.ranks == 2 and many.run.messages > 0
+    assert 0 <= many.overlap <= 1 and many.peak_memory > 0
+
+
+def test_one_process_that_overflows_makes_all_skip(engine):
+    """Failure 13: ranks that disagree on found_inf or on the scale drift apart."""
+    marked = zoo.tiny(marked=[5])
+    torch.manual_seed(0)
+    alone = zoo.bursting_net()
+    shared = copy.deepcopy(alone)
+    options = {"epochs": 2, "batch_size": 32, "precision": "fp16"}
+    one = fit(alone, marked, accumulate=2, scaler=LossScaler(scale=8.0), **options)
+    many = fit(shared, marked, workers=2, scaler=LossScaler(scale=8.0), **options, **engine)
+    assert many.skipped_steps == one.skipped_steps == 2
+    assert [(row["scale"], row["skipped"]) for row in many.steps] == [(r["scale"], r["skipped"]) for r in one.steps]
+    assert many.losses == pytest.approx(one.losses, nan_ok=True, abs=0)
+    for left, right in zip(alone.parameters(), shared.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_all_processes_fall_back_together(engine):
+    torch.manual_seed(0)
+    result = fit(zoo.overflowing(), DATA, TEST, epochs=3, batch_size=32, workers=2, precision="adaptive", **engine)
+    assert [str(event) for event in result.events] == ["step 2: fp16 -> bf16, 3 losses in a row were not finite"]
+    assert [row["precision"] for row in result.steps] == ["fp16"] * 3 + ["bf16"] * 6
+
+
+def test_checkpoints_of_processes_are_those_of_one(engine, tmp_path):
+    torch.manual_seed(0)
+    start = zoo.perceptron()
+    whole = fit(copy.deepcopy(start), DATA, epochs=2, accumulate=2)
+    fit(copy.deepcopy(start), DATA, epochs=1, workers=2, checkpoint=tmp_path, **engine)
+    resumed = fit(copy.deepcopy(start), DATA, epochs=2, workers=2, checkpoint=tmp_path, **engine)
+    assert resumed.losses == whole.losses and resumed.resumed == 2
+
+
+@pytest.mark.parametrize("name", ["1f1b", "zero-bubble"])
+def test_a_pipeline_over_processes_has_the_bits_of_one_worker(engine, name):
+    torch.manual_seed(0)
+    alone = zoo.perceptron()
+    piped = copy.deepcopy(alone)
+    one = fit(alone, DATA, TEST, epochs=1, accumulate=4, segments=2)
+    many = fit(piped, DATA, TEST, epochs=1, accumulate=4, segments=2, pipeline=name, **engine)
+    assert many.losses == one.losses and many.test_accuracy == one.test_accuracy
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
+def test_tensors_of_every_dtype_travel_bit_for_bit(engine, dtype):
+    """Failure 21: MPI has no bf16, and NumPy has none either."""
+    value = torch.arange(40).to(dtype) / 4 if dtype.is_floating_point else torch.arange(40)
+    g = tw.TaskGraph()
+    x, y = g.handles("x"), g.handles("y")
+    g.insert(zoo.passed_on, tw.R(x[0]), tw.W(y[0]), on=0)
+    g.insert(zoo.passed_on, tw.R(y[0]), tw.W(y[1]), on=1)
+    run = tw.run(g, {"x": [value]}, workers=2, owner=lambda k: k, **engine)
+    got = run[tw.Handle("y", (1,))]
+    assert got.dtype == dtype and torch.equal(got, value)
+
+
+def test_large_gradients_of_many_replicas_are_summed_in_fp32():
+    """Failure 14: 8 x 20000 is beyond FP16; the order of division and sum does not matter in FP32."""
+    parts = [ops.bucket([torch.full((3,), 2e4)], None)[1] for _ in range(8)]
+    (total,) = ops.allreduce(*parts, None)
+    assert total.dtype == torch.float32 and torch.equal(total, torch.full((3,), 1.6e5))
+
+
+def test_a_missing_gradient_counts_as_zero_and_one_that_all_lack_stays_missing():
+    first = ops.bucket([torch.ones(2), None, None], None)[1]
+    second = ops.bucket([torch.ones(2), torch.full((2, 2), 3.0), None], None)[1]
+    a, b, c = ops.allreduce(first, second, None)
+    assert torch.equal(a, torch.full((2,), 2.0)) and torch.equal(b, torch.full((2, 2), 3.0)) and c is None
+    assert ops.allreduce((None, (None,)), (None, (None,)), None) == [None]
+    assert isinstance(first[0], np.ndarray)
+
+
+def test_gpus_are_not_for_engines_that_send_values_between_processes():
+    with pytest.raises(ValueError, match="trains on CPUs; pass device='cpu'"):
+        fit(zoo.perceptron(), DATA, backend="mpi", device="cuda")

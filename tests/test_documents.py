@@ -1,0 +1,119 @@
+"""The examples in README.md and docs/*.md are true.
+
+The convention, for those who write documents:
+
+- A ```` ```python ```` block whose fence follows the line ``<!-- runs -->`` is executed here, with ``tw``, ``np`` and
+  ``spd(n)`` (a random positive definite matrix) at hand. The marked blocks of one file run in order and share their
+  names; the working folder is empty and temporary.
+- ``<!-- runs with: A = spd(96); nt = 4 -->`` first executes that, for what the reader is assumed to have.
+- A block with ``>>>`` is a doctest: its output is compared.
+- A block without the line is only compiled. So is one that needs a GPU, ``mpiexec`` or minutes.
+- Every ``$ tilewright ...`` line of a ```` ```console ```` block must be a command that exists, with options it has.
+- Every file that a document links to must be in the repository.
+"""
+
+import ast
+import doctest
+import re
+import shlex
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright.cli import main
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(
+    r"^(?:<!-- runs(?: with: (?P<setup>[^\n]*?))?(?P<marked> -->)\n)?```python\n(?P<code>.*?)^```$", re.M | re.S
+)
+CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.M | re.S)
+LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
+
+
+def spd(n):
+    """A random symmetric positive definite matrix."""
+    b = np.random.default_rng(n).standard_normal((n, n))
+    return b @ b.T + n * np.eye(n)
+
+
+def blocks(document):
+    """(line, setup, code, whether it runs) of each Python block."""
+    text = document.read_text(encoding="utf-8")
+    for match in BLOCK.finditer(text):
+        line = text.count("\n", 0, match.start("code")) + 1
+        yield line, match["setup"] or "", match["code"], match["marked"] is not None
+
+
+def name(document):
+    return str(document.relative_to(ROOT))
+
+
+RUNNING = [document for document in DOCUMENTS if any(runs for *_, runs in blocks(document))]
+
+
+@pytest.mark.parametrize("document", RUNNING, ids=name)
+def test_marked_examples_run(document, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path))  # a calibration of the reader's own computer stays there
+    names = {"tw": tw, "np": np, "spd": spd, "__name__": "example"}
+    for line, setup, code, runs in blocks(document):
+        if not runs:
+            continue
+        exec(setup, names)
+        if ">>> " in code:
+            test = doctest.DocTestParser().get_doctest(code, names, name(document), str(document), line)
+            failures = []
+            doctest.DocTestRunner(verbose=False).run(test, out=failures.append, clear_globs=False)
+            assert failures == []
+            names.update(test.globs)
+        else:
+            # Padded, so that a traceback shows the line of the document.
+            exec(compile("\n" * (line - 1) + code, str(document), "exec"), names)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_every_python_block_compiles(document):
+    for line, _, code, _ in blocks(document):
+        if ">>> " not in code:
+            compile("\n" * (line - 1) + code, str(document), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def commands():
+    for document in DOCUMENTS:
+        for block in CONSOLE.findall(document.read_text(encoding="utf-8")):
+            for line in block.splitlines():
+                found = re.match(r"\$ tilewright (.*)", line)
+                if found:
+                    yield pytest.param(found[1], id=f"{document.name}: {found[1].split('#')[0].strip()}")
+
+
+@pytest.mark.parametrize("line", list(commands()))
+def test_every_command_line_is_understood(line):
+    command, arguments = main, shlex.split(line, comments=True)
+    context = click.Context(main)
+    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+        word = arguments.pop(0)
+        found = command.get_command(context, word)
+        assert found is not None, f"there is no command {word!r}"
+        command = found
+        context = click.Context(command, parent=context, info_name=word)
+    values, rest, _ = command.make_parser(context).parse_args(arguments)  # raises for an option it does not have
+    assert rest == []
+    for parameter in command.params:
+        if isinstance(parameter, click.Argument) and parameter.required:
+            assert values.get(parameter.name), f"{parameter.human_readable_name} is missing"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_every_link_inside_the_repository_leads_somewhere(document):
+    links = LINK.findall(re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.M | re.S))
+    missing = [link for link in links if "://" not in link and not (document.parent / link.split("#")[0]).exists()]
+    assert missing == []
+
+
+def test_the_policy_of_the_readme_is_run():
+    assert "class Shortest" in "".join(code for _, _, code, runs in blocks(ROOT / "README.md") if runs)
