@@ -4,11 +4,11 @@ Four questions:
 
 1. Two ranks with one worker each against two threads, alternating: rates of the execution and of the whole call, bytes
    sent, share of the messages' time that is hidden under computation.
-2. The same two ranks against ScaLAPACK's pdpotrf on two, in the same rounds, with the same BLAS, at the best of a few
-   block sizes; if it is installed.
+2. The same two ranks, in place, against ScaLAPACK's pdpotrf on two, which works in place, in the same rounds, with the
+   same BLAS, at the best of a few block sizes; if it is installed.
 3. How long four ranks take to start, and a call on them with a matrix of 64 rows, where all is overhead.
-4. Messages and bytes of the plan, the pass that the engine uses, on 16 to 1024 ranks, beside the count
-   nt^2/2 (P + Q - 2) tiles for a P x Q block-cyclic grid.
+4. Messages and bytes of the plan, the pass that the engine uses, on 16 to 1024 ranks, for one matrix and for one that
+   grows with the ranks, beside the count nt^2/2 (P + Q - 2) tiles for a P x Q block-cyclic grid.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from math import isqrt
+from functools import partial
+from math import isqrt, sqrt
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 import tilewright as tw
 from tilewright.benchmarks import record, table
@@ -32,7 +34,7 @@ from tilewright.matrices import random_spd
 
 __all__ = ["command", "counts", "overhead", "rates", "tuned"]
 
-THREADS, RANKS, RIVAL = "2 threads", "2 ranks", "pdpotrf, 2 ranks"
+THREADS, RANKS, IN_PLACE, RIVAL = "2 threads", "2 ranks", "2 ranks in place", "pdpotrf, 2 ranks"
 SIZES = (3072, 6144)
 BLOCKS = ((64, 32), (64, 64), (128, 64), (128, 128), (192, 96), (256, 128))
 """Blocks of ScaLAPACK and of the PBLAS in it, to choose from; on two ranks a 1 x 2 grid beat 2 x 1 at all of them."""
@@ -43,11 +45,12 @@ COUNTED = (16, 32, 64, 128, 256, 512, 1024)
 def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
     """Two threads, two ranks, and with ``rival`` ScaLAPACK; its record has an "error" if there is none."""
     a = random_spd(n)
-    seconds: dict[str, list[float]] = {THREADS: [], RANKS: []}  # of the execution alone
+    work = np.empty_like(a)
+    seconds: dict[str, list[float]] = {THREADS: [], RANKS: [], IN_PLACE: []}  # of the execution alone
     runs: dict[str, tw.Run] = {}
 
-    def ours(name: str, **options: Any) -> None:
-        _, runs[name] = tw.tiled_cholesky(a, return_run=True, workers=2, **options)
+    def ours(name: str, matrix: np.ndarray = a, **options: Any) -> None:
+        _, runs[name] = tw.tiled_cholesky(matrix, return_run=True, workers=2, **options)
         seconds[name].append(runs[name].makespan)
 
     missing = ""
@@ -56,6 +59,11 @@ def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
         contenders = [
             Contender(THREADS, lambda: ours(THREADS)),
             Contender(RANKS, lambda: ours(RANKS, backend="mpi", pool=pool)),
+            Contender(
+                IN_PLACE,
+                lambda: ours(IN_PLACE, work, backend="mpi", pool=pool, overwrite_a=True, check_finite=False),
+                partial(np.copyto, work, a),
+            ),
         ]
         if rival:
             try:
@@ -78,7 +86,8 @@ def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
     if RIVAL in rate:
         records.append({
             "benchmark": "mpi", "contender": RIVAL, "n": n, "dtype": "float64", "gflops": rate[RIVAL],
-            "of_threads": rate[RIVAL] / rate[THREADS], "ours_over_this": rate[RANKS] / rate[RIVAL],
+            "of_threads": rate[RIVAL] / rate[THREADS], "ours_over_this": rate[IN_PLACE] / rate[RIVAL],
+            "with_copy_over_this": rate[RANKS] / rate[RIVAL],
             "nb": theirs.nb, "pblas_nb": theirs.logical, "ratio": theirs.ratio, "passed": theirs.ratio < THRESHOLD,
             "executions": seconds[RIVAL][1:],
         })  # fmt: skip
@@ -115,22 +124,27 @@ def overhead(ranks: int, repeat: int) -> list[dict[str, Any]]:
     ]
 
 
-def counts(nt: int, nb: int, ranks: tuple[int, ...] = COUNTED) -> list[dict[str, Any]]:
-    """Tile messages of a Cholesky factorisation of nt x nt tiles of nb x nb doubles."""
-    graph = tw.cholesky_graph(nt)
+def counts(nt: int, nb: int, ranks: tuple[int, ...] = COUNTED, scaling: str = "strong") -> list[dict[str, Any]]:
+    """Tile messages of Cholesky factorisations in tiles of nb x nb doubles.
+
+    nt x nt of them on all numbers of ``ranks``; for ``scaling="weak"`` on the largest number, and on fewer ranks so
+    many that each rank has the same share of the matrix.
+    """
     size = 8 * nb * nb
     records = []
     for count in ranks:
+        own = nt if scaling == "strong" else round(nt * sqrt(count / max(ranks)))
+        graph = tw.cholesky_graph(own)
         grid = near_square(count)
         for name, owner, formula in (
-            (f"block-cyclic {grid.P} x {grid.Q}", grid, nt**2 // 2 * (grid.P + grid.Q - 2)),
+            (f"block-cyclic {grid.P} x {grid.Q}", grid, own**2 // 2 * (grid.P + grid.Q - 2)),
             (f"symmetric, r = {(r := _symmetric(count))}", tw.SymmetricBlockCyclic(r), None),
         ):
             plan = tw.MessagePlan(graph, owner.ranks, owner)
             sent = plan.sent()
             records.append({
-                "benchmark": "mpi counts", "distribution": name, "ranks": owner.ranks, "nt": nt, "nb": nb,
-                "messages": len(plan.messages), "formula": formula,
+                "benchmark": "mpi counts", "scaling": scaling, "distribution": name, "ranks": owner.ranks, "nt": own,
+                "nb": nb, "messages": len(plan.messages), "formula": formula,
                 "of_formula": len(plan.messages) / formula if formula else None,
                 "gigabytes": len(plan.messages) * size / 1e9, "most_sent": max(sent),
                 "megabytes_a_rank": len(plan.messages) * size / owner.ranks / 1e6,
@@ -144,35 +158,41 @@ def _symmetric(ranks: int) -> int:
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
-    """Data each rank sends against the number of ranks, one line a distribution, and the formula."""
+    """Data each rank sends against the number of ranks, one line a distribution, and the formula; a panel a scaling."""
     from matplotlib.figure import Figure
 
     from tilewright.benchmarks.plot import COLOURS, MARKS
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for place, kind in enumerate(("block-cyclic", "symmetric")):
-        own = [r for r in records if r["distribution"].startswith(kind)]
-        axes.plot([r["ranks"] for r in own], [r["megabytes_a_rank"] for r in own], MARKS[place] + "-",
-                  color=COLOURS[place], label=f"{kind}, counted")  # fmt: skip
-    bound = [r for r in records if r["formula"]]
-    axes.plot([r["ranks"] for r in bound], [r["megabytes_a_rank"] / r["of_formula"] for r in bound], ":", color="black",
-              label="nt$^2$/2 (P + Q - 2) tiles")  # fmt: skip
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("ranks")
-    axes.set_ylabel("MB sent a rank")
-    axes.set_title(f"Cholesky, {records[0]['nt']} x {records[0]['nt']} tiles of {records[0]['nb']}, FP64")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path)
+    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, scaling in zip(panels, ("strong", "weak"), strict=True):
+        chosen = [r for r in records if r["scaling"] == scaling]
+        for place, kind in enumerate(("block-cyclic", "symmetric")):
+            own = [r for r in chosen if r["distribution"].startswith(kind)]
+            axes.plot([r["ranks"] for r in own], [r["megabytes_a_rank"] for r in own], MARKS[place] + "-",
+                      color=COLOURS[place], label=f"{kind}, counted")  # fmt: skip
+        bound = [r for r in chosen if r["formula"]]
+        axes.plot([r["ranks"] for r in bound], [r["megabytes_a_rank"] / r["of_formula"] for r in bound], ":",
+                  color="black", label="nt$^2$/2 (P + Q - 2) tiles")  # fmt: skip
+        sizes = sorted({r["nt"] for r in chosen})
+        tiles = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+        axes.set_title(f"{scaling} scaling: {tiles} tile rows of {chosen[0]['nb']}, FP64")
+        axes.set_xscale("log", base=2)
+        ranks = [r["ranks"] for r in bound]
+        axes.set_xticks(ranks, [str(count) for count in ranks])
+        axes.set_yscale("log")
+        axes.set_xlabel("ranks")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("MB sent a rank, on average")
+    panels[0].legend()
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def show_rates(n: int, records: list[dict[str, Any]], as_json: bool) -> None:
     """A table, and below it at which blocks ScaLAPACK was best, or what is missing to compare with it."""
     table.show(f"n = {n}, FP64, medians", "contender", {
-        "GFLOP/s": "gflops", "whole call": "whole_gflops", "of threads": "of_threads", "ours / this": "ours_over_this",
-        "messages": "messages", "MB": "megabytes", "hidden": "overlap",
+        "GFLOP/s": "gflops", "whole call": "whole_gflops", "of threads": "of_threads",
+        "ours in place / this": "ours_over_this", "messages": "messages", "MB": "megabytes", "hidden": "overlap",
     }, [r for r in records if "error" not in r], as_json=as_json)  # fmt: skip
     for r in records:
         if "error" in r:
@@ -185,7 +205,12 @@ def show_rates(n: int, records: list[dict[str, Any]], as_json: bool) -> None:
 @click.option("--n", "sizes", type=int, multiple=True, help="Matrix size; repeat for several.  [default: 3072, 6144]")
 @click.option("--repeat", default=7, show_default=True, help="Rounds to take the median of.")
 @click.option("--scalapack/--no-scalapack", default=True, help="Compare with pdpotrf if it is installed.")
-@click.option("--nt", default=96, show_default=True, help="Tile rows of the counted factorisation.")
+@click.option(
+    "--nt",
+    default=96,
+    show_default=True,
+    help="Tile rows of the counted factorisation; the most, where it grows with the ranks.",
+)
 @click.option("--nb", default=512, show_default=True, help="Rows of its tiles.")
 @click.option("--counts", "only_counts", is_flag=True, help="Only count messages; run nothing.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
@@ -204,11 +229,12 @@ def command(
         costs = overhead(4, repeat)
         record.append(output, costs)
         table.show("pool", "what", {"seconds": "median"}, costs, as_json=as_json)
-    plans = counts(nt, nb)
+    plans = [*counts(nt, nb), *counts(nt, nb, scaling="weak")]
     record.append(output, plans)
-    table.show(f"plan of {nt} x {nt} tiles of {nb}", "distribution", {
-        "ranks": "ranks", "messages": "messages", "of formula": "of_formula", "GB": "gigabytes",
-        "MB a rank": "megabytes_a_rank", "most sent by one": "most_sent",
-    }, plans, as_json=as_json)  # fmt: skip
+    for scaling in ("strong", "weak"):
+        table.show(f"{scaling} scaling, tiles of {nb}", "distribution", {
+            "ranks": "ranks", "nt": "nt", "messages": "messages", "of formula": "of_formula", "GB": "gigabytes",
+            "MB a rank": "megabytes_a_rank", "most sent": "most_sent",
+        }, [r for r in plans if r["scaling"] == scaling], as_json=as_json)  # fmt: skip
     if plot:
         draw(plans, plot)

@@ -21,6 +21,7 @@ COMMANDS = {
     "precision": ("tilewright.cli.precision", "Number formats, what they do to numbers, which products there are."),
     "compare": ("tilewright.cli.schedulers", "Run one graph under many policies, simulated or measured."),
     "simulate": ("tilewright.cli.schedulers", "Predict one run and print its bounds and idle times."),
+    "spmv": ("tilewright.cli.spmv", "Multiply a sparse matrix on ranks: words, messages, times, conjugate gradients."),
     "report": ("tilewright.cli.schedulers", "One HTML page of saved runs, side by side."),
     "train": ("tilewright.cli.training", "Train a model in one precision, or in several side by side."),
     "matvec": ("tilewright.cli.matvec", "Multiply a dense matrix that stays on the ranks by vectors."),
@@ -43,6 +44,7 @@ BENCHMARKS = {
     ),
     "mpi": ("tilewright.benchmarks.mpi", "Ranks beside threads, what a pool costs, message counts."),
     "matvec": ("tilewright.benchmarks.matvec", "Dense products on two ranks beside NumPy and the copy bandwidth."),
+    "spmv": ("tilewright.benchmarks.spmv", "Sparse products on ranks beside SciPy, PETSc and the memory's bandwidth."),
 }
 """Subcommands of ``tilewright bench``: each is ``command`` in its module."""
 

@@ -35,8 +35,12 @@ __all__ = [
 _HOMES: dict[str, str] = {}
 """Public name: module of this package that is imported when the name is first used, as it needs SciPy."""
 
+_MODULES = ("closure", "domains", "neighbours", "partition")
+
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"tilewright.comm.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"tilewright.comm.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'tilewright.comm' has no attribute {name!r}")

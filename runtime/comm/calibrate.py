@@ -21,7 +21,7 @@ import numpy as np
 from tilewright.kernels import blas, table
 from tilewright.kernels.gemv import gemv
 from tilewright.machine import Machine, cores
-from tilewright.mpi.launcher import environment, mpiexec, require_mpi4py
+from tilewright.mpi.launcher import environment, family, libmpi, mpiexec, require_mpi4py
 
 __all__ = ["SIZES", "Calibration", "Regime", "calibrate", "fit"]
 
@@ -123,8 +123,10 @@ def ping_pong(sizes: Sequence[int], seconds: float) -> list[tuple[int, float]]:
     from tilewright.mpi.launcher import LaunchError
 
     require_mpi4py()
+    launcher = mpiexec()
+    kind = family(launcher)
     command = [
-        mpiexec(),
+        launcher,
         "-n",
         "2",
         sys.executable,
@@ -134,8 +136,8 @@ def ping_pong(sizes: Sequence[int], seconds: float) -> list[tuple[int, float]]:
     ]
     try:
         done = subprocess.run(
-            command, env=environment({}), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=_START + 2 * seconds,
+            command, env=environment(kind, libmpi(launcher, kind)), stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=_START + 2 * seconds,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LaunchError(f"the ping-pong did not run: {error}") from None

@@ -12,13 +12,22 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import IO
+from types import MappingProxyType
+from typing import IO, Literal
 
-__all__ = ["LaunchError", "Launch", "attached", "environment", "mpiexec", "remove", "require_mpi4py",
-           "shm_files", "under_launcher"]  # fmt: skip
+__all__ = [
+    "Family", "Launch", "LaunchError", "attached", "command", "environment", "family", "family_of", "libmpi", "mpiexec",
+    "remove", "require_mpi4py", "shm_files", "under_launcher",
+]  # fmt: skip
 
 INSTALL = "pip install 'tilewright[mpi]' brings mpi4py and an MPI"
+
+VARIABLE = "TILEWRIGHT_MPIEXEC"
+"""Environment variable that names the launcher to use."""
+
+Family = Literal["mpich", "openmpi", "intel", "unknown"]
 
 _LAUNCHERS_OWN = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDI_", "HYDRA_", "MPI_LOCAL")
 """Prefixes of what a launcher tells its ranks. A second launcher must not see the words of the first."""
@@ -26,24 +35,37 @@ _LAUNCHERS_OWN = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDI_", "HYDRA_", "MPI_LOC
 _RANK_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 _MARKS = (*_RANK_COUNTS, "PMI_RANK", "PMIX_RANK", "HYDI_CONTROL_FD")
 
-#   more ranks than cores must neither be refused nor spin; one host needs no network
-_DEFAULTS = {
-    "MPIR_CVAR_CH4_PROGRESS_THROTTLE": "true",
-    "MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT": "1",
-    "HYDRA_LAUNCHER": "fork",
-    "UCX_TLS": "tcp,sm,self",
-    "FI_PROVIDER": "tcp",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    "OMPI_MCA_mpi_yield_when_idle": "true",
-    "OMPI_MCA_plm_ssh_agent": "false",
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "I_MPI_PIN": "0",
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
+#   more ranks than cores must neither be refused nor spin, and no rank be tied to one core; one host needs no network
+_SETTINGS: dict[Family, dict[str, str]] = {
+    "mpich": {
+        "MPIR_CVAR_CH4_PROGRESS_THROTTLE": "true",
+        "MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT": "1",
+        "HYDRA_LAUNCHER": "fork",
+        "UCX_TLS": "tcp,sm,self",
+        "FI_PROVIDER": "tcp",
+    },
+    "openmpi": {  # 4 reads OMPI_MCA_ for the launcher too, 5 PRTE_MCA_
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+        "OMPI_MCA_hwloc_base_binding_policy": "none",
+        "OMPI_MCA_mpi_yield_when_idle": "true",
+        "OMPI_MCA_plm_ssh_agent": "false",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "PRTE_MCA_hwloc_default_binding_policy": "none",
+    },
+    "intel": {
+        "I_MPI_PIN": "0",
+        "I_MPI_FABRICS": "shm",
+        "I_MPI_THREAD_YIELD": "3",
+        "I_MPI_HYDRA_BOOTSTRAP": "fork",
+    },
+    "unknown": {},
 }
+
+_THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+_SONAME = {"mpich": "libmpi.so.12", "intel": "libmpi.so.12", "openmpi": "libmpi.so.40"}
 
 
 class LaunchError(RuntimeError):
@@ -62,18 +84,82 @@ def require_mpi4py() -> None:
 
 
 def mpiexec() -> str:
-    """Absolute path of the launcher: the one beside this Python, which belongs to the MPI that mpi4py loads first."""
-    beside = Path(sysconfig.get_path("scripts"), "mpiexec")
+    """Absolute path of the launcher: ``TILEWRIGHT_MPIEXEC``, else the one beside this Python, else that on PATH.
+
+    The one beside this Python belongs to the MPI that mpi4py loads first.
+    """
+    if wanted := os.environ.get(VARIABLE):
+        path = shutil.which(wanted)
+        if path is None:
+            raise LaunchError(f"{VARIABLE}={wanted} is no program that can be run")
+        return os.path.abspath(path)
+    beside = _beside()
     path = str(beside) if os.access(beside, os.X_OK) else shutil.which("mpiexec")
     if path is None:
         raise LaunchError(f"backend 'mpi' found no mpiexec, neither in {beside.parent} nor on PATH; {INSTALL}")
     return os.path.abspath(path)
 
 
-def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The ranks' environment: ours without a launcher's words, with settings for few cores where there are none."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(_LAUNCHERS_OWN)}
-    return {**_DEFAULTS, **kept, **extra}
+def _beside() -> Path:
+    return Path(sysconfig.get_path("scripts"), "mpiexec")
+
+
+@cache
+def family(launcher: str) -> Family:
+    """Whose launcher it is, as it says itself."""
+    try:
+        said = subprocess.run([launcher, "--version"], capture_output=True, text=True, timeout=20, env=environment())
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return family_of(said.stdout + said.stderr)
+
+
+def family_of(version: str) -> Family:
+    """The MPI whose ``mpiexec --version`` prints that."""
+    if "Intel(R) MPI" in version:  # built on Hydra as MPICH's is
+        return "intel"
+    if any(mark in version for mark in ("Open MPI", "OpenRTE", "PRRTE", "prterun")):
+        return "openmpi"
+    return "mpich" if "HYDRA" in version else "unknown"
+
+
+def environment(
+    family: Family = "unknown",
+    library: str = "",
+    extra: Mapping[str, str] = MappingProxyType({}),
+    environ: Mapping[str, str] = os.environ,
+) -> dict[str, str]:
+    """The ranks' environment: ours without another launcher's words, with settings for few cores where there are none.
+
+    ``library`` is what `libmpi` says.
+    """
+    outer = _LAUNCHERS_OWN if under_launcher(environ) else ()
+    kept = {key: value for key, value in environ.items() if not key.startswith(outer)} if outer else dict(environ)
+    chosen = {"MPI4PY_LIBMPI": library} if library else {}
+    return {**_SETTINGS[family], **_THREADS, **chosen, **kept, **extra}
+
+
+def libmpi(launcher: str, family: Family) -> str:
+    """What mpi4py has to load so that its MPI is that of the launcher: paths to try, as in ``MPI4PY_LIBMPI``.
+
+    Empty for the launcher beside this Python, where mpi4py looks first.
+    """
+    soname = _SONAME.get(family)
+    if soname is None or Path(launcher) == _beside():
+        return ""
+    prefix = Path(launcher).parent.parent
+    found = [str(prefix / folder / soname) for folder in ("lib", "lib64") if (prefix / folder / soname).exists()]
+    return os.pathsep.join([*found, soname])
+
+
+def command(launcher: str, family: Family, ranks: int, module: str) -> list[str]:
+    """The command line for so many ranks of ``python -m module``.
+
+    A launcher ends all ranks when one dies. That is the pool's work, which wants to know which it was: so MPICH's is
+    told not to, and Open MPI's to go on.
+    """
+    alone = {"mpich": ["-disable-auto-cleanup"], "openmpi": ["--enable-recovery"]}.get(family, [])
+    return [launcher, *alone, "-n", str(ranks), sys.executable, "-m", module]
 
 
 _ATTACHED = ("mpich_shm_",)
@@ -107,12 +193,6 @@ def attached(files: Iterable[str]) -> set[str]:
     return {file for file in files if os.path.basename(file).startswith(_ATTACHED)}
 
 
-def _leave_survivors(launcher: str) -> list[str]:
-    """Hydra's option not to kill the other ranks when one dies: that is the pool's work, which wants to know which."""
-    hydra = Path(launcher).with_name("mpiexec.hydra").exists() or "hydra" in os.path.realpath(launcher)
-    return ["-disable-auto-cleanup"] if hydra else []
-
-
 class Launch:
     """``ranks`` processes ``python -m module`` under mpiexec, in a session of their own.
 
@@ -121,18 +201,19 @@ class Launch:
 
     def __init__(self, ranks: int, module: str, extra: Mapping[str, str]) -> None:
         launcher = mpiexec()
-        command = [launcher, *_leave_survivors(launcher), "-n", str(ranks), sys.executable, "-m", module]
+        kind = family(launcher)
+        arguments = command(launcher, kind, ranks, module)
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
         self.files: set[str] = set()
         """Shared memory of the ranks' MPI, removed by `kill`."""
         try:
             self.process = subprocess.Popen(
-                command, env=environment(extra), start_new_session=True, stdin=subprocess.DEVNULL,
-                stdout=self._output, stderr=subprocess.STDOUT,
+                arguments, env=environment(kind, libmpi(launcher, kind), extra), start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT,
             )  # fmt: skip
         except OSError as error:
             self._output.close()
-            raise LaunchError(f"{command[0]} cannot be started: {error}") from None
+            raise LaunchError(f"{launcher} cannot be started: {error}") from None
 
     @property
     def ended(self) -> bool:

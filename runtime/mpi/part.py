@@ -56,7 +56,7 @@ def run_part(
     with agreement(lines.data) as facts:
         plan = planned(graph, comm.size, order)
         part = plan.part(comm.rank)
-        _check_tags(plan, lines.data)
+        _check_tags(plan)
         policy = find_policy(scheduler)
         policy.prepare(part.graph, Machine(workers=workers))
         program = Program(part.graph, store)
@@ -113,9 +113,9 @@ def _pickled(graph: TaskGraph, store: Store) -> dict[Handle, int]:
     return first
 
 
-def _check_tags(plan: MessagePlan, comm: MPI.Intracomm) -> None:
+def _check_tags(plan: MessagePlan) -> None:
     most = max((message.tag for message in plan.messages), default=0)
-    limit: Any = comm.Get_attr(MPI.TAG_UB)
+    limit: Any = MPI.COMM_WORLD.Get_attr(MPI.TAG_UB)  # a predefined attribute; Open MPI has it nowhere else
     if most > limit:
         raise ValueError(f"one pair of ranks exchanges {most + 1} messages, but this MPI has only {limit + 1} tags; "
                          f"use larger tiles")  # fmt: skip

@@ -17,8 +17,13 @@ def test_counts_stay_below_the_formula_and_the_symmetric_distribution_below_the_
     assert grid["gigabytes"] == pytest.approx(grid["messages"] * 8e-5)
 
 
+def test_weak_scaling_keeps_the_share_of_a_rank():
+    records = mpi.counts(nt=24, nb=100, ranks=(4, 16), scaling="weak")
+    assert [(r["ranks"], r["nt"]) for r in records] == [(4, 12), (3, 12), (16, 24), (15, 24)]
+
+
 def test_command_prints_rates_costs_and_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(mpi.counts, "__defaults__", ((16,),))
+    monkeypatch.setattr(mpi.counts, "__defaults__", ((16,), "strong"))
     monkeypatch.setattr(mpi, "tuned", no_scalapack)
     arguments = ["--n", "300", "--repeat", "1", "--nt", "12", "--json"]
     arguments += ["--plot", str(tmp_path / "sent.svg"), "--output", str(tmp_path / "mpi.jsonl")]
@@ -26,12 +31,12 @@ def test_command_prints_rates_costs_and_counts(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     printed = [json.loads(line) for line in result.output.splitlines()]
     assert [r.get("contender") or r.get("what") or r["distribution"] for r in printed] == [
-        "2 threads", "2 ranks", "pdpotrf, 2 ranks", "start of 4 ranks", "call, n = 64", "block-cyclic 4 x 4",
-        "symmetric, r = 6",
+        "2 threads", "2 ranks", "2 ranks in place", "pdpotrf, 2 ranks", "start of 4 ranks", "call, n = 64", "block-cyclic 4 x 4",
+        "symmetric, r = 6", "block-cyclic 4 x 4", "symmetric, r = 6",
     ]  # fmt: skip
-    assert all(r["gflops"] > 0 for r in printed[:2])
-    assert printed[2]["error"] == "no ScaLAPACK to compare with: it is not here"
-    assert len((tmp_path / "mpi.jsonl").read_text().splitlines()) == 7
+    assert all(r["gflops"] > 0 for r in printed[:3])
+    assert printed[3]["error"] == "no ScaLAPACK to compare with: it is not here"
+    assert len((tmp_path / "mpi.jsonl").read_text().splitlines()) == 10
     assert (tmp_path / "sent.svg").read_text().startswith("<?xml")
 
 
@@ -57,14 +62,14 @@ def test_our_rate_is_compared_with_that_of_scalapack_and_its_factor_is_checked(m
     records = {r["contender"]: r for r in mpi.rates(200, repeat=1)}
     theirs = records[mpi.RIVAL]
     assert theirs["gflops"] == pytest.approx(200**3 / 3 / 0.5 / 1e9)
-    assert theirs["ours_over_this"] == pytest.approx(records[mpi.RANKS]["gflops"] / theirs["gflops"])
+    assert theirs["ours_over_this"] == pytest.approx(records[mpi.IN_PLACE]["gflops"] / theirs["gflops"])
     assert (theirs["passed"], theirs["nb"], theirs["pblas_nb"]) == (True, 64, 32)
 
 
 def test_counts_alone_run_nothing(monkeypatch):
-    monkeypatch.setattr(mpi.counts, "__defaults__", ((16,),))
+    monkeypatch.setattr(mpi.counts, "__defaults__", ((16,), "strong"))
     monkeypatch.setattr(mpi, "rates", None)
     monkeypatch.setattr(mpi, "overhead", None)
     result = CliRunner().invoke(mpi.command, ["--counts", "--nt", "12", "--json"])
     assert result.exit_code == 0, result.output
-    assert [json.loads(line)["messages"] for line in result.output.splitlines()] == [332, 286]
+    assert [json.loads(line)["messages"] for line in result.output.splitlines()] == [332, 286] * 2
