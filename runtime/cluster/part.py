@@ -18,7 +18,7 @@ from tilewright.graph import Access, Handle
 from tilewright.kernels import blas
 from tilewright.machine import Machine
 from tilewright.messages import MessagePlan, Part
-from tilewright.mpi.outcome import Outcome, freeze, planned
+from tilewright.mpi.outcome import Outcome, freeze, planned, thaw
 from tilewright.outline import Outline
 from tilewright.program import Program
 from tilewright.schedulers import policy as find_policy
@@ -207,5 +207,10 @@ def told_of(result: tuple[Outcome, Values, Values]) -> tuple[Outcome, Values]:
 
 
 def pick(result: Any, handle: Handle) -> Any:
-    """One tile of what a rank or a group of tasks returned."""
-    return (result[2] if isinstance(result, tuple) else result)[handle]
+    """One tile of what a rank or a group of tasks returned. WorkerDied if Dask ran a rank again, which cannot be."""
+    if not isinstance(result, tuple):
+        return result[handle]
+    outcome, _, stays = result
+    if outcome.failure is not None:
+        raise thaw(outcome.failure[1])
+    return stays[handle]
