@@ -15,6 +15,7 @@ import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import click
 import numpy as np
@@ -52,7 +53,7 @@ def measure(n: int, repeat: int, chunks: tuple[int, ...], modes: tuple[str, ...]
         def place(size: int) -> Any:
             """The matrix on the workers; none of it in a graph."""
             cuts = [slice(start, start + size) for start in range(0, n, size)]
-            name = f"a-{size}"
+            name = f"a-{uuid4().hex[:8]}"
             blocks = {(name, i, j): a[r, c].copy() for i, r in enumerate(cuts) for j, c in enumerate(cuts)}
             graph = client.scatter(blocks, hash=False, direct=True)
             chunks = tuple(len(range(*cut.indices(n))) for cut in cuts)
