@@ -8,7 +8,7 @@ from tilewright.benchmarks import dask as bench
 
 
 def test_command_prints_one_record_for_each_contender(tmp_path):
-    arguments = ["--n", "300", "--repeat", "1", "--chunk", "150", "--chunk", "100", "--json"]
+    arguments = ["--n", "700", "--repeat", "1", "--chunk", "150", "--chunk", "100", "--json"]
     result = CliRunner().invoke(bench.command, [*arguments, "--output", str(tmp_path / "dask.jsonl")])
     assert result.exit_code == 0, result.output
     printed = [json.loads(line) for line in result.output.splitlines()]
