@@ -3,10 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test browser install lint format types bench clean
+.PHONY: demo demo-training test browser install lint format types bench clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
+
+demo-training: $(READY)
+	$(BIN)/python examples/training.py
 
 test: $(READY) browser
 	$(BIN)/python -m pytest
@@ -49,6 +52,7 @@ bench: $(READY)
 	@mkdir -p out
 	$(BIN)/tilewright bench cholesky --output out/cholesky.jsonl --plot out/cholesky.png
 	$(BIN)/tilewright bench overhead --output out/overhead.jsonl
+	$(BIN)/tilewright bench train --output out/train.jsonl
 
 clean:
 	rm -rf .venv build out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

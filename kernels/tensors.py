@@ -246,7 +246,7 @@ MOVES: dict[str, Callable[..., None]] = {
 
 
 def rows(device: str) -> Iterator[tuple[str, str, str, str, Callable[..., None]]]:
-    """(op, storage, accumulate, source, function) of every row for this device, if there is one; ``any`` is all."""
+    """(op, storage, accumulate, source, function) of each row for this device, if there is one; ``any``: any dtype."""
     if importlib.util.find_spec("torch") is None:
         return
     import torch

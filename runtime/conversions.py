@@ -110,12 +110,14 @@ class Conversions:
 
 
 def count(run: Run) -> Conversions | None:
-    """The conversions of a run; None if it had none."""
+    """The conversions of a run; None if it had none, or no data to count bytes of."""
     made: dict[Handle, tuple[int, int]] = {}  # copy -> bytes of it, bytes saved by reading it
     conversions = reads = size = saved = 0
     for task in run.graph:
         if task.op.name in _NAMES and task.uses[-1].handle.name in run.graph.temporary:
             source, target = (run.store[use.handle] for use in task.uses)
+            if source is None or target is None:  # a simulated run
+                return None
             conversions += 1
             size += target.nbytes
             made[task.uses[-1].handle] = target.nbytes, source.nbytes - target.nbytes

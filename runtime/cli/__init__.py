@@ -43,6 +43,7 @@ BENCHMARKS = {
         "Tile products in every format, by every route.",
     ),
     "mpi": ("tilewright.benchmarks.mpi", "Ranks beside threads, what a pool costs, message counts."),
+    "train": ("tilewright.benchmarks.train", "The training graph beside a plain torch loop, BF16, MPI ranks."),
     "matvec": ("tilewright.benchmarks.matvec", "Dense products on two ranks beside NumPy and the copy bandwidth."),
     "spmv": ("tilewright.benchmarks.spmv", "Sparse products on ranks beside SciPy, PETSc and the memory's bandwidth."),
 }

@@ -27,7 +27,7 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 @click.option("--compare", metavar="LIST", help="Train once in each of these precisions, such as fp32,fp16,bf16.")
 @click.option("--epochs", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Of all workers together."
+    "--batch-size", type=click.IntRange(min=1), help="Of all workers together.  [default: 64; a large GPU: up to 256]"
 )
 @click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Micro-batches a worker.")
 @click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), default="sgd", show_default=True)
@@ -44,6 +44,7 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 )
 @click.option("--pipeline", type=click.Choice(["gpipe", "1f1b", "zero-bubble"]), help="A worker for each segment.")
 @click.option("--segments", type=click.IntRange(min=1), help="Parts to cut the model into.  [default: its own]")
+@click.option("--head", type=click.Choice(["ridge", "gp"]), help="Solve for a closed-form head at the end, too.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, file_okay=False), help="A folder to save to, go on from.")
 @click.option("--resume/--no-resume", default=True, show_default=True)
 @click.option("--device", help="[default: a CUDA device if there is one]")
@@ -58,10 +59,10 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 @click.option("--progress/--no-progress", default=None, help="[default: on a terminal]")
 def train(
     data: str, model: str, residual: bool, width: int, precision: str, compare: str | None, epochs: int,
-    batch_size: int, accumulate: int, optimizer: str, lr: float | None, schedule: str, clip_norm: float | None,
-    fallback: str, backend: str, workers: int, pipeline: str | None, segments: int | None, checkpoint: Path | None,
-    resume: bool, device: str | None, channels_last: bool, seed: int, allow_slow: bool, plot: Path | None,
-    report: Path | None, trace: Path | None, log: Path | None, as_json: bool, progress: bool | None,
+    batch_size: int | None, accumulate: int, optimizer: str, lr: float | None, schedule: str, clip_norm: float | None,
+    fallback: str, backend: str, workers: int, pipeline: str | None, segments: int | None, head: str | None,
+    checkpoint: Path | None, resume: bool, device: str | None, channels_last: bool, seed: int, allow_slow: bool,
+    plot: Path | None, report: Path | None, trace: Path | None, log: Path | None, as_json: bool, progress: bool | None,
 ) -> None:  # fmt: skip
     """Train a model as a task graph and say how it went."""
     if residual and model != "simple-resnet":
@@ -72,6 +73,7 @@ def train(
         import torch
 
         from tilewright import training
+        from tilewright.training.trainer import target_device
 
         if plot:
             from tilewright.plot.gantt import check_matplotlib
@@ -88,10 +90,11 @@ def train(
             torch.manual_seed(seed)
             return training.models.build(model, train_data.shape, train_data.classes, **extra)
 
+        size = batch_size or training.batch_size_for(target_device(device))
         options: dict[str, Any] = {
-            "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
+            "epochs": epochs, "batch_size": size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
             "schedule": schedule, "clip_norm": clip_norm, "fallback": fallback, "backend": backend,
-            "workers": workers, "pipeline": pipeline, "segments": segments, "device": device,
+            "workers": workers, "pipeline": pipeline, "segments": segments, "head": head, "device": device,
             "channels_last": channels_last, "seed": seed, "allow_slow": allow_slow, "log": log,
             "progress": sys.stderr.isatty() if progress is None else progress,
         }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 import threading
 import time
@@ -75,6 +76,7 @@ class Pool:
         self.lock = threading.RLock()
         """Held during a run: one at a time."""
         self._busy = False
+        self._poller: Any = None
         self._forgotten: list[int] = []
         self._connections: list[Connection] = []
         self.pids: list[int] = []
@@ -179,16 +181,20 @@ class Pool:
             except OSError:
                 raise self._died(rank) from None
         answers: list[Any] = [None] * self.ranks
-        left = {connection: rank for rank, connection in enumerate(self._connections)}
+        if self._poller is None:  # `wait` would make a selector for every call
+            self._poller = select.poll()
+            for connection in self._connections:
+                self._poller.register(connection.fileno(), select.POLLIN)
+        rank_of = {connection.fileno(): rank for rank, connection in enumerate(self._connections)}
+        left = self.ranks
         while left:
-            # A lone wait costs a selector; most often all answer at about the same time.
-            awake: list[Any] = [c for c in left if c.poll(0)] or wait(list(left))
-            for connection in awake:
-                rank = left.pop(connection)
+            for descriptor, _ in self._poller.poll():
+                rank = rank_of[descriptor]
                 try:
-                    answers[rank] = connection.recv()
+                    answers[rank] = self._connections[rank].recv()
                 except (EOFError, OSError):
                     raise self._died(rank) from None
+                left -= 1
         return answers
 
     def forget(self, key: int) -> None:

@@ -75,6 +75,7 @@ def figure(study: Study, path: str | Path) -> None:
             low = min(min(p.formula, p.simulated or 1) for p in study.points if p.kind == kind)
             axes.set_ylim(low - 0.1 * (1 - low), 1 + 0.1 * (1 - low))
         if kind == "measured":
+            axes.set_ylim(0, 1.05 * max(1.0, *(p.measured or 0 for p in study.points)))
             axes.set_xticks(sorted({p.p for p in study.points if p.kind == kind}))
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels[0].set_ylabel("efficiency T₁ / (p Tₚ)")

@@ -8,6 +8,7 @@ except ImportError:
 from tilewright.training import data, models
 from tilewright.training.comparison import Comparison, compare
 from tilewright.training.fallback import LADDER, Event, Fallback
+from tilewright.training.formats import batch_size_for, formats, scaling
 from tilewright.training.precision import PRECISIONS
 from tilewright.training.result import Result
 from tilewright.training.scaler import LossScaler
@@ -26,8 +27,11 @@ __all__ = [
     "LossScaler",
     "OneCycle",
     "Result",
+    "batch_size_for",
     "compare",
     "data",
     "fit",
+    "formats",
     "models",
+    "scaling",
 ]

@@ -16,6 +16,8 @@ from tilewright.training.trainer import fit
 
 __all__ = ["Comparison", "compare"]
 
+_RESOLUTION = 32 << 20  # bytes; what a process holds varies by some megabytes for other reasons
+
 
 @dataclass
 class Comparison:
@@ -28,9 +30,9 @@ class Comparison:
         return next(iter(self.results))
 
     def savings(self, name: str) -> float | None:
-        """Share of the baseline's peak memory that is saved; None where none was measured."""
+        """Share of the baseline's peak memory that is saved; None where that is too small to be told from noise."""
         base = self.results[self.baseline].peak_memory
-        return 1 - self.results[name].peak_memory / base if base else None
+        return 1 - self.results[name].peak_memory / base if base > _RESOLUTION else None
 
     def speedup(self, name: str) -> float | None:
         """The baseline's time over this one's."""

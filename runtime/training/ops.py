@@ -255,16 +255,19 @@ def bucket(grads: Grads, _: Any) -> tuple[Any, ...]:
 
 
 def _sum(parts: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
-    """The sum of buckets, in their order. Where replicas have other gradients, missing ones count as zeros."""
+    """The sum of buckets, in their order, in the place of the first. Missing gradients count as zeros."""
     shapes = tuple(
         next((s for s in column if s is not None), None) for column in zip(*(p[1] for p in parts), strict=True)
     )
     total = None
     for flat, own in parts:
-        if own != shapes:
+        if own != shapes and flat is not None:
             flat = _padded(flat, own, shapes)
         if flat is not None:
-            total = flat if total is None else total + flat
+            if total is None:
+                total = flat
+            else:
+                total += flat
     return total, shapes
 
 
@@ -276,18 +279,21 @@ def _padded(flat: Any, own: tuple[Any, ...], shapes: tuple[Any, ...]) -> Any:
             pieces.append(flat[begin : begin + size])
             begin += size
         elif size:
-            pieces.append(np.zeros(size, dtype=np.float32))
-    return np.concatenate(pieces) if pieces else None
+            pieces.append(np.zeros(size, np.float32) if isinstance(flat, np.ndarray) else flat.new_zeros(size))
+    return np.concatenate(pieces) if isinstance(flat, np.ndarray) else torch.cat(pieces)
 
 
-def allreduce(*parts: Any) -> Grads:
-    """Gradients summed over replicas in FP32, in the order of replicas: the bits do not depend on who is early."""
+def allreduce(*parts: Any) -> tuple[None, Grads]:
+    """(None for the first bucket, gradients summed over replicas in FP32), in the order of replicas.
+
+    The bits do not depend on who is early. The sum takes the memory of the first bucket, which is given up.
+    """
     total, shapes = _sum(parts[:-1])
     if total is None:
-        return [None] * len(shapes)
+        return None, [None] * len(shapes)
     flat = torch.from_numpy(total) if isinstance(total, np.ndarray) else total
     pieces = iter(flat.split([math.prod(shape) for shape in shapes if shape is not None]))
-    return [None if shape is None else next(pieces).view(shape) for shape in shapes]
+    return None, [None if shape is None else next(pieces).view(shape) for shape in shapes]
 
 
 def unscale(control: Control, grads: Grads, _: Any) -> tuple[Grads, tuple[bool, float]]:
@@ -332,8 +338,9 @@ def apply(stage: Stage, buffers: Any, verdict: Verdict, grads: Grads) -> tuple[A
 
 
 def apply_shared(stage: Stage, buffers: Any, verdict: Verdict, grads: Grads) -> tuple[Any, ...]:
-    """(stage, buffers): as `apply`, of gradients that other replicas use too. Optimizers may change theirs."""
-    own = [None if g is None else g.clone() for g in grads] if not verdict.found_inf else grads
+    """(stage, buffers): as `apply`, of gradients that other replicas use too."""
+    spoils = not verdict.found_inf and stage.may_change_gradients
+    own = [None if g is None else g.clone() for g in grads] if spoils else grads
     return apply(stage, buffers, verdict, own)[:2]
 
 

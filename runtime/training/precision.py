@@ -10,13 +10,25 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["PRECISIONS", "ROUNDOFF", "autocast", "available", "check", "check_model", "flags", "ladder", "problem"]
+__all__ = [
+    "PRECISIONS",
+    "ROUNDOFF",
+    "autocast",
+    "available",
+    "check",
+    "check_model",
+    "flags",
+    "ladder",
+    "nothing_ambient",
+    "problem",
+    "set_tf32",
+]
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
@@ -32,7 +44,7 @@ def autocast(precision: str, device_type: str) -> AbstractContextManager[Any]:
     ValueError if torch would disable this autocast and go on in FP32 under another name.
     """
     if precision in ("fp32", "tf32"):
-        return nullcontext()
+        return torch.autocast(device_type, enabled=False)  # also where the caller has entered one
     if precision not in _DTYPES:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     if device_type == "cuda" and not torch.cuda.is_available():
@@ -69,6 +81,16 @@ def flags(precision: str, device_type: str, deterministic: bool = False) -> Iter
             if deterministic:
                 torch.use_deterministic_algorithms(was[0])
                 torch.backends.cudnn.benchmark = was[1]
+
+
+@contextlib.contextmanager
+def nothing_ambient(device_type: str) -> Iterator[None]:
+    """Around a training: what the caller has entered, autocast or `no_grad`, stays outside.
+
+    Workers enter what is entered where a run begins, and a backward pass under autocast would change its dtypes.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
+        yield
 
 
 def set_tf32(on: bool, device_type: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tilewright.engine import Run
 from tilewright.training.fallback import Event
+from tilewright.training.head import Head
 from tilewright.training.state import Log, State
 from tilewright.training.step import Marks
 
@@ -48,7 +49,7 @@ def grid(rows: Sequence[Sequence[str]], title: str) -> Text:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training set. Losses are means over images; accuracies are fractions."""
+    """One pass over the training set. Losses are means over images of steps not skipped; accuracies are fractions."""
 
     number: int
     loss: float
@@ -77,6 +78,8 @@ class Result:
     facts: dict[str, Any]
     state: State
     model: Any
+    head: Head | None = None
+    """The closed-form head, if one was asked for."""
 
     @property
     def run(self) -> Run:
@@ -107,6 +110,11 @@ class Result:
     def test_accuracy(self) -> float:
         """After the last epoch, a fraction; NaN without a test set."""
         return self.log.evaluations[-1]["test_accuracy"] if self.log.evaluations else math.nan
+
+    @property
+    def head_gain(self) -> float | None:
+        """Test accuracy of the closed-form head less that of the network; None without one."""
+        return None if self.head is None else self.head.test_accuracy - self.test_accuracy
 
     @property
     def losses(self) -> list[float]:
@@ -141,7 +149,7 @@ class Result:
             seen = sum(row["count"] for row in own)
             test = tests.get(number, {})
             rows.append(Epoch(
-                number + 1, sum(r["loss"] * r["count"] for r in own) / seen, sum(r["correct"] for r in own) / seen,
+                number + 1, _mean(own), sum(r["correct"] for r in own) / seen,
                 test.get("test_loss"), test.get("test_accuracy"),
                 sum(self.step_seconds.get(r["step"], 0.0) for r in own), sum(r["skipped"] for r in own),
                 own[-1]["precision"],
@@ -216,6 +224,9 @@ class Result:
             "step_seconds_p50": _known(self.percentile(50)), "step_seconds_p95": _known(self.percentile(95)),
             "images_per_second": self.images_per_second, "loader_seconds": self.loader_seconds,
             "compute_seconds": self.compute_seconds, "overlap": self.overlap, "beside": self.beside,
+            "head": None if self.head is None else {
+                "kind": self.head.kind, "test_accuracy": self.head.test_accuracy, "gain": self.head_gain,
+            },
             "peak_memory": self.peak_memory, "resumed": self.resumed, "facts": self.facts,
         }  # fmt: skip
 
@@ -234,6 +245,11 @@ class Result:
         )
         if self.overlap is not None:
             text.append(f"{self.overlap:.0%} of the all-reduce passed under backward passes")
+        if self.head is not None:
+            text.append(
+                f"closed-form head ({self.head.kind}): {self.head.test_accuracy:.2%} on the test set, "
+                f"{100 * (self.head_gain or 0):+.2f} points"
+            )
         text += [f"changed precision at {event}" for event in self.events]
         return Text("\n".join(text))
 
@@ -251,6 +267,12 @@ class Result:
             f"Result({self.precision!r}, {len(self.steps)} steps, test_accuracy={self.test_accuracy:.4f}, "
             f"skipped_steps={self.skipped_steps}, fallbacks={self.fallbacks})"
         )
+
+
+def _mean(rows: list[dict[str, Any]]) -> float:
+    """Mean loss of the steps that were used; of all if none was."""
+    used = [row for row in rows if not row["skipped"]] or rows
+    return float(sum(row["loss"] * row["count"] for row in used) / sum(row["count"] for row in used))
 
 
 def _known(value: float) -> float | None:

@@ -50,6 +50,10 @@ class Setup:
         return torch.device(self.device)
 
 
+_LIMITS = ("enabled", "hysteresis", "min_scale", "max_scale", "overflows")
+"""What a `LossScaler` has beyond the state of torch's."""
+
+
 @dataclass
 class Control:
     """Precision, loss scale and counters: the part of the state that decides. Every place has an equal copy."""
@@ -66,7 +70,7 @@ class Control:
     def state_dict(self) -> dict[str, Any]:
         return {
             "precision": self.precision, "scaler": self.scaler.state_dict(),
-            "overflows": self.scaler.overflows, "enabled": self.scaler.enabled, "updates": self.updates,
+            "limits": {name: getattr(self.scaler, name) for name in _LIMITS}, "updates": self.updates,
             "skipped": self.skipped, "fallback": self.fallback.state_dict() if self.fallback else None,
         }  # fmt: skip
 
@@ -74,9 +78,9 @@ class Control:
         self.precision = state["precision"]
         self.updates, self.skipped = state["updates"], state["skipped"]
         self.fallback = Fallback.from_state(state["fallback"]) if state["fallback"] else None
-        self.scaler.enabled = state["enabled"]
+        for name, value in state["limits"].items():
+            setattr(self.scaler, name, value)
         self.scaler.load_state_dict(state["scaler"])
-        self.scaler.overflows = state["overflows"]
 
 
 class Stage:
@@ -96,6 +100,14 @@ class Stage:
         self.rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
         self.saved: list[torch.Tensor] | None = None
         self.random = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in module.modules())
+
+    @property
+    def may_change_gradients(self) -> bool:
+        """Whether the optimizer may use the gradients it is given as work space. Nesterov's momentum does."""
+        return self.optimizer is not None and not (
+            type(self.optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+            and not any(group.get("nesterov") or group.get("maximize") for group in self.optimizer.param_groups)
+        )
 
     def save_buffers(self) -> None:
         """Keep a copy of the buffers, such as the statistics of batch norm, for `restore_buffers`."""

@@ -18,13 +18,14 @@ needs the memory of one; only batches have two places, and the next one loads wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tilewright.graph import RW, Handle, Op, R, Task, TaskGraph, Use, W
 from tilewright.training import ops
 
-__all__ = ["LOW", "OPS", "Layout", "Marks", "Span", "place", "training_graph"]
+__all__ = ["LOW", "OPS", "Builder", "Layout", "Marks", "Span", "place", "training_graph"]
 
 LOW = -10.0
 
@@ -119,14 +120,18 @@ def place(index: int, *_: int) -> int:
     return index
 
 
-class _Builder:
+class Builder:
     """Handles and loops."""
 
-    def __init__(self, layout: Layout, span: Span, *, checks: bool, norms: bool, adaptive: bool, overlap: bool) -> None:
+    def __init__(
+        self, layout: Layout, span: Span, *, checks: bool, norms: bool, adaptive: bool, overlap: bool,
+        then: Callable[[Builder], None] | None,
+    ) -> None:  # fmt: skip
         self.layout = layout
         self.span = span
         self.looks = checks or norms
         self.adaptive = adaptive
+        self.then = then
         self.low = LOW if overlap else 0.0
         self.g = TaskGraph("training")
         self.marks = Marks({}, {})
@@ -165,12 +170,14 @@ class _Builder:
             self.marks.last[step] = len(self.g) - 1
         self.snapshot(0, span.stop, "result")
         self.insert("finish", R(h("setup", 0)), RW(h("result", 0)), RW(h("log", 0)), on=0)
+        if self.then is not None:
+            self.then(self)
         for p in range(layout.places):
             left = [
                 RW(handle)
                 for name, known in self._names.items()
                 for index, handle in known.items()
-                if index[0] == p and name not in ("result", "log") and handle not in self.g.inputs
+                if index[0] == p and name not in ("result", "log", "head") and handle not in self.g.inputs
             ]
             self.insert("release", *left, on=p)
         return self.g
@@ -260,7 +267,7 @@ class _Builder:
             p = layout.place(s % layout.replicas, s)
             grads = h("total", p, s)
             self.insert(
-                "allreduce", *(R(h("bucket", layout.place(r, s), r, s)) for r in present), W(grads), on=p
+                "allreduce", *((R if r else RW)(h("bucket", layout.place(r, s), r, s)) for r in present), W(grads), on=p
             )  # fmt: skip
         if self.looks:
             self.insert("unscale", R(h("control", p)), RW(grads), W(h("flag", p, s)), on=p)
@@ -333,7 +340,7 @@ def _cut(n: int, parts: int) -> list[int]:
 
 def training_graph(
     layout: Layout, span: Span, *, checks: bool = False, norms: bool = False, adaptive: bool = False,
-    overlap: bool = False,
+    overlap: bool = False, then: Callable[[Builder], None] | None = None,
 ) -> tuple[TaskGraph, Marks]:  # fmt: skip
     """The graph of some steps of a training, and where its steps end.
 
@@ -347,11 +354,13 @@ def training_graph(
         Whether a step may change the precision, and with it the parameters.
     overlap
         Give what is not on the way to the next step a lower priority: for runs with workers to spare.
+    then
+        Adds tasks behind the last step, such as `tilewright.training.head.insert_head`.
 
     Returns
     -------
     The graph reads, by place: model, state, setup, images, targets, test_images, test_targets; it leaves result[0], a
     `State`, and log[0]. About 9 + 3 S tasks a step for one replica and S segments. O(tasks) to build.
     """
-    builder = _Builder(layout, span, checks=checks, norms=norms, adaptive=adaptive, overlap=overlap)
+    builder = Builder(layout, span, checks=checks, norms=norms, adaptive=adaptive, overlap=overlap, then=then)
     return builder.build(), builder.marks

@@ -19,6 +19,7 @@ from tilewright.training import models, usage
 from tilewright.training import precision as precisions
 from tilewright.training.data import Dataset
 from tilewright.training.fallback import LADDER, Fallback
+from tilewright.training.head import HEADS, Head, head_data, insert_head
 from tilewright.training.pipeline import pipeline_policy
 from tilewright.training.result import Result
 from tilewright.training.scaler import LossScaler
@@ -59,6 +60,8 @@ def fit(
     threads: int | None = None,
     pipeline: str | None = None,
     segments: int | None = None,
+    head: str | None = None,
+    head_noise: float = 0.1,
     scheduler: Any = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -104,6 +107,9 @@ def fit(
     pipeline, segments
         A schedule, ``"gpipe"``, ``"1f1b"`` or ``"zero-bubble"``: each segment has a worker of its own, and ``workers``
         counts the replicas of the whole pipeline. And into how many segments to cut the model.
+    head, head_noise
+        ``"ridge"`` or ``"gp"``: behind the last step, in the same graph, solve for a closed-form head on the features
+        that the last segment gets; see `tilewright.training.head`. O(n^2 d + n^3/3) for n training images.
     scheduler
         A policy of the engine instead of priorities; not with a pipeline.
     checkpoint, checkpoint_every, resume
@@ -150,6 +156,8 @@ def fit(
     if target.type != "cpu" and backend not in ("serial", "threads"):
         raise ValueError(f"backend {backend!r} sends values between processes and trains on CPUs; pass device='cpu'")
     parts = models.group(model, segments)
+    if head is not None:
+        _check_head(head, test, backend, pipeline, models.segments(model))
     control = _control(precision, model, target, loss, scaler, fallback, allow_slow)
     layout = Layout(workers, accumulate, len(parts), pipeline is not None, pipeline == "zero-bubble")
     per_epoch = -(-len(train) // batch_size)
@@ -176,28 +184,35 @@ def fit(
     engine = _Engine(backend, layout, spare, threads, pipeline, scheduler, options)
     usage.forget()
     runs: list[tuple[Run, Marks]] = []
+    closed_form: Head | None = None
     every = checkpoint_every or per_epoch
     stride = max(1, MOST_TASKS // (layout.places * (12 + 4 * len(parts) * accumulate)))
-    with precisions.flags(control.precision, target.type, deterministic):
+    with precisions.flags(control.precision, target.type, deterministic), precisions.nothing_ambient(target.type):
         while state.step < total:
             stop = min(total, state.step + stride)
             span = Span(
                 state.step, stop, len(train), batch_size, len(test) if test is not None else 0,
                 save_every=every if folder else 0, save_last=bool(folder) and stop == total,
             )  # fmt: skip
+            last = head is not None and test is not None and stop == total
+            closing = partial(insert_head, span=span, kind=str(head), noise=head_noise, classes=train.classes)
             graph, marks = training_graph(
                 layout, span, checks=setup.checks, norms=clip_norm is not None,
-                adaptive=control.fallback is not None, overlap=engine.overlap,
+                adaptive=control.fallback is not None, overlap=engine.overlap, then=closing if last else None,
             )  # fmt: skip
-            done = engine.run(graph, _data(layout, model, state, replace(setup, past=past), train, test), progress)
+            data = _data(layout, model, state, replace(setup, past=past), train, test)
+            done = engine.run(graph, data | (head_data(len(train), train.classes) if last else {}), progress)
             state = done[Handle("result", (0,))]
             past = past.and_then(done[Handle("log", (0,))])
+            if last:
+                closed_form = done[Handle("head", (0,))]
             _let_go(done)
             runs.append((done, marks))
     model.load_state_dict(state.tensors)
     return Result(
         precision=precision, log=past, runs=runs, per_epoch=per_epoch, epochs=epochs, resumed=resumed,
         facts=facts | _manifest(target, engine, setup, control), state=state, model=model,
+        head=closed_form,
     )  # fmt: skip
 
 
@@ -205,6 +220,17 @@ def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} must be a positive integer, not {count!r}")
+
+
+def _check_head(kind: str, test: Dataset | None, backend: str, pipeline: str | None, parts: list[nn.Module]) -> None:
+    if kind not in HEADS:
+        raise ValueError(f"unknown head {kind!r}; known: {', '.join(HEADS)}")
+    if test is None:
+        raise ValueError("a closed-form head is measured on a test set; pass one")
+    if backend not in ("serial", "threads") or pipeline is not None:
+        raise ValueError("a closed-form head is for backends serial and threads, without a pipeline")
+    if len(parts) < 2:
+        raise ValueError("a closed-form head takes the place of the last segment; this model has only one")
 
 
 def _optimizer(given: Any, lr: float | None) -> tuple[str, Callable[[list[nn.Parameter]], Any]]:

@@ -46,6 +46,17 @@ def test_copy_is_made_after_the_tile_is_final_and_before_its_readers():
     assert {t.label for t in g.successors(convert)} == {"syrk(2,1)", "gemm(3,2,1)"}
 
 
+def test_simulated_and_saved_runs_have_nothing_to_count(tmp_path):
+    from tilewright.saved import load
+
+    simulated = tw.simulate(converted(4, "bf16"), tw.Machine(workers=2))
+    assert simulated.conversions is None and "convert" in str(simulated)
+    run = tw.tiled_cholesky(spd_matrix(40), precision="bf16", tile_size=10, return_run=True)[1]
+    run.save(tmp_path / "run.json")
+    assert load(tmp_path / "run.json").conversions is None
+    assert run.conversions.count == 6
+
+
 def test_a_new_version_gets_a_new_copy():
     g = tw.TaskGraph()
     A = g.handles("A")

@@ -113,6 +113,11 @@ class TestValues:
                 results.append(np.concatenate([op @ x, op.T @ z]))
         assert all(np.array_equal(results[0], other) for other in results)
 
+    def test_dask_gives_the_same_bits(self):
+        A, x = random((20, 20)), random(20, seed=1)
+        serial, dask = (tw.DenseOperator(A, "grid", grid=(2, 2), backend=b) for b in ("serial", "dask"))
+        assert np.array_equal(serial @ x, dask @ x) and np.array_equal(serial.T @ x, dask.T @ x)
+
     @backends
     def test_transposed_product_is_the_adjoint(self, backend):
         op = tw.DenseOperator(random((20, 30)), "grid", grid=(2, 2), backend=backend)

@@ -56,7 +56,7 @@ def test_the_loss_scale_and_its_counter_are_restored(tmp_path):
         stop=2,
         epochs=4,
         precision="fp16",
-        scaler=LossScaler(scale=2.0**24, growth_interval=4),
+        scaler=LossScaler(scale=2.0**24, growth_interval=4, hysteresis=2),
     )
     assert [row["scale"] for row in resumed.steps] == [row["scale"] for row in whole.steps]
     assert whole.skipped_steps > 0 and len({row["scale"] for row in whole.steps[6:]}) > 1

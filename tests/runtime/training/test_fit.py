@@ -121,6 +121,13 @@ def test_what_always_overflows_falls_back_and_learns(mode):
     assert f"changed precision at step {first.step}: fp16 -> {first.after}" in result.table()
 
 
+def test_a_skip_is_counted_where_the_scale_cannot_tell():
+    """Erratum 10: a scale at its floor does not decrease."""
+    result = fit(zoo.overflowing(), DATA, epochs=1, batch_size=32, precision="fp16",
+                 scaler=LossScaler(scale=8.0, min_scale=8.0))  # fmt: skip
+    assert result.skipped_steps == 3 and {row["scale"] for row in result.steps} == {8.0}
+
+
 def test_without_fallback_the_scale_shrinks_and_no_parameter_becomes_nan():
     torch.manual_seed(0)
     model = zoo.overflowing()
@@ -272,3 +279,13 @@ def test_a_fallback_of_ones_own_is_not_changed():
     plan = Fallback(window=20, least=2)
     fit(zoo.overflowing(), DATA, epochs=2, batch_size=32, precision="adaptive", fallback=plan)
     assert plan.steps == 0 and plan.events == []
+
+
+def test_what_the_caller_has_entered_stays_outside():
+    losses = []
+    for entered in (False, True):
+        torch.manual_seed(0)
+        model = zoo.perceptron()
+        with torch.autocast("cpu", torch.bfloat16, enabled=entered), torch.set_grad_enabled(not entered):
+            losses.append(fit(model, DATA, epochs=1, workers=2).losses)
+    assert losses[0] == losses[1]

@@ -107,6 +107,19 @@ def test_replicas_have_the_bits_of_one_worker_that_accumulates_as_often(make, re
     assert many.overlap is not None and 0 <= many.overlap <= 1
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_replicas_share_the_sum_and_no_optimizer_spoils_it_for_another(nesterov):
+    from functools import partial
+
+    torch.manual_seed(0)
+    alone = zoo.perceptron()
+    shared = copy.deepcopy(alone)
+    make = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=nesterov)
+    one = fit(alone, DATA, epochs=2, accumulate=3, optimizer=make)
+    many = fit(shared, DATA, epochs=2, workers=3, optimizer=make)
+    assert many.losses == one.losses and equal(alone, shared)
+
+
 def test_replicas_that_accumulate_agree_to_rounding():
     torch.manual_seed(0)
     alone = zoo.perceptron()
