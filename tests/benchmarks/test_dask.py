@@ -8,13 +8,13 @@ from tilewright.benchmarks import dask as bench
 
 
 def test_command_prints_one_record_for_each_contender(tmp_path):
-    arguments = ["--n", "700", "--repeat", "1", "--chunk", "150", "--chunk", "100", "--json"]
+    arguments = ["--n", "700", "--repeat", "1", "--chunk", "350", "--chunk", "175", "--json"]
     result = CliRunner().invoke(bench.command, [*arguments, "--output", str(tmp_path / "dask.jsonl")])
     assert result.exit_code == 0, result.output
     printed = [json.loads(line) for line in result.output.splitlines()]
     rival, resident, tasks, threads, numpy = printed
-    assert rival["contender"] in ("dask.array, chunks of 150", "dask.array, chunks of 100")
-    assert set(rival["searched"]) == {"100", "150"} and rival["faster"] == 1
+    assert rival["contender"] in ("dask.array, chunks of 350", "dask.array, chunks of 175")
+    assert set(rival["searched"]) == {"175", "350"} and rival["faster"] == 1
     assert [r["contender"] for r in printed[1:]] == [
         "ours, dask.array, resident", "ours, dask.array, tasks", "threads, 2 workers", "ours, NumPy array, resident",
     ]  # fmt: skip
