@@ -30,6 +30,7 @@ def text(run: Run) -> str:
         f"  work           {time(work)}, width {run.width}, speed-up at most {lower.speedup_limit:.4g}",
         f"  memory         {nbytes(run.memory)}" + (" on the fullest rank" if run.trace.ranks > 1 else ""),
         *_messages(run),
+        *_submitted(run),
         *_conversions(run),
         "  op            tasks       total        mean   share",
     ]
@@ -58,6 +59,16 @@ def _messages(run: Run) -> list[str]:
 
 def _conversions(run: Run) -> list[str]:
     return [] if run.conversions is None else [f"  conversions    {run.conversions}"]
+
+
+def _submitted(run: Run) -> list[str]:
+    facts = run.trace.facts
+    if "submitted" not in facts:
+        return []
+    return [
+        f"  engine         {facts['submitted']:.0f} Dask tasks for {len(run.graph)}, "
+        f"scheduler busy {facts['scheduler']:.1%} of the time"
+    ]
 
 
 def place(run: Run) -> str:

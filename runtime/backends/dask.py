@@ -27,8 +27,9 @@ from tilewright.backends import Progress
 from tilewright.cluster import client as clients
 from tilewright.cluster import wire
 from tilewright.coarsen import Overheads
-from tilewright.distribution import BlockCyclic
+from tilewright.distribution import BlockCyclic, owners
 from tilewright.machine import Machine, cores
+from tilewright.mpi.outcome import planned
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.site import Site, check_options
@@ -70,7 +71,7 @@ class DaskSite(Site):
         self.owner = _chosen_owner(options)
         self.timeout = _positive("timeout", options.get("timeout"), TIMEOUT)
         self.window = int(_positive("window", options.get("window"), WINDOW))
-        self.overheads: Overheads = options.get("overheads") or Overheads()
+        self.overheads = Overheads(*(options.get("overheads") or ()))
         self.given = options.get("client")
         self._client: Client | None = None
 
@@ -105,13 +106,35 @@ class DaskSite(Site):
     def execute(
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:
-        from tilewright.cluster import resident
+        from tilewright.cluster import resident, submitted
 
         ranks = self.ranks(workers)
         client = self.client(0)
-        kept = client is clients.kept_client()
-        options = resident.Options(self.owner, self.window, self.timeout, kept)
-        return resident.run_resident(client, ranks, program, scheduler, options, progress)
+        options = resident.Options(self.owner, self.window, self.timeout, client is clients.kept_client())
+        if self._resident(program, ranks):
+            return resident.run_resident(client, ranks, program, scheduler, options, progress)
+        machine = self.machine if self.knows_costs else None
+        return submitted.run_submitted(client, ranks, program, scheduler, options, progress, machine, self.overheads)
+
+    def _resident(self, program: Program, ranks: clients.Ranks) -> bool:
+        """Whether to run in mode resident. MemoryError if that was asked for and the workers have no room."""
+        if self.mode == "tasks":
+            return False
+        from tilewright.cluster.resident import needs
+
+        count = len(ranks.members)
+        rank_of = owners(self.owner, count)
+        order = tuple(rank_of(handle) for handle in program.graph.handles_used), None, ()
+        wanted = needs(planned(program.graph, count, order), program.store, self.window)
+        for need, member in zip(wanted, ranks.members, strict=True):
+            if member.memory and need > ROOM * member.memory:
+                if self.mode is None:
+                    return False
+                raise MemoryError(
+                    f"mode 'resident' needs {need / 1e6:.0f} MB on {member.address}, whose limit is "
+                    f"{member.memory / 1e6:.0f} MB, of which data may take {ROOM:.0%}; mode='tasks' lets Dask spill"
+                )
+        return True
 
 
 def _chosen_owner(options: dict[str, Any]) -> Any:

@@ -37,6 +37,7 @@ BENCHMARKS = {
     "accuracy": ("tilewright.benchmarks.accuracy", "Paths and backward errors over conditions and spectra."),
     "overhead": ("tilewright.benchmarks.overhead", "Time per empty task, beside dask and concurrent.futures."),
     "simulator": ("tilewright.benchmarks.simulator", "Predicted beside measured runs, simulated tasks per second."),
+    "dask": ("tilewright.benchmarks.dask", "A Dask cluster: dask.array beside both modes of ours, and threads."),
     "gemm": (
         "tilewright.benchmarks.gemm",
         "Tile products in every format, by every route.",

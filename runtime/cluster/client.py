@@ -13,10 +13,13 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tilewright.cluster import wire
+from tilewright.cluster.part import TOPIC
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -193,6 +196,53 @@ def _nameless_main() -> Iterator[None]:
             setattr(main, name, value)
 
 
+class SchedulerClock:
+    """How busy the scheduler is from now on."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.began = time.perf_counter()
+        self.busy: float = client.run_on_scheduler(time.thread_time)
+
+    def share(self) -> float:
+        """Processor time of the scheduler's thread, as a share of the time that passed."""
+        busy = self.client.run_on_scheduler(time.thread_time) - self.busy
+        return busy / (time.perf_counter() - self.began)
+
+
+class Bulletin:
+    """What workers tell while runs go on, by run. One subscription for each client: Dask keeps them for good."""
+
+    def __init__(self, client: Client) -> None:
+        self.readers: dict[str, Callable[[dict[str, Any]], None]] = {}
+        client.subscribe_topic(TOPIC, self.hear)
+
+    def hear(self, event: Any) -> None:
+        """Pass on an event; on the client's event loop."""
+        reader = self.readers.get(event[1]["run"])
+        if reader is not None:
+            reader(event[1])
+
+    @contextmanager
+    def read(self, run: str, reader: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+        """A block in which ``reader`` gets what is told of a run."""
+        self.readers[run] = reader
+        try:
+            yield
+        finally:
+            del self.readers[run]
+
+
+_bulletins: weakref.WeakKeyDictionary[Client, Bulletin] = weakref.WeakKeyDictionary()
+
+
+def bulletin(client: Client) -> Bulletin:
+    """The bulletin of a client."""
+    if client not in _bulletins:
+        _bulletins[client] = Bulletin(client)
+    return _bulletins[client]
+
+
 # ------------------------------------------------------------------ fit for use
 
 
@@ -254,6 +304,7 @@ def check(client: Client, addresses: tuple[str, ...]) -> None:
     RuntimeError
         Some cannot import it, or have another version.
     """
+    wire.install()
     known = _fit.setdefault(client, set())
     new = [address for address in addresses if address not in known]
     if not new:

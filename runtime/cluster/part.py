@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import pickle
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilewright.cluster import wire
-from tilewright.cluster.post import Job, Office, Post, own
+from tilewright.cluster.post import Job, Office, Post, blank, own
 from tilewright.crew import Crew
 from tilewright.errors import WorkerDied
 from tilewright.graph import Access, Handle
 from tilewright.kernels import blas
 from tilewright.machine import Machine
 from tilewright.messages import MessagePlan, Part
-from tilewright.mpi.outcome import Outcome, freeze, planned
+from tilewright.mpi.outcome import Outcome, freeze, planned, thaw
 from tilewright.outline import Outline
 from tilewright.program import Program
 from tilewright.schedulers import policy as find_policy
@@ -26,9 +27,14 @@ from tilewright.tiles import Store, TiledMatrix
 if TYPE_CHECKING:
     from distributed import Worker
 
-__all__ = ["Values", "office", "pick", "run_part", "told_of", "use_blas"]
+__all__ = ["TOPIC", "Values", "office", "pick", "run_part", "told_of", "use_blas"]
 
 Values = dict[Handle, Any]
+
+PAUSE = 0.2  # seconds before a part that came to the wrong worker tries again
+
+TOPIC = "tilewright"
+"""Of Dask events: under it workers tell how a run goes on."""
 
 
 def office(worker: Worker | None = None) -> Office:
@@ -48,17 +54,20 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
 
     Returns what happened, the final values for the caller, and those that stay.
     """
-    from distributed import get_worker, secede
+    from distributed import Reschedule, get_worker, secede
 
     worker = get_worker()
     if worker.address != job.addresses[job.rank]:
+        if _answers(worker, job.addresses[job.rank]):  # it is only busy, and Dask wanted to help
+            time.sleep(PAUSE)
+            raise Reschedule
         gone = WorkerDied(job.addresses[job.rank], f"rank {job.rank} of a run cannot go on at {worker.address}")
         return _nothing(gone), {}, {}
     secede()  # ranks of two runs that begin at the same time must not wait for each other
     post = Post(office(worker), job)
     problem: BaseException | None = None
     try:
-        crew, plan = _crew(job, parcel, dict(zip(handles, tiles, strict=True)))
+        crew, plan, orders = _crew(job, parcel, dict(zip(handles, tiles, strict=True)))
     except BaseException as error:
         problem = error
 
@@ -67,12 +76,12 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
 
     began = on_loop(post.meet(problem))
     if problem is None and not post.stopped:
-        post.employ(crew, plan.numbers)
+        post.employ(crew, plan.numbers, orders)
         report = None
-        if job.topic:
+        if job.tells:
 
             def report(done: int) -> None:
-                worker.log_event(job.topic, {"rank": job.rank, "done": done})
+                worker.log_event(TOPIC, {"run": job.run, "rank": job.rank, "done": done})
 
         if post.stopped:  # between the two lines above
             crew.stop()
@@ -87,11 +96,25 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
     return _told(job, post, crew, plan, began)
 
 
+def _answers(worker: Worker, address: str) -> bool:
+    """Whether there is a worker at this address."""
+
+    async def call() -> None:
+        comm = await worker.rpc.connect(address, timeout=PAUSE * 10)
+        worker.rpc.reuse(address, comm)
+
+    try:
+        asyncio.run_coroutine_threadsafe(call(), worker.loop.asyncio_loop).result()
+    except OSError:
+        return False
+    return True
+
+
 def _nothing(error: BaseException) -> Outcome:
     return Outcome(np.empty((0, 4)), [], [], (-1, freeze(error)), False, b"")
 
 
-def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan]:
+def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan, dict[str, str]]:
     sys.path.extend(entry for entry in job.path if entry not in sys.path)
     graph, scheduler, order, families, outlines = pickle.loads(job.contents)
     use_blas(job.blas)
@@ -100,16 +123,19 @@ def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan]:
     store = Store({name: outline_family(*what) for name, what in families.items()})
     for handle, (shape, dtype) in outlines.items():
         store[handle] = Outline.of(shape, dtype)
-    store.update(tiles)
-    store.update((handle, own(value, copy=False)) for handle, value in parcel.items())
+    orders = {name: what[-1] for name, what in families.items()}
     written = {handle for task in part.graph if not task.op.external for handle in task.writes}
+    store.update(tiles)
+    for name, value in parcel.items():
+        handle = Handle(*name)  # Dask may have made it a plain tuple
+        store[handle] = own(value, copy=False, order=orders.get(handle.name), read=handle not in written)
     for handle in written & tiles.keys():
-        store[handle] = own(tiles[handle])  # the caller's data
-    _provide(part, store, {name: what[-1] for name, what in families.items()})
+        store[handle] = own(tiles[handle], order=orders.get(handle.name))  # a copy: they are Dask's
+    _provide(part, store, orders)
     policy = find_policy(scheduler)
     policy.prepare(part.graph, Machine(workers=job.workers))
     crew = Crew(Program(part.graph, store), policy, job.workers, part, job.rank, "dask")
-    return crew, plan
+    return crew, plan, orders
 
 
 def outline_family(shape: tuple[int, int], tile_size: int, dtype: str, order: str) -> TiledMatrix:
@@ -129,6 +155,9 @@ def _provide(part: Part, store: Store, orders: dict[str, Any]) -> None:
     arena = np.zeros(sum(step.values()) + 64, np.uint8)
     start = -arena.ctypes.data % 64
     for handle, outline in missing.items():
+        if outline.ndim == 2 and outline.shape[0] == 1:
+            store[handle] = blank(outline.shape, outline.dtype, orders.get(handle.name, "C"))
+            continue
         raw = arena[start : start + outline.nbytes].view(outline.dtype)
         store[handle] = raw.reshape(outline.shape, order=orders.get(handle.name, "C"))
         start += step[handle]
@@ -177,6 +206,11 @@ def told_of(result: tuple[Outcome, Values, Values]) -> tuple[Outcome, Values]:
     return result[:2]
 
 
-def pick(result: tuple[Outcome, Values, Values], handle: Handle) -> Any:
-    """One tile that stayed on a worker."""
-    return result[2][handle]
+def pick(result: Any, handle: Handle) -> Any:
+    """One tile of what a rank or a group of tasks returned. WorkerDied if Dask ran a rank again, which cannot be."""
+    if not isinstance(result, tuple):
+        return result[handle]
+    outcome, _, stays = result
+    if outcome.failure is not None:
+        raise thaw(outcome.failure[1])
+    return stays[handle]

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import socket
+from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 
     from tilewright.crew import Crew
 
-__all__ = ["Cancelled", "Job", "Office", "Post", "own"]
+__all__ = ["Cancelled", "Job", "Office", "Post", "blank", "own", "pack"]
 
+LATE = 5.0  # seconds more than its own limit that a rank leaves to others
 LOOK = 0.5  # seconds between two looks whether the run is still wanted
 
 
@@ -60,8 +62,8 @@ class Job(NamedTuple):
     blas: str
     timeout: float
     """Seconds to wait until all ranks have begun."""
-    topic: str
-    """Where to tell progress; empty for nowhere."""
+    tells: bool
+    """Whether to tell progress."""
     path: tuple[str, ...]
     """``sys.path`` of a caller on this host; functions are found there."""
     stay: tuple[str, ...]
@@ -74,13 +76,15 @@ class Office:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.posts: dict[str, Post] = {}
+        self.over: deque[str] = deque(maxlen=1000)
+        """Runs that have ended here."""
         worker.handlers["tilewright"] = self.stream
 
     async def stream(self, comm: Any, run: str, rank: int, timeout: float) -> None:
         """Read what another rank sends, until it closes."""
-        deadline = perf_counter() + timeout
+        deadline = perf_counter() + timeout + LATE
         while run not in self.posts:
-            if perf_counter() > deadline:
+            if perf_counter() > deadline or run in self.over:
                 await comm.close()
                 return
             await asyncio.sleep(0.005)
@@ -126,9 +130,9 @@ class Post:
         """Take a task that is ready."""
         self.loop.call_soon_threadsafe(self._take, task)
 
-    def employ(self, crew: Crew, numbers: dict[tuple[int, int, int], int]) -> None:
-        """Work for this crew; ``numbers`` are those of `MessagePlan.numbers`."""
-        self.crew, self.numbers = crew, numbers
+    def employ(self, crew: Crew, numbers: dict[tuple[int, int, int], int], orders: dict[str, str]) -> None:
+        """Work for this crew; ``numbers`` are those of `MessagePlan.numbers`, ``orders`` those of matrices by name."""
+        self.crew, self.numbers, self.orders = crew, numbers, orders
         self.store = crew.program.store
         crew.employ(self)
 
@@ -165,11 +169,11 @@ class Post:
         crew = self.crew
         if crew is not None and crew.failures:
             self._stop()
-        everybody = set(self._peers)
         self._tell_all({"kind": "bye"})
-        while not (everybody <= self._quiet and everybody <= self._heard):
+        while not all(rank in self._quiet and rank in self._heard for rank in self._peers if rank in self._clocks):
             await self._changed(None)
         self.office.posts.pop(self.job.run, None)
+        self.office.over.append(self.job.run)
         for helper in self._helpers:
             helper.cancel()
         await asyncio.gather(*self._helpers, return_exceptions=True)
@@ -188,7 +192,7 @@ class Post:
             self._lost(rank, str(error))
             return
         self._comms[rank] = comm
-        self._helpers.append(asyncio.create_task(self._write(rank, comm)))
+        self._helpers += [asyncio.create_task(self._write(rank, comm)), asyncio.create_task(self._notice(rank, comm))]
 
     async def _changed(self, limit: float | None) -> bool:
         """Wait until something changed; False if the limit in seconds passed first."""
@@ -215,6 +219,13 @@ class Post:
         try:
             while True:
                 await comm.write(await outbox.get())
+        except OSError as error:
+            self._lost(rank, str(error))
+
+    async def _notice(self, rank: int, comm: Any) -> None:
+        """Nobody answers on a stream of ours, so what can be read is its end."""
+        try:
+            await comm.read()
         except OSError as error:
             self._lost(rank, str(error))
 
@@ -344,7 +355,8 @@ class Post:
         if expected is None or self.stopped:
             return
         task = expected[1]
-        self.store[task.params[0].handle] = own(value, copy=False)
+        handle = task.params[0].handle
+        self.store[handle] = own(value, copy=False, order=self.orders.get(handle.name), read=True)
         self.received.append((number, perf_counter()))
         self._tell(rank, kind="ack", number=number)
         self._complete(task)
@@ -371,13 +383,34 @@ def pack(value: Any) -> Any:
     return value
 
 
-def own(value: Any, *, copy: bool = True) -> Any:
-    """A value that a task may change; without ``copy`` it is the same one where that is fit for BLAS."""
-    if isinstance(value, np.ndarray):
-        fit = value.flags.aligned and value.flags.writeable and not copy
-        return value if fit else value.copy(order=layout(value))
+def own(value: Any, *, copy: bool = True, order: str | None = None, read: bool = False) -> Any:
+    """A value that a task may change; without ``copy`` it is the same one where that is fit for BLAS.
+
+    ``order`` is that of the matrix a tile belongs to: kernels, and so bits, depend on it. Where a tile is only ``read``
+    another order will do, as long as it is clear which one it is.
+    """
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        order = order or layout(value)
+        fit = value.flags.aligned and value.flags.writeable and (read or layout(value) == order)
+        if copy or not fit or _ambiguous(value, order):
+            value, source = blank(value.shape, value.dtype, order), value
+            value[...] = source
+        return value
     if not copy:
         return value
     from copy import deepcopy
 
     return deepcopy(value)
+
+
+def blank(shape: tuple[int, ...], dtype: Any, order: str) -> np.ndarray:
+    """Zeros in an order that shows: one row in F order has room for two, or it would look like C order."""
+    if order == "F" and len(shape) == 2 and shape[0] == 1:
+        return np.zeros((2, shape[1]), dtype, "F")[:1]
+    return np.zeros(shape, dtype, "F" if order == "F" else "C")
+
+
+def _ambiguous(value: np.ndarray, order: str) -> bool:
+    return order == "F" and value.ndim == 2 and value.shape[0] == 1 < value.shape[1] and (
+        value.strides[1] == value.itemsize
+    )  # fmt: skip

@@ -36,6 +36,8 @@ class RemoteTiles(TiledMatrix):
     ``pieces`` has the places of the tiles that there are; a run reads them, and puts those that it wrote there.
     """
 
-    def __init__(self, shape: tuple[int, int], tile_size: int, dtype: Any) -> None:
+    def __init__(self, shape: tuple[int, int], tile_size: int, dtype: Any, order: str = "C") -> None:
         super().__init__(shape, tile_size, dtype, Outline.of(shape, dtype), packed=False)
+        self.order = order
+        """Of new tiles."""
         self.pieces: dict[tuple[int, int], Piece] = {}

@@ -16,6 +16,7 @@ from uuid import uuid4
 import numpy as np
 
 from tilewright.backends import Progress
+from tilewright.cluster import client as clients
 from tilewright.cluster.client import Ranks
 from tilewright.cluster.part import Values, run_part, told_of
 from tilewright.cluster.post import Job, pack
@@ -65,29 +66,24 @@ def run_resident(
     contents = _dumps((graph, scheduler, order, families, outlines))
     stay = tuple(name for name, family in store.families.items() if isinstance(family, RemoteTiles))
     run = uuid4().hex[:8]
-    topic = f"tilewright-{run}" if progress else ""
     path = tuple(sys.path) if options.kept else ()
     keys = [(f"{_word(graph.name)}-{run}", rank) for rank in range(len(ranks.members))]
     jobs = [
         Job(run, keys[rank], rank, ranks.addresses, contents, ranks.workers, options.window, blas.current().name,
-            options.timeout, topic, path, stay)
+            options.timeout, progress is not None, path, stay)
         for rank in range(len(ranks.members))
     ]  # fmt: skip
     done = [0] * len(ranks.members)
-    if progress is not None:
 
-        def hear(event: Any) -> None:
-            _, message = event
-            done[message["rank"]] = message["done"]
+    def hear(message: dict[str, Any]) -> None:
+        done[message["rank"]] = message["done"]
+        if progress is not None:
             progress(sum(done))
 
-        client.subscribe_topic(topic, hear)
-    try:
+    clock = clients.SchedulerClock(client)
+    with clients.bulletin(client).read(run, hear):
         futures = _submit(client, ranks, jobs, plan, store, keys)
         results = _results(client, ranks, futures)
-    finally:
-        if progress is not None:
-            client.unsubscribe_topic(topic)
     outcomes = [outcome for outcome, _ in results]
     trace = merge(graph, plan, ranks.workers, outcomes)
     replaced: set[Handle] = set().union(*(pickle.loads(outcome.values) for outcome in outcomes if outcome.values))
@@ -99,6 +95,7 @@ def run_resident(
             family.pieces[handle.index[0], handle.index[1]] = Piece(futures[rank], handle)
     if progress is not None:
         progress(len(graph))
+    trace.facts = {"submitted": len(futures), "scheduler": clock.share()}
     return trace
 
 
@@ -121,10 +118,16 @@ def _word(name: str) -> str:
 def families_of(store: Store) -> dict[str, tuple[tuple[int, int], int, str, str]]:
     """Shape, tile size, dtype and order of each tiled matrix: what a worker has to know of tiles elsewhere."""
     return {
-        name: (family.shape, family.tile_size, family.dtype.str, layout(family[0, 0]) if len(family) else "C")
+        name: (family.shape, family.tile_size, family.dtype.str, _order(family))
         for name, family in store.families.items()
         if isinstance(family, TiledMatrix)
     }
+
+
+def _order(matrix: TiledMatrix) -> str:
+    if isinstance(matrix, RemoteTiles):
+        return matrix.order
+    return layout(matrix[0, 0]) if len(matrix) else "C"
 
 
 def outlines_of(program: Program) -> dict[Handle, tuple[tuple[int, ...], str]]:
@@ -260,5 +263,6 @@ def _results(client: Client, ranks: Ranks, futures: list[Future]) -> list[tuple[
     except CancelledError as error:
         raise WorkerDied(", ".join(ranks.addresses), f"its part of the run is lost ({error})") from error
     except BaseException:
-        client.cancel(futures, force=True)
+        for future in futures:
+            future.release()
         raise

@@ -14,14 +14,21 @@ __all__ = ["install"]
 
 
 def install() -> None:
-    """Teach Dask. Nothing imports torch before the first tensor is met; Dask may have met one already."""
-    if "torch" in sys.modules:
-        _register()
-        return
+    """Teach Dask. Torch is not imported before the first tensor is met."""
     from distributed.protocol.serialize import dask_deserialize, dask_serialize
 
-    for dispatch in (dask_serialize, dask_deserialize):
-        dispatch.register_lazy("torch", _register)
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    if "distributed.protocol.torch" in sys.modules:  # Dask has met tensors before us
+        _register()
+    else:
+        for dispatch in (dask_serialize, dask_deserialize):
+            dispatch.register_lazy("torch", _register)
+
+
+_installed = False
 
 
 def _register() -> None:

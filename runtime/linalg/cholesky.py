@@ -7,6 +7,7 @@ from typing import Any
 
 from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
+from tilewright.linalg.chunked import chunked_cholesky, is_chunked
 from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
 from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
 from tilewright.linalg.tuning import cholesky_tile_size
@@ -128,7 +129,7 @@ def tiled_cholesky(
     *,
     lower: bool = True,
     tile_size: int | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     overwrite_a: bool = False,
@@ -144,7 +145,7 @@ def tiled_cholesky(
 
     Parameters
     ----------
-    a : (n, n) array_like, torch tensor or TiledMatrix
+    a : (n, n) array_like, torch tensor, TiledMatrix or dask.array
         A tensor on another device than the CPU stays there (float32 and float64; backends serial and threads).
         float32, float64, complex64 or complex128; integers become float64. Any memory order. Only the triangle
         named by ``lower`` is referenced, plus the rest of the diagonal tiles, whose values do not matter.
@@ -153,7 +154,7 @@ def tiled_cholesky(
     tile_size
         Rows and columns of a tile, nb. By default chosen from n and the number of workers.
     backend, scheduler, workers
-        See `tilewright.run`.
+        See `tilewright.run`. A dask.array is factored by ``dask`` unless another backend is named, which gathers it.
     overwrite_a
         Let the factor take the place of ``a``. Saves the memory of one matrix, and time.
     check_finite
@@ -178,6 +179,7 @@ def tiled_cholesky(
     factor
         Of the same kind and dtype as ``a``; the other triangle is exactly zero. With ``precision``: float64 if some
         tile is FP64, else float32, and never in place of ``a``.
+        For a dask.array: with its chunks, computed when the call returns, its tiles on the workers that made them.
     run : Run
         Only with ``return_run``.
 
@@ -208,6 +210,14 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
+    if is_chunked(a) and backend in (None, "dask") and precision is None:
+        factor, record = chunked_cholesky(
+            a, lambda nt, check: _call_graph(nt, False, check), lower=lower, tile_size=tile_size,
+            overwrite_a=overwrite_a, check_finite=check_finite, workers=workers, options=options, scheduler=scheduler,
+            progress=progress,
+        )  # fmt: skip
+        return (factor, record) if return_run else factor
+    backend = backend or "threads"
     if is_device_tensor(a):
         from tilewright.linalg.device import device_factor
 

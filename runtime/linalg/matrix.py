@@ -15,7 +15,7 @@ from tilewright.linalg.ops import finite
 from tilewright.pages import zeros
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["Matrix", "check_finite_lower", "is_device_tensor", "is_tensor", "tensor_as_array"]
+__all__ = ["Matrix", "check_finite_lower", "factor_dtype", "is_device_tensor", "is_tensor", "tensor_as_array"]
 
 
 class Matrix:
@@ -35,7 +35,7 @@ class Matrix:
             raise ValueError(f"the matrix must be 2-D, not of shape {tuple(array.shape)}")
         if array.shape[0] != array.shape[1]:
             raise ValueError(f"the matrix must be square, not {array.shape[0]} x {array.shape[1]}")
-        self.dtype = _factor_dtype(array.dtype)
+        self.dtype = factor_dtype(array.dtype)
         writeable = array.writeable if self.tiled else array.flags.writeable
         if overwrite and not writeable:
             raise ValueError("overwrite_a=True, but the matrix is read-only; pass a copy or overwrite_a=False")
@@ -117,7 +117,7 @@ def tensor_as_array(tensor: Any) -> np.ndarray:
     return array
 
 
-def _factor_dtype(dtype: np.dtype) -> np.dtype:
+def factor_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype to compute in: one of the four of LAPACK, in native byte order."""
     if dtype.kind in "biu":
         return np.dtype(np.float64)

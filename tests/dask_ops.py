@@ -1,0 +1,79 @@
+"""Functions that Dask workers import by name."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+
+def plus(x: Any, y: Any) -> Any:
+    return x + y
+
+
+def append(x: list[Any], y: Any) -> None:
+    x.append(y)
+
+
+def describe(z: Any, x: Any) -> str:
+    return f"{type(x).__name__} {x}"
+
+
+def halve(x: Any, y: Any) -> Any:
+    return x / 2
+
+
+def sleep(x: Any, seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def fail(x: Any) -> None:
+    raise ZeroDivisionError("on purpose")
+
+
+class OddError(Exception):
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__("odd")
+
+
+def fail_oddly(x: Any) -> None:
+    raise OddError(1, 2)
+
+
+def note_pid(x: np.ndarray, file: str, seconds: float) -> None:
+    """Say which process this is, if nobody has."""
+    if not os.path.exists(file):
+        with open(file, "w") as f:
+            f.write(f"{os.getpid()} ")
+    time.sleep(seconds)
+    x += 1
+
+
+def slow_block(block: np.ndarray, file: str) -> np.ndarray:
+    if not os.path.exists(file):
+        with open(file, "w") as f:
+            f.write(f"{os.getpid()} ")
+    time.sleep(0.05)
+    return block
+
+
+_keys: list[str] = []
+
+
+def watch_keys(dask_scheduler: Any = None) -> int:
+    """Note the keys that a scheduler gets to know; returns how many were noted."""
+    from distributed import SchedulerPlugin
+
+    class Watch(SchedulerPlugin):
+        def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+            _keys.append(str(key))
+
+    dask_scheduler.add_plugin(Watch(), name="watch keys")
+    return len(_keys)
+
+
+def watched_keys(dask_scheduler: Any = None) -> list[str]:
+    dask_scheduler.remove_plugin("watch keys")
+    return _keys[:]
