@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from tilewright.graph import Handle
 
 __all__ = [
-    "BlockCyclic", "Distribution", "Layout", "RowBlocks", "SymmetricBlockCyclic", "near_square", "numroc", "owners",
-    "picture", "to_global", "to_local",
+    "BlockCyclic", "Distribution", "Layout", "RowBlocks", "SymmetricBlockCyclic", "chosen_owner", "near_square",
+    "numroc", "owners", "picture", "to_global", "to_local",
 ]  # fmt: skip
 
 
@@ -164,6 +164,26 @@ def picture(owner: Callable[[int, int], int], mt: int, nt: int, *, lower: bool =
     table = [[str(owner(i, j)) for j in range(min(nt, i + 1) if lower else nt)] for i in range(mt)]
     width = max((len(cell) for row in table for cell in row), default=0)
     return "\n".join(" ".join(cell.rjust(width) for cell in row) for row in table)
+
+
+def chosen_owner(options: Mapping[str, Any]) -> Any:
+    """The rule that ``owner=`` or ``grid=`` of a call says, for `owners`; None if neither is there.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Both are given, or the grid is not two positive integers.
+    """
+    grid, owner = options.get("grid"), options.get("owner")
+    if grid is None:
+        return owner
+    if owner is not None:
+        raise ValueError("grid and owner both say who owns what; pass one of them")
+    try:
+        P, Q = grid
+        return BlockCyclic(P, Q)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"grid must be two positive integers (P, Q), not {grid!r}") from None
 
 
 def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:

@@ -27,7 +27,7 @@ from tilewright.backends import Progress
 from tilewright.cluster import client as clients
 from tilewright.cluster import wire
 from tilewright.coarsen import Overheads
-from tilewright.distribution import BlockCyclic, owners
+from tilewright.distribution import chosen_owner, owners
 from tilewright.machine import Machine, cores
 from tilewright.mpi.outcome import planned
 from tilewright.program import Program
@@ -68,7 +68,7 @@ class DaskSite(Site):
         self.mode = options.get("mode")
         if self.mode not in (None, *MODES):
             raise ValueError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
-        self.owner = _chosen_owner(options)
+        self.owner = chosen_owner(options)
         self.timeout = _positive("timeout", options.get("timeout"), TIMEOUT)
         self.window = int(_positive("window", options.get("window"), WINDOW))
         self.overheads = Overheads(*(options.get("overheads") or ()))
@@ -135,20 +135,6 @@ class DaskSite(Site):
                     f"{member.memory / 1e6:.0f} MB, of which data may take {ROOM:.0%}; mode='tasks' lets Dask spill"
                 )
         return True
-
-
-def _chosen_owner(options: dict[str, Any]) -> Any:
-    """The rule of ``owner=`` or ``grid=``."""
-    grid, owner = options.get("grid"), options.get("owner")
-    if grid is None:
-        return owner
-    if owner is not None:
-        raise ValueError("grid and owner both say who owns what; pass one of them")
-    try:
-        P, Q = grid
-        return BlockCyclic(P, Q)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"grid must be two positive integers (P, Q), not {grid!r}") from None
 
 
 def _positive(name: str, value: Any, default: float) -> float:

@@ -31,14 +31,14 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilewright.backends import Progress
-from tilewright.distribution import BlockCyclic, Distribution, owners
+from tilewright.distribution import Distribution, chosen_owner, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels import blas
 from tilewright.machine import cores
@@ -88,20 +88,6 @@ def is_rank() -> bool:
     from mpi4py import MPI
 
     return MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.size > 1
-
-
-def chosen_owner(options: Mapping[str, Any]) -> Any:
-    """The rule of ``owner=`` or ``grid=``."""
-    grid, owner = options.get("grid"), options.get("owner")
-    if grid is None:
-        return owner
-    if owner is not None:
-        raise ValueError("grid and owner both say who owns what; pass one of them")
-    try:
-        P, Q = grid
-        return BlockCyclic(P, Q)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"grid must be two positive integers (P, Q), not {grid!r}") from None
 
 
 def owner_for(graph: TaskGraph, owner: Any) -> Any:

@@ -13,8 +13,8 @@ import numpy as np
 from mpi4py import MPI
 
 from tilewright.backends import Progress
-from tilewright.backends.mpi import OPTIONS, WINDOW, chosen_owner, owner_for, per_rank
-from tilewright.distribution import owners
+from tilewright.backends.mpi import OPTIONS, WINDOW, owner_for, per_rank
+from tilewright.distribution import chosen_owner, owners
 from tilewright.graph import TaskGraph
 from tilewright.mpi.buffers import layout, view, wrap
 from tilewright.mpi.launcher import INSTALL, remove, shm_files
