@@ -1,5 +1,6 @@
 """Fixtures that every test shares."""
 
+import gc
 import sys
 import threading
 
@@ -47,6 +48,14 @@ def no_thread_left_behind():
             thread.join(2)  # a progress display tells its thread to stop and does not wait for it
     left = [t.name for t in threading.enumerate() if t not in before and not t.name.startswith(KEPT)]
     assert not left, f"the test left threads behind: {left}"
+
+
+@pytest.fixture(scope="module")
+def only_own_garbage():
+    """Collections of garbage, which trainings ask for, do not look at the millions of objects of earlier tests."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -4,6 +4,11 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True, scope="module")
+def collections_are_short(only_own_garbage):
+    """`training.usage.forget` collects before each training."""
+
+
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     before = torch.get_num_threads()
