@@ -9,44 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf, sqrt
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tilewright.linalg import ladder, refinement
+from tilewright.linalg.mixed import factor_on_device
 from tilewright.linalg.refinement import System, U
 from tilewright.linalg.solve import Problem, SolveInfo
 from tilewright.replay import Stage
 
-__all__ = ["DeviceFactor", "DeviceProblem", "DeviceSystem", "row_sums"]
-
-
-class DeviceFactor(NamedTuple):
-    """What `MixedFactor` is, with tensors."""
-
-    L: Any
-    scale: Any
-    shift: float
-    precision_map: Any
-    run: Any
-
-
-def mixed(a: Any, precision: Any, *, shift: float | None, **options: Any) -> DeviceFactor:
-    """`mixed_factor` on the device: ``shift=None`` is 2 u of the format, doubled on breakdown, up to three times."""
-    from tilewright.errors import NotPositiveDefiniteError
-    from tilewright.linalg.device import device_factor
-
-    u = ladder.ROUNDOFF[precision if isinstance(precision, str) else "bf16"]
-    first = 2 * u if u > ladder.ROUNDOFF["fp32"] else 0.0
-    shifts = [shift] if shift is not None else [first * 2**k for k in range(4)] if first else [0.0]
-    for number, amount in enumerate(shifts):
-        try:
-            L, d, precision_map, run = device_factor(a, precision, shift=amount, finish=False, **options)
-            return DeviceFactor(L, d, amount, precision_map, run)
-        except NotPositiveDefiniteError:
-            if number + 1 == len(shifts):
-                raise
-    raise AssertionError("there is always a shift to try")
+__all__ = ["DeviceProblem", "DeviceSystem", "row_sums"]
 
 
 def row_sums(a: Any) -> Any:
@@ -227,17 +200,9 @@ class DeviceProblem(Problem):
         return ladder.judge(_host(part), self.n)
 
     def _mixed(self, rung: Any, shift: float | None) -> Any:
-        options = {"tile_size": self.given_tile_size} if isinstance(rung, str) else {}
         stage = self.stage
-        return mixed(
-            self.a,
-            rung,
-            shift=shift,
-            workers=stage.workers,
-            scheduler=stage.scheduler,
-            backend=stage.backend,
-            **options,
-        )
+        tile_size = self.given_tile_size if isinstance(rung, str) else None
+        return factor_on_device(self.a, rung, tile_size, stage.workers, stage.scheduler, stage.backend, shift)
 
     def _ones(self) -> Any:
         return self.torch.ones(self.n, dtype=self.torch.float64, device=self.a.device)

@@ -14,13 +14,14 @@ from math import expm1, log, log1p, sqrt
 import numpy as np
 
 from tilewright.kernels import blas, table
+from tilewright.precision import FORMATS
 
 __all__ = ["RUNGS", "Estimate", "estimate", "judge", "rungs_from", "sample"]
 
 RUNGS = ("bf16", "bf16x3", "fp32", "fp64")
 
 #            unit roundoff of the operands of products
-ROUNDOFF = {"bf16": 2.0**-8, "fp16": 2.0**-11, "tf32": 2.0**-11, "bf16x3": 2.0**-16, "fp32": 2.0**-24, "fp64": 2.0**-53}
+ROUNDOFF = {name: FORMATS[name].u for name in ("bf16", "fp16", "tf32", "bf16x3", "fp32", "fp64")}
 
 MARGIN = {"bf16": 6.0, "bf16x3": 6.0, "fp32": 30.0}
 """Pivots have to be that many times larger than the rounding errors: then refinement takes some 10 steps."""

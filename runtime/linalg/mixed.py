@@ -32,7 +32,7 @@ from tilewright.schedulers import policy as find_policy
 from tilewright.site import find_site
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["SHIFTS", "MixedFactor", "mixed_cholesky", "mixed_factor"]
+__all__ = ["SHIFTS", "MixedFactor", "factor_on_device", "mixed_cholesky", "mixed_factor"]
 
 SHIFTS = 4
 """Attempts with ``shift=None``: the first shift, then doubled, at most so often."""
@@ -134,7 +134,7 @@ def mixed_factor(
     tile size, the shift, the route and the library behind it; not on engine, policy and workers.
     """
     if is_device_tensor(a):
-        return _on_device(a, precision, tile_size, workers, scheduler, backend, shift)
+        return factor_on_device(a, precision, tile_size, workers, scheduler, backend, shift)
     problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, emulate, options, finish=False)
     attempts: list[float] = []
     if shift is not None:
@@ -151,7 +151,7 @@ def mixed_factor(
             shift *= 2
 
 
-def _on_device(
+def factor_on_device(
     a: Any, precision: str | PrecisionMap, tile_size: int | None, workers: int | None, scheduler: str | Policy,
     backend: str, shift: float | None,
 ) -> MixedFactor:  # fmt: skip

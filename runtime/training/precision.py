@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tilewright.precision import FORMATS
+
 __all__ = [
     "PRECISIONS",
     "ROUNDOFF",
@@ -32,7 +34,7 @@ __all__ = [
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
-ROUNDOFF = {"fp32": 2.0**-24, "tf32": 2.0**-11, "bf16": 2.0**-8, "fp16": 2.0**-11}
+ROUNDOFF = {name: FORMATS[name].u for name in ("fp32", "tf32", "bf16", "fp16")}
 """Unit roundoff u of the operands."""
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
