@@ -67,7 +67,8 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
     post = Post(office(worker), job)
     problem: BaseException | None = None
     try:
-        crew, plan, orders = _crew(job, parcel, dict(zip(handles, tiles, strict=True)))
+        with job.ambient.entered():  # the crew takes it into its threads
+            crew, plan, orders = _crew(job, parcel, dict(zip(handles, tiles, strict=True)))
     except BaseException as error:
         problem = error
 

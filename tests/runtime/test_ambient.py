@@ -6,6 +6,7 @@ import torch
 
 import tilewright as tw
 from tilewright.ambient import Ambient, capture
+from tilewright.distribution import Layout
 
 
 def look(x):
@@ -22,12 +23,13 @@ def product(x, y):
     y[...] = torch.mm(torch.from_numpy(x), torch.from_numpy(x)).float().numpy()
 
 
-def seen(workers=2):
+def seen(workers=2, **options):
     g = tw.TaskGraph()
     x = g.handles("x")
     for i in range(8):
         g.insert(look, tw.W(x[i]))
-    run = tw.run(g, {"x": [np.zeros(1) for _ in range(8)]}, workers=workers)
+    run = tw.run(g, {"x": [np.zeros(1) for _ in range(8)]}, workers=workers, **options)
+    assert len({record.rank for record in run.trace}) == (1 if not options else 2)
     return {int(v[0]) for v in run.store.families["x"]}
 
 
@@ -36,6 +38,32 @@ def test_workers_are_under_the_autocast_of_who_submitted(workers):
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert seen(workers) == {1 + 2 + 4 + 8}
     assert seen(workers) <= {0, 2}  # the default dtype of CPU autocast is BF16
+
+
+ENGINES = [{"backend": "mpi"}, {"backend": "dask", "mode": "resident"}, {"backend": "dask", "mode": "tasks"}]
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: "-".join(engine.values()))
+def test_workers_of_other_processes_are_under_the_autocast_of_who_submitted(engine):
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert seen(**engine, grid=(2, 1)) == {1 + 2 + 4 + 8}
+    with torch.autocast("cpu", torch.float16):
+        assert seen(**engine, grid=(2, 1)) == {1 + 4}
+    assert seen(**engine, grid=(2, 1)) <= {0, 2}
+
+
+def test_prepared_graphs_on_ranks_run_under_the_autocast_of_each_call():
+    g = tw.TaskGraph()
+    for r in range(2):
+        g.insert(look, tw.W(g.handles("x")[r]))
+    g.layout = Layout(2, lambda handle: handle.index[0], lambda handle: (1,))
+    x = [tw.Handle("x", (r,)) for r in range(2)]
+    step = tw.Resident({}, ranks=2, owner=g.layout.owner, backend="mpi").prepare(g, inputs=[], outputs=x)
+    with torch.autocast("cpu", torch.bfloat16):
+        step()
+        assert {int(step.outputs[handle][0]) for handle in x} == {1 + 2 + 4}
+    step()
+    assert {int(step.outputs[handle][0]) for handle in x} <= {0, 2}
 
 
 def test_product_in_a_worker_is_rounded_as_in_the_caller():
