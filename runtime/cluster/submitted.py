@@ -145,6 +145,7 @@ def submission(
     for task in graph:
         for handle in task.writes:
             last[handle] = group_of[task.index]
+    last = {handle: g for handle, g in last.items() if handle.name not in graph.temporary}
     for handle, g in last.items():
         outputs[g][handle] = None
     sent.final = last
