@@ -363,6 +363,8 @@ def update(control: Control, verdict: Verdict, setup: Setup, *rest: Any) -> Any:
     if event is not None:
         control.precision = event.after
         control.scaler.enabled = event.after == "fp16"
+        if not event.fell:
+            control.scaler.restart()
         precision.set_tf32(event.after == "tf32", setup.target.type)
         if control.good is not None and not all(bool(torch.isfinite(p).all()) for s in stages for p in s.parameters):
             for stage, (tensors, optimizer) in zip(stages, control.good, strict=True):
@@ -470,6 +472,10 @@ def save(state: State, log: Log, setup: Setup, _: Any) -> tuple[None, int]:
 def finish(setup: Setup, state: State, log: Log) -> tuple[State, Log]:
     """State and log as the caller gets them: on the CPU, with the memory at its fullest."""
     state.tensors = {name: tensor.cpu() for name, tensor in state.tensors.items()}
+    state.optimizer = {
+        name: {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in own.items()}
+        for name, own in state.optimizer.items()
+    }
     log.memory = log.memory[0], usage.peak(setup.target)
     return state, log
 

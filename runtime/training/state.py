@@ -50,7 +50,7 @@ class Setup:
         return torch.device(self.device)
 
 
-_LIMITS = ("enabled", "hysteresis", "min_scale", "max_scale", "overflows")
+_LIMITS = ("enabled", "hysteresis", "min_scale", "max_scale", "overflows", "start")
 """What a `LossScaler` has beyond the state of torch's."""
 
 
