@@ -216,8 +216,8 @@ def tiled_cholesky(
             "scheduler": scheduler, "progress": progress,
         }  # fmt: skip
         if precision is None:
-            graph = lambda nt, check: _call_graph(nt, False, check)  # noqa: E731
-            factor, record = chunked_cholesky(a, graph, check_finite=check_finite, **how)
+            build = lambda nt, check: _call_graph(nt, False, check)  # noqa: E731
+            factor, record = chunked_cholesky(a, build, check_finite=check_finite, **how)
         else:
             from tilewright.linalg.chunked_mixed import chunked_mixed
 

@@ -369,6 +369,7 @@ def _room(handles: list[Handle], tiles: TiledMatrix) -> Iterator[tuple[tuple[int
     step = -(-prod(whole) * itemsize // 64) * 64
     arena = zeros((len(handles) * step,), np.uint8)
     for place, handle in enumerate(handles):
-        shape, _ = copy_outline(handle, tiles[handle.index].shape)
+        i, j = handle.index
+        shape, _ = copy_outline(handle, tiles[i, j].shape)
         size = prod(shape) * itemsize
         yield handle.index, arena[place * step : place * step + size].view(dtype).reshape(shape)
