@@ -161,11 +161,12 @@ def kernels(device: str, form: str | None) -> dict[str, Callable[..., None]]:
     def gemm(a: Tensor, b: Tensor, c: Tensor) -> None:
         product(a, b, c)
 
-    def syrk(a: Tensor, c: Tensor) -> None:
-        n = a.shape[-2]
+    def syrk(a: Tensor, c: Tensor) -> None:  # C may go on below its diagonal tile
+        n = c.shape[1]
         step = max(n // 4, 256)  # block columns from the diagonal down: 5/8 of the flops of a whole product
         for j in range(0, n, step):
-            product(a[..., j:, :], a[..., j : j + step, :], c[j:, j : j + step])
+            end = min(j + step, n)
+            product(a[..., j:, :], a[..., j:end, :], c[j:, j:end])
 
     def trsm(l: Tensor, a: Tensor) -> None:  # noqa: E741
         n = a.shape[1]
@@ -193,7 +194,16 @@ def kernels(device: str, form: str | None) -> dict[str, Callable[..., None]]:
     def potrf(info: Tensor, a: Tensor) -> None:
         info.fill_(0).add_(factor(a))
 
-    return {"gemm": gemm, "syrk": syrk, "trsm": trsm, "potrf": potrf}
+    def panel(info: Tensor, c: Tensor) -> None:
+        n = c.shape[1]
+        potrf(info, c[:n])
+        if len(c) > n:
+            trsm(c[:n], c[n:])
+
+    def update(p: Tensor, c: Tensor) -> None:
+        syrk(p[..., p.shape[-2] - len(c) :, :], c)
+
+    return {"gemm": gemm, "syrk": syrk, "trsm": trsm, "potrf": potrf, "panel": panel, "update": update}
 
 
 def convert(source: Tensor, target: Tensor) -> None:
@@ -239,9 +249,43 @@ def unscaled(d: Tensor, tile: Tensor, part: str) -> None:
     tile.copy_(tile / d)
 
 
+# Block columns of a lower triangle, from the diagonal down. All end at the last row, so a length says where one begins.
+
+
+def diagonals(*columns_and_d: Tensor) -> None:
+    """d := |a_ii|^(-1/2) of a whole matrix: `diagonal` of each block column."""
+    *columns, d = columns_and_d
+    for source in columns:
+        start = len(d) - len(source)
+        diagonal(source, d[start : start + source.shape[1]])
+
+
+def column_scaled(source: Tensor, d: Tensor, target: Tensor, shift: float | None = None) -> None:
+    """`scaled` of a block column; ``d`` is that of the whole matrix."""
+    below = d[len(d) - len(source) :]
+    scaled(source, below, below[: source.shape[1]], target, shift)
+
+
+def column_unscaled(d: Tensor, column: Tensor, part: str) -> None:
+    """Row i over d_i."""
+    unscaled(d[len(d) - len(column) :], column, part)
+
+
+def column_convert(source: Tensor, target: Tensor) -> None:
+    """`convert` of the rows below the diagonal tile."""
+    convert(source[len(source) - len(target) :], target)
+
+
+def column_split(source: Tensor, target: Tensor) -> None:
+    """`split` of the rows below the diagonal tile."""
+    split(source[len(source) - target.shape[1] :], target)
+
+
 MOVES: dict[str, Callable[..., None]] = {
     "convert": convert, "split": split, "copy": copy, "tril": tril,
     "diagonal": diagonal, "scaled": scaled, "unscaled": unscaled,
+    "diagonals": diagonals, "column_scaled": column_scaled, "column_unscaled": column_unscaled,
+    "column_convert": column_convert, "column_split": column_split,
 }  # fmt: skip
 
 
@@ -257,8 +301,8 @@ def rows(device: str) -> Iterator[tuple[str, str, str, str, Callable[..., None]]
         yield op, "any", "any", "tensor", function
     for dtype in ("float32", "float64"):
         for op, function in kernels(device, None).items():
-            yield op, "int32" if op == "potrf" else dtype, dtype, "tensor", function
+            yield op, "int32" if op in ("potrf", "panel") else dtype, dtype, "tensor", function
     for form in ("bfloat16", "float16", "bfloat16x2"):
         for op, function in kernels(device, form).items():
-            storage = {"potrf": "int32", "trsm": "float32"}.get(op, form)
+            storage = {"potrf": "int32", "panel": "int32", "trsm": "float32"}.get(op, form)
             yield op, storage, "float32", f"{form}/tensor", function

@@ -10,7 +10,7 @@ import numpy as np
 
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Task, TaskGraph
-from tilewright.kernels import table
+from tilewright.kernels import table, tensors
 from tilewright.kernels.tensors import device_of
 from tilewright.streams import Streams
 from tilewright.tiles import Store, TiledMatrix
@@ -56,9 +56,11 @@ class Program:
             return any(device_of(self.store[use.handle]) == "cuda" for use in task.uses)
 
         torch = sys.modules.get("torch")  # who has a tensor has imported torch
-        if torch is None or not any(map(on_device, self.graph.tasks)):
+        if torch is None:
             return None
-        return Streams(self.call, on_device, torch.cuda)
+        tiles = (self.store[use.handle] for task in self.graph.tasks for use in task.uses)
+        device = next((tile.device for tile in tiles if device_of(tile) == "cuda"), None)
+        return None if device is None else Streams(self.call, on_device, torch.cuda, device)
 
     def _bind(self) -> list[Callable[..., Any]]:
         """One function per task, looked up once per (op, matrices): tiles of one `TiledMatrix` have one dtype."""
@@ -93,7 +95,7 @@ class Program:
         storage = operands[0] if operands else target
         if len(set(operands)) > 1:
             storage = table.ANY
-            if task.op.name not in table.MOVES:
+            if task.op.name not in table.MOVES and task.op.name not in tensors.MOVES:
                 raise KeyError(f"{task}: operands of different dtypes, {' and '.join(operands)}; convert them first")
         device = max({device_of(tile) for tile in tiles}, key=("cpu", "torch", "cuda").index)  # a move to or from it
         return table.lookup(task.op.name, device, storage, target, task.op.source).function

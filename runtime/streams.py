@@ -28,16 +28,21 @@ class Streams:
         Whether a task's kernels run on the GPU.
     cuda
         `torch.cuda`, or what has its ``Stream``, ``Event``, ``current_stream`` and ``stream``.
+    device
+        Where the streams are; by default the current device.
     """
 
-    def __init__(self, call: Callable[[Task], None], on_device: Callable[[Task], bool], cuda: Any) -> None:
+    def __init__(
+        self, call: Callable[[Task], None], on_device: Callable[[Task], bool], cuda: Any, device: Any = None
+    ) -> None:
         self._call = call
         self._on_device = on_device
         self._cuda = cuda
+        self._device = device
         self._mine = threading.local()
         self._streams: list[Any] = []
         self._events: dict[int, tuple[Any, Any, Any]] = {}  # task -> (stream, begin, end)
-        self._zero = self._mark(cuda.current_stream())  # what the data of the run may wait for
+        self._zero = self._mark(cuda.current_stream(device))  # what the data of the run may wait for
 
     def call(self, task: Task) -> None:
         """Run or launch one task in the calling thread."""
@@ -65,21 +70,28 @@ class Streams:
     def _stream(self) -> Any:
         stream = getattr(self._mine, "stream", None)
         if stream is None:
-            stream = self._mine.stream = self._cuda.Stream()
+            stream = self._mine.stream = self._cuda.Stream(self._device)
             stream.wait_event(self._zero)
             self._streams.append(stream)
         return stream
 
     def measured(self, trace: Trace) -> Trace:
-        """Wait for the device; the trace with the times at which tasks ran there, not those of their launches."""
+        """Wait for the device; the trace with the times at which tasks ran there, not those of their launches.
+
+        Its ``facts`` have the seconds that all workers spent on launching.
+        """
         for stream in self._streams:
             stream.synchronize()
         records = []
+        launching = 0.0
         for record in trace:
             if record.task in self._events:
+                launching += record.duration
                 _, begin, end = self._events[record.task]
                 record = record._replace(  # milliseconds to seconds
                     start=self._zero.elapsed_time(begin) * 1e-3, end=self._zero.elapsed_time(end) * 1e-3
                 )
             records.append(record)
-        return Trace(trace.graph, trace.workers, records)
+        measured = Trace(trace.graph, trace.workers, records)
+        measured.facts = {"launching": launching}
+        return measured

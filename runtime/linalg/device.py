@@ -1,9 +1,10 @@
 """Cholesky of a torch tensor where it is: tiles are views of a tensor on the same device, nothing goes to the host.
 
 The graph is that of `tilewright.linalg.mixed`, the engine and the policies are the same. Three things differ. A kernel
-only launches work, so potrf notes its info in a tile, and infos are looked at once, at the end. Tiles are larger, as
-one has to last longer than the Python that launches it. And FP32 accumulation is a promise: the switches of cuBLAS that
-would break it are set while the run lasts.
+only launches work, so potrf notes its info in a tile, and infos are looked at once, at the end. Work comes in batches:
+where all tiles have one format, what is done to the tiles of a column is one launch (`tilewright.batches`), and the
+tile size leaves Python a twentieth of the time. And FP32 accumulation is a promise: the switches of cuBLAS that would
+break it are set while the run lasts.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from tilewright.batches import Batch, batched
 from tilewright.engine import Run, run
 from tilewright.errors import NotPositiveDefiniteError
-from tilewright.graph import RW, Handle, Op, TaskGraph, W
+from tilewright.graph import RW, Handle, Op, Task, TaskGraph, W
 from tilewright.kernels import potrf as potrf_kernel
 from tilewright.kernels import tensors
 from tilewright.linalg import ops
@@ -22,22 +24,42 @@ from tilewright.linalg.mixed import factor_graph
 from tilewright.precision import FORMATS, PrecisionMap, find_format
 from tilewright.schedulers import Policy
 
-__all__ = ["device_factor", "device_tile_size"]
+__all__ = ["COLUMNS", "column_tasks", "device_factor", "device_tile_size", "in_columns"]
 
 _BACKENDS = ("serial", "threads")
 
+STREAMS = 4
+"""Workers, each with a stream, unless the caller says another number."""
+
+LAUNCH = 50e-6
+"""Seconds of Python per task."""
+
+SHARE = 0.05
+"""Of the time of a factorisation that Python may take."""
+
+_RATES = {"fp64": 5e13, "fp32": 5e13, "tf32": 3e14, "bf16x3": 2e14, "bf16": 6e14, "fp16": 6e14}  # flop/s, H100-class
+
 
 def device_tile_size(n: int, precision: PrecisionMap | str) -> int:
-    """Rows of a tile on a GPU: at 50 us of Python per task, FP64 needs 2048 and 16 bits 4096; at least 4 x 4 tiles.
+    """Rows of a tile on a GPU: as many columns of tiles, at least 4, as Python can launch in 5 % of the time.
 
     Examples
     --------
     >>> device_tile_size(65536, "bf16"), device_tile_size(32768, "fp64"), device_tile_size(4096, "bf16")
-    (4096, 2048, 1024)
+    (5120, 2048, 1024)
     """
     names = {precision} if isinstance(precision, str) else set(precision.counts())
-    largest = 4096 if names & {"bf16", "fp16", "bf16x3"} else 2048
-    return max(1, min(largest, max(-(-n // 4), 256), n or 1))
+    budget = SHARE * n**3 / 3 / max(_RATES[name] for name in names or {"fp64"})
+    nt = 4
+    while LAUNCH * column_tasks(nt + 1) <= budget:
+        nt += 1
+    step = 256
+    return max(1, min(-(-n // (nt * step)) * step, n or 1))
+
+
+def column_tasks(nt: int) -> int:
+    """How many tasks the factorisation of nt block columns has at most: nt (nt - 1) / 2 updates, and 5 to a column."""
+    return nt * (nt - 1) // 2 + 5 * nt + 1
 
 
 def device_factor(
@@ -80,6 +102,8 @@ def device_factor(
         raise TypeError("the factorisation is not differentiable; pass tensor.detach()")
     if not isinstance(precision, PrecisionMap):
         find_format(precision := precision or {torch.float32: "fp32", torch.float64: "fp64"}[a.dtype])
+    columns = not isinstance(precision, PrecisionMap) or precision.single is not None
+    workers = STREAMS if workers is None else workers
     n = len(a)
     nb = tile_size or (precision.tile_size if isinstance(precision, PrecisionMap) else None)
     if nb is None:
@@ -100,16 +124,96 @@ def device_factor(
     scales = computed.single is not FORMATS["fp64"]
     forms = sorted({FORMATS[f].storage for f in computed.counts()} - {"float32", "float64"})
     graph = _with_infos(factor_graph(computed, tuple((form, "tensor") for form in forms), scales, finish, shift))
-    data = {
-        "S": _tiles(source, nb), "D": {(i, 0): d[i * nb : (i + 1) * nb] for i in range(nt)},
-        "I": {i: infos[i : i + 1] for i in range(nt)}, **_buffers(graph, computed, L, nb),
-    }  # fmt: skip
+    data: dict[str, Any] = {"I": {i: infos[i : i + 1] for i in range(nt)}}
+    if columns:
+        graph = in_columns(graph)
+        data |= {"S": _columns(source, nb), "D": d, "A": _columns(L, nb), **_column_copies(graph, L, nb)}
+    else:
+        rows = {(i, 0): d[i * nb : (i + 1) * nb] for i in range(nt)}
+        data |= {"S": _tiles(source, nb), "D": rows, **_buffers(graph, computed, L, nb)}
     with tensors.exact_sums(tf32="tf32" in asked.counts()) as switches:
         record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers)
         failed = infos[:, 0].tolist()  # the only wait for the device
     record.switches.update(switches)
     _check(failed, nb, n, source, L)
     return (L if lower else L.mT), d[:, 0], asked, record
+
+
+# ------------------------------------------------------------------ block columns
+
+
+def _panel_flops(info: tuple[int, ...], c: tuple[int, ...]) -> float:
+    m, n = c
+    return n**3 / 3 + (m - n) * n**2
+
+
+def _update_flops(p: tuple[int, ...], c: tuple[int, ...]) -> float:
+    m, n = c
+    return (n**2 + 2.0 * (m - n) * n) * p[-1]
+
+
+def _column(task: Task) -> Any:
+    """j of the tile (i, j) that is written."""
+    return task.uses[-1].handle.index[1]
+
+
+def _step(task: Task) -> Any:
+    """(j, k) of an update of column j by column k."""
+    return _column(task), task.uses[0].handle.index[1]
+
+
+def _copy(task: Task) -> Any:
+    return task.uses[-1].handle.name, _column(task)
+
+
+_panel = Op("panel", weight=4, flops=_panel_flops)
+_update = Op("update", weight=6, flops=_update_flops)
+
+COLUMNS = {
+    "potrf": Batch(_panel, _column), "trsm": Batch(_panel, _column),
+    "syrk": Batch(_update, _step), "gemm": Batch(_update, _step),
+    "convert": Batch(Op("column_convert", weight=0), _copy), "split": Batch(Op("column_split", weight=0), _copy),
+    "diagonal": Batch(Op("diagonals", weight=0), lambda task: None),
+    "scaled": Batch(Op("column_scaled", weight=0), _column), "copy": Batch(ops.copy, _column),
+    "unscaled": Batch(Op("column_unscaled", weight=0), _column), "tril": Batch(ops.tril, _column),
+}  # fmt: skip
+"""What is done to all tiles of a block column at once."""
+
+
+def in_columns(graph: TaskGraph) -> TaskGraph:
+    """The graph of a factorisation on block columns ``A[j]``, the diagonal ``D`` as one handle."""
+
+    def whole(handle: Handle) -> Handle:
+        if handle.name == "D":
+            return Handle("D")
+        return handle if handle.name == "I" else Handle(handle.name, handle.index[1:])
+
+    return batched(graph, COLUMNS, whole)
+
+
+def _columns(x: Any, nb: int) -> dict[int, Any]:
+    """The block columns of a lower triangle, from the diagonal down."""
+    return {j: x[c:, c : c + nb] for j, c in enumerate(range(0, len(x), nb))}
+
+
+def _column_copies(graph: TaskGraph, L: Any, nb: int) -> dict[str, dict[int, Any]]:
+    """Room for the copies of what stands below the diagonal tiles."""
+    import torch
+
+    data: dict[str, dict[int, Any]] = {}
+    for handle in graph.written:
+        if handle.name in graph.temporary:
+            (j,) = handle.index
+            form = handle.name.partition(":")[2]
+            shape: tuple[int, ...] = len(L) - (j + 1) * nb, nb
+            if form == "bfloat16x2":
+                form, shape = "bfloat16", (2, *shape)
+            room = torch.empty(shape, dtype=getattr(torch, form), device=L.device)
+            data.setdefault(handle.name, {})[j] = room
+    return data
+
+
+# ------------------------------------------------------------------ tiles
 
 
 def _tiles(x: Any, nb: int) -> dict[tuple[int, ...], Any]:

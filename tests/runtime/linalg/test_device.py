@@ -1,13 +1,17 @@
 """Factors of torch tensors on a device. The kernels are torch operations, so CPU tensors stand in for CUDA's here."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from matrices import indefinite_matrix, spd_matrix
 
 import tilewright as tw
-from tilewright.linalg.device import device_factor, device_tile_size
-from tilewright.linalg.mixed import mixed_factor
+from tilewright.batches import Batch, batched
+from tilewright.linalg import ops
+from tilewright.linalg.device import column_tasks, device_factor, device_tile_size, in_columns
+from tilewright.linalg.mixed import factor_graph, mixed_factor
 from tilewright.precision import FORMATS, PrecisionMap
 
 PRECISIONS = ("fp64", "fp32", "bf16x3", "bf16", "fp16")
@@ -126,10 +130,84 @@ def test_empty_tensor():
     assert device_factor(torch.zeros((0, 0), dtype=torch.float64), "bf16")[0].shape == (0, 0)
 
 
-def test_tile_sizes_leave_python_behind_the_device():
-    assert device_tile_size(65536, "bf16") == 4096
-    assert device_tile_size(65536, "fp64") == 2048
+@pytest.mark.parametrize(
+    ("n", "precision", "rate"), [(65536, "bf16", 6e14), (32768, "fp64", 5e13), (65536, "fp64", 5e13)]
+)
+def test_python_takes_a_twentieth_of_the_time_on_an_h100(n, precision, rate):
+    """50 us for each task of the batched graph, against n^3/3 flops at the rate of the device."""
+    nt = -(-n // device_tile_size(n, precision))
+    forms = (("bfloat16", "tensor"),) if precision == "bf16" else ()
+    scales = precision != "fp64"
+    tiles = factor_graph(PrecisionMap.uniform(nt, precision), forms, scales, True, 0.0)
+    columns = in_columns(tiles)
+    assert len(columns) <= column_tasks(nt) < len(tiles) / 4
+    assert 50e-6 * len(columns) <= 0.05 * n**3 / 3 / rate
+
+
+def test_tile_is_never_larger_than_the_matrix():
     assert device_tile_size(100, "fp64") == 100
+
+
+# ------------------------------------------------------------------ batches
+
+
+@pytest.mark.parametrize("precision", ["fp64", "bf16", "bf16x3"])
+def test_batches_are_the_tasks_of_a_column(precision):
+    """nt (nt - 1) / 2 updates; a panel, a conversion, a scaling in and out and a clearing for each column."""
+    nt = 6
+    forms = {"fp64": (), "bf16": (("bfloat16", "tensor"),), "bf16x3": (("bfloat16x2", "tensor"),)}[precision]
+    graph = in_columns(factor_graph(PrecisionMap.uniform(nt, precision), forms, precision != "fp64", True, 0.0))
+    counts = Counter(task.op.name for task in graph)
+    assert counts["panel"] == nt and counts["update"] == nt * (nt - 1) // 2 and counts["tril"] == nt
+    if precision == "fp64":
+        assert counts == {"copy": nt, "panel": nt, "update": 15, "tril": nt}
+    else:
+        convert = "column_split" if precision == "bf16x3" else "column_convert"
+        assert (counts["diagonals"], counts[convert], counts["column_scaled"], counts["column_unscaled"]) == (
+            1,
+            5,
+            6,
+            6,
+        )
+    update = next(task for task in graph if task.op.name == "update")
+    assert [str(use.handle) for use in update.uses] == [
+        f"A{':' * bool(forms)}{forms[0][0] if forms else ''}[0]",
+        "A[1]",
+    ]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_columns_and_tiles_give_the_same_factor_up_to_rounding(precision, monkeypatch):
+    a = tensor(230)
+    columns, _, _, run = device_factor(a, precision, tile_size=50)
+    names = np.full((5, 5), precision, dtype=object)
+    other = PrecisionMap(names)
+    monkeypatch.setattr(PrecisionMap, "single", None)
+    tiles, _, _, many = device_factor(a, other, tile_size=50)
+    assert len(run.graph) < len(many.graph) / 2
+    assert run.flops == pytest.approx(many.flops)
+    assert torch.linalg.norm(columns.double() - tiles.double()) < 8 * FORMATS[precision].u * torch.linalg.norm(tiles)
+
+
+def test_batch_that_would_come_too_early_is_refused():
+    """x -> y, then y -> x again: both writes of x cannot be one task."""
+    g = tw.TaskGraph()
+    x, y = g.handles("x"), g.handles("y")
+    g.insert(ops.copy, tw.R(y[0]), tw.W(x[0]))
+    g.insert(ops.convert, tw.R(x[0]), tw.W(y[1]))
+    g.insert(ops.copy, tw.R(y[1]), tw.W(x[1]))
+    with pytest.raises(ValueError, match=r"copy\(1\) cannot run with copy\(0\): it waits"):
+        batched(g, {"copy": Batch(ops.copy, lambda task: None)}, lambda handle: handle)
+
+
+def test_part_that_is_written_leaves_the_other_parts_alone():
+    g = tw.TaskGraph()
+    x = g.handles("x")
+    for i in range(3):
+        g.insert(ops.zero, tw.W(x[i]))
+    g.insert(ops.copy, tw.R(x[0]), tw.W(x[1]))
+    found = batched(g, {"zero": Batch(ops.zero, lambda task: task.writes[0].index == (2,))}, lambda h: tw.Handle("x"))
+    assert [[str(use) for use in task.uses] for task in found] == [["W(x)"], ["RW(x)"], ["RW(x)"]]
 
 
 @pytest.mark.gpu
@@ -208,11 +286,11 @@ class FakeCuda:
 
         self.Event = Event
 
-    def Stream(self):  # noqa: N802 - torch's name
+    def Stream(self, device):  # noqa: N802 - torch's name
         self.count += 1
         return FakeStream(self.log, self.count)
 
-    def current_stream(self):
+    def current_stream(self, device):
         return self.default
 
     def stream(self, stream):
@@ -266,3 +344,4 @@ class TestStreams:
         assert records[0] == launched.records[0]
         assert [(r.start, r.end) for r in records[1:]] == [(1e-3, 2e-3), (3e-3, 4e-3), (5e-3, 6e-3)]
         assert ("sync", 1) in cuda.log
+        assert streams.measured(launched).facts == {"launching": pytest.approx(3e-6)}  # task 0 ran on the host
