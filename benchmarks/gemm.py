@@ -28,6 +28,7 @@ from tilewright.tiles import TiledMatrix
 __all__ = ["command", "factor_contenders", "measure", "routes_here"]
 
 TILES = (256, 512, 1024, 2048)
+DEVICE_TILES = (2048, 4096, 8192)
 SECONDS = 0.02
 """Of one measurement, about."""
 
@@ -159,14 +160,28 @@ def _add_shares(
 @click.option("--tile-size", type=int, help="Tile size of the factorisation.  [default: chosen]")
 @click.option("--precision", type=click.Choice([*FORMATS]), default="bf16", show_default=True, help="Of the factor.")
 @click.option("--workers", type=int, help="Workers.  [default: all cores]")
+@click.option("--device", help="cuda, cuda:1: products and factorisations there, beside torch's.  [default: the CPU]")
 @click.option("--repeat", default=5, show_default=True, help="Rounds to take the median of.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of a table.")
 def command(
     n: int, tiles: tuple[int, ...], tile_size: int | None, precision: str, workers: int | None, repeat: int,
-    output: Path | None, as_json: bool,
+    device: str | None, output: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Tile products in every format by every route, one thread per worker; and a factorisation beside them."""
+    if device is not None:
+        from tilewright.benchmarks.device import measure_factors
+
+        records = measure_factors(n, repeat, tiles or DEVICE_TILES, tile_size, precision, device)
+        record.append(output, records)
+        columns = {
+            "n": "n", "tile": "tile_size", "seconds": "median", "GFLOP/s": "gflops", "of the product": "share",
+            "torch / this": "over_torch", "Python": "python",
+        }  # fmt: skip
+        where = records[0]["where"]
+        title = ", ".join(f"{key} {where[key]}" for key in ("name", "torch", "cuda", "driver") if where.get(key))
+        table.show(title, "contender", columns, records, as_json=as_json)
+        return
     workers = workers or cores()
     records = measure(n, repeat, tiles or TILES, tile_size, workers, precision)
     record.append(output, records)

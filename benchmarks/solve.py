@@ -16,7 +16,7 @@ from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.linalg.solve import SolveInfo
 from tilewright.matrices import SPECTRA, conditioned_spd
 
-__all__ = ["command", "measure"]
+__all__ = ["command", "measure", "story"]
 
 CONDITIONS = (1e2, 1e4)
 
@@ -48,6 +48,15 @@ def contenders(
         yield Contender("torch cholesky + solve", lambda: torch.cholesky_solve(B, torch.linalg.cholesky(A)))
 
 
+def story(info: SolveInfo) -> dict[str, Any]:
+    """Path, accuracy and parts of a solution, for the record."""
+    return {
+        "path": " -> ".join(f"{attempt.precision} {attempt.code}" for attempt in info.path),
+        "backward_error": info.backward_error, "criterion": info.criterion, "hpl": info.hpl_mxp_residual,
+        "parts": info.times, "factor_gflops": info.factor_gflops,
+    }  # fmt: skip
+
+
 def measure(
     n: int, condition: float, spectrum: str, repeat: int, *, rivals: bool = True, precision: str = "auto"
 ) -> list[dict[str, Any]]:
@@ -60,13 +69,7 @@ def measure(
     records = []
     for name, taken in times.items():
         info = found.get(name)
-        extra: dict[str, Any] = {}
-        if info is not None:
-            extra = {
-                "path": " -> ".join(f"{attempt.precision} {attempt.code}" for attempt in info.path),
-                "backward_error": info.backward_error, "criterion": info.criterion, "hpl": info.hpl_mxp_residual,
-                "parts": info.times, "factor_gflops": info.factor_gflops,
-            }  # fmt: skip
+        extra = story(info) if info is not None else {}
         records.append({
             "benchmark": "solve", "contender": name, "n": n, "condition": condition, "spectrum": spectrum,
             "gflops": (n**3 / 3 + 2 * n**2) / taken.median / 1e9, **taken.record(),
@@ -82,15 +85,21 @@ def measure(
 @click.option("--precision", default="auto", show_default=True, help="Of our solution.")
 @click.option("--repeat", default=3, show_default=True, help="Rounds to take the median of.")
 @click.option("--rivals/--no-rivals", default=True, help="Beside SciPy and torch, or our FP64 path alone.")
+@click.option("--device", help="cuda, cuda:1: solve there, beside torch's Cholesky and solve.  [default: the CPU]")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
 def command(
     n: int, conditions: tuple[float, ...], spectrum: str, precision: str, repeat: int, rivals: bool,
-    output: Path | None, as_json: bool,
+    device: str | None, output: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Solutions to FP64 accuracy on all cores, side by side, alternating, medians."""
     for condition in conditions or CONDITIONS:
-        records = measure(n, condition, spectrum, repeat, rivals=rivals, precision=precision)
+        if device is None:
+            records = measure(n, condition, spectrum, repeat, rivals=rivals, precision=precision)
+        else:
+            from tilewright.benchmarks.device import measure_solve
+
+            records = measure_solve(n, condition, spectrum, repeat, precision, device)
         record.append(output, records)
         columns = {
             "seconds": "median", "GFLOP/s": "gflops", "factor": "factor_gflops", "this / ours": "this_over_ours",
