@@ -77,3 +77,24 @@ def watch_keys(dask_scheduler: Any = None) -> int:
 def watched_keys(dask_scheduler: Any = None) -> list[str]:
     dask_scheduler.remove_plugin("watch keys")
     return _keys[:]
+
+
+def segments() -> int:
+    """How many segments of shared memory this process has made and not given back."""
+    import gc
+
+    from tilewright.mpi import shared
+
+    gc.collect()
+    return len(shared._segments)
+
+
+def blind(yes: bool) -> None:
+    """Make this process see no other's memory, or again what it saw."""
+    from tilewright.cluster import near
+
+    if yes:
+        near.kept_sees = near.sees  # type: ignore[attr-defined]
+        near.sees = lambda probe: False  # type: ignore[assignment]
+    else:
+        near.sees = near.kept_sees  # type: ignore[attr-defined]

@@ -61,8 +61,7 @@ def chunked_cholesky(
         if check_finite and dtype.kind in "fc":
             _check_finite(client, S, lower)  # NaN comes before anything it causes, on every engine
         raise
-    factor = to_dask(A)
-    return (factor if lower else factor.T).rechunk(a.chunks), record
+    return to_dask(A).rechunk(a.chunks), record
 
 
 def _check(a: Any, overwrite: bool) -> int:
@@ -107,24 +106,26 @@ def _first_not_finite(tile: np.ndarray, diagonal: bool) -> tuple[int, int] | Non
 
 
 def to_dask(A: Any) -> Any:
-    """The lower triangle of a matrix on workers as a `dask.array`, zeros above. No data moves."""
+    """The factor on workers as a `dask.array`: the lower triangle, or the upper one where tiles are in F order.
+
+    No data moves. Tiles that are no chunks of it yet become some when it is computed.
+    """
     import dask.array as da
     from dask._task_spec import Task
-    from dask.base import tokenize
     from dask.highlevelgraph import HighLevelGraph
 
-    chunks = tuple(tuple(s.stop - s.start for s in map(A.rows, range(A.nt))) for _ in range(2))
-    meta = np.empty((0, 0), A.dtype)
     if not A.nt:
         return da.from_array(np.zeros((0, 0), A.dtype))
-    futures = {piece.future.key: piece.future for piece in A.pieces.values()}
-    name = f"cholesky-{tokenize([(str(place), str(piece)) for place, piece in A.pieces.items()])}"
-    nodes: dict[Any, Any] = dict(futures)
-    for i in range(A.nt):
-        for j in range(A.nt):
-            key = name, i, j
-            if (i, j) in A.pieces:
-                nodes[key] = A.pieces[i, j].node(key)
-            else:
-                nodes[key] = Task(key, np.zeros, (chunks[0][i], chunks[1][j]), A.dtype)
-    return da.Array(HighLevelGraph.from_collections(name, nodes), name, chunks, dtype=A.dtype, meta=meta)
+    extents = tuple(s.stop - s.start for s in map(A.rows, range(A.nt)))
+    nodes: dict[Any, Any] = {}
+    for i, j in A:
+        key, piece = A.key(i, j), A.pieces.get((i, j))
+        if piece is None:
+            nodes[key] = Task(key, np.zeros, tuple(extents[p] for p in key[1:]), A.dtype)
+        elif piece.future.key == key:
+            nodes[key] = piece.future
+        else:
+            nodes[piece.future.key] = piece.future
+            nodes[key] = piece.chunk(key, A.order == "F")
+    graph = HighLevelGraph.from_collections(A.name, nodes)
+    return da.Array(graph, A.name, (extents, extents), dtype=A.dtype, meta=np.empty((0, 0), A.dtype))
