@@ -98,3 +98,15 @@ def blind(yes: bool) -> None:
         near.sees = lambda probe: False  # type: ignore[assignment]
     else:
         near.sees = near.kept_sees  # type: ignore[attr-defined]
+
+
+def torch_state(x: Any) -> None:
+    """1 autocast, 2 its dtype is BF16, 4 its cache is off, 8 grad is off."""
+    import torch
+
+    x[0] = (
+        torch.is_autocast_enabled("cpu")
+        + 2 * (torch.get_autocast_dtype("cpu") == torch.bfloat16)
+        + 4 * (not torch.is_autocast_cache_enabled())
+        + 8 * (not torch.is_grad_enabled())
+    )

@@ -95,7 +95,8 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> Re
     problem: BaseException | None = None
     try:
         borrowed = _borrowed(parcel)
-        crew, plan, orders = _crew(job, parcel | borrowed, dict(zip(handles, tiles, strict=True)))
+        with job.ambient.entered():  # the crew takes it into its threads
+            crew, plan, orders = _crew(job, parcel | borrowed, dict(zip(handles, tiles, strict=True)))
     except BaseException as error:
         problem = error
 
@@ -217,6 +218,7 @@ def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float, unm
         (origin[index], worker, start - began, end - began)
         for worker, records in enumerate(crew.records)
         for index, start, end in records
+        if plan.places[origin[index]] == job.rank
     ]
     failures = [*crew.failures, *([post.failure] if post.failure else [])]
     failure = min(failures, key=lambda failure: failure[0]) if failures else None
@@ -225,7 +227,7 @@ def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float, unm
     lent: Values = {}
     if not failures and not post.stopped:
         for handle, rank in plan.final_places.items():
-            if rank == job.rank:
+            if rank == job.rank and handle.name not in plan.graph.temporary:
                 value = crew.program.store[handle]
                 if handle.name in job.stay:
                     stays[handle] = value

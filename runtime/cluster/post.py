@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tilewright.ambient import Ambient
 from tilewright.cluster import near
 from tilewright.errors import WorkerDied
 from tilewright.graph import Handle, Task
@@ -75,6 +76,8 @@ class Job(NamedTuple):
     """Names of handles whose final values stay on the workers."""
     seen: bool
     """Whether the caller sees the memory of this rank."""
+    ambient: Ambient
+    """Autocast and the like where the run was submitted."""
 
 
 class Office:

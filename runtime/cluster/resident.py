@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from tilewright.ambient import capture
 from tilewright.backends import Progress
 from tilewright.cluster import client as clients
 from tilewright.cluster import near
@@ -71,7 +72,7 @@ def run_resident(
     keys = [(f"{_word(graph.name)}-{run}", rank) for rank in range(len(ranks.members))]
     jobs = [
         Job(run, keys[rank], rank, ranks.addresses, contents, ranks.workers, options.window, blas.current().name,
-            options.timeout, progress is not None, path, stay, clients.seen(client, ranks.addresses[rank]))
+            options.timeout, progress is not None, path, stay, clients.seen(client, ranks.addresses[rank]), capture())
         for rank in range(len(ranks.members))
     ]  # fmt: skip
     done = [0] * len(ranks.members)
@@ -240,8 +241,9 @@ def _take_over(client: Client, ranks: Ranks, keys: list[Any], plan: MessagePlan,
     adopted: dict[Any, tuple[RemoteTiles, tuple[int, int]]] = {}
     stays = []
     blanks = {}
+    written = {handle.name for handle in plan.final_places}
     for name, family in store.families.items():
-        if not isinstance(family, RemoteTiles) or not any(handle.name == name for handle in plan.final_places):
+        if not isinstance(family, RemoteTiles) or name in plan.graph.temporary or name not in written:
             continue
         for i, j in family:
             key = family.key(i, j)
