@@ -55,13 +55,17 @@ class RemoteTiles(TiledMatrix):
     ``pieces`` has the places of the tiles that there are; a run reads them, and puts those that it wrote there.
     """
 
-    def __init__(self, shape: tuple[int, int], tile_size: int, dtype: Any, order: str = "C") -> None:
+    def __init__(
+        self, shape: tuple[int, int], tile_size: int, dtype: Any, order: str = "C", *, upper: bool = False
+    ) -> None:
         super().__init__(shape, tile_size, dtype, Outline.of(shape, dtype), packed=False)
         self.order = order
         """Of new tiles."""
         self.pieces: dict[tuple[int, int], Piece] = {}
+        self.upper = upper
+        """Whether this is the transpose of what the user has."""
         self.name = f"cholesky-{uuid4().hex}"
 
     def key(self, i: int, j: int) -> tuple[str, int, int]:
-        """Of tile (i, j) as a chunk of a dask.array, which is the transposed matrix where tiles are in F order."""
-        return (self.name, j, i) if self.order == "F" else (self.name, i, j)
+        """Of tile (i, j) as a chunk of the user's dask.array."""
+        return (self.name, j, i) if self.upper else (self.name, i, j)

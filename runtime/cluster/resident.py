@@ -249,10 +249,10 @@ def _take_over(client: Client, ranks: Ranks, keys: list[Any], plan: MessagePlan,
             key = family.key(i, j)
             adopted[key] = family, (i, j)
             if (handle := Handle(name, (i, j))) in plan.final_places:
-                stays.append((handle, key, family.order == "F"))
+                stays.append((handle, key, family.upper))
             else:
                 shape = family[i, j].shape
-                blanks[key] = shape[:: -1 if family.order == "F" else 1], family.dtype.str
+                blanks[key] = shape[:: -1 if family.upper else 1], family.dtype.str
     if not adopted:
         return
 
@@ -280,7 +280,7 @@ def _take_over(client: Client, ranks: Ranks, keys: list[Any], plan: MessagePlan,
 
     for key, future in client.sync(publish).items():
         family, place = adopted[key]
-        family.pieces[place] = Piece(future, None, family.order == "F")
+        family.pieces[place] = Piece(future, None, family.upper)
 
 
 # ------------------------------------------------------------------ the tasks

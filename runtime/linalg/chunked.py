@@ -42,7 +42,7 @@ def chunked_cholesky(
     if tile_size is None:
         tile_size = there.chunk_size or cholesky_tile_size(there.n, there.workers)
     S = there.tiles(checked_tile_size(tile_size))
-    A = RemoteTiles(S.shape, S.tile_size, S.dtype, order=S.order)
+    A = RemoteTiles(S.shape, S.tile_size, S.dtype, order=S.order, upper=not lower)
     record = there.run(graph(S.nt, check_finite), {"A": A, "S": S}, check_finite, **how)
     return there.given_back(A), record
 
@@ -132,7 +132,7 @@ def _first_not_finite(tile: np.ndarray, diagonal: bool) -> tuple[int, int] | Non
 
 
 def to_dask(A: Any) -> Any:
-    """The factor on workers as a `dask.array`: the lower triangle, or the upper one where tiles are in F order.
+    """The factor on workers as a `dask.array`: L, or U = L^T.
 
     No data moves. Tiles that are no chunks of it yet become some when it is computed.
     """
@@ -152,6 +152,6 @@ def to_dask(A: Any) -> Any:
             nodes[key] = piece.future
         else:
             nodes[piece.future.key] = piece.future
-            nodes[key] = piece.chunk(key, A.order == "F")
+            nodes[key] = piece.chunk(key, A.upper)
     graph = HighLevelGraph.from_collections(A.name, nodes)
     return da.Array(graph, A.name, (extents, extents), dtype=A.dtype, meta=np.empty((0, 0), A.dtype))
