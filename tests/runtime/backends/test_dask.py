@@ -378,7 +378,7 @@ def test_exception_that_cannot_be_pickled_arrives_as_text(client, mode):
         tw.run(g, {"x": 1}, backend="dask", client=client, mode=mode)
 
 
-def slow_graph(pid_file, count=40, seconds=0.1):
+def slow_graph(pid_file, count=40, seconds=0.05):
     """Independent chains on both ranks; the first task says its process."""
     g = tw.TaskGraph()
     A = g.handles("A")
