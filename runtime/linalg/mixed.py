@@ -22,7 +22,7 @@ from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels import products
 from tilewright.linalg.cholesky import cholesky
 from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
-from tilewright.linalg.ops import convert, copy, diagonal, scaled, tril, unscaled
+from tilewright.linalg.ops import convert, copy, diagonal, scaled, scalen, tril, unscaled
 from tilewright.linalg.tuning import mixed_tile_size
 from tilewright.machine import cores
 from tilewright.pages import zeros
@@ -61,6 +61,8 @@ class MixedFactor:
         The run that made it; its report counts the conversions.
     attempts
         The shifts that were tried, this one last.
+    row_sums
+        (n,), the sums of |a_ij| along the rows of A, if that was asked for.
     """
 
     L: np.ndarray
@@ -70,6 +72,7 @@ class MixedFactor:
     precision_map: PrecisionMap
     run: Run
     attempts: tuple[float, ...] = ()
+    row_sums: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -97,6 +100,7 @@ def mixed_factor(
     shift: float | None = None,
     route: str | None = None,
     emulate: bool = False,
+    norms: bool = False,
     **options: Any,
 ) -> MixedFactor:
     """Scale, shift, convert and factor a symmetric positive definite matrix in low or mixed precision.
@@ -116,6 +120,8 @@ def mixed_factor(
         for FP32 and FP64; doubled on breakdown, up to three times.
     route, emulate
         How narrow products are computed: `tilewright.kernels.products.route`.
+    norms
+        Also add up |a_ij| along the rows, while A is read. Not for FP64, which reads A only to copy it.
 
     Raises
     ------
@@ -135,7 +141,8 @@ def mixed_factor(
     """
     if is_device_tensor(a):
         return factor_on_device(a, precision, tile_size, workers, scheduler, backend, shift)
-    problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, emulate, options, finish=False)
+    problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, emulate, options, finish=False,
+                       norms=norms)  # fmt: skip
     attempts: list[float] = []
     if shift is not None:
         if not 0 <= shift < np.inf:
@@ -211,7 +218,7 @@ class _Problem:
     def __init__(
         self, a: Any, precision: str | PrecisionMap, tile_size: int | None, workers: int | None,
         scheduler: str | Policy, backend: str, route: str | None, emulate: bool, options: dict[str, Any],
-        *, finish: bool, lower: bool = True, progress: bool = False,
+        *, finish: bool, lower: bool = True, progress: bool = False, norms: bool = False,
     ) -> None:  # fmt: skip
         self.site = find_site(backend, options)
         a = self.site.argument(a)
@@ -242,6 +249,7 @@ class _Problem:
             facts.update(shape=self.source.shape, dtype=str(matrix.dtype), tile_size=self.tile_size,
                          precision=self.precision.names, routes=routes, workers=workers)  # fmt: skip
         self.scales = self.precision.single is not FORMATS["fp64"]
+        self.norms = norms and self.scales
         self.recipe = self.precision, routes, self.scales, finish
         updates = nt * (nt - 1) // 2
         self.arguments = {
@@ -265,7 +273,9 @@ class _Problem:
                 else np.zeros(whole[i, j].shape, f.accumulate)
                 for i, j in precision
             }  # fmt: skip
-        graph = factor_graph(*self.recipe, shift)
+        if self.norms:
+            data["N"] = sums = {(i, j): np.zeros((2, len(whole[j, j]))) for i, j in precision}
+        graph = factor_graph(*self.recipe, shift, self.norms)
         data.update(copies(graph, whole))
         try:
             record = run(graph, data, **self.arguments)
@@ -274,21 +284,41 @@ class _Problem:
                 if self.site.has_data:
                     check_finite_lower(source, cores(), self.matrix.lower)  # NaN comes first, on every engine
             raise
-        return MixedFactor(L, scale, shift, self.name, precision, record, tuple(attempts))
+        total = _row_sums(sums, whole) if self.norms else None
+        return MixedFactor(L, scale, shift, self.name, precision, record, tuple(attempts), total)
 
     def gathered(self, factor: MixedFactor) -> MixedFactor:
         """The factor as each rank of a collective call gets it."""
-        return replace(factor, L=self.site.result(factor.L), scale=self.site.result(factor.scale))
+        sums = factor.row_sums
+        return replace(
+            factor, L=self.site.result(factor.L), scale=self.site.result(factor.scale),
+            row_sums=None if sums is None else self.site.result(sums),
+        )  # fmt: skip
+
+
+def _row_sums(sums: dict[tuple[int, int], np.ndarray], tiles: TiledMatrix) -> np.ndarray:
+    """The row sums of a Hermitian matrix from those along the rows and columns of the tiles of its lower triangle."""
+    total = np.zeros(tiles.shape[0])
+    for (i, j), (along, down) in sums.items():
+        rows, columns = tiles.rows(i), tiles.columns(j)
+        total[rows] += along[: rows.stop - rows.start]
+        if i != j:
+            total[columns] += down
+    return total
 
 
 @lru_cache(maxsize=32)
 def factor_graph(
-    precision: PrecisionMap, routes: tuple[tuple[str, str], ...], scales: bool, finish: bool, shift: float
-) -> TaskGraph:
-    """Scale and convert the source S into A, factor A, and with ``finish`` make it the factor of S itself."""
+    precision: PrecisionMap, routes: tuple[tuple[str, str], ...], scales: bool, finish: bool, shift: float,
+    norms: bool = False,
+) -> TaskGraph:  # fmt: skip
+    """Scale and convert the source S into A, factor A, and with ``finish`` make it the factor of S itself.
+
+    With ``norms``, N[i,j] are the sums of |S[i,j]| along its rows and columns.
+    """
     nt = precision.nt
     g = TaskGraph(f"cholesky nt={nt} in {precision.single or 'mixed precision'}")
-    A, S, D = g.handles("A"), g.handles("S"), g.handles("D")
+    A, S, D, N = g.handles("A"), g.handles("S"), g.handles("D"), g.handles("N")
     if scales:
         for i in range(nt):
             g.insert(diagonal, R(S[i, i]), W(D[i, 0]))  # d_i := a_ii^(-1/2)
@@ -296,7 +326,12 @@ def factor_graph(
         for i in range(j, nt):  # A := D S D, on the diagonal 1 + shift
             if scales:
                 extra = (shift,) if i == j else ()
-                g.insert(scaled, R(S[i, j]), R(D[i, 0]), R(D[j, 0]), W(A[i, j]), *extra)
+                if norms:
+                    g.insert(
+                        scalen, R(S[i, j]), R(D[i, 0]), R(D[j, 0]), W(A[i, j]), W(N[i, j]), *extra, on=A[i, j]
+                    )  # fmt: skip
+                else:
+                    g.insert(scaled, R(S[i, j]), R(D[i, 0]), R(D[j, 0]), W(A[i, j]), *extra)
             else:
                 g.insert(copy, R(S[i, j]), W(A[i, j]), "lower" if i == j else "all")
     cholesky(g, A, nt)
@@ -310,7 +345,7 @@ def factor_graph(
         if precision[i, j].accumulate != precision.accumulate:
             g.insert(convert, R(A[i, j]), W(g.handles("L")[i, j]))
     converted = with_conversions(g, precision, dict(routes).__getitem__)
-    converted.recipe = factor_graph, (precision, routes, scales, finish, shift)
+    converted.recipe = factor_graph, (precision, routes, scales, finish, shift, norms)
     return converted
 
 
