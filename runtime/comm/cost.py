@@ -21,13 +21,14 @@ reduce_scatter  ring                        (p-1) alpha + (p-1) b (beta + gamma)
 allreduce       exchange                    2 L alpha + 2 (p-1) b beta + (p-1) b gamma                    C8
 allreduce       ring                        2 (p-1) alpha + 2 (p-1) b beta + (p-1) b gamma                C8
 allreduce       tree                        L (2 alpha + 2 n beta + n gamma)                              C1+C2
+allreduce       chain                       (p-1) (4 alpha + 4 b beta + 2 b gamma)                        -
 =============== ==========================  ============================================================= ===
 
 These are the corrected formulas: the lecture's long broadcast (p alpha + beta n (p-1)/p) counts each of its two halves
 half, and its tree for sums adds n (p-1)/p words a round where the receiver adds n.
 
 A graph on the simulator takes exactly this long where all blocks are equal (p divides n); for trees towards the root if
-also p is a power of two. Otherwise it takes at most this long, as ranks that are free early send early and some
+also p is a power of two, and for a chain if nothing is to be computed. Otherwise it takes at most this long, as ranks that are free early send early and some
 blocks are shorter than b; only where two phases follow each other can an early message of the second keep the port of a
 late one of the first.
 """
@@ -90,6 +91,7 @@ _FORMULAS: dict[tuple[str, str], Callable[[int, int, int, int], tuple[int, int, 
     ("allreduce", "exchange"):                 lambda p, n, L, m: (2 * L, 2 * m, m),
     ("allreduce", "ring"):                     lambda p, n, L, m: (2 * (p - 1), 2 * m, m),
     ("allreduce", "tree"):                     lambda p, n, L, m: (2 * L, 2 * L * n, L * n),
+    ("allreduce", "chain"):                    lambda p, n, L, m: (4 * (p - 1), 4 * m, 2 * m),
 }  # fmt: skip
 
 

@@ -136,15 +136,19 @@ def test_gradients_that_one_replica_lacks_count_as_zero():
     assert torch.equal(model[2].unused, torch.ones(3)) and result.losses[-1] < result.losses[0]
 
 
-@pytest.mark.parametrize("layout", [Layout(), Layout(2, 2, 3), Layout(1, 4, 3, True), Layout(2, 2, 2, True, True)])
+@pytest.mark.parametrize("layout", [
+    Layout(), Layout(2, 2, 3, words=(9, 8, 7)), Layout(1, 4, 3, True), Layout(2, 2, 2, True, True, (5, 4)),
+])  # fmt: skip
 def test_the_graph_has_the_tasks_it_promises_and_keeps_nothing(layout):
     graph, marks = training_graph(layout, Span(0, 3, 64, 32, 10), checks=True)
     names = [task.op.name for task in graph]
     per_step = layout.replicas * layout.micro * layout.segments
     assert names.count("forward") + names.count("forward_loss") == 3 * per_step
     assert names.count("backward_weight" if layout.split else "backward") == 3 * per_step
-    assert names.count("unscale") == 3 * layout.segments
-    assert names.count("allreduce") == (3 * layout.segments if layout.replicas > 1 else 0)
+    shared = layout.replicas > 1
+    assert names.count("unscale_shared" if shared else "unscale") == 3 * layout.segments * layout.replicas
+    assert names.count("bucket") == (3 * layout.segments * layout.replicas if shared else 0)
+    assert names.count("add") == names.count("unpack") == names.count("pack") / 2 == names.count("bucket")
     assert names.count("judge") == names.count("update") == 3 * layout.places
     assert sorted(marks.done) == [0, 1, 2] and names.count("tally") == 1
     assert names[-layout.places :] == ["release"] * layout.places
@@ -171,7 +175,7 @@ def test_after_a_run_no_activation_or_gradient_is_left(monkeypatch):
     kept = []
     monkeypatch.setattr(trainer, "_let_go", lambda run: kept.append(dict(run.store)))
     fit(zoo.small_net(), DATA, zoo.tiny(8), epochs=1, workers=2)
-    names = ("tape", "grads", "dy", "x", "total", "stage", "bucket", "control")
+    names = ("tape", "grads", "dy", "x", "sum0", "sum2", "stage", "bucket", "control")
     values = {str(handle): value for handle, value in kept[0].items() if handle.name in names}
     assert len(values) > 30 and set(values.values()) == {None}
 
