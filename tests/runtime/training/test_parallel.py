@@ -97,6 +97,18 @@ def test_a_pipeline_over_processes_has_the_bits_of_one_worker(engine):
     assert many.losses == one.losses and many.test_accuracy == one.test_accuracy
 
 
+def test_a_head_solved_by_processes_is_that_of_one(engine):
+    train, test = zoo.tiny(600), zoo.tiny(64)
+    found = []
+    for options in ({"accumulate": 2}, {"workers": 2, **engine}):
+        torch.manual_seed(0)
+        found.append(fit(zoo.perceptron(), train, test, epochs=1, lr=0.001, head="ridge", **options))
+    one, many = found
+    assert many.head == one.head and many.head_gain > 0
+    ranks = {record.rank for record in many.run.trace.records if many.run.graph.tasks[record.task].op.name == "gemm"}
+    assert ranks == {0, 1}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
 def test_tensors_of_every_dtype_travel_bit_for_bit(engine, dtype):
     """Failure 21: MPI has no bf16, and NumPy has none either."""

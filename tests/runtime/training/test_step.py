@@ -1,6 +1,7 @@
 """The step as a graph: the tasks it has, and the numbers, beside the plain torch loop."""
 
 import copy
+import functools
 from itertools import pairwise
 
 import pytest
@@ -56,7 +57,8 @@ def test_fp16_has_the_bits_of_torch_with_its_own_scaler_skips_included():
     reference = zoo.perceptron()
     model = copy.deepcopy(reference)
     losses, scales = zoo.plain(reference, DATA, epochs=3, precision="fp16", init_scale=2.0**24)
-    result = fit(model, DATA, epochs=3, batch_size=32, precision="fp16", lr=0.1,
+    plain = functools.partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4)
+    result = fit(model, DATA, epochs=3, batch_size=32, precision="fp16", lr=0.1, optimizer=plain,
                  scaler=tw.training.LossScaler(scale=2.0**24))  # fmt: skip
     assert result.losses == losses and [row["scale"] for row in result.steps] == scales
     assert result.skipped_steps == sum(a > b for a, b in pairwise(scales)) > 2
@@ -109,12 +111,10 @@ def test_replicas_have_the_bits_of_one_worker_that_accumulates_as_often(make, re
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_replicas_share_the_sum_and_no_optimizer_spoils_it_for_another(nesterov):
-    from functools import partial
-
     torch.manual_seed(0)
     alone = zoo.perceptron()
     shared = copy.deepcopy(alone)
-    make = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=nesterov)
+    make = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=nesterov)
     one = fit(alone, DATA, epochs=2, accumulate=3, optimizer=make)
     many = fit(shared, DATA, epochs=2, workers=3, optimizer=make)
     assert many.losses == one.losses and equal(alone, shared)
