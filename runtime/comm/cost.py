@@ -28,9 +28,9 @@ These are the corrected formulas: the lecture's long broadcast (p alpha + beta n
 half, and its tree for sums adds n (p-1)/p words a round where the receiver adds n.
 
 A graph on the simulator takes exactly this long where all blocks are equal (p divides n); for trees towards the root if
-also p is a power of two, and for a chain if nothing is to be computed. Otherwise it takes at most this long, as ranks that are free early send early and some
+also p is a power of two. Otherwise it takes at most this long, as ranks that are free early send early and some
 blocks are shorter than b; only where two phases follow each other can an early message of the second keep the port of a
-late one of the first.
+late one of the first. A chain takes less: a rank adds one block while it receives the next.
 """
 
 from __future__ import annotations

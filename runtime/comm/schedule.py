@@ -192,7 +192,7 @@ def _reduce_scatter_ring(p: int, blocks: Blocks) -> Rounds:
 
 
 def _reduce_chain(p: int, blocks: Blocks) -> Rounds:
-    """A pipeline: in round t rank r adds its part to block t - r and hands it on. Sums from left to right, at rank p - 1."""
+    """A pipeline: in round t rank r hands on block t - r with its term: sums from left to right, at rank p - 1."""
     for t in range(2 * p - 2):
         yield [Transfer(r, r + 1, blocks(t - r, 1), True) for r in range(p - 1) if 0 <= t - r < p]
 

@@ -5,7 +5,7 @@ One step of replica r with micro-batches m and segments s, as the tasks are inse
     load -> augment -> transfer
     forward(m, 0) -> ... -> forward_loss(m, S-1)                     for each m
     backward(m, S-1) -> ... -> backward(m, 0)                        each adds to the gradients of its segment
-    bucket(r, s) -> pack, add, unpack                                several replicas only: an all-reduce of `tilewright.comm`
+    bucket(r, s) -> pack, add, unpack                                several replicas only: an all-reduce
     unscale(s) -> judge -> apply(s), update                          found_inf is data that judge reduces
     snapshot -> evaluate, save;  record                              of low priority: they overlap the next step
 
@@ -283,7 +283,8 @@ class Builder:
         if layout.replicas == 1:
             if self.looks:
                 p = layout.place(0, s)
-                self.insert("unscale", R(h("control", p)), RW(h("grads", p, 0, s)), W(h("flag", p, 0, s)), on=p)
+                stage, control = R(self.stage(0, s)), R(h("control", p))
+                self.insert("unscale", stage, control, RW(h("grads", p, 0, s)), W(h("flag", p, 0, s)), on=p)
             return
         buckets = {layout.place(r, s): self.bucket(r, s) for r in range(layout.replicas)}
         for r, (p, bucket) in enumerate(buckets.items()):

@@ -12,6 +12,7 @@ import training_models as zoo
 
 import tilewright as tw
 from tilewright.training import LossScaler, fit, ops
+from tilewright.training.optimizers import optimizers
 from tilewright.training.state import Stage
 
 DATA, TEST = zoo.tiny(), zoo.tiny(16)
@@ -126,7 +127,7 @@ def stage_of(*shapes):
     module = torch.nn.Module()
     module.tensors = torch.nn.ParameterList(torch.zeros(shape) for shape in shapes)
     names = {id(p): name for name, p in module.named_parameters()}
-    return Stage(module, names, torch.optim.SGD), np.zeros(Stage.words(module), np.float32)
+    return Stage(module, names, optimizers("sgd", None)), np.zeros(Stage.words(module), np.float32)
 
 
 def summed(stage, flat, *replicas):
