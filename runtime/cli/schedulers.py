@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from tilewright.cli.common import one_sentence
+from tilewright.cli.common import File, one_sentence, writable
 from tilewright.distribution import BlockCyclic
 from tilewright.graph import TaskGraph
 from tilewright.linalg.cholesky import cholesky_graph
@@ -53,31 +54,31 @@ def _machine_options(function: F) -> F:
     help="Predict, or measure on this computer with a random matrix of nt tiles a side.",
 )
 @click.option("--repeat", type=click.IntRange(1), default=None, help="Runs per row. [default: 5 on threads, else 1]")
-@click.option("--plot", type=click.Path(dir_okay=False), default=None, help="Write a figure: png, svg or pdf.")
-@click.option("--html", type=click.Path(dir_okay=False), default=None, help="Write a page that opens offline.")
-@click.option("--csv", type=click.Path(dir_okay=False), default=None, help="Write the rows.")
+@click.option("--plot", type=File, callback=writable(".png", ".svg", ".pdf"), help="Draw it here.")
+@click.option("--html", type=File, callback=writable(".html"), help="Write a page that opens offline.")
+@click.option("--csv", type=File, callback=writable(".csv"), help="Write the rows. Needs pandas.")
 def compare(
     algorithm: str, nt: int, workers: str, schedulers: str | None, backend: str, repeat: int | None,
-    plot: str | None, html: str | None, csv: str | None, grid: str | None, progress: bool | None, **machine: Any,
+    plot: Path | None, html: Path | None, csv: Path | None, grid: str | None, progress: bool | None, **machine: Any,
 ) -> None:  # fmt: skip
     """Run one graph under many policies, on the simulator or on this computer, and print the table."""
     from tilewright.compare import compare_schedulers
 
-    data = _matrix(nt, machine["tile_size"]) if backend == "threads" else None
-    names = _split(schedulers) if schedulers else None
     with one_sentence():
         table = compare_schedulers(
-            ALGORITHMS[algorithm](nt), [int(count) for count in workers.split(",")], schedulers=names,
-            machine=_machine(**machine), owner=_owner(grid, machine["ranks"]), backend=backend, data=data,
+            ALGORITHMS[algorithm](nt), [int(count) for count in workers.split(",")],
+            schedulers=_split(schedulers) if schedulers else None, machine=_machine(**machine),
+            owner=_owner(grid, machine["ranks"]), backend=backend,
+            data=_matrix(nt, machine["tile_size"]) if backend == "threads" else None,
             repeat=repeat, progress=sys.stderr.isatty() if progress is None else progress,
         )  # fmt: skip
-    click.echo(str(table))
-    if plot:
-        table.plot(plot)
-    if html:
-        table.report(html)
-    if csv:
-        table.to_pandas().to_csv(csv, index=False)
+        click.echo(str(table))
+        if plot:
+            table.plot(plot)
+        if html:
+            table.report(html)
+        if csv:
+            table.to_pandas().to_csv(csv, index=False)
 
 
 @click.command()
@@ -86,12 +87,12 @@ def compare(
 @click.option("--scheduler", default="critical-path", show_default=True)
 @click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True, help="Relative spread of durations.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--html", type=click.Path(dir_okay=False), default=None, help="Write the report.")
-@click.option("--json", "saved", type=click.Path(dir_okay=False), default=None, help="Write the run, for `report`.")
-@click.option("--perfetto", type=click.Path(dir_okay=False), default=None, help="Write a trace for ui.perfetto.dev.")
+@click.option("--html", type=File, callback=writable(".html"), help="Write the report.")
+@click.option("--json", "saved", type=File, callback=writable(".json"), help="Write the run, for `report`.")
+@click.option("--perfetto", type=File, callback=writable(".json"), help="Write a trace for ui.perfetto.dev.")
 def simulate(
-    algorithm: str, nt: int, workers: int, scheduler: str, noise: float, seed: int, html: str | None,
-    saved: str | None, perfetto: str | None, grid: str | None, progress: bool | None, **machine: Any,
+    algorithm: str, nt: int, workers: int, scheduler: str, noise: float, seed: int, html: Path | None,
+    saved: Path | None, perfetto: Path | None, grid: str | None, progress: bool | None, **machine: Any,
 ) -> None:  # fmt: skip
     """Predict one run and print its bounds and idle times."""
     from tilewright.backends.simulate import simulate as predict
@@ -113,8 +114,8 @@ def simulate(
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
-@click.option("--output", "-o", type=click.Path(dir_okay=False), default="report.html", show_default=True)
-def report(runs: Sequence[str], output: str) -> None:
+@click.option("--output", "-o", type=File, callback=writable(".html"), default="report.html", show_default=True)
+def report(runs: Sequence[str], output: Path) -> None:
     """One HTML page of saved runs, side by side."""
     from tilewright.saved import load
 

@@ -9,11 +9,13 @@ from tilewright.training import data, models
 from tilewright.training.comparison import Comparison, compare
 from tilewright.training.fallback import LADDER, Event, Fallback
 from tilewright.training.formats import batch_size_for, formats, scaling
+from tilewright.training.losses import GradientPenalty, Losses
+from tilewright.training.optimizers import OPTIMIZERS
 from tilewright.training.precision import PRECISIONS
 from tilewright.training.result import Result
 from tilewright.training.scaler import LossScaler
 from tilewright.training.schedules import SCHEDULES, Cosine, OneCycle
-from tilewright.training.trainer import OPTIMIZERS, fit
+from tilewright.training.trainer import fit
 
 __all__ = [
     "Comparison",
@@ -24,7 +26,9 @@ __all__ = [
     "Cosine",
     "Event",
     "Fallback",
+    "GradientPenalty",
     "LossScaler",
+    "Losses",
     "OneCycle",
     "Result",
     "batch_size_for",

@@ -19,7 +19,7 @@ from tilewright.training.state import Log, State
 __all__ = ["NAME", "check", "read", "write"]
 
 NAME = "checkpoint.pt"
-_VERSION = 1
+_VERSION = 2
 
 
 def write(folder: str | Path, state: State, log: Log, facts: dict[str, Any]) -> Path:

@@ -67,7 +67,7 @@ class Comparison:
             row("Images per second", lambda r: f"{r.images_per_second:.0f}"),
             row("Final test accuracy (%)", lambda r: f"{100 * r.test_accuracy:.2f}"),
             row("Skipped steps", lambda r: str(r.skipped_steps)),
-            row("Changes of precision", lambda r: str(r.fallbacks)),
+            row("Changes of precision", lambda r: str(len(r.events))),
             over(f"Memory savings vs {self.baseline.upper()}", self.savings, "{:.1%}"),
             over(f"Speed-up vs {self.baseline.upper()}", self.speedup, "{:.2f}x"),
         ]

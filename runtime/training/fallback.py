@@ -2,7 +2,8 @@
 
 Literal mode is the exercise as it stands: more than ``max_skip_ratio`` of all steps skipped means FP32. Its weakness:
 a loss scale that starts at 2^16 may need several skipped steps to find its value, so the ratio fires at step 1 if
-step 1 overflows. Robust mode knows that, looks at a window, and goes down a ladder one rung at a time.
+step 1 overflows. Robust mode knows that, looks at a window, and goes down a ladder one rung at a time. With ``retry``
+it goes up one rung after so many good steps: what overflowed early in a training need not do so later.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ class Event(NamedTuple):
     after: str
     reason: str
 
+    @property
+    def fell(self) -> bool:
+        """Whether to a safer precision; else back up to a faster one."""
+        return LADDER.index(self.after) > LADDER.index(self.before)
+
     def __str__(self) -> str:
         return f"step {self.step}: {self.before} -> {self.after}, {self.reason}"
 
@@ -46,6 +52,9 @@ class Fallback:
         below 1, which torch does not prevent; or if ``bad_losses`` losses in a row were not finite, which no loss
         scale can mend.
         ``"literal"``: fall to the last rung if more than ``max_skip_ratio`` of all steps so far were skipped.
+    retry
+        In robust mode, go up one rung after so many good steps in a row; each fall that follows a climb doubles it,
+        so a training does not swing for ever. None, the default, never does.
     """
 
     ladder: tuple[str, ...] = LADDER
@@ -55,6 +64,7 @@ class Fallback:
     least: int = 5
     calibration: int = 16
     bad_losses: int = 3
+    retry: int | None = None
     rung: int = 0
     steps: int = 0
     """Steps seen in this precision."""
@@ -65,6 +75,10 @@ class Fallback:
     """Of the last ``window`` steps after calibration: was it skipped?"""
     bad: int = 0
     """Losses that were not finite, in a row."""
+    good: int = 0
+    """Steps that were neither skipped nor had such a loss, in a row."""
+    climbed: bool = False
+    """Whether it has gone up a rung."""
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -74,6 +88,8 @@ class Fallback:
             raise ValueError("the ladder needs at least one precision")
         if not 0 <= self.max_skip_ratio < 1:
             raise ValueError(f"max_skip_ratio must be at least 0 and below 1, not {self.max_skip_ratio}")
+        if self.retry is not None and (self.retry < 1 or self.mode == "literal"):
+            raise ValueError(f"retry must be at least 1 and is for mode 'robust', not {self.retry} for {self.mode!r}")
 
     @property
     def precision(self) -> str:
@@ -85,16 +101,24 @@ class Fallback:
         self.steps += 1
         self.skipped += found_inf
         self.bad = 0 if loss_finite else self.bad + 1
-        if self.rung == len(self.ladder) - 1:
-            return None
-        reason = self._literal() if self.mode == "literal" else self._robust(found_inf, scale)
-        if not reason:
-            return None
-        before = self.precision
-        self.rung = len(self.ladder) - 1 if self.mode == "literal" else self.rung + 1
-        event = Event(step, before, self.precision, reason)
+        self.good = self.good + 1 if loss_finite and not found_inf else 0
+        if self.rung < len(self.ladder) - 1:
+            reason = self._literal() if self.mode == "literal" else self._robust(found_inf, scale)
+            if reason:
+                if self.retry is not None and self.climbed:
+                    self.retry *= 2
+                return self._move(step, len(self.ladder) - 1 if self.mode == "literal" else self.rung + 1, reason)
+        if self.retry is not None and self.rung and self.good >= self.retry:
+            self.climbed = True
+            return self._move(step, self.rung - 1, f"{self.good} good steps in a row")
+        return None
+
+    def _move(self, step: int, rung: int, reason: str) -> Event:
+        """To another rung, where everything is counted anew."""
+        event = Event(step, self.precision, self.ladder[rung], reason)
+        self.rung = rung
         self.events.append(event)
-        self.steps = self.skipped = self.bad = 0
+        self.steps = self.skipped = self.bad = self.good = 0
         self.calibrating = True
         self.recent.clear()
         return event
@@ -129,8 +153,9 @@ class Fallback:
         return {
             "ladder": list(self.ladder), "mode": self.mode, "max_skip_ratio": self.max_skip_ratio,
             "window": self.window, "least": self.least, "calibration": self.calibration,
-            "bad_losses": self.bad_losses, "rung": self.rung, "steps": self.steps, "skipped": self.skipped,
-            "calibrating": self.calibrating, "recent": list(self.recent), "bad": self.bad,
+            "bad_losses": self.bad_losses, "retry": self.retry, "rung": self.rung, "steps": self.steps,
+            "skipped": self.skipped, "calibrating": self.calibrating, "recent": list(self.recent), "bad": self.bad,
+            "good": self.good, "climbed": self.climbed,
             "events": [list(event) for event in self.events],
         }  # fmt: skip
 

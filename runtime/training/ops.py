@@ -22,6 +22,7 @@ from torch import nn
 
 from tilewright.training import checkpoint, models, precision, usage
 from tilewright.training.data.augment import bits, crop_and_flip, normalise, order
+from tilewright.training.losses import Losses
 from tilewright.training.scaler import LossScaler
 from tilewright.training.state import Control, Log, Setup, Stage, State, Tape, Verdict
 
@@ -137,15 +138,19 @@ def forward_loss(
     stage: Stage, control: Control, setup: Setup, x: Any, buffers: Any, labels: Any, _score: Any, _tape: Any, m: int,
     key: tuple[int, ...], count: int,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """(buffers, (loss, correct, images), tape) of the last segment: the loss in FP32, scaled on the tape."""
+    """(buffers, (loss, correct, images, parts), tape) of the last segment: the loss in FP32, scaled on the tape."""
     x, y, tape = _through(stage, control, setup, x, m, key)
     target = labels[m]
     if y.dtype in (torch.float16, torch.bfloat16):
         y = y.float()
-    loss = setup.loss(y, target)
+    loss, parts = _loss(setup.loss, y, target)
     with torch.no_grad():
         correct = (y.argmax(1) == target).sum() if y.ndim == 2 and target.ndim == 1 else torch.zeros(())
-    score = (loss.detach(), correct, len(target))
+    score = (loss.detach(), correct, len(target), parts)
+    if setup.penalty is not None:
+        of = [x] if setup.penalty.of == "inputs" else [p for p in stage.parameters if p.requires_grad]
+        extra = setup.penalty(loss, of, control.scaler.factor)
+        loss, score = loss + extra, (*score[:3], {**parts, "penalty": extra.detach()})
     if len(target) != count:
         loss = loss / (count / len(target))
     if control.scaler.enabled:
@@ -153,10 +158,19 @@ def forward_loss(
     return buffers, score, Tape(tape, loss)
 
 
+def _loss(loss: Any, y: Any, target: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """(the loss, its parts by name if it has any)."""
+    if isinstance(loss, Losses):
+        return loss.by_name(y, target)
+    return loss(y, target), {}
+
+
 def _through(stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: tuple[int, ...]) -> tuple[Any, ...]:
     """(input, output, the input as a leaf); of micro-batch m of the batch, whose gradient nobody wants, no leaf."""
     whole = isinstance(x, tuple)
     x = x[m] if whole else x.detach().requires_grad_()
+    if setup.penalty is not None and setup.penalty.of == "inputs":
+        x.requires_grad_()
     with _forward_pass(stage, control, setup, m, key):
         y = stage.module(x)
     return x, y, None if whole else x
@@ -296,51 +310,70 @@ def allreduce(*parts: Any) -> tuple[None, Grads]:
     return None, [None if shape is None else next(pieces).view(shape) for shape in shapes]
 
 
-def unscale(control: Control, grads: Grads, _: Any) -> tuple[Grads, tuple[bool, float]]:
-    """(gradients divided by the loss scale, (not finite?, sum of squares)). Once a step, before anything uses them."""
-    found = [g for g in grads if g is not None]
+Flags = dict[str, tuple[bool, float]]
+"""By optimizer: is one of its gradients not finite, and the sum of the squares of all."""
+
+
+def unscale(stage: Stage, control: Control, grads: Grads, _: Any) -> tuple[Grads, Flags]:
+    """(gradients divided by the loss scale, their flags). Once a step, before anything uses them."""
+    flags: Flags = {}
+    for name in stage.optimizers:
+        found = [g for g, owner in zip(grads, stage.owners, strict=True) if g is not None and owner == name]
+        flags[name] = _unscaled(found, control.scaler)
+    return grads, flags
+
+
+def _unscaled(found: list[torch.Tensor], scaler: LossScaler) -> tuple[bool, float]:
+    """Divide by the scale, in place: (not finite?, sum of squares)."""
     if not found:
-        return grads, (False, 0.0)
-    if control.scaler.enabled:
-        torch._foreach_mul_(found, 1.0 / control.scaler.factor if control.scaler.factor else math.inf)
+        return False, 0.0
+    if scaler.enabled:
+        torch._foreach_mul_(found, 1.0 / scaler.factor if scaler.factor else math.inf)
     squares = float(torch.stack(torch._foreach_norm(found)).double().square().sum())
-    bad = not math.isfinite(squares) and not all(bool(torch.isfinite(g).all()) for g in found)
-    return grads, (bad, squares)
+    return not math.isfinite(squares) and not all(bool(torch.isfinite(g).all()) for g in found), squares
 
 
-def judge(control: Control, setup: Setup, *parts: Any) -> Verdict:
-    """What to do with the step: from (not finite?, sum of squares) of every bucket and the scores of every replica."""
-    flags = [part for part in parts[:-1] if len(part) == 2]
-    scores = [part for part in parts[:-1] if len(part) == 3]
-    count = sum(n for _, _, n in scores)
-    loss = sum(float(value) * n for value, _, n in scores) / count
-    found_inf = any(bad for bad, _ in flags)
-    norm = math.sqrt(sum(squares for _, squares in flags)) if flags else None
+def judge(control: Control, setup: Setup, *rest: Any) -> Verdict:
+    """What to do with the step: from the flags of every bucket and the scores of every replica."""
+    flags = [(name, *flag) for part in rest[:-1] if isinstance(part, dict) for name, flag in part.items()]
+    scores = [part for part in rest[:-1] if isinstance(part, tuple)]
+    count = sum(n for _, _, n, _ in scores)
+    loss = sum(float(value) * n for value, _, n, _ in scores) / count
+    parts = {key: sum(float(own[key]) * n for _, _, n, own in scores) / count for key in scores[0][3]}
+    infinite = sorted({name for name, bad, _ in flags if bad})
+    used = [
+        squares for name, _, squares in flags if len(infinite) == len(setup.optimizer.names) or name not in infinite
+    ]
+    norm = math.sqrt(sum(used)) if flags else None
     clip = 1.0
-    if setup.clip_norm is not None and norm is not None and not found_inf:
+    if setup.clip_norm is not None and norm is not None and math.isfinite(norm):
         clip = min(1.0, setup.clip_norm / (norm + 1e-6))
-    factor = setup.schedule(control.updates) if setup.schedule else 1.0
+    factors = {
+        name: setup.schedule(control.taken.get(name, 0)) if setup.schedule else 1.0 for name in setup.optimizer.names
+    }
+    skipping = tuple(infinite) if setup.checks else ()
     return Verdict(
-        found_inf and setup.checks, loss, int(sum(int(c) for _, c, _ in scores)), count, norm, clip, control.precision,
-        control.scaler.factor, factor,
+        bool(skipping), skipping, loss, parts, int(sum(int(c) for _, c, _, _ in scores)), count, norm, clip,
+        control.precision, control.scaler.factor, factors,
     )  # fmt: skip
 
 
 def apply(stage: Stage, buffers: Any, verdict: Verdict, grads: Grads) -> tuple[Any, ...]:
-    """(stage, buffers, None for the gradients): a step of the optimizer; or none, and the buffers as they were."""
+    """(stage, buffers, None for the gradients): a step of the optimizers that do not skip it.
+
+    If one does, the buffers are again what they were before the forward pass, which has seen what is not finite.
+    """
     if verdict.found_inf:
         stage.restore_buffers()
-    else:
-        if verdict.clip != 1.0:
-            grads = [None if g is None else g * verdict.clip for g in grads]
-        stage.step(grads, verdict.factor)
+    if verdict.clip != 1.0:
+        grads = [None if g is None else g * verdict.clip for g in grads]
+    stage.step(grads, verdict)
     return stage, buffers, None
 
 
 def apply_shared(stage: Stage, buffers: Any, verdict: Verdict, grads: Grads) -> tuple[Any, ...]:
     """(stage, buffers): as `apply`, of gradients that other replicas use too."""
-    spoils = not verdict.found_inf and stage.may_change_gradients
-    own = [None if g is None else g.clone() for g in grads] if spoils else grads
+    own = [None if g is None else g.clone() for g in grads] if stage.may_change_gradients else grads
     return apply(stage, buffers, verdict, own)[:2]
 
 
@@ -354,6 +387,8 @@ def update(control: Control, verdict: Verdict, setup: Setup, *rest: Any) -> Any:
         control.skipped += 1
     else:
         control.updates += 1
+    for name in setup.optimizer.names:
+        control.taken[name] = control.taken.get(name, 0) + (name not in verdict.skipping)
     control.scaler.update(verdict.found_inf)
     if control.fallback is None:
         return (control, *stages) if stages else control
@@ -363,6 +398,8 @@ def update(control: Control, verdict: Verdict, setup: Setup, *rest: Any) -> Any:
     if event is not None:
         control.precision = event.after
         control.scaler.enabled = event.after == "fp16"
+        if not event.fell:
+            control.scaler.restart()
         precision.set_tf32(event.after == "tf32", setup.target.type)
         if control.good is not None and not all(bool(torch.isfinite(p).all()) for s in stages for p in s.parameters):
             for stage, (tensors, optimizer) in zip(stages, control.good, strict=True):
@@ -380,8 +417,11 @@ def record(log: Log, verdict: Verdict, control: Control, setup: Setup, step: int
     row = {
         "step": step, "epoch": epoch, "loss": verdict.loss, "correct": verdict.correct, "count": verdict.images,
         "precision": verdict.precision, "scale": verdict.scale, "skipped": verdict.found_inf, "norm": verdict.norm,
-        "factor": verdict.factor, "updates": control.updates,
+        "factor": next(iter(verdict.factors.values())), "updates": control.updates,
     }  # fmt: skip
+    row |= {"parts": verdict.parts} if verdict.parts else {}
+    if len(verdict.factors) > 1:
+        row |= {"skipped_by": list(verdict.skipping), "factors": verdict.factors}
     log.steps.append(row)
     if setup.log:
         _write_line(setup.log, row)
@@ -470,6 +510,10 @@ def save(state: State, log: Log, setup: Setup, _: Any) -> tuple[None, int]:
 def finish(setup: Setup, state: State, log: Log) -> tuple[State, Log]:
     """State and log as the caller gets them: on the CPU, with the memory at its fullest."""
     state.tensors = {name: tensor.cpu() for name, tensor in state.tensors.items()}
+    state.optimizer = {
+        name: {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in own.items()}
+        for name, own in state.optimizer.items()
+    }
     log.memory = log.memory[0], usage.peak(setup.target)
     return state, log
 

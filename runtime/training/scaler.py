@@ -7,7 +7,7 @@ all gradients of all workers, so that all scalers take the same decision.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["LossScaler"]
@@ -39,8 +39,11 @@ class LossScaler:
     max_scale: float = math.inf
     overflows: int = 0
     """Overflows since the last good step."""
+    start: float = field(init=False, compare=False)
+    """The first scale."""
 
     def __post_init__(self) -> None:
+        self.start = self.scale
         if not self.growth_factor > 1 or not 0 < self.backoff_factor < 1:
             raise ValueError(
                 f"growth_factor must be above 1 and backoff_factor between 0 and 1, not {self.growth_factor} "
@@ -73,6 +76,10 @@ class LossScaler:
         if self.growth_tracker == self.growth_interval:
             self.growth_tracker = 0
             self.scale = min(self.scale * self.growth_factor, self.max_scale)
+
+    def restart(self) -> None:
+        """Begin again with the first scale: a training comes back to FP16."""
+        self.scale, self.growth_tracker, self.overflows = self.start, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """The five keys of torch's GradScaler; empty if disabled, as there."""

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from tilewright.training.fallback import Event, Fallback
+from tilewright.training.losses import GradientPenalty
+from tilewright.training.optimizers import Optimizers
 from tilewright.training.scaler import LossScaler
 
 __all__ = ["Control", "Log", "Setup", "Stage", "State", "Tape", "Verdict"]
-
-Optimizer = Callable[[list[nn.Parameter]], Any]
-"""Makes a torch optimizer for some parameters."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Setup:
 
     loss: Callable[..., torch.Tensor]
     """Of (outputs, labels), the mean over the batch."""
-    optimizer: Optimizer
+    optimizer: Optimizers
     schedule: Callable[[int], float] | None
     """The factor of the learning rate after so many updates; skipped steps do not count."""
     recipe: Any
@@ -34,6 +33,7 @@ class Setup:
     """Images of a step, of all replicas and micro-batches together."""
     segments: int | None
     clip_norm: float | None = None
+    penalty: GradientPenalty | None = None
     checks: bool = False
     """Whether gradients are looked at before they are used: steps that are not finite are skipped."""
     channels_last: bool = False
@@ -50,7 +50,7 @@ class Setup:
         return torch.device(self.device)
 
 
-_LIMITS = ("enabled", "hysteresis", "min_scale", "max_scale", "overflows")
+_LIMITS = ("enabled", "hysteresis", "min_scale", "max_scale", "overflows", "start")
 """What a `LossScaler` has beyond the state of torch's."""
 
 
@@ -62,7 +62,9 @@ class Control:
     scaler: LossScaler
     fallback: Fallback | None = None
     updates: int = 0
-    """Steps of the optimizer so far."""
+    """Steps so far that no optimizer skipped."""
+    taken: dict[str, int] = field(default_factory=dict)
+    """Steps that each optimizer has taken: what schedules go by."""
     skipped: int = 0
     good: Any = None
     """Parameters and optimizer state of some step that was finite; for a fall to a safer precision."""
@@ -71,12 +73,13 @@ class Control:
         return {
             "precision": self.precision, "scaler": self.scaler.state_dict(),
             "limits": {name: getattr(self.scaler, name) for name in _LIMITS}, "updates": self.updates,
-            "skipped": self.skipped, "fallback": self.fallback.state_dict() if self.fallback else None,
+            "taken": dict(self.taken), "skipped": self.skipped,
+            "fallback": self.fallback.state_dict() if self.fallback else None,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.precision = state["precision"]
-        self.updates, self.skipped = state["updates"], state["skipped"]
+        self.updates, self.taken, self.skipped = state["updates"], dict(state["taken"]), state["skipped"]
         self.fallback = Fallback.from_state(state["fallback"]) if state["fallback"] else None
         for name, value in state["limits"].items():
             setattr(self.scaler, name, value)
@@ -84,29 +87,30 @@ class Control:
 
 
 class Stage:
-    """One segment of one replica: its module, the optimizer of its parameters, and its buffers as they were.
+    """One segment of one replica: its module, the optimizers of its parameters, and its buffers as they were.
 
     ``names`` are those that the whole model has for the parameters and buffers.
     """
 
-    def __init__(self, module: nn.Module, names: dict[int, str], optimizer: Optimizer) -> None:
+    def __init__(self, module: nn.Module, names: dict[int, str], optimizers: Optimizers) -> None:
         self.module = module
         self.names = [names[id(p)] for p in module.parameters()]
         self.buffer_names = [names[id(b)] for b in module.buffers()]
         self.parameters = list(module.parameters())
         self.buffers = list(module.buffers())
-        trainable = [p for p in self.parameters if p.requires_grad]
-        self.optimizer = optimizer(trainable) if trainable else None
-        self.rates = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
+        self.optimizers = optimizers.make(self.names, self.parameters)
+        self.owners = [optimizers.owner(name) for name in self.names]
+        self.rates = {name: [group["lr"] for group in own.param_groups] for name, own in self.optimizers.items()}
         self.saved: list[torch.Tensor] | None = None
         self.random = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in module.modules())
 
     @property
     def may_change_gradients(self) -> bool:
-        """Whether the optimizer may use the gradients it is given as work space. Nesterov's momentum does."""
-        return self.optimizer is not None and not (
-            type(self.optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-            and not any(group.get("nesterov") or group.get("maximize") for group in self.optimizer.param_groups)
+        """Whether an optimizer may use the gradients it is given as work space. Nesterov's momentum does."""
+        return not all(
+            type(own) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+            and not any(group.get("nesterov") or group.get("maximize") for group in own.param_groups)
+            for own in self.optimizers.values()
         )
 
     def save_buffers(self) -> None:
@@ -118,17 +122,19 @@ class Stage:
             for buffer, old in zip(self.buffers, self.saved, strict=True):
                 buffer.copy_(old)
 
-    def step(self, grads: list[torch.Tensor | None], factor: float) -> None:
-        """One step of the optimizer, at ``factor`` times its learning rates. Without gradients nothing happens."""
-        if self.optimizer is None or all(grad is None for grad in grads):
-            return
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        for parameter, grad in zip(self.parameters, grads, strict=True):
-            parameter.grad = grad
-        self.optimizer.step()
-        for parameter in self.parameters:
-            parameter.grad = None
+    def step(self, grads: list[torch.Tensor | None], verdict: Verdict) -> None:
+        """One step of each optimizer that is not to skip it. Without gradients nothing happens."""
+        for name, optimizer in self.optimizers.items():
+            own = [(p, g) for p, g, who in zip(self.parameters, grads, self.owners, strict=True) if who == name]
+            if name in verdict.skipping or all(grad is None for _, grad in own):
+                continue
+            for group, rate in zip(optimizer.param_groups, self.rates[name], strict=True):
+                group["lr"] = rate * verdict.factors[name]
+            for parameter, grad in own:
+                parameter.grad = grad
+            optimizer.step()
+            for parameter, _ in own:
+                parameter.grad = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Copies of parameters and buffers, by the names of the whole model."""
@@ -136,14 +142,18 @@ class Stage:
         return {name: tensor.detach().clone() for name, tensor in pairs}
 
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
-        """Copies of the optimizer's state, by parameter."""
-        if self.optimizer is None:
-            return {}
+        """Copies of the optimizers' state, by parameter."""
         return {
-            name: {key: v.clone() if isinstance(v, torch.Tensor) else v for key, v in self.optimizer.state[p].items()}
-            for name, p in zip(self.names, self.parameters, strict=True)
-            if p in self.optimizer.state
+            name: {key: v.clone() if isinstance(v, torch.Tensor) else v for key, v in own.state[p].items()}
+            for name, p, own in self._owned()
+            if p in own.state
         }
+
+    def _owned(self) -> Iterable[tuple[str, nn.Parameter, Any]]:
+        """(name, parameter, its optimizer) of those that are trained."""
+        for name, parameter, owner in zip(self.names, self.parameters, self.owners, strict=True):
+            if parameter.requires_grad and owner is not None:
+                yield name, parameter, self.optimizers[owner]
 
     def load(self, tensors: dict[str, torch.Tensor], optimizer: dict[str, dict[str, Any]]) -> None:
         """The inverse of `tensors` and `optimizer_state`."""
@@ -153,13 +163,11 @@ class Stage:
             ):  # fmt: skip
                 if name in tensors:
                     tensor.copy_(tensors[name])
-        if self.optimizer is not None:
-            for name, parameter in zip(self.names, self.parameters, strict=True):
-                if name in optimizer:
-                    self.optimizer.state[parameter] = {
-                        key: _like(v, parameter) if isinstance(v, torch.Tensor) else v
-                        for key, v in optimizer[name].items()
-                    }
+        for name, parameter, own in self._owned():
+            if name in optimizer:
+                own.state[parameter] = {
+                    key: _like(v, parameter) if isinstance(v, torch.Tensor) else v for key, v in optimizer[name].items()
+                }
 
 
 def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
@@ -186,17 +194,21 @@ class Verdict(NamedTuple):
 
     found_inf: bool
     """Some gradient was not finite. The maximum over all buckets, each the sum over all workers."""
+    skipping: tuple[str, ...]
+    """The optimizers that own such a gradient, and leave out this step."""
     loss: float
+    parts: dict[str, float]
+    """What it is made of, if it has several parts or a penalty."""
     correct: int
     images: int
     norm: float | None
-    """2-norm of all gradients, unscaled and before clipping."""
+    """2-norm of all gradients, unscaled and before clipping; of several optimizers, of those that do not skip."""
     clip: float
     """What the gradients are multiplied by."""
     precision: str
     scale: float
-    factor: float
-    """Of the learning rate."""
+    factors: dict[str, float]
+    """Of the learning rate of each optimizer."""
 
 
 @dataclass

@@ -270,7 +270,8 @@ class Builder:
                 "allreduce", *((R if r else RW)(h("bucket", layout.place(r, s), r, s)) for r in present), W(grads), on=p
             )  # fmt: skip
         if self.looks:
-            self.insert("unscale", R(h("control", p)), RW(grads), W(h("flag", p, s)), on=p)
+            stage = self.stage(s % layout.replicas if layout.replicas > 1 else 0, s)
+            self.insert("unscale", R(stage), R(h("control", p)), RW(grads), W(h("flag", p, s)), on=p)
 
     def use(self, step: int, epoch: int, micro: list[tuple[int, int]]) -> None:
         h, layout = self.h, self.layout

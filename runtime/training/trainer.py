@@ -20,6 +20,8 @@ from tilewright.training import precision as precisions
 from tilewright.training.data import Dataset
 from tilewright.training.fallback import LADDER, Fallback
 from tilewright.training.head import HEADS, Head, head_data, insert_head
+from tilewright.training.losses import GradientPenalty
+from tilewright.training.optimizers import optimizers
 from tilewright.training.pipeline import pipeline_policy
 from tilewright.training.result import Result
 from tilewright.training.scaler import LossScaler
@@ -27,14 +29,7 @@ from tilewright.training.schedules import schedule as find_schedule
 from tilewright.training.state import Control, Log, Setup, State
 from tilewright.training.step import Layout, Marks, Span, place, training_graph
 
-__all__ = ["OPTIMIZERS", "check_precision", "fit", "target_device"]
-
-OPTIMIZERS: dict[str, tuple[Callable[..., Any], float, dict[str, Any]]] = {
-    "sgd": (torch.optim.SGD, 0.1, {"momentum": 0.9, "weight_decay": 5e-4}),
-    "adam": (torch.optim.Adam, 1e-3, {}),
-    "adamw": (torch.optim.AdamW, 1e-3, {"weight_decay": 1e-2}),
-}
-"""By name: the torch optimizer, its usual learning rate, its other arguments. sgd is the notebook's."""
+__all__ = ["check_precision", "fit", "target_device"]
 
 MOST_TASKS = 40_000
 """Of one graph; a longer training is several graphs, one after the other."""
@@ -47,13 +42,14 @@ def fit(
     *,
     epochs: int = 5,
     precision: str = "fp32",
-    optimizer: str | Callable[[list[nn.Parameter]], Any] = "sgd",
+    optimizer: Any = "sgd",
     lr: float | None = None,
     schedule: str | Callable[[int], float] | None = None,
     loss: Callable[..., torch.Tensor] | None = None,
     batch_size: int = 64,
     accumulate: int = 1,
     clip_norm: float | None = None,
+    penalty: GradientPenalty | None = None,
     backend: str = "threads",
     workers: int = 1,
     helpers: int | None = None,
@@ -91,13 +87,16 @@ def fit(
     optimizer, lr, schedule
         A name of `OPTIMIZERS` or a function from parameters to a torch optimizer; its learning rate; its factor by
         number of updates, a name of `SCHEDULES` or a function. Each segment has an optimizer of its own, so what it
-        does to a parameter must not depend on the others.
+        does to a parameter must not depend on the others. Several optimizers: a mapping of prefixes of parameters'
+        names to such optimizers, or to (optimizer, lr); the longest prefix has a parameter.
     loss
-        Of (outputs, labels), a mean; cross entropy by default. Computed in FP32.
+        Of (outputs, labels), a mean; cross entropy by default. Computed in FP32. `Losses` has several parts.
     batch_size, accumulate
         Images of a step, of all workers together, and in how many micro-batches each worker takes its share.
     clip_norm
         Largest 2-norm of the gradients, unscaled, of all parameters together.
+    penalty
+        A `GradientPenalty`, added to the loss of each micro-batch. The model stays in one segment.
     backend, workers, helpers
         The engine; how many replicas share each batch; on ``threads``, how many more workers do what is not on the
         way to the next step: batches, evaluation, checkpoints (none on a CPU, one beside a GPU).
@@ -155,6 +154,8 @@ def fit(
         raise ValueError(f"clip_norm must be above 0, not {clip_norm}")
     if target.type != "cpu" and backend not in ("serial", "threads"):
         raise ValueError(f"backend {backend!r} sends values between processes and trains on CPUs; pass device='cpu'")
+    if penalty is not None:
+        segments = _whole("a gradient penalty", segments, pipeline)
     parts = models.group(model, segments)
     if head is not None:
         _check_head(head, test, backend, pipeline, models.segments(model))
@@ -162,15 +163,17 @@ def fit(
     layout = Layout(workers, accumulate, len(parts), pipeline is not None, pipeline == "zero-bubble")
     per_epoch = -(-len(train) // batch_size)
     total = epochs * per_epoch
-    name, make = _optimizer(optimizer, lr)
+    make = optimizers(optimizer, lr)
+    make.check(model)
     folder = str(checkpoint) if checkpoint is not None else None
     facts = {
-        "data": f"{train.name}, {len(train)} images", "batch_size": batch_size, "seed": seed, "optimizer": name,
+        "data": f"{train.name}, {len(train)} images", "batch_size": batch_size, "seed": seed, "optimizer": make.said,
         "precision": precision, "parameters": sum(p.numel() for p in model.parameters()), "clip_norm": clip_norm,
+        "penalty": None if penalty is None else str(penalty),
     }  # fmt: skip
     setup = Setup(
         loss=loss, optimizer=make, schedule=find_schedule(schedule, total), recipe=train.recipe, device=str(target),
-        seed=seed, batch=batch_size, segments=segments, clip_norm=clip_norm,
+        seed=seed, batch=batch_size, segments=segments, clip_norm=clip_norm, penalty=penalty,
         checks=control.fallback is not None or control.precision == "fp16", channels_last=channels_last,
         progress=progress, log=str(log) if log is not None else None, checkpoint=folder, facts=facts,
     )  # fmt: skip
@@ -222,6 +225,13 @@ def _check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be a positive integer, not {count!r}")
 
 
+def _whole(what: str, segments: int | None, pipeline: str | None) -> int:
+    """One segment. ValueError if more are asked for."""
+    if pipeline is not None or segments not in (None, 1):
+        raise ValueError(f"{what} differentiates through the whole model twice: it takes one segment and no pipeline")
+    return 1
+
+
 def _check_head(kind: str, test: Dataset | None, backend: str, pipeline: str | None, parts: list[nn.Module]) -> None:
     if kind not in HEADS:
         raise ValueError(f"unknown head {kind!r}; known: {', '.join(HEADS)}")
@@ -231,25 +241,6 @@ def _check_head(kind: str, test: Dataset | None, backend: str, pipeline: str | N
         raise ValueError("a closed-form head is for backends serial and threads, without a pipeline")
     if len(parts) < 2:
         raise ValueError("a closed-form head takes the place of the last segment; this model has only one")
-
-
-def _optimizer(given: Any, lr: float | None) -> tuple[str, Callable[[list[nn.Parameter]], Any]]:
-    """(what it is called in a checkpoint, a function from parameters to an optimizer)."""
-    if isinstance(given, str):
-        if given not in OPTIMIZERS:
-            raise ValueError(
-                f"unknown optimizer {given!r}; known: {', '.join(OPTIMIZERS)}, or a function of parameters"
-            )
-        kind, usual, others = OPTIMIZERS[given]
-        rate = usual if lr is None else lr
-        return f"{given}, lr {rate:g}", partial(kind, lr=rate, **others)
-    if not callable(given):
-        raise ValueError(
-            f"optimizer must be a name or a function from parameters to a torch optimizer, such as torch.optim.Adam, "
-            f"not {type(given).__name__}"
-        )
-    make = given if lr is None else partial(given, lr=lr)
-    return getattr(given, "__qualname__", "function"), make
 
 
 def _control(

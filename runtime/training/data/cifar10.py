@@ -5,7 +5,8 @@
 ``tar``     ``cifar-10-python.tar.gz`` as it is, not extracted
 ``binary``  a folder with ``data_batch_1.bin`` ...: records of one label and 3072 bytes
 ``npz``     one file with ``x_train, y_train, x_test, y_test``, or ``images, labels`` whose last sixth is the test
-``parquet`` a folder or its parent with ``train-*.parquet`` and ``test-*.parquet``: PNG images, as on model hubs
+``parquet`` a folder or its parent with ``train-*.parquet`` and ``test-*.parquet``, or ``cifar10-train.parquet`` and
+            ``cifar10-test.parquet``: PNG images, as on model hubs
 ==========  ===================================================================================================
 
 Checksums: files of the official release are recognised by their MD5, which `Dataset.source` says. A file
@@ -91,14 +92,14 @@ def _form(path: Path) -> tuple[str, Path]:
     elif path.is_dir():
         for folder in (path, path / "cifar-10-batches-py", path / "cifar-10-batches-bin", path / "plain_text"):
             for form, pattern in (("pickle", "data_batch_1"), ("binary", "data_batch_1.bin"),
-                                  ("parquet", "train*.parquet")):  # fmt: skip
+                                  ("parquet", "*train*.parquet")):  # fmt: skip
                 if any(folder.glob(pattern)):
                     return form, folder
         for form, name in (("tar", "cifar-10-python.tar.gz"), ("npz", "cifar10.npz")):
             if (path / name).exists():
                 return form, path / name
     raise FileNotFoundError(
-        f"{path} has no CIFAR-10: looked for data_batch_1, data_batch_1.bin, train*.parquet, *.npz and *.tar.gz"
+        f"{path} has no CIFAR-10: looked for data_batch_1, data_batch_1.bin, *train*.parquet, *.npz and *.tar.gz"
     )
 
 
@@ -231,9 +232,9 @@ def _read_parquet(folder: Path, files: _Files) -> tuple[Arrays, Arrays]:
         raise ImportError("reading parquet needs pyarrow; pip install 'tilewright[training]'") from None
 
     def part(split: str) -> Arrays:
-        names = sorted(folder.glob(f"{split}*.parquet"))
+        names = sorted(folder.glob(f"*{split}*.parquet"))
         if not names:
-            raise ValueError(f"{folder} has no {split}*.parquet")
+            raise ValueError(f"{folder} has no *{split}*.parquet")
         pieces = []
         for file in names:
             data = files.read(file)

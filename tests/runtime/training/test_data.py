@@ -130,6 +130,25 @@ def test_images_and_labels_in_one_npz_give_a_sixth_to_the_test(tmp_path):
     assert np.array_equal(test.images, TRAIN.images[50:])
 
 
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_labels_of_an_npz_may_stand_in_a_row_or_in_a_column(tmp_path, shape):
+    pixels = {"x_train": TRAIN.images, "x_test": TEST.images.transpose(0, 2, 3, 1)}
+    labels = {"y_train": TRAIN.labels.reshape(shape), "y_test": TEST.labels.reshape(shape)}
+    np.savez(tmp_path / "cifar10.npz", **pixels, **labels)
+    train, test = data.cifar10(tmp_path)
+    assert np.array_equal(train.images, TRAIN.images) and np.array_equal(test.images, TEST.images)
+    assert np.array_equal(train.labels, TRAIN.labels) and test.labels.shape == (12,)
+
+
+def test_parquet_files_may_have_their_older_names(tmp_path):
+    write(tmp_path, "parquet")
+    (tmp_path / "checksums.md5").unlink()
+    for split in ("train", "test"):
+        (tmp_path / f"{split}-00000-of-00001.parquet").rename(tmp_path / f"cifar10-{split}.parquet")
+    train, test = data.cifar10(tmp_path)
+    assert np.array_equal(train.images, TRAIN.images) and np.array_equal(test.labels, TEST.labels)
+
+
 def test_a_folder_without_data_says_what_was_looked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match="looked for data_batch_1"):
         data.cifar10(tmp_path)

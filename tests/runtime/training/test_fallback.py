@@ -83,7 +83,28 @@ def test_a_state_continues_where_it_was():
     assert other.state_dict() == one.state_dict()
 
 
-@pytest.mark.parametrize("options", [{"mode": "bold"}, {"ladder": ()}, {"max_skip_ratio": 1.0}])
+def test_after_enough_good_steps_it_goes_up_again_and_waits_twice_as_long_after_another_fall():
+    fallback = Fallback(ladder=("fp16", "bf16", "fp32"), retry=10)
+    feed(fallback, "xxx", loss_finite=False)
+    assert feed(fallback, "." * 9) is None
+    assert feed(fallback, "x" + "." * 9) is None  # in a row
+    event = feed(fallback, ".", start=22)
+    assert event == Event(22, "bf16", "fp16", "10 good steps in a row") and not event.fell
+    assert feed(fallback, "." * 50) is None  # there is no rung above
+    assert feed(fallback, "xxx", loss_finite=False).fell and fallback.retry == 20
+    assert feed(fallback, "." * 19) is None and feed(fallback, ".").after == "fp16"
+    assert Fallback.from_state(fallback.state_dict()) == fallback
+
+
+def test_without_retry_a_precision_that_was_given_up_stays_so():
+    fallback = Fallback()
+    feed(fallback, "xxx", loss_finite=False)
+    assert feed(fallback, "." * 1000) is None and fallback.precision == "bf16"
+
+
+@pytest.mark.parametrize("options", [
+    {"mode": "bold"}, {"ladder": ()}, {"max_skip_ratio": 1.0}, {"retry": 0}, {"mode": "literal", "retry": 5},
+])  # fmt: skip
 def test_nonsense_is_refused(options):
     with pytest.raises(ValueError):
         Fallback(**options)

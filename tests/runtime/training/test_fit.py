@@ -121,6 +121,24 @@ def test_what_always_overflows_falls_back_and_learns(mode):
     assert f"changed precision at step {first.step}: fp16 -> {first.after}" in result.table()
 
 
+def test_a_training_may_come_back_to_fp16_with_the_first_loss_scale_and_go_on_from_a_checkpoint(tmp_path):
+    options = {
+        "batch_size": 32, "precision": "adaptive", "fallback": Fallback(retry=4), "scaler": LossScaler(scale=64.0),
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = zoo.overflowing()
+    whole = fit(copy.deepcopy(model), DATA, epochs=6, **options)
+    assert [(e.step, e.before, e.after) for e in whole.events] == [
+        (2, "fp16", "bf16"), (6, "bf16", "fp16"), (9, "fp16", "bf16"), (17, "bf16", "fp16")
+    ]  # fmt: skip
+    assert whole.fallbacks == 2 and whole.skipped_steps == 6
+    assert [row["scale"] for row in whole.steps[:8]] == [64.0, 32.0, 16.0, 1.0, 1.0, 1.0, 1.0, 64.0]
+    fit(copy.deepcopy(model), DATA, epochs=3, checkpoint=tmp_path, **options)
+    resumed = fit(copy.deepcopy(model), DATA, epochs=6, checkpoint=tmp_path, **options)
+    assert resumed.losses == pytest.approx(whole.losses, rel=0, abs=0, nan_ok=True)
+    assert resumed.events == whole.events
+
+
 def test_a_skip_is_counted_where_the_scale_cannot_tell():
     """Erratum 10: a scale at its floor does not decrease."""
     result = fit(zoo.overflowing(), DATA, epochs=1, batch_size=32, precision="fp16",

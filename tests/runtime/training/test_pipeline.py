@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.distributed.pipelining import schedules
 
 import tilewright as tw
-from tilewright.training import fit
+from tilewright.training import LossScaler, fit
 from tilewright.training.pipeline import PIPELINES, Pipeline, action, pipeline_policy, planned, to_csv
 from tilewright.training.step import Layout, Span, training_graph
 
@@ -124,19 +124,26 @@ def test_zero_bubble_is_shorter_than_1f1b_and_1f1b_not_longer_than_gpipe():
     assert spans["zero-bubble"] < spans["1f1b"] - 2 and spans["1f1b"] == pytest.approx(spans["gpipe"], abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("make", "precision"), [(zoo.small_net, "fp32"), (zoo.small_net, "bf16"), (zoo.perceptron, "fp16")],
+    ids=["convolutions-fp32", "convolutions-bf16", "perceptron-fp16"],
+)  # fmt: skip
 @pytest.mark.parametrize("name", PIPELINES)
-def test_a_pipeline_on_threads_has_the_bits_of_one_worker_and_the_order_of_the_plan(name):
+def test_a_pipeline_on_threads_has_the_bits_of_one_worker_and_the_order_of_torch(name, make, precision):
     torch.manual_seed(0)
-    alone = zoo.small_net()
+    alone = make()
     piped = copy.deepcopy(alone)
     data = zoo.tiny()
-    one = fit(alone, data, zoo.tiny(8), epochs=1, accumulate=3)
-    many = fit(piped, data, zoo.tiny(8), epochs=1, accumulate=3, pipeline=name)
+    options = {"epochs": 1, "accumulate": 3, "precision": precision, "scaler": LossScaler(scale=2.0**20)}
+    one = fit(alone, data, zoo.tiny(8), **options)
+    many = fit(piped, data, zoo.tiny(8), pipeline=name, **options)
     assert many.losses == one.losses and many.test_accuracy == one.test_accuracy
+    assert [row["scale"] for row in many.steps] == [row["scale"] for row in one.steps]
+    assert (many.skipped_steps > 0) == (precision == "fp16")
     for left, right in zip(alone.state_dict().values(), piped.state_dict().values(), strict=True):
         assert torch.equal(left, right)
     layout = Layout(1, 3, 3, True, name == "zero-bubble")
-    expected = [[str(a) for a in row] * 2 for row in planned(name, 3, 3)]
+    expected = [row * 2 for row in torch_order(name, 3, 3)]
     assert orders(many.run, layout, 2) == expected
 
 

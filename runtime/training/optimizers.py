@@ -1,0 +1,108 @@
+"""Optimizers by name, and several of them for one model under one loss scale.
+
+Several optimizers follow the rule of torch's GradScaler: each leaves out the step in which its own gradients are not
+finite, and the loss scale, which they share, backs off if any of them did. What torch cannot say, which of them it
+was, is in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["OPTIMIZERS", "Optimizers", "optimizers"]
+
+Maker = Callable[[list[nn.Parameter]], Any]
+"""Makes a torch optimizer for some parameters."""
+
+OPTIMIZERS: dict[str, tuple[Callable[..., Any], float, dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, 0.1, {"momentum": 0.9, "weight_decay": 5e-4}),
+    "adam": (torch.optim.Adam, 1e-3, {}),
+    "adamw": (torch.optim.AdamW, 1e-3, {"weight_decay": 1e-2}),
+}
+"""By name: the torch optimizer, its usual learning rate, its other arguments. sgd is the notebook's."""
+
+
+@dataclass(frozen=True)
+class Optimizers:
+    """What makes the optimizer of each parameter, by the longest prefix of the parameter's name."""
+
+    makers: Mapping[str, Maker]
+    said: str
+    """What they are called in a checkpoint."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The prefixes; a single optimizer has none, "" ."""
+        return tuple(self.makers)
+
+    def owner(self, parameter: str) -> str | None:
+        """The prefix that a parameter's name begins with, in whole words between dots; None if no one has it."""
+        fits = [p for p in self.makers if not p or parameter == p or parameter.startswith(f"{p}.")]
+        return max(fits, key=len, default=None)
+
+    def make(self, names: Sequence[str], parameters: Sequence[nn.Parameter]) -> dict[str, Any]:
+        """By prefix, a torch optimizer for its share of the parameters that are trained."""
+        shares: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in zip(names, parameters, strict=True):
+            owner = self.owner(name)
+            if parameter.requires_grad and owner is not None:
+                shares.setdefault(owner, []).append(parameter)
+        return {owner: self.makers[owner](share) for owner, share in shares.items()}
+
+    def check(self, model: nn.Module) -> None:
+        """ValueError if a parameter that is trained has no optimizer, or an optimizer no parameter."""
+        trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        owners = {name: self.owner(name) for name in trained}
+        left = [name for name, owner in owners.items() if owner is None]
+        idle = [repr(p) for p in self.makers if p not in owners.values()] if trained else []
+        if left:
+            raise ValueError(
+                f"no optimizer has the parameters {', '.join(left[:3])}{' ...' if len(left) > 3 else ''}; the prefixes "
+                f"are {', '.join(map(repr, self.makers))}: add '' for all others"
+            )
+        if idle:
+            raise ValueError(
+                f"no parameter's name begins with {', '.join(idle)}; they are {', '.join(trained[:4])} ..."
+            )
+
+
+def optimizers(given: Any, lr: float | None) -> Optimizers:
+    """Optimizers from what `fit` takes: a name, a function, or a mapping of prefixes to those or to (those, lr).
+
+    ValueError for anything else.
+    """
+    if not isinstance(given, Mapping):
+        said, maker = _one(given, lr)
+        return Optimizers({"": maker}, said)
+    if not given:
+        raise ValueError("optimizer is an empty mapping; it needs at least one")
+    pairs = {
+        prefix: _one(*(value if isinstance(value, tuple) else (value, lr))) for prefix, value in given.items()
+    }  # fmt: skip
+    said = "; ".join(f"{prefix or 'others'}: {said}" for prefix, (said, _) in pairs.items())
+    return Optimizers({prefix: maker for prefix, (_, maker) in pairs.items()}, said)
+
+
+def _one(given: Any, lr: float | None) -> tuple[str, Maker]:
+    """(what it is called in a checkpoint, a function from parameters to an optimizer)."""
+    if isinstance(given, str):
+        if given not in OPTIMIZERS:
+            raise ValueError(
+                f"unknown optimizer {given!r}; known: {', '.join(OPTIMIZERS)}, or a function of parameters"
+            )
+        kind, usual, others = OPTIMIZERS[given]
+        rate = usual if lr is None else lr
+        return f"{given}, lr {rate:g}", partial(kind, lr=rate, **others)
+    if not callable(given):
+        raise ValueError(
+            f"optimizer must be a name or a function from parameters to a torch optimizer, such as torch.optim.Adam, "
+            f"not {type(given).__name__}"
+        )
+    make = given if lr is None else partial(given, lr=lr)
+    return getattr(given, "__qualname__", "function"), make
