@@ -165,7 +165,7 @@ def fit(
     if target.type != "cpu" and backend not in ("serial", "threads"):
         raise ValueError(f"backend {backend!r} sends values between processes and trains on CPUs; pass device='cpu'")
     if penalty is not None:
-        segments = _whole("a gradient penalty", segments, pipeline)
+        segments = _one_segment(segments, pipeline)
     compiler = _compiler(compile, target, pipeline, penalty)
     parts = models.group(model, segments)
     if head is not None:
@@ -254,10 +254,12 @@ def _compiler(
     return name
 
 
-def _whole(what: str, segments: int | None, pipeline: str | None) -> int:
-    """One segment. ValueError if more are asked for."""
+def _one_segment(segments: int | None, pipeline: str | None) -> int:
+    """For a gradient penalty. ValueError if more are asked for."""
     if pipeline is not None or segments not in (None, 1):
-        raise ValueError(f"{what} differentiates through the whole model twice: it takes one segment and no pipeline")
+        raise ValueError(
+            "a gradient penalty differentiates through the whole model twice: it takes one segment and no pipeline"
+        )
     return 1
 
 

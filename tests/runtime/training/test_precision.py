@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tilewright.training import models, precision
+from tilewright.training import Losses, models, precision
 
 CPU = torch.device("cpu")
 
@@ -107,6 +107,8 @@ def test_bceloss_is_refused_under_autocast_with_what_to_use_instead():
     """Failure 22."""
     with pytest.raises(ValueError, match="use BCEWithLogitsLoss"):
         precision.check_model(models.MLP(4, (4,)), nn.BCELoss(), "bf16")
+    with pytest.raises(ValueError, match="BCELoss takes probabilities"):
+        precision.check_model(models.MLP(4, (4,)), Losses({"one": (nn.BCELoss(), 1.0)}), "fp16")
     precision.check_model(models.MLP(4, (4,)), nn.BCELoss(), "fp32")
 
 
