@@ -135,6 +135,10 @@ class Op:
     """An engine carries it out itself, no worker does: a message."""
     source: str = ""
     """Which row of the kernel table, where not the usual one: `tilewright.kernels.table`."""
+    again: str = ""
+    """Of an op that makes a `TaskGraph.temporary` copy of one handle: where a reader on another rank has it from.
+    ``""``: it is sent. ``"shared"``: it is made again there if what it is made of goes there anyway, or if two such
+    copies would. ``"always"``: it is the larger of the two, so what it is made of is sent."""
 
     def __repr__(self) -> str:
         return f"Op({self.name})"

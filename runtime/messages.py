@@ -9,6 +9,7 @@ handle it writes (reads, if it writes none). A version lives where its writer ra
    ceil(log2(destinations + 1)) times and not once per destination.
 3. All ranks unroll the same graph, so both sides know every message; its tag is its number among those of its pair.
 4. A result that depends on nothing, as its task only writes it (zeros), is made anew where it is collected.
+5. A copy in another format is made anew where it is read if that sends less: see `tilewright.graph.Op.again`.
 
 Receiving is a write of the local copy, sending a read of it, and dropping the copy a write after its last reader. With
 these as tasks, one rank's part is a task graph like any other, and the three sentences of `tilewright.graph` say all
@@ -60,7 +61,7 @@ DROP = Op("drop", weight=0, external=True)
 class _Version:
     """One value of one handle: where it is made, where it is read."""
 
-    __slots__ = ("anew", "closed_by", "handle", "last", "number", "readers", "source", "writer")
+    __slots__ = ("anew", "closed_by", "copies", "handle", "last", "number", "of", "readers", "source", "writer")
 
     def __init__(self, handle: Handle, number: int, writer: int, source: int) -> None:
         self.handle = handle
@@ -71,6 +72,21 @@ class _Version:
         self.last: dict[int, int] = {}  # destination -> last reader there
         self.anew: list[int] = []  # ranks that make it themselves
         self.closed_by = -1  # the task that writes the next version
+        self.of: _Version | None = None  # what this one is a copy of, and may be made of anew
+        self.copies: list[_Version] = []
+
+    def travels_to(self, rank: int) -> bool:
+        return rank in self.readers or rank in self.anew
+
+    def make_at(self, rank: int) -> None:
+        """Let ``rank`` make this copy itself, of what it then has to have."""
+        assert self.of is not None
+        first = self.readers.pop(rank)
+        self.last.pop(rank)
+        self.anew.append(rank)
+        if rank not in self.of.anew:
+            self.of.readers[rank] = min(self.of.readers.get(rank, first), first)
+            self.of.last[rank] = max(self.of.last.get(rank, -1), self.writer)
 
 
 class Part(NamedTuple):
@@ -158,12 +174,17 @@ class MessagePlan:
                 if access is not Access.WRITE and version.source != place:
                     version.readers.setdefault(place, task.index)
                     version.last[place] = task.index
+            read = current[task.uses[0].handle] if task.op.again else None
             for handle, access in task.uses:
                 if access is not Access.READ and current[handle].writer != task.index:
                     old = current[handle]
                     old.closed_by = task.index
                     version = current[handle] = _Version(handle, old.number + 1, task.index, place)
                     versions.append(version)
+                    if read is not None and read.source == place and handle.name in self.graph.temporary:
+                        version.of = read
+                        read.copies.append(version)
+        self._make_copies_where_they_are_read(versions)
         for version in current.values():
             if version.number and self._wanted(version):
                 others = [rank for rank in collect if rank != version.source]
@@ -174,6 +195,24 @@ class MessagePlan:
                         version.readers.setdefault(rank, len(self.graph))
         self._collect = frozenset(collect)
         return sorted(versions, key=lambda version: version.writer)
+
+    def _make_copies_where_they_are_read(self, versions: list[_Version]) -> None:
+        for version in reversed(versions):  # copies of a copy first: they may bring that to where they are read
+            for rank in sorted({rank for copy in version.copies for rank in copy.readers}):
+                wanted = [copy for copy in version.copies if rank in copy.readers]
+                larger = any(self.graph.tasks[copy.writer].op.again == "always" for copy in wanted)
+                if len(wanted) > 1 or larger or version.travels_to(rank):
+                    for copy in wanted:
+                        copy.make_at(rank)
+        for version in versions:  # what goes to a rank now because one copy needs it serves the others too
+            for rank in sorted(version.readers):
+                chain, source = [version], version.of
+                while source is not None and not source.travels_to(rank):
+                    chain.append(source)
+                    source = source.of
+                if source is not None:
+                    for copy in chain:
+                        copy.make_at(rank)
 
     def _wanted(self, version: _Version) -> bool:
         if self._results is None:
@@ -194,6 +233,10 @@ class MessagePlan:
                 last = version.closed_by < 0 and version.number > 0
                 final = last and destination in self._collect and self._wanted(version)
                 yield Message(*pair, version.handle, version.number, tag, version.writer, reader, final)
+
+    def made_again(self, rank: int) -> list[Handle]:
+        """Copies that ``rank`` makes itself although they have another owner: it needs room for them."""
+        return [v.handle for v in self._versions if v.of is not None and rank in v.anew]
 
     @property
     def final_places(self) -> dict[Handle, int]:
@@ -276,6 +319,8 @@ class MessagePlan:
         for version in self._versions:
             if version.number or version.handle in self.graph.inputs:
                 own[version.source].add(version.handle)
+            for rank in version.anew:
+                own[rank].add(version.handle)
         for rank in range(self.ranks):
             held = peak = largest = 0
             for task in self._part(rank).graph:

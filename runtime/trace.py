@@ -154,7 +154,7 @@ class Trace:
 
         Each task once; a task starts after its predecessors end; a worker runs one task at a time. Between ranks, and
         in a `pure` run, only a value that is read has to be there: who overwrites it need not wait for readers that
-        have a copy.
+        have a copy. A copy that `Op.again` lets another rank make itself need not be there.
         """
         seen = [record.task for record in self.records]
         assert sorted(seen) == list(range(len(self.graph))), "some task did not run exactly once"
@@ -166,7 +166,8 @@ class Trace:
             for p in task.predecessors:
                 before = self.graph.tasks[p]
                 together = records[p].rank == record.rank and not self.pure
-                if together or not set(before.writes).isdisjoint(task.reads):
+                own = before.op.again and not together
+                if together or not (own or set(before.writes).isdisjoint(task.reads)):
                     assert records[p].end <= record.start, f"{task} starts before {before} ends"
             place = record.rank, record.worker
             assert free.get(place, 0.0) <= record.start, f"{task} overlaps another task on worker {place}"

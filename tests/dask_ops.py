@@ -77,3 +77,15 @@ def watch_keys(dask_scheduler: Any = None) -> int:
 def watched_keys(dask_scheduler: Any = None) -> list[str]:
     dask_scheduler.remove_plugin("watch keys")
     return _keys[:]
+
+
+def torch_state(x: Any) -> None:
+    """1 autocast, 2 its dtype is BF16, 4 its cache is off, 8 grad is off."""
+    import torch
+
+    x[0] = (
+        torch.is_autocast_enabled("cpu")
+        + 2 * (torch.get_autocast_dtype("cpu") == torch.bfloat16)
+        + 4 * (not torch.is_autocast_cache_enabled())
+        + 8 * (not torch.is_grad_enabled())
+    )

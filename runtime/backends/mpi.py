@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilewright.ambient import capture
 from tilewright.backends import Progress
 from tilewright.distribution import Distribution, chosen_owner, owners
 from tilewright.graph import Handle, TaskGraph
@@ -159,6 +160,7 @@ class PoolSite(Site):
             job = Job(
                 shared.dumps((graph, data, scheduler, order)), crew, self.window, self.synchronous,
                 progress is not None, blas.current().name, sys.path, pool.scratch.serial if pool.scratch else -1,
+                capture(),
             )  # fmt: skip
             outcomes = pool.run(job, progress)
             if isinstance(outcomes, bytes):

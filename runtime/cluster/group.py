@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+from tilewright.ambient import Ambient
 from tilewright.backends import blame
 from tilewright.cluster.part import TOPIC, outline_family, use_blas
 from tilewright.cluster.post import blank, own
@@ -48,6 +49,8 @@ class Common(NamedTuple):
     blas: str
     path: tuple[str, ...]
     """``sys.path`` of a caller on this host; functions are found there."""
+    ambient: Ambient
+    """Autocast and the like where the run was submitted."""
 
 
 class Work(NamedTuple):
@@ -83,7 +86,7 @@ def run_group(work: Work, *values: Any) -> Any:
             graph.insert(call.op, *call.uses, *call.params)
         store = _store(work, graph, values)
         program = Program(graph, store)
-        with blas.limits(program.uses_functions), blas.one_thread():
+        with blas.limits(program.uses_functions), blas.one_thread(), common.ambient.entered():
             for task, call in zip(graph, work.calls, strict=True):
                 number = call.number
                 start = time.time()

@@ -67,7 +67,8 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
     post = Post(office(worker), job)
     problem: BaseException | None = None
     try:
-        crew, plan, orders = _crew(job, parcel, dict(zip(handles, tiles, strict=True)))
+        with job.ambient.entered():  # the crew takes it into its threads
+            crew, plan, orders = _crew(job, parcel, dict(zip(handles, tiles, strict=True)))
     except BaseException as error:
         problem = error
 
@@ -181,6 +182,7 @@ def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float) -> 
         (origin[index], worker, start - began, end - began)
         for worker, records in enumerate(crew.records)
         for index, start, end in records
+        if plan.places[origin[index]] == job.rank
     ]
     failures = [*crew.failures, *([post.failure] if post.failure else [])]
     failure = min(failures, key=lambda failure: failure[0]) if failures else None
@@ -188,7 +190,7 @@ def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float) -> 
     returns: Values = {}
     if not failures and not post.stopped:
         for handle, rank in plan.final_places.items():
-            if rank == job.rank:
+            if rank == job.rank and handle.name not in plan.graph.temporary:
                 (stays if handle.name in job.stay else returns)[handle] = crew.program.store[handle]
     outcome = Outcome(
         tasks=np.array(rows).reshape(-1, 4),

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tilewright.ambient import Ambient
 from tilewright.errors import WorkerDied
 from tilewright.graph import Handle, Task
 from tilewright.messages import RECEIVE, SEND, Message
@@ -68,6 +69,8 @@ class Job(NamedTuple):
     """``sys.path`` of a caller on this host; functions are found there."""
     stay: tuple[str, ...]
     """Names of handles whose final values stay on the workers."""
+    ambient: Ambient
+    """Autocast and the like where the run was submitted."""
 
 
 class Office:

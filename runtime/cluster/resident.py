@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from tilewright.ambient import capture
 from tilewright.backends import Progress
 from tilewright.cluster import client as clients
 from tilewright.cluster.client import Ranks
@@ -70,7 +71,7 @@ def run_resident(
     keys = [(f"{_word(graph.name)}-{run}", rank) for rank in range(len(ranks.members))]
     jobs = [
         Job(run, keys[rank], rank, ranks.addresses, contents, ranks.workers, options.window, blas.current().name,
-            options.timeout, progress is not None, path, stay)
+            options.timeout, progress is not None, path, stay, capture())
         for rank in range(len(ranks.members))
     ]  # fmt: skip
     done = [0] * len(ranks.members)

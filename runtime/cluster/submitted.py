@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from tilewright.ambient import capture
 from tilewright.backends import Progress
 from tilewright.cluster import client as clients
 from tilewright.cluster.client import Ranks
@@ -144,6 +145,7 @@ def submission(
     for task in graph:
         for handle in task.writes:
             last[handle] = group_of[task.index]
+    last = {handle: g for handle, g in last.items() if handle.name not in graph.temporary}
     for handle, g in last.items():
         outputs[g][handle] = None
     sent.final = last
@@ -259,7 +261,7 @@ def _attempt(
     run = uuid4().hex[:8]
     graph, store = program.graph, program.store
     path = tuple(sys.path) if options.kept else ()
-    common = Common(run, blas.current().name, path)
+    common = Common(run, blas.current().name, path, capture())
     sent, data = submission(run, program, coarse, ranks, order, common)
     rank_of = owners(options.owner, len(ranks.members))
     held = _scatter(client, ranks, sent, ((handle, rank_of(handle), pack(store[handle])) for handle in data))

@@ -210,12 +210,18 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
-    if is_chunked(a) and backend in (None, "dask") and precision is None:
-        factor, record = chunked_cholesky(
-            a, lambda nt, check: _call_graph(nt, False, check), lower=lower, tile_size=tile_size,
-            overwrite_a=overwrite_a, check_finite=check_finite, workers=workers, options=options, scheduler=scheduler,
-            progress=progress,
-        )  # fmt: skip
+    if is_chunked(a) and backend in (None, "dask"):
+        how: dict[str, Any] = {
+            "lower": lower, "tile_size": tile_size, "overwrite_a": overwrite_a, "workers": workers, "options": options,
+            "scheduler": scheduler, "progress": progress,
+        }  # fmt: skip
+        if precision is None:
+            build = lambda nt, check: _call_graph(nt, False, check)  # noqa: E731
+            factor, record = chunked_cholesky(a, build, check_finite=check_finite, **how)
+        else:
+            from tilewright.linalg.chunked_mixed import chunked_mixed
+
+            factor, record = chunked_mixed(a, precision, route=route, emulate=emulate, **how)
         return (factor, record) if return_run else factor
     backend = backend or "threads"
     if is_device_tensor(a):

@@ -7,15 +7,19 @@ and the array that comes back has the chunks of the one that was given.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilewright.engine import Run, run
-from tilewright.linalg.matrix import factor_dtype
+from tilewright.graph import TaskGraph
+from tilewright.linalg.matrix import checked_tile_size, factor_dtype
 from tilewright.linalg.tuning import cholesky_tile_size
 
-__all__ = ["chunked_cholesky", "is_chunked"]
+if TYPE_CHECKING:
+    from tilewright.cluster.remote import RemoteTiles
+
+__all__ = ["Chunks", "chunked_cholesky", "is_chunked"]
 
 SIZES = range(128, 2049)
 """Rows of square chunks that serve as tiles as they are."""
@@ -32,37 +36,59 @@ def chunked_cholesky(
     workers: int | None, options: dict[str, Any], **how: Any,
 ) -> tuple[Any, Run]:  # fmt: skip
     """The factor as a `dask.array` of futures, and the run. ``graph(nt, check)`` builds the task graph."""
-    from tilewright.backends.dask import DaskSite
-    from tilewright.cluster.remote import Piece, RemoteTiles
+    from tilewright.cluster.remote import RemoteTiles
 
-    n = _check(a, overwrite_a)
-    dtype = factor_dtype(a.dtype)
-    site = DaskSite(options)
-    crew = site.workers(workers)
+    there = Chunks(a, lower, overwrite_a, workers, options)
     if tile_size is None:
-        tile_size = _chunk_size(a) or cholesky_tile_size(n, crew)
-    if isinstance(tile_size, bool) or not isinstance(tile_size, int | np.integer):
-        raise TypeError(f"tile_size must be an integer, not {tile_size!r}")
-    if tile_size < 1:
-        raise ValueError(f"tile_size must be at least 1, not {tile_size}")
-    client = site.client(crew)
-    tiles = (a if lower else a.T).astype(dtype, copy=False).rechunk((tile_size, tile_size))
-    S, A = (RemoteTiles((n, n), int(tile_size), dtype, order="C" if lower else "F") for _ in "SA")
-    places = [(i, j) for i in range(S.nt) for j in range(i + 1)]
-    blocks = tiles.to_delayed() if n else np.empty((0, 0), object)
-    futures = client.compute([blocks[place] for place in places])
-    S.pieces = {place: Piece(future) for place, future in zip(places, futures, strict=True)}
-    data = {"A": A, "S": S}
-    try:
-        record = run(
-            graph(S.nt, check_finite), data, backend="dask", workers=workers, **how, **options | {"client": client}
-        )
-    except ValueError:  # NotPositiveDefiniteError is one
-        if check_finite and dtype.kind in "fc":
-            _check_finite(client, S, lower)  # NaN comes before anything it causes, on every engine
-        raise
-    factor = to_dask(A)
-    return (factor if lower else factor.T).rechunk(a.chunks), record
+        tile_size = there.chunk_size or cholesky_tile_size(there.n, there.workers)
+    S = there.tiles(checked_tile_size(tile_size))
+    A = RemoteTiles(S.shape, S.tile_size, S.dtype, order=S.order)
+    record = there.run(graph(S.nt, check_finite), {"A": A, "S": S}, check_finite, **how)
+    return there.given_back(A), record
+
+
+class Chunks:
+    """A matrix in a `dask.array` and the workers of a call."""
+
+    def __init__(self, a: Any, lower: bool, overwrite: bool, workers: int | None, options: dict[str, Any]) -> None:
+        from tilewright.backends.dask import DaskSite
+
+        self.a, self.lower, self.asked, self.options = a, lower, workers, options
+        self.n = _check(a, overwrite)
+        self.dtype = factor_dtype(a.dtype)
+        self.site = DaskSite(options)
+        self.workers = self.site.workers(workers)
+        self.chunk_size = _chunk_size(a)
+        """Of chunks that are good tiles as they are."""
+
+    def tiles(self, tile_size: int) -> RemoteTiles:
+        """The triangle to be read as a lower one, cut into square tiles by Dask."""
+        from tilewright.cluster.remote import Piece, RemoteTiles
+
+        self.client = self.site.client(self.workers)
+        a = self.a if self.lower else self.a.T
+        self.S = S = RemoteTiles((self.n, self.n), tile_size, self.dtype, order="C" if self.lower else "F")
+        places = [(i, j) for i in range(S.nt) for j in range(i + 1)]
+        chunks = a.astype(self.dtype, copy=False).rechunk((tile_size, tile_size))
+        blocks = chunks.to_delayed() if self.n else np.empty((0, 0), object)
+        futures = self.client.compute([blocks[place] for place in places])
+        S.pieces = {place: Piece(future) for place, future in zip(places, futures, strict=True)}
+        return S
+
+    def run(self, graph: TaskGraph, data: dict[str, Any], check_finite: bool, **how: Any) -> Run:
+        """Run the graph where the tiles are."""
+        options = self.options | {"client": self.client}
+        try:
+            return run(graph, data, backend="dask", workers=self.asked, **how, **options)
+        except ValueError:  # NotPositiveDefiniteError is one
+            if check_finite and self.dtype.kind in "fc":
+                _check_finite(self.client, self.S, self.lower)  # NaN comes before what it causes, on every engine
+            raise
+
+    def given_back(self, L: RemoteTiles) -> Any:
+        """The factor as a `dask.array` with the chunks that were given."""
+        factor = to_dask(L)
+        return (factor if self.lower else factor.T).rechunk(self.a.chunks)
 
 
 def _check(a: Any, overwrite: bool) -> int:

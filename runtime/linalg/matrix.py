@@ -15,7 +15,10 @@ from tilewright.linalg.ops import finite
 from tilewright.pages import zeros
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["Matrix", "check_finite_lower", "factor_dtype", "is_device_tensor", "is_tensor", "tensor_as_array"]
+__all__ = [
+    "Matrix", "check_finite_lower", "checked_tile_size", "factor_dtype", "is_device_tensor", "is_tensor",
+    "tensor_as_array",
+]  # fmt: skip
 
 
 class Matrix:
@@ -50,16 +53,13 @@ class Matrix:
 
     def source(self, tile_size: int) -> TiledMatrix:
         """The tiles to factor, their lower triangle the one to read."""
-        if isinstance(tile_size, bool) or not isinstance(tile_size, int | np.integer):
-            raise TypeError(f"tile_size must be an integer, not {tile_size!r}")
-        if tile_size < 1:
-            raise ValueError(f"tile_size must be at least 1, not {tile_size}")
+        tile_size = checked_tile_size(tile_size)
         if self.tiled:
             if tile_size != self.tile_size:
                 raise ValueError(f"tile_size={tile_size}, but the TiledMatrix has tiles of {self.tile_size}")
             tiles: TiledMatrix = self.array if self.lower else self.array.T
         else:
-            tiles = TiledMatrix.view(self.array, int(tile_size))
+            tiles = TiledMatrix.view(self.array, tile_size)
         self._source = tiles
         return tiles
 
@@ -87,6 +87,15 @@ class Matrix:
             return target if self.lower else target.T
         factor = target.to_numpy() if self.lower else target.to_numpy().T
         return sys.modules["torch"].from_numpy(factor) if self.tensor else factor
+
+
+def checked_tile_size(tile_size: Any) -> int:
+    """A positive integer. TypeError or ValueError if it is none."""
+    if isinstance(tile_size, bool) or not isinstance(tile_size, int | np.integer):
+        raise TypeError(f"tile_size must be an integer, not {tile_size!r}")
+    if tile_size < 1:
+        raise ValueError(f"tile_size must be at least 1, not {tile_size}")
+    return int(tile_size)
 
 
 def is_tensor(a: Any) -> bool:

@@ -220,25 +220,15 @@ class _Problem:
             self.matrix = matrix = Matrix(a, lower=lower, overwrite=False)
             if matrix.dtype.kind == "c":
                 raise TypeError(f"mixed precision is for real matrices, not {matrix.dtype}")
-            if isinstance(precision, PrecisionMap):
-                fitting = -(-matrix.n // max(precision.nt, 1))
-                tile_size = tile_size or precision.tile_size or matrix.tile_size or max(fitting, 1)
-            else:
-                find_format(precision)
+            tile_size = fitting_tile_size(precision, matrix.n, matrix.tile_size if tile_size is None else tile_size)
             if tile_size is None:
-                tile_size = matrix.tile_size or mixed_tile_size(matrix.n, self.site.workers(workers))
+                tile_size = mixed_tile_size(matrix.n, self.site.workers(workers))
             self.source = matrix.source(tile_size)
             self.tile_size = int(tile_size)
             nt = self.source.nt
             self.name = "map" if isinstance(precision, PrecisionMap) else precision
-            self.precision = precision if isinstance(precision, PrecisionMap) else PrecisionMap.uniform(nt, precision)
-            if self.precision.nt != nt:
-                raise ValueError(
-                    f"the PrecisionMap has {self.precision.nt} x {self.precision.nt} tiles, but a matrix of "
-                    f"{matrix.n} rows has {nt} x {nt} tiles of {tile_size}"
-                )
-            forms = {FORMATS[f].storage for f in self.precision.counts()} & set(products.FORMS)
-            routes = tuple((form, products.route(form, route, emulate=emulate).name) for form in sorted(forms))
+            self.precision = fitting_map(precision, matrix.n, self.tile_size)
+            routes = chosen_routes(self.precision, route, emulate)
             facts.update(shape=self.source.shape, dtype=str(matrix.dtype), tile_size=self.tile_size,
                          precision=self.precision.names, routes=routes, workers=workers)  # fmt: skip
         self.scales = self.precision.single is not FORMATS["fp64"]
@@ -256,7 +246,7 @@ class _Problem:
         scale = np.ones(n)
         whole = TiledMatrix.view(L, self.tile_size)
         data: dict[str, Any] = {"S": source, "D": TiledMatrix.view(scale.reshape(n, 1), self.tile_size)}
-        if all(FORMATS[f].accumulate == precision.accumulate for f in precision.counts()):
+        if one_dtype(precision):
             data["A"] = whole
         else:
             data["L"] = whole
@@ -281,11 +271,45 @@ class _Problem:
         return replace(factor, L=self.site.result(factor.L), scale=self.site.result(factor.scale))
 
 
+def fitting_tile_size(precision: str | PrecisionMap, n: int, tile_size: int | None) -> int | None:
+    """The tile size that was said, or that of a map; None if it has to be chosen. ValueError for an unknown format."""
+    if not isinstance(precision, PrecisionMap):
+        find_format(precision)
+        return tile_size
+    if tile_size is not None:
+        return tile_size
+    return precision.tile_size or max(-(-n // max(precision.nt, 1)), 1)
+
+
+def fitting_map(precision: str | PrecisionMap, n: int, tile_size: int) -> PrecisionMap:
+    """The format of each tile. ValueError for a map with another number of tiles."""
+    nt = -(-n // tile_size)
+    if not isinstance(precision, PrecisionMap):
+        return PrecisionMap.uniform(nt, precision)
+    if precision.nt != nt:
+        raise ValueError(
+            f"the PrecisionMap has {precision.nt} x {precision.nt} tiles, but a matrix of {n} rows has {nt} x {nt} "
+            f"tiles of {tile_size}"
+        )
+    return precision
+
+
+def chosen_routes(precision: PrecisionMap, route: str | None, emulate: bool) -> tuple[tuple[str, str], ...]:
+    """(form, route) for each narrow form that products with this map read."""
+    forms = {FORMATS[f].storage for f in precision.counts()} & set(products.FORMS)
+    return tuple((form, products.route(form, route, emulate=emulate).name) for form in sorted(forms))
+
+
 @lru_cache(maxsize=32)
 def factor_graph(
-    precision: PrecisionMap, routes: tuple[tuple[str, str], ...], scales: bool, finish: bool, shift: float
-) -> TaskGraph:
-    """Scale and convert the source S into A, factor A, and with ``finish`` make it the factor of S itself."""
+    precision: PrecisionMap, routes: tuple[tuple[str, str], ...], scales: bool, finish: bool, shift: float,
+    apart: bool = False,
+) -> TaskGraph:  # fmt: skip
+    """Scale and convert the source S into A, factor A, and with ``finish`` make it the factor of S itself.
+
+    Where tiles have several dtypes, those of another one than the result's are converted into L; with ``apart`` L gets
+    all tiles, and A is temporary.
+    """
     nt = precision.nt
     g = TaskGraph(f"cholesky nt={nt} in {precision.single or 'mixed precision'}")
     A, S, D = g.handles("A"), g.handles("S"), g.handles("D")
@@ -309,9 +333,25 @@ def factor_graph(
     for i, j in precision:
         if precision[i, j].accumulate != precision.accumulate:
             g.insert(convert, R(A[i, j]), W(g.handles("L")[i, j]))
+        elif apart:
+            g.insert(copy, R(A[i, j]), W(g.handles("L")[i, j]))
     converted = with_conversions(g, precision, dict(routes).__getitem__)
-    converted.recipe = factor_graph, (precision, routes, scales, finish, shift)
+    if apart:
+        converted.temporary.add("A")
+    converted.recipe = factor_graph, (precision, routes, scales, finish, shift, apart)
     return converted
+
+
+def one_dtype(precision: PrecisionMap) -> bool:
+    """Whether all tiles are stored in the dtype of the result."""
+    return all(FORMATS[f].accumulate == precision.accumulate for f in precision.counts())
+
+
+def copy_outline(handle: Handle, shape: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of a copy of a tile of this shape."""
+    form = handle.name.partition(":")[2]
+    dtype = {"bfloat16": "uint16", "bfloat16x2": "uint16", "tf32": "float32"}.get(form, form)
+    return ((2, *shape) if form == "bfloat16x2" else shape), dtype
 
 
 def copies(graph: TaskGraph, tiles: TiledMatrix) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
@@ -319,19 +359,17 @@ def copies(graph: TaskGraph, tiles: TiledMatrix) -> dict[str, dict[tuple[int, ..
     data: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
     for name in sorted(graph.temporary):
         handles = [handle for handle in graph.written if handle.name == name]
-        data[name] = dict(_room(handles, tiles, name.partition(":")[2]))
+        data[name] = dict(_room(handles, tiles))
     return data
 
 
-def _room(handles: list[Handle], tiles: TiledMatrix, form: str) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    dtype = np.dtype({"bfloat16": "uint16", "bfloat16x2": "uint16", "tf32": "float32"}.get(form, form))
-    front = (2,) if form == "bfloat16x2" else ()
-    nb = tiles.tile_size
-    step = -(-prod((*front, nb, nb)) * dtype.itemsize // 64) * 64
+def _room(handles: list[Handle], tiles: TiledMatrix) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    whole, dtype = copy_outline(handles[0], (tiles.tile_size, tiles.tile_size))
+    itemsize = np.dtype(dtype).itemsize
+    step = -(-prod(whole) * itemsize // 64) * 64
     arena = zeros((len(handles) * step,), np.uint8)
     for place, handle in enumerate(handles):
         i, j = handle.index
-        rows, columns = tiles.rows(i), tiles.columns(j)
-        shape = (*front, rows.stop - rows.start, columns.stop - columns.start)
-        size = prod(shape) * dtype.itemsize
+        shape, _ = copy_outline(handle, tiles[i, j].shape)
+        size = prod(shape) * itemsize
         yield handle.index, arena[place * step : place * step + size].view(dtype).reshape(shape)

@@ -18,7 +18,7 @@ from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
     "convert", "copy", "diagonal", "finite", "gemm", "gemml", "hemm", "hemmd", "identity", "mirror", "potrf", "scaled",
-    "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "whole", "zero",
+    "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "whole", "widen", "zero",
 ]  # fmt: skip
 
 
@@ -109,9 +109,10 @@ identity = Op("identity", weight=0, indices=_tile)
 mirror = Op("mirror", weight=0, indices=_tile)
 whole = Op("whole", weight=0, indices=_tile)
 
-convert = Op("convert", weight=0, indices=_tile, explain=_does_not_fit)
-split = Op("split", weight=0, indices=_tile)
-tf32 = Op("tf32", weight=0, indices=_tile)
+convert = Op("convert", weight=0, indices=_tile, explain=_does_not_fit, again="shared")
+widen = Op("convert", weight=0, indices=_tile, explain=_does_not_fit, again="always")
+split = Op("split", weight=0, indices=_tile, again="shared")
+tf32 = Op("tf32", weight=0, indices=_tile, again="shared")
 diagonal = Op("diagonal", weight=0, indices=_diagonal)
 scaled = Op("scaled", weight=0, indices=_tile, explain=_does_not_fit)
 unscaled = Op("unscaled", weight=0, indices=_tile, explain=_does_not_fit)

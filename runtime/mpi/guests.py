@@ -40,7 +40,8 @@ class Guests:
         """The answer: None, what a script told, or a frozen exception."""
         try:
             if isinstance(job, Go):
-                told = self.scripts[job.key].run(job.traced)
+                with job.ambient.entered():
+                    told = self.scripts[job.key].run(job.traced)
                 if told.failure is None:
                     return told
                 return told._replace(failure=(told.failure[0], freeze(told.failure[1])))

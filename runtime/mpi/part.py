@@ -19,7 +19,7 @@ from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels import blas
 from tilewright.machine import Machine
 from tilewright.messages import MessagePlan
-from tilewright.mpi.buffers import Spare, memory, view
+from tilewright.mpi.buffers import Spare, kind, memory, view, wrap
 from tilewright.mpi.courier import Courier, Wires, calm
 from tilewright.mpi.outcome import Order, Outcome, freeze, planned, thaw
 from tilewright.mpi.shared import dumps
@@ -59,10 +59,14 @@ def run_part(
         _check_tags(plan)
         policy = find_policy(scheduler)
         policy.prepare(part.graph, Machine(workers=workers))
+        spare = spare or Spare()
+        rooms = {handle: spare.take(memory(store[handle])) for handle in plan.made_again(comm.rank)}
+        for handle, room in rooms.items():  # the place in ``store`` may be shared with the owner
+            store[handle] = wrap(room, kind(store[handle]))
         program = Program(part.graph, store)
         pickled = _pickled(graph, store)
         crew = Crew(program, policy, workers, part, comm.rank, "mpi")
-        courier = Courier(lines, crew, pickled, spare or Spare(), window=window, synchronous=synchronous)
+        courier = Courier(lines, crew, pickled, spare, window=window, synchronous=synchronous)
         crew.employ(courier)
         facts["clock"] = Clock(socket.gethostname(), perf_counter())
     began = _common_clock(facts["everywhere"], comm.rank)
@@ -81,6 +85,8 @@ def run_part(
     for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
         courier.hear()
     del crew.courier  # a cycle would keep the run's memory until the garbage is collected
+    for room in rooms.values():
+        spare.give(room)
     return plan, outcomes
 
 

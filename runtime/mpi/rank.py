@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -108,13 +108,15 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, owner:
     report: Callable[[int], object] | None = owner.send if job.progress else None
     sys.path[:] = job.path
     try:
-        with agreement(wires(comm).data):
-            blas.use(job.blas)
-            graph, data, scheduler, order = loads(job.contents, mappings)
-        _, outcomes = run_part(
-            comm, graph, Store(data), scheduler, job.workers, order,
-            window=job.window, synchronous=job.synchronous, deliver=True, spare=spare, progress=report,
-        )  # fmt: skip
+        with ExitStack() as ambient:
+            with agreement(wires(comm).data):
+                ambient.enter_context(job.ambient.entered())
+                blas.use(job.blas)
+                graph, data, scheduler, order = loads(job.contents, mappings)
+            _, outcomes = run_part(
+                comm, graph, Store(data), scheduler, job.workers, order,
+                window=job.window, synchronous=job.synchronous, deliver=True, spare=spare, progress=report,
+            )  # fmt: skip
     except Exception as error:
         return freeze(error)
     return outcomes[comm.rank]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.ambient import Ambient, capture
 from tilewright.backends.mpi import check_functions
 from tilewright.distribution import Layout
 from tilewright.graph import Handle, TaskGraph
@@ -80,16 +81,22 @@ class _PoolPrepared(Prepared):
         contents = shared.dumps((graph, self._order, box, home.key, shapes, dtype, home.synchronous))
         request = Prepare(key, contents, blas.current().name, sys.path)
         checked(self.pool.ask([request] * self.pool.ranks))
+        self._key = key
         self._go = [Go(key, False)] * self.pool.ranks
-        self._go_traced = [Go(key, True)] * self.pool.ranks
         self._end = weakref.finalize(self, self.pool.forget, key)
 
+    def _requests(self, traced: bool) -> list[Go]:
+        ambient = capture()
+        if not traced and ambient == Ambient():
+            return self._go
+        return [Go(self._key, traced, ambient)] * self.pool.ranks
+
     def __call__(self) -> None:
-        checked(self.pool.ask(self._go))
+        checked(self.pool.ask(self._requests(False)))
 
     def traced(self) -> Trace:
         began = perf_counter()
-        tolds = checked(self.pool.ask(self._go_traced))
+        tolds = checked(self.pool.ask(self._requests(True)))
         return trace_of(planned(self.graph, self.pool.ranks, self._order), began, tolds)
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, answer_challenge, deliver_challenge
 from typing import NamedTuple
 
+from tilewright.ambient import Ambient
+
 __all__ = ["Call", "Door", "Forget", "Go", "Hello", "Job", "Keep", "Prepare", "connect"]
 
 _ADDRESS, _KEY = "TILEWRIGHT_POOL", "TILEWRIGHT_POOL_KEY"
@@ -44,6 +46,8 @@ class Job(NamedTuple):
     """The owner's ``sys.path``: functions are found there."""
     scratch: int
     """Serial of the segment that stays mapped between runs."""
+    ambient: Ambient
+    """Autocast and the like where the run was submitted."""
 
 
 class Call(NamedTuple):
@@ -77,6 +81,7 @@ class Go(NamedTuple):
 
     key: int
     traced: bool
+    ambient: Ambient = Ambient()
 
 
 class Forget(NamedTuple):

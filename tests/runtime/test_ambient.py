@@ -3,19 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from dask_ops import torch_state
 
 import tilewright as tw
 from tilewright.ambient import Ambient, capture
-
-
-def look(x):
-    """1 autocast, 2 its dtype is BF16, 4 its cache is off, 8 grad is off."""
-    x[0] = (
-        torch.is_autocast_enabled("cpu")
-        + 2 * (torch.get_autocast_dtype("cpu") == torch.bfloat16)
-        + 4 * (not torch.is_autocast_cache_enabled())
-        + 8 * (not torch.is_grad_enabled())
-    )
+from tilewright.distribution import Layout
 
 
 def product(x, y):
@@ -26,7 +18,7 @@ def seen(workers=2):
     g = tw.TaskGraph()
     x = g.handles("x")
     for i in range(8):
-        g.insert(look, tw.W(x[i]))
+        g.insert(torch_state, tw.W(x[i]))
     run = tw.run(g, {"x": [np.zeros(1) for _ in range(8)]}, workers=workers)
     return {int(v[0]) for v in run.store.families["x"]}
 
@@ -36,6 +28,20 @@ def test_workers_are_under_the_autocast_of_who_submitted(workers):
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert seen(workers) == {1 + 2 + 4 + 8}
     assert seen(workers) <= {0, 2}  # the default dtype of CPU autocast is BF16
+
+
+def test_prepared_graphs_on_ranks_run_under_the_autocast_of_each_call():
+    g = tw.TaskGraph()
+    for r in range(2):
+        g.insert(torch_state, tw.W(g.handles("x")[r]))
+    g.layout = Layout(2, lambda handle: handle.index[0], lambda handle: (1,))
+    x = [tw.Handle("x", (r,)) for r in range(2)]
+    step = tw.Resident({}, ranks=2, owner=g.layout.owner, backend="mpi").prepare(g, inputs=[], outputs=x)
+    with torch.autocast("cpu", torch.bfloat16):
+        step()
+        assert {int(step.outputs[handle][0]) for handle in x} == {1 + 2 + 4}
+    step()
+    assert {int(step.outputs[handle][0]) for handle in x} <= {0, 2}
 
 
 def test_product_in_a_worker_is_rounded_as_in_the_caller():
