@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -29,8 +30,8 @@ from tilewright.training.pipeline import pipeline_policy
 from tilewright.training.result import Result
 from tilewright.training.scaler import LossScaler
 from tilewright.training.schedules import schedule as find_schedule
-from tilewright.training.state import Control, Log, Setup, State
-from tilewright.training.step import Layout, Marks, Span, place, training_graph
+from tilewright.training.state import Control, Log, Setup, Stage, State
+from tilewright.training.step import Layout, Marks, Span, training_graph
 
 __all__ = ["check_precision", "fit", "target_device"]
 
@@ -169,9 +170,10 @@ def fit(
     compiler = _compiler(compile, target, pipeline, penalty)
     parts = models.group(model, segments)
     if head is not None:
-        _check_head(head, test, backend, pipeline, models.segments(model))
+        _check_head(head, test, models.segments(model))
     control = _control(precision, model, target, loss, scaler, fallback, allow_slow)
-    layout = Layout(workers, accumulate, len(parts), pipeline is not None, pipeline == "zero-bubble")
+    words = tuple(map(Stage.words, parts)) if workers > 1 else ()
+    layout = Layout(workers, accumulate, len(parts), pipeline is not None, pipeline == "zero-bubble", words)
     per_epoch = -(-len(train) // batch_size)
     total = epochs * per_epoch
     make = optimizers(optimizer, lr)
@@ -215,7 +217,7 @@ def fit(
                 layout, span, checks=setup.checks, norms=clip_norm is not None,
                 adaptive=control.fallback is not None, overlap=engine.overlap, then=closing if last else None,
             )  # fmt: skip
-            data = _data(layout, model, state, replace(setup, past=past), train, test)
+            data = _data(layout, model, state, replace(setup, past=past), train, test) | _buckets(graph)
             done = engine.run(graph, data | (head_data(len(train), train.classes) if last else {}), progress)
             state = done[Handle("result", (0,))]
             past = past.and_then(done[Handle("log", (0,))])
@@ -263,13 +265,11 @@ def _one_segment(segments: int | None, pipeline: str | None) -> int:
     return 1
 
 
-def _check_head(kind: str, test: Dataset | None, backend: str, pipeline: str | None, parts: list[nn.Module]) -> None:
+def _check_head(kind: str, test: Dataset | None, parts: list[nn.Module]) -> None:
     if kind not in HEADS:
         raise ValueError(f"unknown head {kind!r}; known: {', '.join(HEADS)}")
     if test is None:
         raise ValueError("a closed-form head is measured on a test set; pass one")
-    if backend not in ("serial", "threads") or pipeline is not None:
-        raise ValueError("a closed-form head is for backends serial and threads, without a pipeline")
     if len(parts) < 2:
         raise ValueError("a closed-form head takes the place of the last segment; this model has only one")
 
@@ -335,15 +335,15 @@ class _Engine:
         if backend in ("serial", "threads"):
             share = max(1, cores() // (1 if backend == "serial" else self.workers))
             self.options["threads_per_task"] = share if threads is None else threads
-        else:
-            self.options.setdefault("owner", place)
 
     def run(self, graph: TaskGraph, data: dict[str, Any], progress: bool) -> Run:
         bar = progress and self.backend not in ("serial", "threads")  # there the tasks themselves print
+        options = self.options
+        if self.backend not in ("serial", "threads") and graph.layout is not None:
+            options = {"owner": {handle: graph.layout.owner(handle) for handle in graph.handles_used}} | options
         return run(
-            graph, data, backend=self.backend, scheduler=self.scheduler, workers=self.workers, progress=bar,
-            **self.options,
-        )  # fmt: skip
+            graph, data, backend=self.backend, scheduler=self.scheduler, workers=self.workers, progress=bar, **options
+        )
 
 
 def _data(
@@ -356,6 +356,15 @@ def _data(
     if test is not None:
         values |= {"test_images": test.images, "test_targets": test.labels}
     return {name: [value] * layout.places for name, value in values.items()}
+
+
+def _buckets(graph: TaskGraph) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
+    """Room for the gradients of an all-reduce and its messages, FP32."""
+    found: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
+    for handle in graph.handles_used:
+        if graph.layout is not None and (shape := graph.layout.shape(handle)):
+            found.setdefault(handle.name, {})[handle.index] = np.zeros(shape, np.float32)
+    return found
 
 
 def _let_go(run: Run) -> None:
