@@ -38,7 +38,7 @@ def hand_written(
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(device, memory_format=layout).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
     scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
     criterion = torch.nn.CrossEntropyLoss()
     seconds, correct = [], 0

@@ -133,6 +133,9 @@ class Op:
     """Turns (task, store, info) of a kernel that returned info != 0 into the exception to raise."""
     external: bool = False
     """An engine carries it out itself, no worker does: a message."""
+    in_place: bool = False
+    """The function changes the arrays that it writes, returns None, and keeps none of its arguments: a rank then knows
+    what it will get. Where there is no array yet it may return one, as any function."""
     source: str = ""
     """Which row of the kernel table, where not the usual one: `tilewright.kernels.table`."""
     again: str = ""

@@ -118,6 +118,8 @@ class Program:
                 raise op.explain(task, self.store, result) if op.explain else RuntimeError(f"{task}: info {result}")
             return
         writes = task.writes
+        if op.in_place and any(self.store[handle] is not None for handle in writes):
+            raise TypeError(f"{task} works in place, so where there is an array it has to return None")
         if len(writes) > 1:
             if not isinstance(result, tuple) or len(result) != len(writes):
                 raise TypeError(f"{task} must return None or {len(writes)} values, for {', '.join(map(str, writes))}")

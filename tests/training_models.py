@@ -116,7 +116,8 @@ def batches(data, epochs, batch_size, seed):
 def plain(model, data, *, epochs=1, batch_size=32, precision="fp32", accumulate=1, clip_norm=None, lr=0.1, seed=0,
           init_scale=2.0**16):  # fmt: skip
     """The loop that everyone writes, with torch's own autocast and GradScaler: (losses, scales)."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+    fused = precision != "fp16"  # fused, torch's SGD for CPUs makes the steps that its scaler wants to skip
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, fused=fused)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     scaler = torch.amp.GradScaler("cpu", enabled=precision == "fp16", init_scale=init_scale)
     criterion = nn.CrossEntropyLoss()

@@ -74,9 +74,9 @@ def _sums(message: tuple[int, ...], x: tuple[int, ...]) -> float:
     return float(message[0])
 
 
-PACK = Op("pack", pack, weight=0, flops=_free)
-UNPACK = Op("unpack", unpack, weight=0, flops=_free)
-ADD = Op("add", add, weight=0, flops=_sums)
+PACK = Op("pack", pack, weight=0, flops=_free, in_place=True)
+UNPACK = Op("unpack", unpack, weight=0, flops=_free, in_place=True)
+ADD = Op("add", add, weight=0, flops=_sums, in_place=True)
 
 
 class Rooms:

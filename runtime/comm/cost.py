@@ -21,6 +21,7 @@ reduce_scatter  ring                        (p-1) alpha + (p-1) b (beta + gamma)
 allreduce       exchange                    2 L alpha + 2 (p-1) b beta + (p-1) b gamma                    C8
 allreduce       ring                        2 (p-1) alpha + 2 (p-1) b beta + (p-1) b gamma                C8
 allreduce       tree                        L (2 alpha + 2 n beta + n gamma)                              C1+C2
+allreduce       chain                       (p-1) (4 alpha + 4 b beta + 2 b gamma)                        -
 =============== ==========================  ============================================================= ===
 
 These are the corrected formulas: the lecture's long broadcast (p alpha + beta n (p-1)/p) counts each of its two halves
@@ -29,7 +30,7 @@ half, and its tree for sums adds n (p-1)/p words a round where the receiver adds
 A graph on the simulator takes exactly this long where all blocks are equal (p divides n); for trees towards the root if
 also p is a power of two. Otherwise it takes at most this long, as ranks that are free early send early and some
 blocks are shorter than b; only where two phases follow each other can an early message of the second keep the port of a
-late one of the first.
+late one of the first. A chain takes less: a rank adds one block while it receives the next.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ _FORMULAS: dict[tuple[str, str], Callable[[int, int, int, int], tuple[int, int, 
     ("allreduce", "exchange"):                 lambda p, n, L, m: (2 * L, 2 * m, m),
     ("allreduce", "ring"):                     lambda p, n, L, m: (2 * (p - 1), 2 * m, m),
     ("allreduce", "tree"):                     lambda p, n, L, m: (2 * L, 2 * L * n, L * n),
+    ("allreduce", "chain"):                    lambda p, n, L, m: (4 * (p - 1), 4 * m, 2 * m),
 }  # fmt: skip
 
 

@@ -191,6 +191,18 @@ def _reduce_scatter_ring(p: int, blocks: Blocks) -> Rounds:
         yield [Transfer(r, (r + 1) % p, blocks(r - t - 1, 1), True) for r in range(p)]
 
 
+def _reduce_chain(p: int, blocks: Blocks) -> Rounds:
+    """A pipeline: in round t rank r hands on block t - r with its term: sums from left to right, at rank p - 1."""
+    for t in range(2 * p - 2):
+        yield [Transfer(r, r + 1, blocks(t - r, 1), True) for r in range(p - 1) if 0 <= t - r < p]
+
+
+def _broadcast_back(p: int, blocks: Blocks) -> Rounds:
+    """The same pipeline from rank p - 1 to rank 0."""
+    for t in range(2 * p - 2):
+        yield [Transfer(p - 1 - r, p - 2 - r, blocks(t - r, 1), False) for r in range(p - 1) if 0 <= t - r < p]
+
+
 def _then(*parts: Callable[[int, Blocks], Rounds]) -> Callable[[int, Blocks], Rounds]:
     def rounds(p: int, blocks: Blocks) -> Rounds:
         for part in parts:
@@ -221,6 +233,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[int, Blocks], Rounds]]] = {
         "exchange": _then(_reduce_scatter_exchange, _allgather_exchange),
         "ring": _then(_reduce_scatter_ring, _allgather_ring),
         "tree": _then(_reduce_tree, _broadcast_tree),
+        "chain": _then(_reduce_chain, _broadcast_back),
     },
 }
 """Algorithms by operation; the first of each is the one for short vectors."""

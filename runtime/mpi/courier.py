@@ -98,6 +98,11 @@ class Courier:
         self._under_way: list[_UnderWay] = []
         self._notices: list[MPI.Request] = []
         self._held = 0  # bytes in copies of others' tiles
+        #   a function may have kept what it got, unless it works in place
+        self._kept = {
+            use.handle for task in workers.program.graph if task.op.function is not None and not task.op.in_place
+            for use in task.uses
+        }  # fmt: skip
         self._homes: dict[Handle, Any] = {}  # where the values of a handle live on this rank
         self._strided: dict[tuple[int, int, int], MPI.Datatype] = {}
         self._thread = threading.Thread(target=self._run, name="tilewright-courier", daemon=True)
@@ -305,7 +310,7 @@ class Courier:
         if not self.is_pickled(message):
             buffer = memory(self.store[message.handle])
             self._held -= buffer.nbytes
-            if not self.workers.program.uses_functions:  # a function may have kept it
+            if message.handle not in self._kept:
                 self.spare.give(buffer)
         self.store[message.handle] = self._home(message.handle)
         self._complete(task)

@@ -107,7 +107,10 @@ def _common_clock(everywhere: list[dict[str, Any]], rank: int) -> float:
 
 
 def _pickled(graph: TaskGraph, store: Store) -> dict[Handle, int]:
-    """From which writer on the values of a handle travel pickled: a function's, or -1 if they are no memory."""
+    """From which writer on the values of a handle travel pickled: a function's, or -1 if they are no memory.
+
+    What a function changes in place is still the array that all ranks know.
+    """
     first = {}
     for handle in graph.inputs:
         if view(store[handle]) is None:
@@ -115,7 +118,8 @@ def _pickled(graph: TaskGraph, store: Store) -> dict[Handle, int]:
     for task in graph.tasks:
         if task.op.function is not None:
             for handle in task.writes:
-                first.setdefault(handle, task.index)
+                if not task.op.in_place or view(store[handle]) is None:
+                    first.setdefault(handle, task.index)
     return first
 
 

@@ -12,6 +12,9 @@ products F_i F_j^T, tile by tile: syrk and gemm.
 The targets stand below the matrix as one more row of tiles, Y^T: the same trsm and gemm that make L turn it into
 Z = Y^T L^-H, which saves the forward solve. The backward solve alpha^T = Z L^-1 follows.
 
+With several places the matrix is distributed over all of them, block-cyclically, and tile i of the features is made at
+place i mod p; whatever has to travel for that is inferred.
+
 .. [1] C. Rasmussen, C. Williams, Gaussian processes for machine learning, 2006, algorithm 2.1.
 """
 
@@ -24,6 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tilewright.distribution import near_square
 from tilewright.graph import RW, Handle, Op, R, W
 from tilewright.linalg.ops import gemm, potrf, syrk, trsm
 from tilewright.tiles import TiledMatrix
@@ -120,9 +124,10 @@ def conclude(*rest: Any) -> Head:
 
 _OPS = {
     op.name: op for op in (
-        Op("features", features), Op("spread", spread, weight=0), Op("products", products, weight=3),
-        Op("one_hot", one_hot, weight=0), Op("solve_back", solve_back, weight=1),
-        Op("update_back", update_back, weight=1), Op("predict", predict), Op("conclude", conclude, weight=0),
+        Op("features", features), Op("spread", spread, weight=0), Op("products", products, weight=3, in_place=True),
+        Op("one_hot", one_hot, weight=0, in_place=True), Op("solve_back", solve_back, weight=1, in_place=True),
+        Op("update_back", update_back, weight=1, in_place=True), Op("predict", predict),
+        Op("conclude", conclude, weight=0),
     )
 }  # fmt: skip
 
@@ -137,44 +142,51 @@ def head_data(n: int, classes: int) -> dict[str, Any]:
 
 def insert_head(builder: Builder, span: Span, kind: str, noise: float, classes: int) -> None:
     """Add the tasks of a head behind the last step. It leaves head[0], a `Head`."""
-    h, g = builder.h, builder.g
+    h, g, places = builder.h, builder.g, builder.layout.places
     size = max(TILE, classes)
     nt, mt = -(-span.size // size), -(-span.test_size // size)
     K, Y = g.handles("K"), g.handles("Y")
-    state, setup = R(h("result", 0)), R(h("setup", 0))
+    owner = near_square(places)
+    ranks = builder.rooms.rank
+    ranks |= {K[i, j]: owner(i, j) for i in range(nt) for j in range(i + 1)}
+    ranks |= {Y[0, j]: owner(nt, j) for j in range(nt)}
+    state = R(h("result", 0))
 
     def take(name: str, images: str, count: int, tiles: int) -> list[Handle]:
-        made = [h(name, 0, i) for i in range(tiles)]
+        made = [h(name, i % places, i) for i in range(tiles)]
         for i, handle in enumerate(made):
-            g.insert(_OPS["features"], state, RW(h("examiner", 0)), R(h(images, 0)), setup, W(handle),
-                     i * size, min((i + 1) * size, count), on=0)  # fmt: skip
+            p = i % places
+            g.insert(_OPS["features"], state, RW(h("examiner", p)), R(h(images, p)), R(h("setup", p)), W(handle),
+                     i * size, min((i + 1) * size, count), on=p)  # fmt: skip
         return made
 
     f = take("f", "images", span.size, nt)
     scale = h("scale", 0)
     g.insert(_OPS["spread"], *map(R, f), W(scale), on=0)
     for i in range(nt):
-        g.insert(_OPS["one_hot"], R(h("targets", 0)), RW(Y[0, i]), i * size, on=0)
+        g.insert(_OPS["one_hot"], R(h("targets", ranks[Y[0, i]])), W(Y[0, i]), i * size, on=ranks[Y[0, i]])
         for j in range(i + 1):
-            g.insert(_OPS["products"], R(f[i]), R(f[j]), R(scale), RW(K[i, j]), kind, noise if i == j else 0.0, on=0)
+            g.insert(_OPS["products"], R(f[i]), R(f[j]), R(scale), W(K[i, j]), kind, noise if i == j else 0.0,
+                     on=ranks[K[i, j]])  # fmt: skip
     for k in range(nt):
-        g.insert(potrf, RW(K[k, k]), on=0)
+        g.insert(potrf, RW(K[k, k]), on=ranks[K[k, k]])
         below = [*(K[i, k] for i in range(k + 1, nt)), Y[0, k]]
         for tile in below:
-            g.insert(trsm, R(K[k, k]), RW(tile), on=0)
+            g.insert(trsm, R(K[k, k]), RW(tile), on=ranks[tile])
         for i in range(k + 1, nt):
-            g.insert(syrk, R(K[i, k]), RW(K[i, i]), on=0)
+            g.insert(syrk, R(K[i, k]), RW(K[i, i]), on=ranks[K[i, i]])
             for j in range(k + 1, i):
-                g.insert(gemm, R(K[i, k]), R(K[j, k]), RW(K[i, j]), on=0)
-            g.insert(gemm, R(Y[0, k]), R(K[i, k]), RW(Y[0, i]), on=0)
+                g.insert(gemm, R(K[i, k]), R(K[j, k]), RW(K[i, j]), on=ranks[K[i, j]])
+            g.insert(gemm, R(Y[0, k]), R(K[i, k]), RW(Y[0, i]), on=ranks[Y[0, i]])
     for k in reversed(range(nt)):
-        g.insert(_OPS["solve_back"], R(K[k, k]), RW(Y[0, k]), on=0)
+        g.insert(_OPS["solve_back"], R(K[k, k]), RW(Y[0, k]), on=ranks[Y[0, k]])
         for j in range(k):
-            g.insert(_OPS["update_back"], R(Y[0, k]), R(K[k, j]), RW(Y[0, j]), on=0)
+            g.insert(_OPS["update_back"], R(Y[0, k]), R(K[k, j]), RW(Y[0, j]), on=ranks[Y[0, j]])
     tests = take("t", "test_images", span.test_size, mt)
     pairs = [R(handle) for i in range(nt) for handle in (f[i], Y[0, i])]
-    scores = [h("head_score", 0, i) for i in range(mt)]
+    scores = [h("head_score", i % places, i) for i in range(mt)]
     for i in range(mt):
-        g.insert(_OPS["predict"], R(tests[i]), R(h("test_targets", 0)), R(scale), *pairs, W(scores[i]), kind,
-                 i * size, on=0)  # fmt: skip
+        p = i % places
+        g.insert(_OPS["predict"], R(tests[i]), R(h("test_targets", p)), R(scale), *pairs, W(scores[i]), kind,
+                 i * size, on=p)  # fmt: skip
     g.insert(_OPS["conclude"], *map(R, scores), W(h("head", 0)), kind, on=0)

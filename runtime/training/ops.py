@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from tilewright.training import checkpoint, models, precision, usage
+from tilewright.training import board, checkpoint, compiled, models, precision, usage
 from tilewright.training.data.augment import bits, crop_and_flip, normalise, order
 from tilewright.training.losses import Losses
 from tilewright.training.scaler import LossScaler
 from tilewright.training.state import Control, Log, Setup, Stage, State, Tape, Verdict
 
 __all__ = [
-    "allreduce",
     "apply",
     "apply_shared",
     "augment",
     "backward",
     "backward_input",
     "backward_weight",
+    "blank",
     "bucket",
     "evaluate",
     "finish",
@@ -50,10 +50,14 @@ __all__ = [
     "tally",
     "transfer",
     "unscale",
+    "unscale_shared",
     "update",
 ]
 
 Grads = list[torch.Tensor | None]
+
+_generator = threading.Lock()
+"""Of torch's random generator, which all threads share."""
 
 
 # ------------------------------------------------------------------ before the first step
@@ -68,13 +72,13 @@ def open_stages(model: nn.Module, state: State, setup: Setup, *written: Any) -> 
     replica.train()
     names = {id(t): name for name, t in (*replica.named_parameters(), *replica.named_buffers())}
     parts = models.group(replica, setup.segments)
-    stages = [Stage(parts[s], names, setup.optimizer) for s in mine]
+    stages = [Stage(parts[s], names, setup.optimizer, setup.compiler) for s in mine]
     for stage in stages:
         stage.load(state.tensors, state.optimizer)
     control = Control("fp32", LossScaler())
     control.load_state_dict(state.control)
     precision.set_tf32(control.precision == "tf32", setup.target.type)
-    with contextlib.suppress(RuntimeError):  # another version of torch has another kind of state
+    with _generator, contextlib.suppress(RuntimeError):  # another version of torch has another kind of state
         torch.set_rng_state(state.random)
     examiner = copy.deepcopy(replica).eval()
     return *stages, *(stage.buffers for stage in stages), control, examiner
@@ -172,7 +176,11 @@ def _through(stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: 
     if setup.penalty is not None and setup.penalty.of == "inputs":
         x.requires_grad_()
     with _forward_pass(stage, control, setup, m, key):
-        y = stage.module(x)
+        if stage.compiled is None:
+            y = stage.module(x)
+        else:
+            with compiled.settings():
+                y = stage.compiled(x)
     return x, y, None if whole else x
 
 
@@ -193,9 +201,6 @@ def _forward_pass(stage: Stage, control: Control, setup: Setup, m: int, key: tup
                     f"is float32; where the two meet, cast one: source.to(destination.dtype)"
                 )
             raise
-
-
-_generator = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -260,54 +265,29 @@ def _add(grads: Grads | None, more: Grads) -> Grads:
 # ------------------------------------------------------------------ gradients of all replicas
 
 
-def bucket(grads: Grads, _: Any) -> tuple[Any, ...]:
-    """(None for the gradients, all of them in one FP32 array with their shapes, None for one that is not there)."""
-    flat = torch.cat([g.reshape(-1) for g in grads if g is not None]) if any(g is not None for g in grads) else None
-    if flat is not None and flat.device.type == "cpu":
-        flat = flat.numpy()
-    return None, (flat, tuple(None if g is None else tuple(g.shape) for g in grads))
+def bucket(stage: Stage, grads: Grads, flat: np.ndarray) -> None:
+    """Copy gradients into a bucket and give them up. Missing ones count as zeros."""
+    parts, counts = stage.opened(flat)
+    mine = [g for g, p in zip(grads, stage.parameters, strict=True) if p.requires_grad]
+    for part, g in zip(parts, mine, strict=True):
+        if g is None:
+            part.zero_()
+        else:
+            part.copy_(g)
+    counts.copy_(torch.tensor([float(g is not None) for g in mine]))
+    grads.clear()
 
 
-def _sum(parts: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
-    """The sum of buckets, in their order, in the place of the first. Missing gradients count as zeros."""
-    shapes = tuple(
-        next((s for s in column if s is not None), None) for column in zip(*(p[1] for p in parts), strict=True)
-    )
-    total = None
-    for flat, own in parts:
-        if own != shapes and flat is not None:
-            flat = _padded(flat, own, shapes)
-        if flat is not None:
-            if total is None:
-                total = flat
-            else:
-                total += flat
-    return total, shapes
+def blank(flat: np.ndarray) -> None:
+    """The bucket of a replica that had no image in this step."""
+    flat.fill(0.0)
 
 
-def _padded(flat: Any, own: tuple[Any, ...], shapes: tuple[Any, ...]) -> Any:
-    pieces, begin = [], 0
-    for mine, shape in zip(own, shapes, strict=True):
-        size = math.prod(shape) if shape is not None else 0
-        if mine is not None:
-            pieces.append(flat[begin : begin + size])
-            begin += size
-        elif size:
-            pieces.append(np.zeros(size, np.float32) if isinstance(flat, np.ndarray) else flat.new_zeros(size))
-    return np.concatenate(pieces) if isinstance(flat, np.ndarray) else torch.cat(pieces)
-
-
-def allreduce(*parts: Any) -> tuple[None, Grads]:
-    """(None for the first bucket, gradients summed over replicas in FP32), in the order of replicas.
-
-    The bits do not depend on who is early. The sum takes the memory of the first bucket, which is given up.
-    """
-    total, shapes = _sum(parts[:-1])
-    if total is None:
-        return None, [None] * len(shapes)
-    flat = torch.from_numpy(total) if isinstance(total, np.ndarray) else total
-    pieces = iter(flat.split([math.prod(shape) for shape in shapes if shape is not None]))
-    return None, [None if shape is None else next(pieces).view(shape) for shape in shapes]
+def _summed(stage: Stage, flat: np.ndarray) -> Grads:
+    """The gradients in a bucket, by parameter; None for one that no replica has."""
+    parts, counts = stage.opened(flat)
+    left = iter([part if count else None for part, count in zip(parts, counts.tolist(), strict=True)])
+    return [next(left) if p.requires_grad else None for p in stage.parameters]
 
 
 Flags = dict[str, tuple[bool, float]]
@@ -321,6 +301,11 @@ def unscale(stage: Stage, control: Control, grads: Grads, _: Any) -> tuple[Grads
         found = [g for g, owner in zip(grads, stage.owners, strict=True) if g is not None and owner == name]
         flags[name] = _unscaled(found, control.scaler)
     return grads, flags
+
+
+def unscale_shared(stage: Stage, control: Control, flat: np.ndarray, _: Any) -> tuple[np.ndarray, Flags]:
+    """As `unscale`, of the sum over all replicas: (bucket, its flags), the same on all of them."""
+    return flat, unscale(stage, control, _summed(stage, flat), None)[1]
 
 
 def _unscaled(found: list[torch.Tensor], scaler: LossScaler) -> tuple[bool, float]:
@@ -371,10 +356,10 @@ def apply(stage: Stage, buffers: Any, verdict: Verdict, grads: Grads) -> tuple[A
     return stage, buffers, None
 
 
-def apply_shared(stage: Stage, buffers: Any, verdict: Verdict, grads: Grads) -> tuple[Any, ...]:
-    """(stage, buffers): as `apply`, of gradients that other replicas use too."""
-    own = [None if g is None else g.clone() for g in grads] if stage.may_change_gradients else grads
-    return apply(stage, buffers, verdict, own)[:2]
+def apply_shared(stage: Stage, buffers: Any, verdict: Verdict, flat: np.ndarray) -> tuple[Any, ...]:
+    """(stage, buffers, bucket): as `apply`, of the sum over all replicas."""
+    grads = [None if g is None else g.to(p.device) for g, p in zip(_summed(stage, flat), stage.parameters, strict=True)]
+    return *apply(stage, buffers, verdict, grads)[:2], flat
 
 
 _GOOD = 100  # steps between two copies of a state that was good
@@ -425,6 +410,15 @@ def record(log: Log, verdict: Verdict, control: Control, setup: Setup, step: int
     log.steps.append(row)
     if setup.log:
         _write_line(setup.log, row)
+    if setup.board:
+        parts = {f"loss/{name}": value for name, value in verdict.parts.items()}
+        rates = {f"rate{'/' if name else ''}{name}": value for name, value in verdict.factors.items()}
+        norm = {} if verdict.norm is None else {"gradient norm": verdict.norm}
+        board.append(setup.board, step, {
+            "loss": verdict.loss, **parts, **rates, **norm, "train accuracy": verdict.correct / verdict.images,
+            "loss scale": verdict.scale, "skipped": float(verdict.found_inf),
+            "roundoff": precision.ROUNDOFF[verdict.precision],
+        })  # fmt: skip
     events = control.fallback.events if control.fallback else []
     if events and events[-1].step == step:
         log.events.append(events[-1])
@@ -451,7 +445,9 @@ def snapshot(control: Control, *rest: Any) -> State:
         tensors |= {name: b.detach().clone() for name, b in zip(stage.buffer_names, own, strict=True)}
         if optimizer:
             state |= stage.optimizer_state()
-    return State(step, tensors, state, control.state_dict(), torch.get_rng_state())
+    with _generator:
+        random = torch.get_rng_state()
+    return State(step, tensors, state, control.state_dict(), random)
 
 
 def evaluate(
@@ -488,6 +484,9 @@ def tally(log: Log, setup: Setup, *rest: Any) -> Log:
     log.evaluations.append(row)
     if setup.log:
         _write_line(setup.log, row)
+    if setup.board:
+        step = log.steps[-1]["step"] if log.steps else 0
+        board.append(setup.board, step, {"test loss": row["test_loss"], "test accuracy": row["test_accuracy"]})
     if setup.progress:
         steps = [r for r in log.steps if r["epoch"] == epoch]
         seen = max(1, sum(r["count"] for r in steps))

@@ -21,11 +21,12 @@ Maker = Callable[[list[nn.Parameter]], Any]
 """Makes a torch optimizer for some parameters."""
 
 OPTIMIZERS: dict[str, tuple[Callable[..., Any], float, dict[str, Any]]] = {
-    "sgd": (torch.optim.SGD, 0.1, {"momentum": 0.9, "weight_decay": 5e-4}),
+    "sgd": (torch.optim.SGD, 0.1, {"momentum": 0.9, "weight_decay": 5e-4, "fused": True}),
     "adam": (torch.optim.Adam, 1e-3, {}),
     "adamw": (torch.optim.AdamW, 1e-3, {"weight_decay": 1e-2}),
 }
-"""By name: the torch optimizer, its usual learning rate, its other arguments. sgd is the notebook's."""
+"""By name: the torch optimizer, its usual learning rate, its other arguments. sgd is the notebook's, in one pass over
+its tensors where torch by default makes five."""
 
 
 @dataclass(frozen=True)

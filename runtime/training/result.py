@@ -21,9 +21,9 @@ from tilewright.training.step import Marks
 __all__ = ["Epoch", "Result", "Text", "grid"]
 
 _LOADER = ("load", "augment", "transfer")
-_COMPUTE = ("forward", "forward_loss", "backward", "backward_input", "backward_weight", "unscale", "judge", "apply",
-            "apply_shared", "update")  # fmt: skip
-_EXCHANGE = ("bucket", "allreduce")
+_COMPUTE = ("forward", "forward_loss", "backward", "backward_input", "backward_weight", "unscale",
+            "unscale_shared", "judge", "apply", "apply_shared", "update")  # fmt: skip
+_EXCHANGE = ("bucket", "blank", "pack", "add", "unpack")
 _BESIDE = ("record", "snapshot", "evaluate", "tally", "save")
 
 
@@ -191,7 +191,7 @@ class Result:
             covers = _union((r.start, r.end) for r in run.trace.records if tasks[r.task].op.name in under)
             spans = [(r.start, r.end) for r in run.trace.records if tasks[r.task].op.name in names]
             if messages:
-                spans += [(m.start, m.end) for m in run.trace.messages if m.handle.name in ("bucket", "total")]
+                spans += [(m.start, m.end) for m in run.trace.messages if m.handle.name.startswith("sum")]
             total += sum(end - start for start, end in spans)
             hidden += sum(_covered(covers, start, end) for start, end in spans)
         return hidden / total if total else None

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
+from tilewright.training.compiled import compiled
 from tilewright.training.fallback import Event, Fallback
 from tilewright.training.losses import GradientPenalty
 from tilewright.training.optimizers import Optimizers
@@ -39,6 +41,10 @@ class Setup:
     channels_last: bool = False
     progress: bool = False
     log: str | None = None
+    board: str | None = None
+    """An event file of TensorBoard."""
+    compiler: str | None = None
+    """The backend of torch.compile; None compiles nothing."""
     checkpoint: str | None = None
     past: Log = field(default_factory=lambda: Log())
     """What happened before this graph."""
@@ -92,8 +98,11 @@ class Stage:
     ``names`` are those that the whole model has for the parameters and buffers.
     """
 
-    def __init__(self, module: nn.Module, names: dict[int, str], optimizers: Optimizers) -> None:
+    def __init__(
+        self, module: nn.Module, names: dict[int, str], optimizers: Optimizers, compiler: str | None = None
+    ) -> None:  # fmt: skip
         self.module = module
+        self.compiled = compiled(module, compiler) if compiler is not None else None
         self.names = [names[id(p)] for p in module.parameters()]
         self.buffer_names = [names[id(b)] for b in module.buffers()]
         self.parameters = list(module.parameters())
@@ -104,14 +113,22 @@ class Stage:
         self.saved: list[torch.Tensor] | None = None
         self.random = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in module.modules())
 
-    @property
-    def may_change_gradients(self) -> bool:
-        """Whether an optimizer may use the gradients it is given as work space. Nesterov's momentum does."""
-        return not all(
-            type(own) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-            and not any(group.get("nesterov") or group.get("maximize") for group in own.param_groups)
-            for own in self.optimizers.values()
-        )
+    @staticmethod
+    def words(module: nn.Module) -> int:
+        """Numbers in a bucket: the gradients of a segment, one after the other, then one a parameter.
+
+        That one is how many replicas have a gradient of it.
+        """
+        return sum(p.numel() + 1 for p in module.parameters() if p.requires_grad)
+
+    def opened(self, bucket: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """(views of the gradients in a bucket, strided as their parameters are, the counts behind them)."""
+        wanted = [p for p in self.parameters if p.requires_grad]
+        flat = torch.from_numpy(bucket)
+        *parts, counts = flat.split([*(p.numel() for p in wanted), len(wanted)])
+        return [
+            part.as_strided(p.shape, p.stride(), part.storage_offset()) for part, p in zip(parts, wanted, strict=True)
+        ], counts
 
     def save_buffers(self) -> None:
         """Keep a copy of the buffers, such as the statistics of batch norm, for `restore_buffers`."""

@@ -5,12 +5,17 @@ One step of replica r with micro-batches m and segments s, as the tasks are inse
     load -> augment -> transfer
     forward(m, 0) -> ... -> forward_loss(m, S-1)                     for each m
     backward(m, S-1) -> ... -> backward(m, 0)                        each adds to the gradients of its segment
-    bucket(r, s) -> allreduce(s)                                     several replicas only: the sum, in their order
+    bucket(r, s) -> pack, add, unpack                                several replicas only: an all-reduce
     unscale(s) -> judge -> apply(s), update                          found_inf is data that judge reduces
     snapshot -> evaluate, save;  record                              of low priority: they overlap the next step
 
 Handles start with the *place* that their value lives in: a replica's rank, or in a pipeline the rank of one of its
-segments. So ``place`` is all that an engine with ranks has to know, and messages follow from it.
+segments. So the owner of a handle is all that an engine with ranks has to know, and messages follow from it.
+
+The gradients of a segment leave for the all-reduce as soon as its last backward pass is over, while those of the
+segments before it run. A bucket is one FP32 array that stays where it is from step to step, so messages are bytes. Sums
+go from left to right over the replicas, whoever is early: all have the same bits, those of one worker that accumulates
+as often. What is not finite in one replica's gradients is not finite in the sum, so all see it.
 
 Values are given up where they are last used and handles are those of the step before, so that a graph of many steps
 needs the memory of one; only batches have two places, and the next one loads while this one trains.
@@ -18,16 +23,21 @@ needs the memory of one; only batches have two places, and the next one loads wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tilewright.comm.collectives import Rooms, lay
+from tilewright.comm.schedule import schedule
+from tilewright.distribution import Layout as Owners
 from tilewright.graph import RW, Handle, Op, R, Task, TaskGraph, Use, W
 from tilewright.training import ops
 
-__all__ = ["LOW", "OPS", "Builder", "Layout", "Marks", "Span", "place", "training_graph"]
+__all__ = ["LOW", "OPS", "Builder", "Layout", "Marks", "Span", "training_graph"]
 
 LOW = -10.0
+
+_RESULTS = ("result", "log", "head")
 
 
 def _last(uses: tuple[Use, ...]) -> tuple[object, ...]:
@@ -48,8 +58,10 @@ OPS = {
         Op("backward", ops.backward, weight=2, indices=_last),
         Op("backward_input", ops.backward_input, indices=_last),
         Op("backward_weight", ops.backward_weight, indices=_last),
-        Op("bucket", ops.bucket, weight=0, indices=_last), Op("allreduce", ops.allreduce, weight=0, indices=_last),
-        Op("unscale", ops.unscale, weight=0, indices=_last), Op("judge", ops.judge, weight=0),
+        Op("bucket", ops.bucket, weight=0, indices=_last, in_place=True),
+        Op("blank", ops.blank, weight=0, indices=_last, in_place=True),
+        Op("unscale", ops.unscale, weight=0, indices=_last),
+        Op("unscale_shared", ops.unscale_shared, weight=0, indices=_last), Op("judge", ops.judge, weight=0),
         Op("apply", ops.apply, weight=0, indices=_first),
         Op("apply_shared", ops.apply_shared, weight=0, indices=_first), Op("update", ops.update, weight=0),
         Op("record", ops.record, weight=0), Op("snapshot", ops.snapshot, weight=0),
@@ -70,6 +82,8 @@ class Layout(NamedTuple):
     """Whether each segment has a place of its own."""
     split: bool = False
     """Whether the gradients of inputs and of weights are separate tasks."""
+    words: tuple[int, ...] = ()
+    """Numbers in the bucket of each segment: see `tilewright.training.state.Stage.words`. For several replicas."""
 
     @property
     def places(self) -> int:
@@ -115,11 +129,6 @@ class Marks:
     """By step, the last task that belongs to it."""
 
 
-def place(index: int, *_: int) -> int:
-    """The owner of a handle: its first index."""
-    return index
-
-
 class Builder:
     """Handles and loops."""
 
@@ -135,6 +144,8 @@ class Builder:
         self.low = LOW if overlap else 0.0
         self.g = TaskGraph("training")
         self.marks = Marks({}, {})
+        self.rooms = Rooms()
+        """Where handles live that do not begin with their place, and the shapes of arrays."""
         self._names: dict[str, dict[tuple[int, ...], Handle]] = {}
 
     def h(self, name: str, *index: int) -> Handle:
@@ -152,6 +163,14 @@ class Builder:
 
     def buffers(self, r: int, s: int) -> Handle:
         return self.h("buffers", self.layout.place(r, s), r, s)
+
+    def bucket(self, r: int, s: int) -> Handle:
+        p = self.layout.place(r, s)
+        return self.rooms.note(self.h("bucket", p, r, s), p, self.layout.words[s])
+
+    def owner(self, handle: Handle) -> int:
+        rank = self.rooms.rank.get(handle)
+        return handle.index[0] if rank is None else rank
 
     # ------------------------------------------------------------ a training
 
@@ -172,14 +191,14 @@ class Builder:
         self.insert("finish", R(h("setup", 0)), RW(h("result", 0)), RW(h("log", 0)), on=0)
         if self.then is not None:
             self.then(self)
-        for p in range(layout.places):
-            left = [
-                RW(handle)
-                for name, known in self._names.items()
-                for index, handle in known.items()
-                if index[0] == p and name not in ("result", "log", "head") and handle not in self.g.inputs
-            ]
-            self.insert("release", *left, on=p)
+        left: list[list[Handle]] = [[] for _ in range(layout.places)]
+        for handle in self.g.written:
+            if handle.name not in _RESULTS:
+                left[self.owner(handle)].append(handle)
+        for p, handles in enumerate(left):
+            self.insert("release", *map(RW, handles), on=p)
+        self.g.temporary = {handle.name for handles in left for handle in handles}
+        self.g.layout = Owners(layout.places, self.owner, lambda handle: self.rooms.size.get(handle, ()))
         return self.g
 
     def step(self, step: int) -> None:
@@ -194,14 +213,17 @@ class Builder:
         ]
         for r in range(layout.replicas):
             self.batch(r, step, epoch, first, last)
+        final = dict(micro)  # by replica, its last micro-batch
         for r, m in micro:
             for s in range(layout.segments):
                 self.forward(r, m, s, step, last - first)
-            for s in reversed(range(layout.segments)):
-                self.backward(r, m, s)
-        present = sorted({r for r, _ in micro})
+            if m != final[r]:
+                for s in reversed(range(layout.segments)):
+                    self.backward(r, m, s)
         for s in reversed(range(layout.segments)):
-            self.reduce(s, present)
+            for r, m in final.items():
+                self.backward(r, m, s)
+            self.reduce(s, final)
         self.use(step, epoch, micro)
         if position == span.per_epoch - 1 and span.test_size:
             self.test(step, epoch)
@@ -255,38 +277,41 @@ class Builder:
         else:
             self.insert("backward", stage, add, *used, *made, tape, have, m == 0, on=p)
 
-    def reduce(self, s: int, present: list[int]) -> None:
-        """The gradients of segment s: summed over replicas on one of their places, which differ by segment."""
+    def reduce(self, s: int, present: Collection[int]) -> None:
+        """The gradients of segment s, summed over replicas; those that had nothing to do in this step add zeros."""
         h, layout = self.h, self.layout
-        grads = h("grads", layout.place(0, s), 0, s)
-        p = layout.place(0, s)
-        if layout.replicas > 1:
-            for r in present:
-                q = layout.place(r, s)
-                self.insert("bucket", RW(h("grads", q, r, s)), W(h("bucket", q, r, s)), on=q)
-            p = layout.place(s % layout.replicas, s)
-            grads = h("total", p, s)
-            self.insert(
-                "allreduce", *((R if r else RW)(h("bucket", layout.place(r, s), r, s)) for r in present), W(grads), on=p
-            )  # fmt: skip
+        if layout.replicas == 1:
+            if self.looks:
+                p = layout.place(0, s)
+                stage, control = R(self.stage(0, s)), R(h("control", p))
+                self.insert("unscale", stage, control, RW(h("grads", p, 0, s)), W(h("flag", p, 0, s)), on=p)
+            return
+        buckets = {layout.place(r, s): self.bucket(r, s) for r in range(layout.replicas)}
+        for r, (p, bucket) in enumerate(buckets.items()):
+            if r in present:
+                self.insert("bucket", R(self.stage(r, s)), RW(h("grads", p, r, s)), W(bucket), on=p)
+            else:
+                self.insert("blank", W(bucket), on=p)
+        plan = schedule("allreduce", algorithm(layout.replicas), layout.replicas, layout.words[s])
+        lay(self.g, self.rooms, plan, list(buckets), buckets.__getitem__, f"sum{s}")
         if self.looks:
-            stage = self.stage(s % layout.replicas if layout.replicas > 1 else 0, s)
-            self.insert("unscale", R(stage), R(h("control", p)), RW(grads), W(h("flag", p, s)), on=p)
+            for r, (p, bucket) in enumerate(buckets.items()):
+                stage, control = R(self.stage(r, s)), R(h("control", p))
+                self.insert("unscale_shared", stage, control, RW(bucket), W(h("flag", p, r, s)), on=p)
 
     def use(self, step: int, epoch: int, micro: list[tuple[int, int]]) -> None:
         h, layout = self.h, self.layout
         last = layout.segments - 1
-        shared = layout.replicas > 1
-        owner = [layout.place(s % layout.replicas, s) if shared else layout.place(0, s) for s in range(layout.segments)]
         scores = [R(h("score", layout.place(r, last), r, m)) for r, m in micro]
-        flags = [R(h("flag", owner[s], s)) for s in range(layout.segments)] if self.looks else []
         for p in range(layout.places):
             verdict, setup = h("verdict", p), R(h("setup", p))
+            r = layout.stages(p)[0][0]
+            flags = [R(h("flag", layout.place(r, s), r, s)) for s in range(layout.segments)] if self.looks else []
             self.insert("judge", R(h("control", p)), setup, *flags, *scores, W(verdict), on=p)
             for r, s in layout.stages(p):
                 mine = RW(self.stage(r, s)), RW(self.buffers(r, s))
-                if shared:
-                    self.insert("apply_shared", *mine, R(verdict), R(h("total", owner[s], s)), on=p)
+                if layout.replicas > 1:
+                    self.insert("apply_shared", *mine, R(verdict), RW(self.bucket(r, s)), on=p)
                 else:
                     self.insert("apply", *mine, R(verdict), RW(h("grads", p, r, s)), on=p)
             stages = [RW(self.stage(r, s)) for r, s in layout.stages(p)] if self.adaptive else []
@@ -331,6 +356,11 @@ class Builder:
         self.insert(
             "save", RW(h("kept", 0)), R(h("log", 0)), R(h("setup", 0)), W(h("saved", 0)), on=0, priority=self.low
         )  # fmt: skip
+
+
+def algorithm(replicas: int) -> str:
+    """Of the all-reduce: from left to right for any number of replicas; of two terms the order does not matter."""
+    return "exchange" if replicas == 2 else "chain"
 
 
 def _cut(n: int, parts: int) -> list[int]:

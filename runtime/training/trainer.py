@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,6 +18,9 @@ from tilewright.machine import cores
 from tilewright.training import checkpoint as checkpoints
 from tilewright.training import models, usage
 from tilewright.training import precision as precisions
+from tilewright.training.board import open_file
+from tilewright.training.compiled import BACKEND
+from tilewright.training.compiled import problem as compiler_problem
 from tilewright.training.data import Dataset
 from tilewright.training.fallback import LADDER, Fallback
 from tilewright.training.head import HEADS, Head, head_data, insert_head
@@ -26,8 +30,8 @@ from tilewright.training.pipeline import pipeline_policy
 from tilewright.training.result import Result
 from tilewright.training.scaler import LossScaler
 from tilewright.training.schedules import schedule as find_schedule
-from tilewright.training.state import Control, Log, Setup, State
-from tilewright.training.step import Layout, Marks, Span, place, training_graph
+from tilewright.training.state import Control, Log, Setup, Stage, State
+from tilewright.training.step import Layout, Marks, Span, training_graph
 
 __all__ = ["check_precision", "fit", "target_device"]
 
@@ -64,8 +68,10 @@ def fit(
     resume: bool = True,
     progress: bool = False,
     log: str | Path | None = None,
+    tensorboard: str | Path | None = None,
     device: str | torch.device | None = None,
     channels_last: bool = False,
+    compile: bool | str = False,
     deterministic: bool = False,
     scaler: LossScaler | None = None,
     fallback: Fallback | str = "robust",
@@ -113,10 +119,13 @@ def fit(
         A policy of the engine instead of priorities; not with a pipeline.
     checkpoint, checkpoint_every, resume
         A folder; steps between checkpoints, an epoch by default; whether to go on from what is there.
-    progress, log
-        A line an epoch on standard error; a file that gets a JSON line a step.
+    progress, log, tensorboard
+        A line an epoch on standard error; a file that gets a JSON line a step; a folder that gets an event file.
     device
         A CUDA device if there is one, else the CPU.
+    compile
+        Compile each segment with `torch.compile`; a string is the name of one of torch's compilers. Losses then agree
+        to rounding, not bit for bit. Evaluation is not compiled.
     scaler, fallback
         Start of the loss scale; ``"robust"``, ``"literal"`` or a `Fallback` for adaptive precision.
     deterministic
@@ -130,6 +139,8 @@ def fit(
     ------
     ValueError
         Something does not fit; before any work.
+    ImportError
+        ``tensorboard`` is given, and that package is not installed.
 
     Notes
     -----
@@ -155,12 +166,14 @@ def fit(
     if target.type != "cpu" and backend not in ("serial", "threads"):
         raise ValueError(f"backend {backend!r} sends values between processes and trains on CPUs; pass device='cpu'")
     if penalty is not None:
-        segments = _whole("a gradient penalty", segments, pipeline)
+        segments = _one_segment(segments, pipeline)
+    compiler = _compiler(compile, target, pipeline, penalty)
     parts = models.group(model, segments)
     if head is not None:
-        _check_head(head, test, backend, pipeline, models.segments(model))
+        _check_head(head, test, models.segments(model))
     control = _control(precision, model, target, loss, scaler, fallback, allow_slow)
-    layout = Layout(workers, accumulate, len(parts), pipeline is not None, pipeline == "zero-bubble")
+    words = tuple(map(Stage.words, parts)) if workers > 1 else ()
+    layout = Layout(workers, accumulate, len(parts), pipeline is not None, pipeline == "zero-bubble", words)
     per_epoch = -(-len(train) // batch_size)
     total = epochs * per_epoch
     make = optimizers(optimizer, lr)
@@ -176,6 +189,7 @@ def fit(
         seed=seed, batch=batch_size, segments=segments, clip_norm=clip_norm, penalty=penalty,
         checks=control.fallback is not None or control.precision == "fp16", channels_last=channels_last,
         progress=progress, log=str(log) if log is not None else None, checkpoint=folder, facts=facts,
+        board=str(open_file(tensorboard)) if tensorboard is not None else None, compiler=compiler,
     )  # fmt: skip
     state, past = State.of(model, control), Log()
     found = checkpoints.read(folder) if folder is not None and resume else None
@@ -203,7 +217,7 @@ def fit(
                 layout, span, checks=setup.checks, norms=clip_norm is not None,
                 adaptive=control.fallback is not None, overlap=engine.overlap, then=closing if last else None,
             )  # fmt: skip
-            data = _data(layout, model, state, replace(setup, past=past), train, test)
+            data = _data(layout, model, state, replace(setup, past=past), train, test) | _buckets(graph)
             done = engine.run(graph, data | (head_data(len(train), train.classes) if last else {}), progress)
             state = done[Handle("result", (0,))]
             past = past.and_then(done[Handle("log", (0,))])
@@ -225,20 +239,37 @@ def _check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be a positive integer, not {count!r}")
 
 
-def _whole(what: str, segments: int | None, pipeline: str | None) -> int:
-    """One segment. ValueError if more are asked for."""
+def _compiler(
+    wanted: bool | str, device: torch.device, pipeline: str | None, penalty: GradientPenalty | None
+) -> str | None:  # fmt: skip
+    """The backend of torch.compile. ValueError if there is something that it cannot do."""
+    if not wanted:
+        return None
+    name = BACKEND if wanted is True else wanted
+    reason = compiler_problem(name, device)
+    if not reason and penalty is not None:
+        reason = "a compiled backward pass cannot be differentiated again, which a gradient penalty does"
+    if not reason and pipeline == "zero-bubble":
+        reason = "a compiled backward pass cannot be split, which zero-bubble does; use 1f1b"
+    if reason:
+        raise ValueError(f"compile={wanted!r}: {reason}")
+    return name
+
+
+def _one_segment(segments: int | None, pipeline: str | None) -> int:
+    """For a gradient penalty. ValueError if more are asked for."""
     if pipeline is not None or segments not in (None, 1):
-        raise ValueError(f"{what} differentiates through the whole model twice: it takes one segment and no pipeline")
+        raise ValueError(
+            "a gradient penalty differentiates through the whole model twice: it takes one segment and no pipeline"
+        )
     return 1
 
 
-def _check_head(kind: str, test: Dataset | None, backend: str, pipeline: str | None, parts: list[nn.Module]) -> None:
+def _check_head(kind: str, test: Dataset | None, parts: list[nn.Module]) -> None:
     if kind not in HEADS:
         raise ValueError(f"unknown head {kind!r}; known: {', '.join(HEADS)}")
     if test is None:
         raise ValueError("a closed-form head is measured on a test set; pass one")
-    if backend not in ("serial", "threads") or pipeline is not None:
-        raise ValueError("a closed-form head is for backends serial and threads, without a pipeline")
     if len(parts) < 2:
         raise ValueError("a closed-form head takes the place of the last segment; this model has only one")
 
@@ -304,15 +335,15 @@ class _Engine:
         if backend in ("serial", "threads"):
             share = max(1, cores() // (1 if backend == "serial" else self.workers))
             self.options["threads_per_task"] = share if threads is None else threads
-        else:
-            self.options.setdefault("owner", place)
 
     def run(self, graph: TaskGraph, data: dict[str, Any], progress: bool) -> Run:
         bar = progress and self.backend not in ("serial", "threads")  # there the tasks themselves print
+        options = self.options
+        if self.backend not in ("serial", "threads") and graph.layout is not None:
+            options = {"owner": {handle: graph.layout.owner(handle) for handle in graph.handles_used}} | options
         return run(
-            graph, data, backend=self.backend, scheduler=self.scheduler, workers=self.workers, progress=bar,
-            **self.options,
-        )  # fmt: skip
+            graph, data, backend=self.backend, scheduler=self.scheduler, workers=self.workers, progress=bar, **options
+        )
 
 
 def _data(
@@ -325,6 +356,15 @@ def _data(
     if test is not None:
         values |= {"test_images": test.images, "test_targets": test.labels}
     return {name: [value] * layout.places for name, value in values.items()}
+
+
+def _buckets(graph: TaskGraph) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
+    """Room for the gradients of an all-reduce and its messages, FP32."""
+    found: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
+    for handle in graph.handles_used:
+        if graph.layout is not None and (shape := graph.layout.shape(handle)):
+            found.setdefault(handle.name, {})[handle.index] = np.zeros(shape, np.float32)
+    return found
 
 
 def _let_go(run: Run) -> None:
@@ -340,5 +380,6 @@ def _manifest(device: torch.device, engine: _Engine, setup: Setup, control: Cont
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {cores()} cores",
         "torch": torch.__version__, "backend": engine.backend, "workers": engine.workers,
         "threads_per_task": engine.options.get("threads_per_task", 1), "channels_last": setup.channels_last,
+        "compiler": setup.compiler,
         "float32_matmul": "strict" if control.precision != "tf32" else "tf32", "autocast_cache": False,
     }  # fmt: skip

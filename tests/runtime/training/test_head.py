@@ -53,6 +53,17 @@ def test_its_tasks_are_those_of_cholesky_behind_the_training():
     result.run.trace.check()
 
 
+def test_a_pipeline_and_replicas_have_the_head_of_one_worker():
+    train, test = zoo.tiny(600), zoo.tiny(64)
+    found = []
+    for options in ({"accumulate": 2}, {"accumulate": 2, "pipeline": "1f1b"}, {"workers": 2}):
+        torch.manual_seed(0)
+        result = fit(zoo.perceptron(), train, test, epochs=1, lr=0.001, head="gp", **options)
+        result.run.trace.check()
+        found.append((result.head.test_accuracy, result.test_accuracy))
+    assert found[0] == found[1] == found[2] and found[0][0] > found[0][1]
+
+
 def test_a_singular_kernel_without_noise_is_an_error_that_names_the_tile():
     from tilewright import NotPositiveDefiniteError
 
@@ -75,7 +86,6 @@ def test_the_back_substitution_solves():
 
 @pytest.mark.parametrize(("model", "options", "message"), [
     (zoo.perceptron(), {"head": "forest"}, "unknown head 'forest'; known: ridge, gp"),
-    (zoo.perceptron(), {"head": "gp", "pipeline": "1f1b"}, "for backends serial and threads, without a pipeline"),
     (nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), {"head": "gp"}, "this model has only one"),
 ])  # fmt: skip
 def test_what_has_no_head_is_refused(model, options, message):

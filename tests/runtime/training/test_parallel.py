@@ -12,6 +12,8 @@ import training_models as zoo
 
 import tilewright as tw
 from tilewright.training import LossScaler, fit, ops
+from tilewright.training.optimizers import optimizers
+from tilewright.training.state import Stage
 
 DATA, TEST = zoo.tiny(), zoo.tiny(16)
 
@@ -96,6 +98,18 @@ def test_a_pipeline_over_processes_has_the_bits_of_one_worker(engine):
     assert many.losses == one.losses and many.test_accuracy == one.test_accuracy
 
 
+def test_a_head_solved_by_processes_is_that_of_one(engine):
+    train, test = zoo.tiny(600), zoo.tiny(64)
+    found = []
+    for options in ({"accumulate": 2}, {"workers": 2, **engine}):
+        torch.manual_seed(0)
+        found.append(fit(zoo.perceptron(), train, test, epochs=1, lr=0.001, head="ridge", **options))
+    one, many = found
+    assert many.head == one.head and many.head_gain > 0
+    ranks = {record.rank for record in many.run.trace.records if many.run.graph.tasks[record.task].op.name == "gemm"}
+    assert ranks == {0, 1}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
 def test_tensors_of_every_dtype_travel_bit_for_bit(engine, dtype):
     """Failure 21: MPI has no bf16, and NumPy has none either."""
@@ -109,20 +123,42 @@ def test_tensors_of_every_dtype_travel_bit_for_bit(engine, dtype):
     assert got.dtype == dtype and torch.equal(got, value)
 
 
+def stage_of(*shapes):
+    module = torch.nn.Module()
+    module.tensors = torch.nn.ParameterList(torch.zeros(shape) for shape in shapes)
+    names = {id(p): name for name, p in module.named_parameters()}
+    return Stage(module, names, optimizers("sgd", None)), np.zeros(Stage.words(module), np.float32)
+
+
+def summed(stage, flat, *replicas):
+    total = np.zeros_like(flat)
+    for grads in replicas:
+        ops.bucket(stage, list(grads), flat)
+        total += flat
+    return ops._summed(stage, total)
+
+
 def test_large_gradients_of_many_replicas_are_summed_in_fp32():
     """Failure 14: 8 x 20000 is beyond FP16; the order of division and sum does not matter in FP32."""
-    parts = [ops.bucket([torch.full((3,), 2e4)], None)[1] for _ in range(8)]
-    _, (total,) = ops.allreduce(*parts, None)
+    stage, flat = stage_of(3)
+    (total,) = summed(stage, flat, *[[torch.full((3,), 2e4)]] * 8)
     assert total.dtype == torch.float32 and torch.equal(total, torch.full((3,), 1.6e5))
 
 
 def test_a_missing_gradient_counts_as_zero_and_one_that_all_lack_stays_missing():
-    first = ops.bucket([torch.ones(2), None, None], None)[1]
-    second = ops.bucket([torch.ones(2), torch.full((2, 2), 3.0), None], None)[1]
-    _, (a, b, c) = ops.allreduce(first, second, None)
+    stage, flat = stage_of(2, (2, 2), 1)
+    first, second = [torch.ones(2), None, None], [torch.ones(2), torch.full((2, 2), 3.0), None]
+    a, b, c = summed(stage, flat, first, second)
     assert torch.equal(a, torch.full((2,), 2.0)) and torch.equal(b, torch.full((2, 2), 3.0)) and c is None
-    assert ops.allreduce((None, (None,)), (None, (None,)), None) == (None, [None])
-    assert isinstance(first[0], np.ndarray)
+
+
+def test_a_bucket_takes_gradients_in_the_memory_order_of_their_parameters():
+    stage, flat = stage_of((2, 3, 4, 4))
+    weight = stage.parameters[0]
+    weight.data = weight.data.to(memory_format=torch.channels_last)
+    grad = torch.arange(96.0).view(2, 3, 4, 4)
+    (found,) = summed(stage, flat, [grad])
+    assert torch.equal(found, grad) and found.stride() == weight.stride()
 
 
 def test_gpus_are_not_for_engines_that_send_values_between_processes():

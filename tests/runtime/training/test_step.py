@@ -1,6 +1,7 @@
 """The step as a graph: the tasks it has, and the numbers, beside the plain torch loop."""
 
 import copy
+import functools
 from itertools import pairwise
 
 import pytest
@@ -56,7 +57,8 @@ def test_fp16_has_the_bits_of_torch_with_its_own_scaler_skips_included():
     reference = zoo.perceptron()
     model = copy.deepcopy(reference)
     losses, scales = zoo.plain(reference, DATA, epochs=3, precision="fp16", init_scale=2.0**24)
-    result = fit(model, DATA, epochs=3, batch_size=32, precision="fp16", lr=0.1,
+    plain = functools.partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4)
+    result = fit(model, DATA, epochs=3, batch_size=32, precision="fp16", lr=0.1, optimizer=plain,
                  scaler=tw.training.LossScaler(scale=2.0**24))  # fmt: skip
     assert result.losses == losses and [row["scale"] for row in result.steps] == scales
     assert result.skipped_steps == sum(a > b for a, b in pairwise(scales)) > 2
@@ -109,12 +111,10 @@ def test_replicas_have_the_bits_of_one_worker_that_accumulates_as_often(make, re
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_replicas_share_the_sum_and_no_optimizer_spoils_it_for_another(nesterov):
-    from functools import partial
-
     torch.manual_seed(0)
     alone = zoo.perceptron()
     shared = copy.deepcopy(alone)
-    make = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=nesterov)
+    make = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=nesterov)
     one = fit(alone, DATA, epochs=2, accumulate=3, optimizer=make)
     many = fit(shared, DATA, epochs=2, workers=3, optimizer=make)
     assert many.losses == one.losses and equal(alone, shared)
@@ -136,15 +136,19 @@ def test_gradients_that_one_replica_lacks_count_as_zero():
     assert torch.equal(model[2].unused, torch.ones(3)) and result.losses[-1] < result.losses[0]
 
 
-@pytest.mark.parametrize("layout", [Layout(), Layout(2, 2, 3), Layout(1, 4, 3, True), Layout(2, 2, 2, True, True)])
+@pytest.mark.parametrize("layout", [
+    Layout(), Layout(2, 2, 3, words=(9, 8, 7)), Layout(1, 4, 3, True), Layout(2, 2, 2, True, True, (5, 4)),
+])  # fmt: skip
 def test_the_graph_has_the_tasks_it_promises_and_keeps_nothing(layout):
     graph, marks = training_graph(layout, Span(0, 3, 64, 32, 10), checks=True)
     names = [task.op.name for task in graph]
     per_step = layout.replicas * layout.micro * layout.segments
     assert names.count("forward") + names.count("forward_loss") == 3 * per_step
     assert names.count("backward_weight" if layout.split else "backward") == 3 * per_step
-    assert names.count("unscale") == 3 * layout.segments
-    assert names.count("allreduce") == (3 * layout.segments if layout.replicas > 1 else 0)
+    shared = layout.replicas > 1
+    assert names.count("unscale_shared" if shared else "unscale") == 3 * layout.segments * layout.replicas
+    assert names.count("bucket") == (3 * layout.segments * layout.replicas if shared else 0)
+    assert names.count("add") == names.count("unpack") == names.count("pack") / 2 == names.count("bucket")
     assert names.count("judge") == names.count("update") == 3 * layout.places
     assert sorted(marks.done) == [0, 1, 2] and names.count("tally") == 1
     assert names[-layout.places :] == ["release"] * layout.places
@@ -171,7 +175,7 @@ def test_after_a_run_no_activation_or_gradient_is_left(monkeypatch):
     kept = []
     monkeypatch.setattr(trainer, "_let_go", lambda run: kept.append(dict(run.store)))
     fit(zoo.small_net(), DATA, zoo.tiny(8), epochs=1, workers=2)
-    names = ("tape", "grads", "dy", "x", "total", "stage", "bucket", "control")
+    names = ("tape", "grads", "dy", "x", "sum0", "sum2", "stage", "bucket", "control")
     values = {str(handle): value for handle, value in kept[0].items() if handle.name in names}
     assert len(values) > 30 and set(values.values()) == {None}
 
