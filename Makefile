@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-training test browser install lint format types bench clean
+.PHONY: demo demo-training test test-gpu browser install lint format types bench clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -13,6 +13,12 @@ demo-training: $(READY)
 
 test: $(READY) browser
 	$(BIN)/python -m pytest
+
+# What can only run on a CUDA device; fails where there is none.
+test-gpu: $(READY)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() \
+	  else f"torch {torch.__version__} sees no CUDA device here: the tests for a GPU were not run")'
+	$(BIN)/python -m pytest -m gpu
 
 # The tests open pages in Chromium. Root installs it: Debian's, or where that is a stub (Ubuntu) Playwright's own.
 browser: $(READY)

@@ -1,6 +1,6 @@
 """The GPU halves of `tilewright bench gemm` and `bench solve`: the same figures, beside cuBLAS and cuSOLVER.
 
-``--device cuda`` is the real thing. ``--device cpu`` takes the same code on CPU tensors: a test of this file, no figure.
+``--device cuda`` is the real thing. ``--device cpu`` takes the same code on CPU tensors: a test of it, no figure.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ def kept_cluster_ends_with_the_module():
         clients.close()
 
 
+LEFT_OUT = pytest.StashKey[int]()
+
 # Threads that stay with the kept Dask cluster, and with Dask itself once it was used.
 KEPT = ("IO loop", "Profile", "AsyncProcess", "Dask-Offload", "QueueFeederThread", "asyncio_")
 
@@ -36,6 +38,15 @@ def pytest_collection_modifyitems(config, items):
         if not torch.cuda.is_available():
             config.hook.pytest_deselected(items=gpu)
             items[:] = [item for item in items if item not in gpu]
+            config.stash[LEFT_OUT] = len(gpu)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say what was left out; a run without a GPU is no test of one."""
+    if LEFT_OUT in config.stash:
+        terminalreporter.write_line(
+            f"{config.stash[LEFT_OUT]} tests for a GPU were not run: torch sees no CUDA device here (make test-gpu)"
+        )
 
 
 @pytest.fixture(autouse=True)

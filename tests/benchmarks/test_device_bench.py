@@ -12,8 +12,8 @@ from tilewright.cli import main
 
 def test_covariance_is_made_without_an_index_matrix():
     a = covariance(5, "cpu", torch.float64)
-    i = torch.arange(5)
-    wanted = torch.exp(-16.0 * (i[:, None] - i).abs() / 5) + torch.eye(5)
+    i = torch.arange(5, dtype=torch.float64)
+    wanted = torch.exp(-16.0 * (i[:, None] - i).abs() / 5) + torch.eye(5, dtype=torch.float64)
     assert torch.allclose(a, wanted, rtol=1e-15)
 
 
