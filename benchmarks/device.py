@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -112,7 +113,7 @@ def measure_factors(
         for tile in tiles:
             x, y = (torch.randn((tile, tile), device=device.device).to(dtypes[form]) for _ in "xy")
             label = f"torch.mm {form} {tile}"
-            contenders.append(device.timed(label, lambda x=x, y=y: torch.mm(x, y)))
+            contenders.append(device.timed(label, partial(torch.mm, x, y)))
             flops[label] = 2.0 * tile**3
             facts[label] = {"precision": form, "tile_size": tile}
     launching: dict[str, list[float]] = {}
@@ -130,7 +131,7 @@ def measure_factors(
 
         for form, a in cases:
             label = f"tilewright factor {form}"
-            contenders.append(device.timed(label, lambda label=label, a=a, form=form: factor(label, a, form)))
+            contenders.append(device.timed(label, partial(factor, label, a, form)))
             flops[label] = len(a) ** 3 / 3
             facts[label] = {"precision": form, "n": len(a)}
         label = "torch.linalg.cholesky fp64"
@@ -186,9 +187,7 @@ def measure_solve(
         found[label] = problem.finish(0.0)
 
     labels = {f"tilewright {rung}": rung for rung in dict.fromkeys((precision, "fp64"))}
-    contenders = [
-        device.timed(label, lambda label=label, rung=rung: ours(label, rung)) for label, rung in labels.items()
-    ]
+    contenders = [device.timed(label, partial(ours, label, rung)) for label, rung in labels.items()]
     contenders.append(device.timed("torch cholesky + solve", lambda: torch.cholesky_solve(b, torch.linalg.cholesky(a))))
     times = alternate(contenders, repeat)
     mine = times[f"tilewright {precision}"].median

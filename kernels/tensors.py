@@ -132,7 +132,7 @@ def _solve(l: Tensor, a: Tensor) -> None:  # noqa: E741
     a.copy_(torch.linalg.solve_triangular(l.mT, a, upper=True, left=False))  # X L^T = A; reads the lower triangle of L
 
 
-def kernels(device: str, form: str | None) -> dict[str, Callable[..., None]]:
+def kernels(device: str, form: str | None) -> dict[str, Callable[..., Any]]:
     """gemm, syrk, trsm and potrf; with a ``form``, operands of products are narrow and panels are done in blocks."""
     import torch
 
@@ -194,6 +194,9 @@ def kernels(device: str, form: str | None) -> dict[str, Callable[..., None]]:
     def potrf(info: Tensor, a: Tensor) -> None:
         info.fill_(0).add_(factor(a))
 
+    def waiting_potrf(a: Tensor) -> int:
+        return int(factor(a))
+
     def panel(info: Tensor, c: Tensor) -> None:
         n = c.shape[1]
         potrf(info, c[:n])
@@ -203,7 +206,10 @@ def kernels(device: str, form: str | None) -> dict[str, Callable[..., None]]:
     def update(p: Tensor, c: Tensor) -> None:
         syrk(p[..., p.shape[-2] - len(c) :, :], c)
 
-    return {"gemm": gemm, "syrk": syrk, "trsm": trsm, "potrf": potrf, "panel": panel, "update": update}
+    return {
+        "gemm": gemm, "syrk": syrk, "trsm": trsm, "potrf": potrf, "waiting potrf": waiting_potrf, "panel": panel,
+        "update": update,
+    }  # fmt: skip
 
 
 def convert(source: Tensor, target: Tensor) -> None:
@@ -289,7 +295,7 @@ MOVES: dict[str, Callable[..., None]] = {
 }  # fmt: skip
 
 
-def rows(device: str) -> Iterator[tuple[str, str, str, str, Callable[..., None]]]:
+def rows(device: str) -> Iterator[tuple[str, str, str, str, Callable[..., Any]]]:
     """(op, storage, accumulate, source, function) of each row for this device, if there is one; ``any``: any dtype."""
     if importlib.util.find_spec("torch") is None:
         return
@@ -300,9 +306,16 @@ def rows(device: str) -> Iterator[tuple[str, str, str, str, Callable[..., None]]
     for op, function in MOVES.items():
         yield op, "any", "any", "tensor", function
     for dtype in ("float32", "float64"):
-        for op, function in kernels(device, None).items():
-            yield op, "int32" if op in ("potrf", "panel") else dtype, dtype, "tensor", function
+        yield from _rows(kernels(device, None), dtype, dtype, "tensor")
     for form in ("bfloat16", "float16", "bfloat16x2"):
-        for op, function in kernels(device, form).items():
-            storage = {"potrf": "int32", "panel": "int32", "trsm": "float32"}.get(op, form)
-            yield op, storage, "float32", f"{form}/tensor", function
+        yield from _rows(kernels(device, form), form, "float32", f"{form}/tensor")
+
+
+def _rows(
+    found: dict[str, Callable[..., Any]], storage: str, dtype: str, source: str
+) -> Iterator[tuple[str, str, str, str, Callable[..., Any]]]:
+    """A potrf with an info tile has int32 operands; one without waits for the device and returns the info."""
+    for name, function in found.items():
+        op = name.removeprefix("waiting ")
+        operand = "int32" if name in ("potrf", "panel") else dtype if op in ("trsm", "potrf") else storage
+        yield op, operand, dtype, source, function

@@ -219,7 +219,8 @@ def run(
         and for graphs with fewer tasks at a time than the machine has cores.
     options
         Of the backend; `tilewright.backends.mpi` has ``owner``, ``grid``, ``pool``, ``comm``, ``root``, ``gather``,
-        and ``simulate`` has ``owner``, ``broadcast``, ``noise``, ``seed``: see `tilewright.simulate`.
+        ``threads`` has ``devices``, GPUs that are workers beside the cores, and ``simulate`` has ``owner``,
+        ``broadcast``, ``noise``, ``seed``: see `tilewright.simulate`.
 
     Raises
     ------
@@ -265,6 +266,7 @@ def run(
     if program.streams is not None:
         trace = program.streams.measured(trace)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
-    return Run(
-        graph, trace, backend, name, trace.ranks * trace.workers, program.store, machine and machine.replace(gpus=0)
-    )
+    if machine is not None:
+        machine = machine.replace(workers=max(machine.workers, site.gpus), gpus=site.gpus)
+    workers = trace.ranks * trace.workers
+    return Run(graph, trace, backend, name, workers, program.store, machine, dict(site.switches))

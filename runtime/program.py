@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from tilewright.kernels import table, tensors
 from tilewright.kernels.tensors import device_of
 from tilewright.streams import Streams
 from tilewright.tiles import Store, TiledMatrix
+
+if TYPE_CHECKING:
+    from tilewright.memories import Memories
 
 __all__ = ["Program"]
 
@@ -46,8 +50,14 @@ class Program:
         """Handles whose buffer a function gave up for a new value."""
         self._functions = self._bind()
         self.streams = self._streams()
+        self.memories: Memories | None = None
+        """Where data is, if some workers are accelerators."""
         if self.streams is not None:
             self.call = self.streams.call  # type: ignore[method-assign]
+
+    def caller(self, worker: int) -> Callable[[Task], None]:
+        """What worker number ``worker`` calls to run a task."""
+        return self.call if self.memories is None else partial(self.memories.call, worker)
 
     def _streams(self) -> Streams | None:
         """The CUDA streams to launch on, if some tile is on such a device."""

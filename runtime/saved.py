@@ -19,7 +19,7 @@ from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 __all__ = ["load", "save"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(run: Run, path: str | Path) -> None:
@@ -81,7 +81,10 @@ def load(path: str | Path) -> Run:
     graph.inputs = {handles[handle]: None for handle in document["inputs"]}
     graph.frozen = True
     records = [TaskRecord(*record) for record in document["records"]]
-    messages = [MessageRecord(source, to, handles[h], *rest) for source, to, h, *rest in document["messages"]]
+    messages = [
+        MessageRecord(source, to, handles[h], *rest)._replace(memories=(rest[4][0], rest[4][1]))
+        for source, to, h, *rest in document["messages"]
+    ]
     trace = Trace(graph, document["workers"], records, ranks=document["ranks"], messages=messages)
     machine = Machine.from_json(json.dumps(document["machine"])) if document["machine"] is not None else None
     store = Store({handle: _Size(size) for handle, size in zip(handles, document["bytes"], strict=True)})

@@ -33,6 +33,10 @@ class Site:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self.gpus = 0
+        """How many workers are accelerators."""
+        self.switches: dict[str, Any] = {}
+        """Process-wide settings that held while the program ran."""
 
     def argument(self, value: Any) -> Any:
         """What to work with instead of ``value``."""

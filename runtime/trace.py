@@ -50,6 +50,8 @@ class MessageRecord(NamedTuple):
     """When the destination had it."""
     writer: int = -1
     """`Task.index` of the task that wrote the value; -1 for the data of the run."""
+    memories: tuple[int, int] = (0, 0)
+    """Of source and destination: 0 is that of the rank's CPU cores, g + 1 that of its accelerator g."""
 
     @property
     def duration(self) -> float:
@@ -87,6 +89,8 @@ class Trace:
         self.ranks = ranks
         self.facts: dict[str, float] = {}
         """What else an engine counted, by name."""
+        self.began = 0.0
+        """The moment that is time 0, on the clock of `time.perf_counter`; where the engine ran in this process."""
         self.pure = False
         """Tasks made new values and left the old ones alone, so that no writer had to wait for readers."""
         self.messages: Sequence[MessageRecord] = sorted(messages, key=itemgetter(4, 5, 0, 1, 2))
@@ -237,7 +241,8 @@ class Trace:
             for handle in tasks[record.task].reads:
                 uses.setdefault((record.rank, handle), []).append(record)
         for number, message in enumerate(self.messages):
-            name = f"{message.handle}: {message.source} -> {message.destination}"
+            within = "memory {} -> {}".format(*message.memories) if message.source == message.destination else ""
+            name = f"{message.handle}: {within or f'{message.source} -> {message.destination}'}"
             common = {"cat": "message", "name": name, "id": len(tasks) + number}
             span = {**common, "pid": message.destination, "tid": self.workers, "args": {"bytes": message.nbytes}}
             events.append({"ph": "b", **span, "ts": message.start * 1e6})  # these overlap, so slices cannot show them

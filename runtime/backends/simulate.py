@@ -518,7 +518,10 @@ class _Simulation:
             for source, target, version, start, end in self.sent:
                 handle, size = self.flow.handle[version], round(8 * self.words[version])
                 writer = self.flow.writer[version]
-                messages.append(MessageRecord(source // memories, target // memories, handle, size, start, end, writer))
+                between = source % memories, target % memories
+                messages.append(
+                    MessageRecord(source // memories, target // memories, handle, size, start, end, writer, between)
+                )
         return Trace(graph, workers, records, ranks=machine.ranks, messages=messages)
 
 

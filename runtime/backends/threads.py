@@ -7,11 +7,17 @@ the worker that makes tasks ready wakes as many as there are tasks to run.
 Two threads that want the lock every few microseconds pass it, and the GIL with it, back and forth, at 10 us a time.
 So while every op of the graph has last run in less than that, a worker takes several tasks at once if plenty are
 ready, and leaves the others asleep if few are.
+
+Option ``devices``: the last workers are these accelerators, such as ``["cuda"]``; see `tilewright.memories`. Policies
+plan with ``machine``, or with a guess of how much faster they are.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
 from time import perf_counter
 from typing import Any
 
@@ -19,13 +25,16 @@ from tilewright.ambient import capture
 from tilewright.backends import Progress, blame
 from tilewright.errors import SchedulerError
 from tilewright.frontier import Frontier
-from tilewright.graph import Task
+from tilewright.graph import Handle, Task
 from tilewright.kernels import blas
+from tilewright.machine import Machine
 from tilewright.program import Program
 from tilewright.schedulers import Policy
+from tilewright.schedulers import policy as find_policy
+from tilewright.site import Site, check_options
 from tilewright.trace import TaskRecord, Trace
 
-__all__ = ["Workers", "execute"]
+__all__ = ["MixedSite", "Workers", "execute", "site"]
 
 _REFRESH = 0.1  # seconds between two reports of progress
 _SHORT = 20e-6  # seconds; not longer than handing a task to another worker takes
@@ -46,6 +55,60 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
     if run.failures:
         raise min(run.failures, key=lambda failure: failure[0])[1]
     return run.trace()
+
+
+def site(options: dict[str, Any]) -> Site:
+    """The site of a call: with ``devices`` one that has workers of two kinds."""
+    check_options("threads", options, ("devices",))
+    devices = options.get("devices")
+    engine: Any = sys.modules[__name__]
+    return MixedSite(engine, [devices] if isinstance(devices, str) else devices) if devices else Site(engine)
+
+
+class MixedSite(Site):
+    """This process, where the last workers are accelerators."""
+
+    def __init__(self, backend: Any, devices: Sequence[Any]) -> None:
+        super().__init__(backend)
+        from tilewright.memories import accelerator
+
+        self.accelerators = [accelerator(device) for device in devices]
+
+    def plan_with(self, machine: Machine | None) -> None:
+        from tilewright.memories import ACCELERATION
+
+        self.machine = machine or Machine(acceleration=ACCELERATION)
+
+    def workers(self, workers: int | None, most: int | None = None) -> int:
+        count, devices = super().workers(workers), len(self.accelerators)
+        if workers is not None and workers < devices:
+            raise ValueError(f"workers={workers}, but each of the {devices} devices needs one")
+        return max(count if most is None else min(count, most), devices)
+
+    def execute(
+        self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
+    ) -> Trace:
+        from tilewright.memories import Memories
+
+        if program.streams is not None:
+            raise ValueError("devices= is for data in the memory of the host; tensors on a GPU are worked on there")
+        workers = self.workers(workers, max(len(program.graph), 1))
+        self.gpus = len(self.accelerators)
+
+        def shape(handle: Handle) -> tuple[int, ...]:
+            return tuple(getattr(program.store[handle], "shape", ()))
+
+        machine = self.machine.replace(workers=workers, ranks=1, gpus=self.gpus, shape=shape)
+        policy = find_policy(scheduler)
+        policy.prepare(program.graph, machine)
+        memories = program.memories = Memories(program, self.accelerators, workers)
+        with ExitStack() as promises:
+            for switches in filter(None, (getattr(a, "switches", None) for a in self.accelerators)):
+                self.switches |= promises.enter_context(switches())
+            try:
+                return memories.finish(self.backend.execute(program, policy, workers, progress))
+            finally:
+                memories.close()
 
 
 class Workers:
@@ -124,7 +187,7 @@ class Workers:
     # ------------------------------------------------------------ one worker
 
     def work(self, worker: int) -> None:
-        call, records, long = self.program.call, self.records[worker], self.long
+        call, records, long = self.program.caller(worker), self.records[worker], self.long
         with blas.task_threads(self.program.threads_per_task), self.ambient.entered():
             batch = self.take(worker, [])
             while batch:
@@ -284,4 +347,6 @@ class Workers:
             for worker, rows in enumerate(self.records)
             for index, start, end in rows
         )
-        return Trace(self.program.graph, self.workers, records)
+        trace = Trace(self.program.graph, self.workers, records)
+        trace.began = began
+        return trace
