@@ -19,8 +19,8 @@ import numpy as np
 
 from tilewright.kernels.gemv import gemv
 
-__all__ = ["NOT_FINITE", "OVERFLOW", "UNDERFLOW", "convert", "diagonal", "narrowed", "round_tf32", "scaled", "scalen",
-           "split", "split_parts", "to_bf16", "unscaled", "widened"]  # fmt: skip
+__all__ = ["NOT_FINITE", "OVERFLOW", "UNDERFLOW", "convert", "diagonal", "load", "narrowed", "round_tf32", "scaled",
+           "scalen", "split", "split_parts", "to_bf16", "unscaled", "widened"]  # fmt: skip
 
 
 NOT_FINITE, OVERFLOW, UNDERFLOW = 1, 2, 3
@@ -30,6 +30,11 @@ _ROWS = 128  # rows at a time, so that intermediate results stay in cache
 
 
 # ------------------------------------------------------------------ formats
+
+
+def load() -> None:
+    """Import what conversions use: a second that no task should take."""
+    _torch()
 
 
 def to_bf16(source: np.ndarray, target: np.ndarray) -> None:

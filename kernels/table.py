@@ -170,6 +170,7 @@ def _fill_narrow() -> None:
         if "narrow" in _filled:
             return
         _filled.add("narrow")
+        narrow.load()
         for form in products.FORMS:
             for route in products.probe(form):
                 if route.reason and not route.slow:

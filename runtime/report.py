@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -50,11 +51,21 @@ def _idle(run: Run) -> list[str]:
 
 def _messages(run: Run) -> list[str]:
     if run.trace.ranks == 1:
-        return []
+        return _transfers(run)
     return [
         f"  messages       {run.messages} on {run.trace.ranks} ranks, {nbytes(run.bytes)}, "
         f"{run.trace.overlap:.1%} of their time under computation"
     ]
+
+
+def _transfers(run: Run) -> list[str]:
+    """What crossed between the memories of one rank."""
+    sent = Counter(message.memories[0] == 0 for message in run.trace.messages)
+    size = sum(m.nbytes for m in run.trace.messages if m.memories[0] == 0)
+    if not sent:
+        return []
+    return [f"  transfers      {sent[True]} to accelerators, {nbytes(size)}, and {sent[False]} back, "
+            f"{nbytes(run.bytes - size)}"]  # fmt: skip
 
 
 def _conversions(run: Run) -> list[str]:

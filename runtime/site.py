@@ -30,13 +30,13 @@ class Site:
     """Whether the policy is prepared in this process."""
     has_data = True
     """Whether the arguments hold values here, not only shapes."""
+    gpus = 0
+    """How many workers are accelerators."""
+    switches: Mapping[str, Any] = {}
+    """Process-wide settings that held while the program ran."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.gpus = 0
-        """How many workers are accelerators."""
-        self.switches: dict[str, Any] = {}
-        """Process-wide settings that held while the program ran."""
 
     def argument(self, value: Any) -> Any:
         """What to work with instead of ``value``."""

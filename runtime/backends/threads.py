@@ -104,7 +104,7 @@ class MixedSite(Site):
         memories = program.memories = Memories(program, self.accelerators, workers)
         with ExitStack() as promises:
             for switches in filter(None, (getattr(a, "switches", None) for a in self.accelerators)):
-                self.switches |= promises.enter_context(switches())
+                self.switches = {**self.switches, **promises.enter_context(switches())}
             try:
                 return memories.finish(self.backend.execute(program, policy, workers, progress))
             finally:

@@ -37,12 +37,15 @@ def precision(map_path: Path | None, tolerance: float, as_json: bool) -> None:  
         found = [{**d._asdict(), "results": {k: str(v) for k, v in d.results.items()}} for d in shown]
         click.echo(json.dumps({"formats": formats, "demonstrations": found, "routes": routes}))
         return
-    _table("Formats", ["format", "bits", "digits", "u", "eps = 2u", "largest", "smallest normal", "smallest", "sums"],
-           [[r["format"], r["bits"], r["digits"], f"2^-{r['digits']} = {r['u']:.3g}", f"{r['eps']:.3g}",
-             f"{r['max']:.6g}", f"{r['tiny']:.3g}", f"{r['smallest']:.3g}", r["products into"]]
+    _table("Formats; u is the unit roundoff, sums are what products add up to",
+           ["format", "bits", "u", "", "largest", "normal", "smallest", "sums"],
+           [[r["format"], r["bits"], f"2^-{r['digits']}", f"{r['u']:.1e}", f"{r['max']:.5g}", f"{r['tiny']:.1e}",
+             f"{r['smallest']:.1e}", r["products into"].replace("float", "fp")]
             for r in formats])  # fmt: skip
-    _table("Overflow, underflow, scaling", ["", "computed", *shown[0].results, ""],
-           [[d.topic, d.expression, *(f"{v:.6g}" for v in d.results.values()), d.note] for d in shown])  # fmt: skip
+    rows = [[d.expression, *(f"{v:.6g}" if v >= 1 else f"{v:.3g}" for v in d.results.values())] for d in shown]
+    _table("Overflow, underflow, scaling", ["computed", *shown[0].results], rows)
+    for topic in dict.fromkeys(d.topic for d in shown):
+        click.echo(f"{topic}: " + "; ".join(d.note for d in shown if d.topic == topic))
     _table("Products with 16-bit operands, sums in FP32", ["operands", "route", ""],
            [[r["form"], r["name"], r["reason"] or ("slow" if r["slow"] else "yes")] for r in routes])  # fmt: skip
 

@@ -35,14 +35,14 @@ COMBINE = tw.Op("test combine", weight=1)
 REPLACE = tw.Op("test replace", weight=1)
 HOST_ONLY = tw.Op("test host only", weight=1)
 
-for device in ("cpu", "test arena"):
-    table.register("test combine", device, "int64", "int64", "test", combine)
-    table.register("test replace", device, "int64", "int64", "test", replace)
-table.register("test host only", "cpu", "int64", "int64", "test", combine)
 
-
-def arena_rows():
+@pytest.fixture(autouse=True, scope="module")
+def rows_of_these_tests():
     """The kernels of the CPU as rows of the arena: the same bits wherever a task runs."""
+    for device in ("cpu", "test arena"):
+        table.register("test combine", device, "int64", "int64", "test", combine)
+        table.register("test replace", device, "int64", "int64", "test", replace)
+    table.register("test host only", "cpu", "int64", "int64", "test", combine)
     for op in ("potrf", "trsm", "syrk", "gemm"):
         for dtype in ("float32", "float64"):
             storage = dtype
@@ -53,6 +53,9 @@ def arena_rows():
             table.register(op, "test arena", storage, "float32", f"{form}/tensor", row.function)
     for op in ("convert", "split"):
         table.register(op, "test arena", "any", "any", "test", table.lookup(op, "cpu", "float32", "float32").function)
+    yield
+    for key in [key for key in table._rows if key[0].startswith("test ") or key[1] == "test arena"]:
+        del table._rows[key]
 
 
 class Arena:
@@ -60,15 +63,11 @@ class Arena:
 
     device = "test arena"
     ops = frozenset({"potrf", "trsm", "syrk", "gemm", "convert", "split", "test combine", "test replace"})
-    ready = False
 
     def __init__(self, capacity=float("inf")):
         self.capacity = capacity
         self.rooms = []
         self.ended = 0
-        if not Arena.ready:
-            arena_rows()
-            Arena.ready = True
 
     def room(self, like):
         room = np.full(like.shape, 77, like.dtype)
