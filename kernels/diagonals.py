@@ -65,6 +65,10 @@ class Diagonals:
         """y := A^T x; x has a component for each row, y one for each column. Returns as `multiply`."""
         return self._sweep(x, y, 0, transposed=True)
 
+    def bytes_moved(self, columns: int) -> int:
+        """Bytes that y := A x has to move at least: the kept diagonals once, x once in, y once out."""
+        return self.table.nbytes + (columns + self.table.shape[1]) * self.table.itemsize
+
     def _sweep(self, x: np.ndarray, y: np.ndarray, first: int, *, transposed: bool) -> bool:
         """y_i := sum over k of a_(i, i + k) x_(i + k), or of a_(i + k, i) x_(i + k) if ``transposed``."""
         known: list[_Term] = []
