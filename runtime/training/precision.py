@@ -149,7 +149,9 @@ def check(precision: str, device: torch.device, model: nn.Module, *, allow_slow:
             "fp16 numerics"
         )
     if reason and not (allow_slow and precision in PRECISIONS and device.type == "cpu" and precision != "tf32"):
-        raise ValueError(reason + ("; allow_slow=True runs it anyway" if precision in ("fp16", "bf16") else ""))
+        raise ValueError(
+            reason + ("; allow_slow=True, or --allow-slow, runs it anyway" if precision in ("fp16", "bf16") else "")
+        )
 
 
 def has_convolutions(model: nn.Module) -> bool:

@@ -230,6 +230,9 @@ def test_times_and_memory_are_reported_without_dividing_by_zero(tmp_path):
     assert json.loads(json.dumps(numbers)) == numbers
     result.plot(tmp_path / "training.png")
     assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+    result.report(tmp_path / "training.html")
+    page = (tmp_path / "training.html").read_text()
+    assert "images/s" in page and "<h2>fp32: " in page and "data:image/png;base64," in page
     assert repr(result.table()) == str(result.table()) and "images/s" in result.table()
 
 
