@@ -133,7 +133,7 @@ class TestMpi:
         check("allreduce", xs, run(comm.allreduce(3, 6), xs, backend="mpi"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def client():
     """Three Dask workers, processes of one thread each."""
     import distributed
