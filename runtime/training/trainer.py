@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tilewright.backends.mpi import is_rank
 from tilewright.engine import Run, run
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import cores
@@ -137,6 +138,9 @@ def fit(
     In FP32, ``workers=R`` gives the bits of one worker with ``accumulate=R``: micro-batches and sums are the same.
     With R micro-batches on each of several workers sums associate differently, and losses agree to about 1e-6. Batch
     norm sees micro-batches, as in torch's DistributedDataParallel; running statistics are those of replica 0.
+
+    On the ranks of ``mpiexec -n R python script.py`` the call is collective, with ``backend="mpi", workers=R``: all
+    ranks make it, the model is that of rank 0, and all get the result. What is printed and written comes from rank 0.
 
     Examples
     --------
@@ -310,6 +314,8 @@ class _Engine:
         options = self.options
         if self.backend not in ("serial", "threads") and graph.layout is not None:
             options = {"owner": {handle: graph.layout.owner(handle) for handle in graph.handles_used}} | options
+        if self.backend == "mpi" and is_rank():
+            options = {"root": 0} | options  # all begin with the model and the state of rank 0
         return run(
             graph, data, backend=self.backend, scheduler=self.scheduler, workers=self.workers, progress=bar, **options
         )
