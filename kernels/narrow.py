@@ -8,16 +8,19 @@ All rounding is to nearest, ties to even. Kernels return 0, or what `tilewright.
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from math import prod
 from typing import Any
 
 import numpy as np
 
-__all__ = ["NOT_FINITE", "OVERFLOW", "UNDERFLOW", "convert", "diagonal", "narrowed", "round_tf32", "scaled", "split",
-           "split_parts", "to_bf16", "unscaled", "widened"]  # fmt: skip
+from tilewright.kernels.gemv import gemv
+
+__all__ = ["NOT_FINITE", "OVERFLOW", "UNDERFLOW", "convert", "diagonal", "narrowed", "round_tf32", "scaled", "scalen",
+           "split", "split_parts", "to_bf16", "unscaled", "widened"]  # fmt: skip
 
 
 NOT_FINITE, OVERFLOW, UNDERFLOW = 1, 2, 3
@@ -83,6 +86,14 @@ def convert(source: np.ndarray, target: np.ndarray) -> int:
 
 def split(source: np.ndarray, target: np.ndarray) -> None:
     """target := (h, l), both BF16, with h = bf16(source), l = bf16(source - h): 16 of the 24 bits of FP32."""
+    torch = _torch()
+    if torch is not None and source.flags.writeable:
+        s, t = torch.from_numpy(source), torch.from_numpy(target).view(torch.bfloat16)
+        rest = torch.from_numpy(_room("rest", (min(_ROWS, len(source)), source.shape[1]), np.dtype(np.float32)))
+        for rows in _blocks(source):
+            t[0, rows].copy_(s[rows])
+            t[1, rows].copy_(torch.sub(s[rows], t[0, rows], out=rest[: rows.stop - rows.start]))
+        return
     for rows in _blocks(source):
         part, high = source[rows], target[0, rows]
         to_bf16(part, high)
@@ -108,10 +119,7 @@ def narrowed(form: str, tile: np.ndarray, slot: int) -> np.ndarray:
     costs more than the rounding, one page fault for 2048 numbers.
     """
     shape = (2, *tile.shape) if form == "bfloat16x2" else tile.shape
-    pieces: dict[int, np.ndarray] = _scratch.__dict__.setdefault("pieces", {})
-    if slot not in pieces or pieces[slot].size < prod(shape):
-        pieces[slot] = np.empty(prod(shape), np.uint16)
-    copy = pieces[slot][: prod(shape)].reshape(shape)
+    copy = _room(slot, shape, np.dtype(np.uint16))
     if form == "bfloat16":
         to_bf16(tile, copy)
     elif form == "bfloat16x2":
@@ -125,6 +133,15 @@ def narrowed(form: str, tile: np.ndarray, slot: int) -> np.ndarray:
 def split_parts(tile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The high and the low part."""
     return tile[0], tile[1]
+
+
+def _room(slot: object, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory of the calling thread, not cleared; the same piece whenever a slot is asked for."""
+    pieces: dict[object, np.ndarray] = _scratch.__dict__.setdefault("pieces", {})
+    size = prod(shape) * dtype.itemsize
+    if slot not in pieces or pieces[slot].size < size:
+        pieces[slot] = np.empty(size, np.uint8)
+    return pieces[slot][:size].view(dtype).reshape(shape)
 
 
 # ------------------------------------------------------------------ scaling
@@ -144,28 +161,97 @@ def scaled(source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarra
     diagonal is exactly sign(a_ii) (1 + shift). A diagonal element that is 0 stays 0: the shift is one of A by
     shift diag(A), so it does not hide that A is not positive definite.
     """
-    rows_of_d, columns_of_d = di, dj[:, 0]
-    buffer = np.empty((min(_ROWS, len(source)), source.shape[1]))
+    multiply = _multiplier(source, di, dj, target)
     bad = False
     with np.errstate(all="ignore"):
         for rows in _blocks(source):
-            block = buffer[: rows.stop - rows.start]
-            np.multiply(source[rows], columns_of_d, out=block)
-            np.multiply(block, rows_of_d[rows], out=block)
-            np.copyto(target[rows], block, casting="same_kind")
-            if shift is None and not np.isfinite(target[rows].sum()):
+            multiply(rows)
+            if shift is not None:
+                _on_diagonal(source, target, shift, rows)
+            if not np.isfinite(target[rows].sum()):
                 bad = True
-        if shift is not None:
-            target[_upper(target.shape)] = 0
-            signs = np.sign(np.diagonal(source))
-            np.fill_diagonal(target, np.where(np.isfinite(signs), signs * (1 + shift), np.nan))
-            infinite = np.isinf(np.diagonal(source))
-            target[np.diag_indices(len(target))] = np.where(infinite, np.nan, np.diagonal(target))
-            bad = not np.isfinite(target.sum())
-    if not bad or _finite(target):
+    return _why(source, target, shift) if bad else 0
+
+
+def scalen(
+    source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray, sums: np.ndarray,
+    shift: float | None = None,
+) -> int:  # fmt: skip
+    """`scaled`, and while the numbers are in cache the sums of |S| along rows and columns, into sums, (2, n).
+
+    On the diagonal both are those of the Hermitian matrix whose lower triangle S has. They are added up from |H| in the
+    precision of the C-ordered target; where one is not finite, some number is not.
+    """
+    multiply = _multiplier(source, di, dj, target)
+    p, q = target.shape
+    (wi, top_i), (wj, top_j) = _weights(di, target.dtype), _weights(dj, target.dtype)  # |a_ij| = |h_ij| / (d_i d_j)
+    along, down = np.zeros(p, target.dtype), np.zeros(q, target.dtype)
+    size = _room("size", (min(_ROWS, p), q), target.dtype)
+    with np.errstate(all="ignore"):
+        for rows in _blocks(source):
+            multiply(rows)
+            if shift is not None:
+                _on_diagonal(source, target, shift, rows)
+            block = np.abs(target[rows], out=size[: rows.stop - rows.start])
+            gemv(block, wj, along[rows])
+            gemv(block.T, wi[rows], down, accumulate=True)
+        sums.fill(0)
+        sums[0, :p] = along * (top_j / di[:, 0])
+        sums[1, :q] = down * (top_i / dj[:, 0])
+        if shift is not None:  # the diagonal was counted twice, with the shift
+            sums[0] += sums[1] - np.abs(target.diagonal()) * ((1 + 2 * shift) / (1 + shift)) / di[:, 0] ** 2
+            sums[1] = sums[0]
+    return 0 if np.isfinite(sums).all() else _why(source, target, shift)
+
+
+def _weights(d: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, float]:
+    """(1/d over the largest of them, the largest)."""
+    weights = 1 / d[:, 0]
+    top = float(weights.max(initial=0)) or 1.0
+    return (weights / top).astype(dtype), top
+
+
+def _multiplier(
+    source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray
+) -> Callable[[slice], object]:  # fmt: skip
+    """A function that sets some rows of the target to D_i S D_j. By torch where it is installed, twice as fast."""
+    across = dj[:, 0]
+    buffer = _room("product", (min(_ROWS, len(source)), source.shape[1]), np.dtype(np.float64))
+    torch = _torch() if "torch" in sys.modules else None
+    if torch is None or not source.flags.writeable or source.dtype != np.float64:
+
+        def multiply(rows: slice) -> None:
+            block = buffer[: rows.stop - rows.start]
+            np.multiply(source[rows], across, out=block)
+            np.multiply(block, di[rows], out=block)
+            np.copyto(target[rows], block, casting="same_kind")
+
+        return multiply
+    s, t, room, left, right = map(torch.from_numpy, (source, target, buffer, di, across))
+
+    def multiply_by_torch(rows: slice) -> None:
+        block = room[: rows.stop - rows.start]
+        torch.mul(s[rows], right, out=block)
+        t[rows].copy_(block.mul_(left[rows]))
+
+    return multiply_by_torch
+
+
+def _on_diagonal(source: np.ndarray, target: np.ndarray, shift: float, rows: slice) -> None:
+    """Rows of a tile on the diagonal: zeros above it, sign(a_ii) (1 + shift) on it, a NaN for an infinity."""
+    target[rows, rows.stop :] = 0
+    block = target[rows, rows]
+    block[_upper(block.shape)] = 0
+    signs = np.sign(source[rows, rows].diagonal())
+    signs[np.isinf(source[rows, rows].diagonal())] = np.nan
+    np.fill_diagonal(block, signs * (1 + shift))
+
+
+def _why(source: np.ndarray, target: np.ndarray, shift: float | None) -> int:
+    """The info for a target that seems not to be finite."""
+    if _finite(target):
         return 0
-    read = np.tril(source) if shift is not None else source
-    return OVERFLOW if _finite(read) else NOT_FINITE
+    return OVERFLOW if _finite(source if shift is None else np.tril(source)) else NOT_FINITE
 
 
 def unscaled(d: np.ndarray, tile: np.ndarray, part: str) -> int:

@@ -59,7 +59,8 @@ MOVES: dict[str, Callable[..., Any]] = {
     "copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite,
     "identity": move.identity, "mirror": move.mirror, "whole": hemm.whole, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
-    "diagonal": narrow.diagonal, "scaled": narrow.scaled, "unscaled": narrow.unscaled,
+    "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
+    "unscaled": narrow.unscaled,
 }  # fmt: skip
 ANY = "any"
 

@@ -244,6 +244,11 @@ class MessagePlan:
         return {v.handle: v.source for v in self._versions if v.number and v.closed_by < 0}
 
     @cached_property
+    def lasting(self) -> frozenset[tuple[Handle, int]]:
+        """(handle, version) that no task overwrites."""
+        return frozenset((v.handle, v.number) for v in self._versions if v.closed_by < 0)
+
+    @cached_property
     def numbers(self) -> dict[tuple[int, int, int], int]:
         """Place in `messages` by (source, destination, tag)."""
         return {(m.source, m.destination, m.tag): number for number, m in enumerate(self.messages)}

@@ -79,6 +79,27 @@ def watched_keys(dask_scheduler: Any = None) -> list[str]:
     return _keys[:]
 
 
+def segments() -> int:
+    """How many segments of shared memory this process has made and not given back."""
+    import gc
+
+    from tilewright.mpi import shared
+
+    gc.collect()
+    return len(shared._segments)
+
+
+def blind(yes: bool) -> None:
+    """Make this process see no other's memory, or again what it saw."""
+    from tilewright.cluster import near
+
+    if yes:
+        near.kept_sees = near.sees  # type: ignore[attr-defined]
+        near.sees = lambda probe: False  # type: ignore[assignment]
+    else:
+        near.sees = near.kept_sees  # type: ignore[attr-defined]
+
+
 def torch_state(x: Any) -> None:
     """1 autocast, 2 its dtype is BF16, 4 its cache is off, 8 grad is off."""
     import torch

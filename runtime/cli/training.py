@@ -36,8 +36,15 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
     "--schedule", type=click.Choice(["constant", "cosine", "one-cycle"]), default="constant", show_default=True
 )
 @click.option("--clip-norm", type=click.FloatRange(min=0, min_open=True), help="Largest norm of the gradients.")
+@click.option("--penalty", type=click.FloatRange(min=0, min_open=True),
+              help="Add so much of the squared norm of the gradient to the loss.")  # fmt: skip
+@click.option(
+    "--loss-scale", type=click.FloatRange(min=0, min_open=True), help="The first one of fp16.  [default: 65536]"
+)
 @click.option("--fallback", type=click.Choice(["robust", "literal"]), default="robust", show_default=True,
               help="When adaptive precision gives one up.")  # fmt: skip
+@click.option("--retry", type=click.IntRange(min=1), metavar="STEPS",
+              help="Adaptive precision goes up again after so many good steps.  [default: never]")  # fmt: skip
 @click.option("--backend", type=click.Choice(BACKENDS), default="threads", show_default=True)
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Replicas that share a batch."
@@ -49,20 +56,25 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 @click.option("--resume/--no-resume", default=True, show_default=True)
 @click.option("--device", help="[default: a CUDA device if there is one]")
 @click.option("--channels-last", is_flag=True, help="Store images with channels last.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile each segment with torch.compile.")
+@click.option("--deterministic", is_flag=True, help="Have torch refuse what it cannot repeat.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--allow-slow", is_flag=True, help="Run what is refused as too slow on this CPU.")
 @click.option("--plot", type=File, callback=writable(".png", ".svg", ".pdf"), help="Draw loss, accuracy, time, scale.")
 @click.option("--report", type=File, callback=writable(".html"), help="Write the run as one page.")
 @click.option("--trace", type=File, callback=writable(".json"), help="Write the trace, for ui.perfetto.dev.")
 @click.option("--log", type=File, callback=writable(".jsonl"), help="Write a JSON line a step.")
+@click.option("--tensorboard", type=click.Path(path_type=Path, file_okay=False), help="A folder for TensorBoard.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--progress/--no-progress", default=None, help="[default: on a terminal]")
 def train(
     data: str, model: str, residual: bool, width: int, precision: str, compare: str | None, epochs: int,
     batch_size: int | None, accumulate: int, optimizer: str, lr: float | None, schedule: str, clip_norm: float | None,
-    fallback: str, backend: str, workers: int, pipeline: str | None, segments: int | None, head: str | None,
-    checkpoint: Path | None, resume: bool, device: str | None, channels_last: bool, seed: int, allow_slow: bool,
-    plot: Path | None, report: Path | None, trace: Path | None, log: Path | None, as_json: bool, progress: bool | None,
+    penalty: float | None, loss_scale: float | None, fallback: str, retry: int | None, backend: str, workers: int,
+    pipeline: str | None, segments: int | None, head: str | None, checkpoint: Path | None, resume: bool,
+    device: str | None, channels_last: bool, compiled: bool, deterministic: bool, seed: int, allow_slow: bool,
+    plot: Path | None, report: Path | None, trace: Path | None, log: Path | None, tensorboard: Path | None,
+    as_json: bool, progress: bool | None,
 ) -> None:  # fmt: skip
     """Train a model as a task graph and say how it went."""
     if residual and model != "simple-resnet":
@@ -93,9 +105,12 @@ def train(
         size = batch_size or training.batch_size_for(target_device(device))
         options: dict[str, Any] = {
             "epochs": epochs, "batch_size": size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
-            "schedule": schedule, "clip_norm": clip_norm, "fallback": fallback, "backend": backend,
+            "schedule": schedule, "clip_norm": clip_norm, "fallback": training.Fallback(mode=fallback, retry=retry),
+            "scaler": training.LossScaler(loss_scale) if loss_scale else None,
+            "penalty": training.GradientPenalty(penalty) if penalty else None, "backend": backend,
             "workers": workers, "pipeline": pipeline, "segments": segments, "head": head, "device": device,
-            "channels_last": channels_last, "seed": seed, "allow_slow": allow_slow, "log": log,
+            "channels_last": channels_last, "compile": compiled, "deterministic": deterministic, "seed": seed,
+            "allow_slow": allow_slow, "log": log, "tensorboard": tensorboard,
             "progress": sys.stderr.isatty() if progress is None else progress,
         }  # fmt: skip
         source = train_data.source

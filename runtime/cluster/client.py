@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tilewright.cluster import wire
+from tilewright.cluster import near, wire
 from tilewright.cluster.part import TOPIC
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "kept_client",
     "ranks_of",
     "require_dask",
+    "seen",
     "wait_for_workers",
 ]
 
@@ -293,11 +294,17 @@ def ranks_of(found: list[WorkerInfo], workers: int | None) -> Ranks:
     return Ranks(tuple(found[: workers // share]), share)
 
 
-_fit: weakref.WeakKeyDictionary[Client, set[str]] = weakref.WeakKeyDictionary()
+_fit: weakref.WeakKeyDictionary[Client, dict[str, bool]] = weakref.WeakKeyDictionary()
+"""By client: what was checked, and whether it and this process see each other's memory."""
+
+
+def seen(client: Client, address: str) -> bool:
+    """Whether this process and a worker, after `check`, read each other's memory."""
+    return _fit[client][address]
 
 
 def check(client: Client, addresses: tuple[str, ...]) -> None:
-    """Make sure, once for each, that workers and scheduler have this tilewright; tell the workers who we are.
+    """Make sure, once for each, that workers and scheduler have this tilewright; find out whose memory is here.
 
     Raises
     ------
@@ -305,34 +312,36 @@ def check(client: Client, addresses: tuple[str, ...]) -> None:
         Some cannot import it, or have another version.
     """
     wire.install()
-    known = _fit.setdefault(client, set())
+    known = _fit.setdefault(client, {})
     new = [address for address in addresses if address not in known]
     if not new:
         return
     ours = version("tilewright")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Dask, about versions of packages that do not matter here
-        found: dict[str, str] = dict(client.run(_prepare, workers=new))
-        if "scheduler" not in known:
-            found["the scheduler"] = client.run_on_scheduler(_find)
-    for address, theirs in found.items():
+        found: dict[str, tuple[str, Any]] = dict(client.run(_prepare, near.probe(), workers=new))
+        if "the scheduler" not in known:
+            found["the scheduler"] = client.run_on_scheduler(_find), None
+    for address, (theirs, _) in found.items():
         if theirs != ours:
             has = f"has version {theirs}" if theirs[:1].isdigit() else f"cannot import it ({theirs})"
             raise RuntimeError(
                 f"{address} of the Dask cluster {has}, and this process has tilewright {ours}; install the same "
                 f"tilewright on all machines of the cluster"
             )
-    known.update(new, ["scheduler"])
+    known.update((address, near.sees(probe)) for address, (_, probe) in found.items())
 
 
-def _prepare(dask_worker: Any = None) -> str:
+def _prepare(caller: Any, dask_worker: Any = None) -> tuple[str, Any]:
+    """The version here, and a probe if this process sees the caller."""
     try:
         import tilewright
         import tilewright.cluster.part
+        from tilewright.cluster import near
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}", None
     tilewright.cluster.part.office(dask_worker)
-    return str(tilewright.__version__)
+    return str(tilewright.__version__), near.probe() if near.sees(caller) else None
 
 
 def _find() -> str:

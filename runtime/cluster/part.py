@@ -6,11 +6,11 @@ import asyncio
 import pickle
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tilewright.cluster import wire
+from tilewright.cluster import near, wire
 from tilewright.cluster.post import Job, Office, Post, blank, own
 from tilewright.crew import Crew
 from tilewright.errors import WorkerDied
@@ -18,7 +18,9 @@ from tilewright.graph import Access, Handle
 from tilewright.kernels import blas
 from tilewright.machine import Machine
 from tilewright.messages import MessagePlan, Part
-from tilewright.mpi.outcome import Outcome, freeze, planned, thaw
+from tilewright.mpi import shared
+from tilewright.mpi.outcome import Outcome, freeze, planned
+from tilewright.mpi.shared import Mappings, Reference
 from tilewright.outline import Outline
 from tilewright.program import Program
 from tilewright.schedulers import policy as find_policy
@@ -27,9 +29,34 @@ from tilewright.tiles import Store, TiledMatrix
 if TYPE_CHECKING:
     from distributed import Worker
 
-__all__ = ["TOPIC", "Values", "office", "pick", "run_part", "told_of", "use_blas"]
+__all__ = [
+    "TOPIC",
+    "Result",
+    "Values",
+    "adopt",
+    "lent_of",
+    "office",
+    "pick",
+    "pick_transposed",
+    "run_part",
+    "told_of",
+    "use_blas",
+]
 
 Values = dict[Handle, Any]
+
+
+class Result(NamedTuple):
+    """What the Dask task that is a rank returns."""
+
+    outcome: Outcome
+    returns: Values
+    """Final values for the caller; where they are, if it sees this process' memory."""
+    lent: Values
+    """Those arrays."""
+    stays: Values
+    """Final values that stay on the workers."""
+
 
 PAUSE = 0.2  # seconds before a part that came to the wrong worker tries again
 
@@ -49,10 +76,10 @@ def office(worker: Worker | None = None) -> Office:
     return found
 
 
-def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tuple[Outcome, Values, Values]:
+def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> Result:
     """Run one rank of a job. Its data are ``parcel``, and ``tiles`` by ``handles``, which are not changed.
 
-    Returns what happened, the final values for the caller, and those that stay.
+    A `Reference` in the parcel is an array in the caller's memory, lent to this run.
     """
     from distributed import Reschedule, get_worker, secede
 
@@ -62,13 +89,14 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
             time.sleep(PAUSE)
             raise Reschedule
         gone = WorkerDied(job.addresses[job.rank], f"rank {job.rank} of a run cannot go on at {worker.address}")
-        return _nothing(gone), {}, {}
+        return Result(_nothing(gone), {}, {}, {})
     secede()  # ranks of two runs that begin at the same time must not wait for each other
     post = Post(office(worker), job)
     problem: BaseException | None = None
     try:
+        borrowed = _borrowed(parcel)
         with job.ambient.entered():  # the crew takes it into its threads
-            crew, plan, orders = _crew(job, parcel, dict(zip(handles, tiles, strict=True)))
+            crew, plan, orders = _crew(job, parcel | borrowed, dict(zip(handles, tiles, strict=True)))
     except BaseException as error:
         problem = error
 
@@ -77,7 +105,7 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
 
     began = on_loop(post.meet(problem))
     if problem is None and not post.stopped:
-        post.employ(crew, plan.numbers, orders)
+        post.employ(crew, plan, orders)
         report = None
         if job.tells:
 
@@ -93,8 +121,16 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> tu
                 crew.on_threads(report)
     on_loop(post.part())
     if problem is not None:
-        return _nothing(problem), {}, {}
-    return _told(job, post, crew, plan, began)
+        return Result(_nothing(problem), {}, {}, {})
+    places = {handle: value for handle, value in parcel.items() if isinstance(value, Reference)}
+    unmoved = {handle: place for handle, place in places.items() if crew.program.store[handle] is borrowed[handle]}
+    return _told(job, post, crew, plan, began, unmoved)
+
+
+def _borrowed(parcel: Values) -> Values:
+    """The arrays that are lent."""
+    caller = Mappings()
+    return {handle: caller.array(place) for handle, place in parcel.items() if isinstance(place, Reference)}
 
 
 def _answers(worker: Worker, address: str) -> bool:
@@ -145,7 +181,7 @@ def outline_family(shape: tuple[int, int], tile_size: int, dtype: str, order: st
 
 
 def _provide(part: Part, store: Store, orders: dict[str, Any]) -> None:
-    """Zeros for what tasks of this rank write without reading, all in one arena."""
+    """Zeros for what tasks of this rank write without reading, all in one arena that others can read."""
     missing: dict[Handle, np.ndarray] = {}
     for task in part.graph:
         if not task.op.external:
@@ -153,7 +189,7 @@ def _provide(part: Part, store: Store, orders: dict[str, Any]) -> None:
                 if access is Access.WRITE and isinstance(store[handle], Outline):
                     missing[handle] = store[handle]
     step = {handle: -(-outline.nbytes // 64) * 64 for handle, outline in missing.items()}
-    arena = np.zeros(sum(step.values()) + 64, np.uint8)
+    arena = near.zeros(sum(step.values()) + 64)
     start = -arena.ctypes.data % 64
     for handle, outline in missing.items():
         if outline.ndim == 2 and outline.shape[0] == 1:
@@ -176,7 +212,7 @@ def use_blas(name: str) -> None:
             ) from None
 
 
-def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float) -> tuple[Outcome, Values, Values]:
+def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float, unmoved: Values) -> Result:
     origin = crew.part.origin
     rows = [
         (origin[index], worker, start - began, end - began)
@@ -188,10 +224,19 @@ def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float) -> 
     failure = min(failures, key=lambda failure: failure[0]) if failures else None
     stays: Values = {}
     returns: Values = {}
+    lent: Values = {}
     if not failures and not post.stopped:
         for handle, rank in plan.final_places.items():
             if rank == job.rank and handle.name not in plan.graph.temporary:
-                (stays if handle.name in job.stay else returns)[handle] = crew.program.store[handle]
+                value = crew.program.store[handle]
+                if handle.name in job.stay:
+                    stays[handle] = value
+                elif handle in unmoved:
+                    returns[handle] = unmoved[handle]
+                elif job.seen and isinstance(value, np.ndarray) and (place := shared.reference(value)) is not None:
+                    returns[handle], lent[handle] = place, value
+                else:
+                    returns[handle] = value
     outcome = Outcome(
         tasks=np.array(rows).reshape(-1, 4),
         sent=[(number, nbytes, start - began) for number, nbytes, start in post.sent],
@@ -200,19 +245,43 @@ def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float) -> 
         announced=False,
         values=pickle.dumps(crew.program.replaced) if crew.program.replaced else b"",
     )
-    return outcome, returns, stays
+    return Result(outcome, returns, lent, stays)
 
 
-def told_of(result: tuple[Outcome, Values, Values]) -> tuple[Outcome, Values]:
+def told_of(result: Result) -> tuple[Outcome, Values]:
     """What the caller wants to know of a rank; the rest stays."""
-    return result[:2]
+    return result.outcome, result.returns
 
 
-def pick(result: Any, handle: Handle) -> Any:
-    """One tile of what a rank or a group of tasks returned. WorkerDied if Dask ran a rank again, which cannot be."""
-    if not isinstance(result, tuple):
-        return result[handle]
-    outcome, _, stays = result
-    if outcome.failure is not None:
-        raise thaw(outcome.failure[1])
-    return stays[handle]
+def lent_of(result: Result) -> Values:
+    """What the caller could not read in place after all."""
+    return result.lent
+
+
+def pick(values: Values, handle: Handle) -> Any:
+    """One tile of what a group of tasks returned."""
+    return values[handle]
+
+
+def pick_transposed(values: Any, handle: Handle | None) -> Any:
+    """The same, transposed; of a group that returned one value, that."""
+    return (values if handle is None else values[handle]).T
+
+
+Adopted = list[tuple[Handle, Any, bool]]
+"""Handle, the key that its value gets, whether the value is to be transposed."""
+
+
+def adopt(
+    parts: list[Any], stays: Adopted, zeros: dict[Any, tuple[tuple[int, ...], str]], dask_worker: Any = None
+) -> dict[Any, int]:
+    """Make keys of their own of values that stay; bytes by key. Runs on the event loop.
+
+    ``parts`` are the keys of the ranks' results, of which one is here; ``zeros`` has shape and dtype of tiles of zeros.
+    """
+    part = next((key for key in parts if key in dask_worker.data), None)
+    here = {} if part is None else dask_worker.data[part].stays
+    data = {key: here[handle].T if transposed else here[handle] for handle, key, transposed in stays if handle in here}
+    data |= {key: np.broadcast_to(np.zeros((), dtype), shape) for key, (shape, dtype) in zeros.items()}
+    sizes: dict[Any, int] = dask_worker.update_data(data)["nbytes"]
+    return sizes

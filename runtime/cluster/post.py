@@ -4,9 +4,9 @@ Every Dask worker has an `Office`, which takes streams from other workers, and d
 courier of that run's crew. All of a post's state belongs to the worker's event loop; worker threads only hand over
 tasks. Streams carry::
 
-    hello    a rank is ready, or why it is not; its clock
-    grant    the receiver has room for a message and its place is free
-    tile     a message, sent once it is granted and its value is there
+    hello    a rank is ready, or why it is not; its clock and its probe
+    grant    the receiver has room for a message and its place is free, and says whether it sees the sender's memory
+    tile     a message, sent once it is granted and its value is there; or where it is, if the receiver sees that
     ack      the receiver has it: the sender may change its own
     failed   a task failed somewhere: start no other
     bye      nothing more will come; ``heard``, or the end of the stream, answers it
@@ -14,12 +14,15 @@ tasks. Streams carry::
 Grants go out in order of first need, while the copies held stay within a window of bytes; the first one needed is
 granted whatever the window says, so some task can always go on. A stream that closes before its ``bye`` is a rank that
 died.
+
+What the receiver reads in the sender's memory is a version that nobody overwrites; of others it gets a copy.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import pickle
 import socket
 from collections import deque
 from time import perf_counter
@@ -28,10 +31,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tilewright.ambient import Ambient
+from tilewright.cluster import near
 from tilewright.errors import WorkerDied
 from tilewright.graph import Handle, Task
-from tilewright.messages import RECEIVE, SEND, Message
+from tilewright.messages import RECEIVE, SEND, Message, MessagePlan
 from tilewright.mpi.buffers import layout
+from tilewright.mpi.shared import Mappings
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -69,6 +74,8 @@ class Job(NamedTuple):
     """``sys.path`` of a caller on this host; functions are found there."""
     stay: tuple[str, ...]
     """Names of handles whose final values stay on the workers."""
+    seen: bool
+    """Whether the caller sees the memory of this rank."""
     ambient: Ambient
     """Autocast and the like where the run was submitted."""
 
@@ -120,8 +127,9 @@ class Post:
         self._heard: set[int] = set()  # ranks that have our bye, or are gone
         self._change = asyncio.Event()
         self._ready: dict[int, Task] = {}  # sends by number
-        self._granted: set[int] = set()  # by others, to us
-        self._unacknowledged: dict[int, Task] = {}
+        self._granted: dict[int, bool] = {}  # by others, to us: whether they see our memory
+        self._unacknowledged: dict[int, tuple[Task, Any]] = {}  # and what has to live until then
+        self._seen: set[int] = set()  # ranks whose memory we see
         self._wanted: list[tuple[int, int, Task]] = []  # receives that are ready and not granted; a heap
         self._expected: dict[int, tuple[tuple[int, int], Task]] = {}  # granted by us
         self._held = 0
@@ -133,9 +141,9 @@ class Post:
         """Take a task that is ready."""
         self.loop.call_soon_threadsafe(self._take, task)
 
-    def employ(self, crew: Crew, numbers: dict[tuple[int, int, int], int], orders: dict[str, str]) -> None:
-        """Work for this crew; ``numbers`` are those of `MessagePlan.numbers`, ``orders`` those of matrices by name."""
-        self.crew, self.numbers, self.orders = crew, numbers, orders
+    def employ(self, crew: Crew, plan: MessagePlan, orders: dict[str, str]) -> None:
+        """Work for this crew; ``orders`` are those of matrices by name."""
+        self.crew, self.plan, self.orders = crew, plan, orders
         self.store = crew.program.store
         crew.employ(self)
 
@@ -154,7 +162,7 @@ class Post:
         for rank in self._peers:
             self._outbox[rank] = asyncio.Queue()
         await asyncio.gather(*map(self._connect, self._peers))
-        self._tell_all({"kind": "hello", "clock": mine, "ready": problem is None})
+        self._tell_all({"kind": "hello", "clock": mine, "ready": problem is None, "probe": near.probe()})
         if problem is not None:
             self._fail(-1, problem)
         self._helpers.append(asyncio.create_task(self._watch()))
@@ -256,16 +264,18 @@ class Post:
         if kind == "tile":
             self._arrive(rank, **words)
         elif kind == "ack":
-            self._complete(self._unacknowledged.pop(words["number"], None))
+            self._complete(self._unacknowledged.pop(words["number"], (None,))[0])
         elif kind == "grant":
             number = words["number"]
             if number in self._ready:
-                self._send(number, self._ready.pop(number))
+                self._send(number, self._ready.pop(number), words["sees"])
             else:
-                self._granted.add(number)
+                self._granted[number] = words["sees"]
         elif kind == "hello":
             host, clock = words["clock"]
             self._clocks[rank] = host, clock
+            if near.sees(words["probe"]):
+                self._seen.add(rank)
             if not words["ready"]:
                 self._stop()
         elif kind == "failed":
@@ -304,11 +314,10 @@ class Post:
 
     def _take(self, task: Task) -> None:
         message: Message = task.params[0]
-        number = self.numbers[message.source, message.destination, message.tag]
+        number = self.plan.numbers[message.source, message.destination, message.tag]
         if task.op is SEND:
             if number in self._granted:
-                self._granted.discard(number)
-                self._send(number, task)
+                self._send(number, task, self._granted.pop(number))
             else:
                 self._ready[number] = task
         elif task.op is RECEIVE:
@@ -333,14 +342,21 @@ class Post:
             _, number, task = heapq.heappop(self._wanted)
             self._held += size
             self._expected[number] = key, task
-            self._tell(message.source, kind="grant", number=number)
+            self._tell(message.source, kind="grant", number=number, sees=message.source in self._seen)
 
-    def _send(self, number: int, task: Task) -> None:
+    def _send(self, number: int, task: Task, sees: bool) -> None:
         from distributed.protocol import Serialized, serialize
 
         message: Message = task.params[0]
         value = self.store[message.handle]
         start = perf_counter()
+        lasts = (message.handle, message.version) in self.plan.lasting
+        if sees and (lent := near.lend(value, copy=not lasts)) is not None:
+            place, array = lent
+            self._unacknowledged[number] = task, array
+            self.sent.append((number, place.nbytes, start))
+            self._tell(message.destination, kind="tile", number=number, place=pickle.dumps(place))
+            return
         try:
             packed = own(value) if self.worker.address.startswith("inproc://") else pack(value)
             header, frames = serialize(packed, on_error="raise")
@@ -349,14 +365,16 @@ class Post:
             self.crew.fail(task, 0, error)
             self._stop()
             return
-        self._unacknowledged[number] = task
+        self._unacknowledged[number] = task, None
         self.sent.append((number, sum(memoryview(frame).nbytes for frame in frames), start))
         self._tell(message.destination, kind="tile", number=number, value=Serialized(header, frames))
 
-    def _arrive(self, rank: int, number: int, value: Any) -> None:
+    def _arrive(self, rank: int, number: int, value: Any = None, place: bytes = b"") -> None:
         expected = self._expected.pop(number, None)
         if expected is None or self.stopped:
             return
+        if place:
+            value = Mappings().array(pickle.loads(place))  # its own, gone with the last array in it
         task = expected[1]
         handle = task.params[0].handle
         self.store[handle] = own(value, copy=False, order=self.orders.get(handle.name), read=True)

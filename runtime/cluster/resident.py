@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
@@ -18,18 +18,19 @@ import numpy as np
 from tilewright.ambient import capture
 from tilewright.backends import Progress
 from tilewright.cluster import client as clients
+from tilewright.cluster import near
 from tilewright.cluster.client import Ranks
-from tilewright.cluster.part import Values, run_part, told_of
+from tilewright.cluster.part import Values, adopt, lent_of, run_part, told_of
 from tilewright.cluster.post import Job, pack
 from tilewright.cluster.remote import Piece, RemoteTiles
 from tilewright.distribution import owners
 from tilewright.errors import WorkerDied
 from tilewright.graph import Access, Handle
 from tilewright.kernels import blas
-from tilewright.machine import cores
 from tilewright.messages import MessagePlan
 from tilewright.mpi.buffers import layout
 from tilewright.mpi.outcome import Order, Outcome, merge, planned
+from tilewright.mpi.shared import Mappings, Reference
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.tiles import Store, TiledMatrix
@@ -60,7 +61,7 @@ def run_resident(
 ) -> Trace:  # fmt: skip
     """Run a program; results go to its store, or stay on the workers where its matrices are `RemoteTiles`."""
     graph, store = program.graph, program.store
-    rank_of = owners(options.owner, len(ranks.members))
+    rank_of = _where_data_is(client, ranks, program, owners(options.owner, len(ranks.members)))
     order: Order = tuple(rank_of(handle) for handle in graph.handles_used), None, ()
     plan = planned(graph, len(ranks.members), order)
     families, outlines = families_of(store), outlines_of(program)
@@ -71,7 +72,7 @@ def run_resident(
     keys = [(f"{_word(graph.name)}-{run}", rank) for rank in range(len(ranks.members))]
     jobs = [
         Job(run, keys[rank], rank, ranks.addresses, contents, ranks.workers, options.window, blas.current().name,
-            options.timeout, progress is not None, path, stay, capture())
+            options.timeout, progress is not None, path, stay, clients.seen(client, ranks.addresses[rank]), capture())
         for rank in range(len(ranks.members))
     ]  # fmt: skip
     done = [0] * len(ranks.members)
@@ -82,22 +83,51 @@ def run_resident(
             progress(sum(done))
 
     clock = clients.SchedulerClock(client)
+    parcels = _parcels(plan, store)
     with clients.bulletin(client).read(run, hear):
-        futures = _submit(client, ranks, jobs, plan, store, keys)
+        futures, lent = _submit(client, ranks, jobs, parcels)
         results = _results(client, ranks, futures)
     outcomes = [outcome for outcome, _ in results]
     trace = merge(graph, plan, ranks.workers, outcomes)
     replaced: set[Handle] = set().union(*(pickle.loads(outcome.values) for outcome in outcomes if outcome.values))
-    for _, values in results:
-        deliver(store, values, replaced)
-    for handle, rank in plan.final_places.items():
-        family = store.families.get(handle.name)
-        if isinstance(family, RemoteTiles):
-            family.pieces[handle.index[0], handle.index[1]] = Piece(futures[rank], handle)
+    for future, (_, values) in zip(futures, results, strict=False):
+        deliver(store, _read(client, future, values), replaced)
+    del lent  # what a task changed in place is read there
+    _take_over(client, ranks, keys, plan, store)
     if progress is not None:
         progress(len(graph))
-    trace.facts = {"submitted": len(futures), "scheduler": clock.share()}
+    trace.facts = {
+        "submitted": len(futures), "scheduler": clock.share(),
+        "inputs": sum(_nbytes(parcel.values()) for parcel in parcels),
+        "results": sum(_nbytes(values.values()) for _, values in results),
+    }  # fmt: skip
     return trace
+
+
+def _where_data_is(
+    client: Client, ranks: Ranks, program: Program, owner: Callable[[Handle], int]
+) -> Callable[[Handle], int]:
+    """Owners; of tiles that are only read the worker that has them, so that they travel as messages."""
+    written = set(program.graph.written)
+    pieces = {
+        handle: family.pieces[handle.index[0], handle.index[1]].future
+        for handle in program.graph.inputs
+        if handle not in written and isinstance(family := program.store.families.get(handle.name), RemoteTiles)
+    }
+    if not pieces:
+        return owner
+    rank_at = {address: rank for rank, address in enumerate(ranks.addresses)}
+    found = client.who_has(list(pieces.values()))
+    places = {
+        handle: next((rank_at[address] for address in found[future.key] if address in rank_at), None)
+        for handle, future in pieces.items()
+    }
+
+    def rank_of(handle: Handle) -> int:
+        place = places.get(handle)
+        return owner(handle) if place is None else place
+
+    return rank_of
 
 
 def _dumps(value: Any) -> bytes:
@@ -161,7 +191,7 @@ def _piece_or_value(store: Store, handle: Handle) -> Any:
     family = store.families.get(handle.name)
     if isinstance(family, RemoteTiles):
         return family.pieces[handle.index[0], handle.index[1]]
-    return pack(store[handle])
+    return store[handle]
 
 
 def needs(plan: MessagePlan, store: Store, window: int) -> list[int]:
@@ -192,56 +222,115 @@ def deliver(store: Store, values: Values, replaced: set[Handle]) -> None:
             copies.append((place, value))
         else:
             store[handle] = value
-    if sum(value.nbytes for _, value in copies) < 1 << 22:
-        for place, value in copies:
-            np.copyto(place, value)
+    near.copy_all(copies)
+
+
+def _read(client: Client, future: Future, values: Values) -> Values:
+    """Values of a rank; those that it lends are read in its memory."""
+    places = {handle: value for handle, value in values.items() if isinstance(value, Reference)}
+    there: dict[str, Mappings] = defaultdict(Mappings)  # the rank's memory, and this process' own
+    try:
+        arrays = {handle: there[place.path].array(place) for handle, place in places.items()}
+    except OSError:  # Dask has moved them meanwhile
+        arrays = client.submit(lent_of, future, pure=False).result()
+    return values | arrays
+
+
+def _take_over(client: Client, ranks: Ranks, keys: list[Any], plan: MessagePlan, store: Store) -> None:
+    """Make tiles that stay on the workers chunks of a dask.array, without a task for each; others of it are zeros."""
+    adopted: dict[Any, tuple[RemoteTiles, tuple[int, int]]] = {}
+    stays = []
+    blanks = {}
+    written = {handle.name for handle in plan.final_places}
+    for name, family in store.families.items():
+        if not isinstance(family, RemoteTiles) or name in plan.graph.temporary or name not in written:
+            continue
+        for i, j in family:
+            key = family.key(i, j)
+            adopted[key] = family, (i, j)
+            if (handle := Handle(name, (i, j))) in plan.final_places:
+                stays.append((handle, key, family.upper))
+            else:
+                shape = family[i, j].shape
+                blanks[key] = shape[:: -1 if family.upper else 1], family.dtype.str
+    if not adopted:
         return
-    with ThreadPoolExecutor(cores()) as copiers:
-        for _ in copiers.map(lambda pair: np.copyto(*pair), copies):
-            pass
+
+    first, *others = ranks.addresses
+    try:
+        sizes = client.run(adopt, keys, stays, blanks, workers=[first])
+        if others:
+            sizes |= client.run(adopt, keys, stays, {}, workers=others)
+    except (OSError, ValueError) as error:  # it is gone
+        raise WorkerDied(", ".join(ranks.addresses), f"its part of the result is lost ({error})") from error
+    places = {key: [address] for address, found in sizes.items() for key in found}
+    nbytes = {key: size for found in sizes.values() for key, size in found.items()}
+
+    if len(places) < len(adopted):
+        raise WorkerDied(", ".join(ranks.addresses), "its part of the result is lost")
+
+    async def publish() -> dict[Any, Future]:
+        from distributed import Future
+
+        await client.scheduler.update_data(who_has=places, nbytes=nbytes, client=client.id)
+        futures = {key: Future(key, client) for key in places}
+        for key in futures:
+            client.futures[key].finish(type=np.ndarray)
+        return futures
+
+    for key, future in client.sync(publish).items():
+        family, place = adopted[key]
+        family.pieces[place] = Piece(future, None, family.upper)
 
 
 # ------------------------------------------------------------------ the tasks
 
 
 def _submit(
-    client: Client, ranks: Ranks, jobs: list[Job], plan: MessagePlan, store: Store, keys: list[Any]
-) -> list[Future]:
+    client: Client, ranks: Ranks, jobs: list[Job], parcels: list[dict[Handle, Any]]
+) -> tuple[list[Future], Any]:
+    """The futures of all ranks' results and those of what they tell; and what is lent to the workers meanwhile."""
     from dask._task_spec import Task, TaskRef
     from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
     tasks: dict[Any, Any] = {}
     held: list[Future] = []  # until the tasks have begun
-    for job, parcel, address in zip(jobs, _parcels(plan, store), ranks.addresses, strict=True):
+    lent = near.lend_all({
+        (job.rank, handle): value for job, parcel in zip(jobs, parcels, strict=True) if job.seen
+        for handle, value in parcel.items() if not isinstance(value, Piece)
+    })  # fmt: skip
+    for job, parcel, address in zip(jobs, parcels, ranks.addresses, strict=True):
         pieces = {handle: value for handle, value in parcel.items() if isinstance(value, Piece)}
         values = {handle: value for handle, value in parcel.items() if handle not in pieces}
+        for handle in values:
+            if (job.rank, handle) in lent:
+                values[handle] = lent[job.rank, handle][0]
         tiles = []
         for number, piece in enumerate(pieces.values()):
             held.append(piece.future)
-            if piece.handle is None:
+            if piece.whole:
                 tiles.append(TaskRef(piece.future.key))
             else:
                 key = (f"pick-{job.run}", job.rank, number)
                 tasks[key] = piece.node(key)
                 tiles.append(TaskRef(key))
-        large = _nbytes(values.values()) > SMALL
+        large = sum(value.nbytes for value in values.values() if isinstance(value, np.ndarray)) > SMALL
         if large:
+            values = {handle: pack(value) for handle, value in values.items()}
             held.append(scatter(client, values, address))
         tasks[job.key] = Task(job.key, run_part, job, list(pieces), TaskRef(held[-1].key) if large else values, *tiles)
-    place = dict(zip(keys, ([address] for address in ranks.addresses), strict=True))
-    wanted = keys
-    if jobs[0].stay:
-        told = [(f"told-{job.run}", job.rank) for job in jobs]
-        tasks.update((key, Task(key, told_of, TaskRef(job.key))) for key, job in zip(told, jobs, strict=True))
-        wanted = [*keys, *told]
+    told = [(f"told-{job.run}", job.rank) for job in jobs]
+    tasks.update((key, Task(key, told_of, TaskRef(job.key))) for key, job in zip(told, jobs, strict=True))
+    keys = [job.key for job in jobs]
+    place = dict(zip([*keys, *told], ([address] for address in ranks.addresses * 2), strict=True))
     # Loose, so that a part whose worker is gone runs elsewhere, sees that, and says so.
     layer = MaterializedLayer(tasks, annotations={"workers": place.get, "allow_other_workers": True})
-    futures: list[Future] = client.get(HighLevelGraph({"run": layer}, {"run": set()}), wanted, sync=False)
-    return futures
+    futures: list[Future] = client.get(HighLevelGraph({"run": layer}, {"run": set()}), [*keys, *told], sync=False)
+    return futures, lent
 
 
 def _nbytes(values: Iterable[Any]) -> int:
-    return sum(value.nbytes if isinstance(value, np.ndarray) else 0 for value in values)
+    return sum(value.nbytes if isinstance(value, np.ndarray | Reference) else 0 for value in values)
 
 
 def _results(client: Client, ranks: Ranks, futures: list[Future]) -> list[tuple[Outcome, Values]]:

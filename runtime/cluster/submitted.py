@@ -273,14 +273,12 @@ def _attempt(
         with clients.bulletin(client).read(run, tale.hear):
             layer = MaterializedLayer(
                 sent.tasks,
-                annotations={
-                    "workers": sent.workers.get, "allow_other_workers": True, "priority": sent.priority.get,
-                },
-            )  # fmt: skip
+                annotations={"workers": sent.workers.get, "priority": sent.priority.get},
+            )
             keys = [sent.keys[g] for g in sent.wanted]
             if keys:
                 futures = client.get(HighLevelGraph({"run": layer}, {"run": set()}), keys, sync=False)
-            _wait(futures, tale, client)
+            _wait(futures, tale, client, run, set(ranks.addresses))
             values = _values(client, sent, dict(zip(sent.wanted, futures, strict=True)), store)
             tale.news.wait(TALE if graph.tasks else 0)
         share = clock.share()
@@ -332,8 +330,20 @@ def _scatter(
     return held
 
 
-def _wait(futures: list[Future], tale: Tale, client: Client) -> None:
-    """Return when all are done; raise what the first task that failed raised."""
+def loosen(run: str, dask_scheduler: Any = None) -> None:
+    """On the scheduler: let tasks of a run whose worker is gone go elsewhere."""
+    ready = {}
+    for task in dask_scheduler.tasks.values():
+        places = task.worker_restrictions
+        if places and places.isdisjoint(dask_scheduler.workers) and run in str(task.key):
+            task.loose_restrictions = True
+            if task.state == "no-worker":
+                ready[task.key] = "processing"
+    dask_scheduler.transitions(ready, stimulus_id=f"loosen-{run}-{time.time()}")
+
+
+def _wait(futures: list[Future], tale: Tale, client: Client, run: str, addresses: set[str]) -> None:
+    """Return when all are done; raise what the first task that failed raised. A worker that goes is made good."""
     from distributed import wait
 
     with client.as_current():
@@ -343,6 +353,8 @@ def _wait(futures: list[Future], tale: Tale, client: Client) -> None:
                     wait(futures, timeout=0.01 if tale.failed else LOOK)
             except TimeoutError:
                 if not any(future.status in ("error", "cancelled", "lost") for future in futures):
+                    if addresses - client.scheduler_info()["workers"].keys():
+                        client.run_on_scheduler(loosen, run)
                     continue
             except Exception:  # of Dask, where a future is cancelled
                 if not any(future.status in ("error", "cancelled", "lost") for future in futures):

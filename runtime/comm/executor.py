@@ -20,8 +20,10 @@ from tilewright.comm.cg import solve as solve_together
 from tilewright.comm.closure import Closure
 from tilewright.comm.inspector import Piece, mapped
 from tilewright.comm.neighbours import discover
-from tilewright.comm.products import finish, sweep
-from tilewright.kernels import csr
+from tilewright.comm.products import finish, multiply_transposed, recur
+from tilewright.comm.products import multiply as multiply_local
+from tilewright.kernels import csr, diagonals
+from tilewright.kernels.diagonals import Diagonals
 from tilewright.machine import cores
 
 __all__ = ["RankOperator", "create", "drop", "multiply", "plan", "powers", "repeat", "solve", "solve_part",
@@ -70,8 +72,9 @@ class Lines:
 class Product:
     """y := A x and y := A^T x for one dtype and one number of vectors."""
 
-    def __init__(self, comm: MPI.Intracomm, piece: Piece, trailing: tuple[int, ...], synchronous: bool) -> None:
-        self.piece = piece
+    def __init__(self, comm: MPI.Intracomm, piece: Piece, form: Diagonals | None, trailing: tuple[int, ...],
+                 synchronous: bool) -> None:  # fmt: skip
+        self.piece, self.form = piece, form
         dtype = piece.local.values.dtype
         self.ghosts = np.empty((len(piece.ghosts), *trailing), dtype)
         self.asked = np.concatenate([*piece.wanted.values(), np.zeros(0, np.int64)]).astype(np.int64)
@@ -93,8 +96,7 @@ class Product:
         if lines.sends:
             np.take(x, self.asked, axis=0, out=self.outgoing, mode="clip")
             lines.send()
-        y.fill(0)
-        csr.multiply_add(piece.local.indptr, piece.local.indices, piece.local.values, x, y)
+        multiply_local(piece.local, self.form, x, y)
         if lines.receives:
             lines.wait(lines.receives)
             np.take(y, piece.boundary, axis=0, out=self.edge, mode="clip")
@@ -113,8 +115,7 @@ class Product:
                 piece.remote.indptr, piece.remote.indices, piece.remote.values, self.edge, self.ghosts
             )
             lines.send()
-        y.fill(0)
-        csr.transposed_multiply_add(piece.local.indptr, piece.local.indices, piece.local.values, x, y)
+        multiply_transposed(piece.local, self.form, x, y)
         lines.wait(lines.receives)
         for places, part in self.returned:
             y[places] += part
@@ -128,10 +129,9 @@ class Product:
 class Blocked:
     """s products with one exchange."""
 
-    def __init__(
-        self, comm: MPI.Intracomm, piece: Piece, plan: Closure, trailing: tuple[int, ...], synchronous: bool
-    ) -> None:
-        self.piece, self.plan = piece, plan
+    def __init__(self, comm: MPI.Intracomm, piece: Piece, form: Diagonals | None, plan: Closure,
+                 trailing: tuple[int, ...], synchronous: bool) -> None:  # fmt: skip
+        self.piece, self.form, self.plan = piece, form, plan
         dtype = piece.local.values.dtype
         self.levels = [np.zeros((plan.size, *trailing), dtype) for _ in range(plan.steps + 1)]
         self.out = {q: np.empty((places.shape[1], *trailing), dtype) for q, places in plan.wanted.items()}
@@ -169,9 +169,10 @@ class Blocked:
     def _inner(self, k: int, coefficients: np.ndarray | None) -> None:
         first, last = self.plan.levels[k - 1].inner
         if last > first:
-            local, levels = self.piece.local, self.levels
-            sweep(local.indptr[first : last + 1], local.indices, local.values, first, self.plan.own, k, coefficients,
-                  levels[k - 1], levels[k - 2] if k > 1 else None, levels[k])  # fmt: skip
+            levels, own = self.levels, self.plan.own
+            y = levels[k][first:last]
+            multiply_local(self.piece.local, self.form, levels[k - 1][:own], y, first)
+            recur(y, coefficients, k, levels[k - 1][first:last], levels[k - 2][first:last] if k > 1 else None)
 
     def free(self) -> None:
         self.lines.free()
@@ -201,20 +202,26 @@ class RankOperator:
         piece.take_requests(mpi_endpoint.drive(discover(end, piece.requests, discovery, synchronous)))
         self.piece = piece
         self._end, self._discovery = end, discovery
-        self._pieces: dict[np.dtype, Piece] = {piece.local.values.dtype: piece}
+        self._pieces: dict[np.dtype, Piece] = {}
+        self._forms: dict[np.dtype, Diagonals | None] = {}
         self._products: dict[Any, Product] = {}
         self._blocked: dict[Any, Blocked] = {}
         self._plans: dict[Any, Closure] = {}
+        self._as(piece.local.values.dtype)
 
-    def _as(self, dtype: np.dtype) -> Piece:
+    def _as(self, dtype: np.dtype) -> tuple[Piece, Diagonals | None]:
+        """The piece with values of a dtype, and its local block by diagonals if that is the better form."""
         if dtype not in self._pieces:
-            self._pieces[dtype] = self.piece.cast(dtype)
-        return self._pieces[dtype]
+            same = dtype == self.piece.local.values.dtype
+            piece = self._pieces[dtype] = self.piece if same else self.piece.cast(dtype)
+            local = piece.local
+            self._forms[dtype] = diagonals.find(local.indptr, local.indices, local.values, local.columns)
+        return self._pieces[dtype], self._forms[dtype]
 
     def product(self, dtype: Any, trailing: tuple[int, ...] = ()) -> Product:
         key = np.dtype(dtype), trailing
         if key not in self._products:
-            self._products[key] = Product(self.comm, self._as(key[0]), trailing, self.synchronous)
+            self._products[key] = Product(self.comm, *self._as(key[0]), trailing, self.synchronous)
         return self._products[key]
 
     def knows(self, name: Any) -> bool:
@@ -233,7 +240,7 @@ class RankOperator:
             closure = self._plans[name]
             if key[1] != self.piece.local.values.dtype:
                 closure = closure.cast(key[1])
-            self._blocked[key] = Blocked(self.comm, self._as(key[1]), closure, trailing, self.synchronous)
+            self._blocked[key] = Blocked(self.comm, *self._as(key[1]), closure, trailing, self.synchronous)
         return self._blocked[key]
 
     def free(self) -> None:
@@ -332,7 +339,8 @@ def powers(comm: MPI.Intracomm, token: int, blocks: Sequence[Any], coefficients:
 def time_products(comm: MPI.Intracomm, token: int, dtype: str, times: int, name: Any, steps: int) -> list[float]:
     """Seconds of each of ``times`` rounds of ``steps`` products on vectors that stay on the ranks, from barrier to end.
 
-    ``name`` is a plan for all steps together, or None for separate products.
+    ``name`` is a plan for all steps together, or None for separate products. One more round comes first and is not
+    counted: it writes to new memory.
     """
     operator = _operators[token]
     piece = operator.piece
@@ -340,7 +348,7 @@ def time_products(comm: MPI.Intracomm, token: int, dtype: str, times: int, name:
     product = operator.product(dtype)
     blocked = None if name is None else operator.blocked(name, dtype)
     seconds = []
-    for _ in range(times):
+    for _ in range(times + 1):
         comm.Barrier()
         start = perf_counter()
         if blocked is not None:
@@ -352,7 +360,7 @@ def time_products(comm: MPI.Intracomm, token: int, dtype: str, times: int, name:
                 here, there = there, here
         seconds.append(perf_counter() - start)
         x[:], y[:] = 1, 0
-    return seconds
+    return seconds[1:]
 
 
 class _Part:

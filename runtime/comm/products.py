@@ -28,11 +28,34 @@ from tilewright.comm.closure import Closure
 from tilewright.comm.inspector import Block, Piece
 from tilewright.graph import RW, Handle, Op, R, TaskGraph, Use, W
 from tilewright.kernels import csr
+from tilewright.kernels.diagonals import Diagonals
 
-__all__ = ["Assembly", "blocked_graph", "product_graph", "recur", "rounds",
+__all__ = ["Assembly", "blocked_graph", "multiply", "multiply_transposed", "product_graph", "recur", "rounds",
            "transposed_graph"]  # fmt: skip
 
 Data = dict[Handle, np.ndarray]
+
+
+# ------------------------------------------------------------------ one rank's part
+
+
+def multiply(block: Block, form: Diagonals | None, x: np.ndarray, y: np.ndarray, first: int = 0) -> None:
+    """y := A x for the rows of ``block`` from ``first`` on, as many as y has; by diagonals where there is such a form.
+
+    A product by diagonals that met infinity or NaN is done again by rows.
+    """
+    if form is not None and x.ndim == 1 and form.multiply(x, y, first):
+        return
+    y.fill(0)
+    csr.multiply_add(block.indptr[first : first + len(y) + 1], block.indices, block.values, x, y)
+
+
+def multiply_transposed(block: Block, form: Diagonals | None, x: np.ndarray, y: np.ndarray) -> None:
+    """y := A^T x, likewise."""
+    if form is not None and x.ndim == 1 and form.multiply_transposed(x, y):
+        return
+    y.fill(0)
+    csr.transposed_multiply_add(block.indptr, block.indices, block.values, x, y)
 
 
 # ------------------------------------------------------------------ ops

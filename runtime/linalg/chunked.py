@@ -42,7 +42,7 @@ def chunked_cholesky(
     if tile_size is None:
         tile_size = there.chunk_size or cholesky_tile_size(there.n, there.workers)
     S = there.tiles(checked_tile_size(tile_size))
-    A = RemoteTiles(S.shape, S.tile_size, S.dtype, order=S.order)
+    A = RemoteTiles(S.shape, S.tile_size, S.dtype, order=S.order, upper=not lower)
     record = there.run(graph(S.nt, check_finite), {"A": A, "S": S}, check_finite, **how)
     return there.given_back(A), record
 
@@ -87,8 +87,7 @@ class Chunks:
 
     def given_back(self, L: RemoteTiles) -> Any:
         """The factor as a `dask.array` with the chunks that were given."""
-        factor = to_dask(L)
-        return (factor if self.lower else factor.T).rechunk(self.a.chunks)
+        return to_dask(L).rechunk(self.a.chunks)
 
 
 def _check(a: Any, overwrite: bool) -> int:
@@ -133,24 +132,26 @@ def _first_not_finite(tile: np.ndarray, diagonal: bool) -> tuple[int, int] | Non
 
 
 def to_dask(A: Any) -> Any:
-    """The lower triangle of a matrix on workers as a `dask.array`, zeros above. No data moves."""
+    """The factor on workers as a `dask.array`: L, or U = L^T.
+
+    No data moves. Tiles that are no chunks of it yet become some when it is computed.
+    """
     import dask.array as da
     from dask._task_spec import Task
-    from dask.base import tokenize
     from dask.highlevelgraph import HighLevelGraph
 
-    chunks = tuple(tuple(s.stop - s.start for s in map(A.rows, range(A.nt))) for _ in range(2))
-    meta = np.empty((0, 0), A.dtype)
     if not A.nt:
         return da.from_array(np.zeros((0, 0), A.dtype))
-    futures = {piece.future.key: piece.future for piece in A.pieces.values()}
-    name = f"cholesky-{tokenize([(str(place), str(piece)) for place, piece in A.pieces.items()])}"
-    nodes: dict[Any, Any] = dict(futures)
-    for i in range(A.nt):
-        for j in range(A.nt):
-            key = name, i, j
-            if (i, j) in A.pieces:
-                nodes[key] = A.pieces[i, j].node(key)
-            else:
-                nodes[key] = Task(key, np.zeros, (chunks[0][i], chunks[1][j]), A.dtype)
-    return da.Array(HighLevelGraph.from_collections(name, nodes), name, chunks, dtype=A.dtype, meta=meta)
+    extents = tuple(s.stop - s.start for s in map(A.rows, range(A.nt)))
+    nodes: dict[Any, Any] = {}
+    for i, j in A:
+        key, piece = A.key(i, j), A.pieces.get((i, j))
+        if piece is None:
+            nodes[key] = Task(key, np.zeros, tuple(extents[p] for p in key[1:]), A.dtype)
+        elif piece.future.key == key:
+            nodes[key] = piece.future
+        else:
+            nodes[piece.future.key] = piece.future
+            nodes[key] = piece.chunk(key, A.upper)
+    graph = HighLevelGraph.from_collections(A.name, nodes)
+    return da.Array(graph, A.name, (extents, extents), dtype=A.dtype, meta=np.empty((0, 0), A.dtype))

@@ -42,7 +42,7 @@ def chunked_mixed(
     formats = fitting_map(precision, there.n, size)
     routes = chosen_routes(formats, route, emulate)
     S = there.tiles(size)
-    L = RemoteTiles(S.shape, size, formats.accumulate, order="C")
+    L = RemoteTiles(S.shape, size, formats.accumulate, order="C", upper=not lower)
     apart = not one_dtype(formats)
     graph = factor_graph(formats, routes, formats.single is not FORMATS["fp64"], True, 0.0, apart)
     data: dict[str, Any] = {"S": S, "D": TiledMatrix.view(np.ones((there.n, 1)), size), "L" if apart else "A": L}

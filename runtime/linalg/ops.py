@@ -18,7 +18,7 @@ from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
     "convert", "copy", "diagonal", "finite", "gemm", "gemml", "hemm", "hemmd", "identity", "mirror", "potrf", "scaled",
-    "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "whole", "widen", "zero",
+    "scalen", "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "whole", "widen", "zero",
 ]  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def _not_finite(task: Task, store: Store, info: int) -> Exception:
 
 def _does_not_fit(task: Task, store: Store, info: int) -> Exception:
     """A number that was or became too large, at its global place."""
-    source, target = task.uses[0].handle, task.uses[-1].handle
+    source, target = task.uses[0].handle, task.writes[0]
     if info == _narrow.NOT_FINITE:
         return ValueError(f"{task}: {source} has a NaN or an infinity")
     if info == _narrow.UNDERFLOW:
@@ -115,4 +115,5 @@ split = Op("split", weight=0, indices=_tile, again="shared")
 tf32 = Op("tf32", weight=0, indices=_tile, again="shared")
 diagonal = Op("diagonal", weight=0, indices=_diagonal)
 scaled = Op("scaled", weight=0, indices=_tile, explain=_does_not_fit)
+scalen = Op("scalen", weight=0, indices=_tile, explain=_does_not_fit)
 unscaled = Op("unscaled", weight=0, indices=_tile, explain=_does_not_fit)

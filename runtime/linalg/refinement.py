@@ -261,13 +261,13 @@ class System:
     A : (n, n) tiles, float64 or complex128
         The lower triangle is read.
     b : (n, m)
-    norm
-        ||A||_inf.
     stage
         Where tasks run.
 
     Attributes
     ----------
+    norm, measured
+        ||A||_inf, and whether it was set.
     x, r : (n, m)
         The solution so far, zero at first, and its residual: recursive within an iteration, true at its end.
     residuals
@@ -281,8 +281,11 @@ class System:
     p: Any
     v: Any
 
-    def __init__(self, A: TiledMatrix, b: np.ndarray, norm: float, stage: Stage) -> None:
-        self.A, self.norm, self.stage = A, norm, stage
+    norm: float = 0.0
+    measured: bool = True
+
+    def __init__(self, A: TiledMatrix, b: np.ndarray, stage: Stage) -> None:
+        self.A, self.stage, self.measured = A, stage, False
         self.n, self.m = b.shape
         self.kind = A.dtype
         self.nt = A.nt

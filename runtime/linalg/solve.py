@@ -366,11 +366,11 @@ class Problem:
         if not self.b.size:
             return self.b
         with self.timed("check"):
-            norm, exponent = self._norm()
+            exponent = self._exponent()
             _, shifts = np.frexp(np.abs(self.b).max(axis=0))
             right = np.ldexp(self.b, -shifts) if self.b.dtype.kind != "c" else self.b * np.ldexp(1.0, -shifts)
         rungs = self._rungs()
-        self.system = system = System(self.A, right, norm, self.stage)
+        self.system = system = System(self.A, right, self.stage)
         self._climb(system, rungs)
         with np.errstate(over="ignore", under="ignore"):
             scale = shifts - exponent
@@ -379,20 +379,38 @@ class Problem:
             raise AccuracyError("the solution overflows: its largest entries are beyond 1.8e308", self.info)
         return x
 
-    def _norm(self) -> tuple[float, int]:
-        """(||A||_inf, k) of the matrix times 2^-k, which is what is solved with; k = 0 unless numbers are extreme."""
+    def _exponent(self) -> int:
+        """k of the matrix times 2^-k, which is what is solved with; 0 unless numbers are extreme.
+
+        The largest element of a positive definite matrix is on its diagonal.
+        """
         if self.check_finite and not np.isfinite(self.b).all():
             place = ", ".join(map(str, np.argwhere(~np.isfinite(self.b))[0]))
             raise ValueError(f"b has a NaN or infinity at ({place}); check_finite=False skips this check")
-        norm = float(row_sums(self.A, self.stage).max())
-        if not np.isfinite(norm) and self.check_finite:
-            check_finite_lower(self.A, self.stage.site.workers(self.stage.workers), self.lower)
-        largest = frexp(norm)[1] if np.isfinite(norm) else 1024
-        if norm == 0 or abs(largest) < _HUGE or np.isnan(norm):
-            return norm, 0
+        top = float(np.abs(self.a.diagonal()).max())
+        largest = frexp(top)[1]
+        if not np.isfinite(top) or top == 0 or abs(largest) < _HUGE:
+            return 0
         self.a = np.ldexp(self.a, -largest) if self.a.dtype.kind != "c" else self.a * 2.0**-largest
         self.A = TiledMatrix.view(self.a, self.tile_size)
-        return float(row_sums(self.A, self.stage).max()), largest
+        return largest
+
+    def _look(self, system: System) -> None:
+        """ValueError if the matrix has a NaN or an infinity; nothing to do once its norm is known."""
+        if self.check_finite and not system.measured:
+            check_finite_lower(self.A, self.stage.site.workers(self.stage.workers), self.lower)
+
+    def _measure(self, system: System, sums: np.ndarray | None = None) -> None:
+        """Tell the system ||A||_inf: from the row sums of |A|, by a pass of its own if nobody has added them up."""
+        if system.measured:
+            return
+        norm = float(sums.max()) if sums is not None else np.nan
+        if not np.isfinite(norm):
+            with self.timed("check"):
+                norm = float(row_sums(self.A, self.stage).max())
+                if not np.isfinite(norm):
+                    self._look(system)
+        system.norm, system.measured = norm, True
 
     def _rungs(self) -> tuple[Any, ...]:
         """What to try in turn."""
@@ -444,12 +462,14 @@ class Problem:
         except OverflowError as error:
             return Attempt(name, "overflow", reason=str(error))
         except ValueError as error:
+            self._look(system)
             if name not in ladder.ROUNDOFF or not self.fallback:
                 raise
             return Attempt(name, "unavailable", reason=str(error))
         self.info.precision_map, self.info.factor_run = factor.precision_map, factor.run
         self.info.messages += factor.run.messages
         self.info.bytes += factor.run.bytes
+        self._measure(system, factor.row_sums)
         with self.timed("refine"):
             system.use(factor.L, factor.scale)
             outcomes = list(self._refine(system))
@@ -477,6 +497,7 @@ class Problem:
             self.a,
             rung,
             shift=shift,
+            norms=True,
             workers=stage.workers,
             scheduler=stage.scheduler,
             backend=stage.backend,
@@ -501,6 +522,7 @@ class Problem:
     def _exact(self, system: System) -> None:
         """Factor and solve in FP64."""
         stage = self.stage
+        self._measure(system)
         with self.timed("factor"):
             L, run = tiled_cholesky(
                 self.a, tile_size=self.given_tile_size, backend=stage.backend, scheduler=stage.scheduler,

@@ -18,14 +18,15 @@ import pickle
 import tempfile
 import weakref
 from collections.abc import Callable
-from typing import Any, Literal
+from math import prod
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from tilewright.mpi.buffers import kind, layout, view, wrap
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["Mappings", "Segment", "arrays_in", "dumps", "like", "loads", "placer", "room"]
+__all__ = ["Mappings", "Reference", "Segment", "arrays_in", "dumps", "like", "loads", "placer", "reference", "room"]
 
 _ALIGNMENT = 64
 _serial = itertools.count()
@@ -44,14 +45,15 @@ class Segment(mmap.mmap):
     @classmethod
     def create(cls, size: int) -> Segment:
         size = max(-(-size // mmap.PAGESIZE), 1) * mmap.PAGESIZE
+        serial = next(_serial)
         if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create("tilewright", os.MFD_CLOEXEC)
+            descriptor = os.memfd_create(f"tilewright-{os.getpid()}-{serial}", os.MFD_CLOEXEC)
             path = f"/proc/{os.getpid()}/fd/{descriptor}"
         else:
             descriptor, path = tempfile.mkstemp(prefix="tilewright-")
         os.truncate(descriptor, size)
         segment = cls(descriptor, size)
-        segment.serial, segment.path, segment._descriptor = next(_serial), path, descriptor
+        segment.serial, segment.path, segment._descriptor = serial, path, descriptor
         segment.start = _address(np.ndarray((), np.uint8, segment))
         _segments.add(segment)
         return segment
@@ -131,12 +133,34 @@ def placer(segment: Segment) -> Callable[[np.ndarray], np.ndarray]:
 # ------------------------------------------------------------------ references
 
 
+class Reference(NamedTuple):
+    """Where an array is in a segment."""
+
+    serial: int
+    path: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def reference(array: np.ndarray) -> Reference | None:
+    """Where an array is, if it lies in a segment of this process."""
+    segment = segment_of(array)
+    if segment is None:
+        return None
+    offset = _address(array) - segment.start
+    return Reference(segment.serial, segment.path, offset, array.shape, array.strides, array.dtype)
+
+
 class _Pickler(pickle.Pickler):
     def persistent_id(self, thing: Any) -> Any:
-        if isinstance(thing, np.ndarray) and (segment := segment_of(thing)) is not None:
-            offset = _address(thing) - segment.start
-            return segment.serial, segment.path, offset, thing.shape, thing.strides, thing.dtype
-        return None
+        return reference(thing) if isinstance(thing, np.ndarray) else None
 
     def reducer_override(self, thing: Any) -> Any:
         """A tensor as the array it looks at: by itself it would take all of its storage with it."""
@@ -157,12 +181,21 @@ class Mappings:
         if mapped is None:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             with contextlib.closing(os.fdopen(descriptor, "r+b", buffering=0)):
+                _check_name(descriptor, path, serial)
                 mapped = self._mapped[serial] = mmap.mmap(descriptor, 0)
         return np.ndarray(shape, dtype, mapped, offset, strides)
 
     def keep(self, serials: set[int]) -> None:
         """Forget all mappings but these; their memory goes when no array is left in it."""
         self._mapped = {serial: mapped for serial, mapped in self._mapped.items() if serial in serials}
+
+
+def _check_name(descriptor: int, path: str, serial: int) -> None:
+    """FileNotFoundError if another file has taken the descriptor of a segment that its maker gave back."""
+    if path.startswith("/proc/"):
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if name.split()[0] != f"/memfd:tilewright-{path.split('/')[2]}-{serial}":
+            raise FileNotFoundError(f"{path} is not segment {serial} any more, but {name}")
 
 
 class _Unpickler(pickle.Unpickler):

@@ -25,6 +25,7 @@ _KNOWN = {
     "split": "#BBBBBB",
     "tf32": "#BBBBBB",
     "scaled": "#BBBBBB",
+    "scalen": "#BBBBBB",
     "unscaled": "#BBBBBB",
     "diagonal": "#DDDDDD",
     "tril": "#DDDDDD",

@@ -116,7 +116,7 @@ def compare(
     warm_up
         Take two steps in each precision before anything is measured.
     options
-        Of `fit`.
+        Of `fit`. ``tensorboard`` gets a folder for each precision, which TensorBoard shows side by side.
 
     Raises
     ------
@@ -132,14 +132,15 @@ def compare(
         check_precision(name, model_factory(), **options)
     if warm_up:
         size = 2 * options.get("batch_size", 64)
-        quiet = options | {"epochs": 1, "progress": False, "log": None}
+        quiet = options | {"epochs": 1, "progress": False, "log": None, "tensorboard": None}
         for name in precisions:
             fit(model_factory(), train.take(slice(0, size)), test.take(slice(0, size)), precision=name, **quiet)
-    results = {}
+    results, board = {}, options.get("tensorboard")
     for name in precisions:
         usage.forget()
         model = model_factory()
-        results[name] = fit(model, train, test, precision=name, **options)
+        own = options | ({"tensorboard": Path(board) / name} if board is not None else {})
+        results[name] = fit(model, train, test, precision=name, **own)
         results[name].model = None  # nothing of it may be alive when the next one is measured
         del model
     return Comparison(results)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tilewright.training import checkpoint, models, precision, usage
+from tilewright.training import board, checkpoint, compiled, models, precision, usage
 from tilewright.training.data.augment import bits, crop_and_flip, normalise, order
 from tilewright.training.losses import Losses
 from tilewright.training.scaler import LossScaler
@@ -72,7 +72,7 @@ def open_stages(model: nn.Module, state: State, setup: Setup, *written: Any) -> 
     replica.train()
     names = {id(t): name for name, t in (*replica.named_parameters(), *replica.named_buffers())}
     parts = models.group(replica, setup.segments)
-    stages = [Stage(parts[s], names, setup.optimizer) for s in mine]
+    stages = [Stage(parts[s], names, setup.optimizer, setup.compiler) for s in mine]
     for stage in stages:
         stage.load(state.tensors, state.optimizer)
     control = Control("fp32", LossScaler())
@@ -176,7 +176,11 @@ def _through(stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: 
     if setup.penalty is not None and setup.penalty.of == "inputs":
         x.requires_grad_()
     with _forward_pass(stage, control, setup, m, key):
-        y = stage.module(x)
+        if stage.compiled is None:
+            y = stage.module(x)
+        else:
+            with compiled.settings():
+                y = stage.compiled(x)
     return x, y, None if whole else x
 
 
@@ -406,6 +410,15 @@ def record(log: Log, verdict: Verdict, control: Control, setup: Setup, step: int
     log.steps.append(row)
     if setup.log:
         _write_line(setup.log, row)
+    if setup.board:
+        parts = {f"loss/{name}": value for name, value in verdict.parts.items()}
+        rates = {f"rate{'/' if name else ''}{name}": value for name, value in verdict.factors.items()}
+        norm = {} if verdict.norm is None else {"gradient norm": verdict.norm}
+        board.append(setup.board, step, {
+            "loss": verdict.loss, **parts, **rates, **norm, "train accuracy": verdict.correct / verdict.images,
+            "loss scale": verdict.scale, "skipped": float(verdict.found_inf),
+            "roundoff": precision.ROUNDOFF[verdict.precision],
+        })  # fmt: skip
     events = control.fallback.events if control.fallback else []
     if events and events[-1].step == step:
         log.events.append(events[-1])
@@ -471,6 +484,9 @@ def tally(log: Log, setup: Setup, *rest: Any) -> Log:
     log.evaluations.append(row)
     if setup.log:
         _write_line(setup.log, row)
+    if setup.board:
+        step = log.steps[-1]["step"] if log.steps else 0
+        board.append(setup.board, step, {"test loss": row["test_loss"], "test accuracy": row["test_accuracy"]})
     if setup.progress:
         steps = [r for r in log.steps if r["epoch"] == epoch]
         seen = max(1, sum(r["count"] for r in steps))

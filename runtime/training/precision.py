@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tilewright.precision import FORMATS
+from tilewright.training.losses import Losses
 
 __all__ = [
     "PRECISIONS",
@@ -172,8 +173,10 @@ def check_model(model: nn.Module, loss: Any, precision: str) -> None:
             f"parameters must be float32, the master weights; not so: {', '.join(wrong[:3])}{more}. "
             f"Undo model.half() or model.bfloat16() with model.float(): autocast casts where it pays"
         )
-    if precision not in ("fp32", "tf32") and isinstance(loss, _BANNED):
+    losses = [part for part, _ in loss.parts.values()] if isinstance(loss, Losses) else [loss]
+    banned = [type(part).__name__ for part in losses if isinstance(part, _BANNED)]
+    if precision not in ("fp32", "tf32") and banned:
         raise ValueError(
-            f"{type(loss).__name__} takes probabilities, which 16 bits cannot hold near 0 and 1; use BCEWithLogitsLoss "
+            f"{banned[0]} takes probabilities, which 16 bits cannot hold near 0 and 1; use BCEWithLogitsLoss "
             f"on the values before the sigmoid"
         )

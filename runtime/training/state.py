@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tilewright.training.compiled import compiled
 from tilewright.training.fallback import Event, Fallback
 from tilewright.training.losses import GradientPenalty
 from tilewright.training.optimizers import Optimizers
@@ -40,6 +41,10 @@ class Setup:
     channels_last: bool = False
     progress: bool = False
     log: str | None = None
+    board: str | None = None
+    """An event file of TensorBoard."""
+    compiler: str | None = None
+    """The backend of torch.compile; None compiles nothing."""
     checkpoint: str | None = None
     past: Log = field(default_factory=lambda: Log())
     """What happened before this graph."""
@@ -93,8 +98,11 @@ class Stage:
     ``names`` are those that the whole model has for the parameters and buffers.
     """
 
-    def __init__(self, module: nn.Module, names: dict[int, str], optimizers: Optimizers) -> None:
+    def __init__(
+        self, module: nn.Module, names: dict[int, str], optimizers: Optimizers, compiler: str | None = None
+    ) -> None:  # fmt: skip
         self.module = module
+        self.compiled = compiled(module, compiler) if compiler is not None else None
         self.names = [names[id(p)] for p in module.parameters()]
         self.buffer_names = [names[id(b)] for b in module.buffers()]
         self.parameters = list(module.parameters())

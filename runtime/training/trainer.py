@@ -19,6 +19,9 @@ from tilewright.machine import cores
 from tilewright.training import checkpoint as checkpoints
 from tilewright.training import models, usage
 from tilewright.training import precision as precisions
+from tilewright.training.board import open_file
+from tilewright.training.compiled import BACKEND
+from tilewright.training.compiled import problem as compiler_problem
 from tilewright.training.data import Dataset
 from tilewright.training.fallback import LADDER, Fallback
 from tilewright.training.head import HEADS, Head, head_data, insert_head
@@ -66,8 +69,10 @@ def fit(
     resume: bool = True,
     progress: bool = False,
     log: str | Path | None = None,
+    tensorboard: str | Path | None = None,
     device: str | torch.device | None = None,
     channels_last: bool = False,
+    compile: bool | str = False,
     deterministic: bool = False,
     scaler: LossScaler | None = None,
     fallback: Fallback | str = "robust",
@@ -115,10 +120,13 @@ def fit(
         A policy of the engine instead of priorities; not with a pipeline.
     checkpoint, checkpoint_every, resume
         A folder; steps between checkpoints, an epoch by default; whether to go on from what is there.
-    progress, log
-        A line an epoch on standard error; a file that gets a JSON line a step.
+    progress, log, tensorboard
+        A line an epoch on standard error; a file that gets a JSON line a step; a folder that gets an event file.
     device
         A CUDA device if there is one, else the CPU.
+    compile
+        Compile each segment with `torch.compile`; a string is the name of one of torch's compilers. Losses then agree
+        to rounding, not bit for bit. Evaluation is not compiled.
     scaler, fallback
         Start of the loss scale; ``"robust"``, ``"literal"`` or a `Fallback` for adaptive precision.
     deterministic
@@ -132,6 +140,8 @@ def fit(
     ------
     ValueError
         Something does not fit; before any work.
+    ImportError
+        ``tensorboard`` is given, and that package is not installed.
 
     Notes
     -----
@@ -160,7 +170,8 @@ def fit(
     if target.type != "cpu" and backend not in ("serial", "threads"):
         raise ValueError(f"backend {backend!r} sends values between processes and trains on CPUs; pass device='cpu'")
     if penalty is not None:
-        segments = _whole("a gradient penalty", segments, pipeline)
+        segments = _one_segment(segments, pipeline)
+    compiler = _compiler(compile, target, pipeline, penalty)
     parts = models.group(model, segments)
     if head is not None:
         _check_head(head, test, models.segments(model))
@@ -182,6 +193,7 @@ def fit(
         seed=seed, batch=batch_size, segments=segments, clip_norm=clip_norm, penalty=penalty,
         checks=control.fallback is not None or control.precision == "fp16", channels_last=channels_last,
         progress=progress, log=str(log) if log is not None else None, checkpoint=folder, facts=facts,
+        board=str(open_file(tensorboard)) if tensorboard is not None else None, compiler=compiler,
     )  # fmt: skip
     state, past = State.of(model, control), Log()
     found = checkpoints.read(folder) if folder is not None and resume else None
@@ -231,10 +243,29 @@ def _check_counts(**counts: int) -> None:
             raise ValueError(f"{name} must be a positive integer, not {count!r}")
 
 
-def _whole(what: str, segments: int | None, pipeline: str | None) -> int:
-    """One segment. ValueError if more are asked for."""
+def _compiler(
+    wanted: bool | str, device: torch.device, pipeline: str | None, penalty: GradientPenalty | None
+) -> str | None:  # fmt: skip
+    """The backend of torch.compile. ValueError if there is something that it cannot do."""
+    if not wanted:
+        return None
+    name = BACKEND if wanted is True else wanted
+    reason = compiler_problem(name, device)
+    if not reason and penalty is not None:
+        reason = "a compiled backward pass cannot be differentiated again, which a gradient penalty does"
+    if not reason and pipeline == "zero-bubble":
+        reason = "a compiled backward pass cannot be split, which zero-bubble does; use 1f1b"
+    if reason:
+        raise ValueError(f"compile={wanted!r}: {reason}")
+    return name
+
+
+def _one_segment(segments: int | None, pipeline: str | None) -> int:
+    """For a gradient penalty. ValueError if more are asked for."""
     if pipeline is not None or segments not in (None, 1):
-        raise ValueError(f"{what} differentiates through the whole model twice: it takes one segment and no pipeline")
+        raise ValueError(
+            "a gradient penalty differentiates through the whole model twice: it takes one segment and no pipeline"
+        )
     return 1
 
 
@@ -355,5 +386,6 @@ def _manifest(device: torch.device, engine: _Engine, setup: Setup, control: Cont
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {cores()} cores",
         "torch": torch.__version__, "backend": engine.backend, "workers": engine.workers,
         "threads_per_task": engine.options.get("threads_per_task", 1), "channels_last": setup.channels_last,
+        "compiler": setup.compiler,
         "float32_matmul": "strict" if control.precision != "tf32" else "tf32", "autocast_cache": False,
     }  # fmt: skip

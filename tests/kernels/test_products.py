@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tilewright.kernels import narrow as moves
 from tilewright.kernels import products, reference, table
-from tilewright.kernels.narrow import convert, round_tf32, split, to_bf16, widened
+from tilewright.kernels.narrow import convert, round_tf32, scaled, scalen, split, to_bf16, widened
 
 HERE = [
     (route.form, route.name)
@@ -223,6 +224,41 @@ class TestNarrow:
                 c = np.zeros((16, 16), np.float32)
                 kernel("gemm", form, name)(tiny, one, c)
                 assert (c == -64 * 2.0**-24).all(), name
+
+
+class TestScaling:
+    @pytest.fixture(params=["torch", "numpy"])
+    def library(self, request, monkeypatch):
+        """Both ways to multiply."""
+        if request.param == "numpy":
+            monkeypatch.setattr(moves, "_torch", lambda: None)
+
+    @given(st.integers(1, 300), st.integers(1, 40), st.sampled_from([None, 0.0, 0.5]))
+    @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_scaled_rounds_the_fp64_product_once_and_sums_are_those_of_the_matrix(self, library, p, q, shift):
+        rng = np.random.default_rng(p * 41 + q)
+        q = p if shift is not None else q
+        a, di, dj = rng.standard_normal((p, q)), rng.random((p, 1)) + 0.1, rng.random((q, 1)) + 0.1
+        if shift is not None:
+            a, dj = np.tril(a), di
+            a[np.diag_indices(p)] = di[:, 0] ** -2
+        plain, target, sums = np.empty((p, q), np.float32), np.empty((p, q), np.float32), np.empty((2, max(p, q)))
+        extra = () if shift is None else (shift,)
+        assert scaled(a, di, dj, plain, *extra) == scalen(a, di, dj, target, sums, *extra) == 0
+        wanted = (a * dj[:, 0] * di).astype(np.float32)
+        if shift is not None:
+            wanted[np.diag_indices(p)] = 1 + shift
+        assert np.array_equal(target, wanted) and np.array_equal(plain, target)
+        whole = np.abs(a) if shift is None else np.abs(a + np.tril(a, -1).T)
+        assert np.allclose(sums[0, :p], whole.sum(axis=1), rtol=1e-5)
+        assert np.allclose(sums[1, :q], whole.sum(axis=0), rtol=1e-5)
+
+    @pytest.mark.parametrize(("value", "info"), [(np.nan, 1), (np.inf, 1), (1e60, 2)])
+    def test_scalen_says_what_does_not_fit(self, library, value, info):
+        a = np.ones((200, 7))
+        a[150, 3] = value
+        ones = np.ones((200, 1))
+        assert scalen(a, ones, ones[:7], np.empty((200, 7), np.float32), np.empty((2, 200))) == info
 
 
 def test_reference_product_is_that_of_the_fp32_reference():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tilewright.mpi.buffers import Spare, kind, layout, memory, view, wrap
-from tilewright.mpi.shared import Mappings, Segment, arrays_in, dumps, like, loads, placer, room
+from tilewright.mpi.shared import Mappings, Segment, arrays_in, dumps, like, loads, placer, reference, room
 
 KINDS = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.complex64, torch.int8, torch.bool)
 
@@ -88,3 +88,14 @@ def test_no_more_is_kept_than_said():
     assert spare.free_bytes == 1000
     spare.keep(0)
     assert spare.free_bytes == 0
+
+
+def test_descriptor_that_another_segment_has_taken_is_not_mapped():
+    segment = Segment.create(100)
+    place = reference(segment.array(0, (3,), np.dtype(float), "C"))
+    assert place.nbytes == 24 and reference(np.zeros(3)) is None
+    del segment
+    other = Segment.create(200)
+    assert other.path == place.path
+    with pytest.raises(FileNotFoundError, match=rf"is not segment {place.serial} any more, but"):
+        Mappings().array(place)

@@ -1,4 +1,4 @@
-"""Zeros on pages that are not there yet."""
+"""Zeros on pages that are not there yet, and rooms that are used again."""
 
 from pathlib import Path
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright import pages
 from tilewright.matrices import random_spd
-from tilewright.pages import zeros
+from tilewright.pages import room, zeros
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -43,3 +44,40 @@ def test_the_memory_of_a_factor_goes_with_it():
     for _ in range(10):
         tw.tiled_cholesky(a)
     assert resident() - before < a.nbytes
+
+
+@pytest.fixture
+def nobody_waits(monkeypatch):
+    """No room of an earlier test."""
+    pages._waiting.clear()
+
+
+class TestRoom:
+    def test_a_room_that_nobody_uses_is_given_to_the_next(self, nobody_waits):
+        first = room((1100, 1100), np.float64)
+        first[...] = 1
+        at = first.ctypes.data
+        view = first[5:]
+        del first
+        second = room((1100, 1100), np.float64)
+        assert second.ctypes.data != at  # a view still uses the first
+        del view
+        third = room((1090, 1100), np.float64)
+        assert (third.ctypes.data, third.shape, third.flags.c_contiguous) == (at, (1090, 1100), True)
+
+    def test_a_room_much_larger_than_needed_waits_for_somebody_else(self, nobody_waits):
+        at = room((2200, 1100), np.float64).ctypes.data
+        assert room((1100, 1100), np.float64).ctypes.data != at
+        assert room((2200, 1000), np.float64).ctypes.data == at
+
+    def test_rooms_that_wait_are_limited(self, nobody_waits, monkeypatch):
+        monkeypatch.setattr(pages, "_KEPT", 5 << 20)
+        for _ in range(2):
+            rooms = [room((5 << 20,), np.uint8) for _ in range(3)]
+            assert all(len(a) == 5 << 20 for a in rooms)
+            del rooms
+            assert len(pages._waiting) == 1
+
+    @pytest.mark.parametrize("shape", [(0, 0), (3, 0), (7, 5)])
+    def test_small_rooms_are_arrays_of_numpy(self, shape):
+        assert room(shape, "float32").shape == shape

@@ -12,6 +12,12 @@ pytestmark = pytest.mark.usefixtures("only_own_garbage")
 QUICK = ("train", "--epochs", "2", "--batch-size", "128", "--no-progress")
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Small layers wait for each other on cores that are busy."""
+    monkeypatch.setattr("tilewright.training.trainer.cores", lambda: 1)
+
+
 def call(*arguments):
     return CliRunner().invoke(main, [*QUICK, *arguments])
 
@@ -37,6 +43,29 @@ def test_comparing_prints_the_table_of_the_notebook_and_writes_files(tmp_path):
     assert json.loads(files["out.json"].read_text())["traceEvents"]
 
 
+def test_what_else_there_is_to_choose(tmp_path):
+    """Every option that changes how a model is trained."""
+    common = ("--precision", "adaptive", "--retry", "5", "--loss-scale", "1024", "--penalty", "0.01", "--clip-norm", "1",
+              "--optimizer", "adamw", "--checkpoint", str(tmp_path / "run"), "--json")  # fmt: skip
+    result = call(*common, "--deterministic", "--schedule", "cosine", "--tensorboard", str(tmp_path / "board"),
+                  "--log", str(tmp_path / "log.jsonl"))  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[0]["scale"] == 1024 and rows[0]["parts"]["penalty"] > 0 and rows[0]["norm"] > 0
+    numbers = json.loads(result.stdout)
+    assert numbers["facts"]["optimizer"] == "adamw, lr 0.001"
+    assert numbers["facts"]["penalty"].startswith("GradientPenalty(weight=0.01")
+    assert len(list((tmp_path / "board").iterdir())) == 1 and (tmp_path / "run" / "checkpoint.pt").exists()
+    again = json.loads(call(*common).stdout)
+    assert again["resumed"] == again["steps"] == 24 and again["test_accuracy"] == numbers["test_accuracy"]
+
+
+def test_compared_runs_have_a_folder_each_for_tensorboard(tmp_path):
+    assert call("--compare", "fp32,bf16", "--epochs", "1", "--tensorboard", str(tmp_path)).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bf16", "fp32"]
+    assert all(len(list(path.iterdir())) == 1 for path in tmp_path.iterdir())
+
+
 def test_compared_runs_are_in_the_json():
     numbers = json.loads(call("--compare", "fp32,bf16", "--json").stdout)
     assert set(numbers["compared"]) == {"fp32", "bf16"} and numbers["baseline"] == "fp32"
@@ -57,6 +86,9 @@ def test_a_resnet_gets_digits_in_colour():
     (("--model", "simple-resnet", "--precision", "fp16"), "pathologically slow"),
     (("--residual",), "--residual is for --model simple-resnet"),
     (("--compare", "fp32", "--checkpoint", "x"), "a checkpoint holds one"),
+    (("--retry", "5", "--fallback", "literal"), "retry must be at least 1 and is for mode 'robust'"),
+    (("--penalty", "1", "--segments", "2"), "it takes one segment"),
+    (("--compile", "--penalty", "1"), "cannot be differentiated again"),
     (("--compare", "fp32,fp32"), "precisions must be different names"),
     (("--compare", "fp32,fp8"), "unknown precision 'fp8'"),
     (("--plot", "out.gif"), "must end in .png"),

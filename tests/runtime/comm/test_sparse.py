@@ -455,3 +455,58 @@ def test_the_same_calls_are_collective_under_mpiexec(tmp_path):
         assert seen["powers"] == [True] * 3
         assert seen["cg"] == [True, True]
         assert "ranks were called with different matrix" in seen["different"]
+
+
+# ------------------------------------------------------------------ by diagonals
+
+
+@pytest.fixture
+def by_diagonals(pool):
+    """Ranks that take the diagonals of small matrices too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent)
+        before = pool.call("form_checks:prefer", 1)[0]
+        yield lambda: pool.call("form_checks:lines")
+        pool.call("form_checks:prefer", before)
+
+
+def grid(n, symmetric):
+    line = sp.diags_array([-1.0, 2.0, -1.0 if symmetric else -0.3], offsets=[-1, 0, 1], shape=(n, n))
+    return sp.csr_array(sp.kronsum(line, line))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_ranks_that_multiply_by_diagonals_give_the_bits_of_rows(pool, by_diagonals, symmetric):
+    A, dtype = grid(45, symmetric), np.float32
+    op = tw.SparseOperator(A, backend="mpi", pool=pool)
+    rows = tw.SparseOperator(A, ranks=3, backend="serial")
+    x = vector(A.shape[0])
+    assert np.array_equal(op @ x, rows @ x) and np.array_equal(op.T @ x, rows.T @ x)
+    for method in ("separate", "halo", "two-stage"):
+        assert np.array_equal(op.powers(x, 3, method), rows.powers(x, 3))
+    narrow = tw.SparseOperator(A.astype(dtype), backend="mpi", pool=pool)
+    assert np.array_equal(narrow @ x.astype(dtype), tw.SparseOperator(A.astype(dtype), ranks=3) @ x.astype(dtype))
+    assert np.array_equal(narrow @ x, tw.SparseOperator(A.astype(dtype), ranks=3) @ x)
+    several = np.stack([x, 2 * x], axis=1)
+    assert np.array_equal(op @ several, rows @ several)
+    assert by_diagonals() == [{"float32": 3 if symmetric else 5, "float64": 3 if symmetric else 5}] * 3
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_infinity_beside_a_slot_without_an_entry_changes_no_other_component(pool, by_diagonals, bad):
+    A = grid(45, False)
+    x = vector(A.shape[0])
+    x[44] = bad  # the last point of a line of the grid: the first of the next line has no entry for it
+    op = tw.SparseOperator(A, backend="mpi", pool=pool, check_finite=False)
+    rows = tw.SparseOperator(A, ranks=3, backend="serial", check_finite=False)
+    assert np.array_equal(op @ x, rows @ x, equal_nan=True) and np.isfinite((op @ x)[45])
+    assert np.array_equal(op.T @ x, rows.T @ x, equal_nan=True)
+    assert by_diagonals() == [{"float64": 5}] * 3
+
+
+def test_ranks_with_scattered_entries_multiply_by_rows(pool, by_diagonals):
+    A = unsymmetric(500, 0.05, 3)
+    op = tw.SparseOperator(A, backend="mpi", pool=pool)
+    x = vector(500)
+    assert np.array_equal(op @ x, tw.SparseOperator(A, ranks=3, backend="serial") @ x)
+    assert by_diagonals() == [{"float64": 0}] * 3
