@@ -36,6 +36,9 @@ from tilewright.training.step import Layout, Marks, Span, training_graph
 
 __all__ = ["check_precision", "fit", "target_device"]
 
+LEAST = 1 << 16
+"""Parameters of a segment, without a pipeline: of a smaller one the tasks would take longer than what is in them."""
+
 MOST_TASKS = 40_000
 """Of one graph; a longer training is several graphs, one after the other."""
 
@@ -112,7 +115,8 @@ def fit(
         of a convolution's gradients depend on this number, and on no other choice of how to run.
     pipeline, segments
         A schedule, ``"gpipe"``, ``"1f1b"`` or ``"zero-bubble"``: each segment has a worker of its own, and ``workers``
-        counts the replicas of the whole pipeline. And into how many segments to cut the model.
+        counts the replicas of the whole pipeline. And into how many segments to cut the model; by default, without a
+        pipeline, those that have fewer than 65,536 parameters are joined.
     head, head_noise
         ``"ridge"`` or ``"gp"``: behind the last step, in the same graph, solve for a closed-form head on the features
         that the last segment gets; see `tilewright.training.head`. O(n^2 d + n^3/3) for n training images.
@@ -172,7 +176,8 @@ def fit(
     if penalty is not None:
         segments = _one_segment(segments, pipeline)
     compiler = _compiler(compile, target, pipeline, penalty)
-    parts = models.group(model, segments)
+    where = models.cuts(model, segments, 0 if pipeline is not None else LEAST)
+    parts = models.group(model, where)
     if head is not None:
         _check_head(head, test, models.segments(model))
     control = _control(precision, model, target, loss, scaler, fallback, allow_slow)
@@ -190,7 +195,7 @@ def fit(
     }  # fmt: skip
     setup = Setup(
         loss=loss, optimizer=make, schedule=find_schedule(schedule, total), recipe=train.recipe, device=str(target),
-        seed=seed, batch=batch_size, segments=segments, clip_norm=clip_norm, penalty=penalty,
+        seed=seed, batch=batch_size, cuts=where, clip_norm=clip_norm, penalty=penalty,
         checks=control.fallback is not None or control.precision == "fp16", channels_last=channels_last,
         progress=progress, log=str(log) if log is not None else None, checkpoint=folder, facts=facts,
         board=str(open_file(tensorboard)) if tensorboard is not None else None, compiler=compiler,
