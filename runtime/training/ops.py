@@ -64,9 +64,9 @@ _generator = threading.Lock()
 # ------------------------------------------------------------------ before the first step
 
 
-def open_stages(model: nn.Module, state: State, setup: Setup, *written: Any) -> tuple[Any, ...]:
+def open_stages(model: nn.Module, state: State, setup: Setup, *rest: Any) -> tuple[Any, ...]:
     """The stages of a replica that the last parameter names, their buffers, the control, a model for evaluation."""
-    mine: tuple[int, ...] = written[-1]
+    mine: tuple[int, ...] = rest[-1]
     replica = copy.deepcopy(model).to(setup.target)
     if setup.channels_last:
         replica = replica.to(memory_format=torch.channels_last)

@@ -237,7 +237,7 @@ def fit(
     model.load_state_dict(state.tensors)
     return Result(
         precision=precision, log=past, runs=runs, per_epoch=per_epoch, epochs=epochs, resumed=resumed,
-        facts=facts | _manifest(target, engine, setup, control), state=state, model=model,
+        facts=facts | _manifest(target, engine, setup, control, deterministic), state=state, model=model,
         head=closed_form,
     )  # fmt: skip
 
@@ -385,7 +385,9 @@ def _let_go(run: Run) -> None:
     run.store.clear()
 
 
-def _manifest(device: torch.device, engine: _Engine, setup: Setup, control: Control) -> dict[str, Any]:
+def _manifest(
+    device: torch.device, engine: _Engine, setup: Setup, control: Control, deterministic: bool
+) -> dict[str, Any]:  # fmt: skip
     """What this ran on, and the flags that numbers depend on."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {cores()} cores",
@@ -393,4 +395,8 @@ def _manifest(device: torch.device, engine: _Engine, setup: Setup, control: Cont
         "threads_per_task": engine.options.get("threads_per_task", 1), "channels_last": setup.channels_last,
         "compiler": setup.compiler,
         "float32_matmul": "strict" if control.precision != "tf32" else "tf32", "autocast_cache": False,
+        "deterministic": deterministic, "reduced_precision_reduction": {
+            name: getattr(torch.backends.cuda.matmul, f"allow_{name}_reduced_precision_reduction")
+            for name in ("fp16", "bf16")
+        } if device.type == "cuda" else None,
     }  # fmt: skip

@@ -156,6 +156,28 @@ def test_a_skip_is_counted_where_the_scale_cannot_tell():
     assert result.skipped_steps == 3 and {row["scale"] for row in result.steps} == {8.0}
 
 
+def test_a_scale_that_has_reached_zero_skips_and_spoils_nothing():
+    """Failure 10, erratum 10: nothing bounds torch's scale from below."""
+    model = zoo.perceptron()
+    before = copy.deepcopy(model.state_dict())
+    result = fit(model, DATA, epochs=1, batch_size=32, precision="fp16", scaler=LossScaler(scale=0.0))
+    assert result.skipped_steps == 3 and {row["scale"] for row in result.steps} == {0.0}
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_loss_is_computed_in_fp32(precision):
+    """Failure 22: a sum of exponentials is soon beyond 65504."""
+    seen = []
+
+    def loss(outputs, labels):
+        seen.append((outputs.dtype, torch.is_autocast_enabled("cpu")))
+        return nn.functional.cross_entropy(outputs, labels)
+
+    fit(zoo.perceptron(), DATA, zoo.tiny(8), epochs=1, precision=precision, loss=loss)
+    assert set(seen) == {(torch.float32, False)}
+
+
 def test_without_fallback_the_scale_shrinks_and_no_parameter_becomes_nan():
     torch.manual_seed(0)
     model = zoo.overflowing()
@@ -218,6 +240,9 @@ def test_times_and_memory_are_reported_without_dividing_by_zero(tmp_path):
     assert json.loads(json.dumps(numbers)) == numbers
     result.plot(tmp_path / "training.png")
     assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+    result.report(tmp_path / "training.html")
+    page = (tmp_path / "training.html").read_text()
+    assert "images/s" in page and "<h2>fp32: " in page and "data:image/png;base64," in page
     assert repr(result.table()) == str(result.table()) and "images/s" in result.table()
 
 
