@@ -43,25 +43,32 @@ def device_of(tile: Any) -> str:
 def exact_sums(tf32: bool = False) -> Iterator[dict[str, Any]]:
     """While the block lasts, cuBLAS accumulates 16-bit products in FP32, and FP32 ones are FP32 (TF32 if asked for).
 
-    By default it may reduce partial sums in 16 bits. The switches are process-wide and restored at the end. Yields what
-    was set, for the record.
+    By default it may reduce partial sums in 16 bits, also those of a product split along k. The switches are
+    process-wide and restored at the end. Yields what was set, for the record.
     """
     import torch
 
     matmul = torch.backends.cuda.matmul
-    wanted: dict[str, Any] = {
-        "allow_fp16_reduced_precision_reduction": False,
-        "allow_bf16_reduced_precision_reduction": False,
-        "allow_fp16_accumulation": False,
-        "allow_tf32": tf32,
-    }
-    before = {}
+    wanted: dict[str, Any] = {f"allow_{form}_reduced_precision_reduction": False for form in ("fp16", "bf16")}
+    wanted |= {"allow_fp16_accumulation": False, "allow_tf32": tf32}
+    before: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     for name, value in wanted.items():
-        with contextlib.suppress(AttributeError, AssertionError):  # older torch has fewer
+        try:
             before[name] = getattr(matmul, name)
-            setattr(matmul, name, value)
+            split = getattr(matmul, f"{name}_split_k", None) if name.endswith("reduction") else None
+        except RuntimeError:  # allow_tf32, where the process uses the newer name
+            name, value = "fp32_precision", "tf32" if value else "ieee"
+            before[name], split = getattr(matmul, name), None
+        except (AttributeError, AssertionError):  # older torch has fewer
+            continue
+        record[name] = value
+        if split is not None:
+            before[name], value = (before[name], split), (value, value)
+            record[f"{name}_split_k"] = value[1]
+        setattr(matmul, name, value)
     try:
-        yield {name: wanted[name] for name in before}
+        yield record
     finally:
         for name, value in before.items():
             setattr(matmul, name, value)

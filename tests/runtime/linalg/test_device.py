@@ -9,6 +9,7 @@ from matrices import indefinite_matrix, spd_matrix
 
 import tilewright as tw
 from tilewright.batches import Batch, batched
+from tilewright.kernels import tensors
 from tilewright.linalg import ops
 from tilewright.linalg.device import column_tasks, device_factor, device_tile_size, in_columns
 from tilewright.linalg.mixed import factor_graph, mixed_factor
@@ -66,8 +67,6 @@ class TestOnTensors:
 
 
 def test_blocks_inside_a_tile(monkeypatch):
-    from tilewright.kernels import tensors
-
     monkeypatch.setattr(tensors, "BLOCK", 16)
     blocked = tensors.kernels("torch", "bfloat16")
     a = tensor(100, torch.float32) / 200
@@ -99,11 +98,34 @@ def test_tf32_is_a_switch_and_no_conversion():
 
 def test_sums_in_fp32_are_a_promise_that_is_recorded_and_taken_back():
     matmul = torch.backends.cuda.matmul
-    before = matmul.allow_bf16_reduced_precision_reduction
+    names = [
+        f"allow_{form}_reduced_precision_reduction{split}" for form in ("fp16", "bf16") for split in ("", "_split_k")
+    ]
+    before = [getattr(matmul, name) for name in names]
+    assert before[-1], "a product may be split along k with partial sums in 16 bits, unless somebody forbids it"
+    with tensors.exact_sums() as switches:
+        assert not any(getattr(matmul, name) for name in names)
     run = device_factor(tensor(40), "bf16", tile_size=20)[3]
-    assert run.switches["allow_bf16_reduced_precision_reduction"] is False
-    assert run.switches["allow_fp16_reduced_precision_reduction"] is False
-    assert matmul.allow_bf16_reduced_precision_reduction == before
+    assert [run.switches[name] for name in names] == [False] * 4
+    assert run.switches == switches
+    assert [getattr(matmul, name) for name in names] == before
+
+
+def test_newer_name_of_the_tf32_switch_is_kept(monkeypatch):
+    """Torch refuses the older one where a process has used the newer one."""
+
+    class Newer:
+        fp32_precision = "none"
+
+        @property
+        def allow_tf32(self):
+            raise RuntimeError("mix of the legacy and new APIs")
+
+    newer = Newer()
+    monkeypatch.setattr(torch.backends.cuda, "matmul", newer)
+    with tensors.exact_sums(tf32=True) as switches:
+        assert newer.fp32_precision == "tf32"
+    assert switches == {"fp32_precision": "tf32"} and newer.fp32_precision == "none"
 
 
 def test_scale_and_shift_without_finish():
@@ -229,8 +251,6 @@ class TestOnCuda:
             assert torch.equal(tw.tiled_cholesky(a, precision=precision, tile_size=512, workers=workers), wanted)
 
     def test_sum_of_many_ones_is_exact_in_both_formats(self):
-        from tilewright.kernels import tensors
-
         for form in ("bfloat16", "float16"):
             ones = torch.ones((64, 8192), dtype=getattr(torch, form), device="cuda")
             c = torch.zeros((64, 64), device="cuda")
