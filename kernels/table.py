@@ -131,6 +131,7 @@ def lookup(op: str, device: str, storage: str, accumulate: str, source: str = ""
         _fill_device(device)
     elif source or storage in products.FORMS:
         _fill_narrow()
+        narrow.load()
     sources = _rows.get((op, device, storage, accumulate)) or _rows.get((op, device, ANY, ANY), {})
     users = [row for name, row in sources.items() if name not in (*blas.NAMES, "reference", *_routed)]
     if not source and not users and storage in products.FORMS and op in products.OPS:
@@ -170,7 +171,6 @@ def _fill_narrow() -> None:
         if "narrow" in _filled:
             return
         _filled.add("narrow")
-        narrow.load()
         for form in products.FORMS:
             for route in products.probe(form):
                 if route.reason and not route.slow:

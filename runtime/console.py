@@ -39,7 +39,9 @@ def show_inventory(found: dict[str, Any]) -> None:
     console.print()
     console.print(blas)
     console.print()
-    kernels = Table("op", "device", title="Kernels", title_justify="left")
+    kernels = Table(title="Kernels", title_justify="left")
+    kernels.add_column("op", no_wrap=True)
+    kernels.add_column("device")
     kernels.add_column("dtypes", no_wrap=True)
     kernels.add_column("from")
     for row in _merged(found["kernels"]):
