@@ -273,23 +273,23 @@ def diagonals(*columns_and_d: Tensor) -> None:
         diagonal(source, d[start : start + source.shape[1]])
 
 
-def column_scaled(source: Tensor, d: Tensor, target: Tensor, shift: float | None = None) -> None:
+def cscaled(source: Tensor, d: Tensor, target: Tensor, shift: float | None = None) -> None:
     """`scaled` of a block column; ``d`` is that of the whole matrix."""
     below = d[len(d) - len(source) :]
     scaled(source, below, below[: source.shape[1]], target, shift)
 
 
-def column_unscaled(d: Tensor, column: Tensor, part: str) -> None:
+def cunscaled(d: Tensor, column: Tensor, part: str) -> None:
     """Row i over d_i."""
     unscaled(d[len(d) - len(column) :], column, part)
 
 
-def column_convert(source: Tensor, target: Tensor) -> None:
+def cconvert(source: Tensor, target: Tensor) -> None:
     """`convert` of the rows below the diagonal tile."""
     convert(source[len(source) - len(target) :], target)
 
 
-def column_split(source: Tensor, target: Tensor) -> None:
+def csplit(source: Tensor, target: Tensor) -> None:
     """`split` of the rows below the diagonal tile."""
     split(source[len(source) - target.shape[1] :], target)
 
@@ -297,8 +297,8 @@ def column_split(source: Tensor, target: Tensor) -> None:
 MOVES: dict[str, Callable[..., None]] = {
     "convert": convert, "split": split, "copy": copy, "tril": tril,
     "diagonal": diagonal, "scaled": scaled, "unscaled": unscaled,
-    "diagonals": diagonals, "column_scaled": column_scaled, "column_unscaled": column_unscaled,
-    "column_convert": column_convert, "column_split": column_split,
+    "diagonals": diagonals, "cscaled": cscaled, "cunscaled": cunscaled,
+    "cconvert": cconvert, "csplit": csplit,
 }  # fmt: skip
 
 

@@ -41,9 +41,9 @@ def show_inventory(found: dict[str, Any]) -> None:
     console.print()
     kernels = Table(title="Kernels", title_justify="left")
     kernels.add_column("op", no_wrap=True)
-    kernels.add_column("device")
-    kernels.add_column("dtypes", no_wrap=True)
-    kernels.add_column("from")
+    kernels.add_column("device", no_wrap=True)
+    kernels.add_column("dtypes", min_width=39)  # the four of LAPACK
+    kernels.add_column("from", min_width=9)
     for row in _merged(found["kernels"]):
         kernels.add_row(*row)
     console.print(kernels)

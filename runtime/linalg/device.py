@@ -172,10 +172,10 @@ _update = Op("update", weight=6, flops=_update_flops)
 COLUMNS = {
     "potrf": Batch(_panel, _column), "trsm": Batch(_panel, _column),
     "syrk": Batch(_update, _step), "gemm": Batch(_update, _step),
-    "convert": Batch(Op("column_convert", weight=0), _copy), "split": Batch(Op("column_split", weight=0), _copy),
+    "convert": Batch(Op("cconvert", weight=0), _copy), "split": Batch(Op("csplit", weight=0), _copy),
     "diagonal": Batch(Op("diagonals", weight=0), lambda task: None),
-    "scaled": Batch(Op("column_scaled", weight=0), _column), "copy": Batch(ops.copy, _column),
-    "unscaled": Batch(Op("column_unscaled", weight=0), _column), "tril": Batch(ops.tril, _column),
+    "scaled": Batch(Op("cscaled", weight=0), _column), "copy": Batch(ops.copy, _column),
+    "unscaled": Batch(Op("cunscaled", weight=0), _column), "tril": Batch(ops.tril, _column),
 }  # fmt: skip
 """What is done to all tiles of a block column at once."""
 

@@ -184,8 +184,8 @@ def test_batches_are_the_tasks_of_a_column(precision):
     if precision == "fp64":
         assert counts == {"copy": nt, "panel": nt, "update": 15, "tril": nt}
     else:
-        convert = "column_split" if precision == "bf16x3" else "column_convert"
-        assert (counts["diagonals"], counts[convert], counts["column_scaled"], counts["column_unscaled"]) == (
+        convert = "csplit" if precision == "bf16x3" else "cconvert"
+        assert (counts["diagonals"], counts[convert], counts["cscaled"], counts["cunscaled"]) == (
             1,
             5,
             6,
