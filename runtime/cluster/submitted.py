@@ -13,11 +13,14 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+
+import numpy as np
 
 from tilewright.ambient import capture
 from tilewright.backends import Progress
@@ -232,7 +235,7 @@ def run_submitted(
         owner = tuple(rank_of(handle) for handle in graph.handles_used)
         places = planned(graph, len(ranks.members), (owner, None, ())).places
         total = len(ranks.members) * ranks.workers
-        coarse = coarsen(graph, places, seconds(program, machine, overheads), overheads, workers=total)
+        coarse = _coarse(program, places, seconds(program, machine, overheads), overheads, total)
         order = priorities(graph, scheduler, machine or Machine())
         try:
             return _attempt(client, ranks, program, coarse, order, options, progress)
@@ -246,6 +249,24 @@ def run_submitted(
             ranks = Ranks(tuple(found[r % len(found)] for r in range(len(ranks.members))), ranks.workers)
             clients.check(client, ranks.addresses)
     raise AssertionError("unreachable")
+
+
+_known: weakref.WeakKeyDictionary[TaskGraph, tuple[Any, Coarse]] = weakref.WeakKeyDictionary()
+
+
+def _coarse(program: Program, places: list[int], cost: list[float], overheads: Overheads, workers: int) -> Coarse:
+    """`coarsen`; the last result is kept as long as the graph is."""
+    question = places, cost, overheads, workers
+    known = _known.get(program.graph)
+    if known is None or known[0] != question:
+
+        def nbytes(handle: Handle) -> int:
+            value = program.store[handle]
+            return value.nbytes if isinstance(value, np.ndarray) else 0
+
+        coarse = coarsen(program.graph, places, cost, overheads, workers=workers, nbytes=nbytes)
+        known = _known[program.graph] = question, coarse
+    return known[1]
 
 
 class _Lost(Exception):  # noqa: N818 - it says what happened

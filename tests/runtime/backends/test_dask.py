@@ -79,7 +79,7 @@ def test_owners_decide_where_tasks_run(client, mode):
     owner = RowBlocks(2, mt=6)
     wanted = tw.tiled_cholesky(a, tile_size=8)
     got, run = tw.tiled_cholesky(
-        a, tile_size=8, backend="dask", client=client, mode=mode, owner=owner, return_run=True, overheads=(1e-9, 1e-9)
+        a, tile_size=8, backend="dask", client=client, mode=mode, owner=owner, return_run=True, overheads=(0, 0, 0)
     )
     assert np.array_equal(got, wanted)
     for record in run.trace:
@@ -299,7 +299,7 @@ def test_keys_name_the_tasks(client):
     client.subscribe_topic("all", events.append)
     seen = client.run_on_scheduler(ops.watch_keys)
     assert seen == 0
-    tw.tiled_cholesky(spd_matrix(60), tile_size=20, backend="dask", client=client, mode="tasks", overheads=(1e-9, 1e-9))
+    tw.tiled_cholesky(spd_matrix(60), tile_size=20, backend="dask", client=client, mode="tasks", overheads=(0, 0, 0))
     keys = client.run_on_scheduler(ops.watched_keys)
     client.unsubscribe_topic("all")
     for label in ("potrf(0)", "trsm(2,1)", "gemm(2,1,0)", "syrk(2,0)"):
@@ -407,7 +407,7 @@ def test_resident_worker_that_is_killed_ends_the_run_with_its_address(own_client
     killer = kill_soon(tmp_path / "pid")
     start = time.monotonic()
     with pytest.raises(tw.WorkerDied) as caught:
-        tw.run(g, data, backend="dask", client=own_client, mode="resident", overheads=(1e-9, 1e-9))
+        tw.run(g, data, backend="dask", client=own_client, mode="resident", overheads=(0, 0, 0))
     killer.join()
     assert time.monotonic() - start < 10
     assert caught.value.address in addresses
@@ -417,7 +417,7 @@ def test_resident_worker_that_is_killed_ends_the_run_with_its_address(own_client
 def test_killed_worker_is_made_good_in_mode_tasks(own_client, tmp_path):
     g, data = slow_graph(tmp_path / "pid")
     killer = kill_soon(tmp_path / "pid")
-    run = tw.run(g, data, backend="dask", client=own_client, mode="tasks", overheads=(1e-9, 1e-9))
+    run = tw.run(g, data, backend="dask", client=own_client, mode="tasks", overheads=(0, 0, 0))
     killer.join()
     assert [int(run[tw.Handle("A", (i,))][0]) for i in range(4)] == [10] * 4
     assert len(run.trace) == 40
