@@ -149,7 +149,6 @@ def command(
             record.append(output, records)
             where = "matrix and factor on the workers" if side == "workers" else "NumPy array in and out"
             table.show(f"n = {n}, FP64, LocalCluster 2 x 1, {where}, medians of {repeat}", "contender", {
-                "whole call, GFLOP/s": "whole_gflops", "execution": "gflops", "times dask.array": "faster",
-                "of threads": "of_threads", "Dask tasks": "submitted", "scheduler": "scheduler",
-                "MB between workers": "megabytes", "in and out": "in_and_out",
+                "GFLOP/s": "whole_gflops", "execution": "gflops", "faster": "faster", "of threads": "of_threads",
+                "tasks": "submitted", "scheduler": "scheduler", "MB moved": "megabytes", "in, out": "in_and_out",
             }, records, as_json=as_json)  # fmt: skip

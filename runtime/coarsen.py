@@ -12,9 +12,9 @@ A pass over any graph with owners; it needs no engine and no data. Two rules mer
 
 Both stop where a group reaches a *grain*, in seconds of work; that of levels is as large as that of chains, or a
 quarter of it. A larger grain means less overhead and fewer hops, but a group begins only when all its inputs are there,
-and so the critical path grows. A model tries grains from none to all: it lets the groups run in virtual time, those of one
-owner on its workers, the longest path first, with what the engine costs. Of the partitions that keep within the bounds
-it takes the one that ends first.
+and so the critical path grows. A model tries grains from none to all: it lets the groups run in virtual time, those of
+one owner on its workers, the longest path first, with what the engine costs. Of the partitions that keep within the
+bounds it takes the one that ends first.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple
 
 from tilewright.dataflow import Dataflow
@@ -94,6 +95,7 @@ def coarsen(
     share: float = SHARE,
     stretch: float = STRETCH,
     nbytes: Callable[[Handle], int] | None = None,
+    room: float = inf,
 ) -> Coarse:
     """Merge tasks of one place.
 
@@ -112,6 +114,8 @@ def coarsen(
         stays below work / workers all the same.
     nbytes
         Size of the value of a handle; without it data costs nothing.
+    room
+        Bytes that the handles of one group may have together; where one task's have more, it stays alone.
 
     Returns
     -------
@@ -134,6 +138,7 @@ def coarsen(
     overheads = overheads or Overheads()
     if len(places) != len(graph) or len(cost) != len(graph):
         raise ValueError(f"{len(graph)} tasks, but {len(places)} places and {len(cost)} costs")
+    size = _Sizes(graph, nbytes, room)
     model = _Model(graph, places, cost, overheads, workers, nbytes)
     found: dict[tuple[tuple[int, ...], ...], Coarse] = {}
 
@@ -146,9 +151,9 @@ def coarsen(
         return min(feasible, key=lambda coarse: coarse.overhead)
 
     def look(grain: float) -> None:
-        chains = _chains(graph, places, cost, grain)
+        chains = _chains(graph, places, cost, grain, size)
         for part in (1, 4):
-            groups = _levels(graph, chains, places, cost, grain / part)
+            groups = _levels(graph, chains, places, cost, grain / part, size)
             if (key := tuple(groups)) not in found:
                 found[key] = model.judge(groups, grain)
 
@@ -173,8 +178,25 @@ def _grains(cost: Sequence[float], overheads: Overheads) -> Iterator[float]:
         yield total
 
 
-def _chains(graph: TaskGraph, places: Sequence[int], cost: Sequence[float], grain: float) -> list[int]:
+class _Sizes:
+    """How much data groups touch."""
+
+    def __init__(self, graph: TaskGraph, nbytes: Callable[[Handle], int] | None, room: float) -> None:
+        self.room = room
+        self.bounded = nbytes is not None and room < inf
+        self.touched: list[dict[Handle, int]] = [{}] * len(graph)
+        """By task: bytes by handle."""
+        if nbytes is not None and self.bounded:
+            self.touched = [{handle: nbytes(handle) for handle, _ in task.uses} for task in graph.tasks]
+
+    def fit(self, a: dict[Handle, int], b: dict[Handle, int]) -> bool:
+        """Whether there is room for both together."""
+        return not self.bounded or sum((a | b).values()) <= self.room
+
+
+def _chains(graph: TaskGraph, places: Sequence[int], cost: Sequence[float], grain: float, size: _Sizes) -> list[int]:
     """The group of each task, named by its last task, after the first rule."""
+    touched = list(size.touched)
     successors = graph.successor_indices()
     last = list(range(len(graph)))
     work = list(cost)  # of the group that ends here
@@ -183,8 +205,10 @@ def _chains(graph: TaskGraph, places: Sequence[int], cost: Sequence[float], grai
         own = set(task.writes)
         # The chain of the tile that is written comes first: its inputs have no other use.
         for p in sorted(task.predecessors, key=lambda p: (own.isdisjoint(graph.tasks[p].writes), p)):
-            if len(successors[p]) == 1 and places[p] == places[t] and work[p] + work[t] <= grain:
+            alone = len(successors[p]) == 1 and places[p] == places[t]
+            if alone and work[p] + work[t] <= grain and size.fit(touched[p], touched[t]):
                 last[p] = t
+                touched[t] = touched[t] | touched[p]
                 work[t] += work[p]
     for t in reversed(range(len(last))):
         last[t] = last[last[t]]
@@ -192,7 +216,7 @@ def _chains(graph: TaskGraph, places: Sequence[int], cost: Sequence[float], grai
 
 
 def _levels(
-    graph: TaskGraph, group: list[int], places: Sequence[int], cost: Sequence[float], grain: float
+    graph: TaskGraph, group: list[int], places: Sequence[int], cost: Sequence[float], grain: float, size: _Sizes
 ) -> list[tuple[int, ...]]:
     """The tasks of each group, after the second rule, in an order in which groups can run."""
     members: dict[int, list[int]] = {}
@@ -204,16 +228,20 @@ def _levels(
         before = {group[p] for t in members[g] for p in graph.tasks[t].predecessors} - {g}
         level[g] = 1 + max((level[b] for b in before), default=-1)
     merged: list[list[int]] = []
-    open_groups: dict[tuple[int, int], tuple[int, float]] = {}  # by level and place: which, and its work
+    open_groups: dict[tuple[int, int], tuple[int, float, dict[Handle, int]]] = {}  # by level and place
     for g in sorted(members, key=lambda g: (level[g], g)):
         key = level[g], places[g]
         seconds = sum(cost[t] for t in members[g])
-        at, work = open_groups.get(key, (-1, 0.0))
-        if at >= 0 and work + seconds <= grain:
+        touches: dict[Handle, int] = {}
+        if size.bounded:
+            for t in members[g]:
+                touches |= size.touched[t]
+        at, work, touched = open_groups.get(key, (-1, 0.0, {}))
+        if at >= 0 and work + seconds <= grain and size.fit(touched, touches):
             merged[at] += members[g]
-            open_groups[key] = at, work + seconds
+            open_groups[key] = at, work + seconds, touched | touches
         else:
-            open_groups[key] = len(merged), seconds
+            open_groups[key] = len(merged), seconds, touches
             merged.append(members[g])
     return [tuple(sorted(tasks)) for tasks in merged]
 

@@ -274,14 +274,17 @@ def test_bad_array_is_refused(client, x, options, message):
 
 
 @modes
-def test_report_counts_tasks_scheduler_and_messages(client, mode, tmp_path):
+def test_report_counts_tasks_scheduler_messages_and_data(client, mode, tmp_path):
     a = spd_matrix(400)
     run = tw.tiled_cholesky(a, tile_size=50, backend="dask", client=client, mode=mode, return_run=True)[1]
     facts = run.trace.facts
     assert facts["submitted"] == 4 if mode == "resident" else 8 < facts["submitted"] < len(run.graph)
     assert 0 < facts["scheduler"] < 1.5
     assert run.messages > 0 and run.bytes >= run.messages * 8
-    assert f"{facts['submitted']} Dask tasks for {len(run.graph)}" in str(run)
+    assert facts["results"] == 8 * 400 * 400 * 36 / 64 <= facts["inputs"]
+    groups = f" in {facts['groups']} groups" if mode == "tasks" else ""
+    assert f"{facts['submitted']} Dask tasks for {len(run.graph)}{groups}, scheduler busy" in str(run)
+    assert "  data           703.1 KiB to the workers, 703.1 KiB back" in str(run)
     run.report(tmp_path / "run.html")
     assert "trsm" in (tmp_path / "run.html").read_text()
     run.trace.to_perfetto(tmp_path / "run.json")
