@@ -174,8 +174,9 @@ def submission(
             {handle: outlines[handle] for handle in written_first | corner if handle in outlines},
         )  # fmt: skip
         first, end = graph.tasks[group.tasks[0]], graph.tasks[group.tasks[-1]]
+        named = next((t for t in reversed(group.tasks) if graph.tasks[t].op.flops is not None), group.tasks[-1])
         label = end.label if len(group.tasks) == 1 else f"{first.label}..{end.label}"
-        key = (f"{end.op.name}-{run}", label, g)
+        key = (f"{graph.tasks[named].op.name}-{run}", label, g)
         sent.keys.append(key)
         arguments = []
         for handle, source in needs:

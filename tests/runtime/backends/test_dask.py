@@ -361,7 +361,7 @@ def test_failing_task_comes_out_as_it_was_raised_and_cancels_the_rest(client, mo
     start = time.monotonic()
     options = {"backend": "dask", "client": client, "mode": mode}
     with pytest.raises(ZeroDivisionError, match="^on purpose") as caught:
-        tw.run(g, {"A": [np.zeros(1) for _ in range(200)]}, scheduler="eager", **options)
+        tw.run(g, {"A": [np.zeros(1) for _ in range(200)]}, scheduler="eager", overheads=(0, 0, 0), **options)
     assert "in task fail(0) (number 0), writing A[0]; backend=dask" in caught.value.__notes__[0]
     assert time.monotonic() - start < 4  # all of it would take 5 s on two workers
     assert tw.run(_doubled(), {"x": 1}, **options)["x"] == 2  # the cluster is as good as before
@@ -494,6 +494,26 @@ def test_matrix_that_does_not_fit_is_refused_with_both_numbers():
         options = {"backend": "dask", "client": client, "tile_size": 800}
         with pytest.raises(MemoryError, match=r"needs 1\d\d\d MB on tcp://\S+, whose limit is 500 MB.*mode='tasks'"):
             tw.tiled_cholesky(a, mode="resident", **options)
+        options["tile_size"] = 5600
+        with pytest.raises(MemoryError, match=r"copy\(0,0\) needs 502 MB on one Dask worker, whose limit is 500 MB"):
+            tw.tiled_cholesky(a, mode="tasks", **options)
+
+
+def test_matrix_of_twice_the_memory_completes_by_spilling():
+    n, rng = 3000, np.random.default_rng(3)
+    a = rng.random((n, n), np.float32) + 4 * n * np.eye(n, dtype=np.float32)
+    memory = {"target": n * n * 2 / 1e9, "spill": False, "pause": False, "terminate": False}
+    with dask.config.set({f"distributed.worker.memory.{name}": value for name, value in memory.items()}):
+        cluster = LocalCluster(**QUIET | {"n_workers": 1, "memory_limit": "1GB"})
+    with cluster, Client(cluster, set_as_default=False) as client:
+        tiles = range(0, n, 250)
+        blocks = {("a", i // 250, j // 250): a[i : i + 250, j : j + 250].copy() for i in tiles for j in tiles}
+        x = da.Array(client.scatter(blocks, hash=False), "a", chunks=((250,) * 12,) * 2, dtype=a.dtype)
+        factor, run = tw.tiled_cholesky(x, client=client, tile_size=250, mode="tasks", return_run=True)
+        spilled = next(iter(client.run(ops.spilled).values()))
+        assert spilled > n * n  # of 2 n^2 bytes that are the factor's tiles
+        assert len(run.trace) == len(run.graph)
+        assert np.array_equal(client.compute(factor).result(), tw.tiled_cholesky(a, tile_size=250))
 
 
 @pytest.mark.parametrize(
