@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import torch
 from torch import nn
@@ -73,6 +76,25 @@ class AlwaysInfinite(nn.Module):
 
 def overflowing(classes=4):
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 16), AlwaysInfinite(), nn.Linear(16, classes))
+
+
+class DiesOnce(nn.Module):
+    """Ends its process in the middle of a training, if there is a file that says so."""
+
+    def __init__(self, order, after):
+        super().__init__()
+        self.order, self.left = str(order), after
+
+    def forward(self, x):
+        if self.training:
+            self.left -= 1
+            if self.left == 0:
+                try:
+                    os.unlink(self.order)
+                except FileNotFoundError:
+                    return x
+                os.kill(os.getpid(), signal.SIGKILL)
+        return x
 
 
 class Scatters(nn.Module):

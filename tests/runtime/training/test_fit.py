@@ -44,6 +44,16 @@ def test_bf16_products_run_in_bf16_in_every_worker_thread():
     assert {threads for *_, threads in seen} == {1}  # failure 23: two workers on two cores
 
 
+def test_a_small_model_is_one_segment_and_computes_the_same(monkeypatch):
+    monkeypatch.setattr("tilewright.training.trainer.LEAST", 1 << 16)
+    torch.manual_seed(0)
+    whole = zoo.small_net()
+    parts = copy.deepcopy(whole)
+    one, three = fit(whole, DATA, epochs=2), fit(parts, DATA, epochs=2, segments=3)
+    names = [{task.op.name for task in result.run.graph} for result in (one, three)]
+    assert "forward" not in names[0] and "forward" in names[1] and one.losses == three.losses
+
+
 def test_one_worker_has_all_threads_of_torch(monkeypatch):
     """Failure 23: threads of all workers together are the cores, no more and no fewer."""
     monkeypatch.setattr("tilewright.training.trainer.cores", lambda: 2)
