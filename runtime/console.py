@@ -42,8 +42,8 @@ def show_inventory(found: dict[str, Any]) -> None:
     kernels = Table(title="Kernels", title_justify="left")
     kernels.add_column("op", no_wrap=True)
     kernels.add_column("device", no_wrap=True)
-    kernels.add_column("dtypes", min_width=39)  # the four of LAPACK
-    kernels.add_column("from", min_width=9)
+    kernels.add_column("dtypes", width=39)  # the four of LAPACK
+    kernels.add_column("from", overflow="fold")
     for row in _merged(found["kernels"]):
         kernels.add_row(*row)
     console.print(kernels)
