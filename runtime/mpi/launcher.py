@@ -66,8 +66,8 @@ _SETTINGS: dict[Family, dict[str, str]] = {
 _THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 _MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""Huge pages for large arrays, where the system gives them to who asks: a training's fresh memory costs a twelfth of the
-page faults. Other C libraries do not look at it."""
+"""Huge pages for large arrays, where the system gives them to who asks: the fresh memory of a training costs a twelfth
+of the page faults. Other C libraries do not look at it."""
 
 _SONAME = {"mpich": "libmpi.so.12", "intel": "libmpi.so.12", "openmpi": "libmpi.so.40"}
 
