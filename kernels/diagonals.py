@@ -14,6 +14,7 @@ whether all that it computed is finite, and if not, the caller takes `csr`. Slot
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,7 +24,9 @@ BLOCK = 1 << 18
 """Bytes of y in a block: y, a product and parts of x fit a second-level cache of 1 MB and more."""
 FILL = 0.75
 """Least part of the slots that are entries. A slot takes about 0.7 of the time of an entry of `csr`."""
-LEAST = 1 << 22
+LINE = 64
+"""Bytes of a line of the cache. NumPy's products take twice as long where the result does not begin with one."""
+LEAST = 1 << 21
 """Fewest entries. Smaller matrices stay in a third-level cache, where `csr` is the faster."""
 _SAMPLE = 1024  # rows looked at before all are
 
@@ -62,42 +65,68 @@ class Diagonals:
         """y := A^T x; x has a component for each row, y one for each column. Returns as `multiply`."""
         return self._sweep(x, y, 0, transposed=True)
 
+    def bytes_moved(self, columns: int) -> int:
+        """Bytes that y := A x has to move at least: the kept diagonals once, x once in, y once out."""
+        return self.table.nbytes + (columns + self.table.shape[1]) * self.table.itemsize
+
     def _sweep(self, x: np.ndarray, y: np.ndarray, first: int, *, transposed: bool) -> bool:
         """y_i := sum over k of a_(i, i + k) x_(i + k), or of a_(i + k, i) x_(i + k) if ``transposed``."""
-        known = [
-            (-k if transposed else k, self.table[line], mirrored != transposed)
-            for k, line, mirrored in zip(self.offsets.tolist(), self.line.tolist(), self.mirrored.tolist(), strict=True)
-        ]
+        known: list[_Term] = []
+        for k, line, mirrored in zip(self.offsets.tolist(), self.line.tolist(), self.mirrored.tolist(), strict=True):
+            k = -k if transposed else k
+            known.append((k, k if mirrored != transposed else 0, self.table[line]))
         if transposed:
             known.reverse()
+        least, most = max(0, -known[0][0]), len(x) - max(0, known[-1][0])
         size = BLOCK // y.itemsize
-        product = np.empty(min(size, len(y)), y.dtype)
-        zero = y.dtype.type(0)
+        term = _on_a_line(size, y.dtype)
+        lead = min(_to_a_line(y) % size, len(y))
         finite = True
         with np.errstate(all="ignore"):
-            for start in range(0, len(y), size):
-                part = y[start : start + size]
-                a, b = first + start, first + start + len(part)
-                begun = False
-                for k, diagonal, shifted in known:
-                    low, high = max(a, -k), min(b, len(x) - k)
-                    if low >= high:
-                        continue
-                    shift = k if shifted else 0
-                    term = product[: high - low]
-                    np.multiply(diagonal[low + shift : high + shift], x[low + k : high + k], term)
-                    if begun or high - low < len(part):
-                        if not begun:
-                            part.fill(0)
-                        target = part[low - a : high - a]
-                        np.add(target, term, target)
-                    else:  # a sum starts from 0, and 0 + (-0) is not -0
-                        np.add(term, zero, part)
-                    begun = True
-                if not begun:
-                    part.fill(0)
+            for start, stop in pairwise(sorted({0, lead, *range(lead, len(y), size), len(y)})):
+                part = y[start:stop]
+                inside = first + start >= least and first + stop <= most
+                (_inside if inside else _at_edge)(known, x, part, first + start, first + stop, term)
                 finite = finite and (self.full or bool(np.isfinite(np.add.reduce(part))))
         return finite
+
+
+_Term = tuple[int, int, np.ndarray]
+"""(k, shift, values): x_(i + k) is multiplied by values[i + shift]."""
+
+
+def _inside(terms: list[_Term], x: np.ndarray, y: np.ndarray, a: int, b: int, term: np.ndarray) -> None:
+    """Rows a to b, where all diagonals have slots."""
+    multiply, add = np.multiply, np.add
+    term = term[: b - a]
+    k, shift, values = terms[0]
+    multiply(values[a + shift : b + shift], x[a + k : b + k], term)
+    add(term, y.dtype.type(0), y)  # a sum starts from 0, and 0 + (-0) is not -0
+    for k, shift, values in terms[1:]:
+        multiply(values[a + shift : b + shift], x[a + k : b + k], term)
+        add(y, term, y)
+
+
+def _at_edge(terms: list[_Term], x: np.ndarray, y: np.ndarray, a: int, b: int, term: np.ndarray) -> None:
+    """Rows a to b, where diagonals end."""
+    y.fill(0)
+    for k, shift, values in terms:
+        low, high = max(a, -k), min(b, len(x) - k)
+        if low < high:
+            product, target = term[: high - low], y[low - a : high - a]
+            np.multiply(values[low + shift : high + shift], x[low + k : high + k], product)
+            np.add(target, product, target)
+
+
+def _to_a_line(array: np.ndarray) -> int:
+    """Components before the first that begins a line of the cache."""
+    return -array.ctypes.data % LINE // array.itemsize
+
+
+def _on_a_line(size: int, dtype: np.dtype) -> np.ndarray:
+    """A buffer that begins with a line of the cache."""
+    room = np.empty(size + LINE // dtype.itemsize, dtype)
+    return room[_to_a_line(room) :][:size]
 
 
 def find(

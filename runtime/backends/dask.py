@@ -38,6 +38,8 @@ from tilewright.trace import Trace
 if TYPE_CHECKING:
     from distributed import Client
 
+    from tilewright.graph import TaskGraph
+
 __all__ = ["MODES", "OPTIONS", "DaskSite", "execute", "site"]
 
 OPTIONS = ("client", "mode", "owner", "grid", "timeout", "window", "overheads")
@@ -110,11 +112,18 @@ class DaskSite(Site):
 
         ranks = self.ranks(workers)
         client = self.client(0)
-        options = resident.Options(self.owner, self.window, self.timeout, client is clients.kept_client())
+        owner = self._owner(program.graph, len(ranks.members))
+        options = resident.Options(owner, self.window, self.timeout, client is clients.kept_client())
         if self._resident(program, ranks):
             return resident.run_resident(client, ranks, program, scheduler, options, progress)
         machine = self.machine if self.knows_costs else None
         return submitted.run_submitted(client, ranks, program, scheduler, options, progress, machine, self.overheads)
+
+    def _owner(self, graph: TaskGraph, count: int) -> Any:
+        """The rule of a call, or where it has none that of the graph's layout, whose ranks share the workers."""
+        if self.owner is None and graph.layout is not None:
+            return {handle: graph.layout.owner(handle) % count for handle in graph.handles_used}
+        return self.owner
 
     def _resident(self, program: Program, ranks: clients.Ranks) -> bool:
         """Whether to run in mode resident. MemoryError if that was asked for and the workers have no room."""
@@ -123,7 +132,7 @@ class DaskSite(Site):
         from tilewright.cluster.resident import needs
 
         count = len(ranks.members)
-        rank_of = owners(self.owner, count)
+        rank_of = owners(self._owner(program.graph, count), count)
         order = tuple(rank_of(handle) for handle in program.graph.handles_used), None, ()
         wanted = needs(planned(program.graph, count, order), program.store, self.window)
         for need, member in zip(wanted, ranks.members, strict=True):

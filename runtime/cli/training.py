@@ -114,22 +114,19 @@ def train(
             "progress": sys.stderr.isatty() if progress is None else progress,
         }  # fmt: skip
         source = train_data.source
+        table: training.Comparison | training.Result
         if compare is not None:
             table = training.compare(make, (train_data, test_data), precisions=compare.split(","), **options)
-            results, text = table.results, table.table()
-            summary = table.summary() | {"source": source}
-            if plot:
-                table.plot(plot)
+            runs = [result.runs for result in table.results.values()]
         else:
-            result = training.fit(
+            table = training.fit(
                 make(), train_data, test_data, precision=precision, checkpoint=checkpoint, resume=resume, **options
             )
-            results, text, summary = {precision: result}, result.table(), result.summary() | {"source": source}
-            if plot:
-                result.plot(plot)
-        runs = [result.run for result in results.values() if result.runs]
-        if report and runs:
-            runs[0].report(report, *runs[1:])
-        if trace and runs:
-            runs[0].trace.to_perfetto(trace)
-    click.echo(json.dumps(summary) if as_json else str(text))
+            runs = [table.runs]
+        if plot:
+            table.plot(plot)
+        if report:
+            table.report(report)
+        if trace and runs[0]:
+            runs[0][-1][0].trace.to_perfetto(trace)
+    click.echo(json.dumps(table.summary() | {"source": source}) if as_json else str(table.table()))

@@ -62,14 +62,23 @@ def seconds(program: Program, machine: Machine | None, overheads: Overheads) -> 
     found = []
     for task in program.graph:
         tiles = [program.store[use.handle] for use in task.uses]
-        if task.op.flops is not None:
-            flops = task.op.flops(*(tile.shape for tile in tiles)) * (4 if tiles[-1].dtype.kind == "c" else 1)
-            found.append(flops / RATE)
+        shapes = [_shape(program, use.handle) for use in task.uses]
+        if task.op.flops is not None and None not in shapes:
+            complexity = max(4 if tile is not None and tile.dtype.kind == "c" else 1 for tile in tiles)
+            found.append(task.op.flops(*shapes) * complexity / RATE)
         elif task.op.function is None:
             found.append(tiles[-1].nbytes / BANDWIDTH)
         else:
             found.append(overheads.task)
     return found
+
+
+def _shape(program: Program, handle: Handle) -> tuple[int, ...] | None:
+    """Of the data, or where a task makes it of the graph's layout; None where nobody knows."""
+    value, layout = program.store[handle], program.graph.layout
+    if value is None:
+        return None if layout is None else layout.shape(handle)
+    return getattr(value, "shape", None)
 
 
 def priorities(graph: TaskGraph, scheduler: str | Policy, machine: Machine) -> list[int]:

@@ -43,14 +43,18 @@ def graph_page(graph: TaskGraph) -> str:
     return _page(graph.name, [(graph.name, _facts(facts), _picture(graph, None))])
 
 
-def run_page(*runs: Run) -> str:
-    """One run, or several side by side: bounds, idle time, Gantt chart and graph linked by selection, kernels."""
+def run_page(*runs: Run, names: Sequence[str] = (), before: str = "") -> str:
+    """One run, or several side by side: bounds, idle time, Gantt chart and graph linked by selection, kernels.
+
+    ``names`` stand before the headings of the runs, ``before``, in HTML, above all of them.
+    """
     title = " | ".join(dict.fromkeys(run.graph.name for run in runs))
     panels = []
-    for run in runs:
+    for number, run in enumerate(runs):
         heading = f"{run.scheduler} on {place(run)}, {'simulated' if run.backend == 'simulate' else run.backend}"
+        heading = f"{names[number]}: {heading}" if names else heading
         panels.append((heading, _facts(_run_facts(run)) + _idle(run) + _kernels(run), _picture(run.graph, run)))
-    return _page(title, panels)
+    return _page(title, panels, before)
 
 
 def comparison_page(table: Table) -> str:

@@ -1,21 +1,43 @@
-"""The figure of a training, or of several side by side: loss, accuracy, time, loss scale."""
+"""The figure of a training, or of several side by side: loss, accuracy, time, loss scale. And a page around it."""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from tilewright.training.result import Result
 
-__all__ = ["figure"]
+__all__ = ["figure", "page"]
 
 _COLOURS = {"fp32": "#0072B2", "tf32": "#56B4E9", "fp16": "#D55E00", "bf16": "#009E73", "adaptive": "#CC79A7"}
 _MARKS = {"fp32": "o", "tf32": "P", "fp16": "s", "bf16": "^", "adaptive": "D"}
 
 
-def figure(results: Mapping[str, Result], path: str | Path) -> None:
+def page(results: Mapping[str, Result], table: str) -> str:
+    """The table, the figure, and the last run of each training side by side, in one HTML page that opens offline."""
+    from tilewright.plot.html import run_page
+
+    ran = {name: result.run for name, result in results.items() if result.runs}
+    before = f"<pre>{html.escape(table)}</pre>"
+    try:
+        picture = io.BytesIO()
+        figure(results, picture)
+    except ImportError:  # no matplotlib: the page has no figure
+        return run_page(*ran.values(), names=list(ran), before=before)
+    source = base64.b64encode(picture.getvalue()).decode()
+    before += (
+        f'<img src="data:image/png;base64,{source}" style="max-width:100%" '
+        f'alt="loss, test accuracy, time per epoch, loss scale and skipped steps">'
+    )
+    return run_page(*ran.values(), names=list(ran), before=before)
+
+
+def figure(results: Mapping[str, Result], path: str | Path | BinaryIO) -> None:
     """Write four panels; ImportError without matplotlib. A dashed line marks each change of precision."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -63,7 +85,9 @@ def figure(results: Mapping[str, Result], path: str | Path) -> None:
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, frameon=False)
+            axes.legend(fontsize=8, frameon=False, loc="lower right" if axes is accuracy else "best")
+    accuracy.set_xlim(0.5, max(result.epochs for result in results.values()) + 0.5)
+    time.set_ylim(bottom=0)
     if scale.lines:
         scale.set_yscale("log", base=2)
     else:

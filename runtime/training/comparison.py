@@ -35,9 +35,9 @@ class Comparison:
         return 1 - self.results[name].peak_memory / base if base > _RESOLUTION else None
 
     def speedup(self, name: str) -> float | None:
-        """The baseline's time over this one's."""
-        seconds = self.results[name].seconds
-        return self.results[self.baseline].seconds / seconds if seconds else None
+        """The baseline's time of a step over this one's: medians, as a step that is interrupted tells nothing."""
+        base, own = self.results[self.baseline].percentile(50), self.results[name].percentile(50)
+        return base / own if own > 0 else None  # NaN where nothing was left to do
 
     def summary(self) -> dict[str, Any]:
         """The numbers as plain values, for JSON; those of the last precision at the top level too."""
@@ -69,7 +69,7 @@ class Comparison:
             row("Skipped steps", lambda r: str(r.skipped_steps)),
             row("Changes of precision", lambda r: str(len(r.events))),
             over(f"Memory savings vs {self.baseline.upper()}", self.savings, "{:.1%}"),
-            over(f"Speed-up vs {self.baseline.upper()}", self.speedup, "{:.2f}x"),
+            over(f"Speed-up vs {self.baseline.upper()} (p50)", self.speedup, "{:.2f}x"),
         ]
         first = self.results[self.baseline]
         title = f"RESULTS SUMMARY: {first.epochs} epochs on {first.facts['device']}"
@@ -83,9 +83,10 @@ class Comparison:
         figure(self.results, path)
 
     def report(self, path: str | Path) -> None:
-        """Write the runs as one page."""
-        runs = [result.run for result in self.results.values()]
-        runs[0].report(path, *runs[1:])
+        """Write table, figure and the runs, side by side, as one HTML page that opens offline."""
+        from tilewright.plot.training import page
+
+        Path(path).write_text(page(self.results, str(self.table())), encoding="utf-8")
 
     def __str__(self) -> str:
         return str(self.table())

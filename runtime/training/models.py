@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["MLP", "MODELS", "BasicBlock", "ResNet18", "SimpleResNet", "build", "group", "segments"]
+__all__ = ["MLP", "MODELS", "BasicBlock", "ResNet18", "SimpleResNet", "build", "cuts", "group", "segments"]
 
 
 class SimpleResNet(nn.Module):  # type: ignore[misc]  # torch has no types here
@@ -170,15 +170,33 @@ def segments(model: nn.Module) -> list[nn.Module]:
     return [parts[0] if len(parts) == 1 else nn.Sequential(*parts) for parts in groups] or [model]
 
 
-def group(model: nn.Module, count: int | None) -> list[nn.Module]:
-    """The segments of a model, neighbours joined until there are ``count``; None joins none.
+def cuts(model: nn.Module, count: int | None = None, least: int = 0) -> tuple[int, ...]:
+    """Where to join the segments of a model: the first segment of each group, and the end.
 
-    ValueError if the model has fewer.
+    Parameters
+    ----------
+    count
+        How many groups; ValueError if the model has fewer segments.
+    least
+        Without ``count``: neighbours are joined until a group has so many parameters.
     """
     parts = segments(model)
-    if count is None or count == len(parts):
-        return parts
-    if not 1 <= count <= len(parts):
-        raise ValueError(f"the model can be cut into 1 to {len(parts)} segments, not {count}")
-    cuts = [k * len(parts) // count for k in range(count + 1)]
-    return [nn.Sequential(*parts[a:b]) for a, b in pairwise(cuts)]
+    if count is not None:
+        if not 1 <= count <= len(parts):
+            raise ValueError(f"the model can be cut into 1 to {len(parts)} segments, not {count}")
+        return tuple(k * len(parts) // count for k in range(count + 1))
+    found, size = [0], 0
+    for k, part in enumerate(parts):
+        if size >= least and k:
+            found.append(k)
+            size = 0
+        size += sum(p.numel() for p in part.parameters())
+    if size < least and len(found) > 1:
+        found.pop()
+    return *found, len(parts)
+
+
+def group(model: nn.Module, where: Sequence[int]) -> list[nn.Module]:
+    """The segments of a model, joined as `cuts` says."""
+    parts = segments(model)
+    return [parts[a] if b == a + 1 else nn.Sequential(*parts[a:b]) for a, b in pairwise(where)]

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tilewright.comm.schedule import cut
 from tilewright.training import board, checkpoint, compiled, models, precision, usage
 from tilewright.training.data.augment import bits, crop_and_flip, normalise, order
 from tilewright.training.losses import Losses
@@ -63,15 +64,15 @@ _generator = threading.Lock()
 # ------------------------------------------------------------------ before the first step
 
 
-def open_stages(model: nn.Module, state: State, setup: Setup, *written: Any) -> tuple[Any, ...]:
+def open_stages(model: nn.Module, state: State, setup: Setup, *rest: Any) -> tuple[Any, ...]:
     """The stages of a replica that the last parameter names, their buffers, the control, a model for evaluation."""
-    mine: tuple[int, ...] = written[-1]
+    mine: tuple[int, ...] = rest[-1]
     replica = copy.deepcopy(model).to(setup.target)
     if setup.channels_last:
         replica = replica.to(memory_format=torch.channels_last)
     replica.train()
     names = {id(t): name for name, t in (*replica.named_parameters(), *replica.named_buffers())}
-    parts = models.group(replica, setup.segments)
+    parts = models.group(replica, setup.cuts)
     stages = [Stage(parts[s], names, setup.optimizer, setup.compiler) for s in mine]
     for stage in stages:
         stage.load(state.tensors, state.optimizer)
@@ -104,7 +105,8 @@ def load(
     parts: int,
 ) -> tuple[Any, ...]:
     """The images of places ``first`` to ``last`` of the epoch's order that fall to part ``part`` of ``parts``."""
-    wanted = np.array_split(order(len(images), setup.seed, epoch)[first:last], parts)[part]
+    start, stop = cut(last - first, parts)[part : part + 2]
+    wanted = order(len(images), setup.seed, epoch)[first + start : first + stop]
     return wanted, images[wanted], labels[wanted]
 
 
@@ -123,6 +125,8 @@ def transfer(setup: Setup, _x: Any, _y: Any, batch: tuple[np.ndarray, np.ndarray
         labels = labels.pin_memory().to(setup.target, non_blocking=True)
     if setup.channels_last:
         images = images.to(memory_format=torch.channels_last)
+    if micro == 1:
+        return (images,), (labels,), None
     return torch.tensor_split(images, micro), torch.tensor_split(labels, micro), None
 
 

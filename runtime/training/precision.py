@@ -8,6 +8,7 @@ and whichever thread leaves autocast last empties it for all.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -64,6 +65,7 @@ def flags(precision: str, device_type: str, deterministic: bool = False) -> Iter
 
     By default torch runs the convolutions of "FP32" in TF32 on Ampere and later. The flags are process-wide; they
     are restored at the end, and while one training holds them another one waits. On a CPU there is nothing to set.
+    Repeatable products of a GPU need working memory of a fixed size, of which cuBLAS reads once, at its first use.
     """
     if device_type == "cpu" and not deterministic:
         yield
@@ -75,6 +77,7 @@ def flags(precision: str, device_type: str, deterministic: bool = False) -> Iter
         try:
             set_tf32(precision == "tf32", device_type)
             if deterministic:
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
                 torch.use_deterministic_algorithms(True)
                 torch.backends.cudnn.benchmark = False
             yield
@@ -146,7 +149,9 @@ def check(precision: str, device: torch.device, model: nn.Module, *, allow_slow:
             "fp16 numerics"
         )
     if reason and not (allow_slow and precision in PRECISIONS and device.type == "cpu" and precision != "tf32"):
-        raise ValueError(reason + ("; allow_slow=True runs it anyway" if precision in ("fp16", "bf16") else ""))
+        raise ValueError(
+            reason + ("; allow_slow=True, or --allow-slow, runs it anyway" if precision in ("fp16", "bf16") else "")
+        )
 
 
 def has_convolutions(model: nn.Module) -> bool:

@@ -243,7 +243,8 @@ class Result:
             f"{self.images_per_second:.0f} images/s; a step takes {self.percentile(50) * 1e3:.3g} ms (p50), "
             f"{self.percentile(95) * 1e3:.3g} ms (p95); loading {self.loader_seconds:.3g} s, computing "
             f"{self.compute_seconds:.3g} s; peak memory {self.peak_memory / 1e6:.1f} MB"
-        )
+            if self.runs else "nothing was left to do: the checkpoint is at the last step"
+        )  # fmt: skip
         if self.overlap is not None:
             text.append(f"{self.overlap:.0%} of the all-reduce passed under backward passes")
         if self.head is not None:
@@ -259,6 +260,12 @@ class Result:
         from tilewright.plot.training import figure
 
         figure({self.precision: self}, path)
+
+    def report(self, path: str | Path) -> None:
+        """Write table, figure and the last run, if there was one, as one HTML page that opens offline."""
+        from tilewright.plot.training import page
+
+        Path(path).write_text(page({self.precision: self}, str(self.table())), encoding="utf-8")
 
     def __str__(self) -> str:
         return str(self.table())

@@ -33,7 +33,8 @@ class Setup:
     seed: int
     batch: int
     """Images of a step, of all replicas and micro-batches together."""
-    segments: int | None
+    cuts: tuple[int, ...]
+    """Of the model, into segments: see `tilewright.training.models.cuts`."""
     clip_norm: float | None = None
     penalty: GradientPenalty | None = None
     checks: bool = False

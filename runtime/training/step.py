@@ -176,14 +176,15 @@ class Builder:
 
     def build(self) -> TaskGraph:
         h, layout, span = self.h, self.layout, self.span
+        self.insert("open_log", R(h("setup", 0)), W(h("log", 0)), on=0)
         for p in range(layout.places):
             mine = layout.stages(p)
             self.insert(
                 "open", R(h("model", p)), R(h("state", p)), R(h("setup", p)),
+                *([R(h("log", 0))] if p == 0 else []),  # memory is measured from before the model is there
                 *(W(self.stage(r, s)) for r, s in mine), *(W(self.buffers(r, s)) for r, s in mine),
                 W(h("control", p)), W(h("examiner", p)), tuple(s for _, s in mine), on=p,
             )  # fmt: skip
-        self.insert("open_log", R(h("setup", 0)), W(h("log", 0)), on=0)
         for step in range(span.start, span.stop):
             self.step(step)
             self.marks.last[step] = len(self.g) - 1

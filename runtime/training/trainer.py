@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tilewright.backends.mpi import is_rank
 from tilewright.engine import Run, run
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import cores
@@ -34,6 +35,9 @@ from tilewright.training.state import Control, Log, Setup, Stage, State
 from tilewright.training.step import Layout, Marks, Span, training_graph
 
 __all__ = ["check_precision", "fit", "target_device"]
+
+LEAST = 1 << 16
+"""Parameters of a segment, without a pipeline: of a smaller one the tasks would take longer than what is in them."""
 
 MOST_TASKS = 40_000
 """Of one graph; a longer training is several graphs, one after the other."""
@@ -111,7 +115,8 @@ def fit(
         of a convolution's gradients depend on this number, and on no other choice of how to run.
     pipeline, segments
         A schedule, ``"gpipe"``, ``"1f1b"`` or ``"zero-bubble"``: each segment has a worker of its own, and ``workers``
-        counts the replicas of the whole pipeline. And into how many segments to cut the model.
+        counts the replicas of the whole pipeline. And into how many segments to cut the model; by default, without a
+        pipeline, those that have fewer than 65,536 parameters are joined.
     head, head_noise
         ``"ridge"`` or ``"gp"``: behind the last step, in the same graph, solve for a closed-form head on the features
         that the last segment gets; see `tilewright.training.head`. O(n^2 d + n^3/3) for n training images.
@@ -148,6 +153,9 @@ def fit(
     With R micro-batches on each of several workers sums associate differently, and losses agree to about 1e-6. Batch
     norm sees micro-batches, as in torch's DistributedDataParallel; running statistics are those of replica 0.
 
+    On the ranks of ``mpiexec -n R python script.py`` the call is collective, with ``backend="mpi", workers=R``: all
+    ranks make it, the model is that of rank 0, and all get the result. What is printed and written comes from rank 0.
+
     Examples
     --------
     >>> from tilewright import training
@@ -168,7 +176,8 @@ def fit(
     if penalty is not None:
         segments = _one_segment(segments, pipeline)
     compiler = _compiler(compile, target, pipeline, penalty)
-    parts = models.group(model, segments)
+    where = models.cuts(model, segments, 0 if pipeline is not None else LEAST)
+    parts = models.group(model, where)
     if head is not None:
         _check_head(head, test, models.segments(model))
     control = _control(precision, model, target, loss, scaler, fallback, allow_slow)
@@ -186,7 +195,7 @@ def fit(
     }  # fmt: skip
     setup = Setup(
         loss=loss, optimizer=make, schedule=find_schedule(schedule, total), recipe=train.recipe, device=str(target),
-        seed=seed, batch=batch_size, segments=segments, clip_norm=clip_norm, penalty=penalty,
+        seed=seed, batch=batch_size, cuts=where, clip_norm=clip_norm, penalty=penalty,
         checks=control.fallback is not None or control.precision == "fp16", channels_last=channels_last,
         progress=progress, log=str(log) if log is not None else None, checkpoint=folder, facts=facts,
         board=str(open_file(tensorboard)) if tensorboard is not None else None, compiler=compiler,
@@ -228,7 +237,7 @@ def fit(
     model.load_state_dict(state.tensors)
     return Result(
         precision=precision, log=past, runs=runs, per_epoch=per_epoch, epochs=epochs, resumed=resumed,
-        facts=facts | _manifest(target, engine, setup, control), state=state, model=model,
+        facts=facts | _manifest(target, engine, setup, control, deterministic), state=state, model=model,
         head=closed_form,
     )  # fmt: skip
 
@@ -341,6 +350,8 @@ class _Engine:
         options = self.options
         if self.backend not in ("serial", "threads") and graph.layout is not None:
             options = {"owner": {handle: graph.layout.owner(handle) for handle in graph.handles_used}} | options
+        if self.backend == "mpi" and is_rank():
+            options = {"root": 0} | options  # all begin with the model and the state of rank 0
         return run(
             graph, data, backend=self.backend, scheduler=self.scheduler, workers=self.workers, progress=bar, **options
         )
@@ -374,7 +385,9 @@ def _let_go(run: Run) -> None:
     run.store.clear()
 
 
-def _manifest(device: torch.device, engine: _Engine, setup: Setup, control: Control) -> dict[str, Any]:
+def _manifest(
+    device: torch.device, engine: _Engine, setup: Setup, control: Control, deterministic: bool
+) -> dict[str, Any]:  # fmt: skip
     """What this ran on, and the flags that numbers depend on."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {cores()} cores",
@@ -382,4 +395,8 @@ def _manifest(device: torch.device, engine: _Engine, setup: Setup, control: Cont
         "threads_per_task": engine.options.get("threads_per_task", 1), "channels_last": setup.channels_last,
         "compiler": setup.compiler,
         "float32_matmul": "strict" if control.precision != "tf32" else "tf32", "autocast_cache": False,
+        "deterministic": deterministic, "reduced_precision_reduction": {
+            name: getattr(torch.backends.cuda.matmul, f"allow_{name}_reduced_precision_reduction")
+            for name in ("fp16", "bf16")
+        } if device.type == "cuda" else None,
     }  # fmt: skip

@@ -56,9 +56,11 @@ def test_command_prints_products_overhead_powers_and_ghosts(tmp_path, monkeypatc
     assert {r["benchmark"] for r in printed} == {
         "spmv", "spmv overhead", "spmv powers", "spmv simulated powers", "spmv ghosts"}  # fmt: skip
     products = {r["contender"]: r for r in printed if r["benchmark"] == "spmv"}
-    bound = products["bound: its bytes at the rate of a copy"]
+    bound = products["bound: its bytes by rows at the rate of a copy"]
     nnz = 5 * 60 * 60 - 4 * 60
     assert bound["milliseconds"] == pytest.approx((nnz * 12 + 3601 * 4 + 2 * 3600 * 8) / 1e7)
+    fewest = products["bound: its bytes by diagonals at the rate of a copy"]
+    assert fewest["milliseconds"] == pytest.approx((3 + 2) * 3600 * 8 / 1e7)  # 3 diagonals of a symmetric matrix, x, y
     assert products["PETSc MatMult, 2 ranks"]["milliseconds"] == 250
     assert np.isclose(products["SciPy, one core"]["of_scipy"], 1)
     assert [r["redundant"] for r in printed if r["benchmark"] == "spmv powers"] == [0, 2 * 6 * 20, 2 * 4 * 20]

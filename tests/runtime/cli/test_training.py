@@ -39,7 +39,11 @@ def test_comparing_prints_the_table_of_the_notebook_and_writes_files(tmp_path):
     for line in ("RESULTS SUMMARY", "Peak memory (MB)", "Final test accuracy (%)", "Speed-up vs FP32"):
         assert line in result.stdout
     assert files["out.png"].read_bytes().startswith(b"\x89PNG")
-    assert "forward_loss" in files["out.html"].read_text()
+    page = files["out.html"].read_text()
+    assert (
+        "RESULTS SUMMARY" in page and 'src="data:image/png;base64,' in page and "http" not in page.split("<script")[0]
+    )
+    assert [f"<h2>{name}: prio on 1 worker, threads</h2>" in page for name in ("fp32", "fp16", "bf16")] == [True] * 3
     assert json.loads(files["out.json"].read_text())["traceEvents"]
 
 

@@ -133,6 +133,38 @@ class TestMpi:
         check("allreduce", xs, run(comm.allreduce(3, 6), xs, backend="mpi"))
 
 
+@pytest.fixture(scope="class")
+def client():
+    """Three Dask workers, processes of one thread each."""
+    import distributed
+
+    with (
+        distributed.LocalCluster(
+            n_workers=3, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=60
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+class TestDask:
+    @pytest.mark.parametrize("mode", ["resident", "tasks"])
+    @cases
+    def test_bits_on_dask_are_those_of_the_serial_run(self, client, operation, algorithm, mode):
+        xs, graph = vectors(3, 10), graph_of(operation, algorithm, 3, 10)
+        done = tw.run(graph, {"x": [x.copy() for x in xs]}, backend="dask", client=client, mode=mode)
+        out = [done.store[tw.Handle("x", (r,))] for r in range(3)]
+        check(operation, xs, out)
+        assert all(np.array_equal(a, b) for a, b in zip(run(graph, xs, backend="serial"), out, strict=True))
+        assert done.workers == 3 and {record.rank for record in done.trace} == {0, 1, 2}
+
+    def test_messages_on_dask_are_those_of_the_schedule(self, client):
+        graph = comm.allgather(3, 12, "exchange")
+        done = tw.run(graph, {"x": vectors(3, 12)}, backend="dask", client=client)
+        pairs = Counter((m.source, m.destination) for m in done.trace.messages)
+        assert pairs == Counter((t.source, t.target) for step in schedule("allgather", "exchange", 3, 12) for t in step)
+
+
 #            rounds, messages, words in units of a block where p divides n: of p, L = ceil(log2 p)
 COUNTS = {
     ("broadcast", "tree"): lambda p, L: (L, p - 1, (p - 1) * p),

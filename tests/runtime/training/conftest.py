@@ -10,6 +10,12 @@ def collections_are_short(only_own_garbage):
 
 
 @pytest.fixture(autouse=True)
+def small_models_are_cut_too(monkeypatch):
+    """Models of tests have a few hundred parameters; `fit` would not cut them."""
+    monkeypatch.setattr("tilewright.training.trainer.LEAST", 0)
+
+
+@pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -44,6 +44,16 @@ def test_bf16_products_run_in_bf16_in_every_worker_thread():
     assert {threads for *_, threads in seen} == {1}  # failure 23: two workers on two cores
 
 
+def test_a_small_model_is_one_segment_and_computes_the_same(monkeypatch):
+    monkeypatch.setattr("tilewright.training.trainer.LEAST", 1 << 16)
+    torch.manual_seed(0)
+    whole = zoo.small_net()
+    parts = copy.deepcopy(whole)
+    one, three = fit(whole, DATA, epochs=2), fit(parts, DATA, epochs=2, segments=3)
+    names = [{task.op.name for task in result.run.graph} for result in (one, three)]
+    assert "forward" not in names[0] and "forward" in names[1] and one.losses == three.losses
+
+
 def test_one_worker_has_all_threads_of_torch(monkeypatch):
     """Failure 23: threads of all workers together are the cores, no more and no fewer."""
     monkeypatch.setattr("tilewright.training.trainer.cores", lambda: 2)
@@ -146,6 +156,28 @@ def test_a_skip_is_counted_where_the_scale_cannot_tell():
     assert result.skipped_steps == 3 and {row["scale"] for row in result.steps} == {8.0}
 
 
+def test_a_scale_that_has_reached_zero_skips_and_spoils_nothing():
+    """Failure 10, erratum 10: nothing bounds torch's scale from below."""
+    model = zoo.perceptron()
+    before = copy.deepcopy(model.state_dict())
+    result = fit(model, DATA, epochs=1, batch_size=32, precision="fp16", scaler=LossScaler(scale=0.0))
+    assert result.skipped_steps == 3 and {row["scale"] for row in result.steps} == {0.0}
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_loss_is_computed_in_fp32(precision):
+    """Failure 22: a sum of exponentials is soon beyond 65504."""
+    seen = []
+
+    def loss(outputs, labels):
+        seen.append((outputs.dtype, torch.is_autocast_enabled("cpu")))
+        return nn.functional.cross_entropy(outputs, labels)
+
+    fit(zoo.perceptron(), DATA, zoo.tiny(8), epochs=1, precision=precision, loss=loss)
+    assert set(seen) == {(torch.float32, False)}
+
+
 def test_without_fallback_the_scale_shrinks_and_no_parameter_becomes_nan():
     torch.manual_seed(0)
     model = zoo.overflowing()
@@ -208,6 +240,9 @@ def test_times_and_memory_are_reported_without_dividing_by_zero(tmp_path):
     assert json.loads(json.dumps(numbers)) == numbers
     result.plot(tmp_path / "training.png")
     assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+    result.report(tmp_path / "training.html")
+    page = (tmp_path / "training.html").read_text()
+    assert "images/s" in page and "<h2>fp32: " in page and "data:image/png;base64," in page
     assert repr(result.table()) == str(result.table()) and "images/s" in result.table()
 
 

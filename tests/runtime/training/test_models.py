@@ -65,9 +65,20 @@ def test_the_segments_compose_to_the_model_and_share_its_parameters(model):
 
 def test_segments_are_joined_to_the_count_that_is_asked_for():
     model = models.SimpleResNet(width=4)
-    assert [len(models.group(model, count)) for count in (None, 1, 2, 6)] == [6, 1, 2, 6]
+    assert [len(models.group(model, models.cuts(model, count))) for count in (None, 1, 2, 6)] == [6, 1, 2, 6]
     with pytest.raises(ValueError, match="cut into 1 to 6 segments, not 7"):
-        models.group(model, 7)
+        models.cuts(model, 7)
+
+
+def test_small_segments_are_joined_to_their_neighbours():
+    model = models.SimpleResNet()  # 1,856 147,968 524,800 2,098,176 ... 5,130 parameters
+    assert models.cuts(model, None, 1 << 16) == (0, 2, 3, 4, 6)
+    assert models.cuts(model, None, 1 << 30) == (0, 6) and models.cuts(model) == tuple(range(7))
+    x = torch.randn(2, 3, 8, 8)
+    y = x
+    for segment in models.group(model.eval(), (0, 2, 3, 4, 6)):
+        y = segment(y)
+    assert torch.equal(y, model(x))
 
 
 def test_any_module_is_one_segment_and_a_sequential_one_per_child_with_parameters():

@@ -1,7 +1,10 @@
 """Data parallel over ranks and Dask workers: the bits of one worker, and decisions that all take together."""
 
+import contextlib
 import copy
+import json
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import torch
 import training_models as zoo
 
 import tilewright as tw
+from tilewright.mpi.launcher import environment, mpiexec
 from tilewright.training import LossScaler, fit, ops
 from tilewright.training.optimizers import optimizers
 from tilewright.training.state import Stage
@@ -30,7 +34,7 @@ def dask_workers():
 
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.ERROR
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -108,6 +112,47 @@ def test_a_head_solved_by_processes_is_that_of_one(engine):
     assert many.head == one.head and many.head_gain > 0
     ranks = {record.rank for record in many.run.trace.records if many.run.graph.tasks[record.task].op.name == "gemm"}
     assert ranks == {0, 1}
+
+
+def test_a_training_whose_process_dies_ends_with_an_error_and_resumes_bit_for_bit(engine, request, tmp_path):
+    def mortal():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(*zoo.perceptron(), zoo.DiesOnce(tmp_path / "die", 2))
+
+    whole = fit(mortal(), DATA, epochs=3, accumulate=2)
+    options = {"workers": 2, "checkpoint": tmp_path / "run"}
+    pool = tw.mpi.Pool(2) if engine["backend"] == "mpi" else None
+    with pool or contextlib.nullcontext():
+        mine = engine | ({"pool": pool} if pool else {})
+        fit(mortal(), DATA, epochs=1, **options, **mine)
+        (tmp_path / "die").touch()
+        with pytest.raises((tw.RankDied, tw.WorkerDied), match="died"):
+            fit(mortal(), DATA, epochs=3, **options, **mine)
+    if pool:
+        assert pool.closed and not any(Path(f"/proc/{pid}").exists() for pid in pool.pids)
+    else:
+        engine["client"].wait_for_workers(2)
+        engine["client"].run(sys.path.insert, 0, str(Path(zoo.__file__).parent))
+    resumed = fit(mortal(), DATA, epochs=3, **options, **engine)
+    assert resumed.resumed >= 2 and resumed.losses == whole.losses
+
+
+@pytest.mark.timeout(60)
+def test_a_script_on_the_ranks_of_mpiexec_trains_one_model(tmp_path):
+    script = Path(__file__).parent / "training_spmd.py"
+    command = [mpiexec(), "-n", "2", sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, env=environment("mpich"), capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert seen["different"].startswith("ranks were called with different graph") and seen == other
+    torch.manual_seed(0)
+    alone = zoo.perceptron()
+    first = fit(alone, DATA, epochs=1, accumulate=2)
+    assert seen["losses"][0] == first.losses and seen["weights"] == [p.tolist() for p in alone.parameters()]
+    torch.manual_seed(0)
+    whole = fit(zoo.perceptron(), DATA, TEST, epochs=2, accumulate=2, head="gp")
+    assert (seen["resumed"], seen["losses"][1], seen["accuracy"]) == (2, whole.losses, whole.test_accuracy)
+    assert seen["head"] == whole.head.test_accuracy and seen["messages"] > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
