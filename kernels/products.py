@@ -15,8 +15,9 @@ None uses ``addmm`` under autocast: that would round the C tile at every update,
 number.
 
 From a product come gemm, syrk (its lower blocks), trsm and potrf. Those two work in FP32 on diagonal blocks of
-``BLOCK`` columns, as they would if the tile were that small, and update what lies between by products; for bf16x3 in
-FP32 throughout. Such a product rounds the same elements of L to the same 16 bits, so the error is that of smaller tiles: it does not depend on nt.
+``BLOCK`` columns, as they would if the tile were that small, and update what lies between by products; for bf16x3 they
+are FP32 throughout. Such a product rounds the same elements of L to the same 16 bits, so the error is that of smaller
+tiles: it does not depend on nt.
 """
 
 from __future__ import annotations

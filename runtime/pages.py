@@ -37,8 +37,9 @@ def room(shape: tuple[int, ...], dtype: Any, *, huge: bool = False) -> np.ndarra
     """Memory for numbers that will all be written before they are read, C-ordered; there may be anything in it.
 
     Large rooms are on small pages, as `zeros` are, unless ``huge`` says that all of them will be used. They wait for
-    the next caller when nobody refers to the array or a view of it any more. The kernel may take the pages of a waiting room when memory is short (``MADV_FREE``). Faulting
-    in fresh ones cost a tenth of a solution, where a hypervisor has to find them.
+    the next caller when nobody refers to the array or a view of it any more. The kernel may take the pages of a
+    waiting room when memory is short (``MADV_FREE``). Faulting in fresh ones cost a tenth of a solution, where a
+    hypervisor has to find them.
     """
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize

@@ -17,8 +17,8 @@ from tilewright.kernels import trsml as _trsml
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
-    "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "hemm", "hemmd", "identity", "mirror", "potrf", "scaled",
-    "scalen", "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "widen", "zero",
+    "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "hemm", "hemmd", "identity", "mirror",
+    "potrf", "scaled", "scalen", "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "widen", "zero",
 ]  # fmt: skip
 
 

@@ -198,8 +198,8 @@ def solve(
         ``"pos"``: positive definite.
     precision
         Where to begin: ``"auto"`` looks at a principal submatrix (`tilewright.linalg.ladder`), and on a CPU leaves out
-        bf16x3; ``"bf16"``, ``"fp16"``,
-        ``"tf32"``, ``"bf16x3"``, ``"fp32"``, ``"fp64"``; or a `PrecisionMap`. Complex matrices take FP64.
+        bf16x3; ``"bf16"``, ``"fp16"``, ``"tf32"``, ``"bf16x3"``, ``"fp32"``, ``"fp64"``; or a `PrecisionMap`. Complex
+        matrices take FP64.
     refine
         ``"cg"``, ``"gmres"`` (restarted after 30 steps), ``"classical"``, or ``"auto"``: conjugate gradients, then
         GMRES with the same factor if they end close to the goal. FP64 factors are refined classically.
