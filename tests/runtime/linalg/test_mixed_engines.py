@@ -83,17 +83,14 @@ def test_dask_array_that_cannot_be_factored_is_refused_like_an_array():
             tw.tiled_cholesky(da.from_array(A, chunks=65), precision="bf16", tile_size=0)
 
 
-@modes
-def test_panels_travel_between_dask_workers_in_half_the_bytes(mode):
-    """In mode tasks a message may hold several tiles; with overheads of nothing few become one."""
-    engine = {"backend": "dask", "mode": mode, **({"overheads": (0.0, 0.0)} if mode == "tasks" else {})}
+@pytest.mark.parametrize("engine", [ENGINES["resident"], ENGINES["tasks"] | {"overheads": (0.0, 0.0, 0.0)}],
+                         ids=["resident", "tasks"])  # fmt: skip
+def test_panels_travel_between_dask_workers_in_half_the_bytes(engine):
+    """With overheads of nothing no two tasks become one, so that each message is one tile."""
     runs = {name: factor(name, workers=2, grid=(2, 1), **engine)[1] for name in ("fp32", "bf16")}
     sent = {name: sum(m.nbytes for m in panel(run)) for name, run in runs.items()}
-    if mode == "tasks":
-        assert sent["bf16"] < 0.75 * sent["fp32"]
-    else:
-        assert sent["bf16"] == sent["fp32"] / 2
-        assert runs["bf16"].conversions.sent_saved == sent["bf16"]
+    assert sent["bf16"] == sent["fp32"] / 2
+    assert runs["bf16"].conversions.sent_saved == sent["bf16"]
 
 
 def test_no_more_of_a_copy_comes_back_than_the_counts_need(monkeypatch):
