@@ -615,6 +615,9 @@ class _Turned(LinearOperator):
     def _rmatvec(self, x: np.ndarray) -> np.ndarray:
         return self.operator._matvec(x) if self.conjugated else self.operator._matvec(np.conj(x)).conj()
 
+    def _rmatmat(self, x: np.ndarray) -> np.ndarray:
+        return np.column_stack([self._rmatvec(column) for column in x.T])
+
     def _adjoint(self) -> LinearOperator:
         return self.operator if self.conjugated else super()._adjoint()
 
