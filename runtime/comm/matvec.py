@@ -622,7 +622,9 @@ class _Turned(LinearOperator):
         return self.operator if self.conjugated else super()._adjoint()
 
     def _transpose(self) -> LinearOperator:
-        return super()._transpose() if self.conjugated else self.operator
+        usual: Any = LinearOperator  # the stubs do not know the method
+        turned: LinearOperator = usual._transpose(self) if self.conjugated else self.operator
+        return turned
 
 
 def matvec(
