@@ -2,17 +2,21 @@
 
 All on a `LocalCluster` of two workers with one thread each, alternating:
 
-1. ``dask.array.linalg.cholesky`` with the best of four chunk sizes, found by one run each. Its input lies on the
-   workers, and its result has to.
-2. ``tiled_cholesky`` of the same kind of array in our tile size, in both modes; likewise.
-3. ``tiled_cholesky`` of a NumPy array: threads beside Dask, the whole call and the execution alone.
+*workers*
+    The matrix lies on the workers and the factor has to: ``dask.array.linalg.cholesky`` with the best of four chunk
+    sizes, found by one run each; ``tiled_cholesky`` of the same kind of array in our tile size, in both modes.
+*numpy*
+    The matrix is a NumPy array and so is the factor: ``dask.array.linalg.cholesky`` of ``from_array``, computed, with
+    its best chunk size for that; ``tiled_cholesky`` in mode resident.
+
+On both sides the threads engine with a NumPy array. Whole calls; of ours also the execution alone.
 """
 
 from __future__ import annotations
 
 import logging
 import statistics
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,14 +30,15 @@ from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.matrices import random_spd
 
-__all__ = ["CHUNKS", "command", "measure"]
+__all__ = ["CHUNKS", "SIDES", "command", "measure"]
 
 CHUNKS = (512, 768, 1024, 1536)
 MODES = ("resident", "tasks")
+SIDES = ("workers", "numpy")
 
 
-def measure(n: int, repeat: int, chunks: tuple[int, ...], modes: tuple[str, ...] = MODES) -> list[dict[str, Any]]:
-    """Times of all contenders for one matrix size."""
+def measure(n: int, repeat: int, chunks: tuple[int, ...], side: str, *, warm_up: bool = True) -> list[dict[str, Any]]:
+    """Times of all contenders for one matrix size and one of `SIDES`."""
     import dask.array as da
     from distributed import Client, LocalCluster, wait
 
@@ -59,51 +64,55 @@ def measure(n: int, repeat: int, chunks: tuple[int, ...], modes: tuple[str, ...]
             chunks = tuple(len(range(*cut.indices(n))) for cut in cuts)
             return da.Array(graph, name, (chunks, chunks), dtype=a.dtype)
 
-        def theirs(x: Any) -> None:
-            wait(da.linalg.cholesky(x, lower=True).persist())
+        def on_workers(size: int) -> Callable[[], Any]:
+            x = place(size)
+            return lambda: wait(da.linalg.cholesky(x, lower=True).persist())
 
-        def ours(x: Any, mode: str, name: str) -> None:
-            factor, run = tw.tiled_cholesky(x, client=client, mode=mode, tile_size=tile, return_run=True)
-            wait(factor.persist())
-            keep(name, run)
+        def from_numpy(size: int) -> Callable[[], Any]:
+            return lambda: da.linalg.cholesky(da.from_array(a, chunks=size), lower=True).compute()
 
-        def numpy(name: str, **options: Any) -> None:
-            keep(name, tw.tiled_cholesky(a, workers=2, tile_size=tile, return_run=True, **options)[1])
+        def ours(name: str, x: Any, **options: Any) -> Callable[[], Any]:
+            def call() -> None:
+                factor, run = tw.tiled_cholesky(x, tile_size=tile, return_run=True, **options)
+                if side == "workers" and options.get("client"):
+                    wait(factor.persist())
+                runs.setdefault(name, []).append(run)
 
-        found = {}
-        for size in chunks:
-            if size < n:
-                x = place(size)
-                found[size] = alternate([Contender("", partial(theirs, x))], 1, warm_up=False)[""].median
-                del x
-        best = min(found, key=found.__getitem__)
-        x, y = place(best), place(tile)
+            return call
+
+        theirs = on_workers if side == "workers" else from_numpy
+        sizes = [size for size in chunks if size < n]
+        found = {
+            size: alternate([Contender("", theirs(size))], 1, warm_up=False)[""].median for size in sizes if sizes[1:]
+        }
+        best = min(found or sizes, key=lambda size: found.get(size, 0.0))
         rival = f"dask.array, chunks of {best}"
-        arrays = {mode: f"ours, dask.array, {mode}" for mode in modes}
-        whole = {"threads": "threads, 2 workers", "resident": "ours, NumPy array, resident"}
-        contenders = [
-            Contender(rival, lambda: theirs(x), repeat=max(1, repeat // 2)),
-            *(Contender(name, partial(ours, y, mode, name)) for mode, name in arrays.items()),
-            Contender(whole["threads"], lambda: numpy(whole["threads"])),
-            Contender(whole["resident"], lambda: numpy(whole["resident"], backend="dask", client=client)),
-        ]
-        times = alternate(contenders, repeat)
+        calls = {rival: theirs(best)}
+        if side == "workers":
+            y = place(tile)
+            calls |= {f"ours, {mode}": ours(f"ours, {mode}", y, client=client, mode=mode) for mode in MODES}
+        else:
+            calls["ours, resident"] = ours("ours, resident", a, client=client, backend="dask", mode="resident")
+        calls["threads"] = ours("threads", a, workers=2)
+        contenders = [Contender(name, call) for name, call in calls.items()]
+        times = alternate(contenders, repeat, warm_up=warm_up)
     flops = n**3 / 3
-    base, threads = times[rival].median, times[whole["threads"]].median
+    base, threads = times[rival].median, times["threads"].median
     records = []
     for name, taken in times.items():
         row: dict[str, Any] = {
-            "benchmark": "dask", "contender": name, "n": n, "tile_size": tile, "dtype": "float64",
+            "benchmark": "dask", "side": side, "contender": name, "n": n, "tile_size": tile, "dtype": "float64",
             "whole_gflops": flops / taken.median / 1e9, "faster": base / taken.median,
             "of_threads": threads / taken.median, **taken.record(),
         }  # fmt: skip
-        own = runs.get(name, [])[1:]
+        own = runs.get(name, [])[-repeat:]
         if own:
             last = own[-1]
             facts = last.trace.facts
             row |= {
                 "gflops": statistics.median(run.gflops for run in own), "submitted": facts.get("submitted"),
                 "scheduler": facts.get("scheduler"), "messages": last.messages, "megabytes": last.bytes / 1e6,
+                "in_and_out": (facts.get("inputs", 0) + facts.get("results", 0)) / 1e6,
             }  # fmt: skip
         records.append(row)
     records[0]["searched"] = {str(size): flops / seconds / 1e9 for size, seconds in found.items()}
@@ -123,14 +132,23 @@ def _keys(n: int, chunk: int) -> int:
 @click.option("--n", "sizes", multiple=True, type=click.IntRange(min=2), help="Matrix sizes.  [default: 6144]")
 @click.option("--repeat", default=5, show_default=True, help="Rounds to take the median of.")
 @click.option("--chunk", "chunks", multiple=True, type=click.IntRange(min=1), help="dask.array's.  [default: all four]")
+@click.option(
+    "--side", "sides", multiple=True, type=click.Choice(SIDES), help="Where matrix and factor are.  [default: both]"
+)
+@click.option("--warm-up/--no-warm-up", default=True, show_default=True, help="A round before, not counted.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
-def command(sizes: tuple[int, ...], repeat: int, chunks: tuple[int, ...], output: Path | None, as_json: bool) -> None:
+def command(
+    sizes: tuple[int, ...], repeat: int, chunks: tuple[int, ...], sides: tuple[str, ...], warm_up: bool,
+    output: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """Cholesky on a Dask cluster: dask.array beside both modes of ours, and threads."""
     for n in sizes or (6144,):
-        records = measure(n, repeat, chunks or CHUNKS)
-        record.append(output, records)
-        table.show(f"n = {n}, FP64, LocalCluster 2 x 1, medians of {repeat}", "contender", {
-            "whole call, GFLOP/s": "whole_gflops", "execution": "gflops", "times dask.array": "faster",
-            "of threads": "of_threads", "Dask tasks": "submitted", "scheduler": "scheduler", "MB moved": "megabytes",
-        }, records, as_json=as_json)  # fmt: skip
+        for side in sides or SIDES:
+            records = measure(n, repeat, chunks or CHUNKS, side, warm_up=warm_up)
+            record.append(output, records)
+            where = "matrix and factor on the workers" if side == "workers" else "NumPy array in and out"
+            table.show(f"n = {n}, FP64, LocalCluster 2 x 1, {where}, medians of {repeat}", "contender", {
+                "GFLOP/s": "whole_gflops", "execution": "gflops", "faster": "faster", "of threads": "of_threads",
+                "tasks": "submitted", "scheduler": "scheduler", "MB moved": "megabytes", "in, out": "in_and_out",
+            }, records, as_json=as_json)  # fmt: skip

@@ -65,9 +65,11 @@ def _submitted(run: Run) -> list[str]:
     facts = run.trace.facts
     if "submitted" not in facts:
         return []
+    groups = f" in {facts['groups']:.0f} groups" if "groups" in facts else ""
     return [
-        f"  engine         {facts['submitted']:.0f} Dask tasks for {len(run.graph)}, "
-        f"scheduler busy {facts['scheduler']:.1%} of the time"
+        f"  engine         {facts['submitted']:.0f} Dask tasks for {len(run.graph)}{groups}, "
+        f"scheduler busy {facts['scheduler']:.1%} of the time",
+        f"  data           {nbytes(facts['inputs'])} to the workers, {nbytes(facts['results'])} back",
     ]
 
 

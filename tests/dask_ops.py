@@ -110,3 +110,8 @@ def torch_state(x: Any) -> None:
         + 4 * (not torch.is_autocast_cache_enabled())
         + 8 * (not torch.is_grad_enabled())
     )
+
+
+def spilled(dask_worker: Any = None) -> int:
+    """Bytes of a worker's data that lie on the disk."""
+    return int(dask_worker.data.spilled_total.memory)

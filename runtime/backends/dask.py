@@ -13,7 +13,7 @@ owner          who owns which handle: see `tilewright.distribution.owners`; bloc
 grid           ``(P, Q)``, short for ``owner=BlockCyclic(P, Q)``
 timeout        seconds to wait for workers, and for all of them to begin; 30
 window         resident: bytes of others' tiles that a worker holds before it is needed to go on; 256 MiB
-overheads      tasks: what a Dask task costs, for coarsening; see `tilewright.coarsen.Overheads`
+overheads      tasks: seconds that a Dask task, a hop and a byte cost; see `tilewright.coarsen.Overheads`
 =============  =========================================================================================
 
 ``workers`` counts the threads of all Dask workers of the run; by default all that the cluster has.

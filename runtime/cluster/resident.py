@@ -39,7 +39,7 @@ from tilewright.trace import Trace
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Options", "deliver", "families_of", "needs", "outlines_of", "run_resident", "scatter"]
+__all__ = ["Options", "deliver", "families_of", "nbytes_of", "needs", "outlines_of", "run_resident", "scatter"]
 
 SMALL = 1 << 16  # bytes that travel with the call; more are scattered
 LOOK = 0.5  # seconds between two looks at the workers
@@ -98,8 +98,8 @@ def run_resident(
         progress(len(graph))
     trace.facts = {
         "submitted": len(futures), "scheduler": clock.share(),
-        "inputs": sum(_nbytes(parcel.values()) for parcel in parcels),
-        "results": sum(_nbytes(values.values()) for _, values in results),
+        "inputs": sum(nbytes_of(parcel.values()) for parcel in parcels),
+        "results": sum(nbytes_of(values.values()) for _, values in results),
     }  # fmt: skip
     return trace
 
@@ -329,7 +329,8 @@ def _submit(
     return futures, lent
 
 
-def _nbytes(values: Iterable[Any]) -> int:
+def nbytes_of(values: Iterable[Any]) -> int:
+    """Bytes of the arrays among some values, here or lent."""
     return sum(value.nbytes if isinstance(value, np.ndarray | Reference) else 0 for value in values)
 
 

@@ -13,11 +13,16 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+
+import numpy as np
 
 from tilewright.ambient import capture
 from tilewright.backends import Progress
@@ -27,7 +32,7 @@ from tilewright.cluster.group import Call, Common, TaskFailed, Work, run_group, 
 from tilewright.cluster.part import Values
 from tilewright.cluster.post import pack
 from tilewright.cluster.remote import Piece, RemoteTiles
-from tilewright.cluster.resident import Options, deliver, families_of, outlines_of
+from tilewright.cluster.resident import Options, deliver, families_of, nbytes_of, outlines_of
 from tilewright.coarsen import Coarse, Overheads, coarsen
 from tilewright.dataflow import Dataflow
 from tilewright.distribution import owners
@@ -51,6 +56,8 @@ __all__ = ["Submission", "run_submitted", "seconds"]
 ATTEMPTS = 4
 LOOK = 0.25  # seconds between two looks at the futures, if nobody says anything
 TALE = 5.0  # seconds to wait for the last records
+MOST = 0.6  # share of a worker's memory limit that one task's data may take
+GROUP = 0.15  # the same of a group, for each thread; what it changes is there twice
 RATE = 50e9  # flops per second of one core where nobody measured
 BANDWIDTH = 2e9  # bytes per second of a task that only moves
 
@@ -176,8 +183,9 @@ def submission(
             {handle: outlines[handle] for handle in written_first | corner if handle in outlines},
         )  # fmt: skip
         first, end = graph.tasks[group.tasks[0]], graph.tasks[group.tasks[-1]]
+        named = next((t for t in reversed(group.tasks) if graph.tasks[t].op.flops is not None), group.tasks[-1])
         label = end.label if len(group.tasks) == 1 else f"{first.label}..{end.label}"
-        key = (f"{end.op.name}-{run}", label, g)
+        key = (f"{graph.tasks[named].op.name}-{run}", label, g)
         sent.keys.append(key)
         arguments = []
         for handle, source in needs:
@@ -241,7 +249,8 @@ def run_submitted(
         owner = tuple(rank_of(handle) for handle in graph.handles_used)
         places = planned(graph, len(ranks.members), (owner, None, ())).places
         total = len(ranks.members) * ranks.workers
-        coarse = coarsen(graph, places, seconds(program, machine, overheads), overheads, workers=total)
+        room = _room(program, ranks)
+        coarse = _coarse(program, places, seconds(program, machine, overheads), overheads, total, room)
         order = priorities(graph, scheduler, machine or Machine())
         try:
             return _attempt(client, ranks, program, coarse, order, options, progress)
@@ -255,6 +264,40 @@ def run_submitted(
             ranks = Ranks(tuple(found[r % len(found)] for r in range(len(ranks.members))), ranks.workers)
             clients.check(client, ranks.addresses)
     raise AssertionError("unreachable")
+
+
+_known: weakref.WeakKeyDictionary[TaskGraph, tuple[Any, Coarse]] = weakref.WeakKeyDictionary()
+
+
+def _size(program: Program, handle: Handle) -> int:
+    value = program.store[handle]
+    return value.nbytes if isinstance(value, np.ndarray) else 0
+
+
+def _room(program: Program, ranks: Ranks) -> float:
+    """Bytes that one group may need. MemoryError if one task needs more than a worker may have in memory."""
+    limit = min((member.memory for member in ranks.members if member.memory), default=inf)
+    for task in program.graph:
+        need = sum(_size(program, handle) for handle in {use.handle for use in task.uses})
+        if need > MOST * limit:
+            raise MemoryError(
+                f"{task} needs {need / 1e6:.0f} MB on one Dask worker, whose limit is {limit / 1e6:.0f} MB, of which "
+                f"data may take {MOST:.0%}; use smaller tiles"
+            )
+    return GROUP * limit / ranks.workers
+
+
+def _coarse(
+    program: Program, places: list[int], cost: list[float], overheads: Overheads, workers: int, room: float
+) -> Coarse:
+    """`coarsen`; the last result is kept as long as the graph is."""
+    question = places, cost, overheads, workers, room
+    known = _known.get(program.graph)
+    if known is None or known[0] != question:
+        sizes = partial(_size, program)
+        coarse = coarsen(program.graph, places, cost, overheads, workers=workers, nbytes=sizes, room=room)
+        known = _known[program.graph] = question, coarse
+    return known[1]
 
 
 class _Lost(Exception):  # noqa: N818 - it says what happened
@@ -273,7 +316,9 @@ def _attempt(
     common = Common(run, blas.current().name, path, capture())
     sent, data = submission(run, program, coarse, ranks, order, common)
     rank_of = owners(options.owner, len(ranks.members))
-    held = _scatter(client, ranks, sent, ((handle, rank_of(handle), pack(store[handle])) for handle in data))
+    values = {handle: pack(store[handle]) for handle in data}
+    inputs = nbytes_of(values.values())
+    held = _scatter(client, ranks, sent, ((handle, rank_of(handle), value) for handle, value in values.items()))
     tale = Tale(len(graph), progress)
     clock = clients.SchedulerClock(client)
     began = time.time()
@@ -301,7 +346,10 @@ def _attempt(
     del held
     deliver(store, values, tale.replaced)
     trace = _trace(graph, coarse, ranks, sent, tale, moved, began)
-    trace.facts = {"submitted": len(sent.tasks), "scheduler": share}
+    trace.facts = {
+        "submitted": len(sent.tasks), "scheduler": share, "groups": len(coarse), "overhead": coarse.overhead,
+        "expected": coarse.makespan, "inputs": inputs, "results": nbytes_of(values.values()),
+    }  # fmt: skip
     return trace
 
 

@@ -82,7 +82,37 @@ def test_tiny_tasks_of_one_owner_become_one_group_a_level():
 def test_report_says_tasks_before_and_after():
     graph = tw.cholesky_graph(nt=8)
     text = str(coarsen(graph, [0] * len(graph), [0.01] * len(graph), workers=2))
-    assert text.startswith("120 tasks in 63 groups: overhead 8.9%")
+    assert text.startswith("120 tasks in 69 groups: overhead 9.8%")
+
+
+def test_expected_time_counts_tasks_hops_copies_and_moves():
+    graph = tw.TaskGraph()
+    x, y = graph.handle("x"), graph.handle("y")
+    op = tw.Op("op", 1)
+    graph.insert(op, tw.RW(x))
+    graph.insert(op, tw.R(x), tw.RW(y))
+    graph.insert(op, tw.RW(x))
+    cost, size = [0.3, 0.5, 0.7], {x: 1000, y: 500}
+    apart = coarsen(
+        graph, [0, 1, 0], cost, Overheads(0.01, 0.02, 1e-4), workers=2, nbytes=size.__getitem__, stretch=1.0
+    )
+    assert len(apart) == 3
+    first = 0.1 + 0.3 + 0.01  # a copy of x, its work, the task
+    second = 0.01 + 0.02 + 0.1 + 0.05 + 0.5 + 0.01  # heard of, hop, x moves, a copy of y, work, task
+    third = 0.01 + 0.02 + 0.1 + 0.7 + 0.01  # the new x has to wait for who reads the old one
+    assert apart.makespan == pytest.approx(first + second + third)
+
+
+def test_of_partitions_within_bounds_the_one_that_ends_first_is_taken():
+    graph = tw.cholesky_graph(nt=8)
+    places = tw.MessagePlan(graph, 2, None).places
+    cost = [{"potrf": 3e-3, "gemm": 18e-3}.get(task.op.name, 9e-3) for task in graph]
+    tiles = {"workers": 2, "nbytes": lambda handle: 768 * 768 * 8}
+    free = coarsen(graph, places, cost, Overheads(0.0, 0.0, 0.0), **tiles)
+    dask = coarsen(graph, places, cost, **tiles)
+    assert len(free) == 120 and len(dask) < 60
+    assert dask.overhead < 0.1 and dask.path <= max(1.25 * dask.path_before, dask.work / 2)
+    assert free.makespan < dask.makespan < 1.6 * free.makespan
 
 
 def test_empty_graph_has_no_groups():

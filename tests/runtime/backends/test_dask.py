@@ -79,7 +79,7 @@ def test_owners_decide_where_tasks_run(client, mode):
     owner = RowBlocks(2, mt=6)
     wanted = tw.tiled_cholesky(a, tile_size=8)
     got, run = tw.tiled_cholesky(
-        a, tile_size=8, backend="dask", client=client, mode=mode, owner=owner, return_run=True, overheads=(1e-9, 1e-9)
+        a, tile_size=8, backend="dask", client=client, mode=mode, owner=owner, return_run=True, overheads=(0, 0, 0)
     )
     assert np.array_equal(got, wanted)
     for record in run.trace:
@@ -274,14 +274,17 @@ def test_bad_array_is_refused(client, x, options, message):
 
 
 @modes
-def test_report_counts_tasks_scheduler_and_messages(client, mode, tmp_path):
+def test_report_counts_tasks_scheduler_messages_and_data(client, mode, tmp_path):
     a = spd_matrix(400)
     run = tw.tiled_cholesky(a, tile_size=50, backend="dask", client=client, mode=mode, return_run=True)[1]
     facts = run.trace.facts
     assert facts["submitted"] == 4 if mode == "resident" else 8 < facts["submitted"] < len(run.graph)
     assert 0 < facts["scheduler"] < 1.5
     assert run.messages > 0 and run.bytes >= run.messages * 8
-    assert f"{facts['submitted']} Dask tasks for {len(run.graph)}" in str(run)
+    assert facts["results"] == 8 * 400 * 400 * 36 / 64 <= facts["inputs"]
+    groups = f" in {facts['groups']} groups" if mode == "tasks" else ""
+    assert f"{facts['submitted']} Dask tasks for {len(run.graph)}{groups}, scheduler busy" in str(run)
+    assert "  data           703.1 KiB to the workers, 703.1 KiB back" in str(run)
     run.report(tmp_path / "run.html")
     assert "trsm" in (tmp_path / "run.html").read_text()
     run.trace.to_perfetto(tmp_path / "run.json")
@@ -299,7 +302,7 @@ def test_keys_name_the_tasks(client):
     client.subscribe_topic("all", events.append)
     seen = client.run_on_scheduler(ops.watch_keys)
     assert seen == 0
-    tw.tiled_cholesky(spd_matrix(60), tile_size=20, backend="dask", client=client, mode="tasks", overheads=(1e-9, 1e-9))
+    tw.tiled_cholesky(spd_matrix(60), tile_size=20, backend="dask", client=client, mode="tasks", overheads=(0, 0, 0))
     keys = client.run_on_scheduler(ops.watched_keys)
     client.unsubscribe_topic("all")
     for label in ("potrf(0)", "trsm(2,1)", "gemm(2,1,0)", "syrk(2,0)"):
@@ -358,7 +361,7 @@ def test_failing_task_comes_out_as_it_was_raised_and_cancels_the_rest(client, mo
     start = time.monotonic()
     options = {"backend": "dask", "client": client, "mode": mode}
     with pytest.raises(ZeroDivisionError, match="^on purpose") as caught:
-        tw.run(g, {"A": [np.zeros(1) for _ in range(200)]}, scheduler="eager", **options)
+        tw.run(g, {"A": [np.zeros(1) for _ in range(200)]}, scheduler="eager", overheads=(0, 0, 0), **options)
     assert "in task fail(0) (number 0), writing A[0]; backend=dask" in caught.value.__notes__[0]
     assert time.monotonic() - start < 4  # all of it would take 5 s on two workers
     assert tw.run(_doubled(), {"x": 1}, **options)["x"] == 2  # the cluster is as good as before
@@ -407,7 +410,7 @@ def test_resident_worker_that_is_killed_ends_the_run_with_its_address(own_client
     killer = kill_soon(tmp_path / "pid")
     start = time.monotonic()
     with pytest.raises(tw.WorkerDied) as caught:
-        tw.run(g, data, backend="dask", client=own_client, mode="resident", overheads=(1e-9, 1e-9))
+        tw.run(g, data, backend="dask", client=own_client, mode="resident", overheads=(0, 0, 0))
     killer.join()
     assert time.monotonic() - start < 10
     assert caught.value.address in addresses
@@ -417,7 +420,7 @@ def test_resident_worker_that_is_killed_ends_the_run_with_its_address(own_client
 def test_killed_worker_is_made_good_in_mode_tasks(own_client, tmp_path):
     g, data = slow_graph(tmp_path / "pid")
     killer = kill_soon(tmp_path / "pid")
-    run = tw.run(g, data, backend="dask", client=own_client, mode="tasks", overheads=(1e-9, 1e-9))
+    run = tw.run(g, data, backend="dask", client=own_client, mode="tasks", overheads=(0, 0, 0))
     killer.join()
     assert [int(run[tw.Handle("A", (i,))][0]) for i in range(4)] == [10] * 4
     assert len(run.trace) == 40
@@ -491,6 +494,26 @@ def test_matrix_that_does_not_fit_is_refused_with_both_numbers():
         options = {"backend": "dask", "client": client, "tile_size": 800}
         with pytest.raises(MemoryError, match=r"needs 1\d\d\d MB on tcp://\S+, whose limit is 500 MB.*mode='tasks'"):
             tw.tiled_cholesky(a, mode="resident", **options)
+        options["tile_size"] = 5600
+        with pytest.raises(MemoryError, match=r"copy\(0,0\) needs 502 MB on one Dask worker, whose limit is 500 MB"):
+            tw.tiled_cholesky(a, mode="tasks", **options)
+
+
+def test_matrix_of_twice_the_memory_completes_by_spilling():
+    n, rng = 3000, np.random.default_rng(3)
+    a = rng.random((n, n), np.float32) + 4 * n * np.eye(n, dtype=np.float32)
+    memory = {"target": n * n * 2 / 1e9, "spill": False, "pause": False, "terminate": False}
+    with dask.config.set({f"distributed.worker.memory.{name}": value for name, value in memory.items()}):
+        cluster = LocalCluster(**QUIET | {"n_workers": 1, "memory_limit": "1GB"})
+    with cluster, Client(cluster, set_as_default=False) as client:
+        tiles = range(0, n, 250)
+        blocks = {("a", i // 250, j // 250): a[i : i + 250, j : j + 250].copy() for i in tiles for j in tiles}
+        x = da.Array(client.scatter(blocks, hash=False), "a", chunks=((250,) * 12,) * 2, dtype=a.dtype)
+        factor, run = tw.tiled_cholesky(x, client=client, tile_size=250, mode="tasks", return_run=True)
+        spilled = next(iter(client.run(ops.spilled).values()))
+        assert spilled > n * n  # of 2 n^2 bytes that are the factor's tiles
+        assert len(run.trace) == len(run.graph)
+        assert np.array_equal(client.compute(factor).result(), tw.tiled_cholesky(a, tile_size=250))
 
 
 @pytest.mark.parametrize(
