@@ -2,8 +2,8 @@
 
 A tile A_ij below the diagonal stands for A_ji = A_ij^H as well. So `hemm` reads it once for two products,
 V_i + A_ij X_j and V_j + A_ij^H X_i: strip by strip, so that the second product finds the strip in cache. `hemmd` is
-the same for a tile on the diagonal, split in two until ``SMALL`` rows are left; with ``whole`` it is one product with a
-tile that has both triangles, as the function `whole` makes them: that is worth it for many products.
+the same for a tile on the diagonal. Of its strips only the square ``BLOCK`` on the diagonal lacks a triangle; `blocks`
+makes these whole, once for many products.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tilewright.kernels.blas import Library
 from tilewright.kernels.gemml import check
 from tilewright.kernels.layout import row_ld, scalar
 
-__all__ = ["build", "build_diagonal", "flops", "flops_diagonal", "hermitian", "whole"]
+__all__ = ["BLOCK", "blocks", "build", "build_diagonal", "flops", "flops_diagonal"]
 
 Shape = tuple[int, int]
 
-STRIP = 256
-SMALL = 64
+STRIP = 1 << 20  # bytes, half of the cache of a core
+BLOCK = 256
 
 
 def flops(a: Shape, xi: Shape, xj: Shape, vi: Shape, vj: Shape) -> float:
@@ -30,23 +30,22 @@ def flops(a: Shape, xi: Shape, xj: Shape, vi: Shape, vj: Shape) -> float:
     return 4.0 * a[0] * a[1] * xi[1]
 
 
-def flops_diagonal(a: Shape, x: Shape, v: Shape) -> float:
+def flops_diagonal(a: Shape, f: Shape, x: Shape, v: Shape) -> float:
     """2 n^2 m for A (n, n) and m right-hand sides."""
     return 2.0 * a[0] ** 2 * x[1]
 
 
-def hermitian(a: np.ndarray) -> np.ndarray:
-    """The whole of a matrix whose lower triangle is given; the diagonal counts as real."""
-    result = np.empty(a.shape, a.dtype)
-    whole(a, result)
-    return result
+def blocks(a: np.ndarray, f: np.ndarray) -> None:
+    """F := the squares on the diagonal of A, one above the other, (n, BLOCK): each with both triangles.
 
-
-def whole(a: np.ndarray, target: np.ndarray) -> None:
-    """target := the Hermitian matrix whose lower triangle is that of A."""
-    np.copyto(target, np.tril(a, -1))
-    target += target.conj().T
-    target[np.diag_indices(len(a))] = a.diagonal().real
+    Only the lower triangle of A is read, and its diagonal counts as real.
+    """
+    for s in range(0, len(a), BLOCK):
+        rows = slice(s, s + BLOCK)
+        square = np.tril(a[rows, rows], -1)
+        whole = f[rows, : len(square)]
+        np.add(square, square.conj().T, out=whole)
+        whole[np.diag_indices(len(square))] = a[rows, rows].diagonal().real
 
 
 Both = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
@@ -66,41 +65,44 @@ def build(library: Library, letter: str) -> Both | None:
             return
         p, q = a.shape
         if row_ld(a):
-            for s in range(0, p, STRIP):
-                strip, rows = a[s : s + STRIP], slice(s, s + STRIP)
+            step = _strip(q, a.itemsize)
+            for s in range(0, p, step):
+                strip, rows = a[s : s + step], slice(s, s + step)
                 product(one, one, strip, xj, vi[rows], False)
                 product(one, one, strip, xi[rows], vj, True)
         else:
-            for s in range(0, q, STRIP):
-                strip, rows = a[:, s : s + STRIP], slice(s, s + STRIP)
+            step = _strip(p, a.itemsize)
+            for s in range(0, q, step):
+                strip, rows = a[:, s : s + step], slice(s, s + step)
                 product(one, one, strip, xj[rows], vi, False)
                 product(one, one, strip, xi, vj[rows], True)
 
     return hemm
 
 
+def _strip(width: int, itemsize: int) -> int:
+    """How many rows or columns of so many numbers are a strip."""
+    return max(STRIP // (width * itemsize) // 32, 1) * 32
+
+
 def build_diagonal(library: Library, letter: str) -> Callable[..., None] | None:
     """`hemmd` for BLAS type ``letter`` in "sdcz", or None if the library lacks ?gemm."""
-    both, product = build(library, letter), multiply.build(library, letter)
-    if both is None or product is None:
+    product = multiply.build(library, letter)
+    if product is None:
         return None
     one = scalar(letter, 1)
 
-    def split(a: np.ndarray, x: np.ndarray, v: np.ndarray) -> None:
-        n = len(a)
-        if n <= SMALL:
-            product(one, one, hermitian(a), x, v, False)
-            return
-        h = -(-n // (2 * SMALL)) * SMALL
-        split(a[:h, :h], x[:h], v[:h])  # V1 := V1 + A11 X1
-        both(a[h:, :h], x[h:], x[:h], v[h:], v[:h])  # V2 := V2 + A21 X1, V1 := V1 + A21^H X2
-        split(a[h:, h:], x[h:], v[h:])  # V2 := V2 + A22 X2
-
-    def hemmd(a: np.ndarray, x: np.ndarray, v: np.ndarray, whole: bool = False) -> None:
+    def hemmd(a: np.ndarray, f: np.ndarray, x: np.ndarray, v: np.ndarray) -> None:
         check("hemmd", a, x, v, False)
-        if x.size and whole:
-            product(one, one, a, x, v, False)
-        elif x.size:
-            split(a, x, v)
+        if f.shape != (len(a), BLOCK):
+            raise ValueError(f"hemmd: F must be ({len(a)}, {BLOCK}) for A {a.shape}, not {f.shape}")
+        if not x.size:
+            return
+        for s in range(0, len(a), BLOCK):
+            rows = slice(s, min(s + BLOCK, len(a)))
+            product(one, one, f[rows, : rows.stop - s], x[rows], v[rows], False)  # V2 := V2 + A22 X2
+            if s:
+                product(one, one, a[rows, :s], x[:s], v[rows], False)  # V2 := V2 + A21 X1
+                product(one, one, a[rows, :s], x[rows], v[:s], True)  # V1 := V1 + A21^H X2
 
     return hemmd

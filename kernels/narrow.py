@@ -26,6 +26,7 @@ __all__ = ["NOT_FINITE", "OVERFLOW", "UNDERFLOW", "convert", "diagonal", "narrow
 NOT_FINITE, OVERFLOW, UNDERFLOW = 1, 2, 3
 """Infos: a NaN or infinity was there before; a finite number is too large, or a pivot too small, for where it goes."""
 
+_NEAR = 2.0**40  # D within 1/_NEAR and _NEAR: numbers of A that count are far from the ends of FP32
 _ROWS = 128  # rows at a time, so that intermediate results stay in cache
 
 
@@ -181,8 +182,23 @@ def scalen(
 
     On the diagonal both are those of the Hermitian matrix whose lower triangle S has. They are added up from |H| in the
     precision of the C-ordered target; where one is not finite, some number is not.
+
+    Where D is near 1, S is rounded before it is multiplied: five roundings in FP32 instead of one, and two thirds of
+    the time.
     """
-    multiply = _multiplier(source, di, dj, target)
+    near = all(d.min(initial=1) >= 1 / _NEAR and d.max(initial=1) <= _NEAR for d in (di, dj))
+    for early in (True, False) if near and target.dtype == np.float32 else (False,):
+        multiply = _multiplier(source, di, dj, target, early=early)
+        _scale_and_add(multiply, source, di, dj, target, sums, shift)
+        if np.isfinite(sums).all():
+            return 0
+    return _why(source, target, shift)
+
+
+def _scale_and_add(
+    multiply: Callable[[slice], object], source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray,
+    sums: np.ndarray, shift: float | None,
+) -> None:  # fmt: skip
     p, q = target.shape
     (wi, top_i), (wj, top_j) = _weights(di, target.dtype), _weights(dj, target.dtype)  # |a_ij| = |h_ij| / (d_i d_j)
     along, down = np.zeros(p, target.dtype), np.zeros(q, target.dtype)
@@ -201,7 +217,6 @@ def scalen(
         if shift is not None:  # the diagonal was counted twice, with the shift
             sums[0] += sums[1] - np.abs(target.diagonal()) * ((1 + 2 * shift) / (1 + shift)) / di[:, 0] ** 2
             sums[1] = sums[0]
-    return 0 if np.isfinite(sums).all() else _why(source, target, shift)
 
 
 def _weights(d: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, float]:
@@ -212,27 +227,37 @@ def _weights(d: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, float]:
 
 
 def _multiplier(
-    source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray
+    source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray, *, early: bool = False
 ) -> Callable[[slice], object]:  # fmt: skip
-    """A function that sets some rows of the target to D_i S D_j. By torch where it is installed, twice as fast."""
+    """A function that sets some rows of the target to D_i S D_j. By torch where it is installed, twice as fast.
+
+    The product is rounded to the target's precision; with ``early`` all of its factors are.
+    """
     across = dj[:, 0]
-    buffer = _room("product", (min(_ROWS, len(source)), source.shape[1]), np.dtype(np.float64))
+    if early:
+        di, across = di.astype(target.dtype), across.astype(target.dtype)
     torch = _torch() if "torch" in sys.modules else None
+    buffer = _room("product", (min(_ROWS, len(source)), source.shape[1]), np.dtype(np.float64))
     if torch is None or not source.flags.writeable or source.dtype != np.float64:
 
         def multiply(rows: slice) -> None:
-            block = buffer[: rows.stop - rows.start]
-            np.multiply(source[rows], across, out=block)
-            np.multiply(block, di[rows], out=block)
-            np.copyto(target[rows], block, casting="same_kind")
+            block = target[rows] if early else buffer[: rows.stop - rows.start]
+            np.copyto(block, source[rows], casting="same_kind")
+            block *= across
+            block *= di[rows]
+            if not early:
+                np.copyto(target[rows], block, casting="same_kind")
 
         return multiply
     s, t, room, left, right = map(torch.from_numpy, (source, target, buffer, di, across))
 
     def multiply_by_torch(rows: slice) -> None:
-        block = room[: rows.stop - rows.start]
-        torch.mul(s[rows], right, out=block)
-        t[rows].copy_(block.mul_(left[rows]))
+        if early:
+            t[rows].copy_(s[rows]).mul_(right).mul_(left[rows])
+        else:
+            block = room[: rows.stop - rows.start]
+            torch.mul(s[rows], right, out=block)
+            t[rows].copy_(block.mul_(left[rows]))
 
     return multiply_by_torch
 

@@ -15,8 +15,9 @@ None uses ``addmm`` under autocast: that would round the C tile at every update,
 number.
 
 From a product come gemm, syrk (its lower blocks), trsm and potrf. Those two work in FP32 on diagonal blocks of
-``BLOCK`` columns, as they would if the tile were that small, and update what lies between by products. Such a product
-rounds the same elements of L to the same 16 bits, so the error is that of smaller tiles: it does not depend on nt.
+``BLOCK`` columns, as they would if the tile were that small, and update what lies between by products; for bf16x3 they
+are FP32 throughout. Such a product rounds the same elements of L to the same 16 bits, so the error is that of smaller
+tiles: it does not depend on nt.
 """
 
 from __future__ import annotations
@@ -274,6 +275,7 @@ def kernels(form: str, name: str) -> dict[str, Callable[..., Any]]:
     if form == "bfloat16x2":
         product = _three(product)
     fp32 = _fp32_reference if name == "reference" else _fp32
+    small = BLOCK if form != "bfloat16x2" else 1 << 30  # three products and two splits are no faster than FP32
 
     def gemm(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
         m, n = c.shape
@@ -292,7 +294,7 @@ def kernels(form: str, name: str) -> dict[str, Callable[..., Any]]:
         n = a.shape[1]
         if l.shape != (n, n):
             raise ValueError(f"trsm: L {l.shape} and A {a.shape} do not fit A L^-T")
-        if n <= BLOCK:
+        if n <= small:
             fp32("trsm")(l, a)
             return
         h = _half(n)
@@ -304,7 +306,7 @@ def kernels(form: str, name: str) -> dict[str, Callable[..., Any]]:
         n = len(a)
         if a.shape != (n, n):
             raise ValueError(f"potrf: A {a.shape} is not square")
-        if n <= BLOCK:
+        if n <= small:
             info: int = fp32("potrf")(a)
             return info
         h = _half(n)

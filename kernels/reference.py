@@ -59,7 +59,7 @@ def hemm(a: np.ndarray, xi: np.ndarray, xj: np.ndarray, vi: np.ndarray, vj: np.n
     vj += a.conj().T @ xi
 
 
-def hemmd(a: np.ndarray, x: np.ndarray, v: np.ndarray, whole: bool = False) -> None:
+def hemmd(a: np.ndarray, f: np.ndarray, x: np.ndarray, v: np.ndarray) -> None:
     """V := V + A X with the Hermitian matrix whose lower triangle is that of A."""
     below = np.tril(a, -1)
     v += below @ x + below.conj().T @ x + a.diagonal().real[:, None] * x

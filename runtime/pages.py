@@ -33,45 +33,46 @@ def zeros(shape: tuple[int, ...], dtype: Any, order: Literal["C", "F"] = "C") ->
     return np.frombuffer(memory, dtype).reshape(shape, order=order)
 
 
-def room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def room(shape: tuple[int, ...], dtype: Any, *, huge: bool = False) -> np.ndarray:
     """Memory for numbers that will all be written before they are read, C-ordered; there may be anything in it.
 
-    Large rooms are on small pages, as `zeros` are, and wait for the next caller when nobody refers to the array or a
-    view of it any more. The kernel may take the pages of a waiting room when memory is short (``MADV_FREE``). Faulting
-    in fresh ones cost a tenth of a solution, where a hypervisor has to find them.
+    Large rooms are on small pages, as `zeros` are, unless ``huge`` says that all of them will be used. They wait for
+    the next caller when nobody refers to the array or a view of it any more. The kernel may take the pages of a
+    waiting room when memory is short (``MADV_FREE``). Faulting in fresh ones cost a tenth of a solution, where a
+    hypervisor has to find them.
     """
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
     if size < _LARGE or not hasattr(mmap, "MADV_FREE") or not hasattr(mmap, "MADV_NOHUGEPAGE"):
         return np.empty(shape, dtype)
-    return np.asarray(_Lease(_find(size)))[:size].view(dtype).reshape(shape)
+    return np.asarray(_Lease(_find(size, huge), huge))[:size].view(dtype).reshape(shape)
 
 
-_waiting: deque[mmap.mmap] = deque()
+_waiting: deque[tuple[mmap.mmap, bool]] = deque()
 
 
-def _find(size: int) -> mmap.mmap:
+def _find(size: int, huge: bool) -> mmap.mmap:
     """A waiting room, or a new one."""
     for _ in range(len(_waiting)):
         with suppress(IndexError):  # another thread was faster
-            memory = _waiting.popleft()
-            if size <= len(memory) <= _WASTE * size:
+            memory, kind = _waiting.popleft()
+            if kind == huge and size <= len(memory) <= _WASTE * size:
                 return memory
-            _waiting.append(memory)
+            _waiting.append((memory, kind))
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
     return memory
 
 
 class _Lease:
     """A room in use: the arrays over its memory refer to it, and when they are gone it waits for others."""
 
-    def __init__(self, memory: mmap.mmap) -> None:
-        self.memory = memory
+    def __init__(self, memory: mmap.mmap, huge: bool) -> None:
+        self.memory, self.huge = memory, huge
         address = np.frombuffer(memory, np.uint8).__array_interface__["data"][0]
         self.__array_interface__ = {"data": (address, False), "shape": (len(memory),), "typestr": "|u1", "version": 3}
 
-    def __del__(self, waiting: deque[mmap.mmap] = _waiting) -> None:
-        if len(self.memory) + sum(map(len, list(waiting))) <= _KEPT:
+    def __del__(self, waiting: deque[tuple[mmap.mmap, bool]] = _waiting) -> None:
+        if len(self.memory) + sum(len(memory) for memory, _ in list(waiting)) <= _KEPT:
             self.memory.madvise(mmap.MADV_FREE)
-            waiting.append(self.memory)
+            waiting.append((self.memory, self.huge))

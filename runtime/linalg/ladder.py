@@ -14,11 +14,16 @@ from math import expm1, log, log1p, sqrt
 import numpy as np
 
 from tilewright.kernels import blas, table
+from tilewright.pages import room
 from tilewright.precision import FORMATS
 
-__all__ = ["RUNGS", "Estimate", "estimate", "judge", "rungs_from", "sample"]
+__all__ = ["ON_CPU", "RUNGS", "Estimate", "estimate", "judge", "rungs_from", "sample"]
 
 RUNGS = ("bf16", "bf16x3", "fp32", "fp64")
+
+ON_CPU = ("bf16", "fp32", "fp64")
+"""Those that ``precision="auto"`` takes on a CPU. There a factor in bf16x3, three products on AMX and the splitting of
+their operands, took 1.4 to 1.9 times as long as one in FP32."""
 
 #            unit roundoff of the operands of products
 ROUNDOFF = {name: FORMATS[name].u for name in ("bf16", "fp16", "tf32", "bf16x3", "fp32", "fp64")}
@@ -62,7 +67,7 @@ def sample(n: int) -> np.ndarray:
     return np.unique(rows)
 
 
-def estimate(a: np.ndarray, available: tuple[str, ...] = RUNGS) -> Estimate:
+def estimate(a: np.ndarray, available: tuple[str, ...] = ON_CPU) -> Estimate:
     """On which rung to start with the Hermitian matrix ``a``, of which the lower triangle is read. (n/8)^3/3 flops.
 
     Where the eigenvectors are random, the pivot at a share t of the rows is 1 / S(-t), with S the S-transform of the
@@ -73,28 +78,45 @@ def estimate(a: np.ndarray, available: tuple[str, ...] = RUNGS) -> Estimate:
        that pivots follow it was checked against factors.
     """
     rows = sample(len(a))
-    return judge(a[np.ix_(rows, rows)], len(a), available)
+    return judge(_principal(a, rows), len(a), available)
+
+
+def _principal(a: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The lower triangle of the principal submatrix, run by run of rows; there may be anything above it."""
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+    runs = [slice(s, e) for s, e in zip(starts, [*starts[1:], len(rows)], strict=True)]
+    part = room((len(rows), len(rows)), a.dtype)
+    for k, across in enumerate(runs):
+        for down in runs[: k + 1]:
+            part[across, down] = a[_stretch(rows[across]), _stretch(rows[down])]
+    return part
+
+
+def _stretch(rows: np.ndarray) -> slice:
+    return slice(int(rows[0]), int(rows[-1]) + 1)
 
 
 def judge(part: np.ndarray, n: int, available: tuple[str, ...] = RUNGS) -> Estimate:
-    """`estimate` from the principal submatrix with the rows of `sample`."""
+    """`estimate` from the principal submatrix with the rows of `sample`, which is overwritten."""
+    h = part
     with np.errstate(all="ignore"):
         d = 1 / np.sqrt(part.diagonal().real)
-        h = np.tril(part) * d * d[:, None]
+        h *= d
+        h *= d[:, None]
     potrf = table.lookup("potrf", "cpu", str(h.dtype), str(h.dtype)).function
     with blas.one_thread():  # 10 ms; a library's own threads would wait for each other longer where cores are shared
         info = potrf(h)
-    L = np.tril(h)
-    if info or not np.isfinite(L).all():
+    diagonal = h.diagonal().real
+    if info or not (np.isfinite(diagonal).all() and np.isfinite(np.tril(h[-_ROWS:], len(h) - _ROWS)).all()):
         return Estimate(0.0, 1.0, available[-1])
     size = len(part)
-    logs = 2 * np.log(L.diagonal().real)
+    logs = 2 * np.log(diagonal)
     window = max(1, size // 8)
     middle, end = logs[size // 2 - window // 2 :][:window].mean(), logs[-window:].mean()
     share = size / n * (1 - window / (2 * size))
     fall = float(end - middle)
     pivot = float(np.exp(min(end, logs.min()) if share >= 0.4 else end)) * _further(fall, share)
-    tail = np.abs(L[-min(window, _ROWS) :]) ** 2
+    tail = np.abs(np.tril(h[-min(window, _ROWS) :], size - min(window, _ROWS))) ** 2
     overlap = np.sqrt((tail @ tail.T)[np.tril_indices(len(tail), -1)])  # of row i with row j: sqrt(sum_k l_ik^2 l_jk^2)
     spread = max(1.0, sqrt(n) * float(overlap.mean())) if overlap.size else 1.0
     rung = next(

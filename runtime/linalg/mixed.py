@@ -409,7 +409,7 @@ def _room(handles: list[Handle], tiles: TiledMatrix) -> Iterator[tuple[tuple[int
     whole, dtype = copy_outline(handles[0], (tiles.tile_size, tiles.tile_size))
     itemsize = np.dtype(dtype).itemsize
     step = -(-prod(whole) * itemsize // 64) * 64
-    arena = room((len(handles) * step,), np.uint8)
+    arena = room((len(handles) * step,), np.uint8, huge=True)
     for place, handle in enumerate(handles):
         i, j = handle.index
         shape, _ = copy_outline(handle, tiles[i, j].shape)

@@ -17,8 +17,8 @@ from tilewright.kernels import trsml as _trsml
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
-    "convert", "copy", "diagonal", "finite", "gemm", "gemml", "hemm", "hemmd", "identity", "mirror", "potrf", "scaled",
-    "scalen", "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "whole", "widen", "zero",
+    "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "hemm", "hemmd", "identity", "mirror",
+    "potrf", "scaled", "scalen", "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "widen", "zero",
 ]  # fmt: skip
 
 
@@ -107,7 +107,7 @@ zero = Op("zero", weight=0, indices=_tile)
 tril = Op("tril", weight=0, indices=_diagonal)
 identity = Op("identity", weight=0, indices=_tile)
 mirror = Op("mirror", weight=0, indices=_tile)
-whole = Op("whole", weight=0, indices=_tile)
+blocks = Op("blocks", weight=0, indices=_tile)
 
 convert = Op("convert", weight=0, indices=_tile, explain=_does_not_fit, again="shared")
 widen = Op("convert", weight=0, indices=_tile, explain=_does_not_fit, again="always")

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
+from tilewright.kernels.hemm import BLOCK
 from tilewright.linalg.cho_solve import substitute_back, substitute_forward
-from tilewright.linalg.ops import hemm, hemmd, whole, zero
+from tilewright.linalg.ops import blocks, hemm, hemmd, zero
 from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.vectors import OPS
 from tilewright.replay import Replay, Stage
@@ -37,14 +38,14 @@ U = unit_roundoff(np.dtype(np.float64))
 
 
 def product(g: TaskGraph, A: Handles, X: Handles, V: Handles, nt: int) -> None:
-    """Insert V := A X for a Hermitian A, reading its lower triangle once; F[i] has both triangles of tile (i, i).
+    """Insert V := A X for a Hermitian A, reading its lower triangle once; F[i] are the `blocks` of tile (i, i).
 
     Tiles are taken diagonal by diagonal, so that neighbours write different blocks of V.
     """
     F = g.handles("F")
     for i in range(nt):
         g.insert(zero, W(V[i]))
-        g.insert(hemmd, R(F[i, i]), R(X[i]), RW(V[i]), True, on=A[i, i])  # V_i := V_i + A_ii X_i
+        g.insert(hemmd, R(A[i, i]), R(F[i, i]), R(X[i]), RW(V[i]), on=A[i, i])  # V_i := V_i + A_ii X_i
     for distance in range(1, nt):
         for j in range(nt - distance):
             i = j + distance  # V_i := V_i + A_ij X_j, V_j := V_j + A_ij^H X_i
@@ -200,13 +201,13 @@ class _row(Handles):  # noqa: N801 - it stands for a family of handles
 
 
 @lru_cache(maxsize=32)
-def whole_graph(nt: int) -> TaskGraph:
-    """F[i,i] := tile (i, i) of A with both triangles."""
+def blocks_graph(nt: int) -> TaskGraph:
+    """F[i,i] := the blocks on the diagonal of tile (i, i) of A."""
     g = TaskGraph(f"diagonal nt={nt}")
     A, F = g.handles("A"), g.handles("F")
     for i in range(nt):
-        g.insert(whole, R(A[i, i]), W(F[i, i]))
-    g.recipe = whole_graph, (nt,)
+        g.insert(blocks, R(A[i, i]), W(F[i, i]))
+    g.recipe = blocks_graph, (nt,)
     return g
 
 
@@ -297,8 +298,8 @@ class System:
         self.scalars = {name: np.zeros((1, self.m)) for name in ("rho", "alpha", "beta", "curvature", "norm")}
         self.bound = np.abs(self.b).max(axis=0, initial=0)
         self.residuals: list[float] = []
-        self.diagonal = {(i, i): keep(np.empty(A[i, i].shape, A.dtype)) for i in range(self.nt)}
-        Replay(whole_graph(self.nt), {"A": A, "F": self.diagonal}, stage)()
+        self.diagonal = {(i, i): keep(np.empty((len(A[i, i]), BLOCK), A.dtype)) for i in range(self.nt)}
+        Replay(blocks_graph(self.nt), {"A": A, "F": self.diagonal}, stage)()
         self.tolerance = sqrt(self.n) * U
         """LAPACK's: ||r||_inf <= sqrt(n) u ||x||_inf ||A||_inf."""
         self._replays: dict[Any, Replay] = {}

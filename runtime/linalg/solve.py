@@ -197,8 +197,9 @@ def solve(
     assume_a
         ``"pos"``: positive definite.
     precision
-        Where to begin: ``"auto"`` looks at a principal submatrix (`tilewright.linalg.ladder`); ``"bf16"``, ``"fp16"``,
-        ``"tf32"``, ``"bf16x3"``, ``"fp32"``, ``"fp64"``; or a `PrecisionMap`. Complex matrices take FP64.
+        Where to begin: ``"auto"`` looks at a principal submatrix (`tilewright.linalg.ladder`), and on a CPU leaves out
+        bf16x3; ``"bf16"``, ``"fp16"``, ``"tf32"``, ``"bf16x3"``, ``"fp32"``, ``"fp64"``; or a `PrecisionMap`. Complex
+        matrices take FP64.
     refine
         ``"cg"``, ``"gmres"`` (restarted after 30 steps), ``"classical"``, or ``"auto"``: conjugate gradients, then
         GMRES with the same factor if they end close to the goal. FP64 factors are refined classically.
@@ -424,7 +425,8 @@ class Problem:
             return ("fp64",)
         with self.timed("estimate"):
             self.info.estimate = self._estimate()
-        return ladder.rungs_from(self.info.estimate.rung, self.fallback)
+        available = ladder.ON_CPU if isinstance(self.a, np.ndarray) else ladder.RUNGS
+        return ladder.rungs_from(self.info.estimate.rung, self.fallback, available)
 
     def _estimate(self) -> Estimate:
         return ladder.estimate(self.a)

@@ -248,10 +248,27 @@ class TestScaling:
         wanted = (a * dj[:, 0] * di).astype(np.float32)
         if shift is not None:
             wanted[np.diag_indices(p)] = 1 + shift
-        assert np.array_equal(target, wanted) and np.array_equal(plain, target)
+        assert np.array_equal(plain, wanted)
+        assert np.allclose(target, wanted, rtol=2.0**-21, atol=0)
         whole = np.abs(a) if shift is None else np.abs(a + np.tril(a, -1).T)
         assert np.allclose(sums[0, :p], whole.sum(axis=1), rtol=1e-5)
         assert np.allclose(sums[1, :q], whole.sum(axis=0), rtol=1e-5)
+
+    @pytest.mark.parametrize("scale", [2.0**-1000, 1e-60, 1e-20, 1.0, 1e60])
+    def test_scalen_of_numbers_beyond_fp32_that_fit_once_scaled(self, library, scale):
+        a = np.tril(np.random.default_rng(0).standard_normal((40, 40)))
+        d = np.full((40, 1), scale**-0.5)
+        target, sums = np.empty((40, 40), np.float32), np.empty((2, 40))
+        assert scalen(a * scale, d, d, target, sums) == 0
+        assert np.allclose(target, a, rtol=1e-6, atol=0)
+        assert np.allclose(sums[0], np.abs(a).sum(axis=1) * scale, rtol=1e-5, atol=0)
+
+    def test_scalen_takes_a_number_that_fits_only_after_it_was_scaled(self, library):
+        a = np.full((3, 2), 1e40)
+        ones = np.ones((3, 1))
+        target, sums = np.empty((3, 2), np.float32), np.empty((2, 3))
+        assert scalen(a, 1e-6 * ones, ones[:2], target, sums) == 0
+        assert np.allclose(target, 1e34, rtol=1e-6)
 
     @pytest.mark.parametrize(("value", "info"), [(np.nan, 1), (np.inf, 1), (1e60, 2)])
     def test_scalen_says_what_does_not_fit(self, library, value, info):

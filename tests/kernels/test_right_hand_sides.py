@@ -72,19 +72,21 @@ def test_hemm_adds_both_products_of_a_tile(kernels, layout, tile):
 def test_hemmd_reads_the_lower_triangle_and_a_real_diagonal(kernels, layout, tile):
     functions, dtype = kernels
     u = roundoff(dtype)
-    for n in (1, 5, 64, 65, 200):
+    for n in (1, 5, 256, 257, 600):
         a = spd_matrix(n, dtype)
         poisoned = a.copy()
         poisoned[np.triu_indices(n, 1)] = np.nan
         if dtype.startswith("complex"):
             poisoned[np.diag_indices(n)] += 1j
+        f = np.empty((n, hemm.BLOCK), dtype)
+        hemm.blocks(tile(poisoned, layout).array, f)
         for m in WIDTHS:
             x, v = random_matrix(n, m, dtype, 1), random_matrix(n, m, dtype, 2)
             wanted = v + a @ x
-            functions["hemmd"](tile(poisoned, layout).array, x, v)
+            functions["hemmd"](tile(poisoned, layout).array, f, x, v)
             assert norm1(v - wanted) <= 10 * n * u * norm1(a)
             again = random_matrix(n, m, dtype, 2)
-            reference.hemmd(np.tril(a), x, again)
+            reference.hemmd(np.tril(a), f, x, again)
             assert norm1(again - wanted) <= 10 * n * u * norm1(a)
 
 
@@ -100,7 +102,9 @@ def test_shapes_must_fit(kernels):
     with pytest.raises(ValueError, match=r"hemm: A \(5, 4\)"):
         functions["hemm"](a, x, x, x, x)
     with pytest.raises(ValueError, match="hemmd: A"):
-        functions["hemmd"](a, x, x)
+        functions["hemmd"](a, x, x, x)
+    with pytest.raises(ValueError, match=r"hemmd: F must be \(4, 256\)"):
+        functions["hemmd"](a[:4], x, x, x)
 
 
 def test_right_hand_sides_must_be_in_c_order(kernels):
@@ -116,4 +120,4 @@ def test_flops():
     assert trsml.flops((4, 4), (4, 3)) == 48
     assert gemml.flops((5, 4), (4, 3), (5, 3)) == 120
     assert hemm.flops((5, 4), (5, 3), (4, 3), (5, 3), (4, 3)) == 240
-    assert hemm.flops_diagonal((4, 4), (4, 3), (4, 3)) == 96
+    assert hemm.flops_diagonal((4, 4), (4, 256), (4, 3), (4, 3)) == 96

@@ -70,6 +70,11 @@ class TestRoom:
         assert room((1100, 1100), np.float64).ctypes.data != at
         assert room((2200, 1000), np.float64).ctypes.data == at
 
+    def test_rooms_on_huge_pages_are_a_kind_of_their_own(self, nobody_waits):
+        at = room((5 << 20,), np.uint8, huge=True).ctypes.data
+        assert room((5 << 20,), np.uint8).ctypes.data != at
+        assert room((5 << 20,), np.uint8, huge=True).ctypes.data == at
+
     def test_rooms_that_wait_are_limited(self, nobody_waits, monkeypatch):
         monkeypatch.setattr(pages, "_KEPT", 5 << 20)
         for _ in range(2):

@@ -254,12 +254,17 @@ class TestAuto:
 
     @pytest.mark.parametrize(
         ("condition", "kind", "wanted"),
-        [(1e1, "geometric", "bf16"), (1e4, "geometric", "bf16x3"), (1e12, "geometric", "fp64"),
+        [(1e1, "geometric", "bf16"), (1e4, "geometric", "fp32"), (1e12, "geometric", "fp64"),
          (1e14, "arithmetic", "bf16"), (1e10, "clustered", "fp64"), (1e2, "small", "bf16")],
     )  # fmt: skip
     def test_the_rung_to_start_on_follows_the_spectrum(self, condition, kind, wanted):
         a = conditioned_spd(1200, condition, kind)
         assert ladder.estimate(a).rung == wanted
+
+    def test_bf16x3_is_left_out_on_a_cpu_and_taken_where_it_is_available(self):
+        a = conditioned_spd(1200, 1e4)
+        assert ladder.estimate(a, ladder.RUNGS).rung == "bf16x3"
+        assert "bf16x3" not in rungs(check(conditioned_spd(400, 1e5, "clustered"), np.ones(400)))
 
     def test_estimate_reads_the_lower_triangle_and_gives_up_on_an_indefinite_sample(self):
         a = conditioned_spd(400, 100.0)
