@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,8 +103,14 @@ def measure(
         }  # fmt: skip
 
 
-def cases(batch: int, steps: int, rounds: int, device: str, channels_last: bool) -> Iterator[dict[str, Any]]:
-    """All measurements."""
+CASES = ("loop", "ranks", "mlp")
+
+
+def cases(
+    batch: int, steps: int, rounds: int, device: str, channels_last: bool, wanted: Sequence[str] = CASES,
+    precisions: Sequence[str] = (),
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """The measurements that are wanted."""
     import torch
 
     from tilewright import mpi
@@ -120,8 +126,8 @@ def cases(batch: int, steps: int, rounds: int, device: str, channels_last: bool)
         return models.MLP()
 
     images, _ = sets.synthetic(batch * steps, test=1)
-    precisions = ["fp32", "bf16"] if device == "cpu" else ["fp32", "tf32", "bf16", "fp16"]
-    for precision in precisions:
+    precisions = precisions or (["fp32", "bf16"] if device == "cpu" else ["fp32", "tf32", "bf16", "fp16"])
+    for precision in precisions if "loop" in wanted else ():
         turns: dict[str, dict[str, Any]] = {
             f"plain loop, {precision}": {"loop": True, "precision": precision},
             f"tilewright, {precision}": {"precision": precision},
@@ -129,7 +135,7 @@ def cases(batch: int, steps: int, rounds: int, device: str, channels_last: bool)
         if precision == "tf32":
             del turns["plain loop, tf32"]  # what torch calls FP32 by default
         yield from measure("SimpleResNet", resnet, images, batch, turns, rounds, device, channels_last)
-    if device == "cpu":
+    if device == "cpu" and "ranks" in wanted:
         with mpi.Pool(2) as pool:
             for precision in precisions:
                 turns = {
@@ -139,10 +145,12 @@ def cases(batch: int, steps: int, rounds: int, device: str, channels_last: bool)
                     },
                 }  # fmt: skip
                 yield from measure("SimpleResNet", resnet, images, batch, turns, rounds, device, channels_last)
+    if "mlp" not in wanted:
+        return
     digits, _ = sets.digits()
     turns = {
         "plain loop, fp32": {"loop": True, "precision": "fp32"}, "tilewright, fp32": {"precision": "fp32"},
-        "tilewright, 1 segment": {"precision": "fp32", "segments": 1},
+        "tilewright, 3 segments": {"precision": "fp32", "segments": 3},
     }  # fmt: skip
     yield from measure("MLP, digits", mlp, digits, 64, turns, 3 * rounds, device)
 
@@ -153,14 +161,17 @@ def cases(batch: int, steps: int, rounds: int, device: str, channels_last: bool)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Turns of each contender.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--channels-last", is_flag=True)
+@click.option("--case", "wanted", type=click.Choice(CASES), multiple=True, help="Measure this alone; may be repeated.")
+@click.option("--precision", "precisions", multiple=True, help="Of these alone; may be repeated.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of a table.")
 def command(
-    batch: int | None, steps: int, rounds: int, device: str, channels_last: bool, output: Path | None, as_json: bool
-) -> None:
+    batch: int | None, steps: int, rounds: int, device: str, channels_last: bool, wanted: tuple[str, ...],
+    precisions: tuple[str, ...], output: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """The training graph beside a plain torch loop; BF16 beside FP32; ranks beside threads."""
     size = batch or (128 if device == "cpu" else 256)
-    records = list(cases(size, steps, rounds, device, channels_last))
+    records = list(cases(size, steps, rounds, device, channels_last, wanted or CASES, precisions))
     strict = next((r["median"] for r in records if r["contender"] == "tilewright, fp32"), None)
     for row in records:
         if strict and row["case"] == "SimpleResNet" and row["contender"].startswith("tilewright"):

@@ -38,6 +38,8 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 @click.option("--clip-norm", type=click.FloatRange(min=0, min_open=True), help="Largest norm of the gradients.")
 @click.option("--penalty", type=click.FloatRange(min=0, min_open=True),
               help="Add so much of the squared norm of the gradient to the loss.")  # fmt: skip
+@click.option("--ema", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+              help="Evaluate an average of the parameters with this decay, such as 0.99.")  # fmt: skip
 @click.option(
     "--loss-scale", type=click.FloatRange(min=0, min_open=True), help="The first one of fp16.  [default: 65536]"
 )
@@ -70,7 +72,8 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 def train(
     data: str, model: str, residual: bool, width: int, precision: str, compare: str | None, epochs: int,
     batch_size: int | None, accumulate: int, optimizer: str, lr: float | None, schedule: str, clip_norm: float | None,
-    penalty: float | None, loss_scale: float | None, fallback: str, retry: int | None, backend: str, workers: int,
+    penalty: float | None, ema: float | None, loss_scale: float | None, fallback: str, retry: int | None, backend: str,
+    workers: int,
     pipeline: str | None, segments: int | None, head: str | None, checkpoint: Path | None, resume: bool,
     device: str | None, channels_last: bool, compiled: bool, deterministic: bool, seed: int, allow_slow: bool,
     plot: Path | None, report: Path | None, trace: Path | None, log: Path | None, tensorboard: Path | None,
@@ -107,7 +110,7 @@ def train(
             "epochs": epochs, "batch_size": size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
             "schedule": schedule, "clip_norm": clip_norm, "fallback": training.Fallback(mode=fallback, retry=retry),
             "scaler": training.LossScaler(loss_scale) if loss_scale else None,
-            "penalty": training.GradientPenalty(penalty) if penalty else None, "backend": backend,
+            "penalty": training.GradientPenalty(penalty) if penalty else None, "ema": ema, "backend": backend,
             "workers": workers, "pipeline": pipeline, "segments": segments, "head": head, "device": device,
             "channels_last": channels_last, "compile": compiled, "deterministic": deterministic, "seed": seed,
             "allow_slow": allow_slow, "log": log, "tensorboard": tensorboard,

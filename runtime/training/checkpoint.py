@@ -19,7 +19,7 @@ from tilewright.training.state import Log, State
 __all__ = ["NAME", "check", "read", "write"]
 
 NAME = "checkpoint.pt"
-_VERSION = 2
+_VERSION = 3
 
 
 def write(folder: str | Path, state: State, log: Log, facts: dict[str, Any]) -> Path:
@@ -30,7 +30,7 @@ def write(folder: str | Path, state: State, log: Log, facts: dict[str, Any]) -> 
     aside = folder / f".{NAME}.{os.getpid()}"
     payload = {
         "version": _VERSION, "facts": facts, "log": log.state_dict(), "step": state.step, "tensors": state.tensors,
-        "optimizer": state.optimizer, "control": state.control, "random": state.random,
+        "optimizer": state.optimizer, "control": state.control, "random": state.random, "average": state.average,
     }  # fmt: skip
     try:
         with aside.open("wb") as file:
@@ -70,7 +70,7 @@ def read(folder: str | Path) -> tuple[State, Log, dict[str, Any]] | None:
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
         version = payload["version"]
-        state = State(*(payload[name] for name in ("step", "tensors", "optimizer", "control", "random")))
+        state = State(*(payload[name] for name in ("step", "tensors", "optimizer", "control", "random", "average")))
         log, facts = Log.from_state(payload["log"]), payload["facts"]
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError, ValueError, OSError) as error:
         raise ValueError(f"{path} is damaged, or not a checkpoint of this library: {error}") from error

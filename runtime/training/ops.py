@@ -73,9 +73,9 @@ def open_stages(model: nn.Module, state: State, setup: Setup, *rest: Any) -> tup
     replica.train()
     names = {id(t): name for name, t in (*replica.named_parameters(), *replica.named_buffers())}
     parts = models.group(replica, setup.cuts)
-    stages = [Stage(parts[s], names, setup.optimizer, setup.compiler) for s in mine]
+    stages = [Stage(parts[s], names, setup.optimizer, setup.compiler, setup.ema) for s in mine]
     for stage in stages:
-        stage.load(state.tensors, state.optimizer)
+        stage.load(state.tensors, state.optimizer, state.average)
     control = Control("fp32", LossScaler())
     control.load_state_dict(state.control)
     precision.set_tf32(control.precision == "tf32", setup.target.type)
@@ -444,14 +444,16 @@ def snapshot(control: Control, *rest: Any) -> State:
     stages, buffers = parts[: len(parts) // 2], parts[len(parts) // 2 :]
     tensors: dict[str, torch.Tensor] = {}
     state: dict[str, dict[str, Any]] = {}
+    average: dict[str, torch.Tensor] = {}
     for stage, own in zip(stages, buffers, strict=True):
         tensors |= stage.tensors()
         tensors |= {name: b.detach().clone() for name, b in zip(stage.buffer_names, own, strict=True)}
+        average |= stage.averages()
         if optimizer:
             state |= stage.optimizer_state()
     with _generator:
         random = torch.get_rng_state()
-    return State(step, tensors, state, control.state_dict(), random)
+    return State(step, tensors, state, control.state_dict(), random, average)
 
 
 def evaluate(
@@ -464,14 +466,17 @@ def evaluate(
     first: int,
     last: int,
 ) -> tuple[nn.Module, tuple[float, int, int]]:
-    """(model, (sum of losses, correct, images)) on part of the test set, in the precision that the training is in."""
+    """(model, (sum of losses, correct, images)) on part of the test set, in the precision that the training is in.
+
+    With the averages of the parameters, if there are any.
+    """
     x = torch.from_numpy(normalise(images[first:last], setup.recipe)).to(setup.target)
     y = torch.from_numpy(labels[first:last]).to(setup.target)
     if setup.channels_last:
         x = x.to(memory_format=torch.channels_last)
     with torch.no_grad():
         with precision.autocast(state.control["precision"], setup.target.type):
-            outputs = torch.func.functional_call(examiner, state.tensors, (x,))
+            outputs = torch.func.functional_call(examiner, state.tensors | state.average, (x,))
         outputs = outputs.float()
         loss = float(setup.loss(outputs, y)) * len(y)
         return examiner, (loss, int((outputs.argmax(1) == y).sum()), len(y))
@@ -513,6 +518,7 @@ def save(state: State, log: Log, setup: Setup, _: Any) -> tuple[None, int]:
 def finish(setup: Setup, state: State, log: Log) -> tuple[State, Log]:
     """State and log as the caller gets them: on the CPU, with the memory at its fullest."""
     state.tensors = {name: tensor.cpu() for name, tensor in state.tensors.items()}
+    state.average = {name: tensor.cpu() for name, tensor in state.average.items()}
     state.optimizer = {
         name: {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in own.items()}
         for name, own in state.optimizer.items()

@@ -113,6 +113,11 @@ class Result:
         return self.log.evaluations[-1]["test_accuracy"] if self.log.evaluations else math.nan
 
     @property
+    def average(self) -> dict[str, Any]:
+        """Averages of the parameters, by name, if ``ema`` asked for them. Buffers are the model's own."""
+        return self.state.average
+
+    @property
     def head_gain(self) -> float | None:
         """Test accuracy of the closed-form head less that of the network; None without one."""
         return None if self.head is None else self.head.test_accuracy - self.test_accuracy

@@ -37,6 +37,8 @@ class Setup:
     """Of the model, into segments: see `tilewright.training.models.cuts`."""
     clip_norm: float | None = None
     penalty: GradientPenalty | None = None
+    ema: float | None = None
+    """Decay of an average of the parameters over the steps; None keeps none."""
     checks: bool = False
     """Whether gradients are looked at before they are used: steps that are not finite are skipped."""
     channels_last: bool = False
@@ -100,9 +102,12 @@ class Stage:
     """
 
     def __init__(
-        self, module: nn.Module, names: dict[int, str], optimizers: Optimizers, compiler: str | None = None
+        self, module: nn.Module, names: dict[int, str], optimizers: Optimizers, compiler: str | None = None,
+        ema: float | None = None,
     ) -> None:  # fmt: skip
         self.module = module
+        self.ema = ema
+        self.average: list[torch.Tensor] = []
         self.compiled = compiled(module, compiler) if compiler is not None else None
         self.names = [names[id(p)] for p in module.parameters()]
         self.buffer_names = [names[id(b)] for b in module.buffers()]
@@ -143,7 +148,8 @@ class Stage:
     def step(self, grads: list[torch.Tensor | None], verdict: Verdict) -> None:
         """One step of each optimizer that is not to skip it. Without gradients nothing happens."""
         for name, optimizer in self.optimizers.items():
-            own = [(p, g) for p, g, who in zip(self.parameters, grads, self.owners, strict=True) if who == name]
+            mine = [k for k, owner in enumerate(self.owners) if owner == name]
+            own = [(self.parameters[k], grads[k]) for k in mine]
             if name in verdict.skipping or all(grad is None for _, grad in own):
                 continue
             for group, rate in zip(optimizer.param_groups, self.rates[name], strict=True):
@@ -153,6 +159,15 @@ class Stage:
             optimizer.step()
             for parameter, _ in own:
                 parameter.grad = None
+            if self.ema is not None:
+                for k in mine:  # average := ema average + (1 - ema) parameter
+                    self.average[k].lerp_(self.parameters[k].detach(), 1 - self.ema)
+
+    def averages(self) -> dict[str, torch.Tensor]:
+        """Copies of the averages of the parameters, by name; empty without."""
+        return (
+            {name: value.clone() for name, value in zip(self.names, self.average, strict=True)} if self.average else {}
+        )
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Copies of parameters and buffers, by the names of the whole model."""
@@ -173,14 +188,23 @@ class Stage:
             if parameter.requires_grad and owner is not None:
                 yield name, parameter, self.optimizers[owner]
 
-    def load(self, tensors: dict[str, torch.Tensor], optimizer: dict[str, dict[str, Any]]) -> None:
-        """The inverse of `tensors` and `optimizer_state`."""
+    def load(
+        self, tensors: dict[str, torch.Tensor], optimizer: dict[str, dict[str, Any]],
+        average: dict[str, torch.Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """The inverse of `tensors`, `optimizer_state` and `averages`, which without it begin with the parameters."""
         with torch.no_grad():
             for name, tensor in zip(
                 [*self.names, *self.buffer_names], [*self.parameters, *self.buffers], strict=True
             ):  # fmt: skip
                 if name in tensors:
                     tensor.copy_(tensors[name])
+        if self.ema is not None:
+            known = average or {}
+            self.average = [
+                known[name].to(p.device, copy=True) if name in known else p.detach().clone()
+                for name, p in zip(self.names, self.parameters, strict=True)
+            ]
         for name, parameter, own in self._owned():
             if name in optimizer:
                 own.state[parameter] = {
@@ -269,6 +293,8 @@ class State:
     control: dict[str, Any]
     random: torch.Tensor
     """State of torch's own generator, for user code that draws from it."""
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Averages of the parameters, by name."""
 
     @classmethod
     def of(cls, model: nn.Module, control: Control) -> State:

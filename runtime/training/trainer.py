@@ -58,6 +58,7 @@ def fit(
     accumulate: int = 1,
     clip_norm: float | None = None,
     penalty: GradientPenalty | None = None,
+    ema: float | None = None,
     backend: str = "threads",
     workers: int = 1,
     helpers: int | None = None,
@@ -107,6 +108,9 @@ def fit(
         Largest 2-norm of the gradients, unscaled, of all parameters together.
     penalty
         A `GradientPenalty`, added to the loss of each micro-batch. The model stays in one segment.
+    ema
+        Keep an average of the parameters, ``ema * average + (1 - ema) * parameter`` after each step that is not
+        skipped, evaluate that, and return it as ``result.average``. The model has the parameters themselves.
     backend, workers, helpers
         The engine; how many replicas share each batch; on ``threads``, how many more workers do what is not on the
         way to the next step: batches, evaluation, checkpoints (none on a CPU, one beside a GPU).
@@ -171,6 +175,8 @@ def fit(
         raise ValueError("there is nothing to train on: a data set is empty")
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be above 0, not {clip_norm}")
+    if ema is not None and not 0 < ema < 1:
+        raise ValueError(f"ema must be between 0 and 1, not {ema}")
     if target.type != "cpu" and backend not in ("serial", "threads"):
         raise ValueError(f"backend {backend!r} sends values between processes and trains on CPUs; pass device='cpu'")
     if penalty is not None:
@@ -191,11 +197,11 @@ def fit(
     facts = {
         "data": f"{train.name}, {len(train)} images", "batch_size": batch_size, "seed": seed, "optimizer": make.said,
         "precision": precision, "parameters": sum(p.numel() for p in model.parameters()), "clip_norm": clip_norm,
-        "penalty": None if penalty is None else str(penalty),
+        "penalty": None if penalty is None else str(penalty), "ema": ema,
     }  # fmt: skip
     setup = Setup(
         loss=loss, optimizer=make, schedule=find_schedule(schedule, total), recipe=train.recipe, device=str(target),
-        seed=seed, batch=batch_size, cuts=where, clip_norm=clip_norm, penalty=penalty,
+        seed=seed, batch=batch_size, cuts=where, clip_norm=clip_norm, penalty=penalty, ema=ema,
         checks=control.fallback is not None or control.precision == "fp16", channels_last=channels_last,
         progress=progress, log=str(log) if log is not None else None, checkpoint=folder, facts=facts,
         board=str(open_file(tensorboard)) if tensorboard is not None else None, compiler=compiler,

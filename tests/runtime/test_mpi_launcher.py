@@ -61,6 +61,7 @@ def test_ranks_may_be_more_than_cores_run_as_root_and_use_one_blas_thread(family
     environment = launcher.environment(family, environ={"HOME": "/home/me"})
     assert NEEDED[family].items() <= environment.items()
     assert (environment["OMP_NUM_THREADS"], environment["HOME"]) == ("1", "/home/me")
+    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
     others = {name for other in NEEDED for name in NEEDED[other]} - NEEDED[family].keys()
     assert not others & environment.keys()
 

@@ -83,7 +83,7 @@ def test_dask_array_that_cannot_be_factored_is_refused_like_an_array():
             tw.tiled_cholesky(da.from_array(A, chunks=65), precision="bf16", tile_size=0)
 
 
-@pytest.mark.parametrize("engine", [ENGINES["resident"], ENGINES["tasks"] | {"overheads": (0.0, 0.0)}],
+@pytest.mark.parametrize("engine", [ENGINES["resident"], ENGINES["tasks"] | {"overheads": (0.0, 0.0, 0.0)}],
                          ids=["resident", "tasks"])  # fmt: skip
 def test_panels_travel_between_dask_workers_in_half_the_bytes(engine):
     """With overheads of nothing no two tasks become one, so that each message is one tile."""
