@@ -59,7 +59,7 @@ def main(epochs: int, out: Path) -> None:
 
     say("\nTwo replicas share each batch, and evaluation runs beside the next steps:")
     one = training.fit(mlp(), train, test, accumulate=2, **options)
-    two = training.fit(mlp(), train, test, workers=2, helpers=1, **options)
+    two = training.fit(mlp(), train, test, workers=2, helpers=1, segments=3, **options)
     same = "the same bits" if two.losses == one.losses else "OTHER BITS"
     say(
         f"losses of one worker and of two replicas: {same}; {two.overlap or 0:.0%} of the all-reduce passed under "

@@ -491,6 +491,16 @@ class DenseOperator(LinearOperator):
 
     # ------------------------------------------------------------ products
 
+    def dot(self, x: Any) -> Any:
+        _check_length(x, "A x", self.shape, 1)
+        return super().dot(x)
+
+    def _transpose(self) -> LinearOperator:
+        return _Turned(self, conjugated=False)
+
+    def _adjoint(self) -> LinearOperator:
+        return _Turned(self, conjugated=True)
+
     def _matvec(self, x: np.ndarray) -> np.ndarray:
         return self._apply(x, transposed=False)
 
@@ -588,6 +598,35 @@ class DenseOperator(LinearOperator):
         return self.grid.picture()
 
 
+class _Turned(LinearOperator):
+    """A^T or A^H of a `DenseOperator`."""
+
+    def __init__(self, operator: DenseOperator, *, conjugated: bool) -> None:
+        self.operator, self.conjugated = operator, conjugated
+        super().__init__(operator.dtype, operator.shape[::-1])  # type: ignore[call-arg] # as in DenseOperator
+
+    def dot(self, x: Any) -> Any:
+        _check_length(x, "A^H x" if self.conjugated else "A^T x", self.operator.shape, 0)
+        return super().dot(x)
+
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        return self.operator._rmatvec(x) if self.conjugated else self.operator._apply(x, transposed=True)
+
+    def _rmatvec(self, x: np.ndarray) -> np.ndarray:
+        return self.operator._matvec(x) if self.conjugated else self.operator._matvec(np.conj(x)).conj()
+
+    def _rmatmat(self, x: np.ndarray) -> np.ndarray:
+        return np.column_stack([self._rmatvec(column) for column in x.T])
+
+    def _adjoint(self) -> LinearOperator:
+        return self.operator if self.conjugated else super()._adjoint()
+
+    def _transpose(self) -> LinearOperator:
+        usual: Any = LinearOperator  # the stubs do not know the method
+        turned: LinearOperator = usual._transpose(self) if self.conjugated else self.operator
+        return turned
+
+
 def matvec(
     A: Any,
     x: Any,
@@ -665,6 +704,15 @@ def _numbers(value: Any, name: str) -> np.ndarray:
     ):
         raise TypeError(f"{name} must be float32, float64, complex64 or complex128, not {array.dtype}")
     return array
+
+
+def _check_length(x: Any, product: str, shape: tuple[int, ...], axis: int) -> None:
+    if isinstance(x, LinearOperator) or np.isscalar(x):
+        return
+    found, n = np.shape(x), shape[axis]
+    if len(found) not in (1, 2) or found[0] != n:
+        raise ValueError(f"{product} with a matrix of {shape[0]} x {shape[1]} needs x of shape ({n},) or ({n}, k), "
+                         f"not {found}")  # fmt: skip
 
 
 def _check_finite(array: np.ndarray, name: str) -> None:

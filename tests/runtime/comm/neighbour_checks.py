@@ -31,11 +31,11 @@ def plain(found):
     return {q: words.tolist() for q, words in found.items()}
 
 
-def mismatches(comm, count, synchronous):
+def mismatches(comm, first, last, synchronous):
     """How many (pattern, discovery) differ from the pattern itself, on this rank. No barrier anywhere between calls."""
     rng = np.random.default_rng(comm.rank)
     wrong = 0
-    for seed in range(count):
+    for seed in range(first, last):
         wants = pattern(comm.size, seed)
         for name in DISCOVERIES:
             if rng.random() < 0.02:

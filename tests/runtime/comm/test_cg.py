@@ -25,7 +25,7 @@ def count(A, b, rtol):
 
 @pytest.mark.parametrize("backend", tw.BACKENDS)
 def test_one_step_at_a_time_is_classical_cg(backend):
-    A, b = poisson(15, 15), np.random.default_rng(0).standard_normal(225)
+    A, b = poisson(9, 9), np.random.default_rng(0).standard_normal(81)
     wanted, iterations = count(A, b, 1e-9)
     x, report = tw.cg(tw.SparseOperator(A, ranks=3, backend=backend), b, s=1, rtol=1e-9)
     assert (report.iterations, report.s, report.condition) == (iterations, 1, 1)

@@ -298,5 +298,20 @@ def test_bad_input_is_one_sentence(call, kind, sentence):
 
 
 def test_operator_refuses_a_vector_of_the_wrong_length():
-    with pytest.raises(ValueError, match="dimension mismatch"):
-        tw.DenseOperator(np.eye(3), ranks=1, backend="serial") @ np.ones(2)
+    op = tw.DenseOperator(np.ones((3, 4)), ranks=1, backend="serial")
+    for turned, n, name in ((op, 4, "A x"), (op.T, 3, "A^T x"), (op.H, 3, "A^H x")):
+        for shape in ((2,), (2, n), (n, 1, 1), ()):
+            with pytest.raises(ValueError) as caught:
+                turned @ np.ones(shape)
+            if shape:
+                wanted = f"{name} with a matrix of 3 x 4 needs x of shape ({n},) or ({n}, k), not {shape}"
+                assert str(caught.value) == wanted
+
+
+def test_transposes_and_adjoints_turn_back():
+    A, x, z = random((3, 4), "complex128"), random(4, "complex128", 1), random(3, "complex128", 2)
+    op = tw.DenseOperator(A, ranks=2, backend="serial")
+    for B, v, turned in ((A, x, op.T.T), (A, x, op.H.H), (A.T, z, op.T), (A.conj(), x, op.T.H), (A.conj(), x, op.H.T)):
+        assert np.allclose(turned @ v, B @ v, rtol=1e-14) and np.allclose(turned @ np.c_[v, v], B @ np.c_[v, v])
+        w = z if B.shape[0] == 3 else x
+        assert np.allclose(turned.H @ w, B.conj().T @ w, rtol=1e-14)
