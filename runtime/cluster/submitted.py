@@ -15,11 +15,11 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -45,7 +45,6 @@ from tilewright.mpi.outcome import planned, thaw
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
-from tilewright.tiles import Store
 from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if TYPE_CHECKING:
@@ -53,10 +52,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Submission", "run_submitted", "seconds"]
 
+K = TypeVar("K")
+
 ATTEMPTS = 4
 LOOK = 0.25  # seconds between two looks at the futures, if nobody says anything
 TALE = 5.0  # seconds to wait for the last records
 MOST = 0.6  # share of a worker's memory limit that one task's data may take
+PROCESS = 250e6  # bytes of a worker with Python, Dask and BLAS in it, measured
 GROUP = 0.15  # the same of a group, for each thread; what it changes is there twice
 RATE = 50e9  # flops per second of one core where nobody measured
 BANDWIDTH = 2e9  # bytes per second of a task that only moves
@@ -249,11 +251,11 @@ def run_submitted(
         owner = tuple(rank_of(handle) for handle in graph.handles_used)
         places = planned(graph, len(ranks.members), (owner, None, ())).places
         total = len(ranks.members) * ranks.workers
-        room = _room(program, ranks)
+        room = _room(program, ranks, owner)
         coarse = _coarse(program, places, seconds(program, machine, overheads), overheads, total, room)
         order = priorities(graph, scheduler, machine or Machine())
         try:
-            return _attempt(client, ranks, program, coarse, order, options, progress)
+            return _attempt(client, ranks, program, coarse, order, options, progress, room)
         except _Lost as lost:
             if attempt + 1 == ATTEMPTS:
                 raise WorkerDied(
@@ -274,8 +276,8 @@ def _size(program: Program, handle: Handle) -> int:
     return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
-def _room(program: Program, ranks: Ranks) -> float:
-    """Bytes that one group may need. MemoryError if one task needs more than a worker may have in memory."""
+def _room(program: Program, ranks: Ranks, owner: Sequence[int]) -> float:
+    """Bytes that one group may need. MemoryError if a worker has no room for one task, or none for spilling."""
     limit = min((member.memory for member in ranks.members if member.memory), default=inf)
     for task in program.graph:
         need = sum(_size(program, handle) for handle in {use.handle for use in task.uses})
@@ -284,6 +286,16 @@ def _room(program: Program, ranks: Ranks) -> float:
                 f"{task} needs {need / 1e6:.0f} MB on one Dask worker, whose limit is {limit / 1e6:.0f} MB, of which "
                 f"data may take {MOST:.0%}; use smaller tiles"
             )
+    share = [0] * len(ranks.members)
+    for handle, rank in zip(program.graph.handles_used, owner, strict=True):
+        share[rank] += _size(program, handle)
+    left = MOST * limit - PROCESS
+    if left < min(max(share), GROUP * limit):
+        raise MemoryError(
+            f"{max(share) / 1e6:.0f} MB of data are for one Dask worker, whose limit is {limit / 1e6:.0f} MB; Dask "
+            f"spills at {MOST:.0%} of it, of which Python and BLAS take {PROCESS / 1e6:.0f} MB, so too little is left "
+            f"to work in; start workers with more memory"
+        )
     return GROUP * limit / ranks.workers
 
 
@@ -306,7 +318,7 @@ class _Lost(Exception):  # noqa: N818 - it says what happened
 
 def _attempt(
     client: Client, ranks: Ranks, program: Program, coarse: Coarse, order: list[int], options: Options,
-    progress: Progress | None,
+    progress: Progress | None, room: float,
 ) -> Trace:  # fmt: skip
     from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
@@ -318,7 +330,7 @@ def _attempt(
     rank_of = owners(options.owner, len(ranks.members))
     values = {handle: pack(store[handle]) for handle in data}
     inputs = nbytes_of(values.values())
-    held = _scatter(client, ranks, sent, ((handle, rank_of(handle), value) for handle, value in values.items()))
+    held = _scatter(client, ranks, sent, ((handle, rank_of(handle), value) for handle, value in values.items()), room)
     tale = Tale(len(graph), progress)
     clock = clients.SchedulerClock(client)
     began = time.time()
@@ -333,7 +345,7 @@ def _attempt(
             if keys:
                 futures = client.get(HighLevelGraph({"run": layer}, {"run": set()}), keys, sync=False)
             _wait(futures, tale, client, run, set(ranks.addresses))
-            values = _values(client, sent, dict(zip(sent.wanted, futures, strict=True)), store)
+            values = _values(client, sent, dict(zip(sent.wanted, futures, strict=True)), program, room)
             tale.news.wait(TALE if graph.tasks else 0)
         share = clock.share()
         there = client.scheduler_info()["workers"]
@@ -353,37 +365,57 @@ def _attempt(
     return trace
 
 
-def _values(client: Client, sent: Submission, futures: dict[int, Future], store: Store) -> Values:
+def _values(client: Client, sent: Submission, futures: dict[int, Future], program: Program, room: float) -> Values:
     """Final values that this process wants; those of matrices on workers become pieces."""
     local: dict[int, list[Handle]] = defaultdict(list)
     for handle, g in sent.final.items():
-        family = store.families.get(handle.name)
+        family = program.store.families.get(handle.name)
         if isinstance(family, RemoteTiles):
             several = len(sent.outputs[g]) > 1
             family.pieces[handle.index[0], handle.index[1]] = Piece(futures[g], handle if several else None)
         else:
             local[g].append(handle)
-    gathered = client.gather([futures[g] for g in local], direct=True) if local else []
     values: Values = {}
-    for (g, handles), value in zip(local.items(), gathered, strict=True):
-        values.update((handle, value[handle] if len(sent.outputs[g]) > 1 else value) for handle in handles)
+    sizes = {g: sum(_size(program, handle) for handle in sent.outputs[g]) for g in local}
+    for load in _loads(sizes, room):
+        for g, value in zip(load, client.gather([futures[g] for g in load], direct=True), strict=True):
+            values.update((handle, value[handle] if len(sent.outputs[g]) > 1 else value) for handle in local[g])
     return values
 
 
+def _loads(sizes: Mapping[K, int], room: float) -> Iterator[list[K]]:
+    """Keys in order, as many at a time as have ``room`` bytes together, and at least one.
+
+    A worker has all that one message holds in its memory, also what it had spilled.
+    """
+    load: list[K] = []
+    total = 0
+    for key, size in sizes.items():
+        if load and total + size > room:
+            yield load
+            load, total = [], 0
+        load.append(key)
+        total += size
+    if load:
+        yield load
+
+
 def _scatter(
-    client: Client, ranks: Ranks, sent: Submission, data: Iterable[tuple[Handle, int, Any]]
+    client: Client, ranks: Ranks, sent: Submission, data: Iterable[tuple[Handle, int, Any]], room: float
 ) -> list[dict[Any, Future]]:
-    """Each owner's data in its memory. The futures have to live as long as the run."""
+    """Each owner's data in its memory, ``room`` bytes at a time. The futures have to live as long as the run."""
     by_rank: dict[int, dict[Any, Any]] = defaultdict(dict)
     for handle, rank, value in data:
         by_rank[rank][sent.initial(handle)] = value
     held = []
     for rank, values in by_rank.items():
         address = ranks.addresses[rank]
-        try:
-            held.append(client.scatter(values, workers=[address], hash=False, direct=True))
-        except OSError:
-            held.append(client.scatter(values, workers=[address], hash=False, direct=False))
+        for load in _loads({key: nbytes_of([value]) for key, value in values.items()}, room):
+            part = {key: values[key] for key in load}
+            try:
+                held.append(client.scatter(part, workers=[address], hash=False, direct=True))
+            except OSError:
+                held.append(client.scatter(part, workers=[address], hash=False, direct=False))
     return held
 
 

@@ -1,6 +1,7 @@
 """The Dask engine in both modes: same bits, dask.array in and out, what a report says, and everything that can go wrong."""
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from strategies import programs
 
 import tilewright as tw
 from tilewright.cluster import client as clients
+from tilewright.cluster.submitted import _loads
 from tilewright.distribution import RowBlocks
 
 MODES = ("resident", "tasks")
@@ -497,6 +499,19 @@ def test_matrix_that_does_not_fit_is_refused_with_both_numbers():
         options["tile_size"] = 5600
         with pytest.raises(MemoryError, match=r"copy\(0,0\) needs 502 MB on one Dask worker, whose limit is 500 MB"):
             tw.tiled_cholesky(a, mode="tasks", **options)
+        options["tile_size"] = 800
+        with pytest.raises(
+            MemoryError, match=r"1\d\d\d MB of data are for one Dask worker, whose limit is 500 MB.*too little"
+        ):
+            tw.tiled_cholesky(a, **options)
+
+
+@given(sizes=st.lists(st.integers(0, 50), max_size=30), room=st.floats(1, 200))
+def test_messages_hold_what_fits_and_everything_once(sizes, room):
+    loads = list(_loads(dict(enumerate(sizes)), room))
+    assert [key for load in loads for key in load] == list(range(len(sizes)))
+    assert all(len(load) == 1 or sum(sizes[key] for key in load) <= room for load in loads)
+    assert all(sum(sizes[k] for k in load) + sizes[after[0]] > room for load, after in itertools.pairwise(loads))
 
 
 def test_matrix_of_twice_the_memory_completes_by_spilling():
