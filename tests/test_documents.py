@@ -10,6 +10,7 @@ The convention, for those who write documents:
 - A block without the line is only compiled. So is one that needs a GPU, ``mpiexec`` or minutes.
 - Every ``$ tilewright ...`` line of a ```` ```console ```` block must be a command that exists, with options it has.
 - Every file that a document links to must be in the repository.
+- Every ```` `test_name` ```` in a row of a table is a test or a file of tests; ```` `test_name...` ```` is how a name begins.
 """
 
 import ast
@@ -33,6 +34,7 @@ BLOCK = re.compile(
     r"^(?:<!-- runs(?: with: (?P<setup>[^\n]*?))?(?P<marked> -->)\n)?```python\n(?P<code>.*?)^```$", re.M | re.S
 )
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.M | re.S)
+TEST = re.compile(r"`(test_\w+)(\.\.\.)?`")
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
 
 
@@ -119,3 +121,13 @@ def test_every_link_inside_the_repository_leads_somewhere(document):
 
 def test_the_policy_of_the_readme_is_run():
     assert "class Shortest" in "".join(code for _, _, code, runs in blocks(ROOT / "README.md") if runs)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_every_test_that_a_table_names_exists(document):
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    claims = {claim for file in files for claim in re.findall(r"^ *def (test_\w+)", file.read_text(), re.M)}
+    claims |= {file.stem for file in files}
+    rows = "\n".join(line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("|"))
+    for claim, more in TEST.findall(rows):
+        assert claim in claims or (more and any(known.startswith(claim) for known in claims)), claim
