@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["Contender", "Times", "alternate"]
 
-_SETTLE = 0.15
+SETTLE = 0.15
 """Seconds between two measurements: BLAS and OpenMP threads spin for a while after their work is done."""
 
 
@@ -46,11 +46,12 @@ class Times:
 
 
 def alternate(
-    contenders: Iterable[Contender], repeat: int, *, settle: float = _SETTLE, warm_up: bool = True
+    contenders: Iterable[Contender], repeat: int, *, settle: float | None = None, warm_up: bool = True
 ) -> dict[str, Times]:
     """Time the contenders in turn, ``repeat`` rounds, after one that warms up and is not counted.
 
-    A contender that raises is reported with its error and left out of later rounds.
+    ``settle`` seconds pass before each time, `SETTLE` if it is None. A contender that raises is reported with its
+    error and left out of later rounds.
     """
     runners = list(contenders)
     times = {contender.name: Times() for contender in runners}
@@ -60,7 +61,7 @@ def alternate(
             if taken.error or (contender.repeat is not None and turn > contender.repeat):
                 continue
             contender.prepare()
-            time.sleep(settle)
+            time.sleep(SETTLE if settle is None else settle)
             try:
                 start = time.perf_counter()
                 contender.call()

@@ -1,7 +1,6 @@
 """The sparse benchmark at a small size: what it counts is right, and its command reports all five questions."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -48,7 +47,6 @@ def test_command_prints_products_overhead_powers_and_ghosts(tmp_path, monkeypatc
     monkeypatch.setattr(spmv, "raised_alpha", lambda n, p, s, alphas, real=spmv.raised_alpha: real(32, 16, s, [1e-5]))
     monkeypatch.setattr(spmv, "blocks", lambda sizes, s, repeat, real=spmv.blocks: real([20], s, repeat))
     monkeypatch.setattr(spmv, "copy_rate", lambda nbytes: 1e10)
-    monkeypatch.setattr(spmv, "alternate", partial(spmv.alternate, settle=0))
     arguments = ["--n", "60", "--repeat", "1", "--json", "--output", str(tmp_path / "spmv.jsonl")]
     result = CliRunner().invoke(spmv.command, [*arguments, "--plot", str(tmp_path / "gain.svg")])
     assert result.exit_code == 0, result.output

@@ -56,7 +56,7 @@ def nap(x):
 @engines
 @workers_
 class TestResults:
-    @settings(max_examples=12)
+    @settings(max_examples=8)
     @given(program=programs)
     def test_random_programs_give_the_sequential_result(self, backend, scheduler, workers, program):
         run = tw.run(program.graph(), program.data(), backend=backend, scheduler=scheduler, workers=workers)

@@ -89,7 +89,7 @@ def test_owners_decide_where_tasks_run(client, mode):
         assert record.rank == owner(*task.writes[0].index)
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(program=programs, scheduler=st.sampled_from(["critical-path", "lws", "dmdas", "eager"]))
 def test_random_programs_in_mode_tasks_give_the_sequential_result(client, program, scheduler):
     run = tw.run(program.graph(), program.data(), backend="dask", client=client, mode="tasks", scheduler=scheduler)

@@ -527,7 +527,7 @@ def test_wrong_options_are_refused_before_anything_runs(
 
 
 def test_other_backends_have_no_options() -> None:
-    with pytest.raises(TypeError, match="unknown option grid; backend 'threads' has none"):
+    with pytest.raises(TypeError, match="unknown option grid; backend 'threads' has devices"):
         tw.tiled_cholesky(np.eye(3), grid=(1, 2))
 
 

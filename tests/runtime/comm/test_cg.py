@@ -159,7 +159,7 @@ def test_bad_input_to_cg_is_one_clear_sentence(arguments, words):
 # ------------------------------------------------------------------ bases
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(s=st.integers(1, 10), low=st.floats(0.01, 1), width=st.floats(0.1, 100))
 def test_chebyshev_coefficients_give_chebyshev_polynomials(s, low, width):
     values = np.array([low, low + width])

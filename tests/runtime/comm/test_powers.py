@@ -74,7 +74,7 @@ def test_half_the_redundant_work_but_not_half_the_words_in_two_dimensions():
         assert sum(c.words for c in two) > 0.9 * sum(c.words for c in halo)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(n=st.integers(2, 40), ranks=st.integers(1, 6), s=st.integers(1, 5), seed=st.integers(0, 1000))
 def test_the_halo_is_the_reach_of_s_hops(n, ranks, s, seed):
     A = sp.csr_array(sp.random_array((n, n), density=0.1, rng=np.random.default_rng(seed), format="csr"))
@@ -93,7 +93,7 @@ def test_the_halo_is_the_reach_of_s_hops(n, ranks, s, seed):
 # ------------------------------------------------------------------ bits
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(n=st.integers(1, 40), ranks=st.integers(1, 8), s=st.integers(1, 6), block=st.integers(1, 6),
        seed=st.integers(0, 1000), method=st.sampled_from(["halo", "two-stage"]),
        partition=st.sampled_from(["rows", "bisection", "random"]))  # fmt: skip
