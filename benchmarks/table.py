@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["show"]
+
+WIDE = 160
+"""Columns of a table that goes to a file or a pipe."""
 
 
 def show(
@@ -26,7 +30,10 @@ def show(
         table.add_column(heading, justify="right")
     for record in records:
         table.add_row(str(record[name]), *(_cell(record, key) for key in columns.values()))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDE
+    console.print(table)
 
 
 def _cell(record: dict[str, Any], key: str) -> str:
