@@ -145,6 +145,14 @@ def kept_client() -> Client | None:
     return _kept
 
 
+def make_current(client: Client) -> None:
+    """Compute Dask's collections on it from now on, as on a `distributed.Client` that the user starts."""
+    from distributed.client import _get_global_client, _set_global_client
+
+    if _get_global_client() is not client:
+        _set_global_client(client)
+
+
 def _start(workers: int) -> Client:
     global _owner
     import dask

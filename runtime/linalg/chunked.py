@@ -86,7 +86,14 @@ class Chunks:
             raise
 
     def given_back(self, L: RemoteTiles) -> Any:
-        """The factor as a `dask.array` with the chunks that were given."""
+        """The factor as a `dask.array` with the chunks that were given.
+
+        On the kept cluster nobody but its client can compute it, so that becomes Dask's current one.
+        """
+        from tilewright.cluster import client as clients
+
+        if self.client is clients.kept_client():
+            clients.make_current(self.client)
         return to_dask(L).rechunk(self.a.chunks)
 
 

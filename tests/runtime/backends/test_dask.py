@@ -600,7 +600,7 @@ def test_two_runs_at_once_on_one_cluster(client):
 
 
 SCRIPT = """
-import os, numpy as np, tilewright as tw
+import dask.array as da, os, numpy as np, tilewright as tw
 from tilewright.cluster import client
 a = np.eye(40) * 4
 assert np.array_equal(tw.tiled_cholesky(a, backend="dask", tile_size=10, workers=2), 2 * np.eye(40))
@@ -608,6 +608,10 @@ first = client.kept_client()
 assert first is not None
 tw.tiled_cholesky(a, backend="dask", tile_size=10, workers=1)
 assert client.kept_client() is first
+x = da.from_array(a, chunks=(15, 25))
+factor = tw.tiled_cholesky(x, backend="dask")
+assert factor.chunks == x.chunks and np.array_equal(factor.compute(), 2 * np.eye(40))
+assert np.array_equal(tw.tiled_cholesky(x, backend="dask").compute(), 2 * np.eye(40)) and client.kept_client() is first
 print(*first.run(os.getpid).values(), flush=True)
 """
 
