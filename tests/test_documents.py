@@ -17,6 +17,7 @@ import ast
 import doctest
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import click
@@ -123,11 +124,17 @@ def test_the_policy_of_the_readme_is_run():
     assert "class Shortest" in "".join(code for _, _, code, runs in blocks(ROOT / "README.md") if runs)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
-def test_every_test_that_a_table_names_exists(document):
+@cache
+def tests_and_their_files():
+    """Names of all tests, and of the files they are in."""
     files = list((ROOT / "tests").rglob("test_*.py"))
     claims = {claim for file in files for claim in re.findall(r"^ *def (test_\w+)", file.read_text(), re.M)}
-    claims |= {file.stem for file in files}
+    return claims | {file.stem for file in files}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_every_test_that_a_table_names_exists(document):
+    claims = tests_and_their_files()
     rows = "\n".join(line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("|"))
     for claim, more in TEST.findall(rows):
         assert claim in claims or (more and any(known.startswith(claim) for known in claims)), claim

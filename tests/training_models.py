@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import numpy as np
 import torch
 from torch import nn
 
+from tilewright.training import precision
 from tilewright.training.data import Dataset
 from tilewright.training.data.augment import crop_and_flip, normalise, order
 
@@ -168,3 +170,24 @@ def plain(model, data, *, epochs=1, batch_size=32, precision="fp32", accumulate=
 def passed_on(value, _):
     """A copy of a tensor."""
     return value.clone()
+
+
+def dtypes_in_two_threads(device):
+    """By precision, the dtypes that one layer gave to two threads that used it at once, each in its own precision."""
+    layer, x = nn.Linear(64, 64).to(device), torch.randn(8, 64, device=device)
+    start, seen = threading.Barrier(2), {}
+
+    def work(name):
+        kinds = set()
+        start.wait()
+        for _ in range(50):
+            with precision.autocast(name, device):
+                kinds.add(layer(x).dtype)
+        seen[name] = kinds
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("fp16", "bf16")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seen

@@ -47,7 +47,6 @@ MODES = ("resident", "tasks")
 
 WINDOW = 256 << 20  # bytes
 TIMEOUT = 30.0  # seconds
-ROOM = 0.6  # share of a worker's memory limit that data may take; Dask begins to spill there
 
 
 def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
@@ -114,7 +113,7 @@ class DaskSite(Site):
         client = self.client(0)
         owner = self._owner(program.graph, len(ranks.members))
         options = resident.Options(owner, self.window, self.timeout, client is clients.kept_client())
-        if self._resident(program, ranks):
+        if self._resident(program, ranks, owner):
             return resident.run_resident(client, ranks, program, scheduler, options, progress)
         machine = self.machine if self.knows_costs else None
         return submitted.run_submitted(client, ranks, program, scheduler, options, progress, machine, self.overheads)
@@ -125,23 +124,24 @@ class DaskSite(Site):
             return {handle: graph.layout.owner(handle) % count for handle in graph.handles_used}
         return self.owner
 
-    def _resident(self, program: Program, ranks: clients.Ranks) -> bool:
+    def _resident(self, program: Program, ranks: clients.Ranks, owner: Any) -> bool:
         """Whether to run in mode resident. MemoryError if that was asked for and the workers have no room."""
         if self.mode == "tasks":
             return False
         from tilewright.cluster.resident import needs
 
         count = len(ranks.members)
-        rank_of = owners(self._owner(program.graph, count), count)
+        rank_of = owners(owner, count)
         order = tuple(rank_of(handle) for handle in program.graph.handles_used), None, ()
         wanted = needs(planned(program.graph, count, order), program.store, self.window)
         for need, member in zip(wanted, ranks.members, strict=True):
-            if member.memory and need > ROOM * member.memory:
+            if member.memory and need > clients.ROOM * member.memory:
                 if self.mode is None:
                     return False
                 raise MemoryError(
                     f"mode 'resident' needs {need / 1e6:.0f} MB on {member.address}, whose limit is "
-                    f"{member.memory / 1e6:.0f} MB, of which data may take {ROOM:.0%}; mode='tasks' lets Dask spill"
+                    f"{member.memory / 1e6:.0f} MB, of which data may take {clients.ROOM:.0%}; mode='tasks' lets "
+                    f"Dask spill"
                 )
         return True
 

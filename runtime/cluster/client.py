@@ -32,11 +32,15 @@ __all__ = [
     "close",
     "kept",
     "kept_client",
+    "make_current",
     "ranks_of",
     "require_dask",
     "seen",
     "wait_for_workers",
 ]
+
+ROOM = 0.6
+"""Share of a worker's memory limit that data may take; Dask begins to spill there."""
 
 INSTALL = "pip install 'tilewright[dask]' brings it"
 

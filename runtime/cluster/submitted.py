@@ -57,9 +57,8 @@ K = TypeVar("K")
 ATTEMPTS = 4
 LOOK = 0.25  # seconds between two looks at the futures, if nobody says anything
 TALE = 5.0  # seconds to wait for the last records
-MOST = 0.6  # share of a worker's memory limit that one task's data may take
+GROUP = 0.15  # share of a worker's memory limit that a group's data may take, by thread; what it changes is there twice
 PROCESS = 250e6  # bytes of a worker with Python, Dask and BLAS in it, measured
-GROUP = 0.15  # the same of a group, for each thread; what it changes is there twice
 RATE = 50e9  # flops per second of one core where nobody measured
 BANDWIDTH = 2e9  # bytes per second of a task that only moves
 
@@ -281,20 +280,20 @@ def _room(program: Program, ranks: Ranks, owner: Sequence[int]) -> float:
     limit = min((member.memory for member in ranks.members if member.memory), default=inf)
     for task in program.graph:
         need = sum(_size(program, handle) for handle in {use.handle for use in task.uses})
-        if need > MOST * limit:
+        if need > clients.ROOM * limit:
             raise MemoryError(
                 f"{task} needs {need / 1e6:.0f} MB on one Dask worker, whose limit is {limit / 1e6:.0f} MB, of which "
-                f"data may take {MOST:.0%}; use smaller tiles"
+                f"data may take {clients.ROOM:.0%}; use smaller tiles"
             )
     share = [0] * len(ranks.members)
     for handle, rank in zip(program.graph.handles_used, owner, strict=True):
         share[rank] += _size(program, handle)
-    left = MOST * limit - PROCESS
+    left = clients.ROOM * limit - PROCESS
     if left < min(max(share), GROUP * limit):
         raise MemoryError(
             f"{max(share) / 1e6:.0f} MB of data are for one Dask worker, whose limit is {limit / 1e6:.0f} MB; Dask "
-            f"spills at {MOST:.0%} of it, of which Python and BLAS take {PROCESS / 1e6:.0f} MB, so too little is left "
-            f"to work in; start workers with more memory"
+            f"spills at {clients.ROOM:.0%} of it, of which Python and BLAS take {PROCESS / 1e6:.0f} MB, so too little "
+            f"is left to work in; start workers with more memory"
         )
     return GROUP * limit / ranks.workers
 

@@ -51,22 +51,7 @@ def test_autocast_for_the_gpu_reaches_every_worker_thread_and_evaluation(name, d
 
 def test_threads_in_two_precisions_share_weights_of_a_gpu_and_nothing_else():
     """Failure 2."""
-    layer, x = nn.Linear(64, 64).to(DEVICE), torch.randn(8, 64, device=DEVICE)
-    start, seen = threading.Barrier(2), {}
-
-    def work(name):
-        kinds = set()
-        start.wait()
-        for _ in range(50):
-            with precision.autocast(name, DEVICE):
-                kinds.add(layer(x).dtype)
-        seen[name] = kinds
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in ("fp16", "bf16")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    seen = zoo.dtypes_in_two_threads(DEVICE)
     assert seen == {"fp16": {torch.float16}, "bf16": {torch.bfloat16}}
 
 

@@ -1,9 +1,8 @@
 """Precisions: what runs in which dtype, in which thread, and what is refused."""
 
-import threading
-
 import pytest
 import torch
+import training_models as zoo
 from torch import nn
 
 from tilewright.training import Losses, models, precision
@@ -47,24 +46,7 @@ def test_gradients_survive_an_evaluation_in_the_same_region():
 
 def test_threads_in_two_precisions_share_weights_and_nothing_else():
     """Failure 2: the cache is one for all threads and not keyed by dtype."""
-    layer = nn.Linear(64, 64)
-    x = torch.randn(8, 64)
-    start = threading.Barrier(2)
-    seen = {}
-
-    def work(name):
-        kinds = set()
-        start.wait()
-        for _ in range(50):
-            with precision.autocast(name, "cpu"):
-                kinds.add(layer(x).dtype)
-        seen[name] = kinds
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in ("fp16", "bf16")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    seen = zoo.dtypes_in_two_threads("cpu")
     assert seen == {"fp16": {torch.float16}, "bf16": {torch.bfloat16}}
 
 
