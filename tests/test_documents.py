@@ -125,7 +125,7 @@ def test_the_policy_of_the_readme_is_run():
 
 
 @cache
-def tests_and_their_files():
+def files_by_test():
     """Names of all tests, and of the files they are in."""
     files = list((ROOT / "tests").rglob("test_*.py"))
     claims = {claim for file in files for claim in re.findall(r"^ *def (test_\w+)", file.read_text(), re.M)}
@@ -134,7 +134,7 @@ def tests_and_their_files():
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_every_test_that_a_table_names_exists(document):
-    claims = tests_and_their_files()
+    claims = files_by_test()
     rows = "\n".join(line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("|"))
     for claim, more in TEST.findall(rows):
         assert claim in claims or (more and any(known.startswith(claim) for known in claims)), claim
