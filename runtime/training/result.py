@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.engine import Run
+from tilewright.report import seconds
 from tilewright.training.fallback import Event
 from tilewright.training.head import Head
 from tilewright.training.state import Log, State
@@ -216,7 +217,7 @@ class Result:
     @property
     def peak_memory(self) -> int:
         """Bytes at the fullest moment beyond those in use before: of the device, or resident in the process."""
-        return max(self.log.memory[1] - self.log.memory[0], 0)
+        return self.log.used
 
     # ------------------------------------------------------------ showing
 
@@ -245,9 +246,9 @@ class Result:
         ] for e in self.table_of_epochs]  # fmt: skip
         text = [str(grid(rows, f"Training in {self.precision} on {self.facts['device']}"))]
         text.append(
-            f"{self.images_per_second:.0f} images/s; a step takes {self.percentile(50) * 1e3:.3g} ms (p50), "
-            f"{self.percentile(95) * 1e3:.3g} ms (p95); loading {self.loader_seconds:.3g} s, computing "
-            f"{self.compute_seconds:.3g} s; peak memory {self.peak_memory / 1e6:.1f} MB"
+            f"{self.images_per_second:.0f} images/s; a step takes {seconds(self.percentile(50))} (p50), "
+            f"{seconds(self.percentile(95))} (p95); loading {seconds(self.loader_seconds)}, computing "
+            f"{seconds(self.compute_seconds)}; peak memory {self.peak_memory / 1e6:.1f} MB"
             if self.runs else "nothing was left to do: the checkpoint is at the last step"
         )  # fmt: skip
         if self.overlap is not None:

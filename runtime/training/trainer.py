@@ -235,11 +235,12 @@ def fit(
             data = _data(layout, model, state, replace(setup, past=past), train, test) | _buckets(graph)
             done = engine.run(graph, data | (head_data(len(train), train.classes) if last else {}), progress)
             state = done[Handle("result", (0,))]
-            past = past.and_then(done[Handle("log", (0,))])
+            log_of_run = done[Handle("log", (0,))]
+            past = past.and_then(log_of_run)
             if last:
                 closed_form = done[Handle("head", (0,))]
             _let_go(done)
-            runs.append((done, marks))
+            runs.append((replace(done, measured=log_of_run.used), marks))
     model.load_state_dict(state.tensors)
     return Result(
         precision=precision, log=past, runs=runs, per_epoch=per_epoch, epochs=epochs, resumed=resumed,
