@@ -129,6 +129,10 @@ def compare(
 
     if not precisions or len(set(precisions)) < len(precisions):
         raise ValueError(f"precisions must be different names, not {', '.join(precisions) or 'none'}")
+    if isinstance(model_factory, nn.Module) or not callable(model_factory):
+        raise TypeError(f"model_factory must be a function that makes a model at each call, not {type(model_factory)}")
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise TypeError(f"data must be a pair (train, test), not {type(data)}")
     train, test = data
     for name in precisions:
         check_precision(name, model_factory(), **options)

@@ -58,6 +58,7 @@ class Epoch:
     test_loss: float | None
     test_accuracy: float | None
     seconds: float
+    """Of its steps in this call; 0 where a call before took them all."""
     skipped: int
     precision: str
     """Of its last step."""
@@ -242,7 +243,8 @@ class Result:
         rows = [["epoch", "precision", "loss", "train", "test", "time", "skipped"]]
         rows += [[
             str(e.number), e.precision, f"{e.loss:.4f}", f"{e.accuracy:.2%}",
-            "-" if e.test_accuracy is None else f"{e.test_accuracy:.2%}", f"{e.seconds:.2f} s", str(e.skipped),
+            "-" if e.test_accuracy is None else f"{e.test_accuracy:.2%}", f"{e.seconds:.2f} s" if e.seconds else "before",
+            str(e.skipped),
         ] for e in self.table_of_epochs]  # fmt: skip
         text = [str(grid(rows, f"Training in {self.precision} on {self.facts['device']}"))]
         text.append(
@@ -251,6 +253,9 @@ class Result:
             f"{seconds(self.compute_seconds)}; peak memory {self.peak_memory / 1e6:.1f} MB"
             if self.runs else "nothing was left to do: the checkpoint is at the last step"
         )  # fmt: skip
+        spoilt = [row["step"] for row in self.steps if not (row["skipped"] or math.isfinite(row["loss"]))]
+        if spoilt:
+            text.append(f"the loss of {len(spoilt)} steps was not finite, from step {spoilt[0]} on: a smaller lr may help")
         if self.overlap is not None:
             text.append(f"{self.overlap:.0%} of the all-reduce passed under backward passes")
         if self.head is not None:
