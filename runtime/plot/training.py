@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from tilewright.plot.canvas import new_figure
+
 if TYPE_CHECKING:
     from tilewright.training.result import Result
 
@@ -39,15 +41,9 @@ def page(results: Mapping[str, Result], table: str) -> str:
 
 def figure(results: Mapping[str, Result], path: str | Path | BinaryIO) -> None:
     """Write four panels; ImportError without matplotlib. A dashed line marks each change of precision."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        raise ImportError("plots need matplotlib; pip install 'tilewright[plot]'") from None
+    fig = new_figure("a plot of a training", 11, 7)
+    from matplotlib.ticker import MaxNLocator
 
-    fig = Figure(figsize=(11, 7), layout="constrained")
-    FigureCanvasAgg(fig)
     loss, accuracy, time, scale = fig.subplots(2, 2).flat
     for above, (name, result) in zip(reversed(range(len(results))), results.items(), strict=True):
         style = {"color": _COLOURS.get(name, "#000000"), "label": name, "linewidth": 1.5 + 1.3 * above}
