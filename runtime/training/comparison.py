@@ -64,7 +64,10 @@ class Comparison:
             ["Metric", *(name.upper() if name != "adaptive" else name for name in names)],
             row("Peak memory (MB)", lambda r: f"{r.peak_memory / 1e6:.1f}"),
             row("Training time (s)", lambda r: f"{r.seconds:.2f}"),
-            row("Step time p50 / p95", lambda r: " / ".join(seconds(r.percentile(q)) for q in (50, 95)) if r.runs else "-"),
+            row(
+                "Step time p50 / p95",
+                lambda r: " / ".join(seconds(r.percentile(q)) for q in (50, 95)) if r.runs else "-",
+            ),
             row("Images per second", lambda r: f"{r.images_per_second:.0f}"),
             row("Final test accuracy (%)", lambda r: f"{100 * r.test_accuracy:.2f}"),
             row("Skipped steps", lambda r: str(r.skipped_steps)),

@@ -243,8 +243,8 @@ class Result:
         rows = [["epoch", "precision", "loss", "train", "test", "time", "skipped"]]
         rows += [[
             str(e.number), e.precision, f"{e.loss:.4f}", f"{e.accuracy:.2%}",
-            "-" if e.test_accuracy is None else f"{e.test_accuracy:.2%}", f"{e.seconds:.2f} s" if e.seconds else "before",
-            str(e.skipped),
+            "-" if e.test_accuracy is None else f"{e.test_accuracy:.2%}",
+            f"{e.seconds:.2f} s" if e.seconds else "before", str(e.skipped),
         ] for e in self.table_of_epochs]  # fmt: skip
         text = [str(grid(rows, f"Training in {self.precision} on {self.facts['device']}"))]
         text.append(
@@ -255,7 +255,7 @@ class Result:
         )  # fmt: skip
         spoilt = [row["step"] for row in self.steps if not (row["skipped"] or math.isfinite(row["loss"]))]
         if spoilt:
-            text.append(f"the loss of {len(spoilt)} steps was not finite, from step {spoilt[0]} on: a smaller lr may help")
+            text.append(f"the loss of {len(spoilt)} steps was not finite, from step {spoilt[0]} on; try a smaller lr")
         if self.overlap is not None:
             text.append(f"{self.overlap:.0%} of the all-reduce passed under backward passes")
         if self.head is not None:

@@ -359,7 +359,7 @@ def target_device(device: str | torch.device | None) -> torch.device:
     try:
         found = torch.device(device if device is not None else "cuda" if have else "cpu")
     except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; trainings run on 'cpu', 'cuda' or 'cuda:0', 'cuda:1', ...") from None
+        raise ValueError(f"unknown device {device!r}; trainings run on 'cpu' and 'cuda', such as 'cuda:1'") from None
     if found.type not in ("cpu", "cuda"):
         raise ValueError(f"trainings run on 'cpu' and 'cuda', not on {str(found)!r}")
     if found.type == "cuda" and not have:

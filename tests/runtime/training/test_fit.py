@@ -338,7 +338,9 @@ def test_half_precision_models_and_empty_data_are_refused():
 
 def test_models_and_data_of_another_kind_are_refused():
     other = data.synthetic(8, test=4)[0]
-    with pytest.raises(ValueError, match=r"train has images of shape .* in 4 classes, test of shape \(3, 32, 32\) in 10"):
+    with pytest.raises(
+        ValueError, match=r"train has images of shape .* in 4 classes, test of shape \(3, 32, 32\) in 10"
+    ):
         fit(zoo.perceptron(), DATA, other)
     with pytest.raises(TypeError, match=r"train must be a tilewright\.training\.data\.Dataset\(images, labels\), not"):
         fit(zoo.perceptron(), (DATA.images, DATA.labels))
