@@ -48,6 +48,6 @@ def dense(value: Any, what: str) -> np.ndarray:
     if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[1]) == 0 and hasattr(value[0], "shape"):
         raise TypeError(f"{what} is a pair (c, lower), as of scipy.linalg.cho_factor; pass c itself and lower=lower")
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        count = np.ma.count_masked(value)
+        count = int(np.ma.getmaskarray(value).sum())
         raise ValueError(f"{what} has {count} masked entries; say what they are with .filled(value)")
     return np.asarray(value)

@@ -188,7 +188,7 @@ class TestPool:
 
 
 def test_after_close_a_sentence_says_that_the_data_is_gone():
-    op = tw.DenseOperator(np.eye(3))
+    op = tw.DenseOperator(np.eye(3), ranks=2, backend="threads")
     assert np.array_equal(op @ np.ones(3), np.ones(3))
     op.close()
     with pytest.raises(RuntimeError, match=r"what was kept on the ranks is gone since close\(\)"):
