@@ -458,8 +458,8 @@ def test_interrupt_ends_a_run_and_leaves_nothing_on_the_cluster(client, mode, tm
 
     thread = threading.Thread(target=interrupt)
     start = time.monotonic()
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
-        thread.start()
         tw.run(g, data, backend="dask", client=client, mode=mode, overheads=(0, 0, 0))
     thread.join()
     gc.collect()  # of this test's exception, and of those before
@@ -520,8 +520,8 @@ def test_adaptive_cluster_without_workers_starts_one():
 
 def test_workers_of_another_version_are_named_with_both(client, monkeypatch):
     monkeypatch.setattr(clients, "version", lambda name: "9.9")
-    other = Client(client.scheduler.address, set_as_default=False)
-    with other, pytest.raises(RuntimeError, match=rf"has version {tw.__version__}, and this process has tilewright 9.9"):
+    message = f"has version {tw.__version__}, and this process has tilewright 9.9"
+    with Client(client.scheduler.address, set_as_default=False) as other, pytest.raises(RuntimeError, match=message):
         tw.tiled_cholesky(spd_matrix(20), backend="dask", client=other)
 
 
