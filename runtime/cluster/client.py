@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
 
 from tilewright.cluster import near, wire
 from tilewright.cluster.part import TOPIC
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 __all__ = [
     "Ranks",
@@ -30,6 +31,7 @@ __all__ = [
     "check",
     "choose",
     "close",
+    "ended",
     "kept",
     "kept_client",
     "make_current",
@@ -37,6 +39,7 @@ __all__ = [
     "require_dask",
     "seen",
     "wait_for_workers",
+    "workers_of",
 ]
 
 ROOM = 0.6
@@ -138,7 +141,7 @@ def kept(workers: int) -> Client:
         if client is None:
             client = _start(workers)
             _kept = client
-        missing = workers - len(client.scheduler_info()["workers"])
+        missing = workers - len(workers_of(client))
         if missing > 0:
             with _nameless_main():
                 client.cluster.scale(workers)
@@ -276,8 +279,19 @@ def bulletin(client: Client) -> Bulletin:
 # ------------------------------------------------------------------ fit for use
 
 
-def wait_for_workers(client: Client, timeout: float) -> list[WorkerInfo]:
-    """The workers there are, in order of address; waits for the first.
+def workers_of(client: Client) -> dict[str, Any]:
+    """What the scheduler knows of each worker, by address."""
+    found: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]  # some versions name only five of them
+    return found
+
+
+DEMAND = 10  # tasks for which Dask starts one thread: it guesses 0.5 s for each, and wants 5 s of work for a thread
+
+
+def wait_for_workers(client: Client, timeout: float, workers: int | None = None) -> list[WorkerInfo]:
+    """The workers there are, in order of address.
+
+    Where there is none, an adaptive cluster is made to start some: as many as have ``workers`` threads, or one.
 
     Raises
     ------
@@ -285,21 +299,39 @@ def wait_for_workers(client: Client, timeout: float) -> list[WorkerInfo]:
         There is none after ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
+    demand: list[Future] = []
     while True:
-        found = client.scheduler_info()["workers"]
         ready = [
             WorkerInfo(address, facts["nthreads"], facts["memory_limit"] or 0)
-            for address, facts in found.items()
+            for address, facts in workers_of(client).items()
             if facts.get("status") in (None, "running")
         ]
-        if ready:
+        enough = sum(member.threads for member in ready) >= (workers or 1)
+        late = time.monotonic() > deadline
+        if ready and (enough or late or not demand):
             return sorted(ready)
-        if time.monotonic() > deadline:
+        if late:
             raise TimeoutError(
                 f"the Dask cluster at {client.scheduler.address} has no running worker after {timeout:g} s; start "
                 f"some, or pass timeout= to wait longer"
             )
+        if not demand:  # under a name of its own, or Dask knows how long such tasks take
+            demand = client.map(abs, range(DEMAND * (workers or 1)), key=f"demand{uuid4().hex}", pure=False)
         time.sleep(0.05)
+
+
+def ended(client: Client, futures: list[Future], seconds: float) -> bool:
+    """Whether all end within some seconds."""
+    from distributed import wait
+
+    try:
+        with client.as_current():
+            wait(futures, timeout=seconds)
+    except TimeoutError as error:
+        # Dask keeps it in a cycle with its frames, and so with all data of the callers, until the garbage is collected.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        return False
+    return True
 
 
 def ranks_of(found: list[WorkerInfo], workers: int | None) -> Ranks:
