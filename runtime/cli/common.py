@@ -39,6 +39,8 @@ def one_sentence() -> Iterator[None]:
         yield
     except NotPositiveDefiniteError as error:
         raise click.ClickException(str(error)) from error  # exit code 1
+    except BrokenPipeError:  # who reads has seen enough; click ends quietly
+        raise
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         raise _BadInput(str(error)) from error
 
@@ -54,6 +56,15 @@ class LazyGroup(click.Group):
         super().__init__(*args, **kwargs)
         self.table = table
         self.attribute = attribute
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Also a full disk under standard output is one sentence."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _BadInput(str(error)) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(self.table)

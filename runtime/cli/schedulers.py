@@ -85,7 +85,7 @@ def compare(
     from tilewright.compare import compare_schedulers
 
     table = compare_schedulers(
-        graph, [int(count) for count in workers.split(",")], schedulers=_split(schedulers) if schedulers else None,
+        graph, _counts(workers), schedulers=_split(schedulers) if schedulers else None,
         machine=machine, owner=owner, backend=backend, data=_data(graph, machine) if backend == "threads" else None,
         repeat=repeat, progress=progress,
     )  # fmt: skip
@@ -145,6 +145,14 @@ def _data(graph: TaskGraph, machine: Machine) -> dict[str, Any]:
 
     nt = 1 + max((handle.index[0] for handle in graph.handles_used), default=-1)
     return {"A": TiledMatrix.view(random_spd(nt * machine.tile_size, "float64", 0), machine.tile_size)}
+
+
+def _counts(text: str) -> list[int]:
+    """``"2,16"`` as numbers."""
+    try:
+        return [int(count) for count in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not like 2,16", param_hint="'--workers'") from None
 
 
 def _split(names: str) -> list[str]:

@@ -15,6 +15,7 @@ import itertools
 import mmap
 import os
 import pickle
+import sys
 import tempfile
 import weakref
 from collections.abc import Callable
@@ -172,8 +173,11 @@ class CodePickler(pickle.Pickler):
 
 
 def _by_name(thing: type | FunctionType) -> bool:
-    """Whether another process can import this function or class."""
-    return thing.__module__ != "__main__" and "<" not in thing.__qualname__
+    """Whether it stands under its name in a module: another process can import it from there."""
+    found: Any = sys.modules.get(thing.__module__)
+    for name in thing.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is thing and thing.__module__ != "__main__"
 
 
 def _code(thing: type | FunctionType) -> bytes:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 import types
@@ -358,3 +359,24 @@ def test_importing_the_package_loads_neither_click_nor_rich_nor_a_plotting_libra
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == ""
+
+
+def test_a_full_disk_is_one_sentence_and_a_closed_pipe_is_none():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tilewright.cli", "info"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode != 0 and "Traceback" not in done.stderr and "No space left on device" in done.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "tilewright.cli", "dag", "cholesky", "--nt", "3"], stdout=pipe,
+            stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1 and done.stderr == ""
+
+
+def test_numbers_of_workers_that_are_none_say_what_they_look_like():
+    result = call("compare", "cholesky", "--nt", 3, "--workers", "2,x")
+    assert result.exit_code == 2 and "'--workers': '2,x' is not like 2,16" in result.stderr
