@@ -64,7 +64,7 @@ def test_bench_solve_compares_with_scipy_torch_and_our_fp64():
 
 
 def test_every_solution_of_the_sweep_keeps_the_promise():
-    rows = list(sweep(130, 32))
+    rows = list(sweep(70, 32))
     assert len(rows) == 4 * (4 * 8 + 8)
     assert all(row["passed"] for row in rows)
     assert {row["path"].split()[0] for row in rows} == {"bf16", "bf16x3", "fp32", "fp64"}
@@ -77,7 +77,8 @@ def test_gallery_is_symmetric_and_positive_definite(n):
         assert np.linalg.eigvalsh(a)[0] > 0, name
 
 
-def test_accuracy_prints_a_table_in_markdown():
+def test_accuracy_prints_a_table_in_markdown(monkeypatch):
+    monkeypatch.setattr("tilewright.benchmarks.accuracy.CONDITIONS", (1e2, 1e8))
     lines = run("bench", "accuracy", "--n", 40, "--tile-size", 16).splitlines()
     assert lines[0].startswith("| matrix | from | path")
     assert len({line.count("|") for line in lines}) == 1
