@@ -45,6 +45,8 @@ class Run:
     """What the run was planned with or simulated on, if that was said."""
     switches: dict[str, Any] = field(default_factory=dict)
     """Process-wide settings that held while the run lasted, such as those of cuBLAS."""
+    measured: int | None = None
+    """Bytes in use at the fullest moment beyond those before, where the values are no arrays that tell their size."""
 
     def __getitem__(self, handle: str | Handle) -> Any:
         key = Handle(handle) if isinstance(handle, str) else handle
@@ -127,7 +129,9 @@ class Run:
 
     @cached_property
     def memory(self) -> int:
-        """High-water mark of the fullest rank, in bytes. See `tilewright.memory.high_water`."""
+        """High-water mark of the fullest rank, in bytes: measured, or see `tilewright.memory.high_water`."""
+        if self.measured is not None:
+            return self.measured
         return max(high_water(self), default=0)
 
     def report(self, path: str | Path, *others: Run) -> None:

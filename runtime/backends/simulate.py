@@ -5,7 +5,9 @@ The same policy objects and the same `Frontier` as on the real engines, no data,
 - A worker runs one task at a time, for the seconds that the machine model says (times noise, if wanted).
 - Each memory (a rank, or a GPU of a rank) sends one message at a time and receives one at a time; a message of n
   words takes alpha + beta n. Messages are served in the order in which they are asked for.
-- A version of a handle travels at most once to each memory.
+- A version of a handle travels at most once to each memory. With ``owner``, a copy in another format that ranks make
+  anew where they read it (`tilewright.messages`, rule 5) does not: it is there as long after what it is made of as its
+  task takes, and keeps no worker from its work.
 - With ``owner``, a task runs on the rank that owns what it writes, each rank has a policy of its own, and a version
   leaves as soon as it is written, along a tree to all ranks that read it. A task is ready when its messages are in.
 - Without, one policy sees the workers of all ranks. What it placed (``placement``) is sent at once, else data is
@@ -33,6 +35,7 @@ from tilewright.errors import SchedulerError
 from tilewright.frontier import Frontier
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.messages import MessagePlan
 from tilewright.progress import reports
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
@@ -287,16 +290,19 @@ class _Simulation:
 
     def _plan_messages(self, owner: Home | None) -> None:
         """One message per (version, rank that reads it elsewhere); which tasks wait for it."""
-        flow, rank = self.flow, self.rank
+        graph, flow, rank, ranks = self.graph, self.flow, self.rank, self.machine.ranks
         assert flow is not None
-        self.blocked = [1] * len(self.graph)
+        self.remade: set[tuple[int, int]] = set()  # (task, rank) of copies that ranks make themselves
+        if owner is not None and any(task.op.again for task in graph.tasks):
+            self.remade = MessagePlan(graph, ranks, {handle: owner(handle) for handle in graph.handles_used}).remade
+        self.blocked = [1] * len(graph)
         self.fan: dict[int, list[int]] = {}  # version -> its messages, in the order of the tree's positions
-        self.position: list[int] = []
+        self.position: list[int] = []  # 0 of what is no message but stands for a copy that is made anew
         self.target: list[int] = []  # rank
         self.version: list[int] = []
         self.waiters: list[list[int]] = []
-        known: dict[int, int] = {}
-        ranks = self.machine.ranks
+        self.then: list[list[int]] = []  # copies that are made of what a message brings
+        self.known: dict[int, int] = {}
         for index, versions in enumerate(flow.reads):
             here = rank[index]
             for version in versions:
@@ -309,22 +315,33 @@ class _Simulation:
                     source = here  # without an owner, initial data is everywhere
                 if source == here:
                     continue
-                key = version * ranks + here
-                message = known.get(key)
-                if message is None:
-                    message = known[key] = len(self.target)
-                    fan = self.fan.setdefault(version, [])
-                    fan.append(message)
-                    self.position.append(len(fan))
-                    self.target.append(here)
-                    self.version.append(version)
-                    self.waiters.append([])
-                self.waiters[message].append(index)
+                self.waiters[self._incoming(version, here)].append(index)
                 self.blocked[index] += 1
         if owner is not None:
             for version in list(self.fan):
                 if flow.writer[version] < 0:
                     self._forward(version, 0, owner(flow.handle[version]) * (1 + self.machine.gpus))
+
+    def _incoming(self, version: int, here: int) -> int:
+        """The message that brings a version to a rank, or stands for making it there."""
+        key = version * self.machine.ranks + here
+        message = self.known.get(key)
+        if message is None:
+            assert self.flow is not None
+            message = self.known[key] = len(self.target)
+            self.target.append(here)
+            self.version.append(version)
+            self.waiters.append([])
+            self.then.append([])
+            writer = self.flow.writer[version]
+            if (writer, here) in self.remade:
+                self.position.append(0)
+                self.then[self._incoming(self.flow.reads[writer][0], here)].append(message)
+            else:
+                fan = self.fan.setdefault(version, [])
+                fan.append(message)
+                self.position.append(len(fan))
+        return message
 
     def _forward(self, version: int, position: int, source: int) -> None:
         """A version is in memory ``source`` at a position of its tree: send it to the children."""
@@ -347,7 +364,12 @@ class _Simulation:
             if not blocked[index]:
                 self._push(self.graph.tasks[index], -1)
         self.waiters[message] = []
-        self._forward(version, self.position[message], node)
+        for made in self.then[message]:
+            assert self.flow is not None
+            seconds = self.costs[False][self.flow.writer[self.version[made]]]
+            heapq.heappush(self.events, (self.now + seconds, ~made))
+        if self.position[message]:
+            self._forward(version, self.position[message], node)
 
     def _send(self, source: int, target: int, version: int, since: float = 0.0) -> float:
         """Reserve both ends for one message; returns when it is in."""

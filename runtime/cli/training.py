@@ -82,6 +82,7 @@ def train(
         raise click.UsageError("--residual is for --model simple-resnet")
     if compare is not None and checkpoint is not None:
         raise click.UsageError("--compare trains several models; a checkpoint holds one")
+    names = [name.strip() for name in (compare or "").split(",")]
     with one_sentence():
         import torch
 
@@ -113,17 +114,18 @@ def train(
         source = train_data.source
         table: training.Comparison | training.Result
         if compare is not None:
-            table = training.compare(make, (train_data, test_data), precisions=compare.split(","), **options)
+            table = training.compare(make, (train_data, test_data), precisions=names, **options)
             runs = [result.runs for result in table.results.values()]
         else:
             table = training.fit(
                 make(), train_data, test_data, precision=precision, checkpoint=checkpoint, resume=resume, **options
             )
             runs = [table.runs]
+        # Before the files: a disk that is full takes none of what has been learnt.
+        click.echo(json.dumps(table.summary() | {"source": source}) if as_json else str(table.table()))
         if plot:
             table.plot(plot)
         if report:
             table.report(report)
         if trace and runs[0]:
             runs[0][-1][0].trace.to_perfetto(trace)
-    click.echo(json.dumps(table.summary() | {"source": source}) if as_json else str(table.table()))
