@@ -34,7 +34,7 @@ from tilewright.distribution import Distribution, owners
 from tilewright.errors import SchedulerError
 from tilewright.frontier import Frontier
 from tilewright.graph import Handle, Task, TaskGraph
-from tilewright.machine import Machine
+from tilewright.machine import Machine, check_plan
 from tilewright.messages import MessagePlan
 from tilewright.progress import reports
 from tilewright.schedulers import Policy
@@ -139,6 +139,7 @@ def simulate(
     """
     from tilewright.engine import Run
 
+    check_plan(graph, machine)
     machine = machine or Machine()
     policy = find_policy(scheduler)
     if broadcast not in BROADCASTS:
@@ -511,6 +512,8 @@ class _Simulation:
         self.touched.clear()
 
     def _begin(self, group: _Group, task: Task, local: int) -> None:
+        if not self.frontier.knows(task):
+            raise SchedulerError(f"{type(group.policy).__name__} gave out {task!r}, which is no task of this graph")
         group.queued -= 1
         group.idle[local] = False
         worker, index = group.first + local, task.index

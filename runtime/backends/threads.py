@@ -284,7 +284,7 @@ class Workers:
         batch: list[Task] = []
         while len(batch) < wanted and (task := self.policy.pop(worker)) is not None:
             if not self.frontier.hand_out(task):
-                raise SchedulerError(f"{self.name} gives out {task}, which {self.frontier.state(task)}")
+                raise SchedulerError(f"{self.name} gives out {task!r}, which {self.frontier.state(task)}")
             self.queued -= 1
             batch.append(task)
         return batch
