@@ -1,4 +1,4 @@
-"""simulate: predict a run of a graph on a machine that need not exist, by the rules of `tilewright.backends.simulation`."""
+"""simulate: predict a run on a machine that need not exist, by the rules of `tilewright.backends.simulation`."""
 
 from __future__ import annotations
 
