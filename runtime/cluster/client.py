@@ -93,7 +93,12 @@ def choose(client: Any, workers: int) -> Client:
     from distributed import Client
 
     if client is None:
-        client = _current()
+        client = _current() or (_kept if _kept in _abroad else None)
+    if client in _abroad:
+        raise RuntimeError(
+            "this process is a fork of the one whose Dask client this is, and the client's threads are not here; "
+            "make the fork before the first use of Dask, or start the process with the method spawn"
+        )
     if client is None:
         return kept(workers)
     if not isinstance(client, Client):
@@ -131,8 +136,8 @@ def kept(workers: int) -> Client:
     global _kept
     with _keeping:
         client = _kept
-        if client is not None and (client.status != "running" or _owner != os.getpid()):
-            client = None  # closed by the user, or ours by a fork alone
+        if client is not None and client.status != "running":
+            client = None  # closed by the user
         if client is None:
             client = _start(workers)
             _kept = client
@@ -145,6 +150,18 @@ def kept(workers: int) -> Client:
 
 
 _owner = -1
+_abroad: list[Any] = []  # clients of the process that this one is a fork of
+
+
+def _forked() -> None:
+    """Note the clients that have lost their threads. Another cluster of this process would wait for them too."""
+    global _keeping
+    _keeping = threading.Lock()
+    _abroad.extend(client for client in (_kept, _current()) if client is not None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def kept_client() -> Client | None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import dask
@@ -735,3 +736,22 @@ def test_missing_dask_is_one_sentence(monkeypatch):
     monkeypatch.setattr(clients.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs dask and distributed, .* pip install 'tilewright\[dask\]'"):
         tw.tiled_cholesky(spd_matrix(10), backend="dask")
+
+
+def test_a_fork_is_told_that_its_client_has_no_threads(client):
+    reader, writer = os.pipe()
+    with client.as_current(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python, that there are threads
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.alarm(20)
+                tw.tiled_cholesky(spd_matrix(10), backend="dask")
+            except RuntimeError as error:
+                os.write(writer, str(error).encode())
+            finally:
+                os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    assert os.read(reader, 1000).decode().startswith("this process is a fork of the one whose Dask client this is")
+    os.close(reader)
