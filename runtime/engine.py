@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from tilewright.arguments import positive
 from tilewright.backends import BACKENDS
 from tilewright.errors import MissingDataError
+from tilewright.footprint import high_water
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.idle import Idle, split
 from tilewright.machine import Machine, check_plan, worker_count
-from tilewright.memory import high_water
 from tilewright.plan import Bounds, bounds, mixed_bounds, width
 from tilewright.program import Program
 from tilewright.progress import reports
@@ -134,7 +134,7 @@ class Run:
 
     @cached_property
     def memory(self) -> int:
-        """High-water mark of the fullest rank, in bytes: measured, or see `tilewright.memory.high_water`."""
+        """High-water mark of the fullest rank, in bytes: measured, or see `tilewright.footprint.high_water`."""
         if self.measured is not None:
             return self.measured
         return max(high_water(self), default=0)
