@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
+from tilewright.accelerators import ACCELERATION
 from tilewright.cli.common import Extents, one_sentence, output, picture, progress, together
 from tilewright.distribution import BlockCyclic
 from tilewright.graph import TaskGraph
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.machine import Machine
-from tilewright.memories import ACCELERATION
 
 __all__ = ["compare", "report", "simulate"]
 

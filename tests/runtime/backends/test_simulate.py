@@ -230,9 +230,19 @@ class TooEarly(tw.schedulers.Eager):
         return self.last
 
 
+class Dreamer(Hoarder):
+    def pop(self, worker):
+        return "potrf"
+
+
 @pytest.mark.parametrize(
     ("scheduler", "message"),
-    [(Hoarder(), "gives no task to any worker, though 1 of the"), (Twice(), "twice"), (TooEarly(), "too early")],
+    [
+        (Dreamer(), "gave out 'potrf', which is no task of this graph"),
+        (Hoarder(), "gives no task to any worker, though 1 of the"),
+        (Twice(), "twice"),
+        (TooEarly(), "too early"),
+    ],
 )
 def test_a_policy_that_breaks_its_contract_ends_the_run_with_an_error(scheduler, message):
     with pytest.raises(tw.SchedulerError, match=message):

@@ -7,8 +7,6 @@ from click.testing import CliRunner
 
 from tilewright.cli import main
 
-pytestmark = pytest.mark.usefixtures("only_own_garbage")
-
 QUICK = ("train", "--epochs", "2", "--batch-size", "128", "--no-progress")
 
 
