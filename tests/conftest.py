@@ -64,9 +64,9 @@ def no_thread_left_behind():
     assert not left, f"the test left threads behind: {left}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True, scope="module")
 def only_own_garbage():
-    """Collections of garbage, which trainings ask for, do not look at the millions of objects of earlier tests."""
+    """Collections of garbage do not look at the millions of objects of earlier modules; every training asks for some."""
     gc.freeze()
     yield
     gc.unfreeze()

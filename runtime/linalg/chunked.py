@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilewright.arguments import positive
 from tilewright.engine import Run, run
 from tilewright.graph import TaskGraph
-from tilewright.linalg.matrix import checked_tile_size, factor_dtype
+from tilewright.linalg.matrix import factor_dtype
 from tilewright.linalg.tuning import cholesky_tile_size
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def chunked_cholesky(
     there = Chunks(a, lower, overwrite_a, workers, options)
     if tile_size is None:
         tile_size = there.chunk_size or cholesky_tile_size(there.n, there.workers)
-    S = there.tiles(checked_tile_size(tile_size))
+    S = there.tiles(positive(tile_size, "tile_size"))
     A = RemoteTiles(S.shape, S.tile_size, S.dtype, order=S.order, upper=not lower)
     record = there.run(graph(S.nt, check_finite), {"A": A, "S": S}, check_finite, **how)
     return there.given_back(A), record
