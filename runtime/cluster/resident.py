@@ -256,11 +256,8 @@ def _take_over(client: Client, ranks: Ranks, keys: list[Any], plan: MessagePlan,
     if not adopted:
         return
 
-    first, *others = ranks.addresses
     try:
-        sizes = client.run(adopt, keys, stays, blanks, workers=[first])
-        if others:
-            sizes |= client.run(adopt, keys, stays, {}, workers=others)
+        sizes = client.run(adopt, keys, stays, blanks, ranks.addresses[0], workers=list(ranks.addresses))
     except (OSError, ValueError) as error:  # it is gone
         raise WorkerDied(", ".join(ranks.addresses), f"its part of the result is lost ({error})") from error
     places = {key: [address] for address, found in sizes.items() for key in found}

@@ -27,6 +27,7 @@ import tilewright as tw
 from tilewright.cluster import client as clients
 from tilewright.cluster.submitted import _loads
 from tilewright.distribution import RowBlocks
+from tilewright.linalg.chunked import Chunks
 
 MODES = ("resident", "tasks")
 modes = pytest.mark.parametrize("mode", MODES)
@@ -230,6 +231,17 @@ def test_nothing_of_an_array_is_gathered(client, mode, monkeypatch):
     factor = tw.tiled_cholesky(da.from_array(spd_matrix(80), chunks=40), client=client, tile_size=20, mode=mode)
     assert all(not isinstance(value, np.ndarray) and not value[1] for value in gathered)
     assert factor.shape == (80, 80)
+
+
+def test_chunks_on_workers_are_taken_as_tiles_without_a_task_for_each(client):
+    x = client.persist(da.from_array(spd_matrix(300), chunks=130))
+    chunks = Chunks(x, True, False, None, {"client": client})
+    pieces = chunks.tiles(130).pieces
+    assert len(pieces) == 6
+    assert all(piece.future is x.__dask_graph__()[x.name, *place] for place, piece in pieces.items())
+    with Client(client.scheduler.address, set_as_default=False) as other:  # whose futures are its own
+        factor = tw.tiled_cholesky(x, client=other)
+        assert np.array_equal(other.compute(factor).result(), tw.tiled_cholesky(spd_matrix(300), tile_size=130))
 
 
 def test_square_chunks_are_the_tiles(client):
