@@ -63,6 +63,7 @@ class DaskSite(Site):
     """This process, and a Dask cluster."""
 
     here = False
+
     def __init__(self, options: dict[str, Any]) -> None:
         check_options("dask", options, OPTIONS)
         clients.require_dask()

@@ -20,7 +20,13 @@ from tilewright.kernels.hemm import BLOCK
 from tilewright.linalg.mixed import in_tiles
 from tilewright.linalg.ops import copy, scaled
 from tilewright.linalg.refinement import (
-    Outcome, System, blocks_graph, product, residual_tasks, steps_left, substitute,
+    Outcome,
+    System,
+    blocks_graph,
+    product,
+    residual_tasks,
+    steps_left,
+    substitute,
 )  # fmt: skip
 from tilewright.linalg.vectors import OPS
 from tilewright.replay import Replay

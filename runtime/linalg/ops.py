@@ -18,7 +18,8 @@ from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
     "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "gemmlb", "hemm", "hemmd", "identity",
-    "mirror", "potrf", "scaled", "scalen", "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "widen", "zero",
+    "mirror", "potrf", "scaled", "scalen", "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "widen",
+    "zero",
 ]  # fmt: skip
 
 

@@ -393,7 +393,7 @@ class System:
         self.diagonal = {(i, i): keep(np.empty((len(A[i, i]), BLOCK), A.dtype)) for i in range(A.nt)}
         Replay(blocks_graph(A.nt), {"A": A, "F": self.diagonal}, self.stage)()
 
-    def _narrowed(self, L: TiledMatrix) -> dict[tuple[int, ...], np.ndarray]:
+    def _narrowed(self, L: Any) -> dict[tuple[int, ...], np.ndarray]:
         """Its tiles below the diagonal in BF16, by the task that the factorisation has for it."""
         below = [(i, j) for j in range(self.nt) for i in range(j + 1, self.nt)]
         made: dict[tuple[int, ...], np.ndarray] = {
