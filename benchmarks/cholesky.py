@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 import tilewright as tw
-from tilewright.benchmarks import record, table
+from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.ceiling import SIZE, dgemm, potrf_in_place, threaded_libraries
 from tilewright.benchmarks.rivals import rivals
 from tilewright.benchmarks.timing import Contender, Times, alternate
@@ -85,12 +85,12 @@ def _fair(times: dict[str, Times], name: str) -> Times:
 
 @click.command("cholesky")
 @click.option("--n", "sizes", type=int, multiple=True, help="Matrix size; repeat for several.  [default: 256 to 12288]")
-@click.option("--repeat", default=7, show_default=True, help="Rounds to take the median of.")
+@options.repeat(7)
 @click.option("--tile-size", type=int, help="Tile size.  [default: chosen]")
 @click.option("--scheduler", default="critical-path", show_default=True, help="Policy of our runs.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw rates against n.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
+@options.output
+@options.plot("Draw rates against n.")
+@options.as_json
 def command(
     sizes: tuple[int, ...], repeat: int, tile_size: int | None, scheduler: str,
     output: Path | None, plot: Path | None, as_json: bool,

@@ -25,7 +25,7 @@ import click
 import numpy as np
 
 import tilewright as tw
-from tilewright.benchmarks import record, table
+from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.matrices import random_spd
@@ -45,9 +45,6 @@ def measure(n: int, repeat: int, chunks: tuple[int, ...], side: str, *, warm_up:
     a = random_spd(n)
     tile = cholesky_tile_size(n, 2)
     runs: dict[str, list[tw.Run]] = {}
-
-    def keep(name: str, run: tw.Run) -> None:
-        runs.setdefault(name, []).append(run)
 
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0",
@@ -130,14 +127,14 @@ def _keys(n: int, chunk: int) -> int:
 
 @click.command("dask")
 @click.option("--n", "sizes", multiple=True, type=click.IntRange(min=2), help="Matrix sizes.  [default: 6144]")
-@click.option("--repeat", default=5, show_default=True, help="Rounds to take the median of.")
+@options.repeat(5)
 @click.option("--chunk", "chunks", multiple=True, type=click.IntRange(min=1), help="dask.array's.  [default: all four]")
 @click.option(
     "--side", "sides", multiple=True, type=click.Choice(SIDES), help="Where matrix and factor are.  [default: both]"
 )
 @click.option("--warm-up/--no-warm-up", default=True, show_default=True, help="A round before, not counted.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
+@options.output
+@options.as_json
 def command(
     sizes: tuple[int, ...], repeat: int, chunks: tuple[int, ...], sides: tuple[str, ...], warm_up: bool,
     output: Path | None, as_json: bool,

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
-from tilewright.benchmarks import record, table
+from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, Times, alternate
 from tilewright.conversions import with_conversions
 from tilewright.engine import run
@@ -161,9 +161,9 @@ def _add_shares(
 @click.option("--precision", type=click.Choice([*FORMATS]), default="bf16", show_default=True, help="Of the factor.")
 @click.option("--workers", type=int, help="Workers.  [default: all cores]")
 @click.option("--device", help="cuda, cuda:1: products and factorisations there, beside torch's.  [default: the CPU]")
-@click.option("--repeat", default=5, show_default=True, help="Rounds to take the median of.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of a table.")
+@options.repeat(5)
+@options.output
+@options.as_json
 def command(
     n: int, tiles: tuple[int, ...], tile_size: int | None, precision: str, workers: int | None, repeat: int,
     device: str | None, output: Path | None, as_json: bool,

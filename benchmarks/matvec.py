@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 import tilewright as tw
-from tilewright.benchmarks import record, table
+from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.machine import cores
 
@@ -87,10 +87,10 @@ def overhead(ranks: int, repeat: int) -> list[dict[str, Any]]:
 @click.command("matvec")
 @click.option("--n", default=8192, show_default=True, help="Order of the matrix.")
 @click.option("--ranks", default=2, show_default=True, help="Ranks.")
-@click.option("--repeat", default=11, show_default=True, help="Rounds to take the median of.")
+@options.repeat(11)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float64", show_default=True)
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
+@options.output
+@options.as_json
 def command(n: int, ranks: int, repeat: int, dtype: str, output: Path | None, as_json: bool) -> None:
     """Dense products on two ranks beside NumPy and the copy bandwidth."""
     products, calls = rates(n, ranks, repeat, dtype), overhead(ranks, min(repeat, 5))

@@ -25,12 +25,14 @@ import click
 import numpy as np
 
 import tilewright as tw
-from tilewright.benchmarks import record, table
+from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.scalapack import ScaLAPACK, UnavailableError
 from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.distribution import near_square
 from tilewright.linalg.residual import THRESHOLD
 from tilewright.matrices import random_spd
+from tilewright.plot.canvas import new_figure
+from tilewright.plot.palette import LINES, MARKERS
 
 __all__ = ["command", "counts", "overhead", "rates", "tuned"]
 
@@ -159,18 +161,14 @@ def _symmetric(ranks: int) -> int:
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
     """Data each rank sends against the number of ranks, one line a distribution, and the formula; a panel a scaling."""
-    from matplotlib.figure import Figure
-
-    from tilewright.benchmarks.plot import COLOURS, MARKS
-
-    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    figure = new_figure("a plot of this benchmark", 9.5, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, scaling in zip(panels, ("strong", "weak"), strict=True):
         chosen = [r for r in records if r["scaling"] == scaling]
         for place, kind in enumerate(("block-cyclic", "symmetric")):
             own = [r for r in chosen if r["distribution"].startswith(kind)]
-            axes.plot([r["ranks"] for r in own], [r["megabytes_a_rank"] for r in own], MARKS[place] + "-",
-                      color=COLOURS[place], label=f"{kind}, counted")  # fmt: skip
+            axes.plot([r["ranks"] for r in own], [r["megabytes_a_rank"] for r in own], MARKERS[place] + "-",
+                      color=LINES[place], label=f"{kind}, counted")  # fmt: skip
         bound = [r for r in chosen if r["formula"]]
         axes.plot([r["ranks"] for r in bound], [r["megabytes_a_rank"] / r["of_formula"] for r in bound], ":",
                   color="black", label="nt$^2$/2 (P + Q - 2) tiles")  # fmt: skip
@@ -203,7 +201,7 @@ def show_rates(n: int, records: list[dict[str, Any]], as_json: bool) -> None:
 
 @click.command("mpi")
 @click.option("--n", "sizes", type=int, multiple=True, help="Matrix size; repeat for several.  [default: 3072, 6144]")
-@click.option("--repeat", default=7, show_default=True, help="Rounds to take the median of.")
+@options.repeat(7)
 @click.option("--scalapack/--no-scalapack", default=True, help="Compare with pdpotrf if it is installed.")
 @click.option(
     "--nt",
@@ -213,9 +211,9 @@ def show_rates(n: int, records: list[dict[str, Any]], as_json: bool) -> None:
 )
 @click.option("--nb", default=512, show_default=True, help="Rows of its tiles.")
 @click.option("--counts", "only_counts", is_flag=True, help="Only count messages; run nothing.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw data sent against ranks.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
+@options.output
+@options.plot("Draw data sent against ranks.")
+@options.as_json
 def command(
     sizes: tuple[int, ...], repeat: int, scalapack: bool, nt: int, nb: int, only_counts: bool,
     output: Path | None, plot: Path | None, as_json: bool,

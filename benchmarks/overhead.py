@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 import tilewright as tw
-from tilewright.benchmarks import record, table
+from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.kernels import blas
 
@@ -179,9 +179,9 @@ def _seconds_of(call: Callable[[], Any]) -> float:
 @click.option("--tasks", default=10_000, show_default=True, help="Empty tasks a run.")
 @click.option("--workers", default=2, show_default=True)
 @click.option("--scheduler", default="critical-path", show_default=True)
-@click.option("--repeat", default=7, show_default=True, help="Rounds to take the median of.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
+@options.repeat(7)
+@options.output
+@options.as_json
 def command(tasks: int, workers: int, scheduler: str, repeat: int, output: Path | None, as_json: bool) -> None:
     """Time per empty task, and the smallest task worth running (METG)."""
     records = measure(tasks, workers, scheduler, repeat)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["rates"]
+from tilewright.plot.canvas import new_figure
+from tilewright.plot.palette import LINES, MARKERS
 
-#         Okabe and Ito's palette, safe for colour-blind readers; marks tell series apart in print
-COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#999999", "#000000")
-MARKS = ("o", "s", "^", "v", "D", "P", "X", "<", ">")
+__all__ = ["rates"]
 
 
 def rates(records: Sequence[dict[str, Any]], path: Path) -> None:
@@ -18,9 +17,7 @@ def rates(records: Sequence[dict[str, Any]], path: Path) -> None:
 
     A size whose factor failed its check is crossed out in red.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5.2), layout="constrained")
+    figure = new_figure("a plot of this benchmark", 8, 5.2)
     axes = figure.add_subplot()
     factorisations = [r for r in records if not r["contender"].startswith("dgemm") and "median" in r]
     names = list(dict.fromkeys(r["contender"] for r in factorisations))
@@ -31,8 +28,8 @@ def rates(records: Sequence[dict[str, Any]], path: Path) -> None:
         low = [max(g - w / r["max"], 0) for g, w, r in zip(rate, work, own, strict=True)]
         high = [max(w / r["min"] - g, 0) for g, w, r in zip(rate, work, own, strict=True)]
         axes.errorbar(
-            [r["n"] for r in own], rate, yerr=[low, high], label=name, marker=MARKS[place % len(MARKS)], capsize=2,
-            color=COLOURS[place % len(COLOURS)], linewidth=2.4 if name.startswith("tilewright") else 1.2,
+            [r["n"] for r in own], rate, yerr=[low, high], label=name, marker=MARKERS[place % len(MARKERS)], capsize=2,
+            color=LINES[place % len(LINES)], linewidth=2.4 if name.startswith("tilewright") else 1.2,
         )  # fmt: skip
     for r in factorisations:
         if not r["passed"]:

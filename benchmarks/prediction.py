@@ -29,6 +29,8 @@ import numpy as np
 import tilewright as tw
 from tilewright.calibration import inliers
 from tilewright.kernels import current
+from tilewright.plot.canvas import new_figure
+from tilewright.plot.palette import LINES, MARKERS
 from tilewright.schedulers import fitting
 
 __all__ = ["draw", "naps", "order_agreement", "summary", "typical", "validate"]
@@ -36,8 +38,6 @@ __all__ = ["draw", "naps", "order_agreement", "summary", "typical", "validate"]
 POLICIES = ("critical-path", "eager", "lifo", "lws")
 _NAP = 2e-3  # seconds per unit of weight
 _SEEDS = 11
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00")
-_MARKERS = "osD^"
 
 Record = dict[str, Any]
 
@@ -212,11 +212,7 @@ def summary(records: Sequence[Record]) -> str:
 
 def draw(records: Sequence[Record], path: Path) -> None:
     """Predicted over measured for the sizes; predicted beside measured where policies differ."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(14, 4.6), layout="constrained")
-    FigureCanvasAgg(fig)
+    fig = new_figure("a plot of this benchmark", 14, 4.6)
     left, middle, right = fig.subplots(1, 3, width_ratios=(1.5, 1, 1))
     _draw_ratios(left, [record for record in records if record["case"] == "validate"])
     _draw_pairs(middle, [record for record in records if record["case"] == "order"], "four and three tiles a side")
@@ -236,8 +232,8 @@ def _draw_ratios(axes: Any, records: Sequence[Record]) -> None:
             x,
             y,
             yerr=[low, high],
-            fmt=_MARKERS[place % 4],
-            color=_COLOURS[place % 4],
+            fmt=MARKERS[place % 4],
+            color=LINES[place % 4],
             label=policy,
             elinewidth=0.8,
         )
@@ -260,8 +256,8 @@ def _draw_pairs(axes: Any, records: Sequence[Record], title: str) -> None:
             x,
             y,
             yerr=[low, high],
-            fmt=_MARKERS[place % 4],
-            color=_COLOURS[place % 4],
+            fmt=MARKERS[place % 4],
+            color=LINES[place % 4],
             elinewidth=0.8,
             label=_name(same[0]),
         )

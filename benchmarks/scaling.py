@@ -12,6 +12,8 @@ from time import perf_counter
 from typing import Any
 
 import tilewright as tw
+from tilewright.plot.canvas import new_figure
+from tilewright.plot.palette import LINES
 
 __all__ = ["NODE", "draw", "study"]
 
@@ -19,7 +21,6 @@ TILE = 512
 NODE = tw.Machine(workers=16, alpha=2e-6, beta=8 / 12.5e9, gamma=1 / 40e9, tile_size=TILE, overhead=5e-6)
 RANKS = (1, 4, 16, 64, 256, 1024)
 _LARGE = 500_000  # tasks from which fewer points do
-_COLOURS = ("#0072B2", "#D55E00", "#009E73")
 
 Record = dict[str, Any]
 
@@ -48,16 +49,12 @@ def study(tiles: Sequence[int]) -> Iterator[Record]:
 
 def draw(records: Sequence[Record], path: Path) -> None:
     """Rate, efficiency and, for the middle size, where the workers' time goes; all over cores."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     mine = [record for record in records if record["case"] == "scaling"]
-    fig = Figure(figsize=(14, 4.6), layout="constrained")
-    FigureCanvasAgg(fig)
+    fig = new_figure("a plot of this benchmark", 14, 4.6)
     left, middle, right = fig.subplots(1, 3)
     sizes = sorted({record["nt"] for record in mine})
     for place, nt in enumerate(sizes):
-        colour = _COLOURS[place % len(_COLOURS)]
+        colour = LINES[place % len(LINES)]
         for policy, style in (("critical-path", "o-"), ("eager", "s:")):
             line = [r for r in mine if r["nt"] == nt and r["scheduler"] == policy]
             if not line:

@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 import tilewright as tw
-from tilewright.benchmarks import record, table
+from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.linalg.solve import SolveInfo
 from tilewright.matrices import SPECTRA, conditioned_spd
@@ -83,11 +83,11 @@ def measure(
 @click.option("--cond", "conditions", type=float, multiple=True, help="Repeat for several.  [default: 1e2, 1e4]")
 @click.option("--spectrum", type=click.Choice(SPECTRA), default="geometric", show_default=True)
 @click.option("--precision", default="auto", show_default=True, help="Of our solution.")
-@click.option("--repeat", default=3, show_default=True, help="Rounds to take the median of.")
+@options.repeat(3)
 @click.option("--rivals/--no-rivals", default=True, help="Beside SciPy and torch, or our FP64 path alone.")
 @click.option("--device", help="cuda, cuda:1: solve there, beside torch's Cholesky and solve.  [default: the CPU]")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
+@options.output
+@options.as_json
 def command(
     n: int, conditions: tuple[float, ...], spectrum: str, precision: str, repeat: int, rivals: bool,
     device: str | None, output: Path | None, as_json: bool,

@@ -28,12 +28,14 @@ import numpy as np
 import scipy.sparse as sparse
 
 import tilewright as tw
-from tilewright.benchmarks import record, table
+from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, Times, alternate
 from tilewright.comm.domains import block_size, efficiency
 from tilewright.comm.drivers import Plan, PoolDriver
 from tilewright.comm.partition import exchange, partition, patches, slabs
 from tilewright.kernels import csr, diagonals
+from tilewright.plot.canvas import new_figure
+from tilewright.plot.palette import LINES, MARKERS
 
 __all__ = ["blocks", "command", "copy_rate", "ghosts", "overhead", "petsc", "products", "raised_alpha", "stencil"]
 
@@ -255,16 +257,12 @@ def ghosts(ranks: int) -> list[dict[str, Any]]:
 
 def draw_alpha(records: list[dict[str, Any]], path: Path) -> None:
     """How much s products gain by one exchange, against alpha."""
-    from matplotlib.figure import Figure
-
-    from tilewright.benchmarks.plot import COLOURS, MARKS
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = new_figure("a plot of this benchmark", 7, 4.5)
     axes = figure.add_subplot()
     for place, method in enumerate(METHODS):
         own = [r for r in records if r["method"] == method]
-        axes.plot([1e6 * r["alpha"] for r in own], [r["of_separate"] for r in own], MARKS[place] + "-",
-                  color=COLOURS[place], label=method)  # fmt: skip
+        axes.plot([1e6 * r["alpha"] for r in own], [r["of_separate"] for r in own], MARKERS[place] + "-",
+                  color=LINES[place], label=method)  # fmt: skip
     first = records[0]
     axes.set_xscale("log")
     axes.set_xlabel("alpha, microseconds")
@@ -279,20 +277,16 @@ def draw_alpha(records: list[dict[str, Any]], path: Path) -> None:
 
 def draw_cuts(path: Path, points: int = 4096) -> None:
     """Weak scaling of slabs and patches: the formulas, and simulated runs on a torus."""
-    from matplotlib.figure import Figure
-
-    from tilewright.benchmarks.plot import COLOURS, MARKS
-
     machine = tw.Machine(alpha=1e-6, beta=1e-8, gamma=1e-9)
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = new_figure("a plot of this benchmark", 7, 4.5)
     axes = figure.add_subplot()
     for place, cut in enumerate(("slab", "patch")):
         ranks = [4**k for k in range(1, 7)]
-        axes.plot(ranks, [efficiency(cut, p, (points * p) ** 0.5, machine) for p in ranks], "-", color=COLOURS[place],
+        axes.plot(ranks, [efficiency(cut, p, (points * p) ** 0.5, machine) for p in ranks], "-", color=LINES[place],
                   label=f"{NAMES[cut]}, formula")  # fmt: skip
         simulated = [p for p in ranks if 16 <= p <= 256]
         found = [torus_efficiency(cut, p, points, machine) for p in simulated]
-        axes.plot(simulated, found, MARKS[place], color=COLOURS[place], label=f"{NAMES[cut]}, simulated")
+        axes.plot(simulated, found, MARKERS[place], color=LINES[place], label=f"{NAMES[cut]}, simulated")
     axes.set_xscale("log", base=2)
     axes.set_xlabel("ranks")
     axes.set_ylabel("efficiency")
@@ -317,12 +311,12 @@ def torus_efficiency(cut: str, p: int, points: int, machine: tw.Machine) -> floa
 
 @click.command("spmv")
 @click.option("--n", default=2000, show_default=True, help="Points along each side of the large stencil.")
-@click.option("--repeat", default=9, show_default=True, help="Rounds to take the median of.")
+@options.repeat(9)
 @click.option("--s", default=4, show_default=True, help="Products with one exchange.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the gain against alpha here.")
-@click.option("--plot-cuts", type=click.Path(dir_okay=False, path_type=Path), help="Draw slabs against patches here.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of tables.")
+@options.output
+@options.plot("Draw the gain against alpha here.")
+@options.plot("Draw slabs against patches here.", "--plot-cuts")
+@options.as_json
 def command(
     n: int, repeat: int, s: int, output: Path | None, plot: Path | None, plot_cuts: Path | None, as_json: bool
 ) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from tilewright.benchmarks import record, table
+from tilewright.benchmarks import options, record, table
 
 __all__ = ["command", "measure"]
 
@@ -163,8 +163,8 @@ def cases(
 @click.option("--channels-last", is_flag=True)
 @click.option("--case", "wanted", type=click.Choice(CASES), multiple=True, help="Measure this alone; may be repeated.")
 @click.option("--precision", "precisions", multiple=True, help="Of these alone; may be repeated.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Append JSON lines to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of a table.")
+@options.output
+@options.as_json
 def command(
     batch: int | None, steps: int, rounds: int, device: str, channels_last: bool, wanted: tuple[str, ...],
     precisions: tuple[str, ...], output: Path | None, as_json: bool,

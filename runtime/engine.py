@@ -8,10 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilewright.arguments import positive
+from tilewright.backends import BACKENDS
+from tilewright.errors import MissingDataError
+from tilewright.footprint import high_water
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.idle import Idle, split
-from tilewright.machine import Machine, worker_count
-from tilewright.memory import high_water
+from tilewright.machine import Machine, check_plan, worker_count
 from tilewright.plan import Bounds, bounds, mixed_bounds, width
 from tilewright.program import Program
 from tilewright.progress import reports
@@ -45,12 +48,16 @@ class Run:
     """What the run was planned with or simulated on, if that was said."""
     switches: dict[str, Any] = field(default_factory=dict)
     """Process-wide settings that held while the run lasted, such as those of cuBLAS."""
+    measured: int | None = None
+    """Bytes in use at the fullest moment beyond those before, where the values are no arrays that tell their size."""
 
     def __getitem__(self, handle: str | Handle) -> Any:
         key = Handle(handle) if isinstance(handle, str) else handle
         value = self.store[key]
         if value is None:
-            raise KeyError(f"no data for handle {handle}")
+            there = [h for h in self.graph.written if h.name not in self.store.families]
+            names = ", ".join(map(str, [*self.store.families, *there[:5], *["..."] * (len(there) > 5)]))
+            raise MissingDataError(f"the run has no value for {handle}; it has {names or 'none'}")
         return value
 
     @property
@@ -127,7 +134,9 @@ class Run:
 
     @cached_property
     def memory(self) -> int:
-        """High-water mark of the fullest rank, in bytes. See `tilewright.memory.high_water`."""
+        """High-water mark of the fullest rank, in bytes: measured, or see `tilewright.footprint.high_water`."""
+        if self.measured is not None:
+            return self.measured
         return max(high_water(self), default=0)
 
     def report(self, path: str | Path, *others: Run) -> None:
@@ -135,6 +144,12 @@ class Run:
         from tilewright.plot.html import run_page
 
         Path(path).write_text(run_page(self, *others), encoding="utf-8")
+
+    def gantt(self, path: str | Path) -> None:
+        """Draw who ran what and when, as PNG, SVG or PDF. See `tilewright.plot.gantt`."""
+        from tilewright.plot.gantt import gantt
+
+        gantt(self, path)
 
     def save(self, path: str | Path) -> None:
         """Write the run as JSON, without data; `tilewright.saved.load` reads it."""
@@ -242,16 +257,20 @@ def run(
     >>> run["y"]
     array([3., 3.])
     """
+    if backend not in (*BACKENDS, "simulate"):
+        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, simulate")
     if backend == "simulate":
         from tilewright.backends.simulate import simulate
 
+        check_plan(graph, machine)
         machine = machine or Machine()
         if workers is not None:
             machine = machine.replace(workers=workers)
         return simulate(graph, machine, scheduler=scheduler, data=data, progress=progress, **options)
+    check_plan(graph, machine)
     worker_count(workers)
-    if threads_per_task < 1 or (threads_per_task > 1 and backend not in ("serial", "threads")):
-        raise ValueError(f"threads_per_task must be at least 1, and 1 for backend {backend!r}, not {threads_per_task}")
+    if positive(threads_per_task, "threads_per_task") > 1 and backend not in ("serial", "threads"):
+        raise ValueError(f"threads_per_task must be 1 for backend {backend!r}, not {threads_per_task}")
     site = find_site(backend, options)
     site.plan_with(machine)
     data = site.argument({} if data is None else data)

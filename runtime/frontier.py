@@ -39,11 +39,18 @@ class Frontier:
         return [task for task, count in zip(self._tasks, self._waiting, strict=True) if count in ready]
 
     def hand_out(self, task: Task) -> bool:
-        """Note that ``task`` begins; False if it is not ready, or has been handed out before."""
-        if self._waiting[task.index]:
+        """Note that ``task`` begins; False if it is not ready, was handed out before, or is no task of this graph."""
+        if not self.knows(task) or self._waiting[task.index]:
             return False
         self._waiting[task.index] = self._RUNNING
         return True
+
+    def knows(self, task: Task) -> bool:
+        """Whether this is a task of the graph."""
+        try:
+            return self._tasks[task.index] is task
+        except (AttributeError, IndexError, TypeError):  # what a policy may make up
+            return False
 
     def done(self, task: Task) -> list[Task]:
         """Note that ``task`` finished; return the tasks that this made ready, in program order.
@@ -85,7 +92,10 @@ class Frontier:
         return [self._tasks[s] for s in sorted(cancelled)]
 
     def state(self, task: Task) -> str:
-        """One of ``waits for N tasks``, ``is ready``, ``is running``, ``is done``, ``is cancelled``."""
+        """``waits for N tasks``, ``is ready``, ``is running``, ``is done``, ``is cancelled``, or ``is no task of this
+        graph``."""
+        if not self.knows(task):
+            return "is no task of this graph"
         count = self._waiting[task.index]
         if count in (self._RUNNING, self._DONE):
             return "is running" if count == self._RUNNING else "is done"

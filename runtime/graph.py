@@ -64,9 +64,15 @@ class Handles:
         self._known: dict[int | tuple[int, ...], Handle] = {}  # one object a handle: a graph names each many times
 
     def __getitem__(self, index: int | tuple[int, ...]) -> Handle:
-        handle = self._known.get(index)
+        places = index if isinstance(index, tuple) else (index,)
+        try:
+            handle = self._known.get(index)
+        except TypeError:  # a slice
+            handle = None
         if handle is None:
-            handle = Handle(self.name, index if isinstance(index, tuple) else (index,))
+            if any(isinstance(place, slice | float) for place in places):
+                raise TypeError(f"{self.name}[...] names one handle at a time by integers, not {index}")
+            handle = Handle(self.name, places)
             self._known[index] = handle
         return handle
 
@@ -100,7 +106,15 @@ def RW(handle: Handle) -> Use:  # noqa: N802
 
 
 def _not_a_handle(thing: object) -> NoReturn:
+    if isinstance(thing, Handles):
+        raise TypeError(f"R, W and RW take one handle of {thing}; give its index, such as {thing.name}[0, 0]")
     raise TypeError(f"R, W and RW take a handle, not {thing!r}; make one with graph.handle(name)")
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a handle's name is a string, not {name!r}")
+    return name
 
 
 def _written_indices(uses: tuple[Use, ...]) -> tuple[object, ...]:
@@ -239,12 +253,12 @@ class TaskGraph:
     # ---------------------------------------------------------------- building
 
     def handle(self, name: str) -> Handle:
-        """A handle for one piece of data."""
-        return Handle(name)
+        """A handle for one piece of data. TypeError if the name is no string."""
+        return Handle(_name(name))
 
     def handles(self, name: str) -> Handles:
-        """An indexed family of handles, such as the tiles of a matrix."""
-        return Handles(name)
+        """An indexed family of handles, such as the tiles of a matrix. TypeError if the name is no string."""
+        return Handles(_name(name))
 
     def insert(
         self,
@@ -359,9 +373,11 @@ class TaskGraph:
         raise KeyError(f"no task {label!r} in {self!r}")
 
     def predecessors(self, task: Task) -> list[Task]:
+        """The tasks that this one waits for, in program order."""
         return [self.tasks[p] for p in task.predecessors]
 
     def successors(self, task: Task) -> list[Task]:
+        """The tasks that wait for this one, in program order. The first call costs O(tasks + edges)."""
         return [self.tasks[s] for s in self.successor_indices()[task.index]]
 
     def successor_indices(self) -> list[list[int]]:
@@ -429,7 +445,11 @@ class TaskGraph:
     def _costs(self, cost: Cost | Sequence[float] | None) -> Sequence[float]:
         if cost is None:
             cost = _weight
-        return [cost(task) for task in self.tasks] if callable(cost) else cost
+        if callable(cost):
+            return [cost(task) for task in self.tasks]
+        if len(cost) != len(self.tasks):
+            raise ValueError(f"{len(cost)} costs for the {len(self.tasks)} tasks of {self!r}")
+        return cost
 
     # ---------------------------------------------------------------- showing
 

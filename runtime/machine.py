@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tilewright.graph import Handle, Op, Task, TaskGraph
 
-import numpy as np
+from tilewright.arguments import positive
 
-__all__ = ["Machine", "cores", "worker_count"]
+__all__ = ["Machine", "check_plan", "cores", "worker_count"]
 
 Shape = tuple[int, ...]
 Durations = float | Mapping[int, float]
@@ -76,9 +76,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         for name in ("workers", "ranks", "tile_size"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"Machine: {name} must be at least 1, not {value}")
+            positive(getattr(self, name), f"Machine: {name}")
         if not 0 <= self.gpus <= self.workers:
             raise ValueError(f"Machine: gpus must be in 0..workers={self.workers}, not {self.gpus}")
         for name in ("alpha", "beta", "gamma", "overhead", "device_alpha", "device_beta"):
@@ -103,6 +101,7 @@ class Machine:
         return self.ranks * (1 + self.gpus)
 
     def is_gpu(self, worker: int) -> bool:
+        """Whether worker number ``worker`` of the whole machine is a GPU: the last ``gpus`` of each rank are."""
         return worker % self.workers >= self.workers - self.gpus
 
     def node(self, worker: int) -> int:
@@ -246,6 +245,16 @@ def _interpolate(table: Mapping[int, float], size: float) -> float:
     return t0 * math.pow(size / s0, power)
 
 
+def check_plan(graph: Any, machine: Any) -> None:
+    """TypeError if a run is asked for of something that is no graph, or with something that is no machine."""
+    from tilewright.graph import TaskGraph
+
+    if not isinstance(graph, TaskGraph):
+        raise TypeError(f"a run wants a TaskGraph, not {graph!r}")
+    if machine is not None and not isinstance(machine, Machine):
+        raise TypeError(f"machine is a Machine, such as Machine(workers=4), not {machine!r}")
+
+
 def cores() -> int:
     """Cores this process may use: its affinity mask, which containers and batch systems set."""
     if hasattr(os, "sched_getaffinity"):
@@ -265,8 +274,4 @@ def worker_count(workers: int | None) -> int:
     """
     if workers is None:
         return cores()
-    if isinstance(workers, bool) or not isinstance(workers, int | np.integer):
-        raise TypeError(f"workers must be an integer, not {workers!r}")
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")
-    return int(workers)
+    return positive(workers, "workers")

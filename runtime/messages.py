@@ -239,6 +239,11 @@ class MessagePlan:
         return [v.handle for v in self._versions if v.of is not None and rank in v.anew]
 
     @property
+    def remade(self) -> set[tuple[int, int]]:
+        """(task, rank): what the task makes, a copy, is made again on a rank that reads it; see `Op.again`."""
+        return {(v.writer, rank) for v in self._versions if v.of is not None for rank in v.anew}
+
+    @property
     def final_places(self) -> dict[Handle, int]:
         """Where the final value of each handle that is written is made."""
         return {v.handle: v.source for v in self._versions if v.number and v.closed_by < 0}

@@ -253,11 +253,12 @@ def tile_norms(a: Any, tile_size: int, workers: int | None = None) -> tuple[np.n
 
     (nt, nt) arrays, float64. One tile task each.
     """
+    from tilewright.arguments import dense
     from tilewright.engine import run
     from tilewright.graph import R, TaskGraph, W
     from tilewright.tiles import TiledMatrix
 
-    tiles = TiledMatrix.view(np.asarray(a), tile_size)
+    tiles = TiledMatrix.view(dense(a, "the matrix"), tile_size)
     if tiles.mt != tiles.nt:
         raise ValueError(f"the matrix must be square, not {tiles.shape[0]} x {tiles.shape[1]}")
     g = TaskGraph("tile norms")

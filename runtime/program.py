@@ -34,7 +34,7 @@ class Program:
     KeyError
         The kernel table has no row for an op and the dtypes of its tiles.
     TypeError
-        A tile kernel's argument is not an array.
+        A tile kernel's argument is not an array; or an array stands for a family of tiles, but is not cut into tiles.
     """
 
     def __init__(self, graph: TaskGraph, store: Store) -> None:
@@ -43,6 +43,7 @@ class Program:
         self.threads_per_task = 1
         """How many threads a task's calls into BLAS and OpenMP use."""
         _check_inputs(graph, store)
+        _check_tiles(graph, store)
         _check_writeable(graph, store)
         self.uses_functions = False
         """Whether some op is a Python function, which may call any library."""
@@ -147,10 +148,28 @@ def _no_worker(*args: Any) -> None:
 def _check_inputs(graph: TaskGraph, store: Store) -> None:
     missing = [handle for handle in graph.inputs if store[handle] is None]
     if missing:
+        for handle in missing:
+            family = store.families.get(handle.name)
+            if isinstance(family, TiledMatrix):
+                raise MissingDataError(f"the graph reads {handle}, but {family} has {family.mt} x {family.nt} tiles")
+            if handle in store.given or (family is None and handle.name in store.families):
+                raise MissingDataError(f"the graph reads {handle}, but what the data has for it is None")
         names = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         known = dict.fromkeys([*store.families, *(str(handle) for handle in store if store[handle] is not None)])
         given = ", ".join(known) or "nothing"
         raise MissingDataError(f"the graph reads {names}, but the data has only: {given}")
+
+
+def _check_tiles(graph: TaskGraph, store: Store) -> None:
+    """An array for ``A[i,j]`` that is not cut into tiles would give its numbers, one each."""
+    flat = {name for name, family in store.families.items() if isinstance(family, np.ndarray) and family.ndim == 2}
+    for handle in graph.handles_used if flat else ():
+        if handle.name in flat and len(handle.index) == 2:
+            shape = " x ".join(map(str, store.families[handle.name].shape))
+            raise TypeError(
+                f"the graph uses {handle}, but {handle.name} is an array of {shape} numbers, not cut into tiles; "
+                f"pass tw.TiledMatrix.view(array, tile_size)"
+            )
 
 
 def _check_writeable(graph: TaskGraph, store: Store) -> None:

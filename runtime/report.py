@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tilewright.engine import Run
 
-__all__ = ["IDLE", "nbytes", "place", "plain", "seconds", "text", "units"]
+__all__ = ["IDLE", "memory", "nbytes", "place", "plain", "seconds", "text", "units"]
 
 IDLE = {
     "startup": "start-up", "dependencies": "dependencies", "communication": "communication",
@@ -29,7 +29,7 @@ def text(run: Run) -> str:
         f"  efficiency     {run.efficiency:.1%} of the lower bound, workers idle {run.idle:.1%}",
         *_idle(run),
         f"  work           {time(work)}, width {run.width}, speed-up at most {lower.speedup_limit:.4g}",
-        f"  memory         {nbytes(run.memory)}" + (" on the fullest rank" if run.trace.ranks > 1 else ""),
+        *([f"  memory         {memory(run)}"] if run.memory else []),
         *_messages(run),
         *_submitted(run),
         *_conversions(run),
@@ -101,6 +101,14 @@ def units(run: Run) -> tuple[str, Callable[[float], str]]:
 def plain(value: float) -> str:
     """A number without unit: ``136``, ``103,776``."""
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.5g}"
+
+
+def memory(run: Run) -> str:
+    """The most that a rank holds, and of which."""
+    where = " on the first rank, measured" if run.trace.ranks > 1 else ", measured"
+    if run.measured is None:
+        where = " on the fullest rank" if run.trace.ranks > 1 else ""
+    return nbytes(run.memory) + where
 
 
 def nbytes(value: float) -> str:

@@ -85,6 +85,7 @@ class Resident:
             if not 0 <= owner(handle) < ranks:
                 raise ValueError(f"owner puts {handle} on rank {owner(handle)}, but there are ranks 0..{ranks - 1}")
         self.ranks, self.owner, self.backend = ranks, owner, backend
+        self._closed = False
         self.handles = frozenset(data)
         self._home = _home(data, ranks, owner, backend, pool, comm, synchronous)
 
@@ -100,9 +101,13 @@ class Resident:
         ------
         ValueError
             The graph has no layout, or one for another number of ranks.
+        RuntimeError
+            The data was freed by `close`.
         MissingDataError
             The graph reads a handle that is neither kept nor an input.
         """
+        if self._closed:
+            raise RuntimeError("what was kept on the ranks is gone since close(); make this object again")
         layout = graph.layout
         if layout is None:
             raise ValueError(f"graph {graph.name!r} has no layout, so nobody knows where its handles live")
@@ -114,6 +119,7 @@ class Resident:
 
     def close(self) -> None:
         """Free the data on the ranks now."""
+        self._closed = True
         self._home.close()
 
 

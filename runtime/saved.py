@@ -45,6 +45,7 @@ def save(run: Run, path: str | Path) -> None:
         "workers": run.trace.workers,
         "ranks": run.trace.ranks,
         "machine": json.loads(run.machine.to_json()) if run.machine is not None else None,
+        "memory": run.measured,
         "handles": [[handle.name, list(handle.index)] for handle in handles],
         "bytes": [_bytes(run, handle) for handle in handles],
         "ops": [[op.name, op.weight] for op in ops],
@@ -89,8 +90,9 @@ def load(path: str | Path) -> Run:
     machine = Machine.from_json(json.dumps(document["machine"])) if document["machine"] is not None else None
     store = Store({handle: _Size(size) for handle, size in zip(handles, document["bytes"], strict=True)})
     run = SavedRun(
-        graph, trace, document["backend"], document["scheduler"], trace.ranks * trace.workers, store, machine
-    )
+        graph, trace, document["backend"], document["scheduler"], trace.ranks * trace.workers, store, machine,
+        measured=document.get("memory"),
+    )  # fmt: skip
     run.__dict__["_flops"] = document["flops"]
     return run
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,12 @@ from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.trace import Trace
+
+_ARGUMENTS = (
+    "backend", "check_finite", "lower", "machine", "overwrite_a", "precision", "progress", "return_info", "return_run",
+    "scheduler", "threads_per_task", "tile_size", "workers",
+)  # fmt: skip
+"""Of the calls that pass their options on; for a name that is misspelt."""
 
 __all__ = ["Site", "check_options", "find_site"]
 
@@ -104,7 +111,11 @@ def find_site(backend: str, options: Mapping[str, Any]) -> Site:
 
 
 def check_options(backend: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """TypeError that names unknown options."""
+    """TypeError that names unknown options, and what may be meant by them."""
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise TypeError(f"unknown option {', '.join(unknown)}; backend {backend!r} has {', '.join(known) or 'none'}")
+        near = [match for name in unknown for match in get_close_matches(name, [*known, *_ARGUMENTS], 1)]
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise TypeError(
+            f"unknown option {', '.join(unknown)}{hint or f'; backend {backend!r} has ' + (', '.join(known) or 'none')}"
+        )

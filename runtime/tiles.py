@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.arguments import positive
 from tilewright.graph import Handle
 
 __all__ = ["Store", "TiledMatrix"]
@@ -57,7 +58,8 @@ class TiledMatrix:
 
     @classmethod
     def from_numpy(cls, array: np.ndarray, tile_size: int) -> TiledMatrix:
-        """A packed copy of a 2-D array."""
+        """A packed copy of a 2-D array, or of what `numpy.asarray` takes for one."""
+        array = np.asarray(array)
         _check_2d(array, tile_size)
         matrix = cls.empty(array.shape, tile_size, array.dtype)
         source = cls.view(array, tile_size)
@@ -68,8 +70,7 @@ class TiledMatrix:
     @classmethod
     def empty(cls, shape: tuple[int, int], tile_size: int, dtype: Any = np.float64) -> TiledMatrix:
         """Packed tiles full of zeros, C-ordered, each on a 64-byte boundary of one arena."""
-        if tile_size < 1:
-            raise ValueError(f"tile_size must be at least 1, not {tile_size}")
+        tile_size = positive(tile_size, "tile_size")
         dtype = np.dtype(dtype)
         step = _padded(tile_size * tile_size * dtype.itemsize)
         mt, nt = -(-shape[0] // tile_size), -(-shape[1] // tile_size)
@@ -174,10 +175,13 @@ def _padded(size: int) -> int:
 
 
 def _check_2d(array: np.ndarray, tile_size: int) -> None:
+    if not isinstance(array, np.ndarray):
+        raise TypeError(
+            f"a TiledMatrix views a NumPy array, not a {type(array).__name__}; TiledMatrix.from_numpy copies"
+        )
     if array.ndim != 2:
         raise ValueError(f"a TiledMatrix needs a 2-D array, not one of shape {array.shape}")
-    if tile_size < 1:
-        raise ValueError(f"tile_size must be at least 1, not {tile_size}")
+    positive(tile_size, "tile_size")
 
 
 class Store(dict[Handle, Any]):
@@ -187,11 +191,19 @@ class Store(dict[Handle, Any]):
     ----------
     data
         By handle name: the buffer of ``x``, or for an indexed family such as ``A[i,j]`` anything that takes the
-        index: a `TiledMatrix`, a dict, a list. A `Handle` as key gives the buffer of that handle alone.
+        index: a `TiledMatrix`, a dict, a list, a list of lists. A `Handle` as key gives the buffer of that handle
+        alone.
+
+    Raises
+    ------
+    TypeError
+        Not a mapping, or keyed by something else.
     """
 
     def __init__(self, data: Mapping[str, Any] | Mapping[Handle, Any]) -> None:
         super().__init__()
+        if not isinstance(data, Mapping):
+            raise TypeError(f"data is a dict of buffers by name, such as {{'x': array}}, not a {type(data).__name__}")
         self.families: dict[str, Any] = {}
         self.given = dict(data)
         """What the run was given."""
@@ -209,7 +221,11 @@ class Store(dict[Handle, Any]):
         value = self.families.get(name)
         if value is not None and index:
             try:
-                value = value[index if len(index) > 1 else index[0]]
+                if len(index) == 1 or not isinstance(value, list | tuple):
+                    value = value[index if len(index) > 1 else index[0]]
+                else:
+                    for place in index:
+                        value = value[place]
             except (KeyError, IndexError):
                 value = None
         self[handle] = value

@@ -11,6 +11,7 @@ from tilewright.benchmarks import timing
 from tilewright.kernels import blas
 
 timing.SETTLE = 0.0  # what a benchmark measures in a test is not looked at
+gc.set_threshold(20_000, 20, 20)  # tests make many graphs and few cycles; the default looks 26,000 times for those
 
 # The same examples on every machine, and no file left behind.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
@@ -64,9 +65,9 @@ def no_thread_left_behind():
     assert not left, f"the test left threads behind: {left}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True, scope="module")
 def only_own_garbage():
-    """Collections of garbage, which trainings ask for, do not look at the millions of objects of earlier tests."""
+    """Collections of garbage do not look at the millions of objects of earlier modules; every training asks for some."""
     gc.freeze()
     yield
     gc.unfreeze()

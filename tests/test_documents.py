@@ -27,8 +27,6 @@ import pytest
 import tilewright as tw
 from tilewright.cli import main
 
-pytestmark = pytest.mark.usefixtures("only_own_garbage")
-
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(

@@ -93,7 +93,7 @@ class DaskSite(Site):
         client = self.client(workers or cores())
         if client is clients.kept_client():
             client = clients.kept(workers or cores())
-        found = clients.wait_for_workers(client, self.timeout)
+        found = clients.wait_for_workers(client, self.timeout, workers)
         ranks = clients.ranks_of(found, workers)
         if workers is None and client is clients.kept_client():
             ranks = clients.ranks_of(found, min(cores(), len(found)))

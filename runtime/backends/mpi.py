@@ -58,7 +58,7 @@ from tilewright.trace import Trace
 if TYPE_CHECKING:
     from tilewright.mpi.pool import Pool
 
-__all__ = ["OPTIONS", "check_functions", "execute", "is_rank", "owner_for", "site"]
+__all__ = ["OPTIONS", "execute", "is_rank", "owner_for", "site"]
 
 OPTIONS = ("owner", "grid", "pool", "comm", "root", "gather", "window", "synchronous")
 
@@ -147,7 +147,6 @@ class PoolSite(Site):
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:
         graph = program.graph
-        check_functions(graph)
         ranks = self._ranks(workers, graph)
         crew = per_rank(workers, ranks)
         rank_of = owners(owner_for(graph, self.owner), ranks)
@@ -203,15 +202,3 @@ def _copy(pairs: Iterable[tuple[Any, Any]]) -> None:
     with ThreadPoolExecutor(cores()) as copiers:
         for _ in copiers.map(lambda pair: np.copyto(pair[1], pair[0]), todo):
             pass
-
-
-def check_functions(graph: TaskGraph) -> None:
-    """TypeError for a function that ranks cannot import."""
-    for function in {task.op.function for task in graph.tasks} - {None}:
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        module = getattr(function, "__module__", None)
-        if module == "__main__" or "<" in name:
-            raise TypeError(
-                f"backend 'mpi' cannot send {name} of {module} to its ranks: they import functions by name; "
-                f"define it at the top of a module"
-            )

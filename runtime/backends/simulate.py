@@ -1,25 +1,7 @@
-"""simulate: run a graph on a machine that need not exist, with a virtual clock.
-
-The same policy objects and the same `Frontier` as on the real engines, no data, no threads. The rules:
-
-- A worker runs one task at a time, for the seconds that the machine model says (times noise, if wanted).
-- Each memory (a rank, or a GPU of a rank) sends one message at a time and receives one at a time; a message of n
-  words takes alpha + beta n. Messages are served in the order in which they are asked for.
-- A version of a handle travels at most once to each memory.
-- With ``owner``, a task runs on the rank that owns what it writes, each rank has a policy of its own, and a version
-  leaves as soon as it is written, along a tree to all ranks that read it. A task is ready when its messages are in.
-- Without, one policy sees the workers of all ranks. What it placed (``placement``) is sent at once, else data is
-  fetched when a worker takes the task; the worker waits for it.
-- All that ends at one instant is noted before any worker chooses its next task.
-
-Where the model is wrong: kernels do not slow each other down except through calibration, messages do not share
-links, and a task that overwrites data waits until remote readers of the old version are done.
-"""
+"""simulate: predict a run on a machine that need not exist, by the rules of `tilewright.backends.simulation`."""
 
 from __future__ import annotations
 
-import copy
-import heapq
 import random
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
@@ -27,17 +9,14 @@ from math import log, sqrt
 from operator import index as as_integer
 from typing import TYPE_CHECKING, Any
 
-from tilewright.dataflow import Dataflow
+from tilewright.backends.simulation import Home, Simulation
 from tilewright.distribution import Distribution, owners
-from tilewright.errors import SchedulerError
-from tilewright.frontier import Frontier
 from tilewright.graph import Handle, Task, TaskGraph
-from tilewright.machine import Machine
+from tilewright.machine import Machine, check_plan
 from tilewright.progress import reports
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
-from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if TYPE_CHECKING:
     from tilewright.engine import Run
@@ -45,10 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["BROADCASTS", "simulate"]
 
 Owner = Callable[..., int] | Mapping[Any, Any]
-Home = Callable[[Handle], int]
 Noise = float | Callable[[random.Random, Task, float], float]
-
-_REFRESH = 5000  # tasks between two reports of progress
 
 
 def _binomial(position: int, count: int) -> list[int]:
@@ -136,6 +112,7 @@ def simulate(
     """
     from tilewright.engine import Run
 
+    check_plan(graph, machine)
     machine = machine or Machine()
     policy = find_policy(scheduler)
     if broadcast not in BROADCASTS:
@@ -152,7 +129,7 @@ def simulate(
     if data is not None and machine.shape is None:
         machine = machine.replace(shape=_shapes(store))
     graph.frozen = True
-    simulation = _Simulation(graph, machine, policy, home, BROADCASTS[broadcast], _noisy(noise, seed))
+    simulation = Simulation(graph, machine, policy, home, BROADCASTS[broadcast], _noisy(noise, seed))
     with reports(progress, graph.name, len(graph)) as report:
         simulation.run(report)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
@@ -210,356 +187,3 @@ def _noisy(noise: Noise, seed: int) -> Callable[[Task, float], float] | None:
     # A log-normal of mean 1: E exp(N(mu, s^2)) = exp(mu + s^2/2), variance exp(s^2) - 1.
     s = sqrt(log(1 + noise**2))
     return lambda task, seconds: seconds * generator.lognormvariate(-s * s / 2, s)
-
-
-class _Group:
-    """Workers that one policy serves: those of a rank, or all there are."""
-
-    __slots__ = ("first", "freed", "idle", "parked", "placed", "policy", "queued", "shared", "wake")
-
-    def __init__(self, policy: Policy, first: int, count: int) -> None:
-        self.policy = policy
-        self.first = first
-        self.parked = list(range(count - 1, -1, -1))  # a stack: those that worked last are on top
-        self.idle = [True] * count
-        self.freed: list[int] = []
-        self.queued = 0
-        self.shared = bool(getattr(policy, "shared", False))
-        self.placed: Sequence[int] | None = getattr(policy, "placement", None)
-        self.wake: set[int] = set()  # placed policies: workers that may have something to do now
-
-
-class _Simulation:
-    """State of one simulated run. Tasks, versions, messages and workers are numbers; tables are flat lists."""
-
-    def __init__(
-        self,
-        graph: TaskGraph,
-        machine: Machine,
-        policy: Policy,
-        owner: Home | None,
-        children: Callable[[int, int], Sequence[int]],
-        noisy: Callable[[Task, float], float] | None,
-    ) -> None:
-        self.graph, self.machine, self.children, self.noisy = graph, machine, children, noisy
-        self.frontier = Frontier(graph)
-        self.costs = {gpu: machine.costs(graph, gpu) for gpu in machine.kinds}
-        count = len(graph)
-        self.worker = [-1] * count  # by task, number in the whole machine
-        self.start = [0.0] * count
-        self.end = [0.0] * count
-        self.finished = 0
-        self.now = 0.0
-        self.events: list[tuple[float, int]] = []  # (time, task that ends) or (time, ~message that arrives)
-        self.touched: list[_Group] = []
-        # messages, by number
-        self.sent: list[tuple[int, int, int, float, float]] = []  # (source, destination, version, start, end)
-        self.send_free = [0.0] * machine.nodes
-        self.receive_free = [0.0] * machine.nodes
-
-        if owner is not None:
-            self.rank = _task_ranks(graph, machine, owner)
-            self.groups = _groups(graph, machine, policy)
-        else:
-            policy.prepare(graph, machine)
-            self.groups = [_Group(policy, 0, machine.size)]
-            placed = self.groups[0].placed
-            self.rank = []
-            if placed is not None and machine.ranks > 1 and min(placed, default=0) >= 0:
-                self.rank = [worker // machine.workers for worker in placed]
-        self.by_rank = owner is not None and machine.ranks > 1
-        self.flow = Dataflow(graph) if machine.nodes > 1 else None
-        self.blocked: list[int] = []  # by task: messages that are not in, plus 1 while the frontier holds it
-        self.known_ranks = bool(self.rank) and machine.ranks > 1
-        self.fetching = machine.nodes > 1 and not (self.known_ranks and not machine.gpus)
-        if self.flow is not None:
-            self.words = [machine.words(handle) for handle in self.flow.handle]
-            if self.known_ranks:
-                self._plan_messages(owner)
-            if self.fetching:
-                self.copies: list[dict[int, float]] = [{} for _ in range(len(self.flow))]  # memory -> since when
-                for version, writer in enumerate(self.flow.writer):
-                    if writer < 0:
-                        homes = (owner(self.flow.handle[version]),) if owner else range(machine.ranks)
-                        self.copies[version] = {rank * (1 + machine.gpus): 0.0 for rank in homes}
-
-    # ------------------------------------------------------------ messages that are known before the run
-
-    def _plan_messages(self, owner: Home | None) -> None:
-        """One message per (version, rank that reads it elsewhere); which tasks wait for it."""
-        flow, rank = self.flow, self.rank
-        assert flow is not None
-        self.blocked = [1] * len(self.graph)
-        self.fan: dict[int, list[int]] = {}  # version -> its messages, in the order of the tree's positions
-        self.position: list[int] = []
-        self.target: list[int] = []  # rank
-        self.version: list[int] = []
-        self.waiters: list[list[int]] = []
-        known: dict[int, int] = {}
-        ranks = self.machine.ranks
-        for index, versions in enumerate(flow.reads):
-            here = rank[index]
-            for version in versions:
-                writer = flow.writer[version]
-                if writer >= 0:
-                    source = rank[writer]
-                elif owner is not None:
-                    source = owner(flow.handle[version])
-                else:
-                    source = here  # without an owner, initial data is everywhere
-                if source == here:
-                    continue
-                key = version * ranks + here
-                message = known.get(key)
-                if message is None:
-                    message = known[key] = len(self.target)
-                    fan = self.fan.setdefault(version, [])
-                    fan.append(message)
-                    self.position.append(len(fan))
-                    self.target.append(here)
-                    self.version.append(version)
-                    self.waiters.append([])
-                self.waiters[message].append(index)
-                self.blocked[index] += 1
-        if owner is not None:
-            for version in list(self.fan):
-                if flow.writer[version] < 0:
-                    self._forward(version, 0, owner(flow.handle[version]) * (1 + self.machine.gpus))
-
-    def _forward(self, version: int, position: int, source: int) -> None:
-        """A version is in memory ``source`` at a position of its tree: send it to the children."""
-        fan = self.fan.get(version)
-        if fan:
-            memories = 1 + self.machine.gpus
-            for child in self.children(position, len(fan) + 1):
-                message = fan[child - 1]
-                end = self._send(source, self.target[message] * memories, version)
-                heapq.heappush(self.events, (end, ~message))
-
-    def _arrive(self, message: int) -> None:
-        version = self.version[message]
-        node = self.target[message] * (1 + self.machine.gpus)
-        if self.fetching:
-            self.copies[version].setdefault(node, self.now)
-        blocked = self.blocked
-        for index in self.waiters[message]:
-            blocked[index] -= 1
-            if not blocked[index]:
-                self._push(self.graph.tasks[index], -1)
-        self.waiters[message] = []
-        self._forward(version, self.position[message], node)
-
-    def _send(self, source: int, target: int, version: int, since: float = 0.0) -> float:
-        """Reserve both ends for one message; returns when it is in."""
-        start = max(self.now, since, self.send_free[source], self.receive_free[target])
-        end = start + self.machine.transfer(self.words[version], source, target)
-        self.send_free[source] = self.receive_free[target] = end
-        self.sent.append((source, target, version, start, end))
-        return end
-
-    # ------------------------------------------------------------ data that is fetched for one task
-
-    def _fetch(self, index: int, node: int) -> float:
-        """Have all that a task reads sent to a memory; returns when the last of it is there."""
-        flow = self.flow
-        assert flow is not None
-        memories = 1 + self.machine.gpus
-        time = self.now
-        for version in flow.reads[index]:
-            copies = self.copies[version]
-            since = copies.get(node)
-            if since is None:
-                # The cheapest source; of those the one that has had it longest.
-                source = min(copies, key=lambda n: (n // memories != node // memories, copies[n], n))
-                since = copies[node] = self._send(source, node, version, copies[source])
-            time = max(time, since)
-        return time
-
-    # ------------------------------------------------------------ the clock
-
-    def run(self, progress: Callable[[int], object] | None) -> None:
-        tasks, events, frontier, worker_of = self.graph.tasks, self.events, self.frontier, self.worker
-        workers, by_rank, groups = self.machine.workers, self.by_rank, self.groups
-        for task in frontier.start():
-            self._ready(task, -1)
-        self._dispatch()
-        told = 0
-        while events:
-            now = self.now = events[0][0]
-            while events and events[0][0] == now:
-                event = heapq.heappop(events)[1]
-                if event < 0:
-                    self._arrive(~event)
-                    continue
-                task, worker = tasks[event], worker_of[event]
-                group = groups[worker // workers] if by_rank else groups[0]
-                group.freed.append(worker - group.first)
-                self.touched.append(group)
-                self._written(event)
-                try:
-                    ready = frontier.done(task)
-                except ValueError as error:
-                    raise SchedulerError(f"{type(group.policy).__name__} gave out {task} twice or too early") from error
-                for successor in ready:
-                    self._ready(successor, worker)
-                self.finished += 1
-            self._dispatch()
-            if progress and self.finished - told >= _REFRESH:
-                told = self.finished
-                progress(told)
-        if not frontier.finished:
-            name = type(self.groups[0].policy).__name__
-            queued = sum(group.queued for group in self.groups)
-            raise SchedulerError(
-                f"{name} gives no task to any worker, though {queued} of the {frontier.remaining} tasks left are ready"
-            )
-        if progress:
-            progress(self.finished)
-
-    def _written(self, index: int) -> None:
-        """The versions that a finished task wrote exist now: where, and whom to send them to."""
-        if self.flow is None:
-            return
-        node = self.machine.node(self.worker[index])
-        for version in self.flow.writes[index]:
-            if self.fetching:
-                self.copies[version][node] = self.now
-            if self.known_ranks:
-                self._forward(version, 0, node)
-
-    def _ready(self, task: Task, worker: int) -> None:
-        """The frontier lets a task go; push it unless messages are missing."""
-        if self.known_ranks:
-            self.blocked[task.index] -= 1
-            if self.blocked[task.index]:
-                return
-        self._push(task, worker)
-
-    def _push(self, task: Task, worker: int) -> None:
-        """Give a task to the policy of its rank; ``worker`` made it ready, -1 for nobody."""
-        group = self.groups[self.rank[task.index]] if self.by_rank else self.groups[0]
-        local = worker - group.first
-        group.policy.push(task, local if worker >= 0 and 0 <= local < len(group.idle) else None)
-        group.queued += 1
-        self.touched.append(group)
-        if group.placed is not None:
-            placed = group.placed[task.index]
-            group.wake.add(placed)
-            if self.fetching:
-                self._fetch(task.index, self.machine.node(group.first + placed))
-
-    def _dispatch(self) -> None:
-        """Idle workers of the groups that something happened to take tasks."""
-        for group in self.touched:
-            freed = group.freed
-            if freed:
-                if len(freed) > 1:
-                    freed.sort(reverse=True)  # the smallest on top of the stack
-                for worker in freed:
-                    group.idle[worker] = True
-                if group.placed is None:
-                    group.parked += freed
-                else:
-                    group.wake.update(freed)
-                group.freed = []
-            if group.placed is not None:
-                for worker in sorted(group.wake):
-                    if group.idle[worker] and (task := group.policy.pop(worker)) is not None:
-                        self._begin(group, task, worker)
-                group.wake.clear()
-            elif group.shared:
-                parked = group.parked
-                while group.queued and parked:
-                    worker = parked.pop()
-                    task = group.policy.pop(worker)
-                    if task is None:
-                        parked.append(worker)
-                        break
-                    self._begin(group, task, worker)
-            elif group.queued:
-                still = []
-                while group.parked:
-                    worker = group.parked.pop()
-                    task = group.policy.pop(worker)
-                    if task is None:
-                        still.append(worker)
-                    else:
-                        self._begin(group, task, worker)
-                group.parked = still[::-1]
-        self.touched.clear()
-
-    def _begin(self, group: _Group, task: Task, local: int) -> None:
-        group.queued -= 1
-        group.idle[local] = False
-        worker, index = group.first + local, task.index
-        if self.worker[index] >= 0:
-            raise SchedulerError(f"{type(group.policy).__name__} gave out {task} twice")
-        machine = self.machine
-        start = self._fetch(index, machine.node(worker)) if self.fetching else self.now
-        seconds = self.costs[machine.is_gpu(worker) if machine.gpus else False][index]
-        if self.noisy is not None:
-            seconds = self.noisy(task, seconds)
-        self.worker[index], self.start[index] = worker, start
-        end = self.end[index] = start + seconds
-        heapq.heappush(self.events, (end, index))
-
-    # ------------------------------------------------------------ what happened
-
-    def trace(self) -> Trace:
-        machine, graph = self.machine, self.graph
-        workers = machine.workers
-        records = [
-            TaskRecord(index, worker % workers, self.start[index], self.end[index], worker // workers)
-            for index, worker in enumerate(self.worker)
-        ]
-        memories = 1 + machine.gpus
-        messages: list[MessageRecord] = []
-        if self.flow is not None:
-            for source, target, version, start, end in self.sent:
-                handle, size = self.flow.handle[version], round(8 * self.words[version])
-                writer = self.flow.writer[version]
-                between = source % memories, target % memories
-                messages.append(
-                    MessageRecord(source // memories, target // memories, handle, size, start, end, writer, between)
-                )
-        return Trace(graph, workers, records, ranks=machine.ranks, messages=messages)
-
-
-def _groups(graph: TaskGraph, machine: Machine, policy: Policy) -> list[_Group]:
-    """One policy per rank, prepared alike."""
-    rank_machine = machine.replace(ranks=1)
-    fresh = copy.copy(policy)
-    policy.prepare(graph, rank_machine)
-    placed: Sequence[int] | None = getattr(policy, "placement", None)
-    if machine.ranks > 1 and placed is not None and len(graph) and min(placed) >= 0:
-        raise ValueError(
-            f"{type(policy).__name__} places tasks on ranks itself; leave out owner, or use a policy that only orders"
-        )
-    groups = []
-    for rank in range(machine.ranks):
-        mine = policy
-        if rank:
-            fork: Callable[[], Policy] | None = getattr(policy, "fork", None)
-            if fork is not None:
-                mine = fork()
-            else:
-                mine = copy.copy(fresh)
-                mine.prepare(graph, rank_machine)
-        groups.append(_Group(mine, rank * machine.workers, machine.workers))
-    return groups
-
-
-def _task_ranks(graph: TaskGraph, machine: Machine, owner: Home) -> list[int]:
-    """Where each task runs. ValueError for a rank there is not."""
-    ranks = []
-    for task in graph.tasks:
-        rank: Any = task.on
-        if isinstance(rank, Handle):
-            rank = owner(rank)
-        if rank is None:
-            handles = task.writes or task.reads
-            rank = owner(handles[0]) if handles else 0
-        elif not isinstance(rank, int) or not 0 <= rank < machine.ranks:
-            raise ValueError(f"{task} is to run on {rank!r}, but the machine has ranks 0..{machine.ranks - 1}")
-        ranks.append(rank)
-    return ranks

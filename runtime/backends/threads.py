@@ -70,12 +70,12 @@ class MixedSite(Site):
 
     def __init__(self, backend: Any, devices: Sequence[Any]) -> None:
         super().__init__(backend)
-        from tilewright.memories import accelerator
+        from tilewright.accelerators import accelerator
 
         self.accelerators = [accelerator(device) for device in devices]
 
     def plan_with(self, machine: Machine | None) -> None:
-        from tilewright.memories import ACCELERATION
+        from tilewright.accelerators import ACCELERATION
 
         self.machine = machine or Machine(acceleration=ACCELERATION)
 
@@ -284,7 +284,7 @@ class Workers:
         batch: list[Task] = []
         while len(batch) < wanted and (task := self.policy.pop(worker)) is not None:
             if not self.frontier.hand_out(task):
-                raise SchedulerError(f"{self.name} gives out {task}, which {self.frontier.state(task)}")
+                raise SchedulerError(f"{self.name} gives out {task!r}, which {self.frontier.state(task)}")
             self.queued -= 1
             batch.append(task)
         return batch

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from tilewright.backends import BACKENDS
-from tilewright.cli.common import DTYPES, File, one_sentence, writable
-from tilewright.schedulers import SCHEDULERS
+from tilewright.cli.common import (
+    DTYPES,
+    as_json,
+    engine_options,
+    one_sentence,
+    order_and_file,
+    output,
+    picture,
+    progress,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,52 +28,31 @@ __all__ = ["cholesky", "dag"]
 
 
 @click.command()
-@click.option("--n", type=click.IntRange(min=0), help="Order of a random matrix.  [default: 4096]")
-@click.option(
-    "--matrix",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Factor this .npy, .npz or .mtx file instead.",
-)
+@order_and_file
 @click.option("--dtype", type=click.Choice(DTYPES), help="[default: the file's, or float64]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random matrix.")
 @click.option("--upper", is_flag=True, help="Factor into U^H U instead of L L^H.")
-@click.option("--tile-size", type=click.IntRange(min=1), help="Rows of a tile.  [default: chosen from n]")
-@click.option("--backend", type=click.Choice(BACKENDS), default="threads", show_default=True)
-@click.option("--scheduler", type=click.Choice(list(SCHEDULERS)), default="critical-path", show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), help="[default: one per core]")
+@engine_options
 @click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Runs; the median counts.")
 @click.option("--compare", is_flag=True, help="Also time numpy, scipy and torch, in turns.")
-@click.option("--trace", type=File, callback=writable(".json"), help="Write the trace here, for ui.perfetto.dev.")
-@click.option(
-    "--dag",
-    type=File,
-    callback=writable(".svg", ".dot", ".gv"),
-    help="Draw the factorisation's task graph here (.svg or .dot).",
-)
-@click.option(
-    "--gantt", type=File, callback=writable(".png", ".svg", ".pdf"), help="Draw the run here (.png, .svg or .pdf)."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-@click.option("--progress/--no-progress", default=None, help="[default: on a terminal]")
+@output("--trace", suffixes=[".json"], help="Write the trace here, for ui.perfetto.dev.")
+@output("--dag", suffixes=[".svg", ".dot", ".gv"], help="Draw the factorisation's task graph here (.svg or .dot).")
+@picture("--gantt", help="Draw the run here (.png, .svg or .pdf).")
+@as_json
+@progress
 def cholesky(
     n: int | None, matrix: Path | None, dtype: str | None, seed: int, upper: bool, tile_size: int | None, backend: str,
     scheduler: str, workers: int | None, repeat: int, compare: bool, trace: Path | None, dag: Path | None,
-    gantt: Path | None, as_json: bool, progress: bool | None,
+    gantt: Path | None, as_json: bool, progress: bool,
 ) -> None:  # fmt: skip
     """Factor a symmetric positive definite matrix and say how it went."""
-    if n is not None and matrix is not None:
-        raise click.UsageError("--n is the order of a random matrix; it cannot be given with --matrix")
     from tilewright.benchmarks.job import cholesky_job
 
     with one_sentence():
-        if gantt:
-            from tilewright.plot.gantt import check_matplotlib
-
-            check_matplotlib()  # before the work
         a = _matrix(n, matrix, dtype, seed)
         result, run = cholesky_job(
             a, lower=not upper, tile_size=tile_size, backend=backend, scheduler=scheduler, workers=workers,
-            repeat=repeat, compare=compare, progress=sys.stderr.isatty() if progress is None else progress,
+            repeat=repeat, compare=compare, progress=progress,
         )  # fmt: skip
         result["source"] = str(matrix) if matrix else f"random, seed {seed}"
         files = {"trace": trace, "dag": dag, "gantt": gantt}
@@ -119,10 +104,10 @@ def dag() -> None:
 
 @dag.command("cholesky")
 @click.option("--nt", type=click.IntRange(min=0), default=8, show_default=True, help="Rows of tiles.")
-@click.option("--svg", type=File, callback=writable(".svg"), help="Write a picture here.")
-@click.option("--png", type=File, callback=writable(".png"), help="Write a picture here.")
-@click.option("--dot", type=File, callback=writable(".dot", ".gv"), help="Write Graphviz's DOT here.")
-@click.option("--html", type=File, callback=writable(".html"), help="Write an interactive page here.")
+@output("--svg", suffixes=[".svg"], help="Write a picture here.")
+@output("--png", suffixes=[".png"], help="Write a picture here.")
+@output("--dot", suffixes=[".dot", ".gv"], help="Write Graphviz's DOT here.")
+@output("--html", suffixes=[".html"], help="Write an interactive page here.")
 def dag_cholesky(nt: int, svg: Path | None, png: Path | None, dot: Path | None, html: Path | None) -> None:
     """The task graph of tiled Cholesky: DOT on standard output, or files."""
     from tilewright.linalg.cholesky import cholesky_graph

@@ -1,23 +1,29 @@
-"""What the commands share: groups that import late, checks of options, errors as one sentence."""
+"""What the commands share: groups that import late, options and their checks, errors as one sentence."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+from tilewright.backends import BACKENDS
 from tilewright.errors import NotPositiveDefiniteError
+from tilewright.schedulers import SCHEDULERS
 
-__all__ = ["DTYPES", "File", "LazyGroup", "one_sentence", "writable"]
+__all__ = [
+    "DTYPES", "Extents", "LazyGroup", "as_json", "engine_options", "input_file", "one_sentence", "order_and_file",
+    "output", "picture", "progress", "together",
+]  # fmt: skip
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
+PICTURES = (".png", ".svg", ".pdf")
 
-File = click.Path(path_type=Path, dir_okay=False)
-"""An output file."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _BadInput(click.ClickException):
@@ -65,8 +71,39 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, self.table[name][1]) for name in self.list_commands(ctx)])
 
 
-def writable(*suffixes: str) -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
-    """A check, before any work, that an output file has a known suffix and a folder."""
+class Extents(click.ParamType):
+    """Positive numbers with an x between them, ``2x3``: ``count`` of them, or one and more."""
+
+    name = "extents"
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            extents = tuple(map(int, value.lower().split("x")))
+        except ValueError:
+            extents = ()
+        if not extents or min(extents) < 1 or len(extents) != (self.count or len(extents)):
+            self.fail(f"{value!r} is not like 2x3", param, ctx)
+        return extents
+
+
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, in this order in the help."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def output(*names: str, suffixes: Sequence[str], **attributes: Any) -> Callable[[F], F]:
+    """An output file; that it has one of these suffixes and a folder is checked before any work."""
 
     def check(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
         if value is not None:
@@ -74,6 +111,52 @@ def writable(*suffixes: str) -> Callable[[click.Context, click.Parameter, Path |
                 raise click.BadParameter(f"{str(value)!r} must end in {' or '.join(suffixes)}")
             if not value.parent.is_dir():
                 raise click.BadParameter(f"there is no folder {str(value.parent)!r}")
+            if suffixes == PICTURES:
+                from tilewright.plot.canvas import check_matplotlib
+
+                with one_sentence():
+                    check_matplotlib(param.opts[0])
         return value
 
-    return check
+    return click.option(*names, type=click.Path(path_type=Path, dir_okay=False), callback=check, **attributes)
+
+
+def picture(*names: str, help: str) -> Callable[[F], F]:
+    """A file that matplotlib draws; that it is installed is checked, too."""
+    return output(*names, suffixes=PICTURES, help=help)
+
+
+def input_file(*names: str, help: str) -> Callable[[F], F]:
+    """A file that is there."""
+    return click.option(*names, type=click.Path(path_type=Path, exists=True, dir_okay=False), help=help)
+
+
+def _random_or_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None and ctx.params.get("n") is not None:
+        raise click.UsageError("--n is the order of a random matrix; it cannot be given with --matrix")
+    return value
+
+
+order_and_file = together(
+    click.option("--n", type=click.IntRange(min=0), is_eager=True, help="Order of a random matrix.  [default: 4096]"),
+    click.option(
+        "--matrix", type=click.Path(path_type=Path, exists=True, dir_okay=False), callback=_random_or_file,
+        help="Take this .npy, .npz or .mtx file instead.",
+    ),
+)  # fmt: skip
+"""``n`` and ``matrix``, of which one is None."""
+
+engine_options = together(
+    click.option("--tile-size", type=click.IntRange(min=1), help="Rows of a tile.  [default: chosen from n]"),
+    click.option("--backend", type=click.Choice(BACKENDS), default="threads", show_default=True),
+    click.option("--scheduler", type=click.Choice(list(SCHEDULERS)), default="critical-path", show_default=True),
+    click.option("--workers", type=click.IntRange(min=1), help="[default: one per core]"),
+)
+"""Where a factorisation runs: ``tile_size``, ``backend``, ``scheduler``, ``workers``."""
+
+progress = click.option(
+    "--progress/--no-progress", default=None, help="[default: on a terminal]",
+    callback=lambda ctx, param, value: sys.stderr.isatty() if value is None else value,
+)  # fmt: skip
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")

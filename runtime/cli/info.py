@@ -6,13 +6,13 @@ import json
 
 import click
 
-from tilewright.cli.common import one_sentence
+from tilewright.cli.common import as_json, one_sentence
 
 __all__ = ["info"]
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@as_json
 def info(as_json: bool) -> None:
     """Say what is installed, which BLAS is used and which kernels, engines and policies there are."""
     from tilewright import console, inventory

@@ -11,24 +11,9 @@ from typing import Any
 import click
 
 from tilewright.backends import BACKENDS
-from tilewright.cli.common import DTYPES, File, one_sentence, writable
+from tilewright.cli.common import DTYPES, Extents, as_json, one_sentence, output, picture
 
 __all__ = ["calibrate", "matvec", "scaling"]
-
-
-class _Grid(click.ParamType):
-    """``2x3``."""
-
-    name = "RxC"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            r, c = map(int, value.lower().split("x"))
-        except ValueError:
-            self.fail(f"{value!r} is no grid; write it like 2x3", param, ctx)
-        return r, c
 
 
 @click.command()
@@ -36,7 +21,7 @@ class _Grid(click.ParamType):
 @click.option("--dtype", type=click.Choice(DTYPES), default="float64", show_default=True)
 @click.option("--layout", type=click.Choice(["rows", "columns", "grid"]), default="rows", show_default=True)
 @click.option("--ranks", type=click.IntRange(min=1), help="[default: those of the grid, or one per core]")
-@click.option("--grid", type=_Grid(), help="Rows and columns of ranks, such as 2x3, with --layout grid.")
+@click.option("--grid", type=Extents(2), metavar="PxQ", help="Rows and columns of ranks, with --layout grid.")
 @click.option("--backend", type=click.Choice(BACKENDS), default="mpi", show_default=True)
 @click.option("--overlap", is_flag=True, help="Multiply by a rank's own piece of x while the others travel.")
 @click.option("--transposed", is_flag=True, help="Multiply by the transpose.")
@@ -44,7 +29,7 @@ class _Grid(click.ParamType):
 @click.option(
     "--picture", is_flag=True, help="Draw who has what, as the lecture does (n up to 24), and compute nothing."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@as_json
 def matvec(
     n: int, dtype: str, layout: str, ranks: int | None, grid: tuple[int, int] | None, backend: str, overlap: bool,
     transposed: bool, repeat: int, picture: bool, as_json: bool,
@@ -122,8 +107,8 @@ def _default() -> Any:
 )
 @click.option("--measure", type=click.IntRange(min=0), default=0, help="Also run on 1 to this many ranks for real.")
 @click.option("--measured-n", type=click.IntRange(min=1), default=4096, show_default=True, help="Order, for --measure.")
-@click.option("--plot", type=File, callback=writable(".png", ".svg", ".pdf"), help="Draw it here.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@picture("--plot", help="Draw it here.")
+@as_json
 def scaling(
     layouts: tuple[str, ...], alpha: float, beta: float, gamma: float, n: int, memory: int, p: int, most: int,
     simulated: bool, measure: int, measured_n: int, plot: Path | None, as_json: bool,
@@ -133,10 +118,6 @@ def scaling(
     from tilewright.machine import Machine
 
     with one_sentence():
-        if plot:
-            from tilewright.plot.gantt import check_matplotlib
-
-            check_matplotlib()  # before the work
         study = scaling_study(
             layouts=layouts or ("rows", "columns", "grid"), machine=Machine(alpha=alpha, beta=beta, gamma=gamma), n=n,
             memory=memory, p=p, most=most, simulated=simulated, measured=range(1, measure + 1), measured_n=measured_n,
@@ -152,10 +133,8 @@ def scaling(
     "--largest", type=click.IntRange(min=16), default=8 << 20, show_default=True, help="Bytes of the longest message."
 )
 @click.option("--n", type=click.IntRange(min=1), default=4096, show_default=True, help="Order of the matrix of dgemv.")
-@click.option(
-    "--machine", type=File, callback=writable(".json"), help="Write alpha, beta and gamma here, for Machine.from_json."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@output("--machine", suffixes=[".json"], help="Write alpha, beta and gamma here, for Machine.from_json.")
+@as_json
 def calibrate(seconds: float, largest: int, n: int, machine: Path | None, as_json: bool) -> None:
     """Measure alpha and beta of messages between two ranks, and gamma of dgemm and dgemv."""
     from tilewright.comm.calibrate import SIZES

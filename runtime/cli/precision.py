@@ -8,21 +8,15 @@ from typing import Any
 
 import click
 
-from tilewright.cli.common import one_sentence, writable
+from tilewright.cli.common import as_json, one_sentence, picture
 
 __all__ = ["precision"]
 
 
 @click.command()
-@click.option(
-    "--map",
-    "map_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    callback=writable(".png", ".svg", ".pdf"),
-    help="Also draw the precision map of an exponential covariance by the norm rule.",
-)
+@picture("--map", "map_path", help="Also draw the precision map of an exponential covariance by the norm rule.")
 @click.option("--tolerance", default=1e-4, show_default=True, help="Of the norm rule.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@as_json
 def precision(map_path: Path | None, tolerance: float, as_json: bool) -> None:  # fmt: skip
     """Say what number formats there are, show overflow, underflow and scaling, and how 16-bit products are computed."""
     from tilewright.kernels import products

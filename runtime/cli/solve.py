@@ -7,10 +7,8 @@ from pathlib import Path
 
 import click
 
-from tilewright.backends import BACKENDS
-from tilewright.cli.common import one_sentence
+from tilewright.cli.common import as_json, engine_options, one_sentence, order_and_file
 from tilewright.matrices import SPECTRA
-from tilewright.schedulers import SCHEDULERS
 
 __all__ = ["solve"]
 
@@ -19,16 +17,11 @@ METHODS = ("auto", "cg", "gmres", "classical")
 
 
 @click.command()
-@click.option("--n", type=click.IntRange(min=0), help="Order of a random matrix.  [default: 4096]")
+@order_and_file
 @click.option("--cond", type=click.FloatRange(min=1), default=100.0, show_default=True, help="Its condition number.")
 @click.option("--spectrum", type=click.Choice(SPECTRA), default="geometric", show_default=True, help="Its eigenvalues.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of matrix and right-hand sides."
-)
-@click.option(
-    "--matrix",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Solve with this .npy, .npz or .mtx file instead.",
 )
 @click.option("--rhs", type=click.IntRange(min=1), default=1, show_default=True, help="Right-hand sides.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="Where to begin.")
@@ -36,22 +29,17 @@ METHODS = ("auto", "cg", "gmres", "classical")
 @click.option("--fallback/--no-fallback", default=True, help="Go on to higher precisions.  [default: yes]")
 @click.option("--upper", is_flag=True, help="Read the upper triangle.")
 @click.option("--check-symmetric", is_flag=True, help="Compare the triangles first.")
-@click.option("--tile-size", type=click.IntRange(min=1), help="Rows of a tile.  [default: chosen]")
-@click.option("--backend", type=click.Choice(BACKENDS), default="threads", show_default=True)
-@click.option("--scheduler", type=click.Choice(list(SCHEDULERS)), default="critical-path", show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), help="[default: one per core]")
+@engine_options
 @click.option(
     "--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Solutions; the fastest counts."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@as_json
 def solve(
     n: int | None, cond: float, spectrum: str, seed: int, matrix: Path | None, rhs: int, precision: str, refine: str,
     fallback: bool, upper: bool, check_symmetric: bool, tile_size: int | None, backend: str, scheduler: str,
     workers: int | None, repeat: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Solve a symmetric positive definite system to FP64 accuracy and say how."""
-    if n is not None and matrix is not None:
-        raise click.UsageError("--n is the order of a random matrix; it cannot be given with --matrix")
     import numpy as np
 
     import tilewright as tw

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tilewright.backends import BACKENDS
-from tilewright.cli.common import one_sentence
+from tilewright.cli.common import Extents, as_json, input_file, one_sentence
 
 if TYPE_CHECKING:
     from tilewright.comm.sparse import SparseOperator
@@ -20,9 +20,11 @@ __all__ = ["spmv"]
 
 
 @click.command()
-@click.option("--poisson", metavar="NxM", help="The stencil of a Poisson problem, such as 1000x1000 or 50x50x50.")
+@click.option(
+    "--poisson", type=Extents(), metavar="NxM", help="The stencil of a Poisson problem, such as 1000x1000 or 50x50x50."
+)
 @click.option("--example", metavar="NAME", help="A matrix of pyamg's gallery: airfoil, bar, knot, recirc_flow, ...")
-@click.option("--matrix", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A .mtx or .npz file.")
+@input_file("--matrix", help="A .mtx or .npz file.")
 @click.option("--ranks", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--partition", type=click.Choice(("rows", "bisection", "metis")), default="rows", show_default=True)
 @click.option(
@@ -33,10 +35,10 @@ __all__ = ["spmv"]
 @click.option("--method", type=click.Choice(("separate", "halo", "two-stage")), default="separate", show_default=True)
 @click.option("--solve", is_flag=True, help="Also solve A x = 1 by conjugate gradients, --powers steps per exchange.")
 @click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds; the median counts.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@as_json
 def spmv(
-    poisson: str | None, example: str | None, matrix: Path | None, ranks: int, partition: str, discovery: str,
-    backend: str, s: int, method: str, solve: bool, repeat: int, as_json: bool,
+    poisson: tuple[int, ...] | None, example: str | None, matrix: Path | None, ranks: int, partition: str,
+    discovery: str, backend: str, s: int, method: str, solve: bool, repeat: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Multiply a sparse matrix by a vector on several ranks."""
     if (poisson is not None) + (example is not None) + (matrix is not None) > 1:
@@ -70,7 +72,7 @@ def spmv(
         raise click.exceptions.Exit(1)
 
 
-def _load(poisson: str | None, example: str | None, path: Path | None) -> tuple[Any, str]:
+def _load(poisson: tuple[int, ...] | None, example: str | None, path: Path | None) -> tuple[Any, str]:
     """(matrix, where it comes from). ValueError or ImportError in one sentence."""
     import scipy.sparse as sparse
 
@@ -91,22 +93,12 @@ def _load(poisson: str | None, example: str | None, path: Path | None) -> tuple[
             return sparse.csr_array(load_example(example)["A"]), f"pyamg's {example}"
         except ValueError as error:
             raise ValueError(f"pyamg has no example {example!r}: {error}") from None
-    shape = _shape(poisson or "1000x1000")
+    shape = poisson or (1000, 1000)
     A = sparse.csr_array((1, 1))
     for place, n in enumerate(shape):
         line: Any = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
         A = sparse.csr_array(line if place == 0 else sparse.kronsum(line, A))
     return A, f"Poisson, {' x '.join(map(str, shape))} points"
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        shape = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise ValueError(f"--poisson takes extents such as 1000x1000, not {text!r}")
-    return shape
 
 
 def _measure(operator: SparseOperator, A: Any, s: int, method: str, repeat: int) -> dict[str, Any]:

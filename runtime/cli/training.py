@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tilewright.backends import BACKENDS
-from tilewright.cli.common import File, one_sentence, writable
+from tilewright.cli.common import as_json, one_sentence, output, picture, progress
 
 __all__ = ["train"]
 
@@ -62,38 +61,34 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 @click.option("--deterministic", is_flag=True, help="Have torch refuse what it cannot repeat.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--allow-slow", is_flag=True, help="Run what is refused as too slow on this CPU.")
-@click.option("--plot", type=File, callback=writable(".png", ".svg", ".pdf"), help="Draw loss, accuracy, time, scale.")
-@click.option("--report", type=File, callback=writable(".html"), help="Write the run as one page.")
-@click.option("--trace", type=File, callback=writable(".json"), help="Write the trace, for ui.perfetto.dev.")
-@click.option("--log", type=File, callback=writable(".jsonl"), help="Write a JSON line a step.")
+@picture("--plot", help="Draw loss, accuracy, time, scale.")
+@output("--report", suffixes=[".html"], help="Write the run as one page.")
+@output("--trace", suffixes=[".json"], help="Write the trace, for ui.perfetto.dev.")
+@output("--log", suffixes=[".jsonl"], help="Write a JSON line a step.")
 @click.option("--tensorboard", type=click.Path(path_type=Path, file_okay=False), help="A folder for TensorBoard.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
-@click.option("--progress/--no-progress", default=None, help="[default: on a terminal]")
+@as_json
+@progress
 def train(
     data: str, model: str, residual: bool, width: int, precision: str, compare: str | None, epochs: int,
     batch_size: int | None, accumulate: int, optimizer: str, lr: float | None, schedule: str, clip_norm: float | None,
     penalty: float | None, ema: float | None, loss_scale: float | None, fallback: str, retry: int | None, backend: str,
-    workers: int,
-    pipeline: str | None, segments: int | None, head: str | None, checkpoint: Path | None, resume: bool,
+    workers: int, pipeline: str | None, segments: int | None, head: str | None, checkpoint: Path | None, resume: bool,
     device: str | None, channels_last: bool, compiled: bool, deterministic: bool, seed: int, allow_slow: bool,
     plot: Path | None, report: Path | None, trace: Path | None, log: Path | None, tensorboard: Path | None,
-    as_json: bool, progress: bool | None,
+    as_json: bool, progress: bool,
 ) -> None:  # fmt: skip
     """Train a model as a task graph and say how it went."""
     if residual and model != "simple-resnet":
         raise click.UsageError("--residual is for --model simple-resnet")
     if compare is not None and checkpoint is not None:
         raise click.UsageError("--compare trains several models; a checkpoint holds one")
+    names = [name.strip() for name in (compare or "").split(",")]
     with one_sentence():
         import torch
 
         from tilewright import training
         from tilewright.training.trainer import target_device
 
-        if plot:
-            from tilewright.plot.gantt import check_matplotlib
-
-            check_matplotlib()  # before the work
         train_data, test_data = training.data.load(data)
         if model != "mlp" and train_data.shape[0] == 1:
             train_data, test_data = train_data.as_rgb(), test_data.as_rgb()
@@ -114,22 +109,23 @@ def train(
             "workers": workers, "pipeline": pipeline, "segments": segments, "head": head, "device": device,
             "channels_last": channels_last, "compile": compiled, "deterministic": deterministic, "seed": seed,
             "allow_slow": allow_slow, "log": log, "tensorboard": tensorboard,
-            "progress": sys.stderr.isatty() if progress is None else progress,
+            "progress": progress,
         }  # fmt: skip
         source = train_data.source
         table: training.Comparison | training.Result
         if compare is not None:
-            table = training.compare(make, (train_data, test_data), precisions=compare.split(","), **options)
+            table = training.compare(make, (train_data, test_data), precisions=names, **options)
             runs = [result.runs for result in table.results.values()]
         else:
             table = training.fit(
                 make(), train_data, test_data, precision=precision, checkpoint=checkpoint, resume=resume, **options
             )
             runs = [table.runs]
+        # Before the files: a disk that is full takes none of what has been learnt.
+        click.echo(json.dumps(table.summary() | {"source": source}) if as_json else str(table.table()))
         if plot:
             table.plot(plot)
         if report:
             table.report(report)
         if trace and runs[0]:
             runs[0][-1][0].trace.to_perfetto(trace)
-    click.echo(json.dumps(table.summary() | {"source": source}) if as_json else str(table.table()))

@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
 
 from tilewright.cluster import near, wire
 from tilewright.cluster.part import TOPIC
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 __all__ = [
     "Ranks",
@@ -30,6 +31,7 @@ __all__ = [
     "check",
     "choose",
     "close",
+    "ended",
     "kept",
     "kept_client",
     "make_current",
@@ -37,6 +39,7 @@ __all__ = [
     "require_dask",
     "seen",
     "wait_for_workers",
+    "workers_of",
 ]
 
 ROOM = 0.6
@@ -90,7 +93,12 @@ def choose(client: Any, workers: int) -> Client:
     from distributed import Client
 
     if client is None:
-        client = _current()
+        client = _current() or (_kept if _kept in _abroad else None)
+    if client in _abroad:
+        raise RuntimeError(
+            "this process is a fork of the one whose Dask client this is, and the client's threads are not here; "
+            "make the fork before the first use of Dask, or start the process with the method spawn"
+        )
     if client is None:
         return kept(workers)
     if not isinstance(client, Client):
@@ -128,12 +136,12 @@ def kept(workers: int) -> Client:
     global _kept
     with _keeping:
         client = _kept
-        if client is not None and (client.status != "running" or _owner != os.getpid()):
-            client = None  # closed by the user, or ours by a fork alone
+        if client is not None and client.status != "running":
+            client = None  # closed by the user
         if client is None:
             client = _start(workers)
             _kept = client
-        missing = workers - len(client.scheduler_info()["workers"])
+        missing = workers - len(workers_of(client))
         if missing > 0:
             with _nameless_main():
                 client.cluster.scale(workers)
@@ -142,6 +150,18 @@ def kept(workers: int) -> Client:
 
 
 _owner = -1
+_abroad: list[Any] = []  # clients of the process that this one is a fork of
+
+
+def _forked() -> None:
+    """Note the clients that have lost their threads. Another cluster of this process would wait for them too."""
+    global _keeping
+    _keeping = threading.Lock()
+    _abroad.extend(client for client in (_kept, _current()) if client is not None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def kept_client() -> Client | None:
@@ -259,8 +279,19 @@ def bulletin(client: Client) -> Bulletin:
 # ------------------------------------------------------------------ fit for use
 
 
-def wait_for_workers(client: Client, timeout: float) -> list[WorkerInfo]:
-    """The workers there are, in order of address; waits for the first.
+def workers_of(client: Client) -> dict[str, Any]:
+    """What the scheduler knows of each worker, by address."""
+    found: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]  # some versions name only five of them
+    return found
+
+
+DEMAND = 10  # tasks for which Dask starts one thread: it guesses 0.5 s for each, and wants 5 s of work for a thread
+
+
+def wait_for_workers(client: Client, timeout: float, workers: int | None = None) -> list[WorkerInfo]:
+    """The workers there are, in order of address.
+
+    Where there is none, an adaptive cluster is made to start some: as many as have ``workers`` threads, or one.
 
     Raises
     ------
@@ -268,21 +299,39 @@ def wait_for_workers(client: Client, timeout: float) -> list[WorkerInfo]:
         There is none after ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
+    demand: list[Future] = []
     while True:
-        found = client.scheduler_info()["workers"]
         ready = [
             WorkerInfo(address, facts["nthreads"], facts["memory_limit"] or 0)
-            for address, facts in found.items()
+            for address, facts in workers_of(client).items()
             if facts.get("status") in (None, "running")
         ]
-        if ready:
+        enough = sum(member.threads for member in ready) >= (workers or 1)
+        late = time.monotonic() > deadline
+        if ready and (enough or late or not demand):
             return sorted(ready)
-        if time.monotonic() > deadline:
+        if late:
             raise TimeoutError(
                 f"the Dask cluster at {client.scheduler.address} has no running worker after {timeout:g} s; start "
                 f"some, or pass timeout= to wait longer"
             )
+        if not demand:  # under a name of its own, or Dask knows how long such tasks take
+            demand = client.map(abs, range(DEMAND * (workers or 1)), key=f"demand{uuid4().hex}", pure=False)
         time.sleep(0.05)
+
+
+def ended(client: Client, futures: list[Future], seconds: float) -> bool:
+    """Whether all end within some seconds."""
+    from distributed import wait
+
+    try:
+        with client.as_current():
+            wait(futures, timeout=seconds)
+    except TimeoutError as error:
+        # Dask keeps it in a cycle with its frames, and so with all data of the callers, until the garbage is collected.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        return False
+    return True
 
 
 def ranks_of(found: list[WorkerInfo], workers: int | None) -> Ranks:

@@ -71,10 +71,11 @@ class Work(NamedTuple):
 
 
 def run_group(work: Work, *values: Any) -> Any:
-    """Run the tasks on copies of what they change; return what is wanted of it."""
-    from distributed import get_worker
+    """Run the tasks on copies of what they change; return what is wanted of it. Ends early if nobody waits any more."""
+    from distributed import Reschedule, get_worker
 
     worker = get_worker()
+    key = worker.get_current_task()
     common = work.common
     sys.path.extend(entry for entry in common.path if entry not in sys.path)
     number = work.calls[0].number
@@ -88,6 +89,8 @@ def run_group(work: Work, *values: Any) -> Any:
         program = Program(graph, store)
         with blas.limits(program.uses_functions), blas.one_thread(), common.ambient.entered():
             for task, call in zip(graph, work.calls, strict=True):
+                if worker.state.tasks[key].state == "cancelled":
+                    raise Reschedule  # that is no failure if Dask wants the task again by then
                 number = call.number
                 start = time.time()
                 try:
@@ -96,6 +99,8 @@ def run_group(work: Work, *values: Any) -> Any:
                     blame(error, task, number, f"backend=dask, worker={worker.address}, rank={work.rank}")
                     raise
                 records.append((number, start, time.time()))
+    except Reschedule:
+        raise
     except Exception as error:
         worker.log_event(TOPIC, {"run": common.run, "failed": number})
         raise TaskFailed(number, f"{type(error).__name__}: {error}", freeze(error)) from None

@@ -273,15 +273,17 @@ Adopted = list[tuple[Handle, Any, bool]]
 
 
 def adopt(
-    parts: list[Any], stays: Adopted, zeros: dict[Any, tuple[tuple[int, ...], str]], dask_worker: Any = None
+    parts: list[Any], stays: Adopted, zeros: dict[Any, tuple[tuple[int, ...], str]], first: str, dask_worker: Any = None
 ) -> dict[Any, int]:
     """Make keys of their own of values that stay; bytes by key. Runs on the event loop.
 
-    ``parts`` are the keys of the ranks' results, of which one is here; ``zeros`` has shape and dtype of tiles of zeros.
+    ``parts`` are the keys of the ranks' results, of which one is here; ``zeros`` has shape and dtype of tiles of zeros,
+    which the worker ``first`` has.
     """
     part = next((key for key in parts if key in dask_worker.data), None)
     here = {} if part is None else dask_worker.data[part].stays
     data = {key: here[handle].T if transposed else here[handle] for handle, key, transposed in stays if handle in here}
-    data |= {key: np.broadcast_to(np.zeros((), dtype), shape) for key, (shape, dtype) in zeros.items()}
+    if dask_worker.address == first:
+        data |= {key: np.broadcast_to(np.zeros((), dtype), shape) for key, (shape, dtype) in zeros.items()}
     sizes: dict[Any, int] = dask_worker.update_data(data)["nbytes"]
     return sizes

@@ -256,11 +256,8 @@ def _take_over(client: Client, ranks: Ranks, keys: list[Any], plan: MessagePlan,
     if not adopted:
         return
 
-    first, *others = ranks.addresses
     try:
-        sizes = client.run(adopt, keys, stays, blanks, workers=[first])
-        if others:
-            sizes |= client.run(adopt, keys, stays, {}, workers=others)
+        sizes = client.run(adopt, keys, stays, blanks, ranks.addresses[0], workers=list(ranks.addresses))
     except (OSError, ValueError) as error:  # it is gone
         raise WorkerDied(", ".join(ranks.addresses), f"its part of the result is lost ({error})") from error
     places = {key: [address] for address, found in sizes.items() for key in found}
@@ -336,20 +333,15 @@ def nbytes_of(values: Iterable[Any]) -> int:
 
 def _results(client: Client, ranks: Ranks, futures: list[Future]) -> list[tuple[Outcome, Values]]:
     """What happened on each rank, and the values it returned."""
-    from distributed import CancelledError, wait
+    from distributed import CancelledError
 
     told = futures[-len(ranks.members) :]
     try:
-        while True:
-            try:
-                with client.as_current():
-                    wait(told, timeout=LOOK)
-                break
-            except TimeoutError:
-                there = client.scheduler_info()["workers"]
-                gone = [address for address in ranks.addresses if address not in there]
-                if gone and not all(future.done() for future in told):
-                    raise WorkerDied(gone[0], "it left the cluster during a run") from None
+        while not clients.ended(client, told, LOOK):
+            there = clients.workers_of(client)
+            gone = [address for address in ranks.addresses if address not in there]
+            if gone and not all(future.done() for future in told):
+                raise WorkerDied(gone[0], "it left the cluster during a run")
         return [(result[0], result[1]) for result in client.gather(told, direct=True)]
     except CancelledError as error:
         raise WorkerDied(", ".join(ranks.addresses), f"its part of the run is lost ({error})") from error

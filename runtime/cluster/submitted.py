@@ -347,7 +347,7 @@ def _attempt(
             values = _values(client, sent, dict(zip(sent.wanted, futures, strict=True)), program, room)
             tale.news.wait(TALE if graph.tasks else 0)
         share = clock.share()
-        there = client.scheduler_info()["workers"]
+        there = clients.workers_of(client)
         left = [address for address in dict.fromkeys(ranks.addresses) if address in there]
         moved = client.run(transfers, began, run, workers=left, on_error="ignore")
     except BaseException:
@@ -432,22 +432,17 @@ def loosen(run: str, dask_scheduler: Any = None) -> None:
 
 def _wait(futures: list[Future], tale: Tale, client: Client, run: str, addresses: set[str]) -> None:
     """Return when all are done; raise what the first task that failed raised. A worker that goes is made good."""
-    from distributed import wait
 
-    with client.as_current():
-        while True:
-            try:
-                if futures:
-                    wait(futures, timeout=0.01 if tale.failed else LOOK)
-            except TimeoutError:
-                if not any(future.status in ("error", "cancelled", "lost") for future in futures):
-                    if addresses - client.scheduler_info()["workers"].keys():
-                        client.run_on_scheduler(loosen, run)
-                    continue
-            except Exception:  # of Dask, where a future is cancelled
-                if not any(future.status in ("error", "cancelled", "lost") for future in futures):
-                    raise
-            break
+    def broken() -> bool:
+        return any(future.status in ("error", "cancelled", "lost") for future in futures)
+
+    try:
+        while futures and not clients.ended(client, futures, 0.01 if tale.failed else LOOK) and not broken():
+            if addresses - clients.workers_of(client).keys():
+                client.run_on_scheduler(loosen, run)
+    except Exception:  # of Dask, where a future is cancelled
+        if not broken():
+            raise
     states = {future.status for future in futures}
     errors = [future.exception() for future in futures if future.status == "error"]
     failures = [error for error in errors if isinstance(error, TaskFailed)]

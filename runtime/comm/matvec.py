@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
+from tilewright.arguments import dense
 from tilewright.backends import BACKENDS
 from tilewright.comm.collectives import PACK, UNPACK, Rooms, lay
 from tilewright.comm.cost import MACHINE, Round, rounds, seconds
@@ -693,7 +694,7 @@ def _owner(handle: Handle) -> int:
 
 
 def _numbers(value: Any, name: str) -> np.ndarray:
-    array = np.asarray(value)
+    array = dense(value, name)
     if array.dtype.kind in "bui":
         return array.astype(np.float64)
     if (

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilewright.arguments import positive
 from tilewright.engine import Run, run
 from tilewright.graph import TaskGraph
-from tilewright.linalg.matrix import checked_tile_size, factor_dtype
+from tilewright.linalg.matrix import factor_dtype
 from tilewright.linalg.tuning import cholesky_tile_size
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def chunked_cholesky(
     there = Chunks(a, lower, overwrite_a, workers, options)
     if tile_size is None:
         tile_size = there.chunk_size or cholesky_tile_size(there.n, there.workers)
-    S = there.tiles(checked_tile_size(tile_size))
+    S = there.tiles(positive(tile_size, "tile_size"))
     A = RemoteTiles(S.shape, S.tile_size, S.dtype, order=S.order, upper=not lower)
     record = there.run(graph(S.nt, check_finite), {"A": A, "S": S}, check_finite, **how)
     return there.given_back(A), record
@@ -70,10 +71,20 @@ class Chunks:
         self.S = S = RemoteTiles((self.n, self.n), tile_size, self.dtype, order="C" if self.lower else "F")
         places = [(i, j) for i in range(S.nt) for j in range(i + 1)]
         chunks = a.astype(self.dtype, copy=False).rechunk((tile_size, tile_size))
-        blocks = chunks.to_delayed() if self.n else np.empty((0, 0), object)
-        futures = self.client.compute([blocks[place] for place in places])
-        S.pieces = {place: Piece(future) for place, future in zip(places, futures, strict=True)}
+        graph = chunks.__dask_graph__()
+        tiles = {place: graph[chunks.name, *place] for place in places}
+        missing = [place for place, tile in tiles.items() if not self._is_there(tile)]
+        if missing:
+            blocks = chunks.to_delayed()
+            tiles.update(zip(missing, self.client.compute([blocks[place] for place in missing]), strict=True))
+        S.pieces = {place: Piece(tile) for place, tile in tiles.items()}
         return S
+
+    def _is_there(self, node: Any) -> bool:
+        """Whether a node of a Dask graph is data on the workers, or will be."""
+        from distributed import Future
+
+        return isinstance(node, Future) and node.client is self.client and node.status in ("pending", "finished")
 
     def run(self, graph: TaskGraph, data: dict[str, Any], check_finite: bool, **how: Any) -> Run:
         """Run the graph where the tiles are."""

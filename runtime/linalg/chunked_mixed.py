@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.arguments import positive
 from tilewright.engine import Run
 from tilewright.linalg.chunked import Chunks
-from tilewright.linalg.matrix import checked_tile_size
 from tilewright.linalg.mixed import (
     chosen_routes,
     copy_outline,
@@ -38,7 +38,7 @@ def chunked_mixed(
     size = fitting_tile_size(precision, there.n, tile_size)
     if size is None:
         size = there.chunk_size or mixed_tile_size(there.n, there.workers)
-    size = checked_tile_size(size)
+    size = positive(size, "tile_size")
     formats = fitting_map(precision, there.n, size)
     routes = chosen_routes(formats, route, emulate)
     S = there.tiles(size)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tilewright.arguments import dense, positive
 from tilewright.engine import run
 from tilewright.graph import R, TaskGraph
 from tilewright.kernels.layout import row_ld
@@ -16,7 +17,7 @@ from tilewright.pages import zeros
 from tilewright.tiles import TiledMatrix
 
 __all__ = [
-    "Matrix", "check_finite_lower", "checked_tile_size", "factor_dtype", "is_device_tensor", "is_tensor",
+    "Matrix", "check_finite_lower", "factor_dtype", "is_device_tensor", "is_tensor",
     "tensor_as_array",
 ]  # fmt: skip
 
@@ -33,7 +34,7 @@ class Matrix:
         self.lower = lower
         self.tiled = isinstance(a, TiledMatrix)
         self.tensor = is_tensor(a)
-        array: Any = a if self.tiled else tensor_as_array(a) if self.tensor else np.asarray(a)
+        array: Any = a if self.tiled else tensor_as_array(a) if self.tensor else dense(a, "the matrix")
         if len(array.shape) != 2:
             raise ValueError(f"the matrix must be 2-D, not of shape {tuple(array.shape)}")
         if array.shape[0] != array.shape[1]:
@@ -53,7 +54,7 @@ class Matrix:
 
     def source(self, tile_size: int) -> TiledMatrix:
         """The tiles to factor, their lower triangle the one to read."""
-        tile_size = checked_tile_size(tile_size)
+        tile_size = positive(tile_size, "tile_size")
         if self.tiled:
             if tile_size != self.tile_size:
                 raise ValueError(f"tile_size={tile_size}, but the TiledMatrix has tiles of {self.tile_size}")
@@ -87,15 +88,6 @@ class Matrix:
             return target if self.lower else target.T
         factor = target.to_numpy() if self.lower else target.to_numpy().T
         return sys.modules["torch"].from_numpy(factor) if self.tensor else factor
-
-
-def checked_tile_size(tile_size: Any) -> int:
-    """A positive integer. TypeError or ValueError if it is none."""
-    if isinstance(tile_size, bool) or not isinstance(tile_size, int | np.integer):
-        raise TypeError(f"tile_size must be an integer, not {tile_size!r}")
-    if tile_size < 1:
-        raise ValueError(f"tile_size must be at least 1, not {tile_size}")
-    return int(tile_size)
 
 
 def is_tensor(a: Any) -> bool:

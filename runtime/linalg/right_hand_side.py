@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.arguments import dense
 from tilewright.kernels.table import DTYPES
 from tilewright.linalg.matrix import is_tensor, tensor_as_array
 
@@ -26,7 +27,7 @@ class RightHandSide:
 
     def __init__(self, b: Any, n: int) -> None:
         self.tensor = is_tensor(b)
-        array: Any = tensor_as_array(b) if self.tensor else np.asarray(b)
+        array: Any = tensor_as_array(b) if self.tensor else dense(b, "b")
         if array.ndim not in (1, 2):
             raise ValueError(f"b must be 1-D or 2-D, not of shape {array.shape}")
         if len(array) != n:

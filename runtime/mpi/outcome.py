@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import traceback
 import weakref
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from tilewright.graph import Handle, TaskGraph
 from tilewright.messages import MessagePlan
+from tilewright.mpi.shared import CodePickler
 from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 __all__ = ["Order", "Outcome", "freeze", "merge", "planned", "thaw"]
@@ -49,22 +52,36 @@ def planned(graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handl
     return known[key]
 
 
+class Elsewhere(Exception):  # noqa: N818 - what it shows is where
+    """The traceback that an exception had in another process, shown as its cause."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
 def freeze(error: BaseException) -> bytes:
-    """An exception as bytes; one that cannot travel becomes a RuntimeError with its text."""
+    """An exception as bytes, with the text of its traceback; one that cannot travel becomes a RuntimeError."""
+    lines = "".join(traceback.format_exception(error)) if error.__traceback__ is not None else ""
+    buffer = io.BytesIO()
     try:
-        data = pickle.dumps(error)
+        CodePickler(buffer, pickle.HIGHEST_PROTOCOL).dump((error, lines))
+        data = buffer.getvalue()
         pickle.loads(data)
     except Exception:
         notes = " ".join(getattr(error, "__notes__", []))
-        data = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error} {notes}".strip()))
+        data = pickle.dumps((RuntimeError(f"{type(error).__name__}: {error} {notes}".strip()), lines))
     return data
 
 
 def thaw(data: bytes) -> BaseException:
+    """The exception that `freeze` took; its cause shows where it was raised."""
     try:
-        error: BaseException = pickle.loads(data)
+        error: BaseException
+        error, lines = pickle.loads(data)
     except Exception as problem:
-        error = RuntimeError(f"a rank raised an exception that cannot be read here: {problem}")
+        return RuntimeError(f"a rank raised an exception that cannot be read here: {problem}")
+    if lines and error.__traceback__ is None:  # Dask brings tracebacks along
+        error.__cause__ = Elsewhere(lines)
     return error
 
 

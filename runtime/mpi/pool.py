@@ -69,6 +69,7 @@ class Pool:
             raise RuntimeError("this process is a rank under mpiexec already; call with backend='mpi' on all ranks")
         require_mpi4py()
         self.ranks = ranks
+        self._owner = os.getpid()
         self.scratch: Segment | None = None
         """Memory for the data of runs; its pages stay."""
         self.segments: weakref.WeakSet[Segment] = weakref.WeakSet()
@@ -157,6 +158,11 @@ class Pool:
     @contextlib.contextmanager
     def _talk(self) -> Iterator[None]:
         """One talk with the ranks at a time; after one that broke off, the pool is over."""
+        if os.getpid() != self._owner:
+            raise RuntimeError(
+                f"{self!r} belongs to process {self._owner}, of which this one is a fork; make another with "
+                f"tw.mpi.Pool({self.ranks})"
+            )
         with self.lock:
             if self.closed:
                 raise RuntimeError(
@@ -292,7 +298,8 @@ class Pool:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        _active.remove(self)
+        if self in _active:  # not in a fork that leaves the block as well
+            _active.remove(self)
         self.close()
 
     def __repr__(self) -> str:
@@ -325,6 +332,20 @@ def _kill(launch: Launch, connections: list[Connection], pids: list[int]) -> Non
 _active: list[Pool] = []
 _kept: dict[int, Pool] = {}
 _choosing = threading.Lock()
+
+
+_abroad: list[Any] = []  # pools of the process that this one is a fork of
+
+
+def _forked() -> None:
+    """Leave the pools alone: two processes cannot talk with the same ranks."""
+    global _active, _kept, _choosing
+    _abroad.extend((_active, _kept))
+    _active, _kept, _choosing = [], {}, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def active() -> Pool | None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from tilewright.ambient import Ambient, capture
-from tilewright.backends.mpi import check_functions
 from tilewright.distribution import Layout
 from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels import blas
@@ -67,7 +66,6 @@ class PoolHome:
 class _PoolPrepared(Prepared):
     def __init__(self, home: PoolHome, graph: TaskGraph, layout: Layout, inputs: list[Handle], outputs: list[Handle],
                  dtype: np.dtype) -> None:  # fmt: skip
-        check_functions(graph)
         check_given(graph, home.handles | set(inputs))
         self.graph, self.home, self.pool = graph, home, home.pool
         hollow = {handle: np.empty(layout.shape(handle), dtype) for handle in [*inputs, *outputs]}

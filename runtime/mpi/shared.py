@@ -19,6 +19,7 @@ import tempfile
 import weakref
 from collections.abc import Callable
 from math import prod
+from types import FunctionType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,7 +27,10 @@ import numpy as np
 from tilewright.mpi.buffers import kind, layout, view, wrap
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["Mappings", "Reference", "Segment", "arrays_in", "dumps", "like", "loads", "placer", "reference", "room"]
+__all__ = [
+    "CodePickler", "Mappings", "Reference", "Segment", "arrays_in", "dumps", "like", "loads", "placer", "reference",
+    "room",
+]  # fmt: skip
 
 _ALIGNMENT = 64
 _serial = itertools.count()
@@ -158,14 +162,44 @@ def reference(array: np.ndarray) -> Reference | None:
     return Reference(segment.serial, segment.path, offset, array.shape, array.strides, array.dtype)
 
 
-class _Pickler(pickle.Pickler):
+class CodePickler(pickle.Pickler):
+    """A pickler that sends a function or class of a script, a notebook cell or another function as its code."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        if isinstance(thing, type | FunctionType) and not _by_name(thing):
+            return pickle.loads, (_code(thing),)
+        return NotImplemented
+
+
+def _by_name(thing: type | FunctionType) -> bool:
+    """Whether another process can import this function or class."""
+    return thing.__module__ != "__main__" and "<" not in thing.__qualname__
+
+
+def _code(thing: type | FunctionType) -> bytes:
+    try:
+        import cloudpickle
+    except ImportError:
+        raise TypeError(
+            f"backend 'mpi' cannot send {thing.__qualname__} of {thing.__module__} to its ranks: they import functions "
+            f"by name; define it at the top of a module, or install cloudpickle, with which it travels as code"
+        ) from None
+    try:
+        code: bytes = cloudpickle.dumps(thing)
+    except Exception as error:
+        error.add_note(f"while {thing.__qualname__} of {thing.__module__} was made ready to be sent to the ranks")
+        raise
+    return code
+
+
+class _Pickler(CodePickler):
     def persistent_id(self, thing: Any) -> Any:
         return reference(thing) if isinstance(thing, np.ndarray) else None
 
     def reducer_override(self, thing: Any) -> Any:
         """A tensor as the array it looks at: by itself it would take all of its storage with it."""
-        if isinstance(thing, np.ndarray) or (array := view(thing)) is None:
-            return NotImplemented
+        if isinstance(thing, np.ndarray | type) or (array := view(thing)) is None:
+            return super().reducer_override(thing)
         return wrap, (array, kind(thing))
 
 

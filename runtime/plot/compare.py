@@ -5,21 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilewright.plot.canvas import new_figure
+from tilewright.plot.palette import LINES, MARKERS
+
 if TYPE_CHECKING:
     from tilewright.compare import Row, Table
 
 __all__ = ["figure"]
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart; markers repeat the message.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vP"
-
 
 def figure(table: Table, path: str | Path) -> None:
     """Write two panels over workers: makespan over lower bound, and speed-up with its two limits."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     by_name: dict[str, list[Row]] = {}
     for row in table.rows:
         by_name.setdefault(row.scheduler, []).append(row)
@@ -28,13 +24,12 @@ def figure(table: Table, path: str | Path) -> None:
     for name in sorted(by_name):
         lines.setdefault(tuple(row.makespan for row in by_name[name]), []).append(name)
     counts = sorted({row.workers for row in table.rows})
-    fig = Figure(figsize=(11, 4.8), layout="constrained")
-    FigureCanvasAgg(fig)
+    fig = new_figure("a plot of a comparison", 11, 4.8)
     left, right = fig.subplots(1, 2)
     for place, names in enumerate(lines.values()):
         rows = by_name[names[0]]
         style: dict[str, Any] = {
-            "color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place // len(_COLOURS) % len(_MARKERS)],
+            "color": LINES[place % len(LINES)], "marker": MARKERS[place // len(LINES) % len(MARKERS)],
             "markersize": 4, "linewidth": 1.2,
         }  # fmt: skip
         x = [row.workers for row in rows]

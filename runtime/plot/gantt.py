@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.engine import Run
 from tilewright.plan import bounds
+from tilewright.plot.canvas import new_figure
 from tilewright.plot.palette import ACCENT, colours
 from tilewright.report import seconds, units
 from tilewright.trace import TaskRecord, Trace
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SUFFIXES", "check_matplotlib", "figure", "gantt", "svg"]
+__all__ = ["SUFFIXES", "figure", "gantt", "svg"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 """File formats."""
@@ -61,12 +62,9 @@ def svg(run: Run | Trace) -> str:
 
 def figure(run: Run | Trace) -> Figure:
     """The chart as a matplotlib figure, for a notebook or to add to. ImportError if matplotlib is not installed."""
-    check_matplotlib()
-    from matplotlib.figure import Figure
-
     trace = run.trace if isinstance(run, Run) else run
     lanes = sorted({(r.rank, w) for r in trace for w in range(trace.workers)})
-    chart = Figure(figsize=(12, 1.9 + 0.5 * max(len(lanes), 1)), dpi=120, layout="constrained")
+    chart = new_figure("a Gantt chart", 12, 1.9 + 0.5 * max(len(lanes), 1), dpi=120)
     axes = chart.add_subplot()
     unit, scale = _unit(run, trace.makespan)
     _draw_lanes(axes, trace, lanes, scale)
@@ -76,14 +74,6 @@ def figure(run: Run | Trace) -> Figure:
     axes.set_title(_title(run, trace), loc="left", fontsize=11)
     _legend(chart, axes)
     return chart
-
-
-def check_matplotlib() -> None:
-    """ImportError, in a sentence that says what to do, if matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401  whether it is there is the question
-    except ImportError as error:
-        raise ImportError("a Gantt chart needs matplotlib; pip install 'tilewright[plot]' brings it") from error
 
 
 def _unit(run: Run | Trace, makespan: float) -> tuple[str, float]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tilewright.graph import TaskGraph
 from tilewright.idle import waits
 from tilewright.plot.palette import colours, text_on
-from tilewright.report import IDLE, nbytes, place, units
+from tilewright.report import IDLE, memory, nbytes, place, units
 
 if TYPE_CHECKING:
     from tilewright.compare import Table
@@ -186,8 +186,9 @@ def _run_facts(run: Run) -> dict[str, str]:
         "efficiency": f"{run.efficiency:.1%} of the lower bound, workers idle {run.idle:.1%}",
         "work": f"{t(work)}; speed-up at most {lower.speedup_limit:.4g} (W/C)",
         "tasks": f"{len(run.graph):,}, up to {run.width:,} at once",
-        "memory": nbytes(run.memory) + (" on the fullest rank" if run.trace.ranks > 1 else ""),
     }
+    if run.memory:
+        facts["memory"] = memory(run)
     if run.trace.messages:
         facts["messages"] = f"{run.messages:,}, {nbytes(run.bytes)}"
     return facts

@@ -1,7 +1,8 @@
-"""One colour per op, the same in every picture.
+"""One colour per op, the same in every picture; colours and markers of the lines of plots.
 
 The eight colours of Okabe and Ito [1]_ can be told apart with any colour vision. The four ops of Cholesky take
-those that also differ in lightness, so that a grey print still shows them; moves of data are grey.
+those that also differ in lightness, so that a grey print still shows them; moves of data are grey. Markers tell again
+what the colours of lines do.
 
 .. [1] M. Okabe, K. Ito, Color Universal Design (2008).
 """
@@ -10,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["ACCENT", "colours", "text_on"]
+__all__ = ["ACCENT", "LINES", "MARKERS", "colours", "text_on"]
+
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#F0E442")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 
 ACCENT = "#000000"
 """For the critical path."""

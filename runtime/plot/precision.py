@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tilewright.plot.canvas import new_figure
 from tilewright.plot.palette import text_on
 from tilewright.precision import FORMATS, PrecisionMap
 
@@ -46,15 +47,9 @@ def precision_map(map: PrecisionMap, path: str | Path | None = None, *, title: s
 
 def figure(map: PrecisionMap, title: str | None = None) -> Figure:
     """The matplotlib figure."""
-    from tilewright.plot.gantt import check_matplotlib
-
-    check_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    fig = new_figure("a precision map", 6.4, 5.2)
     from matplotlib.patches import Patch, Rectangle
 
-    fig = Figure(figsize=(6.4, 5.2), layout="constrained")
-    FigureCanvasAgg(fig)
     axes = fig.add_subplot()
     for i, j in map:
         name = map[i, j].name

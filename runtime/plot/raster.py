@@ -9,6 +9,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
 from tilewright.graph import TaskGraph
+from tilewright.plot.canvas import check_matplotlib
 from tilewright.plot.layered import Layout, Point
 from tilewright.plot.palette import ACCENT, colours, text_on
 
@@ -23,19 +24,13 @@ _PIXELS = 8_000  # most a side: what compresses in seconds and opens anywhere
 
 def save(graph: TaskGraph, layout: Layout, critical: tuple[set[int], set[tuple[int, int]]], path: FilePath) -> None:
     """Write a PNG. ImportError, in a sentence that says what to do, if matplotlib is not installed."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
-    except ImportError as error:
-        raise ImportError(
-            "a PNG needs matplotlib; pip install 'tilewright[plot]' brings it, SVG needs nothing"
-        ) from error
+    check_matplotlib("a PNG (an SVG does not)")
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     scale = min(1.0, _PIXELS / max(layout.width, layout.height, 1.0))
     width, height = max(layout.width * scale, 420.0) + 44, layout.height * scale + 90
     fig = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
-    FigureCanvasAgg(fig)
     axes = fig.add_axes((20 / width, 20 / height, (width - 40) / width, (height - 90) / height))
     axes.set_xlim(layout.width / 2 - (width - 40) / scale / 2, layout.width / 2 + (width - 40) / scale / 2)
     axes.set_ylim(max(layout.height, 1.0), 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilewright.plot.canvas import new_figure
+
 if TYPE_CHECKING:
     from tilewright.comm.scaling import Point, Study
 
@@ -31,13 +33,6 @@ def _curve(study: Study, points: list[Point]) -> tuple[list[float], list[float]]
 
 def figure(study: Study, path: str | Path) -> None:
     """One panel a kind of scaling, efficiency over n or p; see `Study.plot`."""
-    from tilewright.plot.gantt import check_matplotlib
-
-    check_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
     kinds = list(dict.fromkeys(point.kind for point in study.points))
     layouts = list(dict.fromkeys(point.layout for point in study.points))
     facts = study.facts
@@ -47,8 +42,9 @@ def figure(study: Study, path: str | Path) -> None:
         "weak": f"weak: n²/p = {facts.get('memory')} words",
         "measured": f"measured here, n = {facts.get('measured_n')}",
     }
-    fig = Figure(figsize=(4.2 * len(kinds), 4.4), layout="constrained")
-    FigureCanvasAgg(fig)
+    fig = new_figure("a scaling study", 4.2 * len(kinds), 4.4)
+    from matplotlib.lines import Line2D
+
     panels = fig.subplots(1, len(kinds), squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
         for layout in layouts:

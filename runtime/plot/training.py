@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from tilewright.plot.canvas import new_figure
+
 if TYPE_CHECKING:
     from tilewright.training.result import Result
 
@@ -39,22 +41,16 @@ def page(results: Mapping[str, Result], table: str) -> str:
 
 def figure(results: Mapping[str, Result], path: str | Path | BinaryIO) -> None:
     """Write four panels; ImportError without matplotlib. A dashed line marks each change of precision."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        raise ImportError("plots need matplotlib; pip install 'tilewright[plot]'") from None
+    fig = new_figure("a plot of a training", 11, 7)
+    from matplotlib.ticker import MaxNLocator
 
-    fig = Figure(figsize=(11, 7), layout="constrained")
-    FigureCanvasAgg(fig)
     loss, accuracy, time, scale = fig.subplots(2, 2).flat
-    for name, result in results.items():
-        style = {"color": _COLOURS.get(name, "#000000"), "label": name}
-        marked = {**style, "marker": _MARKS.get(name, "o"), "markersize": 4}
+    for above, (name, result) in zip(reversed(range(len(results))), results.items(), strict=True):
+        style = {"color": _COLOURS.get(name, "#000000"), "label": name, "linewidth": 1.5 + 1.3 * above}
+        marked = {**style, "marker": _MARKS.get(name, "o"), "markersize": 4 + 2 * above}  # equal curves: all show
         epochs = result.table_of_epochs
         places = [(row["step"] + 1) / result.per_epoch for row in result.steps]
-        loss.plot(places, result.losses, color=style["color"], alpha=0.25, linewidth=0.8)
+        loss.plot(places, result.losses, color=style["color"], alpha=0.25, linewidth=0.8 + 0.7 * above)
         loss.plot([e.number for e in epochs], [e.loss for e in epochs], **marked)
         tested = [e for e in epochs if e.test_accuracy is not None]
         accuracy.plot([e.number for e in tested], [100 * (e.test_accuracy or 0) for e in tested], **marked)

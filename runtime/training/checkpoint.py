@@ -16,10 +16,21 @@ import torch
 
 from tilewright.training.state import Log, State
 
-__all__ = ["NAME", "check", "read", "write"]
+__all__ = ["NAME", "check", "make_room", "read", "write"]
 
 NAME = "checkpoint.pt"
 _VERSION = 3
+
+
+def make_room(folder: str | Path) -> None:
+    """The folder, before any work. ValueError if nothing can be written there."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        aside = Path(folder) / f".{NAME}.{os.getpid()}"
+        aside.touch()
+        aside.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write checkpoints to {folder}: {error.strerror}") from error
 
 
 def write(folder: str | Path, state: State, log: Log, facts: dict[str, Any]) -> Path:
@@ -73,7 +84,10 @@ def read(folder: str | Path) -> tuple[State, Log, dict[str, Any]] | None:
         state = State(*(payload[name] for name in ("step", "tensors", "optimizer", "control", "random", "average")))
         log, facts = Log.from_state(payload["log"]), payload["facts"]
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is damaged, or not a checkpoint of this library: {error}") from error
+        raise ValueError(
+            f"{path} is damaged, or not a checkpoint of this library ({type(error).__name__}); remove it, pass "
+            f"resume=False, or --no-resume, to start anew, or another folder"
+        ) from error
     if version != _VERSION:
         raise ValueError(f"{path} has version {version} of the format; this library reads version {_VERSION}")
     return state, log, facts
@@ -98,6 +112,6 @@ def check(facts: dict[str, Any], wanted: dict[str, Any], folder: str | Path) -> 
     ]
     if differ:
         raise ValueError(
-            f"the checkpoint in {folder} is of another training: it has {'; '.join(differ)}. Pass resume=False to "
-            f"start anew, or another folder"
+            f"the checkpoint in {folder} is of another training: it has {'; '.join(differ)}. Pass "
+            f"resume=False, or --no-resume, to start anew, or another folder"
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from tilewright.report import seconds
 from tilewright.training import usage
 from tilewright.training.data import Dataset
 from tilewright.training.result import Result, Text, grid
@@ -63,7 +64,10 @@ class Comparison:
             ["Metric", *(name.upper() if name != "adaptive" else name for name in names)],
             row("Peak memory (MB)", lambda r: f"{r.peak_memory / 1e6:.1f}"),
             row("Training time (s)", lambda r: f"{r.seconds:.2f}"),
-            row("Step time p50 / p95 (ms)", lambda r: f"{r.percentile(50) * 1e3:.3g} / {r.percentile(95) * 1e3:.3g}"),
+            row(
+                "Step time p50 / p95",
+                lambda r: " / ".join(seconds(r.percentile(q)) for q in (50, 95)) if r.runs else "-",
+            ),
             row("Images per second", lambda r: f"{r.images_per_second:.0f}"),
             row("Final test accuracy (%)", lambda r: f"{100 * r.test_accuracy:.2f}"),
             row("Skipped steps", lambda r: str(r.skipped_steps)),
@@ -128,6 +132,10 @@ def compare(
 
     if not precisions or len(set(precisions)) < len(precisions):
         raise ValueError(f"precisions must be different names, not {', '.join(precisions) or 'none'}")
+    if isinstance(model_factory, nn.Module) or not callable(model_factory):
+        raise TypeError(f"model_factory must be a function that makes a model at each call, not {type(model_factory)}")
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise TypeError(f"data must be a pair (train, test), not {type(data)}")
     train, test = data
     for name in precisions:
         check_precision(name, model_factory(), **options)

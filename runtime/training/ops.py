@@ -168,9 +168,11 @@ def forward_loss(
 
 def _loss(loss: Any, y: Any, target: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """(the loss, its parts by name if it has any)."""
-    if isinstance(loss, Losses):
-        return loss.by_name(y, target)
-    return loss(y, target), {}
+    try:
+        return loss.by_name(y, target) if isinstance(loss, Losses) else (loss(y, target), {})
+    except IndexError as error:
+        error.add_note(f"outputs have shape {tuple(y.shape)}, and the largest label is {int(target.max())}")
+        raise
 
 
 def _through(stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: tuple[int, ...]) -> tuple[Any, ...]:
@@ -179,7 +181,7 @@ def _through(stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: 
     x = x[m] if whole else x.detach().requires_grad_()
     if setup.penalty is not None and setup.penalty.of == "inputs":
         x.requires_grad_()
-    with _forward_pass(stage, control, setup, m, key):
+    with _forward_pass(stage, control, setup, x, m, key):
         if stage.compiled is None:
             y = stage.module(x)
         else:
@@ -189,7 +191,9 @@ def _through(stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: 
 
 
 @contextlib.contextmanager
-def _forward_pass(stage: Stage, control: Control, setup: Setup, m: int, key: tuple[int, ...]) -> Iterator[None]:
+def _forward_pass(
+    stage: Stage, control: Control, setup: Setup, x: torch.Tensor, m: int, key: tuple[int, ...]
+) -> Iterator[None]:  # fmt: skip
     if setup.checks and m == 0 and stage.buffers:
         stage.save_buffers()
     with contextlib.ExitStack() as around:
@@ -199,6 +203,7 @@ def _forward_pass(stage: Stage, control: Control, setup: Setup, m: int, key: tup
         try:
             yield
         except RuntimeError as error:
+            error.add_note(f"the segment got {str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}")
             if control.precision in ("fp16", "bf16") and "dtype" in str(error):
                 error.add_note(
                     f"under {control.precision} autocast layers return 16-bit tensors, and what the model made itself "

@@ -7,6 +7,7 @@ was, is in the log.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -92,6 +93,8 @@ def optimizers(given: Any, lr: float | None) -> Optimizers:
 
 def _one(given: Any, lr: float | None) -> tuple[str, Maker]:
     """(what it is called in a checkpoint, a function from parameters to an optimizer)."""
+    if lr is not None and not 0 <= lr < math.inf:
+        raise ValueError(f"lr must be a finite number from 0, not {lr}")
     if isinstance(given, str):
         if given not in OPTIMIZERS:
             raise ValueError(

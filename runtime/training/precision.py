@@ -108,7 +108,7 @@ def set_tf32(on: bool, device_type: str) -> None:
 def problem(precision: str, device: torch.device) -> str:
     """Why this device should not train in this precision; empty if it may."""
     if precision not in PRECISIONS:
-        return f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}"
+        return f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}, adaptive"
     if device.type == "cpu":
         if precision == "tf32":
             return "tf32 is a format of NVIDIA's tensor cores; a CPU has none: use fp32 or bf16"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.engine import Run
+from tilewright.report import seconds
 from tilewright.training.fallback import Event
 from tilewright.training.head import Head
 from tilewright.training.state import Log, State
@@ -57,6 +58,7 @@ class Epoch:
     test_loss: float | None
     test_accuracy: float | None
     seconds: float
+    """Of its steps in this call; 0 where a call before took them all."""
     skipped: int
     precision: str
     """Of its last step."""
@@ -216,7 +218,7 @@ class Result:
     @property
     def peak_memory(self) -> int:
         """Bytes at the fullest moment beyond those in use before: of the device, or resident in the process."""
-        return max(self.log.memory[1] - self.log.memory[0], 0)
+        return self.log.used
 
     # ------------------------------------------------------------ showing
 
@@ -241,15 +243,19 @@ class Result:
         rows = [["epoch", "precision", "loss", "train", "test", "time", "skipped"]]
         rows += [[
             str(e.number), e.precision, f"{e.loss:.4f}", f"{e.accuracy:.2%}",
-            "-" if e.test_accuracy is None else f"{e.test_accuracy:.2%}", f"{e.seconds:.2f} s", str(e.skipped),
+            "-" if e.test_accuracy is None else f"{e.test_accuracy:.2%}",
+            f"{e.seconds:.2f} s" if e.seconds else "before", str(e.skipped),
         ] for e in self.table_of_epochs]  # fmt: skip
         text = [str(grid(rows, f"Training in {self.precision} on {self.facts['device']}"))]
         text.append(
-            f"{self.images_per_second:.0f} images/s; a step takes {self.percentile(50) * 1e3:.3g} ms (p50), "
-            f"{self.percentile(95) * 1e3:.3g} ms (p95); loading {self.loader_seconds:.3g} s, computing "
-            f"{self.compute_seconds:.3g} s; peak memory {self.peak_memory / 1e6:.1f} MB"
+            f"{self.images_per_second:.0f} images/s; a step takes {seconds(self.percentile(50))} (p50), "
+            f"{seconds(self.percentile(95))} (p95); loading {seconds(self.loader_seconds)}, computing "
+            f"{seconds(self.compute_seconds)}; peak memory {self.peak_memory / 1e6:.1f} MB"
             if self.runs else "nothing was left to do: the checkpoint is at the last step"
         )  # fmt: skip
+        spoilt = [row["step"] for row in self.steps if not (row["skipped"] or math.isfinite(row["loss"]))]
+        if spoilt:
+            text.append(f"the loss of {len(spoilt)} steps was not finite, from step {spoilt[0]} on; try a smaller lr")
         if self.overlap is not None:
             text.append(f"{self.overlap:.0%} of the all-reduce passed under backward passes")
         if self.head is not None:

@@ -263,6 +263,11 @@ class Log:
     memory: tuple[int, int] = (0, 0)
     """Bytes in use by the process of the first place: at the beginning, and at the fullest moment."""
 
+    @property
+    def used(self) -> int:
+        """Bytes at the fullest moment beyond those in use before."""
+        return max(self.memory[1] - self.memory[0], 0)
+
     def and_then(self, other: Log) -> Log:
         """Both, this one first."""
         fullest = max(self.memory[1], other.memory[1])

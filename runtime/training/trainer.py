@@ -168,17 +168,20 @@ def fit(
     >>> result.test_accuracy > 0.9
     True
     """
-    target = target_device(device)
+    target = target_device(device) if backend in ("serial", "threads") else _host(device, backend)
+    _check_data(model, train, test)
+    if log is not None:
+        _check_file(log)
     loss = nn.CrossEntropyLoss() if loss is None else loss
     _check_counts(epochs=epochs, batch_size=batch_size, accumulate=accumulate, workers=workers)
-    if not len(train) or (test is not None and not len(test)):
-        raise ValueError("there is nothing to train on: a data set is empty")
+    optional = {"segments": segments, "threads": threads, "checkpoint_every": checkpoint_every}
+    _check_counts(**{name: count for name, count in optional.items() if count is not None})
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"seed must be an integer, not {seed!r}")
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be above 0, not {clip_norm}")
     if ema is not None and not 0 < ema < 1:
         raise ValueError(f"ema must be between 0 and 1, not {ema}")
-    if target.type != "cpu" and backend not in ("serial", "threads"):
-        raise ValueError(f"backend {backend!r} sends values between processes and trains on CPUs; pass device='cpu'")
     if penalty is not None:
         segments = _one_segment(segments, pipeline)
     compiler = _compiler(compile, target, pipeline, penalty)
@@ -207,6 +210,8 @@ def fit(
         board=str(open_file(tensorboard)) if tensorboard is not None else None, compiler=compiler,
     )  # fmt: skip
     state, past = State.of(model, control), Log()
+    if folder is not None:
+        checkpoints.make_room(folder)
     found = checkpoints.read(folder) if folder is not None and resume else None
     if found is not None:
         checkpoints.check(found[2], facts, str(folder))
@@ -235,11 +240,12 @@ def fit(
             data = _data(layout, model, state, replace(setup, past=past), train, test) | _buckets(graph)
             done = engine.run(graph, data | (head_data(len(train), train.classes) if last else {}), progress)
             state = done[Handle("result", (0,))]
-            past = past.and_then(done[Handle("log", (0,))])
+            log_of_run = done[Handle("log", (0,))]
+            past = past.and_then(log_of_run)
             if last:
                 closed_form = done[Handle("head", (0,))]
             _let_go(done)
-            runs.append((done, marks))
+            runs.append((replace(done, measured=log_of_run.used), marks))
     model.load_state_dict(state.tensors)
     return Result(
         precision=precision, log=past, runs=runs, per_epoch=per_epoch, epochs=epochs, resumed=resumed,
@@ -248,10 +254,39 @@ def fit(
     )  # fmt: skip
 
 
+def _check_data(model: Any, train: Any, test: Any) -> None:
+    """ValueError or TypeError, before any work, if something is no model, no data, or data of another kind."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch module, not {model if isinstance(model, type) else type(model)}")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("there is nothing to train: the model has no parameter that requires a gradient")
+    for name, data in (("train", train), ("test", test)):
+        if data is None and name == "test":
+            continue
+        if not isinstance(data, Dataset):
+            raise TypeError(f"{name} must be a tilewright.training.data.Dataset(images, labels), not {type(data)}")
+        if not len(data):
+            raise ValueError(f"{name} is an empty data set" + ("; leave it out" if name == "test" else ""))
+    if test is not None and (test.shape, test.classes) != (train.shape, train.classes):
+        raise ValueError(
+            f"train has images of shape {train.shape} in {train.classes} classes, test of shape {test.shape} in "
+            f"{test.classes}"
+        )
+
+
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} must be a positive integer, not {count!r}")
+
+
+def _check_file(path: str | Path) -> None:
+    """ValueError, before any work, if lines cannot be appended to a file."""
+    try:
+        with Path(path).open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write the log {path}: {error.strerror}") from error
 
 
 def _compiler(
@@ -319,8 +354,26 @@ def check_precision(wanted: str, model: nn.Module, **options: Any) -> None:
 
 
 def target_device(device: str | torch.device | None) -> torch.device:
-    """That device, or a CUDA device if there is one, else the CPU."""
-    return torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    """That device, or a CUDA device if there is one, else the CPU. ValueError if it is neither, or not there."""
+    have = torch.cuda.is_available()
+    try:
+        found = torch.device(device if device is not None else "cuda" if have else "cpu")
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}; trainings run on 'cpu' and 'cuda', such as 'cuda:1'") from None
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"trainings run on 'cpu' and 'cuda', not on {str(found)!r}")
+    if found.type == "cuda" and not have:
+        raise ValueError(f"there is no CUDA device, so nothing can run on {str(found)!r}; pass 'cpu'")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"there is no device {str(found)!r}; CUDA devices here: {torch.cuda.device_count()}")
+    return found
+
+
+def _host(device: str | torch.device | None, backend: str) -> torch.device:
+    """The CPU, for engines with several processes. ValueError if something else is meant, or would be by default."""
+    if torch.cuda.is_available() if device is None else str(device) != "cpu":
+        raise ValueError(f"backend {backend!r} sends values between processes and trains on CPUs; pass device='cpu'")
+    return torch.device("cpu")
 
 
 def _fit_for(rung: str, device: torch.device, model: nn.Module, allow_slow: bool) -> bool:

@@ -51,17 +51,66 @@ class TestArguments:
         with pytest.raises(TypeError, match=f"workers must be an integer, not {workers!r}"):
             tw.run(chain(1), data(), workers=workers)
 
+    def test_unknown_backend_lists_the_simulator_too(self):
+        with pytest.raises(
+            ValueError, match="unknown backend 'simulator'; known: serial, threads, mpi, dask, simulate"
+        ):
+            tw.run(chain(1), data(), backend="simulator")
+
+    @pytest.mark.parametrize("graph", [None, [axpy]], ids=["None", "list"])
+    def test_only_a_graph_runs(self, graph):
+        for call in (tw.run, tw.simulate):
+            with pytest.raises(TypeError, match="a run wants a TaskGraph, not "):
+                call(graph)
+
+    @pytest.mark.parametrize("call", [tw.run, tw.simulate])
+    def test_a_number_is_no_machine(self, call):
+        with pytest.raises(TypeError, match=r"machine is a Machine, such as Machine\(workers=4\), not 4"):
+            call(chain(1), data=data(), machine=4)
+
+    @pytest.mark.parametrize(
+        ("backend", "threads", "message"),
+        [
+            ("threads", "2", "an integer, not '2'"),
+            ("threads", 0, "at least 1, not 0"),
+            ("mpi", 2, "1 for backend 'mpi'"),
+        ],
+    )
+    def test_threads_per_task_are_a_number_that_the_backend_can_have(self, backend, threads, message):
+        with pytest.raises((TypeError, ValueError), match=f"threads_per_task must be {message}"):
+            tw.run(chain(1), data(), backend=backend, threads_per_task=threads)
+
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [
+            ("tilesize", "did you mean tile_size"),
+            ("nworkers", "did you mean workers"),
+            ("uplo", "'threads' has devices"),
+        ],
+    )
+    def test_an_unknown_option_says_what_may_be_meant(self, name, hint):
+        with pytest.raises(TypeError, match=f"unknown option {name}; .*{hint}"):
+            tw.tiled_cholesky(np.eye(3), **{name: 1})
+
     def test_numpy_integer_is_a_number_of_workers(self):
         assert tw.run(chain(5), data(), workers=np.int64(2)).workers == 2
 
 
 class TestRun:
+    def test_a_name_without_a_value_is_an_error_that_lists_the_names(self):
+        with pytest.raises(KeyError, match="the run has no value for z; it has x, y"):
+            tw.run(chain(4), data())["z"]
+
+    @pytest.mark.parametrize("suffix", ["png", "svg"])
+    def test_a_gantt_chart_is_one_call(self, tmp_path, suffix):
+        path = tmp_path / f"run.{suffix}"
+        tw.run(chain(4), data()).gantt(path)
+        assert path.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
+
     def test_final_values_by_name_and_by_handle(self):
         run = tw.run(chain(4), data(), workers=2)
         assert np.array_equal(run["y"], np.full(3, 6.0))
         assert run[tw.Handle("y")] is run["y"]
-        with pytest.raises(KeyError, match="no data for handle z"):
-            run["z"]
 
     def test_no_more_workers_than_tasks(self):
         assert tw.run(chain(3), data(), workers=64).workers == 3

@@ -115,6 +115,24 @@ class TestInsert:
         with pytest.raises(TypeError, match=r"take a handle, not 'x'; make one with graph\.handle\(name\)"):
             access("x")
 
+    def test_a_family_is_not_a_handle_and_says_how_to_get_one(self):
+        with pytest.raises(TypeError, match=r"take one handle of A\[\.\.\.\]; give its index, such as A\[0, 0\]"):
+            R(TaskGraph().handles("A"))
+
+    @pytest.mark.parametrize("index", [1.5, slice(2), (slice(0, 2), 0)], ids=["float", "slice", "pair"])
+    def test_indices_that_name_no_single_handle_are_an_error(self, index):
+        with pytest.raises(TypeError, match=r"A\[\.\.\.\] names one handle at a time by integers, not"):
+            TaskGraph().handles("A")[index]
+
+    @pytest.mark.parametrize("make", ["handle", "handles"])
+    def test_a_name_is_a_string(self, make):
+        with pytest.raises(TypeError, match="a handle's name is a string, not 3"):
+            getattr(TaskGraph(), make)(3)
+
+    def test_costs_are_as_many_as_tasks(self):
+        with pytest.raises(ValueError, match=r"3 costs for the 4 tasks of TaskGraph\('cholesky nt=2', 4 tasks\)"):
+            cholesky_graph(2).critical_path(cost=[1.0, 2.0, 3.0])
+
     def test_refused_insert_leaves_the_graph_as_it_was(self):
         g = TaskGraph()
         g.insert(noop, W(x))

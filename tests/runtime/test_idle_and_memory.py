@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.footprint import high_water
 from tilewright.idle import split, waits
-from tilewright.memory import high_water
 
 
 def job(*_):

@@ -86,3 +86,8 @@ def test_json_gives_the_machine_back(tmp_path):
     machine.to_json(path)
     assert Machine.from_json(path) == machine
     assert Machine.from_json(machine.to_json()) == machine
+
+
+def test_a_number_of_workers_is_an_integer():
+    with pytest.raises(TypeError, match="Machine: workers must be an integer, not '2'"):
+        Machine(workers="2")

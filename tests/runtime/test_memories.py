@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from matrices import indefinite_matrix, spd_matrix
 
 import tilewright as tw
+from tilewright.accelerators import ACCELERATION, TorchAccelerator, accelerator
 from tilewright.kernels import table
 from tilewright.linalg import ops
-from tilewright.memories import ACCELERATION, TorchAccelerator, accelerator
 from tilewright.precision import FORMATS, PrecisionMap
 
 FORMS = ("bfloat16", "float16", "bfloat16x2")

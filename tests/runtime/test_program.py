@@ -30,6 +30,28 @@ class TestChecks:
         with pytest.raises(MissingDataError, match=r"reads A\[0,0\], .* and 5 more, but the data has only: nothing"):
             tw.run(cholesky_graph(nt=4), {})
 
+    def test_an_array_that_is_not_cut_into_tiles_is_an_error_that_says_how(self):
+        g = TaskGraph()
+        A = g.handles("A")
+        g.insert(never, RW(A[0, 1]))
+        with pytest.raises(TypeError, match=r"A is an array of 4 x 6 numbers, not cut .* tw\.TiledMatrix\.view"):
+            tw.run(g, {"A": np.ones((4, 6))})
+        rows = tw.TaskGraph()
+        rows.insert(lambda row: row.fill(3), RW(rows.handles("A")[1]))
+        assert (tw.run(rows, {"A": np.ones((4, 6))})["A"][1] == 3).all()
+
+    def test_a_tile_outside_of_the_matrix_is_named_with_the_number_of_tiles(self):
+        g = TaskGraph()
+        g.insert(never, RW(g.handles("A")[-1, 7]))
+        with pytest.raises(MissingDataError, match=r"reads A\[-1,7\], but TiledMatrix\(4 x 4, .*\) has 2 x 2 tiles"):
+            tw.run(g, {"A": TiledMatrix.view(np.ones((4, 4)), 2)})
+
+    def test_data_that_is_none_is_called_so(self):
+        g = TaskGraph()
+        g.insert(never, RW(g.handle("x")))
+        with pytest.raises(MissingDataError, match="reads x, but what the data has for it is None"):
+            tw.run(g, {"x": None})
+
     def test_handle_written_before_it_is_read_needs_no_data(self):
         g = TaskGraph()
         x, y = g.handle("x"), g.handle("y")

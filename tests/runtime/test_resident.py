@@ -185,3 +185,11 @@ class TestPool:
             os.kill(pool.pids[1], 9)
             with pytest.raises(tw.RankDied, match="rank 1"):
                 step()
+
+
+def test_after_close_a_sentence_says_that_the_data_is_gone():
+    op = tw.DenseOperator(np.eye(3), ranks=2, backend="threads")
+    assert np.array_equal(op @ np.ones(3), np.ones(3))
+    op.close()
+    with pytest.raises(RuntimeError, match=r"what was kept on the ranks is gone since close\(\)"):
+        op @ np.ones(3)

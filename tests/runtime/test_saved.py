@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,11 +14,15 @@ def simulated():
     return tw.simulate(tw.cholesky_graph(5), MACHINE, owner=lambda h: h.index[0] % 2)
 
 
+def training_like():
+    return replace(measured(), measured=12345)
+
+
 def measured():
     return tw.tiled_cholesky(np.eye(50) * 2, tile_size=13, return_run=True)[1]
 
 
-@pytest.mark.parametrize("make", [simulated, measured])
+@pytest.mark.parametrize("make", [simulated, measured, training_like])
 def test_a_saved_run_comes_back_with_all_but_its_data(make, tmp_path):
     run = make()
     run.save(tmp_path / "run.json")

@@ -15,8 +15,8 @@ def test_plain_handle_finds_the_data_of_its_name():
 
 @pytest.mark.parametrize(
     ("family", "index"),
-    [({3: "tile"}, (3,)), (["a", "b", "c", "tile"], (3,)), ({(3, 1): "tile"}, (3, 1))],
-    ids=["dict", "list", "dict of pairs"],
+    [({3: "tile"}, (3,)), (["a", "b", "c", "tile"], (3,)), ({(3, 1): "tile"}, (3, 1)), ([[], ["a", "tile"]], (1, 1))],
+    ids=["dict", "list", "dict of pairs", "list of lists"],
 )
 def test_indexed_handle_finds_the_member_of_its_family(family, index):
     assert Store({"A": family})[Handle("A", index)] == "tile"
@@ -48,3 +48,8 @@ def test_offset_is_the_first_row_of_a_tile():
     loose = {(i, j): view[i, j] for i, j in view}
     for family in (packed, view, loose):
         assert [Store({"A": family}).offset(Handle("A", (i, i))) for i in range(3)] == [0, 2, 4]
+
+
+def test_data_that_is_no_mapping_is_an_error():
+    with pytest.raises(TypeError, match=r"data is a dict of buffers by name, such as \{'x': array\}, not a list"):
+        Store([1, 2])

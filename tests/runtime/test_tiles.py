@@ -112,3 +112,15 @@ def test_repr_says_size_tile_dtype_and_kind():
     assert repr(TiledMatrix.view(a, 2)) == "TiledMatrix(3 x 5, tile_size=2, float32, view)"
     assert repr(TiledMatrix.from_numpy(a, 2)) == "TiledMatrix(3 x 5, tile_size=2, float32, packed)"
     assert TiledMatrix.view(a, 2).nbytes == a.nbytes
+
+
+def test_what_is_no_array_is_copied_or_refused():
+    assert TiledMatrix.from_numpy([[1.0, 2.0], [3.0, 4.0]], 1)[1, 0] == 3
+    with pytest.raises(TypeError, match=r"views a NumPy array, not a list; TiledMatrix\.from_numpy"):
+        TiledMatrix.view([[1.0]], 1)
+
+
+@pytest.mark.parametrize("nb", [2.5, "2", True])
+def test_tile_size_must_be_an_integer(nb):
+    with pytest.raises(TypeError, match="tile_size must be an integer"):
+        TiledMatrix.from_numpy(np.eye(3), nb)

@@ -1,6 +1,7 @@
 """The Dask engine in both modes: same bits, dask.array in and out, what a report says, and everything that can go wrong."""
 
 import asyncio
+import gc
 import itertools
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import dask
@@ -25,6 +27,7 @@ import tilewright as tw
 from tilewright.cluster import client as clients
 from tilewright.cluster.submitted import _loads
 from tilewright.distribution import RowBlocks
+from tilewright.linalg.chunked import Chunks
 
 MODES = ("resident", "tasks")
 modes = pytest.mark.parametrize("mode", MODES)
@@ -151,10 +154,7 @@ def test_tiles_are_read_where_they_are_and_no_segment_stays(client):
     assert run.bytes > 1 << 14
     assert all(count > 1 for count in client.run(ops.segments).values())  # its probe, and what has the factor
     del factor, run
-    deadline = time.monotonic() + 10
-    while set(client.run(ops.segments).values()) != {1} and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert set(client.run(ops.segments).values()) == {1}
+    assert until(lambda: set(client.run(ops.segments).values()) == {1})
 
 
 def test_memory_that_cannot_be_seen_is_sent(client, monkeypatch):
@@ -231,6 +231,17 @@ def test_nothing_of_an_array_is_gathered(client, mode, monkeypatch):
     factor = tw.tiled_cholesky(da.from_array(spd_matrix(80), chunks=40), client=client, tile_size=20, mode=mode)
     assert all(not isinstance(value, np.ndarray) and not value[1] for value in gathered)
     assert factor.shape == (80, 80)
+
+
+def test_chunks_on_workers_are_taken_as_tiles_without_a_task_for_each(client):
+    x = client.persist(da.from_array(spd_matrix(300), chunks=130))
+    chunks = Chunks(x, True, False, None, {"client": client})
+    pieces = chunks.tiles(130).pieces
+    assert len(pieces) == 6
+    assert all(piece.future is x.__dask_graph__()[x.name, *place] for place, piece in pieces.items())
+    with Client(client.scheduler.address, set_as_default=False) as other:  # whose futures are its own
+        factor = tw.tiled_cholesky(x, client=other)
+        assert np.array_equal(other.compute(factor).result(), tw.tiled_cholesky(spd_matrix(300), tile_size=130))
 
 
 def test_square_chunks_are_the_tiles(client):
@@ -437,6 +448,52 @@ def test_factor_is_right_though_a_worker_is_killed(own_client, tmp_path):
     assert np.array_equal(own_client.compute(factor).result(), tw.tiled_cholesky(a, tile_size=50))
 
 
+def until(claim, seconds=10):
+    """Whether a claim comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not (true := claim()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return true
+
+
+def is_idle(client):
+    """Whether no key is left on the scheduler."""
+    return client.run_on_scheduler(lambda dask_scheduler: not dask_scheduler.tasks)
+
+
+@modes
+def test_interrupt_ends_a_run_and_leaves_nothing_on_the_cluster(client, mode, tmp_path):
+    g, data = slow_graph(tmp_path / "pid", count=400)
+
+    def interrupt():
+        until((tmp_path / "pid").exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    start = time.monotonic()
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        tw.run(g, data, backend="dask", client=client, mode=mode, overheads=(0, 0, 0))
+    thread.join()
+    gc.collect()  # of this test's exception, and of those before
+    assert until(lambda: is_idle(client))
+    assert time.monotonic() - start < 5  # all of it would take 10 s
+    assert tw.run(_doubled(), {"x": 1}, backend="dask", client=client, mode=mode)["x"] == 2
+
+
+@modes
+def test_data_of_a_run_goes_with_its_result_and_waits_for_no_garbage_collection(client, mode):
+    g = tw.TaskGraph()
+    g.insert(ops.sleep, tw.RW(g.handle("x")), 0.6)  # so long that the caller looks at the workers meanwhile
+    gc.collect()
+    gc.disable()
+    try:
+        tw.run(g, {"x": np.zeros(20_000)}, backend="dask", client=client, mode=mode)
+        assert until(lambda: is_idle(client))
+    finally:
+        gc.enable()
+
+
 def test_tiles_lost_after_a_resident_run_are_an_error_and_no_hang(own_client):
     factor = tw.tiled_cholesky(da.from_array(spd_matrix(100), chunks=50), client=own_client, tile_size=25)
     pids = own_client.run(os.getpid)
@@ -462,6 +519,23 @@ def test_workers_without_tilewright_are_named_in_one_sentence(tmp_path):
         tw.tiled_cholesky(spd_matrix(20), backend="dask", client=client)
     assert str(caught.value).startswith("tcp://") and "cannot import it (ModuleNotFoundError" in str(caught.value)
     assert str(caught.value).endswith("install the same tilewright on all machines of the cluster")
+
+
+def test_adaptive_cluster_without_workers_starts_one():
+    a = spd_matrix(40)
+    with LocalCluster(**QUIET | {"n_workers": 0, "processes": False}) as cluster:
+        cluster.adapt(minimum=0, maximum=2, interval="50ms")
+        with Client(cluster, set_as_default=False) as client:
+            assert not client.scheduler_info()["workers"]
+            factor = tw.tiled_cholesky(a, tile_size=20, backend="dask", client=client)
+            assert np.array_equal(factor, tw.tiled_cholesky(a, tile_size=20))
+
+
+def test_workers_of_another_version_are_named_with_both(client, monkeypatch):
+    monkeypatch.setattr(clients, "version", lambda name: "9.9")
+    message = f"has version {tw.__version__}, and this process has tilewright 9.9"
+    with Client(client.scheduler.address, set_as_default=False) as other, pytest.raises(RuntimeError, match=message):
+        tw.tiled_cholesky(spd_matrix(20), backend="dask", client=other)
 
 
 def test_worker_that_is_busy_is_an_error_after_the_time_that_was_said(client):
@@ -579,6 +653,28 @@ def test_workers_in_this_process_do_not_share_tiles():
             assert np.array_equal(got, tw.tiled_cholesky(a, tile_size=15))
 
 
+def test_all_of_a_cluster_of_six_workers_is_used():
+    a = spd_matrix(90)
+    settings = QUIET | {"n_workers": 6, "processes": False}
+    with LocalCluster(**settings) as cluster, Client(cluster, set_as_default=False) as client:
+        for mode in MODES:
+            got, run = tw.tiled_cholesky(
+                a, tile_size=15, backend="dask", client=client, mode=mode, return_run=True, overheads=(0, 0, 0)
+            )
+            assert np.array_equal(got, tw.tiled_cholesky(a, tile_size=15))
+            assert {record.rank for record in run.trace} == set(range(6))
+
+
+@modes
+def test_call_from_a_running_event_loop(client, mode):
+    a = spd_matrix(50)
+
+    async def cell():  # of a notebook
+        return tw.tiled_cholesky(a, tile_size=16, backend="dask", client=client, mode=mode)
+
+    assert np.array_equal(asyncio.run(cell()), tw.tiled_cholesky(a, tile_size=16))
+
+
 def test_two_runs_at_once_on_one_cluster(client):
     a = spd_matrix(100)
     wanted = tw.tiled_cholesky(a, tile_size=20)
@@ -633,13 +729,29 @@ def test_kept_cluster_needs_no_guard_in_a_script_and_ends_with_it(tmp_path, end)
     assert len(pids) == 2
     if not end:
         assert done.stderr == ""
-    deadline = time.monotonic() + 20
-    while any(map(alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(alive, pids))
+    assert until(lambda: not any(map(alive, pids)), 20)
 
 
 def test_missing_dask_is_one_sentence(monkeypatch):
     monkeypatch.setattr(clients.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs dask and distributed, .* pip install 'tilewright\[dask\]'"):
         tw.tiled_cholesky(spd_matrix(10), backend="dask")
+
+
+def test_a_fork_is_told_that_its_client_has_no_threads(client):
+    reader, writer = os.pipe()
+    with client.as_current(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python, that there are threads
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.alarm(20)
+                tw.tiled_cholesky(spd_matrix(10), backend="dask")
+            except RuntimeError as error:
+                os.write(writer, str(error).encode())
+            finally:
+                os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    assert os.read(reader, 1000).decode().startswith("this process is a fork of the one whose Dask client this is")
+    os.close(reader)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -230,14 +231,91 @@ def test_a_task_runs_on_the_rank_it_names(pool: tw.mpi.Pool, ops: Any) -> None:
     assert [record.rank for record in sorted(run.trace, key=lambda record: record.task)] == [2, 0, 1]
 
 
-@pytest.mark.parametrize("function", [lambda x: None, "local"])
-def test_a_function_without_an_importable_name_is_refused(pool: tw.mpi.Pool, function: Any) -> None:
-    def local(x: Any) -> None: ...
+class Own:
+    """A class of a script: no rank can import it."""
+
+    __module__ = "__main__"
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Odd(Exception):
+    __module__ = "__main__"
+
+
+def test_functions_and_classes_that_no_rank_can_import_travel_as_code(pool: tw.mpi.Pool) -> None:
+    step = 10
+
+    def local(x: Any) -> None:
+        x += step
+
+    class LastFirst:
+        def prepare(self, graph: Any, machine: Any) -> None:
+            self.tasks: list[Any] = []
+
+        def push(self, task: Any, worker: Any = None) -> None:
+            self.tasks.append(task)
+
+        def pop(self, worker: int) -> Any:
+            return self.tasks.pop() if self.tasks else None
 
     g = tw.TaskGraph()
-    g.insert(local if function == "local" else function, tw.R(g.handle("x")))
-    with pytest.raises(TypeError, match="cannot send .* to its ranks: they import functions by name"):
+    x, own = g.handle("x"), g.handle("own")
+    g.insert(local, tw.RW(x), on=1)
+    g.insert(lambda own: Own(own.number + 1), tw.RW(own), on=0)
+    g.insert(lambda own, x: x.__iadd__(own.number), tw.R(own), tw.RW(x), on=1)
+    run = tw.run(g, {"x": np.zeros(1), "own": Own(1)}, backend="mpi", pool=pool, scheduler=LastFirst())
+    assert run["x"] == 12 and type(run["own"]) is Own and run["own"].number == 2
+
+
+def test_without_cloudpickle_one_sentence_says_what_to_do(pool: tw.mpi.Pool, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    g = tw.TaskGraph()
+    g.insert(lambda x: None, tw.R(g.handle("x")))
+    with pytest.raises(TypeError, match=r"cannot send .*<lambda> .* to its ranks: .* or install cloudpickle"):
         tw.run(g, {"x": 1}, backend="mpi", pool=pool)
+
+
+def test_a_fork_starts_ranks_of_its_own(pool: tw.mpi.Pool) -> None:
+    g = tw.TaskGraph()
+    g.insert(lambda x: None, tw.RW(g.handle("x")))
+    kept = pools.default(1)
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python, that there are threads
+        child = os.fork()
+    if child == 0:
+        try:
+            mine = pools.default(1)
+            refused = ""
+            try:
+                tw.run(g, {"x": np.zeros(1)}, backend="mpi", pool=pool)
+            except RuntimeError as error:
+                refused = str(error)
+            tw.run(g, {"x": np.zeros(1)}, backend="mpi", pool=mine)
+            mine.close()
+            os.write(writer, f"{mine.pids != kept.pids} {refused}".encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    told = os.read(reader, 1000).decode()
+    os.close(reader)
+    os.close(writer)
+    assert told.startswith("True Pool(3) belongs to process") and "make another with tw.mpi.Pool(3)" in told
+    tw.run(g, {"x": np.zeros(1)}, backend="mpi", pool=pool)
+
+
+def test_an_exception_shows_the_line_of_the_function_on_the_rank(pool: tw.mpi.Pool) -> None:
+    def fails(x: Any) -> None:
+        raise Odd("this line")
+
+    g = tw.TaskGraph()
+    g.insert(fails, tw.RW(g.handle("x")))
+    with pytest.raises(Odd, match="this line") as caught:
+        tw.run(g, {"x": np.zeros(1)}, backend="mpi", pool=pool)
+    assert 'raise Odd("this line")' in str(caught.value.__cause__)
+    assert "in task fails(x)" in caught.value.__notes__[0]
 
 
 def test_a_value_that_cannot_travel_is_an_error_on_the_way_and_at_the_end(pool: tw.mpi.Pool, ops: Any) -> None:

@@ -5,10 +5,14 @@ import statistics
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tilewright as tw
 from tilewright.backends.simulate import BROADCASTS
+from tilewright.conversions import with_conversions
 from tilewright.dataflow import Dataflow
+from tilewright.precision import PrecisionMap
 
 
 def job(*_):
@@ -226,9 +230,19 @@ class TooEarly(tw.schedulers.Eager):
         return self.last
 
 
+class Dreamer(Hoarder):
+    def pop(self, worker):
+        return "potrf"
+
+
 @pytest.mark.parametrize(
     ("scheduler", "message"),
-    [(Hoarder(), "gives no task to any worker, though 1 of the"), (Twice(), "twice"), (TooEarly(), "too early")],
+    [
+        (Dreamer(), "gave out 'potrf', which is no task of this graph"),
+        (Hoarder(), "gives no task to any worker, though 1 of the"),
+        (Twice(), "twice"),
+        (TooEarly(), "too early"),
+    ],
 )
 def test_a_policy_that_breaks_its_contract_ends_the_run_with_an_error(scheduler, message):
     with pytest.raises(tw.SchedulerError, match=message):
@@ -300,6 +314,38 @@ def test_messages_are_those_of_the_plan_that_the_mpi_engine_follows(owner):
         (m.handle, m.writer, m.destination) for m in plan.messages
     )
     assert [record.rank for record in sorted(run.trace)] == plan.places
+
+
+@given(st.integers(2, 6), st.integers(2, 5), st.lists(st.sampled_from(["fp64", "fp32", "bf16", "bf16x3", "tf32"]),
+                                                      min_size=21, max_size=21))  # fmt: skip
+def test_messages_of_mixed_precisions_are_those_of_the_plan(nt, ranks, formats):
+    """A rank that reads a tile in two forms gets it once, and makes the narrower one itself."""
+    names = iter(formats)
+    precision = PrecisionMap([[next(names) if j <= i else 0 for j in range(nt)] for i in range(nt)])
+    graph = with_conversions(tw.cholesky_graph(nt), precision, lambda form: "cblas")
+    owner = tw.BlockCyclic(1, ranks)
+    run = tw.simulate(graph, tw.Machine(ranks=ranks, alpha=1e-5, beta=1e-9, gamma=1e-9, overhead=1e-6), owner=owner)
+    plan = tw.MessagePlan(graph, ranks, owner)
+    assert sorted((m.handle, m.writer, m.destination) for m in run.trace.messages) == sorted(
+        (m.handle, m.writer, m.destination) for m in plan.messages
+    )
+    run.trace.check()
+
+
+def test_a_copy_made_anew_is_there_its_conversion_after_its_message():
+    """Rank 1 reads x itself and as a copy: one message of 2 seconds, then a conversion of 5."""
+    convert = tw.Op("convert", again="shared")
+    g = tw.TaskGraph()
+    x, copy, y = g.handles("x"), g.handles("copy"), g.handles("y")
+    g.insert(job, tw.W(x[0]))
+    g.insert(convert, tw.R(x[0]), tw.W(copy[0]))
+    g.temporary.add("copy")
+    g.insert(job, tw.R(copy[0]), tw.W(y[1]))
+    g.insert(job, tw.R(x[0]), tw.W(y[1]))
+    costs = {"job": 1.0, "convert": 5.0}
+    run = tw.simulate(g, tw.Machine(ranks=2, alpha=2.0, durations=costs), owner=on_rank)
+    assert [(m.handle, m.start, m.end) for m in run.trace.messages] == [(x[0], 1.0, 3.0)]
+    assert [(r.rank, r.start, r.end) for r in sorted(run.trace)] == [(0, 0, 1), (0, 1, 6), (1, 8, 9), (1, 9, 10)]
 
 
 def test_an_owner_may_take_the_handle_or_its_indices():

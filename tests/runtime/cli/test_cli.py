@@ -201,12 +201,26 @@ def test_bad_input_exits_2_with_one_sentence(tmp_path, args, message):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_without_matplotlib_a_gantt_chart_is_refused_before_the_work(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["cholesky", "--gantt"],
+        ["compare", "cholesky", "--plot"],
+        ["scaling", "--plot"],
+        ["train", "--plot"],
+        ["precision", "--map"],
+    ],
+    ids=" ".join,
+)
+def test_without_matplotlib_a_picture_is_refused_before_the_work(tmp_path, monkeypatch, args):
+    for name in list(sys.modules):
+        if name.startswith("matplotlib"):
+            monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("tilewright.benchmarks.job.cholesky_job", None)
-    result = call("cholesky", "--n", 4, "--gantt", tmp_path / "g.png")
+    result = call(*args, tmp_path / "g.png")
     assert result.exit_code == 2
-    assert "pip install 'tilewright[plot]'" in result.stderr
+    assert result.stdout == ""
+    assert f"{args[-1]} needs matplotlib; pip install 'tilewright[plot]'" in result.stderr
 
 
 def test_progress_is_drawn_on_standard_error_and_only_if_asked_or_on_a_terminal():

@@ -34,7 +34,7 @@ class TestMatvec:
     @pytest.mark.parametrize(
         ("args", "sentence"),
         [
-            (["--grid", "two"], "'two' is no grid; write it like 2x3"),
+            (["--grid", "two"], "'two' is not like 2x3"),
             (["--layout", "grid", "--grid", "2x2", "--ranks", 3], "a grid of 2 x 2 has 4 ranks, not 3"),
             (["--grid", "2x2"], "goes with layout='grid'"),
             (["--n", 100, "--picture"], "fits no screen"),

@@ -62,7 +62,7 @@ def test_gpus_are_fast_at_updates():
     ("arguments", "message"),
     [
         (["--scheduler", "fast"], "unknown scheduler 'fast'; known: eager"),
-        (["--grid", "2by2"], "--grid must be like 2x2"),
+        (["--grid", "2by2"], "'2by2' is not like 2x3"),
         (["--grid", "2x2"], "--grid 2x2 has 4 ranks, --ranks is 1"),
         (["--ranks", "4", "--grid", "2x2", "--scheduler", "heft"], "places tasks on ranks itself"),
     ],

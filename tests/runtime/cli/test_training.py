@@ -7,8 +7,6 @@ from click.testing import CliRunner
 
 from tilewright.cli import main
 
-pytestmark = pytest.mark.usefixtures("only_own_garbage")
-
 QUICK = ("train", "--epochs", "2", "--batch-size", "128", "--no-progress")
 
 
@@ -95,7 +93,9 @@ def test_a_resnet_gets_digits_in_colour():
     (("--compile", "--penalty", "1"), "cannot be differentiated again"),
     (("--compare", "fp32,fp32"), "precisions must be different names"),
     (("--compare", "fp32,fp8"), "unknown precision 'fp8'"),
-    (("--plot", "out.gif"), "must end in .png"),
+    (("--plot", "out.gif"), "must end in .png"), (("--lr", "nan"), "lr must be a finite number"),
+    (("--device", "cuda:99"), "CUDA device"), (("--device", "gpu"), "unknown device 'gpu'"),
+    (("--checkpoint", "/proc/none"), "cannot write checkpoints to /proc/none"),
 ])  # fmt: skip
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message):
     result = call(*arguments)

@@ -4,11 +4,6 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True, scope="module")
-def collections_are_short(only_own_garbage):
-    """`training.usage.forget` collects before each training."""
-
-
 @pytest.fixture(autouse=True)
 def small_models_are_cut_too(monkeypatch):
     """Models of tests have a few hundred parameters; `fit` would not cut them."""

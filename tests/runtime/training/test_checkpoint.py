@@ -87,6 +87,7 @@ def test_nothing_is_left_to_do_at_the_last_step(tmp_path):
     again = fit(model, DATA, epochs=1, checkpoint=tmp_path)
     assert again.runs == [] and len(again.steps) == 2 and again.summary()["step_seconds_p50"] is None
     assert "nothing was left to do" in again.table() and "nan" not in again.table()
+    assert " before " in again.table() and "0.00 s" not in again.table()
     with pytest.raises(RuntimeError, match="nothing ran"):
         _ = again.run
 

@@ -315,6 +315,12 @@ def test_channels_last_and_schedules_are_used():
     ({"helpers": -1}, "helpers must not be negative"),
     ({"precision": "adaptive", "fallback": "bold"}, "mode must be one of literal, robust"),
     ({"precision": "bf16", "loss": nn.BCELoss()}, "use BCEWithLogitsLoss"),
+    ({"lr": math.nan}, "lr must be a finite number from 0, not nan"),
+    ({"checkpoint_every": 0}, "checkpoint_every must be a positive integer"),
+    ({"seed": "a"}, "seed must be an integer, not 'a'"),
+    ({"device": "gpu"}, "unknown device 'gpu'"), ({"device": "meta"}, "on 'cpu' and 'cuda', not on 'meta'"),
+    ({"log": "/nowhere/log"}, "cannot write the log /nowhere/log: No such file"),
+    ({"checkpoint": __file__}, "cannot write checkpoints to"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_before_any_work(options, message):
     with pytest.raises(ValueError, match=message):
@@ -324,8 +330,45 @@ def test_what_does_not_fit_is_refused_before_any_work(options, message):
 def test_half_precision_models_and_empty_data_are_refused():
     with pytest.raises(ValueError, match="parameters must be float32"):
         fit(zoo.perceptron().half(), DATA, precision="fp16")
-    with pytest.raises(ValueError, match="a data set is empty"):
+    with pytest.raises(ValueError, match="train is an empty data set"):
         fit(zoo.perceptron(), zoo.tiny(0))
+    with pytest.raises(ValueError, match="test is an empty data set; leave it out"):
+        fit(zoo.perceptron(), DATA, zoo.tiny(0))
+
+
+def test_models_and_data_of_another_kind_are_refused():
+    other = data.synthetic(8, test=4)[0]
+    with pytest.raises(
+        ValueError, match=r"train has images of shape .* in 4 classes, test of shape \(3, 32, 32\) in 10"
+    ):
+        fit(zoo.perceptron(), DATA, other)
+    with pytest.raises(TypeError, match=r"train must be a tilewright\.training\.data\.Dataset\(images, labels\), not"):
+        fit(zoo.perceptron(), (DATA.images, DATA.labels))
+    with pytest.raises(TypeError, match="model must be a torch module, not"):
+        fit(zoo.perceptron, DATA)
+    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
+        fit(zoo.perceptron().requires_grad_(False), DATA)
+
+
+def test_what_a_model_cannot_take_is_named_beside_what_torch_says():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as error:
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(17, 4)), DATA)
+    assert any("the segment got float32 of shape (64, " in note for note in error.value.__notes__)
+    with pytest.raises(IndexError) as error:
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), DATA)
+    assert "outputs have shape (64, 2), and the largest label is 3" in error.value.__notes__
+
+
+def test_a_training_that_has_diverged_says_since_when():
+    result = fit(zoo.perceptron(), DATA, epochs=2, lr=1e30)
+    assert "was not finite, from step" in result.table() and result.summary()["final_loss"] is None
+    assert "was not finite" not in fit(zoo.perceptron(), DATA, epochs=1).table()
+
+
+def test_one_class_and_batches_larger_than_the_data_are_trained_on():
+    alone = DATA.take(DATA.labels == 1)
+    result = fit(zoo.perceptron(), alone, alone, epochs=8, batch_size=10_000)
+    assert len(result.steps) == 8 and result.steps[0]["count"] == len(alone) and result.test_accuracy == 1.0
 
 
 def test_a_fallback_of_ones_own_is_not_changed():

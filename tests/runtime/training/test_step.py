@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -186,6 +187,16 @@ def test_the_report_of_a_training_opens(tmp_path):
     page = (tmp_path / "training.html").read_text()
     assert "forward_loss" in page and "</html>" in page
     result.run.trace.check()
+
+
+def test_the_report_of_a_training_shows_measured_memory_or_none(tmp_path):
+    run = fit(zoo.perceptron(), DATA, epochs=1).run
+    for measured, line in ((3 << 20, "3 MiB, measured"), (0, "")):
+        shown = replace(run, measured=measured)
+        shown.report(tmp_path / "run.html")
+        rows = [row.split() for row in str(shown).splitlines() if "memory" in row]
+        assert rows == ([["memory", *line.split()]] if line else []) and shown.memory == measured
+        assert (f"<td>{line}</td>" in (tmp_path / "run.html").read_text()) == bool(line)
 
 
 def test_a_failing_layer_is_named_by_its_task():
