@@ -206,7 +206,8 @@ def solve(
         matrices take FP64.
     refine
         ``"cg"``, ``"gmres"`` (restarted after 30 steps), ``"classical"``, or ``"auto"``: conjugate gradients, then
-        nested refinement if steps run out, and GMRES if that ends close to the goal, with the same factor. FP64 factors are refined classically.
+        nested refinement if steps run out, then GMRES if that ends close to the goal, with the same factor;
+        ``"nested"`` is conjugate gradients in FP32 between FP64 residuals. FP64 factors are refined classically.
     fallback
         Go on to the next precision. Without it `AccuracyError` says what happened.
     check_finite
