@@ -373,9 +373,11 @@ class TaskGraph:
         raise KeyError(f"no task {label!r} in {self!r}")
 
     def predecessors(self, task: Task) -> list[Task]:
+        """The tasks that this one waits for, in program order."""
         return [self.tasks[p] for p in task.predecessors]
 
     def successors(self, task: Task) -> list[Task]:
+        """The tasks that wait for this one, in program order. The first call costs O(tasks + edges)."""
         return [self.tasks[s] for s in self.successor_indices()[task.index]]
 
     def successor_indices(self) -> list[list[int]]:

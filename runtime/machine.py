@@ -101,6 +101,7 @@ class Machine:
         return self.ranks * (1 + self.gpus)
 
     def is_gpu(self, worker: int) -> bool:
+        """Whether worker number ``worker`` of the whole machine is a GPU: the last ``gpus`` of each rank are."""
         return worker % self.workers >= self.workers - self.gpus
 
     def node(self, worker: int) -> int:

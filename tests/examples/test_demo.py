@@ -6,6 +6,7 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -41,6 +42,7 @@ def test_without_scikit_learn_the_demo_says_how_to_install_it(demo, tmp_path, mo
 
 def test_without_matplotlib_the_demo_writes_the_rest(demo, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(demo, "digits_covariance", lambda: np.eye(60))
     result = CliRunner().invoke(demo.main, ["--n", "50", "--rounds", "1", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert result.stdout.count("not written: a Gantt chart needs matplotlib") == 2
