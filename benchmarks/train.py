@@ -14,6 +14,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def hand_written(
 
     from tilewright.training.data.augment import crop_and_flip, normalise, order
 
+    narrow = precision in ("bf16", "fp16")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(device, memory_format=layout).train()
@@ -50,7 +52,7 @@ def hand_written(
         x = images.to(device, memory_format=layout)
         y = torch.from_numpy(data.labels[index]).to(device)
         optimizer.zero_grad()
-        with torch.autocast(device, dtype=dtype, enabled=precision in ("bf16", "fp16"), cache_enabled=False):
+        with torch.autocast(device, dtype=dtype, cache_enabled=False) if narrow else nullcontext():
             outputs = model(x)
         loss = criterion(outputs.float(), y)
         scaler.scale(loss).backward()

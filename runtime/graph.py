@@ -183,11 +183,11 @@ class Task:
 
     @property
     def reads(self) -> tuple[Handle, ...]:
-        return tuple(use.handle for use in self.uses if use.access is not _WRITE)
+        return tuple([handle for handle, access in self.uses if access is not _WRITE])
 
     @property
     def writes(self) -> tuple[Handle, ...]:
-        return tuple(use.handle for use in self.uses if use.access is not _READ)
+        return tuple([handle for handle, access in self.uses if access is not _READ])
 
     def __repr__(self) -> str:
         return self.label

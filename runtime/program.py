@@ -118,7 +118,7 @@ class Program:
     def call(self, task: Task) -> None:
         """Run one task in the calling thread. Whatever its function raises comes out as it is."""
         store = self.store
-        result = self._functions[task.index](*[store[use.handle] for use in task.uses], *task.params)
+        result = self._functions[task.index](*[store[handle] for handle, _ in task.uses], *task.params)
         if result is not None:
             self._finish(task, result)
 
@@ -134,8 +134,10 @@ class Program:
         if len(writes) > 1:
             if not isinstance(result, tuple) or len(result) != len(writes):
                 raise TypeError(f"{task} must return None or {len(writes)} values, for {', '.join(map(str, writes))}")
-            self.store.update(zip(writes, result, strict=True))
-            self.replaced.update(writes)
+            store, replaced = self.store, self.replaced
+            for handle, value in zip(writes, result, strict=True):
+                store[handle] = value
+                replaced.add(handle)
         elif writes:
             self.store[writes[0]] = result
             self.replaced.add(writes[0])

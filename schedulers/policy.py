@@ -23,7 +23,8 @@ class Policy(Protocol):
     index, known after `push` at the latest; a simulated machine with several memories then moves the data early.
     It may set ``waits = True`` to promise that it keeps a ready task back only for one that messages will make ready.
     And it may have ``fork()``, which returns a policy prepared alike with nothing pushed; many ranks then share the
-    work of one `prepare`.
+    work of one `prepare`. And ``alone()``, which returns the tasks in the order in which one worker would get them, or
+    None; one worker then asks no more.
     """
 
     def prepare(self, graph: TaskGraph, machine: Machine) -> None:

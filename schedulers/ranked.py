@@ -37,6 +37,17 @@ class Ranked:
         other.heap = []
         return other
 
+    def alone(self) -> list[Task] | None:
+        """All tasks as one worker would get them, where that is plain: no task stands before one that it waits for.
+
+        Then the first that is left is always ready. None for subclasses that push and pop otherwise. O(edges).
+        """
+        kind, place = type(self), self.place
+        if kind.push is not Ranked.push or kind.pop is not Ranked.pop:
+            return None
+        plain = all(place[before] < here for here, task in enumerate(self.tasks) for before in task.predecessors)
+        return self.tasks if plain else None
+
     def push(self, task: Task, worker: int | None = None) -> None:
         heapq.heappush(self.heap, self.place[task.index])
 

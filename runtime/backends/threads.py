@@ -49,7 +49,7 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
     run = Workers(program, policy, workers)
     with blas.limits(program.uses_functions):
         if workers == 1 and progress is None:
-            run.work(0)
+            run.alone()
         else:
             run.on_threads(progress)
     if run.failures:
@@ -185,6 +185,23 @@ class Workers:
             self.wake(len(self.parked))
 
     # ------------------------------------------------------------ one worker
+
+    def alone(self) -> None:
+        """All tasks in the calling thread: one after the other, where the policy knows the order beforehand."""
+        order: list[Task] | None = getattr(self.policy, "alone", lambda: None)()
+        if order is None or self.abroad:
+            self.work(0)
+            return
+        call, note = self.program.caller(0), self.records[0].append
+        with blas.task_threads(self.program.threads_per_task), self.ambient.entered():
+            for task in order:
+                start = perf_counter()
+                try:
+                    call(task)
+                except BaseException as error:
+                    self.fail(task, 0, error)
+                    return
+                note((task.index, start, perf_counter()))
 
     def work(self, worker: int) -> None:
         call, records, long = self.program.caller(worker), self.records[worker], self.long

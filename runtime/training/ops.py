@@ -105,7 +105,7 @@ def load(
     parts: int,
 ) -> tuple[Any, ...]:
     """The images of places ``first`` to ``last`` of the epoch's order that fall to part ``part`` of ``parts``."""
-    start, stop = cut(last - first, parts)[part : part + 2]
+    start, stop = cut(last - first, parts)[part : part + 2] if parts > 1 else (0, last - first)
     wanted = order(len(images), setup.seed, epoch)[first + start : first + stop]
     return wanted, images[wanted], labels[wanted]
 
@@ -152,11 +152,10 @@ def forward_loss(
     if y.dtype in (torch.float16, torch.bfloat16):
         y = y.float()
     loss, parts = _loss(setup.loss, y, target)
-    with torch.no_grad():
-        correct = (y.argmax(1) == target).sum() if y.ndim == 2 and target.ndim == 1 else torch.zeros(())
+    correct = (y.argmax(1) == target).sum() if y.ndim == 2 and target.ndim == 1 else torch.zeros(())
     score = (loss.detach(), correct, len(target), parts)
     if setup.penalty is not None:
-        of = [x] if setup.penalty.of == "inputs" else [p for p in stage.parameters if p.requires_grad]
+        of = [x] if setup.penalty.of == "inputs" else stage.trained
         extra = setup.penalty(loss, of, control.scaler.factor)
         loss, score = loss + extra, (*score[:3], {**parts, "penalty": extra.detach()})
     if len(target) != count:
@@ -181,35 +180,32 @@ def _through(stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: 
     x = x[m] if whole else x.detach().requires_grad_()
     if setup.penalty is not None and setup.penalty.of == "inputs":
         x.requires_grad_()
-    with _forward_pass(stage, control, setup, x, m, key):
-        if stage.compiled is None:
-            y = stage.module(x)
-        else:
-            with compiled.settings():
-                y = stage.compiled(x)
+    if setup.checks and m == 0 and stage.buffers:
+        stage.save_buffers()
+    seeded = _seeded(setup, key) if stage.random else _NOTHING
+    try:
+        with seeded, precision.autocast(control.precision, setup.target.type):
+            if stage.compiled is None:
+                y = stage.module(x)
+            else:
+                with compiled.settings():
+                    y = stage.compiled(x)
+    except RuntimeError as error:
+        _explain(error, x, control.precision)
+        raise
     return x, y, None if whole else x
 
 
-@contextlib.contextmanager
-def _forward_pass(
-    stage: Stage, control: Control, setup: Setup, x: torch.Tensor, m: int, key: tuple[int, ...]
-) -> Iterator[None]:  # fmt: skip
-    if setup.checks and m == 0 and stage.buffers:
-        stage.save_buffers()
-    with contextlib.ExitStack() as around:
-        if stage.random:
-            around.enter_context(_seeded(setup, key))
-        around.enter_context(precision.autocast(control.precision, setup.target.type))
-        try:
-            yield
-        except RuntimeError as error:
-            error.add_note(f"the segment got {str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}")
-            if control.precision in ("fp16", "bf16") and "dtype" in str(error):
-                error.add_note(
-                    f"under {control.precision} autocast layers return 16-bit tensors, and what the model made itself "
-                    f"is float32; where the two meet, cast one: source.to(destination.dtype)"
-                )
-            raise
+_NOTHING = contextlib.nullcontext()
+
+
+def _explain(error: RuntimeError, x: torch.Tensor, precision: str) -> None:
+    error.add_note(f"the segment got {str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}")
+    if precision in ("fp16", "bf16") and "dtype" in str(error):
+        error.add_note(
+            f"under {precision} autocast layers return 16-bit tensors, and what the model made itself is float32; "
+            f"where the two meet, cast one: source.to(destination.dtype)"
+        )
 
 
 @contextlib.contextmanager
@@ -225,8 +221,7 @@ def _seeded(setup: Setup, key: tuple[int, ...]) -> Iterator[None]:
 def backward(stage: Stage, grads: Grads | None, *rest: Any) -> tuple[Any, ...]:
     """(gradients, dy, x, dx, tape), both halves at once. dy and x are given up: None where there is one."""
     *boundary, tape, have, first = rest
-    wanted = [p for p in stage.parameters if p.requires_grad]
-    inputs = wanted if tape.x is None else [tape.x, *wanted]
+    inputs = stage.trained if tape.x is None else [tape.x, *stage.trained]
     found = list(_gradients(tape.y, inputs, boundary[0] if have else None))
     dx = [] if tape.x is None else [None, found.pop(0)]
     tape.x = tape.y = None
@@ -244,8 +239,7 @@ def backward_input(stage: Stage, *rest: Any) -> tuple[Any, ...] | Tape:
 
 def backward_weight(stage: Stage, grads: Grads | None, tape: Tape, first: bool) -> tuple[Any, ...]:
     """(gradients, tape): the half that only the optimizer waits for."""
-    wanted = [p for p in stage.parameters if p.requires_grad]
-    found = list(_gradients(tape.y, wanted, tape.dy))
+    found = list(_gradients(tape.y, stage.trained, tape.dy))
     tape.x = tape.y = tape.dy = None
     return _add(None if first else grads, _spread(stage, found)), tape
 
@@ -260,6 +254,8 @@ def _gradients(y: Any, inputs: list[Any], dy: Any, retain: bool = False) -> tupl
 
 def _spread(stage: Stage, found: list[Any]) -> Grads:
     """Gradients by parameter, None for those that are not trained."""
+    if len(found) == len(stage.parameters):
+        return found
     left = iter(found)
     return [next(left) if p.requires_grad else None for p in stage.parameters]
 
@@ -331,9 +327,9 @@ def judge(control: Control, setup: Setup, *rest: Any) -> Verdict:
     """What to do with the step: from the flags of every bucket and the scores of every replica."""
     flags = [(name, *flag) for part in rest[:-1] if isinstance(part, dict) for name, flag in part.items()]
     scores = [part for part in rest[:-1] if isinstance(part, tuple)]
-    count = sum(n for _, _, n, _ in scores)
-    loss = sum(float(value) * n for value, _, n, _ in scores) / count
-    parts = {key: sum(float(own[key]) * n for _, _, n, own in scores) / count for key in scores[0][3]}
+    count = sum([n for _, _, n, _ in scores])
+    loss = sum([float(value) * n for value, _, n, _ in scores]) / count
+    parts = {key: sum([float(own[key]) * n for _, _, n, own in scores]) / count for key in scores[0][3]}
     infinite = sorted({name for name, bad, _ in flags if bad})
     used = [
         squares for name, _, squares in flags if len(infinite) == len(setup.optimizer.names) or name not in infinite
@@ -347,7 +343,7 @@ def judge(control: Control, setup: Setup, *rest: Any) -> Verdict:
     }
     skipping = tuple(infinite) if setup.checks else ()
     return Verdict(
-        bool(skipping), skipping, loss, parts, int(sum(int(c) for _, c, _, _ in scores)), count, norm, clip,
+        bool(skipping), skipping, loss, parts, sum([int(c) for _, c, _, _ in scores]), count, norm, clip,
         control.precision, control.scaler.factor, factors,
     )  # fmt: skip
 

@@ -48,7 +48,8 @@ def autocast(precision: str, device_type: str) -> AbstractContextManager[Any]:
     ValueError if torch would disable this autocast and go on in FP32 under another name.
     """
     if precision in ("fp32", "tf32"):
-        return torch.autocast(device_type, enabled=False)  # also where the caller has entered one
+        on = torch.is_autocast_enabled(device_type)  # where the caller has entered one
+        return torch.autocast(device_type, enabled=False) if on else contextlib.nullcontext()
     if precision not in _DTYPES:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     if device_type == "cuda" and not torch.cuda.is_available():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ class Setup:
     facts: dict[str, Any] = field(default_factory=dict)
     """What a checkpoint has to have in common with the training that resumes it."""
 
-    @property
+    @cached_property
     def target(self) -> torch.device:
         return torch.device(self.device)
 
@@ -112,6 +113,7 @@ class Stage:
         self.names = [names[id(p)] for p in module.parameters()]
         self.buffer_names = [names[id(b)] for b in module.buffers()]
         self.parameters = list(module.parameters())
+        self.trained = [p for p in self.parameters if p.requires_grad]
         self.buffers = list(module.buffers())
         self.optimizers = optimizers.make(self.names, self.parameters)
         self.owners = [optimizers.owner(name) for name in self.names]
@@ -129,7 +131,7 @@ class Stage:
 
     def opened(self, bucket: np.ndarray) -> tuple[list[torch.Tensor], torch.Tensor]:
         """(views of the gradients in a bucket, strided as their parameters are, the counts behind them)."""
-        wanted = [p for p in self.parameters if p.requires_grad]
+        wanted = self.trained
         flat = torch.from_numpy(bucket)
         *parts, counts = flat.split([*(p.numel() for p in wanted), len(wanted)])
         return [

@@ -70,6 +70,16 @@ def crop_and_flip(images: np.ndarray, index: np.ndarray, recipe: Recipe, seed: i
 
 def normalise(images: np.ndarray, recipe: Recipe) -> np.ndarray:
     """(images / 255 - mean) / std in float32, by channel."""
+    scale, shift = _line(recipe)
+    made = images.astype(np.float32)
+    made *= scale
+    made -= shift
+    return made
+
+
+@lru_cache(maxsize=16)
+def _line(recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """1 / (255 std) and mean / std by channel."""
     scale = np.array([1 / (255 * s) for s in recipe.std], dtype=np.float32)[:, None, None]
     shift = np.array([m / s for m, s in zip(recipe.mean, recipe.std, strict=True)], dtype=np.float32)[:, None, None]
-    return images.astype(np.float32) * scale - shift
+    return scale, shift

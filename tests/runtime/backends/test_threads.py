@@ -1,5 +1,6 @@
 """The threads engine: contracts with policies, Ctrl-C, and the user's BLAS settings."""
 
+import random
 import signal
 import subprocess
 import sys
@@ -9,11 +10,15 @@ import time
 import numpy as np
 import pytest
 import threadpoolctl
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matrices import spd_matrix
 
 import tilewright as tw
 from tilewright import RW, Machine, R, SchedulerError, Task, TaskGraph, W, cholesky_graph
+from tilewright.frontier import Frontier
 from tilewright.kernels import blas
+from tilewright.schedulers import policy
 
 
 def noop(*buffers):
@@ -406,3 +411,35 @@ class TestThreadSettings:
             assert library.local_threads(3) == 3
         finally:
             library.local_threads(previous)
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 40), st.integers(0, 10_000), st.sampled_from(["prio", "critical-path", "lookahead(2)"]))
+def test_one_worker_that_knows_the_order_beforehand_gets_the_tasks_as_by_push_and_pop(count, seed, scheduler):
+    """`Ranked.alone` is the order of push and pop, where it is one."""
+    generator = random.Random(seed)
+    g = tw.TaskGraph()
+    x = g.handles("x")
+    for _ in range(count):
+        uses = [tw.R(x[generator.randrange(6)]) for _ in range(generator.randrange(3))]
+        g.insert(pass_on, *uses, tw.RW(x[6 + generator.randrange(4)]), priority=float(generator.randrange(2)))
+    asked, frontier, order = policy(scheduler), Frontier(g), []
+    asked.prepare(g, Machine(workers=1))
+    ready = frontier.start()
+    while not frontier.finished:
+        for task in ready:
+            asked.push(task, 0)
+        order.append(asked.pop(0))
+        frontier.hand_out(order[-1])
+        ready = frontier.done(order[-1])
+    run = tw.run(g, {"x": [0] * 10}, workers=1, scheduler=scheduler)
+    run.trace.check()
+    known = asked.alone()
+    assert known is None or [record.task for record in run.trace] == [task.index for task in known] == [
+        task.index for task in order
+    ]
+    assert known is not None or scheduler == "lookahead(2)" or len({task.priority for task in g}) == 2
+
+
+def pass_on(*values):
+    return values[-1]
