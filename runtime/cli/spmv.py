@@ -33,16 +33,19 @@ __all__ = ["spmv"]
 @click.option("--backend", type=click.Choice(BACKENDS), default="mpi", show_default=True)
 @click.option("--powers", "s", type=click.IntRange(min=1), default=1, show_default=True, help="How many products.")
 @click.option("--method", type=click.Choice(("separate", "halo", "two-stage")), default="separate", show_default=True)
+@click.option("--transposed", is_flag=True, help="Multiply by the transpose, once.")
 @click.option("--solve", is_flag=True, help="Also solve A x = 1 by conjugate gradients, --powers steps per exchange.")
 @click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds; the median counts.")
 @as_json
 def spmv(
     poisson: tuple[int, ...] | None, example: str | None, matrix: Path | None, ranks: int, partition: str,
-    discovery: str, backend: str, s: int, method: str, solve: bool, repeat: int, as_json: bool,
+    discovery: str, backend: str, s: int, method: str, transposed: bool, solve: bool, repeat: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Multiply a sparse matrix by a vector on several ranks."""
     if (poisson is not None) + (example is not None) + (matrix is not None) > 1:
         raise click.UsageError("--poisson, --example and --matrix each name a matrix; give one of them")
+    if transposed and s > 1:
+        raise click.UsageError(f"--transposed is for one product, not for --powers {s}")
     with one_sentence():
         A, source = _load(poisson, example, matrix)
         from tilewright.comm.sparse import SparseOperator
@@ -52,9 +55,9 @@ def spmv(
         result = {
             "matrix": source, "rows": A.shape[0], "columns": A.shape[1], "entries": A.nnz, "dtype": str(operator.dtype),
             "ranks": ranks, "partition": partition, "discovery": discovery, "backend": backend, "products": s,
-            "method": method, "set_up_seconds": perf_counter() - start,
+            "method": method, "transposed": transposed, "set_up_seconds": perf_counter() - start,
         }  # fmt: skip
-        result |= _measure(operator, A, s, method, repeat)
+        result |= _measure(operator, A, s, method, repeat, transposed)
         result["partitions"] = _partitions(A, ranks)
         if s > 1 and method != "separate":
             closures = operator.closures(s, method)
@@ -101,30 +104,31 @@ def _load(poisson: tuple[int, ...] | None, example: str | None, path: Path | Non
     return A, f"Poisson, {' x '.join(map(str, shape))} points"
 
 
-def _measure(operator: SparseOperator, A: Any, s: int, method: str, repeat: int) -> dict[str, Any]:
+def _measure(operator: SparseOperator, A: Any, s: int, method: str, repeat: int, transposed: bool) -> dict[str, Any]:
     """Times of the products, on vectors that stay on the ranks where there are ranks, and of SciPy's."""
     import numpy as np
 
     from tilewright.comm.drivers import PoolDriver
     from tilewright.kernels import csr
 
-    x = np.random.default_rng(0).standard_normal(A.shape[1]).astype(operator.dtype)
+    turned, B = (operator.T, A.T) if transposed else (operator, A)
+    x = np.random.default_rng(0).standard_normal(B.shape[1]).astype(operator.dtype)
     calls, alone = [], []
     for _ in range(repeat + 1):
         start = perf_counter()
-        y = operator @ x if s == 1 else operator.powers(x, s, method)[-1]
+        y = turned @ x if s == 1 else operator.powers(x, s, method)[-1]
         calls.append(perf_counter() - start)
         start = perf_counter()
         wanted = x
         for _ in range(s):
-            wanted = A @ wanted
+            wanted = B @ wanted
         alone.append(perf_counter() - start)
     size = float(np.abs(wanted).max(initial=0)) or 1.0
     result = {
         "call_seconds": statistics.median(calls[1:]), "scipy_seconds": statistics.median(alone[1:]),
         "agrees": bool(np.allclose(y / size, wanted / size, rtol=1e-4, atol=1e-5)),
     }  # fmt: skip
-    if isinstance(operator.driver, PoolDriver) and A.shape[0] == A.shape[1]:
+    if isinstance(operator.driver, PoolDriver) and A.shape[0] == A.shape[1] and not transposed:
         plan = None if s == 1 or method == "separate" else (s, method, False)
         rounds = operator.driver.time_products(operator.dtype, repeat + 1, s, plan)
         seconds = statistics.median([max(times) for times in zip(*rounds, strict=True)][1:])
@@ -135,12 +139,14 @@ def _measure(operator: SparseOperator, A: Any, s: int, method: str, repeat: int)
 
 def _partitions(A: Any, ranks: int) -> list[dict[str, Any]]:
     """What one product exchanges under each partition there is."""
-    from tilewright.comm.partition import PARTITIONS, exchange, partition
+    from tilewright.comm.partition import PARTITIONS, by_rows, exchange, partition
 
+    square = A.shape[0] == A.shape[1]
     found = []
-    for rule in PARTITIONS if A.shape[0] == A.shape[1] and A.shape[0] <= 500_000 else ("rows",):
+    for rule in PARTITIONS if square and A.shape[0] <= 500_000 else ("rows",):
         try:
-            cost = exchange(A, partition(A, ranks, rule))
+            rows = partition(A, ranks, rule)
+            cost = exchange(A, rows, rows if square else by_rows(A.shape[1], ranks))
         except ImportError:
             continue
         found.append({"partition": rule, **cost._asdict()})
@@ -168,7 +174,8 @@ def _show(result: dict[str, Any]) -> None:
     console = Console()
     size = f"{result['rows']:,} x {result['columns']:,}, {result['entries']:,} entries, {result['dtype']}"
     console.print(f"{result['matrix']}: {size}", highlight=False)
-    times = Table(title=f"{result['products']} product(s), {result['method']}", title_justify="left")
+    kind = "transposed" if result["transposed"] else result["method"]
+    times = Table(title=f"{result['products']} product(s), {kind}", title_justify="left")
     times.add_column("")
     times.add_column("ms", justify="right")
     for label, key in (("on the ranks, vectors stay", "rank_seconds"), ("the whole call", "call_seconds"),
@@ -176,6 +183,10 @@ def _show(result: dict[str, Any]) -> None:
         if key in result:
             times.add_row(label, f"{1e3 * result[key]:.4g}")
     console.print(times)
+    if "gigabytes_per_second" in result:
+        console.print(
+            f"{result['gigabytes_per_second']:.1f} GB/s of the matrix by rows and the vectors", highlight=False
+        )
     console.print(f"{result['ranks']} ranks exchange {result['words']:,} words in {result['messages']:,} messages; "
                   f"{result['redundant']:,} components are computed twice", highlight=False)  # fmt: skip
     cuts = Table(title="one product by partition", title_justify="left")

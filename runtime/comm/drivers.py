@@ -152,31 +152,35 @@ class GraphDriver(Driver):
         self, x: np.ndarray, kind: Any, coefficients: np.ndarray | None = None, **options: Any
     ) -> tuple[np.ndarray, Run]:
         """(levels, the run)."""
-        from tilewright.engine import run
-
         with self._lock:
-            work = self.graph(kind, x.dtype, x.shape[1:], coefficients=coefficients)
-            if coefficients is not None:
-                for rank in range(work.ranks):
-                    work.data[Handle("c", (rank,))][...] = coefficients
-            for handle, place, size in work.outputs[0]:
-                work.data[handle][:size] = x[place]
-            options = {"backend": self.backend, "workers": self.workers, "scheduler": "prio", **options}
-            if options["backend"] in ("mpi", "dask"):
-                there = options["pool"].ranks if options.get("pool") else options["workers"] or min(work.ranks, cores())
-                options["workers"] = there
-                options.setdefault("owner", {handle: rank % there for handle, rank in work.owner.items()})
-            if options["backend"] == "mpi":
-                options.setdefault("synchronous", self.synchronous)
-            done = run(work.graph, work.data, **options)
+            work, done = self._execute(x, kind, coefficients, options)
             rows = self.structure.columns if kind == "transposed" else self.structure.rows
             levels = np.empty((len(work.outputs), len(rows), *x.shape[1:]), x.dtype)
-            for level, parts in enumerate(work.outputs):
-                if level == 0 and len(rows) != len(x):
-                    continue
-                for handle, place, size in parts:
-                    levels[level][place] = done[handle][:size]
+            for level in range(len(work.outputs)):
+                if level or len(rows) == len(x):
+                    _collect(work, level, done, levels[level])
         return levels, done
+
+    def _execute(
+        self, x: np.ndarray, kind: Any, coefficients: np.ndarray | None, options: dict[str, Any]
+    ) -> tuple[Assembly, Run]:
+        """Run the graph on x; what it computed stays in its buffers."""
+        from tilewright.engine import run
+
+        work = self.graph(kind, x.dtype, x.shape[1:], coefficients=coefficients)
+        if coefficients is not None:
+            for rank in range(work.ranks):
+                work.data[Handle("c", (rank,))][...] = coefficients
+        for handle, place, size in work.outputs[0]:
+            _copy(x[place], work.data[handle][:size])
+        options = {"backend": self.backend, "workers": self.workers, "scheduler": "prio", **options}
+        if options["backend"] in ("mpi", "dask"):
+            there = options["pool"].ranks if options.get("pool") else options["workers"] or min(work.ranks, cores())
+            options["workers"] = there
+            options.setdefault("owner", {handle: rank % there for handle, rank in work.owner.items()})
+        if options["backend"] == "mpi":
+            options.setdefault("synchronous", self.synchronous)
+        return work, run(work.graph, work.data, **options)
 
     def simulate(self, machine: Machine, kind: Any, dtype: Any, *, overlap: bool) -> Run:
         from tilewright.backends.simulate import simulate
@@ -186,14 +190,24 @@ class GraphDriver(Driver):
         return simulate(work.graph, machine, scheduler="prio", owner=work.owner.__getitem__, data=work.data)
 
     def product(self, x: np.ndarray, transposed: bool, out: np.ndarray | None = None) -> np.ndarray:
-        levels, _ = self.run(x, "transposed" if transposed else (None,))
-        if out is None:
-            return levels[1]
-        out[...] = levels[1]
+        with self._lock:
+            work, done = self._execute(x, "transposed" if transposed else (None,), None, {})
+            if out is None:
+                out = np.empty((self.structure.A.shape[1 if transposed else 0], *x.shape[1:]), x.dtype)
+            _collect(work, 1, done, out)
         return out
 
     def powers(self, x: np.ndarray, blocks: Sequence[Plan | None], coefficients: np.ndarray | None) -> np.ndarray:
         return self.run(x, tuple(blocks), coefficients)[0]
+
+
+def _collect(work: Assembly, level: int, done: Run, target: np.ndarray) -> None:
+    """All ranks' parts of a level, in its place of a whole vector."""
+    for handle, place, size in work.outputs[level]:
+        if isinstance(place, slice):
+            _copy(done[handle][:size], target[place])
+        else:
+            target[place] = done[handle][:size]
 
 
 # ------------------------------------------------------------------ a pool of ranks

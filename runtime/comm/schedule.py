@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 __all__ = ["ALGORITHMS", "Schedule", "Transfer", "ceil_log2", "cut", "schedule"]
@@ -52,10 +53,13 @@ class Schedule:
     def __iter__(self) -> Rounds:
         """The rounds, each a list of messages. A ring of 1024 ranks has a million: they are made as they are asked."""
         offsets = cut(self.n, self.ranks)
+        single = [((low, high),) for low, high in pairwise(offsets)]
 
         def blocks(first: int, count: int) -> tuple[tuple[int, int], ...]:
             """The words of ``count`` blocks from ``first`` on, around the end."""
             first %= self.ranks
+            if count == 1:
+                return single[first]
             last = first + count
             if last <= self.ranks:
                 return ((offsets[first], offsets[last]),)

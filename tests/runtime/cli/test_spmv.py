@@ -35,6 +35,14 @@ def test_spmv_prints_a_table_on_engines_of_one_process(backend):
     assert "on the ranks" not in output
 
 
+@pytest.mark.parametrize("shape", [(4, 4), (3, 5)])
+def test_spmv_multiplies_by_the_transpose_of_any_shape(tmp_path, shape):
+    path = tmp_path / "a.npz"
+    sp.save_npz(path, sp.csr_array(np.arange(shape[0] * shape[1]).reshape(shape)))
+    told = json.loads(invoke("--matrix", str(path), "--transposed", "--backend", "serial", "--repeat", "1", "--json"))
+    assert told["agrees"] and told["transposed"] and (told["rows"], told["columns"]) == shape
+
+
 @pytest.mark.parametrize("suffix", ["mtx", "npz"])
 def test_spmv_reads_files(tmp_path, suffix):
     A = sp.coo_array(np.diag([1.0, 2, 3]) + np.diag([1.0, 1], 1))
@@ -54,6 +62,7 @@ def test_spmv_reads_files(tmp_path, suffix):
         (["--poisson", "3x0"], "'3x0' is not like 2x3"),
         (["--example", "teapot"], "pyamg has no example 'teapot'"),
         (["--poisson", "3x3", "--example", "bar"], "each name a matrix; give one of them"),
+        (["--poisson", "3x3", "--transposed", "--powers", "2"], "--transposed is for one product, not for --powers 2"),
         (["--poisson", "3x3", "--method", "magic"], "'magic' is not one of"),
     ],
 )

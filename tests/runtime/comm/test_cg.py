@@ -92,11 +92,12 @@ def test_all_engines_agree_and_report_the_same(method):
             results[0][1].iterations, results[0][1].exchanges, results[0][1].reductions)  # fmt: skip
 
 
-def test_a_pool_repeats_the_same_bits():
+def test_a_pool_repeats_the_same_bits_also_with_every_send_forced_synchronous():
     A, b = poisson(14, 14), np.random.default_rng(5).standard_normal(196)
-    op = tw.SparseOperator(A, ranks=2, backend="mpi")
-    first, _ = tw.cg(op, b, s=4)
-    assert all(np.array_equal(tw.cg(op, b, s=4)[0], first) for _ in range(5))
+    op, forced = (tw.SparseOperator(A, ranks=2, backend="mpi", synchronous=how) for how in (False, True))
+    for method in ("halo", "two-stage"):
+        first, _ = tw.cg(op, b, s=4, method=method)
+        assert all(np.array_equal(tw.cg(same, b, s=4, method=method)[0], first) for same in (op, op, forced))
 
 
 @pytest.mark.parametrize("dtype", ["f", "d", "F", "D"])

@@ -193,21 +193,34 @@ class TestCounts:
 
     @pytest.mark.parametrize(
         ("operation", "algorithm", "p"),
-        # A ring of 1024 ranks has a million messages; one of them is enough.
-        [(*case, p) for case in CASES for p in (*range(2, 18), 1024) if p < 1024 or COUNTS[case](p, 10)[1] < 30000
-         or case == ("allgather", "ring")],
+        # A ring of 1024 ranks has a million messages: those made of several rings are covered by the next test.
+        [(*case, p) for case in CASES for p in (*range(2, 18), 1024) if p < 1024 or COUNTS[case](p, 10)[1] < 30_000
+         or case in (("allgather", "ring"), ("reduce_scatter", "ring"))],
     )  # fmt: skip
     def test_rounds_messages_and_words(self, operation, algorithm, p):
         count = messages = words = 0
         for step in schedule(operation, algorithm, p, 3 * p):
             count += 1
             messages += len(step)
-            words += sum(high - low for t in step for low, high in t.pieces)
+            words += sum([high - low for t in step for low, high in t.pieces])
             assert len({t.source for t in step}) == len({t.target for t in step}) == len(step)
         expected = COUNTS[operation, algorithm](p, ceil_log2(p))
         assert (count, messages) == expected[:2]
         if expected[2] is not None:
             assert words == 3 * expected[2]
+
+    @pytest.mark.parametrize("p", range(2, 18))
+    def test_long_vectors_take_a_ring_and_a_tree_or_two_rings(self, p):
+        """So their counts on 1024 ranks are those of the parts."""
+
+        def steps(*cases):
+            return [step for case in cases for step in schedule(*case, p, 3 * p)]
+
+        scattered, gathered = ("reduce_scatter", "ring"), ("allgather", "ring")
+        assert steps(("broadcast", "scatter-allgather")) == steps(("scatter", "tree"), gathered)
+        assert steps(("broadcast", "linear-scatter-allgather")) == steps(("scatter", "linear"), gathered)
+        assert steps(("reduce", "scatter-gather")) == steps(scattered, ("gather", "tree"))
+        assert steps(("allreduce", "ring")) == steps(scattered, gathered)
 
     @pytest.mark.parametrize("p", [2, 4, 8, 16, 1024])
     def test_tree_scatter_moves_half_n_log_p_words(self, p):
@@ -259,12 +272,13 @@ class TestTime:
         else:
             assert simulated == formula
 
-    @pytest.mark.parametrize("operation", ["broadcast", "reduce", "scatter", "gather"])
-    def test_1024_ranks(self, operation):
-        graph = graph_of(operation, "tree", 1024, 1 << 20)
-        run = tw.simulate(graph, MACHINE)
-        assert run.makespan == comm.cost(operation, "tree", p=1024, n=1 << 20, machine=MACHINE)
-        assert run.messages == 1023
+    @pytest.mark.parametrize(
+        ("operation", "algorithm"), [case for case in CASES if COUNTS[case](1024, 10)[1] < 20_000]
+    )  # a ring has a million messages
+    def test_1024_ranks(self, operation, algorithm):
+        run = tw.simulate(graph_of(operation, algorithm, 1024, 1 << 20), MACHINE)
+        assert run.makespan == comm.cost(operation, algorithm, p=1024, n=1 << 20, machine=MACHINE)
+        assert run.messages == COUNTS[operation, algorithm](1024, 10)[1]
 
     @pytest.mark.parametrize(("operation", "algorithm"), [case for case in CASES if case not in TWO_PHASES])
     @settings(max_examples=30)

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.sparse.linalg import LinearOperator, aslinearoperator, cg, gmres
+from scipy.sparse.linalg import LinearOperator, aslinearoperator, bicg, cg, gmres
 
 import tilewright as tw
 from tilewright.comm.partition import PARTITIONS, patches
@@ -219,6 +219,9 @@ def test_every_send_forced_to_be_synchronous_changes_nothing(pool):
             assert np.array_equal(op.T @ x, wanted.T @ x)
             for method in ("separate", "halo", "two-stage"):
                 assert np.array_equal(op.powers(x, 4, method), wanted.powers(x, 4, method))
+            assert np.array_equal(op.repeat(x, 3), wanted.repeat(x, 3))
+            several = np.stack([x, -x], axis=1)
+            assert np.array_equal(op @ several, wanted @ several)
             assert np.array_equal(op.run(x, 3, "two-stage", pool=pool, backend="mpi", synchronous=True)[0],
                                   wanted.powers(x, 3))  # fmt: skip
 
@@ -290,12 +293,12 @@ def test_messages_of_the_simulated_product_are_those_of_the_exchange():
 
 
 def test_it_is_a_linear_operator_that_scipys_solvers_take(pool):
-    A = sp.csr_array(pyamg.gallery.poisson((12, 12), format="csr"))
+    A = sp.csr_array(pyamg.gallery.poisson((12, 12), format="csr") + 16 * sp.eye_array(144))  # few iterations, for Dask
     b = np.ones(144)
-    for backend in ("threads", "mpi"):
+    for backend in tw.BACKENDS:
         op = tw.SparseOperator(A, ranks=3, **engine(backend, pool))
         assert isinstance(op, LinearOperator) and aslinearoperator(op) is op
-        for solver in (cg, gmres):
+        for solver in (cg, gmres, bicg):  # bicg multiplies by A^H too
             x, info = solver(op, b, rtol=1e-10)
             assert info == 0 and np.allclose(A @ x, b)
     shifted = op + 2 * aslinearoperator(sp.eye_array(144))

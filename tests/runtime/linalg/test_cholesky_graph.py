@@ -3,6 +3,7 @@
 import networkx
 import pytest
 
+import tilewright as tw
 from tilewright import cholesky_graph
 from tilewright.linalg.cholesky import _call_graph
 
@@ -12,6 +13,20 @@ SIZES = [*range(1, 13), 20, 31]
 @pytest.mark.parametrize("t", [0, *SIZES])
 def test_number_of_tasks(t):
     assert len(cholesky_graph(t)) == t * (t + 1) * (t + 2) // 6
+
+
+@pytest.mark.parametrize(("t", "edges"), [(1, 0), (2, 3), (3, 12), (4, 30), (5, 60), (8, 252)])
+def test_number_of_edges_is_that_of_the_lecture_s_picture(t, edges):
+    assert cholesky_graph(t).to_networkx().number_of_edges() == edges
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_with_lookahead_the_second_panel_is_factored_before_the_first_update_ends(workers):
+    graph = cholesky_graph(8)
+    trace = tw.simulate(graph, tw.Machine(workers=workers, gamma=1e-9), scheduler="lookahead(1)").trace
+    records = {graph.tasks[record.task].label: record for record in trace}
+    last = max(record.start for label, record in records.items() if label.startswith("gemm") and label.endswith(",0)"))
+    assert records["potrf(1)"].end < last
 
 
 @pytest.mark.parametrize("t", SIZES)
