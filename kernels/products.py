@@ -40,7 +40,7 @@ from tilewright.kernels import trsm as fp32_trsm
 from tilewright.kernels.layout import address, aligned
 from tilewright.kernels.narrow import narrowed, split_parts, widened
 
-__all__ = ["BLOCK", "FORMS", "OPS", "ROUTES", "Route", "cpu_features", "kernels", "probe", "route"]
+__all__ = ["BLOCK", "FORMS", "OPS", "ROUTES", "Route", "cblas", "cpu_features", "kernels", "probe", "route"]
 
 FORMS = ("bfloat16", "float16", "bfloat16x2")
 """Narrow operands: storage dtypes of the table's rows. ``bfloat16x2`` are two BF16 parts, the operands of bf16x3."""
@@ -103,7 +103,7 @@ def probe(form: str) -> list[Route]:
 
 def _missing(name: str, form: str) -> str:
     base = "bfloat16" if form == "bfloat16x2" else form
-    if name == "cblas" and _cblas(base) is None:
+    if name == "cblas" and cblas(base) is None:
         return f"no MKL with {_SYMBOLS[base]} here"
     if name == "autocast" and form == "bfloat16x2":
         return "it rounds each product to 16 bits, so three of them do not add up to FP32"
@@ -153,7 +153,8 @@ _SYMBOLS = {"bfloat16": "cblas_gemm_bf16bf16f32", "float16": "cblas_gemm_f16f16f
 
 
 @cache
-def _cblas(form: str) -> Callable[..., None] | None:
+def cblas(form: str) -> Callable[..., None] | None:
+    """MKL's product of operands in this form, summed in FP32; None if it is not here."""
     for name in ("mkl", "torch"):
         with contextlib.suppress(OSError):
             function = getattr(ctypes.CDLL(blas.load(name).path), _SYMBOLS[form], None)
@@ -164,7 +165,7 @@ def _cblas(form: str) -> Callable[..., None] | None:
 
 
 def _cblas_product(form: str) -> Product:
-    call = _cblas(form)
+    call = cblas(form)
     assert call is not None
     minus_one, one = ctypes.c_float(-1), ctypes.c_float(1)
 

@@ -24,6 +24,7 @@ from tilewright.kernels import (
     blas,
     gemm,
     gemml,
+    gemmlb,
     hemm,
     move,
     narrow,
@@ -60,7 +61,7 @@ MOVES: dict[str, Callable[..., Any]] = {
     "identity": move.identity, "mirror": move.mirror, "blocks": hemm.blocks, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
-    "unscaled": narrow.unscaled,
+    "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb,
 }  # fmt: skip
 ANY = "any"
 

@@ -65,8 +65,8 @@ def _positive(scale: np.ndarray) -> np.ndarray:
 
 
 def dot(x: np.ndarray, y: np.ndarray, part: np.ndarray) -> None:
-    """part := Re x^H y, a column each."""
-    part[0] = np.einsum("ij,ij->j", x.conj(), y).real
+    """part := Re x^H y, a column each; in FP64 for FP32."""
+    part[0] = np.einsum("ij,ij->j", x.conj(), y, dtype=np.float64 if x.dtype == np.float32 else None).real
 
 
 def gather(*parts_and_result: np.ndarray) -> None:
@@ -120,6 +120,19 @@ def advance(
     x += alpha * p
     r -= alpha * v
     _measure(d, x, r, sizes)
+
+
+def descend(
+    alpha: np.ndarray, d: np.ndarray, p: np.ndarray, v: np.ndarray, y: np.ndarray, r: np.ndarray, sizes: np.ndarray
+) -> None:
+    """y := y + alpha p, r := r - alpha v; sizes := max|D y|, max|D^-1 r|, max|r|."""
+    with np.errstate(all="ignore"):  # what is not finite is looked for in the sizes
+        y += alpha * p
+        r -= alpha * v
+        size = np.abs(r)
+        sizes[0] = np.abs(d * y).max(axis=0)
+        sizes[1] = (size / d).max(axis=0)
+        sizes[2] = size.max(axis=0)
 
 
 def residual(d: np.ndarray, b: np.ndarray, v: np.ndarray, x: np.ndarray, r: np.ndarray, sizes: np.ndarray) -> None:
@@ -196,8 +209,8 @@ def add(z: np.ndarray, x: np.ndarray) -> None:
 KERNELS = {
     kernel.__name__: kernel
     for kernel in (
-        norms, normsd, asymmetry, logdiag, narrow, widen, dot, gather, turn, sweep, step, advance, residual, measure,
-        project, total, orthogonalize, root, normalize, combine, add,
+        norms, normsd, asymmetry, logdiag, narrow, widen, dot, gather, turn, sweep, step, advance, descend, residual,
+        measure, project, total, orthogonalize, root, normalize, combine, add,
     )
 }  # fmt: skip
 """By the name of the op."""

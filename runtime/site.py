@@ -37,6 +37,8 @@ class Site:
     """Whether the policy is prepared in this process."""
     has_data = True
     """Whether the arguments hold values here, not only shapes."""
+    here = True
+    """Whether tasks write into the arrays of this process, temporary ones too."""
     gpus = 0
     """How many workers are accelerators."""
     switches: Mapping[str, Any] = {}

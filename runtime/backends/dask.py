@@ -62,6 +62,8 @@ def site(options: dict[str, Any]) -> Site:
 class DaskSite(Site):
     """This process, and a Dask cluster."""
 
+    here = False
+
     def __init__(self, options: dict[str, Any]) -> None:
         check_options("dask", options, OPTIONS)
         clients.require_dask()

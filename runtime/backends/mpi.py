@@ -110,6 +110,7 @@ def per_rank(workers: int | None, ranks: int) -> int:
 class PoolSite(Site):
     """An ordinary process, and a pool beside it."""
 
+    here = False
     plans = False
 
     def __init__(self, options: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ class DeviceSystem(System):
             refinement.gmres_step_graph: self._gmres_step, refinement.gmres_update_graph: self._gmres_update,
         }  # fmt: skip
 
-    def use(self, L: Any, scale: Any) -> None:
+    def use(self, L: Any, scale: Any, tile_size: int = 0, narrow: Any = None) -> None:
         self.L, self.d = L, scale.reshape(self.n, 1)
         self._gmres = {name: {} for name in ("H", "Y")}
         self._basis: list[Any] = []
@@ -65,8 +65,9 @@ class DeviceSystem(System):
             self.r.copy_(self.b)
         self._measure()
 
-    def _replay(self, graph: Callable[..., Any], *arguments: int) -> None:
-        self._steps[graph](*arguments)
+    def replay(self, graph: Callable[..., Any], *arguments: int) -> None:
+        numbers = [k for k in arguments if not isinstance(k, bool)]  # the factor has no tiles in BF16 here
+        self._steps[graph](*numbers)
 
     def _restart(self) -> None:
         self.scalars["rho"][...] = inf
@@ -203,6 +204,9 @@ class DeviceProblem(Problem):
         stage = self.stage
         tile_size = self.given_tile_size if isinstance(rung, str) else None
         return factor_on_device(self.a, rung, tile_size, stage.workers, stage.scheduler, stage.backend, shift)
+
+    def _nested(self, system: Any, cap: int) -> Any:
+        return system.cg(cap)
 
     def _ones(self) -> Any:
         return self.torch.ones(self.n, dtype=self.torch.float64, device=self.a.device)

@@ -17,8 +17,9 @@ from tilewright.kernels import trsml as _trsml
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
-    "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "hemm", "hemmd", "identity", "mirror",
-    "potrf", "scaled", "scalen", "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "widen", "zero",
+    "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "gemmlb", "hemm", "hemmd", "identity",
+    "mirror", "potrf", "scaled", "scalen", "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "widen",
+    "zero",
 ]  # fmt: skip
 
 
@@ -98,6 +99,7 @@ gemm = Op("gemm", weight=6, flops=_gemm.flops, indices=_update)
 
 trsml = Op("trsml", weight=3, flops=_trsml.flops, indices=_substitution)
 gemml = Op("gemml", weight=6, flops=_gemml.flops, indices=_elimination)
+gemmlb = Op("gemmlb", weight=6, flops=_gemml.flops, indices=_elimination)
 hemm = Op("hemm", weight=12, flops=_hemm.flops, indices=_product)
 hemmd = Op("hemmd", weight=6, flops=_hemm.flops_diagonal, indices=_product)
 

@@ -17,13 +17,16 @@ import numpy as np
 from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
 from tilewright.kernels.hemm import BLOCK
 from tilewright.linalg.cho_solve import substitute_back, substitute_forward
-from tilewright.linalg.ops import blocks, hemm, hemmd, zero
+from tilewright.linalg.ops import blocks, convert, gemmlb, hemm, hemmd, trsml, zero
 from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.vectors import OPS
 from tilewright.replay import Replay, Stage
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["METHODS", "RESTART", "Outcome", "System", "row_sums"]
+__all__ = [
+    "METHODS", "RESTART", "Outcome", "System", "blocks_graph", "product", "residual_tasks", "row_sums", "steps_left",
+    "substitute",
+]  # fmt: skip
 
 RESTART = 30
 """Steps of GMRES before it starts anew."""
@@ -52,19 +55,35 @@ def product(g: TaskGraph, A: Handles, X: Handles, V: Handles, nt: int) -> None:
             g.insert(hemm, R(A[i, j]), R(X[i]), R(X[j]), RW(V[i]), RW(V[j]), on=A[i, j])
 
 
-def precondition(g: TaskGraph, source: Handles, Z: Handles, sizes: Handle, nt: int) -> None:
+def precondition(g: TaskGraph, source: Handles, Z: Handles, sizes: Handle, nt: int, narrow: bool) -> None:
     """Insert Z := D L^-H L^-1 D ``source``, in the precision of W and L."""
-    D, L, Y = g.handles("D"), g.handles("L"), g.handles("W")
+    D, Y = g.handles("D"), g.handles("W")
     for i in range(nt):
         g.insert(OPS["narrow"], R(D[i]), R(source[i]), R(sizes), W(Y[i]))
-    substitute_forward(g, L, Y, nt)
-    substitute_back(g, L, Y, nt)
+    substitute(g, Y, nt, narrow)
     for i in range(nt):
         g.insert(OPS["widen"], R(D[i]), R(Y[i]), R(sizes), W(Z[i]))
 
 
-def _residual(g: TaskGraph, nt: int) -> None:
-    """R := B - A X, and its size."""
+def substitute(g: TaskGraph, X: Handles, nt: int, narrow: bool) -> None:
+    """Insert X := L^-H L^-1 X; with ``narrow`` the tiles of L below the diagonal are read in BF16, from N."""
+    L, N = g.handles("L"), g.handles("N")
+    if not narrow:
+        substitute_forward(g, L, X, nt)
+        substitute_back(g, L, X, nt)
+        return
+    for k in range(nt):
+        g.insert(trsml, R(L[k, k]), RW(X[k]), False, True, on=L[k, k])  # X_k := L_kk^-1 X_k
+        for i in range(k + 1, nt):
+            g.insert(gemmlb, R(N[i, k]), R(X[k]), RW(X[i]), False, on=N[i, k])  # X_i := X_i - L_ik X_k
+    for k in reversed(range(nt)):
+        g.insert(trsml, R(L[k, k]), RW(X[k]), True, True, on=L[k, k])  # X_k := L_kk^-T X_k
+        for i in reversed(range(k)):
+            g.insert(gemmlb, R(N[k, i]), R(X[k]), RW(X[i]), True, on=N[k, i])  # X_i := X_i - L_ki^T X_k
+
+
+def residual_tasks(g: TaskGraph, nt: int) -> None:
+    """Insert R := B - A X, and its size."""
     A, B, D, X, V, S = map(g.handles, "ABDXVS")
     r = g.handles("R")
     product(g, A, X, V, nt)
@@ -77,29 +96,29 @@ def _residual(g: TaskGraph, nt: int) -> None:
 def residual_graph(nt: int) -> TaskGraph:
     """r := b - A x."""
     g = TaskGraph(f"residual nt={nt}")
-    _residual(g, nt)
+    residual_tasks(g, nt)
     g.recipe = residual_graph, (nt,)
     return g
 
 
 @lru_cache(maxsize=32)
-def classical_graph(nt: int) -> TaskGraph:
+def classical_graph(nt: int, narrow: bool) -> TaskGraph:
     """One step of classical refinement [1]_: x := x + M^-1 r, r := b - A x.
 
     .. [1] LAPACK dsposv.
     """
     g = TaskGraph(f"refinement nt={nt}")
     r, Z, X = map(g.handles, "RZX")
-    precondition(g, r, Z, g.handle("sizes"), nt)
+    precondition(g, r, Z, g.handle("sizes"), nt, narrow)
     for i in range(nt):
         g.insert(OPS["add"], R(Z[i]), RW(X[i]))
-    _residual(g, nt)
-    g.recipe = classical_graph, (nt,)
+    residual_tasks(g, nt)
+    g.recipe = classical_graph, (nt, narrow)
     return g
 
 
 @lru_cache(maxsize=32)
-def cg_graph(nt: int) -> TaskGraph:
+def cg_graph(nt: int, narrow: bool) -> TaskGraph:
     """One step of preconditioned conjugate gradients [2]_, each right-hand side with its own scalars.
 
     .. [2] Y. Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithm 9.1.
@@ -108,7 +127,7 @@ def cg_graph(nt: int) -> TaskGraph:
     A, D, P, V, X, Z, S, T = map(g.handles, "ADPVXZST")
     r = g.handles("R")
     sizes, rho, alpha, beta, curvature = map(g.handle, ("sizes", "rho", "alpha", "beta", "curvature"))
-    precondition(g, r, Z, sizes, nt)  # z := M^-1 r
+    precondition(g, r, Z, sizes, nt, narrow)  # z := M^-1 r
     for i in range(nt):
         g.insert(OPS["dot"], R(r[i]), R(Z[i]), W(T[i]))
     g.insert(OPS["turn"], *[R(T[i]) for i in range(nt)], RW(rho), W(beta))  # beta := r^H z / rho, rho := r^H z
@@ -121,7 +140,7 @@ def cg_graph(nt: int) -> TaskGraph:
     for i in range(nt):  # x := x + alpha p, r := r - alpha A p
         g.insert(OPS["advance"], R(alpha), R(D[i]), R(P[i]), R(V[i]), RW(X[i]), RW(r[i]), W(S[i]))
     g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
-    g.recipe = cg_graph, (nt,)
+    g.recipe = cg_graph, (nt, narrow)
     return g
 
 
@@ -140,7 +159,7 @@ def gmres_start_graph(nt: int) -> TaskGraph:
 
 
 @lru_cache(maxsize=64)
-def gmres_step_graph(nt: int, k: int) -> TaskGraph:
+def gmres_step_graph(nt: int, k: int, narrow: bool) -> TaskGraph:
     """Step k of Arnoldi on A M^-1, orthogonalised twice by classical Gram-Schmidt [3]_.
 
     .. [3] Y. Saad, algorithms 6.9 and 9.5; SLATE posv_mixed_gmres.
@@ -151,7 +170,7 @@ def gmres_step_graph(nt: int, k: int) -> TaskGraph:
     for i in range(nt):
         g.insert(OPS["measure"], R(D[i]), R(basis[k, i]), W(S[i]))
     g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
-    precondition(g, _row(basis, k), Z, sizes, nt)
+    precondition(g, _row(basis, k), Z, sizes, nt, narrow)
     product(g, A, Z, V, nt)  # w := A M^-1 v_k
     for turn in range(2):
         for i in range(nt):
@@ -166,12 +185,12 @@ def gmres_step_graph(nt: int, k: int) -> TaskGraph:
     g.insert(OPS["root"], *[R(T[i]) for i in range(nt)], W(norm))
     for i in range(nt):
         g.insert(OPS["normalize"], R(V[i]), R(norm), W(basis[k + 1, i]))  # v_{k+1} := w / ||w||
-    g.recipe = gmres_step_graph, (nt, k)
+    g.recipe = gmres_step_graph, (nt, k, narrow)
     return g
 
 
 @lru_cache(maxsize=64)
-def gmres_update_graph(nt: int, k: int) -> TaskGraph:
+def gmres_update_graph(nt: int, k: int, narrow: bool) -> TaskGraph:
     """x := x + M^-1 sum_j y_j v_j for j < k, and r := b - A x."""
     g = TaskGraph(f"GMRES update {k} nt={nt}")
     D, V, X, Z, S, Y = map(g.handles, "DVXZSY")
@@ -180,11 +199,11 @@ def gmres_update_graph(nt: int, k: int) -> TaskGraph:
         g.insert(OPS["combine"], *[R(basis[j, i]) for j in range(k)], R(Y[k]), W(V[i]))
         g.insert(OPS["measure"], R(D[i]), R(V[i]), W(S[i]))
     g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
-    precondition(g, V, Z, sizes, nt)
+    precondition(g, V, Z, sizes, nt, narrow)
     for i in range(nt):
         g.insert(OPS["add"], R(Z[i]), RW(X[i]))
-    _residual(g, nt)
-    g.recipe = gmres_update_graph, (nt, k)
+    residual_tasks(g, nt)
+    g.recipe = gmres_update_graph, (nt, k, narrow)
     return g
 
 
@@ -208,6 +227,18 @@ def blocks_graph(nt: int) -> TaskGraph:
     for i in range(nt):
         g.insert(blocks, R(A[i, i]), W(F[i, i]))
     g.recipe = blocks_graph, (nt,)
+    return g
+
+
+@lru_cache(maxsize=32)
+def narrow_graph(nt: int) -> TaskGraph:
+    """N[i,j] := tile (i, j) of L in BF16, below the diagonal."""
+    g = TaskGraph(f"narrow factor nt={nt}")
+    L, N = g.handles("L"), g.handles("N")
+    for j in range(nt):
+        for i in range(j + 1, nt):
+            g.insert(convert, R(L[i, j]), W(N[i, j]), on=L[i, j])
+    g.recipe = narrow_graph, (nt,)
     return g
 
 
@@ -269,6 +300,8 @@ class System:
     ----------
     norm, measured
         ||A||_inf, and whether it was set.
+    narrow
+        Whether the factor is read in BF16 below the diagonal.
     x, r : (n, m)
         The solution so far, zero at first, and its residual: recursive within an iteration, true at its end.
     residuals
@@ -284,6 +317,7 @@ class System:
 
     norm: float = 0.0
     measured: bool = True
+    narrow: bool = False
 
     def __init__(self, A: TiledMatrix, b: np.ndarray, stage: Stage) -> None:
         self.A, self.stage, self.measured = A, stage, False
@@ -298,26 +332,34 @@ class System:
         self.scalars = {name: np.zeros((1, self.m)) for name in ("rho", "alpha", "beta", "curvature", "norm")}
         self.bound = np.abs(self.b).max(axis=0, initial=0)
         self.residuals: list[float] = []
-        self.diagonal = {(i, i): keep(np.empty((len(A[i, i]), BLOCK), A.dtype)) for i in range(self.nt)}
-        Replay(blocks_graph(self.nt), {"A": A, "F": self.diagonal}, stage)()
+        self.diagonal: dict[tuple[int, int], np.ndarray] = {}
         self.tolerance = sqrt(self.n) * U
         """LAPACK's: ||r||_inf <= sqrt(n) u ||x||_inf ||A||_inf."""
         self._replays: dict[Any, Replay] = {}
         self._gmres: dict[str, Any] = {}
 
-    def use(self, L: np.ndarray, scale: np.ndarray) -> None:
+    def use(
+        self, L: Any, scale: np.ndarray, tile_size: int = 0, narrow: dict[tuple[int, ...], np.ndarray] | None = None
+    ) -> None:
         """Take L L^H of D A D for the preconditioner, with D = diag(``scale``).
 
-        What was found so far stays if it is better than x = 0.
+        L is an array or, with a ``tile_size``, may be a dict of tiles. ``narrow`` has those below the diagonal in BF16,
+        to be read instead; where it is empty they are made here. What was found so far stays if it is better than
+        x = 0.
         """
-        tiles = TiledMatrix.view(L, self.A.tile_size)
+        self._cut(tile_size or self.A.tile_size)
+        tiles = L if isinstance(L, dict) else TiledMatrix.view(L, self.A.tile_size)
+        self.narrow = narrow is not None
+        dtype = tiles[0, 0].dtype if self.n else np.dtype(np.float64)
+        if narrow is not None and not narrow:
+            narrow = self._narrowed(tiles)
         d = self.stage.site.keep(np.ascontiguousarray(scale, np.float64).reshape(self.n, 1))
         m, nt = self.m, self.nt
         blocks: dict[str, Any] = {
             name: _blocks(array, self.A)
             for name, array in {
                 "B": self.b, "X": self.x, "R": self.r, "Z": self.z, "P": self.p, "V": self.v, "D": d,
-                "W": self.stage.site.keep(np.zeros((self.n, m), L.dtype)),
+                "W": self.stage.site.keep(np.zeros((self.n, m), dtype)),
             }.items()
         }  # fmt: skip
         parts = {"S": [np.zeros((3, m)) for _ in range(nt)], "T": [np.zeros((1, m)) for _ in range(nt)]}
@@ -325,6 +367,7 @@ class System:
             "A": self.A,
             "F": self.diagonal,
             "L": tiles,
+            "N": narrow or {},
             "sizes": self.sizes,
             **blocks,
             **parts,
@@ -339,6 +382,31 @@ class System:
             size = self.bound
         self.sizes[:] = np.abs(self.x).max(axis=0, initial=0), size, np.abs(self.r * d).max(axis=0, initial=0)
 
+    def _cut(self, tile_size: int) -> None:
+        """Take tiles of this size, and make the squares on the diagonal of A whole."""
+        if self.diagonal and tile_size == self.A.tile_size:
+            return
+        if tile_size != self.A.tile_size:
+            self.A = TiledMatrix.view(self.A.to_numpy(), tile_size)
+        A, keep = self.A, self.stage.site.keep
+        self.nt = A.nt
+        self.diagonal = {(i, i): keep(np.empty((len(A[i, i]), BLOCK), A.dtype)) for i in range(A.nt)}
+        Replay(blocks_graph(A.nt), {"A": A, "F": self.diagonal}, self.stage)()
+
+    def _narrowed(self, L: Any) -> dict[tuple[int, ...], np.ndarray]:
+        """Its tiles below the diagonal in BF16, by the task that the factorisation has for it."""
+        below = [(i, j) for j in range(self.nt) for i in range(j + 1, self.nt)]
+        made: dict[tuple[int, ...], np.ndarray] = {
+            index: self.stage.site.keep(np.empty(L[index].shape, np.uint16)) for index in below
+        }
+        if below:
+            Replay(narrow_graph(self.nt), {"L": L, "N": made}, self.stage)()
+        return made
+
+    def bind(self, name: str, array: np.ndarray) -> None:
+        """Let graphs of this system have an (n, m) array under this name."""
+        self.data[name] = _blocks(array, self.A)
+
     def _restart(self) -> None:
         """Conjugate gradients begin anew: beta = 0 in the first step."""
         self.scalars["rho"][...] = inf
@@ -346,7 +414,8 @@ class System:
 
     # -------------------------------------------------------------- measures
 
-    def _replay(self, graph: Callable[..., TaskGraph], *arguments: int) -> None:
+    def replay(self, graph: Callable[..., TaskGraph], *arguments: int) -> None:
+        """Run the graph of this number of tiles on the buffers of this system."""
         key = graph, arguments
         if key not in self._replays:
             self._replays[key] = Replay(graph(self.nt, *arguments), self.data | self._gmres, self.stage)
@@ -356,7 +425,7 @@ class System:
     def excess(self) -> float:
         """max ||r||_inf / (sqrt(n) u ||A||_inf ||x||_inf): LAPACK's criterion holds for all if it is at most 1."""
         x, r, _ = self.sizes
-        return _worst(r, self.tolerance * self.norm * x)
+        return self.excess_of(r, x)
 
     @property
     def backward_errors(self) -> np.ndarray:
@@ -370,9 +439,22 @@ class System:
         """The scaled residual of HPL-MxP, which has to be at most 16: the worst backward error over n u."""
         return float(self.backward_errors.max(initial=0)) / (max(self.n, 1) * U)
 
+    def excess_of(self, r: np.ndarray, x: np.ndarray) -> float:
+        """`excess` for residuals and solutions of these sizes."""
+        return _worst(r, self.tolerance * self.norm * x)
+
+    def note(self, r: np.ndarray, x: np.ndarray) -> None:
+        """Write down an iteration that led to these sizes, as far as they are known."""
+        self.residuals.append(_worst(r, self.norm * x))
+
+    def correct(self) -> None:
+        """Replace what was written down last by the true residual."""
+        x, r, _ = self.sizes
+        self.residuals[-1:] = [_worst(r, self.norm * x)]
+
     def _record(self) -> float:
         x, r, _ = self.sizes
-        self.residuals.append(_worst(r, self.norm * x))
+        self.note(r, x)
         return self.excess
 
     # -------------------------------------------------------------- methods
@@ -381,14 +463,14 @@ class System:
         """x := x + M^-1 r until LAPACK's criterion holds; ends when the residual grows twice in a row."""
         previous, grown = inf, 0
         for k in range(1, cap + 1):
-            self._replay(classical_graph)
+            self.replay(classical_graph, self.narrow)
             excess = self._record()
             if excess <= 1:
                 return Outcome("classical", "converged", k)
             grown = grown + 1 if excess >= previous else 0
             if not np.isfinite(excess) or grown == 2:
                 return Outcome("classical", "diverged" if not np.isfinite(excess) or k < 4 else "stalled", k)
-            if k >= 6 and _steps_left(self.residuals[-k:], excess) > 2 * cap:
+            if k >= 6 and steps_left(self.residuals[-k:], excess) > 2 * cap:
                 return Outcome("classical", "slow", k)
             previous = excess
         return Outcome("classical", "slow", cap)
@@ -401,7 +483,7 @@ class System:
             start = len(self.residuals)
             excess = self.excess
             while not excess <= 1 and k < cap:
-                self._replay(cg_graph)
+                self.replay(cg_graph, self.narrow)
                 k += 1
                 excess = self._record()
                 rho, curvature = self.scalars["rho"], self.scalars["curvature"]
@@ -410,9 +492,9 @@ class System:
                 if ((curvature <= 0) & (rho > 0)).any():
                     return Outcome("cg", "indefinite", k)
                 since = self.residuals[start:]
-                if len(since) >= 8 and k + _steps_left(since, excess) > 2 * cap:
+                if len(since) >= 8 and k + steps_left(since, excess) > 2 * cap:
                     return Outcome("cg", "slow", k)
-            self._replay(residual_graph)
+            self.replay(residual_graph)
             excess = self.excess
             if excess <= 1:
                 return Outcome("cg", "converged", k)
@@ -430,7 +512,7 @@ class System:
         """
         k, last = 0, inf
         if not self.x.any():
-            self._replay(classical_graph)
+            self.replay(classical_graph, self.narrow)
             k, excess = 1, self._record()
             if excess <= 1:
                 return Outcome("gmres", "converged", k)
@@ -451,7 +533,7 @@ class System:
         """One cycle of GMRES: at most ``most`` steps, then x and the true residual. Returns the number of steps."""
         hessenberg = np.zeros((self.m, most + 1, most), self.kind)
         self._grow(0)
-        self._replay(gmres_start_graph)
+        self.replay(gmres_start_graph)
         beta = self.scalars["norm"][0].copy()
         if not np.isfinite(beta).all() or not beta.any():
             return 0
@@ -461,7 +543,7 @@ class System:
         k = 0
         while k < most:
             self._grow(k + 1)
-            self._replay(gmres_step_graph, k)
+            self.replay(gmres_step_graph, k, self.narrow)
             H = self._gmres["H"]
             hessenberg[:, : k + 1, k] = (H[k, 0] + H[k, 1]).T
             hessenberg[:, k + 1, k] = self.scalars["norm"][0]
@@ -473,7 +555,7 @@ class System:
             if (left <= wanted).all():
                 break
         self._gmres["Y"][k][...] = y.T
-        self._replay(gmres_update_graph, k)
+        self.replay(gmres_update_graph, k, self.narrow)
         return k
 
     def _columns_excess(self) -> np.ndarray:
@@ -511,7 +593,7 @@ def _worst(above: np.ndarray, below: np.ndarray) -> float:
     return float(quotients.max(initial=0))
 
 
-def _steps_left(history: list[float], excess: float) -> float:
+def steps_left(history: list[float], excess: float) -> float:
     """Steps until the excess is 1, if it goes on as in the second half of this iteration."""
     half = history[len(history) // 2 :]
     if len(half) < 2 or not half[0] > 0 or not half[-1] > 0:

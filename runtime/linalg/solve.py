@@ -19,6 +19,7 @@ from tilewright.linalg.cholesky import tiled_cholesky
 from tilewright.linalg.ladder import Estimate
 from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
 from tilewright.linalg.mixed import mixed_factor
+from tilewright.linalg.nested import nested
 from tilewright.linalg.refinement import METHODS, RESTART, Outcome, System, U, row_sums
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tuning import cholesky_tile_size
@@ -31,6 +32,9 @@ __all__ = ["Attempt", "Problem", "SolveInfo", "solve"]
 
 ITERATIONS = 30
 """LAPACK's limit for refinement."""
+
+INNER = 2
+"""Steps in FP32 for one in FP64: of nested refinement there may be as many more."""
 
 _HUGE = 400  # binary exponent; entries beyond 2^400 or below 2^-400 are brought to about 1 first
 
@@ -202,7 +206,8 @@ def solve(
         matrices take FP64.
     refine
         ``"cg"``, ``"gmres"`` (restarted after 30 steps), ``"classical"``, or ``"auto"``: conjugate gradients, then
-        GMRES with the same factor if they end close to the goal. FP64 factors are refined classically.
+        nested refinement if steps run out, then GMRES if that ends close to the goal, with the same factor;
+        ``"nested"`` is conjugate gradients in FP32 between FP64 residuals. FP64 factors are refined classically.
     fallback
         Go on to the next precision. Without it `AccuracyError` says what happened.
     check_finite
@@ -319,8 +324,8 @@ def _check_names(assume_a: str, precision: Any, refine: str) -> None:
         raise ValueError(f"assume_a must be 'pos', not {assume_a!r}: only positive definite systems are solved")
     if isinstance(precision, str) and precision not in ("auto", *ladder.ROUNDOFF):
         raise ValueError(f"unknown precision {precision!r}; known: auto, {', '.join(ladder.ROUNDOFF)}")
-    if refine not in ("auto", *METHODS):
-        raise ValueError(f"unknown refinement {refine!r}; known: auto, {', '.join(METHODS)}")
+    if refine not in ("auto", "nested", *METHODS):
+        raise ValueError(f"unknown refinement {refine!r}; known: auto, nested, {', '.join(METHODS)}")
 
 
 class Problem:
@@ -473,7 +478,8 @@ class Problem:
         self.info.bytes += factor.run.bytes
         self._measure(system, factor.row_sums)
         with self.timed("refine"):
-            system.use(factor.L, factor.scale)
+            narrow = {} if factor.precision == "bf16" and factor.narrow is None else factor.narrow
+            system.use(factor.L, factor.scale, factor.tile_size, narrow)
             outcomes = list(self._refine(system))
         return Attempt(
             name, outcomes[-1].status, sum(outcome.iterations for outcome in outcomes),
@@ -500,6 +506,7 @@ class Problem:
             rung,
             shift=shift,
             norms=True,
+            in_tiles=True,
             workers=stage.workers,
             scheduler=stage.scheduler,
             backend=stage.backend,
@@ -512,14 +519,26 @@ class Problem:
 
     def _refine(self, system: System) -> Iterator[Outcome]:
         cap = max(ITERATIONS, self.n // 256)
+        if self.refine == "nested":
+            yield self._nested(system, INNER * cap)
+            return
         if self.refine != "auto":
             yield getattr(system, self.refine)(cap)
             return
         outcome = system.cg(cap)
         yield outcome
+        if outcome.status == "slow" and outcome.iterations == cap:
+            outcome = self._nested(system, INNER * cap)
+            yield outcome
         near = system.excess < 1e3 and outcome.status in ("slow", "stalled")
         if near:
             yield system.gmres(RESTART)
+
+    def _nested(self, system: System, cap: int) -> Outcome:
+        """Nested refinement, which is for real systems and an FP32 factor."""
+        if system.kind != np.float64 or system.data["W"][0].dtype != np.float32:
+            return system.cg(cap)
+        return nested(system, cap)
 
     def _exact(self, system: System) -> None:
         """Factor and solve in FP64."""

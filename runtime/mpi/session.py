@@ -35,6 +35,7 @@ GATHER = ("all", "root", "none")
 class RankSite(Site):
     """One rank of a collective call."""
 
+    here = False
     plans = False
 
     def __init__(self, options: dict[str, Any]) -> None:

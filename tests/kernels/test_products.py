@@ -69,7 +69,7 @@ class TestRouting:
         assert {products.route(form).reason for form in products.FORMS} == {""}
 
     def test_missing_symbol_leaves_the_next_route(self, monkeypatch):
-        monkeypatch.setattr(products, "_cblas", lambda form: None)
+        monkeypatch.setattr(products, "cblas", lambda form: None)
         monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"amx_bf16", "avx512_fp16"}))
         assert products.route("bfloat16").name == "mkldnn"
         assert products.route("float16").name == "autocast"

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from matrices import DTYPES, norm1, random_matrix, roundoff, spd_matrix
 
-from tilewright.kernels import gemml, hemm, lookup, reference, trsml
+from tilewright.kernels import gemml, hemm, lookup, products, reference, trsml
+from tilewright.kernels.gemmlb import gemmlb
+from tilewright.kernels.narrow import to_bf16, widened
 
 NAMES = ("trsml", "gemml", "hemm", "hemmd")
 WIDTHS = (1, 3, 40)
@@ -53,6 +55,27 @@ def test_gemml_subtracts_the_product(kernels, layout, tile, adjoint):
             reference.gemml(a, y, wanted, adjoint)
             assert np.allclose(target.array, wanted, rtol=0, atol=10 * (k + 1) * u)
             assert np.array_equal(operand.array, a) and np.array_equal(source.array, y)
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("mkl", [True, False])
+def test_gemmlb_subtracts_the_product_of_a_bf16_tile_to_16_bits_of_the_vector(monkeypatch, tile, adjoint, mkl):
+    if not mkl:
+        monkeypatch.setattr(products, "cblas", lambda form: None)
+    for p, k in ((1, 1), (5, 7), (33, 20), (0, 3), (3, 0)):
+        narrow = np.zeros((k, p) if adjoint else (p, k), np.uint16)
+        to_bf16(random_matrix(*narrow.shape, "float32"), narrow)
+        a = widened(narrow).astype(float)
+        for m in WIDTHS:
+            y, x = random_matrix(k, m, "float32", 1), random_matrix(p, m, "float32", 2)
+            source, target = tile(y, "strided rows"), tile(x, "rows")
+            assert gemmlb(narrow, source.array, target.array, adjoint) is None
+            wanted = x - (a.T if adjoint else a) @ y
+            bound = 2.0**-15 * (np.abs(a.T if adjoint else a) @ np.abs(y)) + 1e-6
+            assert (np.abs(target.array - wanted) <= bound).all()
+            assert np.array_equal(source.array, y)
+    with pytest.raises(ValueError, match=r"gemmlb: A .* and X \(3, 1\) do not fit"):
+        gemmlb(narrow, np.zeros((2, 1), np.float32), np.zeros((3, 1), np.float32), adjoint)
 
 
 def test_hemm_adds_both_products_of_a_tile(kernels, layout, tile):

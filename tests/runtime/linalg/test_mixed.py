@@ -45,6 +45,22 @@ class TestEveryPrecision:
         assert np.array_equal(np.tril(got.L), np.tril(wanted.L))
         assert np.array_equal(got.scale, wanted.scale)
 
+    def test_factor_in_tiles_has_the_bits_of_one_in_an_array(self, precision):
+        a = spd_matrix(90)
+        wanted = mixed_factor(a, precision, tile_size=40)
+        got = mixed_factor(a, precision, tile_size=40, in_tiles=True)
+        if precision == "fp64":
+            assert np.array_equal(np.tril(got.L), np.tril(wanted.L))
+            return
+        assert sorted(got.L) == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+        for (i, j), tile in got.L.items():
+            whole = wanted.L[40 * i : 40 * i + 40, 40 * j : 40 * j + 40]
+            assert np.array_equal(np.tril(tile) if i == j else tile, np.tril(whole) if i == j else whole)
+            assert tile.shape == whole.shape and tile.strides[0] // 64 % 2 == 1
+        assert (got.narrow is not None) == (precision == "bf16")
+        for index, narrow in (got.narrow or {}).items():
+            assert np.abs((narrow.astype(np.uint32) << 16).view(np.float32) - got.L[index]).max() <= 2.0**-9
+
     def test_breakdown_names_the_global_order(self, precision):
         a = indefinite_matrix(90, order=58)
         with pytest.raises(tw.NotPositiveDefiniteError) as caught:

@@ -14,6 +14,7 @@ import tilewright as tw
 from tilewright import BACKENDS
 from tilewright.linalg import ladder
 from tilewright.linalg import solve as module
+from tilewright.linalg.refinement import Outcome
 from tilewright.matrices import SPECTRA, conditioned_spd
 
 U = 2.0**-53
@@ -213,10 +214,11 @@ class TestLadder:
         with pytest.raises(ValueError, match="emulated"):
             tw.solve(a, np.ones(40), precision="bf16", fallback=False)
 
-    def test_gmres_takes_over_close_to_the_goal(self):
+    def test_gmres_takes_over_close_to_the_goal(self, monkeypatch):
+        monkeypatch.setattr(module, "nested", lambda system, cap: Outcome("nested", "stalled", 0))
         a = conditioned_spd(400, 1e4)
         info = check(a, np.ones(400), precision="bf16", tile_size=48)
-        assert info.path[0].method in ("cg", "cg+gmres")
+        assert (rungs(info), info.path[0].method) == (["bf16"], "cg+nested+gmres")
 
     def test_without_fallback_there_is_an_exception_with_the_story(self):
         a = conditioned_spd(200, 1e12)
@@ -287,6 +289,47 @@ def test_small_systems_are_solved_in_fp64_by_auto():
     assert rungs(check(spd_matrix(100), np.ones(100))) == ["fp64"]
 
 
+class TestNested:
+    """Conjugate gradients in FP32 inside refinement in FP64."""
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp16", "bf16x3", "fp32"])
+    @pytest.mark.parametrize("kind", SPECTRA)
+    def test_leads_to_full_accuracy_from_any_fp32_factor(self, precision, kind):
+        info = check(
+            conditioned_spd(200, 1e2, kind), random_matrix(200, 3), precision=precision, refine="nested", tile_size=48
+        )
+        assert [(attempt.precision, attempt.method) for attempt in info.path] == [(precision, "nested")]
+        assert info.iterations == len(info.residuals) <= 12
+        assert info.criterion <= 1
+
+    def test_takes_over_from_conjugate_gradients_that_need_more_steps_than_there_may_be(self):
+        a = conditioned_spd(800, 1e4)
+        info = check(a, np.ones(800), precision="bf16", tile_size=96)
+        assert (rungs(info), info.path[0].method) == (["bf16"], "cg+nested")
+        assert 30 < info.code == info.iterations <= 90
+
+    def test_what_fp32_cannot_reach_is_left_to_the_next_rung(self):
+        a = conditioned_spd(200, 1e8)
+        info = check(a, np.ones(200), precision="bf16x3", refine="nested", tile_size=48)
+        assert info.path[0].status in ("slow", "stalled") and info.code == -31
+        assert len(info.path) > 1
+
+    def test_an_fp64_factor_is_refined_by_conjugate_gradients(self):
+        a = conditioned_spd(96, 100.0)
+        precision = tw.PrecisionMap.band(4, {0: "fp64", 2: "bf16"})
+        info = check(a, np.ones(96), precision=precision, refine="nested")
+        assert info.path[0].method == "cg"
+
+    def test_scales_far_from_one_and_right_hand_sides_of_zero(self):
+        d = 10.0 ** np.linspace(-40, 40, 60)
+        a = conditioned_spd(60, 10.0) * d * d[:, None]
+        b = random_matrix(60, 2) * d[:, None]
+        b[:, 1] = 0
+        x = tw.solve(a, b, precision="bf16", refine="nested", tile_size=16)
+        assert not x[:, 1].any()
+        assert backward_error(a, x[:, :1], b[:, :1]) <= 60 * U
+
+
 class TestNotPositiveDefinite:
     @pytest.mark.parametrize("precision", ["auto", "bf16", "bf16x3", "fp32", "fp64"])
     @pytest.mark.parametrize("order", [1, 24, 25, 47])
@@ -321,7 +364,7 @@ class TestNotPositiveDefinite:
 class TestReproducible:
     # Dask leaves the sockets of attempts to connect that it repeats to the collector.
     @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-    @pytest.mark.parametrize("refine", ["cg", "gmres", "classical"])
+    @pytest.mark.parametrize("refine", ["cg", "gmres", "classical", "nested"])
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_every_engine_gives_the_bits_of_the_serial_run(self, backend, refine):
         a, b = conditioned_spd(90, 50.0), random_matrix(90, 2)
