@@ -57,7 +57,8 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 @click.option("--resume/--no-resume", default=True, show_default=True)
 @click.option("--device", help="[default: a CUDA device if there is one]")
 @click.option("--channels-last", is_flag=True, help="Store images with channels last.")
-@click.option("--compile", "compiled", is_flag=True, help="Compile each segment with torch.compile.")
+@click.option("--compile", "compiled", is_flag=True,
+              help="Compile each segment with torch.compile. On a CPU it makes BF16 convolutions slower.")  # fmt: skip
 @click.option("--deterministic", is_flag=True, help="Have torch refuse what it cannot repeat.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--allow-slow", is_flag=True, help="Run what is refused as too slow on this CPU.")

@@ -62,7 +62,7 @@ _flags = threading.RLock()
 
 @contextlib.contextmanager
 def flags(precision: str, device_type: str, deterministic: bool = False) -> Iterator[None]:
-    """Around a training: FP32 means FP32 and TF32 means TF32, for matrix products and convolutions alike.
+    """Around a training: FP32 means FP32 and TF32 means TF32, for matrix products, convolutions and recurrent layers.
 
     By default torch runs the convolutions of "FP32" in TF32 on Ampere and later. The flags are process-wide; they
     are restored at the end, and while one training holds them another one waits. On a CPU there is nothing to set.
@@ -72,7 +72,7 @@ def flags(precision: str, device_type: str, deterministic: bool = False) -> Iter
         yield
         return
     with _flags:
-        switches = [] if device_type == "cpu" else [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
+        switches = [] if device_type == "cpu" else _switches()
         before = [switch.fp32_precision for switch in switches]
         was = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
         try:
@@ -101,9 +101,15 @@ def nothing_ambient(device_type: str) -> Iterator[None]:
 
 
 def set_tf32(on: bool, device_type: str) -> None:
-    """Let FP32 products and convolutions of a GPU use TF32, or not. Nothing on a CPU."""
+    """Let FP32 products, convolutions and recurrent layers of a GPU use TF32, or not. Nothing on a CPU."""
     if device_type != "cpu":
-        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "tf32" if on else "ieee"
+        for switch in _switches():
+            switch.fp32_precision = "tf32" if on else "ieee"
+
+
+def _switches() -> list[Any]:
+    """What has ``fp32_precision``: by default cuDNN's layers of FP32 numbers run in TF32."""
+    return [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
 
 
 def problem(precision: str, device: torch.device) -> str:

@@ -209,14 +209,16 @@ class Stage:
             ]
         for name, parameter, own in self._owned():
             if name in optimizer:
+                there = any(group.get("fused") or group.get("capturable") for group in own.param_groups)
                 own.state[parameter] = {
-                    key: _like(v, parameter) if isinstance(v, torch.Tensor) else v for key, v in optimizer[name].items()
+                    key: _like(v, parameter, there) if isinstance(v, torch.Tensor) else v
+                    for key, v in optimizer[name].items()
                 }
 
 
-def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A copy of an optimizer's tensor where it belongs; counters of steps stay on the CPU, as torch has them."""
-    return value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True)
+def _like(value: torch.Tensor, parameter: torch.Tensor, counters_there: bool) -> torch.Tensor:
+    """A copy of an optimizer's tensor where it belongs; counters of steps only if kernels count, as in torch."""
+    return value.clone() if value.ndim == 0 and not counters_there else value.to(parameter.device, copy=True)
 
 
 class Tape:

@@ -134,7 +134,8 @@ def fit(
         A CUDA device if there is one, else the CPU.
     compile
         Compile each segment with `torch.compile`; a string is the name of one of torch's compilers. Losses then agree
-        to rounding, not bit for bit. Evaluation is not compiled.
+        to rounding, not bit for bit. Evaluation is not compiled. On a CPU, convolutions in BF16 take minutes to compile
+        and are then more than ten times slower than without.
     scaler, fallback
         Start of the loss scale; ``"robust"``, ``"literal"`` or a `Fallback` for adaptive precision.
     deterministic

@@ -29,6 +29,7 @@ def forget() -> None:
 def watch(device: torch.device) -> int:
     """Begin to measure this process; the bytes in use now, on the device or, for a CPU, resident."""
     if device.type == "cuda":
+        torch.cuda.init()  # resetting statistics does not, and is an error before
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
     try:

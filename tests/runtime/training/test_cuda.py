@@ -1,6 +1,9 @@
 """What a GPU shows and a CPU does not: every test here needs one."""
 
 import copy
+import functools
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -96,6 +99,27 @@ def test_a_parameter_of_a_gpu_without_gradients_is_left_alone():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), zoo.Idle())
     result = fit(model, DATA, epochs=4, workers=2, optimizer="adamw", lr=0.01, device=DEVICE, precision="fp16")
     assert torch.equal(model[2].unused, torch.ones(3)) and result.losses[-1] < result.losses[0]
+
+
+def test_a_fused_optimizer_on_a_gpu_goes_on_from_a_checkpoint(tmp_path):
+    """Its counters of steps live on the device; a checkpoint has them on the CPU."""
+    options = {"lr": 0.01, "device": DEVICE, "optimizer": functools.partial(torch.optim.AdamW, fused=True)}
+    torch.manual_seed(0)
+    whole = zoo.perceptron()
+    parts = copy.deepcopy(whole)
+    straight = fit(whole, DATA, epochs=2, deterministic=True, **options)
+    fit(parts, DATA, epochs=1, checkpoint=tmp_path, deterministic=True, **options)
+    assert fit(parts, DATA, epochs=2, checkpoint=tmp_path, deterministic=True, **options).losses == straight.losses
+
+
+def test_a_training_is_the_first_that_a_process_does_on_a_gpu():
+    """Statistics of memory can be reset only where CUDA has begun."""
+    script = (
+        "import torch; from tilewright import training; train, _ = training.data.digits(); assert not "
+        "torch.cuda.is_initialized(); print(training.fit(training.models.MLP(), train, epochs=1, device='cuda').peak_memory)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert int(done.stdout) > 0
 
 
 def test_what_always_overflows_on_a_gpu_falls_to_bf16():

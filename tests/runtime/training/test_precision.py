@@ -160,3 +160,21 @@ def test_backward_on_a_gpu_runs_in_the_dtype_of_forward():
         y = Twice.apply(layer(torch.randn(2, 4, device="cuda")))
     torch.autograd.grad(y.float().sum(), layer.weight)
     assert Twice.seen[:2] == [torch.bfloat16, torch.bfloat16]
+
+
+@pytest.mark.parametrize(("name", "said"), [("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
+def test_products_convolutions_and_recurrent_layers_of_a_gpu_have_one_fp32(name, said):
+    """Erratum 7; torch's own default is TF32 for recurrent layers too. The flags are there without a GPU."""
+    switches = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
+    before = [switch.fp32_precision for switch in switches]
+    with precision.flags(name, "cuda"):
+        assert [switch.fp32_precision for switch in switches] == [said] * 3
+    assert [switch.fp32_precision for switch in switches] == before
+
+
+def test_the_counters_of_a_fused_optimizer_go_where_its_kernels_are():
+    from tilewright.training.state import _like
+
+    parameter, counter = torch.zeros(3, device="meta"), torch.tensor(5.0)
+    assert _like(counter, parameter, True).device.type == "meta"
+    assert _like(counter, parameter, False) == 5.0 and _like(torch.ones(3), parameter, False).device.type == "meta"
