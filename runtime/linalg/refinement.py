@@ -29,7 +29,7 @@ METHODS: dict[str, Callable[[System, int], Outcome]] = {
 
 
 def refinement(system: System, method: str = "auto") -> Iterator[Outcome]:
-    """Refine until LAPACK's criterion holds for all right-hand sides, or it is clear that this factor does not lead there.
+    """Refine until LAPACK's criterion holds for all right-hand sides, or until this factor does not seem to lead there.
 
     Parameters
     ----------
