@@ -94,8 +94,8 @@ class MixedFactor:
             return self.array
         L = np.zeros((self.n, self.n), np.float32)
         whole = TiledMatrix.view(L, self.tile_size)
-        for index, tile in self.tiles.items():
-            whole[index][...] = tile
+        for (i, j), tile in self.tiles.items():
+            whole[i, j][...] = tile
         return L
 
     @property
