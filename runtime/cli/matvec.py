@@ -37,7 +37,8 @@ def matvec(
     """Multiply a dense matrix that stays on the ranks by vectors."""
     import numpy as np
 
-    from tilewright.comm.matvec import DenseOperator, grid_of, matvec_cost
+    from tilewright.comm.grid import grid_of, matvec_cost
+    from tilewright.comm.matvec import DenseOperator
 
     with one_sentence():
         chosen = grid_of(layout, ranks, grid, (n, n))

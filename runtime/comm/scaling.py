@@ -37,7 +37,7 @@ import numpy as np
 from tilewright.machine import Machine
 
 if TYPE_CHECKING:
-    from tilewright.comm.matvec import Grid
+    from tilewright.comm.grid import Grid
 
 __all__ = ["FORMULAS", "MODEL", "Point", "Study", "efficiency", "isoefficiency", "scaling_study", "weak_efficiency"]
 
@@ -289,7 +289,7 @@ def scaling_study(
 
 
 def _grid_for(layout: str, p: int, n: int) -> Grid:
-    from tilewright.comm.matvec import Grid, best_grid
+    from tilewright.comm.grid import Grid, best_grid
 
     if layout == "grid":
         side = round(sqrt(p))
@@ -301,7 +301,7 @@ def _grid_for(layout: str, p: int, n: int) -> Grid:
 
 def _simulated(grid: Grid, machine: Machine) -> float:
     from tilewright.backends.simulate import simulate
-    from tilewright.comm.matvec import matvec_graph
+    from tilewright.comm.matvec_graph import matvec_graph
 
     serial = 2 * grid.n**2 * _gamma(machine)
     return serial / (grid.ranks * simulate(matvec_graph(grid), machine, scheduler="eager").makespan)

@@ -13,10 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.linalg import ladder, refinement
+from tilewright.linalg import ladder
+from tilewright.linalg.classical import classical_graph
+from tilewright.linalg.conjugate_gradients import cg_graph
+from tilewright.linalg.gmres import gmres_start_graph, gmres_step_graph, gmres_update_graph
 from tilewright.linalg.mixed import factor_on_device
-from tilewright.linalg.refinement import System, U
-from tilewright.linalg.solve import Problem, SolveInfo
+from tilewright.linalg.operator import residual_graph
+from tilewright.linalg.problem import Problem
+from tilewright.linalg.solve_info import SolveInfo
+from tilewright.linalg.stopping import U
+from tilewright.linalg.system import System
 from tilewright.replay import Stage
 
 __all__ = ["DeviceProblem", "DeviceSystem", "row_sums"]
@@ -30,6 +36,8 @@ def row_sums(a: Any) -> Any:
 
 class DeviceSystem(System):
     """A `System` whose matrix and vectors are FP64 tensors on one device. A copy of A with both triangles is made."""
+
+    nests = False  # an FP32 copy of A besides would cost memory that is scarce there
 
     def __init__(self, a: Any, b: Any, norm: float) -> None:
         import torch
@@ -50,14 +58,14 @@ class DeviceSystem(System):
         self.residuals = []
         self.tolerance = sqrt(self.n) * U
         self._steps: dict[Callable[..., Any], Callable[..., None]] = {
-            refinement.residual_graph: self._true_residual, refinement.classical_graph: self._classical_step,
-            refinement.cg_graph: self._cg_step, refinement.gmres_start_graph: self._gmres_start,
-            refinement.gmres_step_graph: self._gmres_step, refinement.gmres_update_graph: self._gmres_update,
+            residual_graph: self._true_residual, classical_graph: self._classical_step,
+            cg_graph: self._cg_step, gmres_start_graph: self._gmres_start,
+            gmres_step_graph: self._gmres_step, gmres_update_graph: self._gmres_update,
         }  # fmt: skip
 
     def use(self, L: Any, scale: Any, tile_size: int = 0, narrow: Any = None) -> None:
         self.L, self.d = L, scale.reshape(self.n, 1)
-        self._gmres = {name: {} for name in ("H", "Y")}
+        self.krylov = {name: {} for name in ("H", "Y")}
         self._basis: list[Any] = []
         size = _host(self.r.abs().amax(dim=0))
         if not (size < self.bound).all() or not bool(self.x.isfinite().all()):
@@ -69,7 +77,7 @@ class DeviceSystem(System):
         numbers = [k for k in arguments if not isinstance(k, bool)]  # the factor has no tiles in BF16 here
         self._steps[graph](*numbers)
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
         self.scalars["rho"][...] = inf
         self.p.zero_()
 
@@ -123,21 +131,21 @@ class DeviceSystem(System):
             h = self.torch.stack([(v * w).sum(dim=0) for v in self._basis])
             for v, coefficient in zip(self._basis, h, strict=True):
                 w -= v * coefficient
-            self._gmres["H"][k, turn] = _host(h)
+            self.krylov["H"][k, turn] = _host(h)
         norm = w.norm(dim=0)
         self.scalars["norm"][0] = _host(norm)
         self._basis.append(self._unit(w, norm))
 
     def _gmres_update(self, k: int) -> None:
-        y = self._on_device(self._gmres["Y"][k])
+        y = self._on_device(self.krylov["Y"][k])
         u = self.torch.zeros_like(self.x)
         for v, coefficient in zip(self._basis, y, strict=False):
             u += v * coefficient
         self.x += self._precondition(u)
         self._true_residual()
 
-    def _grow(self, k: int) -> None:
-        self._gmres["Y"][k] = np.zeros((k, self.m))
+    def grow(self, k: int) -> None:
+        self.krylov["Y"][k] = np.zeros((k, self.m))
 
     def _unit(self, w: Any, norm: Any) -> Any:
         return self.torch.where(norm > 0, w / norm, self.torch.zeros_like(w))
@@ -204,9 +212,6 @@ class DeviceProblem(Problem):
         stage = self.stage
         tile_size = self.given_tile_size if isinstance(rung, str) else None
         return factor_on_device(self.a, rung, tile_size, stage.workers, stage.scheduler, stage.backend, shift)
-
-    def _nested(self, system: Any, cap: int) -> Any:
-        return system.cg(cap)
 
     def _ones(self) -> Any:
         return self.torch.ones(self.n, dtype=self.torch.float64, device=self.a.device)

@@ -18,16 +18,11 @@ import numpy as np
 from tilewright.graph import RW, R, TaskGraph, W
 from tilewright.kernels.hemm import BLOCK
 from tilewright.linalg.mixed import in_tiles
+from tilewright.linalg.operator import blocks_graph, product, residual_tasks
 from tilewright.linalg.ops import copy, scaled
-from tilewright.linalg.refinement import (
-    Outcome,
-    System,
-    blocks_graph,
-    product,
-    residual_tasks,
-    steps_left,
-    substitute,
-)  # fmt: skip
+from tilewright.linalg.preconditioner import substitute
+from tilewright.linalg.stopping import Outcome, steps_left
+from tilewright.linalg.system import System
 from tilewright.linalg.vectors import OPS
 from tilewright.replay import Replay
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import bicg, cg, gmres
 
 import tilewright as tw
-from tilewright.comm.matvec import Grid, best_grid, grid_of, matvec_cost, matvec_graph
+from tilewright.comm.grid import Grid, best_grid, grid_of, matvec_cost
+from tilewright.comm.matvec_graph import matvec_graph
 
 MACHINE = tw.Machine(alpha=1.1e-6, beta=1.3e-9, gamma=0.7e-9)
 backends = pytest.mark.parametrize("backend", [name for name in tw.BACKENDS if name != "dask"])
@@ -199,7 +200,7 @@ class TestMessages:
     @pytest.mark.parametrize("side", [2, 3, 4])
     def test_next_product_exchanges_p_minus_sqrt_p_pieces(self, side):
         """The diagonal keeps what it has: D5."""
-        from tilewright.comm.matvec import _Program
+        from tilewright.comm.matvec_graph import _Program
 
         p, n = side * side, side * side * 5
         program = _Program("turn", Grid(n, n, side, side), "float64")

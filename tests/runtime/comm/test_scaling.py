@@ -124,7 +124,7 @@ class TestStudy:
             assert point.formula <= point.simulated * (1 + 1e-12) and point.simulated < 1.25 * point.formula
 
     def test_simulated_points_are_the_exact_cost(self, study):
-        from tilewright.comm.matvec import matvec_cost
+        from tilewright.comm.grid import matvec_cost
 
         for point in study.of("weak", "rows"):
             cost = matvec_cost(point.p, point.n, MODEL, grid=(point.p, 1))

@@ -12,9 +12,9 @@ from strategies import orders, tile_sizes
 
 import tilewright as tw
 from tilewright import BACKENDS
-from tilewright.linalg import ladder
-from tilewright.linalg import solve as module
-from tilewright.linalg.refinement import Outcome
+from tilewright.linalg import ladder, problem, refinement
+from tilewright.linalg.solve_info import Attempt
+from tilewright.linalg.stopping import Outcome
 from tilewright.matrices import SPECTRA, conditioned_spd
 
 U = 2.0**-53
@@ -185,29 +185,29 @@ class TestLadder:
             tw.solve(a, np.ones(60), precision="bf16", tile_size=16)
         assert caught.value.info.path[0].status in ("overflow", "breakdown")
         assert caught.value.order == 51
-        assert module.Attempt("fp16", "overflow").code == -2
+        assert Attempt("fp16", "overflow").code == -2
 
     def test_overflow_on_narrowing_goes_on_with_the_next_rung(self, monkeypatch):
-        real = module.mixed_factor
+        real = problem.mixed_factor
 
         def narrow(a, precision, **options):
             if precision == "fp16":
                 raise OverflowError("a tile does not fit FP16")
             return real(a, precision, **options)
 
-        monkeypatch.setattr(module, "mixed_factor", narrow)
+        monkeypatch.setattr(problem, "mixed_factor", narrow)
         info = check(spd_matrix(40), np.ones(40), precision="fp16", tile_size=16)
         assert [attempt.code for attempt in info.path] == [-2, info.iterations]
 
     def test_precision_that_is_slow_here_is_minus_1(self, monkeypatch):
-        real = module.mixed_factor
+        real = problem.mixed_factor
 
         def refuse(a, precision, **options):
             if precision == "bf16":
                 raise ValueError("BF16 is emulated on this machine")
             return real(a, precision, **options)
 
-        monkeypatch.setattr(module, "mixed_factor", refuse)
+        monkeypatch.setattr(problem, "mixed_factor", refuse)
         a = spd_matrix(40)
         info = check(a, np.ones(40), precision="bf16", tile_size=16)
         assert (info.code, rungs(info)) == (-1, ["bf16", "bf16x3"])
@@ -215,7 +215,7 @@ class TestLadder:
             tw.solve(a, np.ones(40), precision="bf16", fallback=False)
 
     def test_gmres_takes_over_close_to_the_goal(self, monkeypatch):
-        monkeypatch.setattr(module, "nested", lambda system, cap: Outcome("nested", "stalled", 0))
+        monkeypatch.setattr(refinement, "nested", lambda system, cap: Outcome("nested", "stalled", 0))
         a = conditioned_spd(400, 1e4)
         info = check(a, np.ones(400), precision="bf16", tile_size=48)
         assert (rungs(info), info.path[0].method) == (["bf16"], "cg+nested+gmres")

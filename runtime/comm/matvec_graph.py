@@ -1,0 +1,237 @@
+"""The graph of a dense matrix-vector product on a grid of ranks, and that of a step of the power iteration.
+
+Rank q = i c + j of an r x c grid has block (i, j) of A. The part of x that belongs to block column j is cut into r
+pieces, piece i on rank (i, j); the part of y of block row i is cut into c pieces, piece j on rank (i, j). Then::
+
+    y = A x:    allgather x_j in column j,   y_ij = A_ij x_j,     reduce-scatter y_i in row i
+    y = A^T x:  allgather x_i in row i,      y_ij = A_ij^T x_i,   reduce-scatter y_j in column j
+
+One column of ranks (c = 1) is the division by block rows, with nothing to reduce; one row (r = 1) that by block
+columns, with nothing to gather. The result of A x lies as A^T wants it, so A^T A x moves nothing in between; for A A x
+rank (i, j) exchanges its piece with rank (j, i) of a square grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tilewright.comm.collectives import PACK, UNPACK, Rooms, lay
+from tilewright.comm.grid import Grid, Range, length, piece
+from tilewright.comm.schedule import schedule
+from tilewright.graph import RW, Handle, Op, R, TaskGraph, W
+from tilewright.kernels.gemv import gemv
+
+__all__ = ["matvec_graph", "power_graph"]
+
+
+def product(a: np.ndarray, x: np.ndarray, y: np.ndarray | None) -> np.ndarray | None:
+    """y := A x; a new vector where there is none yet."""
+    target = np.empty(len(a), a.dtype) if y is None else y
+    gemv(a, x, target)
+    return target if y is None else None
+
+
+def product_t(a: np.ndarray, x: np.ndarray, y: np.ndarray | None) -> np.ndarray | None:
+    """y := A^T x."""
+    return product(a.T, x, y)
+
+
+def local(a: np.ndarray, x: np.ndarray, y: np.ndarray | None, own: Range, transposed: bool) -> np.ndarray | None:
+    """y := A[:, own] x, what a rank's own piece contributes."""
+    return product((a.T if transposed else a)[:, slice(*own)], x, y)
+
+
+def remote(a: np.ndarray, whole: np.ndarray, x: np.ndarray, y: np.ndarray, own: Range, transposed: bool) -> None:
+    """y += A[:, others] whole[others], what the pieces of the other ranks contribute."""
+    a = a.T if transposed else a
+    for part in (slice(0, own[0]), slice(own[1], a.shape[1])):
+        gemv(a[:, part], whole[part], y, accumulate=True)
+
+
+def empty(v: np.ndarray | None, size: int, dtype: str) -> np.ndarray | None:
+    """v := a new vector, unless there is one."""
+    return np.zeros(size, dtype) if v is None else None
+
+
+def move(source: np.ndarray, target: np.ndarray, start: int) -> None:
+    """target[start:] := source."""
+    target[start : start + len(source)] = source
+
+
+def moments(x: np.ndarray, y: np.ndarray, sums: np.ndarray | None) -> np.ndarray | None:
+    """sums := (x^H y, y^H y), this rank's terms."""
+    terms = np.array([np.vdot(x, y), np.vdot(y, y)])
+    if sums is None:
+        return terms
+    sums[...] = terms
+    return None
+
+
+def normalise(sums: np.ndarray, y: np.ndarray, x: np.ndarray) -> None:
+    """x := y / ||y||."""
+    np.divide(y, np.sqrt(sums[1].real), out=x)
+
+
+def _free(*shapes: tuple[int, ...]) -> float:
+    return 0.0
+
+
+def _gemv_flops(a: tuple[int, ...], x: tuple[int, ...], y: tuple[int, ...]) -> float:
+    return 2.0 * a[0] * a[1]
+
+
+def _local_flops(a: tuple[int, ...], x: tuple[int, ...], y: tuple[int, ...]) -> float:
+    return 2.0 * y[0] * x[0]
+
+
+def _remote_flops(a: tuple[int, ...], whole: tuple[int, ...], x: tuple[int, ...], y: tuple[int, ...]) -> float:
+    return 2.0 * y[0] * (whole[0] - x[0])
+
+
+GEMV = Op("gemv", product, flops=_gemv_flops)
+GEMV_T = Op("gemv_t", product_t, flops=_gemv_flops)
+LOCAL = Op("local", local, flops=_local_flops)
+REMOTE = Op("remote", remote, flops=_remote_flops)
+EMPTY = Op("empty", empty, weight=0, flops=_free)
+MOVE = Op("move", move, weight=0, flops=_free)
+MOMENTS = Op("moments", moments, weight=0, flops=_free)
+NORMALISE = Op("normalise", normalise, weight=0, flops=_free)
+
+
+class _Program:
+    """Builds one graph of products on a grid."""
+
+    def __init__(self, name: str, grid: Grid, dtype: str) -> None:
+        self.graph = TaskGraph(name)
+        self.rooms = Rooms()
+        self.grid = grid
+        self.dtype = dtype
+        self.scratch = 0
+        self.A = self.graph.handles("A")
+        for q in range(grid.ranks):
+            i, j = grid.place(q)
+            self.rooms.note(self.A[q], q, length(grid.rows(i)), length(grid.columns(j)))
+
+    def vector(self, name: str, size: Callable[[int], int]) -> Callable[[int], Handle]:
+        """A family of handles, one a rank."""
+        family = self.graph.handles(name)
+        for q in range(self.grid.ranks):
+            self.rooms.note(family[q], q, size(q))
+        return family.__getitem__
+
+    def temporary(self, size: Callable[[int], int]) -> Callable[[int], Handle]:
+        name = f"t{self.scratch}"
+        self.scratch += 1
+        self.graph.temporary.add(name)
+        return self.vector(name, size)
+
+    def messages(self) -> str:
+        name = f"m{self.scratch}"
+        self.scratch += 1
+        self.graph.temporary.add(name)
+        return name
+
+    def product(self, x: Callable[[int], Handle], y: Callable[[int], Handle], *, transposed: bool = False,
+                overlap: bool = False) -> None:  # fmt: skip
+        """y := A x, or A^T x: allgather in one direction of the grid, reduce-scatter in the other."""
+        grid, graph, A = self.grid, self.graph, self.A
+        columns = [[grid.rank(i, j) for i in range(grid.r)] for j in range(grid.c)]
+        rows = [[grid.rank(i, j) for j in range(grid.c)] for i in range(grid.r)]
+        gathered, reduced = (rows, columns) if transposed else (columns, rows)
+
+        def height(q: int) -> int:
+            return length(grid.rows(q // grid.c))
+
+        def width(q: int) -> int:
+            return length(grid.columns(q % grid.c))
+
+        wide, tall = (height, width) if transposed else (width, height)
+        parts, terms = len(gathered[0]), len(reduced[0])
+        whole = x if parts == 1 else self.temporary(wide)
+        z = y if terms == 1 else self.temporary(tall)
+
+        def own(place: int, q: int) -> Range:
+            return piece((0, wide(q)), parts, place)
+
+        for group in gathered:
+            if parts == 1:
+                continue
+            for place, q in enumerate(group):
+                graph.insert(EMPTY, W(whole(q)), wide(q), self.dtype)
+                graph.insert(MOVE, R(x(q)), RW(whole(q)), own(place, q)[0])
+
+            def meanwhile(group: list[int] = group) -> None:
+                for place, q in enumerate(group):
+                    graph.insert(LOCAL, R(A[q]), R(x(q)), W(z(q)), own(place, q), transposed)
+
+            plan = schedule("allgather", "exchange", parts, wide(group[0]))
+            lay(graph, self.rooms, plan, group, whole, self.messages(), meanwhile if overlap else None)
+        for group in gathered:
+            for place, q in enumerate(group):
+                if overlap and parts > 1:
+                    graph.insert(REMOTE, R(A[q]), R(whole(q)), R(x(q)), RW(z(q)), own(place, q), transposed)
+                else:
+                    graph.insert(GEMV_T if transposed else GEMV, R(A[q]), R(whole(q)), W(z(q)))
+        for group in reduced:
+            if terms == 1:
+                continue
+            lay(graph, self.rooms, schedule("reduce_scatter", "exchange", terms, tall(group[0])), group, z,
+                self.messages())  # fmt: skip
+            for place, q in enumerate(group):
+                graph.insert(PACK, R(z(q)), W(y(q)), (piece((0, tall(q)), terms, place),))
+
+    def turn(self, y: Callable[[int], Handle], x: Callable[[int], Handle]) -> None:
+        """x := y, from where A x leaves it to where A wants it: on a square grid rank (i, j) and (j, i) exchange."""
+        grid, graph = self.grid, self.graph
+        messages = graph.handles(self.messages())
+        for target in range(grid.ranks):
+            low, high = grid.x_piece(target)
+            graph.insert(EMPTY, W(x(target)), high - low, self.dtype)
+            for source in range(grid.ranks):
+                have = grid.y_piece(source)
+                start, stop = max(low, have[0]), min(high, have[1])
+                if start >= stop:
+                    continue
+                message = self.rooms.note(messages[source, target], source, stop - start)
+                graph.insert(PACK, R(y(source)), W(message), ((start - have[0], stop - have[0]),))
+                graph.insert(UNPACK, R(message), RW(x(target)), ((start - low, stop - low),))
+
+    def finish(self, *recipe: Any) -> TaskGraph:
+        self.graph.layout = self.rooms.layout(self.grid.ranks)
+        self.graph.recipe = recipe[0], recipe[1:]
+        return self.graph
+
+
+def matvec_graph(grid: Grid, *, transposed: bool = False, overlap: bool = False, dtype: str = "float64") -> TaskGraph:
+    """The graph of y = A x, or A^T x: blocks A[q], pieces x[q] and y[q] on rank q."""
+    return _matvec_graph(Grid(*grid), transposed, overlap, dtype)
+
+
+def _matvec_graph(grid: Grid, transposed: bool, overlap: bool, dtype: str) -> TaskGraph:
+    program = _Program(f"matvec on {grid.r} x {grid.c} ranks{', transposed' if transposed else ''}", grid, dtype)
+    x_of, y_of = (grid.y_piece, grid.x_piece) if transposed else (grid.x_piece, grid.y_piece)
+    x = program.vector("x", lambda q: length(x_of(q)))
+    y = program.vector("y", lambda q: length(y_of(q)))
+    program.product(x, y, transposed=transposed, overlap=overlap)
+    return program.finish(_matvec_graph, grid, transposed, overlap, dtype)
+
+
+def power_graph(grid: Grid, dtype: str) -> TaskGraph:
+    """One step of the power iteration: x := A x / ||A x||, and s := (x^H A x, ||A x||^2)."""
+    program = _Program(f"power iteration on {grid.r} x {grid.c} ranks", grid, dtype)
+    x = program.vector("x", lambda q: length(grid.x_piece(q)))
+    s = program.vector("s", lambda q: 2)
+    y = program.temporary(lambda q: length(grid.y_piece(q)))
+    w = program.temporary(lambda q: length(grid.x_piece(q)))
+    program.product(x, y)
+    program.turn(y, w)
+    everyone = range(grid.ranks)
+    for q in everyone:
+        program.graph.insert(MOMENTS, R(x(q)), R(w(q)), W(s(q)))
+    lay(program.graph, program.rooms, schedule("allreduce", "tree", grid.ranks, 2), everyone, s, program.messages())
+    for q in everyone:
+        program.graph.insert(NORMALISE, R(s(q)), R(w(q)), W(x(q)))
+    return program.finish(power_graph, grid, dtype)

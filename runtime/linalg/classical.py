@@ -1,0 +1,50 @@
+"""Classical refinement: x := x + M^-1 r."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import inf
+
+import numpy as np
+
+from tilewright.graph import RW, R, TaskGraph
+from tilewright.linalg.operator import residual_tasks
+from tilewright.linalg.preconditioner import precondition
+from tilewright.linalg.stopping import Outcome, steps_left
+from tilewright.linalg.system import System
+from tilewright.linalg.vectors import OPS
+
+__all__ = ["classical", "classical_graph"]
+
+
+@lru_cache(maxsize=32)
+def classical_graph(nt: int, narrow: bool) -> TaskGraph:
+    """One step of classical refinement [1]_: x := x + M^-1 r, r := b - A x.
+
+    .. [1] LAPACK dsposv.
+    """
+    g = TaskGraph(f"refinement nt={nt}")
+    r, Z, X = map(g.handles, "RZX")
+    precondition(g, r, Z, g.handle("sizes"), nt, narrow)
+    for i in range(nt):
+        g.insert(OPS["add"], R(Z[i]), RW(X[i]))
+    residual_tasks(g, nt)
+    g.recipe = classical_graph, (nt, narrow)
+    return g
+
+
+def classical(system: System, cap: int) -> Outcome:
+    """x := x + M^-1 r until LAPACK's criterion holds; ends when the residual grows twice in a row."""
+    previous, grown = inf, 0
+    for k in range(1, cap + 1):
+        system.replay(classical_graph, system.narrow)
+        excess = system.record()
+        if excess <= 1:
+            return Outcome("classical", "converged", k)
+        grown = grown + 1 if excess >= previous else 0
+        if not np.isfinite(excess) or grown == 2:
+            return Outcome("classical", "diverged" if not np.isfinite(excess) or k < 4 else "stalled", k)
+        if k >= 6 and steps_left(system.residuals[-k:], excess) > 2 * cap:
+            return Outcome("classical", "slow", k)
+        previous = excess
+    return Outcome("classical", "slow", cap)

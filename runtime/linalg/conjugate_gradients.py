@@ -1,0 +1,75 @@
+"""Conjugate gradients, preconditioned."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import inf
+
+import numpy as np
+
+from tilewright.graph import RW, R, TaskGraph, W
+from tilewright.linalg.operator import product, residual_graph
+from tilewright.linalg.preconditioner import precondition
+from tilewright.linalg.stopping import Outcome, steps_left
+from tilewright.linalg.system import System
+from tilewright.linalg.vectors import OPS
+
+__all__ = ["cg", "cg_graph"]
+
+
+@lru_cache(maxsize=32)
+def cg_graph(nt: int, narrow: bool) -> TaskGraph:
+    """One step of preconditioned conjugate gradients [1]_, each right-hand side with its own scalars.
+
+    .. [1] Y. Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithm 9.1.
+    """
+    g = TaskGraph(f"conjugate gradients nt={nt}")
+    A, D, P, V, X, Z, S, T = map(g.handles, "ADPVXZST")
+    r = g.handles("R")
+    sizes, rho, alpha, beta, curvature = map(g.handle, ("sizes", "rho", "alpha", "beta", "curvature"))
+    precondition(g, r, Z, sizes, nt, narrow)  # z := M^-1 r
+    for i in range(nt):
+        g.insert(OPS["dot"], R(r[i]), R(Z[i]), W(T[i]))
+    g.insert(OPS["turn"], *[R(T[i]) for i in range(nt)], RW(rho), W(beta))  # beta := r^H z / rho, rho := r^H z
+    for i in range(nt):
+        g.insert(OPS["sweep"], R(beta), R(Z[i]), RW(P[i]))  # p := z + beta p
+    product(g, A, P, V, nt)
+    for i in range(nt):
+        g.insert(OPS["dot"], R(P[i]), R(V[i]), W(T[i]))
+    g.insert(OPS["step"], *[R(T[i]) for i in range(nt)], R(rho), W(curvature), W(alpha))  # alpha := rho / p^H A p
+    for i in range(nt):  # x := x + alpha p, r := r - alpha A p
+        g.insert(OPS["advance"], R(alpha), R(D[i]), R(P[i]), R(V[i]), RW(X[i]), RW(r[i]), W(S[i]))
+    g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
+    g.recipe = cg_graph, (nt, narrow)
+    return g
+
+
+def cg(system: System, cap: int) -> Outcome:
+    """Preconditioned conjugate gradients; where the recursive residual has converged the true one is looked at."""
+    k, checks, last = 0, 0, inf
+    while True:
+        system.restart()
+        start = len(system.residuals)
+        excess = system.excess
+        while not excess <= 1 and k < cap:
+            system.replay(cg_graph, system.narrow)
+            k += 1
+            excess = system.record()
+            rho, curvature = system.scalars["rho"], system.scalars["curvature"]
+            if not (np.isfinite(excess) and np.isfinite(rho).all()):
+                return Outcome("cg", "diverged", k)
+            if ((curvature <= 0) & (rho > 0)).any():
+                return Outcome("cg", "indefinite", k)
+            since = system.residuals[start:]
+            if len(since) >= 8 and k + steps_left(since, excess) > 2 * cap:
+                return Outcome("cg", "slow", k)
+        system.replay(residual_graph)
+        excess = system.excess
+        if excess <= 1:
+            return Outcome("cg", "converged", k)
+        if k >= cap:
+            return Outcome("cg", "slow", k)
+        checks += 1
+        if checks > 4 or not excess < last:
+            return Outcome("cg", "stalled", k)
+        last = excess / 2

@@ -1,0 +1,179 @@
+"""GMRES, restarted and preconditioned from the right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from math import inf
+
+import numpy as np
+
+from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
+from tilewright.linalg.classical import classical_graph
+from tilewright.linalg.operator import product, residual_tasks
+from tilewright.linalg.preconditioner import precondition
+from tilewright.linalg.stopping import Outcome, worst
+from tilewright.linalg.system import System
+from tilewright.linalg.vectors import OPS
+
+__all__ = ["RESTART", "gmres", "gmres_start_graph", "gmres_step_graph", "gmres_update_graph"]
+
+RESTART = 30
+"""Steps before it starts anew."""
+
+_CYCLE = 1e-8
+"""A cycle ends with a residual that much smaller: its vectors lose their use beyond."""
+
+
+@lru_cache(maxsize=32)
+def gmres_start_graph(nt: int) -> TaskGraph:
+    """v_0 := r / ||r||."""
+    g = TaskGraph(f"GMRES start nt={nt}")
+    r, T, basis, norm = g.handles("R"), g.handles("T"), g.handles("basis"), g.handle("norm")
+    for i in range(nt):
+        g.insert(OPS["dot"], R(r[i]), R(r[i]), W(T[i]))
+    g.insert(OPS["root"], *[R(T[i]) for i in range(nt)], W(norm))
+    for i in range(nt):
+        g.insert(OPS["normalize"], R(r[i]), R(norm), W(basis[0, i]))
+    g.recipe = gmres_start_graph, (nt,)
+    return g
+
+
+@lru_cache(maxsize=64)
+def gmres_step_graph(nt: int, k: int, narrow: bool) -> TaskGraph:
+    """Step k of Arnoldi on A M^-1, orthogonalised twice by classical Gram-Schmidt [1]_.
+
+    .. [1] Y. Saad, algorithms 6.9 and 9.5; SLATE posv_mixed_gmres.
+    """
+    g = TaskGraph(f"GMRES step {k} nt={nt}")
+    A, D, V, Z, S, T, H = map(g.handles, "ADVZSTH")
+    basis, parts, sizes, norm = g.handles("basis"), g.handles("parts"), g.handle("size"), g.handle("norm")
+    for i in range(nt):
+        g.insert(OPS["measure"], R(D[i]), R(basis[k, i]), W(S[i]))
+    g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
+    precondition(g, _row(basis, k), Z, sizes, nt, narrow)
+    product(g, A, Z, V, nt)  # w := A M^-1 v_k
+    for turn in range(2):
+        for i in range(nt):
+            vectors = [R(basis[j, i]) for j in range(k + 1)]
+            g.insert(OPS["project"], *vectors, R(V[i]), W(parts[k, i]))
+        g.insert(OPS["total"], *[R(parts[k, i]) for i in range(nt)], W(H[k, turn]))
+        for i in range(nt):  # w := w - sum_j h_j v_j
+            vectors = [R(basis[j, i]) for j in range(k + 1)]
+            g.insert(OPS["orthogonalize"], *vectors, R(H[k, turn]), RW(V[i]))
+    for i in range(nt):
+        g.insert(OPS["dot"], R(V[i]), R(V[i]), W(T[i]))
+    g.insert(OPS["root"], *[R(T[i]) for i in range(nt)], W(norm))
+    for i in range(nt):
+        g.insert(OPS["normalize"], R(V[i]), R(norm), W(basis[k + 1, i]))  # v_{k+1} := w / ||w||
+    g.recipe = gmres_step_graph, (nt, k, narrow)
+    return g
+
+
+@lru_cache(maxsize=64)
+def gmres_update_graph(nt: int, k: int, narrow: bool) -> TaskGraph:
+    """x := x + M^-1 sum_j y_j v_j for j < k, and r := b - A x."""
+    g = TaskGraph(f"GMRES update {k} nt={nt}")
+    D, V, X, Z, S, Y = map(g.handles, "DVXZSY")
+    basis, sizes = g.handles("basis"), g.handle("size")
+    for i in range(nt):
+        g.insert(OPS["combine"], *[R(basis[j, i]) for j in range(k)], R(Y[k]), W(V[i]))
+        g.insert(OPS["measure"], R(D[i]), R(V[i]), W(S[i]))
+    g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
+    precondition(g, V, Z, sizes, nt, narrow)
+    for i in range(nt):
+        g.insert(OPS["add"], R(Z[i]), RW(X[i]))
+    residual_tasks(g, nt)
+    g.recipe = gmres_update_graph, (nt, k, narrow)
+    return g
+
+
+class _row(Handles):  # noqa: N801 - it stands for a family of handles
+    """Row k of an indexed family, as a family: ``row[i]`` is ``family[k, i]``."""
+
+    def __init__(self, family: Handles, k: int) -> None:
+        super().__init__(family.name)
+        self.family, self.k = family, k
+
+    def __getitem__(self, index: int | tuple[int, ...]) -> Handle:
+        assert isinstance(index, int)
+        return self.family[self.k, index]
+
+
+def gmres(system: System, cap: int) -> Outcome:
+    """GMRES(30), preconditioned from the right, each right-hand side with its own Hessenberg matrix.
+
+    It starts from x = M^-1 b: the size of x tells how far to go.
+    """
+    k, last = 0, inf
+    if not system.x.any():
+        system.replay(classical_graph, system.narrow)
+        k, excess = 1, system.record()
+        if excess <= 1:
+            return Outcome("gmres", "converged", k)
+    while k < cap:
+        steps = _cycle(system, min(RESTART, cap - k))
+        k += steps
+        excess = system.excess
+        if excess <= 1:
+            return Outcome("gmres", "converged", k)
+        if not np.isfinite(excess) or not steps:
+            return Outcome("gmres", "diverged", k)
+        if excess > last / 2:
+            return Outcome("gmres", "stalled", k)
+        last = excess
+    return Outcome("gmres", "slow", k)
+
+
+def _cycle(system: System, most: int) -> int:
+    """One cycle of GMRES: at most ``most`` steps, then x and the true residual. Returns the number of steps."""
+    hessenberg = np.zeros((system.m, most + 1, most), system.kind)
+    system.grow(0)
+    system.replay(gmres_start_graph)
+    beta = system.scalars["norm"][0].copy()
+    if not np.isfinite(beta).all() or not beta.any():
+        return 0
+    wanted = np.maximum(beta / np.maximum(_columns_excess(system), 1) / 2, _CYCLE * beta)
+    x, r, _ = system.sizes
+    start = worst(r, system.norm * x)
+    k = 0
+    while k < most:
+        system.grow(k + 1)
+        system.replay(gmres_step_graph, k, system.narrow)
+        H = system.krylov["H"]
+        hessenberg[:, : k + 1, k] = (H[k, 0] + H[k, 1]).T
+        hessenberg[:, k + 1, k] = system.scalars["norm"][0]
+        k += 1
+        y, left = _least_squares(hessenberg[:, : k + 1, :k], beta)
+        if not np.isfinite(left).all():
+            return 0
+        system.residuals.append(worst(left, beta) * start)
+        if (left <= wanted).all():
+            break
+    system.krylov["Y"][k][...] = y.T
+    system.replay(gmres_update_graph, k, system.narrow)
+    return k
+
+
+def _columns_excess(system: System) -> np.ndarray:
+    """How far each right-hand side is from LAPACK's criterion."""
+    x, r, _ = system.sizes
+    below = system.tolerance * system.norm * x
+    return np.divide(r, below, out=np.zeros_like(r), where=below > 0)
+
+
+def _least_squares(H: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each right-hand side y with least ||beta e_1 - H y||, (m, k), and that norm, (m,)."""
+    m, rows, k = H.shape
+    y, left = np.zeros((m, k), H.dtype), np.zeros(m)
+    for j, matrix in _finite(H):
+        target = np.zeros(rows, H.dtype)
+        target[0] = beta[j]
+        y[j] = np.linalg.lstsq(matrix, target, rcond=None)[0]
+        left[j] = np.linalg.norm(target - matrix @ y[j])
+    left[~np.isfinite(H).all(axis=(1, 2))] = np.nan
+    return y, left
+
+
+def _finite(H: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    return ((j, matrix) for j, matrix in enumerate(H) if np.isfinite(matrix).all())

@@ -1,0 +1,51 @@
+"""The preconditioner M^-1 = D L^-H L^-1 D of a factor L L^H of D A D, in the precision of L. Graphs of tile tasks."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
+from tilewright.linalg.cho_solve import substitute_back, substitute_forward
+from tilewright.linalg.ops import convert, gemmlb, trsml
+from tilewright.linalg.vectors import OPS
+
+__all__ = ["narrow_graph", "precondition", "substitute"]
+
+
+def precondition(g: TaskGraph, source: Handles, Z: Handles, sizes: Handle, nt: int, narrow: bool) -> None:
+    """Insert Z := D L^-H L^-1 D ``source``, in the precision of W and L."""
+    D, Y = g.handles("D"), g.handles("W")
+    for i in range(nt):
+        g.insert(OPS["narrow"], R(D[i]), R(source[i]), R(sizes), W(Y[i]))
+    substitute(g, Y, nt, narrow)
+    for i in range(nt):
+        g.insert(OPS["widen"], R(D[i]), R(Y[i]), R(sizes), W(Z[i]))
+
+
+def substitute(g: TaskGraph, X: Handles, nt: int, narrow: bool) -> None:
+    """Insert X := L^-H L^-1 X; with ``narrow`` the tiles of L below the diagonal are read in BF16, from N."""
+    L, N = g.handles("L"), g.handles("N")
+    if not narrow:
+        substitute_forward(g, L, X, nt)
+        substitute_back(g, L, X, nt)
+        return
+    for k in range(nt):
+        g.insert(trsml, R(L[k, k]), RW(X[k]), False, True, on=L[k, k])  # X_k := L_kk^-1 X_k
+        for i in range(k + 1, nt):
+            g.insert(gemmlb, R(N[i, k]), R(X[k]), RW(X[i]), False, on=N[i, k])  # X_i := X_i - L_ik X_k
+    for k in reversed(range(nt)):
+        g.insert(trsml, R(L[k, k]), RW(X[k]), True, True, on=L[k, k])  # X_k := L_kk^-T X_k
+        for i in reversed(range(k)):
+            g.insert(gemmlb, R(N[k, i]), R(X[k]), RW(X[i]), True, on=N[k, i])  # X_i := X_i - L_ki^T X_k
+
+
+@lru_cache(maxsize=32)
+def narrow_graph(nt: int) -> TaskGraph:
+    """N[i,j] := tile (i, j) of L in BF16, below the diagonal."""
+    g = TaskGraph(f"narrow factor nt={nt}")
+    L, N = g.handles("L"), g.handles("N")
+    for j in range(nt):
+        for i in range(j + 1, nt):
+            g.insert(convert, R(L[i, j]), W(N[i, j]), on=L[i, j])
+    g.recipe = narrow_graph, (nt,)
+    return g

@@ -1,0 +1,145 @@
+"""The story of a solution: the rungs that were tried, how it converged, how good it is and what it took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tilewright.engine import Run
+from tilewright.linalg.ladder import Estimate
+from tilewright.linalg.refinement import ITERATIONS
+
+__all__ = ["Attempt", "SolveInfo"]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One rung of the ladder."""
+
+    precision: str
+    status: str
+    """``converged``, or why not: ``overflow``, ``breakdown``, ``slow``, ``stalled``, ``diverged``, ``indefinite``,
+    ``unavailable``."""
+    iterations: int = 0
+    method: str = ""
+    """Of the refinement; two names with a plus if a second one took over."""
+    order: int = 0
+    """Of the leading minor at which the factorisation broke down."""
+    shift: float = 0.0
+    """What was added to the unit diagonal."""
+    reason: str = ""
+
+    @property
+    def code(self) -> int:
+        """LAPACK's ITER: the iterations, or -1 for a precision this machine has not, -2 for an overflow, -3 for a
+        factorisation that broke down, -31 for refinement that did not converge."""
+        known = {"converged": self.iterations, "unavailable": -1, "overflow": -2, "breakdown": -3}
+        return known.get(self.status, -(ITERATIONS + 1))
+
+    def __str__(self) -> str:
+        if self.status == "breakdown":
+            what = f"breaks down at the leading minor of order {self.order}"
+        elif self.status in ("overflow", "unavailable"):
+            what = self.status
+        else:
+            what = f"{self.status} after {self.iterations} {self.method} iteration{'s' * (self.iterations != 1)}"
+        return f"{self.precision} {what}" + (f" ({self.code})" if self.code < 0 else "")
+
+
+@dataclass
+class SolveInfo:
+    """How a solution was found and how good it is. Print it."""
+
+    n: int
+    right_hand_sides: int
+    dtype: str
+    path: tuple[Attempt, ...] = ()
+    """What was tried, in order; the last one succeeded if any did."""
+    backward_errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Of each right-hand side."""
+    residuals: list[float] = field(default_factory=list)
+    """After each iteration of all rungs: the largest ||r||_inf / (||A||_inf ||x||_inf)."""
+    criterion: float = 0.0
+    """max ||r||_inf / (sqrt(n) u ||A||_inf ||x||_inf): LAPACK's dsposv stops at 1."""
+    hpl_mxp_residual: float = 0.0
+    """Backward error over n u; HPL-MxP accepts up to 16, we up to 1."""
+    times: dict[str, float] = field(default_factory=dict)
+    """Seconds: ``check``, ``estimate``, ``factor``, ``refine``, ``total``."""
+    estimate: Estimate | None = None
+    """What ``precision="auto"`` went by."""
+    precision_map: Any = None
+    """The format of every tile of the last factor."""
+    factor_run: Run | None = None
+    """The `Run` of the last factorisation."""
+    messages: int = 0
+    """Between ranks."""
+    bytes: int = 0
+    """In those messages."""
+
+    @property
+    def precision(self) -> str:
+        """Of the factor that led to the solution."""
+        return self.path[-1].precision if self.path else ""
+
+    @property
+    def iterations(self) -> int:
+        """Refinement steps of all rungs."""
+        return sum(attempt.iterations for attempt in self.path)
+
+    @property
+    def backward_error(self) -> float:
+        """max_j ||b_j - A x_j||_inf / (||A||_inf ||x_j||_inf + ||b_j||_inf)."""
+        return float(self.backward_errors.max(initial=0))
+
+    @property
+    def code(self) -> int:
+        """LAPACK's ITER, of the rung where it began: how many iterations, or why that rung was left."""
+        return self.path[0].code if self.path else 0
+
+    @property
+    def flops(self) -> float:
+        """n^3/3 + 2 n^2 m, those of a solution without refinement: what rates count."""
+        return self.n**3 / 3 + 2.0 * self.n**2 * self.right_hand_sides
+
+    @property
+    def gflops(self) -> float:
+        """10^9 `flops` per second, with everything."""
+        return self.flops / self.times["total"] / 1e9 if self.times.get("total") else 0.0
+
+    @property
+    def factor_gflops(self) -> float:
+        """10^9 flops of one factorisation per second of all factorisations, without refinement."""
+        return self.n**3 / 3 / self.times["factor"] / 1e9 if self.times.get("factor") else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        attempts = [
+            {name: getattr(attempt, name) for name in (*Attempt.__dataclass_fields__, "code")} for attempt in self.path
+        ]
+        names = (
+            "n", "right_hand_sides", "dtype", "precision", "code", "iterations", "backward_error", "residuals",
+            "criterion", "hpl_mxp_residual", "times", "gflops", "factor_gflops", "messages", "bytes",
+        )  # fmt: skip
+        return {**{name: getattr(self, name) for name in names}, "path": attempts}
+
+    def __str__(self) -> str:
+        path = "\n          ".join(map(str, self.path)) or "nothing to do"
+        times = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in self.times.items())
+        rows = [
+            f"solve     n = {self.n}, {self.right_hand_sides} right-hand sides, {self.dtype}",
+            f"path      {path}",
+            f"accuracy  backward error {self.backward_error:.2e}; LAPACK's criterion {self.criterion:.2g} (<= 1); "
+            f"HPL-MxP residual {self.hpl_mxp_residual:.2g} (<= 16)",
+            f"times     {times}",
+            f"rates     {self.gflops:.4g} GFLOP/s, the factorisation alone {self.factor_gflops:.4g}",
+        ]
+        if self.estimate is not None:
+            guess = self.estimate
+            rows.insert(
+                1, f"estimate  last pivot {guess.pivot:.1e}, errors add up to {guess.spread:.1f} u: {guess.rung}"
+            )
+        if self.messages:
+            rows.append(f"moved     {self.messages} messages, {self.bytes} bytes")
+        return "\n".join(rows)
