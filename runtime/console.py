@@ -129,8 +129,8 @@ def _merged(rows: list[dict[str, str]]) -> list[tuple[str, str, str, str]]:
     for (op, device, _, source), names in dtypes.items():
         sources.setdefault((op, device, ", ".join(names)), []).append(source)
     ops: dict[tuple[str, str, str], list[str]] = {}
-    for (op, device, names), origins in sources.items():
-        ops.setdefault((device, names, ", ".join(origins)), []).append(op)
+    for (op, device, kinds), origins in sources.items():
+        ops.setdefault((device, kinds, ", ".join(origins)), []).append(op)
     return [(", ".join(together), *rest) for rest, together in ops.items()]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -55,7 +55,7 @@ def cholesky(
 
     if precision is None and (route or emulate):
         raise click.UsageError("--route and --emulate are for products in a --precision")
-    options = {"precision": precision, "route": route, "emulate": emulate} if precision else {}
+    options: dict[str, Any] = {"precision": precision, "route": route, "emulate": emulate} if precision else {}
     with one_sentence():
         a = _matrix(n, matrix, dtype, seed)
         result, run = cholesky_job(
