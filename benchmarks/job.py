@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
@@ -13,13 +14,15 @@ from tilewright.engine import Run
 from tilewright.kernels import current
 from tilewright.linalg.cholesky import tiled_cholesky
 from tilewright.linalg.residual import THRESHOLD, cholesky_ratio
+from tilewright.precision import find_format
 
 __all__ = ["cholesky_job"]
 
 
 def cholesky_job(
-    a: np.ndarray, *, lower: bool = True, repeat: int = 1, compare: bool = False, **options: Any
-) -> tuple[dict[str, Any], Run]:
+    a: np.ndarray, *, lower: bool = True, repeat: int = 1, compare: bool = False, precision: str | None = None,
+    **options: Any,
+) -> tuple[dict[str, Any], Run]:  # fmt: skip
     """Factor ``a`` with `tiled_cholesky` and report.
 
     Parameters
@@ -30,6 +33,8 @@ def cholesky_job(
         Runs; times are medians. The last run is the one that is checked and returned.
     compare
         Also time the calls of `rivals`, in turns with ours.
+    precision
+        The name of a format for `tiled_cholesky`; the ratio then has the unit roundoff of that format.
     options
         For `tiled_cholesky`.
 
@@ -37,9 +42,12 @@ def cholesky_job(
     -------
     result : dict
         Ready for JSON: times in seconds end to end, bounds and ops of the last run, the LAPACK ratio, and under
-        ``compare`` each rival's seconds and its time over ours.
+        ``compare`` each rival's seconds and its time over ours. With ``precision``: its name, u, the routes of its
+        products, and what the conversions did.
     run : Run
     """
+    form = None if precision is None else find_format(precision)
+    options = options | ({"precision": precision} if form else {})
     tiled_cholesky(np.eye(2, dtype=a.dtype), **options | {"progress": False})  # loads the kernels
     last: list[tuple[Any, Run]] = []
 
@@ -53,7 +61,7 @@ def cholesky_job(
         raise times["tilewright"].error
     mine = times["tilewright"].median
     [(factor, run)] = last
-    ratio = cholesky_ratio(a, factor, lower=lower)
+    ratio = cholesky_ratio(a, factor, lower=lower, u=form.u if form else None)
     tiles = run.store.families["A"]
     result = {
         "n": len(a),
@@ -77,6 +85,15 @@ def cholesky_job(
         "tasks": len(run.graph),
         "ops": {op: {"tasks": count, "seconds": total} for op, (count, total) in run.trace.by_op().items()},
     }
+    if form:
+        routes = {task.op.source for task in run.graph} - {""}
+        result["precision"] = {
+            "name": form.name,
+            "u": form.u,
+            "digits": form.digits,
+            "routes": sorted(routes),
+            "conversions": asdict(run.conversions) if run.conversions else None,
+        }
     if compare:
         result["compare"] = {
             name: {"seconds": taken.median, "speedup": taken.median / mine}

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tilewright.conversions import Conversions
 from tilewright.linalg.residual import THRESHOLD
 from tilewright.report import seconds
 
@@ -40,10 +41,8 @@ def show_inventory(found: dict[str, Any]) -> None:
     console.print(blas)
     console.print()
     kernels = Table(title="Kernels", title_justify="left")
-    kernels.add_column("op", no_wrap=True)
-    kernels.add_column("device", no_wrap=True)
-    kernels.add_column("dtypes", width=39)  # the four of LAPACK
-    kernels.add_column("from", overflow="fold")
+    for heading, width in (("ops", 23), ("device", 6), ("dtypes", 22), ("from", 16)):  # 80 columns with the frame
+        kernels.add_column(heading, width=width)
     for row in _merged(found["kernels"]):
         kernels.add_row(*row)
     console.print(kernels)
@@ -69,14 +68,32 @@ def _job_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("tiles", f"{result['nt']} x {result['nt']} of {result['nb']} rows, {result['triangle']} triangle"),
         ("ran on", f"{result['backend']}, {_count(result['workers'], 'worker')}, {result['scheduler']}, "
                    f"BLAS from {result['blas']}"),
+        *_precision_rows(result),
         ("time", seconds(result["seconds"]) + (f"  (median of {count})" if count > 1 else "")),
         ("rate", f"{result['gflops']:.4g} GFLOP/s"),
-        ("LAPACK ratio", f"{'not finite' if ratio is None else f'{ratio:.3g}'}  {verdict}  (below {THRESHOLD:g})"),
+        ("LAPACK ratio", f"{'not finite' if ratio is None else f'{ratio:.3g}'}  {verdict}  "
+                         f"(below {THRESHOLD:g}{_roundoff(result)})"),
         ("lower bounds", f"{seconds(bounds['area'])} area, {seconds(bounds['critical_path'])} critical path"),
         ("makespan", f"{seconds(result['makespan'])}, {result['efficiency']:.1%} efficient, "
                      f"workers {result['idle']:.1%} idle"),
     ]  # fmt: skip
     return rows + [(name, escape(path)) for name, path in result["files"].items()]
+
+
+def _precision_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    if "precision" not in result:
+        return []
+    found = result["precision"]
+    text = f"{found['name']} operands" + "".join(f", by {route}" for route in found["routes"])
+    rows = [("products", f"{text}; sums and tiles in {result['dtype']}")]
+    if found["conversions"]:
+        rows.append(("conversions", str(Conversions(**found["conversions"]))))
+    return rows
+
+
+def _roundoff(result: dict[str, Any]) -> str:
+    """Whose unit roundoff the ratio has, where that is not the dtype's."""
+    return f", u = 2^-{result['precision']['digits']} of {result['precision']['name']}" if "precision" in result else ""
 
 
 def _ops(result: dict[str, Any]) -> Table:
@@ -100,16 +117,21 @@ def _facts(title: str, rows: list[tuple[str, str]]) -> Table:
 
 
 def _merged(rows: list[dict[str, str]]) -> list[tuple[str, str, str, str]]:
-    """Op, device, dtypes, sources: rows that differ in dtype or source only share a line."""
-    dtypes: dict[tuple[str, str, str], list[str]] = {}
+    """Ops, device, dtypes, sources: rows that differ in one of them only share a line."""
+    dtypes: dict[tuple[str, str, str, str], list[str]] = {}
     for row in rows:
+        form, _, source = row["source"].rpartition("/")
         same = row["storage"] == row["accumulate"]
         dtype = row["storage"] if same else f"{row['storage']} into {row['accumulate']}"
-        dtypes.setdefault((row["op"], row["device"], row["source"]), []).append(dtype)
+        inner = f", products in {form}" if form not in ("", row["storage"]) else ""  # of potrf and trsm
+        dtypes.setdefault((row["op"], row["device"], form, source), []).append(dtype + inner)
     sources: dict[tuple[str, str, str], list[str]] = {}
-    for (op, device, source), kinds in dtypes.items():
-        sources.setdefault((op, device, ", ".join(kinds)), []).append(source)
-    return [(*key, ", ".join(names)) for key, names in sources.items()]
+    for (op, device, _, source), names in dtypes.items():
+        sources.setdefault((op, device, ", ".join(names)), []).append(source)
+    ops: dict[tuple[str, str, str], list[str]] = {}
+    for (op, device, kinds), origins in sources.items():
+        ops.setdefault((device, kinds, ", ".join(origins)), []).append(op)
+    return [(", ".join(together), *rest) for rest, together in ops.items()]
 
 
 def _have(version: str | None) -> str:

@@ -21,7 +21,7 @@ class MissingDataError(KeyError):
 
 
 class SchedulerError(RuntimeError):
-    """A policy broke its contract: it keeps tasks back, or hands one out twice."""
+    """A policy broke its contract: it keeps tasks back, or hands one out twice. Or one object is in two runs."""
 
 
 class AccuracyError(np.linalg.LinAlgError):

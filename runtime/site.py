@@ -17,7 +17,7 @@ from tilewright.backends import Backend, Progress
 from tilewright.backends import backend as find_backend
 from tilewright.machine import Machine, worker_count
 from tilewright.program import Program
-from tilewright.schedulers import Policy
+from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 from tilewright.trace import Trace
 
@@ -76,8 +76,10 @@ class Site:
         """Run the program."""
         workers = self.workers(workers, max(len(program.graph), 1))  # none that could never have a task
         policy = find_policy(scheduler)
-        policy.prepare(program.graph, self.machine.replace(workers=workers, ranks=1, gpus=0))
-        return self.backend.execute(program, policy, workers, progress)
+        with claimed(policy):
+            policy.prepare(program.graph, self.machine.replace(workers=workers, ranks=1, gpus=0))
+            trace: Trace = self.backend.execute(program, policy, workers, progress)
+        return trace
 
     def keep(self, array: np.ndarray) -> np.ndarray:
         """The array, or a copy of it in memory from which many runs can take it without copying it each time."""

@@ -17,7 +17,7 @@ from tilewright.schedulers.locality import Locality
 from tilewright.schedulers.lookahead import Lookahead
 from tilewright.schedulers.lws import LocalityWorkStealing
 from tilewright.schedulers.peft import Peft
-from tilewright.schedulers.policy import Policy
+from tilewright.schedulers.policy import Policy, claimed
 from tilewright.schedulers.polynomial import Chameleon, Parsec
 from tilewright.schedulers.prio import Prio
 from tilewright.schedulers.random import Random
@@ -43,6 +43,7 @@ __all__ = [
     "Prio",
     "Random",
     "WorkStealing",
+    "claimed",
     "fitting",
     "policy",
 ]

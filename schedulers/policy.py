@@ -6,12 +6,16 @@ calls it under its own lock, and the simulator calls the same object.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
+from tilewright.errors import SchedulerError
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
 
-__all__ = ["Policy"]
+__all__ = ["Policy", "claimed"]
 
 
 @runtime_checkable
@@ -35,3 +39,31 @@ class Policy(Protocol):
 
     def pop(self, worker: int) -> Task | None:
         """Give up the task that ``worker`` should run now, or None if there is none for it."""
+
+
+_claimed: set[int] = set()
+_claiming = threading.Lock()
+
+
+@contextmanager
+def claimed(policy: Policy) -> Iterator[None]:
+    """Nobody else's while a run lasts: `Policy.prepare` forgets the run before.
+
+    Raises
+    ------
+    SchedulerError
+        Another run has it.
+    """
+    me = id(policy)
+    with _claiming:
+        if me in _claimed:
+            raise SchedulerError(
+                f"this {type(policy).__name__} object schedules another run that has not ended; "
+                f"several runs at once need an object each, or a scheduler's name"
+            )
+        _claimed.add(me)
+    try:
+        yield
+    finally:
+        with _claiming:
+            _claimed.discard(me)

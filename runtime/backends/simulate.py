@@ -14,7 +14,7 @@ from tilewright.distribution import Distribution, owners
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine, check_plan
 from tilewright.progress import reports
-from tilewright.schedulers import Policy
+from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
 
@@ -129,8 +129,8 @@ def simulate(
     if data is not None and machine.shape is None:
         machine = machine.replace(shape=_shapes(store))
     graph.frozen = True
-    simulation = Simulation(graph, machine, policy, home, BROADCASTS[broadcast], _noisy(noise, seed))
-    with reports(progress, graph.name, len(graph)) as report:
+    with claimed(policy), reports(progress, graph.name, len(graph)) as report:
+        simulation = Simulation(graph, machine, policy, home, BROADCASTS[broadcast], _noisy(noise, seed))
         simulation.run(report)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
     return Run(graph, simulation.trace(), "simulate", name, machine.size, store, machine)

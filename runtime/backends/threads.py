@@ -29,7 +29,7 @@ from tilewright.graph import Handle, Task
 from tilewright.kernels import blas
 from tilewright.machine import Machine
 from tilewright.program import Program
-from tilewright.schedulers import Policy
+from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 from tilewright.site import Site, check_options
 from tilewright.trace import TaskRecord, Trace
@@ -100,9 +100,9 @@ class MixedSite(Site):
 
         machine = self.machine.replace(workers=workers, ranks=1, gpus=self.gpus, shape=shape)
         policy = find_policy(scheduler)
-        policy.prepare(program.graph, machine)
-        memories = program.memories = Memories(program, self.accelerators, workers)
-        with ExitStack() as promises:
+        with claimed(policy), ExitStack() as promises:
+            policy.prepare(program.graph, machine)
+            memories = program.memories = Memories(program, self.accelerators, workers)
             for switches in filter(None, (getattr(a, "switches", None) for a in self.accelerators)):
                 self.switches = {**self.switches, **promises.enter_context(switches())}
             try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tilewright.cli.common import (
     DTYPES,
+    PRECISIONS,
     as_json,
     engine_options,
     one_sentence,
@@ -18,6 +19,7 @@ from tilewright.cli.common import (
     picture,
     progress,
 )
+from tilewright.kernels.products import ROUTES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +34,9 @@ __all__ = ["cholesky", "dag"]
 @click.option("--dtype", type=click.Choice(DTYPES), help="[default: the file's, or float64]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random matrix.")
 @click.option("--upper", is_flag=True, help="Factor into U^H U instead of L L^H.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Of products' operands.  [default: the dtype's own]")
+@click.option("--route", type=click.Choice(ROUTES), help="How 16-bit products are computed.  [default: the best here]")
+@click.option("--emulate", is_flag=True, help="Compute them also where this CPU has no such instructions.")
 @engine_options
 @click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Runs; the median counts.")
 @click.option("--compare", is_flag=True, help="Also time numpy, scipy and torch, in turns.")
@@ -43,25 +48,26 @@ __all__ = ["cholesky", "dag"]
 def cholesky(
     n: int | None, matrix: Path | None, dtype: str | None, seed: int, upper: bool, tile_size: int | None, backend: str,
     scheduler: str, workers: int | None, repeat: int, compare: bool, trace: Path | None, dag: Path | None,
-    gantt: Path | None, as_json: bool, progress: bool,
+    gantt: Path | None, as_json: bool, progress: bool, precision: str | None, route: str | None, emulate: bool,
 ) -> None:  # fmt: skip
     """Factor a symmetric positive definite matrix and say how it went."""
     from tilewright.benchmarks.job import cholesky_job
 
+    if precision is None and (route or emulate):
+        raise click.UsageError("--route and --emulate are for products in a --precision")
+    options: dict[str, Any] = {"precision": precision, "route": route, "emulate": emulate} if precision else {}
     with one_sentence():
         a = _matrix(n, matrix, dtype, seed)
         result, run = cholesky_job(
             a, lower=not upper, tile_size=tile_size, backend=backend, scheduler=scheduler, workers=workers,
-            repeat=repeat, compare=compare, progress=progress,
+            repeat=repeat, compare=compare, progress=progress, **options,
         )  # fmt: skip
         result["source"] = str(matrix) if matrix else f"random, seed {seed}"
         files = {"trace": trace, "dag": dag, "gantt": gantt}
         if trace:
             run.trace.to_perfetto(trace)
         if dag:
-            from tilewright.linalg.cholesky import cholesky_graph
-
-            _write_graph(cholesky_graph(result["nt"]), dag)
+            _write_graph(_graph(result["nt"], precision), dag)
         if gantt:
             from tilewright.plot.gantt import gantt as draw_gantt
 
@@ -90,6 +96,18 @@ def _matrix(n: int | None, path: Path | None, dtype: str | None, seed: int) -> n
     return converted
 
 
+def _graph(nt: int, precision: str | None) -> TaskGraph:
+    """The factorisation's graph, with the conversions of a precision. No route: the machine does not matter."""
+    from tilewright.conversions import with_conversions
+    from tilewright.linalg.cholesky import cholesky_graph
+    from tilewright.precision import PrecisionMap
+
+    graph = cholesky_graph(nt)
+    if precision is None:
+        return graph
+    return with_conversions(graph, PrecisionMap.uniform(nt, precision), lambda form: "reference")
+
+
 def _write_graph(graph: TaskGraph, path: Path) -> None:
     if path.suffix.lower() == ".svg":
         graph.to_svg(path)
@@ -104,15 +122,16 @@ def dag() -> None:
 
 @dag.command("cholesky")
 @click.option("--nt", type=click.IntRange(min=0), default=8, show_default=True, help="Rows of tiles.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="With the conversions for products in this format.")
 @output("--svg", suffixes=[".svg"], help="Write a picture here.")
 @output("--png", suffixes=[".png"], help="Write a picture here.")
 @output("--dot", suffixes=[".dot", ".gv"], help="Write Graphviz's DOT here.")
 @output("--html", suffixes=[".html"], help="Write an interactive page here.")
-def dag_cholesky(nt: int, svg: Path | None, png: Path | None, dot: Path | None, html: Path | None) -> None:
+def dag_cholesky(
+    nt: int, precision: str | None, svg: Path | None, png: Path | None, dot: Path | None, html: Path | None
+) -> None:  # fmt: skip
     """The task graph of tiled Cholesky: DOT on standard output, or files."""
-    from tilewright.linalg.cholesky import cholesky_graph
-
-    graph = cholesky_graph(nt)
+    graph = _graph(nt, precision)
     path = graph.critical_path()
     with one_sentence():
         for file in (svg, dot):

@@ -13,14 +13,16 @@ import click
 
 from tilewright.backends import BACKENDS
 from tilewright.errors import NotPositiveDefiniteError
+from tilewright.precision import FORMATS
 from tilewright.schedulers import SCHEDULERS
 
 __all__ = [
-    "DTYPES", "Extents", "LazyGroup", "as_json", "engine_options", "input_file", "one_sentence", "order_and_file",
-    "output", "picture", "progress", "together",
+    "DTYPES", "PRECISIONS", "Extents", "LazyGroup", "as_json", "engine_options", "input_file", "one_sentence",
+    "order_and_file", "output", "picture", "progress", "together",
 ]  # fmt: skip
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
+PRECISIONS = tuple(FORMATS)
 PICTURES = (".png", ".svg", ".pdf")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,7 +43,7 @@ def one_sentence() -> Iterator[None]:
         raise click.ClickException(str(error)) from error  # exit code 1
     except BrokenPipeError:  # who reads has seen enough; click ends quietly
         raise
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+    except (ValueError, TypeError, OverflowError, OSError, ImportError, MemoryError) as error:
         raise _BadInput(str(error)) from error
 
 

@@ -77,14 +77,16 @@ def _does_not_fit(task: Task, store: Store, info: int) -> Exception:
         return ValueError(f"{task}: {source} has a NaN or an infinity")
     if info == _narrow.UNDERFLOW:
         return OverflowError(f"{task}: {target} has a pivot too small for FP32, whose smallest normal is 1.2e-38")
-    tile = store[source]
-    places = np.argwhere(np.isinf(store[target].astype(np.float64)) & np.isfinite(tile))
+    tile, made = store[source], store[target].astype(np.float64)
+    if tile.shape != made.shape:  # unscaled: by a column of D
+        source, tile = target, np.broadcast_to(np.nan, made.shape)
+    places = np.argwhere(np.isinf(made) & ~np.isinf(tile))
     if not len(places):
         return OverflowError(f"{task}: {source} has a number too large for {_format_of(store[target])}")
     i, j = (int(k) for k in places[0])
     known = source if isinstance(store.families.get(source.name), TiledMatrix) else target
     rows, columns = (store.offset(Handle(known.name, (k, k))) for k in source.index)
-    place = f"at row {rows + i}, column {columns + j}: {float(tile[i, j]):.4g}"
+    place = f"at row {rows + i}, column {columns + j}" + ("" if source == target else f": {float(tile[i, j]):.4g}")
     return OverflowError(f"{task}: {source} has a number too large for {_format_of(store[target])}, {place}")
 
 

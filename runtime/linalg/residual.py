@@ -17,11 +17,12 @@ def unit_roundoff(dtype: np.dtype) -> float:
     return float(np.finfo(dtype).eps) / 2
 
 
-def cholesky_ratio(a: np.ndarray, factor: np.ndarray, *, lower: bool = True) -> float:
+def cholesky_ratio(a: np.ndarray, factor: np.ndarray, *, lower: bool = True, u: float | None = None) -> float:
     """The ratio ||A - L L^H||_1 / (n ||A||_1 u) of LAPACK's test program [1]_; for ``lower=False`` with U^H U.
 
-    u is the unit roundoff, half of `numpy.finfo.eps`. Below `THRESHOLD` passes; well below 1 is usual. Only the named
-    triangle of ``a`` is read. 2/3 n^3 flops in the factor's precision, O(n) words beside the arrays.
+    ``u`` is the unit roundoff, by default that of the factor's dtype: half of `numpy.finfo.eps`. Below `THRESHOLD`
+    passes; well below 1 is usual. Only the named triangle of ``a`` is read. 2/3 n^3 flops in the factor's precision,
+    O(n) words beside the arrays.
 
     References
     ----------
@@ -44,7 +45,7 @@ def cholesky_ratio(a: np.ndarray, factor: np.ndarray, *, lower: bool = True) -> 
         block = np.array(A[i:end, :end], dtype=L.dtype)
         _add_columns(norm, block, i)
         _add_columns(residual, block - rows @ L[:end, :end].conj().T, i)
-    return _ratio(residual, n, norm, L.dtype)
+    return _ratio(residual, n, norm, unit_roundoff(L.dtype) if u is None else u)
 
 
 def cholesky_ratio_by_products(a: np.ndarray, factor: np.ndarray, *, lower: bool = True, vectors: int = 3) -> float:
@@ -64,12 +65,12 @@ def cholesky_ratio_by_products(a: np.ndarray, factor: np.ndarray, *, lower: bool
     size = np.abs(triangle)
     norm = size.sum(axis=0) + size.sum(axis=1) + np.abs(diagonal)
     errors = np.abs(product - back).sum(axis=0) / np.abs(x).sum(axis=0)
-    return _ratio(errors, n, norm, factor.dtype)
+    return _ratio(errors, n, norm, unit_roundoff(factor.dtype))
 
 
-def _ratio(error: np.ndarray, n: int, norm: np.ndarray, dtype: np.dtype) -> float:
+def _ratio(error: np.ndarray, n: int, norm: np.ndarray, u: float) -> float:
     """max error / (n max norm u); the error itself for the matrix of zeros, which has no scale."""
-    scale = n * float(norm.max()) * unit_roundoff(dtype)
+    scale = n * float(norm.max()) * u
     return float(error.max()) / (scale or 1.0)
 
 

@@ -246,3 +246,40 @@ def test_plans_do_not_depend_on_the_hash_seed():
     }
     assert len(plans) == 1
     assert len(plans.pop().splitlines()) == len(SCHEDULERS)
+
+
+# ------------------------------------------------------------------ one object, one run
+
+
+def in_a_task_of_itself(policy, run):
+    """What a run says whose task starts another with the same policy."""
+    g = TaskGraph()
+    said = []
+
+    def nested(_):
+        with pytest.raises(tw.SchedulerError) as error:
+            run(ready(2), policy)
+        said.append(str(error.value))
+
+    g.insert(nested, W(g.handle("x")))
+    tw.run(g, {}, scheduler=policy, backend="threads", workers=1)
+    return said
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda g, policy: tw.run(g, {}, scheduler=policy, backend="threads", workers=2),
+        lambda g, policy: tw.run(g, {}, scheduler=policy, backend="threads", workers=2, devices=["cpu"]),
+        lambda g, policy: tw.simulate(g, Machine(workers=2), scheduler=policy),
+    ],
+    ids=["threads", "devices", "simulate"],
+)
+def test_a_policy_in_another_run_is_refused_by_name_and_free_after_it(run):
+    policy = find_policy("lws")
+    (said,) = in_a_task_of_itself(policy, run)
+    assert said == (
+        "this LocalityWorkStealing object schedules another run that has not ended; "
+        "several runs at once need an object each, or a scheduler's name"
+    )
+    assert len(run(ready(2), policy).trace) == 2

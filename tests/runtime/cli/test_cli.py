@@ -1,5 +1,6 @@
 """The ``tilewright`` command: what it prints, writes and exits with."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -16,8 +17,10 @@ import scipy.io
 import scipy.sparse
 from click.testing import CliRunner
 
-from tilewright import BACKENDS, SCHEDULERS, cholesky_graph, cli
+from tilewright import BACKENDS, SCHEDULERS, cholesky_graph, cli, tiled_cholesky
+from tilewright.inventory import inventory
 from tilewright.matrices import random_spd
+from tilewright.precision import FORMATS
 
 
 def call(*args):
@@ -159,7 +162,50 @@ def test_a_ratio_that_does_not_pass_exits_1(monkeypatch):
     assert "FAIL" in result.stdout
 
 
+# ------------------------------------------------------------------ cholesky, in a precision
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+def test_precision_is_that_of_the_call_and_its_ratio_has_the_u_of_the_format(precision):
+    result = job("--n", 96, "--tile-size", 32, "--precision", precision, "--emulate")
+    a, form = random_spd(96), FORMATS[precision]
+    factor, run = tiled_cholesky(a, tile_size=32, precision=precision, emulate=True, return_run=True)
+    norm = np.abs(a).sum(axis=0).max()
+    error = np.abs(a - factor.astype(np.float64) @ factor.T).sum(axis=0).max() / (96 * norm * form.u)
+    assert result["ratio"] == pytest.approx(error, rel=0.1 if form.u > 2**-24 else 0.9)
+    assert (result["dtype"], result["passed"]) == (form.accumulate, True)
+    found = result["precision"]
+    assert (found["name"], found["u"]) == (precision, form.u)
+    assert {route.split("/")[0] for route in found["routes"]} == {form.storage} - {"float64", "float32"}
+    expected = None if run.conversions is None else dataclasses.asdict(run.conversions)
+    assert found["conversions"] == expected
+    assert (expected is None) == (precision in ("fp64", "fp32"))
+
+
+def test_the_table_says_operands_conversions_and_whose_roundoff():
+    result = call("cholesky", "--n", 60, "--tile-size", 20, "--precision", "bf16", "--route", "reference", "--emulate")
+    assert result.exit_code == 0, result.output
+    for text in ("60 x 60 matrix, float32", "bf16 operands, by bfloat16/reference; sums and tiles in float32",
+                 "3 tiles, 0.0024 MB, each read 1.7 times; 0.004 MB less to read", "u = 2^-8 of bf16", "GFLOP/s"):  # fmt: skip
+        assert text in result.stdout
+
+
+def test_a_number_that_does_not_fit_the_precision_exits_2(tmp_path):
+    np.save(tmp_path / "a.npy", np.diag([1.0, 1e300]))
+    result = call("cholesky", "--matrix", tmp_path / "a.npy", "--precision", "fp32")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "unscaled(0,0): A[0,0] has a number too large for FP32" in " ".join(result.stderr.split())
+    assert "at row 1, column 1" in " ".join(result.stderr.split())
+
+
 BAD = {
+    "precision": (["--n", "4", "--precision", "int8"], "'bf16x3', 'bf16', 'fp16'"),
+    "route-alone": (["--n", "4", "--route", "cblas"], "--route and --emulate are for products in a --precision"),
+    "complex-mixed": (["--n", "4", "--dtype", "complex64", "--precision", "fp32"], "is for real matrices"),
+    "route-form": (
+        ["--n", "4", "--precision", "fp16", "--route", "mkldnn", "--emulate"],
+        "torch has no such switch for FP16",
+    ),
     "negative-n": (["--n", "-1"], "-1 is not in the range"),
     "scheduler": (["--n", "4", "--scheduler", "magic"], "'eager', 'lifo'"),
     "backend": (["--n", "4", "--backend", "magic"], "'serial', 'threads'"),
@@ -242,6 +288,14 @@ def test_dag_prints_dot_and_its_size_apart():
     assert result.stderr.startswith("120 tasks, 252 edges, critical path 16 tasks of length 62, work 512 ")
 
 
+def test_dag_of_a_precision_has_its_conversions():
+    result = call("dag", "cholesky", "--nt", 3, "--precision", "bf16")
+    assert result.exit_code == 0
+    labels = [f'label="convert({i},{k})"' for i, k in ((1, 0), (2, 0), (2, 1))]
+    assert all(result.stdout.count(label) == 1 for label in labels)
+    assert result.stderr.startswith("13 tasks")
+
+
 def test_dag_writes_files(tmp_path):
     result = call("dag", "cholesky", "--nt", 3, "--svg", tmp_path / "g.svg", "--dot", tmp_path / "g.dot")
     assert (result.exit_code, result.stdout) == (0, "")
@@ -271,11 +325,15 @@ def test_info_lists_engines_policies_libraries_and_kernels():
     assert gemm in found["kernels"]
 
 
-def test_info_is_a_table_for_people():
-    result = call("info")
+def test_info_is_a_table_for_people_of_80_columns():
+    result = CliRunner().invoke(cli.main, ["info"], env={"COLUMNS": "80"})
     assert result.exit_code == 0
-    for text in ("critical-path", "openblas", "potrf", "float32, float64, complex64, complex128", "reference"):
+    for text in ("critical-path", "openblas", "potrf", "float32, products in", "reference, torch"):
         assert text in result.stdout
+    table = result.stdout[result.stdout.index("Kernels") :].splitlines()
+    assert len(table) < 60 and {len(line.rstrip()) for line in table[1:]} == {80}
+    words = {word.strip(",") for line in table for word in line.replace("│", " ").split()}
+    assert {row["op"] for row in inventory()["kernels"]} <= words, "no name is broken"
 
 
 def loaded(statement, *modules):

@@ -240,6 +240,10 @@ def test_factor_too_small_for_fp32_is_an_error(exponent):
 def test_factor_too_large_for_fp32_is_an_error():
     with pytest.raises(OverflowError, match="unscaled.*too large for FP32"):
         tw.tiled_cholesky(np.eye(8) * 1e100, precision="bf16", tile_size=4)
+    a = np.eye(8)
+    a[5, 5] = 1e100
+    with pytest.raises(OverflowError, match=r"A\[1,1\] has a number too large for FP32.*at row 5, column 5"):
+        tw.tiled_cholesky(a, precision="bf16", tile_size=4)
 
 
 def test_large_and_small_rows_factor_in_fp16():
