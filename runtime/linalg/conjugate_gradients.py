@@ -44,8 +44,12 @@ def cg_graph(nt: int, narrow: bool) -> TaskGraph:
     return g
 
 
-def cg(system: System, cap: int) -> Outcome:
-    """Preconditioned conjugate gradients; where the recursive residual has converged the true one is looked at."""
+def cg(system: System, cap: int, worth: float = inf) -> Outcome:
+    """Preconditioned conjugate gradients; where the recursive residual has converged the true one is looked at.
+
+    It ends as ``slow`` after ``cap`` steps; or from the eighth on, where it seems to need more than ``cap`` in all and
+    more than ``worth`` from there, or more than twice ``cap`` in all.
+    """
     k, checks, last = 0, 0, inf
     while True:
         system.restart()
@@ -61,7 +65,7 @@ def cg(system: System, cap: int) -> Outcome:
             if ((curvature <= 0) & (rho > 0)).any():
                 return Outcome("cg", "indefinite", k)
             since = system.residuals[start:]
-            if len(since) >= 8 and k + steps_left(since, excess) > 2 * cap:
+            if len(since) >= 8 and k + steps_left(since, excess) > min(2 * cap, max(cap, k + worth)):
                 return Outcome("cg", "slow", k)
         system.replay(residual_graph)
         excess = system.excess

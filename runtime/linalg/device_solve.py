@@ -213,5 +213,8 @@ class DeviceProblem(Problem):
         tile_size = self.given_tile_size if isinstance(rung, str) else None
         return factor_on_device(self.a, rung, tile_size, stage.workers, stage.scheduler, stage.backend, shift)
 
+    def _price(self, rung: str | None) -> float:
+        return inf  # not measured there
+
     def _ones(self) -> Any:
         return self.torch.ones(self.n, dtype=self.torch.float64, device=self.a.device)

@@ -17,7 +17,7 @@ from tilewright.kernels import blas, table
 from tilewright.pages import room
 from tilewright.precision import FORMATS
 
-__all__ = ["ON_CPU", "RUNGS", "Estimate", "estimate", "judge", "rungs_from", "sample"]
+__all__ = ["ON_CPU", "RUNGS", "Estimate", "estimate", "judge", "price", "rungs_from", "sample"]
 
 RUNGS = ("bf16", "bf16x3", "fp32", "fp64")
 
@@ -30,6 +30,12 @@ ROUNDOFF = {name: FORMATS[name].u for name in ("bf16", "fp16", "tf32", "bf16x3",
 
 MARGIN = {"bf16": 6.0, "bf16x3": 6.0, "fp32": 30.0}
 """Pivots have to be that many times larger than the rounding errors: then refinement takes some 10 steps."""
+
+ROWS_A_STEP = {"bf16x3": 400, "fp32": 400, "fp64": 200}
+"""A factor takes as long as n over that many steps of conjugate gradients: n^3 flops against n^2 numbers to read.
+Measured on two cores with AMX at n = 4096 and 8192. No clock is asked, so that the path does not depend on the hour."""
+
+_AFTERWARDS = 4  # steps with the next factor
 
 SMALL = 1024
 """Below, FP64 takes a few milliseconds, and the rungs under it no less."""
@@ -148,6 +154,11 @@ def _further(fall: float, share: float) -> float:
             high = decades
     last = log(decades) - decades - log1p(-np.exp(-decades))  # harmonic mean
     return float(min(1.0, np.exp(last - _log_pivot(share, decades))))
+
+
+def price(rung: str, n: int) -> float:
+    """What a solution from this rung costs on a CPU, in steps of conjugate gradients with the factor that is there."""
+    return n / ROWS_A_STEP[rung] + _AFTERWARDS
 
 
 def rungs_from(precision: str, fallback: bool, available: tuple[str, ...] = RUNGS) -> tuple[str, ...]:

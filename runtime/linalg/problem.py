@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import frexp
+from itertools import zip_longest
+from math import frexp, inf
 from time import perf_counter
 from typing import Any
 
@@ -144,13 +145,13 @@ class Problem:
     def _climb(self, system: System, rungs: tuple[Any, ...]) -> None:
         """Try the rungs until LAPACK's criterion holds; FP64 is content with a backward error of n u."""
         indefinite = False
-        for rung in rungs:
+        for rung, above in zip_longest(rungs, rungs[1:]):
             if indefinite and rung != "fp64" and "fp64" in rungs:
                 continue  # only FP64 may say so
             if rung == "fp64":
                 self._exact(system)
                 return
-            attempt = self._attempt(system, rung)
+            attempt = self._attempt(system, rung, self._price(above))
             self.info.path += (attempt,)
             if attempt.status == "converged":
                 return
@@ -161,8 +162,12 @@ class Problem:
             self.info, system.x,
         )  # fmt: skip
 
-    def _attempt(self, system: System, rung: Any) -> Attempt:
-        """Factor in one low precision and refine."""
+    def _price(self, rung: str | None) -> float:
+        """In steps with the factor that is there; infinite if there is no next rung."""
+        return inf if rung is None else ladder.price(rung, self.n)
+
+    def _attempt(self, system: System, rung: Any, worth: float) -> Attempt:
+        """Factor in one low precision and refine, unless the next one, that is ``worth`` so many steps, is quicker."""
         name = rung if isinstance(rung, str) else "map"
         try:
             with self.timed("factor"):
@@ -184,7 +189,7 @@ class Problem:
             narrow = {} if factor.precision == "bf16" and factor.narrow is None else factor.narrow
             L = factor.array if factor.tiles is None else factor.tiles
             system.use(L, factor.scale, factor.tile_size, narrow)
-            outcomes = list(refinement(system, self.refine))
+            outcomes = list(refinement(system, self.refine, worth))
         return Attempt(
             name, outcomes[-1].status, sum(outcome.iterations for outcome in outcomes),
             "+".join(outcome.method for outcome in outcomes), shift=factor.shift,

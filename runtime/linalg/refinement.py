@@ -6,6 +6,7 @@ Residuals are FP64, the factor is a preconditioner in its own precision; each me
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import inf
 
 from tilewright.linalg.classical import classical
 from tilewright.linalg.conjugate_gradients import cg
@@ -28,7 +29,7 @@ METHODS: dict[str, Callable[[System, int], Outcome]] = {
 """method(system, most steps)"""
 
 
-def refinement(system: System, method: str = "auto") -> Iterator[Outcome]:
+def refinement(system: System, method: str = "auto", worth: float = inf) -> Iterator[Outcome]:
     """Refine until LAPACK's criterion holds for all right-hand sides, or until this factor does not seem to lead there.
 
     Parameters
@@ -38,6 +39,8 @@ def refinement(system: System, method: str = "auto") -> Iterator[Outcome]:
     method
         One of `METHODS`, or ``"auto"``: conjugate gradients, then nested refinement if steps run out, then GMRES if
         that ends close to the goal.
+    worth
+        For ``"auto"``: what the solution costs with the next factor, in steps with this one.
 
     Yields
     ------
@@ -48,8 +51,10 @@ def refinement(system: System, method: str = "auto") -> Iterator[Outcome]:
     if method != "auto":
         yield METHODS[method](system, cap)
         return
-    outcome = cg(system, cap)
+    outcome = cg(system, cap, worth)
     yield outcome
+    if outcome.status == "slow" and outcome.iterations < cap and worth < inf:
+        return  # the next factor is quicker
     if outcome.status == "slow" and outcome.iterations == cap:
         outcome = METHODS["nested"](system, cap)
         yield outcome

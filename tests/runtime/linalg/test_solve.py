@@ -218,7 +218,7 @@ class TestLadder:
     def test_gmres_takes_over_close_to_the_goal(self, monkeypatch):
         monkeypatch.setattr(refinement, "nested", lambda system, cap: Outcome("nested", "stalled", 0))
         a = conditioned_spd(400, 1e4)
-        info = check(a, np.ones(400), precision="bf16", tile_size=48)
+        info = check(a, np.ones(400), precision="bf16", tile_size=48, fallback=False)
         assert (rungs(info), info.path[0].method) == (["bf16"], "cg+nested+gmres")
 
     def test_without_fallback_there_is_an_exception_with_the_story(self):
@@ -234,6 +234,21 @@ class TestLadder:
         info = check(a, np.ones(300), precision="bf16", refine="classical", tile_size=48)
         assert info.path[0].status in ("breakdown", "diverged", "stalled", "slow")
         assert info.path[0].iterations < 30
+
+    def test_a_rung_is_left_once_the_next_costs_fewer_steps_than_this_one_has_left(self, monkeypatch):
+        a = conditioned_spd(800, 1e4)  # 43 steps from bf16
+        early = check(a, np.ones(800), precision="bf16", tile_size=96)
+        assert [(attempt.precision, attempt.status) for attempt in early.path] == [
+            ("bf16", "slow"), ("bf16x3", "converged")
+        ]  # fmt: skip
+        assert early.path[0].method == "cg" and 8 <= early.path[0].iterations < 20 and early.iterations < 30
+        monkeypatch.setitem(ladder.ROWS_A_STEP, "bf16x3", 1)
+        late = check(a, np.ones(800), precision="bf16", tile_size=96)
+        assert rungs(late) == ["bf16"] and late.iterations > early.iterations
+
+    def test_price_of_a_rung_is_its_factor_and_four_steps(self):
+        assert ladder.price("bf16x3", 8000) == ladder.price("fp32", 8000) == 24
+        assert ladder.price("fp64", 8000) == 44
 
     def test_what_was_found_on_one_rung_is_kept_for_the_next(self):
         a = conditioned_spd(300, 1e5)
@@ -317,7 +332,7 @@ class TestNested:
 
     def test_takes_over_from_conjugate_gradients_that_need_more_steps_than_there_may_be(self):
         a = conditioned_spd(800, 1e4)
-        info = check(a, np.ones(800), precision="bf16", tile_size=96)
+        info = check(a, np.ones(800), precision="bf16", tile_size=96, fallback=False)
         assert (rungs(info), info.path[0].method) == (["bf16"], "cg+nested")
         assert 30 < info.code == info.iterations <= 90
 
