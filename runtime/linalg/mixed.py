@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,16 +39,17 @@ SHIFTS = 4
 _FIRST_SHIFT = 2.0  # c_n of Higham and Pranesh, in units of u
 
 
+Tiles = dict[tuple[int, ...], np.ndarray]
+
+
 @dataclass(frozen=True)
 class MixedFactor:
     """L with L L^T = D A D + shift diag(D A D), up to the rounding of its precision.
 
     Attributes
     ----------
-    L
-        (n, n), rows contiguous, float32; float64 if some tile is FP64. Its lower triangle is the factor; what stands
-        above is undefined. A factor that was asked for in tiles is a dict {(i, j): tile} of that triangle, where tasks
-        write into memory of this process.
+    array
+        L as tasks left it, or None if they left it in tiles.
     scale
         (n,) float64, the diagonal of D: d_i = a_ii^(-1/2). Ones for precision ``"fp64"``.
     shift
@@ -65,11 +66,13 @@ class MixedFactor:
         (n,), the sums of |a_ij| along the rows of A, if that was asked for.
     tile_size
         Rows of a tile.
+    tiles
+        {(i, j): tile} of the lower triangle of L, if asked for in tiles and tasks write into memory of this process.
     narrow
         {(i, j): tile} of L below the diagonal in BF16, as uint16, if it was asked for in tiles and products read it so.
     """
 
-    L: Any
+    array: Any
     scale: np.ndarray
     shift: float
     precision: str
@@ -78,7 +81,22 @@ class MixedFactor:
     attempts: tuple[float, ...] = ()
     row_sums: np.ndarray | None = None
     tile_size: int = 0
-    narrow: dict[tuple[int, ...], np.ndarray] | None = None
+    tiles: Tiles | None = None
+    narrow: Tiles | None = None
+
+    @cached_property
+    def L(self) -> Any:  # noqa: N802 - as in the equation
+        """(n, n), rows contiguous, float32; float64 if some tile is FP64; a tensor on a device.
+
+        Its lower triangle is the factor; what stands above is undefined. Made of the tiles where it lies in tiles.
+        """
+        if self.tiles is None:
+            return self.array
+        L = np.zeros((self.n, self.n), np.float32)
+        whole = TiledMatrix.view(L, self.tile_size)
+        for (i, j), tile in self.tiles.items():
+            whole[i, j][...] = tile
+        return L
 
     @property
     def n(self) -> int:
@@ -130,7 +148,8 @@ def mixed_factor(
     norms
         Also add up |a_ij| along the rows, while A is read. Not for FP64, which reads A only to copy it.
     in_tiles
-        Leave L in tiles, each in memory of its own: tasks are faster than on tiles of one array. Only without FP64.
+        Leave L in ``tiles``, each in memory of its own: tasks are faster than on tiles of one array. ``L`` is then made
+        when somebody asks for it. Only without FP64, and where tasks write into memory of this process.
 
     Raises
     ------
@@ -261,15 +280,17 @@ class _Problem:
         attempts.append(shift)
         n, source, precision = self.matrix.n, self.source, self.precision
         scale = np.ones(n)
+        L: np.ndarray | None = None
+        tiles: Tiles | None = None
         if self.in_tiles:
             whole = TiledMatrix.view(np.broadcast_to(np.float32(0), (n, n)), self.tile_size)  # shapes, no memory
-            L: Any = dict(in_tiles(whole, "float32"))
+            tiles = dict(in_tiles(whole, "float32"))
         else:
             L = self._room()
             whole = TiledMatrix.view(L, self.tile_size)
         data: dict[str, Any] = {"S": source, "D": TiledMatrix.view(scale.reshape(n, 1), self.tile_size)}
         if one_dtype(precision):
-            data["A"] = L if self.in_tiles else whole
+            data["A"] = whole if tiles is None else tiles
         else:
             data["L"] = whole
             data["A"] = {
@@ -292,7 +313,7 @@ class _Problem:
         reads_narrow = self.in_tiles and precision.single is FORMATS["bf16"]
         narrow = data.get(copy_name("A", "bfloat16"), {}) if reads_narrow else None
         return MixedFactor(
-            L, scale, shift, self.name, precision, record, tuple(attempts), total, self.tile_size, narrow
+            L, scale, shift, self.name, precision, record, tuple(attempts), total, self.tile_size, tiles, narrow
         )  # fmt: skip
 
     def _room(self) -> np.ndarray:
@@ -310,7 +331,7 @@ class _Problem:
         """The factor as each rank of a collective call gets it."""
         sums = factor.row_sums
         return replace(
-            factor, L=self.site.result(factor.L), scale=self.site.result(factor.scale),
+            factor, array=self.site.result(factor.array), scale=self.site.result(factor.scale),
             row_sums=None if sums is None else self.site.result(sums),
         )  # fmt: skip
 

@@ -182,7 +182,8 @@ class Problem:
         self._measure(system, factor.row_sums)
         with self.timed("refine"):
             narrow = {} if factor.precision == "bf16" and factor.narrow is None else factor.narrow
-            system.use(factor.L, factor.scale, factor.tile_size, narrow)
+            L = factor.array if factor.tiles is None else factor.tiles
+            system.use(L, factor.scale, factor.tile_size, narrow)
             outcomes = list(refinement(system, self.refine))
         return Attempt(
             name, outcomes[-1].status, sum(outcome.iterations for outcome in outcomes),

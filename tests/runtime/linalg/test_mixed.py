@@ -1,9 +1,11 @@
 """Factors in mixed precision: `mixed_factor` and `tiled_cholesky(precision=...)`."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
-from matrices import indefinite_matrix, lapack_info, spd_matrix
+from matrices import indefinite_matrix, lapack_info, random_matrix, spd_matrix
 
 import tilewright as tw
 from tilewright.linalg.mixed import SHIFTS, default_shift, mixed_factor
@@ -49,17 +51,26 @@ class TestEveryPrecision:
         a = spd_matrix(90)
         wanted = mixed_factor(a, precision, tile_size=40)
         got = mixed_factor(a, precision, tile_size=40, in_tiles=True)
-        if precision == "fp64":
-            assert np.array_equal(np.tril(got.L), np.tril(wanted.L))
-            return
-        assert sorted(got.L) == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
-        for (i, j), tile in got.L.items():
-            whole = wanted.L[40 * i : 40 * i + 40, 40 * j : 40 * j + 40]
-            assert np.array_equal(np.tril(tile) if i == j else tile, np.tril(whole) if i == j else whole)
-            assert tile.shape == whole.shape and tile.strides[0] // 64 % 2 == 1
+        assert isinstance(got.L, np.ndarray) and got.L is got.L
+        assert (got.L.shape, got.L.dtype) == (wanted.L.shape, wanted.L.dtype)
+        assert np.array_equal(np.tril(got.L), np.tril(wanted.L))
+        assert wanted.tiles is None and (got.tiles is None) == (precision == "fp64")
         assert (got.narrow is not None) == (precision == "bf16")
+        if got.tiles is None:
+            return
+        assert sorted(got.tiles) == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+        for (i, j), tile in got.tiles.items():
+            assert tile.shape == wanted.L[40 * i : 40 * i + 40, 40 * j : 40 * j + 40].shape
+            assert tile.strides[0] // 64 % 2 == 1
         for index, narrow in (got.narrow or {}).items():
-            assert np.abs((narrow.astype(np.uint32) << 16).view(np.float32) - got.L[index]).max() <= 2.0**-9
+            assert np.abs((narrow.astype(np.uint32) << 16).view(np.float32) - got.tiles[index]).max() <= 2.0**-9
+
+    def test_factor_in_tiles_substitutes_and_travels_like_an_array(self, precision):
+        a, b = spd_matrix(90), random_matrix(90, 2)
+        factor = pickle.loads(pickle.dumps(mixed_factor(a, precision, tile_size=40, shift=0.0, in_tiles=True).L))
+        wanted = mixed_factor(a, precision, tile_size=40, shift=0.0).L
+        assert np.array_equal(tw.cho_solve(factor, b), tw.cho_solve(wanted, b))
+        assert tw.logdet(factor) == tw.logdet(wanted)
 
     def test_breakdown_names_the_global_order(self, precision):
         a = indefinite_matrix(90, order=58)

@@ -1,5 +1,6 @@
 """solve: FP64 answers from factors in any precision, or an exception."""
 
+import json
 import pickle
 
 import numpy as np
@@ -283,6 +284,18 @@ class TestAuto:
         info = check(conditioned_spd(400, 10.0), np.ones(400))
         assert info.estimate.rung == info.precision == "bf16"
         assert "estimate  last pivot" in str(info)
+
+
+@pytest.mark.parametrize("backend", ["serial", "threads"])
+@pytest.mark.parametrize("precision", ["bf16", "bf16x3", "fp32", "fp64"])
+def test_info_shows_the_factor_tile_by_tile_only_through_its_run(precision, backend):
+    a = spd_matrix(90)
+    info = check(a, random_matrix(90, 1), precision=precision, backend=backend, tile_size=40)
+    shown = {name: value for name, value in vars(info).items() if isinstance(value, dict)}
+    assert list(shown) == ["times"]
+    tile = info.factor_run[tw.Handle("A", (1, 0))]
+    assert isinstance(tile, np.ndarray) and tile.shape == (40, 40)
+    json.dumps(info.as_dict())
 
 
 def test_small_systems_are_solved_in_fp64_by_auto():
