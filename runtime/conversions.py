@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilewright.distribution import Layout
 from tilewright.graph import Access, Handle, Op, R, Task, TaskGraph, Use, W
 from tilewright.kernels import products
 from tilewright.linalg import ops
@@ -78,9 +79,14 @@ def with_conversions(
     -----
     O(accesses). See `docs/precision.md` for a product of one's own.
     """
-    format_of = _formats(precision, matrix)
+    rule, made = _formats(precision, matrix), {name for name in graph.temporary if ":" in name}
+
+    def format_of(handle: Handle) -> Format | None:
+        return None if handle.name in made else rule(handle)  # a copy of an earlier pass is what its reader wants
+
     routes = routes or (lambda form: products.route(form).name)
     g = TaskGraph(graph.name)
+    g.temporary |= graph.temporary
     wanted = {task.index: f for task in graph if (f := _format_computed_in(task, format_of))}
     forms = _forms_of_versions(graph, wanted, format_of)
     writer: dict[Handle, int] = {}
@@ -114,7 +120,22 @@ def with_conversions(
         for handle in task.writes:
             copies.pop(handle, None)
             writer[handle] = task.index
+    if graph.layout is not None:
+        g.layout = _layout(graph.layout, g.temporary - graph.temporary)
     return g
+
+
+def _layout(layout: Layout, copied: set[str]) -> Layout:
+    """Copies are where their tiles are."""
+
+    def tile(handle: Handle) -> Handle:
+        return Handle(handle.name.partition(":")[0], handle.index) if handle.name in copied else handle
+
+    def shape(handle: Handle) -> tuple[int, ...]:
+        of_tile = layout.shape(tile(handle))
+        return copy_outline(handle, of_tile)[0] if handle.name in copied else of_tile
+
+    return Layout(layout.ranks, lambda handle: layout.owner(tile(handle)), shape)
 
 
 def with_copies(graph: TaskGraph, data: Mapping[Any, Any]) -> dict[Any, Any]:

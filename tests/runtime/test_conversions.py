@@ -6,7 +6,7 @@ from matrices import spd_matrix
 
 import tilewright as tw
 from tilewright.conversions import with_conversions, with_copies
-from tilewright.distribution import owners
+from tilewright.distribution import Layout, owners
 from tilewright.kernels.narrow import widened
 from tilewright.linalg.ops import gemm
 from tilewright.precision import PrecisionMap
@@ -205,6 +205,18 @@ def test_a_copy_is_where_its_tile_is_also_with_owners_by_name():
     owner = owners({"A": 1, "B": 0, "B:float16": 1}, 2)
     handles = [tw.Handle(name, (0, 0)) for name in ("A", "A:bfloat16", "B:bfloat16", "B:float16")]
     assert list(map(owner, handles)) == [1, 1, 0, 1]
+
+
+def test_the_pass_keeps_what_the_graph_says_and_changes_nothing_the_second_time():
+    g = product(multiply, 2, 2, 2)
+    g.temporary.add("C")
+    g.layout = Layout(2, lambda handle: {"A": 1, "B": 0, "C": 0}[handle.name], lambda handle: (4, 6))
+    once = with_conversions(g, "bf16x3")
+    assert once.temporary == {"A:bfloat16x2", "B:bfloat16x2", "C"} and g.temporary == {"C"}
+    A, copy = tw.Handle("A", (0, 1)), tw.Handle("A:bfloat16x2", (0, 1))
+    assert (once.layout.owner(copy), once.layout.shape(copy), once.layout.shape(A)) == (1, (2, 4, 6), (4, 6))
+    twice = with_conversions(once, "bf16x3")
+    assert [(task.label, task.uses) for task in twice] == [(task.label, task.uses) for task in once]
 
 
 def test_wrong_formats_and_missing_tiles_are_refused_with_what_to_do():
