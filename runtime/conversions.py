@@ -8,24 +8,28 @@ that needs one tile in two forms gets one message and makes the narrower form it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from tilewright.distribution import Layout
 from tilewright.graph import Access, Handle, Op, R, Task, TaskGraph, Use, W
+from tilewright.kernels import products
 from tilewright.linalg import ops
-from tilewright.precision import Format, PrecisionMap
+from tilewright.precision import Format, PrecisionMap, find_format
+from tilewright.tiles import Store
 
 if TYPE_CHECKING:
     from tilewright.engine import Run
 
-__all__ = ["Conversions", "copy_name", "count", "with_conversions"]
+__all__ = ["Conversions", "copy_name", "copy_outline", "count", "with_conversions", "with_copies"]
 
-_CONVERSIONS = {ops.convert, ops.split, ops.tf32}
-_NAMES = {op.name for op in _CONVERSIONS}
-_PRODUCTS = {ops.gemm, ops.syrk}
-_KERNELS = _PRODUCTS | {ops.potrf, ops.trsm}
+_NAMES = {ops.convert.name, ops.split.name, ops.tf32.name}
+
+Formats = Callable[[Handle], Format | None]
 
 
 def copy_name(name: str, form: str) -> str:
@@ -33,71 +37,164 @@ def copy_name(name: str, form: str) -> str:
     return f"{name}:{form}"
 
 
-def with_conversions(
-    graph: TaskGraph, precision: PrecisionMap, routes: Callable[[str], str], *, matrix: str = "A"
-) -> TaskGraph:
-    """The same tasks, each potrf, trsm, syrk and gemm on ``matrix`` reading its operands in the right form.
+def copy_outline(handle: Handle, shape: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of a copy of a tile of this shape."""
+    form = handle.name.partition(":")[2]
+    dtype = {"bfloat16": "uint16", "bfloat16x2": "uint16", "tf32": "float32"}.get(form, form)
+    return ((2, *shape) if form == "bfloat16x2" else shape), dtype
 
-    A task computes in the format f of the tile it writes. Products want operands in ``f.storage`` (two BF16 parts for
-    bf16x3, rounded FP32 for tf32), trsm wants its triangle in ``f.accumulate``. ``routes(form)`` names the route for
-    operands in a narrow form: `tilewright.kernels.products`.
+
+def with_conversions(
+    graph: TaskGraph,
+    precision: str | PrecisionMap | Mapping[str, str | PrecisionMap],
+    routes: Callable[[str], str] | None = None,
+    *,
+    matrix: str = "A",
+) -> TaskGraph:
+    """The same tasks, each op that says so (`Op.operands`) reading its operands in the right form.
+
+    A task computes in the format f of the tile it writes, which is stored in ``f.accumulate``. Products (``"storage"``)
+    want operands in ``f.storage`` (two BF16 parts for bf16x3, rounded FP32 for tf32), trsm (``"accumulate"``) wants its
+    triangle in ``f.accumulate``. What a task writes is never converted.
+
+    Parameters
+    ----------
+    graph
+        Of any algorithm; it is not changed.
+    precision
+        The format of every tile: one name for all, or a name or `PrecisionMap` for each matrix. A `PrecisionMap` alone
+        is that of ``matrix``. Tiles of a matrix that is not named are left as they are, and so are tasks that write
+        them.
+    routes
+        The route for kernels with operands in a narrow form: see `tilewright.kernels.products`. By default the best of
+        this machine; ValueError where that is slow. A Python function gets the operands and computes as it likes.
+
+    Returns
+    -------
+    graph : TaskGraph
+        With one more task for each tile version and form, before its first reader. A run needs room for the copies:
+        `with_copies`.
+
+    Notes
+    -----
+    O(accesses). See `docs/precision.md` for a product of one's own.
     """
+    rule, made = _formats(precision, matrix), {name for name in graph.temporary if ":" in name}
+
+    def format_of(handle: Handle) -> Format | None:
+        return None if handle.name in made else rule(handle)  # a copy of an earlier pass is what its reader wants
+
+    routes = routes or (lambda form: products.route(form).name)
     g = TaskGraph(graph.name)
-    wanted = {task.index: form for task in graph if (form := _form_read(task, precision, matrix))}
-    forms = _forms_of_versions(graph, wanted, matrix)
+    g.temporary |= graph.temporary
+    wanted = {task.index: f for task in graph if (f := _format_computed_in(task, format_of))}
+    forms = _forms_of_versions(graph, wanted, format_of)
     writer: dict[Handle, int] = {}
     copies: dict[Handle, dict[str, Handle]] = {}  # of the current version of each tile, by form
 
-    def read(handle: Handle, form: str) -> Handle:
-        """The handle that has this tile in a form, after a conversion if none has it yet."""
-        mine = precision[handle.index[0], handle.index[1]].accumulate
-        if form == mine:
-            return handle
+    def read(use: Use, form: str) -> Use:
+        """The use of this tile in a form, after a conversion if none has made it yet."""
+        handle = use.handle
+        mine = format_of(handle)
+        if use.access is not Access.READ or mine is None or form == mine.accumulate:
+            return use
         known = copies.setdefault(handle, {})
         if form not in known:
             #   an FP64 tile that is read in FP32 as well: the other forms come from that copy, so that it can travel
             other = len(forms[handle, writer.get(handle, -1)]) > 1 or form in ("bfloat16x2", "tf32")
-            source = read(handle, "float32") if other and form not in ("float32", "float64") else handle
+            source = read(use, "float32").handle if other and form not in ("float32", "float64") else handle
             op = {"bfloat16x2": ops.split, "tf32": ops.tf32, "float64": ops.widen}.get(form, ops.convert)
             known[form] = Handle(copy_name(handle.name, form), handle.index)
             g.insert(op, R(source), W(known[form]))
             g.temporary.add(known[form].name)
-        return known[form]
+        return R(known[form])
 
     for task in graph:
         op, uses = task.op, task.uses
-        if task.index in wanted:
-            f = precision[uses[-1].handle.index[0], uses[-1].handle.index[1]]
-            uses = tuple(R(read(use.handle, wanted[task.index])) if _is_operand(use, matrix) else use for use in uses)
-            if f.storage not in ("float64", "float32"):
+        if f := wanted.get(task.index):
+            form = _form_read(op, f)
+            uses = tuple(read(use, form) for use in uses)
+            if op.function is None and f.storage not in ("float64", "float32"):
                 op = _routed(op, f"{f.storage}/{routes(f.storage)}")
         g.insert(op, *uses, *task.params, on=task.on, priority=task.priority)
         for handle in task.writes:
             copies.pop(handle, None)
             writer[handle] = task.index
+    if graph.layout is not None:
+        g.layout = _layout(graph.layout, g.temporary - graph.temporary)
     return g
 
 
-def _is_operand(use: Use, matrix: str) -> bool:
-    return use.access is Access.READ and use.handle.name == matrix
+def _layout(layout: Layout, copied: set[str]) -> Layout:
+    """Copies are where their tiles are."""
+
+    def tile(handle: Handle) -> Handle:
+        return Handle(handle.name.partition(":")[0], handle.index) if handle.name in copied else handle
+
+    def shape(handle: Handle) -> tuple[int, ...]:
+        of_tile = layout.shape(tile(handle))
+        return copy_outline(handle, of_tile)[0] if handle.name in copied else of_tile
+
+    return Layout(layout.ranks, lambda handle: layout.owner(tile(handle)), shape)
 
 
-def _form_read(task: Task, precision: PrecisionMap, matrix: str) -> str:
-    """The form in which a task wants the tiles it reads; empty for tasks that are no kernels on this matrix."""
-    if task.op not in _KERNELS or task.uses[-1].handle.name != matrix:
-        return ""
-    f = precision[task.uses[-1].handle.index[0], task.uses[-1].handle.index[1]]
-    return operand_form(f) if task.op in _PRODUCTS else f.accumulate
+def with_copies(graph: TaskGraph, data: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The data of a run, with room for the copies that `with_conversions` put into the graph.
+
+    KeyError if a tile has no array that would say how large its copy is.
+    """
+    store = Store(data)
+    found: dict[Any, Any] = dict(data)
+    for handle in graph.written:
+        name, _, form = handle.name.partition(":")
+        if not form or handle.name not in graph.temporary:
+            continue
+        tile = store[Handle(name, handle.index)]
+        if tile is None:
+            raise KeyError(f"the data has no array for {Handle(name, handle.index)}, so there is no room for {handle}")
+        shape, dtype = copy_outline(handle, tile.shape)
+        found.setdefault(handle.name, {})[handle.index] = np.empty(shape, dtype)
+    return found
 
 
-def _forms_of_versions(graph: TaskGraph, wanted: dict[int, str], matrix: str) -> dict[tuple[Handle, int], set[str]]:
+def _formats(precision: str | PrecisionMap | Mapping[str, str | PrecisionMap], matrix: str) -> Formats:
+    """The format of a tile; None where nobody said one."""
+    if isinstance(precision, str):
+        single = find_format(precision)
+        return lambda handle: single
+    named = {matrix: precision} if isinstance(precision, PrecisionMap) else precision
+    rules = {name: rule if isinstance(rule, PrecisionMap) else find_format(rule) for name, rule in named.items()}
+
+    def format_of(handle: Handle) -> Format | None:
+        rule = rules.get(handle.name)
+        return rule[handle.index[0], handle.index[1]] if isinstance(rule, PrecisionMap) else rule
+
+    return format_of
+
+
+def _format_computed_in(task: Task, format_of: Formats) -> Format | None:
+    """That of the tile it writes; None for tasks whose operands stay as they are."""
+    if not task.op.operands or not (written := task.writes):
+        return None
+    return format_of(written[0])
+
+
+def _form_read(op: Op, f: Format) -> str:
+    """The form in which an op that computes in a format wants its operands."""
+    return operand_form(f) if op.operands == "storage" else f.accumulate
+
+
+def _forms_of_versions(
+    graph: TaskGraph, wanted: dict[int, Format], format_of: Formats
+) -> dict[tuple[Handle, int], set[str]]:
     """All forms in which each version of a tile is read; a version is named by the task that wrote it."""
     writer: dict[Handle, int] = {}
     forms: dict[tuple[Handle, int], set[str]] = {}
     for task in graph:
-        for use in task.uses:
-            if task.index in wanted and _is_operand(use, matrix):
-                forms.setdefault((use.handle, writer.get(use.handle, -1)), set()).add(wanted[task.index])
+        if f := wanted.get(task.index):
+            for use in task.uses:
+                if use.access is Access.READ and format_of(use.handle):
+                    forms.setdefault((use.handle, writer.get(use.handle, -1)), set()).add(_form_read(task.op, f))
         for handle in task.writes:
             writer[handle] = task.index
     return forms

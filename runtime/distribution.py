@@ -193,7 +193,8 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
     ----------
     owner
         A rule for all handles, or a dict of rules by handle or handle name. A rule is a `Distribution`, a rank, or a
-        function of the handle's indices. None is the block-cyclic rule on a near-square grid.
+        function of the handle's indices. A copy in another format, ``A:bfloat16``, is where its tile of ``A`` is unless
+        the dict has a rule for it. None is the block-cyclic rule on a near-square grid.
     ranks
         How many ranks there are.
 
@@ -208,7 +209,9 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
     default = near_square(ranks) if owner is None or isinstance(owner, Mapping) else owner
 
     def rank_of(handle: Handle) -> int:
-        rule = rules.get(handle, rules.get(handle.name, default))
+        rule = rules.get(handle, rules.get(handle.name))
+        if rule is None:
+            rule = rules.get(handle.name.partition(":")[0], default)
         if isinstance(rule, Distribution):
             rank = rule(*(*handle.index, 0, 0)[:2])
         elif callable(rule):

@@ -156,6 +156,14 @@ class Op:
     """Of an op that makes a `TaskGraph.temporary` copy of one handle: where a reader on another rank has it from.
     ``""``: it is sent. ``"shared"``: it is made again there if what it is made of goes there anyway, or if two such
     copies would. ``"always"``: it is the larger of the two, so what it is made of is sent."""
+    operands: Literal["", "storage", "accumulate"] = ""
+    """The form in which it wants the tiles that it only reads; `tilewright.conversions.with_conversions` sees to it.
+    ``"storage"``: that of the products' operands in the format of the tile it writes, such as BF16, for a product.
+    ``"accumulate"``: the dtype of that tile, for a substitution. ``""``: as they are."""
+
+    def __post_init__(self) -> None:
+        if self.operands not in ("", "storage", "accumulate"):
+            raise ValueError(f"operands of {self.name} are 'storage', 'accumulate' or '', not {self.operands!r}")
 
     def __repr__(self) -> str:
         return f"Op({self.name})"

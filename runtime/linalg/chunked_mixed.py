@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from tilewright.arguments import positive
+from tilewright.conversions import copy_outline
 from tilewright.engine import Run
 from tilewright.linalg.chunked import Chunks
 from tilewright.linalg.mixed import (
     chosen_routes,
-    copy_outline,
     factor_graph,
     fitting_map,
     fitting_tile_size,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.conversions import copy_name, with_conversions
+from tilewright.conversions import copy_name, copy_outline, with_conversions
 from tilewright.engine import Run, run
 from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
@@ -426,13 +426,6 @@ def factor_graph(
 def one_dtype(precision: PrecisionMap) -> bool:
     """Whether all tiles are stored in the dtype of the result."""
     return all(FORMATS[f].accumulate == precision.accumulate for f in precision.counts())
-
-
-def copy_outline(handle: Handle, shape: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
-    """Shape and dtype of a copy of a tile of this shape."""
-    form = handle.name.partition(":")[2]
-    dtype = {"bfloat16": "uint16", "bfloat16x2": "uint16", "tf32": "float32"}.get(form, form)
-    return ((2, *shape) if form == "bfloat16x2" else shape), dtype
 
 
 def copies(graph: TaskGraph, tiles: TiledMatrix) -> dict[str, dict[tuple[int, ...], np.ndarray]]:

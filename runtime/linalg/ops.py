@@ -94,10 +94,11 @@ def _format_of(tile: np.ndarray) -> str:
     return {"float16": "FP16, whose largest is 65504", "float32": "FP32, whose largest is 3.4e38"}[str(tile.dtype)]
 
 
-potrf = Op("potrf", weight=1, flops=_potrf.flops, indices=_diagonal, explain=_not_positive_definite)
-trsm = Op("trsm", weight=3, flops=_trsm.flops, indices=_tile)
-syrk = Op("syrk", weight=3, flops=_syrk.flops, indices=_diagonal_update)
-gemm = Op("gemm", weight=6, flops=_gemm.flops, indices=_update)
+potrf = Op("potrf", weight=1, flops=_potrf.flops, indices=_diagonal, explain=_not_positive_definite,
+           operands="accumulate")  # fmt: skip
+trsm = Op("trsm", weight=3, flops=_trsm.flops, indices=_tile, operands="accumulate")
+syrk = Op("syrk", weight=3, flops=_syrk.flops, indices=_diagonal_update, operands="storage")
+gemm = Op("gemm", weight=6, flops=_gemm.flops, indices=_update, operands="storage")
 
 trsml = Op("trsml", weight=3, flops=_trsml.flops, indices=_substitution)
 gemml = Op("gemml", weight=6, flops=_gemml.flops, indices=_elimination)

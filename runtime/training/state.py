@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,13 @@ from tilewright.training.losses import GradientPenalty
 from tilewright.training.optimizers import Optimizers
 from tilewright.training.scaler import LossScaler
 
-__all__ = ["Control", "Log", "Setup", "Stage", "State", "Tape", "Verdict"]
+__all__ = ["GENERATOR", "Control", "Grads", "Log", "Setup", "Stage", "State", "Tape", "Verdict"]
+
+GENERATOR = threading.Lock()
+"""Of torch's random generator, which all threads share."""
+
+Grads = list[torch.Tensor | None]
+"""By parameter; None for one that is not trained, or had no part in the loss."""
 
 
 @dataclass(frozen=True)

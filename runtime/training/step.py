@@ -31,7 +31,7 @@ from tilewright.comm.collectives import Rooms, lay
 from tilewright.comm.schedule import schedule
 from tilewright.distribution import Layout as Owners
 from tilewright.graph import RW, Handle, Op, R, Task, TaskGraph, Use, W
-from tilewright.training import ops
+from tilewright.training import gradients, logbook, minibatch, passes, replicas, update
 
 __all__ = ["LOW", "OPS", "Builder", "Layout", "Marks", "Span", "training_graph"]
 
@@ -52,23 +52,27 @@ def _first(uses: tuple[Use, ...]) -> tuple[object, ...]:
 OPS = {
     op.name: op
     for op in (
-        Op("open", ops.open_stages, weight=0), Op("open_log", ops.open_log, weight=0),
-        Op("load", ops.load, weight=0), Op("augment", ops.augment, weight=0), Op("transfer", ops.transfer, weight=0),
-        Op("forward", ops.forward, indices=_last), Op("forward_loss", ops.forward_loss, indices=_last),
-        Op("backward", ops.backward, weight=2, indices=_last),
-        Op("backward_input", ops.backward_input, indices=_last),
-        Op("backward_weight", ops.backward_weight, indices=_last),
-        Op("bucket", ops.bucket, weight=0, indices=_last, in_place=True),
-        Op("blank", ops.blank, weight=0, indices=_last, in_place=True),
-        Op("unscale", ops.unscale, weight=0, indices=_last),
-        Op("unscale_shared", ops.unscale_shared, weight=0, indices=_last), Op("judge", ops.judge, weight=0),
-        Op("apply", ops.apply, weight=0, indices=_first),
-        Op("apply_shared", ops.apply_shared, weight=0, indices=_first), Op("update", ops.update, weight=0),
-        Op("record", ops.record, weight=0), Op("snapshot", ops.snapshot, weight=0),
-        Op("evaluate", ops.evaluate, weight=0), Op("tally", ops.tally, weight=0), Op("save", ops.save, weight=0),
-        Op("finish", ops.finish, weight=0), Op("release", ops.release, weight=0),
+        Op("open", replicas.open_stages, weight=0), Op("open_log", logbook.open_log, weight=0),
+        Op("load", minibatch.load, weight=0), Op("augment", minibatch.augment, weight=0),
+        Op("transfer", minibatch.transfer, weight=0),
+        Op("forward", passes.forward, indices=_last), Op("forward_loss", passes.forward_loss, indices=_last),
+        Op("backward", passes.backward, weight=2, indices=_last),
+        Op("backward_input", passes.backward_input, indices=_last),
+        Op("backward_weight", passes.backward_weight, indices=_last),
+        Op("bucket", gradients.bucket, weight=0, indices=_last, in_place=True),
+        Op("blank", gradients.blank, weight=0, indices=_last, in_place=True),
+        Op("unscale", gradients.unscale, weight=0, indices=_last),
+        Op("unscale_shared", gradients.unscale_shared, weight=0, indices=_last), Op("judge", update.judge, weight=0),
+        Op("apply", update.apply, weight=0, indices=_first),
+        Op("apply_shared", update.apply_shared, weight=0, indices=_first), Op("update", update.update, weight=0),
+        Op("record", logbook.record, weight=0), Op("snapshot", replicas.snapshot, weight=0),
+        Op("evaluate", logbook.evaluate, weight=0), Op("tally", logbook.tally, weight=0),
+        Op("save", replicas.save, weight=0),
+        Op("finish", replicas.finish, weight=0), Op("release", replicas.release, weight=0),
     )
 }  # fmt: skip
+"""Their functions take the values of a task's handles in the order of its accesses and return what it writes; tasks
+share nothing else. Ranks and Dask workers import them by name."""
 
 
 class Layout(NamedTuple):

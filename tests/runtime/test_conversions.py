@@ -5,7 +5,10 @@ import pytest
 from matrices import spd_matrix
 
 import tilewright as tw
-from tilewright.conversions import with_conversions
+from tilewright.conversions import with_conversions, with_copies
+from tilewright.distribution import Layout, owners
+from tilewright.kernels.narrow import widened
+from tilewright.linalg.ops import gemm
 from tilewright.precision import PrecisionMap
 
 ROUTES = {"bfloat16": "cblas", "float16": "cblas", "bfloat16x2": "cblas"}.__getitem__
@@ -60,7 +63,7 @@ def test_simulated_and_saved_runs_have_nothing_to_count(tmp_path):
 def test_a_new_version_gets_a_new_copy():
     g = tw.TaskGraph()
     A = g.handles("A")
-    from tilewright.linalg.ops import gemm, trsm
+    from tilewright.linalg.ops import trsm
 
     g.insert(gemm, tw.R(A[1, 0]), tw.R(A[1, 0]), tw.RW(A[1, 1]))
     g.insert(trsm, tw.R(A[0, 0]), tw.RW(A[1, 0]))
@@ -102,3 +105,126 @@ def test_messages_carry_the_narrow_copy(precision, share):
     assert run.conversions.sent_saved == (1 - share) * sent["fp32"][0]
     assert ("less to send" in str(run)) == (share < 1)
     assert not np.isnan(run.makespan)
+
+
+# ------------------------------------------------------------------ an algorithm of one's own
+
+
+def add_product(a, b, c):
+    """C := C + A B with operands in any form, sums in the dtype of C."""
+    c += widened(a) @ widened(b)
+
+
+multiply = tw.Op("multiply", add_product, operands="storage", in_place=True)
+
+
+def product(op, m, n, k, *, transposed=False):
+    """C_ij := C_ij + A_ik B_kj on m x k and k x n tiles; with B^T in the place of B for our gemm."""
+    g = tw.TaskGraph("product")
+    A, B, C = map(g.handles, "ABC")
+    for i in range(m):
+        for j in range(n):
+            for t in range(k):
+                g.insert(op, tw.R(A[i, t]), tw.R(B[(j, t) if transposed else (t, j)]), tw.RW(C[i, j]))
+    return g
+
+
+def rounded(x, name):
+    """What products in this format see of FP32 numbers."""
+    return tw.FORMATS[name].round(np.asarray(x, np.float64)).astype(np.float32)
+
+
+def operands(m, n, k, nb):
+    random = np.random.default_rng(1)
+    return [random.standard_normal(shape).astype(np.float32) for shape in ((m * nb, k * nb), (k * nb, n * nb))]
+
+
+def tiles(nb, **arrays):
+    return {name: tw.TiledMatrix.view(array, nb) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("backend", ["serial", "threads", "mpi"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_a_function_as_a_product_gets_narrow_operands_and_sums_in_fp32(precision, backend):
+    m, n, k, nb = 3, 2, 2, 8
+    a, b = operands(m, n, k, nb)
+    c = np.ones((m * nb, n * nb), np.float32)
+    expected = c.copy()
+    for t in range(k):  # the loop's order of sums, with the bits of every tile
+        for i in range(m):
+            for j in range(n):
+                rows, inner, columns = (slice(p * nb, (p + 1) * nb) for p in (i, t, j))
+                expected[rows, columns] += rounded(a[rows, inner], precision) @ rounded(b[inner, columns], precision)
+    g = with_conversions(product(multiply, m, n, k), precision)
+    run = tw.run(g, with_copies(g, tiles(nb, A=a, B=b, C=c)), backend=backend, workers=2)
+    assert np.array_equal(c, expected)
+    if precision == "fp32":
+        assert run.conversions is None
+        return
+    found = run.conversions
+    assert (found.count, found.reads) == (m * k + k * n, 2 * m * n * k)  # once per tile, whoever reads it
+    assert (found.bytes, found.saved) == (2 * nb * nb * found.count, 2 * nb * nb * found.reads)
+    if backend == "mpi":
+        assert run.messages and {message.nbytes for message in run.trace.messages} == {2 * nb * nb}
+        assert found.sent_saved == run.bytes
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16x3", "tf32", "fp32"])
+def test_our_gemm_on_three_matrices_takes_the_route_of_the_format(precision):
+    m, n, k, nb = 2, 3, 2, 8
+    a, b = operands(m, n, k, nb)
+    c = np.zeros((m * nb, n * nb), np.float32)
+    g = with_conversions(product(gemm, m, n, k, transposed=True), precision, lambda form: "reference")
+    tw.run(g, with_copies(g, tiles(nb, A=a, B=np.ascontiguousarray(b.T), C=c)), workers=2)
+    exact = -(a.astype(np.float64) @ b)
+    u = tw.FORMATS[precision].u
+    bound = 3 * max(u, 2**-24 * k * nb) * (np.abs(a).astype(np.float64) @ np.abs(b))
+    assert (np.abs(c - exact) <= bound).all()
+    assert u <= 2**-16 or not (np.abs(c - exact) <= bound * 2**-6).all(), "the operands were rounded"
+    form = {"bf16": "bfloat16", "bf16x3": "bfloat16x2"}.get(precision)
+    assert {task.op.source for task in g if task.op.name == "gemm"} == {f"{form}/reference" if form else ""}
+
+
+def test_formats_by_matrix_read_each_tile_in_the_form_of_what_is_written():
+    """x is FP64 and goes into C in BF16 and into D in FP32; y has no format and stays as it is."""
+    g = tw.TaskGraph()
+    x, y, C, D = map(g.handles, ("x", "y", "C", "D"))
+    g.insert(multiply, tw.R(x[0]), tw.R(y[0]), tw.RW(C[0]))
+    g.insert(multiply, tw.R(x[0]), tw.R(y[0]), tw.RW(D[0]))
+    g.insert(multiply, tw.R(x[0]), tw.R(y[0]), tw.RW(y[1]))
+    found = with_conversions(g, {"x": "fp64", "C": "bf16", "D": "fp32"})
+    uses = [[str(use) for use in task.uses] for task in found]
+    assert uses == [
+        ["R(x[0])", "W(x:float32[0])"], ["R(x:float32[0])", "W(x:bfloat16[0])"],
+        ["R(x:bfloat16[0])", "R(y[0])", "RW(C[0])"], ["R(x:float32[0])", "R(y[0])", "RW(D[0])"],
+        ["R(x[0])", "R(y[0])", "RW(y[1])"],
+    ]  # fmt: skip
+
+
+def test_a_copy_is_where_its_tile_is_also_with_owners_by_name():
+    owner = owners({"A": 1, "B": 0, "B:float16": 1}, 2)
+    handles = [tw.Handle(name, (0, 0)) for name in ("A", "A:bfloat16", "B:bfloat16", "B:float16")]
+    assert list(map(owner, handles)) == [1, 1, 0, 1]
+
+
+def test_the_pass_keeps_what_the_graph_says_and_changes_nothing_the_second_time():
+    g = product(multiply, 2, 2, 2)
+    g.temporary.add("C")
+    g.layout = Layout(2, lambda handle: {"A": 1, "B": 0, "C": 0}[handle.name], lambda handle: (4, 6))
+    once = with_conversions(g, "bf16x3")
+    assert once.temporary == {"A:bfloat16x2", "B:bfloat16x2", "C"} and g.temporary == {"C"}
+    A, copy = tw.Handle("A", (0, 1)), tw.Handle("A:bfloat16x2", (0, 1))
+    assert (once.layout.owner(copy), once.layout.shape(copy), once.layout.shape(A)) == (1, (2, 4, 6), (4, 6))
+    twice = with_conversions(once, "bf16x3")
+    assert [(task.label, task.uses) for task in twice] == [(task.label, task.uses) for task in once]
+
+
+def test_wrong_formats_and_missing_tiles_are_refused_with_what_to_do():
+    g = product(multiply, 1, 1, 1)
+    with pytest.raises(ValueError, match="unknown precision 'int8'; known: fp64"):
+        with_conversions(g, {"C": "int8"})
+    with pytest.raises(ValueError, match="operands of f are 'storage', 'accumulate' or '', not 'bf16'"):
+        tw.Op("f", add_product, operands="bf16")
+    found = with_conversions(g, "bf16")
+    with pytest.raises(KeyError, match=r"no array for A\[0,0\], so there is no room for A:bfloat16\[0,0\]"):
+        with_copies(found, {"B": np.ones((1, 1, 8, 8))})

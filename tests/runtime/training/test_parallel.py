@@ -15,7 +15,7 @@ import training_models as zoo
 
 import tilewright as tw
 from tilewright.mpi.launcher import environment, mpiexec
-from tilewright.training import LossScaler, fit, ops
+from tilewright.training import LossScaler, fit, gradients
 from tilewright.training.optimizers import optimizers
 from tilewright.training.state import Stage
 
@@ -178,9 +178,9 @@ def stage_of(*shapes):
 def summed(stage, flat, *replicas):
     total = np.zeros_like(flat)
     for grads in replicas:
-        ops.bucket(stage, list(grads), flat)
+        gradients.bucket(stage, list(grads), flat)
         total += flat
-    return ops._summed(stage, total)
+    return gradients.summed(stage, total)
 
 
 def test_large_gradients_of_many_replicas_are_summed_in_fp32():

@@ -1,0 +1,113 @@
+"""Tasks beside the steps that write rows: about each step, and about each evaluation."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tilewright.training import board, precision, usage
+from tilewright.training.data.augment import normalise
+from tilewright.training.state import Control, Log, Setup, State, Verdict
+
+__all__ = ["evaluate", "open_log", "record", "tally"]
+
+
+def open_log(setup: Setup, _: Any) -> Log:
+    """An empty log, and the moment from which memory is measured."""
+    return Log(memory=(usage.watch(setup.target), 0))
+
+
+def record(log: Log, verdict: Verdict, control: Control, setup: Setup, step: int, epoch: int) -> Log:
+    """One row about a step."""
+    row = {
+        "step": step, "epoch": epoch, "loss": verdict.loss, "correct": verdict.correct, "count": verdict.images,
+        "precision": verdict.precision, "scale": verdict.scale, "skipped": verdict.found_inf, "norm": verdict.norm,
+        "factor": next(iter(verdict.factors.values())), "updates": control.updates,
+    }  # fmt: skip
+    row |= {"parts": verdict.parts} if verdict.parts else {}
+    if len(verdict.factors) > 1:
+        row |= {"skipped_by": list(verdict.skipping), "factors": verdict.factors}
+    log.steps.append(row)
+    if setup.log:
+        _write_line(setup.log, row)
+    if setup.board:
+        parts = {f"loss/{name}": value for name, value in verdict.parts.items()}
+        rates = {f"rate{'/' if name else ''}{name}": value for name, value in verdict.factors.items()}
+        norm = {} if verdict.norm is None else {"gradient norm": verdict.norm}
+        board.append(setup.board, step, {
+            "loss": verdict.loss, **parts, **rates, **norm, "train accuracy": verdict.correct / verdict.images,
+            "loss scale": verdict.scale, "skipped": float(verdict.found_inf),
+            "roundoff": precision.ROUNDOFF[verdict.precision],
+        })  # fmt: skip
+    events = control.fallback.events if control.fallback else []
+    if events and events[-1].step == step:
+        log.events.append(events[-1])
+        if setup.log:
+            _write_line(setup.log, events[-1]._asdict())
+        if setup.progress:
+            print(f"precision: {events[-1]}", file=sys.stderr, flush=True)
+    return log
+
+
+def _write_line(path: str, row: dict[str, Any]) -> None:
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def evaluate(
+    state: State,
+    examiner: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    setup: Setup,
+    _: Any,
+    first: int,
+    last: int,
+) -> tuple[nn.Module, tuple[float, int, int]]:
+    """(model, (sum of losses, correct, images)) on part of the test set, in the precision that the training is in.
+
+    With the averages of the parameters, if there are any.
+    """
+    x = torch.from_numpy(normalise(images[first:last], setup.recipe)).to(setup.target)
+    y = torch.from_numpy(labels[first:last]).to(setup.target)
+    if setup.channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        with precision.autocast(state.control["precision"], setup.target.type):
+            outputs = torch.func.functional_call(examiner, state.tensors | state.average, (x,))
+        outputs = outputs.float()
+        loss = float(setup.loss(outputs, y)) * len(y)
+        return examiner, (loss, int((outputs.argmax(1) == y).sum()), len(y))
+
+
+def tally(log: Log, setup: Setup, *rest: Any) -> Log:
+    """One row about an evaluation."""
+    *scores, epoch = rest
+    count = sum(n for _, _, n in scores)
+    row = {
+        "epoch": epoch, "test_loss": sum(loss for loss, _, _ in scores) / count,
+        "test_accuracy": sum(correct for _, correct, _ in scores) / count,
+    }  # fmt: skip
+    log.evaluations.append(row)
+    if setup.log:
+        _write_line(setup.log, row)
+    if setup.board:
+        step = log.steps[-1]["step"] if log.steps else 0
+        board.append(setup.board, step, {"test loss": row["test_loss"], "test accuracy": row["test_accuracy"]})
+    if setup.progress:
+        steps = [r for r in log.steps if r["epoch"] == epoch]
+        seen = max(1, sum(r["count"] for r in steps))
+        print(
+            f"epoch {epoch + 1} | {steps[-1]['precision'] if steps else '':<4} | "
+            f"loss {sum(r['loss'] * r['count'] for r in steps) / seen:.4f} | "
+            f"train {sum(r['correct'] for r in steps) / seen:.2%} | test {row['test_accuracy']:.2%} | "
+            f"skipped {sum(r['skipped'] for r in steps)}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+    return log
