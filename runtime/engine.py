@@ -281,7 +281,12 @@ def run(
         graph.frozen = True
     flops = sum(_flops(task, program.store) for task in graph) if progress is True else 0.0
     with reports(progress, graph.name, len(graph), flops) as report:
-        trace = site.execute(program, policy, workers, report)
+        try:
+            trace = site.execute(program, policy, workers, report)
+        except BaseException:
+            if program.streams is not None:
+                program.streams.wait()  # else the allocator would hand out memory that kernels still write to
+            raise
     if program.streams is not None:
         trace = program.streams.measured(trace)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__

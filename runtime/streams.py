@@ -75,13 +75,17 @@ class Streams:
             self._streams.append(stream)
         return stream
 
+    def wait(self) -> None:
+        """Until all that was launched has ended."""
+        for stream in self._streams:
+            stream.synchronize()
+
     def measured(self, trace: Trace) -> Trace:
         """Wait for the device; the trace with the times at which tasks ran there, not those of their launches.
 
         Its ``facts`` have the seconds that all workers spent on launching.
         """
-        for stream in self._streams:
-            stream.synchronize()
+        self.wait()
         records = []
         launching = 0.0
         for record in trace:

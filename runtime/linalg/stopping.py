@@ -37,9 +37,15 @@ def worst(above: np.ndarray, below: np.ndarray) -> float:
 
 
 def steps_left(history: list[float], excess: float) -> float:
-    """Steps until the excess is 1, if it goes on as in the second half of this iteration."""
-    half = history[len(history) // 2 :]
-    if len(half) < 2 or not half[0] > 0 or not half[-1] > 0:
-        return 0
-    rate = log(half[-1] / half[0]) / (len(half) - 1)
-    return log(max(excess, 1)) / -rate if rate < 0 else inf
+    """Steps until the excess is 1, if it goes on as in this iteration or as in its second half, whichever is faster.
+
+    Conjugate gradients may become faster with time; and their residual may jump, and go on as before.
+    """
+    left = inf
+    for part in (history[len(history) // 2 :], history):
+        if len(part) < 2 or not part[0] > 0 or not part[-1] > 0:
+            return 0
+        rate = log(part[-1] / part[0]) / (len(part) - 1)
+        if rate < 0:
+            left = min(left, log(max(excess, 1)) / -rate)
+    return left

@@ -355,6 +355,21 @@ class TestStreams:
         waited = [entry[1] for entry in cuda.log if entry[0] == "host waits"]
         assert waited == [streams._events[1][2], streams._events[2][2]]
 
+    def test_run_that_fails_waits_for_what_was_launched(self, monkeypatch):
+        from tilewright.program import Program
+        from tilewright.streams import Streams
+
+        def fails():
+            raise RuntimeError("out of memory")
+
+        g, cuda = tw.TaskGraph(), FakeCuda()
+        g.insert(np.copyto, tw.R(g.handle("x")), tw.W(g.handle("y")))
+        g.insert(fails)
+        monkeypatch.setattr(Program, "_streams", lambda self: Streams(self.call, lambda task: True, cuda))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            tw.run(g, {"x": np.ones(2), "y": np.zeros(2)}, backend="serial")
+        assert cuda.log[-1] == ("sync", 1)
+
     def test_trace_gets_the_times_on_the_device(self):
         from tilewright.trace import TaskRecord, Trace
 

@@ -15,7 +15,7 @@ import tilewright as tw
 from tilewright import BACKENDS
 from tilewright.linalg import ladder, problem, refinement
 from tilewright.linalg.solve_info import Attempt
-from tilewright.linalg.stopping import Outcome
+from tilewright.linalg.stopping import Outcome, steps_left
 from tilewright.matrices import SPECTRA, conditioned_spd
 
 U = 2.0**-53
@@ -245,6 +245,17 @@ class TestLadder:
         monkeypatch.setitem(ladder.ROWS_A_STEP, "bf16x3", 1)
         late = check(a, np.ones(800), precision="bf16", tile_size=96)
         assert rungs(late) == ["bf16"] and late.iterations > early.iterations
+
+    def test_rounding_errors_of_the_residual_itself_are_no_reason_for_another_factor(self):
+        a = conditioned_spd(400, 1e2, "small")  # its true residual ends at 0.7 to 1.5 times the criterion
+        info = check(a, np.ones(400), precision="bf16x3", tile_size=50)
+        assert rungs(info) == ["bf16x3"] and info.iterations <= 6 and info.criterion <= 2
+
+    def test_one_jump_of_the_residual_is_no_reason_to_leave(self):
+        smooth = [10.0**-k for k in range(8)]
+        assert steps_left(smooth, 1e3) == pytest.approx(3)
+        assert steps_left([*smooth, 1e-3], 1e3) == pytest.approx(8)
+        assert steps_left([1.0, 2.0, 4.0], 1e3) == np.inf
 
     def test_price_of_a_rung_is_its_factor_and_four_steps(self):
         assert ladder.price("bf16x3", 8000) == ladder.price("fp32", 8000) == 24
