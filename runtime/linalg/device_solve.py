@@ -179,6 +179,8 @@ class DeviceProblem(Problem):
             raise ValueError(f"b must have {len(a)} rows, not shape {tuple(b.shape)}")
         if a.is_complex() or b.is_complex():
             raise TypeError("complex systems are solved on the CPU; pass a.cpu()")
+        if a.requires_grad or b.requires_grad:
+            raise TypeError("the solution is not differentiable; pass tensor.detach()")
         self.torch, self.n, self.stage = torch, len(a), stage
         self.precision, self.refine, self.fallback = precision, refine, fallback
         self.check_finite, self.check_symmetric, self.given_tile_size = check_finite, check_symmetric, tile_size

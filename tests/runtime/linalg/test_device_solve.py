@@ -76,6 +76,10 @@ def test_bad_input_is_named():
         solve(a[:20], np.ones(20))
     with pytest.raises(TypeError, match="complex"):
         solve(a, np.ones(30, complex))
+    for leaf, other in ((a, np.ones(30)), (np.ones(30), a)):
+        tensors = torch.tensor(leaf, requires_grad=True), torch.as_tensor(other)
+        with pytest.raises(TypeError, match="not differentiable; pass tensor.detach"):
+            solve(*(tensors if leaf is a else tensors[::-1]))
     with pytest.raises(ValueError, match="not symmetric"):
         solve(np.tril(a), np.ones(30), check_symmetric=True)
     a[3, 1], a[1, 3] = 1e-16, 0.0
