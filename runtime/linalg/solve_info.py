@@ -62,7 +62,7 @@ class SolveInfo:
     residuals: list[float] = field(default_factory=list)
     """After each iteration of all rungs: the largest ||r||_inf / (||A||_inf ||x||_inf)."""
     criterion: float = 0.0
-    """max ||r||_inf / (sqrt(n) u ||A||_inf ||x||_inf): LAPACK's dsposv stops at 1."""
+    """max ||r||_inf / (sqrt(n) u ||A||_inf ||x||_inf): LAPACK's dsposv stops at 1; above, FP64 went no further."""
     hpl_mxp_residual: float = 0.0
     """Backward error over n u; HPL-MxP accepts up to 16, we up to 1."""
     times: dict[str, float] = field(default_factory=dict)
