@@ -98,10 +98,10 @@ def solve(
     Notes
     -----
     The promise: ||b - A x||_inf <= n u (||A||_inf ||x||_inf + ||b||_inf) for every right-hand side, or an exception.
-    Refinement stops at LAPACK's criterion, ||r||_inf <= sqrt(n) u ||A||_inf ||x||_inf; at twice that where rounding errors
-    of the residual are as large, with the promise kept. n^3/3 flops in low precision, 2
-    n^2 in FP64 and as many in low precision per iteration and right-hand side. The bits of x depend on the matrix, the
-    tile size and the kernels in use, not on engine, scheduler and workers.
+    Refinement stops at LAPACK's criterion, ||r||_inf <= sqrt(n) u ||A||_inf ||x||_inf; at twice that where
+    rounding errors of the residual are as large, with the promise kept. n^3/3 flops in low precision, 2 n^2 in FP64
+    and as many in low precision per iteration and right-hand side. The bits of x depend on the matrix, the tile size
+    and the kernels in use, not on engine, scheduler and workers.
 
     References
     ----------
