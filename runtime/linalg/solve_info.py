@@ -127,10 +127,11 @@ class SolveInfo:
     def __str__(self) -> str:
         path = "\n          ".join(map(str, self.path)) or "nothing to do"
         times = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in self.times.items())
+        limit = "(<= 1)" if self.criterion <= 1 else "(1 is below the rounding errors of an FP64 residual)"
         rows = [
             f"solve     n = {self.n}, {self.right_hand_sides} right-hand sides, {self.dtype}",
             f"path      {path}",
-            f"accuracy  backward error {self.backward_error:.2e}; LAPACK's criterion {self.criterion:.2g} (<= 1); "
+            f"accuracy  backward error {self.backward_error:.2e}; LAPACK's criterion {self.criterion:.2g} {limit}; "
             f"HPL-MxP residual {self.hpl_mxp_residual:.2g} (<= 16)",
             f"times     {times}",
             f"rates     {self.gflops:.4g} GFLOP/s, the factorisation alone {self.factor_gflops:.4g}",

@@ -163,8 +163,10 @@ def fit(
 
     Examples
     --------
+    >>> import torch
     >>> from tilewright import training
     >>> train, test = training.data.digits()
+    >>> generator = torch.manual_seed(0)                         # of the first parameters; those of fit have seed=
     >>> result = training.fit(training.models.MLP(), train, test, epochs=3, batch_size=32)
     >>> result.test_accuracy > 0.9
     True

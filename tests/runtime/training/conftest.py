@@ -11,6 +11,11 @@ def small_models_are_cut_too(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def same_first_parameters():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
