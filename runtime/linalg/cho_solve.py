@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.engine import run
-from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
+from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, W
 from tilewright.linalg import on_device
 from tilewright.linalg.matrix import Matrix, is_device_tensor, is_tensor
 from tilewright.linalg.ops import copy, gemml, identity, mirror, trsml
@@ -25,35 +25,38 @@ __all__ = ["cho_inverse", "cho_solve", "logdet", "substitute_back", "substitute_
 
 def substitute_forward(
     g: TaskGraph, T: Handles, X: Handles, nt: int, column: int | None = None, *, first: int = 0, lower: bool = True,
-    beside: bool = True,
+    beside: bool = True, below: tuple[Op, Handles] | None = None,
 ) -> None:  # fmt: skip
     """Insert X := L^-1 X, with L = T or, for ``lower=False``, L = T^H. Rows above ``first`` of X are zero [1]_.
 
-    ``beside`` runs a task where its tile of the factor lives, which pays if X is narrower than that.
+    ``beside`` runs a task where its tile of the factor lives, which pays if X is narrower than that. ``below`` has the
+    tiles of T beside the diagonal in another form, and the product that reads them.
 
     .. [1] LAPACK ?potrs; PLASMA pztrsm.
     """
     x = _rows(X, column)
+    multiply, off = below or (gemml, T)
     for k in range(first, nt):
         g.insert(trsml, R(T[k, k]), RW(x(k)), not lower, lower, on=T[k, k] if beside else None)  # X_k := L_kk^-1 X_k
         for i in range(k + 1, nt):
-            tile = T[i, k] if lower else T[k, i]
+            tile = off[i, k] if lower else off[k, i]
             on = tile if beside else None
-            g.insert(gemml, R(tile), R(x(k)), RW(x(i)), not lower, on=on)  # X_i := X_i - L_ik X_k
+            g.insert(multiply, R(tile), R(x(k)), RW(x(i)), not lower, on=on)  # X_i := X_i - L_ik X_k
 
 
 def substitute_back(
     g: TaskGraph, T: Handles, X: Handles, nt: int, column: int | None = None, *, first: int = 0, lower: bool = True,
-    beside: bool = True,
+    beside: bool = True, below: tuple[Op, Handles] | None = None,
 ) -> None:  # fmt: skip
     """Insert X := L^-H X for the rows from ``first`` on, which need none of those above. See `substitute_forward`."""
     x = _rows(X, column)
+    multiply, off = below or (gemml, T)
     for k in reversed(range(first, nt)):
         g.insert(trsml, R(T[k, k]), RW(x(k)), lower, lower, on=T[k, k] if beside else None)  # X_k := L_kk^-H X_k
         for i in reversed(range(first, k)):
-            tile = T[k, i] if lower else T[i, k]
+            tile = off[k, i] if lower else off[i, k]
             on = tile if beside else None
-            g.insert(gemml, R(tile), R(x(k)), RW(x(i)), lower, on=on)  # X_i := X_i - L_ki^H X_k
+            g.insert(multiply, R(tile), R(x(k)), RW(x(i)), lower, on=on)  # X_i := X_i - L_ki^H X_k
 
 
 def _rows(X: Handles, column: int | None) -> Callable[[int], Handle]:

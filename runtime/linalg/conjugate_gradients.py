@@ -7,30 +7,29 @@ from math import inf
 
 import numpy as np
 
-from tilewright.graph import RW, R, TaskGraph, W
+from tilewright.graph import RW, Handles, Op, R, TaskGraph, W
 from tilewright.linalg.operator import product, residual_graph
 from tilewright.linalg.preconditioner import precondition
 from tilewright.linalg.stopping import Outcome, steps_left
 from tilewright.linalg.system import System
 from tilewright.linalg.vectors import OPS
 
-__all__ = ["ATTAINED", "cg", "cg_graph"]
+__all__ = ["ATTAINED", "cg", "cg_graph", "direction_tasks"]
 
 ATTAINED = 2.0
 """An FP64 residual has rounding errors of its own; where they are of the size of the criterion, no factor helps."""
 
 
-@lru_cache(maxsize=32)
-def cg_graph(nt: int, narrow: bool) -> TaskGraph:
-    """One step of preconditioned conjugate gradients [1]_, each right-hand side with its own scalars.
+def direction_tasks(g: TaskGraph, nt: int, X: Handles, advance: Op) -> None:
+    """Insert a step [1]_ along the next direction, from z := M^-1 r on: x := x + alpha p, r := r - alpha A p.
+
+    ``advance`` does the last of it, to blocks of ``X`` and of r.
 
     .. [1] Y. Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithm 9.1.
     """
-    g = TaskGraph(f"conjugate gradients nt={nt}")
-    A, D, P, V, X, Z, S, T = map(g.handles, "ADPVXZST")
+    A, D, P, V, Z, S, T = map(g.handles, "ADPVZST")
     r = g.handles("R")
-    sizes, rho, alpha, beta, curvature = map(g.handle, ("sizes", "rho", "alpha", "beta", "curvature"))
-    precondition(g, r, Z, sizes, nt, narrow)  # z := M^-1 r
+    rho, alpha, beta, curvature = map(g.handle, ("rho", "alpha", "beta", "curvature"))
     for i in range(nt):
         g.insert(OPS["dot"], R(r[i]), R(Z[i]), W(T[i]))
     g.insert(OPS["turn"], *[R(T[i]) for i in range(nt)], RW(rho), W(beta))  # beta := r^H z / rho, rho := r^H z
@@ -40,9 +39,17 @@ def cg_graph(nt: int, narrow: bool) -> TaskGraph:
     for i in range(nt):
         g.insert(OPS["dot"], R(P[i]), R(V[i]), W(T[i]))
     g.insert(OPS["step"], *[R(T[i]) for i in range(nt)], R(rho), W(curvature), W(alpha))  # alpha := rho / p^H A p
-    for i in range(nt):  # x := x + alpha p, r := r - alpha A p
-        g.insert(OPS["advance"], R(alpha), R(D[i]), R(P[i]), R(V[i]), RW(X[i]), RW(r[i]), W(S[i]))
-    g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
+    for i in range(nt):
+        g.insert(advance, R(alpha), R(D[i]), R(P[i]), R(V[i]), RW(X[i]), RW(r[i]), W(S[i]))
+    g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(g.handle("sizes")))
+
+
+@lru_cache(maxsize=32)
+def cg_graph(nt: int, narrow: bool) -> TaskGraph:
+    """One step of preconditioned conjugate gradients, each right-hand side with its own scalars."""
+    g = TaskGraph(f"conjugate gradients nt={nt}")
+    precondition(g, g.handles("R"), g.handles("Z"), g.handle("sizes"), nt, narrow)  # z := M^-1 r
+    direction_tasks(g, nt, g.handles("X"), OPS["advance"])
     g.recipe = cg_graph, (nt, narrow)
     return g
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from tilewright.graph import RW, R, TaskGraph, W
 from tilewright.kernels.hemm import BLOCK
+from tilewright.linalg.conjugate_gradients import direction_tasks
 from tilewright.linalg.mixed import in_tiles
-from tilewright.linalg.operator import blocks_graph, product, residual_tasks
+from tilewright.linalg.operator import blocks_graph, residual_tasks
 from tilewright.linalg.ops import copy, scaled
 from tilewright.linalg.preconditioner import substitute
 from tilewright.linalg.stopping import Outcome, steps_left
@@ -52,26 +53,13 @@ def scaling_graph(nt: int) -> TaskGraph:
 
 @lru_cache(maxsize=32)
 def inner_graph(nt: int, narrow: bool) -> TaskGraph:
-    """One step of preconditioned conjugate gradients on H y = r, all of it in FP32 but the scalars."""
+    """One step of preconditioned conjugate gradients on H y = r, with H as A; all of it in FP32 but the scalars."""
     g = TaskGraph(f"inner conjugate gradients nt={nt}")
-    H, D, P, V, Y, Z, S, T = map(g.handles, "ADPVYZST")
-    r = g.handles("R")
-    sizes, rho, alpha, beta, curvature = map(g.handle, ("sizes", "rho", "alpha", "beta", "curvature"))
+    r, Z = g.handles("R"), g.handles("Z")
     for i in range(nt):  # z := L^-T L^-1 r
         g.insert(copy, R(r[i]), W(Z[i]))
     substitute(g, Z, nt, narrow)
-    for i in range(nt):
-        g.insert(OPS["dot"], R(r[i]), R(Z[i]), W(T[i]))
-    g.insert(OPS["turn"], *[R(T[i]) for i in range(nt)], RW(rho), W(beta))  # beta := r^T z / rho, rho := r^T z
-    for i in range(nt):
-        g.insert(OPS["sweep"], R(beta), R(Z[i]), RW(P[i]))  # p := z + beta p
-    product(g, H, P, V, nt)
-    for i in range(nt):
-        g.insert(OPS["dot"], R(P[i]), R(V[i]), W(T[i]))
-    g.insert(OPS["step"], *[R(T[i]) for i in range(nt)], R(rho), W(curvature), W(alpha))  # alpha := rho / p^T H p
-    for i in range(nt):  # y := y + alpha p, r := r - alpha H p
-        g.insert(OPS["descend"], R(alpha), R(D[i]), R(P[i]), R(V[i]), RW(Y[i]), RW(r[i]), W(S[i]))
-    g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
+    direction_tasks(g, nt, g.handles("Y"), OPS["descend"])
     g.recipe = inner_graph, (nt, narrow)
     return g
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
+from tilewright.graph import Handle, Handles, R, TaskGraph, W
 from tilewright.linalg.cho_solve import substitute_back, substitute_forward
-from tilewright.linalg.ops import convert, gemmlb, trsml
+from tilewright.linalg.ops import convert, gemmlb
 from tilewright.linalg.vectors import OPS
 
 __all__ = ["narrow_graph", "precondition", "substitute"]
@@ -24,19 +24,9 @@ def precondition(g: TaskGraph, source: Handles, Z: Handles, sizes: Handle, nt: i
 
 def substitute(g: TaskGraph, X: Handles, nt: int, narrow: bool) -> None:
     """Insert X := L^-H L^-1 X; with ``narrow`` the tiles of L below the diagonal are read in BF16, from N."""
-    L, N = g.handles("L"), g.handles("N")
-    if not narrow:
-        substitute_forward(g, L, X, nt)
-        substitute_back(g, L, X, nt)
-        return
-    for k in range(nt):
-        g.insert(trsml, R(L[k, k]), RW(X[k]), False, True, on=L[k, k])  # X_k := L_kk^-1 X_k
-        for i in range(k + 1, nt):
-            g.insert(gemmlb, R(N[i, k]), R(X[k]), RW(X[i]), False, on=N[i, k])  # X_i := X_i - L_ik X_k
-    for k in reversed(range(nt)):
-        g.insert(trsml, R(L[k, k]), RW(X[k]), True, True, on=L[k, k])  # X_k := L_kk^-T X_k
-        for i in reversed(range(k)):
-            g.insert(gemmlb, R(N[k, i]), R(X[k]), RW(X[i]), True, on=N[k, i])  # X_i := X_i - L_ki^T X_k
+    below = (gemmlb, g.handles("N")) if narrow else None
+    substitute_forward(g, g.handles("L"), X, nt, below=below)
+    substitute_back(g, g.handles("L"), X, nt, below=below)
 
 
 @lru_cache(maxsize=32)
