@@ -17,7 +17,7 @@ import numpy as np
 
 from tilewright.kernels.threads import limits, one_thread
 
-__all__ = ["WRITTEN", "probe", "settled", "steady", "verdicts"]
+__all__ = ["OPERANDS", "WRITTEN", "numbers", "probe", "settled", "steady", "verdicts"]
 
 SIZES = ((1, 1, 1), (5, 8, 6), (9, 5, 33), (33, 31, 17), (77, 64, 80))
 """(m, n, k). On a CPU of another maker MKL 2024.2 without its mode of reproducibility fails in sgemm from 4 to 9 rows
@@ -60,7 +60,7 @@ def probe(function: Kernel, op: str, storage: str, accumulate: str) -> bool:
     rng = np.random.default_rng(0)
     for sizes in SIZES:
         specs = OPERANDS[op](*sizes)
-        tiles = [_MAKERS[accumulate if last else storage](rng, shape, kind) for last, shape, kind in specs]
+        tiles = [numbers(accumulate if last else storage, rng, shape, kind) for last, shape, kind in specs]
         written = WRITTEN.get(op, 1)
         expected: list[bytes] | None = None
         for number in range(len(LAYOUTS)):
@@ -198,3 +198,8 @@ _MAKERS: dict[str, Callable[[np.random.Generator, tuple[int, ...], str], np.ndar
     **{name: _floats(name) for name in ("float32", "float64", "complex64", "complex128", "float16")},
     "bfloat16": _bf16(()), "bfloat16x2": _bf16((2,)),
 }  # fmt: skip
+
+
+def numbers(dtype: str, rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:
+    """Numbers of about 1 in the table's ``dtype``; as ``kind`` "triangle" or "definite" well conditioned as one."""
+    return _MAKERS[dtype](rng, shape, kind)

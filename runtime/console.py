@@ -11,10 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from tilewright.conversions import Conversions
+from tilewright.kernels.contest import Entry
 from tilewright.linalg.residual import THRESHOLD
 from tilewright.report import seconds
 
-__all__ = ["comparison", "show_inventory", "show_job"]
+__all__ = ["comparison", "show_contest", "show_inventory", "show_job"]
 
 
 def show_job(result: dict[str, Any]) -> None:
@@ -65,6 +66,19 @@ def _bits(library: dict[str, Any]) -> str:
     if not library["unsteady"]:
         return f"{mode}\nsame bits wherever tiles lie"
     return f"{mode}\nworks on copies, for the same bits: {', '.join(library['unsteady'])}"
+
+
+def show_contest(entries: list[Entry], kept: dict[str, str]) -> None:
+    """What `tilewright.kernels.contest.contest` found: GFLOP/s on one thread by op, dtype and library."""
+    names = list(dict.fromkeys(entry.library for entry in entries))
+    table = Table("op", title="GFLOP/s on one thread, tiles of 384", title_justify="left")
+    for name in names:
+        table.add_column(name, justify="right")
+    table.add_column("kept")
+    rates = {(e.letter + e.op, e.library): f"{e.gflops:.1f}" for e in entries}
+    for op in dict.fromkeys(e.letter + e.op for e in entries):
+        table.add_row(op, *(rates.get((op, name), "") for name in names), kept.get(op, ""))
+    Console(highlight=False).print(table)
 
 
 def comparison(ours: float, others: dict[str, float]) -> Table:

@@ -135,9 +135,24 @@ def scaling(
 )
 @click.option("--n", type=click.IntRange(min=1), default=4096, show_default=True, help="Order of the matrix of dgemv.")
 @output("--machine", suffixes=[".json"], help="Write alpha, beta and gamma here, for Machine.from_json.")
+@click.option("--blas", is_flag=True, help="Instead: measure which library is the fastest for each op, and keep that.")
+@click.option("--forget", is_flag=True, help="With --blas: remove what was kept; the rules hold again.")
 @as_json
-def calibrate(seconds: float, largest: int, n: int, machine: Path | None, as_json: bool) -> None:
-    """Measure alpha and beta of messages between two ranks, and gamma of dgemm and dgemv."""
+def calibrate(
+    seconds: float, largest: int, n: int, machine: Path | None, blas: bool, forget: bool, as_json: bool
+) -> None:
+    """Measure alpha and beta of messages between two ranks, and gamma of dgemm and dgemv.
+
+    With --blas, measure the tile kernels of the BLAS libraries that are here and keep which is the fastest for each op
+    where it is not the one of the rules (`tilewright info` lists these). Later processes of this computer use it. Bits
+    change with the library.
+    """
+    if forget and not blas:
+        raise click.UsageError("--forget goes with --blas")
+    if blas:
+        with one_sentence():
+            _calibrate_blas(forget, as_json)
+        return
     from tilewright.comm.calibrate import SIZES
     from tilewright.comm.calibrate import calibrate as measure
 
@@ -146,3 +161,22 @@ def calibrate(seconds: float, largest: int, n: int, machine: Path | None, as_jso
         if machine:
             found.machine().to_json(machine)
     click.echo(json.dumps(found.record()) if as_json else str(found))
+
+
+def _calibrate_blas(forget: bool, as_json: bool) -> None:
+    from tilewright import console
+    from tilewright.kernels import contest, preference
+
+    if forget:
+        preference.forget()
+        click.echo(json.dumps({"preference": {}}) if as_json else "The rules hold again.")
+        return
+    entries = contest.contest(progress=None if as_json else lambda op: click.echo(f"{op} ", nl=False, err=True))
+    kept = contest.winners(entries)
+    file = preference.store(kept)
+    if as_json:
+        click.echo(json.dumps({"rates": [e._asdict() for e in entries], "preference": kept, "file": str(file)}))
+        return
+    click.echo(err=True)
+    console.show_contest(entries, kept)
+    click.echo(f"Kept in {file}" if kept else f"The rules choose the fastest everywhere; {file} says so.")

@@ -18,7 +18,7 @@ def drifting(a, b, c):
 
 def operands(op, dtype, m, n, k, seed=0):
     rng = np.random.default_rng(seed)
-    return [steady._MAKERS[dtype](rng, shape, kind) for _, shape, kind in steady.OPERANDS[op](m, n, k)]
+    return [steady.numbers(dtype, rng, shape, kind) for _, shape, kind in steady.OPERANDS[op](m, n, k)]
 
 
 def cut(values, layout, offset):

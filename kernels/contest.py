@@ -1,0 +1,108 @@
+"""The libraries against each other, op by op, on this computer: what ``tilewright calibrate --blas`` does."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from tilewright.kernels import blas, choice, cpu, steady, table
+from tilewright.kernels.threads import limits, one_thread
+
+__all__ = ["Entry", "contest", "winners"]
+
+TILE_SIZE = 384
+MARGIN = 1.03
+"""How many times as fast another library has to be before it takes an op over from that of the rules."""
+
+
+class Entry(NamedTuple):
+    """How fast a library is in an op, on one thread."""
+
+    op: str
+    letter: str
+    library: str
+    gflops: float
+    """Real-arithmetic GFLOP/s, the median."""
+
+
+def contest(
+    letters: Iterable[str] = choice.LETTERS, *, tile_size: int = TILE_SIZE, repeat: int = 9,
+    progress: Callable[[str], object] | None = None,
+) -> list[Entry]:  # fmt: skip
+    """Time every tile kernel of every library that is here, in turns, on tiles of a row-major matrix.
+
+    Kernels that need it work on copies (`tilewright.kernels.steady`), as they would in a run. About 10 s for two
+    libraries with the defaults.
+
+    Parameters
+    ----------
+    letters
+        BLAS letters of the dtypes, of "sdcz".
+    tile_size
+        Rows of a tile.
+    repeat
+        Turns; the median counts.
+    progress
+        Called with a line before each op.
+    """
+    libraries = [found for found in blas.available().values() if isinstance(found, blas.Library)]
+    found: list[Entry] = []
+    for op in ("potrf", "trsm", "syrk", "gemm", "trsml", "gemml", "hemm"):
+        for letter in letters:
+            if progress is not None:
+                progress(f"{letter}{op}")
+            found += _turns(op, letter, libraries, tile_size, repeat)
+    return found
+
+
+def _turns(op: str, letter: str, libraries: list[blas.Library], nb: int, repeat: int) -> list[Entry]:
+    dtype = next(name for name, short in table.DTYPES.items() if short == letter)
+    columns = nb if op in ("potrf", "trsm", "syrk", "gemm") else 8  # right-hand sides
+    rng = np.random.default_rng(0)
+    specs = list(steady.OPERANDS[op](nb, columns, nb))
+    whole = np.zeros((nb, nb * len(specs) + 8), dtype)
+    values = [steady.numbers(dtype, rng, shape, kind) for _, shape, kind in specs]
+    tiles = [whole[: v.shape[0], k * nb : k * nb + v.shape[1]] for k, v in enumerate(values)]
+    kernels = {}
+    for library in libraries:
+        function = table.OPS[op][0](library, letter)
+        if function is not None:
+            kernels[library.name] = steady.steady(function, library.name, op, dtype, dtype)
+    seconds: dict[str, list[float]] = {name: [] for name in kernels}
+    with limits(False), one_thread():
+        for turn in range(repeat + 1):
+            for name, kernel in kernels.items():
+                for tile, value in zip(tiles, values, strict=True):
+                    tile[...] = value
+                began = perf_counter()
+                kernel(*tiles)
+                if turn:  # the first warms up
+                    seconds[name].append(perf_counter() - began)
+    flops = FLOPS[op](nb, columns) * (4 if letter in "cz" else 1)
+    return [Entry(op, letter, name, flops / statistics.median(taken) / 1e9) for name, taken in seconds.items()]
+
+
+FLOPS: dict[str, Callable[[int, int], float]] = {
+    "potrf": lambda n, m: n**3 / 3, "trsm": lambda n, m: float(n**3), "syrk": lambda n, m: float(n**3),
+    "gemm": lambda n, m: 2.0 * n**3, "trsml": lambda n, m: float(n**2 * m), "gemml": lambda n, m: 2.0 * n**2 * m,
+    "hemm": lambda n, m: 4.0 * n**2 * m,
+}  # fmt: skip
+
+
+def winners(entries: list[Entry]) -> dict[str, str]:
+    """Library by letter and op where one is more than `MARGIN` times as fast as that of the rules here."""
+    rates = {(e.op, e.letter, e.library): e.gflops for e in entries}
+    found = {}
+    for op, letter in dict.fromkeys((e.op, e.letter) for e in entries):
+        here = {name: rate for (*place, name), rate in rates.items() if place == [op, letter]}
+        ruled = next((name for name in choice.rule(op, letter, cpu.vendor()).order if name in here), None)
+        best = max(here, key=here.__getitem__)
+        if ruled is None or here[best] > MARGIN * here[ruled]:
+            found[f"{letter}{op}"] = best
+            if op == "hemm":
+                found[f"{letter}hemmd"] = best
+    return found
