@@ -16,7 +16,7 @@ from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.ceiling import SIZE, dgemm, potrf_in_place, threaded_libraries
 from tilewright.benchmarks.rivals import rivals
 from tilewright.benchmarks.timing import Contender, Times, alternate
-from tilewright.kernels import blas
+from tilewright.kernels.threads import limits
 from tilewright.linalg.residual import THRESHOLD, cholesky_ratio_by_products
 from tilewright.matrices import random_spd
 
@@ -51,7 +51,7 @@ def _dask(a: np.ndarray) -> Callable[[], Any]:
     graph = da.linalg.cholesky(da.from_array(a, chunks=chunk), lower=True)
 
     def compute() -> Any:
-        with blas.limits(functions=True):
+        with limits(functions=True):
             return graph.compute(scheduler="threads")
 
     return compute

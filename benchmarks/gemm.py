@@ -15,9 +15,10 @@ from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, Times, alternate
 from tilewright.conversions import with_conversions
 from tilewright.engine import run
-from tilewright.kernels import blas, products
+from tilewright.kernels import choice, products
 from tilewright.kernels.narrow import split, to_bf16
 from tilewright.kernels.table import lookup
+from tilewright.kernels.threads import one_thread
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.mixed import copies, mixed_factor
 from tilewright.linalg.tuning import mixed_tile_size
@@ -66,7 +67,7 @@ def _gemm(precision: str, route: str, tile: int, workers: int) -> tuple[Callable
     data = [(_operand(form, tile), _operand(form, tile), np.zeros((tile, tile), into)) for _ in range(workers)]
 
     def work(worker: int) -> None:
-        with blas.one_thread():
+        with one_thread():
             for _ in range(repeat):
                 kernel(*data[worker])
 
@@ -120,7 +121,7 @@ def measure(
             label = f"{name} {route} {tile}".replace("  ", " ")
             call, flops[label] = _gemm(name, route, tile, workers)
             contenders.append(Contender(label, call))
-            facts[label] = {"precision": name, "route": route or blas.current().name, "tile_size": tile}
+            facts[label] = {"precision": name, "route": route or choice.current().name, "tile_size": tile}
     if n:
         factors, nb = factor_contenders(n, precision, tile_size, workers)
         # the factorisation between two looks at its ceiling, as this moves on a shared machine

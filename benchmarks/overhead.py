@@ -20,7 +20,7 @@ import click
 import tilewright as tw
 from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, alternate
-from tilewright.kernels import blas
+from tilewright.kernels.threads import one_thread
 
 __all__ = ["chain", "command", "independent", "metg", "stencil_1d"]
 
@@ -163,7 +163,7 @@ def _ring(op: tw.Op, tasks: int) -> tw.TaskGraph:
 
 def _seconds_of(call: Callable[[], Any]) -> float:
     """Median seconds of a call alone in one thread."""
-    with blas.one_thread():
+    with one_thread():
         call()
         samples = []
         for _ in range(5):

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tilewright.kernels import blas
+from tilewright.kernels import choice
 from tilewright.machine import cores
 
 __all__ = ["append", "environment", "read"]
@@ -29,7 +29,7 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": cores(),
         "python": platform.python_version(),
-        "blas": f"{blas.current().name}: {blas.current().version}",
+        "blas": f"{choice.current().name}: {choice.current().version}",
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
     }
 

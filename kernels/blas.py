@@ -11,46 +11,58 @@ torch       the MKL inside torch's CPU library; complete for Cholesky except ?sy
 openblas    the OpenBLAS (or other library) that SciPy was built with; always there
 ==========  ==================================================================================
 
-The first that loads is used. ``TILEWRIGHT_BLAS=openblas`` or `use("openblas")` chooses another.
+Which of them serves which op is a matter of `tilewright.kernels.choice`.
+
+**MKL and bits.** Outside its mode of reproducibility MKL takes other code for other alignments and leading dimensions,
+on CPUs of other makers at least, so equal numbers give unequal bits. It can be told to keep to one way of computing
+(CNR, conditional numerical reproducibility), but only before its first computation in a process. So importing this
+module sets ``MKL_CBWR=AUTO`` in the environment, unless the variable is there already: that reaches every MKL of this
+process and of its children that has not computed yet, and leaves the others alone. What a library then keeps is
+probed, see `tilewright.kernels.steady`.
 
 Matrices are described as Fortran sees them: a pointer, a leading dimension, columns contiguous.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import ctypes.util
 import importlib.util
 import os
 import platform
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
-
-__all__ = ["NAMES", "Library", "available", "current", "limits", "load", "one_thread", "task_threads", "use"]
+__all__ = ["MODE", "NAMES", "Library", "Setting", "available", "load", "loaded", "openblas_threads", "torch_openmp"]
 
 NAMES = ("mkl", "torch", "openblas")
-"""Libraries in order of preference."""
 
-VARIABLE = "TILEWRIGHT_BLAS"
-"""Environment variable that names the library to use."""
+MODE = "MKL_CBWR"
+"""Environment variable of MKL for its mode of reproducibility."""
+
+os.environ.setdefault(MODE, "AUTO")
 
 _MKL_SEQUENTIAL = 1  # MKL_THREADING_SEQUENTIAL of mkl_service.h
+_CBWR_BRANCH, _CBWR_OFF = 1, 1  # MKL_CBWR_BRANCH, MKL_CBWR_BRANCH_OFF of mkl_types.h
+
+
+class Setting(NamedTuple):
+    """A number of threads that a library keeps: of the calling thread, or one for the process."""
+
+    get: Callable[[], int]
+    set: Callable[[int], object]
+    of_thread: bool
 
 
 class Library:
     """One loaded BLAS/LAPACK.
 
     ``symbol(name)`` returns a ctypes function for a lower-case routine name such as ``"dgemm"``, or None if the
-    library does not have it. ``local_threads(n)`` sets the number of threads that calls from the calling OS
-    thread use and returns the previous value; None if the library only has a process-wide setting.
+    library does not have it. ``threads`` are its numbers of threads: MKL has one for each OS thread and, for products
+    in 16 bits, goes by OpenMP's of that thread as well; OpenBLAS has one for the process.
     """
 
     def __init__(
@@ -59,19 +71,32 @@ class Library:
         version: str,
         path: str,
         symbol: Callable[[str], Callable[..., Any] | None],
-        local_threads: Callable[[int], int] | None,
+        threads: tuple[Setting, ...],
+        cbwr: tuple[Callable[[int], int], Callable[[int], int]] | None = None,
     ) -> None:
         self.name = name
         self.version = version
         self.path = path
-        self.local_threads = local_threads
+        self.threads = threads
         self._symbol = symbol
+        self._cbwr = cbwr
         self._known: dict[str, Callable[..., Any] | None] = {}
 
     def symbol(self, name: str) -> Callable[..., Any] | None:
         if name not in self._known:
             self._known[name] = self._symbol(name)
         return self._known[name]
+
+    def mode(self) -> int:
+        """MKL's mode of reproducibility, as mkl_cbwr_get gives it: 1 is none, 2 AUTO; 0 for other libraries.
+
+        From then on it is fixed.
+        """
+        return 0 if self._cbwr is None else self._cbwr[0](_CBWR_BRANCH)
+
+    def set_mode(self, mode: int) -> bool:
+        """Whether the library now works in that mode. Away from none only before it has computed anything."""
+        return mode == self.mode() or (self._cbwr is not None and not self._cbwr[1](mode) and self.mode() == mode)
 
     def __repr__(self) -> str:
         return f"Library({self.name!r}, {self.version!r})"
@@ -108,25 +133,58 @@ def _load_mkl() -> Library:
     dll = ctypes.CDLL(str(found[0]))
     if ours:
         dll.MKL_Set_Threading_Layer(_MKL_SEQUENTIAL)
-    return Library("mkl", _mkl_version(dll), str(found[0]), _symbols_of(dll), dll.MKL_Set_Num_Threads_Local)
+    cbwr = dll.MKL_CBWR_Get, dll.MKL_CBWR_Set
+    return Library("mkl", _mkl_version(dll), str(found[0]), _symbols_of(dll), (_mkl_threads(dll),), cbwr)
+
+
+def _mkl_threads(dll: ctypes.CDLL) -> Setting:
+    set_ = dll.MKL_Set_Num_Threads_Local
+
+    def get() -> int:
+        """0 stands for the number of the process."""
+        threads: int = set_(0)
+        set_(threads)
+        return threads
+
+    return Setting(get, set_, True)
 
 
 def _load_torch() -> Library:
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        raise OSError("torch is not installed; pip install 'tilewright[torch]' brings it")
     if platform.machine().lower() not in ("x86_64", "amd64"):
         raise OSError(f"torch has no MKL inside on {platform.machine()}")
-    folder = Path(spec.origin).parent / "lib"
-    found = [path for name in ("libtorch_cpu.so", "torch_cpu.dll") if (path := folder / name).exists()]
-    if not found:
-        raise OSError(f"no torch CPU library in {folder}")
-    dll = ctypes.CDLL(str(found[0]))
+    dll = _torch_cpu()
     needed = ["dgemm_", "dtrsm_", "dpotrf_", "MKL_Set_Num_Threads_Local", "MKL_Get_Version_String"]
     absent = [name for name in needed if not hasattr(dll, name)]
     if absent:
-        raise OSError(f"{found[0].name} of this torch does not export {', '.join(absent)}: not built with MKL")
-    return Library("torch", _mkl_version(dll), str(found[0]), _symbols_of(dll), dll.MKL_Set_Num_Threads_Local)
+        raise OSError(f"{dll._name} of this torch does not export {', '.join(absent)}: not built with MKL")
+    cbwr = (dll.mkl_serv_cbwr_get, dll.mkl_serv_cbwr_set) if hasattr(dll, "mkl_serv_cbwr_set") else None
+    threads = (_mkl_threads(dll), *torch_openmp())
+    return Library("torch", _mkl_version(dll), dll._name, _symbols_of(dll), threads, cbwr)
+
+
+@cache
+def _torch_cpu() -> ctypes.CDLL:
+    """torch's CPU library, without importing torch."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise OSError("torch is not installed; pip install 'tilewright[torch]' brings it")
+    folder = Path(spec.origin).parent / "lib"
+    names = ("libtorch_cpu.so", "torch_cpu.dll", "libtorch_cpu.dylib")
+    found = [path for name in names if (path := folder / name).exists()]
+    if not found:
+        raise OSError(f"no torch CPU library in {folder}")
+    return ctypes.CDLL(str(found[0]))
+
+
+@cache
+def torch_openmp() -> tuple[Setting, ...]:
+    """The number of threads of the OpenMP that torch was linked with; nothing if torch or its OpenMP is not here."""
+    try:
+        dll = _torch_cpu()
+        dll.omp_set_num_threads.restype = None
+        return (Setting(dll.omp_get_max_threads, dll.omp_set_num_threads, True),)
+    except (OSError, AttributeError):
+        return ()
 
 
 def _load_openblas() -> Library:
@@ -147,9 +205,28 @@ def _load_openblas() -> Library:
                 return function
         return None
 
-    info = _scipy_pool()
-    version = f"{info['internal_api']} {info['version']}" if info else "unknown"
-    return Library("openblas", version, info["filepath"] if info else cython_blas.__file__, symbol, None)
+    pools = _scipy_pools()
+    version = f"{pools[0]['internal_api']} {pools[0]['version']}" if pools else "unknown"
+    path = pools[0]["filepath"] if pools else cython_blas.__file__
+    threads = [openblas_threads(pool["filepath"]) for pool in pools if pool["internal_api"] == "openblas"]
+    return Library("openblas", version, path, symbol, tuple(threads))
+
+
+@cache
+def openblas_threads(path: str) -> Setting:
+    """Of an OpenBLAS. Builds differ in how they name the functions.
+
+    threadpoolctl lets only one Python thread set it, the first that did and still lives, while a run may begin in one
+    thread and the last of several end in another.
+    """
+    dll = ctypes.CDLL(path)
+    for before in ("", "scipy_"):
+        for after in ("", "64_", "_64"):
+            get, set_ = (getattr(dll, f"{before}openblas_{verb}_num_threads{after}", None) for verb in ("get", "set"))
+            if get is not None and set_ is not None:
+                set_.restype = None
+                return Setting(get, set_, False)
+    raise OSError(f"{path} is an OpenBLAS without openblas_set_num_threads")
 
 
 def _loaded_libraries() -> str:
@@ -159,17 +236,27 @@ def _loaded_libraries() -> str:
         return ""
 
 
-def _scipy_pool() -> dict[str, Any] | None:
-    """What threadpoolctl knows of the BLAS that SciPy loaded."""
+def _scipy_pools() -> list[dict[str, Any]]:
+    """What threadpoolctl knows of the BLAS that SciPy loaded: one pool, or all that it may be.
+
+    A wheel has its own beside it, as NumPy's has another; a distribution links both with the system's.
+    """
     from threadpoolctl import threadpool_info
 
     pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
-    ours = [pool for pool in pools if "scipy" in pool["filepath"]]
-    return (ours or pools or [None])[0]
+    places = [Path(pool["filepath"]).parts for pool in pools]
+    ours = [pool for pool, parts in zip(pools, places, strict=True) if {"scipy.libs", "scipy"} & set(parts)]
+    others = [pool for pool, parts in zip(pools, places, strict=True) if not {"numpy.libs", "numpy"} & set(parts)]
+    return ours[:1] or others or pools
 
 
 _LOADERS = {"mkl": _load_mkl, "torch": _load_torch, "openblas": _load_openblas}
 _loaded: list[Library] = []
+
+
+def loaded() -> list[Library]:
+    """The libraries that were loaded so far."""
+    return list(_loaded)
 
 
 @cache
@@ -199,135 +286,3 @@ def available() -> dict[str, Library | str]:
         except OSError as error:
             found[name] = str(error)
     return found
-
-
-_chosen: Library | None = None
-
-
-def current() -> Library:
-    """The library in use: the one `use` named, else the environment's, else the first that loads."""
-    global _chosen
-    if _chosen is None:
-        wanted = os.environ.get(VARIABLE)
-        if wanted:
-            try:
-                _chosen = load(wanted)
-            except (OSError, ValueError) as error:
-                raise type(error)(f"{VARIABLE}={wanted}: {error}") from None
-        else:
-            _chosen = next(library for name in NAMES if isinstance(library := _try(name), Library))
-    return _chosen
-
-
-def _try(name: str) -> Library | None:
-    try:
-        return load(name)
-    except OSError:
-        return None
-
-
-def use(name: str | None) -> None:
-    """Take the tile kernels of all later runs from this library; None returns to the automatic choice."""
-    global _chosen
-    _chosen = None if name is None else load(name)
-
-
-# ------------------------------------------------------------------ threads
-
-
-class _Pools:
-    """The process-wide thread pools of the BLAS libraries ``controller`` found, held at one thread until `restore`.
-
-    OpenBLAS is set through its own functions: threadpoolctl lets only one Python thread set it, the first that did
-    and still lives, while a run may begin in one thread and the last of several end in another.
-    """
-
-    def __init__(self, controller: ThreadpoolController) -> None:
-        self.openblas: list[tuple[Callable[[int], None], int]] = []
-        for pool in controller.select(internal_api="openblas").info():
-            get, set_ = _openblas_threads(pool["filepath"])
-            self.openblas.append((set_, get()))
-            set_(1)
-        self.others = controller.select(internal_api=["mkl", "blis", "flexiblas"]).limit(limits=1)
-
-    def restore(self) -> None:
-        for set_, threads in self.openblas:
-            set_(threads)
-        self.others.restore_original_limits()
-
-
-@cache
-def _openblas_threads(path: str) -> tuple[Callable[[], int], Callable[[int], None]]:
-    """The functions of an OpenBLAS that get and set its number of threads. Builds differ in how they name them."""
-    dll = ctypes.CDLL(path)
-    for before in ("", "scipy_"):
-        for after in ("", "64_", "_64"):
-            get, set_ = (getattr(dll, f"{before}openblas_{verb}_num_threads{after}", None) for verb in ("get", "set"))
-            if get is not None and set_ is not None:
-                set_.restype = None
-                return get, set_
-    raise OSError(f"{path} is an OpenBLAS without openblas_set_num_threads")
-
-
-_pools: _Pools | None = None
-_limited_runs = 0
-_limit_lock = threading.Lock()
-
-
-@contextlib.contextmanager
-def limits(functions: bool) -> Iterator[None]:
-    """Around a run: keep BLAS and OpenMP pools from starting threads of their own under the run's workers.
-
-    A library with a setting per thread needs nothing here, as `task_threads` in each worker does it. The pools of
-    others are process-wide: they are held at one thread while such a run lasts, and the last of several runs
-    restores what the user had. ``functions`` says that tasks are Python functions, which may call any library.
-    """
-    if not functions and current().local_threads is not None:
-        yield
-        return
-    global _pools, _limited_runs
-    from threadpoolctl import ThreadpoolController
-
-    controller = ThreadpoolController()
-    with _limit_lock:
-        if _limited_runs == 0:
-            _pools = _Pools(controller)
-        _limited_runs += 1
-    try:
-        with controller.select(internal_api="openmp").limit(limits=1):  # a setting of the calling thread
-            yield
-    finally:
-        with _limit_lock:
-            _limited_runs -= 1
-            if _limited_runs == 0 and _pools is not None:
-                _pools.restore()
-                _pools = None
-
-
-@contextlib.contextmanager
-def task_threads(count: int) -> Iterator[None]:
-    """In the calling thread, inside `limits`: let each call into a library use ``count`` threads; restored at the end.
-
-    With one that is all calls into the libraries loaded here that have a setting per thread, not only the one in use:
-    products in 16 bits are MKL's in any case. With more, also OpenMP's, which torch uses: their number is a setting of
-    the calling thread.
-    """
-    current()
-    settings = [local for library in list(_loaded) if (local := library.local_threads) is not None]
-    previous = [local_threads(count) for local_threads in settings]
-    try:
-        if count == 1:
-            yield
-        else:
-            from threadpoolctl import ThreadpoolController
-
-            with ThreadpoolController().select(internal_api="openmp").limit(limits=count):
-                yield
-    finally:
-        for local_threads, threads in zip(settings, previous, strict=True):
-            local_threads(threads)
-
-
-def one_thread() -> contextlib.AbstractContextManager[None]:
-    """In the calling thread, let calls into a library run on one thread; restored at the end."""
-    return task_threads(1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tilewright.kernels.blas import Library
-from tilewright.kernels.layout import address, aligned, by_reference, scalar
+from tilewright.kernels.layout import address, by_reference, by_rows, row_ld, scalar
 
 __all__ = ["build", "flops"]
 
@@ -31,18 +31,14 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray, np
         k = a.shape[1]
         if a.shape[0] != m or b.shape != (n, k):
             raise ValueError(f"gemm: A {a.shape}, B {b.shape} and C {c.shape} do not fit C - A B^H")
-        rows, (a, b), (lda, ldb), ldc = aligned(c, a, b)
-        if rows:  # C^T := C^T - conj(B) A^T on what BLAS sees
-            call(
-                b"C", b"N", by_reference(n), by_reference(m), by_reference(k),
-                minus_one, address(b), by_reference(ldb), address(a), by_reference(lda),
-                one, address(c), by_reference(ldc),
-            )  # fmt: skip
-        else:
-            call(
-                b"N", b"C", by_reference(m), by_reference(n), by_reference(k),
-                minus_one, address(a), by_reference(lda), address(b), by_reference(ldb),
-                one, address(c), by_reference(ldc),
-            )  # fmt: skip
+        lda, ldb, ldc = row_ld(a), row_ld(b), row_ld(c)
+        if not (lda and ldb and ldc):
+            by_rows(gemm, a, b, c)
+            return
+        call(  # C^T := C^T - conj(B) A^T on what BLAS sees
+            b"C", b"N", by_reference(n), by_reference(m), by_reference(k),
+            minus_one, address(b), by_reference(ldb), address(a), by_reference(lda),
+            one, address(c), by_reference(ldc),
+        )  # fmt: skip
 
     return gemm

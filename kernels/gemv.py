@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tilewright.kernels import blas
+from tilewright.kernels import choice
 from tilewright.kernels.layout import address, by_reference, scalar
 
 __all__ = ["gemv"]
@@ -52,7 +52,7 @@ def gemv(a: np.ndarray, x: np.ndarray, y: np.ndarray, *, accumulate: bool = Fals
     letter = _LETTERS[str(a.dtype)]
     x = np.ascontiguousarray(x)
     beta = (_ONE if accumulate else _ZERO)[letter]
-    call = blas.current().symbol(f"{letter}gemv")
+    call = choice.library("gemv", letter).symbol(f"{letter}gemv")
     if call is None:  # the MKL inside torch has no cgemv
         np.copyto(y, y + a @ x if accumulate else a @ x)
         return

@@ -15,7 +15,7 @@ import numpy as np
 from tilewright.kernels import multiply
 from tilewright.kernels.blas import Library
 from tilewright.kernels.gemml import check
-from tilewright.kernels.layout import row_ld, scalar
+from tilewright.kernels.layout import rows_of, scalar
 
 __all__ = ["BLOCK", "blocks", "build", "build_diagonal", "flops", "flops_diagonal"]
 
@@ -64,18 +64,11 @@ def build(library: Library, letter: str) -> Both | None:
         if not a.size or not xi.size:
             return
         p, q = a.shape
-        if row_ld(a):
-            step = _strip(q, a.itemsize)
-            for s in range(0, p, step):
-                strip, rows = a[s : s + step], slice(s, s + step)
-                product(one, one, strip, xj, vi[rows], False)
-                product(one, one, strip, xi[rows], vj, True)
-        else:
-            step = _strip(p, a.itemsize)
-            for s in range(0, q, step):
-                strip, rows = a[:, s : s + step], slice(s, s + step)
-                product(one, one, strip, xj[rows], vi, False)
-                product(one, one, strip, xi, vj[rows], True)
+        step = _strip(q, a.itemsize)
+        for s in range(0, p, step):
+            strip, rows = rows_of(a[s : s + step]), slice(s, s + step)
+            product(one, one, strip, xj, vi[rows], False)
+            product(one, one, strip, xi[rows], vj, True)
 
     return hemm
 

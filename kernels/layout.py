@@ -1,18 +1,21 @@
-"""How BLAS sees a tile: address, leading dimension, and whether rows or columns are contiguous.
+"""How BLAS sees a tile: its address and leading dimension.
 
 BLAS knows column-major matrices. A row-major tile X with row stride ``ld`` is, bit for bit, the column-major
-matrix X^T with leading dimension ``ld``; so a kernel needs no copy for either, only other flags.
+matrix X^T with leading dimension ``ld``. That is what all kernels ask for. For a column-major tile other flags would
+do as well, but then a library adds up in another order: other bits for the same numbers. So such tiles are copied,
+and bits do not depend on the layout of memory.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-__all__ = ["address", "aligned", "by_reference", "row_ld", "scalar"]
+__all__ = ["address", "aligned", "by_reference", "by_rows", "row_ld", "rows_of", "scalar"]
 
 
 def row_ld(tile: np.ndarray) -> int:
@@ -23,9 +26,23 @@ def row_ld(tile: np.ndarray) -> int:
     if columns != 1 and along != item:
         return 0
     if rows == 1:
-        return columns
+        return max(columns, 1)
     ld, rest = divmod(down, item)
     return ld if ld >= columns and not rest else 0
+
+
+def rows_of(tile: np.ndarray) -> np.ndarray:
+    """The tile if its rows are contiguous, else a copy whose rows are."""
+    return tile if row_ld(tile) else tile.copy(order="C")
+
+
+def by_rows(kernel: Callable[..., Any], *tiles: np.ndarray) -> Any:
+    """What ``kernel`` returns for row-major copies of those tiles that are not; the last tile is written."""
+    rows = [rows_of(tile) for tile in tiles]
+    result = kernel(*rows)
+    if rows[-1] is not tiles[-1]:
+        np.copyto(tiles[-1], rows[-1])
+    return result
 
 
 def aligned(target: np.ndarray, *operands: np.ndarray) -> tuple[bool, tuple[np.ndarray, ...], tuple[int, ...], int]:

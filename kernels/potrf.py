@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tilewright.kernels.blas import Library
-from tilewright.kernels.layout import address, aligned, by_reference
+from tilewright.kernels.layout import address, by_reference, by_rows, row_ld
 
 __all__ = ["build", "flops"]
 
@@ -34,10 +34,12 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray], int] | None:
         n = len(a)
         if a.shape != (n, n):
             raise ValueError(f"potrf: A {a.shape} is not square")
-        rows, _, _, lda = aligned(a)
+        lda = row_ld(a)
+        if not lda:
+            return int(by_rows(potrf, a))
         info = ctypes.c_int(0)
         # A^T = conj(L) L^T, with L^T upper on what BLAS sees of a row-major tile
-        call(b"U" if rows else b"L", by_reference(n), address(a), by_reference(lda), ctypes.byref(info))
+        call(b"U", by_reference(n), address(a), by_reference(lda), ctypes.byref(info))
         return info.value
 
     return potrf

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.kernels import blas, reference
+from tilewright.kernels import blas, choice, reference
 from tilewright.kernels import potrf as fp32_potrf
 from tilewright.kernels import trsm as fp32_trsm
 from tilewright.kernels.layout import address, aligned
@@ -333,7 +333,7 @@ def _fp32_reference(op: str) -> Callable[..., Any]:
 
 def _fp32(op: str) -> Callable[..., Any]:
     """The FP32 kernel of the library in use."""
-    return _fp32_of(blas.current(), op) or _fp32_reference(op)
+    return _fp32_of(choice.library(op, "s"), op) or _fp32_reference(op)
 
 
 @cache

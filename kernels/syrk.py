@@ -15,7 +15,7 @@ import numpy as np
 
 from tilewright.kernels import gemm
 from tilewright.kernels.blas import Library
-from tilewright.kernels.layout import address, aligned, by_reference, scalar
+from tilewright.kernels.layout import address, by_reference, by_rows, row_ld, scalar
 
 __all__ = ["build", "flops"]
 
@@ -43,10 +43,12 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray], N
     def syrk(a: np.ndarray, c: np.ndarray) -> None:
         n, k = a.shape
         _check(a, c)
-        rows, (a,), (lda,), ldc = aligned(c, a)
-        uplo, trans = (b"U", transposed) if rows else (b"L", b"N")
+        lda, ldc = row_ld(a), row_ld(c)
+        if not (lda and ldc):
+            by_rows(syrk, a, c)
+            return
         call(
-            uplo, trans, by_reference(n), by_reference(k),
+            b"U", transposed, by_reference(n), by_reference(k),
             minus_one, address(a), by_reference(lda), one, address(c), by_reference(ldc),
         )  # fmt: skip
 
@@ -71,7 +73,7 @@ def _by_gemm(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray]
 
     def syrk(a: np.ndarray, c: np.ndarray) -> None:
         _check(a, c)
-        split(a, c)
+        by_rows(split, a, c)
 
     return syrk
 

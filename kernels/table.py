@@ -22,6 +22,7 @@ import numpy as np
 
 from tilewright.kernels import (
     blas,
+    choice,
     gemm,
     gemml,
     gemmlb,
@@ -31,6 +32,7 @@ from tilewright.kernels import (
     potrf,
     products,
     reference,
+    steady,
     syrk,
     tensors,
     trsm,
@@ -64,6 +66,8 @@ MOVES: dict[str, Callable[..., Any]] = {
     "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb,
 }  # fmt: skip
 ANY = "any"
+_UNPROBED = ("reference",)
+"""Sources of rows that are taken as they are."""
 
 
 class Row(NamedTuple):
@@ -88,6 +92,8 @@ _filled: set[str] = set()
 _routed: set[str] = set()
 """Sources of the rows for narrow operands."""
 _filling = threading.Lock()
+_looked_up: dict[tuple[Key, str], Row] = {}
+"""Rows of libraries as they are used: see `tilewright.kernels.steady`."""
 
 
 def register(op: str, device: str, storage: str, accumulate: str, source: str, function: Callable[..., Any]) -> Row:
@@ -115,9 +121,10 @@ def dtype_name(tile: Any) -> str:
 
 
 def lookup(op: str, device: str, storage: str, accumulate: str, source: str = "") -> Row:
-    """The row to use: one that a user registered, else that of the library in use, else the reference.
+    """The row to use: one that a user registered, else that of the op's library, else the reference.
 
-    With ``source``, the row from there.
+    With ``source``, the row from there. Which library that is says `tilewright.kernels.choice`; its kernel is probed
+    at the first use, and works on copies if its bits depend on where tiles lie: see `tilewright.kernels.steady`.
 
     Raises
     ------
@@ -126,7 +133,8 @@ def lookup(op: str, device: str, storage: str, accumulate: str, source: str = ""
     ValueError
         Operands of this form are slow here: see `tilewright.kernels.products.route`.
     """
-    library = blas.current()
+    letter = DTYPES.get(accumulate, "d")
+    library = choice.library(op, letter) if op in choice.ROUTINES else choice.current()
     _fill(library)
     if device in tensors.DEVICES:
         _fill_device(device)
@@ -137,17 +145,39 @@ def lookup(op: str, device: str, storage: str, accumulate: str, source: str = ""
     users = [row for name, row in sources.items() if name not in (*blas.NAMES, "reference", *_routed)]
     if not source and not users and storage in products.FORMS and op in products.OPS:
         source = f"{storage}/{products.route(storage).name if device == 'cpu' else 'tensor'}"
-    choice = (sources.get(source),) if source else (*users, sources.get(library.name), sources.get("reference"))
-    for row in choice:
+    candidates = (sources.get(source),) if source else (*users, sources.get(library.name), sources.get("reference"))
+    for row in candidates:
         if row is not None:
-            return row
+            return row if device != "cpu" or row.source in _UNPROBED or row in users else _steady(row)
     wanted = f"{op} on {device} for {storage} operands into {accumulate}" + (f" from {source}" if source else "")
     raise KeyError(f"no kernel for {wanted}. The table has:\n{_listing(op) or 'no row for ' + op}")
 
 
+def _steady(row: Row) -> Row:
+    key = row[:4], row.source
+    found = _looked_up.get(key)
+    if found is None:
+        function = steady.steady(row.function, row.source, row.op, row.storage, row.accumulate)
+        found = _looked_up[key] = row._replace(function=function)
+    return found
+
+
+def unsteady(library: str) -> list[str]:
+    """Op and dtype of a library's kernels whose bits depend on where tiles lie: they work on copies. Probes all."""
+    found = []
+    _fill(blas.load(library))
+    for sources in list(_rows.values()):
+        row = sources.get(library)
+        if row is not None and _steady(row).function is not row.function:
+            found.append(f"{row.op} {row.accumulate}")
+    return found
+
+
 def rows() -> Iterator[Row]:
     """Every row there is, reference rows first."""
-    _fill(blas.current())
+    for op in choice.ROUTINES:
+        for letter in DTYPES.values():
+            _fill(choice.library(op, letter))
     _fill_narrow()
     for sources in _rows.values():
         yield from sources.values()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tilewright.kernels.blas import Library
-from tilewright.kernels.layout import address, aligned, by_reference, scalar
+from tilewright.kernels.layout import address, by_reference, by_rows, row_ld, scalar
 
 __all__ = ["build", "flops"]
 
@@ -33,16 +33,13 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray], N
         m, n = a.shape
         if l.shape != (n, n):
             raise ValueError(f"trsm: L {l.shape} and A {a.shape} do not fit A L^-H")
-        rows, (l,), (ldl,), lda = aligned(a, l)  # noqa: E741
-        if rows:  # conj(L) A^T = A^T, with L^T upper on what BLAS sees
-            call(
-                b"L", b"U", b"C", b"N", by_reference(n), by_reference(m),
-                one, address(l), by_reference(ldl), address(a), by_reference(lda),
-            )  # fmt: skip
-        else:
-            call(
-                b"R", b"L", b"C", b"N", by_reference(m), by_reference(n),
-                one, address(l), by_reference(ldl), address(a), by_reference(lda),
-            )  # fmt: skip
+        ldl, lda = row_ld(l), row_ld(a)
+        if not (ldl and lda):
+            by_rows(trsm, l, a)
+            return
+        call(  # conj(L) A^T = A^T, with L^T upper on what BLAS sees
+            b"L", b"U", b"C", b"N", by_reference(n), by_reference(m),
+            one, address(l), by_reference(ldl), address(a), by_reference(lda),
+        )  # fmt: skip
 
     return trsm

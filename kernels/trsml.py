@@ -7,8 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tilewright.kernels.blas import Library
-from tilewright.kernels.layout import address, by_reference, row_ld, scalar
-from tilewright.kernels.multiply import by_columns
+from tilewright.kernels.layout import address, by_reference, row_ld, rows_of, scalar
 
 __all__ = ["build", "flops"]
 
@@ -38,18 +37,20 @@ def build(library: Library, letter: str) -> Callable[..., None] | None:
             raise ValueError(f"trsml: T {t.shape} and X {x.shape}{kind} do not fit T^-1 X with X C-ordered")
         if not x.size:
             return
-        t, columns, ldt = by_columns(t, adjoint, letter)
-        triangle = b"L" if lower == columns else b"U"  # of what BLAS sees: T^T of row-major tiles
-        if m == 1 and ldx == 1 and letter in "sd":
-            flag = b"N" if columns != adjoint else b"T"
+        t = rows_of(t)
+        ldt = row_ld(t)
+        triangle = b"U" if lower else b"L"  # of what BLAS sees, T^T
+        if m == 1 and letter in "sd":
+            column = x if ldx == 1 else x.copy()
             call(
-                b"L", triangle, flag, b"N", by_reference(n), by_reference(1),
-                one, address(t), by_reference(ldt), address(x), by_reference(n),
+                b"L", triangle, b"N" if adjoint else b"T", b"N", by_reference(n), by_reference(1),
+                one, address(t), by_reference(ldt), address(column), by_reference(n),
             )  # fmt: skip
+            if column is not x:
+                x[...] = column
         else:  # X^T := X^T op(T)^-T
-            flag = (b"N" if adjoint else b"T") if columns else (b"C" if adjoint else b"N")
             call(
-                b"R", triangle, flag, b"N", by_reference(m), by_reference(n),
+                b"R", triangle, b"C" if adjoint else b"N", b"N", by_reference(m), by_reference(n),
                 one, address(t), by_reference(ldt), address(x), by_reference(ldx),
             )  # fmt: skip
 

@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,7 +24,10 @@ from time import perf_counter
 
 import numpy as np
 
-from tilewright.kernels import blas
+from tilewright.cache import folder
+from tilewright.kernels import choice
+from tilewright.kernels.cpu import model
+from tilewright.kernels.threads import limits, one_thread
 from tilewright.machine import Machine, cores
 from tilewright.trace import Trace
 
@@ -109,33 +111,9 @@ def calibrate(
 
 def cache_path(workers: int, tile_sizes: Sequence[int], repeat: int, dtype: str) -> Path:
     """The file for these arguments on this computer with the BLAS in use."""
-    library = blas.current()
-    what = [platform.node(), _processor(), str(library), workers, list(tile_sizes), repeat, dtype]
+    what = [platform.node(), model(), str(choice.choice()), workers, list(tile_sizes), repeat, dtype]
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    return _cache_folder() / f"machine-{digest}.json"
-
-
-def _cache_folder() -> Path:
-    chosen = os.environ.get("TILEWRIGHT_CACHE")
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "tilewright"
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return folder() / f"machine-{digest}.json"
 
 
 # ---------------------------------------------------------------- measuring
@@ -222,7 +200,7 @@ def drift(machine: Machine, dtype: str = "float64") -> float:
         expected = sizes[nb]
     kernel = table.lookup("gemm", "cpu", dtype, dtype).function
     a, b, c = (np.ones((nb, nb), dtype) for _ in range(3))
-    with blas.limits(False), blas.one_thread():
+    with limits(False), one_thread():
         return _median_seconds(lambda: kernel(a, b, c), 15) / expected
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from rich.console import Console
@@ -33,12 +35,16 @@ def show_inventory(found: dict[str, Any]) -> None:
     rows += [("backends", ", ".join(found["backends"])), ("schedulers", ", ".join(found["schedulers"]))]
     rows += [(name, _have(version)) for name, version in found["optional"].items()]
     console.print(_facts(f"tilewright {found['tilewright']}", rows))
-    blas = Table("BLAS", "in use", "what it is", title="BLAS libraries", title_justify="left")
+    blas = Table("BLAS", "serves", "what it is", title="BLAS libraries", title_justify="left")
     for name, library in found["libraries"].items():
         text = escape(library["version"] if "version" in library else f"not here: {library['reason']}")
-        blas.add_row(name, "[green]yes[/]" if name == found["blas"] else "", text)
+        ops = dict.fromkeys(row["op"] for row in found["choice"] if row["library"] == name)
+        serves = "all ops" if len({row["library"] for row in found["choice"]}) == 1 else ", ".join(ops)
+        blas.add_row(name, f"[green]{serves}[/]" if ops else "", text + _bits(library))
     console.print()
     console.print(blas)
+    for why, rows in groupby(found["choice"], key=itemgetter("why")):
+        console.print(f"{', '.join(dict.fromkeys(row['op'] for row in rows))}: {escape(why)}", style="dim")
     console.print()
     kernels = Table(title="Kernels", title_justify="left")
     for heading, width in (("ops", 23), ("device", 6), ("dtypes", 22), ("from", 16)):  # 80 columns with the frame
@@ -46,6 +52,19 @@ def show_inventory(found: dict[str, Any]) -> None:
     for row in _merged(found["kernels"]):
         kernels.add_row(*row)
     console.print(kernels)
+
+
+_MODES = {1: "no mode of reproducibility", 2: "MKL_CBWR=AUTO", 3: "MKL_CBWR=COMPATIBLE"}
+
+
+def _bits(library: dict[str, Any]) -> str:
+    """What is known of the bits of a library."""
+    if "version" not in library:
+        return ""
+    mode = f"\n{_MODES.get(library['mode'], 'MKL_CBWR=' + str(library['mode']))}" if library["mode"] else ""
+    if not library["unsteady"]:
+        return f"{mode}\nsame bits wherever tiles lie"
+    return f"{mode}\nworks on copies, for the same bits: {', '.join(library['unsteady'])}"
 
 
 def comparison(ours: float, others: dict[str, float]) -> Table:

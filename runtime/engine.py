@@ -50,6 +50,8 @@ class Run:
     """Process-wide settings that held while the run lasted, such as those of cuBLAS."""
     measured: int | None = None
     """Bytes in use at the fullest moment beyond those before, where the values are no arrays that tell their size."""
+    kernels: dict[str, str] = field(default_factory=dict)
+    """For each op with a tile kernel where that came from: a BLAS library or a route. Bits depend on it."""
 
     def __getitem__(self, handle: str | Handle) -> Any:
         key = Handle(handle) if isinstance(handle, str) else handle
@@ -293,4 +295,6 @@ def run(
     if machine is not None:
         machine = machine.replace(workers=max(machine.workers, site.gpus), gpus=site.gpus)
     workers = trace.ranks * trace.workers
-    return Run(graph, trace, backend, name, workers, program.store, machine, dict(site.switches))
+    return Run(
+        graph, trace, backend, name, workers, program.store, machine, dict(site.switches), kernels=program.kernels
+    )

@@ -8,6 +8,8 @@ from typing import Any
 
 from tilewright import kernels
 from tilewright.backends import BACKENDS
+from tilewright.kernels import choice, cpu
+from tilewright.kernels.table import unsteady
 from tilewright.machine import cores
 from tilewright.schedulers import SCHEDULERS
 
@@ -19,7 +21,7 @@ OPTIONAL = ("torch", "mkl", "dask", "distributed", "mpi4py", "matplotlib", "scik
 
 def inventory() -> dict[str, Any]:
     """All of that as plain data, ready for JSON. Loads every BLAS there is; imports no optional package."""
-    in_use = kernels.current().name
+    rules = choice.table()
     return {
         "tilewright": version("tilewright"),
         "python": platform.python_version(),
@@ -27,11 +29,14 @@ def inventory() -> dict[str, Any]:
         "scipy": version("scipy"),
         "machine": platform.machine(),
         "cores": cores(),
-        "blas": in_use,
+        "cpu": cpu.model(),
+        "blas": kernels.current().name,
         "libraries": {
-            name: {"reason": found} if isinstance(found, str) else {"version": found.version, "path": found.path}
+            name: {"reason": found} if isinstance(found, str) else
+            {"version": found.version, "path": found.path, "mode": found.mode(), "unsteady": unsteady(found.name)}
             for name, found in kernels.available().items()
         },
+        "choice": [{"op": op, "dtypes": letters, "library": name, "why": why} for op, letters, name, why in rules],
         "kernels": [
             {"op": row.op, "device": row.device, "storage": row.storage, "accumulate": row.accumulate,
              "source": row.source}

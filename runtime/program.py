@@ -49,6 +49,8 @@ class Program:
         """Whether some op is a Python function, which may call any library."""
         self.replaced: set[Handle] = set()
         """Handles whose buffer a function gave up for a new value."""
+        self.kernels: dict[str, str] = {}
+        """Where the kernels of each op come from: a library, a route, or ``reference``."""
         self._functions = self._bind()
         self.streams = self._streams()
         self.memories: Memories | None = None
@@ -109,7 +111,11 @@ class Program:
             if task.op.name not in table.MOVES and task.op.name not in tensors.MOVES:
                 raise KeyError(f"{task}: operands of different dtypes, {' and '.join(operands)}; convert them first")
         device = max({device_of(tile) for tile in tiles}, key=("cpu", "torch", "cuda").index)  # a move to or from it
-        return table.lookup(task.op.name, device, storage, target, task.op.source).function
+        row = table.lookup(task.op.name, device, storage, target, task.op.source)
+        if row.source != "reference" or task.op.name in table.OPS:
+            sources = dict.fromkeys([*self.kernels.get(task.op.name, row.source).split(", "), row.source])
+            self.kernels[task.op.name] = ", ".join(sources)
+        return row.function
 
     def function(self, task: Task) -> Callable[..., Any]:
         """What one task calls, on its buffers and parameters."""

@@ -33,6 +33,7 @@ def text(run: Run) -> str:
         *_messages(run),
         *_submitted(run),
         *_conversions(run),
+        *_kernels(run),
         "  op            tasks       total        mean   share",
     ]
     busy = float(run.trace.busy.sum()) or 1.0
@@ -70,6 +71,15 @@ def _transfers(run: Run) -> list[str]:
 
 def _conversions(run: Run) -> list[str]:
     return [] if run.conversions is None else [f"  conversions    {run.conversions}"]
+
+
+def _kernels(run: Run) -> list[str]:
+    """Libraries and routes, each with its ops; all ops in few words."""
+    ops: dict[str, list[str]] = {}
+    for op, source in run.kernels.items():
+        ops.setdefault(source, []).append(op)
+    listed = [source if len(ops) == 1 else f"{source} ({', '.join(names)})" for source, names in ops.items()]
+    return [f"  kernels        {', '.join(listed)}"] if listed else []
 
 
 def _submitted(run: Run) -> list[str]:

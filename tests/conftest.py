@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tilewright.benchmarks import timing
-from tilewright.kernels import blas
+from tilewright.kernels import blas, choice
 
 timing.SETTLE = 0.0  # what a benchmark measures in a test is not looked at
 gc.set_threshold(20_000, 20, 20)  # tests make many graphs and few cycles; the default looks 26,000 times for those
@@ -90,11 +90,11 @@ def only_own_garbage():
 def restore_blas():
     """Return to the automatic choice of BLAS after the test."""
     yield
-    blas.use(None)
+    choice.use(None)
 
 
 @pytest.fixture(params=[name for name, found in blas.available().items() if isinstance(found, blas.Library)])
 def library(request, restore_blas):
     """Each BLAS library that this machine has, in use."""
-    blas.use(request.param)
-    return blas.current()
+    choice.use(request.param)
+    return choice.current()

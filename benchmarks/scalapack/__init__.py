@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from tilewright.kernels import blas
+from tilewright.kernels import blas, choice
 
 __all__ = ["ScaLAPACK", "UnavailableError", "build", "command", "preload"]
 
@@ -99,7 +99,7 @@ class ScaLAPACK:
             arguments = program, self.n, self.nb, *self.grid, self.logical, folder
             self._errors = stack.enter_context(tempfile.TemporaryFile("w+"))
             self._process = stack.enter_context(subprocess.Popen(
-                command(arguments, self.grid, preload(blas.current())), env={**os.environ, **ENVIRONMENT},
+                command(arguments, self.grid, preload(choice.current())), env={**os.environ, **ENVIRONMENT},
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors, text=True,
                 start_new_session=True,
             ))  # fmt: skip

@@ -41,7 +41,7 @@ from tilewright.ambient import capture
 from tilewright.backends import Progress
 from tilewright.distribution import Distribution, chosen_owner, owners
 from tilewright.graph import Handle, TaskGraph
-from tilewright.kernels import blas
+from tilewright.kernels import choice
 from tilewright.machine import cores
 from tilewright.mpi import pool as pools
 from tilewright.mpi import shared
@@ -159,7 +159,7 @@ class PoolSite(Site):
             _copy((here[handle], there[handle]) for handle in graph.inputs)
             job = Job(
                 shared.dumps((graph, data, scheduler, order)), crew, self.window, self.synchronous,
-                progress is not None, blas.current().name, sys.path, pool.scratch.serial if pool.scratch else -1,
+                progress is not None, choice.choice(), sys.path, pool.scratch.serial if pool.scratch else -1,
                 capture(),
             )  # fmt: skip
             outcomes = pool.run(job, progress)

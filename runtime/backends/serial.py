@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from tilewright.backends import Progress, blame
-from tilewright.kernels import blas
+from tilewright.kernels.threads import limits, task_threads
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.trace import TaskRecord, Trace
@@ -16,7 +16,7 @@ __all__ = ["execute"]
 def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
     """Run in the calling thread, in program order. The policy and the number of workers change nothing."""
     records = []
-    with blas.limits(program.uses_functions), blas.task_threads(program.threads_per_task):
+    with limits(program.uses_functions), task_threads(program.threads_per_task):
         began = perf_counter()
         for task in program.graph:
             start = perf_counter()

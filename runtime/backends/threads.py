@@ -26,7 +26,7 @@ from tilewright.backends import Progress, blame
 from tilewright.errors import SchedulerError
 from tilewright.frontier import Frontier
 from tilewright.graph import Handle, Task
-from tilewright.kernels import blas
+from tilewright.kernels.threads import limits, task_threads
 from tilewright.machine import Machine
 from tilewright.program import Program
 from tilewright.schedulers import Policy, claimed
@@ -47,7 +47,7 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
     Ctrl-C lets the running tasks finish, starts no other, and raises KeyboardInterrupt.
     """
     run = Workers(program, policy, workers)
-    with blas.limits(program.uses_functions):
+    with limits(program.uses_functions):
         if workers == 1 and progress is None:
             run.alone()
         else:
@@ -193,7 +193,7 @@ class Workers:
             self.work(0)
             return
         call, note = self.program.caller(0), self.records[0].append
-        with blas.task_threads(self.program.threads_per_task), self.ambient.entered():
+        with task_threads(self.program.threads_per_task), self.ambient.entered():
             for task in order:
                 start = perf_counter()
                 try:
@@ -205,7 +205,7 @@ class Workers:
 
     def work(self, worker: int) -> None:
         call, records, long = self.program.caller(worker), self.records[worker], self.long
-        with blas.task_threads(self.program.threads_per_task), self.ambient.entered():
+        with task_threads(self.program.threads_per_task), self.ambient.entered():
             batch = self.take(worker, [])
             while batch:
                 for task in batch:

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 from tilewright.ambient import Ambient
 from tilewright.backends import blame
-from tilewright.cluster.part import TOPIC, outline_family, use_blas
+from tilewright.cluster.part import TOPIC, outline_family
 from tilewright.cluster.post import blank, own
 from tilewright.graph import Handle, Op, TaskGraph, Use
-from tilewright.kernels import blas
+from tilewright.kernels import choice
+from tilewright.kernels.choice import Choice
+from tilewright.kernels.threads import limits, one_thread
 from tilewright.mpi.outcome import freeze
 from tilewright.outline import Outline
 from tilewright.program import Program
@@ -46,7 +48,7 @@ class Common(NamedTuple):
     """What the groups of a run have in common."""
 
     run: str
-    blas: str
+    blas: Choice
     path: tuple[str, ...]
     """``sys.path`` of a caller on this host; functions are found there."""
     ambient: Ambient
@@ -81,13 +83,13 @@ def run_group(work: Work, *values: Any) -> Any:
     number = work.calls[0].number
     records: list[tuple[int, float, float]] = []
     try:
-        use_blas(common.blas)
+        choice.adopt(common.blas)
         graph = TaskGraph()
         for call in work.calls:
             graph.insert(call.op, *call.uses, *call.params)
         store = _store(work, graph, values)
         program = Program(graph, store)
-        with blas.limits(program.uses_functions), blas.one_thread(), common.ambient.entered():
+        with limits(program.uses_functions), one_thread(), common.ambient.entered():
             for task, call in zip(graph, work.calls, strict=True):
                 if worker.state.tasks[key].state == "cancelled":
                     raise Reschedule  # that is no failure if Dask wants the task again by then

@@ -15,7 +15,8 @@ from tilewright.cluster.post import Job, Office, Post, blank, own
 from tilewright.crew import Crew
 from tilewright.errors import WorkerDied
 from tilewright.graph import Access, Handle
-from tilewright.kernels import blas
+from tilewright.kernels import choice
+from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
 from tilewright.messages import MessagePlan, Part
 from tilewright.mpi import shared
@@ -40,7 +41,6 @@ __all__ = [
     "pick_transposed",
     "run_part",
     "told_of",
-    "use_blas",
 ]
 
 Values = dict[Handle, Any]
@@ -114,7 +114,7 @@ def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> Re
 
         if post.stopped:  # between the two lines above
             crew.stop()
-        with blas.limits(crew.program.uses_functions):
+        with limits(crew.program.uses_functions):
             if job.workers == 1 and report is None:
                 crew.work(0)
             else:
@@ -154,7 +154,7 @@ def _nothing(error: BaseException) -> Outcome:
 def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan, dict[str, str]]:
     sys.path.extend(entry for entry in job.path if entry not in sys.path)
     graph, scheduler, order, families, outlines = pickle.loads(job.contents)
-    use_blas(job.blas)
+    choice.adopt(job.blas)
     plan = planned(graph, len(job.addresses), order)
     part = plan.part(job.rank)
     store = Store({name: outline_family(*what) for name, what in families.items()})
@@ -198,18 +198,6 @@ def _provide(part: Part, store: Store, orders: dict[str, Any]) -> None:
         raw = arena[start : start + outline.nbytes].view(outline.dtype)
         store[handle] = raw.reshape(outline.shape, order=orders.get(handle.name, "C"))
         start += step[handle]
-
-
-def use_blas(name: str) -> None:
-    """Take kernels from the library that the caller uses: same library, same bits."""
-    if blas.current().name != name:
-        try:
-            blas.use(name)
-        except OSError as error:
-            raise OSError(
-                f"the caller's kernels are those of {name}, which this worker cannot load ({error}); set "
-                f"{blas.VARIABLE}=openblas where the caller runs"
-            ) from None
 
 
 def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float, unmoved: Values) -> Result:

@@ -34,6 +34,7 @@ from tilewright.ambient import Ambient
 from tilewright.cluster import near
 from tilewright.errors import WorkerDied
 from tilewright.graph import Handle, Task
+from tilewright.kernels.choice import Choice
 from tilewright.messages import RECEIVE, SEND, Message, MessagePlan
 from tilewright.mpi.buffers import layout
 from tilewright.mpi.shared import Mappings
@@ -65,7 +66,7 @@ class Job(NamedTuple):
     """Pickled (graph, scheduler, order, families, outlines), read where an error can be reported."""
     workers: int
     window: int
-    blas: str
+    blas: Choice
     timeout: float
     """Seconds to wait until all ranks have begun."""
     tells: bool

@@ -26,7 +26,7 @@ from tilewright.cluster.remote import Piece, RemoteTiles
 from tilewright.distribution import owners
 from tilewright.errors import WorkerDied
 from tilewright.graph import Access, Handle
-from tilewright.kernels import blas
+from tilewright.kernels import choice
 from tilewright.messages import MessagePlan
 from tilewright.mpi.buffers import layout
 from tilewright.mpi.outcome import Order, Outcome, merge, planned
@@ -71,7 +71,7 @@ def run_resident(
     path = tuple(sys.path) if options.kept else ()
     keys = [(f"{_word(graph.name)}-{run}", rank) for rank in range(len(ranks.members))]
     jobs = [
-        Job(run, keys[rank], rank, ranks.addresses, contents, ranks.workers, options.window, blas.current().name,
+        Job(run, keys[rank], rank, ranks.addresses, contents, ranks.workers, options.window, choice.choice(),
             options.timeout, progress is not None, path, stay, clients.seen(client, ranks.addresses[rank]), capture())
         for rank in range(len(ranks.members))
     ]  # fmt: skip

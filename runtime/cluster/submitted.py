@@ -39,7 +39,7 @@ from tilewright.distribution import owners
 from tilewright.errors import WorkerDied
 from tilewright.frontier import Frontier
 from tilewright.graph import Handle, TaskGraph
-from tilewright.kernels import blas
+from tilewright.kernels import choice
 from tilewright.machine import Machine
 from tilewright.mpi.outcome import planned, thaw
 from tilewright.program import Program
@@ -324,7 +324,7 @@ def _attempt(
     run = uuid4().hex[:8]
     graph, store = program.graph, program.store
     path = tuple(sys.path) if options.kept else ()
-    common = Common(run, blas.current().name, path, capture())
+    common = Common(run, choice.choice(), path, capture())
     sent, data = submission(run, program, coarse, ranks, order, common)
     rank_of = owners(options.owner, len(ranks.members))
     values = {handle: pack(store[handle]) for handle in data}

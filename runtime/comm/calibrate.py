@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.kernels import blas, table
+from tilewright.kernels import table
 from tilewright.kernels.gemv import gemv
+from tilewright.kernels.threads import limits, one_thread
 from tilewright.machine import Machine, cores
 from tilewright.mpi.launcher import environment, family, libmpi, mpiexec, require_mpi4py
 
@@ -189,7 +190,7 @@ def _gammas(n: int) -> tuple[float, float]:
     a, b, c = (rng.standard_normal((nb, nb)) for _ in range(3))
     kernel = table.lookup("gemm", "cpu", "float64", "float64").function
     big, x, y = rng.standard_normal((n, n)), np.ones(n), np.empty(n)
-    with blas.limits(False), blas.one_thread():
+    with limits(False), one_thread():
         gemm = _median(lambda: kernel(a, b, c), 20) / (2 * nb**3)
     return gemm, _together(big, x, y) / (2 * n * n) * cores()
 
@@ -201,10 +202,10 @@ def _together(big: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
     parts = np.array_split(np.arange(len(big)), cores())
 
     def part(rows: np.ndarray) -> None:
-        with blas.one_thread():
+        with one_thread():
             gemv(big[rows[0] : rows[-1] + 1], x, y[rows[0] : rows[-1] + 1])
 
-    with blas.limits(False), ThreadPoolExecutor(cores()) as crew:
+    with limits(False), ThreadPoolExecutor(cores()) as crew:
         return _median(lambda: list(crew.map(part, parts)), 11)
 
 

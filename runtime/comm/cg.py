@@ -318,9 +318,9 @@ class _Whole:
         return self.operator.driver.powers(np.ascontiguousarray(v), [(s, self.method, True)], coefficients)
 
     def gram(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        from tilewright.kernels import blas
+        from tilewright.kernels.threads import limits
 
-        with blas.limits(True):
+        with limits(True):
             parts = [u[part].conj().T @ v[part] for part in self.parts]
         return np.add.reduce(np.array(parts))
 

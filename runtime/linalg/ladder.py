@@ -13,7 +13,8 @@ from math import expm1, log, log1p, sqrt
 
 import numpy as np
 
-from tilewright.kernels import blas, table
+from tilewright.kernels import table
+from tilewright.kernels.threads import one_thread
 from tilewright.pages import room
 from tilewright.precision import FORMATS
 
@@ -110,7 +111,7 @@ def judge(part: np.ndarray, n: int, available: tuple[str, ...] = RUNGS) -> Estim
         h *= d
         h *= d[:, None]
     potrf = table.lookup("potrf", "cpu", str(h.dtype), str(h.dtype)).function
-    with blas.one_thread():  # 10 ms; a library's own threads would wait for each other longer where cores are shared
+    with one_thread():  # 10 ms; a library's own threads would wait for each other longer where cores are shared
         info = potrf(h)
     diagonal = h.diagonal().real
     if info or not (np.isfinite(diagonal).all() and np.isfinite(np.tril(h[-_ROWS:], len(h) - _ROWS)).all()):

@@ -15,7 +15,8 @@ from mpi4py import MPI
 
 from tilewright.distribution import Layout
 from tilewright.graph import Handle, TaskGraph
-from tilewright.kernels import blas
+from tilewright.kernels import choice
+from tilewright.kernels.threads import limits, one_thread
 from tilewright.mpi.outcome import Order, freeze, planned
 from tilewright.mpi.part import agreement, wires
 from tilewright.mpi.residence import checked, trace_of
@@ -58,7 +59,7 @@ class Guests:
         sys.path[:] = job.path
         line = wires(self.comm).data
         with agreement(line):
-            blas.use(job.blas)
+            choice.adopt(job.blas)
             # The mappings of the letter box live in its arrays.
             graph, order, box, data, shapes, dtype, synchronous = loads(job.contents, Mappings())
             self.scripts[job.key] = Script(
@@ -128,7 +129,7 @@ class _RankPrepared(Prepared):
         return trace_of(self.plan, began, self._run(True))
 
     def _run(self, traced: bool) -> list[Any]:
-        with blas.limits(self.script.uses_functions), blas.one_thread():
+        with limits(self.script.uses_functions), one_thread():
             told = self.script.run(traced)
         if told.failure is not None:
             told = told._replace(failure=(told.failure[0], freeze(told.failure[1])))

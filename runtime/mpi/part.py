@@ -16,7 +16,8 @@ from mpi4py import MPI
 
 from tilewright.crew import Crew
 from tilewright.graph import Handle, TaskGraph
-from tilewright.kernels import blas
+from tilewright.kernels import choice
+from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
 from tilewright.messages import MessagePlan
 from tilewright.mpi.buffers import Spare, kind, memory, view, wrap
@@ -68,11 +69,12 @@ def run_part(
         crew = Crew(program, policy, workers, part, comm.rank, "mpi")
         courier = Courier(lines, crew, pickled, spare, window=window, synchronous=synchronous)
         crew.employ(courier)
+        facts["kernels"] = choice.choice()
         facts["clock"] = Clock(socket.gethostname(), perf_counter())
     began = _common_clock(facts["everywhere"], comm.rank)
     courier.start()
     try:
-        with blas.limits(program.uses_functions):
+        with limits(program.uses_functions):
             if workers == 1 and progress is None:
                 crew.work(0)
             else:

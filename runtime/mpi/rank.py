@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from tilewright.kernels import blas
+from tilewright.kernels import choice
 from tilewright.mpi.buffers import Spare
 from tilewright.mpi.launcher import remove, shm_files
 from tilewright.mpi.outcome import freeze
@@ -51,7 +51,7 @@ def main() -> None:
         owner.send(Hello(-1, 0, os.getpid(), f"{type(error).__name__}: {error}"))
         return
     comm = MPI.COMM_WORLD
-    blas.current()
+    choice.current()
     owner.send(Hello(comm.rank, comm.size, os.getpid(), ""))
     mappings, spare = Mappings(), Spare()
     house: Guests | None = None
@@ -111,7 +111,7 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, owner:
         with ExitStack() as ambient:
             with agreement(wires(comm).data):
                 ambient.enter_context(job.ambient.entered())
-                blas.use(job.blas)
+                choice.adopt(job.blas)
                 graph, data, scheduler, order = loads(job.contents, mappings)
             _, outcomes = run_part(
                 comm, graph, Store(data), scheduler, job.workers, order,

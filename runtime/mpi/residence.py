@@ -14,7 +14,7 @@ import numpy as np
 from tilewright.ambient import Ambient, capture
 from tilewright.distribution import Layout
 from tilewright.graph import Handle, TaskGraph
-from tilewright.kernels import blas
+from tilewright.kernels import choice
 from tilewright.messages import MessagePlan
 from tilewright.mpi import pool as pools
 from tilewright.mpi import shared
@@ -77,7 +77,7 @@ class _PoolPrepared(Prepared):
         self._order: Order = tuple(map(layout.owner, graph.handles_used)), None, ()
         key = next(_keys)
         contents = shared.dumps((graph, self._order, box, home.key, shapes, dtype, home.synchronous))
-        request = Prepare(key, contents, blas.current().name, sys.path)
+        request = Prepare(key, contents, choice.choice(), sys.path)
         checked(self.pool.ask([request] * self.pool.ranks))
         self._key = key
         self._go = [Go(key, False)] * self.pool.ranks

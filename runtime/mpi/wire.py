@@ -17,6 +17,7 @@ from multiprocessing.connection import Client, Connection, answer_challenge, del
 from typing import NamedTuple
 
 from tilewright.ambient import Ambient
+from tilewright.kernels.choice import Choice
 
 __all__ = ["Call", "Door", "Forget", "Go", "Hello", "Job", "Keep", "Prepare", "connect"]
 
@@ -41,7 +42,7 @@ class Job(NamedTuple):
     window: int
     synchronous: bool
     progress: bool
-    blas: str
+    blas: Choice
     path: list[str]
     """The owner's ``sys.path``: functions are found there."""
     scratch: int
@@ -72,7 +73,7 @@ class Prepare(NamedTuple):
 
     key: int
     contents: bytes
-    blas: str
+    blas: Choice
     path: list[str]
 
 

@@ -1,7 +1,6 @@
-"""Which BLAS libraries there are, and how one is chosen."""
+"""Which BLAS libraries there are."""
 
 import os
-import platform
 import subprocess
 import sys
 
@@ -11,14 +10,9 @@ from tilewright import kernels
 from tilewright.kernels import blas
 
 
-def choice(**environment):
-    """What `current` says in a fresh interpreter: the library's name, or the error."""
-    code = (
-        "from tilewright.kernels import blas\n"
-        "try: print(blas.current().name)\n"
-        "except Exception as error: print(type(error).__name__, error)"
-    )
-    clean = {key: value for key, value in os.environ.items() if key != blas.VARIABLE}
+def printed(code, **environment):
+    """What a fresh interpreter prints."""
+    clean = {key: value for key, value in os.environ.items() if key != blas.MODE}
     return subprocess.check_output([sys.executable, "-c", code], env=clean | environment, text=True).strip()
 
 
@@ -40,40 +34,40 @@ def test_openblas_is_always_there_and_complete():
     assert openblas.symbol("no_such_routine") is None
 
 
-@pytest.mark.needs("torch")
-@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="torch has no MKL inside here")
-def test_torch_library_is_there_on_this_suites_machines():
-    assert isinstance(blas.available()["torch"], blas.Library)
-
-
-def test_use_chooses_and_none_returns_to_the_automatic_choice(restore_blas):
-    automatic = blas.current()
-    blas.use("openblas")
-    assert blas.current().name == "openblas"
-    blas.use(None)
-    assert blas.current() is automatic
-
-
-def test_unknown_library_lists_the_known_and_changes_nothing(restore_blas):
-    before = blas.current()
-    with pytest.raises(ValueError, match="unknown BLAS 'atlas'; known: mkl, torch, openblas"):
-        blas.use("atlas")
-    assert blas.current() is before
-
-
-def test_environment_chooses():
-    for name, found in blas.available().items():
-        said = choice(TILEWRIGHT_BLAS=name)
-        assert said == (f"OSError TILEWRIGHT_BLAS={name}: {found}" if isinstance(found, str) else name)
-    assert choice(TILEWRIGHT_BLAS="") == choice()
-
-
-def test_unknown_name_in_the_environment_is_an_error_that_names_the_variable():
-    assert choice(TILEWRIGHT_BLAS="atlas") == (
-        "ValueError TILEWRIGHT_BLAS=atlas: unknown BLAS 'atlas'; known: mkl, torch, openblas"
-    )
-
-
 def test_a_library_loads_once():
     assert blas.load("openblas") is blas.load("openblas")
     assert repr(blas.load("openblas")).startswith("Library('openblas', 'openblas 0.")
+
+
+def test_unknown_library_lists_the_known():
+    with pytest.raises(ValueError, match="unknown BLAS 'atlas'; known: mkl, torch, openblas"):
+        blas.load("atlas")
+
+
+@pytest.mark.parametrize("first", ["import tilewright, torch", "import torch, tilewright"])
+def test_mkl_works_in_its_mode_of_reproducibility_also_after_torch_has_computed(first):
+    code = (
+        f"{first}; torch.ones(9, 9) @ torch.ones(9, 9)\n"
+        "from tilewright.kernels import blas; print(blas.load('torch').mode())"
+    )
+    assert printed(code) == "2"
+
+
+def test_what_the_user_says_of_the_mode_of_mkl_stays():
+    assert printed("import os, tilewright; print(os.environ['MKL_CBWR'])", MKL_CBWR="COMPATIBLE") == "COMPATIBLE"
+
+
+def test_a_mode_is_left_at_any_time_and_entered_only_before_the_first_computation():
+    code = (
+        "import torch; torch.ones(9, 9) @ torch.ones(9, 9)\n"
+        "from tilewright.kernels import blas; mkl = blas.load('torch')\n"
+        "print(mkl.mode(), mkl.set_mode(2), mkl.mode(), mkl.set_mode(1))"
+    )
+    assert printed(code) == "1 False 1 True"
+    assert printed("import tilewright; " + code.partition("\n")[2]) == "2 True 2 True"
+
+
+def test_other_libraries_have_no_mode():
+    assert (blas.load("openblas").mode(), blas.load("openblas").set_mode(0), blas.load("openblas").set_mode(2)) == (
+        0, True, False,
+    )  # fmt: skip

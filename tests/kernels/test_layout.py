@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tilewright.kernels.layout import aligned, row_ld
+from tilewright.kernels.layout import aligned, by_rows, row_ld, rows_of
 
 A = np.zeros((6, 8))
 
@@ -34,6 +34,22 @@ def test_leading_dimension(tile, by_rows, by_columns):
 def test_a_leading_dimension_is_never_less_than_the_width():
     for tile in (A[:1, :5], A[:5, :1], A[2:3, 2:3]):
         assert row_ld(tile) >= tile.shape[1]
+
+
+def test_rows_that_are_contiguous_are_not_copied():
+    assert rows_of(A[1:3, 2:5]).base is A
+    assert not np.shares_memory(rows_of(A.T), A)
+
+
+def test_a_kernel_sees_rows_and_what_it_wrote_comes_back():
+    def kernel(a, b):
+        assert row_ld(a) and row_ld(b)
+        b += a
+        return 5
+
+    a, b = np.arange(12.0).reshape(3, 4), np.zeros((4, 3)).T
+    assert by_rows(kernel, a, b) == 5
+    assert np.array_equal(a, b)
 
 
 def test_target_sets_the_layout_and_an_operand_in_the_other_is_copied():

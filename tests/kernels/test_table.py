@@ -5,7 +5,7 @@ import pytest
 from matrices import DTYPES
 
 import tilewright as tw
-from tilewright.kernels import blas, lookup, register, rows, table
+from tilewright.kernels import choice, lookup, register, rows, table
 
 OPS = ("potrf", "trsm", "syrk", "gemm")
 
@@ -80,5 +80,5 @@ def test_row_of_a_user_goes_before_all_others(restore_table):
 
 def test_row_prints_as_a_line_of_the_table():
     assert str(lookup("gemm", "cpu", "float64", "float64")).split() == [
-        "gemm", "cpu", "float64", "float64", blas.current().name,
+        "gemm", "cpu", "float64", "float64", choice.current().name,
     ]  # fmt: skip

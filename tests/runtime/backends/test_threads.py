@@ -18,6 +18,7 @@ import tilewright as tw
 from tilewright import RW, Machine, R, SchedulerError, Task, TaskGraph, W, cholesky_graph
 from tilewright.frontier import Frontier
 from tilewright.kernels import blas
+from tilewright.kernels.threads import limits, one_thread
 from tilewright.schedulers import policy
 
 
@@ -329,10 +330,9 @@ class TestThreadSettings:
         seen = []
 
         def look(x):
-            if library.local_threads:
-                now = library.local_threads(1)
-                library.local_threads(now)
-                seen.append(now)
+            of_thread = [setting for setting in library.threads if setting.of_thread]
+            if of_thread:
+                seen.append(max(setting.get() for setting in of_thread))
             else:
                 seen.append(max(p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"))
 
@@ -400,17 +400,35 @@ class TestThreadSettings:
             assert pools() == before
 
     def test_one_thread_restores_the_setting_of_the_calling_thread(self, library):
-        if library.local_threads is None:
-            with blas.one_thread():
-                assert library.local_threads is None
-            return
-        previous = library.local_threads(3)
+        previous = [setting.get() for setting in library.threads]
         try:
-            with pytest.raises(ZeroDivisionError), blas.one_thread():
+            for setting in library.threads:
+                setting.set(2)
+            with one_thread():
+                assert {setting.get() for setting in library.threads if setting.of_thread} <= {1}
+            with pytest.raises(ZeroDivisionError), one_thread():
                 raise ZeroDivisionError
-            assert library.local_threads(3) == 3
+            assert {setting.get() for setting in library.threads} == {2}
         finally:
-            library.local_threads(previous)
+            for setting, threads in zip(library.threads, previous, strict=True):
+                setting.set(threads)
+
+    def test_the_threads_of_scipys_blas_are_those_of_scipy_and_not_of_numpy(self):
+        openblas = blas.load("openblas")
+        pools = [p for p in threadpoolctl.threadpool_info() if p["filepath"] == openblas.path]
+        assert [p["version"] for p in pools] == [openblas.version.split()[1]]
+        assert "numpy.libs" not in openblas.path
+
+    def test_a_run_of_tile_kernels_holds_the_library_in_use_at_one_thread(self, library):
+        """Without looking for all libraries that are loaded, which takes longer than a small factorisation."""
+        whole = [setting for setting in library.threads if not setting.of_thread]
+        before = [setting.get() for setting in whole]
+        with limits(False):
+            assert {setting.get() for setting in whole} <= {1}
+            with limits(False):
+                assert {setting.get() for setting in whole} <= {1}
+            assert {setting.get() for setting in whole} <= {1}
+        assert [setting.get() for setting in whole] == before
 
 
 @settings(max_examples=25)

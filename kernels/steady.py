@@ -1,0 +1,200 @@
+"""Whether a library gives the same bits for the same numbers, wherever they lie; and what is done if it does not.
+
+"Same bits" is nothing that a BLAS promises. Code for unaligned ends, for short leading dimensions or for small matrices
+may add up in another order. So before its first use in a process each kernel of a library is *probed*: on a few sizes,
+odd ones among them, in packed and in strided tiles, at several alignments. One that fails the probe works from then on
+with tiles that are `settled`: copied to one alignment and one leading dimension. That keeps the promise and costs the
+copies. `verdicts` says which kernels were probed and what came out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from tilewright.kernels.threads import limits, one_thread
+
+__all__ = ["WRITTEN", "probe", "settled", "steady", "verdicts"]
+
+SIZES = ((1, 1, 1), (5, 8, 6), (9, 5, 33), (33, 31, 17), (77, 64, 80))
+"""(m, n, k). On a CPU of another maker MKL 2024.2 without its mode of reproducibility fails in sgemm from 4 to 9 rows
+only, in strsm from 9, in dpotrf from 24, in cpotrf from 31 on."""
+
+#         elements before the first, and beyond the end of each row
+LAYOUTS = ((0, 0), (1, 0), (3, 5), (0, 8), (7, 64), (5, 1))
+"""The first is the reference: rows next to each other, from a cache line on."""
+
+LINE = 64
+
+#           tiles that are written, from the end
+WRITTEN = {"hemm": 2}
+
+Kernel = Callable[..., Any]
+
+_verdicts: dict[tuple[str, str, str], bool] = {}
+_probing = threading.RLock()
+
+
+def steady(function: Kernel, source: str, op: str, storage: str, accumulate: str) -> Kernel:
+    """``function`` itself if it passes the probe, else the same with settled tiles. One probe a process and source."""
+    if op not in OPERANDS or storage not in _MAKERS or accumulate not in _MAKERS:
+        return function
+    key = source, op, storage
+    with _probing:
+        if key not in _verdicts:
+            with limits(False), one_thread():
+                _verdicts[key] = probe(function, op, storage, accumulate)
+    return function if _verdicts[key] else settled(function, WRITTEN.get(op, 1))
+
+
+def verdicts() -> dict[tuple[str, str, str], bool]:
+    """(source, op, storage dtype) -> whether the bits of that kernel do not depend on where the numbers lie."""
+    return dict(_verdicts)
+
+
+def probe(function: Kernel, op: str, storage: str, accumulate: str) -> bool:
+    """Whether a kernel gives the same bits for the same numbers in all of `LAYOUTS`. A few milliseconds."""
+    rng = np.random.default_rng(0)
+    for sizes in SIZES:
+        specs = OPERANDS[op](*sizes)
+        tiles = [_MAKERS[accumulate if last else storage](rng, shape, kind) for last, shape, kind in specs]
+        written = WRITTEN.get(op, 1)
+        expected: list[bytes] | None = None
+        for number in range(len(LAYOUTS)):
+            layouts = [LAYOUTS[(number + place) % len(LAYOUTS) if number else 0] for place in range(len(tiles))]
+            placed = [_place(tile, *layout) for tile, layout in zip(tiles, layouts, strict=True)]
+            function(*placed)
+            found = [_lower(op, tile).tobytes() for tile in placed[-written:]]
+            if expected is None:
+                expected = found
+            elif found != expected:
+                return False
+    return True
+
+
+def _lower(op: str, tile: np.ndarray) -> np.ndarray:
+    """What counts of a result: potrf and syrk may leave anything above the diagonal."""
+    return np.tril(tile) if op in ("potrf", "syrk") else tile
+
+
+def _place(tile: np.ndarray, before: int, beyond: int) -> np.ndarray:
+    """A copy whose first element is ``before`` elements behind a cache line, with rows ``beyond`` elements longer."""
+    *parts, rows, columns = tile.shape
+    size = tile.itemsize
+    count = int(np.prod(parts, dtype=int)) * rows * (columns + beyond)
+    memory = np.zeros(count * size + 2 * LINE + before * size, np.uint8)
+    start = -memory.ctypes.data % LINE + before * size
+    whole = memory[start : start + count * size].view(tile.dtype).reshape(*parts, rows, columns + beyond)
+    target = whole[..., :columns]
+    target[...] = tile
+    return target
+
+
+# ------------------------------------------------------------------ settling
+
+_scratch = threading.local()
+
+
+def settled(function: Kernel, written: int = 1) -> Kernel:
+    """``function`` on copies of its tiles in memory of the calling thread: from a cache line on, rows in whole lines.
+
+    The last ``written`` tiles are copied back. Parameters that are no arrays are passed on.
+    """
+
+    def on_copies(*arguments: Any) -> Any:
+        tiles = [place for place, argument in enumerate(arguments) if isinstance(argument, np.ndarray)]
+        copies = list(arguments)
+        for place in tiles:
+            copies[place] = _settle(arguments[place], place)
+        result = function(*copies)
+        for place in tiles[-written:]:
+            np.copyto(arguments[place], copies[place])
+        return result
+
+    return on_copies
+
+
+def _settle(tile: np.ndarray, slot: int) -> np.ndarray:
+    *parts, rows, columns = tile.shape
+    length = -(-columns * tile.itemsize // LINE) * LINE // tile.itemsize
+    count = int(np.prod(parts, dtype=int)) * rows * length * tile.itemsize
+    pieces: dict[int, np.ndarray] = _scratch.__dict__.setdefault("pieces", {})
+    if slot not in pieces or pieces[slot].size < count + LINE:
+        pieces[slot] = np.empty(count + LINE, np.uint8)
+    start = -pieces[slot].ctypes.data % LINE
+    copy = pieces[slot][start : start + count].view(tile.dtype).reshape(*parts, rows, length)[..., :columns]
+    np.copyto(copy, tile)
+    return copy
+
+
+# ------------------------------------------------------------------ what kernels are probed with
+
+#         op        (written?, shape, kind of numbers) of each tile, from m, n, k
+Spec = Iterator[tuple[bool, tuple[int, ...], str]]
+
+
+def _potrf(m: int, n: int, k: int) -> Spec:
+    yield True, (m, m), "definite"
+
+
+def _trsm(m: int, n: int, k: int) -> Spec:
+    yield from ((False, (n, n), "triangle"), (True, (m, n), ""))
+
+
+def _syrk(m: int, n: int, k: int) -> Spec:
+    yield from ((False, (m, k), ""), (True, (m, m), ""))
+
+
+def _gemm(m: int, n: int, k: int) -> Spec:
+    yield from ((False, (m, k), ""), (False, (n, k), ""), (True, (m, n), ""))
+
+
+def _trsml(m: int, n: int, k: int) -> Spec:
+    yield from ((False, (m, m), "triangle"), (True, (m, n), ""))
+
+
+def _gemml(m: int, n: int, k: int) -> Spec:
+    yield from ((False, (m, k), ""), (False, (k, n), ""), (True, (m, n), ""))
+
+
+def _hemm(m: int, n: int, k: int) -> Spec:
+    yield from ((False, (m, k), ""), (False, (m, n), ""), (False, (k, n), ""), (True, (m, n), ""), (True, (k, n), ""))
+
+
+OPERANDS: dict[str, Callable[[int, int, int], Spec]] = {
+    "potrf": _potrf, "trsm": _trsm, "syrk": _syrk, "gemm": _gemm, "trsml": _trsml, "gemml": _gemml, "hemm": _hemm,
+}  # fmt: skip
+"""``hemmd`` is made of the same products as ``hemm``."""
+
+
+def _floats(dtype: str) -> Callable[[np.random.Generator, tuple[int, ...], str], np.ndarray]:
+    def make(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:
+        numbers = rng.standard_normal(shape)
+        if dtype.startswith("complex"):
+            numbers = numbers + 1j * rng.standard_normal(shape)
+        if kind:
+            numbers = numbers / 4 + 4 * len(numbers) ** 0.5 * np.eye(len(numbers))
+        if kind == "definite":
+            numbers = numbers @ numbers.conj().T
+        return numbers.astype(dtype)
+
+    return make
+
+
+def _bf16(parts: tuple[int, ...]) -> Callable[[np.random.Generator, tuple[int, ...], str], np.ndarray]:
+    """uint16 that are BF16 numbers of magnitude 1/2 to 2."""
+
+    def make(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:
+        signs = rng.integers(0, 2, (*parts, *shape)).astype(np.uint16) << 15
+        return (rng.integers(0x3F00, 0x4000, (*parts, *shape)).astype(np.uint16) | signs).astype(np.uint16)
+
+    return make
+
+
+_MAKERS: dict[str, Callable[[np.random.Generator, tuple[int, ...], str], np.ndarray]] = {
+    **{name: _floats(name) for name in ("float32", "float64", "complex64", "complex128", "float16")},
+    "bfloat16": _bf16(()), "bfloat16x2": _bf16((2,)),
+}  # fmt: skip

@@ -1,0 +1,26 @@
+"""Where measurements of this computer are kept between processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+__all__ = ["VARIABLE", "folder"]
+
+VARIABLE = "TILEWRIGHT_CACHE"
+"""Environment variable that names another folder."""
+
+
+def folder() -> Path:
+    """The folder for tilewright in the user's cache; it need not exist. Follows the customs of the system."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "tilewright"
