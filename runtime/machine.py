@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tilewright.graph import Handle, Op, Task, TaskGraph
 
 from tilewright.arguments import positive
+from tilewright.cgroup import quota_of_this_process
 
 __all__ = ["Machine", "check_plan", "cores", "worker_count"]
 
@@ -256,10 +257,12 @@ def check_plan(graph: Any, machine: Any) -> None:
 
 
 def cores() -> int:
-    """Cores this process may use: its affinity mask, which containers and batch systems set."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores this process may use: what its affinity mask allows and the CPU quota of its control groups.
+
+    Batch systems and containers set the one or the other. A part of a core counts as one.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, quota_of_this_process() or allowed)
 
 
 def worker_count(workers: int | None) -> int:

@@ -1,8 +1,10 @@
 """Fixtures that every test shares."""
 
 import gc
+import importlib.util
 import sys
 import threading
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -27,30 +29,41 @@ def kept_cluster_ends_with_the_module():
         clients.close()
 
 
-LEFT_OUT = pytest.StashKey[int]()
+LEFT_OUT = pytest.StashKey[dict[str, int]]()
+
+ENGINES = {"mpi": "mpi4py", "dask": "distributed"}
+"""What a test with the name of this engine as a parameter needs."""
 
 # Threads that stay with the kept Dask cluster, and with Dask itself once it was used.
 KEPT = ("IO loop", "Profile", "AsyncProcess", "Dask-Offload", "QueueFeederThread", "asyncio_")
 
 
-def pytest_collection_modifyitems(config, items):
-    """Leave out the tests that need a GPU where there is none."""
-    gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if gpu:
+def lacks(item):
+    """What this test needs and this computer does not have; empty if it can run."""
+    if item.get_closest_marker("gpu"):
         import torch
 
         if not torch.cuda.is_available():
-            config.hook.pytest_deselected(items=gpu)
-            items[:] = [item for item in items if item not in gpu]
-            config.stash[LEFT_OUT] = len(gpu)
+            return "a GPU"
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    packages = {ENGINES[value] for value in values if isinstance(value, str) and value in ENGINES}
+    packages |= {package for mark in item.iter_markers("needs") for package in mark.args}
+    return ", ".join(sorted(package for package in packages if importlib.util.find_spec(package) is None))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests that need a GPU where there is none, and engines that are not installed."""
+    why = {item: lacks(item) for item in items}
+    config.hook.pytest_deselected(items=[item for item in items if why[item]])
+    items[:] = [item for item in items if not why[item]]
+    config.stash[LEFT_OUT] = dict(Counter(filter(None, why.values())))
 
 
 def pytest_terminal_summary(terminalreporter, config):
     """Say what was left out; a run without a GPU is no test of one."""
-    if LEFT_OUT in config.stash:
-        terminalreporter.write_line(
-            f"{config.stash[LEFT_OUT]} tests for a GPU were not run: torch sees no CUDA device here (make test-gpu)"
-        )
+    for what, count in config.stash.get(LEFT_OUT, {}).items():
+        hint = ": torch sees no CUDA device here (make test-gpu)" if what == "a GPU" else ""
+        terminalreporter.write_line(f"{count} tests that need {what} were not run{hint}")
 
 
 @pytest.fixture(autouse=True)

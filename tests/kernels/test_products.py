@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from optional import torch
 
 from tilewright.kernels import narrow as moves
 from tilewright.kernels import products, reference, table

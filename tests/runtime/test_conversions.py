@@ -80,6 +80,7 @@ def test_each_reader_gets_the_form_of_the_tile_it_writes():
     assert forms["gemm(2,1,0)"] == ["A:bfloat16", "A:bfloat16", "A"]
 
 
+@pytest.mark.needs("mpi4py")
 @pytest.mark.parametrize(("precision", "share"), [("bf16", 0.5), ("fp16", 0.5), ("bf16x3", 1.0)])
 def test_messages_carry_the_narrow_copy(precision, share):
     """Against FP32: the panel travels in half the bytes; what trsm needs, the diagonal, stays FP32."""

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matrices import spd_matrix
+from optional import torch
 
 import tilewright as tw
 from tilewright.precision import FORMATS, PrecisionMap, find_format, tile_norms

@@ -2,7 +2,7 @@
 
 import math
 
-import torch
+from optional import torch
 
 from tilewright.rounding import demonstrations, format_rows
 

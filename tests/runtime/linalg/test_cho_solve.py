@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import scipy.linalg
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import DTYPES, norm1, random_matrix, roundoff, solve_ratio, spd_matrix
+from optional import torch
 from strategies import orders, tile_sizes
 
 import tilewright as tw

@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from matrices import DTYPES, spd_matrix
+from optional import torch
 
 import tilewright as tw
 from tilewright import TiledMatrix

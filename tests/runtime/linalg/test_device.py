@@ -4,8 +4,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 from matrices import indefinite_matrix, spd_matrix
+from optional import torch
 
 import tilewright as tw
 from tilewright.batches import Batch, batched

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 from matrices import indefinite_matrix, random_matrix, spd_matrix
+from optional import torch
 
 import tilewright as tw
 from tilewright.linalg import ladder, on_device

@@ -4,8 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 from matrices import indefinite_matrix, lapack_info, random_matrix, spd_matrix
+from optional import torch
 
 import tilewright as tw
 from tilewright.linalg.mixed import SHIFTS, default_shift, mixed_factor

@@ -1,17 +1,18 @@
 """Mixed precision on ranks and on Dask workers: the bits of threads, and messages as short as their readers need."""
 
-import dask.array as da
 import numpy as np
 import pytest
-import torch
 from dask_ops import torch_state
 from matrices import spd_matrix
+from optional import torch
 
 import tilewright as tw
 from tilewright.cluster.client import kept
 from tilewright.graph import Handle
 from tilewright.linalg.mixed import factor_graph
 from tilewright.precision import FORMATS, PrecisionMap
+
+da = pytest.importorskip("dask.array")
 
 N, NB, NT = 130, 20, 7
 A = spd_matrix(N)

@@ -5,10 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import DTYPES, indefinite_matrix, lapack_info, random_matrix, spd_matrix
+from optional import torch
 from strategies import orders, tile_sizes
 
 import tilewright as tw
