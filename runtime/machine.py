@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tilewright.graph import Handle, Op, Task, TaskGraph
 
 from tilewright.arguments import positive
+from tilewright.files import write_text
 
 __all__ = ["Machine", "check_plan", "cores", "worker_count"]
 
@@ -201,7 +202,7 @@ class Machine:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "shape"}
         text = json.dumps(fields, indent=1, default=dict)
         if path is not None:
-            Path(path).write_text(text + "\n")
+            write_text(path, text + "\n")
         return text
 
     @classmethod
