@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.backends.simulate import Owner
 from tilewright.engine import Run, run
+from tilewright.files import write_text
 from tilewright.frames import data_frame
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import Machine
@@ -126,7 +127,7 @@ class Table:
         """One HTML page that opens offline: the table, and the two best runs side by side."""
         from tilewright.plot.html import comparison_page
 
-        Path(path).write_text(comparison_page(self), encoding="utf-8")
+        write_text(path, comparison_page(self))
 
 
 def compare_schedulers(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tilewright.arguments import positive
 from tilewright.backends import BACKENDS
 from tilewright.errors import MissingDataError
+from tilewright.files import write_text
 from tilewright.footprint import high_water
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.idle import Idle, split
@@ -145,7 +146,7 @@ class Run:
         """Write one HTML page that opens offline, with ``others`` side by side. See `tilewright.plot.html`."""
         from tilewright.plot.html import run_page
 
-        Path(path).write_text(run_page(self, *others), encoding="utf-8")
+        write_text(path, run_page(self, *others))
 
     def gantt(self, path: str | Path) -> None:
         """Draw who ran what and when, as PNG, SVG or PDF. See `tilewright.plot.gantt`."""

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
+from tilewright.files import write_text
+
 if TYPE_CHECKING:
     import networkx
 
@@ -482,7 +484,7 @@ class TaskGraph:
 
         page = graph_page(self)
         if path is not None:
-            Path(path).write_text(page, encoding="utf-8")
+            write_text(path, page)
         return page
 
     def _repr_html_(self) -> str:

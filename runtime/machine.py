@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 from tilewright.arguments import positive
 from tilewright.cgroup import quota_of_this_process
+from tilewright.files import write_text
 
 __all__ = ["Machine", "check_plan", "cores", "worker_count"]
 
@@ -202,7 +203,7 @@ class Machine:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "shape"}
         text = json.dumps(fields, indent=1, default=dict)
         if path is not None:
-            Path(path).write_text(text + "\n")
+            write_text(path, text + "\n")
         return text
 
     @classmethod

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.engine import Run
+from tilewright.files import write_text
 from tilewright.graph import Access, Handle, Op, Task, TaskGraph, Use
 from tilewright.linalg import ops as tile_ops
 from tilewright.machine import Machine
@@ -55,7 +56,7 @@ def save(run: Run, path: str | Path) -> None:
         "records": [list(record) for record in run.trace.records],
         "messages": [[m.source, m.destination, handles[m.handle], *m[3:]] for m in run.trace.messages],
     }
-    Path(path).write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
+    write_text(path, json.dumps(document, separators=(",", ":")))
 
 
 def load(path: str | Path) -> Run:

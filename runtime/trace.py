@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tilewright.files import write_text
 from tilewright.frames import data_frame
 from tilewright.graph import Handle, TaskGraph
 
@@ -257,7 +258,7 @@ class Trace:
                                "ts": used.start * 1e6})  # fmt: skip
         document = {"traceEvents": events, "displayTimeUnit": "ms"}
         if path is not None:
-            Path(path).write_text(json.dumps(document))
+            write_text(path, json.dumps(document))
         return document
 
 

@@ -19,6 +19,7 @@ from tilewright.cli.common import (
     picture,
     progress,
 )
+from tilewright.files import write_text
 from tilewright.kernels.products import ROUTES
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _write_graph(graph: TaskGraph, path: Path) -> None:
     if path.suffix.lower() == ".svg":
         graph.to_svg(path)
     else:
-        path.write_text(graph.to_dot(), encoding="utf-8")
+        write_text(path, graph.to_dot())
 
 
 @click.group()

@@ -12,6 +12,7 @@ import click
 from tilewright.accelerators import ACCELERATION
 from tilewright.cli.common import Extents, one_sentence, output, picture, progress, together
 from tilewright.distribution import BlockCyclic
+from tilewright.files import replacing
 from tilewright.graph import TaskGraph
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.machine import Machine
@@ -95,7 +96,8 @@ def compare(
     if html:
         table.report(html)
     if csv:
-        table.to_pandas().to_csv(csv, index=False)
+        with replacing(csv) as aside:
+            table.to_pandas().to_csv(aside, index=False)
 
 
 @click.command()

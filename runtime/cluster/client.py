@@ -24,6 +24,7 @@ from tilewright.cluster.part import TOPIC
 
 if TYPE_CHECKING:
     from distributed import Client, Future
+    from distributed.security import Security
 
 __all__ = [
     "Ranks",
@@ -143,7 +144,7 @@ def kept(workers: int) -> Client:
             _kept = client
         missing = workers - len(workers_of(client))
         if missing > 0:
-            with _nameless_main():
+            with _our_way():
                 client.cluster.scale(workers)
                 client.wait_for_workers(workers, timeout=START)
         return client
@@ -179,24 +180,66 @@ def make_current(client: Client) -> None:
 
 def _start(workers: int) -> Client:
     global _owner
-    import dask
     from distributed import Client, LocalCluster
 
-    settings = {
-        "distributed.scheduler.work-stealing": False,
-        "distributed.comm.compression": None,
-        "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
-        "distributed.nanny.pre-spawn-environ.MKL_NUM_THREADS": 1,
-        "distributed.nanny.pre-spawn-environ.OPENBLAS_NUM_THREADS": 1,
-    }
-    with dask.config.set(settings), _nameless_main():
+    with _our_way():
         cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, silence_logs=logging.CRITICAL,
-            dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},  # without, it asks for port 8787
+            n_workers=workers, threads_per_worker=1, processes=True, silence_logs=logging.CRITICAL, host=LOOPBACK,
+            security=_keys(), dashboard_address=f"{LOOPBACK}:0",  # without, it asks for port 8787
+            scheduler_kwargs={"dashboard": False},
         )  # fmt: skip
         client = Client(cluster, set_as_default=False)
     _owner = os.getpid()
     return client
+
+
+LOOPBACK = "127.0.0.1"
+
+_BEFORE = "distributed.nanny.pre-spawn-environ"
+_SETTINGS: dict[str, Any] = {
+    "distributed.scheduler.work-stealing": False,
+    "distributed.comm.compression": None,
+    "distributed.scheduler.http.routes": ["distributed.http.health"],  # whoever is on this computer may read them
+    "distributed.worker.http.routes": ["distributed.http.health"],
+    f"{_BEFORE}.OMP_NUM_THREADS": 1,
+    f"{_BEFORE}.MKL_NUM_THREADS": 1,
+    f"{_BEFORE}.OPENBLAS_NUM_THREADS": 1,
+    f"{_BEFORE}.PYTHONSAFEPATH": 1,  # import nothing from the current folder
+}
+
+
+@contextmanager
+def _our_way() -> Iterator[None]:
+    """A block in which workers of the kept cluster are started, with our settings, and this process stays as it is."""
+    import dask
+
+    with dask.config.set(_SETTINGS), _nameless_main():
+        changed = {"PYTHONHASHSEED", *dask.config.get(_BEFORE)}  # a nanny sets them here, for its worker to inherit
+        before = {name: os.environ.get(name) for name in changed}
+        os.environ["PYTHONSAFEPATH"] = "1"  # multiprocessing has a helper process, which is started first
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def _keys() -> Security:
+    """Keys made for this cluster, held in memory: who has none can neither connect nor read what goes over the wire.
+
+    Without them any user of this computer could have a worker run code in our name.
+    """
+    from distributed.security import Security
+
+    if importlib.util.find_spec("cryptography") is None:
+        raise ImportError(
+            f"a Dask cluster of one's own needs cryptography, for keys that keep other users out; {INSTALL}; or pass "
+            f"client="
+        )
+    return Security.temporary()
 
 
 def close() -> None:

@@ -126,15 +126,8 @@ def ping_pong(sizes: Sequence[int], seconds: float) -> list[tuple[int, float]]:
     require_mpi4py()
     launcher = mpiexec()
     kind = family(launcher)
-    command = [
-        launcher,
-        "-n",
-        "2",
-        sys.executable,
-        "-m",
-        "tilewright.mpi.pingpong",
-        json.dumps([list(sizes), seconds]),
-    ]
+    command = [launcher, "-n", "2", sys.executable, "-P", "-m", "tilewright.mpi.pingpong",
+               json.dumps([list(sizes), seconds])]  # fmt: skip
     try:
         done = subprocess.run(
             command, env=environment(kind, libmpi(launcher, kind)), stdin=subprocess.DEVNULL,

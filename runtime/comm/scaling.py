@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tilewright.files import write_text
 from tilewright.machine import Machine
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ class Study:
         """One JSON object, also written to ``path`` if given."""
         text = json.dumps({**self.facts, "points": [point._asdict() for point in self.points]})
         if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            write_text(path, text + "\n")
         return text
 
     def plot(self, path: str | Path) -> None:

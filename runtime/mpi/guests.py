@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
@@ -22,7 +21,7 @@ from tilewright.mpi.part import agreement, wires
 from tilewright.mpi.residence import checked, trace_of
 from tilewright.mpi.script import Script
 from tilewright.mpi.shared import Mappings, like, loads
-from tilewright.mpi.wire import Forget, Go, Keep, Prepare
+from tilewright.mpi.wire import Forget, Go, Keep, Prepare, follow
 from tilewright.resident import Prepared, check_given
 from tilewright.trace import Trace
 
@@ -56,7 +55,7 @@ class Guests:
         return None
 
     def _prepare(self, job: Prepare) -> None:
-        sys.path[:] = job.path
+        follow(job.path)
         line = wires(self.comm).data
         with agreement(line):
             choice.adopt(job.blas)

@@ -35,7 +35,10 @@ _LAUNCHERS_OWN = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDI_", "HYDRA_", "MPI_LOC
 _RANK_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 _MARKS = (*_RANK_COUNTS, "PMI_RANK", "PMIX_RANK", "HYDI_CONTROL_FD")
 
-#   more ranks than cores must neither be refused nor spin, and no rank be tied to one core; one host needs no network
+_LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+
+#   more ranks than cores must neither be refused nor spin, and no rank be tied to one core; one host needs no network,
+#   and nobody elsewhere shall reach its ranks
 _SETTINGS: dict[Family, dict[str, str]] = {
     "mpich": {
         "MPIR_CVAR_CH4_PROGRESS_THROTTLE": "true",
@@ -43,6 +46,8 @@ _SETTINGS: dict[Family, dict[str, str]] = {
         "HYDRA_LAUNCHER": "fork",
         "UCX_TLS": "tcp,sm,self",
         "FI_PROVIDER": "tcp",
+        "UCX_NET_DEVICES": _LOOPBACK,
+        "FI_TCP_IFACE": _LOOPBACK,
     },
     "openmpi": {  # 4 reads OMPI_MCA_ for the launcher too, 5 PRTE_MCA_
         "OMPI_MCA_rmaps_base_oversubscribe": "1",
@@ -104,6 +109,16 @@ def mpiexec() -> str:
     return os.path.abspath(path)
 
 
+def quiet(launcher: str, family: Family) -> str:
+    """The launcher that opens no port, where there is one beside this one: MPICH's that forks.
+
+    Hydra, which MPICH calls ``mpiexec``, listens on all interfaces for as long as its ranks live, and cannot be told
+    not to. Who talks to it first is taken for one of its own.
+    """
+    forking = f"{launcher}.gforker"
+    return forking if family == "mpich" and os.access(forking, os.X_OK) else launcher
+
+
 def _beside() -> Path:
     return Path(sysconfig.get_path("scripts"), "mpiexec")
 
@@ -157,13 +172,15 @@ def libmpi(launcher: str, family: Family) -> str:
 
 
 def command(launcher: str, family: Family, ranks: int, module: str) -> list[str]:
-    """The command line for so many ranks of ``python -m module``.
+    """The command line for so many ranks of ``python -P -m module``, which import nothing from the current folder.
 
     A launcher ends all ranks when one dies. That is the pool's work, which wants to know which it was: so MPICH's is
     told not to, and Open MPI's to go on.
     """
     alone = {"mpich": ["-disable-auto-cleanup"], "openmpi": ["--enable-recovery"]}.get(family, [])
-    return [launcher, *alone, "-n", str(ranks), sys.executable, "-m", module]
+    if launcher.endswith(".gforker"):  # ends none
+        alone = []
+    return [launcher, *alone, "-n", str(ranks), sys.executable, "-P", "-m", module]
 
 
 _ATTACHED = ("mpich_shm_",)
@@ -198,7 +215,7 @@ def attached(files: Iterable[str]) -> set[str]:
 
 
 class Launch:
-    """``ranks`` processes ``python -m module`` under mpiexec, in a session of their own.
+    """``ranks`` processes ``python -P -m module`` under mpiexec, in a session of their own.
 
     They read nothing; what they and mpiexec print goes to a nameless file, for error messages.
     """
@@ -206,7 +223,8 @@ class Launch:
     def __init__(self, ranks: int, module: str, extra: Mapping[str, str]) -> None:
         launcher = mpiexec()
         kind = family(launcher)
-        arguments = command(launcher, kind, ranks, module)
+        arguments = command(quiet(launcher, kind), kind, ranks, module)
+        self._forks = arguments[0] != launcher
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
         self.files: set[str] = set()
         """Shared memory of the ranks' MPI, removed by `kill`."""
@@ -243,7 +261,7 @@ class Launch:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        if not self.wait(0.5):  # mpiexec ends by itself when its ranks are gone
+        if self._forks or not self.wait(0.5):  # Hydra ends by itself when its ranks are gone, and cleans up
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

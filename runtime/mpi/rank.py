@@ -1,4 +1,4 @@
-"""What a rank of a pool does: ``python -m tilewright.mpi.rank`` under mpiexec, until the pool closes or its owner ends.
+"""What a rank of a pool does: ``python -P -m tilewright.mpi.rank`` under mpiexec, until its pool or its owner ends.
 
 It connects to the pool's socket, says who it is, then runs parts of graphs. A thread of its own reads the socket, so
 the rank ends within moments of its owner, whatever either is doing; the kernel ends it if mpiexec's proxy dies.
@@ -23,7 +23,7 @@ from tilewright.mpi.buffers import Spare
 from tilewright.mpi.launcher import remove, shm_files
 from tilewright.mpi.outcome import freeze
 from tilewright.mpi.shared import Mappings, loads
-from tilewright.mpi.wire import Call, Forget, Go, Hello, Job, Keep, Prepare, connect
+from tilewright.mpi.wire import Call, Forget, Go, Hello, Job, Keep, Prepare, connect, follow
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _call(comm: MPI.Intracomm, call: Call, mappings: Mappings) -> Any:
     """(what the function returns,), or the pickled exception that it raised."""
     from tilewright.mpi.part import wires
 
-    sys.path[:] = call.path
+    follow(call.path)
     try:
         name, arguments = loads(call.contents, mappings)
         module, _, function = name.partition(":")
@@ -106,7 +106,7 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, owner:
     from tilewright.mpi.part import agreement, run_part, wires
 
     report: Callable[[int], object] | None = owner.send if job.progress else None
-    sys.path[:] = job.path
+    follow(job.path)
     try:
         with ExitStack() as ambient:
             with agreement(wires(comm).data):

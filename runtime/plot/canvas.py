@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from tilewright.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["check_matplotlib", "new_figure"]
+__all__ = ["check_matplotlib", "new_figure", "save"]
 
 
 def check_matplotlib(what: str) -> None:
@@ -24,3 +27,12 @@ def new_figure(what: str, width: float, height: float, *, dpi: float | None = No
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+
+
+def save(figure: Figure, path: str | Path | BinaryIO, **options: Any) -> None:
+    """Write a figure, whole or not at all; a path without a suffix becomes a PNG's, as matplotlib has it."""
+    if not isinstance(path, str | Path):
+        figure.savefig(path, **options)
+        return
+    with replacing(path if Path(path).suffix else f"{path}.png") as aside:
+        figure.savefig(aside, **options)

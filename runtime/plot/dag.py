@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 from xml.sax.saxutils import escape, quoteattr
 
+from tilewright.files import write_text
 from tilewright.graph import Task, TaskGraph
 from tilewright.plot.layered import HEIGHT, Box, Layout, Point, layered, width_of
 from tilewright.plot.palette import ACCENT, colours, text_on
@@ -89,7 +90,7 @@ def to_svg(graph: TaskGraph, path: str | Path | None = None, *, layout: Literal[
     _check_size(graph)
     text = _draw(graph, _layout(graph, layout))
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        write_text(path, text)
     return text
 
 

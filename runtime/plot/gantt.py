@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.engine import Run
 from tilewright.plan import bounds
-from tilewright.plot.canvas import new_figure
+from tilewright.plot.canvas import new_figure, save
 from tilewright.plot.palette import ACCENT, colours
 from tilewright.report import seconds, units
 from tilewright.trace import TaskRecord, Trace
@@ -50,7 +50,7 @@ def gantt(run: Run | Trace, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"cannot write a Gantt chart to {path.name!r}; its suffix must be {', '.join(SUFFIXES)}")
-    figure(run).savefig(path)
+    save(figure(run), path)
 
 
 def svg(run: Run | Trace) -> str:

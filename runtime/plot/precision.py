@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tilewright.plot.canvas import new_figure
+from tilewright.plot.canvas import new_figure, save
 from tilewright.plot.palette import text_on
 from tilewright.precision import FORMATS, PrecisionMap
 
@@ -41,7 +41,7 @@ def precision_map(map: PrecisionMap, path: str | Path | None = None, *, title: s
     """
     fig = figure(map, title)
     if path is not None:
-        fig.savefig(path)
+        save(fig, path)
     return fig
 
 

@@ -9,7 +9,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
 from tilewright.graph import TaskGraph
-from tilewright.plot.canvas import check_matplotlib
+from tilewright.plot import canvas
 from tilewright.plot.layered import Layout, Point
 from tilewright.plot.palette import ACCENT, colours, text_on
 
@@ -24,7 +24,7 @@ _PIXELS = 8_000  # most a side: what compresses in seconds and opens anywhere
 
 def save(graph: TaskGraph, layout: Layout, critical: tuple[set[int], set[tuple[int, int]]], path: FilePath) -> None:
     """Write a PNG. ImportError, in a sentence that says what to do, if matplotlib is not installed."""
-    check_matplotlib("a PNG (an SVG does not)")
+    canvas.check_matplotlib("a PNG (an SVG does not)")
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -46,7 +46,7 @@ def save(graph: TaskGraph, layout: Layout, critical: tuple[set[int], set[tuple[i
             loc="upper left", bbox_to_anchor=(12 / width, 1 - 30 / height), ncols=len(counts), frameon=False,
             fontsize=8,
         )  # fmt: skip
-    fig.savefig(path, dpi=_DPI, pil_kwargs={"compress_level": 3})
+    canvas.save(fig, path, dpi=_DPI, pil_kwargs={"compress_level": 3})
 
 
 def _draw(

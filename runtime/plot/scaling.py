@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilewright.plot.canvas import new_figure
+from tilewright.plot.canvas import new_figure, save
 
 if TYPE_CHECKING:
     from tilewright.comm.scaling import Point, Study
@@ -89,4 +89,4 @@ def figure(study: Study, path: str | Path) -> None:
         f"Dense matrix-vector product: alpha {m.alpha:g} s, beta {m.beta:g} s a word, gamma {m.gamma:g} s a flop",
         fontsize=11,
     )
-    fig.savefig(path, dpi=130)
+    save(fig, path, dpi=130)

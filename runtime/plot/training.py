@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from tilewright.plot.canvas import new_figure
+from tilewright.plot.canvas import new_figure, save
 
 if TYPE_CHECKING:
     from tilewright.training.result import Result
@@ -89,4 +89,4 @@ def figure(results: Mapping[str, Result], path: str | Path | BinaryIO) -> None:
     else:
         scale.text(0.5, 0.5, "no loss scaling", ha="center", va="center", transform=scale.transAxes, color="0.4")
         scale.set_yticks([])
-    fig.savefig(path, dpi=150)
+    save(fig, path, dpi=150)

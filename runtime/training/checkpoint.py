@@ -6,14 +6,14 @@ it is whole and on disk.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
+from tilewright.files import replacing, sweep
 from tilewright.training.state import Log, State
 
 __all__ = ["NAME", "check", "make_room", "read", "write"]
@@ -26,9 +26,7 @@ def make_room(folder: str | Path) -> None:
     """The folder, before any work. ValueError if nothing can be written there."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        aside = Path(folder) / f".{NAME}.{os.getpid()}"
-        aside.touch()
-        aside.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f"cannot write checkpoints to {folder}: {error.strerror}") from error
 
@@ -38,32 +36,37 @@ def write(folder: str | Path, state: State, log: Log, facts: dict[str, Any]) -> 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
-    aside = folder / f".{NAME}.{os.getpid()}"
     payload = {
         "version": _VERSION, "facts": facts, "log": log.state_dict(), "step": state.step, "tensors": state.tensors,
         "optimizer": state.optimizer, "control": state.control, "random": state.random, "average": state.average,
     }  # fmt: skip
-    try:
-        with aside.open("wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    _sync(folder)
+    with replacing(path, sync=True) as aside, aside.open("wb") as file:
+        saved = _Faithful(file)
+        try:
+            torch.save(payload, saved)
+        except RuntimeError:  # torch's words for a file that takes no more
+            if saved.error is None:
+                raise
+            raise saved.error from None
     return path
 
 
-def _sync(folder: Path) -> None:
-    """The new name on disk, where folders can be synced."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+class _Faithful:
+    """A file that remembers why a write failed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def read(folder: str | Path) -> tuple[State, Log, dict[str, Any]] | None:
@@ -72,9 +75,8 @@ def read(folder: str | Path) -> tuple[State, Log, dict[str, Any]] | None:
     Files that a killed process left half-written are removed. ValueError if the checkpoint is damaged.
     """
     folder = Path(folder)
-    for aside in folder.glob(f".{NAME}.*"):
-        if not _alive(aside.suffix[1:]):
-            aside.unlink(missing_ok=True)
+    if folder.is_dir():
+        sweep(folder)
     path = folder / NAME
     if not path.exists():
         return None
@@ -91,18 +93,6 @@ def read(folder: str | Path) -> tuple[State, Log, dict[str, Any]] | None:
     if version != _VERSION:
         raise ValueError(f"{path} has version {version} of the format; this library reads version {_VERSION}")
     return state, log, facts
-
-
-def _alive(pid: str) -> bool:
-    if not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return int(pid) != os.getpid()
 
 
 def check(facts: dict[str, Any], wanted: dict[str, Any], folder: str | Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from tilewright.files import write_text
 from tilewright.report import seconds
 from tilewright.training import usage
 from tilewright.training.data import Dataset
@@ -90,7 +91,7 @@ class Comparison:
         """Write table, figure and the runs, side by side, as one HTML page that opens offline."""
         from tilewright.plot.training import page
 
-        Path(path).write_text(page(self.results, str(self.table())), encoding="utf-8")
+        write_text(path, page(self.results, str(self.table())))
 
     def __str__(self) -> str:
         return str(self.table())

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.engine import Run
+from tilewright.files import write_text
 from tilewright.report import seconds
 from tilewright.training.fallback import Event
 from tilewright.training.head import Head
@@ -276,7 +277,7 @@ class Result:
         """Write table, figure and the last run, if there was one, as one HTML page that opens offline."""
         from tilewright.plot.training import page
 
-        Path(path).write_text(page({self.precision: self}, str(self.table())), encoding="utf-8")
+        write_text(path, page({self.precision: self}, str(self.table())))
 
     def __str__(self) -> str:
         return str(self.table())

@@ -41,7 +41,17 @@ def test_a_launcher_is_asked_once_and_one_that_fails_is_unknown(tmp_path):
 ])  # fmt: skip
 def test_the_command_starts_so_many_ranks_and_leaves_the_dead_to_the_pool(family, words):
     line = launcher.command("/opt/bin/mpiexec", family, 3, "some.module")
-    assert line == ["/opt/bin/mpiexec", *words, "-n", "3", sys.executable, "-m", "some.module"]
+    assert line == ["/opt/bin/mpiexec", *words, "-n", "3", sys.executable, "-P", "-m", "some.module"]
+
+
+@pytest.mark.parametrize(("family", "taken"), [("mpich", ".gforker"), ("intel", ""), ("unknown", "")])
+def test_of_two_launchers_of_mpich_the_one_that_opens_no_port_is_taken(family, taken, tmp_path):
+    launch = program(tmp_path / "mpiexec")
+    assert launcher.quiet(launch, family) == launch  # it is alone
+    program(tmp_path / "mpiexec.gforker")
+    assert launcher.quiet(launch, family) == launch + taken
+    line = launcher.command(launch + ".gforker", "mpich", 2, "some.module")
+    assert line[1:] == ["-n", "2", sys.executable, "-P", "-m", "some.module"]
 
 
 NEEDED = {
