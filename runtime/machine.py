@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from tilewright.graph import Handle, Op, Task, TaskGraph
 
 from tilewright.arguments import positive
+from tilewright.scalars import instance
 
 __all__ = ["Machine", "check_plan", "cores", "worker_count"]
+
+A_MACHINE = "a Machine, such as Machine(workers=4)"
+NO_GAMMA = "the machine has no gamma, so nobody knows what a flop costs; Machine(gamma=...)"
 
 Shape = tuple[int, ...]
 Durations = float | Mapping[int, float]
@@ -122,7 +126,15 @@ class Machine:
         return self._seconds(task.op, self._shapes(task), self.is_gpu(worker))
 
     def costs(self, graph: TaskGraph, gpu: bool = False) -> list[float]:
-        """Expected seconds of every task on a CPU worker, or on a GPU. O(tasks)."""
+        """Expected seconds of every task on a CPU worker, or on a GPU. O(tasks).
+
+        ValueError for a graph whose tasks have flops and no weights, such as a reduction, where gamma is unknown:
+        otherwise a weight of 0 says that a task is nothing beside the others.
+        """
+        if self.gamma is None and not self.durations and not any(task.op.weight for task in graph.tasks):
+            for task in graph.tasks:
+                if self.flops(task):
+                    raise ValueError(f"{task}: {NO_GAMMA}")
         if self.shape is not None:
             return [self._seconds(task.op, self._shapes(task), gpu) for task in graph.tasks]
         known: dict[tuple[int, int], float] = {}
@@ -250,9 +262,9 @@ def check_plan(graph: Any, machine: Any) -> None:
     from tilewright.graph import TaskGraph
 
     if not isinstance(graph, TaskGraph):
-        raise TypeError(f"a run wants a TaskGraph, not {graph!r}")
-    if machine is not None and not isinstance(machine, Machine):
-        raise TypeError(f"machine is a Machine, such as Machine(workers=4), not {machine!r}")
+        raise TypeError(f"graph must be a TaskGraph, not {graph!r}")
+    if machine is not None:
+        instance(machine, "machine", Machine, A_MACHINE)
 
 
 def cores() -> int:
