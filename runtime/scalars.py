@@ -1,7 +1,7 @@
 """Checks of the numbers, names and objects that users pass; arrays are those of `tilewright.arguments`.
 
-Each returns the value as what it stands for, or raises TypeError for another kind of thing and ValueError for a value that
-is not allowed. Messages begin with the name of the argument and end with what was passed.
+Each returns the value as what it stands for, or raises TypeError for another kind of thing and ValueError for a value
+that is not allowed. Messages begin with the name of the argument and end with what was passed.
 """
 
 from __future__ import annotations

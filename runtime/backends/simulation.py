@@ -507,9 +507,8 @@ def _groups(graph: TaskGraph, machine: Machine, policy: Policy) -> list[_Group]:
     policy.prepare(graph, rank_machine)
     placed: Sequence[int] | None = getattr(policy, "placement", None)
     if machine.ranks > 1 and placed is not None and len(graph) and min(placed) >= 0:
-        raise ValueError(
-            f"{type(policy).__name__} places tasks on ranks itself; leave out owner, or use a policy that only orders"
-        )
+        why = "leave out owner, or" if graph.layout is None else f"the layout of graph {graph.name!r} does that, so"
+        raise ValueError(f"{type(policy).__name__} places tasks on ranks itself; {why} use a policy that only orders")
     groups = []
     for rank in range(machine.ranks):
         mine = policy

@@ -41,7 +41,7 @@ from typing import NamedTuple
 
 from tilewright.comm.schedule import algorithms, ceil_log2, schedule
 from tilewright.machine import A_MACHINE, NO_GAMMA, Machine
-from tilewright.scalars import choice, instance, whole
+from tilewright.scalars import instance
 
 __all__ = ["MACHINE", "Terms", "best", "cost", "lower_bound", "seconds", "terms"]
 

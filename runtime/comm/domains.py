@@ -74,8 +74,8 @@ def efficiency(cut: str, p: int, n: float, machine: Machine) -> float:
 def block_time(b: float, steps: int, points: float, p: int, machine: Machine) -> float:
     """Seconds of ``steps`` products with a 3-point stencil in blocks of b, by halo closure, nothing hidden.
 
-    (steps / b) alpha + steps beta + (steps points / p + steps b) gamma, with gamma the seconds of one point; on one rank
-    steps points gamma. Lecture: "Optimization of multiple products", row L2.
+    (steps / b) alpha + steps beta + (steps points / p + steps b) gamma, with gamma the seconds of one point; on one
+    rank steps points gamma. Lecture: "Optimization of multiple products", row L2.
     """
     real(b, "b", 0, above=True)
     real(steps, "steps", 0)

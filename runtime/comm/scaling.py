@@ -36,7 +36,7 @@ import numpy as np
 
 from tilewright.comm.cost import known_gamma
 from tilewright.machine import Machine
-from tilewright.scalars import real, whole
+from tilewright.scalars import real
 
 if TYPE_CHECKING:
     from tilewright.comm.grid import Grid
@@ -91,7 +91,9 @@ def _lost(problem: str, layout: str, p: float, machine: Machine) -> tuple[float,
     known = FORMULAS.get((problem, layout)) if isinstance(problem, str) and isinstance(layout, str) else None
     if known is None:
         names = "; ".join(f"{a} {b}" for a, b in FORMULAS)
-        raise ValueError(f"no efficiency formula for {problem!r} {layout!r}; known: {names}. They are problem and layout")
+        raise ValueError(
+            f"no efficiency formula for {problem!r} {layout!r}; known: {names}. They are problem and layout"
+        )
     real(p, "p", 1)
     gamma = _gamma(machine)
     if p == 1:
