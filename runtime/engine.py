@@ -180,9 +180,12 @@ class Run:
         return text(self)
 
     def __repr__(self) -> str:
+        from tilewright.report import units
+
+        unit = units(self)[0] or "units of task weight"
         return (
             f"Run({self.graph.name!r}, {len(self.graph)} tasks, backend={self.backend!r}, "
-            f"scheduler={self.scheduler!r}, workers={self.workers}, makespan={self.makespan:.4g} s)"
+            f"scheduler={self.scheduler!r}, workers={self.workers}, makespan={self.makespan:.4g} {unit})"
         )
 
 

@@ -262,7 +262,7 @@ def check_plan(graph: Any, machine: Any) -> None:
     from tilewright.graph import TaskGraph
 
     if not isinstance(graph, TaskGraph):
-        raise TypeError(f"graph must be a TaskGraph, not {graph!r}")
+        raise TypeError(f"graph: a run wants a TaskGraph, not {graph!r}")
     if machine is not None:
         instance(machine, "machine", Machine, A_MACHINE)
 

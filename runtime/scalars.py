@@ -86,7 +86,7 @@ def choice(value: Any, what: str, known: Iterable[str]) -> str:
 def instance(value: Any, what: str, kind: type[T] | tuple[type[T], ...], advice: str) -> T:
     """An object of a class. ``advice`` says what it is and how to make one: "a Machine, such as Machine(workers=4)"."""
     if not isinstance(value, kind):
-        raise TypeError(f"{what} must be {advice}, not {_shown(value)}")
+        raise TypeError(f"{what} is {advice}, not {_shown(value)}")
     return value
 
 
