@@ -48,7 +48,7 @@ class Row:
     speedup: float
     """T_1 / T_p: ``alone`` over the makespan."""
     memory: int
-    """High-water mark of the fullest rank, bytes: `Run.memory`."""
+    """High-water mark of the fullest rank, bytes; an upper bound: `Run.memory`."""
     fastest: float
     slowest: float
     """Shortest and longest makespan of the repeats."""

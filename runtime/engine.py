@@ -134,7 +134,11 @@ class Run:
 
     @cached_property
     def memory(self) -> int:
-        """High-water mark of the fullest rank, in bytes: measured, or see `tilewright.footprint.high_water`."""
+        """High-water mark of the fullest rank, in bytes: ``measured``, or an upper bound.
+
+        The bound counts the data that the run was given, whoever else holds it, and everything that tasks write from
+        its first writer to the end: see `tilewright.footprint.high_water`. The process itself grows by less.
+        """
         if self.measured is not None:
             return self.measured
         return max(high_water(self), default=0)

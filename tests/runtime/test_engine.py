@@ -204,6 +204,12 @@ class TestRun:
         run = tw.run(chain(2), data(), backend="serial", scheduler="eager")
         assert repr(run).startswith("Run('chain', 2 tasks, backend='serial', scheduler='eager', workers=1, makespan=")
 
+    def test_the_unit_of_a_makespan_is_that_of_the_machine(self):
+        graph = tw.cholesky_graph(6)
+        assert repr(tw.simulate(graph)).endswith("makespan=216 units of task weight)")
+        seconds = dict.fromkeys(("potrf", "trsm", "syrk", "gemm"), 1.0)
+        assert repr(tw.simulate(graph, tw.Machine(durations=seconds))).endswith("makespan=56 s)")
+
     @pytest.mark.parametrize("backend", ["serial", "threads"])
     @pytest.mark.parametrize("workers", [1, 2])
     def test_progress_bar_goes_to_standard_error(self, capfd, backend, workers):
