@@ -23,6 +23,7 @@ from tilewright.scalars import choice
 from tilewright.schedulers import SCHEDULERS, Policy, fitting
 from tilewright.schedulers import policy as find_policy
 from tilewright.schedulers.placed import Placed
+from tilewright.site import check_call
 
 if TYPE_CHECKING:
     import pandas
@@ -207,6 +208,7 @@ def compare_schedulers(
     if backend == "serial":
         raise ValueError("backend 'serial' runs tasks in program order, whatever the policy, so there is nothing to "
                          "compare; backend='threads' with workers=1 does what policies say")  # fmt: skip
+    check_call(compare_schedulers, options, backend, also=["threads_per_task"] if backend == "threads" else [])
     if isinstance(workers, Integral) and not isinstance(workers, bool):
         workers = [int(workers)]
     if isinstance(workers, str | bytes) or not isinstance(workers, Iterable):

@@ -20,7 +20,7 @@ from tilewright.program import Program
 from tilewright.progress import reports
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
-from tilewright.site import find_site
+from tilewright.site import check_call, find_site
 from tilewright.tiles import Store
 from tilewright.trace import Trace
 
@@ -266,6 +266,7 @@ def run(
     """
     if backend not in (*BACKENDS, "simulate"):
         raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, simulate")
+    check_call(run, options, backend)
     if backend == "simulate":
         from tilewright.backends.simulate import simulate
 

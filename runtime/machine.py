@@ -128,14 +128,14 @@ class Machine:
     def costs(self, graph: TaskGraph, gpu: bool = False) -> list[float]:
         """Expected seconds of every task on a CPU worker, or on a GPU. O(tasks).
 
-        ValueError for a graph whose tasks have flops and no weights, such as a reduction, where gamma is unknown:
-        otherwise a weight of 0 says that a task is nothing beside the others.
+        ValueError where gamma is unknown and the tasks have flops and no weights, such as a reduction of vectors of
+        known sizes: they would cost nothing. (Beside others a weight of 0 says that a task is nothing.)
         """
-        if self.gamma is None and not self.durations and not any(task.op.weight for task in graph.tasks):
-            for task in graph.tasks:
-                if self.flops(task):
-                    raise ValueError(f"{task}: {NO_GAMMA}")
         if self.shape is not None:
+            if self.gamma is None and not self.durations and not any(task.op.weight for task in graph.tasks):
+                for task in graph.tasks:
+                    if self.flops(task):
+                        raise ValueError(f"{task}: {NO_GAMMA}")
             return [self._seconds(task.op, self._shapes(task), gpu) for task in graph.tasks]
         known: dict[tuple[int, int], float] = {}
         costs = []

@@ -12,7 +12,7 @@ from math import inf, isfinite
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-__all__ = ["choice", "instance", "nearby", "real", "refuse_unknown", "whole"]
+__all__ = ["choice", "instance", "nearby", "real", "whole"]
 
 T = TypeVar("T")
 
@@ -72,14 +72,14 @@ def choice(value: Any, what: str, known: Iterable[str]) -> str:
     >>> choice("slap", "cut", ["slab", "patch"])
     Traceback (most recent call last):
         ...
-    ValueError: unknown cut 'slap'; did you mean slab? Known: slab, patch
+    ValueError: unknown cut 'slap'; known: slab, patch; did you mean slab?
     """
     names = list(known)
     if not isinstance(value, str):
         raise TypeError(f"{what} must be one of {', '.join(names)}, not {_shown(value)}")
     if value not in names:
         hint = nearby([value], names)
-        raise ValueError(f"unknown {what} {_shown(value)}; {f'{hint} Known' if hint else 'known'}: {', '.join(names)}")
+        raise ValueError(f"unknown {what} {_shown(value)}; known: {', '.join(names)}{f'; {hint}' if hint else ''}")
     return value
 
 
@@ -88,23 +88,6 @@ def instance(value: Any, what: str, kind: type[T] | tuple[type[T], ...], advice:
     if not isinstance(value, kind):
         raise TypeError(f"{what} is {advice}, not {_shown(value)}")
     return value
-
-
-def refuse_unknown(call: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """TypeError for options that a call has not, in the words of Python and with what may be meant.
-
-    >>> refuse_unknown("solve", ["refin"], ["refine", "workers"])
-    Traceback (most recent call last):
-        ...
-    TypeError: solve() got an unexpected keyword argument 'refin'; did you mean refine?
-    """
-    known = list(known)
-    unknown = [name for name in given if name not in known]
-    if not unknown:
-        return
-    plural = "an unexpected keyword argument" if len(unknown) == 1 else "unexpected keyword arguments"
-    hint = nearby(unknown, known) or f"it has {', '.join(known) or 'none'}"
-    raise TypeError(f"{call}() got {plural} {', '.join(map(repr, unknown))}; {hint}")
 
 
 def nearby(names: Iterable[str], known: Iterable[str]) -> str:

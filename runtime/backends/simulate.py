@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BROADCASTS", "simulate"]
 
+OPTIONS = ("owner", "broadcast", "noise", "seed")
+"""Of `tilewright.run` with ``backend="simulate"``."""
+
 Owner = Callable[..., int] | Mapping[Any, Any]
 Noise = float | Callable[[random.Random, Task, float], float]
 
