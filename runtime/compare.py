@@ -6,18 +6,25 @@ import copy
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilewright.backends.simulate import Owner
+from tilewright.arguments import positive
+from tilewright.backends import BACKENDS
+from tilewright.backends.simulate import Owner, known_shapes, noise_of
 from tilewright.engine import Run, run
 from tilewright.files import write_text
 from tilewright.frames import data_frame
 from tilewright.graph import Handle, TaskGraph
-from tilewright.machine import Machine
+from tilewright.machine import Machine, check_plan
 from tilewright.progress import reports
 from tilewright.report import nbytes, plain, seconds
-from tilewright.schedulers import Policy, fitting
+from tilewright.scalars import choice
+from tilewright.schedulers import SCHEDULERS, Policy, fitting
+from tilewright.schedulers import policy as find_policy
+from tilewright.schedulers.placed import Placed
+from tilewright.site import check_call
 
 if TYPE_CHECKING:
     import pandas
@@ -41,12 +48,14 @@ class Row:
     idle: float
     """Share of the workers' time outside tasks."""
     speedup: float
-    """Work of the run over its makespan."""
+    """T_1 / T_p: ``alone`` over the makespan."""
     memory: int
-    """High-water mark of the fullest rank, bytes."""
+    """High-water mark of the fullest rank, bytes; an upper bound: `Run.memory`."""
     fastest: float
     slowest: float
     """Shortest and longest makespan of the repeats."""
+    alone: float
+    """T_1: seconds of the same graph under the same policy on one worker; the median over as many repeats."""
 
 
 class Table:
@@ -152,7 +161,8 @@ def compare_schedulers(
     workers
         Numbers of workers: for the simulator those of each rank of the machine, for an engine of all ranks together.
     backend
-        ``"simulate"``, or an engine such as ``"threads"``, as in `tilewright.run`.
+        ``"simulate"``, or an engine that listens to policies, as in `tilewright.run`: ``"threads"``, ``"mpi"`` or
+        ``"dask"``.
     data
         For an engine: the data, of which each run gets a deep copy, or a function that makes it anew. For the
         simulator optional, for its shapes.
@@ -161,8 +171,9 @@ def compare_schedulers(
     machine
         What is simulated, or what policies plan with.
     owner
-        Where handles live on several ranks, see `tilewright.simulate`. Policies that place tasks themselves cannot
-        be in the comparison then, and are left out by default.
+        Where handles live on several ranks, see `tilewright.simulate`. In a simulation with owners, these or those of
+        the graph's own layout, policies that place tasks themselves (``heft``, ``peft``) cannot be in the comparison,
+        and are left out by default.
     repeat
         Runs per row, in turns over the policies so that a busy spell hits all alike; the row has the median.
         By default 5 on an engine, 1 on the simulator, whose runs are all equal, and 5 with ``noise``, of which each
@@ -175,7 +186,16 @@ def compare_schedulers(
     Raises
     ------
     ValueError
-        No data for an engine, an unknown scheduler or backend, ``repeat`` or a number of workers below 1.
+        No data for an engine, an unknown scheduler or backend, ``repeat`` or a number of workers below 1, nothing to
+        compare; ``backend="serial"``, which runs in program order whatever the policy.
+    TypeError
+        An argument is of another kind, or the backend has no such option.
+
+    Notes
+    -----
+    A speed-up is T_1 / T_p. In a simulation T_1 is the time of one CPU worker that has all data. On an engine it is
+    measured: the policy's own rows on one worker, or ``repeat`` more runs of each policy where no row is on one; those
+    are runs of the same engine, or of one thread where owners, a pool or a launcher fix the number of ranks.
 
     Examples
     --------
@@ -184,28 +204,42 @@ def compare_schedulers(
     >>> [(row.scheduler, row.makespan) for row in table]
     [('critical-path', 136.0), ('eager', 139.0)]
     """
-    counts = [workers] if isinstance(workers, int) else list(workers)
+    check_plan(graph, machine)
+    choice(backend, "backend", [*BACKENDS, "simulate"])
+    if backend == "serial":
+        raise ValueError("backend 'serial' runs tasks in program order, whatever the policy, so there is nothing to "
+                         "compare; backend='threads' with workers=1 does what policies say")  # fmt: skip
+    check_call(compare_schedulers, options, backend, also=["threads_per_task"] if backend == "threads" else [])
+    if isinstance(workers, Integral) and not isinstance(workers, bool):
+        workers = [int(workers)]
+    if isinstance(workers, str | bytes) or not isinstance(workers, Iterable):
+        raise TypeError(f"workers must be a number of workers or a list of numbers, not {workers!r}")
+    counts = [positive(count, "workers") for count in workers]
+    if isinstance(schedulers, str) or not (schedulers is None or isinstance(schedulers, Iterable)):
+        raise TypeError(f"schedulers must be a list of names or policies, not {schedulers!r}")
+    for name, values in (("workers", counts), ("schedulers", schedulers)):
+        if values is not None and not len(list(values)):
+            raise ValueError(f"{name} must name at least one, so that there is something to compare")
     simulated = backend == "simulate"
     noisy = simulated and bool(options.get("noise"))
-    repeat = repeat if repeat is not None else 1 if simulated and not noisy else 5
-    if repeat < 1:
-        raise ValueError(f"repeat must be at least 1, not {repeat}")
+    repeat = positive(repeat, "repeat") if repeat is not None else 1 if simulated and not noisy else 5
     if not simulated and data is None:
         raise ValueError(f"backend {backend!r} needs data; backend='simulate' needs none")
-    machine = machine or Machine()
     if schedulers is None:
-        placed = ("heft", "peft") if owner is not None and machine.ranks > 1 else ()
-        schedulers = [name for name in fitting(graph) if name not in placed]
-
+        placed = graph.layout is not None or (owner is not None and machine is not None and machine.ranks > 1)
+        schedulers = [
+            name for name in fitting(graph) if not (simulated and placed and issubclass(SCHEDULERS[name], Placed))
+        ]
+    for scheduler in schedulers:
+        find_policy(scheduler)
     if owner is not None:
         options["owner"] = owner
 
     def once(scheduler: str | Policy, count: int, attempt: int, report: Callable[[int], object] | bool) -> Run:
         chosen = options | ({"seed": options.get("seed", 0) + attempt} if noisy else {})
-        given = data() if callable(data) else data if simulated else copy.deepcopy(data)
         return run(
             graph,
-            given,
+            given(),
             backend=backend,
             scheduler=scheduler,
             workers=count,
@@ -213,6 +247,9 @@ def compare_schedulers(
             progress=report,
             **chosen,
         )
+
+    def given() -> Data | None:
+        return data() if callable(data) else data if simulated else copy.deepcopy(data)
 
     results: dict[tuple[int, int], list[Run]] = {}
     before = 0  # tasks of the runs that are over
@@ -223,17 +260,80 @@ def compare_schedulers(
                     told = _after(before, report) if report else False
                     results.setdefault((count, place), []).append(once(scheduler, count, attempt, told))
                     before += len(graph)
-    rows = [_row(runs) for runs in results.values()]
-    timed = not simulated or machine.gamma is not None or bool(machine.durations)
+    if simulated:
+        predicted = Alone(graph, machine, given(), options)
+        alone = [[predicted(attempt) for attempt in range(repeat)]] * len(schedulers)
+    else:
+        alone = _measured_alone(graph, given, backend, schedulers, machine, options, results, repeat)
+    rows = [_row(runs, alone[place]) for (_, place), runs in results.items()]
+    timed = not simulated or (machine is not None and (machine.gamma is not None or bool(machine.durations)))
     return Table(graph, backend, rows, "s" if timed else "weights")
+
+
+# ------------------------------------------------------------------ one worker
+
+
+class Alone:
+    """T_1 of a simulation: the graph on one CPU worker that has all data and is never idle."""
+
+    def __init__(self, graph: TaskGraph, machine: Machine | None, data: Any, options: Mapping[str, Any]) -> None:
+        machine = known_shapes(graph, machine or Machine(), data, options.get("owner") is not None)
+        self.graph = graph
+        self.costs = machine.replace(workers=1, ranks=1, gpus=0).costs(graph)
+        self.noise, self.seed = options.get("noise", 0.0), options.get("seed", 0)
+
+    def __call__(self, attempt: int) -> float:
+        noisy = noise_of(self.noise, self.seed + attempt if self.noise else 0)
+        if noisy is None:
+            return sum(self.costs, 0.0)
+        return sum(map(noisy, self.graph.tasks, self.costs), 0.0)
+
+
+_PLACES = ("owner", "grid", "pool", "comm", "root", "gather", "devices")
+"""Options that fix the number of ranks, or add workers beside the cores."""
+
+
+def _measured_alone(
+    graph: TaskGraph, given: Callable[[], Any], backend: str, schedulers: Sequence[str | Policy],
+    machine: Machine | None, options: Mapping[str, Any], results: Mapping[tuple[int, int], list[Run]], repeat: int,
+) -> list[list[float]]:  # fmt: skip
+    """T_1 of each policy on an engine: its own rows on one worker, or else runs for this alone.
+
+    They are runs of the same engine, but for options, layouts and launchers that want more than one rank: then those of
+    one thread in this process, which has no messages either.
+    """
+    own = {place: [run_.makespan for run_ in runs] for (_, place), runs in results.items()
+           if runs[0].workers == 1 and not options.get("devices")}  # fmt: skip
+    missing = [place for place in range(len(schedulers)) if place not in own]
+    fixed = graph.layout is not None or any(options.get(name) is not None for name in _PLACES)
+    comm = None
+    if backend == "mpi":
+        from tilewright.backends.mpi import is_rank, pools
+
+        fixed = fixed or is_rank() or pools.active() is not None
+        if options.get("comm") is not None or is_rank():
+            from mpi4py import MPI
+
+            comm = options.get("comm") or MPI.COMM_WORLD
+    engine, others = (backend, options) if not fixed else ("threads", {})
+    if comm is None or comm.rank == (options.get("root") or 0):  # of several ranks one measures, the others wait
+        for _ in range(repeat):
+            for place in missing:
+                alone = run(
+                    graph, given(), backend=engine, scheduler=schedulers[place], workers=1, machine=machine, **others
+                )
+                own.setdefault(place, []).append(alone.makespan)
+    times = [own.get(place, []) for place in range(len(schedulers))]
+    return times if comm is None else comm.bcast(times, options.get("root") or 0)
 
 
 def _after(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
     return lambda done: report(before + done)
 
 
-def _row(runs: list[Run]) -> tuple[Row, Run]:
-    """The median run, and the spread of all."""
+def _row(runs: list[Run], alone: Sequence[float]) -> tuple[Row, Run]:
+    """The median run, and the spread of all; ``alone`` are the times on one worker."""
+    one = statistics.median_low(alone)
     makespans = [run_.makespan for run_ in runs]
     middle = runs[makespans.index(statistics.median_low(makespans))]
     makespan, bounds = middle.makespan, middle.bounds
@@ -243,9 +343,10 @@ def _row(runs: list[Run]) -> tuple[Row, Run]:
         makespan=makespan,
         ratio=makespan / bounds.lower if bounds.lower else 1.0,
         idle=middle.idle,
-        speedup=float(middle.trace.busy.sum()) / makespan if makespan else 1.0,
+        speedup=one / makespan if makespan else 1.0,
         memory=middle.memory,
         fastest=min(makespans),
         slowest=max(makespans),
+        alone=one,
     )
     return row, middle

@@ -21,7 +21,7 @@ from tilewright.program import Program
 from tilewright.progress import reports
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
-from tilewright.site import find_site
+from tilewright.site import check_call, find_site
 from tilewright.tiles import Store
 from tilewright.trace import Trace
 
@@ -137,7 +137,11 @@ class Run:
 
     @cached_property
     def memory(self) -> int:
-        """High-water mark of the fullest rank, in bytes: measured, or see `tilewright.footprint.high_water`."""
+        """High-water mark of the fullest rank, in bytes: ``measured``, or an upper bound.
+
+        The bound counts the data that the run was given, whoever else holds it, and everything that tasks write from
+        its first writer to the end: see `tilewright.footprint.high_water`. The process itself grows by less.
+        """
         if self.measured is not None:
             return self.measured
         return max(high_water(self), default=0)
@@ -183,9 +187,12 @@ class Run:
         return text(self)
 
     def __repr__(self) -> str:
+        from tilewright.report import units
+
+        unit = units(self)[0] or "units of task weight"
         return (
             f"Run({self.graph.name!r}, {len(self.graph)} tasks, backend={self.backend!r}, "
-            f"scheduler={self.scheduler!r}, workers={self.workers}, makespan={self.makespan:.4g} s)"
+            f"scheduler={self.scheduler!r}, workers={self.workers}, makespan={self.makespan:.4g} {unit})"
         )
 
 
@@ -262,6 +269,7 @@ def run(
     """
     if backend not in (*BACKENDS, "simulate"):
         raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, simulate")
+    check_call(run, options, backend)
     if backend == "simulate":
         from tilewright.backends.simulate import simulate
 

@@ -1,8 +1,9 @@
-"""How much data a rank holds at its fullest moment.
+"""How much data a rank holds at its fullest moment: an upper bound.
 
 A handle counts on the rank where it is first used: from the start if the run was given it, else from the task that
 first writes it, and until the end, as engines free nothing. A copy that a message brought counts from the start of
-the message to the end of the last task that reads it there.
+the message to the end of the last task that reads it there. Data of the caller counts too, though it lay there before
+the run and a tile may be a view of an array: the process itself grows by less.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["high_water"]
 
 
 def high_water(run: Run) -> list[int]:
-    """Bytes by rank, from the shapes of the data or of the machine's tiles. O(accesses + messages)."""
+    """At most so many bytes by rank, from the shapes of the data or of the machine's tiles. O(accesses + messages)."""
     size: dict[Handle, int] = {}
     home: set[Handle] = set()
     uses: dict[tuple[int, Handle], list[tuple[float, float]]] = defaultdict(list)  # reads by (rank, handle)

@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 from tilewright.arguments import positive
 from tilewright.cgroup import quota_of_this_process
 from tilewright.files import write_text
+from tilewright.scalars import instance
 
 __all__ = ["Machine", "check_plan", "cores", "worker_count"]
+
+A_MACHINE = "a Machine, such as Machine(workers=4)"
+NO_GAMMA = "the machine has no gamma, so nobody knows what a flop costs; Machine(gamma=...)"
 
 Shape = tuple[int, ...]
 Durations = float | Mapping[int, float]
@@ -124,8 +128,16 @@ class Machine:
         return self._seconds(task.op, self._shapes(task), self.is_gpu(worker))
 
     def costs(self, graph: TaskGraph, gpu: bool = False) -> list[float]:
-        """Expected seconds of every task on a CPU worker, or on a GPU. O(tasks)."""
+        """Expected seconds of every task on a CPU worker, or on a GPU. O(tasks).
+
+        ValueError where gamma is unknown and the tasks have flops and no weights, such as a reduction of vectors of
+        known sizes: they would cost nothing. (Beside others a weight of 0 says that a task is nothing.)
+        """
         if self.shape is not None:
+            if self.gamma is None and not self.durations and not any(task.op.weight for task in graph.tasks):
+                for task in graph.tasks:
+                    if self.flops(task):
+                        raise ValueError(f"{task}: {NO_GAMMA}")
             return [self._seconds(task.op, self._shapes(task), gpu) for task in graph.tasks]
         known: dict[tuple[int, int], float] = {}
         costs = []
@@ -252,9 +264,9 @@ def check_plan(graph: Any, machine: Any) -> None:
     from tilewright.graph import TaskGraph
 
     if not isinstance(graph, TaskGraph):
-        raise TypeError(f"a run wants a TaskGraph, not {graph!r}")
-    if machine is not None and not isinstance(machine, Machine):
-        raise TypeError(f"machine is a Machine, such as Machine(workers=4), not {machine!r}")
+        raise TypeError(f"graph: a run wants a TaskGraph, not {graph!r}")
+    if machine is not None:
+        instance(machine, "machine", Machine, A_MACHINE)
 
 
 def cores() -> int:

@@ -114,11 +114,11 @@ def plain(value: float) -> str:
 
 
 def memory(run: Run) -> str:
-    """The most that a rank holds, and of which."""
-    where = " on the first rank, measured" if run.trace.ranks > 1 else ", measured"
-    if run.measured is None:
-        where = " on the fullest rank" if run.trace.ranks > 1 else ""
-    return nbytes(run.memory) + where
+    """The most that a rank holds, and of which; computed from the trace it is an upper bound."""
+    if run.measured is not None:
+        return nbytes(run.memory) + (" on the first rank, measured" if run.trace.ranks > 1 else ", measured")
+    where = " on the fullest rank" if run.trace.ranks > 1 else ""
+    return f"at most {nbytes(run.memory)} of data{where}, that of the caller included"
 
 
 def nbytes(value: float) -> str:

@@ -6,28 +6,23 @@ On one node that is nothing: this class. An engine with options of its own or wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
 import numpy as np
 
-from tilewright.backends import Backend, Progress
+from tilewright.backends import BACKENDS, Backend, Progress
 from tilewright.backends import backend as find_backend
 from tilewright.machine import Machine, worker_count
 from tilewright.program import Program
+from tilewright.scalars import nearby
 from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 from tilewright.trace import Trace
 
-_ARGUMENTS = (
-    "backend", "check_finite", "lower", "machine", "overwrite_a", "precision", "progress", "return_info", "return_run",
-    "scheduler", "threads_per_task", "tile_size", "workers",
-)  # fmt: skip
-"""Of the calls that pass their options on; for a name that is misspelt."""
-
-__all__ = ["Site", "check_options", "find_site"]
+__all__ = ["Site", "check_call", "check_options", "find_site", "options_of"]
 
 
 class Site:
@@ -112,12 +107,46 @@ def find_site(backend: str, options: Mapping[str, Any]) -> Site:
     return Site(engine)
 
 
-def check_options(backend: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """TypeError that names unknown options, and what may be meant by them."""
+def check_call(call: Callable[..., Any], options: Mapping[str, Any], backend: Any, also: Iterable[str] = ()) -> None:
+    """Refuse, in the name of a public call and before it works, ``**options`` that neither it nor its backend has.
+
+    Parameters
+    ----------
+    call
+        The function that was called, by its public name.
+    options
+        What it was given beyond its parameters.
+    backend
+        Its engine, or ``"simulate"``. One that is unknown is for others to refuse.
+    also
+        Options that the call hands on to others than the backend.
+
+    Raises
+    ------
+    TypeError
+        It names the options, and what may be meant by them: parameters of the call or options of the backend.
+    """
+    if not options or backend not in (*BACKENDS, "simulate"):
+        return
+    own = [p.name for p in signature(call).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    check_options(backend, options, (*also, *options_of(backend)), own, call.__name__)
+
+
+def options_of(backend: str) -> tuple[str, ...]:
+    """The options of an engine, or of the simulator."""
+    if backend == "simulate":
+        from tilewright.backends.simulate import OPTIONS
+
+        return OPTIONS
+    known: tuple[str, ...] = getattr(find_backend(backend), "OPTIONS", ())
+    return known
+
+
+def check_options(
+    backend: str, options: Mapping[str, Any], known: Sequence[str], own: Sequence[str] = (), call: str = ""
+) -> None:
+    """TypeError that names unknown options, and what may be meant: one that is ``known``, or the call's ``own``."""
     unknown = [name for name in options if name not in known]
     if unknown:
-        near = [match for name in unknown for match in get_close_matches(name, [*known, *_ARGUMENTS], 1)]
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise TypeError(
-            f"unknown option {', '.join(unknown)}{hint or f'; backend {backend!r} has ' + (', '.join(known) or 'none')}"
-        )
+        hint = nearby(unknown, [*known, *own]) or f"backend {backend!r} has {', '.join(known) or 'none'}"
+        raise TypeError(f"{call}{': ' if call else ''}unknown option {', '.join(unknown)}; {hint}")

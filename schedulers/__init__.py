@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from tilewright.graph import TaskGraph
+from tilewright.scalars import nearby
 from tilewright.schedulers.critical_path import CriticalPath
 from tilewright.schedulers.dm import DequeModel, DequeModelData, DequeModelDataSorted
 from tilewright.schedulers.eager import Eager
@@ -85,7 +86,9 @@ def policy(scheduler: str | Policy) -> Policy:
     if isinstance(scheduler, str):
         name, arguments = _parse(scheduler)
         if name not in SCHEDULERS:
-            raise ValueError(f"unknown scheduler {scheduler!r}; known: {', '.join(SCHEDULERS)}")
+            hint = nearby([name], SCHEDULERS)
+            known = ", ".join(SCHEDULERS)
+            raise ValueError(f"unknown scheduler {scheduler!r}; known: {known}{f'; {hint}' if hint else ''}")
         if not arguments:
             return SCHEDULERS[name]()
         try:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BROADCASTS", "simulate"]
 
+OPTIONS = ("owner", "broadcast", "noise", "seed")
+"""Of `tilewright.run` with ``backend="simulate"``."""
+
 Owner = Callable[..., int] | Mapping[Any, Any]
 Noise = float | Callable[[random.Random, Task, float], float]
 
@@ -93,7 +96,7 @@ def simulate(
     ------
     ValueError
         ``owner`` names a rank that the machine does not have; the policy places tasks on ranks itself
-        (``heft``, ``peft``) and ``owner`` is given; an unknown scheduler or broadcast.
+        (``heft``, ``peft``) and ``owner`` is given or the graph has a layout; an unknown scheduler or broadcast.
     SchedulerError
         The policy keeps ready tasks back, hands one out twice or gives one that is not ready.
     KeyError
@@ -117,20 +120,17 @@ def simulate(
     policy = find_policy(scheduler)
     if broadcast not in BROADCASTS:
         raise ValueError(f"unknown broadcast {broadcast!r}; known: {', '.join(BROADCASTS)}")
+    store = Store({} if data is None else data)
     layout = graph.layout
+    machine = known_shapes(graph, machine, data, owner is not None)
     if layout is not None and owner is None:
         owner = layout.owner
         if machine.ranks == 1:  # nobody said how many
             machine = machine.replace(ranks=layout.ranks)
-        if machine.shape is None and data is None:
-            machine = machine.replace(shape=layout.shape)
     home = None if owner is None else _checked(owner, machine.ranks)
-    store = Store({} if data is None else data)
-    if data is not None and machine.shape is None:
-        machine = machine.replace(shape=_shapes(store))
     graph.frozen = True
     with claimed(policy), reports(progress, graph.name, len(graph)) as report:
-        simulation = Simulation(graph, machine, policy, home, BROADCASTS[broadcast], _noisy(noise, seed))
+        simulation = Simulation(graph, machine, policy, home, BROADCASTS[broadcast], noise_of(noise, seed))
         simulation.run(report)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
     return Run(graph, simulation.trace(), "simulate", name, machine.size, store, machine)
@@ -165,6 +165,20 @@ def _takes_handles(owner: Owner) -> bool:
     return True
 
 
+def known_shapes(graph: TaskGraph, machine: Machine, data: Any = None, placed: bool = False) -> Machine:
+    """The machine with the shapes of the data, or where there is none those of the graph's layout.
+
+    ``placed``: a call that names its own owners has no use for the layout's.
+    """
+    if machine.shape is not None:
+        return machine
+    if data is not None:
+        return machine.replace(shape=_shapes(Store(data)))
+    if graph.layout is not None and not placed:
+        return machine.replace(shape=graph.layout.shape)
+    return machine
+
+
 def _shapes(store: Store) -> Callable[[Handle], tuple[int, ...]]:
     def shape(handle: Handle) -> tuple[int, ...]:
         buffer = store[handle]
@@ -175,7 +189,7 @@ def _shapes(store: Store) -> Callable[[Handle], tuple[int, ...]]:
     return shape
 
 
-def _noisy(noise: Noise, seed: int) -> Callable[[Task, float], float] | None:
+def noise_of(noise: Noise, seed: int) -> Callable[[Task, float], float] | None:
     """The function that turns an expected duration into one that happens, or None for the identity."""
     generator = random.Random(seed)
     if callable(noise):

@@ -4,7 +4,8 @@ The same policy objects and the same `Frontier` as on the real engines, no data,
 
 - A worker runs one task at a time, for the seconds that the machine model says (times noise, if wanted).
 - Each memory (a rank, or a GPU of a rank) sends one message at a time and receives one at a time; a message of n
-  words takes alpha + beta n. Messages are served in the order in which they are asked for.
+  words takes alpha + beta n. It begins as soon as both ends are free; of several that could begin at one instant, the
+  one that was asked for first. A message that waits for one end keeps nobody from the other.
 - A version of a handle travels at most once to each memory. With ``owner``, a copy in another format that ranks make
   anew where they read it (`tilewright.messages`, rule 5) does not: it is there as long after what it is made of as its
   task takes, and keeps no worker from its work.
@@ -22,8 +23,10 @@ from __future__ import annotations
 
 import copy
 import heapq
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from math import inf
+from typing import Any, NamedTuple
 
 from tilewright.dataflow import Dataflow
 from tilewright.errors import SchedulerError
@@ -59,6 +62,85 @@ class _Group:
         self.wake: set[int] = set()  # placed policies: workers that may have something to do now
 
 
+class _Transfer(NamedTuple):
+    source: int
+    target: int
+    """Memories; equal for a copy that is made where it is needed, which takes no port."""
+    version: int
+    message: int
+    """Number in the plan; -1 for what was fetched for one task."""
+
+
+class _Ports:
+    """Who sends to whom at the moment, and which transfers wait for a port.
+
+    Transfers between one pair of memories begin in the order in which they were asked for, so only the first of each
+    pair can be next; whoever waits has an end that is busy. `begin` looks at pairs with an end that became free, or
+    with a new transfer, since the last time.
+    """
+
+    def __init__(self, nodes: int) -> None:
+        self.transfers: list[_Transfer] = []  # a number is also the order of asking
+        self.sends = [False] * nodes
+        self.receives = [False] * nodes
+        self.to: list[dict[int, deque[int]]] = [{} for _ in range(nodes)]  # source -> target -> numbers that wait
+        self.by: list[dict[int, deque[int]]] = [{} for _ in range(nodes)]  # target -> source -> the same
+        self.fresh: list[int] = []  # numbers that were posted since `begin`
+        self.freed: list[tuple[int, int]] = []  # the ends of transfers that are over since then
+
+    def note(self, transfer: _Transfer) -> int:
+        """Give it a number."""
+        self.transfers.append(transfer)
+        return len(self.transfers) - 1
+
+    def post(self, transfer: _Transfer) -> None:
+        """Ask for it."""
+        self.fresh.append(self.note(transfer))
+
+    def free(self, source: int, target: int) -> None:
+        """A transfer between these is over."""
+        self.sends[source] = self.receives[target] = False
+        self.freed.append((source, target))
+
+    def begin(self) -> list[int]:
+        """The transfers that begin now, in the order in which they were asked for."""
+        sends, receives, transfers = self.sends, self.receives, self.transfers
+        if not self.fresh and not self.freed:
+            return []
+        candidates = self.fresh
+        waiting = set()
+        for source, target in self.freed:
+            waiting.update(line[0] for there, line in self.to[source].items() if not receives[there])
+            waiting.update(line[0] for here, line in self.by[target].items() if not sends[here])
+        if waiting:
+            candidates = sorted(waiting) + candidates  # who waits asked before those that are new
+        self.fresh, self.freed = [], []
+        begun = []
+        for number in candidates:
+            source, target = transfers[number][:2]
+            if sends[source] or receives[target]:
+                if number not in waiting:
+                    self._queue(number, source, target)
+                continue
+            sends[source] = receives[target] = True
+            begun.append(number)
+            if number in waiting:
+                self._leave(source, target)
+        return begun
+
+    def _queue(self, number: int, source: int, target: int) -> None:
+        line = self.to[source].get(target)
+        if line is None:
+            line = self.to[source][target] = self.by[target][source] = deque()
+        line.append(number)
+
+    def _leave(self, source: int, target: int) -> None:
+        line = self.to[source][target]
+        line.popleft()
+        if not line:
+            del self.to[source][target], self.by[target][source]
+
+
 class Simulation:
     """State of one simulated run. Tasks, versions, messages and workers are numbers; tables are flat lists."""
 
@@ -80,12 +162,10 @@ class Simulation:
         self.end = [0.0] * count
         self.finished = 0
         self.now = 0.0
-        self.events: list[tuple[float, int]] = []  # (time, task that ends) or (time, ~message that arrives)
+        self.events: list[tuple[float, int]] = []  # (time, task that ends) or (time, ~transfer that ends)
         self.touched: list[_Group] = []
-        # messages, by number
+        self.ports = _Ports(machine.nodes)
         self.sent: list[tuple[int, int, int, float, float]] = []  # (source, destination, version, start, end)
-        self.send_free = [0.0] * machine.nodes
-        self.receive_free = [0.0] * machine.nodes
 
         if owner is not None:
             self.rank = _task_ranks(graph, machine, owner)
@@ -107,7 +187,12 @@ class Simulation:
             if self.known_ranks:
                 self._plan_messages(owner)
             if self.fetching:
-                self.copies: list[dict[int, float]] = [{} for _ in range(len(self.flow))]  # memory -> since when
+                # memory -> since when the version is there; infinity while it is on its way
+                self.copies: list[dict[int, float]] = [{} for _ in range(len(self.flow))]
+                self.missing = [0] * count  # by task that has a worker: versions that are on their way
+                self.duration = [0.0] * count
+                self.wanted: dict[tuple[int, int], list[int]] = {}  # (version, memory) -> tasks that wait for it
+                self.onward: dict[tuple[int, int], list[int]] = {}  # (version, memory) -> memories it goes on to
                 for version, writer in enumerate(self.flow.writer):
                     if writer < 0:
                         homes = (owner(self.flow.handle[version]),) if owner else range(machine.ranks)
@@ -177,14 +262,13 @@ class Simulation:
             memories = 1 + self.machine.gpus
             for child in self.children(position, len(fan) + 1):
                 message = fan[child - 1]
-                end = self._send(source, self.target[message] * memories, version)
-                heapq.heappush(self.events, (end, ~message))
+                self.ports.post(_Transfer(source, self.target[message] * memories, version, message))
 
     def _arrive(self, message: int) -> None:
         version = self.version[message]
         node = self.target[message] * (1 + self.machine.gpus)
         if self.fetching:
-            self.copies[version].setdefault(node, self.now)
+            self._here(version, node)
         blocked = self.blocked
         for index in self.waiters[message]:
             blocked[index] -= 1
@@ -194,35 +278,62 @@ class Simulation:
         for made in self.then[message]:
             assert self.flow is not None
             seconds = self.costs[False][self.flow.writer[self.version[made]]]
-            heapq.heappush(self.events, (self.now + seconds, ~made))
+            number = self.ports.note(_Transfer(node, node, self.version[made], made))
+            heapq.heappush(self.events, (self.now + seconds, ~number))
         if self.position[message]:
             self._forward(version, self.position[message], node)
 
-    def _send(self, source: int, target: int, version: int, since: float = 0.0) -> float:
-        """Reserve both ends for one message; returns when it is in."""
-        start = max(self.now, since, self.send_free[source], self.receive_free[target])
-        end = start + self.machine.transfer(self.words[version], source, target)
-        self.send_free[source] = self.receive_free[target] = end
-        self.sent.append((source, target, version, start, end))
-        return end
+    def _match(self) -> None:
+        """Let the messages begin that can."""
+        machine, now = self.machine, self.now
+        for number in self.ports.begin():
+            source, target, version, _ = self.ports.transfers[number]
+            end = now + machine.transfer(self.words[version], source, target)
+            self.sent.append((source, target, version, now, end))
+            heapq.heappush(self.events, (end, ~number))
+
+    def _ended(self, number: int) -> None:
+        """A transfer is in, or a copy that stands for one is made."""
+        source, target, version, message = self.ports.transfers[number]
+        if source != target:
+            self.ports.free(source, target)
+        if message >= 0:
+            self._arrive(message)
+        else:
+            self._here(version, target)
 
     # ------------------------------------------------------------ data that is fetched for one task
 
-    def _fetch(self, index: int, node: int) -> float:
-        """Have all that a task reads sent to a memory; returns when the last of it is there."""
-        flow = self.flow
-        assert flow is not None
+    def _fetch(self, index: int, node: int) -> list[int]:
+        """Have all that a task reads sent to a memory; returns the versions that are not there yet."""
+        assert self.flow is not None
         memories = 1 + self.machine.gpus
-        time = self.now
-        for version in flow.reads[index]:
+        late = []
+        for version in self.flow.reads[index]:
             copies = self.copies[version]
             since = copies.get(node)
             if since is None:
                 # The cheapest source; of those the one that has had it longest.
                 source = min(copies, key=lambda n: (n // memories != node // memories, copies[n], n))
-                since = copies[node] = self._send(source, node, version, copies[source])
-            time = max(time, since)
-        return time
+                if copies[source] == inf:
+                    self.onward.setdefault((version, source), []).append(node)
+                else:
+                    self.ports.post(_Transfer(source, node, version, -1))
+                since = copies[node] = inf
+            if since == inf:
+                late.append(version)
+        return late
+
+    def _here(self, version: int, node: int) -> None:
+        """A version has come into a memory: tasks begin that waited for no more than it, and copies of it go on."""
+        copies = self.copies[version]
+        copies[node] = min(copies.get(node, inf), self.now)
+        for target in self.onward.pop((version, node), ()):
+            self.ports.post(_Transfer(node, target, version, -1))
+        for index in self.wanted.pop((version, node), ()):
+            self.missing[index] -= 1
+            if not self.missing[index]:
+                self._start(index, self.duration[index])
 
     # ------------------------------------------------------------ the clock
 
@@ -232,13 +343,14 @@ class Simulation:
         for task in frontier.start():
             self._ready(task, -1)
         self._dispatch()
+        self._match()
         told = 0
         while events:
             now = self.now = events[0][0]
             while events and events[0][0] == now:
                 event = heapq.heappop(events)[1]
                 if event < 0:
-                    self._arrive(~event)
+                    self._ended(~event)
                     continue
                 task, worker = tasks[event], worker_of[event]
                 group = groups[worker // workers] if by_rank else groups[0]
@@ -253,6 +365,7 @@ class Simulation:
                     self._ready(successor, worker)
                 self.finished += 1
             self._dispatch()
+            self._match()
             if progress and self.finished - told >= _REFRESH:
                 told = self.finished
                 progress(told)
@@ -346,12 +459,23 @@ class Simulation:
         if self.worker[index] >= 0:
             raise SchedulerError(f"{type(group.policy).__name__} gave out {task} twice")
         machine = self.machine
-        start = self._fetch(index, machine.node(worker)) if self.fetching else self.now
         seconds = self.costs[machine.is_gpu(worker) if machine.gpus else False][index]
         if self.noisy is not None:
             seconds = self.noisy(task, seconds)
-        self.worker[index], self.start[index] = worker, start
-        end = self.end[index] = start + seconds
+        self.worker[index] = worker
+        if self.fetching:
+            node = machine.node(worker)
+            late = self._fetch(index, node)
+            if late:
+                self.missing[index], self.duration[index] = len(late), seconds
+                for version in late:
+                    self.wanted.setdefault((version, node), []).append(index)
+                return
+        self._start(index, seconds)
+
+    def _start(self, index: int, seconds: float) -> None:
+        self.start[index] = self.now
+        end = self.end[index] = self.now + seconds
         heapq.heappush(self.events, (end, index))
 
     # ------------------------------------------------------------ what happened
@@ -383,9 +507,8 @@ def _groups(graph: TaskGraph, machine: Machine, policy: Policy) -> list[_Group]:
     policy.prepare(graph, rank_machine)
     placed: Sequence[int] | None = getattr(policy, "placement", None)
     if machine.ranks > 1 and placed is not None and len(graph) and min(placed) >= 0:
-        raise ValueError(
-            f"{type(policy).__name__} places tasks on ranks itself; leave out owner, or use a policy that only orders"
-        )
+        why = "leave out owner, or" if graph.layout is None else f"the layout of graph {graph.name!r} does that, so"
+        raise ValueError(f"{type(policy).__name__} places tasks on ranks itself; {why} use a policy that only orders")
     groups = []
     for rank in range(machine.ranks):
         mine = policy

@@ -57,9 +57,12 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
     return run.trace()
 
 
+OPTIONS = ("devices",)
+
+
 def site(options: dict[str, Any]) -> Site:
     """The site of a call: with ``devices`` one that has workers of two kinds."""
-    check_options("threads", options, ("devices",))
+    check_options("threads", options, OPTIONS)
     devices = options.get("devices")
     engine: Any = sys.modules[__name__]
     return MixedSite(engine, [devices] if isinstance(devices, str) else devices) if devices else Site(engine)

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from tilewright.backends import BACKENDS
 from tilewright.errors import NotPositiveDefiniteError
 from tilewright.precision import FORMATS
 from tilewright.schedulers import SCHEDULERS
+from tilewright.schedulers import policy as find_policy
 
 __all__ = [
-    "DTYPES", "PRECISIONS", "Extents", "LazyGroup", "as_json", "engine_options", "input_file", "one_sentence",
-    "order_and_file", "output", "picture", "progress", "together",
+    "DTYPES", "PRECISIONS", "Extents", "LazyGroup", "Scheduler", "as_json", "engine_options", "input_file",
+    "one_sentence", "order_and_file", "output", "picture", "progress", "together",
 ]  # fmt: skip
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -104,6 +106,22 @@ class Extents(click.ParamType):
         return extents
 
 
+class Scheduler(click.ParamType):
+    """A name of `SCHEDULERS`, with parameters if it takes some: ``lookahead(2)``."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            find_policy(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in SCHEDULERS if name.startswith(incomplete)]
+
+
 def together(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Several options as one decorator, in this order in the help."""
 
@@ -162,7 +180,13 @@ order_and_file = together(
 engine_options = together(
     click.option("--tile-size", type=click.IntRange(min=1), help="Rows of a tile.  [default: chosen from n]"),
     click.option("--backend", type=click.Choice(BACKENDS), default="threads", show_default=True),
-    click.option("--scheduler", type=click.Choice(list(SCHEDULERS)), default="critical-path", show_default=True),
+    click.option(
+        "--scheduler",
+        type=Scheduler(),
+        default="critical-path",
+        show_default=True,
+        help="Such as eager or lookahead(2); `tilewright info` has them all.",
+    ),
     click.option("--workers", type=click.IntRange(min=1), help="[default: one per core]"),
 )
 """Where a factorisation runs: ``tile_size``, ``backend``, ``scheduler``, ``workers``."""

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from tilewright.accelerators import ACCELERATION
-from tilewright.cli.common import Extents, one_sentence, output, picture, progress, together
+from tilewright.backends import BACKENDS
+from tilewright.cli.common import Extents, Scheduler, one_sentence, output, picture, progress, together
 from tilewright.distribution import BlockCyclic
 from tilewright.files import replacing
 from tilewright.graph import TaskGraph
@@ -69,12 +70,12 @@ _PLANNED = together(
 @click.option("--schedulers", default=None, help="Names with commas; by default all that fit.")
 @click.option(
     "--backend",
-    type=click.Choice(["simulate", "threads"]),
+    type=click.Choice(["simulate", *(name for name in BACKENDS if name != "serial")]),
     default="simulate",
     show_default=True,
     help="Predict, or measure on this computer with a random matrix of nt tiles a side.",
 )
-@click.option("--repeat", type=click.IntRange(1), default=None, help="Runs per row. [default: 5 on threads, else 1]")
+@click.option("--repeat", type=click.IntRange(1), help="Runs per row.  [default: 1 if simulated, else 5]")
 @picture("--plot", help="Draw it here.")
 @output("--html", suffixes=[".html"], help="Write a page that opens offline.")
 @output("--csv", suffixes=[".csv"], help="Write the rows. Needs pandas.")
@@ -87,8 +88,8 @@ def compare(
 
     table = compare_schedulers(
         graph, _counts(workers), schedulers=_split(schedulers) if schedulers else None,
-        machine=machine, owner=owner, backend=backend, data=_data(graph, machine) if backend == "threads" else None,
-        repeat=repeat, progress=progress,
+        machine=None if backend == "mpi" else machine, owner=owner, backend=backend,
+        data=None if backend == "simulate" else _data(graph, machine), repeat=repeat, progress=progress,
     )  # fmt: skip
     click.echo(str(table))
     if plot:
@@ -103,7 +104,7 @@ def compare(
 @click.command()
 @_planned
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Workers of each rank.")
-@click.option("--scheduler", default="critical-path", show_default=True)
+@click.option("--scheduler", type=Scheduler(), default="critical-path", show_default=True)
 @click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True, help="Relative spread of durations.")
 @click.option("--seed", default=0, show_default=True)
 @output("--html", suffixes=[".html"], help="Write the report.")

@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from tilewright.cli.common import as_json, engine_options, one_sentence, order_and_file
+from tilewright.linalg.refinement import METHODS as _METHODS
 from tilewright.matrices import SPECTRA
 
 __all__ = ["solve"]
 
 PRECISIONS = ("auto", "bf16", "fp16", "tf32", "bf16x3", "fp32", "fp64")
-METHODS = ("auto", "cg", "gmres", "classical")
+METHODS = ("auto", *_METHODS)
 
 
 @click.command()

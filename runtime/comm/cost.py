@@ -40,7 +40,8 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from tilewright.comm.schedule import algorithms, ceil_log2, schedule
-from tilewright.machine import Machine
+from tilewright.machine import A_MACHINE, NO_GAMMA, Machine
+from tilewright.scalars import instance
 
 __all__ = ["MACHINE", "Terms", "best", "cost", "lower_bound", "seconds", "terms"]
 
@@ -63,11 +64,15 @@ class Terms(NamedTuple):
 
 
 def _gamma(machine: Machine, flops: float | Fraction) -> float:
-    if machine.gamma is not None:
-        return machine.gamma
-    if flops:
-        raise ValueError("the machine has no gamma, so nobody knows what a flop costs; Machine(gamma=...)")
-    return 0.0
+    return known_gamma(machine) if flops else machine.gamma or 0.0
+
+
+def known_gamma(machine: Machine) -> float:
+    """Seconds of a flop. ValueError if the machine does not say, TypeError if it is none."""
+    instance(machine, "machine", Machine, A_MACHINE)
+    if machine.gamma is None:
+        raise ValueError(NO_GAMMA)
+    return machine.gamma
 
 
 # ------------------------------------------------------------------ closed forms

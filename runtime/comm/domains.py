@@ -10,14 +10,18 @@ slab     2           n                   2 (alpha + n beta) + 10 (n^2 / p) gamma
 patch    4           n / sqrt(p)         4 (alpha + n / sqrt(p) beta) + 10 (n^2 / p) gamma
 =======  ==========  ==================  ==========================================================
 
-With M fixed a slab's message grows with sqrt(p), so slabs do not scale weakly; a patch's stays. Lecture: "MPI: parallel
-scaling", row S8. `gamma` is in seconds per flop.
+One rank has no neighbour and sends nothing. With M fixed a slab's message grows with sqrt(p), so slabs do not scale
+weakly; a patch's stays. Lecture: "MPI: parallel scaling", row S8. `gamma` is in seconds per flop. Every function raises
+ValueError for a machine without gamma, p below 1 and a size that is not positive.
 """
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 from typing import TYPE_CHECKING
+
+from tilewright.comm.cost import known_gamma
+from tilewright.scalars import choice, real
 
 if TYPE_CHECKING:
     from tilewright.machine import Machine
@@ -29,38 +33,57 @@ FLOPS = 10
 """Flops of a 5-point stencil at one point."""
 
 
+def _check(cut: str, p: float, n: float) -> None:
+    choice(cut, "cut", CUTS)
+    real(p, "p", 1)
+    real(n, "n", 0, above=True)
+
+
 def communication(cut: str, p: int, n: float, machine: Machine) -> float:
-    """Seconds that an interior rank sends. ValueError for an unknown cut."""
+    """Seconds that an interior rank sends; none on one rank. ValueError for an unknown cut."""
+    _check(cut, p, n)
+    if p == 1:
+        return 0.0
     if cut == "slab":
         return 2 * (machine.alpha + n * machine.beta)
-    if cut == "patch":
-        return 4 * (machine.alpha + n / sqrt(p) * machine.beta)
-    raise ValueError(f"unknown cut {cut!r}; known: {', '.join(CUTS)}")
+    return 4 * (machine.alpha + n / sqrt(p) * machine.beta)
 
 
 def time(cut: str, p: int, n: float, machine: Machine) -> float:
-    """Seconds of one product on n x n points and p ranks, nothing hidden. ValueError for an unknown cut."""
-    return communication(cut, p, n, machine) + FLOPS * n * n / p * (machine.gamma or 0.0)
+    """T_p: seconds of one product on n x n points and p ranks, nothing hidden. ValueError for an unknown cut."""
+    _check(cut, p, n)
+    gamma = known_gamma(machine)
+    return communication(cut, p, n, machine) + FLOPS * n * n / p * gamma
 
 
 def efficiency(cut: str, p: int, n: float, machine: Machine) -> float:
-    """E_p: the time of one rank without messages over p times that of p ranks.
+    """E_p = T_1 / (p T_p); exactly 1 on one rank.
 
     1 / (1 + alpha / (5 M gamma) + sqrt(p) beta / (5 sqrt(M) gamma)) for slabs, and
-    1 / (1 + 2 alpha / (5 M gamma) + 2 beta / (5 sqrt(M) gamma)) for patches, with M = n^2 / p.
+    1 / (1 + 2 alpha / (5 M gamma) + 2 beta / (5 sqrt(M) gamma)) for patches, with M = n^2 / p. ValueError also where
+    gamma is 0: then there is no work to be efficient at.
     """
-    work = FLOPS * n * n / p * (machine.gamma or 0.0)
-    total = work + communication(cut, p, n, machine)
-    return work / total if total else 1.0
+    _check(cut, p, n)
+    gamma = known_gamma(machine)
+    if not gamma:
+        raise ValueError("an efficiency needs a machine with gamma above 0")
+    work = FLOPS * n * n / p * gamma
+    return work / (work + communication(cut, p, n, machine))
 
 
 def block_time(b: float, steps: int, points: float, p: int, machine: Machine) -> float:
     """Seconds of ``steps`` products with a 3-point stencil in blocks of b, by halo closure, nothing hidden.
 
-    (steps / b) alpha + steps beta + (steps points / p + steps b) gamma, with gamma the seconds of one point. Lecture:
-    "Optimization of multiple products", row L2.
+    (steps / b) alpha + steps beta + (steps points / p + steps b) gamma, with gamma the seconds of one point; on one
+    rank steps points gamma. Lecture: "Optimization of multiple products", row L2.
     """
-    gamma = machine.gamma or 0.0
+    real(b, "b", 0, above=True)
+    real(steps, "steps", 0)
+    real(points, "points", 0)
+    real(p, "p", 1)
+    gamma = known_gamma(machine)
+    if p == 1:
+        return steps * points * gamma
     return steps / b * machine.alpha + steps * machine.beta + (steps * points / p + steps * b) * gamma
 
 
@@ -68,6 +91,8 @@ def block_size(machine: Machine, flops: float = 1.0) -> float:
     """The block b* = sqrt(alpha / gamma) for which `block_time` is least; a point costs ``flops`` gamma.
 
     It depends neither on the number of points nor on that of ranks. A rank that sends to two neighbours, one after the
-    other, pays alpha twice: sqrt(2 alpha / gamma).
+    other, pays alpha twice: sqrt(2 alpha / gamma). Infinite where a message costs something and a point nothing.
     """
-    return sqrt(machine.alpha / (flops * (machine.gamma or float("inf"))))
+    real(flops, "flops", 0, above=True)
+    point = flops * known_gamma(machine)
+    return sqrt(machine.alpha / point) if point else inf if machine.alpha else 0.0

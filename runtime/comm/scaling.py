@@ -34,8 +34,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tilewright.comm.cost import known_gamma
 from tilewright.files import write_text
 from tilewright.machine import Machine
+from tilewright.scalars import real
 
 if TYPE_CHECKING:
     from tilewright.comm.grid import Grid
@@ -79,18 +81,21 @@ FORMULAS = {
 
 
 def _gamma(machine: Machine) -> float:
-    if not machine.gamma:
-        raise ValueError("the machine has no gamma, so nobody knows what a flop costs; Machine(gamma=...)")
-    return machine.gamma
+    """Seconds of a flop, above 0: without work there is nothing to be efficient at."""
+    gamma = known_gamma(machine)
+    if not gamma:
+        raise ValueError("an efficiency needs a machine with gamma above 0")
+    return gamma
 
 
 def _lost(problem: str, layout: str, p: float, machine: Machine) -> tuple[float, float]:
-    known = FORMULAS.get((problem, layout))
+    known = FORMULAS.get((problem, layout)) if isinstance(problem, str) and isinstance(layout, str) else None
     if known is None:
         names = "; ".join(f"{a} {b}" for a, b in FORMULAS)
-        raise ValueError(f"no efficiency formula for {problem!r} {layout!r}; known: {names}")
-    if not p >= 1:
-        raise ValueError(f"p must be at least 1, not {p}")
+        raise ValueError(
+            f"no efficiency formula for {problem!r} {layout!r}; known: {names}. They are problem and layout"
+        )
+    real(p, "p", 1)
     gamma = _gamma(machine)
     if p == 1:
         return 0.0, 0.0
@@ -127,15 +132,14 @@ def efficiency(problem: str, layout: str, p: float, n: float, machine: Machine) 
     [0.96339, 0.99256]
     """
     a, b = _lost(problem, layout, p, machine)
-    if not n > 0:
-        raise ValueError(f"n must be positive, not {n}")
+    real(n, "n", 0, above=True)
     return 1 / (1 + a / n**2 + b / n)
 
 
 def weak_efficiency(problem: str, layout: str, p: float, memory: float, machine: Machine) -> float:
     """E_p where each rank has ``memory`` words of the matrix, or points of the domain: n = sqrt(memory p)."""
-    if not memory > 0:
-        raise ValueError(f"memory must be positive, not {memory}")
+    real(memory, "memory", 0, above=True)
+    real(p, "p", 1)
     return efficiency(problem, layout, p, sqrt(memory * p), machine)
 
 
@@ -151,7 +155,7 @@ def isoefficiency(problem: str, layout: str, p: float, target: float, machine: M
     >>> [round(tw.comm.isoefficiency("dense", "rows", p, 0.5, machine)) for p in (100, 200)]     # n = O(p)
     [50, 100]
     """
-    if not 0 < target < 1:
+    if not 0 < real(target, "target") < 1:
         raise ValueError(f"target must be an efficiency between 0 and 1, not {target}")
     a, b = _lost(problem, layout, p, machine)
     k = (1 - target) / target

@@ -17,7 +17,7 @@ from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.linalg.vectors import OPS
 from tilewright.schedulers import Policy
-from tilewright.site import find_site
+from tilewright.site import check_call, find_site
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["cho_inverse", "cho_solve", "logdet", "substitute_back", "substitute_forward"]
@@ -170,6 +170,7 @@ def cho_solve(
     >>> tw.cho_solve(tw.tiled_cholesky(np.array([[4.0, 2.0], [2.0, 5.0]])), [2.0, 5.0])
     array([0., 1.])
     """
+    check_call(cho_solve, options, backend)
     if is_device_tensor(L):
         _no_run(return_run)
         return on_device.cho_solve(L, b, lower)
@@ -220,6 +221,7 @@ def logdet(
     >>> round(float(np.exp(tw.logdet(tw.tiled_cholesky(np.array([[4.0, 2.0], [2.0, 5.0]]))))), 12)
     16.0
     """
+    check_call(logdet, options, backend)
     if is_device_tensor(L):
         _no_run(return_run)
         return on_device.logdet(L)
@@ -264,6 +266,7 @@ def cho_inverse(
     array([[ 5., -2.],
            [-2.,  4.]])
     """
+    check_call(cho_inverse, options, backend)
     if is_device_tensor(L):
         _no_run(return_run)
         return on_device.cho_inverse(L, lower)

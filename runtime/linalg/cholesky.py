@@ -15,7 +15,7 @@ from tilewright.machine import cores
 from tilewright.precision import PrecisionMap
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
-from tilewright.site import find_site
+from tilewright.site import check_call, find_site
 
 __all__ = ["cholesky_graph", "tiled_cholesky"]
 
@@ -210,7 +210,9 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
-    if is_chunked(a) and backend in (None, "dask"):
+    chunked = is_chunked(a) and backend in (None, "dask")
+    check_call(tiled_cholesky, options, "dask" if chunked else backend or "threads")
+    if chunked:
         how: dict[str, Any] = {
             "lower": lower, "tile_size": tile_size, "overwrite_a": overwrite_a, "workers": workers, "options": options,
             "scheduler": scheduler, "progress": progress,

@@ -19,6 +19,7 @@ from tilewright.linalg.stopping import U
 from tilewright.linalg.vectors import OPS
 from tilewright.replay import Replay, Stage
 from tilewright.schedulers import Policy
+from tilewright.site import check_call
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["SolveInfo", "solve"]
@@ -119,6 +120,7 @@ def solve(
     ('fp64', True)
     """
     began = perf_counter()
+    check_call(solve, options, backend)
     _check_names(assume_a, precision, refine)
     if is_device_tensor(a):
         from tilewright.linalg.device_solve import DeviceProblem

@@ -20,33 +20,70 @@ __all__ = ["save"]
 
 _DPI = 100
 _PIXELS = 8_000  # most a side: what compresses in seconds and opens anywhere
+_EDGE = 22  # around everything
+_BORDER = 6  # that is drawn beyond the layout
+_KEY = 30  # a patch of the legend and its gap
+_ROW = 18  # of the legend
 
 
 def save(graph: TaskGraph, layout: Layout, critical: tuple[set[int], set[tuple[int, int]]], path: FilePath) -> None:
     """Write a PNG. ImportError, in a sentence that says what to do, if matplotlib is not installed."""
     canvas.check_matplotlib("a PNG (an SVG does not)")
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
+    from matplotlib.patches import Rectangle
 
+    counts = Counter(task.op.name for task in graph)
+    title = f"{graph.name}: {len(graph):,} tasks, {graph.edges:,} edges"
+    entries = {op: f"{op} {count:,}" for op, count in counts.items()}
     scale = min(1.0, _PIXELS / max(layout.width, layout.height, 1.0))
-    width, height = max(layout.width * scale, 420.0) + 44, layout.height * scale + 90
+    wide = _Ruler()
+    widths = {op: _KEY + wide(entry, 8) for op, entry in entries.items()}
+    room = min(max(layout.width * scale, 420.0, wide(title, 11), *widths.values()), _PIXELS)
+    rows = _rows(widths, room)
+    head = 50 + _ROW * max(len(rows), 1)  # pixels above the graph
+    width, height = room + 2 * _EDGE, layout.height * scale + head + _EDGE
     fig = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
-    axes = fig.add_axes((20 / width, 20 / height, (width - 40) / width, (height - 90) / height))
-    axes.set_xlim(layout.width / 2 - (width - 40) / scale / 2, layout.width / 2 + (width - 40) / scale / 2)
-    axes.set_ylim(max(layout.height, 1.0), 0)
+    # Outlines and the heads of edges reach a little beyond the layout.
+    axes = fig.add_axes((0, 0, 1, (height - head + _BORDER) / height))
+    axes.set_xlim(layout.width / 2 - width / scale / 2, layout.width / 2 + width / scale / 2)
+    axes.set_ylim(layout.height + _EDGE / scale, -_BORDER / scale)
     axes.set_axis_off()
     _draw(axes, graph, layout, critical, scale)
-    counts = Counter(task.op.name for task in graph)
     fill = colours(counts)
-    fig.text(20 / width, 1 - 22 / height, f"{graph.name}: {len(graph):,} tasks, {graph.edges:,} edges", fontsize=11)
-    if counts:
-        fig.legend(
-            [Patch(facecolor=fill[op], edgecolor="#404040") for op in counts],
-            [f"{op} {count:,}" for op, count in counts.items()],
-            loc="upper left", bbox_to_anchor=(12 / width, 1 - 30 / height), ncols=len(counts), frameon=False,
-            fontsize=8,
-        )  # fmt: skip
+    fig.text(_EDGE / width, 1 - 24 / height, title, fontsize=11, parse_math=False)
+    for place, row in enumerate(rows):
+        bottom = height - 46 - _ROW * place
+        for op, start in row.items():
+            key = (_EDGE + start) / width, bottom / height
+            fig.add_artist(Rectangle(key, 22 / width, 8 / height, facecolor=fill[op], edgecolor="#404040"))
+            fig.text(key[0] + 30 / width, key[1], entries[op], fontsize=8, parse_math=False)
     canvas.save(fig, path, dpi=_DPI, pil_kwargs={"compress_level": 3})
+
+
+class _Ruler:
+    """How many pixels wide a text is."""
+
+    def __init__(self) -> None:
+        from matplotlib.backends.backend_agg import RendererAgg
+        from matplotlib.font_manager import FontProperties
+
+        self.renderer, self.font = RendererAgg(1, 1, _DPI), FontProperties
+
+    def __call__(self, text: str, points: float) -> float:
+        return float(self.renderer.get_text_width_height_descent(text, self.font(size=points), False)[0])
+
+
+def _rows(widths: dict[str, float], room: float) -> list[dict[str, float]]:
+    """The entries of the legend row by row, each with where it starts."""
+    rows: list[dict[str, float]] = []
+    end = room
+    for op, width in widths.items():
+        if not rows or end + width > room:
+            rows.append({})
+            end = 0.0
+        rows[-1][op] = end
+        end += width + 18
+    return rows
 
 
 def _draw(

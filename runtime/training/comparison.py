@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from tilewright.files import write_text
 from tilewright.report import seconds
+from tilewright.site import check_call
 from tilewright.training import usage
 from tilewright.training.data import Dataset
 from tilewright.training.result import Result, Text, grid
@@ -131,6 +133,10 @@ def compare(
     """
     from tilewright.training.trainer import check_precision
 
+    fits = [
+        name for name in signature(fit).parameters if name not in ("model", "train", "test", "precision", "options")
+    ]
+    check_call(compare, options, options.get("backend", "threads"), also=[*fits, "machine", "threads_per_task"])
     if not precisions or len(set(precisions)) < len(precisions):
         raise ValueError(f"precisions must be different names, not {', '.join(precisions) or 'none'}")
     if isinstance(model_factory, nn.Module) or not callable(model_factory):

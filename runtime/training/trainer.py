@@ -16,6 +16,7 @@ from tilewright.backends.mpi import is_rank
 from tilewright.engine import Run, run
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import cores
+from tilewright.site import check_call
 from tilewright.training import checkpoint as checkpoints
 from tilewright.training import models, usage
 from tilewright.training import precision as precisions
@@ -171,6 +172,7 @@ def fit(
     >>> result.test_accuracy > 0.9
     True
     """
+    check_call(fit, options, backend, also=("machine", "threads_per_task"))
     target = target_device(device) if backend in ("serial", "threads") else _host(device, backend)
     _check_data(model, train, test)
     if log is not None:

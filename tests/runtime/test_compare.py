@@ -1,11 +1,14 @@
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright.schedulers import SCHEDULERS
+from tilewright.comm.grid import Grid
+from tilewright.comm.matvec_graph import matvec_graph
+from tilewright.schedulers import SCHEDULERS, fitting
 from tilewright.schedulers.lifo import Lifo
 
 
@@ -54,6 +57,103 @@ def test_the_figure_is_a_picture(table, tmp_path):
     table.plot(tmp_path / "compare.svg")
     # Without user priorities prio is eager, and two equal curves are one line with both names.
     assert re.search("eager.*, prio", (tmp_path / "compare.svg").read_text())
+
+
+@pytest.mark.parametrize("counts", [[2], [1, 2], [3, 1]])
+def test_speed_up_is_the_time_of_one_worker_over_that_of_p(counts):
+    """Tasks that sleep longer side by side, as those that share a cache: busy time over makespan would say 2."""
+    running = []
+
+    def job(x):
+        running.append(x)
+        time.sleep(0.01 * len(running))
+        running.pop()
+
+    g = tw.TaskGraph()
+    for k in range(4):
+        g.insert(job, tw.RW(g.handles("x")[k]))
+    table = tw.compare_schedulers(
+        g, counts, backend="threads", data={"x": [0] * 4}, schedulers=["eager", "lifo"], repeat=2
+    )
+    alone = {row.scheduler: row.makespan for row in table if row.workers == 1}
+    for row in table:
+        assert row.speedup == row.alone / row.makespan
+        if 1 in counts:
+            assert row.alone == alone[row.scheduler]
+        assert row.alone >= 0.04
+        if row.workers == 1:
+            assert row.speedup == 1
+
+
+@pytest.mark.parametrize("machine", [
+    None, tw.Machine(ranks=2, alpha=2.0), tw.Machine(workers=2, gpus=1, acceleration={"gemm": 8.0}),
+    tw.Machine(gamma=1e-9, overhead=1e-6, tile_size=32), tw.Machine(durations={"potrf": 4, "trsm": 2, "syrk": 3, "gemm": 7}),
+])  # fmt: skip
+def test_simulated_speed_up_is_against_one_core_with_all_the_data(machine):
+    graph = tw.cholesky_graph(6)
+    plain = (machine or tw.Machine()).replace(workers=1, ranks=1, gpus=0)
+    one = tw.simulate(graph, plain).makespan
+    for row in tw.compare_schedulers(graph, [2, 4], machine=machine, schedulers=["eager", "critical-path", "dmda"]):
+        assert row.alone == pytest.approx(one, rel=1e-12)
+        assert row.speedup == pytest.approx(one / row.makespan, rel=1e-12)
+
+
+def test_the_page_and_the_figure_have_the_speed_up_of_the_rows(tmp_path):
+    table = tw.compare_schedulers(
+        tw.cholesky_graph(5), [2, 3], machine=tw.Machine(ranks=2, alpha=9.0), schedulers=["lws"]
+    )
+    table.report(tmp_path / "page.html")
+    table.plot(tmp_path / "figure.svg")
+    page = (tmp_path / "page.html").read_text()
+    for row in table:
+        assert f"{row.speedup:.2f}" in page
+        assert row.speedup < (1 - row.idle) * row.workers + 1e-9
+
+
+@pytest.mark.parametrize("graph", [
+    tw.comm.broadcast(ranks=4, n=100), tw.comm.reduce(ranks=4, n=100), tw.comm.allreduce(ranks=2, n=8),
+    matvec_graph(Grid(64, 64, 2, 2)), matvec_graph(Grid(64, 64, 4, 1)),
+], ids=lambda graph: graph.name)  # fmt: skip
+def test_graphs_with_a_layout_are_compared_under_the_policies_that_only_order(graph):
+    machine = tw.Machine(alpha=1e-6, beta=1e-9, gamma=1e-9)
+    table = tw.compare_schedulers(graph, [1, 2], machine=machine)
+    assert {row.workers for row in table} == {graph.layout.ranks, 2 * graph.layout.ranks}
+    assert {row.scheduler for row in table} == set(fitting(graph)) - {"heft", "peft"}
+    flops = sum(task.op.flops(*(graph.layout.shape(use.handle) for use in task.uses)) for task in graph)
+    for row in table:
+        assert row.alone == pytest.approx(flops * 1e-9)
+        assert row.speedup == row.alone / row.makespan <= row.workers
+    with pytest.raises(ValueError, match="Heft places tasks on ranks itself; the layout of graph .* only orders"):
+        tw.compare_schedulers(graph, 1, machine=machine, schedulers=["heft"])
+    with pytest.raises(ValueError, match="Heft places .* only orders"):
+        tw.simulate(graph, machine, scheduler="heft")
+
+
+def spd_tiles(n=12, tile_size=3):
+    a = np.random.default_rng(0).standard_normal((n, n))
+    return {"A": tw.TiledMatrix.view(a @ a.T + n * np.eye(n), tile_size)}
+
+
+@pytest.mark.parametrize("options", [{}, {"grid": (1, 2)}, {"owner": lambda i, j: i % 2}])
+def test_ranks_are_compared(options):
+    table = tw.compare_schedulers(tw.cholesky_graph(4), 2, backend="mpi", data=spd_tiles(), schedulers=["eager", "lifo"],
+                                  repeat=2, **options)  # fmt: skip
+    assert [row.workers for row in table] == [2, 2]
+    for row, run in zip(table.rows, table.runs, strict=True):
+        assert run.backend == "mpi" and row.alone > 0
+        assert row.speedup == row.alone / row.makespan
+
+
+def test_a_layout_is_compared_on_ranks():
+    graph = tw.comm.broadcast(ranks=2, n=4)
+    table = tw.compare_schedulers(graph, 2, backend="mpi", data={"x": [np.arange(4.0), np.zeros(4)]}, repeat=1)
+    assert {row.scheduler for row in table} == set(fitting(graph))
+    assert all(np.array_equal(run.store[tw.Handle("x", (1,))], np.arange(4)) for run in table.runs)
+
+
+def test_an_engine_that_does_not_listen_to_policies_is_refused():
+    with pytest.raises(ValueError, match="backend 'serial' runs tasks in program order.*backend='threads'"):
+        tw.compare_schedulers(tw.cholesky_graph(4), 1, backend="serial", data=spd_tiles())
 
 
 def test_on_threads_each_run_has_data_of_its_own():

@@ -204,6 +204,12 @@ class TestRun:
         run = tw.run(chain(2), data(), backend="serial", scheduler="eager")
         assert repr(run).startswith("Run('chain', 2 tasks, backend='serial', scheduler='eager', workers=1, makespan=")
 
+    def test_the_unit_of_a_makespan_is_that_of_the_machine(self):
+        graph = tw.cholesky_graph(6)
+        assert repr(tw.simulate(graph)).endswith("makespan=216 units of task weight)")
+        seconds = dict.fromkeys(("potrf", "trsm", "syrk", "gemm"), 1.0)
+        assert repr(tw.simulate(graph, tw.Machine(durations=seconds))).endswith("makespan=56 s)")
+
     @pytest.mark.parametrize("backend", ["serial", "threads"])
     @pytest.mark.parametrize("workers", [1, 2])
     def test_progress_bar_goes_to_standard_error(self, capfd, backend, workers):
@@ -223,3 +229,27 @@ class TestRun:
     def test_the_bar_shows_the_rate_of_kernels(self, capfd):
         tw.tiled_cholesky(np.eye(40) * 2, tile_size=10, workers=2, progress=True)
         assert "GFLOP/s" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("call", "arguments", "options", "message"), [
+    (tw.run, (chain(1), data()), {"return_run": True}, "run: unknown option return_run; backend 'threads' has devices"),
+    (tw.run, (chain(1), data()), {"workrs": 2}, "run: unknown option workrs; did you mean workers"),
+    (tw.run, (chain(1),), {"backend": "simulate", "nois": 1}, "run: unknown option nois; did you mean noise"),
+    (tw.tiled_cholesky, (np.eye(3),), {"threads_per_task": 2}, "tiled_cholesky: unknown option threads_per_task; backend"),
+    (tw.tiled_cholesky, (np.eye(3),), {"backend": "mpi", "grd": 2}, "tiled_cholesky: unknown option grd; did you mean grid"),
+    (tw.tiled_cholesky, (np.eye(3),), {"precision": "bf16", "grid": (1, 1)}, "tiled_cholesky: unknown option grid; backend"),
+    (tw.solve, (np.eye(3), np.ones(3)), {"return_run": True}, "solve: unknown option return_run; did you mean return_info"),
+    (tw.cho_solve, (np.eye(3), np.ones(3)), {"uplo": "L"}, "cho_solve: unknown option uplo; backend 'threads' has devices"),
+    (tw.logdet, (np.eye(3),), {"lower": False}, "logdet: unknown option lower; (did you mean workers|backend)"),
+    (tw.cho_inverse, (np.eye(3),), {"check_finite": False}, "cho_inverse: unknown option check_finite; "),
+    (tw.compare_schedulers, (chain(1),), {"scheduler": "eager"}, "compare_schedulers: .* scheduler; did you mean schedulers"),
+    (tw.compare_schedulers, (chain(1),), {"broadcst": "star"}, "compare_schedulers: .* broadcst; did you mean broadcast"),
+    (tw.training.fit, (None, None), {"return_run": True}, "fit: unknown option return_run; backend 'threads' has machine"),
+    (tw.training.fit, (None, None), {"batchsize": 3}, "fit: unknown option batchsize; did you mean batch_size"),
+    (tw.training.compare, (None, None), {"epocs": 3}, "compare: unknown option epocs; did you mean epochs"),
+])  # fmt: skip
+def test_an_unknown_option_is_refused_by_the_call_itself_and_never_suggested(call, arguments, options, message):
+    with pytest.raises(TypeError, match=message) as refused:
+        call(*arguments, **options)
+    for name in options:
+        assert f"did you mean {name}?" not in str(refused.value)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -88,3 +90,25 @@ def test_memory_of_a_measured_run_is_the_size_of_its_buffers():
     _, run = tw.tiled_cholesky(a, tile_size=7, return_run=True)
     lower = 49 + 49 + 36 + 49 + 42 + 42  # tiles (0,0), (1,1), (2,2), (1,0), (2,0), (2,1)
     assert run.memory == 2 * 8 * lower  # of the matrix and of the factor
+
+
+def test_memory_that_was_not_measured_is_called_an_upper_bound():
+    _, run = tw.tiled_cholesky(np.eye(20) * 3, tile_size=7, return_run=True)
+    for shown in (str(run), run._repr_html_()):
+        assert "at most 4.172 KiB of data, that of the caller included" in shown
+    assert "at most 16 bytes of data on the fullest rank" in str(two_ranks())
+    measured = dataclasses.replace(run, measured=1 << 20)
+    assert measured.memory == 1 << 20 and "memory         1 MiB, measured" in str(measured)
+
+
+def double(a, b):
+    return 2 * a
+
+
+def test_the_bound_counts_what_was_given_and_what_was_made():
+    g = tw.TaskGraph()
+    x, y, z = map(g.handle, "xyz")
+    g.insert(double, tw.R(x), tw.W(y))
+    g.insert(double, tw.R(y), tw.W(z))
+    run = tw.run(g, {"x": np.zeros(100)}, backend="serial")
+    assert run.memory == sum(run[name].nbytes for name in "xyz") == 2400

@@ -4,12 +4,14 @@ import random
 import statistics
 
 import numpy as np
+import pyamg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import tilewright as tw
 from tilewright.backends.simulate import BROADCASTS
+from tilewright.comm.partition import slabs
 from tilewright.conversions import with_conversions
 from tilewright.dataflow import Dataflow
 from tilewright.precision import PrecisionMap
@@ -93,6 +95,78 @@ def test_every_tree_reaches_every_position_once(tree, count):
         frontier = [child for position in frontier for child in BROADCASTS[tree](position, count)]
         reached += frontier
     assert sorted(reached) == list(range(count))
+
+
+def star_into_a_busy_port():
+    """x[0] -> ranks 1 and 2; z[3] -> rank 1. The second message of rank 0 waits for its port, not for that of rank 2."""
+    g = tw.TaskGraph()
+    x, y, z = g.handles("x"), g.handles("y"), g.handles("z")
+    g.insert(job, tw.W(x[0]))
+    g.insert(job, tw.R(x[0]), tw.W(y[1]))
+    g.insert(job, tw.R(x[0]), tw.W(y[2]))
+    g.insert(job, tw.W(z[3]), on=3)
+    g.insert(job, tw.RW(z[3]), on=3)
+    g.insert(job, tw.R(z[3]), tw.RW(y[2]))
+    return g
+
+
+def test_a_message_that_waits_to_be_sent_keeps_no_port_from_one_that_is_ready():
+    """Rank 0 sends to 1 at 1-5 and to 2 at 5-9, or after rank 3 has sent to 2 at 2-6."""
+    run = tw.simulate(star_into_a_busy_port(), tw.Machine(ranks=4, alpha=4.0), owner=on_rank, broadcast="star")
+    assert [(m.source, m.destination, m.start, m.end) for m in run.trace.messages] == [
+        (0, 1, 1, 5), (3, 2, 2, 6), (0, 2, 6, 10),
+    ]  # fmt: skip
+    run.trace.check()
+
+
+def idle_while_wanted(run, machine, owner):
+    """Messages that waited although both ends were free: (message, from, to)."""
+    writes = Dataflow(run.graph)
+    end = {record.task: record.end for record in run.trace}
+    arrived = {}
+    for message in run.trace.messages:
+        arrived[message.destination, message.handle, message.writer] = message.end
+    found = []
+    for message in run.trace.messages:
+        home = message.writer < 0 and owner(message.handle) == message.source
+        asked = arrived.get((message.source, message.handle, message.writer), 0.0 if home else end.get(message.writer))
+        busy = sorted((other.start, other.end) for other in run.trace.messages
+                      if other is not message and (other.source == message.source or
+                                                   other.destination == message.destination))  # fmt: skip
+        until = asked
+        for start, stop in busy:
+            if start > until:
+                break
+            until = max(until, stop)
+        if until < message.start:
+            found.append((message, asked, until))
+    assert len(writes) >= len(run.trace.messages) / machine.ranks
+    return found
+
+
+@pytest.mark.parametrize("broadcast", BROADCASTS)
+@pytest.mark.parametrize("seed", range(8))
+def test_no_message_waits_while_both_of_its_ends_are_idle(seed, broadcast):
+    ranks = 2 + seed % 4
+
+    def owner(handle):
+        return (handle.index[0] * 7 + handle.index[1] * 3 + seed) % ranks
+
+    machine = tw.Machine(ranks=ranks, alpha=1.7, beta=1e-5)
+    run = tw.simulate(tw.cholesky_graph(7), machine, owner=owner, broadcast=broadcast, noise=0.4, seed=seed)
+    run.trace.check()
+    assert run.messages > 10
+    assert idle_while_wanted(run, machine, owner) == []
+
+
+@pytest.mark.parametrize(("method", "alphas"), [("separate", 8), ("halo", 2), ("two-stage", 2)])
+@pytest.mark.parametrize("cut", [(32, 32), (128, 4)])
+def test_four_products_in_slabs_take_two_messages_an_exchange(method, alphas, cut):
+    """A slab has two neighbours, and its port is never kept for a message that is still on its way to being sent."""
+    A = pyamg.gallery.poisson(cut, format="csr")
+    op = tw.SparseOperator(A, ranks=4, partition=slabs(cut, 4), backend="serial")
+    run = op.simulate(tw.Machine(alpha=1.0, gamma=1e-9), s=4, method=method)
+    assert run.makespan == pytest.approx(alphas, rel=1e-4)
 
 
 def test_a_rank_sends_one_and_receives_one_message_at_a_time():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tilewright as tw
+from tilewright import comm
 from tilewright.comm.domains import block_size, block_time, efficiency, time
 from tilewright.comm.partition import by_rows, exchange, patches, slabs
 from tilewright.comm.products import recur
@@ -235,6 +236,40 @@ def test_the_exercise_of_the_book():
     slab, patch = (time(cut, 10**4, 5e5, machine) - work for cut in ("slab", "patch"))
     assert work / slab == pytest.approx(249.5, abs=0.05)
     assert slab / patch == pytest.approx(41.75, abs=0.01)
+
+
+@pytest.mark.parametrize("cut", ["slab", "patch"])
+def test_efficiency_in_slabs_and_patches_is_t1_over_p_tp(cut):
+    machine = tw.Machine(alpha=1e-6, beta=1e-9, gamma=1e-9)
+    assert efficiency(cut, 1, 1000, machine) == 1
+    assert time(cut, 1, 1000, machine) == 10 * 1000**2 * 1e-9
+    for p in (1, 4, 64, 1024):
+        e = time(cut, 1, 4096, machine) / (p * time(cut, p, 4096, machine))
+        assert efficiency(cut, p, 4096, machine) == pytest.approx(e, rel=1e-14)
+        assert efficiency(cut, p, 4096, machine) == pytest.approx(comm.efficiency("stencil", cut, p, 4096, machine))
+    assert block_time(3, 12, 1000, 1, machine) == 12 * 1000 * 1e-9
+
+
+@pytest.mark.parametrize("call", [
+    lambda machine: time("slab", 4, 8, machine), lambda machine: efficiency("patch", 1, 8, machine),
+    lambda machine: block_time(2, 8, 100, 2, machine), lambda machine: block_size(machine),
+    lambda machine: comm.efficiency("dense", "rows", 4, 8, machine),
+    lambda machine: comm.cost("reduce", p=4, n=8, machine=machine),
+    lambda machine: tw.simulate(comm.reduce(ranks=4, n=8), machine),
+    lambda machine: tw.simulate(comm.allreduce(ranks=4, n=8), machine),
+    lambda machine: tw.simulate(comm.reduce_scatter(ranks=4, n=8), machine.replace(overhead=1e-6)),
+])  # fmt: skip
+def test_what_needs_flops_is_refused_on_a_machine_without_gamma(call):
+    with pytest.raises(ValueError, match=r"no gamma.*Machine\(gamma=\.\.\.\)"):
+        call(tw.Machine(alpha=1e-6, beta=1e-9))
+
+
+def test_what_adds_nothing_needs_no_gamma():
+    machine = tw.Machine(alpha=1.0, beta=0.5)
+    for ranks, seconds in ((1, 0), (2, 5), (4, 10)):
+        assert comm.cost("broadcast", "tree", p=ranks, n=8, machine=machine) == seconds
+        assert tw.simulate(comm.broadcast(ranks=ranks, n=8, algorithm="tree"), machine).makespan == seconds
+    assert tw.simulate(comm.reduce(ranks=1, n=8), machine).makespan == 0
 
 
 def test_unknown_cuts_are_named():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tilewright import RW, R, TaskGraph, W, cholesky_graph
+from tilewright import RW, Op, R, TaskGraph, W, cholesky_graph
 from tilewright.plot import dag
 from tilewright.plot.layered import layered, layers
 from tilewright.plot.palette import colours, text_on
@@ -306,6 +306,38 @@ def test_a_png_has_the_size_of_the_layout_and_the_colours_of_the_ops(tmp_path):
         seen = {colour for _, colour in image.convert("RGB").getcolors(10**6)}
     fills = colours(task.op.name for task in graph).values()
     assert {tuple(int(fill[k : k + 2], 16) for k in (1, 3, 5)) for fill in fills} <= seen
+
+
+def many_ops():
+    g = TaskGraph("a graph with a name that is longer than most graphs are wide, and costs $5 or $6")
+    for k in range(20):
+        g.insert(Op(f"operation_{k}", function=print), RW(g.handle("x")))
+    return g
+
+
+@pytest.mark.parametrize("graph", [many_ops(), cholesky_graph(1), cholesky_graph(6)], ids=lambda graph: graph.name[:14])
+def test_nothing_of_a_png_is_cut_off(graph, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda fig, *args, **kwargs: (drawn.append(fig), save(fig, *args, **kwargs)))
+    graph.to_png(tmp_path / "g.png", layout="layered")
+    (fig,) = drawn
+    (axes,) = fig.axes
+    shown = [*fig.texts, *(artist for artist in fig.get_children() if type(artist).__name__ == "Rectangle")]
+    assert {f"{op} 1" for op in ("operation_0", "operation_19")} <= {t.get_text() for t in fig.texts} or len(
+        graph
+    ) != 20
+    for artist in [*shown, *axes.texts]:
+        box = artist.get_window_extent()
+        assert min(box.x0, box.y0) >= 0 and box.x1 <= fig.bbox.x1 and box.y1 <= fig.bbox.y1, artist
+    assert len(axes.texts) == len(graph)
+    with Image.open(tmp_path / "g.png") as image:
+        pixels = np.asarray(image.convert("L"))
+    for edge in (pixels[:8], pixels[-8:], pixels[:, :8], pixels[:, -8:]):
+        assert edge.min() == 255
+    assert (pixels[-22:] < 255).any(), "the lower half of the last outline"
 
 
 def test_an_empty_graph_is_a_picture_too(tmp_path):

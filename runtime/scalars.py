@@ -1,0 +1,115 @@
+"""Checks of the numbers, names and objects that users pass; arrays are those of `tilewright.arguments`.
+
+Each returns the value as what it stands for, or raises TypeError for another kind of thing and ValueError for a value
+that is not allowed. Messages begin with the name of the argument and end with what was passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from math import inf, isfinite
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+__all__ = ["choice", "instance", "nearby", "real", "whole"]
+
+T = TypeVar("T")
+
+_LONGEST = 80  # letters of a value in a message
+
+
+def whole(value: Any, what: str, least: int | None = None, most: int | None = None) -> int:
+    """An integer from ``least`` to ``most``. A boolean is none.
+
+    >>> whole(3, "seed", 0)
+    3
+    >>> whole(2.5, "seed", 0)
+    Traceback (most recent call last):
+        ...
+    TypeError: seed must be an integer, not 2.5
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{what} must be an integer, not {_shown(value)}")
+    number = int(value)
+    if (least is not None and number < least) or (most is not None and number > most):
+        raise ValueError(f"{what} must be {_range(least, most)}, not {_shown(value)}")
+    return number
+
+
+def real(
+    value: Any, what: str, least: float | None = None, most: float | None = None, *, above: bool = False,
+    infinite: bool = False,
+) -> float:  # fmt: skip
+    """A finite real number from ``least`` to ``most``; ``above``: not ``least`` itself; ``infinite``: also infinity.
+
+    Returned as it is: an exact fraction stays one.
+
+    >>> real(0.5, "noise", 0)
+    0.5
+    >>> real(float("nan"), "noise", 0)
+    Traceback (most recent call last):
+        ...
+    ValueError: noise must be finite, not nan
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{what} must be a number, not {_shown(value)}")
+    try:
+        finite = isfinite(value)
+    except OverflowError:  # an integer beyond 1.8e308
+        finite = False
+    if not (finite or (infinite and value in (inf, -inf))):
+        raise ValueError(f"{what} must be {'a number' if infinite else 'finite'}, not {_shown(value)}")
+    low = least is not None and (value <= least if above else value < least)
+    if low or (most is not None and value > most):
+        raise ValueError(f"{what} must be {_range(least, most, above)}, not {_shown(value)}")
+    return value  # type: ignore[return-value] # a Real
+
+
+def choice(value: Any, what: str, known: Iterable[str]) -> str:
+    """One of the names in ``known``.
+
+    >>> choice("slap", "cut", ["slab", "patch"])
+    Traceback (most recent call last):
+        ...
+    ValueError: unknown cut 'slap'; known: slab, patch; did you mean slab?
+    """
+    names = list(known)
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be one of {', '.join(names)}, not {_shown(value)}")
+    if value not in names:
+        hint = nearby([value], names)
+        raise ValueError(f"unknown {what} {_shown(value)}; known: {', '.join(names)}{f'; {hint}' if hint else ''}")
+    return value
+
+
+def instance(value: Any, what: str, kind: type[T] | tuple[type[T], ...], advice: str) -> T:
+    """An object of a class. ``advice`` says what it is and how to make one: "a Machine, such as Machine(workers=4)"."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{what} is {advice}, not {_shown(value)}")
+    return value
+
+
+def nearby(names: Iterable[str], known: Iterable[str]) -> str:
+    """``did you mean workers?``, or nothing where no known name is near."""
+    known = list(known)
+    near = dict.fromkeys(match for name in names for match in get_close_matches(name, known, 1))
+    return f"did you mean {', '.join(near)}?" if near else ""
+
+
+def _range(least: float | None, most: float | None, above: bool = False) -> str:
+    low = "" if least is None else f"at least {least}"
+    if above:
+        low = f"above {least}" if least else "positive"
+    high = "" if most is None else f"at most {most}"
+    return " and ".join(part for part in (low, high) if part)
+
+
+def _shown(value: Any) -> str:
+    """The value as Python writes it, cut where it is long; its type where it cannot be written."""
+    try:
+        text = repr(value)
+    except Exception:  # somebody else's repr
+        text = f"a {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
