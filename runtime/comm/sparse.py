@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SparseOperator"]
 
+_MIDDLING = 32  # binary exponent
+
 
 class SparseOperator(Operator):
     """A sparse matrix whose rows live on ranks.
@@ -268,10 +270,20 @@ class SparseOperator(Operator):
         """ValueError if A is not Hermitian to rounding. Looked at once."""
         if not hasattr(self, "_hermitian"):
             A = self.structure.A
+            A = A.astype(np.float64) if A.dtype.kind in "biu" else A
             difference = abs(A - A.conj().T)
-            self._hermitian = bool(not difference.nnz or difference.max() <= 1e-8 * abs(A).max())
+            allowed = max(1e-8, 16 * float(np.finfo(A.dtype).eps))  # a float32 matrix has rounding errors of its own
+            self._hermitian = bool(not difference.nnz or difference.max() <= allowed * abs(A).max())
         if not self._hermitian:
             raise ValueError("conjugate gradients need a Hermitian matrix, and A differs from its conjugate transpose")
+
+    @property
+    def scale(self) -> int:
+        """e for entries of A near 2^e; 0 unless they are so large or so small that sums of products need care."""
+        values = self.structure.A.data
+        top = float(np.abs(values).max(initial=0)) if values.dtype.kind in "fc" else 0.0
+        exponent = int(np.frexp(top)[1]) if top and np.isfinite(top) else 0
+        return exponent if abs(exponent) > _MIDDLING else 0
 
     def vector(self, k: int | None = None, dtype: Any = None) -> np.ndarray:
         """Zeros of shape (n,) or (n, k); with a pool they lie in memory that the ranks read and write in place."""
