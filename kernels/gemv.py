@@ -14,6 +14,7 @@ from tilewright.kernels.layout import address, by_reference, scalar
 __all__ = ["gemv"]
 
 _LETTERS = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
+_STRIP = 1 << 18  # bytes of a strip of A in another dtype: they stay in cache
 _ONE = {letter: scalar(letter, 1) for letter in "sdcz"}
 _ZERO = {letter: scalar(letter, 0) for letter in "sdcz"}
 
@@ -26,7 +27,8 @@ def gemv(a: np.ndarray, x: np.ndarray, y: np.ndarray, *, accumulate: bool = Fals
     a : (m, n) array
         Rows or columns contiguous, any distance between them; other strides are copied.
     x : (n,) array, y : (m,) array
-        Contiguous, of the dtype of ``a``. 2 m n flops.
+        Contiguous, of one dtype: that of ``a``, or a wider one, to which ``a`` is converted strip by strip.
+        2 m n flops.
 
     Raises
     ------
@@ -34,6 +36,12 @@ def gemv(a: np.ndarray, x: np.ndarray, y: np.ndarray, *, accumulate: bool = Fals
         The shapes or dtypes do not fit, or y is not contiguous.
     """
     m, n = a.shape
+    if a.dtype != x.dtype and x.dtype == y.dtype and np.can_cast(a.dtype, x.dtype):
+        rows = max(_STRIP // (max(n, 1) * x.itemsize), 1)
+        for first in range(0, m, rows):
+            strip = a[first : first + rows].astype(x.dtype, order="K")
+            gemv(strip, x, y[first : first + rows], accumulate=accumulate)
+        return
     if x.shape != (n,) or y.shape != (m,) or not a.dtype == x.dtype == y.dtype or not y.flags.c_contiguous:
         raise ValueError(
             f"gemv: A {a.shape} {a.dtype}, x {x.shape} {x.dtype} and y {y.shape} {y.dtype} do not fit y = A x"

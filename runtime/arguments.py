@@ -1,12 +1,37 @@
-"""Checks of what users pass."""
+"""Checks of what users pass, and the one way by which an array enters.
+
+Whatever a public call takes as an array goes through `dense`: NumPy arrays of any byte order, stride and subclass,
+memory maps, CPU tensors, tiled matrices, objects with ``__array__``, ``__array_interface__`` or DLPack, lists, numbers.
+Calls that compute go on with `numbers`, which knows LAPACK's four dtypes. `like` is the way out: tensors for tensors.
+
+==============================  ========================================================================================
+what comes in                   what is made of it
+==============================  ========================================================================================
+booleans, integers              float64 (`numbers`)
+float16, longdouble, object     refused, with the dtypes to convert to (`numbers`)
+another byte order              the native one, in a copy
+misaligned, negative strides,   a copy in the order that comes next to the memory; so is every view that BLAS and torch
+strides that split items        cannot describe
+rows or columns contiguous,     as it is, with its order: a call may choose another kernel for another order
+or other strides                (``docs/decisions/040-arrays.md``)
+a subclass                      its base: a `numpy.matrix` is an array, and multiplies like one
+a masked array                  refused where entries are masked
+sparse, dask.array, on a GPU,   refused, with what to call
+that requires gradients
+==============================  ========================================================================================
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 
-__all__ = ["dense", "positive"]
+__all__ = ["LAPACK", "dense", "flag", "is_chunked", "is_tensor", "like", "numbers", "overlaps", "positive"]
+
+LAPACK = ("float32", "float64", "complex64", "complex128")
+"""The dtypes there are kernels for."""
 
 
 def positive(value: Any, what: str) -> int:
@@ -22,15 +47,36 @@ def positive(value: Any, what: str) -> int:
     return int(value)
 
 
+def flag(value: Any, what: str) -> bool:
+    """True or False, also as 1 or 0. TypeError that names ``what`` for anything else: the string "L" is true in Python.
+
+    >>> flag(np.True_, "lower"), flag(0, "lower")
+    (True, False)
+    """
+    if isinstance(value, bool | np.bool_) or (isinstance(value, int | np.integer) and value in (0, 1)):
+        return bool(value)
+    raise TypeError(f"{what} must be True or False, not {value!r}")
+
+
+# ------------------------------------------------------------------ arrays
+
+
 def dense(value: Any, what: str) -> np.ndarray:
-    """``value`` as an array, as `numpy.asarray` makes it. ``what`` names it in messages.
+    """``value`` as a plain array that kernels can read; its memory where that is possible. ``what`` is its name.
+
+    Returns
+    -------
+    array
+        Of class `numpy.ndarray`, in native byte order, aligned, strides not negative and multiples of the item. The
+        dtype is that of ``value``, whatever it is.
 
     Raises
     ------
     TypeError
-        It is sparse, or a pair as `scipy.linalg.cho_factor` returns.
+        It is sparse, a dask collection, None, a pair as `scipy.linalg.cho_factor` returns, a record, a tensor that is
+        on a device, requires gradients or has a dtype NumPy has not; or nothing that NumPy can read.
     ValueError
-        It is a masked array, and some entries are masked.
+        It is a masked array, and some entries are masked; or a list of lists of several lengths.
 
     Examples
     --------
@@ -42,12 +88,120 @@ def dense(value: Any, what: str) -> np.ndarray:
         ...
     ValueError: b has 1 masked entries; say what they are with .filled(value)
     """
+    if type(value) is not np.ndarray:
+        value = _read(value, what)
+    array: np.ndarray = value
+    if array.dtype.fields is not None:
+        raise TypeError(f"{what} is a record array with the fields {', '.join(array.dtype.names or ())}; pass one of "
+                        f"them, such as {what}[{(array.dtype.names or ('x',))[0]!r}]")  # fmt: skip
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="), order="K")
+    item = array.itemsize or 1
+    if not array.flags.aligned or any(step < 0 or step % item for step in array.strides):
+        array = array.copy(order="K")
+        if any(step < 0 for step in array.strides):  # order "K" keeps their sign in some versions of NumPy
+            array = np.ascontiguousarray(array)
+    return array
+
+
+def _read(value: Any, what: str) -> np.ndarray:
+    """An array of anything but an array."""
+    if value is None:
+        raise TypeError(f"{what} is None, not an array")
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         kind = type(value).__name__
         raise TypeError(f"{what} is sparse, a {kind}; pass its .toarray(), or use tw.SparseOperator and tw.cg")
+    if is_tensor(value):
+        return _memory(value, what)
+    if _is_lazy(value):
+        kind = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}"
+        raise TypeError(f"{what} is a {kind}, whose values are computed elsewhere; pass its .compute(). Of dask.arrays "
+                        f"tw.tiled_cholesky works on the workers")  # fmt: skip
     if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[1]) == 0 and hasattr(value[0], "shape"):
         raise TypeError(f"{what} is a pair (c, lower), as of scipy.linalg.cho_factor; pass c itself and lower=lower")
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         count = int(np.ma.getmaskarray(value).sum())
         raise ValueError(f"{what} has {count} masked entries; say what they are with .filled(value)")
-    return np.asarray(value)
+    try:
+        array = np.asarray(value)
+        if array.dtype == object and not array.ndim and hasattr(value, "__dlpack__"):
+            array = np.from_dlpack(value)
+    except ValueError as error:
+        raise ValueError(f"{what} cannot be read as an array: {error}") from error
+    except Exception as error:  # whatever the object raises: one of another device, say
+        raise TypeError(f"{what} cannot be read as an array: {error}") from error
+    return array
+
+
+def _memory(tensor: Any, what: str) -> np.ndarray:
+    """The memory of a CPU tensor as an array."""
+    if tensor.device.type != "cpu":
+        raise TypeError(f"{what}: a tensor on {tensor.device} needs kernels for that device; pass tensor.cpu()")
+    if tensor.requires_grad:
+        raise TypeError(f"{what} requires gradients, and this call is not differentiable; pass tensor.detach()")
+    if str(tensor.layout) != "torch.strided":
+        raise TypeError(f"{what} is a sparse tensor ({tensor.layout}); pass tensor.to_dense()")
+    try:
+        array: np.ndarray = tensor.resolve_conj().resolve_neg().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"{what} has dtype {tensor.dtype}, which NumPy has not; convert it to one of "
+                        f"{', '.join(LAPACK)}") from error  # fmt: skip
+    return array
+
+
+def _is_lazy(value: Any) -> bool:
+    """Whether it is a dask collection: an array, a data frame, or what xarray makes of them."""
+    graph = getattr(value, "__dask_graph__", None)
+    return "dask" in sys.modules and callable(graph) and not isinstance(value, type) and graph() is not None
+
+
+def numbers(value: Any, what: str, dtypes: tuple[str, ...] = LAPACK) -> np.ndarray:
+    """`dense` in one of ``dtypes``; booleans and integers become float64.
+
+    Raises as `dense`, and TypeError for another dtype.
+
+    >>> numbers([True, False], "x")
+    array([1., 0.])
+    """
+    array = dense(value, what)
+    if array.dtype.kind in "biu":
+        return array.astype(np.float64)
+    if str(array.dtype) not in dtypes:
+        *most, last = dtypes
+        raise TypeError(f"{what} must be {', '.join(most)} or {last}, not {array.dtype}")
+    return array
+
+
+def like(result: np.ndarray, *given: Any) -> Any:
+    """``result``, as a tensor if something that was given is one."""
+    return sys.modules["torch"].from_numpy(result) if any(map(is_tensor, given)) else result
+
+
+def overlaps(array: np.ndarray) -> bool:
+    """Whether some elements of a matrix share memory, as the windows of `sliding_window_view` do.
+
+    Items (i, j) and (i + p, j + q) lie at one address if p s = -q t with the strides s and t: the least such numbers
+    are p = t/g, q = s/g with g = gcd(s, t), and they fit in the matrix or not.
+
+    >>> overlaps(np.lib.stride_tricks.sliding_window_view(np.arange(5.0), 3)), overlaps(np.ones((3, 3)))
+    (True, False)
+    """
+    (m, n), (s, t) = array.shape, map(abs, array.strides)
+    if (m > 1 and not s) or (n > 1 and not t):
+        return bool(array.size)
+    if m < 2 or n < 2:
+        return False
+    g = int(np.gcd(s, t))
+    return t // g < m and s // g < n
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether it is a torch tensor. Imports nothing."""
+    torch = sys.modules.get("torch")  # who has a tensor has imported torch
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_chunked(value: Any) -> bool:
+    """Whether it is a `dask.array.Array`; whoever has one has imported Dask."""
+    module = sys.modules.get("dask.array")
+    return module is not None and isinstance(value, module.Array)

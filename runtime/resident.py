@@ -15,7 +15,10 @@ lie in memory that the ranks map. Other engines run in this process, where data 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +41,7 @@ class Resident:
     Parameters
     ----------
     data
-        Buffers by handle; they are read once. In one process they are used as they are.
+        Buffers by handle; they are read once, and copied. Changed afterwards they change nothing.
     ranks
         How many ranks there are.
     owner
@@ -49,6 +52,10 @@ class Resident:
         what it owns.
     synchronous
         Let each send wait for its receive; finds deadlocks. MPI only.
+    copy
+        False: engines of this process, and ranks under ``mpiexec``, work on the buffers themselves.
+
+    Threads may prepare and close at the same time. It can be neither pickled nor copied.
 
     Raises
     ------
@@ -76,7 +83,7 @@ class Resident:
 
     def __init__(self, data: Mapping[Handle, Any], *, ranks: int, owner: Callable[[Handle], int],
                  backend: str = "threads", pool: Pool | None = None, comm: Any = None,
-                 synchronous: bool = False) -> None:  # fmt: skip
+                 synchronous: bool = False, copy: bool = True) -> None:  # fmt: skip
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
         if ranks < 1:
@@ -87,7 +94,7 @@ class Resident:
         self.ranks, self.owner, self.backend = ranks, owner, backend
         self._closed = False
         self.handles = frozenset(data)
-        self._home = _home(data, ranks, owner, backend, pool, comm, synchronous)
+        self._home = _home(data, ranks, owner, backend, pool, comm, synchronous, copy)
 
     def prepare(self, graph: TaskGraph, *, inputs: Iterable[Handle], outputs: Iterable[Handle],
                 dtype: Any = np.float64) -> Prepared:  # fmt: skip
@@ -117,6 +124,9 @@ class Resident:
         prepared: Prepared = self._home.prepare(graph, layout, list(inputs), list(outputs), np.dtype(dtype))
         return prepared
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("data that stays on ranks can be neither pickled nor copied; make another Resident of the data")
+
     def close(self) -> None:
         """Free the data on the ranks now."""
         self._closed = True
@@ -126,19 +136,49 @@ class Resident:
 class Prepared:
     """A graph that is ready to run on resident data. Made by `Resident.prepare`.
 
-    Fill ``inputs``, call it, read ``outputs``; their arrays stay the same from call to call.
+    Fill ``inputs``, call it, read ``outputs``; their arrays stay the same from call to call. So it is for one thread at
+    a time, and a call during another one is refused: prepare the graph once for each thread. It can be neither pickled
+    nor copied.
     """
 
     inputs: dict[Handle, np.ndarray]
     outputs: dict[Handle, np.ndarray]
 
+    def __init__(self) -> None:
+        self._busy = threading.Lock()
+
     def __call__(self) -> None:
-        """Run once. Raises what a task raises, and `RankDied` where a rank ends."""
-        raise TypeError("a Prepared is made by Resident.prepare")
+        """Run once. Raises what a task raises, `RankDied` where a rank ends, RuntimeError during another call."""
+        with self._alone():
+            self._run()
 
     def traced(self) -> Trace:
         """Run once and return what happened when."""
-        raise TypeError("a Prepared is made by Resident.prepare")
+        with self._alone():
+            return self._run_traced()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError(
+                "this Prepared is running in another thread, on the one set of inputs and outputs that it has; prepare "
+                "the graph once for each thread"
+            )
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a prepared graph can be neither pickled nor copied; prepare it again where it is needed")
+
+    @abstractmethod
+    def _run(self) -> None:
+        """Run once."""
+
+    @abstractmethod
+    def _run_traced(self) -> Trace:
+        """Run once and tell."""
 
 
 # ------------------------------------------------------------------ engines of this process
@@ -147,8 +187,8 @@ class Prepared:
 class _Local:
     """Data of this process."""
 
-    def __init__(self, data: Mapping[Handle, Any], backend: str) -> None:
-        self.data = dict(data)
+    def __init__(self, data: Mapping[Handle, Any], backend: str, copy: bool) -> None:
+        self.data = copied(data) if copy else dict(data)
         self.backend = backend
 
     def prepare(self, graph: TaskGraph, layout: Layout, inputs: list[Handle], outputs: list[Handle],
@@ -162,6 +202,7 @@ class _Local:
 class _LocalPrepared(Prepared):
     def __init__(self, home: _Local, graph: TaskGraph, layout: Layout, inputs: list[Handle], outputs: list[Handle],
                  dtype: np.dtype) -> None:  # fmt: skip
+        super().__init__()
         self.graph, self.backend = graph, home.backend
         self._store = {
             handle: home.data[handle] if handle in home.data else np.zeros(layout.shape(handle), dtype)
@@ -171,10 +212,10 @@ class _LocalPrepared(Prepared):
         self.inputs = {handle: self._store[handle] for handle in inputs}
         self.outputs = {handle: self._store[handle] for handle in outputs}
 
-    def __call__(self) -> None:
-        self.traced()
+    def _run(self) -> None:
+        self._run_traced()
 
-    def traced(self) -> Trace:
+    def _run_traced(self) -> Trace:
         from tilewright.engine import run
 
         done = run(self.graph, self._store, backend=self.backend)
@@ -182,6 +223,13 @@ class _LocalPrepared(Prepared):
             if done.store[handle] is not place:
                 np.copyto(place, done.store[handle])
         return done.trace
+
+
+def copied(data: Mapping[Handle, Any]) -> dict[Handle, Any]:
+    """The same with copies of all arrays and tensors, also of those in containers."""
+    from tilewright.mpi.shared import like
+
+    return {handle: like(value, lambda array: np.array(array, order="K")) for handle, value in data.items()}
 
 
 def check_given(graph: TaskGraph, known: Collection[Handle]) -> None:
@@ -192,9 +240,9 @@ def check_given(graph: TaskGraph, known: Collection[Handle]) -> None:
 
 
 def _home(data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], backend: str, pool: Any, comm: Any,
-          synchronous: bool) -> Any:  # fmt: skip
+          synchronous: bool, copy: bool) -> Any:  # fmt: skip
     if backend != "mpi":
-        return _Local(data, backend)
+        return _Local(data, backend, copy)
     from tilewright.backends.mpi import is_rank
     from tilewright.mpi.launcher import require_mpi4py
 
@@ -202,7 +250,7 @@ def _home(data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int]
     if comm is not None or is_rank():
         from tilewright.mpi.guests import RankHome
 
-        return RankHome(data, ranks, owner, comm, synchronous)
+        return RankHome(copied(data) if copy else data, ranks, owner, comm, synchronous)
     from tilewright.mpi.residence import PoolHome
 
     return PoolHome(data, ranks, owner, pool, synchronous)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import positive
+from tilewright.arguments import dense, positive
 from tilewright.graph import Handle
 
 __all__ = ["Store", "TiledMatrix"]
@@ -23,8 +23,11 @@ _ALIGNMENT = 64  # bytes; one cache line, one AVX-512 register
 class TiledMatrix:
     """An m x n matrix of tiles of ``tile_size`` rows and columns; the last row and column may be smaller.
 
-    ``A[i, j]`` is tile (i, j), a writeable view where the matrix is writeable; ``A[i, j] = x`` copies into it.
-    Make one with `from_numpy`, `view` or `empty`.
+    ``A[i, j]`` is tile (i, j), a writeable view where the matrix is writeable; ``A[i, j] = x`` copies into it. To NumPy
+    it is the matrix: ``np.asarray(A)`` is `to_numpy`. Make one with `from_numpy`, `view` or `empty`.
+
+    Threads may use one at the same time as they may use an array. A pickle or `copy.deepcopy` has memory of its own, a
+    `copy.copy` the same memory.
 
     Examples
     --------
@@ -53,14 +56,13 @@ class TiledMatrix:
     @classmethod
     def view(cls, array: np.ndarray, tile_size: int) -> TiledMatrix:
         """The tiles of a 2-D array, as strided views of it. O(1); nothing is copied."""
-        _check_2d(array, tile_size)
+        array = _checked(array, tile_size)
         return cls(array.shape, tile_size, array.dtype, array, packed=False)
 
     @classmethod
     def from_numpy(cls, array: np.ndarray, tile_size: int) -> TiledMatrix:
-        """A packed copy of a 2-D array, or of what `numpy.asarray` takes for one."""
-        array = np.asarray(array)
-        _check_2d(array, tile_size)
+        """A packed copy of a 2-D array, or of what `tilewright.arguments.dense` takes for one; in native byte order."""
+        array = _checked(dense(array, "the matrix"), tile_size)
         matrix = cls.empty(array.shape, tile_size, array.dtype)
         source = cls.view(array, tile_size)
         for i, j in matrix:
@@ -87,6 +89,23 @@ class TiledMatrix:
         for i, j in self:
             whole[i, j] = self[i, j]
         return array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The matrix, for NumPy: `to_numpy`, converted and copied as `numpy.asarray` and `numpy.array` ask for.
+
+        Raises
+        ------
+        ValueError
+            ``copy=False`` of packed tiles, or of another dtype: that cannot be done without a copy.
+        """
+        other = dtype is not None and np.dtype(dtype) != self.dtype
+        if copy is False and (self.packed or other):
+            why = f"it has dtype {self.dtype}, not {np.dtype(dtype)}" if other else "its tiles are packed"
+            raise ValueError(f"{self!r} is no array without a copy: {why}")
+        array = self.to_numpy()
+        if other:
+            return array.astype(dtype)
+        return array.copy() if copy and not self.packed else array
 
     def over(self, place: Callable[[np.ndarray], np.ndarray]) -> TiledMatrix:
         """The same tiling over other memory: ``place(array)`` gives an array for the one that holds all tiles."""
@@ -174,14 +193,18 @@ def _padded(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
-def _check_2d(array: np.ndarray, tile_size: int) -> None:
+def _checked(array: np.ndarray, tile_size: int) -> np.ndarray:
+    """A 2-D array, as an array and not as a subclass: tiles of a `numpy.matrix` would multiply as such."""
     if not isinstance(array, np.ndarray):
         raise TypeError(
             f"a TiledMatrix views a NumPy array, not a {type(array).__name__}; TiledMatrix.from_numpy copies"
         )
+    if np.ma.is_masked(array):
+        dense(array, "the matrix")  # which says what is wrong
     if array.ndim != 2:
         raise ValueError(f"a TiledMatrix needs a 2-D array, not one of shape {array.shape}")
     positive(tile_size, "tile_size")
+    return np.asarray(array)
 
 
 class Store(dict[Handle, Any]):

@@ -177,7 +177,7 @@ def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan, d
 
 def outline_family(shape: tuple[int, int], tile_size: int, dtype: str, order: str) -> TiledMatrix:
     """A tiled matrix of which only the shape is here."""
-    return TiledMatrix.view(Outline.of(shape, dtype), tile_size)
+    return TiledMatrix(shape, tile_size, dtype, Outline.of(shape, dtype), packed=False)
 
 
 def _provide(part: Part, store: Store, orders: dict[str, Any]) -> None:

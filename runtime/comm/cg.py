@@ -18,19 +18,30 @@ chebyshev    T_k((A - c) / d) p on the interval c +- d that the Ritz values span
 
 The condition of P_0 .. P_s, columns scaled to length 1, is computed from G and reported. Where it passes 1/sqrt(eps),
 G has lost it, and s is halved, down to classical CG. When the residual that the recurrence carries has converged the
-true one is computed, and if it has not the iteration starts again from it, with half the s.
+true one is computed, and if it has not the iteration starts again from it, with half the s. Only the true one counts:
+of a float32 system it is computed in float64, as in float32 its rounding errors alone may be larger than a tolerance.
+
+The iteration runs on the residual times a power of two that makes its largest entry about 1, and so nothing in it
+overflows or underflows because of the scale of b or x_0 [2]_; the scale of the solution is in the updates of x alone.
+Where A is very large or very small its products are scaled as well before they are summed.
 
 .. [1] M. Hoemmen, Communication-avoiding Krylov subspace methods (2010), section 5; E. Carson, Communication-avoiding
    Krylov subspace methods in theory and practice (2015), algorithm 22.
+.. [2] As LAPACK's ?latrs and LINPACK's norms: powers of two change no bit of what does not underflow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from math import frexp, inf, isfinite, ldexp, sqrt
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from tilewright.arguments import like
+from tilewright.comm.operator import count
 
 if TYPE_CHECKING:
     from tilewright.comm.sparse import SparseOperator
@@ -87,6 +98,44 @@ class Kernel(Protocol):
     def gram(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """u^H v, summed over the ranks in their order."""
 
+    def lengths(self, v: np.ndarray) -> list[tuple[float, int]]:
+        """`length` of each rank's part of v, in their order."""
+
+
+# ------------------------------------------------------------------ lengths
+
+
+def length(v: np.ndarray) -> tuple[float, int]:
+    """(square, e) with ||v||^2 = square 4^e and e such that the largest entry of v is near 2^e.
+
+    Sums are in float64. A NaN or an infinity makes the square one.
+    """
+    top = float(np.abs(v).max(initial=0))
+    if not top or not isfinite(top):
+        return top * top, 0
+    exponent = frexp(top)[1]
+    small = scaled(v, -exponent).astype(np.result_type(v.dtype, np.float64), copy=False)
+    return float(np.vdot(small, small).real), exponent
+
+
+def total(parts: list[tuple[float, int]]) -> tuple[float, int]:
+    """(length, e): ||v|| is length 2^e, for the `length` of each part of v. Infinite if some part is not finite."""
+    if not all(isfinite(square) for square, _ in parts):
+        return inf, 0
+    exponent = max((e for square, e in parts if square), default=0)
+    return sqrt(sum(ldexp(square, 2 * (e - exponent)) for square, e in parts if square)), exponent
+
+
+def scaled(v: np.ndarray, exponent: int) -> np.ndarray:
+    """v 2^exponent, also where the power itself has no number."""
+    if not exponent:
+        return v
+    if v.dtype.kind == "c":
+        parts: np.ndarray = np.ldexp(np.ascontiguousarray(v).view(v.real.dtype), exponent)
+        return parts.view(v.dtype)
+    result: np.ndarray = np.ldexp(v, exponent)
+    return result
+
 
 # ------------------------------------------------------------------ bases
 
@@ -121,13 +170,13 @@ def leja(points: np.ndarray, count: int) -> np.ndarray:
     return np.array(chosen[:count])
 
 
-def coefficients(basis: str, s: int, values: np.ndarray | None) -> np.ndarray:
+def coefficients(basis: str, s: int, values: np.ndarray | None, scale: int = 0) -> np.ndarray:
     """(s, 3) rows (theta, sigma, gamma): P_k = (A P_{k-1} - theta P_{k-1} - sigma P_{k-2}) / gamma.
 
-    ``values`` are Ritz values, ascending; the monomial basis needs none.
+    ``values`` are Ritz values, ascending; the monomial basis needs none, but A 2^-``scale`` of middling size.
     """
     rows = np.zeros((s, 3))
-    rows[:, 2] = 1
+    rows[:, 2] = _ldexp(1.0, scale)
     if basis == "monomial" or values is None:
         return rows
     low, high = float(values[0]), float(values[-1])
@@ -174,7 +223,7 @@ class _Lost(Exception):  # noqa: N818 - not an error of the user's
 
 
 class _Iteration:
-    """x, r and p, and what is told about them."""
+    """x, r and p, and what is told about them. r and p are those of the equations times 2^-``exponent``."""
 
     def __init__(self, kernel: Kernel, b: np.ndarray, x: np.ndarray, options: Mapping[str, Any]) -> None:
         self.kernel, self.b, self.x = kernel, b, x
@@ -182,20 +231,46 @@ class _Iteration:
         self.report = Report(s=options["s"], basis=options["basis"])
         self.alphas: list[float] = []
         self.betas: list[float] = []
-        length = self._length(b)
-        self.size = length
-        self.tolerance = max(options["rtol"] * length, options["atol"])
-        self.restart()
+        self.scale: int = options["scale"]
+        self.wide = np.result_type(b.dtype, np.float64)
+        self.right = self._length(b)
+        self.rtol, self.atol = options["rtol"], options["atol"]
 
     def restart(self) -> None:
         """r := b - A x, p := r."""
-        self.r = self.b - self.product(self.x)
+        self.take(*self.residual())
+
+    def residual(self) -> tuple[np.ndarray, tuple[float, int]]:
+        """b - A x, in float64, and its length."""
+        x = self.x.astype(self.wide, copy=False)
+        r = self.b - self.product(x)
+        return r, self._length(r)
+
+    def take(self, r: np.ndarray, size: tuple[float, int]) -> None:
+        """Go on from this residual of this length."""
+        self.length, self.exponent = size
+        self.tolerance = self.goal(self.exponent)
+        self.floor = self.length * float(np.finfo(self.b.dtype).eps)
+        self.r = scaled(r, -self.exponent).astype(self.b.dtype)
         self.p = self.r.copy()
-        self.length = self._length(self.r)
         if not self.report.residuals:
-            self.report.residuals.append(self.length)
+            self._write_down()
         self.alphas.clear()
         self.betas.clear()
+
+    def goal(self, exponent: int) -> float:
+        """max(rtol ||b||, atol) 2^-exponent."""
+        length, e = self.right
+        return max(self.rtol * _ldexp(length, e - exponent), _ldexp(self.atol, -exponent))
+
+    def relative(self, size: tuple[float, int]) -> float:
+        """A length over that of b; as it is, if b is zero."""
+        length, e = self.right
+        return _ldexp(size[0] / length, size[1] - e) if length else _ldexp(*size)
+
+    def converged(self, size: tuple[float, int]) -> bool:
+        """Whether a residual of this length is within the tolerance. No NaN is."""
+        return size[0] <= self.goal(size[1])
 
     def product(self, v: np.ndarray) -> np.ndarray:
         self.report.exchanges += 1
@@ -205,17 +280,35 @@ class _Iteration:
         self.report.reductions += 1
         return self.kernel.gram(u, v)
 
-    def _length(self, v: np.ndarray) -> float:
-        return float(np.sqrt(self.gram(v, v).real))
+    def _length(self, v: np.ndarray) -> tuple[float, int]:
+        self.report.reductions += 1
+        return total(self.kernel.lengths(v))
+
+    def _write_down(self) -> None:
+        self.report.residuals.append(_ldexp(self.length, self.exponent))
 
     @property
     def done(self) -> bool:
-        return self.length <= self.tolerance or self.report.iterations >= self.most
+        """Whether to look at the true residual: that of the recurrence is within the tolerance, or says nothing more.
+
+        What is left of x_0 in the residual is rounding errors once it is eps times as large.
+        """
+        return self.length <= max(self.tolerance * _AIM, self.floor) or self.report.iterations >= self.most
 
     def _note(self, square: float) -> None:
         self.report.iterations += 1
         self.length = float(np.sqrt(max(square, 0.0)))
-        self.report.residuals.append(self.length)
+        self._write_down()
+
+    def _advance(self, alpha: float) -> None:
+        """x := x + alpha 2^exponent p; in one pass where that factor is a normal number."""
+        kind = self.x.real.dtype.type
+        info = np.finfo(kind)
+        factor = kind(_ldexp(alpha, self.exponent))
+        if info.tiny / info.eps <= factor <= info.max * info.eps:
+            self.x += factor * self.p
+        else:
+            self.x += scaled(kind(alpha) * self.p, self.exponent)
 
     def classical(self, steps: int) -> None:
         """Up to ``steps`` iterations, as Hestenes and Stiefel wrote them."""
@@ -224,12 +317,15 @@ class _Iteration:
             if self.done:
                 return
             q = self.product(self.p)
-            curvature = float(self.gram(self.p, q).real)
+            curvature = _ldexp(float(self.gram(self.p, scaled(q, -self.scale)).real), self.scale)
+            if not isfinite(curvature):
+                raise _Overflow
             if not curvature > 0:
+                curvature = _ldexp(curvature, 2 * self.exponent)
                 raise ValueError(f"A is not positive definite: p^H A p = {curvature:.3g} in iteration "
                                  f"{self.report.iterations + 1} of conjugate gradients")  # fmt: skip
             alpha = square / curvature
-            self.x += alpha * self.p
+            self._advance(alpha)
             self.r -= alpha * q
             before, square = square, float(self.gram(self.r, self.r).real)
             beta = square / before
@@ -238,6 +334,7 @@ class _Iteration:
             self.alphas.append(alpha)
             self.betas.append(beta)
             self._note(square)
+            square *= self._settle()
 
     def outer(self, rows: np.ndarray) -> None:
         """len(rows) iterations in the coordinates of two bases. `_Lost` if these are of no use."""
@@ -270,38 +367,85 @@ class _Iteration:
             if self.done:
                 break
         dtype = Y.dtype
-        self.x += Y @ x.astype(dtype)
+        self.x += scaled(Y @ x.astype(dtype), self.exponent)
         self.r = Y @ r.astype(dtype)
         self.p = Y @ p.astype(dtype)
+        self._settle()
+
+    def _settle(self) -> float:
+        """Multiply r and p by a power of two if they have become small; returns its square."""
+        if not 0 < self.length < _SMALL:
+            return 1.0
+        shift = frexp(self.length)[1]
+        self.r, self.p = scaled(self.r, -shift), scaled(self.p, -shift)
+        self.exponent += shift
+        self.length, self.tolerance = ldexp(self.length, -shift), self.goal(self.exponent)
+        self.floor = ldexp(self.floor, -shift)
+        return ldexp(1.0, -2 * shift)
+
+
+_SMALL = 2.0**-24
+"""Length of a residual whose square a float32 system still knows well."""
+
+_AIM = 1 - 1e-6
+"""By how much the residual of the recurrence goes below the tolerance: it is not quite the true one."""
+
+
+class _Overflow(Exception):  # noqa: N818 - not an error of the user's
+    """Numbers beyond the range of the dtype, because of the scale of A."""
+
+
+def _ldexp(value: float, exponent: int) -> float:
+    """value 2^exponent; infinite where `math.ldexp` raises."""
+    with np.errstate(all="ignore"):
+        return float(np.ldexp(value, exponent))
 
 
 def solve(kernel: Kernel, b: np.ndarray, x: np.ndarray, options: Mapping[str, Any]) -> Report:
     """Solve A x = b from x on, in place. ``options`` are those of `cg`, all of them."""
+    with np.errstate(all="ignore"):  # what overflows is found out at the end, from the true residual
+        return _solve(kernel, b, x, options)
+
+
+def _solve(kernel: Kernel, b: np.ndarray, x: np.ndarray, options: Mapping[str, Any]) -> Report:
     run = _Iteration(kernel, b, x, options)
     report = run.report
+    if not run.right[0]:  # x = 0 solves it, whatever the start
+        x[...] = 0
+        report.converged, report.residual, report.residuals = True, 0.0, [0.0]
+        return report
+    run.restart()
     values: np.ndarray | None = None
-    best = np.inf
+    best = inf
     while True:
-        if report.s > 1 and report.basis != "monomial" and values is None and not run.done:
-            run.classical(2 * report.s)
-            values = ritz(run.alphas, run.betas)
-        while not run.done:
-            if report.s == 1:
-                run.classical(run.most)
-                continue
-            try:
-                run.outer(coefficients(report.basis, report.s, values))
-            except _Lost:
-                report.s //= 2
-        residual = run._length(b - run.product(x))
-        report.converged = residual <= run.tolerance * (1 + 1e-6)
-        report.residual = residual / run.size if run.size else residual
-        if report.converged or report.iterations >= run.most or not residual < best / 2:
+        with suppress(_Overflow):  # the true residual says what came of it
+            values = _iterate(run, values)
+        r, size = run.residual()
+        report.converged, report.residual = run.converged(size), run.relative(size)
+        if report.converged or report.iterations >= run.most or not report.residual < best / 2:
             return report
-        best = residual
+        best = report.residual
         report.restarts += 1
-        report.s = max(report.s // 2, 1)
-        run.restart()
+        if run.length <= run.tolerance:  # the recurrence was wrong about it
+            report.s = max(report.s // 2, 1)
+        run.take(r, size)
+
+
+def _iterate(run: _Iteration, values: np.ndarray | None) -> np.ndarray | None:
+    """Iterate until the residual of the recurrence is within the tolerance; returns Ritz values, once known."""
+    report = run.report
+    if report.s > 1 and report.basis != "monomial" and values is None and not run.done:
+        run.classical(2 * report.s)
+        values = ritz(run.alphas, run.betas)
+    while not run.done:
+        if report.s == 1:
+            run.classical(run.most)
+            continue
+        try:
+            run.outer(coefficients(report.basis, report.s, values, run.scale))
+        except _Lost:
+            report.s //= 2
+    return values
 
 
 class _Whole:
@@ -324,6 +468,9 @@ class _Whole:
             parts = [u[part].conj().T @ v[part] for part in self.parts]
         return np.add.reduce(np.array(parts))
 
+    def lengths(self, v: np.ndarray) -> list[tuple[float, int]]:
+        return [length(v[part]) for part in self.parts]
+
 
 def cg(
     A: Any,
@@ -336,7 +483,7 @@ def cg(
     maxiter: int | None = None,
     basis: str = "chebyshev",
     method: str = "halo",
-) -> tuple[np.ndarray, Report]:
+) -> tuple[Any, Report]:
     """Solve A x = b, A Hermitian positive definite, with one exchange and one reduction for s iterations.
 
     Parameters
@@ -344,7 +491,7 @@ def cg(
     A
         (n, n) `SparseOperator`, or a sparse matrix, which one rank then has.
     b
-        (n,) right-hand side.
+        (n,) right-hand side. Its scale does not matter.
     s
         Iterations per exchange; 1 is classical conjugate gradients.
     x0
@@ -361,12 +508,18 @@ def cg(
     Returns
     -------
     (x, report)
-        (n,) solution, and a `Report` with the condition of the bases. ``report.converged`` says whether it is one.
+        (n,) solution in the dtype of A and b, a tensor if b is one, and a `Report` with the condition of the bases.
+        ``report.converged`` says whether it is one: ||b - A x|| of this x, computed in float64, is within the
+        tolerance. For b = 0 that is x = 0, wherever it started.
 
     Raises
     ------
     ValueError
         A is not square, not Hermitian or not positive definite; an argument of a wrong shape or value.
+
+    Notes
+    -----
+    A float32 or complex64 system makes the ranks keep their pieces of A in float64 as well, for true residuals.
 
     Examples
     --------
@@ -376,7 +529,7 @@ def cg(
     >>> report.converged, bool(abs(A @ x - 1).max() < 1e-4)
     (True, True)
     """
-    from tilewright.comm.sparse import SparseOperator, _count
+    from tilewright.comm.sparse import SparseOperator
 
     operator = A if isinstance(A, SparseOperator) else SparseOperator(A, ranks=1, backend="serial")
     operator._check_square("cg")
@@ -392,15 +545,18 @@ def cg(
     if right.dtype.kind in "biu":
         right = right.astype(np.float64)
     operator.check_hermitian()
+    if not right.dtype.kind == "c" and x0 is not None and operator._checked(x0, 1).dtype.kind == "c":
+        raise TypeError("x0 is complex, but A and b are real; pass x0.real")
     x = np.zeros_like(right) if x0 is None else np.array(operator._checked(x0, 1), right.dtype)
     if x.shape != right.shape:
         raise ValueError(f"x0 must have shape {right.shape}, not {x.shape}")
     options = {
-        "s": _count("s", s, 1), "rtol": float(rtol), "atol": float(atol), "basis": basis, "method": method,
-        "maxiter": 10 * len(right) if maxiter is None else _count("maxiter", maxiter, 0),
+        "scale": operator.scale,
+        "s": count("s", s, 1), "rtol": float(rtol), "atol": float(atol), "basis": basis, "method": method,
+        "maxiter": 10 * len(right) if maxiter is None else count("maxiter", maxiter, 0),
     }  # fmt: skip
     driver: Any = operator.driver
     report: Report = driver.solve(right, x, options) if hasattr(driver, "solve") else solve(
         _Whole(operator, method), right, x, options
     )  # fmt: skip
-    return x, report
+    return like(x, b), report

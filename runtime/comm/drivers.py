@@ -86,6 +86,10 @@ class Driver(ABC):
         """Zeros, where products need not copy them."""
         return np.zeros(shape, dtype)
 
+    @abstractmethod
+    def close(self) -> None:
+        """Free the parts of the matrix, after the product that is going on."""
+
 
 # ------------------------------------------------------------------ task graphs
 
@@ -107,7 +111,14 @@ class GraphDriver(Driver):
         self._graphs: dict[Any, Assembly] = {}
         self._plans: dict[Plan, list[Closure]] = {}
         self._cast: dict[np.dtype, list[Piece]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        with self._lock:
+            self._graphs.clear()
+            self._plans.clear()
+            self._cast.clear()
+            self.pieces.clear()
 
     def _discover(self, requests: list[Any]) -> SimulatedComm:
         comm = SimulatedComm(self.structure.ranks)
@@ -116,30 +127,32 @@ class GraphDriver(Driver):
 
     def plan(self, plan: Plan) -> list[Closure]:
         """The closures of all ranks, each asked for what it sends."""
-        if plan not in self._plans:
-            closures = [self.structure.closure(piece, plan) for piece in self.pieces]
-            self._discover([mine.requests for mine in closures])
-            for rank, mine in enumerate(closures):
-                mine.take_requests(self._asked[rank], self.structure.rows.rows(rank))
-            self._plans[plan] = closures
-        return self._plans[plan]
+        with self._lock:
+            if plan not in self._plans:
+                closures = [self.structure.closure(piece, plan) for piece in self.pieces]
+                self._discover([mine.requests for mine in closures])
+                for rank, mine in enumerate(closures):
+                    mine.take_requests(self._asked[rank], self.structure.rows.rows(rank))
+                self._plans[plan] = closures
+            return self._plans[plan]
 
     def graph(self, kind: Any, dtype: Any, trailing: tuple[int, ...], *, overlap: bool = True,
               coefficients: np.ndarray | None = None) -> Assembly:  # fmt: skip
         """The graph of a transposed product ("transposed") or of blocks, with buffers."""
         key = kind, np.dtype(dtype), trailing, overlap, coefficients is not None
-        if key not in self._graphs:
-            pieces = self._pieces(key[1])
-            if kind == "transposed":
-                self._graphs[key] = transposed_graph(pieces, dtype, trailing)
-            elif all(plan is None for plan in kind):
-                self._graphs[key] = product_graph(pieces, dtype, len(kind), trailing, overlap=overlap)
-            else:
-                plans = [[mine.cast(dtype) for mine in self.plan(plan)] for plan in kind]
-                self._graphs[key] = blocked_graph(
-                    pieces, plans, dtype, trailing, coefficients=coefficients, overlap=overlap
-                )
-        return self._graphs[key]
+        with self._lock:
+            if key not in self._graphs:
+                pieces = self._pieces(key[1])
+                if kind == "transposed":
+                    self._graphs[key] = transposed_graph(pieces, dtype, trailing)
+                elif all(plan is None for plan in kind):
+                    self._graphs[key] = product_graph(pieces, dtype, len(kind), trailing, overlap=overlap)
+                else:
+                    plans = [[mine.cast(dtype) for mine in self.plan(plan)] for plan in kind]
+                    self._graphs[key] = blocked_graph(
+                        pieces, plans, dtype, trailing, coefficients=coefficients, overlap=overlap
+                    )
+            return self._graphs[key]
 
     def _pieces(self, dtype: np.dtype) -> list[Piece]:
         if dtype == self.structure.A.dtype:
@@ -251,13 +264,20 @@ class PoolDriver(Driver):
                 RANKS + "create", self.token, _in_segment(self.pieces), self.discovery, self.synchronous, gone
             )
         self.pool = pool
-        weakref.finalize(self, dead.append, self.token)
+        self._end = weakref.finalize(self, dead.append, self.token)
         return pool
+
+    def close(self) -> None:
+        with self._lock:
+            self._vectors.clear()
+            if self._end.detach() and self.pool is not None and not self.pool.closed:
+                self.pool.call(RANKS + "drop", [self.token])
 
     def vector(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         from tilewright.mpi.shared import Segment
 
-        pool = self._ready()
+        with self._lock:
+            pool = self._ready()
         dtype = np.dtype(dtype)
         segment = Segment.create(max(int(np.prod(shape)) * dtype.itemsize, 1))
         pool.segments.add(segment)
@@ -392,6 +412,9 @@ class RankDriver(Driver):
         self.structure = structure
         self.comm = comm
         self.operator = RankOperator(comm, structure.piece(comm.rank), discovery, synchronous)
+
+    def close(self) -> None:
+        self.operator.free()
 
     def product(self, x: np.ndarray, transposed: bool, out: np.ndarray | None = None) -> np.ndarray:
         product, piece = self.operator.product(x.dtype, x.shape[1:]), self.operator.piece

@@ -15,7 +15,7 @@ import numpy as np
 from mpi4py import MPI
 
 from tilewright.comm import mpi_endpoint
-from tilewright.comm.cg import Report
+from tilewright.comm.cg import Report, length
 from tilewright.comm.cg import solve as solve_together
 from tilewright.comm.closure import Closure
 from tilewright.comm.inspector import Piece, mapped
@@ -372,7 +372,8 @@ class _Part:
 
     def product(self, v: np.ndarray) -> np.ndarray:
         result = np.empty_like(v)
-        self.single.multiply(v, result)
+        product = self.single if v.dtype == self.dtype else self.operator.product(v.dtype)
+        product.multiply(v, result)
         return result
 
     def basis(self, v: np.ndarray, s: int, coefficients: np.ndarray) -> np.ndarray:
@@ -383,6 +384,9 @@ class _Part:
         parts = np.empty((self.operator.comm.size, *mine.shape), mine.dtype)
         self.operator.comm.Allgather([_bytes(mine), MPI.BYTE], [_bytes(parts), MPI.BYTE])
         return np.add.reduce(parts)  # in the order of the ranks, so that every run has the same bits
+
+    def lengths(self, v: np.ndarray) -> list[tuple[float, int]]:
+        return self.operator.comm.allgather(length(v))
 
 
 def solve_part(operator: RankOperator, b: np.ndarray, x: np.ndarray, options: Mapping[str, Any]) -> Report:

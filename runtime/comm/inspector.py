@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sparse
 
+from tilewright.arguments import dense
 from tilewright.comm.neighbours import Requests
 from tilewright.comm.partition import Csr, Partition
 
@@ -170,17 +171,30 @@ def check_dtype(dtype: np.dtype) -> None:
 
 
 def as_csr(A: Any) -> Csr:
-    """A as canonical rows: sorted columns, duplicates added. The caller's matrix is not changed."""
+    """A as canonical rows, columns sorted and duplicates added: a snapshot, which shares no memory with A."""
+    given = A
     if not sparse.issparse(A):
-        kind = type(A).__name__
-        A = np.asarray(A)
+        A = dense(A, "A")
         if A.dtype.kind not in "biufc":
-            raise TypeError(f"SparseOperator needs a sparse matrix or a 2-D array of numbers, not {kind} of {A.dtype}")
+            raise TypeError(f"SparseOperator needs a sparse matrix or a 2-D array of numbers, not "
+                            f"{type(given).__name__} of {A.dtype}")  # fmt: skip
         check_dtype(A.dtype)
     if A.ndim != 2:
         raise ValueError(f"SparseOperator needs a matrix, not an array of shape {A.shape}")
     converted = sparse.csr_array(A)
-    if not converted.has_canonical_format:
+    if not converted.data.dtype.isnative:
+        converted = converted.astype(converted.dtype.newbyteorder("="))
+    if _shares(converted, given):
         converted = converted.copy()
+    if not converted.has_canonical_format:
         converted.sum_duplicates()
     return converted
+
+
+def _shares(converted: Csr, given: Any) -> bool:
+    """Whether the conversion to rows took over an array of the caller's matrix."""
+    theirs: list[np.ndarray] = []
+    for value in vars(given).values() if hasattr(given, "__dict__") else ():
+        theirs += [item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, np.ndarray)]
+    ours = converted.data, converted.indices, converted.indptr
+    return any(np.may_share_memory(mine, yours) for mine in ours for yours in theirs)

@@ -6,56 +6,68 @@ The division is by block rows, block columns or the lecture's two-dimensional gr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
 
-from tilewright.arguments import dense
-from tilewright.backends import BACKENDS
+from tilewright.arguments import flag, like, numbers
 from tilewright.comm.grid import grid_of
-from tilewright.comm.matvec_graph import matvec_graph, power_graph
+from tilewright.comm.matvec_graph import Moments, matvec_graph, power_graph
+from tilewright.comm.operator import Operator, check_finite, count, place
 from tilewright.graph import Handle, TaskGraph
 from tilewright.resident import Prepared, Resident
 from tilewright.trace import Trace
 
+if TYPE_CHECKING:
+    from tilewright.mpi.pool import Pool
+
 __all__ = ["DenseOperator", "matvec"]
 
 
-class DenseOperator(LinearOperator):
+class DenseOperator(Operator):
     """A dense matrix whose blocks stay on the ranks between products; SciPy's solvers take it.
 
     Parameters
     ----------
-    A : (m, n) array
-        float32, float64, complex64 or complex128; integers become float64. Read once.
+    A : (m, n) array_like
+        What `tilewright.arguments.numbers` takes: float32, float64, complex64 or complex128; integers become float64.
+        Read once; changed afterwards it changes nothing.
     layout
         ``"rows"``, ``"columns"`` or ``"grid"``.
     ranks
-        How many ranks; by default as many as ``grid`` has, or one a core.
+        How many ranks; by default as many as ``grid`` has, those of the pool or the communicator, or one a core.
     grid
         (r, c), with ``layout="grid"``; by default the cheapest, see `grid.best_grid`.
     backend
-        One of `BACKENDS`.
+        One of `BACKENDS`. With ``"mpi"`` the blocks lie on the ranks of a pool or, under ``mpiexec``, of a
+        communicator; the call is then collective, and all ranks pass the same A and x.
     overlap
         Multiply by a rank's own piece of x while the others travel. The sum then has another order.
+    check_finite
+        Refuse NaN and infinity in A and x.
     synchronous
         MPI: let each send wait for its receive.
     copy
         False: engines of this process may work on A itself, so it must not change.
-    options
-        ``pool`` or ``comm`` of the MPI engine.
+    pool, comm
+        MPI: the `tilewright.mpi.Pool` or the communicator; by default the pool of the ``with`` block or one that is
+        kept, and under ``mpiexec`` all ranks.
 
     Raises
     ------
     TypeError
-        A has a dtype that is no number.
+        A has a dtype that is none of the four and no integer; an option that there is not.
     ValueError
-        A is not two-dimensional or not finite; the grid does not fit the ranks.
+        A is not two-dimensional or not finite; the grid does not fit the ranks, or ``ranks`` those that there are.
 
     Notes
     -----
-    A product takes 2 m n / p flops a rank and the messages of `grid.matvec_cost`. The same bits for every engine.
+    A product takes 2 m n / p flops a rank and the messages of `grid.matvec_cost`. The same bits for every engine. It
+    has NumPy's dtype: a float32 matrix and a float64 vector make a float64 one, for which each rank converts its block
+    in strips, so the matrix is kept once. Memory: one copy of A, on the ranks; in one process without a copy if
+    ``copy=False``.
+
+    See `tilewright.comm.operator.Operator` for threads, copies and pickles.
 
     Examples
     --------
@@ -74,166 +86,184 @@ class DenseOperator(LinearOperator):
         grid: Sequence[int] | None = None,
         backend: str = "mpi",
         overlap: bool = False,
+        check_finite: bool = True,
         synchronous: bool = False,
         copy: bool = True,
-        **options: Any,
+        pool: Pool | None = None,
+        comm: Any = None,
     ) -> None:
-        if backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
-        matrix = _numbers(A, "A")
-        if matrix.ndim != 2:
-            raise ValueError(f"A must have two dimensions, not shape {matrix.shape}")
-        _check_finite(matrix, "A")
-        super().__init__(matrix.dtype, matrix.shape)  # type: ignore[call-arg] # the stubs know only subclasses
-        self.grid = grid_of(layout, ranks, grid, matrix.shape)
-        self.layout, self.backend, self.overlap = layout, backend, overlap
-        take = np.array if copy and not _copied_by_ranks(backend) else np.asarray
+        matrix = _matrix(A)
+        self.check_finite = flag(check_finite, "check_finite")
+        if self.check_finite:
+            _check_finite(matrix, "A")
+        if grid is not None or ranks is not None:
+            ranks = grid_of(layout, ranks, grid, matrix.shape).ranks  # what is wrong with them comes first
+        there, pool, comm = place(backend, ranks, pool, comm)
+        self.grid = grid_of(layout, there, grid, matrix.shape)
+        self.ranks = self.grid.ranks
+        self.layout, self.backend, self.overlap = layout, backend, flag(overlap, "overlap")
+        self._begin(matrix.dtype, matrix.shape)
+        copy = flag(copy, "copy")
+        take = np.array if copy and (backend != "mpi" or comm is not None) else np.asarray  # a pool's ranks copy anyway
         blocks = {
             Handle("A", (q,)): take(matrix[slice(*self.grid.rows(i)), slice(*self.grid.columns(j))], order="C")
             for q in range(self.grid.ranks)
             for i, j in (self.grid.place(q),)
         }
+        if backend == "mpi" and pool is None and comm is None:
+            from tilewright.mpi import pool as pools
+
+            pool = pools.default(self.ranks)  # not that of the block around, which has another size
         self._resident = Resident(
-            blocks, ranks=self.grid.ranks, owner=_owner, backend=backend, synchronous=synchronous, **options
-        )
+            blocks, ranks=self.ranks, owner=_owner, backend=backend, pool=pool, comm=comm, copy=False,
+            synchronous=synchronous,
+        )  # fmt: skip
+        self._blocks = blocks if backend != "mpi" else {}
         self._steps: dict[Any, Prepared] = {}
 
     # ------------------------------------------------------------ products
 
-    def dot(self, x: Any) -> Any:
-        _check_length(x, "A x", self.shape, 1)
-        return super().dot(x)
+    def _product_dtype(self, dtype: np.dtype) -> np.dtype:
+        numbers(np.empty(0, dtype), "x")
+        return np.result_type(self.dtype, dtype)
 
-    def _transpose(self) -> LinearOperator:
-        return _Turned(self, conjugated=False)
+    def _product(self, x: np.ndarray, transposed: bool) -> np.ndarray:
+        if x.dtype.kind == "c" and self.dtype.kind != "c":  # two real products cost half of a complex one
+            real, imaginary = (self._product(np.ascontiguousarray(part), transposed) for part in (x.real, x.imag))
+            return real + x.dtype.type(1j) * imaginary
+        grid = self.grid
+        y = np.empty((grid.n if transposed else grid.m, *x.shape[1:]), x.dtype)
+        with self._lock:
+            self._open()
+            step = self._step(transposed, x.dtype)
+            for source, target in [(x, y)] if x.ndim == 1 else zip(x.T, y.T, strict=True):
+                self._one(step, source, target, transposed)
+        return y
 
-    def _adjoint(self) -> LinearOperator:
-        return _Turned(self, conjugated=True)
-
-    def _matvec(self, x: np.ndarray) -> np.ndarray:
-        return self._apply(x, transposed=False)
-
-    def _rmatvec(self, x: np.ndarray) -> np.ndarray:
-        if self.dtype.kind == "c":
-            return self._apply(np.conj(x), transposed=True).conj()
-        return self._apply(x, transposed=True)
-
-    def _apply(self, x: np.ndarray, *, transposed: bool) -> np.ndarray:
-        x = _numbers(x, "x").reshape(-1)
-        _check_finite(x, "x")
-        if x.dtype.kind == "c" and self.dtype.kind != "c":
-            return self._apply(x.real, transposed=transposed) + 1j * self._apply(x.imag, transposed=transposed)
+    def _one(self, step: Prepared, x: np.ndarray, y: np.ndarray, transposed: bool) -> None:
+        """y := A x or A^T x for one vector."""
         grid = self.grid
         x_of, y_of = (grid.y_piece, grid.x_piece) if transposed else (grid.x_piece, grid.y_piece)
-        step = self._step(transposed)
         for handle, piece in step.inputs.items():
             piece[...] = x[slice(*x_of(handle.index[0]))]
         step()
-        y = np.empty(grid.n if transposed else grid.m, self.dtype)
         for handle, piece in step.outputs.items():
             y[slice(*y_of(handle.index[0]))] = piece
-        return y
 
-    def _step(self, transposed: bool) -> Prepared:
-        step = self._steps.get(transposed)
-        if step is None:
-            graph = matvec_graph(self.grid, transposed=transposed, overlap=self.overlap, dtype=str(self.dtype))
-            step = self._steps[transposed] = self._prepare(graph, ["x"], ["y"])
-        return step
+    def _step(self, transposed: bool, dtype: np.dtype) -> Prepared:
+        key = transposed, dtype
+        if key not in self._steps:
+            graph = matvec_graph(self.grid, transposed=transposed, overlap=self.overlap, dtype=str(dtype))
+            self._steps[key] = self._prepare(graph, ["x"], ["y"], dtype)
+        return self._steps[key]
 
-    def _prepare(self, graph: TaskGraph, inputs: Sequence[str], outputs: Sequence[str]) -> Prepared:
+    def _prepare(self, graph: TaskGraph, inputs: Sequence[str], outputs: Sequence[str], dtype: np.dtype) -> Prepared:
         everyone = range(self.grid.ranks)
         return self._resident.prepare(
             graph, inputs=[Handle(name, (q,)) for name in inputs for q in everyone],
-            outputs=[Handle(name, (q,)) for name in outputs for q in everyone], dtype=self.dtype,
+            outputs=[Handle(name, (q,)) for name in outputs for q in everyone], dtype=dtype,
         )  # fmt: skip
 
-    def traced(self, x: Any, *, transposed: bool = False) -> tuple[np.ndarray, Trace]:
-        """A product and what happened when."""
-        y = self._apply(np.asarray(x), transposed=transposed)
-        return y, self._step(transposed).traced()
+    def traced(self, x: Any, *, transposed: bool = False) -> tuple[Any, Trace]:
+        """A product with one vector and what happened when; of a real matrix and a complex x, that of the real part."""
+        vector = self._checked(x, 0 if transposed else 1)
+        if vector.ndim != 1:
+            raise ValueError(f"a traced product has one vector, not x of shape {vector.shape}")
+        kind = vector.real.dtype if self.dtype.kind != "c" else vector.dtype
+        with self._lock:
+            y = self._product(vector, transposed)
+            return like(y, x), self._step(transposed, kind).traced()
 
-    def power_iteration(self, steps: int, x: Any = None) -> tuple[complex | float, np.ndarray]:
+    def power_iteration(self, steps: int, x: Any = None) -> tuple[complex | float, Any]:
         """``steps`` steps of the power iteration; the vector stays in pieces on the ranks between them.
 
         Parameters
         ----------
         steps
             At least 1.
-        x : (n,) array
-            Where to start; by default all ones.
+        x : (n,) array_like
+            Where to start; by default all ones. A complex one makes a complex iteration, also of a real matrix.
 
         Returns
         -------
         (the last Rayleigh quotient, the normalised vector)
+            Where A x = 0 that is 0 and x: an eigenvalue and its vector.
 
         Raises
         ------
         ValueError
             The matrix is not square, ``steps`` is below 1, or x has not n entries or is zero.
+        OverflowError
+            ||A x|| of a vector of length 1 does not fit the dtype.
+
+        Notes
+        -----
+        Lengths neither overflow nor underflow on the way: squares of large and of small numbers are added up apart,
+        scaled [1]_.
+
+        .. [1] J. Blue, A portable Fortran program to find the Euclidean norm of a vector, TOMS 4 (1978).
         """
         grid = self.grid
         if grid.m != grid.n:
             raise ValueError(f"a power iteration needs a square matrix, not {grid.m} x {grid.n}")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}")
-        start = np.ones(grid.n) if x is None else _numbers(x, "x")
-        if start.shape != (grid.n,):
-            raise ValueError(f"x has shape {start.shape}, but A has {grid.n} columns")
-        norm = np.linalg.norm(start)
-        if not norm:
-            raise ValueError("a power iteration cannot start from zero")
-        step = self._steps.get("power")
-        if step is None:
-            step = self._steps["power"] = self._prepare(power_graph(grid, str(self.dtype)), ["x"], ["x", "s"])
-        for handle, piece in step.inputs.items():
-            piece[...] = (start / norm)[slice(*grid.x_piece(handle.index[0]))]
-        for _ in range(steps):
-            step()
-        vector = np.empty(grid.n, self.dtype)
-        for handle, piece in step.outputs.items():
-            if handle.name == "x":
-                vector[slice(*grid.x_piece(handle.index[0]))] = piece
-        quotient = step.outputs[Handle("s", (0,))][0]
-        return (complex(quotient) if self.dtype.kind == "c" else float(quotient)), vector
+        steps = count("steps", steps, 1)
+        start = self._start(x)
+        with self._lock:
+            self._open()
+            key = "power", start.dtype
+            if key not in self._steps:
+                graph = power_graph(grid, str(start.dtype))
+                self._steps[key] = self._prepare(graph, ["x"], ["x", "s"], start.dtype)
+            step = self._steps[key]
+            for handle, piece in step.inputs.items():
+                piece[...] = start[slice(*grid.x_piece(handle.index[0]))]
+            for _ in range(steps):
+                step()
+            vector = np.empty(grid.n, start.dtype)
+            for handle, piece in step.outputs.items():
+                if handle.name == "x":
+                    vector[slice(*grid.x_piece(handle.index[0]))] = piece
+            sums = Moments(*step.outputs[Handle("s", (0,))])
+            quotient, norm = sums.product, sums.norm
+        if self.check_finite and not np.isfinite(norm):
+            raise OverflowError(f"the length of A x is beyond the range of {start.dtype}; scale the matrix")
+        return (complex(quotient) if start.dtype.kind == "c" else float(quotient.real)), like(vector, x)
 
-    def close(self) -> None:
-        """Free the blocks on the ranks now; otherwise they go with this object."""
+    def _start(self, x: Any) -> np.ndarray:
+        """The vector of length 1 in the direction of x, in the dtype of the products with x."""
+        n = self.grid.n
+        start = np.ones(n, self.dtype) if x is None else numbers(x, "x")
+        if start.shape != (n,):
+            raise ValueError(f"x has shape {start.shape}, but A has {n} columns")
+        check_finite(start, "x")
+        start = start.astype(np.result_type(self.dtype, start.dtype))
+        top = float(np.abs(start).max(initial=0))
+        if not top:
+            raise ValueError("a power iteration cannot start from zero")
+        start = scaled(start, -int(np.frexp(top)[1]))
+        return start / np.linalg.norm(start)
+
+    # ------------------------------------------------------------ life
+
+    def _free(self) -> None:
         self._steps.clear()
+        self._blocks.clear()
         self._resident.close()
+
+    def _rebuild(self) -> tuple[Any, dict[str, Any]]:
+        grid = self.grid
+        matrix = np.empty(self.shape, self.dtype)
+        for handle, block in self._blocks.items():
+            i, j = grid.place(handle.index[0])
+            matrix[slice(*grid.rows(i)), slice(*grid.columns(j))] = block
+        return matrix, {
+            "layout": "grid", "grid": (grid.r, grid.c), "backend": self.backend, "overlap": self.overlap,
+            "check_finite": self.check_finite, "copy": False,
+        }  # fmt: skip
 
     def picture(self) -> str:
         """Who has what: see `Grid.picture`."""
         return self.grid.picture()
-
-
-class _Turned(LinearOperator):
-    """A^T or A^H of a `DenseOperator`."""
-
-    def __init__(self, operator: DenseOperator, *, conjugated: bool) -> None:
-        self.operator, self.conjugated = operator, conjugated
-        super().__init__(operator.dtype, operator.shape[::-1])  # type: ignore[call-arg] # as in DenseOperator
-
-    def dot(self, x: Any) -> Any:
-        _check_length(x, "A^H x" if self.conjugated else "A^T x", self.operator.shape, 0)
-        return super().dot(x)
-
-    def _matvec(self, x: np.ndarray) -> np.ndarray:
-        return self.operator._rmatvec(x) if self.conjugated else self.operator._apply(x, transposed=True)
-
-    def _rmatvec(self, x: np.ndarray) -> np.ndarray:
-        return self.operator._matvec(x) if self.conjugated else self.operator._matvec(np.conj(x)).conj()
-
-    def _rmatmat(self, x: np.ndarray) -> np.ndarray:
-        return np.column_stack([self._rmatvec(column) for column in x.T])
-
-    def _adjoint(self) -> LinearOperator:
-        return self.operator if self.conjugated else super()._adjoint()
-
-    def _transpose(self) -> LinearOperator:
-        usual: Any = LinearOperator  # the stubs do not know the method
-        turned: LinearOperator = usual._transpose(self) if self.conjugated else self.operator
-        return turned
 
 
 def matvec(
@@ -245,27 +275,31 @@ def matvec(
     ranks: int | None = None,
     grid: Sequence[int] | None = None,
     overlap: bool = False,
-    **options: Any,
-) -> np.ndarray:
-    """y = A x on ranks, NumPy in and NumPy out.
+    check_finite: bool = True,
+    synchronous: bool = False,
+    pool: Pool | None = None,
+    comm: Any = None,
+) -> Any:
+    """y = A x on ranks.
 
     For more than one product with one matrix make a `DenseOperator`, which distributes A once.
 
     Parameters
     ----------
-    A : (m, n) array
-    x : (n,) or (n, 1) array
-    backend, layout, ranks, grid, overlap, options
+    A : (m, n) array_like or torch tensor
+    x : (n,) or (n, 1) array_like or torch tensor
+    backend, layout, ranks, grid, overlap, check_finite, synchronous, pool, comm
         As for `DenseOperator`.
 
     Returns
     -------
     (m,) array, or (m, 1) where x is (n, 1)
+        In NumPy's dtype for A x, float64 for integers; a tensor if A or x is one.
 
     Raises
     ------
     TypeError
-        A or x is not numeric.
+        A or x is not numeric, sparse, or a dask.array; an option that there is not.
     ValueError
         Shapes that do not fit, NaN or infinity, a grid that does not fit the ranks.
 
@@ -275,58 +309,34 @@ def matvec(
     >>> tw.matvec(np.eye(3), np.arange(3.0), layout="grid", grid=(2, 2))
     array([0., 1., 2.])
     """
-    matrix, vector = _numbers(A, "A"), _numbers(x, "x")
-    if matrix.ndim != 2:
-        raise ValueError(f"A must have two dimensions, not shape {matrix.shape}")
+    matrix, vector = _matrix(A), numbers(x, "x")
     if vector.shape not in ((matrix.shape[1],), (matrix.shape[1], 1)):
         raise ValueError(f"x has shape {vector.shape}, but A has {matrix.shape[1]} columns")
-    operator = DenseOperator(matrix, layout, ranks, grid=grid, backend=backend, overlap=overlap, **options)
-    try:
-        product: np.ndarray = operator @ vector
-    finally:
-        operator.close()
-    return product
+    operator = DenseOperator(
+        matrix, layout, ranks, grid=grid, backend=backend, overlap=overlap, check_finite=check_finite,
+        synchronous=synchronous, copy=False, pool=pool, comm=comm,
+    )  # fmt: skip
+    with operator:
+        return like(operator @ vector, A, x)
 
 
-def _copied_by_ranks(backend: str) -> bool:
-    """Whether data that ranks keep is a copy anyway."""
-    if backend != "mpi":
-        return False
-    from tilewright.backends.mpi import is_rank
-
-    return not is_rank()
+def scaled(x: np.ndarray, exponent: int) -> np.ndarray:
+    """x 2^exponent, also where the power itself has no number."""
+    if x.dtype.kind == "c":
+        parts = np.ascontiguousarray(x).view(x.real.dtype)
+        return np.asarray(np.ldexp(parts, exponent)).view(x.dtype)
+    return np.asarray(np.ldexp(x, exponent))
 
 
 def _owner(handle: Handle) -> int:
     return handle.index[0]
 
 
-def _numbers(value: Any, name: str) -> np.ndarray:
-    array = dense(value, name)
-    if array.dtype.kind in "bui":
-        return array.astype(np.float64)
-    if (
-        array.dtype.kind not in "fc"
-        or array.dtype.itemsize < 4
-        or array.dtype.itemsize > 16
-        or array.dtype == np.longdouble
-    ):
-        raise TypeError(f"{name} must be float32, float64, complex64 or complex128, not {array.dtype}")
-    return array
+def _matrix(A: Any) -> np.ndarray:
+    matrix = numbers(A, "A")
+    if matrix.ndim != 2:
+        raise ValueError(f"A must have two dimensions, not shape {matrix.shape}")
+    return matrix
 
 
-def _check_length(x: Any, product: str, shape: tuple[int, ...], axis: int) -> None:
-    if isinstance(x, LinearOperator) or np.isscalar(x):
-        return
-    found, n = np.shape(x), shape[axis]
-    if len(found) not in (1, 2) or found[0] != n:
-        raise ValueError(f"{product} with a matrix of {shape[0]} x {shape[1]} needs x of shape ({n},) or ({n}, k), "
-                         f"not {found}")  # fmt: skip
-
-
-def _check_finite(array: np.ndarray, name: str) -> None:
-    with np.errstate(all="ignore"):
-        suspicious = array.size and not np.isfinite(array.sum())
-    if suspicious and not np.isfinite(array).all():
-        where = ", ".join(map(str, np.argwhere(~np.isfinite(array))[0]))
-        raise ValueError(f"{name} has NaN or infinity, first at [{where}]")
+_check_finite = check_finite  # calls have an argument of this name

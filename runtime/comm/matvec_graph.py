@@ -14,7 +14,8 @@ rank (i, j) exchanges its piece with rank (j, i) of a square grid.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from math import ceil, floor
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,12 +25,12 @@ from tilewright.comm.schedule import schedule
 from tilewright.graph import RW, Handle, Op, R, TaskGraph, W
 from tilewright.kernels.gemv import gemv
 
-__all__ = ["matvec_graph", "power_graph"]
+__all__ = ["Moments", "matvec_graph", "power_graph"]
 
 
 def product(a: np.ndarray, x: np.ndarray, y: np.ndarray | None) -> np.ndarray | None:
-    """y := A x; a new vector where there is none yet."""
-    target = np.empty(len(a), a.dtype) if y is None else y
+    """y := A x; a new vector where there is none yet. A may have a narrower dtype than x."""
+    target = np.empty(len(a), x.dtype) if y is None else y
     gemv(a, x, target)
     return target if y is None else None
 
@@ -61,9 +62,55 @@ def move(source: np.ndarray, target: np.ndarray, start: int) -> None:
     target[start : start + len(source)] = source
 
 
+class Moments(NamedTuple):
+    """x^H y and y^H y, of one rank or added up over ranks.
+
+    y^H y is in three sums, so that none overflows or underflows [1]_: of |y_i|^2 for |y_i| of middling size, of
+    |S y_i|^2 for large ones and of |s y_i|^2 for small ones, with powers of two S and s.
+
+    .. [1] J. Blue, A portable Fortran program to find the Euclidean norm of a vector, TOMS 4 (1978).
+    """
+
+    product: Any
+    large: Any
+    middle: Any
+    small: Any
+
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray) -> Moments:
+        with np.errstate(all="ignore"):
+            product, square = np.vdot(x, y), np.vdot(y, y).real
+            info = np.finfo(y.dtype)
+            if info.tiny / info.eps**2 <= square < np.inf or not y.any():  # what vanished from this sum is too small
+                return cls(product, 0, square, 0)
+            low, high, shrink, grow = _thresholds(info)
+            size = np.abs(y)
+            parts = size[size > high] * shrink, size[(size >= low) & ~(size > high)], size[size < low] * grow
+            return cls(product, *(np.vdot(part, part) for part in parts))
+
+    @property
+    def norm(self) -> Any:
+        """||y||."""
+        large, middle, small = (np.sqrt(np.asarray(part).real) for part in self[1:])
+        with np.errstate(all="ignore"):
+            _, _, shrink, grow = _thresholds(np.finfo(large.dtype))
+            return np.hypot(np.hypot(large / shrink, middle), small / grow)
+
+
+def _thresholds(info: np.finfo) -> tuple[float, float, float, float]:
+    """What is small, what is large, and by what these are multiplied."""
+    least, most, digits = int(info.minexp) + 1, int(info.maxexp), int(info.nmant) + 1
+    kind = info.dtype.type
+    return tuple(
+        kind(2.0) ** e
+        for e in (ceil((least - 1) / 2), floor((most - digits + 1) / 2),
+                  -ceil((most + digits - 1) / 2), -floor((least - digits) / 2))
+    )  # type: ignore[return-value] # fmt: skip
+
+
 def moments(x: np.ndarray, y: np.ndarray, sums: np.ndarray | None) -> np.ndarray | None:
-    """sums := (x^H y, y^H y), this rank's terms."""
-    terms = np.array([np.vdot(x, y), np.vdot(y, y)])
+    """sums := the moments of x and y, this rank's terms."""
+    terms = np.array(Moments.of(x, y), y.dtype)
     if sums is None:
         return terms
     sums[...] = terms
@@ -71,8 +118,11 @@ def moments(x: np.ndarray, y: np.ndarray, sums: np.ndarray | None) -> np.ndarray
 
 
 def normalise(sums: np.ndarray, y: np.ndarray, x: np.ndarray) -> None:
-    """x := y / ||y||."""
-    np.divide(y, np.sqrt(sums[1].real), out=x)
+    """x := y / ||y||; where y = 0, x is an eigenvector and stays."""
+    norm = Moments(*sums).norm
+    if norm != 0:
+        with np.errstate(all="ignore"):  # infinities are looked for at the end
+            np.divide(y, norm, out=x)
 
 
 def _free(*shapes: tuple[int, ...]) -> float:
@@ -220,10 +270,10 @@ def _matvec_graph(grid: Grid, transposed: bool, overlap: bool, dtype: str) -> Ta
 
 
 def power_graph(grid: Grid, dtype: str) -> TaskGraph:
-    """One step of the power iteration: x := A x / ||A x||, and s := (x^H A x, ||A x||^2)."""
+    """One step of the power iteration: x := A x / ||A x||, and s := the `Moments` of x and A x."""
     program = _Program(f"power iteration on {grid.r} x {grid.c} ranks", grid, dtype)
     x = program.vector("x", lambda q: length(grid.x_piece(q)))
-    s = program.vector("s", lambda q: 2)
+    s = program.vector("s", lambda q: len(Moments._fields))
     y = program.temporary(lambda q: length(grid.y_piece(q)))
     w = program.temporary(lambda q: length(grid.x_piece(q)))
     program.product(x, y)
@@ -231,7 +281,8 @@ def power_graph(grid: Grid, dtype: str) -> TaskGraph:
     everyone = range(grid.ranks)
     for q in everyone:
         program.graph.insert(MOMENTS, R(x(q)), R(w(q)), W(s(q)))
-    lay(program.graph, program.rooms, schedule("allreduce", "tree", grid.ranks, 2), everyone, s, program.messages())
+    total = schedule("allreduce", "tree", grid.ranks, len(Moments._fields))
+    lay(program.graph, program.rooms, total, everyone, s, program.messages())
     for q in everyone:
-        program.graph.insert(NORMALISE, R(s(q)), R(w(q)), W(x(q)))
+        program.graph.insert(NORMALISE, R(s(q)), R(w(q)), RW(x(q)))
     return program.finish(power_graph, grid, dtype)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sparse
 
+from tilewright.arguments import dense
+
 __all__ = ["PARTITIONS", "Exchange", "Partition", "by_rows", "exchange", "metis", "nested_bisection", "partition",
            "patches", "slabs"]  # fmt: skip
 
@@ -167,7 +169,7 @@ def nested_bisection(A: Csr, ranks: int, coordinates: np.ndarray | None = None) 
     graph = _symmetric_pattern(A)
     owner = np.empty(graph.shape[0], np.int32)
     if coordinates is not None:
-        coordinates = np.asarray(coordinates, float)
+        coordinates = dense(coordinates, "coordinates").astype(float)
         if len(coordinates) != len(owner):
             raise ValueError(f"coordinates of {len(coordinates)} points for a matrix with {len(owner)} rows")
     todo: list[tuple[Any, int, int]] = [(np.arange(len(owner)), 0, ranks)]
@@ -258,7 +260,7 @@ def partition(A: Csr, ranks: int, rule: Any = "rows", coordinates: np.ndarray | 
             raise ValueError(f"the partition is of {len(rule)} rows, but the matrix has {n}")
         if rule.ranks != ranks:
             raise ValueError(f"the partition is for {rule.ranks} ranks, but there are {ranks}")
-        return rule
+        return Partition(rule.owner.copy(), rule.ranks, rule.name)  # the caller may change his
     owner = np.asarray(rule)
     if owner.shape != (n,) or owner.dtype.kind not in "iu":
         raise ValueError(f"partition must be one of {', '.join(PARTITIONS)} or {n} integers, the owner of each row, "

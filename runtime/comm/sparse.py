@@ -11,17 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
 
-from tilewright.backends import BACKENDS
+from tilewright.arguments import flag, like
 from tilewright.comm.closure import METHODS, Closure
 from tilewright.comm.drivers import Driver, GraphDriver, Plan, PoolDriver, RankDriver, Structure
 from tilewright.comm.inspector import as_csr, check_dtype
 from tilewright.comm.neighbours import chosen
+from tilewright.comm.operator import Operator, all_finite, default_ranks, place
+from tilewright.comm.operator import count as _count
 from tilewright.comm.partition import Exchange, by_rows, exchange
 from tilewright.comm.partition import partition as find_partition
-from tilewright.machine import Machine, cores
-from tilewright.mpi.launcher import under_launcher
+from tilewright.machine import Machine
 
 if TYPE_CHECKING:
     from tilewright.comm.inspector import Piece
@@ -30,18 +30,21 @@ if TYPE_CHECKING:
 
 __all__ = ["SparseOperator"]
 
+_MIDDLING = 32  # binary exponent
 
-class SparseOperator(LinearOperator):
+
+class SparseOperator(Operator):
     """A sparse matrix whose rows live on ranks.
 
-    ``op @ x``, ``op.T @ x``, ``op.H @ x`` take and return whole NumPy vectors, (n,) or (n, k) for k at once. SciPy's
-    solvers take the operator as it is.
+    ``op @ x``, ``op.T @ x``, ``op.H @ x`` take and return whole vectors, (n,) or (n, k) for k at once. SciPy's solvers
+    take the operator as it is.
 
     Parameters
     ----------
     A
-        (m, n) sparse matrix in any format, or a 2-D array; converted to canonical CSR, not changed. Any dtype that
-        SciPy multiplies, 32- or 64-bit indices. Products have the dtype `np.result_type` of A and x.
+        (m, n) sparse matrix in any format, or a 2-D array; converted to canonical CSR, not changed, and copied: changed
+        afterwards it changes nothing. Any dtype that SciPy multiplies, 32- or 64-bit indices. Products have the dtype
+        `np.result_type` of A and x.
     ranks
         How many; by default those of the pool or the communicator, else one per core. They may be more than rows.
     partition
@@ -77,6 +80,11 @@ class SparseOperator(LinearOperator):
     Set-up takes O(entries log entries) once. A product sends one message per pair of ranks where one needs something of
     the other, each x_j at most once in it, and takes O(entries / ranks) on each.
 
+    Memory: the matrix twice, here for plans that are made later and in pieces on the ranks; the pieces again in each
+    further dtype that products have.
+
+    See `tilewright.comm.operator.Operator` for threads, copies and pickles.
+
     The order of each row's sum depends on the partition alone (own columns first): all engines, and `powers` by any
     method, give the same bits. Lecture: "MPI implementation", rows S1 to S9.
 
@@ -107,34 +115,43 @@ class SparseOperator(LinearOperator):
         comm: Any = None,
     ) -> None:
         matrix = as_csr(A)
-        self.check_finite = check_finite
+        self.check_finite = flag(check_finite, "check_finite")
         if check_finite:
             _check_values(matrix)
-        if backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
-        if backend != "mpi" and (pool is not None or comm is not None):
-            raise ValueError(f"pool and comm are for backend 'mpi', not {backend!r}")
-        collective = backend == "mpi" and (comm is not None or under_launcher())
-        if collective and comm is None:
-            from mpi4py import MPI
-
-            comm = MPI.COMM_WORLD
-        if backend == "mpi" and not collective and pool is None:
-            from tilewright.mpi import pool as pools
-
-            active = pools.active()
-            pool = active if active is not None and ranks in (None, active.ranks) else None
-        ranks = _ranks(ranks, comm.size if collective else pool.ranks if pool is not None else None)
+        ranks, pool, comm = place(backend, ranks, pool, comm)
+        ranks = default_ranks(ranks)
         chosen(discovery, ranks)
         rows = find_partition(matrix, ranks, partition, coordinates)
         columns = rows if matrix.shape[0] == matrix.shape[1] else by_rows(matrix.shape[1], ranks)
-        self.structure = Structure(matrix, rows, columns)
+        self._kept: Structure | None = Structure(matrix, rows, columns)
+        self._entries = int(matrix.nnz)
         self.partition = rows
         """Who owns which row."""
         self.ranks = ranks
         self.backend = backend
-        self.driver = self._driver(discovery, synchronous, workers, pool, comm)
-        _initialise(self, matrix.dtype, matrix.shape)
+        self._settings = {
+            "ranks": ranks, "partition": rows, "discovery": discovery, "backend": backend, "workers": workers,
+            "check_finite": check_finite, "synchronous": synchronous,
+        }  # fmt: skip
+        self._begin(matrix.dtype, matrix.shape)
+        self._beside: GraphDriver | None = None
+        self._live: Driver | None = self._driver(discovery, flag(synchronous, "synchronous"), workers, pool, comm)
+
+    @property
+    def driver(self) -> Driver:
+        """How products run. RuntimeError after `close`."""
+        driver = self._live
+        if driver is None:
+            raise self._gone()
+        return driver
+
+    @property
+    def structure(self) -> Structure:
+        """The matrix, who owns it, and the plans for it. RuntimeError after `close`."""
+        structure = self._kept
+        if structure is None:
+            raise self._gone()
+        return structure
 
     def _driver(self, discovery: str, synchronous: bool, workers: int | None, pool: Any, comm: Any) -> Driver:
         if comm is not None:
@@ -174,41 +191,25 @@ class SparseOperator(LinearOperator):
         vector = self._checked(x, 0 if transposed else 1)
         if out is not None:
             shape = (self.shape[1 if transposed else 0], *vector.shape[1:])
+            if not isinstance(out, np.ndarray):
+                raise TypeError(f"out must be a NumPy array, not a {type(out).__name__}")
             if out.shape != shape or out.dtype != vector.dtype or not out.flags.c_contiguous:
                 raise ValueError(f"out must be a C-ordered array of shape {shape} and dtype {vector.dtype}, "
                                  f"not {out.dtype} of shape {out.shape}")  # fmt: skip
-        return self.driver.product(vector, transposed, out)
+            if not out.flags.writeable:
+                raise ValueError("out is read-only")
+            return self.driver.product(vector, transposed, out)
+        result: np.ndarray = like(self.driver.product(vector, transposed, None), x)
+        return result
 
-    def dot(self, x: Any) -> Any:
-        if isinstance(x, LinearOperator) or np.isscalar(x):
-            return super().dot(x)  # type: ignore[arg-type] # SciPy takes numbers too
-        return self.multiply(x)
-
-    def matvec(self, x: Any) -> Any:
-        return self.multiply(x)
-
-    def rmatvec(self, x: Any) -> Any:
-        return self._rmatvec(np.asarray(x))
-
-    def _matvec(self, x: Any) -> Any:
-        return self.multiply(x)
-
-    def _matmat(self, x: Any) -> Any:
-        return self.multiply(x)
-
-    def _rmatvec(self, x: Any) -> Any:
-        return self.multiply(np.conj(x), transposed=True).conj()
-
-    def _rmatmat(self, x: Any) -> Any:
-        return self._rmatvec(x)
-
-    def _transpose(self) -> LinearOperator:
-        return _Transposed(self)
+    def _product(self, x: np.ndarray, transposed: bool) -> np.ndarray:
+        return self.driver.product(x, transposed)
 
     def repeat(self, x: Any, times: int) -> np.ndarray:
         """A^times x, with no discovery and, on ranks, nothing else between the products. A is square."""
         self._check_square("repeat")
-        return self.driver.repeat(self._checked(x, 1), _count("times", times, 0))
+        result: np.ndarray = like(self.driver.repeat(self._checked(x, 1), _count("times", times, 0)), x)
+        return result
 
     def powers(self, x: Any, s: int, method: str = "halo", block: int | None = None) -> np.ndarray:
         """[x, A x, ..., A^s x], exchanging once for several products.
@@ -240,7 +241,8 @@ class SparseOperator(LinearOperator):
         Inner components are computed while the messages travel, in both methods. Lecture: rows L0 to L5.
         """
         vector = self._checked(x, 1)
-        return self.driver.powers(vector, self._blocks(s, method, block), None)
+        levels: np.ndarray = like(self.driver.powers(vector, self._blocks(s, method, block), None), x)
+        return levels
 
     def _blocks(self, s: int, method: str, block: int | None) -> list[Plan | None]:
         """What each exchange serves."""
@@ -255,20 +257,10 @@ class SparseOperator(LinearOperator):
         plans: list[Plan | None] = [(block, method, False)] * full
         return plans + [(rest, method, False)] * bool(rest)
 
-    def _checked(self, x: Any, axis: int) -> np.ndarray:
-        """x as a C-ordered array of the dtype of the product."""
-        x = np.asarray(x)
-        if x.dtype.kind not in "biufc":
-            raise TypeError(f"x must have numbers, not {x.dtype}")
-        if x.ndim not in (1, 2) or x.shape[0] != self.shape[axis]:
-            name = "A^T x" if axis == 0 else "A x"
-            raise ValueError(f"{name} with a matrix of {self.shape[0]} x {self.shape[1]} needs x of shape "
-                             f"({self.shape[axis]},) or ({self.shape[axis]}, k), not {x.shape}")  # fmt: skip
-        x = np.ascontiguousarray(x, np.result_type(self.dtype, x.dtype))
-        check_dtype(x.dtype)
-        if self.check_finite and x.dtype.kind in "fc":
-            _check_vector(x)
-        return x
+    def _product_dtype(self, dtype: np.dtype) -> np.dtype:
+        promoted = np.result_type(self.dtype, dtype)
+        check_dtype(promoted)
+        return promoted
 
     def _check_square(self, what: str) -> None:
         if self.shape[0] != self.shape[1]:
@@ -278,10 +270,20 @@ class SparseOperator(LinearOperator):
         """ValueError if A is not Hermitian to rounding. Looked at once."""
         if not hasattr(self, "_hermitian"):
             A = self.structure.A
+            A = A.astype(np.float64) if A.dtype.kind in "biu" else A
             difference = abs(A - A.conj().T)
-            self._hermitian = bool(not difference.nnz or difference.max() <= 1e-8 * abs(A).max())
+            allowed = max(1e-8, 16 * float(np.finfo(A.dtype).eps))  # a float32 matrix has rounding errors of its own
+            self._hermitian = bool(not difference.nnz or difference.max() <= allowed * abs(A).max())
         if not self._hermitian:
             raise ValueError("conjugate gradients need a Hermitian matrix, and A differs from its conjugate transpose")
+
+    @property
+    def scale(self) -> int:
+        """e for entries of A near 2^e; 0 unless they are so large or so small that sums of products need care."""
+        values = self.structure.A.data
+        top = float(np.abs(values).max(initial=0)) if values.dtype.kind in "fc" else 0.0
+        exponent = int(np.frexp(top)[1]) if top and np.isfinite(top) else 0
+        return exponent if abs(exponent) > _MIDDLING else 0
 
     def vector(self, k: int | None = None, dtype: Any = None) -> np.ndarray:
         """Zeros of shape (n,) or (n, k); with a pool they lie in memory that the ranks read and write in place."""
@@ -297,11 +299,13 @@ class SparseOperator(LinearOperator):
 
     def _graphs(self) -> GraphDriver:
         """The driver that builds graphs; for products on ranks there is a second one beside theirs."""
-        if not isinstance(self.driver, GraphDriver):
-            if not hasattr(self, "_beside"):
+        driver = self.driver
+        if isinstance(driver, GraphDriver):
+            return driver
+        with self._lock:
+            if self._beside is None:
                 self._beside = GraphDriver(self.structure, "auto", self.backend, None, False)
             return self._beside
-        return self.driver
 
     def run(self, x: Any, s: int = 1, method: str = "separate", *, block: int | None = None, transposed: bool = False,
             **options: Any) -> tuple[np.ndarray, Run]:  # fmt: skip
@@ -340,84 +344,30 @@ class SparseOperator(LinearOperator):
         return self._graphs().pieces
 
     def __repr__(self) -> str:
-        return (f"SparseOperator({self.shape[0]} x {self.shape[1]}, {self.structure.A.nnz} entries, {self.dtype}, "
-                f"ranks={self.ranks}, partition={self.partition.name!r}, backend={self.backend!r})")  # fmt: skip
+        state = ", closed" * self._closed
+        return (f"SparseOperator({self.shape[0]} x {self.shape[1]}, {self._entries} entries, {self.dtype}, "
+                f"ranks={self.ranks}, partition={self.partition.name!r}, backend={self.backend!r}{state})")  # fmt: skip
 
+    # ------------------------------------------------------------ life
 
-class _Transposed(LinearOperator):
-    """A^T of a `SparseOperator`."""
+    def _free(self) -> None:
+        driver, self._live = self._live, None
+        self._kept = self._beside = None
+        if driver is not None:
+            driver.close()
 
-    def __init__(self, operator: SparseOperator) -> None:
-        self.operator = operator
-        _initialise(self, operator.dtype, operator.shape[::-1])
-
-    def dot(self, x: Any) -> Any:
-        if isinstance(x, LinearOperator) or np.isscalar(x):
-            return super().dot(x)  # type: ignore[arg-type] # SciPy takes numbers too
-        return self.operator.multiply(x, transposed=True)
-
-    def matvec(self, x: Any) -> Any:
-        return self.operator.multiply(x, transposed=True)
-
-    def _matvec(self, x: Any) -> Any:
-        return self.operator.multiply(x, transposed=True)
-
-    def _matmat(self, x: Any) -> Any:
-        return self.operator.multiply(x, transposed=True)
-
-    def _rmatvec(self, x: Any) -> Any:
-        return self.operator.multiply(np.conj(x)).conj()
-
-    def _rmatmat(self, x: Any) -> Any:
-        return self._rmatvec(x)
-
-    def _transpose(self) -> LinearOperator:
-        return self.operator
-
-
-def _initialise(operator: LinearOperator, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    start: Any = LinearOperator.__init__
-    start(operator, dtype=dtype, shape=shape)
+    def _rebuild(self) -> tuple[Any, dict[str, Any]]:
+        return self.structure.A, self._settings
 
 
 # ------------------------------------------------------------------ checks
 
 
 def _check_values(A: Any) -> None:
-    if A.dtype.kind in "fc" and not _finite(A.data):
+    if A.dtype.kind in "fc" and not all_finite(A.data):
         bad = int(np.flatnonzero(~np.isfinite(A.data))[0])
         row = int(np.searchsorted(A.indptr, bad, "right")) - 1
         raise ValueError(f"A[{row}, {A.indices[bad]}] is {A.data[bad]}; check_finite=False skips this check")
-
-
-def _check_vector(x: np.ndarray) -> None:
-    if not _finite(x):
-        bad = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
-        raise ValueError(f"x[{', '.join(map(str, bad))}] is {x[bad]}; check_finite=False skips this check")
-
-
-def _finite(values: np.ndarray) -> bool:
-    """Whether all are finite. A sum of squares tells mostly, in one fast pass; it may also overflow."""
-    flat = values.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.vdot(flat, flat))) or bool(np.isfinite(flat).all())
-
-
-def _count(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
-    return int(value)
-
-
-def _ranks(ranks: Any, there: int | None) -> int:
-    if ranks is None:
-        return there if there is not None else cores()
-    ranks = _count("ranks", ranks, 1)
-    if there is not None and ranks != there:
-        raise ValueError(f"ranks={ranks}, but there are {there}")
-    return ranks
 
 
 def _checksum(thing: Any) -> int:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.arguments import flag, like
 from tilewright.engine import run
 from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, W
 from tilewright.linalg import on_device
-from tilewright.linalg.matrix import Matrix, is_device_tensor, is_tensor
+from tilewright.linalg.matrix import Matrix, is_device_tensor
 from tilewright.linalg.ops import copy, gemml, identity, mirror, trsml
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tuning import cholesky_tile_size
@@ -171,13 +172,15 @@ def cho_solve(
     array([0., 1.])
     """
     check_call(cho_solve, options, backend)
+    lower, check_finite = flag(lower, "lower"), flag(check_finite, "check_finite")
+    return_run = flag(return_run, "return_run")
     if is_device_tensor(L):
         _no_run(return_run)
         return on_device.cho_solve(L, b, lower)
     site = find_site(backend, options)
     L, b = site.argument(L), site.argument(b)
     with site.agreement() as facts:
-        matrix = Matrix(L, lower=True, overwrite=False)
+        matrix = Matrix(L, lower=True, overwrite=False, what="L")
         columns = RightHandSide(b, matrix.n)
         dtype = np.result_type(matrix.dtype, columns.columns.dtype)
         dtype = dtype if str(dtype) in ("float32", "complex64", "complex128") else np.dtype(np.float64)
@@ -222,13 +225,14 @@ def logdet(
     16.0
     """
     check_call(logdet, options, backend)
+    return_run = flag(return_run, "return_run")
     if is_device_tensor(L):
         _no_run(return_run)
         return on_device.logdet(L)
     site = find_site(backend, options)
     L = site.argument(L)
     with site.agreement() as facts:
-        matrix = Matrix(L, lower=True, overwrite=False)
+        matrix = Matrix(L, lower=True, overwrite=False, what="L")
         factor = _tiles(matrix, tile_size, site.workers(workers), matrix.dtype)
         facts.update(shape=factor.shape, tile_size=factor.tile_size)
     if not matrix.n:
@@ -267,13 +271,14 @@ def cho_inverse(
            [-2.,  4.]])
     """
     check_call(cho_inverse, options, backend)
+    lower, return_run = flag(lower, "lower"), flag(return_run, "return_run")
     if is_device_tensor(L):
         _no_run(return_run)
         return on_device.cho_inverse(L, lower)
     site = find_site(backend, options)
     L = site.argument(L)
     with site.agreement() as facts:
-        matrix = Matrix(L, lower=True, overwrite=False)
+        matrix = Matrix(L, lower=True, overwrite=False, what="L")
         factor = _tiles(matrix, tile_size, site.workers(workers), matrix.dtype)
         facts.update(shape=factor.shape, dtype=str(matrix.dtype), lower=bool(lower), tile_size=factor.tile_size)
         if site.has_data:
@@ -283,19 +288,13 @@ def cho_inverse(
         inverse_graph(factor.nt, lower), {"L": factor, "X": TiledMatrix.view(x, factor.tile_size)}, backend=backend,
         scheduler=scheduler, workers=workers, **options,
     )  # fmt: skip
-    inverse = site.result(_as_tensor(x) if is_tensor(L) else x)
+    inverse = site.result(like(x, L))
     return (inverse, record) if return_run else inverse
 
 
 def _no_run(return_run: bool) -> None:
     if return_run:
         raise ValueError("on a CUDA device torch solves, not a tile graph: there is no run to return")
-
-
-def _as_tensor(array: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(array)
 
 
 def _tiles(matrix: Matrix, tile_size: int | None, workers: int, dtype: np.dtype) -> TiledMatrix:

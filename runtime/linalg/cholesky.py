@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from tilewright.arguments import flag, is_chunked
 from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
-from tilewright.linalg.chunked import chunked_cholesky, is_chunked
+from tilewright.linalg.chunked import chunked_cholesky
 from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
 from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
 from tilewright.linalg.tuning import cholesky_tile_size
@@ -170,7 +171,7 @@ def tiled_cholesky(
         See `docs/precision.md`; `tilewright.linalg.mixed` has what refinement needs.
     route, emulate
         How products with 16-bit operands are computed, and whether also where that is slow: see
-        `tilewright.kernels.products.route`.
+        `tilewright.kernels.products.route`. ValueError for a route where no product has 16-bit operands.
     options
         Of the backend, such as ``grid=(P, Q)``; see `tilewright.run`.
 
@@ -210,7 +211,13 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
-    chunked = is_chunked(a) and backend in (None, "dask")
+    lower, overwrite_a = flag(lower, "lower"), flag(overwrite_a, "overwrite_a")
+    check_finite, return_run = flag(check_finite, "check_finite"), flag(return_run, "return_run")
+    if precision is None and route is not None:
+        raise ValueError(f"route={route!r} is for products with 16-bit operands; say which, such as precision='bf16'")
+    if is_chunked(a) and backend not in (None, "dask"):
+        a = a.compute()  # the caller has named an engine that needs it here
+    chunked = is_chunked(a)
     check_call(tiled_cholesky, options, "dask" if chunked else backend or "threads")
     if chunked:
         how: dict[str, Any] = {
@@ -227,6 +234,8 @@ def tiled_cholesky(
         return (factor, record) if return_run else factor
     backend = backend or "threads"
     if is_device_tensor(a):
+        if route is not None:
+            raise ValueError(f"route={route!r} chooses kernels of the CPU; on {a.device} torch has one way")
         from tilewright.linalg.device import device_factor
 
         factor, _, _, record = device_factor(

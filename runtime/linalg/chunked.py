@@ -6,12 +6,11 @@ and the array that comes back has the chunks of the one that was given.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.arguments import positive
+from tilewright.arguments import is_chunked, positive
 from tilewright.engine import Run, run
 from tilewright.graph import TaskGraph
 from tilewright.linalg.matrix import factor_dtype
@@ -24,12 +23,6 @@ __all__ = ["Chunks", "chunked_cholesky", "is_chunked"]
 
 SIZES = range(128, 2049)
 """Rows of square chunks that serve as tiles as they are."""
-
-
-def is_chunked(a: Any) -> bool:
-    """Whether ``a`` is a `dask.array.Array`; whoever has one has imported Dask."""
-    module = sys.modules.get("dask.array")
-    return module is not None and isinstance(a, module.Array)
 
 
 def chunked_cholesky(
@@ -116,6 +109,12 @@ def _check(a: Any, overwrite: bool) -> int:
         raise ValueError("the dask.array does not know its chunk sizes; call compute_chunk_sizes() on it first")
     if a.shape[0] != a.shape[1]:
         raise ValueError(f"the matrix must be square, not {a.shape[0]} x {a.shape[1]}")
+    kind = type(a._meta)
+    if issubclass(kind, np.ma.MaskedArray):
+        raise ValueError("the matrix has masked chunks; say what is masked with dask.array.ma.filled(a, value)")
+    if kind is not np.ndarray:
+        raise TypeError(f"the chunks of the matrix are {kind.__name__}s, not NumPy arrays; convert them with "
+                        f"a.map_blocks(...)")  # fmt: skip
     if overwrite:
         raise ValueError("a dask.array cannot be overwritten; pass overwrite_a=False")
     return int(a.shape[0])

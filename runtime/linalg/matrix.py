@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Literal
 
 import numpy as np
 
-from tilewright.arguments import dense, positive
+from tilewright.arguments import LAPACK, dense, is_tensor, like, overlaps, positive
 from tilewright.engine import run
 from tilewright.graph import R, TaskGraph
 from tilewright.kernels.layout import row_ld
-from tilewright.kernels.table import DTYPES
 from tilewright.linalg.ops import finite
 from tilewright.pages import zeros
 from tilewright.tiles import TiledMatrix
 
-__all__ = [
-    "Matrix", "check_finite_lower", "factor_dtype", "is_device_tensor", "is_tensor",
-    "tensor_as_array",
-]  # fmt: skip
+__all__ = ["Matrix", "check_finite_lower", "factor_dtype", "is_device_tensor", "is_tensor"]
 
 
 class Matrix:
-    """The argument of a factorisation.
+    """The argument of a factorisation, ``what`` in messages.
 
     The lower triangle of A^T holds the upper triangle of A, and U^T is the lower factor of A^T. So ``lower=False``
     is the same algorithm on transposed views, with no copy.
     """
 
-    def __init__(self, a: Any, *, lower: bool, overwrite: bool) -> None:
+    def __init__(self, a: Any, *, lower: bool, overwrite: bool, what: str = "the matrix") -> None:
         self.given = a
         self.lower = lower
         self.tiled = isinstance(a, TiledMatrix)
         self.tensor = is_tensor(a)
-        array: Any = a if self.tiled else tensor_as_array(a) if self.tensor else dense(a, "the matrix")
+        array: Any = _plain(a, what) if self.tiled else _read(a, what)
         if len(array.shape) != 2:
-            raise ValueError(f"the matrix must be 2-D, not of shape {tuple(array.shape)}")
+            raise ValueError(f"{what} must be 2-D, not of shape {tuple(array.shape)}")
         if array.shape[0] != array.shape[1]:
-            raise ValueError(f"the matrix must be square, not {array.shape[0]} x {array.shape[1]}")
+            raise ValueError(f"{what} must be square, not {array.shape[0]} x {array.shape[1]}")
         self.dtype = factor_dtype(array.dtype)
-        writeable = array.writeable if self.tiled else array.flags.writeable
-        if overwrite and not writeable:
-            raise ValueError("overwrite_a=True, but the matrix is read-only; pass a copy or overwrite_a=False")
+        if overwrite:
+            _check_overwrite(a, what)
         self.in_place = overwrite and array.dtype == self.dtype
         if self.in_place and not (self.tiled and array.packed):
             whole = array.to_numpy() if self.tiled else array
             if not (row_ld(whole) or row_ld(whole.T)):
                 self.in_place = False  # strided both ways: no kernel can work on it
+        self.in_given = array is a if self.tiled else _lies_in(array, a)
+        """Whether what is written in place is written into the argument itself, and not into a copy of it."""
         self.array = array if lower or self.tiled else array.T
         self.n: int = array.shape[0]
         self.tile_size: int | None = a.tile_size if self.tiled else None
@@ -82,18 +78,12 @@ class Matrix:
 
     def result(self, target: TiledMatrix) -> Any:
         """The factor, of the kind that was given."""
-        if self.in_place and (self.tiled or _has_the_memory(self.given)):
+        if self.in_place and self.in_given:
             return self.given
         if self.tiled:
             return target if self.lower else target.T
         factor = target.to_numpy() if self.lower else target.to_numpy().T
-        return sys.modules["torch"].from_numpy(factor) if self.tensor else factor
-
-
-def is_tensor(a: Any) -> bool:
-    """Whether it is a torch tensor. Imports nothing."""
-    torch = sys.modules.get("torch")  # who has a tensor has imported torch
-    return torch is not None and isinstance(a, torch.Tensor)
+        return like(factor, self.given)
 
 
 def is_device_tensor(a: Any) -> bool:
@@ -101,21 +91,54 @@ def is_device_tensor(a: Any) -> bool:
     return is_tensor(a) and a.device.type == "cuda"
 
 
-def _has_the_memory(a: Any) -> bool:
-    """Whether a factor in the memory of `Matrix.array` is one in ``a`` itself, and not in what was made from it."""
-    return not (a.is_conj() or a.is_neg()) if is_tensor(a) else isinstance(a, np.ndarray)
+def _read(a: Any, what: str) -> np.ndarray:
+    """`dense`, but a tensor's dtype without kernels is refused by its own name."""
+    if is_tensor(a) and (a.is_floating_point() or a.is_complex()):
+        name = str(a.dtype)
+        if name.removeprefix("torch.") not in LAPACK:
+            raise TypeError(_unsupported(name))
+    return dense(a, what)
 
 
-def tensor_as_array(tensor: Any) -> np.ndarray:
-    """The memory of a CPU tensor as an array."""
-    if tensor.device.type != "cpu":
-        raise TypeError(f"a tensor on {tensor.device} needs kernels for that device; pass tensor.cpu()")
-    if tensor.requires_grad:
-        raise TypeError("the factorisation is not differentiable; pass tensor.detach()")
-    if str(tensor.dtype).removeprefix("torch.") not in DTYPES and (tensor.is_floating_point() or tensor.is_complex()):
-        raise TypeError(_unsupported(str(tensor.dtype)))
-    array: np.ndarray = tensor.resolve_conj().resolve_neg().numpy()
-    return array
+def _plain(tiles: TiledMatrix, what: str) -> TiledMatrix:
+    """The same tiles; of a copy, where `dense` would make one of the array that they view."""
+    if tiles.packed:
+        return tiles
+    array = dense(tiles.to_numpy(), what)
+    return tiles if array is tiles.to_numpy() else TiledMatrix.view(array, tiles.tile_size)
+
+
+def _lies_in(array: np.ndarray, a: Any) -> bool:
+    """Whether an array that `dense` made of ``a`` is the memory of ``a``."""
+    if is_tensor(a):
+        return bool(a.data_ptr() == array.__array_interface__["data"][0])
+    return isinstance(a, np.ndarray) and bool(np.may_share_memory(a, array))
+
+
+def _check_overwrite(a: Any, what: str) -> None:
+    """ValueError if the argument is memory that cannot be written, or that several elements share."""
+    array = a.to_numpy() if isinstance(a, TiledMatrix) and not a.packed else a
+    if not isinstance(array, np.ndarray):
+        if is_tensor(a) and overlaps(a.detach().resolve_conj().resolve_neg().numpy()):
+            raise ValueError(_overlapping(what))
+        if isinstance(a, TiledMatrix) and not a.writeable:
+            raise ValueError(_read_only(what))
+        return
+    if not array.flags.writeable:
+        raise ValueError(_read_only(what))
+    if overlaps(array):
+        raise ValueError(_overlapping(what))
+
+
+def _read_only(what: str) -> str:
+    return f"overwrite_a=True, but {what} is read-only; pass a copy or overwrite_a=False"
+
+
+def _overlapping(what: str) -> str:
+    return (
+        f"overwrite_a=True, but entries of {what} share memory, as those of broadcasts and sliding windows do; "
+        f"pass a copy or overwrite_a=False"
+    )
 
 
 def factor_dtype(dtype: np.dtype) -> np.dtype:
@@ -123,13 +146,13 @@ def factor_dtype(dtype: np.dtype) -> np.dtype:
     if dtype.kind in "biu":
         return np.dtype(np.float64)
     native = dtype.newbyteorder("=")
-    if str(native) not in DTYPES:
+    if str(native) not in LAPACK:
         raise TypeError(_unsupported(str(dtype)))
     return native
 
 
 def _unsupported(dtype: str) -> str:
-    return f"no Cholesky kernel for dtype {dtype}; convert the matrix to one of {', '.join(DTYPES)}"
+    return f"no Cholesky kernel for dtype {dtype}; convert the matrix to one of {', '.join(LAPACK)}"
 
 
 def check_finite_lower(tiles: TiledMatrix, workers: int, lower: bool = True) -> None:

@@ -373,6 +373,9 @@ def fitting_map(precision: str | PrecisionMap, n: int, tile_size: int) -> Precis
 def chosen_routes(precision: PrecisionMap, route: str | None, emulate: bool) -> tuple[tuple[str, str], ...]:
     """(form, route) for each narrow form that products with this map read."""
     forms = {FORMATS[f].storage for f in precision.counts()} & set(products.FORMS)
+    if route is not None and not forms:
+        raise ValueError(f"route={route!r} is for products with 16-bit operands, and precision="
+                         f"{'/'.join(precision.counts()) or 'none'!s} has none")  # fmt: skip
     return tuple((form, products.route(form, route, emulate=emulate).name) for form in sorted(forms))
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import dense
-from tilewright.kernels.table import DTYPES
-from tilewright.linalg.matrix import is_tensor, tensor_as_array
+from tilewright.arguments import LAPACK, dense, like
 
 __all__ = ["RightHandSide"]
 
@@ -26,21 +23,20 @@ class RightHandSide:
     """
 
     def __init__(self, b: Any, n: int) -> None:
-        self.tensor = is_tensor(b)
-        array: Any = tensor_as_array(b) if self.tensor else dense(b, "b")
+        self.given = b
+        array = dense(b, "b")
         if array.ndim not in (1, 2):
             raise ValueError(f"b must be 1-D or 2-D, not of shape {array.shape}")
         if len(array) != n:
             raise ValueError(f"b has {len(array)} rows, but the matrix has {n}")
-        if array.dtype.kind not in "biu" and str(array.dtype.newbyteorder("=")) not in DTYPES:
+        if array.dtype.kind not in "biu" and str(array.dtype) not in LAPACK:
             raise TypeError(
-                f"no kernel for a right-hand side of dtype {array.dtype}; convert it to {', '.join(DTYPES)}"
+                f"no kernel for a right-hand side of dtype {array.dtype}; convert it to {', '.join(LAPACK)}"
             )
         self.shape: tuple[int, ...] = array.shape
         self.columns: np.ndarray = array if array.ndim == 2 else array.reshape(n, 1)
         """(n, m)."""
 
-    def result(self, x: np.ndarray, like: Any = None) -> Any:
-        """The solution x, (n, m), in the shape of b; a tensor if b or ``like`` is one."""
-        x = x.reshape(self.shape)
-        return sys.modules["torch"].from_numpy(x) if self.tensor or is_tensor(like) else x
+    def result(self, x: np.ndarray, matrix: Any = None) -> Any:
+        """The solution x, (n, m), in the shape of b; a tensor if b or ``matrix`` is one."""
+        return like(x.reshape(self.shape), self.given, matrix)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.arguments import flag
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg import ladder
@@ -122,6 +123,8 @@ def solve(
     began = perf_counter()
     check_call(solve, options, backend)
     _check_names(assume_a, precision, refine)
+    lower, fallback, return_info = flag(lower, "lower"), flag(fallback, "fallback"), flag(return_info, "return_info")
+    check_finite, check_symmetric = flag(check_finite, "check_finite"), flag(check_symmetric, "check_symmetric")
     if is_device_tensor(a):
         from tilewright.linalg.device_solve import DeviceProblem
 

@@ -105,6 +105,7 @@ class _RankPrepared(Prepared):
 
     def __init__(self, home: RankHome, graph: TaskGraph, layout: Layout, inputs: list[Handle], outputs: list[Handle],
                  dtype: np.dtype) -> None:  # fmt: skip
+        super().__init__()
         self.line = home.line
         with agreement(self.line) as facts:
             check_given(graph, home.handles | set(inputs))
@@ -120,14 +121,14 @@ class _RankPrepared(Prepared):
                 synchronous=home.synchronous,
             )  # fmt: skip
 
-    def __call__(self) -> None:
-        self._run(False)
+    def _run(self) -> None:
+        self._once(False)
 
-    def traced(self) -> Trace:
+    def _run_traced(self) -> Trace:
         began = self.line.allreduce(perf_counter(), MPI.MAX)
-        return trace_of(self.plan, began, self._run(True))
+        return trace_of(self.plan, began, self._once(True))
 
-    def _run(self, traced: bool) -> list[Any]:
+    def _once(self, traced: bool) -> list[Any]:
         with limits(self.script.uses_functions), one_thread():
             told = self.script.run(traced)
         if told.failure is not None:

@@ -66,6 +66,7 @@ class PoolHome:
 class _PoolPrepared(Prepared):
     def __init__(self, home: PoolHome, graph: TaskGraph, layout: Layout, inputs: list[Handle], outputs: list[Handle],
                  dtype: np.dtype) -> None:  # fmt: skip
+        super().__init__()
         check_given(graph, home.handles | set(inputs))
         self.graph, self.home, self.pool = graph, home, home.pool
         hollow = {handle: np.empty(layout.shape(handle), dtype) for handle in [*inputs, *outputs]}
@@ -89,10 +90,10 @@ class _PoolPrepared(Prepared):
             return self._go
         return [Go(self._key, traced, ambient)] * self.pool.ranks
 
-    def __call__(self) -> None:
+    def _run(self) -> None:
         checked(self.pool.ask(self._requests(False)))
 
-    def traced(self) -> Trace:
+    def _run_traced(self) -> Trace:
         began = perf_counter()
         tolds = checked(self.pool.ask(self._requests(True)))
         return trace_of(planned(self.graph, self.pool.ranks, self._order), began, tolds)
