@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["address", "aligned", "by_reference", "by_rows", "row_ld", "rows_of", "scalar"]
+__all__ = ["address", "by_reference", "by_rows", "row_ld", "rows_of", "scalar"]
 
 
 def row_ld(tile: np.ndarray) -> int:
@@ -43,29 +43,6 @@ def by_rows(kernel: Callable[..., Any], *tiles: np.ndarray) -> Any:
     if rows[-1] is not tiles[-1]:
         np.copyto(tiles[-1], rows[-1])
     return result
-
-
-def aligned(target: np.ndarray, *operands: np.ndarray) -> tuple[bool, tuple[np.ndarray, ...], tuple[int, ...], int]:
-    """(row-major?, operands, their leading dimensions, the target's): one layout for all.
-
-    The target sets the layout; an operand in the other one is copied. ValueError if neither the rows nor the
-    columns of the target are contiguous, as then no BLAS can write it.
-    """
-    ld = row_ld(target)
-    if ld:
-        lds = tuple([row_ld(operand) for operand in operands])
-        if all(lds):
-            return True, operands, lds, ld
-    column_ld = row_ld(target.T)
-    if column_ld:
-        lds = tuple([row_ld(operand.T) for operand in operands])
-        if all(lds):
-            return False, operands, lds, column_ld
-    if not ld and not column_ld:
-        raise ValueError(f"a tile of shape {target.shape} and strides {target.strides} has no contiguous direction")
-    operands = tuple([operand.copy(order="C" if ld else "F") for operand in operands])
-    lds = tuple([row_ld(operand if ld else operand.T) for operand in operands])
-    return bool(ld), operands, lds, ld or column_ld
 
 
 def address(tile: np.ndarray) -> ctypes.c_void_p:

@@ -20,7 +20,7 @@ import numpy as np
 from tilewright.kernels.gemv import gemv
 
 __all__ = ["NOT_FINITE", "OVERFLOW", "UNDERFLOW", "convert", "diagonal", "load", "narrowed", "round_tf32", "scaled",
-           "scalen", "split", "split_parts", "to_bf16", "unscaled", "widened"]  # fmt: skip
+           "scalen", "split", "split_parts", "to_bf16", "unscaled", "widen", "widened", "widened_here"]  # fmt: skip
 
 
 NOT_FINITE, OVERFLOW, UNDERFLOW = 1, 2, 3
@@ -41,11 +41,11 @@ def load() -> None:
 def to_bf16(source: np.ndarray, target: np.ndarray) -> None:
     """target := the FP32 ``source`` in BF16, as uint16. By torch where it is installed, five times faster."""
     torch = _torch()
-    if torch is not None and source.flags.writeable:
+    if torch is not None and _is_torchs(source) and _is_torchs(target):
         torch.from_numpy(target).view(torch.bfloat16).copy_(torch.from_numpy(source))
         return
     for rows in _blocks(source):
-        bits = source[rows].view(np.uint32)
+        bits = np.ascontiguousarray(source[rows]).view(np.uint32)
         rounded = bits + (((bits >> 16) & 1) + 0x7FFF)  # up from half an ulp on, if that makes or keeps it even
         target[rows] = np.where((bits & 0x7FFFFFFF) > 0x7F800000, (bits >> 16) | 0x40, rounded >> 16)  # NaN stays NaN
 
@@ -57,6 +57,14 @@ def _torch() -> Any:
     except ImportError:
         return None
     return torch
+
+
+def _is_torchs(array: np.ndarray) -> bool:
+    """Whether torch takes this memory: writeable, native bytes, no step backwards and none of part of a number."""
+    if not (array.flags.writeable and array.dtype.isnative and array.dtype.kind in "fu"):
+        return False
+    item = array.itemsize
+    return all(stride >= 0 and not stride % item for stride in array.strides)
 
 
 def widened(tile: np.ndarray) -> np.ndarray:
@@ -72,6 +80,11 @@ def widened(tile: np.ndarray) -> np.ndarray:
 
 
 def _copy(source: np.ndarray, target: np.ndarray) -> None:
+    """target := source, rounded to its format. FP16 by torch where it is installed, four times as fast."""
+    torch = _torch() if np.float16 in (source.dtype, target.dtype) else None
+    if torch is not None and _is_torchs(source) and _is_torchs(target):
+        torch.from_numpy(target).copy_(torch.from_numpy(source))
+        return
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         np.copyto(target, source, casting="same_kind")
 
@@ -81,6 +94,9 @@ def convert(source: np.ndarray, target: np.ndarray) -> int:
 
     `OVERFLOW` if a number that is finite in the source is not in the target. BF16 has the range of FP32.
     """
+    if source.dtype == np.uint16:
+        widen(source, target)
+        return 0
     if target.dtype == np.uint16:
         to_bf16(source.astype(np.float32, copy=False), target)
         return 0
@@ -90,10 +106,38 @@ def convert(source: np.ndarray, target: np.ndarray) -> int:
     return OVERFLOW if _finite(source) else 0  # NaN and infinities are passed on, potrf finds them
 
 
+def widen(source: np.ndarray, target: np.ndarray) -> None:
+    """target := the numbers of a BF16 or FP16 tile as FP32; of two parts h and l, the three tiles h + l, h, l."""
+    if source.ndim == 3:
+        _, high, low = target
+        widen(source[0], high)
+        widen(source[1], low)
+        np.add(high, low, out=target[0])
+        return
+    torch = _torch()
+    if torch is not None and _is_torchs(source) and _is_torchs(target):
+        narrow = torch.from_numpy(source)
+        torch.from_numpy(target).copy_(narrow.view(torch.bfloat16) if source.dtype == np.uint16 else narrow)
+    elif source.dtype == np.uint16:
+        for rows in _blocks(source):
+            target[rows] = (source[rows].astype(np.uint32) << 16).view(np.float32)
+    else:
+        np.copyto(target, source)
+
+
+def widened_here(tile: np.ndarray, slot: int) -> np.ndarray:
+    """What `widen` makes of a tile, for use inside one kernel: see `narrowed`. An FP32 tile is one already."""
+    if tile.dtype == np.float32:
+        return tile
+    wide = _room(slot, (3, *tile.shape[1:]) if tile.ndim == 3 else tile.shape, np.dtype(np.float32))
+    widen(tile, wide)
+    return wide
+
+
 def split(source: np.ndarray, target: np.ndarray) -> None:
     """target := (h, l), both BF16, with h = bf16(source), l = bf16(source - h): 16 of the 24 bits of FP32."""
     torch = _torch()
-    if torch is not None and source.flags.writeable:
+    if torch is not None and _is_torchs(source) and _is_torchs(target):
         s, t = torch.from_numpy(source), torch.from_numpy(target).view(torch.bfloat16)
         rest = torch.from_numpy(_room("rest", (min(_ROWS, len(source)), source.shape[1]), np.dtype(np.float32)))
         for rows in _blocks(source):
@@ -243,7 +287,7 @@ def _multiplier(
         di, across = di.astype(target.dtype), across.astype(target.dtype)
     torch = _torch() if "torch" in sys.modules else None
     buffer = _room("product", (min(_ROWS, len(source)), source.shape[1]), np.dtype(np.float64))
-    if torch is None or not source.flags.writeable or source.dtype != np.float64:
+    if torch is None or source.dtype != np.float64 or not (_is_torchs(source) and _is_torchs(target)):
 
         def multiply(rows: slice) -> None:
             block = target[rows] if early else buffer[: rows.stop - rows.start]
@@ -272,8 +316,8 @@ def _on_diagonal(source: np.ndarray, target: np.ndarray, shift: float, rows: sli
     target[rows, rows.stop :] = 0
     block = target[rows, rows]
     block[_upper(block.shape)] = 0
-    signs = np.sign(source[rows, rows].diagonal())
-    signs[np.isinf(source[rows, rows].diagonal())] = np.nan
+    diagonal = source[rows, rows].diagonal().astype(np.float64)
+    signs = np.where(np.isinf(diagonal), np.nan, np.sign(diagonal))
     np.fill_diagonal(block, signs * (1 + shift))
 
 
@@ -296,6 +340,8 @@ def unscaled(d: np.ndarray, tile: np.ndarray, part: str) -> int:
 
 
 def _finite(tile: np.ndarray) -> bool:
+    if tile.dtype == np.float16:  # by its exponents: NumPy adds up such numbers ten times as slowly
+        return all(int((tile[rows].view(np.uint16) & 0x7FFF).max(initial=0)) < 0x7C00 for rows in _blocks(tile))
     with np.errstate(all="ignore"):
         if np.isfinite(tile.sum(dtype=np.float64 if tile.dtype.kind == "f" else None)):
             return True

@@ -7,6 +7,7 @@ route       what it does
 ==========  ========================================================================================================
 cblas       MKL's ``cblas_gemm_bf16bf16f32`` and ``cblas_gemm_f16f16f32`` through ctypes: in place, no GIL, on AMX
 mkldnn      torch's ``addmm_`` on FP32 tiles with ``torch.backends.mkldnn.matmul.fp32_precision = "bf16"`` (BF16 only)
+widen       operands widened to FP32, the sgemm of the BLAS in use: what a tensor core computes, at the speed of FP32
 autocast    ``torch.mm`` under `torch.autocast`, subtracted in FP32; the product itself is rounded to 16 bits once
 reference   operands widened to FP32, NumPy's product: the specification of the others
 ==========  ========================================================================================================
@@ -15,9 +16,13 @@ None uses ``addmm`` under autocast: that would round the C tile at every update,
 number.
 
 From a product come gemm, syrk (its lower blocks), trsm and potrf. Those two work in FP32 on diagonal blocks of
-``BLOCK`` columns, as they would if the tile were that small, and update what lies between by products; for bf16x3 they
-are FP32 throughout. Such a product rounds the same elements of L to the same 16 bits, so the error is that of smaller
-tiles: it does not depend on nt.
+``BLOCK`` columns, as they would if the tile were that small, and update what lies between by products. Such a product
+rounds the same elements of L to the same 16 bits, so the error is that of smaller tiles: it does not depend on nt. For
+bf16x3, and where operands are widened, they are FP32 throughout, as a product in between would be no faster.
+
+Products of two numbers of 8 (BF16) or 11 bits (FP16) are exact in FP32. So ``widen`` rounds sums only, as the others
+do. Its operands may be widened already, by a task: FP32 tiles for BF16 and FP16, three parts for bf16x3, see
+`tilewright.kernels.narrow.widen`.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -35,18 +41,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tilewright.kernels import blas, choice, reference
+from tilewright.kernels import gemm as fp32_gemm
 from tilewright.kernels import potrf as fp32_potrf
+from tilewright.kernels import syrk as fp32_syrk
 from tilewright.kernels import trsm as fp32_trsm
-from tilewright.kernels.layout import address, aligned
-from tilewright.kernels.narrow import narrowed, split_parts, widened
+from tilewright.kernels.layout import address, by_rows, row_ld
+from tilewright.kernels.narrow import narrowed, split_parts, widened, widened_here
 
-__all__ = ["BLOCK", "FORMS", "OPS", "ROUTES", "Route", "cblas", "cpu_features", "kernels", "probe", "route"]
+__all__ = [
+    "BLOCK", "FORMS", "OPS", "ROUTES", "VARIABLE", "Route", "cblas", "cpu_features", "kernels", "operands",
+    "probe", "route",
+]  # fmt: skip
 
 FORMS = ("bfloat16", "float16", "bfloat16x2")
 """Narrow operands: storage dtypes of the table's rows. ``bfloat16x2`` are two BF16 parts, the operands of bf16x3."""
 
-ROUTES = ("cblas", "mkldnn", "autocast", "reference")
-"""In order of preference."""
+ROUTES = ("cblas", "mkldnn", "widen", "autocast", "reference")
 
 OPS = ("gemm", "syrk", "trsm", "potrf")
 
@@ -55,8 +65,21 @@ BLOCK = 256
 
 Product = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
-_ROW_MAJOR, _COLUMN_MAJOR, _NO_TRANS, _TRANS = 101, 102, 111, 112
+_ROW_MAJOR, _NO_TRANS, _TRANS = 101, 111, 112
 _NATIVE = {"bfloat16": ("amx_bf16", "avx512_bf16"), "float16": ("amx_fp16", "avx512_fp16")}
+
+VARIABLE = "TILEWRIGHT_CPU_FEATURES"
+"""Environment variable with the instruction sets to choose by, separated by commas, in the place of those found."""
+
+_WORTH: dict[str, tuple[str, ...]] = {"bfloat16": ("amx_bf16",), "float16": ()}
+"""Instructions with which products in 16 bits beat sgemm; without them the route is ``widen``.
+
+amx_bf16: 550 against 270 GFLOP/s on two cores of a Xeon. avx512_bf16 alone: 128 against 124 in a factorisation on two
+cores of a Zen 4, where ``widen`` also has its choice of BLAS libraries. avx512_fp16: 230 on one core of the Xeon and on
+two, where sgemm has 270. amx_fp16 was never measured.
+"""
+
+_NATIVE_ROUTES = ("cblas", "mkldnn")  # autocast rounds more, so it has to be asked for
 
 
 class Route(NamedTuple):
@@ -65,9 +88,11 @@ class Route(NamedTuple):
     name: str
     form: str
     reason: str
-    """Why it cannot or should not be used here; empty if it can."""
-    slow: bool
-    """It can be used, but is emulated."""
+    """Why it cannot be used here; empty if it can."""
+    native: bool
+    """It multiplies 16-bit operands by instructions that this CPU has for them."""
+    note: str
+    """What to know before it is asked for by name; may be empty."""
 
 
 # ------------------------------------------------------------------ the machine
@@ -75,7 +100,13 @@ class Route(NamedTuple):
 
 @cache
 def cpu_features() -> frozenset[str]:
-    """Instruction sets of this CPU, by the names of Linux and torch."""
+    """Instruction sets of this CPU, by the names of Linux and torch; those of ``TILEWRIGHT_CPU_FEATURES`` if it is set.
+
+    The variable changes what is chosen, not what libraries do.
+    """
+    pretended = os.environ.get(VARIABLE)
+    if pretended is not None:
+        return frozenset(name.strip() for name in pretended.split(",") if name.strip())
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):
@@ -89,20 +120,27 @@ def cpu_features() -> frozenset[str]:
 
 
 def probe(form: str) -> list[Route]:
-    """All routes for operands of one form, best first, each with the reason why not."""
-    base = "bfloat16" if form == "bfloat16x2" else form
-    native = bool(set(_NATIVE[base]) & cpu_features())
-    emulated = "" if native else f"{base} is emulated on this CPU, which has none of {', '.join(_NATIVE[base])}"
-    found = []
-    for name in ROUTES:
-        missing = _missing(name, form)
-        slow = not missing and (name == "reference" or not native)
-        found.append(Route(name, form, missing or ("" if name == "reference" else emulated), slow))
-    return found
+    """All routes for operands of one form, each with the reason why it cannot be used here."""
+    base = _base(form)
+    has = bool(set(_NATIVE[base]) & cpu_features())
+    notes = {
+        "cblas": "" if has else f"this CPU has none of {', '.join(_NATIVE[base])}",
+        "mkldnn": "torch's FP32 products of other threads are rounded meanwhile",
+        "widen": "in FP32", "autocast": "rounds each product to 16 bits", "reference": "slow: the specification",
+    }  # fmt: skip
+    return [
+        Route(name, form, _missing(name, form), has and name not in ("widen", "reference"), notes[name])
+        for name in ROUTES
+    ]
+
+
+def _base(form: str) -> str:
+    """The format of the numbers in an operand of this form."""
+    return "bfloat16" if form == "bfloat16x2" else form
 
 
 def _missing(name: str, form: str) -> str:
-    base = "bfloat16" if form == "bfloat16x2" else form
+    base = _base(form)
     if name == "cblas" and cblas(base) is None:
         return f"no MKL with {_SYMBOLS[base]} here"
     if name == "autocast" and form == "bfloat16x2":
@@ -118,33 +156,36 @@ def _missing(name: str, form: str) -> str:
 
 
 def route(form: str, name: str | None = None, *, emulate: bool = False) -> Route:
-    """The best route, or the one of that name.
+    """The route for operands of this form, or the one of that name. Which one depends on the CPU and what is installed.
+
+    Native products where they are faster than sgemm, else ``widen``, which is there on every computer.
+
+    Parameters
+    ----------
+    form
+        One of `FORMS`.
+    name
+        One of `ROUTES`.
+    emulate
+        Has no effect. It was needed where the CPU has no instructions for the form.
 
     Raises
     ------
     ValueError
-        Unknown name, or it cannot be used here, or no route has the instructions for this form and ``emulate`` is not
-        set; the message gives the reasons.
+        Unknown name, or it cannot be used here; the message has the reason.
     """
-    found = probe(form)
+    found = {r.name: r for r in probe(form)}
     if name is not None:
-        chosen = next((r for r in found if r.name == name), None)
-        if chosen is None:
+        if name not in found:
             raise ValueError(f"unknown route {name!r}; there are {', '.join(ROUTES)}")
-        if chosen.reason and not (emulate and chosen.slow):
-            raise ValueError(f"route {name!r} for {form}: {chosen.reason}" + _override(chosen))
-        return chosen
-    for chosen in found:
-        if not chosen.reason and not chosen.slow:
-            return chosen
-    if emulate:
-        return next(r for r in found if r.slow)
-    reasons = "; ".join(f"{r.name}: {r.reason}" for r in found if r.reason)
-    raise ValueError(f"{form} products are slow here ({reasons}); use fp32, or emulate=True to have them all the same")
-
-
-def _override(chosen: Route) -> str:
-    return "; emulate=True overrides this" if chosen.slow else ""
+        if found[name].reason:
+            raise ValueError(f"route {name!r} for {form}: {found[name].reason}")
+        return found[name]
+    if set(_WORTH[_base(form)]) & cpu_features():
+        for native in _NATIVE_ROUTES:
+            if not found[native].reason:
+                return found[native]
+    return found["widen"]
 
 
 # ------------------------------------------------------------------ products
@@ -170,10 +211,13 @@ def _cblas_product(form: str) -> Product:
     minus_one, one = ctypes.c_float(-1), ctypes.c_float(1)
 
     def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
-        rows, (a, b), (lda, ldb), ldc = aligned(c, a, b)
+        lda, ldb, ldc = row_ld(a), row_ld(b), row_ld(c)
+        if not (lda and ldb and ldc):
+            by_rows(product, a, b, c)
+            return
         m, n = c.shape
         call(
-            _ROW_MAJOR if rows else _COLUMN_MAJOR, _NO_TRANS, _TRANS, m, n, a.shape[1],
+            _ROW_MAJOR, _NO_TRANS, _TRANS, m, n, a.shape[1],
             minus_one, address(a), lda, address(b), ldb, one, address(c), ldc,
         )  # fmt: skip
 
@@ -250,8 +294,23 @@ def _reference_product(form: str) -> Product:
     return product
 
 
+def _widen_product(form: str) -> Product:
+    """C - A B^T by sgemm; bf16x3 in two products, as (A_h + A_l) B_h is one of FP32 numbers, the small terms first."""
+
+    def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        gemm, a, b = _fp32("gemm"), widened_here(a, 0), widened_here(b, 1)
+        if a.ndim == 3:
+            gemm(a[1], b[2], c)
+            gemm(a[0], b[1], c)
+        else:
+            gemm(a, b, c)
+
+    return product
+
+
 _PRODUCTS = {
-    "cblas": _cblas_product, "mkldnn": _mkldnn_product, "autocast": _autocast_product, "reference": _reference_product,
+    "cblas": _cblas_product, "mkldnn": _mkldnn_product, "widen": _widen_product, "autocast": _autocast_product,
+    "reference": _reference_product,
 }  # fmt: skip
 
 
@@ -272,11 +331,11 @@ def _three(product: Product) -> Product:
 
 def kernels(form: str, name: str) -> dict[str, Callable[..., Any]]:
     """gemm, syrk, trsm and potrf for operands of this form by this route."""
-    product = _PRODUCTS[name]("bfloat16" if form == "bfloat16x2" else form)
-    if form == "bfloat16x2":
+    product = _PRODUCTS[name](_base(form))
+    if form == "bfloat16x2" and name != "widen":
         product = _three(product)
     fp32 = _fp32_reference if name == "reference" else _fp32
-    small = BLOCK if form != "bfloat16x2" else 1 << 30  # three products and two splits are no faster than FP32
+    small = 1 << 30 if form == "bfloat16x2" or name == "widen" else BLOCK  # where a product is no faster than FP32
 
     def gemm(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
         m, n = c.shape
@@ -288,6 +347,9 @@ def kernels(form: str, name: str) -> dict[str, Callable[..., Any]]:
         n = a.shape[-2]
         if c.shape != (n, n):
             raise ValueError(f"syrk: A {a.shape} and C {c.shape} do not fit C - A A^T")
+        if name == "widen" and a.ndim == 2:
+            fp32("syrk")(widened_here(a, 0), c)
+            return
         for j in range(0, n, BLOCK):  # each block column from its diagonal block down
             product(a[..., j:, :], a[..., j : j + BLOCK, :], c[j:, j : j + BLOCK])
 
@@ -322,20 +384,38 @@ def kernels(form: str, name: str) -> dict[str, Callable[..., Any]]:
     return {"gemm": gemm, "syrk": syrk, "trsm": trsm, "potrf": potrf}
 
 
+def operands(form: str, name: str, op: str) -> tuple[str, ...]:
+    """Dtypes of the operands that a kernel of `kernels` takes, by the table's names; the first is that of storage."""
+    if op in ("trsm", "potrf"):
+        return ("float32",)
+    if name != "widen":
+        return (form,)
+    return form, "float32x3" if form == "bfloat16x2" else "float32"
+
+
 def _half(n: int) -> int:
     """Half of n, in whole blocks."""
     return -(-n // (2 * BLOCK)) * BLOCK
 
 
+_REFERENCE: dict[str, Callable[..., Any]] = {
+    "gemm": reference.gemm, "syrk": reference.syrk, "trsm": reference.trsm, "potrf": reference.potrf,
+}  # fmt: skip
+_BUILD: dict[str, Callable[..., Any]] = {
+    "gemm": fp32_gemm.build, "syrk": fp32_syrk.build, "trsm": fp32_trsm.build, "potrf": fp32_potrf.build,
+}  # fmt: skip
+
+
 def _fp32_reference(op: str) -> Callable[..., Any]:
-    return reference.potrf if op == "potrf" else reference.trsm
+    return _REFERENCE[op]
 
 
 def _fp32(op: str) -> Callable[..., Any]:
     """The FP32 kernel of the library in use."""
-    return _fp32_of(choice.library(op, "s"), op) or _fp32_reference(op)
+    return _fp32_of(choice.library(op, "s"), op) or _REFERENCE[op]
 
 
 @cache
 def _fp32_of(library: blas.Library, op: str) -> Callable[..., Any] | None:
-    return (fp32_potrf.build if op == "potrf" else fp32_trsm.build)(library, "s")
+    kernel: Callable[..., Any] | None = _BUILD[op](library, "s")
+    return kernel

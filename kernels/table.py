@@ -113,11 +113,9 @@ def register(op: str, device: str, storage: str, accumulate: str, source: str, f
 
 
 def dtype_name(tile: Any) -> str:
-    """The name of a tile's format in the table: an array of uint16 holds BF16 numbers, or two parts of each."""
-    if tile.dtype == np.uint16:
-        return "bfloat16" if tile.ndim == 2 else "bfloat16x2"
-    name = str(tile.dtype).removeprefix("torch.")
-    return f"{name}x2" if tile.ndim == 3 else name
+    """The name of a tile's format in the table: an array of uint16 holds BF16 numbers, or several parts of each."""
+    name = "bfloat16" if tile.dtype == np.uint16 else str(tile.dtype).removeprefix("torch.")
+    return f"{name}x{tile.shape[0]}" if tile.ndim == 3 else name
 
 
 def lookup(op: str, device: str, storage: str, accumulate: str, source: str = "") -> Row:
@@ -130,8 +128,6 @@ def lookup(op: str, device: str, storage: str, accumulate: str, source: str = ""
     ------
     KeyError
         No row fits; the message lists the rows of that op.
-    ValueError
-        Operands of this form are slow here: see `tilewright.kernels.products.route`.
     """
     letter = DTYPES.get(accumulate, "d")
     library = choice.library(op, letter) if op in choice.ROUTINES else choice.current()
@@ -204,12 +200,12 @@ def _fill_narrow() -> None:
         _filled.add("narrow")
         for form in products.FORMS:
             for route in products.probe(form):
-                if route.reason and not route.slow:
+                if route.reason:
                     continue
+                _routed.add(source := f"{form}/{route.name}")
                 for op, function in products.kernels(form, route.name).items():
-                    storage = "float32" if op in ("trsm", "potrf") else form
-                    register(op, "cpu", storage, "float32", f"{form}/{route.name}", function)
-        _routed.update({source for sources in _rows.values() for source in sources if "/" in source})
+                    for storage in products.operands(form, route.name, op):
+                        register(op, "cpu", storage, "float32", source, function)
 
 
 def _fill_device(device: str) -> None:
@@ -218,9 +214,9 @@ def _fill_device(device: str) -> None:
         if f"device {device}" in _filled:
             return
         for op, storage, accumulate, source, function in tensors.rows(device):
-            register(op, device, storage, accumulate, source, function)
             if "/" in source:
                 _routed.add(source)
+            register(op, device, storage, accumulate, source, function)
         _filled.add(f"device {device}")
 
 

@@ -4,9 +4,10 @@ They are torch operations and nothing else, so they also run on CPU tensors, dev
 they are tested where there is no GPU. A call puts work on the current stream and returns; none waits for the device.
 So potrf writes its info into a tile of its own, and scaling reports no NaN: who starts the run looks at the end.
 
-Products with 16-bit operands: ``addmm`` or ``mm`` with ``out_dtype=float32`` where this torch and device have them,
-else ``mm`` under `torch.autocast`, whose result is rounded to 16 bits once; bf16x3, for which that is too often, then
-multiplies in FP32. On CUDA, that sums are FP32 is a promise only with the switches of `exact_sums`.
+Products with 16-bit operands have routes here too. By default ``addmm`` or ``mm`` with ``out_dtype=float32`` where this
+torch and device have them; else ``autocast``, which is ``mm`` under `torch.autocast`, its result rounded to 16 bits
+once, and for bf16x3, for which that is too often, ``widen``: operands in FP32. Those two can be asked for. C is FP32 in
+all of them. On CUDA, that sums are FP32 is a promise only with the switches of `exact_sums`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-__all__ = ["BLOCK", "DEVICES", "device_of", "exact_sums", "kernels", "product_route", "rows"]
+__all__ = ["BLOCK", "DEVICES", "ROUTES", "device_of", "exact_sums", "kernels", "product_route", "route", "rows"]
 
 DEVICES = ("cuda", "torch")
 """CUDA tensors; CPU tensors."""
+
+ROUTES = ("autocast", "widen")
+"""What can be asked for, beside the default."""
 
 BLOCK = 512
 """Columns of a diagonal block of trsm and potrf that is done in FP32, where products have 16-bit operands."""
@@ -94,6 +98,23 @@ def product_route(device: str, form: str) -> str:
     return "autocast"
 
 
+def route(device: str, form: str, name: str | None = None) -> str:
+    """The route of products with operands in this form on a device, or the one of that name.
+
+    ValueError if it cannot be used there.
+    """
+    if name is None:
+        found = product_route(device, "bfloat16" if form == "bfloat16x2" else form)
+        return "widen" if (found, form) == ("autocast", "bfloat16x2") else found
+    if name not in ROUTES:
+        raise ValueError(f"route {name!r} is none of torch's on {device}; there are {' and '.join(ROUTES)}")
+    if (name, form) == ("autocast", "bfloat16x2"):
+        raise ValueError(
+            f"route {name!r} for {form}: it rounds each product to 16 bits, so three of them do not add up to FP32"
+        )
+    return name
+
+
 def _product(name: str, place: str, dtype: Any) -> Callable[[Tensor, Tensor, Tensor], None]:
     import torch
 
@@ -108,7 +129,7 @@ def _product(name: str, place: str, dtype: Any) -> Callable[[Tensor, Tensor, Ten
             p = torch.mm(a, b.mT)
         c.sub_(p)
 
-    return {"addmm": addmm, "mm": mm, "autocast": autocast}[name]
+    return {"addmm": addmm, "mm": mm, "autocast": autocast, "widen": _widened}[name]
 
 
 def _plain(a: Tensor, b: Tensor, c: Tensor) -> None:
@@ -139,8 +160,11 @@ def _solve(l: Tensor, a: Tensor) -> None:  # noqa: E741
     a.copy_(torch.linalg.solve_triangular(l.mT, a, upper=True, left=False))  # X L^T = A; reads the lower triangle of L
 
 
-def kernels(device: str, form: str | None) -> dict[str, Callable[..., Any]]:
-    """gemm, syrk, trsm and potrf; with a ``form``, operands of products are narrow and panels are done in blocks."""
+def kernels(device: str, form: str | None, name: str = "") -> dict[str, Callable[..., Any]]:
+    """gemm, syrk, trsm and potrf; with a ``form``, operands of products are narrow and panels are done in blocks.
+
+    ``name`` is the route of such products.
+    """
     import torch
 
     if form is None:
@@ -149,9 +173,7 @@ def kernels(device: str, form: str | None) -> dict[str, Callable[..., Any]]:
     else:
         base = "bfloat16" if form == "bfloat16x2" else form
         place = "cpu" if device == "torch" else device
-        route = product_route(device, base)
-        exact = route != "autocast" or form != "bfloat16x2"
-        one = _product(route, place, getattr(torch, base)) if exact else _widened
+        one = _product(name or route(device, form), place, getattr(torch, base))
         narrow, block = _narrow(form), BLOCK
 
         def product(a: Tensor, b: Tensor, c: Tensor) -> None:
@@ -315,7 +337,11 @@ def rows(device: str) -> Iterator[tuple[str, str, str, str, Callable[..., Any]]]
     for dtype in ("float32", "float64"):
         yield from _rows(kernels(device, None), dtype, dtype, "tensor")
     for form in ("bfloat16", "float16", "bfloat16x2"):
-        yield from _rows(kernels(device, form), form, "float32", f"{form}/tensor")
+        default = route(device, form)
+        for name in dict.fromkeys(("tensor", default, *ROUTES)):
+            if (name, form) != ("autocast", "bfloat16x2"):
+                found = kernels(device, form, default if name == "tensor" else name)
+                yield from _rows(found, form, "float32", f"{form}/{name}")
 
 
 def _rows(

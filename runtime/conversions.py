@@ -4,6 +4,9 @@ The algorithm says nothing about precision. Given the format of each tile, this 
 reader of a tile version that wants it in another form; its result is shared by all readers of that version, and where
 tiles travel, the narrow copy does: it is made where the tile is, so a message is as long as its readers need. A rank
 that needs one tile in two forms gets one message and makes the narrower form itself: rule 5 of `tilewright.messages`.
+
+Where products of narrow operands are computed by widening them (`tilewright.kernels.products`), another task widens the
+narrow copy, once, on each rank that reads it. So storage and messages stay at 16 bits.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ _NAMES = {ops.convert.name, ops.split.name, ops.tf32.name}
 
 Formats = Callable[[Handle], Format | None]
 
+_WIDE = ":wide"
+"""Ends the form of a narrow copy that is widened: ``A:bfloat16:wide``."""
+
 
 def copy_name(name: str, form: str) -> str:
     """The family of the copies of matrix ``name`` in ``form``: ``A:bfloat16``."""
@@ -40,6 +46,9 @@ def copy_name(name: str, form: str) -> str:
 def copy_outline(handle: Handle, shape: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
     """Shape and dtype of a copy of a tile of this shape."""
     form = handle.name.partition(":")[2]
+    narrow = form.removesuffix(_WIDE)
+    if narrow != form:
+        return ((3, *shape) if narrow == "bfloat16x2" else shape), "float32"
     dtype = {"bfloat16": "uint16", "bfloat16x2": "uint16", "tf32": "float32"}.get(form, form)
     return ((2, *shape) if form == "bfloat16x2" else shape), dtype
 
@@ -50,6 +59,7 @@ def with_conversions(
     routes: Callable[[str], str] | None = None,
     *,
     matrix: str = "A",
+    wide: bool = True,
 ) -> TaskGraph:
     """The same tasks, each op that says so (`Op.operands`) reading its operands in the right form.
 
@@ -67,7 +77,9 @@ def with_conversions(
         them.
     routes
         The route for kernels with operands in a narrow form: see `tilewright.kernels.products`. By default the best of
-        this machine; ValueError where that is slow. A Python function gets the operands and computes as it likes.
+        this machine. A Python function gets the operands in 16 bits and computes as it likes.
+    wide
+        Where the route is ``widen``, let a task widen each operand once. Without, the kernel does it in each product.
 
     Returns
     -------
@@ -100,22 +112,28 @@ def with_conversions(
             return use
         known = copies.setdefault(handle, {})
         if form not in known:
-            #   an FP64 tile that is read in FP32 as well: the other forms come from that copy, so that it can travel
-            other = len(forms[handle, writer.get(handle, -1)]) > 1 or form in ("bfloat16x2", "tf32")
-            source = read(use, "float32").handle if other and form not in ("float32", "float64") else handle
-            op = {"bfloat16x2": ops.split, "tf32": ops.tf32, "float64": ops.widen}.get(form, ops.convert)
+            source = R(made_of(use, form).handle)
             known[form] = Handle(copy_name(handle.name, form), handle.index)
-            g.insert(op, R(source), W(known[form]))
+            g.insert(_maker(form), source, W(known[form]))
             g.temporary.add(known[form].name)
         return R(known[form])
+
+    def made_of(use: Use, form: str) -> Use:
+        """What a form is made of. If an FP64 tile is read in FP32 as well, of that copy, so that it can travel."""
+        if form.endswith(_WIDE):
+            return read(use, form.removesuffix(_WIDE))
+        several = len(forms[use.handle, writer.get(use.handle, -1)]) > 1 or form in ("bfloat16x2", "tf32")
+        return read(use, "float32") if several and form not in ("float32", "float64") else use
 
     for task in graph:
         op, uses = task.op, task.uses
         if f := wanted.get(task.index):
             form = _form_read(op, f)
-            uses = tuple(read(use, form) for use in uses)
             if op.function is None and f.storage not in ("float64", "float32"):
-                op = _routed(op, f"{f.storage}/{routes(f.storage)}")
+                route = routes(f.storage)
+                form += _WIDE if wide and route == "widen" and op.operands == "storage" else ""
+                op = _routed(op, f"{f.storage}/{route}")
+            uses = tuple(read(use, form) for use in uses)
         g.insert(op, *uses, *task.params, on=task.on, priority=task.priority)
         for handle in task.writes:
             copies.pop(handle, None)
@@ -205,6 +223,13 @@ def operand_form(f: Format) -> str:
     return "tf32" if f.name == "tf32" else f.storage
 
 
+def _maker(form: str) -> Op:
+    """The op that makes a form."""
+    if form == "float64" or form.endswith(_WIDE):
+        return ops.widen
+    return {"bfloat16x2": ops.split, "tf32": ops.tf32}.get(form, ops.convert)
+
+
 @cache
 def _routed(op: Op, source: str) -> Op:
     return replace(op, source=source)
@@ -224,7 +249,8 @@ class Conversions:
     bytes: int
     """Size of all copies."""
     saved: int
-    """Bytes that readers did not have to read, as the copies were smaller than the tiles; negative if larger."""
+    """Bytes that readers did not have to read, as the copies were smaller than the tiles; negative if larger. Those
+    that were widened again count as what they are."""
     sent_saved: int
     """Of messages: bytes that did not have to be sent."""
 
@@ -249,7 +275,8 @@ def count(run: Run) -> Conversions | None:
                 return None
             conversions += 1
             size += target.nbytes
-            made[task.uses[-1].handle] = target.nbytes, source.nbytes - target.nbytes
+            before = made[task.uses[0].handle][1] if task.uses[1].handle.name.endswith(_WIDE) else 0
+            made[task.uses[1].handle] = target.nbytes, before + source.nbytes - target.nbytes
             continue
         for use in task.uses:
             if use.handle in made and use.access is Access.READ:

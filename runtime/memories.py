@@ -216,8 +216,8 @@ def _kernels(program: Program, accelerator: Accelerator) -> list[Callable[..., A
 
 def _kernel(task: Task, names: tuple[str, ...], accelerator: Accelerator) -> Callable[..., Any] | None:
     *operands, target = names
-    form, routed, _ = task.op.source.partition("/")
-    source = f"{form}/tensor" if routed else task.op.source
+    form, _, routed = task.op.source.partition("/")
+    source = (f"{form}/autocast" if routed == "autocast" else f"{form}/tensor") if routed else task.op.source
     storage = operands[0] if operands else target
     try:
         return table.lookup(task.op.name, accelerator.device, storage, target, source).function

@@ -32,6 +32,7 @@ def text(run: Run) -> str:
         *([f"  memory         {memory(run)}"] if run.memory else []),
         *_messages(run),
         *_submitted(run),
+        *_products(run),
         *_conversions(run),
         *_kernels(run),
         "  op            tasks       total        mean   share",
@@ -67,6 +68,23 @@ def _transfers(run: Run) -> list[str]:
         return []
     return [f"  transfers      {sent[True]} to accelerators, {nbytes(size)}, and {sent[False]} back, "
             f"{nbytes(run.bytes - size)}"]  # fmt: skip
+
+
+_OPERANDS = {"bfloat16": "BF16", "float16": "FP16", "bfloat16x2": "two BF16 parts"}
+_ROUTES = {
+    "autocast": "under torch.autocast, each product rounded to 16 bits, sums of them in FP32",
+    "widen": "widened to FP32, products and sums in FP32", "tensor": "by torch, sums in FP32",
+}  # fmt: skip
+
+
+def _products(run: Run) -> list[str]:
+    """How products with 16-bit operands were computed."""
+    sources = sorted({task.op.source for task in run.graph if task.op.source.partition("/")[0] in _OPERANDS})
+    lines = []
+    for source in sources:
+        form, _, route = source.partition("/")
+        lines.append(f"  products       {_OPERANDS[form]}, {route}: {_ROUTES.get(route, 'sums in FP32')}")
+    return lines
 
 
 def _conversions(run: Run) -> list[str]:

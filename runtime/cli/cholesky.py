@@ -37,7 +37,7 @@ __all__ = ["cholesky", "dag"]
 @click.option("--upper", is_flag=True, help="Factor into U^H U instead of L L^H.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Of products' operands.  [default: the dtype's own]")
 @click.option("--route", type=click.Choice(ROUTES), help="How 16-bit products are computed.  [default: the best here]")
-@click.option("--emulate", is_flag=True, help="Compute them also where this CPU has no such instructions.")
+@click.option("--emulate", is_flag=True, help="Has no effect: no format needs it.", hidden=True)
 @engine_options
 @click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Runs; the median counts.")
 @click.option("--compare", is_flag=True, help="Also time numpy, scipy and torch, in turns.")
@@ -54,9 +54,9 @@ def cholesky(
     """Factor a symmetric positive definite matrix and say how it went."""
     from tilewright.benchmarks.job import cholesky_job
 
-    if precision is None and (route or emulate):
-        raise click.UsageError("--route and --emulate are for products in a --precision")
-    options: dict[str, Any] = {"precision": precision, "route": route, "emulate": emulate} if precision else {}
+    if precision is None and route:
+        raise click.UsageError("--route is for products in a --precision")
+    options: dict[str, Any] = {"precision": precision, "route": route} if precision else {}
     with one_sentence():
         a = _matrix(n, matrix, dtype, seed)
         result, run = cholesky_job(

@@ -169,9 +169,12 @@ def tiled_cholesky(
         ``"fp64"``, ``"fp32"``, ``"tf32"``, ``"bf16x3"``, ``"bf16"``, ``"fp16"`` or a `PrecisionMap`: products have
         operands in that format, sums and tiles stay in FP32 (FP64 for ``"fp64"``). None computes in the dtype of ``a``.
         See `docs/precision.md`; `tilewright.linalg.mixed` has what refinement needs.
-    route, emulate
-        How products with 16-bit operands are computed, and whether also where that is slow: see
-        `tilewright.kernels.products.route`. ValueError for a route where no product has 16-bit operands.
+    route
+        How products with 16-bit operands are computed: ``"cblas"``, ``"mkldnn"``, ``"widen"``, ``"autocast"`` or
+        ``"reference"``; ``"widen"`` or ``"autocast"`` on a GPU. By default the fastest of those that round least: see
+        `tilewright.kernels.products.route`.
+    emulate
+        Has no effect: such products need no instructions of their own.
     options
         Of the backend, such as ``grid=(P, Q)``; see `tilewright.run`.
 
@@ -230,7 +233,7 @@ def tiled_cholesky(
         else:
             from tilewright.linalg.chunked_mixed import chunked_mixed
 
-            factor, record = chunked_mixed(a, precision, route=route, emulate=emulate, **how)
+            factor, record = chunked_mixed(a, precision, route=route, **how)
         return (factor, record) if return_run else factor
     backend = backend or "threads"
     if is_device_tensor(a):
@@ -240,6 +243,7 @@ def tiled_cholesky(
 
         factor, _, _, record = device_factor(
             a, precision, lower=lower, tile_size=tile_size, workers=workers, scheduler=scheduler, backend=backend,
+            route=route,
         )  # fmt: skip
         return (factor, record) if return_run else factor
     if precision is not None:
@@ -247,7 +251,7 @@ def tiled_cholesky(
 
         return mixed_cholesky(
             a, precision, lower=lower, tile_size=tile_size, backend=backend, scheduler=scheduler, workers=workers,
-            return_run=return_run, progress=progress, route=route, emulate=emulate, **options,
+            return_run=return_run, progress=progress, route=route, **options,
         )  # fmt: skip
     site = find_site(backend, options)
     a = site.argument(a)

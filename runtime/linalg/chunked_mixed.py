@@ -27,7 +27,7 @@ __all__ = ["chunked_mixed"]
 
 def chunked_mixed(
     a: Any, precision: str | PrecisionMap, *, lower: bool, tile_size: int | None, overwrite_a: bool, route: str | None,
-    emulate: bool, workers: int | None, options: dict[str, Any], **how: Any,
+    workers: int | None, options: dict[str, Any], **how: Any,
 ) -> tuple[Any, Run]:  # fmt: skip
     """The factor of A itself as a `dask.array` of futures, and the run. Copies in other formats stay on the workers."""
     from tilewright.cluster.remote import RemoteTiles
@@ -40,7 +40,7 @@ def chunked_mixed(
         size = there.chunk_size or mixed_tile_size(there.n, there.workers)
     size = positive(size, "tile_size")
     formats = fitting_map(precision, there.n, size)
-    routes = chosen_routes(formats, route, emulate)
+    routes = chosen_routes(formats, route)
     S = there.tiles(size)
     L = RemoteTiles(S.shape, size, formats.accumulate, order="C", upper=not lower)
     apart = not one_dtype(formats)

@@ -10,7 +10,7 @@ break it are set while the run lasts.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from tilewright.batches import Batch, batched
@@ -20,7 +20,7 @@ from tilewright.graph import RW, Handle, Op, Task, TaskGraph, W
 from tilewright.kernels import potrf as potrf_kernel
 from tilewright.kernels import tensors
 from tilewright.linalg import ops
-from tilewright.linalg.mixed import factor_graph
+from tilewright.linalg.mixed import chosen_routes, factor_graph
 from tilewright.precision import FORMATS, PrecisionMap, find_format
 from tilewright.schedulers import Policy
 
@@ -73,6 +73,7 @@ def device_factor(
     backend: str = "threads",
     shift: float = 0.0,
     finish: bool = True,
+    route: str | None = None,
 ) -> tuple[Any, Any, PrecisionMap, Run]:
     """(L, d, precision map, run): the factor of A, or with ``finish=False`` of D A D + shift, and the diagonal of D.
 
@@ -82,6 +83,8 @@ def device_factor(
         float32 or float64, on any device; the triangle named by ``lower`` is read.
     precision
         As in `tiled_cholesky`; None is that of ``a``. TF32 is that of the tensor cores.
+    route
+        Of products with 16-bit operands: ``"autocast"`` or ``"widen"``; by default the one that `tensors.route` finds.
 
     Raises
     ------
@@ -122,8 +125,8 @@ def device_factor(
     d = torch.ones((n, 1), dtype=torch.float64, device=a.device)
     infos = torch.zeros((nt, 1), dtype=torch.int32, device=a.device)
     scales = computed.single is not FORMATS["fp64"]
-    forms = sorted({FORMATS[f].storage for f in computed.counts()} - {"float32", "float64"})
-    graph = _with_infos(factor_graph(computed, tuple((form, "tensor") for form in forms), scales, finish, shift))
+    routes = chosen_routes(computed, route, partial(tensors.route, tensors.device_of(a)))
+    graph = _with_infos(factor_graph(computed, routes, scales, finish, shift, wide=False))
     data: dict[str, Any] = {"I": {i: infos[i : i + 1] for i in range(nt)}}
     if columns:
         graph = in_columns(graph)
@@ -135,7 +138,7 @@ def device_factor(
         record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers)
         failed = infos[:, 0].tolist()  # the only wait for the device
     record.switches.update(switches)
-    _check(failed, nb, n, source, L)
+    _check(failed, nb, n, source, L, lower)
     return (L if lower else L.mT), d[:, 0], asked, record
 
 
@@ -260,12 +263,13 @@ def _potrf_flops(info: tuple[int, ...], a: tuple[int, ...]) -> float:
     return potrf_kernel.flops(a)  # type: ignore[arg-type]
 
 
-def _check(infos: list[int], nb: int, n: int, source: Any, L: Any) -> None:
+def _check(infos: list[int], nb: int, n: int, source: Any, L: Any, lower: bool) -> None:
     """The first info that is not 0; then NaN and overflow, which no kernel looks for."""
     if not any(infos) and bool(L.diagonal().isfinite().all()):
         return
     if not bool(source.tril().isfinite().all()):
-        raise ValueError("the matrix has a NaN or an infinity in the triangle that is read")
+        row, column = (~source.tril().isfinite()).nonzero()[0].tolist()
+        raise ValueError(f"the matrix has a NaN or infinity at {(row, column) if lower else (column, row)}")
     for k, info in enumerate(infos):
         if info > 0:
             offset, size = k * nb, min(nb, n - k * nb)

@@ -155,10 +155,11 @@ def _unsupported(dtype: str) -> str:
     return f"no Cholesky kernel for dtype {dtype}; convert the matrix to one of {', '.join(LAPACK)}"
 
 
-def check_finite_lower(tiles: TiledMatrix, workers: int, lower: bool = True) -> None:
+def check_finite_lower(tiles: TiledMatrix, workers: int, lower: bool = True, *, optional: bool = True) -> None:
     """ValueError if the lower triangle has a NaN or an infinity. A graph of its own, on all workers.
 
-    ``lower=False`` says that ``tiles`` are those of the transposed matrix, for the place in the message.
+    ``lower=False`` says that ``tiles`` are those of the transposed matrix, for the place in the message; ``optional``
+    that the caller could have left the check out.
     """
     if tiles.dtype.kind not in "fc":
         return
@@ -170,7 +171,8 @@ def check_finite_lower(tiles: TiledMatrix, workers: int, lower: bool = True) -> 
     try:
         run(g, {"A": tiles}, scheduler="eager", workers=workers)
     except ValueError:
-        raise ValueError(_first_not_finite(tiles, lower)) from None
+        hint = "; check_finite=False skips this check" if optional else ""
+        raise ValueError(_first_not_finite(tiles, lower) + hint) from None
 
 
 def _first_not_finite(tiles: TiledMatrix, lower: bool) -> str:
@@ -182,5 +184,5 @@ def _first_not_finite(tiles: TiledMatrix, lower: bool) -> str:
             if len(places):
                 row, column = places[0] + (tiles.rows(i).start, tiles.columns(j).start)
                 place = f"({row}, {column})" if lower else f"({column}, {row})"
-                return f"the matrix has a NaN or infinity at {place}; check_finite=False skips this check"
+                return f"the matrix has a NaN or infinity at {place}"
     raise AssertionError("all values are finite")

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -69,7 +69,9 @@ class MixedFactor:
     tiles
         {(i, j): tile} of the lower triangle of L, if asked for in tiles and tasks write into memory of this process.
     narrow
-        {(i, j): tile} of L below the diagonal in BF16, as uint16, if it was asked for in tiles and products read it so.
+        {(i, j): tile} of L below the diagonal in BF16, as uint16, if it was asked for in tiles and ``narrow_pays``.
+    narrow_pays
+        Whether substitution reads such tiles faster than those of FP32: products were native ones in BF16.
     """
 
     array: Any
@@ -83,6 +85,7 @@ class MixedFactor:
     tile_size: int = 0
     tiles: Tiles | None = None
     narrow: Tiles | None = None
+    narrow_pays: bool = False
 
     @cached_property
     def L(self) -> Any:  # noqa: N802 - as in the equation
@@ -143,8 +146,10 @@ def mixed_factor(
     shift
         Added to the unit diagonal of D A D. None: 2 u of the least exact format for 16 bits, TF32 and bf16x3, nothing
         for FP32 and FP64; doubled on breakdown, up to three times.
-    route, emulate
-        How narrow products are computed: `tilewright.kernels.products.route`.
+    route
+        How products with 16-bit operands are computed: `tilewright.kernels.products.route`.
+    emulate
+        Has no effect: such products need no instructions of their own.
     norms
         Also add up |a_ij| along the rows, while A is read. Not for FP64, which reads A only to copy it.
     in_tiles
@@ -160,7 +165,7 @@ def mixed_factor(
         A number does not fit FP32 after scaling, or a tile of the factor does not fit FP16. For a positive definite
         matrix that cannot happen.
     ValueError
-        The lower triangle has a NaN or an infinity; or a wrong argument, or no fast route for the precision.
+        The lower triangle has a NaN or an infinity; or a wrong argument, or a route that cannot be used here.
 
     Notes
     -----
@@ -168,8 +173,8 @@ def mixed_factor(
     tile size, the shift, the route and the library behind it; not on engine, policy and workers.
     """
     if is_device_tensor(a):
-        return factor_on_device(a, precision, tile_size, workers, scheduler, backend, shift)
-    problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, emulate, options, finish=False,
+        return factor_on_device(a, precision, tile_size, workers, scheduler, backend, shift, route)
+    problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, options, finish=False,
                        norms=norms, in_tiles=in_tiles)  # fmt: skip
     attempts: list[float] = []
     if shift is not None:
@@ -188,7 +193,7 @@ def mixed_factor(
 
 def factor_on_device(
     a: Any, precision: str | PrecisionMap, tile_size: int | None, workers: int | None, scheduler: str | Policy,
-    backend: str, shift: float | None,
+    backend: str, shift: float | None, route: str | None = None,
 ) -> MixedFactor:  # fmt: skip
     """`mixed_factor` of a tensor that is not in the memory of the CPU; L and scale stay where it is."""
     from tilewright.linalg.device import device_factor
@@ -202,7 +207,7 @@ def factor_on_device(
         try:
             L, d, found, record = device_factor(
                 a, precision, tile_size=tile_size, workers=workers, scheduler=scheduler, backend=backend, shift=tried,
-                finish=False,
+                finish=False, route=route,
             )  # fmt: skip
         except NotPositiveDefiniteError:
             if shift is not None or not tried or len(attempts) == SHIFTS:
@@ -224,11 +229,10 @@ def mixed_cholesky(
     return_run: bool,
     progress: bool,
     route: str | None,
-    emulate: bool,
     **options: Any,
 ) -> Any:
     """The factor of A itself, of the kind of ``a``, in float32 (float64 with an FP64 tile); no shift."""
-    problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, emulate, options, finish=True,
+    problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, options, finish=True,
                        lower=lower, progress=progress)  # fmt: skip
     found = problem.factor(0.0, [])
     factor: Any = found.L if lower else found.L.T
@@ -245,7 +249,7 @@ class _Problem:
 
     def __init__(
         self, a: Any, precision: str | PrecisionMap, tile_size: int | None, workers: int | None,
-        scheduler: str | Policy, backend: str, route: str | None, emulate: bool, options: dict[str, Any],
+        scheduler: str | Policy, backend: str, route: str | None, options: dict[str, Any],
         *, finish: bool, lower: bool = True, progress: bool = False, norms: bool = False, in_tiles: bool = False,
     ) -> None:  # fmt: skip
         self.site = find_site(backend, options)
@@ -263,13 +267,15 @@ class _Problem:
             nt = self.source.nt
             self.name = "map" if isinstance(precision, PrecisionMap) else precision
             self.precision = fitting_map(precision, matrix.n, self.tile_size)
-            routes = chosen_routes(self.precision, route, emulate)
+            routes = chosen_routes(self.precision, route)
             facts.update(shape=self.source.shape, dtype=str(matrix.dtype), tile_size=self.tile_size,
                          precision=self.precision.names, routes=routes, workers=workers)  # fmt: skip
         self.scales = self.precision.single is not FORMATS["fp64"]
         self.norms, self.finish = norms and self.scales, finish
         self.in_tiles = in_tiles and self.site.here and self.precision.accumulate == "float32"
         self.recipe = self.precision, routes, self.scales, finish
+        self.wide = not options.get("devices")  # an accelerator multiplies the narrow copies
+        self.narrow_pays = ("bfloat16", "cblas") in routes and self.precision.single is FORMATS["bf16"]
         updates = nt * (nt - 1) // 2
         self.arguments = {
             "backend": backend, "scheduler": scheduler, "progress": progress,
@@ -300,20 +306,20 @@ class _Problem:
             }  # fmt: skip
         if self.norms:
             data["N"] = sums = {(i, j): np.zeros((2, len(whole[j, j]))) for i, j in precision}
-        graph = factor_graph(*self.recipe, shift, norms=self.norms)
+        graph = factor_graph(*self.recipe, shift, norms=self.norms, wide=self.wide)
         data.update(copies(graph, whole))
         try:
             record = run(graph, data, **self.arguments)
-        except NotPositiveDefiniteError:
+        except ValueError:  # NotPositiveDefiniteError is one
             with self.site.agreement():
-                if self.site.has_data:
-                    check_finite_lower(source, cores(), self.matrix.lower)  # NaN comes first, on every engine
+                if self.site.has_data:  # NaN comes first, on every engine
+                    check_finite_lower(source, cores(), self.matrix.lower, optional=False)
             raise
         total = _row_sums(sums, whole) if self.norms else None
-        reads_narrow = self.in_tiles and precision.single is FORMATS["bf16"]
-        narrow = data.get(copy_name("A", "bfloat16"), {}) if reads_narrow else None
+        narrow = data.get(copy_name("A", "bfloat16"), {}) if self.in_tiles and self.narrow_pays else None
         return MixedFactor(
-            L, scale, shift, self.name, precision, record, tuple(attempts), total, self.tile_size, tiles, narrow
+            L, scale, shift, self.name, precision, record, tuple(attempts), total, self.tile_size, tiles, narrow,
+            self.narrow_pays,
         )  # fmt: skip
 
     def _room(self) -> np.ndarray:
@@ -370,21 +376,29 @@ def fitting_map(precision: str | PrecisionMap, n: int, tile_size: int) -> Precis
     return precision
 
 
-def chosen_routes(precision: PrecisionMap, route: str | None, emulate: bool) -> tuple[tuple[str, str], ...]:
-    """(form, route) for each narrow form that products with this map read."""
-    forms = {FORMATS[f].storage for f in precision.counts()} & set(products.FORMS)
-    if route is not None and not forms:
-        raise ValueError(f"route={route!r} is for products with 16-bit operands, and precision="
-                         f"{'/'.join(precision.counts()) or 'none'!s} has none")  # fmt: skip
-    return tuple((form, products.route(form, route, emulate=emulate).name) for form in sorted(forms))
+def chosen_routes(
+    precision: PrecisionMap, route: str | None, find: Callable[[str, str | None], str] | None = None
+) -> tuple[tuple[str, str], ...]:
+    """(form, route) for each narrow form that products with this map read.
+
+    ``find`` gives the route for a form, or checks the one that was asked for; by default that of this CPU. ValueError
+    where it cannot be used, or nothing is multiplied in 16 bits.
+    """
+    find = find or (lambda form, name: products.route(form, name).name)
+    forms = sorted({FORMATS[f].storage for f in precision.counts()} & set(products.FORMS))
+    if route is not None and not forms and precision.nt:
+        raise ValueError(f"route={route!r} is for products with 16-bit operands: precision bf16, fp16 or bf16x3")
+    return tuple((form, find(form, route)) for form in forms)
 
 
 @lru_cache(maxsize=32)
 def factor_graph(
     precision: PrecisionMap, routes: tuple[tuple[str, str], ...], scales: bool, finish: bool, shift: float,
-    apart: bool = False, norms: bool = False,
+    apart: bool = False, norms: bool = False, wide: bool = True,
 ) -> TaskGraph:  # fmt: skip
     """Scale and convert the source S into A, factor A, and with ``finish`` make it the factor of S itself.
+
+    ``wide`` as in `with_conversions`.
 
     Where tiles have several dtypes, those of another one than the result's are converted into L; with ``apart`` L gets
     all tiles, and A is temporary. With ``norms``, N[i,j] are the sums of |S[i,j]| along its rows and columns.
@@ -419,10 +433,10 @@ def factor_graph(
             g.insert(convert, R(A[i, j]), W(g.handles("L")[i, j]))
         elif apart:
             g.insert(copy, R(A[i, j]), W(g.handles("L")[i, j]))
-    converted = with_conversions(g, precision, dict(routes).__getitem__)
+    converted = with_conversions(g, precision, dict(routes).__getitem__, wide=wide)
     if apart:
         converted.temporary.add("A")
-    converted.recipe = factor_graph, (precision, routes, scales, finish, shift, apart, norms)
+    converted.recipe = factor_graph, (precision, routes, scales, finish, shift, apart, norms, wide)
     return converted
 
 

@@ -186,7 +186,7 @@ class Problem:
         self.info.bytes += factor.run.bytes
         self._measure(system, factor.row_sums)
         with self.timed("refine"):
-            narrow = {} if factor.precision == "bf16" and factor.narrow is None else factor.narrow
+            narrow = {} if factor.narrow_pays and factor.narrow is None else factor.narrow
             L = factor.array if factor.tiles is None else factor.tiles
             system.use(L, factor.scale, factor.tile_size, narrow)
             outcomes = list(refinement(system, self.refine, worth))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tilewright.kernels.layout import aligned, by_rows, row_ld, rows_of
+from tilewright.kernels.layout import by_rows, row_ld, rows_of
 
 A = np.zeros((6, 8))
 
@@ -50,19 +50,3 @@ def test_a_kernel_sees_rows_and_what_it_wrote_comes_back():
     a, b = np.arange(12.0).reshape(3, 4), np.zeros((4, 3)).T
     assert by_rows(kernel, a, b) == 5
     assert np.array_equal(a, b)
-
-
-def test_target_sets_the_layout_and_an_operand_in_the_other_is_copied():
-    rows, (operand,), (ld,), target_ld = aligned(A[:3, :3], A.T[:3, :4])
-    assert (rows, ld, target_ld) == (True, 4, 8)
-    assert not np.shares_memory(operand, A)
-
-
-def test_operand_in_the_same_layout_is_not_copied():
-    operand = A[3:6, :2]
-    assert aligned(A[:3, :3], operand)[1][0] is operand
-
-
-def test_target_without_a_contiguous_direction_is_an_error_with_its_strides():
-    with pytest.raises(ValueError, match=r"shape \(6, 4\) and strides \(64, 16\) has no contiguous direction"):
-        aligned(A[:, ::2])
