@@ -44,7 +44,7 @@ def show_inventory(found: dict[str, Any]) -> None:
         blas.add_row(name, f"[green]{serves}[/]" if ops else "", text + _bits(library))
     console.print()
     console.print(blas)
-    for why, rows in groupby(found["choice"], key=itemgetter("why")):
+    for why, group in groupby(found["choice"], key=itemgetter("why")):
         console.print(f"{', '.join(dict.fromkeys(row['op'] for row in rows))}: {escape(why)}", style="dim")
     console.print()
     kernels = Table(title="Kernels", title_justify="left")
