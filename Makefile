@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-training test test-gpu browser install lint format types bench clean
+.PHONY: demo demo-training test fuzz test-gpu browser install lint format types bench clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -13,6 +13,12 @@ demo-training: $(READY)
 
 test: $(READY) browser
 	$(BIN)/python -m pytest
+
+# Random graphs on every engine against the plain loop; the suite has some of them.
+GRAPHS ?= 5000
+fuzz: $(READY)
+	TILEWRIGHT_FUZZ=$(GRAPHS) TILEWRIGHT_FUZZ_SEED=$${SEED:-$$(date +%s)} $(BIN)/python -m pytest -o timeout=0 -v \
+	  tests/runtime/backends/test_random_graphs.py
 
 # What can only run on a CUDA device; fails where there is none.
 test-gpu: $(READY)

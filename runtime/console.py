@@ -45,7 +45,7 @@ def show_inventory(found: dict[str, Any]) -> None:
     console.print()
     console.print(blas)
     for why, group in groupby(found["choice"], key=itemgetter("why")):
-        console.print(f"{', '.join(dict.fromkeys(row['op'] for row in rows))}: {escape(why)}", style="dim")
+        console.print(f"{', '.join(dict.fromkeys(row['op'] for row in group))}: {escape(why)}", style="dim")
     console.print()
     kernels = Table(title="Kernels", title_justify="left")
     for heading, width in (("ops", 23), ("device", 6), ("dtypes", 22), ("from", 16)):  # 80 columns with the frame

@@ -11,6 +11,9 @@ handle it writes (reads, if it writes none). A version lives where its writer ra
 4. A result that depends on nothing, as its task only writes it (zeros), is made anew where it is collected.
 5. A copy in another format is made anew where it is read if that sends less: see `tilewright.graph.Op.again`.
 
+Versions live side by side, each in memory of the rank that made or received it. So between ranks nobody waits to
+overwrite: a writer that has not got the old value makes the new one somewhere else (`MessagePlan.rooms` says where).
+
 Receiving is a write of the local copy, sending a read of it, and dropping the copy a write after its last reader. With
 these as tasks, one rank's part is a task graph like any other, and the three sentences of `tilewright.graph` say all
 about what waits for what.
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tilewright.distribution import owners
 from tilewright.graph import RW, Access, Handle, Op, R, Task, TaskGraph, W
@@ -234,9 +237,45 @@ class MessagePlan:
                 final = last and destination in self._collect and self._wanted(version)
                 yield Message(*pair, version.handle, version.number, tag, version.writer, reader, final)
 
-    def made_again(self, rank: int) -> list[Handle]:
-        """Copies that ``rank`` makes itself although they have another owner: it needs room for them."""
-        return [v.handle for v in self._versions if v.of is not None and rank in v.anew]
+    def rooms(self, rank: int, places: Literal["own", "shared", "none"]) -> list[Handle]:
+        """Handles for which a rank needs memory of its own. The one place that says when a write gets some.
+
+        A rank writes where the value lies that it made or received. A task that writes a handle without reading it
+        may run where no value of it has come; another rank may still read the old one, send it, or make the next. So
+        it may write into the place of the run's data only if nobody else uses that, and ``places`` says who does:
+
+        ``"own"``
+            Every rank has arrays of its own (ranks under mpiexec). The only rooms are for copies that a rank makes
+            again (`Op.again`): the array that is there has the data of the tile's owner.
+        ``"shared"``
+            One array serves all ranks (a pool, and what a prepared graph takes and gives). Beside the rooms above, one
+            for each handle that the rank writes without reading, unless it is the one rank that uses the array: see
+            `keepers`. Where every handle is written by its owner, as in a factorisation, there is none.
+        ``"none"``
+            A rank has only what it was given: what it owns and somebody reads (Dask). All else that it writes without
+            reading, and copies that it makes again, need a room.
+
+        O(tasks of the rank + versions).
+        """
+        rooms = {v.handle: None for v in self._versions if v.of is not None and rank in v.anew}
+        if places == "own":
+            return list(rooms)
+        for task in self.part(rank).graph.tasks:
+            if not task.op.external:
+                for handle, access in task.uses:
+                    if access is Access.WRITE and not (places == "shared" and self.keepers[handle] == rank):
+                        rooms[handle] = None
+        return list(rooms)
+
+    @cached_property
+    def keepers(self) -> dict[Handle, int]:
+        """The rank that uses a handle's place where all ranks share it: who has the data of the run, where a task reads
+        them, and else who makes the final value."""
+        keepers = dict(self.final_places)
+        for version in self._versions:
+            if not version.number and version.handle in self.graph.inputs:
+                keepers[version.handle] = version.source
+        return keepers
 
     @property
     def remade(self) -> set[tuple[int, int]]:

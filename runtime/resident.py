@@ -219,9 +219,10 @@ class _LocalPrepared(Prepared):
         from tilewright.engine import run
 
         done = run(self.graph, self._store, backend=self.backend)
-        for handle, place in self.outputs.items():
-            if done.store[handle] is not place:
-                np.copyto(place, done.store[handle])
+        moved = [(p, done.store[h]) for h, p in self.outputs.items() if done.store[h] is not p]
+        apart = len(moved) < 2  # else a value may lie where another one goes, as after an exchange
+        for place, value in [(p, v if apart else np.array(v)) for p, v in moved]:
+            np.copyto(place, value)
         return done.trace
 
 

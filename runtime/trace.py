@@ -157,26 +157,18 @@ class Trace:
     def check(self) -> None:
         """Raise AssertionError unless this is a valid schedule of the whole graph.
 
-        Each task once; a task starts after its predecessors end; a worker runs one task at a time. Between ranks, and
-        in a `pure` run, only a value that is read has to be there: who overwrites it need not wait for readers that
-        have a copy. A copy that `Op.again` lets another rank make itself need not be there.
+        - Each task ran once, and no worker ran two at a time.
+        - What a task reads was made before it starts. A copy that `Op.again` lets another rank make need not be.
+        - On one rank a task starts after its predecessors end. Ranks keep versions apart, and so does a `pure` run: who
+          overwrites a value there need not wait for readers that have a copy.
+        - Between ranks a message leaves after its version was made, or came there, and arrives before its first reader
+          starts; what a task reads has not been replaced on its rank by then.
+
+        The times of ranks on one host, and simulated ones, can be compared; those of several hosts cannot.
         """
-        seen = [record.task for record in self.records]
-        assert sorted(seen) == list(range(len(self.graph))), "some task did not run exactly once"
-        records = {record.task: record for record in self.records}
-        free: dict[tuple[int, int], float] = {}
-        for record in self.records:
-            task = self.graph.tasks[record.task]
-            assert record.start <= record.end, f"{task} ends before it starts"
-            for p in task.predecessors:
-                before = self.graph.tasks[p]
-                together = records[p].rank == record.rank and not self.pure
-                own = before.op.again and not together
-                if together or not (own or set(before.writes).isdisjoint(task.reads)):
-                    assert records[p].end <= record.start, f"{task} starts before {before} ends"
-            place = record.rank, record.worker
-            assert free.get(place, 0.0) <= record.start, f"{task} overlaps another task on worker {place}"
-            free[place] = record.end
+        from tilewright.validity import check
+
+        check(self)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per task that ran, in order of start. ImportError without pandas.

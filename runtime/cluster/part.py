@@ -14,11 +14,11 @@ from tilewright.cluster import near, wire
 from tilewright.cluster.post import Job, Office, Post, blank, own
 from tilewright.crew import Crew
 from tilewright.errors import WorkerDied
-from tilewright.graph import Access, Handle
+from tilewright.graph import Handle
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
-from tilewright.messages import MessagePlan, Part
+from tilewright.messages import MessagePlan
 from tilewright.mpi import shared
 from tilewright.mpi.outcome import Outcome, freeze, planned
 from tilewright.mpi.shared import Mappings, Reference
@@ -168,7 +168,7 @@ def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan, d
         store[handle] = own(value, copy=False, order=orders.get(handle.name), read=handle not in written)
     for handle in written & tiles.keys():
         store[handle] = own(tiles[handle], order=orders.get(handle.name))  # a copy: they are Dask's
-    _provide(part, store, orders)
+    _provide(plan.rooms(job.rank, "none"), store, orders)
     policy = find_policy(scheduler)
     policy.prepare(part.graph, Machine(workers=job.workers))
     crew = Crew(Program(part.graph, store), policy, job.workers, part, job.rank, "dask")
@@ -180,14 +180,9 @@ def outline_family(shape: tuple[int, int], tile_size: int, dtype: str, order: st
     return TiledMatrix(shape, tile_size, dtype, Outline.of(shape, dtype), packed=False)
 
 
-def _provide(part: Part, store: Store, orders: dict[str, Any]) -> None:
-    """Zeros for what tasks of this rank write without reading, all in one arena that others can read."""
-    missing: dict[Handle, np.ndarray] = {}
-    for task in part.graph:
-        if not task.op.external:
-            for handle, access in task.uses:
-                if access is Access.WRITE and isinstance(store[handle], Outline):
-                    missing[handle] = store[handle]
+def _provide(rooms: list[Handle], store: Store, orders: dict[str, Any]) -> None:
+    """Zeros for those rooms that are arrays this rank was not given, all in one arena that others can read."""
+    missing: dict[Handle, np.ndarray] = {h: store[h] for h in rooms if isinstance(store[h], Outline)}
     step = {handle: -(-outline.nbytes // 64) * 64 for handle, outline in missing.items()}
     arena = near.zeros(sum(step.values()) + 64)
     start = -arena.ctypes.data % 64

@@ -98,8 +98,8 @@ class Courier:
         self._under_way: list[_UnderWay] = []
         self._notices: list[MPI.Request] = []
         self._held = 0  # bytes in copies of others' tiles
-        #   a function may have kept what it got, unless it works in place
-        self._kept = {
+        #   a function may have kept what it got, unless it works in place: that memory is not used again
+        self.kept = {
             use.handle for task in workers.program.graph if task.op.function is not None and not task.op.in_place
             for use in task.uses
         }  # fmt: skip
@@ -310,7 +310,7 @@ class Courier:
         if not self.is_pickled(message):
             buffer = memory(self.store[message.handle])
             self._held -= buffer.nbytes
-            if message.handle not in self._kept:
+            if message.handle not in self.kept:
                 self.spare.give(buffer)
         self.store[message.handle] = self._home(message.handle)
         self._complete(task)

@@ -60,10 +60,10 @@ class Guests:
         with agreement(line):
             choice.adopt(job.blas)
             # The mappings of the letter box live in its arrays.
-            graph, order, box, data, shapes, dtype, synchronous = loads(job.contents, Mappings())
+            graph, order, box, data, outlines, synchronous = loads(job.contents, Mappings())
             self.scripts[job.key] = Script(
-                line, planned(graph, self.comm.size, order), self.data[data] | box,
-                keep=set(box), shape=shapes.__getitem__, dtype=dtype, synchronous=synchronous,
+                line, planned(graph, self.comm.size, order), self.data[data], box,
+                outline=outlines.__getitem__, synchronous=synchronous, shared=True,
             )  # fmt: skip
 
     def forget(self, job: Forget) -> None:
@@ -90,6 +90,9 @@ class RankHome:
                 raise ValueError(f"the data is for {ranks} ranks, but the communicator has {self.comm.size}")
             facts["data"] = ", ".join(sorted(map(str, data)))
         self.handles = frozenset(data)
+        self.outlines = {
+            handle: (value.shape, value.dtype) for handle, value in data.items() if hasattr(value, "dtype")
+        }
         self.data = {handle: value for handle, value in data.items() if owner(handle) == self.comm.rank}
 
     def prepare(self, graph: TaskGraph, layout: Layout, inputs: list[Handle], outputs: list[Handle],
@@ -117,8 +120,8 @@ class _RankPrepared(Prepared):
             order: Order = tuple(map(layout.owner, graph.handles_used)), None, tuple(range(ranks))
             self.plan = planned(graph, ranks, order, frozenset(outputs))
             self.script = Script(
-                self.line, self.plan, home.data | box, keep=set(box), shape=layout.shape, dtype=dtype,
-                synchronous=home.synchronous,
+                self.line, self.plan, home.data, box, synchronous=home.synchronous, shared=False,
+                outline=lambda handle: home.outlines.get(handle) or (layout.shape(handle), dtype),
             )  # fmt: skip
 
     def _run(self) -> None:

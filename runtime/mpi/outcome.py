@@ -59,12 +59,16 @@ class Elsewhere(Exception):  # noqa: N818 - what it shows is where
         return f"\n{self.args[0]}"
 
 
+class _ErrorPickler(CodePickler):
+    main_is_there = True  # so that ``except`` knows the class: of a pool's caller it is not here, and goes as code
+
+
 def freeze(error: BaseException) -> bytes:
     """An exception as bytes, with the text of its traceback; one that cannot travel becomes a RuntimeError."""
     lines = "".join(traceback.format_exception(error)) if error.__traceback__ is not None else ""
     buffer = io.BytesIO()
     try:
-        CodePickler(buffer, pickle.HIGHEST_PROTOCOL).dump((error, lines))
+        _ErrorPickler(buffer, pickle.HIGHEST_PROTOCOL).dump((error, lines))
         data = buffer.getvalue()
         pickle.loads(data)
     except Exception:

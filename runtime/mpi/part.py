@@ -61,9 +61,7 @@ def run_part(
         policy = find_policy(scheduler)
         policy.prepare(part.graph, Machine(workers=workers))
         spare = spare or Spare()
-        rooms = {handle: spare.take(memory(store[handle])) for handle in plan.made_again(comm.rank)}
-        for handle, room in rooms.items():  # the place in ``store`` may be shared with the owner
-            store[handle] = wrap(room, kind(store[handle]))
+        rooms = _rooms(plan, comm.rank, store, spare, shared=deliver)
         program = Program(part.graph, store)
         pickled = _pickled(graph, store)
         crew = Crew(program, policy, workers, part, comm.rank, "mpi")
@@ -87,12 +85,25 @@ def run_part(
     for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
         courier.hear()
     del crew.courier  # a cycle would keep the run's memory until the garbage is collected
-    for room in rooms.values():
-        spare.give(room)
+    for handle, room in rooms.items():
+        if handle not in courier.kept:
+            spare.give(room)
     return plan, outcomes
 
 
 # ------------------------------------------------------------------ preparation
+
+
+def _rooms(plan: MessagePlan, rank: int, store: Store, spare: Spare, *, shared: bool) -> dict[Handle, np.ndarray]:
+    """Give this rank memory of its own where `MessagePlan.rooms` says so. What is no memory is its own already."""
+    rooms = {}
+    for handle in plan.rooms(rank, "shared" if shared else "own"):
+        place = view(store[handle])
+        if place is not None:
+            room = rooms[handle] = spare.take(place)
+            np.copyto(room, np.zeros((), room.dtype))
+            store[handle] = wrap(room, kind(store[handle]))
+    return rooms
 
 
 class Clock(NamedTuple):

@@ -39,6 +39,9 @@ class PoolHome:
             raise ValueError(f"the data is for {ranks} ranks, but the pool has {self.pool.ranks}")
         self.synchronous = synchronous
         self.handles = frozenset(data)
+        self.outlines = {
+            handle: (value.shape, value.dtype) for handle, value in data.items() if hasattr(value, "dtype")
+        }
         self.key = next(_keys)
         parts: list[dict[Handle, Any]] = [{} for _ in range(ranks)]
         for handle, value in data.items():
@@ -74,10 +77,11 @@ class _PoolPrepared(Prepared):
         box = {handle: place(array) for handle, array in hollow.items()}
         self.inputs = {handle: box[handle] for handle in inputs}
         self.outputs = {handle: box[handle] for handle in outputs}
-        shapes = {h: layout.shape(h) for h in graph.handles_used if h not in box and h not in home.handles}
+        outlines = {h: (layout.shape(h), dtype) for h in graph.handles_used if h not in box and h not in home.handles}
+        outlines |= home.outlines
         self._order: Order = tuple(map(layout.owner, graph.handles_used)), None, ()
         key = next(_keys)
-        contents = shared.dumps((graph, self._order, box, home.key, shapes, dtype, home.synchronous))
+        contents = shared.dumps((graph, self._order, box, home.key, outlines, home.synchronous))
         request = Prepare(key, contents, choice.choice(), sys.path)
         checked(self.pool.ask([request] * self.pool.ranks))
         self._key = key

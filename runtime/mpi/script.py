@@ -25,7 +25,7 @@ from tilewright.backends import blame
 from tilewright.graph import Access, Handle, Task
 from tilewright.machine import cores
 from tilewright.messages import RECEIVE, SEND, Message, MessagePlan
-from tilewright.mpi.courier import LONGEST, SHORTEST
+from tilewright.mpi.courier import LONGEST, SHORTEST, calm
 from tilewright.program import Program
 from tilewright.tiles import Store
 
@@ -68,22 +68,33 @@ class Script:
         The communicator of the messages; every rank of it makes the same script.
     plan
         Of the whole graph.
-    data
-        By handle, the buffers this rank has. Other handles get one by ``shape`` and ``dtype``.
-    keep
-        Handles of ``data`` whose final value has to be in their buffer after a run.
+    stays
+        By handle, the buffers that stay on this rank from run to run.
+    box
+        By handle, the buffers of inputs and outputs. After a run they have the final values that this rank makes or
+        gets.
+    outline
+        Shape and dtype of other handles, for which there will be buffers.
+    shared
+        Whether ``box`` is the same memory on all ranks; see `MessagePlan.rooms`.
     synchronous
         Let each send wait for its receive.
+
+    Raises
+    ------
+    ValueError
+        The owner of what stays here is another rank, or its last value is made on another: the next run would miss it.
     """
 
-    def __init__(self, comm: MPI.Intracomm, plan: MessagePlan, data: Mapping[Handle, Any], *, keep: set[Handle],
-                 shape: Callable[[Handle], tuple[int, ...]], dtype: Any, synchronous: bool) -> None:  # fmt: skip
+    def __init__(self, comm: MPI.Intracomm, plan: MessagePlan, stays: Mapping[Handle, Any],
+                 box: Mapping[Handle, Any], *, outline: Callable[[Handle], tuple[tuple[int, ...], Any]],
+                 synchronous: bool, shared: bool) -> None:  # fmt: skip
         self.comm = comm
         self.rank = comm.rank
         self.plan = plan
         self.polite = comm.size > cores()
-        self._data = data
-        self._shape, self._dtype, self._synchronous = shape, np.dtype(dtype), synchronous
+        self._data = {**stays, **box}
+        self._outline, self._synchronous = outline, synchronous
         self.requests: list[MPI.Prequest] = []
         self.messages: list[int] = []
         """Number in the plan of each request's message."""
@@ -91,17 +102,35 @@ class Script:
         self.steps: list[_Step] = []
         self.ends: list[tuple[Any, Any]] = []
         """(buffer with a final value, buffer it has to be in)."""
-        self._compile(keep)
+        places = plan.final_places
+        self.fence = shared and any(handle in places and plan.keepers[handle] != places[handle] for handle in box)
+        """Whether some final value goes where another rank reads until its end."""
+        self._check(stays)
+        self._compile(set(box) if shared else set())
 
-    def _compile(self, keep: set[Handle]) -> None:
+    def _check(self, stays: Mapping[Handle, Any]) -> None:
+        plan, places = self.plan, self.plan.final_places
+        for handle in stays:
+            if handle in plan.graph.inputs and plan.owner(handle) != self.rank:
+                raise ValueError(f"{handle} is kept on rank {self.rank}, but the graph's layout looks for it on "
+                                 f"{plan.owner(handle)}")  # fmt: skip
+            if places.get(handle, self.rank) != self.rank:
+                raise ValueError(f"{handle} stays on rank {self.rank}, but the last task that writes it runs on "
+                                 f"{places[handle]}; let it run there, with on=")  # fmt: skip
+
+    def _compile(self, shared: set[Handle]) -> None:
         part = self.plan.part(self.rank)
         store = Store({})
         for handle in part.graph.handles_used:
             value = self._data.get(handle)
             store[handle] = self._empty(handle) if value is None else value
+        if shared:
+            for handle in shared.intersection(self.plan.rooms(self.rank, "shared")):
+                store[handle] = self._empty(handle)
         program = Program(part.graph, store)
         self.uses_functions = program.uses_functions
         current = dict(store)
+        held: dict[Handle, int] = {}  # the task that made what is in ``current``
         arriving: dict[int, int] = {}  # by buffer: the receive that fills it
         leaving: dict[int, list[int]] = {}  # by buffer: sends since it was written
         numbers = self.plan.numbers
@@ -113,6 +142,7 @@ class Script:
                     arriving[id(buffer)] = self._request(self.comm.Recv_init, buffer, message.source, message, numbers)
                     self.receives.append(arriving[id(buffer)])
                     current[message.handle] = buffer
+                    held[message.handle] = message.writer
                 elif task.op is SEND:
                     buffer = current[message.handle]
                     post = self.comm.Ssend_init if self._synchronous else self.comm.Send_init
@@ -122,6 +152,7 @@ class Script:
                     self.steps.append(_Step(task, origin, [] if due is None else [due], None, [buffer], [], [request]))
                 else:
                     current[message.handle] = store[message.handle]
+                    held.pop(message.handle, None)
                 continue
             waits = []
             buffers, written = [], []
@@ -132,18 +163,20 @@ class Script:
                 if due is not None:
                     waits.append(due)
                 if access is not Access.READ:
+                    held[handle] = origin
                     written.append(buffer)
                     waits += leaving.pop(id(buffer), [])
             self.steps.append(_Step(task, origin, waits, program.function(task), buffers, written, []))
-        for handle in keep:
-            if handle in current and current[handle] is not store[handle]:
-                self.ends.append((current[handle], store[handle]))
+        last = {handle: task.index for task in self.plan.graph.tasks for handle in task.writes}
+        for handle in self._data.keys() & last.keys():
+            if held.get(handle) == last[handle] and current[handle] is not self._data[handle]:
+                self.ends.append((current[handle], self._data[handle]))
 
     def _empty(self, handle: Handle) -> np.ndarray:
         like = self._data.get(handle)
         if isinstance(like, np.ndarray):
             return np.empty(like.shape, like.dtype)
-        return np.zeros(self._shape(handle), self._dtype)
+        return np.zeros(*self._outline(handle))
 
     def _request(self, make: Callable[..., Any], buffer: Any, other: int, message: Message,
                  numbers: Mapping[tuple[int, int, int], int]) -> int:  # fmt: skip
@@ -184,6 +217,12 @@ class Script:
             if traced and self.plan.places[step.origin] == self.rank:
                 told.tasks.append((step.origin, start, perf_counter()))
         self._wait(range(len(requests)), None)
+        if traced:  # results that no task here reads
+            known = {number for number, _ in told.received}
+            late = [self.messages[number] for number in self.receives]
+            told.received.extend((number, perf_counter()) for number in late if number not in known)
+        if self.fence:
+            calm(self.comm.Ibarrier())
         for source, target in self.ends:
             np.copyto(target, source)
         return told._replace(failure=failure)
@@ -221,6 +260,8 @@ def _put(step: _Step, result: Any) -> None:
     if not isinstance(values, tuple) or len(values) != len(step.written):
         names = ", ".join(map(str, step.task.writes))
         raise TypeError(f"{step.task} must return None or {len(step.written)} values, for {names}")
+    if len(values) > 1:  # such as two buffers in each other's place
+        values = tuple(np.array(value) for value in values)
     for buffer, value in zip(step.written, values, strict=True):
         if isinstance(buffer, np.ndarray) and np.shape(value) != buffer.shape:
             raise ValueError(f"{step.task} returned shape {np.shape(value)} where {buffer.shape} lives")

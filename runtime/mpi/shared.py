@@ -166,18 +166,21 @@ def reference(array: np.ndarray) -> Reference | None:
 class CodePickler(pickle.Pickler):
     """A pickler that sends a function or class of a script, a notebook cell or another function as its code."""
 
+    main_is_there = False
+    """Whether who reads it has the same main module: ranks of one script."""
+
     def reducer_override(self, thing: Any) -> Any:
-        if isinstance(thing, type | FunctionType) and not _by_name(thing):
+        if isinstance(thing, type | FunctionType) and not _by_name(thing, self.main_is_there):
             return pickle.loads, (_code(thing),)
         return NotImplemented
 
 
-def _by_name(thing: type | FunctionType) -> bool:
+def _by_name(thing: type | FunctionType, main: bool) -> bool:
     """Whether it stands under its name in a module: another process can import it from there."""
     found: Any = sys.modules.get(thing.__module__)
     for name in thing.__qualname__.split("."):
         found = getattr(found, name, None)
-    return found is thing and thing.__module__ != "__main__"
+    return found is thing and (main or thing.__module__ != "__main__")
 
 
 def _code(thing: type | FunctionType) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import tilewright as tw
+from tilewright import RW, R, W
 from tilewright.messages import DROP, RECEIVE, SEND, MessagePlan
 
 #  nt -> {grid: distinct tile messages of a right-looking Cholesky factorisation, lower triangle}
@@ -206,3 +207,33 @@ def test_symmetric_distribution_sends_less_than_the_square_grid() -> None:
     symmetric = len(MessagePlan(tw.cholesky_graph(36), 15, tw.SymmetricBlockCyclic(6)).messages)
     square = len(cholesky_plan(36, (4, 4)).messages)
     assert symmetric < 0.8 * square
+
+
+def overwritten() -> tuple[Any, ...]:
+    """x: read where its data is (0), written on 1 without reading, on 2 from that; y: written on 1, then last on 0."""
+    g = tw.TaskGraph()
+    x, y, out = (g.handle(name) for name in ("x", "y", "out"))
+    g.insert(print, R(x), W(out), on=0)
+    g.insert(print, W(x), on=1)
+    g.insert(print, RW(x), on=2)
+    g.insert(print, W(y), on=1)
+    g.insert(print, W(y), on=0)
+    return tw.MessagePlan(g, 3, owner=0), x, y, out
+
+
+def test_where_ranks_share_an_array_one_of_them_uses_it() -> None:
+    plan, x, y, out = overwritten()
+    assert plan.keepers == {x: 0, y: 0, out: 0}
+    assert [plan.rooms(rank, "shared") for rank in range(3)] == [[], [x, y], []]
+
+
+def test_ranks_with_arrays_of_their_own_need_no_rooms_and_those_with_none_need_all() -> None:
+    plan, x, y, out = overwritten()
+    assert [plan.rooms(rank, "own") for rank in range(3)] == [[], [], []]
+    assert [plan.rooms(rank, "none") for rank in range(3)] == [[out, y], [x, y], []]
+
+
+@pytest.mark.parametrize("owner", [None, tw.SymmetricBlockCyclic(3)])
+def test_a_factorisation_that_its_owners_write_has_no_rooms(owner: Any) -> None:
+    plan = tw.MessagePlan(tw.cholesky_graph(8), 3, owner)
+    assert [plan.rooms(rank, "shared") for rank in range(3)] == [[], [], []]

@@ -31,10 +31,29 @@ def both(x):
     x[...] += 1
 
 
+def swap(x, y):
+    return y, x
+
+
 @pytest.fixture(scope="module")
 def pool():
     with tw.mpi.Pool(3) as pool:
         yield pool
+
+
+@pytest.mark.parametrize(
+    ("place", "complaint"),
+    [(1, "a stays on rank 0, but the last task that writes it runs on 1; let it run there, with on="),
+     (None, "a is kept on rank 0, but the graph's layout looks for it on 1")],
+)  # fmt: skip
+def test_data_that_would_be_old_in_the_next_run_is_refused(pool, place, complaint):
+    g = tw.TaskGraph("elsewhere")
+    a = g.handle("a")
+    g.insert(both, tw.RW(a), on=place)
+    g.layout = Layout(3, lambda handle: 0 if place else 1, lambda handle: (4,))
+    home = tw.Resident({a: np.zeros(4)}, ranks=3, owner=lambda handle: 0, backend="mpi", pool=pool)
+    with pytest.raises(ValueError, match=complaint):
+        home.prepare(g, inputs=[], outputs=[])
 
 
 def family(name, count):
@@ -106,6 +125,39 @@ class TestEveryEngine:
             step()
             assert np.array_equal(step.outputs[y[2]], np.full(1000, 2.0 * call * (call + 1)))
             assert np.array_equal(step.inputs[x[0]], np.full(1000, call + 1.0))
+
+    def test_data_that_stays_is_what_the_last_run_made_of_it(self, backend, pool):
+        """a[0] is changed on rank 1 and then on rank 0 again, where the next run finds it."""
+        g = tw.TaskGraph("stays")
+        a, y = g.handles("a"), g.handles("y")
+        g.insert(both, tw.RW(a[0]), on=1)
+        g.insert(both, tw.RW(a[0]), on=0)
+        g.insert(double, tw.R(a[0]), tw.W(y[2]))
+        g.layout = Layout(3, lambda handle: handle.index[0], lambda handle: (4,))
+        step = resident(backend, g, {a[0]: np.zeros(4)}).prepare(g, inputs=[], outputs=[y[2]])
+        for call in range(1, 4):
+            step()
+            assert np.array_equal(step.outputs[y[2]], np.full(4, 4.0 * call))
+
+    def test_data_of_another_dtype_travels(self, backend, pool):
+        g = tw.TaskGraph("single")
+        a, y = g.handles("a"), g.handles("y")
+        g.insert(double, tw.R(a[0]), tw.W(y[2]))
+        g.layout = Layout(3, lambda handle: handle.index[0], lambda handle: (4,))
+        data = {a[0]: np.arange(4, dtype=np.float32)}
+        step = resident(backend, g, data).prepare(g, inputs=[], outputs=[y[2]])
+        step()
+        assert step.outputs[y[2]].tolist() == [0, 2, 4, 6]
+
+    def test_values_may_change_places(self, backend, pool):
+        g = tw.TaskGraph("swap")
+        x, y = g.handle("x"), g.handle("y")
+        g.insert(swap, tw.RW(x), tw.RW(y))
+        g.layout = Layout(3, lambda handle: 0, lambda handle: (2,))
+        step = resident(backend, g, {}).prepare(g, inputs=[x, y], outputs=[x, y])
+        step.inputs[x][...], step.inputs[y][...] = 1, 2
+        step()
+        assert (step.outputs[x].tolist(), step.outputs[y].tolist()) == ([2, 2], [1, 1])
 
     def test_trace_has_every_task_and_message(self, backend, pool):
         graph = ring(double)

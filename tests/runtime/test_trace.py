@@ -110,6 +110,51 @@ def test_a_copy_on_another_rank_lets_the_next_writer_go_ahead_of_its_readers():
         Trace(g, 2, [TaskRecord(0, 1, 0, 2), TaskRecord(1, 0, 1, 2)]).check()
 
 
+def across(*messages, records=((0, 0, 0.0, 1.0, 0), (1, 0, 1.0, 2.0, 0), (2, 0, 3.0, 4.0, 1))):
+    """x is written twice on rank 0 and read on rank 1."""
+    g = TaskGraph()
+    x, y = g.handle("x"), g.handle("y")
+    g.insert(print, W(x))
+    g.insert(print, W(x))
+    g.insert(print, R(x), W(y))
+    return Trace(g, 1, [TaskRecord(*row) for row in records], ranks=2, messages=[
+        MessageRecord(source, destination, x, 8, start, end, writer) for source, destination, start, end, writer in messages
+    ])  # fmt: skip
+
+
+def test_a_version_goes_from_where_it_was_made_to_where_it_is_read():
+    across((0, 1, 2.0, 3.0, 1)).check()
+
+
+@pytest.mark.parametrize(
+    ("messages", "complaint"),
+    [
+        ((), r"print\(y\) starts before x of print\(x\) is there"),
+        (((0, 1, 1.0, 2.0, 0),), r"print\(y\) starts before x of print\(x\) is there"),
+        (((0, 1, 2.0, 3.5, 1),), r"print\(y\) starts before x of print\(x\) is there"),
+        (((0, 1, 1.5, 3.0, 1),), r"x from 0 to 1 is sent before print\(x\) made it"),
+        (((0, 1, 3.0, 2.5, 1),), "x from 0 to 1 arrives before it is sent"),
+        (((0, 1, 2.0, 2.5, 1), (0, 1, 1.0, 2.9, 0)), r"print\(y\) reads x of print\(x\), which has been replaced"),
+    ],
+    ids=["never sent", "another version", "too late", "sent too early", "backwards", "overwritten by an older one"],
+)
+def test_a_version_that_is_not_there_fails_the_check(messages, complaint):
+    with pytest.raises(AssertionError, match=complaint):
+        across(*messages).check()
+
+
+def test_only_the_writer_of_the_version_that_is_read_has_to_be_done():
+    g = TaskGraph()
+    x, z = g.handle("x"), g.handle("z")
+    g.insert(print, R(z), W(x))
+    g.insert(print, W(x))
+    g.insert(print, R(x), W(z))  # waits for the first by z alone, of which rank 0 has a copy
+    records = [TaskRecord(0, 0, 0, 9, 0), TaskRecord(1, 0, 0, 1, 1), TaskRecord(2, 0, 1, 2, 1)]
+    Trace(g, 1, records, ranks=2).check()
+    with pytest.raises(AssertionError, match=r"print\(z\) starts before print\(x\) ends"):
+        Trace(g, 3, [record._replace(rank=0, worker=i) for i, record in enumerate(records)]).check()
+
+
 def test_a_data_frame_has_a_row_per_task_and_per_message():
     machine = tw.Machine(ranks=2, workers=2, alpha=1e-5, beta=1e-9, gamma=1e-9)
     run = tw.simulate(tw.cholesky_graph(4), machine, owner=lambda h: h.index[0] % 2)

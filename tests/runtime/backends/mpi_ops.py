@@ -69,3 +69,14 @@ class Keeper:
     def push(self, task: Any, worker: int | None = None) -> None: ...
     def pop(self, worker: int) -> None:
         return None
+
+
+def write(x: Any, value: float, seconds: float) -> None:
+    """Change x slowly, in place."""
+    time.sleep(seconds)
+    x[...] = value
+
+
+def read_slowly(x: Any, y: Any, seconds: float) -> None:
+    time.sleep(seconds)
+    y[...] = x

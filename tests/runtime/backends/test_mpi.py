@@ -244,6 +244,24 @@ class Odd(Exception):
     __module__ = "__main__"
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_who_writes_without_reading_disturbs_nobody_elsewhere(pool: tw.mpi.Pool, ops: Any, in_place: bool) -> None:
+    def op(function: Any) -> Any:
+        return tw.Op(function.__name__, function, in_place=True) if in_place else function
+
+    g = tw.TaskGraph()
+    x, y, z = (g.handle(name) for name in "xyz")
+    g.insert(op(ops.read_slowly), tw.R(x), tw.W(z), 0.2, on=0)
+    g.insert(op(ops.write), tw.W(x), 7, 0, on=1)  # after that read
+    g.insert(op(ops.write), tw.W(y), 8, 0.2, on=1)
+    g.insert(op(ops.write), tw.W(x), 5, 0, on=2)  # after a write
+    g.insert(op(ops.write), tw.W(y), 6, 0, on=0)
+    data = {name: np.ones(3) for name in "xyz"}
+    run = tw.run(g, data, backend="mpi", pool=pool, owner=0)
+    assert [data[name].tolist() for name in "xyz"] == [[5] * 3, [6] * 3, [1] * 3]
+    run.trace.check()
+
+
 def test_functions_and_classes_that_no_rank_can_import_travel_as_code(pool: tw.mpi.Pool) -> None:
     step = 10
 
