@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-training test fuzz test-gpu browser install lint format types bench clean
+.PHONY: demo demo-training test fuzz test-gpu test-portable portable-slice oldest browser install lint format types bench clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -25,6 +25,18 @@ test-gpu: $(READY)
 	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() \
 	  else f"torch {torch.__version__} sees no CUDA device here: the tests for a GPU were not run")'
 	$(BIN)/python -m pytest -m gpu
+
+# The numerical tests on pretended computers: other CPUs, libraries, one core, without torch, the core alone. An hour;
+# ARGS="'Zen 4'" takes one. The slice is what CI runs, in under two minutes.
+test-portable: $(READY)
+	$(BIN)/python tests/portable.py $(ARGS)
+
+portable-slice: $(READY)
+	$(BIN)/python tests/portable.py --slice
+
+# The same tests with the oldest versions that pyproject.toml allows.
+oldest: $(READY)
+	$(BIN)/python tests/oldest.py $(ARGS)
 
 # The tests open pages in Chromium. Root installs it: Debian's, or where that is a stub (Ubuntu) Playwright's own.
 browser: $(READY)
