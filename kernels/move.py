@@ -46,16 +46,21 @@ def mirror(source: np.ndarray, target: np.ndarray) -> None:
         np.copyto(target, source.conj().T)
 
 
-def tril(target: np.ndarray) -> None:
-    """Set what is above the diagonal to exact zeros, block by block so that most of it is a plain fill."""
+def tril(target: np.ndarray, check: bool = False) -> int:
+    """Set what is above the diagonal to exact zeros, block by block so that most of it is a plain fill.
+
+    With ``check``, returns 1 if an element of the diagonal is no finite number. In a Cholesky factor that tells of the
+    whole row: l_ii^2 = a_ii - sum_j |l_ij|^2, and l_ij comes from a_ij.
+    """
     n = min(target.shape)
     if n <= 64:
         np.copyto(target, 0, where=_above(target.shape))
-        return
-    h = n // 2
-    tril(target[:h, :h])
-    target[:h, h:] = 0
-    tril(target[h:, h:])
+    else:
+        h = n // 2
+        tril(target[:h, :h])
+        target[:h, h:] = 0
+        tril(target[h:, h:])
+    return int(check and not np.isfinite(target.diagonal()).all())
 
 
 @lru_cache(maxsize=256)

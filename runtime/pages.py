@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["room", "zeros"]
+__all__ = ["LARGE", "room", "zeros"]
 
-_LARGE = 1 << 22  # bytes; from here on NumPy asks for huge pages
+LARGE = 1 << 22
+"""Bytes of an array for which NumPy asks for huge pages, and smallest that has pages of its own here."""
+
 _KEPT = 1 << 31  # bytes of rooms that nobody uses
 _WASTE = 1.25  # a room may be that many times too large
 
@@ -26,7 +28,7 @@ def zeros(shape: tuple[int, ...], dtype: Any, order: Literal["C", "F"] = "C") ->
     """
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
-    if size < _LARGE or not hasattr(mmap, "MADV_NOHUGEPAGE"):
+    if size < LARGE or not hasattr(mmap, "MADV_NOHUGEPAGE"):
         return np.zeros(shape, dtype, order)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_NOHUGEPAGE)
@@ -43,7 +45,7 @@ def room(shape: tuple[int, ...], dtype: Any, *, huge: bool = False) -> np.ndarra
     """
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
-    if size < _LARGE or not hasattr(mmap, "MADV_FREE") or not hasattr(mmap, "MADV_NOHUGEPAGE"):
+    if size < LARGE or not hasattr(mmap, "MADV_FREE") or not hasattr(mmap, "MADV_NOHUGEPAGE"):
         return np.empty(shape, dtype)
     return np.asarray(_Lease(_find(size, huge), huge))[:size].view(dtype).reshape(shape)
 

@@ -10,6 +10,7 @@ from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.linalg.chunked import chunked_cholesky
 from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
+from tilewright.linalg.one_tile import factor_one_tile
 from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.machine import cores
@@ -101,27 +102,27 @@ def bottom_level(task: Task, nt: int) -> float:
 
 
 @lru_cache(maxsize=32)
-def _call_graph(nt: int, in_place: bool, check: bool) -> TaskGraph:
+def _call_graph(nt: int, in_place: bool, check: bool, clear: bool) -> TaskGraph:
     """The graph behind `tiled_cholesky`: fill the tiles of the result, factor, clear the other triangle.
 
-    Copying in and clearing are tasks, so that all workers share them and they overlap with the factorisation. A
-    fresh result is zero already, above the diagonal tiles. ``check`` looks for NaN and infinities in what is copied.
+    Copying in and clearing are tasks, so that all workers share them and they overlap with the factorisation.
+    ``clear`` says that there may be anything above the diagonal tiles of the result; else they are zero already.
+    ``check`` looks for NaN and infinities on the diagonal of the factor, where any in the matrix lead to one.
     """
     g = TaskGraph(f"cholesky nt={nt}")
     A, S = g.handles("A"), g.handles("S")
     if not in_place:
         for j in range(nt):
             for i in range(j, nt):
-                part = "lower" if i == j else "all"
-                g.insert(copy, R(S[i, j]), W(A[i, j]), *[part] * check)
+                g.insert(copy, R(S[i, j]), W(A[i, j]))
     cholesky(g, A, nt)
     for j in range(nt):
-        g.insert(tril, RW(A[j, j]))
-        if in_place:
+        g.insert(tril, RW(A[j, j]), *[True] * check)
+        if clear:
             for i in range(j):
                 g.insert(zero, W(A[i, j]))
     g.closed_form = lambda task: bottom_level(task, nt)
-    g.recipe = _call_graph, (nt, in_place, check)
+    g.recipe = _call_graph, (nt, in_place, check, clear)
     return g
 
 
@@ -214,6 +215,12 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
+    if tile_size is None and precision is None and route is None and not (return_run or progress or emulate or options):
+        small = factor_one_tile(
+            a, lower, overwrite_a, check_finite, backend, scheduler, workers, _call_graph(1, True, False, True)
+        )  # fmt: skip
+        if small is not None:
+            return small
     lower, overwrite_a = flag(lower, "lower"), flag(overwrite_a, "overwrite_a")
     check_finite, return_run = flag(check_finite, "check_finite"), flag(return_run, "return_run")
     if precision is None and route is not None:
@@ -228,7 +235,7 @@ def tiled_cholesky(
             "scheduler": scheduler, "progress": progress,
         }  # fmt: skip
         if precision is None:
-            build = lambda nt, check: _call_graph(nt, False, check)  # noqa: E731
+            build = lambda nt, check: _call_graph(nt, False, check, False)  # noqa: E731
             factor, record = chunked_cholesky(a, build, check_finite=check_finite, **how)
         else:
             from tilewright.linalg.chunked_mixed import chunked_mixed
@@ -265,9 +272,9 @@ def tiled_cholesky(
                      tile_size=int(tile_size), overwrite_a=bool(overwrite_a), workers=workers)  # fmt: skip
         if check_finite and matrix.in_place and site.has_data:
             check_finite_lower(source, cores(), lower)
-    target = matrix.target(tile_size)
+    target = matrix.target(tile_size, used_again=site.here)
     updates = source.nt * (source.nt - 1) // 2  # in one step, so more workers are of no use
-    graph = _call_graph(source.nt, matrix.in_place, check_finite and not matrix.in_place)
+    graph = _call_graph(source.nt, matrix.in_place, check_finite and not matrix.in_place, matrix.clear)
     data = {"A": target} if matrix.in_place else {"A": target, "S": source}
     try:
         record = run(

@@ -11,10 +11,13 @@ from tilewright.engine import run
 from tilewright.graph import R, TaskGraph
 from tilewright.kernels.layout import row_ld
 from tilewright.linalg.ops import finite
-from tilewright.pages import zeros
+from tilewright.pages import LARGE, room, zeros
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["Matrix", "check_finite_lower", "factor_dtype", "is_device_tensor", "is_tensor"]
+
+
+_KEPT = 1 << 25  # bytes; beyond, a triangle that nobody writes is worth more than pages that are there
 
 
 class Matrix:
@@ -60,14 +63,24 @@ class Matrix:
         self._source = tiles
         return tiles
 
-    def target(self, tile_size: int) -> TiledMatrix:
-        """The tiles that become the factor: the source itself in place, else zeros in the same layout."""
+    def target(self, tile_size: int, used_again: bool = False) -> TiledMatrix:
+        """The tiles that become the factor: the source itself in place, else new ones in the same layout.
+
+        `clear` says whether there may be anything above the diagonal; else there are zeros. ``used_again`` lets a
+        matrix that is not very large have the memory of an earlier one that is gone.
+        """
+        self.clear = self.in_place
         if self.in_place:
             return self._source
         if self.tiled:
             fresh = TiledMatrix.empty(self.array.shape, tile_size, self.dtype)
             return fresh if self.lower else fresh.T
-        return TiledMatrix.view(zeros((self.n, self.n), self.dtype, self.order), int(tile_size))
+        shape = self.n, self.n
+        if used_again and LARGE <= self.n**2 * self.dtype.itemsize <= _KEPT:
+            self.clear = True
+            whole = room(shape, self.dtype)
+            return TiledMatrix.view(whole if self.order == "C" else whole.T, int(tile_size))
+        return TiledMatrix.view(zeros(shape, self.dtype, self.order), int(tile_size))
 
     @property
     def order(self) -> Literal["C", "F"]:

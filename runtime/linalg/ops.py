@@ -70,6 +70,12 @@ def _not_finite(task: Task, store: Store, info: int) -> Exception:
     return ValueError(f"{task}: {task.uses[0].handle} has a NaN or an infinity; check_finite=False skips this check")
 
 
+def _factor_not_finite(task: Task, store: Store, info: int) -> Exception:
+    tile = task.writes[0]
+    return ValueError(f"{task}: {tile} of the factor has a NaN or an infinity; numbers are too large for "
+                      f"{store[tile].dtype}, or the matrix has some; check_finite=False skips this check")  # fmt: skip
+
+
 def _does_not_fit(task: Task, store: Store, info: int) -> Exception:
     """A number that was or became too large, at its global place."""
     source, target = task.uses[0].handle, task.writes[0]
@@ -109,7 +115,7 @@ hemmd = Op("hemmd", weight=6, flops=_hemm.flops_diagonal, indices=_product)
 copy = Op("copy", weight=0, indices=_tile, explain=_not_finite)
 finite = Op("finite", weight=0, indices=_tile, explain=_not_finite)
 zero = Op("zero", weight=0, indices=_tile)
-tril = Op("tril", weight=0, indices=_diagonal)
+tril = Op("tril", weight=0, indices=_diagonal, explain=_factor_not_finite)
 identity = Op("identity", weight=0, indices=_tile)
 mirror = Op("mirror", weight=0, indices=_tile)
 blocks = Op("blocks", weight=0, indices=_tile)

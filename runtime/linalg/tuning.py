@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["cholesky_tile_size", "mixed_tile_size"]
+__all__ = ["ONE_TILE", "cholesky_tile_size", "mixed_tile_size"]
 
-_ONE_TILE = 576  # up to here LAPACK on one core beats any graph of smaller tiles
+ONE_TILE = 576  # up to here LAPACK on one core beats any graph of smaller tiles
 _SMALLEST, _LARGEST = 224, 768  # below, kernels lose half their rate; above, the rate is flat and the tail grows
 _MIXED = 1024  # with narrow operands; larger tiles gain little and lengthen the tail
 _STEP = 32
@@ -25,7 +25,7 @@ def cholesky_tile_size(n: int, workers: int) -> int:
     >>> cholesky_tile_size(12288, workers=64)
     384
     """
-    if n <= _ONE_TILE:
+    if n <= ONE_TILE:
         return max(n, 1)
     tiles = math.ceil(math.sqrt(18 * workers))
     size = min(max(n / tiles, _SMALLEST), _LARGEST)
@@ -44,7 +44,7 @@ def mixed_tile_size(n: int, workers: int) -> int:
     >>> [mixed_tile_size(n, workers=2) for n in (100, 1024, 4096, 8192)]
     [100, 224, 512, 1024]
     """
-    if n <= _ONE_TILE:
+    if n <= ONE_TILE:
         return max(n, 1)
     size = min(max(n / max(8, math.ceil(math.sqrt(18 * workers))), _SMALLEST), _MIXED)
     even = n / math.ceil(n / size)

@@ -55,7 +55,7 @@ def test_closed_form_of_bottom_levels_is_the_reverse_sweep(t):
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("t", [0, *SIZES])
 def test_closed_form_holds_with_copies_and_clearing(t, in_place):
-    g = _call_graph(t, in_place, check=not in_place)
+    g = _call_graph(t, in_place, check=not in_place, clear=in_place)
     assert g.bottom_levels() == g.bottom_levels([task.op.weight for task in g])
     tiles = t * (t + 1) // 2
     extra = t + (t * (t - 1) // 2 if in_place else tiles)

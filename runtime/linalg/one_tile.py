@@ -1,0 +1,104 @@
+"""A matrix of one tile, factored in the calling thread without a graph: where LAPACK takes microseconds.
+
+What comes out is what the graph of one tile gives, bit for bit: the same kernel, on one thread, on the same layout.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from tilewright.backends import blame
+from tilewright.graph import TaskGraph
+from tilewright.kernels import move, table
+from tilewright.kernels.threads import limits, one_thread
+from tilewright.linalg.tuning import ONE_TILE
+from tilewright.schedulers import SCHEDULERS
+from tilewright.tiles import Store, TiledMatrix
+
+__all__ = ["factor_one_tile"]
+
+#         dtype.char -> name in the kernel table
+_NAMES = {"f": "float32", "d": "float64", "F": "complex64", "D": "complex128"}
+
+_BLOCK = 64  # rows of a block on the diagonal that is copied through a mask
+
+
+def factor_one_tile(
+    a: Any, lower: Any, overwrite: bool, check_finite: bool, backend: str | None, scheduler: Any, workers: Any,
+    graph: TaskGraph,
+) -> np.ndarray | None:  # fmt: skip
+    """The Cholesky factor of a plain array with no more than `ONE_TILE` rows; O(n^3), and microseconds beyond LAPACK.
+
+    ``graph`` is that of one tile in place; an error names its task.
+
+    Returns
+    -------
+    None where there is more to do than to factor, or something to say about the arguments or the numbers. ``a`` is
+    as it was then, and the call goes the long way.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        In place only: there is no long way then, as ``a`` is spoilt.
+    """
+    if type(a) is not np.ndarray or a.ndim != 2 or backend not in (None, "threads", "serial"):
+        return None
+    n, name = len(a), _NAMES.get(a.dtype.char)
+    if not 0 < n <= ONE_TILE or a.shape[1] != n or name is None or not a.dtype.isnative:
+        return None
+    flags = a.flags
+    if not (flags.c_contiguous or flags.f_contiguous) or (overwrite and not flags.writeable):
+        return None
+    plain = type(scheduler) is str and scheduler in SCHEDULERS and (workers is None or type(workers) is int)
+    if not plain or (workers is not None and workers < 1) or type(lower) is not bool:
+        return None
+    source = a if lower else a.T
+    if overwrite:
+        if check_finite and move.finite(source, "lower"):
+            return None
+        target = source
+    else:
+        target = np.zeros((n, n), a.dtype, "C" if source.flags.c_contiguous else "F")
+        _copy_lower(source, target)
+    potrf = table.lookup("potrf", "cpu", name, name).function
+    with limits(functions=False), one_thread():
+        info = potrf(target)
+    if overwrite:
+        if info:
+            _explain(graph, target, info, backend or "threads")
+        move.tril(target)
+        return a
+    # A row's last element has the squares of all others in it: one that is not finite makes the diagonal so
+    if info or (check_finite and not isfinite(abs(np.add.reduce(target.diagonal())))):
+        return None
+    return target if lower else target.T
+
+
+def _copy_lower(source: np.ndarray, target: np.ndarray) -> None:
+    """The lower triangle, onto zeros."""
+    n = len(source)
+    if n <= _BLOCK:
+        np.copyto(target, source, where=_lower(n))
+        return
+    h = n // 2
+    _copy_lower(source[:h, :h], target[:h, :h])
+    target[h:, :h] = source[h:, :h]
+    _copy_lower(source[h:, h:], target[h:, h:])
+
+
+@cache
+def _lower(n: int) -> np.ndarray:
+    return np.tri(n, dtype=bool)
+
+
+def _explain(graph: TaskGraph, target: np.ndarray, info: int, backend: str) -> None:
+    """Raise what an engine raises when the kernel of the first task returns ``info``."""
+    task = graph.tasks[0]
+    assert task.op.explain is not None
+    error = task.op.explain(task, Store({"A": TiledMatrix.view(target, len(target))}), info)
+    blame(error, task, task.index, f"backend={backend}, worker=0")
+    raise error
