@@ -268,13 +268,23 @@ def load(name: str) -> Library:
     ValueError
         The name is not in `NAMES`.
     OSError
-        The library is not here; the message says what would bring it.
+        The library is not here; the message says what would bring it. MKL also where the working directory is gone: it
+        looks for its other half there, and ends the process.
     """
     if name not in _LOADERS:
         raise ValueError(f"unknown BLAS {name!r}; known: {', '.join(NAMES)}")
+    if name != "openblas":
+        _check_folder()
     library = _LOADERS[name]()
     _loaded.append(library)
     return library
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError:
+        raise OSError("the working directory was deleted, and MKL needs one to start; os.chdir to another") from None
 
 
 def available() -> dict[str, Library | str]:

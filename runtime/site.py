@@ -126,10 +126,19 @@ def check_call(call: Callable[..., Any], options: Mapping[str, Any], backend: An
     TypeError
         It names the options, and what may be meant by them: parameters of the call or options of the backend.
     """
-    if not options or backend not in (*BACKENDS, "simulate"):
+    if not options or backend not in (*BACKENDS, "simulate") or _collective(backend, options):
         return
     own = [p.name for p in signature(call).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     check_options(backend, options, (*also, *options_of(backend)), own, call.__name__)
+
+
+def _collective(backend: str, options: Mapping[str, Any]) -> bool:
+    """Whether ranks make this call together: they have to refuse it together, and their site does."""
+    if backend != "mpi":
+        return False
+    from tilewright.backends.mpi import is_rank
+
+    return options.get("comm") is not None or is_rank()
 
 
 def options_of(backend: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ overheads      tasks: seconds that a Dask task, a hop and a byte cost; see `tile
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from tilewright.backends import Progress
@@ -85,6 +86,8 @@ class DaskSite(Site):
     def client(self, workers: int) -> Client:
         """The client of this call; a kept cluster has at least so many workers."""
         if self._client is None or self._client.status != "running":
+            if self.given is None:
+                _check_folder()
             self._client = clients.choose(self.given, workers)
         return self._client
 
@@ -146,6 +149,15 @@ class DaskSite(Site):
                     f"Dask spill"
                 )
         return True
+
+
+def _check_folder() -> None:
+    """A Dask worker starts in the working directory of its parent."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise OSError("the working directory was deleted, and Dask's workers cannot start in it; os.chdir to another "
+                      "one first") from None  # fmt: skip
 
 
 def _positive(name: str, value: Any, default: float) -> float:

@@ -33,7 +33,10 @@ _LAUNCHERS_OWN = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDI_", "HYDRA_", "MPI_LOC
 """Prefixes of what a launcher tells its ranks. A second launcher must not see the words of the first."""
 
 _RANK_COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-_MARKS = (*_RANK_COUNTS, "PMI_RANK", "PMIX_RANK", "HYDI_CONTROL_FD")
+_RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+_STEP = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+"""What SLURM says of the ranks it started itself; the same words stand in an interactive shell, without a rank."""
+_MARKS = (*_RANK_COUNTS, *_RANKS, "HYDI_CONTROL_FD")
 
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
@@ -82,8 +85,25 @@ class LaunchError(RuntimeError):
 
 
 def under_launcher(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is a rank that a launcher started."""
-    return any(mark in environ for mark in _MARKS)
+    """Whether this process is one of several ranks that a launcher started.
+
+    A world of one is none: an interactive shell of a batch system has the words of a launcher too, and there, as under
+    ``mpiexec -n 1``, a call starts its own ranks. Nor is a rank 0 of nobody knows how many, unless a server is near.
+    """
+    sizes = [count for name in _RANK_COUNTS if (count := _number(environ, name)) is not None]
+    ranks = [rank for name in _RANKS if (rank := _number(environ, name)) is not None]
+    if not sizes and ranks:
+        sizes = [count for name in _STEP if (count := _number(environ, name)) is not None][:1]
+    if sizes:
+        return max(sizes) > 1
+    alive = "HYDI_CONTROL_FD" in environ or (ranks and any(name.startswith("PMIX_SERVER_URI") for name in environ))
+    return any(ranks) or bool(alive)
+
+
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    """None where it is not there, or is no number."""
+    text = environ.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def require_mpi4py() -> None:
@@ -152,7 +172,7 @@ def environment(
 
     ``library`` is what `libmpi` says.
     """
-    outer = _LAUNCHERS_OWN if under_launcher(environ) else ()
+    outer = _LAUNCHERS_OWN if any(mark in environ for mark in _MARKS) else ()  # a world of one has them too
     kept = {key: value for key, value in environ.items() if not key.startswith(outer)} if outer else dict(environ)
     chosen = {"MPI4PY_LIBMPI": library} if library else {}
     return {**_SETTINGS[family], **_THREADS, **_MEMORY, **chosen, **kept, **extra}

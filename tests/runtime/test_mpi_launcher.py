@@ -1,6 +1,7 @@
 """Which launcher, with which words and in which environment: decided by pure functions, for each MPI."""
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -91,6 +92,55 @@ def test_ranks_do_not_see_the_words_of_an_outer_launcher(mark):
     assert not launcher.under_launcher(environment)
     assert not {"PMI_FD", "OMPI_MCA_ess"} & environment.keys()
     assert environment["FI_PROVIDER"] == "mine"
+
+
+SHELLS = {
+    "srun --pty bash, pmi2": {"PMI_RANK": "0", "PMI_SIZE": "1", "PMI_FD": "13", "SLURM_STEP_NUM_TASKS": "1"},
+    "srun --pty bash, pmix": {"PMIX_RANK": "0", "PMIX_SERVER_URI41": "tcp4://x", "SLURM_STEP_NUM_TASKS": "1",
+                              "SLURM_NTASKS": "1"},
+    "salloc -n 8": {"SLURM_NTASKS": "8", "SLURM_JOB_ID": "3"},
+    "mpirun -n 1": {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0"},
+    "mpiexec -n 1": {"PMI_RANK": "0", "PMI_SIZE": "1", "HYDI_CONTROL_FD": "9"},
+    "left over": {"PMI_RANK": "0"}, "left over, PMIx": {"PMIX_RANK": "0"}, "no number": {"PMI_SIZE": "", "PMI_RANK": "x"},
+    "nothing": {},
+}  # fmt: skip
+
+RANKS = {
+    "mpiexec -n 4": {"PMI_RANK": "0", "PMI_SIZE": "4"},
+    "mpirun -n 4": {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0"},
+    "srun -n 4, pmix": {"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "8"},
+    "srun -n 4, pmi2, first": {"PMI_RANK": "0", "SLURM_NTASKS": "4"},
+    "mpirun -n 4 in such a shell": {"PMI_RANK": "0", "PMI_SIZE": "1", "OMPI_COMM_WORLD_SIZE": "4"},
+    "PMIx without a size": {"PMIX_RANK": "0", "PMIX_SERVER_URI41": "tcp4://x"},
+    "PMIx without a size, second": {"PMIX_RANK": "1"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_world_of_one_is_no_rank(shell):
+    environ = SHELLS[shell]
+    assert not launcher.under_launcher(environ)
+    assert not {name for name in launcher.environment("mpich", environ=environ) if name.startswith(("PM", "OMPI_"))}
+
+
+@pytest.mark.parametrize("started", RANKS)
+def test_a_world_of_several_is_one_of_ranks(started):
+    assert launcher.under_launcher(RANKS[started])
+
+
+@pytest.mark.parametrize("shell", ["srun --pty bash, pmi2", "mpirun -n 1", "left over, PMIx"])
+def test_in_a_world_of_one_a_call_starts_its_own_ranks(shell):
+    script = (
+        "import numpy as np, tilewright as tw\n"
+        "L, run = tw.tiled_cholesky(4 * np.eye(8), tile_size=2, backend='mpi', workers=2, return_run=True)\n"
+        "assert (L == 2 * np.eye(8)).all() and run.trace.ranks == 2, run\n"
+        "with tw.mpi.Pool(2) as pool:\n"
+        "    assert pool.ranks == 2\n"
+    )
+    environ = {name: value for name, value in SHELLS[shell].items() if name != "PMI_FD"}  # no launcher listens here
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, **environ}, capture_output=True, text=True,
+                          timeout=60)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_mpi4py_loads_the_library_of_the_launcher(tmp_path, monkeypatch):
