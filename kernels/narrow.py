@@ -235,8 +235,7 @@ def scalen(
     Where D is near 1, S is rounded before it is multiplied: five roundings in FP32 instead of one, and two thirds of
     the time.
     """
-    near = all(d.min(initial=1) >= 1 / _NEAR and d.max(initial=1) <= _NEAR for d in (di, dj))
-    for early in (True, False) if near and target.dtype == np.float32 else (False,):
+    for early in (True, False) if _is_near(di) and _is_near(dj) and target.dtype == np.float32 else (False,):
         multiply = _multiplier(source, di, dj, target, early=early)
         _scale_and_add(multiply, source, di, dj, target, sums, shift)
         if np.isfinite(sums).all():
@@ -287,7 +286,7 @@ def _multiplier(
         di, across = di.astype(target.dtype), across.astype(target.dtype)
     torch = _torch() if "torch" in sys.modules else None
     buffer = _room("product", (min(_ROWS, len(source)), source.shape[1]), np.dtype(np.float64))
-    if torch is None or source.dtype != np.float64 or not (_is_torchs(source) and _is_torchs(target)):
+    if torch is None or source.dtype.kind != "f" or not (_is_torchs(source) and _is_torchs(target)):
 
         def multiply(rows: slice) -> None:
             block = target[rows] if early else buffer[: rows.stop - rows.start]
@@ -305,8 +304,10 @@ def _multiplier(
             t[rows].copy_(s[rows]).mul_(right).mul_(left[rows])
         else:
             block = room[: rows.stop - rows.start]
-            torch.mul(s[rows], right, out=block)
-            t[rows].copy_(block.mul_(left[rows]))
+            product = (
+                torch.mul(s[rows], right, out=block) if s.dtype == block.dtype else block.copy_(s[rows]).mul_(right)
+            )
+            t[rows].copy_(product.mul_(left[rows]))
 
     return multiply_by_torch
 
@@ -330,13 +331,23 @@ def _why(source: np.ndarray, target: np.ndarray, shift: float | None) -> int:
 
 def unscaled(d: np.ndarray, tile: np.ndarray, part: str) -> int:
     """Row i of the tile over d_i: from the factor of D A D to that of A. ``part`` is "lower" for a diagonal tile."""
+    finite = True
     with np.errstate(all="ignore"):
         inverse = 1 / d
+        if _is_near(d):  # rounded to the tile's precision first: twice as fast, at most one roundoff more
+            inverse = inverse.astype(tile.dtype)
         for rows in _blocks(tile):
-            np.copyto(tile[rows], tile[rows] * inverse[rows], casting="same_kind")
+            block = tile[rows]
+            np.multiply(block, inverse[rows], out=block, casting="same_kind")
+            finite = finite and bool(np.isfinite(block.sum()))
     if part == "lower" and (np.diagonal(tile) < np.finfo(tile.dtype).tiny).any():
         return UNDERFLOW
-    return 0 if _finite(tile) else OVERFLOW
+    return 0 if finite or _finite(tile) else OVERFLOW
+
+
+def _is_near(d: np.ndarray) -> bool:
+    """Whether D is far enough from the ends of FP32 to be rounded to it."""
+    return bool(d.min(initial=1) >= 1 / _NEAR and d.max(initial=1) <= _NEAR)
 
 
 def _finite(tile: np.ndarray) -> bool:

@@ -51,6 +51,8 @@ class Format:
     @property
     def max(self) -> float:
         """The largest number."""
+        if self.storage == "bfloat16x2":  # beyond, the high part rounds to infinity
+            return (2 - 2.0**-8 - 2.0**-16) * 2.0**self.emax
         return (2 - 2.0 ** (1 - min(self.digits, 53))) * 2.0**self.emax
 
     @property
@@ -69,9 +71,15 @@ class Format:
         return {"float64": 8, "float32": 4, "bfloat16x2": 4}.get(self.storage, 2)
 
     def round(self, x: Any) -> np.ndarray:
-        """The nearest numbers of this format, as float64; ties to even, overflow to infinity, gradual underflow."""
-        x = np.asarray(x, np.float64)
+        """The nearest numbers of this format, as float64; ties to even, overflow to infinity, gradual underflow.
+
+        For bf16x3 the sum of two BF16 numbers, each the nearest one to what is left of x.
+        """
         with np.errstate(all="ignore"):
+            x = np.asarray(x, np.float64)
+            if self.storage == "bfloat16x2":
+                high = FORMATS["bf16"].round(x)
+                return np.where(np.isfinite(high), high + FORMATS["bf16"].round(x - high), high)
             _, exponent = np.frexp(x)  # |x| = f 2^e with f in [1/2, 1)
             quantum = np.maximum(exponent - self.digits, self.emin - self.digits + 1)
             rounded = np.ldexp(np.rint(np.ldexp(x, -quantum)), quantum)
@@ -87,14 +95,15 @@ _TABLE = (
     Format("fp64",   64, 53, -1022, 1023, "float64", "float64"),
     Format("fp32",   32, 24,  -126,  127, "float32", "float32"),
     Format("tf32",   32, 11,  -126,  127, "float32", "float32"),
-    Format("bf16x3", 32, 16,  -126,  127, "bfloat16x2", "float32"),
+    Format("bf16x3", 32, 16,  -118,  127, "bfloat16x2", "float32"),
     Format("bf16",   16,  8,  -126,  127, "bfloat16", "float32"),
     Format("fp16",   16, 11,   -14,   15, "float16", "float32"),
 )  # fmt: skip
 
 FORMATS: dict[str, Format] = {entry.name: entry for entry in _TABLE}
 """By name, from the most exact to the least, fp16 last. ``bf16x3`` is no format of its own: operands are sums of two
-BF16 numbers, products leave out the smallest of four terms."""
+BF16 numbers, products leave out the smallest of four terms. Below its ``tiny`` the low part underflows, and numbers have
+fewer digits; its ``smallest`` is that of bf16."""
 
 
 def find_format(name: str | Format) -> Format:
@@ -188,10 +197,13 @@ class PrecisionMap:
         """
         if not tolerance > 0:
             raise ValueError(f"tolerance must be positive, not {tolerance}")
-        norms, largest = tile_norms(a, tile_size, workers)
-        nt = len(norms)
-        strictly = np.tril(norms, -1)
-        total = float(np.sqrt(2 * (strictly**2).sum() + (np.diagonal(norms) ** 2).sum()))
+        shapes, largest = tile_norms(a, tile_size, workers)
+        nt = len(shapes)
+        top = float(largest.max(initial=0)) or 1.0
+        with np.errstate(under="ignore"):
+            norms = shapes * (largest / top)  # in units of the largest number: no square overflows
+            strictly = np.tril(norms, -1)
+            total = float(np.sqrt(2 * (strictly**2).sum() + (np.diagonal(norms) ** 2).sum()))
         names = np.full((nt, nt), find_format(formats[-1]).name, dtype=object)
         for i in range(nt):
             for j in range(i):
@@ -249,9 +261,9 @@ class PrecisionMap:
 
 
 def tile_norms(a: Any, tile_size: int, workers: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Frobenius norm and largest magnitude of each tile of a lower triangle; diagonal tiles as symmetric ones.
+    """Frobenius norm over largest magnitude, and largest magnitude, of each tile; diagonal tiles as symmetric ones.
 
-    (nt, nt) arrays, float64. One tile task each.
+    (nt, nt) arrays, float64, of a lower triangle: the norm of a tile may be larger than any number. One tile task each.
     """
     from tilewright.arguments import dense
     from tilewright.engine import run
@@ -280,4 +292,5 @@ def _norm(tile: np.ndarray, _: Any, symmetric: bool) -> tuple[float, float]:
         lower = np.tril(x, -1)
         x = lower + lower.T + np.diag(np.diagonal(x))
     top = float(np.abs(x).max(initial=0))
-    return (top * float(np.linalg.norm(x / top)) if top else 0.0), top
+    with np.errstate(all="ignore"):
+        return (float(np.linalg.norm(x / top)) if top else 0.0), top

@@ -17,6 +17,7 @@ from tilewright.linalg.ops import copy, gemml, identity, mirror, trsml
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.linalg.vectors import OPS
+from tilewright.pages import zeros
 from tilewright.schedulers import Policy
 from tilewright.site import check_call, find_site
 from tilewright.tiles import TiledMatrix
@@ -184,7 +185,7 @@ def cho_solve(
         columns = RightHandSide(b, matrix.n)
         dtype = np.result_type(matrix.dtype, columns.columns.dtype)
         dtype = dtype if str(dtype) in ("float32", "complex64", "complex128") else np.dtype(np.float64)
-        factor = _tiles(matrix, tile_size, site.workers(workers), dtype)
+        factor = _tiles(matrix, tile_size, site.workers(workers), dtype, bool(lower))
         nb, m = factor.tile_size, columns.columns.shape[1]
         facts.update(shape=factor.shape, b=columns.shape, dtype=str(dtype), lower=bool(lower), tile_size=nb)
         if site.has_data:
@@ -233,7 +234,7 @@ def logdet(
     L = site.argument(L)
     with site.agreement() as facts:
         matrix = Matrix(L, lower=True, overwrite=False, what="L")
-        factor = _tiles(matrix, tile_size, site.workers(workers), matrix.dtype)
+        factor = _tiles(matrix, tile_size, site.workers(workers), matrix.dtype, None)
         facts.update(shape=factor.shape, tile_size=factor.tile_size)
     if not matrix.n:
         nothing = run(TaskGraph("logdet nt=0"), {}, backend=backend, workers=workers, **options)
@@ -279,7 +280,7 @@ def cho_inverse(
     L = site.argument(L)
     with site.agreement() as facts:
         matrix = Matrix(L, lower=True, overwrite=False, what="L")
-        factor = _tiles(matrix, tile_size, site.workers(workers), matrix.dtype)
+        factor = _tiles(matrix, tile_size, site.workers(workers), matrix.dtype, bool(lower))
         facts.update(shape=factor.shape, dtype=str(matrix.dtype), lower=bool(lower), tile_size=factor.tile_size)
         if site.has_data:
             _check_diagonal(factor)
@@ -297,14 +298,26 @@ def _no_run(return_run: bool) -> None:
         raise ValueError("on a CUDA device torch solves, not a tile graph: there is no run to return")
 
 
-def _tiles(matrix: Matrix, tile_size: int | None, workers: int, dtype: np.dtype) -> TiledMatrix:
-    """The tiles of a factor, converted if that is needed."""
+def _tiles(matrix: Matrix, tile_size: int | None, workers: int, dtype: np.dtype, lower: bool | None) -> TiledMatrix:
+    """The tiles of a factor; converted if that is needed, the triangle that is read or with None the diagonal alone.
+
+    Nobody has written the other tiles, maybe: what is in them need not be numbers.
+    """
     if tile_size is None:
         tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, workers)
     tiles = matrix.source(tile_size)
     if tiles.dtype == dtype:
         return tiles
-    return TiledMatrix.view(tiles.to_numpy().astype(dtype), tiles.tile_size)
+    converted = TiledMatrix.view(zeros(tiles.shape, dtype), tiles.tile_size)
+    for i in range(tiles.nt):
+        for j in range(tiles.nt) if lower is not None else (i,):
+            if i == j:
+                n = len(tiles[i, i])
+                read = np.eye(n, dtype=bool) if lower is None else np.tri(n, dtype=bool)
+                np.copyto(converted[i, i], tiles[i, i], where=read.T if lower is False else read)
+            elif (i > j) == lower:
+                converted[i, j][...] = tiles[i, j]
+    return converted
 
 
 def _check_diagonal(factor: TiledMatrix) -> None:

@@ -6,16 +6,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optional import torch
 
+import tilewright as tw
 from tilewright.kernels import narrow as moves
 from tilewright.kernels import products, reference, table
 from tilewright.kernels.narrow import convert, round_tf32, scaled, scalen, split, to_bf16, widened
 
-HERE = [
-    (route.form, route.name)
-    for form in products.FORMS
-    for route in products.probe(form)
-    if not route.reason or route.slow
-]
+HERE = [(route.form, route.name) for form in products.FORMS for route in products.probe(form) if not route.reason]
 U = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "bfloat16x2": 2.0**-16}
 
 every_route = pytest.mark.parametrize(("form", "name"), HERE)
@@ -46,52 +42,78 @@ def exact_update(a, b, c):
     return c.astype(np.float64) - widened(a).astype(np.float64) @ widened(b).astype(np.float64).T
 
 
+CPUS = {
+    "AVX2": {"avx2", "fma", "f16c"},
+    "Zen 4": {"avx2", "avx512f", "avx512_bf16", "avx512_vnni"},
+    "Sapphire Rapids": {"avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16"},
+    "Arm": {"asimd", "bf16", "fphp"},
+}  # fmt: skip
+
+
 class TestRouting:
-    def test_this_machine_has_some_route_for_every_form(self):
-        assert {form for form, _ in HERE} == set(products.FORMS)
-
+    @pytest.mark.parametrize("cpu", CPUS)
     @pytest.mark.parametrize("form", products.FORMS)
-    def test_emulated_products_are_refused_with_the_reason(self, form, monkeypatch):
-        monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"avx2"}))
-        with pytest.raises(ValueError, match=r"is emulated on this CPU, which has none of .*use fp32, or emulate=True"):
-            products.route(form)
-        assert products.route(form, emulate=True).slow
+    def test_some_route_is_found_for_every_form_on_every_cpu(self, form, cpu, monkeypatch):
+        monkeypatch.setattr(products, "cpu_features", lambda: frozenset(CPUS[cpu]))
+        for cblas in (products.cblas, lambda form: None):
+            monkeypatch.setattr(products, "cblas", cblas)
+            found = products.route(form)
+            assert not found.reason and products.route(form, emulate=True) == found
+            assert found.native or found.name == "widen"
+            assert found.name != "autocast"  # it rounds more than the others
 
-    @pytest.mark.parametrize("form", ["bfloat16", "float16"])
-    def test_emulated_route_can_be_had_by_name_and_override(self, form, monkeypatch):
-        monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"avx2"}))
-        with pytest.raises(ValueError, match="emulate=True overrides this"):
-            products.route(form, "autocast")
-        assert products.route(form, "autocast", emulate=True).name == "autocast"
+    @pytest.mark.parametrize("cpu", ["AVX2", "Zen 4", "Arm"])
+    def test_without_amx_the_route_widens(self, cpu, monkeypatch):
+        monkeypatch.setattr(products, "cpu_features", lambda: frozenset(CPUS[cpu]))
+        assert [products.route(form).name for form in products.FORMS] == ["widen"] * 3
 
-    def test_native_instructions_are_enough(self, monkeypatch):
-        monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"avx512_bf16", "avx512_fp16"}))
-        assert {products.route(form).reason for form in products.FORMS} == {""}
+    def test_with_amx_bf16_has_its_instructions_and_fp16_is_widened(self, monkeypatch):
+        monkeypatch.setattr(products, "cpu_features", lambda: frozenset(CPUS["Sapphire Rapids"]))
+        monkeypatch.setattr(products, "_missing", lambda name, form: "")
+        assert [products.route(form).name for form in products.FORMS] == ["cblas", "widen", "cblas"]
+
+    @pytest.mark.parametrize(("form", "name"), HERE)
+    def test_routes_that_are_here_can_be_had_by_name_on_every_cpu(self, form, name, monkeypatch):
+        monkeypatch.setattr(products, "cpu_features", frozenset)
+        found = products.route(form, name)
+        assert (found.name, found.reason, found.native) == (name, "", False)
 
     def test_missing_symbol_leaves_the_next_route(self, monkeypatch):
         monkeypatch.setattr(products, "cblas", lambda form: None)
-        monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"amx_bf16", "avx512_fp16"}))
+        monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"amx_bf16"}))
         assert products.route("bfloat16").name == "mkldnn"
-        assert products.route("float16").name == "autocast"
         with pytest.raises(ValueError, match="no MKL with cblas_gemm_bf16bf16f32 here"):
             products.route("bfloat16", "cblas")
+
+    def test_without_torch_and_mkl_operands_are_widened(self, monkeypatch):
+        monkeypatch.setattr(products, "cblas", lambda form: None)
+        monkeypatch.setattr(products.importlib.util, "find_spec", lambda name: None)
+        for form in products.FORMS:
+            assert [r.name for r in products.probe(form) if not r.reason] == ["widen", "reference"]
+            assert products.route(form).name == "widen"
 
     def test_autocast_is_refused_for_bf16x3(self):
         with pytest.raises(ValueError, match="rounds each product to 16 bits, so three of them do not add up to FP32"):
             products.route("bfloat16x2", "autocast", emulate=True)
 
     def test_unknown_route_lists_the_known(self):
-        with pytest.raises(ValueError, match="unknown route 'magic'; there are cblas, mkldnn, autocast, reference"):
+        with pytest.raises(ValueError, match="unknown route 'magic'; there are cblas, mkldnn, widen, autocast, ref"):
             products.route("bfloat16", "magic")
 
-    def test_lookup_without_a_source_takes_the_best_route(self, monkeypatch):
-        monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"amx_bf16"}))
-        row = table.lookup("gemm", "cpu", "bfloat16", "float32")
-        assert row.source == f"bfloat16/{products.route('bfloat16').name}"
+    def test_features_can_be_pretended(self, monkeypatch):
+        monkeypatch.setenv(products.VARIABLE, "avx2, amx_bf16")
+        assert products.cpu_features.__wrapped__() == {"avx2", "amx_bf16"}
+        monkeypatch.setenv(products.VARIABLE, "")
+        assert products.cpu_features.__wrapped__() == frozenset()
+
+    @pytest.mark.parametrize("form", products.FORMS)
+    def test_lookup_without_a_source_takes_the_best_route(self, form):
+        row = table.lookup("gemm", "cpu", form, "float32")
+        assert row.source == f"{form}/{products.route(form).name}"
 
     def test_narrow_rows_do_not_replace_those_of_fp32(self):
         table.lookup("gemm", "cpu", "bfloat16", "float32", "bfloat16/reference")
-        assert "/" not in table.lookup("trsm", "cpu", "float32", "float32").source
+        assert {"/" in table.lookup(op, "cpu", "float32", "float32").source for op in products.OPS} == {False}
 
 
 @every_route
@@ -160,6 +182,62 @@ class TestProducts:
             kernel("potrf", form, name)(c)
 
 
+@pytest.mark.parametrize(("form", "name"), [pair for pair in HERE if pair[1] != "autocast"])
+class TestModel:
+    """What a tensor core computes: operands rounded to nearest, products exact, sums in FP32.
+
+    Whole numbers whose sums have less than 24 bits leave no choice, so FP64 gives the bits.
+    """
+
+    def operands(self, form, m, seed):
+        """Small whole numbers, and in one column one that is rounded in this form."""
+        x = np.random.default_rng(seed).integers(-4, 5, (m, 70)).astype(np.float32)
+        edge = {"bfloat16": 257.0, "float16": 2049.0, "bfloat16x2": 257 + 2.0**-9}[form]
+        x[:, 3] = np.where(np.arange(m) % 2, edge, 1)
+        rounded = tw.FORMATS[{"bfloat16": "bf16", "float16": "fp16", "bfloat16x2": "bf16x3"}[form]].round(x)
+        assert (rounded != x).any() == (m > 1)
+        return narrow(x, form), rounded
+
+    def product(self, form, x, y):
+        """In FP64; of bf16x3 the product of the low parts is left out."""
+        high_x, high_y = (tw.FORMATS["bf16"].round(z) if form == "bfloat16x2" else z for z in (x, y))
+        return x @ y.T - (x - high_x) @ (y - high_y).T
+
+    @pytest.mark.parametrize("order", ["C", "F"])
+    @pytest.mark.parametrize("m", [1, 37, 300])
+    def test_gemm(self, form, name, m, order):
+        (a, x), (b, y) = self.operands(form, m, 1), self.operands(form, 29, 2)
+        before = np.asarray(np.random.default_rng(3).integers(-4, 5, (m, 29)).astype(np.float32), order=order)
+        c = before.copy(order=order)
+        kernel("gemm", form, name)(a, b, c)
+        assert np.array_equal(c, before - self.product(form, x, y))
+
+    @pytest.mark.parametrize("m", [1, 37, 300])
+    def test_syrk(self, form, name, m):
+        a, x = self.operands(form, m, 1)
+        c = np.zeros((m, m), np.float32)
+        kernel("syrk", form, name)(a, c)
+        assert np.array_equal(np.tril(c), np.tril(-self.product(form, x, x)))
+
+
+@pytest.mark.parametrize("form", products.FORMS)
+@pytest.mark.parametrize("m", [5, 300])
+def test_an_operand_that_a_task_has_widened_gives_the_same_bits(form, m):
+    rng = np.random.default_rng(m)
+    a, b = (narrow(normal(rng, rows, 50), form) for rows in (m, m + 3))
+    wide = []
+    for tile in (a, b):
+        wide.append(np.empty((3, *tile.shape[1:]) if tile.ndim == 3 else tile.shape, np.float32))
+        assert convert(tile, wide[-1]) == 0
+    for op, narrow_ones, wide_ones in (("gemm", (a, b), wide), ("syrk", (a,), wide[:1])):
+        c = normal(rng, m, m + 3 if op == "gemm" else m)
+        d = c.copy()
+        kernel(op, form, "widen")(*narrow_ones, c)
+        dtype = table.dtype_name(wide[0])
+        table.lookup(op, "cpu", dtype, "float32", f"{form}/widen").function(*wide_ones, d)
+        assert np.array_equal(c, d)
+
+
 class TestTorch:
     def test_addmm_under_autocast_would_round_the_target(self):
         """Why no kernel uses it."""
@@ -182,6 +260,55 @@ class TestTorch:
 
 
 class TestNarrow:
+    @pytest.fixture(params=["torch", "numpy"])
+    def library(self, request, monkeypatch):
+        """With torch, and where it is not installed."""
+        if request.param == "numpy":
+            monkeypatch.setattr(moves, "_torch", lambda: None)
+
+    ANY = np.random.default_rng(0).integers(0, 2**32, (200, 130), dtype=np.uint32).view(np.float32)
+
+    @pytest.mark.parametrize("form", ["bfloat16", "float16", "bfloat16x2"])
+    def test_numbers_of_any_size_are_rounded_as_the_format_says_and_widened_exactly(self, form, library):
+        x = np.where(np.isnan(self.ANY), 1, self.ANY)
+        with np.errstate(all="ignore"):
+            tile = moves.narrowed(form, x, 0).copy()
+            wide = np.empty((3, *x.shape) if form == "bfloat16x2" else x.shape, np.float32)
+            assert convert(tile, wide) == 0
+        wanted = tw.FORMATS[{"bfloat16": "bf16", "float16": "fp16", "bfloat16x2": "bf16x3"}[form]].round(x)
+        fits = np.isfinite(wanted)
+        assert fits.sum() > 3000
+        assert np.array_equal((wide[0] if form == "bfloat16x2" else wide)[fits], wanted[fits])
+        if form == "bfloat16x2":
+            assert np.array_equal(wide[1][fits], tw.FORMATS["bf16"].round(x)[fits])
+            assert np.array_equal(wide[0][fits], (wide[1] + wide[2])[fits])
+
+    def test_smallest_and_largest_numbers_of_a_format_survive_it_and_half_of_the_smallest_does_not(self, library):
+        for name, form in (("bf16", "bfloat16"), ("bf16x3", "bfloat16x2"), ("fp16", "float16")):
+            f = tw.FORMATS[name]
+            ends = np.array([[f.smallest, f.tiny, f.max, f.smallest / 2]], np.float32)
+            tile = moves.narrowed(form, ends, 0)
+            assert np.array_equal(widened(tile)[0], [f.smallest, f.tiny, f.max, 0]), name
+            assert np.array_equal(f.round(ends), widened(tile))
+
+    @pytest.mark.parametrize("form", ["bfloat16", "float16", "bfloat16x2"])
+    def test_memory_of_any_shape_is_rounded(self, form, library):
+        """Views backwards, of fields of packed records, read-only, of columns: torch takes only some of them."""
+        x = normal(np.random.default_rng(1), 40, 30)
+        record = np.zeros((40, 30), np.dtype([("kind", "u1"), ("value", "<f4")], align=False))
+        record["value"] = x
+        read_only = x.copy()
+        read_only.flags.writeable = False
+        back = x[::-1, ::-1].copy()[::-1, ::-1]
+        wanted = moves.narrowed(form, x, 0).copy()
+        for source in (record["value"], read_only, back, np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]):
+            target = np.empty_like(wanted)
+            if form == "bfloat16x2":
+                split(source, target)
+            else:
+                assert convert(source, target) == 0
+            assert np.array_equal(target, wanted)
+
     @given(st.lists(st.floats(width=32), min_size=1, max_size=40))
     def test_bf16_is_torchs_with_and_without_torch(self, values):
         x = np.array([values], np.float32)

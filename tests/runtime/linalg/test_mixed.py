@@ -8,8 +8,11 @@ from matrices import indefinite_matrix, lapack_info, random_matrix, spd_matrix
 from optional import torch
 
 import tilewright as tw
+from tilewright.kernels import products
 from tilewright.linalg.mixed import SHIFTS, default_shift, mixed_factor
 
+FORM = {"bfloat16": "bf16", "float16": "fp16", "bfloat16x2": "bf16x3"}
+HERE = [(route.form, route.name) for form in products.FORMS for route in products.probe(form) if not route.reason]
 PRECISIONS = ("fp64", "fp32", "tf32", "bf16x3", "bf16", "fp16")
 
 
@@ -55,7 +58,7 @@ class TestEveryPrecision:
         assert (got.L.shape, got.L.dtype) == (wanted.L.shape, wanted.L.dtype)
         assert np.array_equal(np.tril(got.L), np.tril(wanted.L))
         assert wanted.tiles is None and (got.tiles is None) == (precision == "fp64")
-        assert (got.narrow is not None) == (precision == "bf16")
+        assert (got.narrow is not None) == got.narrow_pays <= (precision == "bf16")
         if got.tiles is None:
             return
         assert sorted(got.tiles) == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
@@ -84,7 +87,7 @@ class TestEveryPrecision:
     def test_nan_and_infinity_are_reported(self, precision, value, place):
         a = spd_matrix(80)
         a[place] = value
-        with pytest.raises(ValueError, match="NaN or an infinity"):
+        with pytest.raises(ValueError, match=rf"^the matrix has a NaN or infinity at \({place[0]}, {place[1]}\)$"):
             mixed_factor(a, precision, tile_size=20, workers=2)
 
 
@@ -157,7 +160,7 @@ def test_overflow_of_fp32_names_the_place():
 
 def test_conversions_are_made_once_and_shared():
     nt = 6
-    factor = mixed_factor(spd_matrix(nt * 16), "bf16", tile_size=16, workers=2)
+    factor = mixed_factor(spd_matrix(nt * 16), "bf16", tile_size=16, workers=2, route="reference")
     found = factor.run.conversions
     assert found.count == nt * (nt - 1) // 2  # every tile below the diagonal, once
     assert found.reads == nt * (nt - 1) // 2 + 2 * (nt * (nt - 1) * (nt - 2) // 6)  # syrk reads one, gemm two
@@ -205,21 +208,81 @@ def test_error_does_not_grow_with_the_number_of_tiles_and_would_with_a_narrow_ta
     assert theirs[-1] > 2 * ours[-1]
 
 
-@pytest.mark.parametrize("route", ["cblas", "mkldnn", "autocast", "reference"])
-def test_every_route_gives_a_factor_of_bf16_quality(route):
+def test_operands_that_are_widened_are_widened_once():
+    nt = 6
+    factor = mixed_factor(spd_matrix(nt * 16), "bf16", tile_size=16, workers=2, route="widen")
+    found, below = factor.run.conversions, nt * (nt - 1) // 2
+    assert found.count == 2 * below  # every tile below the diagonal, once in 16 bits and once widened
+    assert found.reads == below + 2 * (nt * (nt - 1) * (nt - 2) // 6)
+    assert found.bytes == below * 16 * 16 * (2 + 4)
+    assert found.saved == 0  # of what products read; messages are in test_conversions
+    assert "BF16, widen: widened to FP32, products and sums in FP32" in str(factor.run)
+
+
+ROUTES = [(FORM[form], name) for form, name in HERE]
+
+
+@pytest.mark.parametrize(("precision", "route"), ROUTES)
+def test_every_route_gives_a_factor_of_the_quality_of_its_format(precision, route):
     a = with_condition(200, 30)
-    factor = mixed_factor(a, "bf16", tile_size=50, workers=2, route=route, emulate=True, shift=0.0)
-    assert scaled_error(a, factor) < 4 * tw.FORMATS["bf16"].u
+    factor = mixed_factor(a, precision, tile_size=50, workers=2, route=route, shift=0.0)
+    assert scaled_error(a, factor) < 4 * tw.FORMATS[precision].u
+    assert f", {route}: " in str(factor.run)
 
 
-def test_emulated_bf16_is_refused_before_any_task(monkeypatch):
-    from tilewright.kernels import products
+@pytest.mark.parametrize("precision", ["bf16x3", "bf16", "fp16"])
+def test_factors_do_not_depend_on_the_instructions_of_the_cpu_where_sums_are_exact(precision, monkeypatch):
+    """L of whole numbers, so that every product and every sum of the factorisation is one in FP32."""
+    lower = np.tril(np.random.default_rng(0).integers(-2, 3, (60, 60)), -1) + 8.0 * np.eye(60)
+    a = lower @ lower.T
+    for features in ((), ("avx2",), ("avx512_bf16",), ("amx_bf16",)):
+        monkeypatch.setattr(products, "cpu_features", lambda features=features: frozenset(features))
+        got = tw.tiled_cholesky(a, precision=precision, tile_size=20, workers=2)
+        assert np.linalg.norm(got - lower) < 2 * tw.FORMATS[precision].u * np.linalg.norm(lower)
+        assert np.array_equal(got, tw.tiled_cholesky(a, precision=precision, tile_size=20, backend="serial"))
+        assert np.array_equal(got, tw.tiled_cholesky(a, precision=precision, tile_size=20, emulate=True))
 
-    monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"avx2"}))
-    with pytest.raises(ValueError, match="bfloat16 products are slow here .*use fp32, or emulate=True"):
-        mixed_factor(np.eye(8), "bf16")
-    assert mixed_factor(np.eye(8), "bf16", emulate=True).shift > 0
-    assert np.array_equal(tw.tiled_cholesky(np.eye(8), precision="bf16", emulate=True), np.eye(8))
+
+def test_autocast_costs_accuracy_that_widening_does_not():
+    """The product of two tiles is rounded to 16 bits at every update: about twice the error in BF16."""
+    a = spd_matrix(256)
+    error = {
+        route: scaled_error(a, mixed_factor(a, "bf16", tile_size=32, workers=2, route=route, shift=0.0))
+        for route in ("reference", "widen", "autocast")
+    }
+    assert error["widen"] == pytest.approx(error["reference"], rel=0.01)
+    assert 1.2 < error["autocast"] / error["widen"] < 6
+
+
+@pytest.mark.parametrize("route", ["widen", "reference", "magic"])
+def test_a_route_without_products_in_16_bits_is_refused(route):
+    for options in ({"precision": "fp32"}, {"precision": "fp64"}, {}):
+        with pytest.raises(ValueError, match="is for products with 16-bit operands"):
+            tw.tiled_cholesky(np.eye(8), route=route, **options)
+    if route == "magic":
+        with pytest.raises(ValueError, match="unknown route 'magic'"):
+            tw.tiled_cholesky(np.eye(8), route=route, precision="bf16")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("dtype", ["?", "i1", "u2", "i4", "i8", ">f4", ">f8", "f4"])
+def test_matrices_of_any_dtype_factor_in_every_precision(precision, dtype):
+    lower = np.tril(np.random.default_rng(0).integers(0, 2, (24, 24)), -1) + 2.0 * np.eye(24)
+    a = np.eye(24) if dtype == "?" else 0.0 + lower @ lower.T
+    wanted = np.linalg.cholesky(a)
+    got = tw.tiled_cholesky(a.astype(dtype), precision=precision, tile_size=10)
+    assert np.linalg.norm(got - wanted) < 8 * max(tw.FORMATS[precision].u, 1e-15) * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_matrices_in_any_memory_factor_in_every_precision(precision):
+    a = spd_matrix(50)
+    record = np.zeros((50, 50), np.dtype([("kind", "u1"), ("value", "<f8")], align=False))
+    record["value"] = a
+    backwards = a[::-1, ::-1].copy()[::-1, ::-1]
+    wanted = tw.tiled_cholesky(a, precision=precision, tile_size=20)
+    for view in (record["value"], backwards, np.repeat(a, 2, axis=0)[::2]):
+        assert np.array_equal(tw.tiled_cholesky(view, precision=precision, tile_size=20), wanted)
 
 
 def test_denormal_numbers_in_the_matrix_are_scaled_away():
