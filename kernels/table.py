@@ -60,7 +60,8 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 #        op     one kernel for every dtype
 MOVES: dict[str, Callable[..., Any]] = {
     "copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite,
-    "identity": move.identity, "mirror": move.mirror, "blocks": hemm.blocks, **vectors.KERNELS,
+    "identity": move.identity, "mirror": move.mirror, "transpose": move.transpose,
+    "blocks": hemm.blocks, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
     "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb,

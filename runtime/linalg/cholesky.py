@@ -11,7 +11,7 @@ from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.linalg.chunked import chunked_cholesky
 from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
 from tilewright.linalg.one_tile import factor_one_tile
-from tilewright.linalg.ops import copy, gemm, potrf, syrk, tril, trsm, zero
+from tilewright.linalg.ops import copy, gemm, potrf, syrk, transpose, tril, trsm, zero
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.machine import cores
 from tilewright.precision import PrecisionMap
@@ -126,6 +126,30 @@ def _call_graph(nt: int, in_place: bool, check: bool, clear: bool) -> TaskGraph:
     return g
 
 
+@lru_cache(maxsize=32)
+def _turned_graph(nt: int) -> TaskGraph:
+    """The same in place in a matrix that lies by columns, handles ``A[i,j]`` the tiles of its transpose, by rows.
+
+    What is to be factored lies above the diagonal there. It is turned over the diagonal, factored by rows, and turned
+    back: two transposed copies of a triangle, so that bits are those of every other layout.
+    """
+    g = TaskGraph(f"cholesky nt={nt} by columns")
+    A = g.handles("A")
+    for j in range(nt):
+        g.insert(transpose, RW(A[j, j]))
+        for i in range(j + 1, nt):
+            g.insert(transpose, R(A[j, i]), W(A[i, j]))  # A_ij := A_ji^T
+    cholesky(g, A, nt)
+    for j in range(nt):
+        g.insert(tril, RW(A[j, j]))
+        g.insert(transpose, RW(A[j, j]))
+        for i in range(j + 1, nt):
+            g.insert(transpose, R(A[i, j]), W(A[j, i]))
+            g.insert(zero, W(A[i, j]))
+    g.recipe = _turned_graph, (nt,)
+    return g
+
+
 def tiled_cholesky(
     a: Any,
     *,
@@ -158,7 +182,8 @@ def tiled_cholesky(
     backend, scheduler, workers
         See `tilewright.run`. A dask.array is factored by ``dask`` unless another backend is named, which gathers it.
     overwrite_a
-        Let the factor take the place of ``a``. Saves the memory of one matrix, and time.
+        Let the factor take the place of ``a``. Saves the memory of one matrix, and time; in a matrix whose columns are
+        contiguous (rows, with ``lower=False``) the triangle is turned before and after, which costs some of that time.
     check_finite
         Look for NaN and infinities first. Without it they give NaN in the factor, or NotPositiveDefiniteError. With
         ``precision`` it is always done, while tiles are converted.
@@ -182,7 +207,8 @@ def tiled_cholesky(
     Returns
     -------
     factor
-        Of the same kind and dtype as ``a``; the other triangle is exactly zero. With ``precision``: float64 if some
+        Of the same kind and dtype as ``a``; the other triangle is exactly zero. A new array has contiguous rows, with
+        ``lower=False`` contiguous columns. With ``precision``: float64 if some
         tile is FP64, else float32, and never in place of ``a``.
         For a dask.array: with its chunks, computed when the call returns, its tiles on the workers that made them.
     run : Run
@@ -268,13 +294,16 @@ def tiled_cholesky(
         if tile_size is None:
             tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, site.workers(workers))
         source = matrix.source(tile_size)
-        facts.update(shape=source.shape, dtype=str(matrix.dtype), order=matrix.order, lower=bool(lower),
+        facts.update(shape=source.shape, dtype=str(matrix.dtype), turned=matrix.turned, lower=bool(lower),
                      tile_size=int(tile_size), overwrite_a=bool(overwrite_a), workers=workers)  # fmt: skip
         if check_finite and matrix.in_place and site.has_data:
             check_finite_lower(source, cores(), lower)
     target = matrix.target(tile_size, used_again=site.here)
     updates = source.nt * (source.nt - 1) // 2  # in one step, so more workers are of no use
-    graph = _call_graph(source.nt, matrix.in_place, check_finite and not matrix.in_place, matrix.clear)
+    if matrix.turned:
+        graph = _turned_graph(source.nt)
+    else:
+        graph = _call_graph(source.nt, matrix.in_place, check_finite and not matrix.in_place, matrix.clear)
     data = {"A": target} if matrix.in_place else {"A": target, "S": source}
     try:
         record = run(

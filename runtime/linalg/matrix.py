@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +25,10 @@ class Matrix:
 
     The lower triangle of A^T holds the upper triangle of A, and U^T is the lower factor of A^T. So ``lower=False``
     is the same algorithm on transposed views, with no copy.
+
+    Kernels work on rows, in one order of adding up; so the tiles to write lie by rows, whatever the order of the
+    matrix in memory, and bits do not depend on it. In place in a matrix that lies by columns the other triangle is the
+    room for that: see `turned`.
     """
 
     def __init__(self, a: Any, *, lower: bool, overwrite: bool, what: str = "the matrix") -> None:
@@ -41,10 +45,18 @@ class Matrix:
         if overwrite:
             _check_overwrite(a, what)
         self.in_place = overwrite and array.dtype == self.dtype
-        if self.in_place and not (self.tiled and array.packed):
+        self.turned = False
+        """The triangle is turned over the diagonal before the factorisation and back after it."""
+        self.put_back = False
+        """The factor is made elsewhere and then copied into the argument."""
+        if self.in_place and self.tiled and array.packed:
+            self.put_back = not lower
+            self.in_place = lower
+        elif self.in_place:
             whole = array.to_numpy() if self.tiled else array
-            if not (row_ld(whole) or row_ld(whole.T)):
-                self.in_place = False  # strided both ways: no kernel can work on it
+            whole = whole if lower else whole.T
+            self.turned = bool(row_ld(whole.T) and not row_ld(whole))
+            self.in_place = bool(row_ld(whole)) or self.turned  # else strided both ways: rows are made elsewhere
         self.in_given = array is a if self.tiled else _lies_in(array, a)
         """Whether what is written in place is written into the argument itself, and not into a copy of it."""
         self.array = array if lower or self.tiled else array.T
@@ -64,39 +76,32 @@ class Matrix:
         return tiles
 
     def target(self, tile_size: int, used_again: bool = False) -> TiledMatrix:
-        """The tiles that become the factor: the source itself in place, else new ones in the same layout.
+        """The tiles that become the factor, by rows: the source itself in place, else new ones.
 
         `clear` says whether there may be anything above the diagonal; else there are zeros. ``used_again`` lets a
         matrix that is not very large have the memory of an earlier one that is gone.
         """
         self.clear = self.in_place
         if self.in_place:
-            return self._source
+            return self._source.T if self.turned else self._source
         if self.tiled:
-            fresh = TiledMatrix.empty(self.array.shape, tile_size, self.dtype)
-            return fresh if self.lower else fresh.T
+            return TiledMatrix.empty(self.array.shape, tile_size, self.dtype)
         shape = self.n, self.n
         if used_again and LARGE <= self.n**2 * self.dtype.itemsize <= _KEPT:
             self.clear = True
-            whole = room(shape, self.dtype)
-            return TiledMatrix.view(whole if self.order == "C" else whole.T, int(tile_size))
-        return TiledMatrix.view(zeros(shape, self.dtype, self.order), int(tile_size))
-
-    @property
-    def order(self) -> Literal["C", "F"]:
-        """ "F" if the result's columns are contiguous, else "C"."""
-        if self.tiled:
-            return "C" if self.lower else "F"
-        return "F" if row_ld(self.array.T) and not row_ld(self.array) else "C"
+            return TiledMatrix.view(room(shape, self.dtype), int(tile_size))
+        return TiledMatrix.view(zeros(shape, self.dtype), int(tile_size))
 
     def result(self, target: TiledMatrix) -> Any:
         """The factor, of the kind that was given."""
         if self.in_place and self.in_given:
             return self.given
-        if self.tiled:
-            return target if self.lower else target.T
-        factor = target.to_numpy() if self.lower else target.to_numpy().T
-        return like(factor, self.given)
+        factor = target if self.lower != self.turned else target.T
+        if self.put_back:
+            for i, j in self.given:
+                np.copyto(self.given[i, j], factor[i, j])
+            return self.given
+        return factor if self.tiled else like(factor.to_numpy(), self.given)
 
 
 def is_device_tensor(a: Any) -> bool:

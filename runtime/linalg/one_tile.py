@@ -62,7 +62,7 @@ def factor_one_tile(
             return None
         target = source
     else:
-        target = np.zeros((n, n), a.dtype, "C" if source.flags.c_contiguous else "F")
+        target = np.zeros((n, n), a.dtype)
         _copy_lower(source, target)
     potrf = table.lookup("potrf", "cpu", name, name).function
     with limits(functions=False), one_thread():

@@ -18,8 +18,8 @@ from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
     "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "gemmlb", "hemm", "hemmd", "identity",
-    "mirror", "potrf", "scaled", "scalen", "split", "syrk", "tf32", "tril", "trsm", "trsml", "unscaled", "widen",
-    "zero",
+    "mirror", "potrf", "scaled", "scalen", "split", "syrk", "tf32", "transpose", "tril", "trsm", "trsml",
+    "unscaled", "widen", "zero",
 ]  # fmt: skip
 
 
@@ -118,6 +118,7 @@ zero = Op("zero", weight=0, indices=_tile)
 tril = Op("tril", weight=0, indices=_diagonal, explain=_factor_not_finite)
 identity = Op("identity", weight=0, indices=_tile)
 mirror = Op("mirror", weight=0, indices=_tile)
+transpose = Op("transpose", weight=0, indices=_tile)
 blocks = Op("blocks", weight=0, indices=_tile)
 
 convert = Op("convert", weight=0, indices=_tile, explain=_does_not_fit, again="shared")
