@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ _ARGUMENTS = (
     "scheduler", "threads_per_task", "tile_size", "workers",
 )  # fmt: skip
 """Of the calls that pass their options on; for a name that is misspelt."""
+
+T = TypeVar("T")
 
 __all__ = ["Site", "check_options", "find_site"]
 
@@ -87,6 +89,10 @@ class Site:
 
     def everywhere(self, value: Any) -> Any:
         """``value`` on every process of the call, where only one may have it; after `argument`."""
+        return value
+
+    def agreed(self, value: T) -> T:
+        """``value`` of the root, or the first of the processes of the call, on all of them. Small and plain."""
         return value
 
     def result(self, value: Any) -> Any:
