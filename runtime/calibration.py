@@ -31,7 +31,7 @@ from tilewright.kernels.threads import limits, one_thread
 from tilewright.machine import Machine, cores
 from tilewright.trace import Trace
 
-__all__ = ["cache_path", "calibrate", "copy_cost", "drift", "gaps", "inliers"]
+__all__ = ["cache_path", "calibrate", "copy_cost", "drift", "gaps", "inliers", "median_seconds"]
 
 TILE_SIZES = (128, 256, 384, 512)
 _ORDER = 3072  # rows of the matrix that kernels are timed in, about: one footprint, larger than caches, for all tiles
@@ -183,8 +183,8 @@ def copy_cost() -> tuple[float, float]:
     """(alpha, beta) of a copy from memory to memory: seconds for 1 word, seconds per word of 2^20 words."""
     small, large = (np.ones(words) for words in (1, 2**20))
     target = np.empty_like(large)
-    alpha = _median_seconds(lambda: np.copyto(target[:1], small), 200)
-    beta = _median_seconds(lambda: np.copyto(target, large), 15) / large.size
+    alpha = median_seconds(lambda: np.copyto(target[:1], small), 200)
+    beta = median_seconds(lambda: np.copyto(target, large), 15) / large.size
     return alpha, beta
 
 
@@ -201,10 +201,10 @@ def drift(machine: Machine, dtype: str = "float64") -> float:
     kernel = table.lookup("gemm", "cpu", dtype, dtype).function
     a, b, c = (np.ones((nb, nb), dtype) for _ in range(3))
     with limits(False), one_thread():
-        return _median_seconds(lambda: kernel(a, b, c), 15) / expected
+        return median_seconds(lambda: kernel(a, b, c), 15) / expected
 
 
-def _median_seconds(call: object, count: int) -> float:
+def median_seconds(call: object, count: int) -> float:
     times = []
     for _ in range(count):
         start = perf_counter()

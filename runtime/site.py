@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from tilewright.schedulers import policy as find_policy
 from tilewright.trace import Trace
 
 __all__ = ["Site", "check_call", "check_options", "find_site", "options_of"]
+T = TypeVar("T")
+
 
 
 class Site:
@@ -82,6 +84,10 @@ class Site:
 
     def everywhere(self, value: Any) -> Any:
         """``value`` on every process of the call, where only one may have it; after `argument`."""
+        return value
+
+    def agreed(self, value: T) -> T:
+        """``value`` of the root, or the first of the processes of the call, on all of them. Small and plain."""
         return value
 
     def result(self, value: Any) -> Any:

@@ -215,7 +215,10 @@ class DeviceProblem(Problem):
         tile_size = self.given_tile_size if isinstance(rung, str) else None
         return factor_on_device(self.a, rung, tile_size, stage.workers, stage.scheduler, stage.backend, shift)
 
-    def _price(self, rung: str | None) -> float:
+    def _start(self, guess: ladder.Estimate) -> ladder.Estimate:
+        return guess  # no rates there: the lowest rung
+
+    def _price(self, rung: str | None, below: Any) -> float:
         return inf  # not measured there
 
     def _ones(self) -> Any:

@@ -8,23 +8,27 @@ and the rows of the factor tell how rounding errors add up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import expm1, log, log1p, sqrt
+from dataclasses import dataclass, replace
+from math import expm1, inf, log, log1p, sqrt
 
 import numpy as np
 
 from tilewright.kernels import table
 from tilewright.kernels.threads import one_thread
+from tilewright.linalg.tuning import cholesky_tile_size, mixed_tile_size
 from tilewright.pages import room
 from tilewright.precision import FORMATS
+from tilewright.rates import Rates
 
-__all__ = ["ON_CPU", "RUNGS", "Estimate", "estimate", "judge", "price", "rungs_from", "sample"]
+__all__ = [
+    "ON_CPU", "RUNGS", "Estimate", "Price", "cheapest", "estimate", "factor_seconds", "judge", "price", "rungs_from",
+    "sample", "step_seconds",
+]  # fmt: skip
 
 RUNGS = ("bf16", "bf16x3", "fp32", "fp64")
 
 ON_CPU = ("bf16", "fp32", "fp64")
-"""Those that ``precision="auto"`` takes on a CPU. There a factor in bf16x3, three products on AMX and the splitting of
-their operands, took 1.4 to 1.9 times as long as one in FP32."""
+"""Those that ``precision="auto"`` takes on a CPU: bf16x3 is slower than FP32 and less exact on all that we know."""
 
 #            unit roundoff of the operands of products
 ROUNDOFF = {name: FORMATS[name].u for name in ("bf16", "fp16", "tf32", "bf16x3", "fp32", "fp64")}
@@ -32,11 +36,8 @@ ROUNDOFF = {name: FORMATS[name].u for name in ("bf16", "fp16", "tf32", "bf16x3",
 MARGIN = {"bf16": 6.0, "bf16x3": 6.0, "fp32": 30.0}
 """Pivots have to be that many times larger than the rounding errors: then refinement takes some 10 steps."""
 
-ROWS_A_STEP = {"bf16x3": 400, "fp32": 400, "fp64": 200}
-"""A factor takes as long as n over that many steps of conjugate gradients: n^3 flops against n^2 numbers to read.
-Measured on two cores with AMX at n = 4096 and 8192. No clock is asked, so that the path does not depend on the hour."""
-
-_AFTERWARDS = 4  # steps with the next factor
+AFTERWARDS = 4
+"""Steps that a solution takes with the next factor, where the last one did not lead to it."""
 
 SMALL = 1024
 """Below, FP64 takes a few milliseconds, and the rungs under it no less."""
@@ -44,6 +45,30 @@ SMALL = 1024
 _RUNS = 4  # contiguous runs of rows in the sample: near neighbours see each other, and all parts of the matrix count
 _SAMPLE = 1024
 _ROWS = 32  # of the sample's factor, to see how rounding errors add up
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a solution from one rung is predicted to take, in seconds."""
+
+    rung: str
+    factor: float
+    step: float
+    """One step of refinement."""
+    steps: int
+    """That are expected; 0 where the pivots do not allow this rung."""
+    reason: str = ""
+    """Of the rate of its products."""
+
+    @property
+    def seconds(self) -> float:
+        """Infinite where the rung is not allowed."""
+        return self.factor + self.steps * self.step if self.steps else inf
+
+    def __str__(self) -> str:
+        if not self.steps:
+            return f"{self.rung} not allowed by the pivots"
+        return f"{self.rung} {1e3 * self.seconds:.3g} ms ({self.steps} x {1e3 * self.step:.3g} ms after the factor)"
 
 
 @dataclass(frozen=True)
@@ -58,11 +83,30 @@ class Estimate:
         How rounding errors add up: E is about ``spread`` u in norm.
     rung
         Where to start.
+    prices
+        What was compared; nothing where the lowest rung that the pivots allow was taken.
     """
 
     pivot: float
     spread: float
     rung: str
+    prices: tuple[Price, ...] = ()
+
+    def allows(self, rung: str) -> bool:
+        """Whether the pivots stand out from the rounding errors of that precision."""
+        return rung == "fp64" or self.pivot > MARGIN.get(rung, 6.0) * ROUNDOFF[rung] * self.spread
+
+    def steps(self, rung: str, n: int) -> int:
+        """Steps of conjugate gradients to expect, or of classical refinement in FP64: one.
+
+        With a preconditioner that is off by e = u spread / pivot the condition is (1 + e) / (1 - e), and a step gains
+        a factor of 2 / e at least, and 4 / e as the spectrum of the errors is. Observed at n = 1536 to 6144: 5 and 6 from bf16 at conditions 1e1 and 1e2, 3 from fp32 up
+        to 1e4, 5 at 1e6.
+        """
+        if rung == "fp64":
+            return 1
+        gain = max(4 * self.pivot / (ROUNDOFF[rung] * self.spread), 1.01) if self.pivot > 0 else 1.01
+        return max(3, int(-log(sqrt(n) * ROUNDOFF["fp64"]) / log(gain)))
 
 
 def sample(n: int) -> np.ndarray:
@@ -75,7 +119,9 @@ def sample(n: int) -> np.ndarray:
 
 
 def estimate(a: np.ndarray, available: tuple[str, ...] = ON_CPU) -> Estimate:
-    """On which rung to start with the Hermitian matrix ``a``, of which the lower triangle is read. (n/8)^3/3 flops.
+    """The lowest rung that the Hermitian matrix ``a`` allows; its lower triangle is read. (n/8)^3/3 flops.
+
+    Whether that is the quickest, `cheapest` says.
 
     Where the eigenvectors are random, the pivot at a share t of the rows is 1 / S(-t), with S the S-transform of the
     distribution of eigenvalues [1]_; for eigenvalues in geometric progression that is a formula. The condition for
@@ -126,11 +172,8 @@ def judge(part: np.ndarray, n: int, available: tuple[str, ...] = RUNGS) -> Estim
     tail = np.abs(np.tril(h[-min(window, _ROWS) :], size - min(window, _ROWS))) ** 2
     overlap = np.sqrt((tail @ tail.T)[np.tril_indices(len(tail), -1)])  # of row i with row j: sqrt(sum_k l_ik^2 l_jk^2)
     spread = max(1.0, sqrt(n) * float(overlap.mean())) if overlap.size else 1.0
-    rung = next(
-        (name for name in available if name == "fp64" or pivot > MARGIN.get(name, 6.0) * ROUNDOFF[name] * spread),
-        available[-1],
-    )
-    return Estimate(pivot, spread, rung)
+    guess = Estimate(pivot, spread, available[-1])
+    return replace(guess, rung=next(filter(guess.allows, available), available[-1]))
 
 
 def _log_pivot(t: float, decades: float) -> float:
@@ -157,9 +200,50 @@ def _further(fall: float, share: float) -> float:
     return float(min(1.0, np.exp(last - _log_pivot(share, decades))))
 
 
-def price(rung: str, n: int) -> float:
-    """What a solution from this rung costs on a CPU, in steps of conjugate gradients with the factor that is there."""
-    return n / ROWS_A_STEP[rung] + _AFTERWARDS
+def cheapest(guess: Estimate, n: int, workers: int, rates: Rates, available: tuple[str, ...] = ON_CPU) -> Estimate:
+    """Start on the rung with the least predicted time; of two that take as long, on the more exact one."""
+    prices = tuple(
+        Price(
+            rung, factor_seconds(rung, n, workers, rates), step_seconds(rung, n, workers, rates),
+            guess.steps(rung, n) if guess.allows(rung) else 0, rates.reasons.get(rung, ""),
+        ) for rung in available
+    )  # fmt: skip
+    best = min(reversed(prices), key=lambda price: price.seconds)
+    return replace(guess, rung=best.rung, prices=prices)
+
+
+_COPIED = {"fp64": 12}  # bytes for each element of A, to fill the tiles of a factor
+_SCALED = 15  # the same with scaling and conversion to FP32; Xeon, n = 8192: 57 ms on two cores
+_NARROWED = 3  # more, where operands are narrow
+_BLOCK = 256  # columns of a diagonal block, in which factors with narrow operands work in FP32 ...
+_TRSM = 0.65  # ... by trsm, at that share of the rate of products
+_READ = {"fp64": 16, "fp32": 8, "tf32": 8, "bf16x3": 8, "bf16": 6, "fp16": 8}  # bytes of A and twice L for each a_ij
+
+
+def factor_seconds(rung: str, n: int, workers: int, rates: Rates) -> float:
+    """Predicted time of a factor: its products, what is done to each element once, and what tasks add.
+
+    n^3/3 / (rate of products) + n^2 256 / (rate of FP32 trsm) + n^2 bytes / bandwidth + tasks, where the second term is
+    for narrow operands only. Fits what a Xeon with AMX took at n = 1536 to 6144 within 30 %.
+    """
+    exact = rung == "fp64"
+    nt = -(-n // max((cholesky_tile_size if exact else mixed_tile_size)(n, workers), 1))
+    seconds = n**3 / 3 / rates.computing(rung, workers) + (nt**3 / 6 + 1.5 * nt**2) * rates.task
+    if rung in ("bf16", "fp16"):
+        seconds += n**2 * _BLOCK / (_TRSM * rates.computing("fp32", workers))
+    moved = _COPIED.get(rung, _SCALED) + (_NARROWED if rung in ("bf16", "fp16", "bf16x3") else 0)
+    return seconds + n**2 * moved / rates.moving(workers)
+
+
+def step_seconds(rung: str, n: int, workers: int, rates: Rates) -> float:
+    """Predicted time of a step of refinement: the bytes of A and of the factor, twice, and what tasks add."""
+    nt = -(-n // max(mixed_tile_size(n, workers), 1))
+    return n**2 * _READ[rung] / rates.moving(workers) + (1.5 * nt**2 + 8 * nt) * rates.task
+
+
+def price(rung: str, below: str, n: int, workers: int, rates: Rates) -> float:
+    """What a solution from this rung costs, in steps with the factor of the rung ``below`` that is there."""
+    return factor_seconds(rung, n, workers, rates) / step_seconds(below, n, workers, rates) + AFTERWARDS
 
 
 def rungs_from(precision: str, fallback: bool, available: tuple[str, ...] = RUNGS) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import zip_longest
 from math import frexp, inf
 from time import perf_counter
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright import rates
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.linalg import ladder
 from tilewright.linalg.cholesky import tiled_cholesky
@@ -24,6 +26,7 @@ from tilewright.linalg.solve_info import Attempt, SolveInfo
 from tilewright.linalg.stopping import U
 from tilewright.linalg.system import System
 from tilewright.linalg.tuning import cholesky_tile_size
+from tilewright.rates import Rates
 from tilewright.replay import Stage
 from tilewright.tiles import TiledMatrix
 
@@ -133,12 +136,25 @@ class Problem:
         if self.n < ladder.SMALL:
             return ("fp64",)
         with self.timed("estimate"):
-            self.info.estimate = self._estimate()
+            self.info.estimate = self._start(self._estimate())
         available = ladder.ON_CPU if isinstance(self.a, np.ndarray) else ladder.RUNGS
         return ladder.rungs_from(self.info.estimate.rung, self.fallback, available)
 
     def _estimate(self) -> Estimate:
         return ladder.estimate(self.a)
+
+    def _start(self, guess: Estimate) -> Estimate:
+        """The same with the rung that takes the least time here."""
+        return ladder.cheapest(guess, self.n, self.workers, self.rates)
+
+    @cached_property
+    def workers(self) -> int:
+        return self.stage.site.workers(self.stage.workers)
+
+    @cached_property
+    def rates(self) -> Rates:
+        """Of this computer; of that of the first rank, where there are several."""
+        return self.stage.site.agreed(rates.current())
 
     # -------------------------------------------------------------- climbing
 
@@ -151,7 +167,7 @@ class Problem:
             if rung == "fp64":
                 self._exact(system)
                 return
-            attempt = self._attempt(system, rung, self._price(above))
+            attempt = self._attempt(system, rung, self._price(above, rung))
             self.info.path += (attempt,)
             if attempt.status == "converged":
                 return
@@ -162,9 +178,11 @@ class Problem:
             self.info, system.x,
         )  # fmt: skip
 
-    def _price(self, rung: str | None) -> float:
+    def _price(self, rung: str | None, below: Any) -> float:
         """In steps with the factor that is there; infinite if there is no next rung."""
-        return inf if rung is None else ladder.price(rung, self.n)
+        if rung is None:
+            return inf
+        return ladder.price(rung, below if isinstance(below, str) else "fp32", self.n, self.workers, self.rates)
 
     def _attempt(self, system: System, rung: Any, worth: float) -> Attempt:
         """Factor in one low precision and refine, unless the next one, that is ``worth`` so many steps, is quicker."""

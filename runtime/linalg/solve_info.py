@@ -141,6 +141,9 @@ class SolveInfo:
             rows.insert(
                 1, f"estimate  last pivot {guess.pivot:.1e}, errors add up to {guess.spread:.1f} u: {guess.rung}"
             )
+            for price in reversed(guess.prices):
+                why = f"; {price.reason}" if price.reason and price.steps else ""
+                rows.insert(2, f"predicted {price}{why}")
         if self.messages:
             rows.append(f"moved     {self.messages} messages, {self.bytes} bytes")
         return "\n".join(rows)

@@ -101,6 +101,9 @@ class RankSite(Site):
         self.comm.Bcast(array, self.root)
         return array
 
+    def agreed(self, value: Any) -> Any:
+        return self.comm.bcast(value, self.root or 0)
+
     def result(self, value: Any) -> Any:
         return None if self.gather == "root" and self.comm.rank != (self.root or 0) else value
 
