@@ -12,24 +12,42 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tilewright.benchmarks.computer import computer, settings
 from tilewright.kernels import choice
-from tilewright.machine import cores
 
 __all__ = ["append", "environment", "read"]
 
-_PACKAGES = ("tilewright", "numpy", "scipy", "torch", "dask", "distributed", "mpi4py", "mpich")
+_PACKAGES = (
+    "tilewright", "numpy", "scipy", "torch", "mkl", "dask", "distributed", "mpi4py", "mpich", "threadpoolctl",
+)  # fmt: skip
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the software of this run, the "experiment details" of every figure.
+
+    ``computer`` is its fingerprint, ``settings`` are the variables that change what libraries do, ``blas`` says which
+    library serves which op (for float32, float64, complex64, complex128) in which version and mode of reproducibility.
+    """
+    kernels = choice.choice()
+    return {
+        **_software(),
+        "computer": computer(),
+        "settings": settings(),
+        "blas": {
+            "ops": dict(kernels.libraries),
+            "versions": {name: version for name, version, _ in kernels.modes},
+            "modes": {name: mode for name, _, mode in kernels.modes},
+        },
+    }
 
 
 @cache
-def environment() -> dict[str, Any]:
-    """The machine and the software of this run, the "experiment details" of every figure."""
+def _software() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "cpu": _cpu(),
-        "cores": cores(),
+        "system": platform.platform(),
         "python": platform.python_version(),
-        "blas": f"{choice.current().name}: {choice.current().version}",
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},
     }
 
@@ -63,11 +81,3 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

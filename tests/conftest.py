@@ -5,6 +5,7 @@ import importlib.util
 import sys
 import threading
 from collections import Counter
+from functools import cache
 
 import pytest
 from hypothesis import settings
@@ -38,13 +39,16 @@ ENGINES = {"mpi": "mpi4py", "dask": "distributed"}
 KEPT = ("IO loop", "Profile", "AsyncProcess", "Dask-Offload", "QueueFeederThread", "asyncio_")
 
 
+@cache
+def gpu():
+    """Whether torch is here and sees a CUDA device."""
+    return importlib.util.find_spec("torch") is not None and importlib.import_module("torch").cuda.is_available()
+
+
 def lacks(item):
     """What this test needs and this computer does not have; empty if it can run."""
-    if item.get_closest_marker("gpu"):
-        import torch
-
-        if not torch.cuda.is_available():
-            return "a GPU"
+    if item.get_closest_marker("gpu") and not gpu():
+        return "a GPU"
     values = item.callspec.params.values() if hasattr(item, "callspec") else ()
     packages = {ENGINES[value] for value in values if isinstance(value, str) and value in ENGINES}
     packages |= {package for mark in item.iter_markers("needs") for package in mark.args}

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 POSITIVE_DEFINITE = (1, 2, 6, 7, 8, 9)
@@ -106,3 +107,11 @@ def factor_ratio(a, factor, lower=True):
 def solve_ratio(a, x, b):
     """||A X - B||_1 / (||X||_1 ||A||_1 u n)  [ScaLAPACK ``pdlaschk``]."""
     return norm1(a @ x - b) / (norm1(x) * norm1(a) * roundoff(a.dtype) * len(a))
+
+
+def random_sparse(shape, density, rng):
+    """A random CSR matrix, the same with every SciPy: `scipy.sparse.random_array` changed its parameters in 1.15."""
+    entries = round(density * shape[0] * shape[1])
+    places = rng.choice(shape[0] * shape[1], entries, replace=False)
+    rows, columns = np.unravel_index(places, shape)
+    return scipy.sparse.csr_array((rng.uniform(size=entries), (rows, columns)), shape=shape)

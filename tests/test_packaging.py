@@ -1,6 +1,8 @@
 """What is installed, and what an import costs."""
 
+import itertools
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -58,6 +60,20 @@ def test_public_names_exist_and_are_sorted_as_ruff_does():
 def test_names_of_engines_and_policies():
     assert tw.BACKENDS[:2] == ("serial", "threads")
     assert list(tw.SCHEDULERS)[:5] == ["eager", "lifo", "random", "critical-path", "lws"]
+
+
+def test_oldest_versions_are_those_that_pyproject_allows():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    floors = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?>=([\d.]+)", "\n".join(itertools.chain(*groups)), re.M))
+    oldest = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "oldest.txt").read_text(), re.M))
+    assert {name for name in floors if name in oldest} == set(oldest)
+    for name, tried in oldest.items():
+        assert f"{version}.".startswith(f"{floors[name]}."), (
+            f"{name}: {version} where pyproject.toml says {floors[name]}"
+        )
+    core = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
+    assert core <= set(oldest)
 
 
 @pytest.mark.parametrize(

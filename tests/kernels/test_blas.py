@@ -44,6 +44,7 @@ def test_unknown_library_lists_the_known():
         blas.load("atlas")
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("first", ["import tilewright, torch", "import torch, tilewright"])
 def test_mkl_works_in_its_mode_of_reproducibility_also_after_torch_has_computed(first):
     code = (
@@ -57,6 +58,7 @@ def test_what_the_user_says_of_the_mode_of_mkl_stays():
     assert printed("import os, tilewright; print(os.environ['MKL_CBWR'])", MKL_CBWR="COMPATIBLE") == "COMPATIBLE"
 
 
+@pytest.mark.needs("torch")
 def test_a_mode_is_left_at_any_time_and_entered_only_before_the_first_computation():
     code = (
         "import torch; torch.ones(9, 9) @ torch.ones(9, 9)\n"

@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
+from matrices import random_sparse
 
 from tilewright.kernels import csr, diagonals
 
@@ -104,7 +105,7 @@ def test_slots_outside_of_the_matrix_are_never_read() -> None:
 
 def test_other_matrices_stay_as_rows() -> None:
     rng = np.random.default_rng(0)
-    scattered = sp.csr_array(sp.random_array((2000, 2000), density=0.005, rng=rng))
+    scattered = sp.csr_array(random_sparse((2000, 2000), 0.005, rng))
     corner = sp.csr_array(sp.block_diag([np.ones((40, 40)), sp.eye_array(2000)]))  # many diagonals, short of entries
     assert found(scattered) is None and found(corner) is None
     thin = band(3000, 3000, [-5, 0, 5], float, 0.6, 0)

@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrices import random_sparse
 from scipy.sparse.linalg import cg as scipy_cg
 
 import tilewright as tw
@@ -104,9 +105,9 @@ def test_a_pool_repeats_the_same_bits_also_with_every_send_forced_synchronous():
 def test_hermitian_systems_in_every_precision(dtype):
     rng = np.random.default_rng(6)
     n = 60
-    E = sp.random_array((n, n), density=0.1, rng=rng, format="csr")
+    E = random_sparse((n, n), 0.1, rng)
     if np.dtype(dtype).kind == "c":
-        E = E + 1j * sp.random_array((n, n), density=0.1, rng=rng, format="csr")
+        E = E + 1j * random_sparse((n, n), 0.1, rng)
     A = sp.csr_array(E + E.conj().T + 6 * sp.eye_array(n)).astype(dtype)
     b = rng.standard_normal(n).astype(dtype)
     x, report = tw.cg(tw.SparseOperator(A, ranks=3, backend="serial"), b, s=3)

@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrices import random_sparse
 
 import tilewright as tw
 from tilewright import comm
@@ -78,7 +79,7 @@ def test_half_the_redundant_work_but_not_half_the_words_in_two_dimensions():
 @settings(max_examples=15)
 @given(n=st.integers(2, 40), ranks=st.integers(1, 6), s=st.integers(1, 5), seed=st.integers(0, 1000))
 def test_the_halo_is_the_reach_of_s_hops(n, ranks, s, seed):
-    A = sp.csr_array(sp.random_array((n, n), density=0.1, rng=np.random.default_rng(seed), format="csr"))
+    A = sp.csr_array(random_sparse((n, n), 0.1, np.random.default_rng(seed)))
     op = tw.SparseOperator(A, ranks=ranks, backend="serial")
     pattern = (A != 0).astype(int).toarray()
     for rank, mine in enumerate(op.closures(s, "halo")):
@@ -100,7 +101,7 @@ def test_the_halo_is_the_reach_of_s_hops(n, ranks, s, seed):
        partition=st.sampled_from(["rows", "bisection", "random"]))  # fmt: skip
 def test_blocked_products_have_the_bits_of_separate_ones_for_any_pattern(n, ranks, s, block, seed, method, partition):
     rng = np.random.default_rng(seed)
-    A = sp.csr_array(sp.random_array((n, n), density=rng.uniform(0, 0.3), rng=rng, format="csr"))
+    A = sp.csr_array(random_sparse((n, n), rng.uniform(0, 0.3), rng))
     rule = rng.integers(0, ranks, n) if partition == "random" else partition
     op = tw.SparseOperator(A, ranks=ranks, partition=rule, backend="serial")
     x = rng.standard_normal(n)

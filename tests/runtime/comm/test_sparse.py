@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matrices import random_sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, bicg, cg, gmres
 
 import tilewright as tw
@@ -62,7 +63,7 @@ def close(y, wanted, A, x):
 
 def unsymmetric(n, density, seed, m=None):
     rng = np.random.default_rng(seed)
-    A = sp.random_array((m or n, n), density=density, rng=rng, format="csr")
+    A = random_sparse((m or n, n), density, rng)
     A.data = rng.standard_normal(A.nnz)
     return A
 

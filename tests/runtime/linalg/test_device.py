@@ -15,6 +15,8 @@ from tilewright.linalg.device import column_tasks, device_factor, device_tile_si
 from tilewright.linalg.mixed import factor_graph, mixed_factor
 from tilewright.precision import FORMATS, PrecisionMap
 
+pytestmark = pytest.mark.needs("torch")
+
 PRECISIONS = ("fp64", "fp32", "bf16x3", "bf16", "fp16")
 
 
