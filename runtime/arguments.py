@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["dense", "positive"]
+__all__ = ["choice", "dense", "positive"]
 
 
 def positive(value: Any, what: str) -> int:
@@ -20,6 +20,19 @@ def positive(value: Any, what: str) -> int:
     if value < 1:
         raise ValueError(f"{what} must be at least 1, not {value}")
     return int(value)
+
+
+def choice(value: Any, what: str, kind: type, named: str) -> Any:
+    """``value`` if it is None or of a kind; TypeError that says what ``what`` is.
+
+    >>> choice(3, "pool", dict, "a dict")
+    Traceback (most recent call last):
+        ...
+    TypeError: pool must be a dict, not 3
+    """
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{what} must be {named}, not {value!r}")
+    return value
 
 
 def dense(value: Any, what: str) -> np.ndarray:

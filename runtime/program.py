@@ -13,6 +13,7 @@ from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.kernels import table, tensors
 from tilewright.kernels.tensors import device_of
+from tilewright.overlap import check_apart
 from tilewright.streams import Streams
 from tilewright.tiles import Store, TiledMatrix
 
@@ -30,7 +31,7 @@ class Program:
     MissingDataError
         The graph reads a handle before writing it, and the data has nothing for it.
     ValueError
-        The graph writes data that is read-only.
+        The graph writes data that is read-only, or that another handle has as well.
     KeyError
         The kernel table has no row for an op and the dtypes of its tiles.
     TypeError
@@ -45,6 +46,7 @@ class Program:
         _check_inputs(graph, store)
         _check_tiles(graph, store)
         _check_writeable(graph, store)
+        check_apart(graph, store)
         self.uses_functions = False
         """Whether some op is a Python function, which may call any library."""
         self.replaced: set[Handle] = set()

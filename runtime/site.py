@@ -115,6 +115,9 @@ def find_site(backend: str, options: Mapping[str, Any]) -> Site:
 def check_options(backend: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
     """TypeError that names unknown options, and what may be meant by them."""
     unknown = [name for name in options if name not in known]
+    others = [name for name in unknown if name in _ARGUMENTS]
+    if others:
+        raise TypeError(f"this call has no argument {', '.join(others)}, and backend {backend!r} no such option")
     if unknown:
         near = [match for name in unknown for match in get_close_matches(name, [*known, *_ARGUMENTS], 1)]
         hint = f"; did you mean {', '.join(near)}?" if near else ""

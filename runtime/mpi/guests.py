@@ -22,6 +22,7 @@ from tilewright.mpi.residence import checked, trace_of
 from tilewright.mpi.script import Script
 from tilewright.mpi.shared import Mappings, like, loads
 from tilewright.mpi.wire import Forget, Go, Keep, Prepare
+from tilewright.nested import refuse
 from tilewright.resident import Prepared, check_given
 from tilewright.trace import Trace
 
@@ -83,6 +84,8 @@ class RankHome:
     def __init__(self, data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], comm: Any,
                  synchronous: bool) -> None:  # fmt: skip
         self.comm: MPI.Intracomm = comm or MPI.COMM_WORLD
+        if comm is None or self.comm.size > 1:
+            refuse("mpi")
         self.line = wires(self.comm).data
         self.synchronous = synchronous
         with agreement(self.line) as facts:
@@ -117,6 +120,7 @@ class _RankPrepared(Prepared):
             self.outputs = {handle: box[handle] for handle in outputs}
             ranks = self.line.size
             order: Order = tuple(map(layout.owner, graph.handles_used)), None, tuple(range(ranks))
+            self.graph = graph
             self.plan = planned(graph, ranks, order, frozenset(outputs))
             self.script = Script(
                 self.line, self.plan, home.data, box, synchronous=home.synchronous, shared=False,
@@ -128,7 +132,7 @@ class _RankPrepared(Prepared):
 
     def traced(self) -> Trace:
         began = self.line.allreduce(perf_counter(), MPI.MAX)
-        return trace_of(self.plan, began, self._run(True))
+        return trace_of(self.graph, self.plan, began, self._run(True))
 
     def _run(self, traced: bool) -> list[Any]:
         with blas.limits(self.script.uses_functions), blas.one_thread():

@@ -41,14 +41,18 @@ _plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.W
 
 
 def planned(graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handle] | None = None) -> MessagePlan:
-    """The plan of a graph; the last one is kept as long as the graph is."""
+    """The plan of a graph; the last one is kept as long as the graph is.
+
+    The plan knows its graph by a weak reference, or neither would ever go: who works with the plan holds the graph.
+    """
     known = _plans.setdefault(graph, {})
     key = len(graph), ranks, order, results
     if key not in known:
         owner, start, collect = order
         by_handle = dict(zip(graph.handles_used, owner, strict=True))
         known.clear()  # one per graph: 50 calls must not need more memory than one
-        known[key] = MessagePlan(graph, ranks, by_handle, start=start, collect=collect, results=results)
+        plan = known[key] = MessagePlan(graph, ranks, by_handle, start=start, collect=collect, results=results)
+        plan.graph = weakref.proxy(graph)
     return known[key]
 
 

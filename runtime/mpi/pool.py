@@ -168,6 +168,10 @@ class Pool:
                 raise RuntimeError(
                     "this pool is closed, and what was kept on its ranks is gone; make another with tw.mpi.Pool(...)"
                 )
+            if self._busy:  # the lock lets its own thread in again, from a function that is told progress
+                raise RuntimeError(
+                    f"{self!r} is in the middle of a run of this thread; wait for its end, or use another"
+                )
             self._busy = True
             try:
                 yield
