@@ -93,3 +93,27 @@ def test_tiled_matrices_share_where_their_tiles_do(read, written, transposed, sh
         return
     with pytest.raises(ValueError, match=r"[XY]\[.,.\] and [XY]\[.,.\] are the same memory"):
         tw.run(tiles_graph(read, written), data, backend="serial")
+
+
+def itself(x, *_):
+    return x
+
+
+def twice(x, *_):
+    return x[:2], x[1:]
+
+
+def one_more(y):
+    y += 1
+
+
+@pytest.mark.parametrize("backend", ["serial", "threads", "mpi"])
+def test_a_value_that_a_function_returns_is_not_the_memory_of_what_it_read(backend):
+    g = TaskGraph()
+    x, y, z = (g.handle(name) for name in "xyz")
+    g.insert(itself, R(x), W(y))
+    g.insert(one_more, RW(y))
+    g.insert(twice, R(x), W(y), W(z))
+    g.insert(one_more, RW(y))
+    run = tw.run(g, {"x": np.zeros(3)}, backend=backend, workers=2)
+    assert [run[name].tolist() for name in "xyz"] == [[0, 0, 0], [1, 1], [0, 0]]
