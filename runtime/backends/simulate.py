@@ -191,7 +191,7 @@ def _noisy(noise: Noise, seed: int) -> Callable[[Task, float], float] | None:
     if isinstance(noise, bool) or not isinstance(noise, Real):
         raise TypeError(f"noise is a number or a function of (generator, task, seconds), not {noise!r}")
     if not 0 <= noise < inf:
-        raise ValueError(f"noise must be finite and not negative, not {noise}")
+        raise ValueError(f"noise must not be negative and not infinite, not {noise}")
     if noise == 0:
         return None
     # A log-normal of mean 1: E exp(N(mu, s^2)) = exp(mu + s^2/2), variance exp(s^2) - 1.
