@@ -178,14 +178,14 @@ class PoolSite(Site):
             if isinstance(outcomes, bytes):
                 raise thaw(outcomes)
             trace = merge(graph, planned(graph, ranks, order), crew, outcomes)
-            _copy((there[handle], here[handle]) for handle in graph.results)
-        values: dict[Handle, Any] = {}
-        replaced: set[Handle] = set()
-        for outcome in outcomes:
-            if outcome.values:
-                theirs, gave_up = pickle.loads(outcome.values)
-                values |= theirs
-                replaced |= gave_up
+            values: dict[Handle, Any] = {}
+            replaced: set[Handle] = set()
+            for outcome in outcomes:
+                if outcome.values:
+                    theirs, gave_up = pickle.loads(outcome.values)
+                    values |= theirs
+                    replaced |= gave_up
+            _copy((there[handle], here[handle]) for handle in graph.results if handle not in values)
         for handle, value in values.items():
             place = here[handle]
             if handle not in replaced and isinstance(place, np.ndarray):
