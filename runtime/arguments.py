@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LAPACK", "dense", "flag", "is_chunked", "is_tensor", "like", "numbers", "overlaps", "positive"]
+__all__ = ["LAPACK", "dense", "flag", "is_chunked", "is_tensor", "like", "numbers", "optional", "overlaps", "positive"]
 
 LAPACK = ("float32", "float64", "complex64", "complex128")
 """The dtypes there are kernels for."""
@@ -56,6 +56,19 @@ def flag(value: Any, what: str) -> bool:
     if isinstance(value, bool | np.bool_) or (isinstance(value, int | np.integer) and value in (0, 1)):
         return bool(value)
     raise TypeError(f"{what} must be True or False, not {value!r}")
+
+
+def optional(value: Any, what: str, kind: type, named: str) -> Any:
+    """``value`` if it is None or of a kind; TypeError that says what ``what`` is.
+
+    >>> optional(3, "pool", dict, "a dict")
+    Traceback (most recent call last):
+        ...
+    TypeError: pool must be a dict, not 3
+    """
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{what} must be {named}, not {value!r}")
+    return value
 
 
 # ------------------------------------------------------------------ arrays

@@ -11,6 +11,7 @@ from tilewright.backends import blame
 from tilewright.backends.threads import Workers
 from tilewright.graph import Task
 from tilewright.messages import Part
+from tilewright.nested import in_task
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 
@@ -33,6 +34,10 @@ class Crew(Workers):
         self.backend = backend
         self._early: list[Task] | None = []
         super().__init__(program, policy, workers)
+
+    def work(self, worker: int) -> None:
+        with in_task(self.backend):
+            super().work(worker)
 
     def employ(self, courier: Courier) -> None:
         """Say who carries out external tasks, and hand over those that are ready."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isqrt
+from operator import index as as_integer
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from tilewright.graph import Handle
+from tilewright.graph import Handle, TaskGraph
 
 __all__ = [
-    "BlockCyclic", "Distribution", "Layout", "RowBlocks", "SymmetricBlockCyclic", "chosen_owner", "near_square",
-    "numroc", "owners", "picture", "to_global", "to_local",
+    "BlockCyclic", "Distribution", "Layout", "RowBlocks", "SymmetricBlockCyclic", "by_handle", "chosen_owner",
+    "near_square", "numroc", "owners", "picture", "to_global", "to_local",
 ]  # fmt: skip
 
 
@@ -180,10 +181,18 @@ def chosen_owner(options: Mapping[str, Any]) -> Any:
     if owner is not None:
         raise ValueError("grid and owner both say who owns what; pass one of them")
     try:
-        P, Q = grid
+        P, Q = (as_integer(side) for side in grid)
         return BlockCyclic(P, Q)
     except (TypeError, ValueError) as error:
         raise type(error)(f"grid must be two positive integers (P, Q), not {grid!r}") from None
+
+
+def by_handle(graph: TaskGraph, rank_of: Callable[[Handle], int]) -> tuple[int, ...]:
+    """The owner of each handle in order of first access. ValueError as of ``rank_of``, first about a result: those have
+    names that the user knows, while a call may read its argument under a name of its own."""
+    for handle in graph.results:
+        rank_of(handle)
+    return tuple(rank_of(handle) for handle in graph.handles_used)
 
 
 def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:

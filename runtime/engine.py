@@ -267,6 +267,8 @@ def run(
     >>> run["y"]
     array([3., 3.])
     """
+    if "return_run" in options:
+        raise TypeError("run() has no argument return_run: the Run is what it returns")
     if backend not in (*BACKENDS, "simulate"):
         raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, simulate")
     check_call(run, options, backend)

@@ -19,7 +19,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from operator import index as _as_integer
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from tilewright.files import write_text
@@ -72,9 +76,9 @@ class Handles:
         except TypeError:  # a slice
             handle = None
         if handle is None:
-            if any(isinstance(place, slice | float) for place in places):
-                raise TypeError(f"{self.name}[...] names one handle at a time by integers, not {index}")
-            handle = Handle(self.name, places)
+            if not all(hasattr(place, "__index__") and not isinstance(place, bool) for place in places):
+                raise TypeError(f"{self.name}[...] names one handle at a time by integers, not {index!r}")
+            handle = Handle(self.name, tuple(map(_as_integer, places)))
             self._known[index] = handle
         return handle
 
@@ -111,6 +115,19 @@ def _not_a_handle(thing: object) -> NoReturn:
     if isinstance(thing, Handles):
         raise TypeError(f"R, W and RW take one handle of {thing}; give its index, such as {thing.name}[0, 0]")
     raise TypeError(f"R, W and RW take a handle, not {thing!r}; make one with graph.handle(name)")
+
+
+def _check_function(function: object, name: str) -> None:
+    """TypeError for what is not called for its result: a task would have a coroutine or a generator as its value."""
+    if not callable(function):
+        raise TypeError(f"{name}: an op's function is called with buffers, and {function!r} is not callable")
+    while isinstance(function, partial):
+        function = function.func
+    called = function if isinstance(function, FunctionType | MethodType) else vars(type(function)).get("__call__")
+    if iscoroutinefunction(called) or isasyncgenfunction(called):
+        raise TypeError(f"{name} is a coroutine function, which a task cannot await; insert a plain function")
+    if isgeneratorfunction(called):
+        raise TypeError(f"{name} is a generator function, whose values nobody would fetch; insert a plain function")
 
 
 def _name(name: object) -> str:
@@ -164,6 +181,10 @@ class Op:
     ``"accumulate"``: the dtype of that tile, for a substitution. ``""``: as they are."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"an op's name is a string, not {self.name!r}")
+        if self.function is not None:
+            _check_function(self.function, self.name)
         if self.operands not in ("", "storage", "accumulate"):
             raise ValueError(f"operands of {self.name} are 'storage', 'accumulate' or '', not {self.operands!r}")
 
@@ -257,7 +278,7 @@ class TaskGraph:
         self.layout: Layout | None = None
         """Ranks, owners and shapes that go with the algorithm; engines use them where a call names no owner."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
-        self._ops: dict[Callable[..., Any], Op] = {}
+        self._ops: dict[Hashable, Op] = {}  # by identity: callables may be equal and not the same, or not hashable
         self._successors: list[list[int]] = []
 
     # ---------------------------------------------------------------- building
@@ -284,7 +305,8 @@ class TaskGraph:
         Raises
         ------
         TypeError
-            ``op`` is neither an `Op` nor callable, an access follows a parameter, or a bare handle is passed.
+            ``op`` is neither an `Op` nor callable, or is a coroutine or generator function; an access follows a
+            parameter, or a bare handle is passed.
         RuntimeError
             The graph has already run.
         """
@@ -340,12 +362,16 @@ class TaskGraph:
         return _rebuilt, (self.name, calls, levels, self.temporary)
 
     def _function_op(self, function: Any) -> Op:
+        """The op of a function, one for each: a bound method is another object each time that it is looked up."""
         if not callable(function):
             raise TypeError(f"insert needs an Op or a function first, not {function!r}")
-        op = self._ops.get(function)
+        key: Hashable = id(function)
+        if isinstance(function, MethodType):
+            key = id(function.__self__), id(function.__func__)
+        op = self._ops.get(key)
         if op is None:
-            op = Op(getattr(function, "__name__", type(function).__name__), function)
-            self._ops[function] = op
+            op = Op(str(getattr(function, "__name__", type(function).__name__)), function)
+            self._ops[key] = op  # which holds the function, so that its number stays its own
         return op
 
     # ---------------------------------------------------------------- looking

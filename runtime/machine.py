@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,10 @@ class Machine:
     Raises
     ------
     ValueError
-        ``workers``, ``ranks`` or ``tile_size`` is below 1, ``gpus`` is not in 0..``workers``, or a time is negative.
+        ``workers``, ``ranks`` or ``tile_size`` is below 1, ``gpus`` is not in 0..``workers``, or a time is negative,
+        infinite or no number, also one of ``durations``.
+    TypeError
+        ``workers``, ``ranks`` or ``tile_size`` is not an integer, or a time is nothing that could be one.
 
     Examples
     --------
@@ -87,8 +91,16 @@ class Machine:
             raise ValueError(f"Machine: gpus must be in 0..workers={self.workers}, not {self.gpus}")
         for name in ("alpha", "beta", "gamma", "overhead", "device_alpha", "device_beta"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"Machine: {name} must be a time in seconds, not {value}")
+            if value is not None:
+                _check_time(value, name)
+        for op, table in self.durations.items():
+            for size, seconds in table.items() if isinstance(table, Mapping) else [(1, table)]:
+                _check_time(seconds, f"durations[{op!r}]")
+                if isinstance(size, bool) or not isinstance(size, Real) or not 0 < size < math.inf:
+                    raise ValueError(f"Machine: durations[{op!r}] is a table by tile size, and {size!r} is none")
+        for op, factor in self.acceleration.items():
+            if isinstance(factor, bool) or not isinstance(factor, Real) or not 0 < factor < math.inf:
+                raise ValueError(f"Machine: acceleration[{op!r}] must be a positive number, not {factor!r}")
 
     def replace(self, **changes: Any) -> Machine:
         """The same machine with some fields changed."""
@@ -235,6 +247,14 @@ class Machine:
         from tilewright.calibration import calibrate
 
         return calibrate(**options)
+
+
+def _check_time(value: Any, what: str) -> None:
+    """ValueError or TypeError unless it is a finite number of seconds, not negative: NaN comes before no other time."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"Machine: {what} must be a time in seconds, not {value!r}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"Machine: {what} must be a time in seconds, finite and not negative, not {value}")
 
 
 def _tile_size(shapes: Sequence[Shape]) -> float:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilewright.errors import MissingDataError
-from tilewright.graph import Handle, Task, TaskGraph
+from tilewright.graph import Access, Handle, Task, TaskGraph
 from tilewright.kernels import table, tensors
 from tilewright.kernels.tensors import device_of
+from tilewright.overlap import check_apart
 from tilewright.streams import Streams
 from tilewright.tiles import Store, TiledMatrix
 
@@ -30,7 +31,7 @@ class Program:
     MissingDataError
         The graph reads a handle before writing it, and the data has nothing for it.
     ValueError
-        The graph writes data that is read-only.
+        The graph writes data that is read-only, or that another handle has as well.
     KeyError
         The kernel table has no row for an op and the dtypes of its tiles.
     TypeError
@@ -45,6 +46,7 @@ class Program:
         _check_inputs(graph, store)
         _check_tiles(graph, store)
         _check_writeable(graph, store)
+        check_apart(graph, store)
         self.uses_functions = False
         """Whether some op is a Python function, which may call any library."""
         self.replaced: set[Handle] = set()
@@ -140,13 +142,25 @@ class Program:
         if len(writes) > 1:
             if not isinstance(result, tuple) or len(result) != len(writes):
                 raise TypeError(f"{task} must return None or {len(writes)} values, for {', '.join(map(str, writes))}")
-            store, replaced = self.store, self.replaced
-            for handle, value in zip(writes, result, strict=True):
-                store[handle] = value
-                replaced.add(handle)
+            for handle, value in zip(writes, self._apart(task, result), strict=True):
+                self.store[handle] = value
+                self.replaced.add(handle)
         elif writes:
-            self.store[writes[0]] = result
+            self.store[writes[0]] = self._apart(task, (result,))[0]
             self.replaced.add(writes[0])
+
+    def _apart(self, task: Task, values: Sequence[Any]) -> Sequence[Any]:
+        """The values, copied where one lies in memory that another handle keeps: of what is read, or a value before."""
+        kept = [self.store[handle] for handle, access in task.uses if access is Access.READ]
+        others = [array for array in kept if isinstance(array, np.ndarray)]
+        found = []
+        for value in values:
+            if isinstance(value, np.ndarray):
+                if any(np.may_share_memory(value, other) for other in others):
+                    value = value.copy()
+                others.append(value)
+            found.append(value)
+        return found
 
 
 def _no_worker(*args: Any) -> None:

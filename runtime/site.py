@@ -162,6 +162,9 @@ def check_options(
 ) -> None:
     """TypeError that names unknown options, and what may be meant: one that is ``known``, or the call's ``own``."""
     unknown = [name for name in options if name not in known]
+    others = [name for name in unknown if name in _ARGUMENTS]
+    if others:
+        raise TypeError(f"this call has no argument {', '.join(others)}, and backend {backend!r} no such option")
     if unknown:
         hint = nearby(unknown, [*known, *own]) or f"backend {backend!r} has {', '.join(known) or 'none'}"
         raise TypeError(f"{call}{': ' if call else ''}unknown option {', '.join(unknown)}; {hint}")

@@ -118,6 +118,11 @@ class TiledMatrix:
             return _transposed, (self._transpose_of,)
         return _from_base, (self.shape, self.tile_size, self.dtype, self._base, self.packed)
 
+    @property
+    def base(self) -> np.ndarray:
+        """The array in whose memory the tiles lie."""
+        return self._base if self._transpose_of is None else self._transpose_of.base
+
     # ------------------------------------------------------------ tiles
 
     def rows(self, i: int) -> slice:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
 from typing import Any
 
@@ -40,6 +42,49 @@ class OddError(Exception):
 
 def fail_oddly(x: Any) -> None:
     raise OddError(1, 2)
+
+
+class CannotTravel(Exception):
+    def __init__(self) -> None:
+        super().__init__("stays here")
+        self.lock = threading.Lock()
+
+
+def fail_and_stay(x: Any) -> None:
+    raise CannotTravel
+
+
+def fail_from_another(x: Any) -> None:
+    try:
+        raise CannotTravel
+    except CannotTravel:
+        raise ArithmeticError("because of another") from None
+
+
+def recurse(x: Any) -> None:
+    recurse(x)
+
+
+def leave(x: Any) -> None:
+    sys.exit("out")
+
+
+def calls_dask(x: Any) -> None:
+    import tilewright as tw
+
+    tw.tiled_cholesky(np.eye(6), backend="dask", tile_size=2)
+
+
+def calls_with_its_client() -> str:
+    from distributed import get_client
+
+    import tilewright as tw
+
+    try:
+        tw.tiled_cholesky(np.eye(6), backend="dask", tile_size=2, client=get_client())
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def note_pid(x: np.ndarray, file: str, seconds: float) -> None:

@@ -22,13 +22,15 @@ overheads      tasks: seconds that a Dask task, a hop and a byte cost; see `tile
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from tilewright.backends import Progress
 from tilewright.cluster import client as clients
 from tilewright.cluster import wire
 from tilewright.coarsen import Overheads
-from tilewright.distribution import chosen_owner, owners
+from tilewright.distribution import by_handle, chosen_owner, owners
+from tilewright.errors import WorkerDied
 from tilewright.machine import Machine, cores
 from tilewright.mpi.outcome import planned
 from tilewright.program import Program
@@ -48,6 +50,7 @@ MODES = ("resident", "tasks")
 
 WINDOW = 256 << 20  # bytes
 TIMEOUT = 30.0  # seconds
+ATTEMPTS, PAUSE = 4, 0.25  # how often workers are looked for that stay, and seconds between
 
 
 def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
@@ -68,6 +71,7 @@ class DaskSite(Site):
     def __init__(self, options: dict[str, Any]) -> None:
         check_options("dask", options, OPTIONS)
         clients.require_dask()
+        clients.refuse_tasks()
         wire.install()  # this process sends and receives tensors too
         self.mode = options.get("mode")
         if self.mode not in (None, *MODES):
@@ -75,7 +79,12 @@ class DaskSite(Site):
         self.owner = chosen_owner(options)
         self.timeout = _positive("timeout", options.get("timeout"), TIMEOUT)
         self.window = int(_positive("window", options.get("window"), WINDOW))
-        self.overheads = Overheads(*(options.get("overheads") or ()))
+        overheads = options.get("overheads")
+        try:
+            self.overheads = Overheads(*(() if overheads is None else overheads))
+        except TypeError:
+            raise TypeError(f"overheads are up to three numbers, seconds of a Dask task, a hop and a byte, not "
+                            f"{overheads!r}") from None  # fmt: skip
         self.given = options.get("client")
         self._client: Client | None = None
 
@@ -94,13 +103,23 @@ class DaskSite(Site):
     def ranks(self, workers: int | None) -> clients.Ranks:
         """The Dask workers of this call, checked."""
         client = self.client(workers or cores())
-        if client is clients.kept_client():
-            client = clients.kept(workers or cores())
-        found = clients.wait_for_workers(client, self.timeout, workers)
-        ranks = clients.ranks_of(found, workers)
-        if workers is None and client is clients.kept_client():
-            ranks = clients.ranks_of(found, min(cores(), len(found)))
-        clients.check(client, ranks.addresses)
+        kept = client is clients.kept_client()
+        for left in reversed(range(ATTEMPTS)):
+            if kept:
+                client = clients.kept(workers or cores())
+            found = clients.wait_for_workers(client, self.timeout, workers)
+            if kept and len(found) < (workers or 1) and left:  # one died just now: there will be a new one
+                time.sleep(PAUSE)
+                continue
+            ranks = clients.ranks_of(found, min(cores(), len(found)) if kept and workers is None else workers)
+            try:
+                clients.check(client, ranks.addresses)
+            except WorkerDied:
+                if not left:
+                    raise
+                time.sleep(PAUSE)
+            else:
+                break
         return ranks
 
     def workers(self, workers: int | None, most: int | None = None) -> int:
@@ -137,7 +156,7 @@ class DaskSite(Site):
 
         count = len(ranks.members)
         rank_of = owners(owner, count)
-        order = tuple(rank_of(handle) for handle in program.graph.handles_used), None, ()
+        order = by_handle(program.graph, rank_of), None, ()
         wanted = needs(planned(program.graph, count, order), program.store, self.window)
         for need, member in zip(wanted, ranks.members, strict=True):
             if member.memory and need > clients.ROOM * member.memory:

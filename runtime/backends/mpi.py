@@ -38,8 +38,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.ambient import capture
+from tilewright.arguments import optional, positive
 from tilewright.backends import Progress
-from tilewright.distribution import Distribution, chosen_owner, owners
+from tilewright.distribution import Distribution, by_handle, chosen_owner, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels import choice
 from tilewright.machine import cores
@@ -72,7 +73,10 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
 
 def site(options: dict[str, Any]) -> Site:
     """A pool's site, or on a rank that one's. ImportError without mpi4py."""
-    if options.get("comm") is not None or is_rank():
+    comm = options.get("comm")
+    if comm is not None and not (hasattr(comm, "Get_size") and hasattr(comm, "Dup")):
+        raise TypeError(f"comm must be a communicator of mpi4py, not {comm!r}")
+    if comm is not None or is_rank():
         from tilewright.mpi.session import RankSite
 
         return RankSite(options)
@@ -98,6 +102,15 @@ def owner_for(graph: TaskGraph, owner: Any) -> Any:
     return owner
 
 
+def how(options: dict[str, Any]) -> tuple[int, bool]:
+    """Window and synchronous of a call. ValueError or TypeError that names them."""
+    window, synchronous = options.get("window"), options.get("synchronous")
+    return (
+        WINDOW if window is None else positive(window, "window"),
+        bool(optional(synchronous, "synchronous", bool | np.bool_, "True or False")),  # type: ignore[arg-type]
+    )
+
+
 def per_rank(workers: int | None, ranks: int) -> int:
     """Workers of each rank."""
     if workers is None:
@@ -120,9 +133,8 @@ class PoolSite(Site):
             if options.get(name) is not None:
                 raise ValueError(f"{name} is for calls on the ranks of mpiexec; here the caller has data and result")
         self.owner = chosen_owner(options)
-        self.pool: Pool | None = options.get("pool") or pools.active()
-        self.window = int(options.get("window") or WINDOW)
-        self.synchronous = bool(options.get("synchronous"))
+        self.pool: Pool | None = optional(options.get("pool"), "pool", pools.Pool, "a tw.mpi.Pool") or pools.active()
+        self.window, self.synchronous = how(options)
 
     def workers(self, workers: int | None, most: int | None = None) -> int:
         ranks = self._ranks(workers)
@@ -150,7 +162,7 @@ class PoolSite(Site):
         ranks = self._ranks(workers, graph)
         crew = per_rank(workers, ranks)
         rank_of = owners(owner_for(graph, self.owner), ranks)
-        order: Order = tuple(rank_of(handle) for handle in graph.handles_used), None, ()
+        order: Order = by_handle(graph, rank_of), None, ()
         pool = self.pool or pools.default(ranks)
         with pool.lock:
             given = program.store.given
@@ -166,14 +178,14 @@ class PoolSite(Site):
             if isinstance(outcomes, bytes):
                 raise thaw(outcomes)
             trace = merge(graph, planned(graph, ranks, order), crew, outcomes)
-            _copy((there[handle], here[handle]) for handle in graph.results)
-        values: dict[Handle, Any] = {}
-        replaced: set[Handle] = set()
-        for outcome in outcomes:
-            if outcome.values:
-                theirs, gave_up = pickle.loads(outcome.values)
-                values |= theirs
-                replaced |= gave_up
+            values: dict[Handle, Any] = {}
+            replaced: set[Handle] = set()
+            for outcome in outcomes:
+                if outcome.values:
+                    theirs, gave_up = pickle.loads(outcome.values)
+                    values |= theirs
+                    replaced |= gave_up
+            _copy((there[handle], here[handle]) for handle in graph.results if handle not in values)
         for handle, value in values.items():
             place = here[handle]
             if handle not in replaced and isinstance(place, np.ndarray):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
-from math import log, sqrt
+from math import inf, log, sqrt
+from numbers import Real
 from operator import index as as_integer
 from typing import TYPE_CHECKING, Any
 
@@ -193,9 +194,18 @@ def noise_of(noise: Noise, seed: int) -> Callable[[Task, float], float] | None:
     """The function that turns an expected duration into one that happens, or None for the identity."""
     generator = random.Random(seed)
     if callable(noise):
-        return lambda task, seconds: noise(generator, task, seconds)
-    if noise < 0:
-        raise ValueError(f"noise must not be negative, got {noise}")
+
+        def noisy(task: Task, seconds: float) -> float:
+            happens = noise(generator, task, seconds)
+            if not isinstance(happens, Real) or not 0 <= happens < inf:
+                raise ValueError(f"noise gives {happens!r} for {task}, which is no time in seconds")
+            return float(happens)
+
+        return noisy
+    if isinstance(noise, bool) or not isinstance(noise, Real):
+        raise TypeError(f"noise is a number or a function of (generator, task, seconds), not {noise!r}")
+    if not 0 <= noise < inf:
+        raise ValueError(f"noise must not be negative and not infinite, not {noise}")
     if noise == 0:
         return None
     # A log-normal of mean 1: E exp(N(mu, s^2)) = exp(mu + s^2/2), variance exp(s^2) - 1.

@@ -64,6 +64,8 @@ def site(options: dict[str, Any]) -> Site:
     """The site of a call: with ``devices`` one that has workers of two kinds."""
     check_options("threads", options, OPTIONS)
     devices = options.get("devices")
+    if devices is not None and not isinstance(devices, str | Sequence):
+        raise TypeError(f"devices is a list of accelerators, such as ['cuda'], not {devices!r}")
     engine: Any = sys.modules[__name__]
     return MixedSite(engine, [devices] if isinstance(devices, str) else devices) if devices else Site(engine)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import multiprocessing
 import os
 import sys
 import threading
@@ -21,6 +22,8 @@ from uuid import uuid4
 
 from tilewright.cluster import near, wire
 from tilewright.cluster.part import TOPIC
+from tilewright.errors import WorkerDied
+from tilewright.nested import refuse
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -37,6 +40,7 @@ __all__ = [
     "kept_client",
     "make_current",
     "ranks_of",
+    "refuse_tasks",
     "require_dask",
     "seen",
     "wait_for_workers",
@@ -133,13 +137,21 @@ START = 60.0  # seconds for workers of the kept cluster to come up
 
 
 def kept(workers: int) -> Client:
-    """The client of a LocalCluster of one-thread workers that stays until the process ends; grows as asked."""
+    """The client of a LocalCluster of one-thread workers that stays until the process ends; grows as asked.
+
+    RuntimeError in a daemonic process, such as a worker of a multiprocessing pool: it may not start others.
+    """
     global _kept
     with _keeping:
         client = _kept
         if client is not None and client.status != "running":
             client = None  # closed by the user
         if client is None:
+            if multiprocessing.current_process().daemon:
+                raise RuntimeError(
+                    "this process is a daemon, which may not have children, so backend 'dask' cannot start workers "
+                    "here; pass client=, or use backend='threads', or start this process with daemon=False"
+                )
             client = _start(workers)
             _kept = client
         missing = workers - len(workers_of(client))
@@ -182,9 +194,11 @@ def _start(workers: int) -> Client:
     global _owner
     from distributed import Client, LocalCluster
 
+    from tilewright.cluster.nanny import Keeper
+
     with _our_way():
         cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, silence_logs=logging.CRITICAL, host=LOOPBACK,
+            n_workers=workers, threads_per_worker=1, worker_class=Keeper, silence_logs=logging.CRITICAL, host=LOOPBACK,
             security=_keys(), dashboard_address=f"{LOOPBACK}:0",  # without, it asks for port 8787
             scheduler_kwargs={"dashboard": False},
         )  # fmt: skip
@@ -213,7 +227,7 @@ def _our_way() -> Iterator[None]:
     """A block in which workers of the kept cluster are started, with our settings, and this process stays as it is."""
     import dask
 
-    with dask.config.set(_SETTINGS), _nameless_main():
+    with dask.config.set(_SETTINGS):
         changed = {"PYTHONHASHSEED", *dask.config.get(_BEFORE)}  # a nanny sets them here, for its worker to inherit
         before = {name: os.environ.get(name) for name in changed}
         os.environ["PYTHONSAFEPATH"] = "1"  # multiprocessing has a helper process, which is started first
@@ -251,25 +265,6 @@ def close() -> None:
             cluster = client.cluster
             client.close()
             cluster.close()
-
-
-@contextmanager
-def _nameless_main() -> Iterator[None]:
-    """Keep new processes from running the user's script: ``spawn`` imports the main module where it has a file.
-
-    A script would then need a guard, ``if __name__ == "__main__"``, as every worker would start it again. Dask sends
-    functions of the main module by value, so nobody misses it.
-    """
-    main: Any = sys.modules.get("__main__")
-    names = [name for name in ("__spec__", "__file__") if getattr(main, name, None) is not None]
-    kept = {name: getattr(main, name) for name in names}
-    for name in names:
-        setattr(main, name, None)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(main, name, value)
 
 
 class SchedulerClock:
@@ -407,6 +402,17 @@ def seen(client: Client, address: str) -> bool:
     return _fit[client][address]
 
 
+def refuse_tasks() -> None:
+    """RuntimeError in a task of Dask: it would wait for workers while it holds a thread of one."""
+    refuse("dask")
+    worker = sys.modules.get("distributed.worker")
+    if worker is not None and hasattr(worker.thread_state, "execution_state"):
+        raise RuntimeError(
+            "this is a task on a Dask worker; backend 'dask' would wait there for workers, and the task holds one of "
+            "their threads; use backend='threads' in tasks, or make this call where the client is"
+        )
+
+
 def check(client: Client, addresses: tuple[str, ...]) -> None:
     """Make sure, once for each, that workers and scheduler have this tilewright; find out whose memory is here.
 
@@ -414,6 +420,8 @@ def check(client: Client, addresses: tuple[str, ...]) -> None:
     ------
     RuntimeError
         Some cannot import it, or have another version.
+    WorkerDied
+        One of them left meanwhile.
     """
     wire.install()
     known = _fit.setdefault(client, {})
@@ -423,7 +431,10 @@ def check(client: Client, addresses: tuple[str, ...]) -> None:
     ours = version("tilewright")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Dask, about versions of packages that do not matter here
-        found: dict[str, tuple[str, Any]] = dict(client.run(_prepare, near.probe(), workers=new))
+        try:
+            found: dict[str, tuple[str, Any]] = dict(client.run(_prepare, near.probe(), workers=new))
+        except (KeyError, OSError) as error:
+            raise WorkerDied(", ".join(new), f"it left the cluster ({error})") from None
         if "the scheduler" not in known:
             found["the scheduler"] = client.run_on_scheduler(_find), None
     for address, (theirs, _) in found.items():

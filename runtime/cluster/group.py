@@ -16,11 +16,15 @@ from tilewright.kernels import choice
 from tilewright.kernels.choice import Choice
 from tilewright.kernels.threads import limits, one_thread
 from tilewright.mpi.outcome import freeze
+from tilewright.nested import in_task
 from tilewright.outline import Outline
 from tilewright.program import Program
 from tilewright.tiles import Store
 
 __all__ = ["Call", "Common", "TaskFailed", "Work", "run_group", "transfers"]
+
+
+TEXT = 1000  # characters of an exception's text in Dask's logs
 
 
 class TaskFailed(Exception):  # noqa: N818 - it says what happened
@@ -73,10 +77,23 @@ class Work(NamedTuple):
 
 
 def run_group(work: Work, *values: Any) -> Any:
-    """Run the tasks on copies of what they change; return what is wanted of it. Ends early if nobody waits any more."""
-    from distributed import Reschedule, get_worker
+    """Run the tasks on copies of what they change; return what is wanted of it. Ends early if nobody waits any more.
 
-    worker = get_worker()
+    `TaskFailed` stands for what a task raised, also SystemExit. It has no context: Dask would send that along, and what
+    cannot be pickled in it would turn all of it into text.
+    """
+    from distributed import get_worker
+
+    with in_task("dask"):
+        value, failed = _run_group(work, values, get_worker())
+    if failed is not None:
+        raise failed
+    return value
+
+
+def _run_group(work: Work, values: tuple[Any, ...], worker: Any) -> tuple[Any, TaskFailed | None]:
+    from distributed import Reschedule
+
     key = worker.get_current_task()
     common = work.common
     sys.path.extend(entry for entry in common.path if entry not in sys.path)
@@ -103,9 +120,9 @@ def run_group(work: Work, *values: Any) -> Any:
                 records.append((number, start, time.time()))
     except Reschedule:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         worker.log_event(TOPIC, {"run": common.run, "failed": number})
-        raise TaskFailed(number, f"{type(error).__name__}: {error}", freeze(error)) from None
+        return None, TaskFailed(number, f"{type(error).__name__}: {error}"[:TEXT], freeze(error))
     tale = {
         "run": common.run,
         "rank": work.rank,
@@ -117,8 +134,8 @@ def run_group(work: Work, *values: Any) -> Any:
     }
     worker.log_event(TOPIC, tale)
     if len(work.outputs) == 1:
-        return store[work.outputs[0]]
-    return {handle: store[handle] for handle in work.outputs}
+        return store[work.outputs[0]], None
+    return {handle: store[handle] for handle in work.outputs}, None
 
 
 def _store(work: Work, graph: TaskGraph, values: tuple[Any, ...]) -> Store:

@@ -20,7 +20,7 @@ from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
 from tilewright.messages import MessagePlan
 from tilewright.mpi import shared
-from tilewright.mpi.outcome import Outcome, freeze, planned
+from tilewright.mpi.outcome import Outcome, freeze
 from tilewright.mpi.shared import Mappings, Reference
 from tilewright.outline import Outline
 from tilewright.program import Program
@@ -155,7 +155,9 @@ def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan, d
     sys.path.extend(entry for entry in job.path if entry not in sys.path)
     graph, scheduler, order, families, outlines = pickle.loads(job.contents)
     choice.adopt(job.blas)
-    plan = planned(graph, len(job.addresses), order)
+    owner, start, collect = order
+    by_handle = dict(zip(graph.handles_used, owner, strict=True))
+    plan = MessagePlan(graph, len(job.addresses), by_handle, start=start, collect=collect)  # it goes with the run
     part = plan.part(job.rank)
     store = Store({name: outline_family(*what) for name, what in families.items()})
     for handle, (shape, dtype) in outlines.items():

@@ -23,7 +23,7 @@ from tilewright.cluster.client import Ranks
 from tilewright.cluster.part import Values, adopt, lent_of, run_part, told_of
 from tilewright.cluster.post import Job, pack
 from tilewright.cluster.remote import Piece, RemoteTiles
-from tilewright.distribution import owners
+from tilewright.distribution import by_handle, owners
 from tilewright.errors import WorkerDied
 from tilewright.graph import Access, Handle
 from tilewright.kernels import choice
@@ -62,7 +62,7 @@ def run_resident(
     """Run a program; results go to its store, or stay on the workers where its matrices are `RemoteTiles`."""
     graph, store = program.graph, program.store
     rank_of = _where_data_is(client, ranks, program, owners(options.owner, len(ranks.members)))
-    order: Order = tuple(rank_of(handle) for handle in graph.handles_used), None, ()
+    order: Order = by_handle(graph, rank_of), None, ()
     plan = planned(graph, len(ranks.members), order)
     families, outlines = families_of(store), outlines_of(program)
     contents = _dumps((graph, scheduler, order, families, outlines))

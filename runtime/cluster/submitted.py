@@ -8,6 +8,7 @@ over.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import socket
 import sys
@@ -15,7 +16,8 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -35,7 +37,7 @@ from tilewright.cluster.remote import Piece, RemoteTiles
 from tilewright.cluster.resident import Options, deliver, families_of, nbytes_of, outlines_of
 from tilewright.coarsen import Coarse, Overheads, coarsen
 from tilewright.dataflow import Dataflow
-from tilewright.distribution import owners
+from tilewright.distribution import by_handle, owners
 from tilewright.errors import WorkerDied
 from tilewright.frontier import Frontier
 from tilewright.graph import Handle, TaskGraph
@@ -247,7 +249,7 @@ def run_submitted(
     graph = program.graph
     for attempt in range(ATTEMPTS):
         rank_of = owners(options.owner, len(ranks.members))
-        owner = tuple(rank_of(handle) for handle in graph.handles_used)
+        owner = by_handle(graph, rank_of)
         places = planned(graph, len(ranks.members), (owner, None, ())).places
         total = len(ranks.members) * ranks.workers
         room = _room(program, ranks, owner)
@@ -260,10 +262,23 @@ def run_submitted(
                 raise WorkerDied(
                     ", ".join(ranks.addresses), f"data was lost with workers {ATTEMPTS} times ({lost})"
                 ) from None
-            time.sleep(LOOK)  # the scheduler takes a moment to see who is gone
-            found = clients.wait_for_workers(client, options.timeout)
-            ranks = Ranks(tuple(found[r % len(found)] for r in range(len(ranks.members))), ranks.workers)
-            clients.check(client, ranks.addresses)
+            ranks = _others(client, ranks, options.timeout)
+    raise AssertionError("unreachable")
+
+
+def _others(client: Client, ranks: Ranks, timeout: float) -> Ranks:
+    """The same number of ranks on workers that are there now."""
+    for left in reversed(range(ATTEMPTS)):
+        time.sleep(LOOK)  # the scheduler takes a moment to see who is gone
+        found = clients.wait_for_workers(client, timeout)
+        others = Ranks(tuple(found[r % len(found)] for r in range(len(ranks.members))), ranks.workers)
+        try:
+            clients.check(client, others.addresses)
+        except WorkerDied:
+            if not left:
+                raise
+        else:
+            return others
     raise AssertionError("unreachable")
 
 
@@ -347,9 +362,7 @@ def _attempt(
             values = _values(client, sent, dict(zip(sent.wanted, futures, strict=True)), program, room)
             tale.news.wait(TALE if graph.tasks else 0)
         share = clock.share()
-        there = clients.workers_of(client)
-        left = [address for address in dict.fromkeys(ranks.addresses) if address in there]
-        moved = client.run(transfers, began, run, workers=left, on_error="ignore")
+        moved = _moved(client, ranks, began, run)
     except BaseException:
         for future in futures:
             future.release()
@@ -362,6 +375,49 @@ def _attempt(
         "expected": coarse.makespan, "inputs": inputs, "results": nbytes_of(values.values()),
     }  # fmt: skip
     return trace
+
+
+def _moved(client: Client, ranks: Ranks, began: float, run: str) -> dict[str, Any]:
+    """What workers got of a run's values; of those that are still there, as nobody waits for mere numbers."""
+    there = clients.workers_of(client)
+    left = [address for address in dict.fromkeys(ranks.addresses) if address in there]
+    try:
+        told = client._run(transfers, began, run, workers=left, on_error="ignore")
+        return {address: moved for address, moved in _meanwhile(client, left, told).items() if isinstance(moved, list)}
+    except _Lost:
+        return {}
+
+
+def _meanwhile(client: Client, addresses: Collection[str], work: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine of the client returns, for which these workers are needed.
+
+    Raises
+    ------
+    _Lost
+        One of them went. Dask says so in several ways, or waits for its limit of 30 s to connect again.
+    """
+
+    def gone() -> set[str]:
+        return set(addresses) - clients.workers_of(client).keys()
+
+    going = asyncio.run_coroutine_threadsafe(work, client.loop.asyncio_loop)
+    try:
+        while True:
+            try:
+                return going.result(LOOK)
+            except TimeoutError:
+                if going.done():
+                    raise
+                if lost := gone():
+                    raise _Lost(", ".join(lost)) from None
+    except (KeyError, OSError, ValueError, TimeoutError, CancelledError, asyncio.CancelledError) as error:
+        if not gone():
+            time.sleep(LOOK)
+        if lost := gone():
+            raise _Lost(f"{', '.join(lost)}: {type(error).__name__}") from None
+        raise
+    finally:
+        going.cancel()
 
 
 def _values(client: Client, sent: Submission, futures: dict[int, Future], program: Program, room: float) -> Values:
@@ -377,8 +433,18 @@ def _values(client: Client, sent: Submission, futures: dict[int, Future], progra
     values: Values = {}
     sizes = {g: sum(_size(program, handle) for handle in sent.outputs[g]) for g in local}
     for load in _loads(sizes, room):
-        for g, value in zip(load, client.gather([futures[g] for g in load], direct=True), strict=True):
+        for g, value in zip(load, _gathered(client, [futures[g] for g in load]), strict=True):
             values.update((handle, value[handle] if len(sent.outputs[g]) > 1 else value) for handle in local[g])
+    return values
+
+
+def _gathered(client: Client, futures: list[Future]) -> list[Any]:
+    """The values of futures that are done."""
+    try:
+        values: list[Any] = client.gather(futures, direct=True)
+    except (KeyError, OSError, CancelledError, asyncio.CancelledError) as error:
+        # What the tasks raised came out before: a value went with its worker, and Dask cannot make it again.
+        raise _Lost(f"{type(error).__name__} while results were fetched") from None
     return values
 
 
@@ -412,9 +478,11 @@ def _scatter(
         for load in _loads({key: nbytes_of([value]) for key, value in values.items()}, room):
             part = {key: values[key] for key in load}
             try:
-                held.append(client.scatter(part, workers=[address], hash=False, direct=True))
+                going = client._scatter(part, workers=[address], hash=False, direct=True)
+                held.append(_meanwhile(client, [address], going))
             except OSError:
-                held.append(client.scatter(part, workers=[address], hash=False, direct=False))
+                going = client._scatter(part, workers=[address], hash=False, direct=False)
+                held.append(_meanwhile(client, [address], going))
     return held
 
 

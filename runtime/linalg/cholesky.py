@@ -49,6 +49,8 @@ def cholesky_graph(nt: int) -> TaskGraph:
     ------
     ValueError
         ``nt`` is negative.
+    TypeError
+        ``nt`` is not an integer.
 
     Examples
     --------
@@ -57,6 +59,8 @@ def cholesky_graph(nt: int) -> TaskGraph:
     >>> len(g), g.tasks[2], g.tasks[-1]
     (20, trsm(2,0), potrf(3))
     """
+    if isinstance(nt, bool) or not hasattr(nt, "__index__"):
+        raise TypeError(f"nt must be an integer, the number of tiles in a row, not {nt!r}")
     if nt < 0:
         raise ValueError(f"nt must not be negative, got {nt}")
     g = TaskGraph(f"cholesky nt={nt}")

@@ -22,6 +22,8 @@ from tilewright.mpi.residence import checked, trace_of
 from tilewright.mpi.script import Script
 from tilewright.mpi.shared import Mappings, like, loads
 from tilewright.mpi.wire import Forget, Go, Keep, Prepare, follow
+from tilewright.mpi.wire import Forget, Go, Keep, Prepare
+from tilewright.nested import refuse
 from tilewright.resident import Prepared, check_given
 from tilewright.trace import Trace
 
@@ -83,6 +85,8 @@ class RankHome:
     def __init__(self, data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], comm: Any,
                  synchronous: bool) -> None:  # fmt: skip
         self.comm: MPI.Intracomm = comm or MPI.COMM_WORLD
+        if comm is None or self.comm.size > 1:
+            refuse("mpi")
         self.line = wires(self.comm).data
         self.synchronous = synchronous
         with agreement(self.line) as facts:
@@ -118,6 +122,7 @@ class _RankPrepared(Prepared):
             self.outputs = {handle: box[handle] for handle in outputs}
             ranks = self.line.size
             order: Order = tuple(map(layout.owner, graph.handles_used)), None, tuple(range(ranks))
+            self.graph = graph
             self.plan = planned(graph, ranks, order, frozenset(outputs))
             self.script = Script(
                 self.line, self.plan, home.data, box, synchronous=home.synchronous, shared=False,
@@ -129,7 +134,7 @@ class _RankPrepared(Prepared):
 
     def _run_traced(self) -> Trace:
         began = self.line.allreduce(perf_counter(), MPI.MAX)
-        return trace_of(self.plan, began, self._once(True))
+        return trace_of(self.graph, self.plan, began, self._once(True))
 
     def _once(self, traced: bool) -> list[Any]:
         with limits(self.script.uses_functions), one_thread():

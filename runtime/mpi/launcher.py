@@ -11,11 +11,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Literal
+
+from tilewright.mpi.leftovers import orphans, topologies
 
 __all__ = [
     "Family", "Launch", "LaunchError", "attached", "command", "environment", "family", "family_of", "libmpi", "mpiexec",
@@ -248,6 +251,9 @@ class Launch:
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
         self.files: set[str] = set()
         """Shared memory of the ranks' MPI, removed by `kill`."""
+        self.began = time.time()
+        self.up = 0.0
+        """When all ranks had initialised their MPI; 0 before."""
         try:
             self.process = subprocess.Popen(
                 arguments, env=environment(kind, libmpi(launcher, kind), extra), start_new_session=True,
@@ -285,5 +291,6 @@ class Launch:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        remove(self.files)
+        until = self.up or time.time()
+        remove(self.files | topologies(self.began, until) | (set() if self.up else orphans(self.began, until)))
         self._output.close()

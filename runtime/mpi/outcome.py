@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import traceback
 import weakref
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,14 +43,18 @@ _plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.W
 
 
 def planned(graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handle] | None = None) -> MessagePlan:
-    """The plan of a graph; the last one is kept as long as the graph is."""
+    """The plan of a graph; the last one is kept as long as the graph is.
+
+    The plan knows its graph by a weak reference, or neither would ever go: who works with the plan holds the graph.
+    """
     known = _plans.setdefault(graph, {})
     key = len(graph), ranks, order, results
     if key not in known:
         owner, start, collect = order
         by_handle = dict(zip(graph.handles_used, owner, strict=True))
         known.clear()  # one per graph: 50 calls must not need more memory than one
-        known[key] = MessagePlan(graph, ranks, by_handle, start=start, collect=collect, results=results)
+        plan = known[key] = MessagePlan(graph, ranks, by_handle, start=start, collect=collect, results=results)
+        plan.graph = weakref.proxy(graph)
     return known[key]
 
 
@@ -66,15 +72,31 @@ class _ErrorPickler(CodePickler):
 def freeze(error: BaseException) -> bytes:
     """An exception as bytes, with the text of its traceback; one that cannot travel becomes a RuntimeError."""
     lines = "".join(traceback.format_exception(error)) if error.__traceback__ is not None else ""
+    with contextlib.suppress(Exception):
+        return _pickled(error, lines)
+    with contextlib.suppress(Exception), _alone(error):  # Dask brings the others along, which may not travel
+        return _pickled(error, lines)
+    notes = " ".join(getattr(error, "__notes__", []))
+    return pickle.dumps((RuntimeError(f"{type(error).__name__}: {error} {notes}".strip()), lines))
+
+
+def _pickled(error: BaseException, lines: str) -> bytes:
     buffer = io.BytesIO()
-    try:
-        _ErrorPickler(buffer, pickle.HIGHEST_PROTOCOL).dump((error, lines))
-        data = buffer.getvalue()
-        pickle.loads(data)
-    except Exception:
-        notes = " ".join(getattr(error, "__notes__", []))
-        data = pickle.dumps((RuntimeError(f"{type(error).__name__}: {error} {notes}".strip()), lines))
+    _ErrorPickler(buffer, pickle.HIGHEST_PROTOCOL).dump((error, lines))
+    data = buffer.getvalue()
+    pickle.loads(data)
     return data
+
+
+@contextlib.contextmanager
+def _alone(error: BaseException) -> Iterator[None]:
+    """The exception without its traceback and those that led to it, in a block."""
+    kept = error.__traceback__, error.__cause__, error.__context__, error.__suppress_context__
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    try:
+        yield
+    finally:
+        error.__traceback__, error.__cause__, error.__context__, error.__suppress_context__ = kept
 
 
 def thaw(data: bytes) -> BaseException:

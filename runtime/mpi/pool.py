@@ -24,6 +24,7 @@ from tilewright.mpi.launcher import (
     shm_files,
     under_launcher,
 )
+from tilewright.mpi.leftovers import needs_memory
 from tilewright.mpi.shared import Segment, dumps
 from tilewright.mpi.wire import Call, Door, Forget, Hello, Job
 
@@ -102,7 +103,8 @@ class Pool:
             return self._launch.ended or time.monotonic() > deadline
 
         def failed(what: str) -> LaunchError:
-            return LaunchError(f"{what} of {self.ranks} ranks; mpiexec said: {self._launch.output() or 'nothing'}")
+            said = self._launch.output() or "nothing"
+            return LaunchError(f"{what} of {self.ranks} ranks; mpiexec said: {said}{needs_memory(self.ranks)}")
 
         for count in range(self.ranks):  # all, before any goes on: MPI lets none through alone
             connection = door.admit(late)
@@ -129,6 +131,7 @@ class Pool:
             hellos[hello.rank], arrived[hello.rank] = hello, connection
         self._connections[:] = [arrived[rank] for rank in range(self.ranks)]
         self.pids[:] = [hellos[rank].pid for rank in range(self.ranks)]
+        self._launch.up = time.time()
         self._launch.files |= shm_files(self.pids)
         remove(attached(self._launch.files))
 
@@ -167,6 +170,10 @@ class Pool:
             if self.closed:
                 raise RuntimeError(
                     "this pool is closed, and what was kept on its ranks is gone; make another with tw.mpi.Pool(...)"
+                )
+            if self._busy:  # the lock lets its own thread in again, from a function that is told progress
+                raise RuntimeError(
+                    f"{self!r} is in the middle of a run of this thread; wait for its end, or use another"
                 )
             self._busy = True
             try:

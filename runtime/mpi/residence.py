@@ -100,7 +100,7 @@ class _PoolPrepared(Prepared):
     def _run_traced(self) -> Trace:
         began = perf_counter()
         tolds = checked(self.pool.ask(self._requests(True)))
-        return trace_of(planned(self.graph, self.pool.ranks, self._order), began, tolds)
+        return trace_of(self.graph, planned(self.graph, self.pool.ranks, self._order), began, tolds)
 
 
 def checked(answers: list[Any]) -> list[Any]:
@@ -114,7 +114,7 @@ def checked(answers: list[Any]) -> list[Any]:
     return answers
 
 
-def trace_of(plan: MessagePlan, began: float, tolds: list[Any]) -> Trace:
+def trace_of(graph: TaskGraph, plan: MessagePlan, began: float, tolds: list[Any]) -> Trace:
     """One trace of what the scripts of all ranks told."""
     records = [
         TaskRecord(index, 0, start - began, end - began, rank)
@@ -128,4 +128,4 @@ def trace_of(plan: MessagePlan, began: float, tolds: list[Any]) -> Trace:
         for number, nbytes, start in told.sent
         for m in (plan.messages[number],)
     ]
-    return Trace(plan.graph, 1, records, ranks=len(tolds), messages=messages)
+    return Trace(graph, 1, records, ranks=len(tolds), messages=messages)

@@ -26,6 +26,7 @@ from tilewright.graph import Access, Handle, Task
 from tilewright.machine import cores
 from tilewright.messages import RECEIVE, SEND, Message, MessagePlan
 from tilewright.mpi.courier import LONGEST, SHORTEST, calm
+from tilewright.nested import in_task
 from tilewright.program import Program
 from tilewright.tiles import Store
 
@@ -190,6 +191,10 @@ class Script:
 
     def run(self, traced: bool = False) -> Told:
         """Run once. Collective: every rank runs its own at the same time."""
+        with in_task("mpi"):
+            return self._run(traced)
+
+    def _run(self, traced: bool) -> Told:
         told = Told(None, [], [], [])
         failure: tuple[int, BaseException] | None = None
         requests = self.requests

@@ -13,14 +13,15 @@ import numpy as np
 from mpi4py import MPI
 
 from tilewright.backends import Progress
-from tilewright.backends.mpi import OPTIONS, WINDOW, owner_for, per_rank
-from tilewright.distribution import chosen_owner, owners
+from tilewright.backends.mpi import OPTIONS, how, owner_for, per_rank
+from tilewright.distribution import by_handle, chosen_owner, owners
 from tilewright.graph import TaskGraph
 from tilewright.mpi.buffers import layout, view, wrap
 from tilewright.mpi.launcher import INSTALL, remove, shm_files
 from tilewright.mpi.outcome import Order, merge
 from tilewright.mpi.part import agreement, run_part, wires
 from tilewright.mpi.shared import like
+from tilewright.nested import refuse
 from tilewright.program import Program
 from tilewright.schedulers import Policy
 from tilewright.site import Site, check_options
@@ -40,6 +41,8 @@ class RankSite(Site):
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.comm: MPI.Intracomm = options.get("comm") or MPI.COMM_WORLD
+        if options.get("comm") is None or self.comm.size > 1:
+            refuse("mpi")
         _check_size(self.comm)
         _abort_when_alone()
         with self.agreement() as facts:
@@ -51,8 +54,7 @@ class RankSite(Site):
             self.gather = options.get("gather") or "all"
             if self.gather not in GATHER:
                 raise ValueError(f"gather must be one of {', '.join(GATHER)}, not {self.gather!r}")
-            self.window = int(options.get("window") or WINDOW)
-            self.synchronous = bool(options.get("synchronous"))
+            self.window, self.synchronous = how(options)
             facts.update(root=self.root, gather=self.gather)
         self.has_data = self.root in (None, self.comm.rank)
 
@@ -81,7 +83,7 @@ class RankSite(Site):
         graph, store = program.graph, program.store
         with self.agreement() as facts:
             rank_of = owners(owner_for(graph, self.owner), self.comm.size)
-            owner = tuple(rank_of(handle) for handle in graph.handles_used)
+            owner = by_handle(graph, rank_of)
             crew = per_rank(workers, self.comm.size)
             facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
             facts["owner"] = f"{_rule(self.owner)} (checksum {zlib.crc32(repr(owner).encode())})"

@@ -88,7 +88,7 @@ def test_report_says_tasks_before_and_after():
 def test_expected_time_counts_tasks_hops_copies_and_moves():
     graph = tw.TaskGraph()
     x, y = graph.handle("x"), graph.handle("y")
-    op = tw.Op("op", 1)
+    op = tw.Op("op", weight=1)
     graph.insert(op, tw.RW(x))
     graph.insert(op, tw.R(x), tw.RW(y))
     graph.insert(op, tw.RW(x))

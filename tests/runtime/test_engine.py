@@ -253,3 +253,49 @@ def test_an_unknown_option_is_refused_by_the_call_itself_and_never_suggested(cal
         call(*arguments, **options)
     for name in options:
         assert f"did you mean {name}?" not in str(refused.value)
+def in_three_tiles():
+    return tw.cholesky_graph(3), {"A": tw.TiledMatrix.from_numpy(9 * np.eye(6), 2)}
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"backend": "mpi", "pool": 3}, TypeError, "pool must be a tw.mpi.Pool, not 3"),
+        ({"backend": "mpi", "comm": 3}, TypeError, "comm must be a communicator of mpi4py, not 3"),
+        ({"backend": "mpi", "window": -1}, ValueError, "window must be at least 1, not -1"),
+        ({"backend": "mpi", "window": 0}, ValueError, "window must be at least 1, not 0"),
+        ({"backend": "mpi", "window": "a"}, TypeError, "window must be an integer, not 'a'"),
+        ({"backend": "mpi", "synchronous": "yes"}, TypeError, "synchronous must be True or False, not 'yes'"),
+        (
+            {"backend": "mpi", "grid": (1.5, 1)},
+            TypeError,
+            r"grid must be two positive integers \(P, Q\), not \(1.5, 1\)",
+        ),
+        (
+            {"backend": "mpi", "workers": 2, "owner": 7},
+            ValueError,
+            r"owner of A\[0,0\] is 7, not one of the ranks 0 to 1",
+        ),
+        ({"backend": "dask", "window": -1}, ValueError, "window must be a positive number, not -1"),
+        ({"backend": "dask", "client": 3}, TypeError, "client must be a distributed.Client, not int"),
+        ({"backend": "dask", "overheads": 3}, TypeError, "overheads are up to three numbers, .* not 3"),
+        (
+            {"backend": "threads", "devices": 1},
+            TypeError,
+            r"devices is a list of accelerators, such as \['cuda'\], not 1",
+        ),
+        ({"return_run": True}, TypeError, r"run\(\) has no argument return_run: the Run is what it returns"),
+        ({"return_run": True, "backend": "simulate"}, TypeError, r"run\(\) has no argument return_run"),
+        ({"tile_size": 3}, TypeError, "this call has no argument tile_size, and backend 'threads' no such option"),
+        ({"machin": 3}, TypeError, "unknown option machin; did you mean machine"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_the_words_of_the_call(options, kind, message):
+    graph, data = in_three_tiles()
+    with pytest.raises(kind, match=message):
+        tw.run(graph, data, **options)
+
+
+def test_an_owner_that_is_no_rank_is_named_with_a_handle_that_the_user_knows():
+    with pytest.raises(ValueError, match=r"owner of A\[0,0\] is 7"):
+        tw.tiled_cholesky(9 * np.eye(6), tile_size=2, backend="mpi", workers=2, owner=7)

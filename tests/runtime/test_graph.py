@@ -1,12 +1,15 @@
 """Handles, tasks and the edges that program order implies."""
 
 import tracemalloc
+from functools import partial
 
 import networkx
+import numpy as np
 import pytest
 from hypothesis import given
 from strategies import programs
 
+import tilewright as tw
 from tilewright import RW, Access, CriticalPath, Handle, Op, R, TaskGraph, W, cholesky_graph
 
 
@@ -263,3 +266,82 @@ class TestMeasures:
     def test_networkx_graph_carries_label_op_and_weight(self):
         nodes = cholesky_graph(nt=2).to_networkx().nodes
         assert nodes[1] == {"label": "trsm(1,0)", "op": "trsm", "weight": 3}
+
+
+class Times:
+    """Equal to each other, as some callables are, and so without a hash."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __eq__(self, other):
+        return isinstance(other, Times)
+
+    def __call__(self, x):
+        x *= self.factor
+
+    def method(self, x):
+        x += self.factor
+
+
+def test_callables_that_are_equal_are_not_the_same_op():
+    g = tw.TaskGraph()
+    x = g.handle("x")
+    two, five = Times(2), Times(5)
+    for function in (two, five, two.method, five.method, two.method):
+        g.insert(function, tw.RW(x))
+    assert tw.run(g, {"x": np.ones(1)}, backend="serial")["x"].tolist() == [10 + 2 + 5 + 2]
+    ops = [task.op for task in g]
+    assert ops[2] is ops[4]
+    assert len(set(map(id, ops))) == 4
+
+
+async def coroutine(x): ...
+
+
+def generator(x):
+    yield x
+
+
+async def both(x):
+    yield x
+
+
+class Waits:
+    async def __call__(self, x): ...
+
+
+@pytest.mark.parametrize(
+    "function", [coroutine, generator, both, partial(coroutine), partial(partial(generator), 1), Waits()]
+)
+def test_what_is_not_called_for_its_result_is_refused(function):
+    g = tw.TaskGraph()
+    with pytest.raises(TypeError, match=r"is a (coroutine|generator) function"):
+        g.insert(function, tw.RW(g.handle("x")))
+    with pytest.raises(TypeError, match=r"wait is a (coroutine|generator) function"):
+        tw.Op("wait", function)
+
+
+def test_an_op_is_a_name_and_something_to_call():
+    with pytest.raises(TypeError, match="wrong: an op's function is called with buffers, and 3 is not callable"):
+        tw.Op("wrong", 3)
+    with pytest.raises(TypeError, match="an op's name is a string, not 3"):
+        tw.Op(3)
+
+
+@pytest.mark.parametrize("index", ["a", 1.5, None, True, (0, "b"), slice(2), [1]])
+def test_handles_are_named_by_integers(index):
+    with pytest.raises(TypeError, match=r"A\[\.\.\.\] names one handle at a time by integers"):
+        tw.TaskGraph().handles("A")[index]
+
+
+def test_numpys_integers_name_the_same_handles():
+    A = tw.TaskGraph().handles("A")
+    assert A[np.int64(3), np.uint8(1)] == A[3, 1]
+    assert str(A[np.int32(3), 0]) == "A[3,0]"
+
+
+@pytest.mark.parametrize("nt", [True, "3", 2.5, None])
+def test_a_number_of_tiles_is_an_integer(nt):
+    with pytest.raises(TypeError, match="nt must be an integer"):
+        tw.cholesky_graph(nt)

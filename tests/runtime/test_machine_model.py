@@ -91,3 +91,38 @@ def test_json_gives_the_machine_back(tmp_path):
 def test_a_number_of_workers_is_an_integer():
     with pytest.raises(TypeError, match="Machine: workers must be an integer, not '2'"):
         Machine(workers="2")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, "3", True, 1j])
+@pytest.mark.parametrize("where", ["alpha", "beta", "overhead", "device_alpha", "device_beta", "potrf", "table"])
+def test_every_time_is_a_finite_number_that_is_not_negative(where, bad):
+    fields = {"potrf": {"durations": {"potrf": bad}}, "table": {"durations": {"potrf": {64: 1.0, 128: bad}}}}
+    name = "durations" if where in fields else where
+    with pytest.raises((ValueError, TypeError), match=f"Machine: {name}.* must be a time in seconds"):
+        tw.Machine(**fields.get(where, {where: bad}))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, "3"])
+def test_gamma_is_a_time_or_none(bad):
+    with pytest.raises((ValueError, TypeError), match="Machine: gamma must be a time in seconds"):
+        tw.Machine(gamma=bad)
+
+
+@pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), "2"])
+def test_acceleration_is_a_positive_number(bad):
+    with pytest.raises(ValueError, match=r"acceleration\['gemm'\] must be a positive number"):
+        tw.Machine(acceleration={"gemm": bad})
+
+
+@pytest.mark.parametrize("size", ["64", 0, -1, float("nan"), True])
+def test_a_table_of_durations_is_by_tile_size(size):
+    with pytest.raises(ValueError, match=r"durations\['gemm'\] is a table by tile size"):
+        tw.Machine(durations={"gemm": {size: 1.0}})
+
+
+@pytest.mark.parametrize(
+    "noise", [float("nan"), float("inf"), -1, "3", True, lambda *_: float("nan"), lambda *_: -1, lambda *_: "x"]
+)
+def test_noise_that_gives_no_times_is_refused(noise):
+    with pytest.raises((ValueError, TypeError), match="noise"):
+        tw.simulate(tw.cholesky_graph(3), noise=noise)

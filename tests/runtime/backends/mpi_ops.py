@@ -71,6 +71,28 @@ class Keeper:
         return None
 
 
+def graphs(comm: Any) -> int:
+    """How many task graphs this rank holds, parts of them too."""
+    import gc
+
+    from tilewright import TaskGraph
+
+    gc.collect()
+    return sum(isinstance(thing, TaskGraph) for thing in gc.get_objects())
+
+
+def calls_mpi(x: Any) -> None:
+    import tilewright as tw
+
+    tw.tiled_cholesky(np.eye(6), backend="mpi", tile_size=2)
+
+
+def calls_threads(x: Any) -> None:
+    import tilewright as tw
+
+    x[...] = tw.tiled_cholesky(4 * np.eye(6), tile_size=2)
+
+
 def write(x: Any, value: float, seconds: float) -> None:
     """Change x slowly, in place."""
     time.sleep(seconds)

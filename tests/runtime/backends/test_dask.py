@@ -448,6 +448,83 @@ def test_factor_is_right_though_a_worker_is_killed(own_client, tmp_path):
     assert np.array_equal(own_client.compute(factor).result(), tw.tiled_cholesky(a, tile_size=50))
 
 
+@modes
+@pytest.mark.parametrize(
+    ("op", "kind", "message"),
+    [
+        (ops.recurse, RecursionError, "maximum recursion depth exceeded"),
+        (ops.fail_and_stay, RuntimeError, "CannotTravel: stays here"),
+        (ops.fail_from_another, ArithmeticError, "because of another"),
+        (ops.fail_oddly, RuntimeError, "OddError: odd"),
+        (ops.leave, SystemExit, "out"),
+        (ops.calls_dask, RuntimeError, "a task of a run with backend='dask' calls with backend='dask' again"),
+    ],
+    ids=["recursion", "cannot be pickled", "with such a context", "cannot be made again", "exit", "nested"],
+)
+def test_whatever_a_task_raises_comes_out_as_it_is_or_by_name(client, mode, op, kind, message):
+    g = tw.TaskGraph()
+    g.insert(op, tw.RW(g.handle("x")))
+    with pytest.raises(kind, match=message):
+        tw.run(g, {"x": np.zeros(2)}, backend="dask", client=client, mode=mode)
+    assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2  # nobody left
+
+
+def test_a_task_of_dask_is_refused_before_it_waits_for_its_own_thread(client):
+    said = client.submit(ops.calls_with_its_client, pure=False).result(timeout=20)
+    assert said.startswith("this is a task on a Dask worker; backend 'dask' would wait there for workers")
+
+
+DAEMON = """
+import multiprocessing
+import numpy, tilewright as tw
+
+def call(queue):
+    try:
+        tw.tiled_cholesky(numpy.eye(4), backend="dask")
+    except RuntimeError as error:
+        queue.put(str(error))
+
+if __name__ == "__main__":
+    queue = multiprocessing.get_context("fork").Queue()
+    process = multiprocessing.get_context("fork").Process(target=call, args=(queue,), daemon=True)
+    process.start()
+    print(queue.get(timeout=20))
+"""
+
+
+def test_a_daemon_is_told_that_it_cannot_have_workers():
+    done = subprocess.run([sys.executable, "-c", DAEMON], capture_output=True, text=True, timeout=50)
+    assert done.stdout.startswith(
+        "this process is a daemon, which may not have children, so backend 'dask' cannot start"
+    )
+
+
+KILLS = """
+import os, signal, sys, threading
+print("the script runs", flush=True)
+import numpy as np, tilewright as tw
+from tilewright.cluster import client as clients
+
+A = np.eye(60) * 60 + 1
+wanted = tw.tiled_cholesky(A, tile_size=10)
+options = {"tile_size": 10, "backend": "dask", "mode": "tasks", "workers": 2}
+tw.tiled_cholesky(A, **options)
+for delay in (0, 0.02, 0.05, 0.1, 0.2):
+    pid = list(clients.kept(2).run(os.getpid).values())[0]
+    killer = threading.Timer(delay, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    print(np.array_equal(tw.tiled_cholesky(A, **options), wanted), flush=True)
+    killer.join()
+"""
+
+
+def test_workers_that_are_killed_are_made_good_and_new_ones_do_not_run_the_script(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(KILLS)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=110)
+    assert done.stdout.splitlines() == ["the script runs", *["True"] * 5], done.stderr
+
+
 def until(claim, seconds=10):
     """Whether a claim comes true in time."""
     deadline = time.monotonic() + seconds

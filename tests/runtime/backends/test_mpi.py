@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import json
 import multiprocessing.shared_memory
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.distribution import Layout
 from tilewright.mpi import launcher
 from tilewright.mpi import pool as pools
 
@@ -540,6 +544,94 @@ def test_fifty_calls_take_no_more_memory_and_descriptors_than_ten(pool: tw.mpi.P
     assert all(d <= e for (d, _), (e, _) in zip(after, before, strict=True))  # fewer: what earlier tests left is gone
     growth = max(r - s for (_, r), (_, s) in zip(after, before, strict=True))
     assert growth < 50 * a.nbytes / 10  # far less than a matrix a call
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_graphs_and_plans_go_with_their_last_user(pool: tw.mpi.Pool, ops: Any, kept: bool) -> None:
+    def build() -> tw.TaskGraph:
+        return tw.cholesky_graph(6)
+
+    def call(graph: tw.TaskGraph) -> weakref.ref[tw.TaskGraph]:
+        a = tw.TiledMatrix.from_numpy(positive_definite(18), 3)
+        tw.run(graph, {"A": a}, backend="mpi", pool=pool, scheduler="lws")
+        return weakref.ref(graph)
+
+    graph = build()
+    gc.collect()
+    gc.disable()  # nothing may hang in a cycle
+    try:
+        call(graph)
+        before = pool.call("mpi_ops:graphs")
+        refs = [call(graph if kept else build()) for _ in range(8)]
+        assert pool.call("mpi_ops:graphs") == before
+        assert [ref() is not None for ref in refs] == [kept] * 8
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("workers", [3, 6])
+def test_a_task_that_calls_mpi_is_refused_and_one_that_calls_threads_works(
+    pool: tw.mpi.Pool, ops: Any, workers: int
+) -> None:
+    def run(op: Any) -> np.ndarray:
+        g = tw.TaskGraph()
+        g.insert(op, tw.RW(g.handle("x")), on=1)
+        return tw.run(g, {"x": np.eye(6)}, backend="mpi", pool=pool, workers=workers)["x"]
+
+    with pytest.raises(RuntimeError, match="a task of a run with backend='mpi' calls with backend='mpi' again"):
+        run(ops.calls_mpi)
+    assert np.array_equal(run(ops.calls_threads), 2 * np.eye(6))
+
+
+def test_a_prepared_graph_whose_task_calls_mpi_is_refused(pool: tw.mpi.Pool, ops: Any) -> None:
+    g = tw.TaskGraph()
+    x = g.handle("x")
+    g.insert(ops.calls_mpi, tw.RW(x))
+    g.layout = Layout(3, lambda handle: 2, lambda handle: (6, 6))
+    step = tw.Resident({}, ranks=3, owner=lambda handle: 2, backend="mpi", pool=pool).prepare(
+        g, inputs=[x], outputs=[x]
+    )
+    with pytest.raises(RuntimeError, match="a task of a run with backend='mpi' calls with backend='mpi' again"):
+        step()
+
+
+def test_a_call_from_a_function_that_is_told_progress_is_refused(ops: Any) -> None:
+    with tw.mpi.Pool(2):
+
+        def told(done: int) -> None:
+            tw.tiled_cholesky(np.eye(8), backend="mpi", tile_size=2)
+
+        with pytest.raises(RuntimeError, match=r"Pool\(2\) is in the middle of a run of this thread"):
+            tw.tiled_cholesky(np.eye(8), backend="mpi", tile_size=2, progress=told)
+
+
+def test_a_failed_launch_leaves_no_file_and_says_what_shared_memory_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.time()
+    monkeypatch.setattr("tilewright.mpi.pool.START", 0.0)
+    monkeypatch.setattr("tilewright.mpi.leftovers._MEMORY", 1e18)
+    with pytest.raises(
+        tw.mpi.LaunchError, match=r"MPICH takes about .* MB of /dev/shm for each rank, .* use fewer ranks"
+    ):
+        tw.mpi.Pool(2)
+    assert none_left_since(began)
+
+
+def test_a_killed_launcher_leaves_no_file() -> None:
+    began = time.time()
+    pool = tw.mpi.Pool(2)
+    os.kill(pool._launch.process.pid, signal.SIGKILL)
+    pool.close()
+    assert none_left_since(began)
+
+
+def none_left_since(began: float) -> bool:
+    """Whether no file of MPICH stays that was made since then; those of pools elsewhere go by themselves."""
+    files = [*Path("/tmp").glob("hydra_hwloc_xmlfile_*"), *Path("/dev/shm").glob("mpich_shm_*")]
+    new = [file for file in files if file.exists() and file.stat().st_mtime > began]
+    deadline = time.monotonic() + 5
+    while any(file.exists() for file in new) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(file.exists() for file in new)
 
 
 def test_two_pools_in_a_row_and_none_left() -> None:

@@ -102,8 +102,10 @@ def test_simulated_traces_are_valid(workers):
 
 @pytest.mark.parametrize("workers", [RANKS, 2 * RANKS])
 def test_ranks_of_a_pool(pool, workers):
+    options = [{}, {"window": 1}, {"synchronous": True}]
+
     def run(case):
-        return on("mpi", case, pool=pool, owner=case.owner, workers=workers)
+        return on("mpi", case, pool=pool, owner=case.owner, workers=workers, **options[case.seed % 3])
 
     assert problems(cases(120), run, ranks=True) == []
 
