@@ -32,13 +32,14 @@ from tilewright.graph import RW, Handle, Op, R, W
 from tilewright.linalg.ops import gemm, potrf, syrk, trsm
 from tilewright.tiles import TiledMatrix
 from tilewright.training import models
+from tilewright.training.contents import Contents
 from tilewright.training.data.augment import normalise
 from tilewright.training.state import Setup, State
 
 if TYPE_CHECKING:
     from tilewright.training.step import Builder, Span
 
-__all__ = ["HEADS", "Head", "head_data", "insert_head"]
+__all__ = ["HEADS", "Head", "head_data", "insert_head", "least_noise"]
 
 HEADS = ("ridge", "gp")
 TILE = 256
@@ -55,10 +56,8 @@ class Head:
 
 def features(state: State, examiner: nn.Module, images: np.ndarray, setup: Setup, _: Any, first: int, last: int) -> Any:
     """(model, what the last segment gets (rows, d), in FP64): 16-bit kernel matrices have no factorisation."""
-    own = examiner.state_dict()
+    Contents(examiner).load(state.tensors, state.extra)
     with torch.no_grad():
-        for name, tensor in state.tensors.items():
-            own[name].copy_(tensor)
         x = torch.from_numpy(normalise(images[first:last], setup.recipe)).to(setup.target)
         for segment in models.segments(examiner)[:-1]:
             x = segment(x)
@@ -130,6 +129,16 @@ _OPS = {
         Op("conclude", conclude, weight=0),
     )
 }  # fmt: skip
+
+
+def least_noise(n: int) -> float:
+    """Above which the kernel matrix of n images, of trace n, has a Cholesky factor in FP64 whatever it rounds to.
+
+    Roundings are at most some n u ||K|| [1]_, and the norm is at most the trace.
+
+    .. [1] N. Higham, Accuracy and stability of numerical algorithms, 2002, theorem 10.7.
+    """
+    return 4 * n * (n + 1) * 2.0**-53
 
 
 def head_data(n: int, classes: int) -> dict[str, Any]:
