@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Buffers", "Contents", "duplicate"]
+__all__ = ["Buffers", "Contents", "dense", "duplicate"]
 
 
 class Contents:
@@ -98,6 +98,16 @@ class Buffers:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Buffers, (self.now(),)
+
+
+def dense(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has all numbers of a piece of memory, each once, in whatever order."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def duplicate(module: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tilewright.training.contents import dense
 from tilewright.training.identity import described
 
 __all__ = ["OPTIMIZERS", "Optimizers", "optimizers"]
@@ -24,8 +25,14 @@ __all__ = ["OPTIMIZERS", "Optimizers", "optimizers"]
 Maker = Callable[[list[nn.Parameter]], Any]
 """Makes a torch optimizer for some parameters."""
 
+
+def _sgd(parameters: list[nn.Parameter], **options: Any) -> torch.optim.SGD:
+    """Fused where that is right: a fused step takes the numbers of a tensor as they lie in memory, holes included."""
+    return torch.optim.SGD(parameters, fused=all(map(dense, parameters)), **options)
+
+
 OPTIMIZERS: dict[str, tuple[Callable[..., Any], float, dict[str, Any]]] = {
-    "sgd": (torch.optim.SGD, 0.1, {"momentum": 0.9, "weight_decay": 5e-4, "fused": True}),
+    "sgd": (_sgd, 0.1, {"momentum": 0.9, "weight_decay": 5e-4}),
     "adam": (torch.optim.Adam, 1e-3, {}),
     "adamw": (torch.optim.AdamW, 1e-3, {"weight_decay": 1e-2}),
 }
@@ -113,6 +120,12 @@ def _check_one(maker: Maker, parameters: list[nn.Parameter]) -> None:
     ):  # fmt: skip
         raise ValueError(
             f"{what}, whose step() evaluates the model by itself; fit takes optimizers that make a step of gradients"
+        )
+    holes = [p for group in made.param_groups if group.get("fused") for p in group["params"] if not dense(p)]
+    if holes:
+        raise ValueError(
+            f"{what} with fused=True, which takes memory as it lies, and a parameter of shape {tuple(holes[0].shape)} has "
+            f"strides {holes[0].stride()}: pass fused=False, or make the parameter contiguous"
         )
     have = [p for group in made.param_groups for p in group["params"]]
     if {id(p) for p in have} - {id(p) for p in parameters}:

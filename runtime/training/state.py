@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tilewright.training.compiled import compiled
-from tilewright.training.contents import Contents, duplicate
+from tilewright.training.contents import Contents, dense, duplicate
 from tilewright.training.fallback import Event, Fallback
 from tilewright.training.losses import GradientPenalty, parts_of, plain_mean
 from tilewright.training.optimizers import Optimizers
@@ -267,13 +267,8 @@ def _like(value: torch.Tensor, parameter: torch.Tensor, counters_there: bool) ->
 
 
 def _strides(parameter: torch.Tensor) -> tuple[int, ...]:
-    """Of its gradient: those of the parameter, if that has all numbers of a piece of memory, once; else row by row."""
-    expected = 1
-    for stride, size in sorted(zip(parameter.stride(), parameter.shape, strict=True)):
-        if size != 1 and stride != expected:
-            return torch.empty(parameter.shape, device="meta").stride()
-        expected *= size
-    return tuple(parameter.stride())
+    """Of its gradient: those of the parameter, if that has no holes; else row by row, as in torch."""
+    return tuple((parameter if dense(parameter) else torch.empty(parameter.shape, device="meta")).stride())
 
 
 class Tape:
