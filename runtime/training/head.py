@@ -51,7 +51,9 @@ class Head:
 
     kind: str
     test_accuracy: float
-    """A fraction."""
+    """A fraction; NaN if there is no such head."""
+    problem: str = ""
+    """Why not."""
 
 
 def features(state: State, examiner: nn.Module, images: np.ndarray, setup: Setup, _: Any, first: int, last: int) -> Any:
@@ -65,16 +67,18 @@ def features(state: State, examiner: nn.Module, images: np.ndarray, setup: Setup
 
 
 def spread(*parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """(mean, deviation of each feature, mean squared distance of two standardised rows)."""
+    """(mean, deviation of each feature, mean squared distance of two standardised rows); NaN if one is not finite."""
     rows = np.concatenate(parts[:-1])
+    if not np.isfinite(rows).all():
+        return rows[0], rows[0], np.nan
     mean, deviation = rows.mean(axis=0), rows.std(axis=0)
     deviation[deviation < 1e-6 * max(deviation.max(), 1e-300)] = np.inf  # a constant feature says nothing
     return mean, deviation, 2.0 * max(float(np.isfinite(deviation).sum()), 1.0)
 
 
 def products(f: np.ndarray, g: np.ndarray, scale: Any, tile: np.ndarray, kind: str, noise: float) -> None:
-    """A tile of the kernel matrix, in place; with ``noise`` a diagonal one."""
-    tile[...] = _kernel(f, g, scale, kind)
+    """A tile of the kernel matrix, in place; with ``noise`` a diagonal one. Of a head that cannot be, of noise I."""
+    tile[...] = 0.0 if np.isnan(scale[-1]) else _kernel(f, g, scale, kind)
     if noise:
         tile[np.diag_indices(len(tile))] += noise
 
@@ -111,6 +115,8 @@ def update_back(a: np.ndarray, l: np.ndarray, z: np.ndarray) -> None:  # noqa: E
 def predict(f: np.ndarray, labels: np.ndarray, scale: Any, *rest: Any) -> tuple[int, int]:
     """(correct, images) of one part of the test set; features and weights of the training set stand in turn."""
     *pairs, _, kind, first = rest
+    if np.isnan(scale[-1]):
+        return -1, len(f)
     scores = sum(_kernel(f, g, scale, kind) @ a.T for g, a in zip(pairs[::2], pairs[1::2], strict=True))
     return int((np.argmax(scores, axis=1) == labels[first : first + len(f)]).sum()), len(f)
 
@@ -118,6 +124,8 @@ def predict(f: np.ndarray, labels: np.ndarray, scale: Any, *rest: Any) -> tuple[
 def conclude(*rest: Any) -> Head:
     """The accuracy of all parts."""
     *scores, _, kind = rest
+    if any(correct < 0 for correct, _ in scores):
+        return Head(kind, np.nan, "the features are not finite")
     return Head(kind, sum(correct for correct, _ in scores) / sum(n for _, n in scores))
 
 

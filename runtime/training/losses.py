@@ -145,9 +145,7 @@ def refuse(loss: Any, penalty: GradientPenalty | None, micro: int) -> None:
     """
     for part in parts_of(loss):
         if not callable(part) or isinstance(part, type):
-            raise TypeError(
-                f"loss must be a function of (outputs, labels), such as nn.CrossEntropyLoss(), not {part!r}"
-            )
+            raise TypeError(f"loss must be a function of (outputs, labels), as nn.CrossEntropyLoss() is, not {part!r}")
         reduction = getattr(part, "reduction", "mean")
         if reduction not in ("mean", "sum", "batchmean"):
             raise ValueError(f"loss must be one number for a batch: pass reduction='mean' or 'sum', not {reduction!r}")

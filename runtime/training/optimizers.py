@@ -96,9 +96,7 @@ class Optimizers:
             if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad
         ]  # fmt: skip
         if sparse:
-            raise ValueError(
-                f"layer {sparse[0] or 'of the model'} has sparse gradients; fit takes dense ones: sparse=False"
-            )
+            raise ValueError(f"layer {sparse[0]!r} has sparse gradients, and fit takes dense ones: sparse=False")
         for prefix, maker in self.makers.items():
             _check_one(maker, [p for name, p in model.named_parameters() if owners.get(name) == prefix])
 
@@ -107,9 +105,7 @@ def _check_one(maker: Maker, parameters: list[nn.Parameter]) -> None:
     made = maker(parameters)
     what = f"optimizer makes {type(made).__name__}"
     if isinstance(made, list | tuple):
-        raise TypeError(
-            f"{what} of {len(made)}; it must make one torch optimizer: pass several as {{prefix: optimizer}}"
-        )
+        raise TypeError(f"{what} of {len(made)}, not one torch optimizer; pass several as {{prefix: optimizer}}")
     if not all(hasattr(made, name) for name in ("param_groups", "state", "step")):
         raise TypeError(f"{what}, which is no torch optimizer")
     if isinstance(made, torch.optim.SparseAdam):
@@ -124,8 +120,8 @@ def _check_one(maker: Maker, parameters: list[nn.Parameter]) -> None:
     holes = [p for group in made.param_groups if group.get("fused") for p in group["params"] if not dense(p)]
     if holes:
         raise ValueError(
-            f"{what} with fused=True, which takes memory as it lies, and a parameter of shape {tuple(holes[0].shape)} has "
-            f"strides {holes[0].stride()}: pass fused=False, or make the parameter contiguous"
+            f"{what} with fused=True, which takes memory as it lies, and a parameter of shape {tuple(holes[0].shape)} "
+            f"has strides {holes[0].stride()}: pass fused=False, or make the parameter contiguous"
         )
     have = [p for group in made.param_groups for p in group["params"]]
     if {id(p) for p in have} - {id(p) for p in parameters}:

@@ -22,6 +22,7 @@ from tilewright.backends.mpi import is_rank
 from tilewright.engine import Run, run
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import cores
+from tilewright.schedulers import policy
 from tilewright.training import checkpoint as checkpoints
 from tilewright.training import models, randomness, trial, usage
 from tilewright.training import precision as precisions
@@ -213,7 +214,8 @@ def fit(
     refuse(loss, penalty, workers * accumulate)
     _check_model(model, backend)
     if head is not None:
-        _check_head(head, head_noise, train, test, models.segments(model))
+        _check_head(head, test, models.segments(model))
+    _check_noise(head_noise, len(train))
     compiler = _compiler(compile, target, pipeline, penalty)
     segments = segments if penalty is None else _one_segment(segments, pipeline)
     control = _control(precision, model, target, loss, scaler, fallback, allow_slow)
@@ -346,9 +348,7 @@ def _real(value: Any) -> bool:
 def _check_parts(batch: int, workers: int, accumulate: int) -> None:
     """ValueError if there are more micro-batches in a step than images."""
     if workers > batch:
-        raise ValueError(
-            f"workers={workers} share batches of {batch} images: pass at most that many, or a larger batch_size"
-        )
+        raise ValueError(f"workers={workers} share batches of {batch} images: pass fewer, or a larger batch_size")
     if workers * accumulate > batch:
         raise ValueError(
             f"accumulate={accumulate} cuts {batch} images of workers={workers} into {workers * accumulate} parts, and "
@@ -509,16 +509,19 @@ def _one_segment(segments: int | None, pipeline: str | None) -> int:
     return 1
 
 
-def _check_head(kind: Any, noise: Any, train: Dataset, test: Dataset | None, parts: list[nn.Module]) -> None:
+def _check_head(kind: Any, test: Dataset | None, parts: list[nn.Module]) -> None:
     if kind not in HEADS:
         raise ValueError(f"unknown head {kind!r}; known: {', '.join(HEADS)}")
     if test is None:
         raise ValueError("a closed-form head is measured on a test set; pass one")
     if len(parts) < 2:
         raise ValueError("a closed-form head takes the place of the last segment; this model has only one")
-    if not (_real(noise) and math.isfinite(noise) and noise >= least_noise(len(train))):
+
+
+def _check_noise(noise: Any, n: int) -> None:
+    if not (_real(noise) and math.isfinite(noise) and noise >= least_noise(n)):
         raise ValueError(
-            f"head_noise must be a finite number from {least_noise(len(train)):.1e} for {len(train)} images, below "
+            f"head_noise must be a finite number from {least_noise(n):.1e} for {n} images, below "
             f"which their kernel matrix may have no Cholesky factor in float64, not {noise!r}"
         )
 
@@ -590,6 +593,8 @@ class _Engine:
         self, backend: str, layout: Layout, helpers: int, threads: int | None, pipeline: str | None, scheduler: Any,
         options: dict[str, Any],
     ) -> None:  # fmt: skip
+        if isinstance(scheduler, str):
+            policy(scheduler)  # ValueError for another name
         if pipeline is not None and scheduler is not None:
             raise ValueError("a pipeline is a policy; pass either pipeline or scheduler")
         self.backend = backend
