@@ -26,7 +26,6 @@ __all__ = ["Site", "check_call", "check_options", "find_site", "options_of"]
 T = TypeVar("T")
 
 
-
 class Site:
     """One process. Its methods are called in this order: argument, plan_with, agreement, execute, result."""
 
@@ -162,9 +161,6 @@ def check_options(
 ) -> None:
     """TypeError that names unknown options, and what may be meant: one that is ``known``, or the call's ``own``."""
     unknown = [name for name in options if name not in known]
-    others = [name for name in unknown if name in _ARGUMENTS]
-    if others:
-        raise TypeError(f"this call has no argument {', '.join(others)}, and backend {backend!r} no such option")
     if unknown:
         hint = nearby(unknown, [*known, *own]) or f"backend {backend!r} has {', '.join(known) or 'none'}"
         raise TypeError(f"{call}{': ' if call else ''}unknown option {', '.join(unknown)}; {hint}")

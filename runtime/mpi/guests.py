@@ -22,7 +22,6 @@ from tilewright.mpi.residence import checked, trace_of
 from tilewright.mpi.script import Script
 from tilewright.mpi.shared import Mappings, like, loads
 from tilewright.mpi.wire import Forget, Go, Keep, Prepare, follow
-from tilewright.mpi.wire import Forget, Go, Keep, Prepare
 from tilewright.nested import refuse
 from tilewright.resident import Prepared, check_given
 from tilewright.trace import Trace

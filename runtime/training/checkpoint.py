@@ -6,20 +6,25 @@ it is whole and on disk.
 
 from __future__ import annotations
 
+import io
 import pickle
 import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import nn
 
 from tilewright.files import replacing, sweep
 from tilewright.training.state import Log, State
 
-__all__ = ["NAME", "check", "make_room", "read", "write"]
+__all__ = ["NAME", "check", "check_extra", "make_room", "read", "write"]
 
 NAME = "checkpoint.pt"
-_VERSION = 3
+_VERSION = 4
+
+
+_STATE = ("step", "tensors", "optimizer", "control", "random", "average", "extra")
 
 
 def make_room(folder: str | Path) -> None:
@@ -39,6 +44,7 @@ def write(folder: str | Path, state: State, log: Log, facts: dict[str, Any]) -> 
     payload = {
         "version": _VERSION, "facts": facts, "log": log.state_dict(), "step": state.step, "tensors": state.tensors,
         "optimizer": state.optimizer, "control": state.control, "random": state.random, "average": state.average,
+        "extra": state.extra,
     }  # fmt: skip
     with replacing(path, sync=True) as aside, aside.open("wb") as file:
         saved = _Faithful(file)
@@ -83,8 +89,9 @@ def read(folder: str | Path) -> tuple[State, Log, dict[str, Any]] | None:
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
         version = payload["version"]
-        state = State(*(payload[name] for name in ("step", "tensors", "optimizer", "control", "random", "average")))
-        log, facts = Log.from_state(payload["log"]), payload["facts"]
+        if version == _VERSION:
+            state = State(*(payload[name] for name in _STATE))
+            log, facts = Log.from_state(payload["log"]), payload["facts"]
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError, ValueError, OSError) as error:
         raise ValueError(
             f"{path} is damaged, or not a checkpoint of this library ({type(error).__name__}); remove it, pass "
@@ -95,13 +102,46 @@ def read(folder: str | Path) -> tuple[State, Log, dict[str, Any]] | None:
     return state, log, facts
 
 
-def check(facts: dict[str, Any], wanted: dict[str, Any], folder: str | Path) -> None:
-    """ValueError that names what a checkpoint and the training that would resume it do not have in common."""
+def check(state: State, facts: dict[str, Any], wanted: dict[str, Any], model: nn.Module, folder: str | Path) -> None:
+    """Before any work, that a checkpoint is of the training that would resume it.
+
+    Raises
+    ------
+    ValueError
+        It names what the two do not have in common: settings, data, parameters of other names or shapes.
+    """
     differ = [
         f"{name} {facts.get(name)!r}, not {value!r}" for name, value in wanted.items() if facts.get(name) != value
     ]
+    have = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    lacks = [name for name in have if name not in state.tensors]
+    others = [
+        f"{name} of shape {tuple(state.tensors[name].shape)}, not {shape}" for name, shape in have.items()
+        if name in state.tensors and tuple(state.tensors[name].shape) != shape
+    ]  # fmt: skip
+    known = {*have, *(name for name, _ in model.named_buffers())}
+    more = [name for name in state.tensors if name not in known]
+    if lacks:
+        differ.append(f"no {lacks[0]}{f', but {more[0]}' if more else ''}")
+    if others:
+        differ.append(others[0])
     if differ:
         raise ValueError(
             f"the checkpoint in {folder} is of another training: it has {'; '.join(differ)}. Pass "
             f"resume=False, or --no-resume, to start anew, or another folder"
         )
+
+
+def check_extra(extra: dict[str, Any]) -> None:
+    """ValueError, before any work, if extra state of a module could not be read again without executing code."""
+    for module, state in extra.items():
+        file = io.BytesIO()
+        try:
+            torch.save(state, file)
+            file.seek(0)
+            torch.load(file, weights_only=True)
+        except Exception as error:
+            raise ValueError(
+                f"checkpoint= cannot hold what get_extra_state of {module.rstrip('.') or 'the model'} returns, a "
+                f"{type(state).__name__}: checkpoints have tensors, numbers, strings and containers of those"
+            ) from error

@@ -13,8 +13,9 @@ from torch import nn
 from tilewright.files import write_text
 from tilewright.report import seconds
 from tilewright.site import check_call
-from tilewright.training import usage
+from tilewright.training import precision, usage
 from tilewright.training.data import Dataset
+from tilewright.training.data.torch_data import two
 from tilewright.training.result import Result, Text, grid
 from tilewright.training.trainer import fit
 
@@ -137,17 +138,18 @@ def compare(
         name for name in signature(fit).parameters if name not in ("model", "train", "test", "precision", "options")
     ]
     check_call(compare, options, options.get("backend", "threads"), also=[*fits, "machine", "threads_per_task"])
+    precisions = [precision.named(name) for name in precisions]
     if not precisions or len(set(precisions)) < len(precisions):
         raise ValueError(f"precisions must be different names, not {', '.join(precisions) or 'none'}")
     if isinstance(model_factory, nn.Module) or not callable(model_factory):
         raise TypeError(f"model_factory must be a function that makes a model at each call, not {type(model_factory)}")
     if not isinstance(data, tuple) or len(data) != 2:
         raise TypeError(f"data must be a pair (train, test), not {type(data)}")
-    train, test = data
+    train, test, options["batch_size"] = two(*data, options.get("batch_size"))
     for name in precisions:
         check_precision(name, model_factory(), **options)
     if warm_up:
-        size = 2 * options.get("batch_size", 64)
+        size = 2 * options["batch_size"]
         quiet = options | {"epochs": 1, "progress": False, "log": None, "tensorboard": None}
         for name in precisions:
             fit(model_factory(), train.take(slice(0, size)), test.take(slice(0, size)), precision=name, **quiet)

@@ -32,13 +32,14 @@ from tilewright.graph import RW, Handle, Op, R, W
 from tilewright.linalg.ops import gemm, potrf, syrk, trsm
 from tilewright.tiles import TiledMatrix
 from tilewright.training import models
+from tilewright.training.contents import Contents
 from tilewright.training.data.augment import normalise
 from tilewright.training.state import Setup, State
 
 if TYPE_CHECKING:
     from tilewright.training.step import Builder, Span
 
-__all__ = ["HEADS", "Head", "head_data", "insert_head"]
+__all__ = ["HEADS", "Head", "head_data", "insert_head", "least_noise"]
 
 HEADS = ("ridge", "gp")
 TILE = 256
@@ -50,15 +51,15 @@ class Head:
 
     kind: str
     test_accuracy: float
-    """A fraction."""
+    """A fraction; NaN if there is no such head."""
+    problem: str = ""
+    """Why not."""
 
 
 def features(state: State, examiner: nn.Module, images: np.ndarray, setup: Setup, _: Any, first: int, last: int) -> Any:
     """(model, what the last segment gets (rows, d), in FP64): 16-bit kernel matrices have no factorisation."""
-    own = examiner.state_dict()
+    Contents(examiner).load(state.tensors, state.extra)
     with torch.no_grad():
-        for name, tensor in state.tensors.items():
-            own[name].copy_(tensor)
         x = torch.from_numpy(normalise(images[first:last], setup.recipe)).to(setup.target)
         for segment in models.segments(examiner)[:-1]:
             x = segment(x)
@@ -66,16 +67,18 @@ def features(state: State, examiner: nn.Module, images: np.ndarray, setup: Setup
 
 
 def spread(*parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """(mean, deviation of each feature, mean squared distance of two standardised rows)."""
+    """(mean, deviation of each feature, mean squared distance of two standardised rows); NaN if one is not finite."""
     rows = np.concatenate(parts[:-1])
+    if not np.isfinite(rows).all():
+        return rows[0], rows[0], np.nan
     mean, deviation = rows.mean(axis=0), rows.std(axis=0)
     deviation[deviation < 1e-6 * max(deviation.max(), 1e-300)] = np.inf  # a constant feature says nothing
     return mean, deviation, 2.0 * max(float(np.isfinite(deviation).sum()), 1.0)
 
 
 def products(f: np.ndarray, g: np.ndarray, scale: Any, tile: np.ndarray, kind: str, noise: float) -> None:
-    """A tile of the kernel matrix, in place; with ``noise`` a diagonal one."""
-    tile[...] = _kernel(f, g, scale, kind)
+    """A tile of the kernel matrix, in place; with ``noise`` a diagonal one. Of a head that cannot be, of noise I."""
+    tile[...] = 0.0 if np.isnan(scale[-1]) else _kernel(f, g, scale, kind)
     if noise:
         tile[np.diag_indices(len(tile))] += noise
 
@@ -112,6 +115,8 @@ def update_back(a: np.ndarray, l: np.ndarray, z: np.ndarray) -> None:  # noqa: E
 def predict(f: np.ndarray, labels: np.ndarray, scale: Any, *rest: Any) -> tuple[int, int]:
     """(correct, images) of one part of the test set; features and weights of the training set stand in turn."""
     *pairs, _, kind, first = rest
+    if np.isnan(scale[-1]):
+        return -1, len(f)
     scores = sum(_kernel(f, g, scale, kind) @ a.T for g, a in zip(pairs[::2], pairs[1::2], strict=True))
     return int((np.argmax(scores, axis=1) == labels[first : first + len(f)]).sum()), len(f)
 
@@ -119,6 +124,8 @@ def predict(f: np.ndarray, labels: np.ndarray, scale: Any, *rest: Any) -> tuple[
 def conclude(*rest: Any) -> Head:
     """The accuracy of all parts."""
     *scores, _, kind = rest
+    if any(correct < 0 for correct, _ in scores):
+        return Head(kind, np.nan, "the features are not finite")
     return Head(kind, sum(correct for correct, _ in scores) / sum(n for _, n in scores))
 
 
@@ -130,6 +137,16 @@ _OPS = {
         Op("conclude", conclude, weight=0),
     )
 }  # fmt: skip
+
+
+def least_noise(n: int) -> float:
+    """Above which the kernel matrix of n images, of trace n, has a Cholesky factor in FP64 whatever it rounds to.
+
+    Roundings are at most some n u ||K|| [1]_, and the norm is at most the trace.
+
+    .. [1] N. Higham, Accuracy and stability of numerical algorithms, 2002, theorem 10.7.
+    """
+    return 4 * n * (n + 1) * 2.0**-53
 
 
 def head_data(n: int, classes: int) -> dict[str, Any]:

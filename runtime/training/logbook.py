@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from tilewright.training import board, precision, usage
 from tilewright.training.data.augment import normalise
-from tilewright.training.state import Control, Log, Setup, State, Verdict
+from tilewright.training.losses import share_of
+from tilewright.training.randomness import Stream
+from tilewright.training.state import Control, Exam, Log, Setup, Verdict
 
 __all__ = ["evaluate", "open_log", "record", "tally"]
 
@@ -61,38 +64,45 @@ def _write_line(path: str, row: dict[str, Any]) -> None:
 
 
 def evaluate(
-    state: State,
-    examiner: nn.Module,
+    exam: Exam,
     images: np.ndarray,
     labels: np.ndarray,
     setup: Setup,
     _: Any,
     first: int,
     last: int,
-) -> tuple[nn.Module, tuple[float, int, int]]:
-    """(model, (sum of losses, correct, images)) on part of the test set, in the precision that the training is in.
+) -> tuple[float, int, int, float]:
+    """(loss, correct, images, what the loss counts for) on part of the test set, in the precision of the training.
 
-    With the averages of the parameters, if there are any.
+    With the averages of the parameters, if there are any. Random numbers, if a model draws any, are of streams that
+    are not those of training.
     """
     x = torch.from_numpy(normalise(images[first:last], setup.recipe)).to(setup.target)
     y = torch.from_numpy(labels[first:last]).to(setup.target)
-    if setup.channels_last:
+    if setup.channels_last and x.ndim == 4:
         x = x.to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        with precision.autocast(state.control["precision"], setup.target.type):
-            outputs = torch.func.functional_call(examiner, state.tensors | state.average, (x,))
-        outputs = outputs.float()
-        loss = float(setup.loss(outputs, y)) * len(y)
-        return examiner, (loss, int((outputs.argmax(1) == y).sum()), len(y))
+    draws = exam.draws or setup.loss_draws
+    stream = Stream(setup.target, setup.seed, keyed=True) if draws else None
+    with torch.no_grad(), stream or contextlib.nullcontext():
+        if stream is not None:
+            stream.at(exam.step, -1 - first)
+        with precision.autocast(exam.precision, setup.target.type):
+            for part in exam.parts:
+                x = part(x)
+        outputs = x.float()
+        loss, counts = share_of(setup.loss, outputs, y)
+        correct = int((outputs.argmax(1) == y).sum()) if outputs.ndim == 2 else 0
+        return loss, correct, len(y), counts
 
 
 def tally(log: Log, setup: Setup, *rest: Any) -> Log:
     """One row about an evaluation."""
     *scores, epoch = rest
-    count = sum(n for _, _, n in scores)
+    count = sum(n for _, _, n, _ in scores)
+    whole = sum(counts for *_, counts in scores)
     row = {
-        "epoch": epoch, "test_loss": sum(loss for loss, _, _ in scores) / count,
-        "test_accuracy": sum(correct for _, correct, _ in scores) / count,
+        "epoch": epoch, "test_loss": sum(loss for loss, *_ in scores) / whole if whole else math.nan,
+        "test_accuracy": sum(correct for _, correct, *_ in scores) / count,
     }  # fmt: skip
     log.evaluations.append(row)
     if setup.log:

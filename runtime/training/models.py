@@ -14,7 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["MLP", "MODELS", "BasicBlock", "ResNet18", "SimpleResNet", "build", "cuts", "group", "segments"]
+from tilewright.training.randomness import hooked
+
+__all__ = [
+    "MLP", "MODELS", "BasicBlock", "ResNet18", "SimpleResNet", "build", "cuts", "group", "indivisible", "segments"
+]  # fmt: skip
 
 
 class SimpleResNet(nn.Module):  # type: ignore[misc]  # torch has no types here
@@ -154,20 +158,67 @@ def build(name: str, shape: tuple[int, ...], classes: int = 10, **options: Any) 
 def segments(model: nn.Module) -> list[nn.Module]:
     """The segments of a model: what its ``segments()`` returns, the children of an `nn.Sequential`, or itself.
 
-    Children without parameters join the one before: an activation may change its input in place.
+    Children without parameters join the one before: an activation may change its input in place. So do neighbours that
+    share a parameter or a buffer, and all between them. A model that is not the composition of such parts, see
+    `indivisible`, is one segment.
     """
-    if hasattr(model, "segments"):
-        return list(model.segments())
-    if not isinstance(model, nn.Sequential):
-        return [model]
+    parts = [] if indivisible(model) else _parts(model)
     groups: list[list[nn.Module]] = []
-    for child in model.children():
-        has = any(True for _ in child.parameters())
-        if groups and (not has or not any(True for module in groups[-1] for _ in module.parameters())):
+    together = _together(parts)
+    for k, child in enumerate(parts):
+        if groups and together[k]:
             groups[-1].append(child)
         else:
             groups.append([child])
     return [parts[0] if len(parts) == 1 else nn.Sequential(*parts) for parts in groups] or [model]
+
+
+def indivisible(model: nn.Module) -> str:
+    """Why a model is one segment; empty if it may have several.
+
+    Only what is plainly a composition is cut: `nn.Sequential` with its own forward pass, or a class that says so by a
+    method ``segments``. Hooks of the model itself, and parameters and buffers outside of its parts, are of the whole.
+    """
+    says = callable(getattr(type(model), "segments", None))
+    if not says and not isinstance(model, nn.Sequential):
+        return "it is no nn.Sequential, and its class has no method segments()"
+    if not says and (
+        type(model).forward is not nn.Sequential.forward or type(model).__call__ is not nn.Module.__call__
+        or "parametrizations" in model._modules
+    ):  # fmt: skip
+        return "it has a forward pass of its own"
+    if "forward" in vars(model):
+        return "its forward pass has been replaced"
+    if hooked(model):
+        return "it has hooks around its passes"
+    parts = _parts(model)
+    if not all(isinstance(part, nn.Module) for part in parts):
+        return "its segments are not all modules"
+    inside = {id(t) for part in parts for t in (*part.parameters(), *part.buffers())}
+    outside = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if id(t) not in inside]
+    return f"{outside[0]} belongs to none of its parts" if outside else ""
+
+
+def _parts(model: nn.Module) -> list[nn.Module]:
+    """What the model is a composition of. A module that stands twice in a `nn.Sequential` is applied twice."""
+    if callable(getattr(type(model), "segments", None)):
+        return list(model.segments())
+    return [child for child in model._modules.values() if child is not None]
+
+
+def _together(parts: list[nn.Module]) -> list[bool]:
+    """For each part, whether it has to be in one segment with the part before."""
+    found = [False] * len(parts)
+    first: dict[int, int] = {}
+    with_parameters = False
+    for k, part in enumerate(parts):
+        has = any(True for _ in part.parameters())
+        found[k] = k > 0 and (not has or not with_parameters)
+        with_parameters = with_parameters or has
+        for tensor in (*part.parameters(), *part.buffers()):
+            begin = first.setdefault(id(tensor), k)
+            found[begin + 1 : k + 1] = [True] * (k - begin)
+    return found
 
 
 def cuts(model: nn.Module, count: int | None = None, least: int = 0) -> tuple[int, ...]:
@@ -176,14 +227,17 @@ def cuts(model: nn.Module, count: int | None = None, least: int = 0) -> tuple[in
     Parameters
     ----------
     count
-        How many groups; ValueError if the model has fewer segments.
+        How many groups; ValueError if the model has fewer segments, with the reason if it is `indivisible`.
     least
         Without ``count``: neighbours are joined until a group has so many parameters.
     """
     parts = segments(model)
     if count is not None:
         if not 1 <= count <= len(parts):
-            raise ValueError(f"the model can be cut into 1 to {len(parts)} segments, not {count}")
+            reason = indivisible(model)
+            raise ValueError(
+                f"the model can be cut into 1 to {len(parts)} segments, not {count}" + (f": {reason}" if reason else "")
+            )
         return tuple(k * len(parts) // count for k in range(count + 1))
     found, size = [0], 0
     for k, part in enumerate(parts):
@@ -197,6 +251,8 @@ def cuts(model: nn.Module, count: int | None = None, least: int = 0) -> tuple[in
 
 
 def group(model: nn.Module, where: Sequence[int]) -> list[nn.Module]:
-    """The segments of a model, joined as `cuts` says."""
+    """The segments of a model, joined as `cuts` says; a single one is the model itself, with its own forward pass."""
+    if len(where) == 2:
+        return [model]
     parts = segments(model)
     return [parts[a] if b == a + 1 else nn.Sequential(*parts[a:b]) for a, b in pairwise(where)]

@@ -7,6 +7,7 @@ was, is in the log.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from tilewright.training.contents import dense
+from tilewright.training.identity import described
+
 __all__ = ["OPTIMIZERS", "Optimizers", "optimizers"]
 
 Maker = Callable[[list[nn.Parameter]], Any]
 """Makes a torch optimizer for some parameters."""
 
+
+def _sgd(parameters: list[nn.Parameter], **options: Any) -> torch.optim.SGD:
+    """Fused where that is right: a fused step takes the numbers of a tensor as they lie in memory, holes included."""
+    return torch.optim.SGD(parameters, fused=all(map(dense, parameters)), **options)
+
+
 OPTIMIZERS: dict[str, tuple[Callable[..., Any], float, dict[str, Any]]] = {
-    "sgd": (torch.optim.SGD, 0.1, {"momentum": 0.9, "weight_decay": 5e-4, "fused": True}),
+    "sgd": (_sgd, 0.1, {"momentum": 0.9, "weight_decay": 5e-4}),
     "adam": (torch.optim.Adam, 1e-3, {}),
     "adamw": (torch.optim.AdamW, 1e-3, {"weight_decay": 1e-2}),
 }
@@ -58,7 +68,16 @@ class Optimizers:
         return {owner: self.makers[owner](share) for owner, share in shares.items()}
 
     def check(self, model: nn.Module) -> None:
-        """ValueError if a parameter that is trained has no optimizer, or an optimizer no parameter."""
+        """What an optimizer has to be, before any work.
+
+        Raises
+        ------
+        ValueError
+            A parameter that is trained has no optimizer, or an optimizer no parameter. Or an optimizer evaluates the
+            model itself, wants sparse gradients, or has other parameters than those it was given.
+        TypeError
+            A function makes something else than a torch optimizer.
+        """
         trained = [name for name, p in model.named_parameters() if p.requires_grad]
         owners = {name: self.owner(name) for name in trained}
         left = [name for name, owner in owners.items() if owner is None]
@@ -72,6 +91,46 @@ class Optimizers:
             raise ValueError(
                 f"no parameter's name begins with {', '.join(idle)}; they are {', '.join(trained[:4])} ..."
             )
+        sparse = [
+            name for name, module in model.named_modules()
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad
+        ]  # fmt: skip
+        if sparse:
+            raise ValueError(f"layer {sparse[0]!r} has sparse gradients, and fit takes dense ones: sparse=False")
+        for prefix, maker in self.makers.items():
+            _check_one(maker, [p for name, p in model.named_parameters() if owners.get(name) == prefix])
+
+
+def _check_one(maker: Maker, parameters: list[nn.Parameter]) -> None:
+    made = maker(parameters)
+    what = f"optimizer makes {type(made).__name__}"
+    if isinstance(made, list | tuple):
+        raise TypeError(f"{what} of {len(made)}, not one torch optimizer; pass several as {{prefix: optimizer}}")
+    if not all(hasattr(made, name) for name in ("param_groups", "state", "step")):
+        raise TypeError(f"{what}, which is no torch optimizer")
+    if isinstance(made, torch.optim.SparseAdam):
+        raise ValueError(f"{what}, which wants sparse gradients; fit has dense ones: use 'adam'")
+    first = next(iter(inspect.signature(made.step).parameters.values()), None)
+    if first is not None and first.default is inspect.Parameter.empty and first.kind in (
+        inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ):  # fmt: skip
+        raise ValueError(
+            f"{what}, whose step() evaluates the model by itself; fit takes optimizers that make a step of gradients"
+        )
+    holes = [p for group in made.param_groups if group.get("fused") for p in group["params"] if not dense(p)]
+    if holes:
+        raise ValueError(
+            f"{what} with fused=True, which takes memory as it lies, and a parameter of shape {tuple(holes[0].shape)} "
+            f"has strides {holes[0].stride()}: pass fused=False, or make the parameter contiguous"
+        )
+    have = [p for group in made.param_groups for p in group["params"]]
+    if {id(p) for p in have} - {id(p) for p in parameters}:
+        raise ValueError(f"{what} of parameters that it was not given; make it of those that the function gets")
+    if len({id(p) for p in have}) < len(parameters):
+        raise ValueError(
+            f"{what} of {len(have)} of {len(parameters)} parameters; freeze the others with requires_grad_(False), or "
+            f"pass several optimizers as {{prefix: optimizer}}"
+        )
 
 
 def optimizers(given: Any, lr: float | None) -> Optimizers:
@@ -93,8 +152,8 @@ def optimizers(given: Any, lr: float | None) -> Optimizers:
 
 def _one(given: Any, lr: float | None) -> tuple[str, Maker]:
     """(what it is called in a checkpoint, a function from parameters to an optimizer)."""
-    if lr is not None and not 0 <= lr < math.inf:
-        raise ValueError(f"lr must be a finite number from 0, not {lr}")
+    if lr is not None and not (isinstance(lr, int | float) and 0 <= lr < math.inf):
+        raise ValueError(f"lr must be a finite number from 0, not {lr!r}")
     if isinstance(given, str):
         if given not in OPTIMIZERS:
             raise ValueError(
@@ -109,4 +168,4 @@ def _one(given: Any, lr: float | None) -> tuple[str, Maker]:
             f"not {type(given).__name__}"
         )
     make = given if lr is None else partial(given, lr=lr)
-    return getattr(given, "__qualname__", "function"), make
+    return described(make), make

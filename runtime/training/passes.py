@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from tilewright.training import compiled, precision
-from tilewright.training.data.augment import bits
-from tilewright.training.losses import Losses
-from tilewright.training.state import GENERATOR, Control, Grads, Setup, Stage, Tape
+from tilewright.training.losses import Whole
+from tilewright.training.state import Control, Grads, Setup, Stage, Tape
 
 __all__ = ["backward", "backward_input", "backward_weight", "forward", "forward_loss"]
 
@@ -22,53 +20,71 @@ def forward(
     key: tuple[int, ...],
 ) -> tuple[Any, ...]:  # fmt: skip
     """(buffers, output, tape). Autocast surrounds this alone."""
-    x, y, tape = _through(stage, control, setup, x, m, key)
-    return buffers, y.detach(), Tape(tape, y)
+    tape = Tape()
+    with stage.stream if stage.draws else _NOTHING:
+        _, tape.y = _through(stage, control, setup, x, m, key, tape)
+    if not isinstance(tape.y, torch.Tensor):
+        raise TypeError(f"a segment gave {type(tape.y).__name__} to the next one, not a tensor; pass segments=1")
+    return buffers, tape.y.detach(), tape
 
 
 def forward_loss(
-    stage: Stage, control: Control, setup: Setup, x: Any, buffers: Any, labels: Any, _score: Any, _tape: Any, m: int,
+    stage: Stage, control: Control, setup: Setup, x: Any, buffers: Any, labels: Whole, _score: Any, _tape: Any, m: int,
     key: tuple[int, ...], count: int,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """(buffers, (loss, correct, images, parts), tape) of the last segment: the loss in FP32, scaled on the tape."""
-    x, y, tape = _through(stage, control, setup, x, m, key)
-    target = labels[m]
-    if y.dtype in (torch.float16, torch.bfloat16):
-        y = y.float()
-    loss, parts = _loss(setup.loss, y, target)
+    """(buffers, (loss, correct, images, parts, share), tape) of the last segment: the loss in FP32, scaled on the tape.
+
+    ``share`` is what the loss counts for in that of the whole batch of ``count`` images.
+    """
+    tape, target = Tape(), labels.parts[m]
+    with stage.stream if stage.draws or setup.loss_draws else _NOTHING:
+        x, y = _through(stage, control, setup, x, m, key, tape)
+        if y.dtype in (torch.float16, torch.bfloat16):
+            y = y.float()
+        loss, parts, share = _loss(setup.loss, y, target, labels, count)
+    if loss.ndim != 0:
+        raise ValueError(f"loss must be a number, the mean over a batch; it has shape {tuple(loss.shape)}")
+    if not loss.requires_grad:
+        raise RuntimeError("the loss depends on no parameter that is trained: nothing would ever change")
     correct = (y.argmax(1) == target).sum() if y.ndim == 2 and target.ndim == 1 else torch.zeros(())
-    score = (loss.detach(), correct, len(target), parts)
+    score = (loss.detach(), correct, len(target), parts, share)
     if setup.penalty is not None:
         of = [x] if setup.penalty.of == "inputs" else stage.trained
         extra = setup.penalty(loss, of, control.scaler.factor)
-        loss, score = loss + extra, (*score[:3], {**parts, "penalty": extra.detach()})
-    if len(target) != count:
+        loss, score = loss + extra, (score[0], correct, len(target), {**parts, "penalty": extra.detach()}, share)
+    if share is not None:
+        loss = loss * share
+    elif len(target) != count:
         loss = loss / (count / len(target))
     if control.scaler.enabled:
         loss = loss * control.scaler.factor
-    return buffers, score, Tape(tape, loss)
+    tape.y = loss
+    return buffers, score, tape
 
 
-def _loss(loss: Any, y: Any, target: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """(the loss, its parts by name if it has any)."""
+def _loss(
+    loss: Any, y: Any, target: torch.Tensor, labels: Whole, count: int
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], float | None]:
     try:
-        return loss.by_name(y, target) if isinstance(loss, Losses) else (loss(y, target), {})
+        return labels.loss(loss, y, target, count)
     except IndexError as error:
         error.add_note(f"outputs have shape {tuple(y.shape)}, and the largest label is {int(target.max())}")
         raise
 
 
-def _through(stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: tuple[int, ...]) -> tuple[Any, ...]:
-    """(input, output, the input as a leaf); of micro-batch m of the batch, whose gradient nobody wants, no leaf."""
-    whole = isinstance(x, tuple)
-    x = x[m] if whole else x.detach().requires_grad_()
+def _through(
+    stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: tuple[int, ...], tape: Tape
+) -> tuple[Any, ...]:  # fmt: skip
+    """(input, output); of micro-batch m of the batch, whose gradient nobody wants, the input has no history."""
+    x = x[m] if isinstance(x, tuple) else tape.begin(x, stage.compiled is not None)
     if setup.penalty is not None and setup.penalty.of == "inputs":
         x.requires_grad_()
-    if setup.checks and m == 0 and stage.buffers:
+    if setup.checks and m == 0:
         stage.save_buffers()
-    seeded = _seeded(setup, key) if stage.random else _NOTHING
+    if stage.draws or setup.loss_draws:
+        stage.stream.at(*key)
     try:
-        with seeded, precision.autocast(control.precision, setup.target.type):
+        with precision.autocast(control.precision, setup.target.type):
             if stage.compiled is None:
                 y = stage.module(x)
             else:
@@ -77,7 +93,7 @@ def _through(stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: 
     except RuntimeError as error:
         _explain(error, x, control.precision)
         raise
-    return x, y, None if whole else x
+    return x, y
 
 
 _NOTHING = contextlib.nullcontext()
@@ -92,60 +108,46 @@ def _explain(error: RuntimeError, x: torch.Tensor, precision: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def _seeded(setup: Setup, key: tuple[int, ...]) -> Iterator[None]:
-    """Seed torch's generator by (seed, step, micro-batch, segment): dropout does not depend on who runs it, or when."""
-    seed = int(bits(np.zeros((), dtype=np.uint64), setup.seed, *key)) % 2**63
-    devices = [] if setup.target.type == "cpu" else [setup.target]
-    with GENERATOR, torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
-
-
 def backward(stage: Stage, grads: Grads | None, *rest: Any) -> tuple[Any, ...]:
     """(gradients, dy, x, dx, tape), both halves at once. dy and x are given up: None where there is one."""
     *boundary, tape, have, first = rest
-    inputs = stage.trained if tape.x is None else [tape.x, *stage.trained]
-    found = list(_gradients(tape.y, inputs, boundary[0] if have else None))
-    dx = [] if tape.x is None else [None, found.pop(0)]
-    tape.x = tape.y = None
-    return _add(None if first else grads, _spread(stage, found)), *([None] if have else []), *dx, tape
+    inputs = stage.trained if tape.leaf is None else [tape.leaf, *stage.trained]
+    dy = boundary[0] if have else None
+    y = None if have and dy is None else tape.y  # the segment behind had no use for y
+    found = _backward(stage, y, dy, inputs, None if first else grads)
+    dx = [] if tape.leaf is None else [None, tape.gradient()]
+    tape.clear()
+    return found, *([None] if have else []), *dx, tape
 
 
 def backward_input(stage: Stage, *rest: Any) -> tuple[Any, ...] | Tape:
     """(dy, x, dx, tape): the half that the segment before waits for."""
     *boundary, tape, have = rest
     tape.dy = boundary[0] if have else None
-    dx = [] if tape.x is None else [None, _gradients(tape.y, [tape.x], tape.dy, retain=True)[0]]
+    if have and tape.dy is None:
+        tape.y = None
+    dx: list[Any] = []
+    if tape.x is not None:
+        y = tape.y
+        found = (
+            torch.autograd.grad(y, tape.x, tape.dy, retain_graph=True, allow_unused=True) if y is not None else [None]
+        )
+        dx = [None, found[0]]
     made = *([None] if have else []), *dx, tape
     return made if len(made) > 1 else tape
 
 
 def backward_weight(stage: Stage, grads: Grads | None, tape: Tape, first: bool) -> tuple[Any, ...]:
     """(gradients, tape): the half that only the optimizer waits for."""
-    found = list(_gradients(tape.y, stage.trained, tape.dy))
-    tape.x = tape.y = tape.dy = None
-    return _add(None if first else grads, _spread(stage, found)), tape
+    found = _backward(stage, tape.y, tape.dy, stage.trained, None if first else grads)
+    tape.clear()
+    return found, tape
 
 
-def _gradients(y: Any, inputs: list[Any], dy: Any, retain: bool = False) -> tuple[Any, ...]:
-    """`torch.autograd.grad`; None for all inputs if none of them had a part in y."""
-    if not inputs or not y.requires_grad:
-        return (None,) * len(inputs)
-    found: tuple[Any, ...] = torch.autograd.grad(y, inputs, dy, retain_graph=retain, allow_unused=True)
-    return found
-
-
-def _spread(stage: Stage, found: list[Any]) -> Grads:
-    """Gradients by parameter, None for those that are not trained."""
-    if len(found) == len(stage.parameters):
-        return found
-    left = iter(found)
-    return [next(left) if p.requires_grad else None for p in stage.parameters]
-
-
-def _add(grads: Grads | None, more: Grads) -> Grads:
-    """Sum over micro-batches, in their order, as torch accumulates."""
-    if grads is None:
-        return more
-    return [b if a is None else a if b is None else a.add_(b) for a, b in zip(grads, more, strict=True)]
+def _backward(
+    stage: Stage, y: torch.Tensor | None, dy: torch.Tensor | None, inputs: Sequence[torch.Tensor], grads: Grads | None
+) -> Grads:  # fmt: skip
+    """Gradients by parameter, summed over micro-batches in their order; None for one without a part in the loss."""
+    if not inputs or y is None or not y.requires_grad:
+        return [None] * len(stage.parameters) if grads is None else grads
+    return stage.backward(y, dy, inputs, grads or [])

@@ -29,6 +29,7 @@ __all__ = [
     "check_model",
     "flags",
     "ladder",
+    "named",
     "nothing_ambient",
     "problem",
     "set_tf32",
@@ -40,6 +41,20 @@ ROUNDOFF = {name: FORMATS[name].u for name in ("fp32", "tf32", "bf16", "fp16")}
 """Unit roundoff u of the operands."""
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+_SPELLINGS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def named(given: Any) -> str:
+    """A precision by the name that is used here, of "bf16", "BF16", "bfloat16" or `torch.bfloat16`, and so on.
+
+    TypeError if it is neither text nor a dtype. Unknown names come back as they are.
+    """
+    if not isinstance(given, str | torch.dtype):
+        raise TypeError(f"precision must be one of {', '.join(PRECISIONS)}, adaptive, not {given!r}")
+    name = str(given).removeprefix("torch.").lower()
+    return _SPELLINGS.get(name, name)
 
 
 def autocast(precision: str, device_type: str) -> AbstractContextManager[Any]:

@@ -2,57 +2,64 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 from typing import Any
 
 import torch
 from torch import nn
 
-from tilewright.training import checkpoint, models, precision, usage
+from tilewright.training import checkpoint, models, precision, randomness, usage
+from tilewright.training.contents import Buffers, Contents, duplicate
+from tilewright.training.randomness import Stream
 from tilewright.training.scaler import LossScaler
-from tilewright.training.state import GENERATOR, Control, Log, Setup, Stage, State
+from tilewright.training.state import Control, Exam, Log, Setup, Stage, State
 
-__all__ = ["finish", "open_stages", "release", "save", "snapshot"]
+__all__ = ["exam", "finish", "open_stages", "release", "replica", "save", "snapshot"]
+
+
+def replica(model: nn.Module, setup: Setup) -> nn.Module:
+    """A copy of a model on the device of a training, in its memory format."""
+    made = duplicate(model).to(setup.target)
+    return made.to(memory_format=torch.channels_last) if setup.channels_last else made
 
 
 def open_stages(model: nn.Module, state: State, setup: Setup, *rest: Any) -> tuple[Any, ...]:
-    """The stages of a replica that the last parameter names, their buffers, the control, a model for evaluation."""
+    """The stages of a replica that the last parameter names, their buffers, the control, a model for a head or None."""
     mine: tuple[int, ...] = rest[-1]
-    replica = copy.deepcopy(model).to(setup.target)
-    if setup.channels_last:
-        replica = replica.to(memory_format=torch.channels_last)
-    replica.train()
-    names = {id(t): name for name, t in (*replica.named_parameters(), *replica.named_buffers())}
-    parts = models.group(replica, setup.cuts)
-    stages = [Stage(parts[s], names, setup.optimizer, setup.compiler, setup.ema) for s in mine]
+    own = model if setup.in_place else replica(model, setup)
+    stream = Stream(setup.target, setup.seed, setup.keyed)
+    parts = models.group(own, setup.cuts)
+    stages = [
+        Stage(parts[s], Contents(parts[s], own), setup.optimizer, stream, setup.compiler, setup.ema) for s in mine
+    ]
     for stage in stages:
-        stage.load(state.tensors, state.optimizer, state.average)
+        stage.load(state.tensors, state.optimizer, state.average, state.extra)
+    stream.resume(state.random)
     control = Control("fp32", LossScaler())
     control.load_state_dict(state.control)
     precision.set_tf32(control.precision == "tf32", setup.target.type)
-    with GENERATOR, contextlib.suppress(RuntimeError):  # another version of torch has another kind of state
-        torch.set_rng_state(state.random)
-    examiner = copy.deepcopy(replica).eval()
-    return *stages, *(stage.buffers for stage in stages), control, examiner
+    examiner = duplicate(own).eval() if setup.head else None
+    return *stages, *(Buffers(stage.contents) for stage in stages), control, examiner
 
 
 def snapshot(control: Control, *rest: Any) -> State:
     """A copy of everything after a step: of stages, and of their buffers as replica 0 has them."""
-    *parts, _, step, optimizer = rest
+    *parts, _, step = rest
     stages, buffers = parts[: len(parts) // 2], parts[len(parts) // 2 :]
-    tensors: dict[str, torch.Tensor] = {}
-    state: dict[str, dict[str, Any]] = {}
-    average: dict[str, torch.Tensor] = {}
+    state = State(step, {}, {}, control.state_dict(), stages[0].stream.state())
     for stage, own in zip(stages, buffers, strict=True):
-        tensors |= stage.tensors()
-        tensors |= {name: b.detach().clone() for name, b in zip(stage.buffer_names, own, strict=True)}
-        average |= stage.averages()
-        if optimizer:
-            state |= stage.optimizer_state()
-    with GENERATOR:
-        random = torch.get_rng_state()
-    return State(step, tensors, state, control.state_dict(), random, average)
+        state.tensors |= stage.tensors() | own.now()
+        state.average |= stage.averages()
+        state.extra |= stage.contents.extra()
+        state.optimizer |= stage.optimizer_state()
+    return state
+
+
+def exam(control: Control, *rest: Any) -> Exam:
+    """Copies of the stages after a step, with their buffers as replica 0 has them, for evaluation beside training."""
+    *parts, _, step = rest
+    stages, buffers = parts[: len(parts) // 2], parts[len(parts) // 2 :]
+    copies = [stage.for_evaluation(own.now()) for stage, own in zip(stages, buffers, strict=True)]
+    return Exam(copies, control.precision, step, any(stage.draws for stage in stages))
 
 
 def save(state: State, log: Log, setup: Setup, _: Any) -> tuple[None, int]:
@@ -75,4 +82,5 @@ def finish(setup: Setup, state: State, log: Log) -> tuple[State, Log]:
 
 def release(*values: Any) -> tuple[None, ...]:
     """None for every handle: nothing of a training stays behind on its workers."""
+    randomness.leave()
     return (None,) * len(values)

@@ -234,7 +234,8 @@ class Result:
             "images_per_second": self.images_per_second, "loader_seconds": self.loader_seconds,
             "compute_seconds": self.compute_seconds, "overlap": self.overlap, "beside": self.beside,
             "head": None if self.head is None else {
-                "kind": self.head.kind, "test_accuracy": self.head.test_accuracy, "gain": self.head_gain,
+                "kind": self.head.kind, "test_accuracy": _known(self.head.test_accuracy),
+                "gain": _known(self.head_gain or 0.0),
             },
             "peak_memory": self.peak_memory, "resumed": self.resumed, "facts": self.facts,
         }  # fmt: skip
@@ -259,7 +260,9 @@ class Result:
             text.append(f"the loss of {len(spoilt)} steps was not finite, from step {spoilt[0]} on; try a smaller lr")
         if self.overlap is not None:
             text.append(f"{self.overlap:.0%} of the all-reduce passed under backward passes")
-        if self.head is not None:
+        if self.head is not None and self.head.problem:
+            text.append(f"no closed-form head ({self.head.kind}): {self.head.problem}")
+        elif self.head is not None:
             text.append(
                 f"closed-form head ({self.head.kind}): {self.head.test_accuracy:.2%} on the test set, "
                 f"{100 * (self.head_gain or 0):+.2f} points"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["SCHEDULES", "Cosine", "OneCycle", "schedule"]
 
@@ -41,10 +42,24 @@ SCHEDULES: dict[str, Callable[[int], Callable[[int], float] | None]] = {
 """By name: what makes a schedule for so many updates."""
 
 
-def schedule(given: str | Callable[[int], float] | None, total: int) -> Callable[[int], float] | None:
-    """A schedule by name or as a function of the number of updates. ValueError for another name."""
-    if given is None or callable(given):
-        return given
-    if given not in SCHEDULES:
+MOST_TRIED = 100_000
+"""Updates for which a schedule is asked beforehand."""
+
+
+def schedule(given: Any, total: int) -> Callable[[int], float] | None:
+    """A schedule by name or as a function of the number of updates.
+
+    ValueError for another name, or if a function gives no finite number from 0 for one of ``total`` updates.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str) and given in SCHEDULES:
+        return SCHEDULES[given](max(total, 1))
+    if not callable(given):
         raise ValueError(f"unknown schedule {given!r}; known: {', '.join(SCHEDULES)}, or a function of updates")
-    return SCHEDULES[given](max(total, 1))
+    for update in range(min(total, MOST_TRIED)):
+        factor = given(update)
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+            raise ValueError(f"schedule gives {factor!r} for update {update}; it must give a finite factor from 0")
+    found: Callable[[int], float] = given
+    return found

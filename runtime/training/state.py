@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,15 +12,14 @@ import torch
 from torch import nn
 
 from tilewright.training.compiled import compiled
+from tilewright.training.contents import Contents, dense, duplicate
 from tilewright.training.fallback import Event, Fallback
-from tilewright.training.losses import GradientPenalty
+from tilewright.training.losses import GradientPenalty, parts_of, plain_mean
 from tilewright.training.optimizers import Optimizers
+from tilewright.training.randomness import Stream, may_draw
 from tilewright.training.scaler import LossScaler
 
-__all__ = ["GENERATOR", "Control", "Grads", "Log", "Setup", "Stage", "State", "Tape", "Verdict"]
-
-GENERATOR = threading.Lock()
-"""Of torch's random generator, which all threads share."""
+__all__ = ["Control", "Exam", "Grads", "Log", "Setup", "Stage", "State", "Tape", "Verdict"]
 
 Grads = list[torch.Tensor | None]
 """By parameter; None for one that is not trained, or had no part in the loss."""
@@ -32,7 +30,7 @@ class Setup:
     """What stays the same in a training. It travels to every worker once."""
 
     loss: Callable[..., torch.Tensor]
-    """Of (outputs, labels), the mean over the batch."""
+    """Of (outputs, labels)."""
     optimizer: Optimizers
     schedule: Callable[[int], float] | None
     """The factor of the learning rate after so many updates; skipped steps do not count."""
@@ -56,11 +54,27 @@ class Setup:
     """An event file of TensorBoard."""
     compiler: str | None = None
     """The backend of torch.compile; None compiles nothing."""
+    in_place: bool = False
+    """Whether the models that a graph gets are for it to change, and no two replicas have the same one."""
+    keyed: bool = True
+    """Whether each micro-batch and segment has random numbers of its own: see `tilewright.training.randomness`."""
+    head: bool = False
+    """Whether a closed-form head follows, for which a copy of the model is kept."""
     checkpoint: str | None = None
     past: Log = field(default_factory=lambda: Log())
     """What happened before this graph."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What a checkpoint has to have in common with the training that resumes it."""
+
+    @cached_property
+    def weighs(self) -> bool:
+        """Whether images of a batch count differently in its loss."""
+        return not all(map(plain_mean, parts_of(self.loss)))
+
+    @cached_property
+    def loss_draws(self) -> bool:
+        """Whether the loss may draw random numbers."""
+        return may_draw(*parts_of(self.loss))
 
     @cached_property
     def target(self) -> torch.device:
@@ -106,27 +120,30 @@ class Control:
 class Stage:
     """One segment of one replica: its module, the optimizers of its parameters, and its buffers as they were.
 
-    ``names`` are those that the whole model has for the parameters and buffers.
+    ``contents`` has the names of the whole model for what is in it, ``stream`` the replica's random numbers.
     """
 
     def __init__(
-        self, module: nn.Module, names: dict[int, str], optimizers: Optimizers, compiler: str | None = None,
-        ema: float | None = None,
+        self, module: nn.Module, contents: Contents, optimizers: Optimizers, stream: Stream,
+        compiler: str | None = None, ema: float | None = None,
     ) -> None:  # fmt: skip
         self.module = module
+        self.contents = contents
+        self.stream = stream
         self.ema = ema
         self.average: list[torch.Tensor] = []
         self.compiled = compiled(module, compiler) if compiler is not None else None
-        self.names = [names[id(p)] for p in module.parameters()]
-        self.buffer_names = [names[id(b)] for b in module.buffers()]
-        self.parameters = list(module.parameters())
+        self.names = list(contents.parameters)
+        self.parameters = list(contents.parameters.values())
         self.trained = [p for p in self.parameters if p.requires_grad]
-        self.buffers = list(module.buffers())
+        self.strides = [_strides(p) for p in self.trained]
         self.optimizers = optimizers.make(self.names, self.parameters)
         self.owners = [optimizers.owner(name) for name in self.names]
         self.rates = {name: [group["lr"] for group in own.param_groups] for name, own in self.optimizers.items()}
-        self.saved: list[torch.Tensor] | None = None
-        self.random = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in module.modules())
+        self.saved: list[tuple[dict[str, Any], str, torch.Tensor, torch.Tensor]] = []
+        self.draws = may_draw(module)
+        for parameter in self.parameters:
+            parameter.grad = None
 
     @staticmethod
     def words(module: nn.Module) -> int:
@@ -142,16 +159,36 @@ class Stage:
         flat = torch.from_numpy(bucket)
         *parts, counts = flat.split([*(p.numel() for p in wanted), len(wanted)])
         return [
-            part.as_strided(p.shape, p.stride(), part.storage_offset()) for part, p in zip(parts, wanted, strict=True)
+            part.as_strided(p.shape, strides, part.storage_offset())
+            for part, p, strides in zip(parts, wanted, self.strides, strict=True)
         ], counts
+
+    def backward(self, y: torch.Tensor, dy: torch.Tensor | None, inputs: Sequence[torch.Tensor], grads: Grads) -> Grads:
+        """Gradients of ``inputs``, and of the parameters among them added to ``grads``: all by torch's own rules.
+
+        A gradient of torch may have any strides, overlap itself, be the gradient of two parameters, or belong to whom
+        computed it. What accumulates it into ``.grad`` copies where it has to, and calls the hooks that wait for that.
+        """
+        for parameter, grad in zip(self.parameters, grads, strict=False):
+            parameter.grad = grad
+        torch.autograd.backward(y, dy, inputs=inputs)
+        found = []
+        for parameter in self.parameters:
+            found.append(parameter.grad)
+            parameter.grad = None
+        return found
 
     def save_buffers(self) -> None:
         """Keep a copy of the buffers, such as the statistics of batch norm, for `restore_buffers`."""
-        self.saved = [b.clone() for b in self.buffers]
+        self.saved = [
+            (m._buffers, key, buffer, buffer.clone())
+            for _, m in self.contents.homes for key, buffer in m._buffers.items() if buffer is not None
+        ]  # fmt: skip
 
     def restore_buffers(self) -> None:
-        if self.saved is not None:
-            for buffer, old in zip(self.buffers, self.saved, strict=True):
+        with torch.no_grad():
+            for home, key, buffer, old in self.saved:
+                home[key] = buffer
                 buffer.copy_(old)
 
     def step(self, grads: list[torch.Tensor | None], verdict: Verdict) -> None:
@@ -180,8 +217,14 @@ class Stage:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Copies of parameters and buffers, by the names of the whole model."""
-        pairs = [*zip(self.names, self.parameters, strict=True), *zip(self.buffer_names, self.buffers, strict=True)]
-        return {name: tensor.detach().clone() for name, tensor in pairs}
+        return self.contents.tensors()
+
+    def for_evaluation(self, buffers: dict[str, torch.Tensor]) -> nn.Module:
+        """A copy of the module with other buffers, and with the averages of its parameters if there are any."""
+        made = duplicate(self.module).eval()
+        twin = self.contents.twin({id(m): n for m, n in zip(self.module.modules(), made.modules(), strict=True)})
+        twin.load(buffers | self.averages())
+        return made
 
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
         """Copies of the optimizers' state, by parameter."""
@@ -199,15 +242,10 @@ class Stage:
 
     def load(
         self, tensors: dict[str, torch.Tensor], optimizer: dict[str, dict[str, Any]],
-        average: dict[str, torch.Tensor] | None = None,
+        average: dict[str, torch.Tensor] | None = None, extra: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """The inverse of `tensors`, `optimizer_state` and `averages`, which without it begin with the parameters."""
-        with torch.no_grad():
-            for name, tensor in zip(
-                [*self.names, *self.buffer_names], [*self.parameters, *self.buffers], strict=True
-            ):  # fmt: skip
-                if name in tensors:
-                    tensor.copy_(tensors[name])
+        self.contents.load(tensors, extra)
         if self.ema is not None:
             known = average or {}
             self.average = [
@@ -228,18 +266,57 @@ def _like(value: torch.Tensor, parameter: torch.Tensor, counters_there: bool) ->
     return value.clone() if value.ndim == 0 and not counters_there else value.to(parameter.device, copy=True)
 
 
+def _strides(parameter: torch.Tensor) -> tuple[int, ...]:
+    """Of its gradient: those of the parameter, if that has no holes; else row by row, as in torch."""
+    return tuple((parameter if dense(parameter) else torch.empty(parameter.shape, device="meta")).stride())
+
+
 class Tape:
     """What the backward pass of one segment and micro-batch needs. Empty when it has been used."""
 
-    __slots__ = ("dy", "x", "y")
+    __slots__ = ("dx", "dy", "leaf", "x", "y")
 
-    def __init__(self, x: torch.Tensor | None, y: torch.Tensor) -> None:
-        self.x: torch.Tensor | None = x
-        """The input, a leaf; None if no gradient of it is wanted."""
-        self.y: torch.Tensor | None = y
+    def __init__(self) -> None:
+        self.leaf: torch.Tensor | None = None
+        """Where the history of the input begins; None if no gradient of it is wanted."""
+        self.x: torch.Tensor | None = None
+        """The input."""
+        self.y: torch.Tensor | None = None
         """The output; of the last segment the loss, scaled."""
+        self.dx: torch.Tensor | None = None
+        """The gradient of the input, as whatever computed it left it."""
         self.dy: torch.Tensor | None = None
         """The gradient of the output, kept between the two halves of a split backward pass."""
+
+    def begin(self, x: torch.Tensor, plain: bool = False) -> torch.Tensor:
+        """The input for a segment whose gradient the segment before waits for; ``plain`` for one that is compiled.
+
+        A compiler takes nothing with a history, and chooses the layout of gradients itself.
+        """
+        self.leaf = x.detach().requires_grad_()
+        self.x = self.leaf if plain else _Boundary.apply(self.leaf, self)
+        return self.x
+
+    def gradient(self) -> torch.Tensor | None:
+        """Of the input, after a backward pass."""
+        return self.leaf.grad if self.x is self.leaf and self.leaf is not None else self.dx
+
+    def clear(self) -> None:
+        self.leaf = self.x = self.y = self.dx = self.dy = None
+
+
+class _Boundary(torch.autograd.Function):  # type: ignore[misc]  # torch has no types here
+    """Between two segments: leaves the gradient on the tape as it comes, where accumulating would change its layout."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, tape: Tape) -> torch.Tensor:
+        ctx.tape = tape
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, dx: torch.Tensor) -> tuple[None, None]:  # type: ignore[override]
+        ctx.tape.dx = dx
+        return None, None
 
 
 class Verdict(NamedTuple):
@@ -307,16 +384,27 @@ class State:
     """Parameters and buffers, by name."""
     optimizer: dict[str, dict[str, Any]]
     control: dict[str, Any]
-    random: torch.Tensor
-    """State of torch's own generator, for user code that draws from it."""
+    random: dict[str, torch.Tensor] = field(default_factory=dict)
+    """By device, where the stream of random numbers is; empty before the first step."""
     average: dict[str, torch.Tensor] = field(default_factory=dict)
     """Averages of the parameters, by name."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """By module, what its ``get_extra_state`` gave."""
 
     @classmethod
     def of(cls, model: nn.Module, control: Control) -> State:
         """Before the first step."""
-        return cls(0, _copies(model.state_dict().items()), {}, control.state_dict(), torch.get_rng_state())
+        contents = Contents(model)
+        return cls(0, contents.tensors(), {}, control.state_dict(), extra=contents.extra())
 
 
-def _copies(items: Iterable[tuple[str, Any]]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in items}
+@dataclass
+class Exam:
+    """A model for evaluation, as it was after a step."""
+
+    parts: list[nn.Module]
+    """Applied one after the other."""
+    precision: str
+    step: int
+    draws: bool
+    """Whether a pass may draw random numbers."""

@@ -33,7 +33,7 @@ from tilewright.distribution import Layout as Owners
 from tilewright.graph import RW, Handle, Op, R, Task, TaskGraph, Use, W
 from tilewright.training import gradients, logbook, minibatch, passes, replicas, update
 
-__all__ = ["LOW", "OPS", "Builder", "Layout", "Marks", "Span", "training_graph"]
+__all__ = ["LOW", "OPS", "Builder", "Layout", "Marks", "Span", "split", "training_graph"]
 
 LOW = -10.0
 
@@ -66,7 +66,8 @@ OPS = {
         Op("apply", update.apply, weight=0, indices=_first),
         Op("apply_shared", update.apply_shared, weight=0, indices=_first), Op("update", update.update, weight=0),
         Op("record", logbook.record, weight=0), Op("snapshot", replicas.snapshot, weight=0),
-        Op("evaluate", logbook.evaluate, weight=0), Op("tally", logbook.tally, weight=0),
+        Op("exam", replicas.exam, weight=0), Op("evaluate", logbook.evaluate, weight=0),
+        Op("tally", logbook.tally, weight=0),
         Op("save", replicas.save, weight=0),
         Op("finish", replicas.finish, weight=0), Op("release", replicas.release, weight=0),
     )
@@ -212,8 +213,8 @@ class Builder:
         first, last = position * span.batch, min((position + 1) * span.batch, span.size)
         micro = [
             (r, m)
-            for r, part in enumerate(_cut(last - first, layout.replicas))
-            for m, size in enumerate(_cut(part, layout.micro))
+            for r, part in enumerate(split(last - first, layout.replicas))
+            for m, size in enumerate(split(part, layout.micro))
             if size
         ]
         for r in range(layout.replicas):
@@ -330,24 +331,24 @@ class Builder:
 
     # ------------------------------------------------------------ beside the steps
 
-    def snapshot(self, r: int, step: int, name: str, *, optimizer: bool = True) -> None:
+    def snapshot(self, r: int, step: int, name: str, op: str = "snapshot") -> None:
         h, layout = self.h, self.layout
         p = layout.place(r, 0)
         stages = [R(self.stage(r, s)) for s in range(layout.segments)]
         buffers = [R(self.buffers(0, s)) for s in range(layout.segments)]
-        self.insert("snapshot", R(h("control", p)), *stages, *buffers, W(h(name, p)), step, optimizer, on=p)
+        self.insert(op, R(h("control", p)), *stages, *buffers, W(h(name, p)), step, on=p)
 
     def test(self, step: int, epoch: int) -> None:
         h, layout, span = self.h, self.layout, self.span
         for r in range(layout.replicas):
-            self.snapshot(r, step + 1, "copy", optimizer=False)
+            self.snapshot(r, step + 1, "copy", "exam")
         scores = []
         for c, first in enumerate(range(0, span.test_size, span.test_batch)):
             p = layout.place(c % layout.replicas, 0)
             scores.append(h("test_score", p, c))
             self.insert(
-                "evaluate", R(h("copy", p)), RW(h("examiner", p)), R(h("test_images", p)), R(h("test_targets", p)),
-                R(h("setup", p)), W(scores[-1]), first, min(first + span.test_batch, span.test_size),
+                "evaluate", R(h("copy", p)), R(h("test_images", p)), R(h("test_targets", p)), R(h("setup", p)),
+                W(scores[-1]), first, min(first + span.test_batch, span.test_size),
                 on=p, priority=self.low,
             )  # fmt: skip
         self.insert(
@@ -368,7 +369,7 @@ def algorithm(replicas: int) -> str:
     return "exchange" if replicas == 2 else "chain"
 
 
-def _cut(n: int, parts: int) -> list[int]:
+def split(n: int, parts: int) -> list[int]:
     """Sizes of the parts as `numpy.array_split` and `torch.tensor_split` make them."""
     size, more = divmod(n, parts)
     return [size + (k < more) for k in range(parts)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,28 +15,36 @@ import numpy as np
 import torch
 from torch import nn
 
+from tilewright.backends import BACKENDS
 from tilewright.backends.mpi import is_rank
 from tilewright.engine import Run, run
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import cores
+from tilewright.schedulers import policy
 from tilewright.site import check_call
 from tilewright.training import checkpoint as checkpoints
-from tilewright.training import models, usage
+from tilewright.training import models, randomness, trial, usage
 from tilewright.training import precision as precisions
 from tilewright.training.board import open_file
 from tilewright.training.compiled import BACKEND
 from tilewright.training.compiled import problem as compiler_problem
+from tilewright.training.contents import Contents
 from tilewright.training.data import Dataset
+from tilewright.training.data.augment import normalise
+from tilewright.training.data.torch_data import two
 from tilewright.training.fallback import LADDER, Fallback
-from tilewright.training.head import HEADS, Head, head_data, insert_head
-from tilewright.training.losses import GradientPenalty
+from tilewright.training.head import HEADS, Head, head_data, insert_head, least_noise
+from tilewright.training.identity import described, digest
+from tilewright.training.losses import GradientPenalty, refuse
 from tilewright.training.optimizers import optimizers
 from tilewright.training.pipeline import pipeline_policy
+from tilewright.training.randomness import hooked
+from tilewright.training.replicas import replica
 from tilewright.training.result import Result
 from tilewright.training.scaler import LossScaler
 from tilewright.training.schedules import schedule as find_schedule
 from tilewright.training.state import Control, Log, Setup, Stage, State
-from tilewright.training.step import Layout, Marks, Span, training_graph
+from tilewright.training.step import Layout, Marks, Span, split, training_graph
 
 __all__ = ["check_precision", "fit", "target_device"]
 
@@ -46,16 +57,16 @@ MOST_TASKS = 40_000
 
 def fit(
     model: nn.Module,
-    train: Dataset,
-    test: Dataset | None = None,
+    train: Dataset | torch.utils.data.Dataset | torch.utils.data.DataLoader,
+    test: Dataset | torch.utils.data.Dataset | torch.utils.data.DataLoader | None = None,
     *,
     epochs: int = 5,
-    precision: str = "fp32",
+    precision: str | torch.dtype = "fp32",
     optimizer: Any = "sgd",
     lr: float | None = None,
     schedule: str | Callable[[int], float] | None = None,
     loss: Callable[..., torch.Tensor] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     accumulate: int = 1,
     clip_norm: float | None = None,
     penalty: GradientPenalty | None = None,
@@ -87,24 +98,35 @@ def fit(
 ) -> Result:
     """Train ``model`` and evaluate it after each epoch. It has the trained parameters afterwards, on its own device.
 
+    What happens is what the plain loop of torch does: ``torch.manual_seed(seed)``, ``model.train()``, then for each
+    batch ``optimizer.zero_grad()``, ``loss(model(x), y).backward()``, ``optimizer.step()``. What cannot be done that
+    way is refused before any work.
+
     Parameters
     ----------
     model
-        float32 parameters. Cut into segments where `tilewright.training.models.segments` says.
+        float32 parameters. Cut into segments where `tilewright.training.models.segments` says. Modules that are in
+        ``eval()`` while others are not stay there, such as frozen batch norm; a model that is as a whole is not.
     train, test
-        Images and labels. Without ``test`` nothing is evaluated.
+        A `tilewright.training.data.Dataset`; or a torch data set of pairs (x, y), x of float32 or int64 and y a class,
+        or a ``DataLoader`` of one, whose batch size is taken. They are read into memory once, and shuffled by ``seed``
+        in each epoch. Without ``test`` nothing is evaluated.
     precision
         ``"fp32"`` (strict), ``"tf32"``, ``"bf16"``, ``"fp16"`` (with loss scaling), or ``"adaptive"``: the fastest
-        the device has, and a safer one as soon as ``fallback`` says so.
+        the device has, and a safer one as soon as ``fallback`` says so. `torch.bfloat16` and "bfloat16" are "bf16", and
+        so on.
     optimizer, lr, schedule
         A name of `OPTIMIZERS` or a function from parameters to a torch optimizer; its learning rate; its factor by
         number of updates, a name of `SCHEDULES` or a function. Each segment has an optimizer of its own, so what it
         does to a parameter must not depend on the others. Several optimizers: a mapping of prefixes of parameters'
         names to such optimizers, or to (optimizer, lr); the longest prefix has a parameter.
     loss
-        Of (outputs, labels), a mean; cross entropy by default. Computed in FP32. `Losses` has several parts.
+        Of (outputs, labels), a mean; cross entropy by default. Computed in FP32. `Losses` has several parts. Torch's
+        own may have class weights, ``ignore_index`` and ``reduction="sum"``: a batch in several parts has the loss of
+        the whole. Others that are no mean over images are refused there.
     batch_size, accumulate
-        Images of a step, of all workers together, and in how many micro-batches each worker takes its share.
+        Images of a step, of all workers together, 64 by default, and in how many micro-batches each worker takes its
+        share.
     clip_norm
         Largest 2-norm of the gradients, unscaled, of all parameters together.
     penalty
@@ -124,7 +146,8 @@ def fit(
         pipeline, those that have fewer than 65,536 parameters are joined.
     head, head_noise
         ``"ridge"`` or ``"gp"``: behind the last step, in the same graph, solve for a closed-form head on the features
-        that the last segment gets; see `tilewright.training.head`. O(n^2 d + n^3/3) for n training images.
+        that the last segment gets; see `tilewright.training.head`. O(n^2 d + n^3/3) for n training images. The noise is
+        relative to a feature's variance; it must be so large that float64 can factor the matrix, some n^2 1e-15.
     scheduler
         A policy of the engine instead of priorities; not with a pipeline.
     checkpoint, checkpoint_every, resume
@@ -143,12 +166,14 @@ def fit(
         Have torch refuse what it cannot repeat, on a GPU.
     allow_slow
         Run what is refused because it is pathologically slow on this CPU.
+    seed
+        Of the order of images, crops, flips, and whatever a forward pass draws from torch's generator.
     options
-        Of the engine: ``pool`` for ``mpi``, ``client`` for ``dask``.
+        Of the engine: ``pool`` or ``comm`` for ``mpi``, ``client`` for ``dask``.
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         Something does not fit; before any work.
     ImportError
         ``tensorboard`` is given, and that package is not installed.
@@ -172,8 +197,11 @@ def fit(
     >>> result.test_accuracy > 0.9
     True
     """
+    _check_engine(backend)
     check_call(fit, options, backend, also=("machine", "threads_per_task"))
+    precision = precisions.named(precision)
     target = target_device(device) if backend in ("serial", "threads") else _host(device, backend)
+    train, test, batch_size = two(train, test, batch_size)
     _check_data(model, train, test)
     if log is not None:
         _check_file(log)
@@ -181,82 +209,225 @@ def fit(
     _check_counts(epochs=epochs, batch_size=batch_size, accumulate=accumulate, workers=workers)
     optional = {"segments": segments, "threads": threads, "checkpoint_every": checkpoint_every}
     _check_counts(**{name: count for name, count in optional.items() if count is not None})
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ValueError(f"seed must be an integer, not {seed!r}")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm must be above 0, not {clip_norm}")
-    if ema is not None and not 0 < ema < 1:
-        raise ValueError(f"ema must be between 0 and 1, not {ema}")
-    if penalty is not None:
-        segments = _one_segment(segments, pipeline)
-    compiler = _compiler(compile, target, pipeline, penalty)
-    where = models.cuts(model, segments, 0 if pipeline is not None else LEAST)
-    parts = models.group(model, where)
+    _check_numbers(seed, helpers, clip_norm, ema, scaler, fallback, penalty)
+    _check_parts(min(batch_size, len(train)), workers, accumulate)
+    refuse(loss, penalty, workers * accumulate)
+    _check_model(model, backend)
     if head is not None:
         _check_head(head, test, models.segments(model))
+    _check_noise(head_noise, len(train))
+    compiler = _compiler(compile, target, pipeline, penalty)
+    segments = segments if penalty is None else _one_segment(segments, pipeline)
     control = _control(precision, model, target, loss, scaler, fallback, allow_slow)
-    words = tuple(map(Stage.words, parts)) if workers > 1 else ()
-    layout = Layout(workers, accumulate, len(parts), pipeline is not None, pipeline == "zero-bubble", words)
-    per_epoch = -(-len(train) // batch_size)
-    total = epochs * per_epoch
     make = optimizers(optimizer, lr)
     make.check(model)
-    folder = str(checkpoint) if checkpoint is not None else None
-    facts = {
-        "data": f"{train.name}, {len(train)} images", "batch_size": batch_size, "seed": seed, "optimizer": make.said,
-        "precision": precision, "parameters": sum(p.numel() for p in model.parameters()), "clip_norm": clip_norm,
-        "penalty": None if penalty is None else str(penalty), "ema": ema,
-    }  # fmt: skip
-    setup = Setup(
-        loss=loss, optimizer=make, schedule=find_schedule(schedule, total), recipe=train.recipe, device=str(target),
-        seed=seed, batch=batch_size, cuts=where, clip_norm=clip_norm, penalty=penalty, ema=ema,
-        checks=control.fallback is not None or control.precision == "fp16", channels_last=channels_last,
-        progress=progress, log=str(log) if log is not None else None, checkpoint=folder, facts=facts,
-        board=str(open_file(tensorboard)) if tensorboard is not None else None, compiler=compiler,
-    )  # fmt: skip
-    state, past = State.of(model, control), Log()
-    if folder is not None:
-        checkpoints.make_room(folder)
-    found = checkpoints.read(folder) if folder is not None and resume else None
-    if found is not None:
-        checkpoints.check(found[2], facts, str(folder))
-        state, past = found[0], found[1]
-    resumed = state.step
+    per_epoch = -(-len(train) // batch_size)
+    total = epochs * per_epoch
+    rates = find_schedule(schedule, total)
     spare = (1 if target.type == "cuda" else 0) if helpers is None else helpers
-    engine = _Engine(backend, layout, spare, threads, pipeline, scheduler, options)
-    usage.forget()
-    runs: list[tuple[Run, Marks]] = []
-    closed_form: Head | None = None
-    every = checkpoint_every or per_epoch
-    stride = max(1, MOST_TASKS // (layout.places * (12 + 4 * len(parts) * accumulate)))
-    with precisions.flags(control.precision, target.type, deterministic), precisions.nothing_ambient(target.type):
-        while state.step < total:
-            stop = min(total, state.step + stride)
-            span = Span(
-                state.step, stop, len(train), batch_size, len(test) if test is not None else 0,
-                save_every=every if folder else 0, save_last=bool(folder) and stop == total,
-            )  # fmt: skip
-            last = head is not None and test is not None and stop == total
-            closing = partial(insert_head, span=span, kind=str(head), noise=head_noise, classes=train.classes)
-            graph, marks = training_graph(
-                layout, span, checks=setup.checks, norms=clip_norm is not None,
-                adaptive=control.fallback is not None, overlap=engine.overlap, then=closing if last else None,
-            )  # fmt: skip
-            data = _data(layout, model, state, replace(setup, past=past), train, test) | _buckets(graph)
-            done = engine.run(graph, data | (head_data(len(train), train.classes) if last else {}), progress)
-            state = done[Handle("result", (0,))]
-            log_of_run = done[Handle("log", (0,))]
-            past = past.and_then(log_of_run)
-            if last:
-                closed_form = done[Handle("head", (0,))]
-            _let_go(done)
-            runs.append((replace(done, measured=log_of_run.used), marks))
-    model.load_state_dict(state.tensors)
+    folder = str(checkpoint) if checkpoint is not None else None
+    in_process = backend in ("serial", "threads")
+    with training_mode(model):
+        where = _cuts(model, train, segments, pipeline)
+        parts = models.group(model, where)
+        _try(model, train, batch_size, workers, accumulate, loss)
+        words = tuple(map(Stage.words, parts)) if workers > 1 else ()
+        layout = Layout(workers, accumulate, len(parts), pipeline is not None, pipeline == "zero-bubble", words)
+        engine = _Engine(backend, layout, spare, threads, pipeline, scheduler, options)
+        facts = {
+            "data": f"{train.name}, {len(train)} images", "batch_size": batch_size, "seed": seed,
+            "optimizer": make.said, "precision": precision, "parameters": sum(p.numel() for p in model.parameters()),
+            "clip_norm": clip_norm, "penalty": None if penalty is None else str(penalty), "ema": ema,
+            "loss": described(loss), "schedule": described(rates),
+        }  # fmt: skip
+        state, past = State.of(model, control), Log()
+        if folder is not None:
+            checkpoints.make_room(folder)
+            checkpoints.check_extra(state.extra)
+            facts["data"] += f", digest {digest(train.images, train.labels)}"
+        found = checkpoints.read(folder) if folder is not None and resume else None
+        if found is not None:
+            checkpoints.check(found[0], found[2], facts, model, str(folder))
+            state, past = found[0], found[1]
+        setup = Setup(
+            loss=_on(loss, target), optimizer=make, schedule=rates, recipe=train.recipe, device=str(target), seed=seed,
+            batch=batch_size, cuts=where, clip_norm=clip_norm, penalty=penalty, ema=ema,
+            checks=control.fallback is not None or control.precision == "fp16", channels_last=channels_last,
+            progress=progress, log=str(log) if log is not None else None, checkpoint=folder, facts=facts,
+            board=str(open_file(tensorboard)) if tensorboard is not None else None, compiler=compiler,
+            in_place=in_process, keyed=workers * accumulate > 1 or pipeline is not None, head=head is not None,
+        )  # fmt: skip
+        replicas = _replicas(model, setup, workers) if in_process else [model] * workers
+        resumed = state.step
+        usage.forget()
+        runs: list[tuple[Run, Marks]] = []
+        closed_form: Head | None = None
+        every = checkpoint_every or per_epoch
+        stride = max(1, MOST_TASKS // (layout.places * (12 + 4 * len(parts) * accumulate)))
+        with precisions.flags(control.precision, target.type, deterministic), precisions.nothing_ambient(target.type):
+            while state.step < total:
+                stop = min(total, state.step + stride)
+                span = Span(
+                    state.step, stop, len(train), batch_size, len(test) if test is not None else 0,
+                    save_every=every if folder else 0, save_last=bool(folder) and stop == total,
+                )  # fmt: skip
+                last = head is not None and test is not None and stop == total
+                closing = partial(insert_head, span=span, kind=str(head), noise=head_noise, classes=train.classes)
+                graph, marks = training_graph(
+                    layout, span, checks=setup.checks, norms=clip_norm is not None,
+                    adaptive=control.fallback is not None, overlap=engine.overlap, then=closing if last else None,
+                )  # fmt: skip
+                data = _data(layout, replicas, state, replace(setup, past=past), train, test) | _buckets(graph)
+                done = engine.run(graph, data | (head_data(len(train), train.classes) if last else {}), progress)
+                state = done[Handle("result", (0,))]
+                log_of_run = done[Handle("log", (0,))]
+                past = past.and_then(log_of_run)
+                if last:
+                    closed_form = done[Handle("head", (0,))]
+                _let_go(done)
+                runs.append((replace(done, measured=log_of_run.used), marks))
+        if not (in_process and replicas[0] is model and runs):
+            Contents(model).load(state.tensors, state.extra)
     return Result(
         precision=precision, log=past, runs=runs, per_epoch=per_epoch, epochs=epochs, resumed=resumed,
         facts=facts | _manifest(target, engine, setup, control, deterministic), state=state, model=model,
         head=closed_form,
     )  # fmt: skip
+
+
+def _check_engine(backend: Any) -> None:
+    """ValueError for an engine that is none, or computes nothing."""
+    if backend == "simulate":
+        raise ValueError(
+            "backend 'simulate' computes nothing, so nothing would be trained; "
+            "tw.simulate(training.step.training_graph(...)[0], machine) tells how long a training would take"
+        )
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+
+
+def _check_numbers(
+    seed: Any, helpers: Any, clip_norm: Any, ema: Any, scaler: Any, fallback: Any, penalty: Any
+) -> None:  # fmt: skip
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"seed must be an integer, not {seed!r}")
+    if helpers is not None and (isinstance(helpers, bool) or not isinstance(helpers, int)):
+        raise TypeError(f"helpers must be an integer, not {helpers!r}")
+    if helpers is not None and helpers < 0:
+        raise ValueError(f"helpers must not be negative, not {helpers}")
+    if clip_norm is not None and not (_real(clip_norm) and clip_norm > 0):
+        raise ValueError(f"clip_norm must be above 0, not {clip_norm!r}")
+    if ema is not None and not (_real(ema) and 0 < ema < 1):
+        raise ValueError(f"ema must be between 0 and 1, not {ema!r}")
+    for name, value, kind in (("scaler", scaler, LossScaler), ("penalty", penalty, GradientPenalty)):
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name} must be a training.{kind.__name__}, not {value!r}")
+    if not isinstance(fallback, str | Fallback):
+        raise TypeError(f"fallback must be 'robust', 'literal' or a training.Fallback, not {fallback!r}")
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_parts(batch: int, workers: int, accumulate: int) -> None:
+    """ValueError if there are more micro-batches in a step than images."""
+    if workers > batch:
+        raise ValueError(f"workers={workers} share batches of {batch} images: pass fewer, or a larger batch_size")
+    if workers * accumulate > batch:
+        raise ValueError(
+            f"accumulate={accumulate} cuts {batch} images of workers={workers} into {workers * accumulate} parts, and "
+            f"each needs an image: pass a smaller accumulate, or a larger batch_size"
+        )
+
+
+def _check_model(model: nn.Module, backend: str) -> None:
+    """ValueError, before any work, if parameters have no values yet, or hooks that stay behind."""
+    lazy = [name for name, m in model.named_modules() if isinstance(m, nn.modules.lazy.LazyModuleMixin)
+            and m.has_uninitialized_params()]  # fmt: skip
+    if lazy:
+        raise ValueError(
+            f"layer {lazy[0]!r} is lazy and has no parameters yet: call the model once on some images first"
+        )
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    empty = [name for name, tensor in tensors if tensor.is_meta]
+    if empty:
+        raise ValueError(
+            f"{empty[0]} is on the meta device and has no values: model.to_empty(device='cpu'), then set or load them"
+        )
+    hooks = [name for name, p in model.named_parameters() if p._backward_hooks]
+    if hooks and backend not in ("serial", "threads"):
+        raise ValueError(f"parameter {hooks[0]} has hooks, which do not reach other processes; use backend='threads'")
+
+
+def _cuts(model: nn.Module, train: Dataset, segments: int | None, pipeline: str | None) -> tuple[int, ...]:
+    """Where the model is cut. ValueError if that is asked for, and its parts do not do what it does."""
+    where = models.cuts(model, segments, 0 if pipeline is not None else LEAST)
+    if len(where) == 2:
+        return where
+    asked = segments is not None or pipeline is not None
+    problem = "" if asked else "hooks see each pass" if any(map(hooked, model.modules())) else ""
+    problem = problem or trial.composes(model, where, _images(model, train, 2))
+    if problem and asked:
+        raise ValueError(f"the model cannot be cut into {len(where) - 1} segments: {problem}; pass segments=1")
+    return (0, where[-1]) if problem else where
+
+
+def _try(model: nn.Module, train: Dataset, batch: int, workers: int, accumulate: int, loss: Any) -> None:
+    """ValueError for what only a few images can tell: batch norm of one image, a loss that is no mean."""
+    last = len(train) % batch or batch
+    small = [
+        n for n in {min(batch, len(train)), last}
+        if 1 in [size for part in split(n, workers) for size in split(part, accumulate)]
+    ]  # fmt: skip
+    if small and trial.alone(model, _images(model, train, 1)):
+        of = "the last batch of an epoch" if small[0] == last and last < batch else "a batch"
+        raise ValueError(
+            f"{of} has {small[0]} image{'s' * (small[0] > 1)}, and a worker gets a single one at a time, of which "
+            f"batch norm cannot take a variance: choose another batch_size ({len(train)} images are "
+            f"{len(train) // batch} times {batch} and {len(train) % batch})"
+        )
+    few = _images(model, train, 8)
+    labels = torch.from_numpy(train.labels[:8]).to(few.device)
+    problem = trial.loss_problem(model, loss, few, labels, workers * accumulate)
+    if problem:
+        raise ValueError(problem)
+
+
+def _images(model: nn.Module, data: Dataset, count: int) -> torch.Tensor:
+    """Some images as a model gets them, where it is."""
+    return torch.from_numpy(normalise(data.images[:count], data.recipe)).to(next(model.parameters()).device)
+
+
+def _on(loss: Any, device: torch.device) -> Any:
+    """A loss with its weights on a device."""
+    return copy.deepcopy(loss).to(device) if isinstance(loss, nn.Module) and device.type != "cpu" else loss
+
+
+@contextlib.contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """As ``model.train()`` leaves it, but for modules that were in ``eval()`` while others were not; then as before.
+
+    Torch's generators are given back too.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    if any(mode for _, mode in modes):
+        for module, mode in modes:
+            module.training = module.training and mode
+    try:
+        yield
+    finally:
+        randomness.leave()
+        for module, mode in modes:
+            module.training = mode
+
+
+def _replicas(model: nn.Module, setup: Setup, count: int) -> list[nn.Module]:
+    """The model itself for the first replica, where it is on the device and has its layout, and copies."""
+    here = all(t.device.type == setup.target.type for t in (*model.parameters(), *model.buffers()))
+    first = model if here and setup.target.type == "cpu" and not setup.channels_last else replica(model, setup)
+    return [first, *(replica(model, setup) for _ in range(count - 1))]
 
 
 def _check_data(model: Any, train: Any, test: Any) -> None:
@@ -269,7 +440,10 @@ def _check_data(model: Any, train: Any, test: Any) -> None:
         if data is None and name == "test":
             continue
         if not isinstance(data, Dataset):
-            raise TypeError(f"{name} must be a tilewright.training.data.Dataset(images, labels), not {type(data)}")
+            raise TypeError(
+                f"{name} must be a tilewright.training.data.Dataset(images, labels), not {type(data)}; a torch data "
+                f"set of pairs (x, y), or a DataLoader of one, will do"
+            )
         if not len(data):
             raise ValueError(f"{name} is an empty data set" + ("; leave it out" if name == "test" else ""))
     if test is not None and (test.shape, test.classes) != (train.shape, train.classes):
@@ -320,13 +494,21 @@ def _one_segment(segments: int | None, pipeline: str | None) -> int:
     return 1
 
 
-def _check_head(kind: str, test: Dataset | None, parts: list[nn.Module]) -> None:
+def _check_head(kind: Any, test: Dataset | None, parts: list[nn.Module]) -> None:
     if kind not in HEADS:
         raise ValueError(f"unknown head {kind!r}; known: {', '.join(HEADS)}")
     if test is None:
         raise ValueError("a closed-form head is measured on a test set; pass one")
     if len(parts) < 2:
         raise ValueError("a closed-form head takes the place of the last segment; this model has only one")
+
+
+def _check_noise(noise: Any, n: int) -> None:
+    if not (_real(noise) and math.isfinite(noise) and noise >= least_noise(n)):
+        raise ValueError(
+            f"head_noise must be a finite number from {least_noise(n):.1e} for {n} images, below "
+            f"which their kernel matrix may have no Cholesky factor in float64, not {noise!r}"
+        )
 
 
 def _control(
@@ -396,10 +578,10 @@ class _Engine:
         self, backend: str, layout: Layout, helpers: int, threads: int | None, pipeline: str | None, scheduler: Any,
         options: dict[str, Any],
     ) -> None:  # fmt: skip
+        if isinstance(scheduler, str):
+            policy(scheduler)  # ValueError for another name
         if pipeline is not None and scheduler is not None:
             raise ValueError("a pipeline is a policy; pass either pipeline or scheduler")
-        if helpers < 0:
-            raise ValueError(f"helpers must not be negative, not {helpers}")
         self.backend = backend
         self.scheduler = scheduler or (pipeline_policy(pipeline, layout) if pipeline else "prio")
         self.workers = layout.places + (helpers if backend == "threads" and not pipeline else 0)
@@ -422,15 +604,16 @@ class _Engine:
 
 
 def _data(
-    layout: Layout, model: nn.Module, state: State, setup: Setup, train: Dataset, test: Dataset | None
+    layout: Layout, replicas: list[nn.Module], state: State, setup: Setup, train: Dataset, test: Dataset | None
 ) -> dict[str, Any]:
     """What the graph reads, by place."""
     values: dict[str, Any] = {
-        "model": model, "state": state, "setup": setup, "images": train.images, "targets": train.labels,
+        "state": state, "setup": setup, "images": train.images, "targets": train.labels,
     }  # fmt: skip
     if test is not None:
         values |= {"test_images": test.images, "test_targets": test.labels}
-    return {name: [value] * layout.places for name, value in values.items()}
+    own = [replicas[layout.stages(place)[0][0]] for place in range(layout.places)]
+    return {"model": own} | {name: [value] * layout.places for name, value in values.items()}
 
 
 def _buckets(graph: TaskGraph) -> dict[str, dict[tuple[int, ...], np.ndarray]]:

@@ -19,9 +19,13 @@ def judge(control: Control, setup: Setup, *rest: Any) -> Verdict:
     """What to do with the step: from the flags of every bucket and the scores of every replica."""
     flags = [(name, *flag) for part in rest[:-1] if isinstance(part, dict) for name, flag in part.items()]
     scores = [part for part in rest[:-1] if isinstance(part, tuple)]
-    count = sum([n for _, _, n, _ in scores])
-    loss = sum([float(value) * n for value, _, n, _ in scores]) / count
-    parts = {key: sum([float(own[key]) * n for _, _, n, own in scores]) / count for key in scores[0][3]}
+    count = sum([n for _, _, n, *_ in scores])
+    if all(share is None for *_, share in scores):  # a mean over images
+        loss = sum([float(value) * n for value, _, n, *_ in scores]) / count
+        parts = {key: sum([float(own[key]) * n for _, _, n, own, _ in scores]) / count for key in scores[0][3]}
+    else:
+        loss = sum([float(value) * (n / count if share is None else share) for value, _, n, _, share in scores])
+        parts = {key: sum([float(own[key]) for *_, own, _ in scores]) for key in scores[0][3]}
     infinite = sorted({name for name, bad, _ in flags if bad})
     used = [
         squares for name, _, squares in flags if len(infinite) == len(setup.optimizer.names) or name not in infinite
@@ -35,7 +39,7 @@ def judge(control: Control, setup: Setup, *rest: Any) -> Verdict:
     }
     skipping = tuple(infinite) if setup.checks else ()
     return Verdict(
-        bool(skipping), skipping, loss, parts, sum([int(c) for _, c, _, _ in scores]), count, norm, clip,
+        bool(skipping), skipping, loss, parts, sum([int(c) for _, c, *_ in scores]), count, norm, clip,
         control.precision, control.scaler.factor, factors,
     )  # fmt: skip
 

@@ -253,6 +253,8 @@ def test_an_unknown_option_is_refused_by_the_call_itself_and_never_suggested(cal
         call(*arguments, **options)
     for name in options:
         assert f"did you mean {name}?" not in str(refused.value)
+
+
 def in_three_tiles():
     return tw.cholesky_graph(3), {"A": tw.TiledMatrix.from_numpy(9 * np.eye(6), 2)}
 

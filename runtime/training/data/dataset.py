@@ -31,6 +31,8 @@ class Recipe:
 class Dataset:
     """Images (n, channels, height, width) in uint8 and labels (n,) in int64.
 
+    Or inputs (n, ...) of any shape in float32 or int64, which a model gets as they are, without a recipe.
+
     ValueError if the two do not belong together, or a label is not from 0 to ``classes - 1``.
     """
 
@@ -43,11 +45,14 @@ class Dataset:
     """Where it came from, and which checksums were right."""
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.dtype != np.uint8:
+        raw = self.images.dtype in (np.float32, np.int64) and self.images.ndim > 0
+        if not raw and (self.images.ndim != 4 or self.images.dtype != np.uint8):
             raise ValueError(
-                f"{self.name}: images must be uint8 of shape (n, channels, height, width), not {self.images.dtype} of "
-                f"shape {self.images.shape}"
+                f"{self.name}: images must be uint8 of shape (n, channels, height, width), or inputs float32 or int64, "
+                f"not {self.images.dtype} of shape {self.images.shape}"
             )
+        if raw and self.recipe != Recipe():
+            raise ValueError(f"{self.name}: a recipe is for images in uint8; inputs in {self.images.dtype} have none")
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64:
             raise ValueError(
                 f"{self.name}: {len(self.images)} images need as many int64 labels, not {self.labels.dtype} of shape "
@@ -63,10 +68,9 @@ class Dataset:
         return len(self.images)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)"""
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width), or that of an input"""
+        return self.images.shape[1:]
 
     def with_recipe(self, **changes: object) -> Dataset:
         """The same images, prepared otherwise: ``data.with_recipe(pad=2)``."""
@@ -81,6 +85,8 @@ class Dataset:
 
         ValueError if the images are larger.
         """
+        if self.images.dtype != np.uint8:
+            raise ValueError(f"{self.name}: inputs in {self.images.dtype} are no images in uint8")
         channels, height, width = self.shape
         if channels not in (1, 3) or max(height, width) > size:
             raise ValueError(f"{self.name}: images of shape {self.shape} do not fit into (3, {size}, {size})")

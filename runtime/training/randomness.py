@@ -1,0 +1,167 @@
+"""Random numbers of a training: dropout, noise and whatever else a forward pass draws from torch's generator.
+
+Torch has one generator a device for all threads of a process. A training has streams of its own: whoever is about to
+draw takes the generator over, under a lock, and what was in it is put aside. One worker that draws again and again
+finds its own numbers there and moves nothing.
+
+One worker that takes a batch whole draws one stream, from the first step to the last, which begins where
+``torch.manual_seed(seed)`` begins: the numbers of the plain loop. Where micro-batches of a step may be drawn for in any
+order, each begins a stream of its own, by a hash of (seed, step, micro-batch, segment): no matter who draws, or when.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["Stream", "leave", "may_draw"]
+
+_LOCK = threading.RLock()
+
+
+class Stream:
+    """A sequence of random numbers. ``with stream:`` around what draws from torch's generators.
+
+    Parameters
+    ----------
+    device
+        The CPU's generator belongs to a stream, and that of a CUDA device.
+    seed
+        Of `torch.manual_seed`.
+    keyed
+        Begin anew at each `at`.
+    """
+
+    def __init__(self, device: torch.device, seed: int, keyed: bool = False) -> None:
+        self.device = str(device)
+        self.seed = seed
+        self.keyed = keyed
+        self.states = {
+            name: torch.Generator(device=name).manual_seed(seed % 2**64).get_state() for name in self._devices
+        }  # fmt: skip
+
+    @property
+    def _devices(self) -> tuple[str, ...]:
+        return ("cpu",) if self.device == "cpu" else ("cpu", self.device)
+
+    def __enter__(self) -> Stream:
+        _LOCK.acquire()
+        for name in self._devices:
+            if _holders.get(name, _outside) is not self:
+                _hand_over(name, self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _LOCK.release()
+
+    def at(self, *key: int) -> None:
+        """Begin where (seed, *key) begins; within ``with``, and only if the stream is keyed."""
+        if self.keyed:
+            seed = _hash(self.seed, *key)
+            for name in self._devices:
+                _generator(name).manual_seed(seed)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """By device, where the stream is: what `resume` takes."""
+        with self:
+            return {name: _generator(name).get_state() for name in self._devices}
+
+    def resume(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on where another stream was; of devices that it lacks, and states of another version of torch, no word."""
+        with _LOCK:
+            for name in self._devices:
+                if name in state and state[name].shape == self.states[name].shape:
+                    self.states[name] = state[name].clone()
+                    if _holders.get(name) is self:
+                        _generator(name).set_state(self.states[name])
+
+
+class _Outside(Stream):
+    """What was in the generators before any training came."""
+
+    def __init__(self) -> None:
+        self.states = {}
+
+
+_outside = _Outside()
+_holders: dict[str, Stream] = {}
+"""By device, whose numbers are in the generator."""
+
+
+def leave() -> None:
+    """Give the generators back, as they were outside of trainings."""
+    with _LOCK:
+        for name, holder in _holders.items():
+            if holder is not _outside:
+                _hand_over(name, _outside)
+
+
+def _hand_over(name: str, stream: Stream) -> None:
+    """Put aside what is in a generator, and put in what the stream has."""
+    generator = _generator(name)
+    _holders.get(name, _outside).states[name] = generator.get_state()
+    generator.set_state(stream.states[name])
+    _holders[name] = stream
+
+
+def _generator(name: str) -> Any:
+    if name == "cpu":
+        return torch.default_generator
+    torch.cuda.init()
+    index = torch.device(name).index
+    return torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]
+
+
+_WORD = 2**64 - 1
+
+
+def _hash(*key: int) -> int:
+    """64 bits of a key: splitmix64, word after word (see `tilewright.training.data.augment`)."""
+    state = 0
+    for word in key:
+        z = ((state ^ (word & _WORD)) + 0x9E3779B97F4A7C15) & _WORD
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _WORD
+        state = z ^ (z >> 31)
+    return state
+
+
+_DRAW = (
+    nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, nn.MultiheadAttention,
+    nn.RNNBase,
+)  # fmt: skip
+
+
+def may_draw(*parts: Any) -> bool:
+    """Whether some of these modules and losses may draw random numbers.
+
+    Not so are torch's own layers and losses, without hooks, but for those of them that do: only what is known is
+    trusted, as code can draw where its name does not tell.
+    """
+    return any(
+        not isinstance(part, nn.Module) or any(not _known(module) or _draws(module) for module in part.modules())
+        for part in parts
+    )
+
+
+def _draws(module: nn.Module) -> bool:
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return bool(module.dropout > 0)
+    return isinstance(module, _DRAW)
+
+
+_OURS = ("torch.nn.modules.", "tilewright.training.")
+
+
+def _known(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(_OURS) and not hooked(module) and "forward" not in vars(module)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks around its passes."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
