@@ -38,11 +38,12 @@ def save(graph: TaskGraph, layout: Layout, critical: tuple[set[int], set[tuple[i
     _draw(axes, graph, layout, critical, scale)
     counts = Counter(task.op.name for task in graph)
     fill = colours(counts)
-    fig.text(20 / width, 1 - 22 / height, f"{graph.name}: {len(graph):,} tasks, {graph.edges:,} edges", fontsize=11)
+    title = f"{canvas.drawn(graph.name)}: {len(graph):,} tasks, {graph.edges:,} edges"
+    fig.text(20 / width, 1 - 22 / height, title, fontsize=11)
     if counts:
         fig.legend(
             [Patch(facecolor=fill[op], edgecolor="#404040") for op in counts],
-            [f"{op} {count:,}" for op, count in counts.items()],
+            [f"{canvas.drawn(op)} {count:,}" for op, count in counts.items()],
             loc="upper left", bbox_to_anchor=(12 / width, 1 - 30 / height), ncols=len(counts), frameon=False,
             fontsize=8,
         )  # fmt: skip
@@ -81,7 +82,7 @@ def _draw(
         autolim=False,
     )
     for task, box in zip(graph, boxes, strict=True):
-        axes.text(box.x, box.y, task.label, ha="center", va="center", color=text_on(fill[task.op.name]),
+        axes.text(box.x, box.y, canvas.drawn(task.label), ha="center", va="center", color=text_on(fill[task.op.name]),
                   fontsize=8.5 * scale, zorder=4, parse_math=False)  # fmt: skip
 
 
