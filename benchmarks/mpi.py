@@ -31,7 +31,7 @@ from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.distribution import near_square
 from tilewright.linalg.residual import THRESHOLD
 from tilewright.matrices import random_spd
-from tilewright.plot.canvas import new_figure
+from tilewright.plot.canvas import new_figure, save
 from tilewright.plot.palette import LINES, MARKERS
 
 __all__ = ["command", "counts", "overhead", "rates", "tuned"]
@@ -183,7 +183,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("MB sent a rank, on average")
     panels[0].legend()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save(figure, path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def show_rates(n: int, records: list[dict[str, Any]], as_json: bool) -> None:

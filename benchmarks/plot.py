@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tilewright.plot.canvas import new_figure
+from tilewright.plot.canvas import new_figure, save
 from tilewright.plot.palette import LINES, MARKERS
 
 __all__ = ["rates"]
@@ -45,4 +45,4 @@ def rates(records: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_title("Cholesky factorisation, FP64")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path)
+    save(figure, path)

@@ -29,7 +29,7 @@ import numpy as np
 import tilewright as tw
 from tilewright.calibration import inliers
 from tilewright.kernels import current
-from tilewright.plot.canvas import new_figure
+from tilewright.plot.canvas import new_figure, save
 from tilewright.plot.palette import LINES, MARKERS
 from tilewright.schedulers import fitting
 
@@ -217,7 +217,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
     _draw_ratios(left, [record for record in records if record["case"] == "validate"])
     _draw_pairs(middle, [record for record in records if record["case"] == "order"], "four and three tiles a side")
     _draw_pairs(right, [record for record in records if record["case"] == "naps"], "tasks that sleep")
-    fig.savefig(path, dpi=140)
+    save(fig, path, dpi=140)
 
 
 def _draw_ratios(axes: Any, records: Sequence[Record]) -> None:

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import tilewright as tw
-from tilewright.plot.canvas import new_figure
+from tilewright.plot.canvas import new_figure, save
 from tilewright.plot.palette import LINES
 
 __all__ = ["NODE", "draw", "study"]
@@ -87,4 +87,4 @@ def draw(records: Sequence[Record], path: Path) -> None:
     for axes in (left, middle, right):
         axes.set_xlabel("cores (16 per rank)")
         axes.legend(fontsize=8, loc="upper left" if axes is left else "lower left", framealpha=0.95)
-    fig.savefig(path, dpi=140)
+    save(fig, path, dpi=140)

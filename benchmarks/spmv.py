@@ -34,7 +34,7 @@ from tilewright.comm.domains import block_size, efficiency
 from tilewright.comm.drivers import Plan, PoolDriver
 from tilewright.comm.partition import exchange, partition, patches, slabs
 from tilewright.kernels import csr, diagonals
-from tilewright.plot.canvas import new_figure
+from tilewright.plot.canvas import new_figure, save
 from tilewright.plot.palette import LINES, MARKERS
 
 __all__ = ["blocks", "command", "copy_rate", "ghosts", "overhead", "petsc", "products", "raised_alpha", "stencil"]
@@ -272,7 +272,7 @@ def draw_alpha(records: list[dict[str, Any]], path: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path)
+    save(figure, path)
 
 
 def draw_cuts(path: Path, points: int = 4096) -> None:
@@ -293,7 +293,7 @@ def draw_cuts(path: Path, points: int = 4096) -> None:
     axes.set_title(f"5-point stencil, {points} points a rank, nothing hidden")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path)
+    save(figure, path)
 
 
 def torus_efficiency(cut: str, p: int, points: int, machine: tw.Machine) -> float:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import statistics
 import warnings
@@ -80,7 +79,8 @@ def calibrate(
     Warns
     -----
     RuntimeWarning
-        The machine is from disk, and gemm now takes 1.5 times as long or short.
+        The machine is from disk, and gemm now takes 1.5 times as long or short. What is on disk is damaged or was
+        written by a newer version, so this computer is measured again. Nothing can be written there.
 
     Notes
     -----
@@ -88,8 +88,8 @@ def calibrate(
     """
     workers = workers or cores()
     file = Path(path) if path is not None else cache_path(workers, tile_sizes, repeat, dtype)
-    if file.exists() and not refresh:
-        machine = Machine.from_json(file)
+    machine = None if refresh else _kept(file)
+    if machine is not None:
         change = drift(machine, dtype)
         if not 1 / _DRIFT < change < _DRIFT:
             warnings.warn(
@@ -100,13 +100,32 @@ def calibrate(
             )
     else:
         machine = _measure(workers, tile_sizes, repeat, dtype)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}.tmp")
-        machine.to_json(partial)
-        partial.replace(file)  # at once: another process never reads half a file
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            machine.to_json(file)
+        except OSError as error:
+            warnings.warn(
+                f"what was measured is not kept for the next time ({error}); TILEWRIGHT_CACHE names another folder",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     if alpha is not None:
         machine = machine.replace(alpha=alpha)
     return machine if beta is None else machine.replace(beta=beta)
+
+
+def _kept(file: Path) -> Machine | None:
+    """The machine that was measured before; None, with a warning where a file is of no use, if there is none."""
+    try:
+        machine = Machine.from_json(file)
+        if "gemm" not in machine.durations:
+            raise ValueError(f"{file} has no time of gemm")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        warnings.warn(f"measuring again: {error}", RuntimeWarning, stacklevel=3)
+        return None
+    return machine
 
 
 def cache_path(workers: int, tile_sizes: Sequence[int], repeat: int, dtype: str) -> Path:

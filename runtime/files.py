@@ -59,9 +59,9 @@ def replacing(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text in UTF-8 by `replacing`."""
+    """Write a text in UTF-8 by `replacing`; halves of surrogate pairs, which it cannot say, become question marks."""
     with replacing(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="replace")
 
 
 def sweep(folder: str | Path) -> None:

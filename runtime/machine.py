@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tilewright.graph import Handle, Op, Task, TaskGraph
 
+from tilewright import document
 from tilewright.arguments import positive
 from tilewright.cgroup import quota_of_this_process
 from tilewright.files import write_text
@@ -232,14 +233,37 @@ class Machine:
 
     @classmethod
     def from_json(cls, source: str | Path) -> Machine:
-        """The machine that `to_json` wrote: a path, or the text itself if it starts with ``{``."""
-        text = source if isinstance(source, str) and source.lstrip().startswith("{") else Path(source).read_text()
-        fields = json.loads(text)
-        fields["durations"] = {
-            op: {int(size): seconds for size, seconds in table.items()} if isinstance(table, dict) else table
-            for op, table in fields.get("durations", {}).items()
-        }
-        return cls(**fields)
+        """The machine that `to_json` wrote: a path, or the text itself if it starts with ``{``.
+
+        Raises
+        ------
+        ValueError
+            It is damaged, or has fields that this version does not know.
+        OSError
+            The file cannot be read.
+        """
+        if isinstance(source, str) and source.lstrip().startswith("{"):
+            try:
+                return cls.from_fields(json.loads(source))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"the text is no machine that this version knows: {error}") from error
+        try:
+            return cls.from_fields(document.read(source))
+        except ValueError as error:
+            raise ValueError(f"{source} is no machine that this version knows: {error}") from error
+
+    @classmethod
+    def from_fields(cls, found: Any) -> Machine:
+        """The machine of a JSON object. ValueError that names the field at fault."""
+        time, factor = document.number(0), document.number(1e-30)
+        table = document.entries(_size, time)
+        rules = {
+            "workers": document.integer(1, MOST), "ranks": document.integer(1, MOST), "gpus": document.integer(0, MOST),
+            "alpha": time, "beta": time, "gamma": document.maybe(time), "tile_size": document.integer(1, MOST),
+            "durations": document.entries(str, document.either(time, table)),
+            "acceleration": document.entries(str, factor), "overhead": time, "device_alpha": time, "device_beta": time,
+        }  # fmt: skip
+        return cls(**document.fields(found, "the machine", rules, optional=tuple(rules)))
 
     @classmethod
     def calibrate(cls, **options: Any) -> Machine:
@@ -255,6 +279,17 @@ def _check_time(value: Any, what: str) -> None:
         raise TypeError(f"Machine: {what} must be a time in seconds, not {value!r}")
     if not 0 <= value < math.inf:
         raise ValueError(f"Machine: {what} must be a time in seconds, finite and not negative, not {value}")
+
+
+MOST = 1 << 20
+"""Ranks, workers, or rows of a tile that a machine from a file may have."""
+
+
+def _size(text: str) -> int:
+    """A tile size that stands in a table."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
+        raise ValueError(f"{text!r} is no tile size")
+    return int(text)
 
 
 def _tile_size(shapes: Sequence[Shape]) -> float:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["FORMATS", "SPECTRA", "conditioned_spd", "load_matrix", "random_spd", "spectrum"]
+__all__ = ["FORMATS", "SPECTRA", "conditioned_spd", "load_matrix", "load_sparse", "random_spd", "spectrum"]
 
 FORMATS = (".npy", ".npz", ".mtx")
 """Suffixes that `load_matrix` reads; ``.mtx`` may be compressed as ``.mtx.gz``."""
@@ -147,26 +151,82 @@ def load_matrix(path: str | Path) -> np.ndarray:
     suffix = path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
     if suffix not in FORMATS:
         raise ValueError(f"cannot read {path.name!r}; a matrix file ends in {', '.join(FORMATS)}")
-    try:
-        if suffix == ".mtx":
-            from scipy.io import mmread
+    with _one_sentence(path):
+        return _numbers(_read(path, suffix))
 
-            matrix = mmread(path)
-            return np.ascontiguousarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)
-        with open(path, "rb") as file:
-            content = np.load(file, allow_pickle=False)
-            return np.asarray(content if isinstance(content, np.ndarray) else _from_archive(path, content))
-    except (ValueError, EOFError) as error:
+
+def load_sparse(path: str | Path) -> Any:
+    """A sparse matrix from a file, by rows: of `scipy.sparse.save_npz`, or Matrix Market. Raises as `load_matrix`."""
+    from scipy import sparse
+
+    from tilewright.comm.inspector import check_structure
+
+    path = Path(path)
+    if path.suffix not in (".npz", ".mtx", ".gz"):
+        raise ValueError(f"{path.name!r} must be a Matrix Market file (.mtx) or one of scipy.sparse.save_npz (.npz)")
+    with _one_sentence(path):
+        if path.suffix == ".npz":
+            matrix = sparse.load_npz(path)
+            check_structure(matrix)
+        else:
+            matrix = _market(path)
+        return _numbers(sparse.csr_array(matrix))
+
+
+@contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    """Turn what readers raise for damaged files into a ValueError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
         raise ValueError(f"cannot read {path.name!r}: {error}") from error
+    except MemoryError as error:
+        raise MemoryError(f"{path.name!r} holds, or claims to hold, more than fits into memory: {error}") from error
+    except Exception as error:  # NumPy, SciPy, zipfile and zlib raise many kinds
+        raise ValueError(f"cannot read {path.name!r}: {str(error) or type(error).__name__}") from error
+
+
+def _market(path: Path) -> Any:
+    """A Matrix Market file. SciPy's reader runs over the end of one with a zero byte or without an end of line."""
+    from scipy.io import mmread
+
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        content = file.read()
+    if b"\0" in content:
+        raise ValueError("it has a zero byte, and is no text")
+    return mmread(io.BytesIO(content + b"\n"))
+
+
+def _numbers(matrix: Any) -> Any:
+    if matrix.dtype.kind not in "biufc":
+        raise ValueError(f"it holds {matrix.dtype}, not numbers")
+    return matrix
+
+
+def _read(path: Path, suffix: str) -> np.ndarray:
+    if suffix == ".mtx":
+        matrix = _market(path)
+        return np.ascontiguousarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix)
+    with open(path, "rb") as file:
+        content = np.load(file, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        with content:
+            return _from_archive(path, content)
 
 
 def _from_archive(path: Path, archive: Any) -> np.ndarray:
     if "format" in archive.files:
         from scipy.sparse import load_npz
 
-        dense: np.ndarray = load_npz(path).toarray()
+        from tilewright.comm.inspector import check_structure
+
+        matrix = load_npz(path)
+        check_structure(matrix)
+        dense: np.ndarray = matrix.toarray()
         return dense
     if len(archive.files) != 1:
         raise ValueError(f"it holds {len(archive.files)} arrays ({', '.join(archive.files)}); save the matrix alone")
-    only: np.ndarray = archive[archive.files[0]]
-    return only
+    return np.asarray(archive[archive.files[0]])

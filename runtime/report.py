@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tilewright.engine import Run
 
-__all__ = ["IDLE", "memory", "nbytes", "place", "plain", "seconds", "text", "units"]
+__all__ = ["IDLE", "memory", "nbytes", "place", "plain", "seconds", "shown", "text", "units"]
 
 IDLE = {
     "startup": "start-up", "dependencies": "dependencies", "communication": "communication",
@@ -23,7 +23,10 @@ def text(run: Run) -> str:
     lower, time = run.bounds, units(run)[1]
     work = lower.area if lower.work is None else lower.work
     lines = [
-        f"{run.graph.name}: {len(run.graph)} tasks on {place(run)}, backend {run.backend}, scheduler {run.scheduler}",
+        shown(
+            f"{run.graph.name}: {len(run.graph)} tasks on {place(run)}, backend {run.backend}, "
+            f"scheduler {run.scheduler}"
+        ),
         f"  makespan       {time(run.makespan)}" + (f"   {run.gflops:.4g} GFLOP/s" if run.flops else ""),
         f"  lower bounds   {time(lower.area)} area, {time(lower.critical_path)} critical path",
         f"  efficiency     {run.efficiency:.1%} of the lower bound, workers idle {run.idle:.1%}",
@@ -38,7 +41,8 @@ def text(run: Run) -> str:
         "  op            tasks       total        mean   share",
     ]
     busy = float(run.trace.busy.sum()) or 1.0
-    for op, (count, total) in run.trace.by_op().items():
+    for name, (count, total) in run.trace.by_op().items():
+        op = shown(name)
         lines.append(f"  {op:<10} {count:>8}  {time(total):>10}  {time(total / count):>10}  {total / busy:>6.1%}")
     return "\n".join(lines)
 
@@ -110,6 +114,21 @@ def _submitted(run: Run) -> list[str]:
         f"scheduler busy {facts['scheduler']:.1%} of the time",
         f"  data           {nbytes(facts['inputs'])} to the workers, {nbytes(facts['results'])} back",
     ]
+
+
+def shown(name: str) -> str:
+    """A name with signs for control characters, which neither terminals nor XML shall see; line breaks and tabs stay.
+
+    >>> shown("a\\x07b")
+    'a\u2407b'
+    """
+    return name.translate(_SIGNS)
+
+
+_SIGNS = {
+    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}, 0x7F: "\u2421",
+    **dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "\ufffd"),
+}  # fmt: skip
 
 
 def place(run: Run) -> str:

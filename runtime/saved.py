@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tilewright.document import either, fields, integer, lists, maybe, number, one_of, read, row, rows, text
 from tilewright.engine import Run
 from tilewright.files import write_text
 from tilewright.graph import Access, Handle, Op, Task, TaskGraph, Use
@@ -68,34 +69,92 @@ def load(path: str | Path) -> Run:
         The file is no saved run, or of another format.
     """
     try:
-        document: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = read(path)
         version = document["tilewright_run"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no saved run; Run.save writes one") from error
     if version != FORMAT:
         raise ValueError(f"{path} has format {version}, this tilewright reads format {FORMAT}")
-    handles = [Handle(name, tuple(index)) for name, index in document["handles"]]
-    ops = [_op(name, weight) for name, weight in document["ops"]]
-    graph = TaskGraph(document["name"])
-    for op, uses, predecessors, priority in document["tasks"]:
-        accesses = tuple(Use(handles[handle], Access(access)) for handle, access in uses)
-        graph.tasks.append(Task(len(graph.tasks), ops[op], accesses, (), tuple(predecessors), None, priority))
-    graph.inputs = {handles[handle]: None for handle in document["inputs"]}
-    graph.frozen = True
-    records = [TaskRecord(*record) for record in document["records"]]
-    messages = [
-        MessageRecord(source, to, handles[h], *rest)._replace(memories=(rest[4][0], rest[4][1]))
-        for source, to, h, *rest in document["messages"]
+    try:
+        return _run(document)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, or was not written by Run.save: {error}") from error
+
+
+_MOST = 1 << 20  # workers of all ranks; each has a lane
+
+
+def _run(document: dict[str, Any]) -> SavedRun:
+    """The run that a document tells of. ValueError that names what cannot be so."""
+    anything, size = lambda value, place: value, integer(0)
+    found = fields(document, "the run", {
+        "tilewright_run": anything, "name": text, "backend": text, "scheduler": text, "workers": integer(1, _MOST),
+        "ranks": integer(1, _MOST), "machine": maybe(lambda value, place: Machine.from_fields(value)),
+        "memory": maybe(size), "handles": rows(text, lists(either(integer(-(2**62)), text))), "bytes": lists(size),
+        "ops": rows(text, number(0)), "inputs": anything, "tasks": anything, "flops": anything, "records": anything,
+        "messages": anything,
+    }, optional=["memory"])  # fmt: skip
+    workers, ranks = found["workers"], found["ranks"]
+    if workers * ranks > _MOST:
+        raise ValueError(f"it has {ranks} ranks of {workers} workers, more than the {_MOST} that a run may have")
+    handles = [Handle(name, tuple(index)) for name, index in found["handles"]]
+    if len(set(handles)) != len(handles):
+        raise ValueError("it names a handle twice")
+    ops = [_op(name, weight) for name, weight in found["ops"]]
+    graph = _graph(found, handles, ops)
+    count, reference = len(graph), integer(0, len(handles) - 1)
+    if len(found["bytes"]) != len(handles):
+        raise ValueError(f"it has sizes of {len(found['bytes'])} handles, not of {len(handles)}")
+    flops = lists(number(0), count)(found["flops"], "the run.flops")
+    memory, rank, time = integer(0, workers), integer(0, ranks - 1), number(0)
+    records = [
+        TaskRecord(*record)
+        for record in rows(integer(0, count - 1), integer(0, workers - 1), time, time, rank)(
+            found["records"], "the run.records"
+        )
     ]
-    trace = Trace(graph, document["workers"], records, ranks=document["ranks"], messages=messages)
-    machine = Machine.from_json(json.dumps(document["machine"])) if document["machine"] is not None else None
-    store = Store({handle: _Size(size) for handle, size in zip(handles, document["bytes"], strict=True)})
+    if len({record.task for record in records}) != len(records):
+        raise ValueError("a task ran twice")
+    messages = [
+        MessageRecord(source, to, handles[handle], *rest)
+        for source, to, handle, *rest in rows(
+            rank, rank, reference, size, time, time, integer(-1, count - 1), row(memory, memory)
+        )(found["messages"], "the run.messages")
+    ]
+    if any(entry.end < entry.start for entry in (*records, *messages)):
+        raise ValueError("a task or a message ends before it starts")
+    trace = Trace(graph, workers, records, ranks=ranks, messages=messages)
+    machine = found["machine"]
+    if machine is not None and len(machine.kinds) > 1 and machine.size != ranks * workers:
+        raise ValueError(f"its machine has {machine.size} workers, the run {ranks * workers}")
+    store = Store({handle: _Size(nbytes) for handle, nbytes in zip(handles, found["bytes"], strict=True)})
     run = SavedRun(
-        graph, trace, document["backend"], document["scheduler"], trace.ranks * trace.workers, store, machine,
-        measured=document.get("memory"),
+        graph, trace, found["backend"], found["scheduler"], ranks * workers, store, machine,
+        measured=found.get("memory"),
     )  # fmt: skip
-    run.__dict__["_flops"] = document["flops"]
+    run.__dict__["_flops"] = flops
     return run
+
+
+def _graph(found: dict[str, Any], handles: list[Handle], ops: list[Op]) -> TaskGraph:
+    reference = integer(0, len(handles) - 1)
+    use = row(reference, one_of(*(access.value for access in Access)))
+    rules = rows(integer(0, len(ops) - 1), lists(use), lists(integer(0)), number())
+    graph = TaskGraph(found["name"])
+    for op, uses, predecessors, priority in rules(found["tasks"], "the run.tasks"):
+        index = len(graph.tasks)
+        if any(after >= index for after in predecessors) or sorted(set(predecessors)) != predecessors:
+            raise ValueError(f"task {index} waits for {predecessors}, which are no tasks before it in ascending order")
+        accesses = tuple([Use(handles[handle], Access(access)) for handle, access in uses])
+        task = Task(index, ops[op], accesses, (), tuple(predecessors), None, priority)
+        try:
+            assert task.label
+        except (IndexError, ValueError, TypeError) as error:
+            raise ValueError(f"task {index} does not use what a {ops[op].name} uses") from error
+        graph.tasks.append(task)
+    graph.inputs = {handles[place]: None for place in lists(reference)(found["inputs"], "the run.inputs")}
+    graph.frozen = True
+    return graph
 
 
 class SavedRun(Run):

@@ -1,7 +1,8 @@
 """The ``tilewright`` command.
 
-Exit codes: 0 done; 1 the numbers failed (not positive definite, or a LAPACK ratio that does not pass); 2 bad input or a
-missing optional package, in one sentence. Tables go to standard output and progress to standard error; with ``--json``
+Exit codes: 0 done; 1 the numbers failed (not positive definite, or a LAPACK ratio that does not pass), or ranks did not
+start or died; 2 bad input, a file that cannot be read or written, or a missing optional package; 130 Ctrl-C. What went
+wrong is said in one sentence. Tables go to standard output and progress to standard error; with ``--json``
 standard output has exactly one line, a JSON object.
 """
 

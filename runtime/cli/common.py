@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
+import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from tilewright.backends import BACKENDS
-from tilewright.errors import NotPositiveDefiniteError
+from tilewright.errors import NotPositiveDefiniteError, RankDied, SchedulerError, WorkerDied
 from tilewright.precision import FORMATS
 from tilewright.schedulers import SCHEDULERS
 from tilewright.schedulers import policy as find_policy
@@ -36,15 +38,35 @@ class _BadInput(click.ClickException):
     exit_code = 2
 
 
+EXTRAS = {
+    "torch": "torch", "dask": "dask", "distributed": "dask", "mpi4py": "mpi", "cloudpickle": "mpi",
+    "matplotlib": "plot", "pandas": "frames", "pymetis": "metis", "tensorboard": "tensorboard", "sklearn": "training",
+    "mlxtend": "training", "pyarrow": "training", "PIL": "training",
+}  # fmt: skip
+"""The extra of this package that brings a module."""
+
+
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turn what the library says about bad input into a message and an exit code, with no traceback."""
+    """Turn what the library says about bad input or a failure into a message and an exit code, with no traceback."""
     try:
         yield
-    except NotPositiveDefiniteError as error:
+    except (NotPositiveDefiniteError, RankDied, WorkerDied, SchedulerError) as error:
         raise click.ClickException(str(error)) from error  # exit code 1
+    except RuntimeError as error:
+        launcher = sys.modules.get("tilewright.mpi.launcher")  # imported by who raised it
+        if launcher is not None and isinstance(error, launcher.LaunchError):
+            raise click.ClickException(str(error)) from error
+        raise
     except BrokenPipeError:  # who reads has seen enough; click ends quietly
         raise
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None or not str(error).startswith("No module named"):
+            raise _BadInput(str(error)) from error
+        raise _BadInput(
+            f"this needs {error.name}, which is not installed; pip install 'tilewright[{extra}]' brings it"
+        ) from error
     except (ValueError, TypeError, OverflowError, OSError, ImportError, MemoryError) as error:
         raise _BadInput(str(error)) from error
 
@@ -62,13 +84,20 @@ class LazyGroup(click.Group):
         self.attribute = attribute
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Also a full disk under standard output is one sentence."""
+        """All that is expected to go wrong is one sentence, also a full disk under standard output; Ctrl-C is 130."""
         try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise _BadInput(str(error)) from error
+            with one_sentence():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            raise click.exceptions.Exit(130) from None
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """A terminal that cannot show a letter gets its number: no result is lost over the name of a file."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(self.table)
@@ -142,6 +171,8 @@ def output(*names: str, suffixes: Sequence[str], **attributes: Any) -> Callable[
                 raise click.BadParameter(f"{str(value)!r} must end in {' or '.join(suffixes)}")
             if not value.parent.is_dir():
                 raise click.BadParameter(f"there is no folder {str(value.parent)!r}")
+            if ".csv" in suffixes and importlib.util.find_spec("pandas") is None:
+                raise _BadInput(f"{param.opts[0]} needs pandas; pip install 'tilewright[frames]' brings it")
             if suffixes == PICTURES:
                 from tilewright.plot.canvas import check_matplotlib
 

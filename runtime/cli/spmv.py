@@ -80,13 +80,9 @@ def _load(poisson: tuple[int, ...] | None, example: str | None, path: Path | Non
     import scipy.sparse as sparse
 
     if path is not None:
-        if path.suffix == ".npz":
-            return sparse.csr_array(sparse.load_npz(path)), str(path)
-        if path.suffix in (".mtx", ".gz"):
-            from scipy.io import mmread
+        from tilewright.matrices import load_sparse
 
-            return sparse.csr_array(mmread(path)), str(path)
-        raise ValueError(f"{path.name!r} must be a Matrix Market file (.mtx) or one of scipy.sparse.save_npz (.npz)")
+        return load_sparse(path), str(path)
     if example is not None:
         try:
             from pyamg.gallery import load_example

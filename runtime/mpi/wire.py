@@ -8,6 +8,7 @@ environment, which other users cannot read. Nobody who connects can keep others 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hmac
 import os
 import secrets
@@ -145,7 +146,11 @@ class Door:
         for _ in range(WAITING):
             try:
                 visitor, _ = self._socket.accept()
-            except OSError:  # none is left, or there are no descriptors; these wait at the door
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE) and self._waiting:  # a crowd has all descriptors
+                    self._dismiss(next(iter(self._waiting)))
                 return
             if not _same_user(visitor):
                 visitor.close()

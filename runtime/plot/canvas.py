@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tilewright.files import replacing
+from tilewright.report import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["check_matplotlib", "new_figure", "save"]
+__all__ = ["check_matplotlib", "drawn", "new_figure", "save"]
 
 
 def check_matplotlib(what: str) -> None:
@@ -27,6 +28,14 @@ def new_figure(what: str, width: float, height: float, *, dpi: float | None = No
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+
+
+def drawn(text: str) -> str:
+    """A user's name as matplotlib draws it: on one line, and no formula where it has dollars."""
+    return " ".join(shown(text).translate(_NO_GLYPHS).split()).replace("$", r"\$")
+
+
+_NO_GLYPHS = dict.fromkeys(range(0x2400, 0x2427), "\ufffd")  # its font has no signs for control characters
 
 
 def save(figure: Figure, path: str | Path | BinaryIO, **options: Any) -> None:

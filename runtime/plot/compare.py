@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilewright.plot.canvas import new_figure, save
+from tilewright.plot.canvas import drawn, new_figure, save
 from tilewright.plot.palette import LINES, MARKERS
 
 if TYPE_CHECKING:
@@ -48,5 +48,5 @@ def figure(table: Table, path: str | Path) -> None:
     right.set_yscale("log", base=2)
     right.legend(loc="upper left", fontsize=8, frameon=False)
     fig.legend(loc="outside right center", fontsize=8, frameon=False, handles=left.get_lines())
-    fig.suptitle(f"{table.graph.name}, {len(table.graph)} tasks, backend {table.backend}", fontsize=11)
+    fig.suptitle(f"{drawn(table.graph.name)}, {len(table.graph)} tasks, backend {table.backend}", fontsize=11)
     save(fig, path, dpi=150)

@@ -21,6 +21,7 @@ from tilewright.files import write_text
 from tilewright.graph import Task, TaskGraph
 from tilewright.plot.layered import HEIGHT, Box, Layout, Point, layered, width_of
 from tilewright.plot.palette import ACCENT, colours, text_on
+from tilewright.report import shown
 
 __all__ = ["LIMIT", "to_dot", "to_png", "to_svg"]
 
@@ -128,7 +129,7 @@ def _tooltip(task: Task) -> str:
 
 def _quoted(text: str) -> str:
     """A DOT string: Graphviz reads backslash escapes in labels."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = shown(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 
 
@@ -238,12 +239,12 @@ def _draw(graph: TaskGraph, layout: Layout) -> str:
         '<?xml version="1.0" encoding="UTF-8"?>',
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img">',
-        f"<title>{escape(graph.name)}</title>",
+        f"<title>{escape(shown(graph.name))}</title>",
         f"<style>{_STYLE}</style>",
         f"<defs>{_ARROWS}</defs>",
         '<rect width="100%" height="100%" fill="#FFFFFF"/>',
         f'<g transform="translate({_MARGIN:.0f} {_MARGIN:.0f}) scale({scale:.2f})">',
-        f'<text class="title" x="0" y="12">{escape(title)}</text>', *legend, "</g>",
+        f'<text class="title" x="0" y="12">{escape(shown(title))}</text>', *legend, "</g>",
         *edges, *tasks, "</svg>\n",
     ])  # fmt: skip
 
@@ -257,7 +258,7 @@ def _legend(counts: Counter[str], fill: dict[str, str]) -> tuple[list[str], floa
     x, y = 0.0, 28.0
     parts = []
     for op, count in counts.items():
-        text = f"{op} {count:,}"
+        text = f"{shown(op)} {count:,}"
         parts.append(
             f'<g class="legend"><rect x="{x:.1f}" y="{y:.1f}" width="16" height="12" rx="3" fill="{fill[op]}" '
             f'stroke="#404040" stroke-width="0.8"/><text x="{x + 22:.1f}" y="{y + 10.5:.1f}">{escape(text)}</text></g>'
@@ -275,11 +276,11 @@ def _legend(counts: Counter[str], fill: dict[str, str]) -> tuple[list[str], floa
 def _task(task: Task, box: Box, colour: str, critical: bool, left: float, top: float) -> str:
     x, y = box.x + left, box.y + top
     return (
-        f'<g class="task{" critical" if critical else ""}" id="t{task.index}" data-op={quoteattr(task.op.name)}>'
-        f"<title>{escape(_tooltip(task))}</title>"
+        f'<g class="task{" critical" if critical else ""}" id="t{task.index}" data-op={quoteattr(shown(task.op.name))}>'
+        f"<title>{escape(shown(_tooltip(task)))}</title>"
         f'<rect x="{x - box.width / 2:.1f}" y="{y - box.height / 2:.1f}" width="{box.width:.1f}" '
         f'height="{box.height:.1f}" rx="6" fill="{colour}"/>'
-        f'<text x="{x:.1f}" y="{y:.1f}" fill="{text_on(colour)}">{escape(task.label)}</text></g>'
+        f'<text x="{x:.1f}" y="{y:.1f}" fill="{text_on(colour)}">{escape(shown(task.label))}</text></g>'
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.engine import Run
 from tilewright.plan import bounds
-from tilewright.plot.canvas import new_figure, save
+from tilewright.plot.canvas import drawn, new_figure, save
 from tilewright.plot.palette import ACCENT, colours
 from tilewright.report import seconds, units
 from tilewright.trace import TaskRecord, Trace
@@ -85,11 +85,11 @@ def _unit(run: Run | Trace, makespan: float) -> tuple[str, float]:
 
 def _title(run: Run | Trace, trace: Trace) -> str:
     time = units(run)[1] if isinstance(run, Run) else seconds
-    parts = [f"{trace.graph.name}: {len(trace)} tasks, {time(trace.makespan)}"]
+    parts = [f"{drawn(trace.graph.name)}: {len(trace)} tasks, {time(trace.makespan)}"]
     if isinstance(run, Run):
         if run.flops:
             parts.append(f"{run.gflops:.4g} GFLOP/s")
-        parts += [f"idle {run.idle:.1%}", f"{run.backend}, {run.scheduler}"]
+        parts += [f"idle {run.idle:.1%}", drawn(f"{run.backend}, {run.scheduler}")]
     return "; ".join(parts)
 
 
@@ -125,7 +125,7 @@ def _draw_tasks(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: f
         op = order[number]
         axes.broken_barh(
             [(r.start * scale, r.duration * scale) for r in records], (y - _BAR / 2, _BAR),
-            facecolor=fill[op], edgecolor="#FFFFFF", linewidth=0.3, zorder=2, label=None if op in named else op,
+            facecolor=fill[op], edgecolor="#FFFFFF", linewidth=0.3, zorder=2, label=None if op in named else drawn(op),
         )  # fmt: skip
         named.add(op)
     outline = 0.8 if len(trace) > _CROWDED * len(lanes) else 1.6

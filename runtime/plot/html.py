@@ -5,6 +5,8 @@ One file each, with data, style and script inside, and no request to anywhere. `
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 from collections.abc import Sequence
@@ -84,8 +86,11 @@ def comparison_table(table: Table) -> str:
 
 
 def frame(page: str) -> str:
-    """A page inside another: its styles and its script see nothing of what is around them."""
-    return f'<iframe srcdoc="{html.escape(page)}" style="width:100%;height:760px;border:0" title="tilewright"></iframe>'
+    """A page inside another: its styles and its script see nothing of what is around them, and have no origin."""
+    return (
+        f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(page)}" style="width:100%;height:760px;border:0" '
+        f'title="tilewright"></iframe>'
+    )
 
 
 # ---------------------------------------------------------------- the page
@@ -96,11 +101,15 @@ def _page(title: str, panels: Sequence[tuple[str, str, dict[str, Any]]], before:
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     # "<" never appears in the data, so no string in it can end the script element.
     data = json.dumps([picture for _, _, picture in panels], separators=(",", ":")).replace("<", "\\u003c")
+    # The browser runs this script and no other, and asks nobody for anything.
+    known = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
+    policy = f"default-src 'none'; script-src 'sha256-{known}'; style-src 'unsafe-inline'; img-src data:"
     sections = "\n".join(_section(number, *panel) for number, panel in enumerate(panels))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 <title>{html.escape(title)}</title>
@@ -388,11 +397,11 @@ def _schedule(run: Run, op: Sequence[int], linked: bool) -> dict[str, Any]:
     if linked:
         count = len(run.graph)
         start, end, lane_of = [0.0] * count, [0.0] * count, [0] * count
-        order: list[list[int]] = [[] for _ in range(total)]
+        order: dict[int, list[int]] = {}
         for record in trace.records:
             lane = record.rank * workers + record.worker
             start[record.task], end[record.task], lane_of[record.task] = record.start, record.end, lane
-            order[lane].append(record.task)
+            order.setdefault(lane, []).append(record.task)
         reasons = waits(trace)
         picture |= {
             "start": start, "end": end, "lane": lane_of, "order": order,

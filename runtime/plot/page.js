@@ -4,6 +4,13 @@
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const tip = document.getElementById("tip");
+// An element with children; texts become text, whatever is in them.
+function node(tag, attributes, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
 const styles = () => getComputedStyle(document.documentElement);
 const colour = name => styles().getPropertyValue(name).trim();
 
@@ -202,8 +209,8 @@ class Panel {
     if (everywhere)
       for (const other of panels)
         if (other !== this && this.d.start && other.d.start) other.select(this.twin(other, t), false);
-    this.details.innerHTML = t < 0 ? "<p class='soft hint'>Click a task, or focus a picture and use the arrow keys.</p>"
-      : this.story(t);
+    this.details.replaceChildren(...t >= 0 ? this.story(t)
+      : [node("p", {class: "soft hint"}, "Click a task, or focus a picture and use the arrow keys.")]);
     if (t >= 0) {
       this.dag.reveal(this.d.x[t], this.d.y[t]);
       if (this.gantt && this.d.start) this.gantt.reveal(this.middle(t), 0);
@@ -224,29 +231,29 @@ class Panel {
       : `${label[bar]}\n${time(start[bar], unit)} to ${time(end[bar], unit)}`;
   }
 
-  story(t) {
+  story(t) {  // paragraphs
     const d = this.d, unit = d.unit;
-    const link = p => `<button data-item="${p}">${d.label[p]}</button>`;
-    const some = list => list.slice(0, 12).map(link).join("") + (list.length > 12 ? ` and ${list.length - 12} more` : "")
-      || "none";
-    const parts = [`<strong>${d.label[t]}</strong> ${d.info[t]}`];
-    parts.push(`cost ${time(d.cost[t], unit)}, slack ${time(d.slack[t], unit)}` +
-      (this.critical.has(t) ? ", <strong>on the critical path</strong>" : ""));
+    const link = p => p < 0 ? "" : node("button", {"data-item": p}, d.label[p]);
+    const some = list => list.length ? [...list.slice(0, 12).map(link),
+      list.length > 12 ? ` and ${list.length - 12} more` : ""] : ["none"];
+    const facts = [`cost ${time(d.cost[t], unit)}, slack ${time(d.slack[t], unit)}`];
+    if (this.critical.has(t)) facts.push(", ", node("strong", {}, "on the critical path"));
+    const parts = [[node("strong", {}, d.label[t]), " " + d.info[t]], facts];
     if (d.start) {
-      parts[1] += `; ran ${time(d.start[t], unit)} to ${time(d.end[t], unit)} on ${d.lanes[d.lane[t]]}`;
+      facts.push(`; ran ${time(d.start[t], unit)} to ${time(d.end[t], unit)} on ${d.lanes[d.lane[t]]}`);
       const [reason, on, until] = d.waits[t], late = d.start[t] - until;
-      let why = {
-        start: "nothing, it was ready when the run began",
-        dependency: `its last predecessor ${on >= 0 ? link(on) : ""}`,
-        worker: `its worker, busy with ${on >= 0 ? link(on) : ""}`,
-        message: `a message: ${on >= 0 && reason === "message" ? d.messages[on] : ""}`,
+      const why = {
+        start: ["nothing, it was ready when the run began"],
+        dependency: ["its last predecessor ", link(on)],
+        worker: ["its worker, busy with ", link(on)],
+        message: [`a message: ${on >= 0 && reason === "message" ? d.messages[on] : ""}`],
       }[reason];
-      if (reason !== "start") why += `, until ${time(until, unit)}`;
-      if (late > 1e-12 * d.makespan) why += `; then ${time(late, unit)} passed until the engine started it`;
-      parts.push("Why not sooner? It waited for " + why + ".");
+      if (reason !== "start") why.push(`, until ${time(until, unit)}`);
+      if (late > 1e-12 * d.makespan) why.push(`; then ${time(late, unit)} passed until the engine started it`);
+      parts.push(["Why not sooner? It waited for ", ...why, "."]);
     }
-    parts.push("waits for: " + some(d.predecessors[t]), "waited for by: " + some(this.successors[t]));
-    return parts.map(p => `<p>${p}</p>`).join("");
+    parts.push(["waits for: ", ...some(d.predecessors[t])], ["waited for by: ", ...some(this.successors[t])]);
+    return parts.map(part => node("p", {}, ...part));
   }
 
   fill(g, t) {

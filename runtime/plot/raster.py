@@ -33,8 +33,8 @@ def save(graph: TaskGraph, layout: Layout, critical: tuple[set[int], set[tuple[i
     from matplotlib.patches import Rectangle
 
     counts = Counter(task.op.name for task in graph)
-    title = f"{graph.name}: {len(graph):,} tasks, {graph.edges:,} edges"
-    entries = {op: f"{op} {count:,}" for op, count in counts.items()}
+    title = f"{canvas.drawn(graph.name)}: {len(graph):,} tasks, {graph.edges:,} edges"
+    entries = {op: f"{canvas.drawn(op)} {count:,}" for op, count in counts.items()}
     scale = min(1.0, _PIXELS / max(layout.width, layout.height, 1.0))
     wide = _Ruler()
     widths = {op: _KEY + wide(entry, 8) for op, entry in entries.items()}
@@ -118,7 +118,7 @@ def _draw(
         autolim=False,
     )
     for task, box in zip(graph, boxes, strict=True):
-        axes.text(box.x, box.y, task.label, ha="center", va="center", color=text_on(fill[task.op.name]),
+        axes.text(box.x, box.y, canvas.drawn(task.label), ha="center", va="center", color=text_on(fill[task.op.name]),
                   fontsize=8.5 * scale, zorder=4, parse_math=False)  # fmt: skip
 
 

@@ -7,7 +7,6 @@ it is whole and on disk.
 from __future__ import annotations
 
 import io
-import pickle
 import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -86,20 +85,32 @@ def read(folder: str | Path) -> tuple[State, Log, dict[str, Any]] | None:
     path = folder / NAME
     if not path.exists():
         return None
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-        version = payload["version"]
-        if version == _VERSION:
-            state = State(*(payload[name] for name in _STATE))
-            log, facts = Log.from_state(payload["log"]), payload["facts"]
-    except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError, ValueError, OSError) as error:
-        raise ValueError(
-            f"{path} is damaged, or not a checkpoint of this library ({type(error).__name__}); remove it, pass "
-            f"resume=False, or --no-resume, to start anew, or another folder"
-        ) from error
-    if version != _VERSION:
-        raise ValueError(f"{path} has version {version} of the format; this library reads version {_VERSION}")
-    return state, log, facts
+    with path.open("rb") as file:
+        try:
+            payload = torch.load(file, map_location="cpu", weights_only=True)
+            version = payload["version"]
+            if version == _VERSION:
+                return _restored(payload)
+        except Exception as error:  # a damaged file may raise anything
+            raise ValueError(
+                f"{path} is damaged, or not a checkpoint of this library ({type(error).__name__}); remove it, pass "
+                f"resume=False, or --no-resume, to start anew, or another folder"
+            ) from error
+    raise ValueError(f"{path} has version {version} of the format; this library reads version {_VERSION}")
+
+
+def _restored(payload: dict[str, Any]) -> tuple[State, Log, dict[str, Any]]:
+    """What `write` was given. Raises anything for what it cannot have been."""
+    state = State(*(payload[name] for name in _STATE))
+    if type(state.step) is not int or state.step < 0 or not isinstance(state.random, torch.Tensor):
+        raise TypeError("step and random are none")
+    for table, kind in ((state.tensors, torch.Tensor), (state.average, torch.Tensor), (state.optimizer, dict)):
+        if not all(isinstance(name, str) and isinstance(value, kind) for name, value in table.items()):
+            raise TypeError("a table is none")
+    for table in (state.control, payload["facts"], payload["log"]):
+        if type(table) is not dict:
+            raise TypeError("a table is none")
+    return state, Log.from_state(payload["log"]), payload["facts"]
 
 
 def check(state: State, facts: dict[str, Any], wanted: dict[str, Any], model: nn.Module, folder: str | Path) -> None:

@@ -104,3 +104,39 @@ def test_the_cache_lies_where_the_system_wants_it(monkeypatch, tmp_path, platfor
     monkeypatch.setattr("sys.platform", platform)
     monkeypatch.setenv(variable, str(tmp_path))
     assert cache_path(2, (16,), 1, "float64").parent == tmp_path / folder
+
+
+MEASURED = tw.Machine(durations={"gemm": {128: 1.0}})
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"workers": 0}', '{"surprise": 1}', '{"durations": {"gemm": {"x": 1}}}', "{}"]
+)
+def test_a_cache_that_is_damaged_or_newer_is_measured_again_with_a_warning(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "_measure", lambda *_: MEASURED)
+    file = tmp_path / "machine.json"
+    file.write_text(content)
+    with pytest.warns(RuntimeWarning, match=r"measuring again: .*machine\.json"):
+        assert calibration.calibrate(path=file) == MEASURED
+    assert tw.Machine.from_json(file) == MEASURED
+
+
+def test_what_cannot_be_kept_is_still_returned(tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "_measure", lambda *_: MEASURED)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.warns(RuntimeWarning) as warned:
+        assert calibration.calibrate() == MEASURED
+    assert "not kept for the next time" in str(warned[-1].message)
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(calibration, "_measure", lambda *_: MEASURED)
+    monkeypatch.delenv("TILEWRIGHT_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(calibration.Path, "home", homeless)
+    with pytest.warns(RuntimeWarning, match="not kept"):
+        assert calibration.calibrate() == MEASURED

@@ -1,9 +1,14 @@
 """Random and loaded matrices."""
 
+import gzip
+import random
+
 import numpy as np
 import pytest
+from scipy import sparse
+from scipy.io import mmwrite
 
-from tilewright.matrices import load_matrix, random_spd
+from tilewright.matrices import load_matrix, load_sparse, random_spd
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]
 
@@ -46,3 +51,59 @@ def test_a_loaded_symmetric_file_is_the_full_matrix(tmp_path):
         "%%MatrixMarket matrix coordinate real symmetric\n2 2 3\n1 1 4.0\n2 1 2.0\n2 2 5.0\n"
     )
     assert load_matrix(tmp_path / "a.mtx").tolist() == [[4.0, 2.0], [2.0, 5.0]]
+
+
+# ------------------------------------------------------------------ files that are damaged or mean harm
+
+
+def raw_npz(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+BAD_SPARSE = {
+    "indices beyond": {"indices": [0, 7]}, "indices below": {"indices": [0, -1]}, "indptr decreases": {"indptr": [0, 2, 1]},
+    "indptr beyond": {"indptr": [0, 1, 9]}, "indptr short": {"indptr": [0, 2]}, "indptr from 1": {"indptr": [1, 1, 2]},
+    "unknown format": {"format": b"xyz"}, "no data": {"data": None},
+    "huge": {"shape": [2**40, 2**40]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_SPARSE)
+@pytest.mark.parametrize("read", [load_matrix, load_sparse])
+def test_a_sparse_file_with_bad_indices_is_refused(case, read, tmp_path):
+    good = {"format": np.array(b"csr"), "shape": [2, 2], "data": [1.0, 2.0], "indices": [0, 1], "indptr": [0, 1, 2]}
+    assert abs(read(raw_npz(tmp_path / "good.npz", **good)) - np.diag([1.0, 2.0])).max() == 0
+    bad = {name: value for name, value in (good | BAD_SPARSE[case]).items() if value is not None}
+    with pytest.raises((ValueError, MemoryError), match=r"bad\.npz"):
+        read(raw_npz(tmp_path / "bad.npz", **bad))
+
+
+def test_a_mutated_matrix_file_is_one_sentence_or_a_matrix(tmp_path):
+    rng = random.Random(1)
+    np.save(tmp_path / "a.npy", np.eye(3))
+    np.savez_compressed(tmp_path / "b.npz", np.eye(3))
+    sparse.save_npz(tmp_path / "c.npz", sparse.eye_array(3, format="csr"))
+    mmwrite(tmp_path / "d.mtx", sparse.eye_array(3))
+    (tmp_path / "e.mtx.gz").write_bytes(gzip.compress((tmp_path / "d.mtx").read_bytes()))
+    refused = 0
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        for _ in range(60):
+            content = bytearray(whole)
+            for _ in range(rng.choice([1, 3])):
+                content[rng.randrange(len(content))] = rng.randrange(256)
+            path.write_bytes(content[: rng.choice([len(content), rng.randrange(len(content))])])
+            try:
+                assert load_matrix(path).dtype.kind in "biufc"
+            except (ValueError, MemoryError) as error:
+                refused += 1
+                assert path.name in str(error) and "\n" not in str(error)
+    assert refused > 100
+
+
+@pytest.mark.parametrize("content", [np.array([None]), np.array(["a"]), np.zeros(2, "f8,i4")])
+def test_what_is_no_numbers_is_refused(content, tmp_path):
+    np.save(tmp_path / "a.npy", content, allow_pickle=True)
+    with pytest.raises(ValueError, match=r"cannot read 'a\.npy'"):
+        load_matrix(tmp_path / "a.npy")

@@ -41,10 +41,9 @@ def ended_well(arguments, folder):
     return done.stdout
 
 
-@pytest.mark.parametrize("backend", ["mpi", "dask"])
-def test_a_command_runs_no_file_of_the_current_folder(backend, trapped):
+def test_a_command_runs_no_file_of_the_current_folder(trapped):
     command = str(Path(sysconfig.get_path("scripts"), "tilewright"))
-    ended_well([command, "cholesky", "--n=32", "--tile-size=16", "--workers=2", f"--backend={backend}"], trapped)
+    ended_well([command, "cholesky", "--n=32", "--tile-size=16", "--workers=2", "--backend=dask"], trapped)
 
 
 OWNER = """
@@ -168,7 +167,10 @@ class Crowd:
 
     def _knock(self):
         for _ in range(self.count):
-            end = socket.socket(socket.AF_UNIX)
+            try:
+                end = socket.socket(socket.AF_UNIX)
+            except OSError:  # as many as this process may have
+                return
             end.settimeout(10)
             try:
                 end.connect(self.address)
@@ -199,10 +201,10 @@ def crowded(monkeypatch, count, words=b""):
     return crowds
 
 
-@pytest.mark.parametrize(("count", "words"), [(1, b""), (1025, b""), (40, b"x" * 32), (40, b"half")])
-def test_a_pool_starts_whoever_stands_at_its_door(count, words, monkeypatch):
+@pytest.mark.parametrize("count", [1, 1025])
+def test_a_pool_starts_whoever_stands_at_its_door(count, monkeypatch):
     monkeypatch.setattr(wire, "PATIENCE", 1e9)  # none goes away by itself
-    crowds = crowded(monkeypatch, count, words)
+    crowds = crowded(monkeypatch, count)
     try:
         with tw.mpi.Pool(2):
             L = tw.tiled_cholesky(4 * np.eye(8), tile_size=4, backend="mpi")
@@ -210,6 +212,26 @@ def test_a_pool_starts_whoever_stands_at_its_door(count, words, monkeypatch):
     finally:
         for crowd in crowds:
             crowd.close()
+
+
+@pytest.mark.parametrize("words", [b"x" * 32, b"x" * 1000, b"half"])
+def test_who_says_something_else_is_dismissed_and_holds_up_nobody(words, monkeypatch):
+    door = wire.Door()
+    crowd = Crowd(door, 40, words)
+    crowd.thread.join()
+    monkeypatch.setenv("TILEWRIGHT_POOL", door.environment["TILEWRIGHT_POOL"])
+    monkeypatch.setenv("TILEWRIGHT_POOL_KEY", door.environment["TILEWRIGHT_POOL_KEY"])
+    found = []
+    thread = threading.Thread(target=lambda: found.append(wire.connect()))
+    thread.start()
+    here = door.admit(lambda: False)
+    thread.join()
+    here.send("welcome")
+    assert found[0].recv() == "welcome"
+    door.close()
+    crowd.close()
+    here.close()
+    found[0].close()
 
 
 def test_who_says_nothing_is_dismissed_after_a_while(monkeypatch):

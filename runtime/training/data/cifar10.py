@@ -15,12 +15,13 @@ Checksums: files of the official release are recognised by their MD5, which `Dat
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -48,7 +49,9 @@ CHECKSUMS = "checksums.md5"
 RECIPE = Recipe(CIFAR10_MEAN, CIFAR10_STD, pad=4, flip=True)
 _BATCHES = tuple(f"data_batch_{k}" for k in range(1, 6))
 _PIXELS = 3 * 32 * 32
-_MOST = 1 << 30  # bytes of one file; the largest official one has 170 MB
+_MOST = 1 << 30  # bytes of one file, unpacked; the largest official one has 170 MB, unpacked 186
+_CHUNK = 1 << 26  # bytes of one batch; the official ones have 31 MB
+_MEMBERS = 1000
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -164,32 +167,67 @@ def _read_pickles(folder: Path, files: _Files) -> tuple[Arrays, Arrays]:
 
 
 def _read_tar(path: Path, files: _Files) -> tuple[Arrays, Arrays]:
-    wanted = {*_BATCHES, "test_batch"}
-    found: dict[str, Arrays] = {}
     if files.verify or path.name in files.expected:
         files.check(path.name, path.read_bytes())
     inner = _Files(path.parent, {}, False)
     try:
-        with tarfile.open(path, "r:gz") as archive:
-            for member in archive:
-                name = Path(member.name).name
-                if name not in wanted or not member.isfile():
-                    continue
-                if member.size > _MOST:
-                    raise ValueError(f"{path.name}: {member.name} claims {member.size} bytes")
-                stream = archive.extractfile(member)
-                data = stream.read() if stream is not None else b""
-                if len(data) != member.size:
-                    raise ValueError(f"{path.name} is truncated in {member.name}")
-                inner.check(name, data)
-                found[name] = _batch(data, f"{path.name}: {name}")
-    except (tarfile.TarError, EOFError, OSError) as error:
+        content = _members(path)
+    except Exception as error:  # tarfile and zlib raise many kinds
         raise ValueError(f"{path.name} is damaged or truncated: {error}") from error
+    for name, data in content.items():
+        inner.check(name, data)
     files.official += inner.official
+    found = {name: _batch(data, f"{path.name}: {name}") for name, data in content.items()}
     missing = sorted({"data_batch_1", "test_batch"} - set(found))
     if missing:
         raise ValueError(f"{path.name} has no {' and no '.join(missing)}")
     return _joined(found[name] for name in _BATCHES if name in found), found["test_batch"]
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    """The batches in a tar file, by name."""
+    wanted = {*_BATCHES, "test_batch"}
+    found: dict[str, bytes] = {}
+    with gzip.open(path) as unpacked, tarfile.open(fileobj=_Bounded(unpacked), mode="r:") as archive:
+        for number, member in enumerate(archive):
+            if number > _MEMBERS:
+                raise ValueError(f"it has more than {_MEMBERS} members")
+            name = Path(member.name).name
+            if name not in wanted or not member.isreg() or member.issparse():
+                continue
+            if member.size > _CHUNK:
+                raise ValueError(f"{member.name} claims {member.size} bytes")
+            stream = archive.extractfile(member)
+            found[name] = stream.read() if stream is not None else b""
+            if len(found[name]) != member.size:
+                raise ValueError(f"it ends in {member.name}")
+    return found
+
+
+class _Bounded(io.RawIOBase):
+    """A file of which nobody reads more at once, or goes farther, than CIFAR-10 needs: headers may claim any size."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _CHUNK or self.file.tell() > _MOST:
+            raise ValueError(f"something in it claims {size} bytes")
+        return self.file.read(size)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        if whence or not 0 <= place <= _MOST:
+            raise ValueError(f"something in it claims {place} bytes")
+        return self.file.seek(place)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
 
 
 def _read_binary(folder: Path, files: _Files) -> tuple[Arrays, Arrays]:
@@ -208,6 +246,8 @@ def _read_npz(path: Path, files: _Files) -> tuple[Arrays, Arrays]:
     data = files.read(path)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            if (claimed := sum(member.file_size for member in archive.zip.infolist())) > _MOST:
+                raise ValueError(f"it claims {claimed} bytes")
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile and NumPy raise many kinds
         raise ValueError(f"{path.name} is damaged, or not an npz file of plain arrays: {error}") from error
@@ -246,7 +286,7 @@ def _read_parquet(folder: Path, files: _Files) -> tuple[Arrays, Arrays]:
             if column is None or "label" not in rows:
                 raise ValueError(f"{file.name} has columns {', '.join(rows)}, not img and label")
             images = np.stack([_decode(cell, file.name) for cell in column])
-            pieces.append(_checked(images, np.array(rows["label"]), file.name))
+            pieces.append(_checked(images, rows["label"], file.name))
         return _joined(pieces)
 
     return part("train"), part("test")
@@ -278,36 +318,33 @@ _READERS: dict[str, Callable[[Path, _Files], tuple[Arrays, Arrays]]] = {
 def _batch(data: bytes, name: str) -> Arrays:
     """One pickled batch."""
     content = loads(data, name)
-    if not isinstance(content, dict):
-        raise ValueError(f"{name} holds a {type(content).__name__}, not the dict of a batch")
-    by_name = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
-    if "data" not in by_name or "labels" not in by_name:
-        raise ValueError(f"{name} has {', '.join(map(str, by_name)) or 'nothing'}, not data and labels")
-    return _checked(by_name["data"], by_name["labels"], name)
+    if "data" not in content or "labels" not in content:
+        raise ValueError(f"{name} has {', '.join(content) or 'nothing'}, not data and labels")
+    return _checked(content["data"], content["labels"], name)
 
 
 def _checked(pixels: Any, labels: Any, name: str) -> Arrays:
     """Images (n, 3, 32, 32) uint8 and labels (n,) int64 from what a file held: planes of 3072, or (n, 32, 32, 3)."""
-    pixels = np.asarray(pixels)
-    try:
-        numbers = np.asarray(labels).reshape(-1).astype(np.int64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: labels are no numbers: {error}") from error
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"{name}: pixels are {pixels.dtype}, not uint8")
+    if type(pixels) is not np.ndarray or pixels.dtype != np.uint8:
+        raise ValueError(f"{name}: pixels are {getattr(pixels, 'dtype', type(pixels).__name__)}, not uint8")
+    if type(labels) is list and all(type(label) is int and abs(label) < 2**62 for label in labels):
+        labels = np.array(labels, dtype=np.int64)
+    if type(labels) is not np.ndarray or labels.dtype.kind not in "iu":
+        raise ValueError(f"{name}: labels are no numbers from 0 to 9")
+    labels = labels.reshape(-1)
+    if len(labels) and not (labels.min() >= 0 and labels.max() <= 9):
+        raise ValueError(f"{name}: labels go from {labels.min()} to {labels.max()}, not from 0 to 9")
     if pixels.ndim == 2 and pixels.shape[1] == _PIXELS:
         images = pixels.reshape(-1, 3, 32, 32)
-    elif pixels.shape[1:] == (32, 32, 3):
+    elif pixels.ndim == 4 and pixels.shape[1:] == (32, 32, 3):
         images = pixels.transpose(0, 3, 1, 2)
-    elif pixels.shape[1:] == (3, 32, 32):
+    elif pixels.ndim == 4 and pixels.shape[1:] == (3, 32, 32):
         images = pixels
     else:
         raise ValueError(f"{name}: pixels of shape {pixels.shape} are no images of 3 x 32 x 32")
-    if len(images) != len(numbers):
-        raise ValueError(f"{name}: {len(images)} images but {len(numbers)} labels")
-    if len(numbers) and not (numbers.min() >= 0 and numbers.max() <= 9):
-        raise ValueError(f"{name}: labels go from {numbers.min()} to {numbers.max()}, not from 0 to 9")
-    return np.ascontiguousarray(images), numbers
+    if len(images) != len(labels):
+        raise ValueError(f"{name}: {len(images)} images but {len(labels)} labels")
+    return np.ascontiguousarray(images), labels.astype(np.int64)
 
 
 def _joined(batches: Iterable[Arrays]) -> Arrays:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.files import replacing, write_text
 from tilewright.training.data.augment import bits
 from tilewright.training.data.cifar10 import CHECKSUMS, FORMS, RECIPE
 from tilewright.training.data.dataset import Dataset
@@ -60,9 +61,10 @@ def write_cifar10(folder: str | Path, form: str, train: Dataset, test: Dataset, 
     write = {"pickle": _pickles, "tar": _tar, "binary": _binary, "npz": _npz, "parquet": _parquet}[form]
     sums = []
     for name, data in write(train, test, batches):
-        (folder / name).write_bytes(data)
+        with replacing(folder / name) as aside:
+            aside.write_bytes(data)
         sums.append(f"{hashlib.md5(data, usedforsecurity=False).hexdigest()}  {name}\n")
-    (folder / CHECKSUMS).write_text("".join(sums), encoding="utf-8")
+    write_text(folder / CHECKSUMS, "".join(sums))
     return folder / name if form in ("tar", "npz") else folder
 
 

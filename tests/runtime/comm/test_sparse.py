@@ -514,3 +514,33 @@ def test_ranks_with_scattered_entries_multiply_by_rows(pool, by_diagonals):
     x = vector(500)
     assert np.array_equal(op @ x, tw.SparseOperator(A, ranks=3, backend="serial") @ x)
     assert by_diagonals() == [{"float64": 0}] * 3
+
+
+# ------------------------------------------------------------------ indices that point outside
+
+
+def broken(form, **parts):
+    """A sound 4 x 4 matrix whose parts were changed afterwards, as a careless program does."""
+    A = sp.csr_array(np.arange(16.0).reshape(4, 4)).asformat(form)
+    for name, value in parts.items():
+        getattr(A, name).flat[value[0]] = value[1]
+    return A
+
+
+@pytest.mark.parametrize(("form", "parts"), [
+    (form, parts)
+    for form in ("csr", "csc", "bsr")
+    for parts in ({"indptr": (2, 10**6)}, {"indptr": (4, 10**6)}, {"indptr": (1, -5)}, {"indices": (0, 99)}, {"indices": (1, -1)})
+    if form != "bsr" or parts.get("indptr", (2,))[0] == 1 or parts.get("indices", (1,))[0] == 0
+] + [("coo", {"row": (0, 9)}), ("coo", {"col": (3, -1)}), ("coo", {"row": (1, 10**6)})])  # fmt: skip
+def test_a_matrix_whose_indices_point_outside_is_refused(form, parts):
+    with pytest.raises(ValueError, match="of a sparse matrix"):
+        tw.SparseOperator(broken(form, **parts), ranks=2, backend="serial")
+
+
+def test_rows_made_by_hand_that_point_outside_are_refused():
+    A = sp.lil_array((3, 3))
+    A[0, 0] = 1
+    A.rows[0] = [7]
+    with pytest.raises(ValueError, match="of a sparse matrix"):
+        tw.SparseOperator(A, ranks=1, backend="serial")

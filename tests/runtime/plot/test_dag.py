@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tilewright as tw
 from tilewright import RW, Op, R, TaskGraph, W, cholesky_graph
 from tilewright.plot import dag
 from tilewright.plot.layered import layered, layers
 from tilewright.plot.palette import colours, text_on
+from tilewright.report import shown
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -353,3 +355,22 @@ def test_a_png_of_too_many_tasks_or_without_matplotlib_says_so(tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'tilewright\[plot\]'"):
         cholesky_graph(2).to_png(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    "name", ["bell\x07", "nul\x00", "escape\x1b[31m", "c1\x85", "end\uffff", "half\ud800", "a$b$c^_{", "-->&<]]>"]
+)
+def test_a_picture_is_xml_whatever_things_are_called(name, tmp_path):
+    g = tw.TaskGraph(name)
+    g.insert(tw.Op(name), tw.W(g.handle(name)))
+    svg = g.to_svg(tmp_path / "dag.svg", layout="layered")
+    assert svg.count("\n") > 5
+    run = tw.simulate(g)
+    run.gantt(tmp_path / "gantt.svg")
+    for file in ("dag.svg", "gantt.svg"):
+        root = ET.parse(tmp_path / file).getroot()
+        assert root.tag.endswith("svg")
+    assert [e.get("data-op") for e in ET.parse(tmp_path / "dag.svg").iter() if e.get("data-op")] == [shown(name)]
+    g.to_png(tmp_path / "dag.png", layout="layered")
+    run.report(tmp_path / "run.html")
+    assert str(run).isprintable() or not any(ord(c) < 32 and c != "\n" for c in str(run))

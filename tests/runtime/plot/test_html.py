@@ -152,7 +152,7 @@ def test_ops_that_are_not_tile_kernels_have_colours_too():
 @pytest.mark.parametrize("thing", ["graph", "run"])
 def test_a_notebook_shows_the_page_in_a_frame(thing, run):
     shown = (GRAPH if thing == "graph" else run)._repr_html_()
-    assert shown.startswith('<iframe srcdoc="&lt;!DOCTYPE html&gt;')
+    assert shown.startswith('<iframe sandbox="allow-scripts" srcdoc="&lt;!DOCTYPE html&gt;')
     assert shown.count("<") == 2
 
 

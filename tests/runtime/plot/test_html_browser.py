@@ -3,6 +3,8 @@
 Coordinates come from the page itself: ``panels[0].dag.X(x)`` is where its script draws a place of the graph.
 """
 
+import dataclasses
+import html
 import io
 import re
 import shutil
@@ -13,6 +15,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import tilewright as tw
+from tilewright.plot.html import frame, graph_page, run_page
+from tilewright.saved import load
 
 GRAPH = tw.cholesky_graph(5)
 CLUSTER = tw.Machine(ranks=2, workers=2, alpha=1e-5, beta=1e-9, gamma=1e-9)
@@ -52,6 +56,7 @@ def show(browser, tmp_path):
         page.on("console", lambda message: errors.append(message.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
+        show.errors = [errors for _, _, errors, _ in opened]
         page.goto(f"file://{path}{fragment}")
         page.wait_for_selector("html[data-ready]")
         return page
@@ -367,3 +372,75 @@ def test_any_graph_of_functions_has_a_page(show):
     assert "3, up to 1 at once" in page.locator(".facts").inner_text()
     page.locator("input.search").fill("sort")
     assert page.locator(".found").inner_text() == "3 found"
+
+
+EVIL = '"><img src=x onerror="window.ran = 1"><script>window.ran = 2</script>'
+
+
+def hostile(**options):
+    """A run whose op, handles, graph, policy and engine have names that are markup; in rank 1 too."""
+    g = tw.TaskGraph(EVIL)
+    x = g.handles(EVIL)
+    op = tw.Op(EVIL, weight=2)
+    for i in range(2):
+        g.insert(op, tw.W(x[i]))
+    g.insert(op, tw.R(x[0]), tw.RW(x[1]))
+    g.insert(tw.Op("<lambda>"), tw.R(x[1]), tw.W(x[2]))
+    machine = tw.Machine(ranks=2, workers=1, alpha=1)
+    run = tw.simulate(g, machine, owner=lambda h: h.index[0] % 2)
+    return dataclasses.replace(run, scheduler=EVIL, **options)
+
+
+def all_shown(page):
+    """What the page says of each task, selected one after the other."""
+    count = page.evaluate("panels[0].d.label.length")
+    told = []
+    for task in range(count):
+        page.evaluate(f"panels[0].select({task})")
+        told.append(page.locator(".details").first.inner_text())
+        page.evaluate(f"tip.textContent = panels[0].describe({task})")
+    return told
+
+
+@pytest.mark.parametrize("kind", ["run", "several", "graph", "comparison", "training", "saved", "notebook"])
+def test_what_a_task_is_called_is_shown_and_never_run(kind, show, tmp_path):
+    run = hostile(backend="threads" if kind == "run" else "simulate")
+
+    def write(path):
+        if kind in ("run", "several"):
+            run.report(path, *[run] * (kind == "several"))
+        elif kind == "graph":
+            run.graph.to_html(path)
+        elif kind == "comparison":
+            rows = tw.compare_schedulers(run.graph, [2], schedulers=["eager", "lifo"])
+            rows.report(path)
+        elif kind == "training":
+            path.write_text(run_page(run, names=[EVIL], before=f"<pre>{html.escape(EVIL)}</pre>"))
+        elif kind == "saved":
+            run.save(tmp_path / "run.json")
+            load(tmp_path / "run.json").report(path)
+        else:
+            path.write_text(
+                frame(graph_page(run.graph)) + "<script>document.documentElement.dataset.ready = 1</script>"
+            )
+
+    page = show(write)
+    if kind == "notebook":
+        page.wait_for_timeout(200)
+        page, outer = page.frames[1], page
+        page.wait_for_selector("html[data-ready]")
+        assert outer.locator("iframe").get_attribute("sandbox") == "allow-scripts"
+        assert page.evaluate("origin") == "null"
+    told = all_shown(page)
+    assert EVIL in told[0] and "<lambda>(2)" in told[3] and EVIL in told[3]
+    assert page.evaluate("window.ran") is None
+    assert page.locator("img[src=x]").count() == 0
+    if kind != "notebook":
+        assert page.title() == (f"Schedulers on {EVIL}" if kind == "comparison" else EVIL)
+    if kind == "run":  # and had there been markup, the page's policy would not run it
+        page.evaluate(
+            "document.body.insertAdjacentHTML('beforeend', '<button id=b onclick=\"window.ran = 3\">b</button>')"
+        )
+        page.evaluate("document.getElementById('b').click()")
+        assert page.evaluate("window.ran") is None
+        show.errors[-1].clear()

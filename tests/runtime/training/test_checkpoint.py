@@ -2,6 +2,7 @@
 
 import copy
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -183,3 +184,44 @@ def test_a_process_killed_while_it_writes_loses_nothing(tmp_path):
     whole = fit(straight, DATA, epochs=4, batch_size=32)
     resumed = fit(zoo.perceptron(), DATA, epochs=4, batch_size=32, checkpoint=folder)
     assert resumed.resumed == 3 and resumed.losses == whole.losses
+
+
+def test_a_mutated_checkpoint_is_refused_in_one_sentence_or_a_checkpoint(tmp_path):
+    path = checkpoint.write(tmp_path, some_state(), Log(), {})
+    whole, rng, refused = path.read_bytes(), random.Random(1), 0
+    for _ in range(150):
+        content = bytearray(whole)
+        for _ in range(rng.choice([1, 5, 50])):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        path.write_bytes(content[: rng.choice([len(content), len(content), rng.randrange(len(content))])])
+        try:
+            state, _, _ = checkpoint.read(tmp_path)
+            assert isinstance(state.tensors, dict)
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+    assert refused > 50
+
+
+@pytest.mark.parametrize("change", [
+    {"step": -1}, {"step": "x"}, {"tensors": [1]}, {"tensors": {"w": 1}}, {"tensors": {1: torch.ones(1)}}, {"control": None},
+    {"random": 3}, {"log": {"steps": 1}}, {"facts": []}, {"optimizer": {"w": 2}}, {"average": None}, {"log": {"steps": [], "evaluations": [], "events": [[1]]}},
+])  # fmt: skip
+def test_a_checkpoint_of_other_things_is_refused(change, tmp_path):
+    path = checkpoint.write(tmp_path, some_state(), Log(), {})
+    torch.save(torch.load(path, weights_only=True) | change, path)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged, or not a checkpoint"):
+        checkpoint.read(tmp_path)
+
+
+def test_files_of_the_user_beside_a_checkpoint_stay(tmp_path):
+    names = [
+        ".checkpoint.pt.backup",
+        ".checkpoint.pt.99999999999999999999",
+        ".checkpoint.pt.\u00b2",
+        ".checkpoint.pt.1",
+    ]
+    for name in names:
+        (tmp_path / name).touch()
+    assert checkpoint.read(tmp_path) is None
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)

@@ -1,9 +1,11 @@
 """Data sets: the small ones, CIFAR-10 in five forms, and files that are damaged or mean harm."""
 
+import gzip
 import io
 import os
 import pickle
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -199,3 +201,109 @@ def test_without_scikit_learn_the_digits_say_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'tilewright\[training\]'"):
         data.digits()
+
+
+# ------------------------------------------------------------------ forged pickles and archives
+
+MARK = b"\x80\x02"
+
+
+def batch(array, labels="(lp0\nI1\na"):
+    """A pickle of a batch whose pixels are what these opcodes leave on the stack."""
+    return b"(dp0\nS'labels'\n" + labels.encode() + b"sS'data'\n" + array + b"s."
+
+
+def array(dtype, shape="(I1\nI3072\nt", state="S''\n"):
+    """An array as NumPy pickles it: made by _reconstruct, then given its parts."""
+    return (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n" + shape.encode() + dtype
+        + b"I00\n" + state.encode("latin1") + b"tb"
+    )  # fmt: skip
+
+
+PLAIN = b"cnumpy\ndtype\n(S'u1'\nI00\nI01\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntb"
+OBJECT = b"cnumpy\ndtype\n(S'O8'\nI00\nI01\ntR(I3\nS'|'\nNNNI-1\nI-1\nI63\ntb"
+FIELDS = b"cnumpy\ndtype\n(S'V8'\nI00\nI01\ntR(I3\nS'|'\nN(S'a'\nt(dS'a'\n(" + OBJECT + b"I0\ntsI8\nI1\nI0\ntb"
+SUBTLE = b"cnumpy\ndtype\n(S'u1'\nI00\nI01\ntR(I3\nS'|'\n(" + OBJECT + b"(I8\ntt(S'a'\ntNI8\nI1\nI63\ntb"
+
+FORGED = {
+    "objects over raw bytes": batch(array(OBJECT, "(I1\nt", "S'AAAAAAAA'\n")),
+    "fields of objects": batch(array(FIELDS, "(I1\nt", "S'AAAAAAAA'\n")),
+    "a number's dtype that becomes one of objects": batch(array(SUBTLE, "(I1\nt", "S'AAAAAAAA'\n")),
+    "fewer bytes than the shape": batch(array(PLAIN)),
+    "a negative extent": batch(array(PLAIN, "(I-1\nI3072\nt")),
+    "a shape of 2^62": batch(array(PLAIN, "(L4611686018427387904L\nt")),
+    "an array without parts": batch(b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"),
+    "another array class": batch(b"cnumpy\nndarray\n(I1\ntR"),
+    "a changed function": batch(b"c_codecs\nencode\n(dS'__defaults__'\n(I1\ntsb"),
+    "a changed function by slots": batch(b"c_codecs\nencode\n(N(dS'make'\nNstb"),
+    "a huge place in the memo": MARK + b"]r\xff\xff\xff\x7f.",
+    "a huge string": b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b".",
+    "a huge bytearray": b"\x80\x05\x96" + (2**62).to_bytes(8, "little") + b".",
+    "labels of 2^70": batch(array(PLAIN, state="S'" + "A" * 3072 + "'\n"), "(lp0\nL1180591620717411303424L\na"),
+    "labels of labels": batch(array(PLAIN, state="S'" + "A" * 3072 + "'\n"), "(lp0\ng0\na"),
+    "an attribute's way out": batch(b"cnumpy\nf2py.os.system\n(S'true'\ntR"),
+    "another module": batch(b"cos\nsystem\n(S'true'\ntR"),
+}  # fmt: skip
+
+
+def test_a_pickle_written_by_hand_is_read():
+    found = loads(batch(array(PLAIN, state="S'" + "A" * 3072 + "'\n")), "batch")
+    assert found["labels"] == [1] and found["data"].shape == (1, 3072) and set(found["data"].flat) == {65}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+@pytest.mark.parametrize("form", ["pickle", "tar"])
+def test_a_forged_pickle_is_refused_in_one_sentence(kind, form, tmp_path):
+    path = write(tmp_path, form)
+    (tmp_path / "checksums.md5").unlink()
+    if form == "pickle":
+        (tmp_path / "test_batch").write_bytes(FORGED[kind])
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            member = tarfile.TarInfo("cifar-10-batches-py/test_batch")
+            member.size = len(FORGED[kind])
+            archive.addfile(member, io.BytesIO(FORGED[kind]))
+    with pytest.raises(ValueError, match=r"test_batch(:| is damaged, or not a batch of CIFAR-10: )") as caught:
+        data.cifar10(path)
+    assert "\n" not in str(caught.value)
+
+
+def header(kind, size):
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.REGTYPE])
+@pytest.mark.parametrize("size", [1 << 27, 1 << 33, 1 << 62])
+def test_a_header_of_a_tar_that_claims_much_is_refused(kind, size, tmp_path):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    path.write_bytes(gzip.compress(header(kind, size) + bytes(1 << 16)))
+    with pytest.raises(ValueError, match="cifar-10-python.tar.gz (is damaged or truncated|has no data_batch_1)"):
+        data.cifar10(path)
+
+
+def test_a_tar_of_many_members_is_refused(tmp_path):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    path.write_bytes(gzip.compress(header(tarfile.DIRTYPE, 0) * 2000))
+    with pytest.raises(ValueError, match="more than 1000 members"):
+        data.cifar10(path)
+
+
+def test_an_npz_that_claims_much_is_refused_before_it_is_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "cifar10.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", bytes(1 << 20))
+    content = bytearray((tmp_path / "cifar10.npz").read_bytes())
+    place = content.index(b"PK\x01\x02") + 24  # the size, unpacked, in the directory
+    content[place : place + 4] = (2**31).to_bytes(4, "little")
+    (tmp_path / "cifar10.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="it claims 2147483648 bytes"):
+        data.cifar10(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [np.array([2**63], np.uint64), np.array([np.nan]), np.array(["1"]), np.array([-1])])
+def test_labels_of_an_npz_are_numbers_from_0_to_9(labels, tmp_path):
+    np.savez(tmp_path / "cifar10.npz", images=np.zeros((1, 3, 32, 32), np.uint8), labels=labels)
+    with pytest.raises(ValueError, match=r"labels (are no numbers|go from)"):
+        data.cifar10(tmp_path)
