@@ -15,6 +15,7 @@ from tilewright.comm.grid import grid_of
 from tilewright.comm.matvec_graph import Moments, matvec_graph, power_graph
 from tilewright.comm.operator import Operator, check_finite, count, place
 from tilewright.graph import Handle, TaskGraph
+from tilewright.kernels.scale import scaled
 from tilewright.resident import Prepared, Resident
 from tilewright.trace import Trace
 
@@ -318,14 +319,6 @@ def matvec(
     )  # fmt: skip
     with operator:
         return like(operator @ vector, A, x)
-
-
-def scaled(x: np.ndarray, exponent: int) -> np.ndarray:
-    """x 2^exponent, also where the power itself has no number."""
-    if x.dtype.kind == "c":
-        parts = np.ascontiguousarray(x).view(x.real.dtype)
-        return np.asarray(np.ldexp(parts, exponent)).view(x.dtype)
-    return np.asarray(np.ldexp(x, exponent))
 
 
 def _owner(handle: Handle) -> int:
