@@ -33,9 +33,10 @@ def normsd(a: np.ndarray, s: np.ndarray) -> None:
 
 
 def asymmetry(a: np.ndarray, b: np.ndarray, d: np.ndarray) -> None:
-    """d := max |A - B^H|, max |A|."""
-    d[0] = np.abs(a - b.conj().T).max(initial=0)
-    d[1] = np.abs(a).max(initial=0)
+    """d := max |A - B^H|, max |A|; not finite if A or B is not."""
+    with np.errstate(all="ignore"):
+        d[0] = np.abs(a - b.conj().T).max(initial=0)
+        d[1] = np.abs(a).max(initial=0)
 
 
 def logdiag(t: np.ndarray, s: np.ndarray) -> None:

@@ -28,7 +28,8 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LAPACK", "dense", "flag", "is_chunked", "is_tensor", "like", "numbers", "optional", "overlaps", "positive"]
+__all__ = ["LAPACK", "dense", "flag", "is_chunked", "is_tensor", "like", "numbers", "numeric", "optional",
+           "overlaps", "positive"]  # fmt: skip
 
 LAPACK = ("float32", "float64", "complex64", "complex128")
 """The dtypes there are kernels for."""
@@ -166,6 +167,14 @@ def _is_lazy(value: Any) -> bool:
     """Whether it is a dask collection: an array, a data frame, or what xarray makes of them."""
     graph = getattr(value, "__dask_graph__", None)
     return "dask" in sys.modules and callable(graph) and not isinstance(value, type) and graph() is not None
+
+
+def numeric(value: Any, what: str) -> np.ndarray:
+    """`dense` of any numeric dtype. Raises as that, and TypeError for strings, dates and objects."""
+    array = dense(value, what)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"{what} must have numbers, not {array.dtype}")
+    return array
 
 
 def numbers(value: Any, what: str, dtypes: tuple[str, ...] = LAPACK) -> np.ndarray:

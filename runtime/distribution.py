@@ -214,7 +214,7 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
     """
     if isinstance(owner, Distribution) and owner.ranks > ranks:
         raise ValueError(f"{owner} needs {owner.ranks} ranks, but there are {ranks}")
-    rules: Mapping[Any, Any] = owner if isinstance(owner, Mapping) else {}
+    rules: dict[Any, Any] = dict(owner) if isinstance(owner, Mapping) else {}  # a copy: the caller may change his
     default = near_square(ranks) if owner is None or isinstance(owner, Mapping) else owner
 
     def rank_of(handle: Handle) -> int:

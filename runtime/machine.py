@@ -39,6 +39,8 @@ Durations = float | Mapping[int, float]
 class Machine:
     """Ranks with workers, what their messages cost and how long their kernels take.
 
+    Tables are copied: what the caller changes in them afterwards changes nothing here.
+
     With neither ``gamma`` nor ``durations`` a task costs its `Op.weight` in seconds, as in the textbooks.
 
     Raises
@@ -90,6 +92,9 @@ class Machine:
             positive(getattr(self, name), f"Machine: {name}")
         if not 0 <= self.gpus <= self.workers:
             raise ValueError(f"Machine: gpus must be in 0..workers={self.workers}, not {self.gpus}")
+        tables = {op: dict(t) if isinstance(t, Mapping) else t for op, t in self.durations.items()}
+        object.__setattr__(self, "durations", tables)  # copies: the caller may change his
+        object.__setattr__(self, "acceleration", dict(self.acceleration))
         for name in ("alpha", "beta", "gamma", "overhead", "device_alpha", "device_beta"):
             value = getattr(self, name)
             if value is not None:

@@ -265,12 +265,15 @@ def tile_norms(a: Any, tile_size: int, workers: int | None = None) -> tuple[np.n
 
     (nt, nt) arrays, float64, of a lower triangle: the norm of a tile may be larger than any number. One tile task each.
     """
-    from tilewright.arguments import dense
+    from tilewright.arguments import numeric
     from tilewright.engine import run
     from tilewright.graph import R, TaskGraph, W
     from tilewright.tiles import TiledMatrix
 
-    tiles = TiledMatrix.view(dense(a, "the matrix"), tile_size)
+    matrix = numeric(a, "the matrix")
+    if matrix.dtype.kind == "c":
+        raise TypeError(f"mixed precision is for real matrices, not {matrix.dtype}")
+    tiles = TiledMatrix.view(matrix, tile_size)
     if tiles.mt != tiles.nt:
         raise ValueError(f"the matrix must be square, not {tiles.shape[0]} x {tiles.shape[1]}")
     g = TaskGraph("tile norms")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import dense, positive
+from tilewright.arguments import dense, numeric, positive
 from tilewright.graph import Handle
 
 __all__ = ["Store", "TiledMatrix"]
@@ -62,7 +62,7 @@ class TiledMatrix:
     @classmethod
     def from_numpy(cls, array: np.ndarray, tile_size: int) -> TiledMatrix:
         """A packed copy of a 2-D array, or of what `tilewright.arguments.dense` takes for one; in native byte order."""
-        array = _checked(dense(array, "the matrix"), tile_size)
+        array = _checked(numeric(array, "the matrix"), tile_size)
         matrix = cls.empty(array.shape, tile_size, array.dtype)
         source = cls.view(array, tile_size)
         for i, j in matrix:

@@ -42,6 +42,7 @@ import numpy as np
 
 from tilewright.arguments import like
 from tilewright.comm.operator import count
+from tilewright.kernels.scale import scaled
 
 if TYPE_CHECKING:
     from tilewright.comm.sparse import SparseOperator
@@ -124,17 +125,6 @@ def total(parts: list[tuple[float, int]]) -> tuple[float, int]:
         return inf, 0
     exponent = max((e for square, e in parts if square), default=0)
     return sqrt(sum(ldexp(square, 2 * (e - exponent)) for square, e in parts if square)), exponent
-
-
-def scaled(v: np.ndarray, exponent: int) -> np.ndarray:
-    """v 2^exponent, also where the power itself has no number."""
-    if not exponent:
-        return v
-    if v.dtype.kind == "c":
-        parts: np.ndarray = np.ldexp(np.ascontiguousarray(v).view(v.real.dtype), exponent)
-        return parts.view(v.dtype)
-    result: np.ndarray = np.ldexp(v, exponent)
-    return result
 
 
 # ------------------------------------------------------------------ bases

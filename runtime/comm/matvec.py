@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.arguments import flag, like, numbers
+from tilewright.arguments import dense, flag, like, numbers
 from tilewright.comm.grid import grid_of
 from tilewright.comm.matvec_graph import Moments, matvec_graph, power_graph
 from tilewright.comm.operator import Operator, check_finite, count, place
 from tilewright.graph import Handle, TaskGraph
+from tilewright.kernels.scale import scaled
 from tilewright.resident import Prepared, Resident
 from tilewright.trace import Trace
 
@@ -309,7 +310,13 @@ def matvec(
     >>> tw.matvec(np.eye(3), np.arange(3.0), layout="grid", grid=(2, 2))
     array([0., 1., 2.])
     """
-    matrix, vector = _matrix(A), numbers(x, "x")
+    matrix, vector = dense(A, "A"), dense(x, "x")
+    for array, name in ((matrix, "A"), (vector, "x")):
+        numbers(array[:0] if array.ndim else array, name)  # for what it refuses
+    kind = np.empty(0, np.result_type(matrix.dtype, vector.dtype)).real.dtype
+    if matrix.dtype.kind in "biu" and kind.kind == "f":
+        matrix = matrix.astype(kind)
+    matrix = _matrix(matrix)
     if vector.shape not in ((matrix.shape[1],), (matrix.shape[1], 1)):
         raise ValueError(f"x has shape {vector.shape}, but A has {matrix.shape[1]} columns")
     operator = DenseOperator(
@@ -318,14 +325,6 @@ def matvec(
     )  # fmt: skip
     with operator:
         return like(operator @ vector, A, x)
-
-
-def scaled(x: np.ndarray, exponent: int) -> np.ndarray:
-    """x 2^exponent, also where the power itself has no number."""
-    if x.dtype.kind == "c":
-        parts = np.ascontiguousarray(x).view(x.real.dtype)
-        return np.asarray(np.ldexp(parts, exponent)).view(x.dtype)
-    return np.asarray(np.ldexp(x, exponent))
 
 
 def _owner(handle: Handle) -> int:

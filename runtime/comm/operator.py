@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
+from numbers import Number
 from typing import Any, Self
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from tilewright.arguments import dense, like
+from tilewright.arguments import like, numeric
 from tilewright.backends import BACKENDS
 from tilewright.machine import cores
 
@@ -59,9 +60,7 @@ class Operator(LinearOperator):
 
     def _checked(self, x: Any, axis: int, product: str = "") -> np.ndarray:
         """x as a C-ordered array of the dtype of the product."""
-        array = dense(x, "x")
-        if array.dtype.kind not in "biufc":
-            raise TypeError(f"x must have numbers, not {array.dtype}")
+        array = numeric(x, "x")
         if array.ndim not in (1, 2) or array.shape[0] != self.shape[axis]:
             name = product or ("A^T x" if axis == 0 else "A x")
             raise ValueError(f"{name} with a matrix of {self.shape[0]} x {self.shape[1]} needs x of shape "
@@ -72,7 +71,7 @@ class Operator(LinearOperator):
 
     def _apply(self, x: Any, transposed: bool = False, conjugated: bool = False) -> Any:
         """A x, A^T x, conj(A) x or A^H x, of the kind of x."""
-        if isinstance(x, LinearOperator) or np.isscalar(x):
+        if isinstance(x, LinearOperator | Number):
             turned: LinearOperator = self if not (transposed or conjugated) else Turned(self, transposed, conjugated)
             return LinearOperator.dot(turned, x)  # type: ignore[arg-type] # SciPy takes numbers too
         name = ("A^H x" if conjugated else "A^T x") if transposed else "A x"

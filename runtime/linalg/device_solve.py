@@ -184,6 +184,7 @@ class DeviceProblem(Problem):
         self.torch, self.n, self.stage = torch, len(a), stage
         self.precision, self.refine, self.fallback = precision, refine, fallback
         self.check_finite, self.check_symmetric, self.given_tile_size = check_finite, check_symmetric, tile_size
+        self.roundoff = torch.finfo(a.dtype).eps / 2 if a.is_floating_point() else U
         self.a = (a if lower else a.mT).to(torch.float64)
         self.b = b.reshape(len(b), -1).to(torch.float64)
         self.info = SolveInfo(self.n, self.b.shape[1], "float64")
@@ -195,7 +196,9 @@ class DeviceProblem(Problem):
         with self.timed("check"):
             if self.check_finite and not bool(self.b.isfinite().all()):
                 raise ValueError("b has a NaN or infinity; check_finite=False skips this check")
-            if self.check_symmetric and not bool((self.a - self.a.mT).abs().max() <= self.n * U * self.a.abs().max()):
+            if self.check_symmetric and not bool(
+                (self.a - self.a.mT).abs().max() <= self.n * self.roundoff * self.a.abs().max()
+            ):
                 raise ValueError("the matrix is not symmetric")
             norm = float(row_sums(self.a).max())
             if self.check_finite and not np.isfinite(norm):

@@ -42,6 +42,9 @@ class Matrix:
         if array.shape[0] != array.shape[1]:
             raise ValueError(f"{what} must be square, not {array.shape[0]} x {array.shape[1]}")
         self.dtype = factor_dtype(array.dtype)
+        if array.dtype.kind in "biu":
+            whole = (array.to_numpy() if self.tiled else array).astype(self.dtype)
+            array = TiledMatrix.view(whole, a.tile_size) if self.tiled else whole
         if overwrite:
             _check_overwrite(a, what)
         self.in_place = overwrite and array.dtype == self.dtype

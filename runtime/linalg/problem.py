@@ -14,6 +14,7 @@ import numpy as np
 
 from tilewright import rates
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
+from tilewright.kernels.scale import scaled
 from tilewright.linalg import ladder
 from tilewright.linalg.cholesky import tiled_cholesky
 from tilewright.linalg.classical import classical
@@ -81,16 +82,31 @@ class Problem:
         with self.timed("check"):
             exponent = self._exponent()
             _, shifts = np.frexp(np.abs(self.b).max(axis=0))
-            right = np.ldexp(self.b, -shifts) if self.b.dtype.kind != "c" else self.b * np.ldexp(1.0, -shifts)
+            right = scaled(self.b, -shifts)
         rungs = self._rungs()
         self.system = system = System(self.A, right, self.stage)
         self._climb(system, rungs)
-        with np.errstate(over="ignore", under="ignore"):
-            scale = shifts - exponent
-            x = np.ldexp(system.x, scale) if system.x.dtype.kind != "c" else system.x * np.ldexp(1.0, scale)
+        scale, self._shift = shifts - exponent, exponent
+        x = scaled(system.x, scale)
         if not np.isfinite(x).all():
             raise AccuracyError("the solution overflows: its largest entries are beyond 1.8e308", self.info)
+        if self._vanished(system, x, scale):
+            raise AccuracyError("the solution underflows: its largest entries are below 2.2e-308", self.info, x)
         return x
+
+    def _vanished(self, system: System, x: np.ndarray, scale: np.ndarray) -> bool:
+        """Whether what underflow took from x breaks the promise: ||A|| 2^-1075 > n u (||A|| ||x|| + ||b||).
+
+        That can be only where the largest entry is no normal number; there the first term on the right does not count.
+        """
+        small = np.abs(x).max(axis=0) < np.finfo(np.float64).tiny
+        for k in np.flatnonzero(small):
+            if not np.array_equal(scaled(x[:, k], -scale[k]), system.x[:, k]):
+                norm = np.log2(max(system.norm, np.finfo(np.float64).tiny)) + self._shift
+                right = float(np.abs(self.b[:, k]).max())
+                if not right or norm - 1075 > np.log2(self.n * U) + np.log2(right):
+                    return True
+        return False
 
     def _exponent(self) -> int:
         """k of the matrix times 2^-k, which is what is solved with; 0 unless numbers are extreme.
@@ -104,7 +120,7 @@ class Problem:
         largest = frexp(top)[1]
         if not np.isfinite(top) or top == 0 or abs(largest) < _HUGE:
             return 0
-        self.a = np.ldexp(self.a, -largest) if self.a.dtype.kind != "c" else self.a * 2.0**-largest
+        self.a = scaled(self.a, -largest)
         self.A = TiledMatrix.view(self.a, self.tile_size)
         return largest
 

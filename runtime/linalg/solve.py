@@ -14,9 +14,9 @@ from tilewright.linalg import ladder
 from tilewright.linalg.matrix import Matrix, is_device_tensor
 from tilewright.linalg.problem import Problem
 from tilewright.linalg.refinement import METHODS
+from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.solve_info import SolveInfo
-from tilewright.linalg.stopping import U
 from tilewright.linalg.vectors import OPS
 from tilewright.replay import Replay, Stage
 from tilewright.schedulers import Policy
@@ -69,7 +69,7 @@ def solve(
     check_finite
         Look for NaN and infinities in a and b.
     check_symmetric
-        Compare the two triangles of a.
+        Compare the two triangles of a: they may differ by n u max |a_ij|, u the unit roundoff of the dtype of a.
     tile_size
         Rows of a tile; chosen by default.
     backend, scheduler, workers, options
@@ -158,7 +158,7 @@ def solve(
     )
     if check_symmetric:
         with problem.timed("check"):
-            _check_symmetric(problem.A, stage)
+            _check_symmetric(problem.A, stage, unit_roundoff(matrix.dtype), lower)
     x, info = _finished(problem, began)
     if real != kind:
         x = x[:, : x.shape[1] // 2] + 1j * x[:, x.shape[1] // 2 :]
@@ -188,8 +188,8 @@ def _check_names(assume_a: str, precision: Any, refine: str) -> None:
         raise ValueError(f"unknown refinement {refine!r}; known: auto, {', '.join(METHODS)}")
 
 
-def _check_symmetric(A: TiledMatrix, stage: Stage) -> None:
-    """ValueError if the triangles differ by more than n u max|A|. Tile tasks."""
+def _check_symmetric(A: TiledMatrix, stage: Stage, u: float, lower: bool) -> None:
+    """ValueError if the triangles differ by more than n u max|A|, or one of them is not finite. Tile tasks."""
     nt = A.nt
     g = TaskGraph(f"symmetric nt={nt}")
     handles, D = g.handles("A"), g.handles("D")
@@ -198,11 +198,20 @@ def _check_symmetric(A: TiledMatrix, stage: Stage) -> None:
             g.insert(OPS["asymmetry"], R(handles[i, j]), R(handles[j, i]), W(D[i, j]))
     differences = {(i, j): np.zeros((2, 1)) for j in range(nt) for i in range(j, nt)}
     Replay(g, {"A": A, "D": differences}, stage)()
+    if not all(np.isfinite(d).all() for d in differences.values()):
+        for i, j in A:
+            places = np.argwhere(~np.isfinite(A[i, j]))
+            if len(places):
+                row, column = (places[0] + (A.rows(i).start, A.columns(j).start))[:: 1 if lower else -1]
+                raise ValueError(
+                    f"the matrix has a NaN or infinity at ({row}, {column}); check_symmetric looks at both triangles"
+                )
     largest = max((float(d[1, 0]) for d in differences.values()), default=0.0)
-    bound = A.shape[0] * U * largest
+    bound = A.shape[0] * u * largest
     for (i, j), difference in differences.items():
-        if difference[0, 0] > bound:
+        if not difference[0, 0] <= bound:
             apart = np.abs(A[i, j] - A[j, i].conj().T)
-            row, column = np.unravel_index(int(np.nanargmax(apart)), apart.shape)
+            row, column = np.unravel_index(int(np.argmax(apart)), apart.shape)
             row, column = int(row) + A.rows(i).start, int(column) + A.columns(j).start
-            raise ValueError(f"the matrix is not symmetric: entries ({row}, {column}) and ({column}, {row}) differ")
+            raise ValueError(f"the matrix is not symmetric: entries ({row}, {column}) and ({column}, {row}) differ by "
+                             f"{apart.max():.2g}, more than rounding ({bound:.2g})")  # fmt: skip

@@ -43,7 +43,7 @@ class Pool:
 
     Every rank has a connection of its own to this process, idle ranks sleep in it. They end with the pool, with its
     owner, or with each other, and leave nothing behind. Inside ``with Pool(...)`` all calls with ``backend="mpi"``
-    that name no pool use this one.
+    that name no pool use this one. Threads may share it: their calls take turns. It can be neither pickled nor copied.
 
     Parameters
     ----------
@@ -299,6 +299,10 @@ class Pool:
         if self._end.detach():
             _kill(self._launch, self._connections, self.pids)
         self.scratch = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(f"a Pool is processes and can be neither pickled nor copied; make another with "
+                        f"tw.mpi.Pool({self.ranks})")  # fmt: skip
 
     def __enter__(self) -> Pool:
         _active.append(self)

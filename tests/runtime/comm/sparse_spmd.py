@@ -28,6 +28,23 @@ seen["powers"] = [
 for s in (1, 4):
     solution, report = tw.cg(tw.SparseOperator(P, backend="mpi", partition="bisection"), np.ones(100), s, rtol=1e-10)
     seen["cg"].append(report.converged and np.allclose(P @ solution, 1))
+D, y = P.toarray(), np.arange(100.0)
+half = comm.Split(comm.rank == 0)
+seen["dense"] = [
+    np.allclose(tw.matvec(D, y, backend="mpi"), D @ y),  # on all ranks
+    tw.DenseOperator(D).ranks == 3,
+    np.allclose(tw.DenseOperator(D, layout="grid") @ y, D @ y),
+    tw.DenseOperator(D, comm=half).ranks == half.size,  # on those of a communicator
+    np.allclose(tw.matvec(D, y, backend="mpi", comm=half), D @ y),
+    np.isclose(tw.DenseOperator(D).power_iteration(50)[0], np.linalg.eigvalsh(D)[-1], rtol=1e-2),
+]
+with tw.SparseOperator(P, backend="mpi") as op:
+    seen["narrow"] = [tw.cg(tw.SparseOperator(P.astype("f"), backend="mpi"), np.full(100, 1e-25, "f"))[1].converged,
+                      np.allclose(op @ y, P @ y)]  # fmt: skip
+try:
+    tw.DenseOperator(D, ranks=2)
+except ValueError as error:
+    seen["size"] = str(error)
 try:
     tw.SparseOperator(A * (1 + (comm.rank == 2)), backend="mpi")
 except ValueError as error:

@@ -1,5 +1,7 @@
 """Conjugate gradients in steps of s."""
 
+import itertools
+
 import numpy as np
 import pyamg
 import pytest
@@ -156,6 +158,99 @@ def test_bad_input_to_cg_is_one_clear_sentence(arguments, words):
     with pytest.raises(ValueError) as caught:
         tw.cg(**arguments)
     assert words in str(caught.value)
+
+
+# ------------------------------------------------------------------ honest, whatever the scale
+
+
+def residual(A, x, b):
+    """||b - A x|| and ||b|| in long double."""
+    wide = np.longdouble
+    with np.errstate(all="ignore"):
+        r, b = b.astype(wide) - A.toarray().astype(wide) @ x.astype(wide), b.astype(wide)
+        return np.sqrt((r * r).sum()), np.sqrt((b * b).sum())
+
+
+@pytest.mark.parametrize("s", [1, 4])
+@pytest.mark.parametrize("n", [1, 2, 30])
+@pytest.mark.parametrize("dtype", ["f", "d"])
+def test_converged_says_what_the_residual_says_at_every_scale(dtype, n, s):
+    rng = np.random.default_rng(n)
+    for size, right, start in itertools.product([1, 1e-30, 1e30], [1, 1e20, 1e-25, 1e-38, 1e38, 0], [None, 0, 1, 1e25]):
+        A = (sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n)) * size).astype(dtype).tocsr()
+        b = (rng.uniform(0.5, 1, n) * right).astype(dtype)
+        x0 = None if start is None else (rng.uniform(0.5, 1, n) * start).astype(dtype)
+        x, report = tw.cg(tw.SparseOperator(A, ranks=min(2, n), backend="serial"), b, s=s, x0=x0, maxiter=100)
+        left, whole = residual(A, x, b)
+        assert report.converged == bool(left <= 1e-5 * whole), (size, right, start, report)
+        if report.converged and whole:
+            assert np.isclose(report.residual, float(left / whole), rtol=1e-3, atol=1e-9)
+        if dtype == "d" and start != 1e25:  # nothing is beyond the range of float64
+            assert report.converged
+
+
+@pytest.mark.parametrize("dtype", ["f", "d", "F", "D"])
+def test_powers_of_two_times_b_change_no_bit_but_the_exponent(dtype):
+    A, rng = poisson(8, 8).astype(dtype), np.random.default_rng(0)
+    b = rng.standard_normal(64).astype(dtype)
+    op = tw.SparseOperator(A, ranks=2, backend="serial")
+    x, report = tw.cg(op, b, rtol=1e-6)
+    for power in (-60, 70):
+        y, other = tw.cg(op, b * b.real.dtype.type(2.0**power), rtol=1e-6)
+        assert np.array_equal(y, x * x.real.dtype.type(2.0**power))
+        assert (other.iterations, other.residual, other.converged) == (report.iterations, report.residual, True)
+
+
+@pytest.mark.parametrize("backend", ["serial", "mpi"])
+def test_the_examples_that_were_called_converged_with_x_0(backend):
+    A = (2 * sp.eye_array(4)).astype("f").tocsr()
+    op = tw.SparseOperator(A, ranks=2, backend=backend)
+    for value in (1e20, 1e-25, 3e38, 1e-37):
+        x, report = tw.cg(op, np.full(4, value, "f"))
+        assert report.converged and np.allclose(x, np.float32(value) / 2, rtol=1e-5, atol=0)
+    x, report = tw.cg(op, np.zeros(4), x0=np.ones(4))  # as SciPy: at once
+    assert report.converged and not x.any() and report.iterations == 0 and report.residual == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 25), seed=st.integers(0, 99), power=st.integers(-250, 250), s=st.integers(1, 5))
+def test_the_solution_is_scipys(n, seed, power, s):
+    rng = np.random.default_rng(seed)
+    E = sp.random_array((n, n), density=0.2, rng=rng)
+    A = sp.csr_array(E @ E.T + sp.eye_array(n))
+    b = rng.standard_normal(n)
+    wanted, info = scipy_cg(A, b, rtol=1e-9, maxiter=50 * n)
+    x, report = tw.cg(A, b * 2.0**power, s=s, rtol=1e-9, maxiter=50 * n)
+    assert report.converged == (info == 0) and np.allclose(x * 2.0**-power, wanted, rtol=1e-6, atol=1e-8)
+
+
+def test_a_float32_residual_is_judged_in_float64():
+    """Rounding errors of b - A x in float32 are far above a tolerance of 1e-9."""
+    A, b = poisson(10, 10).astype("f"), np.ones(100, "f")
+    x, report = tw.cg(A, b, rtol=1e-9)
+    left, whole = residual(A, x, b)
+    assert not report.converged and np.isclose(report.residual, float(left / whole), rtol=1e-6)
+    assert report.residual < 1e-5
+
+
+def test_a_matrix_that_is_symmetric_to_the_rounding_of_float32_is_symmetric():
+    A = poisson(4, 4).astype("f")
+    A.data[1] *= np.float32(1 + 2e-7)
+    assert tw.cg(A, np.ones(16, "f"))[1].converged
+    A = A.astype("d")
+    with pytest.raises(ValueError, match="need a Hermitian matrix"):
+        tw.cg(A, np.ones(16))
+
+
+def test_a_complex_start_of_a_real_system_is_refused_and_not_cut():
+    with pytest.raises(TypeError, match="x0 is complex, but A and b are real"):
+        tw.cg(poisson(2, 2), np.ones(4), x0=np.ones(4) * 1j)
+
+
+def test_nan_is_never_converged():
+    op = tw.SparseOperator(sp.eye_array(3), ranks=1, backend="serial", check_finite=False)
+    _, report = tw.cg(op, np.array([1, np.nan, 1]))
+    assert not report.converged
 
 
 # ------------------------------------------------------------------ bases

@@ -175,6 +175,73 @@ class TestValues:
         assert np.allclose(tw.matvec(A, x, layout="grid", grid=(3, 4), backend="serial"), A @ x)
 
 
+class TestPowerIteration:
+    """The eigenvalue, at every scale; and 0 for what a matrix sends to zero."""
+
+    @backends
+    def test_of_a_zero_matrix_and_a_nilpotent_one_is_zero(self, backend):
+        for matrix in (np.zeros((3, 3)), np.diag([1.0, 1.0], 1)):
+            value, vector = tw.DenseOperator(matrix, ranks=2, backend=backend).power_iteration(5)
+            assert value == 0 and np.isclose(np.linalg.norm(vector), 1) and not (matrix @ vector).any()
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+    @pytest.mark.parametrize("grid", [(1, 1), (2, 2), (3, 1)])
+    def test_lengths_neither_overflow_nor_underflow(self, dtype, grid):
+        A = random((12, 12), dtype)
+        A = A + A.conj().T + 30 * np.eye(12, dtype=dtype)
+        real = np.zeros(0, dtype).real.dtype
+        value, vector = tw.DenseOperator(A, "grid", grid=grid, backend="serial").power_iteration(40)
+        most = np.finfo(real).maxexp
+        for power in (-most + 20, -most // 2, most // 2, most - 20):
+            scaled = A * real.type(2.0) ** real.type(power)
+            other, turned = tw.DenseOperator(scaled, "grid", grid=grid, backend="serial").power_iteration(40)
+            factor = 1 if real == np.float64 else 1e4
+            assert np.isclose(other * 2.0**-power, value, rtol=1e-10 * factor**2)
+            assert np.allclose(turned, vector, atol=1e-6 * factor**0.5)
+
+    def test_starts_of_every_scale_and_of_complex_numbers(self):
+        A = np.diag([1.0, 3.0])
+        op = tw.DenseOperator(A, ranks=2, backend="serial")
+        for scale in (1e300, 1e-300, 1e-310):
+            assert np.isclose(op.power_iteration(40, np.array([1.0, 1.0]) * scale)[0], 3)
+        value, vector = op.power_iteration(40, np.array([1.0, 1j]))
+        assert isinstance(value, complex) and np.isclose(value, 3) and np.allclose(vector, [0, 1j])
+        assert op.power_iteration(3, np.ones(2, "f"))[1].dtype == float
+        assert tw.DenseOperator(A.astype("f"), ranks=1, backend="serial").power_iteration(3)[1].dtype == np.float32
+
+    def test_a_length_beyond_all_numbers_is_said(self):
+        op = tw.DenseOperator(np.full((4, 4), 1e308), ranks=2, backend="serial")
+        with pytest.raises(OverflowError, match="beyond the range of float64; scale the matrix"):
+            op.power_iteration(2)
+
+
+@backends
+def test_no_columns_and_no_rows(backend):
+    op = tw.DenseOperator(np.ones((3, 3)), ranks=2, backend=backend)
+    assert (op @ np.ones((3, 0))).shape == (3, 0) and (op.T @ np.ones((3, 0))).shape == (3, 0)
+    assert tw.matvec(np.ones((0, 3)), np.ones(3), ranks=2, backend=backend).shape == (0,)
+    assert not tw.matvec(np.ones((3, 0)), np.ones(0), ranks=2, backend=backend).any()
+
+
+def test_ranks_are_those_of_the_pool():
+    A, x = random((6, 6)), random(6)
+    with tw.mpi.Pool(3) as pool:
+        assert tw.DenseOperator(A).ranks == 3 == tw.SparseOperator(A, backend="mpi").ranks
+        assert np.allclose(tw.matvec(A, x, backend="mpi"), A @ x)
+        assert np.allclose(tw.DenseOperator(A, "grid", grid=(3, 1)) @ x, A @ x)
+    with tw.mpi.Pool(2) as other:
+        with pytest.raises(ValueError, match="ranks=3, but there are 2"):
+            tw.DenseOperator(A, ranks=3, pool=other)
+        with pytest.raises(RuntimeError, match="pool is closed"):
+            tw.DenseOperator(A, pool=pool)
+        assert tw.DenseOperator(A, pool=other).ranks == 2
+    for backend in ("serial", "threads"):
+        with pytest.raises(ValueError, match=f"pool and comm are for backend 'mpi', not '{backend}'"):
+            tw.matvec(A, x, backend=backend, pool=pool)
+    with pytest.raises(TypeError, match=r"matvec\(\) got an unexpected keyword argument 'workers'"):
+        tw.matvec(A, x, backend="mpi", workers=3)
+
+
 class TestMessages:
     @pytest.mark.parametrize("p", [2, 4, 8, 16])
     def test_rows_and_columns_send_p_minus_1_pieces_in_log_p_messages(self, p):

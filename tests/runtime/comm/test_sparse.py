@@ -458,6 +458,8 @@ def test_the_same_calls_are_collective_under_mpiexec(tmp_path):
         assert seen["products"] == [True] * 6
         assert seen["powers"] == [True] * 3
         assert seen["cg"] == [True, True]
+        assert seen["dense"] == [True] * 6 and seen["narrow"] == [True] * 2
+        assert seen["size"] == "ranks=2, but there are 3"
         assert "ranks were called with different matrix" in seen["different"]
 
 
