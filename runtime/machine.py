@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tilewright.graph import Handle, Op, Task, TaskGraph
 
 from tilewright.arguments import positive
-from tilewright.scalars import instance
+from tilewright.scalars import function, instance, real, text, whole
 
 __all__ = ["Machine", "check_plan", "cores", "worker_count"]
 
@@ -40,7 +40,10 @@ class Machine:
     Raises
     ------
     ValueError
-        ``workers``, ``ranks`` or ``tile_size`` is below 1, ``gpus`` is not in 0..``workers``, or a time is negative.
+        ``workers``, ``ranks`` or ``tile_size`` is below 1, ``gpus`` is not in 0..``workers``, a time is negative or not
+        finite, an acceleration is not positive.
+    TypeError
+        A field is of another kind, such as a string for a time.
 
     Examples
     --------
@@ -81,12 +84,30 @@ class Machine:
     def __post_init__(self) -> None:
         for name in ("workers", "ranks", "tile_size"):
             positive(getattr(self, name), f"Machine: {name}")
-        if not 0 <= self.gpus <= self.workers:
+        if not 0 <= whole(self.gpus, "Machine: gpus") <= self.workers:
             raise ValueError(f"Machine: gpus must be in 0..workers={self.workers}, not {self.gpus}")
         for name in ("alpha", "beta", "gamma", "overhead", "device_alpha", "device_beta"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
+            if value is None and name == "gamma":
+                continue
+            if not real(value, f"Machine: {name}") >= 0:
                 raise ValueError(f"Machine: {name} must be a time in seconds, not {value}")
+        for name in ("durations", "acceleration"):
+            table = instance(
+                getattr(self, name), f"Machine: {name}", Mapping, "a dict by op name, such as {'gemm': 0.1}"
+            )  # type: ignore[type-abstract]
+            for op, value in table.items():
+                text(op, f"a name in Machine: {name}")
+                if name == "acceleration":
+                    real(value, f"Machine: acceleration of {op}", 0, above=True)
+                elif isinstance(value, Mapping):
+                    for size, seconds in value.items():
+                        real(size, f"a tile size in Machine: durations of {op}", 0, above=True)
+                        real(seconds, f"Machine: durations of {op} at {size}", 0)
+                else:
+                    real(value, f"Machine: durations of {op}", 0)
+        if self.shape is not None:
+            function(self.shape, "Machine: shape")
 
     def replace(self, **changes: Any) -> Machine:
         """The same machine with some fields changed."""

@@ -14,6 +14,7 @@ from tilewright.distribution import Distribution, owners
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine, check_plan
 from tilewright.progress import reports
+from tilewright.scalars import choice, real, whole
 from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
@@ -118,8 +119,8 @@ def simulate(
     check_plan(graph, machine)
     machine = machine or Machine()
     policy = find_policy(scheduler)
-    if broadcast not in BROADCASTS:
-        raise ValueError(f"unknown broadcast {broadcast!r}; known: {', '.join(BROADCASTS)}")
+    choice(broadcast, "broadcast", BROADCASTS)
+    whole(seed, "seed")
     store = Store({} if data is None else data)
     layout = graph.layout
     machine = known_shapes(graph, machine, data, owner is not None)
@@ -194,7 +195,7 @@ def noise_of(noise: Noise, seed: int) -> Callable[[Task, float], float] | None:
     generator = random.Random(seed)
     if callable(noise):
         return lambda task, seconds: noise(generator, task, seconds)
-    if noise < 0:
+    if real(noise, "noise") < 0:
         raise ValueError(f"noise must not be negative, got {noise}")
     if noise == 0:
         return None
