@@ -106,6 +106,11 @@ def register(op: str, device: str, storage: str, accumulate: str, source: str, f
         There is such a row already; the message lists the rows of that op.
     """
     row = Row(op, device, storage, accumulate, source, function)
+    for name, value in zip(Row._fields[:5], row, strict=False):
+        if not isinstance(value, str) or not value:
+            raise TypeError(f"{name} must be a string that is not empty, not {value!r}")
+    if not callable(function):
+        raise TypeError(f"function must be a function of buffers, not {function!r}")
     sources = _rows.setdefault(row[:4], {})
     if source in sources:
         raise ValueError(f"the kernel table already has this row: {row}\n{_listing(op)}")
@@ -130,6 +135,15 @@ def lookup(op: str, device: str, storage: str, accumulate: str, source: str = ""
     KeyError
         No row fits; the message lists the rows of that op.
     """
+    for name, value in {
+        "op": op,
+        "device": device,
+        "storage": storage,
+        "accumulate": accumulate,
+        "source": source,
+    }.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} must be a string, not {value!r}")
     letter = DTYPES.get(accumulate, "d")
     library = choice.library(op, letter) if op in choice.ROUTINES else choice.current()
     _fill(library)

@@ -15,6 +15,7 @@ from operator import index as as_integer
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from tilewright.graph import Handle, TaskGraph
+from tilewright.scalars import whole
 
 __all__ = [
     "BlockCyclic", "Distribution", "Layout", "RowBlocks", "SymmetricBlockCyclic", "by_handle", "chosen_owner",
@@ -60,8 +61,12 @@ class BlockCyclic:
     Q: int
 
     def __post_init__(self) -> None:
-        if self.P < 1 or self.Q < 1:
-            raise ValueError(f"a grid needs at least one row and one column of ranks, not {self.P} x {self.Q}")
+        for name, extent in (("P", self.P), ("Q", self.Q)):
+            if whole(extent, f"BlockCyclic: {name}") < 1:
+                raise ValueError(
+                    f"BlockCyclic: {name} must be at least 1; a grid needs at least one row and one column of ranks, "
+                    f"not {self.P} x {self.Q}"
+                )
 
     @property
     def ranks(self) -> int:
@@ -86,7 +91,7 @@ class SymmetricBlockCyclic:
     r: int
 
     def __post_init__(self) -> None:
-        if self.r < 2:
+        if whole(self.r, "SymmetricBlockCyclic: r") < 2:
             raise ValueError(f"a symmetric block-cyclic distribution needs r >= 2, not {self.r}")
 
     @property
@@ -110,8 +115,9 @@ class RowBlocks:
     mt: int
 
     def __post_init__(self) -> None:
-        if self.ranks < 1 or self.mt < 1:
-            raise ValueError(f"RowBlocks needs at least one rank and one tile row, not {self.ranks} and {self.mt}")
+        if min(whole(self.ranks, "RowBlocks: ranks"), whole(self.mt, "RowBlocks: mt")) < 1:
+            raise ValueError(f"RowBlocks needs at least one rank and one tile row, not {self.ranks} and {self.mt} "
+                             "(ranks and mt)")  # fmt: skip
 
     def __call__(self, i: int, j: int) -> int:
         return i * self.ranks // self.mt
@@ -119,7 +125,7 @@ class RowBlocks:
 
 def near_square(ranks: int) -> BlockCyclic:
     """The block-cyclic grid P x Q of exactly ``ranks`` ranks whose P <= Q are closest."""
-    if ranks < 1:
+    if whole(ranks, "ranks") < 1:
         raise ValueError(f"a grid needs at least one rank, not {ranks}")
     P = next(P for P in range(isqrt(ranks), 0, -1) if ranks % P == 0)
     return BlockCyclic(P, ranks // P)
@@ -167,6 +173,10 @@ def picture(owner: Callable[[int, int], int], mt: int, nt: int, *, lower: bool =
     return "\n".join(" ".join(cell.rjust(width) for cell in row) for row in table)
 
 
+def _is_rank(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool | type) and not getattr(value, "ndim", 0)
+
+
 def chosen_owner(options: Mapping[str, Any]) -> Any:
     """The rule that ``owner=`` or ``grid=`` of a call says, for `owners`; None if neither is there.
 
@@ -212,6 +222,10 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
     A function of a handle. A `Distribution` sees a handle with one index i as tile (i, 0) and one without index as
     (0, 0). The function raises ValueError where a rule gives no rank from 0 to ``ranks - 1``.
     """
+    if not (owner is None or isinstance(owner, Mapping | Distribution) or callable(owner) or _is_rank(owner)):
+        raise TypeError(
+            f"owner must be a rank, a distribution, a function of indices or a dict of these, not {owner!r}"
+        )
     if isinstance(owner, Distribution) and owner.ranks > ranks:
         raise ValueError(f"{owner} needs {owner.ranks} ranks, but there are {ranks}")
     rules: dict[Any, Any] = dict(owner) if isinstance(owner, Mapping) else {}  # a copy: the caller may change his
@@ -227,7 +241,7 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
             rank = rule(*handle.index)
         else:
             rank = rule
-        if isinstance(rank, bool) or not hasattr(rank, "__index__") or not 0 <= rank < ranks:
+        if not _is_rank(rank) or not 0 <= rank < ranks:
             raise ValueError(f"owner of {handle} is {rank!r}, not one of the ranks 0 to {ranks - 1}")
         return int(rank)
 

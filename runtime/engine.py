@@ -196,6 +196,24 @@ class Run:
         )
 
 
+def _check_data(graph: TaskGraph, data: Any) -> None:
+    """ValueError for data of which the graph uses nothing, or only a part where it is made for all."""
+    if not isinstance(data, Mapping) or not len(graph):
+        return
+    names = {handle.name for handle in graph.handles_used}
+    for key, value in data.items():
+        name = key.name if isinstance(key, Handle) else key
+        if isinstance(name, str) and name not in names:
+            raise ValueError(
+                f"data has {key!s}, which graph {graph.name!r} does not use; it uses {', '.join(sorted(names))}"
+            )
+        extent = graph.extents.get(name) if isinstance(key, str) else None
+        tiles = getattr(value, "mt", None), getattr(value, "nt", None)
+        if extent is not None and None not in tiles and tiles != extent:
+            raise ValueError(f"data: {name} has {tiles[0]} x {tiles[1]} tiles, but graph {graph.name!r} is for "
+                             f"{extent[0]} x {extent[1]}")  # fmt: skip
+
+
 def _flops(task: Task, store: Store) -> float:
     """Flops of a task on this data; 0 without a formula, or where a buffer is not there yet."""
     if task.op.flops is None:
@@ -250,7 +268,7 @@ def run(
     Raises
     ------
     ValueError, TypeError, MissingDataError
-        A wrong argument or missing data, before any task runs.
+        A wrong argument, missing data or data of which the graph uses nothing, before any task runs.
     Exception
         Whatever a task raises, with a note that names the task and the worker. Tasks that have not begun by then
         never run.
@@ -287,6 +305,7 @@ def run(
     site = find_site(backend, options)
     site.plan_with(machine)
     data = site.argument({} if data is None else data)
+    _check_data(graph, data)
     with site.agreement():
         policy = find_policy(scheduler)
         program = Program(graph, Store(data))

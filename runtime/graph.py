@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 import numpy as np
 
 from tilewright.files import write_text
+from tilewright.scalars import flag, function, real, text
 
 if TYPE_CHECKING:
     import networkx
@@ -184,12 +185,21 @@ class Op:
     ``"accumulate"``: the dtype of that tile, for a substitution. ``""``: as they are."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str):
-            raise TypeError(f"an op's name is a string, not {self.name!r}")
+        text(self.name, "name of an Op")
+        for what in ("function", "flops", "explain"):
+            if getattr(self, what) is not None:
+                function(getattr(self, what), f"{what} of Op {self.name}")
         if self.function is not None:
             _check_function(self.function, self.name)
-        if self.operands not in ("", "storage", "accumulate"):
-            raise ValueError(f"operands of {self.name} are 'storage', 'accumulate' or '', not {self.operands!r}")
+        function(self.indices, f"indices of Op {self.name}")
+        real(self.weight, f"weight of Op {self.name}", 0)
+        flag(self.external, f"external of Op {self.name}")
+        flag(self.in_place, f"in_place of Op {self.name}")
+        text(self.source, f"source of Op {self.name}")
+        for what, known in (("again", ("", "shared", "always")), ("operands", ("", "storage", "accumulate"))):
+            value = getattr(self, what)
+            if not isinstance(value, str) or value not in known:
+                raise ValueError(f"{what} of {self.name} are {', '.join(map(repr, known[1:]))} or '', not {value!r}")
 
     def __repr__(self) -> str:
         return f"Op({self.name})"
@@ -267,7 +277,7 @@ class TaskGraph:
     """
 
     def __init__(self, name: str = "graph") -> None:
-        self.name = name
+        self.name = text(name, "name of a graph")
         self.tasks: list[Task] = []
         self.inputs: dict[Handle, None] = {}
         """Handles whose first access reads them: a run needs data for each (an ordered set)."""
@@ -280,6 +290,8 @@ class TaskGraph:
         """Names of handles whose values nobody wants after the run; engines do not bring them back."""
         self.layout: Layout | None = None
         """Ranks, owners and shapes that go with the algorithm; engines use them where a call names no owner."""
+        self.extents: dict[str, tuple[int, int]] = {}
+        """Tile rows and columns of the matrices that the algorithm works on, where its author knows; set last."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
         self._ops: dict[Hashable, Op] = {}  # by identity: callables may be equal and not the same, or not hashable
         self._successors: list[list[int]] = []
@@ -358,6 +370,7 @@ class TaskGraph:
         task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority)
         self.tasks.append(task)
         self.closed_form = self.recipe = None  # they were those of a smaller graph
+        self.extents = {}
         return task
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -13,7 +13,6 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from tilewright import document
 from tilewright.arguments import positive
 from tilewright.cgroup import quota_of_this_process
 from tilewright.files import write_text
-from tilewright.scalars import instance
+from tilewright.scalars import function, instance, real, text, whole
 
 __all__ = ["Machine", "check_plan", "cores", "worker_count"]
 
@@ -46,10 +45,10 @@ class Machine:
     Raises
     ------
     ValueError
-        ``workers``, ``ranks`` or ``tile_size`` is below 1, ``gpus`` is not in 0..``workers``, or a time is negative,
-        infinite or no number, also one of ``durations``.
+        ``workers``, ``ranks`` or ``tile_size`` is below 1, ``gpus`` is not in 0..``workers``, a time is negative or not
+        finite, an acceleration is not positive.
     TypeError
-        ``workers``, ``ranks`` or ``tile_size`` is not an integer, or a time is nothing that could be one.
+        A field is of another kind, such as a string for a time.
 
     Examples
     --------
@@ -90,23 +89,33 @@ class Machine:
     def __post_init__(self) -> None:
         for name in ("workers", "ranks", "tile_size"):
             positive(getattr(self, name), f"Machine: {name}")
-        if not 0 <= self.gpus <= self.workers:
+        if not 0 <= whole(self.gpus, "Machine: gpus") <= self.workers:
             raise ValueError(f"Machine: gpus must be in 0..workers={self.workers}, not {self.gpus}")
+        for name in ("alpha", "beta", "gamma", "overhead", "device_alpha", "device_beta"):
+            value = getattr(self, name)
+            if value is None and name == "gamma":
+                continue
+            if not real(value, f"Machine: {name}") >= 0:
+                raise ValueError(f"Machine: {name} must be a time in seconds, not {value}")
+        for name in ("durations", "acceleration"):
+            table = instance(
+                getattr(self, name), f"Machine: {name}", Mapping, "a dict by op name, such as {'gemm': 0.1}"
+            )  # type: ignore[type-abstract]
+            for op, value in table.items():
+                text(op, f"a name in Machine: {name}")
+                if name == "acceleration":
+                    real(value, f"Machine: acceleration of {op}", 0, above=True)
+                elif isinstance(value, Mapping):
+                    for size, seconds in value.items():
+                        real(size, f"a tile size in Machine: durations of {op}", 0, above=True)
+                        real(seconds, f"Machine: durations of {op} at {size}", 0)
+                else:
+                    real(value, f"Machine: durations of {op}", 0)
         tables = {op: dict(t) if isinstance(t, Mapping) else t for op, t in self.durations.items()}
         object.__setattr__(self, "durations", tables)  # copies: the caller may change his
         object.__setattr__(self, "acceleration", dict(self.acceleration))
-        for name in ("alpha", "beta", "gamma", "overhead", "device_alpha", "device_beta"):
-            value = getattr(self, name)
-            if value is not None:
-                _check_time(value, name)
-        for op, table in self.durations.items():
-            for size, seconds in table.items() if isinstance(table, Mapping) else [(1, table)]:
-                _check_time(seconds, f"durations[{op!r}]")
-                if isinstance(size, bool) or not isinstance(size, Real) or not 0 < size < math.inf:
-                    raise ValueError(f"Machine: durations[{op!r}] is a table by tile size, and {size!r} is none")
-        for op, factor in self.acceleration.items():
-            if isinstance(factor, bool) or not isinstance(factor, Real) or not 0 < factor < math.inf:
-                raise ValueError(f"Machine: acceleration[{op!r}] must be a positive number, not {factor!r}")
+        if self.shape is not None:
+            function(self.shape, "Machine: shape")
 
     def replace(self, **changes: Any) -> Machine:
         """The same machine with some fields changed."""
@@ -276,14 +285,6 @@ class Machine:
         from tilewright.calibration import calibrate
 
         return calibrate(**options)
-
-
-def _check_time(value: Any, what: str) -> None:
-    """ValueError or TypeError unless it is a finite number of seconds, not negative: NaN comes before no other time."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"Machine: {what} must be a time in seconds, not {value!r}")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"Machine: {what} must be a time in seconds, finite and not negative, not {value}")
 
 
 MOST = 1 << 20

@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 
 from tilewright.distribution import owners
 from tilewright.graph import RW, Access, Handle, Op, R, Task, TaskGraph, W
+from tilewright.scalars import instance, whole
 
 __all__ = ["DROP", "RECEIVE", "SEND", "Message", "MessagePlan", "Part"]
 
@@ -92,6 +93,12 @@ class _Version:
             self.of.last[rank] = max(self.of.last.get(rank, -1), self.writer)
 
 
+def _several(value: Any, what: str, kind: str) -> Any:
+    if isinstance(value, str | bytes) or not isinstance(value, Collection) or getattr(value, "ndim", 1) != 1:
+        raise TypeError(f"{what} must be a list of {kind}, not {value!r}")
+    return value
+
+
 class Part(NamedTuple):
     """What one rank does."""
 
@@ -136,8 +143,15 @@ class MessagePlan:
         collect: Collection[int] = (),
         results: Collection[Handle] | None = None,
     ) -> None:
+        instance(graph, "graph", TaskGraph, "a TaskGraph")
+        if not (start is None or whole(ranks, "ranks", 1) > whole(start, "start", 0)):
+            raise ValueError(f"start must be one of the ranks 0 to {ranks - 1}, not {start}")
         self.graph = graph
-        self.ranks = ranks
+        self.ranks = whole(ranks, "ranks", 1)
+        collect = _several(collect, "collect", "ranks")
+        for rank in collect:
+            whole(rank, f"a rank of collect={collect!r}", 0, ranks - 1)
+        results = results if results is None else _several(results, "results", "handles")
         self.owner = cache(owners(owner, ranks))
         self.places: list[int] = []
         """The rank of each task."""

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from tilewright.arguments import positive
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.scalars import instance
 
 __all__ = ["Bounds", "bounds", "mixed_bounds", "width"]
 
@@ -41,12 +43,24 @@ class Bounds:
 def bounds(graph: TaskGraph, workers: int, cost: Callable[[Task], float] | Sequence[float] | None = None) -> Bounds:
     """Area and critical-path bounds. O(tasks + edges).
 
+    Raises
+    ------
+    TypeError, ValueError
+        Not a graph, fewer than one worker, or costs of another number of tasks.
+
     Examples
     --------
     >>> import tilewright as tw
     >>> tw.bounds(tw.cholesky_graph(nt=16), workers=8)     # t^3/p and 9t - 10, in units of nb^3/3
     Bounds(area=512.0, critical_path=134.0)
     """
+    instance(graph, "graph", TaskGraph, "a TaskGraph")
+    positive(workers, "workers")
+    if not (cost is None or callable(cost) or (isinstance(cost, Sequence) and not isinstance(cost, str | bytes))
+            or getattr(cost, "ndim", 0) == 1):  # fmt: skip
+        raise TypeError(f"cost must be a function of a task or a sequence by task index, not {cost!r}")
+    if cost is not None and not callable(cost) and len(cost) != len(graph):
+        raise ValueError(f"cost has {len(cost)} costs for the {len(graph)} tasks of {graph!r}")
     work = graph.work(cost)
     return Bounds(area=work / workers, critical_path=graph.critical_path(cost).length, work=work)
 

@@ -12,7 +12,7 @@ from math import inf, isfinite
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-__all__ = ["choice", "instance", "nearby", "real", "whole"]
+__all__ = ["choice", "flag", "function", "instance", "nearby", "real", "text", "whole"]
 
 T = TypeVar("T")
 
@@ -80,6 +80,33 @@ def choice(value: Any, what: str, known: Iterable[str]) -> str:
     if value not in names:
         hint = nearby([value], names)
         raise ValueError(f"unknown {what} {_shown(value)}; known: {', '.join(names)}{f'; {hint}' if hint else ''}")
+    return value
+
+
+def flag(value: Any, what: str) -> bool:
+    """True or False, also as 1 or 0. The string "no" is true in Python, and means something else.
+
+    >>> flag("no", "lower")
+    Traceback (most recent call last):
+        ...
+    TypeError: lower must be True or False, not 'no'
+    """
+    if type(value).__name__ in ("bool", "bool_") or (isinstance(value, Integral) and value in (0, 1)):
+        return bool(value)
+    raise TypeError(f"{what} must be True or False, not {_shown(value)}")
+
+
+def text(value: Any, what: str) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a string, not {_shown(value)}")
+    return value
+
+
+def function(value: Any, what: str) -> Any:
+    """Something that can be called."""
+    if not callable(value):
+        raise TypeError(f"{what} must be a function, not {_shown(value)}")
     return value
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from tilewright.arguments import dense, numeric, positive
 from tilewright.graph import Handle
+from tilewright.scalars import whole
 
 __all__ = ["Store", "TiledMatrix"]
 
@@ -71,9 +72,18 @@ class TiledMatrix:
 
     @classmethod
     def empty(cls, shape: tuple[int, int], tile_size: int, dtype: Any = np.float64) -> TiledMatrix:
-        """Packed tiles full of zeros, C-ordered, each on a 64-byte boundary of one arena."""
+        """Packed tiles full of zeros, C-ordered, each on a 64-byte boundary of one arena.
+
+        TypeError or ValueError if the shape is no two extents from 0, or the dtype none of numbers.
+        """
         tile_size = positive(tile_size, "tile_size")
-        dtype = np.dtype(dtype)
+        shape = _extents(shape)
+        try:
+            dtype = np.dtype(dtype)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"dtype must be one of NumPy's, such as 'float64', not {dtype!r}") from error
+        if dtype.kind not in "biufc":
+            raise TypeError(f"dtype must be one of numbers, not {dtype}")
         step = _padded(tile_size * tile_size * dtype.itemsize)
         mt, nt = -(-shape[0] // tile_size), -(-shape[1] // tile_size)
         raw = np.zeros(mt * nt * step + _ALIGNMENT, dtype=np.uint8)
@@ -184,6 +194,13 @@ class TiledMatrix:
     def __repr__(self) -> str:
         kind = "packed" if self.packed else "view"
         return f"TiledMatrix({self.shape[0]} x {self.shape[1]}, tile_size={self.tile_size}, {self.dtype}, {kind})"
+
+
+def _extents(shape: Any) -> tuple[int, int]:
+    if not isinstance(shape, tuple | list) or len(shape) != 2:
+        raise TypeError(f"shape must be two numbers, (rows, columns), not {shape!r}")
+    rows, columns = (whole(extent, f"shape {shape!r}: an extent", 0) for extent in shape)
+    return rows, columns
 
 
 def _from_base(shape: tuple[int, int], tile_size: int, dtype: Any, base: np.ndarray, packed: bool) -> TiledMatrix:

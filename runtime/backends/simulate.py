@@ -15,6 +15,7 @@ from tilewright.distribution import Distribution, owners
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine, check_plan
 from tilewright.progress import reports
+from tilewright.scalars import choice, whole
 from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
@@ -119,8 +120,8 @@ def simulate(
     check_plan(graph, machine)
     machine = machine or Machine()
     policy = find_policy(scheduler)
-    if broadcast not in BROADCASTS:
-        raise ValueError(f"unknown broadcast {broadcast!r}; known: {', '.join(BROADCASTS)}")
+    choice(broadcast, "broadcast", BROADCASTS)
+    whole(seed, "seed")
     store = Store({} if data is None else data)
     layout = graph.layout
     machine = known_shapes(graph, machine, data, owner is not None)

@@ -24,6 +24,7 @@ counted from it: rank (root + b) mod p has block b.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -31,7 +32,8 @@ from tilewright.comm.cost import best
 from tilewright.comm.schedule import Schedule, algorithms, schedule
 from tilewright.distribution import Layout
 from tilewright.graph import RW, Handle, Op, R, TaskGraph, W
-from tilewright.machine import Machine
+from tilewright.machine import A_MACHINE, Machine
+from tilewright.scalars import instance
 
 __all__ = [
     "ADD", "PACK", "UNPACK", "Rooms", "allgather", "allreduce", "broadcast", "gather", "lay", "reduce",
@@ -136,11 +138,13 @@ def lay(
 def _collective(
     operation: str, ranks: int, n: int, algorithm: str, root: int = 0, machine: Machine | None = None
 ) -> TaskGraph:
-    if algorithm == "auto":
+    if machine is not None:
+        instance(machine, "machine", Machine, A_MACHINE)
+    if isinstance(algorithm, str) and algorithm == "auto":
         schedule(operation, next(iter(algorithms(operation))), ranks, n)  # for its checks
         algorithm = best(operation, ranks, n, machine)
     plan = schedule(operation, algorithm, ranks, n)
-    if isinstance(root, bool) or not hasattr(root, "__index__") or not 0 <= root < ranks:
+    if isinstance(root, bool) or not isinstance(root, Integral) or not 0 <= root < ranks:
         raise ValueError(f"root must be one of the ranks 0 to {ranks - 1}, not {root!r}")
     graph = TaskGraph(f"{operation}, {algorithm}, {ranks} ranks")
     rooms = Rooms()

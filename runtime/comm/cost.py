@@ -41,7 +41,7 @@ from typing import NamedTuple
 
 from tilewright.comm.schedule import algorithms, ceil_log2, schedule
 from tilewright.machine import A_MACHINE, NO_GAMMA, Machine
-from tilewright.scalars import instance
+from tilewright.scalars import instance, whole
 
 __all__ = ["MACHINE", "Terms", "best", "cost", "lower_bound", "seconds", "terms"]
 
@@ -100,6 +100,13 @@ _FORMULAS: dict[tuple[str, str], Callable[[int, int, int, int], tuple[int, int, 
 }  # fmt: skip
 
 
+def _check(operation: str, algorithm: str, p: int, n: int) -> None:
+    algorithms(operation)
+    whole(p, "p", 1)
+    whole(n, "n", 0)
+    schedule(operation, algorithm, p, n)
+
+
 def terms(operation: str, algorithm: str, p: int, n: int) -> Terms:
     """The closed form of the module's table.
 
@@ -109,7 +116,7 @@ def terms(operation: str, algorithm: str, p: int, n: int) -> Terms:
     >>> terms("allreduce", "exchange", p=8, n=1000)
     Terms(alpha=6, beta=1750, gamma=875)
     """
-    schedule(operation, algorithm, p, n)
+    _check(operation, algorithm, p, n)
     return Terms(*_FORMULAS[operation, algorithm](p, n, ceil_log2(p), (p - 1) * -(-n // p)))
 
 
@@ -125,6 +132,8 @@ def lower_bound(operation: str, p: int, n: int) -> Terms:
     Terms(alpha=2, beta=100, gamma=Fraction(75, 1))
     """
     algorithms(operation)
+    whole(p, "p", 1)
+    whole(n, "n", 0)
     L, part = ceil_log2(p), Fraction((p - 1) * n, p)
     if operation in ("broadcast", "reduce"):
         return Terms(L, n if p > 1 else 0, part if operation == "reduce" else 0)
@@ -197,13 +206,14 @@ def cost(operation: str, algorithm: str = "auto", *, p: int, n: int, machine: Ma
     >>> tw.simulate(g, machine).makespan == tw.comm.cost("broadcast", "tree", p=8, n=10_000, machine=machine)
     True
     """
-    if algorithm == "auto":
+    instance(machine, "machine", Machine, A_MACHINE)
+    if isinstance(algorithm, str) and algorithm == "auto":
         algorithm = best(operation, p, n, machine)
-    schedule(operation, algorithm, p, n)
+    _check(operation, algorithm, p, n)
     return seconds(rounds(operation, algorithm, p, n), machine)
 
 
 def best(operation: str, p: int, n: int, machine: Machine | None = None) -> str:
     """The cheapest algorithm by its closed form; of equals the first of the table. By default on `MACHINE`."""
-    machine = machine or MACHINE
+    machine = MACHINE if machine is None else instance(machine, "machine", Machine, A_MACHINE)
     return min(algorithms(operation), key=lambda name: terms(operation, name, p, n).seconds(machine))

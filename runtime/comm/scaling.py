@@ -36,8 +36,8 @@ import numpy as np
 
 from tilewright.comm.cost import known_gamma
 from tilewright.files import write_text
-from tilewright.machine import Machine
-from tilewright.scalars import real
+from tilewright.machine import A_MACHINE, Machine
+from tilewright.scalars import flag, instance, real, whole
 
 if TYPE_CHECKING:
     from tilewright.comm.grid import Grid
@@ -265,10 +265,21 @@ def scaling_study(
     -----
     Ten seconds for the default; two minutes up to 4096 ranks, where a graph has 10^5 tasks.
     """
+    for name, values, kind in (("layouts", layouts, "names"), ("measured", measured, "numbers of ranks")):
+        if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+            raise TypeError(f"{name} must be a list of {kind}, not {values!r}")
+    if not layouts:
+        raise ValueError("layouts must name at least one")
+    instance(machine, "machine", Machine, A_MACHINE)
+    if computer is not None:
+        instance(computer, "computer", Machine, A_MACHINE)
     for layout in layouts:
         _lost("dense", layout, 4, machine)
-    if most < 1:
-        raise ValueError(f"most must be at least 1, not {most}")
+    for name, value in {"n": n, "memory": memory, "p": p, "most": most, "measured_n": measured_n}.items():
+        whole(value, name, 1)
+    for count in measured:
+        whole(count, "a number of ranks in measured", 1)
+    simulated = flag(simulated, "simulated")
     if "grid" in layouts and round(sqrt(p)) ** 2 != p:
         raise ValueError(f"p={p} is no square, so it has no square grid for optimistic scaling")
     counts = [4**k for k in range(12) if 4**k <= most]

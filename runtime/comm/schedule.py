@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from tilewright.scalars import whole
+
 __all__ = ["ALGORITHMS", "Schedule", "Transfer", "ceil_log2", "cut", "schedule"]
 
 
@@ -254,18 +256,15 @@ def schedule(operation: str, algorithm: str, ranks: int, n: int) -> Schedule:
         ``ranks`` or n is not an integer.
     """
     known = algorithms(operation)
-    if algorithm not in known:
+    if not isinstance(algorithm, str) or algorithm not in known:
         raise ValueError(f"{operation} has no algorithm {algorithm!r}; known: {', '.join(known)}, auto")
     for name, value, least in (("ranks", ranks, 1), ("n", n, 0)):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"{name} must be an integer, not {value!r}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
+        whole(value, name, least)
     return Schedule(operation, algorithm, int(ranks), int(n), known[algorithm])
 
 
 def algorithms(operation: str) -> dict[str, Callable[[int, Blocks], Rounds]]:
     """The algorithms of an operation. ValueError lists the operations there are."""
-    if operation not in ALGORITHMS:
-        raise ValueError(f"unknown collective {operation!r}; known: {', '.join(ALGORITHMS)}")
+    if not isinstance(operation, str) or operation not in ALGORITHMS:
+        raise ValueError(f"unknown collective {operation!r}; known: {', '.join(ALGORITHMS)}. It is the operation")
     return ALGORITHMS[operation]

@@ -15,6 +15,7 @@ from tilewright.linalg.ops import copy, gemm, potrf, syrk, transpose, tril, trsm
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.machine import cores
 from tilewright.precision import PrecisionMap
+from tilewright.scalars import whole
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.site import check_call, find_site
@@ -59,12 +60,11 @@ def cholesky_graph(nt: int) -> TaskGraph:
     >>> len(g), g.tasks[2], g.tasks[-1]
     (20, trsm(2,0), potrf(3))
     """
-    if isinstance(nt, bool) or not hasattr(nt, "__index__"):
-        raise TypeError(f"nt must be an integer, the number of tiles in a row, not {nt!r}")
-    if nt < 0:
+    if whole(nt, "nt") < 0:
         raise ValueError(f"nt must not be negative, got {nt}")
     g = TaskGraph(f"cholesky nt={nt}")
     cholesky(g, g.handles("A"), nt)
+    g.extents = {"A": (nt, nt)}
     g.closed_form = lambda task: bottom_level(task, nt)
     g.recipe = cholesky_graph, (nt,)
     return g
