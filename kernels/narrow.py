@@ -304,7 +304,9 @@ def _multiplier(
             t[rows].copy_(s[rows]).mul_(right).mul_(left[rows])
         else:
             block = room[: rows.stop - rows.start]
-            product = torch.mul(s[rows], right, out=block) if s.dtype == block.dtype else block.copy_(s[rows]).mul_(right)
+            product = (
+                torch.mul(s[rows], right, out=block) if s.dtype == block.dtype else block.copy_(s[rows]).mul_(right)
+            )
             t[rows].copy_(product.mul_(left[rows]))
 
     return multiply_by_torch
