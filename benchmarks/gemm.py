@@ -16,8 +16,8 @@ from tilewright.benchmarks.timing import Contender, Times, alternate
 from tilewright.conversions import with_conversions
 from tilewright.engine import run
 from tilewright.kernels import choice, products
-from tilewright.kernels.narrow import split, to_bf16
-from tilewright.kernels.table import lookup
+from tilewright.kernels.narrow import split, to_bf16, widen
+from tilewright.kernels.table import dtype_name, lookup
 from tilewright.kernels.threads import one_thread
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.mixed import copies, mixed_factor
@@ -42,11 +42,21 @@ def routes_here() -> Iterator[tuple[str, str]]:
     yield from (("fp64", ""), ("fp32", ""))
     for name in ("bf16", "bf16x3", "fp16"):
         for route in products.probe(FORMATS[name].storage):
-            if route.name != "reference" and (not route.reason or route.slow):
+            if route.name != "reference" and not route.reason:
                 yield name, route.name
 
 
-def _operand(form: str, n: int) -> np.ndarray:
+def _operand(form: str, route: str, n: int) -> np.ndarray:
+    """As products by this route find it: what is widened is so by a task, once."""
+    narrow = _narrow(form, n)
+    if route != "widen":
+        return narrow
+    wide = np.empty((3, n, n) if narrow.ndim == 3 else (n, n), np.float32)
+    widen(narrow, wide)
+    return wide
+
+
+def _narrow(form: str, n: int) -> np.ndarray:
     x = np.random.default_rng(n).standard_normal((n, n)).astype(np.float32)
     if form == "bfloat16x2":
         two = np.empty((2, n, n), np.uint16)
@@ -62,9 +72,12 @@ def _operand(form: str, n: int) -> np.ndarray:
 def _gemm(precision: str, route: str, tile: int, workers: int) -> tuple[Callable[[], None], float]:
     """A call that lets every worker update tiles of its own, and its flops."""
     form, into = FORMATS[precision].storage, FORMATS[precision].accumulate
-    kernel = lookup("gemm", "cpu", form, into, f"{form}/{route}" if route else "").function
+    storage = dtype_name(_operand(form, route, 1))
+    kernel = lookup("gemm", "cpu", storage, into, f"{form}/{route}" if route else "").function
     repeat = min(max(1, round(SECONDS * _GUESS.get(precision, 3e11) / (2.0 * tile**3))), _MOST)
-    data = [(_operand(form, tile), _operand(form, tile), np.zeros((tile, tile), into)) for _ in range(workers)]
+    data = [
+        (_operand(form, route, tile), _operand(form, route, tile), np.zeros((tile, tile), into)) for _ in range(workers)
+    ]
 
     def work(worker: int) -> None:
         with one_thread():
@@ -91,18 +104,32 @@ def covariance(n: int) -> np.ndarray:
 
 
 def factor_contenders(n: int, precision: str, tile_size: int | None, workers: int) -> tuple[list[Contender], int]:
-    """The factorisation alone, in place on a scaled matrix in FP32; the whole `mixed_factor`; and the tile size."""
+    """The factorisation alone, in place on a scaled matrix in FP32; the whole `mixed_factor`; and the tile size.
+
+    The first also with operands that are widened, and in FP32: what those two reach on a CPU without 16-bit products.
+    """
     nb = tile_size or mixed_tile_size(n, workers)
     a = covariance(n)
     scaled = (a / 2.0).astype(np.float32)  # its diagonal is 2
     L = np.empty_like(scaled)
     whole = TiledMatrix.view(L, nb)
-    graph = with_conversions(
-        cholesky_graph(whole.nt), PrecisionMap.uniform(whole.nt, precision), lambda form: products.route(form).name
-    )
-    data = {"A": whole, **copies(graph, whole)}
+
+    def in_place(name: str, precision: str, route: str | None = None) -> Contender:
+        graph = with_conversions(
+            cholesky_graph(whole.nt),
+            PrecisionMap.uniform(whole.nt, precision),
+            lambda form: products.route(form, route).name,
+        )
+        data = {"A": whole, **copies(graph, whole)}
+        return Contender(name, lambda: run(graph, data, workers=workers), partial(np.copyto, L, scaled))
+
+    form = FORMATS[precision].storage
+    also = [in_place(f"factor {precision} widen", precision, "widen")] if form in products.FORMS else []
+    also = [] if also and products.route(form).name == "widen" else also
     return [
-        Contender(f"factor {precision}", lambda: run(graph, data, workers=workers), partial(np.copyto, L, scaled)),
+        in_place(f"factor {precision}", precision),
+        *also,
+        *([in_place("factor fp32", "fp32")] if precision != "fp32" else []),
         Contender(
             f"mixed_factor {precision}", lambda: mixed_factor(a, precision, tile_size=nb, workers=workers, shift=0.0)
         ),
@@ -128,7 +155,8 @@ def measure(
         contenders += factors
         for contender in factors:
             flops[contender.name] = n**3 / 3
-            facts[contender.name] = {"precision": precision, "route": "", "tile_size": nb, "n": n}
+            fp32 = contender.name == "factor fp32"
+            facts[contender.name] = {"precision": "fp32" if fp32 else precision, "route": "", "tile_size": nb, "n": n}
     times = alternate(contenders, repeat)
     records = [
         {"benchmark": "gemm", "contender": label, **facts[label], "workers": workers,
@@ -136,17 +164,15 @@ def measure(
         for label, taken in times.items()
     ]  # fmt: skip
     if n:
-        _add_shares(records, times, flops, precision)
+        _add_shares(records, times, flops)
     return records
 
 
-def _add_shares(
-    records: list[dict[str, Any]], times: dict[str, Times], flops: dict[str, float], precision: str
-) -> None:
+def _add_shares(records: list[dict[str, Any]], times: dict[str, Times], flops: dict[str, float]) -> None:
     """For each factorisation the median over rounds of its rate over the best gemm rate of the same round."""
-    gemms = [r["contender"] for r in records if r["precision"] == precision and "n" not in r]
     for entry in records:
         if "n" in entry:
+            gemms = [r["contender"] for r in records if r["precision"] == entry["precision"] and "n" not in r]
             label = entry["contender"]
             shares = [
                 flops[label] / seconds / max(flops[g] / times[g].seconds[turn] for g in gemms)

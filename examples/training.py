@@ -53,7 +53,8 @@ def main(epochs: int, out: Path) -> None:
 
     say("\nAdaptive precision, on images whose first products are too large for FP16:")
     unscaled = train.with_recipe(std=(2e-6,)), test.with_recipe(std=(2e-6,))
-    adaptive = training.fit(hot(), *unscaled, precision="adaptive", **options)
+    ladder = training.Fallback(ladder=("fp16", "bf16", "fp32"))  # by default only what is faster than FP32 here
+    adaptive = training.fit(hot(), *unscaled, precision="adaptive", fallback=ladder, **options)
     say(adaptive.table())
     adaptive.plot(out / "training-adaptive.png")
 

@@ -102,8 +102,8 @@ _TABLE = (
 
 FORMATS: dict[str, Format] = {entry.name: entry for entry in _TABLE}
 """By name, from the most exact to the least, fp16 last. ``bf16x3`` is no format of its own: operands are sums of two
-BF16 numbers, products leave out the smallest of four terms. Below its ``tiny`` the low part underflows, and numbers have
-fewer digits; its ``smallest`` is that of bf16."""
+BF16 numbers, products leave out the smallest of four terms. Below its ``tiny`` the low part underflows and digits are
+lost; its ``smallest`` is that of bf16."""
 
 
 def find_format(name: str | Format) -> Format:

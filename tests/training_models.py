@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tilewright.training import precision
+from tilewright.training import precision as precisions
 from tilewright.training.data import Dataset
 from tilewright.training.data.augment import crop_and_flip, normalise, order
 
@@ -141,7 +141,6 @@ def plain(model, data, *, epochs=1, batch_size=32, precision="fp32", accumulate=
     model.to(device)
     fused = precision != "fp16"  # fused, torch's SGD for CPUs makes the steps that its scaler wants to skip
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, fused=fused)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     scaler = torch.amp.GradScaler(device, enabled=precision == "fp16", init_scale=init_scale)
     criterion = nn.CrossEntropyLoss()
     model.train()
@@ -152,7 +151,7 @@ def plain(model, data, *, epochs=1, batch_size=32, precision="fp32", accumulate=
         total = 0.0
         parts = list(zip(images.tensor_split(accumulate), labels.tensor_split(accumulate), strict=True))
         for x, y in parts:
-            with torch.autocast(device, dtype=dtype, enabled=precision in ("bf16", "fp16")):
+            with precisions.autocast(precision, device):  # torch's, but for what a CPU has no instructions for
                 outputs = model(x)
             loss = criterion(outputs.float(), y)
             total += loss.item() * len(y)
@@ -181,7 +180,7 @@ def dtypes_in_two_threads(device):
         kinds = set()
         start.wait()
         for _ in range(50):
-            with precision.autocast(name, device):
+            with precisions.autocast(name, device):
                 kinds.add(layer(x).dtype)
         seen[name] = kinds
 

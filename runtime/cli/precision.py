@@ -24,7 +24,12 @@ def precision(map_path: Path | None, tolerance: float, as_json: bool) -> None:  
 
     with one_sentence():
         formats, shown = format_rows(), demonstrations()
-        routes = [route._asdict() for form in products.FORMS for route in products.probe(form)]
+        chosen = {form: products.route(form).name for form in products.FORMS}
+        routes = [
+            route._asdict() | {"chosen": route.name == chosen[form]}
+            for form in products.FORMS
+            for route in products.probe(form)
+        ]
         if map_path is not None:
             _draw(map_path, tolerance)
     if as_json:
@@ -41,7 +46,15 @@ def precision(map_path: Path | None, tolerance: float, as_json: bool) -> None:  
     for topic in dict.fromkeys(d.topic for d in shown):
         click.echo(f"{topic}: " + "; ".join(d.note for d in shown if d.topic == topic))
     _table("Products with 16-bit operands, sums in FP32", ["operands", "route", ""],
-           [[r["form"], r["name"], r["reason"] or ("slow" if r["slow"] else "yes")] for r in routes])  # fmt: skip
+           [[r["form"], r["name"], _usable(r)] for r in routes])  # fmt: skip
+
+
+def _usable(route: dict[str, Any]) -> str:
+    """Why not, or what a route is like."""
+    if route["reason"]:
+        return f"no: {route['reason']}"
+    found = ["chosen"] * route["chosen"] + ["native"] * route["native"] + [route["note"]] * bool(route["note"])
+    return ", ".join(found) or "yes"
 
 
 def _draw(path: Path, tolerance: float) -> None:

@@ -61,7 +61,7 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
               help="Compile each segment with torch.compile. On a CPU it makes BF16 convolutions slower.")  # fmt: skip
 @click.option("--deterministic", is_flag=True, help="Have torch refuse what it cannot repeat.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--allow-slow", is_flag=True, help="Run what is refused as too slow on this CPU.")
+@click.option("--allow-slow", is_flag=True, help="Has no effect.", hidden=True)
 @picture("--plot", help="Draw loss, accuracy, time, scale.")
 @output("--report", suffixes=[".html"], help="Write the run as one page.")
 @output("--trace", suffixes=[".json"], help="Write the trace, for ui.perfetto.dev.")

@@ -45,7 +45,8 @@ class Fallback:
     Parameters
     ----------
     ladder
-        The precisions to use, in this order; those that the device does not have are left out by the caller.
+        The precisions to use, in this order; those that the device does not have are left out by the caller. Of the
+        default `LADDER` also those that are no faster than FP32 there, as FP16 on a CPU.
     mode
         ``"robust"``: after calibration (up to the first good step, at most ``calibration`` skips), fall if at least
         ``max(least, max_skip_ratio * window)`` of the last ``window`` steps were skipped; or if the loss scale is

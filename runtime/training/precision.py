@@ -1,5 +1,9 @@
 """Precisions of the forward pass: strict FP32, TF32, and autocast to BF16 or FP16; and what a device is fit for.
 
+On a CPU torch's own FP16 convolutions are a hundred times slower than those in FP32, and so is everything in 16 bits
+where the CPU has no instructions for it. There products and convolutions are *widened*: operands rounded to 16 bits,
+computed in FP32, results and gradients rounded to 16 bits. That is what tensor cores do, at the speed of FP32.
+
 Parameters stay FP32 in all of them. Autocast surrounds the forward pass alone, with the device's own type, and never
 keeps its cache of cast weights: that cache is one for the whole process, is keyed by the weight and not by the dtype,
 and whichever thread leaves autocast last empties it for all.
@@ -16,7 +20,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from tilewright.kernels.products import cpu_features
 from tilewright.precision import FORMATS
 from tilewright.training.losses import Losses
 
@@ -31,8 +37,10 @@ __all__ = [
     "ladder",
     "named",
     "nothing_ambient",
+    "pays",
     "problem",
     "set_tf32",
+    "widened",
 ]
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -69,7 +77,59 @@ def autocast(precision: str, device_type: str) -> AbstractContextManager[Any]:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     if device_type == "cuda" and not torch.cuda.is_available():
         raise ValueError("autocast for cuda would be disabled here: there is no CUDA device; use device='cpu'")
-    return torch.autocast(device_type, dtype=_DTYPES[precision], cache_enabled=False)
+    entered = torch.autocast(device_type, dtype=_DTYPES[precision], cache_enabled=False)
+    return _both(entered, _Widened(precision)) if device_type == "cpu" and widened(precision) else entered
+
+
+@contextlib.contextmanager
+def _both(first: AbstractContextManager[Any], second: AbstractContextManager[Any]) -> Iterator[None]:
+    with first, second:
+        yield
+
+
+_INSTRUCTIONS = {
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16", "svebf16"), "fp16": ("avx512_fp16", "amx_fp16", "fphp", "asimdhp"),
+}  # fmt: skip
+_CONVOLUTIONS = frozenset({
+    torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
+})  # fmt: skip
+_PRODUCTS = frozenset({
+    nn.functional.linear, nn.functional.bilinear, nn.functional.scaled_dot_product_attention, torch.einsum,
+    torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.__rmatmul__, torch.mm, torch.Tensor.mm,
+    torch.bmm, torch.Tensor.bmm, torch.mv, torch.Tensor.mv, torch.addmm, torch.Tensor.addmm, torch.baddbmm,
+    torch.Tensor.baddbmm,
+})  # fmt: skip
+
+
+def widened(precision: str) -> frozenset[Any]:
+    """The functions of torch that are computed in FP32 on rounded operands in this precision, on this CPU."""
+    native = bool(set(_INSTRUCTIONS.get(precision, ())) & cpu_features())
+    if precision == "fp16":
+        return _CONVOLUTIONS if native else _CONVOLUTIONS | _PRODUCTS
+    return frozenset() if native or precision != "bf16" else _CONVOLUTIONS | _PRODUCTS
+
+
+class _Widened(TorchFunctionMode):  # type: ignore[misc] # torch has no types for it
+    """In the thread that enters it: products and convolutions in FP32, of operands that are rounded to 16 bits.
+
+    Autograd sees the roundings, so gradients pass through 16 bits where those of 16-bit functions would.
+    """
+
+    def __init__(self, precision: str) -> None:
+        super().__init__()
+        self.dtype, self.functions = _DTYPES[precision], widened(precision)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in self.functions:
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            wide = func(*map(self._rounded, args), **{name: self._rounded(x) for name, x in (kwargs or {}).items()})
+            return wide.to(self.dtype)
+
+    def _rounded(self, x: Any) -> Any:
+        if isinstance(x, torch.Tensor) and x.is_floating_point():
+            return x.to(self.dtype).float()
+        return [self._rounded(part) for part in x] if isinstance(x, list) else x
 
 
 _flags = threading.RLock()
@@ -134,13 +194,6 @@ def problem(precision: str, device: torch.device) -> str:
     if device.type == "cpu":
         if precision == "tf32":
             return "tf32 is a format of NVIDIA's tensor cores; a CPU has none: use fp32 or bf16"
-        if precision == "bf16":
-            have = torch.cpu.get_capabilities()
-            if have.get("architecture") == "x86_64" and not (have.get("avx512_bf16") or have.get("amx_bf16")):
-                return (
-                    "this CPU has neither avx512_bf16 nor amx_bf16: torch would fall back to a bf16 path that is many "
-                    "times slower than fp32; use fp32"
-                )
         return ""
     if not torch.cuda.is_available():
         return f"there is no CUDA device, so nothing can run in {precision} on {device}"
@@ -161,24 +214,20 @@ def ladder(rungs: tuple[str, ...], device: torch.device) -> tuple[str, ...]:
     return tuple(name for name in rungs if not problem(name, device))
 
 
-def check(precision: str, device: torch.device, model: nn.Module, *, allow_slow: bool = False) -> None:
-    """ValueError, before any work, if the device should not train this model in this precision."""
-    reason = problem(precision, device)
-    if not reason and precision == "fp16" and device.type == "cpu" and has_convolutions(model):
-        reason = (
-            "fp16 convolutions on a CPU are pathologically slow in torch (the backward pass of one layer of 64 "
-            "channels takes half a second for 4 images); use bf16, or a model without convolutions to see "
-            "fp16 numerics"
-        )
-    if reason and not (allow_slow and precision in PRECISIONS and device.type == "cpu" and precision != "tf32"):
-        raise ValueError(
-            reason + ("; allow_slow=True, or --allow-slow, runs it anyway" if precision in ("fp16", "bf16") else "")
-        )
+def pays(precision: str, device: torch.device) -> bool:
+    """Whether a step may be faster in this precision than in FP32, or it is FP32.
+
+    On a CPU BF16 is where there are instructions for it. FP16 never is: it is widened, or its products take as long.
+    """
+    if problem(precision, device):
+        return False
+    return device.type != "cpu" or precision == "fp32" or (precision == "bf16" and not widened("bf16"))
 
 
-def has_convolutions(model: nn.Module) -> bool:
-    """Whether some layer is a convolution."""
-    return any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
+def check(precision: str, device: torch.device) -> None:
+    """ValueError, before any work, if the device cannot train in this precision."""
+    if reason := problem(precision, device):
+        raise ValueError(reason)
 
 
 _BANNED = (nn.BCELoss,)

@@ -112,9 +112,10 @@ def fit(
         or a ``DataLoader`` of one, whose batch size is taken. They are read into memory once, and shuffled by ``seed``
         in each epoch. Without ``test`` nothing is evaluated.
     precision
-        ``"fp32"`` (strict), ``"tf32"``, ``"bf16"``, ``"fp16"`` (with loss scaling), or ``"adaptive"``: the fastest
-        the device has, and a safer one as soon as ``fallback`` says so. `torch.bfloat16` and "bfloat16" are "bf16", and
-        so on.
+        ``"fp32"`` (strict), ``"tf32"``, ``"bf16"``, ``"fp16"`` (with loss scaling), or ``"adaptive"``: the
+        fastest the device has, and a safer one as soon as ``fallback`` says so. On a CPU that is BF16 if there are
+        instructions for it, else FP32; a `Fallback` with a ladder of its own says otherwise. `torch.bfloat16` and
+        "bfloat16" are "bf16", and so on.
     optimizer, lr, schedule
         A name of `OPTIMIZERS` or a function from parameters to a torch optimizer; its learning rate; its factor by
         number of updates, a name of `SCHEDULES` or a function. Each segment has an optimizer of its own, so what it
@@ -165,7 +166,7 @@ def fit(
     deterministic
         Have torch refuse what it cannot repeat, on a GPU.
     allow_slow
-        Run what is refused because it is pathologically slow on this CPU.
+        Has no effect: what a CPU has no instructions for is widened, see `docs/training.md`.
     seed
         Of the order of images, crops, flips, and whatever a forward pass draws from torch's generator.
     options
@@ -218,7 +219,7 @@ def fit(
     _check_noise(head_noise, len(train))
     compiler = _compiler(compile, target, pipeline, penalty)
     segments = segments if penalty is None else _one_segment(segments, pipeline)
-    control = _control(precision, model, target, loss, scaler, fallback, allow_slow)
+    control = _control(precision, model, target, loss, scaler, fallback)
     make = optimizers(optimizer, lr)
     make.check(model)
     per_epoch = -(-len(train) // batch_size)
@@ -513,17 +514,19 @@ def _check_noise(noise: Any, n: int) -> None:
 
 def _control(
     wanted: str, model: nn.Module, device: torch.device, loss: Any, scaler: LossScaler | None,
-    fallback: Fallback | str, allow_slow: bool,
+    fallback: Fallback | str,
 ) -> Control:  # fmt: skip
     """Where a training starts: its precision, the loss scale, and the ladder if it is adaptive."""
     scaler = replace(scaler) if scaler is not None else LossScaler()
     if wanted != "adaptive":
-        precisions.check(wanted, device, model, allow_slow=allow_slow)
+        precisions.check(wanted, device)
         precisions.check_model(model, loss, wanted)
         scaler.enabled = scaler.enabled and wanted == "fp16"
         return Control(wanted, scaler)
     plan = fallback if isinstance(fallback, Fallback) else Fallback(mode=fallback)
-    rungs = tuple(rung for rung in plan.ladder or LADDER if _fit_for(rung, device, model, allow_slow))
+    rungs = precisions.ladder(plan.ladder, device)
+    if plan.ladder == LADDER:  # nobody said which rungs
+        rungs = tuple(rung for rung in rungs if precisions.pays(rung, device))
     if not rungs:
         raise ValueError(f"{device} has none of the precisions {', '.join(plan.ladder)}")
     plan = Fallback.from_state(plan.state_dict() | {"ladder": rungs})
@@ -536,7 +539,7 @@ def check_precision(wanted: str, model: nn.Module, **options: Any) -> None:
     """ValueError, as `fit` would raise it with these options, if the model cannot be trained in a precision."""
     _control(
         wanted, model, target_device(options.get("device")), options.get("loss"), None,
-        options.get("fallback", "robust"), options.get("allow_slow", False),
+        options.get("fallback", "robust"),
     )  # fmt: skip
 
 
@@ -561,14 +564,6 @@ def _host(device: str | torch.device | None, backend: str) -> torch.device:
     if torch.cuda.is_available() if device is None else str(device) != "cpu":
         raise ValueError(f"backend {backend!r} sends values between processes and trains on CPUs; pass device='cpu'")
     return torch.device("cpu")
-
-
-def _fit_for(rung: str, device: torch.device, model: nn.Module, allow_slow: bool) -> bool:
-    try:
-        precisions.check(rung, device, model, allow_slow=allow_slow)
-    except ValueError:
-        return False
-    return True
 
 
 class _Engine:

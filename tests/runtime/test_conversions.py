@@ -5,13 +5,13 @@ import pytest
 from matrices import spd_matrix
 
 import tilewright as tw
-from tilewright.conversions import with_conversions, with_copies
+from tilewright.conversions import copy_outline, with_conversions, with_copies
 from tilewright.distribution import Layout, owners
 from tilewright.kernels.narrow import widened
 from tilewright.linalg.ops import gemm
 from tilewright.precision import PrecisionMap
 
-ROUTES = {"bfloat16": "cblas", "float16": "cblas", "bfloat16x2": "cblas"}.__getitem__
+ROUTES = {"bfloat16": "reference", "float16": "reference", "bfloat16x2": "reference"}.__getitem__
 
 
 def converted(nt, precision):
@@ -54,10 +54,28 @@ def test_simulated_and_saved_runs_have_nothing_to_count(tmp_path):
 
     simulated = tw.simulate(converted(4, "bf16"), tw.Machine(workers=2))
     assert simulated.conversions is None and "convert" in str(simulated)
-    run = tw.tiled_cholesky(spd_matrix(40), precision="bf16", tile_size=10, return_run=True)[1]
+    run = tw.tiled_cholesky(spd_matrix(40), precision="bf16", tile_size=10, route="reference", return_run=True)[1]
     run.save(tmp_path / "run.json")
     assert load(tmp_path / "run.json").conversions is None
     assert run.conversions.count == 6
+
+
+@pytest.mark.parametrize(("form", "shape"), [
+    ("bfloat16", (20, 20)), ("float16", (20, 20)), ("bfloat16x2", (3, 20, 20)),
+])  # fmt: skip
+def test_what_is_widened_is_made_of_the_narrow_copy_by_a_task(form, shape):
+    precision = {"bfloat16": "bf16", "float16": "fp16", "bfloat16x2": "bf16x3"}[form]
+    g = with_conversions(tw.cholesky_graph(4), precision, lambda form: "widen")
+    wide = f"A:{form}:wide"
+    assert g.temporary == {f"A:{form}", wide}
+    assert {u.handle.name for t in g if t.op.name in ("gemm", "syrk") for u in t.uses[:-1]} == {wide}
+    made = [t for t in g if t.uses[-1].handle.name == wide]
+    assert sorted(t.label for t in made) == sorted(f"convert({i},{k})" for i in range(4) for k in range(i))
+    assert {t.uses[0].handle.name for t in made} == {f"A:{form}"}
+    assert copy_outline(made[0].uses[-1].handle, (20, 20)) == (shape, "float32")
+    inside = with_conversions(tw.cholesky_graph(4), precision, lambda form: "widen", wide=False)
+    assert inside.temporary == {f"A:{form}"}
+    assert {t.op.source for t in inside if t.op.name == "gemm"} == {f"{form}/widen"}
 
 
 def test_a_new_version_gets_a_new_copy():
@@ -81,8 +99,9 @@ def test_each_reader_gets_the_form_of_the_tile_it_writes():
 
 
 @pytest.mark.needs("mpi4py")
+@pytest.mark.parametrize("route", ["widen", "reference"])
 @pytest.mark.parametrize(("precision", "share"), [("bf16", 0.5), ("fp16", 0.5), ("bf16x3", 1.0)])
-def test_messages_carry_the_narrow_copy(precision, share):
+def test_messages_carry_the_narrow_copy(precision, share, route):
     """Against FP32: the panel travels in half the bytes; what trsm needs, the diagonal, stays FP32."""
     n, nb, nt = 160, 20, 8
     a = spd_matrix(n)
@@ -90,8 +109,9 @@ def test_messages_carry_the_narrow_copy(precision, share):
     sent = {}
     for name in ("fp32", precision):
         run = tw.tiled_cholesky(
-            a, precision=name, tile_size=nb, backend="mpi", workers=2, grid=(2, 1), return_run=True
-        )[1]
+            a, precision=name, tile_size=nb, backend="mpi", workers=2, grid=(2, 1), return_run=True,
+            route=route if name != "fp32" else None,
+        )[1]  # fmt: skip
         panel = [
             m for m in run.trace.messages if m.handle.name.startswith("A") and m.handle.index[0] != m.handle.index[1]
         ]

@@ -15,6 +15,7 @@ TABLE = {
     "fp64": (2.0**-53, 1.7976931348623157e308, 2.2250738585072014e-308, 5e-324),
     "fp32": (2.0**-24, 3.4028234663852886e38, 1.1754943508222875e-38, 1.401298464324817e-45),
     "tf32": (2.0**-11, 3.4011621342146535e38, 1.1754943508222875e-38, 1.1479437019748901e-41),
+    "bf16x3": (2.0**-16, 3.3961515677461674e38, 3.009265538105056e-36, 9.183549615799121e-41),
     "bf16": (2.0**-8, 3.3895313892515355e38, 1.1754943508222875e-38, 9.183549615799121e-41),
     "fp16": (2.0**-11, 65504.0, 6.103515625e-05, 5.960464477539063e-08),
 }
@@ -46,9 +47,13 @@ class TestFormats:
 
     def test_relative_error_is_at_most_u_and_reaches_it(self):
         for f in FORMATS.values():
-            if f.name != "fp64":
+            if f.name not in ("fp64", "bf16x3"):
                 assert abs(f.round(1 + f.u) - (1 + f.u)) == f.u
                 assert f.round(1 + 1.01 * f.u) == 1 + f.eps
+
+    @given(x=st.floats(2.0**-118, 2.0**127, width=32))
+    def test_two_parts_have_at_least_the_digits_of_the_format(self, x):
+        assert abs(FORMATS["bf16x3"].round(x) - x) <= FORMATS["bf16x3"].u * x
 
     def test_unknown_name_lists_the_known(self):
         with pytest.raises(ValueError, match="unknown precision 'fp8'; known: fp64, fp32, tf32, bf16x3, bf16, fp16"):
@@ -91,8 +96,8 @@ class TestMaps:
     def test_tile_norms(self):
         a = spd_matrix(50)
         norms, largest = tile_norms(a, 20, workers=2)
-        assert np.isclose(norms[2, 0], np.linalg.norm(a[40:, :20]))
-        assert np.isclose(norms[1, 1], np.linalg.norm(a[20:40, 20:40]))
+        assert np.isclose(norms[2, 0] * largest[2, 0], np.linalg.norm(a[40:, :20]))
+        assert np.isclose(norms[1, 1] * largest[1, 1], np.linalg.norm(a[20:40, 20:40]))
         assert largest[2, 1] == np.abs(a[40:, 20:40]).max()
         assert tile_norms(np.zeros((4, 4)), 2)[0].sum() == 0
 
@@ -118,6 +123,16 @@ class TestMaps:
         a[0, 0] = 1e12
         pm = PrecisionMap.norm(a, tile_size=20, tolerance=0.1, formats=("fp16", "fp32"))
         assert pm[1, 0].name == "fp32"
+
+    @pytest.mark.parametrize("scale", [1e-290, 1e-160, 1e160, 1e300, np.finfo(float).max / 2])
+    def test_norm_rule_does_not_depend_on_the_scale(self, scale):
+        """Squares of such numbers overflow or underflow; that of a whole tile may be larger than any number."""
+        a = np.exp(-np.abs(np.subtract.outer(np.arange(60), np.arange(60))) / 4.0)
+        formats = ("tf32", "fp64") if scale < 1 else ("fp64",)  # those that may have the range
+        wanted = PrecisionMap.norm(a, tile_size=12, tolerance=1e-4, formats=formats)
+        with np.errstate(all="raise"):
+            got = PrecisionMap.norm(a * scale, tile_size=12, tolerance=1e-4, formats=formats, workers=1)
+        assert got == wanted
 
     def test_bad_tolerance(self):
         with pytest.raises(ValueError, match="tolerance must be positive"):

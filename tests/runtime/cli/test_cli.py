@@ -166,9 +166,9 @@ def test_a_ratio_that_does_not_pass_exits_1(monkeypatch):
 
 @pytest.mark.parametrize("precision", FORMATS)
 def test_precision_is_that_of_the_call_and_its_ratio_has_the_u_of_the_format(precision):
-    result = job("--n", 96, "--tile-size", 32, "--precision", precision, "--emulate")
+    result = job("--n", 96, "--tile-size", 32, "--precision", precision)
     a, form = random_spd(96), FORMATS[precision]
-    factor, run = tiled_cholesky(a, tile_size=32, precision=precision, emulate=True, return_run=True)
+    factor, run = tiled_cholesky(a, tile_size=32, precision=precision, return_run=True)
     norm = np.abs(a).sum(axis=0).max()
     error = np.abs(a - factor.astype(np.float64) @ factor.T).sum(axis=0).max() / (96 * norm * form.u)
     assert result["ratio"] == pytest.approx(error, rel=0.1 if form.u > 2**-24 else 0.9)
@@ -182,7 +182,7 @@ def test_precision_is_that_of_the_call_and_its_ratio_has_the_u_of_the_format(pre
 
 
 def test_the_table_says_operands_conversions_and_whose_roundoff():
-    result = call("cholesky", "--n", 60, "--tile-size", 20, "--precision", "bf16", "--route", "reference", "--emulate")
+    result = call("cholesky", "--n", 60, "--tile-size", 20, "--precision", "bf16", "--route", "reference")
     assert result.exit_code == 0, result.output
     for text in ("60 x 60 matrix, float32", "bf16 operands, by bfloat16/reference; sums and tiles in float32",
                  "3 tiles, 0.0024 MB, each read 1.7 times; 0.004 MB less to read", "u = 2^-8 of bf16", "GFLOP/s"):  # fmt: skip
@@ -199,10 +199,11 @@ def test_a_number_that_does_not_fit_the_precision_exits_2(tmp_path):
 
 BAD = {
     "precision": (["--n", "4", "--precision", "int8"], "'bf16x3', 'bf16', 'fp16'"),
-    "route-alone": (["--n", "4", "--route", "cblas"], "--route and --emulate are for products in a --precision"),
+    "route-alone": (["--n", "4", "--route", "cblas"], "--route is for products in a --precision"),
+    "route-fp32": (["--n", "4", "--precision", "fp32", "--route", "widen"], "is for products with 16-bit operands"),
     "complex-mixed": (["--n", "4", "--dtype", "complex64", "--precision", "fp32"], "is for real matrices"),
     "route-form": (
-        ["--n", "4", "--precision", "fp16", "--route", "mkldnn", "--emulate"],
+        ["--n", "4", "--precision", "fp16", "--route", "mkldnn"],
         "torch has no such switch for FP16",
     ),
     "negative-n": (["--n", "-1"], "-1 is not in the range"),

@@ -42,6 +42,29 @@ def test_inverse_is_hermitian_and_inverts(n, nb, dtype, lower):
     assert error <= 30 * max(n, 1) * norm1(a) * norm1(inverse) * roundoff(dtype)
 
 
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_tiles_that_nobody_wrote_are_not_converted(dtype, lower):
+    """In the other triangle of a factor in tiles is what was in memory: here numbers that no cast may touch."""
+    a = spd_matrix(50, dtype)
+    factor = tw.tiled_cholesky(tw.TiledMatrix.from_numpy(a, 20), lower=lower)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        factor[(i, j) if lower else (j, i)].view(np.uint32)[...] = 0x7FA00001  # signalling NaN
+    wide = "complex128" if dtype.startswith("complex") else "float64"
+    b = random_matrix(50, 2, wide)
+    with np.errstate(all="raise"):
+        x = tw.cho_solve(factor, b, lower=lower, workers=1)
+        inverse = tw.cho_inverse(factor, lower=lower, workers=1)
+        determinant = tw.logdet(factor, workers=1)
+    exact = a.astype(wide)
+    assert x.dtype == wide and np.abs(exact @ x - b).max() < 1e-4
+    assert np.abs(exact @ inverse - np.eye(50)).max() < 1e-4
+    assert determinant == pytest.approx(np.linalg.slogdet(exact)[1], rel=1e-5)
+    whole = np.tril(factor.to_numpy()) if lower else np.triu(factor.to_numpy())
+    swapped = whole.astype(whole.dtype.newbyteorder(">"))
+    assert tw.logdet(swapped) == tw.logdet(whole)
+
+
 # Dask leaves the sockets of attempts to connect that it repeats to the collector.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("dtype", DTYPES)

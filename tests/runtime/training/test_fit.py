@@ -11,7 +11,9 @@ import training_models as zoo
 from torch import nn
 
 from tilewright.training import Fallback, LossScaler, OneCycle, data, fit, models
+from tilewright.training import precision as precisions
 
+LADDER = ("fp16", "bf16", "fp32")  # the default one leaves out what is no faster than FP32 on a CPU
 DATA = zoo.tiny()
 
 
@@ -120,7 +122,8 @@ def test_what_always_overflows_falls_back_and_learns(mode):
     """Failure 10, and the notebook's exercise."""
     torch.manual_seed(0)
     model = zoo.overflowing()
-    result = fit(model, DATA, zoo.tiny(16), epochs=12, batch_size=32, precision="adaptive", fallback=mode, lr=0.05)
+    result = fit(model, DATA, zoo.tiny(16), epochs=12, batch_size=32, precision="adaptive", lr=0.05,
+                 fallback=Fallback(LADDER, mode))  # fmt: skip
     first = result.events[0]
     assert first.before == "fp16" and first.after == ("bf16" if mode == "robust" else "fp32")
     assert first.step == (2 if mode == "robust" else 0) and result.fallbacks == 1
@@ -133,7 +136,7 @@ def test_what_always_overflows_falls_back_and_learns(mode):
 
 def test_a_training_may_come_back_to_fp16_with_the_first_loss_scale_and_go_on_from_a_checkpoint(tmp_path):
     options = {
-        "batch_size": 32, "precision": "adaptive", "fallback": Fallback(retry=4), "scaler": LossScaler(scale=64.0),
+        "batch_size": 32, "precision": "adaptive", "fallback": Fallback(LADDER, retry=4), "scaler": LossScaler(scale=64.0),
     }  # fmt: skip
     torch.manual_seed(0)
     model = zoo.overflowing()
@@ -187,10 +190,16 @@ def test_without_fallback_the_scale_shrinks_and_no_parameter_becomes_nan():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_adaptive_training_leaves_out_rungs_that_the_cpu_lacks():
+@pytest.mark.parametrize(("features", "ladder"), [
+    (("avx512_bf16", "avx512_fp16"), ["bf16", "fp32"]), (("avx2",), ["fp32"]),
+])  # fmt: skip
+def test_adaptive_training_leaves_out_rungs_that_are_no_faster_on_the_cpu(features, ladder, monkeypatch):
+    monkeypatch.setattr(precisions, "cpu_features", lambda: frozenset(features))
     result = fit(zoo.small_net(), DATA, epochs=1, precision="adaptive")
-    assert result.steps[0]["precision"] == "bf16"  # no fp16 convolutions on a CPU
-    assert result.state.control["fallback"]["ladder"] == ["bf16", "fp32"]
+    assert result.steps[0]["precision"] == ladder[0]
+    assert result.state.control["fallback"]["ladder"] == ladder
+    mine = fit(zoo.small_net(), DATA, epochs=1, precision="adaptive", fallback=Fallback(LADDER))
+    assert mine.state.control["fallback"]["ladder"] == list(LADDER)
 
 
 def test_an_index_put_under_autocast_works_with_a_cast_and_says_so_without():

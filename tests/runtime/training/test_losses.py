@@ -8,10 +8,10 @@ import training_models as zoo
 from torch import nn
 
 from tilewright.training import GradientPenalty, Losses, LossScaler, fit
+from tilewright.training import precision as precisions
 
 DATA = zoo.tiny()
 ENTROPY, MARGIN = nn.CrossEntropyLoss(), nn.MultiMarginLoss()
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def by_hand(model, precision, total):
@@ -29,8 +29,7 @@ def by_hand(model, precision, total):
 
 
 def outputs_of(model, x, precision):
-    with torch.autocast("cpu", dtype=DTYPES.get(precision, torch.float32), enabled=precision in DTYPES,
-                        cache_enabled=False):  # fmt: skip
+    with precisions.autocast(precision, "cpu"):  # torch's, but for what this CPU has no instructions for
         return model(x)
 
 

@@ -9,6 +9,7 @@ import training_models as zoo
 from torch import nn
 
 from tilewright.training import Cosine, LossScaler, fit
+from tilewright.training import precision as precisions
 from tilewright.training.optimizers import optimizers
 
 DATA = zoo.tiny(marked=[5])
@@ -56,7 +57,7 @@ def by_hand(model, scale):
     for x, y in zoo.batches(DATA, 2, 32, 0):
         for optimizer in made.values():
             optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.float16):
+        with precisions.autocast("fp16", "cpu"):
             outputs = model(x)
         loss = nn.functional.cross_entropy(outputs.float(), y)
         scaler.scale(loss).backward()
