@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tilewright.kernels.blas import Library
-from tilewright.kernels.layout import address, by_reference, by_rows, row_ld, scalar
+from tilewright.kernels.layout import address, by_reference, by_rows, kernel_ld, scalar
 
 __all__ = ["build", "flops"]
 
@@ -31,7 +31,7 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray, np
         k = a.shape[1]
         if a.shape[0] != m or b.shape != (n, k):
             raise ValueError(f"gemm: A {a.shape}, B {b.shape} and C {c.shape} do not fit C - A B^H")
-        lda, ldb, ldc = row_ld(a), row_ld(b), row_ld(c)
+        lda, ldb, ldc = kernel_ld(a), kernel_ld(b), kernel_ld(c)
         if not (lda and ldb and ldc):
             by_rows(gemm, a, b, c)
             return

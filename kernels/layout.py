@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["address", "by_reference", "by_rows", "row_ld", "rows_of", "scalar"]
+__all__ = ["address", "by_reference", "by_rows", "kernel_ld", "row_ld", "rows_of", "scalar"]
 
 
 def row_ld(tile: np.ndarray) -> int:
@@ -31,9 +31,18 @@ def row_ld(tile: np.ndarray) -> int:
     return ld if ld >= columns and not rest else 0
 
 
+def kernel_ld(tile: np.ndarray) -> int:
+    """`row_ld`, but 0 for a single column whose numbers are apart.
+
+    Such a tile has any leading dimension, and libraries take one of 1 for a vector: other code, other bits.
+    """
+    ld = row_ld(tile)
+    return ld if ld == 1 or tile.shape[1] != 1 or tile.shape[0] == 1 else 0
+
+
 def rows_of(tile: np.ndarray) -> np.ndarray:
-    """The tile if its rows are contiguous, else a copy whose rows are."""
-    return tile if row_ld(tile) else tile.copy(order="C")
+    """The tile as kernels take it, see `kernel_ld`, or a copy that is so."""
+    return tile if kernel_ld(tile) else tile.copy(order="C")
 
 
 def by_rows(kernel: Callable[..., Any], *tiles: np.ndarray) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tilewright.kernels.blas import Library
-from tilewright.kernels.layout import address, by_reference, by_rows, row_ld
+from tilewright.kernels.layout import address, by_reference, by_rows, kernel_ld
 
 __all__ = ["build", "flops"]
 
@@ -34,7 +34,7 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray], int] | None:
         n = len(a)
         if a.shape != (n, n):
             raise ValueError(f"potrf: A {a.shape} is not square")
-        lda = row_ld(a)
+        lda = kernel_ld(a)
         if not lda:
             return int(by_rows(potrf, a))
         info = ctypes.c_int(0)

@@ -45,7 +45,7 @@ from tilewright.kernels import gemm as fp32_gemm
 from tilewright.kernels import potrf as fp32_potrf
 from tilewright.kernels import syrk as fp32_syrk
 from tilewright.kernels import trsm as fp32_trsm
-from tilewright.kernels.layout import address, by_rows, row_ld
+from tilewright.kernels.layout import address, by_rows, kernel_ld
 from tilewright.kernels.narrow import narrowed, split_parts, widened, widened_here
 
 __all__ = [
@@ -211,7 +211,7 @@ def _cblas_product(form: str) -> Product:
     minus_one, one = ctypes.c_float(-1), ctypes.c_float(1)
 
     def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
-        lda, ldb, ldc = row_ld(a), row_ld(b), row_ld(c)
+        lda, ldb, ldc = kernel_ld(a), kernel_ld(b), kernel_ld(c)
         if not (lda and ldb and ldc):
             by_rows(product, a, b, c)
             return

@@ -19,9 +19,13 @@ from tilewright.kernels.threads import limits, one_thread
 
 __all__ = ["OPERANDS", "WRITTEN", "numbers", "probe", "settled", "steady", "verdicts"]
 
-SIZES = ((1, 1, 1), (5, 8, 6), (9, 5, 33), (33, 31, 17), (77, 64, 80))
-"""(m, n, k). On a CPU of another maker MKL 2024.2 without its mode of reproducibility fails in sgemm from 4 to 9 rows
-only, in strsm from 9, in dpotrf from 24, in cpotrf from 31 on."""
+SIZES = (
+    (1, 1, 1), (5, 8, 6), (9, 5, 33), (33, 31, 17), (77, 64, 80),
+    (13, 1, 13), (1, 13, 13), (13, 13, 1), (13, 8, 1), (13, 1, 8), (37, 1, 41),
+)  # fmt: skip
+"""(m, n, k), with single rows and columns, for which libraries have code of their own. On a CPU of another maker MKL
+2024.2 without its mode of reproducibility fails in sgemm from 4 to 9 rows only, in strsm from 9, in dpotrf from 24, in
+cpotrf from 31 on."""
 
 #         elements before the first, and beyond the end of each row
 LAYOUTS = ((0, 0), (1, 0), (3, 5), (0, 8), (7, 64), (5, 1))
@@ -58,20 +62,25 @@ def verdicts() -> dict[tuple[str, str, str], bool]:
 def probe(function: Kernel, op: str, storage: str, accumulate: str) -> bool:
     """Whether a kernel gives the same bits for the same numbers in all of `LAYOUTS`. A few milliseconds."""
     rng = np.random.default_rng(0)
-    for sizes in SIZES:
-        specs = OPERANDS[op](*sizes)
-        tiles = [numbers(accumulate if last else storage, rng, shape, kind) for last, shape, kind in specs]
-        written = WRITTEN.get(op, 1)
-        expected: list[bytes] | None = None
-        for number in range(len(LAYOUTS)):
-            layouts = [LAYOUTS[(number + place) % len(LAYOUTS) if number else 0] for place in range(len(tiles))]
-            placed = [_place(tile, *layout) for tile, layout in zip(tiles, layouts, strict=True)]
-            function(*placed)
-            found = [_lower(op, tile).tobytes() for tile in placed[-written:]]
-            if expected is None:
-                expected = found
-            elif found != expected:
-                return False
+    return all(
+        _same(function, op, flags, [numbers(accumulate if last else storage, rng, *what) for last, *what in spec])
+        for sizes in SIZES
+        for spec, flags in [(OPERANDS[op](*sizes), ()), *((make(*sizes), flags) for make, flags in ADJOINT.get(op, ()))]
+    )
+
+
+def _same(function: Kernel, op: str, flags: tuple[bool, ...], tiles: list[np.ndarray]) -> bool:
+    written = WRITTEN.get(op, 1)
+    expected: list[bytes] | None = None
+    for number in range(len(LAYOUTS)):
+        layouts = [LAYOUTS[(number + place) % len(LAYOUTS) if number else 0] for place in range(len(tiles))]
+        placed = [_place(tile, *layout) for tile, layout in zip(tiles, layouts, strict=True)]
+        function(*placed, *flags)
+        found = [_lower(op, tile).tobytes() for tile in placed[-written:]]
+        if expected is None:
+            expected = found
+        elif found != expected:
+            return False
     return True
 
 
@@ -168,6 +177,16 @@ OPERANDS: dict[str, Callable[[int, int, int], Spec]] = {
     "potrf": _potrf, "trsm": _trsm, "syrk": _syrk, "gemm": _gemm, "trsml": _trsml, "gemml": _gemml, "hemm": _hemm,
 }  # fmt: skip
 """``hemmd`` is made of the same products as ``hemm``."""
+
+
+def _gemml_adjoint(m: int, n: int, k: int) -> Spec:
+    yield from ((False, (k, m), ""), (False, (k, n), ""), (True, (m, n), ""))
+
+
+ADJOINT: dict[str, tuple[tuple[Callable[[int, int, int], Spec], tuple[bool, ...]], ...]] = {
+    "trsml": ((_trsml, (True,)),), "gemml": ((_gemml_adjoint, (True,)),),
+}  # fmt: skip
+"""The same with flags, for A^H."""
 
 
 def _floats(dtype: str) -> Callable[[np.random.Generator, tuple[int, ...], str], np.ndarray]:

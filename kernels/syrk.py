@@ -15,7 +15,7 @@ import numpy as np
 
 from tilewright.kernels import gemm
 from tilewright.kernels.blas import Library
-from tilewright.kernels.layout import address, by_reference, by_rows, row_ld, scalar
+from tilewright.kernels.layout import address, by_reference, by_rows, kernel_ld, scalar
 
 __all__ = ["build", "flops"]
 
@@ -43,7 +43,7 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray], N
     def syrk(a: np.ndarray, c: np.ndarray) -> None:
         n, k = a.shape
         _check(a, c)
-        lda, ldc = row_ld(a), row_ld(c)
+        lda, ldc = kernel_ld(a), kernel_ld(c)
         if not (lda and ldc):
             by_rows(syrk, a, c)
             return

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tilewright.kernels.blas import Library
-from tilewright.kernels.layout import address, by_reference, by_rows, row_ld, scalar
+from tilewright.kernels.layout import address, by_reference, by_rows, kernel_ld, scalar
 
 __all__ = ["build", "flops"]
 
@@ -33,7 +33,7 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray], N
         m, n = a.shape
         if l.shape != (n, n):
             raise ValueError(f"trsm: L {l.shape} and A {a.shape} do not fit A L^-H")
-        ldl, lda = row_ld(l), row_ld(a)
+        ldl, lda = kernel_ld(l), kernel_ld(a)
         if not (ldl and lda):
             by_rows(trsm, l, a)
             return

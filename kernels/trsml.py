@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tilewright.kernels.blas import Library
-from tilewright.kernels.layout import address, by_reference, row_ld, rows_of, scalar
+from tilewright.kernels.layout import address, by_reference, by_rows, kernel_ld, row_ld, rows_of, scalar
 
 __all__ = ["build", "flops"]
 
@@ -40,14 +40,13 @@ def build(library: Library, letter: str) -> Callable[..., None] | None:
         t = rows_of(t)
         ldt = row_ld(t)
         triangle = b"U" if lower else b"L"  # of what BLAS sees, T^T
-        if m == 1 and letter in "sd":
-            column = x if ldx == 1 else x.copy()
+        if not kernel_ld(x):
+            by_rows(lambda t, x: trsml(t, x, adjoint, lower), t, x)
+        elif m == 1 and letter in "sd":
             call(
                 b"L", triangle, b"N" if adjoint else b"T", b"N", by_reference(n), by_reference(1),
-                one, address(t), by_reference(ldt), address(column), by_reference(n),
+                one, address(t), by_reference(ldt), address(x), by_reference(n),
             )  # fmt: skip
-            if column is not x:
-                x[...] = column
         else:  # X^T := X^T op(T)^-T
             call(
                 b"R", triangle, b"C" if adjoint else b"N", b"N", by_reference(m), by_reference(n),

@@ -48,7 +48,16 @@ def test_bits_do_not_depend_on_alignment_or_leading_dimension(library, op, dtype
     """Views that begin at every offset within a cache line, packed and cut out, in every library."""
     function = lookup(op, "cpu", dtype, dtype).function
     item = np.dtype(dtype).itemsize
-    for m, n, k in ((5, 8, 6), (37, 29, 41), (130, 67, 96)):
+    for m, n, k in (
+        (5, 8, 6),
+        (37, 29, 41),
+        (130, 67, 96),
+        (13, 1, 13),
+        (60, 1, 41),
+        (13, 13, 1),
+        (1, 9, 20),
+        (40, 8, 1),
+    ):
         values = operands(op, dtype, m, n, k)
         expected = result(op, [cut(v, "rows", 0) for v in values], function)
         offsets = range(0, 64, min(item, 8)) if m == 5 else (item % 64, 24 if item <= 8 else 48)
