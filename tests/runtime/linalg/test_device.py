@@ -9,7 +9,7 @@ from optional import torch
 
 import tilewright as tw
 from tilewright.batches import Batch, batched
-from tilewright.kernels import tensors
+from tilewright.kernels import table, tensors
 from tilewright.linalg import ops
 from tilewright.linalg.device import column_tasks, device_factor, device_tile_size, in_columns
 from tilewright.linalg.mixed import factor_graph, mixed_factor
@@ -382,3 +382,37 @@ class TestStreams:
         assert [(r.start, r.end) for r in records[1:]] == [(1e-3, 2e-3), (3e-3, 4e-3), (5e-3, 6e-3)]
         assert ("sync", 1) in cuda.log
         assert streams.measured(launched).facts == {"launching": pytest.approx(3e-6)}  # task 0 ran on the host
+
+
+@pytest.mark.parametrize("route", ["autocast", "widen"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_route_can_be_asked_for_on_every_device_and_the_run_says_which(precision, route):
+    a = tensor(150)
+    factor, _, _, run = device_factor(a, precision, tile_size=40, route=route)
+    assert factor.dtype == torch.float32
+    assert relative_error(a, factor) < 8 * FORMATS[precision].u
+    assert f", {route}: " in str(run)
+    again = device_factor(a, precision, route=route, tile_size=40, backend="serial")[0]
+    assert torch.equal(factor, again)
+
+
+def test_autocast_on_tensors_rounds_products_and_widening_does_not():
+    """Whole numbers: 16 times 17 and 1 are 273, which BF16 does not have; C in FP32 keeps its own digits."""
+    a, b = torch.tensor([[16.0, 1.0]] * 16).bfloat16(), torch.tensor([[17.0, 1.0]] * 16).bfloat16()
+    found = {}
+    for route in ("autocast", "widen"):
+        c = torch.full((16, 16), 2.0**-10)
+        table.lookup("gemm", "torch", "bfloat16", "float32", f"bfloat16/{route}").function(a, b, c)
+        assert c.dtype == torch.float32
+        found[route] = c
+    assert (found["widen"] == 2.0**-10 - 273).all()
+    assert (found["autocast"] == 2.0**-10 - 272).all()
+
+
+@pytest.mark.parametrize(("precision", "route", "message"), [
+    ("bf16x3", "autocast", "three of them do not add up to FP32"), ("bf16", "cblas", "is none of torch's on torch"),
+    ("fp32", "widen", "is for products with 16-bit operands"),
+])  # fmt: skip
+def test_a_route_that_a_device_lacks_is_refused(precision, route, message):
+    with pytest.raises(ValueError, match=message):
+        device_factor(tensor(40), precision, tile_size=20, route=route)
