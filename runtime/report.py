@@ -33,6 +33,7 @@ def text(run: Run) -> str:
         *_messages(run),
         *_submitted(run),
         *_conversions(run),
+        *[f"  note           {note}" for note in run.notes],
         "  op            tasks       total        mean   share",
     ]
     busy = float(run.trace.busy.sum()) or 1.0

@@ -12,8 +12,7 @@ from matrices import DTYPES, indefinite_matrix, lapack_info, random_matrix, spd_
 from strategies import orders, tile_sizes
 
 import tilewright as tw
-from tilewright import rates
-from tilewright import BACKENDS
+from tilewright import BACKENDS, rates
 from tilewright.linalg import ladder, problem, refinement
 from tilewright.linalg.solve_info import Attempt
 from tilewright.linalg.stopping import Outcome, steps_left
