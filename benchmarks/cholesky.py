@@ -22,7 +22,7 @@ from tilewright.matrices import random_spd
 
 __all__ = ["command", "measure"]
 
-SIZES = (256, 512, 1024, 2048, 3072, 6144, 12288)
+SIZES = (64, 128, 256, 512, 1024, 2048, 3072, 6144, 12288)
 OURS, IN_PLACE = "tilewright", "tilewright in place"
 
 
@@ -84,7 +84,7 @@ def _fair(times: dict[str, Times], name: str) -> Times:
 
 
 @click.command("cholesky")
-@click.option("--n", "sizes", type=int, multiple=True, help="Matrix size; repeat for several.  [default: 256 to 12288]")
+@click.option("--n", "sizes", type=int, multiple=True, help="Matrix size; repeat for several.  [default: 64 to 12288]")
 @options.repeat(7)
 @click.option("--tile-size", type=int, help="Tile size.  [default: chosen]")
 @click.option("--scheduler", default="critical-path", show_default=True, help="Policy of our runs.")

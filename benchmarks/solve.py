@@ -13,12 +13,14 @@ import numpy as np
 import tilewright as tw
 from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, alternate
+from tilewright.linalg.ladder import ON_CPU
 from tilewright.linalg.solve import SolveInfo
 from tilewright.matrices import SPECTRA, conditioned_spd
 
 __all__ = ["command", "measure", "story"]
 
 CONDITIONS = (1e2, 1e4)
+SWEEP = tuple(10.0**k for k in range(1, 13))
 
 
 def contenders(
@@ -78,6 +80,31 @@ def measure(
     return records
 
 
+def measure_rungs(n: int, condition: float, spectrum: str, repeat: int) -> list[dict[str, Any]]:
+    """Records of ``auto`` and of each single rung that it may take: is it as fast as the best of them?
+
+    A rung that leads nowhere by itself has its error for a time.
+    """
+    a = conditioned_spd(n, condition, spectrum)
+    b = np.random.default_rng(1).standard_normal((n, 1))
+    found: dict[str, SolveInfo] = {}
+
+    def ours(rung: str) -> Contender:
+        def call() -> None:
+            found[rung] = tw.solve(a, b, precision=rung, fallback=rung == "auto", return_info=True)[1]
+
+        return Contender(rung, call)
+
+    times = alternate(map(ours, ("auto", *ON_CPU)), repeat)
+    best = min(taken.median for name, taken in times.items() if name != "auto" and taken.seconds)
+    return [
+        {
+            "benchmark": "solve rungs", "contender": name, "n": n, "condition": condition, "spectrum": spectrum,
+            **taken.record(), "best_over_this": best / taken.median, **(story(found[name]) if name in found else {}),
+        } for name, taken in times.items()
+    ]  # fmt: skip
+
+
 @click.command("solve")
 @click.option("--n", default=8192, show_default=True, help="Matrix size.")
 @click.option("--cond", "conditions", type=float, multiple=True, help="Repeat for several.  [default: 1e2, 1e4]")
@@ -85,16 +112,21 @@ def measure(
 @click.option("--precision", default="auto", show_default=True, help="Of our solution.")
 @options.repeat(3)
 @click.option("--rivals/--no-rivals", default=True, help="Beside SciPy and torch, or our FP64 path alone.")
+@click.option("--sweep", is_flag=True, help="auto beside each single rung; conditions 1e1 to 1e12 by default.")
 @click.option("--device", help="cuda, cuda:1: solve there, beside torch's Cholesky and solve.  [default: the CPU]")
 @options.output
 @options.as_json
 def command(
     n: int, conditions: tuple[float, ...], spectrum: str, precision: str, repeat: int, rivals: bool,
-    device: str | None, output: Path | None, as_json: bool,
+    sweep: bool, device: str | None, output: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Solutions to FP64 accuracy on all cores, side by side, alternating, medians."""
-    for condition in conditions or CONDITIONS:
-        if device is None:
+    if sweep and device is not None:
+        raise click.UsageError("--sweep is for the CPU; leave out --device")
+    for condition in conditions or (SWEEP if sweep else CONDITIONS):
+        if sweep:
+            records = measure_rungs(n, condition, spectrum, repeat)
+        elif device is None:
             records = measure(n, condition, spectrum, repeat, rivals=rivals, precision=precision)
         else:
             from tilewright.benchmarks.device import measure_solve
@@ -102,7 +134,8 @@ def command(
             records = measure_solve(n, condition, spectrum, repeat, precision, device)
         record.append(output, records)
         columns = {
-            "seconds": "median", "GFLOP/s": "gflops", "factor": "factor_gflops", "this / ours": "this_over_ours",
+            "seconds": "median", "factor": "factor_gflops",
+            **({"best / this": "best_over_this"} if sweep else {"GFLOP/s": "gflops", "this / ours": "this_over_ours"}),
             "path": "path", "backward error": "backward_error", "criterion": "criterion", "HPL-MxP": "hpl",
         }  # fmt: skip
         title = f"n = {n}, condition {condition:g}, {spectrum} spectrum"

@@ -49,6 +49,8 @@ class Run:
     """What the run was planned with or simulated on, if that was said."""
     switches: dict[str, Any] = field(default_factory=dict)
     """Process-wide settings that held while the run lasted, such as those of cuBLAS."""
+    notes: tuple[str, ...] = ()
+    """What the caller should know of how it was planned; `print` shows it."""
     measured: int | None = None
     """Bytes in use at the fullest moment beyond those before, where the values are no arrays that tell their size."""
     kernels: dict[str, str] = field(default_factory=dict)

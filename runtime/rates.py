@@ -7,6 +7,7 @@ of the rules.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import warnings
@@ -46,7 +47,8 @@ RULES = (
     Rule("fp64", ("avx2",), 30e9, "", "half the width of AVX-512; not measured"),
     Rule("fp64", ("asimd", "neon"), 15e9, "", "vectors of 128 bits, two to four units; not measured"),
     Rule("fp64", (), 4e9, "", "no vector unit that we know of"),
-    Rule("fp32", (), 2.0, "fp64", "twice as many numbers in a vector; Xeon: 320 against 165 GFLOP/s, EPYC: 124 against 62"),
+    Rule("fp32", (), 2.0, "fp64", "twice as many numbers in a vector; Xeon: 320 against 165 GFLOP/s, EPYC: 124 "
+         "against 62"),
     Rule("tf32", (), 0.95, "fp32", "operands rounded, products in FP32"),
     Rule("bf16", ("amx_bf16",), 4.5, "fp32", "Xeon: 943 to 1649 GFLOP/s on tiles of 512 to 2048, FP32 320"),
     Rule("bf16", ("avx512_bf16", "bf16"), 1.0, "fp32", "EPYC Zen 4: 128 GFLOP/s, FP32 124"),
@@ -56,7 +58,7 @@ RULES = (
     Rule("fp16", (), 0.95, "fp32", "operands widened, products in FP32; AVX-512's FP16 does not scale over cores: "
          "Xeon 210 GFLOP/s on two, 223 on one"),
 )  # fmt: skip
-"""The first that fits holds. Rates of large tiles in a factorisation on all cores, a little below those of gemm alone."""
+"""The first that fits holds. Rates of large tiles in a factorisation on all cores, a little below those of gemm."""
 
 _BANDWIDTH = 5e9  # bytes per second and core in tile tasks on shared machines: Xeon 9 to 10 GB/s on two, EPYC 12
 _CHANNELS = 8  # cores that saturate a socket's memory
@@ -91,7 +93,8 @@ def by_rule(features: frozenset[str]) -> Rates:
 
     Examples
     --------
-    >>> zen4, xeon = frozenset({"avx512f", "avx512_bf16"}), frozenset({"avx512f", "avx512_bf16", "amx_tile", "amx_bf16"})
+    >>> zen4 = frozenset({"avx512f", "avx512_bf16"})
+    >>> xeon = zen4 | {"amx_tile", "amx_bf16"}
     >>> [by_rule(cpu).flops["bf16"] / by_rule(cpu).flops["fp32"] for cpu in (zen4, xeon)]
     [1.0, 4.5]
     """
@@ -150,10 +153,8 @@ def calibrate(size: int = 512, repeat: int = 15) -> Path:
         flops[name] = _rate(dtype, dtype, np.ones((size, size), dtype), repeat)
     scale = flops["fp32"] / rule.flops["fp32"]
     flops |= {name: rate * scale for name, rate in rule.flops.items() if name not in flops}
-    try:
+    with contextlib.suppress(KeyError, ValueError):
         flops["bf16"] = _rate("bfloat16", "float32", np.full((size, size), 0x3F80, np.uint16), repeat)
-    except (KeyError, ValueError):
-        pass
     rates = Rates(flops, bandwidth=min(2 * 8 / copy_cost()[1], 1e12), source="measured")
     file = path()
     file.parent.mkdir(parents=True, exist_ok=True)

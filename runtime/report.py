@@ -38,6 +38,7 @@ def text(run: Run) -> str:
         *_products(run),
         *_conversions(run),
         *_kernels(run),
+        *[f"  note           {note}" for note in run.notes],
         "  op            tasks       total        mean   share",
     ]
     busy = float(run.trace.busy.sum()) or 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -152,6 +153,11 @@ def _turned_graph(nt: int) -> TaskGraph:
             g.insert(zero, W(A[i, j]))
     g.recipe = _turned_graph, (nt,)
     return g
+
+
+def _too_few_tiles(nt: int, updates: int, workers: int) -> str:
+    tiles = "one tile has" if nt == 1 else f"{nt} x {nt} tiles have"
+    return f"{max(1, updates)} of the {workers} workers asked for: {tiles} no work for more; a smaller tile_size has"
 
 
 def tiled_cholesky(
@@ -319,5 +325,7 @@ def tiled_cholesky(
             if check_finite and not matrix.in_place and site.has_data:
                 check_finite_lower(source, cores(), lower)  # NaN comes before anything it causes, on every engine
         raise
+    if workers is not None and workers > max(1, updates):
+        record = replace(record, notes=(_too_few_tiles(source.nt, updates, workers),))
     factor = site.result(matrix.result(target))
     return (factor, record) if return_run else factor

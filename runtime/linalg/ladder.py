@@ -99,9 +99,9 @@ class Estimate:
     def steps(self, rung: str, n: int) -> int:
         """Steps of conjugate gradients to expect, or of classical refinement in FP64: one.
 
-        With a preconditioner that is off by e = u spread / pivot the condition is (1 + e) / (1 - e), and a step gains
-        a factor of 2 / e at least, and 4 / e as the spectrum of the errors is. Observed at n = 1536 to 6144: 5 and 6 from bf16 at conditions 1e1 and 1e2, 3 from fp32 up
-        to 1e4, 5 at 1e6.
+        With a preconditioner that is off by e = u spread / pivot the condition is (1 + e) / (1 - e), and a step gains a
+        factor of 2 / e at least, and 4 / e as the spectrum of the errors is. Observed at n = 1536 to 6144: 5 and 6 from
+        bf16 at conditions 1e1 and 1e2, 3 from fp32 up to 1e4, 5 at 1e6.
         """
         if rung == "fp64":
             return 1

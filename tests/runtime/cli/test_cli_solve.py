@@ -63,6 +63,15 @@ def test_bench_solve_compares_with_scipy_torch_and_our_fp64():
     assert [json.loads(line)["n"] for line in text.splitlines()] == [100, 100]
 
 
+def test_bench_solve_sweeps_auto_and_the_rungs_alone():
+    text = run("bench", "solve", "--n", 100, "--cond", "1e2", "--cond", "1e12", "--sweep", "--repeat", 1, "--json")
+    records = [json.loads(line) for line in text.splitlines()]
+    assert [record["contender"] for record in records] == ["auto", "bf16", "fp32", "fp64"] * 2
+    assert max(record["best_over_this"] for record in records[1:4]) == 1
+    assert "AccuracyError" in records[5]["error"]
+    assert "--device" in run("bench", "solve", "--sweep", "--device", "cuda", code=2)
+
+
 def test_every_solution_of_the_sweep_keeps_the_promise():
     rows = list(sweep(70, 32))
     assert len(rows) == 4 * (4 * 8 + 8)

@@ -346,3 +346,13 @@ class TestErrors:
             with pytest.raises(ValueError, match="must be|unknown"):
                 tw.tiled_cholesky(a, overwrite_a=True, **options)
         assert np.array_equal(a, before)
+
+
+@pytest.mark.parametrize("backend", ["threads", "serial"])
+def test_run_says_if_there_are_fewer_tiles_than_workers(backend):
+    a = np.eye(60)
+    _, few = tw.tiled_cholesky(a, workers=4, backend=backend, return_run=True)
+    assert few.notes == ("1 of the 4 workers asked for: one tile has no work for more; a smaller tile_size has",)
+    assert few.notes[0] in str(few)
+    _, enough = tw.tiled_cholesky(a, workers=4, backend=backend, tile_size=10, return_run=True)
+    assert enough.notes == ()
