@@ -239,7 +239,7 @@ def _check_time(value: Any, what: str) -> None:
     """ValueError or TypeError unless it is a finite number of seconds, not negative: NaN comes before no other time."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"Machine: {what} must be a time in seconds, not {value!r}")
-    if not 0 <= value < math.inf:
+    if not 0 <= float(value) < math.inf:
         raise ValueError(f"Machine: {what} must be a time in seconds, finite and not negative, not {value}")
 
 
