@@ -6,6 +6,7 @@ and one that reads ``y`` have no edge: threads run them in any order, and ranks 
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from typing import Any, NamedTuple
 
@@ -13,7 +14,6 @@ import numpy as np
 from numpy.exceptions import TooHardError
 
 from tilewright.graph import Handle, TaskGraph
-from tilewright.mpi.buffers import view
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = ["check_apart"]
@@ -21,6 +21,9 @@ __all__ = ["check_apart"]
 _PAIRS = 5_000
 """Pairs of views of one array whose bounds overlap that are looked at element by element; about 30 ms."""
 
+
+_WORK = 10_000
+"""Steps in which it has to be clear whether two views have an element in common."""
 
 _Member = tuple[Handle | str, Any, bool]
 """A handle or the name of a tiled matrix, what it has, and whether that is written."""
@@ -52,7 +55,7 @@ def check_apart(graph: TaskGraph, store: Store) -> None:
         value = store[handle]
         if isinstance(value, np.ndarray):
             groups[id(value) if value.base is None else id(value.base)].append((handle, value, handle in written))
-        elif (array := view(value)) is not None:
+        elif (array := _tensor(value)) is not None:
             groups[value.untyped_storage().data_ptr()].append((handle, array, handle in written))
         elif type(value) in (list, dict, set, bytearray):
             groups[id(value)].append((handle, value, handle in written))
@@ -65,6 +68,16 @@ def check_apart(graph: TaskGraph, store: Store) -> None:
             _check_group(graph, store, members)
 
 
+def _tensor(value: Any) -> np.ndarray | None:
+    """The memory of a tensor as an array; None of all else."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or type(value) is not torch.Tensor:
+        return None
+    from tilewright.mpi.buffers import view  # not before: the package of ranks takes a while to load
+
+    return view(value)
+
+
 def _check_group(graph: TaskGraph, store: Store, members: list[_Member]) -> None:
     pieces: list[_Piece] = []
     objects: dict[int, tuple[Handle | str, bool]] = {}
@@ -73,9 +86,9 @@ def _check_group(graph: TaskGraph, store: Store, members: list[_Member]) -> None
             if value.size:
                 pieces.append(_Piece(*_bounds(value), name, value, changed))
             continue
-        other = objects.setdefault(id(value), (name, changed))
-        if other[0] != name and (changed or other[1]):
-            raise _shared(other[0], name)
+        first, written = objects.setdefault(id(value), (name, changed))
+        if first != name and (changed or written):
+            raise _shared(first, name)
     pieces.sort(key=lambda piece: piece[:2])
     open_: list[_Piece] = []
     looked = 0
@@ -113,7 +126,7 @@ def _tiles(graph: TaskGraph, store: Store, piece: _Piece) -> list[tuple[Handle, 
 
 def _share(one: np.ndarray, other: np.ndarray) -> bool:
     try:
-        return np.shares_memory(one, other, max_work=10_000)
+        return np.shares_memory(one, other, max_work=_WORK)  # type: ignore[arg-type]
     except TooHardError:
         return False
 

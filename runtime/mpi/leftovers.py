@@ -46,7 +46,7 @@ def orphans(began: float, ended: float) -> set[str]:
     found = set(_since(_SHM, _SEGMENT, began, ended))
     if not found:
         return found
-    mapped = set()
+    mapped: set[str] = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             lines = (folder / "maps").read_text().splitlines()
