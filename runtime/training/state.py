@@ -314,7 +314,7 @@ class _Boundary(torch.autograd.Function):  # type: ignore[misc]  # torch has no 
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, dx: torch.Tensor) -> tuple[None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dx: torch.Tensor) -> tuple[None, None]:
         ctx.tape.dx = dx
         return None, None
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+import threading
+from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
-__all__ = ["forget", "peak", "watch"]
+from tilewright.training.randomness import Stream
+
+__all__ = ["forget", "peak", "warm", "watch"]
 
 _STATUS, _REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -26,12 +31,38 @@ def forget() -> None:
             return
 
 
+@lru_cache(maxsize=1)
+def warm() -> None:
+    """Once in a process: load what torch, its libraries and its threads load at their first step.
+
+    That is memory of the process, not of a training, and the first one would be charged for it. A step of a small
+    network in a thread that ends: products, a convolution, a loss, backward passes, an optimizer.
+    """
+    thread = threading.Thread(target=_first_step, name="tilewright-warm")
+    thread.start()
+    thread.join()
+
+
+def _first_step() -> None:
+    with Stream(torch.device("cpu"), 0), torch.enable_grad():
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, fused=True)
+        for _ in range(2):
+            nn.functional.cross_entropy(model(torch.zeros(64, 1, 8, 8)), torch.zeros(64).long()).backward()
+            optimizer.step()
+
+
 def watch(device: torch.device) -> int:
-    """Begin to measure this process; the bytes in use now, on the device or, for a CPU, resident."""
+    """Begin to measure this process; the bytes in use now, on the device or, for a CPU, resident.
+
+    What the first training of a process loads is loaded before.
+    """
     if device.type == "cuda":
         torch.cuda.init()  # resetting statistics does not, and is an error before
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
+    warm()
+    forget()
     try:
         _REFS.write_text("5")  # resets the high-water mark of resident memory
     except OSError:

@@ -64,16 +64,6 @@ def test_a_pipeline_and_replicas_have_the_head_of_one_worker():
     assert found[0] == found[1] == found[2] and found[0][0] > found[0][1]
 
 
-def test_a_singular_kernel_without_noise_is_an_error_that_names_the_tile():
-    from tilewright import NotPositiveDefiniteError
-
-    model = zoo.perceptron()
-    with torch.no_grad():
-        model[1][0].weight.zero_()
-    with pytest.raises(NotPositiveDefiniteError, match=r"potrf\(0\) on K\[0,0\]"):
-        fit(model, zoo.tiny(), zoo.tiny(8), epochs=1, lr=1e-30, head="ridge", head_noise=-1e-6)
-
-
 def test_the_back_substitution_solves():
     random = np.random.default_rng(0)
     factor = np.tril(random.standard_normal((6, 6))) + 4 * np.eye(6)

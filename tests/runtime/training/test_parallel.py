@@ -16,7 +16,9 @@ import training_models as zoo
 import tilewright as tw
 from tilewright.mpi.launcher import environment, mpiexec
 from tilewright.training import Fallback, LossScaler, fit, gradients
+from tilewright.training.contents import Contents
 from tilewright.training.optimizers import optimizers
+from tilewright.training.randomness import Stream
 from tilewright.training.state import Stage
 
 DATA, TEST = zoo.tiny(), zoo.tiny(16)
@@ -169,11 +171,12 @@ def test_tensors_of_every_dtype_travel_bit_for_bit(engine, dtype):
     assert got.dtype == dtype and torch.equal(got, value)
 
 
-def stage_of(*shapes):
+def stage_of(*shapes, memory=None):
     module = torch.nn.Module()
     module.tensors = torch.nn.ParameterList(torch.zeros(shape) for shape in shapes)
-    names = {id(p): name for name, p in module.named_parameters()}
-    return Stage(module, names, optimizers("sgd", None)), np.zeros(Stage.words(module), np.float32)
+    module.tensors[0].data = module.tensors[0].data.to(memory_format=memory) if memory else module.tensors[0].data
+    stage = Stage(module, Contents(module), optimizers("sgd", None), Stream(torch.device("cpu"), 0))
+    return stage, np.zeros(Stage.words(module), np.float32)
 
 
 def summed(stage, flat, *replicas):
@@ -199,9 +202,8 @@ def test_a_missing_gradient_counts_as_zero_and_one_that_all_lack_stays_missing()
 
 
 def test_a_bucket_takes_gradients_in_the_memory_order_of_their_parameters():
-    stage, flat = stage_of((2, 3, 4, 4))
+    stage, flat = stage_of((2, 3, 4, 4), memory=torch.channels_last)
     weight = stage.parameters[0]
-    weight.data = weight.data.to(memory_format=torch.channels_last)
     grad = torch.arange(96.0).view(2, 3, 4, 4)
     (found,) = summed(stage, flat, [grad])
     assert torch.equal(found, grad) and found.stride() == weight.stride()
