@@ -126,7 +126,7 @@ def shown(name: str) -> str:
     return name.translate(_SIGNS)
 
 
-_SIGNS = {
+_SIGNS: dict[int, int | str] = {
     **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}, 0x7F: "\u2421",
     **dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "\ufffd"),
 }  # fmt: skip

@@ -121,7 +121,7 @@ def _run(document: dict[str, Any]) -> SavedRun:
             rank, rank, reference, size, time, time, integer(-1, count - 1), row(memory, memory)
         )(found["messages"], "the run.messages")
     ]
-    if any(entry.end < entry.start for entry in (*records, *messages)):
+    if any(record.end < record.start for record in records) or any(m.end < m.start for m in messages):
         raise ValueError("a task or a message ends before it starts")
     trace = Trace(graph, workers, records, ranks=ranks, messages=messages)
     machine = found["machine"]

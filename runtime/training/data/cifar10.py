@@ -21,7 +21,7 @@ import io
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -188,7 +188,7 @@ def _members(path: Path) -> dict[str, bytes]:
     """The batches in a tar file, by name."""
     wanted = {*_BATCHES, "test_batch"}
     found: dict[str, bytes] = {}
-    with gzip.open(path) as unpacked, tarfile.open(fileobj=_Bounded(unpacked), mode="r:") as archive:
+    with gzip.open(path) as unpacked, tarfile.open(fileobj=cast(IO[bytes], _Bounded(unpacked)), mode="r:") as archive:
         for number, member in enumerate(archive):
             if number > _MEMBERS:
                 raise ValueError(f"it has more than {_MEMBERS} members")
@@ -207,7 +207,7 @@ def _members(path: Path) -> dict[str, bytes]:
 class _Bounded(io.RawIOBase):
     """A file of which nobody reads more at once, or goes farther, than CIFAR-10 needs: headers may claim any size."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: gzip.GzipFile) -> None:
         self.file = file
 
     def read(self, size: int = -1) -> bytes:

@@ -49,7 +49,7 @@ class _Dtype:
         self.order = state[1]
 
     def whole(self) -> np.dtype:
-        return np.dtype(self.code).newbyteorder(self.order)
+        return np.dtype(self.code if self.order in "|=" else f"{self.order}{self.code}")
 
 
 class _Array:
@@ -78,7 +78,7 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
-class _Restricted(pickle._Unpickler):  # type: ignore[name-defined,misc] # Python's: the one in C believes all sizes
+class _Restricted(pickle._Unpickler):  # Python's: the one in C believes all sizes
     def find_class(self, module: str, name: str) -> Any:
         known = {
             "numpy.ndarray": None, "numpy.dtype": _Maker(_Dtype), "_codecs.encode": _Maker(_encode),

@@ -79,7 +79,12 @@ def test_that_csv_needs_pandas_is_said_before_the_work(monkeypatch, tmp_path):
 def test_ctrl_c_ends_with_130(tmp_path):
     script = "from tilewright.cli import main\nprint('up', flush=True)\nmain(['simulate', 'cholesky', '--nt=60', '--no-progress'])"
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     assert process.stdout.readline() == "up\n"
     time.sleep(0.3)
