@@ -260,7 +260,7 @@ class _Iteration:
 
     def converged(self, size: tuple[float, int]) -> bool:
         """Whether a residual of this length is within the tolerance. No NaN is."""
-        return size[0] <= self.goal(size[1])
+        return isfinite(size[0]) and size[0] <= self.goal(size[1])
 
     def product(self, v: np.ndarray) -> np.ndarray:
         self.report.exchanges += 1

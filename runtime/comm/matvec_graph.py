@@ -85,7 +85,7 @@ class Moments(NamedTuple):
                 return cls(product, 0, square, 0)
             low, high, shrink, grow = _thresholds(info)
             size = np.abs(y)
-            parts = size[size > high] * shrink, size[(size >= low) & ~(size > high)], size[size < low] * grow
+            parts = size[size > high] * shrink, size[~((size < low) | (size > high))], size[size < low] * grow
             return cls(product, *(np.vdot(part, part) for part in parts))
 
     @property

@@ -39,7 +39,6 @@ class Operator(LinearOperator):
     """How many ranks have a part."""
     check_finite: bool
     """Whether NaN and infinity are refused."""
-    shape: tuple[int, int]
     dtype: np.dtype
 
     def _begin(self, dtype: Any, shape: tuple[int, ...]) -> None:
@@ -179,8 +178,8 @@ class Turned(LinearOperator):
     def _back(self, x: Any) -> Any:
         return self.operator._apply(x, not self.transposed, not self.conjugated)
 
-    matvec = matmat = _matvec = _matmat = dot
-    rmatvec = rmatmat = _rmatvec = _rmatmat = _back
+    matvec = matmat = _matvec = _matmat = dot  # type: ignore[assignment] # the stubs overload them
+    rmatvec = rmatmat = _rmatvec = _rmatmat = _back  # type: ignore[assignment]
 
     def _turned(self, transposed: bool, conjugated: bool) -> LinearOperator:
         return Turned(self.operator, transposed, conjugated) if transposed or conjugated else self.operator
