@@ -239,6 +239,8 @@ def _try(name: str) -> Library | None:
 def use(name: str | None) -> None:
     """Take the tile kernels of all later runs from this library; None returns to the automatic choice."""
     global _chosen
+    if not (name is None or isinstance(name, str)):
+        raise TypeError(f"the name of a BLAS is one of {', '.join(NAMES)}, or None, not {name!r}")
     _chosen = None if name is None else load(name)
 
 

@@ -18,6 +18,7 @@ from tilewright.machine import Machine, check_plan, worker_count
 from tilewright.plan import Bounds, bounds, mixed_bounds, width
 from tilewright.program import Program
 from tilewright.progress import reports
+from tilewright.scalars import choice
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.site import check_call, find_site
@@ -282,8 +283,7 @@ def run(
     >>> run["y"]
     array([3., 3.])
     """
-    if backend not in (*BACKENDS, "simulate"):
-        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, simulate")
+    choice(backend, "backend", (*BACKENDS, "simulate"))
     check_call(run, options, backend)
     if backend == "simulate":
         from tilewright.backends.simulate import simulate

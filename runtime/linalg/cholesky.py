@@ -214,8 +214,8 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
-    chunked = is_chunked(a) and backend in (None, "dask")
-    check_call(tiled_cholesky, options, "dask" if chunked else backend or "threads")
+    chunked = is_chunked(a) and (backend is None or (isinstance(backend, str) and backend == "dask"))
+    check_call(tiled_cholesky, options, "dask" if chunked else "threads" if backend is None else backend)
     if chunked:
         how: dict[str, Any] = {
             "lower": lower, "tile_size": tile_size, "overwrite_a": overwrite_a, "workers": workers, "options": options,
@@ -229,7 +229,7 @@ def tiled_cholesky(
 
             factor, record = chunked_mixed(a, precision, route=route, emulate=emulate, **how)
         return (factor, record) if return_run else factor
-    backend = backend or "threads"
+    backend = "threads" if backend is None else backend
     if is_device_tensor(a):
         from tilewright.linalg.device import device_factor
 
