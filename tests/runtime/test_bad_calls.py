@@ -1,4 +1,4 @@
-# ruff: noqa: C408, E501 - a table of calls with their keywords
+# ruff: noqa: C408 - a table of calls with their keywords
 """Every public function and constructor refuses what it cannot use, in a sentence that names the argument.
 
 The test walks over the public names. For each a table here has a call that works; then one parameter at a time gets values
@@ -133,7 +133,7 @@ CALLS = {
                                    array="matrix", tile_size="count"),
     "PrecisionMap": Call(tw.PrecisionMap, lambda: dict(formats=[["fp32"]]), formats="data", tile_size="count?",
                          note="text"),
-    "PrecisionMap.uniform": Call(tw.PrecisionMap.uniform, lambda: dict(nt=2, format="fp32"), nt="natural", format="name"),
+    "PrecisionMap.uniform": Call(tw.PrecisionMap.uniform, lambda: dict(nt=2, format="fp32"), {"format": "precision"}, nt="natural", format="name"),
     "Resident": Call(tw.Resident, lambda: dict(data={tw.Handle("x"): np.zeros(2)}, ranks=1, owner=owner, backend="serial"),
                      data="data+dict", ranks="count", owner="data", backend="name", pool="data+None",
                      comm="data+None", synchronous="flag"),
