@@ -253,3 +253,22 @@ def test_an_unknown_option_is_refused_by_the_call_itself_and_never_suggested(cal
         call(*arguments, **options)
     for name in options:
         assert f"did you mean {name}?" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("graph", "given", "message"), [
+    (tw.cholesky_graph(2), {"A": tw.TiledMatrix.view(np.eye(6), 2)}, "A has 3 x 3 tiles, but graph .* is for 2 x 2"),
+    (tw.cholesky_graph(3), {"A": tw.TiledMatrix.view(np.eye(6), 2), "B": np.eye(2)}, "data has B, .* uses A"),
+])  # fmt: skip
+def test_data_that_the_graph_does_not_use_is_refused(graph, given, message):
+    with pytest.raises(ValueError, match=message):
+        tw.run(graph, given)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize(("i", "j"), [(0, 0), (5, 2)])
+def test_a_factor_that_is_not_finite_solves_nothing(lower, i, j):
+    factor = np.tril(np.ones((6, 6))) + np.eye(6)
+    factor[i, j] = np.nan
+    factor = factor if lower else factor.T.copy()
+    with pytest.raises(ValueError, match="L has a NaN or infinity at"):
+        tw.cho_solve(factor, np.zeros(6), lower=lower, tile_size=2)
