@@ -171,6 +171,8 @@ def adopt(wanted: Choice) -> None:
 def use(name: str | None) -> None:
     """Take the tile kernels of all later runs from this library; None returns to the automatic choice."""
     global _forced, _adopted, _asked
+    if not (name is None or isinstance(name, str)):
+        raise TypeError(f"the name of a BLAS is one of {', '.join(blas.NAMES)}, or None, not {name!r}")
     _forced = None if name is None else blas.load(name)
     _adopted, _asked = None, name is not None
     _chosen.cache_clear()

@@ -215,7 +215,7 @@ def compare_schedulers(
     if isinstance(workers, str | bytes) or not isinstance(workers, Iterable):
         raise TypeError(f"workers must be a number of workers or a list of numbers, not {workers!r}")
     counts = [positive(count, "workers") for count in workers]
-    if isinstance(schedulers, str) or not (schedulers is None or isinstance(schedulers, Iterable)):
+    if isinstance(schedulers, str | bytes) or not (schedulers is None or isinstance(schedulers, Sequence)):
         raise TypeError(f"schedulers must be a list of names or policies, not {schedulers!r}")
     for name, values in (("workers", counts), ("schedulers", schedulers)):
         if values is not None and not len(list(values)):

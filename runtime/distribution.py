@@ -222,10 +222,6 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
     A function of a handle. A `Distribution` sees a handle with one index i as tile (i, 0) and one without index as
     (0, 0). The function raises ValueError where a rule gives no rank from 0 to ``ranks - 1``.
     """
-    if not (owner is None or isinstance(owner, Mapping | Distribution) or callable(owner) or _is_rank(owner)):
-        raise TypeError(
-            f"owner must be a rank, a distribution, a function of indices or a dict of these, not {owner!r}"
-        )
     if isinstance(owner, Distribution) and owner.ranks > ranks:
         raise ValueError(f"{owner} needs {owner.ranks} ranks, but there are {ranks}")
     rules: dict[Any, Any] = dict(owner) if isinstance(owner, Mapping) else {}  # a copy: the caller may change his

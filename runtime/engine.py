@@ -19,6 +19,7 @@ from tilewright.machine import Machine, check_plan, worker_count
 from tilewright.plan import Bounds, bounds, mixed_bounds, width
 from tilewright.program import Program
 from tilewright.progress import reports
+from tilewright.scalars import choice
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.site import check_call, find_site
@@ -200,7 +201,8 @@ class Run:
 
 def _check_data(graph: TaskGraph, data: Any) -> None:
     """ValueError for data of which the graph uses nothing, or only a part where it is made for all."""
-    if not isinstance(data, Mapping) or not len(graph):
+    ours = graph.layout is not None or (graph.recipe is not None and not graph.extents)
+    if not isinstance(data, Mapping) or not len(graph) or ours:  # the library's own calls may give more
         return
     names = {handle.name for handle in graph.handles_used}
     for key, value in data.items():
@@ -289,8 +291,7 @@ def run(
     """
     if "return_run" in options:
         raise TypeError("run() has no argument return_run: the Run is what it returns")
-    if backend not in (*BACKENDS, "simulate"):
-        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}, simulate")
+    choice(backend, "backend", (*BACKENDS, "simulate"))
     check_call(run, options, backend)
     if backend == "simulate":
         from tilewright.backends.simulate import simulate

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.arguments import positive
+from tilewright.scalars import text, whole
+
 __all__ = ["FORMATS", "Format", "PrecisionMap", "find_format", "tile_norms"]
 
 
@@ -146,7 +149,11 @@ class PrecisionMap:
     def __init__(self, formats: Any, *, tile_size: int | None = None, note: str = "") -> None:
         names = np.asarray(formats, dtype=object)
         if names.ndim != 2 or names.shape[0] != names.shape[1]:
-            raise ValueError(f"a PrecisionMap needs a square array of format names, not one of shape {names.shape}")
+            raise ValueError(f"formats: a PrecisionMap needs a square array of format names, not one of shape "
+                             f"{names.shape}")  # fmt: skip
+        if tile_size is not None:
+            positive(tile_size, "tile_size")
+        text(note, "note")
         self.nt: int = len(names)
         self.tile_size = tile_size
         self.note = note
@@ -158,6 +165,7 @@ class PrecisionMap:
     @classmethod
     def uniform(cls, nt: int, format: str) -> PrecisionMap:
         """One format for all tiles."""
+        whole(nt, "nt", 0)
         return cls(np.full((nt, nt), find_format(format).name, dtype=object), note=f"uniform {format}")
 
     @classmethod

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from time import perf_counter
 
+from tilewright.scalars import flag
+
 __all__ = ["bar", "rate", "reports"]
 
 Report = Callable[[int], object]
@@ -16,7 +18,7 @@ def reports(progress: bool | Report, title: str, total: int, flops: float = 0.0)
     """What an engine calls with the number of tasks done: a `bar`, the user's own function, or None for neither."""
     if callable(progress):
         yield progress
-    elif progress:
+    elif flag(progress, "progress"):
         with bar(title, total, flops) as report:
             yield report
     else:

@@ -131,7 +131,12 @@ def check_call(call: Callable[..., Any], options: Mapping[str, Any], backend: An
     TypeError
         It names the options, and what may be meant by them: parameters of the call or options of the backend.
     """
-    if not options or backend not in (*BACKENDS, "simulate") or _collective(backend, options):
+    if (
+        not options
+        or not isinstance(backend, str)
+        or backend not in (*BACKENDS, "simulate")
+        or _collective(backend, options)
+    ):
         return
     own = [p.name for p in signature(call).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     check_options(backend, options, (*also, *options_of(backend)), own, call.__name__)

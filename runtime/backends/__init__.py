@@ -16,6 +16,7 @@ from typing import Protocol
 
 from tilewright.graph import Task
 from tilewright.program import Program
+from tilewright.scalars import choice
 from tilewright.schedulers import Policy
 from tilewright.trace import Trace
 
@@ -39,10 +40,9 @@ class Backend(Protocol):
 
 def backend(name: str) -> Backend:
     """The engine of that name. ValueError lists the names there are."""
-    if name == "simulate":
+    if isinstance(name, str) and name == "simulate":
         raise ValueError("backend 'simulate' computes nothing; tw.simulate and tw.run return the predicted run")
-    if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}")
+    choice(name, "backend", BACKENDS)
     engine: Backend = importlib.import_module(f"tilewright.backends.{name}")
     return engine
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.backends.simulation import Home, Simulation
 from tilewright.distribution import Distribution, owners
+from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine, check_plan
 from tilewright.progress import reports
@@ -185,7 +186,7 @@ def _shapes(store: Store) -> Callable[[Handle], tuple[int, ...]]:
     def shape(handle: Handle) -> tuple[int, ...]:
         buffer = store[handle]
         if buffer is None:
-            raise KeyError(f"the data has no buffer for {handle}, so its size is unknown")
+            raise MissingDataError(f"the data has no buffer for {handle}, so its size is unknown")
         return tuple(getattr(buffer, "shape", (1,)))
 
     return shape

@@ -152,7 +152,7 @@ def cho_solve(
     Raises
     ------
     ValueError
-        Shapes that do not fit; a NaN or an infinity in b.
+        Shapes that do not fit; a NaN or an infinity in L or b.
     TypeError
         A dtype that is none of LAPACK's four and no integer.
     numpy.linalg.LinAlgError
@@ -189,6 +189,8 @@ def cho_solve(
         nb, m = factor.tile_size, columns.columns.shape[1]
         facts.update(shape=factor.shape, b=columns.shape, dtype=str(dtype), lower=bool(lower), tile_size=nb)
         if site.has_data:
+            if check_finite:
+                _check_finite(factor, lower)
             _check_diagonal(factor)
     x = np.zeros((matrix.n, m), dtype)
     X = TiledMatrix.view(x, nb)
@@ -326,6 +328,23 @@ def _check_diagonal(factor: TiledMatrix) -> None:
         if len(zeros):
             place = factor.rows(k).start + int(zeros[0])
             raise np.linalg.LinAlgError(f"the factor is singular: its diagonal is zero at ({place}, {place})")
+
+
+def _check_finite(factor: TiledMatrix, lower: bool) -> None:
+    """ValueError for a NaN or an infinity in the triangle that is read."""
+    for i, j in factor:
+        if i != j and (i > j) != lower:
+            continue
+        tile = factor[i, j]
+        with np.errstate(all="ignore"):
+            if np.isfinite(tile.sum()):  # it is not where one of them is not
+                continue
+        bad = ~np.isfinite(tile)
+        if i == j:
+            bad = np.tril(bad) if lower else np.triu(bad)
+        if bad.any():
+            row, column = np.argwhere(bad)[0] + (factor.rows(i).start, factor.columns(j).start)
+            raise ValueError(f"L has a NaN or infinity at ({row}, {column}); check_finite=False skips this check")
 
 
 def _first_not_finite(b: np.ndarray) -> str:

@@ -264,7 +264,7 @@ def tiled_cholesky(
     if is_chunked(a) and backend not in (None, "dask"):
         a = a.compute()  # the caller has named an engine that needs it here
     chunked = is_chunked(a)
-    check_call(tiled_cholesky, options, "dask" if chunked else backend or "threads")
+    check_call(tiled_cholesky, options, "dask" if chunked else "threads" if backend is None else backend)
     if chunked:
         how: dict[str, Any] = {
             "lower": lower, "tile_size": tile_size, "overwrite_a": overwrite_a, "workers": workers, "options": options,
@@ -278,7 +278,7 @@ def tiled_cholesky(
 
             factor, record = chunked_mixed(a, precision, route=route, **how)
         return (factor, record) if return_run else factor
-    backend = backend or "threads"
+    backend = "threads" if backend is None else backend
     if is_device_tensor(a):
         if route is not None:
             raise ValueError(f"route={route!r} chooses kernels of the CPU; on {a.device} torch has one way")

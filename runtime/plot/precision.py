@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilewright.plot.canvas import new_figure, save
 from tilewright.plot.palette import text_on
 from tilewright.precision import FORMATS, PrecisionMap
+from tilewright.scalars import instance, text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +41,11 @@ def precision_map(map: PrecisionMap, path: str | Path | None = None, *, title: s
     ImportError
         matplotlib is missing; the message says what to install.
     """
+    instance(map, "map", PrecisionMap, "a PrecisionMap")
+    if path is not None and not isinstance(path, str | PathLike):
+        raise TypeError(f"path must be the name of a file, not {path!r}")
+    if title is not None:
+        text(title, "title")
     fig = figure(map, title)
     if path is not None:
         save(fig, path)

@@ -232,7 +232,6 @@ class TestRun:
 
 
 @pytest.mark.parametrize(("call", "arguments", "options", "message"), [
-    (tw.run, (chain(1), data()), {"return_run": True}, "run: unknown option return_run; backend 'threads' has devices"),
     (tw.run, (chain(1), data()), {"workrs": 2}, "run: unknown option workrs; did you mean workers"),
     (tw.run, (chain(1),), {"backend": "simulate", "nois": 1}, "run: unknown option nois; did you mean noise"),
     (tw.tiled_cholesky, (np.eye(3),), {"threads_per_task": 2}, "tiled_cholesky: unknown option threads_per_task; backend"),
@@ -288,7 +287,7 @@ def in_three_tiles():
         ),
         ({"return_run": True}, TypeError, r"run\(\) has no argument return_run: the Run is what it returns"),
         ({"return_run": True, "backend": "simulate"}, TypeError, r"run\(\) has no argument return_run"),
-        ({"tile_size": 3}, TypeError, "this call has no argument tile_size, and backend 'threads' no such option"),
+        ({"tile_size": 3}, TypeError, "run: unknown option tile_size; backend 'threads' has devices"),
         ({"machin": 3}, TypeError, "unknown option machin; did you mean machine"),
     ],
 )
@@ -301,3 +300,22 @@ def test_a_wrong_option_is_refused_in_the_words_of_the_call(options, kind, messa
 def test_an_owner_that_is_no_rank_is_named_with_a_handle_that_the_user_knows():
     with pytest.raises(ValueError, match=r"owner of A\[0,0\] is 7"):
         tw.tiled_cholesky(9 * np.eye(6), tile_size=2, backend="mpi", workers=2, owner=7)
+
+
+@pytest.mark.parametrize(("graph", "given", "message"), [
+    (tw.cholesky_graph(2), {"A": tw.TiledMatrix.view(np.eye(6), 2)}, "A has 3 x 3 tiles, but graph .* is for 2 x 2"),
+    (tw.cholesky_graph(3), {"A": tw.TiledMatrix.view(np.eye(6), 2), "B": np.eye(2)}, "data has B, .* uses A"),
+])  # fmt: skip
+def test_data_that_the_graph_does_not_use_is_refused(graph, given, message):
+    with pytest.raises(ValueError, match=message):
+        tw.run(graph, given)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize(("i", "j"), [(0, 0), (5, 2)])
+def test_a_factor_that_is_not_finite_solves_nothing(lower, i, j):
+    factor = np.tril(np.ones((6, 6))) + np.eye(6)
+    factor[i, j] = np.nan
+    factor = factor if lower else factor.T.copy()
+    with pytest.raises(ValueError, match="L has a NaN or infinity at"):
+        tw.cho_solve(factor, np.zeros(6), lower=lower, tile_size=2)
