@@ -63,7 +63,12 @@ def probe(function: Kernel, op: str, storage: str, accumulate: str) -> bool:
     """Whether a kernel gives the same bits for the same numbers in all of `LAYOUTS`. A few milliseconds."""
     rng = np.random.default_rng(0)
     return all(
-        _same(function, op, flags, [numbers(accumulate if last else storage, rng, *what) for last, *what in spec])
+        _same(
+            function,
+            op,
+            flags,
+            [numbers(accumulate if last else storage, rng, shape, kind) for last, shape, kind in spec],
+        )
         for sizes in SIZES
         for spec, flags in [(OPERANDS[op](*sizes), ()), *((make(*sizes), flags) for make, flags in ADJOINT.get(op, ()))]
     )

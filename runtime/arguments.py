@@ -1,4 +1,4 @@
-"""Checks of what users pass, and the one way by which an array enters.
+"""The one way by which an array enters, and the way out.
 
 Whatever a public call takes as an array goes through `dense`: NumPy arrays of any byte order, stride and subclass,
 memory maps, CPU tensors, tiled matrices, objects with ``__array__``, ``__array_interface__`` or DLPack, lists, numbers.
@@ -12,8 +12,8 @@ float16, longdouble, object     refused, with the dtypes to convert to (`numbers
 another byte order              the native one, in a copy
 misaligned, negative strides,   a copy in the order that comes next to the memory; so is every view that BLAS and torch
 strides that split items        cannot describe
-rows or columns contiguous,     as it is, with its order: a call may choose another kernel for another order
-or other strides                (``docs/decisions/040-arrays.md``)
+rows or columns contiguous,     as it is, with its order; bits do not depend on it (`tilewright.kernels.layout`)
+or other strides
 a subclass                      its base: a `numpy.matrix` is an array, and multiplies like one
 a masked array                  refused where entries are masked
 sparse, dask.array, on a GPU,   refused, with what to call
@@ -28,51 +28,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LAPACK", "dense", "flag", "is_chunked", "is_tensor", "like", "numbers", "numeric", "optional",
-           "overlaps", "positive"]  # fmt: skip
+__all__ = ["LAPACK", "dense", "is_chunked", "is_tensor", "like", "numbers", "numeric", "overlaps"]
 
 LAPACK = ("float32", "float64", "complex64", "complex128")
 """The dtypes there are kernels for."""
-
-
-def positive(value: Any, what: str) -> int:
-    """A positive integer. TypeError or ValueError that names ``what`` if it is none.
-
-    >>> positive(np.int64(3), "workers")
-    3
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{what} must be an integer, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{what} must be at least 1, not {value}")
-    return int(value)
-
-
-def flag(value: Any, what: str) -> bool:
-    """True or False, also as 1 or 0. TypeError that names ``what`` for anything else: the string "L" is true in Python.
-
-    >>> flag(np.True_, "lower"), flag(0, "lower")
-    (True, False)
-    """
-    if isinstance(value, bool | np.bool_) or (isinstance(value, int | np.integer) and value in (0, 1)):
-        return bool(value)
-    raise TypeError(f"{what} must be True or False, not {value!r}")
-
-
-def optional(value: Any, what: str, kind: type, named: str) -> Any:
-    """``value`` if it is None or of a kind; TypeError that says what ``what`` is.
-
-    >>> optional(3, "pool", dict, "a dict")
-    Traceback (most recent call last):
-        ...
-    TypeError: pool must be a dict, not 3
-    """
-    if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{what} must be {named}, not {value!r}")
-    return value
-
-
-# ------------------------------------------------------------------ arrays
 
 
 def dense(value: Any, what: str) -> np.ndarray:

@@ -10,7 +10,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilewright.arguments import positive
 from tilewright.backends import BACKENDS
 from tilewright.backends.simulate import Owner, known_shapes, noise_of
 from tilewright.engine import Run, run
@@ -20,7 +19,7 @@ from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import Machine, check_plan
 from tilewright.progress import reports
 from tilewright.report import nbytes, plain, seconds
-from tilewright.scalars import choice
+from tilewright.scalars import choice, positive
 from tilewright.schedulers import SCHEDULERS, Policy, fitting
 from tilewright.schedulers import policy as find_policy
 from tilewright.schedulers.placed import Placed
@@ -308,7 +307,8 @@ def _measured_alone(
     fixed = graph.layout is not None or any(options.get(name) is not None for name in _PLACES)
     comm = None
     if backend == "mpi":
-        from tilewright.backends.mpi import is_rank, pools
+        from tilewright.backends.mpi import is_rank
+        from tilewright.mpi import pool as pools
 
         fixed = fixed or is_rank() or pools.active() is not None
         if options.get("comm") is not None or is_rank():

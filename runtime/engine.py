@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilewright.arguments import positive
 from tilewright.backends import BACKENDS
 from tilewright.errors import MissingDataError
 from tilewright.files import write_text
@@ -19,7 +18,7 @@ from tilewright.machine import Machine, check_plan, worker_count
 from tilewright.plan import Bounds, bounds, mixed_bounds, width
 from tilewright.program import Program
 from tilewright.progress import reports
-from tilewright.scalars import choice
+from tilewright.scalars import choice, positive
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.site import check_call, find_site

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from tilewright.graph import Handle, Op, Task, TaskGraph
 
 from tilewright import document
-from tilewright.arguments import positive
 from tilewright.cgroup import quota_of_this_process
 from tilewright.files import write_text
-from tilewright.scalars import function, instance, real, text, whole
+from tilewright.scalars import function, instance, positive, real, text, whole
 
 __all__ = ["Machine", "check_plan", "cores", "worker_count"]
 
@@ -100,7 +99,7 @@ class Machine:
         for name in ("durations", "acceleration"):
             table = instance(
                 getattr(self, name), f"Machine: {name}", Mapping, "a dict by op name, such as {'gemm': 0.1}"
-            )  # type: ignore[type-abstract]
+            )
             for op, value in table.items():
                 text(op, f"a name in Machine: {name}")
                 if name == "acceleration":

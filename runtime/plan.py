@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from tilewright.arguments import positive
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
-from tilewright.scalars import instance
+from tilewright.scalars import instance, positive
 
 __all__ = ["Bounds", "bounds", "mixed_bounds", "width"]
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import positive
-from tilewright.scalars import text, whole
+from tilewright.scalars import positive, text, whole
 
 __all__ = ["FORMATS", "Format", "PrecisionMap", "find_format", "tile_norms"]
 

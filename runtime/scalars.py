@@ -12,7 +12,7 @@ from math import inf, isfinite
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-__all__ = ["choice", "flag", "function", "instance", "nearby", "real", "text", "whole"]
+__all__ = ["choice", "flag", "function", "instance", "nearby", "optional", "positive", "real", "text", "whole"]
 
 T = TypeVar("T")
 
@@ -35,6 +35,15 @@ def whole(value: Any, what: str, least: int | None = None, most: int | None = No
     if (least is not None and number < least) or (most is not None and number > most):
         raise ValueError(f"{what} must be {_range(least, most)}, not {_shown(value)}")
     return number
+
+
+def positive(value: Any, what: str) -> int:
+    """An integer of at least 1.
+
+    >>> positive(3, "workers")
+    3
+    """
+    return whole(value, what, 1)
 
 
 def real(
@@ -60,10 +69,11 @@ def real(
         finite = False
     if not (finite or (infinite and value in (inf, -inf))):
         raise ValueError(f"{what} must be {'a number' if infinite else 'finite'}, not {_shown(value)}")
-    low = least is not None and (value <= least if above else value < least)
-    if low or (most is not None and value > most):
+    number: Any = value
+    low = least is not None and (number <= least if above else number < least)
+    if low or (most is not None and number > most):
         raise ValueError(f"{what} must be {_range(least, most, above)}, not {_shown(value)}")
-    return value  # type: ignore[return-value] # a Real
+    return number
 
 
 def choice(value: Any, what: str, known: Iterable[str]) -> str:
@@ -114,6 +124,19 @@ def instance(value: Any, what: str, kind: type[T] | tuple[type[T], ...], advice:
     """An object of a class. ``advice`` says what it is and how to make one: "a Machine, such as Machine(workers=4)"."""
     if not isinstance(value, kind):
         raise TypeError(f"{what} is {advice}, not {_shown(value)}")
+    return value
+
+
+def optional(value: Any, what: str, kind: type, named: str) -> Any:
+    """An object of a class, or None.
+
+    >>> optional(3, "pool", dict, "a dict")
+    Traceback (most recent call last):
+        ...
+    TypeError: pool must be a dict, not 3
+    """
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{what} must be {named}, not {_shown(value)}")
     return value
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import dense, numeric, positive
+from tilewright.arguments import dense, numeric
 from tilewright.graph import Handle
-from tilewright.scalars import whole
+from tilewright.scalars import positive, whole
 
 __all__ = ["Store", "TiledMatrix"]
 

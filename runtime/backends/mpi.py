@@ -38,7 +38,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.ambient import capture
-from tilewright.arguments import optional, positive
 from tilewright.backends import Progress
 from tilewright.distribution import Distribution, by_handle, chosen_owner, owners
 from tilewright.graph import Handle, TaskGraph
@@ -51,6 +50,7 @@ from tilewright.mpi.launcher import require_mpi4py, under_launcher
 from tilewright.mpi.outcome import Order, merge, planned, thaw
 from tilewright.mpi.wire import Job
 from tilewright.program import Program
+from tilewright.scalars import optional, positive
 from tilewright.schedulers import Policy
 from tilewright.site import Site, check_options
 from tilewright.tiles import Store

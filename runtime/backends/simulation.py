@@ -108,7 +108,7 @@ class _Ports:
         if not self.fresh and not self.freed:
             return []
         candidates = self.fresh
-        waiting = set()
+        waiting: set[int] = set()
         for source, target in self.freed:
             waiting.update(line[0] for there, line in self.to[source].items() if not receives[there])
             waiting.update(line[0] for here, line in self.by[target].items() if not sends[here])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.arguments import flag, like
+from tilewright.arguments import like
 from tilewright.comm.closure import METHODS, Closure
 from tilewright.comm.drivers import Driver, GraphDriver, Plan, PoolDriver, RankDriver, Structure
 from tilewright.comm.inspector import as_csr, check_dtype
@@ -22,6 +22,7 @@ from tilewright.comm.operator import count as _count
 from tilewright.comm.partition import Exchange, by_rows, exchange
 from tilewright.comm.partition import partition as find_partition
 from tilewright.machine import Machine
+from tilewright.scalars import flag
 
 if TYPE_CHECKING:
     from tilewright.comm.inspector import Piece

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import flag, like
+from tilewright.arguments import like
 from tilewright.engine import run
 from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, W
 from tilewright.linalg import on_device
@@ -18,6 +18,7 @@ from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.linalg.vectors import OPS
 from tilewright.pages import zeros
+from tilewright.scalars import flag
 from tilewright.schedulers import Policy
 from tilewright.site import check_call, find_site
 from tilewright.tiles import TiledMatrix

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from tilewright.arguments import flag, is_chunked
+from tilewright.arguments import is_chunked
 from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.linalg.chunked import chunked_cholesky
@@ -16,7 +16,7 @@ from tilewright.linalg.ops import copy, gemm, potrf, syrk, transpose, tril, trsm
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.machine import cores
 from tilewright.precision import PrecisionMap
-from tilewright.scalars import whole
+from tilewright.scalars import flag, whole
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.site import check_call, find_site

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.arguments import is_chunked, positive
+from tilewright.arguments import is_chunked
 from tilewright.engine import Run, run
 from tilewright.graph import TaskGraph
 from tilewright.linalg.matrix import factor_dtype
 from tilewright.linalg.tuning import cholesky_tile_size
+from tilewright.scalars import positive
 
 if TYPE_CHECKING:
     from tilewright.cluster.remote import RemoteTiles

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import positive
 from tilewright.conversions import copy_outline
 from tilewright.engine import Run
 from tilewright.linalg.chunked import Chunks
@@ -20,6 +19,7 @@ from tilewright.linalg.mixed import (
 from tilewright.linalg.tuning import mixed_tile_size
 from tilewright.outline import Outline
 from tilewright.precision import FORMATS, PrecisionMap
+from tilewright.scalars import positive
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["chunked_mixed"]

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import LAPACK, dense, is_tensor, like, overlaps, positive
+from tilewright.arguments import LAPACK, dense, is_tensor, like, overlaps
 from tilewright.engine import run
 from tilewright.graph import R, TaskGraph
 from tilewright.kernels.layout import row_ld
 from tilewright.linalg.ops import finite
 from tilewright.pages import LARGE, room, zeros
+from tilewright.scalars import positive
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["Matrix", "check_finite_lower", "factor_dtype", "is_device_tensor", "is_tensor"]

