@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 from functools import cache
 from pathlib import Path
 
-__all__ = ["VENDORS", "facts", "model", "vendor"]
+__all__ = ["VENDORS", "facts", "features", "model", "vendor"]
 
 VENDORS = {"GenuineIntel": "intel", "AuthenticAMD": "amd", "HygonGenuine": "amd"}
 """Names of makers by the id that x86 CPUs give."""
+
+FEATURES = "TILEWRIGHT_CPU_FEATURES"
+"""Environment variable that pretends other instruction sets, separated by commas. It changes what is chosen, not what
+libraries do. For tests."""
 
 VARIABLE = "TILEWRIGHT_CPU_VENDOR"
 """Environment variable that pretends another maker: ``intel``, ``amd``, ``arm`` or ``other``. For tests."""
@@ -41,3 +46,20 @@ def vendor() -> str:
 def model() -> str:
     """Its name, for people."""
     return facts().get("model name") or platform.processor() or platform.machine()
+
+
+@cache
+def features() -> frozenset[str]:
+    """Instruction sets of this CPU, by the names of Linux and torch; those of ``TILEWRIGHT_CPU_FEATURES`` if it is set."""
+    pretended = os.environ.get(FEATURES)
+    if pretended is not None:
+        return frozenset(name.strip() for name in pretended.split(",") if name.strip())
+    listed = facts().get("flags") or facts().get("Features")
+    if listed:
+        return frozenset(listed.split())
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        if hasattr(torch.cpu, "get_capabilities"):
+            return frozenset(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+    return frozenset()

@@ -30,17 +30,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
-import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.kernels import blas, choice, reference
+from tilewright.kernels import blas, choice, cpu, reference
 from tilewright.kernels import gemm as fp32_gemm
 from tilewright.kernels import potrf as fp32_potrf
 from tilewright.kernels import syrk as fp32_syrk
@@ -49,7 +47,7 @@ from tilewright.kernels.layout import address, by_rows, kernel_ld
 from tilewright.kernels.narrow import narrowed, split_parts, widened, widened_here
 
 __all__ = [
-    "BLOCK", "FORMS", "OPS", "ROUTES", "VARIABLE", "Route", "cblas", "cpu_features", "kernels", "operands",
+    "BLOCK", "FORMS", "OPS", "ROUTES", "Route", "cblas", "kernels", "operands",
     "probe", "route",
 ]  # fmt: skip
 
@@ -67,9 +65,6 @@ Product = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 _ROW_MAJOR, _NO_TRANS, _TRANS = 101, 111, 112
 _NATIVE = {"bfloat16": ("amx_bf16", "avx512_bf16"), "float16": ("amx_fp16", "avx512_fp16")}
-
-VARIABLE = "TILEWRIGHT_CPU_FEATURES"
-"""Environment variable with the instruction sets to choose by, separated by commas, in the place of those found."""
 
 _WORTH: dict[str, tuple[str, ...]] = {"bfloat16": ("amx_bf16",), "float16": ()}
 """Instructions with which products in 16 bits beat sgemm; without them the route is ``widen``.
@@ -95,34 +90,13 @@ class Route(NamedTuple):
     """What to know before it is asked for by name; may be empty."""
 
 
-# ------------------------------------------------------------------ the machine
-
-
-@cache
-def cpu_features() -> frozenset[str]:
-    """Instruction sets of this CPU, by the names of Linux and torch; those of ``TILEWRIGHT_CPU_FEATURES`` if it is set.
-
-    The variable changes what is chosen, not what libraries do.
-    """
-    pretended = os.environ.get(VARIABLE)
-    if pretended is not None:
-        return frozenset(name.strip() for name in pretended.split(",") if name.strip())
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("flags", "Features")):
-                return frozenset(line.split(":", 1)[1].split())
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        if hasattr(torch.cpu, "get_capabilities"):
-            return frozenset(name for name, has in torch.cpu.get_capabilities().items() if has is True)
-    return frozenset()
+# ------------------------------------------------------------------ routes
 
 
 def probe(form: str) -> list[Route]:
     """All routes for operands of one form, each with the reason why it cannot be used here."""
     base = _base(form)
-    has = bool(set(_NATIVE[base]) & cpu_features())
+    has = bool(set(_NATIVE[base]) & cpu.features())
     notes = {
         "cblas": "" if has else f"this CPU has none of {', '.join(_NATIVE[base])}",
         "mkldnn": "torch's FP32 products of other threads are rounded meanwhile",
@@ -181,7 +155,7 @@ def route(form: str, name: str | None = None, *, emulate: bool = False) -> Route
         if found[name].reason:
             raise ValueError(f"route {name!r} for {form}: {found[name].reason}")
         return found[name]
-    if set(_WORTH[_base(form)]) & cpu_features():
+    if set(_WORTH[_base(form)]) & cpu.features():
         for native in _NATIVE_ROUTES:
             if not found[native].reason:
                 return found[native]

@@ -20,9 +20,7 @@ import numpy as np
 
 from tilewright.cache import folder
 from tilewright.calibration import copy_cost, median_seconds
-from tilewright.kernels import table
-from tilewright.kernels.cpu import model
-from tilewright.kernels.products import cpu_features
+from tilewright.kernels import cpu, table
 from tilewright.kernels.threads import limits, one_thread
 
 __all__ = ["RULES", "Rates", "Rule", "by_rule", "calibrate", "current", "path", "stored"]
@@ -109,12 +107,12 @@ def by_rule(features: frozenset[str]) -> Rates:
 
 def current() -> Rates:
     """What was stored for this computer, else its rules."""
-    return stored() or by_rule(cpu_features())
+    return stored() or by_rule(cpu.features())
 
 
 def path() -> Path:
     """Where the measured rates of this CPU lie. The environment variable ``TILEWRIGHT_CACHE`` names another folder."""
-    digest = hashlib.sha256(json.dumps([model(), sorted(cpu_features())]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([cpu.model(), sorted(cpu.features())]).encode()).hexdigest()[:16]
     return folder() / f"rates-{digest}.json"
 
 
@@ -147,7 +145,7 @@ def calibrate(size: int = 512, repeat: int = 15) -> Path:
 
     Formats whose products have no kernel here keep their rule, scaled to the measured FP32.
     """
-    rule = by_rule(cpu_features())
+    rule = by_rule(cpu.features())
     flops: dict[str, float] = {}
     for name, dtype in (("fp64", "float64"), ("fp32", "float32")):
         flops[name] = _rate(dtype, dtype, np.ones((size, size), dtype), repeat)

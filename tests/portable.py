@@ -30,7 +30,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tilewright.kernels import available, products
+from tilewright.kernels import available, cpu
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "out" / "portable"
@@ -82,8 +82,8 @@ names = ("torch", "mkl", "dask", "distributed", "mpi4py", "mpich", "matplotlib",
 print("there are", *[name for name in names if importlib.util.find_spec(name)] or ["none"])
 """
 FEATURES = """
-from tilewright.kernels import products
-print("16-bit instructions:", *{"amx_bf16", "avx512_bf16", "avx512_fp16"} & products.cpu_features() or ["none"])
+from tilewright.kernels import cpu
+print("16-bit instructions:", *{"amx_bf16", "avx512_bf16", "avx512_fp16"} & cpu.features() or ["none"])
 """
 NOT_INTEL = "int mkl_serv_intel_cpu_true(void) { return 0; } int mkl_serv_intel_cpu(void) { return 0; }"
 ZEN = NOT_INTEL + " int mkl_serv_cpuiszen(void) { return 1; }"
@@ -169,7 +169,7 @@ COMPUTERS = (
 
 def absent(computer: Computer) -> str:
     """Why this machine cannot pretend that computer; empty if it can."""
-    if computer.needs != "sse2" and computer.needs not in products.cpu_features():
+    if computer.needs != "sse2" and computer.needs not in cpu.features():
         return f"this CPU has no {computer.needs}"
     if computer.blas and isinstance(reason := available()[computer.blas], str):
         return reason

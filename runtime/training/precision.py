@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from tilewright.kernels.products import cpu_features
+from tilewright.kernels import cpu
 from tilewright.precision import FORMATS
 from tilewright.training.losses import Losses
 
@@ -103,7 +103,7 @@ _PRODUCTS = frozenset({
 
 def widened(precision: str) -> frozenset[Any]:
     """The functions of torch that are computed in FP32 on rounded operands in this precision, on this CPU."""
-    native = bool(set(_INSTRUCTIONS.get(precision, ())) & cpu_features())
+    native = bool(set(_INSTRUCTIONS.get(precision, ())) & cpu.features())
     if precision == "fp16":
         return _CONVOLUTIONS if native else _CONVOLUTIONS | _PRODUCTS
     return frozenset() if native or precision != "bf16" else _CONVOLUTIONS | _PRODUCTS

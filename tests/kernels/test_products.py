@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from optional import torch
 
 import tilewright as tw
+from tilewright.kernels import cpu as processor
 from tilewright.kernels import narrow as moves
 from tilewright.kernels import products, reference, table
 from tilewright.kernels.narrow import convert, round_tf32, scaled, scalen, split, to_bf16, widened
@@ -54,7 +55,7 @@ class TestRouting:
     @pytest.mark.parametrize("cpu", CPUS)
     @pytest.mark.parametrize("form", products.FORMS)
     def test_some_route_is_found_for_every_form_on_every_cpu(self, form, cpu, monkeypatch):
-        monkeypatch.setattr(products, "cpu_features", lambda: frozenset(CPUS[cpu]))
+        monkeypatch.setattr("tilewright.kernels.cpu.features", lambda: frozenset(CPUS[cpu]))
         for cblas in (products.cblas, lambda form: None):
             monkeypatch.setattr(products, "cblas", cblas)
             found = products.route(form)
@@ -64,23 +65,23 @@ class TestRouting:
 
     @pytest.mark.parametrize("cpu", ["AVX2", "Zen 4", "Arm"])
     def test_without_amx_the_route_widens(self, cpu, monkeypatch):
-        monkeypatch.setattr(products, "cpu_features", lambda: frozenset(CPUS[cpu]))
+        monkeypatch.setattr("tilewright.kernels.cpu.features", lambda: frozenset(CPUS[cpu]))
         assert [products.route(form).name for form in products.FORMS] == ["widen"] * 3
 
     def test_with_amx_bf16_has_its_instructions_and_fp16_is_widened(self, monkeypatch):
-        monkeypatch.setattr(products, "cpu_features", lambda: frozenset(CPUS["Sapphire Rapids"]))
+        monkeypatch.setattr("tilewright.kernels.cpu.features", lambda: frozenset(CPUS["Sapphire Rapids"]))
         monkeypatch.setattr(products, "_missing", lambda name, form: "")
         assert [products.route(form).name for form in products.FORMS] == ["cblas", "widen", "cblas"]
 
     @pytest.mark.parametrize(("form", "name"), HERE)
     def test_routes_that_are_here_can_be_had_by_name_on_every_cpu(self, form, name, monkeypatch):
-        monkeypatch.setattr(products, "cpu_features", frozenset)
+        monkeypatch.setattr("tilewright.kernels.cpu.features", frozenset)
         found = products.route(form, name)
         assert (found.name, found.reason, found.native) == (name, "", False)
 
     def test_missing_symbol_leaves_the_next_route(self, monkeypatch):
         monkeypatch.setattr(products, "cblas", lambda form: None)
-        monkeypatch.setattr(products, "cpu_features", lambda: frozenset({"amx_bf16"}))
+        monkeypatch.setattr("tilewright.kernels.cpu.features", lambda: frozenset({"amx_bf16"}))
         assert products.route("bfloat16").name == "mkldnn"
         with pytest.raises(ValueError, match="no MKL with cblas_gemm_bf16bf16f32 here"):
             products.route("bfloat16", "cblas")
@@ -101,10 +102,10 @@ class TestRouting:
             products.route("bfloat16", "magic")
 
     def test_features_can_be_pretended(self, monkeypatch):
-        monkeypatch.setenv(products.VARIABLE, "avx2, amx_bf16")
-        assert products.cpu_features.__wrapped__() == {"avx2", "amx_bf16"}
-        monkeypatch.setenv(products.VARIABLE, "")
-        assert products.cpu_features.__wrapped__() == frozenset()
+        monkeypatch.setenv(processor.FEATURES, "avx2, amx_bf16")
+        assert processor.features.__wrapped__() == {"avx2", "amx_bf16"}
+        monkeypatch.setenv(processor.FEATURES, "")
+        assert processor.features.__wrapped__() == frozenset()
 
     @pytest.mark.parametrize("form", products.FORMS)
     def test_lookup_without_a_source_takes_the_best_route(self, form):

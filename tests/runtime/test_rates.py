@@ -6,6 +6,7 @@ import pytest
 
 import tilewright as tw
 from tilewright import rates
+from tilewright.kernels import cpu
 from tilewright.linalg import ladder
 from tilewright.linalg.ladder import Estimate
 from tilewright.matrices import conditioned_spd
@@ -112,7 +113,7 @@ def test_info_prints_the_predicted_price_of_each_rung_and_why(monkeypatch):
 class TestStored:
     def test_without_a_file_the_rules_hold(self, folder):
         assert rates.stored() is None
-        assert rates.current() == rates.by_rule(rates.cpu_features())
+        assert rates.current() == rates.by_rule(cpu.features())
 
     def test_calibration_is_stored_and_used(self, folder):
         file = rates.calibrate(size=64, repeat=1)
@@ -124,7 +125,7 @@ class TestStored:
     def test_a_file_that_cannot_be_used_is_told_of_and_left(self, folder, text):
         rates.path().write_text(text)
         with pytest.warns(RuntimeWarning, match="the stored rates are not used"):
-            assert rates.current() == rates.by_rule(rates.cpu_features())
+            assert rates.current() == rates.by_rule(cpu.features())
 
     @pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
     def test_rates_that_are_none_are_not_used(self, folder, rate):

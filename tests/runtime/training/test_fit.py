@@ -11,7 +11,6 @@ import training_models as zoo
 from torch import nn
 
 from tilewright.training import Fallback, LossScaler, OneCycle, data, fit, models
-from tilewright.training import precision as precisions
 
 LADDER = ("fp16", "bf16", "fp32")  # the default one leaves out what is no faster than FP32 on a CPU
 DATA = zoo.tiny()
@@ -194,7 +193,7 @@ def test_without_fallback_the_scale_shrinks_and_no_parameter_becomes_nan():
     (("avx512_bf16", "avx512_fp16"), ["bf16", "fp32"]), (("avx2",), ["fp32"]),
 ])  # fmt: skip
 def test_adaptive_training_leaves_out_rungs_that_are_no_faster_on_the_cpu(features, ladder, monkeypatch):
-    monkeypatch.setattr(precisions, "cpu_features", lambda: frozenset(features))
+    monkeypatch.setattr("tilewright.kernels.cpu.features", lambda: frozenset(features))
     result = fit(zoo.small_net(), DATA, epochs=1, precision="adaptive")
     assert result.steps[0]["precision"] == ladder[0]
     assert result.state.control["fallback"]["ladder"] == ladder

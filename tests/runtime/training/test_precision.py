@@ -101,7 +101,7 @@ CPUS = {"without 16 bits": {"avx2"}, "with BF16": {"avx512_bf16"}, "with both": 
 
 @pytest.fixture(params=CPUS)
 def cpu(request, monkeypatch):
-    monkeypatch.setattr(precision, "cpu_features", lambda: frozenset(CPUS[request.param]))
+    monkeypatch.setattr("tilewright.kernels.cpu.features", lambda: frozenset(CPUS[request.param]))
     return request.param
 
 
@@ -131,7 +131,7 @@ LAYERS = {
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_widened_layers_round_operands_results_and_gradients_and_nothing_else(layer, name, monkeypatch):
     """Against FP64 on the same roundings; FP32 sums of these few numbers differ by less than a rounding to 16 bits."""
-    monkeypatch.setattr(precision, "cpu_features", frozenset)
+    monkeypatch.setattr("tilewright.kernels.cpu.features", frozenset)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
     torch.manual_seed(0)
     make, shape = LAYERS[layer]
@@ -178,7 +178,7 @@ def test_widened_convolutions_overflow_and_underflow_as_fp16_does():
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_a_network_learns_in_16_bits_on_a_cpu_without_instructions_for_them(name, monkeypatch):
-    monkeypatch.setattr(precision, "cpu_features", frozenset)
+    monkeypatch.setattr("tilewright.kernels.cpu.features", frozenset)
     losses = {}
     for wanted in (name, "fp32"):
         torch.manual_seed(0)
