@@ -50,7 +50,7 @@ def model() -> str:
 
 @cache
 def features() -> frozenset[str]:
-    """Instruction sets of this CPU, by the names of Linux and torch; those of ``TILEWRIGHT_CPU_FEATURES`` if it is set."""
+    """Instruction sets of this CPU, by the names of Linux and torch; ``TILEWRIGHT_CPU_FEATURES`` if that is set."""
     pretended = os.environ.get(FEATURES)
     if pretended is not None:
         return frozenset(name.strip() for name in pretended.split(",") if name.strip())
