@@ -253,7 +253,8 @@ def tiled_cholesky(
     """
     if tile_size is None and precision is None and route is None and not (return_run or progress or emulate or options):
         small = factor_one_tile(
-            a, lower, overwrite_a, check_finite, backend, scheduler, workers, _call_graph(1, True, False, True)
+            a, lower, overwrite_a, check_finite, backend, scheduler, workers,
+            (_call_graph(1, True, False, True), _turned_graph(1)),
         )  # fmt: skip
         if small is not None:
             return small

@@ -251,6 +251,7 @@ def _with_infos(graph: TaskGraph) -> TaskGraph:
         else:
             g.insert(task.op, *task.uses, *task.params)
     g.temporary = graph.temporary
+    g.recipe = _with_infos, (graph,)
     return g
 
 

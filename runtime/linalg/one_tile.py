@@ -29,11 +29,11 @@ _BLOCK = 64  # rows of a block on the diagonal that is copied through a mask
 
 def factor_one_tile(
     a: Any, lower: Any, overwrite: bool, check_finite: bool, backend: str | None, scheduler: Any, workers: Any,
-    graph: TaskGraph,
+    graphs: tuple[TaskGraph, TaskGraph],
 ) -> np.ndarray | None:  # fmt: skip
     """The Cholesky factor of a plain array with no more than `ONE_TILE` rows; O(n^3), and microseconds beyond LAPACK.
 
-    ``graph`` is that of one tile in place; an error names its task.
+    ``graphs`` are those of one tile in place, in a matrix by rows and in one by columns; an error names their task.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def factor_one_tile(
         info = potrf(target)
     if overwrite:
         if info:
-            _explain(graph, target, info, backend or "threads")
+            _explain(graphs[not source.flags.c_contiguous], target, info, backend or "threads")
         move.tril(target)
         return a
     # A row's last element has the squares of all others in it: one that is not finite makes the diagonal so
@@ -97,7 +97,7 @@ def _lower(n: int) -> np.ndarray:
 
 def _explain(graph: TaskGraph, target: np.ndarray, info: int, backend: str) -> None:
     """Raise what an engine raises when the kernel of the first task returns ``info``."""
-    task = graph.tasks[0]
+    task = next(task for task in graph.tasks if task.op.name == "potrf")
     assert task.op.explain is not None
     error = task.op.explain(task, Store({"A": TiledMatrix.view(target, len(target))}), info)
     blame(error, task, task.index, f"backend={backend}, worker=0")
