@@ -134,6 +134,8 @@ def device_factor(
     else:
         rows = {(i, 0): d[i * nb : (i + 1) * nb] for i in range(nt)}
         data |= {"S": _tiles(source, nb), "D": rows, **_buffers(graph, computed, L, nb)}
+    used = {handle.name for handle in graph.handles_used}
+    data = {name: tiles for name, tiles in data.items() if name in used}
     with tensors.exact_sums(tf32="tf32" in asked.counts()) as switches:
         record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers)
         failed = infos[:, 0].tolist()  # the only wait for the device
@@ -251,7 +253,6 @@ def _with_infos(graph: TaskGraph) -> TaskGraph:
         else:
             g.insert(task.op, *task.uses, *task.params)
     g.temporary = graph.temporary
-    g.recipe = _with_infos, (graph,)
     return g
 
 
