@@ -73,3 +73,40 @@ def test_other_libraries_have_no_mode():
     assert (blas.load("openblas").mode(), blas.load("openblas").set_mode(0), blas.load("openblas").set_mode(2)) == (
         0, True, False,
     )  # fmt: skip
+
+
+POOLS = {
+    "numpy wheel": ("/env/numpy.libs/libscipy_openblas64_-1.so", "openblas"),
+    "scipy wheel": ("/env/scipy.libs/libscipy_openblas-2.so", "openblas"),
+    "system": ("/usr/lib/x86_64-linux-gnu/openblas-pthread/libopenblas.so.0", "openblas"),
+    "blis": ("/usr/lib/libblis.so.4", "blis"),
+    "openmp": ("/usr/lib/libgomp.so.1", "openmp"),
+}
+
+
+@pytest.mark.parametrize(
+    ("here", "chosen"),
+    [
+        (["numpy wheel", "scipy wheel", "openmp"], ["scipy wheel"]),
+        (["numpy wheel", "system"], ["system"]),  # SciPy of a distribution, NumPy from a wheel
+        (["system"], ["system"]),
+        (["blis"], ["blis"]),
+        (["numpy wheel"], ["numpy wheel"]),  # the only one that it can be
+        ([], []),  # a BLAS that threadpoolctl does not know, such as the reference
+    ],
+)
+def test_the_library_of_scipy_is_found_whoever_built_it(monkeypatch, here, chosen):
+    def info():
+        return [
+            {"filepath": POOLS[name][0], "internal_api": POOLS[name][1], "version": "1",
+             "user_api": "openmp" if name == "openmp" else "blas"}
+            for name in here
+        ]  # fmt: skip
+
+    monkeypatch.setattr("threadpoolctl.threadpool_info", info)
+    monkeypatch.setattr(blas, "openblas_threads", lambda path: blas.Setting(lambda: 1, lambda count: None, False))
+    assert [pool["filepath"] for pool in blas._scipy_pools()] == [POOLS[name][0] for name in chosen]
+    library = blas._load_openblas()
+    assert library.symbol("dgemm") is not None  # SciPy exports it whatever it was built with
+    assert len(library.threads) == sum(POOLS[name][1] == "openblas" for name in chosen)
+    assert library.version == (f"{POOLS[chosen[0]][1]} 1" if chosen else "unknown")
