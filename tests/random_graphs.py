@@ -63,7 +63,11 @@ class Case:
     @cached_property
     def data(self) -> dict[str, Any]:
         """What the caller has; a run changes it."""
-        return {f"h{i}": filled(shape, i + 1) for i, shape in enumerate(self.shapes) if self.given[i]}
+        return {f"h{i}": filled(shape, i + 1) for i, shape in enumerate(self.shapes) if self.given[i] and i in self.used}
+
+    @property
+    def used(self) -> set[int]:
+        return {i for call in self.calls for i, _ in call.uses}
 
     @property
     def owner(self) -> dict[str, int]:
@@ -123,7 +127,7 @@ def make(seed: int, *, failures: bool = False, delays: bool = True, tasks: int =
 
 def interpret(case: Case) -> dict[str, int]:
     """The number in each handle at the end of the plain loop; handles without a value are left out."""
-    numbers = {i: (i + 1) % PRIME for i in range(len(case.shapes)) if case.given[i]}
+    numbers = {i: (i + 1) % PRIME for i in case.used if case.given[i]}
     for salt, call in enumerate(case.calls):
         read = 0
         for place, (i, access) in enumerate(call.uses):

@@ -50,8 +50,12 @@ class RandomProgram:
     handles: int
     calls: tuple[Call, ...]
 
+    @property
+    def used(self):
+        return sorted({i for call in self.calls for i, _ in call.uses})
+
     def data(self):
-        return {f"h{i}": np.array([i + 1]) for i in range(self.handles)}
+        return {f"h{i}": np.array([i + 1]) for i in self.used}
 
     def graph(self):
         g = TaskGraph("random")
@@ -63,10 +67,14 @@ class RandomProgram:
 
     def sequential(self):
         """The values that the plain loop leaves in the handles."""
-        data = list(self.data().values())
+        data = [np.array([i + 1]) for i in range(self.handles)]
         for salt, call in enumerate(self.calls):
             mix(*(data[i] for i, _ in call.uses), tuple(access for _, access in call.uses), salt)
-        return [int(value[0]) for value in data]
+        return [int(data[i][0]) for i in self.used]
+
+    def left(self, run):
+        """The values that a run leaves there."""
+        return [int(run[f"h{i}"][0]) for i in self.used]
 
 
 def _calls(handles):

@@ -102,9 +102,10 @@ def read(folder: str | Path) -> tuple[State, Log, dict[str, Any]] | None:
 def _restored(payload: dict[str, Any]) -> tuple[State, Log, dict[str, Any]]:
     """What `write` was given. Raises anything for what it cannot have been."""
     state = State(*(payload[name] for name in _STATE))
-    if type(state.step) is not int or state.step < 0 or not isinstance(state.random, torch.Tensor):
-        raise TypeError("step and random are none")
-    for table, kind in ((state.tensors, torch.Tensor), (state.average, torch.Tensor), (state.optimizer, dict)):
+    if type(state.step) is not int or state.step < 0:
+        raise TypeError("step is none")
+    tables = (state.tensors, torch.Tensor), (state.average, torch.Tensor), (state.random, torch.Tensor)
+    for table, kind in (*tables, (state.optimizer, dict), (state.extra, object)):
         if not all(isinstance(name, str) and isinstance(value, kind) for name, value in table.items()):
             raise TypeError("a table is none")
     for table in (state.control, payload["facts"], payload["log"]):
