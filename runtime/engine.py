@@ -307,8 +307,8 @@ def run(
     site = find_site(backend, options)
     site.plan_with(machine)
     data = site.argument({} if data is None else data)
-    _check_data(graph, data)
     with site.agreement():
+        _check_data(graph, data)
         policy = find_policy(scheduler)
         program = Program(graph, Store(data))
         program.threads_per_task = threads_per_task

@@ -63,7 +63,9 @@ class Case:
     @cached_property
     def data(self) -> dict[str, Any]:
         """What the caller has; a run changes it."""
-        return {f"h{i}": filled(shape, i + 1) for i, shape in enumerate(self.shapes) if self.given[i] and i in self.used}
+        return {
+            f"h{i}": filled(shape, i + 1) for i, shape in enumerate(self.shapes) if self.given[i] and i in self.used
+        }
 
     @property
     def used(self) -> set[int]:

@@ -23,6 +23,8 @@ __all__ = ["Comparison", "compare"]
 
 _RESOLUTION = 32 << 20  # bytes; what a process holds varies by some megabytes for other reasons
 
+_OF_FIT = [name for name in signature(fit).parameters if name not in ("model", "train", "test", "precision", "options")]
+
 
 @dataclass
 class Comparison:
@@ -134,10 +136,7 @@ def compare(
     """
     from tilewright.training.trainer import check_precision
 
-    fits = [
-        name for name in signature(fit).parameters if name not in ("model", "train", "test", "precision", "options")
-    ]
-    check_call(compare, options, options.get("backend", "threads"), also=[*fits, "machine", "threads_per_task"])
+    check_call(compare, options, options.get("backend", "threads"), also=[*_OF_FIT, "machine", "threads_per_task"])
     precisions = [precision.named(name) for name in precisions]
     if not precisions or len(set(precisions)) < len(precisions):
         raise ValueError(f"precisions must be different names, not {', '.join(precisions) or 'none'}")

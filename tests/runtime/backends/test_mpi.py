@@ -773,7 +773,7 @@ SAME = {
     "solutions": [True] * 6,
     "wrong_values": [["ValueError"], ["ValueError"], ["ValueError"], ["TypeError"]],
     "dense_operator": [True] * 8,
-    "dense_operator_on_too_many_ranks": ["ValueError", "the data is for 4 ranks, but the communicator has 3"],
+    "dense_operator_on_too_many_ranks": ["ValueError", "ranks=4, but there are 3"],
     "collectives": [True] * 7,
     "still_works_after_all_that": True,
 }
@@ -811,10 +811,10 @@ DIFFERENT = {
     "different_tile_size": "ranks were called with different tile_size: 20 on rank 0, 21 on rank 2",
     "different_shape": "ranks were called with different shape: (105, 105) on rank 0, (104, 104) on rank 1",
     "different_dtype": "ranks were called with different dtype: float64 on rank 0, float32 on rank 1",
-    "different_order": "ranks were called with different order: C on rank 0, F on rank 1",
+    "different_order": "ranks were called with different data: S: (20, 20) float64 C",
     "different_grid": "ranks were called with different owner: BlockCyclic(P=3, Q=1)",
     "different_gather": "ranks were called with different gather: none on rank 0, all on rank 1",
-    "different_graph": "ranks were called with different graph: 'cholesky nt=3' (10 tasks",
+    "different_graph": "ranks were called with different graph: 'short' (1 tasks",
 }
 
 

@@ -207,7 +207,7 @@ BAD = {
         "torch has no such switch for FP16",
     ),
     "negative-n": (["--n", "-1"], "-1 is not in the range"),
-    "scheduler": (["--n", "4", "--scheduler", "magic"], "'eager', 'lifo'"),
+    "scheduler": (["--n", "4", "--scheduler", "magic"], "unknown scheduler 'magic'; known: eager, lifo"),
     "backend": (["--n", "4", "--backend", "magic"], "'serial', 'threads'"),
     "tile-size": (["--n", "4", "--tile-size", "0"], "0 is not in the range"),
     "both": (["--n", "4", "--matrix", "{}/square.npy"], "cannot be given with --matrix"),

@@ -39,7 +39,7 @@ def test_comparing_prints_the_table_of_the_notebook_and_writes_files(tmp_path):
     assert files["out.png"].read_bytes().startswith(b"\x89PNG")
     page = files["out.html"].read_text()
     assert (
-        "RESULTS SUMMARY" in page and 'src="data:image/png;base64,' in page and "http" not in page.split("<script")[0]
+        "RESULTS SUMMARY" in page and 'src="data:image/png;base64,' in page and "http:" not in page.split("<script")[0]
     )
     assert [f"<h2>{name}: prio on 1 worker, threads</h2>" in page for name in ("fp32", "fp16", "bf16")] == [True] * 3
     assert json.loads(files["out.json"].read_text())["traceEvents"]
@@ -48,8 +48,8 @@ def test_comparing_prints_the_table_of_the_notebook_and_writes_files(tmp_path):
 def test_what_else_there_is_to_choose(tmp_path):
     """Every option that changes how a model is trained."""
     common = ("--precision", "fp16", "--retry", "5", "--loss-scale", "1024", "--penalty", "0.01", "--clip-norm", "1",
-              "--optimizer", "adamw", "--checkpoint", str(tmp_path / "run"), "--json")  # fmt: skip
-    result = call(*common, "--deterministic", "--schedule", "cosine", "--tensorboard", str(tmp_path / "board"),
+              "--optimizer", "adamw", "--schedule", "cosine", "--checkpoint", str(tmp_path / "run"), "--json")  # fmt: skip
+    result = call(*common, "--deterministic", "--tensorboard", str(tmp_path / "board"),
                   "--log", str(tmp_path / "log.jsonl"))  # fmt: skip
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
