@@ -308,9 +308,9 @@ def run(
     site.plan_with(machine)
     data = site.argument({} if data is None else data)
     with site.agreement():
-        _check_data(graph, data)
         policy = find_policy(scheduler)
         program = Program(graph, Store(data))
+        _check_data(graph, data)
         program.threads_per_task = threads_per_task
         graph.frozen = True
     flops = sum(_flops(task, program.store) for task in graph) if progress is True else 0.0

@@ -48,6 +48,7 @@ def save(run: Run, path: str | Path) -> None:
         "ranks": run.trace.ranks,
         "machine": json.loads(run.machine.to_json()) if run.machine is not None else None,
         "memory": run.measured,
+        "kernels": [list(item) for item in run.kernels.items()],
         "handles": [[handle.name, list(handle.index)] for handle in handles],
         "bytes": [_bytes(run, handle) for handle in handles],
         "ops": [[op.name, op.weight] for op in ops],
@@ -90,10 +91,11 @@ def _run(document: dict[str, Any]) -> SavedRun:
     found = fields(document, "the run", {
         "tilewright_run": anything, "name": text, "backend": text, "scheduler": text, "workers": integer(1, _MOST),
         "ranks": integer(1, _MOST), "machine": maybe(lambda value, place: Machine.from_fields(value)),
-        "memory": maybe(size), "handles": rows(text, lists(either(integer(-(2**62)), text))), "bytes": lists(size),
+        "memory": maybe(size), "kernels": rows(text, text),
+        "handles": rows(text, lists(either(integer(-(2**62)), text))), "bytes": lists(size),
         "ops": rows(text, number(0)), "inputs": anything, "tasks": anything, "flops": anything, "records": anything,
         "messages": anything,
-    }, optional=["memory"])  # fmt: skip
+    }, optional=["memory", "kernels"])  # fmt: skip
     workers, ranks = found["workers"], found["ranks"]
     if workers * ranks > _MOST:
         raise ValueError(f"it has {ranks} ranks of {workers} workers, more than the {_MOST} that a run may have")
@@ -130,7 +132,7 @@ def _run(document: dict[str, Any]) -> SavedRun:
     store = Store({handle: _Size(nbytes) for handle, nbytes in zip(handles, found["bytes"], strict=True)})
     run = SavedRun(
         graph, trace, found["backend"], found["scheduler"], ranks * workers, store, machine,
-        measured=found.get("memory"),
+        measured=found.get("memory"), kernels=dict(found.get("kernels") or ()),
     )  # fmt: skip
     run.__dict__["_flops"] = flops
     return run
@@ -153,6 +155,8 @@ def _graph(found: dict[str, Any], handles: list[Handle], ops: list[Op]) -> TaskG
             raise ValueError(f"task {index} does not use what a {ops[op].name} uses") from error
         graph.tasks.append(task)
     graph.inputs = {handles[place]: None for place in lists(reference)(found["inputs"], "the run.inputs")}
+    if not set(graph.inputs) <= {use.handle for task in graph.tasks for use in task.uses}:
+        raise ValueError("it has inputs that no task uses")
     graph.frozen = True
     return graph
 

@@ -323,9 +323,9 @@ def test_what_is_not_called_for_its_result_is_refused(function):
 
 
 def test_an_op_is_a_name_and_something_to_call():
-    with pytest.raises(TypeError, match="wrong: an op's function is called with buffers, and 3 is not callable"):
+    with pytest.raises(TypeError, match="function of Op wrong must be a function, not 3"):
         tw.Op("wrong", 3)
-    with pytest.raises(TypeError, match="an op's name is a string, not 3"):
+    with pytest.raises(TypeError, match="name of an Op must be a string, not 3"):
         tw.Op(3)
 
 
