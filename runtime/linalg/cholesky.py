@@ -251,7 +251,8 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
-    if tile_size is None and precision is None and route is None and not (return_run or progress or emulate or options):
+    plain = return_run is False and progress is False and emulate is False and not options
+    if plain and tile_size is None and precision is None and route is None:
         small = factor_one_tile(
             a, lower, overwrite_a, check_finite, backend, scheduler, workers, _call_graph(1, True, False, True)
         )  # fmt: skip
@@ -259,6 +260,7 @@ def tiled_cholesky(
             return small
     lower, overwrite_a = flag(lower, "lower"), flag(overwrite_a, "overwrite_a")
     check_finite, return_run = flag(check_finite, "check_finite"), flag(return_run, "return_run")
+    flag(emulate, "emulate")
     if precision is None and route is not None:
         raise ValueError(f"route={route!r} is for products with 16-bit operands; say which, such as precision='bf16'")
     if is_chunked(a) and backend not in (None, "dask"):

@@ -321,7 +321,7 @@ def test_a_dask_array_is_factored_where_it_lies_and_refused_elsewhere_with_what_
             TypeError, match=r"is a dask Array, whose values are computed elsewhere; pass its \.compute"
         ):
             call()
-    with pytest.raises(ValueError, match="the matrix has masked chunks"):
+    with pytest.raises(ValueError, match="the matrix a has masked chunks"):
         tw.tiled_cholesky(da.ma.masked_less(lazy, 0))
 
 
