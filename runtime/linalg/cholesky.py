@@ -23,6 +23,8 @@ from tilewright.site import check_call, find_site
 
 __all__ = ["cholesky_graph", "tiled_cholesky"]
 
+_MOST_TASKS = 10**9
+
 
 def cholesky(g: TaskGraph, A: Handles, nt: int) -> None:
     """Insert the right-looking tiled Cholesky factorisation of the lower triangle, in place [1]_, [2]_.
@@ -50,7 +52,7 @@ def cholesky_graph(nt: int) -> TaskGraph:
     Raises
     ------
     ValueError
-        ``nt`` is negative.
+        ``nt`` is negative, or there would be more than 10^9 tasks.
     TypeError
         ``nt`` is not an integer.
 
@@ -63,6 +65,8 @@ def cholesky_graph(nt: int) -> TaskGraph:
     """
     if whole(nt, "nt") < 0:
         raise ValueError(f"nt must not be negative, got {nt}")
+    if (count := nt * (nt + 1) * (nt + 2) // 6) > _MOST_TASKS:
+        raise ValueError(f"nt={nt} makes {count} tasks, more than a graph can hold; take larger tiles")
     g = TaskGraph(f"cholesky nt={nt}")
     cholesky(g, g.handles("A"), nt)
     g.extents = {"A": (nt, nt)}

@@ -47,7 +47,7 @@ MATRIX = {
     "logdet": ("L", lambda a: tw.logdet(a)),
     "cho_inverse": ("L", lambda a: tw.cho_inverse(a)),
     "PrecisionMap.norm": ("the matrix", lambda a: tw.PrecisionMap.norm(a, tile_size=2, tolerance=1e-3).names),
-    "TiledMatrix.from_numpy": ("the matrix", lambda a: tw.TiledMatrix.from_numpy(a, 2).to_numpy()),
+    "TiledMatrix.from_numpy": ("the array", lambda a: tw.TiledMatrix.from_numpy(a, 2).to_numpy()),
     "matvec": ("A", lambda a: tw.matvec(a, b)),
     "DenseOperator": ("A", lambda a: operator(tw.DenseOperator, a) @ b),
     "SparseOperator": ("A", lambda a: operator(tw.SparseOperator, a) @ b),
