@@ -19,7 +19,7 @@ from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import Machine, check_plan
 from tilewright.progress import reports
 from tilewright.report import nbytes, plain, seconds
-from tilewright.scalars import choice, positive
+from tilewright.scalars import choice, positive, whole
 from tilewright.schedulers import SCHEDULERS, Policy, fitting
 from tilewright.schedulers import policy as find_policy
 from tilewright.schedulers.placed import Placed
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = ["Row", "Table", "compare_schedulers"]
+
+_MOST = 10**6  # workers, or repeats
 
 Data = Mapping[str, Any] | Mapping[Handle, Any]
 
@@ -213,7 +215,7 @@ def compare_schedulers(
         workers = [int(workers)]
     if isinstance(workers, str | bytes) or not isinstance(workers, Iterable):
         raise TypeError(f"workers must be a number of workers or a list of numbers, not {workers!r}")
-    counts = [positive(count, "workers") for count in workers]
+    counts = [whole(positive(count, "workers"), "workers", most=_MOST) for count in workers]
     if isinstance(schedulers, str | bytes) or not (schedulers is None or isinstance(schedulers, Sequence)):
         raise TypeError(f"schedulers must be a list of names or policies, not {schedulers!r}")
     for name, values in (("workers", counts), ("schedulers", schedulers)):
@@ -221,7 +223,13 @@ def compare_schedulers(
             raise ValueError(f"{name} must name at least one, so that there is something to compare")
     simulated = backend == "simulate"
     noisy = simulated and bool(options.get("noise"))
-    repeat = positive(repeat, "repeat") if repeat is not None else 1 if simulated and not noisy else 5
+    repeat = (
+        whole(positive(repeat, "repeat"), "repeat", most=_MOST)
+        if repeat is not None
+        else 1
+        if simulated and not noisy
+        else 5
+    )
     if not simulated and data is None:
         raise ValueError(f"backend {backend!r} needs data; backend='simulate' needs none")
     if schedulers is None:

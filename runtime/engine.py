@@ -18,7 +18,7 @@ from tilewright.machine import Machine, check_plan, worker_count
 from tilewright.plan import Bounds, bounds, mixed_bounds, width
 from tilewright.program import Program
 from tilewright.progress import reports
-from tilewright.scalars import choice, positive
+from tilewright.scalars import choice, positive, whole
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.site import check_call, find_site
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tilewright.conversions import Conversions
 
 __all__ = ["Run", "run"]
+
+_MOST_THREADS = 2**31 - 1  # libraries count them in C integers
 
 
 @dataclass(frozen=True)
@@ -302,7 +304,9 @@ def run(
         return simulate(graph, machine, scheduler=scheduler, data=data, progress=progress, **options)
     check_plan(graph, machine)
     worker_count(workers)
-    if positive(threads_per_task, "threads_per_task") > 1 and backend not in ("serial", "threads"):
+    if whole(
+        positive(threads_per_task, "threads_per_task"), "threads_per_task", most=_MOST_THREADS
+    ) > 1 and backend not in ("serial", "threads"):
         raise ValueError(f"threads_per_task must be 1 for backend {backend!r}, not {threads_per_task}")
     site = find_site(backend, options)
     site.plan_with(machine)

@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from math import prod
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["LARGE", "room", "zeros"]
+from tilewright.report import nbytes
+
+__all__ = ["LARGE", "memory_for", "room", "zeros"]
 
 LARGE = 1 << 22
 """Bytes of an array for which NumPy asks for huge pages, and smallest that has pages of its own here."""
 
 _KEPT = 1 << 31  # bytes of rooms that nobody uses
 _WASTE = 1.25  # a room may be that many times too large
+
+
+@contextmanager
+def memory_for(size: int) -> Iterator[None]:
+    """Where the system is asked for ``size`` bytes: MemoryError with how much was asked for and how much there is.
+
+    The system says ``OSError`` where a process, a file or the machine may have no more.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _SHORT:
+            raise
+        there = _available()
+        rest = f"; {' and '.join(there)}" if there else ""
+        raise MemoryError(f"no memory for {nbytes(size)}: {error.strerror}{rest}") from error
+
+
+_SHORT = {errno.ENOMEM, errno.ENOSPC, errno.EFBIG}
+
+
+def _available() -> list[str]:
+    """What the system says about memory that is left, and about a limit of this process."""
+    said = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        said.append(f"{nbytes(1024 * int(lines['MemAvailable'].split()[0]))} are available on this machine")
+    with suppress(ImportError, OSError, ValueError, IndexError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+            said.append(f"this process has {nbytes(used)} of the {nbytes(limit)} that it may have (ulimit -v)")
+    return said
 
 
 def zeros(shape: tuple[int, ...], dtype: Any, order: Literal["C", "F"] = "C") -> np.ndarray:
@@ -30,7 +70,8 @@ def zeros(shape: tuple[int, ...], dtype: Any, order: Literal["C", "F"] = "C") ->
     size = prod(shape) * dtype.itemsize
     if size < LARGE or not hasattr(mmap, "MADV_NOHUGEPAGE"):
         return np.zeros(shape, dtype, order)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with memory_for(size):
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, dtype).reshape(shape, order=order)
 
@@ -61,7 +102,8 @@ def _find(size: int, huge: bool) -> mmap.mmap:
             if kind == huge and size <= len(memory) <= _WASTE * size:
                 return memory
             _waiting.append((memory, kind))
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with memory_for(size):
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
     return memory
 

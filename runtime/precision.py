@@ -13,6 +13,8 @@ from tilewright.scalars import positive, text, whole
 
 __all__ = ["FORMATS", "Format", "PrecisionMap", "find_format", "tile_norms"]
 
+_MOST_TILES = 1 << 20  # along a side: a map of more takes terabytes
+
 
 @dataclass(frozen=True)
 class Format:
@@ -164,7 +166,7 @@ class PrecisionMap:
     @classmethod
     def uniform(cls, nt: int, format: str) -> PrecisionMap:
         """One format for all tiles."""
-        whole(nt, "nt", 0)
+        whole(whole(nt, "nt", 0), "nt", most=_MOST_TILES)
         return cls(np.full((nt, nt), find_format(format).name, dtype=object), note=f"uniform {format}")
 
     @classmethod

@@ -19,6 +19,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +28,14 @@ from tilewright.backends import BACKENDS
 from tilewright.distribution import Layout
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, TaskGraph
+from tilewright.scalars import choice, flag, function, instance, shown
+from tilewright.scalars import ranks as rank_count
 from tilewright.trace import Trace
 
 if TYPE_CHECKING:
     from tilewright.mpi.pool import Pool
 
-__all__ = ["Prepared", "Resident", "check_given"]
+__all__ = ["Prepared", "Resident", "check_given", "check_home"]
 
 
 class Resident:
@@ -60,7 +63,10 @@ class Resident:
     Raises
     ------
     ValueError
-        Unknown backend, fewer than one rank, a pool or communicator of another size, an owner outside the ranks.
+        Unknown backend, fewer than one rank, a pool or communicator of another size or without MPI, an owner outside
+        the ranks.
+    TypeError
+        An argument of another kind.
 
     Examples
     --------
@@ -84,13 +90,14 @@ class Resident:
     def __init__(self, data: Mapping[Handle, Any], *, ranks: int, owner: Callable[[Handle], int],
                  backend: str = "threads", pool: Pool | None = None, comm: Any = None,
                  synchronous: bool = False, copy: bool = True) -> None:  # fmt: skip
-        if backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
-        if ranks < 1:
-            raise ValueError(f"ranks must be at least 1, not {ranks}")
-        for handle in data:
-            if not 0 <= owner(handle) < ranks:
-                raise ValueError(f"owner puts {handle} on rank {owner(handle)}, but there are ranks 0..{ranks - 1}")
+        check_home(backend, pool, comm)
+        ranks, synchronous, copy = rank_count(ranks), flag(synchronous, "synchronous"), flag(copy, "copy")
+        function(owner, "owner")
+        for handle in instance(data, "data", Mapping, "a dict of buffers by handle"):
+            instance(handle, "each key of data", Handle, "a Handle, such as graph.handle('x')")
+            rank: Any = owner(handle)
+            if isinstance(rank, bool) or not isinstance(rank, Integral) or not 0 <= rank < ranks:
+                raise ValueError(f"owner puts {handle} on rank {rank}, but there are ranks 0..{ranks - 1}")
         self.ranks, self.owner, self.backend = ranks, owner, backend
         self._closed = False
         self.handles = frozenset(data)
@@ -231,6 +238,27 @@ def copied(data: Mapping[Handle, Any]) -> dict[Handle, Any]:
     from tilewright.mpi.shared import like
 
     return {handle: like(value, lambda array: np.array(array, order="K")) for handle, value in data.items()}
+
+
+def check_home(backend: Any, pool: Any, comm: Any) -> None:
+    """Refuse an engine that there is not, and a pool or communicator that is none or that the engine has no use for.
+
+    Raises
+    ------
+    ValueError
+        Unknown backend; ``pool`` or ``comm`` without MPI.
+    TypeError
+        ``pool`` is no `tilewright.mpi.Pool`, ``comm`` no communicator of mpi4py.
+    """
+    choice(backend, "backend", BACKENDS)
+    if backend != "mpi" and not (pool is None and comm is None):
+        raise ValueError(f"pool and comm are for backend 'mpi', not {backend!r}")
+    if pool is not None:
+        from tilewright.mpi.pool import Pool
+
+        instance(pool, "pool", Pool, "a tilewright.mpi.Pool, such as Pool(4)")
+    if comm is not None and not (hasattr(comm, "Get_rank") and hasattr(comm, "Get_size")):
+        raise TypeError(f"comm must be a communicator, such as mpi4py.MPI.COMM_WORLD, not {shown(comm)}")
 
 
 def check_given(graph: TaskGraph, known: Collection[Handle]) -> None:

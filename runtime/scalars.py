@@ -12,11 +12,13 @@ from math import inf, isfinite
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-__all__ = ["choice", "flag", "function", "instance", "nearby", "optional", "positive", "real", "text", "whole"]
+__all__ = ["choice", "flag", "function", "instance", "nearby", "optional", "positive", "ranks", "real", "shown", "text",
+           "whole"]  # fmt: skip
 
 T = TypeVar("T")
 
 _LONGEST = 80  # letters of a value in a message
+_MOST_RANKS = 2**31 - 1  # MPI's, whose ranks are C integers
 
 
 def whole(value: Any, what: str, least: int | None = None, most: int | None = None) -> int:
@@ -30,10 +32,10 @@ def whole(value: Any, what: str, least: int | None = None, most: int | None = No
     TypeError: seed must be an integer, not 2.5
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{what} must be an integer, not {_shown(value)}")
+        raise TypeError(f"{what} must be an integer, not {shown(value)}")
     number = int(value)
     if (least is not None and number < least) or (most is not None and number > most):
-        raise ValueError(f"{what} must be {_range(least, most)}, not {_shown(value)}")
+        raise ValueError(f"{what} must be {_range(least, most)}, not {shown(value)}")
     return number
 
 
@@ -44,6 +46,17 @@ def positive(value: Any, what: str) -> int:
     3
     """
     return whole(value, what, 1)
+
+
+def ranks(value: Any, what: str = "ranks") -> int:
+    """A number of ranks: from 1 on, and no more than MPI can count.
+
+    >>> ranks(2**40)
+    Traceback (most recent call last):
+        ...
+    ValueError: ranks must be at most 2147483647, not 1099511627776
+    """
+    return whole(whole(value, what, 1), what, most=_MOST_RANKS)
 
 
 def real(
@@ -62,17 +75,17 @@ def real(
     ValueError: noise must be finite, not nan
     """
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{what} must be a number, not {_shown(value)}")
+        raise TypeError(f"{what} must be a number, not {shown(value)}")
     try:
         finite = isfinite(value)
     except OverflowError:  # an integer beyond 1.8e308
         finite = False
     if not (finite or (infinite and value in (inf, -inf))):
-        raise ValueError(f"{what} must be {'a number' if infinite else 'finite'}, not {_shown(value)}")
+        raise ValueError(f"{what} must be {'a number' if infinite else 'finite'}, not {shown(value)}")
     number: Any = value
     low = least is not None and (number <= least if above else number < least)
     if low or (most is not None and number > most):
-        raise ValueError(f"{what} must be {_range(least, most, above)}, not {_shown(value)}")
+        raise ValueError(f"{what} must be {_range(least, most, above)}, not {shown(value)}")
     return number
 
 
@@ -86,10 +99,10 @@ def choice(value: Any, what: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     if not isinstance(value, str):
-        raise TypeError(f"{what} must be one of {', '.join(names)}, not {_shown(value)}")
+        raise TypeError(f"{what} must be one of {', '.join(names)}, not {shown(value)}")
     if value not in names:
         hint = nearby([value], names)
-        raise ValueError(f"unknown {what} {_shown(value)}; known: {', '.join(names)}{f'; {hint}' if hint else ''}")
+        raise ValueError(f"unknown {what} {shown(value)}; known: {', '.join(names)}{f'; {hint}' if hint else ''}")
     return value
 
 
@@ -103,27 +116,27 @@ def flag(value: Any, what: str) -> bool:
     """
     if type(value).__name__ in ("bool", "bool_") or (isinstance(value, Integral) and value in (0, 1)):
         return bool(value)
-    raise TypeError(f"{what} must be True or False, not {_shown(value)}")
+    raise TypeError(f"{what} must be True or False, not {shown(value)}")
 
 
 def text(value: Any, what: str) -> str:
     """A string."""
     if not isinstance(value, str):
-        raise TypeError(f"{what} must be a string, not {_shown(value)}")
+        raise TypeError(f"{what} must be a string, not {shown(value)}")
     return value
 
 
 def function(value: Any, what: str) -> Any:
     """Something that can be called."""
     if not callable(value):
-        raise TypeError(f"{what} must be a function, not {_shown(value)}")
+        raise TypeError(f"{what} must be a function, not {shown(value)}")
     return value
 
 
 def instance(value: Any, what: str, kind: type[T] | tuple[type[T], ...], advice: str) -> T:
     """An object of a class. ``advice`` says what it is and how to make one: "a Machine, such as Machine(workers=4)"."""
     if not isinstance(value, kind):
-        raise TypeError(f"{what} is {advice}, not {_shown(value)}")
+        raise TypeError(f"{what} is {advice}, not {shown(value)}")
     return value
 
 
@@ -136,7 +149,7 @@ def optional(value: Any, what: str, kind: type, named: str) -> Any:
     TypeError: pool must be a dict, not 3
     """
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{what} must be {named}, not {_shown(value)}")
+        raise TypeError(f"{what} must be {named}, not {shown(value)}")
     return value
 
 
@@ -155,7 +168,7 @@ def _range(least: float | None, most: float | None, above: bool = False) -> str:
     return " and ".join(part for part in (low, high) if part)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """The value as Python writes it, cut where it is long; its type where it cannot be written."""
     try:
         text = repr(value)

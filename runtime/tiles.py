@@ -7,6 +7,7 @@ huge pages; separate small allocations cannot have them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -63,7 +64,7 @@ class TiledMatrix:
     @classmethod
     def from_numpy(cls, array: np.ndarray, tile_size: int) -> TiledMatrix:
         """A packed copy of a 2-D array, or of what `tilewright.arguments.dense` takes for one; in native byte order."""
-        array = _checked(numeric(array, "the matrix"), tile_size)
+        array = _checked(numeric(array, "the array"), tile_size)
         matrix = cls.empty(array.shape, tile_size, array.dtype)
         source = cls.view(array, tile_size)
         for i, j in matrix:
@@ -86,6 +87,10 @@ class TiledMatrix:
             raise TypeError(f"dtype must be one of numbers, not {dtype}")
         step = _padded(tile_size * tile_size * dtype.itemsize)
         mt, nt = -(-shape[0] // tile_size), -(-shape[1] // tile_size)
+        if mt * nt * step > sys.maxsize:
+            raise ValueError(
+                f"shape={shape} in packed tiles of tile_size={tile_size} has more bytes than a process can address"
+            )
         raw = np.zeros(mt * nt * step + _ALIGNMENT, dtype=np.uint8)
         start = -raw.ctypes.data % _ALIGNMENT
         return cls(shape, tile_size, dtype, raw[start : start + mt * nt * step], packed=True)
@@ -222,7 +227,7 @@ def _checked(array: np.ndarray, tile_size: int) -> np.ndarray:
             f"a TiledMatrix views a NumPy array, not a {type(array).__name__}; TiledMatrix.from_numpy copies"
         )
     if np.ma.is_masked(array):
-        dense(array, "the matrix")  # which says what is wrong
+        dense(array, "the array")  # which says what is wrong
     if array.ndim != 2:
         raise ValueError(f"a TiledMatrix needs a 2-D array, not one of shape {array.shape}")
     positive(tile_size, "tile_size")

@@ -206,8 +206,8 @@ def noise_of(noise: Noise, seed: int) -> Callable[[Task, float], float] | None:
         return noisy
     if isinstance(noise, bool) or not isinstance(noise, Real):
         raise TypeError(f"noise is a number or a function of (generator, task, seconds), not {noise!r}")
-    if not 0 <= noise < inf:
-        raise ValueError(f"noise must not be negative and not infinite, not {noise}")
+    if not 0 <= noise * noise < inf or noise < 0:
+        raise ValueError(f"noise must not be negative, and its square not infinite, not {noise}")
     if noise == 0:
         return None
     # A log-normal of mean 1: E exp(N(mu, s^2)) = exp(mu + s^2/2), variance exp(s^2) - 1.

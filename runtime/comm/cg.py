@@ -41,8 +41,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from tilewright.arguments import like
-from tilewright.comm.operator import count
 from tilewright.kernels.scale import scaled
+from tilewright.scalars import choice, positive, real, whole
 
 if TYPE_CHECKING:
     from tilewright.comm.sparse import SparseOperator
@@ -523,27 +523,25 @@ def cg(
 
     operator = A if isinstance(A, SparseOperator) else SparseOperator(A, ranks=1, backend="serial")
     operator._check_square("cg")
-    if basis not in BASES:
-        raise ValueError(f"unknown basis {basis!r}; known: {', '.join(BASES)}")
-    if method not in ("halo", "two-stage"):
-        raise ValueError(f"unknown method {method!r}; known: halo, two-stage")
-    if not (rtol >= 0 and atol >= 0):
-        raise ValueError(f"rtol and atol must not be negative, got {rtol} and {atol}")
-    right = operator._checked(b, 1)
+    choice(basis, "basis", BASES)
+    choice(method, "method", ("halo", "two-stage"))
+    s, maxiter = positive(s, "s"), None if maxiter is None else whole(maxiter, "maxiter", 0)
+    rtol, atol = float(real(rtol, "rtol", 0)), float(real(atol, "atol", 0))
+    right = operator._checked(b, 1, what="b")
     if right.ndim != 1:
-        raise ValueError(f"cg solves for one right-hand side, not {right.shape[1]}")
+        raise ValueError(f"cg solves for one right-hand side b, not {right.shape[1]}")
     if right.dtype.kind in "biu":
         right = right.astype(np.float64)
     operator.check_hermitian()
-    if not right.dtype.kind == "c" and x0 is not None and operator._checked(x0, 1).dtype.kind == "c":
+    if not right.dtype.kind == "c" and x0 is not None and operator._checked(x0, 1, what="x0").dtype.kind == "c":
         raise TypeError("x0 is complex, but A and b are real; pass x0.real")
-    x = np.zeros_like(right) if x0 is None else np.array(operator._checked(x0, 1), right.dtype)
+    x = np.zeros_like(right) if x0 is None else np.array(operator._checked(x0, 1, what="x0"), right.dtype)
     if x.shape != right.shape:
         raise ValueError(f"x0 must have shape {right.shape}, not {x.shape}")
     options = {
         "scale": operator.scale,
-        "s": count("s", s, 1), "rtol": float(rtol), "atol": float(atol), "basis": basis, "method": method,
-        "maxiter": 10 * len(right) if maxiter is None else count("maxiter", maxiter, 0),
+        "s": s, "rtol": rtol, "atol": atol, "basis": basis, "method": method,
+        "maxiter": 10 * len(right) if maxiter is None else maxiter,
     }  # fmt: skip
     driver: Any = operator.driver
     report: Report = driver.solve(right, x, options) if hasattr(driver, "solve") else solve(

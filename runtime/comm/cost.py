@@ -42,6 +42,7 @@ from typing import NamedTuple
 from tilewright.comm.schedule import algorithms, ceil_log2, schedule
 from tilewright.machine import A_MACHINE, NO_GAMMA, Machine
 from tilewright.scalars import instance, whole
+from tilewright.scalars import ranks as rank_count
 
 __all__ = ["MACHINE", "Terms", "best", "cost", "lower_bound", "seconds", "terms"]
 
@@ -102,7 +103,7 @@ _FORMULAS: dict[tuple[str, str], Callable[[int, int, int, int], tuple[int, int, 
 
 def _check(operation: str, algorithm: str, p: int, n: int) -> None:
     algorithms(operation)
-    whole(p, "p", 1)
+    rank_count(p, "p")
     whole(n, "n", 0)
     schedule(operation, algorithm, p, n)
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 from tilewright.comm.cost import MACHINE, Round, rounds, seconds
 from tilewright.comm.schedule import cut
 from tilewright.machine import Machine, cores
+from tilewright.scalars import choice, positive, shown
+from tilewright.scalars import ranks as rank_count
 
 __all__ = ["LAYOUTS", "Grid", "Range", "best_grid", "grid_of", "length", "matvec_cost", "piece"]
 
@@ -122,23 +124,26 @@ def grid_of(layout: str, ranks: int | None, grid: Sequence[int] | None, shape: t
     ValueError
         Unknown layout, fewer than one rank, a grid of other than ``ranks`` ranks, or one that is not two positive
         integers, or one given for a layout that is not a grid.
+    TypeError
+        One of them is of another kind.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
-    if ranks is not None and (isinstance(ranks, bool) or not hasattr(ranks, "__index__") or ranks < 1):
-        raise ValueError(f"ranks must be a positive integer, not {ranks!r}")
+    choice(layout, "layout", LAYOUTS)
+    if ranks is not None:
+        ranks = rank_count(ranks)
     if grid is None:
-        p = cores() if ranks is None else int(ranks)
+        p = cores() if ranks is None else ranks
         r, c = {"rows": (p, 1), "columns": (1, p), "grid": best_grid(p, max(shape))}[layout]
         return Grid(*shape, r, c)
     if layout != "grid":
-        raise ValueError(f"grid={tuple(grid)} goes with layout='grid', not with {layout!r}")
-    sides = tuple(grid)
-    if len(sides) != 2 or any(isinstance(s, bool) or not hasattr(s, "__index__") or s < 1 for s in sides):
-        raise ValueError(f"grid must be two positive integers (r, c), not {grid!r}")
-    if ranks is not None and sides[0] * sides[1] != ranks:
-        raise ValueError(f"a grid of {sides[0]} x {sides[1]} has {sides[0] * sides[1]} ranks, not {ranks}")
-    return Grid(*shape, int(sides[0]), int(sides[1]))
+        raise ValueError(f"grid={shown(grid)} goes with layout='grid', not with {layout!r}")
+    try:
+        r, c = (positive(side, "a side of the grid") for side in grid)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"grid must be two positive integers (r, c), not {shown(grid)}") from None
+    if ranks is not None and r * c != ranks:
+        raise ValueError(f"a grid of {r} x {c} has {r * c} ranks, not {ranks}")
+    rank_count(r * c, "ranks of the grid")
+    return Grid(*shape, r, c)
 
 
 # ------------------------------------------------------------------ what it costs

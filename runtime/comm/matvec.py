@@ -96,6 +96,7 @@ class DenseOperator(Operator):
     ) -> None:
         matrix = _matrix(A)
         self.check_finite = flag(check_finite, "check_finite")
+        synchronous, copy = flag(synchronous, "synchronous"), flag(copy, "copy")
         if self.check_finite:
             _check_finite(matrix, "A")
         if grid is not None or ranks is not None:
@@ -105,7 +106,6 @@ class DenseOperator(Operator):
         self.ranks = self.grid.ranks
         self.layout, self.backend, self.overlap = layout, backend, flag(overlap, "overlap")
         self._begin(matrix.dtype, matrix.shape)
-        copy = flag(copy, "copy")
         take = np.array if copy and (backend != "mpi" or comm is not None) else np.asarray  # a pool's ranks copy anyway
         blocks = {
             Handle("A", (q,)): take(matrix[slice(*self.grid.rows(i)), slice(*self.grid.columns(j))], order="C")

@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from tilewright.scalars import choice
+
 if TYPE_CHECKING:
     from tilewright.machine import Machine
 
@@ -143,11 +145,9 @@ DISCOVERIES: dict[str, Callable[..., Steps]] = {"reduce-scatter": reduce_scatter
 
 
 def chosen(discovery: str, ranks: int) -> str:
-    """The protocol that "auto" means. ValueError for an unknown name."""
-    if discovery == "auto":
+    """The protocol that "auto" means. ValueError for an unknown name, TypeError for none."""
+    if choice(discovery, "discovery", ("auto", *DISCOVERIES)) == "auto":
         return "reduce-scatter" if ranks <= AUTO else "nbx"
-    if discovery not in DISCOVERIES:
-        raise ValueError(f"unknown discovery {discovery!r}; known: auto, {', '.join(DISCOVERIES)}")
     return discovery
 
 

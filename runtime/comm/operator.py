@@ -15,8 +15,10 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from tilewright.arguments import like, numeric
-from tilewright.backends import BACKENDS
 from tilewright.machine import cores
+from tilewright.resident import check_home
+from tilewright.scalars import ranks as rank_count
+from tilewright.scalars import whole
 
 __all__ = ["Operator", "check_finite", "count", "place"]
 
@@ -57,15 +59,17 @@ class Operator(LinearOperator):
     def _product_dtype(self, dtype: np.dtype) -> np.dtype:
         """Of a product with a vector of this dtype. TypeError if there is none."""
 
-    def _checked(self, x: Any, axis: int, product: str = "") -> np.ndarray:
-        """x as a C-ordered array of the dtype of the product."""
-        array = numeric(x, "x")
+    def _checked(self, x: Any, axis: int, product: str = "", what: str = "x") -> np.ndarray:
+        """x, ``what`` in messages, as a C-ordered array of the dtype of the product."""
+        array = numeric(x, what)
         if array.ndim not in (1, 2) or array.shape[0] != self.shape[axis]:
+            if what != "x":
+                raise ValueError(f"{what} must have shape ({self.shape[axis]},), not {array.shape}")
             name = product or ("A^T x" if axis == 0 else "A x")
             raise ValueError(f"{name} with a matrix of {self.shape[0]} x {self.shape[1]} needs x of shape "
                              f"({self.shape[axis]},) or ({self.shape[axis]}, k), not {array.shape}")  # fmt: skip
         if self.check_finite:
-            check_finite(array, "x")
+            check_finite(array, what)
         return np.ascontiguousarray(array, self._product_dtype(array.dtype))
 
     def _apply(self, x: Any, transposed: bool = False, conjugated: bool = False) -> Any:
@@ -208,14 +212,13 @@ def place(backend: str, ranks: int | None, pool: Any, comm: Any) -> tuple[int | 
     ------
     ValueError
         Unknown backend, ``pool`` or ``comm`` without MPI, ``ranks`` other than there are.
+    TypeError
+        One of them is of another kind.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+    check_home(backend, pool, comm)
     if ranks is not None:
-        ranks = count("ranks", ranks, 1)
+        ranks = rank_count(ranks)
     if backend != "mpi":
-        if pool is not None or comm is not None:
-            raise ValueError(f"pool and comm are for backend 'mpi', not {backend!r}")
         return ranks, None, None
     from tilewright.backends.mpi import is_rank
 
@@ -251,11 +254,7 @@ def default_ranks(ranks: int | None) -> int:
 
 def count(name: str, value: Any, least: int) -> int:
     """An integer of at least ``least``. TypeError or ValueError with its name."""
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
-    return int(value)
+    return whole(value, name, least)
 
 
 def check_finite(array: np.ndarray, name: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sparse
 
-from tilewright.arguments import dense
+from tilewright.arguments import numeric
 
 __all__ = ["PARTITIONS", "Exchange", "Partition", "by_rows", "exchange", "metis", "nested_bisection", "partition",
            "patches", "slabs"]  # fmt: skip
@@ -155,6 +155,18 @@ def patches(shape: Sequence[int], grid: Sequence[int], name: str = "patches") ->
     return Partition(owner.reshape(-1), int(np.prod(grid)), name)
 
 
+def positions(coordinates: Any, n: int) -> np.ndarray:
+    """(n, d) finite real numbers, d at least 1. TypeError or ValueError for anything else."""
+    given = numeric(coordinates, "coordinates")
+    if given.dtype.kind == "c":
+        raise TypeError(f"coordinates must be real, not {given.dtype}")
+    if given.ndim != 2 or len(given) != n or not given.shape[1]:
+        raise ValueError(f"coordinates must be {n} points, of shape ({n}, d), not {given.shape}")
+    if not np.isfinite(given).all():
+        raise ValueError("coordinates have a NaN or an infinity")
+    return given.astype(float)
+
+
 def nested_bisection(A: Csr, ranks: int, coordinates: np.ndarray | None = None) -> Partition:
     """Cut in two along the longest direction, then each half again, until there are ``ranks`` parts [1]_.
 
@@ -169,9 +181,7 @@ def nested_bisection(A: Csr, ranks: int, coordinates: np.ndarray | None = None) 
     graph = _symmetric_pattern(A)
     owner = np.empty(graph.shape[0], np.int32)
     if coordinates is not None:
-        coordinates = dense(coordinates, "coordinates").astype(float)
-        if len(coordinates) != len(owner):
-            raise ValueError(f"coordinates of {len(coordinates)} points for a matrix with {len(owner)} rows")
+        coordinates = positions(coordinates, len(owner))
     todo: list[tuple[Any, int, int]] = [(np.arange(len(owner)), 0, ranks)]
     while todo:
         members, first, count = todo.pop()

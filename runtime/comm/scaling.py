@@ -38,6 +38,7 @@ from tilewright.comm.cost import known_gamma
 from tilewright.files import write_text
 from tilewright.machine import A_MACHINE, Machine
 from tilewright.scalars import flag, instance, real, whole
+from tilewright.scalars import ranks as rank_count
 
 if TYPE_CHECKING:
     from tilewright.comm.grid import Grid
@@ -133,7 +134,7 @@ def efficiency(problem: str, layout: str, p: float, n: float, machine: Machine) 
     """
     a, b = _lost(problem, layout, p, machine)
     real(n, "n", 0, above=True)
-    return 1 / (1 + a / n**2 + b / n)
+    return 1 / (1 + a / (n * n) + b / n)
 
 
 def weak_efficiency(problem: str, layout: str, p: float, memory: float, machine: Machine) -> float:
@@ -277,6 +278,8 @@ def scaling_study(
         _lost("dense", layout, 4, machine)
     for name, value in {"n": n, "memory": memory, "p": p, "most": most, "measured_n": measured_n}.items():
         whole(value, name, 1)
+    rank_count(p, "p")
+    rank_count(most, "most")
     for count in measured:
         whole(count, "a number of ranks in measured", 1)
     simulated = flag(simulated, "simulated")

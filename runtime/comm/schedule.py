@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from tilewright.scalars import ranks as rank_count
 from tilewright.scalars import whole
 
 __all__ = ["ALGORITHMS", "Schedule", "Transfer", "ceil_log2", "cut", "schedule"]
@@ -258,9 +259,8 @@ def schedule(operation: str, algorithm: str, ranks: int, n: int) -> Schedule:
     known = algorithms(operation)
     if not isinstance(algorithm, str) or algorithm not in known:
         raise ValueError(f"{operation} has no algorithm {algorithm!r}; known: {', '.join(known)}, auto")
-    for name, value, least in (("ranks", ranks, 1), ("n", n, 0)):
-        whole(value, name, least)
-    return Schedule(operation, algorithm, int(ranks), int(n), known[algorithm])
+    ranks, n = rank_count(ranks), whole(n, "n", 0)
+    return Schedule(operation, algorithm, ranks, n, known[algorithm])
 
 
 def algorithms(operation: str) -> dict[str, Callable[[int, Blocks], Rounds]]:

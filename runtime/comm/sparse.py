@@ -19,10 +19,10 @@ from tilewright.comm.inspector import as_csr, check_dtype
 from tilewright.comm.neighbours import chosen
 from tilewright.comm.operator import Operator, all_finite, default_ranks, place
 from tilewright.comm.operator import count as _count
-from tilewright.comm.partition import Exchange, by_rows, exchange
+from tilewright.comm.partition import Exchange, by_rows, exchange, positions
 from tilewright.comm.partition import partition as find_partition
 from tilewright.machine import Machine
-from tilewright.scalars import flag
+from tilewright.scalars import flag, positive
 
 if TYPE_CHECKING:
     from tilewright.comm.inspector import Piece
@@ -122,6 +122,10 @@ class SparseOperator(Operator):
         ranks, pool, comm = place(backend, ranks, pool, comm)
         ranks = default_ranks(ranks)
         chosen(discovery, ranks)
+        synchronous = flag(synchronous, "synchronous")
+        workers = None if workers is None else positive(workers, "workers")
+        if coordinates is not None:
+            coordinates = positions(coordinates, matrix.shape[0])
         rows = find_partition(matrix, ranks, partition, coordinates)
         columns = rows if matrix.shape[0] == matrix.shape[1] else by_rows(matrix.shape[1], ranks)
         self._kept: Structure | None = Structure(matrix, rows, columns)
@@ -136,7 +140,7 @@ class SparseOperator(Operator):
         }  # fmt: skip
         self._begin(matrix.dtype, matrix.shape)
         self._beside: GraphDriver | None = None
-        self._live: Driver | None = self._driver(discovery, flag(synchronous, "synchronous"), workers, pool, comm)
+        self._live: Driver | None = self._driver(discovery, synchronous, workers, pool, comm)
 
     @property
     def driver(self) -> Driver:

@@ -23,6 +23,8 @@ from tilewright.site import check_call, find_site
 
 __all__ = ["cholesky_graph", "tiled_cholesky"]
 
+_MOST_TASKS = 10**9
+
 
 def cholesky(g: TaskGraph, A: Handles, nt: int) -> None:
     """Insert the right-looking tiled Cholesky factorisation of the lower triangle, in place [1]_, [2]_.
@@ -50,7 +52,7 @@ def cholesky_graph(nt: int) -> TaskGraph:
     Raises
     ------
     ValueError
-        ``nt`` is negative.
+        ``nt`` is negative, or there would be more than 10^9 tasks.
     TypeError
         ``nt`` is not an integer.
 
@@ -63,6 +65,8 @@ def cholesky_graph(nt: int) -> TaskGraph:
     """
     if whole(nt, "nt") < 0:
         raise ValueError(f"nt must not be negative, got {nt}")
+    if (count := nt * (nt + 1) * (nt + 2) // 6) > _MOST_TASKS:
+        raise ValueError(f"nt={nt} makes {count} tasks, more than a graph can hold; take larger tiles")
     g = TaskGraph(f"cholesky nt={nt}")
     cholesky(g, g.handles("A"), nt)
     g.extents = {"A": (nt, nt)}
@@ -251,7 +255,8 @@ def tiled_cholesky(
     array([[2., 0.],
            [1., 2.]])
     """
-    if tile_size is None and precision is None and route is None and not (return_run or progress or emulate or options):
+    plain = return_run is False and progress is False and emulate is False and not options
+    if plain and tile_size is None and precision is None and route is None:
         small = factor_one_tile(
             a, lower, overwrite_a, check_finite, backend, scheduler, workers,
             (_call_graph(1, True, False, True), _turned_graph(1)),
@@ -260,6 +265,7 @@ def tiled_cholesky(
             return small
     lower, overwrite_a = flag(lower, "lower"), flag(overwrite_a, "overwrite_a")
     check_finite, return_run = flag(check_finite, "check_finite"), flag(return_run, "return_run")
+    flag(emulate, "emulate")
     if precision is None and route is not None:
         raise ValueError(f"route={route!r} is for products with 16-bit operands; say which, such as precision='bf16'")
     if is_chunked(a) and backend not in (None, "dask"):

@@ -105,16 +105,16 @@ class Chunks:
 def _check(a: Any, overwrite: bool) -> int:
     """The order of the matrix."""
     if a.ndim != 2:
-        raise ValueError(f"the matrix must be 2-D, not of shape {a.shape}")
+        raise ValueError(f"the matrix a must be 2-D, not of shape {a.shape}")
     if any(np.isnan(extent) for extent in a.shape):
         raise ValueError("the dask.array does not know its chunk sizes; call compute_chunk_sizes() on it first")
     if a.shape[0] != a.shape[1]:
-        raise ValueError(f"the matrix must be square, not {a.shape[0]} x {a.shape[1]}")
+        raise ValueError(f"the matrix a must be square, not {a.shape[0]} x {a.shape[1]}")
     kind = type(a._meta)
     if issubclass(kind, np.ma.MaskedArray):
-        raise ValueError("the matrix has masked chunks; say what is masked with dask.array.ma.filled(a, value)")
+        raise ValueError("the matrix a has masked chunks; say what is masked with dask.array.ma.filled(a, value)")
     if kind is not np.ndarray:
-        raise TypeError(f"the chunks of the matrix are {kind.__name__}s, not NumPy arrays; convert them with "
+        raise TypeError(f"the chunks of the matrix a are {kind.__name__}s, not NumPy arrays; convert them with "
                         f"a.map_blocks(...)")  # fmt: skip
     if overwrite:
         raise ValueError("a dask.array cannot be overwritten; pass overwrite_a=False")
@@ -139,7 +139,7 @@ def _check_finite(client: Any, tiles: Any, lower: bool) -> None:
             row, column = place[0] + tiles.rows(i).start, place[1] + tiles.columns(j).start
             row, column = (row, column) if lower else (column, row)
             raise ValueError(
-                f"the matrix has a NaN or infinity at ({row}, {column}); check_finite=False skips this check"
+                f"the matrix a has a NaN or infinity at ({row}, {column}); check_finite=False skips this check"
             )
 
 

@@ -98,7 +98,7 @@ def device_factor(
     if backend not in _BACKENDS:
         raise ValueError(f"backend {backend!r} cannot run on {a.device}; use {' or '.join(_BACKENDS)}")
     if a.ndim != 2 or a.shape[0] != a.shape[1]:
-        raise ValueError(f"the matrix must be square, not of shape {tuple(a.shape)}")
+        raise ValueError(f"the matrix a must be square, not of shape {tuple(a.shape)}")
     if a.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"no Cholesky kernel on {a.device} for dtype {a.dtype}; convert to float32 or float64")
     if a.requires_grad:
@@ -271,7 +271,7 @@ def _check(infos: list[int], nb: int, n: int, source: Any, L: Any, lower: bool) 
         return
     if not bool(source.tril().isfinite().all()):
         row, column = (~source.tril().isfinite()).nonzero()[0].tolist()
-        raise ValueError(f"the matrix has a NaN or infinity at {(row, column) if lower else (column, row)}")
+        raise ValueError(f"the matrix a has a NaN or infinity at {(row, column) if lower else (column, row)}")
     for k, info in enumerate(infos):
         if info > 0:
             offset, size = k * nb, min(nb, n - k * nb)

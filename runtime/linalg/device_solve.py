@@ -173,7 +173,7 @@ class DeviceProblem(Problem):
         import torch
 
         if a.ndim != 2 or a.shape[0] != a.shape[1]:
-            raise ValueError(f"the matrix must be square, not of shape {tuple(a.shape)}")
+            raise ValueError(f"the matrix a must be square, not of shape {tuple(a.shape)}")
         b = torch.as_tensor(b, device=a.device)
         if b.ndim not in (1, 2) or len(b) != len(a):
             raise ValueError(f"b must have {len(a)} rows, not shape {tuple(b.shape)}")
@@ -199,10 +199,10 @@ class DeviceProblem(Problem):
             if self.check_symmetric and not bool(
                 (self.a - self.a.mT).abs().max() <= self.n * self.roundoff * self.a.abs().max()
             ):
-                raise ValueError("the matrix is not symmetric")
+                raise ValueError("the matrix a is not symmetric")
             norm = float(row_sums(self.a).max())
             if self.check_finite and not np.isfinite(norm):
-                raise ValueError("the matrix has a NaN or infinity; check_finite=False skips this check")
+                raise ValueError("the matrix a has a NaN or infinity; check_finite=False skips this check")
         rungs = self._rungs()
         self.system = DeviceSystem(self.a, self.b, norm)
         self._climb(self.system, rungs)

@@ -32,7 +32,7 @@ class Matrix:
     room for that: see `turned`.
     """
 
-    def __init__(self, a: Any, *, lower: bool, overwrite: bool, what: str = "the matrix") -> None:
+    def __init__(self, a: Any, *, lower: bool, overwrite: bool, what: str = "the matrix a") -> None:
         self.given = a
         self.lower = lower
         self.tiled = isinstance(a, TiledMatrix)
@@ -206,5 +206,5 @@ def _first_not_finite(tiles: TiledMatrix, lower: bool) -> str:
             if len(places):
                 row, column = places[0] + (tiles.rows(i).start, tiles.columns(j).start)
                 place = f"({row}, {column})" if lower else f"({column}, {row})"
-                return f"the matrix has a NaN or infinity at {place}"
+                return f"the matrix a has a NaN or infinity at {place}"
     raise AssertionError("all values are finite")

@@ -28,7 +28,7 @@ _BLOCK = 64  # rows of a block on the diagonal that is copied through a mask
 
 
 def factor_one_tile(
-    a: Any, lower: Any, overwrite: bool, check_finite: bool, backend: str | None, scheduler: Any, workers: Any,
+    a: Any, lower: Any, overwrite: Any, check_finite: Any, backend: Any, scheduler: Any, workers: Any,
     graphs: tuple[TaskGraph, TaskGraph],
 ) -> np.ndarray | None:  # fmt: skip
     """The Cholesky factor of a plain array with no more than `ONE_TILE` rows; O(n^3), and microseconds beyond LAPACK.
@@ -45,7 +45,9 @@ def factor_one_tile(
     NotPositiveDefiniteError
         In place only: there is no long way then, as ``a`` is spoilt.
     """
-    if type(a) is not np.ndarray or a.ndim != 2 or backend not in (None, "threads", "serial"):
+    if type(a) is not np.ndarray or a.ndim != 2 or type(overwrite) is not bool or type(check_finite) is not bool:
+        return None
+    if backend is not None and (type(backend) is not str or backend not in ("threads", "serial")):
         return None
     n, name = len(a), _NAMES.get(a.dtype.char)
     if not 0 < n <= ONE_TILE or a.shape[1] != n or name is None or not a.dtype.isnative:

@@ -17,8 +17,9 @@ from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.solve_info import SolveInfo
 from tilewright.linalg.vectors import OPS
+from tilewright.precision import PrecisionMap
 from tilewright.replay import Replay, Stage
-from tilewright.scalars import flag
+from tilewright.scalars import choice, flag, positive, shown
 from tilewright.schedulers import Policy
 from tilewright.site import check_call
 from tilewright.tiles import TiledMatrix
@@ -125,6 +126,7 @@ def solve(
     _check_names(assume_a, precision, refine)
     lower, fallback, return_info = flag(lower, "lower"), flag(fallback, "fallback"), flag(return_info, "return_info")
     check_finite, check_symmetric = flag(check_finite, "check_finite"), flag(check_symmetric, "check_symmetric")
+    tile_size = None if tile_size is None else positive(tile_size, "tile_size")
     if is_device_tensor(a):
         from tilewright.linalg.device_solve import DeviceProblem
 
@@ -179,13 +181,12 @@ def _finished(problem: Problem, began: float) -> tuple[Any, SolveInfo]:
     return x, problem.finish(began)
 
 
-def _check_names(assume_a: str, precision: Any, refine: str) -> None:
-    if assume_a != "pos":
-        raise ValueError(f"assume_a must be 'pos', not {assume_a!r}: only positive definite systems are solved")
-    if isinstance(precision, str) and precision not in ("auto", *ladder.ROUNDOFF):
-        raise ValueError(f"unknown precision {precision!r}; known: auto, {', '.join(ladder.ROUNDOFF)}")
-    if refine not in ("auto", *METHODS):
-        raise ValueError(f"unknown refinement {refine!r}; known: auto, {', '.join(METHODS)}")
+def _check_names(assume_a: Any, precision: Any, refine: Any) -> None:
+    if not (isinstance(assume_a, str) and assume_a == "pos"):
+        raise ValueError(f"assume_a must be 'pos', not {shown(assume_a)}: only positive definite systems are solved")
+    if not isinstance(precision, PrecisionMap):
+        choice(precision, "precision", ("auto", *ladder.ROUNDOFF))
+    choice(refine, "refine", ("auto", *METHODS))
 
 
 def _check_symmetric(A: TiledMatrix, stage: Stage, u: float, lower: bool) -> None:
@@ -204,7 +205,7 @@ def _check_symmetric(A: TiledMatrix, stage: Stage, u: float, lower: bool) -> Non
             if len(places):
                 row, column = (places[0] + (A.rows(i).start, A.columns(j).start))[:: 1 if lower else -1]
                 raise ValueError(
-                    f"the matrix has a NaN or infinity at ({row}, {column}); check_symmetric looks at both triangles"
+                    f"the matrix a has a NaN or infinity at ({row}, {column}); check_symmetric looks at both triangles"
                 )
     largest = max((float(d[1, 0]) for d in differences.values()), default=0.0)
     bound = A.shape[0] * u * largest
@@ -213,5 +214,5 @@ def _check_symmetric(A: TiledMatrix, stage: Stage, u: float, lower: bool) -> Non
             apart = np.abs(A[i, j] - A[j, i].conj().T)
             row, column = np.unravel_index(int(np.argmax(apart)), apart.shape)
             row, column = int(row) + A.rows(i).start, int(column) + A.columns(j).start
-            raise ValueError(f"the matrix is not symmetric: entries ({row}, {column}) and ({column}, {row}) differ by "
-                             f"{apart.max():.2g}, more than rounding ({bound:.2g})")  # fmt: skip
+            raise ValueError(f"the matrix a is not symmetric: entries ({row}, {column}) and ({column}, {row}) differ "
+                             f"by {apart.max():.2g}, more than rounding ({bound:.2g})")  # fmt: skip

@@ -27,6 +27,7 @@ from tilewright.mpi.launcher import (
 from tilewright.mpi.leftovers import needs_memory
 from tilewright.mpi.shared import Segment, dumps
 from tilewright.mpi.wire import Call, Door, Forget, Hello, Job
+from tilewright.scalars import ranks as rank_count
 
 if TYPE_CHECKING:
     from tilewright.mpi.outcome import Outcome
@@ -66,6 +67,7 @@ class Pool:
             raise TypeError(f"ranks must be an integer, not {ranks!r}")
         if ranks < 1:
             raise ValueError(f"a pool needs at least one rank, not {ranks}")
+        rank_count(ranks)
         if under_launcher():
             raise RuntimeError("this process is a rank under mpiexec already; call with backend='mpi' on all ranks")
         require_mpi4py()

@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tilewright.mpi.buffers import kind, layout, view, wrap
+from tilewright.pages import memory_for
 from tilewright.tiles import TiledMatrix
 
 __all__ = [
@@ -56,8 +57,15 @@ class Segment(mmap.mmap):
             path = f"/proc/{os.getpid()}/fd/{descriptor}"
         else:
             descriptor, path = tempfile.mkstemp(prefix="tilewright-")
-        os.truncate(descriptor, size)
-        segment = cls(descriptor, size)
+        try:
+            with memory_for(size):
+                os.truncate(descriptor, size)
+                segment = cls(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            if not path.startswith("/proc/"):
+                os.unlink(path)
+            raise
         segment.serial, segment.path, segment._descriptor = serial, path, descriptor
         segment.start = _address(np.ndarray((), np.uint8, segment))
         _segments.add(segment)
@@ -223,7 +231,8 @@ class Mappings:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             with contextlib.closing(os.fdopen(descriptor, "r+b", buffering=0)):
                 _check_name(descriptor, path, serial)
-                mapped = self._mapped[serial] = mmap.mmap(descriptor, 0)
+                with memory_for(os.fstat(descriptor).st_size):
+                    mapped = self._mapped[serial] = mmap.mmap(descriptor, 0)
         return np.ndarray(shape, dtype, mapped, offset, strides)
 
     def keep(self, serials: set[int]) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import sys
+
 import torch
 
+from tilewright.scalars import instance, optional, real, whole
 from tilewright.training.precision import ROUNDOFF
 from tilewright.training.result import Text, grid
 from tilewright.training.scaler import LossScaler
 
 __all__ = ["batch_size_for", "formats", "scaling"]
 
+_MOST_LAYERS = 1000
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -43,13 +48,33 @@ def scaling(gradient: float = 1e-5, power: int = 3, scaler: LossScaler | None = 
 
     It is kept only if the scale is divided out in FP32. The notebook divides in FP16 and prints 0.
 
+    Parameters
+    ----------
+    gradient
+        Any finite number.
+    power
+        How many layers multiply by it, 1 to 1000.
+    scaler
+        Whose scale; that of a new `LossScaler` by default.
+
+    Raises
+    ------
+    ValueError
+        A number out of range, or a scale to the ``power`` that is beyond FP64.
+    TypeError
+        An argument is of another kind.
+
     Examples
     --------
     >>> from tilewright import training
     >>> print(training.scaling().splitlines()[-2])
     scaled, divided in FP32  9.99e-16
     """
-    scale = (scaler or LossScaler()).factor
+    gradient, power = float(real(gradient, "gradient")), whole(power, "power", 1, _MOST_LAYERS)
+    optional(scaler, "scaler", LossScaler, "a LossScaler or None")
+    scale = float((scaler if scaler is not None else LossScaler()).factor)
+    if scale > 1 and power * math.log2(scale) >= sys.float_info.max_exp:
+        raise ValueError(f"power must be smaller: the scale {scale:g} to the power {power} is beyond 1.8e308")
     small = torch.tensor(gradient)
     scaled = (small * scale).half() ** power
     rows = [
@@ -63,8 +88,14 @@ def scaling(gradient: float = 1e-5, power: int = 3, scaler: LossScaler | None = 
 
 
 def batch_size_for(device: str | torch.device) -> int:
-    """The notebook's batch size for a device: 256 beyond 100 GB of memory, 128 beyond 16 GB, else 64."""
-    device = torch.device(device)
+    """The notebook's batch size for a device: 256 beyond 100 GB of memory, 128 beyond 16 GB, else 64.
+
+    ValueError for a name that is not torch's, TypeError for what is neither a name nor a ``torch.device``.
+    """
+    try:
+        device = torch.device(instance(device, "device", (str, torch.device), "a name such as 'cuda:0'"))
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is none of torch's: {str(error).splitlines()[0]}") from None
     if device.type != "cuda":
         return 64
     memory = torch.cuda.get_device_properties(device).total_memory / 1e9

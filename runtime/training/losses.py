@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from tilewright.scalars import choice, real
+
 __all__ = ["GradientPenalty", "Losses", "Whole", "counted", "known", "parts_of", "plain_mean", "refuse", "share_of"]
 
 Loss = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -174,6 +176,8 @@ class GradientPenalty:
     ------
     ValueError
         A weight that is not above 0, a negative target, or another ``of``.
+    TypeError
+        One of them is no number, or no string.
     """
 
     weight: float
@@ -181,10 +185,9 @@ class GradientPenalty:
     target: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.weight > 0 or self.target < 0:
-            raise ValueError(f"weight must be above 0 and target at least 0, not {self.weight} and {self.target}")
-        if self.of not in ("weights", "inputs"):
-            raise ValueError(f"of must be 'weights' or 'inputs', not {self.of!r}")
+        real(self.weight, "weight", 0, above=True)
+        real(self.target, "target", 0)
+        choice(self.of, "of", ("weights", "inputs"))
 
     def __call__(self, loss: torch.Tensor, tensors: Sequence[torch.Tensor], scale: float) -> torch.Tensor:
         """The penalty, a scalar in FP32 that can be differentiated, for the loss's gradients of ``tensors``.

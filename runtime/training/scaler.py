@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from tilewright.scalars import flag, positive, real, whole
+
 __all__ = ["LossScaler"]
 
 
@@ -24,6 +26,8 @@ class LossScaler:
     ------
     ValueError
         A factor or an interval that could not work.
+    TypeError
+        An argument is of another kind.
     """
 
     scale: float = 2.0**16
@@ -43,18 +47,21 @@ class LossScaler:
     """The first scale."""
 
     def __post_init__(self) -> None:
+        real(self.growth_factor, "growth_factor", 1, above=True)
+        if real(self.backoff_factor, "backoff_factor", 0, above=True) >= 1:
+            raise ValueError(f"backoff_factor must be below 1, not {self.backoff_factor}")
+        positive(self.growth_interval, "growth_interval")
+        positive(self.hysteresis, "hysteresis")
+        whole(self.growth_tracker, "growth_tracker", 0)
+        whole(self.overflows, "overflows", 0)
+        real(self.scale, "scale", 0)
+        real(self.min_scale, "min_scale", 0)
+        real(self.max_scale, "max_scale", 0, infinite=True)
+        if flag(self.enabled, "enabled") and not self.min_scale <= self.scale <= self.max_scale:
+            raise ValueError(
+                f"scale={self.scale} is not between min_scale={self.min_scale} and max_scale={self.max_scale}"
+            )
         self.start = self.scale
-        if not self.growth_factor > 1 or not 0 < self.backoff_factor < 1:
-            raise ValueError(
-                f"growth_factor must be above 1 and backoff_factor between 0 and 1, not {self.growth_factor} "
-                f"and {self.backoff_factor}"
-            )
-        if self.growth_interval < 1 or self.hysteresis < 1:
-            raise ValueError(
-                f"growth_interval and hysteresis must be at least 1, not {self.growth_interval} and {self.hysteresis}"
-            )
-        if self.enabled and not 0 <= self.min_scale <= self.scale <= self.max_scale:
-            raise ValueError(f"scale {self.scale} is not between {self.min_scale} and {self.max_scale}")
 
     @property
     def factor(self) -> float:

@@ -7,14 +7,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tilewright.scalars import positive, real
+
 __all__ = ["SCHEDULES", "Cosine", "OneCycle", "schedule"]
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """From 1 to 0 along half a cosine over ``total`` updates."""
+    """From 1 to 0 along half a cosine over ``total`` updates.
+
+    ValueError or TypeError if ``total`` is no integer of at least 1.
+    """
 
     total: int
+
+    def __post_init__(self) -> None:
+        positive(self.total, "total")
 
     def __call__(self, updates: int) -> float:
         return 0.5 * (1 + math.cos(math.pi * min(updates / self.total, 1.0)))
@@ -22,10 +30,18 @@ class Cosine:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """Up from 0.04 to 1 in the first ``warm`` part of ``total`` updates, then down to 0 along half a cosine."""
+    """Up from 0.04 to 1 in the first ``warm`` part of ``total`` updates, then down to 0 along half a cosine.
+
+    ValueError or TypeError if ``total`` is no integer of at least 1, or ``warm`` no number from 0 to below 1.
+    """
 
     total: int
     warm: float = 0.3
+
+    def __post_init__(self) -> None:
+        positive(self.total, "total")
+        if real(self.warm, "warm", 0) >= 1:
+            raise ValueError(f"warm must be below 1, not {self.warm}")
 
     def __call__(self, updates: int) -> float:
         turn = self.warm * self.total

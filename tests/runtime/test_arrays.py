@@ -47,7 +47,7 @@ MATRIX = {
     "logdet": ("L", lambda a: tw.logdet(a)),
     "cho_inverse": ("L", lambda a: tw.cho_inverse(a)),
     "PrecisionMap.norm": ("the matrix", lambda a: tw.PrecisionMap.norm(a, tile_size=2, tolerance=1e-3).names),
-    "TiledMatrix.from_numpy": ("the matrix", lambda a: tw.TiledMatrix.from_numpy(a, 2).to_numpy()),
+    "TiledMatrix.from_numpy": ("the array", lambda a: tw.TiledMatrix.from_numpy(a, 2).to_numpy()),
     "matvec": ("A", lambda a: tw.matvec(a, b)),
     "DenseOperator": ("A", lambda a: operator(tw.DenseOperator, a) @ b),
     "SparseOperator": ("A", lambda a: operator(tw.SparseOperator, a) @ b),
@@ -321,7 +321,7 @@ def test_a_dask_array_is_factored_where_it_lies_and_refused_elsewhere_with_what_
             TypeError, match=r"is a dask Array, whose values are computed elsewhere; pass its \.compute"
         ):
             call()
-    with pytest.raises(ValueError, match="the matrix has masked chunks"):
+    with pytest.raises(ValueError, match="the matrix a has masked chunks"):
         tw.tiled_cholesky(da.ma.masked_less(lazy, 0))
 
 

@@ -1,5 +1,10 @@
 """Zeros on pages that are not there yet, and rooms that are used again."""
 
+import errno
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +13,7 @@ import pytest
 import tilewright as tw
 from tilewright import pages
 from tilewright.matrices import random_spd
-from tilewright.pages import room, zeros
+from tilewright.pages import memory_for, room, zeros
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -86,3 +91,59 @@ class TestRoom:
     @pytest.mark.parametrize("shape", [(0, 0), (3, 0), (7, 5)])
     def test_small_rooms_are_arrays_of_numpy(self, shape):
         assert room(shape, "float32").shape == shape
+
+
+# ------------------------------------------------------------------ memory that is not there
+
+ASKED = """
+import resource, sys
+import numpy as np, tilewright as tw
+from pathlib import Path
+from tilewright.mpi.shared import Segment
+from tilewright.pages import room, zeros
+
+def factor(backend):
+    return tw.tiled_cholesky(a, backend=backend)
+
+a = np.eye(6000)
+np.linalg.cholesky(a[:600, :600])
+tw.tiled_cholesky(np.eye(1300), backend="threads")  # whatever starts up does so before there is a limit
+calls = {
+    "zeros": lambda: zeros((6000, 6000), "float64"), "room": lambda: room((6000, 6000), "float64"),
+    "segment": lambda: Segment.create(8 * 6000**2), "serial": lambda: factor("serial"),
+    "threads": lambda: factor("threads"),
+}
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+open_before = len(list(Path("/proc/self/fd").iterdir()))
+resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20,) * 2)
+for name, call in calls.items():
+    try:
+        call()
+    except BaseException as error:
+        print(name, type(error).__name__, error)
+print("left open", len(list(Path("/proc/self/fd").iterdir())) - open_before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of a process is read from /proc")
+def test_memory_that_is_not_there_is_a_memory_error_with_what_was_asked_for_and_what_there_is():
+    found = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, timeout=60, check=True)
+    *lines, left_open = found.stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        [name, "MemoryError"] for name in ("zeros", "room", "segment", "serial", "threads")
+    ], found.stdout
+    for line in lines:
+        assert re.search(r"no memory for 274\.7 MiB: .* has [\d.]+ [MG]iB of the [\d.]+ [MG]iB", line), line
+    assert left_open == "left open 0"
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOSPC, errno.EFBIG], ids=errno.errorcode.get)
+def test_what_the_system_calls_an_error_of_files_is_one_of_memory(number):
+    with pytest.raises(MemoryError, match="no memory for 1.5 KiB: ") as caught, memory_for(1536):
+        raise OSError(number, os.strerror(number))
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_other_errors_of_the_system_stay_what_they_are():
+    with pytest.raises(PermissionError), memory_for(1):
+        raise PermissionError(errno.EACCES, "no")

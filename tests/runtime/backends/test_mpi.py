@@ -827,7 +827,7 @@ def test_different_arguments_are_named_on_all_ranks(seen: dict[str, list[Any]], 
 
 def test_an_error_of_one_rank_before_the_run_is_raised_on_all(seen: dict[str, list[Any]]) -> None:
     assert {text for _, text, *_ in seen["only_one_rank_has_a_bad_matrix"]} == {
-        "the matrix has a NaN or infinity at (30, 25); check_finite=False skips this check"
+        "the matrix a has a NaN or infinity at (30, 25); check_finite=False skips this check"
     }
     assert ["raised on rank 1" in notes for _, _, *notes in seen["only_one_rank_has_a_bad_matrix"]] == [
         True,

@@ -144,14 +144,14 @@ def test_integers_are_solved_in_double():
         ({"A": sp.csr_array(np.array([[1.0, 2], [0, 1]])), "b": np.ones(2)}, "need a Hermitian matrix"),
         ({"A": -sp.eye_array(3), "b": np.ones(3)}, "A is not positive definite: p^H A p = -3 in iteration 1"),
         ({"A": sp.csr_array((3, 2)), "b": np.ones(3)}, "cg needs a square matrix, not 3 x 2"),
-        ({"A": sp.eye_array(3), "b": np.ones(4)}, "needs x of shape (3,) or (3, k), not (4,)"),
-        ({"A": sp.eye_array(3), "b": np.ones((3, 2))}, "one right-hand side, not 2"),
+        ({"A": sp.eye_array(3), "b": np.ones(4)}, "b must have shape (3,), not (4,)"),
+        ({"A": sp.eye_array(3), "b": np.ones((3, 2))}, "one right-hand side b, not 2"),
         ({"A": sp.eye_array(3), "b": np.ones(3), "x0": np.ones((3, 1))}, "x0 must have shape (3,)"),
         ({"A": sp.eye_array(3), "b": np.ones(3), "basis": "legendre"}, "unknown basis 'legendre'; known: monomial, newton, chebyshev"),
         ({"A": sp.eye_array(3), "b": np.ones(3), "method": "separate"}, "unknown method 'separate'; known: halo, two-stage"),
         ({"A": sp.eye_array(3), "b": np.ones(3), "s": 0}, "s must be at least 1"),
-        ({"A": sp.eye_array(3), "b": np.ones(3), "rtol": -1}, "rtol and atol must not be negative"),
-        ({"A": sp.eye_array(3), "b": [1, np.nan, 1]}, "x[1] is nan"),
+        ({"A": sp.eye_array(3), "b": np.ones(3), "rtol": -1}, "rtol must be at least 0, not -1"),
+        ({"A": sp.eye_array(3), "b": [1, np.nan, 1]}, "b[1] is nan"),
     ],
 )  # fmt: skip
 def test_bad_input_to_cg_is_one_clear_sentence(arguments, words):

@@ -95,7 +95,7 @@ def test_a_box_that_does_not_fit_the_grid_is_refused():
 
 
 def test_coordinates_of_another_length_are_refused():
-    with pytest.raises(ValueError, match="coordinates of 3 points for a matrix with 9 rows"):
+    with pytest.raises(ValueError, match=r"coordinates must be 9 points, of shape \(9, d\), not \(3, 2\)"):
         nested_bisection(grid_matrix(3, 3), 2, np.zeros((3, 2)))
 
 

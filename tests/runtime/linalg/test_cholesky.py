@@ -251,13 +251,13 @@ class TestErrors:
 
     @pytest.mark.parametrize("shape", [(), (4,), (2, 2, 2)])
     def test_matrix_must_be_2d(self, shape):
-        with pytest.raises(ValueError, match="the matrix must be 2-D, not of shape ") as caught:
+        with pytest.raises(ValueError, match="the matrix a must be 2-D, not of shape ") as caught:
             tw.tiled_cholesky(np.ones(shape))
         assert str(shape) in str(caught.value)
 
     @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, lambda a: TiledMatrix.view(a, 2)])
     def test_matrix_must_be_square(self, kind):
-        with pytest.raises(ValueError, match="the matrix must be square, not 3 x 4"):
+        with pytest.raises(ValueError, match="the matrix a must be square, not 3 x 4"):
             tw.tiled_cholesky(kind(np.ones((3, 4))))
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -335,7 +335,7 @@ class TestErrors:
         a = np.eye(3)
         a.flags.writeable = False
         with pytest.raises(
-            ValueError, match="overwrite_a=True, but the matrix is read-only; pass a copy or overwrite_a"
+            ValueError, match="overwrite_a=True, but the matrix a is read-only; pass a copy or overwrite_a"
         ):
             tw.tiled_cholesky(kind(a), overwrite_a=True)
 

@@ -85,7 +85,7 @@ def test_bad_input_is_named():
     a[3, 1], a[1, 3] = 1e-16, 0.0
     solve(a, np.ones(30), check_symmetric=True)  # apart by rounding errors of the largest entry, whatever this one is
     a[3, 1] = np.inf
-    with pytest.raises(ValueError, match="the matrix has a NaN"):
+    with pytest.raises(ValueError, match="the matrix a has a NaN"):
         solve(a, np.ones(30))
 
 

@@ -87,7 +87,7 @@ class TestEveryPrecision:
     def test_nan_and_infinity_are_reported(self, precision, value, place):
         a = spd_matrix(80)
         a[place] = value
-        with pytest.raises(ValueError, match=rf"^the matrix has a NaN or infinity at \({place[0]}, {place[1]}\)$"):
+        with pytest.raises(ValueError, match=rf"^the matrix a has a NaN or infinity at \({place[0]}, {place[1]}\)$"):
             mixed_factor(a, precision, tile_size=20, workers=2)
 
 

@@ -429,7 +429,7 @@ class TestBadInput:
     def test_nan_and_infinity(self):
         a, b = spd_matrix(30), np.ones(30)
         a[20, 7] = np.nan
-        with pytest.raises(ValueError, match=r"the matrix has a NaN or infinity at \(20, 7\)"):
+        with pytest.raises(ValueError, match=r"the matrix a has a NaN or infinity at \(20, 7\)"):
             tw.solve(a, b, tile_size=8)
         with pytest.raises(ValueError, match=r"at \(7, 20\)"):
             tw.solve(a.T, b, tile_size=8, lower=False)

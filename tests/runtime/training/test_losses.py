@@ -136,9 +136,9 @@ def test_a_model_without_weights_in_the_loss_has_no_penalty():
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: GradientPenalty(0.0), "weight must be above 0"),
-    (lambda: GradientPenalty(1.0, target=-1.0), "target at least 0"),
-    (lambda: GradientPenalty(1.0, of="outputs"), "of must be 'weights' or 'inputs'"),
+    (lambda: GradientPenalty(0.0), "weight must be positive, not 0.0"),
+    (lambda: GradientPenalty(1.0, target=-1.0), "target must be at least 0, not -1.0"),
+    (lambda: GradientPenalty(1.0, of="outputs"), "unknown of 'outputs'; known: weights, inputs"),
     (lambda: Losses({}), "needs at least one"),
     (lambda: fit(zoo.perceptron(), DATA, penalty=GradientPenalty(1.0), segments=2), "takes one segment"),
     (lambda: fit(zoo.perceptron(), DATA, penalty=GradientPenalty(1.0), pipeline="1f1b"), "no pipeline"),
