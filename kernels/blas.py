@@ -36,7 +36,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["MODE", "NAMES", "Library", "Setting", "available", "load", "loaded", "openblas_threads", "torch_openmp"]
+__all__ = [
+    "MODE",
+    "NAMES",
+    "Library",
+    "Setting",
+    "available",
+    "count",
+    "load",
+    "loaded",
+    "openblas_threads",
+    "torch_openmp",
+]
 
 NAMES = ("mkl", "torch", "openblas")
 
@@ -257,6 +268,11 @@ _loaded: list[Library] = []
 def loaded() -> list[Library]:
     """The libraries that were loaded so far."""
     return list(_loaded)
+
+
+def count() -> int:
+    """How many that are."""
+    return len(_loaded)
 
 
 @cache

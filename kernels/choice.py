@@ -18,7 +18,9 @@ from typing import NamedTuple
 from tilewright.kernels import blas, cpu, preference
 from tilewright.kernels.blas import Library
 
-__all__ = ["RULES", "VARIABLE", "Choice", "Rule", "adopt", "choice", "current", "library", "rule", "table", "use"]
+__all__ = [
+    "RULES", "VARIABLE", "Choice", "Rule", "adopt", "changes", "choice", "current", "library", "rule", "table", "use",
+]  # fmt: skip
 
 VARIABLE = "TILEWRIGHT_BLAS"
 """Environment variable that names the library to use."""
@@ -78,6 +80,12 @@ class Choice(NamedTuple):
 _forced: Library | None = None
 _adopted: Choice | None = None
 _asked = False
+_changes = 0
+
+
+def changes() -> int:
+    """How often `use` and `adopt` were called: answers that go by the choice hold as long as this number."""
+    return _changes
 
 
 def rule(op: str, letter: str, vendor: str) -> Rule:
@@ -143,7 +151,7 @@ def adopt(wanted: Choice) -> None:
         A library is not here, or has another version, or works in another mode that cannot be changed any more. One
         sentence says which and what to do.
     """
-    global _forced, _adopted, _asked
+    global _forced, _adopted, _asked, _changes
     if _adopted == wanted:
         return
     for name, version, mode in wanted.modes:
@@ -166,16 +174,18 @@ def adopt(wanted: Choice) -> None:
             )
     _forced, _adopted, _asked = None, wanted, True
     _chosen.cache_clear()
+    _changes += 1
 
 
 def use(name: str | None) -> None:
     """Take the tile kernels of all later runs from this library; None returns to the automatic choice."""
-    global _forced, _adopted, _asked
+    global _forced, _adopted, _asked, _changes
     if not (name is None or isinstance(name, str)):
         raise TypeError(f"the name of a BLAS is one of {', '.join(blas.NAMES)}, or None, not {name!r}")
     _forced = None if name is None else blas.load(name)
     _adopted, _asked = None, name is not None
     _chosen.cache_clear()
+    _changes += 1
 
 
 def table() -> list[tuple[str, str, str, str]]:

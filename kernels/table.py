@@ -40,7 +40,7 @@ from tilewright.kernels import (
     vectors,
 )  # fmt: skip
 
-__all__ = ["DTYPES", "OPS", "Row", "dtype_name", "lookup", "register", "rows"]
+__all__ = ["DTYPES", "OPS", "Row", "dtype_name", "lookup", "plain", "register", "rows"]
 
 #                 storage and accumulate dtype -> BLAS letter
 DTYPES = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
@@ -95,6 +95,8 @@ _routed: set[str] = set()
 _filling = threading.Lock()
 _looked_up: dict[tuple[Key, str], Row] = {}
 """Rows of libraries as they are used: see `tilewright.kernels.steady`."""
+_answers: dict[tuple[int, str, str], Row] = {}
+"""What `plain` found, by `choice.changes`, op and dtype, until a row is added: for small matrices a search is long."""
 
 
 def register(op: str, device: str, storage: str, accumulate: str, source: str, function: Callable[..., Any]) -> Row:
@@ -115,6 +117,7 @@ def register(op: str, device: str, storage: str, accumulate: str, source: str, f
     if source in sources:
         raise ValueError(f"the kernel table already has this row: {row}\n{_listing(op)}")
     sources[source] = row
+    _answers.clear()
     return row
 
 
@@ -162,6 +165,16 @@ def lookup(op: str, device: str, storage: str, accumulate: str, source: str = ""
             return row if device != "cpu" or row.source in _UNPROBED or row in users else _steady(row)
     wanted = f"{op} on {device} for {storage} operands into {accumulate}" + (f" from {source}" if source else "")
     raise KeyError(f"no kernel for {wanted}. The table has:\n{_listing(op) or 'no row for ' + op}")
+
+
+def plain(op: str, dtype: str) -> Row:
+    """`lookup` on the CPU for tiles of one dtype, remembered."""
+    key = choice.changes(), op, dtype
+    found = _answers.get(key)
+    if found is None:
+        found = lookup(op, "cpu", dtype, dtype)
+        _answers[key] = found
+    return found
 
 
 def _steady(row: Row) -> Row:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from tilewright.kernels import blas, choice
 from tilewright.kernels.blas import Setting
@@ -17,99 +17,151 @@ if TYPE_CHECKING:
 __all__ = ["limits", "one_thread", "task_threads"]
 
 
-class _Pools:
-    """Thread pools that are one for the process, held at one thread until `restore`."""
+_Held = tuple[list[tuple[Setting, int]], Any]
+"""Thread pools that are one for the process, at one thread now: settings with what they were, and threadpoolctl's."""
 
-    def __init__(self, settings: list[Setting], controller: ThreadpoolController | None) -> None:
-        self.before = [(setting, setting.get()) for setting in settings]
-        for setting in settings:
-            setting.set(1)
-        others = None if controller is None else controller.select(internal_api=["mkl", "blis", "flexiblas"])
-        self.others = None if others is None else others.limit(limits=1)
-
-    def restore(self) -> None:
-        for setting, threads in self.before:
-            setting.set(threads)
-        if self.others is not None:
-            self.others.restore_original_limits()
-
-
-_held: list[_Pools] = []
+_held: list[_Held] = []
 _runs = 0
 _lock = threading.Lock()
 
 
-@contextlib.contextmanager
-def limits(functions: bool) -> Iterator[None]:
+class limits:  # noqa: N801 - used like a function
     """Around a run: keep BLAS and OpenMP pools from starting threads of their own under the run's workers.
 
     A library with a setting per thread needs nothing here, as `task_threads` in each worker does it. The pools of
     others are process-wide: they are held at one thread while such a run lasts, and the last of several runs
     restores what the user had. ``functions`` says that tasks are Python functions, which may call any library: then
     all that are loaded are held, also those that we did not load. To find these takes a millisecond.
+
+    A class of its own rather than a generator: around one small matrix a generator took as long as LAPACK.
     """
-    global _runs
-    settings = [s for library in _in_use() for s in library.threads if not s.of_thread]
-    if not functions and not settings:
-        yield
-        return
-    controller = None
-    if functions:
+
+    __slots__ = ("functions", "held", "openmp")
+
+    def __init__(self, functions: bool) -> None:
+        self.functions = functions
+
+    def __enter__(self) -> None:
+        settings = _settings()[0]
+        self.openmp: contextlib.AbstractContextManager[Any] | None = None
+        self.held = self.functions or bool(settings)
+        if not self.functions:
+            if settings:
+                _hold(settings, None)
+            return
         from threadpoolctl import ThreadpoolController
 
         controller = ThreadpoolController()
         paths = [pool["filepath"] for pool in controller.select(internal_api="openblas").info()]
-        settings = [blas.openblas_threads(path) for path in paths]
+        _hold([blas.openblas_threads(path) for path in paths], controller)
+        try:
+            self.openmp = controller.select(internal_api="openmp").limit(limits=1)  # a setting of the calling thread
+        except BaseException:
+            _leave()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            if self.openmp is not None:
+                self.openmp.__exit__(None, None, None)
+        finally:
+            if self.held:
+                _leave()
+
+
+def _hold(settings: Iterable[Setting], controller: ThreadpoolController | None) -> None:
+    global _runs
     with _lock:
-        _held.append(_Pools(settings, controller))
+        before = [(setting, setting.get()) for setting in settings]
+        for setting, threads in before:
+            if threads != 1:
+                setting.set(1)
+        others = None
+        if controller is not None:
+            others = controller.select(internal_api=["mkl", "blis", "flexiblas"]).limit(limits=1)
+        _held.append((before, others))
         _runs += 1
-    try:
-        if controller is None:
-            yield
-        else:
-            with controller.select(internal_api="openmp").limit(limits=1):  # a setting of the calling thread
-                yield
-    finally:
-        with _lock:
-            _runs -= 1
-            if not _runs:
-                while _held:
-                    _held.pop().restore()  # the first of them has what the user had, so it comes last
 
 
-def _in_use() -> list[blas.Library]:
-    """The libraries that kernels may come from: those that were loaded."""
-    choice.current()
-    return blas.loaded()
+def _leave() -> None:
+    global _runs
+    with _lock:
+        _runs -= 1
+        while not _runs and _held:
+            before, others = _held.pop()  # the first of them has what the user had, so it comes last
+            for setting, threads in before:
+                setting.set(threads)
+            if others is not None:
+                others.restore_original_limits()
 
 
-@contextlib.contextmanager
-def task_threads(count: int) -> Iterator[None]:
+class task_threads:  # noqa: N801
     """In the calling thread, inside `limits`: let each call into a library use ``count`` threads; restored at the end.
 
     That is all settings of this thread of all libraries loaded here, not only of the one in use: products in 16 bits
     are MKL's in any case, and they choose their way of adding up by OpenMP's number of threads as well as by MKL's.
     With more than one, also those of OpenMP in libraries that neither we nor torch loaded.
     """
-    settings = [setting for library in _in_use() for setting in library.threads if setting.of_thread]
-    if "torch" in sys.modules:
-        settings += [setting for setting in blas.torch_openmp() if setting not in settings]
-    before = [setting.get() for setting in settings]
-    try:
-        for setting in settings:
-            setting.set(count)
-        if count == 1:
-            yield
-        else:
+
+    __slots__ = ("before", "count", "openmp")
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __enter__(self) -> None:
+        count = self.count
+        self.before: list[tuple[Setting, int]] = []
+        self.openmp: contextlib.AbstractContextManager[Any] | None = None
+        for setting in _settings()[1]:
+            threads = setting.get()
+            self.before.append((setting, threads))
+            if threads != count:
+                setting.set(count)
+        if count != 1:
             from threadpoolctl import ThreadpoolController
 
-            with ThreadpoolController().select(internal_api="openmp").limit(limits=count):
-                yield
-    finally:
-        for setting, threads in zip(settings, before, strict=True):
+            try:
+                self.openmp = ThreadpoolController().select(internal_api="openmp").limit(limits=count)
+            except BaseException:
+                self._restore()
+                raise
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            if self.openmp is not None:
+                self.openmp.__exit__(None, None, None)
+        finally:
+            self._restore()
+
+    def _restore(self) -> None:
+        for setting, threads in self.before:
             setting.set(threads)
 
 
-def one_thread() -> contextlib.AbstractContextManager[None]:
+def one_thread() -> task_threads:
     """In the calling thread, let calls into a library run on one thread; restored at the end."""
     return task_threads(1)
+
+
+_Settings = tuple[tuple[Setting, ...], tuple[Setting, ...]]
+_known: tuple[tuple[int, int, bool], _Settings] | None = None
+
+
+def _settings() -> _Settings:
+    """Of the process and of the calling thread: all of the libraries that kernels may come from, those loaded so far.
+
+    Found again when a library was loaded or another chosen, or torch was imported.
+    """
+    global _known
+    known = _known
+    if known is not None and known[0] == (choice.changes(), blas.count(), "torch" in sys.modules):
+        return known[1]
+    choice.current()
+    key = choice.changes(), blas.count(), "torch" in sys.modules
+    every = [setting for library in blas.loaded() for setting in library.threads]
+    of_thread = [setting for setting in every if setting.of_thread]
+    if key[2]:
+        of_thread += [setting for setting in blas.torch_openmp() if setting not in of_thread]
+    found = tuple([setting for setting in every if not setting.of_thread]), tuple(of_thread)
+    _known = key, found
+    return found

@@ -159,6 +159,11 @@ def _turned_graph(nt: int) -> TaskGraph:
     return g
 
 
+def _one_tile_graph(turned: bool) -> TaskGraph:
+    """In place, by columns if ``turned``."""
+    return _turned_graph(1) if turned else _call_graph(1, True, False, True)
+
+
 def _too_few_tiles(nt: int, updates: int, workers: int) -> str:
     tiles = "one tile has" if nt == 1 else f"{nt} x {nt} tiles have"
     return f"{max(1, updates)} of the {workers} workers asked for: {tiles} no work for more; a smaller tile_size has"
@@ -257,10 +262,7 @@ def tiled_cholesky(
     """
     plain = return_run is False and progress is False and emulate is False and not options
     if plain and tile_size is None and precision is None and route is None:
-        small = factor_one_tile(
-            a, lower, overwrite_a, check_finite, backend, scheduler, workers,
-            (_call_graph(1, True, False, True), _turned_graph(1)),
-        )  # fmt: skip
+        small = factor_one_tile(a, lower, overwrite_a, check_finite, backend, scheduler, workers, _one_tile_graph)
         if small is not None:
             return small
     lower, overwrite_a = flag(lower, "lower"), flag(overwrite_a, "overwrite_a")

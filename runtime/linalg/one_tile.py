@@ -5,6 +5,7 @@ What comes out is what the graph of one tile gives, bit for bit: the same kernel
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from math import isfinite
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from tilewright.backends import blame
 from tilewright.graph import TaskGraph
 from tilewright.kernels import move, table
+from tilewright.kernels.layout import row_ld
 from tilewright.kernels.threads import limits, one_thread
 from tilewright.linalg.tuning import ONE_TILE
 from tilewright.schedulers import SCHEDULERS
@@ -29,11 +31,11 @@ _BLOCK = 64  # rows of a block on the diagonal that is copied through a mask
 
 def factor_one_tile(
     a: Any, lower: Any, overwrite: Any, check_finite: Any, backend: Any, scheduler: Any, workers: Any,
-    graphs: tuple[TaskGraph, TaskGraph],
+    graph: Callable[[bool], TaskGraph],
 ) -> np.ndarray | None:  # fmt: skip
     """The Cholesky factor of a plain array with no more than `ONE_TILE` rows; O(n^3), and microseconds beyond LAPACK.
 
-    ``graphs`` are those of one tile in place, in a matrix by rows and in one by columns; an error names their task.
+    ``graph`` gives that of one tile in place, for a tile by columns if told so; an error names its task.
 
     Returns
     -------
@@ -66,12 +68,12 @@ def factor_one_tile(
     else:
         target = np.zeros((n, n), a.dtype)
         _copy_lower(source, target)
-    potrf = table.lookup("potrf", "cpu", name, name).function
+    potrf = table.plain("potrf", name).function
     with limits(functions=False), one_thread():
         info = potrf(target)
     if overwrite:
         if info:
-            _explain(graphs[not source.flags.c_contiguous], target, info, backend or "threads")
+            _explain(graph(not row_ld(target)), target, info, backend or "threads")
         move.tril(target)
         return a
     # A row's last element has the squares of all others in it: one that is not finite makes the diagonal so
@@ -98,7 +100,7 @@ def _lower(n: int) -> np.ndarray:
 
 
 def _explain(graph: TaskGraph, target: np.ndarray, info: int, backend: str) -> None:
-    """Raise what an engine raises when the kernel of the first task returns ``info``."""
+    """Raise what an engine raises when the kernel of potrf returns ``info``."""
     task = next(task for task in graph.tasks if task.op.name == "potrf")
     assert task.op.explain is not None
     error = task.op.explain(task, Store({"A": TiledMatrix.view(target, len(target))}), info)

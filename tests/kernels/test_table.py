@@ -16,6 +16,7 @@ def restore_table():
     yield
     table._rows.clear()
     table._rows.update(before)
+    table._answers.clear()
 
 
 @pytest.mark.parametrize("op", OPS)
