@@ -181,7 +181,8 @@ CALLS = {
                            check_finite="flag", synchronous="flag", workers="count?", pool="data+None",
                            comm="data+None"),
     "matvec": Call(tw.matvec, lambda: dict(A=spd(), x=np.ones(8), backend="serial", ranks=2), A="matrix", x="matrix",
-                   backend="name", layout="name", ranks="count?", grid="counts?", overlap="flag"),
+                   backend="name", layout="name", ranks="count?", grid="counts?", overlap="flag", synchronous="flag",
+                   check_finite="flag", pool="data+None", comm="data+None"),
     "cg": Call(tw.cg, lambda: dict(A=tw.SparseOperator(spd(), ranks=1, backend="serial"), b=np.ones(8), s=1), A="matrix",
                b="matrix", s="count", x0="counts?", rtol="real", atol="real", maxiter="natural?", basis="name",
                method="name"),
@@ -280,6 +281,11 @@ def test_every_public_name_is_tried():
             public = name if where == "tilewright" else f"{where}.{name}"
             if callable(thing) and name not in RECORDS[where] | PROTOCOLS and public not in ELSEWHERE:
                 assert public in CALLS, f"{public} has no row in the table of calls"
+
+
+@pytest.fixture(autouse=True)
+def files_are_written_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", CALLS)
