@@ -24,6 +24,7 @@ import time
 import venv
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tilewright.kernels import available, cpu
+from tilewright.machine import cores
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "out" / "portable"
@@ -306,7 +308,8 @@ def main() -> int:
         return 0
     LOGS.mkdir(parents=True, exist_ok=True)
     tests = options.tests or (SLICE if options.slice else NUMERICAL)
-    results = [examine(computer, tests) for computer in chosen]
+    with ThreadPoolExecutor(cores()) as examiners:  # one on each core
+        results = list(examiners.map(lambda computer: examine(computer, tests), chosen))
     print(f"{results.count(False)} of {len(results)} pretended computers failed")
     return 1 if False in results else 0
 
