@@ -241,11 +241,11 @@ class Process:
 
     def run(self, arguments: list[str], log: Path) -> int:
         """Python with these arguments, all it says in ``log``; its return code."""
-        cpus = sorted(os.sched_getaffinity(0))[: self.computer.cpus]
+        few = ["taskset", "-c", ",".join(map(str, sorted(os.sched_getaffinity(0))[: self.computer.cpus]))]
         with log.open("w") as file:
             return subprocess.run(
-                [self.python, *arguments], cwd=ROOT, env=self.environment, stdout=file, stderr=subprocess.STDOUT,
-                preexec_fn=lambda: os.sched_setaffinity(0, cpus),
+                [*few * bool(self.computer.cpus), self.python, *arguments], cwd=ROOT, env=self.environment, stdout=file,
+                stderr=subprocess.STDOUT,
             ).returncode  # fmt: skip
 
 
