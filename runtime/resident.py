@@ -96,7 +96,7 @@ class Resident:
         for handle in instance(data, "data", Mapping, "a dict of buffers by handle"):
             instance(handle, "each key of data", Handle, "a Handle, such as graph.handle('x')")
             rank: Any = owner(handle)
-            if isinstance(rank, bool) or not isinstance(rank, Integral) or not 0 <= int(rank) < ranks:
+            if isinstance(rank, bool) or not isinstance(rank, Integral) or int(rank) not in range(ranks):
                 raise ValueError(f"owner puts {handle} on rank {rank}, but there are ranks 0..{ranks - 1}")
         self.ranks, self.owner, self.backend = ranks, owner, backend
         self._closed = False

@@ -62,8 +62,8 @@ VECTOR = {
     "power_iteration": ("x", lambda x: operator(tw.DenseOperator, A).power_iteration(3, x)[1]),
     "powers": ("x", lambda x: operator(tw.SparseOperator, A).powers(x, 2)),
     "repeat": ("x", lambda x: operator(tw.SparseOperator, A).repeat(x, 2)),
-    "cg b": ("x", lambda x: tw.cg(SPARSE, x, rtol=1e-12)[0]),
-    "cg x0": ("x", lambda x: tw.cg(SPARSE, b, x0=x, rtol=1e-12)[0]),
+    "cg b": ("b", lambda x: tw.cg(SPARSE, x, rtol=1e-12)[0]),
+    "cg x0": ("x0", lambda x: tw.cg(SPARSE, b, x0=x, rtol=1e-12)[0]),
 }
 
 
@@ -363,7 +363,7 @@ class TestOverwriting:
         shared = np.lib.stride_tricks.as_strided(raw, (5, 5), (8, 8))
         row = np.lib.stride_tricks.as_strided(raw, (5, 5), (0, 8))
         for given in (shared, row, tw.TiledMatrix.view(shared, 2), torch.from_numpy(raw).as_strided((5, 5), (1, 1))):
-            with pytest.raises(ValueError, match="entries of the matrix share memory"):
+            with pytest.raises(ValueError, match="entries of the matrix a share memory"):
                 tw.tiled_cholesky(given, overwrite_a=True)
         with pytest.raises(ValueError, match="read-only"):
             tw.tiled_cholesky(windows, overwrite_a=True)
