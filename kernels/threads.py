@@ -1,4 +1,7 @@
-"""How many threads a call into a library may use: around a run `limits`, in each worker `task_threads`."""
+"""How many threads a call into a library may use: around a run `limits`, in each worker `task_threads`.
+
+Around a single kernel `one_call`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tilewright.kernels import blas, choice
@@ -14,7 +18,7 @@ from tilewright.kernels.blas import Setting
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
-__all__ = ["limits", "one_thread", "task_threads"]
+__all__ = ["limits", "one_call", "one_thread", "task_threads"]
 
 
 _Held = tuple[list[tuple[Setting, int]], Any]
@@ -67,6 +71,43 @@ class limits:  # noqa: N801 - used like a function
         finally:
             if self.held:
                 _leave()
+
+
+class one_call:  # noqa: N801
+    """Around one call of a kernel of this library in the calling thread: `limits` and `one_thread`, of it alone.
+
+    ``library`` is the source of a row of the table; for one that is no library all that are loaded are held.
+    """
+
+    __slots__ = ("before", "held", "library")
+
+    def __init__(self, library: str) -> None:
+        self.library = library
+
+    def __enter__(self) -> None:
+        of_process, of_thread = _of_library(self.library, choice.changes(), blas.count(), "torch" in sys.modules)
+        self.before = before = [(setting, setting.get()) for setting in of_thread]
+        for setting, threads in before:
+            if threads != 1:
+                setting.set(1)
+        self.held = bool(of_process)
+        if of_process:
+            _hold(of_process, None)
+
+    def __exit__(self, *error: object) -> None:
+        if self.held:
+            _leave()
+        for setting, threads in self.before:
+            setting.set(threads)
+
+
+@cache
+def _of_library(name: str, changes: int, count: int, torch: bool) -> _Settings:
+    """`_settings` of one library; the numbers say when to look again."""
+    settings = [setting for library in blas.loaded() if library.name == name for setting in library.threads]
+    if not settings:
+        return _settings()
+    return tuple([s for s in settings if not s.of_thread]), tuple([s for s in settings if s.of_thread])
 
 
 def _hold(settings: Iterable[Setting], controller: ThreadpoolController | None) -> None:

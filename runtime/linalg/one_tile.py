@@ -16,7 +16,7 @@ from tilewright.backends import blame
 from tilewright.graph import TaskGraph
 from tilewright.kernels import move, table
 from tilewright.kernels.layout import row_ld
-from tilewright.kernels.threads import limits, one_thread
+from tilewright.kernels.threads import one_call
 from tilewright.linalg.tuning import ONE_TILE
 from tilewright.schedulers import SCHEDULERS
 from tilewright.tiles import Store, TiledMatrix
@@ -68,9 +68,9 @@ def factor_one_tile(
     else:
         target = np.zeros((n, n), a.dtype)
         _copy_lower(source, target)
-    potrf = table.plain("potrf", name).function
-    with limits(functions=False), one_thread():
-        info = potrf(target)
+    potrf = table.plain("potrf", name)
+    with one_call(potrf.source):
+        info = potrf.function(target)
     if overwrite:
         if info:
             _explain(graph(not row_ld(target)), target, info, backend or "threads")

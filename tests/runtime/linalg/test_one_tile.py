@@ -5,6 +5,7 @@ import pytest
 
 import tilewright as tw
 from tests.matrices import spd_matrix as spd
+from tilewright.kernels import blas, choice, table, threads
 from tilewright.linalg import one_tile
 from tilewright.linalg.tuning import ONE_TILE
 
@@ -85,3 +86,29 @@ def test_only_the_lower_triangle_is_copied(n):
     source, target = np.ones((n, n)), np.zeros((n, n))
     one_tile._copy_lower(source, target)
     assert np.array_equal(target, np.tri(n))
+
+
+def test_settings_of_threads_are_as_they_were_afterwards(library):
+    settings = [setting for one in blas.loaded() for setting in one.threads]
+    before = [setting.get() for setting in settings]
+
+    def held():
+        return [setting.get() for setting in library.threads]
+
+    with threads.one_call(library.name):
+        assert held() == [1] * len(library.threads)
+        with pytest.raises(ZeroDivisionError), threads.one_call(library.name):
+            raise ZeroDivisionError
+        assert held() == [1] * len(library.threads)  # the inner one leaves it to the outer one
+        with threads.limits(functions=False), threads.one_thread():
+            assert held() == [1] * len(library.threads)
+        assert held() == [1] * len(library.threads)
+    assert [setting.get() for setting in settings] == before
+
+
+def test_rows_that_are_remembered_follow_the_choice_of_library_and_new_rows(restore_blas):
+    names = [name for name, found in blas.available().items() if isinstance(found, blas.Library)]
+    for name in names * 2:
+        choice.use(name)
+        assert table.plain("potrf", "float64") == table.lookup("potrf", "cpu", "float64", "float64")
+        assert table.plain("potrf", "float64").source == name
