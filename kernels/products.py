@@ -214,6 +214,7 @@ def _autocast_product(form: str) -> Product:
 
         dtype = getattr(torch, form)
         ta, tb, tc = _tensors(a, b, c)
+        ta, tb = ta.contiguous(), tb.contiguous()  # torch 2.13 multiplies what lies between two rows of A by 0
         if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == dtype:
             p = torch.mm(ta, tb.T)  # the worker has entered it already
         else:

@@ -95,11 +95,14 @@ def _lower(op: str, tile: np.ndarray) -> np.ndarray:
 
 
 def _place(tile: np.ndarray, before: int, beyond: int) -> np.ndarray:
-    """A copy whose first element is ``before`` elements behind a cache line, with rows ``beyond`` elements longer."""
+    """A copy whose first element is ``before`` elements behind a cache line, with rows ``beyond`` elements longer.
+
+    NaN around it: who reads there is found out, also where the numbers are multiplied by zero afterwards.
+    """
     *parts, rows, columns = tile.shape
     size = tile.itemsize
     count = int(np.prod(parts, dtype=int)) * rows * (columns + beyond)
-    memory = np.zeros(count * size + 2 * LINE + before * size, np.uint8)
+    memory = np.full(count * size + 2 * LINE + before * size, 0xFF, np.uint8)
     start = -memory.ctypes.data % LINE + before * size
     whole = memory[start : start + count * size].view(tile.dtype).reshape(*parts, rows, columns + beyond)
     target = whole[..., :columns]
@@ -139,7 +142,9 @@ def _settle(tile: np.ndarray, slot: int) -> np.ndarray:
     if slot not in pieces or pieces[slot].size < count + LINE:
         pieces[slot] = np.empty(count + LINE, np.uint8)
     start = -pieces[slot].ctypes.data % LINE
-    copy = pieces[slot][start : start + count].view(tile.dtype).reshape(*parts, rows, length)[..., :columns]
+    whole = pieces[slot][start : start + count].view(tile.dtype).reshape(*parts, rows, length)
+    whole[..., columns:] = 0
+    copy = whole[..., :columns]
     np.copyto(copy, tile)
     return copy
 

@@ -126,7 +126,7 @@ def _product(name: str, place: str, dtype: Any) -> Callable[[Tensor, Tensor, Ten
 
     def autocast(a: Tensor, b: Tensor, c: Tensor) -> None:
         with torch.autocast(place, dtype, cache_enabled=False):
-            p = torch.mm(a, b.mT)
+            p = torch.mm(*(t if t.is_cuda else t.contiguous() for t in (a, b.mT)))  # see `products`
         c.sub_(p)
 
     return {"addmm": addmm, "mm": mm, "autocast": autocast, "widen": _widened}[name]

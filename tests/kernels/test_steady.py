@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matrices import DTYPES
 
-from tilewright.kernels import lookup, steady, table
+from tilewright.kernels import lookup, products, steady, table
 
 OPS = tuple(steady.OPERANDS)
 
@@ -122,3 +122,22 @@ def test_a_probe_takes_narrow_operands_too():
 
     assert not steady.probe(of_the_first_byte, "gemm", "bfloat16", "float32")
     assert all(tile.dtype == np.uint16 for tile in operands("gemm", "bfloat16", 3, 4, 5)[:2])
+
+
+def test_a_kernel_that_reads_beyond_its_rows_is_found_out():
+    def greedy(a, b, c):
+        beyond = np.lib.stride_tricks.as_strided(a, (len(a), a.shape[1] + 1), a.strides)
+        c -= a @ b.conj().T + 0 * beyond[:, -1:]
+
+    assert not steady.probe(greedy, "gemm", "float64", "float64")
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "float16", "bfloat16x2"])
+def test_no_route_reads_what_lies_between_rows(form):
+    for route in products.probe(form):
+        if not route.reason:
+            gemm = table.lookup("gemm", "cpu", form, "float32", f"{form}/{route.name}").function
+            tiles = [steady._place(tile, 0, 14) for tile in operands("gemm", form, 50, 33, 50)[:2]]
+            c = np.zeros((50, 33), np.float32)
+            gemm(*tiles, c)
+            assert np.isfinite(c).all(), route.name
