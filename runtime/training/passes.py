@@ -129,9 +129,10 @@ def backward_input(stage: Stage, *rest: Any) -> tuple[Any, ...] | Tape:
     dx: list[Any] = []
     if tape.x is not None:
         y = tape.y
-        found = (
-            torch.autograd.grad(y, tape.x, tape.dy, retain_graph=True, allow_unused=True) if y is not None else [None]
-        )
+        found: Sequence[torch.Tensor | None] = [None]
+        if y is not None:
+            with stage.stream if stage.draws_again else _NOTHING:
+                found = torch.autograd.grad(y, tape.x, tape.dy, retain_graph=True, allow_unused=True)
         dx = [None, found[0]]
     made = *([None] if have else []), *dx, tape
     return made if len(made) > 1 else tape
@@ -150,4 +151,5 @@ def _backward(
     """Gradients by parameter, summed over micro-batches in their order; None for one without a part in the loss."""
     if not inputs or y is None or not y.requires_grad:
         return [None] * len(stage.parameters) if grads is None else grads
-    return stage.backward(y, dy, inputs, grads or [])
+    with stage.stream if stage.draws_again else _NOTHING:
+        return stage.backward(y, dy, inputs, grads or [])

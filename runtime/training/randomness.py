@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Stream", "leave", "may_draw"]
+__all__ = ["Stream", "leave", "may_draw", "may_recompute"]
 
 _LOCK = threading.RLock()
 
@@ -145,6 +145,14 @@ def may_draw(*parts: Any) -> bool:
         not isinstance(part, nn.Module) or any(not _known(module) or _draws(module) for module in part.modules())
         for part in parts
     )
+
+
+def may_recompute(module: nn.Module) -> bool:
+    """Whether a backward pass may draw again what the forward pass drew: activation checkpointing, in code of others.
+
+    It puts torch's generator back to where it was, so meanwhile nobody else may use that.
+    """
+    return any(not _known(part) for part in module.modules())
 
 
 def _draws(module: nn.Module) -> bool:

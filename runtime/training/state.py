@@ -16,7 +16,7 @@ from tilewright.training.contents import Contents, dense, duplicate
 from tilewright.training.fallback import Event, Fallback
 from tilewright.training.losses import GradientPenalty, parts_of, plain_mean
 from tilewright.training.optimizers import Optimizers
-from tilewright.training.randomness import Stream, may_draw
+from tilewright.training.randomness import Stream, may_draw, may_recompute
 from tilewright.training.scaler import LossScaler
 
 __all__ = ["Control", "Exam", "Grads", "Log", "Setup", "Stage", "State", "Tape", "Verdict"]
@@ -142,6 +142,7 @@ class Stage:
         self.rates = {name: [group["lr"] for group in own.param_groups] for name, own in self.optimizers.items()}
         self.saved: list[tuple[dict[str, Any], str, torch.Tensor, torch.Tensor]] = []
         self.draws = may_draw(module)
+        self.draws_again = may_recompute(module)
         for parameter in self.parameters:
             parameter.grad = None
 

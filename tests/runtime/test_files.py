@@ -50,7 +50,7 @@ import resource, signal, torch
 from tilewright.training import checkpoint
 from tilewright.training.state import Log, State
 def state(size):
-    return State(3, {{"w": torch.ones(size)}}, {{}}, {{}}, torch.get_rng_state())
+    return State(3, {{"w": torch.ones(size)}}, {{}}, {{}}, {{"cpu": torch.get_rng_state()}})
 checkpoint.write({str(tmp_path)!r}, state(2), Log(), {{}})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
