@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,9 @@ def test_a_training_whose_process_dies_ends_with_an_error_and_resumes_bit_for_bi
         with pytest.raises((tw.RankDied, tw.WorkerDied), match="died"):
             fit(mortal(), DATA, epochs=3, **options, **mine)
     if pool:
+        until = time.monotonic() + 10
+        while any(map(lives, pool.pids)) and time.monotonic() < until:
+            time.sleep(0.01)
         assert pool.closed and not any(map(lives, pool.pids))
     else:
         engine["client"].wait_for_workers(2)
