@@ -40,7 +40,7 @@ from tilewright.kernels import (
     vectors,
 )  # fmt: skip
 
-__all__ = ["DTYPES", "OPS", "Row", "dtype_name", "lookup", "plain", "register", "rows"]
+__all__ = ["DTYPES", "OPS", "Row", "dtype_name", "lookup", "plain", "register", "rows", "unsteady"]
 
 #                 storage and accumulate dtype -> BLAS letter
 DTYPES = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}

@@ -86,10 +86,7 @@ class one_call:  # noqa: N801
 
     def __enter__(self) -> None:
         of_process, of_thread = _of_library(self.library, choice.changes(), blas.count(), "torch" in sys.modules)
-        self.before = before = [(setting, setting.get()) for setting in of_thread]
-        for setting, threads in before:
-            if threads != 1:
-                setting.set(1)
+        self.before = _set(of_thread, 1)
         self.held = bool(of_process)
         if of_process:
             _hold(of_process, None)
@@ -97,8 +94,7 @@ class one_call:  # noqa: N801
     def __exit__(self, *error: object) -> None:
         if self.held:
             _leave()
-        for setting, threads in self.before:
-            setting.set(threads)
+        _restore(self.before)
 
 
 @cache
@@ -110,13 +106,24 @@ def _of_library(name: str, changes: int, count: int, torch: bool) -> _Settings:
     return tuple([s for s in settings if not s.of_thread]), tuple([s for s in settings if s.of_thread])
 
 
+def _set(settings: Iterable[Setting], count: int) -> list[tuple[Setting, int]]:
+    """Let these be ``count``; what they were. One that is so already is left alone."""
+    before = [(setting, setting.get()) for setting in settings]
+    for setting, threads in before:
+        if threads != count:
+            setting.set(count)
+    return before
+
+
+def _restore(before: list[tuple[Setting, int]]) -> None:
+    for setting, threads in before:
+        setting.set(threads)
+
+
 def _hold(settings: Iterable[Setting], controller: ThreadpoolController | None) -> None:
     global _runs
     with _lock:
-        before = [(setting, setting.get()) for setting in settings]
-        for setting, threads in before:
-            if threads != 1:
-                setting.set(1)
+        before = _set(settings, 1)
         others = None
         if controller is not None:
             others = controller.select(internal_api=["mkl", "blis", "flexiblas"]).limit(limits=1)
@@ -130,8 +137,7 @@ def _leave() -> None:
         _runs -= 1
         while not _runs and _held:
             before, others = _held.pop()  # the first of them has what the user had, so it comes last
-            for setting, threads in before:
-                setting.set(threads)
+            _restore(before)
             if others is not None:
                 others.restore_original_limits()
 
@@ -151,20 +157,15 @@ class task_threads:  # noqa: N801
 
     def __enter__(self) -> None:
         count = self.count
-        self.before: list[tuple[Setting, int]] = []
+        self.before = _set(_settings()[1], count)
         self.openmp: contextlib.AbstractContextManager[Any] | None = None
-        for setting in _settings()[1]:
-            threads = setting.get()
-            self.before.append((setting, threads))
-            if threads != count:
-                setting.set(count)
         if count != 1:
             from threadpoolctl import ThreadpoolController
 
             try:
                 self.openmp = ThreadpoolController().select(internal_api="openmp").limit(limits=count)
             except BaseException:
-                self._restore()
+                _restore(self.before)
                 raise
 
     def __exit__(self, *error: object) -> None:
@@ -172,11 +173,7 @@ class task_threads:  # noqa: N801
             if self.openmp is not None:
                 self.openmp.__exit__(None, None, None)
         finally:
-            self._restore()
-
-    def _restore(self) -> None:
-        for setting, threads in self.before:
-            setting.set(threads)
+            _restore(self.before)
 
 
 def one_thread() -> task_threads:
