@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from functools import cache
 from pathlib import Path
 
 from tilewright import cache as caches
+from tilewright.files import write_text
 from tilewright.kernels import blas, cpu
 
 __all__ = ["forget", "path", "store", "stored"]
@@ -59,9 +59,7 @@ def store(choice: dict[str, str]) -> Path:
     """Keep a preference; later processes use it. OSError if the file cannot be written."""
     file = path()
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(json.dumps(choice, indent=1, sort_keys=True) + "\n")
-    partial.replace(file)
+    write_text(file, json.dumps(choice, indent=1, sort_keys=True) + "\n")
     stored.cache_clear()
     return file
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from tilewright.cache import folder
 from tilewright.calibration import copy_cost, median_seconds
+from tilewright.files import write_text
 from tilewright.kernels import cpu, table
 from tilewright.kernels.threads import limits, one_thread
 
@@ -156,9 +157,7 @@ def calibrate(size: int = 512, repeat: int = 15) -> Path:
     rates = Rates(flops, bandwidth=min(2 * 8 / copy_cost()[1], 1e12), source="measured")
     file = path()
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".tmp")
-    partial.write_text(json.dumps(asdict(rates)) + "\n")
-    partial.replace(file)  # at once: another process never reads half a file
+    write_text(file, json.dumps(asdict(rates)) + "\n")
     return file
 
 
