@@ -123,8 +123,6 @@ def _not_a_handle(thing: object) -> NoReturn:
 
 def _check_function(function: object, name: str) -> None:
     """TypeError for what is not called for its result: a task would have a coroutine or a generator as its value."""
-    if not callable(function):
-        raise TypeError(f"{name}: an op's function is called with buffers, and {function!r} is not callable")
     while isinstance(function, partial):
         function = function.func
     called = function if isinstance(function, FunctionType | MethodType) else vars(type(function)).get("__call__")

@@ -214,11 +214,8 @@ def test_a_pool_starts_whoever_stands_at_its_door(count, monkeypatch):
             crowd.close()
 
 
-@pytest.mark.parametrize("words", [b"x" * 32, b"x" * 1000, b"half"])
-def test_who_says_something_else_is_dismissed_and_holds_up_nobody(words, monkeypatch):
-    door = wire.Door()
-    crowd = Crowd(door, 40, words)
-    crowd.thread.join()
+def welcomed(door, monkeypatch):
+    """Both ends of the connection of one who has the key."""
     monkeypatch.setenv("TILEWRIGHT_POOL", door.environment["TILEWRIGHT_POOL"])
     monkeypatch.setenv("TILEWRIGHT_POOL_KEY", door.environment["TILEWRIGHT_POOL_KEY"])
     found = []
@@ -228,10 +225,19 @@ def test_who_says_something_else_is_dismissed_and_holds_up_nobody(words, monkeyp
     thread.join()
     here.send("welcome")
     assert found[0].recv() == "welcome"
+    return here, found[0]
+
+
+@pytest.mark.parametrize("words", [b"x" * 32, b"x" * 1000, b"half"])
+def test_who_says_something_else_is_dismissed_and_holds_up_nobody(words, monkeypatch):
+    door = wire.Door()
+    crowd = Crowd(door, 40, words)
+    crowd.thread.join()
+    here, there = welcomed(door, monkeypatch)
     door.close()
     crowd.close()
     here.close()
-    found[0].close()
+    there.close()
 
 
 def test_who_says_nothing_is_dismissed_after_a_while(monkeypatch):
@@ -289,16 +295,8 @@ def test_another_user_is_not_let_in_even_with_the_key(monkeypatch):
 
 def test_who_has_the_key_comes_in(monkeypatch):
     door = wire.Door()
-    monkeypatch.setenv("TILEWRIGHT_POOL", door.environment["TILEWRIGHT_POOL"])
-    monkeypatch.setenv("TILEWRIGHT_POOL_KEY", door.environment["TILEWRIGHT_POOL_KEY"])
-    found = []
-    thread = threading.Thread(target=lambda: found.append(wire.connect()))
-    thread.start()
-    here = door.admit(lambda: False)
-    thread.join()
-    here.send("welcome")
-    assert found[0].recv() == "welcome"
+    here, there = welcomed(door, monkeypatch)
     assert "TILEWRIGHT_POOL_KEY" not in os.environ
     door.close()
     here.close()
-    found[0].close()
+    there.close()
