@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 import tilewright as tw
-from tilewright.matrices import SPECTRA, conditioned_spd
+from tilewright.linalg.gallery import SPECTRA, conditioned_spd
 
 __all__ = ["command", "gallery", "sweep", "table"]
 

@@ -17,8 +17,8 @@ from tilewright.benchmarks.ceiling import SIZE, dgemm, potrf_in_place, threaded_
 from tilewright.benchmarks.rivals import rivals
 from tilewright.benchmarks.timing import Contender, Times, alternate
 from tilewright.kernels.threads import limits
+from tilewright.linalg.gallery import random_spd
 from tilewright.linalg.residual import THRESHOLD, cholesky_ratio_by_products
-from tilewright.matrices import random_spd
 
 __all__ = ["command", "measure"]
 

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tilewright.host.cores import cores
 from tilewright.kernels import cpu
-from tilewright.machine import cores
 
 __all__ = ["INSTRUCTIONS", "computer", "settings"]
 

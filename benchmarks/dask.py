@@ -27,8 +27,8 @@ import numpy as np
 import tilewright as tw
 from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, alternate
+from tilewright.linalg.gallery import random_spd
 from tilewright.linalg.tuning import cholesky_tile_size
-from tilewright.matrices import random_spd
 
 __all__ = ["CHUNKS", "SIDES", "command", "measure"]
 

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 import tilewright as tw
+from tilewright.backends.execution.replay import Stage
 from tilewright.benchmarks.solve import story
 from tilewright.benchmarks.timing import Contender, Times, alternate
 from tilewright.kernels import tensors
-from tilewright.linalg.device import device_factor
-from tilewright.linalg.device_solve import DeviceProblem
+from tilewright.linalg.gallery import conditioned_spd
+from tilewright.linalg.gpu import device_factor
+from tilewright.linalg.gpu_solve import DeviceProblem
 from tilewright.linalg.solve import SolveInfo
-from tilewright.matrices import conditioned_spd
-from tilewright.replay import Stage
 
 __all__ = ["Device", "measure_factors", "measure_solve"]
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, Times, alternate
-from tilewright.conversions import with_conversions
 from tilewright.engine import run
+from tilewright.host.cores import cores
 from tilewright.kernels import choice, products
 from tilewright.kernels.narrow import split, to_bf16, widen
 from tilewright.kernels.table import dtype_name, lookup
@@ -22,7 +22,7 @@ from tilewright.kernels.threads import one_thread
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.mixed import copies, mixed_factor
 from tilewright.linalg.tuning import mixed_tile_size
-from tilewright.machine import cores
+from tilewright.passes.conversions import with_conversions
 from tilewright.precision import FORMATS, PrecisionMap
 from tilewright.tiles import TiledMatrix
 

@@ -19,7 +19,7 @@ import numpy as np
 import tilewright as tw
 from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, alternate
-from tilewright.machine import cores
+from tilewright.host.cores import cores
 
 __all__ = ["command", "overhead", "rates"]
 

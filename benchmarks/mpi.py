@@ -29,8 +29,8 @@ from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.scalapack import ScaLAPACK, UnavailableError
 from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.distribution import near_square
+from tilewright.linalg.gallery import random_spd
 from tilewright.linalg.residual import THRESHOLD
-from tilewright.matrices import random_spd
 from tilewright.plot.canvas import new_figure, save
 from tilewright.plot.palette import LINES, MARKERS
 

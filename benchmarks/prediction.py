@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 
 import tilewright as tw
-from tilewright.calibration import inliers
 from tilewright.kernels import current
 from tilewright.plot.canvas import new_figure, save
 from tilewright.plot.palette import LINES, MARKERS
 from tilewright.schedulers import fitting
+from tilewright.studies.calibration import inliers
 
 __all__ = ["draw", "naps", "order_agreement", "summary", "typical", "validate"]
 

@@ -19,7 +19,7 @@ import click
 
 import tilewright as tw
 from tilewright.benchmarks import prediction, scaling
-from tilewright.machine import cores
+from tilewright.host.cores import cores
 from tilewright.schedulers import SCHEDULERS
 
 __all__ = ["command", "large", "speed"]

@@ -13,9 +13,9 @@ import numpy as np
 import tilewright as tw
 from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, alternate
+from tilewright.linalg.gallery import SPECTRA, conditioned_spd
 from tilewright.linalg.ladder import ON_CPU
 from tilewright.linalg.solve import SolveInfo
-from tilewright.matrices import SPECTRA, conditioned_spd
 
 __all__ = ["command", "measure", "story"]
 

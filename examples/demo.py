@@ -18,9 +18,9 @@ from rich.table import Table
 import tilewright as tw
 from tilewright.benchmarks.rivals import rivals
 from tilewright.benchmarks.timing import Contender, alternate
+from tilewright.linalg.gallery import random_spd
 from tilewright.linalg.residual import THRESHOLD, cholesky_ratio
-from tilewright.matrices import random_spd
-from tilewright.report import seconds
+from tilewright.runs.text import seconds
 
 RIVALS = ("scipy", "torch")
 

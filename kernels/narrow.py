@@ -3,7 +3,7 @@
 NumPy has no BF16. A BF16 tile is an array of uint16, the upper halves of the FP32 numbers; so every engine carries it
 as it carries any array. Two BF16 parts of FP32 numbers, high and low, are one uint16 array of shape (2, m, n).
 
-All rounding is to nearest, ties to even. Kernels return 0, or what `tilewright.linalg.ops` explains.
+All rounding is to nearest, ties to even. Kernels return 0, or what `tilewright.ops` explains.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which library was the fastest for an op on this computer, if the user had that measured.
 
-``tilewright calibrate --blas`` measures and stores; `tilewright.calibration.fastest_libraries` does the work.
+``tilewright calibrate --blas`` measures and stores; `tilewright.studies.calibration.fastest_libraries` does the work.
 
 Nothing is measured by itself, as bits depend on the choice. What was stored belongs to one CPU and certain versions of
 the libraries: with others it is not looked at.
@@ -14,8 +14,8 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-from tilewright import cache as caches
-from tilewright.files import write_text
+from tilewright.host import cache as caches
+from tilewright.host.files import write_text
 from tilewright.kernels import blas, cpu
 
 __all__ = ["forget", "path", "store", "stored"]

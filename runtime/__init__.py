@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING as _checking  # noqa: N811
 from typing import Any as _Any
 
 from tilewright.backends import BACKENDS
+from tilewright.backends.ranks.resident import Prepared, Resident
 from tilewright.backends.simulate import simulate
-from tilewright.compare import compare_schedulers
 from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
-from tilewright.engine import Run, run
+from tilewright.engine import run
 from tilewright.errors import (
     AccuracyError,
     MissingDataError,
@@ -29,18 +29,20 @@ from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
 from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.machine import Machine
-from tilewright.messages import Message, MessagePlan
-from tilewright.plan import Bounds, bounds
+from tilewright.passes.bounds import Bounds, bounds
+from tilewright.passes.messages import Message, MessagePlan
 from tilewright.precision import FORMATS, PrecisionMap
-from tilewright.resident import Prepared, Resident
+from tilewright.runs.run import Run
+from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import SCHEDULERS, Policy
+from tilewright.studies.schedulers import compare_schedulers
 from tilewright.tiles import Store, TiledMatrix
-from tilewright.trace import MessageRecord, TaskRecord, Trace
 
 if _checking:
-    from tilewright import comm, mpi, plot, training
-    from tilewright.comm.cg import cg
+    from tilewright import comm, plot, training
+    from tilewright.backends import mpi
     from tilewright.comm.matvec import DenseOperator, matvec
+    from tilewright.comm.solve import cg
     from tilewright.comm.sparse import SparseOperator
 
 __version__ = _version("tilewright")
@@ -104,7 +106,13 @@ __all__ = [
 ]
 
 
-_ROOMS = ("comm", "mpi", "plot", "training")  # imported when they are first used, and so are these names of theirs:
+# Imported when they are first used, and so are these names of theirs:
+_ROOMS = {
+    "comm": "tilewright.comm",
+    "mpi": "tilewright.backends.mpi",
+    "plot": "tilewright.plot",
+    "training": "tilewright.training",
+}
 _NAMES = {
     "DenseOperator": "tilewright.comm.matvec",
     "SparseOperator": "tilewright.comm.sparse",
@@ -117,7 +125,7 @@ def __getattr__(name: str) -> _Any:
     import importlib
 
     if name in _ROOMS:
-        return importlib.import_module(f"tilewright.{name}")
+        return importlib.import_module(_ROOMS[name])
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'tilewright' has no attribute {name!r}")

@@ -12,23 +12,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isqrt
 from operator import index as as_integer
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from tilewright.graph import Handle, TaskGraph
 from tilewright.scalars import whole
 
 __all__ = [
-    "BlockCyclic", "Distribution", "Layout", "RowBlocks", "SymmetricBlockCyclic", "by_handle", "chosen_owner",
-    "near_square", "numroc", "owners", "picture", "to_global", "to_local",
-]  # fmt: skip
-
-
-class Layout(NamedTuple):
-    """Where the handles of one graph live and how large they are, if its author knows: see `TaskGraph.layout`."""
-
-    ranks: int
-    owner: Callable[[Handle], int]
-    shape: Callable[[Handle], tuple[int, ...]]
+    "BlockCyclic",
+    "by_handle",
+    "chosen_owner",
+    "Distribution",
+    "near_square",
+    "numroc",
+    "owners",
+    "picture",
+    "RowBlocks",
+    "SymmetricBlockCyclic",
+    "to_global",
+    "to_local",
+]
 
 
 @runtime_checkable

@@ -29,15 +29,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
-from tilewright.files import write_text
+from tilewright.host.files import write_text
 from tilewright.scalars import flag, function, real, text
 
 if TYPE_CHECKING:
     import networkx
 
-    from tilewright.distribution import Layout
 
-__all__ = ["Access", "CriticalPath", "Handle", "Handles", "Op", "R", "RW", "Task", "TaskGraph", "Use", "W"]
+__all__ = ["R", "RW", "W", "Access", "CriticalPath", "Handle", "Handles", "Layout", "Op", "Task", "TaskGraph", "Use"]
 
 
 class Access(enum.Enum):
@@ -178,8 +177,8 @@ class Op:
     ``""``: it is sent. ``"shared"``: it is made again there if what it is made of goes there anyway, or if two such
     copies would. ``"always"``: it is the larger of the two, so what it is made of is sent."""
     operands: Literal["", "storage", "accumulate"] = ""
-    """The form in which it wants the tiles that it only reads; `tilewright.conversions.with_conversions` sees to it.
-    ``"storage"``: that of the products' operands in the format of the tile it writes, such as BF16, for a product.
+    """The form in which it wants the tiles that it only reads; `tilewright.passes.conversions.with_conversions` sees to
+    it. ``"storage"``: that of the products' operands in the format of the tile it writes, such as BF16, for a product.
     ``"accumulate"``: the dtype of that tile, for a substitution. ``""``: as they are."""
 
     def __post_init__(self) -> None:
@@ -578,3 +577,11 @@ def _rebuilt(name: str, calls: list[tuple[Any, ...]], levels: list[float] | None
     if levels is not None:
         graph.closed_form = lambda task: levels[task.index]
     return graph
+
+
+class Layout(NamedTuple):
+    """Where the handles of one graph live and how large they are, if its author knows: see `TaskGraph.layout`."""
+
+    ranks: int
+    owner: Callable[[Handle], int]
+    shape: Callable[[Handle], tuple[int, ...]]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +19,10 @@ if TYPE_CHECKING:
     from tilewright.graph import Handle, Op, Task, TaskGraph
 
 from tilewright import document
-from tilewright.cgroup import quota_of_this_process
-from tilewright.files import write_text
+from tilewright.host.files import write_text
 from tilewright.scalars import function, instance, positive, real, text, whole
 
-__all__ = ["Machine", "check_plan", "cores", "worker_count"]
+__all__ = ["check_plan", "Machine"]
 
 A_MACHINE = "a Machine, such as Machine(workers=4)"
 NO_GAMMA = "the machine has no gamma, so nobody knows what a flop costs; Machine(gamma=...)"
@@ -280,8 +278,8 @@ class Machine:
 
     @classmethod
     def calibrate(cls, **options: Any) -> Machine:
-        """This computer, measured; kept on disk and reused. See `tilewright.calibration.calibrate`."""
-        from tilewright.calibration import calibrate
+        """This computer, measured; kept on disk and reused. See `tilewright.studies.calibration.calibrate`."""
+        from tilewright.studies.calibration import calibrate
 
         return calibrate(**options)
 
@@ -327,27 +325,3 @@ def check_plan(graph: Any, machine: Any) -> None:
         raise TypeError(f"graph: a run wants a TaskGraph, not {graph!r}")
     if machine is not None:
         instance(machine, "machine", Machine, A_MACHINE)
-
-
-def cores() -> int:
-    """Cores this process may use: what its affinity mask allows and the CPU quota of its control groups.
-
-    Batch systems and containers set the one or the other. A part of a core counts as one.
-    """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, quota_of_this_process() or allowed)
-
-
-def worker_count(workers: int | None) -> int:
-    """The number of workers a user asked for, or one per core.
-
-    Raises
-    ------
-    TypeError
-        Not an integer.
-    ValueError
-        Below 1.
-    """
-    if workers is None:
-        return cores()
-    return positive(workers, "workers")

@@ -12,8 +12,23 @@ from math import inf, isfinite
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-__all__ = ["choice", "flag", "function", "instance", "nearby", "optional", "positive", "ranks", "real", "shown", "text",
-           "whole"]  # fmt: skip
+from tilewright.host.cores import cores
+
+__all__ = [
+    "choice",
+    "flag",
+    "function",
+    "instance",
+    "nearby",
+    "optional",
+    "positive",
+    "ranks",
+    "real",
+    "shown",
+    "text",
+    "whole",
+    "worker_count",
+]
 
 T = TypeVar("T")
 
@@ -176,3 +191,18 @@ def shown(value: Any) -> str:
         text = f"a {type(value).__name__}"
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def worker_count(workers: int | None) -> int:
+    """The number of workers a user asked for, or one per core.
+
+    Raises
+    ------
+    TypeError
+        Not an integer.
+    ValueError
+        Below 1.
+    """
+    if workers is None:
+        return cores()
+    return positive(workers, "workers")

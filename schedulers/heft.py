@@ -11,9 +11,9 @@ the worker on which they finish first; a task may fill a gap that earlier choice
 
 from __future__ import annotations
 
-from tilewright.dataflow import Dataflow
 from tilewright.graph import TaskGraph
 from tilewright.machine import Machine
+from tilewright.passes.versions import Dataflow
 from tilewright.schedulers.placed import Placed, Timeline
 
 __all__ = ["Heft", "upward_ranks"]

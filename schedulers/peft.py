@@ -18,10 +18,10 @@ import heapq
 
 import numpy as np
 
-from tilewright.dataflow import Dataflow
-from tilewright.frontier import Frontier
+from tilewright.backends.execution.frontier import Frontier
 from tilewright.graph import TaskGraph
 from tilewright.machine import Machine
+from tilewright.passes.versions import Dataflow
 from tilewright.schedulers.heft import inflow
 from tilewright.schedulers.placed import Placed, Timeline
 

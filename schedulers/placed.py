@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 
-from tilewright.dataflow import Dataflow
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.passes.versions import Dataflow
 
 __all__ = ["Placed", "Timeline"]
 

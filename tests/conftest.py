@@ -25,7 +25,7 @@ settings.load_profile("suite")
 def kept_cluster_ends_with_the_module():
     """Other modules count descriptors and threads of this process."""
     yield
-    clients = sys.modules.get("tilewright.cluster.client")
+    clients = sys.modules.get("tilewright.backends.dask.client")
     if clients is not None:
         clients.close()
 

@@ -128,21 +128,21 @@ def segments() -> int:
     """How many segments of shared memory this process has made and not given back."""
     import gc
 
-    from tilewright.mpi import shared
+    from tilewright.backends.ranks import segments
 
     gc.collect()
-    return len(shared._segments)
+    return len(segments._segments)
 
 
 def blind(yes: bool) -> None:
     """Make this process see no other's memory, or again what it saw."""
-    from tilewright.cluster import near
+    from tilewright.backends.ranks import lending
 
     if yes:
-        near.kept_sees = near.sees  # type: ignore[attr-defined]
-        near.sees = lambda probe: False  # type: ignore[assignment]
+        lending.kept_sees = lending.sees  # type: ignore[attr-defined]
+        lending.sees = lambda probe: False  # type: ignore[assignment]
     else:
-        near.sees = near.kept_sees  # type: ignore[attr-defined]
+        lending.sees = lending.kept_sees  # type: ignore[attr-defined]
 
 
 def torch_state(x: Any) -> None:

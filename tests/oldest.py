@@ -16,7 +16,7 @@ from portable import NUMERICAL
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "out" / "oldest"
-TESTS = (*NUMERICAL, "tests/runtime/comm", "tests/runtime/test_messages.py", "tests/runtime/test_trace.py")
+TESTS = (*NUMERICAL, "tests/runtime/comm", "tests/runtime/passes/test_messages.py", "tests/runtime/runs/test_trace.py")
 
 
 def install(*what: str) -> None:

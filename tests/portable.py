@@ -31,15 +31,15 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tilewright.host.cores import cores
 from tilewright.kernels import available, cpu
-from tilewright.machine import cores
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "out" / "portable"
 
 NUMERICAL = (
-    "tests/kernels", "tests/runtime/linalg", "tests/runtime/test_precision.py", "tests/runtime/test_rounding.py",
-    "tests/runtime/test_conversions.py",
+    "tests/kernels", "tests/runtime/linalg", "tests/runtime/test_precision.py", "tests/runtime/cli/test_rounding.py",
+    "tests/runtime/passes/test_conversions.py",
 )  # fmt: skip
 SLICE = (
     "tests/kernels/test_potrf.py",

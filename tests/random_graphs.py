@@ -27,7 +27,7 @@ import numpy as np
 
 import tilewright as tw
 from tilewright import RW, Op, R, TaskGraph, W
-from tilewright.distribution import Layout
+from tilewright.graph import Layout
 
 RANKS = 3
 PRIME = 1_000_003

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright import calibration
+from tilewright.studies import calibration
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {"runtime": "tilewright", "kernels": "tilewright.kernels", "schedulers": "tilewright.schedulers"}

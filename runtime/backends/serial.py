@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from tilewright.backends import Progress, blame
+from tilewright.backends.execution.engine import Progress, blame
+from tilewright.backends.execution.program import Program
 from tilewright.kernels.threads import limits, task_threads
-from tilewright.program import Program
+from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.schedulers import Policy
-from tilewright.trace import TaskRecord, Trace
 
 __all__ = ["execute"]
 

@@ -1,4 +1,4 @@
-"""simulate: predict a run on a machine that need not exist, by the rules of `tilewright.backends.simulation`."""
+"""simulate: predict a run on a machine that need not exist, by `tilewright.backends.execution.simulation`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numbers import Real
 from operator import index as as_integer
 from typing import TYPE_CHECKING, Any
 
-from tilewright.backends.simulation import Home, Simulation
+from tilewright.backends.execution.simulation import Home, Simulation
 from tilewright.distribution import Distribution, owners
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine, check_plan
-from tilewright.progress import reports
+from tilewright.runs.progress import reports
 from tilewright.scalars import choice, whole
 from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
-    from tilewright.engine import Run
+    from tilewright.runs.run import Run
 
 __all__ = ["BROADCASTS", "simulate"]
 
@@ -116,7 +116,7 @@ def simulate(
     >>> run.makespan, run.bounds.lower                    # units of nb^3/3 flops
     (526.0, 512.0)
     """
-    from tilewright.engine import Run
+    from tilewright.runs.run import Run
 
     check_plan(graph, machine)
     machine = machine or Machine()

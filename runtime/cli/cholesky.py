@@ -19,7 +19,7 @@ from tilewright.cli.common import (
     picture,
     progress,
 )
-from tilewright.files import write_text
+from tilewright.host.files import write_text
 from tilewright.kernels.products import ROUTES
 
 if TYPE_CHECKING:
@@ -77,15 +77,15 @@ def cholesky(
     if as_json:
         click.echo(json.dumps(result))
     else:
-        from tilewright import console
+        from tilewright.cli import tables
 
-        console.show_job(result)
+        tables.show_job(result)
     if not result["passed"]:
         raise click.exceptions.Exit(1)
 
 
 def _matrix(n: int | None, path: Path | None, dtype: str | None, seed: int) -> np.ndarray:
-    from tilewright.matrices import load_matrix, random_spd
+    from tilewright.linalg.gallery import load_matrix, random_spd
 
     if path is None:
         return random_spd(4096 if n is None else n, dtype or "float64", seed)
@@ -99,8 +99,8 @@ def _matrix(n: int | None, path: Path | None, dtype: str | None, seed: int) -> n
 
 def _graph(nt: int, precision: str | None) -> TaskGraph:
     """The factorisation's graph, with the conversions of a precision. No route: the machine does not matter."""
-    from tilewright.conversions import with_conversions
     from tilewright.linalg.cholesky import cholesky_graph
+    from tilewright.passes.conversions import with_conversions
     from tilewright.precision import PrecisionMap
 
     graph = cholesky_graph(nt)

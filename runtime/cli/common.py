@@ -54,7 +54,7 @@ def one_sentence() -> Iterator[None]:
     except (NotPositiveDefiniteError, RankDied, WorkerDied, SchedulerError) as error:
         raise click.ClickException(str(error)) from error  # exit code 1
     except RuntimeError as error:
-        launcher = sys.modules.get("tilewright.mpi.launcher")  # imported by who raised it
+        launcher = sys.modules.get("tilewright.backends.mpi.launcher")  # imported by who raised it
         if launcher is not None and isinstance(error, launcher.LaunchError):
             raise click.ClickException(str(error)) from error
         raise

@@ -15,11 +15,12 @@ __all__ = ["info"]
 @as_json
 def info(as_json: bool) -> None:
     """Say what is installed, which BLAS is used and which kernels, engines and policies there are."""
-    from tilewright import console, inventory
+    from tilewright.cli import tables
+    from tilewright.studies import inventory
 
     with one_sentence():
         found = inventory.inventory()
     if as_json:
         click.echo(json.dumps(found))
     else:
-        console.show_inventory(found)
+        tables.show_inventory(found)

@@ -115,8 +115,8 @@ def scaling(
     simulated: bool, measure: int, measured_n: int, plot: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Optimistic, strong and weak scaling of the dense product: the lecture's formulas and simulated points."""
-    from tilewright.comm.scaling import scaling_study
     from tilewright.machine import Machine
+    from tilewright.studies.scaling import scaling_study
 
     with one_sentence():
         study = scaling_study(
@@ -153,8 +153,8 @@ def calibrate(
         with one_sentence():
             _calibrate_blas(forget, as_json)
         return
-    from tilewright.comm.calibrate import SIZES
-    from tilewright.comm.calibrate import calibrate as measure
+    from tilewright.studies.network import SIZES
+    from tilewright.studies.network import calibrate as measure
 
     with one_sentence():
         found = measure(sizes=[size for size in SIZES if size <= largest], seconds=seconds, n=n)
@@ -164,7 +164,7 @@ def calibrate(
 
 
 def _calibrate_blas(forget: bool, as_json: bool) -> None:
-    from tilewright import console
+    from tilewright.cli import tables
     from tilewright.kernels import contest, preference
 
     if forget:
@@ -178,5 +178,5 @@ def _calibrate_blas(forget: bool, as_json: bool) -> None:
         click.echo(json.dumps({"rates": [e._asdict() for e in entries], "preference": kept, "file": str(file)}))
         return
     click.echo(err=True)
-    console.show_contest(entries, kept)
+    tables.show_contest(entries, kept)
     click.echo(f"Kept in {file}" if kept else f"The rules choose the fastest everywhere; {file} says so.")

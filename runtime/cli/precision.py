@@ -19,8 +19,8 @@ __all__ = ["precision"]
 @as_json
 def precision(map_path: Path | None, tolerance: float, as_json: bool) -> None:  # fmt: skip
     """Say what number formats there are, show overflow, underflow and scaling, and how 16-bit products are computed."""
+    from tilewright.cli.rounding import demonstrations, format_rows
     from tilewright.kernels import products
-    from tilewright.rounding import demonstrations, format_rows
 
     with one_sentence():
         formats, shown = format_rows(), demonstrations()

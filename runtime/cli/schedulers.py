@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
-from tilewright.accelerators import ACCELERATION
 from tilewright.backends import BACKENDS
+from tilewright.backends.gpu.accelerators import ACCELERATION
 from tilewright.cli.common import Extents, Scheduler, one_sentence, output, picture, progress, together
 from tilewright.distribution import BlockCyclic
-from tilewright.files import replacing
 from tilewright.graph import TaskGraph
+from tilewright.host.files import replacing
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.machine import Machine
 
@@ -84,7 +84,7 @@ def compare(
     repeat: int | None, plot: Path | None, html: Path | None, csv: Path | None, progress: bool,
 ) -> None:  # fmt: skip
     """Run one graph under many policies, on the simulator or on this computer, and print the table."""
-    from tilewright.compare import compare_schedulers
+    from tilewright.studies.schedulers import compare_schedulers
 
     table = compare_schedulers(
         graph, _counts(workers), schedulers=_split(schedulers) if schedulers else None,
@@ -133,7 +133,7 @@ def simulate(
 @output("--output", "-o", suffixes=[".html"], default="report.html", show_default=True)
 def report(runs: Sequence[str], output: Path) -> None:
     """One HTML page of saved runs, side by side."""
-    from tilewright.saved import load
+    from tilewright.runs.saved import load
 
     with one_sentence():
         loaded = [load(path) for path in runs]
@@ -143,7 +143,7 @@ def report(runs: Sequence[str], output: Path) -> None:
 
 def _data(graph: TaskGraph, machine: Machine) -> dict[str, Any]:
     """Data of a graph of Cholesky: a random positive definite matrix."""
-    from tilewright.matrices import random_spd
+    from tilewright.linalg.gallery import random_spd
     from tilewright.tiles import TiledMatrix
 
     nt = 1 + max((handle.index[0] for handle in graph.handles_used), default=-1)

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from tilewright.cli.common import as_json, engine_options, one_sentence, order_and_file
+from tilewright.linalg.gallery import SPECTRA
 from tilewright.linalg.refinement import METHODS as _METHODS
-from tilewright.matrices import SPECTRA
 
 __all__ = ["solve"]
 
@@ -44,7 +44,7 @@ def solve(
     import numpy as np
 
     import tilewright as tw
-    from tilewright.matrices import conditioned_spd, load_matrix
+    from tilewright.linalg.gallery import conditioned_spd, load_matrix
 
     with one_sentence():
         a = conditioned_spd(4096 if n is None else n, cond, spectrum, seed) if matrix is None else load_matrix(matrix)

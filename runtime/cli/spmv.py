@@ -80,7 +80,7 @@ def _load(poisson: tuple[int, ...] | None, example: str | None, path: Path | Non
     import scipy.sparse as sparse
 
     if path is not None:
-        from tilewright.matrices import load_sparse
+        from tilewright.linalg.gallery import load_sparse
 
         return load_sparse(path), str(path)
     if example is not None:
@@ -152,7 +152,7 @@ def _partitions(A: Any, ranks: int) -> list[dict[str, Any]]:
 def _solve(operator: SparseOperator, s: int, method: str) -> dict[str, Any]:
     import numpy as np
 
-    from tilewright.comm.cg import cg
+    from tilewright.comm.solve import cg
 
     start = perf_counter()
     _, report = cg(operator, np.ones(operator.shape[0], operator.dtype), s=s, method=method)

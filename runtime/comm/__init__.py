@@ -10,7 +10,7 @@ from typing import Any
 # Modules that have a function of their own name are imported here, so that the name stands for the function.
 from tilewright.comm.collectives import allgather, allreduce, broadcast, gather, reduce, reduce_scatter, scatter
 from tilewright.comm.cost import best, cost, lower_bound, terms
-from tilewright.comm.scaling import efficiency, isoefficiency, scaling_study, weak_efficiency
+from tilewright.comm.scaling import efficiency, isoefficiency, weak_efficiency
 from tilewright.comm.schedule import schedule
 
 __all__ = [
@@ -32,15 +32,15 @@ __all__ = [
     "weak_efficiency",
 ]
 
-_HOMES: dict[str, str] = {}
-"""Public name: module of this package that is imported when the name is first used, as it needs SciPy."""
+_HOMES = {"scaling_study": "tilewright.studies.scaling"}
+"""Public name: the module above this room that has it, imported when the name is first used."""
 
-_MODULES = ("closure", "domains", "neighbours", "partition")
+_MODULES = ("closure", "domains", "neighbours", "partition")  # they need SciPy
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"tilewright.comm.{name}")
     if name in _HOMES:
-        return getattr(importlib.import_module(f"tilewright.comm.{_HOMES[name]}"), name)
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'tilewright.comm' has no attribute {name!r}")

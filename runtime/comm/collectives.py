@@ -30,8 +30,7 @@ import numpy as np
 
 from tilewright.comm.cost import best
 from tilewright.comm.schedule import Schedule, algorithms, schedule
-from tilewright.distribution import Layout
-from tilewright.graph import RW, Handle, Op, R, TaskGraph, W
+from tilewright.graph import RW, Handle, Layout, Op, R, TaskGraph, W
 from tilewright.machine import A_MACHINE, Machine
 from tilewright.scalars import instance
 

@@ -22,12 +22,12 @@ from tilewright.comm.partition import Csr, Partition
 from tilewright.comm.products import Assembly, blocked_graph, product_graph, transposed_graph
 from tilewright.comm.simulated import SimulatedComm
 from tilewright.graph import Handle
-from tilewright.machine import cores
+from tilewright.host.cores import cores
 
 if TYPE_CHECKING:
-    from tilewright.engine import Run
+    from tilewright.backends.mpi.pool import Pool
     from tilewright.machine import Machine
-    from tilewright.mpi.pool import Pool
+    from tilewright.runs.run import Run
 
 __all__ = ["Driver", "GraphDriver", "PoolDriver", "RankDriver", "Structure", "plans_of"]
 
@@ -248,7 +248,7 @@ class PoolDriver(Driver):
 
     def _ready(self) -> Pool:
         """The pool, with the matrix on its ranks."""
-        from tilewright.mpi import pool as pools
+        from tilewright.backends.mpi import pool as pools
 
         if self.pool is not None and (not self.pool.closed or self._given is not None):
             return self.pool
@@ -274,7 +274,7 @@ class PoolDriver(Driver):
                 self.pool.call(RANKS + "drop", [self.token])
 
     def vector(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        from tilewright.mpi.shared import Segment
+        from tilewright.backends.ranks.segments import Segment
 
         with self._lock:
             pool = self._ready()
@@ -293,7 +293,7 @@ class PoolDriver(Driver):
         return self._vectors[key]
 
     def _reachable(self, pool: Pool, array: np.ndarray | None) -> bool:
-        from tilewright.mpi.shared import segment_of
+        from tilewright.backends.ranks.segments import segment_of
 
         return array is not None and array.flags.c_contiguous and segment_of(array) in pool.segments
 
@@ -367,7 +367,7 @@ class PoolDriver(Driver):
 
 def _in_segment(value: Any) -> Any:
     """Copies of all arrays in ``value`` in one segment, which is freed with them."""
-    from tilewright.mpi.shared import Segment, placer, room
+    from tilewright.backends.ranks.segments import Segment, placer, room
 
     arrays: list[np.ndarray] = []
 

@@ -22,9 +22,9 @@ from tilewright.comm.inspector import Piece, mapped
 from tilewright.comm.neighbours import discover
 from tilewright.comm.products import finish, multiply_transposed, recur
 from tilewright.comm.products import multiply as multiply_local
+from tilewright.host.cores import cores
 from tilewright.kernels import csr, diagonals
 from tilewright.kernels.diagonals import Diagonals
-from tilewright.machine import cores
 
 __all__ = ["RankOperator", "create", "drop", "multiply", "plan", "powers", "repeat", "solve", "solve_part",
            "time_products"]  # fmt: skip

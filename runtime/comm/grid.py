@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from tilewright.comm.cost import MACHINE, Round, rounds, seconds
 from tilewright.comm.schedule import cut
-from tilewright.machine import Machine, cores
+from tilewright.host.cores import cores
+from tilewright.machine import Machine
 from tilewright.scalars import choice, positive, shown
 from tilewright.scalars import ranks as rank_count
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.arguments import dense, like, numbers
+from tilewright.backends.ranks.resident import Prepared, Resident
 from tilewright.comm.grid import grid_of
 from tilewright.comm.matvec_graph import Moments, matvec_graph, power_graph
 from tilewright.comm.operator import Operator, check_finite, count, place
 from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels.scale import scaled
-from tilewright.resident import Prepared, Resident
+from tilewright.runs.trace import Trace
 from tilewright.scalars import flag
-from tilewright.trace import Trace
 
 if TYPE_CHECKING:
-    from tilewright.mpi.pool import Pool
+    from tilewright.backends.mpi.pool import Pool
 
 __all__ = ["DenseOperator", "matvec"]
 
@@ -52,8 +52,8 @@ class DenseOperator(Operator):
     copy
         False: engines of this process may work on A itself, so it must not change.
     pool, comm
-        MPI: the `tilewright.mpi.Pool` or the communicator; by default the pool of the ``with`` block or one that is
-        kept, and under ``mpiexec`` all ranks.
+        MPI: the `tilewright.backends.mpi.Pool` or the communicator; by default the pool of the ``with`` block or one
+        that is kept, and under ``mpiexec`` all ranks.
 
     Raises
     ------
@@ -113,7 +113,7 @@ class DenseOperator(Operator):
             for i, j in (self.grid.place(q),)
         }
         if backend == "mpi" and pool is None and comm is None:
-            from tilewright.mpi import pool as pools
+            from tilewright.backends.mpi import pool as pools
 
             pool = pools.default(self.ranks)  # not that of the block around, which has another size
         self._resident = Resident(

@@ -15,8 +15,8 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from tilewright.arguments import like, numeric
-from tilewright.machine import cores
-from tilewright.resident import check_home
+from tilewright.backends.ranks.resident import check_home
+from tilewright.host.cores import cores
 from tilewright.scalars import ranks as rank_count
 from tilewright.scalars import whole
 
@@ -220,7 +220,7 @@ def place(backend: str, ranks: int | None, pool: Any, comm: Any) -> tuple[int | 
         ranks = rank_count(ranks)
     if backend != "mpi":
         return ranks, None, None
-    from tilewright.backends.mpi import is_rank
+    from tilewright.backends.mpi.options import is_rank
 
     if comm is None and is_rank():
         from mpi4py import MPI
@@ -231,7 +231,7 @@ def place(backend: str, ranks: int | None, pool: Any, comm: Any) -> tuple[int | 
             raise ValueError("this process is a rank under mpiexec; pass comm, not pool")
         return _agreed(ranks, comm.size), None, comm
     if pool is None:
-        from tilewright.mpi import pool as pools
+        from tilewright.backends.mpi import pool as pools
 
         active = pools.active()
         pool = active if active is not None and ranks in (None, active.ranks) else None

@@ -25,9 +25,9 @@ from tilewright.machine import Machine
 from tilewright.scalars import flag, positive
 
 if TYPE_CHECKING:
+    from tilewright.backends.mpi.pool import Pool
     from tilewright.comm.inspector import Piece
-    from tilewright.engine import Run
-    from tilewright.mpi.pool import Pool
+    from tilewright.runs.run import Run
 
 __all__ = ["SparseOperator"]
 
@@ -64,7 +64,7 @@ class SparseOperator(Operator):
     synchronous
         Let each send wait for its receive; finds deadlocks.
     workers, pool, comm
-        Of the engine: `tilewright.run`, `tilewright.backends.mpi`.
+        Of the engine: `tilewright.run`, `tilewright.backends.mpi.engine`.
 
     Raises
     ------
@@ -160,7 +160,7 @@ class SparseOperator(Operator):
 
     def _driver(self, discovery: str, synchronous: bool, workers: int | None, pool: Any, comm: Any) -> Driver:
         if comm is not None:
-            from tilewright.mpi.part import agreement, wires
+            from tilewright.backends.mpi.part import agreement, wires
 
             line = wires(comm).data
             with agreement(line) as facts:

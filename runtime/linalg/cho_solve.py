@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from tilewright.arguments import like
+from tilewright.backends import check_call, find_site
 from tilewright.engine import run
 from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, W
+from tilewright.host.memory import zeros
 from tilewright.linalg import on_device
 from tilewright.linalg.matrix import Matrix, is_device_tensor
-from tilewright.linalg.ops import copy, gemml, identity, mirror, trsml
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.linalg.vectors import OPS
-from tilewright.pages import zeros
+from tilewright.ops import copy, gemml, identity, mirror, trsml
 from tilewright.scalars import flag
 from tilewright.schedulers import Policy
-from tilewright.site import check_call, find_site
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["cho_inverse", "cho_solve", "logdet", "substitute_back", "substitute_forward"]

@@ -7,19 +7,19 @@ from functools import lru_cache
 from typing import Any
 
 from tilewright.arguments import is_chunked
+from tilewright.backends import check_call, find_site
 from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
+from tilewright.host.cores import cores
 from tilewright.linalg.chunked import chunked_cholesky
 from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
 from tilewright.linalg.one_tile import factor_one_tile
-from tilewright.linalg.ops import copy, gemm, potrf, syrk, transpose, tril, trsm, zero
 from tilewright.linalg.tuning import cholesky_tile_size
-from tilewright.machine import cores
+from tilewright.ops import copy, gemm, potrf, syrk, transpose, tril, trsm, zero
 from tilewright.precision import PrecisionMap
 from tilewright.scalars import flag, whole
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
-from tilewright.site import check_call, find_site
 
 __all__ = ["cholesky_graph", "tiled_cholesky"]
 
@@ -291,7 +291,7 @@ def tiled_cholesky(
     if is_device_tensor(a):
         if route is not None:
             raise ValueError(f"route={route!r} chooses kernels of the CPU; on {a.device} torch has one way")
-        from tilewright.linalg.device import device_factor
+        from tilewright.linalg.gpu import device_factor
 
         factor, _, _, record = device_factor(
             a, precision, lower=lower, tile_size=tile_size, workers=workers, scheduler=scheduler, backend=backend,

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.arguments import is_chunked
-from tilewright.engine import Run, run
+from tilewright.engine import run
 from tilewright.graph import TaskGraph
 from tilewright.linalg.matrix import factor_dtype
 from tilewright.linalg.tuning import cholesky_tile_size
+from tilewright.runs.run import Run
 from tilewright.scalars import positive
 
 if TYPE_CHECKING:
-    from tilewright.cluster.remote import RemoteTiles
+    from tilewright.backends.dask.remote import RemoteTiles
 
 __all__ = ["Chunks", "chunked_cholesky", "is_chunked"]
 
@@ -31,7 +32,7 @@ def chunked_cholesky(
     workers: int | None, options: dict[str, Any], **how: Any,
 ) -> tuple[Any, Run]:  # fmt: skip
     """The factor as a `dask.array` of futures, and the run. ``graph(nt, check)`` builds the task graph."""
-    from tilewright.cluster.remote import RemoteTiles
+    from tilewright.backends.dask.remote import RemoteTiles
 
     there = Chunks(a, lower, overwrite_a, workers, options)
     if tile_size is None:
@@ -46,7 +47,7 @@ class Chunks:
     """A matrix in a `dask.array` and the workers of a call."""
 
     def __init__(self, a: Any, lower: bool, overwrite: bool, workers: int | None, options: dict[str, Any]) -> None:
-        from tilewright.backends.dask import DaskSite
+        from tilewright.backends.dask.engine import DaskSite
 
         self.a, self.lower, self.asked, self.options = a, lower, workers, options
         self.n = _check(a, overwrite)
@@ -58,7 +59,7 @@ class Chunks:
 
     def tiles(self, tile_size: int) -> RemoteTiles:
         """The triangle to be read as a lower one, cut into square tiles by Dask."""
-        from tilewright.cluster.remote import Piece, RemoteTiles
+        from tilewright.backends.dask.remote import Piece, RemoteTiles
 
         self.client = self.site.client(self.workers)
         a = self.a if self.lower else self.a.T
@@ -95,7 +96,7 @@ class Chunks:
 
         On the kept cluster nobody but its client can compute it, so that becomes Dask's current one.
         """
-        from tilewright.cluster import client as clients
+        from tilewright.backends.dask import client as clients
 
         if self.client is clients.kept_client():
             clients.make_current(self.client)

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.conversions import copy_outline
-from tilewright.engine import Run
+from tilewright.backends.ranks.outline import Outline
 from tilewright.linalg.chunked import Chunks
 from tilewright.linalg.mixed import (
     chosen_routes,
@@ -17,8 +16,9 @@ from tilewright.linalg.mixed import (
     one_dtype,
 )  # fmt: skip
 from tilewright.linalg.tuning import mixed_tile_size
-from tilewright.outline import Outline
+from tilewright.passes.conversions import copy_outline
 from tilewright.precision import FORMATS, PrecisionMap
+from tilewright.runs.run import Run
 from tilewright.scalars import positive
 from tilewright.tiles import TiledMatrix
 
@@ -30,7 +30,7 @@ def chunked_mixed(
     workers: int | None, options: dict[str, Any], **how: Any,
 ) -> tuple[Any, Run]:  # fmt: skip
     """The factor of A itself as a `dask.array` of futures, and the run. Copies in other formats stay on the workers."""
-    from tilewright.cluster.remote import RemoteTiles
+    from tilewright.backends.dask.remote import RemoteTiles
 
     there = Chunks(a, lower, overwrite_a, workers, options)
     if there.dtype.kind == "c":

@@ -9,9 +9,9 @@ import numpy as np
 from tilewright.arguments import LAPACK, dense, is_tensor, like, overlaps
 from tilewright.engine import run
 from tilewright.graph import R, TaskGraph
+from tilewright.host.memory import LARGE, room, zeros
 from tilewright.kernels.layout import row_ld
-from tilewright.linalg.ops import finite
-from tilewright.pages import LARGE, room, zeros
+from tilewright.ops import finite
 from tilewright.scalars import positive
 from tilewright.tiles import TiledMatrix
 

@@ -14,21 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.conversions import copy_name, copy_outline, with_conversions
-from tilewright.engine import Run, run
+from tilewright.backends import find_site
+from tilewright.engine import run
 from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
+from tilewright.host.cores import cores
+from tilewright.host.memory import room, zeros
 from tilewright.kernels import products
 from tilewright.linalg.cholesky import cholesky
 from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
-from tilewright.linalg.ops import convert, copy, diagonal, scaled, scalen, tril, unscaled
 from tilewright.linalg.tuning import mixed_tile_size
-from tilewright.machine import cores
-from tilewright.pages import room, zeros
+from tilewright.ops import convert, copy, diagonal, scaled, scalen, tril, unscaled
+from tilewright.passes.conversions import copy_name, copy_outline, with_conversions
 from tilewright.precision import FORMATS, PrecisionMap, find_format
+from tilewright.runs.run import Run
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
-from tilewright.site import find_site
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["SHIFTS", "MixedFactor", "factor_on_device", "in_tiles", "mixed_cholesky", "mixed_factor"]
@@ -196,7 +197,7 @@ def factor_on_device(
     backend: str, shift: float | None, route: str | None = None,
 ) -> MixedFactor:  # fmt: skip
     """`mixed_factor` of a tensor that is not in the memory of the CPU; L and scale stay where it is."""
-    from tilewright.linalg.device import device_factor
+    from tilewright.linalg.gpu import device_factor
 
     name = "map" if isinstance(precision, PrecisionMap) else precision
     asked = precision if isinstance(precision, PrecisionMap) else PrecisionMap.uniform(1, precision)

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.backends.execution.replay import Replay
 from tilewright.graph import RW, R, TaskGraph, W
 from tilewright.kernels.hemm import BLOCK
 from tilewright.linalg.conjugate_gradients import direction_tasks
 from tilewright.linalg.mixed import in_tiles
 from tilewright.linalg.operator import blocks_graph, residual_tasks
-from tilewright.linalg.ops import copy, scaled
 from tilewright.linalg.preconditioner import substitute
 from tilewright.linalg.stopping import Outcome, steps_left
 from tilewright.linalg.system import System
 from tilewright.linalg.vectors import OPS
-from tilewright.replay import Replay
+from tilewright.ops import copy, scaled
 
 __all__ = ["DIGITS", "nested"]
 

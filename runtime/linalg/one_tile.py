@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends import blame
+from tilewright.backends.execution.engine import blame
 from tilewright.graph import TaskGraph
 from tilewright.kernels import move, table
 from tilewright.kernels.layout import row_ld

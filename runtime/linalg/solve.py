@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.backends import check_call
+from tilewright.backends.execution.replay import Replay, Stage
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg import ladder
@@ -18,10 +20,8 @@ from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.solve_info import SolveInfo
 from tilewright.linalg.vectors import OPS
 from tilewright.precision import PrecisionMap
-from tilewright.replay import Replay, Stage
 from tilewright.scalars import choice, flag, positive, shown
 from tilewright.schedulers import Policy
-from tilewright.site import check_call
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["SolveInfo", "solve"]
@@ -128,7 +128,7 @@ def solve(
     check_finite, check_symmetric = flag(check_finite, "check_finite"), flag(check_symmetric, "check_symmetric")
     tile_size = None if tile_size is None else positive(tile_size, "tile_size")
     if is_device_tensor(a):
-        from tilewright.linalg.device_solve import DeviceProblem
+        from tilewright.linalg.gpu_solve import DeviceProblem
 
         stage = Stage(backend, scheduler, workers, options)
         device = DeviceProblem(

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.engine import Run
 from tilewright.linalg.ladder import Estimate
 from tilewright.linalg.refinement import ITERATIONS
+from tilewright.runs.run import Run
 
 __all__ = ["Attempt", "SolveInfo"]
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.backends.execution.replay import Replay, Stage
 from tilewright.graph import TaskGraph
 from tilewright.kernels.hemm import BLOCK
 from tilewright.linalg.operator import block_rows, blocks_graph
 from tilewright.linalg.preconditioner import narrow_graph
 from tilewright.linalg.stopping import U, worst
-from tilewright.replay import Replay, Stage
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["System"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from tilewright.files import replacing
-from tilewright.report import shown
+from tilewright.host.files import replacing
+from tilewright.runs.text import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

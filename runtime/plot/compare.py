@@ -9,7 +9,7 @@ from tilewright.plot.canvas import drawn, new_figure, save
 from tilewright.plot.palette import LINES, MARKERS
 
 if TYPE_CHECKING:
-    from tilewright.compare import Row, Table
+    from tilewright.studies.schedulers import Row, Table
 
 __all__ = ["figure"]
 

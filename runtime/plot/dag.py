@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Literal
 from xml.sax.saxutils import escape, quoteattr
 
-from tilewright.files import write_text
 from tilewright.graph import Task, TaskGraph
+from tilewright.host.files import write_text
 from tilewright.plot.layered import HEIGHT, Box, Layout, Point, layered, width_of
 from tilewright.plot.palette import ACCENT, colours, text_on
-from tilewright.report import shown
+from tilewright.runs.text import shown
 
 __all__ = ["LIMIT", "to_dot", "to_png", "to_svg"]
 

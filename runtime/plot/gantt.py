@@ -7,12 +7,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilewright.engine import Run
-from tilewright.plan import bounds
+from tilewright.passes.bounds import bounds
 from tilewright.plot.canvas import drawn, new_figure, save
 from tilewright.plot.palette import ACCENT, colours
-from tilewright.report import seconds, units
-from tilewright.trace import TaskRecord, Trace
+from tilewright.runs.run import Run
+from tilewright.runs.text import seconds, units
+from tilewright.runs.trace import TaskRecord, Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

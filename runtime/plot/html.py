@@ -14,13 +14,13 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from tilewright.graph import TaskGraph
-from tilewright.idle import waits
 from tilewright.plot.palette import colours, text_on
-from tilewright.report import IDLE, memory, nbytes, place, units
+from tilewright.runs.idle import waits
+from tilewright.runs.text import IDLE, memory, nbytes, place, units
 
 if TYPE_CHECKING:
-    from tilewright.compare import Table
-    from tilewright.engine import Run
+    from tilewright.runs.run import Run
+    from tilewright.studies.schedulers import Table
 
 __all__ = ["LIMIT", "comparison_page", "comparison_table", "frame", "graph_page", "run_page"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tilewright.plot.canvas import new_figure, save
 
 if TYPE_CHECKING:
-    from tilewright.comm.scaling import Point, Study
+    from tilewright.studies.scaling import Point, Study
 
 __all__ = ["figure"]
 

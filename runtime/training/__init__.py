@@ -9,12 +9,12 @@ from tilewright.training import data, models
 from tilewright.training.comparison import Comparison, compare
 from tilewright.training.fallback import LADDER, Event, Fallback
 from tilewright.training.formats import batch_size_for, formats, scaling
+from tilewright.training.learning_rates import SCHEDULES, Cosine, OneCycle
 from tilewright.training.losses import GradientPenalty, Losses
 from tilewright.training.optimizers import OPTIMIZERS
 from tilewright.training.precision import PRECISIONS
 from tilewright.training.result import Result
 from tilewright.training.scaler import LossScaler
-from tilewright.training.schedules import SCHEDULES, Cosine, OneCycle
 from tilewright.training.trainer import fit
 
 __all__ = [

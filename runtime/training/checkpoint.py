@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from tilewright.files import replacing, sweep
+from tilewright.host.files import replacing, sweep
 from tilewright.training.state import Log, State
 
 __all__ = ["NAME", "check", "check_extra", "make_room", "read", "write"]

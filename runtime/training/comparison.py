@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from tilewright.files import write_text
-from tilewright.report import seconds
-from tilewright.site import check_call
+from tilewright.backends import check_call
+from tilewright.host.files import write_text
+from tilewright.runs.text import seconds
 from tilewright.training import precision, usage
 from tilewright.training.data import Dataset
 from tilewright.training.data.torch_data import two

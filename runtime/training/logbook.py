@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tilewright.training import board, precision, usage
+from tilewright.training import precision, tensorboard, usage
 from tilewright.training.data.augment import normalise
 from tilewright.training.losses import share_of
 from tilewright.training.randomness import Stream
@@ -43,7 +43,7 @@ def record(log: Log, verdict: Verdict, control: Control, setup: Setup, step: int
         parts = {f"loss/{name}": value for name, value in verdict.parts.items()}
         rates = {f"rate{'/' if name else ''}{name}": value for name, value in verdict.factors.items()}
         norm = {} if verdict.norm is None else {"gradient norm": verdict.norm}
-        board.append(setup.board, step, {
+        tensorboard.append(setup.board, step, {
             "loss": verdict.loss, **parts, **rates, **norm, "train accuracy": verdict.correct / verdict.images,
             "loss scale": verdict.scale, "skipped": float(verdict.found_inf),
             "roundoff": precision.ROUNDOFF[verdict.precision],
@@ -109,7 +109,7 @@ def tally(log: Log, setup: Setup, *rest: Any) -> Log:
         _write_line(setup.log, row)
     if setup.board:
         step = log.steps[-1]["step"] if log.steps else 0
-        board.append(setup.board, step, {"test loss": row["test_loss"], "test accuracy": row["test_accuracy"]})
+        tensorboard.append(setup.board, step, {"test loss": row["test_loss"], "test accuracy": row["test_accuracy"]})
     if setup.progress:
         steps = [r for r in log.steps if r["epoch"] == epoch]
         seen = max(1, sum(r["count"] for r in steps))

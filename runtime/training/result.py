@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.engine import Run
-from tilewright.files import write_text
-from tilewright.report import seconds
+from tilewright.host.files import write_text
+from tilewright.runs.run import Run
+from tilewright.runs.text import seconds
+from tilewright.training.closed_form_head import Head
 from tilewright.training.fallback import Event
-from tilewright.training.head import Head
 from tilewright.training.state import Log, State
 from tilewright.training.step import Marks
 

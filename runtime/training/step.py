@@ -29,9 +29,9 @@ from typing import NamedTuple
 
 from tilewright.comm.collectives import Rooms, lay
 from tilewright.comm.schedule import schedule
-from tilewright.distribution import Layout as Owners
 from tilewright.graph import RW, Handle, Op, R, Task, TaskGraph, Use, W
-from tilewright.training import gradients, logbook, minibatch, passes, replicas, update
+from tilewright.graph import Layout as Owners
+from tilewright.training import forward_backward, gradients, logbook, minibatch, replicas, update
 
 __all__ = ["LOW", "OPS", "Builder", "Layout", "Marks", "Span", "split", "training_graph"]
 
@@ -55,10 +55,11 @@ OPS = {
         Op("open", replicas.open_stages, weight=0), Op("open_log", logbook.open_log, weight=0),
         Op("load", minibatch.load, weight=0), Op("augment", minibatch.augment, weight=0),
         Op("transfer", minibatch.transfer, weight=0),
-        Op("forward", passes.forward, indices=_last), Op("forward_loss", passes.forward_loss, indices=_last),
-        Op("backward", passes.backward, weight=2, indices=_last),
-        Op("backward_input", passes.backward_input, indices=_last),
-        Op("backward_weight", passes.backward_weight, indices=_last),
+        Op("forward", forward_backward.forward, indices=_last),
+        Op("forward_loss", forward_backward.forward_loss, indices=_last),
+        Op("backward", forward_backward.backward, weight=2, indices=_last),
+        Op("backward_input", forward_backward.backward_input, indices=_last),
+        Op("backward_weight", forward_backward.backward_weight, indices=_last),
         Op("bucket", gradients.bucket, weight=0, indices=_last, in_place=True),
         Op("blank", gradients.blank, weight=0, indices=_last, in_place=True),
         Op("unscale", gradients.unscale, weight=0, indices=_last),
@@ -392,7 +393,7 @@ def training_graph(
     overlap
         Give what is not on the way to the next step a lower priority: for runs with workers to spare.
     then
-        Adds tasks behind the last step, such as `tilewright.training.head.insert_head`.
+        Adds tasks behind the last step, such as `tilewright.training.closed_form_head.insert_head`.
 
     Returns
     -------

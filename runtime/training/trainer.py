@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from tilewright.backends import BACKENDS
-from tilewright.backends.mpi import is_rank
-from tilewright.engine import Run, run
+from tilewright.backends import BACKENDS, check_call
+from tilewright.backends.mpi.options import is_rank
+from tilewright.engine import run
 from tilewright.graph import Handle, TaskGraph
-from tilewright.machine import cores
+from tilewright.host.cores import cores
+from tilewright.runs.run import Run
 from tilewright.schedulers import policy
-from tilewright.site import check_call
 from tilewright.training import checkpoint as checkpoints
 from tilewright.training import models, randomness, trial, usage
 from tilewright.training import precision as precisions
-from tilewright.training.board import open_file
+from tilewright.training.closed_form_head import HEADS, Head, head_data, insert_head, least_noise
 from tilewright.training.compiled import BACKEND
 from tilewright.training.compiled import problem as compiler_problem
 from tilewright.training.contents import Contents
@@ -33,8 +33,8 @@ from tilewright.training.data import Dataset
 from tilewright.training.data.augment import normalise
 from tilewright.training.data.torch_data import two
 from tilewright.training.fallback import LADDER, Fallback
-from tilewright.training.head import HEADS, Head, head_data, insert_head, least_noise
 from tilewright.training.identity import described, digest
+from tilewright.training.learning_rates import schedule as find_schedule
 from tilewright.training.losses import GradientPenalty, refuse
 from tilewright.training.optimizers import optimizers
 from tilewright.training.pipeline import pipeline_policy
@@ -42,9 +42,9 @@ from tilewright.training.randomness import hooked
 from tilewright.training.replicas import replica
 from tilewright.training.result import Result
 from tilewright.training.scaler import LossScaler
-from tilewright.training.schedules import schedule as find_schedule
 from tilewright.training.state import Control, Log, Setup, Stage, State
 from tilewright.training.step import Layout, Marks, Span, split, training_graph
+from tilewright.training.tensorboard import open_file
 
 __all__ = ["check_precision", "fit", "target_device"]
 
@@ -147,8 +147,9 @@ def fit(
         pipeline, those that have fewer than 65,536 parameters are joined.
     head, head_noise
         ``"ridge"`` or ``"gp"``: behind the last step, in the same graph, solve for a closed-form head on the features
-        that the last segment gets; see `tilewright.training.head`. O(n^2 d + n^3/3) for n training images. The noise is
-        relative to a feature's variance; it must be so large that float64 can factor the matrix, some n^2 1e-15.
+        that the last segment gets; see `tilewright.training.closed_form_head`. O(n^2 d + n^3/3) for n training images.
+        The noise is relative to a feature's variance; it must be so large that float64 can factor the matrix, some n^2
+        1e-15.
     scheduler
         A policy of the engine instead of priorities; not with a pipeline.
     checkpoint, checkpoint_every, resume

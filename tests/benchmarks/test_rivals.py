@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tilewright.benchmarks.rivals import rivals
-from tilewright.matrices import random_spd
+from tilewright.linalg.gallery import random_spd
 
 
 @pytest.mark.parametrize("lower", [True, False], ids=["lower", "upper"])

@@ -8,7 +8,8 @@ from matrices import spd_matrix
 from optional import torch
 
 import tilewright as tw
-from tilewright.precision import FORMATS, PrecisionMap, find_format, tile_norms
+from tilewright.linalg.norms import tile_norms
+from tilewright.precision import FORMATS, PrecisionMap, find_format
 
 #          u        largest                  smallest normal  smallest subnormal
 TABLE = {

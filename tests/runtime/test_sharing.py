@@ -10,8 +10,8 @@ import scipy.sparse as sp
 from matrices import spd_matrix
 
 import tilewright as tw
-from tilewright.distribution import Layout
-from tilewright.replay import Replay, Stage
+from tilewright.backends.execution.replay import Replay, Stage
+from tilewright.graph import Layout
 from tilewright.schedulers import SCHEDULERS, policy
 
 N = 24

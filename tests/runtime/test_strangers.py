@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 import tilewright as tw
-from tilewright.cluster import client as clients
-from tilewright.mpi import wire
+from tilewright.backends.dask import client as clients
+from tilewright.backends.mpi import connection
 
 NOBODY = 65534
 TRAPS = ("queue", "numpy", "mpi4py", "pickle", "socket", "struct", "signal", "threading", "cloudpickle", "torch")
@@ -52,7 +52,7 @@ before = dict(os.environ)
 tw.tiled_cholesky(np.eye(32), tile_size=16, backend="mpi", workers=2)
 for workers in (1, 2):
     tw.tiled_cholesky(np.eye(32), tile_size=16, backend="dask", workers=workers)
-from tilewright.comm.calibrate import ping_pong
+from tilewright.studies.network import ping_pong
 assert len(ping_pong([8], 0.01)) == 1
 changed = {n for n, _ in set(os.environ.items()) ^ set(before.items())}
 assert changed <= {"__DASK_PARENT_PID"}, changed
@@ -96,9 +96,9 @@ def listening():
     me = psutil.Process()
     found = set()
     for process in (me, *me.children(recursive=True)):
-        for connection in process.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN:
-                found.add((process.name(), connection.laddr.ip))
+        for each in process.net_connections("inet"):
+            if each.status == psutil.CONN_LISTEN:
+                found.add((process.name(), each.laddr.ip))
     return found
 
 
@@ -190,20 +190,20 @@ def crowded(monkeypatch, count, words=b""):
     """Make every pool find a crowd at its door."""
     crowds = []
 
-    class Crowded(wire.Door):
+    class Crowded(connection.Door):
         def __init__(self):
             super().__init__()
             crowds.append(Crowd(self, count, words))
             while len(crowds[-1].ends) < min(count, 500):  # it is first
                 time.sleep(0.01)
 
-    monkeypatch.setattr("tilewright.mpi.pool.Door", Crowded)
+    monkeypatch.setattr("tilewright.backends.mpi.pool.Door", Crowded)
     return crowds
 
 
 @pytest.mark.parametrize("count", [1, 1025])
 def test_a_pool_starts_whoever_stands_at_its_door(count, monkeypatch):
-    monkeypatch.setattr(wire, "PATIENCE", 1e9)  # none goes away by itself
+    monkeypatch.setattr(connection, "PATIENCE", 1e9)  # none goes away by itself
     crowds = crowded(monkeypatch, count)
     try:
         with tw.mpi.Pool(2):
@@ -219,7 +219,7 @@ def welcomed(door, monkeypatch):
     monkeypatch.setenv("TILEWRIGHT_POOL", door.environment["TILEWRIGHT_POOL"])
     monkeypatch.setenv("TILEWRIGHT_POOL_KEY", door.environment["TILEWRIGHT_POOL_KEY"])
     found = []
-    thread = threading.Thread(target=lambda: found.append(wire.connect()))
+    thread = threading.Thread(target=lambda: found.append(connection.connect()))
     thread.start()
     here = door.admit(lambda: False)
     thread.join()
@@ -230,7 +230,7 @@ def welcomed(door, monkeypatch):
 
 @pytest.mark.parametrize("words", [b"x" * 32, b"x" * 1000, b"half"])
 def test_who_says_something_else_is_dismissed_and_holds_up_nobody(words, monkeypatch):
-    door = wire.Door()
+    door = connection.Door()
     crowd = Crowd(door, 40, words)
     crowd.thread.join()
     here, there = welcomed(door, monkeypatch)
@@ -241,8 +241,8 @@ def test_who_says_something_else_is_dismissed_and_holds_up_nobody(words, monkeyp
 
 
 def test_who_says_nothing_is_dismissed_after_a_while(monkeypatch):
-    monkeypatch.setattr(wire, "PATIENCE", 0.05)
-    door = wire.Door()
+    monkeypatch.setattr(connection, "PATIENCE", 0.05)
+    door = connection.Door()
     crowd = Crowd(door, 3)
     crowd.thread.join()
     turns = iter(range(20))
@@ -270,7 +270,7 @@ def knocking(door):
 
 
 def test_another_user_is_not_let_in_even_with_the_key(monkeypatch):
-    door = wire.Door()
+    door = connection.Door()
     knock, told = knocking(door)
     turns = iter(range(20))
     thread = threading.Thread(target=knock)
@@ -294,7 +294,7 @@ def test_another_user_is_not_let_in_even_with_the_key(monkeypatch):
 
 
 def test_who_has_the_key_comes_in(monkeypatch):
-    door = wire.Door()
+    door = connection.Door()
     here, there = welcomed(door, monkeypatch)
     assert "TILEWRIGHT_POOL_KEY" not in os.environ
     door.close()

@@ -3,8 +3,8 @@
 import pytest
 
 import tilewright as tw
-from tilewright.dataflow import Dataflow
 from tilewright.machine import Machine
+from tilewright.passes.versions import Dataflow
 from tilewright.schedulers.heft import Heft, upward_ranks
 from tilewright.schedulers.placed import Timeline
 

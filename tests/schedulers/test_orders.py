@@ -3,7 +3,7 @@
 import pytest
 
 import tilewright as tw
-from tilewright.linalg.ops import copy, tril
+from tilewright.ops import copy, tril
 from tilewright.schedulers import policy
 from tilewright.schedulers.lookahead import distance
 from tilewright.schedulers.polynomial import cholesky_place

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright.dataflow import Dataflow
+from tilewright.passes.versions import Dataflow
 from tilewright.schedulers.heft import Heft
 from tilewright.schedulers.peft import Peft, optimistic_costs
 from tilewright.schedulers.placed import Timeline

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.files import replacing, write_text
+from tilewright.host.files import replacing, write_text
 from tilewright.training.data.augment import bits
 from tilewright.training.data.cifar10 import CHECKSUMS, FORMS, RECIPE
 from tilewright.training.data.dataset import Dataset

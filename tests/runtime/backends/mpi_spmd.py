@@ -16,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 import tilewright as tw
-from tilewright.linalg.ops import potrf
+from tilewright.ops import potrf
 
 comm = MPI.COMM_WORLD
 rank = comm.rank

@@ -24,8 +24,8 @@ from matrices import DTYPES, indefinite_matrix, lapack_info, spd_matrix
 from strategies import programs
 
 import tilewright as tw
-from tilewright.cluster import client as clients
-from tilewright.cluster.submitted import _loads
+from tilewright.backends.dask import client as clients
+from tilewright.backends.dask.submitted import _loads
 from tilewright.distribution import RowBlocks
 from tilewright.linalg.chunked import Chunks
 
@@ -162,7 +162,7 @@ def test_memory_that_cannot_be_seen_is_sent(client, monkeypatch):
     wanted = tw.tiled_cholesky(a, tile_size=64)
     other = Client(client.scheduler.address, set_as_default=False)
     try:
-        monkeypatch.setattr(clients.near, "sees", lambda probe: False)  # the caller and its workers
+        monkeypatch.setattr(clients.lending, "sees", lambda probe: False)  # the caller and its workers
         client.run(ops.blind, True)
         got = tw.tiled_cholesky(a, tile_size=64, backend="dask", client=other, mode="resident")
         assert np.array_equal(got, wanted)
@@ -503,7 +503,7 @@ KILLS = """
 import os, signal, sys, threading
 print("the script runs", flush=True)
 import numpy as np, tilewright as tw
-from tilewright.cluster import client as clients
+from tilewright.backends.dask import client as clients
 
 A = np.eye(60) * 60 + 1
 wanted = tw.tiled_cholesky(A, tile_size=10)
@@ -774,7 +774,7 @@ def test_two_runs_at_once_on_one_cluster(client):
 
 SCRIPT = """
 import dask.array as da, os, numpy as np, tilewright as tw
-from tilewright.cluster import client
+from tilewright.backends.dask import client
 a = np.eye(40) * 4
 assert np.array_equal(tw.tiled_cholesky(a, backend="dask", tile_size=10, workers=2), 2 * np.eye(40))
 first = client.kept_client()

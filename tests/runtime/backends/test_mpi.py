@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright.distribution import Layout
-from tilewright.mpi import launcher
-from tilewright.mpi import pool as pools
+from tilewright.backends.mpi import launcher
+from tilewright.backends.mpi import pool as pools
+from tilewright.graph import Layout
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -607,8 +607,8 @@ def test_a_call_from_a_function_that_is_told_progress_is_refused(ops: Any) -> No
 
 def test_a_failed_launch_leaves_no_file_and_says_what_shared_memory_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.time()
-    monkeypatch.setattr("tilewright.mpi.pool.START", 0.0)
-    monkeypatch.setattr("tilewright.mpi.leftovers._MEMORY", 1e18)
+    monkeypatch.setattr("tilewright.backends.mpi.pool.START", 0.0)
+    monkeypatch.setattr("tilewright.backends.mpi.leftovers._MEMORY", 1e18)
     with pytest.raises(
         tw.mpi.LaunchError, match=r"MPICH takes about .* MB of /dev/shm for each rank, .* use fewer ranks"
     ):
@@ -728,7 +728,7 @@ def test_a_pool_needs_a_number_of_ranks(ranks: Any, kind: type[Exception]) -> No
 def test_neither_the_import_nor_a_pool_loads_mpi_in_this_process() -> None:
     script = (
         "import sys, numpy, tilewright as tw\n"
-        "assert not [name for name in sys.modules if name.startswith(('mpi4py', 'tilewright.mpi'))], 'import'\n"
+        "assert not [name for name in sys.modules if name.startswith(('mpi4py', 'tilewright.backends.mpi'))], 'import'\n"
         "tw.tiled_cholesky(numpy.eye(5), backend='mpi', workers=2, tile_size=2)\n"
         "assert 'mpi4py.MPI' not in sys.modules, 'call'\n"
     )
@@ -846,7 +846,7 @@ def test_an_exception_that_ends_one_rank_ends_the_job() -> None:
         "import numpy, tilewright as tw\nfrom mpi4py import MPI\n"
         "tw.tiled_cholesky(numpy.eye(5), backend='mpi', tile_size=2)\n"
         "if MPI.COMM_WORLD.rank == 1:\n"
-        "    from tilewright.mpi.launcher import shm_files\n"
+        "    from tilewright.backends.mpi.launcher import shm_files\n"
         "    print(*shm_files(['self']))\n"
         "    raise SystemError('alone')\n"
         "tw.tiled_cholesky(numpy.eye(5), backend='mpi', tile_size=2)\n"

@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 from random_graphs import RANKS, STYLES, interpret, make, may_fail, problems
 
 import tilewright as tw
-from tilewright.mpi import launcher
+from tilewright.backends.mpi import launcher
 
 GRAPHS = int(os.environ.get("TILEWRIGHT_FUZZ", "0"))
 """How many an engine; 0 for what the suite has time for."""

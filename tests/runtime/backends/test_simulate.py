@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import tilewright as tw
 from tilewright.backends.simulate import BROADCASTS
 from tilewright.comm.partition import slabs
-from tilewright.conversions import with_conversions
-from tilewright.dataflow import Dataflow
+from tilewright.passes.conversions import with_conversions
+from tilewright.passes.versions import Dataflow
 from tilewright.precision import PrecisionMap
 
 

@@ -16,7 +16,7 @@ from matrices import spd_matrix
 
 import tilewright as tw
 from tilewright import RW, Machine, R, SchedulerError, Task, TaskGraph, W, cholesky_graph
-from tilewright.frontier import Frontier
+from tilewright.backends.execution.frontier import Frontier
 from tilewright.kernels import blas
 from tilewright.kernels.threads import limits, one_thread
 from tilewright.schedulers import policy

@@ -13,13 +13,13 @@ from tilewright.cli.common import Scheduler
 from tilewright.comm import closure, grid, neighbours, partition
 from tilewright.kernels.products import ROUTES
 from tilewright.linalg import ladder
+from tilewright.linalg.gallery import SPECTRA
 from tilewright.linalg.refinement import METHODS
-from tilewright.matrices import SPECTRA
+from tilewright.training.closed_form_head import HEADS
 from tilewright.training.fallback import LADDER
-from tilewright.training.head import HEADS
+from tilewright.training.learning_rates import SCHEDULES
 from tilewright.training.optimizers import OPTIMIZERS
 from tilewright.training.pipeline import PIPELINES
-from tilewright.training.schedules import SCHEDULES
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 

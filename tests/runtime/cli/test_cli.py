@@ -18,7 +18,7 @@ import scipy.sparse
 from click.testing import CliRunner
 
 from tilewright import BACKENDS, SCHEDULERS, cholesky_graph, cli, tiled_cholesky
-from tilewright.matrices import random_spd
+from tilewright.linalg.gallery import random_spd
 from tilewright.precision import FORMATS
 
 

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 import tilewright as tw
+from tilewright.backends.mpi.launcher import LaunchError
 from tilewright.cli import common, main
-from tilewright.mpi.launcher import LaunchError
 
 COMMAND = str(Path(sysconfig.get_path("scripts"), "tilewright"))
 
@@ -37,7 +37,7 @@ def test_a_failure_is_one_sentence(error, code, where, monkeypatch):
         raise error
 
     monkeypatch.setattr("tilewright.benchmarks.job.cholesky_job", fail)
-    monkeypatch.setattr("tilewright.compare.Table.__str__", fail)  # after the work
+    monkeypatch.setattr("tilewright.studies.schedulers.Table.__str__", fail)  # after the work
     arguments = ["cholesky", "--n=8"] if where == "cholesky" else ["compare", "cholesky", "--nt=2", "--workers=1"]
     result = CliRunner().invoke(main, arguments)
     assert (result.exit_code, said(result)) == (code, f"Error: {error}")
@@ -68,7 +68,7 @@ def test_without_torch_training_says_so(monkeypatch):
 def test_that_csv_needs_pandas_is_said_before_the_work(monkeypatch, tmp_path):
     find = common.importlib.util.find_spec
     monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None if name == "pandas" else find(name))
-    monkeypatch.setattr("tilewright.compare.compare_schedulers", None)  # never called
+    monkeypatch.setattr("tilewright.studies.schedulers.compare_schedulers", None)  # never called
     result = CliRunner().invoke(main, ["compare", "cholesky", f"--csv={tmp_path / 'a.csv'}"])
     assert (result.exit_code, said(result)) == (
         2,

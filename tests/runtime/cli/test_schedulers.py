@@ -3,7 +3,7 @@ from click.testing import CliRunner
 
 import tilewright as tw
 from tilewright.cli.schedulers import _split, compare, report, simulate
-from tilewright.saved import load
+from tilewright.runs.saved import load
 
 
 def invoke(command, *arguments, code=0):

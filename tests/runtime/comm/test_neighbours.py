@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tilewright as tw
+from tilewright.backends.mpi import pool as pools
 from tilewright.comm.neighbours import DISCOVERIES, chosen, cost, discover, nbx
 from tilewright.comm.simulated import Deadlock, SimulatedComm
-from tilewright.mpi import pool as pools
 
 protocols = pytest.mark.parametrize("name", DISCOVERIES)
 
@@ -165,7 +165,7 @@ def test_costs_are_those_of_the_table():
 
 
 def test_a_call_runs_on_all_ranks_and_sees_memory_of_the_caller(checks, pool):
-    from tilewright.mpi.shared import Segment
+    from tilewright.backends.ranks.segments import Segment
 
     segment = Segment.create(32)
     pool.segments.add(segment)

@@ -15,9 +15,9 @@ from matrices import random_sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, bicg, cg, gmres
 
 import tilewright as tw
+from tilewright.backends.mpi.launcher import environment, mpiexec
 from tilewright.comm.partition import PARTITIONS, patches
 from tilewright.kernels import csr
-from tilewright.mpi.launcher import environment, mpiexec
 
 EXAMPLES = (
     "airfoil",

@@ -9,7 +9,7 @@ from optional import torch
 
 import tilewright as tw
 from tilewright import TiledMatrix
-from tilewright.machine import cores
+from tilewright.host.cores import cores
 
 N, NB = 23, 6
 RIGHT = np.linalg.cholesky(spd_matrix(N))

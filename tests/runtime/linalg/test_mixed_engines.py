@@ -7,7 +7,7 @@ from matrices import spd_matrix
 from optional import torch
 
 import tilewright as tw
-from tilewright.cluster.client import kept
+from tilewright.backends.dask.client import kept
 from tilewright.graph import Handle
 from tilewright.linalg.mixed import factor_graph
 from tilewright.precision import FORMATS, PrecisionMap
@@ -96,7 +96,7 @@ def test_panels_travel_between_dask_workers_in_half_the_bytes(engine):
 
 def test_no_more_of_a_copy_comes_back_than_the_counts_need(monkeypatch):
     """Copies are temporary: Dask's workers keep them."""
-    from tilewright.cluster import resident
+    from tilewright.backends.dask import resident
 
     brought = []
     deliver = resident.deliver

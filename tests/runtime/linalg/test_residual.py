@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tilewright.linalg.gallery import random_spd
 from tilewright.linalg.residual import cholesky_ratio
-from tilewright.matrices import random_spd
 
 
 @pytest.mark.parametrize(

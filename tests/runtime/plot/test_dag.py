@@ -14,7 +14,7 @@ from tilewright import RW, Op, R, TaskGraph, W, cholesky_graph
 from tilewright.plot import dag
 from tilewright.plot.layered import layered, layers
 from tilewright.plot.palette import colours, text_on
-from tilewright.report import shown
+from tilewright.runs.text import shown
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 
 import tilewright as tw
 from tilewright.plot.html import frame, graph_page, run_page
-from tilewright.saved import load
+from tilewright.runs.saved import load
 
 GRAPH = tw.cholesky_graph(5)
 CLUSTER = tw.Machine(ranks=2, workers=2, alpha=1e-5, beta=1e-9, gamma=1e-9)

@@ -15,7 +15,7 @@ import torch
 import training_models as zoo
 
 import tilewright as tw
-from tilewright.mpi.launcher import environment, mpiexec
+from tilewright.backends.mpi.launcher import environment, mpiexec
 from tilewright.training import Fallback, LossScaler, fit, gradients
 from tilewright.training.contents import Contents
 from tilewright.training.optimizers import optimizers

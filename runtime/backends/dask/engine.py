@@ -1,0 +1,187 @@
+"""dask: workers of a Dask cluster, the user's or a kept `LocalCluster`.
+
+Options, all optional:
+
+=============  =========================================================================================
+client         a synchronous `distributed.Client`; by default the current one, else that of a LocalCluster
+               of one-thread workers which is started at the first call and kept until the process ends
+mode           ``"resident"``: one long task per Dask worker runs its part of the message plan, and tiles go
+               from worker to worker; fast, but a worker that dies ends the run. ``"tasks"``: the coarsened
+               graph goes to Dask's scheduler, which places, spills and computes again what is lost.
+               By default resident, and tasks where the data does not fit in the workers' memory
+owner          who owns which handle: see `tilewright.distribution.owners`; block-cyclic by default
+grid           ``(P, Q)``, short for ``owner=BlockCyclic(P, Q)``
+timeout        seconds to wait for workers, and for all of them to begin; 30
+window         resident: bytes of others' tiles that a worker holds before it is needed to go on; 256 MiB
+overheads      tasks: seconds that a Dask task, a hop and a byte cost; see `tilewright.passes.coarsen.Overheads`
+=============  =========================================================================================
+
+``workers`` counts the threads of all Dask workers of the run; by default all that the cluster has.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from tilewright.backends.dask import client as clients
+from tilewright.backends.dask import serializers
+from tilewright.backends.execution.engine import Progress, Site, check_options
+from tilewright.backends.execution.program import Program
+from tilewright.backends.ranks.outcome import planned
+from tilewright.distribution import by_handle, chosen_owner, owners
+from tilewright.errors import WorkerDied
+from tilewright.host.cores import cores
+from tilewright.machine import Machine
+from tilewright.passes.coarsen import Overheads
+from tilewright.runs.trace import Trace
+from tilewright.schedulers import Policy
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from tilewright.graph import TaskGraph
+
+__all__ = ["MODES", "OPTIONS", "DaskSite", "execute", "site"]
+
+OPTIONS = ("client", "mode", "owner", "grid", "timeout", "window", "overheads")
+MODES = ("resident", "tasks")
+
+WINDOW = 256 << 20  # bytes
+TIMEOUT = 30.0  # seconds
+ATTEMPTS, PAUSE = 4, 0.25  # how often workers are looked for that stay, and seconds between
+
+
+def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+    """Run with default options."""
+    return site({}).execute(program, policy, workers, progress)
+
+
+def site(options: dict[str, Any]) -> Site:
+    """The site of a call. ImportError without Dask."""
+    return DaskSite(options)
+
+
+class DaskSite(Site):
+    """This process, and a Dask cluster."""
+
+    here = False
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        check_options("dask", options, OPTIONS)
+        clients.require_dask()
+        clients.refuse_tasks()
+        serializers.install()  # this process sends and receives tensors too
+        self.mode = options.get("mode")
+        if self.mode not in (None, *MODES):
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
+        self.owner = chosen_owner(options)
+        self.timeout = _positive("timeout", options.get("timeout"), TIMEOUT)
+        self.window = int(_positive("window", options.get("window"), WINDOW))
+        overheads = options.get("overheads")
+        try:
+            self.overheads = Overheads(*(() if overheads is None else overheads))
+        except TypeError:
+            raise TypeError(f"overheads are up to three numbers, seconds of a Dask task, a hop and a byte, not "
+                            f"{overheads!r}") from None  # fmt: skip
+        self.given = options.get("client")
+        self._client: Client | None = None
+
+    def plan_with(self, machine: Machine | None) -> None:
+        self.machine = machine or Machine()
+        self.knows_costs = machine is not None
+
+    def client(self, workers: int) -> Client:
+        """The client of this call; a kept cluster has at least so many workers."""
+        if self._client is None or self._client.status != "running":
+            if self.given is None:
+                _check_folder()
+            self._client = clients.choose(self.given, workers)
+        return self._client
+
+    def ranks(self, workers: int | None) -> clients.Ranks:
+        """The Dask workers of this call, checked."""
+        client = self.client(workers or cores())
+        kept = client is clients.kept_client()
+        for left in reversed(range(ATTEMPTS)):
+            if kept:
+                client = clients.kept(workers or cores())
+            found = clients.wait_for_workers(client, self.timeout, workers)
+            if kept and len(found) < (workers or 1) and left:  # one died just now: there will be a new one
+                time.sleep(PAUSE)
+                continue
+            ranks = clients.ranks_of(found, min(cores(), len(found)) if kept and workers is None else workers)
+            try:
+                clients.check(client, ranks.addresses)
+            except WorkerDied:
+                if not left:
+                    raise
+                time.sleep(PAUSE)
+            else:
+                break
+        return ranks
+
+    def workers(self, workers: int | None, most: int | None = None) -> int:
+        if workers is not None:
+            return workers
+        ranks = self.ranks(None)
+        return len(ranks.members) * ranks.workers
+
+    def execute(
+        self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
+    ) -> Trace:
+        from tilewright.backends.dask import resident, submitted
+
+        ranks = self.ranks(workers)
+        client = self.client(0)
+        owner = self._owner(program.graph, len(ranks.members))
+        options = resident.Options(owner, self.window, self.timeout, client is clients.kept_client())
+        if self._resident(program, ranks, owner):
+            return resident.run_resident(client, ranks, program, scheduler, options, progress)
+        machine = self.machine if self.knows_costs else None
+        return submitted.run_submitted(client, ranks, program, scheduler, options, progress, machine, self.overheads)
+
+    def _owner(self, graph: TaskGraph, count: int) -> Any:
+        """The rule of a call, or where it has none that of the graph's layout, whose ranks share the workers."""
+        if self.owner is None and graph.layout is not None:
+            return {handle: graph.layout.owner(handle) % count for handle in graph.handles_used}
+        return self.owner
+
+    def _resident(self, program: Program, ranks: clients.Ranks, owner: Any) -> bool:
+        """Whether to run in mode resident. MemoryError if that was asked for and the workers have no room."""
+        if self.mode == "tasks":
+            return False
+        from tilewright.backends.dask.resident import needs
+
+        count = len(ranks.members)
+        rank_of = owners(owner, count)
+        order = by_handle(program.graph, rank_of), None, ()
+        wanted = needs(planned(program.graph, count, order), program.store, self.window)
+        for need, member in zip(wanted, ranks.members, strict=True):
+            if member.memory and need > clients.ROOM * member.memory:
+                if self.mode is None:
+                    return False
+                raise MemoryError(
+                    f"mode 'resident' needs {need / 1e6:.0f} MB on {member.address}, whose limit is "
+                    f"{member.memory / 1e6:.0f} MB, of which data may take {clients.ROOM:.0%}; mode='tasks' lets "
+                    f"Dask spill"
+                )
+        return True
+
+
+def _check_folder() -> None:
+    """A Dask worker starts in the working directory of its parent."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise OSError("the working directory was deleted, and Dask's workers cannot start in it; os.chdir to another "
+                      "one first") from None  # fmt: skip
+
+
+def _positive(name: str, value: Any, default: float) -> float:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"{name} must be a positive number, not {value!r}")
+    return float(value)

@@ -1,0 +1,274 @@
+"""On a Dask worker: one rank's part of a graph, run by the threads engine's workers."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tilewright.backends.dask import serializers
+from tilewright.backends.dask.courier import Job, Office, Post, blank, own
+from tilewright.backends.execution.program import Program
+from tilewright.backends.ranks import lending, segments
+from tilewright.backends.ranks.outcome import Outcome, freeze
+from tilewright.backends.ranks.outline import Outline
+from tilewright.backends.ranks.segments import Mappings, Reference
+from tilewright.backends.ranks.workers import Crew
+from tilewright.errors import WorkerDied
+from tilewright.graph import Handle
+from tilewright.kernels import choice
+from tilewright.kernels.threads import limits
+from tilewright.machine import Machine
+from tilewright.passes.messages import MessagePlan
+from tilewright.schedulers import policy as find_policy
+from tilewright.tiles import Store, TiledMatrix
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+__all__ = [
+    "TOPIC",
+    "Result",
+    "Values",
+    "adopt",
+    "lent_of",
+    "office",
+    "pick",
+    "pick_transposed",
+    "run_part",
+    "told_of",
+]
+
+Values = dict[Handle, Any]
+
+
+class Result(NamedTuple):
+    """What the Dask task that is a rank returns."""
+
+    outcome: Outcome
+    returns: Values
+    """Final values for the caller; where they are, if it sees this process' memory."""
+    lent: Values
+    """Those arrays."""
+    stays: Values
+    """Final values that stay on the workers."""
+
+
+PAUSE = 0.2  # seconds before a part that came to the wrong worker tries again
+
+TOPIC = "tilewright"
+"""Of Dask events: under it workers tell how a run goes on."""
+
+
+def office(worker: Worker | None = None) -> Office:
+    """The office of a Dask worker, opened on first use; by default of the worker this runs on."""
+    from distributed import get_worker
+
+    serializers.install()
+    worker = worker or get_worker()
+    found = worker.extensions.get("tilewright")
+    if found is None:
+        found = worker.extensions["tilewright"] = Office(worker)
+    return found
+
+
+def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> Result:
+    """Run one rank of a job. Its data are ``parcel``, and ``tiles`` by ``handles``, which are not changed.
+
+    A `Reference` in the parcel is an array in the caller's memory, lent to this run.
+    """
+    from distributed import Reschedule, get_worker, secede
+
+    worker = get_worker()
+    if worker.address != job.addresses[job.rank]:
+        if _answers(worker, job.addresses[job.rank]):  # it is only busy, and Dask wanted to help
+            time.sleep(PAUSE)
+            raise Reschedule
+        gone = WorkerDied(job.addresses[job.rank], f"rank {job.rank} of a run cannot go on at {worker.address}")
+        return Result(_nothing(gone), {}, {}, {})
+    secede()  # ranks of two runs that begin at the same time must not wait for each other
+    post = Post(office(worker), job)
+    problem: BaseException | None = None
+    try:
+        borrowed = _borrowed(parcel)
+        with job.ambient.entered():  # the crew takes it into its threads
+            crew, plan, orders = _crew(job, parcel | borrowed, dict(zip(handles, tiles, strict=True)))
+    except BaseException as error:
+        problem = error
+
+    def on_loop(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, post.loop).result()
+
+    began = on_loop(post.meet(problem))
+    if problem is None and not post.stopped:
+        post.employ(crew, plan, orders)
+        report = None
+        if job.tells:
+
+            def report(done: int) -> None:
+                worker.log_event(TOPIC, {"run": job.run, "rank": job.rank, "done": done})
+
+        if post.stopped:  # between the two lines above
+            crew.stop()
+        with limits(crew.program.uses_functions):
+            if job.workers == 1 and report is None:
+                crew.work(0)
+            else:
+                crew.on_threads(report)
+    on_loop(post.part())
+    if problem is not None:
+        return Result(_nothing(problem), {}, {}, {})
+    places = {handle: value for handle, value in parcel.items() if isinstance(value, Reference)}
+    unmoved = {handle: place for handle, place in places.items() if crew.program.store[handle] is borrowed[handle]}
+    return _told(job, post, crew, plan, began, unmoved)
+
+
+def _borrowed(parcel: Values) -> Values:
+    """The arrays that are lent."""
+    caller = Mappings()
+    return {handle: caller.array(place) for handle, place in parcel.items() if isinstance(place, Reference)}
+
+
+def _answers(worker: Worker, address: str) -> bool:
+    """Whether there is a worker at this address."""
+
+    async def call() -> None:
+        comm = await worker.rpc.connect(address, timeout=PAUSE * 10)
+        worker.rpc.reuse(address, comm)
+
+    try:
+        asyncio.run_coroutine_threadsafe(call(), worker.loop.asyncio_loop).result()
+    except OSError:
+        return False
+    return True
+
+
+def _nothing(error: BaseException) -> Outcome:
+    return Outcome(np.empty((0, 4)), [], [], (-1, freeze(error)), False, b"")
+
+
+def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan, dict[str, str]]:
+    sys.path.extend(entry for entry in job.path if entry not in sys.path)
+    graph, scheduler, order, families, outlines = pickle.loads(job.contents)
+    choice.adopt(job.blas)
+    owner, start, collect = order
+    by_handle = dict(zip(graph.handles_used, owner, strict=True))
+    plan = MessagePlan(graph, len(job.addresses), by_handle, start=start, collect=collect)  # it goes with the run
+    part = plan.part(job.rank)
+    store = Store({name: outline_family(*what) for name, what in families.items()})
+    for handle, (shape, dtype) in outlines.items():
+        store[handle] = Outline.of(shape, dtype)
+    orders = {name: what[-1] for name, what in families.items()}
+    written = {handle for task in part.graph if not task.op.external for handle in task.writes}
+    store.update(tiles)
+    for name, value in parcel.items():
+        handle = Handle(*name)  # Dask may have made it a plain tuple
+        store[handle] = own(value, copy=False, order=orders.get(handle.name), read=handle not in written)
+    for handle in written & tiles.keys():
+        store[handle] = own(tiles[handle], order=orders.get(handle.name))  # a copy: they are Dask's
+    _provide(plan.rooms(job.rank, "none"), store, orders)
+    policy = find_policy(scheduler)
+    policy.prepare(part.graph, Machine(workers=job.workers))
+    crew = Crew(Program(part.graph, store), policy, job.workers, part, job.rank, "dask")
+    return crew, plan, orders
+
+
+def outline_family(shape: tuple[int, int], tile_size: int, dtype: str, order: str) -> TiledMatrix:
+    """A tiled matrix of which only the shape is here."""
+    return TiledMatrix(shape, tile_size, dtype, Outline.of(shape, dtype), packed=False)
+
+
+def _provide(rooms: list[Handle], store: Store, orders: dict[str, Any]) -> None:
+    """Zeros for those rooms that are arrays this rank was not given, all in one arena that others can read."""
+    missing: dict[Handle, np.ndarray] = {h: store[h] for h in rooms if isinstance(store[h], Outline)}
+    step = {handle: -(-outline.nbytes // 64) * 64 for handle, outline in missing.items()}
+    arena = lending.zeros(sum(step.values()) + 64)
+    start = -arena.ctypes.data % 64
+    for handle, outline in missing.items():
+        if outline.ndim == 2 and outline.shape[0] == 1:
+            store[handle] = blank(outline.shape, outline.dtype, orders.get(handle.name, "C"))
+            continue
+        raw = arena[start : start + outline.nbytes].view(outline.dtype)
+        store[handle] = raw.reshape(outline.shape, order=orders.get(handle.name, "C"))
+        start += step[handle]
+
+
+def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float, unmoved: Values) -> Result:
+    origin = crew.part.origin
+    rows = [
+        (origin[index], worker, start - began, end - began)
+        for worker, records in enumerate(crew.records)
+        for index, start, end in records
+        if plan.places[origin[index]] == job.rank
+    ]
+    failures = [*crew.failures, *([post.failure] if post.failure else [])]
+    failure = min(failures, key=lambda failure: failure[0]) if failures else None
+    stays: Values = {}
+    returns: Values = {}
+    lent: Values = {}
+    if not failures and not post.stopped:
+        for handle, rank in plan.final_places.items():
+            if rank == job.rank and handle.name not in plan.graph.temporary:
+                value = crew.program.store[handle]
+                if handle.name in job.stay:
+                    stays[handle] = value
+                elif handle in unmoved:
+                    returns[handle] = unmoved[handle]
+                elif job.seen and isinstance(value, np.ndarray) and (place := segments.reference(value)) is not None:
+                    returns[handle], lent[handle] = place, value
+                else:
+                    returns[handle] = value
+    outcome = Outcome(
+        tasks=np.array(rows).reshape(-1, 4),
+        sent=[(number, nbytes, start - began) for number, nbytes, start in post.sent],
+        received=[(number, end - began) for number, end in post.received],
+        failure=None if failure is None else (failure[0], freeze(failure[1])),
+        announced=False,
+        values=pickle.dumps(crew.program.replaced) if crew.program.replaced else b"",
+    )
+    return Result(outcome, returns, lent, stays)
+
+
+def told_of(result: Result) -> tuple[Outcome, Values]:
+    """What the caller wants to know of a rank; the rest stays."""
+    return result.outcome, result.returns
+
+
+def lent_of(result: Result) -> Values:
+    """What the caller could not read in place after all."""
+    return result.lent
+
+
+def pick(values: Values, handle: Handle) -> Any:
+    """One tile of what a group of tasks returned."""
+    return values[handle]
+
+
+def pick_transposed(values: Any, handle: Handle | None) -> Any:
+    """The same, transposed; of a group that returned one value, that."""
+    return (values if handle is None else values[handle]).T
+
+
+Adopted = list[tuple[Handle, Any, bool]]
+"""Handle, the key that its value gets, whether the value is to be transposed."""
+
+
+def adopt(
+    parts: list[Any], stays: Adopted, zeros: dict[Any, tuple[tuple[int, ...], str]], first: str, dask_worker: Any = None
+) -> dict[Any, int]:
+    """Make keys of their own of values that stay; bytes by key. Runs on the event loop.
+
+    ``parts`` are the keys of the ranks' results, of which one is here; ``zeros`` has shape and dtype of tiles of zeros,
+    which the worker ``first`` has.
+    """
+    part = next((key for key in parts if key in dask_worker.data), None)
+    here = {} if part is None else dask_worker.data[part].stays
+    data = {key: here[handle].T if transposed else here[handle] for handle, key, transposed in stays if handle in here}
+    if dask_worker.address == first:
+        data |= {key: np.broadcast_to(np.zeros((), dtype), shape) for key, (shape, dtype) in zeros.items()}
+    sizes: dict[Any, int] = dask_worker.update_data(data)["nbytes"]
+    return sizes

@@ -1,0 +1,351 @@
+"""Mode ``resident``: every Dask worker runs its rank's part in one long task; see `tilewright.backends.dask.rank`.
+
+All ranks have to run at the same time, so the run waits until all have begun, for a limited time, and ends with
+`WorkerDied` if one goes. Nothing is computed again: a lost part is noticed by its address.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
+
+import numpy as np
+
+from tilewright.backends.dask import client as clients
+from tilewright.backends.dask.client import Ranks
+from tilewright.backends.dask.courier import Job, pack
+from tilewright.backends.dask.rank import Values, adopt, lent_of, run_part, told_of
+from tilewright.backends.dask.remote import Piece, RemoteTiles
+from tilewright.backends.execution.engine import Progress
+from tilewright.backends.execution.program import Program
+from tilewright.backends.execution.torch_state import capture
+from tilewright.backends.ranks import lending
+from tilewright.backends.ranks.buffers import layout
+from tilewright.backends.ranks.outcome import Order, Outcome, merge, planned
+from tilewright.backends.ranks.segments import Mappings, Reference
+from tilewright.distribution import by_handle, owners
+from tilewright.errors import WorkerDied
+from tilewright.graph import Access, Handle
+from tilewright.kernels import choice
+from tilewright.passes.messages import MessagePlan
+from tilewright.runs.trace import Trace
+from tilewright.schedulers import Policy
+from tilewright.tiles import Store, TiledMatrix
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+__all__ = ["Options", "deliver", "families_of", "nbytes_of", "needs", "outlines_of", "run_resident", "scatter"]
+
+SMALL = 1 << 16  # bytes that travel with the call; more are scattered
+LOOK = 0.5  # seconds between two looks at the workers
+
+
+class Options(NamedTuple):
+    """What a run is told, beside its program."""
+
+    owner: Any
+    window: int
+    timeout: float
+    kept: bool
+    """The cluster is our own, on this host."""
+
+
+def run_resident(
+    client: Client, ranks: Ranks, program: Program, scheduler: str | Policy, options: Options,
+    progress: Progress | None,
+) -> Trace:  # fmt: skip
+    """Run a program; results go to its store, or stay on the workers where its matrices are `RemoteTiles`."""
+    graph, store = program.graph, program.store
+    rank_of = _where_data_is(client, ranks, program, owners(options.owner, len(ranks.members)))
+    order: Order = by_handle(graph, rank_of), None, ()
+    plan = planned(graph, len(ranks.members), order)
+    families, outlines = families_of(store), outlines_of(program)
+    contents = _dumps((graph, scheduler, order, families, outlines))
+    stay = tuple(name for name, family in store.families.items() if isinstance(family, RemoteTiles))
+    run = uuid4().hex[:8]
+    path = tuple(sys.path) if options.kept else ()
+    keys = [(f"{_word(graph.name)}-{run}", rank) for rank in range(len(ranks.members))]
+    jobs = [
+        Job(run, keys[rank], rank, ranks.addresses, contents, ranks.workers, options.window, choice.choice(),
+            options.timeout, progress is not None, path, stay, clients.seen(client, ranks.addresses[rank]), capture())
+        for rank in range(len(ranks.members))
+    ]  # fmt: skip
+    done = [0] * len(ranks.members)
+
+    def hear(message: dict[str, Any]) -> None:
+        done[message["rank"]] = message["done"]
+        if progress is not None:
+            progress(sum(done))
+
+    clock = clients.SchedulerClock(client)
+    parcels = _parcels(plan, store)
+    with clients.bulletin(client).read(run, hear):
+        futures, lent = _submit(client, ranks, jobs, parcels)
+        results = _results(client, ranks, futures)
+    outcomes = [outcome for outcome, _ in results]
+    trace = merge(graph, plan, ranks.workers, outcomes)
+    replaced: set[Handle] = set().union(*(pickle.loads(outcome.values) for outcome in outcomes if outcome.values))
+    for future, (_, values) in zip(futures, results, strict=False):
+        deliver(store, _read(client, future, values), replaced)
+    del lent  # what a task changed in place is read there
+    _take_over(client, ranks, keys, plan, store)
+    if progress is not None:
+        progress(len(graph))
+    trace.facts = {
+        "submitted": len(futures), "scheduler": clock.share(),
+        "inputs": sum(nbytes_of(parcel.values()) for parcel in parcels),
+        "results": sum(nbytes_of(values.values()) for _, values in results),
+    }  # fmt: skip
+    return trace
+
+
+def _where_data_is(
+    client: Client, ranks: Ranks, program: Program, owner: Callable[[Handle], int]
+) -> Callable[[Handle], int]:
+    """Owners; of tiles that are only read the worker that has them, so that they travel as messages."""
+    written = set(program.graph.written)
+    pieces = {
+        handle: family.pieces[handle.index[0], handle.index[1]].future
+        for handle in program.graph.inputs
+        if handle not in written and isinstance(family := program.store.families.get(handle.name), RemoteTiles)
+    }
+    if not pieces:
+        return owner
+    rank_at = {address: rank for rank, address in enumerate(ranks.addresses)}
+    found = client.who_has(list(pieces.values()))
+    places = {
+        handle: next((rank_at[address] for address in found[future.key] if address in rank_at), None)
+        for handle, future in pieces.items()
+    }
+
+    def rank_of(handle: Handle) -> int:
+        place = places.get(handle)
+        return owner(handle) if place is None else place
+
+    return rank_of
+
+
+def _dumps(value: Any) -> bytes:
+    """Pickle, functions of the main module and of no module by value."""
+    from distributed.protocol import pickle as dask_pickle
+
+    return dask_pickle.dumps(value)
+
+
+def _word(name: str) -> str:
+    """The first word of a graph's name, for keys; Dask's dashboard groups by it."""
+    word = "".join(letter for letter in name.split()[0] if letter.isalnum()) if name.split() else ""
+    return f"{word or 'graph'}-part" if word.isalpha() else "graph-part"
+
+
+# ------------------------------------------------------------------ data
+
+
+def families_of(store: Store) -> dict[str, tuple[tuple[int, int], int, str, str]]:
+    """Shape, tile size, dtype and order of each tiled matrix: what a worker has to know of tiles elsewhere."""
+    return {
+        name: (family.shape, family.tile_size, family.dtype.str, _order(family))
+        for name, family in store.families.items()
+        if isinstance(family, TiledMatrix)
+    }
+
+
+def _order(matrix: TiledMatrix) -> str:
+    if isinstance(matrix, RemoteTiles):
+        return matrix.order
+    return layout(matrix[0, 0]) if len(matrix) else "C"
+
+
+def outlines_of(program: Program) -> dict[Handle, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of the arrays that are in no tiled matrix."""
+    store = program.store
+    return {
+        handle: (value.shape, value.dtype.str)
+        for handle in program.graph.handles_used
+        if not isinstance(store.families.get(handle.name), TiledMatrix)
+        and isinstance(value := store[handle], np.ndarray)
+        and not value.dtype.hasobject
+    }
+
+
+def _parcels(plan: MessagePlan, store: Store) -> list[dict[Handle, Any]]:
+    """By rank, the data it begins with: what it owns and somebody reads, and what is no array and it writes."""
+    parcels: list[dict[Handle, Any]] = [{} for _ in range(plan.ranks)]
+    for handle in plan.graph.inputs:
+        parcels[plan.owner(handle)][handle] = _piece_or_value(store, handle)
+    for task, place in zip(plan.graph.tasks, plan.places, strict=True):
+        for handle, access in task.uses:
+            if access is Access.WRITE:
+                value = store[handle]
+                if value is not None and (not isinstance(value, np.ndarray) or value.dtype.hasobject):
+                    parcels[place].setdefault(handle, value)
+    return parcels
+
+
+def _piece_or_value(store: Store, handle: Handle) -> Any:
+    family = store.families.get(handle.name)
+    if isinstance(family, RemoteTiles):
+        return family.pieces[handle.index[0], handle.index[1]]
+    return store[handle]
+
+
+def needs(plan: MessagePlan, store: Store, window: int) -> list[int]:
+    """Bytes that each rank needs: what it reads first, what it makes, and the window of others' tiles."""
+
+    def size(handle: Handle) -> int:
+        value = store[handle]
+        return value.nbytes if isinstance(value, np.ndarray) else 0
+
+    return plan.peak_memory(size, window)
+
+
+def scatter(client: Client, value: Any, address: str) -> Future:
+    """A value in the memory of one worker; past the scheduler where the worker can be reached."""
+    try:
+        future: Future = client.scatter([value], workers=[address], hash=False, direct=True)[0]
+    except OSError:
+        future = client.scatter([value], workers=[address], hash=False, direct=False)[0]
+    return future
+
+
+def deliver(store: Store, values: Values, replaced: set[Handle]) -> None:
+    """Put results into the user's arrays; into the store where they have none. On several cores if it pays."""
+    copies = []
+    for handle, value in values.items():
+        place = store[handle]
+        if handle not in replaced and isinstance(place, np.ndarray) and isinstance(value, np.ndarray):
+            copies.append((place, value))
+        else:
+            store[handle] = value
+    lending.copy_all(copies)
+
+
+def _read(client: Client, future: Future, values: Values) -> Values:
+    """Values of a rank; those that it lends are read in its memory."""
+    places = {handle: value for handle, value in values.items() if isinstance(value, Reference)}
+    there: dict[str, Mappings] = defaultdict(Mappings)  # the rank's memory, and this process' own
+    try:
+        arrays = {handle: there[place.path].array(place) for handle, place in places.items()}
+    except OSError:  # Dask has moved them meanwhile
+        arrays = client.submit(lent_of, future, pure=False).result()
+    return values | arrays
+
+
+def _take_over(client: Client, ranks: Ranks, keys: list[Any], plan: MessagePlan, store: Store) -> None:
+    """Make tiles that stay on the workers chunks of a dask.array, without a task for each; others of it are zeros."""
+    adopted: dict[Any, tuple[RemoteTiles, tuple[int, int]]] = {}
+    stays = []
+    blanks = {}
+    written = {handle.name for handle in plan.final_places}
+    for name, family in store.families.items():
+        if not isinstance(family, RemoteTiles) or name in plan.graph.temporary or name not in written:
+            continue
+        for i, j in family:
+            key = family.key(i, j)
+            adopted[key] = family, (i, j)
+            if (handle := Handle(name, (i, j))) in plan.final_places:
+                stays.append((handle, key, family.upper))
+            else:
+                shape = family[i, j].shape
+                blanks[key] = shape[:: -1 if family.upper else 1], family.dtype.str
+    if not adopted:
+        return
+
+    try:
+        sizes = client.run(adopt, keys, stays, blanks, ranks.addresses[0], workers=list(ranks.addresses))
+    except (OSError, ValueError) as error:  # it is gone
+        raise WorkerDied(", ".join(ranks.addresses), f"its part of the result is lost ({error})") from error
+    places = {key: [address] for address, found in sizes.items() for key in found}
+    nbytes = {key: size for found in sizes.values() for key, size in found.items()}
+
+    if len(places) < len(adopted):
+        raise WorkerDied(", ".join(ranks.addresses), "its part of the result is lost")
+
+    async def publish() -> dict[Any, Future]:
+        from distributed import Future
+
+        await client.scheduler.update_data(who_has=places, nbytes=nbytes, client=client.id)
+        futures = {key: Future(key, client) for key in places}
+        for key in futures:
+            client.futures[key].finish(type=np.ndarray)
+        return futures
+
+    for key, future in client.sync(publish).items():
+        family, place = adopted[key]
+        family.pieces[place] = Piece(future, None, family.upper)
+
+
+# ------------------------------------------------------------------ the tasks
+
+
+def _submit(
+    client: Client, ranks: Ranks, jobs: list[Job], parcels: list[dict[Handle, Any]]
+) -> tuple[list[Future], Any]:
+    """The futures of all ranks' results and those of what they tell; and what is lent to the workers meanwhile."""
+    from dask._task_spec import Task, TaskRef
+    from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+
+    tasks: dict[Any, Any] = {}
+    held: list[Future] = []  # until the tasks have begun
+    lent = lending.lend_all({
+        (job.rank, handle): value for job, parcel in zip(jobs, parcels, strict=True) if job.seen
+        for handle, value in parcel.items() if not isinstance(value, Piece)
+    })  # fmt: skip
+    for job, parcel, address in zip(jobs, parcels, ranks.addresses, strict=True):
+        pieces = {handle: value for handle, value in parcel.items() if isinstance(value, Piece)}
+        values = {handle: value for handle, value in parcel.items() if handle not in pieces}
+        for handle in values:
+            if (job.rank, handle) in lent:
+                values[handle] = lent[job.rank, handle][0]
+        tiles = []
+        for number, piece in enumerate(pieces.values()):
+            held.append(piece.future)
+            if piece.whole:
+                tiles.append(TaskRef(piece.future.key))
+            else:
+                key = (f"pick-{job.run}", job.rank, number)
+                tasks[key] = piece.node(key)
+                tiles.append(TaskRef(key))
+        large = sum(value.nbytes for value in values.values() if isinstance(value, np.ndarray)) > SMALL
+        if large:
+            values = {handle: pack(value) for handle, value in values.items()}
+            held.append(scatter(client, values, address))
+        tasks[job.key] = Task(job.key, run_part, job, list(pieces), TaskRef(held[-1].key) if large else values, *tiles)
+    told = [(f"told-{job.run}", job.rank) for job in jobs]
+    tasks.update((key, Task(key, told_of, TaskRef(job.key))) for key, job in zip(told, jobs, strict=True))
+    keys = [job.key for job in jobs]
+    place = dict(zip([*keys, *told], ([address] for address in ranks.addresses * 2), strict=True))
+    # Loose, so that a part whose worker is gone runs elsewhere, sees that, and says so.
+    layer = MaterializedLayer(tasks, annotations={"workers": place.get, "allow_other_workers": True})
+    futures: list[Future] = client.get(HighLevelGraph({"run": layer}, {"run": set()}), [*keys, *told], sync=False)
+    return futures, lent
+
+
+def nbytes_of(values: Iterable[Any]) -> int:
+    """Bytes of the arrays among some values, here or lent."""
+    return sum(value.nbytes if isinstance(value, np.ndarray | Reference) else 0 for value in values)
+
+
+def _results(client: Client, ranks: Ranks, futures: list[Future]) -> list[tuple[Outcome, Values]]:
+    """What happened on each rank, and the values it returned."""
+    from distributed import CancelledError
+
+    told = futures[-len(ranks.members) :]
+    try:
+        while not clients.ended(client, told, LOOK):
+            there = clients.workers_of(client)
+            gone = [address for address in ranks.addresses if address not in there]
+            if gone and not all(future.done() for future in told):
+                raise WorkerDied(gone[0], "it left the cluster during a run")
+        return [(result[0], result[1]) for result in client.gather(told, direct=True)]
+    except CancelledError as error:
+        raise WorkerDied(", ".join(ranks.addresses), f"its part of the run is lost ({error})") from error
+    except BaseException:
+        for future in futures:
+            future.release()
+        raise

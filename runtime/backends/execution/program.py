@@ -1,0 +1,209 @@
+"""A program: a graph bound to its data and kernels, checked before the first task runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilewright.backends.execution.overlap import check_apart
+from tilewright.backends.gpu.streams import Streams
+from tilewright.errors import MissingDataError
+from tilewright.graph import Access, Handle, Task, TaskGraph
+from tilewright.kernels import table, tensors
+from tilewright.kernels.tensors import device_of
+from tilewright.tiles import Store, TiledMatrix
+
+if TYPE_CHECKING:
+    from tilewright.backends.gpu.memories import Memories
+
+__all__ = ["Program"]
+
+
+class Program:
+    """What an engine runs: `call(task)` executes one task of `graph` on `store`.
+
+    Raises
+    ------
+    MissingDataError
+        The graph reads a handle before writing it, and the data has nothing for it.
+    ValueError
+        The graph writes data that is read-only, or that another handle has as well.
+    KeyError
+        The kernel table has no row for an op and the dtypes of its tiles.
+    TypeError
+        A tile kernel's argument is not an array; or an array stands for a family of tiles, but is not cut into tiles.
+    """
+
+    def __init__(self, graph: TaskGraph, store: Store) -> None:
+        self.graph = graph
+        self.store = store
+        self.threads_per_task = 1
+        """How many threads a task's calls into BLAS and OpenMP use."""
+        _check_inputs(graph, store)
+        _check_tiles(graph, store)
+        _check_writeable(graph, store)
+        check_apart(graph, store)
+        self.uses_functions = False
+        """Whether some op is a Python function, which may call any library."""
+        self.replaced: set[Handle] = set()
+        """Handles whose buffer a function gave up for a new value."""
+        self.kernels: dict[str, str] = {}
+        """Where the kernels of each op come from: a library, a route, or ``reference``."""
+        self._functions = self._bind()
+        self.streams = self._streams()
+        self.memories: Memories | None = None
+        """Where data is, if some workers are accelerators."""
+        if self.streams is not None:
+            self.call = self.streams.call  # type: ignore[method-assign]
+
+    def caller(self, worker: int) -> Callable[[Task], None]:
+        """What worker number ``worker`` calls to run a task."""
+        return self.call if self.memories is None else partial(self.memories.call, worker)
+
+    def _streams(self) -> Streams | None:
+        """The CUDA streams to launch on, if some tile is on such a device."""
+
+        def on_device(task: Task) -> bool:
+            return any(device_of(self.store[use.handle]) == "cuda" for use in task.uses)
+
+        torch = sys.modules.get("torch")  # who has a tensor has imported torch
+        if torch is None:
+            return None
+        tiles = (self.store[use.handle] for task in self.graph.tasks for use in task.uses)
+        device = next((tile.device for tile in tiles if device_of(tile) == "cuda"), None)
+        return None if device is None else Streams(self.call, on_device, torch.cuda, device)
+
+    def _bind(self) -> list[Callable[..., Any]]:
+        """One function per task, looked up once per (op, matrices): tiles of one `TiledMatrix` have one dtype."""
+        known: dict[Any, Callable[..., Any]] = {}
+        families = self.store.families
+        uniform = {name for name, family in families.items() if isinstance(family, TiledMatrix)}
+        functions = []
+        for task in self.graph.tasks:
+            function = task.op.function
+            if task.op.external:
+                function = _no_worker
+            elif function is None:
+                names = tuple([use.handle.name for use in task.uses])
+                key: Any = task.op, names
+                if not uniform.issuperset(names):
+                    key = *key, tuple([getattr(self.store[use.handle], "dtype", None) for use in task.uses])
+                function = known.get(key)
+                if function is None:
+                    function = known[key] = self._kernel(task)
+            else:
+                self.uses_functions = True
+            functions.append(function)
+        return functions
+
+    def _kernel(self, task: Task) -> Callable[..., Any]:
+        tiles = [self.store[use.handle] for use in task.uses]
+        for use, tile in zip(task.uses, tiles, strict=True):
+            if not hasattr(tile, "dtype") or getattr(tile, "ndim", 0) not in (2, 3):
+                kind = type(tile).__name__
+                raise TypeError(f"{task}: {use.handle} must be a 2-D array for a tile kernel, not {kind}")
+        *operands, target = map(table.dtype_name, tiles)
+        storage = operands[0] if operands else target
+        if len(set(operands)) > 1:
+            storage = table.ANY
+            if task.op.name not in table.MOVES and task.op.name not in tensors.MOVES:
+                raise KeyError(f"{task}: operands of different dtypes, {' and '.join(operands)}; convert them first")
+        device = max({device_of(tile) for tile in tiles}, key=("cpu", "torch", "cuda").index)  # a move to or from it
+        row = table.lookup(task.op.name, device, storage, target, task.op.source)
+        if row.source != "reference" or task.op.name in table.OPS:
+            sources = dict.fromkeys([*self.kernels.get(task.op.name, row.source).split(", "), row.source])
+            self.kernels[task.op.name] = ", ".join(sources)
+        return row.function
+
+    def function(self, task: Task) -> Callable[..., Any]:
+        """What one task calls, on its buffers and parameters."""
+        return self._functions[task.index]
+
+    def call(self, task: Task) -> None:
+        """Run one task in the calling thread. Whatever its function raises comes out as it is."""
+        store = self.store
+        result = self._functions[task.index](*[store[handle] for handle, _ in task.uses], *task.params)
+        if result is not None:
+            self._finish(task, result)
+
+    def _finish(self, task: Task, result: Any) -> None:
+        op = task.op
+        if op.function is None:
+            if result:
+                raise op.explain(task, self.store, result) if op.explain else RuntimeError(f"{task}: info {result}")
+            return
+        writes = task.writes
+        if op.in_place and any(self.store[handle] is not None for handle in writes):
+            raise TypeError(f"{task} works in place, so where there is an array it has to return None")
+        if len(writes) > 1:
+            if not isinstance(result, tuple) or len(result) != len(writes):
+                raise TypeError(f"{task} must return None or {len(writes)} values, for {', '.join(map(str, writes))}")
+            for handle, value in zip(writes, self._apart(task, result), strict=True):
+                self.store[handle] = value
+                self.replaced.add(handle)
+        elif writes:
+            self.store[writes[0]] = self._apart(task, (result,))[0]
+            self.replaced.add(writes[0])
+
+    def _apart(self, task: Task, values: Sequence[Any]) -> Sequence[Any]:
+        """The values, copied where one lies in memory that another handle keeps: of what is read, or a value before."""
+        kept = [self.store[handle] for handle, access in task.uses if access is Access.READ]
+        others = [array for array in kept if isinstance(array, np.ndarray)]
+        found = []
+        for value in values:
+            if isinstance(value, np.ndarray):
+                if any(np.may_share_memory(value, other) for other in others):
+                    value = value.copy()
+                others.append(value)
+            found.append(value)
+        return found
+
+
+def _no_worker(*args: Any) -> None:
+    raise TypeError("a worker was given a task that its engine has to carry out itself")
+
+
+def _check_inputs(graph: TaskGraph, store: Store) -> None:
+    missing = [handle for handle in graph.inputs if store[handle] is None]
+    if missing:
+        for handle in missing:
+            family = store.families.get(handle.name)
+            if isinstance(family, TiledMatrix):
+                raise MissingDataError(f"the graph reads {handle}, but {family} has {family.mt} x {family.nt} tiles")
+            if handle in store.given or (family is None and handle.name in store.families):
+                raise MissingDataError(f"the graph reads {handle}, but what the data has for it is None")
+        names = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        known = dict.fromkeys([*store.families, *(str(handle) for handle in store if store[handle] is not None)])
+        given = ", ".join(known) or "nothing"
+        raise MissingDataError(f"the graph reads {names}, but the data has only: {given}")
+
+
+def _check_tiles(graph: TaskGraph, store: Store) -> None:
+    """An array for ``A[i,j]`` that is not cut into tiles would give its numbers, one each."""
+    flat = {name for name, family in store.families.items() if isinstance(family, np.ndarray) and family.ndim == 2}
+    for handle in graph.handles_used if flat else ():
+        if handle.name in flat and len(handle.index) == 2:
+            shape = " x ".join(map(str, store.families[handle.name].shape))
+            raise TypeError(
+                f"the graph uses {handle}, but {handle.name} is an array of {shape} numbers, not cut into tiles; "
+                f"pass tw.TiledMatrix.view(array, tile_size)"
+            )
+
+
+def _check_writeable(graph: TaskGraph, store: Store) -> None:
+    families, checked = store.families, set()
+    for handle in graph.written:
+        name = handle.name
+        family = families.get(name)
+        if isinstance(family, TiledMatrix):
+            if name not in checked and not family.writeable:
+                raise ValueError(f"the graph writes {handle}, but {family} is read-only")
+            checked.add(name)  # one check for all its tiles
+        elif family is not None or handle in store:
+            buffer = store[handle]
+            if isinstance(buffer, np.ndarray) and not buffer.flags.writeable:
+                raise ValueError(f"the graph writes {handle}, but its array is read-only; pass a copy")

@@ -1,0 +1,539 @@
+"""State of one simulated run: workers, ports and messages on a virtual clock.
+
+The same policy objects and the same `Frontier` as on the real engines, no data, no threads. The rules:
+
+- A worker runs one task at a time, for the seconds that the machine model says (times noise, if wanted).
+- Each memory (a rank, or a GPU of a rank) sends one message at a time and receives one at a time; a message of n
+  words takes alpha + beta n. It begins as soon as both ends are free; of several that could begin at one instant, the
+  one that was asked for first. A message that waits for one end keeps nobody from the other.
+- A version of a handle travels at most once to each memory. With ``owner``, a copy in another format that ranks make
+  anew where they read it (`tilewright.passes.messages`, rule 5) does not: it is there as long after what it is made of
+  as its task takes, and keeps no worker from its work.
+- With ``owner``, a task runs on the rank that owns what it writes, each rank has a policy of its own, and a version
+  leaves as soon as it is written, along a tree to all ranks that read it. A task is ready when its messages are in.
+- Without, one policy sees the workers of all ranks. What it placed (``placement``) is sent at once, else data is
+  fetched when a worker takes the task; the worker waits for it.
+- All that ends at one instant is noted before any worker chooses its next task.
+
+Where the model is wrong: kernels do not slow each other down except through calibration, messages do not share
+links, and a task that overwrites data waits until remote readers of the old version are done.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Any, NamedTuple
+
+from tilewright.backends.execution.frontier import Frontier
+from tilewright.errors import SchedulerError
+from tilewright.graph import Handle, Task, TaskGraph
+from tilewright.machine import Machine
+from tilewright.passes.messages import MessagePlan
+from tilewright.passes.versions import Dataflow
+from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
+from tilewright.schedulers import Policy
+
+__all__ = ["Home", "Simulation"]
+
+Home = Callable[[Handle], int]
+"""The rank where a handle lives."""
+
+_REFRESH = 5000  # tasks between two reports of progress
+
+
+class _Group:
+    """Workers that one policy serves: those of a rank, or all there are."""
+
+    __slots__ = ("first", "freed", "idle", "parked", "placed", "policy", "queued", "shared", "wake")
+
+    def __init__(self, policy: Policy, first: int, count: int) -> None:
+        self.policy = policy
+        self.first = first
+        self.parked = list(range(count - 1, -1, -1))  # a stack: those that worked last are on top
+        self.idle = [True] * count
+        self.freed: list[int] = []
+        self.queued = 0
+        self.shared = bool(getattr(policy, "shared", False))
+        self.placed: Sequence[int] | None = getattr(policy, "placement", None)
+        self.wake: set[int] = set()  # placed policies: workers that may have something to do now
+
+
+class _Transfer(NamedTuple):
+    source: int
+    target: int
+    """Memories; equal for a copy that is made where it is needed, which takes no port."""
+    version: int
+    message: int
+    """Number in the plan; -1 for what was fetched for one task."""
+
+
+class _Ports:
+    """Who sends to whom at the moment, and which transfers wait for a port.
+
+    Transfers between one pair of memories begin in the order in which they were asked for, so only the first of each
+    pair can be next; whoever waits has an end that is busy. `begin` looks at pairs with an end that became free, or
+    with a new transfer, since the last time.
+    """
+
+    def __init__(self, nodes: int) -> None:
+        self.transfers: list[_Transfer] = []  # a number is also the order of asking
+        self.sends = [False] * nodes
+        self.receives = [False] * nodes
+        self.to: list[dict[int, deque[int]]] = [{} for _ in range(nodes)]  # source -> target -> numbers that wait
+        self.by: list[dict[int, deque[int]]] = [{} for _ in range(nodes)]  # target -> source -> the same
+        self.fresh: list[int] = []  # numbers that were posted since `begin`
+        self.freed: list[tuple[int, int]] = []  # the ends of transfers that are over since then
+
+    def note(self, transfer: _Transfer) -> int:
+        """Give it a number."""
+        self.transfers.append(transfer)
+        return len(self.transfers) - 1
+
+    def post(self, transfer: _Transfer) -> None:
+        """Ask for it."""
+        self.fresh.append(self.note(transfer))
+
+    def free(self, source: int, target: int) -> None:
+        """A transfer between these is over."""
+        self.sends[source] = self.receives[target] = False
+        self.freed.append((source, target))
+
+    def begin(self) -> list[int]:
+        """The transfers that begin now, in the order in which they were asked for."""
+        sends, receives, transfers = self.sends, self.receives, self.transfers
+        if not self.fresh and not self.freed:
+            return []
+        candidates = self.fresh
+        waiting: set[int] = set()
+        for source, target in self.freed:
+            waiting.update(line[0] for there, line in self.to[source].items() if not receives[there])
+            waiting.update(line[0] for here, line in self.by[target].items() if not sends[here])
+        if waiting:
+            candidates = sorted(waiting) + candidates  # who waits asked before those that are new
+        self.fresh, self.freed = [], []
+        begun = []
+        for number in candidates:
+            source, target = transfers[number][:2]
+            if sends[source] or receives[target]:
+                if number not in waiting:
+                    self._queue(number, source, target)
+                continue
+            sends[source] = receives[target] = True
+            begun.append(number)
+            if number in waiting:
+                self._leave(source, target)
+        return begun
+
+    def _queue(self, number: int, source: int, target: int) -> None:
+        line = self.to[source].get(target)
+        if line is None:
+            line = self.to[source][target] = self.by[target][source] = deque()
+        line.append(number)
+
+    def _leave(self, source: int, target: int) -> None:
+        line = self.to[source][target]
+        line.popleft()
+        if not line:
+            del self.to[source][target], self.by[target][source]
+
+
+class Simulation:
+    """State of one simulated run. Tasks, versions, messages and workers are numbers; tables are flat lists."""
+
+    def __init__(
+        self,
+        graph: TaskGraph,
+        machine: Machine,
+        policy: Policy,
+        owner: Home | None,
+        children: Callable[[int, int], Sequence[int]],
+        noisy: Callable[[Task, float], float] | None,
+    ) -> None:
+        self.graph, self.machine, self.children, self.noisy = graph, machine, children, noisy
+        self.frontier = Frontier(graph)
+        self.costs = {gpu: machine.costs(graph, gpu) for gpu in machine.kinds}
+        count = len(graph)
+        self.worker = [-1] * count  # by task, number in the whole machine
+        self.start = [0.0] * count
+        self.end = [0.0] * count
+        self.finished = 0
+        self.now = 0.0
+        self.events: list[tuple[float, int]] = []  # (time, task that ends) or (time, ~transfer that ends)
+        self.touched: list[_Group] = []
+        self.ports = _Ports(machine.nodes)
+        self.sent: list[tuple[int, int, int, float, float]] = []  # (source, destination, version, start, end)
+
+        if owner is not None:
+            self.rank = _task_ranks(graph, machine, owner)
+            self.groups = _groups(graph, machine, policy)
+        else:
+            policy.prepare(graph, machine)
+            self.groups = [_Group(policy, 0, machine.size)]
+            placed = self.groups[0].placed
+            self.rank = []
+            if placed is not None and machine.ranks > 1 and min(placed, default=0) >= 0:
+                self.rank = [worker // machine.workers for worker in placed]
+        self.by_rank = owner is not None and machine.ranks > 1
+        self.flow = Dataflow(graph) if machine.nodes > 1 else None
+        self.blocked: list[int] = []  # by task: messages that are not in, plus 1 while the frontier holds it
+        self.known_ranks = bool(self.rank) and machine.ranks > 1
+        self.fetching = machine.nodes > 1 and not (self.known_ranks and not machine.gpus)
+        if self.flow is not None:
+            self.words = [machine.words(handle) for handle in self.flow.handle]
+            if self.known_ranks:
+                self._plan_messages(owner)
+            if self.fetching:
+                # memory -> since when the version is there; infinity while it is on its way
+                self.copies: list[dict[int, float]] = [{} for _ in range(len(self.flow))]
+                self.missing = [0] * count  # by task that has a worker: versions that are on their way
+                self.duration = [0.0] * count
+                self.wanted: dict[tuple[int, int], list[int]] = {}  # (version, memory) -> tasks that wait for it
+                self.onward: dict[tuple[int, int], list[int]] = {}  # (version, memory) -> memories it goes on to
+                for version, writer in enumerate(self.flow.writer):
+                    if writer < 0:
+                        homes = (owner(self.flow.handle[version]),) if owner else range(machine.ranks)
+                        self.copies[version] = {rank * (1 + machine.gpus): 0.0 for rank in homes}
+
+    # ------------------------------------------------------------ messages that are known before the run
+
+    def _plan_messages(self, owner: Home | None) -> None:
+        """One message per (version, rank that reads it elsewhere); which tasks wait for it."""
+        graph, flow, rank, ranks = self.graph, self.flow, self.rank, self.machine.ranks
+        assert flow is not None
+        self.remade: set[tuple[int, int]] = set()  # (task, rank) of copies that ranks make themselves
+        if owner is not None and any(task.op.again for task in graph.tasks):
+            self.remade = MessagePlan(graph, ranks, {handle: owner(handle) for handle in graph.handles_used}).remade
+        self.blocked = [1] * len(graph)
+        self.fan: dict[int, list[int]] = {}  # version -> its messages, in the order of the tree's positions
+        self.position: list[int] = []  # 0 of what is no message but stands for a copy that is made anew
+        self.target: list[int] = []  # rank
+        self.version: list[int] = []
+        self.waiters: list[list[int]] = []
+        self.then: list[list[int]] = []  # copies that are made of what a message brings
+        self.known: dict[int, int] = {}
+        for index, versions in enumerate(flow.reads):
+            here = rank[index]
+            for version in versions:
+                writer = flow.writer[version]
+                if writer >= 0:
+                    source = rank[writer]
+                elif owner is not None:
+                    source = owner(flow.handle[version])
+                else:
+                    source = here  # without an owner, initial data is everywhere
+                if source == here:
+                    continue
+                self.waiters[self._incoming(version, here)].append(index)
+                self.blocked[index] += 1
+        if owner is not None:
+            for version in list(self.fan):
+                if flow.writer[version] < 0:
+                    self._forward(version, 0, owner(flow.handle[version]) * (1 + self.machine.gpus))
+
+    def _incoming(self, version: int, here: int) -> int:
+        """The message that brings a version to a rank, or stands for making it there."""
+        key = version * self.machine.ranks + here
+        message = self.known.get(key)
+        if message is None:
+            assert self.flow is not None
+            message = self.known[key] = len(self.target)
+            self.target.append(here)
+            self.version.append(version)
+            self.waiters.append([])
+            self.then.append([])
+            writer = self.flow.writer[version]
+            if (writer, here) in self.remade:
+                self.position.append(0)
+                self.then[self._incoming(self.flow.reads[writer][0], here)].append(message)
+            else:
+                fan = self.fan.setdefault(version, [])
+                fan.append(message)
+                self.position.append(len(fan))
+        return message
+
+    def _forward(self, version: int, position: int, source: int) -> None:
+        """A version is in memory ``source`` at a position of its tree: send it to the children."""
+        fan = self.fan.get(version)
+        if fan:
+            memories = 1 + self.machine.gpus
+            for child in self.children(position, len(fan) + 1):
+                message = fan[child - 1]
+                self.ports.post(_Transfer(source, self.target[message] * memories, version, message))
+
+    def _arrive(self, message: int) -> None:
+        version = self.version[message]
+        node = self.target[message] * (1 + self.machine.gpus)
+        if self.fetching:
+            self._here(version, node)
+        blocked = self.blocked
+        for index in self.waiters[message]:
+            blocked[index] -= 1
+            if not blocked[index]:
+                self._push(self.graph.tasks[index], -1)
+        self.waiters[message] = []
+        for made in self.then[message]:
+            assert self.flow is not None
+            seconds = self.costs[False][self.flow.writer[self.version[made]]]
+            number = self.ports.note(_Transfer(node, node, self.version[made], made))
+            heapq.heappush(self.events, (self.now + seconds, ~number))
+        if self.position[message]:
+            self._forward(version, self.position[message], node)
+
+    def _match(self) -> None:
+        """Let the messages begin that can."""
+        machine, now = self.machine, self.now
+        for number in self.ports.begin():
+            source, target, version, _ = self.ports.transfers[number]
+            end = now + machine.transfer(self.words[version], source, target)
+            self.sent.append((source, target, version, now, end))
+            heapq.heappush(self.events, (end, ~number))
+
+    def _ended(self, number: int) -> None:
+        """A transfer is in, or a copy that stands for one is made."""
+        source, target, version, message = self.ports.transfers[number]
+        if source != target:
+            self.ports.free(source, target)
+        if message >= 0:
+            self._arrive(message)
+        else:
+            self._here(version, target)
+
+    # ------------------------------------------------------------ data that is fetched for one task
+
+    def _fetch(self, index: int, node: int) -> list[int]:
+        """Have all that a task reads sent to a memory; returns the versions that are not there yet."""
+        assert self.flow is not None
+        memories = 1 + self.machine.gpus
+        late = []
+        for version in self.flow.reads[index]:
+            copies = self.copies[version]
+            since = copies.get(node)
+            if since is None:
+                # The cheapest source; of those the one that has had it longest.
+                source = min(copies, key=lambda n: (n // memories != node // memories, copies[n], n))
+                if copies[source] == inf:
+                    self.onward.setdefault((version, source), []).append(node)
+                else:
+                    self.ports.post(_Transfer(source, node, version, -1))
+                since = copies[node] = inf
+            if since == inf:
+                late.append(version)
+        return late
+
+    def _here(self, version: int, node: int) -> None:
+        """A version has come into a memory: tasks begin that waited for no more than it, and copies of it go on."""
+        copies = self.copies[version]
+        copies[node] = min(copies.get(node, inf), self.now)
+        for target in self.onward.pop((version, node), ()):
+            self.ports.post(_Transfer(node, target, version, -1))
+        for index in self.wanted.pop((version, node), ()):
+            self.missing[index] -= 1
+            if not self.missing[index]:
+                self._start(index, self.duration[index])
+
+    # ------------------------------------------------------------ the clock
+
+    def run(self, progress: Callable[[int], object] | None) -> None:
+        tasks, events, frontier, worker_of = self.graph.tasks, self.events, self.frontier, self.worker
+        workers, by_rank, groups = self.machine.workers, self.by_rank, self.groups
+        for task in frontier.start():
+            self._ready(task, -1)
+        self._dispatch()
+        self._match()
+        told = 0
+        while events:
+            now = self.now = events[0][0]
+            while events and events[0][0] == now:
+                event = heapq.heappop(events)[1]
+                if event < 0:
+                    self._ended(~event)
+                    continue
+                task, worker = tasks[event], worker_of[event]
+                group = groups[worker // workers] if by_rank else groups[0]
+                group.freed.append(worker - group.first)
+                self.touched.append(group)
+                self._written(event)
+                try:
+                    ready = frontier.done(task)
+                except ValueError as error:
+                    raise SchedulerError(f"{type(group.policy).__name__} gave out {task} twice or too early") from error
+                for successor in ready:
+                    self._ready(successor, worker)
+                self.finished += 1
+            self._dispatch()
+            self._match()
+            if progress and self.finished - told >= _REFRESH:
+                told = self.finished
+                progress(told)
+        if not frontier.finished:
+            name = type(self.groups[0].policy).__name__
+            queued = sum(group.queued for group in self.groups)
+            raise SchedulerError(
+                f"{name} gives no task to any worker, though {queued} of the {frontier.remaining} tasks left are ready"
+            )
+        if progress:
+            progress(self.finished)
+
+    def _written(self, index: int) -> None:
+        """The versions that a finished task wrote exist now: where, and whom to send them to."""
+        if self.flow is None:
+            return
+        node = self.machine.node(self.worker[index])
+        for version in self.flow.writes[index]:
+            if self.fetching:
+                self.copies[version][node] = self.now
+            if self.known_ranks:
+                self._forward(version, 0, node)
+
+    def _ready(self, task: Task, worker: int) -> None:
+        """The frontier lets a task go; push it unless messages are missing."""
+        if self.known_ranks:
+            self.blocked[task.index] -= 1
+            if self.blocked[task.index]:
+                return
+        self._push(task, worker)
+
+    def _push(self, task: Task, worker: int) -> None:
+        """Give a task to the policy of its rank; ``worker`` made it ready, -1 for nobody."""
+        group = self.groups[self.rank[task.index]] if self.by_rank else self.groups[0]
+        local = worker - group.first
+        group.policy.push(task, local if worker >= 0 and 0 <= local < len(group.idle) else None)
+        group.queued += 1
+        self.touched.append(group)
+        if group.placed is not None:
+            placed = group.placed[task.index]
+            group.wake.add(placed)
+            if self.fetching:
+                self._fetch(task.index, self.machine.node(group.first + placed))
+
+    def _dispatch(self) -> None:
+        """Idle workers of the groups that something happened to take tasks."""
+        for group in self.touched:
+            freed = group.freed
+            if freed:
+                if len(freed) > 1:
+                    freed.sort(reverse=True)  # the smallest on top of the stack
+                for worker in freed:
+                    group.idle[worker] = True
+                if group.placed is None:
+                    group.parked += freed
+                else:
+                    group.wake.update(freed)
+                group.freed = []
+            if group.placed is not None:
+                for worker in sorted(group.wake):
+                    if group.idle[worker] and (task := group.policy.pop(worker)) is not None:
+                        self._begin(group, task, worker)
+                group.wake.clear()
+            elif group.shared:
+                parked = group.parked
+                while group.queued and parked:
+                    worker = parked.pop()
+                    task = group.policy.pop(worker)
+                    if task is None:
+                        parked.append(worker)
+                        break
+                    self._begin(group, task, worker)
+            elif group.queued:
+                still = []
+                while group.parked:
+                    worker = group.parked.pop()
+                    task = group.policy.pop(worker)
+                    if task is None:
+                        still.append(worker)
+                    else:
+                        self._begin(group, task, worker)
+                group.parked = still[::-1]
+        self.touched.clear()
+
+    def _begin(self, group: _Group, task: Task, local: int) -> None:
+        if not self.frontier.knows(task):
+            raise SchedulerError(f"{type(group.policy).__name__} gave out {task!r}, which is no task of this graph")
+        group.queued -= 1
+        group.idle[local] = False
+        worker, index = group.first + local, task.index
+        if self.worker[index] >= 0:
+            raise SchedulerError(f"{type(group.policy).__name__} gave out {task} twice")
+        machine = self.machine
+        seconds = self.costs[machine.is_gpu(worker) if machine.gpus else False][index]
+        if self.noisy is not None:
+            seconds = self.noisy(task, seconds)
+        self.worker[index] = worker
+        if self.fetching:
+            node = machine.node(worker)
+            late = self._fetch(index, node)
+            if late:
+                self.missing[index], self.duration[index] = len(late), seconds
+                for version in late:
+                    self.wanted.setdefault((version, node), []).append(index)
+                return
+        self._start(index, seconds)
+
+    def _start(self, index: int, seconds: float) -> None:
+        self.start[index] = self.now
+        end = self.end[index] = self.now + seconds
+        heapq.heappush(self.events, (end, index))
+
+    # ------------------------------------------------------------ what happened
+
+    def trace(self) -> Trace:
+        machine, graph = self.machine, self.graph
+        workers = machine.workers
+        records = [
+            TaskRecord(index, worker % workers, self.start[index], self.end[index], worker // workers)
+            for index, worker in enumerate(self.worker)
+        ]
+        memories = 1 + machine.gpus
+        messages: list[MessageRecord] = []
+        if self.flow is not None:
+            for source, target, version, start, end in self.sent:
+                handle, size = self.flow.handle[version], round(8 * self.words[version])
+                writer = self.flow.writer[version]
+                between = source % memories, target % memories
+                messages.append(
+                    MessageRecord(source // memories, target // memories, handle, size, start, end, writer, between)
+                )
+        return Trace(graph, workers, records, ranks=machine.ranks, messages=messages)
+
+
+def _groups(graph: TaskGraph, machine: Machine, policy: Policy) -> list[_Group]:
+    """One policy per rank, prepared alike."""
+    rank_machine = machine.replace(ranks=1)
+    fresh = copy.copy(policy)
+    policy.prepare(graph, rank_machine)
+    placed: Sequence[int] | None = getattr(policy, "placement", None)
+    if machine.ranks > 1 and placed is not None and len(graph) and min(placed) >= 0:
+        why = "leave out owner, or" if graph.layout is None else f"the layout of graph {graph.name!r} does that, so"
+        raise ValueError(f"{type(policy).__name__} places tasks on ranks itself; {why} use a policy that only orders")
+    groups = []
+    for rank in range(machine.ranks):
+        mine = policy
+        if rank:
+            fork: Callable[[], Policy] | None = getattr(policy, "fork", None)
+            if fork is not None:
+                mine = fork()
+            else:
+                mine = copy.copy(fresh)
+                mine.prepare(graph, rank_machine)
+        groups.append(_Group(mine, rank * machine.workers, machine.workers))
+    return groups
+
+
+def _task_ranks(graph: TaskGraph, machine: Machine, owner: Home) -> list[int]:
+    """Where each task runs. ValueError for a rank there is not."""
+    ranks = []
+    for task in graph.tasks:
+        rank: Any = task.on
+        if isinstance(rank, Handle):
+            rank = owner(rank)
+        if rank is None:
+            handles = task.writes or task.reads
+            rank = owner(handles[0]) if handles else 0
+        elif not isinstance(rank, int) or not 0 <= rank < machine.ranks:
+            raise ValueError(f"{task} is to run on {rank!r}, but the machine has ranks 0..{machine.ranks - 1}")
+        ranks.append(rank)
+    return ranks

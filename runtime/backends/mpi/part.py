@@ -1,0 +1,260 @@
+"""Running one rank's part of a graph; every rank of a communicator calls `run_part` at the same time.
+
+The workers are those of the threads engine; the courier beside them makes the MPI calls.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from mpi4py import MPI
+
+from tilewright.backends.execution.program import Program
+from tilewright.backends.mpi.courier import Courier, Wires, calm
+from tilewright.backends.ranks.buffers import Spare, kind, memory, view, wrap
+from tilewright.backends.ranks.outcome import Order, Outcome, freeze, planned, thaw
+from tilewright.backends.ranks.pickling import dumps
+from tilewright.backends.ranks.workers import Crew
+from tilewright.graph import Handle, TaskGraph
+from tilewright.kernels import choice
+from tilewright.kernels.threads import limits
+from tilewright.machine import Machine
+from tilewright.passes.messages import MessagePlan
+from tilewright.schedulers import Policy
+from tilewright.schedulers import policy as find_policy
+from tilewright.tiles import Store
+
+__all__ = ["agreement", "run_part", "wires"]
+
+
+def run_part(
+    comm: MPI.Intracomm,
+    graph: TaskGraph,
+    store: Store,
+    scheduler: str | Policy,
+    workers: int,
+    order: Order,
+    *,
+    window: int,
+    synchronous: bool,
+    deliver: bool,
+    spare: Spare | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[MessagePlan, list[Outcome]]:
+    """Run this rank's part of ``graph`` and tell all ranks how it went. Collective.
+
+    ``order`` holds the arguments of the plan beside graph and ranks: owners, start, collect. ``store`` has a buffer
+    for every array of the run, also for those that live elsewhere; their contents are not looked at. ``deliver`` puts
+    results into those buffers, which all ranks share, and reports the others as `Outcome.values`. ``spare`` are buffers
+    of runs before.
+    """
+    lines = wires(comm)
+    with agreement(lines.data) as facts:
+        plan = planned(graph, comm.size, order)
+        part = plan.part(comm.rank)
+        _check_tags(plan)
+        policy = find_policy(scheduler)
+        policy.prepare(part.graph, Machine(workers=workers))
+        spare = spare or Spare()
+        rooms = _rooms(plan, comm.rank, store, spare, shared=deliver)
+        program = Program(part.graph, store)
+        pickled = _pickled(graph, store)
+        crew = Crew(program, policy, workers, part, comm.rank, "mpi")
+        courier = Courier(lines, crew, pickled, spare, window=window, synchronous=synchronous)
+        crew.employ(courier)
+        facts["kernels"] = choice.choice()
+        facts["clock"] = Clock(socket.gethostname(), perf_counter())
+    began = _common_clock(facts["everywhere"], comm.rank)
+    courier.start()
+    try:
+        with limits(program.uses_functions):
+            if workers == 1 and progress is None:
+                crew.work(0)
+            else:
+                crew.on_threads(progress)
+    except BaseException as error:  # Ctrl-C
+        crew.failures.append((len(graph), error))
+        crew.stop()
+    courier.finish()
+    outcomes = lines.data.allgather(_outcome(crew, courier, plan, began, deliver))
+    for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
+        courier.hear()
+    del crew.courier  # a cycle would keep the run's memory until the garbage is collected
+    for handle, room in rooms.items():
+        if handle not in courier.kept:
+            spare.give(room)
+    return plan, outcomes
+
+
+# ------------------------------------------------------------------ preparation
+
+
+def _rooms(plan: MessagePlan, rank: int, store: Store, spare: Spare, *, shared: bool) -> dict[Handle, np.ndarray]:
+    """Give this rank memory of its own where `MessagePlan.rooms` says so. What is no memory is its own already."""
+    rooms = {}
+    for handle in plan.rooms(rank, "shared" if shared else "own"):
+        place = view(store[handle])
+        if place is not None:
+            room = rooms[handle] = spare.take(place)
+            np.copyto(room, np.zeros((), room.dtype))
+            store[handle] = wrap(room, kind(store[handle]))
+    return rooms
+
+
+class Clock(NamedTuple):
+    """A host and its monotonic clock, which all its processes share."""
+
+    host: str
+    now: float
+
+
+def _common_clock(everywhere: list[dict[str, Any]], rank: int) -> float:
+    """The moment that this rank calls 0: the last entry of all ranks on one host, or our own where there are more."""
+    clocks = [facts["clock"] for facts in everywhere]
+    return max(clock.now for clock in clocks if clock.host == clocks[rank].host)
+
+
+def _pickled(graph: TaskGraph, store: Store) -> dict[Handle, int]:
+    """From which writer on the values of a handle travel pickled: a function's, or -1 if they are no memory.
+
+    What a function changes in place is still the array that all ranks know.
+    """
+    first = {}
+    for handle in graph.inputs:
+        if view(store[handle]) is None:
+            first[handle] = -1
+    for task in graph.tasks:
+        if task.op.function is not None:
+            for handle in task.writes:
+                if not task.op.in_place or view(store[handle]) is None:
+                    first.setdefault(handle, task.index)
+    return first
+
+
+def _check_tags(plan: MessagePlan) -> None:
+    most = max((message.tag for message in plan.messages), default=0)
+    limit: Any = MPI.COMM_WORLD.Get_attr(MPI.TAG_UB)  # a predefined attribute; Open MPI has it nowhere else
+    if most > limit:
+        raise ValueError(f"one pair of ranks exchanges {most + 1} messages, but this MPI has only {limit + 1} tags; "
+                         f"use larger tiles")  # fmt: skip
+
+
+# ------------------------------------------------------------------ what ranks tell each other
+
+
+@contextmanager
+def agreement(comm: MPI.Intracomm) -> Iterator[dict[str, Any]]:
+    """A block that all ranks pass together, or none. Collective.
+
+    What the block notes in the yielded dict has to be equal on all ranks (a `Clock` need not); afterwards
+    ``facts["everywhere"]`` has the notes of all.
+
+    Raises
+    ------
+    Exception
+        What the block raised here, or what it raised on the first other rank where it did.
+    ValueError
+        The ranks noted different things; the message names the first and who has which.
+    """
+    facts: dict[str, Any] = {}
+    failure: BaseException | None = None
+    try:
+        yield facts
+    except BaseException as error:
+        failure = error
+    calm(comm.Ibarrier())
+    everywhere = comm.allgather((None if failure is None else freeze(failure), facts))
+    if failure is not None:
+        raise failure
+    for rank, (frozen, _) in enumerate(everywhere):
+        if frozen is not None:
+            theirs = thaw(frozen)
+            theirs.add_note(f"raised on rank {rank}")
+            raise theirs
+    for name in dict.fromkeys(name for _, notes in everywhere for name in notes):
+        values = [notes.get(name) for _, notes in everywhere]
+        odd = next((rank for rank, value in enumerate(values) if value != values[0]), None)
+        if odd is not None and not isinstance(values[0], Clock):
+            raise ValueError(
+                f"ranks were called with different {name}: {values[0]} on rank 0, {values[odd]} on rank {odd}"
+            )
+    facts["everywhere"] = [notes for _, notes in everywhere]
+
+
+def _outcome(crew: Crew, courier: Courier, plan: MessagePlan, began: float, deliver: bool) -> Outcome:
+    numbers = plan.numbers
+    rows = [
+        (crew.part.origin[index], worker, start - began, end - began)
+        for worker, records in enumerate(crew.records)
+        for index, start, end in records
+        if plan.places[crew.part.origin[index]] == crew.rank
+    ]
+    values = b""
+    if not crew.failures:
+        try:
+            values = _settle(plan, crew, deliver)
+        except Exception as error:
+            crew.failures.append((len(plan.graph), error))
+    failure = min(crew.failures, key=lambda failure: failure[0]) if crew.failures else None
+    return Outcome(
+        tasks=np.array(rows).reshape(-1, 4),
+        sent=[(numbers[m.source, m.destination, m.tag], nbytes, start - began) for m, nbytes, start in courier.sent],
+        received=[(numbers[m.source, m.destination, m.tag], end - began) for m, end in courier.received],
+        failure=None if failure is None else (failure[0], freeze(failure[1])),
+        announced=courier.announced,
+        values=values,
+    )
+
+
+def _settle(plan: MessagePlan, crew: Crew, deliver: bool) -> bytes:
+    """Put results that this rank made into their own place; with ``deliver`` pickle those that have none."""
+    store = crew.program.store
+    places = Store(store.given)
+    temporary = plan.graph.temporary
+    replaced = {handle for handle in crew.program.replaced if handle.name not in temporary}
+    made_at = plan.final_places
+    values = {}
+    for handle in plan.graph.results:
+        value, place = store[handle], places[handle]
+        if made_at[handle] != crew.rank or value is place:
+            continue
+        array = None if handle in replaced else view(place)
+        if array is not None:
+            np.copyto(array, memory(value))
+            store[handle] = place
+        else:
+            values[handle] = value
+    return dumps((values, replaced)) if deliver and (values or replaced) else b""
+
+
+# ------------------------------------------------------------------ communicators
+
+
+def _free(comm: MPI.Comm, key: int, lines: Wires) -> None:
+    for line in lines:
+        line.Free()
+
+
+_kept = MPI.Comm.Create_keyval(delete_fn=_free)  # freed with the communicator that they duplicate
+
+
+def wires(comm: MPI.Intracomm) -> Wires:
+    """The duplicates of ``comm`` that runs use, made at the first call and kept with it. Collective.
+
+    RuntimeError if this MPI does not let a thread other than the main one make calls.
+    """
+    lines: Any = comm.Get_attr(_kept)
+    if lines is None:
+        if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+            raise RuntimeError(
+                "this MPI was initialised without threads; backend 'mpi' needs MPI_THREAD_SERIALIZED at least "
+                "(mpi4py asks for it unless mpi4py.rc.thread_level says otherwise)"
+            )
+        lines = Wires(comm.Dup(), comm.Dup())
+        comm.Set_attr(_kept, lines)
+    return lines

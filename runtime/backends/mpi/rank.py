@@ -1,0 +1,128 @@
+"""What a rank of a pool does: ``python -P -m tilewright.backends.mpi.rank`` under mpiexec, until its pool or its owner
+ends.
+
+It connects to the pool's socket, says who it is, then runs parts of graphs. A thread of its own reads the socket, so
+the rank ends within moments of its owner, whatever either is doing; the kernel ends it if mpiexec's proxy dies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from tilewright.backends.mpi.connection import Call, Forget, Go, Hello, Job, Keep, Prepare, connect, follow
+from tilewright.backends.mpi.launcher import remove, shm_files
+from tilewright.backends.ranks.buffers import Spare
+from tilewright.backends.ranks.outcome import freeze
+from tilewright.backends.ranks.pickling import loads
+from tilewright.backends.ranks.segments import Mappings
+from tilewright.kernels import choice
+from tilewright.tiles import Store
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from tilewright.backends.mpi.kept import Guests
+
+__all__ = ["main"]
+
+SPARE = 64 << 20  # bytes of receive buffers that stay between runs
+
+_PDEATHSIG = 1  # PR_SET_PDEATHSIG of sys/prctl.h
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's business
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+    owner = connect()
+    jobs: queue.SimpleQueue[Job | Call | Keep | Prepare | Go | Forget | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(owner, jobs), daemon=True).start()
+    try:
+        from mpi4py import MPI
+    except Exception as error:
+        owner.send(Hello(-1, 0, os.getpid(), f"{type(error).__name__}: {error}"))
+        return
+    comm = MPI.COMM_WORLD
+    choice.current()
+    owner.send(Hello(comm.rank, comm.size, os.getpid(), ""))
+    mappings, spare = Mappings(), Spare()
+    house: Guests | None = None
+    while (job := jobs.get()) is not None:
+        with suppress(BrokenPipeError):
+            if isinstance(job, Job):
+                owner.send(_run(comm, job, mappings, spare, owner))
+                mappings.keep({job.scratch})
+                spare.keep(SPARE)
+                continue
+            if isinstance(job, Call):
+                owner.send(_call(comm, job, mappings))
+                mappings.keep(set(job.keep))
+                continue
+            if house is None:
+                from tilewright.backends.mpi.kept import Guests
+
+                house = Guests(comm)
+            if isinstance(job, Forget):
+                house.forget(job)
+            else:
+                owner.send(house.serve(job))
+
+
+def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:
+    """Pass jobs on; None asks for an orderly end, and without its owner a rank has nothing to live for."""
+    with suppress(EOFError, OSError):
+        while True:
+            job = owner.recv()
+            jobs.put(job)
+            if job is None:
+                return
+    remove(shm_files([os.getpid()]))  # MPI would do so at its orderly end
+    os._exit(1)
+
+
+def _call(comm: MPI.Intracomm, call: Call, mappings: Mappings) -> Any:
+    """(what the function returns,), or the pickled exception that it raised."""
+    from tilewright.backends.mpi.part import wires
+
+    follow(call.path)
+    try:
+        name, arguments = loads(call.contents, mappings)
+        module, _, function = name.partition(":")
+        return (getattr(importlib.import_module(module), function)(wires(comm).data, *arguments),)
+    except Exception as error:
+        return freeze(error)
+
+
+def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, owner: Connection) -> Any:
+    """This rank's `Outcome`, or the pickled exception that all ranks agreed to raise before any task ran."""
+    from tilewright.backends.mpi.part import agreement, run_part, wires
+
+    report: Callable[[int], object] | None = owner.send if job.progress else None
+    follow(job.path)
+    try:
+        with ExitStack() as ambient:
+            with agreement(wires(comm).data):
+                ambient.enter_context(job.ambient.entered())
+                choice.adopt(job.blas)
+                graph, data, scheduler, order = loads(job.contents, mappings)
+            _, outcomes = run_part(
+                comm, graph, Store(data), scheduler, job.workers, order,
+                window=job.window, synchronous=job.synchronous, deliver=True, spare=spare, progress=report,
+            )  # fmt: skip
+    except Exception as error:
+        return freeze(error)
+    return outcomes[comm.rank]
+
+
+if __name__ == "__main__":
+    main()

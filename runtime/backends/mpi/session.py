@@ -1,0 +1,197 @@
+"""The calls of a rank under ``mpiexec``: collective, with the arguments of all ranks compared before anything runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import numpy as np
+from mpi4py import MPI
+
+from tilewright.backends.execution.engine import Progress, Site, check_options
+from tilewright.backends.execution.nested import refuse
+from tilewright.backends.execution.program import Program
+from tilewright.backends.mpi.engine import how
+from tilewright.backends.mpi.launcher import INSTALL, remove, shm_files
+from tilewright.backends.mpi.options import OPTIONS, owner_for, per_rank
+from tilewright.backends.mpi.part import agreement, run_part, wires
+from tilewright.backends.ranks.buffers import layout, view, wrap
+from tilewright.backends.ranks.outcome import Order, merge
+from tilewright.backends.ranks.segments import like
+from tilewright.distribution import by_handle, chosen_owner, owners
+from tilewright.graph import TaskGraph
+from tilewright.runs.trace import Trace
+from tilewright.schedulers import Policy
+from tilewright.tiles import TiledMatrix
+
+__all__ = ["RankSite"]
+
+GATHER = ("all", "root", "none")
+
+
+class RankSite(Site):
+    """One rank of a collective call."""
+
+    here = False
+    plans = False
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.comm: MPI.Intracomm = options.get("comm") or MPI.COMM_WORLD
+        if options.get("comm") is None or self.comm.size > 1:
+            refuse("mpi")
+        _check_size(self.comm)
+        _abort_when_alone()
+        with self.agreement() as facts:
+            check_options("mpi", options, OPTIONS)
+            if options.get("pool") is not None:
+                raise ValueError("this process is a rank under mpiexec; pass comm, not pool")
+            self.owner = chosen_owner(options)
+            self.root = self._rank_or_none(options.get("root"))
+            self.gather = options.get("gather") or "all"
+            if self.gather not in GATHER:
+                raise ValueError(f"gather must be one of {', '.join(GATHER)}, not {self.gather!r}")
+            self.window, self.synchronous = how(options)
+            facts.update(root=self.root, gather=self.gather)
+        self.has_data = self.root in (None, self.comm.rank)
+
+    def _rank_or_none(self, root: Any) -> int | None:
+        if root is None or (isinstance(root, int) and 0 <= root < self.comm.size):
+            return root
+        raise ValueError(f"root must be one of the ranks 0 to {self.comm.size - 1}, not {root!r}")
+
+    def argument(self, value: Any) -> Any:
+        """On a rank that passes None: the root's argument, with zeros in its arrays (pages that nobody touches)."""
+        if self.root is None:
+            return value
+        here = self.comm.rank == self.root
+        hollow = self.comm.bcast(like(value, Hollow.of) if here else None, self.root)
+        return hollow if value is None and not here else value
+
+    def agreement(self) -> AbstractContextManager[dict[str, Any]]:
+        return agreement(wires(self.comm).data)
+
+    def workers(self, workers: int | None, most: int | None = None) -> int:
+        return self.comm.size * per_rank(workers, self.comm.size)
+
+    def execute(
+        self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
+    ) -> Trace:
+        graph, store = program.graph, program.store
+        with self.agreement() as facts:
+            rank_of = owners(owner_for(graph, self.owner), self.comm.size)
+            owner = by_handle(graph, rank_of)
+            crew = per_rank(workers, self.comm.size)
+            facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
+            facts["owner"] = f"{_rule(self.owner)} (checksum {zlib.crc32(repr(owner).encode())})"
+            facts["data"] = _layouts(program)
+        collect = {"all": tuple(range(self.comm.size)), "root": (self.root or 0,), "none": ()}[self.gather]
+        order: Order = owner, self.root, collect
+        plan, outcomes = run_part(
+            self.comm, graph, store, scheduler, crew, order, window=self.window, synchronous=self.synchronous,
+            deliver=False, progress=progress if self.comm.rank == 0 else None,
+        )  # fmt: skip
+        return merge(graph, plan, crew, outcomes)
+
+    def everywhere(self, value: Any) -> Any:
+        if self.root is None:
+            return value
+        array = np.array(value.to_numpy() if isinstance(value, TiledMatrix) else value, order="C")
+        self.comm.Bcast(array, self.root)
+        return array
+
+    def agreed(self, value: Any) -> Any:
+        return self.comm.bcast(value, self.root or 0)
+
+    def result(self, value: Any) -> Any:
+        return None if self.gather == "root" and self.comm.rank != (self.root or 0) else value
+
+
+class Hollow:
+    """An array or tensor without its values; it arrives elsewhere as zeros of that shape, dtype and order."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, order: Literal["C", "F"], kind: str = "") -> None:
+        self.shape, self.dtype, self.order, self.kind = shape, dtype, order, kind
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Any:
+        return cls(array.shape, array.dtype, layout(array))
+
+    @property
+    def T(self) -> Hollow:  # noqa: N802 - as in NumPy
+        return Hollow(self.shape[::-1], self.dtype, "F" if self.order == "C" else "C")
+
+    def wrapped(self, kind: str) -> Hollow:
+        return Hollow(self.shape, self.dtype, self.order, kind)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _filled, (self.shape, self.dtype, self.order, self.kind)
+
+
+def _filled(shape: tuple[int, ...], dtype: np.dtype, order: Literal["C", "F"], kind: str) -> Any:
+    return wrap(np.zeros(shape, dtype, order), kind)
+
+
+def _check_size(comm: MPI.Intracomm) -> None:
+    for variable in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"):
+        wanted = os.environ.get(variable, "")
+        if wanted.isdigit() and int(wanted) > 1 and MPI.COMM_WORLD.size == 1:
+            raise RuntimeError(
+                f"the launcher started {wanted} ranks, but each sees itself alone: mpiexec and the MPI that mpi4py "
+                f"loads ({MPI.Get_library_version().split(',')[0].splitlines()[0]}) do not belong together; {INSTALL}"
+            )
+
+
+_hooked = False
+
+
+def _abort_when_alone() -> None:
+    """Let an exception that ends one rank end all: MPI would wait in its finalisation for the others, forever.
+
+    An abort skips what MPI does at its orderly end, so the names of its shared memory go here.
+    """
+    global _hooked
+    if _hooked:
+        return
+    _hooked = True
+    show = sys.excepthook
+
+    def hook(kind: Any, error: Any, traceback: Any) -> None:
+        show(kind, error, traceback)
+        from mpi4py.run import set_abort_status
+
+        set_abort_status(error)
+        remove(shm_files([os.getpid()]))
+
+    sys.excepthook = hook
+
+
+def _rule(owner: Any) -> str:
+    """An owner rule by name: the address of a function differs between ranks."""
+    if isinstance(owner, Mapping):
+        return str({str(key): _rule(rule) for key, rule in owner.items()})
+    return str(getattr(owner, "__qualname__", owner))
+
+
+def _checksum(graph: TaskGraph) -> int:
+    """Of the program: ops, accesses and parameters."""
+    total = 0
+    for task in graph.tasks:
+        total = zlib.crc32(f"{task.op.name}{task.uses}{task.params}{task.on}".encode(), total)
+    return total
+
+
+def _layouts(program: Program) -> str:
+    """What the ranks have to have in common: shape, dtype and order of each array."""
+    kinds: dict[str, None] = {}
+    total = 0
+    for handle in program.graph.handles_used:
+        value = program.store[handle]
+        array = view(value)
+        kind = type(value).__name__ if array is None else f"{array.shape} {value.dtype} {layout(array)}"
+        kinds[f"{handle.name}: {kind}"] = None
+        total = zlib.crc32(f"{handle}{kind}".encode(), total)
+    return f"{'; '.join(list(kinds)[:3])} (checksum {total})"

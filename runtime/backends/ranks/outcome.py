@@ -1,0 +1,131 @@
+"""What ranks tell about a run, and how the whole is put together from it. No MPI here."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import traceback
+import weakref
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tilewright.backends.ranks.pickling import CodePickler
+from tilewright.graph import Handle, TaskGraph
+from tilewright.passes.messages import MessagePlan
+from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
+
+__all__ = ["Order", "Outcome", "freeze", "merge", "planned", "thaw"]
+
+Order = tuple[tuple[int, ...], int | None, tuple[int, ...]]
+"""Of a plan: the owner of each handle in order of first access, ``start``, ``collect``."""
+
+
+class Outcome(NamedTuple):
+    """What one rank has to tell."""
+
+    tasks: np.ndarray
+    """One row per task: index, worker, start, end."""
+    sent: list[tuple[int, int, float]]
+    """Per message that it sent: number in the plan, bytes, start."""
+    received: list[tuple[int, float]]
+    """Per message that it received: number in the plan, end."""
+    failure: tuple[int, bytes] | None
+    """Index of the first failed task, and the pickled exception."""
+    announced: bool
+    values: bytes
+    """Pickled ({handle: value}, replaced handles): results that are not in the place of the data of the run."""
+
+
+_plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.WeakKeyDictionary()
+
+
+def planned(graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handle] | None = None) -> MessagePlan:
+    """The plan of a graph; the last one is kept as long as the graph is.
+
+    The plan knows its graph by a weak reference, or neither would ever go: who works with the plan holds the graph.
+    """
+    known = _plans.setdefault(graph, {})
+    key = len(graph), ranks, order, results
+    if key not in known:
+        owner, start, collect = order
+        by_handle = dict(zip(graph.handles_used, owner, strict=True))
+        known.clear()  # one per graph: 50 calls must not need more memory than one
+        plan = known[key] = MessagePlan(graph, ranks, by_handle, start=start, collect=collect, results=results)
+        plan.graph = weakref.proxy(graph)
+    return known[key]
+
+
+class Elsewhere(Exception):  # noqa: N818 - what it shows is where
+    """The traceback that an exception had in another process, shown as its cause."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+class _ErrorPickler(CodePickler):
+    main_is_there = True  # so that ``except`` knows the class: of a pool's caller it is not here, and goes as code
+
+
+def freeze(error: BaseException) -> bytes:
+    """An exception as bytes, with the text of its traceback; one that cannot travel becomes a RuntimeError."""
+    lines = "".join(traceback.format_exception(error)) if error.__traceback__ is not None else ""
+    with contextlib.suppress(Exception):
+        return _pickled(error, lines)
+    with contextlib.suppress(Exception), _alone(error):  # Dask brings the others along, which may not travel
+        return _pickled(error, lines)
+    notes = " ".join(getattr(error, "__notes__", []))
+    return pickle.dumps((RuntimeError(f"{type(error).__name__}: {error} {notes}".strip()), lines))
+
+
+def _pickled(error: BaseException, lines: str) -> bytes:
+    buffer = io.BytesIO()
+    _ErrorPickler(buffer, pickle.HIGHEST_PROTOCOL).dump((error, lines))
+    data = buffer.getvalue()
+    pickle.loads(data)
+    return data
+
+
+@contextlib.contextmanager
+def _alone(error: BaseException) -> Iterator[None]:
+    """The exception without its traceback and those that led to it, in a block."""
+    kept = error.__traceback__, error.__cause__, error.__context__, error.__suppress_context__
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    try:
+        yield
+    finally:
+        error.__traceback__, error.__cause__, error.__context__, error.__suppress_context__ = kept
+
+
+def thaw(data: bytes) -> BaseException:
+    """The exception that `freeze` took; its cause shows where it was raised."""
+    try:
+        error: BaseException
+        error, lines = pickle.loads(data)
+    except Exception as problem:
+        return RuntimeError(f"a rank raised an exception that cannot be read here: {problem}")
+    if lines and error.__traceback__ is None:  # Dask brings tracebacks along
+        error.__cause__ = Elsewhere(lines)
+    return error
+
+
+def merge(graph: TaskGraph, plan: MessagePlan, workers: int, outcomes: list[Outcome]) -> Trace:
+    """One trace of what all ranks tell. Raises what the first task that failed raised."""
+    failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
+    if failures:
+        raise thaw(min(failures)[1])
+    records = [
+        TaskRecord(int(index), int(worker), start, end, rank)
+        for rank, outcome in enumerate(outcomes)
+        for index, worker, start, end in outcome.tasks.tolist()
+    ]
+    ends = {number: end for outcome in outcomes for number, end in outcome.received}
+    messages = [
+        MessageRecord(m.source, m.destination, m.handle, nbytes, start, ends[number], m.writer)
+        for outcome in outcomes
+        for number, nbytes, start in outcome.sent
+        for m in (plan.messages[number],)
+    ]
+    return Trace(graph, workers, records, ranks=len(outcomes), messages=messages)

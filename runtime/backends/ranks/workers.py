@@ -1,0 +1,62 @@
+"""The threads engine's workers on one rank's part of a graph.
+
+A part has external tasks: sends, receives, drops. They go to a courier, which carries them out beside the workers.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tilewright.backends.execution.engine import blame
+from tilewright.backends.execution.nested import in_task
+from tilewright.backends.execution.program import Program
+from tilewright.backends.execution.workers import Workers
+from tilewright.graph import Task
+from tilewright.passes.messages import Part
+from tilewright.schedulers import Policy
+
+__all__ = ["Courier", "Crew"]
+
+
+class Courier(Protocol):
+    """Who carries out external tasks; it calls `Workers.arrived` for each that is done."""
+
+    def hand(self, task: Task, /) -> None:
+        """Take a task that is ready. Called with the workers' lock."""
+
+
+class Crew(Workers):
+    """The workers of one rank."""
+
+    def __init__(self, program: Program, policy: Policy, workers: int, part: Part, rank: int, backend: str) -> None:
+        self.part = part
+        self.rank = rank
+        self.backend = backend
+        self._early: list[Task] | None = []
+        super().__init__(program, policy, workers)
+
+    def work(self, worker: int) -> None:
+        with in_task(self.backend):
+            super().work(worker)
+
+    def employ(self, courier: Courier) -> None:
+        """Say who carries out external tasks, and hand over those that are ready."""
+        early, self._early = self._early or [], None
+        self.courier = courier
+        for task in early:
+            courier.hand(task)
+
+    def outside(self, task: Task) -> None:
+        if self._early is None:
+            self.courier.hand(task)
+        else:
+            self._early.append(task)
+
+    def fail(self, task: Task, worker: int, error: BaseException) -> None:
+        origin = self.part.origin[task.index]
+        number = origin if origin >= 0 else max(task.params[0].writer, 0)
+        with self.lock:
+            self.failures.append((number, error))
+            self.stopped = True
+            self.wake(len(self.parked))
+        blame(error, task, number, f"backend={self.backend}, worker={worker}, rank={self.rank}")

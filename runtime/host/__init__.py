@@ -1,0 +1,1 @@
+"""What the computer gives this process: cores, memory, files, a place for measurements, and rates of arithmetic."""

@@ -1,0 +1,122 @@
+"""Memory for large matrices: zeros that take none until they are touched, and rooms that are used again."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tilewright.runs.text import nbytes
+
+__all__ = ["LARGE", "memory_for", "room", "zeros"]
+
+LARGE = 1 << 22
+"""Bytes of an array for which NumPy asks for huge pages, and smallest that has pages of its own here."""
+
+_KEPT = 1 << 31  # bytes of rooms that nobody uses
+_WASTE = 1.25  # a room may be that many times too large
+
+
+@contextmanager
+def memory_for(size: int) -> Iterator[None]:
+    """Where the system is asked for ``size`` bytes: MemoryError with how much was asked for and how much there is.
+
+    The system says ``OSError`` where a process, a file or the machine may have no more.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _SHORT:
+            raise
+        there = _available()
+        rest = f"; {' and '.join(there)}" if there else ""
+        raise MemoryError(f"no memory for {nbytes(size)}: {error.strerror}{rest}") from error
+
+
+_SHORT = {errno.ENOMEM, errno.ENOSPC, errno.EFBIG}
+
+
+def _available() -> list[str]:
+    """What the system says about memory that is left, and about a limit of this process."""
+    said = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        said.append(f"{nbytes(1024 * int(lines['MemAvailable'].split()[0]))} are available on this machine")
+    with suppress(ImportError, OSError, ValueError, IndexError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+            said.append(f"this process has {nbytes(used)} of the {nbytes(limit)} that it may have (ulimit -v)")
+    return said
+
+
+def zeros(shape: tuple[int, ...], dtype: Any, order: Literal["C", "F"] = "C") -> np.ndarray:
+    """Like `numpy.zeros`, on small pages: a triangle that nobody writes never becomes memory.
+
+    NumPy backs large arrays with huge pages, of which a triangular factor touches all. Faulting them in took up to
+    a fifth of a factorisation where a hypervisor takes back free huge pages; on small pages half as much is faulted
+    in, and the kernels run at the same rate.
+    """
+    dtype = np.dtype(dtype)
+    size = prod(shape) * dtype.itemsize
+    if size < LARGE or not hasattr(mmap, "MADV_NOHUGEPAGE"):
+        return np.zeros(shape, dtype, order)
+    with memory_for(size):
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype).reshape(shape, order=order)
+
+
+def room(shape: tuple[int, ...], dtype: Any, *, huge: bool = False) -> np.ndarray:
+    """Memory for numbers that will all be written before they are read, C-ordered; there may be anything in it.
+
+    Large rooms are on small pages, as `zeros` are, unless ``huge`` says that all of them will be used. They wait for
+    the next caller when nobody refers to the array or a view of it any more. The kernel may take the pages of a
+    waiting room when memory is short (``MADV_FREE``). Faulting in fresh ones cost a tenth of a solution, where a
+    hypervisor has to find them.
+    """
+    dtype = np.dtype(dtype)
+    size = prod(shape) * dtype.itemsize
+    if size < LARGE or not hasattr(mmap, "MADV_FREE") or not hasattr(mmap, "MADV_NOHUGEPAGE"):
+        return np.empty(shape, dtype)
+    return np.asarray(_Lease(_find(size, huge), huge))[:size].view(dtype).reshape(shape)
+
+
+_waiting: deque[tuple[mmap.mmap, bool]] = deque()
+
+
+def _find(size: int, huge: bool) -> mmap.mmap:
+    """A waiting room, or a new one."""
+    for _ in range(len(_waiting)):
+        with suppress(IndexError):  # another thread was faster
+            memory, kind = _waiting.popleft()
+            if kind == huge and size <= len(memory) <= _WASTE * size:
+                return memory
+            _waiting.append((memory, kind))
+    with memory_for(size):
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
+    return memory
+
+
+class _Lease:
+    """A room in use: the arrays over its memory refer to it, and when they are gone it waits for others."""
+
+    def __init__(self, memory: mmap.mmap, huge: bool) -> None:
+        self.memory, self.huge = memory, huge
+        address = np.frombuffer(memory, np.uint8).__array_interface__["data"][0]
+        self.__array_interface__ = {"data": (address, False), "shape": (len(memory),), "typestr": "|u1", "version": 3}
+
+    def __del__(self, waiting: deque[tuple[mmap.mmap, bool]] = _waiting) -> None:
+        if len(self.memory) + sum(len(memory) for memory, _ in list(waiting)) <= _KEPT:
+            self.memory.madvise(mmap.MADV_FREE)
+            waiting.append((self.memory, self.huge))

@@ -1,0 +1,61 @@
+"""How much data a rank holds at its fullest moment: an upper bound.
+
+A handle counts on the rank where it is first used: from the start if the run was given it, else from the task that
+first writes it, and until the end, as engines free nothing. A copy that a message brought counts from the start of
+the message to the end of the last task that reads it there. Data of the caller counts too, though it lay there before
+the run and a tile may be a view of an array: the process itself grows by less.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from tilewright.graph import Access, Handle
+
+if TYPE_CHECKING:
+    from tilewright.runs.run import Run
+
+__all__ = ["high_water"]
+
+
+def high_water(run: Run) -> list[int]:
+    """At most so many bytes by rank, from the shapes of the data or of the machine's tiles. O(accesses + messages)."""
+    size: dict[Handle, int] = {}
+    home: set[Handle] = set()
+    uses: dict[tuple[int, Handle], list[tuple[float, float]]] = defaultdict(list)  # reads by (rank, handle)
+    events: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    copied = {(message.destination, message.handle) for message in run.trace.messages}
+    for record in run.trace.records:
+        for handle, access in run.graph.tasks[record.task].uses:
+            if handle not in size:
+                size[handle] = _bytes(run, handle)
+            place = record.rank, handle
+            if access is not Access.WRITE and place in copied:
+                uses[place].append((record.start, record.end))
+            if handle not in home and (access is not Access.READ or place not in copied):
+                home.add(handle)
+                begin = 0.0 if handle in run.graph.inputs else record.start
+                events[record.rank].append((begin, size[handle]))
+    for message in run.trace.messages:
+        place = message.destination, message.handle
+        if message.source == message.destination:
+            continue
+        until = max((end for start, end in uses[place] if start >= message.end), default=message.end)
+        events[message.destination].append((message.start, message.nbytes))
+        events[message.destination].append((until, -message.nbytes))
+    peaks = []
+    for rank in range(run.trace.ranks):
+        held = peak = 0
+        for _, change in sorted(events[rank]):  # at equal times what is freed goes first
+            held += change
+            peak = max(peak, held)
+        peaks.append(peak)
+    return peaks
+
+
+def _bytes(run: Run, handle: Handle) -> int:
+    nbytes = getattr(run.store[handle], "nbytes", None)
+    if nbytes is not None:
+        return int(nbytes)
+    return round(8 * run.machine.words(handle)) if run.machine is not None else 0

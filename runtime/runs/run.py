@@ -1,0 +1,201 @@
+"""What every engine returns: `Run`, planned, measured or failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilewright.errors import MissingDataError
+from tilewright.graph import Handle, Task, TaskGraph
+from tilewright.host.files import write_text
+from tilewright.machine import Machine
+from tilewright.passes.bounds import Bounds, bounds, mixed_bounds, width
+from tilewright.runs.footprint import high_water
+from tilewright.runs.idle import Idle, split
+from tilewright.runs.trace import Trace
+from tilewright.tiles import Store
+
+if TYPE_CHECKING:
+    from tilewright.passes.conversions import Conversions
+
+__all__ = ["Run"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What happened, or on a simulator would happen, when a graph ran.
+
+    ``run["x"]`` is the final value of handle x. ``print(run)`` shows all of this as a table.
+    """
+
+    graph: TaskGraph
+    trace: Trace
+    backend: str
+    scheduler: str
+    workers: int
+    """Workers of all ranks together."""
+    store: Store
+    machine: Machine | None = None
+    """What the run was planned with or simulated on, if that was said."""
+    switches: dict[str, Any] = field(default_factory=dict)
+    """Process-wide settings that held while the run lasted, such as those of cuBLAS."""
+    notes: tuple[str, ...] = ()
+    """What the caller should know of how it was planned; `print` shows it."""
+    measured: int | None = None
+    """Bytes in use at the fullest moment beyond those before, where the values are no arrays that tell their size."""
+    kernels: dict[str, str] = field(default_factory=dict)
+    """For each op with a tile kernel where that came from: a BLAS library or a route. Bits depend on it."""
+
+    def __getitem__(self, handle: str | Handle) -> Any:
+        key = Handle(handle) if isinstance(handle, str) else handle
+        value = self.store[key]
+        if value is None:
+            there = [h for h in self.graph.written if h.name not in self.store.families]
+            names = ", ".join(map(str, [*self.store.families, *there[:5], *["..."] * (len(there) > 5)]))
+            raise MissingDataError(f"the run has no value for {handle}; it has {names or 'none'}")
+        return value
+
+    @property
+    def makespan(self) -> float:
+        """Seconds from the start of the run to the end of its last task."""
+        return self.trace.makespan
+
+    @cached_property
+    def flops(self) -> float:
+        """Real-arithmetic flops of all tasks whose op has a formula; a complex operation counts four times."""
+        return sum(map(self.task_flops, self.graph))
+
+    def task_flops(self, task: Task) -> float:
+        """Real-arithmetic flops of one task; 0 without a formula, or on a machine that counts in `Op.weight`."""
+        if self.backend == "simulate":
+            machine = self.machine
+            known = machine is not None and (machine.gamma is not None or machine.durations)
+            return machine.flops(task) if machine is not None and known else 0.0
+        return _flops(task, self.store)
+
+    @property
+    def gflops(self) -> float:
+        """10^9 flops per second of makespan."""
+        return self.flops / self.makespan / 1e9 if self.makespan else 0.0
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """Lower bounds in seconds, from the measured durations: how short could a run of these tasks be?
+
+        On a machine with CPUs and GPUs they come from the machine's costs, as a task's duration depends on where
+        it ran.
+        """
+        if self.machine is not None and len(self.machine.kinds) > 1:
+            return mixed_bounds(self.graph, self.machine)
+        return bounds(self.graph, self.workers, self.trace.durations)
+
+    @property
+    def efficiency(self) -> float:
+        """Lower bound over makespan; 1 is a schedule that cannot be better."""
+        return self.bounds.lower / self.makespan if self.makespan else 1.0
+
+    @property
+    def idle(self) -> float:
+        """Share of the workers' time that was not spent in tasks."""
+        available = self.makespan * self.workers
+        return 1 - float(self.trace.busy.sum()) / available if available else 0.0
+
+    @property
+    def messages(self) -> int:
+        """How many messages went between ranks."""
+        return len(self.trace.messages)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes those were."""
+        return sum(message.nbytes for message in self.trace.messages)
+
+    @cached_property
+    def conversions(self) -> Conversions | None:
+        """What the conversions between precisions did; None where there were none."""
+        from tilewright.passes.conversions import count
+
+        return count(self)
+
+    @cached_property
+    def idle_split(self) -> Idle:
+        """Where the idle time went: start-up, dependencies, communication, overhead, tail."""
+        return split(self.trace)
+
+    @cached_property
+    def width(self) -> int:
+        """How many tasks could run at once at least, given workers. See `tilewright.passes.bounds.width`."""
+        return width(self.graph)
+
+    @cached_property
+    def memory(self) -> int:
+        """High-water mark of the fullest rank, in bytes: ``measured``, or an upper bound.
+
+        The bound counts the data that the run was given, whoever else holds it, and everything that tasks write from
+        its first writer to the end: see `tilewright.runs.footprint.high_water`. The process itself grows by less.
+        """
+        if self.measured is not None:
+            return self.measured
+        return max(high_water(self), default=0)
+
+    def report(self, path: str | Path, *others: Run) -> None:
+        """Write one HTML page that opens offline, with ``others`` side by side. See `tilewright.plot.html`."""
+        from tilewright.plot.html import run_page
+
+        write_text(path, run_page(self, *others))
+
+    def gantt(self, path: str | Path) -> None:
+        """Draw who ran what and when, as PNG, SVG or PDF. See `tilewright.plot.gantt`."""
+        from tilewright.plot.gantt import gantt
+
+        gantt(self, path)
+
+    def save(self, path: str | Path) -> None:
+        """Write the run as JSON, without data; `tilewright.runs.saved.load` reads it."""
+        from tilewright.runs.saved import save
+
+        save(self, path)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page in a frame of its own."""
+        from tilewright.plot.html import frame, run_page
+
+        return frame(run_page(self))
+
+    def _repr_svg_(self) -> str | None:
+        """The Gantt chart, for notebooks that show no scripts; None with more tasks than bars can be seen."""
+        if len(self.trace) > 3000 or not self.trace.records:
+            return None
+        from tilewright.plot.gantt import svg
+
+        try:
+            return svg(self)
+        except ImportError:
+            return None
+
+    def __str__(self) -> str:
+        from tilewright.runs.text import text
+
+        return text(self)
+
+    def __repr__(self) -> str:
+        from tilewright.runs.text import units
+
+        unit = units(self)[0] or "units of task weight"
+        return (
+            f"Run({self.graph.name!r}, {len(self.graph)} tasks, backend={self.backend!r}, "
+            f"scheduler={self.scheduler!r}, workers={self.workers}, makespan={self.makespan:.4g} {unit})"
+        )
+
+
+def _flops(task: Task, store: Store) -> float:
+    """Flops of a task on this data; 0 without a formula, or where a buffer is not there yet."""
+    if task.op.flops is None:
+        return 0.0
+    tiles = [store[use.handle] for use in task.uses]
+    if any(getattr(tile, "shape", None) is None for tile in tiles):
+        return 0.0
+    complex_ = getattr(tiles[-1].dtype, "kind", "f") == "c"  # a torch dtype has no kind
+    return task.op.flops(*(tuple(tile.shape) for tile in tiles)) * (4 if complex_ else 1)

@@ -1,0 +1,1 @@
+"""Many runs, one answer: schedulers compared, scaling, calibration, and what this installation has."""

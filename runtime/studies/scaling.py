@@ -1,0 +1,223 @@
+"""Efficiency over ranks and sizes as the formulas say, as simulated, and as measured: `scaling_study`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tilewright.comm.scaling import MODEL, _gamma, _lost, efficiency
+from tilewright.host.files import write_text
+from tilewright.machine import A_MACHINE, Machine
+from tilewright.scalars import flag, instance, whole
+from tilewright.scalars import ranks as rank_count
+
+if TYPE_CHECKING:
+    from tilewright.comm.grid import Grid
+
+__all__ = ["Point", "scaling_study", "Study"]
+
+
+KINDS = ("optimistic", "strong", "weak")
+
+
+# ------------------------------------------------------------------ points
+
+
+class Point(NamedTuple):
+    """One efficiency."""
+
+    kind: str
+    """``"optimistic"``, ``"strong"``, ``"weak"`` or ``"measured"``."""
+    layout: str
+    p: int
+    n: int
+    formula: float
+    """The lecture's."""
+    simulated: float | None = None
+    """Of the graph, on the simulator."""
+    measured: float | None = None
+    """Of the graph, on MPI; None where it was not run."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `scaling_study` found."""
+
+    points: list[Point]
+    machine: Machine
+    """Of the formulas and the simulator."""
+    computer: Machine | None = None
+    """Of the formulas beside measured points."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, kind: str, layout: str) -> list[Point]:
+        """The points of one line."""
+        return [point for point in self.points if (point.kind, point.layout) == (kind, layout)]
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """One JSON object, also written to ``path`` if given."""
+        text = json.dumps({**self.facts, "points": [point._asdict() for point in self.points]})
+        if path is not None:
+            write_text(path, text + "\n")
+        return text
+
+    def plot(self, path: str | Path) -> None:
+        """One panel a kind: formulas as lines, simulated points as circles, measured ones as crosses.
+
+        ImportError without matplotlib.
+        """
+        from tilewright.plot.scaling import figure
+
+        figure(self, path)
+
+    def __str__(self) -> str:
+        lines = [f"{'':10} {'layout':8} {'p':>6} {'n':>8} {'formula':>9} {'simulated':>10} {'measured':>9}"]
+        for kind, layout, p, n, formula, simulated, measured in self.points:
+            cells = ["" if value is None else f"{value:.5f}" for value in (simulated, measured)]
+            lines.append(f"{kind:10} {layout:8} {p:6d} {n:8d} {formula:9.5f} {cells[0]:>10} {cells[1]:>9}")
+        return "\n".join(lines)
+
+
+def scaling_study(
+    *,
+    layouts: Sequence[str] = ("rows", "columns", "grid"),
+    machine: Machine = MODEL,
+    n: int = 4096,
+    memory: int = 1 << 20,
+    p: int = 64,
+    most: int = 1024,
+    simulated: bool = True,
+    measured: Sequence[int] = (),
+    measured_n: int = 4096,
+    computer: Machine | None = None,
+) -> Study:
+    """Optimistic, strong and weak scaling of the dense product.
+
+    Parameters
+    ----------
+    layouts
+        Of ``"rows"``, ``"columns"`` and ``"grid"``; grids are square, so these have p = 1, 4, 16, ...
+    machine
+        For formulas and simulator.
+    n
+        Order of the matrix for strong scaling.
+    memory
+        Words a rank for weak scaling, M.
+    p
+        Ranks for optimistic scaling; a power of four if ``layouts`` has ``"grid"``.
+    most
+        Most ranks: powers of four up to here.
+    simulated
+        Run every graph on the simulator.
+    measured
+        Numbers of ranks to run on MPI for real, with n = ``measured_n``.
+    computer
+        alpha, beta and gamma of this computer, for the formula beside measured points; by default it is calibrated.
+
+    Raises
+    ------
+    ValueError
+        An unknown layout, ``most`` below 1, or a p that has no square grid.
+
+    Notes
+    -----
+    Ten seconds for the default; two minutes up to 4096 ranks, where a graph has 10^5 tasks.
+    """
+    for name, values, kind in (("layouts", layouts, "names"), ("measured", measured, "numbers of ranks")):
+        if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+            raise TypeError(f"{name} must be a list of {kind}, not {values!r}")
+    if not layouts:
+        raise ValueError("layouts must name at least one")
+    instance(machine, "machine", Machine, A_MACHINE)
+    if computer is not None:
+        instance(computer, "computer", Machine, A_MACHINE)
+    for layout in layouts:
+        _lost("dense", layout, 4, machine)
+    for name, value in {"n": n, "memory": memory, "p": p, "most": most, "measured_n": measured_n}.items():
+        whole(value, name, 1)
+    rank_count(p, "p")
+    rank_count(most, "most")
+    for count in measured:
+        whole(count, "a number of ranks in measured", 1)
+    simulated = flag(simulated, "simulated")
+    if "grid" in layouts and round(sqrt(p)) ** 2 != p:
+        raise ValueError(f"p={p} is no square, so it has no square grid for optimistic scaling")
+    counts = [4**k for k in range(12) if 4**k <= most]
+    cases = [
+        *(("optimistic", p, size) for size in (64 * 4**k for k in range(5))),
+        *(("strong", count, n) for count in counts),
+        *(("weak", count, round(sqrt(memory * count))) for count in counts),
+    ]
+    known: dict[tuple[str, int, int], float] = {}
+    points = []
+    for kind, count, size in cases:
+        for layout in layouts:
+            key = layout, count, size
+            if simulated and key not in known:
+                known[key] = _simulated(_grid_for(layout, count, size), machine)
+            points.append(
+                Point(kind, layout, count, size, efficiency("dense", layout, count, size, machine), known.get(key))
+            )
+    if measured:
+        computer = computer or _computer()
+        points += _measure(layouts, measured, measured_n, computer)
+    return Study(points, machine, computer, {"n": n, "memory": memory, "p": p, "measured_n": measured_n})
+
+
+def _grid_for(layout: str, p: int, n: int) -> Grid:
+    from tilewright.comm.grid import Grid, best_grid
+
+    if layout == "grid":
+        side = round(sqrt(p))
+        r, c = (side, side) if side * side == p else best_grid(p, n)
+    else:
+        r, c = (p, 1) if layout == "rows" else (1, p)
+    return Grid(n, n, r, c)
+
+
+def _simulated(grid: Grid, machine: Machine) -> float:
+    from tilewright.backends.simulate import simulate
+    from tilewright.comm.matvec_graph import matvec_graph
+
+    serial = 2 * grid.n**2 * _gamma(machine)
+    return serial / (grid.ranks * simulate(matvec_graph(grid), machine, scheduler="eager").makespan)
+
+
+def _computer() -> Machine:
+    from tilewright.studies.network import calibrate
+
+    return calibrate().machine()
+
+
+def _measure(layouts: Sequence[str], counts: Sequence[int], n: int, computer: Machine) -> list[Point]:
+    """Medians over products, of each layout and number of ranks in turn; E against the product on one rank."""
+    from tilewright.comm.matvec import DenseOperator
+
+    A = np.random.default_rng(0).standard_normal((n, n))
+    x = np.ones(n)
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for count in sorted({1, *counts}):
+        for layout in layouts if count > 1 else ("rows",):
+            grid = _grid_for(layout, count, n)
+            operator = DenseOperator(A, "grid", grid=(grid.r, grid.c), backend="mpi")
+            operator @ x
+            taken = seconds[layout, count] = []
+            for _ in range(9):
+                start = perf_counter()
+                operator @ x
+                taken.append(perf_counter() - start)
+            operator.close()
+    alone = statistics.median(seconds["rows", 1])
+    return [
+        Point("measured", layout, count, n, efficiency("dense", layout, count, n, computer), None,
+              alone / (count * statistics.median(seconds[layout, count])) if count > 1 else 1.0)
+        for count in counts for layout in layouts
+    ]  # fmt: skip

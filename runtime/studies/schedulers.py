@@ -1,0 +1,360 @@
+"""Compare schedulers on one graph: simulated or measured, as a table, a data frame, a figure and a page."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilewright.backends import BACKENDS, check_call
+from tilewright.backends.simulate import Owner, known_shapes, noise_of
+from tilewright.engine import run
+from tilewright.frames import data_frame
+from tilewright.graph import Handle, TaskGraph
+from tilewright.host.files import write_text
+from tilewright.machine import Machine, check_plan
+from tilewright.runs.progress import reports
+from tilewright.runs.run import Run
+from tilewright.runs.text import nbytes, plain, seconds
+from tilewright.scalars import choice, positive, whole
+from tilewright.schedulers import SCHEDULERS, Policy, fitting
+from tilewright.schedulers import policy as find_policy
+from tilewright.schedulers.placed import Placed
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Row", "Table", "compare_schedulers"]
+
+_MOST = 10**6  # workers, or repeats
+
+Data = Mapping[str, Any] | Mapping[Handle, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One policy on one number of workers."""
+
+    scheduler: str
+    workers: int
+    """Workers of all ranks."""
+    makespan: float
+    """Seconds; the median over the repeats."""
+    ratio: float
+    """Makespan over the lower bound of that run: 1 cannot be better."""
+    idle: float
+    """Share of the workers' time outside tasks."""
+    speedup: float
+    """T_1 / T_p: ``alone`` over the makespan."""
+    memory: int
+    """High-water mark of the fullest rank, bytes; an upper bound: `Run.memory`."""
+    fastest: float
+    slowest: float
+    """Shortest and longest makespan of the repeats."""
+    alone: float
+    """T_1: seconds of the same graph under the same policy on one worker; the median over as many repeats."""
+
+
+class Table:
+    """The rows of a comparison, in the order of workers, then makespan. ``print(table)`` shows them.
+
+    ``runs`` has the median run of each row, with trace and bounds.
+    """
+
+    def __init__(self, graph: TaskGraph, backend: str, rows: Iterable[tuple[Row, Run]], units: str = "s") -> None:
+        self.graph = graph
+        self.backend = backend
+        self.units = units
+        """``s``, or ``weights`` where the machine has no rates and a task takes `Op.weight`."""
+        ordered = sorted(rows, key=lambda pair: (pair[0].workers, pair[0].makespan, pair[0].scheduler))
+        self.rows = [row for row, _ in ordered]
+        self.runs = [run_ for _, run_ in ordered]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def best(self, workers: int) -> Row:
+        """The row with the shortest makespan. ValueError if nothing ran on so many workers."""
+        for row in self.rows:
+            if row.workers == workers:
+                return row
+        raise ValueError(f"nothing was compared on {workers} workers")
+
+    def time(self, value: float) -> str:
+        """A makespan for people."""
+        return seconds(value) if self.units == "s" else plain(value)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.graph.name}: {len(self.graph)} tasks, backend {self.backend}"
+            + ("" if self.units == "s" else ", times in units of task weight"),
+            f"{'workers':>7}  {'scheduler':<16} {'makespan':>10}  {'/ bound':>7}  {'speed-up':>8}  {'idle':>6}"
+            f"  {'memory':>9}",
+        ]
+        workers = None
+        for row in self.rows:
+            if workers is not None and row.workers != workers:
+                lines.append("")
+            workers = row.workers
+            lines.append(
+                f"{row.workers:>7}  {row.scheduler:<16} {self.time(row.makespan):>10}  {row.ratio:>7.3f}  "
+                f"{row.speedup:>8.2f}  {row.idle:>6.1%}  {nbytes(row.memory):>9}"
+            )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Table({self.graph.name!r}, {len(self)} rows, backend={self.backend!r})"
+
+    def print(self) -> None:
+        """Print the table."""
+        print(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with one row per policy and number of workers. ImportError without pandas."""
+        columns = list(Row.__dataclass_fields__)
+        return data_frame(([getattr(row, c) for c in columns] for row in self.rows), columns)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from tilewright.plot.html import comparison_table
+
+        return comparison_table(self)
+
+    def plot(self, path: str | Path) -> None:
+        """Ratio to the lower bound and speed-up over workers, as PNG, SVG or PDF. Needs matplotlib."""
+        from tilewright.plot.compare import figure
+
+        figure(self, path)
+
+    def report(self, path: str | Path) -> None:
+        """One HTML page that opens offline: the table, and the two best runs side by side."""
+        from tilewright.plot.html import comparison_page
+
+        write_text(path, comparison_page(self))
+
+
+def compare_schedulers(
+    graph: TaskGraph,
+    workers: int | Sequence[int] = (1, 2, 4, 16, 64),
+    *,
+    backend: str = "simulate",
+    data: Data | Callable[[], Data] | None = None,
+    schedulers: Sequence[str | Policy] | None = None,
+    machine: Machine | None = None,
+    owner: Owner | None = None,
+    repeat: int | None = None,
+    progress: bool | Callable[[int], object] = False,
+    **options: Any,
+) -> Table:
+    """Run one graph under many policies.
+
+    Parameters
+    ----------
+    graph
+        The tasks.
+    workers
+        Numbers of workers: for the simulator those of each rank of the machine, for an engine of all ranks together.
+    backend
+        ``"simulate"``, or an engine that listens to policies, as in `tilewright.run`: ``"threads"``, ``"mpi"`` or
+        ``"dask"``.
+    data
+        For an engine: the data, of which each run gets a deep copy, or a function that makes it anew. For the
+        simulator optional, for its shapes.
+    schedulers
+        Names or policy objects; by default all that know this graph (`tilewright.schedulers.fitting`).
+    machine
+        What is simulated, or what policies plan with.
+    owner
+        Where handles live on several ranks, see `tilewright.simulate`. In a simulation with owners, these or those of
+        the graph's own layout, policies that place tasks themselves (``heft``, ``peft``) cannot be in the comparison,
+        and are left out by default.
+    repeat
+        Runs per row, in turns over the policies so that a busy spell hits all alike; the row has the median.
+        By default 5 on an engine, 1 on the simulator, whose runs are all equal, and 5 with ``noise``, of which each
+        run has its own.
+    progress
+        As in `tilewright.run`, over the tasks of all runs.
+    options
+        Of the backend, as in `tilewright.run`.
+
+    Raises
+    ------
+    ValueError
+        No data for an engine, an unknown scheduler or backend, ``repeat`` or a number of workers below 1, nothing to
+        compare; ``backend="serial"``, which runs in program order whatever the policy.
+    TypeError
+        An argument is of another kind, or the backend has no such option.
+
+    Notes
+    -----
+    A speed-up is T_1 / T_p. In a simulation T_1 is the time of one CPU worker that has all data. On an engine it is
+    measured: the policy's own rows on one worker, or ``repeat`` more runs of each policy where no row is on one; those
+    are runs of the same engine, or of one thread where owners, a pool or a launcher fix the number of ranks.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> table = tw.compare_schedulers(tw.cholesky_graph(nt=8), workers=[4], schedulers=["eager", "critical-path"])
+    >>> [(row.scheduler, row.makespan) for row in table]
+    [('critical-path', 136.0), ('eager', 139.0)]
+    """
+    check_plan(graph, machine)
+    choice(backend, "backend", [*BACKENDS, "simulate"])
+    if backend == "serial":
+        raise ValueError("backend 'serial' runs tasks in program order, whatever the policy, so there is nothing to "
+                         "compare; backend='threads' with workers=1 does what policies say")  # fmt: skip
+    check_call(compare_schedulers, options, backend, also=["threads_per_task"] if backend == "threads" else [])
+    if isinstance(workers, Integral) and not isinstance(workers, bool):
+        workers = [int(workers)]
+    if isinstance(workers, str | bytes) or not isinstance(workers, Iterable):
+        raise TypeError(f"workers must be a number of workers or a list of numbers, not {workers!r}")
+    counts = [whole(positive(count, "workers"), "workers", most=_MOST) for count in workers]
+    if isinstance(schedulers, str | bytes) or not (schedulers is None or isinstance(schedulers, Sequence)):
+        raise TypeError(f"schedulers must be a list of names or policies, not {schedulers!r}")
+    for name, values in (("workers", counts), ("schedulers", schedulers)):
+        if values is not None and not len(list(values)):
+            raise ValueError(f"{name} must name at least one, so that there is something to compare")
+    simulated = backend == "simulate"
+    noisy = simulated and bool(options.get("noise"))
+    repeat = (
+        whole(positive(repeat, "repeat"), "repeat", most=_MOST)
+        if repeat is not None
+        else 1
+        if simulated and not noisy
+        else 5
+    )
+    if not simulated and data is None:
+        raise ValueError(f"backend {backend!r} needs data; backend='simulate' needs none")
+    if schedulers is None:
+        placed = graph.layout is not None or (owner is not None and machine is not None and machine.ranks > 1)
+        schedulers = [
+            name for name in fitting(graph) if not (simulated and placed and issubclass(SCHEDULERS[name], Placed))
+        ]
+    for scheduler in schedulers:
+        find_policy(scheduler)
+    if owner is not None:
+        options["owner"] = owner
+
+    def once(scheduler: str | Policy, count: int, attempt: int, report: Callable[[int], object] | bool) -> Run:
+        chosen = options | ({"seed": options.get("seed", 0) + attempt} if noisy else {})
+        return run(
+            graph,
+            given(),
+            backend=backend,
+            scheduler=scheduler,
+            workers=count,
+            machine=machine,
+            progress=report,
+            **chosen,
+        )
+
+    def given() -> Data | None:
+        return data() if callable(data) else data if simulated else copy.deepcopy(data)
+
+    results: dict[tuple[int, int], list[Run]] = {}
+    before = 0  # tasks of the runs that are over
+    with reports(progress, f"compare on {graph.name}", len(counts) * len(schedulers) * repeat * len(graph)) as report:
+        for count in counts:
+            for attempt in range(repeat):
+                for place, scheduler in enumerate(schedulers):
+                    told = _after(before, report) if report else False
+                    results.setdefault((count, place), []).append(once(scheduler, count, attempt, told))
+                    before += len(graph)
+    if simulated:
+        predicted = Alone(graph, machine, given(), options)
+        alone = [[predicted(attempt) for attempt in range(repeat)]] * len(schedulers)
+    else:
+        alone = _measured_alone(graph, given, backend, schedulers, machine, options, results, repeat)
+    rows = [_row(runs, alone[place]) for (_, place), runs in results.items()]
+    timed = not simulated or (machine is not None and (machine.gamma is not None or bool(machine.durations)))
+    return Table(graph, backend, rows, "s" if timed else "weights")
+
+
+# ------------------------------------------------------------------ one worker
+
+
+class Alone:
+    """T_1 of a simulation: the graph on one CPU worker that has all data and is never idle."""
+
+    def __init__(self, graph: TaskGraph, machine: Machine | None, data: Any, options: Mapping[str, Any]) -> None:
+        machine = known_shapes(graph, machine or Machine(), data, options.get("owner") is not None)
+        self.graph = graph
+        self.costs = machine.replace(workers=1, ranks=1, gpus=0).costs(graph)
+        self.noise, self.seed = options.get("noise", 0.0), options.get("seed", 0)
+
+    def __call__(self, attempt: int) -> float:
+        noisy = noise_of(self.noise, self.seed + attempt if self.noise else 0)
+        if noisy is None:
+            return sum(self.costs, 0.0)
+        return sum(map(noisy, self.graph.tasks, self.costs), 0.0)
+
+
+_PLACES = ("owner", "grid", "pool", "comm", "root", "gather", "devices")
+"""Options that fix the number of ranks, or add workers beside the cores."""
+
+
+def _measured_alone(
+    graph: TaskGraph, given: Callable[[], Any], backend: str, schedulers: Sequence[str | Policy],
+    machine: Machine | None, options: Mapping[str, Any], results: Mapping[tuple[int, int], list[Run]], repeat: int,
+) -> list[list[float]]:  # fmt: skip
+    """T_1 of each policy on an engine: its own rows on one worker, or else runs for this alone.
+
+    They are runs of the same engine, but for options, layouts and launchers that want more than one rank: then those of
+    one thread in this process, which has no messages either.
+    """
+    own = {place: [run_.makespan for run_ in runs] for (_, place), runs in results.items()
+           if runs[0].workers == 1 and not options.get("devices")}  # fmt: skip
+    missing = [place for place in range(len(schedulers)) if place not in own]
+    fixed = graph.layout is not None or any(options.get(name) is not None for name in _PLACES)
+    comm = None
+    if backend == "mpi":
+        from tilewright.backends.mpi import pool as pools
+        from tilewright.backends.mpi.options import is_rank
+
+        fixed = fixed or is_rank() or pools.active() is not None
+        if options.get("comm") is not None or is_rank():
+            from mpi4py import MPI
+
+            comm = options.get("comm") or MPI.COMM_WORLD
+    engine, others = (backend, options) if not fixed else ("threads", {})
+    if comm is None or comm.rank == (options.get("root") or 0):  # of several ranks one measures, the others wait
+        for _ in range(repeat):
+            for place in missing:
+                alone = run(
+                    graph, given(), backend=engine, scheduler=schedulers[place], workers=1, machine=machine, **others
+                )
+                own.setdefault(place, []).append(alone.makespan)
+    times = [own.get(place, []) for place in range(len(schedulers))]
+    return times if comm is None else comm.bcast(times, options.get("root") or 0)
+
+
+def _after(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
+    return lambda done: report(before + done)
+
+
+def _row(runs: list[Run], alone: Sequence[float]) -> tuple[Row, Run]:
+    """The median run, and the spread of all; ``alone`` are the times on one worker."""
+    one = statistics.median_low(alone)
+    makespans = [run_.makespan for run_ in runs]
+    middle = runs[makespans.index(statistics.median_low(makespans))]
+    makespan, bounds = middle.makespan, middle.bounds
+    row = Row(
+        scheduler=middle.scheduler,
+        workers=middle.workers,
+        makespan=makespan,
+        ratio=makespan / bounds.lower if bounds.lower else 1.0,
+        idle=middle.idle,
+        speedup=one / makespan if makespan else 1.0,
+        memory=middle.memory,
+        fastest=min(makespans),
+        slowest=max(makespans),
+        alone=one,
+    )
+    return row, middle
