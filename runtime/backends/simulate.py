@@ -8,26 +8,21 @@ from inspect import signature
 from math import inf, log, sqrt
 from numbers import Real
 from operator import index as as_integer
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+from tilewright.backends.execution.engine import Engine, Progress
 from tilewright.backends.execution.simulation import Home, Simulation
 from tilewright.distribution import Distribution, owners
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Task, TaskGraph
-from tilewright.machine import Machine, check_plan
-from tilewright.runs.progress import reports
-from tilewright.scalars import choice, whole
+from tilewright.machine import Machine
+from tilewright.runs.trace import Trace
+from tilewright.scalars import choice, optional, whole
 from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
 
-if TYPE_CHECKING:
-    from tilewright.runs.run import Run
-
-__all__ = ["BROADCASTS", "simulate"]
-
-OPTIONS = ("owner", "broadcast", "noise", "seed")
-"""Of `tilewright.run` with ``backend="simulate"``."""
+__all__ = ["BROADCASTS", "Simulator"]
 
 Owner = Callable[..., int] | Mapping[Any, Any]
 Noise = float | Callable[[random.Random, Task, float], float]
@@ -51,92 +46,70 @@ BROADCASTS: dict[str, Callable[[int, int], Sequence[int]]] = {
 }  # fmt: skip
 
 
-def simulate(
-    graph: TaskGraph,
-    machine: Machine | None = None,
-    *,
-    scheduler: str | Policy = "critical-path",
-    owner: Owner | None = None,
-    data: Mapping[str, Any] | Mapping[Handle, Any] | None = None,
-    broadcast: str = "binomial",
-    noise: Noise = 0.0,
-    seed: int = 0,
-    progress: bool | Callable[[int], object] = False,
-) -> Run:
-    """Predict a run of ``graph`` on ``machine``. Nothing is computed.
+class Outlined(NamedTuple):
+    """A graph and its data, of which only the shapes count."""
 
-    Parameters
-    ----------
-    graph
-        The tasks. It is frozen, as by any run.
-    machine
-        Ranks, workers and costs; by default `Machine()`, one worker on which a task takes `Op.weight` seconds.
-    scheduler
-        One of `SCHEDULERS`, such as ``"heft"`` or ``"lookahead(2)"``, or an object with three methods.
-    owner
-        The rank where a handle lives, by default that of the graph's layout, where it has one. As for ``mpi`` a
-        `Distribution`, a function of tile indices (i, j), or a dict of such rules by handle name; or a function of
-        one argument, the handle. A task runs on rank ``on``, or where the first handle it writes lives, or for a
-        task that writes nothing the first it reads.
-    data
-        As in `tilewright.run`, for the shapes only: costs and messages then follow them, ragged tiles too.
-    broadcast
-        How a version reaches several ranks, with ``owner``: one of `BROADCASTS`.
-    noise
-        Relative standard deviation of a task's duration (log-normal, mean 1), or a function
-        ``noise(generator, task, seconds) -> seconds``.
-    seed
-        For the noise. The same arguments give the same run, bit by bit.
-    progress
-        As in `tilewright.run`; the bar shows simulated tasks per second.
+    graph: TaskGraph
+    store: Store
+    machine: Machine
+    """With those shapes, and the ranks of the graph's layout."""
+    home: Home | None
+    kernels: dict[str, str]
 
-    Returns
-    -------
-    Run
-        With ``backend="simulate"``: trace, messages, bounds and idle times in virtual seconds.
 
-    Raises
-    ------
-    ValueError
-        ``owner`` names a rank that the machine does not have; the policy places tasks on ranks itself
-        (``heft``, ``peft``) and ``owner`` is given or the graph has a layout; an unknown scheduler or broadcast.
-    SchedulerError
-        The policy keeps ready tasks back, hands one out twice or gives one that is not ready.
-    KeyError
-        The machine has durations but none for some op, and no gamma.
+class Simulator(Engine):
+    """The machine that `plan_with` or the option ``machine`` says, on a virtual clock."""
 
-    Notes
-    -----
-    O(tasks + edges + messages) events, each O(log workers) on top of the policy.
+    name = "simulate"
+    options = ("machine", "owner", "broadcast", "noise", "seed")
+    in_process = False
+    virtual = True
+    has_data = False
 
-    Examples
-    --------
-    >>> import tilewright as tw
-    >>> run = tw.simulate(tw.cholesky_graph(nt=16), tw.Machine(workers=8))
-    >>> run.makespan, run.bounds.lower                    # units of nb^3/3 flops
-    (526.0, 512.0)
-    """
-    from tilewright.runs.run import Run
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options)
+        given = {name: value for name, value in options.items() if value is not None}
+        self.given: Machine | None = optional(given.get("machine"), "machine", Machine, "a tw.Machine")
+        self.owner: Owner | None = given.get("owner")
+        self.broadcast = BROADCASTS[choice(given.get("broadcast", "binomial"), "broadcast", BROADCASTS)]
+        self.noise: Noise = given.get("noise", 0.0)
+        self.seed: int = whole(given.get("seed", 0), "seed")
 
-    check_plan(graph, machine)
-    machine = machine or Machine()
-    policy = find_policy(scheduler)
-    choice(broadcast, "broadcast", BROADCASTS)
-    whole(seed, "seed")
-    store = Store({} if data is None else data)
-    layout = graph.layout
-    machine = known_shapes(graph, machine, data, owner is not None)
-    if layout is not None and owner is None:
-        owner = layout.owner
-        if machine.ranks == 1:  # nobody said how many
-            machine = machine.replace(ranks=layout.ranks)
-    home = None if owner is None else _checked(owner, machine.ranks)
-    graph.frozen = True
-    with claimed(policy), reports(progress, graph.name, len(graph)) as report:
-        simulation = Simulation(graph, machine, policy, home, BROADCASTS[broadcast], noise_of(noise, seed))
-        simulation.run(report)
-    name = scheduler if isinstance(scheduler, str) else type(policy).__name__
-    return Run(graph, simulation.trace(), "simulate", name, machine.size, store, machine)
+    def plan_with(self, machine: Machine | None) -> None:
+        self.machine = machine or self.given or Machine()
+
+    def workers(self, workers: int | None, most: int | None = None) -> int:
+        """Of each rank; as many as the machine has, or as are said."""
+        machine = self.given or Machine()
+        return machine.workers if workers is None else super().workers(workers)
+
+    def bind(self, graph: TaskGraph, data: Any) -> Outlined:
+        data = data or None
+        layout, owner = graph.layout, self.owner
+        machine = known_shapes(graph, self.machine, data, owner is not None)
+        if layout is not None and owner is None:
+            owner = layout.owner
+            if machine.ranks == 1:  # nobody said how many
+                machine = machine.replace(ranks=layout.ranks)
+        home = None if owner is None else _checked(owner, machine.ranks)
+        graph.frozen = True
+        return Outlined(graph, Store(data or {}), machine, home, {})
+
+    def execute(
+        self, program: Outlined, scheduler: str | Policy, workers: int | None, progress: Progress | None
+    ) -> Trace:
+        graph, policy, machine = program.graph, find_policy(scheduler), program.machine
+        if workers is not None:
+            machine = machine.replace(workers=workers)
+        self.model = machine
+        with claimed(policy):
+            noisy = noise_of(self.noise, self.seed)
+            simulation = Simulation(graph, machine, policy, program.home, self.broadcast, noisy)
+            simulation.run(progress)
+        return simulation.trace()
+
+    def result(self, value: Any) -> Any:
+        """None: nothing is computed."""
 
 
 def _checked(owner: Owner, ranks: int) -> Home:

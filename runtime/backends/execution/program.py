@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.backends.execution.overlap import check_apart
-from tilewright.backends.gpu.streams import Streams
 from tilewright.errors import MissingDataError
 from tilewright.graph import Access, Handle, Task, TaskGraph
 from tilewright.kernels import table, tensors
@@ -19,6 +17,7 @@ from tilewright.tiles import Store, TiledMatrix
 
 if TYPE_CHECKING:
     from tilewright.backends.gpu.memories import Memories
+    from tilewright.backends.gpu.streams import Streams
 
 __all__ = ["Program"]
 
@@ -54,28 +53,14 @@ class Program:
         self.kernels: dict[str, str] = {}
         """Where the kernels of each op come from: a library, a route, or ``reference``."""
         self._functions = self._bind()
-        self.streams = self._streams()
+        self.streams: Streams | None = None
+        """Those on which tasks are launched, if some tile is on a CUDA device."""
         self.memories: Memories | None = None
         """Where data is, if some workers are accelerators."""
-        if self.streams is not None:
-            self.call = self.streams.call  # type: ignore[method-assign]
 
     def caller(self, worker: int) -> Callable[[Task], None]:
         """What worker number ``worker`` calls to run a task."""
         return self.call if self.memories is None else partial(self.memories.call, worker)
-
-    def _streams(self) -> Streams | None:
-        """The CUDA streams to launch on, if some tile is on such a device."""
-
-        def on_device(task: Task) -> bool:
-            return any(device_of(self.store[use.handle]) == "cuda" for use in task.uses)
-
-        torch = sys.modules.get("torch")  # who has a tensor has imported torch
-        if torch is None:
-            return None
-        tiles = (self.store[use.handle] for task in self.graph.tasks for use in task.uses)
-        device = next((tile.device for tile in tiles if device_of(tile) == "cuda"), None)
-        return None if device is None else Streams(self.call, on_device, torch.cuda, device)
 
     def _bind(self) -> list[Callable[..., Any]]:
         """One function per task, looked up once per (op, matrices): tiles of one `TiledMatrix` have one dtype."""

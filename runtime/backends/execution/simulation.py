@@ -497,7 +497,9 @@ class Simulation:
                 messages.append(
                     MessageRecord(source // memories, target // memories, handle, size, start, end, writer, between)
                 )
-        return Trace(graph, workers, records, ranks=machine.ranks, messages=messages)
+        trace = Trace(graph, workers, records, ranks=machine.ranks, messages=messages)
+        trace.virtual = True
+        return trace
 
 
 def _groups(graph: TaskGraph, machine: Machine, policy: Policy) -> list[_Group]:
