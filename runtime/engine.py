@@ -127,7 +127,7 @@ def simulate(
     scheduler: str | Policy = "critical-path",
     owner: Owner | None = None,
     data: Mapping[str, Any] | Mapping[Handle, Any] | None = None,
-    broadcast: str = "binomial",
+    broadcast: str | None = None,
     noise: Noise = 0.0,
     seed: int = 0,
     progress: bool | Callable[[int], object] = False,
@@ -150,7 +150,8 @@ def simulate(
     data
         As in `tilewright.run`, for the shapes only: costs and messages then follow them, ragged tiles too.
     broadcast
-        How a version reaches several ranks, with ``owner``: one of `BROADCASTS`.
+        How a version reaches several ranks, with ``owner``: along a ``"binomial"`` tree, a ``"chain"`` or a ``"star"``.
+        By default as with the engines, which send to each of up to three readers, and along a binomial tree to more.
     noise
         Relative standard deviation of a task's duration (log-normal, mean 1), or a function
         ``noise(generator, task, seconds) -> seconds``.

@@ -1,9 +1,21 @@
-"""simulate: predict a run on a machine that need not exist, by `tilewright.backends.execution.simulation`."""
+"""simulate: predict a run on a machine that need not exist, by `tilewright.backends.execution.simulation`.
+
+Options, all optional:
+
+=============  =========================================================================================
+machine        the `Machine`, where the call has no argument for it; by default one worker
+owner          who owns which handle, as for ``mpi``, or a function of the handle; by default the graph's
+               layout says it, and without one the policy sees all ranks' workers
+broadcast      along which tree a version travels, where it is not the one that engines use: see
+               `tilewright.passes.messages.TREES`
+noise, seed    see `tilewright.simulate`
+=============  =========================================================================================
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from inspect import signature
 from math import inf, log, sqrt
 from numbers import Real
@@ -11,39 +23,22 @@ from operator import index as as_integer
 from typing import Any, NamedTuple
 
 from tilewright.backends.execution.engine import Engine, Progress
-from tilewright.backends.execution.simulation import Home, Simulation
-from tilewright.distribution import Distribution, owners
+from tilewright.backends.execution.simulation import Simulation
+from tilewright.distribution import Distribution, owner_for, owners
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.passes.messages import TREES
 from tilewright.runs.trace import Trace
 from tilewright.scalars import choice, optional, whole
 from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
 
-__all__ = ["BROADCASTS", "Simulator"]
+__all__ = ["Simulator"]
 
 Owner = Callable[..., int] | Mapping[Any, Any]
 Noise = float | Callable[[random.Random, Task, float], float]
-
-
-def _binomial(position: int, count: int) -> list[int]:
-    """Children of a position in a binomial tree on 0..count-1: the early positions get it early and serve most."""
-    step = 1 << position.bit_length()  # position + 2^j for all 2^j > position
-    children = []
-    while position + step < count:
-        children.append(position + step)
-        step <<= 1
-    return children
-
-
-#             tree         children of a position; 0 is the source, the others are readers in program order
-BROADCASTS: dict[str, Callable[[int, int], Sequence[int]]] = {
-    "binomial": _binomial,
-    "chain":    lambda position, count: range(position + 1, min(position + 2, count)),
-    "star":     lambda position, count: range(1, count) if position == 0 else (),
-}  # fmt: skip
 
 
 class Outlined(NamedTuple):
@@ -53,7 +48,7 @@ class Outlined(NamedTuple):
     store: Store
     machine: Machine
     """With those shapes, and the ranks of the graph's layout."""
-    home: Home | None
+    home: Mapping[Handle, int] | None
     kernels: dict[str, str]
 
 
@@ -71,7 +66,9 @@ class Simulator(Engine):
         given = {name: value for name, value in options.items() if value is not None}
         self.given: Machine | None = optional(given.get("machine"), "machine", Machine, "a tw.Machine")
         self.owner: Owner | None = given.get("owner")
-        self.broadcast = BROADCASTS[choice(given.get("broadcast", "binomial"), "broadcast", BROADCASTS)]
+        self.broadcast: str | None = options.get("broadcast")
+        if self.broadcast is not None:
+            choice(self.broadcast, "broadcast", TREES)
         self.noise: Noise = given.get("noise", 0.0)
         self.seed: int = whole(given.get("seed", 0), "seed")
 
@@ -85,13 +82,11 @@ class Simulator(Engine):
 
     def bind(self, graph: TaskGraph, data: Any) -> Outlined:
         data = data or None
-        layout, owner = graph.layout, self.owner
-        machine = known_shapes(graph, self.machine, data, owner is not None)
-        if layout is not None and owner is None:
-            owner = layout.owner
-            if machine.ranks == 1:  # nobody said how many
-                machine = machine.replace(ranks=layout.ranks)
-        home = None if owner is None else _checked(owner, machine.ranks)
+        machine = known_shapes(graph, self.machine, data, self.owner is not None)
+        if graph.layout is not None and self.owner is None and machine.ranks == 1:  # nobody said how many
+            machine = machine.replace(ranks=graph.layout.ranks)
+        owner = owner_for(graph, self.owner)
+        home = None if owner is None else _checked(graph, owner, machine.ranks)
         graph.frozen = True
         return Outlined(graph, Store(data or {}), machine, home, {})
 
@@ -112,20 +107,15 @@ class Simulator(Engine):
         """None: nothing is computed."""
 
 
-def _checked(owner: Owner, ranks: int) -> Home:
-    """``owner`` by handle, with a memory; ValueError for a rank that the machine does not have."""
-    known: dict[Handle, int] = {}
-    rule: Home = owner if _takes_handles(owner) else owners(owner, ranks)  # type: ignore[assignment]
-
-    def checked(handle: Handle) -> int:
-        rank = known.get(handle)
-        if rank is None:
-            rank = known[handle] = as_integer(rule(handle))
-            if not 0 <= rank < ranks:
-                raise ValueError(f"owner puts {handle} on rank {rank}, but the machine has ranks 0..{ranks - 1}")
-        return rank
-
-    return checked
+def _checked(graph: TaskGraph, owner: Owner, ranks: int) -> dict[Handle, int]:
+    """The rank of each handle; ValueError for a rank that the machine does not have."""
+    rule: Callable[[Handle], Any] = owner if _takes_handles(owner) else owners(owner, ranks)  # type: ignore[assignment]
+    home = {}
+    for handle in graph.handles_used:
+        rank = home[handle] = as_integer(rule(handle))
+        if not 0 <= rank < ranks:
+            raise ValueError(f"owner puts {handle} on rank {rank}, but the machine has ranks 0..{ranks - 1}")
+    return home
 
 
 def _takes_handles(owner: Owner) -> bool:
