@@ -86,6 +86,8 @@ class Simulator(Engine):
         if graph.layout is not None and self.owner is None and machine.ranks == 1:  # nobody said how many
             machine = machine.replace(ranks=graph.layout.ranks)
         owner = owner_for(graph, self.owner)
+        if self.owner is None and owner is not None:
+            owner = owner.__getitem__  # by handle
         home = None if owner is None else _checked(graph, owner, machine.ranks)
         graph.frozen = True
         return Outlined(graph, Store(data or {}), machine, home, {})

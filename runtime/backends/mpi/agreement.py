@@ -33,6 +33,8 @@ class Agreement:
         self.facts: dict[str, Any] = {}
         self.pending = False
         """Whether something was checked or noted here that others do not know of yet."""
+        self.failed = False
+        """Whether the last exchange told of a failure: a rank where it happened may have left the call by now."""
 
     @contextmanager
     def block(self, *, exchange: bool = True) -> Iterator[dict[str, Any]]:
@@ -48,6 +50,10 @@ class Agreement:
         ValueError
             The ranks noted different things; the message names the first and who has which.
         """
+        if self.failed and exchange:  # what a call looks at after that each rank looks at alone
+            self.failed = False
+            yield {}
+            return
         failure: BaseException | None = None
         facts = self.facts
         self.pending = True
@@ -56,8 +62,9 @@ class Agreement:
         except BaseException as error:
             failure = error
         if failure is not None or exchange:
-            self.facts, self.pending = {}, False
+            self.facts, self.pending, self.failed = {}, False, True
             facts["everywhere"] = _exchanged(self.comm, facts, failure)
+        self.failed = False
 
     def settle(self) -> None:
         """Exchange what is pending: before another collective call."""

@@ -157,6 +157,45 @@ def zeros_are_not_sent() -> Any:
     return [bool(np.array_equal(a, L)), len(above), len(results)]
 
 
+def agreements() -> Any:
+    """How many exchanges of checks and facts a call takes; with a root one more, as it sends the argument to others."""
+    from tilewright.backends.mpi import agreement
+
+    count, exchanged = 0, agreement._exchanged
+
+    def counted(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        return exchanged(*args)
+
+    def of(function: Callable[[], Any]) -> int:
+        nonlocal count
+        count = 0
+        function()
+        return count
+
+    g = tw.TaskGraph()
+    g.insert(add, tw.R(g.handle("x")), tw.RW(g.handle("y")))
+    agreement._exchanged = counted
+    try:
+        return [
+            of(call),
+            of(lambda: call(precision="bf16")),
+            of(lambda: call(A if rank == 1 else None, root=1)),
+            of(lambda: tw.run(g, {"x": np.ones(2), "y": np.ones(2)}, backend="mpi")),
+            of(lambda: tw.cho_solve(L, A[0], tile_size=NB, backend="mpi")),
+            of(lambda: raised(lambda: call(tile_size=NB + rank))),
+            of(lambda: raised(lambda: call(A[: 105 - rank]))),
+            of(lambda: raised(lambda: call(-A))),
+        ]
+    finally:
+        agreement._exchanged = exchanged
+
+
+def rows_are_missing_on_one_rank() -> Any:
+    return raised(lambda: call(A[: 105 - (rank == 1)], overwrite_a=True))[0]
+
+
 def sixteen_bits() -> Any:
     bits = np.random.default_rng(5).integers(0, 1 << 16, (12, 20), dtype=np.uint16)
     equal = []
@@ -164,7 +203,7 @@ def sixteen_bits() -> Any:
         g = tw.TaskGraph()
         x = g.handles("x")
         for r in range(1, 4):
-            g.insert(tw.linalg.ops.copy, tw.R(x[r - 1]), tw.W(x[r]))
+            g.insert(tw.ops.copy, tw.R(x[r - 1]), tw.W(x[r]))
         data = [np.zeros((12, 20), dtype) for _ in range(4)]
         data[0].view("u2")[...] = bits
         run = tw.run(g, {"x": data}, backend="mpi", owner=lambda i: i % 3)
