@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.backends.execution.overlap import check_apart
-from tilewright.backends.gpu.streams import Streams
+from tilewright.backends.execution.streams import Streams
 from tilewright.errors import MissingDataError
 from tilewright.graph import Access, Handle, Task, TaskGraph
 from tilewright.kernels import table, tensors
