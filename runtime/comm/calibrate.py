@@ -22,7 +22,7 @@ from tilewright.kernels import table
 from tilewright.kernels.gemv import gemv
 from tilewright.kernels.threads import limits, one_thread
 from tilewright.machine import Machine, cores
-from tilewright.mpi.launcher import environment, family, libmpi, mpiexec, require_mpi4py
+from tilewright.mpi.launcher import chosen, environment, libmpi, require_mpi4py
 
 __all__ = ["SIZES", "Calibration", "Regime", "calibrate", "fit"]
 
@@ -124,9 +124,8 @@ def ping_pong(sizes: Sequence[int], seconds: float) -> list[tuple[int, float]]:
     from tilewright.mpi.launcher import LaunchError
 
     require_mpi4py()
-    launcher = mpiexec()
-    kind = family(launcher)
-    command = [launcher, "-n", "2", sys.executable, "-P", "-m", "tilewright.mpi.pingpong",
+    launcher, kind, starter = chosen(2)
+    command = [starter, "-n", "2", sys.executable, "-P", "-m", "tilewright.mpi.pingpong",
                json.dumps([list(sizes), seconds])]  # fmt: skip
     try:
         done = subprocess.run(

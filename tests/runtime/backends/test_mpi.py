@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import gc
 import json
+import multiprocessing
 import multiprocessing.shared_memory
 import os
 import signal
@@ -25,6 +26,7 @@ import tilewright as tw
 from tilewright.distribution import Layout
 from tilewright.mpi import launcher
 from tilewright.mpi import pool as pools
+from tilewright.mpi.deaths import Deaths
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -486,6 +488,46 @@ def test_a_rank_that_dies_between_calls_is_noticed_at_the_next_and_the_kept_pool
     assert pools.default(2) is not pool
     assert not any(map(alive, pids))
     pools.default(2).close()
+
+
+@pytest.mark.parametrize(("order", "ending", "how"), [
+    ((1, 0, 2), signal.SIGKILL, "by SIGKILL"), ((2, 0, 1), signal.SIGTERM, "by SIGTERM"),
+])  # fmt: skip
+def test_of_ranks_that_are_all_gone_when_somebody_looks_the_one_that_ended_first_is_named(order, ending, how) -> None:
+    pool = tw.mpi.Pool(3)
+    pids = pool.pids[:]
+    for rank, number in zip(order, (ending, signal.SIGKILL, signal.SIGKILL), strict=True):
+        os.kill(pids[rank], number)
+        wait_until(lambda pid=pids[rank]: not alive(pid), "it ended")
+    with pytest.raises(tw.RankDied, match=f"rank {order[0]} died: process {pids[order[0]]} ended") as caught:
+        tw.tiled_cholesky(positive_definite(40), backend="mpi", pool=pool, tile_size=20)
+    assert caught.value.rank == order[0]
+    said = str(caught.value)
+    assert how in said or "ended;" in said  # older kernels do not tell how a process ended that is not ours
+    assert pool.closed
+
+
+def test_the_way_a_rank_ended_is_told_as_far_as_it_is_known() -> None:
+    children = [subprocess.Popen([sys.executable, "-c", f"import os; {code}"], stdin=subprocess.PIPE) for code in (
+        "os._exit(3)", "os.kill(os.getpid(), 11)", "input()")]  # fmt: skip
+    watched = Deaths()
+    pipes = [multiprocessing.Pipe() for _ in children]
+    for rank, child in enumerate(children):
+        watched.watch(rank, pipes[rank][0], child.pid)
+    for child in children[:2]:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # as launchers that have not looked yet
+    assert watched.first() is None
+    assert [watched.how(rank) for rank in range(3)] == [" with exit status 3", " by SIGSEGV", ""]
+    for rank in (2, 0):
+        pipes[rank][1].close()
+    assert watched.first() == 2
+    watched.close()
+    watched.close()
+    assert watched.first() is None
+    for child, pipe in zip(children, pipes, strict=True):
+        child.communicate()
+        for end in pipe:
+            end.close()
 
 
 def test_ctrl_c_ends_the_run_and_the_pool(ops: Any, tmp_path: Path) -> None:
