@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["ONE_TILE", "cholesky_tile_size", "mixed_tile_size"]
+__all__ = ["ONE_TILE", "STEP", "cholesky_tile_size", "mixed_tile_size"]
 
 ONE_TILE = 576  # up to here LAPACK on one core beats any graph of smaller tiles
 _SMALLEST, _LARGEST = 224, 768  # below, kernels lose half their rate; above, the rate is flat and the tail grows
 _MIXED = 1024  # with narrow operands; larger tiles gain little and lengthen the tail
-_STEP = 32
+STEP = 32
 
 
 def cholesky_tile_size(n: int, workers: int) -> int:
@@ -30,7 +30,7 @@ def cholesky_tile_size(n: int, workers: int) -> int:
     tiles = math.ceil(math.sqrt(18 * workers))
     size = min(max(n / tiles, _SMALLEST), _LARGEST)
     even = n / math.ceil(n / size)  # the last tile as large as the others
-    return math.ceil(even / _STEP) * _STEP
+    return math.ceil(even / STEP) * STEP
 
 
 def mixed_tile_size(n: int, workers: int) -> int:
@@ -48,4 +48,4 @@ def mixed_tile_size(n: int, workers: int) -> int:
         return max(n, 1)
     size = min(max(n / max(8, math.ceil(math.sqrt(18 * workers))), _SMALLEST), _MIXED)
     even = n / math.ceil(n / size)
-    return math.ceil(even / _STEP) * _STEP
+    return math.ceil(even / STEP) * STEP
