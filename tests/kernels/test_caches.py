@@ -53,7 +53,9 @@ def test_where_nothing_is_said_nothing_is_known_and_the_second_level_is_that_of_
 
 def test_caches_can_be_pretended(monkeypatch):
     monkeypatch.setenv(caches.VARIABLE, "L1d=32K, L2=512K,L3=16M")
-    assert caches.caches() == {name: Cache(s, s) for name, s in (("L1d", 32 * KIB), ("L2", 512 * KIB), ("L3", 16 * MIB))}
+    assert caches.caches() == {
+        name: Cache(s, s) for name, s in (("L1d", 32 * KIB), ("L2", 512 * KIB), ("L3", 16 * MIB))
+    }
     assert caches.level2() == 512 * KIB
     assert computer.computer.__wrapped__()["caches"] == {"L1d": 32 * KIB, "L2": 512 * KIB, "L3": 16 * MIB}
     monkeypatch.setenv(caches.VARIABLE, "L1d=32K")
