@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -32,13 +33,19 @@ class Cache(NamedTuple):
 def caches() -> dict[str, Cache]:
     """Caches of the first CPU by name, such as L1d, L2, L3; without those that cannot be read.
 
-    Raises
-    ------
-    ValueError
-        ``TILEWRIGHT_CPU_CACHES`` is not of the form ``L1d=32K,L2=512K``.
+    Warns
+    -----
+    RuntimeWarning
+        ``TILEWRIGHT_CPU_CACHES`` is not of the form ``L1d=32K,L2=512K``; then nothing is known.
     """
     pretended = os.environ.get(VARIABLE)
-    return _system() if pretended is None else dict(_parse(pretended))
+    if pretended is None:
+        return _system()
+    try:
+        return dict(_parse(pretended))
+    except ValueError as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+        return {}
 
 
 def level2() -> int:
@@ -64,7 +71,9 @@ def _parse(text: str) -> tuple[tuple[str, Cache], ...]:
         except ValueError:
             number = 0
         if number <= 0 or not name.startswith("L"):
-            raise ValueError(f"{VARIABLE}={text!r}: {part!r} is no cache; write L1d=32K,L2=512K,L3=16M or none")
+            raise ValueError(
+                f"{VARIABLE}={text!r}: {part!r} is no cache; nothing is taken as known; write L1d=32K,L2=512K or none"
+            )
         found.append((name, Cache(number, number)))
     return tuple(found)
 

@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +98,11 @@ def by_rule(features: frozenset[str]) -> Rates:
     >>> [by_rule(cpu).flops["bf16"] / by_rule(cpu).flops["fp32"] for cpu in (zen4, xeon)]
     [1.0, 4.5]
     """
+    return _by_rule(features)
+
+
+@cache
+def _by_rule(features: frozenset[str]) -> Rates:
     flops: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for rule in RULES:
@@ -113,8 +119,12 @@ def current() -> Rates:
 
 def path() -> Path:
     """Where the measured rates of this CPU lie. The environment variable ``TILEWRIGHT_CACHE`` names another folder."""
-    digest = hashlib.sha256(json.dumps([cpu.model(), sorted(cpu.features())]).encode()).hexdigest()[:16]
-    return folder() / f"rates-{digest}.json"
+    return folder() / f"rates-{_digest(cpu.model(), cpu.features())}.json"
+
+
+@cache
+def _digest(model: str, features: frozenset[str]) -> str:
+    return hashlib.sha256(json.dumps([model, sorted(features)]).encode()).hexdigest()[:16]
 
 
 def stored() -> Rates | None:
