@@ -187,7 +187,7 @@ def cho_solve(
         dtype = np.result_type(matrix.dtype, columns.columns.dtype)
         dtype = dtype if str(dtype) in ("float32", "complex64", "complex128") else np.dtype(np.float64)
         chosen = _chosen(matrix, tile_size, site.workers(workers))
-        facts.update(n=matrix.n, choose=tile_size is None)
+        facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
     tile_size = site.agreed(chosen) if tile_size is None else tile_size
     with site.agreement() as facts:
         factor = _tiles(matrix, tile_size, dtype, bool(lower))
@@ -242,7 +242,7 @@ def logdet(
     with site.agreement() as facts:
         matrix = Matrix(L, lower=True, overwrite=False, what="L")
         chosen = _chosen(matrix, tile_size, site.workers(workers))
-        facts.update(n=matrix.n, choose=tile_size is None)
+        facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
     tile_size = site.agreed(chosen) if tile_size is None else tile_size
     with site.agreement() as facts:
         factor = _tiles(matrix, tile_size, matrix.dtype, None)
@@ -292,7 +292,7 @@ def cho_inverse(
     with site.agreement() as facts:
         matrix = Matrix(L, lower=True, overwrite=False, what="L")
         chosen = _chosen(matrix, tile_size, site.workers(workers))
-        facts.update(n=matrix.n, choose=tile_size is None)
+        facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
     tile_size = site.agreed(chosen) if tile_size is None else tile_size
     with site.agreement() as facts:
         factor = _tiles(matrix, tile_size, matrix.dtype, bool(lower))

@@ -313,7 +313,7 @@ def tiled_cholesky(
         if tile_size is None:
             tile_size = matrix.tile_size
         chosen = cholesky_tile_size(matrix.n, site.workers(workers)) if tile_size is None else None
-        facts.update(n=matrix.n, choose=tile_size is None)
+        facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
     if tile_size is None:
         tile_size = site.agreed(chosen)  # computers of several ranks may differ
     with site.agreement() as facts:

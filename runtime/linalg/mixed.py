@@ -261,7 +261,7 @@ class _Problem:
                 raise TypeError(f"mixed precision is for real matrices, not {matrix.dtype}")
             tile_size = fitting_tile_size(precision, matrix.n, matrix.tile_size if tile_size is None else tile_size)
             chosen = mixed_tile_size(matrix.n, self.site.workers(workers)) if tile_size is None else None
-            facts.update(n=matrix.n, choose=tile_size is None)
+            facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
         if tile_size is None:
             tile_size = self.site.agreed(chosen)  # computers of several ranks may differ
         with self.site.agreement() as facts:
