@@ -16,7 +16,7 @@ def test_candidates_cut_n_evenly_and_the_chosen_one_is_among_them(n, chosen):
     others = [nb for nb in found if nb != chosen]
     assert all(96 <= nb <= 1536 and (nb == n or nb % 32 == 0) for nb in others)
     if n >= 577:
-        assert {1, 2, 3, 4} <= {-(-n // nb) for nb in others} or n > 1536
+        assert {2, 3, 4} <= {-(-n // nb) for nb in found} or n > 3072
 
 
 @pytest.mark.parametrize("in_place", [False, True])
