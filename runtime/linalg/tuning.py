@@ -28,20 +28,24 @@ _NEAR = 4.0  # times the rate of memory: from other tasks' tiles, which lie in t
 _HALF_FACTOR = 400.0  # rows at which potrf of a tile runs at half the rate of products: 21 of 45 GFLOP/s at 224
 _HALF_SOLVE = 96.0  # the same of trsm and syrk
 _QUEUE = 4  # workers that can be given tasks at the same time: policy and frontier have one lock
-_START = 3e-4  # seconds until threads have started and ended
+_START = (
+    1.2e-3  # seconds in which threads start and end and caches fill, on cores that idled; Xeon, n = 1024: 0.6 to 1.3
+)
 
 
 def cholesky_tile_size(n: int, workers: int, *, rates: Rates | None = None, cache: int | None = None) -> int:
     """Rows of a tile for `tiled_cholesky`: that with the least predicted time, of those that cut n into equal parts.
 
     With t x t tiles of nb rows and p workers, a flop takes 1/rate in a product, (1 + h/nb)/rate in a kernel that is
-    half as fast at nb = h, and 16/nb bytes from other caches, or 16/b for tiles larger than the b x b that fill the
-    second level, as the library then works in such blocks. With W(m) the time of all tasks of the last m steps and
-    C(m) that of their longest chain::
+    half as fast at nb = h, and 16/nb bytes from other caches, or 16/b for tiles larger than the b x b that fill half of
+    the second level, as the library then works in such blocks [1]_. With W(m) the time of all tasks of the last m steps
+    and C(m) that of their longest chain::
 
         T = W(t)/p + max_m (C(m) - W(m)/p) + tasks handed out + threads started
 
     where the maximum is the time in which too few tasks are ready for all workers. O(t^2), once for each n.
+
+    .. [1] K. Goto and R. van de Geijn, Anatomy of high-performance matrix multiplication, ACM TOMS 34 (2008).
 
     Parameters
     ----------
@@ -53,9 +57,9 @@ def cholesky_tile_size(n: int, workers: int, *, rates: Rates | None = None, cach
     >>> from tilewright.rates import by_rule
     >>> zen4 = {"rates": by_rule(frozenset({"avx512f"})), "cache": 1 << 20}
     >>> [cholesky_tile_size(n, workers=2, **zen4) for n in (100, 1024, 3072, 6144, 12288)]
-    [100, 256, 384, 512, 768]
+    [100, 256, 384, 576, 768]
     >>> cholesky_tile_size(12288, workers=64, **zen4)
-    384
+    448
     """
     if n <= ONE_TILE:
         return max(n, 1)
@@ -66,7 +70,7 @@ def cholesky_tile_size(n: int, workers: int, *, rates: Rates | None = None, cach
 
 @lru_cache(maxsize=256)
 def _fastest(n: int, workers: int, flops: float, bandwidth: float, task: float, cache: int) -> int:
-    block = math.sqrt(cache / 8)
+    block = math.sqrt(cache / 2 / 8)
 
     def seconds(nt: int) -> float:
         nb = n / nt
@@ -90,7 +94,7 @@ def _fastest(n: int, workers: int, flops: float, bandwidth: float, task: float, 
             idle = more
         tasks = nt * (nt + 1) * (nt + 2) / 6 + nt * (nt + 1) / 2 + nt  # also copies, and what clears the triangle
         handed_out = tasks * task / min(workers, _QUEUE)
-        return work(nt) / workers + idle + handed_out + (_START if nt > 1 else 0.0)
+        return work(nt) / workers + idle + handed_out + (_START if nt > 2 else 0.0)  # up to 2 x 2 one worker does all
 
     parts = range(math.ceil(n / _LARGEST), n // _SMALLEST + 1)
     return _even(n, min(parts, key=seconds))
