@@ -49,11 +49,10 @@ def test_larger_matrices_do_not_have_smaller_tiles_and_more_workers_not_larger_o
 
 
 @every_computer
-def test_there_is_work_for_all_workers_where_tiles_can_be_small_enough(features, cache):
+def test_from_1000_rows_on_tiles_are_at_least_as_many_as_workers_as_far_as_they_can_be_384_rows(features, cache):
     for workers in (2, 16, 64):
-        for n, nb in zip(SIZES, sizes(features, cache, workers), strict=True):
-            nt = -(-n // nb)
-            assert nt**2 / 9 >= min(workers, (n / 384) ** 2) / 9
+        for n, nb in zip(SIZES[2:], sizes(features, cache, workers, SIZES[2:]), strict=True):
+            assert (-(-n // nb)) ** 2 >= min(workers, (n / 384) ** 2)
 
 
 @pytest.mark.parametrize("size", [cholesky_tile_size, mixed_tile_size])
