@@ -94,6 +94,11 @@ def by_rule(features: frozenset[str]) -> Rates:
     >>> [by_rule(cpu).flops["bf16"] / by_rule(cpu).flops["fp32"] for cpu in (zen4, xeon)]
     [1.0, 4.5]
     """
+    return _by_rule(features)
+
+
+@cache
+def _by_rule(features: frozenset[str]) -> Rates:
     flops: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for rule in RULES:

@@ -260,8 +260,11 @@ class _Problem:
             if matrix.dtype.kind == "c":
                 raise TypeError(f"mixed precision is for real matrices, not {matrix.dtype}")
             tile_size = fitting_tile_size(precision, matrix.n, matrix.tile_size if tile_size is None else tile_size)
-            if tile_size is None:
-                tile_size = mixed_tile_size(matrix.n, self.site.workers(workers))
+            chosen = mixed_tile_size(matrix.n, self.site.workers(workers)) if tile_size is None else None
+            facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
+        if tile_size is None:
+            tile_size = self.site.agreed(chosen)  # computers of several ranks may differ
+        with self.site.agreement() as facts:
             self.source = matrix.source(tile_size)
             self.tile_size = int(tile_size)
             nt = self.source.nt
