@@ -32,7 +32,7 @@ test-portable: $(READY)
 	$(BIN)/python tests/portable.py $(ARGS)
 
 portable-slice: $(READY)
-	$(BIN)/python tests/portable.py --slice
+	$(BIN)/python tests/portable.py --slice $(ARGS)
 
 # The same tests with the oldest versions that pyproject.toml allows.
 oldest: $(READY)
