@@ -11,8 +11,10 @@ demo: $(READY)
 demo-training: $(READY)
 	$(BIN)/python examples/training.py
 
+# JOBS processes take the files of tests, `auto` one on each CPU; `.venv/bin/python -m pytest tests/...` takes one.
+JOBS ?= auto
 test: $(READY) browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Random graphs on every engine against the plain loop; the suite has some of them.
 GRAPHS ?= 5000
