@@ -28,8 +28,8 @@ test-gpu: $(READY)
 	  else f"torch {torch.__version__} sees no CUDA device here: the tests for a GPU were not run")'
 	$(BIN)/python -m pytest -m gpu
 
-# The numerical tests on pretended computers: other CPUs, libraries, one core, without torch, the core alone. An hour;
-# ARGS="'Zen 4'" takes one. The slice is what CI runs, in under two minutes.
+# The numerical tests on pretended computers: other CPUs, libraries, one core, without torch, the core alone. One on
+# each core at a time; ARGS="--jobs 1 'Zen 4'" takes one. The slice is what CI runs, in under two minutes.
 test-portable: $(READY)
 	$(BIN)/python tests/portable.py $(ARGS)
 
