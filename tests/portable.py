@@ -209,7 +209,7 @@ def environment_without(folder: Path, without: tuple[str, ...] | None) -> Path:
     """An interpreter that has the packages of this one but for those: links to their files, so it takes no time."""
     venv.create(folder, symlinks=True, with_pip=False)
     [site] = folder.glob("lib/python*/site-packages")
-    own = closure(("tilewright", "pytest", "pytest-timeout", "hypothesis", "packaging"))
+    own = closure(("tilewright", "pytest", "pytest-timeout", "hypothesis", "packaging", "pyamg"))
     for distribution in importlib.metadata.distributions():
         name = canonicalize_name(distribution.metadata["Name"])
         if name in (without or ()) or (without is None and name not in own):

@@ -84,6 +84,7 @@ def test_a_tolerance_out_of_reach_ends_and_is_not_called_converged():
     assert "NOT converged" in str(report)
 
 
+@pytest.mark.needs("pymetis", "mpi4py", "distributed")
 @pytest.mark.parametrize("method", ["halo", "two-stage"])
 def test_all_engines_agree_and_report_the_same(method):
     A, b = poisson(14, 14), np.random.default_rng(4).standard_normal(196)
@@ -97,6 +98,7 @@ def test_all_engines_agree_and_report_the_same(method):
             results[0][1].iterations, results[0][1].exchanges, results[0][1].reductions)  # fmt: skip
 
 
+@pytest.mark.needs("mpi4py")
 def test_a_pool_repeats_the_same_bits_also_with_every_send_forced_synchronous():
     A, b = poisson(14, 14), np.random.default_rng(5).standard_normal(196)
     op, forced = (tw.SparseOperator(A, ranks=2, backend="mpi", synchronous=how) for how in (False, True))
