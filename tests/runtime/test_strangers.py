@@ -17,6 +17,8 @@ import tilewright as tw
 from tilewright.cluster import client as clients
 from tilewright.mpi import wire
 
+pytestmark = pytest.mark.long
+
 NOBODY = 65534
 TRAPS = ("queue", "numpy", "mpi4py", "pickle", "socket", "struct", "signal", "threading", "cloudpickle", "torch")
 

@@ -19,6 +19,8 @@ from tilewright.comm.partition import PARTITIONS, patches
 from tilewright.kernels import csr
 from tilewright.mpi.launcher import environment, mpiexec
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = (
     "airfoil",
     "bar",

@@ -18,6 +18,8 @@ from tilewright.linalg.solve_info import Attempt
 from tilewright.linalg.stopping import Outcome, steps_left
 from tilewright.matrices import SPECTRA, conditioned_spd
 
+pytestmark = pytest.mark.long
+
 U = 2.0**-53
 
 
