@@ -721,7 +721,7 @@ def test_a_launcher_that_starts_nothing_is_quoted(monkeypatch: pytest.MonkeyPatc
     fake = tmp_path / "mpiexec"
     fake.write_text("#!/bin/sh\necho no slots left\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(launcher.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("TILEWRIGHT_MPIEXEC", str(fake))
     with pytest.raises(launcher.LaunchError, match="mpiexec said: no slots left"):
         tw.mpi.Pool(2)
     assert sockets() == []
@@ -732,7 +732,7 @@ def test_a_launcher_of_another_mpi_is_recognised(monkeypatch: pytest.MonkeyPatch
     fake = tmp_path / "mpiexec"
     fake.write_text('#!/bin/sh\n[ $1 = --version ] && exit\nshift 2\n"$@" & "$@" & wait\n')
     fake.chmod(0o755)
-    monkeypatch.setattr(launcher.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("TILEWRIGHT_MPIEXEC", str(fake))
     with pytest.raises(launcher.LaunchError, match="started 2 ranks, but rank 0 sees 1: mpiexec and the MPI"):
         tw.mpi.Pool(2)
 
