@@ -43,7 +43,7 @@ NUMERICAL = (
     "tests/runtime/test_conversions.py",
 )  # fmt: skip
 SAME_EVERYWHERE = "dask"
-"""Tests with this in their names are left out where only the CPU is pretended: a third of the time goes to starts of
+"""Tests with this in their names are left out where only the CPU is pretended: a sixth of the time goes to starts of
 clusters, whose workers compute with the kernels that threads and ranks have shown to be right there."""
 SLICE = (
     "tests/kernels/test_potrf.py",
