@@ -186,7 +186,11 @@ def cho_solve(
         columns = RightHandSide(b, matrix.n)
         dtype = np.result_type(matrix.dtype, columns.columns.dtype)
         dtype = dtype if str(dtype) in ("float32", "complex64", "complex128") else np.dtype(np.float64)
-        factor = _tiles(matrix, tile_size, site.workers(workers), dtype, bool(lower))
+        chosen = _chosen(matrix, tile_size, site.workers(workers))
+        facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
+    tile_size = site.agreed(chosen) if tile_size is None else tile_size
+    with site.agreement() as facts:
+        factor = _tiles(matrix, tile_size, dtype, bool(lower))
         nb, m = factor.tile_size, columns.columns.shape[1]
         facts.update(shape=factor.shape, b=columns.shape, dtype=str(dtype), lower=bool(lower), tile_size=nb)
         if site.has_data:
@@ -237,7 +241,11 @@ def logdet(
     L = site.argument(L)
     with site.agreement() as facts:
         matrix = Matrix(L, lower=True, overwrite=False, what="L")
-        factor = _tiles(matrix, tile_size, site.workers(workers), matrix.dtype, None)
+        chosen = _chosen(matrix, tile_size, site.workers(workers))
+        facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
+    tile_size = site.agreed(chosen) if tile_size is None else tile_size
+    with site.agreement() as facts:
+        factor = _tiles(matrix, tile_size, matrix.dtype, None)
         facts.update(shape=factor.shape, tile_size=factor.tile_size)
     if not matrix.n:
         nothing = run(TaskGraph("logdet nt=0"), {}, backend=backend, workers=workers, **options)
@@ -283,7 +291,11 @@ def cho_inverse(
     L = site.argument(L)
     with site.agreement() as facts:
         matrix = Matrix(L, lower=True, overwrite=False, what="L")
-        factor = _tiles(matrix, tile_size, site.workers(workers), matrix.dtype, bool(lower))
+        chosen = _chosen(matrix, tile_size, site.workers(workers))
+        facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
+    tile_size = site.agreed(chosen) if tile_size is None else tile_size
+    with site.agreement() as facts:
+        factor = _tiles(matrix, tile_size, matrix.dtype, bool(lower))
         facts.update(shape=factor.shape, dtype=str(matrix.dtype), lower=bool(lower), tile_size=factor.tile_size)
         if site.has_data:
             _check_diagonal(factor)
@@ -301,13 +313,18 @@ def _no_run(return_run: bool) -> None:
         raise ValueError("on a CUDA device torch solves, not a tile graph: there is no run to return")
 
 
-def _tiles(matrix: Matrix, tile_size: int | None, workers: int, dtype: np.dtype, lower: bool | None) -> TiledMatrix:
+def _chosen(matrix: Matrix, tile_size: int | None, workers: int) -> int:
+    """The tile size, if none was said: that of the tiles that are there, or as for a factorisation."""
+    if tile_size is not None:
+        return tile_size
+    return matrix.tile_size or cholesky_tile_size(matrix.n, workers)
+
+
+def _tiles(matrix: Matrix, tile_size: int, dtype: np.dtype, lower: bool | None) -> TiledMatrix:
     """The tiles of a factor; converted if that is needed, the triangle that is read or with None the diagonal alone.
 
     Nobody has written the other tiles, maybe: what is in them need not be numbers.
     """
-    if tile_size is None:
-        tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, workers)
     tiles = matrix.source(tile_size)
     if tiles.dtype == dtype:
         return tiles

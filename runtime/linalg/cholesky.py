@@ -311,7 +311,12 @@ def tiled_cholesky(
         find_policy(scheduler)
         matrix = Matrix(a, lower=lower, overwrite=overwrite_a)
         if tile_size is None:
-            tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, site.workers(workers))
+            tile_size = matrix.tile_size
+        chosen = cholesky_tile_size(matrix.n, site.workers(workers)) if tile_size is None else None
+        facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
+    if tile_size is None:
+        tile_size = site.agreed(chosen)  # computers of several ranks may differ
+    with site.agreement() as facts:
         source = matrix.source(tile_size)
         facts.update(shape=source.shape, dtype=str(matrix.dtype), turned=matrix.turned, lower=bool(lower),
                      tile_size=int(tile_size), overwrite_a=bool(overwrite_a), workers=workers)  # fmt: skip

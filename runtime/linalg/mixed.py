@@ -261,8 +261,11 @@ class _Problem:
             if matrix.dtype.kind == "c":
                 raise TypeError(f"mixed precision is for real matrices, not {matrix.dtype}")
             tile_size = fitting_tile_size(precision, matrix.n, matrix.tile_size if tile_size is None else tile_size)
-            if tile_size is None:
-                tile_size = mixed_tile_size(matrix.n, self.site.workers(workers))
+            chosen = mixed_tile_size(matrix.n, self.site.workers(workers)) if tile_size is None else None
+            facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
+        if tile_size is None:
+            tile_size = self.site.agreed(chosen)  # computers of several ranks may differ
+        with self.site.agreement() as facts:
             self.source = matrix.source(tile_size)
             self.tile_size = int(tile_size)
             nt = self.source.nt
@@ -275,7 +278,8 @@ class _Problem:
         self.norms, self.finish = norms and self.scales, finish
         self.in_tiles = in_tiles and self.site.here and self.precision.accumulate == "float32"
         self.recipe = self.precision, routes, self.scales, finish
-        self.wide = not options.get("devices")  # an accelerator multiplies the narrow copies
+        # An accelerator multiplies the narrow copies, and in mode "tasks" Dask sends what a product reads.
+        self.wide = not (options.get("devices") or options.get("mode") == "tasks")
         self.narrow_pays = ("bfloat16", "cblas") in routes and self.precision.single is FORMATS["bf16"]
         updates = nt * (nt - 1) // 2
         self.arguments = {

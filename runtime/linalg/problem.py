@@ -50,7 +50,7 @@ class Problem:
         self.precision, self.refine, self.fallback = precision, refine, fallback
         self.check_finite, self.lower = check_finite, lower
         self.given_tile_size = tile_size
-        self.tile_size = tile_size or cholesky_tile_size(self.n, stage.site.workers(stage.workers))
+        self.tile_size = tile_size or stage.site.agreed(cholesky_tile_size(self.n, stage.site.workers(stage.workers)))
         self.a, self.b = a, b
         self.A = TiledMatrix.view(a, self.tile_size)
         self.info = SolveInfo(self.n, b.shape[1], str(b.dtype))

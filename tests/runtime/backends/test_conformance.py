@@ -15,6 +15,8 @@ from strategies import programs
 import tilewright as tw
 from tilewright import BACKENDS, RW, SCHEDULERS, R, TaskGraph, W
 
+pytestmark = pytest.mark.long
+
 WORKERS = (1, 2, 4)
 
 backends = pytest.mark.parametrize("backend", BACKENDS)

@@ -24,10 +24,14 @@ from matrices import DTYPES, indefinite_matrix, lapack_info, spd_matrix
 from strategies import programs
 
 import tilewright as tw
+from tilewright.backends import find_site
 from tilewright.backends.dask import client as clients
 from tilewright.backends.dask.submitted import _loads
+from tilewright.backends.execution.program import Program
 from tilewright.distribution import RowBlocks
 from tilewright.linalg.chunked import Chunks
+
+pytestmark = pytest.mark.long
 
 MODES = ("resident", "tasks")
 modes = pytest.mark.parametrize("mode", MODES)
@@ -329,9 +333,9 @@ def test_progress_reaches_all_tasks(client, mode):
         g.insert(ops.sleep, tw.RW(g.handle(f"x{i}")), 0.02)
     data = {f"x{i}": np.zeros(1) for i in range(6)}
     heard = []
-    site = tw.site.find_site("dask", {"client": client, "mode": mode})
+    site = find_site("dask", {"client": client, "mode": mode})
     site.plan_with(None)
-    program = tw.program.Program(g, tw.Store(data))
+    program = Program(g, tw.Store(data))
     site.execute(program, "critical-path", None, heard.append)
     assert heard[-1] == 6 and heard == sorted(heard)
 
@@ -509,7 +513,7 @@ A = np.eye(60) * 60 + 1
 wanted = tw.tiled_cholesky(A, tile_size=10)
 options = {"tile_size": 10, "backend": "dask", "mode": "tasks", "workers": 2}
 tw.tiled_cholesky(A, **options)
-for delay in (0, 0.02, 0.05, 0.1, 0.2):
+for delay in (0, 0.03, 0.1):
     pid = list(clients.kept(2).run(os.getpid).values())[0]
     killer = threading.Timer(delay, os.kill, (pid, signal.SIGKILL))
     killer.start()
@@ -522,7 +526,7 @@ def test_workers_that_are_killed_are_made_good_and_new_ones_do_not_run_the_scrip
     script = tmp_path / "script.py"
     script.write_text(KILLS)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=110)
-    assert done.stdout.splitlines() == ["the script runs", *["True"] * 5], done.stderr
+    assert done.stdout.splitlines() == ["the script runs", *["True"] * 3], done.stderr
 
 
 def until(claim, seconds=10):

@@ -21,6 +21,8 @@ from tilewright.kernels.threads import limits, one_thread
 from tilewright.passes.frontier import Frontier
 from tilewright.schedulers import policy
 
+pytestmark = pytest.mark.long
+
 
 def noop(*buffers):
     return None
@@ -87,7 +89,11 @@ class TestPolicies:
         with pytest.raises(SchedulerError, match=r"Twice gives out noop\(0\), which is (running|done)"):
             tw.run(independent(8), {}, scheduler=Twice(), workers=workers)
 
-    @pytest.mark.parametrize("made_up", ["potrf", 3, independent(8).tasks[0], object()], ids=str)
+    @pytest.mark.parametrize(
+        "made_up",
+        ["potrf", 3, independent(8).tasks[0], object()],
+        ids=["a name", "a number", "another graph's task", "an object"],
+    )
     def test_policy_that_makes_tasks_up_is_an_error(self, workers, made_up):
         class Dreamer(Fifo):
             def pop(self, worker):

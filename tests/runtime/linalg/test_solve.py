@@ -18,6 +18,8 @@ from tilewright.linalg.gallery import SPECTRA, conditioned_spd
 from tilewright.linalg.solve_info import Attempt
 from tilewright.linalg.stopping import Outcome, steps_left
 
+pytestmark = pytest.mark.long
+
 U = 2.0**-53
 
 
