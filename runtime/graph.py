@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
+from tilewright.door import upstairs
 from tilewright.host.files import write_text
 from tilewright.rooms import Room
 from tilewright.scalars import flag, function, real, text
@@ -655,42 +656,30 @@ class TaskGraph:
 
     def to_dot(self) -> str:
         """The graph in Graphviz's DOT language, coloured by op, the critical path drawn bold."""
-        from tilewright.plot.dag import to_dot
-
-        return to_dot(self)
+        return str(upstairs("plot.dag:to_dot")(self))
 
     def to_html(self, path: str | Path | None = None) -> str:
         """The graph as an interactive page that opens offline, also written to ``path``: `tilewright.plot.html`."""
-        from tilewright.plot.html import graph_page
-
-        page = graph_page(self)
+        page: str = upstairs("plot.html:graph_page")(self)
         if path is not None:
             write_text(path, page)
         return page
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the page in a frame of its own."""
-        from tilewright.plot.html import frame
-
-        return frame(self.to_html())
+        return str(upstairs("plot.html:frame")(self.to_html()))
 
     def to_svg(self, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None) -> str:
         """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag.to_svg`."""
-        from tilewright.plot.dag import to_svg
-
-        return to_svg(self, path, layout=layout)
+        return str(upstairs("plot.dag:to_svg")(self, path, layout=layout))
 
     def to_png(self, path: str | Path, *, layout: Literal["dot", "layered"] | None = None) -> None:
         """Write the graph as a PNG. See `tilewright.plot.dag.to_png`."""
-        from tilewright.plot.dag import to_png
-
-        to_png(self, path, layout=layout)
+        upstairs("plot.dag:to_png")(self, path, layout=layout)
 
     def _repr_svg_(self) -> str | None:
         """The picture that a notebook shows; None, and so the text, if there are too many tasks to draw."""
-        from tilewright.plot.dag import LIMIT, to_svg
-
-        return to_svg(self) if len(self) <= LIMIT else None
+        return self.to_svg() if len(self) <= upstairs("plot.dag:LIMIT") else None
 
 
 def _rebuilt(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tilewright.graph import Handle, Task, TaskGraph
 
 from tilewright import document
+from tilewright.door import upstairs
 from tilewright.host.files import write_text
 from tilewright.scalars import function, instance, positive, real, text, whole
 
@@ -280,9 +281,8 @@ class Machine:
     @classmethod
     def calibrate(cls, **options: Any) -> Machine:
         """This computer, measured; kept on disk and reused. See `tilewright.studies.calibration.calibrate`."""
-        from tilewright.studies.calibration import calibrate
-
-        return calibrate(**options)
+        made: Machine = upstairs("studies.calibration:calibrate")(**options)
+        return made
 
 
 MOST = 1 << 20

@@ -14,11 +14,11 @@ from math import expm1, inf, log, log1p, sqrt
 import numpy as np
 
 from tilewright.host.memory import room
-from tilewright.host.rates import Rates
 from tilewright.kernels import table
 from tilewright.kernels.threads import one_thread
 from tilewright.linalg.tuning import cholesky_tile_size, mixed_tile_size
 from tilewright.precision import FORMATS
+from tilewright.rates import Rates
 
 __all__ = [
     "ON_CPU", "RUNGS", "Estimate", "Price", "cheapest", "estimate", "factor_seconds", "judge", "price", "rungs_from",

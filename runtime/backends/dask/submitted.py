@@ -34,7 +34,6 @@ from tilewright.backends.dask.rank import Values
 from tilewright.backends.dask.remote import Piece, RemoteTiles
 from tilewright.backends.dask.resident import Options, deliver, families_of, nbytes_of, outlines_of
 from tilewright.backends.execution.engine import Progress
-from tilewright.backends.execution.frontier import Frontier
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import capture
 from tilewright.backends.ranks.outcome import planned, thaw
@@ -44,6 +43,7 @@ from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels import choice
 from tilewright.machine import Machine
 from tilewright.passes.coarsen import Coarse, Overheads, coarsen
+from tilewright.passes.frontier import Frontier
 from tilewright.passes.versions import Dataflow
 from tilewright.runs.run import is_complex
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace

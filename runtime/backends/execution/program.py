@@ -11,7 +11,7 @@ import numpy as np
 
 from tilewright.backends.execution.overlap import check_apart
 from tilewright.backends.execution.rooms import Rooms
-from tilewright.backends.gpu.streams import Streams
+from tilewright.backends.execution.streams import Streams
 from tilewright.errors import MissingDataError
 from tilewright.graph import Access, Handle, Task, TaskGraph
 from tilewright.kernels import table, tensors

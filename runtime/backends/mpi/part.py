@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpi4py import MPI
 
+from tilewright.backends.execution.buffers import Spare, kind, memory, view, wrap
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.rooms import provide
 from tilewright.backends.mpi.courier import Courier, Wires, calm
-from tilewright.backends.ranks.buffers import Spare, kind, memory, view, wrap
 from tilewright.backends.ranks.outcome import Order, Outcome, freeze, planned, thaw
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.workers import Crew

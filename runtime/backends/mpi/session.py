@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from mpi4py import MPI
 
+from tilewright.backends.execution.buffers import layout, view, wrap
 from tilewright.backends.execution.engine import Progress, Site, check_options
 from tilewright.backends.execution.nested import refuse
 from tilewright.backends.execution.program import Program
@@ -19,7 +20,6 @@ from tilewright.backends.mpi.engine import how
 from tilewright.backends.mpi.launcher import INSTALL, remove, shm_files
 from tilewright.backends.mpi.options import OPTIONS, owner_for, per_rank
 from tilewright.backends.mpi.part import agreement, run_part, wires
-from tilewright.backends.ranks.buffers import layout, view, wrap
 from tilewright.backends.ranks.outcome import Order, merge
 from tilewright.backends.ranks.segments import like
 from tilewright.distribution import by_handle, chosen_owner, owners

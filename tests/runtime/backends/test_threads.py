@@ -16,9 +16,9 @@ from matrices import spd_matrix
 
 import tilewright as tw
 from tilewright import RW, Machine, R, SchedulerError, Task, TaskGraph, W, cholesky_graph
-from tilewright.backends.execution.frontier import Frontier
 from tilewright.kernels import blas
 from tilewright.kernels.threads import limits, one_thread
+from tilewright.passes.frontier import Frontier
 from tilewright.schedulers import policy
 
 

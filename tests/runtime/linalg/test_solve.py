@@ -12,8 +12,7 @@ from optional import torch
 from strategies import orders, tile_sizes
 
 import tilewright as tw
-from tilewright import BACKENDS
-from tilewright.host import rates
+from tilewright import BACKENDS, rates
 from tilewright.linalg import ladder, problem, refinement
 from tilewright.linalg.gallery import SPECTRA, conditioned_spd
 from tilewright.linalg.solve_info import Attempt

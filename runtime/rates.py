@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import statistics
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -22,9 +24,8 @@ from tilewright.host.cache import folder
 from tilewright.host.files import write_text
 from tilewright.kernels import cpu, table
 from tilewright.kernels.threads import limits, one_thread
-from tilewright.studies.calibration import copy_cost, median_seconds
 
-__all__ = ["RULES", "Rates", "Rule", "by_rule", "calibrate", "current", "path", "stored"]
+__all__ = ["RULES", "by_rule", "calibrate", "copy_cost", "current", "median_seconds", "path", "Rates", "Rule", "stored"]
 
 
 class Rule(NamedTuple):
@@ -168,3 +169,21 @@ def _rate(storage: str, accumulate: str, operand: np.ndarray, repeat: int) -> fl
     with limits(functions=False), one_thread():
         kernel(operand, operand, c)
         return 2.0 * len(c) ** 3 / median_seconds(lambda: kernel(operand, operand, c), repeat)
+
+
+def copy_cost() -> tuple[float, float]:
+    """(alpha, beta) of a copy from memory to memory: seconds for 1 word, seconds per word of 2^20 words."""
+    small, large = (np.ones(words) for words in (1, 2**20))
+    target = np.empty_like(large)
+    alpha = median_seconds(lambda: np.copyto(target[:1], small), 200)
+    beta = median_seconds(lambda: np.copyto(target, large), 15) / large.size
+    return alpha, beta
+
+
+def median_seconds(call: object, count: int) -> float:
+    times = []
+    for _ in range(count):
+        start = perf_counter()
+        call()  # type: ignore[operator]
+        times.append(perf_counter() - start)
+    return statistics.median(times)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import tilewright as tw
-from tilewright.host import rates
+from tilewright import rates
 from tilewright.kernels import cpu
 from tilewright.linalg import ladder
 from tilewright.linalg.gallery import conditioned_spd
