@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tilewright.backends import BACKENDS
+from tilewright.backends import COMPUTING
 from tilewright.cli.common import DTYPES, Extents, as_json, one_sentence, output, picture
 
 __all__ = ["calibrate", "matvec", "scaling"]
@@ -22,7 +22,7 @@ __all__ = ["calibrate", "matvec", "scaling"]
 @click.option("--layout", type=click.Choice(["rows", "columns", "grid"]), default="rows", show_default=True)
 @click.option("--ranks", type=click.IntRange(min=1), help="[default: those of the grid, or one per core]")
 @click.option("--grid", type=Extents(2), metavar="PxQ", help="Rows and columns of ranks, with --layout grid.")
-@click.option("--backend", type=click.Choice(BACKENDS), default="mpi", show_default=True)
+@click.option("--backend", type=click.Choice(COMPUTING), default="mpi", show_default=True)
 @click.option("--overlap", is_flag=True, help="Multiply by a rank's own piece of x while the others travel.")
 @click.option("--transposed", is_flag=True, help="Multiply by the transpose.")
 @click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True, help="Products; the median counts.")

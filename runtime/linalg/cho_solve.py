@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.arguments import like
-from tilewright.backends import check_call, find_site
+from tilewright.backends import check_call, find_engine
 from tilewright.engine import run
 from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, W
 from tilewright.host.memory import zeros
@@ -179,21 +179,17 @@ def cho_solve(
     if is_device_tensor(L):
         _no_run(return_run)
         return on_device.cho_solve(L, b, lower)
-    site = find_site(backend, options)
-    L, b = site.argument(L), site.argument(b)
-    with site.agreement() as facts:
+    engine = find_engine(backend, options)
+    L, b = engine.argument(L), engine.argument(b)
+    with engine.agreement(run_follows=True) as facts:
         matrix = Matrix(L, lower=True, overwrite=False, what="L")
         columns = RightHandSide(b, matrix.n)
         dtype = np.result_type(matrix.dtype, columns.columns.dtype)
         dtype = dtype if str(dtype) in ("float32", "complex64", "complex128") else np.dtype(np.float64)
-        chosen = _chosen(matrix, tile_size, site.workers(workers))
-        facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
-    tile_size = site.agreed(chosen) if tile_size is None else tile_size
-    with site.agreement() as facts:
-        factor = _tiles(matrix, tile_size, dtype, bool(lower))
+        factor = _tiles(matrix, tile_size, engine.workers(workers), dtype, bool(lower))
         nb, m = factor.tile_size, columns.columns.shape[1]
         facts.update(shape=factor.shape, b=columns.shape, dtype=str(dtype), lower=bool(lower), tile_size=nb)
-        if site.has_data:
+        if engine.has_data:
             if check_finite:
                 _check_finite(factor, lower)
             _check_diagonal(factor)
@@ -202,12 +198,12 @@ def cho_solve(
     graph = solve_graph(factor.nt, X.nt, lower, check_finite)
     data = {"L": factor, "B": TiledMatrix.view(columns.columns, nb), "X": X}
     try:
-        record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, **options)
+        record = run(graph, data, backend=engine, scheduler=scheduler, workers=workers)
     except ValueError:
-        if check_finite and site.has_data and not np.isfinite(columns.columns).all():
+        if check_finite and engine.has_data and not np.isfinite(columns.columns).all():
             raise ValueError(_first_not_finite(columns.columns)) from None
         raise
-    solution = site.result(columns.result(x, L))
+    solution = engine.result(columns.result(x, L))
     return (solution, record) if return_run else solution
 
 
@@ -237,24 +233,18 @@ def logdet(
     if is_device_tensor(L):
         _no_run(return_run)
         return on_device.logdet(L)
-    site = find_site(backend, options)
-    L = site.argument(L)
-    with site.agreement() as facts:
+    engine = find_engine(backend, options)
+    L = engine.argument(L)
+    with engine.agreement(run_follows=True) as facts:
         matrix = Matrix(L, lower=True, overwrite=False, what="L")
-        chosen = _chosen(matrix, tile_size, site.workers(workers))
-        facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
-    tile_size = site.agreed(chosen) if tile_size is None else tile_size
-    with site.agreement() as facts:
-        factor = _tiles(matrix, tile_size, matrix.dtype, None)
+        factor = _tiles(matrix, tile_size, engine.workers(workers), matrix.dtype, None)
         facts.update(shape=factor.shape, tile_size=factor.tile_size)
     if not matrix.n:
-        nothing = run(TaskGraph("logdet nt=0"), {}, backend=backend, workers=workers, **options)
+        nothing = run(TaskGraph("logdet nt=0"), {}, backend=engine, workers=workers)
         return (0.0, nothing) if return_run else 0.0
     total = np.zeros((1, 1))
     data = {"L": factor, "S": [np.zeros((1, 1)) for _ in range(factor.nt)], "sum": total}
-    record = run(
-        logdet_graph(factor.nt), data, backend=backend, scheduler=scheduler, workers=workers, **options
-    )  # fmt: skip
+    record = run(logdet_graph(factor.nt), data, backend=engine, scheduler=scheduler, workers=workers)
     value = float(total[0, 0])
     return (value, record) if return_run else value
 
@@ -287,24 +277,20 @@ def cho_inverse(
     if is_device_tensor(L):
         _no_run(return_run)
         return on_device.cho_inverse(L, lower)
-    site = find_site(backend, options)
-    L = site.argument(L)
-    with site.agreement() as facts:
+    engine = find_engine(backend, options)
+    L = engine.argument(L)
+    with engine.agreement(run_follows=True) as facts:
         matrix = Matrix(L, lower=True, overwrite=False, what="L")
-        chosen = _chosen(matrix, tile_size, site.workers(workers))
-        facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
-    tile_size = site.agreed(chosen) if tile_size is None else tile_size
-    with site.agreement() as facts:
-        factor = _tiles(matrix, tile_size, matrix.dtype, bool(lower))
+        factor = _tiles(matrix, tile_size, engine.workers(workers), matrix.dtype, bool(lower))
         facts.update(shape=factor.shape, dtype=str(matrix.dtype), lower=bool(lower), tile_size=factor.tile_size)
-        if site.has_data:
+        if engine.has_data:
             _check_diagonal(factor)
     x = np.zeros((matrix.n, matrix.n), matrix.dtype)
     record = run(
-        inverse_graph(factor.nt, lower), {"L": factor, "X": TiledMatrix.view(x, factor.tile_size)}, backend=backend,
-        scheduler=scheduler, workers=workers, **options,
+        inverse_graph(factor.nt, lower), {"L": factor, "X": TiledMatrix.view(x, factor.tile_size)}, backend=engine,
+        scheduler=scheduler, workers=workers,
     )  # fmt: skip
-    inverse = site.result(like(x, L))
+    inverse = engine.result(like(x, L))
     return (inverse, record) if return_run else inverse
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from tilewright.arguments import is_chunked
-from tilewright.backends import check_call, find_site
+from tilewright.backends import check_call, find_engine
 from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.host.cores import cores
@@ -305,24 +305,19 @@ def tiled_cholesky(
             a, precision, lower=lower, tile_size=tile_size, backend=backend, scheduler=scheduler, workers=workers,
             return_run=return_run, progress=progress, route=route, **options,
         )  # fmt: skip
-    site = find_site(backend, options)
-    a = site.argument(a)
-    with site.agreement() as facts:
+    engine = find_engine(backend, options, computes=not return_run)
+    a = engine.argument(a)
+    with engine.agreement(run_follows=True) as facts:
         find_policy(scheduler)
         matrix = Matrix(a, lower=lower, overwrite=overwrite_a)
         if tile_size is None:
-            tile_size = matrix.tile_size
-        chosen = cholesky_tile_size(matrix.n, site.workers(workers)) if tile_size is None else None
-        facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
-    if tile_size is None:
-        tile_size = site.agreed(chosen)  # computers of several ranks may differ
-    with site.agreement() as facts:
+            tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, engine.workers(workers))
         source = matrix.source(tile_size)
         facts.update(shape=source.shape, dtype=str(matrix.dtype), turned=matrix.turned, lower=bool(lower),
                      tile_size=int(tile_size), overwrite_a=bool(overwrite_a), workers=workers)  # fmt: skip
-        if check_finite and matrix.in_place and site.has_data:
+        if check_finite and matrix.in_place and engine.has_data:
             check_finite_lower(source, cores(), lower)
-    target = matrix.target(tile_size, used_again=site.here)
+    target = matrix.target(tile_size, used_again=engine.in_process)
     updates = source.nt * (source.nt - 1) // 2  # in one step, so more workers are of no use
     if matrix.turned:
         graph = _turned_graph(source.nt)
@@ -331,15 +326,15 @@ def tiled_cholesky(
     data = {"A": target} if matrix.in_place else {"A": target, "S": source}
     try:
         record = run(
-            graph, data, backend=backend, scheduler=scheduler, workers=site.workers(workers, max(1, updates)),
-            progress=progress, **options,
+            graph, data, backend=engine, scheduler=scheduler, workers=engine.workers(workers, max(1, updates)),
+            progress=progress,
         )  # fmt: skip
     except ValueError:  # NotPositiveDefiniteError is one
-        with site.agreement():
-            if check_finite and not matrix.in_place and site.has_data:
+        with engine.agreement():
+            if check_finite and not matrix.in_place and engine.has_data:
                 check_finite_lower(source, cores(), lower)  # NaN comes before anything it causes, on every engine
         raise
     if workers is not None and workers > max(1, updates):
         record = replace(record, notes=(_too_few_tiles(source.nt, updates, workers),))
-    factor = site.result(matrix.result(target))
+    factor = engine.result(matrix.result(target))
     return (factor, record) if return_run else factor

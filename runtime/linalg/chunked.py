@@ -47,13 +47,13 @@ class Chunks:
     """A matrix in a `dask.array` and the workers of a call."""
 
     def __init__(self, a: Any, lower: bool, overwrite: bool, workers: int | None, options: dict[str, Any]) -> None:
-        from tilewright.backends.dask.engine import DaskSite
+        from tilewright.backends.dask.engine import Dask
 
         self.a, self.lower, self.asked, self.options = a, lower, workers, options
         self.n = _check(a, overwrite)
         self.dtype = factor_dtype(a.dtype)
-        self.site = DaskSite(options)
-        self.workers = self.site.workers(workers)
+        self.engine = Dask(options)
+        self.workers = self.engine.workers(workers)
         self.chunk_size = _chunk_size(a)
         """Of chunks that are good tiles as they are."""
 
@@ -61,7 +61,7 @@ class Chunks:
         """The triangle to be read as a lower one, cut into square tiles by Dask."""
         from tilewright.backends.dask.remote import Piece, RemoteTiles
 
-        self.client = self.site.client(self.workers)
+        self.client = self.engine.client(self.workers)
         a = self.a if self.lower else self.a.T
         self.S = S = RemoteTiles((self.n, self.n), tile_size, self.dtype, order="C" if self.lower else "F")
         places = [(i, j) for i in range(S.nt) for j in range(i + 1)]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends import find_site
+from tilewright.backends import find_engine
 from tilewright.engine import run
 from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
@@ -241,7 +241,7 @@ def mixed_cholesky(
         factor = TiledMatrix.view(factor, problem.tile_size)
     elif problem.matrix.tensor:
         factor = sys.modules["torch"].from_numpy(factor)
-    factor = problem.site.result(factor)
+    factor = problem.engine.result(factor)
     return (factor, found.run) if return_run else factor
 
 
@@ -253,19 +253,16 @@ class _Problem:
         scheduler: str | Policy, backend: str, route: str | None, options: dict[str, Any],
         *, finish: bool, lower: bool = True, progress: bool = False, norms: bool = False, in_tiles: bool = False,
     ) -> None:  # fmt: skip
-        self.site = find_site(backend, options)
-        a = self.site.argument(a)
-        with self.site.agreement() as facts:
+        self.engine = find_engine(backend, options)
+        a = self.engine.argument(a)
+        with self.engine.agreement(run_follows=True) as facts:
             find_policy(scheduler)
             self.matrix = matrix = Matrix(a, lower=lower, overwrite=False)
             if matrix.dtype.kind == "c":
                 raise TypeError(f"mixed precision is for real matrices, not {matrix.dtype}")
             tile_size = fitting_tile_size(precision, matrix.n, matrix.tile_size if tile_size is None else tile_size)
-            chosen = mixed_tile_size(matrix.n, self.site.workers(workers)) if tile_size is None else None
-            facts.update(shape=(matrix.n, matrix.n), choose=tile_size is None)
-        if tile_size is None:
-            tile_size = self.site.agreed(chosen)  # computers of several ranks may differ
-        with self.site.agreement() as facts:
+            if tile_size is None:
+                tile_size = mixed_tile_size(matrix.n, self.engine.workers(workers))
             self.source = matrix.source(tile_size)
             self.tile_size = int(tile_size)
             nt = self.source.nt
@@ -276,15 +273,15 @@ class _Problem:
                          precision=self.precision.names, routes=routes, workers=workers)  # fmt: skip
         self.scales = self.precision.single is not FORMATS["fp64"]
         self.norms, self.finish = norms and self.scales, finish
-        self.in_tiles = in_tiles and self.site.here and self.precision.accumulate == "float32"
+        self.in_tiles = in_tiles and self.engine.in_process and self.precision.accumulate == "float32"
         self.recipe = self.precision, routes, self.scales, finish
         # An accelerator multiplies the narrow copies, and in mode "tasks" Dask sends what a product reads.
         self.wide = not (options.get("devices") or options.get("mode") == "tasks")
         self.narrow_pays = ("bfloat16", "cblas") in routes and self.precision.single is FORMATS["bf16"]
         updates = nt * (nt - 1) // 2
         self.arguments = {
-            "backend": backend, "scheduler": scheduler, "progress": progress,
-            "workers": self.site.workers(workers, max(1, updates)), **options,
+            "backend": self.engine, "scheduler": scheduler, "progress": progress,
+            "workers": self.engine.workers(workers, max(1, updates)),
         }  # fmt: skip
 
     def factor(self, shift: float, attempts: list[float]) -> MixedFactor:
@@ -316,8 +313,8 @@ class _Problem:
         try:
             record = run(graph, data, **self.arguments)
         except ValueError:  # NotPositiveDefiniteError is one
-            with self.site.agreement():
-                if self.site.has_data:  # NaN comes first, on every engine
+            with self.engine.agreement():
+                if self.engine.has_data:  # NaN comes first, on every engine
                     check_finite_lower(source, cores(), self.matrix.lower, optional=False)
             raise
         total = _row_sums(sums, whole) if self.norms else None
@@ -342,8 +339,8 @@ class _Problem:
         """The factor as each rank of a collective call gets it."""
         sums = factor.row_sums
         return replace(
-            factor, array=self.site.result(factor.array), scale=self.site.result(factor.scale),
-            row_sums=None if sums is None else self.site.result(sums),
+            factor, array=self.engine.result(factor.array), scale=self.engine.result(factor.scale),
+            row_sums=None if sums is None else self.engine.result(sums),
         )  # fmt: skip
 
 

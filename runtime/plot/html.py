@@ -54,7 +54,7 @@ def run_page(*runs: Run, names: Sequence[str] = (), before: str = "") -> str:
     title = " | ".join(dict.fromkeys(run.graph.name for run in runs))
     panels = []
     for number, run in enumerate(runs):
-        heading = f"{run.scheduler} on {place(run)}, {'simulated' if run.backend == 'simulate' else run.backend}"
+        heading = f"{run.scheduler} on {place(run)}, {'simulated' if run.trace.virtual else run.backend}"
         heading = f"{names[number]}: {heading}" if names else heading
         panels.append((heading, _facts(_run_facts(run)) + _idle(run) + _kernels(run), _picture(run.graph, run)))
     return _page(title, panels, before)

@@ -76,7 +76,7 @@ class Run:
 
     def task_flops(self, task: Task) -> float:
         """Real-arithmetic flops of one task; 0 without a formula, or on a machine that counts in `Op.weight`."""
-        if self.backend == "simulate":
+        if self.trace.virtual:
             machine = self.machine
             known = machine is not None and (machine.gamma is not None or machine.durations)
             return machine.flops(task) if machine is not None and known else 0.0

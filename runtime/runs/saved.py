@@ -47,6 +47,7 @@ def save(run: Run, path: str | Path) -> None:
         "scheduler": run.scheduler,
         "workers": run.trace.workers,
         "ranks": run.trace.ranks,
+        "virtual": int(run.trace.virtual),
         "machine": json.loads(run.machine.to_json()) if run.machine is not None else None,
         "memory": run.measured,
         "kernels": [list(item) for item in run.kernels.items()],
@@ -95,8 +96,8 @@ def _run(document: dict[str, Any]) -> SavedRun:
         "memory": maybe(size), "kernels": rows(text, text),
         "handles": rows(text, lists(either(integer(-(2**62)), text))), "bytes": lists(size),
         "ops": rows(text, number(0)), "inputs": anything, "tasks": anything, "flops": anything, "records": anything,
-        "messages": anything,
-    }, optional=["memory", "kernels"])  # fmt: skip
+        "messages": anything, "virtual": integer(0, 1),
+    }, optional=["memory", "kernels", "virtual"])  # fmt: skip
     workers, ranks = found["workers"], found["ranks"]
     if workers * ranks > _MOST:
         raise ValueError(f"it has {ranks} ranks of {workers} workers, more than the {_MOST} that a run may have")
@@ -127,6 +128,7 @@ def _run(document: dict[str, Any]) -> SavedRun:
     if any(record.end < record.start for record in records) or any(m.end < m.start for m in messages):
         raise ValueError("a task or a message ends before it starts")
     trace = Trace(graph, workers, records, ranks=ranks, messages=messages)
+    trace.virtual = bool(found.get("virtual"))
     machine = found["machine"]
     if machine is not None and len(machine.kinds) > 1 and machine.size != ranks * workers:
         raise ValueError(f"its machine has {machine.size} workers, the run {ranks * workers}")

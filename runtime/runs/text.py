@@ -144,7 +144,7 @@ def place(run: Run) -> str:
 def units(run: Run) -> tuple[str, Callable[[float], str]]:
     """``s`` and `seconds`; or no unit and plain numbers for a machine that counts in task weights."""
     machine = run.machine
-    weights = run.backend == "simulate" and machine is not None and machine.gamma is None and not machine.durations
+    weights = run.trace.virtual and machine is not None and machine.gamma is None and not machine.durations
     return ("", plain) if weights else ("s", seconds)
 
 

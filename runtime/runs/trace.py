@@ -95,6 +95,8 @@ class Trace:
         """The moment that is time 0, on the clock of `time.perf_counter`; where the engine ran in this process."""
         self.pure = False
         """Tasks made new values and left the old ones alone, so that no writer had to wait for readers."""
+        self.virtual = False
+        """Nothing was computed, and the times are those of a machine model."""
         self.messages: Sequence[MessageRecord] = sorted(messages, key=itemgetter(4, 5, 0, 1, 2))
         self.records = sorted(records, key=_in_order)
 

@@ -183,8 +183,8 @@ def _grid_for(layout: str, p: int, n: int) -> Grid:
 
 
 def _simulated(grid: Grid, machine: Machine) -> float:
-    from tilewright.backends.simulate import simulate
     from tilewright.comm.matvec_graph import matvec_graph
+    from tilewright.engine import simulate
 
     serial = 2 * grid.n**2 * _gamma(machine)
     return serial / (grid.ranks * simulate(matvec_graph(grid), machine, scheduler="eager").makespan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ import numpy as np
 
 from tilewright.backends.execution.overlap import check_apart
 from tilewright.backends.execution.rooms import Rooms
-from tilewright.backends.execution.streams import Streams
 from tilewright.errors import MissingDataError
 from tilewright.graph import Access, Handle, Task, TaskGraph
 from tilewright.kernels import table, tensors
@@ -19,6 +17,7 @@ from tilewright.kernels.tensors import device_of
 from tilewright.tiles import Store, TiledMatrix
 
 if TYPE_CHECKING:
+    from tilewright.backends.execution.streams import Streams
     from tilewright.backends.gpu.memories import Memories
 
 __all__ = ["Program"]
@@ -59,11 +58,10 @@ class Program:
         self._functions = self._bind()
         if self.rooms is not None:
             self.call = self._call_in_rooms  # type: ignore[method-assign]
-        self.streams = self._streams()
+        self.streams: Streams | None = None
+        """Those on which tasks are launched, if some tile is on a CUDA device."""
         self.memories: Memories | None = None
         """Where data is, if some workers are accelerators."""
-        if self.streams is not None:
-            self.call = self.streams.call  # type: ignore[method-assign]
 
     def begin(self) -> None:
         """Before each run of the program."""
@@ -73,19 +71,6 @@ class Program:
     def caller(self, worker: int) -> Callable[[Task], None]:
         """What worker number ``worker`` calls to run a task."""
         return self.call if self.memories is None else partial(self.memories.call, worker)
-
-    def _streams(self) -> Streams | None:
-        """The CUDA streams to launch on, if some tile is on such a device."""
-
-        def on_device(task: Task) -> bool:
-            return any(device_of(self.store[use.handle]) == "cuda" for use in task.uses)
-
-        torch = sys.modules.get("torch")  # who has a tensor has imported torch
-        if torch is None:
-            return None
-        tiles = (self.store[use.handle] for task in self.graph.tasks for use in task.uses)
-        device = next((tile.device for tile in tiles if device_of(tile) == "cuda"), None)
-        return None if device is None else Streams(self.call, on_device, torch.cuda, device)
 
     def _bind(self) -> list[Callable[..., Any]]:
         """One function per task, looked up once per (op, matrices): tiles of one `TiledMatrix` have one dtype."""

@@ -24,10 +24,9 @@ from matrices import DTYPES, indefinite_matrix, lapack_info, spd_matrix
 from strategies import programs
 
 import tilewright as tw
-from tilewright.backends import find_site
+from tilewright.backends import find_engine
 from tilewright.backends.dask import client as clients
 from tilewright.backends.dask.submitted import _loads
-from tilewright.backends.execution.program import Program
 from tilewright.distribution import RowBlocks
 from tilewright.linalg.chunked import Chunks
 
@@ -333,10 +332,9 @@ def test_progress_reaches_all_tasks(client, mode):
         g.insert(ops.sleep, tw.RW(g.handle(f"x{i}")), 0.02)
     data = {f"x{i}": np.zeros(1) for i in range(6)}
     heard = []
-    site = find_site("dask", {"client": client, "mode": mode})
-    site.plan_with(None)
-    program = Program(g, tw.Store(data))
-    site.execute(program, "critical-path", None, heard.append)
+    engine = find_engine("dask", {"client": client, "mode": mode})
+    engine.plan_with(None)
+    engine.execute(engine.bind(g, data), "critical-path", None, heard.append)
     assert heard[-1] == 6 and heard == sorted(heard)
 
 

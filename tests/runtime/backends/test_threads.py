@@ -16,6 +16,7 @@ from matrices import spd_matrix
 
 import tilewright as tw
 from tilewright import RW, Machine, R, SchedulerError, Task, TaskGraph, W, cholesky_graph
+from tilewright.backends import COMPUTING
 from tilewright.kernels import blas
 from tilewright.kernels.threads import limits, one_thread
 from tilewright.passes.frontier import Frontier
@@ -317,7 +318,7 @@ class TestThreadSettings:
         yield torch
         torch.set_num_threads(before)
 
-    @pytest.mark.parametrize("backend", tw.BACKENDS)
+    @pytest.mark.parametrize("backend", COMPUTING)
     @pytest.mark.parametrize("threads", [1, 2, 3])
     def test_settings_are_the_users_after_a_run_and_after_a_failed_run(self, library, torch_threads, backend, threads):
         torch_threads.set_num_threads(threads)

@@ -8,8 +8,6 @@ import pytest
 import tilewright as tw
 from tests.matrices import spd_matrix as spd
 from tilewright import rates
-from tilewright.backends import threads
-from tilewright.backends.execution.engine import Site
 from tilewright.kernels import caches, cpu
 from tilewright.linalg.tuning import ONE_TILE, STEP, cholesky_tile_size, mixed_tile_size
 from tilewright.rates import by_rule
@@ -92,30 +90,3 @@ def test_what_is_chosen_follows_from_the_instructions_and_caches_of_the_computer
     a = spd(ONE_TILE + 24, "float64")
     run = tw.tiled_cholesky(a, workers=2, return_run=True)[1]
     assert run["A"].tile_size == cholesky_tile_size(len(a), 2)
-
-
-def test_all_processes_of_a_call_take_the_tile_size_that_one_of_them_chose(monkeypatch):
-    """Their computers may differ, and bits depend on it."""
-    agreed = []
-
-    class Elsewhere(Site):
-        def agreed(self, value):
-            agreed.append(value)
-            return 96
-
-    monkeypatch.setattr(threads, "site", lambda options: Elsewhere(threads))
-    a = spd(ONE_TILE + 24, "float64")
-    b = np.ones(len(a))
-    chosen = {"tile_size": 96}
-
-    for precision in (None, "fp32"):
-        factor, run = tw.tiled_cholesky(a, precision=precision, return_run=True)
-        assert np.array_equal(factor, tw.tiled_cholesky(a, precision=precision, return_run=True, **chosen)[0])
-        assert len(run.graph) > 7 * 8 * 9 / 6
-    assert len(agreed) == 2
-    L = tw.tiled_cholesky(a, **chosen)
-    assert np.array_equal(tw.cho_solve(L, b), tw.cho_solve(L, b, **chosen))
-    assert np.array_equal(tw.cho_inverse(L), tw.cho_inverse(L, **chosen))
-    assert tw.logdet(L) == tw.logdet(L, **chosen)
-    assert len(agreed) == 5
-    assert np.array_equal(tw.solve(a, b, precision="fp64"), tw.solve(a, b, precision="fp64", **chosen))
