@@ -299,18 +299,13 @@ def _no_run(return_run: bool) -> None:
         raise ValueError("on a CUDA device torch solves, not a tile graph: there is no run to return")
 
 
-def _chosen(matrix: Matrix, tile_size: int | None, workers: int) -> int:
-    """The tile size, if none was said: that of the tiles that are there, or as for a factorisation."""
-    if tile_size is not None:
-        return tile_size
-    return matrix.tile_size or cholesky_tile_size(matrix.n, workers)
-
-
-def _tiles(matrix: Matrix, tile_size: int, dtype: np.dtype, lower: bool | None) -> TiledMatrix:
+def _tiles(matrix: Matrix, tile_size: int | None, workers: int, dtype: np.dtype, lower: bool | None) -> TiledMatrix:
     """The tiles of a factor; converted if that is needed, the triangle that is read or with None the diagonal alone.
 
     Nobody has written the other tiles, maybe: what is in them need not be numbers.
     """
+    if tile_size is None:
+        tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, workers)
     tiles = matrix.source(tile_size)
     if tiles.dtype == dtype:
         return tiles
