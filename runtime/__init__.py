@@ -115,7 +115,7 @@ _ROOMS = {
 _NAMES = {
     "DenseOperator": "tilewright.comm.matvec",
     "SparseOperator": "tilewright.comm.sparse",
-    "cg": "tilewright.comm.cg",
+    "cg": "tilewright.comm.solve",
     "matvec": "tilewright.comm.matvec",
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tilewright.backends.execution.engine import Engine, Progress
 from tilewright.backends.execution.program import Program
-from tilewright.backends.gpu.streams import launching
+from tilewright.backends.execution.streams import launching
 from tilewright.graph import TaskGraph
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy, claimed

@@ -23,6 +23,7 @@ class Serial(InProcess):
     def run(self, program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
         policy.prepare(program.graph, self.machine.replace(workers=workers, ranks=1, gpus=0))
         records = []
+        program.begin()
         with limits(program.uses_functions), task_threads(program.threads_per_task):
             began = perf_counter()
             for task in program.graph:

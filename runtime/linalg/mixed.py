@@ -275,7 +275,8 @@ class _Problem:
         self.norms, self.finish = norms and self.scales, finish
         self.in_tiles = in_tiles and self.engine.in_process and self.precision.accumulate == "float32"
         self.recipe = self.precision, routes, self.scales, finish
-        self.wide = not options.get("devices")  # an accelerator multiplies the narrow copies
+        # An accelerator multiplies the narrow copies, and in mode "tasks" Dask sends what a product reads.
+        self.wide = not (options.get("devices") or options.get("mode") == "tasks")
         self.narrow_pays = ("bfloat16", "cblas") in routes and self.precision.single is FORMATS["bf16"]
         updates = nt * (nt - 1) // 2
         self.arguments = {

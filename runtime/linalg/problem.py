@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from tilewright import rates
 from tilewright.backends.execution.replay import Stage
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
-from tilewright.host import rates
-from tilewright.host.rates import Rates
 from tilewright.kernels.scale import scaled
 from tilewright.linalg import ladder
 from tilewright.linalg.cholesky import tiled_cholesky
@@ -29,6 +28,7 @@ from tilewright.linalg.solve_info import Attempt, SolveInfo
 from tilewright.linalg.stopping import U
 from tilewright.linalg.system import System
 from tilewright.linalg.tuning import cholesky_tile_size
+from tilewright.rates import Rates
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["Problem"]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from tilewright.graph import TaskGraph
 from tilewright.plot.palette import colours, text_on
 from tilewright.runs.idle import waits
-from tilewright.runs.text import IDLE, memory, nbytes, place, units
+from tilewright.runs.text import IDLE, memory, place, units
+from tilewright.units import nbytes
 
 if TYPE_CHECKING:
     from tilewright.runs.run import Run

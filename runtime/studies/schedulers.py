@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.backends import check_call, engine_class, find_engine
 from tilewright.backends.simulate import Owner, known_shapes, noise_of
+from tilewright.door import upstairs
 from tilewright.engine import run
-from tilewright.frames import data_frame
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.files import write_text
 from tilewright.machine import Machine, check_plan
+from tilewright.runs.frames import data_frame
 from tilewright.runs.progress import reports
 from tilewright.runs.run import Run
-from tilewright.runs.text import nbytes, plain, seconds
+from tilewright.runs.text import plain
 from tilewright.scalars import positive, whole
 from tilewright.schedulers import SCHEDULERS, Policy, fitting
 from tilewright.schedulers import policy as find_policy
 from tilewright.schedulers.placed import Placed
+from tilewright.units import nbytes, seconds
 
 if TYPE_CHECKING:
     import pandas
@@ -123,21 +125,15 @@ class Table:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from tilewright.plot.html import comparison_table
-
-        return comparison_table(self)
+        return str(upstairs("plot.html:comparison_table")(self))
 
     def plot(self, path: str | Path) -> None:
         """Ratio to the lower bound and speed-up over workers, as PNG, SVG or PDF. Needs matplotlib."""
-        from tilewright.plot.compare import figure
-
-        figure(self, path)
+        upstairs("plot.compare:figure")(self, path)
 
     def report(self, path: str | Path) -> None:
         """One HTML page that opens offline: the table, and the two best runs side by side."""
-        from tilewright.plot.html import comparison_page
-
-        write_text(path, comparison_page(self))
+        write_text(path, upstairs("plot.html:comparison_page")(self))
 
 
 def compare_schedulers(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -289,6 +290,11 @@ def fit(
                 runs.append((replace(done, measured=log_of_run.used), marks))
         if not (in_process and replicas[0] is model and runs):
             Contents(model).load(state.tensors, state.extra)
+    for path, reason in past.unwritten.items():
+        warnings.warn(
+            f"{path} could not be written to the end ({reason}); the training is complete, and all rows are in "
+            f"result.log", RuntimeWarning, stacklevel=2,
+        )  # fmt: skip
     return Result(
         precision=precision, log=past, runs=runs, per_epoch=per_epoch, epochs=epochs, resumed=resumed,
         facts=facts | _manifest(target, engine, setup, control, deterministic), state=state, model=model,

@@ -28,10 +28,10 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
-from tilewright.backends.execution.frontier import Frontier
 from tilewright.errors import SchedulerError
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.passes.frontier import Frontier
 from tilewright.passes.messages import MessagePlan, place
 from tilewright.passes.versions import Dataflow
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace

@@ -93,6 +93,7 @@ def _exchanged(comm: MPI.Intracomm, facts: dict[str, Any], failure: BaseExceptio
         odd = next((rank for rank, value in enumerate(values) if value != values[0]), None)
         if odd is not None and not isinstance(values[0], Clock):
             raise ValueError(
-                f"ranks were called with different {name}: {values[0]} on rank 0, {values[odd]} on rank {odd}"
+                f"ranks were called with different {name}: {values[0]} on rank 0, {values[odd]} on rank {odd}; "
+                f"give it in the call, the same on all ranks"
             )
     return [notes for _, notes in everywhere]

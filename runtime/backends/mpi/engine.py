@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilewright.backends.execution.buffers import view
 from tilewright.backends.execution.engine import Engine, Progress
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import capture
@@ -45,7 +46,6 @@ from tilewright.backends.mpi.connection import Job
 from tilewright.backends.mpi.launcher import require_mpi4py
 from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.ranks import pickling, segments
-from tilewright.backends.ranks.buffers import view
 from tilewright.backends.ranks.outcome import Order, merge, planned, thaw
 from tilewright.distribution import Distribution, by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph

@@ -19,9 +19,9 @@ from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from tilewright.backends.execution.buffers import Spare
 from tilewright.backends.mpi.connection import Call, Forget, Go, Hello, Job, Keep, Prepare, connect, follow
 from tilewright.backends.mpi.launcher import remove, shm_files
-from tilewright.backends.ranks.buffers import Spare
 from tilewright.backends.ranks.outcome import freeze
 from tilewright.backends.ranks.pickling import loads
 from tilewright.backends.ranks.segments import Mappings

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from mpi4py import MPI
 
+from tilewright.backends.execution.buffers import layout, view, wrap
 from tilewright.backends.execution.engine import Progress
 from tilewright.backends.execution.nested import refuse
 from tilewright.backends.execution.program import Program
@@ -19,7 +20,6 @@ from tilewright.backends.mpi.agreement import Agreement
 from tilewright.backends.mpi.launcher import INSTALL, remove, shm_files
 from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.mpi.part import run_part, wires
-from tilewright.backends.ranks.buffers import layout, view, wrap
 from tilewright.backends.ranks.outcome import Order, merge
 from tilewright.backends.ranks.segments import like
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
@@ -185,7 +185,7 @@ def _checksum(graph: TaskGraph) -> int:
     """Of the program: ops, accesses and parameters."""
     total = 0
     for task in graph.tasks:
-        total = zlib.crc32(f"{task.op.name}{task.uses}{task.params}{task.on}".encode(), total)
+        total = zlib.crc32(f"{task.op.name}{task.uses}{task.groups}{task.params}{task.on}".encode(), total)
     return total
 
 

@@ -16,6 +16,8 @@ import tilewright as tw
 from tilewright import RW, SCHEDULERS, R, TaskGraph, W
 from tilewright.backends import COMPUTING
 
+pytestmark = pytest.mark.long
+
 WORKERS = (1, 2, 4)
 
 backends = pytest.mark.parametrize("backend", COMPUTING)

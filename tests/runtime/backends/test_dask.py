@@ -30,6 +30,8 @@ from tilewright.backends.dask.submitted import _loads
 from tilewright.distribution import RowBlocks
 from tilewright.linalg.chunked import Chunks
 
+pytestmark = pytest.mark.long
+
 MODES = ("resident", "tasks")
 modes = pytest.mark.parametrize("mode", MODES)
 QUIET = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 60}
@@ -509,7 +511,7 @@ A = np.eye(60) * 60 + 1
 wanted = tw.tiled_cholesky(A, tile_size=10)
 options = {"tile_size": 10, "backend": "dask", "mode": "tasks", "workers": 2}
 tw.tiled_cholesky(A, **options)
-for delay in (0, 0.02, 0.05, 0.1, 0.2):
+for delay in (0, 0.03, 0.1):
     pid = list(clients.kept(2).run(os.getpid).values())[0]
     killer = threading.Timer(delay, os.kill, (pid, signal.SIGKILL))
     killer.start()
@@ -522,7 +524,7 @@ def test_workers_that_are_killed_are_made_good_and_new_ones_do_not_run_the_scrip
     script = tmp_path / "script.py"
     script.write_text(KILLS)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=110)
-    assert done.stdout.splitlines() == ["the script runs", *["True"] * 5], done.stderr
+    assert done.stdout.splitlines() == ["the script runs", *["True"] * 3], done.stderr
 
 
 def until(claim, seconds=10):

@@ -14,6 +14,8 @@ from tilewright.backends import COMPUTING
 from tilewright.comm.grid import Grid, best_grid, grid_of, matvec_cost
 from tilewright.comm.matvec_graph import matvec_graph
 
+pytestmark = pytest.mark.long
+
 MACHINE = tw.Machine(alpha=1.1e-6, beta=1.3e-9, gamma=0.7e-9)
 backends = pytest.mark.parametrize("backend", [name for name in COMPUTING if name != "dask"])
 

@@ -20,6 +20,8 @@ from tilewright.backends.mpi.launcher import environment, mpiexec
 from tilewright.comm.partition import PARTITIONS, patches
 from tilewright.kernels import csr
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = (
     "airfoil",
     "bar",

@@ -12,12 +12,14 @@ from optional import torch
 from strategies import orders, tile_sizes
 
 import tilewright as tw
+from tilewright import rates
 from tilewright.backends import COMPUTING
-from tilewright.host import rates
 from tilewright.linalg import ladder, problem, refinement
 from tilewright.linalg.gallery import SPECTRA, conditioned_spd
 from tilewright.linalg.solve_info import Attempt
 from tilewright.linalg.stopping import Outcome, steps_left
+
+pytestmark = pytest.mark.long
 
 U = 2.0**-53
 
