@@ -26,7 +26,8 @@ from tilewright.errors import (
 )
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
-from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
+from tilewright.linalg.cholesky import cholesky_graph
+from tilewright.linalg.factor import tiled_cholesky
 from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.machine import Machine
 from tilewright.passes.bounds import Bounds, bounds
@@ -116,7 +117,7 @@ _ROOMS = {
 _NAMES = {
     "DenseOperator": "tilewright.comm.matvec",
     "SparseOperator": "tilewright.comm.sparse",
-    "cg": "tilewright.comm.cg",
+    "cg": "tilewright.comm.solve",
     "matvec": "tilewright.comm.matvec",
 }
 
