@@ -50,7 +50,7 @@ class Call:
     options
         Of the engine.
     backend, scheduler, workers, progress
-        See `tilewright.run`. Without a backend a dask.array goes to ``"dask"``, all else to ``"threads"``.
+        See `tilewright.run`. With ``chunks`` and no backend a dask.array goes to ``"dask"``, all else to ``"threads"``.
     return_run
         Whether `result` gives the `Run` as well.
     chunks
@@ -74,13 +74,15 @@ class Call:
         chunked = chunks and is_chunked(a)
         if chunked and backend not in (None, "dask"):
             a, chunked = a.compute(), False
-        self.backend = ("dask" if chunked else "threads") if backend is None else backend
+        if backend is None and chunks:
+            backend = "dask" if chunked else "threads"
+        self.backend: Any = backend
         check_call(routine, options, self.backend)
         self.return_run = flag(return_run, "return_run")
         self.scheduler, self.workers, self.progress = scheduler, workers, progress
         self.on_device, self.chunked = is_device_tensor(a), chunked
         if self.on_device and self.backend not in _ON_DEVICE:
-            raise ValueError(f"backend {self.backend!r} cannot run on {a.device}; use {' or '.join(_ON_DEVICE)}")
+            raise ValueError(f"backend {backend!r} cannot run on {a.device}; use {' or '.join(_ON_DEVICE)}")
         self.options = dict(options)
         self._engine = find_site(self.backend, options)
         self.a = self.argument(a)
