@@ -11,8 +11,10 @@ demo: $(READY)
 demo-training: $(READY)
 	$(BIN)/python examples/training.py
 
+# JOBS processes take the files of tests, `auto` one on each CPU; `.venv/bin/python -m pytest tests/...` takes one.
+JOBS ?= auto
 test: $(READY) browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Random graphs on every engine against the plain loop; the suite has some of them.
 GRAPHS ?= 5000
@@ -26,13 +28,13 @@ test-gpu: $(READY)
 	  else f"torch {torch.__version__} sees no CUDA device here: the tests for a GPU were not run")'
 	$(BIN)/python -m pytest -m gpu
 
-# The numerical tests on pretended computers: other CPUs, libraries, one core, without torch, the core alone. An hour;
-# ARGS="'Zen 4'" takes one. The slice is what CI runs, in under two minutes.
+# The numerical tests on pretended computers: other CPUs, libraries, one core, without torch, the core alone. One on
+# each core at a time; ARGS="--jobs 1 'Zen 4'" takes one. The slice is what CI runs, in under two minutes.
 test-portable: $(READY)
 	$(BIN)/python tests/portable.py $(ARGS)
 
 portable-slice: $(READY)
-	$(BIN)/python tests/portable.py --slice
+	$(BIN)/python tests/portable.py --slice $(ARGS)
 
 # The same tests with the oldest versions that pyproject.toml allows.
 oldest: $(READY)

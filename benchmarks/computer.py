@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from tilewright.host.cores import cores
-from tilewright.kernels import cpu
+from tilewright.kernels import caches, cpu
 
 __all__ = ["INSTRUCTIONS", "computer", "settings"]
 
@@ -32,7 +30,6 @@ _SWITCHES = (
     "TILEWRIGHT_",
     "LD_PRELOAD",
 )
-_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 @cache
@@ -48,7 +45,7 @@ def computer() -> dict[str, Any]:
         "instructions": [name for name in INSTRUCTIONS if name in words],
         "cores": cores(),
         "cpus": os.cpu_count(),
-        "caches": _caches(_CACHES),
+        "caches": {name: found.size for name, found in caches.caches().items()},
         "memory": _memory(),
     }
 
@@ -56,17 +53,6 @@ def computer() -> dict[str, Any]:
 def settings() -> dict[str, str]:
     """Environment variables that change what libraries do, or which computer they take this one for."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_SWITCHES)}
-
-
-def _caches(folder: Path) -> dict[str, int]:
-    """Bytes by name, such as L1d, L2, L3: of the first CPU, shared or not."""
-    found = {}
-    for index in sorted(folder.glob("index*")):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
-            letter = {"Data": "d", "Instruction": "i", "Unified": ""}[kind]
-            found[f"L{level}{letter}"] = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(size[-1:], 0)
-    return found
 
 
 def _memory() -> int | None:

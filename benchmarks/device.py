@@ -16,7 +16,7 @@ import numpy as np
 
 import tilewright as tw
 from tilewright.backends.execution.replay import Stage
-from tilewright.benchmarks.solve import story
+from tilewright.benchmarks.table import story
 from tilewright.benchmarks.timing import Contender, Times, alternate
 from tilewright.kernels import tensors
 from tilewright.linalg.gallery import conditioned_spd

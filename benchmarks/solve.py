@@ -12,12 +12,13 @@ import numpy as np
 
 import tilewright as tw
 from tilewright.benchmarks import options, record, table
+from tilewright.benchmarks.table import story
 from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.linalg.gallery import SPECTRA, conditioned_spd
 from tilewright.linalg.ladder import ON_CPU
 from tilewright.linalg.solve import SolveInfo
 
-__all__ = ["command", "measure", "story"]
+__all__ = ["command", "measure"]
 
 CONDITIONS = (1e2, 1e4)
 SWEEP = tuple(10.0**k for k in range(1, 13))
@@ -48,15 +49,6 @@ def contenders(
 
         A, B = torch.from_numpy(a), torch.from_numpy(b)
         yield Contender("torch cholesky + solve", lambda: torch.cholesky_solve(B, torch.linalg.cholesky(A)))
-
-
-def story(info: SolveInfo) -> dict[str, Any]:
-    """Path, accuracy and parts of a solution, for the record."""
-    return {
-        "path": " -> ".join(f"{attempt.precision} {attempt.code}" for attempt in info.path),
-        "backward_error": info.backward_error, "criterion": info.criterion, "hpl": info.hpl_mxp_residual,
-        "parts": info.times, "factor_gflops": info.factor_gflops,
-    }  # fmt: skip
 
 
 def measure(

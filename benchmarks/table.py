@@ -7,7 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["show"]
+from tilewright.linalg.solve import SolveInfo
+
+__all__ = ["show", "story"]
 
 WIDE = 160
 """Columns of a table that goes to a file or a pipe."""
@@ -41,3 +43,12 @@ def _cell(record: dict[str, Any], key: str) -> str:
     if value is None:
         return str(record.get("error") or "")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def story(info: SolveInfo) -> dict[str, Any]:
+    """Path, accuracy and parts of a solution, for the record."""
+    return {
+        "path": " -> ".join(f"{attempt.precision} {attempt.code}" for attempt in info.path),
+        "backward_error": info.backward_error, "criterion": info.criterion, "hpl": info.hpl_mxp_residual,
+        "parts": info.times, "factor_gflops": info.factor_gflops,
+    }  # fmt: skip

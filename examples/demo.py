@@ -20,7 +20,7 @@ from tilewright.benchmarks.rivals import rivals
 from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.linalg.gallery import random_spd
 from tilewright.linalg.residual import THRESHOLD, cholesky_ratio
-from tilewright.runs.text import seconds
+from tilewright.units import seconds
 
 RIVALS = ("scipy", "torch")
 

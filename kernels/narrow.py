@@ -9,15 +9,14 @@ All rounding is to nearest, ties to even. Kernels return 0, or what `tilewright.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from functools import cache
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from tilewright.kernels.gemv import gemv
+from tilewright.kernels.scratch import room
 
 __all__ = ["NOT_FINITE", "OVERFLOW", "UNDERFLOW", "convert", "diagonal", "load", "narrowed", "round_tf32", "scaled",
            "scalen", "split", "split_parts", "to_bf16", "unscaled", "widen", "widened", "widened_here"]  # fmt: skip
@@ -129,7 +128,7 @@ def widened_here(tile: np.ndarray, slot: int) -> np.ndarray:
     """What `widen` makes of a tile, for use inside one kernel: see `narrowed`. An FP32 tile is one already."""
     if tile.dtype == np.float32:
         return tile
-    wide = _room(slot, (3, *tile.shape[1:]) if tile.ndim == 3 else tile.shape, np.dtype(np.float32))
+    wide = room(slot, (3, *tile.shape[1:]) if tile.ndim == 3 else tile.shape, np.dtype(np.float32))
     widen(tile, wide)
     return wide
 
@@ -139,7 +138,7 @@ def split(source: np.ndarray, target: np.ndarray) -> None:
     torch = _torch()
     if torch is not None and _is_torchs(source) and _is_torchs(target):
         s, t = torch.from_numpy(source), torch.from_numpy(target).view(torch.bfloat16)
-        rest = torch.from_numpy(_room("rest", (min(_ROWS, len(source)), source.shape[1]), np.dtype(np.float32)))
+        rest = torch.from_numpy(room("rest", (min(_ROWS, len(source)), source.shape[1]), np.dtype(np.float32)))
         for rows in _blocks(source):
             t[0, rows].copy_(s[rows])
             t[1, rows].copy_(torch.sub(s[rows], t[0, rows], out=rest[: rows.stop - rows.start]))
@@ -159,17 +158,13 @@ def round_tf32(source: np.ndarray, target: np.ndarray) -> None:
         target[rows] = np.where(special, bits, rounded).view(np.float32)
 
 
-_scratch = threading.local()
-
-
 def narrowed(form: str, tile: np.ndarray, slot: int) -> np.ndarray:
     """A packed copy of an FP32 tile in ``form``, for use inside one kernel.
 
-    It lies in memory of the calling thread, one piece per ``slot``, until that slot is asked for again: fresh memory
-    costs more than the rounding, one page fault for 2048 numbers.
+    It lies in memory of the calling thread, one piece per ``slot``, until that slot is asked for again.
     """
     shape = (2, *tile.shape) if form == "bfloat16x2" else tile.shape
-    copy = _room(slot, shape, np.dtype(np.uint16))
+    copy = room(slot, shape, np.dtype(np.uint16))
     if form == "bfloat16":
         to_bf16(tile, copy)
     elif form == "bfloat16x2":
@@ -183,15 +178,6 @@ def narrowed(form: str, tile: np.ndarray, slot: int) -> np.ndarray:
 def split_parts(tile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The high and the low part."""
     return tile[0], tile[1]
-
-
-def _room(slot: object, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Memory of the calling thread, not cleared; the same piece whenever a slot is asked for."""
-    pieces: dict[object, np.ndarray] = _scratch.__dict__.setdefault("pieces", {})
-    size = prod(shape) * dtype.itemsize
-    if slot not in pieces or pieces[slot].size < size:
-        pieces[slot] = np.empty(size, np.uint8)
-    return pieces[slot][:size].view(dtype).reshape(shape)
 
 
 # ------------------------------------------------------------------ scaling
@@ -250,7 +236,7 @@ def _scale_and_add(
     p, q = target.shape
     (wi, top_i), (wj, top_j) = _weights(di, target.dtype), _weights(dj, target.dtype)  # |a_ij| = |h_ij| / (d_i d_j)
     along, down = np.zeros(p, target.dtype), np.zeros(q, target.dtype)
-    size = _room("size", (min(_ROWS, p), q), target.dtype)
+    size = room("size", (min(_ROWS, p), q), target.dtype)
     with np.errstate(all="ignore"):
         for rows in _blocks(source):
             multiply(rows)
@@ -285,7 +271,7 @@ def _multiplier(
     if early:
         di, across = di.astype(target.dtype), across.astype(target.dtype)
     torch = _torch() if "torch" in sys.modules else None
-    buffer = _room("product", (min(_ROWS, len(source)), source.shape[1]), np.dtype(np.float64))
+    buffer = room("product", (min(_ROWS, len(source)), source.shape[1]), np.dtype(np.float64))
     if torch is None or source.dtype.kind != "f" or not (_is_torchs(source) and _is_torchs(target)):
 
         def multiply(rows: slice) -> None:
@@ -297,13 +283,13 @@ def _multiplier(
                 np.copyto(target[rows], block, casting="same_kind")
 
         return multiply
-    s, t, room, left, right = map(torch.from_numpy, (source, target, buffer, di, across))
+    s, t, wide, left, right = map(torch.from_numpy, (source, target, buffer, di, across))
 
     def multiply_by_torch(rows: slice) -> None:
         if early:
             t[rows].copy_(s[rows]).mul_(right).mul_(left[rows])
         else:
-            block = room[: rows.stop - rows.start]
+            block = wide[: rows.stop - rows.start]
             product = (
                 torch.mul(s[rows], right, out=block) if s.dtype == block.dtype else block.copy_(s[rows]).mul_(right)
             )

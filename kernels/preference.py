@@ -8,14 +8,11 @@ the libraries: with others it is not looked at.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tilewright.host import cache as caches
-from tilewright.host.files import write_text
 from tilewright.kernels import blas, cpu
 
 __all__ = ["forget", "path", "store", "stored"]
@@ -24,8 +21,7 @@ __all__ = ["forget", "path", "store", "stored"]
 def path() -> Path:
     """The file for this CPU and these libraries."""
     versions = [one if isinstance(one, str) else one.version for one in blas.available().values()]
-    digest = hashlib.sha256(json.dumps([cpu.vendor(), cpu.model(), versions]).encode()).hexdigest()[:16]
-    return caches.folder() / f"blas-{digest}.json"
+    return caches.file("blas", cpu.vendor(), cpu.model(), versions)
 
 
 @cache
@@ -37,29 +33,19 @@ def stored() -> dict[str, str]:
     RuntimeWarning
         There is a file that cannot be used; the rules hold.
     """
-    try:
-        folder = caches.folder()
-        if not folder.is_dir():  # the usual case, in which no library is loaded for the name of the file
-            return {}
-        if not any(folder.glob("blas-*.json")):
-            return {}
-        file = path()
-        if not file.exists():
-            return {}
-        found = json.loads(file.read_text())
-        if not isinstance(found, dict) or not all(isinstance(v, str) and v in blas.NAMES for v in found.values()):
-            raise ValueError("it is no table of libraries")
-    except (OSError, RuntimeError, ValueError) as error:
-        warnings.warn(f"the stored choice of BLAS is not used: {error}", RuntimeWarning, stacklevel=2)
-        return {}
+    return caches.read("blas", "the stored choice of BLAS is", path, _table) or {}
+
+
+def _table(found: Any) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(v, str) and v in blas.NAMES for v in found.values()):
+        raise ValueError("it is no table of libraries")
     return found
 
 
 def store(choice: dict[str, str]) -> Path:
     """Keep a preference; later processes use it. OSError if the file cannot be written."""
     file = path()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(choice, indent=1, sort_keys=True) + "\n")
+    caches.write(file, choice)
     stored.cache_clear()
     return file
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.kernels.scratch import LINE, room
 from tilewright.kernels.threads import limits, one_thread
 
 __all__ = ["OPERANDS", "WRITTEN", "numbers", "probe", "settled", "steady", "verdicts"]
@@ -30,8 +31,6 @@ cpotrf from 31 on."""
 #         elements before the first, and beyond the end of each row
 LAYOUTS = ((0, 0), (1, 0), (3, 5), (0, 8), (7, 64), (5, 1))
 """The first is the reference: rows next to each other, from a cache line on."""
-
-LINE = 64
 
 #           tiles that are written, from the end
 WRITTEN = {"hemm": 2}
@@ -112,8 +111,6 @@ def _place(tile: np.ndarray, before: int, beyond: int) -> np.ndarray:
 
 # ------------------------------------------------------------------ settling
 
-_scratch = threading.local()
-
 
 def settled(function: Kernel, written: int = 1) -> Kernel:
     """``function`` on copies of its tiles in memory of the calling thread: from a cache line on, rows in whole lines.
@@ -137,12 +134,7 @@ def settled(function: Kernel, written: int = 1) -> Kernel:
 def _settle(tile: np.ndarray, slot: int) -> np.ndarray:
     *parts, rows, columns = tile.shape
     length = -(-columns * tile.itemsize // LINE) * LINE // tile.itemsize
-    count = int(np.prod(parts, dtype=int)) * rows * length * tile.itemsize
-    pieces: dict[int, np.ndarray] = _scratch.__dict__.setdefault("pieces", {})
-    if slot not in pieces or pieces[slot].size < count + LINE:
-        pieces[slot] = np.empty(count + LINE, np.uint8)
-    start = -pieces[slot].ctypes.data % LINE
-    whole = pieces[slot][start : start + count].view(tile.dtype).reshape(*parts, rows, length)
+    whole = room(("settled", slot), (*parts, rows, length), tile.dtype)
     whole[..., columns:] = 0
     copy = whole[..., :columns]
     np.copyto(copy, tile)

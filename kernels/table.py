@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,8 +124,14 @@ def register(op: str, device: str, storage: str, accumulate: str, source: str, f
 
 def dtype_name(tile: Any) -> str:
     """The name of a tile's format in the table: an array of uint16 holds BF16 numbers, or several parts of each."""
-    name = "bfloat16" if tile.dtype == np.uint16 else str(tile.dtype).removeprefix("torch.")
+    name = _name_of(tile.dtype)
     return f"{name}x{tile.shape[0]}" if tile.ndim == 3 else name
+
+
+@cache
+def _name_of(dtype: Any) -> str:
+    """NumPy takes 5 us to write it, and a program asks for each of its tiles."""
+    return "bfloat16" if dtype == np.uint16 else str(dtype).removeprefix("torch.")
 
 
 def lookup(op: str, device: str, storage: str, accumulate: str, source: str = "") -> Row:

@@ -13,9 +13,8 @@ from typing import Any as _Any
 
 from tilewright.backends import BACKENDS
 from tilewright.backends.ranks.resident import Prepared, Resident
-from tilewright.backends.simulate import simulate
 from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
-from tilewright.engine import run
+from tilewright.engine import run, simulate
 from tilewright.errors import (
     AccuracyError,
     MissingDataError,

@@ -199,6 +199,14 @@ def chosen_owner(options: Mapping[str, Any]) -> Any:
         raise type(error)(f"grid must be two positive integers (P, Q), not {grid!r}") from None
 
 
+def owner_for(graph: TaskGraph, owner: Any, ranks: int | None = None) -> Any:
+    """The rule of a call, or where it has none that of the graph's layout; ``ranks`` of any number share its ranks."""
+    if owner is None and graph.layout is not None:
+        home = graph.layout.owner
+        return {handle: home(handle) if ranks is None else home(handle) % ranks for handle in graph.handles_used}
+    return owner
+
+
 def by_handle(graph: TaskGraph, rank_of: Callable[[Handle], int]) -> tuple[int, ...]:
     """The owner of each handle in order of first access. ValueError as of ``rank_of``, first about a result: those have
     names that the user knows, while a call may read its argument under a name of its own."""

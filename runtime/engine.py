@@ -1,53 +1,34 @@
-"""Run a graph: `run(graph, data, backend=..., scheduler=...)` returns a `Run`."""
+"""Run a graph: `run(graph, data, backend=..., scheduler=...)` returns a `Run`; `simulate` predicts one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tilewright.backends import BACKENDS, check_call, find_site
+from tilewright.backends import check_call, engine_class, find_engine
+from tilewright.backends.execution.engine import Engine, check_options
 from tilewright.backends.execution.program import Program
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import Machine, check_plan
 from tilewright.runs.progress import reports
 from tilewright.runs.run import Run, _flops
-from tilewright.scalars import choice, positive, whole, worker_count
+from tilewright.scalars import positive, whole, worker_count
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
-from tilewright.tiles import Store
 
 if TYPE_CHECKING:
-    pass
+    from tilewright.backends.simulate import Noise, Owner
 
-__all__ = ["run"]
+__all__ = ["run", "simulate"]
 
 _MOST_THREADS = 2**31 - 1  # libraries count them in C integers
-
-
-def _check_data(graph: TaskGraph, data: Any) -> None:
-    """ValueError for data of which the graph uses nothing, or only a part where it is made for all."""
-    ours = graph.layout is not None or (graph.recipe is not None and not graph.extents)
-    if not isinstance(data, Mapping) or not len(graph) or ours:  # the library's own calls may give more
-        return
-    names = {handle.name for handle in graph.handles_used}
-    for key, value in data.items():
-        name = key.name if isinstance(key, Handle) else key
-        if isinstance(name, str) and name not in names:
-            raise ValueError(
-                f"data has {key!s}, which graph {graph.name!r} does not use; it uses {', '.join(sorted(names))}"
-            )
-        extent = graph.extents.get(name) if isinstance(key, str) else None
-        tiles = getattr(value, "mt", None), getattr(value, "nt", None)
-        if extent is not None and None not in tiles and tiles != extent:
-            raise ValueError(f"data: {name} has {tiles[0]} x {tiles[1]} tiles, but graph {graph.name!r} is for "
-                             f"{extent[0]} x {extent[1]}")  # fmt: skip
 
 
 def run(
     graph: TaskGraph,
     data: Mapping[str, Any] | Mapping[Handle, Any] | None = None,
     *,
-    backend: str = "threads",
+    backend: str | Engine = "threads",
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     machine: Machine | None = None,
@@ -64,7 +45,9 @@ def run(
     data
         By handle or handle name: the buffers that tasks read and change in place. See `Store`.
     backend
-        One of `BACKENDS`; or ``"simulate"``, which computes nothing and needs no data, see `tilewright.simulate`.
+        One of `BACKENDS`; ``"simulate"`` computes nothing and needs no data, see `tilewright.simulate`. Inside a call
+        that has made its engine already, that engine: options and data are then as it took them, and what the ranks of
+        a collective call still have to agree on they exchange here.
     scheduler
         One of `SCHEDULERS`, or an object with ``prepare``, ``push`` and ``pop``.
     workers
@@ -105,45 +88,105 @@ def run(
     """
     if "return_run" in options:
         raise TypeError("run() has no argument return_run: the Run is what it returns")
-    choice(backend, "backend", (*BACKENDS, "simulate"))
-    check_call(run, options, backend)
-    if backend == "simulate":
-        from tilewright.backends.simulate import simulate
-
-        check_plan(graph, machine)
-        machine = machine or Machine()
-        if workers is not None:
-            machine = machine.replace(workers=workers)
-        return simulate(graph, machine, scheduler=scheduler, data=data, progress=progress, **options)
+    inside = isinstance(backend, Engine)
+    if isinstance(backend, Engine):
+        check_options(backend.name, options, ())
+        found: Engine | type[Engine] = backend
+    else:
+        found = engine_class(backend)
+        check_call(run, options, backend)
     check_plan(graph, machine)
     worker_count(workers)
-    if whole(
-        positive(threads_per_task, "threads_per_task"), "threads_per_task", most=_MOST_THREADS
-    ) > 1 and backend not in ("serial", "threads"):
-        raise ValueError(f"threads_per_task must be 1 for backend {backend!r}, not {threads_per_task}")
-    site = find_site(backend, options)
-    site.plan_with(machine)
-    data = site.argument({} if data is None else data)
-    with site.agreement():
+    positive(threads_per_task, "threads_per_task")
+    if whole(threads_per_task, "threads_per_task", most=_MOST_THREADS) > 1 and not found.wide_tasks:
+        raise ValueError(f"threads_per_task must be 1 for backend {found.name!r}, not {threads_per_task}")
+    engine = find_engine(backend, options, computes=False)
+    engine.plan_with(machine)
+    data = {} if data is None else data
+    if not inside:
+        data = engine.argument(data)
+    with engine.agreement(run_follows=True):
         policy = find_policy(scheduler)
-        program = Program(graph, Store(data))
-        _check_data(graph, data)
-        program.threads_per_task = threads_per_task
-        graph.frozen = True
-    flops = sum(_flops(task, program.store) for task in graph) if progress is True else 0.0
+        program = engine.bind(graph, data)
+        if isinstance(program, Program):
+            program.threads_per_task = threads_per_task
+    flops = sum(_flops(task, program.store) for task in graph) if progress is True and not engine.virtual else 0.0
     with reports(progress, graph.name, len(graph), flops) as report:
-        try:
-            trace = site.execute(program, policy, workers, report)
-        except BaseException:
-            if program.streams is not None:
-                program.streams.wait()  # else the allocator would hand out memory that kernels still write to
-            raise
-    if program.streams is not None:
-        trace = program.streams.measured(trace)
+        trace = engine.execute(program, policy, workers, report)
     name = scheduler if isinstance(scheduler, str) else type(policy).__name__
-    if machine is not None:
-        machine = machine.replace(workers=max(machine.workers, site.gpus), gpus=site.gpus)
-    workers = trace.ranks * trace.workers
     return Run(
-        graph, trace, backend, name, workers, program.store, machine, dict(site.switches), kernels=program.kernels
-    )
+        graph, trace, engine.name, name, trace.ranks * trace.workers, program.store, engine.model,
+        dict(engine.switches), kernels=program.kernels,
+    )  # fmt: skip
+
+
+def simulate(
+    graph: TaskGraph,
+    machine: Machine | None = None,
+    *,
+    scheduler: str | Policy = "critical-path",
+    owner: Owner | None = None,
+    data: Mapping[str, Any] | Mapping[Handle, Any] | None = None,
+    broadcast: str | None = None,
+    noise: Noise = 0.0,
+    seed: int = 0,
+    progress: bool | Callable[[int], object] = False,
+) -> Run:
+    """Predict a run of ``graph`` on ``machine``. Nothing is computed.
+
+    Parameters
+    ----------
+    graph
+        The tasks. It is frozen, as by any run.
+    machine
+        Ranks, workers and costs; by default `Machine()`, one worker on which a task takes `Op.weight` seconds.
+    scheduler
+        One of `SCHEDULERS`, such as ``"heft"`` or ``"lookahead(2)"``, or an object with three methods.
+    owner
+        The rank where a handle lives, by default that of the graph's layout, where it has one. As for ``mpi`` a
+        `Distribution`, a function of tile indices (i, j), or a dict of such rules by handle name; or a function of
+        one argument, the handle. A task runs on rank ``on``, or where the first handle it writes lives, or for a
+        task that writes nothing the first it reads.
+    data
+        As in `tilewright.run`, for the shapes only: costs and messages then follow them, ragged tiles too.
+    broadcast
+        How a version reaches several ranks, with ``owner``: along a ``"binomial"`` tree, a ``"chain"`` or a ``"star"``.
+        By default as with the engines, which send to each of up to three readers, and along a binomial tree to more.
+    noise
+        Relative standard deviation of a task's duration (log-normal, mean 1), or a function
+        ``noise(generator, task, seconds) -> seconds``.
+    seed
+        For the noise. The same arguments give the same run, bit by bit.
+    progress
+        As in `tilewright.run`; the bar shows simulated tasks per second.
+
+    Returns
+    -------
+    Run
+        With ``backend="simulate"``: trace, messages, bounds and idle times in virtual seconds.
+
+    Raises
+    ------
+    ValueError
+        ``owner`` names a rank that the machine does not have; the policy places tasks on ranks itself
+        (``heft``, ``peft``) and ``owner`` is given or the graph has a layout; an unknown scheduler or broadcast.
+    SchedulerError
+        The policy keeps ready tasks back, hands one out twice or gives one that is not ready.
+    KeyError
+        The machine has durations but none for some op, and no gamma.
+
+    Notes
+    -----
+    O(tasks + edges + messages) events, each O(log workers) on top of the policy.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> run = tw.simulate(tw.cholesky_graph(nt=16), tw.Machine(workers=8))
+    >>> run.makespan, run.bounds.lower                    # units of nb^3/3 flops
+    (526.0, 512.0)
+    """
+    return run(
+        graph, data, backend="simulate", scheduler=scheduler, machine=machine, progress=progress, owner=owner,
+        broadcast=broadcast, noise=noise, seed=seed,
+    )  # fmt: skip

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.graph import Handle
+if TYPE_CHECKING:
+    from tilewright.graph import Handle
 
 __all__ = [
     "AccuracyError", "MissingDataError", "NotPositiveDefiniteError", "RankDied", "SchedulerError", "WorkerDied",

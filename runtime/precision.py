@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.linalg.norms import tile_norms
+from tilewright.door import upstairs
 from tilewright.scalars import positive, text, whole
 
 __all__ = ["FORMATS", "find_format", "Format", "PrecisionMap"]
@@ -207,7 +207,7 @@ class PrecisionMap:
         """
         if not tolerance > 0:
             raise ValueError(f"tolerance must be positive, not {tolerance}")
-        shapes, largest = tile_norms(a, tile_size, workers)
+        shapes, largest = upstairs("linalg.norms:tile_norms")(a, tile_size, workers)
         nt = len(shapes)
         top = float(largest.max(initial=0)) or 1.0
         with np.errstate(under="ignore"):

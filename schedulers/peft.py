@@ -18,9 +18,9 @@ import heapq
 
 import numpy as np
 
-from tilewright.backends.execution.frontier import Frontier
 from tilewright.graph import TaskGraph
 from tilewright.machine import Machine
+from tilewright.passes.frontier import Frontier
 from tilewright.passes.versions import Dataflow
 from tilewright.schedulers.heft import inflow
 from tilewright.schedulers.placed import Placed, Timeline

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tilewright.benchmarks import timing
+from tilewright.host.cores import cores
 from tilewright.kernels import blas, choice
 
 timing.SETTLE = 0.0  # what a benchmark measures in a test is not looked at
@@ -55,8 +56,21 @@ def lacks(item):
     return ", ".join(sorted(package for package in packages if importlib.util.find_spec(package) is None))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """``-n auto``: a process on each CPU that this one may use; beyond eight they wait for the longest file."""
+    return min(cores(), 8)
+
+
+def begins(item):
+    """Place of a test's file: those that take longest begin first, so that no process works alone at the end."""
+    return 0 if item.get_closest_marker("long") else 1
+
+
 def pytest_collection_modifyitems(config, items):
     """Leave out the tests that need a GPU where there is none, and engines that are not installed."""
+    if hasattr(config, "workerinput"):  # one of several processes, which take files in this order
+        items.sort(key=begins)
     why = {item: lacks(item) for item in items}
     config.hook.pytest_deselected(items=[item for item in items if why[item]])
     items[:] = [item for item in items if not why[item]]

@@ -27,6 +27,8 @@ import pytest
 import tilewright as tw
 from tilewright.cli import main
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(

@@ -1,12 +1,7 @@
-"""Engines: ways to run a program. Each is imported when it is first used.
+"""Engines: ways to run a graph. Each is imported when it is first used.
 
-A backend module has one function::
-
-    execute(program, policy, workers, progress) -> Trace
-
-It runs every task of ``program.graph`` once, each after its predecessors, or raises what the first failing task
-raised, with a note that names the task. It leaves no thread, process or file behind. A module with options, or with
-more than one process, also has a function ``site(options)``: see `tilewright.backends.execution.engine`.
+An engine is a subclass of `tilewright.backends.execution.engine.Engine`, with a row in the table here. What a call
+wants to know of an engine are attributes of that class, such as `Engine.in_process`.
 """
 
 from __future__ import annotations
@@ -16,36 +11,47 @@ from collections.abc import Callable, Iterable, Mapping
 from inspect import signature
 from typing import Any
 
-from tilewright.backends.execution.engine import Backend, Site, check_options
+from tilewright.backends.execution.engine import Engine, check_options
 from tilewright.scalars import choice
 
-__all__ = ["BACKENDS", "backend", "check_call", "find_site", "options_of"]
+__all__ = ["BACKENDS", "COMPUTING", "check_call", "engine_class", "find_engine"]
 
-_MODULES = {
-    "serial": "tilewright.backends.serial",
-    "threads": "tilewright.backends.threads",
-    "mpi": "tilewright.backends.mpi.engine",
-    "dask": "tilewright.backends.dask.engine",
+_ENGINES = {
+    "serial": "tilewright.backends.serial.Serial",
+    "threads": "tilewright.backends.threads.Threads",
+    "mpi": "tilewright.backends.mpi.engine.MpiPool",
+    "dask": "tilewright.backends.dask.engine.Dask",
+    "simulate": "tilewright.backends.simulate.Simulator",
 }
 
-BACKENDS = tuple(_MODULES)
+BACKENDS = tuple(_ENGINES)
 """Names of the engines."""
 
-
-def backend(name: str) -> Backend:
-    """The engine of that name. ValueError lists the names there are."""
-    if isinstance(name, str) and name == "simulate":
-        raise ValueError("backend 'simulate' computes nothing; tw.simulate and tw.run return the predicted run")
-    choice(name, "backend", BACKENDS)
-    engine: Backend = importlib.import_module(_MODULES[name])
-    return engine
+COMPUTING = BACKENDS[:-1]
+"""Those that compute; ``"simulate"`` only predicts."""
 
 
-_engine = backend  # where an argument has that name
+def engine_class(backend: str, *, computes: bool = False) -> type[Engine]:
+    """The class of the engine of that name. ValueError lists the names there are, if need be of those that compute."""
+    if computes and isinstance(backend, str) and backend in BACKENDS and backend not in COMPUTING:
+        raise ValueError(f"backend {backend!r} computes nothing; tw.simulate and tw.run return the predicted run")
+    choice(backend, "backend", COMPUTING if computes else BACKENDS)
+    module, _, name = _ENGINES[backend].rpartition(".")
+    found: type[Engine] = getattr(importlib.import_module(module), name)
+    return found
 
 
-def find_site(backend: str, options: Mapping[str, Any]) -> Site:
-    """The site of a call with this backend and options of that backend.
+def find_engine(backend: str | Engine, options: Mapping[str, Any], *, computes: bool = True) -> Engine:
+    """The engine of a call with this backend and options of that backend. Made once a call, and handed on.
+
+    Parameters
+    ----------
+    backend
+        A name; or the engine of a call around this one, which is returned.
+    options
+        Of that backend; of an engine that is there already none.
+    computes
+        Refuse one that computes nothing.
 
     Raises
     ------
@@ -54,12 +60,10 @@ def find_site(backend: str, options: Mapping[str, Any]) -> Site:
     TypeError
         The backend has no such option.
     """
-    engine: Any = _engine(backend)
-    if hasattr(engine, "site"):
-        found: Site = engine.site(dict(options))
-        return found
-    check_options(backend, options, ())
-    return Site(engine)
+    if isinstance(backend, Engine):
+        check_options(backend.name, options, ())
+        return backend
+    return engine_class(backend, computes=computes).of(dict(options))
 
 
 def check_call(call: Callable[..., Any], options: Mapping[str, Any], backend: Any, also: Iterable[str] = ()) -> None:
@@ -72,7 +76,7 @@ def check_call(call: Callable[..., Any], options: Mapping[str, Any], backend: An
     options
         What it was given beyond its parameters.
     backend
-        Its engine, or ``"simulate"``. One that is unknown is for others to refuse.
+        Its engine. One that is unknown is for others to refuse.
     also
         Options that the call hands on to others than the backend.
 
@@ -81,31 +85,10 @@ def check_call(call: Callable[..., Any], options: Mapping[str, Any], backend: An
     TypeError
         It names the options, and what may be meant by them: parameters of the call or options of the backend.
     """
-    if (
-        not options
-        or not isinstance(backend, str)
-        or backend not in (*BACKENDS, "simulate")
-        or _collective(backend, options)
-    ):
+    if not options or not isinstance(backend, str) or backend not in BACKENDS:
+        return
+    engine = engine_class(backend)
+    if engine.together(options):
         return
     own = [p.name for p in signature(call).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    check_options(backend, options, (*also, *options_of(backend)), own, call.__name__)
-
-
-def _collective(backend: str, options: Mapping[str, Any]) -> bool:
-    """Whether ranks make this call together: they have to refuse it together, and their site does."""
-    if backend != "mpi":
-        return False
-    from tilewright.backends.mpi.options import is_rank
-
-    return options.get("comm") is not None or is_rank()
-
-
-def options_of(backend: str) -> tuple[str, ...]:
-    """The options of an engine, or of the simulator."""
-    if backend == "simulate":
-        from tilewright.backends.simulate import OPTIONS
-
-        return OPTIONS
-    known: tuple[str, ...] = getattr(_engine(backend), "OPTIONS", ())
-    return known
+    check_options(backend, options, (*also, *engine.options), own, call.__name__)

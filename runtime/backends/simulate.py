@@ -1,158 +1,122 @@
-"""simulate: predict a run on a machine that need not exist, by `tilewright.backends.execution.simulation`."""
+"""simulate: predict a run on a machine that need not exist, by `tilewright.backends.execution.simulation`.
+
+Options, all optional:
+
+=============  =========================================================================================
+machine        the `Machine`, where the call has no argument for it; by default one worker
+owner          who owns which handle, as for ``mpi``, or a function of the handle; by default the graph's
+               layout says it, and without one the policy sees all ranks' workers
+broadcast      along which tree a version travels, where it is not the one that engines use: see
+               `tilewright.passes.messages.TREES`
+noise, seed    see `tilewright.simulate`
+=============  =========================================================================================
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import cache
 from inspect import signature
 from math import inf, log, sqrt
 from numbers import Real
 from operator import index as as_integer
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from tilewright.backends.execution.simulation import Home, Simulation
-from tilewright.distribution import Distribution, owners
+from tilewright.backends.execution.engine import Engine, Progress
+from tilewright.backends.execution.simulation import Simulation
+from tilewright.distribution import Distribution, owner_for, owners
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Task, TaskGraph
-from tilewright.machine import Machine, check_plan
-from tilewright.runs.progress import reports
-from tilewright.scalars import choice, whole
+from tilewright.machine import Machine
+from tilewright.passes.messages import TREES
+from tilewright.runs.trace import Trace
+from tilewright.scalars import choice, optional, whole
 from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
 
-if TYPE_CHECKING:
-    from tilewright.runs.run import Run
-
-__all__ = ["BROADCASTS", "simulate"]
-
-OPTIONS = ("owner", "broadcast", "noise", "seed")
-"""Of `tilewright.run` with ``backend="simulate"``."""
+__all__ = ["Simulator"]
 
 Owner = Callable[..., int] | Mapping[Any, Any]
 Noise = float | Callable[[random.Random, Task, float], float]
 
 
-def _binomial(position: int, count: int) -> list[int]:
-    """Children of a position in a binomial tree on 0..count-1: the early positions get it early and serve most."""
-    step = 1 << position.bit_length()  # position + 2^j for all 2^j > position
-    children = []
-    while position + step < count:
-        children.append(position + step)
-        step <<= 1
-    return children
+class Outlined(NamedTuple):
+    """A graph and its data, of which only the shapes count."""
+
+    graph: TaskGraph
+    store: Store
+    machine: Machine
+    """With those shapes, and the ranks of the graph's layout."""
+    home: Mapping[Handle, int] | None
+    kernels: dict[str, str]
 
 
-#             tree         children of a position; 0 is the source, the others are readers in program order
-BROADCASTS: dict[str, Callable[[int, int], Sequence[int]]] = {
-    "binomial": _binomial,
-    "chain":    lambda position, count: range(position + 1, min(position + 2, count)),
-    "star":     lambda position, count: range(1, count) if position == 0 else (),
-}  # fmt: skip
+class Simulator(Engine):
+    """The machine that `plan_with` or the option ``machine`` says, on a virtual clock."""
+
+    name = "simulate"
+    options = ("machine", "owner", "broadcast", "noise", "seed")
+    in_process = False
+    virtual = True
+    has_data = False
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options)
+        given = {name: value for name, value in options.items() if value is not None}
+        self.given: Machine | None = optional(given.get("machine"), "machine", Machine, "a tw.Machine")
+        self.owner: Owner | None = given.get("owner")
+        self.broadcast: str | None = options.get("broadcast")
+        if self.broadcast is not None:
+            choice(self.broadcast, "broadcast", TREES)
+        self.noise: Noise = given.get("noise", 0.0)
+        self.seed: int = whole(given.get("seed", 0), "seed")
+
+    def plan_with(self, machine: Machine | None) -> None:
+        self.machine = machine or self.given or Machine()
+
+    def workers(self, workers: int | None, most: int | None = None) -> int:
+        """Of each rank; as many as the machine has, or as are said."""
+        machine = self.given or Machine()
+        return machine.workers if workers is None else super().workers(workers)
+
+    def bind(self, graph: TaskGraph, data: Any) -> Outlined:
+        data = data or None
+        machine = known_shapes(graph, self.machine, data, self.owner is not None)
+        if graph.layout is not None and self.owner is None and machine.ranks == 1:  # nobody said how many
+            machine = machine.replace(ranks=graph.layout.ranks)
+        owner = owner_for(graph, self.owner)
+        home = None if owner is None else _checked(graph, owner, machine.ranks)
+        graph.frozen = True
+        return Outlined(graph, Store(data or {}), machine, home, {})
+
+    def execute(
+        self, program: Outlined, scheduler: str | Policy, workers: int | None, progress: Progress | None
+    ) -> Trace:
+        graph, policy, machine = program.graph, find_policy(scheduler), program.machine
+        if workers is not None:
+            machine = machine.replace(workers=workers)
+        self.model = machine
+        with claimed(policy):
+            noisy = noise_of(self.noise, self.seed)
+            simulation = Simulation(graph, machine, policy, program.home, self.broadcast, noisy)
+            simulation.run(progress)
+        return simulation.trace()
+
+    def result(self, value: Any) -> Any:
+        """None: nothing is computed."""
 
 
-def simulate(
-    graph: TaskGraph,
-    machine: Machine | None = None,
-    *,
-    scheduler: str | Policy = "critical-path",
-    owner: Owner | None = None,
-    data: Mapping[str, Any] | Mapping[Handle, Any] | None = None,
-    broadcast: str = "binomial",
-    noise: Noise = 0.0,
-    seed: int = 0,
-    progress: bool | Callable[[int], object] = False,
-) -> Run:
-    """Predict a run of ``graph`` on ``machine``. Nothing is computed.
-
-    Parameters
-    ----------
-    graph
-        The tasks. It is frozen, as by any run.
-    machine
-        Ranks, workers and costs; by default `Machine()`, one worker on which a task takes `Op.weight` seconds.
-    scheduler
-        One of `SCHEDULERS`, such as ``"heft"`` or ``"lookahead(2)"``, or an object with three methods.
-    owner
-        The rank where a handle lives, by default that of the graph's layout, where it has one. As for ``mpi`` a
-        `Distribution`, a function of tile indices (i, j), or a dict of such rules by handle name; or a function of
-        one argument, the handle. A task runs on rank ``on``, or where the first handle it writes lives, or for a
-        task that writes nothing the first it reads.
-    data
-        As in `tilewright.run`, for the shapes only: costs and messages then follow them, ragged tiles too.
-    broadcast
-        How a version reaches several ranks, with ``owner``: one of `BROADCASTS`.
-    noise
-        Relative standard deviation of a task's duration (log-normal, mean 1), or a function
-        ``noise(generator, task, seconds) -> seconds``.
-    seed
-        For the noise. The same arguments give the same run, bit by bit.
-    progress
-        As in `tilewright.run`; the bar shows simulated tasks per second.
-
-    Returns
-    -------
-    Run
-        With ``backend="simulate"``: trace, messages, bounds and idle times in virtual seconds.
-
-    Raises
-    ------
-    ValueError
-        ``owner`` names a rank that the machine does not have; the policy places tasks on ranks itself
-        (``heft``, ``peft``) and ``owner`` is given or the graph has a layout; an unknown scheduler or broadcast.
-    SchedulerError
-        The policy keeps ready tasks back, hands one out twice or gives one that is not ready.
-    KeyError
-        The machine has durations but none for some op, and no gamma.
-
-    Notes
-    -----
-    O(tasks + edges + messages) events, each O(log workers) on top of the policy.
-
-    Examples
-    --------
-    >>> import tilewright as tw
-    >>> run = tw.simulate(tw.cholesky_graph(nt=16), tw.Machine(workers=8))
-    >>> run.makespan, run.bounds.lower                    # units of nb^3/3 flops
-    (526.0, 512.0)
-    """
-    from tilewright.runs.run import Run
-
-    check_plan(graph, machine)
-    machine = machine or Machine()
-    policy = find_policy(scheduler)
-    choice(broadcast, "broadcast", BROADCASTS)
-    whole(seed, "seed")
-    store = Store({} if data is None else data)
-    layout = graph.layout
-    machine = known_shapes(graph, machine, data, owner is not None)
-    if layout is not None and owner is None:
-        owner = layout.owner
-        if machine.ranks == 1:  # nobody said how many
-            machine = machine.replace(ranks=layout.ranks)
-    home = None if owner is None else _checked(owner, machine.ranks)
-    graph.frozen = True
-    with claimed(policy), reports(progress, graph.name, len(graph)) as report:
-        simulation = Simulation(graph, machine, policy, home, BROADCASTS[broadcast], noise_of(noise, seed))
-        simulation.run(report)
-    name = scheduler if isinstance(scheduler, str) else type(policy).__name__
-    return Run(graph, simulation.trace(), "simulate", name, machine.size, store, machine)
-
-
-def _checked(owner: Owner, ranks: int) -> Home:
-    """``owner`` by handle, with a memory; ValueError for a rank that the machine does not have."""
-    known: dict[Handle, int] = {}
-    rule: Home = owner if _takes_handles(owner) else owners(owner, ranks)  # type: ignore[assignment]
-
-    def checked(handle: Handle) -> int:
-        rank = known.get(handle)
-        if rank is None:
-            rank = known[handle] = as_integer(rule(handle))
-            if not 0 <= rank < ranks:
-                raise ValueError(f"owner puts {handle} on rank {rank}, but the machine has ranks 0..{ranks - 1}")
-        return rank
-
-    return checked
+def _checked(graph: TaskGraph, owner: Owner, ranks: int) -> dict[Handle, int]:
+    """The rank of each handle; ValueError for a rank that the machine does not have."""
+    rule: Callable[[Handle], Any] = owner if _takes_handles(owner) else owners(owner, ranks)  # type: ignore[assignment]
+    home = {}
+    for handle in graph.handles_used:
+        rank = home[handle] = as_integer(rule(handle))
+        if not 0 <= rank < ranks:
+            raise ValueError(f"owner puts {handle} on rank {rank}, but the machine has ranks 0..{ranks - 1}")
+    return home
 
 
 def _takes_handles(owner: Owner) -> bool:
@@ -176,15 +140,24 @@ def known_shapes(graph: TaskGraph, machine: Machine, data: Any = None, placed: b
     if machine.shape is not None:
         return machine
     if data is not None:
-        return machine.replace(shape=_shapes(Store(data)))
-    if graph.layout is not None and not placed:
-        return machine.replace(shape=graph.layout.shape)
-    return machine
+        return machine.replace(shape=_shapes(graph, Store(data)))
+    known = graph.layout.shape if graph.layout is not None and not placed else None
+    if graph.rooms:
+        tile = machine.tile_size, machine.tile_size
+
+        def shape(handle: Handle) -> tuple[int, ...]:
+            room = graph.rooms.get(handle.name)
+            return room.of(handle)[0] if room is not None else tile if known is None else known(handle)
+
+        return machine.replace(shape=cache(shape))
+    return machine if known is None else machine.replace(shape=known)
 
 
-def _shapes(store: Store) -> Callable[[Handle], tuple[int, ...]]:
+def _shapes(graph: TaskGraph, store: Store) -> Callable[[Handle], tuple[int, ...]]:
     def shape(handle: Handle) -> tuple[int, ...]:
         buffer = store[handle]
+        if buffer is None and handle.name in graph.rooms:
+            return graph.rooms[handle.name].of(handle)[0]
         if buffer is None:
             raise MissingDataError(f"the data has no buffer for {handle}, so its size is unknown")
         return tuple(getattr(buffer, "shape", (1,)))

@@ -14,25 +14,82 @@ Option ``devices``: the last workers are these accelerators, such as ``["cuda"]`
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from tilewright.backends.execution.engine import Progress, Site, check_options
+from tilewright.backends.execution.engine import Progress
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.workers import Workers
+from tilewright.backends.in_process import InProcess
 from tilewright.graph import Handle
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
 from tilewright.runs.trace import Trace
-from tilewright.schedulers import Policy, claimed
-from tilewright.schedulers import policy as find_policy
+from tilewright.schedulers import Policy
 
-__all__ = ["execute", "MixedSite", "site"]
+__all__ = ["Threads"]
 
 
-def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+class Threads(InProcess):
+    """Threads of this process; with ``devices`` the last workers are accelerators."""
+
+    name = "threads"
+    options = ("devices",)
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options)
+        devices = options.get("devices")
+        if devices is not None and not isinstance(devices, str | Sequence):
+            raise TypeError(f"devices is a list of accelerators, such as ['cuda'], not {devices!r}")
+        self.accelerators: list[Any] = []
+        if devices:
+            from tilewright.backends.gpu.accelerators import accelerator
+
+            self.accelerators = list(map(accelerator, [devices] if isinstance(devices, str) else devices))
+
+    def plan_with(self, machine: Machine | None) -> None:
+        super().plan_with(machine)
+        if self.accelerators and machine is None:
+            from tilewright.backends.gpu.accelerators import ACCELERATION
+
+            self.machine = Machine(acceleration=ACCELERATION)
+        if machine is not None:
+            gpus = len(self.accelerators)
+            self.model = machine.replace(workers=max(machine.workers, gpus), gpus=gpus)
+
+    def workers(self, workers: int | None, most: int | None = None) -> int:
+        count, devices = super().workers(workers), len(self.accelerators)
+        if workers is not None and workers < devices:
+            raise ValueError(f"workers={workers}, but each of the {devices} devices needs one")
+        return max(count if most is None else min(count, most), devices)
+
+    def run(self, program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+        machine = self.machine.replace(workers=workers, ranks=1, gpus=0)
+        if not self.accelerators:
+            policy.prepare(program.graph, machine)
+            return work(program, policy, workers, progress)
+
+        from tilewright.backends.gpu.memories import Memories
+
+        if program.streams is not None:
+            raise ValueError("devices= is for data in the memory of the host; tensors on a GPU are worked on there")
+
+        def shape(handle: Handle) -> tuple[int, ...]:
+            return tuple(getattr(program.store[handle], "shape", ()))
+
+        policy.prepare(program.graph, machine.replace(gpus=len(self.accelerators), shape=shape))
+        with ExitStack() as promises:
+            memories = program.memories = Memories(program, self.accelerators, workers)
+            for switches in filter(None, (getattr(a, "switches", None) for a in self.accelerators)):
+                self.switches = {**self.switches, **promises.enter_context(switches())}
+            try:
+                return memories.finish(work(program, policy, workers, progress))
+            finally:
+                memories.close()
+
+
+def work(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
     """Run on ``workers`` threads; with one worker and no progress to show, in the calling thread.
 
     Ctrl-C lets the running tasks finish, starts no other, and raises KeyboardInterrupt.
@@ -46,62 +103,3 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
     if run.failures:
         raise min(run.failures, key=lambda failure: failure[0])[1]
     return run.trace()
-
-
-OPTIONS = ("devices",)
-
-
-def site(options: dict[str, Any]) -> Site:
-    """The site of a call: with ``devices`` one that has workers of two kinds."""
-    check_options("threads", options, OPTIONS)
-    devices = options.get("devices")
-    if devices is not None and not isinstance(devices, str | Sequence):
-        raise TypeError(f"devices is a list of accelerators, such as ['cuda'], not {devices!r}")
-    engine: Any = sys.modules[__name__]
-    return MixedSite(engine, [devices] if isinstance(devices, str) else devices) if devices else Site(engine)
-
-
-class MixedSite(Site):
-    """This process, where the last workers are accelerators."""
-
-    def __init__(self, backend: Any, devices: Sequence[Any]) -> None:
-        super().__init__(backend)
-        from tilewright.backends.gpu.accelerators import accelerator
-
-        self.accelerators = [accelerator(device) for device in devices]
-
-    def plan_with(self, machine: Machine | None) -> None:
-        from tilewright.backends.gpu.accelerators import ACCELERATION
-
-        self.machine = machine or Machine(acceleration=ACCELERATION)
-
-    def workers(self, workers: int | None, most: int | None = None) -> int:
-        count, devices = super().workers(workers), len(self.accelerators)
-        if workers is not None and workers < devices:
-            raise ValueError(f"workers={workers}, but each of the {devices} devices needs one")
-        return max(count if most is None else min(count, most), devices)
-
-    def execute(
-        self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
-    ) -> Trace:
-        from tilewright.backends.gpu.memories import Memories
-
-        if program.streams is not None:
-            raise ValueError("devices= is for data in the memory of the host; tensors on a GPU are worked on there")
-        workers = self.workers(workers, max(len(program.graph), 1))
-        self.gpus = len(self.accelerators)
-
-        def shape(handle: Handle) -> tuple[int, ...]:
-            return tuple(getattr(program.store[handle], "shape", ()))
-
-        machine = self.machine.replace(workers=workers, ranks=1, gpus=self.gpus, shape=shape)
-        policy = find_policy(scheduler)
-        with claimed(policy), ExitStack() as promises:
-            policy.prepare(program.graph, machine)
-            memories = program.memories = Memories(program, self.accelerators, workers)
-            for switches in filter(None, (getattr(a, "switches", None) for a in self.accelerators)):
-                self.switches = {**self.switches, **promises.enter_context(switches())}
-            try:
-                return memories.finish(self.backend.execute(program, policy, workers, progress))
-            finally:
-                memories.close()

@@ -34,6 +34,7 @@ COMMANDS = {
 
 BENCHMARKS = {
     "cholesky": ("tilewright.benchmarks.cholesky", "Tiled Cholesky beside numpy, scipy, torch, dpotrf and dask."),
+    "tiles": ("tilewright.benchmarks.tiles", "Every sensible tile size of Cholesky beside the one that is chosen."),
     "solve": ("tilewright.benchmarks.solve", "FP64 answers beside scipy, torch and our FP64 path."),
     "accuracy": ("tilewright.benchmarks.accuracy", "Paths and backward errors over conditions and spectra."),
     "overhead": ("tilewright.benchmarks.overhead", "Time per empty task, beside dask and concurrent.futures."),

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from tilewright.backends import BACKENDS
+from tilewright.backends import COMPUTING
 from tilewright.errors import NotPositiveDefiniteError, RankDied, SchedulerError, WorkerDied
 from tilewright.precision import FORMATS
 from tilewright.schedulers import SCHEDULERS
@@ -210,7 +210,7 @@ order_and_file = together(
 
 engine_options = together(
     click.option("--tile-size", type=click.IntRange(min=1), help="Rows of a tile.  [default: chosen from n]"),
-    click.option("--backend", type=click.Choice(BACKENDS), default="threads", show_default=True),
+    click.option("--backend", type=click.Choice(COMPUTING), default="threads", show_default=True),
     click.option(
         "--scheduler",
         type=Scheduler(),

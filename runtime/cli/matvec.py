@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tilewright.backends import BACKENDS
+from tilewright.backends import COMPUTING
 from tilewright.cli.common import DTYPES, Extents, as_json, one_sentence, output, picture
 
 __all__ = ["calibrate", "matvec", "scaling"]
@@ -22,7 +22,7 @@ __all__ = ["calibrate", "matvec", "scaling"]
 @click.option("--layout", type=click.Choice(["rows", "columns", "grid"]), default="rows", show_default=True)
 @click.option("--ranks", type=click.IntRange(min=1), help="[default: those of the grid, or one per core]")
 @click.option("--grid", type=Extents(2), metavar="PxQ", help="Rows and columns of ranks, with --layout grid.")
-@click.option("--backend", type=click.Choice(BACKENDS), default="mpi", show_default=True)
+@click.option("--backend", type=click.Choice(COMPUTING), default="mpi", show_default=True)
 @click.option("--overlap", is_flag=True, help="Multiply by a rank's own piece of x while the others travel.")
 @click.option("--transposed", is_flag=True, help="Multiply by the transpose.")
 @click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True, help="Products; the median counts.")
@@ -136,22 +136,28 @@ def scaling(
 @click.option("--n", type=click.IntRange(min=1), default=4096, show_default=True, help="Order of the matrix of dgemv.")
 @output("--machine", suffixes=[".json"], help="Write alpha, beta and gamma here, for Machine.from_json.")
 @click.option("--blas", is_flag=True, help="Instead: measure which library is the fastest for each op, and keep that.")
-@click.option("--forget", is_flag=True, help="With --blas: remove what was kept; the rules hold again.")
+@click.option("--rates", is_flag=True, help="Instead: measure how fast each format is here, and keep that.")
+@click.option("--forget", is_flag=True, help="With --blas or --rates: remove what was kept; the rules hold again.")
 @as_json
 def calibrate(
-    seconds: float, largest: int, n: int, machine: Path | None, blas: bool, forget: bool, as_json: bool
+    seconds: float, largest: int, n: int, machine: Path | None, blas: bool, rates: bool, forget: bool, as_json: bool
 ) -> None:
     """Measure alpha and beta of messages between two ranks, and gamma of dgemm and dgemv.
 
     With --blas, measure the tile kernels of the BLAS libraries that are here and keep which is the fastest for each op
     where it is not the one of the rules (`tilewright info` lists these). Later processes of this computer use it. Bits
     change with the library.
+
+    With --rates, measure the products of each format and a copy of memory and keep them. solve --precision auto of
+    later processes goes by them instead of by the rules for CPUs of this kind.
     """
-    if forget and not blas:
-        raise click.UsageError("--forget goes with --blas")
-    if blas:
+    if blas and rates:
+        raise click.UsageError("--blas and --rates are two measurements; ask for one after the other")
+    if forget and not (blas or rates):
+        raise click.UsageError("--forget goes with --blas or --rates")
+    if blas or rates:
         with one_sentence():
-            _calibrate_blas(forget, as_json)
+            (_calibrate_blas if blas else _calibrate_rates)(forget, as_json)
         return
     from tilewright.studies.network import SIZES
     from tilewright.studies.network import calibrate as measure
@@ -161,6 +167,23 @@ def calibrate(
         if machine:
             found.machine().to_json(machine)
     click.echo(json.dumps(found.record()) if as_json else str(found))
+
+
+def _calibrate_rates(forget: bool, as_json: bool) -> None:
+    from tilewright import rates
+
+    if forget:
+        rates.forget()
+        click.echo(json.dumps({"rates": {}}) if as_json else "The rules hold again.")
+        return
+    file = rates.calibrate()
+    found = rates.current()
+    if as_json:
+        click.echo(json.dumps({"rates": dict(found.flops), "bandwidth": found.bandwidth, "file": str(file)}))
+        return
+    for name, rate in found.flops.items():
+        click.echo(f"{name:<8}{rate / 1e9:8.1f} GFLOP/s a core")
+    click.echo(f"{'memory':<8}{found.bandwidth / 1e9:8.1f} GB/s a core\nKept in {file}")
 
 
 def _calibrate_blas(forget: bool, as_json: bool) -> None:

@@ -70,7 +70,7 @@ _PLANNED = together(
 @click.option("--schedulers", default=None, help="Names with commas; by default all that fit.")
 @click.option(
     "--backend",
-    type=click.Choice(["simulate", *(name for name in BACKENDS if name != "serial")]),
+    type=click.Choice(BACKENDS[1:]),  # serial runs in program order, whatever the policy
     default="simulate",
     show_default=True,
     help="Predict, or measure on this computer with a random matrix of nt tiles a side.",
@@ -84,12 +84,14 @@ def compare(
     repeat: int | None, plot: Path | None, html: Path | None, csv: Path | None, progress: bool,
 ) -> None:  # fmt: skip
     """Run one graph under many policies, on the simulator or on this computer, and print the table."""
+    from tilewright.backends import engine_class
     from tilewright.studies.schedulers import compare_schedulers
 
+    engine = engine_class(backend)
     table = compare_schedulers(
         graph, _counts(workers), schedulers=_split(schedulers) if schedulers else None,
-        machine=None if backend == "mpi" else machine, owner=owner, backend=backend,
-        data=None if backend == "simulate" else _data(graph, machine), repeat=repeat, progress=progress,
+        machine=machine if engine.plans else None, owner=owner, backend=backend,
+        data=None if engine.virtual else _data(graph, machine), repeat=repeat, progress=progress,
     )  # fmt: skip
     click.echo(str(table))
     if plot:
@@ -115,7 +117,7 @@ def simulate(
     seed: int, html: Path | None, saved: Path | None, perfetto: Path | None, progress: bool,
 ) -> None:  # fmt: skip
     """Predict one run and print its bounds and idle times."""
-    from tilewright.backends.simulate import simulate as predict
+    from tilewright.engine import simulate as predict
 
     machine = machine.replace(workers=max(workers, machine.gpus))
     run = predict(graph, machine, scheduler=scheduler, owner=owner, noise=noise, seed=seed, progress=progress)

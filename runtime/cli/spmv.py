@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilewright.backends import BACKENDS
+from tilewright.backends import COMPUTING
 from tilewright.cli.common import Extents, as_json, input_file, one_sentence
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ __all__ = ["spmv"]
 @click.option(
     "--discovery", type=click.Choice(("auto", "reduce-scatter", "nbx", "alltoall")), default="auto", show_default=True
 )
-@click.option("--backend", type=click.Choice(BACKENDS), default="mpi", show_default=True)
+@click.option("--backend", type=click.Choice(COMPUTING), default="mpi", show_default=True)
 @click.option("--powers", "s", type=click.IntRange(min=1), default=1, show_default=True, help="How many products.")
 @click.option("--method", type=click.Choice(("separate", "halo", "two-stage")), default="separate", show_default=True)
 @click.option("--transposed", is_flag=True, help="Multiply by the transpose, once.")

@@ -13,7 +13,7 @@ from rich.table import Table
 from tilewright.kernels.contest import Entry
 from tilewright.linalg.residual import THRESHOLD
 from tilewright.passes.conversions import Conversions
-from tilewright.runs.text import seconds
+from tilewright.units import seconds
 
 __all__ = ["comparison", "show_contest", "show_inventory", "show_job"]
 

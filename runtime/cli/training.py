@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tilewright.backends import BACKENDS
+from tilewright.backends import COMPUTING
 from tilewright.cli.common import as_json, one_sentence, output, picture, progress
 
 __all__ = ["train"]
@@ -46,7 +46,7 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
               help="When adaptive precision gives one up.")  # fmt: skip
 @click.option("--retry", type=click.IntRange(min=1), metavar="STEPS",
               help="Adaptive precision goes up again after so many good steps.  [default: never]")  # fmt: skip
-@click.option("--backend", type=click.Choice(BACKENDS), default="threads", show_default=True)
+@click.option("--backend", type=click.Choice(COMPUTING), default="threads", show_default=True)
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Replicas that share a batch."
 )

@@ -196,7 +196,7 @@ class GraphDriver(Driver):
         return work, run(work.graph, work.data, **options)
 
     def simulate(self, machine: Machine, kind: Any, dtype: Any, *, overlap: bool) -> Run:
-        from tilewright.backends.simulate import simulate
+        from tilewright.engine import simulate
 
         work = self.graph(kind, dtype, (), overlap=overlap)
         machine = machine.replace(ranks=work.ranks)

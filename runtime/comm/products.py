@@ -244,7 +244,8 @@ def rounds(wanted: Sequence[Iterable[int]]) -> list[list[int]]:
     order: list[list[int]] = [[] for _ in range(ranks)]
     while any(left):
         pairs = [(p, q) for p, others in enumerate(left) for q in sorted(others, key=lambda q: (q - p) % ranks)]
-        table = csr_array((np.ones(len(pairs)), tuple(np.array(pairs).T)), shape=(ranks, ranks))
+        places = tuple(np.array(pairs, np.int32).T)  # older SciPy matches with indices of 32 bits only
+        table = csr_array((np.ones(len(pairs)), places), shape=(ranks, ranks))
         for p, q in enumerate(maximum_bipartite_matching(table, perm_type="column").tolist()):
             if q >= 0:
                 order[p].append(q)

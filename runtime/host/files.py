@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["replacing", "sweep", "write_text"]
+__all__ = ["append", "replacing", "sweep", "write_text"]
 
 _ASIDE = re.compile(r"\.tilewright-([1-9][0-9]{0,9})-[0-9a-f]{8}(\..*)?", re.ASCII)
 """Names of files that are not whole yet, with the process that writes them."""
@@ -62,6 +62,24 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text in UTF-8 by `replacing`; halves of surrogate pairs, which it cannot say, become question marks."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8", errors="replace")
+
+
+def append(path: str | Path, data: bytes) -> None:
+    """Add to the end of a file all of the data, or nothing: where the disk is full, what had got there is cut off.
+
+    OSError if it cannot be written.
+    """
+    with Path(path).open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END) if file.seekable() else None
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            if end is not None:
+                with contextlib.suppress(OSError):
+                    file.truncate(end)
+            raise
 
 
 def sweep(folder: str | Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tilewright.runs.text import nbytes
+from tilewright.units import nbytes
 
 __all__ = ["LARGE", "memory_for", "room", "zeros"]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tilewright.arguments import is_chunked
-from tilewright.backends import check_call, find_site
+from tilewright.backends import check_call, find_engine
 from tilewright.engine import run
 from tilewright.graph import TaskGraph
 from tilewright.linalg.chunked import Chunks
@@ -60,6 +60,8 @@ class Call:
     ----------
     a
         What to work with instead of the first matrix.
+    engine
+        Where it runs; made once, and handed on.
     on_device
         Whether that is a tensor on a GPU.
     record
@@ -83,8 +85,8 @@ class Call:
         self.on_device, self.chunked = is_device_tensor(a), chunked
         if self.on_device and self.backend not in _ON_DEVICE:
             raise ValueError(f"backend {backend!r} cannot run on {a.device}; use {' or '.join(_ON_DEVICE)}")
-        self.options = dict(options)
-        self._engine = find_site(self.backend, options)
+        self.options = options
+        self.engine = find_engine(self.backend, options, computes=not self.return_run)
         self.a = self.argument(a)
         self.record: Run | None = None
 
@@ -92,12 +94,12 @@ class Call:
 
     def argument(self, value: Any) -> Any:
         """What to work with instead of another argument; ranks call it together, before `agreement`."""
-        return self._engine.argument(value)
+        return self.engine.argument(value)
 
     @contextmanager
     def agreement(self) -> Iterator[dict[str, Any]]:
         """A block that all ranks of a collective call pass together, or none; what is noted has to be equal on all."""
-        with self._engine.agreement() as facts:
+        with self.engine.agreement(run_follows=True) as facts:
             find_policy(self.scheduler)
             yield facts
             facts["workers"] = self.workers
@@ -105,17 +107,17 @@ class Call:
     @property
     def has_data(self) -> bool:
         """Whether arguments hold values in this process, not only shapes."""
-        return self._engine.has_data
+        return self.engine.has_data
 
     @property
     def here(self) -> bool:
         """Whether tasks write into arrays of this process."""
-        return self._engine.here
+        return self.engine.in_process
 
     def matrix(self, *, overwrite: bool = False, what: str = "the matrix a") -> Any:
         """The first matrix, m x n, as tiles: a `Matrix`, or what does the same for chunks."""
         if self.chunked:
-            return self._chunks(Chunks(self.a, self._engine, self.workers, overwrite=overwrite, triangle=False))
+            return Chunks(self.a, self.engine, self.workers, overwrite=overwrite, triangle=False)
         return Matrix(self.a, overwrite=overwrite, what=what)
 
     def triangle(self, *, lower: bool = True, overwrite: bool = False, what: str = "the matrix a") -> Any:
@@ -123,16 +125,12 @@ class Call:
         if self.on_device:
             return DeviceTriangle(self.a, lower=lower, overwrite=overwrite, what=what)
         if self.chunked:
-            return self._chunks(Chunks(self.a, self._engine, self.workers, lower=lower, overwrite=overwrite))
+            return Chunks(self.a, self.engine, self.workers, lower=lower, overwrite=overwrite)
         return Triangle(self.a, lower=lower, overwrite=overwrite, what=what)
 
     def columns(self, b: Any, n: int) -> Any:
         """Right-hand sides for a matrix of ``n`` rows."""
         return DeviceColumns(b, n, self.a.device) if self.on_device else RightHandSide(b, n)
-
-    def _chunks(self, chunks: Chunks) -> Chunks:
-        self.options["client"] = chunks.client
-        return chunks
 
     def tile_size(self, given: int | None, matrix: Any, rule: Callable[[int, int], int]) -> int:
         """Rows of a tile: as given, else as those that are there, else by rule(the smaller extent, workers)."""
@@ -142,7 +140,7 @@ class Call:
 
     def count(self, most: int | None = None) -> int:
         """How many workers there are; ``most`` are of use."""
-        return self._engine.workers(self.workers, most)
+        return self.engine.workers(self.workers, most)
 
     # ---------------------------------------------------------------- run
 
@@ -161,10 +159,10 @@ class Call:
         """
         workers = self.workers if width is None else self.count(max(1, width))
         try:
-            record = run(graph, data, backend=self.backend, scheduler=self.scheduler, workers=workers,
-                         progress=self.progress, **self.options)  # fmt: skip
+            record = run(graph, data, backend=self.engine, scheduler=self.scheduler, workers=workers,
+                         progress=self.progress)  # fmt: skip
         except ValueError:  # a LinAlgError is one
-            with self._engine.agreement():
+            with self.engine.agreement():
                 if first is not None and self.has_data:
                     first()
             raise
@@ -175,7 +173,7 @@ class Call:
 
     def result(self, *values: Any) -> Any:
         """What the call returns: one value or a tuple of them, with the run at its end if that was asked for."""
-        found = tuple(self._engine.result(value) for value in values)
+        found = tuple(self.engine.result(value) for value in values)
         found += (self.record,) * self.return_run
         return found[0] if len(found) == 1 else found
 

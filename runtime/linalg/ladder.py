@@ -14,11 +14,12 @@ from math import expm1, inf, log, log1p, sqrt
 import numpy as np
 
 from tilewright.host.memory import room
-from tilewright.host.rates import Rates
 from tilewright.kernels import table
+from tilewright.kernels.caches import FALLBACK
 from tilewright.kernels.threads import one_thread
 from tilewright.linalg.tuning import cholesky_tile_size, mixed_tile_size
 from tilewright.precision import FORMATS
+from tilewright.rates import Rates
 
 __all__ = [
     "ON_CPU", "RUNGS", "Estimate", "Price", "cheapest", "estimate", "factor_seconds", "judge", "price", "rungs_from",
@@ -227,7 +228,9 @@ def factor_seconds(rung: str, n: int, workers: int, rates: Rates) -> float:
     for narrow operands only. Fits what a Xeon with AMX took at n = 1536 to 6144 within 30 %.
     """
     exact = rung == "fp64"
-    nt = -(-n // max((cholesky_tile_size if exact else mixed_tile_size)(n, workers), 1))
+    # Ranks have agreed on the rates; their caches may differ, and hardly change the number of tasks
+    nb = cholesky_tile_size(n, workers, rates=rates, cache=FALLBACK) if exact else mixed_tile_size(n, workers)
+    nt = -(-n // max(nb, 1))
     seconds = n**3 / 3 / rates.computing(rung, workers) + (nt**3 / 6 + 1.5 * nt**2) * rates.task
     if rung in ("bf16", "fp16"):
         seconds += n**2 * _BLOCK / (_TRSM * rates.computing("fp32", workers))

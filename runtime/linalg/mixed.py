@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tilewright.backends.ranks.outline import Outline
 from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.host.memory import room, zeros
@@ -25,6 +24,7 @@ from tilewright.linalg.tuning import mixed_tile_size
 from tilewright.ops import convert, copy, diagonal, scaled, scalen, tril, unscaled
 from tilewright.passes.conversions import copy_name, copy_outline, with_conversions
 from tilewright.precision import FORMATS, PrecisionMap, find_format
+from tilewright.rooms import Outline
 from tilewright.runs.run import Run
 from tilewright.tiles import TiledMatrix
 
@@ -155,7 +155,8 @@ class MixedProblem:
         self.norms, self.finish = norms and self.scales, finish
         self.in_tiles = in_tiles and call.here and self.precision.accumulate == "float32"
         self.recipe = self.precision, routes, self.scales, finish
-        self.wide = not call.options.get("devices")  # an accelerator multiplies the narrow copies
+        # An accelerator multiplies the narrow copies, and in mode "tasks" Dask sends what a product reads.
+        self.wide = not (call.options.get("devices") or call.options.get("mode") == "tasks")
         self.narrow_pays = ("bfloat16", "cblas") in routes and self.precision.single is FORMATS["bf16"]
         self.width = nt * (nt - 1) // 2
 

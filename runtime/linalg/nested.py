@@ -93,7 +93,7 @@ class _Inner:
 
     def __init__(self, system: System) -> None:
         stage, m, nt, A = system.stage, system.m, system.nt, system.A
-        keep = stage.site.keep
+        keep = stage.engine.keep
         H = {index: keep(tile) for index, tile in in_tiles(A, "float32")}
         Replay(scaling_graph(nt), {"A": A, "D": system.data["D"], "H": H}, stage)()
         diagonal = {(i, i): keep(np.empty((len(A[i, i]), BLOCK), np.float32)) for i in range(nt)}

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from tilewright import rates
 from tilewright.backends.execution.replay import Stage
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
-from tilewright.host import rates
-from tilewright.host.rates import Rates
 from tilewright.kernels.scale import scaled
 from tilewright.linalg import ladder
 from tilewright.linalg.classical import classical
@@ -28,6 +27,7 @@ from tilewright.linalg.solve_info import Attempt, SolveInfo
 from tilewright.linalg.stopping import U
 from tilewright.linalg.system import System
 from tilewright.linalg.tuning import cholesky_tile_size
+from tilewright.rates import Rates
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["Problem"]
@@ -49,7 +49,7 @@ class Problem:
         self.precision, self.refine, self.fallback = precision, refine, fallback
         self.check_finite, self.lower = check_finite, lower
         self.given_tile_size = tile_size
-        self.tile_size = tile_size or cholesky_tile_size(self.n, stage.site.workers(stage.workers))
+        self.tile_size = tile_size or cholesky_tile_size(self.n, stage.engine.workers(stage.workers))
         self.a, self.b = a, b
         self.A = TiledMatrix.view(a, self.tile_size)
         self.info = SolveInfo(self.n, b.shape[1], str(b.dtype))
@@ -126,7 +126,7 @@ class Problem:
     def _look(self, system: System) -> None:
         """ValueError if the matrix has a NaN or an infinity; nothing to do once its norm is known."""
         if self.check_finite and not system.measured:
-            check_finite_lower(self.A, self.stage.site.workers(self.stage.workers), self.lower)
+            check_finite_lower(self.A, self.stage.engine.workers(self.stage.workers), self.lower)
 
     def _measure(self, system: System, sums: np.ndarray | None = None) -> None:
         """Tell the system ||A||_inf: from the row sums of |A|, by a pass of its own if nobody has added them up."""
@@ -164,12 +164,12 @@ class Problem:
 
     @cached_property
     def workers(self) -> int:
-        return self.stage.site.workers(self.stage.workers)
+        return self.stage.engine.workers(self.stage.workers)
 
     @cached_property
     def rates(self) -> Rates:
         """Of this computer; of that of the first rank, where there are several."""
-        return self.stage.site.agreed(rates.current())
+        return self.stage.engine.agreed(rates.current())
 
     # -------------------------------------------------------------- climbing
 

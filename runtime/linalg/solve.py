@@ -138,7 +138,7 @@ def solve(
         shape = np.shape(b)
         return (x.reshape(shape), info) if return_info else x.reshape(shape)
     stage = Stage(backend, scheduler, workers, {k: v for k, v in options.items() if k not in ("root", "gather")})
-    outer = Stage(backend, scheduler, workers, options).site
+    outer = Stage(backend, scheduler, workers, options).engine
     given = a
     a, b = outer.everywhere(outer.argument(a)), outer.everywhere(outer.argument(b))
     with outer.agreement() as facts:

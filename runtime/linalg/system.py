@@ -62,7 +62,7 @@ class System:
         self.n, self.m = b.shape
         self.kind = A.dtype
         self.nt = A.nt
-        keep = stage.site.keep
+        keep = stage.engine.keep
         self.b = keep(np.ascontiguousarray(b, A.dtype))
         self.x, self.r, self.z, self.p, self.v = (keep(np.zeros_like(self.b)) for _ in range(5))
         self.r[...] = self.b
@@ -91,13 +91,13 @@ class System:
         dtype = tiles[0, 0].dtype if self.n else np.dtype(np.float64)
         if narrow is not None and not narrow:
             narrow = self._narrowed(tiles)
-        d = self.stage.site.keep(np.ascontiguousarray(scale, np.float64).reshape(self.n, 1))
+        d = self.stage.engine.keep(np.ascontiguousarray(scale, np.float64).reshape(self.n, 1))
         m, nt = self.m, self.nt
         blocks: dict[str, Any] = {
             name: block_rows(array, self.A)
             for name, array in {
                 "B": self.b, "X": self.x, "R": self.r, "Z": self.z, "P": self.p, "V": self.v, "D": d,
-                "W": self.stage.site.keep(np.zeros((self.n, m), dtype)),
+                "W": self.stage.engine.keep(np.zeros((self.n, m), dtype)),
             }.items()
         }  # fmt: skip
         parts = {"S": [np.zeros((3, m)) for _ in range(nt)], "T": [np.zeros((1, m)) for _ in range(nt)]}
@@ -126,7 +126,7 @@ class System:
             return
         if tile_size != self.A.tile_size:
             self.A = TiledMatrix.view(self.A.to_numpy(), tile_size)
-        A, keep = self.A, self.stage.site.keep
+        A, keep = self.A, self.stage.engine.keep
         self.nt = A.nt
         self.diagonal = {(i, i): keep(np.empty((len(A[i, i]), BLOCK), A.dtype)) for i in range(A.nt)}
         Replay(blocks_graph(A.nt), {"A": A, "F": self.diagonal}, self.stage)()
@@ -135,7 +135,7 @@ class System:
         """Its tiles below the diagonal in BF16, by the task that the factorisation has for it."""
         below = [(i, j) for j in range(self.nt) for i in range(j + 1, self.nt)]
         made: dict[tuple[int, ...], np.ndarray] = {
-            index: self.stage.site.keep(np.empty(L[index].shape, np.uint16)) for index in below
+            index: self.stage.engine.keep(np.empty(L[index].shape, np.uint16)) for index in below
         }
         if below:
             Replay(narrow_graph(self.nt), {"L": L, "N": made}, self.stage)()
@@ -207,7 +207,7 @@ class System:
         if (k, 0) in krylov["basis"]:
             return
         krylov["size"] = krylov.get("size", np.zeros((3, m)))
-        vector = self.stage.site.keep(np.zeros_like(self.b))
+        vector = self.stage.engine.keep(np.zeros_like(self.b))
         krylov["basis"].update({(k, i): block for i, block in enumerate(block_rows(vector, self.A))})
         krylov["Y"][k] = np.zeros((k, m), kind)
         if k:

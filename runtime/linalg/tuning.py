@@ -1,43 +1,115 @@
-"""Tile sizes, chosen from n and the number of workers."""
+"""Tile sizes, by rule: from n, the number of workers, and what is known of the computer without asking a clock.
+
+Bits depend on the tile size. So it comes from facts that stay: the second level of the caches and the rates of
+`tilewright.rates`, which are a table's or were stored. Whoever makes a call chooses, and hands on what was chosen.
+"""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
-__all__ = ["ONE_TILE", "cholesky_tile_size", "mixed_tile_size"]
+from tilewright.kernels.caches import level2
+from tilewright.rates import Rates, current
 
-ONE_TILE = 576  # up to here LAPACK on one core beats any graph of smaller tiles
-_SMALLEST, _LARGEST = 224, 768  # below, kernels lose half their rate; above, the rate is flat and the tail grows
-_MIXED = 1024  # with narrow operands; larger tiles gain little and lengthen the tail
-_STEP = 32
+__all__ = ["ONE_TILE", "STEP", "cholesky_tile_size", "mixed_tile_size"]
+
+ONE_TILE = 576
+"""Up to here LAPACK on one core beats any graph of smaller tiles, whose threads take as long to start."""
+
+STEP = 32
+"""Tile sizes are multiples of it: of the widest registers, and of the blocks that kernels have inside."""
+
+_SMALLEST = 96  # below, kernels run at less than half their rate
+_LARGEST = 1024  # larger ones gain nothing, and lengthen the tail
+_NARROW_SMALLEST = 224
+
+_NEAR = 4.0  # times the rate of memory: from other tasks' tiles, which lie in the caches of all cores
+_HALF_FACTOR = 400.0  # rows at which potrf of a tile runs at half the rate of products: 21 of 45 GFLOP/s at 224
+_HALF_SOLVE = 96.0  # the same of trsm and syrk
+_QUEUE = 4  # workers that can be given tasks at the same time: policy and frontier have one lock
+_START = (
+    1.2e-3  # seconds in which threads start and end and caches fill, on cores that idled; Xeon, n = 1024: 0.6 to 1.3
+)
 
 
-def cholesky_tile_size(n: int, workers: int) -> int:
-    """Rows of a tile for `tiled_cholesky`.
+def cholesky_tile_size(n: int, workers: int, *, rates: Rates | None = None, cache: int | None = None) -> int:
+    """Rows of a tile for `tiled_cholesky`: that with the least predicted time, of those that cut n into equal parts.
 
-    The graph of t x t tiles keeps t^3 / (9t - 10), about t^2/9, workers busy; twice as many as there are leaves
-    room for the start and the tail: t = sqrt(18 workers). Within limits measured on a CPU with AVX-512.
+    With t x t tiles of nb rows and p workers, a flop takes 1/rate in a product, (1 + h/nb)/rate in a kernel that is
+    half as fast at nb = h, and 16/nb bytes from other caches, or 16/b for tiles larger than the b x b that fill half of
+    the second level, as the library then works in such blocks [1]_. With W(m) the time of all tasks of the last m steps
+    and C(m) that of their longest chain::
+
+        T = W(t)/p + max_m (C(m) - W(m)/p) + tasks handed out + threads started
+
+    where the maximum is the time in which too few tasks are ready for all workers. O(t^2), once for each n.
+
+    .. [1] K. Goto and R. van de Geijn, Anatomy of high-performance matrix multiplication, ACM TOMS 34 (2008).
+
+    Parameters
+    ----------
+    rates, cache
+        Of the computer, and bytes of its second level for each core; by default of this one.
 
     Examples
     --------
-    >>> [cholesky_tile_size(n, workers=2) for n in (100, 1024, 3072, 6144, 12288)]
-    [100, 224, 512, 768, 768]
-    >>> cholesky_tile_size(12288, workers=64)
-    384
+    >>> from tilewright.rates import by_rule
+    >>> zen4 = {"rates": by_rule(frozenset({"avx512f"})), "cache": 1 << 20}
+    >>> [cholesky_tile_size(n, workers=2, **zen4) for n in (100, 1024, 3072, 6144, 12288)]
+    [100, 256, 384, 576, 768]
+    >>> cholesky_tile_size(12288, workers=64, **zen4)
+    448
     """
     if n <= ONE_TILE:
         return max(n, 1)
-    tiles = math.ceil(math.sqrt(18 * workers))
-    size = min(max(n / tiles, _SMALLEST), _LARGEST)
-    even = n / math.ceil(n / size)  # the last tile as large as the others
-    return math.ceil(even / _STEP) * _STEP
+    rates = current() if rates is None else rates
+    cache = level2() if cache is None else cache
+    return _fastest(n, workers, rates.flops["fp64"], rates.bandwidth, rates.task, cache)
+
+
+@lru_cache(maxsize=256)
+def _fastest(n: int, workers: int, flops: float, bandwidth: float, task: float, cache: int) -> int:
+    block = math.sqrt(cache / 2 / 8)
+
+    def seconds(nt: int) -> float:
+        nb = n / nt
+        moved = 16 / min(nb, block) / (_NEAR * bandwidth)
+        potrf = nb**3 / 3 * ((1 + _HALF_FACTOR / nb) / flops + moved)
+        trsm = syrk = nb**3 * ((1 + _HALF_SOLVE / nb) / flops + moved)
+        gemm = 2 * nb**3 * (1 / flops + moved)
+
+        def work(m: int) -> float:
+            return m * potrf + m * (m - 1) / 2 * (trsm + syrk) + m * (m - 1) * (m - 2) / 6 * gemm
+
+        def chain(m: int) -> float:
+            by_diagonal = m * potrf + (m - 1) * (trsm + syrk)
+            by_products = 2 * potrf + (m - 1) * trsm + (m - 2) * gemm + syrk
+            return max(by_diagonal, by_products if m > 1 else 0.0)
+
+        idle = 0.0
+        for m in range(1, nt + 1):  # rises, then falls
+            if (more := chain(m) - work(m) / workers) < idle:
+                break
+            idle = more
+        tasks = nt * (nt + 1) * (nt + 2) / 6 + nt * (nt + 1) / 2 + nt  # also copies, and what clears the triangle
+        handed_out = tasks * task / min(workers, _QUEUE)
+        return work(nt) / workers + idle + handed_out + (_START if nt > 2 else 0.0)  # up to 2 x 2 one worker does all
+
+    parts = range(math.ceil(n / _LARGEST), n // _SMALLEST + 1)
+    return _even(n, min(parts, key=seconds))
+
+
+def _even(n: int, nt: int) -> int:
+    """The tile size that cuts n into so many parts, all but the last of which are as large as each other."""
+    return min(n, math.ceil(n / nt / STEP) * STEP)
 
 
 def mixed_tile_size(n: int, workers: int) -> int:
     """Rows of a tile for a factorisation with narrow operands.
 
     Products on AMX want larger tiles than FP64 does, and the FP32 parts work in smaller blocks inside a tile: an eighth
-    of n, up to 1024, or less where that leaves workers without tiles.
+    of n, up to 1024, or less where that leaves workers without tiles (t x t tiles keep about t^2/9 busy).
 
     Examples
     --------
@@ -46,6 +118,5 @@ def mixed_tile_size(n: int, workers: int) -> int:
     """
     if n <= ONE_TILE:
         return max(n, 1)
-    size = min(max(n / max(8, math.ceil(math.sqrt(18 * workers))), _SMALLEST), _MIXED)
-    even = n / math.ceil(n / size)
-    return math.ceil(even / _STEP) * _STEP
+    size = min(max(n / max(8, math.ceil(math.sqrt(18 * workers))), _NARROW_SMALLEST), _LARGEST)
+    return _even(n, math.ceil(n / size))

@@ -6,7 +6,7 @@ handle it writes (reads, if it writes none). A version lives where its writer ra
 
 1. Each version that is read on another rank travels there once, whatever the number of readers there.
 2. From four destinations on, a version travels along a binomial tree in order of first need, so that its source sends
-   ceil(log2(destinations + 1)) times and not once per destination.
+   ceil(log2(destinations + 1)) times and not once per destination: see `tree`.
 3. All ranks unroll the same graph, so both sides know every message; its tag is its number among those of its pair.
 4. A result that depends on nothing, as its task only writes it (zeros), is made anew where it is collected.
 5. A copy in another format is made anew where it is read if that sends less: see `tilewright.graph.Op.again`.
@@ -21,17 +21,50 @@ about what waits for what.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
 
 from tilewright.distribution import owners
 from tilewright.graph import RW, Access, Handle, Op, R, Task, TaskGraph, W
+from tilewright.passes.versions import Dataflow
 from tilewright.scalars import instance, whole
 
-__all__ = ["DROP", "RECEIVE", "SEND", "Message", "MessagePlan", "Part"]
+__all__ = ["DROP", "RECEIVE", "SEND", "TREES", "Message", "MessagePlan", "Part", "place", "tree"]
 
 TREE = 4  # destinations from which a version travels along a tree
+
+TREES: dict[str, Callable[[int], int]] = {
+    "binomial": lambda position: position - (1 << position.bit_length() - 1),
+    "chain": lambda position: position - 1,
+    "star": lambda position: 0,
+}
+"""By name: from which position of a tree another gets the value. 0 is the source, the others stand in order of first
+need. Along a binomial tree 2^t members have it after t rounds: position p gets it from p without its highest bit."""
+
+
+@cache
+def tree(readers: int, shape: str | None = None) -> tuple[int, ...]:
+    """From which position each of ``readers`` gets a version, the first reader first.
+
+    ``shape`` is one of `TREES`; None is a star for few readers, and a binomial tree for others.
+    """
+    parent = TREES[shape or ("star" if readers < TREE else "binomial")]
+    return tuple(parent(position) for position in range(1, readers + 1))
+
+
+def place(task: Task, owner: Callable[[Handle], int], ranks: int) -> int:
+    """The rank that runs a task. ValueError if the program's ``on=`` is neither one of the ranks nor a handle."""
+    if isinstance(task.on, Handle):
+        return owner(task.on)
+    if task.on is None:
+        for handle, access in task.uses:
+            if access is not Access.READ:
+                return owner(handle)
+        return owner(task.uses[0].handle) if task.uses else 0
+    if not isinstance(task.on, int) or not 0 <= task.on < ranks:
+        raise ValueError(f"{task} is to run on {task.on!r}, which is not one of the ranks 0 to {ranks - 1}")
+    return task.on
 
 
 class Message(NamedTuple):
@@ -60,37 +93,6 @@ SEND = Op("send", weight=0, external=True)
 RECEIVE = Op("receive", weight=0, external=True)
 DROP = Op("drop", weight=0, external=True)
 """Operations of the engine itself, `Op.external`. Their tasks have the `Message` as parameter."""
-
-
-class _Version:
-    """One value of one handle: where it is made, where it is read."""
-
-    __slots__ = ("anew", "closed_by", "copies", "handle", "last", "number", "of", "readers", "source", "writer")
-
-    def __init__(self, handle: Handle, number: int, writer: int, source: int) -> None:
-        self.handle = handle
-        self.number = number
-        self.writer = writer
-        self.source = source
-        self.readers: dict[int, int] = {}  # destination -> first reader there
-        self.last: dict[int, int] = {}  # destination -> last reader there
-        self.anew: list[int] = []  # ranks that make it themselves
-        self.closed_by = -1  # the task that writes the next version
-        self.of: _Version | None = None  # what this one is a copy of, and may be made of anew
-        self.copies: list[_Version] = []
-
-    def travels_to(self, rank: int) -> bool:
-        return rank in self.readers or rank in self.anew
-
-    def make_at(self, rank: int) -> None:
-        """Let ``rank`` make this copy itself, of what it then has to have."""
-        assert self.of is not None
-        first = self.readers.pop(rank)
-        self.last.pop(rank)
-        self.anew.append(rank)
-        if rank not in self.of.anew:
-            self.of.readers[rank] = min(self.of.readers.get(rank, first), first)
-            self.of.last[rank] = max(self.of.last.get(rank, -1), self.writer)
 
 
 def _several(value: Any, what: str, kind: str) -> Any:
@@ -124,6 +126,10 @@ class MessagePlan:
         Ranks that get the final value of every handle that is written.
     results
         Those of them that are wanted; by default all.
+    broadcast
+        Along which of `TREES` a version travels; by default see `tree`.
+    places
+        The rank of each task, where a policy has said it. All ranks have the data of the run then.
 
     Examples
     --------
@@ -142,6 +148,8 @@ class MessagePlan:
         start: int | None = None,
         collect: Collection[int] = (),
         results: Collection[Handle] | None = None,
+        broadcast: str | None = None,
+        places: Sequence[int] | None = None,
     ) -> None:
         instance(graph, "graph", TaskGraph, "a TaskGraph")
         if not (start is None or whole(ranks, "ranks", 1) > whole(start, "start", 0)):
@@ -153,103 +161,167 @@ class MessagePlan:
             whole(rank, f"a rank of collect={collect!r}", 0, ranks - 1)
         results = results if results is None else _several(results, "results", "handles")
         self.owner = cache(owners(owner, ranks))
-        self.places: list[int] = []
+        self.flow = Dataflow(graph)
+        """The versions, by number."""
+        self.places: list[int] = [place(t, self.owner, ranks) for t in graph.tasks] if places is None else list(places)
         """The rank of each task."""
-        self._results = results
-        self._versions = self._unroll(start, sorted(collect))
+        self.source: list[int] = []
+        """By version, where it is made, or is when the run begins; -1 if that is everywhere."""
+        self.anew: dict[int, list[int]] = {}
+        """By version, the ranks that make it themselves."""
+        self.made_of: dict[int, int] = {}
+        """By version that is a copy which may be made anew: what it is made of."""
+        self._readers: dict[int, dict[int, int]] = {}  # version -> rank it travels to -> first reader there
+        self._last: dict[int, dict[int, int]] = {}  # the same with the last reader
+        self._results, self._collect, self._broadcast = results, frozenset(collect), broadcast
+        self._find_readers(start, everywhere=places is not None)
+        if places is None and any(op.again for op in {task.op for task in graph.tasks}):
+            self._make_copies_where_they_are_read()
+        if collect:
+            self._collect_results(sorted(collect))
         self._parts: dict[int, Part] = {}
-        self.messages = list(self._travel())
-        """In order of the tasks that write the versions, the same on every rank."""
+        self._carried: list[int] = []  # by message, its version
 
     # ------------------------------------------------------------ the pass
 
-    def place(self, task: Task) -> int:
-        """The rank that runs a task. ValueError if the program's ``on=`` is neither one of the ranks nor a handle."""
-        if isinstance(task.on, Handle):
-            return self.owner(task.on)
-        if task.on is None:
-            for handle, access in task.uses:
-                if access is not Access.READ:
-                    return self.owner(handle)
-            return self.owner(task.uses[0].handle) if task.uses else 0
-        if not isinstance(task.on, int) or not 0 <= task.on < self.ranks:
-            raise ValueError(f"{task} is to run on {task.on!r}, which is not one of the ranks 0 to {self.ranks - 1}")
-        return task.on
+    def _find_readers(self, start: int | None, everywhere: bool) -> None:
+        flow, places, owner = self.flow, self.places, self.owner
+        initial: Callable[[Handle], int] = owner
+        if everywhere or start is not None:
+            initial = lambda handle: -1 if start is None else start  # noqa: E731
+        source = self.source = [
+            places[writer] if writer >= 0 else initial(handle)
+            for writer, handle in zip(flow.writer, flow.handle, strict=True)
+        ]
+        readers, last = self._readers, self._last
+        for index, versions in enumerate(flow.reads):
+            here = places[index]
+            for version in versions:
+                if source[version] != here and source[version] >= 0:
+                    if version not in readers:
+                        readers[version], last[version] = {here: index}, {here: index}
+                    else:
+                        readers[version].setdefault(here, index)
+                        last[version][here] = index
 
-    def _unroll(self, start: int | None, collect: list[int]) -> list[_Version]:
-        current: dict[Handle, _Version] = {}
-        versions: list[_Version] = []
-        for task in self.graph.tasks:
-            place = self.place(task)
-            self.places.append(place)
-            for handle, access in task.uses:
-                version = current.get(handle)
-                if version is None:
-                    source = self.owner(handle) if start is None else start
-                    version = current[handle] = _Version(handle, 0, -1, source)
-                    versions.append(version)
-                if access is not Access.WRITE and version.source != place:
-                    version.readers.setdefault(place, task.index)
-                    version.last[place] = task.index
-            read = current[task.uses[0].handle] if task.op.again else None
-            for handle, access in task.uses:
-                if access is not Access.READ and current[handle].writer != task.index:
-                    old = current[handle]
-                    old.closed_by = task.index
-                    version = current[handle] = _Version(handle, old.number + 1, task.index, place)
-                    versions.append(version)
-                    if read is not None and read.source == place and handle.name in self.graph.temporary:
-                        version.of = read
-                        read.copies.append(version)
-        self._make_copies_where_they_are_read(versions)
-        for version in current.values():
-            if version.number and self._wanted(version):
-                others = [rank for rank in collect if rank != version.source]
-                if not version.readers and self._depends_on_nothing(version):
-                    version.anew = others
-                else:
-                    for rank in others:
-                        version.readers.setdefault(rank, len(self.graph))
-        self._collect = frozenset(collect)
-        return sorted(versions, key=lambda version: version.writer)
-
-    def _make_copies_where_they_are_read(self, versions: list[_Version]) -> None:
-        for version in reversed(versions):  # copies of a copy first: they may bring that to where they are read
-            for rank in sorted({rank for copy in version.copies for rank in copy.readers}):
-                wanted = [copy for copy in version.copies if rank in copy.readers]
-                larger = any(self.graph.tasks[copy.writer].op.again == "always" for copy in wanted)
-                if len(wanted) > 1 or larger or version.travels_to(rank):
+    def _make_copies_where_they_are_read(self) -> None:
+        flow, tasks, temporary = self.flow, self.graph.tasks, self.graph.temporary
+        copies: dict[int, list[int]] = {}
+        for version, writer in enumerate(flow.writer):
+            if writer >= 0 and tasks[writer].op.again and flow.handle[version].name in temporary and flow.reads[writer]:
+                read = flow.reads[writer][0]
+                if self.source[read] == self.source[version]:
+                    self.made_of[version] = read
+                    copies.setdefault(read, []).append(version)
+        for version in sorted(
+            copies, reverse=True
+        ):  # copies of a copy first: they may bring that to where they are read
+            for rank in sorted({rank for copy in copies[version] for rank in self._readers.get(copy, ())}):
+                wanted = [copy for copy in copies[version] if rank in self._readers.get(copy, ())]
+                larger = any(tasks[flow.writer[copy]].op.again == "always" for copy in wanted)
+                if len(wanted) > 1 or larger or self._has(version, rank):
                     for copy in wanted:
-                        copy.make_at(rank)
-        for version in versions:  # what goes to a rank now because one copy needs it serves the others too
-            for rank in sorted(version.readers):
-                chain, source = [version], version.of
-                while source is not None and not source.travels_to(rank):
+                        self._make_at(copy, rank)
+        for version in sorted(self.made_of):  # what goes to a rank now because one copy needs it serves the others too
+            for rank in sorted(self._readers.get(version, ())):
+                chain, source = [version], self.made_of.get(version)
+                while source is not None and not self._has(source, rank):
                     chain.append(source)
-                    source = source.of
+                    source = self.made_of.get(source)
                 if source is not None:
                     for copy in chain:
-                        copy.make_at(rank)
+                        self._make_at(copy, rank)
 
-    def _wanted(self, version: _Version) -> bool:
-        if self._results is None:
-            return version.handle.name not in self.graph.temporary
-        return version.handle in self._results
+    def _has(self, version: int, rank: int) -> bool:
+        """Whether a version comes to a rank, or is made there anew."""
+        return rank in self._readers.get(version, ()) or rank in self.anew.get(version, ())
 
-    def _depends_on_nothing(self, version: _Version) -> bool:
-        task = self.graph.tasks[version.writer]
+    def _make_at(self, version: int, rank: int) -> None:
+        """Let ``rank`` make this copy itself, of what it then has to have."""
+        first = self._readers[version].pop(rank)
+        self._last[version].pop(rank)
+        self.anew.setdefault(version, []).append(rank)
+        of = self.made_of[version]
+        if rank not in self.anew.get(of, ()):
+            readers, last = self._readers.setdefault(of, {}), self._last.setdefault(of, {})
+            readers[rank] = min(readers.get(rank, first), first)
+            last[rank] = max(last.get(rank, -1), self.flow.writer[version])
+
+    def _collect_results(self, collect: list[int]) -> None:
+        for version in self._final.values():
+            if self._wanted(version):
+                others = [rank for rank in collect if rank != self.source[version]]
+                if not self._readers.get(version) and self._depends_on_nothing(version):
+                    self.anew[version] = others
+                else:
+                    readers = self._readers.setdefault(version, {})
+                    for rank in others:
+                        readers.setdefault(rank, len(self.graph))
+
+    @cached_property
+    def _final(self) -> dict[Handle, int]:
+        """The last version of each handle that is written."""
+        flow = self.flow
+        return {handle: version for version, handle in enumerate(flow.handle) if flow.writer[version] >= 0}
+
+    def _wanted(self, version: int) -> bool:
+        handle = self.flow.handle[version]
+        return handle.name not in self.graph.temporary if self._results is None else handle in self._results
+
+    def _depends_on_nothing(self, version: int) -> bool:
+        task = self.graph.tasks[self.flow.writer[version]]
         return task.op.function is None and [use.access for use in task.uses] == [Access.WRITE]
 
-    def _travel(self) -> Iterator[Message]:
+    def transfers(self) -> Iterator[tuple[int, int, int, int]]:
+        """(source, destination, version, first reader there or beyond) of all messages, in order of those who write
+        the versions. What a rank sends on comes to it before."""
+        writer = self.flow.writer
+        for version in sorted(self._readers, key=lambda version: (writer[version], version)):
+            readers = self._readers[version]
+            if len(readers) == 1:
+                [(rank, reader)] = readers.items()
+                yield self.source[version], rank, version, reader
+                continue
+            members = sorted(readers, key=lambda rank: (readers[rank], rank))
+            members.insert(0, self.source[version])
+            for position, parent in enumerate(tree(len(readers), self._broadcast), 1):
+                # everybody beyond stands further right, so needs the value later
+                yield members[parent], members[position], version, readers[members[position]]
+
+    @cached_property
+    def messages(self) -> list[Message]:
+        """In order of the tasks that write the versions, the same on every rank."""
+        flow, messages = self.flow, []
         tags: dict[tuple[int, int], int] = {}
-        for version in self._versions:
-            for source, destination, reader in _tree(version.source, version.readers):
-                pair = source, destination
-                tag = tags.get(pair, 0)
-                tags[pair] = tag + 1
-                last = version.closed_by < 0 and version.number > 0
-                final = last and destination in self._collect and self._wanted(version)
-                yield Message(*pair, version.handle, version.number, tag, version.writer, reader, final)
+        for source, destination, version, reader in self.transfers():
+            pair = source, destination
+            tag = tags.get(pair, 0)
+            tags[pair] = tag + 1
+            handle = flow.handle[version]
+            final = destination in self._collect and self._final.get(handle) == version and self._wanted(version)
+            messages.append(Message(*pair, handle, self.number[version], tag, flow.writer[version], reader, final))
+            self._carried.append(version)
+        return messages
+
+    @cached_property
+    def number(self) -> list[int]:
+        """By version, how many tasks wrote the handle before it."""
+        count: dict[Handle, int] = {}
+        number = []
+        for handle, writer in zip(self.flow.handle, self.flow.writer, strict=True):
+            count[handle] = count.get(handle, 0) + (writer >= 0)
+            number.append(count[handle])
+        return number
+
+    @cached_property
+    def _closed_by(self) -> list[int]:
+        """By version, the task that writes the next one of the handle; -1 for the last."""
+        closed, current = [-1] * len(self.flow), dict[Handle, int]()
+        for version, (handle, writer) in enumerate(zip(self.flow.handle, self.flow.writer, strict=True)):
+            if handle in current:
+                closed[current[handle]] = writer
+            current[handle] = version
+        return closed
 
     def rooms(self, rank: int, places: Literal["own", "shared", "none"]) -> list[Handle]:
         """Handles for which a rank needs memory of its own. The one place that says when a write gets some.
@@ -271,7 +343,7 @@ class MessagePlan:
 
         O(tasks of the rank + versions).
         """
-        rooms = {v.handle: None for v in self._versions if v.of is not None and rank in v.anew}
+        rooms = {self.flow.handle[v]: None for v in sorted(self.made_of) if rank in self.anew.get(v, ())}
         if places == "own":
             return list(rooms)
         for task in self.part(rank).graph.tasks:
@@ -285,26 +357,20 @@ class MessagePlan:
     def keepers(self) -> dict[Handle, int]:
         """The rank that uses a handle's place where all ranks share it: who has the data of the run, where a task reads
         them, and else who makes the final value."""
-        keepers = dict(self.final_places)
-        for version in self._versions:
-            if not version.number and version.handle in self.graph.inputs:
-                keepers[version.handle] = version.source
-        return keepers
-
-    @property
-    def remade(self) -> set[tuple[int, int]]:
-        """(task, rank): what the task makes, a copy, is made again on a rank that reads it; see `Op.again`."""
-        return {(v.writer, rank) for v in self._versions if v.of is not None for rank in v.anew}
+        flow = self.flow
+        initial = {h: self.source[v] for v, h in enumerate(flow.handle) if flow.writer[v] < 0}
+        return self.final_places | initial
 
     @property
     def final_places(self) -> dict[Handle, int]:
         """Where the final value of each handle that is written is made."""
-        return {v.handle: v.source for v in self._versions if v.number and v.closed_by < 0}
+        return {handle: self.source[version] for handle, version in self._final.items()}
 
     @cached_property
     def lasting(self) -> frozenset[tuple[Handle, int]]:
         """(handle, version) that no task overwrites."""
-        return frozenset((v.handle, v.number) for v in self._versions if v.closed_by < 0)
+        ends = enumerate(self._closed_by)
+        return frozenset((self.flow.handle[v], self.number[v]) for v, closed in ends if closed < 0)
 
     @cached_property
     def numbers(self) -> dict[tuple[int, int, int], int]:
@@ -329,23 +395,23 @@ class MessagePlan:
         items: list[tuple[int, int, int, Any]] = [
             (index, RUNS, 0, tasks[index]) for index, place in enumerate(self.places) if place == rank
         ]
-        items += [(v.writer, RUNS, 0, tasks[v.writer]) for v in self._versions if rank in v.anew]
-        mine = {(v.handle, v.number): v for v in self._versions if rank in v.readers}
+        writer = self.flow.writer
+        items += [(writer[v], RUNS, 0, tasks[writer[v]]) for v, ranks in sorted(self.anew.items()) if rank in ranks]
         for number, message in enumerate(self.messages):
             if message.source == rank:
                 items.append((message.writer, SENDS, number, message))
             elif message.destination == rank:
                 items.append((message.writer, RECEIVES, number, message))
-                version = mine[message.handle, message.version]
+                version = self._carried[number]
                 # A copy that its last reader turns into the next version is not a copy any more.
-                if not message.final and version.last[rank] != version.closed_by:
-                    items.append((version.last[rank], DROPS, number, message))
+                if not message.final and self._last[version][rank] != self._closed_by[version]:
+                    items.append((self._last[version][rank], DROPS, number, message))
         items.sort(key=lambda item: item[:3])
-        graph = TaskGraph(f"{self.graph.name}, rank {rank} of {self.ranks}")
+        graph = self.graph.empty_like(f"{self.graph.name}, rank {rank} of {self.ranks}")
         origin = []
         for _, kind, _, item in items:
             if kind == RUNS:
-                graph.insert(item.op, *item.uses, *item.params, on=item.on, priority=item.priority)
+                graph.insert_again(item)
                 origin.append(item.index)
             else:
                 op, use = {RECEIVES: (RECEIVE, W), SENDS: (SEND, R), DROPS: (DROP, RW)}[kind]
@@ -375,18 +441,26 @@ class MessagePlan:
         """By rank, the memory it needs: what it owns or makes, and the most it holds of others' at one time.
 
         Received copies are counted from the task that wrote them to their last use here, in program order; an engine
-        with a receive window of ``window`` bytes holds no more than that of copies beside the one it needs next.
+        with a receive window of ``window`` bytes holds no more than that of copies beside the one it needs next. Rooms
+        that are not kept are counted from their first writer to their last use, in program order.
         """
         peaks = []
         own: list[set[Handle]] = [set() for _ in range(self.ranks)]
-        for version in self._versions:
-            if version.number or version.handle in self.graph.inputs:
-                own[version.source].add(version.handle)
-            for rank in version.anew:
-                own[rank].add(version.handle)
+        comes = {
+            handle for handle in self.graph.handles_used
+            if handle.name in self.graph.rooms and not self.graph.rooms[handle.name].keep
+        } - self.graph.inputs.keys()  # fmt: skip
+        for version, handle in enumerate(self.flow.handle):
+            if handle in comes:
+                continue
+            own[self.source[version]].add(handle)
+            for rank in self.anew.get(version, ()):
+                own[rank].add(handle)
         for rank in range(self.ranks):
             held = peak = largest = 0
-            for task in self._part(rank).graph:
+            part = self._part(rank).graph
+            rooms = self._most_in_rooms(part, comes, size) if comes else 0
+            for task in part:
                 if task.op is RECEIVE and not task.params[0].final:
                     amount = size(task.params[0].handle)
                     held += amount
@@ -396,25 +470,21 @@ class MessagePlan:
                 peak = max(peak, held)
             if window is not None:
                 peak = min(peak, max(window, largest))
-            peaks.append(sum(map(size, own[rank])) + peak)
+            peaks.append(sum(map(size, own[rank])) + peak + rooms)
         return peaks
 
-
-def _tree(source: int, readers: dict[int, int]) -> Iterator[tuple[int, int, int]]:
-    """(from, to, first reader beyond) of the transfers that bring a version from ``source`` to its readers.
-
-    The members stand in order of first need, the source at position 0. Position p gets the value from p without its
-    highest bit: after t rounds 2^t members have it.
-    """
-    if not readers:
-        return
-    members = sorted(readers, key=lambda rank: (readers[rank], rank))
-    if len(members) < TREE:
-        for rank in members:
-            yield source, rank, readers[rank]
-        return
-    members.insert(0, source)
-    for position in range(1, len(members)):
-        bit = 1 << position.bit_length() - 1
-        # everybody beyond stands further right, so needs the value later
-        yield members[position - bit], members[position], readers[members[position]]
+    @staticmethod
+    def _most_in_rooms(part: TaskGraph, comes: set[Handle], size: Callable[[Handle], int]) -> int:
+        """The most that rooms have at one time, in program order."""
+        last = {handle: task.index for task in part for handle, _ in task.uses if handle in comes}
+        there: dict[Handle, int] = {}
+        held = peak = 0
+        for task in part:
+            for handle, access in task.uses:
+                if handle in comes and access is not Access.READ and not task.op.external and handle not in there:
+                    held += there.setdefault(handle, size(handle))
+            peak = max(peak, held)
+            for handle, _ in task.uses:
+                if last.get(handle) == task.index:
+                    held -= there.pop(handle, 0)
+        return peak

@@ -11,8 +11,9 @@ from tilewright.passes.bounds import bounds
 from tilewright.plot.canvas import drawn, new_figure, save
 from tilewright.plot.palette import ACCENT, colours
 from tilewright.runs.run import Run
-from tilewright.runs.text import seconds, units
+from tilewright.runs.text import units
 from tilewright.runs.trace import TaskRecord, Trace
+from tilewright.units import seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from tilewright.graph import TaskGraph
 from tilewright.plot.palette import colours, text_on
 from tilewright.runs.idle import waits
-from tilewright.runs.text import IDLE, memory, nbytes, place, units
+from tilewright.runs.text import IDLE, memory, place, units
+from tilewright.units import nbytes
 
 if TYPE_CHECKING:
     from tilewright.runs.run import Run
@@ -53,7 +54,7 @@ def run_page(*runs: Run, names: Sequence[str] = (), before: str = "") -> str:
     title = " | ".join(dict.fromkeys(run.graph.name for run in runs))
     panels = []
     for number, run in enumerate(runs):
-        heading = f"{run.scheduler} on {place(run)}, {'simulated' if run.backend == 'simulate' else run.backend}"
+        heading = f"{run.scheduler} on {place(run)}, {'simulated' if run.trace.virtual else run.backend}"
         heading = f"{names[number]}: {heading}" if names else heading
         panels.append((heading, _facts(_run_facts(run)) + _idle(run) + _kernels(run), _picture(run.graph, run)))
     return _page(title, panels, before)

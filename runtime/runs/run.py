@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilewright.door import upstairs
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.host.files import write_text
@@ -50,7 +51,13 @@ class Run:
 
     def __getitem__(self, handle: str | Handle) -> Any:
         key = Handle(handle) if isinstance(handle, str) else handle
+        room = self.graph.rooms.get(key.name)
+        if room is not None and room.keep and room.indexed and not key.index:
+            return {h: self.store[h] for h in self.graph.written if h.name == key.name}
         value = self.store[key]
+        if room is not None and not room.keep and key not in self.store.given and key.name not in self.store.families:
+            raise MissingDataError(f"{key} is a room that the run gave back after its last task; "
+                                   f"graph.handles({key.name!r}, ..., keep=True) keeps the values")  # fmt: skip
         if value is None:
             there = [h for h in self.graph.written if h.name not in self.store.families]
             names = ", ".join(map(str, [*self.store.families, *there[:5], *["..."] * (len(there) > 5)]))
@@ -69,7 +76,7 @@ class Run:
 
     def task_flops(self, task: Task) -> float:
         """Real-arithmetic flops of one task; 0 without a formula, or on a machine that counts in `Op.weight`."""
-        if self.backend == "simulate":
+        if self.trace.virtual:
             machine = self.machine
             known = machine is not None and (machine.gamma is not None or machine.durations)
             return machine.flops(task) if machine is not None and known else 0.0
@@ -142,48 +149,34 @@ class Run:
 
     def report(self, path: str | Path, *others: Run) -> None:
         """Write one HTML page that opens offline, with ``others`` side by side. See `tilewright.plot.html`."""
-        from tilewright.plot.html import run_page
-
-        write_text(path, run_page(self, *others))
+        write_text(path, upstairs("plot.html:run_page")(self, *others))
 
     def gantt(self, path: str | Path) -> None:
         """Draw who ran what and when, as PNG, SVG or PDF. See `tilewright.plot.gantt`."""
-        from tilewright.plot.gantt import gantt
-
-        gantt(self, path)
+        upstairs("plot.gantt:gantt")(self, path)
 
     def save(self, path: str | Path) -> None:
         """Write the run as JSON, without data; `tilewright.runs.saved.load` reads it."""
-        from tilewright.runs.saved import save
-
-        save(self, path)
+        upstairs("runs.saved:save")(self, path)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the page in a frame of its own."""
-        from tilewright.plot.html import frame, run_page
-
-        return frame(run_page(self))
+        return str(upstairs("plot.html:frame")(upstairs("plot.html:run_page")(self)))
 
     def _repr_svg_(self) -> str | None:
         """The Gantt chart, for notebooks that show no scripts; None with more tasks than bars can be seen."""
         if len(self.trace) > 3000 or not self.trace.records:
             return None
-        from tilewright.plot.gantt import svg
-
         try:
-            return svg(self)
+            return str(upstairs("plot.gantt:svg")(self))
         except ImportError:
             return None
 
     def __str__(self) -> str:
-        from tilewright.runs.text import text
-
-        return text(self)
+        return str(upstairs("runs.text:text")(self))
 
     def __repr__(self) -> str:
-        from tilewright.runs.text import units
-
-        unit = units(self)[0] or "units of task weight"
+        unit = upstairs("runs.text:units")(self)[0] or "units of task weight"
         return (
             f"Run({self.graph.name!r}, {len(self.graph)} tasks, backend={self.backend!r}, "
             f"scheduler={self.scheduler!r}, workers={self.workers}, makespan={self.makespan:.4g} {unit})"
@@ -197,5 +190,10 @@ def _flops(task: Task, store: Store) -> float:
     tiles = [store[use.handle] for use in task.uses]
     if any(getattr(tile, "shape", None) is None for tile in tiles):
         return 0.0
-    complex_ = getattr(tiles[-1].dtype, "kind", "f") == "c"  # a torch dtype has no kind
-    return task.op.flops(*(tuple(tile.shape) for tile in tiles)) * (4 if complex_ else 1)
+    shapes = [tuple(tile.shape) for tile in tiles]
+    return task.op.flops(*task.arguments(shapes)) * (4 if any(map(is_complex, tiles)) else 1)
+
+
+def is_complex(value: Any) -> bool:
+    """Whether this is an array of complex numbers."""
+    return getattr(getattr(value, "dtype", None), "kind", "f") == "c"  # a torch dtype has no kind

@@ -15,6 +15,7 @@ from tilewright.document import either, fields, integer, lists, maybe, number, o
 from tilewright.graph import Access, Handle, Op, Task, TaskGraph, Use
 from tilewright.host.files import write_text
 from tilewright.machine import Machine
+from tilewright.runs.footprint import nbytes_of
 from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.tiles import Store
@@ -46,11 +47,12 @@ def save(run: Run, path: str | Path) -> None:
         "scheduler": run.scheduler,
         "workers": run.trace.workers,
         "ranks": run.trace.ranks,
+        "virtual": int(run.trace.virtual),
         "machine": json.loads(run.machine.to_json()) if run.machine is not None else None,
         "memory": run.measured,
         "kernels": [list(item) for item in run.kernels.items()],
         "handles": [[handle.name, list(handle.index)] for handle in handles],
-        "bytes": [_bytes(run, handle) for handle in handles],
+        "bytes": [nbytes_of(run, handle) for handle in handles],
         "ops": [[op.name, op.weight] for op in ops],
         "inputs": [handles[handle] for handle in run.graph.inputs],
         "tasks": tasks,
@@ -94,8 +96,8 @@ def _run(document: dict[str, Any]) -> SavedRun:
         "memory": maybe(size), "kernels": rows(text, text),
         "handles": rows(text, lists(either(integer(-(2**62)), text))), "bytes": lists(size),
         "ops": rows(text, number(0)), "inputs": anything, "tasks": anything, "flops": anything, "records": anything,
-        "messages": anything,
-    }, optional=["memory", "kernels"])  # fmt: skip
+        "messages": anything, "virtual": integer(0, 1),
+    }, optional=["memory", "kernels", "virtual"])  # fmt: skip
     workers, ranks = found["workers"], found["ranks"]
     if workers * ranks > _MOST:
         raise ValueError(f"it has {ranks} ranks of {workers} workers, more than the {_MOST} that a run may have")
@@ -126,6 +128,7 @@ def _run(document: dict[str, Any]) -> SavedRun:
     if any(record.end < record.start for record in records) or any(m.end < m.start for m in messages):
         raise ValueError("a task or a message ends before it starts")
     trace = Trace(graph, workers, records, ranks=ranks, messages=messages)
+    trace.virtual = bool(found.get("virtual"))
     machine = found["machine"]
     if machine is not None and len(machine.kinds) > 1 and machine.size != ranks * workers:
         raise ValueError(f"its machine has {machine.size} workers, the run {ranks * workers}")
@@ -177,13 +180,6 @@ class _Size:
 
     def __repr__(self) -> str:
         return f"<{self.nbytes} bytes that were not saved>"
-
-
-def _bytes(run: Run, handle: Handle) -> int:
-    nbytes = getattr(run.store[handle], "nbytes", None)
-    if nbytes is not None:
-        return int(nbytes)
-    return round(8 * run.machine.words(handle)) if run.machine is not None else 0
 
 
 def _op(name: str, weight: float) -> Op:

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tilewright.units import nbytes, seconds
+
 if TYPE_CHECKING:
     from tilewright.runs.run import Run
 
-__all__ = ["IDLE", "memory", "nbytes", "place", "plain", "seconds", "shown", "text", "units"]
+__all__ = ["IDLE", "memory", "place", "plain", "shown", "text", "units"]
 
 IDLE = {
     "startup": "start-up", "dependencies": "dependencies", "communication": "communication",
@@ -142,7 +144,7 @@ def place(run: Run) -> str:
 def units(run: Run) -> tuple[str, Callable[[float], str]]:
     """``s`` and `seconds`; or no unit and plain numbers for a machine that counts in task weights."""
     machine = run.machine
-    weights = run.backend == "simulate" and machine is not None and machine.gamma is None and not machine.durations
+    weights = run.trace.virtual and machine is not None and machine.gamma is None and not machine.durations
     return ("", plain) if weights else ("s", seconds)
 
 
@@ -157,19 +159,3 @@ def memory(run: Run) -> str:
         return nbytes(run.memory) + (" on the first rank, measured" if run.trace.ranks > 1 else ", measured")
     where = " on the fullest rank" if run.trace.ranks > 1 else ""
     return f"at most {nbytes(run.memory)} of data{where}, that of the caller included"
-
-
-def nbytes(value: float) -> str:
-    """A size for people: ``16 bytes``, ``1.5 KiB``, ``39 MiB``."""
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if value >= scale:
-            return f"{value / scale:.4g} {unit}"
-    return f"{value:.0f} bytes"
-
-
-def seconds(value: float) -> str:
-    """A time for people: ``1.23 s``, ``4.56 ms``, ``7.89 us``."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value / 1e-9:.3g} ns"

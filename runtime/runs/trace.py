@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tilewright.frames import data_frame
+from tilewright.door import upstairs
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.files import write_text
+from tilewright.runs.frames import data_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -94,6 +95,8 @@ class Trace:
         """The moment that is time 0, on the clock of `time.perf_counter`; where the engine ran in this process."""
         self.pure = False
         """Tasks made new values and left the old ones alone, so that no writer had to wait for readers."""
+        self.virtual = False
+        """Nothing was computed, and the times are those of a machine model."""
         self.messages: Sequence[MessageRecord] = sorted(messages, key=itemgetter(4, 5, 0, 1, 2))
         self.records = sorted(records, key=_in_order)
 
@@ -166,9 +169,7 @@ class Trace:
 
         The times of ranks on one host, and simulated ones, can be compared; those of several hosts cannot.
         """
-        from tilewright.runs.validity import check
-
-        check(self)
+        upstairs("runs.validity:check")(self)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per task that ran, in order of start. ImportError without pandas.

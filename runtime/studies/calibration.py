@@ -19,7 +19,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 
@@ -29,9 +28,10 @@ from tilewright.kernels import choice
 from tilewright.kernels.cpu import model
 from tilewright.kernels.threads import limits, one_thread
 from tilewright.machine import Machine
+from tilewright.rates import copy_cost, median_seconds
 from tilewright.runs.trace import Trace
 
-__all__ = ["cache_path", "calibrate", "copy_cost", "drift", "gaps", "inliers", "median_seconds"]
+__all__ = ["cache_path", "calibrate", "drift", "gaps", "inliers"]
 
 TILE_SIZES = (128, 256, 384, 512)
 _ORDER = 3072  # rows of the matrix that kernels are timed in, about: one footprint, larger than caches, for all tiles
@@ -199,15 +199,6 @@ def gaps(trace: Trace) -> list[float]:
     return found
 
 
-def copy_cost() -> tuple[float, float]:
-    """(alpha, beta) of a copy from memory to memory: seconds for 1 word, seconds per word of 2^20 words."""
-    small, large = (np.ones(words) for words in (1, 2**20))
-    target = np.empty_like(large)
-    alpha = median_seconds(lambda: np.copyto(target[:1], small), 200)
-    beta = median_seconds(lambda: np.copyto(target, large), 15) / large.size
-    return alpha, beta
-
-
 def drift(machine: Machine, dtype: str = "float64") -> float:
     """How many times as long as ``machine`` says a gemm takes now, at the smallest tile size it knows."""
     from tilewright.kernels import table
@@ -222,15 +213,6 @@ def drift(machine: Machine, dtype: str = "float64") -> float:
     a, b, c = (np.ones((nb, nb), dtype) for _ in range(3))
     with limits(False), one_thread():
         return median_seconds(lambda: kernel(a, b, c), 15) / expected
-
-
-def median_seconds(call: object, count: int) -> float:
-    times = []
-    for _ in range(count):
-        start = perf_counter()
-        call()  # type: ignore[operator]
-        times.append(perf_counter() - start)
-    return statistics.median(times)
 
 
 def _spd(n: int, dtype: str) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.backends.mpi.launcher import environment, family, libmpi, mpiexec, require_mpi4py
+from tilewright.backends.mpi.launcher import chosen, environment, libmpi, require_mpi4py
 from tilewright.host.cores import cores
 from tilewright.kernels import table
 from tilewright.kernels.gemv import gemv
@@ -125,9 +125,8 @@ def ping_pong(sizes: Sequence[int], seconds: float) -> list[tuple[int, float]]:
     from tilewright.backends.mpi.launcher import LaunchError
 
     require_mpi4py()
-    launcher = mpiexec()
-    kind = family(launcher)
-    command = [launcher, "-n", "2", sys.executable, "-P", "-m", "tilewright.backends.mpi.pingpong",
+    launcher, kind, starter = chosen(2)
+    command = [starter, "-n", "2", sys.executable, "-P", "-m", "tilewright.backends.mpi.pingpong",
                json.dumps([list(sizes), seconds])]  # fmt: skip
     try:
         done = subprocess.run(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tilewright.comm.scaling import MODEL, _gamma, _lost, efficiency
+from tilewright.door import upstairs
 from tilewright.host.files import write_text
 from tilewright.machine import A_MACHINE, Machine
 from tilewright.scalars import flag, instance, whole
@@ -74,9 +75,7 @@ class Study:
 
         ImportError without matplotlib.
         """
-        from tilewright.plot.scaling import figure
-
-        figure(self, path)
+        upstairs("plot.scaling:figure")(self, path)
 
     def __str__(self) -> str:
         lines = [f"{'':10} {'layout':8} {'p':>6} {'n':>8} {'formula':>9} {'simulated':>10} {'measured':>9}"]
@@ -184,8 +183,8 @@ def _grid_for(layout: str, p: int, n: int) -> Grid:
 
 
 def _simulated(grid: Grid, machine: Machine) -> float:
-    from tilewright.backends.simulate import simulate
     from tilewright.comm.matvec_graph import matvec_graph
+    from tilewright.engine import simulate
 
     serial = 2 * grid.n**2 * _gamma(machine)
     return serial / (grid.ranks * simulate(matvec_graph(grid), machine, scheduler="eager").makespan)

@@ -10,20 +10,22 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilewright.backends import BACKENDS, check_call
+from tilewright.backends import check_call, engine_class, find_engine
 from tilewright.backends.simulate import Owner, known_shapes, noise_of
+from tilewright.door import upstairs
 from tilewright.engine import run
-from tilewright.frames import data_frame
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.files import write_text
 from tilewright.machine import Machine, check_plan
+from tilewright.runs.frames import data_frame
 from tilewright.runs.progress import reports
 from tilewright.runs.run import Run
-from tilewright.runs.text import nbytes, plain, seconds
-from tilewright.scalars import choice, positive, whole
+from tilewright.runs.text import plain
+from tilewright.scalars import positive, whole
 from tilewright.schedulers import SCHEDULERS, Policy, fitting
 from tilewright.schedulers import policy as find_policy
 from tilewright.schedulers.placed import Placed
+from tilewright.units import nbytes, seconds
 
 if TYPE_CHECKING:
     import pandas
@@ -123,21 +125,15 @@ class Table:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from tilewright.plot.html import comparison_table
-
-        return comparison_table(self)
+        return str(upstairs("plot.html:comparison_table")(self))
 
     def plot(self, path: str | Path) -> None:
         """Ratio to the lower bound and speed-up over workers, as PNG, SVG or PDF. Needs matplotlib."""
-        from tilewright.plot.compare import figure
-
-        figure(self, path)
+        upstairs("plot.compare:figure")(self, path)
 
     def report(self, path: str | Path) -> None:
         """One HTML page that opens offline: the table, and the two best runs side by side."""
-        from tilewright.plot.html import comparison_page
-
-        write_text(path, comparison_page(self))
+        write_text(path, upstairs("plot.html:comparison_page")(self))
 
 
 def compare_schedulers(
@@ -206,11 +202,11 @@ def compare_schedulers(
     [('critical-path', 136.0), ('eager', 139.0)]
     """
     check_plan(graph, machine)
-    choice(backend, "backend", [*BACKENDS, "simulate"])
-    if backend == "serial":
-        raise ValueError("backend 'serial' runs tasks in program order, whatever the policy, so there is nothing to "
-                         "compare; backend='threads' with workers=1 does what policies say")  # fmt: skip
-    check_call(compare_schedulers, options, backend, also=["threads_per_task"] if backend == "threads" else [])
+    engine = engine_class(backend)
+    if engine.in_order:
+        raise ValueError(f"backend {backend!r} runs tasks in program order, whatever the policy, so there is nothing "
+                         f"to compare; backend='threads' with workers=1 does what policies say")  # fmt: skip
+    check_call(compare_schedulers, options, backend, also=["threads_per_task"] if engine.wide_tasks else [])
     if isinstance(workers, Integral) and not isinstance(workers, bool):
         workers = [int(workers)]
     if isinstance(workers, str | bytes) or not isinstance(workers, Iterable):
@@ -221,7 +217,7 @@ def compare_schedulers(
     for name, values in (("workers", counts), ("schedulers", schedulers)):
         if values is not None and not len(list(values)):
             raise ValueError(f"{name} must name at least one, so that there is something to compare")
-    simulated = backend == "simulate"
+    simulated = engine.virtual
     noisy = simulated and bool(options.get("noise"))
     repeat = (
         whole(positive(repeat, "repeat"), "repeat", most=_MOST)
@@ -313,18 +309,9 @@ def _measured_alone(
            if runs[0].workers == 1 and not options.get("devices")}  # fmt: skip
     missing = [place for place in range(len(schedulers)) if place not in own]
     fixed = graph.layout is not None or any(options.get(name) is not None for name in _PLACES)
-    comm = None
-    if backend == "mpi":
-        from tilewright.backends.mpi import pool as pools
-        from tilewright.backends.mpi.options import is_rank
-
-        fixed = fixed or is_rank() or pools.active() is not None
-        if options.get("comm") is not None or is_rank():
-            from mpi4py import MPI
-
-            comm = options.get("comm") or MPI.COMM_WORLD
-    engine, others = (backend, options) if not fixed else ("threads", {})
-    if comm is None or comm.rank == (options.get("root") or 0):  # of several ranks one measures, the others wait
+    call = find_engine(backend, {k: v for k, v in options.items() if k in engine_class(backend).options})
+    engine, others = (backend, options) if not (fixed or call.fixed) else ("threads", {})
+    if call.leads:  # of several ranks one measures, the others wait
         for _ in range(repeat):
             for place in missing:
                 alone = run(
@@ -332,7 +319,7 @@ def _measured_alone(
                 )
                 own.setdefault(place, []).append(alone.makespan)
     times = [own.get(place, []) for place in range(len(schedulers))]
-    return times if comm is None else comm.bcast(times, options.get("root") or 0)
+    return call.agreed(times)
 
 
 def _after(before: int, report: Callable[[int], object]) -> Callable[[int], object]:

@@ -11,13 +11,14 @@ from typing import Any
 from torch import nn
 
 from tilewright.backends import check_call
+from tilewright.door import upstairs
 from tilewright.host.files import write_text
-from tilewright.runs.text import seconds
 from tilewright.training import precision, usage
 from tilewright.training.data import Dataset
 from tilewright.training.data.torch_data import two
 from tilewright.training.result import Result, Text, grid
 from tilewright.training.trainer import fit
+from tilewright.units import seconds
 
 __all__ = ["Comparison", "compare"]
 
@@ -88,15 +89,11 @@ class Comparison:
 
     def plot(self, path: str | Path) -> None:
         """Write the notebook's three panels side by side, and one of loss scales and skipped steps."""
-        from tilewright.plot.training import figure
-
-        figure(self.results, path)
+        upstairs("plot.training:figure")(self.results, path)
 
     def report(self, path: str | Path) -> None:
         """Write table, figure and the runs, side by side, as one HTML page that opens offline."""
-        from tilewright.plot.training import page
-
-        write_text(path, page(self.results, str(self.table())))
+        write_text(path, upstairs("plot.training:page")(self.results, str(self.table())))
 
     def __str__(self) -> str:
         return str(self.table())

@@ -6,12 +6,12 @@ import contextlib
 import json
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from tilewright.host.files import append
 from tilewright.training import precision, tensorboard, usage
 from tilewright.training.data.augment import normalise
 from tilewright.training.losses import share_of
@@ -23,7 +23,7 @@ __all__ = ["evaluate", "open_log", "record", "tally"]
 
 def open_log(setup: Setup, _: Any) -> Log:
     """An empty log, and the moment from which memory is measured."""
-    return Log(memory=(usage.watch(setup.target), 0))
+    return Log(memory=(usage.watch(setup.target), 0), unwritten=dict(setup.past.unwritten))
 
 
 def record(log: Log, verdict: Verdict, control: Control, setup: Setup, step: int, epoch: int) -> Log:
@@ -37,30 +37,38 @@ def record(log: Log, verdict: Verdict, control: Control, setup: Setup, step: int
     if len(verdict.factors) > 1:
         row |= {"skipped_by": list(verdict.skipping), "factors": verdict.factors}
     log.steps.append(row)
-    if setup.log:
-        _write_line(setup.log, row)
+    _write_line(log, setup, row)
     if setup.board:
         parts = {f"loss/{name}": value for name, value in verdict.parts.items()}
         rates = {f"rate{'/' if name else ''}{name}": value for name, value in verdict.factors.items()}
         norm = {} if verdict.norm is None else {"gradient norm": verdict.norm}
-        tensorboard.append(setup.board, step, {
+        _add(log, setup.board, tensorboard.event(step, {
             "loss": verdict.loss, **parts, **rates, **norm, "train accuracy": verdict.correct / verdict.images,
             "loss scale": verdict.scale, "skipped": float(verdict.found_inf),
             "roundoff": precision.ROUNDOFF[verdict.precision],
-        })  # fmt: skip
+        }))  # fmt: skip
     events = control.fallback.events if control.fallback else []
     if events and events[-1].step == step:
         log.events.append(events[-1])
-        if setup.log:
-            _write_line(setup.log, events[-1]._asdict())
+        _write_line(log, setup, events[-1]._asdict())
         if setup.progress:
             print(f"precision: {events[-1]}", file=sys.stderr, flush=True)
     return log
 
 
-def _write_line(path: str, row: dict[str, Any]) -> None:
-    with Path(path).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+def _write_line(log: Log, setup: Setup, row: dict[str, Any]) -> None:
+    if setup.log:
+        _add(log, setup.log, (json.dumps(row) + "\n").encode())
+
+
+def _add(log: Log, path: str, data: bytes) -> None:
+    """Add to a file. A full disk ends no training: the file stays as it is from then on, and the log says so."""
+    if path in log.unwritten:
+        return
+    try:
+        append(path, data)
+    except OSError as error:
+        log.unwritten[path] = error.strerror or str(error)
 
 
 def evaluate(
@@ -105,11 +113,11 @@ def tally(log: Log, setup: Setup, *rest: Any) -> Log:
         "test_accuracy": sum(correct for _, correct, *_ in scores) / count,
     }  # fmt: skip
     log.evaluations.append(row)
-    if setup.log:
-        _write_line(setup.log, row)
+    _write_line(log, setup, row)
     if setup.board:
         step = log.steps[-1]["step"] if log.steps else 0
-        tensorboard.append(setup.board, step, {"test loss": row["test_loss"], "test accuracy": row["test_accuracy"]})
+        scores_of_row = {"test loss": row["test_loss"], "test accuracy": row["test_accuracy"]}
+        _add(log, setup.board, tensorboard.event(step, scores_of_row))
     if setup.progress:
         steps = [r for r in log.steps if r["epoch"] == epoch]
         seen = max(1, sum(r["count"] for r in steps))

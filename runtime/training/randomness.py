@@ -1,19 +1,23 @@
-"""Random numbers of a training: dropout, noise and whatever else a forward pass draws from torch's generator.
+"""Random numbers of a training: dropout, noise and whatever else a forward pass draws from a generator of the process.
 
-Torch has one generator a device for all threads of a process. A training has streams of its own: whoever is about to
-draw takes the generator over, under a lock, and what was in it is put aside. One worker that draws again and again
-finds its own numbers there and moves nothing.
+Torch has one generator a device for all threads of a process; `numpy.random` and `random` have one each, which models
+of others use as well. A training has streams of its own: whoever is about to draw takes the generators over, under a
+lock, and what was in them is put aside. One worker that draws again and again finds its own numbers there and moves
+nothing.
 
 One worker that takes a batch whole draws one stream, from the first step to the last, which begins where
-``torch.manual_seed(seed)`` begins: the numbers of the plain loop. Where micro-batches of a step may be drawn for in any
-order, each begins a stream of its own, by a hash of (seed, step, micro-batch, segment): no matter who draws, or when.
+``torch.manual_seed(seed)``, ``numpy.random.seed(seed)`` and ``random.seed(seed)`` begin: the numbers of the plain loop.
+Where micro-batches of a step may be drawn for in any order, each begins a stream of its own, by a hash of (seed, step,
+micro-batch, segment): no matter who draws, or when. A generator that a model keeps to itself is the model's business.
 """
 
 from __future__ import annotations
 
+import random
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,14 +27,14 @@ _LOCK = threading.RLock()
 
 
 class Stream:
-    """A sequence of random numbers. ``with stream:`` around what draws from torch's generators.
+    """A sequence of random numbers. ``with stream:`` around what draws from the generators of the process.
 
     Parameters
     ----------
     device
-        The CPU's generator belongs to a stream, and that of a CUDA device.
+        The generators of the CPU (torch's, NumPy's, Python's) belong to a stream, and that of a CUDA device.
     seed
-        Of `torch.manual_seed`.
+        Of `torch.manual_seed`, and of the others.
     keyed
         Begin anew at each `at`.
     """
@@ -39,17 +43,15 @@ class Stream:
         self.device = str(device)
         self.seed = seed
         self.keyed = keyed
-        self.states = {
-            name: torch.Generator(device=name).manual_seed(seed % 2**64).get_state() for name in self._devices
-        }  # fmt: skip
+        self.states = {name: _fresh(name).manual_seed(seed % 2**64).get_state() for name in self._names}
 
     @property
-    def _devices(self) -> tuple[str, ...]:
-        return ("cpu",) if self.device == "cpu" else ("cpu", self.device)
+    def _names(self) -> tuple[str, ...]:
+        return _OF_CPU if self.device == "cpu" else (*_OF_CPU, self.device)
 
     def __enter__(self) -> Stream:
         _LOCK.acquire()
-        for name in self._devices:
+        for name in self._names:
             if _holders.get(name, _outside) is not self:
                 _hand_over(name, self)
         return self
@@ -61,19 +63,19 @@ class Stream:
         """Begin where (seed, *key) begins; within ``with``, and only if the stream is keyed."""
         if self.keyed:
             seed = _hash(self.seed, *key)
-            for name in self._devices:
+            for name in self._names:
                 _generator(name).manual_seed(seed)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """By device, where the stream is: what `resume` takes."""
+        """By generator, where the stream is: what `resume` takes."""
         with self:
-            return {name: _generator(name).get_state() for name in self._devices}
+            return {name: _generator(name).get_state() for name in self._names}
 
     def resume(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on where another stream was; of devices that it lacks, and states of another version of torch, no word."""
+        """Go on where another stream was; of generators that it lacks, and states of another version, no word."""
         with _LOCK:
-            for name in self._devices:
-                if name in state and state[name].shape == self.states[name].shape:
+            for name in self._names:
+                if name in state and _fits(state[name], self.states[name]):
                     self.states[name] = state[name].clone()
                     if _holders.get(name) is self:
                         _generator(name).set_state(self.states[name])
@@ -88,7 +90,7 @@ class _Outside(Stream):
 
 _outside = _Outside()
 _holders: dict[str, Stream] = {}
-"""By device, whose numbers are in the generator."""
+"""By generator, whose numbers are in it."""
 
 
 def leave() -> None:
@@ -107,9 +109,71 @@ def _hand_over(name: str, stream: Stream) -> None:
     _holders[name] = stream
 
 
+_OF_CPU = ("cpu", "numpy", "random")
+
+
+class _Numpy(NamedTuple):
+    """A generator of NumPy's old kind, as torch would have it; `numpy.random` is one."""
+
+    kept: Any
+
+    def get_state(self) -> torch.Tensor:
+        _, key, *rest = self.kept.get_state()
+        return torch.tensor([*key.tolist(), *rest], dtype=torch.float64)  # exact: words of 32 bits, and a double
+
+    def set_state(self, state: torch.Tensor) -> None:
+        *key, position, there, gauss = state.tolist()
+        self.kept.set_state(("MT19937", np.array(key, np.uint32), int(position), int(there), gauss))
+
+    def manual_seed(self, seed: int) -> _Numpy:
+        self.kept.seed(seed % 2**32)
+        return self
+
+
+class _Python(NamedTuple):
+    """The same of Python's; the module `random` is one."""
+
+    kept: Any
+
+    def get_state(self) -> torch.Tensor:
+        _, words, gauss = self.kept.getstate()
+        return torch.tensor([*words, gauss is not None, gauss or 0.0], dtype=torch.float64)
+
+    def set_state(self, state: torch.Tensor) -> None:
+        *words, there, gauss = state.tolist()
+        self.kept.setstate((3, tuple(map(int, words)), gauss if there else None))
+
+    def manual_seed(self, seed: int) -> _Python:
+        self.kept.seed(seed)
+        return self
+
+
+def _fits(state: torch.Tensor, like: torch.Tensor) -> bool:
+    """Whether it can be the state of a generator that has one like that: NumPy believes any position."""
+    if state.shape != like.shape or state.dtype != like.dtype:
+        return False
+    if like.dtype != torch.float64:
+        return True
+    words, position = state[:-3], state[-3]
+    return bool(((words >= 0) & (words < 2**32) & (words == words.floor())).all() and 0 <= position <= len(words))
+
+
+_NUMPY, _PYTHON = _Numpy(np.random), _Python(random)
+
+
+def _fresh(name: str) -> Any:
+    """A generator that nobody else draws from."""
+    if name == "numpy":
+        return _Numpy(np.random.RandomState(0))
+    return _Python(random.Random(0)) if name == "random" else torch.Generator(device=name)
+
+
 def _generator(name: str) -> Any:
+    """The generator of the process."""
     if name == "cpu":
         return torch.default_generator
+    if name in _OF_CPU:
+        return _NUMPY if name == "numpy" else _PYTHON
     torch.cuda.init()
     index = torch.device(name).index
     return torch.cuda.default_generators[torch.cuda.current_device() if index is None else index]

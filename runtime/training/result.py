@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.door import upstairs
 from tilewright.host.files import write_text
 from tilewright.runs.run import Run
-from tilewright.runs.text import seconds
 from tilewright.training.closed_form_head import Head
 from tilewright.training.fallback import Event
 from tilewright.training.state import Log, State
 from tilewright.training.step import Marks
+from tilewright.units import seconds
 
 __all__ = ["Epoch", "Result", "Text", "grid"]
 
@@ -272,15 +273,11 @@ class Result:
 
     def plot(self, path: str | Path) -> None:
         """Write a figure: loss, accuracy, time per epoch, loss scale with skips; changes of precision marked."""
-        from tilewright.plot.training import figure
-
-        figure({self.precision: self}, path)
+        upstairs("plot.training:figure")({self.precision: self}, path)
 
     def report(self, path: str | Path) -> None:
         """Write table, figure and the last run, if there was one, as one HTML page that opens offline."""
-        from tilewright.plot.training import page
-
-        write_text(path, page({self.precision: self}, str(self.table())))
+        write_text(path, upstairs("plot.training:page")({self.precision: self}, str(self.table())))
 
     def __str__(self) -> str:
         return str(self.table())

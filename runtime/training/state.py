@@ -351,6 +351,8 @@ class Log:
     events: list[Event] = field(default_factory=list)
     memory: tuple[int, int] = (0, 0)
     """Bytes in use by the process of the first place: at the beginning, and at the fullest moment."""
+    unwritten: dict[str, str] = field(default_factory=dict)
+    """Files that rows were to be added to and could not be, and why; the rest of them is not written."""
 
     @property
     def used(self) -> int:
@@ -362,7 +364,7 @@ class Log:
         fullest = max(self.memory[1], other.memory[1])
         return Log(
             self.steps + other.steps, self.evaluations + other.evaluations, self.events + other.events,
-            (self.memory[0] or other.memory[0], fullest),
+            (self.memory[0] or other.memory[0], fullest), self.unwritten | other.unwritten,
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -386,7 +388,7 @@ class State:
     optimizer: dict[str, dict[str, Any]]
     control: dict[str, Any]
     random: dict[str, torch.Tensor] = field(default_factory=dict)
-    """By device, where the stream of random numbers is; empty before the first step."""
+    """By generator, where the stream of random numbers is; empty before the first step."""
     average: dict[str, torch.Tensor] = field(default_factory=dict)
     """Averages of the parameters, by name."""
     extra: dict[str, Any] = field(default_factory=dict)

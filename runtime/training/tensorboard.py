@@ -1,18 +1,19 @@
 """Scalars for TensorBoard, appended to an event file as the training goes.
 
-A write opens the file, appends and closes it: no writer thread, nothing to close when a training fails, and whoever
-watches sees what has happened so far.
+Each event opens the file, is appended and closes it: no writer thread, nothing to close when a training fails, and
+whoever watches sees what has happened so far.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["append", "open_file"]
+__all__ = ["event", "open_file"]
 
 
 def open_file(folder: str | Path) -> Path:
@@ -31,13 +32,13 @@ def open_file(folder: str | Path) -> Path:
     return path
 
 
-def append(path: str | Path, step: int, values: Mapping[str, float]) -> None:
-    """Add scalars of one step to the file."""
+def event(step: int, values: Mapping[str, float]) -> bytes:
+    """Scalars of one step, to be added to the file."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     rows = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-    with Path(path).open("ab") as file:
-        event = Event(wall_time=time.time(), step=step, summary=Summary(value=rows))
-        RecordWriter(file).write(event.SerializeToString())
+    record = io.BytesIO()
+    RecordWriter(record).write(Event(wall_time=time.time(), step=step, summary=Summary(value=rows)).SerializeToString())
+    return record.getvalue()

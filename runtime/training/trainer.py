@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,8 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tilewright.backends import BACKENDS, check_call
-from tilewright.backends.mpi.options import is_rank
+from tilewright.backends import check_call, engine_class
 from tilewright.engine import run
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.cores import cores
@@ -202,7 +202,8 @@ def fit(
     _check_engine(backend)
     check_call(fit, options, backend, also=("machine", "threads_per_task"))
     precision = precisions.named(precision)
-    target = target_device(device) if backend in ("serial", "threads") else _host(device, backend)
+    in_process = engine_class(backend).in_process
+    target = target_device(device) if in_process else _host(device, backend)
     train, test, batch_size = two(train, test, batch_size)
     _check_data(model, train, test)
     if log is not None:
@@ -228,7 +229,6 @@ def fit(
     rates = find_schedule(schedule, total)
     spare = (1 if target.type == "cuda" else 0) if helpers is None else helpers
     folder = str(checkpoint) if checkpoint is not None else None
-    in_process = backend in ("serial", "threads")
     with training_mode(model):
         where = _cuts(model, train, segments, pipeline)
         parts = models.group(model, where)
@@ -290,6 +290,11 @@ def fit(
                 runs.append((replace(done, measured=log_of_run.used), marks))
         if not (in_process and replicas[0] is model and runs):
             Contents(model).load(state.tensors, state.extra)
+    for path, reason in past.unwritten.items():
+        warnings.warn(
+            f"{path} could not be written to the end ({reason}); the training is complete, and all rows are in "
+            f"result.log", RuntimeWarning, stacklevel=2,
+        )  # fmt: skip
     return Result(
         precision=precision, log=past, runs=runs, per_epoch=per_epoch, epochs=epochs, resumed=resumed,
         facts=facts | _manifest(target, engine, setup, control, deterministic), state=state, model=model,
@@ -299,13 +304,11 @@ def fit(
 
 def _check_engine(backend: Any) -> None:
     """ValueError for an engine that is none, or computes nothing."""
-    if backend == "simulate":
+    if engine_class(backend).virtual:
         raise ValueError(
-            "backend 'simulate' computes nothing, so nothing would be trained; "
+            f"backend {backend!r} computes nothing, so nothing would be trained; "
             "tw.simulate(training.step.training_graph(...)[0], machine) tells how long a training would take"
         )
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
 
 
 def _check_numbers(
@@ -358,7 +361,7 @@ def _check_model(model: nn.Module, backend: str) -> None:
             f"{empty[0]} is on the meta device and has no values: model.to_empty(device='cpu'), then set or load them"
         )
     hooks = [name for name, p in model.named_parameters() if p._backward_hooks]
-    if hooks and backend not in ("serial", "threads"):
+    if hooks and not engine_class(backend).in_process:
         raise ValueError(f"parameter {hooks[0]} has hooks, which do not reach other processes; use backend='threads'")
 
 
@@ -580,19 +583,19 @@ class _Engine:
             raise ValueError("a pipeline is a policy; pass either pipeline or scheduler")
         self.backend = backend
         self.scheduler = scheduler or (pipeline_policy(pipeline, layout) if pipeline else "prio")
-        self.workers = layout.places + (helpers if backend == "threads" and not pipeline else 0)
+        self.engine = engine_class(backend)
+        spare = 0 if pipeline or self.engine.in_order or not self.engine.in_process else helpers
+        self.workers = layout.places + spare
         self.overlap = self.workers > 1
         self.options = dict(options)
-        if backend in ("serial", "threads"):
-            share = max(1, cores() // (1 if backend == "serial" else self.workers))
+        if self.engine.wide_tasks:
+            share = max(1, cores() // (1 if self.engine.in_order else self.workers))
             self.options["threads_per_task"] = share if threads is None else threads
 
     def run(self, graph: TaskGraph, data: dict[str, Any], progress: bool) -> Run:
-        bar = progress and self.backend not in ("serial", "threads")  # there the tasks themselves print
+        bar = progress and not self.engine.in_process  # there the tasks themselves print
         options = self.options
-        if self.backend not in ("serial", "threads") and graph.layout is not None:
-            options = {"owner": {handle: graph.layout.owner(handle) for handle in graph.handles_used}} | options
-        if self.backend == "mpi" and is_rank():
+        if self.engine.together(options):
             options = {"root": 0} | options  # all begin with the model and the state of rank 0
         return run(
             graph, data, backend=self.backend, scheduler=self.scheduler, workers=self.workers, progress=bar, **options

@@ -48,24 +48,6 @@ def test_instructions_are_those_that_matter(facts, instructions, monkeypatch):
     assert computer.computer.__wrapped__()["instructions"] == instructions
 
 
-def test_caches_are_bytes_by_level(tmp_path):
-    for number, (level, kind, size) in enumerate(
-        [
-            ("1", "Data", "48K"),
-            ("1", "Instruction", "32K"),
-            ("2", "Unified", "2048K"),
-            ("3", "Unified", "105M"),
-            ("4", "?", "1K"),
-        ]
-    ):
-        folder = tmp_path / f"index{number}"
-        folder.mkdir()
-        for name, text in (("level", level), ("type", kind), ("size", size)):
-            (folder / name).write_text(text + "\n")
-    assert computer._caches(tmp_path) == {"L1d": 48 << 10, "L1i": 32 << 10, "L2": 2 << 20, "L3": 105 << 20}
-    assert computer._caches(tmp_path / "nowhere") == {}
-
-
 def test_settings_are_the_variables_that_change_what_libraries_do(monkeypatch):
     for name in os.environ:
         if name.startswith(computer._SWITCHES):

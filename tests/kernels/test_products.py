@@ -79,6 +79,7 @@ class TestRouting:
         found = products.route(form, name)
         assert (found.name, found.reason, found.native) == (name, "", False)
 
+    @pytest.mark.needs("torch")
     def test_missing_symbol_leaves_the_next_route(self, monkeypatch):
         monkeypatch.setattr(products, "cblas", lambda form: None)
         monkeypatch.setattr("tilewright.kernels.cpu.features", lambda: frozenset({"amx_bf16"}))
@@ -253,6 +254,7 @@ class TestTorch:
             kernel("gemm", "bfloat16", "autocast")(zero, zero, c)
         assert (c == np.float32(1 + 2.0**-12)).all()
 
+    @pytest.mark.needs("torch")
     def test_mkldnn_switch_is_restored(self):
         before = torch.backends.mkldnn.matmul.fp32_precision
         one = narrow(np.ones((20, 20), np.float32), "bfloat16")

@@ -17,6 +17,8 @@ import tilewright as tw
 from tilewright.backends.dask import client as clients
 from tilewright.backends.mpi import connection
 
+pytestmark = pytest.mark.long
+
 NOBODY = 65534
 TRAPS = ("queue", "numpy", "mpi4py", "pickle", "socket", "struct", "signal", "threading", "cloudpickle", "torch")
 

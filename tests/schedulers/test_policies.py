@@ -11,7 +11,7 @@ from strategies import programs
 
 import tilewright as tw
 from tilewright import RW, SCHEDULERS, Machine, Policy, TaskGraph, W, cholesky_graph
-from tilewright.backends.execution.frontier import Frontier
+from tilewright.passes.frontier import Frontier
 from tilewright.schedulers import policy as find_policy
 
 names = pytest.mark.parametrize("name", SCHEDULERS)
@@ -229,7 +229,7 @@ class TestLocalityWorkStealing:
 def test_plans_do_not_depend_on_the_hash_seed():
     """String hashes differ between interpreters, and with them the order of every set of handles."""
     code = (
-        "import tilewright as tw; from tilewright.backends.execution.frontier import Frontier\n"
+        "import tilewright as tw; from tilewright.passes.frontier import Frontier\n"
         "for name, policy in tw.SCHEDULERS.items():\n"
         "    g = tw.cholesky_graph(5); policy = policy(); policy.prepare(g, tw.Machine(workers=2)); f = Frontier(g)\n"
         "    for task in f.start(): policy.push(task)\n"

@@ -451,21 +451,19 @@ def check(client: Client, addresses: tuple[str, ...]) -> None:
 def _prepare(caller: Any, dask_worker: Any = None) -> tuple[str, Any]:
     """The version here, and a probe if this process sees the caller."""
     try:
-        import tilewright
-        import tilewright.backends.dask.rank
+        from tilewright.backends.dask import rank
         from tilewright.backends.ranks import lending
     except Exception as error:
         return f"{type(error).__name__}: {error}", None
-    tilewright.backends.dask.rank.office(dask_worker)
-    return str(tilewright.__version__), lending.probe() if lending.sees(caller) else None
+    rank.office(dask_worker)
+    return version("tilewright"), lending.probe() if lending.sees(caller) else None
 
 
 def _find() -> str:
     try:
-        import tilewright
+        return str(importlib.import_module("tilewright").__version__)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    return str(tilewright.__version__)
 
 
 for _function in (_prepare, _find):

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tilewright.backends.execution.buffers import layout
 from tilewright.backends.execution.torch_state import Ambient
 from tilewright.backends.ranks import lending
-from tilewright.backends.ranks.buffers import layout
 from tilewright.backends.ranks.segments import Mappings
 from tilewright.errors import WorkerDied
 from tilewright.graph import Handle, Task

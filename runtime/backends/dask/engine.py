@@ -23,14 +23,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tilewright.backends.dask import client as clients
 from tilewright.backends.dask import serializers
-from tilewright.backends.execution.engine import Progress, Site, check_options
+from tilewright.backends.execution.engine import Engine, Progress
 from tilewright.backends.execution.program import Program
 from tilewright.backends.ranks.outcome import planned
-from tilewright.distribution import by_handle, chosen_owner, owners
+from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.errors import WorkerDied
 from tilewright.host.cores import cores
 from tilewright.machine import Machine
@@ -41,11 +42,9 @@ from tilewright.schedulers import Policy
 if TYPE_CHECKING:
     from distributed import Client
 
-    from tilewright.graph import TaskGraph
 
-__all__ = ["MODES", "OPTIONS", "DaskSite", "execute", "site"]
+__all__ = ["MODES", "Dask"]
 
-OPTIONS = ("client", "mode", "owner", "grid", "timeout", "window", "overheads")
 MODES = ("resident", "tasks")
 
 WINDOW = 256 << 20  # bytes
@@ -53,23 +52,15 @@ TIMEOUT = 30.0  # seconds
 ATTEMPTS, PAUSE = 4, 0.25  # how often workers are looked for that stay, and seconds between
 
 
-def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
-    """Run with default options."""
-    return site({}).execute(program, policy, workers, progress)
+class Dask(Engine):
+    """This process, and a Dask cluster. ImportError without Dask."""
 
+    name = "dask"
+    options = ("client", "mode", "owner", "grid", "timeout", "window", "overheads")
+    in_process = False
 
-def site(options: dict[str, Any]) -> Site:
-    """The site of a call. ImportError without Dask."""
-    return DaskSite(options)
-
-
-class DaskSite(Site):
-    """This process, and a Dask cluster."""
-
-    here = False
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        check_options("dask", options, OPTIONS)
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options)
         clients.require_dask()
         clients.refuse_tasks()
         serializers.install()  # this process sends and receives tensors too
@@ -89,7 +80,7 @@ class DaskSite(Site):
         self._client: Client | None = None
 
     def plan_with(self, machine: Machine | None) -> None:
-        self.machine = machine or Machine()
+        super().plan_with(machine)
         self.knows_costs = machine is not None
 
     def client(self, workers: int) -> Client:
@@ -135,18 +126,12 @@ class DaskSite(Site):
 
         ranks = self.ranks(workers)
         client = self.client(0)
-        owner = self._owner(program.graph, len(ranks.members))
+        owner = owner_for(program.graph, self.owner, len(ranks.members))
         options = resident.Options(owner, self.window, self.timeout, client is clients.kept_client())
         if self._resident(program, ranks, owner):
             return resident.run_resident(client, ranks, program, scheduler, options, progress)
         machine = self.machine if self.knows_costs else None
         return submitted.run_submitted(client, ranks, program, scheduler, options, progress, machine, self.overheads)
-
-    def _owner(self, graph: TaskGraph, count: int) -> Any:
-        """The rule of a call, or where it has none that of the graph's layout, whose ranks share the workers."""
-        if self.owner is None and graph.layout is not None:
-            return {handle: graph.layout.owner(handle) % count for handle in graph.handles_used}
-        return self.owner
 
     def _resident(self, program: Program, ranks: clients.Ranks, owner: Any) -> bool:
         """Whether to run in mode resident. MemoryError if that was asked for and the workers have no room."""

@@ -20,11 +20,11 @@ from tilewright.backends.dask.client import Ranks
 from tilewright.backends.dask.courier import Job, pack
 from tilewright.backends.dask.rank import Values, adopt, lent_of, run_part, told_of
 from tilewright.backends.dask.remote import Piece, RemoteTiles
+from tilewright.backends.execution.buffers import layout
 from tilewright.backends.execution.engine import Progress
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import capture
 from tilewright.backends.ranks import lending
-from tilewright.backends.ranks.buffers import layout
 from tilewright.backends.ranks.outcome import Order, Outcome, merge, planned
 from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.distribution import by_handle, owners
@@ -182,6 +182,8 @@ def _parcels(plan: MessagePlan, store: Store) -> list[dict[Handle, Any]]:
         for handle, access in task.uses:
             if access is Access.WRITE:
                 value = store[handle]
+                if handle in store.outlines:
+                    continue
                 if value is not None and (not isinstance(value, np.ndarray) or value.dtype.hasobject):
                     parcels[place].setdefault(handle, value)
     return parcels

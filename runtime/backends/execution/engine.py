@@ -1,52 +1,103 @@
-"""Where a call runs, and what its engine wants of the arguments.
+"""The protocol of engines: facts about them, and the steps of a call in the order in which it takes them.
 
-On one node that is nothing: this class. An engine with options of its own or with more than one process has a function
-``site(options)`` that returns a subclass.
+An engine object is made once a call, by `tilewright.backends.find_engine`, and handed on: what its options say is read
+once, and on ranks agreed upon once. A new engine is a subclass and a row in the table of `tilewright.backends`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
 from tilewright.backends.execution.program import Program
-from tilewright.graph import Task
+from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine
 from tilewright.runs.trace import Trace
 from tilewright.scalars import nearby, worker_count
-from tilewright.schedulers import Policy, claimed
-from tilewright.schedulers import policy as find_policy
+from tilewright.schedulers import Policy
+from tilewright.tiles import Store
 
-__all__ = ["Backend", "check_options", "Progress", "Site"]
+__all__ = ["Bound", "Engine", "Progress", "blame", "check_options"]
 T = TypeVar("T")
 
 
-class Site:
-    """One process. Its methods are called in this order: argument, plan_with, agreement, execute, result."""
+class Progress(Protocol):
+    """What an engine tells while it runs: how many tasks are done."""
 
-    plans = True
+    def __call__(self, done: int, /) -> object: ...
+
+
+class Bound(Protocol):
+    """A graph bound to its data: a `Program`, or less where nothing is computed."""
+
+    graph: TaskGraph
+    store: Store
+    kernels: dict[str, str]
+    """Where the kernels of each op come from."""
+
+
+class Engine:
+    """One process. Its methods are called in this order: argument, plan_with, bind, execute, result.
+
+    `execute` runs every task of the graph once, each after its predecessors, or raises what the first failing task
+    raised, with a note that names the task. It leaves no thread, process or file behind.
+    """
+
+    # Facts of all objects of a class
+    name: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
+    """Those it knows."""
+    in_process: ClassVar[bool] = True
+    """Whether tasks work on the arrays of this process, temporary ones too."""
+    in_order: ClassVar[bool] = False
+    """Whether tasks run one after another in program order, whatever the policy."""
+    wide_tasks: ClassVar[bool] = False
+    """Whether a task's calls into BLAS and OpenMP may use several threads."""
+    virtual: ClassVar[bool] = False
+    """Whether nothing is computed, and the clock is a virtual one."""
+    plans: ClassVar[bool] = True
     """Whether the policy is prepared in this process."""
-    has_data = True
+
+    # Facts of this object
+    has_data: bool = True
     """Whether the arguments hold values here, not only shapes."""
-    here = True
-    """Whether tasks write into the arrays of this process, temporary ones too."""
-    gpus = 0
-    """How many workers are accelerators."""
+    leads: bool = True
+    """Whether this is the process whose value `agreed` takes."""
+    fixed: bool = False
+    """Whether the number of workers is given by where the call is made: a pool, a launcher."""
+    model: Machine | None = None
+    """The machine as the run keeps it: what it was planned with or simulated on, if that was said."""
     switches: Mapping[str, Any] = {}
     """Process-wide settings that held while the program ran."""
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        check_options(self.name, options, self.options)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Engine:
+        """The engine of a call with these options. TypeError or ValueError for one it does not have, or a bad value."""
+        return cls(options)
+
+    @classmethod
+    def together(cls, options: Mapping[str, Any]) -> bool:
+        """Whether several processes make this call together, so that they have to refuse it together too."""
+        return False
+
+    # The steps of a call
 
     def argument(self, value: Any) -> Any:
         """What to work with instead of ``value``."""
         return value
 
-    def agreement(self) -> AbstractContextManager[dict[str, Any]]:
-        """A block that all processes of the call pass together, or none. Facts noted in the dict have to be equal."""
+    def agreement(self, *, run_follows: bool = False) -> AbstractContextManager[dict[str, Any]]:
+        """A block that all processes of the call pass together, or none. Facts noted in the dict have to be equal.
+
+        ``run_follows``: nothing but blocks like this one stands between here and the next `execute`, which then is
+        where the processes find out, all at once. A block that raises here always tells the others.
+        """
         return nullcontext({})
 
     def plan_with(self, machine: Machine | None) -> None:
@@ -54,26 +105,23 @@ class Site:
         if machine is not None and not self.plans:
             raise ValueError("machine= is for engines of one process; ranks prepare their policies themselves")
         self.machine = machine or Machine()
+        self.model = None if machine is None else machine.replace(gpus=0)
 
     def workers(self, workers: int | None, most: int | None = None) -> int:
         """How many workers there are in all; ``most`` are of use."""
         count = worker_count(workers)
         return count if most is None else min(count, most)
 
-    def execute(
-        self,
-        program: Program,
-        scheduler: str | Policy,
-        workers: int | None,
-        progress: Progress | None,
-    ) -> Trace:
-        """Run the program."""
-        workers = self.workers(workers, max(len(program.graph), 1))  # none that could never have a task
-        policy = find_policy(scheduler)
-        with claimed(policy):
-            policy.prepare(program.graph, self.machine.replace(workers=workers, ranks=1, gpus=0))
-            trace: Trace = self.backend.execute(program, policy, workers, progress)
-        return trace
+    def bind(self, graph: TaskGraph, data: Any) -> Bound:
+        """The graph with its data and kernels, checked; it is frozen."""
+        program = Program(graph, Store(data))
+        check_data(graph, data)
+        graph.frozen = True
+        return program
+
+    def execute(self, program: Any, scheduler: str | Policy, workers: int | None, progress: Progress | None) -> Trace:
+        """Run what `bind` made, as often as wanted."""
+        raise NotImplementedError
 
     def keep(self, array: np.ndarray) -> np.ndarray:
         """The array, or a copy of it in memory from which many runs can take it without copying it each time."""
@@ -102,16 +150,23 @@ def check_options(
         raise TypeError(f"{call}{': ' if call else ''}unknown option {', '.join(unknown)}; {hint}")
 
 
-class Progress(Protocol):
-    """What an engine tells while it runs: how many tasks are done."""
-
-    def __call__(self, done: int, /) -> object: ...
-
-
-class Backend(Protocol):
-    """An engine."""
-
-    def execute(self, program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace: ...
+def check_data(graph: TaskGraph, data: Any) -> None:
+    """ValueError for data of which the graph uses nothing, or only a part where it is made for all."""
+    ours = graph.layout is not None or (graph.recipe is not None and not graph.extents)
+    if not isinstance(data, Mapping) or not len(graph) or ours:  # the library's own calls may give more
+        return
+    names = {handle.name for handle in graph.handles_used}
+    for key, value in data.items():
+        name = key.name if isinstance(key, Handle) else key
+        if isinstance(name, str) and name not in names:
+            raise ValueError(
+                f"data has {key!s}, which graph {graph.name!r} does not use; it uses {', '.join(sorted(names))}"
+            )
+        extent = graph.extents.get(name) if isinstance(key, str) else None
+        tiles = getattr(value, "mt", None), getattr(value, "nt", None)
+        if extent is not None and None not in tiles and tiles != extent:
+            raise ValueError(f"data: {name} has {tiles[0]} x {tiles[1]} tiles, but graph {graph.name!r} is for "
+                             f"{extent[0]} x {extent[1]}")  # fmt: skip
 
 
 def blame(error: BaseException, task: Task, number: int, where: str) -> None:

@@ -73,7 +73,7 @@ def _tensor(value: Any) -> np.ndarray | None:
     torch: Any = sys.modules.get("torch")
     if torch is None or type(value) is not torch.Tensor:
         return None
-    from tilewright.backends.ranks.buffers import view  # not before: the package of ranks takes a while to load
+    from tilewright.backends.execution.buffers import view  # not before: the package of ranks takes a while to load
 
     return view(value)
 

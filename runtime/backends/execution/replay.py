@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tilewright.backends import find_site
-from tilewright.backends.execution.engine import Site
-from tilewright.backends.execution.program import Program
+from tilewright.backends import find_engine
+from tilewright.backends.execution.engine import Bound
 from tilewright.graph import TaskGraph
 from tilewright.runs.trace import Trace
 from tilewright.scalars import worker_count
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
-from tilewright.tiles import Store
 
 __all__ = ["Replay", "Stage"]
 
@@ -35,8 +33,8 @@ class Stage:
     def __post_init__(self) -> None:
         worker_count(self.workers)
         find_policy(self.scheduler)
-        self.site: Site = find_site(self.backend, self.options)
-        self.site.plan_with(None)
+        self.engine = find_engine(self.backend, self.options)
+        self.engine.plan_with(None)
 
     def count(self, trace: Trace) -> None:
         """Add the messages of a run."""
@@ -65,16 +63,11 @@ class Replay:
 
     def __init__(self, graph: TaskGraph, data: Mapping[str, Any], stage: Stage) -> None:
         self.stage = stage
-        with stage.site.agreement():
-            self.program = Program(graph, Store(data))
-            graph.frozen = True
+        with stage.engine.agreement():
+            self.program: Bound = stage.engine.bind(graph, data)
 
     def __call__(self) -> Trace:
-        stage, streams = self.stage, self.program.streams
-        if streams is not None:
-            streams.begin()
-        trace = stage.site.execute(self.program, stage.scheduler, stage.workers, None)
-        if streams is not None:
-            trace = streams.measured(trace)
+        stage = self.stage
+        trace = stage.engine.execute(self.program, stage.scheduler, stage.workers, None)
         stage.count(trace)
         return trace

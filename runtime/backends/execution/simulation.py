@@ -9,8 +9,8 @@ The same policy objects and the same `Frontier` as on the real engines, no data,
 - A version of a handle travels at most once to each memory. With ``owner``, a copy in another format that ranks make
   anew where they read it (`tilewright.passes.messages`, rule 5) does not: it is there as long after what it is made of
   as its task takes, and keeps no worker from its work.
-- With ``owner``, a task runs on the rank that owns what it writes, each rank has a policy of its own, and a version
-  leaves as soon as it is written, along a tree to all ranks that read it. A task is ready when its messages are in.
+- With ``owner``, tasks run where `tilewright.passes.messages` says, each rank has a policy of its own, and a message
+  leaves as soon as its version is written, or is where it goes on from. A task is ready when its messages are in.
 - Without, one policy sees the workers of all ranks. What it placed (``placement``) is sent at once, else data is
   fetched when a worker takes the task; the worker waits for it.
 - All that ends at one instant is noted before any worker chooses its next task.
@@ -24,23 +24,20 @@ from __future__ import annotations
 import copy
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tilewright.backends.execution.frontier import Frontier
 from tilewright.errors import SchedulerError
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine
-from tilewright.passes.messages import MessagePlan
+from tilewright.passes.frontier import Frontier
+from tilewright.passes.messages import MessagePlan, place
 from tilewright.passes.versions import Dataflow
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import Policy
 
-__all__ = ["Home", "Simulation"]
-
-Home = Callable[[Handle], int]
-"""The rank where a handle lives."""
+__all__ = ["Simulation"]
 
 _REFRESH = 5000  # tasks between two reports of progress
 
@@ -149,11 +146,11 @@ class Simulation:
         graph: TaskGraph,
         machine: Machine,
         policy: Policy,
-        owner: Home | None,
-        children: Callable[[int, int], Sequence[int]],
+        owner: Mapping[Handle, int] | None,
+        broadcast: str | None,
         noisy: Callable[[Task, float], float] | None,
     ) -> None:
-        self.graph, self.machine, self.children, self.noisy = graph, machine, children, noisy
+        self.graph, self.machine, self.noisy = graph, machine, noisy
         self.frontier = Frontier(graph)
         self.costs = {gpu: machine.costs(graph, gpu) for gpu in machine.kinds}
         count = len(graph)
@@ -167,25 +164,30 @@ class Simulation:
         self.ports = _Ports(machine.nodes)
         self.sent: list[tuple[int, int, int, float, float]] = []  # (source, destination, version, start, end)
 
+        self.by_rank = owner is not None and machine.ranks > 1
+        self.plan: MessagePlan | None = None
         if owner is not None:
-            self.rank = _task_ranks(graph, machine, owner)
             self.groups = _groups(graph, machine, policy)
+            if self.by_rank:
+                self.plan = MessagePlan(graph, machine.ranks, owner, broadcast=broadcast)
+            for task in () if self.by_rank else graph.tasks:
+                place(task, owner.__getitem__, 1)  # ValueError for a rank there is not
         else:
             policy.prepare(graph, machine)
             self.groups = [_Group(policy, 0, machine.size)]
             placed = self.groups[0].placed
-            self.rank = []
             if placed is not None and machine.ranks > 1 and min(placed, default=0) >= 0:
-                self.rank = [worker // machine.workers for worker in placed]
-        self.by_rank = owner is not None and machine.ranks > 1
-        self.flow = Dataflow(graph) if machine.nodes > 1 else None
+                ranks = [worker // machine.workers for worker in placed]
+                self.plan = MessagePlan(graph, machine.ranks, broadcast=broadcast, places=ranks)
+        self.rank = [] if self.plan is None else self.plan.places
+        self.flow = None if machine.nodes == 1 else Dataflow(graph) if self.plan is None else self.plan.flow
         self.blocked: list[int] = []  # by task: messages that are not in, plus 1 while the frontier holds it
-        self.known_ranks = bool(self.rank) and machine.ranks > 1
+        self.known_ranks = self.plan is not None
         self.fetching = machine.nodes > 1 and not (self.known_ranks and not machine.gpus)
         if self.flow is not None:
             self.words = [machine.words(handle) for handle in self.flow.handle]
-            if self.known_ranks:
-                self._plan_messages(owner)
+            if self.plan is not None:
+                self._take_messages(self.plan)
             if self.fetching:
                 # memory -> since when the version is there; infinity while it is on its way
                 self.copies: list[dict[int, float]] = [{} for _ in range(len(self.flow))]
@@ -195,74 +197,56 @@ class Simulation:
                 self.onward: dict[tuple[int, int], list[int]] = {}  # (version, memory) -> memories it goes on to
                 for version, writer in enumerate(self.flow.writer):
                     if writer < 0:
-                        homes = (owner(self.flow.handle[version]),) if owner else range(machine.ranks)
+                        homes = (owner[self.flow.handle[version]],) if owner else range(machine.ranks)
                         self.copies[version] = {rank * (1 + machine.gpus): 0.0 for rank in homes}
 
     # ------------------------------------------------------------ messages that are known before the run
 
-    def _plan_messages(self, owner: Home | None) -> None:
-        """One message per (version, rank that reads it elsewhere); which tasks wait for it."""
-        graph, flow, rank, ranks = self.graph, self.flow, self.rank, self.machine.ranks
-        assert flow is not None
-        self.remade: set[tuple[int, int]] = set()  # (task, rank) of copies that ranks make themselves
-        if owner is not None and any(task.op.again for task in graph.tasks):
-            self.remade = MessagePlan(graph, ranks, {handle: owner(handle) for handle in graph.handles_used}).remade
-        self.blocked = [1] * len(graph)
-        self.fan: dict[int, list[int]] = {}  # version -> its messages, in the order of the tree's positions
-        self.position: list[int] = []  # 0 of what is no message but stands for a copy that is made anew
+    def _take_messages(self, plan: MessagePlan) -> None:
+        """The messages of the plan, and which tasks wait for them."""
+        flow, ranks, source = plan.flow, self.machine.ranks, plan.source
+        self.blocked = [1] * len(self.graph)
         self.target: list[int] = []  # rank
         self.version: list[int] = []
         self.waiters: list[list[int]] = []
+        self.onwards: list[list[int]] = []  # messages that go on from where one arrives
         self.then: list[list[int]] = []  # copies that are made of what a message brings
-        self.known: dict[int, int] = {}
-        for index, versions in enumerate(flow.reads):
-            here = rank[index]
-            for version in versions:
-                writer = flow.writer[version]
-                if writer >= 0:
-                    source = rank[writer]
-                elif owner is not None:
-                    source = owner(flow.handle[version])
-                else:
-                    source = here  # without an owner, initial data is everywhere
-                if source == here:
-                    continue
-                self.waiters[self._incoming(version, here)].append(index)
-                self.blocked[index] += 1
-        if owner is not None:
-            for version in list(self.fan):
-                if flow.writer[version] < 0:
-                    self._forward(version, 0, owner(flow.handle[version]) * (1 + self.machine.gpus))
+        self.leaving: dict[int, list[int]] = {}  # by version, the messages that leave where it is made
+        known: dict[int, int] = {}  # (version, rank) -> what brings it there
 
-    def _incoming(self, version: int, here: int) -> int:
-        """The message that brings a version to a rank, or stands for making it there."""
-        key = version * self.machine.ranks + here
-        message = self.known.get(key)
-        if message is None:
-            assert self.flow is not None
-            message = self.known[key] = len(self.target)
-            self.target.append(here)
+        def note(version: int, rank: int) -> int:
+            message = known[version * ranks + rank] = len(self.target)
+            self.target.append(rank)
             self.version.append(version)
-            self.waiters.append([])
-            self.then.append([])
-            writer = self.flow.writer[version]
-            if (writer, here) in self.remade:
-                self.position.append(0)
-                self.then[self._incoming(self.flow.reads[writer][0], here)].append(message)
-            else:
-                fan = self.fan.setdefault(version, [])
-                fan.append(message)
-                self.position.append(len(fan))
-        return message
+            for table in (self.waiters, self.onwards, self.then):
+                table.append([])
+            return message
 
-    def _forward(self, version: int, position: int, source: int) -> None:
-        """A version is in memory ``source`` at a position of its tree: send it to the children."""
-        fan = self.fan.get(version)
-        if fan:
-            memories = 1 + self.machine.gpus
-            for child in self.children(position, len(fan) + 1):
-                message = fan[child - 1]
-                self.ports.post(_Transfer(source, self.target[message] * memories, version, message))
+        for start, end, version, _ in plan.transfers():
+            message = note(version, end)
+            if start == source[version]:
+                self.leaving.setdefault(version, []).append(message)
+            else:
+                self.onwards[known[version * ranks + start]].append(message)
+        for version, anew in sorted(plan.anew.items()):  # no messages, but they stand for making a copy there
+            for rank in anew:
+                copy = note(version, rank)
+                self.then[known[plan.made_of[version] * ranks + rank]].append(copy)
+        for index, versions in enumerate(flow.reads):
+            here = plan.places[index]
+            for version in versions:
+                if source[version] != here and source[version] >= 0:
+                    self.waiters[known[version * ranks + here]].append(index)
+                    self.blocked[index] += 1
+        for version in self.leaving:
+            if flow.writer[version] < 0:
+                self._forward(self.leaving[version], source[version] * (1 + self.machine.gpus))
+
+    def _forward(self, messages: Sequence[int], source: int) -> None:
+        """What these carry is in memory ``source``: ask for them."""
+        for message in messages:
+            target = self.target[message] * (1 + self.machine.gpus)
+            self.ports.post(_Transfer(source, target, self.version[message], message))
 
     def _arrive(self, message: int) -> None:
         version = self.version[message]
@@ -280,8 +264,7 @@ class Simulation:
             seconds = self.costs[False][self.flow.writer[self.version[made]]]
             number = self.ports.note(_Transfer(node, node, self.version[made], made))
             heapq.heappush(self.events, (self.now + seconds, ~number))
-        if self.position[message]:
-            self._forward(version, self.position[message], node)
+        self._forward(self.onwards[message], node)
 
     def _match(self) -> None:
         """Let the messages begin that can."""
@@ -386,8 +369,8 @@ class Simulation:
         for version in self.flow.writes[index]:
             if self.fetching:
                 self.copies[version][node] = self.now
-            if self.known_ranks:
-                self._forward(version, 0, node)
+            if self.known_ranks and version in self.leaving:
+                self._forward(self.leaving[version], node)
 
     def _ready(self, task: Task, worker: int) -> None:
         """The frontier lets a task go; push it unless messages are missing."""
@@ -497,7 +480,9 @@ class Simulation:
                 messages.append(
                     MessageRecord(source // memories, target // memories, handle, size, start, end, writer, between)
                 )
-        return Trace(graph, workers, records, ranks=machine.ranks, messages=messages)
+        trace = Trace(graph, workers, records, ranks=machine.ranks, messages=messages)
+        trace.virtual = True
+        return trace
 
 
 def _groups(graph: TaskGraph, machine: Machine, policy: Policy) -> list[_Group]:
@@ -521,19 +506,3 @@ def _groups(graph: TaskGraph, machine: Machine, policy: Policy) -> list[_Group]:
                 mine.prepare(graph, rank_machine)
         groups.append(_Group(mine, rank * machine.workers, machine.workers))
     return groups
-
-
-def _task_ranks(graph: TaskGraph, machine: Machine, owner: Home) -> list[int]:
-    """Where each task runs. ValueError for a rank there is not."""
-    ranks = []
-    for task in graph.tasks:
-        rank: Any = task.on
-        if isinstance(rank, Handle):
-            rank = owner(rank)
-        if rank is None:
-            handles = task.writes or task.reads
-            rank = owner(handles[0]) if handles else 0
-        elif not isinstance(rank, int) or not 0 <= rank < machine.ranks:
-            raise ValueError(f"{task} is to run on {rank!r}, but the machine has ranks 0..{machine.ranks - 1}")
-        ranks.append(rank)
-    return ranks

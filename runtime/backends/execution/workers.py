@@ -7,12 +7,12 @@ from time import perf_counter
 from typing import Any
 
 from tilewright.backends.execution.engine import Progress, blame
-from tilewright.backends.execution.frontier import Frontier
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import capture
 from tilewright.errors import SchedulerError
 from tilewright.graph import Task
 from tilewright.kernels.threads import task_threads
+from tilewright.passes.frontier import Frontier
 from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.schedulers import Policy
 
@@ -37,6 +37,7 @@ class Workers:
 
     def __init__(self, program: Program, policy: Policy, workers: int) -> None:
         self.program = program
+        program.begin()
         self.policy = policy
         self.workers = workers
         self.frontier = Frontier(program.graph)

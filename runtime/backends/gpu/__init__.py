@@ -1,1 +1,1 @@
-"""Workers with memories of their own: devices, where data is, and the streams that kernels are launched on."""
+"""Workers with memories of their own: devices, and where data is."""

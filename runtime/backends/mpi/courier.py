@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from mpi4py import MPI
 
-from tilewright.backends.ranks.buffers import Spare, kind, layout, memory, view, wrap
+from tilewright.backends.execution.buffers import Spare, kind, layout, memory, view, wrap
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.graph import Handle, Task
 from tilewright.passes.messages import RECEIVE, SEND, Message

@@ -31,77 +31,61 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.backends.execution.engine import Progress, Site, check_options
+from tilewright.backends.execution.buffers import view
+from tilewright.backends.execution.engine import Engine, Progress
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import capture
 from tilewright.backends.mpi import pool as pools
 from tilewright.backends.mpi.connection import Job
 from tilewright.backends.mpi.launcher import require_mpi4py
-from tilewright.backends.mpi.options import OPTIONS, WINDOW, is_rank, owner_for, per_rank
+from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.ranks import pickling, segments
-from tilewright.backends.ranks.buffers import view
 from tilewright.backends.ranks.outcome import Order, merge, planned, thaw
-from tilewright.distribution import Distribution, by_handle, chosen_owner, owners
+from tilewright.distribution import Distribution, by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.cores import cores
 from tilewright.kernels import choice
 from tilewright.runs.trace import Trace
-from tilewright.scalars import optional, positive
+from tilewright.scalars import optional
 from tilewright.schedulers import Policy
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
     from tilewright.backends.mpi.pool import Pool
 
-__all__ = ["execute", "site"]
+__all__ = ["MpiPool"]
 
 
-def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
-    """Run with default options."""
-    return site({}).execute(program, policy, workers, progress)
-
-
-def site(options: dict[str, Any]) -> Site:
-    """A pool's site, or on a rank that one's. ImportError without mpi4py."""
-    comm = options.get("comm")
-    if comm is not None and not (hasattr(comm, "Get_size") and hasattr(comm, "Dup")):
-        raise TypeError(f"comm must be a communicator of mpi4py, not {comm!r}")
-    if comm is not None or is_rank():
-        from tilewright.backends.mpi.session import RankSite
-
-        return RankSite(options)
-    return PoolSite(options)
-
-
-def how(options: dict[str, Any]) -> tuple[int, bool]:
-    """Window and synchronous of a call. ValueError or TypeError that names them."""
-    window, synchronous = options.get("window"), options.get("synchronous")
-    return (
-        WINDOW if window is None else positive(window, "window"),
-        bool(optional(synchronous, "synchronous", bool | np.bool_, "True or False")),  # type: ignore[arg-type]
-    )
-
-
-class PoolSite(Site):
+class MpiPool(Mpi):
     """An ordinary process, and a pool beside it."""
 
-    here = False
-    plans = False
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Engine:
+        """A pool's engine, or on a rank that one's. ImportError without mpi4py."""
+        comm = options.get("comm")
+        if comm is not None and not (hasattr(comm, "Get_size") and hasattr(comm, "Dup")):
+            raise TypeError(f"comm must be a communicator of mpi4py, not {comm!r}")
+        if cls.together(options):
+            from tilewright.backends.mpi.session import MpiRank
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        check_options("mpi", options, OPTIONS)
+            return MpiRank(options)
+        return cls(options)
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        super().__init__(options)
         require_mpi4py()
         for name in ("root", "gather"):
             if options.get(name) is not None:
                 raise ValueError(f"{name} is for calls on the ranks of mpiexec; here the caller has data and result")
         self.owner = chosen_owner(options)
         self.pool: Pool | None = optional(options.get("pool"), "pool", pools.Pool, "a tw.mpi.Pool") or pools.active()
+        self.fixed = self.pool is not None
         self.window, self.synchronous = how(options)
 
     def workers(self, workers: int | None, most: int | None = None) -> int:

@@ -18,11 +18,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Literal
 
-from tilewright.backends.mpi.leftovers import orphans, topologies
+from tilewright.backends.mpi.leftovers import needs_memory, orphans, topologies
 
 __all__ = [
-    "Family", "Launch", "LaunchError", "attached", "command", "environment", "family", "family_of", "libmpi", "mpiexec",
-    "remove", "require_mpi4py", "shm_files", "under_launcher",
+    "Family", "Launch", "LaunchError", "attached", "chosen", "command", "environment", "family", "family_of", "libmpi",
+    "mpiexec", "quiet", "remove", "require_mpi4py", "shm_files", "under_launcher",
 ]  # fmt: skip
 
 INSTALL = "pip install 'tilewright[mpi]' brings mpi4py and an MPI"
@@ -136,10 +136,37 @@ def quiet(launcher: str, family: Family) -> str:
     """The launcher that opens no port, where there is one beside this one: MPICH's that forks.
 
     Hydra, which MPICH calls ``mpiexec``, listens on all interfaces for as long as its ranks live, and cannot be told
-    not to. Who talks to it first is taken for one of its own.
+    not to. Who talks to it first is taken for one of its own. Open MPI's and Intel's listen as well.
+
+    Raises
+    ------
+    LaunchError
+        There is none, and the user did not name the launcher in ``TILEWRIGHT_MPIEXEC``.
     """
     forking = f"{launcher}.gforker"
-    return forking if family == "mpich" and os.access(forking, os.X_OK) else launcher
+    if family == "mpich" and os.access(forking, os.X_OK):
+        return forking
+    if not os.environ.get(VARIABLE):
+        raise LaunchError(
+            f"{launcher} listens on all network interfaces while its ranks live, and would take a stranger's word; "
+            f"install the wheel mpich, whose mpiexec.gforker opens no port, or set {VARIABLE}={launcher} where nobody "
+            f"else reaches this computer"
+        )
+    return launcher
+
+
+def chosen(ranks: int) -> tuple[str, Family, str]:
+    """The launcher, whose it is, and the one of `quiet` that shall start so many ranks.
+
+    LaunchError, before any work, where that cannot be: no launcher, only one that strangers could reach, or too little
+    shared memory where it is known how much they take.
+    """
+    launcher = mpiexec()
+    kind = family(launcher)
+    starter = quiet(launcher, kind)
+    if kind == "mpich" and (short := needs_memory(ranks)):
+        raise LaunchError(f"there is too little shared memory for {ranks} ranks: {short}")
+    return launcher, kind, starter
 
 
 def _beside() -> Path:
@@ -240,14 +267,13 @@ def attached(files: Iterable[str]) -> set[str]:
 class Launch:
     """``ranks`` processes ``python -P -m module`` under mpiexec, in a session of their own.
 
-    They read nothing; what they and mpiexec print goes to a nameless file, for error messages.
+    They read nothing; what they and mpiexec print goes to a nameless file, for error messages. LaunchError as `chosen`.
     """
 
     def __init__(self, ranks: int, module: str, extra: Mapping[str, str]) -> None:
-        launcher = mpiexec()
-        kind = family(launcher)
-        arguments = command(quiet(launcher, kind), kind, ranks, module)
-        self._forks = arguments[0] != launcher
+        launcher, kind, starter = chosen(ranks)
+        arguments = command(starter, kind, ranks, module)
+        self._forks = starter != launcher
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by kill
         self.files: set[str] = set()
         """Shared memory of the ranks' MPI, removed by `kill`."""

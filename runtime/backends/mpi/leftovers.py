@@ -15,7 +15,7 @@ __all__ = ["needs_memory", "orphans", "topologies"]
 
 _TOPOLOGY = "hydra_hwloc_xmlfile_"
 _SEGMENT = "mpich_shm_"
-_MEMORY = 5.2e6  # bytes of shared memory for each rank, measured with MPICH 5
+_MEMORY = 5.2e6  # bytes of shared memory for each rank, measured with MPICH 5.0.2
 _SHM = "/dev/shm"
 
 
@@ -57,7 +57,7 @@ def orphans(began: float, ended: float) -> set[str]:
 
 
 def needs_memory(ranks: int) -> str:
-    """A sentence to add where a launch failed and there is too little shared memory; else nothing."""
+    """What to say where there is too little shared memory for so many ranks, with both numbers; else nothing."""
     try:
         total, _, free = shutil.disk_usage(_SHM)
     except OSError:
@@ -65,7 +65,7 @@ def needs_memory(ranks: int) -> str:
     if free >= ranks * _MEMORY:
         return ""
     return (
-        f"; MPICH takes about {_MEMORY / 1e6:.1f} MB of {_SHM} for each rank, {ranks * _MEMORY / 1e6:.0f} MB for "
+        f"MPICH takes about {_MEMORY / 1e6:.1f} MB of {_SHM} for each rank, {ranks * _MEMORY / 1e6:.0f} MB for "
         f"{ranks}, and {free / 1e6:.0f} of its {total / 1e6:.0f} MB are free: use fewer ranks, or give the container "
         f"more, such as docker run --shm-size=1g"
     )

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from tilewright.backends.execution.engine import Engine
 from tilewright.backends.mpi.launcher import require_mpi4py, under_launcher
-from tilewright.graph import TaskGraph
 from tilewright.host.cores import cores
+from tilewright.scalars import optional, positive
 
-__all__ = ["OPTIONS", "is_rank", "owner_for"]
-
-
-OPTIONS = ("owner", "grid", "pool", "comm", "root", "gather", "window", "synchronous")
+__all__ = ["Mpi", "how", "is_rank", "per_rank"]
 
 
 WINDOW = 256 << 20  # bytes
+
+
+class Mpi(Engine):
+    """Ranks: of a pool, or those of a collective call."""
+
+    name = "mpi"
+    options = ("owner", "grid", "pool", "comm", "root", "gather", "window", "synchronous")
+    in_process = False
+    plans = False
+
+    @classmethod
+    def together(cls, options: Mapping[str, Any]) -> bool:
+        return options.get("comm") is not None or is_rank()
 
 
 def is_rank() -> bool:
@@ -30,13 +44,6 @@ def is_rank() -> bool:
     return MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.size > 1
 
 
-def owner_for(graph: TaskGraph, owner: Any) -> Any:
-    """The rule of a call, or where it has none that of the graph's layout."""
-    if owner is None and graph.layout is not None:
-        return {handle: graph.layout.owner(handle) for handle in graph.handles_used}
-    return owner
-
-
 def per_rank(workers: int | None, ranks: int) -> int:
     """Workers of each rank."""
     if workers is None:
@@ -44,3 +51,12 @@ def per_rank(workers: int | None, ranks: int) -> int:
     if workers % ranks:
         raise ValueError(f"workers={workers} is not a multiple of the {ranks} ranks")
     return workers // ranks
+
+
+def how(options: Mapping[str, Any]) -> tuple[int, bool]:
+    """Window and synchronous of a call. ValueError or TypeError that names them."""
+    window, synchronous = options.get("window"), options.get("synchronous")
+    return (
+        WINDOW if window is None else positive(window, "window"),
+        bool(optional(synchronous, "synchronous", bool | np.bool_, "True or False")),  # type: ignore[arg-type]
+    )

@@ -6,18 +6,19 @@ The workers are those of the threads engine; the courier beside them makes the M
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
+from tilewright.backends.execution.buffers import Spare, kind, memory, view, wrap
 from tilewright.backends.execution.program import Program
-from tilewright.backends.mpi.courier import Courier, Wires, calm
-from tilewright.backends.ranks.buffers import Spare, kind, memory, view, wrap
-from tilewright.backends.ranks.outcome import Order, Outcome, freeze, planned, thaw
+from tilewright.backends.execution.rooms import provide
+from tilewright.backends.mpi.agreement import Agreement, Clock, agreement
+from tilewright.backends.mpi.courier import Courier, Wires
+from tilewright.backends.ranks.outcome import Order, Outcome, freeze, planned
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.workers import Crew
 from tilewright.graph import Handle, TaskGraph
@@ -45,22 +46,24 @@ def run_part(
     deliver: bool,
     spare: Spare | None = None,
     progress: Callable[[int], object] | None = None,
+    agreed: Agreement | None = None,
 ) -> tuple[MessagePlan, list[Outcome]]:
     """Run this rank's part of ``graph`` and tell all ranks how it went. Collective.
 
     ``order`` holds the arguments of the plan beside graph and ranks: owners, start, collect. ``store`` has a buffer
     for every array of the run, also for those that live elsewhere; their contents are not looked at. ``deliver`` puts
     results into those buffers, which all ranks share, and reports the others as `Outcome.values`. ``spare`` are buffers
-    of runs before.
+    of runs before, ``agreed`` what the ranks checked and noted so far and exchange here.
     """
     lines = wires(comm)
-    with agreement(lines.data) as facts:
+    with (agreed or Agreement(lines.data)).block() as facts:
         plan = planned(graph, comm.size, order)
         part = plan.part(comm.rank)
         _check_tags(plan)
         policy = find_policy(scheduler)
         policy.prepare(part.graph, Machine(workers=workers))
         spare = spare or Spare()
+        provide(graph, store)
         rooms = _rooms(plan, comm.rank, store, spare, shared=deliver)
         program = Program(part.graph, store)
         pickled = _pickled(graph, store)
@@ -99,18 +102,11 @@ def _rooms(plan: MessagePlan, rank: int, store: Store, spare: Spare, *, shared: 
     rooms = {}
     for handle in plan.rooms(rank, "shared" if shared else "own"):
         place = view(store[handle])
-        if place is not None:
+        if place is not None and handle not in store.outlines:
             room = rooms[handle] = spare.take(place)
             np.copyto(room, np.zeros((), room.dtype))
             store[handle] = wrap(room, kind(store[handle]))
     return rooms
-
-
-class Clock(NamedTuple):
-    """A host and its monotonic clock, which all its processes share."""
-
-    host: str
-    now: float
 
 
 def _common_clock(everywhere: list[dict[str, Any]], rank: int) -> float:
@@ -145,45 +141,6 @@ def _check_tags(plan: MessagePlan) -> None:
 
 
 # ------------------------------------------------------------------ what ranks tell each other
-
-
-@contextmanager
-def agreement(comm: MPI.Intracomm) -> Iterator[dict[str, Any]]:
-    """A block that all ranks pass together, or none. Collective.
-
-    What the block notes in the yielded dict has to be equal on all ranks (a `Clock` need not); afterwards
-    ``facts["everywhere"]`` has the notes of all.
-
-    Raises
-    ------
-    Exception
-        What the block raised here, or what it raised on the first other rank where it did.
-    ValueError
-        The ranks noted different things; the message names the first and who has which.
-    """
-    facts: dict[str, Any] = {}
-    failure: BaseException | None = None
-    try:
-        yield facts
-    except BaseException as error:
-        failure = error
-    calm(comm.Ibarrier())
-    everywhere = comm.allgather((None if failure is None else freeze(failure), facts))
-    if failure is not None:
-        raise failure
-    for rank, (frozen, _) in enumerate(everywhere):
-        if frozen is not None:
-            theirs = thaw(frozen)
-            theirs.add_note(f"raised on rank {rank}")
-            raise theirs
-    for name in dict.fromkeys(name for _, notes in everywhere for name in notes):
-        values = [notes.get(name) for _, notes in everywhere]
-        odd = next((rank for rank, value in enumerate(values) if value != values[0]), None)
-        if odd is not None and not isinstance(values[0], Clock):
-            raise ValueError(
-                f"ranks were called with different {name}: {values[0]} on rank 0, {values[odd]} on rank {odd}"
-            )
-    facts["everywhere"] = [notes for _, notes in everywhere]
 
 
 def _outcome(crew: Crew, courier: Courier, plan: MessagePlan, began: float, deliver: bool) -> Outcome:

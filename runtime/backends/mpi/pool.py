@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from tilewright.backends.mpi.connection import Call, Door, Forget, Hello, Job
+from tilewright.backends.mpi.deaths import Deaths
 from tilewright.backends.mpi.launcher import (
     INSTALL,
     Launch,
@@ -24,7 +25,6 @@ from tilewright.backends.mpi.launcher import (
     shm_files,
     under_launcher,
 )
-from tilewright.backends.mpi.leftovers import needs_memory
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.segments import Segment
 from tilewright.errors import RankDied
@@ -84,17 +84,21 @@ class Pool:
         self._poller: Any = None
         self._forgotten: list[int] = []
         self._connections: list[Connection] = []
+        self._deaths = Deaths()
         self.pids: list[int] = []
         """Process ids by rank."""
         door = Door()
         try:
             self._launch = Launch(ranks, "tilewright.backends.mpi.rank", door.environment)
             # Held by the finalizer alone, which also runs at exit.
-            self._end = weakref.finalize(self, _end, os.getpid(), self._launch, self._connections, self.pids)
+            self._end = weakref.finalize(
+                self, _end, os.getpid(), self._launch, self._connections, self.pids, self._deaths
+            )
             self._welcome(door)
         except BaseException:
             if hasattr(self, "_end"):
                 self.kill()
+            self._deaths.close()
             raise
         finally:
             door.close()
@@ -107,7 +111,7 @@ class Pool:
 
         def failed(what: str) -> LaunchError:
             said = self._launch.output() or "nothing"
-            return LaunchError(f"{what} of {self.ranks} ranks; mpiexec said: {said}{needs_memory(self.ranks)}")
+            return LaunchError(f"{what} of {self.ranks} ranks; mpiexec said: {said}")
 
         for count in range(self.ranks):  # all, before any goes on: MPI lets none through alone
             connection = door.admit(late)
@@ -134,6 +138,8 @@ class Pool:
             hellos[hello.rank], arrived[hello.rank] = hello, connection
         self._connections[:] = [arrived[rank] for rank in range(self.ranks)]
         self.pids[:] = [hellos[rank].pid for rank in range(self.ranks)]
+        for rank, connection in enumerate(self._connections):
+            self._deaths.watch(rank, connection, self.pids[rank])
         self._launch.up = time.time()
         self._launch.files |= shm_files(self.pids)
         remove(attached(self._launch.files))
@@ -283,8 +289,12 @@ class Pool:
         failed = next((answer for answer in answers.values() if isinstance(answer, bytes)), None)
         return failed if failed is not None else [answers[rank] for rank in range(self.ranks)]
 
-    def _died(self, rank: int) -> RankDied:
-        return RankDied(rank, f"process {self.pids[rank]} ended during a run; the pool of {self.ranks} is closed")
+    def _died(self, seen: int) -> RankDied:
+        """The one that ended first: others may have fallen with it, and been seen before it."""
+        first = self._deaths.first()
+        rank = seen if first is None else first
+        how = self._deaths.how(rank)
+        return RankDied(rank, f"process {self.pids[rank]} ended{how}; the pool of {self.ranks} is closed")
 
     # ------------------------------------------------------------ end
 
@@ -300,7 +310,7 @@ class Pool:
     def kill(self) -> None:
         """End the ranks at once."""
         if self._end.detach():
-            _kill(self._launch, self._connections, self.pids)
+            _kill(self._launch, self._connections, self.pids, self._deaths)
         self.scratch = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -320,7 +330,7 @@ class Pool:
         return f"Pool({self.ranks}{', closed' if self.closed else ''})"
 
 
-def _end(owner: int, launch: Launch, connections: list[Connection], pids: list[int]) -> None:
+def _end(owner: int, launch: Launch, connections: list[Connection], pids: list[int], deaths: Deaths) -> None:
     if os.getpid() != owner:  # a fork of the owner has no say
         return
     for connection in connections:
@@ -330,10 +340,11 @@ def _end(owner: int, launch: Launch, connections: list[Connection], pids: list[i
             break
     else:
         launch.wait(CLOSE)
-    _kill(launch, connections, pids)
+    _kill(launch, connections, pids, deaths)
 
 
-def _kill(launch: Launch, connections: list[Connection], pids: list[int]) -> None:
+def _kill(launch: Launch, connections: list[Connection], pids: list[int], deaths: Deaths) -> None:
+    deaths.close()
     running = [] if launch.ended else pids
     launch.files |= shm_files(running)
     for connection in connections:  # without it a rank ends by itself, also one that has not said its process id

@@ -19,9 +19,9 @@ from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from tilewright.backends.execution.buffers import Spare
 from tilewright.backends.mpi.connection import Call, Forget, Go, Hello, Job, Keep, Prepare, connect, follow
 from tilewright.backends.mpi.launcher import remove, shm_files
-from tilewright.backends.ranks.buffers import Spare
 from tilewright.backends.ranks.outcome import freeze
 from tilewright.backends.ranks.pickling import loads
 from tilewright.backends.ranks.segments import Mappings
@@ -105,19 +105,22 @@ def _call(comm: MPI.Intracomm, call: Call, mappings: Mappings) -> Any:
 
 def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, owner: Connection) -> Any:
     """This rank's `Outcome`, or the pickled exception that all ranks agreed to raise before any task ran."""
-    from tilewright.backends.mpi.part import agreement, run_part, wires
+    from tilewright.backends.mpi.agreement import Agreement
+    from tilewright.backends.mpi.part import run_part, wires
 
     report: Callable[[int], object] | None = owner.send if job.progress else None
     follow(job.path)
     try:
+        agreed = Agreement(wires(comm).data)
         with ExitStack() as ambient:
-            with agreement(wires(comm).data):
+            with agreed.block(exchange=False):
                 ambient.enter_context(job.ambient.entered())
                 choice.adopt(job.blas)
                 graph, data, scheduler, order = loads(job.contents, mappings)
             _, outcomes = run_part(
                 comm, graph, Store(data), scheduler, job.workers, order,
                 window=job.window, synchronous=job.synchronous, deliver=True, spare=spare, progress=report,
+                agreed=agreed,
             )  # fmt: skip
     except Exception as error:
         return freeze(error)

@@ -12,41 +12,41 @@ from typing import Any, Literal
 import numpy as np
 from mpi4py import MPI
 
-from tilewright.backends.execution.engine import Progress, Site, check_options
+from tilewright.backends.execution.buffers import layout, view, wrap
+from tilewright.backends.execution.engine import Progress
 from tilewright.backends.execution.nested import refuse
 from tilewright.backends.execution.program import Program
-from tilewright.backends.mpi.engine import how
+from tilewright.backends.mpi.agreement import Agreement
 from tilewright.backends.mpi.launcher import INSTALL, remove, shm_files
-from tilewright.backends.mpi.options import OPTIONS, owner_for, per_rank
-from tilewright.backends.mpi.part import agreement, run_part, wires
-from tilewright.backends.ranks.buffers import layout, view, wrap
+from tilewright.backends.mpi.options import Mpi, how, per_rank
+from tilewright.backends.mpi.part import run_part, wires
 from tilewright.backends.ranks.outcome import Order, merge
 from tilewright.backends.ranks.segments import like
-from tilewright.distribution import by_handle, chosen_owner, owners
+from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import TaskGraph
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["RankSite"]
+__all__ = ["MpiRank"]
 
 GATHER = ("all", "root", "none")
 
 
-class RankSite(Site):
+class MpiRank(Mpi):
     """One rank of a collective call."""
 
-    here = False
-    plans = False
+    fixed = True
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any]) -> None:
         self.comm: MPI.Intracomm = options.get("comm") or MPI.COMM_WORLD
         if options.get("comm") is None or self.comm.size > 1:
             refuse("mpi")
         _check_size(self.comm)
         _abort_when_alone()
-        with self.agreement() as facts:
-            check_options("mpi", options, OPTIONS)
+        self._agreement = Agreement(wires(self.comm).data)
+        with self.agreement(run_follows=True) as facts:
+            super().__init__(options)
             if options.get("pool") is not None:
                 raise ValueError("this process is a rank under mpiexec; pass comm, not pool")
             self.owner = chosen_owner(options)
@@ -57,6 +57,7 @@ class RankSite(Site):
             self.window, self.synchronous = how(options)
             facts.update(root=self.root, gather=self.gather)
         self.has_data = self.root in (None, self.comm.rank)
+        self.leads = self.comm.rank == (self.root or 0)
 
     def _rank_or_none(self, root: Any) -> int | None:
         if root is None or (isinstance(root, int) and 0 <= root < self.comm.size):
@@ -67,12 +68,13 @@ class RankSite(Site):
         """On a rank that passes None: the root's argument, with zeros in its arrays (pages that nobody touches)."""
         if self.root is None:
             return value
+        self._agreement.settle()  # who the root is
         here = self.comm.rank == self.root
         hollow = self.comm.bcast(like(value, Hollow.of) if here else None, self.root)
         return hollow if value is None and not here else value
 
-    def agreement(self) -> AbstractContextManager[dict[str, Any]]:
-        return agreement(wires(self.comm).data)
+    def agreement(self, *, run_follows: bool = False) -> AbstractContextManager[dict[str, Any]]:
+        return self._agreement.block(exchange=not run_follows)
 
     def workers(self, workers: int | None, most: int | None = None) -> int:
         return self.comm.size * per_rank(workers, self.comm.size)
@@ -81,7 +83,7 @@ class RankSite(Site):
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:
         graph, store = program.graph, program.store
-        with self.agreement() as facts:
+        with self.agreement(run_follows=True) as facts:
             rank_of = owners(owner_for(graph, self.owner), self.comm.size)
             owner = by_handle(graph, rank_of)
             crew = per_rank(workers, self.comm.size)
@@ -93,17 +95,20 @@ class RankSite(Site):
         plan, outcomes = run_part(
             self.comm, graph, store, scheduler, crew, order, window=self.window, synchronous=self.synchronous,
             deliver=False, progress=progress if self.comm.rank == 0 else None,
+            agreed=self._agreement,
         )  # fmt: skip
         return merge(graph, plan, crew, outcomes)
 
     def everywhere(self, value: Any) -> Any:
         if self.root is None:
             return value
+        self._agreement.settle()
         array = np.array(value.to_numpy() if isinstance(value, TiledMatrix) else value, order="C")
         self.comm.Bcast(array, self.root)
         return array
 
     def agreed(self, value: Any) -> Any:
+        self._agreement.settle()
         return self.comm.bcast(value, self.root or 0)
 
     def result(self, value: Any) -> Any:
@@ -180,7 +185,7 @@ def _checksum(graph: TaskGraph) -> int:
     """Of the program: ops, accesses and parameters."""
     total = 0
     for task in graph.tasks:
-        total = zlib.crc32(f"{task.op.name}{task.uses}{task.params}{task.on}".encode(), total)
+        total = zlib.crc32(f"{task.op.name}{task.uses}{task.groups}{task.params}{task.on}".encode(), total)
     return total
 
 

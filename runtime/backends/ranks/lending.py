@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tilewright.backends.execution.buffers import layout
 from tilewright.backends.ranks import segments
-from tilewright.backends.ranks.buffers import layout
 from tilewright.backends.ranks.segments import Reference, Segment
 from tilewright.host.cores import cores
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends.ranks.buffers import kind, view, wrap
+from tilewright.backends.execution.buffers import kind, view, wrap
 from tilewright.backends.ranks.segments import Mappings, reference
 
 __all__ = ["CodePickler", "dumps", "loads"]

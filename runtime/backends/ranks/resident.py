@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.backends import BACKENDS
+from tilewright.backends import COMPUTING
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Layout, TaskGraph
 from tilewright.runs.trace import Trace
@@ -49,7 +49,7 @@ class Resident:
     owner
         The rank of each handle.
     backend
-        One of `BACKENDS`. With ``"mpi"`` in an ordinary process the ranks are those of ``pool``, of the ``with`` block,
+        One of `COMPUTING`. With ``"mpi"`` in an ordinary process the ranks are those of ``pool``, the ``with`` block,
         or a pool that is kept between calls; on the ranks of ``mpiexec`` it is a collective call, and each rank keeps
         what it owns.
     synchronous
@@ -249,7 +249,7 @@ def check_home(backend: Any, pool: Any, comm: Any) -> None:
     TypeError
         ``pool`` is no `tilewright.backends.mpi.Pool`, ``comm`` no communicator of mpi4py.
     """
-    choice(backend, "backend", BACKENDS)
+    choice(backend, "backend", COMPUTING)
     if backend != "mpi" and not (pool is None and comm is None):
         raise ValueError(f"pool and comm are for backend 'mpi', not {backend!r}")
     if pool is not None:

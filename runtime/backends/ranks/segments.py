@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tilewright.backends.ranks.buffers import kind, layout, view, wrap
+from tilewright.backends.execution.buffers import kind, layout, view, wrap
 from tilewright.host.memory import memory_for
 from tilewright.tiles import TiledMatrix
 

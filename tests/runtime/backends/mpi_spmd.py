@@ -16,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 import tilewright as tw
-from tilewright.ops import potrf
+from tilewright.ops import copy, potrf
 
 comm = MPI.COMM_WORLD
 rank = comm.rank
@@ -164,7 +164,7 @@ def sixteen_bits() -> Any:
         g = tw.TaskGraph()
         x = g.handles("x")
         for r in range(1, 4):
-            g.insert(tw.linalg.ops.copy, tw.R(x[r - 1]), tw.W(x[r]))
+            g.insert(copy, tw.R(x[r - 1]), tw.W(x[r]))
         data = [np.zeros((12, 20), dtype) for _ in range(4)]
         data[0].view("u2")[...] = bits
         run = tw.run(g, {"x": data}, backend="mpi", owner=lambda i: i % 3)

@@ -1,4 +1,4 @@
-"""What every engine must do. A new engine joins by its name in BACKENDS.
+"""What every engine must do. A new engine joins by its name in COMPUTING.
 
 Functions and data live in this module's top level or in `strategies`, so that engines with processes can take them.
 """
@@ -13,18 +13,21 @@ from matrices import DTYPES, indefinite_matrix, lapack_info, spd_matrix
 from strategies import programs
 
 import tilewright as tw
-from tilewright import BACKENDS, RW, SCHEDULERS, R, TaskGraph, W
+from tilewright import RW, SCHEDULERS, R, TaskGraph, W
+from tilewright.backends import COMPUTING
+
+pytestmark = pytest.mark.long
 
 WORKERS = (1, 2, 4)
 
-backends = pytest.mark.parametrize("backend", BACKENDS)
+backends = pytest.mark.parametrize("backend", COMPUTING)
 KINDS = {"critical-path": WORKERS, "lws": (2,), "heft": (4,)}
 # Ranks of Dask and MPI take tasks from one crew, that of threads: on MPI each policy has two workers once, on Dask,
 # where a call costs 30 ms, each kind of policy.
 COUNTS = {"dask": dict.fromkeys(SCHEDULERS, ()) | KINDS, "mpi": dict.fromkeys(SCHEDULERS, (2,)) | KINDS}
 engines = pytest.mark.parametrize(
     ("backend", "scheduler", "workers"),
-    [(b, s, p) for b in BACKENDS for s in SCHEDULERS for p in COUNTS.get(b, {}).get(s, WORKERS)],
+    [(b, s, p) for b in COMPUTING for s in SCHEDULERS for p in COUNTS.get(b, {}).get(s, WORKERS)],
 )
 workers_ = pytest.mark.parametrize("workers", WORKERS)
 

@@ -24,11 +24,14 @@ from matrices import DTYPES, indefinite_matrix, lapack_info, spd_matrix
 from strategies import programs
 
 import tilewright as tw
+from tilewright.backends import find_engine
 from tilewright.backends.dask import client as clients
-from tilewright.backends.dask.engine import DaskSite
+from tilewright.backends.dask.engine import Dask
 from tilewright.backends.dask.submitted import _loads
 from tilewright.distribution import RowBlocks
 from tilewright.linalg.chunked import Chunks
+
+pytestmark = pytest.mark.long
 
 MODES = ("resident", "tasks")
 modes = pytest.mark.parametrize("mode", MODES)
@@ -236,7 +239,7 @@ def test_nothing_of_an_array_is_gathered(client, mode, monkeypatch):
 
 def test_chunks_on_workers_are_taken_as_tiles_without_a_task_for_each(client):
     x = client.persist(da.from_array(spd_matrix(300), chunks=130))
-    chunks = Chunks(x, DaskSite({"client": client}), None)
+    chunks = Chunks(x, Dask({"client": client}), None)
     pieces = chunks.source(130).pieces
     assert len(pieces) == 6
     assert all(piece.future is x.__dask_graph__()[x.name, *place] for place, piece in pieces.items())
@@ -330,10 +333,9 @@ def test_progress_reaches_all_tasks(client, mode):
         g.insert(ops.sleep, tw.RW(g.handle(f"x{i}")), 0.02)
     data = {f"x{i}": np.zeros(1) for i in range(6)}
     heard = []
-    site = tw.site.find_site("dask", {"client": client, "mode": mode})
-    site.plan_with(None)
-    program = tw.program.Program(g, tw.Store(data))
-    site.execute(program, "critical-path", None, heard.append)
+    engine = find_engine("dask", {"client": client, "mode": mode})
+    engine.plan_with(None)
+    engine.execute(engine.bind(g, data), "critical-path", None, heard.append)
     assert heard[-1] == 6 and heard == sorted(heard)
 
 
@@ -510,7 +512,7 @@ A = np.eye(60) * 60 + 1
 wanted = tw.tiled_cholesky(A, tile_size=10)
 options = {"tile_size": 10, "backend": "dask", "mode": "tasks", "workers": 2}
 tw.tiled_cholesky(A, **options)
-for delay in (0, 0.02, 0.05, 0.1, 0.2):
+for delay in (0, 0.03, 0.1):
     pid = list(clients.kept(2).run(os.getpid).values())[0]
     killer = threading.Timer(delay, os.kill, (pid, signal.SIGKILL))
     killer.start()
@@ -523,7 +525,7 @@ def test_workers_that_are_killed_are_made_good_and_new_ones_do_not_run_the_scrip
     script = tmp_path / "script.py"
     script.write_text(KILLS)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=110)
-    assert done.stdout.splitlines() == ["the script runs", *["True"] * 5], done.stderr
+    assert done.stdout.splitlines() == ["the script runs", *["True"] * 3], done.stderr
 
 
 def until(claim, seconds=10):

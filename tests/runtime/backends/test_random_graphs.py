@@ -17,6 +17,8 @@ from random_graphs import RANKS, STYLES, interpret, make, may_fail, problems
 import tilewright as tw
 from tilewright.backends.mpi import launcher
 
+pytestmark = pytest.mark.long
+
 GRAPHS = int(os.environ.get("TILEWRIGHT_FUZZ", "0"))
 """How many an engine; 0 for what the suite has time for."""
 FIRST = int(os.environ.get("TILEWRIGHT_FUZZ_SEED", "0"))

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tilewright as tw
-from tilewright.backends.simulate import BROADCASTS
 from tilewright.comm.partition import slabs
 from tilewright.passes.conversions import with_conversions
+from tilewright.passes.messages import TREES, tree
 from tilewright.passes.versions import Dataflow
 from tilewright.precision import PrecisionMap
 
@@ -88,11 +88,12 @@ def test_a_broadcast_to_seven_ranks_takes_as_many_rounds_as_its_tree_is_deep(tre
 
 
 @pytest.mark.parametrize("count", range(1, 20))
-@pytest.mark.parametrize("tree", BROADCASTS)
-def test_every_tree_reaches_every_position_once(tree, count):
+@pytest.mark.parametrize("shape", [*TREES, None])
+def test_every_tree_reaches_every_position_once(shape, count):
+    parents = tree(count - 1, shape)
     reached, frontier = [0], [0]
     while frontier:
-        frontier = [child for position in frontier for child in BROADCASTS[tree](position, count)]
+        frontier = [child for child, parent in enumerate(parents, 1) if parent in frontier]
         reached += frontier
     assert sorted(reached) == list(range(count))
 
@@ -144,7 +145,7 @@ def idle_while_wanted(run, machine, owner):
     return found
 
 
-@pytest.mark.parametrize("broadcast", BROADCASTS)
+@pytest.mark.parametrize("broadcast", [*TREES, None])
 @pytest.mark.parametrize("seed", range(8))
 def test_no_message_waits_while_both_of_its_ends_are_idle(seed, broadcast):
     ranks = 2 + seed % 4

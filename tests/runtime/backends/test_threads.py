@@ -16,10 +16,13 @@ from matrices import spd_matrix
 
 import tilewright as tw
 from tilewright import RW, Machine, R, SchedulerError, Task, TaskGraph, W, cholesky_graph
-from tilewright.backends.execution.frontier import Frontier
+from tilewright.backends import COMPUTING
 from tilewright.kernels import blas
 from tilewright.kernels.threads import limits, one_thread
+from tilewright.passes.frontier import Frontier
 from tilewright.schedulers import policy
+
+pytestmark = pytest.mark.long
 
 
 def noop(*buffers):
@@ -87,7 +90,11 @@ class TestPolicies:
         with pytest.raises(SchedulerError, match=r"Twice gives out noop\(0\), which is (running|done)"):
             tw.run(independent(8), {}, scheduler=Twice(), workers=workers)
 
-    @pytest.mark.parametrize("made_up", ["potrf", 3, independent(8).tasks[0], object()], ids=str)
+    @pytest.mark.parametrize(
+        "made_up",
+        ["potrf", 3, independent(8).tasks[0], object()],
+        ids=["a name", "a number", "another graph's task", "an object"],
+    )
     def test_policy_that_makes_tasks_up_is_an_error(self, workers, made_up):
         class Dreamer(Fifo):
             def pop(self, worker):
@@ -311,7 +318,7 @@ class TestThreadSettings:
         yield torch
         torch.set_num_threads(before)
 
-    @pytest.mark.parametrize("backend", tw.BACKENDS)
+    @pytest.mark.parametrize("backend", COMPUTING)
     @pytest.mark.parametrize("threads", [1, 2, 3])
     def test_settings_are_the_users_after_a_run_and_after_a_failed_run(self, library, torch_threads, backend, threads):
         torch_threads.set_num_threads(threads)

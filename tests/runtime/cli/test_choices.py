@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import tilewright as tw
 from tilewright import cli
+from tilewright.backends import COMPUTING
 from tilewright.cli.common import Scheduler
 from tilewright.comm import closure, grid, neighbours, partition
 from tilewright.kernels.products import ROUTES
@@ -24,15 +25,15 @@ from tilewright.training.pipeline import PIPELINES
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 
 LIBRARY = {
-    ("cholesky", "precision"): tw.FORMATS, ("cholesky", "route"): ROUTES, ("cholesky", "backend"): tw.BACKENDS,
+    ("cholesky", "precision"): tw.FORMATS, ("cholesky", "route"): ROUTES, ("cholesky", "backend"): COMPUTING,
     ("solve", "precision"): ("auto", *ladder.ROUNDOFF), ("solve", "refine"): ("auto", *METHODS),
-    ("solve", "spectrum"): SPECTRA, ("solve", "backend"): tw.BACKENDS,
-    ("compare", "backend"): ("simulate", *(name for name in tw.BACKENDS if name != "serial")),
-    ("matvec", "layout"): grid.LAYOUTS, ("matvec", "backend"): tw.BACKENDS, ("scaling", "layouts"): grid.LAYOUTS,
+    ("solve", "spectrum"): SPECTRA, ("solve", "backend"): COMPUTING,
+    ("compare", "backend"): tuple(name for name in tw.BACKENDS if name != "serial"),
+    ("matvec", "layout"): grid.LAYOUTS, ("matvec", "backend"): COMPUTING, ("scaling", "layouts"): grid.LAYOUTS,
     ("spmv", "partition"): partition.PARTITIONS, ("spmv", "discovery"): ("auto", *neighbours.DISCOVERIES),
-    ("spmv", "method"): closure.METHODS, ("spmv", "backend"): tw.BACKENDS,
+    ("spmv", "method"): closure.METHODS, ("spmv", "backend"): COMPUTING,
     ("train", "optimizer"): OPTIMIZERS, ("train", "schedule"): SCHEDULES, ("train", "pipeline"): PIPELINES,
-    ("train", "head"): HEADS, ("train", "precision"): PRECISIONS, ("train", "backend"): tw.BACKENDS,
+    ("train", "head"): HEADS, ("train", "precision"): PRECISIONS, ("train", "backend"): COMPUTING,
 }  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from tilewright import comm
 from tilewright.comm.cost import rounds
 from tilewright.comm.schedule import ALGORITHMS, ceil_log2, cut, schedule
 
+pytestmark = pytest.mark.long
+
 MACHINE = tw.Machine(alpha=1.1e-6, beta=1.3e-9, gamma=0.7e-9)
 CASES = [(operation, algorithm) for operation, known in ALGORITHMS.items() for algorithm in known]
 cases = pytest.mark.parametrize(("operation", "algorithm"), CASES, ids=["-".join(case) for case in CASES])

@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import bicg, cg, gmres
 
 import tilewright as tw
+from tilewright.backends import COMPUTING
 from tilewright.comm.grid import Grid, best_grid, grid_of, matvec_cost
 from tilewright.comm.matvec_graph import matvec_graph
 
+pytestmark = pytest.mark.long
+
 MACHINE = tw.Machine(alpha=1.1e-6, beta=1.3e-9, gamma=0.7e-9)
-backends = pytest.mark.parametrize("backend", [name for name in tw.BACKENDS if name != "dask"])
+backends = pytest.mark.parametrize("backend", [name for name in COMPUTING if name != "dask"])
 
 
 def random(shape, dtype="float64", seed=0):
@@ -145,7 +148,7 @@ class TestValues:
             )
             assert free[0] == forced[0] and np.array_equal(free[1], forced[1])
 
-    @pytest.mark.parametrize("backend", tw.BACKENDS)
+    @pytest.mark.parametrize("backend", COMPUTING)
     def test_scipys_solvers_take_it(self, backend):
         A = random((30, 30))
         spd, general = A @ A.T + 300 * np.eye(30), A + 60 * np.eye(30)  # few iterations: Dask takes 30 ms a product
@@ -165,7 +168,7 @@ class TestValues:
     def test_matvec_in_one_call(self):
         A, x = random((9, 7)), random(7)
         for layout in ("rows", "columns", "grid"):
-            for backend in tw.BACKENDS:
+            for backend in COMPUTING:
                 assert np.allclose(tw.matvec(A, x, backend=backend, layout=layout, ranks=3), A @ x)
         assert tw.matvec(A, x[:, None], ranks=2).shape == (9, 1)
 

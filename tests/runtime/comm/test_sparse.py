@@ -15,9 +15,12 @@ from matrices import random_sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, bicg, cg, gmres
 
 import tilewright as tw
+from tilewright.backends import COMPUTING
 from tilewright.backends.mpi.launcher import environment, mpiexec
 from tilewright.comm.partition import PARTITIONS, patches
 from tilewright.kernels import csr
+
+pytestmark = pytest.mark.long
 
 EXAMPLES = (
     "airfoil",
@@ -72,7 +75,7 @@ def unsymmetric(n, density, seed, m=None):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-@pytest.mark.parametrize("backend", tw.BACKENDS)
+@pytest.mark.parametrize("backend", COMPUTING)
 def test_real_matrices(name, backend, pool):
     A = example(name)
     x = vector(A.shape[0], A.dtype)
@@ -83,7 +86,7 @@ def test_real_matrices(name, backend, pool):
 
 
 @pytest.mark.parametrize("shape", [(50,), (12, 17), (6, 5, 7)], ids=["1-D", "2-D", "3-D"])
-@pytest.mark.parametrize("backend", tw.BACKENDS)
+@pytest.mark.parametrize("backend", COMPUTING)
 def test_poisson_in_one_to_three_dimensions(shape, backend, pool):
     A = sp.csr_array(pyamg.gallery.poisson(shape, format="csr"))
     x = np.arange(A.shape[0], dtype=float)
@@ -188,14 +191,14 @@ def test_all_engines_and_discoveries_give_the_same_bits(name, partition, pool):
     x = vector(A.shape[0], A.dtype)
     results = [
         (op @ x, op.T @ x)
-        for backend in tw.BACKENDS
+        for backend in COMPUTING
         for discovery in ("reduce-scatter", "nbx", "alltoall")
         for op in [tw.SparseOperator(A, ranks=3, partition=partition, discovery=discovery, **engine(backend, pool))]
     ]
     assert all(np.array_equal(y, results[0][0]) and np.array_equal(z, results[0][1]) for y, z in results)
 
 
-@pytest.mark.parametrize("backend", tw.BACKENDS)
+@pytest.mark.parametrize("backend", COMPUTING)
 def test_the_product_as_a_task_graph_has_the_same_bits_on_every_engine(backend, pool):
     A = example("recirc_flow")
     x = vector(225)
@@ -296,7 +299,7 @@ def test_messages_of_the_simulated_product_are_those_of_the_exchange():
 def test_it_is_a_linear_operator_that_scipys_solvers_take(pool):
     A = sp.csr_array(pyamg.gallery.poisson((12, 12), format="csr") + 16 * sp.eye_array(144))  # few iterations, for Dask
     b = np.ones(144)
-    for backend in tw.BACKENDS:
+    for backend in COMPUTING:
         op = tw.SparseOperator(A, ranks=3, **engine(backend, pool))
         assert isinstance(op, LinearOperator) and aslinearoperator(op) is op
         for solver in (cg, gmres, bicg):  # bicg multiplies by A^H too

@@ -10,7 +10,7 @@ from optional import torch
 from strategies import orders, tile_sizes
 
 import tilewright as tw
-from tilewright import BACKENDS
+from tilewright.backends import COMPUTING
 
 SCALAPACK_THRESHOLD = 3
 
@@ -69,7 +69,7 @@ def test_tiles_that_nobody_wrote_are_not_converted(dtype, lower):
 # Dask leaves the sockets of attempts to connect that it repeats to the collector.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", COMPUTING)
 def test_every_engine_gives_the_bits_of_the_serial_run(backend, dtype):
     a = spd_matrix(60, dtype)
     for lower in (True, False):

@@ -22,6 +22,8 @@ from strategies import orders, tile_sizes
 
 import tilewright as tw
 
+pytestmark = pytest.mark.long
+
 LAPACK_THRESHOLD = 30
 SCALAPACK_THRESHOLD = 3
 TILE_SIZES = (1, 2, 3, 5, 20, 64, 100, 256)

@@ -14,7 +14,7 @@ DTYPES = ["float32", "float64", "complex64", "complex128"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [0, 1, 2, 13, 14, 60, 700])
+@pytest.mark.parametrize("n", [0, 1, 2, 13, 14, 60, 250])
 def test_random_spd_is_hermitian_and_well_conditioned(n, dtype):
     a = random_spd(n, dtype)
     assert a.shape == (n, n) and a.dtype == dtype

@@ -327,7 +327,7 @@ class TestStreams:
         """A graph x -> y, x -> z, (y, z) -> w, its tasks called from these threads in turn."""
         import threading
 
-        from tilewright.backends.gpu.streams import Streams
+        from tilewright.backends.execution.streams import Streams
 
         g = tw.TaskGraph()
         for reads, writes in (("", "x"), ("x", "y"), ("x", "z"), ("yz", "w")):
@@ -360,7 +360,7 @@ class TestStreams:
 
     def test_run_that_fails_waits_for_what_was_launched(self, monkeypatch):
         from tilewright.backends.execution.program import Program
-        from tilewright.backends.gpu.streams import Streams
+        from tilewright.backends.execution.streams import Streams
 
         def fails():
             raise RuntimeError("out of memory")

@@ -244,6 +244,7 @@ def test_factors_do_not_depend_on_the_instructions_of_the_cpu_where_sums_are_exa
         assert np.array_equal(got, tw.tiled_cholesky(a, precision=precision, tile_size=20, emulate=True))
 
 
+@pytest.mark.needs("torch")
 def test_autocast_costs_accuracy_that_widening_does_not():
     """The product of two tiles is rounded to 16 bits at every update: a quarter more error."""
     a = spd_matrix(256)

@@ -12,6 +12,8 @@ from tilewright.graph import Handle
 from tilewright.linalg.mixed import factor_graph
 from tilewright.precision import FORMATS, PrecisionMap
 
+pytestmark = pytest.mark.long
+
 da = pytest.importorskip("dask.array")
 
 N, NB, NT = 130, 20, 7

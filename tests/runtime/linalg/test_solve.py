@@ -12,12 +12,14 @@ from optional import torch
 from strategies import orders, tile_sizes
 
 import tilewright as tw
-from tilewright import BACKENDS
-from tilewright.host import rates
+from tilewright import rates
+from tilewright.backends import COMPUTING
 from tilewright.linalg import ladder, problem, refinement
 from tilewright.linalg.gallery import SPECTRA, conditioned_spd
 from tilewright.linalg.solve_info import Attempt
 from tilewright.linalg.stopping import Outcome, steps_left
+
+pytestmark = pytest.mark.long
 
 U = 2.0**-53
 
@@ -407,7 +409,7 @@ class TestReproducible:
     # Dask leaves the sockets of attempts to connect that it repeats to the collector.
     @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest.mark.parametrize("refine", ["cg", "gmres", "classical", "nested"])
-    @pytest.mark.parametrize("backend", BACKENDS)
+    @pytest.mark.parametrize("backend", COMPUTING)
     def test_every_engine_gives_the_bits_of_the_serial_run(self, backend, refine):
         a, b = conditioned_spd(90, 50.0), random_matrix(90, 2)
         options = {"precision": "bf16", "refine": refine, "tile_size": 20, "return_info": True}

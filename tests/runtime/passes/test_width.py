@@ -29,7 +29,7 @@ def test_bounds_of_nothing_are_zero():
 @given(programs, st.integers(1, 5), st.data())
 def test_list_schedules_lie_between_the_bounds_and_their_sum(program, p, data):
     """max(W/p, C) <= T <= W/p + C for any schedule that leaves no worker idle while a task is ready (Graham)."""
-    from tilewright.backends.execution.frontier import Frontier
+    from tilewright.passes.frontier import Frontier
 
     g = program.graph()
     cost = [data.draw(st.integers(1, 9)) for _ in g]

@@ -136,6 +136,6 @@ def test_a_run_in_task_weights_has_no_seconds_and_one_with_gpus_its_mixed_bounds
     assert "bound W/p = 72" in plain
     machine = tw.Machine(workers=3, gpus=1, gamma=1e-9, acceleration={"gemm": 10.0})
     mixed = tw.simulate(tw.cholesky_graph(6), machine, scheduler="heft")
-    from tilewright.runs.text import seconds
+    from tilewright.units import seconds
 
     assert f"bound W/p = {seconds(mixed.bounds.area)}" in svg_of(mixed, tmp_path, monkeypatch)

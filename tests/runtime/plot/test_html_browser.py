@@ -18,6 +18,8 @@ import tilewright as tw
 from tilewright.plot.html import frame, graph_page, run_page
 from tilewright.runs.saved import load
 
+pytestmark = pytest.mark.long
+
 GRAPH = tw.cholesky_graph(5)
 CLUSTER = tw.Machine(ranks=2, workers=2, alpha=1e-5, beta=1e-9, gamma=1e-9)
 SIZE = {"width": 1200, "height": 900}

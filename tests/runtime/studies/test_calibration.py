@@ -4,8 +4,9 @@ import pytest
 
 import tilewright as tw
 from tilewright import TaskRecord
+from tilewright.rates import copy_cost
 from tilewright.studies import calibration
-from tilewright.studies.calibration import cache_path, calibrate, copy_cost, drift, gaps, inliers
+from tilewright.studies.calibration import cache_path, calibrate, drift, gaps, inliers
 
 SMALL = {"tile_sizes": (16, 32), "repeat": 1, "workers": 2}
 

@@ -10,6 +10,7 @@ from tilewright.comm.grid import Grid
 from tilewright.comm.matvec_graph import matvec_graph
 from tilewright.schedulers import SCHEDULERS, fitting
 from tilewright.schedulers.lifo import Lifo
+from tilewright.studies.schedulers import Row
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_the_text_has_a_line_for_every_row(table):
 
 def test_the_data_frame_has_the_fields_of_a_row(table):
     frame = table.to_pandas()
-    assert list(frame.columns) == list(tw.compare.Row.__dataclass_fields__)
+    assert list(frame.columns) == list(Row.__dataclass_fields__)
     assert frame.groupby("workers").makespan.min().to_dict() == {1: 512.0, 8: table.best(8).makespan}
 
 

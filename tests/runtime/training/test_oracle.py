@@ -5,8 +5,10 @@ order, and so may rounding to BF16: weights agree to a stated tolerance.
 """
 
 import copy
+import random
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import training_models as zoo
@@ -14,6 +16,7 @@ import training_zoo as cases
 from torch import nn
 
 from tilewright.training import Losses, fit
+from tilewright.training.randomness import Stream, leave
 
 DATA = zoo.tiny(72)
 UNFUSED = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4)
@@ -208,3 +211,82 @@ def test_the_test_loss_with_class_weights_is_that_of_the_whole_set():
     result = fit(model, DATA, test, epochs=1, loss=loss)
     expected = loss(model.eval()(images(test)), torch.from_numpy(test.labels))
     assert result.table_of_epochs[0].test_loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+class Noisy(nn.Module):
+    """Noise of a library's generator of the process, which PyTorch does not know of."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(zoo.tiny(1).images[0].size, 10))
+
+    def forward(self, x):
+        return self.layers(x) * (1 + 0.1 * self.draw())
+
+
+def of_numpy():
+    return np.random.standard_normal()  # noqa: NPY002 - what models of others use
+
+
+def of_python():
+    return random.gauss(0, 1)
+
+
+def of_all():
+    return of_numpy() + of_python() + torch.rand(()).item() + random.random()
+
+
+@pytest.mark.parametrize("draw", [of_numpy, of_python, of_all])
+class TestDrawsOfNumPyAndPython:
+    def test_one_worker_draws_what_the_plain_loop_draws(self, draw):
+        theirs, ours = twins(partial(Noisy, draw))
+        before = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            random.seed(7)
+            np.random.seed(7)  # noqa: NPY002
+            losses = by_hand(theirs, seed=7)
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
+        result = fit(ours, DATA, optimizer=SGD, epochs=2, batch_size=32, seed=7, backend="serial")
+        same(theirs, ours)
+        assert result.losses == losses
+        assert random.getstate() == before[0]  # the user's own generators are where they were
+        assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), before[1], strict=True))  # noqa: NPY002
+
+    def test_two_workers_draw_the_same_whoever_runs_when(self, draw):
+        found = []
+        for backend in ("serial", "threads", "threads"):
+            torch.manual_seed(1)
+            model = Noisy(draw).train()
+            of_all()  # what others drew meanwhile is no matter
+            fit(model, DATA, optimizer=SGD, epochs=1, batch_size=32, seed=7, workers=2, accumulate=2, backend=backend)
+            found.append(model)
+        same(found[0], found[1])
+        same(found[0], found[2])
+
+    def test_a_resumed_training_goes_on_where_the_first_ended(self, draw, tmp_path):
+        whole, halves = twins(partial(Noisy, draw))
+        settings = {"optimizer": SGD, "batch_size": 32, "seed": 7, "backend": "serial"}
+        fit(whole, DATA, epochs=2, **settings)
+        for epochs in (1, 2):
+            fit(halves, DATA, epochs=epochs, checkpoint=tmp_path, **settings)
+        same(whole, halves)
+
+
+@pytest.mark.parametrize("place", [624, -1, 0], ids=["position", "gauss", "word"])
+def test_a_state_of_a_generator_that_cannot_be_one_is_not_taken(place):
+    stream = Stream(torch.device("cpu"), 3)
+    state = {name: value.clone() for name, value in stream.state().items()}
+    leave()
+    for name in ("numpy", "random"):
+        state[name][place] = 1e12 if place >= 0 else float("nan")
+    other = Stream(torch.device("cpu"), 3)
+    other.resume(state)
+    with other:
+        drawn = random.random(), np.random.rand()  # noqa: NPY002
+    leave()
+    assert all(0 <= number < 1 for number in drawn)
+    if place >= 0:
+        assert drawn == (random.Random(3).random(), np.random.RandomState(3).rand())

@@ -22,6 +22,8 @@ from tilewright.training.optimizers import optimizers
 from tilewright.training.randomness import Stream
 from tilewright.training.state import Stage
 
+pytestmark = pytest.mark.long
+
 DATA, TEST = zoo.tiny(), zoo.tiny(16)
 
 

@@ -1,8 +1,11 @@
 """TensorBoard."""
 
+import json
+import resource
 import sys
 
 import pytest
+import torch
 import training_models as zoo
 
 from tilewright.training import GradientPenalty, LossScaler, fit, tensorboard
@@ -42,3 +45,32 @@ def test_without_tensorboard_one_sentence_says_what_to_install(tmp_path, monkeyp
     with pytest.raises(ImportError, match=r"pip install 'tilewright\[tensorboard\]'"):
         tensorboard.open_file(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["log", "board"])
+def test_a_full_disk_ends_no_training_and_one_warning_names_the_file(where, tmp_path):
+    options = {"log": tmp_path / "log.jsonl"} if where == "log" else {"tensorboard": tmp_path / "board"}
+    torch.manual_seed(0)
+    model, expected = zoo.perceptron(), zoo.perceptron()
+    expected.load_state_dict(model.state_dict())
+    settings = {"epochs": 2, "batch_size": 16, "backend": "serial"}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+    try:
+        with pytest.warns(RuntimeWarning, match=r"could not be written to the end \(File too large\)") as said:
+            result = fit(model, zoo.tiny(), zoo.tiny(8), **settings, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    fit(expected, zoo.tiny(), zoo.tiny(8), **settings)
+    assert all(map(torch.equal, model.parameters(), expected.parameters()))
+    assert len(said) == 1
+    if where == "log":
+        assert str(options["log"]) in str(said[0].message)
+        rows = [json.loads(line) for line in options["log"].read_text().splitlines()]  # whole lines, the first ones
+        steps = [row["step"] for row in rows if "step" in row]
+        assert steps == list(range(len(steps)))
+        assert 0 < len(steps) < len(result.steps)
+    else:
+        [file] = options["tensorboard"].iterdir()
+        assert str(file) in str(said[0].message)
+        assert 0 < len(scalars(tmp_path / "board")["loss"]) < len(result.steps)

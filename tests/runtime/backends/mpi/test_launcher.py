@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from tilewright.backends.mpi import launcher
+from tilewright.backends.mpi import launcher, leftovers
+
+pytestmark = pytest.mark.long
 
 VERSIONS = {
     "mpich": "HYDRA build details:\n    Version:                                 5.0.2\n",
@@ -45,14 +47,39 @@ def test_the_command_starts_so_many_ranks_and_leaves_the_dead_to_the_pool(family
     assert line == ["/opt/bin/mpiexec", *words, "-n", "3", sys.executable, "-P", "-m", "some.module"]
 
 
-@pytest.mark.parametrize(("family", "taken"), [("mpich", ".gforker"), ("intel", ""), ("unknown", "")])
-def test_of_two_launchers_of_mpich_the_one_that_opens_no_port_is_taken(family, taken, tmp_path):
+def test_of_two_launchers_of_mpich_the_one_that_opens_no_port_is_taken(tmp_path):
     launch = program(tmp_path / "mpiexec")
-    assert launcher.quiet(launch, family) == launch  # it is alone
     program(tmp_path / "mpiexec.gforker")
-    assert launcher.quiet(launch, family) == launch + taken
+    assert launcher.quiet(launch, "mpich") == launch + ".gforker"
     line = launcher.command(launch + ".gforker", "mpich", 2, "some.module")
     assert line[1:] == ["-n", "2", sys.executable, "-P", "-m", "some.module"]
+
+
+@pytest.mark.parametrize("family", VERSIONS)
+def test_a_launcher_that_listens_to_all_is_taken_only_if_the_user_named_it(family, tmp_path, monkeypatch):
+    launch = program(tmp_path / "mpiexec")
+    monkeypatch.delenv(launcher.VARIABLE, raising=False)
+    with pytest.raises(
+        launcher.LaunchError,
+        match=r"listens on all network interfaces .*install the wheel mpich.*or set TILEWRIGHT_MPIEXEC=/",
+    ):
+        launcher.quiet(launch, family)
+    monkeypatch.setenv(launcher.VARIABLE, launch)
+    assert launcher.quiet(launch, family) == launch
+
+
+def test_too_little_shared_memory_is_said_before_the_launch_with_both_numbers(monkeypatch):
+    started = []
+    monkeypatch.setattr(leftovers.shutil, "disk_usage", lambda folder: (64e6, 60e6, 4e6))
+    launcher.family(launcher.mpiexec())  # asked once, by a process of its own
+    monkeypatch.setattr(launcher.subprocess, "Popen", lambda *arguments, **_: started.append(arguments))
+    with pytest.raises(
+        launcher.LaunchError, match=r"16 ranks: .*5\.2 MB of /dev/shm .* 83 MB for 16, and 4 of its 64 MB are free"
+    ):
+        launcher.Launch(16, "some.module", {})
+    assert started == []
+    monkeypatch.setattr(leftovers.shutil, "disk_usage", lambda folder: (64e6, 60e6, 100e6))
+    assert launcher.chosen(16)[1] == "mpich"
 
 
 NEEDED = {
@@ -134,9 +161,9 @@ def test_in_a_world_of_one_a_call_starts_its_own_ranks(shell):
         "import numpy as np, tilewright as tw\n"
         "L, run = tw.tiled_cholesky(4 * np.eye(8), tile_size=2, backend='mpi', workers=2, return_run=True)\n"
         "assert (L == 2 * np.eye(8)).all() and run.trace.ranks == 2, run\n"
-        "with tw.mpi.Pool(2) as pool:\n"
-        "    assert pool.ranks == 2\n"
     )
+    if shell == "mpirun -n 1":
+        script += "with tw.mpi.Pool(2) as pool:\n    assert pool.ranks == 2\n"
     environ = {name: value for name, value in SHELLS[shell].items() if name != "PMI_FD"}  # no launcher listens here
     done = subprocess.run([sys.executable, "-c", script], env={**os.environ, **environ}, capture_output=True, text=True,
                           timeout=60)  # fmt: skip

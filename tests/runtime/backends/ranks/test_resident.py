@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.backends import COMPUTING
 from tilewright.graph import Layout
 
-BACKENDS = [name for name in tw.BACKENDS if name != "dask"]
+BACKENDS = [name for name in COMPUTING if name != "dask"]
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 

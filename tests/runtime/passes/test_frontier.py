@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from strategies import programs
 
 from tilewright import RW, R, TaskGraph, W, cholesky_graph
-from tilewright.backends.execution.frontier import Frontier
+from tilewright.passes.frontier import Frontier
 
 
 def noop(*buffers):

@@ -7,14 +7,17 @@ goes on at once. Only a task on the host, which reads memory itself, makes its t
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from tilewright.backends.execution.program import Program
 from tilewright.graph import Task
+from tilewright.kernels.tensors import device_of
 from tilewright.runs.trace import Trace
 
-__all__ = ["Streams"]
+__all__ = ["Streams", "launching"]
 
 
 class Streams:
@@ -103,3 +106,21 @@ class Streams:
         measured = Trace(trace.graph, trace.workers, records)
         measured.facts = {"launching": launching}
         return measured
+
+
+def launching(program: Program) -> Streams | None:
+    """Let a program launch its tasks on streams, if some tile is on a CUDA device; returns them."""
+
+    def on_device(task: Task) -> bool:
+        return any(device_of(program.store[use.handle]) == "cuda" for use in task.uses)
+
+    torch = sys.modules.get("torch")  # who has a tensor has imported torch
+    if torch is None:
+        return None
+    tiles = (program.store[use.handle] for task in program.graph.tasks for use in task.uses)
+    device = next((tile.device for tile in tiles if device_of(tile) == "cuda"), None)
+    if device is None:
+        return None
+    streams = Streams(program.call, on_device, torch.cuda, device)
+    program.call = streams.call  # type: ignore[method-assign]
+    return streams

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilewright.backends.ranks.buffers import Spare, kind, layout, memory, view, wrap
+from tilewright.backends.execution.buffers import Spare, kind, layout, memory, view, wrap
 from tilewright.backends.ranks.pickling import dumps, loads
 from tilewright.backends.ranks.segments import Mappings, Segment, arrays_in, like, placer, reference, room
 

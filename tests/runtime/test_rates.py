@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 
 import tilewright as tw
-from tilewright.host import rates
+from tilewright import rates
+from tilewright.cli import main
 from tilewright.kernels import cpu
 from tilewright.linalg import ladder
 from tilewright.linalg.gallery import conditioned_spd
@@ -24,7 +26,9 @@ CPUS = {
 def folder(tmp_path, monkeypatch):
     """An empty cache folder."""
     monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path))
-    return tmp_path
+    rates.stored.cache_clear()
+    yield tmp_path
+    rates.stored.cache_clear()
 
 
 def of(cpu):
@@ -133,5 +137,25 @@ class TestStored:
         content = json.loads(file.read_text())
         content["flops"]["fp32"] = rate
         file.write_text(json.dumps(content))
+        rates.stored.cache_clear()
         with pytest.warns(RuntimeWarning, match="positive rate"):
             assert rates.stored() is None
+
+    def test_the_disk_is_looked_at_once_in_a_process(self, folder, monkeypatch):
+        rates.calibrate(size=64, repeat=1)
+        kept = rates.current()
+        monkeypatch.setattr(rates.caches, "folder", lambda: pytest.fail("looked again"))
+        assert rates.current() is kept
+
+    def test_the_command_measures_and_forgets(self, folder):
+        run = CliRunner()
+        said = json.loads(run.invoke(main, ["calibrate", "--rates", "--json"]).stdout)
+        assert said["rates"] == dict(rates.current().flops) and said["file"] == str(rates.path())
+        assert f"Kept in {rates.path()}" in run.invoke(main, ["calibrate", "--rates"]).stdout
+        assert run.invoke(main, ["calibrate", "--rates", "--forget"]).stdout == "The rules hold again.\n"
+        assert rates.stored() is None and not rates.path().exists()
+
+    @pytest.mark.parametrize("options", [["--forget"], ["--blas", "--rates"]])
+    def test_the_command_refuses_what_makes_no_sense(self, options):
+        done = CliRunner().invoke(main, ["calibrate", *options])
+        assert done.exit_code == 2 and "--blas" in done.output

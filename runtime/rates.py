@@ -8,23 +8,24 @@ of the rules.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import warnings
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.host.cache import folder
-from tilewright.host.files import write_text
+from tilewright.host import cache as caches
 from tilewright.kernels import cpu, table
 from tilewright.kernels.threads import limits, one_thread
-from tilewright.studies.calibration import copy_cost, median_seconds
 
-__all__ = ["RULES", "Rates", "Rule", "by_rule", "calibrate", "current", "path", "stored"]
+__all__ = [
+    "RULES", "Rates", "Rule", "by_rule", "calibrate", "copy_cost", "current", "forget", "median_seconds", "path",
+    "stored",
+]  # fmt: skip
 
 
 class Rule(NamedTuple):
@@ -97,6 +98,11 @@ def by_rule(features: frozenset[str]) -> Rates:
     >>> [by_rule(cpu).flops["bf16"] / by_rule(cpu).flops["fp32"] for cpu in (zen4, xeon)]
     [1.0, 4.5]
     """
+    return _by_rule(features)
+
+
+@cache
+def _by_rule(features: frozenset[str]) -> Rates:
     flops: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for rule in RULES:
@@ -113,36 +119,34 @@ def current() -> Rates:
 
 def path() -> Path:
     """Where the measured rates of this CPU lie. The environment variable ``TILEWRIGHT_CACHE`` names another folder."""
-    digest = hashlib.sha256(json.dumps([cpu.model(), sorted(cpu.features())]).encode()).hexdigest()[:16]
-    return folder() / f"rates-{digest}.json"
+    return caches.file("rates", cpu.model(), sorted(cpu.features()))
 
 
+@cache
 def stored() -> Rates | None:
-    """The measured rates, if the user had them measured.
+    """The measured rates, if the user had them measured. The disk is looked at once in a process.
 
     Warns
     -----
     RuntimeWarning
         There is a file that cannot be used; the rules hold.
     """
-    try:
-        file = path()
-        if not file.is_file():
-            return None
-        found = json.loads(file.read_text())
-        flops = {str(name): float(rate) for name, rate in found["flops"].items()}
-        rates = Rates(flops, float(found["bandwidth"]), float(found["task"]), f"measured, {file.name}")
-        numbers = [*flops.values(), rates.bandwidth, rates.task]
-        if not set(by_rule(frozenset()).flops) <= set(flops) or not all(0 < x < np.inf for x in numbers):
-            raise ValueError("it has not a positive rate for every format")
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        warnings.warn(f"the stored rates are not used: {error}", RuntimeWarning, stacklevel=2)
-        return None
+    return caches.read("rates", "the stored rates are", path, _rates)
+
+
+def _rates(found: Any) -> Rates:
+    flops = {str(name): float(rate) for name, rate in found["flops"].items()}
+    rates = Rates(flops, float(found["bandwidth"]), float(found["task"]), f"measured, {path().name}")
+    numbers = [*flops.values(), rates.bandwidth, rates.task]
+    if not set(by_rule(frozenset()).flops) <= set(flops) or not all(0 < x < np.inf for x in numbers):
+        raise ValueError("it has not a positive rate for every format")
     return rates
 
 
 def calibrate(size: int = 512, repeat: int = 15) -> Path:
     """Measure the products of tiles of ``size`` rows and a copy of memory, and store them. About a second.
+
+    ``tilewright calibrate --rates`` does it.
 
     Formats whose products have no kernel here keep their rule, scaled to the measured FP32.
     """
@@ -156,9 +160,15 @@ def calibrate(size: int = 512, repeat: int = 15) -> Path:
         flops["bf16"] = _rate("bfloat16", "float32", np.full((size, size), 0x3F80, np.uint16), repeat)
     rates = Rates(flops, bandwidth=min(2 * 8 / copy_cost()[1], 1e12), source="measured")
     file = path()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(asdict(rates)) + "\n")
+    caches.write(file, asdict(rates))
+    stored.cache_clear()
     return file
+
+
+def forget() -> None:
+    """Remove what was measured on this computer; the rules hold again."""
+    path().unlink(missing_ok=True)
+    stored.cache_clear()
 
 
 def _rate(storage: str, accumulate: str, operand: np.ndarray, repeat: int) -> float:
@@ -168,3 +178,21 @@ def _rate(storage: str, accumulate: str, operand: np.ndarray, repeat: int) -> fl
     with limits(functions=False), one_thread():
         kernel(operand, operand, c)
         return 2.0 * len(c) ** 3 / median_seconds(lambda: kernel(operand, operand, c), repeat)
+
+
+def copy_cost() -> tuple[float, float]:
+    """(alpha, beta) of a copy from memory to memory: seconds for 1 word, seconds per word of 2^20 words."""
+    small, large = (np.ones(words) for words in (1, 2**20))
+    target = np.empty_like(large)
+    alpha = median_seconds(lambda: np.copyto(target[:1], small), 200)
+    beta = median_seconds(lambda: np.copyto(target, large), 15) / large.size
+    return alpha, beta
+
+
+def median_seconds(call: object, count: int) -> float:
+    times = []
+    for _ in range(count):
+        start = perf_counter()
+        call()  # type: ignore[operator]
+        times.append(perf_counter() - start)
+    return statistics.median(times)
