@@ -25,7 +25,8 @@ from tilewright.errors import (
 )
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
-from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
+from tilewright.linalg.cholesky import cholesky_graph
+from tilewright.linalg.factor import tiled_cholesky
 from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.machine import Machine
 from tilewright.passes.bounds import Bounds, bounds

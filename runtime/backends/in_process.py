@@ -31,6 +31,8 @@ class InProcess(Engine):
     ) -> Trace:
         workers = self.workers(workers, max(len(program.graph), 1))  # none that could never have a task
         policy = find_policy(scheduler)
+        if program.streams is not None:
+            program.streams.begin()
         try:
             with claimed(policy):
                 trace = self.run(program, policy, workers, progress)
