@@ -10,15 +10,16 @@ copies. `verdicts` says which kernels were probed and what came out.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from tilewright.kernels.catalogue import TILE_OPS
 from tilewright.kernels.scratch import LINE, room
 from tilewright.kernels.threads import limits, one_thread
 
-__all__ = ["OPERANDS", "WRITTEN", "numbers", "probe", "settled", "steady", "verdicts"]
+__all__ = ["OPERANDS", "numbers", "probe", "settled", "steady", "verdicts"]
 
 SIZES = (
     (1, 1, 1), (5, 8, 6), (9, 5, 33), (33, 31, 17), (77, 64, 80),
@@ -31,9 +32,6 @@ cpotrf from 31 on."""
 #         elements before the first, and beyond the end of each row
 LAYOUTS = ((0, 0), (1, 0), (3, 5), (0, 8), (7, 64), (5, 1))
 """The first is the reference: rows next to each other, from a cache line on."""
-
-#           tiles that are written, from the end
-WRITTEN = {"hemm": 2}
 
 Kernel = Callable[..., Any]
 
@@ -50,7 +48,7 @@ def steady(function: Kernel, source: str, op: str, storage: str, accumulate: str
         if key not in _verdicts:
             with limits(False), one_thread():
                 _verdicts[key] = probe(function, op, storage, accumulate)
-    return function if _verdicts[key] else settled(function, WRITTEN.get(op, 1))
+    return function if _verdicts[key] else settled(function, TILE_OPS[op].written)
 
 
 def verdicts() -> dict[tuple[str, str, str], bool]:
@@ -69,12 +67,15 @@ def probe(function: Kernel, op: str, storage: str, accumulate: str) -> bool:
             [numbers(accumulate if last else storage, rng, shape, kind) for last, shape, kind in spec],
         )
         for sizes in SIZES
-        for spec, flags in [(OPERANDS[op](*sizes), ()), *((make(*sizes), flags) for make, flags in ADJOINT.get(op, ()))]
+        for spec, flags in [
+            (OPERANDS[op](*sizes), ()),
+            *((make(*sizes), flags) for make, flags in TILE_OPS[op].adjoint),
+        ]
     )
 
 
 def _same(function: Kernel, op: str, flags: tuple[bool, ...], tiles: list[np.ndarray]) -> bool:
-    written = WRITTEN.get(op, 1)
+    written = TILE_OPS[op].written
     expected: list[bytes] | None = None
     for number in range(len(LAYOUTS)):
         layouts = [LAYOUTS[(number + place) % len(LAYOUTS) if number else 0] for place in range(len(tiles))]
@@ -143,52 +144,8 @@ def _settle(tile: np.ndarray, slot: int) -> np.ndarray:
 
 # ------------------------------------------------------------------ what kernels are probed with
 
-#         op        (written?, shape, kind of numbers) of each tile, from m, n, k
-Spec = Iterator[tuple[bool, tuple[int, ...], str]]
-
-
-def _potrf(m: int, n: int, k: int) -> Spec:
-    yield True, (m, m), "definite"
-
-
-def _trsm(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (n, n), "triangle"), (True, (m, n), ""))
-
-
-def _syrk(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (m, k), ""), (True, (m, m), ""))
-
-
-def _gemm(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (m, k), ""), (False, (n, k), ""), (True, (m, n), ""))
-
-
-def _trsml(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (m, m), "triangle"), (True, (m, n), ""))
-
-
-def _gemml(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (m, k), ""), (False, (k, n), ""), (True, (m, n), ""))
-
-
-def _hemm(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (m, k), ""), (False, (m, n), ""), (False, (k, n), ""), (True, (m, n), ""), (True, (k, n), ""))
-
-
-OPERANDS: dict[str, Callable[[int, int, int], Spec]] = {
-    "potrf": _potrf, "trsm": _trsm, "syrk": _syrk, "gemm": _gemm, "trsml": _trsml, "gemml": _gemml, "hemm": _hemm,
-}  # fmt: skip
-"""``hemmd`` is made of the same products as ``hemm``."""
-
-
-def _gemml_adjoint(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (k, m), ""), (False, (k, n), ""), (True, (m, n), ""))
-
-
-ADJOINT: dict[str, tuple[tuple[Callable[[int, int, int], Spec], tuple[bool, ...]], ...]] = {
-    "trsml": ((_trsml, (True,)),), "gemml": ((_gemml_adjoint, (True,)),),
-}  # fmt: skip
-"""The same with flags, for A^H."""
+OPERANDS = {name: tile_op.operands for name, tile_op in TILE_OPS.items() if tile_op.operands is not None}
+"""By op: `TileOp.operands`."""
 
 
 def _floats(dtype: str) -> Callable[[np.random.Generator, tuple[int, ...], str], np.ndarray]:
