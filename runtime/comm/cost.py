@@ -40,6 +40,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from tilewright.comm.schedule import algorithms, ceil_log2, schedule
+from tilewright.keywords import strict
 from tilewright.machine import A_MACHINE, NO_GAMMA, Machine
 from tilewright.scalars import instance, whole
 from tilewright.scalars import ranks as rank_count
@@ -108,6 +109,7 @@ def _check(operation: str, algorithm: str, p: int, n: int) -> None:
     schedule(operation, algorithm, p, n)
 
 
+@strict
 def terms(operation: str, algorithm: str, p: int, n: int) -> Terms:
     """The closed form of the module's table.
 
@@ -121,6 +123,7 @@ def terms(operation: str, algorithm: str, p: int, n: int) -> Terms:
     return Terms(*_FORMULAS[operation, algorithm](p, n, ceil_log2(p), (p - 1) * -(-n // p)))
 
 
+@strict
 def lower_bound(operation: str, p: int, n: int) -> Terms:
     """The lecture's optimal complexity: no algorithm needs less of any of the three.
 
@@ -175,6 +178,7 @@ def seconds(parts: Iterable[Round], machine: Machine, start: float = 0.0) -> flo
     return time
 
 
+@strict
 def cost(operation: str, algorithm: str = "auto", *, p: int, n: int, machine: Machine) -> float:
     """Seconds of a collective on p ranks and n words.
 
@@ -214,6 +218,7 @@ def cost(operation: str, algorithm: str = "auto", *, p: int, n: int, machine: Ma
     return seconds(rounds(operation, algorithm, p, n), machine)
 
 
+@strict
 def best(operation: str, p: int, n: int, machine: Machine | None = None) -> str:
     """The cheapest algorithm by its closed form; of equals the first of the table. By default on `MACHINE`."""
     machine = MACHINE if machine is None else instance(machine, "machine", Machine, A_MACHINE)

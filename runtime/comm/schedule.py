@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from tilewright.keywords import strict
 from tilewright.scalars import ranks as rank_count
 from tilewright.scalars import whole
 
@@ -246,6 +247,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[int, Blocks], Rounds]]] = {
 """Algorithms by operation; the first of each is the one for short vectors."""
 
 
+@strict
 def schedule(operation: str, algorithm: str, ranks: int, n: int) -> Schedule:
     """The schedule of an operation on ``ranks`` ranks and vectors of n words.
 
