@@ -106,6 +106,7 @@ def owner(handle):
 
 MACHINE = tw.Machine(alpha=1e-6, beta=1e-9, gamma=1e-9)
 ENGINE = dict(tile_size="count?", backend="name", scheduler="scheduler", workers="count?")
+PROGRESS = "flag~function~class"
 COLLECTIVE = dict(ranks="count", n="natural", algorithm="name", machine="machine?")
 ROOTED = COLLECTIVE | {"root": "natural"}
 
@@ -168,10 +169,10 @@ CALLS = {
                   lower="flag", precision="name", refine="name", fallback="flag", check_finite="flag",
                   check_symmetric="flag", **ENGINE, return_info="flag"),
     "cho_solve": Call(tw.cho_solve, lambda: dict(L=spd(), b=np.ones(8), tile_size=4), L="matrix", b="matrix",
-                      lower="flag", **ENGINE, check_finite="flag", return_run="flag"),
-    "logdet": Call(tw.logdet, lambda: dict(L=spd(), tile_size=4), L="matrix", **ENGINE, return_run="flag"),
+                      lower="flag", **ENGINE, check_finite="flag", return_run="flag", progress=PROGRESS),
+    "logdet": Call(tw.logdet, lambda: dict(L=spd(), tile_size=4), L="matrix", **ENGINE, return_run="flag", progress=PROGRESS),
     "cho_inverse": Call(tw.cho_inverse, lambda: dict(L=spd(), tile_size=4), L="matrix", lower="flag", **ENGINE,
-                        return_run="flag"),
+                        check_finite="flag", return_run="flag", progress=PROGRESS),
     # -------------------------------------------------------------- operators
     "DenseOperator": Call(tw.DenseOperator, lambda: dict(A=spd(), backend="serial", ranks=2), A="matrix", layout="name",
                           ranks="count?", grid="counts?", backend="name", overlap="flag", synchronous="flag",
