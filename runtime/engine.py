@@ -26,7 +26,8 @@ _MOST_THREADS = 2**31 - 1  # libraries count them in C integers
 
 def _check_data(graph: TaskGraph, data: Any) -> None:
     """ValueError for data of which the graph uses nothing, or only a part where it is made for all."""
-    ours = graph.layout is not None or (graph.recipe is not None and not graph.extents)
+    built = graph.recipe is not None and graph.recipe[0].__module__.startswith("tilewright.")
+    ours = graph.layout is not None or (built and not graph.extents)
     if not isinstance(data, Mapping) or not len(graph) or ours:  # the library's own calls may give more
         return
     names = {handle.name for handle in graph.handles_used}

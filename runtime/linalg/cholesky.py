@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 from tilewright.arguments import is_chunked
 from tilewright.backends import check_call, find_site
+from tilewright.builder import graph_builder
 from tilewright.engine import run
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.host.cores import cores
@@ -43,7 +43,12 @@ def cholesky(g: TaskGraph, A: Handles, nt: int) -> None:
                 g.insert(gemm, R(A[i, k]), R(A[j, k]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_jk^H
 
 
-def cholesky_graph(nt: int) -> TaskGraph:
+def _levels(task: Task, nt: int, *_: object) -> float:
+    return bottom_level(task, nt)
+
+
+@graph_builder("cholesky nt={nt}", levels=_levels, extents=lambda nt: {"A": (nt, nt)})
+def cholesky_graph(g: TaskGraph, nt: int) -> None:
     """The task graph of the Cholesky factorisation of nt x nt tiles, handles ``A[i,j]``.
 
     It has nt (nt+1) (nt+2) / 6 tasks. With weights 1, 3, 3, 6 for potrf, trsm, syrk, gemm (units of nb^3/3 flops)
@@ -67,12 +72,7 @@ def cholesky_graph(nt: int) -> TaskGraph:
         raise ValueError(f"nt must not be negative, got {nt}")
     if (count := nt * (nt + 1) * (nt + 2) // 6) > _MOST_TASKS:
         raise ValueError(f"nt={nt} makes {count} tasks, more than a graph can hold; take larger tiles")
-    g = TaskGraph(f"cholesky nt={nt}")
     cholesky(g, g.handles("A"), nt)
-    g.extents = {"A": (nt, nt)}
-    g.closed_form = lambda task: bottom_level(task, nt)
-    g.recipe = cholesky_graph, (nt,)
-    return g
 
 
 def bottom_level(task: Task, nt: int) -> float:
@@ -110,15 +110,14 @@ def bottom_level(task: Task, nt: int) -> float:
     return 3 * (i - k) + (9 * (nt - i) - 10 if i < nt - 1 else 1)
 
 
-@lru_cache(maxsize=32)
-def _call_graph(nt: int, in_place: bool, check: bool, clear: bool) -> TaskGraph:
+@graph_builder("cholesky nt={nt}", cache=32, levels=_levels)
+def _call_graph(g: TaskGraph, nt: int, in_place: bool, check: bool, clear: bool) -> None:
     """The graph behind `tiled_cholesky`: fill the tiles of the result, factor, clear the other triangle.
 
     Copying in and clearing are tasks, so that all workers share them and they overlap with the factorisation.
     ``clear`` says that there may be anything above the diagonal tiles of the result; else they are zero already.
     ``check`` looks for NaN and infinities on the diagonal of the factor, where any in the matrix lead to one.
     """
-    g = TaskGraph(f"cholesky nt={nt}")
     A, S = g.handles("A"), g.handles("S")
     if not in_place:
         for j in range(nt):
@@ -130,19 +129,15 @@ def _call_graph(nt: int, in_place: bool, check: bool, clear: bool) -> TaskGraph:
         if clear:
             for i in range(j):
                 g.insert(zero, W(A[i, j]))
-    g.closed_form = lambda task: bottom_level(task, nt)
-    g.recipe = _call_graph, (nt, in_place, check, clear)
-    return g
 
 
-@lru_cache(maxsize=32)
-def _turned_graph(nt: int) -> TaskGraph:
+@graph_builder("cholesky nt={nt} by columns", cache=32)
+def _turned_graph(g: TaskGraph, nt: int) -> None:
     """The same in place in a matrix that lies by columns, handles ``A[i,j]`` the tiles of its transpose, by rows.
 
     What is to be factored lies above the diagonal there. It is turned over the diagonal, factored by rows, and turned
     back: two transposed copies of a triangle, so that bits are those of every other layout.
     """
-    g = TaskGraph(f"cholesky nt={nt} by columns")
     A = g.handles("A")
     for j in range(nt):
         g.insert(transpose, RW(A[j, j]))
@@ -155,8 +150,6 @@ def _turned_graph(nt: int) -> TaskGraph:
         for i in range(j + 1, nt):
             g.insert(transpose, R(A[i, j]), W(A[j, i]))
             g.insert(zero, W(A[i, j]))
-    g.recipe = _turned_graph, (nt,)
-    return g
 
 
 def _one_tile_graph(turned: bool) -> TaskGraph:

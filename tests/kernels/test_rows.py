@@ -13,7 +13,7 @@ from tilewright.kernels.tile_op import TileOp
 def op(monkeypatch):
     """A fresh name for an op, whose rows go away again."""
     for name in ("_rows", "_patterns"):
-        monkeypatch.setattr(table, name, {k: v for k, v in getattr(table, name).items()})
+        monkeypatch.setattr(table, name, dict(getattr(table, name)))
     monkeypatch.setattr(table, "_answers", {})
     return "toy"
 
