@@ -141,7 +141,7 @@ def run(
             raise
     if program.streams is not None:
         trace = program.streams.measured(trace)
-    name = scheduler if isinstance(scheduler, str) else type(policy).__name__
+    name = scheduler if isinstance(scheduler, str) else policy.called
     if machine is not None:
         machine = machine.replace(workers=max(machine.workers, site.gpus), gpus=site.gpus)
     workers = trace.ranks * trace.workers

@@ -8,12 +8,12 @@ from tilewright.backends.execution.engine import Progress, blame
 from tilewright.backends.execution.program import Program
 from tilewright.kernels.threads import limits, task_threads
 from tilewright.runs.trace import TaskRecord, Trace
-from tilewright.schedulers import Policy
+from tilewright.schedulers import BasePolicy
 
 __all__ = ["execute"]
 
 
-def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+def execute(program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
     """Run in the calling thread, in program order. The policy and the number of workers change nothing."""
     records = []
     program.begin()

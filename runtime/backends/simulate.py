@@ -136,7 +136,7 @@ def simulate(
     with claimed(policy), reports(progress, graph.name, len(graph)) as report:
         simulation = Simulation(graph, machine, policy, home, BROADCASTS[broadcast], noise_of(noise, seed))
         simulation.run(report)
-    name = scheduler if isinstance(scheduler, str) else type(policy).__name__
+    name = scheduler if isinstance(scheduler, str) else policy.called
     return Run(graph, simulation.trace(), "simulate", name, machine.size, store, machine)
 
 

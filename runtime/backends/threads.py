@@ -26,13 +26,13 @@ from tilewright.graph import Handle
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
 from tilewright.runs.trace import Trace
-from tilewright.schedulers import Policy, claimed
+from tilewright.schedulers import BasePolicy, Policy, claimed
 from tilewright.schedulers import policy as find_policy
 
 __all__ = ["execute", "MixedSite", "site"]
 
 
-def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+def execute(program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
     """Run on ``workers`` threads; with one worker and no progress to show, in the calling thread.
 
     Ctrl-C lets the running tasks finish, starts no other, and raises KeyboardInterrupt.

@@ -36,7 +36,7 @@ from tilewright.host.cores import cores
 from tilewright.machine import Machine
 from tilewright.passes.coarsen import Overheads
 from tilewright.runs.trace import Trace
-from tilewright.schedulers import Policy
+from tilewright.schedulers import BasePolicy, Policy
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -53,7 +53,7 @@ TIMEOUT = 30.0  # seconds
 ATTEMPTS, PAUSE = 4, 0.25  # how often workers are looked for that stay, and seconds between
 
 
-def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+def execute(program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
     """Run with default options."""
     return site({}).execute(program, policy, workers, progress)
 

@@ -17,7 +17,7 @@ from tilewright.graph import Task
 from tilewright.machine import Machine
 from tilewright.runs.trace import Trace
 from tilewright.scalars import nearby, worker_count
-from tilewright.schedulers import Policy, claimed
+from tilewright.schedulers import BasePolicy, Policy, claimed
 from tilewright.schedulers import policy as find_policy
 
 __all__ = ["Backend", "check_options", "Progress", "Site"]
@@ -111,7 +111,7 @@ class Progress(Protocol):
 class Backend(Protocol):
     """An engine."""
 
-    def execute(self, program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace: ...
+    def execute(self, program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace: ...
 
 
 def blame(error: BaseException, task: Task, number: int, where: str) -> None:

@@ -53,7 +53,7 @@ from tilewright.host.cores import cores
 from tilewright.kernels import choice
 from tilewright.runs.trace import Trace
 from tilewright.scalars import optional, positive
-from tilewright.schedulers import Policy
+from tilewright.schedulers import BasePolicy, Policy
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 __all__ = ["execute", "site"]
 
 
-def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+def execute(program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
     """Run with default options."""
     return site({}).execute(program, policy, workers, progress)
 
