@@ -5,8 +5,8 @@ from __future__ import annotations
 from time import perf_counter
 
 from tilewright.backends.execution.engine import Progress, blame
+from tilewright.backends.execution.in_process import InProcess
 from tilewright.backends.execution.program import Program
-from tilewright.backends.in_process import InProcess
 from tilewright.kernels.threads import limits, task_threads
 from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.schedulers import Policy

@@ -19,9 +19,9 @@ from contextlib import ExitStack
 from typing import Any
 
 from tilewright.backends.execution.engine import Progress
+from tilewright.backends.execution.in_process import InProcess
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.workers import Workers
-from tilewright.backends.in_process import InProcess
 from tilewright.graph import Handle
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
