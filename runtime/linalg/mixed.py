@@ -279,7 +279,7 @@ class _Problem:
         self.wide = not (options.get("devices") or options.get("mode") == "tasks")
         self.narrow_pays = ("bfloat16", "cblas") in routes and self.precision.single is FORMATS["bf16"]
         updates = nt * (nt - 1) // 2
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "backend": self.engine, "scheduler": scheduler, "progress": progress,
             "workers": self.engine.workers(workers, max(1, updates)),
         }  # fmt: skip
