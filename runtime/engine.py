@@ -103,7 +103,6 @@ def run(
         raise ValueError(f"threads_per_task must be 1 for backend {found.name!r}, not {threads_per_task}")
     engine = find_engine(backend, options, computes=False)
     engine.plan_with(machine)
-    data = {} if data is None else data
     if not inside:
         data = engine.argument(data)
     with engine.agreement(run_follows=True):

@@ -25,7 +25,7 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from operator import index as _as_integer
 from pathlib import Path
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -321,6 +321,28 @@ def _weight(task: Task) -> float:
     return task.op.weight
 
 
+T = TypeVar("T")
+
+
+class _Fact(Generic[T]):
+    """An attribute of a graph that holds for the tasks that it has when it is set: one more, and it is the default."""
+
+    def __init__(self, default: T) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = f"_{name}"
+
+    def __get__(self, graph: TaskGraph | None, owner: type) -> T:
+        if graph is None:
+            return self.default
+        count, value = graph.__dict__.get(self.name, (0, self.default))
+        return value if count == len(graph.tasks) else self.default
+
+    def __set__(self, graph: TaskGraph, value: T) -> None:
+        graph.__dict__[self.name] = len(graph.tasks), value
+
+
 class TaskGraph:
     """Tasks in program order, with inferred edges. Runs any number of times; frozen by its first run.
 
@@ -339,16 +361,19 @@ class TaskGraph:
     [axpy(y)]
     """
 
+    closed_form: _Fact[Cost | None] = _Fact(None)
+    """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one."""
+    recipe: _Fact[tuple[Callable[..., TaskGraph], tuple[Any, ...]] | None] = _Fact(None)
+    """(function, arguments) of a call that builds this graph, by which it travels to other processes."""
+    extents: _Fact[dict[str, tuple[int, int]]] = _Fact({})
+    """Tile rows and columns of the matrices that the algorithm works on, where its author knows."""
+
     def __init__(self, name: str = "graph") -> None:
         self.name = text(name, "name of a graph")
         self.tasks: list[Task] = []
         self.inputs: dict[Handle, None] = {}
         """Handles whose first access reads them: a run needs data for each (an ordered set)."""
         self.frozen = False
-        self.closed_form: Cost | None = None
-        """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one; set last."""
-        self.recipe: tuple[Callable[..., TaskGraph], tuple[Any, ...]] | None = None
-        """(function, arguments) of a call that builds this graph, by which it travels to other processes; set last."""
         self.temporary: set[str] = set()
         """Names of handles whose values nobody wants after the run; engines do not bring them back. Those of `rooms`
         are among them unless they are kept."""
@@ -356,8 +381,6 @@ class TaskGraph:
         """By name of a family of handles: the memory that engines find for it."""
         self.layout: Layout | None = None
         """Ranks, owners and shapes that go with the algorithm; engines use them where a call names no owner."""
-        self.extents: dict[str, tuple[int, int]] = {}
-        """Tile rows and columns of the matrices that the algorithm works on, where its author knows; set last."""
         self._state: dict[Handle, list[Any]] = {}  # handle -> [last writer or -1, readers since]
         self._ops: dict[Hashable, Op] = {}  # by identity: callables may be equal and not the same, or not hashable
         self._successors: list[list[int]] = []
@@ -482,8 +505,6 @@ class TaskGraph:
         edges.discard(index)  # a handle given twice to one task
         task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority, groups, label)
         self.tasks.append(task)
-        self.closed_form = self.recipe = None  # they were those of a smaller graph
-        self.extents = {}
         return task
 
     def insert_again(self, task: Task, op: Op | None = None, uses: Sequence[Use] | None = None) -> Task:

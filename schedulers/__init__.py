@@ -18,7 +18,7 @@ from tilewright.schedulers.locality import Locality
 from tilewright.schedulers.lookahead import Lookahead
 from tilewright.schedulers.lws import LocalityWorkStealing
 from tilewright.schedulers.peft import Peft
-from tilewright.schedulers.policy import Policy, claimed
+from tilewright.schedulers.policy import BasePolicy, Policy, adapted, claimed
 from tilewright.schedulers.polynomial import Chameleon, Parsec
 from tilewright.schedulers.prio import Prio
 from tilewright.schedulers.random import Random
@@ -26,6 +26,7 @@ from tilewright.schedulers.ws import WorkStealing
 
 __all__ = [
     "SCHEDULERS",
+    "BasePolicy",
     "Chameleon",
     "CriticalPath",
     "DequeModel",
@@ -49,7 +50,7 @@ __all__ = [
     "policy",
 ]
 
-SCHEDULERS: dict[str, type[Policy]] = {
+SCHEDULERS: dict[str, type[BasePolicy]] = {
     "eager": Eager,
     "lifo": Lifo,
     "random": Random,
@@ -70,8 +71,10 @@ SCHEDULERS: dict[str, type[Policy]] = {
 }
 
 
-def policy(scheduler: str | Policy) -> Policy:
-    """The policy of that name, with parameters if the name has some, or the object itself if it is one.
+def policy(scheduler: str | Policy) -> BasePolicy:
+    """The policy of that name, with parameters if the name has some, or the object if it is one.
+
+    What is no `BasePolicy` is wrapped in one.
 
     >>> policy("lookahead(2)").depth
     2
@@ -97,12 +100,12 @@ def policy(scheduler: str | Policy) -> Policy:
             raise ValueError(f"scheduler {name!r} does not take the parameters of {scheduler!r}") from error
     if isinstance(scheduler, type) or not isinstance(scheduler, Policy):
         raise TypeError(f"a scheduler is a name or an object with prepare, push and pop, not {scheduler!r}")
-    return scheduler
+    return adapted(scheduler)
 
 
 def fitting(graph: TaskGraph) -> list[str]:
     """Names of the policies that know this graph: all but those that are for other graphs."""
-    return [name for name, cls in SCHEDULERS.items() if getattr(cls, "fits", lambda _: True)(graph)]
+    return [name for name, cls in SCHEDULERS.items() if cls.fits(graph)]
 
 
 def _parse(scheduler: str) -> tuple[str, tuple[Any, ...]]:

@@ -23,13 +23,14 @@ import numpy as np
 
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.schedulers.policy import BasePolicy
 
 __all__ = ["DequeModel", "DequeModelData", "DequeModelDataSorted"]
 
 Key = tuple[float, float, float, int]
 
 
-class DequeModel:
+class DequeModel(BasePolicy):
     """dm: smallest expected completion time. O(workers) per task."""
 
     alpha = 1.0

@@ -6,11 +6,12 @@ from collections import deque
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.schedulers.policy import BasePolicy
 
 __all__ = ["Eager"]
 
 
-class Eager:
+class Eager(BasePolicy):
     """First in, first out. Tasks that become ready together run in program order."""
 
     shared = True

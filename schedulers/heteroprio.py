@@ -17,12 +17,13 @@ from typing import Self
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.schedulers.policy import BasePolicy
 from tilewright.schedulers.ranked import row
 
 __all__ = ["HeteroPrio"]
 
 
-class HeteroPrio:
+class HeteroPrio(BasePolicy):
     """Buckets by acceleration. O(log ready + buckets) per task."""
 
     shared = True

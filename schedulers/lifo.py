@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.schedulers.policy import BasePolicy
 
 __all__ = ["Lifo"]
 
 
-class Lifo:
+class Lifo(BasePolicy):
     """Last in, first out, one stack for all workers."""
 
     shared = True

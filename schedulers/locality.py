@@ -14,11 +14,12 @@ from collections import deque
 
 from tilewright.graph import Access, Handle, Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.schedulers.policy import BasePolicy
 
 __all__ = ["Locality"]
 
 
-class Locality:
+class Locality(BasePolicy):
     """One deque per worker. O(accesses) per task, O(workers) per steal."""
 
     shared = True

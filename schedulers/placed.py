@@ -8,6 +8,7 @@ from bisect import bisect_right
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
 from tilewright.passes.versions import Dataflow
+from tilewright.schedulers.policy import BasePolicy
 
 __all__ = ["Placed", "Timeline"]
 
@@ -100,7 +101,7 @@ class Timeline:
         ends[place:after] = [b for _, b in kept]
 
 
-class Placed:
+class Placed(BasePolicy):
     """Base class: a subclass makes the plan. At run time each worker takes, of its ready tasks, the one planned first.
 
     A worker does not wait for a planned task that is late while it has another one ready. ``placement`` gives the

@@ -6,11 +6,12 @@ import random
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.schedulers.policy import BasePolicy
 
 __all__ = ["Random"]
 
 
-class Random:
+class Random(BasePolicy):
     """Uniform choice among the ready tasks. The same seed and the same order of calls give the same plan."""
 
     shared = True

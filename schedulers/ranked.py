@@ -9,11 +9,12 @@ from typing import Any, Self
 
 from tilewright.graph import Access, Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.schedulers.policy import BasePolicy
 
 __all__ = ["Ranked", "row"]
 
 
-class Ranked:
+class Ranked(BasePolicy):
     """Base class: a subclass says in `keys` how to sort the tasks. O(log ready) per task."""
 
     shared = True

@@ -7,11 +7,12 @@ from collections import deque
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
+from tilewright.schedulers.policy import BasePolicy
 
 __all__ = ["Stealing"]
 
 
-class Stealing(ABC):
+class Stealing(BasePolicy, ABC):
     """One deque per worker; a subclass says whom to rob.
 
     Which deques have tasks is kept as the bits of one integer, so that a victim among thousands is found by a few

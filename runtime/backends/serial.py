@@ -9,7 +9,7 @@ from tilewright.backends.execution.in_process import InProcess
 from tilewright.backends.execution.program import Program
 from tilewright.kernels.threads import limits, task_threads
 from tilewright.runs.trace import TaskRecord, Trace
-from tilewright.schedulers import Policy
+from tilewright.schedulers import BasePolicy
 
 __all__ = ["Serial"]
 
@@ -20,7 +20,7 @@ class Serial(InProcess):
     name = "serial"
     in_order = True
 
-    def run(self, program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+    def run(self, program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
         policy.prepare(program.graph, self.machine.replace(workers=workers, ranks=1, gpus=0))
         records = []
         program.begin()

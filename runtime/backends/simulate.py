@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from inspect import signature
 from math import inf, log, sqrt
 from numbers import Real
 from operator import index as as_integer
-from typing import Any, NamedTuple
+from typing import Any
 
 from tilewright.backends.execution.engine import Engine, Progress
 from tilewright.backends.execution.simulation import Simulation
@@ -42,7 +43,8 @@ Owner = Callable[..., int] | Mapping[Any, Any]
 Noise = float | Callable[[random.Random, Task, float], float]
 
 
-class Outlined(NamedTuple):
+@dataclass
+class Outlined:
     """A graph and its data, of which only the shapes count."""
 
     graph: TaskGraph
@@ -64,14 +66,13 @@ class Simulator(Engine):
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
-        given = {name: value for name, value in options.items() if value is not None}
-        self.given: Machine | None = optional(given.get("machine"), "machine", Machine, "a tw.Machine")
-        self.owner: Owner | None = given.get("owner")
+        self.given: Machine | None = optional(options.get("machine"), "machine", Machine, "a tw.Machine")
+        self.owner: Owner | None = options.get("owner")
         self.broadcast: str | None = options.get("broadcast")
         if self.broadcast is not None:
             choice(self.broadcast, "broadcast", TREES)
-        self.noise: Noise = given.get("noise", 0.0)
-        self.seed: int = whole(given.get("seed", 0), "seed")
+        self.noise: Noise = options.get("noise", 0.0)
+        self.seed: int = whole(options.get("seed", 0), "seed")
 
     def plan_with(self, machine: Machine | None) -> None:
         self.machine = machine or self.given or Machine()
@@ -82,7 +83,6 @@ class Simulator(Engine):
         return machine.workers if workers is None else super().workers(workers)
 
     def bind(self, graph: TaskGraph, data: Any) -> Outlined:
-        data = data or None
         machine = known_shapes(graph, self.machine, data, self.owner is not None)
         if graph.layout is not None and self.owner is None and machine.ranks == 1:  # nobody said how many
             machine = machine.replace(ranks=graph.layout.ranks)
@@ -91,7 +91,7 @@ class Simulator(Engine):
             owner = owner.__getitem__  # by handle
         home = None if owner is None else _checked(graph, owner, machine.ranks)
         graph.frozen = True
-        return Outlined(graph, Store(data or {}), machine, home, {})
+        return Outlined(graph, Store({} if data is None else data), machine, home, {})
 
     def execute(
         self, program: Outlined, scheduler: str | Policy, workers: int | None, progress: Progress | None

@@ -28,6 +28,7 @@ from numbers import Integral
 
 import numpy as np
 
+from tilewright.builder import graph_builder
 from tilewright.comm.cost import best
 from tilewright.comm.schedule import Schedule, algorithms, schedule
 from tilewright.graph import RW, Handle, Layout, Op, R, TaskGraph, W
@@ -143,10 +144,15 @@ def _collective(
     if isinstance(algorithm, str) and algorithm == "auto":
         schedule(operation, next(iter(algorithms(operation))), ranks, n)  # for its checks
         algorithm = best(operation, ranks, n, machine)
-    plan = schedule(operation, algorithm, ranks, n)
+    schedule(operation, algorithm, ranks, n)  # for its checks
     if isinstance(root, bool) or not isinstance(root, Integral) or not 0 <= root < ranks:
         raise ValueError(f"root must be one of the ranks 0 to {ranks - 1}, not {root!r}")
-    graph = TaskGraph(f"{operation}, {algorithm}, {ranks} ranks")
+    return _collective_graph(operation, ranks, n, algorithm, root)
+
+
+@graph_builder("{operation}, {algorithm}, {ranks} ranks")
+def _collective_graph(graph: TaskGraph, operation: str, ranks: int, n: int, algorithm: str, root: int) -> None:
+    plan = schedule(operation, algorithm, ranks, n)
     rooms = Rooms()
     x = graph.handles("x")
     for r in range(ranks):
@@ -154,8 +160,6 @@ def _collective(
     lay(graph, rooms, plan, [(root + q) % ranks for q in range(ranks)], x.__getitem__, "m")
     graph.layout = rooms.layout(ranks)
     graph.temporary = {"m"}
-    graph.recipe = _collective, (operation, ranks, n, algorithm, root)
-    return graph
 
 
 @strict

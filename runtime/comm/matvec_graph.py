@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tilewright.builder import graph_builder
 from tilewright.comm.collectives import PACK, UNPACK, Rooms, lay
 from tilewright.comm.grid import Grid, Range, length, piece
 from tilewright.comm.schedule import schedule
@@ -154,8 +155,8 @@ NORMALISE = Op("normalise", normalise, weight=0, flops=_free)
 class _Program:
     """Builds one graph of products on a grid."""
 
-    def __init__(self, name: str, grid: Grid, dtype: str) -> None:
-        self.graph = TaskGraph(name)
+    def __init__(self, graph: TaskGraph, grid: Grid, dtype: str) -> None:
+        self.graph = graph
         self.rooms = Rooms()
         self.grid = grid
         self.dtype = dtype
@@ -249,10 +250,8 @@ class _Program:
                 graph.insert(PACK, R(y(source)), W(message), ((start - have[0], stop - have[0]),))
                 graph.insert(UNPACK, R(message), RW(x(target)), ((start - low, stop - low),))
 
-    def finish(self, *recipe: Any) -> TaskGraph:
+    def finish(self) -> None:
         self.graph.layout = self.rooms.layout(self.grid.ranks)
-        self.graph.recipe = recipe[0], recipe[1:]
-        return self.graph
 
 
 def matvec_graph(grid: Grid, *, transposed: bool = False, overlap: bool = False, dtype: str = "float64") -> TaskGraph:
@@ -260,18 +259,24 @@ def matvec_graph(grid: Grid, *, transposed: bool = False, overlap: bool = False,
     return _matvec_graph(Grid(*grid), transposed, overlap, dtype)
 
 
-def _matvec_graph(grid: Grid, transposed: bool, overlap: bool, dtype: str) -> TaskGraph:
-    program = _Program(f"matvec on {grid.r} x {grid.c} ranks{', transposed' if transposed else ''}", grid, dtype)
+def _named(grid: Grid, transposed: bool, *_: object) -> str:
+    return f"matvec on {grid.r} x {grid.c} ranks{', transposed' if transposed else ''}"
+
+
+@graph_builder(_named)
+def _matvec_graph(g: TaskGraph, grid: Grid, transposed: bool, overlap: bool, dtype: str) -> None:
+    program = _Program(g, grid, dtype)
     x_of, y_of = (grid.y_piece, grid.x_piece) if transposed else (grid.x_piece, grid.y_piece)
     x = program.vector("x", lambda q: length(x_of(q)))
     y = program.vector("y", lambda q: length(y_of(q)))
     program.product(x, y, transposed=transposed, overlap=overlap)
-    return program.finish(_matvec_graph, grid, transposed, overlap, dtype)
+    program.finish()
 
 
-def power_graph(grid: Grid, dtype: str) -> TaskGraph:
+@graph_builder("power iteration on {grid.r} x {grid.c} ranks")
+def power_graph(g: TaskGraph, grid: Grid, dtype: str) -> None:
     """One step of the power iteration: x := A x / ||A x||, and s := the `Moments` of x and A x."""
-    program = _Program(f"power iteration on {grid.r} x {grid.c} ranks", grid, dtype)
+    program = _Program(g, grid, dtype)
     x = program.vector("x", lambda q: length(grid.x_piece(q)))
     s = program.vector("s", lambda q: len(Moments._fields))
     y = program.temporary(lambda q: length(grid.y_piece(q)))
@@ -285,4 +290,4 @@ def power_graph(grid: Grid, dtype: str) -> TaskGraph:
     lay(program.graph, program.rooms, total, everyone, s, program.messages())
     for q in everyone:
         program.graph.insert(NORMALISE, R(s(q)), R(w(q)), RW(x(q)))
-    return program.finish(power_graph, grid, dtype)
+    program.finish()

@@ -1,21 +1,23 @@
-"""Memory for large matrices: zeros that take none until they are touched, and rooms that are used again."""
+"""Memory for large matrices: zeros that take none until they are touched, rooms that are used again, and copies."""
 
 from __future__ import annotations
 
 import errno
 import mmap
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from tilewright.host.cores import cores
 from tilewright.units import nbytes
 
-__all__ = ["LARGE", "memory_for", "room", "zeros"]
+__all__ = ["LARGE", "copy_all", "memory_for", "room", "zeros"]
 
 LARGE = 1 << 22
 """Bytes of an array for which NumPy asks for huge pages, and smallest that has pages of its own here."""
@@ -120,3 +122,30 @@ class _Lease:
         if len(self.memory) + sum(len(memory) for memory, _ in list(waiting)) <= _KEPT:
             self.memory.madvise(mmap.MADV_FREE)
             waiting.append((self.memory, self.huge))
+
+
+def copy_all(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    """target := source for all (target, source) of equal shapes; on several cores if that pays."""
+    pairs = list(pairs)
+    if sum(target.nbytes for target, _ in pairs) < LARGE:
+        for target, source in pairs:
+            np.copyto(target, source)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # not before: most processes never copy that much
+
+    parts = cores()
+    with ThreadPoolExecutor(parts) as copiers:
+        pieces = [piece for target, source in pairs for piece in _slabs(target, source, parts)]
+        for _ in copiers.map(lambda piece: np.copyto(*piece), pieces):
+            pass
+
+
+def _slabs(target: np.ndarray, source: np.ndarray, parts: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The two in as many parts, if they are large, each as contiguous in the target as can be."""
+    if target.nbytes < LARGE or parts == 1:
+        return [(target, source)]
+    long = [axis for axis in range(target.ndim) if target.shape[axis] >= parts] or [int(np.argmax(target.shape))]
+    axis = max(long, key=lambda axis: abs(target.strides[axis]))
+    there, here = np.moveaxis(target, axis, 0), np.moveaxis(source, axis, 0)
+    cuts = np.linspace(0, len(there), parts + 1).astype(int)
+    return [(there[a:b], here[a:b]) for a, b in pairwise(cuts)]

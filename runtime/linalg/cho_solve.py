@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
+from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, W
 from tilewright.linalg.call import Call
 from tilewright.linalg.tuning import cholesky_tile_size
@@ -58,28 +58,24 @@ def _rows(X: Handles, column: int | None) -> Callable[[int], Handle]:
     return X.__getitem__ if column is None else lambda i: X[i, column]
 
 
-@lru_cache(maxsize=32)
-def solve_graph(nt: int, nc: int, lower: bool, check: bool) -> TaskGraph:
+@graph_builder("cho_solve nt={nt} nc={nc}", cache=32)
+def solve_graph(g: TaskGraph, nt: int, nc: int, lower: bool, check: bool) -> None:
     """X := L^-H L^-1 B, handles ``L[i,j]``, ``B[i,c]``, ``X[i,c]``, for nc columns of tiles."""
-    g = TaskGraph(f"cho_solve nt={nt} nc={nc}")
     L, B, X = g.handles("L"), g.handles("B"), g.handles("X")
     for c in range(nc):
         for i in range(nt):
             g.insert(copy, R(B[i, c]), W(X[i, c]), *["all"] * check)
         substitute_forward(g, L, X, nt, c, lower=lower, beside=nc == 1)
         substitute_back(g, L, X, nt, c, lower=lower, beside=nc == 1)
-    g.recipe = solve_graph, (nt, nc, lower, check)
-    return g
 
 
-@lru_cache(maxsize=32)
-def inverse_graph(nt: int, lower: bool) -> TaskGraph:
+@graph_builder("cho_inverse nt={nt}", cache=32)
+def inverse_graph(g: TaskGraph, nt: int, lower: bool) -> None:
     """X := L^-H L^-1, handles ``L[i,j]``, ``X[i,j]``.
 
     Column j of tiles of the identity starts at row j; as the inverse is Hermitian, only its lower triangle is
     solved for, and for that substitution back can stop at row j. 2/3 n^3 flops, as many as LAPACK ?potri.
     """
-    g = TaskGraph(f"cho_inverse nt={nt}")
     L, X = g.handles("L"), g.handles("X")
     for j in range(nt):
         g.insert(identity, W(X[j, j]))
@@ -87,21 +83,16 @@ def inverse_graph(nt: int, lower: bool) -> TaskGraph:
         substitute_back(g, L, X, nt, j, first=j, lower=lower, beside=False)
         for i in range(j, nt):
             g.insert(mirror, R(X[i, j]), RW(X[j, i]))
-    g.recipe = inverse_graph, (nt, lower)
-    return g
 
 
-@lru_cache(maxsize=32)
-def logdet_graph(nt: int) -> TaskGraph:
+@graph_builder("logdet nt={nt}", cache=32)
+def logdet_graph(g: TaskGraph, nt: int) -> None:
     """sum := the sum over the diagonal tiles, handles ``L[i,i]``, ``S[i]``, ``sum``."""
-    g = TaskGraph(f"logdet nt={nt}")
     L, S = g.handles("L"), g.handles("S")
     for i in range(nt):
         g.insert(OPS["logdiag"], R(L[i, i]), W(S[i]))
     if nt:
         g.insert(OPS["total"], *[R(S[i]) for i in range(nt)], W(g.handle("sum")))
-    g.recipe = logdet_graph, (nt,)
-    return g
 
 
 def cho_solve(

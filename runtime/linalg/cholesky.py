@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handles, R, Task, TaskGraph
 from tilewright.ops import gemm, potrf, syrk, trsm
 from tilewright.scalars import whole
@@ -28,7 +29,12 @@ def cholesky(g: TaskGraph, A: Handles, nt: int) -> None:
                 g.insert(gemm, R(A[i, k]), R(A[j, k]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_jk^H
 
 
-def cholesky_graph(nt: int) -> TaskGraph:
+def _levels(task: Task, nt: int, *_: object) -> float:
+    return bottom_level(task, nt)
+
+
+@graph_builder("cholesky nt={nt}", levels=_levels, extents=lambda nt: {"A": (nt, nt)})
+def cholesky_graph(g: TaskGraph, nt: int) -> None:
     """The task graph of the Cholesky factorisation of nt x nt tiles, handles ``A[i,j]``.
 
     It has nt (nt+1) (nt+2) / 6 tasks. With weights 1, 3, 3, 6 for potrf, trsm, syrk, gemm (units of nb^3/3 flops)
@@ -52,12 +58,7 @@ def cholesky_graph(nt: int) -> TaskGraph:
         raise ValueError(f"nt must not be negative, got {nt}")
     if (count := nt * (nt + 1) * (nt + 2) // 6) > _MOST_TASKS:
         raise ValueError(f"nt={nt} makes {count} tasks, more than a graph can hold; take larger tiles")
-    g = TaskGraph(f"cholesky nt={nt}")
     cholesky(g, g.handles("A"), nt)
-    g.extents = {"A": (nt, nt)}
-    g.closed_form = lambda task: bottom_level(task, nt)
-    g.recipe = cholesky_graph, (nt,)
-    return g
 
 
 def bottom_level(task: Task, nt: int) -> float:

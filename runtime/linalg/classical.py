@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import inf
 
 import numpy as np
 
+from tilewright.builder import graph_builder
 from tilewright.graph import RW, R, TaskGraph
 from tilewright.linalg.operator import residual_tasks
 from tilewright.linalg.preconditioner import precondition
@@ -17,20 +17,17 @@ from tilewright.linalg.vectors import OPS
 __all__ = ["classical", "classical_graph"]
 
 
-@lru_cache(maxsize=32)
-def classical_graph(nt: int, narrow: bool) -> TaskGraph:
+@graph_builder("refinement nt={nt}", cache=32)
+def classical_graph(g: TaskGraph, nt: int, narrow: bool) -> None:
     """One step of classical refinement [1]_: x := x + M^-1 r, r := b - A x.
 
     .. [1] LAPACK dsposv.
     """
-    g = TaskGraph(f"refinement nt={nt}")
     r, Z, X = map(g.handles, "RZX")
     precondition(g, r, Z, g.handle("sizes"), nt, narrow)
     for i in range(nt):
         g.insert(OPS["add"], R(Z[i]), RW(X[i]))
     residual_tasks(g, nt)
-    g.recipe = classical_graph, (nt, narrow)
-    return g
 
 
 def classical(system: System, cap: int) -> Outcome:

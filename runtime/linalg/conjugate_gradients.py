@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import inf
 
 import numpy as np
 
+from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handles, Op, R, TaskGraph, W
 from tilewright.linalg.operator import product, residual_graph
 from tilewright.linalg.preconditioner import precondition
@@ -44,14 +44,11 @@ def direction_tasks(g: TaskGraph, nt: int, X: Handles, advance: Op) -> None:
     g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(g.handle("sizes")))
 
 
-@lru_cache(maxsize=32)
-def cg_graph(nt: int, narrow: bool) -> TaskGraph:
+@graph_builder("conjugate gradients nt={nt}", cache=32)
+def cg_graph(g: TaskGraph, nt: int, narrow: bool) -> None:
     """One step of preconditioned conjugate gradients, each right-hand side with its own scalars."""
-    g = TaskGraph(f"conjugate gradients nt={nt}")
     precondition(g, g.handles("R"), g.handles("Z"), g.handle("sizes"), nt, narrow)  # z := M^-1 r
     direction_tasks(g, nt, g.handles("X"), OPS["advance"])
-    g.recipe = cg_graph, (nt, narrow)
-    return g
 
 
 def cg(system: System, cap: int, worth: float = inf) -> Outcome:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from math import inf
 
 import numpy as np
 
+from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
 from tilewright.linalg.classical import classical_graph
 from tilewright.linalg.operator import product, residual_tasks
@@ -25,27 +25,23 @@ _CYCLE = 1e-8
 """A cycle ends with a residual that much smaller: its vectors lose their use beyond."""
 
 
-@lru_cache(maxsize=32)
-def gmres_start_graph(nt: int) -> TaskGraph:
+@graph_builder("GMRES start nt={nt}", cache=32)
+def gmres_start_graph(g: TaskGraph, nt: int) -> None:
     """v_0 := r / ||r||."""
-    g = TaskGraph(f"GMRES start nt={nt}")
     r, T, basis, norm = g.handles("R"), g.handles("T"), g.handles("basis"), g.handle("norm")
     for i in range(nt):
         g.insert(OPS["dot"], R(r[i]), R(r[i]), W(T[i]))
     g.insert(OPS["root"], *[R(T[i]) for i in range(nt)], W(norm))
     for i in range(nt):
         g.insert(OPS["normalize"], R(r[i]), R(norm), W(basis[0, i]))
-    g.recipe = gmres_start_graph, (nt,)
-    return g
 
 
-@lru_cache(maxsize=64)
-def gmres_step_graph(nt: int, k: int, narrow: bool) -> TaskGraph:
+@graph_builder("GMRES step {k} nt={nt}", cache=64)
+def gmres_step_graph(g: TaskGraph, nt: int, k: int, narrow: bool) -> None:
     """Step k of Arnoldi on A M^-1, orthogonalised twice by classical Gram-Schmidt [1]_.
 
     .. [1] Y. Saad, algorithms 6.9 and 9.5; SLATE posv_mixed_gmres.
     """
-    g = TaskGraph(f"GMRES step {k} nt={nt}")
     A, D, V, Z, S, T, H = map(g.handles, "ADVZSTH")
     basis, parts, sizes, norm = g.handles("basis"), g.handles("parts"), g.handle("size"), g.handle("norm")
     for i in range(nt):
@@ -66,14 +62,11 @@ def gmres_step_graph(nt: int, k: int, narrow: bool) -> TaskGraph:
     g.insert(OPS["root"], *[R(T[i]) for i in range(nt)], W(norm))
     for i in range(nt):
         g.insert(OPS["normalize"], R(V[i]), R(norm), W(basis[k + 1, i]))  # v_{k+1} := w / ||w||
-    g.recipe = gmres_step_graph, (nt, k, narrow)
-    return g
 
 
-@lru_cache(maxsize=64)
-def gmres_update_graph(nt: int, k: int, narrow: bool) -> TaskGraph:
+@graph_builder("GMRES update {k} nt={nt}", cache=64)
+def gmres_update_graph(g: TaskGraph, nt: int, k: int, narrow: bool) -> None:
     """x := x + M^-1 sum_j y_j v_j for j < k, and r := b - A x."""
-    g = TaskGraph(f"GMRES update {k} nt={nt}")
     D, V, X, Z, S, Y = map(g.handles, "DVXZSY")
     basis, sizes = g.handles("basis"), g.handle("size")
     for i in range(nt):
@@ -84,8 +77,6 @@ def gmres_update_graph(nt: int, k: int, narrow: bool) -> TaskGraph:
     for i in range(nt):
         g.insert(OPS["add"], R(Z[i]), RW(X[i]))
     residual_tasks(g, nt)
-    g.recipe = gmres_update_graph, (nt, k, narrow)
-    return g
 
 
 class _row(Handles):  # noqa: N801 - it stands for a family of handles

@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 
+from tilewright.builder import graph_builder
 from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.host.memory import room, zeros
@@ -297,10 +298,14 @@ def chosen_routes(
     return tuple((form, find(form, route)) for form in forms)
 
 
-@lru_cache(maxsize=32)
+def _named(precision: PrecisionMap, *_: object) -> str:
+    return f"cholesky nt={precision.nt} in {precision.single or 'mixed precision'}"
+
+
+@graph_builder(_named, cache=32)
 def factor_graph(
-    precision: PrecisionMap, routes: tuple[tuple[str, str], ...], scales: bool, finish: bool, shift: float,
-    apart: bool = False, norms: bool = False, wide: bool = True,
+    g: TaskGraph, precision: PrecisionMap, routes: tuple[tuple[str, str], ...], scales: bool, finish: bool,
+    shift: float, apart: bool = False, norms: bool = False, wide: bool = True,
 ) -> TaskGraph:  # fmt: skip
     """Scale and convert the source S into A, factor A, and with ``finish`` make it the factor of S itself.
 
@@ -310,7 +315,6 @@ def factor_graph(
     all tiles, and A is temporary. With ``norms``, N[i,j] are the sums of |S[i,j]| along its rows and columns.
     """
     nt = precision.nt
-    g = TaskGraph(f"cholesky nt={nt} in {precision.single or 'mixed precision'}")
     A, S, D, N = g.handles("A"), g.handles("S"), g.handles("D"), g.handles("N")
     if scales:
         for i in range(nt):
@@ -342,7 +346,6 @@ def factor_graph(
     converted = with_conversions(g, precision, dict(routes).__getitem__, wide=wide)
     if apart:
         converted.temporary.add("A")
-    converted.recipe = factor_graph, (precision, routes, scales, finish, shift, apart, norms, wide)
     return converted
 
 

@@ -9,13 +9,13 @@ BF16 where its products read it so. FP64 takes part in the residuals alone, one 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import inf
 from typing import Any
 
 import numpy as np
 
 from tilewright.backends.execution.replay import Replay
+from tilewright.builder import graph_builder
 from tilewright.graph import RW, R, TaskGraph, W
 from tilewright.kernels.hemm import BLOCK
 from tilewright.linalg.conjugate_gradients import direction_tasks
@@ -38,54 +38,42 @@ _WORTH = 4.0  # what refinement has to gain at least
 _SEEN = 8  # steps, before their number is extrapolated
 
 
-@lru_cache(maxsize=32)
-def scaling_graph(nt: int) -> TaskGraph:
+@graph_builder("scaling nt={nt}", cache=32)
+def scaling_graph(g: TaskGraph, nt: int) -> None:
     """H := D A D in FP32, its lower triangle."""
-    g = TaskGraph(f"scaling nt={nt}")
     A, D, H = g.handles("A"), g.handles("D"), g.handles("H")
     for j in range(nt):
         for i in range(j, nt):
             extra = (0.0,) if i == j else ()
             g.insert(scaled, R(A[i, j]), R(D[i]), R(D[j]), W(H[i, j]), *extra, on=A[i, j])
-    g.recipe = scaling_graph, (nt,)
-    return g
 
 
-@lru_cache(maxsize=32)
-def inner_graph(nt: int, narrow: bool) -> TaskGraph:
+@graph_builder("inner conjugate gradients nt={nt}", cache=32)
+def inner_graph(g: TaskGraph, nt: int, narrow: bool) -> None:
     """One step of preconditioned conjugate gradients on H y = r, with H as A; all of it in FP32 but the scalars."""
-    g = TaskGraph(f"inner conjugate gradients nt={nt}")
     r, Z = g.handles("R"), g.handles("Z")
     for i in range(nt):  # z := L^-T L^-1 r
         g.insert(copy, R(r[i]), W(Z[i]))
     substitute(g, Z, nt, narrow)
     direction_tasks(g, nt, g.handles("Y"), OPS["descend"])
-    g.recipe = inner_graph, (nt, narrow)
-    return g
 
 
-@lru_cache(maxsize=32)
-def start_graph(nt: int) -> TaskGraph:
+@graph_builder("inner start nt={nt}", cache=32)
+def start_graph(g: TaskGraph, nt: int) -> None:
     """r := D r / max|D r| in FP32."""
-    g = TaskGraph(f"inner start nt={nt}")
     D, source, r = g.handles("D"), g.handles("R"), g.handles("inner R")
     for i in range(nt):
         g.insert(OPS["narrow"], R(D[i]), R(source[i]), R(g.handle("sizes")), W(r[i]))
-    g.recipe = start_graph, (nt,)
-    return g
 
 
-@lru_cache(maxsize=32)
-def outer_graph(nt: int) -> TaskGraph:
+@graph_builder("nested refinement nt={nt}", cache=32)
+def outer_graph(g: TaskGraph, nt: int) -> None:
     """x := x + D y max|D r|, r := b - A x."""
-    g = TaskGraph(f"nested refinement nt={nt}")
     D, Y, Z, X = g.handles("D"), g.handles("inner Y"), g.handles("Z"), g.handles("X")
     for i in range(nt):
         g.insert(OPS["widen"], R(D[i]), R(Y[i]), R(g.handle("sizes")), W(Z[i]))
         g.insert(OPS["add"], R(Z[i]), RW(X[i]))
     residual_tasks(g, nt)
-    g.recipe = outer_graph, (nt,)
-    return g
 
 
 class _Inner:

@@ -5,11 +5,10 @@ The lower triangle is read once for each.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
 from tilewright.backends.execution.replay import Replay, Stage
+from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handles, R, TaskGraph, W
 from tilewright.linalg.vectors import OPS
 from tilewright.ops import blocks, hemm, hemmd, zero
@@ -33,15 +32,12 @@ def product(g: TaskGraph, A: Handles, X: Handles, V: Handles, nt: int) -> None:
             g.insert(hemm, R(A[i, j]), R(X[i]), R(X[j]), RW(V[i]), RW(V[j]), on=A[i, j])
 
 
-@lru_cache(maxsize=32)
-def blocks_graph(nt: int) -> TaskGraph:
+@graph_builder("diagonal nt={nt}", cache=32)
+def blocks_graph(g: TaskGraph, nt: int) -> None:
     """F[i,i] := the blocks on the diagonal of tile (i, i) of A."""
-    g = TaskGraph(f"diagonal nt={nt}")
     A, F = g.handles("A"), g.handles("F")
     for i in range(nt):
         g.insert(blocks, R(A[i, i]), W(F[i, i]))
-    g.recipe = blocks_graph, (nt,)
-    return g
 
 
 def residual_tasks(g: TaskGraph, nt: int) -> None:
@@ -54,19 +50,15 @@ def residual_tasks(g: TaskGraph, nt: int) -> None:
     g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(g.handle("sizes")))
 
 
-@lru_cache(maxsize=32)
-def residual_graph(nt: int) -> TaskGraph:
+@graph_builder("residual nt={nt}", cache=32)
+def residual_graph(g: TaskGraph, nt: int) -> None:
     """r := b - A x."""
-    g = TaskGraph(f"residual nt={nt}")
     residual_tasks(g, nt)
-    g.recipe = residual_graph, (nt,)
-    return g
 
 
-@lru_cache(maxsize=32)
-def row_sums_graph(nt: int) -> TaskGraph:
+@graph_builder("row sums nt={nt}", cache=32)
+def row_sums_graph(g: TaskGraph, nt: int) -> None:
     """s := the row sums of |A|, handles ``A[i,j]``, ``S[i]``."""
-    g = TaskGraph(f"row sums nt={nt}")
     A, S = g.handles("A"), g.handles("S")
     for i in range(nt):
         g.insert(zero, W(S[i]))
@@ -75,8 +67,6 @@ def row_sums_graph(nt: int) -> TaskGraph:
         for j in range(nt - distance):
             i = j + distance
             g.insert(OPS["norms"], R(A[i, j]), RW(S[i]), RW(S[j]), on=A[i, j])
-    g.recipe = row_sums_graph, (nt,)
-    return g
 
 
 def row_sums(A: TiledMatrix, stage: Stage) -> np.ndarray:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
+from tilewright.builder import graph_builder
 from tilewright.graph import Handle, Handles, R, TaskGraph, W
 from tilewright.linalg.cho_solve import substitute_back, substitute_forward
 from tilewright.linalg.vectors import OPS
@@ -29,13 +28,10 @@ def substitute(g: TaskGraph, X: Handles, nt: int, narrow: bool) -> None:
     substitute_back(g, g.handles("L"), X, nt, below=below)
 
 
-@lru_cache(maxsize=32)
-def narrow_graph(nt: int) -> TaskGraph:
+@graph_builder("narrow factor nt={nt}", cache=32)
+def narrow_graph(g: TaskGraph, nt: int) -> None:
     """N[i,j] := tile (i, j) of L in BF16, below the diagonal."""
-    g = TaskGraph(f"narrow factor nt={nt}")
     L, N = g.handles("L"), g.handles("N")
     for j in range(nt):
         for i in range(j + 1, nt):
             g.insert(convert, R(L[i, j]), W(N[i, j]), on=L[i, j])
-    g.recipe = narrow_graph, (nt,)
-    return g

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
+from tilewright.builder import graph_builder
 from tilewright.graph import RW, R, Task, TaskGraph, W
 from tilewright.linalg.call import Call
 from tilewright.ops import copy, transpose, tril, zero
@@ -19,11 +19,11 @@ Loop = Callable[..., None]
 Levels = Callable[[Task, int], float]
 
 
-@lru_cache(maxsize=64)
+@graph_builder(lambda loop, nt, *_: f"{loop.__name__} nt={nt}", cache=32)
 def triangle_graph(
-    loop: Loop, nt: int, in_place: bool, check: str, clear: bool, rest: tuple[Any, ...] = (),
+    g: TaskGraph, loop: Loop, nt: int, in_place: bool, check: str, clear: bool, rest: tuple[Any, ...] = (),
     levels: Levels | None = None,
-) -> TaskGraph:  # fmt: skip
+) -> None:  # fmt: skip
     """Fill the tiles ``A[i,j]`` from ``S[i,j]`` unless ``in_place``, work on them, clear the other triangle.
 
     Copying in and clearing are tasks, so that all workers share them and they overlap with the rest.
@@ -40,7 +40,6 @@ def triangle_graph(
     levels
         The closed form of bottom levels, of a task and nt, which counts copies and clearing too.
     """
-    g = TaskGraph(f"{loop.__name__} nt={nt}")
     A, S = g.handles("A"), g.handles("S")
     if not in_place:
         for j in range(nt):
@@ -54,18 +53,15 @@ def triangle_graph(
                 g.insert(zero, W(A[i, j]))
     if levels is not None:
         g.closed_form = lambda task: levels(task, nt)
-    g.recipe = triangle_graph, (loop, nt, in_place, check, clear, rest, levels)
-    return g
 
 
-@lru_cache(maxsize=32)
-def turned_graph(loop: Loop, nt: int, rest: tuple[Any, ...] = ()) -> TaskGraph:
+@graph_builder(lambda loop, nt, *_: f"{loop.__name__} nt={nt} by columns", cache=32)
+def turned_graph(g: TaskGraph, loop: Loop, nt: int, rest: tuple[Any, ...] = ()) -> None:
     """The same in place in a matrix that lies by columns, handles ``A[i,j]`` the tiles of its transpose, by rows.
 
     What is to be worked on lies above the diagonal there. It is turned over the diagonal, worked on by rows, and turned
     back: two transposed copies of a triangle, so that bits are those of every other layout.
     """
-    g = TaskGraph(f"{loop.__name__} nt={nt} by columns")
     A = g.handles("A")
     for j in range(nt):
         g.insert(transpose, RW(A[j, j]))
@@ -78,8 +74,6 @@ def turned_graph(loop: Loop, nt: int, rest: tuple[Any, ...] = ()) -> TaskGraph:
         for i in range(j + 1, nt):
             g.insert(transpose, R(A[i, j]), W(A[j, i]))
             g.insert(zero, W(A[i, j]))
-    g.recipe = turned_graph, (loop, nt, rest)
-    return g
 
 
 def on_triangle(

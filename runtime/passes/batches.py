@@ -7,7 +7,7 @@ Tasks move forward to the first of their batch; that this is another order of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -53,16 +53,21 @@ def batched(graph: TaskGraph, rules: dict[str, Batch], whole: Callable[[Handle],
         members.setdefault(key, []).append(task)
         batch_of.append(key)
     place = {key: number for number, key in enumerate(members)}
-    g = TaskGraph(graph.name)
+    g = graph.empty_like()
+    g.temporary.clear()  # they are those of the wholes
     seen = {whole(handle) for handle in graph.inputs}
     for key, tasks in members.items():
         late = [t for t in tasks for p in t.predecessors if place[batch_of[p]] > place[key]]
         if late:
             raise ValueError(f"{late[0]} cannot run with {tasks[0]}: it waits for a task that comes after that one")
         rule = rules.get(tasks[0].op.name)
-        uses = _uses(tasks, whole, seen)
-        op = _from(rule.op, tasks[0].op.source) if rule else tasks[0].op
-        g.insert(op, *uses, *tasks[0].params, priority=tasks[0].priority)
+        if rule is None and all(whole(handle) == handle for handle, _ in tasks[0].uses):
+            uses: Sequence[Use] = tasks[0].uses
+            g.insert_again(tasks[0])
+        else:
+            uses = _uses(tasks, whole, seen)
+            op = _from(rule.op, tasks[0].op.source) if rule else tasks[0].op
+            g.insert(op, *uses, *tasks[0].params, priority=tasks[0].priority)
         seen.update(use.handle for use in uses)
     g.temporary = {whole(handle).name for handle in graph.handles_used if handle.name in graph.temporary}
     return g

@@ -29,7 +29,7 @@ from tilewright.distribution import owners
 from tilewright.graph import RW, Access, Handle, Op, R, Task, TaskGraph, W
 from tilewright.keywords import strict
 from tilewright.passes.versions import Dataflow
-from tilewright.scalars import instance, whole
+from tilewright.scalars import choice, instance, whole
 
 __all__ = ["DROP", "RECEIVE", "SEND", "TREES", "Message", "MessagePlan", "Part", "place", "tree"]
 
@@ -162,6 +162,12 @@ class MessagePlan:
         for rank in collect:
             whole(rank, f"a rank of collect={collect!r}", 0, ranks - 1)
         results = results if results is None else _several(results, "results", "handles")
+        if broadcast is not None:
+            choice(broadcast, "broadcast", TREES)
+        if places is not None and len(_several(places, "places", "ranks")) != len(graph):
+            raise ValueError(f"places must be {len(graph)} ranks, one for each task, not {len(places)}")
+        if places is not None and not all(type(rank) is int and 0 <= rank < ranks for rank in places):
+            raise ValueError(f"places must be ranks from 0 to {ranks - 1}, one for each task")
         self.owner = cache(owners(owner, ranks))
         self.flow = Dataflow(graph)
         """The versions, by number."""

@@ -1,5 +1,8 @@
 """Handles, tasks and the edges that program order implies."""
 
+import copy
+import inspect
+import pickle
 import tracemalloc
 from functools import partial
 
@@ -11,6 +14,7 @@ from strategies import programs
 
 import tilewright as tw
 from tilewright import RW, Access, CriticalPath, Handle, Op, R, TaskGraph, W, cholesky_graph
+from tilewright.builder import graph_builder
 
 
 def noop(*buffers):
@@ -345,3 +349,106 @@ def test_numpys_integers_name_the_same_handles():
 def test_a_number_of_tiles_is_an_integer(nt):
     with pytest.raises(TypeError, match="nt must be an integer"):
         tw.cholesky_graph(nt)
+
+
+class TestGroups:
+    def test_a_list_of_accesses_is_one_argument_with_the_dependencies_of_its_members(self):
+        g, flat = TaskGraph(), TaskGraph()
+        A = g.handles("A")
+        op = Op("op")
+        for graph, wrap in ((g, lambda uses: [uses]), (flat, lambda uses: uses)):
+            graph.insert(op, *wrap([RW(A[0]), RW(A[1])]), W(A[9]))
+            graph.insert(op, R(A[9]), *wrap([R(A[0]), RW(A[2])]))
+            graph.insert(op, *wrap([RW(A[0]), RW(A[2])]), 3.0)
+        assert [t.predecessors for t in g] == [t.predecessors for t in flat] == [(), (0,), (1,)]
+        assert [t.uses for t in g] == [t.uses for t in flat] and g.inputs == flat.inputs
+        assert [t.groups for t in g] == [(2, -1), (-1, 2), (2,)] and {t.groups for t in flat} == {()}
+        assert g.tasks[1].arguments("abc") == ["a", ["b", "c"]] and g.tasks[2].params == (3.0,)
+
+    def test_groups_may_have_no_members(self):
+        g = TaskGraph()
+        x = g.handle("x")
+        log = []
+        assert g.insert(Op("op"), [], R(x)).groups == (0, -1)
+        assert g.insert(Op("op"), R(x), [], 1).groups == (-1, 0)  # flops may want to see it
+        assert g.insert(len, R(x), log).params[0] is log  # a function gets the list that it is
+        assert g.insert(len, R(x), [], [W(x)]).groups == (-1, 0, 1)
+
+    @pytest.mark.parametrize("bad", [
+        lambda x: ([R(x), 3],), lambda x: ([x],), lambda x: (R(x), 3, [R(x)]), lambda x: ((R(x), R(x)),),
+        lambda x: ([R(x), [R(x)]],),
+    ])  # fmt: skip
+    def test_what_is_no_group_is_refused_with_what_is_one(self, bad):
+        g = TaskGraph()
+        with pytest.raises(TypeError, match=r"^op: a group is a list of accesses .* such as \[R\(a\), RW\(b\)\], not "):
+            g.insert(Op("op"), *bad(g.handle("x")))
+
+    def test_groups_rooms_and_labels_travel(self):
+        g = TaskGraph()
+        T = g.handles("T", shape=lambda k: (k + 1,), dtype=lambda k: "f4" if k else "f8")
+        y = g.handle("y", shape=2, dtype="int64", keep=True)
+        g.insert(Op("op"), [W(T[0]), W(T[3])], W(y), label=("a", 7), priority=2.0, on=1)
+        for other in (pickle.loads(pickle.dumps(g)), copy.copy(g), copy.deepcopy(g)):
+            task = other.tasks[0]
+            assert (task.label, task.groups, task.priority, task.on) == ("op(a,7)", (2, -1), 2.0, 1)
+            assert other.rooms["T"].of(T[3]) == ((4,), np.dtype("f4")) and other.rooms["y"].keep
+            assert other.temporary == {"T"}
+
+    def test_flops_get_lists_of_shapes_for_groups(self):
+        def panel(tiles, piv):
+            return float(sum(m * n for m, n in tiles) * piv[0])
+
+        g = TaskGraph()
+        A = g.handles("A")
+        g.insert(Op("panel", lambda tiles, piv: None, flops=panel), [R(A[0, 0]), R(A[1, 0])], R(g.handle("p")))
+        data = {"A": tw.TiledMatrix.from_numpy(np.ones((5, 3)), 3), "p": np.arange(4)}
+        assert tw.run(g, data, workers=1).flops == 15 * 4
+        assert tw.Machine(tile_size=10, gamma=1.0).cost(g.tasks[0]) == 200 * 10
+
+
+class TestRooms:
+    @pytest.mark.parametrize(("how", "error", "words"), [
+        ({"shape": 3}, TypeError, "room of T has no dtype"), ({"dtype": "f8"}, TypeError, "room of T has no shape"),
+        ({"keep": True}, TypeError, "T has no room that could be kept"), ({"shape": -1, "dtype": "f8"}, ValueError, "-1"),
+        ({"shape": (2, 1.5), "dtype": "f8"}, TypeError, "1.5"), ({"shape": 2, "dtype": "no"}, TypeError, "'no'"),
+        ({"shape": 2, "dtype": object}, TypeError, "must be one of numbers"),
+        ({"shape": 2, "dtype": "f8", "device": "cuda"}, TypeError, "torch.float64"),
+        ({"shape": 2, "dtype": "f8", "keep": "yes"}, TypeError, "keep of T"),
+    ])  # fmt: skip
+    def test_rooms_that_are_none(self, how, error, words):
+        with pytest.raises(error, match=words):
+            TaskGraph().handles("T", **how)
+
+    def test_a_name_has_one_room(self):
+        g = TaskGraph()
+        g.handles("T", shape=(2, 3), dtype="f8")
+        g.handles("T", shape=[2, 3], dtype=float)
+        g.handles("T")
+        with pytest.raises(ValueError, match=r"has another room T, of shape \(2, 3\) and dtype float64"):
+            g.handles("T", shape=(2, 3), dtype="f4")
+
+
+class TestBuilders:
+    def test_what_belongs_to_a_builder_holds_until_more_is_inserted(self):
+        @graph_builder("{n} of {word}", levels=lambda task, n, word: n, extents=lambda n, word: {"A": (n, n)})
+        def build(g, n, word="them"):
+            """Nothing."""
+            for _ in range(n):
+                g.insert(Op("op"), RW(g.handle("x")))
+
+        g = build(3)
+        assert (g.name, len(g), g.recipe, g.extents) == ("3 of them", 3, (build, (3, "them")), {"A": (3, 3)})
+        assert g.bottom_levels() == [3, 3, 3] and build.__doc__ == "Nothing."
+        assert list(inspect.signature(build).parameters) == ["n", "word"] and build(3) is not g
+        g.insert(Op("op"), RW(g.handle("x")))
+        assert (g.recipe, g.extents, g.closed_form) == (None, {}, None) and g.bottom_levels() == [4, 3, 2, 1]
+
+    def test_a_cache_gives_the_same_graph_and_a_builder_may_return_another(self):
+        other = TaskGraph("other")
+
+        @graph_builder(lambda n: f"n={n}", cache=2)
+        def build(g, n):
+            return other if n else None
+
+        assert build(0) is build(0) and build(0).name == "n=0"
+        assert build(1) is other and other.recipe == (build, (1,))

@@ -30,6 +30,7 @@ from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.distribution import by_handle, owners
 from tilewright.errors import WorkerDied
 from tilewright.graph import Access, Handle
+from tilewright.host.memory import copy_all
 from tilewright.kernels import choice
 from tilewright.passes.messages import MessagePlan
 from tilewright.runs.trace import Trace
@@ -224,7 +225,7 @@ def deliver(store: Store, values: Values, replaced: set[Handle]) -> None:
             copies.append((place, value))
         else:
             store[handle] = value
-    lending.copy_all(copies)
+    copy_all(copies)
 
 
 def _read(client: Client, future: Future, values: Values) -> Values:

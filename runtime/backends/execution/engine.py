@@ -115,6 +115,7 @@ class Engine:
 
     def bind(self, graph: TaskGraph, data: Any) -> Bound:
         """The graph with its data and kernels, checked; it is frozen."""
+        data = {} if data is None else data
         program = Program(graph, Store(data))
         check_data(graph, data)
         graph.frozen = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,11 +176,13 @@ def names_of(task: Task, tiles: Sequence[Any]) -> list[str]:
 
 def check_info(task: Task, store: Store, info: Any) -> None:
     """Raise what a kernel's or function's info other than 0 means. TypeError if it is no integer."""
-    if not hasattr(info, "__index__"):
+    try:
+        info = index(info)
+    except TypeError:
         raise TypeError(f"{task} has an explain, so it returns None or an integer info, not {type(info).__name__}; "
-                        f"what it writes it changes in place")  # fmt: skip
+                        f"what it writes it changes in place") from None  # fmt: skip
     if info:
-        raise task.op.explain(task, store, int(info)) if task.op.explain else RuntimeError(f"{task}: info {info}")
+        raise task.op.explain(task, store, info) if task.op.explain else RuntimeError(f"{task}: info {info}")
 
 
 def _no_worker(*args: Any) -> None:

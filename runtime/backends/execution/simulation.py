@@ -35,7 +35,7 @@ from tilewright.passes.frontier import Frontier
 from tilewright.passes.messages import MessagePlan, place
 from tilewright.passes.versions import Dataflow
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
-from tilewright.schedulers import Policy
+from tilewright.schedulers import BasePolicy
 
 __all__ = ["Simulation"]
 
@@ -47,15 +47,15 @@ class _Group:
 
     __slots__ = ("first", "freed", "idle", "parked", "placed", "policy", "queued", "shared", "wake")
 
-    def __init__(self, policy: Policy, first: int, count: int) -> None:
+    def __init__(self, policy: BasePolicy, first: int, count: int) -> None:
         self.policy = policy
         self.first = first
         self.parked = list(range(count - 1, -1, -1))  # a stack: those that worked last are on top
         self.idle = [True] * count
         self.freed: list[int] = []
         self.queued = 0
-        self.shared = bool(getattr(policy, "shared", False))
-        self.placed: Sequence[int] | None = getattr(policy, "placement", None)
+        self.shared = bool(policy.shared)
+        self.placed = policy.placement
         self.wake: set[int] = set()  # placed policies: workers that may have something to do now
 
 
@@ -145,7 +145,7 @@ class Simulation:
         self,
         graph: TaskGraph,
         machine: Machine,
-        policy: Policy,
+        policy: BasePolicy,
         owner: Mapping[Handle, int] | None,
         broadcast: str | None,
         noisy: Callable[[Task, float], float] | None,
@@ -485,23 +485,21 @@ class Simulation:
         return trace
 
 
-def _groups(graph: TaskGraph, machine: Machine, policy: Policy) -> list[_Group]:
+def _groups(graph: TaskGraph, machine: Machine, policy: BasePolicy) -> list[_Group]:
     """One policy per rank, prepared alike."""
     rank_machine = machine.replace(ranks=1)
     fresh = copy.copy(policy)
     policy.prepare(graph, rank_machine)
-    placed: Sequence[int] | None = getattr(policy, "placement", None)
+    placed = policy.placement
     if machine.ranks > 1 and placed is not None and len(graph) and min(placed) >= 0:
         why = "leave out owner, or" if graph.layout is None else f"the layout of graph {graph.name!r} does that, so"
-        raise ValueError(f"{type(policy).__name__} places tasks on ranks itself; {why} use a policy that only orders")
+        raise ValueError(f"{policy.called} places tasks on ranks itself; {why} use a policy that only orders")
     groups = []
     for rank in range(machine.ranks):
         mine = policy
         if rank:
-            fork: Callable[[], Policy] | None = getattr(policy, "fork", None)
-            if fork is not None:
-                mine = fork()
-            else:
+            mine = policy.fork()
+            if mine is None:
                 mine = copy.copy(fresh)
                 mine.prepare(graph, rank_machine)
         groups.append(_Group(mine, rank * machine.workers, machine.workers))

@@ -14,7 +14,7 @@ from tilewright.graph import Task
 from tilewright.kernels.threads import task_threads
 from tilewright.passes.frontier import Frontier
 from tilewright.runs.trace import TaskRecord, Trace
-from tilewright.schedulers import Policy
+from tilewright.schedulers import BasePolicy
 
 __all__ = ["Workers"]
 
@@ -35,7 +35,7 @@ class Workers:
     calls `arrived` from any other thread.
     """
 
-    def __init__(self, program: Program, policy: Policy, workers: int) -> None:
+    def __init__(self, program: Program, policy: BasePolicy, workers: int) -> None:
         self.program = program
         program.begin()
         self.policy = policy
@@ -45,8 +45,8 @@ class Workers:
         self.parked: list[int] = []
         self.gates = [threading.Lock() for _ in range(workers)]
         self.ambient = capture()
-        self.name = type(policy).__name__
-        self.shared = bool(getattr(policy, "shared", False))
+        self.name = policy.called
+        self.shared = bool(policy.shared)
         # For policies that are not shared:
         self.offered = True  # every parked worker was woken since the last push
         self.popped = False  # some worker got a task since every parked worker was woken
@@ -106,7 +106,7 @@ class Workers:
 
     def alone(self) -> None:
         """All tasks in the calling thread: one after the other, where the policy knows the order beforehand."""
-        order: list[Task] | None = getattr(self.policy, "alone", lambda: None)()
+        order = self.policy.alone()
         if order is None or self.abroad:
             self.work(0)
             return
@@ -228,7 +228,7 @@ class Workers:
         """Whether the policy keeps tasks back that no event will change its mind about."""
         if self.shared and self.queued:
             return True
-        if self.abroad and (not self.queued or getattr(self.policy, "waits", False)):
+        if self.abroad and (not self.queued or self.policy.waits):
             return False  # what comes from outside may make tasks ready
         return len(self.parked) == self.workers - 1 and not self.look_again()
 

@@ -32,7 +32,6 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +49,7 @@ from tilewright.backends.ranks.outcome import Order, merge, planned, thaw
 from tilewright.distribution import Distribution, by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.cores import cores
+from tilewright.host.memory import copy_all
 from tilewright.kernels import choice
 from tilewright.runs.trace import Trace
 from tilewright.scalars import optional
@@ -158,11 +158,5 @@ def _scratch(pool: Pool, data: Any) -> segments.Segment:
 def _copy(pairs: Iterable[tuple[Any, Any]]) -> None:
     """target := source for all (source, target) that are memory in different places; on several cores if it pays."""
     arrays = ((view(source), view(target)) for source, target in pairs)
-    todo = [(s, t) for s, t in arrays if s is not None and t is not None and not np.may_share_memory(s, t)]
-    if sum(target.nbytes for _, target in todo) < 1 << 22:
-        for source, target in todo:
-            np.copyto(target, source)
-        return
-    with ThreadPoolExecutor(cores()) as copiers:
-        for _ in copiers.map(lambda pair: np.copyto(pair[1], pair[0]), todo):
-            pass
+    pairs = ((t, s) for s, t in arrays if s is not None and t is not None)
+    copy_all((t, s) for t, s in pairs if not np.may_share_memory(s, t))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, TypeVar
 
@@ -17,9 +16,9 @@ import numpy as np
 from tilewright.backends.execution.buffers import layout
 from tilewright.backends.ranks import segments
 from tilewright.backends.ranks.segments import Reference, Segment
-from tilewright.host.cores import cores
+from tilewright.host.memory import copy_all
 
-__all__ = ["SMALL", "Probe", "copy_all", "lend", "lend_all", "probe", "sees", "zeros"]
+__all__ = ["SMALL", "Probe", "lend", "lend_all", "probe", "sees", "zeros"]
 
 Key = TypeVar("Key")
 
@@ -103,14 +102,3 @@ def lend_all(values: Mapping[Key, Any]) -> dict[Key, tuple[Reference, np.ndarray
 
 def _worth(value: Any) -> bool:
     return isinstance(value, np.ndarray) and not value.dtype.hasobject and value.nbytes > 0
-
-
-def copy_all(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """target := source for all (target, source); on several cores if it pays."""
-    if sum(source.nbytes for _, source in pairs) < 1 << 22:
-        for target, source in pairs:
-            np.copyto(target, source)
-        return
-    with ThreadPoolExecutor(cores()) as copiers:
-        for _ in copiers.map(lambda pair: np.copyto(*pair), pairs):
-            pass

@@ -13,7 +13,7 @@ from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.workers import Workers
 from tilewright.graph import Task
 from tilewright.passes.messages import Part
-from tilewright.schedulers import Policy
+from tilewright.schedulers import BasePolicy
 
 __all__ = ["Courier", "Crew"]
 
@@ -28,7 +28,7 @@ class Courier(Protocol):
 class Crew(Workers):
     """The workers of one rank."""
 
-    def __init__(self, program: Program, policy: Policy, workers: int, part: Part, rank: int, backend: str) -> None:
+    def __init__(self, program: Program, policy: BasePolicy, workers: int, part: Part, rank: int, backend: str) -> None:
         self.part = part
         self.rank = rank
         self.backend = backend

@@ -273,10 +273,11 @@ class TestMessages:
         from tilewright.comm.matvec_graph import _Program
 
         p, n = side * side, side * side * 5
-        program = _Program("turn", Grid(n, n, side, side), "float64")
+        program = _Program(tw.TaskGraph("turn"), Grid(n, n, side, side), "float64")
         y, x = program.vector("y", lambda q: 5), program.vector("x", lambda q: 5)
         program.turn(y, x)
-        run = tw.simulate(program.finish(matvec_graph), MACHINE)
+        program.finish()
+        run = tw.simulate(program.graph, MACHINE)
         assert run.messages == p - side
         assert {(m.source, m.destination) for m in run.trace.messages} == {
             (i * side + j, j * side + i) for i in range(side) for j in range(side) if i != j

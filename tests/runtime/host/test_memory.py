@@ -147,3 +147,15 @@ def test_what_the_system_calls_an_error_of_files_is_one_of_memory(number):
 def test_other_errors_of_the_system_stay_what_they_are():
     with pytest.raises(PermissionError), memory_for(1):
         raise PermissionError(errno.EACCES, "no")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(700_001,), (3, 250_000), (250_000, 3), (900, 901), (9, 300, 301)])
+def test_large_arrays_of_any_form_are_copied_whole_on_several_cores(monkeypatch, shape, order):
+    monkeypatch.setattr(memory, "cores", lambda: 4)
+    source = np.random.default_rng(0).standard_normal(shape)
+    target = np.full(shape, np.nan, order=order)
+    small, empty = np.zeros(3), np.zeros((0, 5))
+    memory.copy_all([(target, source), (small, np.ones(3)), (empty, empty.copy())])
+    np.testing.assert_array_equal(target, source)
+    assert small.sum() == 3

@@ -1,0 +1,86 @@
+"""Functions that build a graph, and what goes with the graph: name, recipe, cache, levels, sizes. Said in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache, update_wrapper
+from inspect import signature
+from typing import Any, Concatenate, ParamSpec
+
+from tilewright.graph import Task, TaskGraph
+from tilewright.scalars import positive
+
+__all__ = ["graph_builder"]
+
+P = ParamSpec("P")
+
+
+def graph_builder(
+    name: str | Callable[..., str],
+    *,
+    cache: int | None = None,
+    levels: Callable[..., float] | None = None,
+    extents: Callable[..., Mapping[str, tuple[int, int]]] | None = None,
+) -> Callable[[Callable[Concatenate[TaskGraph, P], TaskGraph | None]], Callable[P, TaskGraph]]:
+    """Make a function that inserts tasks into a graph one that returns a graph.
+
+    The function gets an empty graph first, then the arguments of the call, and returns None; or, such as after a pass,
+    another graph, whose name then stays. The graph travels to other processes as this call, so the function is one of
+    a module, and equal arguments make equal graphs. What is said here holds until somebody inserts more tasks.
+
+    Parameters
+    ----------
+    name
+        Of the graph; fields such as ``{nt}`` are arguments of the call. Or a function of them.
+    cache
+        How many graphs are kept, to be returned again for the same arguments; who gets one inserts nothing.
+    levels
+        ``levels(task, *arguments)``: the length of the longest path from a task to the end, in units of `Op.weight`,
+        where the algorithm's author knows a formula.
+    extents
+        ``extents(*arguments)``: tile rows and columns of the matrices it works on, by name; data is checked with it.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> from tilewright.builder import graph_builder
+    >>> def halve(x):
+    ...     x /= 2
+    >>> @graph_builder("halve {n} times")
+    ... def halving_graph(g, n):
+    ...     for _ in range(n):
+    ...         g.insert(halve, tw.RW(g.handle("x")))
+    >>> halving_graph(3)
+    TaskGraph('halve 3 times', 3 tasks)
+    """
+    if cache is not None:
+        positive(cache, "cache of a graph_builder")
+
+    def decorate(function: Callable[Concatenate[TaskGraph, P], TaskGraph | None]) -> Callable[P, TaskGraph]:
+        known = signature(function)
+
+        def build(*args: P.args, **kwargs: P.kwargs) -> TaskGraph:
+            bound = known.bind(None, *args, **kwargs)
+            bound.apply_defaults()
+            named = dict(list(bound.arguments.items())[1:])
+            values: tuple[Any, ...] = bound.args[1:]
+            g = TaskGraph(name.format_map(named) if isinstance(name, str) else name(*values))
+            made = function(g, *args, **kwargs)
+            graph = g if made is None else made
+            if levels is not None:
+                graph.closed_form = lambda task: _level(levels, task, values)
+            if extents is not None:
+                graph.extents = dict(extents(*values))
+            graph.recipe = call, values
+            return graph
+
+        call: Any = build if cache is None else lru_cache(maxsize=cache)(build)
+        update_wrapper(call, function)
+        call.__signature__ = known.replace(parameters=list(known.parameters.values())[1:])
+        return call  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _level(levels: Callable[..., float], task: Task, values: tuple[Any, ...]) -> float:
+    return levels(task, *values)
