@@ -34,7 +34,7 @@ class Guests:
         """The answer: None, what a script told, or a frozen exception."""
         try:
             if isinstance(job, Go):
-                with job.ambient.entered():
+                with job.torch_state.entered():
                     told = self.scripts[job.key].run(job.traced)
                 if told.failure is None:
                     return told

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends.execution.torch_state import Ambient, capture
+from tilewright.backends.execution.torch_state import TorchState, capture
 from tilewright.backends.mpi import pool as pools
 from tilewright.backends.mpi.connection import Go, Keep, Prepare
 from tilewright.backends.mpi.pool import Pool
@@ -89,10 +89,10 @@ class _PoolPrepared(Prepared):
         self._end = weakref.finalize(self, self.pool.forget, key)
 
     def _requests(self, traced: bool) -> list[Go]:
-        ambient = capture()
-        if not traced and ambient == Ambient():
+        torch_state = capture()
+        if not traced and torch_state == TorchState():
             return self._go
-        return [Go(self._key, traced, ambient)] * self.pool.ranks
+        return [Go(self._key, traced, torch_state)] * self.pool.ranks
 
     def _run(self) -> None:
         checked(self.pool.ask(self._requests(False)))
