@@ -32,7 +32,7 @@ __all__ = ["command", "factor_contenders", "measure", "routes_here"]
 TILES = (256, 512, 1024, 2048)
 DEVICE_TILES = (2048, 4096, 8192)
 SECONDS = 0.02
-"""Of one measurement, about."""
+"""What one measurement takes, about."""
 
 _MOST = 300  # repetitions
 _GUESS = {"fp64": 8e10, "fp32": 1.6e11, "tf32": 1.6e11, "bf16x3": 1e11}  # flop/s of a core, to choose repetitions

@@ -48,7 +48,7 @@ def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
     """Two threads, two ranks, and with ``rival`` ScaLAPACK; its record has an "error" if there is none."""
     a = random_spd(n)
     work = np.empty_like(a)
-    seconds: dict[str, list[float]] = {THREADS: [], RANKS: [], IN_PLACE: []}  # of the execution alone
+    seconds: dict[str, list[float]] = {THREADS: [], RANKS: [], IN_PLACE: []}  # seconds of the execution alone
     runs: dict[str, tw.Run] = {}
 
     def ours(name: str, matrix: np.ndarray = a, **options: Any) -> None:

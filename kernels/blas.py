@@ -61,7 +61,7 @@ _CBWR_BRANCH, _CBWR_OFF = 1, 1  # MKL_CBWR_BRANCH, MKL_CBWR_BRANCH_OFF of mkl_ty
 
 
 class Setting(NamedTuple):
-    """A number of threads that a library keeps: of the calling thread, or one for the process."""
+    """A number of threads that a library keeps, for the calling thread or for the process."""
 
     get: Callable[[], int]
     set: Callable[[int], object]
@@ -225,7 +225,7 @@ def _load_openblas() -> Library:
 
 @cache
 def openblas_threads(path: str) -> Setting:
-    """Of an OpenBLAS. Builds differ in how they name the functions.
+    """The setting of an OpenBLAS. Builds differ in how they name the functions.
 
     threadpoolctl lets only one Python thread set it, the first that did and still lives, while a run may begin in one
     thread and the last of several end in another.

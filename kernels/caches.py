@@ -87,12 +87,12 @@ def read(folder: Path) -> dict[str, Cache]:
             if (number := _bytes(size)) > 0:
                 letter = {"Data": "d", "Instruction": "i", "Unified": ""}[kind]
                 found[f"L{level}{letter}"] = number, _sharers(index)
-    threads = found.get("L1d", (0, 1))[1]  # of a core: each core has a first level of its own
+    threads = found.get("L1d", (0, 1))[1]  # those of one core: each has a first level of its own
     return {name: Cache(size, size // max(1, sharers // threads)) for name, (size, sharers) in found.items()}
 
 
 def _sharers(index: Path) -> int:
-    """How many CPUs share a cache: of a list such as ``0-3,8``; 1 where there is none."""
+    """How many CPUs share a cache, by a list such as ``0-3,8``; 1 where there is none."""
     try:
         ranges = [part.split("-") for part in (index / "shared_cpu_list").read_text().strip().split(",")]
         return max(1, sum(int(ends[-1]) - int(ends[0]) + 1 for ends in ranges))
@@ -101,6 +101,6 @@ def _sharers(index: Path) -> int:
 
 
 def _bytes(text: str) -> int:
-    """Of a number such as ``48K``."""
+    """The bytes that a number such as ``48K`` stands for."""
     unit = _UNITS.get(text[-1:])
     return int(text) if unit is None else int(text[:-1]) << unit

@@ -42,7 +42,7 @@ def build(library: Library, letter: str) -> Product | None:
         lda = row_ld(a)
         k = len(y)
         if m == 1 and gemv is not None:
-            rows, width = a.shape[::-1]  # of what BLAS sees
+            rows, width = a.shape[::-1]  # as BLAS sees it
             gemv(
                 b"N" if adjoint else b"T", by_reference(rows), by_reference(width),
                 alpha, address(a), by_reference(lda), address(y), by_reference(1),

@@ -186,7 +186,7 @@ _known: tuple[tuple[int, int, bool], _Settings] | None = None
 
 
 def _settings() -> _Settings:
-    """Of the process and of the calling thread: all of the libraries that kernels may come from, those loaded so far.
+    """The settings of the process and of the calling thread, for the libraries loaded so far that kernels come from.
 
     Found again when a library was loaded or another chosen, or torch was imported.
     """

@@ -41,7 +41,7 @@ def build(library: Library, letter: str) -> Callable[..., None] | None:
             return
         t = rows_of(t)
         ldt = row_ld(t)
-        triangle = b"U" if lower else b"L"  # of what BLAS sees, T^T
+        triangle = b"U" if lower else b"L"  # the triangle of what BLAS sees, T^T
         if not kernel_ld(x):
             by_rows(lambda t, x: trsml(t, x, adjoint, lower), t, x)
         elif m == 1 and letter in "sd":

@@ -31,7 +31,7 @@ def graph_builder(
     Parameters
     ----------
     name
-        Of the graph; fields such as ``{nt}`` are arguments of the call. Or a function of them.
+        The graph's name, in which fields such as ``{nt}`` are arguments of the call; or a function of them.
     cache
         How many graphs are kept, to be returned again for the same arguments; who gets one inserts nothing.
     levels

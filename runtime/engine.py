@@ -63,7 +63,7 @@ def run(
         How many threads a task's calls into BLAS and OpenMP may use; more than one is for ``serial`` and ``threads``,
         and for graphs with fewer tasks at a time than the machine has cores.
     options
-        Of the backend; `tilewright.backends.mpi.engine` has ``owner``, ``grid``, ``pool``, ``comm``, ``root``,
+        Those of the backend; `tilewright.backends.mpi.engine` has ``owner``, ``grid``, ``pool``, ``comm``, ``root``,
         ``gather``, ``threads`` has ``devices``, GPUs that are workers beside the cores, and ``simulate`` has ``owner``,
         ``broadcast``, ``noise``, ``seed``: see `tilewright.simulate`.
 

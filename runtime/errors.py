@@ -69,7 +69,7 @@ class WorkerDied(RuntimeError):  # noqa: N818 - as above
     Attributes
     ----------
     address
-        Of the worker.
+        Where the worker listened.
     """
 
     def __init__(self, address: str, details: str) -> None:

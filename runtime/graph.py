@@ -218,7 +218,7 @@ class Op:
     source: str = ""
     """Which row of the kernel table, where not the usual one: `tilewright.kernels.table`."""
     again: str = ""
-    """Of an op that makes a `TaskGraph.temporary` copy of one handle: where a reader on another rank has it from.
+    """Where a reader on another rank has it from, if the op makes a `TaskGraph.temporary` copy of one handle.
     ``""``: it is sent. ``"shared"``: it is made again there if what it is made of goes there anyway, or if two such
     copies would. ``"always"``: it is the larger of the two, so what it is made of is sent."""
     operands: Literal["", "storage", "accumulate"] = ""
@@ -274,7 +274,7 @@ class Task:
         return f"{self.op.name}({','.join(map(str, place))})"
 
     def arguments(self, values: Sequence[Any]) -> Sequence[Any]:
-        """What belongs to each of ``uses`` (its buffer, shape, ...) as arguments of the op: of a group a list."""
+        """What belongs to each of ``uses`` (its buffer, shape, ...) as arguments of the op; a list for a group."""
         if not self.groups:
             return values
         found: list[Any] = []
@@ -404,7 +404,7 @@ class TaskGraph:
         name
             Data of a run goes by it.
         shape, dtype
-            Of the room of each handle, or functions of the index that give them. A run then needs no data: it makes
+            Those of each handle's room, or functions of the index that give them. A run then needs no data: it makes
             zeros where a task first writes the handle (`W`), and gives them back after the last task that uses it. A
             dtype of torch makes tensors.
         keep

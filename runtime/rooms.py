@@ -54,7 +54,7 @@ class Room(NamedTuple):
     keep: bool = False
     """Whether the run brings the values back: ``run["T"]``."""
     device: Any = None
-    """Of tensors."""
+    """Where tensors are made."""
     indexed: bool = True
     """Whether it is a family, not one handle."""
 

@@ -49,7 +49,7 @@ def find_engine(backend: str | Engine, options: Mapping[str, Any], *, computes: 
     backend
         A name; or the engine of a call around this one, which is returned.
     options
-        Of that backend; of an engine that is there already none.
+        Those of that backend; none for an engine that is there already.
     computes
         Refuse one that computes nothing.
 

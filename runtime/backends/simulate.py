@@ -78,7 +78,7 @@ class Simulator(Engine):
         self.machine = machine or self.given or Machine()
 
     def workers(self, workers: int | None, most: int | None = None) -> int:
-        """Of each rank; as many as the machine has, or as are said."""
+        """How many workers each rank has: as many as the machine says, or as are given."""
         machine = self.given or Machine()
         return machine.workers if workers is None else super().workers(workers)
 

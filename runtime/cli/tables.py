@@ -156,7 +156,7 @@ def _merged(rows: list[dict[str, str]]) -> list[tuple[str, str, str, str]]:
         form, _, source = row["source"].rpartition("/")
         same = row["storage"] == row["accumulate"]
         dtype = row["storage"] if same else f"{row['storage']} into {row['accumulate']}"
-        inner = f", products in {form}" if form not in ("", row["storage"]) else ""  # of potrf and trsm
+        inner = f", products in {form}" if form not in ("", row["storage"]) else ""  # potrf and trsm have them
         dtypes.setdefault((row["op"], row["device"], form, source), []).append(dtype + inner)
     sources: dict[tuple[str, str, str], list[str]] = {}
     for (op, device, _, source), names in dtypes.items():

@@ -152,7 +152,7 @@ def closure(
     method
         ``"halo"`` or ``"two-stage"``.
     depth
-        Of all rows: `depths` for s or more.
+        The depth of every row: `depths` for s or more.
     recurrence
         Level k also needs component i itself of levels k-1 and k-2, as polynomials other than powers do.
     """

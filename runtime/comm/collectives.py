@@ -118,7 +118,7 @@ def lay(
     x
         The vector on a rank of the machine.
     name
-        Of the message handles: name[round, source, target].
+        The name of the message handles: name[round, source, target].
     meanwhile
         Appends tasks that need none of this; they come when the first messages are on their way.
     """

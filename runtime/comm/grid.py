@@ -107,7 +107,7 @@ class Grid(NamedTuple):
 
 
 def length(interval: Range) -> int:
-    """Of [start, stop)."""
+    """The length of [start, stop)."""
     return interval[1] - interval[0]
 
 

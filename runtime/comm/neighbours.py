@@ -81,10 +81,10 @@ class Endpoint(Protocol):
         """Done when all ranks have called it."""
 
     def reduce_scatter(self, words: np.ndarray) -> Pending:
-        """Of ``size`` words on each rank, the sum of all ranks' words at my place."""
+        """Each rank has ``size`` words; the sum of all ranks' words at my place."""
 
     def alltoall(self, words: np.ndarray) -> Pending:
-        """Of ``size`` words on each rank, what each rank has at my place."""
+        """Each rank has ``size`` words; what every rank has at my place."""
 
 
 def reduce_scatter(end: Endpoint, requests: Mapping[int, np.ndarray], synchronous: bool = False) -> Steps:

@@ -121,7 +121,7 @@ class SimulatedComm:
     size
         How many ranks.
     seed
-        Of the order in which ranks run and of the delays.
+        Decides the order in which ranks run, and the delays.
     delay
         Most steps that a message takes.
 

@@ -48,7 +48,7 @@ class Call:
     a
         Its first matrix.
     options
-        Of the engine.
+        Those of the engine.
     backend, scheduler, workers, progress
         See `tilewright.run`. With ``chunks`` and no backend a dask.array goes to ``"dask"``, all else to ``"threads"``.
     return_run

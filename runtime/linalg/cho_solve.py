@@ -132,7 +132,7 @@ def cho_solve(
     Returns
     -------
     x
-        Of the shape of b, in the wider of the two dtypes; a tensor if L or b is one. CUDA tensors stay on their device.
+        In the shape of b and the wider of the two dtypes; a tensor if L or b is one. CUDA tensors stay on their device.
     run : Run
         Only with ``return_run``.
 

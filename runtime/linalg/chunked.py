@@ -29,7 +29,7 @@ class Chunks:
     a
         The dask.array.
     engine, workers
-        Of the call.
+        Those of the call.
     lower
         Which triangle is read.
     triangle
@@ -48,7 +48,7 @@ class Chunks:
         self.dtype = factor_dtype(a.dtype)
         self.client = engine.client(engine.workers(workers))
         self.tile_size = _chunk_size(a)
-        """Of chunks that are good tiles as they are."""
+        """The extent of the chunks, if they are good tiles as they are."""
 
     def source(self, tile_size: int) -> RemoteTiles:
         """The tiles to read, cut into squares by Dask; of a triangle the lower one."""

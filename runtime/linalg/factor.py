@@ -73,12 +73,12 @@ def tiled_cholesky(
     emulate
         Has no effect: such products need no instructions of their own.
     options
-        Of the backend, such as ``grid=(P, Q)``; see `tilewright.run`.
+        Those of the backend, such as ``grid=(P, Q)``; see `tilewright.run`.
 
     Returns
     -------
     factor
-        Of the same kind and dtype as ``a``; the other triangle is exactly zero. A new array has contiguous rows, with
+        Has the kind and dtype of ``a``; the other triangle is exactly zero. A new array has contiguous rows, with
         ``lower=False`` contiguous columns. With ``precision``: float64 if some
         tile is FP64, else float32, and never in place of ``a``.
         For a dask.array: with its chunks, computed when the call returns, its tiles on the workers that made them.

@@ -36,7 +36,7 @@ LAUNCH = 50e-6
 """Seconds of Python per task."""
 
 SHARE = 0.05
-"""Of the time of a factorisation that Python may take."""
+"""The share of the time of a factorisation that Python may take."""
 
 _RATES = {"fp64": 5e13, "fp32": 5e13, "tf32": 3e14, "bf16x3": 2e14, "bf16": 6e14, "fp16": 6e14}  # flop/s, H100-class
 

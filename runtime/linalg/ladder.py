@@ -45,7 +45,7 @@ SMALL = 1024
 
 _RUNS = 4  # contiguous runs of rows in the sample: near neighbours see each other, and all parts of the matrix count
 _SAMPLE = 1024
-_ROWS = 32  # of the sample's factor, to see how rounding errors add up
+_ROWS = 32  # so many of the sample's factor show how rounding errors add up
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Price:
     step: float
     """One step of refinement."""
     steps: int
-    """That are expected; 0 where the pivots do not allow this rung."""
+    """How many steps are expected; 0 where the pivots do not allow this rung."""
     reason: str = ""
-    """Of the rate of its products."""
+    """Why its products have this rate."""
 
     @property
     def seconds(self) -> float:
@@ -171,7 +171,7 @@ def judge(part: np.ndarray, n: int, available: tuple[str, ...] = RUNGS) -> Estim
     fall = float(end - middle)
     pivot = float(np.exp(min(end, logs.min()) if share >= 0.4 else end)) * _further(fall, share)
     tail = np.abs(np.tril(h[-min(window, _ROWS) :], size - min(window, _ROWS))) ** 2
-    overlap = np.sqrt((tail @ tail.T)[np.tril_indices(len(tail), -1)])  # of row i with row j: sqrt(sum_k l_ik^2 l_jk^2)
+    overlap = np.sqrt((tail @ tail.T)[np.tril_indices(len(tail), -1)])  # row i with row j: sqrt(sum_k l_ik^2 l_jk^2)
     spread = max(1.0, sqrt(n) * float(overlap.mean())) if overlap.size else 1.0
     guess = Estimate(pivot, spread, available[-1])
     return replace(guess, rung=next(filter(guess.allows, available), available[-1]))

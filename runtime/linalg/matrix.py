@@ -36,7 +36,7 @@ class Matrix:
     shape, dtype
         The dtype is that to compute in.
     tile_size
-        Of a TiledMatrix that was given, else None.
+        That of the TiledMatrix that was given, else None.
     in_place
         Whether tasks write into what was given.
     put_back
@@ -199,7 +199,7 @@ class Triangle(Matrix):
         return TiledMatrix.view(np.zeros(self.shape, self.dtype), self.tiles.tile_size)
 
     def array_of(self, tiles: TiledMatrix) -> Any:
-        """Those of `whole` as an array, or as a tensor where one was given."""
+        """Tiles that `whole` made as an array, or as a tensor where one was given."""
         return like(tiles.to_numpy(), self.given)
 
     def scalars(self, count: int) -> list[np.ndarray]:
@@ -289,7 +289,7 @@ def _unsupported(dtype: str) -> str:
 
 
 def check_finite_lower(tiles: TiledMatrix, workers: int, lower: bool = True, *, optional: bool = True) -> None:
-    """ValueError if the lower triangle has a NaN or an infinity. ``lower=False``: of the transposed matrix."""
+    """ValueError if the lower triangle, with ``lower=False`` of the transposed matrix, has a NaN or an infinity."""
     check_finite(tiles, workers, "lower", "the matrix a", transposed=not lower, optional=optional)
 
 

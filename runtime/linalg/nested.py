@@ -99,7 +99,7 @@ class _Inner:
         self.step = Replay(inner_graph(nt, system.narrow), data, stage)
 
     def restart(self) -> None:
-        """From y = 0, beta = 0 in the first step."""
+        """Begin at y = 0, with beta = 0 in the first step."""
         self.scalars["rho"][...] = inf
         self.y.fill(0)
         self.p.fill(0)

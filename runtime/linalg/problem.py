@@ -168,7 +168,7 @@ class Problem:
 
     @cached_property
     def rates(self) -> Rates:
-        """Of this computer; of that of the first rank, where there are several."""
+        """The rates of this computer, or of the first rank's where there are several."""
         return self.stage.engine.agreed(rates.current())
 
     # -------------------------------------------------------------- climbing

@@ -21,7 +21,7 @@ ITERATIONS = 30
 """LAPACK's limit for refinement."""
 
 INNER = 2
-"""Steps in FP32 for one in FP64: of nested refinement there may be as many more."""
+"""Nested refinement takes its steps in FP32, and may take so many times as many of them as others in FP64."""
 
 METHODS: dict[str, Callable[[System, int], Stop]] = {
     "cg": cg, "gmres": gmres, "classical": classical, "nested": lambda system, cap: _nested(system, INNER * cap),
@@ -45,7 +45,7 @@ def refinement(system: System, method: str = "auto", worth: float = inf) -> Iter
     Yields
     ------
     Stop
-        Of each method that had its turn.
+        How each method that had its turn ended.
     """
     cap = max(ITERATIONS, system.n // 256)
     if method != "auto":

@@ -81,7 +81,7 @@ def solve(
     Returns
     -------
     x
-        Of the shape of b, float64 or complex128; a tensor if a or b is one. CUDA tensors stay on their device.
+        An array in the shape of b, float64 or complex128; a tensor if a or b is one. CUDA tensors stay on their device.
     info : SolveInfo
         Only with ``return_info``.
 

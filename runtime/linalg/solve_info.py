@@ -24,9 +24,9 @@ class Attempt:
     ``unavailable``."""
     iterations: int = 0
     method: str = ""
-    """Of the refinement; two names with a plus if a second one took over."""
+    """How it was refined; two names with a plus if a second method took over."""
     order: int = 0
-    """Of the leading minor at which the factorisation broke down."""
+    """The order of the leading minor at which the factorisation broke down."""
     shift: float = 0.0
     """What was added to the unit diagonal."""
     reason: str = ""
@@ -58,7 +58,7 @@ class SolveInfo:
     path: tuple[Attempt, ...] = ()
     """What was tried, in order; the last one succeeded if any did."""
     backward_errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """Of each right-hand side."""
+    """One for each right-hand side."""
     residuals: list[float] = field(default_factory=list)
     """After each iteration of all rungs: the largest ||r||_inf / (||A||_inf ||x||_inf)."""
     criterion: float = 0.0
@@ -74,13 +74,13 @@ class SolveInfo:
     factor_run: Run | None = None
     """The `Run` of the last factorisation."""
     messages: int = 0
-    """Between ranks."""
+    """How many went between ranks."""
     bytes: int = 0
     """In those messages."""
 
     @property
     def precision(self) -> str:
-        """Of the factor that led to the solution."""
+        """The precision of the factor that led to the solution."""
         return self.path[-1].precision if self.path else ""
 
     @property

@@ -93,7 +93,7 @@ def on_triangle(
     width
         How many tasks of nt x nt tiles can run at a time.
     rest, levels
-        Of `triangle_graph`.
+        As in `triangle_graph`.
     first
         Looks at the triangle before the first task and raises what is wrong with it.
     """

@@ -18,7 +18,7 @@ ONE_TILE = 576
 """Up to here LAPACK on one core beats any graph of smaller tiles, whose threads take as long to start."""
 
 STEP = 32
-"""Tile sizes are multiples of it: of the widest registers, and of the blocks that kernels have inside."""
+"""Tile sizes are multiples of it, and so of the widest registers and of the blocks inside kernels."""
 
 _SMALLEST = 96  # below, kernels run at less than half their rate
 _LARGEST = 1024  # larger ones gain nothing, and lengthen the tail
@@ -50,7 +50,7 @@ def cholesky_tile_size(n: int, workers: int, *, rates: Rates | None = None, cach
     Parameters
     ----------
     rates, cache
-        Of the computer, and bytes of its second level for each core; by default of this one.
+        Rates of a computer, and bytes of its second-level cache for each core; by default this computer's.
 
     Examples
     --------

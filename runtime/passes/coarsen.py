@@ -40,7 +40,7 @@ class Overheads(NamedTuple):
     task: float = 1.7e-3
     """Per task, on the one scheduler."""
     hop: float = 5.8e-3
-    """From the end of a task to the start of one that waited for it."""
+    """Seconds from the end of a task to the start of one that waited for it."""
     byte: float = 2e-9
     """Per byte that comes from another place, or that a task gets a copy of because it changes it."""
 
@@ -199,7 +199,7 @@ def _chains(graph: TaskGraph, places: Sequence[int], cost: Sequence[float], grai
     touched = list(size.touched)
     successors = graph.successor_indices()
     last = list(range(len(graph)))
-    work = list(cost)  # of the group that ends here
+    work = list(cost)  # work of the group that ends here
     for task in graph.tasks:
         t = task.index
         own = set(task.writes)

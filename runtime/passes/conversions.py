@@ -70,7 +70,7 @@ def with_conversions(
     Parameters
     ----------
     graph
-        Of any algorithm; it is not changed.
+        The graph of any algorithm; it is not changed.
     precision
         The format of every tile: one name for all, or a name or `PrecisionMap` for each matrix. A `PrecisionMap` alone
         is that of ``matrix``. Tiles of a matrix that is not named are left as they are, and so are tasks that write
@@ -101,7 +101,7 @@ def with_conversions(
     wanted = {task.index: f for task in graph if (f := _format_computed_in(task, format_of))}
     forms = _forms_of_versions(graph, wanted, format_of)
     writer: dict[Handle, int] = {}
-    copies: dict[Handle, dict[str, Handle]] = {}  # of the current version of each tile, by form
+    copies: dict[Handle, dict[str, Handle]] = {}  # copies of the current version of each tile, by form
 
     def read(use: Use, form: str) -> Use:
         """The use of this tile in a form, after a conversion if none has made it yet."""
@@ -190,7 +190,7 @@ def _formats(precision: str | PrecisionMap | Mapping[str, str | PrecisionMap], m
 
 
 def _format_computed_in(task: Task, format_of: Formats) -> Format | None:
-    """That of the tile it writes; None for tasks whose operands stay as they are."""
+    """The format of the tile that the task writes; None for tasks whose operands stay as they are."""
     if not task.op.operands or not (written := task.writes):
         return None
     return format_of(written[0])
@@ -251,7 +251,7 @@ class Conversions:
     """Bytes that readers did not have to read, as the copies were smaller than the tiles; negative if larger. Those
     that were widened again count as what they are."""
     sent_saved: int
-    """Of messages: bytes that did not have to be sent."""
+    """Bytes that did not have to be sent in messages."""
 
     def __str__(self) -> str:
         text = f"{self.count} tiles, {self.bytes / 1e6:.4g} MB, each read {self.reads / max(self.count, 1):.1f} times"

@@ -24,7 +24,7 @@ __all__ = ["SUFFIXES", "figure", "gantt", "svg"]
 SUFFIXES = (".png", ".svg", ".pdf")
 """File formats."""
 
-_BAR = 0.8  # of a lane's height
+_BAR = 0.8  # share of a lane's height
 _CROWDED = 100  # tasks per lane from which bars are so narrow that a thick outline would fill them
 
 

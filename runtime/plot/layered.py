@@ -26,12 +26,12 @@ __all__ = ["HEIGHT", "Box", "Drawing", "Point", "layered", "layers", "width_of"]
 
 Point = tuple[float, float]
 
-HEIGHT = 26.0  # of a task, in pixels as all lengths here
+HEIGHT = 26.0  # height of a task, in pixels as all lengths here
 _GAP = 14.0  # between neighbours in a layer
 _LANE = 8.0  # that an edge takes of a layer it passes
 _LONG = 12  # layers; a longer edge gets no waypoints, or a graph of long edges would be mostly waypoints
-_ROUNDS = 12  # of ordering
-_SMOOTHING = 24  # of placing
+_ROUNDS = 12  # rounds of ordering
+_SMOOTHING = 24  # rounds of placing
 
 
 @dataclass(frozen=True, slots=True)

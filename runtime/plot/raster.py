@@ -23,7 +23,7 @@ _PIXELS = 8_000  # most a side: what compresses in seconds and opens anywhere
 _EDGE = 22  # around everything
 _BORDER = 6  # that is drawn beyond the drawing
 _KEY = 30  # a patch of the legend and its gap
-_ROW = 18  # of the legend
+_ROW = 18  # height of a row of the legend
 
 
 def save(graph: TaskGraph, drawing: Drawing, critical: tuple[set[int], set[tuple[int, int]]], path: FilePath) -> None:

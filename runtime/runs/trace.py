@@ -53,7 +53,7 @@ class MessageRecord(NamedTuple):
     writer: int = -1
     """`Task.index` of the task that wrote the value; -1 for the data of the run."""
     memories: tuple[int, int] = (0, 0)
-    """Of source and destination: 0 is that of the rank's CPU cores, g + 1 that of its accelerator g."""
+    """Memories of source and destination: 0 for the rank's CPU cores, g + 1 for its accelerator g."""
 
     @property
     def duration(self) -> float:

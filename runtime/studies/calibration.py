@@ -61,7 +61,7 @@ def calibrate(
     repeat
         Pairs of factorisations per tile size, into a fresh matrix and in place, after one pair to warm up.
     dtype
-        Of the tiles.
+        That of the tiles.
     alpha, beta
         Seconds per message and per word; by default those of a copy in memory, the best a rank on this computer
         could do.

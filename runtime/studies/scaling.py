@@ -44,9 +44,9 @@ class Point(NamedTuple):
     formula: float
     """The lecture's."""
     simulated: float | None = None
-    """Of the graph, on the simulator."""
+    """What the graph takes on the simulator."""
     measured: float | None = None
-    """Of the graph, on MPI; None where it was not run."""
+    """What the graph takes on MPI; None where it was not run."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Study:
 
     points: list[Point]
     machine: Machine
-    """Of the formulas and the simulator."""
+    """What the formulas and the simulator go by."""
     computer: Machine | None = None
-    """Of the formulas beside measured points."""
+    """What the formulas beside measured points go by."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     def of(self, kind: str, layout: str) -> list[Point]:
@@ -105,7 +105,7 @@ def scaling_study(
     Parameters
     ----------
     layouts
-        Of ``"rows"``, ``"columns"`` and ``"grid"``; grids are square, so these have p = 1, 4, 16, ...
+        Some of ``"rows"``, ``"columns"`` and ``"grid"``; grids are square, so these have p = 1, 4, 16, ...
     machine
         For formulas and simulator.
     n

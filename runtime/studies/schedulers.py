@@ -178,7 +178,7 @@ def compare_schedulers(
     progress
         As in `tilewright.run`, over the tasks of all runs.
     options
-        Of the backend, as in `tilewright.run`.
+        Those of the backend, as in `tilewright.run`.
 
     Raises
     ------
@@ -311,7 +311,7 @@ def _measured_alone(
     fixed = graph.layout is not None or any(options.get(name) is not None for name in _PLACES)
     call = find_engine(backend, {k: v for k, v in options.items() if k in engine_class(backend).options})
     engine, others = (backend, options) if not (fixed or call.fixed) else ("threads", {})
-    if call.leads:  # of several ranks one measures, the others wait
+    if call.leads:  # one of several ranks measures, the others wait
         for _ in range(repeat):
             for place in missing:
                 alone = run(

@@ -115,7 +115,7 @@ def _restored(payload: dict[str, Any]) -> tuple[State, Log, dict[str, Any]]:
 
 
 def check(state: State, facts: dict[str, Any], wanted: dict[str, Any], model: nn.Module, folder: str | Path) -> None:
-    """Before any work, that a checkpoint is of the training that would resume it.
+    """Refuse, before any work, a checkpoint that is not of the training that would resume it.
 
     Raises
     ------

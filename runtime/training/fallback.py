@@ -73,7 +73,7 @@ class Fallback:
     """Skipped ones among them."""
     calibrating: bool = True
     recent: deque[bool] = field(default_factory=deque)
-    """Of the last ``window`` steps after calibration: was it skipped?"""
+    """Whether each of the last ``window`` steps after calibration was skipped."""
     bad: int = 0
     """Losses that were not finite, in a row."""
     good: int = 0
@@ -115,7 +115,7 @@ class Fallback:
         return None
 
     def _move(self, step: int, rung: int, reason: str) -> Event:
-        """To another rung, where everything is counted anew."""
+        """Go to another rung, where everything is counted anew."""
         event = Event(step, self.precision, self.ladder[rung], reason)
         self.rung = rung
         self.events.append(event)

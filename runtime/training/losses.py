@@ -1,4 +1,4 @@
-"""Losses: of several parts, of parts of a batch, and a penalty on gradients.
+"""Losses with several parts, losses of a batch in parts, and a penalty on gradients.
 
 A batch that is cut into micro-batches has the loss of the whole batch, as the sum of what its parts count for: for a
 mean over images that is each part's share of the images; for a mean with class weights w, or without an ignored class,
@@ -20,7 +20,7 @@ from tilewright.scalars import choice, real
 __all__ = ["GradientPenalty", "Losses", "Whole", "counted", "known", "parts_of", "plain_mean", "refuse", "share_of"]
 
 Loss = Callable[[Any, torch.Tensor], torch.Tensor]
-"""Of (outputs, labels), a mean over the batch."""
+"""A function of (outputs, labels) that gives a mean over the batch."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def counted(loss: Any, labels: torch.Tensor) -> float:
 def share_of(loss: Any, outputs: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     """(loss of a part of a data set, times what it counts for; what it counts for).
 
-    Of all parts, the sum of the first over the sum of the second is the loss of the whole, but for a sum over images:
-    there it is the mean over images. `Losses` count by images.
+    The sum of the first over all parts, divided by the sum of the second, is the loss of the whole; where a loss is a
+    sum over images it is the mean over images. `Losses` count by images.
     """
     if isinstance(loss, Losses) or plain_mean(loss):
         return float(loss(outputs, labels)) * len(labels), float(len(labels))
@@ -137,7 +137,7 @@ def parts_of(loss: Any) -> list[Any]:
 
 
 def refuse(loss: Any, penalty: GradientPenalty | None, micro: int) -> None:
-    """Before any work, what is no loss for batches in ``micro`` parts.
+    """Refuse, before any work, what is no loss for batches in ``micro`` parts.
 
     Raises
     ------

@@ -44,7 +44,7 @@ def augment(setup: Setup, batch: tuple[Any, ...], epoch: int) -> tuple[Any, ...]
 
 
 def transfer(setup: Setup, _x: Any, _y: Any, batch: tuple[Any, ...], micro: int) -> tuple[Any, ...]:
-    """To the device, cut into micro-batches: (inputs, labels, None for the host's copy).
+    """Move a batch to the device, cut into micro-batches: (inputs, labels, None for the host's copy).
 
     Each begins where torch begins its own tensors: products of some libraries have other bits elsewhere.
     """

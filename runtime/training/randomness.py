@@ -34,7 +34,7 @@ class Stream:
     device
         The generators of the CPU (torch's, NumPy's, Python's) belong to a stream, and that of a CUDA device.
     seed
-        Of `torch.manual_seed`, and of the others.
+        What `torch.manual_seed` and the other generators are seeded with.
     keyed
         Begin anew at each `at`.
     """

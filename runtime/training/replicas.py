@@ -43,7 +43,7 @@ def open_stages(model: nn.Module, state: State, setup: Setup, *rest: Any) -> tup
 
 
 def snapshot(control: Control, *rest: Any) -> State:
-    """A copy of everything after a step: of stages, and of their buffers as replica 0 has them."""
+    """A copy of everything after a step: the stages, and their buffers as replica 0 has them."""
     *parts, _, step = rest
     stages, buffers = parts[: len(parts) // 2], parts[len(parts) // 2 :]
     state = State(step, {}, {}, control.state_dict(), stages[0].stream.state())

@@ -26,7 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 LEAST = 1 << 16
-"""Parameters of a segment, without a pipeline: of a smaller one the tasks would take longer than what is in them."""
+"""Fewest parameters of a segment without a pipeline: the tasks of a smaller one would cost more than its work."""
 
 
 def check_engine(backend: Any) -> None:
@@ -123,7 +123,7 @@ def check_noise(noise: Any, n: int) -> None:
 
 
 def one_segment(segments: int | None, pipeline: str | None) -> int:
-    """For a gradient penalty. ValueError if more are asked for."""
+    """The number of segments for a gradient penalty, 1. ValueError if more are asked for."""
     if pipeline is not None or segments not in (None, 1):
         raise ValueError(
             "a gradient penalty differentiates through the whole model twice: it takes one segment and no pipeline"

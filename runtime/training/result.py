@@ -60,10 +60,10 @@ class Epoch:
     test_loss: float | None
     test_accuracy: float | None
     seconds: float
-    """Of its steps in this call; 0 where a call before took them all."""
+    """What its steps took in this call; 0 where an earlier call took them all."""
     skipped: int
     precision: str
-    """Of its last step."""
+    """The precision of its last step."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Result:
     """What was asked for."""
     log: Log
     runs: list[tuple[Run, Marks]]
-    """Of this call; a resumed training has fewer steps in them than in its log."""
+    """The runs of this call; a resumed training has fewer steps in them than in its log."""
     per_epoch: int
     epochs: int
     resumed: int
@@ -113,7 +113,7 @@ class Result:
 
     @property
     def test_accuracy(self) -> float:
-        """After the last epoch, a fraction; NaN without a test set."""
+        """The share of right answers after the last epoch; NaN without a test set."""
         return self.log.evaluations[-1]["test_accuracy"] if self.log.evaluations else math.nan
 
     @property
@@ -168,7 +168,7 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """Of all steps of this call, without evaluation where that overlaps."""
+        """What all steps of this call took, without evaluation where that overlaps."""
         return sum(self.step_seconds.values())
 
     @property
@@ -219,7 +219,7 @@ class Result:
 
     @property
     def peak_memory(self) -> int:
-        """Bytes at the fullest moment beyond those in use before: of the device, or resident in the process."""
+        """Bytes at the fullest moment beyond those in use before, on the device or resident in the process."""
         return self.log.used
 
     # ------------------------------------------------------------ showing

@@ -30,7 +30,7 @@ class Setup:
     """What stays the same in a training. It travels to every worker once."""
 
     loss: Callable[..., torch.Tensor]
-    """Of (outputs, labels)."""
+    """A function of (outputs, labels)."""
     optimizer: Optimizers
     schedule: Callable[[int], float] | None
     """The factor of the learning rate after so many updates; skipped steps do not count."""
@@ -40,7 +40,7 @@ class Setup:
     batch: int
     """Images of a step, of all replicas and micro-batches together."""
     cuts: tuple[int, ...]
-    """Of the model, into segments: see `tilewright.training.models.cuts`."""
+    """Where the model is cut into segments: see `tilewright.training.models.cuts`."""
     clip_norm: float | None = None
     penalty: GradientPenalty | None = None
     ema: float | None = None
@@ -232,7 +232,7 @@ def _like(value: torch.Tensor, parameter: torch.Tensor, counters_there: bool) ->
 
 
 def _strides(parameter: torch.Tensor) -> tuple[int, ...]:
-    """Of its gradient: those of the parameter, if that has no holes; else row by row, as in torch."""
+    """The strides of its gradient: its own, if it has no holes; else row by row, as in torch."""
     return tuple((parameter if dense(parameter) else torch.empty(parameter.shape, device="meta")).stride())
 
 
@@ -263,7 +263,7 @@ class Tape:
         return self.x
 
     def gradient(self) -> torch.Tensor | None:
-        """Of the input, after a backward pass."""
+        """The gradient of the input, after a backward pass."""
         return self.leaf.grad if self.x is self.leaf and self.leaf is not None else self.dx
 
     def clear(self) -> None:
@@ -303,7 +303,7 @@ class Verdict(NamedTuple):
     precision: str
     scale: float
     factors: dict[str, float]
-    """Of the learning rate of each optimizer."""
+    """What the learning rate of each optimizer is multiplied by."""
 
 
 @dataclass
@@ -360,7 +360,7 @@ class State:
 
     @classmethod
     def of(cls, model: nn.Module, control: Control) -> State:
-        """Before the first step."""
+        """The state before the first step."""
         contents = Contents(model)
         return cls(0, contents.tensors(), {}, control.state_dict(), extra=contents.extra())
 

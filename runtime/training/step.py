@@ -366,7 +366,7 @@ class Builder:
 
 
 def algorithm(replicas: int) -> str:
-    """Of the all-reduce: from left to right for any number of replicas; of two terms the order does not matter."""
+    """The all-reduce that adds from left to right for any number of replicas; with two terms the order is no matter."""
     return "exchange" if replicas == 2 else "chain"
 
 

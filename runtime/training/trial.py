@@ -92,8 +92,8 @@ def alone(model: nn.Module, image: torch.Tensor) -> bool:
 def loss_problem(model: nn.Module, loss: Any, images: torch.Tensor, labels: torch.Tensor, micro: int) -> str:
     """Why a loss that is no loss of torch's will not do; empty if it will.
 
-    It has to be one number, and where a batch is taken in ``micro`` parts, a mean over images: of two unequal parts, by
-    their share of the images, it is that of the whole.
+    It has to be one number. Where a batch is taken in ``micro`` parts it has to be a mean over images: losses of two
+    unequal parts, weighted by their shares of the images, add up to the loss of the whole.
     """
     if all(map(known, parts_of(loss))):
         return ""

@@ -431,7 +431,7 @@ def check(client: Client, addresses: tuple[str, ...]) -> None:
         return
     ours = version("tilewright")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Dask, about versions of packages that do not matter here
+        warnings.simplefilter("ignore")  # Dask warns about versions of packages that do not matter here
         try:
             found: dict[str, tuple[str, Any]] = dict(client.run(_prepare, lending.probe(), workers=new))
         except (KeyError, OSError) as error:

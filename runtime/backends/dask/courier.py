@@ -59,7 +59,7 @@ class Share(NamedTuple):
 
     run: str
     key: Any
-    """Of the Dask task that is this rank."""
+    """The key of the Dask task that is this rank."""
     rank: int
     addresses: tuple[str, ...]
     contents: bytes

@@ -76,7 +76,7 @@ class Work(NamedTuple):
     outlines: dict[Handle, tuple[tuple[int, ...], str]]
     """Shape and dtype of arrays that are written first, or say where a tile stands."""
     rooms: dict[Handle, Room]
-    """Of what else is written first."""
+    """Rooms of what else is written first."""
 
 
 def run_group(work: Work, *values: Any) -> Any:

@@ -61,7 +61,7 @@ class Result(NamedTuple):
 PAUSE = 0.2  # seconds before a part that came to the wrong worker tries again
 
 TOPIC = "tilewright"
-"""Of Dask events: under it workers tell how a run goes on."""
+"""The topic of Dask events under which workers tell how a run goes on."""
 
 
 def inbox(worker: Worker | None = None) -> Inbox:

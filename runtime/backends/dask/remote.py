@@ -60,12 +60,12 @@ class RemoteTiles(TiledMatrix):
     ) -> None:
         super().__init__(shape, tile_size, dtype, Outline.of(shape, dtype), packed=False)
         self.order = order
-        """Of new tiles."""
+        """The memory order of new tiles."""
         self.pieces: dict[tuple[int, int], Piece] = {}
         self.upper = upper
         """Whether this is the transpose of what the user has."""
         self.name = f"cholesky-{uuid4().hex}"
 
     def key(self, i: int, j: int) -> tuple[str, int, int]:
-        """Of tile (i, j) as a chunk of the user's dask.array."""
+        """The key of tile (i, j) as a chunk of the user's dask.array."""
         return (self.name, j, i) if self.upper else (self.name, i, j)

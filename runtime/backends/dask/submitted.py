@@ -85,7 +85,7 @@ def seconds(program: Program, machine: Machine | None, overheads: Overheads) -> 
 
 
 def _shape(program: Program, handle: Handle) -> tuple[int, ...] | None:
-    """Of the data, or where a task makes it of the graph's layout; None where nobody knows."""
+    """The shape of a handle's data, or by the graph's layout where a task makes it; None where nobody knows."""
     value, layout = program.store[handle], program.graph.layout
     if value is None:
         return None if layout is None else layout.shape(handle)
@@ -124,9 +124,9 @@ class Submission:
     workers: dict[Any, list[str]] = field(default_factory=dict)
     priority: dict[Any, int] = field(default_factory=dict)
     keys: list[Any] = field(default_factory=list)
-    """Of the groups."""
+    """Keys of the groups."""
     outputs: list[tuple[Handle, ...]] = field(default_factory=list)
-    """Of the groups: whose values they return."""
+    """The handles whose values each group returns."""
     final: dict[Handle, int] = field(default_factory=dict)
     """By handle that is written: the group that makes its final value."""
     wanted: list[int] = field(default_factory=list)
@@ -511,7 +511,7 @@ def _wait(futures: list[Future], tale: Tale, client: Client, run: str, addresses
         while futures and not clients.ended(client, futures, 0.01 if tale.failed else LOOK) and not broken():
             if addresses - clients.workers_of(client).keys():
                 client.run_on_scheduler(loosen, run)
-    except Exception:  # of Dask, where a future is cancelled
+    except Exception:  # Dask raises where a future is cancelled
         if not broken():
             raise
     states = {future.status for future in futures}

@@ -152,7 +152,7 @@ class Program:
             self.replaced.add(writes[0])
 
     def _apart(self, task: Task, values: Sequence[Any]) -> Sequence[Any]:
-        """The values, copied where one lies in memory that another handle keeps: of what is read, or a value before."""
+        """The values, copied where their memory is also that of a handle that is read, or of an earlier value."""
         kept = [self.store[handle] for handle, access in task.uses if access is Access.READ]
         others = [array for array in kept if isinstance(array, np.ndarray)]
         found = []

@@ -27,7 +27,7 @@ class Accelerator(Protocol):
     """A memory, and kernels that work in it. Its methods are called by its own worker, but for `fetch` and `wait`."""
 
     device: str
-    """Of its rows in the kernel table."""
+    """The device of its rows in the kernel table."""
     ops: frozenset[str]
     """What it runs, where the table has a row for the dtypes."""
     capacity: float

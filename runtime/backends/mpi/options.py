@@ -20,7 +20,7 @@ WINDOW = 256 << 20  # bytes
 
 
 class Mpi(Engine):
-    """Ranks: of a pool, or those of a collective call."""
+    """The ranks of a pool, or those of a collective call."""
 
     name = "mpi"
     options = ("owner", "grid", "pool", "comm", "root", "gather", "window", "synchronous")

@@ -68,7 +68,7 @@ class Script:
     comm
         The communicator of the messages; every rank of it makes the same script.
     plan
-        Of the whole graph.
+        The plan of the whole graph.
     stays
         By handle, the buffers that stay on this rank from run to run.
     box

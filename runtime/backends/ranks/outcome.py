@@ -20,7 +20,7 @@ from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 __all__ = ["Order", "Outcome", "freeze", "merge", "planned", "thaw"]
 
 Order = tuple[tuple[int, ...], int | None, tuple[int, ...]]
-"""Of a plan: the owner of each handle in order of first access, ``start``, ``collect``."""
+"""What a plan is made with: the owner of each handle in order of first access, ``start``, ``collect``."""
 
 
 class Outcome(NamedTuple):
@@ -66,7 +66,7 @@ class Elsewhere(Exception):  # noqa: N818 - what it shows is where
 
 
 class _ErrorPickler(CodePickler):
-    main_is_there = True  # so that ``except`` knows the class: of a pool's caller it is not here, and goes as code
+    main_is_there = True  # so that ``except`` knows the class; that of a pool's caller is not here, and goes as code
 
 
 def freeze(error: BaseException) -> bytes:

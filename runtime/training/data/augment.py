@@ -58,7 +58,7 @@ def crop_and_flip(images: np.ndarray, index: np.ndarray, recipe: Recipe, seed: i
     random = bits(index, seed, epoch, _CROP)
     choices = np.uint64(2 * recipe.pad + 1)
     down, right = (random >> np.uint64(8)) % choices, (random >> np.uint64(32)) % choices
-    rows = np.arange(height) + down.astype(np.int64)[:, None]  # of the padded image
+    rows = np.arange(height) + down.astype(np.int64)[:, None]  # rows of the padded image
     columns = np.arange(width) + right.astype(np.int64)[:, None]
     if recipe.flip:
         mirrored = (random & np.uint64(1)).astype(bool)

@@ -17,7 +17,7 @@ CIFAR10_TRUE_STD = (0.2470, 0.2435, 0.2616)
 
 @dataclass(frozen=True)
 class Recipe:
-    """From uint8 to what a model gets: crop, flip, scale to [0, 1], normalise."""
+    """How uint8 images become what a model gets: crop, flip, scale to [0, 1], normalise."""
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
