@@ -359,8 +359,13 @@ class TestStreams:
         assert waited == [streams._events[1][2], streams._events[2][2]]
 
     def test_run_that_fails_waits_for_what_was_launched(self, monkeypatch):
-        from tilewright.backends.execution.program import Program
+        from tilewright.backends.execution import in_process
         from tilewright.backends.execution.streams import Streams
+
+        def launching(program):
+            streams = Streams(program.call, lambda task: True, cuda)
+            program.call = streams.call
+            return streams
 
         def fails():
             raise RuntimeError("out of memory")
@@ -368,7 +373,7 @@ class TestStreams:
         g, cuda = tw.TaskGraph(), FakeCuda()
         g.insert(np.copyto, tw.R(g.handle("x")), tw.W(g.handle("y")))
         g.insert(fails)
-        monkeypatch.setattr(Program, "_streams", lambda self: Streams(self.call, lambda task: True, cuda))
+        monkeypatch.setattr(in_process, "launching", launching)
         with pytest.raises(RuntimeError, match="out of memory"):
             tw.run(g, {"x": np.ones(2), "y": np.zeros(2)}, backend="serial")
         assert cuda.log[-1] == ("sync", 1)
