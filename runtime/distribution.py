@@ -15,6 +15,7 @@ from operator import index as as_integer
 from typing import Any, Protocol, runtime_checkable
 
 from tilewright.graph import Handle, TaskGraph
+from tilewright.keywords import strict
 from tilewright.scalars import whole
 
 __all__ = [
@@ -45,6 +46,7 @@ class Distribution(Protocol):
         """The rank that owns tile (i, j)."""
 
 
+@strict
 @dataclass(frozen=True)
 class BlockCyclic:
     """Tile (i, j) on a P x Q grid of ranks, counted row by row: rank (i mod P) Q + (j mod Q).
@@ -78,6 +80,7 @@ class BlockCyclic:
         return i % self.P * self.Q + j % self.Q
 
 
+@strict
 @dataclass(frozen=True)
 class SymmetricBlockCyclic:
     """For symmetric matrices, r (r-1) / 2 ranks: each rank is a pair {a, b} of 0..r-1 [2]_.
@@ -109,6 +112,7 @@ class SymmetricBlockCyclic:
         return high * (high - 1) // 2 + low
 
 
+@strict
 @dataclass(frozen=True)
 class RowBlocks:
     """Contiguous blocks of the ``mt`` tile rows, as equal as they can be: rank floor(i ranks / mt)."""

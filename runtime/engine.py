@@ -9,6 +9,7 @@ from tilewright.backends import check_call, engine_class, find_engine
 from tilewright.backends.execution.engine import Engine, check_options
 from tilewright.backends.execution.program import Program
 from tilewright.graph import Handle, TaskGraph
+from tilewright.keywords import strict
 from tilewright.machine import Machine, check_plan
 from tilewright.runs.progress import reports
 from tilewright.runs.run import Run, _flops
@@ -119,6 +120,7 @@ def run(
     )  # fmt: skip
 
 
+@strict
 def simulate(
     graph: TaskGraph,
     machine: Machine | None = None,

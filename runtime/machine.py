@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 from tilewright import document
 from tilewright.door import upstairs
 from tilewright.host.files import write_text
+from tilewright.keywords import strict
 from tilewright.scalars import function, instance, positive, real, text, whole
 
 __all__ = ["check_plan", "Machine"]
@@ -32,6 +33,7 @@ Shape = tuple[int, ...]
 Durations = float | Mapping[int, float]
 
 
+@strict
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Ranks with workers, what their messages cost and how long their kernels take.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.door import upstairs
+from tilewright.keywords import strict
 from tilewright.scalars import positive, text, whole
 
 __all__ = ["FORMATS", "find_format", "Format", "PrecisionMap"]
@@ -120,6 +121,7 @@ def find_format(name: str | Format) -> Format:
     return FORMATS[name]
 
 
+@strict
 class PrecisionMap:
     """The format of each tile of a lower triangle, nt x nt.
 

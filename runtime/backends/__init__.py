@@ -66,7 +66,10 @@ def find_engine(backend: str | Engine, options: Mapping[str, Any], *, computes: 
     return engine_class(backend, computes=computes).of(dict(options))
 
 
-def check_call(call: Callable[..., Any], options: Mapping[str, Any], backend: Any, also: Iterable[str] = ()) -> None:
+def check_call(
+    call: Callable[..., Any], options: Mapping[str, Any], backend: Any, also: Iterable[str] = (),
+    near: Iterable[str] = (),
+) -> None:  # fmt: skip
     """Refuse, in the name of a public call and before it works, ``**options`` that neither it nor its backend has.
 
     Parameters
@@ -79,6 +82,8 @@ def check_call(call: Callable[..., Any], options: Mapping[str, Any], backend: An
         Its engine. One that is unknown is for others to refuse.
     also
         Options that the call hands on to others than the backend.
+    near
+        Other keywords of the call, which may be meant.
 
     Raises
     ------
@@ -91,4 +96,4 @@ def check_call(call: Callable[..., Any], options: Mapping[str, Any], backend: An
     if engine.together(options):
         return
     own = [p.name for p in signature(call).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    check_options(backend, options, (*also, *engine.options), own, call.__name__)
+    check_options(backend, options, (*also, *engine.options), [*own, *near], call.__name__)

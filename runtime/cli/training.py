@@ -88,7 +88,7 @@ def train(
         import torch
 
         from tilewright import training
-        from tilewright.training.trainer import target_device
+        from tilewright.training.devices import target_device
 
         train_data, test_data = training.data.load(data)
         if model != "mlp" and train_data.shape[0] == 1:

@@ -32,6 +32,7 @@ from tilewright.builder import graph_builder
 from tilewright.comm.cost import best
 from tilewright.comm.schedule import Schedule, algorithms, schedule
 from tilewright.graph import RW, Handle, Layout, Op, R, TaskGraph, W
+from tilewright.keywords import strict
 from tilewright.machine import A_MACHINE, Machine
 from tilewright.scalars import instance
 
@@ -161,6 +162,7 @@ def _collective_graph(graph: TaskGraph, operation: str, ranks: int, n: int, algo
     graph.temporary = {"m"}
 
 
+@strict
 def broadcast(
     ranks: int, n: int, algorithm: str = "auto", *, root: int = 0, machine: Machine | None = None
 ) -> TaskGraph:
@@ -200,6 +202,7 @@ def broadcast(
     return _collective("broadcast", ranks, n, algorithm, root, machine)
 
 
+@strict
 def reduce(ranks: int, n: int, algorithm: str = "auto", *, root: int = 0, machine: Machine | None = None) -> TaskGraph:
     """The sum of all ranks' vectors on one rank.
 
@@ -208,6 +211,7 @@ def reduce(ranks: int, n: int, algorithm: str = "auto", *, root: int = 0, machin
     return _collective("reduce", ranks, n, algorithm, root, machine)
 
 
+@strict
 def scatter(ranks: int, n: int, algorithm: str = "auto", *, root: int = 0, machine: Machine | None = None) -> TaskGraph:
     """Block r of one rank's vector to rank r.
 
@@ -216,6 +220,7 @@ def scatter(ranks: int, n: int, algorithm: str = "auto", *, root: int = 0, machi
     return _collective("scatter", ranks, n, algorithm, root, machine)
 
 
+@strict
 def gather(ranks: int, n: int, algorithm: str = "auto", *, root: int = 0, machine: Machine | None = None) -> TaskGraph:
     """Block r of every rank r to one rank.
 
@@ -224,6 +229,7 @@ def gather(ranks: int, n: int, algorithm: str = "auto", *, root: int = 0, machin
     return _collective("gather", ranks, n, algorithm, root, machine)
 
 
+@strict
 def allgather(ranks: int, n: int, algorithm: str = "auto", *, machine: Machine | None = None) -> TaskGraph:
     """Block r of every rank r to all ranks.
 
@@ -232,6 +238,7 @@ def allgather(ranks: int, n: int, algorithm: str = "auto", *, machine: Machine |
     return _collective("allgather", ranks, n, algorithm, 0, machine)
 
 
+@strict
 def reduce_scatter(ranks: int, n: int, algorithm: str = "auto", *, machine: Machine | None = None) -> TaskGraph:
     """Block r of the sum of all ranks' vectors on rank r.
 
@@ -240,6 +247,7 @@ def reduce_scatter(ranks: int, n: int, algorithm: str = "auto", *, machine: Mach
     return _collective("reduce_scatter", ranks, n, algorithm, 0, machine)
 
 
+@strict
 def allreduce(ranks: int, n: int, algorithm: str = "auto", *, machine: Machine | None = None) -> TaskGraph:
     """The sum of all ranks' vectors on all ranks.
 

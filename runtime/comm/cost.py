@@ -39,7 +39,8 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-from tilewright.comm.schedule import algorithms, ceil_log2, schedule
+from tilewright.comm.schedule import algorithms, ceil_log2, named, schedule
+from tilewright.keywords import strict
 from tilewright.machine import A_MACHINE, NO_GAMMA, Machine
 from tilewright.scalars import instance, whole
 from tilewright.scalars import ranks as rank_count
@@ -102,12 +103,13 @@ _FORMULAS: dict[tuple[str, str], Callable[[int, int, int, int], tuple[int, int, 
 
 
 def _check(operation: str, algorithm: str, p: int, n: int) -> None:
-    algorithms(operation)
+    named(operation)
     rank_count(p, "p")
     whole(n, "n", 0)
     schedule(operation, algorithm, p, n)
 
 
+@strict
 def terms(operation: str, algorithm: str, p: int, n: int) -> Terms:
     """The closed form of the module's table.
 
@@ -118,9 +120,10 @@ def terms(operation: str, algorithm: str, p: int, n: int) -> Terms:
     Terms(alpha=6, beta=1750, gamma=875)
     """
     _check(operation, algorithm, p, n)
-    return Terms(*_FORMULAS[operation, algorithm](p, n, ceil_log2(p), (p - 1) * -(-n // p)))
+    return Terms(*_FORMULAS[named(operation), algorithm](p, n, ceil_log2(p), (p - 1) * -(-n // p)))
 
 
+@strict
 def lower_bound(operation: str, p: int, n: int) -> Terms:
     """The lecture's optimal complexity: no algorithm needs less of any of the three.
 
@@ -132,7 +135,7 @@ def lower_bound(operation: str, p: int, n: int) -> Terms:
     >>> lower_bound("reduce", p=4, n=100)
     Terms(alpha=2, beta=100, gamma=Fraction(75, 1))
     """
-    algorithms(operation)
+    operation = named(operation)
     whole(p, "p", 1)
     whole(n, "n", 0)
     L, part = ceil_log2(p), Fraction((p - 1) * n, p)
@@ -175,6 +178,7 @@ def seconds(parts: Iterable[Round], machine: Machine, start: float = 0.0) -> flo
     return time
 
 
+@strict
 def cost(operation: str, algorithm: str = "auto", *, p: int, n: int, machine: Machine) -> float:
     """Seconds of a collective on p ranks and n words.
 
@@ -210,10 +214,12 @@ def cost(operation: str, algorithm: str = "auto", *, p: int, n: int, machine: Ma
     instance(machine, "machine", Machine, A_MACHINE)
     if isinstance(algorithm, str) and algorithm == "auto":
         algorithm = best(operation, p, n, machine)
+    operation = named(operation)
     _check(operation, algorithm, p, n)
     return seconds(rounds(operation, algorithm, p, n), machine)
 
 
+@strict
 def best(operation: str, p: int, n: int, machine: Machine | None = None) -> str:
     """The cheapest algorithm by its closed form; of equals the first of the table. By default on `MACHINE`."""
     machine = MACHINE if machine is None else instance(machine, "machine", Machine, A_MACHINE)

@@ -21,6 +21,7 @@ from math import inf, sqrt
 from typing import TYPE_CHECKING
 
 from tilewright.comm.cost import known_gamma
+from tilewright.keywords import strict
 from tilewright.scalars import choice, real
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def communication(cut: str, p: int, n: float, machine: Machine) -> float:
     return 4 * (machine.alpha + n / sqrt(p) * machine.beta)
 
 
+@strict
 def time(cut: str, p: int, n: float, machine: Machine) -> float:
     """T_p: seconds of one product on n x n points and p ranks, nothing hidden. ValueError for an unknown cut."""
     _check(cut, p, n)
@@ -56,6 +58,7 @@ def time(cut: str, p: int, n: float, machine: Machine) -> float:
     return communication(cut, p, n, machine) + FLOPS * n * n / p * gamma
 
 
+@strict
 def efficiency(cut: str, p: int, n: float, machine: Machine) -> float:
     """E_p = T_1 / (p T_p); exactly 1 on one rank.
 
@@ -71,6 +74,7 @@ def efficiency(cut: str, p: int, n: float, machine: Machine) -> float:
     return work / (work + communication(cut, p, n, machine))
 
 
+@strict
 def block_time(b: float, steps: int, points: float, p: int, machine: Machine) -> float:
     """Seconds of ``steps`` products with a 3-point stencil in blocks of b, by halo closure, nothing hidden.
 
@@ -87,6 +91,7 @@ def block_time(b: float, steps: int, points: float, p: int, machine: Machine) ->
     return steps / b * machine.alpha + steps * machine.beta + (steps * points / p + steps * b) * gamma
 
 
+@strict
 def block_size(machine: Machine, flops: float = 1.0) -> float:
     """The block b* = sqrt(alpha / gamma) for which `block_time` is least; a point costs ``flops`` gamma.
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 from math import log2, sqrt
 
 from tilewright.comm.cost import known_gamma
+from tilewright.keywords import strict
 from tilewright.machine import Machine
 from tilewright.scalars import real
 
@@ -89,6 +90,7 @@ def _lost(problem: str, layout: str, p: float, machine: Machine) -> tuple[float,
     return a / gamma, b / gamma
 
 
+@strict
 def efficiency(problem: str, layout: str, p: float, n: float, machine: Machine) -> float:
     """E_p(n) of the module's table.
 
@@ -122,6 +124,7 @@ def efficiency(problem: str, layout: str, p: float, n: float, machine: Machine) 
     return 1 / (1 + a / (n * n) + b / n)
 
 
+@strict
 def weak_efficiency(problem: str, layout: str, p: float, memory: float, machine: Machine) -> float:
     """E_p where each rank has ``memory`` words of the matrix, or points of the domain: n = sqrt(memory p)."""
     real(memory, "memory", 0, above=True)
@@ -129,6 +132,7 @@ def weak_efficiency(problem: str, layout: str, p: float, memory: float, machine:
     return efficiency(problem, layout, p, sqrt(memory * p), machine)
 
 
+@strict
 def isoefficiency(problem: str, layout: str, p: float, target: float, machine: Machine) -> float:
     """The n from which on E_p(n) >= ``target``; 0 on one rank.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from tilewright.keywords import strict
 from tilewright.scalars import ranks as rank_count
 from tilewright.scalars import whole
 
@@ -246,6 +247,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[int, Blocks], Rounds]]] = {
 """Algorithms by operation; the first of each is the one for short vectors."""
 
 
+@strict
 def schedule(operation: str, algorithm: str, ranks: int, n: int) -> Schedule:
     """The schedule of an operation on ``ranks`` ranks and vectors of n words.
 
@@ -256,6 +258,7 @@ def schedule(operation: str, algorithm: str, ranks: int, n: int) -> Schedule:
     TypeError
         ``ranks`` or n is not an integer.
     """
+    operation = named(operation)
     known = algorithms(operation)
     if not isinstance(algorithm, str) or algorithm not in known:
         raise ValueError(f"{operation} has no algorithm {algorithm!r}; known: {', '.join(known)}, auto")
@@ -263,8 +266,17 @@ def schedule(operation: str, algorithm: str, ranks: int, n: int) -> Schedule:
     return Schedule(operation, algorithm, ranks, n, known[algorithm])
 
 
+def named(operation: str) -> str:
+    """The operation of that name, which is its function's; "reduce-scatter", as the literature has it, will do too.
+
+    ValueError lists the operations there are.
+    """
+    found = operation.replace("-", "_") if isinstance(operation, str) else None
+    if found not in ALGORITHMS:
+        raise ValueError(f"unknown collective {operation!r}; known: {', '.join(ALGORITHMS)}. It is the operation")
+    return found
+
+
 def algorithms(operation: str) -> dict[str, Callable[[int, Blocks], Rounds]]:
     """The algorithms of an operation. ValueError lists the operations there are."""
-    if not isinstance(operation, str) or operation not in ALGORITHMS:
-        raise ValueError(f"unknown collective {operation!r}; known: {', '.join(ALGORITHMS)}. It is the operation")
-    return ALGORITHMS[operation]
+    return ALGORITHMS[named(operation)]

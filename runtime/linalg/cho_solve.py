@@ -106,6 +106,7 @@ def cho_solve(
     workers: int | None = None,
     check_finite: bool = True,
     return_run: bool = False,
+    progress: bool = False,
     **options: Any,
 ) -> Any:
     """Solve A x = b from the Cholesky factor of A [1]_.
@@ -125,6 +126,8 @@ def cho_solve(
         Look for NaN and infinities in b.
     return_run
         Also return the `Run`.
+    progress
+        Draw a progress bar on standard error.
 
     Returns
     -------
@@ -157,7 +160,8 @@ def cho_solve(
     array([0., 1.])
     """
     lower, check_finite = flag(lower, "lower"), flag(check_finite, "check_finite")
-    call = Call(cho_solve, L, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run)
+    call = Call(cho_solve, L, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run,
+                progress=progress)  # fmt: skip
     b = call.argument(b)
     with call.agreement() as facts:
         matrix = call.triangle(what="L")
@@ -187,6 +191,7 @@ def logdet(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
+    progress: bool = False,
     **options: Any,
 ) -> Any:
     """log det A from a Cholesky factor of A: 2 sum_i log |l_ii|. -inf if one is zero. Never overflows.
@@ -200,7 +205,8 @@ def logdet(
     >>> round(float(np.exp(tw.logdet(tw.tiled_cholesky(np.array([[4.0, 2.0], [2.0, 5.0]]))))), 12)
     16.0
     """
-    call = Call(logdet, L, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run)
+    call = Call(logdet, L, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run,
+                progress=progress)  # fmt: skip
     with call.agreement() as facts:
         matrix = call.triangle(what="L")
         size = call.tile_size(tile_size, matrix, cholesky_tile_size)
@@ -219,13 +225,15 @@ def cho_inverse(
     backend: str = "threads",
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
+    check_finite: bool = True,
     return_run: bool = False,
+    progress: bool = False,
     **options: Any,
 ) -> Any:
     """The inverse of A from the Cholesky factor of A; exactly Hermitian. To solve a system, `cho_solve` is better.
 
-    See `cho_solve` for arguments and errors. Returns an (n, n) array or tensor with the dtype of L, both triangles, and
-    with ``return_run`` the `Run`. 2/3 n^3 flops, n^2 words beside L.
+    See `cho_solve` for arguments and errors; ``check_finite`` looks at L. Returns an (n, n) array or tensor with the
+    dtype of L, both triangles, and with ``return_run`` the `Run`. 2/3 n^3 flops, n^2 words beside L.
 
     Examples
     --------
@@ -234,14 +242,18 @@ def cho_inverse(
     array([[ 5., -2.],
            [-2.,  4.]])
     """
-    lower = flag(lower, "lower")
-    call = Call(cho_inverse, L, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run)
+    lower, check_finite = flag(lower, "lower"), flag(check_finite, "check_finite")
+    call = Call(cho_inverse, L, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run,
+                progress=progress)  # fmt: skip
     with call.agreement() as facts:
         matrix = call.triangle(what="L")
         size = call.tile_size(tile_size, matrix, cholesky_tile_size)
-        factor = matrix.factor(size, matrix.dtype, "lower" if lower else "upper")
+        part = "lower" if lower else "upper"
+        factor = matrix.factor(size, matrix.dtype, part)
         facts.update(shape=factor.shape, dtype=str(matrix.dtype), lower=lower, tile_size=size)
         if call.has_data:
+            if check_finite:
+                matrix.check_finite(part)
             matrix.check_diagonal()
     X = matrix.whole()
     call.run(inverse_graph(factor.nt, lower), {"L": factor, "X": X})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tilewright.graph import Task, TaskGraph
+from tilewright.keywords import strict
 from tilewright.machine import Machine
 from tilewright.scalars import instance, positive
 
@@ -39,6 +40,7 @@ class Bounds:
         return work / self.critical_path if self.critical_path else 1.0
 
 
+@strict
 def bounds(graph: TaskGraph, workers: int, cost: Callable[[Task], float] | Sequence[float] | None = None) -> Bounds:
     """Area and critical-path bounds. O(tasks + edges).
 

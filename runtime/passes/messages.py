@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 
 from tilewright.distribution import owners
 from tilewright.graph import RW, Access, Handle, Op, R, Task, TaskGraph, W
+from tilewright.keywords import strict
 from tilewright.passes.versions import Dataflow
 from tilewright.scalars import choice, instance, whole
 
@@ -111,6 +112,7 @@ class Part(NamedTuple):
     rank is there to make a value anew."""
 
 
+@strict
 class MessagePlan:
     """Where every task runs and every message of a graph on ``ranks`` ranks. O(tasks + accesses + messages).
 

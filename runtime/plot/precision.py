@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tilewright.keywords import strict
 from tilewright.plot.canvas import new_figure, save
 from tilewright.plot.palette import text_on
 from tilewright.precision import FORMATS, PrecisionMap
@@ -24,6 +25,7 @@ COLOURS = {
 _NAMED = 16  # tiles a row up to which each square has its name
 
 
+@strict
 def precision_map(map: PrecisionMap, path: str | Path | None = None, *, title: str | None = None) -> Figure:
     """Draw the lower triangle of tiles, one colour per format, with shares in the legend.
 

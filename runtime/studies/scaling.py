@@ -16,6 +16,7 @@ import numpy as np
 from tilewright.comm.scaling import MODEL, _gamma, _lost, efficiency
 from tilewright.door import upstairs
 from tilewright.host.files import write_text
+from tilewright.keywords import strict
 from tilewright.machine import A_MACHINE, Machine
 from tilewright.scalars import flag, instance, whole
 from tilewright.scalars import ranks as rank_count
@@ -85,6 +86,7 @@ class Study:
         return "\n".join(lines)
 
 
+@strict
 def scaling_study(
     *,
     layouts: Sequence[str] = ("rows", "columns", "grid"),

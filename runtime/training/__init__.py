@@ -15,6 +15,7 @@ from tilewright.training.optimizers import OPTIMIZERS
 from tilewright.training.precision import PRECISIONS
 from tilewright.training.result import Result
 from tilewright.training.scaler import LossScaler
+from tilewright.training.settings import Execution, Learning, Recording
 from tilewright.training.trainer import fit
 
 __all__ = [
@@ -25,11 +26,14 @@ __all__ = [
     "SCHEDULES",
     "Cosine",
     "Event",
+    "Execution",
     "Fallback",
     "GradientPenalty",
+    "Learning",
     "LossScaler",
     "Losses",
     "OneCycle",
+    "Recording",
     "Result",
     "batch_size_for",
     "compare",

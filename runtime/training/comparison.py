@@ -14,9 +14,11 @@ from tilewright.backends import check_call
 from tilewright.door import upstairs
 from tilewright.host.files import write_text
 from tilewright.training import precision, usage
+from tilewright.training.control import check_precision
 from tilewright.training.data import Dataset
 from tilewright.training.data.torch_data import two
 from tilewright.training.result import Result, Text, grid
+from tilewright.training.settings import SETTINGS, flat
 from tilewright.training.trainer import fit
 from tilewright.units import seconds
 
@@ -24,7 +26,8 @@ __all__ = ["Comparison", "compare"]
 
 _RESOLUTION = 32 << 20  # bytes; what a process holds varies by some megabytes for other reasons
 
-_OF_FIT = [name for name in signature(fit).parameters if name not in ("model", "train", "test", "precision", "options")]
+_OWN = ("model", "train", "test", "precision", "options")
+_OF_FIT = [name for name in (*signature(fit).parameters, *SETTINGS) if name not in _OWN]
 
 
 @dataclass
@@ -124,15 +127,15 @@ def compare(
     warm_up
         Take two steps in each precision before anything is measured.
     options
-        Of `fit`. ``tensorboard`` gets a folder for each precision, which TensorBoard shows side by side.
+        Those of `fit`, its groups too. ``tensorboard`` gets a folder for each precision, which TensorBoard shows side
+        by side.
 
     Raises
     ------
     ValueError
         A precision is unknown or named twice; or as `fit`, before any work.
     """
-    from tilewright.training.trainer import check_precision
-
+    options = flat(options)
     check_call(compare, options, options.get("backend", "threads"), also=[*_OF_FIT, "machine", "threads_per_task"])
     precisions = [precision.named(name) for name in precisions]
     if not precisions or len(set(precisions)) < len(precisions):

@@ -7,6 +7,7 @@ import sys
 
 import torch
 
+from tilewright.keywords import strict
 from tilewright.scalars import instance, optional, real, whole
 from tilewright.training.precision import ROUNDOFF
 from tilewright.training.result import Text, grid
@@ -43,6 +44,7 @@ def formats() -> Text:
     return grid(rows, "FLOATING-POINT FORMATS")
 
 
+@strict
 def scaling(gradient: float = 1e-5, power: int = 3, scaler: LossScaler | None = None) -> Text:
     """A small gradient, multiplied on its way back through layers: lost in FP16, and kept by a scaled loss.
 
@@ -87,6 +89,7 @@ def scaling(gradient: float = 1e-5, power: int = 3, scaler: LossScaler | None = 
     return grid(rows, f"{gradient:g}^{power}, loss scale {scale:g}")
 
 
+@strict
 def batch_size_for(device: str | torch.device) -> int:
     """The notebook's batch size for a device: 256 beyond 100 GB of memory, 128 beyond 16 GB, else 64.
 

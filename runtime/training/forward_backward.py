@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from tilewright.training import compiled, precision
+from tilewright.training.control import Control
 from tilewright.training.losses import Whole
-from tilewright.training.state import Control, Grads, Setup, Stage, Tape
+from tilewright.training.state import Grads, Setup, Stage, Tape
 
 __all__ = ["backward", "backward_input", "backward_weight", "forward", "forward_loss"]
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from tilewright.training.control import Control
 from tilewright.training.scaler import LossScaler
-from tilewright.training.state import Control, Grads, Stage
+from tilewright.training.state import Grads, Stage
 
 __all__ = ["Flags", "blank", "bucket", "summed", "unscale", "unscale_shared"]
 

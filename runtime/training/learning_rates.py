@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tilewright.keywords import strict
 from tilewright.scalars import positive, real
 
 __all__ = ["SCHEDULES", "Cosine", "OneCycle", "schedule"]
 
 
+@strict
 @dataclass(frozen=True)
 class Cosine:
     """From 1 to 0 along half a cosine over ``total`` updates.
@@ -28,6 +30,7 @@ class Cosine:
         return 0.5 * (1 + math.cos(math.pi * min(updates / self.total, 1.0)))
 
 
+@strict
 @dataclass(frozen=True)
 class OneCycle:
     """Up from 0.04 to 1 in the first ``warm`` part of ``total`` updates, then down to 0 along half a cosine.

@@ -13,10 +13,11 @@ import torch
 
 from tilewright.host.files import append
 from tilewright.training import precision, tensorboard, usage
+from tilewright.training.control import Control
 from tilewright.training.data.augment import normalise
 from tilewright.training.losses import share_of
 from tilewright.training.randomness import Stream
-from tilewright.training.state import Control, Exam, Log, Setup, Verdict
+from tilewright.training.state import Exam, Log, Setup, Verdict
 
 __all__ = ["evaluate", "open_log", "record", "tally"]
 

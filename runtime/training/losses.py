@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from tilewright.keywords import strict
 from tilewright.scalars import choice, real
 
 __all__ = ["GradientPenalty", "Losses", "Whole", "counted", "known", "parts_of", "plain_mean", "refuse", "share_of"]
@@ -158,6 +159,7 @@ def refuse(loss: Any, penalty: GradientPenalty | None, micro: int) -> None:
             )
 
 
+@strict
 @dataclass(frozen=True)
 class GradientPenalty:
     """weight (|g| - target)^2 of the gradient g of the loss, added to the loss [1]_ [2]_.

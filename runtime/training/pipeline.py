@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
-from tilewright.training.step import Layout
+from tilewright.training.step import Division
 
 __all__ = ["PIPELINES", "Action", "Pipeline", "pipeline_policy", "planned", "to_csv"]
 
@@ -111,14 +111,14 @@ class Pipeline:
 
     waits = True
 
-    def __init__(self, name: str, layout: Layout) -> None:
+    def __init__(self, name: str, division: Division) -> None:
         if name not in PIPELINES:
             raise ValueError(f"unknown pipeline {name!r}; known: {', '.join(PIPELINES)}")
         self.name = name
-        self.layout = layout
+        self.division = division
 
     def prepare(self, graph: TaskGraph, machine: Machine) -> None:
-        segments, micro = self.layout.segments, self.layout.micro
+        segments, micro = self.division.segments, self.division.micro
         rank = {
             (a.segment, a.kind, a.micro): k
             for row in planned(self.name, segments, micro)
@@ -162,6 +162,6 @@ class Pipeline:
         return None
 
 
-def pipeline_policy(name: str, layout: Layout) -> Pipeline:
+def pipeline_policy(name: str, division: Division) -> Pipeline:
     """The policy of that name. ValueError for another one, or where torch has no such schedule either."""
-    return Pipeline(name, layout)
+    return Pipeline(name, division)

@@ -9,9 +9,10 @@ from torch import nn
 
 from tilewright.training import checkpoint, models, precision, randomness, usage
 from tilewright.training.contents import Buffers, Contents, duplicate
+from tilewright.training.control import Control
 from tilewright.training.randomness import Stream
 from tilewright.training.scaler import LossScaler
-from tilewright.training.state import Control, Exam, Log, Setup, Stage, State
+from tilewright.training.state import Exam, Log, Setup, Stage, State
 
 __all__ = ["exam", "finish", "open_stages", "release", "replica", "save", "snapshot"]
 

@@ -10,11 +10,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from tilewright.keywords import strict
 from tilewright.scalars import flag, positive, real, whole
 
 __all__ = ["LossScaler"]
 
 
+@strict
 @dataclass
 class LossScaler:
     """Scale grows by ``growth_factor`` after ``growth_interval`` steps without overflow, and backs off after one.

@@ -13,13 +13,13 @@ from torch import nn
 
 from tilewright.training.compiled import compiled
 from tilewright.training.contents import Contents, dense, duplicate
-from tilewright.training.fallback import Event, Fallback
+from tilewright.training.control import Control
+from tilewright.training.fallback import Event
 from tilewright.training.losses import GradientPenalty, parts_of, plain_mean
 from tilewright.training.optimizers import Optimizers
 from tilewright.training.randomness import Stream, may_draw, may_recompute
-from tilewright.training.scaler import LossScaler
 
-__all__ = ["Control", "Exam", "Grads", "Log", "Setup", "Stage", "State", "Tape", "Verdict"]
+__all__ = ["Exam", "Grads", "Log", "Setup", "Stage", "State", "Tape", "Verdict"]
 
 Grads = list[torch.Tensor | None]
 """By parameter; None for one that is not trained, or had no part in the loss."""
@@ -79,42 +79,6 @@ class Setup:
     @cached_property
     def target(self) -> torch.device:
         return torch.device(self.device)
-
-
-_LIMITS = ("enabled", "hysteresis", "min_scale", "max_scale", "overflows", "start")
-"""What a `LossScaler` has beyond the state of torch's."""
-
-
-@dataclass
-class Control:
-    """Precision, loss scale and counters: the part of the state that decides. Every place has an equal copy."""
-
-    precision: str
-    scaler: LossScaler
-    fallback: Fallback | None = None
-    updates: int = 0
-    """Steps so far that no optimizer skipped."""
-    taken: dict[str, int] = field(default_factory=dict)
-    """Steps that each optimizer has taken: what schedules go by."""
-    skipped: int = 0
-    good: Any = None
-    """Parameters and optimizer state of some step that was finite; for a fall to a safer precision."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "precision": self.precision, "scaler": self.scaler.state_dict(),
-            "limits": {name: getattr(self.scaler, name) for name in _LIMITS}, "updates": self.updates,
-            "taken": dict(self.taken), "skipped": self.skipped,
-            "fallback": self.fallback.state_dict() if self.fallback else None,
-        }  # fmt: skip
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.precision = state["precision"]
-        self.updates, self.taken, self.skipped = state["updates"], dict(state["taken"]), state["skipped"]
-        self.fallback = Fallback.from_state(state["fallback"]) if state["fallback"] else None
-        for name, value in state["limits"].items():
-            setattr(self.scaler, name, value)
-        self.scaler.load_state_dict(state["scaler"])
 
 
 class Stage:

@@ -33,7 +33,7 @@ from tilewright.graph import RW, Handle, Op, R, Task, TaskGraph, Use, W
 from tilewright.graph import Layout as Owners
 from tilewright.training import forward_backward, gradients, logbook, minibatch, replicas, update
 
-__all__ = ["LOW", "OPS", "Builder", "Layout", "Marks", "Span", "split", "training_graph"]
+__all__ = ["LOW", "OPS", "Builder", "Division", "Marks", "Span", "split", "training_graph"]
 
 LOW = -10.0
 
@@ -77,7 +77,7 @@ OPS = {
 share nothing else. Ranks and Dask workers import them by name."""
 
 
-class Layout(NamedTuple):
+class Division(NamedTuple):
     """How a batch and a model are cut up."""
 
     replicas: int = 1
@@ -139,7 +139,7 @@ class Builder:
     """Handles and loops."""
 
     def __init__(
-        self, layout: Layout, span: Span, *, checks: bool, norms: bool, adaptive: bool, overlap: bool,
+        self, layout: Division, span: Span, *, checks: bool, norms: bool, adaptive: bool, overlap: bool,
         then: Callable[[Builder], None] | None,
     ) -> None:  # fmt: skip
         self.layout = layout
@@ -377,7 +377,7 @@ def split(n: int, parts: int) -> list[int]:
 
 
 def training_graph(
-    layout: Layout, span: Span, *, checks: bool = False, norms: bool = False, adaptive: bool = False,
+    layout: Division, span: Span, *, checks: bool = False, norms: bool = False, adaptive: bool = False,
     overlap: bool = False, then: Callable[[Builder], None] | None = None,
 ) -> tuple[TaskGraph, Marks]:  # fmt: skip
     """The graph of some steps of a training, and where its steps end.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,38 +19,44 @@ from tilewright.engine import run
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.cores import cores
 from tilewright.runs.run import Run
-from tilewright.schedulers import policy
 from tilewright.training import checkpoint as checkpoints
-from tilewright.training import models, randomness, trial, usage
+from tilewright.training import models, randomness, usage
 from tilewright.training import precision as precisions
-from tilewright.training.closed_form_head import HEADS, Head, head_data, insert_head, least_noise
-from tilewright.training.compiled import BACKEND
-from tilewright.training.compiled import problem as compiler_problem
+from tilewright.training.closed_form_head import Head, head_data, insert_head
 from tilewright.training.contents import Contents
+from tilewright.training.control import Control, first_control
 from tilewright.training.data import Dataset
-from tilewright.training.data.augment import normalise
 from tilewright.training.data.torch_data import two
-from tilewright.training.fallback import LADDER, Fallback
+from tilewright.training.devices import host, target_device
 from tilewright.training.identity import described, digest
 from tilewright.training.learning_rates import schedule as find_schedule
-from tilewright.training.losses import GradientPenalty, refuse
+from tilewright.training.losses import refuse
 from tilewright.training.optimizers import optimizers
 from tilewright.training.pipeline import pipeline_policy
-from tilewright.training.randomness import hooked
 from tilewright.training.replicas import replica
+from tilewright.training.requirements import (
+    check_data,
+    check_engine,
+    check_file,
+    check_head,
+    check_model,
+    check_noise,
+    check_on_images,
+    check_parts,
+    compiler,
+    cuts,
+    one_segment,
+)
 from tilewright.training.result import Result
-from tilewright.training.scaler import LossScaler
-from tilewright.training.state import Control, Log, Setup, Stage, State
-from tilewright.training.step import Layout, Marks, Span, split, training_graph
+from tilewright.training.settings import SETTINGS, Execution, Learning, Recording, grouped, positive_counts
+from tilewright.training.state import Log, Setup, Stage, State
+from tilewright.training.step import Division, Marks, Span, training_graph
 from tilewright.training.tensorboard import open_file
 
-__all__ = ["check_precision", "fit", "target_device"]
-
-LEAST = 1 << 16
-"""Parameters of a segment, without a pipeline: of a smaller one the tasks would take longer than what is in them."""
+__all__ = ["fit"]
 
 MOST_TASKS = 40_000
-"""Of one graph; a longer training is several graphs, one after the other."""
+"""Tasks of one graph; a longer training is several graphs, one after the other."""
 
 
 def fit(
@@ -64,36 +68,16 @@ def fit(
     precision: str | torch.dtype = "fp32",
     optimizer: Any = "sgd",
     lr: float | None = None,
-    schedule: str | Callable[[int], float] | None = None,
     loss: Callable[..., torch.Tensor] | None = None,
     batch_size: int | None = None,
-    accumulate: int = 1,
-    clip_norm: float | None = None,
-    penalty: GradientPenalty | None = None,
-    ema: float | None = None,
     backend: str = "threads",
     workers: int = 1,
-    helpers: int | None = None,
-    threads: int | None = None,
-    pipeline: str | None = None,
-    segments: int | None = None,
-    head: str | None = None,
-    head_noise: float = 0.1,
-    scheduler: Any = None,
-    checkpoint: str | Path | None = None,
-    checkpoint_every: int | None = None,
-    resume: bool = True,
-    progress: bool = False,
-    log: str | Path | None = None,
-    tensorboard: str | Path | None = None,
     device: str | torch.device | None = None,
-    channels_last: bool = False,
-    compile: bool | str = False,
-    deterministic: bool = False,
-    scaler: LossScaler | None = None,
-    fallback: Fallback | str = "robust",
     seed: int = 0,
-    allow_slow: bool = False,
+    progress: bool = False,
+    learning: Learning | None = None,
+    execution: Execution | None = None,
+    recording: Recording | None = None,
     **options: Any,
 ) -> Result:
     """Train ``model`` and evaluate it after each epoch. It has the trained parameters afterwards, on its own device.
@@ -111,72 +95,46 @@ def fit(
         A `tilewright.training.data.Dataset`; or a torch data set of pairs (x, y), x of float32 or int64 and y a class,
         or a ``DataLoader`` of one, whose batch size is taken. They are read into memory once, and shuffled by ``seed``
         in each epoch. Without ``test`` nothing is evaluated.
+    epochs
+        How often the whole of ``train`` is gone through.
     precision
         ``"fp32"`` (strict), ``"tf32"``, ``"bf16"``, ``"fp16"`` (with loss scaling), or ``"adaptive"``: the
         fastest the device has, and a safer one as soon as ``fallback`` says so. On a CPU that is BF16 if there are
         instructions for it, else FP32; a `Fallback` with a ladder of its own says otherwise. `torch.bfloat16` and
         "bfloat16" are "bf16", and so on.
-    optimizer, lr, schedule
-        A name of `OPTIMIZERS` or a function from parameters to a torch optimizer; its learning rate; its factor by
-        number of updates, a name of `SCHEDULES` or a function. Each segment has an optimizer of its own, so what it
-        does to a parameter must not depend on the others. Several optimizers: a mapping of prefixes of parameters'
-        names to such optimizers, or to (optimizer, lr); the longest prefix has a parameter.
+    optimizer, lr
+        A name of `OPTIMIZERS` or a function from parameters to a torch optimizer; its learning rate. Each segment has
+        an optimizer of its own, so what it does to a parameter must not depend on the others. Several optimizers: a
+        mapping of prefixes of parameters' names to such optimizers, or to (optimizer, lr); the longest prefix has a
+        parameter.
     loss
-        Of (outputs, labels), a mean; cross entropy by default. Computed in FP32. `Losses` has several parts. Torch's
-        own may have class weights, ``ignore_index`` and ``reduction="sum"``: a batch in several parts has the loss of
-        the whole. Others that are no mean over images are refused there.
-    batch_size, accumulate
-        Images of a step, of all workers together, 64 by default, and in how many micro-batches each worker takes its
-        share.
-    clip_norm
-        Largest 2-norm of the gradients, unscaled, of all parameters together.
-    penalty
-        A `GradientPenalty`, added to the loss of each micro-batch. The model stays in one segment.
-    ema
-        Keep an average of the parameters, ``ema * average + (1 - ema) * parameter`` after each step that is not
-        skipped, evaluate that, and return it as ``result.average``. The model has the parameters themselves.
-    backend, workers, helpers
-        The engine; how many replicas share each batch; on ``threads``, how many more workers do what is not on the
-        way to the next step: batches, evaluation, checkpoints (none on a CPU, one beside a GPU).
-    threads
-        Of torch in each task, on ``serial`` and ``threads``; by default the cores divided among the workers. The bits
-        of a convolution's gradients depend on this number, and on no other choice of how to run.
-    pipeline, segments
-        A schedule, ``"gpipe"``, ``"1f1b"`` or ``"zero-bubble"``: each segment has a worker of its own, and ``workers``
-        counts the replicas of the whole pipeline. And into how many segments to cut the model; by default, without a
-        pipeline, those that have fewer than 65,536 parameters are joined.
-    head, head_noise
-        ``"ridge"`` or ``"gp"``: behind the last step, in the same graph, solve for a closed-form head on the features
-        that the last segment gets; see `tilewright.training.closed_form_head`. O(n^2 d + n^3/3) for n training images.
-        The noise is relative to a feature's variance; it must be so large that float64 can factor the matrix, some n^2
-        1e-15.
-    scheduler
-        A policy of the engine instead of priorities; not with a pipeline.
-    checkpoint, checkpoint_every, resume
-        A folder; steps between checkpoints, an epoch by default; whether to go on from what is there.
-    progress, log, tensorboard
-        A line an epoch on standard error; a file that gets a JSON line a step; a folder that gets an event file.
+        A function of (outputs, labels) that gives a mean; cross entropy by default. Computed in FP32. `Losses` has
+        several parts. Torch's own may have class weights, ``ignore_index`` and ``reduction="sum"``: a batch in several
+        parts has the loss of the whole. Others that are no mean over images are refused there.
+    batch_size
+        Images of a step, of all workers together, 64 by default.
+    backend, workers
+        The engine; how many replicas of the model, or of its pipeline, share each batch.
     device
         A CUDA device if there is one, else the CPU.
-    compile
-        Compile each segment with `torch.compile`; a string is the name of one of torch's compilers. Losses then agree
-        to rounding, not bit for bit. Evaluation is not compiled. On a CPU, convolutions in BF16 take minutes to compile
-        and are then more than ten times slower than without.
-    scaler, fallback
-        Start of the loss scale; ``"robust"``, ``"literal"`` or a `Fallback` for adaptive precision.
-    deterministic
-        Have torch refuse what it cannot repeat, on a GPU.
-    allow_slow
-        Has no effect: what a CPU has no instructions for is widened, see `docs/training.md`.
     seed
-        Of the order of images, crops, flips, and whatever a forward pass draws from torch's generator.
+        Decides the order of images, crops, flips, and whatever a forward pass draws from torch's generator.
+    progress
+        Write a line an epoch to standard error.
+    learning
+        A `Learning`: schedule, micro-batches, clipping, penalty, average, loss scale, fallback, closed-form head.
+    execution
+        An `Execution`: pipeline, segments, helpers, threads, policy, memory format, compiler, determinism.
+    recording
+        A `Recording`: checkpoints, log, TensorBoard.
     options
-        Of the engine: ``pool`` or ``comm`` for ``mpi``, ``client`` for ``dask``.
+        Any setting of these three by its own name, such as ``clip_norm=1.0``; and those of the engine: ``pool`` or
+        ``comm`` for ``mpi``, ``client`` for ``dask``.
 
     Raises
     ------
     ValueError, TypeError
-        Something does not fit; before any work.
+        Something does not fit, is unknown, or is given twice; before any work.
     ImportError
         ``tensorboard`` is given, and that package is not installed.
 
@@ -194,52 +152,53 @@ def fit(
     >>> import torch
     >>> from tilewright import training
     >>> train, test = training.data.digits()
-    >>> generator = torch.manual_seed(0)                         # of the first parameters; those of fit have seed=
+    >>> generator = torch.manual_seed(0)                         # for the first parameters; fit has seed= for the rest
     >>> result = training.fit(training.models.MLP(), train, test, epochs=3, batch_size=32)
     >>> result.test_accuracy > 0.9
     True
     """
-    _check_engine(backend)
-    check_call(fit, options, backend, also=("machine", "threads_per_task"))
+    check_engine(backend)
+    groups = {"learning": learning, "execution": execution, "recording": recording}
+    learning, execution, recording, options = grouped(options | groups)
+    check_call(fit, options, backend, also=("machine", "threads_per_task"), near=SETTINGS)
     precision = precisions.named(precision)
     in_process = engine_class(backend).in_process
-    target = target_device(device) if in_process else _host(device, backend)
+    target = target_device(device) if in_process else host(device, backend)
     train, test, batch_size = two(train, test, batch_size)
-    _check_data(model, train, test)
-    if log is not None:
-        _check_file(log)
+    check_data(model, train, test)
+    if recording.log is not None:
+        check_file(recording.log)
     loss = nn.CrossEntropyLoss() if loss is None else loss
-    _check_counts(epochs=epochs, batch_size=batch_size, accumulate=accumulate, workers=workers)
-    optional = {"segments": segments, "threads": threads, "checkpoint_every": checkpoint_every}
-    _check_counts(**{name: count for name, count in optional.items() if count is not None})
-    _check_numbers(seed, helpers, clip_norm, ema, scaler, fallback, penalty)
-    _check_parts(min(batch_size, len(train)), workers, accumulate)
+    positive_counts(epochs=epochs, batch_size=batch_size, workers=workers)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"seed must be an integer, not {seed!r}")
+    accumulate, penalty, head, pipeline = learning.accumulate, learning.penalty, learning.head, execution.pipeline
+    check_parts(min(batch_size, len(train)), workers, accumulate)
     refuse(loss, penalty, workers * accumulate)
-    _check_model(model, backend)
+    check_model(model, backend)
     if head is not None:
-        _check_head(head, test, models.segments(model))
-    _check_noise(head_noise, len(train))
-    compiler = _compiler(compile, target, pipeline, penalty)
-    segments = segments if penalty is None else _one_segment(segments, pipeline)
-    control = _control(precision, model, target, loss, scaler, fallback)
+        check_head(test, models.segments(model))
+    check_noise(learning.head_noise, len(train))
+    compiled = compiler(execution.compile, target, pipeline, penalty)
+    segments = execution.segments if penalty is None else one_segment(execution.segments, pipeline)
+    control = first_control(precision, model, target, loss, learning.scaler, learning.fallback)
     make = optimizers(optimizer, lr)
     make.check(model)
     per_epoch = -(-len(train) // batch_size)
     total = epochs * per_epoch
-    rates = find_schedule(schedule, total)
-    spare = (1 if target.type == "cuda" else 0) if helpers is None else helpers
-    folder = str(checkpoint) if checkpoint is not None else None
+    rates = find_schedule(learning.schedule, total)
+    folder = str(recording.checkpoint) if recording.checkpoint is not None else None
     with training_mode(model):
-        where = _cuts(model, train, segments, pipeline)
+        where = cuts(model, train, segments, pipeline)
         parts = models.group(model, where)
-        _try(model, train, batch_size, workers, accumulate, loss)
+        check_on_images(model, train, batch_size, workers, accumulate, loss)
         words = tuple(map(Stage.words, parts)) if workers > 1 else ()
-        layout = Layout(workers, accumulate, len(parts), pipeline is not None, pipeline == "zero-bubble", words)
-        engine = _Engine(backend, layout, spare, threads, pipeline, scheduler, options)
+        division = Division(workers, accumulate, len(parts), pipeline is not None, pipeline == "zero-bubble", words)
+        engine = _Engine(backend, division, execution, target, options)
         facts = {
             "data": f"{train.name}, {len(train)} images", "batch_size": batch_size, "seed": seed,
             "optimizer": make.said, "precision": precision, "parameters": sum(p.numel() for p in model.parameters()),
-            "clip_norm": clip_norm, "penalty": None if penalty is None else str(penalty), "ema": ema,
+            "clip_norm": learning.clip_norm, "penalty": None if penalty is None else str(penalty), "ema": learning.ema,
             "loss": described(loss), "schedule": described(rates),
         }  # fmt: skip
         state, past = State.of(model, control), Log()
@@ -247,16 +206,17 @@ def fit(
             checkpoints.make_room(folder)
             checkpoints.check_extra(state.extra)
             facts["data"] += f", digest {digest(train.images, train.labels)}"
-        found = checkpoints.read(folder) if folder is not None and resume else None
+        found = checkpoints.read(folder) if folder is not None and recording.resume else None
         if found is not None:
             checkpoints.check(found[0], found[2], facts, model, str(folder))
             state, past = found[0], found[1]
+        board = recording.tensorboard
         setup = Setup(
             loss=_on(loss, target), optimizer=make, schedule=rates, recipe=train.recipe, device=str(target), seed=seed,
-            batch=batch_size, cuts=where, clip_norm=clip_norm, penalty=penalty, ema=ema,
-            checks=control.fallback is not None or control.precision == "fp16", channels_last=channels_last,
-            progress=progress, log=str(log) if log is not None else None, checkpoint=folder, facts=facts,
-            board=str(open_file(tensorboard)) if tensorboard is not None else None, compiler=compiler,
+            batch=batch_size, cuts=where, clip_norm=learning.clip_norm, penalty=penalty, ema=learning.ema,
+            checks=control.fallback is not None or control.precision == "fp16", channels_last=execution.channels_last,
+            progress=progress, log=str(recording.log) if recording.log is not None else None, checkpoint=folder,
+            facts=facts, board=str(open_file(board)) if board is not None else None, compiler=compiled,
             in_place=in_process, keyed=workers * accumulate > 1 or pipeline is not None, head=head is not None,
         )  # fmt: skip
         replicas = _replicas(model, setup, workers) if in_process else [model] * workers
@@ -264,8 +224,9 @@ def fit(
         usage.forget()
         runs: list[tuple[Run, Marks]] = []
         closed_form: Head | None = None
-        every = checkpoint_every or per_epoch
-        stride = max(1, MOST_TASKS // (layout.places * (12 + 4 * len(parts) * accumulate)))
+        every = recording.checkpoint_every or per_epoch
+        stride = max(1, MOST_TASKS // (division.places * (12 + 4 * len(parts) * accumulate)))
+        deterministic = execution.deterministic
         with precisions.flags(control.precision, target.type, deterministic), precisions.nothing_ambient(target.type):
             while state.step < total:
                 stop = min(total, state.step + stride)
@@ -274,12 +235,14 @@ def fit(
                     save_every=every if folder else 0, save_last=bool(folder) and stop == total,
                 )  # fmt: skip
                 last = head is not None and test is not None and stop == total
-                closing = partial(insert_head, span=span, kind=str(head), noise=head_noise, classes=train.classes)
+                closing = partial(
+                    insert_head, span=span, kind=str(head), noise=learning.head_noise, classes=train.classes
+                )
                 graph, marks = training_graph(
-                    layout, span, checks=setup.checks, norms=clip_norm is not None,
+                    division, span, checks=setup.checks, norms=learning.clip_norm is not None,
                     adaptive=control.fallback is not None, overlap=engine.overlap, then=closing if last else None,
                 )  # fmt: skip
-                data = _data(layout, replicas, state, replace(setup, past=past), train, test) | _buckets(graph)
+                data = _data(division, replicas, state, replace(setup, past=past), train, test) | _buckets(graph)
                 done = engine.run(graph, data | (head_data(len(train), train.classes) if last else {}), progress)
                 state = done[Handle("result", (0,))]
                 log_of_run = done[Handle("log", (0,))]
@@ -300,108 +263,6 @@ def fit(
         facts=facts | _manifest(target, engine, setup, control, deterministic), state=state, model=model,
         head=closed_form,
     )  # fmt: skip
-
-
-def _check_engine(backend: Any) -> None:
-    """ValueError for an engine that is none, or computes nothing."""
-    if engine_class(backend).virtual:
-        raise ValueError(
-            f"backend {backend!r} computes nothing, so nothing would be trained; "
-            "tw.simulate(training.step.training_graph(...)[0], machine) tells how long a training would take"
-        )
-
-
-def _check_numbers(
-    seed: Any, helpers: Any, clip_norm: Any, ema: Any, scaler: Any, fallback: Any, penalty: Any
-) -> None:  # fmt: skip
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ValueError(f"seed must be an integer, not {seed!r}")
-    if helpers is not None and (isinstance(helpers, bool) or not isinstance(helpers, int)):
-        raise TypeError(f"helpers must be an integer, not {helpers!r}")
-    if helpers is not None and helpers < 0:
-        raise ValueError(f"helpers must not be negative, not {helpers}")
-    if clip_norm is not None and not (_real(clip_norm) and clip_norm > 0):
-        raise ValueError(f"clip_norm must be above 0, not {clip_norm!r}")
-    if ema is not None and not (_real(ema) and 0 < ema < 1):
-        raise ValueError(f"ema must be between 0 and 1, not {ema!r}")
-    for name, value, kind in (("scaler", scaler, LossScaler), ("penalty", penalty, GradientPenalty)):
-        if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{name} must be a training.{kind.__name__}, not {value!r}")
-    if not isinstance(fallback, str | Fallback):
-        raise TypeError(f"fallback must be 'robust', 'literal' or a training.Fallback, not {fallback!r}")
-
-
-def _real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_parts(batch: int, workers: int, accumulate: int) -> None:
-    """ValueError if there are more micro-batches in a step than images."""
-    if workers > batch:
-        raise ValueError(f"workers={workers} share batches of {batch} images: pass fewer, or a larger batch_size")
-    if workers * accumulate > batch:
-        raise ValueError(
-            f"accumulate={accumulate} cuts {batch} images of workers={workers} into {workers * accumulate} parts, and "
-            f"each needs an image: pass a smaller accumulate, or a larger batch_size"
-        )
-
-
-def _check_model(model: nn.Module, backend: str) -> None:
-    """ValueError, before any work, if parameters have no values yet, or hooks that stay behind."""
-    lazy = [name for name, m in model.named_modules() if isinstance(m, nn.modules.lazy.LazyModuleMixin)
-            and m.has_uninitialized_params()]  # fmt: skip
-    if lazy:
-        raise ValueError(
-            f"layer {lazy[0]!r} is lazy and has no parameters yet: call the model once on some images first"
-        )
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    empty = [name for name, tensor in tensors if tensor.is_meta]
-    if empty:
-        raise ValueError(
-            f"{empty[0]} is on the meta device and has no values: model.to_empty(device='cpu'), then set or load them"
-        )
-    hooks = [name for name, p in model.named_parameters() if p._backward_hooks]
-    if hooks and not engine_class(backend).in_process:
-        raise ValueError(f"parameter {hooks[0]} has hooks, which do not reach other processes; use backend='threads'")
-
-
-def _cuts(model: nn.Module, train: Dataset, segments: int | None, pipeline: str | None) -> tuple[int, ...]:
-    """Where the model is cut. ValueError if that is asked for, and its parts do not do what it does."""
-    where = models.cuts(model, segments, 0 if pipeline is not None else LEAST)
-    if len(where) == 2:
-        return where
-    asked = segments is not None or pipeline is not None
-    problem = "" if asked else "hooks see each pass" if any(map(hooked, model.modules())) else ""
-    problem = problem or trial.composes(model, where, _images(model, train, 2))
-    if problem and asked:
-        raise ValueError(f"the model cannot be cut into {len(where) - 1} segments: {problem}; pass segments=1")
-    return (0, where[-1]) if problem else where
-
-
-def _try(model: nn.Module, train: Dataset, batch: int, workers: int, accumulate: int, loss: Any) -> None:
-    """ValueError for what only a few images can tell: batch norm of one image, a loss that is no mean."""
-    last = len(train) % batch or batch
-    small = [
-        n for n in {min(batch, len(train)), last}
-        if 1 in [size for part in split(n, workers) for size in split(part, accumulate)]
-    ]  # fmt: skip
-    if small and trial.alone(model, _images(model, train, 1)):
-        of = "the last batch of an epoch" if small[0] == last and last < batch else "a batch"
-        raise ValueError(
-            f"{of} has {small[0]} image{'s' * (small[0] > 1)}, and a worker gets a single one at a time, of which "
-            f"batch norm cannot take a variance: choose another batch_size ({len(train)} images are "
-            f"{len(train) // batch} times {batch} and {len(train) % batch})"
-        )
-    few = _images(model, train, 8)
-    labels = torch.from_numpy(train.labels[:8]).to(few.device)
-    problem = trial.loss_problem(model, loss, few, labels, workers * accumulate)
-    if problem:
-        raise ValueError(problem)
-
-
-def _images(model: nn.Module, data: Dataset, count: int) -> torch.Tensor:
-    """Some images as a model gets them, where it is."""
-    return torch.from_numpy(normalise(data.images[:count], data.recipe)).to(next(model.parameters()).device)
 
 
 def _on(loss: Any, device: torch.device) -> Any:
@@ -435,157 +296,19 @@ def _replicas(model: nn.Module, setup: Setup, count: int) -> list[nn.Module]:
     return [first, *(replica(model, setup) for _ in range(count - 1))]
 
 
-def _check_data(model: Any, train: Any, test: Any) -> None:
-    """ValueError or TypeError, before any work, if something is no model, no data, or data of another kind."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch module, not {model if isinstance(model, type) else type(model)}")
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError("there is nothing to train: the model has no parameter that requires a gradient")
-    for name, data in (("train", train), ("test", test)):
-        if data is None and name == "test":
-            continue
-        if not isinstance(data, Dataset):
-            raise TypeError(
-                f"{name} must be a tilewright.training.data.Dataset(images, labels), not {type(data)}; a torch data "
-                f"set of pairs (x, y), or a DataLoader of one, will do"
-            )
-        if not len(data):
-            raise ValueError(f"{name} is an empty data set" + ("; leave it out" if name == "test" else ""))
-    if test is not None and (test.shape, test.classes) != (train.shape, train.classes):
-        raise ValueError(
-            f"train has images of shape {train.shape} in {train.classes} classes, test of shape {test.shape} in "
-            f"{test.classes}"
-        )
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be a positive integer, not {count!r}")
-
-
-def _check_file(path: str | Path) -> None:
-    """ValueError, before any work, if lines cannot be appended to a file."""
-    try:
-        with Path(path).open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write the log {path}: {error.strerror}") from error
-
-
-def _compiler(
-    wanted: bool | str, device: torch.device, pipeline: str | None, penalty: GradientPenalty | None
-) -> str | None:  # fmt: skip
-    """The backend of torch.compile. ValueError if there is something that it cannot do."""
-    if not wanted:
-        return None
-    name = BACKEND if wanted is True else wanted
-    reason = compiler_problem(name, device)
-    if not reason and penalty is not None:
-        reason = "a compiled backward pass cannot be differentiated again, which a gradient penalty does"
-    if not reason and pipeline == "zero-bubble":
-        reason = "a compiled backward pass cannot be split, which zero-bubble does; use 1f1b"
-    if reason:
-        raise ValueError(f"compile={wanted!r}: {reason}")
-    return name
-
-
-def _one_segment(segments: int | None, pipeline: str | None) -> int:
-    """For a gradient penalty. ValueError if more are asked for."""
-    if pipeline is not None or segments not in (None, 1):
-        raise ValueError(
-            "a gradient penalty differentiates through the whole model twice: it takes one segment and no pipeline"
-        )
-    return 1
-
-
-def _check_head(kind: Any, test: Dataset | None, parts: list[nn.Module]) -> None:
-    if kind not in HEADS:
-        raise ValueError(f"unknown head {kind!r}; known: {', '.join(HEADS)}")
-    if test is None:
-        raise ValueError("a closed-form head is measured on a test set; pass one")
-    if len(parts) < 2:
-        raise ValueError("a closed-form head takes the place of the last segment; this model has only one")
-
-
-def _check_noise(noise: Any, n: int) -> None:
-    if not (_real(noise) and math.isfinite(noise) and noise >= least_noise(n)):
-        raise ValueError(
-            f"head_noise must be a finite number from {least_noise(n):.1e} for {n} images, below "
-            f"which their kernel matrix may have no Cholesky factor in float64, not {noise!r}"
-        )
-
-
-def _control(
-    wanted: str, model: nn.Module, device: torch.device, loss: Any, scaler: LossScaler | None,
-    fallback: Fallback | str,
-) -> Control:  # fmt: skip
-    """Where a training starts: its precision, the loss scale, and the ladder if it is adaptive."""
-    scaler = replace(scaler) if scaler is not None else LossScaler()
-    if wanted != "adaptive":
-        precisions.check(wanted, device)
-        precisions.check_model(model, loss, wanted)
-        scaler.enabled = scaler.enabled and wanted == "fp16"
-        return Control(wanted, scaler)
-    plan = fallback if isinstance(fallback, Fallback) else Fallback(mode=fallback)
-    rungs = precisions.ladder(plan.ladder, device)
-    if plan.ladder == LADDER:  # nobody said which rungs
-        rungs = tuple(rung for rung in rungs if precisions.pays(rung, device))
-    if not rungs:
-        raise ValueError(f"{device} has none of the precisions {', '.join(plan.ladder)}")
-    plan = Fallback.from_state(plan.state_dict() | {"ladder": rungs})
-    precisions.check_model(model, loss, plan.precision)
-    scaler.enabled = plan.precision == "fp16"
-    return Control(plan.precision, scaler, plan)
-
-
-def check_precision(wanted: str, model: nn.Module, **options: Any) -> None:
-    """ValueError, as `fit` would raise it with these options, if the model cannot be trained in a precision."""
-    _control(
-        wanted, model, target_device(options.get("device")), options.get("loss"), None,
-        options.get("fallback", "robust"),
-    )  # fmt: skip
-
-
-def target_device(device: str | torch.device | None) -> torch.device:
-    """That device, or a CUDA device if there is one, else the CPU. ValueError if it is neither, or not there."""
-    have = torch.cuda.is_available()
-    try:
-        found = torch.device(device if device is not None else "cuda" if have else "cpu")
-    except RuntimeError:
-        raise ValueError(f"unknown device {device!r}; trainings run on 'cpu' and 'cuda', such as 'cuda:1'") from None
-    if found.type not in ("cpu", "cuda"):
-        raise ValueError(f"trainings run on 'cpu' and 'cuda', not on {str(found)!r}")
-    if found.type == "cuda" and not have:
-        raise ValueError(f"there is no CUDA device, so nothing can run on {str(found)!r}; pass 'cpu'")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"there is no device {str(found)!r}; CUDA devices here: {torch.cuda.device_count()}")
-    return found
-
-
-def _host(device: str | torch.device | None, backend: str) -> torch.device:
-    """The CPU, for engines with several processes. ValueError if something else is meant, or would be by default."""
-    if torch.cuda.is_available() if device is None else str(device) != "cpu":
-        raise ValueError(f"backend {backend!r} sends values between processes and trains on CPUs; pass device='cpu'")
-    return torch.device("cpu")
-
-
 class _Engine:
-    """How `tilewright.run` is called for a layout."""
+    """How `tilewright.run` is called for a training."""
 
     def __init__(
-        self, backend: str, layout: Layout, helpers: int, threads: int | None, pipeline: str | None, scheduler: Any,
-        options: dict[str, Any],
-    ) -> None:  # fmt: skip
-        if isinstance(scheduler, str):
-            policy(scheduler)  # ValueError for another name
-        if pipeline is not None and scheduler is not None:
-            raise ValueError("a pipeline is a policy; pass either pipeline or scheduler")
+        self, backend: str, division: Division, execution: Execution, device: torch.device, options: dict[str, Any]
+    ) -> None:
+        pipeline, threads = execution.pipeline, execution.threads
         self.backend = backend
-        self.scheduler = scheduler or (pipeline_policy(pipeline, layout) if pipeline else "prio")
+        self.scheduler = execution.scheduler or (pipeline_policy(pipeline, division) if pipeline else "prio")
         self.engine = engine_class(backend)
+        helpers = (1 if device.type == "cuda" else 0) if execution.helpers is None else execution.helpers
         spare = 0 if pipeline or self.engine.in_order or not self.engine.in_process else helpers
-        self.workers = layout.places + spare
+        self.workers = division.places + spare
         self.overlap = self.workers > 1
         self.options = dict(options)
         if self.engine.wide_tasks:
@@ -603,7 +326,7 @@ class _Engine:
 
 
 def _data(
-    layout: Layout, replicas: list[nn.Module], state: State, setup: Setup, train: Dataset, test: Dataset | None
+    division: Division, replicas: list[nn.Module], state: State, setup: Setup, train: Dataset, test: Dataset | None
 ) -> dict[str, Any]:
     """What the graph reads, by place."""
     values: dict[str, Any] = {
@@ -611,8 +334,8 @@ def _data(
     }  # fmt: skip
     if test is not None:
         values |= {"test_images": test.images, "test_targets": test.labels}
-    own = [replicas[layout.stages(place)[0][0]] for place in range(layout.places)]
-    return {"model": own} | {name: [value] * layout.places for name, value in values.items()}
+    own = [replicas[division.stages(place)[0][0]] for place in range(division.places)]
+    return {"model": own} | {name: [value] * division.places for name, value in values.items()}
 
 
 def _buckets(graph: TaskGraph) -> dict[str, dict[tuple[int, ...], np.ndarray]]:

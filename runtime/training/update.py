@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from tilewright.training import precision
+from tilewright.training.control import Control
 from tilewright.training.gradients import summed
-from tilewright.training.state import Control, Grads, Setup, Stage, Verdict
+from tilewright.training.state import Grads, Setup, Stage, Verdict
 
 __all__ = ["apply", "apply_shared", "judge", "update"]
 

@@ -240,7 +240,7 @@ class TestRun:
     (tw.solve, (np.eye(3), np.ones(3)), {"return_run": True}, "solve: unknown option return_run; did you mean return_info"),
     (tw.cho_solve, (np.eye(3), np.ones(3)), {"uplo": "L"}, "cho_solve: unknown option uplo; backend 'threads' has devices"),
     (tw.logdet, (np.eye(3),), {"lower": False}, "logdet: unknown option lower; (did you mean workers|backend)"),
-    (tw.cho_inverse, (np.eye(3),), {"check_finite": False}, "cho_inverse: unknown option check_finite; "),
+    (tw.logdet, (np.eye(3),), {"check_finite": False}, "logdet: unknown option check_finite; "),
     (tw.compare_schedulers, (chain(1),), {"scheduler": "eager"}, "compare_schedulers: .* scheduler; did you mean schedulers"),
     (tw.compare_schedulers, (chain(1),), {"broadcst": "star"}, "compare_schedulers: .* broadcst; did you mean broadcast"),
     (tw.training.fit, (None, None), {"return_run": True}, "fit: unknown option return_run; backend 'threads' has machine"),

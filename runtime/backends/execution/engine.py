@@ -14,9 +14,10 @@ import numpy as np
 
 from tilewright.backends.execution.program import Program
 from tilewright.graph import Handle, Task, TaskGraph
+from tilewright.keywords import hint
 from tilewright.machine import Machine
 from tilewright.runs.trace import Trace
-from tilewright.scalars import nearby, worker_count
+from tilewright.scalars import worker_count
 from tilewright.schedulers import Policy
 from tilewright.tiles import Store
 
@@ -147,8 +148,8 @@ def check_options(
     """TypeError that names unknown options, and what may be meant: one that is ``known``, or the call's ``own``."""
     unknown = [name for name in options if name not in known]
     if unknown:
-        hint = nearby(unknown, [*known, *own]) or f"backend {backend!r} has {', '.join(known) or 'none'}"
-        raise TypeError(f"{call}{': ' if call else ''}unknown option {', '.join(unknown)}; {hint}")
+        said = hint(unknown, [*known, *own]) or f"backend {backend!r} has {', '.join(known) or 'none'}"
+        raise TypeError(f"{call}{': ' if call else ''}unknown option {', '.join(unknown)}; {said}")
 
 
 def check_data(graph: TaskGraph, data: Any) -> None:

@@ -28,6 +28,7 @@ from tilewright.backends.mpi.launcher import (
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.segments import Segment
 from tilewright.errors import RankDied
+from tilewright.keywords import strict
 from tilewright.scalars import ranks as rank_count
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ CLOSE = 5.0  # seconds for all ranks to end by themselves
 GRACE = 5.0  # seconds for the other ranks to come out of a call that one of them left with an exception
 
 
+@strict
 class Pool:
     """``ranks`` processes under one mpiexec, kept warm between calls.
 

@@ -34,6 +34,14 @@ def graph_of(operation, algorithm, p, n, root=0):
     return make(p, n, algorithm, root=root) if rooted else make(p, n, algorithm)
 
 
+def test_operations_may_be_spelt_with_hyphens_too():
+    for p in (1, 4, 6):
+        for call in (lambda name, p=p: comm.terms(name, "ring", p=p, n=12), lambda name, p=p: comm.lower_bound(name, p, 12),
+                     lambda name, p=p: comm.cost(name, p=p, n=12, machine=MACHINE), lambda name, p=p: comm.best(name, p, 12),
+                     lambda name, p=p: list(schedule(name, "ring", p, 12))):  # fmt: skip
+            assert call("reduce-scatter") == call("reduce_scatter")
+
+
 def block(p, n, r, root=0):
     offsets = cut(n, p)
     b = (r - root) % p

@@ -150,6 +150,7 @@ def test_senseless_requests_are_refused(requests, words):
 
 def test_auto_is_reduce_scatter_up_to_1024_ranks():
     assert (chosen("auto", 1024), chosen("auto", 1025)) == ("reduce-scatter", "nbx")
+    assert chosen("reduce_scatter", 2) == "reduce-scatter"
     with pytest.raises(ValueError, match="unknown discovery 'gossip'; known: auto, reduce-scatter, nbx, alltoall"):
         chosen("gossip", 2)
 

@@ -1,6 +1,7 @@
 """Files are whole, or as they were."""
 
 import errno
+import json
 import os
 import stat
 import subprocess
@@ -42,6 +43,22 @@ def test_what_we_write_is_whole_or_the_file_before(name, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=f"cannot write .*{name}: No space left on device"):
         WRITERS[name](path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "old")]
+
+
+GIVES = ("trace.json", "dag.svg", "dag.html", "machine.json")
+"""Written by a method called to_...: these also return what they write, and write nothing without a path."""
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_method_called_to_gives_what_it_writes_and_all_others_write_and_give_nothing(name, tmp_path):
+    given = WRITERS[name](str(tmp_path / name))  # a string is a path, too
+    if name in GIVES:
+        text = json.dumps(given) if isinstance(given, dict) else given
+        assert (tmp_path / name).read_text().rstrip("\n") == text.rstrip("\n")
+        assert WRITERS[name](None) == given
+    else:
+        assert given is None
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 def test_a_checkpoint_on_a_full_disk_is_one_sentence_and_keeps_the_one_before(tmp_path):

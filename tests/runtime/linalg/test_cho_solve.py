@@ -150,6 +150,12 @@ def test_run_has_the_flops_of_two_triangular_solves():
     assert {task.op.name for task in run.graph} == {"identity", "trsml", "gemml", "mirror"}
 
 
+def test_all_of_them_draw_progress_if_asked(capfd):
+    for call, rest in ((tw.cho_solve, [np.ones(4)]), (tw.logdet, []), (tw.cho_inverse, [])):
+        call(np.eye(4), *rest, tile_size=2, progress=True)
+        assert " tasks" in capfd.readouterr().err
+
+
 class TestBadInput:
     def test_shapes(self):
         for b in (np.ones(3), np.ones((3, 2)), np.ones((4, 2, 2)), 1.0):
@@ -164,6 +170,15 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"^b has a NaN or infinity at \(7, 1\)"):
             tw.cho_solve(np.eye(9), b, tile_size=2)
         assert np.isnan(tw.cho_solve(np.eye(9), b, tile_size=2, check_finite=False)[7, 1])
+
+    @pytest.mark.parametrize("lower", [True, False])
+    def test_a_nan_in_the_factor_is_found_where_it_is_before_the_inverse(self, lower):
+        factor = np.eye(9)
+        factor[(7, 2) if lower else (2, 7)] = np.nan
+        with pytest.raises(ValueError, match=rf"^L has a NaN or infinity at \({'7, 2' if lower else '2, 7'}\)"):
+            tw.cho_inverse(factor, lower=lower, tile_size=2)
+        assert np.isnan(tw.cho_inverse(factor, lower=lower, tile_size=2, check_finite=False)).any()
+        assert np.array_equal(tw.cho_inverse(factor, lower=not lower, tile_size=2), np.eye(9))
 
     def test_zero_on_the_diagonal(self):
         with pytest.raises(np.linalg.LinAlgError, match=r"singular: its diagonal is zero at \(5, 5\)"):

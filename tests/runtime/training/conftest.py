@@ -7,7 +7,7 @@ import torch
 @pytest.fixture(autouse=True)
 def small_models_are_cut_too(monkeypatch):
     """Models of tests have a few hundred parameters; `fit` would not cut them."""
-    monkeypatch.setattr("tilewright.training.trainer.LEAST", 0)
+    monkeypatch.setattr("tilewright.training.requirements.LEAST", 0)
 
 
 @pytest.fixture(autouse=True)

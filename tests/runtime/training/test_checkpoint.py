@@ -14,7 +14,8 @@ import torch
 import training_models as zoo
 
 from tilewright.training import Fallback, LossScaler, checkpoint, fit
-from tilewright.training.state import Control, Log, State
+from tilewright.training.control import Control
+from tilewright.training.state import Log, State
 
 DATA, TEST = zoo.tiny(), zoo.tiny(16)
 

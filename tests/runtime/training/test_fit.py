@@ -46,7 +46,7 @@ def test_bf16_products_run_in_bf16_in_every_worker_thread():
 
 
 def test_a_small_model_is_one_segment_and_computes_the_same(monkeypatch):
-    monkeypatch.setattr("tilewright.training.trainer.LEAST", 1 << 16)
+    monkeypatch.setattr("tilewright.training.requirements.LEAST", 1 << 16)
     torch.manual_seed(0)
     whole = zoo.small_net()
     parts = copy.deepcopy(whole)

@@ -12,7 +12,7 @@ from torch.distributed.pipelining import schedules
 import tilewright as tw
 from tilewright.training import LossScaler, fit
 from tilewright.training.pipeline import PIPELINES, Pipeline, action, pipeline_policy, planned, to_csv
-from tilewright.training.step import Layout, Span, training_graph
+from tilewright.training.step import Division, Span, training_graph
 
 SHAPES = [(1, 1), (1, 4), (2, 2), (2, 5), (3, 3), (3, 6), (4, 4), (4, 8), (4, 12)]
 
@@ -78,9 +78,9 @@ def test_the_csv_is_one_that_torch_reads(name):
     assert [[str(cell) for cell in row] for row in rows] == torch_order(name, 3, 6)
 
 
-def orders(run, layout, steps):
+def orders(run, division, steps):
     """By worker, the actions in the order they ran."""
-    found = [[] for _ in range(layout.places)]
+    found = [[] for _ in range(division.places)]
     for record in run.trace.records:
         task = run.graph.tasks[record.task]
         if action(task):
@@ -91,15 +91,15 @@ def orders(run, layout, steps):
 @pytest.mark.parametrize("name", PIPELINES)
 @given(segments=st.integers(1, 4), extra=st.integers(0, 3), steps=st.integers(1, 2), slow=st.integers(0, 3))
 def test_the_policy_keeps_the_order_on_the_same_graph_whatever_tasks_cost(name, segments, extra, steps, slow):
-    layout = Layout(1, segments + extra, segments, True, name == "zero-bubble")
-    graph, _ = training_graph(layout, Span(0, steps, 64 * steps, 64))
+    division = Division(1, segments + extra, segments, True, name == "zero-bubble")
+    graph, _ = training_graph(division, Span(0, steps, 64 * steps, 64))
     cost = {"forward": 1.0 + slow, "forward_loss": 1.0, "backward": 2.0, "apply": 0.5}
     durations = dict.fromkeys((task.op.name for task in graph), 0.1) | cost
     machine = tw.Machine(workers=segments, durations=durations)
-    run = tw.simulate(graph, machine, scheduler=Pipeline(name, layout))
+    run = tw.simulate(graph, machine, scheduler=Pipeline(name, division))
     run.trace.check()
-    expected = [[str(a) for a in row] * steps for row in planned(name, segments, layout.micro)]
-    assert orders(run, layout, steps) == expected
+    expected = [[str(a) for a in row] * steps for row in planned(name, segments, division.micro)]
+    assert orders(run, division, steps) == expected
 
 
 def test_1f1b_keeps_no_more_micro_batches_in_flight_than_there_are_segments_to_come():
@@ -114,12 +114,12 @@ def test_1f1b_keeps_no_more_micro_batches_in_flight_than_there_are_segments_to_c
 def test_zero_bubble_is_shorter_than_1f1b_and_1f1b_not_longer_than_gpipe():
     spans = {}
     for name in PIPELINES:
-        layout = Layout(1, 8, 4, True, name == "zero-bubble")
-        graph, _ = training_graph(layout, Span(0, 1, 64, 64))
+        division = Division(1, 8, 4, True, name == "zero-bubble")
+        graph, _ = training_graph(division, Span(0, 1, 64, 64))
         cost = {"forward": 1.0, "forward_loss": 1.0, "backward": 2.0, "backward_input": 1.0, "backward_weight": 1.0}
         costs = dict.fromkeys((task.op.name for task in graph), 1e-9) | cost
         spans[name] = tw.simulate(
-            graph, tw.Machine(workers=4, durations=costs), scheduler=Pipeline(name, layout)
+            graph, tw.Machine(workers=4, durations=costs), scheduler=Pipeline(name, division)
         ).makespan
     assert spans["zero-bubble"] < spans["1f1b"] - 2 and spans["1f1b"] == pytest.approx(spans["gpipe"], abs=1e-6)
 
@@ -142,9 +142,9 @@ def test_a_pipeline_on_threads_has_the_bits_of_one_worker_and_the_order_of_torch
     assert (many.skipped_steps > 0) == (precision == "fp16")
     for left, right in zip(alone.state_dict().values(), piped.state_dict().values(), strict=True):
         assert torch.equal(left, right)
-    layout = Layout(1, 3, 3, True, name == "zero-bubble")
+    division = Division(1, 3, 3, True, name == "zero-bubble")
     expected = [row * 2 for row in torch_order(name, 3, 3)]
-    assert orders(many.run, layout, 2) == expected
+    assert orders(many.run, division, 2) == expected
 
 
 def test_two_replicas_of_a_pipeline_share_each_batch():
@@ -158,4 +158,4 @@ def test_two_replicas_of_a_pipeline_share_each_batch():
 
 def test_an_unknown_pipeline_lists_those_there_are():
     with pytest.raises(ValueError, match="known: gpipe, 1f1b, zero-bubble"):
-        pipeline_policy("dualpipe", Layout())
+        pipeline_policy("dualpipe", Division())

@@ -12,7 +12,7 @@ from torch import nn
 
 import tilewright as tw
 from tilewright.training import fit, models
-from tilewright.training.step import Layout, Span, training_graph
+from tilewright.training.step import Division, Span, training_graph
 
 DATA = zoo.tiny()
 
@@ -138,7 +138,7 @@ def test_gradients_that_one_replica_lacks_count_as_zero():
 
 
 @pytest.mark.parametrize("layout", [
-    Layout(), Layout(2, 2, 3, words=(9, 8, 7)), Layout(1, 4, 3, True), Layout(2, 2, 2, True, True, (5, 4)),
+    Division(), Division(2, 2, 3, words=(9, 8, 7)), Division(1, 4, 3, True), Division(2, 2, 2, True, True, (5, 4)),
 ])  # fmt: skip
 def test_the_graph_has_the_tasks_it_promises_and_keeps_nothing(layout):
     graph, marks = training_graph(layout, Span(0, 3, 64, 32, 10), checks=True)
@@ -161,7 +161,7 @@ def test_the_graph_has_the_tasks_it_promises_and_keeps_nothing(layout):
 
 
 def test_the_next_batch_does_not_wait_for_this_step():
-    graph, _ = training_graph(Layout(segments=2), Span(0, 2, 64, 32))
+    graph, _ = training_graph(Division(segments=2), Span(0, 2, 64, 32))
     load = [task for task in graph if task.op.name == "load"][1]
     ancestors, front = set(), list(load.predecessors)
     while front:
