@@ -31,9 +31,9 @@ LETTERS = "sdcz"
 ROUTINES = {
     "potrf": ("potrf", "potrf"), "trsm":  ("trsm", "trsm"), "syrk":  ("syrk", "herk"), "gemm": ("gemm", "gemm"),
     "trsml": ("trsm", "trsm"),   "gemml": ("gemm", "gemm"), "hemm":  ("gemm", "gemm"), "hemmd": ("gemm", "gemm"),
-    "gemv":  ("gemv", "gemv"),
+    "trsmr": ("trsm", "trsm"),   "trtri": ("trtri", "trtri"), "gemv":  ("gemv", "gemv"),
 }  # fmt: skip
-_SUBSTITUTE = {"syrk": "gemm", "gemv": "gemm"}  # what serves an op too where its own routine is missing
+_SUBSTITUTE = {"syrk": "gemm", "gemv": "gemm", "trtri": "trsm"}  # what serves an op where its own routine is missing
 
 
 class Rule(NamedTuple):

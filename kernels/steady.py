@@ -89,8 +89,8 @@ def _same(function: Kernel, op: str, flags: tuple[bool, ...], tiles: list[np.nda
 
 
 def _lower(op: str, tile: np.ndarray) -> np.ndarray:
-    """What counts of a result: potrf and syrk may leave anything above the diagonal."""
-    return np.tril(tile) if op in ("potrf", "syrk") else tile
+    """What counts of a result: potrf, syrk and trtri may leave anything above the diagonal."""
+    return np.tril(tile) if op in ("potrf", "syrk", "trtri") else tile
 
 
 def _place(tile: np.ndarray, before: int, beyond: int) -> np.ndarray:
@@ -171,12 +171,21 @@ def _gemml(m: int, n: int, k: int) -> Spec:
     yield from ((False, (m, k), ""), (False, (k, n), ""), (True, (m, n), ""))
 
 
+def _trsmr(m: int, n: int, k: int) -> Spec:
+    yield from ((False, (n, n), "triangle"), (True, (m, n), ""))
+
+
+def _trtri(m: int, n: int, k: int) -> Spec:
+    yield True, (m, m), "triangle"
+
+
 def _hemm(m: int, n: int, k: int) -> Spec:
     yield from ((False, (m, k), ""), (False, (m, n), ""), (False, (k, n), ""), (True, (m, n), ""), (True, (k, n), ""))
 
 
 OPERANDS: dict[str, Callable[[int, int, int], Spec]] = {
     "potrf": _potrf, "trsm": _trsm, "syrk": _syrk, "gemm": _gemm, "trsml": _trsml, "gemml": _gemml, "hemm": _hemm,
+    "trsmr": _trsmr, "trtri": _trtri,
 }  # fmt: skip
 """``hemmd`` is made of the same products as ``hemm``."""
 

@@ -38,6 +38,8 @@ from tilewright.kernels import (
     tensors,
     trsm,
     trsml,
+    trsmr,
+    trtri,
     vectors,
 )  # fmt: skip
 
@@ -56,6 +58,8 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "gemml": (gemml.build, reference.gemml),
     "hemm":  (hemm.build,  reference.hemm),
     "hemmd": (hemm.build_diagonal, reference.hemmd),
+    "trsmr": (trsmr.build, reference.trsmr),
+    "trtri": (trtri.build, reference.trtri),
 }  # fmt: skip
 
 #        op     one kernel for every dtype
