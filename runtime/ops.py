@@ -16,10 +16,11 @@ from tilewright.kernels import trsm as _trsm
 from tilewright.kernels import trsml as _trsml
 from tilewright.kernels import trsmr as _trsmr
 from tilewright.kernels import trtri as _trtri
+from tilewright.kernels.vectors import KERNELS as _VECTORS
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
-    "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "gemmlb", "hemm", "hemmd", "identity",
+    "OPS", "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "gemmlb", "hemm", "hemmd", "identity",
     "mirror", "potrf", "scaled", "scalen", "split", "syrk", "tf32", "transpose", "tril", "trsm", "trsml",
     "trsmr", "trtri", "unscaled", "widen", "zero",
 ]  # fmt: skip
@@ -141,3 +142,6 @@ diagonal = Op("diagonal", weight=0, indices=_diagonal)
 scaled = Op("scaled", weight=0, indices=_tile, explain=_does_not_fit)
 scalen = Op("scalen", weight=0, indices=_tile, explain=_does_not_fit)
 unscaled = Op("unscaled", weight=0, indices=_tile, explain=_does_not_fit)
+
+OPS = {name: Op(name, weight=0) for name in _VECTORS}
+"""On blocks of vectors, by the name of the kernel: `tilewright.kernels.vectors`."""

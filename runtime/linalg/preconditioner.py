@@ -6,8 +6,7 @@ from functools import lru_cache
 
 from tilewright.graph import Handle, Handles, R, TaskGraph, W
 from tilewright.linalg.cho_solve import substitute_back, substitute_forward
-from tilewright.linalg.vectors import OPS
-from tilewright.ops import convert, gemmlb
+from tilewright.ops import OPS, convert, gemmlb
 
 __all__ = ["narrow_graph", "precondition", "substitute"]
 
