@@ -28,6 +28,7 @@ from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.factor import tiled_cholesky
 from tilewright.linalg.solve import SolveInfo, solve
+from tilewright.linalg.triangular import tri_inverse
 from tilewright.machine import Machine
 from tilewright.passes.bounds import Bounds, bounds
 from tilewright.passes.messages import Message, MessagePlan
@@ -103,6 +104,7 @@ __all__ = [
     "solve",
     "tiled_cholesky",
     "training",
+    "tri_inverse",
 ]
 
 

@@ -24,8 +24,7 @@ from tilewright.linalg.operator import blocks_graph, residual_tasks
 from tilewright.linalg.preconditioner import substitute
 from tilewright.linalg.stopping import Outcome, steps_left
 from tilewright.linalg.system import System
-from tilewright.linalg.vectors import OPS
-from tilewright.ops import copy, scaled
+from tilewright.ops import OPS, copy, scaled
 
 __all__ = ["DIGITS", "nested"]
 

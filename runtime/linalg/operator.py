@@ -10,8 +10,7 @@ import numpy as np
 from tilewright.backends.execution.replay import Replay, Stage
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handles, R, TaskGraph, W
-from tilewright.linalg.vectors import OPS
-from tilewright.ops import blocks, hemm, hemmd, zero
+from tilewright.ops import OPS, blocks, hemm, hemmd, zero
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["block_rows", "blocks_graph", "product", "residual_graph", "residual_tasks", "row_sums"]

@@ -18,7 +18,7 @@ from tilewright.linalg.refinement import METHODS
 from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.solve_info import SolveInfo
-from tilewright.linalg.vectors import OPS
+from tilewright.ops import OPS
 from tilewright.precision import PrecisionMap
 from tilewright.scalars import choice, flag, positive, shown
 from tilewright.schedulers import Policy

@@ -174,6 +174,9 @@ CALLS = {
     "logdet": Call(tw.logdet, lambda: dict(L=spd(), tile_size=4), L="matrix", **ENGINE, return_run="flag", progress=PROGRESS),
     "cho_inverse": Call(tw.cho_inverse, lambda: dict(L=spd(), tile_size=4), L="matrix", lower="flag", **ENGINE,
                         check_finite="flag", return_run="flag", progress=PROGRESS),
+    "tri_inverse": Call(tw.tri_inverse, lambda: dict(a=spd(), tile_size=4), a="matrix", lower="flag",
+                        unit_diagonal="flag", **ENGINE | {"backend": "name?"}, overwrite_a="flag", check_finite="flag",
+                        return_run="flag", progress="flag~function~class"),
     # -------------------------------------------------------------- operators
     "DenseOperator": Call(tw.DenseOperator, lambda: dict(A=spd(), backend="serial", ranks=2), A="matrix", layout="name",
                           ranks="count?", grid="counts?", backend="name", overlap="flag", synchronous="flag",
