@@ -15,9 +15,7 @@ from tilewright.linalg.mixed import (
     one_dtype,
 )  # fmt: skip
 from tilewright.linalg.tuning import mixed_tile_size
-from tilewright.passes.conversions import copy_outline
 from tilewright.precision import FORMATS, PrecisionMap
-from tilewright.rooms import Outline
 from tilewright.runs.run import Run
 from tilewright.scalars import positive
 from tilewright.tiles import TiledMatrix
@@ -46,11 +44,5 @@ def chunked_mixed(
     apart = not one_dtype(formats)
     graph = factor_graph(formats, routes, formats.single is not FORMATS["fp64"], True, 0.0, apart)
     data: dict[str, Any] = {"S": S, "D": TiledMatrix.view(np.ones((there.n, 1)), size), "L" if apart else "A": L}
-    if apart:
-        data["A"] = {place: Outline.of(L[place].shape, formats[place].accumulate) for place in formats}
-    for handle in graph.written:
-        if ":" in handle.name:  # a copy
-            i, j = handle.index
-            data.setdefault(handle.name, {})[i, j] = Outline.of(*copy_outline(handle, L[i, j].shape))
     record = there.run(graph, data, True, **how)
     return there.given_back(L), record

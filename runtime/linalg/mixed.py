@@ -410,7 +410,8 @@ def factor_graph(
     all tiles, and A is temporary. With ``norms``, N[i,j] are the sums of |S[i,j]| along its rows and columns.
     """
     nt = precision.nt
-    A, S, D, N = g.handles("A"), g.handles("S"), g.handles("D"), g.handles("N")
+    S, D, N = g.handles("S"), g.handles("D"), g.handles("N")
+    A = g.handles("A", like="L", dtype=lambda i, j: precision[i, j].accumulate) if apart else g.handles("A")
     if scales:
         for i in range(nt):
             g.insert(diagonal, R(S[i, i]), W(D[i, 0]))  # d_i := a_ii^(-1/2)
@@ -438,10 +439,7 @@ def factor_graph(
             g.insert(convert, R(A[i, j]), W(g.handles("L")[i, j]))
         elif apart:
             g.insert(copy, R(A[i, j]), W(g.handles("L")[i, j]))
-    converted = with_conversions(g, precision, dict(routes).__getitem__, wide=wide)
-    if apart:
-        converted.temporary.add("A")
-    return converted
+    return with_conversions(g, precision, dict(routes).__getitem__, wide=wide)
 
 
 def one_dtype(precision: PrecisionMap) -> bool:

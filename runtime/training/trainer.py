@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -279,7 +278,7 @@ def fit(
                     layout, span, checks=setup.checks, norms=clip_norm is not None,
                     adaptive=control.fallback is not None, overlap=engine.overlap, then=closing if last else None,
                 )  # fmt: skip
-                data = _data(layout, replicas, state, replace(setup, past=past), train, test) | _buckets(graph)
+                data = _data(layout, replicas, state, replace(setup, past=past), train, test)
                 done = engine.run(graph, data | (head_data(len(train), train.classes) if last else {}), progress)
                 state = done[Handle("result", (0,))]
                 log_of_run = done[Handle("log", (0,))]
@@ -610,15 +609,6 @@ def _data(
         values |= {"test_images": test.images, "test_targets": test.labels}
     own = [replicas[layout.stages(place)[0][0]] for place in range(layout.places)]
     return {"model": own} | {name: [value] * layout.places for name, value in values.items()}
-
-
-def _buckets(graph: TaskGraph) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
-    """Room for the gradients of an all-reduce and its messages, FP32."""
-    found: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
-    for handle in graph.handles_used:
-        if graph.layout is not None and (shape := graph.layout.shape(handle)):
-            found.setdefault(handle.name, {})[handle.index] = np.zeros(shape, np.float32)
-    return found
 
 
 def _let_go(run: Run) -> None:
