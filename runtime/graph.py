@@ -475,7 +475,8 @@ class TaskGraph:
             if type(arg) is not Use:
                 count = position
                 break
-        uses, params, groups = args[:count], args[count:], ()
+        uses, params = args[:count], args[count:]
+        groups: tuple[int, ...] = ()
         if params and type(params[0]) is list:
             uses, params, groups = _grouped(op, args)
         for place, param in enumerate(params):
