@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING as _checking  # noqa: N811
 from typing import Any as _Any
 
 from tilewright.backends import BACKENDS
-from tilewright.backends.ranks.resident import Prepared, Resident
 from tilewright.backends.simulate import simulate
 from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
 from tilewright.engine import run
@@ -32,6 +31,7 @@ from tilewright.machine import Machine
 from tilewright.passes.bounds import Bounds, bounds
 from tilewright.passes.messages import Message, MessagePlan
 from tilewright.precision import FORMATS, PrecisionMap
+from tilewright.resident import Prepared, Resident, prepare
 from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import SCHEDULERS, Policy
@@ -98,6 +98,7 @@ __all__ = [
     "matvec",
     "mpi",
     "plot",
+    "prepare",
     "run",
     "simulate",
     "solve",
@@ -116,7 +117,7 @@ _ROOMS = {
 _NAMES = {
     "DenseOperator": "tilewright.comm.matvec",
     "SparseOperator": "tilewright.comm.sparse",
-    "cg": "tilewright.comm.cg",
+    "cg": "tilewright.comm.solve",
     "matvec": "tilewright.comm.matvec",
 }
 

@@ -19,12 +19,12 @@ from tilewright.tiles import Store
 if TYPE_CHECKING:
     pass
 
-__all__ = ["run"]
+__all__ = ["check_data", "run"]
 
 _MOST_THREADS = 2**31 - 1  # libraries count them in C integers
 
 
-def _check_data(graph: TaskGraph, data: Any) -> None:
+def check_data(graph: TaskGraph, data: Any) -> None:
     """ValueError for data of which the graph uses nothing, or only a part where it is made for all."""
     ours = graph.layout is not None or (graph.recipe is not None and not graph.extents)
     if not isinstance(data, Mapping) or not len(graph) or ours:  # the library's own calls may give more
@@ -127,7 +127,7 @@ def run(
     with site.agreement():
         policy = find_policy(scheduler)
         program = Program(graph, Store(data))
-        _check_data(graph, data)
+        check_data(graph, data)
         program.threads_per_task = threads_per_task
         graph.frozen = True
     flops = sum(_flops(task, program.store) for task in graph) if progress is True else 0.0

@@ -6,11 +6,17 @@ from time import perf_counter
 
 from tilewright.backends.execution.engine import Progress, blame
 from tilewright.backends.execution.program import Program
+from tilewright.graph import Task, TaskGraph
 from tilewright.kernels.threads import limits, task_threads
 from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.schedulers import Policy
 
-__all__ = ["execute"]
+__all__ = ["execute", "order"]
+
+
+def order(graph: TaskGraph, policy: Policy) -> list[Task]:
+    """The order of its only worker."""
+    return graph.tasks
 
 
 def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:

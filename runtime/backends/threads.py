@@ -22,14 +22,14 @@ from typing import Any
 from tilewright.backends.execution.engine import Progress, Site, check_options
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.workers import Workers
-from tilewright.graph import Handle
+from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 
-__all__ = ["execute", "MixedSite", "site"]
+__all__ = ["execute", "MixedSite", "order", "site"]
 
 
 def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
@@ -46,6 +46,12 @@ def execute(program: Program, policy: Policy, workers: int, progress: Progress |
     if run.failures:
         raise min(run.failures, key=lambda failure: failure[0])[1]
     return run.trace()
+
+
+def order(graph: TaskGraph, policy: Policy) -> list[Task] | None:
+    """The order of one worker, if this policy, which is prepared, knows it beforehand."""
+    alone: list[Task] | None = getattr(policy, "alone", lambda: None)()
+    return alone
 
 
 OPTIONS = ("devices",)

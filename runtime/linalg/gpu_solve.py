@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends.execution.replay import Stage
 from tilewright.linalg import ladder
 from tilewright.linalg.classical import classical_graph
 from tilewright.linalg.conjugate_gradients import cg_graph
@@ -22,6 +21,7 @@ from tilewright.linalg.mixed import factor_on_device
 from tilewright.linalg.operator import residual_graph
 from tilewright.linalg.problem import Problem
 from tilewright.linalg.solve_info import SolveInfo
+from tilewright.linalg.stage import Stage
 from tilewright.linalg.stopping import U
 from tilewright.linalg.system import System
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends.execution.replay import Stage
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.host import rates
 from tilewright.host.rates import Rates
@@ -26,6 +25,7 @@ from tilewright.linalg.mixed import mixed_factor
 from tilewright.linalg.operator import row_sums
 from tilewright.linalg.refinement import ITERATIONS, refinement
 from tilewright.linalg.solve_info import Attempt, SolveInfo
+from tilewright.linalg.stage import Stage
 from tilewright.linalg.stopping import U
 from tilewright.linalg.system import System
 from tilewright.linalg.tuning import cholesky_tile_size

@@ -6,14 +6,14 @@ On one node that is nothing: this class. An engine with options of its own or wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from tilewright.backends.execution.program import Program
-from tilewright.graph import Task
+from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine
 from tilewright.runs.trace import Trace
 from tilewright.scalars import nearby, worker_count
@@ -74,6 +74,18 @@ class Site:
             policy.prepare(program.graph, self.machine.replace(workers=workers, ranks=1, gpus=0))
             trace: Trace = self.backend.execute(program, policy, workers, progress)
         return trace
+
+    def script_ranks(self, graph: TaskGraph, workers: int | None) -> int:
+        """How many ranks run a prepared graph as scripts, on data that stays with them; 0 if it runs from here."""
+        return 0
+
+    def owner_of(self, graph: TaskGraph, ranks: int) -> Callable[[Handle], int]:
+        """The rank of each handle of a graph."""
+        return lambda handle: 0
+
+    def home(self, data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], copy: bool) -> Any:
+        """A `tilewright.backends.ranks.home.Home` for data that stays; None if that is this process."""
+        return None
 
     def keep(self, array: np.ndarray) -> np.ndarray:
         """The array, or a copy of it in memory from which many runs can take it without copying it each time."""

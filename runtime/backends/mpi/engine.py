@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -52,14 +52,15 @@ from tilewright.graph import Handle, TaskGraph
 from tilewright.host.cores import cores
 from tilewright.kernels import choice
 from tilewright.runs.trace import Trace
-from tilewright.scalars import optional, positive
+from tilewright.scalars import instance, optional, positive, shown
 from tilewright.schedulers import Policy
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
     from tilewright.backends.mpi.pool import Pool
+    from tilewright.backends.ranks.home import Home
 
-__all__ = ["execute", "site"]
+__all__ = ["check_place", "execute", "site"]
 
 
 def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
@@ -77,6 +78,14 @@ def site(options: dict[str, Any]) -> Site:
 
         return RankSite(options)
     return PoolSite(options)
+
+
+def check_place(pool: Any, comm: Any) -> None:
+    """TypeError for a ``pool`` that is no `Pool`, a ``comm`` that is no communicator."""
+    if pool is not None:
+        instance(pool, "pool", pools.Pool, "a tilewright.backends.mpi.Pool, such as Pool(4)")
+    if comm is not None and not (hasattr(comm, "Get_rank") and hasattr(comm, "Get_size")):
+        raise TypeError(f"comm must be a communicator, such as mpi4py.MPI.COMM_WORLD, not {shown(comm)}")
 
 
 def how(options: dict[str, Any]) -> tuple[int, bool]:
@@ -116,6 +125,18 @@ class PoolSite(Site):
         if workers is None and self.owner is None and graph is not None and graph.layout is not None:
             return graph.layout.ranks
         return workers or cores()
+
+    def script_ranks(self, graph: TaskGraph, workers: int | None) -> int:
+        ranks = self._ranks(workers, graph)
+        return ranks if per_rank(workers, ranks) == 1 else 0
+
+    def owner_of(self, graph: TaskGraph, ranks: int) -> Callable[[Handle], int]:
+        return owners(owner_for(graph, self.owner), ranks)
+
+    def home(self, data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], copy: bool) -> Home:
+        from tilewright.backends.mpi.pool_home import PoolHome
+
+        return PoolHome(data, ranks, owner, self.pool, self.synchronous)
 
     def keep(self, array: np.ndarray) -> np.ndarray:
         segment = segments.Segment.create(segments.room([array]))

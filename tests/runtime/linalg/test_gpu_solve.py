@@ -6,10 +6,10 @@ from matrices import indefinite_matrix, random_matrix, spd_matrix
 from optional import torch
 
 import tilewright as tw
-from tilewright.backends.execution.replay import Stage
 from tilewright.linalg import ladder, on_device
 from tilewright.linalg.gallery import conditioned_spd
 from tilewright.linalg.gpu_solve import DeviceProblem, row_sums
+from tilewright.linalg.stage import Stage
 
 U = 2.0**-53
 
