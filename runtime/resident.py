@@ -20,7 +20,7 @@ output lie in memory that the ranks map. Other engines run in this process, wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -288,6 +288,16 @@ class Resident:
             check_given(graph, [*self.handles, *which[0], *(h for h in graph.inputs if store[h] is not None)])
             return self._home.prepare(graph, store, *which, carry or {}, np.dtype(dtype))
         return _bound(self._home, graph, layout.owner, store, *which, carry or {}, np.dtype(dtype))
+
+    def call(self, function: str, prepared: Sequence[Prepared], *arguments: Any) -> list[Any]:
+        """What ``function(comm, scripts, *arguments)`` returns on each rank: an iteration of its own, on the ranks.
+
+        The function goes by name, as in `tilewright.backends.mpi.Pool.call`. It gets the rank's scripts of graphs that
+        were prepared on this data, and calls `Script.run` on all ranks alike. Under ``mpiexec`` the list has what it
+        returns here. MPI only.
+        """
+        assert isinstance(self._home, Home)
+        return self._home.call(function, prepared, *arguments)
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("data that stays on ranks can be neither pickled nor copied; make another Resident of the data")

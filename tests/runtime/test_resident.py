@@ -282,6 +282,7 @@ def by_hand(numbers):
         before, x = x, (x + np.array(numbers) / x) / 2
         if (abs(x - before) <= 1e-15 * x).all():
             return k, x.tolist()
+    raise AssertionError("no root in 50 steps")
 
 
 def fail_at(x, count, limit):

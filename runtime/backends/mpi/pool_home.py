@@ -6,7 +6,7 @@ import itertools
 import pickle
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -52,6 +52,10 @@ class PoolHome(Home):
 
     def prepare(self, bound: Bound) -> Prepared:
         return _PoolPrepared(self, bound)
+
+    def call(self, function: str, prepared: Sequence[Any], *arguments: Any) -> list[Any]:
+        keys = [step.key for step in prepared]
+        return self.pool.call("tilewright.backends.mpi.kept:on_scripts", function, keys, arguments)
 
     def close(self) -> None:
         for end in self._ends:

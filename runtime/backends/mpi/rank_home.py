@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +11,7 @@ from mpi4py import MPI
 
 from tilewright.backends.execution.nested import refuse
 from tilewright.backends.execution.prepared import Prepared
+from tilewright.backends.mpi.kept import named
 from tilewright.backends.mpi.part import agreement, wires
 from tilewright.backends.mpi.pool_home import checked, trace_of
 from tilewright.backends.mpi.script import Script, Told
@@ -49,6 +50,10 @@ class RankHome(Home):
 
     def prepare(self, bound: Bound) -> Prepared:
         return _RankPrepared(self, bound)
+
+    def call(self, function: str, prepared: Sequence[Any], *arguments: Any) -> list[Any]:
+        with limits(False), one_thread():
+            return [named(function)(self.line, [step.script for step in prepared], *arguments)]
 
     def close(self) -> None:
         self.data.clear()

@@ -128,7 +128,7 @@ class Script:
         self.polite = comm.size > cores()
         self.uses_functions = any(task.op.function is not None for task in plan.graph.tasks)
         """Whether some op is a Python function, which may call any library."""
-        self.box = dict(box)
+        self.stays, self.box = dict(stays), dict(box)
         self._shared = shared
         self._outline, self._synchronous = outline, synchronous
         self.places = places = plan.final_places
@@ -398,10 +398,10 @@ class Script:
         return told._replace(seconds=seconds[1:])
 
     def gather(self) -> None:
-        """Bring what other ranks made of ``box``, where that is no shared memory, here. Collective."""
+        """Bring what other ranks made of ``box`` here, where they do not share that memory. Collective."""
         places = self.places
         made = [(handle, value) for handle, value in self.box.items() if handle in places]
-        if self.comm.size == 1 or not made:
+        if self.comm.size == 1 or not made or self._shared:
             return
         theirs: list[list[np.ndarray]] = [[] for _ in range(self.comm.size)]
         for handle, value in made:

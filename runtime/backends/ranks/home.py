@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -43,6 +43,10 @@ class Home(ABC):
     @abstractmethod
     def prepare(self, bound: Bound) -> Prepared:
         """Lay the graph out on the ranks."""
+
+    @abstractmethod
+    def call(self, function: str, prepared: Sequence[Prepared], *arguments: Any) -> list[Any]:
+        """See `tilewright.Resident.call`."""
 
     @abstractmethod
     def close(self) -> None:
@@ -96,12 +100,14 @@ class Bound:
         if kept is not None:
             return kept
         value = self._given(handle)
-        known = (value.shape, value.dtype) if isinstance(value, np.ndarray) else self._outline(handle)
-        if value is not None and not isinstance(value, np.ndarray) and handle not in self.data:
-            raise MissingDataError(f"{handle} is {shown(value)}, but on ranks what tasks write is an array of NumPy's")
-        if known is None:
+        if isinstance(value, np.ndarray):
+            return value.shape, value.dtype
+        if value is not None:
             if handle in self.data:
-                return (), np.dtype(float)  # no array: it does not travel
+                return (), np.dtype(float)  # it does not travel, so nobody looks at that
+            raise MissingDataError(f"{handle} is {shown(value)}, but on ranks what tasks write is an array of NumPy's")
+        known = self._outline(handle)
+        if known is None:
             raise MissingDataError(
                 f"nobody says how large {handle} is; give an array for it in data, or graph.layout, so that ranks have "
                 f"a place for it before the first run"
