@@ -47,7 +47,7 @@ def trsml(
     """X := alpha T^-1 X, or alpha T^-H X."""
     from scipy.linalg import solve_triangular
 
-    trans = "C" if adjoint else "N"
+    trans: Any = "C" if adjoint else "N"
     x[...] = solve_triangular(t, x, lower=lower, trans=trans, unit_diagonal=unit, check_finite=False)
     if alpha != 1:
         x *= alpha

@@ -53,7 +53,7 @@ class DeviceSystem(System):
         self.b = b
         self.x, self.z, self.p, self.v = (torch.zeros_like(b) for _ in range(4))
         self.r = b.clone()
-        self.A = {(0, 0): a}
+        self.A: Any = {(0, 0): a}
         self.diagonal = {(0, 0): torch.empty_like(a)}
         self.stage.run(blocks_graph(1), {"A": self.A, "F": self.diagonal})
         self._there = torch.zeros((8, self.m), dtype=b.dtype, device=b.device)
