@@ -1,7 +1,7 @@
 """How fast this computer multiplies in each format and moves bytes: by rule, or as the user had it measured.
 
 Choices go by these numbers, such as where ``solve(precision="auto")`` starts; no clock is asked when they are made, so
-they do not depend on the hour. `calibrate` measures and stores; what is stored belongs to one CPU and takes the place
+they do not depend on the hour. `measure` stores what it finds; that belongs to one CPU and takes the place
 of the rules.
 """
 
@@ -23,7 +23,7 @@ from tilewright.kernels import cpu, table
 from tilewright.kernels.threads import limits, one_thread
 
 __all__ = [
-    "RULES", "Rates", "Rule", "by_rule", "calibrate", "copy_cost", "current", "forget", "median_seconds", "path",
+    "RULES", "Rates", "Rule", "by_rule", "copy_cost", "current", "forget", "measure", "median_seconds", "path",
     "stored",
 ]  # fmt: skip
 
@@ -143,7 +143,7 @@ def _rates(found: Any) -> Rates:
     return rates
 
 
-def calibrate(size: int = 512, repeat: int = 15) -> Path:
+def measure(size: int = 512, repeat: int = 15) -> Path:
     """Measure the products of tiles of ``size`` rows and a copy of memory, and store them. About a second.
 
     ``tilewright calibrate --rates`` does it.

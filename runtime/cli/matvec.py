@@ -159,8 +159,7 @@ def calibrate(
         with one_sentence():
             (_calibrate_blas if blas else _calibrate_rates)(forget, as_json)
         return
-    from tilewright.studies.network import SIZES
-    from tilewright.studies.network import calibrate as measure
+    from tilewright.studies.network import SIZES, measure
 
     with one_sentence():
         found = measure(sizes=[size for size in SIZES if size <= largest], seconds=seconds, n=n)
@@ -176,7 +175,7 @@ def _calibrate_rates(forget: bool, as_json: bool) -> None:
         rates.forget()
         click.echo(json.dumps({"rates": {}}) if as_json else "The rules hold again.")
         return
-    file = rates.calibrate()
+    file = rates.measure()
     found = rates.current()
     if as_json:
         click.echo(json.dumps({"rates": dict(found.flops), "bandwidth": found.bandwidth, "file": str(file)}))

@@ -10,7 +10,7 @@ from tilewright.builder import graph_builder
 from tilewright.graph import RW, R, TaskGraph
 from tilewright.linalg.operator import residual_tasks
 from tilewright.linalg.preconditioner import precondition
-from tilewright.linalg.stopping import Outcome, steps_left
+from tilewright.linalg.stopping import Stop, steps_left
 from tilewright.linalg.system import System
 from tilewright.ops import OPS
 
@@ -30,18 +30,18 @@ def classical_graph(g: TaskGraph, nt: int, narrow: bool) -> None:
     residual_tasks(g, nt)
 
 
-def classical(system: System, cap: int) -> Outcome:
+def classical(system: System, cap: int) -> Stop:
     """x := x + M^-1 r until LAPACK's criterion holds; ends when the residual grows twice in a row."""
     previous, grown = inf, 0
     for k in range(1, cap + 1):
         system.replay(classical_graph, system.narrow)
         excess = system.record()
         if excess <= 1:
-            return Outcome("classical", "converged", k)
+            return Stop("classical", "converged", k)
         grown = grown + 1 if excess >= previous else 0
         if not np.isfinite(excess) or grown == 2:
-            return Outcome("classical", "diverged" if not np.isfinite(excess) or k < 4 else "stalled", k)
+            return Stop("classical", "diverged" if not np.isfinite(excess) or k < 4 else "stalled", k)
         if k >= 6 and steps_left(system.residuals[-k:], excess) > 2 * cap:
-            return Outcome("classical", "slow", k)
+            return Stop("classical", "slow", k)
         previous = excess
-    return Outcome("classical", "slow", cap)
+    return Stop("classical", "slow", cap)

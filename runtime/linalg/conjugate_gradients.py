@@ -10,7 +10,7 @@ from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handles, Op, R, TaskGraph, W
 from tilewright.linalg.operator import product, residual_graph
 from tilewright.linalg.preconditioner import precondition
-from tilewright.linalg.stopping import Outcome, steps_left
+from tilewright.linalg.stopping import Stop, steps_left
 from tilewright.linalg.system import System
 from tilewright.ops import OPS
 
@@ -51,7 +51,7 @@ def cg_graph(g: TaskGraph, nt: int, narrow: bool) -> None:
     direction_tasks(g, nt, g.handles("X"), OPS["advance"])
 
 
-def cg(system: System, cap: int, worth: float = inf) -> Outcome:
+def cg(system: System, cap: int, worth: float = inf) -> Stop:
     """Preconditioned conjugate gradients; where the recursive residual has converged the true one is looked at.
 
     It ends as ``slow`` after ``cap`` steps; or from the eighth on, where it seems to need more than ``cap`` in all and
@@ -69,20 +69,20 @@ def cg(system: System, cap: int, worth: float = inf) -> Outcome:
             excess = system.record()
             rho, curvature = system.scalars["rho"], system.scalars["curvature"]
             if not (np.isfinite(excess) and np.isfinite(rho).all()):
-                return Outcome("cg", "diverged", k)
+                return Stop("cg", "diverged", k)
             if ((curvature <= 0) & (rho > 0)).any():
-                return Outcome("cg", "indefinite", k)
+                return Stop("cg", "indefinite", k)
             since = system.residuals[start:]
             if len(since) >= 8 and k + steps_left(since, excess) > min(2 * cap, max(cap, k + worth)):
-                return Outcome("cg", "slow", k)
+                return Stop("cg", "slow", k)
         system.replay(residual_graph)
         excess = system.excess
         if excess <= 1:
-            return Outcome("cg", "converged", k)
+            return Stop("cg", "converged", k)
         if k >= cap:
-            return Outcome("cg", "slow", k)
+            return Stop("cg", "slow", k)
         checks += 1
         if checks > 4 or not excess < last:
             attained = excess <= ATTAINED and system.hpl <= 1
-            return Outcome("cg", "converged" if attained else "stalled", k)
+            return Stop("cg", "converged" if attained else "stalled", k)
         last = excess / 2

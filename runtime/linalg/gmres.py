@@ -12,7 +12,7 @@ from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
 from tilewright.linalg.classical import classical_graph
 from tilewright.linalg.operator import product, residual_tasks
 from tilewright.linalg.preconditioner import precondition
-from tilewright.linalg.stopping import Outcome, worst
+from tilewright.linalg.stopping import Stop, worst
 from tilewright.linalg.system import System
 from tilewright.ops import OPS
 
@@ -91,7 +91,7 @@ class _row(Handles):  # noqa: N801 - it stands for a family of handles
         return self.family[self.k, index]
 
 
-def gmres(system: System, cap: int) -> Outcome:
+def gmres(system: System, cap: int) -> Stop:
     """GMRES(30), preconditioned from the right, each right-hand side with its own Hessenberg matrix.
 
     It starts from x = M^-1 b: the size of x tells how far to go.
@@ -101,19 +101,19 @@ def gmres(system: System, cap: int) -> Outcome:
         system.replay(classical_graph, system.narrow)
         k, excess = 1, system.record()
         if excess <= 1:
-            return Outcome("gmres", "converged", k)
+            return Stop("gmres", "converged", k)
     while k < cap:
         steps = _cycle(system, min(RESTART, cap - k))
         k += steps
         excess = system.excess
         if excess <= 1:
-            return Outcome("gmres", "converged", k)
+            return Stop("gmres", "converged", k)
         if not np.isfinite(excess) or not steps:
-            return Outcome("gmres", "diverged", k)
+            return Stop("gmres", "diverged", k)
         if excess > last / 2:
-            return Outcome("gmres", "stalled", k)
+            return Stop("gmres", "stalled", k)
         last = excess
-    return Outcome("gmres", "slow", k)
+    return Stop("gmres", "slow", k)
 
 
 def _cycle(system: System, most: int) -> int:

@@ -22,7 +22,7 @@ from tilewright.linalg.mixed import in_tiles
 from tilewright.linalg.operator import blocks_graph, residual_tasks
 from tilewright.linalg.preconditioner import substitute
 from tilewright.linalg.stage import Bindings
-from tilewright.linalg.stopping import Outcome, steps_left
+from tilewright.linalg.stopping import Stop, steps_left
 from tilewright.linalg.system import CONSTANT, SCRATCH, System
 from tilewright.ops import OPS, copy, scaled
 
@@ -117,7 +117,7 @@ class _Inner:
         return not ((curvature <= 0) & (rho > 0)).any()
 
 
-def nested(system: System, cap: int) -> Outcome:
+def nested(system: System, cap: int) -> Stop:
     """Refine with at most ``cap`` steps inside, with the FP32 factor that the system uses. n^2/2 numbers in FP32.
 
     ``stalled`` says that FP32 does not lead on. The residual of the system is a true one in any case.
@@ -128,9 +128,9 @@ def nested(system: System, cap: int) -> Outcome:
     k, last = 0, system.excess
     while True:
         if k and last <= 1:
-            return Outcome("nested", "converged", k)
+            return Stop("nested", "converged", k)
         if k >= cap:
-            return Outcome("nested", "slow", k)
+            return Stop("nested", "slow", k)
         system.replay(start_graph)
         inner.restart()
         x, _, size = system.sizes
@@ -140,7 +140,7 @@ def nested(system: System, cap: int) -> Outcome:
             inner.step()
             k += 1
             if not inner.sound:
-                return Outcome("nested", "stalled", k)
+                return Stop("nested", "stalled", k)
             below, reached, left = inner.sizes
             beside = np.maximum(x, below * size)  # |x + D y|, roughly
             system.note(reached * size, beside)
@@ -148,10 +148,10 @@ def nested(system: System, cap: int) -> Outcome:
                 break
             since = system.residuals[history:]
             if len(since) >= _SEEN and k + steps_left(since, system.excess_of(reached * size, beside)) > 2 * cap:
-                return Outcome("nested", "slow", k)
+                return Stop("nested", "slow", k)
         system.replay(outer_graph)
         excess = system.excess
         system.correct()
         if not excess <= 1 and not excess < last / _WORTH:
-            return Outcome("nested", "stalled", k)
+            return Stop("nested", "stalled", k)
         last = excess

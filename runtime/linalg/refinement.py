@@ -12,7 +12,7 @@ from tilewright.linalg.classical import classical
 from tilewright.linalg.conjugate_gradients import cg
 from tilewright.linalg.gmres import RESTART, gmres
 from tilewright.linalg.nested import nested
-from tilewright.linalg.stopping import Outcome
+from tilewright.linalg.stopping import Stop
 from tilewright.linalg.system import System
 
 __all__ = ["ITERATIONS", "METHODS", "refinement"]
@@ -23,13 +23,13 @@ ITERATIONS = 30
 INNER = 2
 """Steps in FP32 for one in FP64: of nested refinement there may be as many more."""
 
-METHODS: dict[str, Callable[[System, int], Outcome]] = {
+METHODS: dict[str, Callable[[System, int], Stop]] = {
     "cg": cg, "gmres": gmres, "classical": classical, "nested": lambda system, cap: _nested(system, INNER * cap),
 }  # fmt: skip
 """method(system, most steps)"""
 
 
-def refinement(system: System, method: str = "auto", worth: float = inf) -> Iterator[Outcome]:
+def refinement(system: System, method: str = "auto", worth: float = inf) -> Iterator[Stop]:
     """Refine until LAPACK's criterion holds for all right-hand sides, or until this factor does not seem to lead there.
 
     Parameters
@@ -44,7 +44,7 @@ def refinement(system: System, method: str = "auto", worth: float = inf) -> Iter
 
     Yields
     ------
-    Outcome
+    Stop
         Of each method that had its turn.
     """
     cap = max(ITERATIONS, system.n // 256)
@@ -63,6 +63,6 @@ def refinement(system: System, method: str = "auto", worth: float = inf) -> Iter
         yield gmres(system, RESTART)
 
 
-def _nested(system: System, cap: int) -> Outcome:
+def _nested(system: System, cap: int) -> Stop:
     """Nested refinement where it can be: for real systems in tiles and an FP32 factor."""
     return nested(system, cap) if system.nests else cg(system, cap)

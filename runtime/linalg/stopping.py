@@ -9,14 +9,14 @@ import numpy as np
 
 from tilewright.linalg.residual import unit_roundoff
 
-__all__ = ["Outcome", "U", "steps_left", "worst"]
+__all__ = ["Stop", "U", "steps_left", "worst"]
 
 U = unit_roundoff(np.dtype(np.float64))
 """2^-53."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Stop:
     """How an iteration ended."""
 
     method: str

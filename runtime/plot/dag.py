@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.host.files import write_text
-from tilewright.plot.layered import HEIGHT, Box, Layout, Point, layered, width_of
+from tilewright.plot.layered import HEIGHT, Box, Drawing, Point, layered, width_of
 from tilewright.plot.palette import ACCENT, colours, text_on
 from tilewright.runs.text import shown
 
@@ -133,7 +133,7 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _layout(graph: TaskGraph, layout: str | None) -> Layout:
+def _layout(graph: TaskGraph, layout: str | None) -> Drawing:
     program = None if layout == "layered" else shutil.which("dot")
     if program is None:
         if layout == "dot":
@@ -148,7 +148,7 @@ def _layout(graph: TaskGraph, layout: str | None) -> Layout:
         return layered(graph)
 
 
-def _by_dot(graph: TaskGraph, program: str) -> Layout:
+def _by_dot(graph: TaskGraph, program: str) -> Drawing:
     """Positions from ``dot -Tplain``; RuntimeError says what went wrong."""
     try:
         done = subprocess.run(
@@ -173,7 +173,7 @@ def _by_dot(graph: TaskGraph, program: str) -> Layout:
     return parsed
 
 
-def _parse_plain(text: str) -> Layout:
+def _parse_plain(text: str) -> Drawing:
     """Graphviz's plain format: lines ``graph``, ``node`` and ``edge``, in inches, y upwards."""
     boxes: dict[int, Box] = {}
     edges: dict[tuple[int, int], list[Point]] = {}
@@ -189,7 +189,7 @@ def _parse_plain(text: str) -> Layout:
             numbers = [float(field) * _POINTS for field in fields[3 : 3 + 2 * int(fields[2])]]
             points = [(x, height - y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
             edges[int(fields[0][1:]), int(fields[1][1:])] = points
-    return Layout(width, height, boxes, edges)
+    return Drawing(width, height, boxes, edges)
 
 
 # ------------------------------------------------------------------ SVG
@@ -214,7 +214,7 @@ _ARROWS = """
 """
 
 
-def _draw(graph: TaskGraph, layout: Layout) -> str:
+def _draw(graph: TaskGraph, layout: Drawing) -> str:
     bold_tasks, bold_edges = _critical(graph)
     counts = Counter(task.op.name for task in graph)
     fill = colours(counts)

@@ -22,7 +22,7 @@ from itertools import pairwise
 
 from tilewright.graph import TaskGraph
 
-__all__ = ["HEIGHT", "Box", "Layout", "Point", "layered", "layers", "width_of"]
+__all__ = ["HEIGHT", "Box", "Drawing", "Point", "layered", "layers", "width_of"]
 
 Point = tuple[float, float]
 
@@ -45,7 +45,7 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Drawing:
     """Where everything goes, in pixels from the upper left corner."""
 
     width: float
@@ -69,7 +69,7 @@ def layers(graph: TaskGraph) -> list[int]:
     return level
 
 
-def layered(graph: TaskGraph) -> Layout:
+def layered(graph: TaskGraph) -> Drawing:
     """Lay out a graph top down. About 1 ms per task, and the same result every time."""
     level = layers(graph)
     widths = [width_of(task.label) for task in graph]
@@ -89,7 +89,7 @@ def layered(graph: TaskGraph) -> Layout:
     right = max((x[v] + widths[v] / 2 for row in rows for v in row), default=0.0)
     boxes = {t: Box(x[t] - left, y[level[t]], widths[t], HEIGHT) for t in range(len(graph))}
     edges = {edge: _curve([(x[v] - left, y[level[v]]) for v in route]) for edge, route in routes.items()}
-    return Layout(right - left, y[-1] + HEIGHT / 2 if y else 0.0, boxes, edges)
+    return Drawing(right - left, y[-1] + HEIGHT / 2 if y else 0.0, boxes, edges)
 
 
 def _route(

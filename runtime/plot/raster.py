@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.graph import TaskGraph
 from tilewright.plot import canvas
-from tilewright.plot.layered import Layout, Point
+from tilewright.plot.layered import Drawing, Point
 from tilewright.plot.palette import ACCENT, colours, text_on
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ __all__ = ["save"]
 _DPI = 100
 _PIXELS = 8_000  # most a side: what compresses in seconds and opens anywhere
 _EDGE = 22  # around everything
-_BORDER = 6  # that is drawn beyond the layout
+_BORDER = 6  # that is drawn beyond the drawing
 _KEY = 30  # a patch of the legend and its gap
 _ROW = 18  # of the legend
 
 
-def save(graph: TaskGraph, layout: Layout, critical: tuple[set[int], set[tuple[int, int]]], path: FilePath) -> None:
+def save(graph: TaskGraph, drawing: Drawing, critical: tuple[set[int], set[tuple[int, int]]], path: FilePath) -> None:
     """Write a PNG. ImportError, in a sentence that says what to do, if matplotlib is not installed."""
     canvas.check_matplotlib("a PNG (an SVG does not)")
     from matplotlib.figure import Figure
@@ -35,20 +35,20 @@ def save(graph: TaskGraph, layout: Layout, critical: tuple[set[int], set[tuple[i
     counts = Counter(task.op.name for task in graph)
     title = f"{canvas.drawn(graph.name)}: {len(graph):,} tasks, {graph.edges:,} edges"
     entries = {op: f"{canvas.drawn(op)} {count:,}" for op, count in counts.items()}
-    scale = min(1.0, _PIXELS / max(layout.width, layout.height, 1.0))
+    scale = min(1.0, _PIXELS / max(drawing.width, drawing.height, 1.0))
     wide = _Ruler()
     widths = {op: _KEY + wide(entry, 8) for op, entry in entries.items()}
-    room = min(max(layout.width * scale, 420.0, wide(title, 11), *widths.values()), _PIXELS)
+    room = min(max(drawing.width * scale, 420.0, wide(title, 11), *widths.values()), _PIXELS)
     rows = _rows(widths, room)
     head = 50 + _ROW * max(len(rows), 1)  # pixels above the graph
-    width, height = room + 2 * _EDGE, layout.height * scale + head + _EDGE
+    width, height = room + 2 * _EDGE, drawing.height * scale + head + _EDGE
     fig = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
-    # Outlines and the heads of edges reach a little beyond the layout.
+    # Outlines and the heads of edges reach a little beyond the drawing.
     axes = fig.add_axes((0, 0, 1, (height - head + _BORDER) / height))
-    axes.set_xlim(layout.width / 2 - width / scale / 2, layout.width / 2 + width / scale / 2)
-    axes.set_ylim(layout.height + _EDGE / scale, -_BORDER / scale)
+    axes.set_xlim(drawing.width / 2 - width / scale / 2, drawing.width / 2 + width / scale / 2)
+    axes.set_ylim(drawing.height + _EDGE / scale, -_BORDER / scale)
     axes.set_axis_off()
-    _draw(axes, graph, layout, critical, scale)
+    _draw(axes, graph, drawing, critical, scale)
     fill = colours(counts)
     fig.text(_EDGE / width, 1 - 24 / height, title, fontsize=11, parse_math=False)
     for place, row in enumerate(rows):
@@ -87,14 +87,14 @@ def _rows(widths: dict[str, float], room: float) -> list[dict[str, float]]:
 
 
 def _draw(
-    axes: Axes, graph: TaskGraph, layout: Layout, critical: tuple[set[int], set[tuple[int, int]]], scale: float
+    axes: Axes, graph: TaskGraph, drawing: Drawing, critical: tuple[set[int], set[tuple[int, int]]], scale: float
 ) -> None:
     from matplotlib.collections import PathCollection, PolyCollection
     from matplotlib.path import Path
 
     bold_tasks, bold_edges = critical
     for bold, colour, width, size in ((False, "#808080", 0.8, 6.0), (True, ACCENT, 2.2, 9.0)):
-        curves = [points for edge, points in layout.edges.items() if (edge in bold_edges) == bold]
+        curves = [points for edge, points in drawing.edges.items() if (edge in bold_edges) == bold]
         paths = [Path(points, [Path.MOVETO] + [Path.CURVE4] * (len(points) - 1)) for points in curves]
         axes.add_collection(
             PathCollection(paths, facecolors="none", edgecolors=colour, linewidths=width * scale), autolim=False
@@ -102,7 +102,7 @@ def _draw(
         heads = [_head(points, size) for points in curves]
         axes.add_collection(PolyCollection(heads, facecolors=colour, edgecolors="none"), autolim=False)
     fill = colours(task.op.name for task in graph)
-    boxes = [layout.boxes[task.index] for task in graph]
+    boxes = [drawing.boxes[task.index] for task in graph]
     bold_one = [task.index in bold_tasks for task in graph]
     axes.add_collection(
         PolyCollection(

@@ -25,7 +25,7 @@ from tilewright.kernels.gemv import gemv
 from tilewright.kernels.threads import limits, one_thread
 from tilewright.machine import Machine
 
-__all__ = ["SIZES", "Calibration", "Regime", "calibrate", "fit"]
+__all__ = ["SIZES", "Calibration", "Regime", "measure", "fit"]
 
 SIZES = tuple(8 * 2**k for k in range(21))
 """Bytes of the messages of a ping-pong: 8 B to 8 MiB."""
@@ -92,7 +92,7 @@ class Calibration:
         return "\n".join(lines)
 
 
-def calibrate(*, sizes: Sequence[int] = SIZES, seconds: float = 2.0, n: int | None = None) -> Calibration:
+def measure(*, sizes: Sequence[int] = SIZES, seconds: float = 2.0, n: int | None = None) -> Calibration:
     """Measure this computer with two ranks; about ``seconds`` for the messages and one for the kernels.
 
     Parameters
@@ -198,8 +198,8 @@ def _together(big: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
         with one_thread():
             gemv(big[rows[0] : rows[-1] + 1], x, y[rows[0] : rows[-1] + 1])
 
-    with limits(False), ThreadPoolExecutor(cores()) as crew:
-        return _median(lambda: list(crew.map(part, parts)), 11)
+    with limits(False), ThreadPoolExecutor(cores()) as team:
+        return _median(lambda: list(team.map(part, parts)), 11)
 
 
 def _median(call: Any, count: int) -> float:

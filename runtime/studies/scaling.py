@@ -193,9 +193,9 @@ def _simulated(grid: Grid, machine: Machine) -> float:
 
 
 def _computer() -> Machine:
-    from tilewright.studies.network import calibrate
+    from tilewright.studies.network import measure
 
-    return calibrate().machine()
+    return measure().machine()
 
 
 def _measure(layouts: Sequence[str], counts: Sequence[int], n: int, computer: Machine) -> list[Point]:

@@ -36,7 +36,7 @@ __all__ = [
     "flags",
     "ladder",
     "named",
-    "nothing_ambient",
+    "default_state",
     "pays",
     "problem",
     "set_tf32",
@@ -166,7 +166,7 @@ def flags(precision: str, device_type: str, deterministic: bool = False) -> Iter
 
 
 @contextlib.contextmanager
-def nothing_ambient(device_type: str) -> Iterator[None]:
+def default_state(device_type: str) -> Iterator[None]:
     """Around a training: what the caller has entered, autocast or `no_grad`, stays outside.
 
     Workers enter what is entered where a run begins, and a backward pass under autocast would change its dtypes.

@@ -226,7 +226,7 @@ def fit(
         every = recording.checkpoint_every or per_epoch
         stride = max(1, MOST_TASKS // (division.places * (12 + 4 * len(parts) * accumulate)))
         deterministic = execution.deterministic
-        with precisions.flags(control.precision, target.type, deterministic), precisions.nothing_ambient(target.type):
+        with precisions.flags(control.precision, target.type, deterministic), precisions.default_state(target.type):
             while state.step < total:
                 stop = min(total, state.step + stride)
                 span = Span(

@@ -120,7 +120,7 @@ class TestStored:
         assert rates.current() == rates.by_rule(cpu.features())
 
     def test_calibration_is_stored_and_used(self, folder):
-        file = rates.calibrate(size=64, repeat=1)
+        file = rates.measure(size=64, repeat=1)
         found = rates.current()
         assert file.parent == folder and found.source == f"measured, {file.name}"
         assert set(found.flops) == set(ladder.ROUNDOFF) and all(rate > 0 for rate in found.flops.values())
@@ -133,7 +133,7 @@ class TestStored:
 
     @pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
     def test_rates_that_are_none_are_not_used(self, folder, rate):
-        file = rates.calibrate(size=64, repeat=1)
+        file = rates.measure(size=64, repeat=1)
         content = json.loads(file.read_text())
         content["flops"]["fp32"] = rate
         file.write_text(json.dumps(content))
@@ -142,7 +142,7 @@ class TestStored:
             assert rates.stored() is None
 
     def test_the_disk_is_looked_at_once_in_a_process(self, folder, monkeypatch):
-        rates.calibrate(size=64, repeat=1)
+        rates.measure(size=64, repeat=1)
         kept = rates.current()
         monkeypatch.setattr(rates.caches, "folder", lambda: pytest.fail("looked again"))
         assert rates.current() is kept

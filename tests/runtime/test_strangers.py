@@ -192,14 +192,14 @@ def crowded(monkeypatch, count, words=b""):
     """Make every pool find a crowd at its door."""
     crowds = []
 
-    class Crowded(connection.Door):
+    class Crowded(connection.Listener):
         def __init__(self):
             super().__init__()
             crowds.append(Crowd(self, count, words))
             while len(crowds[-1].ends) < min(count, 500):  # it is first
                 time.sleep(0.01)
 
-    monkeypatch.setattr("tilewright.backends.mpi.pool.Door", Crowded)
+    monkeypatch.setattr("tilewright.backends.mpi.pool.Listener", Crowded)
     return crowds
 
 
@@ -232,7 +232,7 @@ def welcomed(door, monkeypatch):
 
 @pytest.mark.parametrize("words", [b"x" * 32, b"x" * 1000, b"half"])
 def test_who_says_something_else_is_dismissed_and_holds_up_nobody(words, monkeypatch):
-    door = connection.Door()
+    door = connection.Listener()
     crowd = Crowd(door, 40, words)
     crowd.thread.join()
     here, there = welcomed(door, monkeypatch)
@@ -244,7 +244,7 @@ def test_who_says_something_else_is_dismissed_and_holds_up_nobody(words, monkeyp
 
 def test_who_says_nothing_is_dismissed_after_a_while(monkeypatch):
     monkeypatch.setattr(connection, "PATIENCE", 0.05)
-    door = connection.Door()
+    door = connection.Listener()
     crowd = Crowd(door, 3)
     crowd.thread.join()
     turns = iter(range(20))
@@ -272,7 +272,7 @@ def knocking(door):
 
 
 def test_another_user_is_not_let_in_even_with_the_key(monkeypatch):
-    door = connection.Door()
+    door = connection.Listener()
     knock, told = knocking(door)
     turns = iter(range(20))
     thread = threading.Thread(target=knock)
@@ -296,7 +296,7 @@ def test_another_user_is_not_let_in_even_with_the_key(monkeypatch):
 
 
 def test_who_has_the_key_comes_in(monkeypatch):
-    door = connection.Door()
+    door = connection.Listener()
     here, there = welcomed(door, monkeypatch)
     assert "TILEWRIGHT_POOL_KEY" not in os.environ
     door.close()

@@ -7,6 +7,6 @@
     The coarsened graph goes to Dask's scheduler, one Dask task per group. Dask places, spills, and computes again what
     a lost worker had.
 
-`client` has the kept cluster and the checks of a user's one; `remote` matrices whose tiles lie on workers; `wire`
-what Dask cannot serialise by itself. `part`, `post` and `group` run on the workers.
+`client` has the kept cluster and the checks of a user's one; `remote` matrices whose tiles lie on workers;
+`serializers` what Dask cannot serialise by itself. `rank`, `courier` and `group` run on the workers.
 """

@@ -455,7 +455,7 @@ def _prepare(caller: Any, dask_worker: Any = None) -> tuple[str, Any]:
         from tilewright.backends.ranks import lending
     except Exception as error:
         return f"{type(error).__name__}: {error}", None
-    rank.office(dask_worker)
+    rank.inbox(dask_worker)
     return version("tilewright"), lending.probe() if lending.sees(caller) else None
 
 

@@ -1,7 +1,7 @@
 """Tiles from worker to worker: one stream for each ordered pair of ranks, over Dask's own comms.
 
-Every Dask worker has an `Office`, which takes streams from other workers, and during a run a `Post`, which is the
-courier of that run's crew. All of a post's state belongs to the worker's event loop; worker threads only hand over
+Every Dask worker has an `Inbox`, which takes streams from other workers, and during a run a `DaskCourier`, which is the
+courier of that run's team. All of a courier's state belongs to the worker's event loop; worker threads only hand over
 tasks. Streams carry::
 
     hello    a rank is ready, or why it is not; its clock and its probe
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tilewright.backends.execution.buffers import layout
-from tilewright.backends.execution.torch_state import Ambient
+from tilewright.backends.execution.torch_state import TorchState
 from tilewright.backends.ranks import lending
 from tilewright.backends.ranks.segments import Mappings
 from tilewright.errors import WorkerDied
@@ -42,9 +42,9 @@ from tilewright.passes.messages import RECEIVE, SEND, Message, MessagePlan
 if TYPE_CHECKING:
     from distributed import Worker
 
-    from tilewright.backends.ranks.workers import Crew
+    from tilewright.backends.ranks.workers import Team
 
-__all__ = ["Cancelled", "Job", "Office", "Post", "blank", "own", "pack"]
+__all__ = ["Cancelled", "Share", "Inbox", "DaskCourier", "blank", "own", "pack"]
 
 LATE = 5.0  # seconds more than its own limit that a rank leaves to others
 LOOK = 0.5  # seconds between two looks whether the run is still wanted
@@ -54,7 +54,7 @@ class Cancelled(RuntimeError):  # noqa: N818 - it says what happened
     """The caller does not want this run any more."""
 
 
-class Job(NamedTuple):
+class Share(NamedTuple):
     """One rank's share of a run, beside its data."""
 
     run: str
@@ -77,16 +77,16 @@ class Job(NamedTuple):
     """Names of handles whose final values stay on the workers."""
     seen: bool
     """Whether the caller sees the memory of this rank."""
-    ambient: Ambient
+    torch_state: TorchState
     """Autocast and the like where the run was submitted."""
 
 
-class Office:
+class Inbox:
     """Takes streams for the runs of one Dask worker."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.posts: dict[str, Post] = {}
+        self.couriers: dict[str, DaskCourier] = {}
         self.over: deque[str] = deque(maxlen=1000)
         """Runs that have ended here."""
         worker.handlers["tilewright"] = self.stream
@@ -94,23 +94,23 @@ class Office:
     async def stream(self, comm: Any, run: str, rank: int, timeout: float) -> None:
         """Read what another rank sends, until it closes."""
         deadline = perf_counter() + timeout + LATE
-        while run not in self.posts:
+        while run not in self.couriers:
             if perf_counter() > deadline or run in self.over:
                 await comm.close()
                 return
             await asyncio.sleep(0.005)
-        await self.posts[run].read(comm, rank)
+        await self.couriers[run].read(comm, rank)
 
 
-class Post:
+class DaskCourier:
     """The courier of one rank. `meet` and `part` are awaited on the event loop; `hand` is for any thread."""
 
-    def __init__(self, office: Office, job: Job) -> None:
-        self.office = office
-        self.worker = office.worker
-        self.job = job
+    def __init__(self, inbox: Inbox, share: Share) -> None:
+        self.inbox = inbox
+        self.worker = inbox.worker
+        self.share = share
         self.loop: asyncio.AbstractEventLoop = self.worker.loop.asyncio_loop
-        self.crew: Crew | None = None
+        self.team: Team | None = None
         self.failure: tuple[int, BaseException] | None = None
         """What went wrong that is no task's fault."""
         self.stopped = False
@@ -119,7 +119,7 @@ class Post:
         """Number, bytes, start."""
         self.received: list[tuple[int, float]] = []
         """Number, end."""
-        self._peers = [rank for rank in range(len(job.addresses)) if rank != job.rank]
+        self._peers = [rank for rank in range(len(share.addresses)) if rank != share.rank]
         self._outbox: dict[int, asyncio.Queue[Any]] = {}
         self._comms: dict[int, Any] = {}
         self._helpers: list[asyncio.Task[None]] = []
@@ -142,11 +142,11 @@ class Post:
         """Take a task that is ready."""
         self.loop.call_soon_threadsafe(self._take, task)
 
-    def employ(self, crew: Crew, plan: MessagePlan, orders: dict[str, str]) -> None:
-        """Work for this crew; ``orders`` are those of matrices by name."""
-        self.crew, self.plan, self.orders = crew, plan, orders
-        self.store = crew.program.store
-        crew.employ(self)
+    def attach(self, team: Team, plan: MessagePlan, orders: dict[str, str]) -> None:
+        """Work for this team; ``orders`` are those of matrices by name."""
+        self.team, self.plan, self.orders = team, plan, orders
+        self.store = team.program.store
+        team.attach(self)
 
     # ------------------------------------------------------------ beginning and end
 
@@ -155,11 +155,11 @@ class Post:
 
         Sets `failure` if some rank does not come, or says that it cannot run.
         """
-        self.office.posts[self.job.run] = self
+        self.inbox.couriers[self.share.run] = self
         now = perf_counter()
         mine = socket.gethostname(), now
-        self._clocks[self.job.rank] = mine
-        deadline = now + self.job.timeout
+        self._clocks[self.share.rank] = mine
+        deadline = now + self.share.timeout
         for rank in self._peers:
             self._outbox[rank] = asyncio.Queue()
         await asyncio.gather(*map(self._connect, self._peers))
@@ -167,38 +167,38 @@ class Post:
         if problem is not None:
             self._fail(-1, problem)
         self._helpers.append(asyncio.create_task(self._watch()))
-        while not self.stopped and len(self._clocks) < len(self.job.addresses):
+        while not self.stopped and len(self._clocks) < len(self.share.addresses):
             if not await self._changed(deadline - perf_counter()):
-                absent = [self.job.addresses[rank] for rank in self._peers if rank not in self._clocks]
+                absent = [self.share.addresses[rank] for rank in self._peers if rank not in self._clocks]
                 self._fail(-1, TimeoutError(
-                    f"{', '.join(absent)} did not begin its part of the run within {self.job.timeout:g} s: busy with "
+                    f"{', '.join(absent)} did not begin its part of the run within {self.share.timeout:g} s: busy with "
                     f"other tasks? timeout= waits longer"
                 ))  # fmt: skip
         return max(clock for host, clock in self._clocks.values() if host == mine[0])
 
     async def part(self) -> None:
         """Say good-bye, and wait until every rank has said so."""
-        crew = self.crew
-        if crew is not None and crew.failures:
+        team = self.team
+        if team is not None and team.failures:
             self._stop()
         self._tell_all({"kind": "bye"})
         while not all(rank in self._quiet and rank in self._heard for rank in self._peers if rank in self._clocks):
             await self._changed(None)
-        self.office.posts.pop(self.job.run, None)
-        self.office.over.append(self.job.run)
+        self.inbox.couriers.pop(self.share.run, None)
+        self.inbox.over.append(self.share.run)
         for helper in self._helpers:
             helper.cancel()
         await asyncio.gather(*self._helpers, return_exceptions=True)
         for rank, comm in self._comms.items():
             await comm.close()
-            self.worker.rpc.reuse(self.job.addresses[rank], comm)
+            self.worker.rpc.reuse(self.share.addresses[rank], comm)
 
     async def _connect(self, rank: int) -> None:
         try:
-            comm = await self.worker.rpc.connect(self.job.addresses[rank])
+            comm = await self.worker.rpc.connect(self.share.addresses[rank])
             await comm.write({
-                "op": "tilewright", "reply": False, "run": self.job.run, "rank": self.job.rank,
-                "timeout": self.job.timeout,
+                "op": "tilewright", "reply": False, "run": self.share.run, "rank": self.share.rank,
+                "timeout": self.share.timeout,
             })  # fmt: skip
         except OSError as error:
             self._lost(rank, str(error))
@@ -219,7 +219,7 @@ class Post:
         """Stop when the Dask task that we are was cancelled."""
         while True:
             await asyncio.sleep(LOOK)
-            state = self.worker.state.tasks.get(self.job.key)
+            state = self.worker.state.tasks.get(self.share.key)
             if state is None or state.state in ("cancelled", "resumed", "released"):
                 self._fail(-1, Cancelled("the run was cancelled"))
                 return
@@ -258,7 +258,7 @@ class Post:
         except OSError as error:
             self._lost(rank, str(error))
         except Exception as error:  # a value that cannot be read here
-            self._fail(len(self.crew.part.origin) if self.crew else -1, error)
+            self._fail(len(self.team.part.origin) if self.team else -1, error)
             comm.abort()
 
     def _listen(self, rank: int, kind: str, **words: Any) -> None:
@@ -292,7 +292,7 @@ class Post:
     def _lost(self, rank: int, why: str) -> None:
         """A stream closed: nothing comes from that rank, nobody hears us there. After its bye that is in order."""
         if rank not in self._quiet:
-            self._fail(1 << 62, WorkerDied(self.job.addresses[rank], f"its connection closed during a run ({why})"))
+            self._fail(1 << 62, WorkerDied(self.share.addresses[rank], f"its connection closed during a run ({why})"))
         self._quiet.add(rank)
         self._heard.add(rank)
         self._change.set()
@@ -307,8 +307,8 @@ class Post:
         if not self.stopped:
             self.stopped = True
             self._tell_all({"kind": "failed"})
-            if self.crew is not None:
-                self.crew.stop()
+            if self.team is not None:
+                self.team.stop()
         self._change.set()
 
     # ------------------------------------------------------------ messages
@@ -338,7 +338,7 @@ class Post:
             first = min((key for key, _ in self._expected.values()), default=None)
             message: Message = self._wanted[0][2].params[0]
             size = _size(self._home(message.handle))
-            if self._held + size > self.job.window and first is not None and first < key:
+            if self._held + size > self.share.window and first is not None and first < key:
                 return
             _, number, task = heapq.heappop(self._wanted)
             self._held += size
@@ -362,8 +362,8 @@ class Post:
             packed = own(value) if self.worker.address.startswith("inproc://") else pack(value)
             header, frames = serialize(packed, on_error="raise")
         except Exception as error:
-            assert self.crew is not None
-            self.crew.fail(task, 0, error)
+            assert self.team is not None
+            self.team.fail(task, 0, error)
             self._stop()
             return
         self._unacknowledged[number] = task, None
@@ -386,8 +386,8 @@ class Post:
 
     def _complete(self, task: Task | None) -> None:
         if task is not None and not self.stopped:
-            assert self.crew is not None
-            self.crew.arrived(task)
+            assert self.team is not None
+            self.team.arrived(task)
 
     def _home(self, handle: Handle) -> Any:
         """Where the values of a handle live on this rank while none is here."""

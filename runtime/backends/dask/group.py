@@ -12,7 +12,7 @@ from tilewright.backends.dask.rank import TOPIC, outline_family
 from tilewright.backends.execution.engine import blame
 from tilewright.backends.execution.nested import in_task
 from tilewright.backends.execution.program import Program
-from tilewright.backends.execution.torch_state import Ambient
+from tilewright.backends.execution.torch_state import TorchState
 from tilewright.backends.ranks.outcome import freeze
 from tilewright.graph import Handle, Op, TaskGraph
 from tilewright.kernels import choice
@@ -21,7 +21,7 @@ from tilewright.kernels.threads import limits, one_thread
 from tilewright.rooms import Outline, Room, zeros_for
 from tilewright.tiles import Store
 
-__all__ = ["Call", "Common", "TaskFailed", "Work", "run_group", "transfers"]
+__all__ = ["TaskCall", "Common", "TaskFailed", "Work", "run_group", "transfers"]
 
 
 TEXT = 1000  # characters of an exception's text in Dask's logs
@@ -39,7 +39,7 @@ class TaskFailed(Exception):  # noqa: N818 - it says what happened
         return str(self.args[1])
 
 
-class Call(NamedTuple):
+class TaskCall(NamedTuple):
     """One task."""
 
     number: int
@@ -56,7 +56,7 @@ class Common(NamedTuple):
     blas: Choice
     path: tuple[str, ...]
     """``sys.path`` of a caller on this host; functions are found there."""
-    ambient: Ambient
+    torch_state: TorchState
     """Autocast and the like where the run was submitted."""
 
 
@@ -66,7 +66,7 @@ class Work(NamedTuple):
     common: Common
     rank: int
     """Where it was meant to run."""
-    calls: tuple[Call, ...]
+    calls: tuple[TaskCall, ...]
     inputs: tuple[tuple[Handle, bool], ...]
     """For each value passed: its handle, and whether it stands in a dict of several."""
     outputs: tuple[Handle, ...]
@@ -109,7 +109,7 @@ def _run_group(work: Work, values: tuple[Any, ...], worker: Any) -> tuple[Any, T
             graph.insert(call.op, *call.args, *call.params)
         store = _store(work, graph, values)
         program = Program(graph, store)
-        with limits(program.uses_functions), one_thread(), common.ambient.entered():
+        with limits(program.uses_functions), one_thread(), common.torch_state.entered():
             for task, call in zip(graph, work.calls, strict=True):
                 if worker.state.tasks[key].state == "cancelled":
                     raise Reschedule  # that is no failure if Dask wants the task again by then

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tilewright.backends.dask import serializers
-from tilewright.backends.dask.courier import Job, Office, Post, blank, own
+from tilewright.backends.dask.courier import DaskCourier, Inbox, Share, blank, own
 from tilewright.backends.execution.program import Program
 from tilewright.backends.ranks import lending, segments
 from tilewright.backends.ranks.outcome import Outcome, freeze
 from tilewright.backends.ranks.segments import Mappings, Reference
-from tilewright.backends.ranks.workers import Crew
+from tilewright.backends.ranks.workers import Team
 from tilewright.errors import WorkerDied
 from tilewright.graph import Handle
 from tilewright.kernels import choice
@@ -36,7 +36,7 @@ __all__ = [
     "Values",
     "adopt",
     "lent_of",
-    "office",
+    "inbox",
     "pick",
     "pick_transposed",
     "run_part",
@@ -64,67 +64,67 @@ TOPIC = "tilewright"
 """Of Dask events: under it workers tell how a run goes on."""
 
 
-def office(worker: Worker | None = None) -> Office:
-    """The office of a Dask worker, opened on first use; by default of the worker this runs on."""
+def inbox(worker: Worker | None = None) -> Inbox:
+    """The inbox of a Dask worker, opened on first use; by default of the worker this runs on."""
     from distributed import get_worker
 
     serializers.install()
     worker = worker or get_worker()
     found = worker.extensions.get("tilewright")
     if found is None:
-        found = worker.extensions["tilewright"] = Office(worker)
+        found = worker.extensions["tilewright"] = Inbox(worker)
     return found
 
 
-def run_part(job: Job, handles: list[Handle], parcel: Values, *tiles: Any) -> Result:
-    """Run one rank of a job. Its data are ``parcel``, and ``tiles`` by ``handles``, which are not changed.
+def run_part(share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -> Result:
+    """Run one rank's share. Its data are ``parcel``, and ``tiles`` by ``handles``, which are not changed.
 
     A `Reference` in the parcel is an array in the caller's memory, lent to this run.
     """
     from distributed import Reschedule, get_worker, secede
 
     worker = get_worker()
-    if worker.address != job.addresses[job.rank]:
-        if _answers(worker, job.addresses[job.rank]):  # it is only busy, and Dask wanted to help
+    if worker.address != share.addresses[share.rank]:
+        if _answers(worker, share.addresses[share.rank]):  # it is only busy, and Dask wanted to help
             time.sleep(PAUSE)
             raise Reschedule
-        gone = WorkerDied(job.addresses[job.rank], f"rank {job.rank} of a run cannot go on at {worker.address}")
+        gone = WorkerDied(share.addresses[share.rank], f"rank {share.rank} of a run cannot go on at {worker.address}")
         return Result(_nothing(gone), {}, {}, {})
     secede()  # ranks of two runs that begin at the same time must not wait for each other
-    post = Post(office(worker), job)
+    courier = DaskCourier(inbox(worker), share)
     problem: BaseException | None = None
     try:
         borrowed = _borrowed(parcel)
-        with job.ambient.entered():  # the crew takes it into its threads
-            crew, plan, orders = _crew(job, parcel | borrowed, dict(zip(handles, tiles, strict=True)))
+        with share.torch_state.entered():  # the team takes it into its threads
+            team, plan, orders = _team(share, parcel | borrowed, dict(zip(handles, tiles, strict=True)))
     except BaseException as error:
         problem = error
 
     def on_loop(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, post.loop).result()
+        return asyncio.run_coroutine_threadsafe(coroutine, courier.loop).result()
 
-    began = on_loop(post.meet(problem))
-    if problem is None and not post.stopped:
-        post.employ(crew, plan, orders)
+    began = on_loop(courier.meet(problem))
+    if problem is None and not courier.stopped:
+        courier.attach(team, plan, orders)
         report = None
-        if job.tells:
+        if share.tells:
 
             def report(done: int) -> None:
-                worker.log_event(TOPIC, {"run": job.run, "rank": job.rank, "done": done})
+                worker.log_event(TOPIC, {"run": share.run, "rank": share.rank, "done": done})
 
-        if post.stopped:  # between the two lines above
-            crew.stop()
-        with limits(crew.program.uses_functions):
-            if job.workers == 1 and report is None:
-                crew.work(0)
+        if courier.stopped:  # between the two lines above
+            team.stop()
+        with limits(team.program.uses_functions):
+            if share.workers == 1 and report is None:
+                team.work(0)
             else:
-                crew.on_threads(report)
-    on_loop(post.part())
+                team.on_threads(report)
+    on_loop(courier.part())
     if problem is not None:
         return Result(_nothing(problem), {}, {}, {})
     places = {handle: value for handle, value in parcel.items() if isinstance(value, Reference)}
-    unmoved = {handle: place for handle, place in places.items() if crew.program.store[handle] is borrowed[handle]}
-    return _told(job, post, crew, plan, began, unmoved)
+    unmoved = {handle: place for handle, place in places.items() if team.program.store[handle] is borrowed[handle]}
+    return _told(share, courier, team, plan, began, unmoved)
 
 
 def _borrowed(parcel: Values) -> Values:
@@ -151,14 +151,14 @@ def _nothing(error: BaseException) -> Outcome:
     return Outcome(np.empty((0, 4)), [], [], (-1, freeze(error)), False, b"")
 
 
-def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan, dict[str, str]]:
-    sys.path.extend(entry for entry in job.path if entry not in sys.path)
-    graph, scheduler, order, families, outlines = pickle.loads(job.contents)
-    choice.adopt(job.blas)
+def _team(share: Share, parcel: Values, tiles: Values) -> tuple[Team, MessagePlan, dict[str, str]]:
+    sys.path.extend(entry for entry in share.path if entry not in sys.path)
+    graph, scheduler, order, families, outlines = pickle.loads(share.contents)
+    choice.adopt(share.blas)
     owner, start, collect = order
     by_handle = dict(zip(graph.handles_used, owner, strict=True))
-    plan = MessagePlan(graph, len(job.addresses), by_handle, start=start, collect=collect)  # it goes with the run
-    part = plan.part(job.rank)
+    plan = MessagePlan(graph, len(share.addresses), by_handle, start=start, collect=collect)  # it goes with the run
+    part = plan.part(share.rank)
     store = Store({name: outline_family(*what) for name, what in families.items()})
     for handle, (shape, dtype) in outlines.items():
         store[handle] = Outline.of(shape, dtype)
@@ -171,11 +171,11 @@ def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan, d
     for handle in written & tiles.keys():
         store[handle] = own(tiles[handle], order=orders.get(handle.name))  # a copy: they are Dask's
     came = {name for name, room in graph.rooms.items() if not room.keep}  # the program sees to those
-    _provide([handle for handle in plan.rooms(job.rank, "none") if handle.name not in came], store, orders)
+    _provide([handle for handle in plan.rooms(share.rank, "none") if handle.name not in came], store, orders)
     policy = find_policy(scheduler)
-    policy.prepare(part.graph, Machine(workers=job.workers))
-    crew = Crew(Program(part.graph, store), policy, job.workers, part, job.rank, "dask")
-    return crew, plan, orders
+    policy.prepare(part.graph, Machine(workers=share.workers))
+    team = Team(Program(part.graph, store), policy, share.workers, part, share.rank, "dask")
+    return team, plan, orders
 
 
 def outline_family(shape: tuple[int, int], tile_size: int, dtype: str, order: str) -> TiledMatrix:
@@ -198,38 +198,38 @@ def _provide(rooms: list[Handle], store: Store, orders: dict[str, Any]) -> None:
         start += step[handle]
 
 
-def _told(job: Job, post: Post, crew: Crew, plan: MessagePlan, began: float, unmoved: Values) -> Result:
-    origin = crew.part.origin
+def _told(share: Share, courier: DaskCourier, team: Team, plan: MessagePlan, began: float, unmoved: Values) -> Result:
+    origin = team.part.origin
     rows = [
         (origin[index], worker, start - began, end - began)
-        for worker, records in enumerate(crew.records)
+        for worker, records in enumerate(team.records)
         for index, start, end in records
-        if plan.places[origin[index]] == job.rank
+        if plan.places[origin[index]] == share.rank
     ]
-    failures = [*crew.failures, *([post.failure] if post.failure else [])]
+    failures = [*team.failures, *([courier.failure] if courier.failure else [])]
     failure = min(failures, key=lambda failure: failure[0]) if failures else None
     stays: Values = {}
     returns: Values = {}
     lent: Values = {}
-    if not failures and not post.stopped:
+    if not failures and not courier.stopped:
         for handle, rank in plan.final_places.items():
-            if rank == job.rank and handle.name not in plan.graph.temporary:
-                value = crew.program.store[handle]
-                if handle.name in job.stay:
+            if rank == share.rank and handle.name not in plan.graph.temporary:
+                value = team.program.store[handle]
+                if handle.name in share.stay:
                     stays[handle] = value
                 elif handle in unmoved:
                     returns[handle] = unmoved[handle]
-                elif job.seen and isinstance(value, np.ndarray) and (place := segments.reference(value)) is not None:
+                elif share.seen and isinstance(value, np.ndarray) and (place := segments.reference(value)) is not None:
                     returns[handle], lent[handle] = place, value
                 else:
                     returns[handle] = value
     outcome = Outcome(
         tasks=np.array(rows).reshape(-1, 4),
-        sent=[(number, nbytes, start - began) for number, nbytes, start in post.sent],
-        received=[(number, end - began) for number, end in post.received],
+        sent=[(number, nbytes, start - began) for number, nbytes, start in courier.sent],
+        received=[(number, end - began) for number, end in courier.received],
         failure=None if failure is None else (failure[0], freeze(failure[1])),
         announced=False,
-        values=pickle.dumps(crew.program.replaced) if crew.program.replaced else b"",
+        values=pickle.dumps(team.program.replaced) if team.program.replaced else b"",
     )
     return Result(outcome, returns, lent, stays)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from tilewright.backends.dask import client as clients
 from tilewright.backends.dask.client import Ranks
-from tilewright.backends.dask.courier import Job, pack
+from tilewright.backends.dask.courier import Share, pack
 from tilewright.backends.dask.rank import Values, adopt, lent_of, run_part, told_of
 from tilewright.backends.dask.remote import Piece, RemoteTiles
 from tilewright.backends.execution.buffers import layout
@@ -71,8 +71,8 @@ def run_resident(
     run = uuid4().hex[:8]
     path = tuple(sys.path) if options.kept else ()
     keys = [(f"{_word(graph.name)}-{run}", rank) for rank in range(len(ranks.members))]
-    jobs = [
-        Job(run, keys[rank], rank, ranks.addresses, contents, ranks.workers, options.window, choice.choice(),
+    shares = [
+        Share(run, keys[rank], rank, ranks.addresses, contents, ranks.workers, options.window, choice.choice(),
             options.timeout, progress is not None, path, stay, clients.seen(client, ranks.addresses[rank]), capture())
         for rank in range(len(ranks.members))
     ]  # fmt: skip
@@ -86,7 +86,7 @@ def run_resident(
     clock = clients.SchedulerClock(client)
     parcels = _parcels(plan, store)
     with clients.bulletin(client).read(run, hear):
-        futures, lent = _submit(client, ranks, jobs, parcels)
+        futures, lent = _submit(client, ranks, shares, parcels)
         results = _results(client, ranks, futures)
     outcomes = [outcome for outcome, _ in results]
     trace = merge(graph, plan, ranks.workers, outcomes)
@@ -287,7 +287,7 @@ def _take_over(client: Client, ranks: Ranks, keys: list[Any], plan: MessagePlan,
 
 
 def _submit(
-    client: Client, ranks: Ranks, jobs: list[Job], parcels: list[dict[Handle, Any]]
+    client: Client, ranks: Ranks, shares: list[Share], parcels: list[dict[Handle, Any]]
 ) -> tuple[list[Future], Any]:
     """The futures of all ranks' results and those of what they tell; and what is lent to the workers meanwhile."""
     from dask._task_spec import Task, TaskRef
@@ -296,32 +296,34 @@ def _submit(
     tasks: dict[Any, Any] = {}
     held: list[Future] = []  # until the tasks have begun
     lent = lending.lend_all({
-        (job.rank, handle): value for job, parcel in zip(jobs, parcels, strict=True) if job.seen
+        (share.rank, handle): value for share, parcel in zip(shares, parcels, strict=True) if share.seen
         for handle, value in parcel.items() if not isinstance(value, Piece)
     })  # fmt: skip
-    for job, parcel, address in zip(jobs, parcels, ranks.addresses, strict=True):
+    for share, parcel, address in zip(shares, parcels, ranks.addresses, strict=True):
         pieces = {handle: value for handle, value in parcel.items() if isinstance(value, Piece)}
         values = {handle: value for handle, value in parcel.items() if handle not in pieces}
         for handle in values:
-            if (job.rank, handle) in lent:
-                values[handle] = lent[job.rank, handle][0]
+            if (share.rank, handle) in lent:
+                values[handle] = lent[share.rank, handle][0]
         tiles = []
         for number, piece in enumerate(pieces.values()):
             held.append(piece.future)
             if piece.whole:
                 tiles.append(TaskRef(piece.future.key))
             else:
-                key = (f"pick-{job.run}", job.rank, number)
+                key = (f"pick-{share.run}", share.rank, number)
                 tasks[key] = piece.node(key)
                 tiles.append(TaskRef(key))
         large = sum(value.nbytes for value in values.values() if isinstance(value, np.ndarray)) > SMALL
         if large:
             values = {handle: pack(value) for handle, value in values.items()}
             held.append(scatter(client, values, address))
-        tasks[job.key] = Task(job.key, run_part, job, list(pieces), TaskRef(held[-1].key) if large else values, *tiles)
-    told = [(f"told-{job.run}", job.rank) for job in jobs]
-    tasks.update((key, Task(key, told_of, TaskRef(job.key))) for key, job in zip(told, jobs, strict=True))
-    keys = [job.key for job in jobs]
+        tasks[share.key] = Task(
+            share.key, run_part, share, list(pieces), TaskRef(held[-1].key) if large else values, *tiles
+        )
+    told = [(f"told-{share.run}", share.rank) for share in shares]
+    tasks.update((key, Task(key, told_of, TaskRef(share.key))) for key, share in zip(told, shares, strict=True))
+    keys = [share.key for share in shares]
     place = dict(zip([*keys, *told], ([address] for address in ranks.addresses * 2), strict=True))
     # Loose, so that a part whose worker is gone runs elsewhere, sees that, and says so.
     layer = MaterializedLayer(tasks, annotations={"workers": place.get, "allow_other_workers": True})

@@ -29,7 +29,7 @@ import numpy as np
 from tilewright.backends.dask import client as clients
 from tilewright.backends.dask.client import Ranks
 from tilewright.backends.dask.courier import pack
-from tilewright.backends.dask.group import Call, Common, TaskFailed, Work, run_group, transfers
+from tilewright.backends.dask.group import Common, TaskCall, TaskFailed, Work, run_group, transfers
 from tilewright.backends.dask.rank import Values
 from tilewright.backends.dask.remote import Piece, RemoteTiles
 from tilewright.backends.dask.resident import Options, deliver, families_of, nbytes_of, outlines_of
@@ -172,7 +172,7 @@ def submission(
     data: dict[Handle, None] = {}
     for g, group in enumerate(coarse.groups):
         tasks = [graph.tasks[t] for t in group.tasks]
-        calls = tuple(Call(task.index, task.op, tuple(task.arguments(task.uses)), task.params) for task in tasks)
+        calls = tuple(TaskCall(task.index, task.op, tuple(task.arguments(task.uses)), task.params) for task in tasks)
         needs = reads[g]
         written_first = {h for t in group.tasks for h in graph.tasks[t].writes} - {h for h, _ in needs}
         rooms = {h: graph.rooms[h.name].settled([h]) for h in written_first - outlines.keys() if h in store.outlines}

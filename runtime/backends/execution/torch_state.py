@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-__all__ = ["Ambient", "capture"]
+__all__ = ["TorchState", "capture"]
 
 _DEVICES = ("cpu", "cuda")
 
 
-class Ambient(NamedTuple):
+class TorchState(NamedTuple):
     """Plain data, so that it can travel to other processes."""
 
     autocast: tuple[tuple[str, str], ...] = ()
@@ -28,7 +28,7 @@ class Ambient(NamedTuple):
     @contextmanager
     def entered(self) -> Iterator[None]:
         """The same state in the calling thread, until the block ends."""
-        if self == Ambient():
+        if self == TorchState():
             yield
             return
         import torch
@@ -42,14 +42,14 @@ class Ambient(NamedTuple):
             yield
 
 
-def capture() -> Ambient:
+def capture() -> TorchState:
     """The state of the calling thread. Who has entered autocast has imported torch: without it there is none."""
     torch = sys.modules.get("torch")
     if torch is None:
-        return Ambient()
+        return TorchState()
     autocast = tuple(
         (device, str(torch.get_autocast_dtype(device)).removeprefix("torch."))
         for device in _DEVICES
         if torch.is_autocast_enabled(device)
     )
-    return Ambient(autocast, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+    return TorchState(autocast, torch.is_grad_enabled(), torch.is_inference_mode_enabled())

@@ -44,7 +44,7 @@ class Workers:
         self.lock = threading.Lock()
         self.parked: list[int] = []
         self.gates = [threading.Lock() for _ in range(workers)]
-        self.ambient = capture()
+        self.torch_state = capture()
         self.name = policy.called
         self.shared = bool(policy.shared)
         # For policies that are not shared:
@@ -111,7 +111,7 @@ class Workers:
             self.work(0)
             return
         call, note = self.program.caller(0), self.records[0].append
-        with task_threads(self.program.threads_per_task), self.ambient.entered():
+        with task_threads(self.program.threads_per_task), self.torch_state.entered():
             for task in order:
                 start = perf_counter()
                 try:
@@ -123,7 +123,7 @@ class Workers:
 
     def work(self, worker: int) -> None:
         call, records, long = self.program.caller(worker), self.records[worker], self.long
-        with task_threads(self.program.threads_per_task), self.ambient.entered():
+        with task_threads(self.program.threads_per_task), self.torch_state.entered():
             batch = self.take(worker, [])
             while batch:
                 for task in batch:

@@ -22,11 +22,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-from tilewright.backends.execution.torch_state import Ambient
+from tilewright.backends.execution.torch_state import TorchState
 from tilewright.graph import Handle
 from tilewright.kernels.choice import Choice
 
-__all__ = ["Call", "Door", "Forget", "Go", "Hello", "Job", "Keep", "Prepare", "connect", "follow"]
+__all__ = ["RemoteCall", "Listener", "Forget", "Go", "Hello", "Job", "Keep", "Prepare", "connect", "follow"]
 
 _ADDRESS, _KEY = "TILEWRIGHT_POOL", "TILEWRIGHT_POOL_KEY"
 
@@ -54,11 +54,11 @@ class Job(NamedTuple):
     """The owner's ``sys.path``: functions are found there."""
     scratch: int
     """Serial of the segment that stays mapped between runs."""
-    ambient: Ambient
+    torch_state: TorchState
     """Autocast and the like where the run was submitted."""
 
 
-class Call(NamedTuple):
+class RemoteCall(NamedTuple):
     """One function that all ranks call together. ``contents`` is the pickled (function's name, arguments)."""
 
     contents: bytes
@@ -93,7 +93,7 @@ class Go(NamedTuple):
     rounds: int = 0
     """Of ``times`` repetitions each, of which the seconds are wanted."""
     traced: bool = False
-    ambient: Ambient = Ambient()
+    torch_state: TorchState = TorchState()
 
 
 class Forget(NamedTuple):
@@ -108,7 +108,7 @@ _KEY_SIZE = 32
 _WELCOME = b"+"
 
 
-class Door:
+class Listener:
     """Where ranks connect. Close it when all are in."""
 
     def __init__(self) -> None:

@@ -32,9 +32,9 @@ from tilewright.graph import Handle, Task
 from tilewright.passes.messages import RECEIVE, SEND, Message
 
 if TYPE_CHECKING:
-    from tilewright.backends.ranks.workers import Crew
+    from tilewright.backends.ranks.workers import Team
 
-__all__ = ["Courier", "Wires", "calm"]
+__all__ = ["MpiCourier", "Wires", "calm"]
 
 SHORTEST, LONGEST = 20e-6, 1e-3  # seconds between two looks
 BUSY, STARVING = 4e-3, 2e-4  # the longest, while all workers have tasks, and while one waits
@@ -70,10 +70,10 @@ class _UnderWay(NamedTuple):
     """Kept until MPI is done: the value that is sent, or the array that is received into."""
 
 
-class Courier:
+class MpiCourier:
     """See the module. ``window`` is in bytes; ``synchronous`` makes every send wait for its receive."""
 
-    def __init__(self, wires: Wires, workers: Crew, pickled: dict[Handle, int], spare: Spare, *, window: int,
+    def __init__(self, wires: Wires, workers: Team, pickled: dict[Handle, int], spare: Spare, *, window: int,
                  synchronous: bool) -> None:  # fmt: skip
         self.wires = wires
         self.workers = workers

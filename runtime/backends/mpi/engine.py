@@ -125,7 +125,7 @@ class MpiPool(Mpi):
     ) -> Trace:
         graph = program.graph
         ranks = self._ranks(workers, graph)
-        crew = per_rank(workers, ranks)
+        each = per_rank(workers, ranks)
         rank_of = owners(owner_for(graph, self.owner), ranks)
         order: Order = by_handle(graph, rank_of), None, ()
         pool = self.pool or pools.default(ranks)
@@ -135,14 +135,14 @@ class MpiPool(Mpi):
             here, there = program.store, Store(data)
             _copy((here[handle], there[handle]) for handle in graph.inputs)
             job = Job(
-                pickling.dumps((graph, data, scheduler, order)), crew, self.window, self.synchronous,
+                pickling.dumps((graph, data, scheduler, order)), each, self.window, self.synchronous,
                 progress is not None, choice.choice(), sys.path, pool.scratch.serial if pool.scratch else -1,
                 capture(),
             )  # fmt: skip
             outcomes = pool.run(job, progress)
             if isinstance(outcomes, bytes):
                 raise thaw(outcomes)
-            trace = merge(graph, planned(graph, ranks, order), crew, outcomes)
+            trace = merge(graph, planned(graph, ranks, order), each, outcomes)
             values: dict[Handle, Any] = {}
             replaced: set[Handle] = set()
             for outcome in outcomes:

@@ -35,7 +35,7 @@ class Guests:
         """The answer: None, what a script told, or a frozen exception."""
         try:
             if isinstance(job, Go):
-                with job.ambient.entered():
+                with job.torch_state.entered():
                     return self._go(scripts[job.key], job)
             if isinstance(job, Keep):
                 # Out of the shared segment, into memory of this rank: the segment can go.

@@ -17,10 +17,10 @@ from tilewright.backends.execution.buffers import Spare, kind, memory, view, wra
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.rooms import provide
 from tilewright.backends.mpi.agreement import Agreement, Clock, agreement
-from tilewright.backends.mpi.courier import Courier, Wires
+from tilewright.backends.mpi.courier import MpiCourier, Wires
 from tilewright.backends.ranks.outcome import Order, Outcome, freeze, planned
 from tilewright.backends.ranks.pickling import dumps
-from tilewright.backends.ranks.workers import Crew
+from tilewright.backends.ranks.workers import Team
 from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
@@ -67,9 +67,9 @@ def run_part(
         rooms = _rooms(plan, comm.rank, store, spare, shared=deliver)
         program = Program(part.graph, store)
         pickled = _pickled(graph, store)
-        crew = Crew(program, policy, workers, part, comm.rank, "mpi")
-        courier = Courier(lines, crew, pickled, spare, window=window, synchronous=synchronous)
-        crew.employ(courier)
+        team = Team(program, policy, workers, part, comm.rank, "mpi")
+        courier = MpiCourier(lines, team, pickled, spare, window=window, synchronous=synchronous)
+        team.attach(courier)
         facts["kernels"] = choice.choice()
         facts["clock"] = Clock(socket.gethostname(), perf_counter())
     began = _common_clock(facts["everywhere"], comm.rank)
@@ -77,17 +77,17 @@ def run_part(
     try:
         with limits(program.uses_functions):
             if workers == 1 and progress is None:
-                crew.work(0)
+                team.work(0)
             else:
-                crew.on_threads(progress)
+                team.on_threads(progress)
     except BaseException as error:  # Ctrl-C
-        crew.failures.append((len(graph), error))
-        crew.stop()
+        team.failures.append((len(graph), error))
+        team.stop()
     courier.finish()
-    outcomes = lines.data.allgather(_outcome(crew, courier, plan, began, deliver))
+    outcomes = lines.data.allgather(_outcome(team, courier, plan, began, deliver))
     for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
         courier.hear()
-    del crew.courier  # a cycle would keep the run's memory until the garbage is collected
+    del team.courier  # a cycle would keep the run's memory until the garbage is collected
     for handle, room in rooms.items():
         if handle not in courier.kept:
             spare.give(room)
@@ -143,21 +143,21 @@ def _check_tags(plan: MessagePlan) -> None:
 # ------------------------------------------------------------------ what ranks tell each other
 
 
-def _outcome(crew: Crew, courier: Courier, plan: MessagePlan, began: float, deliver: bool) -> Outcome:
+def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan, began: float, deliver: bool) -> Outcome:
     numbers = plan.numbers
     rows = [
-        (crew.part.origin[index], worker, start - began, end - began)
-        for worker, records in enumerate(crew.records)
+        (team.part.origin[index], worker, start - began, end - began)
+        for worker, records in enumerate(team.records)
         for index, start, end in records
-        if plan.places[crew.part.origin[index]] == crew.rank
+        if plan.places[team.part.origin[index]] == team.rank
     ]
     values = b""
-    if not crew.failures:
+    if not team.failures:
         try:
-            values = _settle(plan, crew, deliver)
+            values = _settle(plan, team, deliver)
         except Exception as error:
-            crew.failures.append((len(plan.graph), error))
-    failure = min(crew.failures, key=lambda failure: failure[0]) if crew.failures else None
+            team.failures.append((len(plan.graph), error))
+    failure = min(team.failures, key=lambda failure: failure[0]) if team.failures else None
     return Outcome(
         tasks=np.array(rows).reshape(-1, 4),
         sent=[(numbers[m.source, m.destination, m.tag], nbytes, start - began) for m, nbytes, start in courier.sent],
@@ -168,17 +168,17 @@ def _outcome(crew: Crew, courier: Courier, plan: MessagePlan, began: float, deli
     )
 
 
-def _settle(plan: MessagePlan, crew: Crew, deliver: bool) -> bytes:
+def _settle(plan: MessagePlan, team: Team, deliver: bool) -> bytes:
     """Put results that this rank made into their own place; with ``deliver`` pickle those that have none."""
-    store = crew.program.store
+    store = team.program.store
     places = Store(store.given)
     temporary = plan.graph.temporary
-    replaced = {handle for handle in crew.program.replaced if handle.name not in temporary}
+    replaced = {handle for handle in team.program.replaced if handle.name not in temporary}
     made_at = plan.final_places
     values = {}
     for handle in plan.graph.results:
         value, place = store[handle], places[handle]
-        if made_at[handle] != crew.rank or value is place:
+        if made_at[handle] != team.rank or value is place:
             continue
         array = None if handle in replaced else view(place)
         if array is not None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
-from tilewright.backends.mpi.connection import Call, Door, Forget, Hello, Job
+from tilewright.backends.mpi.connection import Forget, Hello, Job, Listener, RemoteCall
 from tilewright.backends.mpi.deaths import Deaths
 from tilewright.backends.mpi.launcher import (
     INSTALL,
@@ -89,7 +89,7 @@ class Pool:
         self._deaths = Deaths()
         self.pids: list[int] = []
         """Process ids by rank."""
-        door = Door()
+        door = Listener()
         try:
             self._launch = Launch(ranks, "tilewright.backends.mpi.rank", door.environment)
             # Held by the finalizer alone, which also runs at exit.
@@ -105,7 +105,7 @@ class Pool:
         finally:
             door.close()
 
-    def _welcome(self, door: Door) -> None:
+    def _welcome(self, door: Listener) -> None:
         deadline = time.monotonic() + START
 
         def late() -> bool:
@@ -254,14 +254,14 @@ class Pool:
         from tilewright.backends.ranks.outcome import thaw
 
         keep = {segment.serial for segment in self.segments} | ({self.scratch.serial} if self.scratch else set())
-        call = Call(dumps((function, arguments)), sys.path, frozenset(keep))
+        call = RemoteCall(dumps((function, arguments)), sys.path, frozenset(keep))
         with self._talk():
             answers = self._exchange(call, None)
         if isinstance(answers, bytes):
             raise thaw(answers)
         return [answer for (answer,) in answers]
 
-    def _exchange(self, job: Job | Call, progress: Callable[[int], object] | None) -> list[Any] | bytes:
+    def _exchange(self, job: Job | RemoteCall, progress: Callable[[int], object] | None) -> list[Any] | bytes:
         for rank, connection in enumerate(self._connections):
             try:
                 connection.send(job)
@@ -271,7 +271,7 @@ class Pool:
         done = [0] * self.ranks
         while len(answers) < self.ranks:
             left = {c: r for r, c in enumerate(self._connections) if r not in answers}
-            stuck = isinstance(job, Call) and any(isinstance(answer, bytes) for answer in answers.values())
+            stuck = isinstance(job, RemoteCall) and any(isinstance(answer, bytes) for answer in answers.values())
             awake: list[Any] = wait(list(left), GRACE if stuck else None)
             if not awake:  # they wait for the one that failed
                 self.kill()

@@ -112,7 +112,7 @@ class _PoolPrepared(Prepared):
         self._end = weakref.finalize(self, pool.forget, self.key)
 
     def _ask(self, go: Go) -> list[Any]:
-        go = go._replace(ambient=capture())
+        go = go._replace(torch_state=capture())
         plain = go == Go(self.key)
         return checked(self.pool.ask(self._go if plain else [pickle.dumps(go)] * self.pool.ranks))
 

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from tilewright.backends.execution.buffers import Spare
-from tilewright.backends.mpi.connection import Call, Forget, Go, Hello, Job, Keep, Prepare, connect, follow
+from tilewright.backends.mpi.connection import Forget, Go, Hello, Job, Keep, Prepare, RemoteCall, connect, follow
 from tilewright.backends.mpi.launcher import remove, shm_files
 from tilewright.backends.ranks.outcome import freeze
 from tilewright.backends.ranks.pickling import loads
@@ -45,7 +45,7 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
     owner = connect()
-    jobs: queue.SimpleQueue[Job | Call | Keep | Prepare | Go | Forget | None] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[Job | RemoteCall | Keep | Prepare | Go | Forget | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(owner, jobs), daemon=True).start()
     try:
         from mpi4py import MPI
@@ -64,7 +64,7 @@ def main() -> None:
                 mappings.keep({job.scratch})
                 spare.keep(SPARE)
                 continue
-            if isinstance(job, Call):
+            if isinstance(job, RemoteCall):
                 owner.send(_call(comm, job, mappings))
                 mappings.keep(set(job.keep))
                 continue
@@ -90,7 +90,7 @@ def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:
     os._exit(1)
 
 
-def _call(comm: MPI.Intracomm, call: Call, mappings: Mappings) -> Any:
+def _call(comm: MPI.Intracomm, call: RemoteCall, mappings: Mappings) -> Any:
     """(what the function returns,), or the pickled exception that it raised."""
     from tilewright.backends.mpi.part import wires
 
@@ -112,9 +112,9 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, owner:
     follow(job.path)
     try:
         agreed = Agreement(wires(comm).data)
-        with ExitStack() as ambient:
+        with ExitStack() as entered:
             with agreed.block(exchange=False):
-                ambient.enter_context(job.ambient.entered())
+                entered.enter_context(job.torch_state.entered())
                 choice.adopt(job.blas)
                 graph, data, scheduler, order = loads(job.contents, mappings)
             _, outcomes = run_part(

@@ -98,18 +98,18 @@ class MpiRank(Mpi):
         with self.agreement(run_follows=True) as facts:
             rank_of = owners(owner_for(graph, self.owner), self.comm.size)
             owner = by_handle(graph, rank_of)
-            crew = per_rank(workers, self.comm.size)
+            each = per_rank(workers, self.comm.size)
             facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
             facts["owner"] = f"{_rule(self.owner)} (checksum {zlib.crc32(repr(owner).encode())})"
             facts["data"] = _layouts(program)
         collect = {"all": tuple(range(self.comm.size)), "root": (self.root or 0,), "none": ()}[self.gather]
         order: Order = owner, self.root, collect
         plan, outcomes = run_part(
-            self.comm, graph, store, scheduler, crew, order, window=self.window, synchronous=self.synchronous,
+            self.comm, graph, store, scheduler, each, order, window=self.window, synchronous=self.synchronous,
             deliver=False, progress=progress if self.comm.rank == 0 else None,
             agreed=self._agreement,
         )  # fmt: skip
-        return merge(graph, plan, crew, outcomes)
+        return merge(graph, plan, each, outcomes)
 
     def everywhere(self, value: Any) -> Any:
         if self.root is None:

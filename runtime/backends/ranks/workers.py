@@ -15,7 +15,7 @@ from tilewright.graph import Task
 from tilewright.passes.messages import Part
 from tilewright.schedulers import BasePolicy
 
-__all__ = ["Courier", "Crew"]
+__all__ = ["Courier", "Team"]
 
 
 class Courier(Protocol):
@@ -25,7 +25,7 @@ class Courier(Protocol):
         """Take a task that is ready. Called with the workers' lock."""
 
 
-class Crew(Workers):
+class Team(Workers):
     """The workers of one rank."""
 
     def __init__(self, program: Program, policy: BasePolicy, workers: int, part: Part, rank: int, backend: str) -> None:
@@ -39,7 +39,7 @@ class Crew(Workers):
         with in_task(self.backend):
             super().work(worker)
 
-    def employ(self, courier: Courier) -> None:
+    def attach(self, courier: Courier) -> None:
         """Say who carries out external tasks, and hand over those that are ready."""
         early, self._early = self._early or [], None
         self.courier = courier

@@ -17,7 +17,7 @@ from tilewright.backends import COMPUTING
 from tilewright.linalg import ladder, problem, refinement
 from tilewright.linalg.gallery import SPECTRA, conditioned_spd
 from tilewright.linalg.solve_info import Attempt
-from tilewright.linalg.stopping import Outcome, steps_left
+from tilewright.linalg.stopping import Stop, steps_left
 
 pytestmark = pytest.mark.long
 
@@ -219,7 +219,7 @@ class TestLadder:
             tw.solve(a, np.ones(40), precision="bf16", fallback=False)
 
     def test_gmres_takes_over_close_to_the_goal(self, monkeypatch):
-        monkeypatch.setattr(refinement, "nested", lambda system, cap: Outcome("nested", "stalled", 0))
+        monkeypatch.setattr(refinement, "nested", lambda system, cap: Stop("nested", "stalled", 0))
         a = conditioned_spd(400, 1e4)
         info = check(a, np.ones(400), precision="bf16", tile_size=48, fallback=False)
         assert (rungs(info), info.path[0].method) == (["bf16"], "cg+nested+gmres")

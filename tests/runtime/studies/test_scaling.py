@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tilewright as tw
 from tilewright import comm
 from tilewright.comm.scaling import FORMULAS, MODEL
-from tilewright.studies.network import Calibration, calibrate, fit
+from tilewright.studies.network import Calibration, fit, measure
 
 SPOT = [
     (4, 0.99800, 0.99751),
@@ -160,7 +160,7 @@ class TestCalibration:
     @pytest.fixture(scope="class")
     @staticmethod
     def found():
-        return calibrate(sizes=[8, 64, 512, 4096, 32_768, 262_144], seconds=0.2, n=256)
+        return measure(sizes=[8, 64, 512, 4096, 32_768, 262_144], seconds=0.2, n=256)
 
     def test_computer_is_measured(self, found):
         assert [size for size, _ in found.messages] == [8, 64, 512, 4096, 32_768, 262_144]
@@ -178,8 +178,8 @@ class TestCalibration:
 
     def test_bad_input_is_one_sentence(self, found):
         with pytest.raises(ValueError, match="a ping-pong needs at least two positive sizes"):
-            calibrate(sizes=[8])
+            measure(sizes=[8])
         with pytest.raises(ValueError, match="seconds must be positive, not 0"):
-            calibrate(seconds=0)
+            measure(seconds=0)
         with pytest.raises(ValueError, match="gamma was measured for gemv and gemm, not for 'trsm'"):
             found.machine(kernel="trsm")

@@ -6,7 +6,7 @@ import torch
 from dask_ops import torch_state
 
 import tilewright as tw
-from tilewright.backends.execution.torch_state import Ambient, capture
+from tilewright.backends.execution.torch_state import TorchState, capture
 from tilewright.graph import Layout
 
 
@@ -58,15 +58,15 @@ def test_product_in_a_worker_is_rounded_as_in_the_caller():
 
 def test_state_is_plain_data():
     with torch.autocast("cpu", torch.float16):
-        assert capture() == Ambient((("cpu", "float16"),), True, False)
+        assert capture() == TorchState((("cpu", "float16"),), True, False)
     with torch.inference_mode():
-        assert capture() == Ambient((), False, True)
-    assert capture() == Ambient()
+        assert capture() == TorchState((), False, True)
+    assert capture() == TorchState()
 
 
 def test_entering_ends_with_the_block():
-    with Ambient((("cpu", "bfloat16"),), False, False).entered():
+    with TorchState((("cpu", "bfloat16"),), False, False).entered():
         assert torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
     assert not torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
-    with Ambient((), False, True).entered():
+    with TorchState((), False, True).entered():
         assert torch.is_inference_mode_enabled()
