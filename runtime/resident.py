@@ -31,7 +31,7 @@ from tilewright.backends.execution.engine import Engine, check_data
 from tilewright.backends.execution.prepared import Here, Prepared, check_given
 from tilewright.backends.ranks.home import Bound, Home, copied
 from tilewright.graph import Handle, Layout, TaskGraph
-from tilewright.scalars import flag, function, instance, positive, worker_count
+from tilewright.scalars import flag, function, instance, positive, shown, worker_count
 from tilewright.scalars import ranks as rank_count
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
@@ -127,17 +127,18 @@ def prepare(
     engine = find_engine(backend, options)
     engine.plan_with(None)
     find_policy(scheduler)
+    carry, dtype = _carried(carry), _dtype(dtype)
     store = Store({} if data is None else data)
     check_data(graph, {} if data is None else data)
     ranks = engine.script_ranks(graph, workers)
     if not ranks:
         where = _Here(engine, scheduler, workers, threads_per_task, {})
-        return where.prepare(graph, store, *_named(graph, store, inputs, outputs), carry or {}, np.dtype(dtype))
+        return where.prepare(graph, store, *_named(graph, store, inputs, outputs), carry, dtype)
     owner = engine.owner_of(graph, ranks)
     home = engine.home({}, ranks, owner, copy=False)
     assert home is not None
     graph.frozen = True
-    return _bound(home, graph, owner, store, *_named(graph, store, inputs, outputs), carry or {}, np.dtype(dtype))
+    return _bound(home, graph, owner, store, *_named(graph, store, inputs, outputs), carry, dtype)
 
 
 def _named(graph: TaskGraph, store: Store, inputs: Which, outputs: Which | None) -> tuple[list[Handle], list[Handle]]:
@@ -148,8 +149,23 @@ def _named(graph: TaskGraph, store: Store, inputs: Which, outputs: Which | None)
     return _handles(graph, inputs, "inputs"), _handles(graph, outputs, "outputs")
 
 
+def _carried(carry: Any) -> Carry:
+    return (
+        {}
+        if carry is None
+        else instance(carry, "carry", Mapping, "a dict of handles, {what it is now: what it is next}")
+    )
+
+
+def _dtype(dtype: Any) -> np.dtype:
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be one of NumPy, such as float64, not {shown(dtype)}") from None
+
+
 def _handles(graph: TaskGraph, which: Which, what: str) -> list[Handle]:
-    if isinstance(which, str | Handle):
+    if isinstance(which, str | Handle) or not isinstance(which, Iterable):
         raise TypeError(f"{what} must be a list of handles or names, not {which!r}")
     found: dict[Handle, None] = {}
     for each in which:
@@ -233,6 +249,7 @@ class Resident:
             if isinstance(rank, bool) or not isinstance(rank, Integral) or int(rank) not in range(ranks):
                 raise ValueError(f"owner puts {handle} on rank {rank}, but there are ranks 0..{ranks - 1}")
         worker_count(workers)
+        find_policy(scheduler)
         self.ranks, self.owner, self.backend = ranks, owner, backend
         self._closed = False
         self.handles = frozenset(data)
@@ -279,13 +296,14 @@ class Resident:
             raise ValueError(f"graph {graph.name!r} has no layout, so nobody knows where its handles live")
         if layout.ranks != self.ranks:
             raise ValueError(f"graph {graph.name!r} is for {layout.ranks} ranks, but the data lies on {self.ranks}")
+        carry, dtype = _carried(carry), _dtype(dtype)
         store = Store({} if data is None else data)
         graph.frozen = True
         which = _named(graph, store, inputs, outputs)
         if isinstance(self._home, _Here):
             check_given(graph, [*self.handles, *which[0], *(h for h in graph.inputs if store[h] is not None)])
-            return self._home.prepare(graph, store, *which, carry or {}, np.dtype(dtype))
-        return _bound(self._home, graph, layout.owner, store, *which, carry or {}, np.dtype(dtype))
+            return self._home.prepare(graph, store, *which, carry, dtype)
+        return _bound(self._home, graph, layout.owner, store, *which, carry, dtype)
 
     def call(self, function: str, prepared: Sequence[Prepared], *arguments: Any) -> list[Any]:
         """What ``function(comm, scripts, *arguments)`` returns on each rank: an iteration of its own, on the ranks.
