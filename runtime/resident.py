@@ -325,7 +325,7 @@ class _Here:
     def __init__(self, site: Site, backend: str, scheduler: str | Policy, workers: int | None, threads_per_task: int,
                  data: dict[Handle, Any]) -> None:  # fmt: skip
         self.site, self.backend, self.data = site, backend, data
-        self.how = {"backend": backend, "scheduler": scheduler, "workers": workers,
+        self.how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers,
                     "threads_per_task": threads_per_task}  # fmt: skip
 
     def prepare(self, graph: TaskGraph, store: Store, inputs: list[Handle], outputs: list[Handle], carry: Carry,
