@@ -33,7 +33,7 @@ from tilewright.backends.execution.prepared import Here, Prepared, check_given
 from tilewright.backends.ranks.home import Bound, Home, copied
 from tilewright.engine import check_data
 from tilewright.graph import Handle, Layout, TaskGraph
-from tilewright.scalars import choice, flag, function, instance, positive, worker_count
+from tilewright.scalars import choice, flag, function, instance, positive, shown, worker_count
 from tilewright.scalars import ranks as rank_count
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
@@ -129,17 +129,18 @@ def prepare(
     site = find_site(backend, options)
     site.plan_with(None)
     find_policy(scheduler)
+    carry, kind = _carried(carry), _numbers(dtype)
     store = Store({} if data is None else data)
     check_data(graph, {} if data is None else data)
     ranks = site.script_ranks(graph, workers)
     if not ranks:
         where = _Here(site, backend, scheduler, workers, threads_per_task, {})
-        return where.prepare(graph, store, *_named(graph, store, inputs, outputs), carry or {}, np.dtype(dtype))
+        return where.prepare(graph, store, *_named(graph, store, inputs, outputs), carry, kind)
     owner = site.owner_of(graph, ranks)
     home = site.home({}, ranks, owner, copy=False)
     assert home is not None
     graph.frozen = True
-    return _bound(home, graph, owner, store, *_named(graph, store, inputs, outputs), carry or {}, np.dtype(dtype))
+    return _bound(home, graph, owner, store, *_named(graph, store, inputs, outputs), carry, kind)
 
 
 def _named(graph: TaskGraph, store: Store, inputs: Which, outputs: Which | None) -> tuple[list[Handle], list[Handle]]:
@@ -150,16 +151,30 @@ def _named(graph: TaskGraph, store: Store, inputs: Which, outputs: Which | None)
     return _handles(graph, inputs, "inputs"), _handles(graph, outputs, "outputs")
 
 
+def _carried(carry: Carry | None) -> Carry:
+    return {} if carry is None else instance(carry, "carry", Mapping, "a dict of handles, {what it is now: what next}")
+
+
+def _numbers(dtype: Any) -> np.dtype:
+    try:
+        found = np.dtype(dtype)
+    except (TypeError, ValueError):
+        found = np.dtype(object)
+    if found.kind not in "biufc":
+        raise TypeError(f"dtype must be one of numbers, such as numpy.float64, not {shown(dtype)}")
+    return found
+
+
 def _handles(graph: TaskGraph, which: Which, what: str) -> list[Handle]:
-    if isinstance(which, str | Handle):
-        raise TypeError(f"{what} must be a list of handles or names, not {which!r}")
+    if isinstance(which, str | bytes | Handle) or not isinstance(which, Iterable):
+        raise TypeError(f"{what} must be a list of handles or names, not {shown(which)}")
     found: dict[Handle, None] = {}
     for each in which:
         if isinstance(each, Handle):
             found[each] = None
             continue
         if not isinstance(each, str):
-            raise TypeError(f"{what} must be a list of handles or names, and {each!r} is neither")
+            raise TypeError(f"{what} must be a list of handles or names, and {shown(each)} is neither")
         family = [handle for handle in graph.handles_used if handle.name == each]
         if not family:
             names = ", ".join(sorted({handle.name for handle in graph.handles_used}))
@@ -235,6 +250,7 @@ class Resident:
             if isinstance(rank, bool) or not isinstance(rank, Integral) or int(rank) not in range(ranks):
                 raise ValueError(f"owner puts {handle} on rank {rank}, but there are ranks 0..{ranks - 1}")
         worker_count(workers)
+        find_policy(scheduler)
         self.ranks, self.owner, self.backend = ranks, owner, backend
         self._closed = False
         self.handles = frozenset(data)
@@ -281,13 +297,14 @@ class Resident:
             raise ValueError(f"graph {graph.name!r} has no layout, so nobody knows where its handles live")
         if layout.ranks != self.ranks:
             raise ValueError(f"graph {graph.name!r} is for {layout.ranks} ranks, but the data lies on {self.ranks}")
+        carry, kind = _carried(carry), _numbers(dtype)
         store = Store({} if data is None else data)
         graph.frozen = True
         which = _named(graph, store, inputs, outputs)
         if isinstance(self._home, _Here):
             check_given(graph, [*self.handles, *which[0], *(h for h in graph.inputs if store[h] is not None)])
-            return self._home.prepare(graph, store, *which, carry or {}, np.dtype(dtype))
-        return _bound(self._home, graph, layout.owner, store, *which, carry or {}, np.dtype(dtype))
+            return self._home.prepare(graph, store, *which, carry, kind)
+        return _bound(self._home, graph, layout.owner, store, *which, carry, kind)
 
     def call(self, function: str, prepared: Sequence[Prepared], *arguments: Any) -> list[Any]:
         """What ``function(comm, scripts, *arguments)`` returns on each rank: an iteration of its own, on the ranks.

@@ -148,8 +148,12 @@ CALLS = {
     "PrecisionMap.uniform": Call(tw.PrecisionMap.uniform, lambda: dict(nt=2, format="fp32"), {"format": "precision"}, nt="natural", format="name"),
     "Resident": Call(tw.Resident, lambda: dict(data={tw.Handle("x"): np.zeros(2)}, ranks=1, owner=owner, backend="serial"),
                      data="data+dict", ranks="count", owner="function~function~class", backend="name",
-                     pool="data+None", comm="data+None", synchronous="flag", copy="flag"),
+                     pool="data+None", comm="data+None", synchronous="flag", copy="flag", scheduler="scheduler",
+                     workers="count?"),
     # -------------------------------------------------------------- runs
+    "prepare": Call(tw.prepare, lambda: dict(graph=graph(), data=data(), backend="serial"), graph="graph", data="data",
+                    inputs="data+list+dict", outputs="data?+list+dict", carry="data?+dict", backend="name",
+                    scheduler="scheduler", workers="count?", threads_per_task="count", dtype="class?"),
     "run": Call(tw.run, lambda: dict(graph=graph(), data=data(), backend="serial"), graph="graph", data="data",
                 backend="name", scheduler="scheduler", workers="count?", machine="machine?",
                 progress="flag~function~class", threads_per_task="count"),
