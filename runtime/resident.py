@@ -127,7 +127,7 @@ def prepare(
     engine = find_engine(backend, options)
     engine.plan_with(None)
     find_policy(scheduler)
-    carry, dtype = _carried(carry), _dtype(dtype)
+    carry, dtype = _carried(carry), _numbers(dtype)
     store = Store({} if data is None else data)
     check_data(graph, {} if data is None else data)
     ranks = engine.script_ranks(graph, workers)
@@ -149,31 +149,30 @@ def _named(graph: TaskGraph, store: Store, inputs: Which, outputs: Which | None)
     return _handles(graph, inputs, "inputs"), _handles(graph, outputs, "outputs")
 
 
-def _carried(carry: Any) -> Carry:
-    return (
-        {}
-        if carry is None
-        else instance(carry, "carry", Mapping, "a dict of handles, {what it is now: what it is next}")
-    )
+def _carried(carry: Carry | None) -> Carry:
+    return {} if carry is None else instance(carry, "carry", Mapping, "a dict of handles, {what it is now: what next}")
 
 
-def _dtype(dtype: Any) -> np.dtype:
+def _numbers(dtype: Any) -> np.dtype:
     try:
-        return np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"dtype must be one of NumPy, such as float64, not {shown(dtype)}") from None
+        found = np.dtype(dtype)
+    except (TypeError, ValueError):
+        found = np.dtype(object)
+    if found.kind not in "biufc":
+        raise TypeError(f"dtype must be one of numbers, such as numpy.float64, not {shown(dtype)}")
+    return found
 
 
 def _handles(graph: TaskGraph, which: Which, what: str) -> list[Handle]:
-    if isinstance(which, str | Handle) or not isinstance(which, Iterable):
-        raise TypeError(f"{what} must be a list of handles or names, not {which!r}")
+    if isinstance(which, str | bytes | Handle) or not isinstance(which, Iterable):
+        raise TypeError(f"{what} must be a list of handles or names, not {shown(which)}")
     found: dict[Handle, None] = {}
     for each in which:
         if isinstance(each, Handle):
             found[each] = None
             continue
         if not isinstance(each, str):
-            raise TypeError(f"{what} must be a list of handles or names, and {each!r} is neither")
+            raise TypeError(f"{what} must be a list of handles or names, and {shown(each)} is neither")
         family = [handle for handle in graph.handles_used if handle.name == each]
         if not family:
             names = ", ".join(sorted({handle.name for handle in graph.handles_used}))
@@ -296,7 +295,7 @@ class Resident:
             raise ValueError(f"graph {graph.name!r} has no layout, so nobody knows where its handles live")
         if layout.ranks != self.ranks:
             raise ValueError(f"graph {graph.name!r} is for {layout.ranks} ranks, but the data lies on {self.ranks}")
-        carry, dtype = _carried(carry), _dtype(dtype)
+        carry, dtype = _carried(carry), _numbers(dtype)
         store = Store({} if data is None else data)
         graph.frozen = True
         which = _named(graph, store, inputs, outputs)

@@ -118,8 +118,12 @@ def collective(function):
 
 
 numbers = itertools.count()
-ROOM = dict(shape="counts+zero+list~function~class~huge", dtype="name+list+dict+class~function", keep="flag",
-            device="name?~object~function~class~cube")
+ROOM = dict(
+    shape="counts+zero+list~function~class~huge",
+    dtype="name+list+dict+class~function",
+    keep="flag",
+    device="name?~object~function~class~cube",
+)
 
 
 def room():
@@ -165,8 +169,8 @@ CALLS = {
                      workers="count?"),
     # -------------------------------------------------------------- runs
     "prepare": Call(tw.prepare, lambda: dict(graph=graph(), data=data(), backend="serial"), graph="graph", data="data",
-                    inputs="data+list+dict", outputs="data+list+dict+None", carry="data+dict+None", backend="name",
-                    scheduler="scheduler", workers="count?", threads_per_task="count", dtype="name?+list+dict+class~function"),
+                    inputs="data+list+dict", outputs="data?+list+dict", carry="data?+dict", backend="name",
+                    scheduler="scheduler", workers="count?", threads_per_task="count", dtype="class?"),
     "run": Call(tw.run, lambda: dict(graph=graph(), data=data(), backend="serial"), graph="graph", data="data",
                 backend="name", scheduler="scheduler", workers="count?", machine="machine?",
                 progress="flag~function~class", threads_per_task="count"),

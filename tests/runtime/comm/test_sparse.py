@@ -336,7 +336,8 @@ def test_repeat_is_a_power(pool):
         assert np.array_equal(op.repeat(x, 0), x)
 
 
-def test_operators_share_a_pool_and_the_ranks_forget_the_dead(pool):
+def test_operators_share_a_pool_and_the_ranks_forget_the_dead(pool, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
     A = sp.csr_array(pyamg.gallery.poisson((9, 9), format="csr"))
     first, second = (tw.SparseOperator(factor * A, backend="mpi", pool=pool) for factor in (1, 2))
     x = vector(81)
