@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 import tilewright as tw
-from tilewright.backends.execution.replay import Stage
 from tilewright.benchmarks.table import story
 from tilewright.benchmarks.timing import Contender, Times, alternate
 from tilewright.kernels import tensors
@@ -23,6 +22,7 @@ from tilewright.linalg.gallery import conditioned_spd
 from tilewright.linalg.gpu import device_factor
 from tilewright.linalg.gpu_solve import DeviceProblem
 from tilewright.linalg.solve import SolveInfo
+from tilewright.linalg.stage import Stage
 
 __all__ = ["Device", "measure_factors", "measure_solve"]
 

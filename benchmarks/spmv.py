@@ -31,8 +31,8 @@ import tilewright as tw
 from tilewright.benchmarks import options, record, table
 from tilewright.benchmarks.timing import Contender, Times, alternate
 from tilewright.comm.domains import block_size, efficiency
-from tilewright.comm.drivers import Plan, PoolDriver
 from tilewright.comm.partition import exchange, partition, patches, slabs
+from tilewright.comm.structure import Plan
 from tilewright.kernels import csr, diagonals
 from tilewright.plot.canvas import new_figure, save
 from tilewright.plot.palette import LINES, MARKERS
@@ -81,9 +81,8 @@ def copy_rate(nbytes: int, threads: int = RANKS, repeat: int = 7) -> float:
 
 def on_ranks(operator: tw.SparseOperator, times: int, steps: int = 1, plan: Plan | None = None) -> list[float]:
     """Seconds of ``times`` rounds, of the slowest rank each."""
-    driver = operator.driver
-    assert isinstance(driver, PoolDriver)
-    return [max(round_) for round_ in zip(*driver.time_products(np.float64, times, steps, plan), strict=True)]
+    executor = operator.executor
+    return [max(round_) for round_ in zip(*executor.time_products(np.float64, times, steps, plan), strict=True)]
 
 
 # ------------------------------------------------------------------ products

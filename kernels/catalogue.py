@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tilewright.kernels import gemm, gemml, hemm, potrf, syrk, trsm, trsml
+from tilewright.kernels import gemm, gemml, hemm, potrf, syrk, trsm, trsml, trsmr, trtri
 from tilewright.kernels.tile_op import TileOp
 
 __all__ = ["TILE_OPS"]
@@ -11,7 +11,7 @@ TILE_OPS: dict[str, TileOp] = {
     tile_op.name: tile_op
     for tile_op in (
         potrf.TILE_OP, trsm.TILE_OP, syrk.TILE_OP, gemm.TILE_OP, trsml.TILE_OP, gemml.TILE_OP, hemm.TILE_OP,
-        hemm.DIAGONAL,
+        hemm.DIAGONAL, trsmr.TILE_OP, trtri.TILE_OP,
     )
 }  # fmt: skip
 """By name."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["gemm", "gemml", "hemm", "hemmd", "potrf", "syrk", "trsm", "trsml"]
+__all__ = ["gemm", "gemml", "hemm", "hemmd", "potrf", "syrk", "trsm", "trsml", "trsmr", "trtri"]
 
 
 def potrf(a: np.ndarray) -> int:
@@ -41,11 +41,36 @@ def gemm(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
     c -= a @ b.conj().T
 
 
-def trsml(t: np.ndarray, x: np.ndarray, adjoint: bool = False, lower: bool = True) -> None:
-    """X := T^-1 X, or T^-H X."""
+def trsml(
+    t: np.ndarray, x: np.ndarray, adjoint: bool = False, lower: bool = True, unit: bool = False, alpha: float = 1.0
+) -> None:
+    """X := alpha T^-1 X, or alpha T^-H X."""
     from scipy.linalg import solve_triangular
 
-    x[...] = solve_triangular(t, x, lower=lower, trans="C" if adjoint else "N", check_finite=False)
+    trans: Any = "C" if adjoint else "N"
+    x[...] = solve_triangular(t, x, lower=lower, trans=trans, unit_diagonal=unit, check_finite=False)
+    if alpha != 1:
+        x *= alpha
+
+
+def trsmr(t: np.ndarray, x: np.ndarray, lower: bool = True, unit: bool = False) -> None:
+    """X := X T^-1, from T^-T X^T."""
+    from scipy.linalg import solve_triangular
+
+    x[...] = solve_triangular(t, x.T, lower=lower, trans="T", unit_diagonal=unit, check_finite=False).T
+
+
+def trtri(t: np.ndarray, unit: bool = False) -> int:
+    """T := T^-1 on the lower triangle; returns LAPACK's info."""
+    from scipy.linalg import get_lapack_funcs
+
+    routine: Any = get_lapack_funcs("trtri", [t])
+    inverse, info = routine(t, lower=1, unitdiag=int(unit))
+    if not info:
+        np.copyto(t, inverse, where=np.tri(len(t), dtype=bool))
+        if unit:
+            np.fill_diagonal(t, 1)
+    return int(info)
 
 
 def gemml(a: np.ndarray, y: np.ndarray, x: np.ndarray, adjoint: bool = False) -> None:

@@ -90,8 +90,8 @@ def _same(function: Kernel, op: str, flags: tuple[bool, ...], tiles: list[np.nda
 
 
 def _lower(op: str, tile: np.ndarray) -> np.ndarray:
-    """What counts of a result: potrf and syrk may leave anything above the diagonal."""
-    return np.tril(tile) if op in ("potrf", "syrk") else tile
+    """What counts of a result: potrf, syrk and trtri may leave anything above the diagonal."""
+    return np.tril(tile) if op in ("potrf", "syrk", "trtri") else tile
 
 
 def _place(tile: np.ndarray, before: int, beyond: int) -> np.ndarray:

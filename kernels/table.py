@@ -133,8 +133,8 @@ def find(op: str, device: str, names: Sequence[str], source: str = "") -> Row:
     *operands, target = names
     operands = [name for name in operands if name]
     if (op, device) in _patterns and not any(key[:2] == (op, device) for key in _rows.keys() - _patterns[op, device]):
-        wanted = ", ".join(name or "an empty group" for name in names)
-        raise KeyError(f"no kernel for {op} on {device} for arguments {wanted}. The table has:\n{_listing(op)}")
+        these = ", ".join(name or "an empty group" for name in names)
+        raise KeyError(f"no kernel for {op} on {device} for arguments {these}. The table has:\n{_listing(op)}")
     storage = operands[0] if operands else target
     if len(set(operands)) > 1:
         if takes_tiles(op):
@@ -267,8 +267,9 @@ def _fill_device(device: str) -> None:
                 _routed.add(source)
             register(op, device, storage, accumulate, source, function)
         for op, tile_op in TILE_OPS.items():
-            for dtype in ("float32", "float64") if tile_op.tensor is not None and tensors.here(device) else ():
-                register(op, device, *tile_op.names(dtype), "tensor", tile_op.tensor)
+            if tile_op.tensor is not None and tensors.here(device):
+                for dtype in ("float32", "float64"):
+                    register(op, device, *tile_op.names(dtype), "tensor", tile_op.tensor)
         _filled.add(f"device {device}")
 
 

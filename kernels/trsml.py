@@ -24,14 +24,17 @@ def flops(t: Shape, x: Shape) -> float:
 def build(library: Library, letter: str) -> Callable[..., None] | None:
     """The kernel for BLAS type ``letter`` in "sdcz", or None if the library lacks ?trsm.
 
-    Only the named triangle of T is referenced. X is C-ordered.
+    X := alpha op(T)^-1 X. Only the named triangle of T is referenced, and with ``unit`` not its diagonal, which counts
+    as ones. X is C-ordered.
     """
     call = library.symbol(f"{letter}trsm")
     if call is None:
         return None
-    one = scalar(letter, 1)
+    factors = {1.0: scalar(letter, 1), -1.0: scalar(letter, -1)}
 
-    def trsml(t: np.ndarray, x: np.ndarray, adjoint: bool = False, lower: bool = True) -> None:
+    def trsml(
+        t: np.ndarray, x: np.ndarray, adjoint: bool = False, lower: bool = True, unit: bool = False, alpha: float = 1.0
+    ) -> None:
         n, m = x.shape
         ldx = row_ld(x)
         if t.shape != (n, n) or (x.size and not ldx):
@@ -42,17 +45,18 @@ def build(library: Library, letter: str) -> Callable[..., None] | None:
         t = rows_of(t)
         ldt = row_ld(t)
         triangle = b"U" if lower else b"L"  # the triangle of what BLAS sees, T^T
+        ones, factor = b"U" if unit else b"N", factors.get(alpha) or scalar(letter, alpha)
         if not kernel_ld(x):
-            by_rows(lambda t, x: trsml(t, x, adjoint, lower), t, x)
+            by_rows(lambda t, x: trsml(t, x, adjoint, lower, unit, alpha), t, x)
         elif m == 1 and letter in "sd":
             call(
-                b"L", triangle, b"N" if adjoint else b"T", b"N", by_reference(n), by_reference(1),
-                one, address(t), by_reference(ldt), address(x), by_reference(n),
+                b"L", triangle, b"N" if adjoint else b"T", ones, by_reference(n), by_reference(1),
+                factor, address(t), by_reference(ldt), address(x), by_reference(n),
             )  # fmt: skip
         else:  # X^T := X^T op(T)^-T
             call(
-                b"R", triangle, b"C" if adjoint else b"N", b"N", by_reference(m), by_reference(n),
-                one, address(t), by_reference(ldt), address(x), by_reference(ldx),
+                b"R", triangle, b"C" if adjoint else b"N", ones, by_reference(m), by_reference(n),
+                factor, address(t), by_reference(ldt), address(x), by_reference(ldx),
             )  # fmt: skip
 
     return trsml

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING as _checking  # noqa: N811
 from typing import Any as _Any
 
 from tilewright.backends import BACKENDS
-from tilewright.backends.ranks.resident import Prepared, Resident
 from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
 from tilewright.engine import run, simulate
 from tilewright.errors import (
@@ -28,10 +27,12 @@ from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.factor import tiled_cholesky
 from tilewright.linalg.solve import SolveInfo, solve
+from tilewright.linalg.triangular import tri_inverse
 from tilewright.machine import Machine
 from tilewright.passes.bounds import Bounds, bounds
 from tilewright.passes.messages import Message, MessagePlan
 from tilewright.precision import FORMATS, PrecisionMap
+from tilewright.resident import Prepared, Resident, prepare
 from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import SCHEDULERS, Policy
@@ -98,11 +99,13 @@ __all__ = [
     "matvec",
     "mpi",
     "plot",
+    "prepare",
     "run",
     "simulate",
     "solve",
     "tiled_cholesky",
     "training",
+    "tri_inverse",
 ]
 
 

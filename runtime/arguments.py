@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LAPACK", "dense", "is_chunked", "is_tensor", "like", "numbers", "numeric", "overlaps"]
+__all__ = ["LAPACK", "check_structure", "dense", "is_chunked", "is_tensor", "like", "numbers", "numeric", "overlaps"]
 
 LAPACK = ("float32", "float64", "complex64", "complex128")
 """The dtypes there are kernels for."""
@@ -174,6 +174,44 @@ def overlaps(array: np.ndarray) -> bool:
         return False
     g = int(np.gcd(s, t))
     return t // g < m and s // g < n
+
+
+def check_structure(A: Any) -> None:
+    """ValueError if the indices of a sparse matrix point outside of it: SciPy's products believe them. O(entries).
+
+    Formats without compressed or coordinate indices pass, as does what is not sparse.
+    """
+    form = getattr(A, "format", "")
+    if form == "coo":
+        for indices, extent in zip((A.row, A.col), A.shape, strict=True):
+            _check_indices(indices, extent)
+        if not len(A.row) == len(A.col) == len(A.data):
+            raise ValueError(f"a sparse matrix has {len(A.row)} rows, {len(A.col)} columns and {len(A.data)} entries")
+    if form not in ("csr", "csc", "bsr"):
+        return
+    rows, columns = A.shape if form != "csc" else A.shape[::-1]
+    if form == "bsr":
+        rows, columns = rows // A.blocksize[0], columns // A.blocksize[1]
+    starts = np.asarray(A.indptr)
+    if starts.ndim != 1 or starts.dtype.kind not in "iu" or len(starts) != rows + 1 or starts[0] != 0:
+        raise ValueError(f"indptr of a sparse matrix has to have {rows + 1} integers from 0")
+    if np.any(starts[1:] < starts[:-1]):
+        raise ValueError("indptr of a sparse matrix decreases")
+    if starts[-1] > min(len(A.indices), len(A.data)):
+        raise ValueError(
+            f"indptr of a sparse matrix ends at {starts[-1]}, but there are {len(A.indices)} indices of {len(A.data)} "
+            f"entries"
+        )
+    _check_indices(np.asarray(A.indices)[: starts[-1]], columns)
+
+
+def _check_indices(indices: np.ndarray, extent: int) -> None:
+    if indices.ndim != 1 or indices.dtype.kind not in "iu":
+        raise ValueError(f"indices of a sparse matrix are {indices.dtype} of shape {indices.shape}, not 1-D integers")
+    if len(indices) and not (indices.min() >= 0 and indices.max() < extent):
+        raise ValueError(
+            f"indices of a sparse matrix go from {indices.min()} to {indices.max()}, in an extent of {extent}"
+        )
 
 
 def is_tensor(value: Any) -> bool:

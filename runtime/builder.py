@@ -77,7 +77,7 @@ def graph_builder(
         call: Any = build if cache is None else lru_cache(maxsize=cache)(build)
         update_wrapper(call, function)
         call.__signature__ = known.replace(parameters=list(known.parameters.values())[1:])
-        return call  # type: ignore[no-any-return]
+        return call
 
     return decorate
 

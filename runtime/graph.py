@@ -395,7 +395,7 @@ class TaskGraph:
         return Handle(name)
 
     def handles(
-        self, name: str, *, shape: Any = None, dtype: Any = None, keep: bool = False, device: Any = None
+        self, name: str, *, shape: Any = None, dtype: Any = None, keep: bool = False, device: Any = None, like: str = ""
     ) -> Handles:
         """An indexed family of handles, such as the tiles of a matrix.
 
@@ -411,6 +411,9 @@ class TaskGraph:
             The room is a result, which ``run[name]`` has: an array, or where handles have indices a dict by handle.
         device
             Of tensors.
+        like
+            Name of another family: the room of a handle is as large as the data of the handle there with the same
+            index, with the extents of ``shape`` before, if any.
 
         Raises
         ------
@@ -419,7 +422,7 @@ class TaskGraph:
         ValueError
             The graph has another room of this name.
         """
-        self._declare(Room.checked(_name(name), shape, dtype, keep, device, indexed=True))
+        self._declare(Room.checked(_name(name), shape, dtype, keep, device, True, text(like, f"like of {name}")))
         return Handles(name)
 
     def _declare(self, room: Room | None) -> None:
@@ -472,7 +475,8 @@ class TaskGraph:
             if type(arg) is not Use:
                 count = position
                 break
-        uses, params, groups = args[:count], args[count:], ()
+        uses, params = args[:count], args[count:]
+        groups: tuple[int, ...] = ()
         if params and type(params[0]) is list:
             uses, params, groups = _grouped(op, args)
         for place, param in enumerate(params):

@@ -14,12 +14,15 @@ from tilewright.kernels import potrf as _potrf
 from tilewright.kernels import syrk as _syrk
 from tilewright.kernels import trsm as _trsm
 from tilewright.kernels import trsml as _trsml
+from tilewright.kernels import trsmr as _trsmr
+from tilewright.kernels import trtri as _trtri
+from tilewright.kernels.vectors import KERNELS as _VECTORS
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
-    "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "gemmlb", "hemm", "hemmd", "identity",
+    "OPS", "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "gemmlb", "hemm", "hemmd", "identity",
     "mirror", "potrf", "scaled", "scalen", "split", "syrk", "tf32", "transpose", "tril", "trsm", "trsml",
-    "unscaled", "widen", "zero",
+    "trsmr", "trtri", "unscaled", "widen", "zero",
 ]  # fmt: skip
 
 
@@ -66,6 +69,14 @@ def _not_positive_definite(task: Task, store: Store, info: int) -> Exception:
     return NotPositiveDefiniteError(offset + info, task.label, tile, offset, len(store[tile]))
 
 
+def _singular(task: Task, store: Store, info: int) -> Exception:
+    tile = task.writes[0]
+    if info < 0:
+        return ValueError(f"{task} on {tile}: LAPACK calls its argument {-info} illegal")
+    place = store.offset(tile) + info - 1
+    return np.linalg.LinAlgError(f"{task}: the matrix is singular: its diagonal is zero at ({place}, {place})")
+
+
 def _not_finite(task: Task, store: Store, info: int) -> Exception:
     return ValueError(f"{task}: {task.uses[0].handle} has a NaN or an infinity; check_finite=False skips this check")
 
@@ -107,6 +118,8 @@ syrk = Op("syrk", weight=3, flops=_syrk.flops, indices=_diagonal_update, operand
 gemm = Op("gemm", weight=6, flops=_gemm.flops, indices=_update, operands="storage")
 
 trsml = Op("trsml", weight=3, flops=_trsml.flops, indices=_substitution)
+trsmr = Op("trsmr", weight=3, flops=_trsmr.flops, indices=_tile)
+trtri = Op("trtri", weight=1, flops=_trtri.flops, indices=_diagonal, explain=_singular)
 gemml = Op("gemml", weight=6, flops=_gemml.flops, indices=_elimination)
 gemmlb = Op("gemmlb", weight=6, flops=_gemml.flops, indices=_elimination)
 hemm = Op("hemm", weight=12, flops=_hemm.flops, indices=_product)
@@ -129,3 +142,6 @@ diagonal = Op("diagonal", weight=0, indices=_diagonal)
 scaled = Op("scaled", weight=0, indices=_tile, explain=_does_not_fit)
 scalen = Op("scalen", weight=0, indices=_tile, explain=_does_not_fit)
 unscaled = Op("unscaled", weight=0, indices=_tile, explain=_does_not_fit)
+
+OPS = {name: Op(name, weight=0) for name in _VECTORS}
+"""On blocks of vectors, by the name of the kernel: `tilewright.kernels.vectors`."""

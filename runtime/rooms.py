@@ -10,7 +10,7 @@ Before it has memory, an *outline* stands in its place, which has shape and dtyp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +21,9 @@ from tilewright.scalars import flag, whole
 if TYPE_CHECKING:
     from tilewright.graph import Handle
 
-__all__ = ["Outline", "Room"]
+    ShapeOf = Callable[[Handle], tuple[int, ...]]
+
+__all__ = ["Outline", "Room", "zeros_for"]
 
 _ALIGNMENT = 64  # bytes; one cache line, one AVX-512 register
 
@@ -57,11 +59,17 @@ class Room(NamedTuple):
     """Where tensors are made."""
     indexed: bool = True
     """Whether it is a family, not one handle."""
+    like: str = ""
+    """Another family: a handle has ``shape``, and behind it that of the handle of ``like`` with the same index."""
 
     @classmethod
-    def checked(cls, name: str, shape: Any, dtype: Any, keep: Any, device: Any, indexed: bool) -> Room | None:
+    def checked(
+        cls, name: str, shape: Any, dtype: Any, keep: Any, device: Any, indexed: bool, like: str = ""
+    ) -> Room | None:
         """The room of these arguments of `TaskGraph.handles`; None where there are none. TypeError or ValueError."""
         flag(keep, f"keep of {name}")
+        if like and shape is None:
+            shape = ()
         if shape is None and dtype is None:
             if keep or device is not None:
                 raise TypeError(f"{name} has no room that could be kept or have a device; say its shape= and dtype=")
@@ -69,7 +77,7 @@ class Room(NamedTuple):
         if shape is None or dtype is None:
             missing = "shape" if shape is None else "dtype"
             raise TypeError(f"the room of {name} has no {missing}; say {missing}= as well")
-        room = cls(name, shape, dtype, keep, device, indexed)
+        room = cls(name, shape, dtype, keep, device, indexed, like)
         if not _varies(shape):
             room = room._replace(shape=_extents(shape, name))
         if not _varies(dtype):
@@ -84,46 +92,39 @@ class Room(NamedTuple):
         """Whether all its handles have the same."""
         return not _varies(self.dtype)
 
-    def of(self, handle: Handle) -> tuple[tuple[int, ...], Any]:
-        """Shape and dtype of one handle. TypeError or ValueError if the functions give none."""
+    def of(self, handle: Handle, shape_of: ShapeOf) -> tuple[tuple[int, ...], Any]:
+        """Shape and dtype of one handle; ``shape_of`` is asked for the shape of the handle that it is ``like``.
+
+        TypeError or ValueError if the functions give none.
+        """
         shape, dtype = self.shape, self.dtype
         if _varies(shape):
             shape = _extents(shape(*handle.index), handle)
         if _varies(dtype):
             dtype = _dtype(dtype(*handle.index), handle)
+        if self.like:
+            shape = *shape, *shape_of(handle._replace(name=self.like))
         return shape, dtype
 
-    def nbytes(self, handle: Handle) -> int:
+    def nbytes(self, handle: Handle, shape_of: ShapeOf) -> int:
         """Bytes of one handle."""
-        shape, dtype = self.of(handle)
+        shape, dtype = self.of(handle, shape_of)
         return prod(shape) * int(dtype.itemsize)
 
-    def outline(self, handle: Handle) -> Any:
+    def outline(self, handle: Handle, shape_of: ShapeOf) -> Any:
         """What stands in the place of one handle while it has no memory."""
-        shape, dtype = self.of(handle)
+        shape, dtype = self.of(handle, shape_of)
         if isinstance(dtype, np.dtype):
             return Outline.of(shape, dtype)
         import torch
 
         return torch.zeros((), dtype=dtype, device=self.device).expand(shape)
 
-    def make(self, handle: Handle) -> Any:
-        """Zeros for one handle, from an address that is a multiple of 64 where they are an array."""
-        shape, dtype = self.of(handle)
-        if isinstance(dtype, np.dtype):
-            size = prod(shape) * dtype.itemsize
-            raw = np.zeros(size + _ALIGNMENT, np.uint8)
-            start = -raw.ctypes.data % _ALIGNMENT
-            return raw[start : start + size].view(dtype).reshape(shape)
-        import torch
-
-        return torch.zeros(shape, dtype=dtype, device=self.device)
-
-    def check(self, handle: Handle, value: Any) -> None:
+    def check(self, handle: Handle, value: Any, shape_of: ShapeOf) -> None:
         """ValueError for data of another shape or dtype than the room has."""
-        shape, dtype = self.of(handle)
+        shape, dtype = self.of(handle, shape_of)
         found = getattr(value, "shape", None), getattr(value, "dtype", None)
-        if found[0] is None or tuple(found[0]) != shape or found[1] != dtype:
+        if found[0] is None or tuple(found[0]) != shape or (found[1] != dtype and _format(found[1]) != _format(dtype)):
             has = type(value).__name__ if found[0] is None else f"shape {tuple(found[0])} and dtype {found[1]}"
             raise ValueError(f"the data for {handle} has {has}, but the graph declares a room of shape {shape} and "
                              f"dtype {dtype}; leave the data out, or make them equal")  # fmt: skip
@@ -132,8 +133,23 @@ class Room(NamedTuple):
         """The same room with tables instead of functions, which travel to other processes; of these handles only."""
         if not _varies(self.shape) and not _varies(self.dtype):
             return self
-        table = {handle.index: self.of(handle) for handle in handles}
+        table = {handle.index: self._replace(like="").of(handle, _nothing) for handle in handles}
         return self._replace(shape=_Table(table, 0), dtype=_Table(table, 1))
+
+
+def zeros_for(outline: Any) -> Any:
+    """Memory for an outline: zeros, from an address that is a multiple of 64 where they are an array."""
+    if isinstance(outline, np.ndarray):
+        raw = np.zeros(outline.nbytes + _ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % _ALIGNMENT
+        return raw[start : start + outline.nbytes].view(outline.dtype).reshape(outline.shape)
+    import torch
+
+    return torch.zeros(outline.shape, dtype=outline.dtype, device=outline.device)
+
+
+def _nothing(handle: Handle) -> tuple[int, ...]:
+    return ()
 
 
 class _Table:
@@ -149,6 +165,11 @@ class _Table:
         return isinstance(other, _Table) and (other.table, other.which) == (self.table, self.which)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _format(dtype: Any) -> str:
+    """The name of a dtype of NumPy or torch; an array of uint16 may hold BF16."""
+    return "bfloat16" if dtype == np.uint16 else str(dtype).removeprefix("torch.")
 
 
 def _varies(what: Any) -> bool:

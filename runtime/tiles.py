@@ -255,7 +255,7 @@ class Store(dict[Handle, Any]):
         if not isinstance(data, Mapping):
             raise TypeError(f"data is a dict of buffers by name, such as {{'x': array}}, not a {type(data).__name__}")
         self.families: dict[str, Any] = {}
-        self.given = dict(data)
+        self.given: dict[Any, Any] = dict(data)
         """What the run was given."""
         self.outlines: dict[Handle, Any] = {}
         """What stands here for rooms that have no memory yet: `tilewright.rooms`."""

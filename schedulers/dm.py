@@ -33,6 +33,8 @@ Key = tuple[float, float, float, int]
 class DequeModel(BasePolicy):
     """dm: smallest expected completion time. O(workers) per task."""
 
+    placement: list[int]
+
     alpha = 1.0
     beta = 0.0
     sorted = False

@@ -108,6 +108,8 @@ class Placed(BasePolicy):
     planned worker by task index and ``makespan`` the planned seconds.
     """
 
+    placement: list[int]
+
     def plan(self, graph: TaskGraph, machine: Machine) -> Timeline:
         raise TypeError(f"{type(self).__name__} must define plan(graph, machine)")
 

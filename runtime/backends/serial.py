@@ -7,6 +7,7 @@ from time import perf_counter
 from tilewright.backends.execution.engine import Progress, blame
 from tilewright.backends.execution.in_process import InProcess
 from tilewright.backends.execution.program import Program
+from tilewright.graph import Task, TaskGraph
 from tilewright.kernels.threads import limits, task_threads
 from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.schedulers import BasePolicy
@@ -19,6 +20,10 @@ class Serial(InProcess):
 
     name = "serial"
     in_order = True
+
+    def order(self, graph: TaskGraph, policy: BasePolicy) -> list[Task]:
+        """Program order."""
+        return graph.tasks
 
     def run(self, program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
         policy.prepare(program.graph, self.machine.replace(workers=workers, ranks=1, gpus=0))

@@ -149,7 +149,7 @@ def known_shapes(graph: TaskGraph, machine: Machine, data: Any = None, placed: b
 
         def shape(handle: Handle) -> tuple[int, ...]:
             room = graph.rooms.get(handle.name)
-            return room.of(handle)[0] if room is not None else tile if known is None else known(handle)
+            return room.of(handle, shape)[0] if room is not None else tile if known is None else known(handle)
 
         return machine.replace(shape=cache(shape))
     return machine if known is None else machine.replace(shape=known)
@@ -159,7 +159,7 @@ def _shapes(graph: TaskGraph, store: Store) -> Callable[[Handle], tuple[int, ...
     def shape(handle: Handle) -> tuple[int, ...]:
         buffer = store[handle]
         if buffer is None and handle.name in graph.rooms:
-            return graph.rooms[handle.name].of(handle)[0]
+            return graph.rooms[handle.name].of(handle, shape)[0]
         if buffer is None:
             raise MissingDataError(f"the data has no buffer for {handle}, so its size is unknown")
         return tuple(getattr(buffer, "shape", (1,)))

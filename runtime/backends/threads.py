@@ -22,11 +22,11 @@ from tilewright.backends.execution.engine import Progress
 from tilewright.backends.execution.in_process import InProcess
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.workers import Workers
-from tilewright.graph import Handle
+from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
 from tilewright.runs.trace import Trace
-from tilewright.schedulers import Policy
+from tilewright.schedulers import BasePolicy
 
 __all__ = ["Threads"]
 
@@ -64,7 +64,10 @@ class Threads(InProcess):
             raise ValueError(f"workers={workers}, but each of the {devices} devices needs one")
         return max(count if most is None else min(count, most), devices)
 
-    def run(self, program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+    def order(self, graph: TaskGraph, policy: BasePolicy) -> list[Task] | None:
+        return None if self.accelerators else policy.alone()
+
+    def run(self, program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
         machine = self.machine.replace(workers=workers, ranks=1, gpus=0)
         if not self.accelerators:
             policy.prepare(program.graph, machine)
@@ -89,7 +92,7 @@ class Threads(InProcess):
                 memories.close()
 
 
-def work(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+def work(program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
     """Run on ``workers`` threads; with one worker and no progress to show, in the calling thread.
 
     Ctrl-C lets the running tasks finish, starts no other, and raises KeyboardInterrupt.

@@ -104,7 +104,6 @@ def _measure(operator: SparseOperator, A: Any, s: int, method: str, repeat: int,
     """Times of the products, on vectors that stay on the ranks where there are ranks, and of SciPy's."""
     import numpy as np
 
-    from tilewright.comm.drivers import PoolDriver
     from tilewright.kernels import csr
 
     turned, B = (operator.T, A.T) if transposed else (operator, A)
@@ -124,9 +123,9 @@ def _measure(operator: SparseOperator, A: Any, s: int, method: str, repeat: int,
         "call_seconds": statistics.median(calls[1:]), "scipy_seconds": statistics.median(alone[1:]),
         "agrees": bool(np.allclose(y / size, wanted / size, rtol=1e-4, atol=1e-5)),
     }  # fmt: skip
-    if isinstance(operator.driver, PoolDriver) and A.shape[0] == A.shape[1] and not transposed:
+    if operator.backend == "mpi" and A.shape[0] == A.shape[1] and not transposed:
         plan = None if s == 1 or method == "separate" else (s, method, False)
-        rounds = operator.driver.time_products(operator.dtype, repeat + 1, s, plan)
+        rounds = operator.executor.time_products(operator.dtype, repeat + 1, s, plan)
         seconds = statistics.median([max(times) for times in zip(*rounds, strict=True)][1:])
         nbytes = s * csr.bytes_moved(A.shape[0], A.shape[1], A.nnz, operator.dtype)
         result |= {"rank_seconds": seconds, "gigabytes_per_second": nbytes / seconds / 1e9}

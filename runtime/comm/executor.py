@@ -1,404 +1,422 @@
-"""The executor: sparse products on the ranks of MPI, on data that stays there. Imported on ranks only.
+"""The executor: the products of a `SparseOperator`, as graphs that are prepared once on any engine.
 
-A rank keeps its piece of the matrix in its own memory, and for each kind of product the buffers and persistent requests
-of its exchange. A product starts its receives and sends, multiplies the local block while they travel, waits, and adds
-the remote part. Functions here that take a ``token`` are called by all ranks of a pool together, see `Pool.call`.
+Each kind of product, dtype and number of vectors has a graph of its own (`products`), prepared when it is first asked
+for. On MPI the matrix stays on the ranks, all graphs of one dtype share it, and vectors go through memory that the
+ranks map; in one process the buffers of the graph are those of the product. All engines compute the same sums in the
+same order, so they give the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from time import perf_counter, sleep
-from typing import Any
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mpi4py import MPI
 
-from tilewright.comm import mpi_endpoint
-from tilewright.comm.cg import Report, length
-from tilewright.comm.cg import solve as solve_together
+from tilewright.comm.cg import length, solve
 from tilewright.comm.closure import Closure
-from tilewright.comm.inspector import Piece, mapped
-from tilewright.comm.neighbours import discover
-from tilewright.comm.products import finish, multiply_transposed, recur
-from tilewright.comm.products import multiply as multiply_local
+from tilewright.comm.inspector import Piece
+from tilewright.comm.neighbours import Requests, discover
+from tilewright.comm.products import Assembly, blocked_graph, product_graph, transposed_graph
+from tilewright.comm.simulated import SimulatedComm
+from tilewright.comm.structure import Plan, Structure, plans_of
+from tilewright.graph import Handle
 from tilewright.host.cores import cores
-from tilewright.kernels import csr, diagonals
-from tilewright.kernels.diagonals import Diagonals
+from tilewright.kernels.threads import limits
+from tilewright.resident import Prepared, Resident, prepare
 
-__all__ = ["RankOperator", "create", "drop", "multiply", "plan", "powers", "repeat", "solve", "solve_part",
-           "time_products"]  # fmt: skip
+if TYPE_CHECKING:
+    from tilewright.backends.mpi.pool import Pool
+    from tilewright.machine import Machine
+    from tilewright.runs.run import Run
 
-TAG = 1 << 13  # below it are the tags of runs, above it those of discoveries
-SPIN = 5e-3  # seconds of testing without a break, where every rank has a core
+__all__ = ["Executor"]
 
-
-class Lines:
-    """Persistent sends and receives between fixed buffers."""
-
-    def __init__(self, comm: MPI.Intracomm, sends: Iterable[tuple[int, np.ndarray]],
-                 receives: Iterable[tuple[int, np.ndarray]], *, tag: int, synchronous: bool) -> None:  # fmt: skip
-        post = comm.Ssend_init if synchronous else comm.Send_init
-        self.sends: list[Any] = [post([_bytes(buffer), MPI.BYTE], to, tag) for to, buffer in sends]
-        self.receives: list[Any] = [
-            comm.Recv_init([_bytes(buffer), MPI.BYTE], source, tag) for source, buffer in receives
-        ]
-        self.polite = comm.size > cores()
-
-    def listen(self) -> None:
-        if self.receives:
-            MPI.Prequest.Startall(self.receives)
-
-    def send(self) -> None:
-        if self.sends:
-            MPI.Prequest.Startall(self.sends)
-
-    def wait(self, requests: list[Any]) -> None:
-        """Until all are through; ranks that share cores give theirs away between two looks."""
-        if not requests or MPI.Request.Testall(requests):
-            return
-        deadline = perf_counter() + SPIN
-        while not MPI.Request.Testall(requests):
-            if self.polite:
-                sleep(0)
-            if perf_counter() > deadline:
-                sleep(50e-6)
-
-    def free(self) -> None:
-        for request in self.sends + self.receives:
-            request.Free()
+_IN_PLACE = 4
+"""Pairs of a caller's vectors for which a product is prepared on just these."""
 
 
-class Product:
-    """y := A x and y := A^T x for one dtype and one number of vectors."""
+class Executor:
+    """What a `SparseOperator` asks for. x and the results are whole vectors, (n,) or (n, k).
 
-    def __init__(self, comm: MPI.Intracomm, piece: Piece, form: Diagonals | None, trailing: tuple[int, ...],
-                 synchronous: bool) -> None:  # fmt: skip
-        self.piece, self.form = piece, form
-        dtype = piece.local.values.dtype
-        self.ghosts = np.empty((len(piece.ghosts), *trailing), dtype)
-        self.asked = np.concatenate([*piece.wanted.values(), np.zeros(0, np.int64)]).astype(np.int64)
-        self.outgoing = np.empty((len(self.asked), *trailing), dtype)
-        self.edge = np.empty((len(piece.boundary), *trailing), dtype)
-        mine = [(q, self.ghosts[a:b]) for q, (a, b) in piece.sources.items()]
-        ends = np.cumsum([0, *map(len, piece.wanted.values())]).tolist()
-        self.returned = [
-            (places, self.outgoing[a:b]) for places, a, b in zip(piece.wanted.values(), ends, ends[1:], strict=False)
-        ]
-        theirs = [(q, buffer) for q, (_, buffer) in zip(piece.wanted, self.returned, strict=True)]
-        self.forward = Lines(comm, theirs, mine, tag=TAG, synchronous=synchronous)
-        self.backward = Lines(comm, mine, theirs, tag=TAG + 1, synchronous=synchronous)
-
-    def multiply(self, x: np.ndarray, y: np.ndarray) -> None:
-        """y := A x, for the parts of x and y that this rank owns."""
-        piece, lines = self.piece, self.forward
-        lines.listen()
-        if lines.sends:
-            np.take(x, self.asked, axis=0, out=self.outgoing, mode="clip")
-            lines.send()
-        multiply_local(piece.local, self.form, x, y)
-        if lines.receives:
-            lines.wait(lines.receives)
-            np.take(y, piece.boundary, axis=0, out=self.edge, mode="clip")
-            csr.multiply_add(piece.remote.indptr, piece.remote.indices, piece.remote.values, self.ghosts, self.edge)
-            y[piece.boundary] = self.edge
-        lines.wait(lines.sends)
-
-    def multiply_transposed(self, x: np.ndarray, y: np.ndarray) -> None:
-        """y := A^T x: what others own of the result goes to them and is added there, in the order of the ranks."""
-        piece, lines = self.piece, self.backward
-        lines.listen()
-        if lines.sends:
-            np.take(x, piece.boundary, axis=0, out=self.edge, mode="clip")
-            self.ghosts.fill(0)
-            csr.transposed_multiply_add(
-                piece.remote.indptr, piece.remote.indices, piece.remote.values, self.edge, self.ghosts
-            )
-            lines.send()
-        multiply_transposed(piece.local, self.form, x, y)
-        lines.wait(lines.receives)
-        for places, part in self.returned:
-            y[places] += part
-        lines.wait(lines.sends)
-
-    def free(self) -> None:
-        self.forward.free()
-        self.backward.free()
-
-
-class Blocked:
-    """s products with one exchange."""
-
-    def __init__(self, comm: MPI.Intracomm, piece: Piece, form: Diagonals | None, plan: Closure,
-                 trailing: tuple[int, ...], synchronous: bool) -> None:  # fmt: skip
-        self.piece, self.form, self.plan = piece, form, plan
-        dtype = piece.local.values.dtype
-        self.levels = [np.zeros((plan.size, *trailing), dtype) for _ in range(plan.steps + 1)]
-        self.out = {q: np.empty((places.shape[1], *trailing), dtype) for q, places in plan.wanted.items()}
-        self.come = {q: np.empty((places.shape[1], *trailing), dtype) for q, places in plan.sources.items()}
-        self.lines = Lines(comm, self.out.items(), self.come.items(), tag=TAG + 2, synchronous=synchronous)
-        self.packing = [_by_level(places, self.out[q]) for q, places in plan.wanted.items()]
-        self.unpacking = [_by_level(places, self.come[q]) for q, places in plan.sources.items()]
-
-    def multiply(self, x: np.ndarray, coefficients: np.ndarray | None = None) -> list[np.ndarray]:
-        """Levels 0 to s, this rank's part; views that the next call changes."""
-        plan, levels, lines = self.plan, self.levels, self.lines
-        lines.listen()
-        levels[0][: plan.own] = x
-        top = plan.top
-        for k in range(1, top + 1):
-            self._inner(k, coefficients)
-        for parts in self.packing:
-            for k, places, part in parts:
-                np.take(levels[k], places, axis=0, out=part, mode="clip")
-        lines.send()
-        for k in range(top + 1, plan.steps + 1):
-            self._inner(k, coefficients)
-        lines.wait(lines.receives)
-        for parts in self.unpacking:
-            for k, places, part in parts:
-                levels[k][places] = part
-        for k, level in enumerate(plan.levels, start=1):
-            if len(level.rows):
-                block = level.block
-                finish(block.indptr, block.indices, block.values, level.rows, k, coefficients, levels[k - 1],
-                       levels[k - 2] if k > 1 else None, levels[k])  # fmt: skip
-        lines.wait(lines.sends)
-        return [level[: plan.own] for level in levels]
-
-    def _inner(self, k: int, coefficients: np.ndarray | None) -> None:
-        first, last = self.plan.levels[k - 1].inner
-        if last > first:
-            levels, own = self.levels, self.plan.own
-            y = levels[k][first:last]
-            multiply_local(self.piece.local, self.form, levels[k - 1][:own], y, first)
-            recur(y, coefficients, k, levels[k - 1][first:last], levels[k - 2][first:last] if k > 1 else None)
-
-    def free(self) -> None:
-        self.lines.free()
-
-
-def _bytes(buffer: np.ndarray) -> np.ndarray:
-    return buffer.reshape(-1).view(np.uint8)
-
-
-def _by_level(places: np.ndarray, buffer: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """(level, places, part of the buffer) for each level; levels ascend in a message."""
-    level, place = places
-    found = []
-    for k in np.unique(level).tolist():
-        first, last = np.searchsorted(level, [k, k + 1])
-        found.append((k, place[first:last], buffer[first:last]))
-    return found
-
-
-class RankOperator:
-    """One rank's part of an operator, ready for products of any dtype and number of vectors."""
-
-    def __init__(self, comm: MPI.Intracomm, piece: Piece, discovery: str, synchronous: bool) -> None:
-        self.comm = comm
-        self.synchronous = synchronous
-        end = mpi_endpoint.endpoint(comm)
-        piece.take_requests(mpi_endpoint.drive(discover(end, piece.requests, discovery, synchronous)))
-        self.piece = piece
-        self._end, self._discovery = end, discovery
-        self._pieces: dict[np.dtype, Piece] = {}
-        self._forms: dict[np.dtype, Diagonals | None] = {}
-        self._products: dict[Any, Product] = {}
-        self._blocked: dict[Any, Blocked] = {}
-        self._plans: dict[Any, Closure] = {}
-        self._as(piece.local.values.dtype)
-
-    def _as(self, dtype: np.dtype) -> tuple[Piece, Diagonals | None]:
-        """The piece with values of a dtype, and its local block by diagonals if that is the better form."""
-        if dtype not in self._pieces:
-            same = dtype == self.piece.local.values.dtype
-            piece = self._pieces[dtype] = self.piece if same else self.piece.cast(dtype)
-            local = piece.local
-            self._forms[dtype] = diagonals.find(local.indptr, local.indices, local.values, local.columns)
-        return self._pieces[dtype], self._forms[dtype]
-
-    def product(self, dtype: Any, trailing: tuple[int, ...] = ()) -> Product:
-        key = np.dtype(dtype), trailing
-        if key not in self._products:
-            self._products[key] = Product(self.comm, *self._as(key[0]), trailing, self.synchronous)
-        return self._products[key]
-
-    def knows(self, name: Any) -> bool:
-        return name in self._plans
-
-    def learn(self, name: Any, closure: Closure) -> None:
-        """Take part in the discovery of a plan for several products at once."""
-        asked = mpi_endpoint.drive(discover(self._end, closure.requests, self._discovery, self.synchronous))
-        mine = self.piece.rows
-        closure.take_requests(asked, np.arange(mine.start, mine.stop) if isinstance(mine, slice) else mine)
-        self._plans[name] = closure
-
-    def blocked(self, name: Any, dtype: Any, trailing: tuple[int, ...] = ()) -> Blocked:
-        key = name, np.dtype(dtype), trailing
-        if key not in self._blocked:
-            closure = self._plans[name]
-            if key[1] != self.piece.local.values.dtype:
-                closure = closure.cast(key[1])
-            self._blocked[key] = Blocked(self.comm, *self._as(key[1]), closure, trailing, self.synchronous)
-        return self._blocked[key]
-
-    def free(self) -> None:
-        for product in self._products.values():
-            product.free()
-        for blocked in self._blocked.values():
-            blocked.free()
-
-
-# ------------------------------------------------------------------ calls of a pool
-
-_operators: dict[int, RankOperator] = {}
-
-
-def create(comm: MPI.Intracomm, token: int, pieces: Sequence[Piece], discovery: str, synchronous: bool,
-           dead: Sequence[int]) -> list[int]:  # fmt: skip
-    """Keep this rank's piece, in memory of its own, and discover. Returns the ranks that ask this one."""
-    drop(comm, dead)
-    piece = mapped(pieces[comm.rank], np.array)
-    _operators[token] = operator = RankOperator(comm, piece, discovery, synchronous)
-    return list(operator.piece.wanted)
-
-
-def drop(comm: MPI.Intracomm, dead: Sequence[int]) -> None:
-    """Forget operators that nobody uses any more."""
-    for token in dead:
-        operator = _operators.pop(token, None)
-        if operator is not None:
-            operator.free()
-
-
-def kept(comm: MPI.Intracomm) -> int:
-    """How many operators this rank keeps."""
-    return len(_operators)
-
-
-def multiply(comm: MPI.Intracomm, token: int, x: np.ndarray, y: np.ndarray, transposed: bool) -> None:
-    """y := A x or A^T x; x and y are whole vectors in memory that all ranks share."""
-    operator = _operators[token]
-    product, piece = operator.product(x.dtype, x.shape[1:]), operator.piece
-    to, source = (piece.columns, piece.rows) if transposed else (piece.rows, piece.columns)
-    method = product.multiply_transposed if transposed else product.multiply
-    _through(method, x, source, y, to)
-
-
-def _through(
-    method: Callable[[np.ndarray, np.ndarray], None], x: np.ndarray, source: Any, y: np.ndarray, to: Any
-) -> None:
-    """Call with this rank's parts; a part that is a slice is used where it is."""
-    if isinstance(to, slice):
-        method(x[source], y[to])
-    else:
-        part = np.empty((len(to), *y.shape[1:]), y.dtype)
-        method(x[source], part)
-        y[to] = part
-
-
-def repeat(comm: MPI.Intracomm, token: int, x: np.ndarray, y: np.ndarray, times: int) -> None:
-    """y := A^times x, with nothing between the products."""
-    operator = _operators[token]
-    product, piece = operator.product(x.dtype, x.shape[1:]), operator.piece
-    here = np.array(x[piece.columns])
-    there = np.empty_like(here)
-    for _ in range(times):
-        product.multiply(here, there)
-        here, there = there, here
-    y[piece.rows] = here
-
-
-def plan(comm: MPI.Intracomm, token: int, name: Any, closures: Sequence[Closure]) -> None:
-    """Learn the sets of s products with one exchange."""
-    _operators[token].learn(name, mapped(closures[comm.rank], np.array))
-
-
-def powers(comm: MPI.Intracomm, token: int, blocks: Sequence[Any], coefficients: np.ndarray | None, x: np.ndarray,
-           levels: np.ndarray) -> None:  # fmt: skip
-    """levels[k] := A^k x. ``blocks`` has the name of a plan for each block, or None for one separate product."""
-    operator = _operators[token]
-    rows = operator.piece.rows
-    here = np.array(x[rows])
-    levels[0][rows] = here
-    k = 0
-    for name in blocks:
-        if name is None:
-            there = np.empty_like(here)
-            operator.product(x.dtype, x.shape[1:]).multiply(here, there)
-            made = [there]
-        else:
-            made = operator.blocked(name, x.dtype, x.shape[1:]).multiply(here, coefficients)[1:]
-        for part in made:
-            k += 1
-            levels[k][rows] = part
-        here = made[-1]
-
-
-def time_products(comm: MPI.Intracomm, token: int, dtype: str, times: int, name: Any, steps: int) -> list[float]:
-    """Seconds of each of ``times`` rounds of ``steps`` products on vectors that stay on the ranks, from barrier to end.
-
-    ``name`` is a plan for all steps together, or None for separate products. One more round comes first and is not
-    counted: it writes to new memory.
+    With a communicator every rank has the whole matrix and whole vectors, and multiplies its own rows.
     """
-    operator = _operators[token]
-    piece = operator.piece
-    x, y = np.ones(piece.size[1], dtype), np.empty(piece.size[0], dtype)
-    product = operator.product(dtype)
-    blocked = None if name is None else operator.blocked(name, dtype)
-    seconds = []
-    for _ in range(times + 1):
-        comm.Barrier()
-        start = perf_counter()
-        if blocked is not None:
-            blocked.multiply(x)
-        else:
-            here, there = x, y
-            for _ in range(steps):
-                product.multiply(here, there)
-                here, there = there, here
-        seconds.append(perf_counter() - start)
-        x[:], y[:] = 1, 0
-    return seconds[1:]
+
+    def __init__(self, structure: Structure, discovery: str, backend: str, workers: int | None, synchronous: bool,
+                 pool: Pool | None = None, comm: Any = None) -> None:  # fmt: skip
+        self.structure = structure
+        self.backend, self.workers = backend, workers
+        self.discovery, self.synchronous = discovery, synchronous
+        self.comm = comm
+        self._given = pool
+        self.pool: Pool | None = None
+        self.discovered: SimulatedComm | None = None
+        """The communicator of the discovery where it is none of MPI: its messages, words and collectives."""
+        self._lock = threading.RLock()
+        self._steps: dict[Any, _Step] = {}
+        self._ready()
+        self.pieces = [structure.piece(rank) for rank in range(structure.ranks)]
+        for piece, asked in zip(self.pieces, self._discover([piece.requests for piece in self.pieces]), strict=True):
+            piece.take_requests(asked)
+        self._graphs: dict[Any, Assembly] = {}
+        self._plans: dict[Plan, list[Closure]] = {}
+        self._cast: dict[np.dtype, list[Piece]] = {}
+        self._residents: dict[np.dtype, Resident] = {}
+
+    def _ready(self) -> None:
+        """Have ranks, where they are those of a pool: another one if it was closed that nobody gave."""
+        if self.backend != "mpi" or self.comm is not None:
+            return
+        if self.pool is not None and (not self.pool.closed or self._given is not None):
+            return
+        from tilewright.backends.mpi import pool as pools
+
+        self.pool = self._given or pools.default(self.structure.ranks)
+        self._steps.clear()
+        self._residents = {}
+
+    def close(self) -> None:
+        """Free the parts of the matrix, after the product that is going on."""
+        with self._lock:
+            for resident in self._residents.values():
+                resident.close()
+            for step in self._steps.values():
+                step.prepared.close()
+            self._residents.clear()
+            self._steps.clear()
+            self._graphs.clear()
+            self._plans.clear()
+            self._cast.clear()
+            self.pieces.clear()
+
+    # ------------------------------------------------------------ who wants what
+
+    def _discover(self, requests: list[Requests]) -> list[Requests]:
+        """By rank, what others ask it for."""
+        if self.comm is not None:
+            from tilewright.comm.mpi_endpoint import discovered
+
+            found: list[Requests] = self.comm.allgather(
+                discovered(self.comm, requests, self.discovery, self.synchronous)
+            )
+            return found
+        if self.pool is not None:
+            name = "tilewright.comm.mpi_endpoint:discovered"
+            return self.pool.call(name, requests, self.discovery, self.synchronous)
+        comm = SimulatedComm(self.structure.ranks)
+        asked: list[Requests] = comm.run(
+            lambda end: discover(end, requests[end.rank], self.discovery, self.synchronous)
+        )
+        self.discovered = self.discovered or comm
+        return asked
+
+    def plan(self, plan: Plan) -> list[Closure]:
+        """The closures of all ranks, each asked for what it sends."""
+        with self._lock:
+            if plan not in self._plans:
+                closures = [self.structure.closure(piece, plan) for piece in self.pieces]
+                asked = self._discover([mine.requests for mine in closures])
+                for rank, mine in enumerate(closures):
+                    mine.take_requests(asked[rank], self.structure.rows.rows(rank))
+                self._plans[plan] = closures
+            return self._plans[plan]
+
+    # ------------------------------------------------------------ graphs
+
+    def graph(self, kind: Any, dtype: Any, trailing: tuple[int, ...], *, overlap: bool = True,
+              coefficients: np.ndarray | None = None) -> Assembly:  # fmt: skip
+        """The graph of a transposed product ("transposed") or of blocks, with buffers."""
+        key = kind, np.dtype(dtype), trailing, overlap, coefficients is not None
+        with self._lock:
+            if key not in self._graphs:
+                pieces = self._pieces(key[1])
+                if kind == "transposed":
+                    self._graphs[key] = transposed_graph(pieces, dtype, trailing)
+                elif all(plan is None for plan in kind):
+                    self._graphs[key] = product_graph(pieces, dtype, len(kind), trailing, overlap=overlap)
+                else:
+                    plans = [[mine.cast(dtype) for mine in self.plan(plan)] for plan in kind]
+                    self._graphs[key] = blocked_graph(
+                        pieces, plans, dtype, trailing, coefficients=coefficients, overlap=overlap
+                    )
+            return self._graphs[key]
+
+    def _pieces(self, dtype: np.dtype) -> list[Piece]:
+        if dtype == self.structure.A.dtype:
+            return self.pieces
+        if dtype not in self._cast:
+            self._cast[dtype] = [piece.cast(dtype) for piece in self.pieces]
+        return self._cast[dtype]
+
+    def run(
+        self, x: np.ndarray, kind: Any, coefficients: np.ndarray | None = None, **options: Any
+    ) -> tuple[np.ndarray, Run]:
+        """(levels, the run) of the graph with `tilewright.run`."""
+        from tilewright.engine import run
+
+        with self._lock:
+            work = self.graph(kind, x.dtype, x.shape[1:], coefficients=coefficients)
+            for handle, place, size in work.outputs[0]:
+                copy(x[place], work.data[handle][:size])
+            done = run(work.graph, work.data, **self._options(work, options))
+            rows = self.structure.columns if kind == "transposed" else self.structure.rows
+            levels = np.empty((len(work.outputs), len(rows), *x.shape[1:]), x.dtype)
+            for level, target in enumerate(levels):
+                if level or len(rows) == len(x):
+                    for handle, place, size in work.outputs[level]:
+                        target[place] = done[handle][:size]
+        return levels, done
+
+    def _options(self, work: Assembly, options: dict[str, Any]) -> dict[str, Any]:
+        """Where the graph runs: ranks of an engine may be fewer than those of the matrix."""
+        options = {"backend": self.backend, "workers": self.workers, "scheduler": "prio", **options}
+        if options["backend"] in ("mpi", "dask"):
+            there = options["pool"].ranks if options.get("pool") else options["workers"] or min(work.ranks, cores())
+            options["workers"] = there
+            options.setdefault("owner", {handle: rank % there for handle, rank in work.owner.items()})
+        if options["backend"] == "mpi":
+            options.setdefault("synchronous", self.synchronous)
+        return options
+
+    def simulate(self, machine: Machine, kind: Any, dtype: Any, *, overlap: bool) -> Run:
+        from tilewright.engine import simulate
+
+        work = self.graph(kind, dtype, (), overlap=overlap)
+        machine = machine.replace(ranks=work.ranks)
+        return simulate(work.graph, machine, scheduler="prio", owner=work.owner.__getitem__, data=work.data)
+
+    # ------------------------------------------------------------ prepared graphs
+
+    def _step(self, kind: Any, dtype: Any, trailing: tuple[int, ...], *, carry: bool = False, shifted: bool = False,
+              x: np.ndarray | None = None, y: np.ndarray | None = None) -> _Step:  # fmt: skip
+        """The prepared graph of a kind of product; ``x`` and ``y`` are vectors to work on where they lie."""
+        self._ready()
+        place = _address(x), _address(y)
+        key = kind, np.dtype(dtype), trailing, carry, shifted, place
+        if key not in self._steps:
+            special = [known for known in self._steps if known[-1] != (0, 0)]
+            if place != (0, 0) and len(special) >= _IN_PLACE:
+                self._steps.pop(special[0]).prepared.close()
+            factors = np.zeros((kind[0][0], 3)) if shifted else None
+            work = self.graph(kind, dtype, trailing, coefficients=factors)
+            self._steps[key] = _Step(self, work, carry, x, y)
+        return self._steps[key]
+
+    def prepared(self, work: Assembly, data: dict[Handle, Any], inputs: list[Handle], outputs: list[Handle],
+                 carry: dict[Handle, Handle]) -> Prepared:  # fmt: skip
+        """A graph ready to run where the products do."""
+        if self.backend != "mpi":
+            options = self._options(work, {})
+            return prepare(work.graph, work.data | data, inputs=inputs, outputs=outputs, carry=carry, **options)
+        fixed = {handle: value for handle, value in work.data.items() if handle.name == "A"}
+        if work.dtype not in self._residents:
+            self._residents[work.dtype] = Resident(
+                fixed, ranks=work.ranks, owner=work.owner.__getitem__, backend="mpi", pool=self.pool, comm=self.comm,
+                synchronous=self.synchronous, copy=False,
+            )  # fmt: skip
+        rest = {handle: value for handle, value in work.data.items() if handle not in fixed}
+        resident = self._residents[work.dtype]
+        return resident.prepare(work.graph, rest | data, inputs=inputs, outputs=outputs, carry=carry, dtype=work.dtype)
+
+    def shared(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Zeros, where a pool's ranks reach them."""
+        if self.pool is None:
+            return np.zeros(shape, dtype)
+        from tilewright.backends.ranks.segments import Segment
+
+        dtype = np.dtype(dtype)
+        return Segment.create(max(int(np.prod(shape)) * dtype.itemsize, 1)).array(0, shape, dtype, "C")
+
+    def _reachable(self, array: np.ndarray | None) -> bool:
+        if self.pool is None or array is None or not array.flags.c_contiguous or not array.flags.writeable:
+            return False
+        from tilewright.backends.ranks.segments import segment_of
+
+        return segment_of(array) is not None
+
+    # ------------------------------------------------------------ products
+
+    def vector(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Zeros, where products need not copy them."""
+        with self._lock:
+            self._ready()
+            return self.shared(shape, dtype)
+
+    def product(self, x: np.ndarray, transposed: bool, out: np.ndarray | None = None) -> np.ndarray:
+        """A x or A^T x, in ``out`` if there is one."""
+        with self._lock:
+            here = x if self._reachable(x) else None
+            there = out if self._reachable(out) and not np.may_share_memory(out, x) else None
+            step = self._step("transposed" if transposed else (None,), x.dtype, x.shape[1:], x=here, y=there)
+            step.fill(x)
+            step.prepared()
+            if out is None:
+                out = np.empty((self.structure.A.shape[1 if transposed else 0], *x.shape[1:]), x.dtype)
+            step.read(1, out)
+            return out
+
+    def powers(self, x: np.ndarray, blocks: Sequence[Plan | None], coefficients: np.ndarray | None) -> np.ndarray:
+        """(s + 1, n): x and the levels after it. A block is a plan, or None for one product with its own exchange."""
+        with self._lock:
+            step = self._step(tuple(blocks), x.dtype, x.shape[1:], shifted=coefficients is not None)
+            step.fill(x, coefficients)
+            step.prepared()
+            levels = np.empty((len(step.work.outputs), *x.shape), x.dtype)
+            levels[0] = x
+            for level in range(1, len(levels)):
+                step.read(level, levels[level])
+            return levels
+
+    def repeat(self, x: np.ndarray, times: int) -> np.ndarray:
+        """A^times x."""
+        if not times:
+            return x.copy()
+        with self._lock:
+            step = self._step((None,), x.dtype, x.shape[1:], carry=True)
+            step.fill(x)
+            step.prepared.repeat(times)
+            result = np.empty_like(x)
+            step.read(1, result)
+            return result
+
+    def time_products(self, dtype: Any, times: int, steps: int = 1, plan: Plan | None = None) -> list[list[float]]:
+        """By rank, seconds of each of ``times`` rounds of ``steps`` products on vectors that stay there."""
+        with self._lock:
+            kind = (None,) if plan is None else (plan,)
+            step = self._step(kind, dtype, (), carry=plan is None and steps > 1)
+            step.fill(np.ones(self.structure.A.shape[1], dtype))
+            return step.prepared.timed(times, steps if plan is None else 1)
+
+    def solve(self, b: np.ndarray, x: np.ndarray, options: dict[str, Any]) -> Any:
+        """Conjugate gradients where the products are: x is changed in place, the report returned."""
+        with self._lock:
+            if self.backend != "mpi":
+                return solve(_Whole(self, options["method"]), b, x, options)
+            wide = np.result_type(b.dtype, np.float64)
+            products = {dtype: self._step((None,), dtype, ()) for dtype in dict.fromkeys((b.dtype, wide))}
+            bases = {plan[0]: self._step((plan,), b.dtype, (2,), shifted=True) for plan in plans_of(options)}
+            first = products[b.dtype]
+            first.fill(b)
+            first.write(1, x)
+            steps = [*products.values(), *bases.values()]
+            kinds = [*(np.dtype(dtype).str for dtype in products), *bases]
+            resident = self._residents[np.dtype(b.dtype)]
+            report = resident.call("tilewright.comm.rank_cg:solve", [step.prepared for step in steps], kinds, options)
+            first.read(1, x)
+            return report[0]
 
 
-class _Part:
-    """What `cg.solve` needs, on one rank."""
+class _Whole:
+    """Whole vectors in one process; sums over parts as the ranks would make them."""
 
-    def __init__(self, operator: RankOperator, dtype: np.dtype, method: str) -> None:
-        self.operator, self.dtype, self.method = operator, dtype, method
-        self.single = operator.product(dtype)
+    def __init__(self, executor: Executor, method: str) -> None:
+        self.executor, self.method = executor, method
+        rows = executor.structure.rows
+        self.parts = [rows.place(rank) for rank in range(rows.ranks)]
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        result = np.empty_like(v)
-        product = self.single if v.dtype == self.dtype else self.operator.product(v.dtype)
-        product.multiply(v, result)
-        return result
+        return self.executor.product(v, False)
 
     def basis(self, v: np.ndarray, s: int, coefficients: np.ndarray) -> np.ndarray:
-        return np.array(self.operator.blocked((s, self.method, True), self.dtype, (2,)).multiply(v, coefficients))
+        return self.executor.powers(np.ascontiguousarray(v), [(s, self.method, True)], coefficients)
 
     def gram(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        mine = np.asarray(u.conj().T @ v, order="C")
-        parts = np.empty((self.operator.comm.size, *mine.shape), mine.dtype)
-        self.operator.comm.Allgather([_bytes(mine), MPI.BYTE], [_bytes(parts), MPI.BYTE])
-        return np.add.reduce(parts)  # in the order of the ranks, so that every run has the same bits
+        with limits(True):
+            parts = [u[part].conj().T @ v[part] for part in self.parts]
+        return np.add.reduce(np.array(parts))
 
     def lengths(self, v: np.ndarray) -> list[tuple[float, int]]:
-        return self.operator.comm.allgather(length(v))
+        return [length(v[part]) for part in self.parts]
 
 
-def solve_part(operator: RankOperator, b: np.ndarray, x: np.ndarray, options: Mapping[str, Any]) -> Report:
-    """Conjugate gradients on this rank's part of b and x; x is changed."""
-    return solve_together(_Part(operator, b.dtype, options["method"]), b, x, options)
+class _Step:
+    """A prepared graph, and how whole vectors get into its buffers and out of them."""
+
+    def __init__(self, executor: Executor, work: Assembly, carry: bool, x: np.ndarray | None,
+                 y: np.ndarray | None) -> None:  # fmt: skip
+        self.work = work
+        first, *levels = work.outputs
+        self.wholes = [self._whole(executor, first, x)]
+        self.wholes += [self._whole(executor, level, y if len(levels) == 1 else None) for level in levels]
+        data = {handle: array for whole in self.wholes for handle, array in whole.parts}
+        inputs = [handle for handle, _, _ in first]
+        self.factors = [handle for handle in work.data if handle.name == "c"]
+        outputs = [handle for level in levels for handle, _, _ in level]
+        carried = dict(zip(outputs, inputs, strict=True)) if carry else {}
+        self.prepared = executor.prepared(work, data, [*inputs, *self.factors], outputs, carried)
+        for whole in self.wholes:
+            whole.bind({**self.prepared.inputs, **self.prepared.outputs})
+        if executor.comm is not None:  # a rank fills in what it owns
+            self.wholes[0].mine = executor.comm.rank
+
+    def _whole(self, executor: Executor, level: list[tuple[Handle, Any, int]], given: np.ndarray | None) -> _Vector:
+        data = self.work.data
+        whole = all(isinstance(place, slice) and len(data[handle]) == size for handle, place, size in level)
+        if not whole:
+            return _Vector(level, None)
+        length = sum(size for _, _, size in level)
+        shape = (length, *self.work.trailing)
+        return _Vector(level, executor.shared(shape, self.work.dtype) if given is None else given)
+
+    def fill(self, x: np.ndarray, coefficients: np.ndarray | None = None) -> None:
+        """Put x, and the coefficients of a recurrence, where the graph reads them."""
+        self.write(0, x)
+        for handle in self.factors:
+            self.prepared.inputs[handle][...] = coefficients
+
+    def write(self, level: int, x: np.ndarray) -> None:
+        self.wholes[level].write(x)
+
+    def read(self, level: int, target: np.ndarray) -> None:
+        """Take a level out of it."""
+        self.wholes[level].read(target)
 
 
-def solve(comm: MPI.Intracomm, token: int, b: np.ndarray, x: np.ndarray, options: Mapping[str, Any]) -> Report:
-    """`solve_part` with whole vectors in memory that all ranks share."""
-    operator = _operators[token]
-    rows = operator.piece.rows
-    mine = np.array(x[rows])
-    report = solve_part(operator, np.array(b[rows]), mine, options)
-    x[rows] = mine
-    return report
+class _Vector:
+    """One level: as one array where each rank's part is a slice of it, or part by part."""
+
+    def __init__(self, level: list[tuple[Handle, Any, int]], whole: np.ndarray | None) -> None:
+        self.level, self.whole = level, whole
+        self.parts = [] if whole is None else [(handle, whole[place]) for handle, place, _ in level]
+        self.mine: int | None = None
+        """The rank whose part is filled in; by default all are."""
+
+    def bind(self, arrays: dict[Handle, np.ndarray]) -> None:
+        """Say where the parts are."""
+        self._places = [(arrays[handle][:size], place) for handle, place, size in self.level]
+        if self.whole is not None and any(not np.shares_memory(a, self.whole) for a, _ in self._places if a.size):
+            self.whole = None
+
+    def write(self, x: np.ndarray) -> None:
+        if self.mine is not None:
+            part, place = self._places[self.mine]
+            part[...] = x[place]
+        elif self.whole is None:
+            for part, place in self._places:
+                copy(x[place], part)
+        elif self.whole is not x:
+            copy(x, self.whole)
+
+    def read(self, target: np.ndarray) -> None:
+        if self.whole is None:
+            for part, place in self._places:
+                target[place] = part
+        elif self.whole is not target:
+            copy(self.whole, target)
+
+
+def _address(array: np.ndarray | None) -> int:
+    return 0 if array is None else id(array)
+
+
+def copy(source: np.ndarray, target: np.ndarray) -> None:
+    """target := source, on all cores if it is large."""
+    parts = cores() if source.nbytes > 1 << 22 else 1
+    if parts == 1:
+        np.copyto(target, source)
+        return
+    cuts = np.linspace(0, len(source), parts + 1).astype(int)
+    with ThreadPoolExecutor(parts) as copiers:
+        list(copiers.map(lambda a, b: np.copyto(target[a:b], source[a:b]), cuts, cuts[1:]))

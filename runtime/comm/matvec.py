@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.arguments import dense, like, numbers
-from tilewright.backends.ranks.resident import Prepared, Resident
 from tilewright.comm.grid import grid_of
 from tilewright.comm.matvec_graph import Moments, matvec_graph, power_graph
 from tilewright.comm.operator import Operator, check_finite, count, place
 from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels.scale import scaled
+from tilewright.resident import Prepared, Resident
 from tilewright.runs.trace import Trace
 from tilewright.scalars import flag
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from time import sleep
 from typing import Any, TypeVar
 
 import numpy as np
 from mpi4py import MPI
 
-__all__ = ["MpiEndpoint", "drive", "endpoint"]
+from tilewright.comm.neighbours import Requests, discover
+
+__all__ = ["MpiEndpoint", "discovered", "drive", "endpoint"]
 
 T = TypeVar("T")
 
@@ -97,3 +99,8 @@ def drive(steps: Generator[None, None, T]) -> T:
         if fruitless > SPINS:
             sleep(pause)
             pause = min(2 * pause, LONGEST)
+
+
+def discovered(comm: MPI.Intracomm, requests: Sequence[Requests], name: str, synchronous: bool) -> Requests:
+    """What others ask this rank for; ``requests`` has those of each rank. Collective."""
+    return drive(discover(endpoint(comm), requests[comm.rank], name, synchronous))

@@ -146,7 +146,7 @@ DISCOVERIES: dict[str, Callable[..., Steps]] = {"reduce-scatter": reduce_scatter
 
 def chosen(discovery: str, ranks: int) -> str:
     """The protocol that "auto" means. ValueError for an unknown name, TypeError for none."""
-    if discovery == "reduce_scatter":  # as the function is called
+    if isinstance(discovery, str) and discovery == "reduce_scatter":  # as the function is called
         return "reduce-scatter"
     if choice(discovery, "discovery", ("auto", *DISCOVERIES)) == "auto":
         return "reduce-scatter" if ranks <= AUTO else "nbx"

@@ -15,8 +15,8 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from tilewright.arguments import like, numeric
-from tilewright.backends.ranks.resident import check_home
 from tilewright.host.cores import cores
+from tilewright.resident import check_home
 from tilewright.scalars import ranks as rank_count
 from tilewright.scalars import whole
 

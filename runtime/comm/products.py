@@ -5,9 +5,10 @@ handle           what it names
 ===============  ==================================================================================================
 ``x[k,p]``       level k on rank p: its own components of A^k x, then those of others that it holds at that level
 ``w[k,p,q]``     what p sends to q of level k on; the only data that another rank reads, so it is the message
-``A[i,p]``       row pointers, columns and values of the local block (i = 0, 1, 2) and of the remote one (3, 4, 5)
-``A[k,i,p]``     the same of the inner rows of level k: they need no message
-``B[k,i,p]``     the same of the rows that rank p computes at level k when its message is in
+``A[i,p]``       row pointers, columns, values and `Form` of the local block (i = 0 to 3); row pointers, columns and
+                 values of the remote one, and its rows (4 to 7)
+``B[k,i,p]``     the rows that rank p computes at level k when its message is in
+``i[p,q]``       which of its components p sends to q
 ``c[p]``         coefficients of a recurrence
 ===============  ==================================================================================================
 
@@ -18,6 +19,7 @@ reads the messages. Tasks say in which order they should run (policy "prio"): wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,54 +27,73 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from tilewright.comm.closure import Closure
-from tilewright.comm.inspector import Block, Piece
-from tilewright.graph import RW, Handle, Op, R, TaskGraph, Use, W
-from tilewright.kernels import csr
+from tilewright.comm.inspector import Piece
+from tilewright.graph import RW, Handle, Layout, Op, R, TaskGraph, Use, W
+from tilewright.kernels import csr, diagonals
 from tilewright.kernels.diagonals import Diagonals
 
-__all__ = ["Assembly", "blocked_graph", "multiply", "multiply_transposed", "product_graph", "recur", "rounds",
-           "transposed_graph"]  # fmt: skip
-
-Data = dict[Handle, np.ndarray]
-
-
-# ------------------------------------------------------------------ one rank's part
-
-
-def multiply(block: Block, form: Diagonals | None, x: np.ndarray, y: np.ndarray, first: int = 0) -> None:
-    """y := A x for the rows of ``block`` from ``first`` on, as many as y has; by diagonals where there is such a form.
-
-    A product by diagonals that met infinity or NaN is done again by rows.
-    """
-    if form is not None and x.ndim == 1 and form.multiply(x, y, first):
-        return
-    y.fill(0)
-    csr.multiply_add(block.indptr[first : first + len(y) + 1], block.indices, block.values, x, y)
-
-
-def multiply_transposed(block: Block, form: Diagonals | None, x: np.ndarray, y: np.ndarray) -> None:
-    """y := A^T x, likewise."""
-    if form is not None and x.ndim == 1 and form.multiply_transposed(x, y):
-        return
-    y.fill(0)
-    csr.transposed_multiply_add(block.indptr, block.indices, block.values, x, y)
-
+__all__ = ["Assembly", "Form", "blocked_graph", "product_graph", "recur", "rounds", "transposed_graph"]
 
 # ------------------------------------------------------------------ ops
 
 
-def _pack(*arguments: Any) -> None:
-    """message := the components that a rank asked for, level by level."""
+class Form:
+    """The diagonals of a local block, once it was found out whether they are the better form; see `diagonals`.
+
+    A buffer of its own: a block is looked at where it lives, in its first product.
+    """
+
+    shape = ()
+
+    def __init__(self) -> None:
+        self.looked = False
+        self.found: Diagonals | None = None
+
+    def of(self, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, columns: int) -> Diagonals | None:
+        """The diagonals of the block in these arrays; None where rows are better."""
+        if not self.looked:
+            self.found, self.looked = diagonals.find(indptr, indices, values, columns), True
+        return self.found
+
+
+class Places:
+    """Of the components in a message: ``parts`` has (level, places in its vector, from which component, to which).
+
+    Parameters
+    ----------
+    places : (2, words)
+        Level and place of each component; levels ascend.
+    """
+
+    shape = ()
+
+    def __init__(self, places: np.ndarray) -> None:
+        level, place = places
+        self.parts: list[tuple[int, np.ndarray, int, int]] = []
+        for k in np.unique(level).tolist():
+            first, last = np.searchsorted(level, [k, k + 1]).tolist()
+            self.parts.append((k, place[first:last].copy(), first, last))
+
+
+def _pack(x: np.ndarray, places: np.ndarray, message: np.ndarray) -> None:
+    """message := the components that a rank asked for."""
+    x.take(places, 0, message, "clip")
+
+
+def _pack_levels(*arguments: Any) -> None:
+    """The same, level by level."""
     *levels, where, message = arguments
-    level, place = where
-    for k in np.unique(level):
-        chosen = level == k
-        message[chosen] = levels[k][place[chosen]]
+    for level, places, first, last in where.parts:
+        levels[level].take(places, 0, message[first:last], "clip")
 
 
-def _local(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
-    """y := A_local x."""
-    y[...] = 0
+def _local(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, x: np.ndarray,
+           y: np.ndarray) -> None:  # fmt: skip
+    """y := A_local x; by diagonals where there is such a form, unless these met infinity or NaN."""
+    found = form.of(indptr, indices, values, len(x)) if x.ndim == 1 else None
+    if found is not None and found.multiply(x, y):
+        return
+    y.fill(0)
     csr.multiply_add(indptr, indices, values, x, y)
 
 
@@ -81,8 +102,9 @@ def _remote(
 ) -> None:
     """y := y + A_remote ghosts, for the rows that have remote entries."""
     *messages, y = rest
-    partial = y[boundary]
-    csr.multiply_add(indptr, indices, values, np.concatenate(messages), partial)
+    partial = y.take(boundary, 0)
+    ghosts = messages[0] if len(messages) == 1 else np.concatenate(messages)
+    csr.multiply_add(indptr, indices, values, ghosts, partial)
     y[boundary] = partial
 
 
@@ -90,16 +112,20 @@ def _back(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, boundary:
           *messages: np.ndarray) -> None:  # fmt: skip
     """messages := A_remote^T x, the part of each owner of ghosts."""
     ghosts = np.zeros((sum(map(len, messages)), *x.shape[1:]), x.dtype)
-    csr.transposed_multiply_add(indptr, indices, values, x[boundary], ghosts)
+    csr.transposed_multiply_add(indptr, indices, values, x.take(boundary, 0), ghosts)
     first = 0
     for message in messages:
         message[...] = ghosts[first : first + len(message)]
         first += len(message)
 
 
-def _transposed(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
-    """y := A_local^T x."""
-    y[...] = 0
+def _transposed(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, x: np.ndarray,
+                y: np.ndarray) -> None:  # fmt: skip
+    """y := A_local^T x, likewise."""
+    found = form.of(indptr, indices, values, len(y)) if x.ndim == 1 else None
+    if found is not None and found.multiply_transposed(x, y):
+        return
+    y.fill(0)
     csr.transposed_multiply_add(indptr, indices, values, x, y)
 
 
@@ -123,14 +149,15 @@ def recur(
         y /= y.dtype.type(gamma)
 
 
-def sweep(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, first: int, own: int, k: int,
-          coefficients: np.ndarray | None, before: np.ndarray, earlier: np.ndarray | None,
+def sweep(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, first: int, last: int, own: int,
+          k: int, coefficients: np.ndarray | None, before: np.ndarray, earlier: np.ndarray | None,
           y: np.ndarray) -> None:  # fmt: skip
-    """Level k of rows that need no message, from row ``first`` on: y := A_local x, ``indptr`` has these rows only."""
-    last = first + len(indptr) - 1
-    part = y[first:last]
-    part[...] = 0
-    csr.multiply_add(indptr, indices, values, before[:own], part)
+    """Level k of rows that need no message, from row ``first`` on to ``last``: y := A_local x."""
+    part, x = y[first:last], before[:own]
+    found = form.of(indptr, indices, values, own) if x.ndim == 1 else None
+    if found is None or not found.multiply(x, part, first):
+        part.fill(0)
+        csr.multiply_add(indptr[first : last + 1], indices, values, x, part)
     recur(part, coefficients, k, before[first:last], None if earlier is None else earlier[first:last])
 
 
@@ -145,9 +172,9 @@ def finish(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, rows: np
     y[rows] = part
 
 
-def _sweep(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, *rest: Any) -> None:
-    *vectors, first, own, k, shifted = rest
-    sweep(indptr, indices, values, first, own, k, *_vectors(vectors, k, shifted))
+def _sweep(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, *rest: Any) -> None:
+    *vectors, first, last, own, k, shifted = rest
+    sweep(indptr, indices, values, form, first, last, own, k, *_vectors(vectors, k, shifted))
 
 
 def _finish(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, rows: np.ndarray, *rest: Any) -> None:
@@ -167,14 +194,19 @@ def _arrive(*arguments: Any) -> None:
     """Messages to their places in the extended vector of one level."""
     *pairs, vector, k = arguments
     for where, message in zip(pairs[::2], pairs[1::2], strict=True):
-        level, place = where
-        chosen = level == k
-        vector[place[chosen]] = message[chosen]
+        for level, places, first, last in where.parts:
+            if level == k:
+                vector[places] = message[first:last]
 
 
 def _entries(*shapes: Any) -> float:
     """A multiplication and an addition for each entry and vector: shapes of row pointers, columns, values, ..., y."""
     return _per_vector(shapes[2], shapes[-1])
+
+
+def _swept(entries: int, *shapes: Any) -> float:
+    """The same of some rows with so many entries."""
+    return _per_vector((entries,), shapes[-1])
 
 
 def _entries_back(*shapes: Any) -> float:
@@ -195,12 +227,12 @@ def _none(*shapes: Any) -> float:
 
 
 PACK = Op("pack", _pack, weight=0, flops=_none)
+PACK_LEVELS = Op("pack", _pack_levels, weight=0, flops=_none)
 LOCAL = Op("local", _local, flops=_entries)
 REMOTE = Op("remote", _remote, flops=_entries)
 BACK = Op("back", _back, flops=_entries_back)
 TRANSPOSED = Op("transposed", _transposed, flops=_entries)
 ADD = Op("add", _add, flops=_added)
-SWEEP = Op("sweep", _sweep, flops=_entries)
 FINISH = Op("finish", _finish, flops=_entries)
 ARRIVE = Op("arrive", _arrive, weight=0, flops=_none)
 
@@ -217,17 +249,23 @@ class Assembly:
         self.dtype = np.dtype(dtype)
         self.trailing = trailing
         """() for one vector, (k,) for k at once."""
-        self.data: Data = {}
+        self.data: dict[Handle, Any] = {}
         self.owner: dict[Handle, int] = {}
         self.outputs: list[list[tuple[Handle, Any, int]]] = []
         """By level: (handle, its place in the whole vector, how many components) for each rank."""
 
-    def give(self, name: str, index: tuple[int, ...], rank: int, array: np.ndarray) -> Handle:
+    def give(self, name: str, index: tuple[int, ...], rank: int, array: Any) -> Handle:
         """A handle with its buffer."""
         handle = Handle(name, index)
         self.data[handle] = array
         self.owner[handle] = rank
         return handle
+
+    def finish(self) -> Assembly:
+        """The graph now knows who owns what."""
+        owner, data = self.owner, self.data
+        self.graph.layout = Layout(self.ranks, owner.__getitem__, lambda handle: data[handle].shape)
+        return self
 
     def vector(self, name: str, index: tuple[int, ...], rank: int, size: int) -> Handle:
         return self.give(name, index, rank, np.zeros((size, *self.trailing), self.dtype))
@@ -255,20 +293,10 @@ def rounds(wanted: Sequence[Iterable[int]]) -> list[list[int]]:
 
 def _matrix(assembly: Assembly, piece: Piece) -> tuple[list[Handle], list[Handle]]:
     """Handles of the local and of the remote block."""
-    arrays = [piece.local.indptr, piece.local.indices, piece.local.values,
+    arrays = [piece.local.indptr, piece.local.indices, piece.local.values, Form(),
               piece.remote.indptr, piece.remote.indices, piece.remote.values, piece.boundary]  # fmt: skip
     handles = [assembly.give("A", (i, piece.rank), piece.rank, array) for i, array in enumerate(arrays)]
-    return handles[:3], handles[3:]
-
-
-def _rows(block: Block, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Some consecutive rows of a block; nothing but the row pointers is copied."""
-    start, end = int(block.indptr[first]), int(block.indptr[last])
-    return block.indptr[first : last + 1] - block.indptr[first], block.indices[start:end], block.values[start:end]
-
-
-def _wants(places: np.ndarray) -> np.ndarray:
-    return places if places.ndim == 2 else np.stack([np.zeros_like(places), places])
+    return handles[:4], handles[4:]
 
 
 def product_graph(pieces: list[Piece], dtype: Any, steps: int = 1, trailing: tuple[int, ...] = (), *,
@@ -290,7 +318,7 @@ def product_graph(pieces: list[Piece], dtype: Any, steps: int = 1, trailing: tup
         for p, piece in enumerate(pieces):
             for q in order[p]:
                 w[p, q] = out.vector("w", (k - 1, p, q), p, len(piece.wanted[q]))
-                where = out.give("i", (p, q), p, _wants(piece.wanted[q]))
+                where = out.give("i", (p, q), p, piece.wanted[q])
                 g.insert(PACK, R(x[k - 1, p]), R(where), W(w[p, q]), priority=2)
         for p, piece in enumerate(pieces):
             x[k, p] = out.vector("x", (k, p), p, piece.size[0])
@@ -304,11 +332,12 @@ def product_graph(pieces: list[Piece], dtype: Any, steps: int = 1, trailing: tup
             if messages:
                 g.insert(REMOTE, *map(R, remote), *messages, RW(x[k, p]))
         out.outputs.append([(x[k, p], piece.rows, piece.size[0]) for p, piece in enumerate(pieces)])
-    return out
+    return out.finish()
 
 
-def _waiting(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, x: np.ndarray, *rest: Any) -> None:
-    _local(indptr, indices, values, x, rest[-2])
+def _waiting(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, x: np.ndarray,
+             *rest: Any) -> None:  # fmt: skip
+    _local(indptr, indices, values, form, x, rest[-2])
 
 
 _WAITING = Op("local", _waiting, flops=_entries)
@@ -337,7 +366,7 @@ def transposed_graph(pieces: list[Piece], dtype: Any, trailing: tuple[int, ...] 
         [(x[p], piece.rows, piece.size[0]) for p, piece in enumerate(pieces)],
         [(y[p], piece.columns, piece.size[1]) for p, piece in enumerate(pieces)],
     ]
-    return out
+    return out.finish()
 
 
 def blocked_graph(pieces: list[Piece], plans: list[list[Closure]], dtype: Any, trailing: tuple[int, ...] = (), *,
@@ -350,6 +379,7 @@ def blocked_graph(pieces: list[Piece], plans: list[list[Closure]], dtype: Any, t
     ranks = range(len(pieces))
     steps = sum(plan[0].steps for plan in plans)
     out = Assembly(f"{steps} sparse products in {len(plans)} blocks", len(pieces), dtype, trailing)
+    local = [_matrix(out, piece)[0] for piece in pieces]
     factors = [] if coefficients is None else [out.give("c", (p,), p, coefficients.copy()) for p in ranks]
     x = {(0, p): out.vector("x", (0, p), p, plans[0][p].size) for p in ranks}
     base = 0
@@ -357,7 +387,7 @@ def blocked_graph(pieces: list[Piece], plans: list[list[Closure]], dtype: Any, t
         for k in range(1, plan[0].steps + 1):
             for p in ranks:  # the last level of a block is the first of the next
                 x[base + k, p] = out.vector("x", (base + k, p), p, max(plan[p].size, following[p].size))
-        block = _Block(out, pieces, plan, base, x, factors)
+        block = _Block(out, local, plan, base, x, factors)
         for p in ranks:
             block.inner(p, 1, plan[p].top)
             block.pack(p)
@@ -371,15 +401,15 @@ def blocked_graph(pieces: list[Piece], plans: list[list[Closure]], dtype: Any, t
         base += plan[0].steps
     for k in range(base + 1):
         out.outputs.append([(x[k, p], piece.rows, piece.size[0]) for p, piece in enumerate(pieces)])
-    return out
+    return out.finish()
 
 
 class _Block:
     """The tasks of one block of products, rank by rank."""
 
-    def __init__(self, out: Assembly, pieces: list[Piece], plan: list[Closure], base: int,
+    def __init__(self, out: Assembly, local: list[list[Handle]], plan: list[Closure], base: int,
                  x: dict[tuple[int, int], Handle], factors: list[Handle]) -> None:  # fmt: skip
-        self.out, self.pieces, self.plan, self.base, self.x, self.factors = out, pieces, plan, base, x, factors
+        self.out, self.local, self.plan, self.base, self.x, self.factors = out, local, plan, base, x, factors
         self.order = rounds([mine.wanted for mine in plan])
         self.w = {
             (p, q): out.vector("w", (base, p, q), p, places.shape[1])
@@ -391,22 +421,23 @@ class _Block:
         for k in range(first_level, last_level + 1):
             first, last = self.plan[p].levels[k - 1].inner
             if last > first:
-                rows = self._give("A", k, p, _rows(self.pieces[p].local, first, last))
                 own, shifted = self.plan[p].own, bool(self.factors)
-                self.out.graph.insert(SWEEP, *map(R, rows), *self._before(p, k), RW(self._level(p, k)), first, own, k,
-                                      shifted)  # fmt: skip
+                rows = self.out.data[self.local[p][0]]
+                op = Op("sweep", _sweep, flops=partial(_swept, int(rows[last] - rows[first])))
+                self.out.graph.insert(op, *map(R, self.local[p]), *self._before(p, k), RW(self._level(p, k)), first,
+                                      last, own, k, shifted)  # fmt: skip
 
     def pack(self, p: int) -> None:
         for q in self.order[p]:
             places = self.plan[p].wanted[q]
-            where = self.out.give("i", (self.base, 0, p, q), p, places)
+            where = self.out.give("i", (self.base, 0, p, q), p, Places(places))
             levels = [R(self._level(p, k)) for k in range(int(places[0].max()) + 1)]
-            self.out.graph.insert(PACK, *levels, R(where), W(self.w[p, q]), priority=2)
+            self.out.graph.insert(PACK_LEVELS, *levels, R(where), W(self.w[p, q]), priority=2)
 
     def arrive(self, p: int) -> None:
         came = []
         for q, places in self.plan[p].sources.items():
-            came += [R(self.out.give("i", (self.base, 1, p, q), p, places)), R(self.w[q, p])]
+            came += [R(self.out.give("i", (self.base, 1, p, q), p, Places(places))), R(self.w[q, p])]
         highest = max((int(places[0].max()) for places in self.plan[p].sources.values()), default=-1)
         for k in range(highest + 1):
             self.out.graph.insert(ARRIVE, *came, RW(self._level(p, k)), k)

@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tilewright.arguments import like
-from tilewright.comm.cg import BASES, Report, length, solve
+from tilewright.comm.cg import BASES, Report
 from tilewright.scalars import choice, positive, real, whole
 
-if TYPE_CHECKING:
-    from tilewright.comm.sparse import SparseOperator
-
 __all__ = ["cg"]
-
-
-class _Whole:
-    """Whole vectors in one process; sums over parts as the ranks would make them."""
-
-    def __init__(self, operator: SparseOperator, method: str) -> None:
-        self.operator, self.method = operator, method
-        self.parts = [operator.partition.place(rank) for rank in range(operator.ranks)]
-
-    def product(self, v: np.ndarray) -> np.ndarray:
-        return self.operator.driver.product(v, False)
-
-    def basis(self, v: np.ndarray, s: int, coefficients: np.ndarray) -> np.ndarray:
-        return self.operator.driver.powers(np.ascontiguousarray(v), [(s, self.method, True)], coefficients)
-
-    def gram(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        from tilewright.kernels.threads import limits
-
-        with limits(True):
-            parts = [u[part].conj().T @ v[part] for part in self.parts]
-        return np.add.reduce(np.array(parts))
-
-    def lengths(self, v: np.ndarray) -> list[tuple[float, int]]:
-        return [length(v[part]) for part in self.parts]
 
 
 def cg(
@@ -121,8 +94,5 @@ def cg(
         "s": s, "rtol": rtol, "atol": atol, "basis": basis, "method": method,
         "maxiter": 10 * len(right) if maxiter is None else maxiter,
     }  # fmt: skip
-    driver: Any = operator.driver
-    report: Report = driver.solve(right, x, options) if hasattr(driver, "solve") else solve(
-        _Whole(operator, method), right, x, options
-    )  # fmt: skip
+    report: Report = operator.executor.solve(right, x, options)
     return like(x, b), report

@@ -14,13 +14,14 @@ import numpy as np
 
 from tilewright.arguments import like
 from tilewright.comm.closure import METHODS, Closure
-from tilewright.comm.drivers import Driver, GraphDriver, Plan, PoolDriver, RankDriver, Structure
+from tilewright.comm.executor import Executor
 from tilewright.comm.inspector import as_csr, check_dtype
 from tilewright.comm.neighbours import chosen
 from tilewright.comm.operator import Operator, all_finite, default_ranks, place
 from tilewright.comm.operator import count as _count
 from tilewright.comm.partition import Exchange, by_rows, exchange, positions
 from tilewright.comm.partition import partition as find_partition
+from tilewright.comm.structure import Plan, Structure
 from tilewright.machine import Machine
 from tilewright.scalars import flag, positive
 
@@ -139,16 +140,15 @@ class SparseOperator(Operator):
             "check_finite": check_finite, "synchronous": synchronous,
         }  # fmt: skip
         self._begin(matrix.dtype, matrix.shape)
-        self._beside: GraphDriver | None = None
-        self._live: Driver | None = self._driver(discovery, synchronous, workers, pool, comm)
+        self._live: Executor | None = self._executor(discovery, synchronous, workers, pool, comm)
 
     @property
-    def driver(self) -> Driver:
+    def executor(self) -> Executor:
         """How products run. RuntimeError after `close`."""
-        driver = self._live
-        if driver is None:
+        executor = self._live
+        if executor is None:
             raise self._gone()
-        return driver
+        return executor
 
     @property
     def structure(self) -> Structure:
@@ -158,7 +158,8 @@ class SparseOperator(Operator):
             raise self._gone()
         return structure
 
-    def _driver(self, discovery: str, synchronous: bool, workers: int | None, pool: Any, comm: Any) -> Driver:
+    def _executor(self, discovery: str, synchronous: bool, workers: int | None, pool: Any, comm: Any) -> Executor:
+        line = None
         if comm is not None:
             from tilewright.backends.mpi.part import agreement, wires
 
@@ -168,10 +169,7 @@ class SparseOperator(Operator):
                 facts["matrix"] = f"{A.shape} {A.dtype} with {A.nnz} entries (checksum {_checksum(A)})"
                 facts["partition"] = f"{rows.name} (checksum {_checksum(rows)})"
                 facts["discovery"] = discovery
-            return RankDriver(self.structure, discovery, synchronous, line)
-        if self.backend == "mpi":
-            return PoolDriver(self.structure, discovery, synchronous, pool)
-        return GraphDriver(self.structure, discovery, self.backend, workers, synchronous)
+        return Executor(self.structure, discovery, self.backend, workers, synchronous, pool, line)
 
     # ------------------------------------------------------------ products
 
@@ -203,17 +201,17 @@ class SparseOperator(Operator):
                                  f"not {out.dtype} of shape {out.shape}")  # fmt: skip
             if not out.flags.writeable:
                 raise ValueError("out is read-only")
-            return self.driver.product(vector, transposed, out)
-        result: np.ndarray = like(self.driver.product(vector, transposed, None), x)
+            return self.executor.product(vector, transposed, out)
+        result: np.ndarray = like(self.executor.product(vector, transposed, None), x)
         return result
 
     def _product(self, x: np.ndarray, transposed: bool) -> np.ndarray:
-        return self.driver.product(x, transposed)
+        return self.executor.product(x, transposed)
 
     def repeat(self, x: Any, times: int) -> np.ndarray:
         """A^times x, with no discovery and, on ranks, nothing else between the products. A is square."""
         self._check_square("repeat")
-        result: np.ndarray = like(self.driver.repeat(self._checked(x, 1), _count("times", times, 0)), x)
+        result: np.ndarray = like(self.executor.repeat(self._checked(x, 1), _count("times", times, 0)), x)
         return result
 
     def powers(self, x: Any, s: int, method: str = "halo", block: int | None = None) -> np.ndarray:
@@ -246,7 +244,7 @@ class SparseOperator(Operator):
         Inner components are computed while the messages travel, in both methods. Lecture: rows L0 to L5.
         """
         vector = self._checked(x, 1)
-        levels: np.ndarray = like(self.driver.powers(vector, self._blocks(s, method, block), None), x)
+        levels: np.ndarray = like(self.executor.powers(vector, self._blocks(s, method, block), None), x)
         return levels
 
     def _blocks(self, s: int, method: str, block: int | None) -> list[Plan | None]:
@@ -293,7 +291,7 @@ class SparseOperator(Operator):
     def vector(self, k: int | None = None, dtype: Any = None) -> np.ndarray:
         """Zeros of shape (n,) or (n, k); with a pool they lie in memory that the ranks read and write in place."""
         shape = (self.shape[1],) if k is None else (self.shape[1], k)
-        return self.driver.vector(shape, self.dtype if dtype is None else dtype)
+        return self.executor.vector(shape, self.dtype if dtype is None else dtype)
 
     # ------------------------------------------------------------ graphs
 
@@ -301,16 +299,6 @@ class SparseOperator(Operator):
     def exchange(self) -> Exchange:
         """Words and messages of one product."""
         return exchange(self.structure.A, self.structure.rows, self.structure.columns)
-
-    def _graphs(self) -> GraphDriver:
-        """The driver that builds graphs; for products on ranks there is a second one beside theirs."""
-        driver = self.driver
-        if isinstance(driver, GraphDriver):
-            return driver
-        with self._lock:
-            if self._beside is None:
-                self._beside = GraphDriver(self.structure, "auto", self.backend, None, False)
-            return self._beside
 
     def run(self, x: Any, s: int = 1, method: str = "separate", *, block: int | None = None, transposed: bool = False,
             **options: Any) -> tuple[np.ndarray, Run]:  # fmt: skip
@@ -320,7 +308,7 @@ class SparseOperator(Operator):
         ran when, messages, idle times.
         """
         kind: Any = "transposed" if transposed else tuple(self._blocks(s, method, block))
-        return self._graphs().run(self._checked(x, 0 if transposed else 1), kind, **options)
+        return self.executor.run(self._checked(x, 0 if transposed else 1), kind, **options)
 
     def simulate(self, machine: Machine, s: int = 1, method: str = "separate", *, block: int | None = None,
                  transposed: bool = False, overlap: bool = True) -> Run:  # fmt: skip
@@ -329,24 +317,24 @@ class SparseOperator(Operator):
         ``overlap=False`` lets each rank wait for its messages before it computes, as the lecture's formulas do.
         """
         kind: Any = "transposed" if transposed else tuple(self._blocks(s, method, block))
-        return self._graphs().simulate(machine, kind, self.dtype, overlap=overlap)
+        return self.executor.simulate(machine, kind, self.dtype, overlap=overlap)
 
     def graph(self, s: int = 1, method: str = "separate", *, block: int | None = None, transposed: bool = False) -> Any:
         """The task graph of s products, without its data."""
         kind: Any = "transposed" if transposed else tuple(self._blocks(s, method, block))
-        return self._graphs().graph(kind, self.dtype, ()).graph
+        return self.executor.graph(kind, self.dtype, ()).graph
 
     def closures(self, s: int, method: str = "halo") -> list[Closure]:
         """By rank, the sets of s products with one exchange: words, messages, redundant components."""
         self._check_square("closures")
         if method not in METHODS[1:]:
             raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS[1:])}")
-        return self._graphs().plan((_count("s", s, 1), method, False))
+        return self.executor.plan((_count("s", s, 1), method, False))
 
     @property
     def pieces(self) -> list[Piece]:
         """By rank, what it has, needs and sends."""
-        return self._graphs().pieces
+        return self.executor.pieces
 
     def __repr__(self) -> str:
         state = ", closed" * self._closed
@@ -356,10 +344,10 @@ class SparseOperator(Operator):
     # ------------------------------------------------------------ life
 
     def _free(self) -> None:
-        driver, self._live = self._live, None
-        self._kept = self._beside = None
-        if driver is not None:
-            driver.close()
+        executor, self._live = self._live, None
+        self._kept = None
+        if executor is not None:
+            executor.close()
 
     def _rebuild(self) -> tuple[Any, dict[str, Any]]:
         return self.structure.A, self._settings

@@ -78,15 +78,15 @@ class Call:
             a, chunked = a.compute(), False
         if backend is None and chunks:
             backend = "dask" if chunked else "threads"
-        self.backend: Any = backend
-        check_call(routine, options, self.backend)
+        name: Any = backend
+        check_call(routine, options, name)
         self.return_run = flag(return_run, "return_run")
         self.scheduler, self.workers, self.progress = scheduler, workers, progress
         self.on_device, self.chunked = is_device_tensor(a), chunked
-        if self.on_device and self.backend not in _ON_DEVICE:
+        if self.on_device and name not in _ON_DEVICE:
             raise ValueError(f"backend {backend!r} cannot run on {a.device}; use {' or '.join(_ON_DEVICE)}")
         self.options = options
-        self.engine = find_engine(self.backend, options, computes=not self.return_run)
+        self.engine = find_engine(name, options, computes=not self.return_run)
         self.a = self.argument(a)
         self.record: Run | None = None
 

@@ -9,8 +9,7 @@ from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, W
 from tilewright.linalg.call import Call
 from tilewright.linalg.tuning import cholesky_tile_size
-from tilewright.linalg.vectors import OPS
-from tilewright.ops import copy, gemml, identity, mirror, trsml
+from tilewright.ops import OPS, copy, gemml, identity, mirror, trsml
 from tilewright.scalars import flag
 from tilewright.schedulers import Policy
 

@@ -12,7 +12,7 @@ from tilewright.linalg.operator import product, residual_graph
 from tilewright.linalg.preconditioner import precondition
 from tilewright.linalg.stopping import Stop, steps_left
 from tilewright.linalg.system import System
-from tilewright.linalg.vectors import OPS
+from tilewright.ops import OPS
 
 __all__ = ["ATTAINED", "cg", "cg_graph", "direction_tasks"]
 

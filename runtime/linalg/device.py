@@ -109,12 +109,12 @@ class DeviceTriangle:
             hint = "; check_finite=False skips this check" if optional else ""
             raise ValueError(f"{self.what} has a NaN or infinity at {place}{hint}")
 
-    def check_diagonal(self) -> None:
-        """LinAlgError with the place of the first zero on the diagonal."""
+    def check_diagonal(self, what: str = "the factor") -> None:
+        """LinAlgError with the place of the first zero on the diagonal of ``what``."""
         zeros = (self.given.diagonal() == 0).nonzero()
         if len(zeros):
             k = int(zeros[0])
-            raise np.linalg.LinAlgError(f"the factor is singular: its diagonal is zero at ({k}, {k})")
+            raise np.linalg.LinAlgError(f"{what} is singular: its diagonal is zero at ({k}, {k})")
 
 
 class DeviceColumns:

@@ -128,8 +128,8 @@ def tiled_cholesky(
         if route is not None:
             raise ValueError(f"route={route!r} chooses kernels of the CPU; on {a.device} torch has one way")
         factor, _, _, call.record = device_factor(
-            a, precision, lower=lower, tile_size=tile_size, workers=workers, scheduler=scheduler, backend=call.backend,
-            route=route,
+            a, precision, lower=lower, tile_size=tile_size, workers=workers, scheduler=scheduler,
+            backend=call.engine.name, route=route,
         )  # fmt: skip
         return call.result(factor)
     if precision is not None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.arguments import check_structure
+
 __all__ = ["FORMATS", "SPECTRA", "conditioned_spd", "load_matrix", "load_sparse", "random_spd", "spectrum"]
 
 FORMATS = (".npy", ".npz", ".mtx")
@@ -159,8 +161,6 @@ def load_sparse(path: str | Path) -> Any:
     """A sparse matrix from a file, by rows: of `scipy.sparse.save_npz`, or Matrix Market. Raises as `load_matrix`."""
     from scipy import sparse
 
-    from tilewright.comm.inspector import check_structure
-
     path = Path(path)
     if path.suffix not in (".npz", ".mtx", ".gz"):
         raise ValueError(f"{path.name!r} must be a Matrix Market file (.mtx) or one of scipy.sparse.save_npz (.npz)")
@@ -220,8 +220,6 @@ def _read(path: Path, suffix: str) -> np.ndarray:
 def _from_archive(path: Path, archive: Any) -> np.ndarray:
     if "format" in archive.files:
         from scipy.sparse import load_npz
-
-        from tilewright.comm.inspector import check_structure
 
         matrix = load_npz(path)
         check_structure(matrix)

@@ -14,7 +14,7 @@ from tilewright.linalg.operator import product, residual_tasks
 from tilewright.linalg.preconditioner import precondition
 from tilewright.linalg.stopping import Stop, worst
 from tilewright.linalg.system import System
-from tilewright.linalg.vectors import OPS
+from tilewright.ops import OPS
 
 __all__ = ["RESTART", "gmres", "gmres_start_graph", "gmres_step_graph", "gmres_update_graph"]
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends.execution.replay import Replay, Stage
 from tilewright.graph import TaskGraph
 from tilewright.kernels.tensor_vectors import normsd
 from tilewright.linalg import ladder
@@ -20,6 +19,7 @@ from tilewright.linalg.gpu import factor_on_device
 from tilewright.linalg.operator import blocks_graph
 from tilewright.linalg.problem import Problem
 from tilewright.linalg.solve_info import SolveInfo
+from tilewright.linalg.stage import Bindings, Stage
 from tilewright.linalg.stopping import U
 from tilewright.linalg.system import System
 
@@ -53,9 +53,9 @@ class DeviceSystem(System):
         self.b = b
         self.x, self.z, self.p, self.v = (torch.zeros_like(b) for _ in range(4))
         self.r = b.clone()
-        self.A = {(0, 0): a}
+        self.A: Any = {(0, 0): a}
         self.diagonal = {(0, 0): torch.empty_like(a)}
-        Replay(blocks_graph(1), {"A": self.A, "F": self.diagonal}, self.stage)()
+        self.stage.run(blocks_graph(1), {"A": self.A, "F": self.diagonal})
         self._there = torch.zeros((8, self.m), dtype=b.dtype, device=b.device)
         self._here = torch.zeros((8, self.m), dtype=b.dtype)
         self._names = {"rho": 3, "alpha": 4, "beta": 5, "curvature": 6, "norm": 7}
@@ -65,7 +65,6 @@ class DeviceSystem(System):
         self.bound = _host(b.abs().amax(dim=0))
         self.residuals = []
         self.tolerance = sqrt(self.n) * U
-        self._replays = {}
 
     def use(self, L: Any, scale: Any, tile_size: int = 0, narrow: Any = None) -> None:
         torch = self.torch
@@ -79,7 +78,7 @@ class DeviceSystem(System):
         }  # fmt: skip
         self.krylov = {name: {} for name in ("H", "Y")}
         self._krylov: dict[str, Any] = {name: {} for name in ("basis", "H", "parts", "Y")} | {"size": self._small(3)}
-        self._replays.clear()
+        self.bindings = Bindings(self.stage, self.data | self._krylov, (), ())
         size = _host(self.r.abs().amax(dim=0))
         if not (size < self.bound).all() or not bool(self.x.isfinite().all()):
             self.x.zero_()
@@ -92,13 +91,11 @@ class DeviceSystem(System):
         return self.torch.zeros((rows, self.m), dtype=self.b.dtype, device=self.b.device)
 
     def replay(self, graph: Callable[..., TaskGraph], *arguments: int) -> None:
-        tasks, key = graph(1, *arguments), (graph, arguments)
-        if key not in self._replays:
-            self._replays[key] = Replay(tasks, self.data | self._krylov, self.stage)
+        tasks = graph(1, *arguments)
         for name, index in tasks.inputs:
             if name in self.krylov:
                 self._krylov[name][_key(index)].copy_(self.torch.from_numpy(self.krylov[name][_key(index)]))
-        self._replays[key]()
+        self.bindings.run(tasks)
         self._here.copy_(self._there)
         for name, index in tasks.written:
             if name in self.krylov:

@@ -140,8 +140,8 @@ class Triangle(Matrix):
 
     def _choose_place(self) -> None:
         if self.tiled and self.array.packed:
-            self.put_back = not self.lower
-            self.in_place = self.lower
+            self.in_place = self.lower and (not len(self.array) or bool(row_ld(self.array[0, 0])))
+            self.put_back = not self.in_place
             return
         whole = self.array.to_numpy() if self.tiled else self.array
         whole = whole if self.lower else whole.T
@@ -210,13 +210,13 @@ class Triangle(Matrix):
         """ValueError with the place of the first NaN or infinity of that triangle of `tiles`."""
         check_finite(self.tiles, cores(), part, self.what, transposed=not self.lower, optional=optional)
 
-    def check_diagonal(self) -> None:
-        """LinAlgError with the place of the first zero on the diagonal."""
+    def check_diagonal(self, what: str = "the factor") -> None:
+        """LinAlgError with the place of the first zero on the diagonal of ``what``."""
         for k in range(self.tiles.nt):
             zero = np.flatnonzero(self.tiles[k, k].diagonal() == 0)
             if len(zero):
                 place = self.tiles.rows(k).start + int(zero[0])
-                raise np.linalg.LinAlgError(f"the factor is singular: its diagonal is zero at ({place}, {place})")
+                raise np.linalg.LinAlgError(f"{what} is singular: its diagonal is zero at ({place}, {place})")
 
 
 def is_device_tensor(a: Any) -> bool:

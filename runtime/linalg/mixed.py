@@ -25,7 +25,6 @@ from tilewright.linalg.tuning import mixed_tile_size
 from tilewright.ops import convert, copy, diagonal, scaled, scalen, tril, unscaled
 from tilewright.passes.conversions import copy_name, copy_outline, with_conversions
 from tilewright.precision import FORMATS, PrecisionMap, find_format
-from tilewright.rooms import Outline
 from tilewright.runs.run import Run
 from tilewright.tiles import TiledMatrix
 
@@ -220,12 +219,6 @@ class MixedProblem:
         graph = factor_graph(*self.recipe, 0.0, apart)
         data: dict[str, Any] = {"S": S, "D": TiledMatrix.view(np.ones((self.matrix.n, 1)), self.tile_size),
                                 "L" if apart else "A": L}  # fmt: skip
-        if apart:
-            data["A"] = {place: Outline.of(L[place].shape, formats[place].accumulate) for place in formats}
-        for handle in graph.written:
-            if ":" in handle.name:  # a copy
-                i, j = handle.index
-                data.setdefault(handle.name, {})[i, j] = Outline.of(*copy_outline(handle, L[i, j].shape))
         self._run(graph, data)
         return self.matrix.result(L)
 
@@ -315,7 +308,8 @@ def factor_graph(
     all tiles, and A is temporary. With ``norms``, N[i,j] are the sums of |S[i,j]| along its rows and columns.
     """
     nt = precision.nt
-    A, S, D, N = g.handles("A"), g.handles("S"), g.handles("D"), g.handles("N")
+    S, D, N = g.handles("S"), g.handles("D"), g.handles("N")
+    A = g.handles("A", like="L", dtype=lambda i, j: precision[i, j].accumulate) if apart else g.handles("A")
     if scales:
         for i in range(nt):
             g.insert(diagonal, R(S[i, i]), W(D[i, 0]))  # d_i := a_ii^(-1/2)
@@ -343,10 +337,7 @@ def factor_graph(
             g.insert(convert, R(A[i, j]), W(g.handles("L")[i, j]))
         elif apart:
             g.insert(copy, R(A[i, j]), W(g.handles("L")[i, j]))
-    converted = with_conversions(g, precision, dict(routes).__getitem__, wide=wide)
-    if apart:
-        converted.temporary.add("A")
-    return converted
+    return with_conversions(g, precision, dict(routes).__getitem__, wide=wide)
 
 
 def one_dtype(precision: PrecisionMap) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends.execution.replay import Replay
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, R, TaskGraph, W
 from tilewright.kernels.hemm import BLOCK
@@ -22,10 +21,10 @@ from tilewright.linalg.conjugate_gradients import direction_tasks
 from tilewright.linalg.mixed import in_tiles
 from tilewright.linalg.operator import blocks_graph, residual_tasks
 from tilewright.linalg.preconditioner import substitute
+from tilewright.linalg.stage import Bindings
 from tilewright.linalg.stopping import Stop, steps_left
-from tilewright.linalg.system import System
-from tilewright.linalg.vectors import OPS
-from tilewright.ops import copy, scaled
+from tilewright.linalg.system import CONSTANT, SCRATCH, System
+from tilewright.ops import OPS, copy, scaled
 
 __all__ = ["DIGITS", "nested"]
 
@@ -83,20 +82,25 @@ class _Inner:
         stage, m, nt, A = system.stage, system.m, system.nt, system.A
         keep = stage.engine.keep
         H = {index: keep(tile) for index, tile in in_tiles(A, "float32")}
-        Replay(scaling_graph(nt), {"A": A, "D": system.data["D"], "H": H}, stage)()
+        stage.run(scaling_graph(nt), {"A": A, "D": system.data["D"], "H": H})
         diagonal = {(i, i): keep(np.empty((len(A[i, i]), BLOCK), np.float32)) for i in range(nt)}
-        Replay(blocks_graph(nt), {"A": H, "F": diagonal}, stage)()
+        stage.run(blocks_graph(nt), {"A": H, "F": diagonal})
         vectors = {name: keep(np.zeros((system.n, m), np.float32)) for name in "RYZPV"}
         self.r, self.y, self.p = vectors["R"], vectors["Y"], vectors["P"]
-        self.sizes = np.zeros((3, m))
-        self.scalars = {name: np.zeros((1, m)) for name in ("rho", "alpha", "beta", "curvature")}
+        self.sizes = keep(np.zeros((3, m)))
+        names = "rho", "alpha", "beta", "curvature"
+        self.scalars = dict(zip(names, keep(np.zeros((len(names), 1, m))), strict=True))
         data: dict[str, Any] = {
             **{name: [array[A.rows(i)] for i in range(nt)] for name, array in vectors.items()},
             **{name: system.data[name] for name in "LND"},
             "A": H, "F": diagonal, "sizes": self.sizes, **self.scalars,
             "S": [np.zeros((3, m)) for _ in range(nt)], "T": [np.zeros((1, m)) for _ in range(nt)],
         }  # fmt: skip
-        self.step = Replay(inner_graph(nt, system.narrow), data, stage)
+        self._bindings, self._graph = Bindings(stage, data, CONSTANT, SCRATCH), inner_graph(nt, system.narrow)
+
+    def step(self) -> None:
+        """One step."""
+        self._bindings.run(self._graph)
 
     def restart(self) -> None:
         """Begin at y = 0, with beta = 0 in the first step."""

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tilewright.backends.execution.replay import Replay, Stage
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handles, R, TaskGraph, W
-from tilewright.linalg.vectors import OPS
-from tilewright.ops import blocks, hemm, hemmd, zero
+from tilewright.linalg.stage import Stage
+from tilewright.ops import OPS, blocks, hemm, hemmd, zero
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["block_rows", "blocks_graph", "product", "residual_graph", "residual_tasks", "row_sums"]
@@ -75,7 +74,7 @@ def row_sums(A: TiledMatrix, stage: Stage) -> np.ndarray:
     The largest is ||A||_inf; one that is not finite says that there is a NaN or an infinity, or an overflow.
     """
     sums = np.zeros((A.shape[0], 1))
-    Replay(row_sums_graph(A.nt), {"A": A, "S": block_rows(sums, A)}, stage)()
+    stage.run(row_sums_graph(A.nt), {"A": A, "S": block_rows(sums, A)})
     return sums[:, 0]
 
 

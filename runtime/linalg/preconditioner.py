@@ -5,8 +5,7 @@ from __future__ import annotations
 from tilewright.builder import graph_builder
 from tilewright.graph import Handle, Handles, R, TaskGraph, W
 from tilewright.linalg.cho_solve import substitute_back, substitute_forward
-from tilewright.linalg.vectors import OPS
-from tilewright.ops import convert, gemmlb
+from tilewright.ops import OPS, convert, gemmlb
 
 __all__ = ["narrow_graph", "precondition", "substitute"]
 

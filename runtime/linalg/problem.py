@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from tilewright import rates
-from tilewright.backends.execution.replay import Stage
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.kernels.scale import scaled
 from tilewright.linalg import ladder
@@ -24,6 +23,7 @@ from tilewright.linalg.matrix import check_finite_lower
 from tilewright.linalg.operator import row_sums
 from tilewright.linalg.refinement import ITERATIONS, refinement
 from tilewright.linalg.solve_info import Attempt, SolveInfo
+from tilewright.linalg.stage import Stage
 from tilewright.linalg.stopping import U
 from tilewright.linalg.system import System
 from tilewright.linalg.tuning import cholesky_tile_size

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from tilewright.backends import check_call
-from tilewright.backends.execution.replay import Replay, Stage
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg import ladder
@@ -18,7 +17,8 @@ from tilewright.linalg.refinement import METHODS
 from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.solve_info import SolveInfo
-from tilewright.linalg.vectors import OPS
+from tilewright.linalg.stage import Stage
+from tilewright.ops import OPS
 from tilewright.precision import PrecisionMap
 from tilewright.scalars import choice, flag, positive, shown
 from tilewright.schedulers import Policy
@@ -198,7 +198,7 @@ def _check_symmetric(A: TiledMatrix, stage: Stage, u: float, lower: bool) -> Non
         for i in range(j, nt):
             g.insert(OPS["asymmetry"], R(handles[i, j]), R(handles[j, i]), W(D[i, j]))
     differences = {(i, j): np.zeros((2, 1)) for j in range(nt) for i in range(j, nt)}
-    Replay(g, {"A": A, "D": differences}, stage)()
+    stage.run(g, {"A": A, "D": differences})
     if not all(np.isfinite(d).all() for d in differences.values()):
         for i, j in A:
             places = np.argwhere(~np.isfinite(A[i, j]))

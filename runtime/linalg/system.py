@@ -1,7 +1,7 @@
 """A system of equations under refinement: its buffers, the graphs bound to them, the x and r of the moment.
 
 Methods are loops, each a module (`conjugate_gradients`, `gmres`, `classical`, `nested`). What stands between two of
-their decisions is a graph of tile tasks that is built once and run again and again: `System.replay`.
+their decisions is a graph of tile tasks that is prepared once and run again and again: `System.replay`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends.execution.replay import Replay, Stage
 from tilewright.graph import TaskGraph
 from tilewright.kernels.hemm import BLOCK
 from tilewright.linalg.operator import block_rows, blocks_graph
 from tilewright.linalg.preconditioner import narrow_graph
+from tilewright.linalg.stage import Bindings, Stage
 from tilewright.linalg.stopping import U, worst
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["System"]
+
+
+CONSTANT = frozenset("AFLNDB")
+"""Names of what the graphs of a factor only read."""
+
+SCRATCH = frozenset(("V", "Z", "W", "T", "S", "parts", "size"))
+"""Names of what each graph writes before it reads it."""
 
 
 class System:
@@ -66,14 +73,14 @@ class System:
         self.b = keep(np.ascontiguousarray(b, A.dtype))
         self.x, self.r, self.z, self.p, self.v = (keep(np.zeros_like(self.b)) for _ in range(5))
         self.r[...] = self.b
-        self.sizes = np.zeros((3, self.m))
-        self.scalars = {name: np.zeros((1, self.m)) for name in ("rho", "alpha", "beta", "curvature", "norm")}
+        self.sizes = keep(np.zeros((3, self.m)))
+        names = "rho", "alpha", "beta", "curvature", "norm"
+        self.scalars = dict(zip(names, keep(np.zeros((len(names), 1, self.m))), strict=True))
         self.bound = np.abs(self.b).max(axis=0, initial=0)
         self.residuals: list[float] = []
         self.diagonal: dict[tuple[int, int], np.ndarray] = {}
         self.tolerance = sqrt(self.n) * U
         """LAPACK's: ||r||_inf <= sqrt(n) u ||x||_inf ||A||_inf."""
-        self._replays: dict[Any, Replay] = {}
         self.krylov: dict[str, Any] = {}
 
     def use(
@@ -111,8 +118,9 @@ class System:
             **parts,
             **self.scalars,
         }
-        self.krylov = {name: {} for name in ("basis", "H", "parts", "Y")}
-        self._replays.clear()
+        self.krylov = {name: {} for name in ("basis", "H", "parts", "Y")} | {"size": np.zeros((3, m))}
+        self.bindings = Bindings(self.stage, self.data, CONSTANT, SCRATCH)
+        self.data |= self.krylov
         size = np.abs(self.r).max(axis=0, initial=0)
         if not (size < self.bound).all() or not np.isfinite(self.x).all():
             self.x.fill(0)
@@ -129,7 +137,7 @@ class System:
         A, keep = self.A, self.stage.engine.keep
         self.nt = A.nt
         self.diagonal = {(i, i): keep(np.empty((len(A[i, i]), BLOCK), A.dtype)) for i in range(A.nt)}
-        Replay(blocks_graph(A.nt), {"A": A, "F": self.diagonal}, self.stage)()
+        self.stage.run(blocks_graph(A.nt), {"A": A, "F": self.diagonal})
 
     def _narrowed(self, L: Any) -> dict[tuple[int, ...], np.ndarray]:
         """Its tiles below the diagonal in BF16, by the task that the factorisation has for it."""
@@ -138,7 +146,7 @@ class System:
             index: self.stage.engine.keep(np.empty(L[index].shape, np.uint16)) for index in below
         }
         if below:
-            Replay(narrow_graph(self.nt), {"L": L, "N": made}, self.stage)()
+            self.stage.run(narrow_graph(self.nt), {"L": L, "N": made})
         return made
 
     def bind(self, name: str, array: np.ndarray) -> None:
@@ -154,10 +162,7 @@ class System:
 
     def replay(self, graph: Callable[..., TaskGraph], *arguments: int) -> None:
         """Run the graph of this number of tiles on the buffers of this system."""
-        key = graph, arguments
-        if key not in self._replays:
-            self._replays[key] = Replay(graph(self.nt, *arguments), self.data | self.krylov, self.stage)
-        self._replays[key]()
+        self.bindings.run(graph(self.nt, *arguments))
 
     @property
     def nests(self) -> bool:
@@ -206,10 +211,10 @@ class System:
         krylov, m, kind = self.krylov, self.m, self.kind
         if (k, 0) in krylov["basis"]:
             return
-        krylov["size"] = krylov.get("size", np.zeros((3, m)))
-        vector = self.stage.engine.keep(np.zeros_like(self.b))
+        keep = self.stage.engine.keep
+        vector = keep(np.zeros_like(self.b))
         krylov["basis"].update({(k, i): block for i, block in enumerate(block_rows(vector, self.A))})
-        krylov["Y"][k] = np.zeros((k, m), kind)
+        krylov["Y"][k] = keep(np.zeros((k, m), kind))
         if k:
-            krylov["H"].update({(k - 1, turn): np.zeros((k, m), kind) for turn in range(2)})
+            krylov["H"].update({(k - 1, turn): H for turn, H in enumerate(keep(np.zeros((2, k, m), kind)))})
             krylov["parts"].update({(k - 1, i): np.zeros((k, m), kind) for i in range(self.nt)})

@@ -103,7 +103,7 @@ def on_triangle(
         facts.update(shape=source.shape, dtype=str(matrix.dtype), turned=matrix.turned, lower=lower,
                      tile_size=source.tile_size, overwrite_a=overwrite)  # fmt: skip
         if call.has_data:
-            if check_finite and matrix.in_place:
+            if check_finite and (matrix.in_place or call.on_device):  # tasks on a device look at nothing
                 matrix.check_finite()
             if first is not None:
                 first(matrix)

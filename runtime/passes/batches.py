@@ -55,6 +55,9 @@ def batched(graph: TaskGraph, rules: dict[str, Batch], whole: Callable[[Handle],
     place = {key: number for number, key in enumerate(members)}
     g = graph.empty_like()
     g.temporary.clear()  # they are those of the wholes
+    for handle in graph.handles_used:
+        if whole(handle) != handle:
+            g.rooms.pop(handle.name, None)
     seen = {whole(handle) for handle in graph.inputs}
     for key, tasks in members.items():
         late = [t for t in tasks for p in t.predecessors if place[batch_of[p]] > place[key]]

@@ -15,20 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from tilewright import ops
 from tilewright.graph import Access, Handle, Layout, Op, R, Task, TaskGraph, Use, W
 from tilewright.kernels import products
 from tilewright.precision import Format, PrecisionMap, find_format
-from tilewright.tiles import Store
 
 if TYPE_CHECKING:
     from tilewright.runs.run import Run
 
-__all__ = ["Conversions", "copy_name", "copy_outline", "count", "with_conversions", "with_copies"]
+__all__ = ["Conversions", "copy_name", "copy_outline", "count", "with_conversions"]
 
 _NAMES = {ops.convert.name, ops.split.name, ops.tf32.name}
 
@@ -84,8 +81,7 @@ def with_conversions(
     Returns
     -------
     graph : TaskGraph
-        With one more task for each tile version and form, before its first reader. A run needs room for the copies:
-        `with_copies`.
+        With one more task for each tile version and form, before its first reader, and rooms for the copies.
 
     Notes
     -----
@@ -114,7 +110,8 @@ def with_conversions(
             source = R(made_of(use, form).handle)
             known[form] = Handle(copy_name(handle.name, form), handle.index)
             g.insert(_maker(form), source, W(known[form]))
-            g.temporary.add(known[form].name)
+            shape, dtype = copy_outline(known[form], ())
+            g.handles(known[form].name, shape=shape, dtype=dtype, like=handle.name)
         return R(known[form])
 
     def made_of(use: Use, form: str) -> Use:
@@ -153,25 +150,6 @@ def _layout(layout: Layout, copied: set[str]) -> Layout:
         return copy_outline(handle, of_tile)[0] if handle.name in copied else of_tile
 
     return Layout(layout.ranks, lambda handle: layout.owner(tile(handle)), shape)
-
-
-def with_copies(graph: TaskGraph, data: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The data of a run, with room for the copies that `with_conversions` put into the graph.
-
-    KeyError if a tile has no array that would say how large its copy is.
-    """
-    store = Store(data)
-    found: dict[Any, Any] = dict(data)
-    for handle in graph.written:
-        name, _, form = handle.name.partition(":")
-        if not form or handle.name not in graph.temporary:
-            continue
-        tile = store[Handle(name, handle.index)]
-        if tile is None:
-            raise KeyError(f"the data has no array for {Handle(name, handle.index)}, so there is no room for {handle}")
-        shape, dtype = copy_outline(handle, tile.shape)
-        found.setdefault(handle.name, {})[handle.index] = np.empty(shape, dtype)
-    return found
 
 
 def _formats(precision: str | PrecisionMap | Mapping[str, str | PrecisionMap], matrix: str) -> Formats:

@@ -10,6 +10,7 @@ the run and a tile may be a view of an array: the process itself grows by less.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -80,5 +81,12 @@ def nbytes_of(run: Run, handle: Handle) -> int:
     if nbytes is not None:
         return int(nbytes)
     if handle.name in run.graph.rooms:
-        return run.graph.rooms[handle.name].nbytes(handle)
+        return run.graph.rooms[handle.name].nbytes(handle, partial(_shape, run))
     return round(8 * run.machine.words(handle)) if run.machine is not None else 0
+
+
+def _shape(run: Run, handle: Handle) -> tuple[int, ...]:
+    value, machine = run.store[handle], run.machine
+    if value is not None:
+        return tuple(value.shape)
+    return () if machine is None else machine.shape(handle) if machine.shape else (machine.tile_size,) * 2

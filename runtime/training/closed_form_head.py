@@ -29,7 +29,8 @@ from torch import nn
 
 from tilewright.distribution import near_square
 from tilewright.graph import RW, Handle, Op, R, W
-from tilewright.ops import gemm, potrf, syrk, trsm
+from tilewright.linalg.cholesky import cholesky
+from tilewright.ops import gemm, trsm
 from tilewright.tiles import TiledMatrix
 from tilewright.training import models
 from tilewright.training.contents import Contents
@@ -185,16 +186,11 @@ def insert_head(builder: Builder, span: Span, kind: str, noise: float, classes: 
         for j in range(i + 1):
             g.insert(_OPS["products"], R(f[i]), R(f[j]), R(scale), W(K[i, j]), kind, noise if i == j else 0.0,
                      on=ranks[K[i, j]])  # fmt: skip
+    cholesky(g, K, nt)
     for k in range(nt):
-        g.insert(potrf, RW(K[k, k]), on=ranks[K[k, k]])
-        below = [*(K[i, k] for i in range(k + 1, nt)), Y[0, k]]
-        for tile in below:
-            g.insert(trsm, R(K[k, k]), RW(tile), on=ranks[tile])
+        g.insert(trsm, R(K[k, k]), RW(Y[0, k]))
         for i in range(k + 1, nt):
-            g.insert(syrk, R(K[i, k]), RW(K[i, i]), on=ranks[K[i, i]])
-            for j in range(k + 1, i):
-                g.insert(gemm, R(K[i, k]), R(K[j, k]), RW(K[i, j]), on=ranks[K[i, j]])
-            g.insert(gemm, R(Y[0, k]), R(K[i, k]), RW(Y[0, i]), on=ranks[Y[0, i]])
+            g.insert(gemm, R(Y[0, k]), R(K[i, k]), RW(Y[0, i]))
     for k in reversed(range(nt)):
         g.insert(_OPS["solve_back"], R(K[k, k]), RW(Y[0, k]), on=ranks[Y[0, k]])
         for j in range(k):

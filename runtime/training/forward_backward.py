@@ -109,23 +109,25 @@ def _explain(error: RuntimeError, x: torch.Tensor, precision: str) -> None:
         )
 
 
-def backward(stage: Stage, grads: Grads | None, *rest: Any) -> tuple[Any, ...]:
+def backward(
+    stage: Stage, grads: Grads | None, dy_behind: list[Any], _x: list[Any], _dx: list[Any], tape: Tape, first: bool
+) -> tuple[Any, ...]:
     """(gradients, dy, x, dx, tape), both halves at once. dy and x are given up: None where there is one."""
-    *boundary, tape, have, first = rest
     inputs = stage.trained if tape.leaf is None else [tape.leaf, *stage.trained]
-    dy = boundary[0] if have else None
-    y = None if have and dy is None else tape.y  # the segment behind had no use for y
+    dy = dy_behind[0] if dy_behind else None
+    y = None if dy_behind and dy is None else tape.y  # the segment behind had no use for y
     found = _backward(stage, y, dy, inputs, None if first else grads)
     dx = [] if tape.leaf is None else [None, tape.gradient()]
     tape.clear()
-    return found, *([None] if have else []), *dx, tape
+    return found, *[None] * len(dy_behind), *dx, tape
 
 
-def backward_input(stage: Stage, *rest: Any) -> tuple[Any, ...] | Tape:
+def backward_input(
+    stage: Stage, dy_behind: list[Any], _x: list[Any], _dx: list[Any], tape: Tape
+) -> tuple[Any, ...] | Tape:
     """(dy, x, dx, tape): the half that the segment before waits for."""
-    *boundary, tape, have = rest
-    tape.dy = boundary[0] if have else None
-    if have and tape.dy is None:
+    tape.dy = dy_behind[0] if dy_behind else None
+    if dy_behind and tape.dy is None:
         tape.y = None
     dx: list[Any] = []
     if tape.x is not None:
@@ -135,7 +137,7 @@ def backward_input(stage: Stage, *rest: Any) -> tuple[Any, ...] | Tape:
             with stage.stream if stage.draws_again else _NOTHING:
                 found = torch.autograd.grad(y, tape.x, tape.dy, retain_graph=True, allow_unused=True)
         dx = [None, found[0]]
-    made = *([None] if have else []), *dx, tape
+    made = *[None] * len(dy_behind), *dx, tape
     return made if len(made) > 1 else tape
 
 

@@ -205,6 +205,9 @@ class Builder:
         for p, handles in enumerate(left):
             self.insert("release", *map(RW, handles), on=p)
         self.g.temporary = {handle.name for handles in left for handle in handles}
+        size = self.rooms.size
+        for name in dict.fromkeys(handle.name for handle in size):  # the gradients of an all-reduce and its messages
+            self.g.handles(name, shape=lambda *index, name=name: size[Handle(name, index)], dtype="float32")
         self.g.layout = Owners(layout.places, self.owner, lambda handle: self.rooms.size.get(handle, ()))
         return self.g
 
@@ -271,18 +274,15 @@ class Builder:
         h, layout = self.h, self.layout
         p = layout.place(r, s)
         stage, tape, grads = R(self.stage(r, s)), RW(h("tape", p, r, m, s)), h("grads", p, r, s)
-        used = [] if s == layout.segments - 1 else [RW(h("dy", layout.place(r, s + 1), r, m, s))]
-        made = []
-        if s > 0:
-            used.append(RW(h("x", layout.place(r, s - 1), r, m, s - 1)))
-            made.append(W(h("dy", p, r, m, s - 1)))
+        dy = [RW(h("dy", layout.place(r, s + 1), r, m, s))] if s < layout.segments - 1 else []
+        x = [RW(h("x", layout.place(r, s - 1), r, m, s - 1))] if s > 0 else []
+        dx = [W(h("dy", p, r, m, s - 1))] if s > 0 else []
         add = W(grads) if m == 0 else RW(grads)
-        have = s < layout.segments - 1
         if layout.split:
-            self.insert("backward_input", stage, *used, *made, tape, have, on=p)
+            self.insert("backward_input", stage, dy, x, dx, tape, on=p)
             self.insert("backward_weight", stage, add, tape, m == 0, on=p)
         else:
-            self.insert("backward", stage, add, *used, *made, tape, have, m == 0, on=p)
+            self.insert("backward", stage, add, dy, x, dx, tape, m == 0, on=p)
 
     def reduce(self, s: int, present: Collection[int]) -> None:
         """The gradients of segment s, summed over replicas; those that had nothing to do in this step add zeros."""

@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -242,7 +241,7 @@ def fit(
                     division, span, checks=setup.checks, norms=learning.clip_norm is not None,
                     adaptive=control.fallback is not None, overlap=engine.overlap, then=closing if last else None,
                 )  # fmt: skip
-                data = _data(division, replicas, state, replace(setup, past=past), train, test) | _buckets(graph)
+                data = _data(division, replicas, state, replace(setup, past=past), train, test)
                 done = engine.run(graph, data | (head_data(len(train), train.classes) if last else {}), progress)
                 state = done[Handle("result", (0,))]
                 log_of_run = done[Handle("log", (0,))]
@@ -336,15 +335,6 @@ def _data(
         values |= {"test_images": test.images, "test_targets": test.labels}
     own = [replicas[division.stages(place)[0][0]] for place in range(division.places)]
     return {"model": own} | {name: [value] * division.places for name, value in values.items()}
-
-
-def _buckets(graph: TaskGraph) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
-    """Room for the gradients of an all-reduce and its messages, FP32."""
-    found: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
-    for handle in graph.handles_used:
-        if graph.layout is not None and (shape := graph.layout.shape(handle)):
-            found.setdefault(handle.name, {})[handle.index] = np.zeros(shape, np.float32)
-    return found
 
 
 def _let_go(run: Run) -> None:

@@ -7,6 +7,7 @@ raises ValueError or TypeError whose message names the parameter, within a time 
 """
 
 import inspect
+import itertools
 import math
 import re
 import signal
@@ -116,14 +117,28 @@ def collective(function):
     return Call(function, lambda: dict(ranks=2, n=4, algorithm="auto"), **kinds)
 
 
+numbers = itertools.count()
+ROOM = dict(
+    shape="counts+zero+list~function~class~huge",
+    dtype="name+list+dict+class~function",
+    keep="flag",
+    device="name?~object~function~class~cube",
+)
+
+
+def room():
+    """A handle of a new name each time: a graph has one room of a name."""
+    return dict(name=f"x{next(numbers)}", shape=(2,), dtype="float64")
+
+
 CALLS = {
     # -------------------------------------------------------------- graphs and their nouns
     "R": Call(tw.R, lambda: dict(handle=tw.Handle("x")), handle="handle"),
     "W": Call(tw.W, lambda: dict(handle=tw.Handle("x")), handle="handle"),
     "RW": Call(tw.RW, lambda: dict(handle=tw.Handle("x")), handle="handle"),
     "TaskGraph": Call(tw.TaskGraph, dict, name="text"),
-    "TaskGraph.handle": Call(tw.TaskGraph().handle, lambda: dict(name="x"), name="text"),
-    "TaskGraph.handles": Call(tw.TaskGraph().handles, lambda: dict(name="x"), name="text"),
+    "TaskGraph.handle": Call(tw.TaskGraph().handle, room, name="text", **ROOM),
+    "TaskGraph.handles": Call(tw.TaskGraph().handles, room, name="text", **ROOM, like="text"),
     "Op": Call(tw.Op, lambda: dict(name="op"), name="text", function="function?", weight="real", flops="function?",
                indices="function", explain="function?", external="flag", in_place="flag", source="text",
                again="name+empty", operands="name+empty"),
@@ -150,8 +165,12 @@ CALLS = {
     "PrecisionMap.uniform": Call(tw.PrecisionMap.uniform, lambda: dict(nt=2, format="fp32"), {"format": "precision"}, nt="natural", format="name"),
     "Resident": Call(tw.Resident, lambda: dict(data={tw.Handle("x"): np.zeros(2)}, ranks=1, owner=owner, backend="serial"),
                      data="data+dict", ranks="count", owner="function~function~class", backend="name",
-                     pool="data+None", comm="data+None", synchronous="flag", copy="flag"),
+                     pool="data+None", comm="data+None", synchronous="flag", copy="flag", scheduler="scheduler",
+                     workers="count?"),
     # -------------------------------------------------------------- runs
+    "prepare": Call(tw.prepare, lambda: dict(graph=graph(), data=data(), backend="serial"), graph="graph", data="data",
+                    inputs="data+list+dict", outputs="data?+list+dict", carry="data?+dict", backend="name",
+                    scheduler="scheduler", workers="count?", threads_per_task="count", dtype="class?"),
     "run": Call(tw.run, lambda: dict(graph=graph(), data=data(), backend="serial"), graph="graph", data="data",
                 backend="name", scheduler="scheduler", workers="count?", machine="machine?",
                 progress="flag~function~class", threads_per_task="count"),
@@ -174,6 +193,9 @@ CALLS = {
     "logdet": Call(tw.logdet, lambda: dict(L=spd(), tile_size=4), L="matrix", **ENGINE, return_run="flag", progress=PROGRESS),
     "cho_inverse": Call(tw.cho_inverse, lambda: dict(L=spd(), tile_size=4), L="matrix", lower="flag", **ENGINE,
                         check_finite="flag", return_run="flag", progress=PROGRESS),
+    "tri_inverse": Call(tw.tri_inverse, lambda: dict(a=spd(), tile_size=4), a="matrix", lower="flag",
+                        unit_diagonal="flag", **ENGINE | {"backend": "name?"}, overwrite_a="flag", check_finite="flag",
+                        return_run="flag", progress="flag~function~class"),
     # -------------------------------------------------------------- operators
     "DenseOperator": Call(tw.DenseOperator, lambda: dict(A=spd(), backend="serial", ranks=2), A="matrix", layout="name",
                           ranks="count?", grid="counts?", backend="name", overlap="flag", synchronous="flag",

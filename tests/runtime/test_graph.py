@@ -391,7 +391,7 @@ class TestGroups:
         for other in (pickle.loads(pickle.dumps(g)), copy.copy(g), copy.deepcopy(g)):
             task = other.tasks[0]
             assert (task.label, task.groups, task.priority, task.on) == ("op(a,7)", (2, -1), 2.0, 1)
-            assert other.rooms["T"].of(T[3]) == ((4,), np.dtype("f4")) and other.rooms["y"].keep
+            assert other.rooms["T"].of(T[3], None) == ((4,), np.dtype("f4")) and other.rooms["y"].keep
             assert other.temporary == {"T"}
 
     def test_flops_get_lists_of_shapes_for_groups(self):

@@ -10,7 +10,6 @@ import scipy.sparse as sp
 from matrices import spd_matrix
 
 import tilewright as tw
-from tilewright.backends.execution.replay import Replay, Stage
 from tilewright.graph import Layout
 from tilewright.schedulers import SCHEDULERS, policy
 
@@ -287,10 +286,10 @@ class TestGraphsRunsAndTheRest:
         together(lambda place: tiled.__setitem__(place, sum(place)), list(tiled))
         assert all((tiled[i, j] == i + j).all() for i, j in tiled)
 
-    def test_a_replay_in_a_thread_each(self):
+    def test_a_prepared_graph_in_a_thread_each(self):
         def call(value):
             x = [np.full(1, value) for _ in range(4)]
-            again = Replay(doubling(), {"x": x}, Stage("serial"))
+            again = tw.prepare(doubling(), {"x": x}, backend="serial")
             again()
             again()
             return float(x[2][0])

@@ -18,7 +18,7 @@ from tilewright.graph import Handle, Op, TaskGraph
 from tilewright.kernels import choice
 from tilewright.kernels.choice import Choice
 from tilewright.kernels.threads import limits, one_thread
-from tilewright.rooms import Outline, Room
+from tilewright.rooms import Outline, Room, zeros_for
 from tilewright.tiles import Store
 
 __all__ = ["TaskCall", "Common", "TaskFailed", "Work", "run_group", "transfers"]
@@ -156,7 +156,7 @@ def _store(work: Work, graph: TaskGraph, values: tuple[Any, ...]) -> Store:
             order = work.families[handle.name][-1] if handle.name in work.families else "C"
             store[handle] = blank(place.shape, place.dtype, order)
     for handle, room in work.rooms.items():
-        store[handle] = room.make(handle)
+        store[handle] = zeros_for(room.outline(handle, lambda other: store[other].shape))
     return store
 
 

@@ -6,7 +6,7 @@ once, and on ranks agreed upon once. A new engine is a subclass and a row in the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from tilewright.keywords import hint
 from tilewright.machine import Machine
 from tilewright.runs.trace import Trace
 from tilewright.scalars import worker_count
-from tilewright.schedulers import Policy
+from tilewright.schedulers import BasePolicy, Policy
 from tilewright.tiles import Store
 
 __all__ = ["Bound", "Engine", "Progress", "blame", "check_options"]
@@ -87,6 +87,12 @@ class Engine:
         """Whether several processes make this call together, so that they have to refuse it together too."""
         return False
 
+    @classmethod
+    def check_place(cls, pool: Any, comm: Any) -> None:
+        """TypeError for a ``pool`` or ``comm`` that is none, ValueError if the engine has no use for them."""
+        if not (pool is None and comm is None):
+            raise ValueError(f"pool and comm are for backend 'mpi', not {cls.name!r}")
+
     # The steps of a call
 
     def argument(self, value: Any) -> Any:
@@ -114,16 +120,35 @@ class Engine:
         return count if most is None else min(count, most)
 
     def bind(self, graph: TaskGraph, data: Any) -> Bound:
-        """The graph with its data and kernels, checked; it is frozen."""
+        """The graph with its data, a `Store` or what makes one, and kernels, checked; it is frozen."""
         data = {} if data is None else data
-        program = Program(graph, Store(data))
-        check_data(graph, data)
+        program = Program(graph, data if isinstance(data, Store) else Store(data))
+        if not isinstance(data, Store):
+            check_data(graph, data)
         graph.frozen = True
         return program
 
     def execute(self, program: Any, scheduler: str | Policy, workers: int | None, progress: Progress | None) -> Trace:
         """Run what `bind` made, as often as wanted."""
         raise NotImplementedError
+
+    # Graphs that are prepared once and run often
+
+    def order(self, graph: TaskGraph, policy: BasePolicy) -> list[Task] | None:
+        """The order in which one worker gets the tasks, if this policy, which is prepared, knows it beforehand."""
+        return None
+
+    def script_ranks(self, graph: TaskGraph, workers: int | None) -> int:
+        """How many ranks run a prepared graph as scripts, on data that stays with them; 0 if it runs from here."""
+        return 0
+
+    def owner_of(self, graph: TaskGraph, ranks: int) -> Callable[[Handle], int]:
+        """The rank of each handle of a graph."""
+        return lambda handle: 0
+
+    def home(self, data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], copy: bool) -> Any:
+        """A `tilewright.backends.ranks.home.Home` for data that stays; None if that is this process."""
+        return None
 
     def keep(self, array: np.ndarray) -> np.ndarray:
         """The array, or a copy of it in memory from which many runs can take it without copying it each time."""

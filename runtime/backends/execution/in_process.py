@@ -9,7 +9,7 @@ from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.streams import launching
 from tilewright.graph import TaskGraph
 from tilewright.runs.trace import Trace
-from tilewright.schedulers import Policy, claimed
+from tilewright.schedulers import BasePolicy, Policy, claimed
 from tilewright.schedulers import policy as find_policy
 
 __all__ = ["InProcess"]
@@ -42,6 +42,6 @@ class InProcess(Engine):
             raise
         return trace if program.streams is None else program.streams.measured(trace)
 
-    def run(self, program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
+    def run(self, program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
         """Prepare the policy, and run all tasks on so many workers."""
         raise NotImplementedError

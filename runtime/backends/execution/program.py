@@ -45,7 +45,7 @@ class Program:
         self.store = store
         self.threads_per_task = 1
         """How many threads a task's calls into BLAS and OpenMP use."""
-        self.rooms = Rooms(graph, store) if graph.rooms else None
+        self.rooms = (Rooms(graph, store) or None) if graph.rooms else None
         """Memory for handles that say how large they are."""
         _check_inputs(graph, store)
         _check_tiles(graph, store)

@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from tilewright.errors import MissingDataError
 from tilewright.graph import Access, Handle, Task, TaskGraph
-from tilewright.rooms import Outline
+from tilewright.rooms import Outline, zeros_for
 from tilewright.tiles import Store
 
 __all__ = ["Rooms", "provide"]
@@ -24,6 +25,15 @@ def provide(graph: TaskGraph, store: Store) -> dict[Handle, Any]:
     O(handles).
     """
     found: dict[Handle, Any] = {}
+
+    def shape_of(handle: Handle) -> tuple[int, ...]:
+        shape = getattr(store[handle], "shape", None)
+        if shape is None:
+            raise MissingDataError(
+                f"the data has no array for {handle}, so nobody knows how large the rooms are that are like it"
+            )
+        return tuple(shape)
+
     for handle in graph.handles_used if graph.rooms else ():
         room = graph.rooms.get(handle.name)
         if room is None:
@@ -32,9 +42,10 @@ def provide(graph: TaskGraph, store: Store) -> dict[Handle, Any]:
         if value is None:
             if handle in graph.inputs:
                 continue  # nothing was written that could be read
-            value = store[handle] = room.make(handle) if room.keep else room.outline(handle)
+            outline = room.outline(handle, shape_of)
+            value = store[handle] = zeros_for(outline) if room.keep else outline
             (store.given if room.keep else store.outlines)[handle] = value
-        room.check(handle, value)
+        room.check(handle, value, shape_of)
         if not room.keep and (isinstance(value, Outline) or value is store.outlines.get(handle)):
             found[handle] = value
     return found
@@ -47,7 +58,6 @@ class Rooms:
         self.store = store
         self.forget: Callable[[Handle], object] | None = None
         """Told of what has lost its memory."""
-        self._rooms = graph.rooms
         self._outlines = provide(graph, store)
         self._lock = threading.Lock()
         self._users: dict[Handle, int] = dict.fromkeys(self._outlines, 0)
@@ -67,6 +77,10 @@ class Rooms:
                     if access is Access.WRITE and not task.op.external:
                         self._first.setdefault(task.index, []).append(handle)
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to do; not where data was given for all."""
+        return bool(self._outlines or self._first)
+
     def begin(self) -> None:
         """Before each run: nothing is there yet."""
         self._left = dict(self._users)
@@ -80,7 +94,7 @@ class Rooms:
         store, outlines = self.store, self._outlines
         for handle in self._mine[task.index]:
             if store[handle] is outlines[handle]:
-                store[handle] = self._rooms[handle.name].make(handle)
+                store[handle] = zeros_for(outlines[handle])
                 fresh = [*fresh, handle]
             if getattr(store[handle], "is_cuda", False):
                 _in_use(store[handle])

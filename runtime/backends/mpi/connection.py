@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from tilewright.backends.execution.torch_state import TorchState
+from tilewright.graph import Handle
 from tilewright.kernels.choice import Choice
 
 __all__ = ["RemoteCall", "Listener", "Forget", "Go", "Hello", "Job", "Keep", "Prepare", "connect", "follow"]
@@ -87,7 +88,11 @@ class Go(NamedTuple):
     """Run a script. Answered."""
 
     key: int
-    traced: bool
+    times: int = 1
+    until: Handle | None = None
+    rounds: int = 0
+    """Of ``times`` repetitions each, of which the seconds are wanted."""
+    traced: bool = False
     torch_state: TorchState = TorchState()
 
 

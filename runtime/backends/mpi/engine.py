@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +58,7 @@ from tilewright.tiles import Store
 
 if TYPE_CHECKING:
     from tilewright.backends.mpi.pool import Pool
+    from tilewright.backends.ranks.home import Home
 
 __all__ = ["MpiPool"]
 
@@ -100,6 +101,18 @@ class MpiPool(Mpi):
         if workers is None and self.owner is None and graph is not None and graph.layout is not None:
             return graph.layout.ranks
         return workers or cores()
+
+    def script_ranks(self, graph: TaskGraph, workers: int | None) -> int:
+        ranks = self._ranks(workers, graph)
+        return ranks if per_rank(workers, ranks) == 1 else 0
+
+    def owner_of(self, graph: TaskGraph, ranks: int) -> Callable[[Handle], int]:
+        return owners(owner_for(graph, self.owner), ranks)
+
+    def home(self, data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], copy: bool) -> Home:
+        from tilewright.backends.mpi.pool_home import PoolHome
+
+        return PoolHome(data, ranks, owner, self.pool, self.synchronous)
 
     def keep(self, array: np.ndarray) -> np.ndarray:
         segment = segments.Segment.create(segments.room([array]))

@@ -11,7 +11,7 @@ import numpy as np
 from tilewright.backends.execution.engine import Engine
 from tilewright.backends.mpi.launcher import require_mpi4py, under_launcher
 from tilewright.host.cores import cores
-from tilewright.scalars import optional, positive
+from tilewright.scalars import instance, optional, positive, shown
 
 __all__ = ["Mpi", "how", "is_rank", "per_rank"]
 
@@ -30,6 +30,15 @@ class Mpi(Engine):
     @classmethod
     def together(cls, options: Mapping[str, Any]) -> bool:
         return options.get("comm") is not None or is_rank()
+
+    @classmethod
+    def check_place(cls, pool: Any, comm: Any) -> None:
+        if pool is not None:
+            from tilewright.backends.mpi.pool import Pool
+
+            instance(pool, "pool", Pool, "a tilewright.backends.mpi.Pool, such as Pool(4)")
+        if comm is not None and not (hasattr(comm, "Get_rank") and hasattr(comm, "Get_size")):
+            raise TypeError(f"comm must be a communicator, such as mpi4py.MPI.COMM_WORLD, not {shown(comm)}")
 
 
 def is_rank() -> bool:

@@ -162,7 +162,7 @@ class Pool:
             return self._exchange(job, progress)
 
     def ask(self, requests: Sequence[Any]) -> list[Any]:
-        """Send each rank its request; the answers by rank, bytes for a frozen exception.
+        """Send each rank its request, which may be pickled already; the answers by rank, bytes for a frozen exception.
 
         Raises as `run`; what is to be forgotten is forgotten first.
         """
@@ -197,9 +197,9 @@ class Pool:
                 self._flush()
 
     def _ask(self, requests: Sequence[Any]) -> list[Any]:
-        for rank, connection in enumerate(self._connections):
+        for rank, (connection, request) in enumerate(zip(self._connections, requests, strict=True)):
             try:
-                connection.send(requests[rank])
+                connection.send_bytes(request) if isinstance(request, bytes) else connection.send(request)
             except OSError:
                 raise self._died(rank) from None
         answers: list[Any] = [None] * self.ranks

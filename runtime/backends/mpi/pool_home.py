@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from tilewright.backends.execution.torch_state import TorchState, capture
+from tilewright.backends.execution.prepared import Prepared
+from tilewright.backends.execution.torch_state import capture
 from tilewright.backends.mpi import pool as pools
 from tilewright.backends.mpi.connection import Go, Keep, Prepare
 from tilewright.backends.mpi.pool import Pool
 from tilewright.backends.ranks import pickling, segments
+from tilewright.backends.ranks.home import Bound, Home
 from tilewright.backends.ranks.outcome import Order, planned, thaw
-from tilewright.backends.ranks.resident import Prepared, check_given
-from tilewright.graph import Handle, Layout, TaskGraph
+from tilewright.graph import Handle
 from tilewright.kernels import choice
 from tilewright.passes.messages import MessagePlan
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
@@ -28,7 +30,7 @@ __all__ = ["PoolHome", "checked", "trace_of"]
 _keys = itertools.count()
 
 
-class PoolHome:
+class PoolHome(Home):
     """Data on the ranks of a pool, each rank's part in memory of its own."""
 
     def __init__(self, data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], pool: Pool | None,
@@ -37,70 +39,100 @@ class PoolHome:
         if self.pool.ranks != ranks:
             raise ValueError(f"the data is for {ranks} ranks, but the pool has {self.pool.ranks}")
         self.synchronous = synchronous
-        self.handles = frozenset(data)
-        self.outlines = {
-            handle: (value.shape, value.dtype) for handle, value in data.items() if hasattr(value, "dtype")
-        }
-        self.key = next(_keys)
-        parts: list[dict[Handle, Any]] = [{} for _ in range(ranks)]
-        for handle, value in data.items():
-            parts[owner(handle)][handle] = value
-        # The segment lives until the ranks have copied from it.
-        size = segments.room([array for part in parts for array in segments.arrays_in(part)])
-        place = segments.placer(segments.Segment.create(size))
+        self.keys: list[int] = []
+        self._ends: list[Any] = []
+        super().__init__(data, ranks, owner)
 
-        def moved(array: np.ndarray) -> np.ndarray:
-            target = place(array)
-            if target is not array:
-                np.copyto(target, array)
-            return target
+    def keep(self, data: Mapping[Handle, Any]) -> None:
+        super().keep(data)
+        if data:
+            key, end = _keep(self, self.pool, data, self.owner)
+            self.keys.append(key)
+            self._ends.append(end)
 
-        checked(self.pool.ask([Keep(self.key, pickling.dumps(segments.like(part, moved))) for part in parts]))
-        self._end = weakref.finalize(self, self.pool.forget, self.key)
+    def prepare(self, bound: Bound) -> Prepared:
+        return _PoolPrepared(self, bound)
 
-    def prepare(self, graph: TaskGraph, layout: Layout, inputs: list[Handle], outputs: list[Handle],
-                dtype: np.dtype) -> Prepared:  # fmt: skip
-        return _PoolPrepared(self, graph, layout, inputs, outputs, dtype)
+    def call(self, function: str, prepared: Sequence[Any], *arguments: Any) -> list[Any]:
+        keys = [step.key for step in prepared]
+        return self.pool.call("tilewright.backends.mpi.kept:on_scripts", function, keys, arguments)
 
     def close(self) -> None:
-        self._end()
+        for end in self._ends:
+            end()
+
+
+def _keep(holder: Any, pool: Pool, data: Mapping[Handle, Any], owner: Callable[[Handle], int]) -> tuple[int, Any]:
+    """Give each rank its part, until ``holder`` goes: (key, what ends it)."""
+    key = next(_keys)
+    parts: list[dict[Handle, Any]] = [{} for _ in range(pool.ranks)]
+    for handle, value in data.items():
+        parts[owner(handle)][handle] = value
+    # The segment lives until the ranks have copied from it.
+    size = segments.room([array for part in parts for array in segments.arrays_in(part)])
+    place = segments.placer(segments.Segment.create(size))
+
+    def moved(array: np.ndarray) -> np.ndarray:
+        target = place(array)
+        if target is not array:
+            np.copyto(target, array)
+        return target
+
+    checked(pool.ask([Keep(key, pickling.dumps(segments.like(part, moved))) for part in parts]))
+    return key, weakref.finalize(holder, pool.forget, key)
 
 
 class _PoolPrepared(Prepared):
-    def __init__(self, home: PoolHome, graph: TaskGraph, layout: Layout, inputs: list[Handle], outputs: list[Handle],
-                 dtype: np.dtype) -> None:  # fmt: skip
-        super().__init__()
-        check_given(graph, home.handles | set(inputs))
-        self.graph, self.home, self.pool = graph, home, home.pool
-        hollow = {handle: np.empty(layout.shape(handle), dtype) for handle in [*inputs, *outputs]}
-        place = segments.placer(segments.Segment.create(segments.room(list(hollow.values()))))
-        box = {handle: place(array) for handle, array in hollow.items()}
-        self.inputs = {handle: box[handle] for handle in inputs}
-        self.outputs = {handle: box[handle] for handle in outputs}
-        outlines = {h: (layout.shape(h), dtype) for h in graph.handles_used if h not in box and h not in home.handles}
-        outlines |= home.outlines
-        self._order: Order = tuple(map(layout.owner, graph.handles_used)), None, ()
-        key = next(_keys)
-        contents = pickling.dumps((graph, self._order, box, home.key, outlines, home.synchronous))
-        request = Prepare(key, contents, choice.choice(), sys.path)
-        checked(self.pool.ask([request] * self.pool.ranks))
-        self._key = key
-        self._go = [Go(key, False)] * self.pool.ranks
-        self._end = weakref.finalize(self, self.pool.forget, key)
+    def __init__(self, home: PoolHome, bound: Bound) -> None:
+        super().__init__(bound.graph, "mpi")
+        graph, pool = bound.graph, home.pool
+        self.home, self.pool, self.ranks = home, pool, pool.ranks
+        kept = list(home.keys)
+        if bound.data:
+            kept.append(_keep(self, pool, bound.data, bound.owner)[0])
+        given = {handle: bound.buffer(handle) for handle in dict.fromkeys([*bound.inputs, *bound.outputs])}
+        self._segment = segments.Segment.create(segments.room(segments.arrays_in(given)))
+        place = segments.placer(self._segment)
+        box = {handle: place(array) for handle, array in given.items()}
+        for handle, array in box.items():
+            if array is not given[handle]:
+                np.copyto(array, given[handle])
+        self.inputs = {handle: box[handle] for handle in bound.inputs}
+        self.outputs = {handle: box[handle] for handle in bound.outputs}
+        outlines = {handle: bound.outline(handle) for handle in graph.handles_used if handle not in box}
+        self._order: Order = tuple(map(bound.owner, graph.handles_used)), None, ()
+        self.key = next(_keys)
+        options = {"synchronous": home.synchronous, "inputs": bound.inputs, "carry": bound.carry}
+        contents = pickling.dumps((graph, self._order, box, kept, outlines, options))
+        request = Prepare(self.key, contents, choice.choice(), sys.path)
+        checked(pool.ask([request] * pool.ranks))
+        self._plan = planned(graph, pool.ranks, self._order)
+        self._traffic = bound.traffic(self._plan)
+        self._go = [pickle.dumps(Go(self.key))] * pool.ranks
+        self._end = weakref.finalize(self, pool.forget, self.key)
 
-    def _requests(self, traced: bool) -> list[Go]:
-        torch_state = capture()
-        if not traced and torch_state == TorchState():
-            return self._go
-        return [Go(self._key, traced, torch_state)] * self.pool.ranks
+    def _ask(self, go: Go) -> list[Any]:
+        go = go._replace(torch_state=capture())
+        plain = go == Go(self.key)
+        return checked(self.pool.ask(self._go if plain else [pickle.dumps(go)] * self.pool.ranks))
 
-    def _run(self) -> None:
-        checked(self.pool.ask(self._requests(False)))
+    def _repeat(self, times: int, until: Handle | None) -> int:
+        answers = self._ask(Go(self.key, times, until))
+        done: int = answers[0]
+        self.messages += done * self._traffic[0]
+        self.bytes += done * self._traffic[1]
+        return done
 
-    def _run_traced(self) -> Trace:
+    def _traced(self) -> Trace:
         began = perf_counter()
-        tolds = checked(self.pool.ask(self._requests(True)))
-        return trace_of(self.graph, planned(self.graph, self.pool.ranks, self._order), began, tolds)
+        tolds = self._ask(Go(self.key, traced=True))
+        return trace_of(self.graph, self._plan, began, tolds)
+
+    def _timed(self, rounds: int, times: int) -> list[list[float]]:
+        return [told.seconds for told in self._ask(Go(self.key, times, rounds=rounds))]
+
+    def _free(self) -> None:
+        self._end()
 
 
 def checked(answers: list[Any]) -> list[Any]:
@@ -108,13 +140,13 @@ def checked(answers: list[Any]) -> list[Any]:
     frozen = next((answer for answer in answers if isinstance(answer, bytes)), None)
     if frozen is not None:
         raise thaw(frozen)
-    failures = [told.failure for told in answers if told is not None and told.failure is not None]
+    failures = [told.failure for told in answers if getattr(told, "failure", None) is not None]
     if failures:
         raise thaw(min(failures)[1])
     return answers
 
 
-def trace_of(graph: TaskGraph, plan: MessagePlan, began: float, tolds: list[Any]) -> Trace:
+def trace_of(graph: Any, plan: MessagePlan, began: float, tolds: list[Any]) -> Trace:
     """One trace of what the scripts of all ranks told."""
     records = [
         TaskRecord(index, 0, start - began, end - began, rank)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -20,10 +20,12 @@ from tilewright.backends.mpi.agreement import Agreement
 from tilewright.backends.mpi.launcher import INSTALL, remove, shm_files
 from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.mpi.part import run_part, wires
+from tilewright.backends.mpi.rank_home import RankHome
+from tilewright.backends.ranks.home import copied
 from tilewright.backends.ranks.outcome import Order, merge
 from tilewright.backends.ranks.segments import like
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
-from tilewright.graph import TaskGraph
+from tilewright.graph import Handle, TaskGraph
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
@@ -78,6 +80,16 @@ class MpiRank(Mpi):
 
     def workers(self, workers: int | None, most: int | None = None) -> int:
         return self.comm.size * per_rank(workers, self.comm.size)
+
+    def script_ranks(self, graph: TaskGraph, workers: int | None) -> int:
+        return self.comm.size if per_rank(workers, self.comm.size) == 1 else 0
+
+    def owner_of(self, graph: TaskGraph, ranks: int) -> Callable[[Handle], int]:
+        return owners(owner_for(graph, self.owner), ranks)
+
+    def home(self, data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], copy: bool) -> RankHome:
+        self._agreement.settle()
+        return RankHome(copied(data) if copy else data, ranks, owner, self.comm, self.synchronous)
 
     def execute(
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None

@@ -324,6 +324,26 @@ def collectives() -> Any:
     return found
 
 
+def halve(x: np.ndarray, y: np.ndarray, small: np.ndarray) -> None:
+    y[:] = x / 2
+    small[:] = y.max() <= 1
+
+
+def prepared_loops() -> Any:
+    g = tw.TaskGraph("halves")
+    x, y, small = (g.handles(name) for name in ("x", "y", "small"))
+    for r in range(3):
+        g.insert(halve, tw.R(x[r]), tw.W(y[r]), tw.W(small[r]))
+    data = {"x": [np.full(2, 8.0 * 2**r) for r in range(3)], "y": [np.zeros(2)] * 3, "small": [np.zeros(1)] * 3}
+    data = {name: [array.copy() for array in arrays] for name, arrays in data.items()}
+    options: dict[str, Any] = {"backend": "mpi", "workers": 3, "owner": lambda r: r}
+    step = tw.prepare(g, data, inputs=["x"], carry={y[r]: x[r] for r in range(3)}, **options)
+    count = step.repeat(50, until=small[2])
+    values = [float(step.outputs[y[r]][1]) for r in range(3)]
+    again = step.repeat(2), float(step.outputs[y[0]][0])
+    return [count, values, again, raised(lambda: step.repeat(-1)), raised(lambda: tw.prepare(g, {}, **options))[:1]]
+
+
 def wrong_values() -> Any:
     wrong: list[dict[str, Any]] = [{"root": 3}, {"gather": "some"}, {"workers": 4}, {"grid": 3}]
     return [raised(partial(call, **options))[:1] for options in wrong]
@@ -334,7 +354,7 @@ def still_works_after_all_that() -> Any:
 
 
 CHECKS = [value for name, value in list(globals().items())
-          if callable(value) and getattr(value, "__module__", "") == "__main__" and name not in ("call", "raised", "add", "ten_times")]  # fmt: skip
+          if callable(value) and getattr(value, "__module__", "") == "__main__" and name not in ("call", "raised", "add", "ten_times", "halve")]  # fmt: skip
 
 if __name__ == "__main__":
     with Path(sys.argv[1], f"{rank}.jsonl").open("w") as file:

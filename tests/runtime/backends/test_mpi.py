@@ -829,6 +829,13 @@ SAME = {
     "solutions": [True] * 6,
     "wrong_values": [["ValueError"], ["ValueError"], ["ValueError"], ["TypeError"]],
     "dense_operator": [True] * 8,
+    "prepared_loops": [
+        5,
+        [0.25, 0.5, 1.0],
+        [2, 0.0625],
+        ["ValueError", "times must be at least 0, not -1"],
+        ["MissingDataError"],
+    ],
     "dense_operator_on_too_many_ranks": ["ValueError", "ranks=4, but there are 3"],
     "collectives": [True] * 7,
     "still_works_after_all_that": True,

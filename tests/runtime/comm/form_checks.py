@@ -1,6 +1,7 @@
 """Called by all ranks of a pool: which form their local blocks take."""
 
-from tilewright.comm import executor
+from tilewright.backends.mpi.kept import scripts
+from tilewright.graph import Handle
 from tilewright.kernels import diagonals
 
 
@@ -12,5 +13,15 @@ def prefer(comm, least):
 
 def lines(comm):
     """By dtype, how many diagonals this rank keeps of its newest operator; 0 where it multiplies by rows."""
-    newest = executor._operators[max(executor._operators)]
-    return {str(dtype): 0 if form is None else len(form.table) for dtype, form in newest._forms.items()}
+    forms = {}
+    for script in scripts.values():  # newer ones last
+        form = script.stays.get(Handle("A", (3, comm.rank)))
+        if form is not None and form.looked:
+            dtype = str(script.stays[Handle("A", (2, comm.rank))].dtype)
+            forms[dtype] = 0 if form.found is None else len(form.found.table)
+    return forms
+
+
+def kept(comm):
+    """How many scripts this rank keeps."""
+    return len(scripts)

@@ -359,8 +359,13 @@ class TestStreams:
         assert waited == [streams._events[1][2], streams._events[2][2]]
 
     def test_run_that_fails_waits_for_what_was_launched(self, monkeypatch):
-        from tilewright.backends.execution.program import Program
+        from tilewright.backends.execution import in_process
         from tilewright.backends.execution.streams import Streams
+
+        def launching(program):
+            streams = Streams(program.call, lambda task: True, cuda)
+            program.call = streams.call
+            return streams
 
         def fails():
             raise RuntimeError("out of memory")
@@ -368,10 +373,17 @@ class TestStreams:
         g, cuda = tw.TaskGraph(), FakeCuda()
         g.insert(np.copyto, tw.R(g.handle("x")), tw.W(g.handle("y")))
         g.insert(fails)
-        monkeypatch.setattr(Program, "_streams", lambda self: Streams(self.call, lambda task: True, cuda))
+        monkeypatch.setattr(in_process, "launching", launching)
         with pytest.raises(RuntimeError, match="out of memory"):
             tw.run(g, {"x": np.ones(2), "y": np.zeros(2)}, backend="serial")
         assert cuda.log[-1] == ("sync", 1)
+
+    def test_program_that_runs_again_waits_for_what_is_on_the_current_stream_by_then(self):
+        _, cuda, _, streams = self.run(lambda index: True, [0, 0, 0, 0])
+        first = streams._zero
+        streams.begin()
+        assert streams._zero is not first and not streams._streams and not streams._events
+        assert cuda.log[-1][0] == "record"
 
     def test_trace_gets_the_times_on_the_device(self):
         from tilewright.runs.trace import TaskRecord, Trace

@@ -7,10 +7,10 @@ from optional import torch
 
 import tilewright as tw
 from tilewright.arguments import is_tensor
-from tilewright.backends.execution.replay import Stage
 from tilewright.linalg import ladder
 from tilewright.linalg.gallery import conditioned_spd
 from tilewright.linalg.gpu_solve import DeviceProblem, row_sums
+from tilewright.linalg.stage import Stage
 
 U = 2.0**-53
 

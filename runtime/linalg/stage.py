@@ -1,0 +1,105 @@
+"""Where the graphs of a solution run: once, or again and again on the same buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilewright.backends import find_engine
+from tilewright.backends.execution.engine import Engine
+from tilewright.backends.execution.prepared import Here, Prepared
+from tilewright.backends.ranks.home import Bound, Home
+from tilewright.graph import Handle, TaskGraph
+from tilewright.scalars import worker_count
+from tilewright.schedulers import Policy
+from tilewright.schedulers import policy as find_policy
+from tilewright.tiles import Store
+
+__all__ = ["Bindings", "Stage"]
+
+
+@dataclass
+class Stage:
+    """Where graphs run, and what they moved. The arguments are those of `tilewright.run`."""
+
+    backend: str = "threads"
+    scheduler: str | Policy = "critical-path"
+    workers: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    messages: int = 0
+    """Between ranks, so far."""
+    bytes: int = 0
+    """In those messages."""
+
+    def __post_init__(self) -> None:
+        worker_count(self.workers)
+        find_policy(self.scheduler)
+        self.engine: Engine = find_engine(self.backend, self.options)
+        self.engine.plan_with(None)
+
+    def run(self, graph: TaskGraph, data: Mapping[str, Any]) -> None:
+        """Run a graph once on buffers that the tasks change in place."""
+        with self.engine.agreement(run_follows=True):
+            program = self.engine.bind(graph, data)
+        trace = self.engine.execute(program, self.scheduler, self.workers, None)
+        self.messages += len(trace.messages)
+        self.bytes += sum(message.nbytes for message in trace.messages)
+
+
+class Bindings:
+    """Graphs prepared on the same buffers, each when it first runs.
+
+    Parameters
+    ----------
+    stage
+        Where they run.
+    data
+        Buffers by name, as for `tilewright.run`; more may come, under names that no graph has used.
+    constant
+        Names of those that nobody changes: on ranks that have memory of their own they stay.
+    scratch
+        Names of those that each graph writes before it reads them, and nobody else looks at.
+
+    The others are what the caller reads and changes between two runs.
+    """
+
+    def __init__(self, stage: Stage, data: dict[str, Any], constant: Collection[str], scratch: Collection[str]) -> None:
+        self.stage, self.data, self.constant, self.scratch = stage, data, constant, scratch
+        self._prepared: dict[TaskGraph, Prepared] = {}
+        self._home: Home | None = None
+
+    def run(self, graph: TaskGraph) -> None:
+        """Run a graph once."""
+        if graph not in self._prepared:
+            self._prepared[graph] = self._prepare(graph)
+        prepared, stage = self._prepared[graph], self.stage
+        messages, nbytes = prepared.messages, prepared.bytes
+        prepared()
+        stage.messages += prepared.messages - messages
+        stage.bytes += prepared.bytes - nbytes
+
+    def _prepare(self, graph: TaskGraph) -> Prepared:
+        stage, store = self.stage, Store(self.data)
+        engine = stage.engine
+        inputs = [handle for handle in graph.inputs if handle.name not in self.constant]
+        outputs = [handle for handle in graph.written if handle.name not in self.scratch]
+        ranks = engine.script_ranks(graph, stage.workers)
+        if not ranks:
+            return Here(engine, graph, store, scheduler=stage.scheduler, workers=stage.workers,
+                        inputs=inputs, outputs=outputs, carry={})  # fmt: skip
+        owner = engine.owner_of(graph, ranks)
+        if self._home is None:
+            self._home = engine.home({}, ranks, owner, copy=False)
+        home = self._home
+        assert home is not None
+        graph.frozen = True
+        self._home.keep({
+            handle: store[handle] for handle in graph.inputs
+            if handle.name in self.constant and handle not in home.outlines
+        })  # fmt: skip
+        return home.prepare(Bound(graph, home.outlines, owner, store.__getitem__, _unknown, inputs, outputs, {}))
+
+
+def _unknown(handle: Handle) -> None:
+    """Every handle has a buffer."""
