@@ -113,7 +113,7 @@ def run(
     flops = sum(_flops(task, program.store) for task in graph) if progress is True and not engine.virtual else 0.0
     with reports(progress, graph.name, len(graph), flops) as report:
         trace = engine.execute(program, policy, workers, report)
-    name = scheduler if isinstance(scheduler, str) else type(policy).__name__
+    name = scheduler if isinstance(scheduler, str) else policy.called
     return Run(
         graph, trace, engine.name, name, trace.ranks * trace.workers, program.store, engine.model,
         dict(engine.switches), kernels=program.kernels,
