@@ -31,6 +31,7 @@ from tilewright.backends.execution.engine import Engine, check_data
 from tilewright.backends.execution.prepared import Here, Prepared, check_given
 from tilewright.backends.ranks.home import Bound, Home, copied
 from tilewright.graph import Handle, Layout, TaskGraph
+from tilewright.keywords import strict
 from tilewright.scalars import flag, function, instance, positive, shown, worker_count
 from tilewright.scalars import ranks as rank_count
 from tilewright.schedulers import Policy
@@ -184,6 +185,7 @@ def _handles(graph: TaskGraph, which: Which, what: str) -> list[Handle]:
 # ------------------------------------------------------------------ data that several graphs share
 
 
+@strict
 class Resident:
     """Data kept by handle on ``ranks`` ranks, until this object and all that was prepared on it are gone, or `close`.
 

@@ -16,6 +16,7 @@ from tilewright.comm.matvec_graph import Moments, matvec_graph, power_graph
 from tilewright.comm.operator import Operator, check_finite, count, place
 from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels.scale import scaled
+from tilewright.keywords import strict
 from tilewright.resident import Prepared, Resident
 from tilewright.runs.trace import Trace
 from tilewright.scalars import flag
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["DenseOperator", "matvec"]
 
 
+@strict
 class DenseOperator(Operator):
     """A dense matrix whose blocks stay on the ranks between products; SciPy's solvers take it.
 
@@ -268,6 +270,7 @@ class DenseOperator(Operator):
         return self.grid.picture()
 
 
+@strict
 def matvec(
     A: Any,
     x: Any,

@@ -8,11 +8,13 @@ import numpy as np
 
 from tilewright.arguments import like
 from tilewright.comm.cg import BASES, Report
+from tilewright.keywords import strict
 from tilewright.scalars import choice, positive, real, whole
 
 __all__ = ["cg"]
 
 
+@strict
 def cg(
     A: Any,
     b: Any,

@@ -22,6 +22,7 @@ from tilewright.comm.operator import count as _count
 from tilewright.comm.partition import Exchange, by_rows, exchange, positions
 from tilewright.comm.partition import partition as find_partition
 from tilewright.comm.structure import Plan, Structure
+from tilewright.keywords import strict
 from tilewright.machine import Machine
 from tilewright.scalars import flag, positive
 
@@ -35,6 +36,7 @@ __all__ = ["SparseOperator"]
 _MIDDLING = 32  # binary exponent
 
 
+@strict
 class SparseOperator(Operator):
     """A sparse matrix whose rows live on ranks.
 

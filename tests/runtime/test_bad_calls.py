@@ -371,14 +371,9 @@ def test_a_wrong_value_is_refused_in_a_sentence_that_names_the_argument(name, pa
 
 NOUNS = {"R", "W", "RW", "TaskGraph", "Op", "Store", "TiledMatrix", "PrecisionMap.uniform", "cholesky_graph", "kernels"}
 """Short calls of graphs, and methods: Python's own sentence will do."""
-NOT_YET = {"Resident", "DenseOperator", "SparseOperator", "matvec", "cg"}
-"""Their files are being rebuilt; with `tilewright.keywords.strict` they leave this set."""
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.xfail(name in NOT_YET, reason="without strict yet", strict=True))
-    for name in CALLS if not {name, name.split(".")[0]} & NOUNS
-])  # fmt: skip
+@pytest.mark.parametrize("name", [name for name in CALLS if not {name, name.split(".")[0]} & NOUNS])
 def test_an_unknown_keyword_is_refused_in_the_name_of_the_call_with_what_is_near(name):
     call = CALLS[name]
     known = [p.name for p in inspect.signature(call.function).parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -396,9 +391,9 @@ def test_an_unknown_keyword_is_refused_in_the_name_of_the_call_with_what_is_near
     ("comm.cost", "ranks", "it takes p=, the number of ranks in a formula; ranks= is how many processes"),
     ("comm.schedule", "p", "it takes ranks=, how many processes hold the data"),
     ("comm.allreduce", "method", "it takes algorithm=, which rounds a collective takes; method= is which iteration"),
-    pytest.param("matvec", "workers", "it takes ranks=", marks=pytest.mark.xfail(reason="not yet", strict=True)),
-    pytest.param("DenseOperator", "workers", "it takes ranks=", marks=pytest.mark.xfail(reason="not yet", strict=True)),
-    pytest.param("cg", "algorithm", "it takes method=", marks=pytest.mark.xfail(reason="not yet", strict=True)),
+    ("matvec", "workers", "it takes ranks="),
+    ("DenseOperator", "workers", "it takes ranks="),
+    ("cg", "algorithm", "it takes method="),
 ])  # fmt: skip
 def test_a_word_of_other_calls_is_refused_with_the_word_for_it_here_and_what_both_mean(name, word, sentence):
     call = CALLS[name]
