@@ -221,8 +221,7 @@ class DenseOperator(Operator):
             step = self._steps[key]
             for handle, piece in step.inputs.items():
                 piece[...] = start[slice(*grid.x_piece(handle.index[0]))]
-            for _ in range(steps):
-                step()
+            step.repeat(steps)
             vector = np.empty(grid.n, start.dtype)
             for handle, piece in step.outputs.items():
                 if handle.name == "x":
