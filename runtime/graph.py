@@ -31,6 +31,7 @@ import numpy as np
 
 from tilewright.door import upstairs
 from tilewright.host.files import write_text
+from tilewright.rooms import Room
 from tilewright.scalars import flag, function, real, text
 
 if TYPE_CHECKING:
@@ -132,6 +133,48 @@ def _check_function(function: object, name: str) -> None:
         raise TypeError(f"{name} is a generator function, whose values nobody would fetch; insert a plain function")
 
 
+_MISPLACED = frozenset((Use, Handle, list, tuple))
+"""Types of parameters that may be accesses in the wrong place, or have some in them."""
+
+
+def _check_parameter(op: Op, param: Any) -> None:
+    """TypeError for an access or a bare handle among the parameters, also in a list."""
+    if type(param) is Use or type(param) is Handle:
+        raise TypeError(
+            f"{op.name}: {param} is misplaced; wrap handles in R, W or RW and put them before the parameters"
+        )
+    if any(type(member) is Use or (type(member) is Handle and type(param) is list) for member in param):
+        members = ", ".join(map(str, param))
+        raise TypeError(f"{op.name}: a group is a list of accesses and stands before the parameters, such as "
+                        f"[R(a), RW(b)], not {type(param).__name__} of {members}")  # fmt: skip
+
+
+def _grouped(op: Op, args: tuple[Any, ...]) -> tuple[tuple[Use, ...], tuple[Any, ...], tuple[int, ...]]:
+    """Uses, parameters and sizes of groups. An empty list is a group where an access follows.
+
+    Else a function gets it as the object that it is, and others as a group: the flops of an op may want to see it.
+    """
+    count = 0
+    kernel = op.function is None or op.flops is not None
+    for position, arg in enumerate(args):
+        if type(arg) is Use or (type(arg) is list and ((arg and type(arg[0]) is Use) or (kernel and not arg))):
+            count = position + 1
+        elif not (type(arg) is list and not arg):
+            break
+    uses: list[Use] = []
+    sizes = []
+    for arg in args[:count]:
+        if type(arg) is list:
+            if not all(type(member) is Use for member in arg):
+                _check_parameter(op, arg)
+            uses += arg
+            sizes.append(len(arg))
+        else:
+            uses.append(arg)
+            sizes.append(-1)
+    return tuple(uses), args[count:], tuple(sizes) if max(sizes, default=-1) >= 0 else ()
+
+
 def _name(name: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"a handle's name is a string, not {name!r}")
@@ -151,9 +194,10 @@ class Op:
     """A named operation on data.
 
     With a ``function`` the op is that Python function; without, the kernel table has its implementations.
-    Either is called with one buffer per handle, in the order of the accesses, then the parameters. A function
-    changes what it writes in place and returns None, or returns the new value (a tuple for several handles)
-    of what it writes. A kernel changes in place and returns None or an info code; 0 is success.
+    Either is called with one buffer per access, a list of buffers for a group, in their order, then the parameters. A
+    function changes what it writes in place and returns None, or returns the new value (a tuple for several handles)
+    of what it writes. A kernel changes in place and returns None or an info code; 0 is success. So does a function
+    with ``explain``, which hence returns no values.
     """
 
     name: str
@@ -161,11 +205,11 @@ class Op:
     weight: float = 1.0
     """Cost where no data is known. Tile kernels count units of nb^3/3 flops, so potrf is 1 and gemm is 6."""
     flops: Callable[..., float] | None = None
-    """Real-arithmetic flops from the shapes of the accessed buffers."""
+    """Real-arithmetic flops from the shapes of the accessed buffers, lists of them for groups."""
     indices: Callable[[tuple[Use, ...]], tuple[object, ...]] = _written_indices
     """What stands between the parentheses of a task's label."""
     explain: Callable[[Task, Any, int], Exception] | None = None
-    """Turns (task, store, info) of a kernel that returned info != 0 into the exception to raise."""
+    """Turns (task, store, info) of a kernel or function that returned info != 0 into the exception to raise."""
     external: bool = False
     """An engine carries it out itself, no worker does: a message."""
     in_place: bool = False
@@ -217,11 +261,32 @@ class Task:
     """Where to run, if the program said so: a rank, or a handle whose owner runs the task."""
     priority: float
     """What the program said; larger is sooner. Policies such as critical-path compute their own."""
+    groups: tuple[int, ...] = ()
+    """For each argument before the parameters how many of ``uses`` it is, -1 where it is one access and no group; empty
+    if none is a group."""
+    place: tuple[object, ...] | None = None
+    """What the program wants between the parentheses of the label."""
 
     @property
     def label(self) -> str:
         """``gemm(3,1,0)``: the op and its indices."""
-        return f"{self.op.name}({','.join(map(str, self.op.indices(self.uses)))})"
+        place = self.op.indices(self.uses) if self.place is None else self.place
+        return f"{self.op.name}({','.join(map(str, place))})"
+
+    def arguments(self, values: Sequence[Any]) -> Sequence[Any]:
+        """What belongs to each of ``uses`` (its buffer, shape, ...) as arguments of the op: of a group a list."""
+        if not self.groups:
+            return values
+        found: list[Any] = []
+        start = 0
+        for size in self.groups:
+            if size < 0:
+                found.append(values[start])
+                start += 1
+            else:
+                found.append(list(values[start : start + size]))
+                start += size
+        return found
 
     @property
     def reads(self) -> tuple[Handle, ...]:
@@ -285,7 +350,10 @@ class TaskGraph:
         self.recipe: tuple[Callable[..., TaskGraph], tuple[Any, ...]] | None = None
         """(function, arguments) of a call that builds this graph, by which it travels to other processes; set last."""
         self.temporary: set[str] = set()
-        """Names of handles whose values nobody wants after the run; engines do not bring them back."""
+        """Names of handles whose values nobody wants after the run; engines do not bring them back. Those of `rooms`
+        are among them unless they are kept."""
+        self.rooms: dict[str, Room] = {}
+        """By name of a family of handles: the memory that engines find for it."""
         self.layout: Layout | None = None
         """Ranks, owners and shapes that go with the algorithm; engines use them where a call names no owner."""
         self.extents: dict[str, tuple[int, int]] = {}
@@ -296,13 +364,55 @@ class TaskGraph:
 
     # ---------------------------------------------------------------- building
 
-    def handle(self, name: str) -> Handle:
-        """A handle for one piece of data. TypeError if the name is no string."""
-        return Handle(_name(name))
+    def handle(
+        self, name: str, *, shape: Any = None, dtype: Any = None, keep: bool = False, device: Any = None
+    ) -> Handle:
+        """A handle for one piece of data, with ``shape`` and ``dtype`` one that needs none: see `handles`."""
+        self._declare(Room.checked(_name(name), shape, dtype, keep, device, indexed=False))
+        return Handle(name)
 
-    def handles(self, name: str) -> Handles:
-        """An indexed family of handles, such as the tiles of a matrix. TypeError if the name is no string."""
-        return Handles(_name(name))
+    def handles(
+        self, name: str, *, shape: Any = None, dtype: Any = None, keep: bool = False, device: Any = None
+    ) -> Handles:
+        """An indexed family of handles, such as the tiles of a matrix.
+
+        Parameters
+        ----------
+        name
+            Data of a run goes by it.
+        shape, dtype
+            Of the room of each handle, or functions of the index that give them. A run then needs no data: it makes
+            zeros where a task first writes the handle (`W`), and gives them back after the last task that uses it. A
+            dtype of torch makes tensors.
+        keep
+            The room is a result, which ``run[name]`` has: an array, or where handles have indices a dict by handle.
+        device
+            Of tensors.
+
+        Raises
+        ------
+        TypeError
+            The name is no string; one of shape and dtype is missing, or is none.
+        ValueError
+            The graph has another room of this name.
+        """
+        self._declare(Room.checked(_name(name), shape, dtype, keep, device, indexed=True))
+        return Handles(name)
+
+    def _declare(self, room: Room | None) -> None:
+        if room is None:
+            return
+        if self.rooms.setdefault(room.name, room) != room:
+            raise ValueError(f"graph {self.name!r} has another room {room.name}, of shape "
+                             f"{self.rooms[room.name].shape} and dtype {self.rooms[room.name].dtype}")  # fmt: skip
+        if not room.keep:
+            self.temporary.add(room.name)
+
+    def empty_like(self, name: str | None = None) -> TaskGraph:
+        """A graph without tasks, of the same name, rooms and temporary handles: what a pass fills."""
+        graph = TaskGraph(self.name if name is None else name)
+        graph.temporary, graph.rooms = set(self.temporary), dict(self.rooms)
+        return graph
 
     def insert(
         self,
@@ -310,10 +420,15 @@ class TaskGraph:
         *args: Any,
         on: Hashable = None,
         priority: float = 0,
+        label: tuple[object, ...] | None = None,
     ) -> Task:
         """Append a task that calls ``op`` on ``args``: first the accesses `R`, `W`, `RW`, then plain parameters.
 
+        A list of accesses is a *group*, one argument: the function gets a list of buffers. Groups may have no members.
         Parameters that are arrays are copied, others kept as they are.
+
+        ``on`` says where it runs, ``priority`` which of two tasks that are ready is sooner, and ``label`` what stands
+        between the parentheses of its label instead of `Op.indices`.
 
         Costs O(accesses + edges). Tasks take about 4 us and 600 bytes each.
 
@@ -321,7 +436,7 @@ class TaskGraph:
         ------
         TypeError
             ``op`` is neither an `Op` nor callable, or is a coroutine or generator function; an access follows a
-            parameter, or a bare handle is passed.
+            parameter, or a bare handle is passed; a list has accesses and other things.
         RuntimeError
             The graph has already run.
         """
@@ -334,14 +449,14 @@ class TaskGraph:
             if type(arg) is not Use:
                 count = position
                 break
-        uses, params = args[:count], args[count:]
+        uses, params, groups = args[:count], args[count:], ()
+        if params and type(params[0]) is list:
+            uses, params, groups = _grouped(op, args)
         for place, param in enumerate(params):
             if isinstance(param, np.ndarray):  # a snapshot: the caller may change his
                 params = (*params[:place], param.copy(), *params[place + 1 :])
-            elif type(param) is Use or type(param) is Handle:
-                raise TypeError(
-                    f"{op.name}: {param} is misplaced; wrap handles in R, W or RW and put them before the parameters"
-                )
+            elif type(param) in _MISPLACED:
+                _check_parameter(op, param)
         index = len(self.tasks)
         table = self._state
         edges: set[int] = set()
@@ -365,31 +480,41 @@ class TaskGraph:
                 state[0] = index
                 state[1] = []
         edges.discard(index)  # a handle given twice to one task
-        task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority)
+        task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority, groups, label)
         self.tasks.append(task)
         self.closed_form = self.recipe = None  # they were those of a smaller graph
         self.extents = {}
         return task
+
+    def insert_again(self, task: Task, op: Op | None = None, uses: Sequence[Use] | None = None) -> Task:
+        """Append a task of another graph, or one like it with another op or other uses, one for each it had."""
+        args = task.arguments(task.uses if uses is None else uses)
+        return self.insert(op or task.op, *args, *task.params, on=task.on, priority=task.priority, label=task.place)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To another process a graph goes as its recipe, where it has one, or with all its tasks."""
         if self.recipe is not None:
             return self.recipe
         levels = self.bottom_levels() if self.closed_form is not None else None
-        calls = [(t.op, t.uses, t.params, t.on, t.priority) for t in self.tasks]
-        return _rebuilt, (self.name, calls, levels, set(self.temporary))
+        calls = [(t.op, t.arguments(t.uses), t.params, t.on, t.priority, t.place) for t in self.tasks]
+        named: dict[str, list[Handle]] = {name: [] for name in self.rooms}
+        for handle in self._state if named else ():
+            if handle.name in named:
+                named[handle.name].append(handle)
+        rooms = {name: room.settled(named[name]) for name, room in self.rooms.items()}
+        return _rebuilt, (self.name, calls, levels, set(self.temporary), rooms)
 
     def __copy__(self) -> TaskGraph:
         """A graph of the same tasks, with the same layout, that can grow by itself."""
         build, arguments = self.__reduce__()
-        graph: TaskGraph = build(*arguments)
-        graph.layout = self.layout
-        return graph
+        return self._with_own(build(*arguments))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TaskGraph:
         build, arguments = self.__reduce__()
-        graph: TaskGraph = build(*copy.deepcopy(arguments, memo))
-        graph.layout = self.layout
+        return self._with_own(build(*copy.deepcopy(arguments, memo)))
+
+    def _with_own(self, graph: TaskGraph) -> TaskGraph:
+        graph.layout, graph.rooms = self.layout, dict(self.rooms)
         return graph
 
     def _function_op(self, function: Any) -> Op:
@@ -557,12 +682,14 @@ class TaskGraph:
         return self.to_svg() if len(self) <= upstairs("plot.dag:LIMIT") else None
 
 
-def _rebuilt(name: str, calls: list[tuple[Any, ...]], levels: list[float] | None, temporary: set[str]) -> TaskGraph:
-    """The graph of these (op, uses, params, on, priority)."""
+def _rebuilt(
+    name: str, calls: list[tuple[Any, ...]], levels: list[float] | None, temporary: set[str], rooms: dict[str, Room]
+) -> TaskGraph:
+    """The graph of these (op, accesses, params, on, priority, label)."""
     graph = TaskGraph(name)
-    graph.temporary = temporary
-    for op, uses, params, on, priority in calls:
-        graph.insert(op, *uses, *params, on=on, priority=priority)
+    graph.temporary, graph.rooms = temporary, rooms
+    for op, accesses, params, on, priority, label in calls:
+        graph.insert(op, *accesses, *params, on=on, priority=priority, label=label)
     if levels is not None:
         graph.closed_form = lambda task: levels[task.index]
     return graph

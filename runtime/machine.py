@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tilewright.graph import Handle, Op, Task, TaskGraph
+    from tilewright.graph import Handle, Task, TaskGraph
 
 from tilewright import document
 from tilewright.door import upstairs
@@ -150,7 +150,7 @@ class Machine:
 
     def cost(self, task: Task, worker: int = 0) -> float:
         """Expected seconds of ``task`` on a worker. KeyError for an op without a duration where gamma is unknown."""
-        return self._seconds(task.op, self._shapes(task), self.is_gpu(worker))
+        return self._seconds(task, self.is_gpu(worker))
 
     def costs(self, graph: TaskGraph, gpu: bool = False) -> list[float]:
         """Expected seconds of every task on a CPU worker, or on a GPU. O(tasks).
@@ -163,14 +163,14 @@ class Machine:
                 for task in graph.tasks:
                     if self.flops(task):
                         raise ValueError(f"{task}: {NO_GAMMA}")
-            return [self._seconds(task.op, self._shapes(task), gpu) for task in graph.tasks]
-        known: dict[tuple[int, int], float] = {}
+            return [self._seconds(task, gpu) for task in graph.tasks]
+        known: dict[tuple[int, int, tuple[int, ...]], float] = {}
         costs = []
         for task in graph.tasks:
-            key = id(task.op), len(task.uses)
+            key = id(task.op), len(task.uses), task.groups
             seconds = known.get(key)
             if seconds is None:
-                seconds = known[key] = self._seconds(task.op, self._shapes(task), gpu)
+                seconds = known[key] = self._seconds(task, gpu)
             costs.append(seconds)
         return costs
 
@@ -185,7 +185,7 @@ class Machine:
 
     def flops(self, task: Task) -> float:
         """Flops of a task; 0 for an op without a formula."""
-        return task.op.flops(*self._shapes(task)) if task.op.flops else 0.0
+        return task.op.flops(*task.arguments(self._shapes(task))) if task.op.flops else 0.0
 
     def words(self, handle: Handle) -> float:
         """8-byte words of a handle's buffer."""
@@ -218,13 +218,14 @@ class Machine:
             return [(self.tile_size, self.tile_size)] * len(task.uses)
         return [shape(use.handle) for use in task.uses]
 
-    def _seconds(self, op: Op, shapes: Sequence[Shape], gpu: bool) -> float:
+    def _seconds(self, task: Task, gpu: bool) -> float:
+        op, shapes = task.op, self._shapes(task)
         table = self.durations.get(op.name)
         if table is not None:
             seconds = float(table) if isinstance(table, int | float) else _interpolate(table, _tile_size(shapes))
         elif self.gamma is not None:
             # Op.weight counts units of nb^3/3 flops.
-            seconds = self.gamma * (op.flops(*shapes) if op.flops else op.weight * _tile_size(shapes) ** 3 / 3)
+            seconds = self.gamma * (self.flops(task) if op.flops else op.weight * _tile_size(shapes) ** 3 / 3)
         elif self.durations:
             raise KeyError(f"no duration for op {op.name!r} and no gamma; durations has {', '.join(self.durations)}")
         else:

@@ -257,6 +257,8 @@ class Store(dict[Handle, Any]):
         self.families: dict[str, Any] = {}
         self.given = dict(data)
         """What the run was given."""
+        self.outlines: dict[Handle, Any] = {}
+        """What stands here for rooms that have no memory yet: `tilewright.rooms`."""
         for key, value in data.items():
             if isinstance(key, Handle):
                 self[key] = value

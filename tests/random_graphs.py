@@ -3,8 +3,8 @@
 `make(seed)` gives one graph with its data, owners and the sequential answer. Its tasks read, write and change up to four
 handles each, in place or by returning values, as plain functions or as `Op(in_place=True)`, on the rank of what they
 write or on another (``on=``). Many sleep between two looks at what they read and between two halves of what they write, so
-that an engine that lets somebody else write meanwhile is caught. Some handles have no data, some have more than others. In
-some graphs tasks fail.
+that an engine that lets somebody else write meanwhile is caught. Some handles have no data, some have more than others; of
+those without, some have a room, kept or not. Some accesses are groups. In some graphs tasks fail.
 
 `interpret` is the specification: a loop over the calls with values in a dict. It uses nothing of tilewright.
 
@@ -47,6 +47,15 @@ class Call:
     uses: tuple[tuple[int, str], ...]
     on: Any
     delay: float
+    groups: tuple[int, ...] = ()
+    """How many uses each argument is, 0 where it is one and no group; the others are one each."""
+
+    def arguments(self, values: list[Any]) -> list[Any]:
+        """The values, one for each use, as arguments: lists where they are a group."""
+        values, found = list(values), []
+        for size in self.groups:
+            found.append([values.pop(0) for _ in range(size)] if size else values.pop(0))
+        return found + values
 
 
 @dataclass
@@ -58,6 +67,8 @@ class Case:
     given: list[bool]
     """By handle, whether the run gets data for it."""
     owners: list[int]
+    rooms: dict[int, bool] = field(default_factory=dict)
+    """By handle without data that has a room: whether it is kept."""
     calls: list[Call] = field(default_factory=list)
 
     @cached_property
@@ -77,18 +88,22 @@ class Case:
 
     def graph(self) -> TaskGraph:
         g = TaskGraph(f"random {self.seed}")
-        handles = [g.handle(f"h{i}") for i in range(len(self.shapes))]
+        handles = [
+            g.handle(f"h{i}", shape=shape, dtype="int64", keep=self.rooms[i]) if i in self.rooms else g.handle(f"h{i}")
+            for i, shape in enumerate(self.shapes)
+        ]
         for number, call in enumerate(self.calls):
             uses = [ACCESSES[access](handles[i]) for i, access in call.uses]
             accesses = tuple(access for _, access in call.uses)
             shapes = tuple(self.shapes[i] for i, access in call.uses if access != "R")
             on = handles[call.on[1]] if isinstance(call.on, tuple) else call.on
-            g.insert(STYLES[call.style], *uses, accesses, shapes, number, call.delay, on=on)
+            g.insert(STYLES[call.style], *call.arguments(uses), accesses, shapes, number, call.delay, on=on)
         return g
 
     @property
     def wanted(self) -> dict[str, int]:
-        return interpret(self)
+        gone = {f"h{i}" for i, keep in self.rooms.items() if not keep}
+        return {name: number for name, number in interpret(self).items() if name not in gone}
 
 
 def make(seed: int, *, failures: bool = False, delays: bool = True, tasks: int = 24) -> Case:
@@ -99,6 +114,8 @@ def make(seed: int, *, failures: bool = False, delays: bool = True, tasks: int =
     given = [dice.random() < 0.85 for _ in range(count)]
     case = Case(seed, shapes, given, [dice.randrange(RANKS) for _ in range(count)])
     there = list(given)
+    more = random.Random(seed + 1_000_000)  # so that the rest of a graph stays what it was
+    case.rooms = {i: more.random() < 0.5 for i in range(count) if not given[i] and more.random() < 0.7}
     wild = dice.random() < 0.5  # many writes that read nothing
     for _ in range(dice.randint(1, tasks)):
         chosen = dice.sample(range(count), dice.randint(1, min(4, count)))
@@ -110,7 +127,7 @@ def make(seed: int, *, failures: bool = False, delays: bool = True, tasks: int =
             uses.append((i, access))
         written = [i for i, access in uses if access != "R"]
         style = dice.choice(["place", "return", "op", "op"])
-        if style == "op" and not all(given[i] for i in written):
+        if style == "op" and not all(given[i] or i in case.rooms for i in written):
             style = "place"
         if failures and dice.random() < 0.15:
             style = "fail"
@@ -120,7 +137,11 @@ def make(seed: int, *, failures: bool = False, delays: bool = True, tasks: int =
         if dice.random() < 0.3:
             on = dice.choice([dice.randrange(RANKS), ("handle", dice.randrange(count))])
         delay = dice.choice([0.0, 0.0, 0.0005, 0.002]) if delays else 0.0
-        case.calls.append(Call(style, tuple(uses), on, delay))
+        groups, left = [], len(uses)
+        while left and more.random() < 0.6:
+            groups.append(more.choice([0, more.randint(1, left)]))
+            left -= max(groups[-1], 1)
+        case.calls.append(Call(style, tuple(uses), on, delay, tuple(groups)))
     return case
 
 
@@ -202,9 +223,14 @@ def values_of(buffers: Any, accesses: tuple[str, ...], salt: int, delay: float) 
     return [(read * 7 + salt * 101 + place) % PRIME for place in places]
 
 
+def flat(args: tuple[Any, ...]) -> list[Any]:
+    """The arguments with those of groups one by one."""
+    return [buffer for arg in args for buffer in (arg if isinstance(arg, list) else [arg])]
+
+
 def change(*args: Any) -> Any:
     """Change each written buffer in place, slowly; where there is none, return new values of all."""
-    *buffers, accesses, shapes, salt, delay = args
+    *buffers, accesses, shapes, salt, delay = flat(args)
     numbers = values_of(buffers, accesses, salt, delay)
     written = [buffer for buffer, access in zip(buffers, accesses, strict=True) if access != "R"]
     if any(buffer is None for buffer in written):
@@ -219,7 +245,7 @@ def change(*args: Any) -> Any:
 
 def renew(*args: Any) -> Any:
     """The same by returned values."""
-    *buffers, accesses, shapes, salt, delay = args
+    *buffers, accesses, shapes, salt, delay = flat(args)
     return answer(values_of(buffers, accesses, salt, delay), shapes)
 
 
@@ -262,7 +288,7 @@ def prepared(case: Case, **options: Any) -> Repeated:
     graph.layout = Layout(RANKS, lambda h: owner[h.name], lambda h: shape_of[h.name])
     resident = tw.Resident({}, ranks=RANKS, owner=lambda h: 0, backend="mpi", **options)
     data = {tw.Handle(name): array for name, array in case.data.items()}
-    step = resident.prepare(graph, inputs=list(data), outputs=list(graph.written), dtype=np.int64)
+    step = resident.prepare(graph, inputs=list(data), outputs=list(graph.results), dtype=np.int64)
     for _ in range(2):
         for handle, array in data.items():
             step.inputs[handle][...] = array
@@ -307,7 +333,7 @@ def wrong_in_place(case: Case) -> str:
     for call in case.calls:
         for i, access in call.uses:
             if access != "R":
-                missing = any(not case.given[j] for j, other in call.uses if other != "R")
+                missing = any(not case.given[j] and j not in case.rooms for j, other in call.uses if other != "R")
                 styles.setdefault(i, set()).add("either" if missing and call.style == "place" else call.style)
     for name, array in case.data.items():
         ways = styles.get(int(name[1:]), set())

@@ -16,6 +16,7 @@ __all__ = ["execute"]
 def execute(program: Program, policy: Policy, workers: int, progress: Progress | None) -> Trace:
     """Run in the calling thread, in program order. The policy and the number of workers change nothing."""
     records = []
+    program.begin()
     with limits(program.uses_functions), task_threads(program.threads_per_task):
         began = perf_counter()
         for task in program.graph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from inspect import signature
 from math import inf, log, sqrt
 from numbers import Real
@@ -176,15 +177,24 @@ def known_shapes(graph: TaskGraph, machine: Machine, data: Any = None, placed: b
     if machine.shape is not None:
         return machine
     if data is not None:
-        return machine.replace(shape=_shapes(Store(data)))
-    if graph.layout is not None and not placed:
-        return machine.replace(shape=graph.layout.shape)
-    return machine
+        return machine.replace(shape=_shapes(graph, Store(data)))
+    known = graph.layout.shape if graph.layout is not None and not placed else None
+    if graph.rooms:
+        tile = machine.tile_size, machine.tile_size
+
+        def shape(handle: Handle) -> tuple[int, ...]:
+            room = graph.rooms.get(handle.name)
+            return room.of(handle)[0] if room is not None else tile if known is None else known(handle)
+
+        return machine.replace(shape=cache(shape))
+    return machine if known is None else machine.replace(shape=known)
 
 
-def _shapes(store: Store) -> Callable[[Handle], tuple[int, ...]]:
+def _shapes(graph: TaskGraph, store: Store) -> Callable[[Handle], tuple[int, ...]]:
     def shape(handle: Handle) -> tuple[int, ...]:
         buffer = store[handle]
+        if buffer is None and handle.name in graph.rooms:
+            return graph.rooms[handle.name].of(handle)[0]
         if buffer is None:
             raise MissingDataError(f"the data has no buffer for {handle}, so its size is unknown")
         return tuple(getattr(buffer, "shape", (1,)))

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends.ranks.outline import Outline
 from tilewright.linalg.chunked import Chunks
 from tilewright.linalg.mixed import (
     chosen_routes,
@@ -18,6 +17,7 @@ from tilewright.linalg.mixed import (
 from tilewright.linalg.tuning import mixed_tile_size
 from tilewright.passes.conversions import copy_outline
 from tilewright.precision import FORMATS, PrecisionMap
+from tilewright.rooms import Outline
 from tilewright.runs.run import Run
 from tilewright.scalars import positive
 from tilewright.tiles import TiledMatrix

@@ -97,8 +97,7 @@ def with_conversions(
         return None if handle.name in made else rule(handle)  # a copy of an earlier pass is what its reader wants
 
     routes = routes or (lambda form: products.route(form).name)
-    g = TaskGraph(graph.name)
-    g.temporary |= graph.temporary
+    g = graph.empty_like()
     wanted = {task.index: f for task in graph if (f := _format_computed_in(task, format_of))}
     forms = _forms_of_versions(graph, wanted, format_of)
     writer: dict[Handle, int] = {}
@@ -134,7 +133,7 @@ def with_conversions(
                 form += _WIDE if wide and route == "widen" and op.operands == "storage" else ""
                 op = _routed(op, f"{f.storage}/{route}")
             uses = tuple(read(use, form) for use in uses)
-        g.insert(op, *uses, *task.params, on=task.on, priority=task.priority)
+        g.insert_again(task, op, uses)
         for handle in task.writes:
             copies.pop(handle, None)
             writer[handle] = task.index

@@ -341,11 +341,11 @@ class MessagePlan:
                 if not message.final and version.last[rank] != version.closed_by:
                     items.append((version.last[rank], DROPS, number, message))
         items.sort(key=lambda item: item[:3])
-        graph = TaskGraph(f"{self.graph.name}, rank {rank} of {self.ranks}")
+        graph = self.graph.empty_like(f"{self.graph.name}, rank {rank} of {self.ranks}")
         origin = []
         for _, kind, _, item in items:
             if kind == RUNS:
-                graph.insert(item.op, *item.uses, *item.params, on=item.on, priority=item.priority)
+                graph.insert_again(item)
                 origin.append(item.index)
             else:
                 op, use = {RECEIVES: (RECEIVE, W), SENDS: (SEND, R), DROPS: (DROP, RW)}[kind]
@@ -375,18 +375,27 @@ class MessagePlan:
         """By rank, the memory it needs: what it owns or makes, and the most it holds of others' at one time.
 
         Received copies are counted from the task that wrote them to their last use here, in program order; an engine
-        with a receive window of ``window`` bytes holds no more than that of copies beside the one it needs next.
+        with a receive window of ``window`` bytes holds no more than that of copies beside the one it needs next. Rooms
+        that are not kept are counted from their first writer to their last use, in program order.
         """
         peaks = []
         own: list[set[Handle]] = [set() for _ in range(self.ranks)]
+        comes = {
+            handle for handle in self.graph.handles_used
+            if handle.name in self.graph.rooms and not self.graph.rooms[handle.name].keep
+        } - self.graph.inputs.keys()  # fmt: skip
         for version in self._versions:
+            if version.handle in comes:
+                continue
             if version.number or version.handle in self.graph.inputs:
                 own[version.source].add(version.handle)
             for rank in version.anew:
                 own[rank].add(version.handle)
         for rank in range(self.ranks):
             held = peak = largest = 0
-            for task in self._part(rank).graph:
+            part = self._part(rank).graph
+            rooms = self._most_in_rooms(part, comes, size) if comes else 0
+            for task in part:
                 if task.op is RECEIVE and not task.params[0].final:
                     amount = size(task.params[0].handle)
                     held += amount
@@ -396,8 +405,24 @@ class MessagePlan:
                 peak = max(peak, held)
             if window is not None:
                 peak = min(peak, max(window, largest))
-            peaks.append(sum(map(size, own[rank])) + peak)
+            peaks.append(sum(map(size, own[rank])) + peak + rooms)
         return peaks
+
+    @staticmethod
+    def _most_in_rooms(part: TaskGraph, comes: set[Handle], size: Callable[[Handle], int]) -> int:
+        """The most that rooms have at one time, in program order."""
+        last = {handle: task.index for task in part for handle, _ in task.uses if handle in comes}
+        there: dict[Handle, int] = {}
+        held = peak = 0
+        for task in part:
+            for handle, access in task.uses:
+                if handle in comes and access is not Access.READ and not task.op.external and handle not in there:
+                    held += there.setdefault(handle, size(handle))
+            peak = max(peak, held)
+            for handle, _ in task.uses:
+                if last.get(handle) == task.index:
+                    held -= there.pop(handle, 0)
+        return peak
 
 
 def _tree(source: int, readers: dict[int, int]) -> Iterator[tuple[int, int, int]]:

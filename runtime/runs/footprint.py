@@ -1,7 +1,8 @@
 """How much data a rank holds at its fullest moment: an upper bound.
 
 A handle counts on the rank where it is first used: from the start if the run was given it, else from the task that
-first writes it, and until the end, as engines free nothing. A copy that a message brought counts from the start of
+first writes it, and until the end; a room that is not kept (`tilewright.rooms`) from the task that first writes it on
+each rank until the last task or message there that uses it. A copy that a message brought counts from the start of
 the message to the end of the last task that reads it there. Data of the caller counts too, though it lay there before
 the run and a tile may be a view of an array: the process itself grows by less.
 """
@@ -9,6 +10,7 @@ the run and a tile may be a view of an array: the process itself grows by less.
 from __future__ import annotations
 
 from collections import defaultdict
+from math import inf
 from typing import TYPE_CHECKING
 
 from tilewright.graph import Access, Handle
@@ -16,7 +18,7 @@ from tilewright.graph import Access, Handle
 if TYPE_CHECKING:
     from tilewright.runs.run import Run
 
-__all__ = ["high_water"]
+__all__ = ["high_water", "nbytes_of"]
 
 
 def high_water(run: Run) -> list[int]:
@@ -26,17 +28,30 @@ def high_water(run: Run) -> list[int]:
     uses: dict[tuple[int, Handle], list[tuple[float, float]]] = defaultdict(list)  # reads by (rank, handle)
     events: dict[int, list[tuple[float, int]]] = defaultdict(list)
     copied = {(message.destination, message.handle) for message in run.trace.messages}
+    rooms: dict[tuple[int, Handle], tuple[float, float]] = {}  # first write and last use by (rank, handle)
     for record in run.trace.records:
         for handle, access in run.graph.tasks[record.task].uses:
             if handle not in size:
-                size[handle] = _bytes(run, handle)
+                size[handle] = nbytes_of(run, handle)
             place = record.rank, handle
             if access is not Access.WRITE and place in copied:
                 uses[place].append((record.start, record.end))
-            if handle not in home and (access is not Access.READ or place not in copied):
+            if _comes_and_goes(run, handle):
+                begin, until = rooms.get(place, (inf, 0.0))
+                if access is not Access.READ:
+                    begin = min(begin, record.start)
+                rooms[place] = begin, max(until, record.end)
+            elif handle not in home and (access is not Access.READ or place not in copied):
                 home.add(handle)
                 begin = 0.0 if handle in run.graph.inputs else record.start
                 events[record.rank].append((begin, size[handle]))
+    for message in run.trace.messages:
+        if (message.source, message.handle) in rooms:
+            begin, until = rooms[message.source, message.handle]
+            rooms[message.source, message.handle] = begin, max(until, message.end)
+    for (rank, handle), (begin, until) in rooms.items():
+        if begin < inf:
+            events[rank] += [(begin, size[handle]), (until, -size[handle])]
     for message in run.trace.messages:
         place = message.destination, message.handle
         if message.source == message.destination:
@@ -54,8 +69,16 @@ def high_water(run: Run) -> list[int]:
     return peaks
 
 
-def _bytes(run: Run, handle: Handle) -> int:
+def _comes_and_goes(run: Run, handle: Handle) -> bool:
+    room = run.graph.rooms.get(handle.name)
+    return room is not None and not room.keep and handle not in run.graph.inputs
+
+
+def nbytes_of(run: Run, handle: Handle) -> int:
+    """Bytes of a handle's value, from the store, its room or the machine."""
     nbytes = getattr(run.store[handle], "nbytes", None)
     if nbytes is not None:
         return int(nbytes)
+    if handle.name in run.graph.rooms:
+        return run.graph.rooms[handle.name].nbytes(handle)
     return round(8 * run.machine.words(handle)) if run.machine is not None else 0

@@ -51,7 +51,13 @@ class Run:
 
     def __getitem__(self, handle: str | Handle) -> Any:
         key = Handle(handle) if isinstance(handle, str) else handle
+        room = self.graph.rooms.get(key.name)
+        if room is not None and room.keep and room.indexed and not key.index:
+            return {h: self.store[h] for h in self.graph.written if h.name == key.name}
         value = self.store[key]
+        if room is not None and not room.keep and key not in self.store.given and key.name not in self.store.families:
+            raise MissingDataError(f"{key} is a room that the run gave back after its last task; "
+                                   f"graph.handles({key.name!r}, ..., keep=True) keeps the values")  # fmt: skip
         if value is None:
             there = [h for h in self.graph.written if h.name not in self.store.families]
             names = ", ".join(map(str, [*self.store.families, *there[:5], *["..."] * (len(there) > 5)]))
@@ -184,5 +190,10 @@ def _flops(task: Task, store: Store) -> float:
     tiles = [store[use.handle] for use in task.uses]
     if any(getattr(tile, "shape", None) is None for tile in tiles):
         return 0.0
-    complex_ = getattr(tiles[-1].dtype, "kind", "f") == "c"  # a torch dtype has no kind
-    return task.op.flops(*(tuple(tile.shape) for tile in tiles)) * (4 if complex_ else 1)
+    shapes = [tuple(tile.shape) for tile in tiles]
+    return task.op.flops(*task.arguments(shapes)) * (4 if any(map(is_complex, tiles)) else 1)
+
+
+def is_complex(value: Any) -> bool:
+    """Whether this is an array of complex numbers."""
+    return getattr(getattr(value, "dtype", None), "kind", "f") == "c"  # a torch dtype has no kind

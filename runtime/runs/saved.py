@@ -15,6 +15,7 @@ from tilewright.document import either, fields, integer, lists, maybe, number, o
 from tilewright.graph import Access, Handle, Op, Task, TaskGraph, Use
 from tilewright.host.files import write_text
 from tilewright.machine import Machine
+from tilewright.runs.footprint import nbytes_of
 from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.tiles import Store
@@ -50,7 +51,7 @@ def save(run: Run, path: str | Path) -> None:
         "memory": run.measured,
         "kernels": [list(item) for item in run.kernels.items()],
         "handles": [[handle.name, list(handle.index)] for handle in handles],
-        "bytes": [_bytes(run, handle) for handle in handles],
+        "bytes": [nbytes_of(run, handle) for handle in handles],
         "ops": [[op.name, op.weight] for op in ops],
         "inputs": [handles[handle] for handle in run.graph.inputs],
         "tasks": tasks,
@@ -177,13 +178,6 @@ class _Size:
 
     def __repr__(self) -> str:
         return f"<{self.nbytes} bytes that were not saved>"
-
-
-def _bytes(run: Run, handle: Handle) -> int:
-    nbytes = getattr(run.store[handle], "nbytes", None)
-    if nbytes is not None:
-        return int(nbytes)
-    return round(8 * run.machine.words(handle)) if run.machine is not None else 0
 
 
 def _op(name: str, weight: float) -> Op:

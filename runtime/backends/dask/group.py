@@ -14,11 +14,11 @@ from tilewright.backends.execution.nested import in_task
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import Ambient
 from tilewright.backends.ranks.outcome import freeze
-from tilewright.backends.ranks.outline import Outline
-from tilewright.graph import Handle, Op, TaskGraph, Use
+from tilewright.graph import Handle, Op, TaskGraph
 from tilewright.kernels import choice
 from tilewright.kernels.choice import Choice
 from tilewright.kernels.threads import limits, one_thread
+from tilewright.rooms import Outline, Room
 from tilewright.tiles import Store
 
 __all__ = ["Call", "Common", "TaskFailed", "Work", "run_group", "transfers"]
@@ -44,7 +44,8 @@ class Call(NamedTuple):
 
     number: int
     op: Op
-    uses: tuple[Use, ...]
+    args: tuple[Any, ...]
+    """Its accesses, of a group a list."""
     params: tuple[Any, ...]
 
 
@@ -74,6 +75,8 @@ class Work(NamedTuple):
     """Shape, tile size, dtype, order of the tiled matrices here."""
     outlines: dict[Handle, tuple[tuple[int, ...], str]]
     """Shape and dtype of arrays that are written first, or say where a tile stands."""
+    rooms: dict[Handle, Room]
+    """Of what else is written first."""
 
 
 def run_group(work: Work, *values: Any) -> Any:
@@ -103,7 +106,7 @@ def _run_group(work: Work, values: tuple[Any, ...], worker: Any) -> tuple[Any, T
         choice.adopt(common.blas)
         graph = TaskGraph()
         for call in work.calls:
-            graph.insert(call.op, *call.uses, *call.params)
+            graph.insert(call.op, *call.args, *call.params)
         store = _store(work, graph, values)
         program = Program(graph, store)
         with limits(program.uses_functions), one_thread(), common.ambient.entered():
@@ -152,6 +155,8 @@ def _store(work: Work, graph: TaskGraph, values: tuple[Any, ...]) -> Store:
         if isinstance(place, Outline):
             order = work.families[handle.name][-1] if handle.name in work.families else "C"
             store[handle] = blank(place.shape, place.dtype, order)
+    for handle, room in work.rooms.items():
+        store[handle] = room.make(handle)
     return store
 
 

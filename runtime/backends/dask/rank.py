@@ -15,7 +15,6 @@ from tilewright.backends.dask.courier import Job, Office, Post, blank, own
 from tilewright.backends.execution.program import Program
 from tilewright.backends.ranks import lending, segments
 from tilewright.backends.ranks.outcome import Outcome, freeze
-from tilewright.backends.ranks.outline import Outline
 from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.backends.ranks.workers import Crew
 from tilewright.errors import WorkerDied
@@ -24,6 +23,7 @@ from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
 from tilewright.passes.messages import MessagePlan
+from tilewright.rooms import Outline
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store, TiledMatrix
 
@@ -170,7 +170,8 @@ def _crew(job: Job, parcel: Values, tiles: Values) -> tuple[Crew, MessagePlan, d
         store[handle] = own(value, copy=False, order=orders.get(handle.name), read=handle not in written)
     for handle in written & tiles.keys():
         store[handle] = own(tiles[handle], order=orders.get(handle.name))  # a copy: they are Dask's
-    _provide(plan.rooms(job.rank, "none"), store, orders)
+    came = {name for name, room in graph.rooms.items() if not room.keep}  # the program sees to those
+    _provide([handle for handle in plan.rooms(job.rank, "none") if handle.name not in came], store, orders)
     policy = find_policy(scheduler)
     policy.prepare(part.graph, Machine(workers=job.workers))
     crew = Crew(Program(part.graph, store), policy, job.workers, part, job.rank, "dask")

@@ -8,8 +8,8 @@ from uuid import uuid4
 import numpy as np
 
 from tilewright.backends.dask.rank import pick, pick_transposed
-from tilewright.backends.ranks.outline import Outline
 from tilewright.graph import Handle
+from tilewright.rooms import Outline
 from tilewright.tiles import TiledMatrix
 
 if TYPE_CHECKING:

@@ -182,6 +182,8 @@ def _parcels(plan: MessagePlan, store: Store) -> list[dict[Handle, Any]]:
         for handle, access in task.uses:
             if access is Access.WRITE:
                 value = store[handle]
+                if handle in store.outlines:
+                    continue
                 if value is not None and (not isinstance(value, np.ndarray) or value.dtype.hasobject):
                     parcels[place].setdefault(handle, value)
     return parcels

@@ -45,6 +45,7 @@ from tilewright.machine import Machine
 from tilewright.passes.coarsen import Coarse, Overheads, coarsen
 from tilewright.passes.frontier import Frontier
 from tilewright.passes.versions import Dataflow
+from tilewright.runs.run import is_complex
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
@@ -74,8 +75,8 @@ def seconds(program: Program, machine: Machine | None, overheads: Overheads) -> 
         tiles = [program.store[use.handle] for use in task.uses]
         shapes = [_shape(program, use.handle) for use in task.uses]
         if task.op.flops is not None and None not in shapes:
-            complexity = max(4 if tile is not None and tile.dtype.kind == "c" else 1 for tile in tiles)
-            found.append(task.op.flops(*shapes) * complexity / RATE)
+            complexity = 4 if any(map(is_complex, tiles)) else 1
+            found.append(task.op.flops(*task.arguments(shapes)) * complexity / RATE)
         elif task.op.function is None:
             found.append(tiles[-1].nbytes / BANDWIDTH)
         else:
@@ -170,20 +171,22 @@ def submission(
     sent.final = last
     data: dict[Handle, None] = {}
     for g, group in enumerate(coarse.groups):
-        calls = tuple(Call(t, graph.tasks[t].op, graph.tasks[t].uses, graph.tasks[t].params) for t in group.tasks)
+        tasks = [graph.tasks[t] for t in group.tasks]
+        calls = tuple(Call(task.index, task.op, tuple(task.arguments(task.uses)), task.params) for task in tasks)
         needs = reads[g]
         written_first = {h for t in group.tasks for h in graph.tasks[t].writes} - {h for h, _ in needs}
-        for handle in written_first:  # what is no array has to be given to who changes it
+        rooms = {h: graph.rooms[h.name].settled([h]) for h in written_first - outlines.keys() if h in store.outlines}
+        for handle in written_first - rooms.keys():  # what is no array has to be given to who changes it
             if handle.name not in families and handle not in outlines and store[handle] is not None:
                 needs[handle, -1] = None
-        names = {handle.name for call in calls for handle, _ in call.uses}
+        names = {handle.name for task in tasks for handle, _ in task.uses}
         corner = {Handle(name, (0, 0)) for name in names}
         sent.outputs.append(tuple(outputs[g]))
         work = Work(
             common, group.place, calls,
             tuple((handle, source >= 0 and len(outputs[source]) > 1) for handle, source in needs), tuple(outputs[g]),
             {name: families[name] for name in names if name in families},
-            {handle: outlines[handle] for handle in written_first | corner if handle in outlines},
+            {handle: outlines[handle] for handle in written_first | corner if handle in outlines}, rooms,
         )  # fmt: skip
         first, end = graph.tasks[group.tasks[0]], graph.tasks[group.tasks[-1]]
         named = next((t for t in reversed(group.tasks) if graph.tasks[t].op.flops is not None), group.tasks[-1])

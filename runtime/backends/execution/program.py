@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.backends.execution.overlap import check_apart
+from tilewright.backends.execution.rooms import Rooms
 from tilewright.backends.execution.streams import Streams
 from tilewright.errors import MissingDataError
 from tilewright.graph import Access, Handle, Task, TaskGraph
@@ -43,6 +44,8 @@ class Program:
         self.store = store
         self.threads_per_task = 1
         """How many threads a task's calls into BLAS and OpenMP use."""
+        self.rooms = Rooms(graph, store) if graph.rooms else None
+        """Memory for handles that say how large they are."""
         _check_inputs(graph, store)
         _check_tiles(graph, store)
         _check_writeable(graph, store)
@@ -54,11 +57,18 @@ class Program:
         self.kernels: dict[str, str] = {}
         """Where the kernels of each op come from: a library, a route, or ``reference``."""
         self._functions = self._bind()
+        if self.rooms is not None:
+            self.call = self._call_in_rooms  # type: ignore[method-assign]
         self.streams = self._streams()
         self.memories: Memories | None = None
         """Where data is, if some workers are accelerators."""
         if self.streams is not None:
             self.call = self.streams.call  # type: ignore[method-assign]
+
+    def begin(self) -> None:
+        """Before each run of the program."""
+        if self.rooms is not None:
+            self.rooms.begin()
 
     def caller(self, worker: int) -> Callable[[Task], None]:
         """What worker number ``worker`` calls to run a task."""
@@ -126,15 +136,24 @@ class Program:
     def call(self, task: Task) -> None:
         """Run one task in the calling thread. Whatever its function raises comes out as it is."""
         store = self.store
-        result = self._functions[task.index](*[store[handle] for handle, _ in task.uses], *task.params)
+        buffers = [store[handle] for handle, _ in task.uses]
+        if task.groups:
+            buffers = task.arguments(buffers)  # type: ignore[assignment]
+        result = self._functions[task.index](*buffers, *task.params)
         if result is not None:
             self._finish(task, result)
 
+    def _call_in_rooms(self, task: Task) -> None:
+        rooms = self.rooms
+        assert rooms is not None
+        rooms.enter(task)
+        Program.call(self, task)
+        rooms.leave(task)
+
     def _finish(self, task: Task, result: Any) -> None:
         op = task.op
-        if op.function is None:
-            if result:
-                raise op.explain(task, self.store, result) if op.explain else RuntimeError(f"{task}: info {result}")
+        if op.function is None or op.explain is not None:
+            check_info(task, self.store, result)
             return
         writes = task.writes
         if op.in_place and any(self.store[handle] is not None for handle in writes):
@@ -163,6 +182,15 @@ class Program:
         return found
 
 
+def check_info(task: Task, store: Store, info: Any) -> None:
+    """Raise what a kernel's or function's info other than 0 means. TypeError if it is no integer."""
+    if not hasattr(info, "__index__"):
+        raise TypeError(f"{task} has an explain, so it returns None or an integer info, not {type(info).__name__}; "
+                        f"what it writes it changes in place")  # fmt: skip
+    if info:
+        raise task.op.explain(task, store, int(info)) if task.op.explain else RuntimeError(f"{task}: info {info}")
+
+
 def _no_worker(*args: Any) -> None:
     raise TypeError("a worker was given a task that its engine has to carry out itself")
 
@@ -171,6 +199,10 @@ def _check_inputs(graph: TaskGraph, store: Store) -> None:
     missing = [handle for handle in graph.inputs if store[handle] is None]
     if missing:
         for handle in missing:
+            if handle.name in graph.rooms:
+                raise MissingDataError(f"the graph reads {handle} before a task writes it, and it is a room, which has "
+                                       f"no value until then; let a task write it first (W), or give data for "
+                                       f"it")  # fmt: skip
             family = store.families.get(handle.name)
             if isinstance(family, TiledMatrix):
                 raise MissingDataError(f"the graph reads {handle}, but {family} has {family.mt} x {family.nt} tiles")

@@ -37,6 +37,7 @@ class Workers:
 
     def __init__(self, program: Program, policy: Policy, workers: int) -> None:
         self.program = program
+        program.begin()
         self.policy = policy
         self.workers = workers
         self.frontier = Frontier(program.graph)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
-from tilewright.backends.execution.program import Program
+from tilewright.backends.execution.program import Program, check_info
 from tilewright.backends.gpu.accelerators import Accelerator
 from tilewright.graph import Access, Handle, Task
 from tilewright.kernels import table
@@ -53,6 +53,8 @@ class Memories:
 
     def __init__(self, program: Program, accelerators: Sequence[Accelerator], workers: int) -> None:
         self.program = program
+        if program.rooms is not None:
+            program.rooms.forget = self._forget
         self.accelerators = list(accelerators)
         self.first = workers - len(self.accelerators)
         self.transfers: list[tuple[int, int, Handle, int, Any, Any, int]] = []
@@ -93,20 +95,24 @@ class Memories:
                 copies.valid, copies.writer = {HOST}, task.index
 
     def _on_accelerator(self, g: int, task: Task, kernel: Callable[..., Any]) -> None:
-        accelerator = self.accelerators[g]
+        accelerator, rooms = self.accelerators[g], self.program.rooms
+        fresh = [] if rooms is None else rooms.enter(task)
         self._make_room(g, task)
         with accelerator.entered():
-            rooms = [self._bring(g, handle, access) for handle, access in task.uses]
+            buffers = [self._bring(g, handle, access) for handle, access in task.uses]
+            for handle in fresh:  # zeros there too
+                accelerator.bring(self.program.store[handle], self._copies[handle].rooms[g + 1])
             begin = accelerator.mark()
-            info = kernel(*rooms, *task.params)
+            info = kernel(*task.arguments(buffers), *task.params)
             end = accelerator.mark()
         self._marks[task.index] = accelerator, begin, end
         for handle in task.writes:
             copies = self._copies[handle]
             copies.valid, copies.written, copies.writer = {g + 1}, end, task.index
         if info:
-            explain = task.op.explain
-            raise explain(task, self.program.store, info) if explain else RuntimeError(f"{task}: info {info}")
+            check_info(task, self.program.store, info)
+        if rooms is not None:
+            rooms.leave(task)
 
     # ------------------------------------------------------------ copies
 
@@ -163,6 +169,15 @@ class Memories:
                     copies.valid.discard(g + 1)
                 copies.rooms.pop(g + 1, None)
             left -= held.pop(handle)
+
+    def _forget(self, handle: Handle) -> None:
+        """Give up all copies of a room that nobody uses any more."""
+        copies = self._copies.pop(handle, None)
+        if copies is not None:
+            for other, mark in copies.reading:
+                other.wait(mark)
+        for held in self._held:
+            held.pop(handle, None)
 
     # ------------------------------------------------------------ the end
 

@@ -16,6 +16,7 @@ from mpi4py import MPI
 
 from tilewright.backends.execution.buffers import Spare, kind, memory, view, wrap
 from tilewright.backends.execution.program import Program
+from tilewright.backends.execution.rooms import provide
 from tilewright.backends.mpi.courier import Courier, Wires, calm
 from tilewright.backends.ranks.outcome import Order, Outcome, freeze, planned, thaw
 from tilewright.backends.ranks.pickling import dumps
@@ -61,6 +62,7 @@ def run_part(
         policy = find_policy(scheduler)
         policy.prepare(part.graph, Machine(workers=workers))
         spare = spare or Spare()
+        provide(graph, store)
         rooms = _rooms(plan, comm.rank, store, spare, shared=deliver)
         program = Program(part.graph, store)
         pickled = _pickled(graph, store)
@@ -99,7 +101,7 @@ def _rooms(plan: MessagePlan, rank: int, store: Store, spare: Spare, *, shared: 
     rooms = {}
     for handle in plan.rooms(rank, "shared" if shared else "own"):
         place = view(store[handle])
-        if place is not None:
+        if place is not None and handle not in store.outlines:
             room = rooms[handle] = spare.take(place)
             np.copyto(room, np.zeros((), room.dtype))
             store[handle] = wrap(room, kind(store[handle]))

@@ -180,7 +180,7 @@ def _checksum(graph: TaskGraph) -> int:
     """Of the program: ops, accesses and parameters."""
     total = 0
     for task in graph.tasks:
-        total = zlib.crc32(f"{task.op.name}{task.uses}{task.params}{task.on}".encode(), total)
+        total = zlib.crc32(f"{task.op.name}{task.uses}{task.groups}{task.params}{task.on}".encode(), total)
     return total
 
 

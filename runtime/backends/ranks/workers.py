@@ -52,6 +52,11 @@ class Crew(Workers):
         else:
             self._early.append(task)
 
+    def arrived(self, task: Task) -> None:
+        if self.program.rooms is not None:
+            self.program.rooms.leave(task)
+        super().arrived(task)
+
     def fail(self, task: Task, worker: int, error: BaseException) -> None:
         origin = self.part.origin[task.index]
         number = origin if origin >= 0 else max(task.params[0].writer, 0)
