@@ -32,6 +32,8 @@ ROUTINES = {
     "potrf": ("potrf", "potrf"), "trsm":  ("trsm", "trsm"), "syrk":  ("syrk", "herk"), "gemm": ("gemm", "gemm"),
     "trsml": ("trsm", "trsm"),   "gemml": ("gemm", "gemm"), "hemm":  ("gemm", "gemm"), "hemmd": ("gemm", "gemm"),
     "gemv":  ("gemv", "gemv"),
+    "getrf": ("getrf", "getrf"), "getrfn": ("gemm", "gemm"), "gemmn": ("gemm", "gemm"), "trsmn": ("trsm", "trsm"),
+    "trsmr": ("trsm", "trsm"), "swptrsm": ("trsm", "trsm"), "swpgemm": ("gemm", "gemm"),
 }  # fmt: skip
 _SUBSTITUTE = {"syrk": "gemm", "gemv": "gemm"}  # what serves an op too where its own routine is missing
 

@@ -36,6 +36,13 @@ LINE = 64
 #           tiles that are written, from the end
 WRITTEN = {"hemm": 2}
 
+#          ops that work by columns, and how they are called with plain tiles
+COLUMNS: dict[str, Callable[..., Any]] = {
+    "getrf": lambda f: lambda a: f([a], _pivots(a)), "getrfn": lambda f: f, "gemmn": lambda f: f,
+    "trsmn": lambda f: f, "trsmr": lambda f: f, "swptrsm": lambda f: lambda l, a: f(_pivots(l), l, [a]),
+    "swpgemm": lambda f: lambda l, a: f(_pivots(l), [l], [a]),
+}  # fmt: skip
+
 Kernel = Callable[..., Any]
 
 _verdicts: dict[tuple[str, str, str], bool] = {}
@@ -51,7 +58,7 @@ def steady(function: Kernel, source: str, op: str, storage: str, accumulate: str
         if key not in _verdicts:
             with limits(False), one_thread():
                 _verdicts[key] = probe(function, op, storage, accumulate)
-    return function if _verdicts[key] else settled(function, WRITTEN.get(op, 1))
+    return function if _verdicts[key] else settled(function, WRITTEN.get(op, 1), op in COLUMNS)
 
 
 def verdicts() -> dict[tuple[str, str, str], bool]:
@@ -62,6 +69,8 @@ def verdicts() -> dict[tuple[str, str, str], bool]:
 def probe(function: Kernel, op: str, storage: str, accumulate: str) -> bool:
     """Whether a kernel gives the same bits for the same numbers in all of `LAYOUTS`. A few milliseconds."""
     rng = np.random.default_rng(0)
+    if op in COLUMNS:
+        function = COLUMNS[op](function)
     return all(
         _same(
             function,
@@ -74,12 +83,15 @@ def probe(function: Kernel, op: str, storage: str, accumulate: str) -> bool:
     )
 
 
-def _same(function: Kernel, op: str, flags: tuple[bool, ...], tiles: list[np.ndarray]) -> bool:
+def _same(function: Kernel, op: str, flags: tuple[Any, ...], tiles: list[np.ndarray]) -> bool:
     written = WRITTEN.get(op, 1)
     expected: list[bytes] | None = None
     for number in range(len(LAYOUTS)):
         layouts = [LAYOUTS[(number + place) % len(LAYOUTS) if number else 0] for place in range(len(tiles))]
-        placed = [_place(tile, *layout) for tile, layout in zip(tiles, layouts, strict=True)]
+        if op in COLUMNS:
+            placed = [_place(tile.T, *layout).T for tile, layout in zip(tiles, layouts, strict=True)]
+        else:
+            placed = [_place(tile, *layout) for tile, layout in zip(tiles, layouts, strict=True)]
         function(*placed, *flags)
         found = [_lower(op, tile).tobytes() for tile in placed[-written:]]
         if expected is None:
@@ -115,20 +127,35 @@ def _place(tile: np.ndarray, before: int, beyond: int) -> np.ndarray:
 _scratch = threading.local()
 
 
-def settled(function: Kernel, written: int = 1) -> Kernel:
+def settled(function: Kernel, written: int = 1, columns: bool = False) -> Kernel:
     """``function`` on copies of its tiles in memory of the calling thread: from a cache line on, rows in whole lines.
 
-    The last ``written`` tiles are copied back. Parameters that are no arrays are passed on.
+    The last ``written`` tiles, or groups of tiles, are copied back. Vectors and parameters that are no arrays are
+    passed on. ``columns``: the tiles lie by columns, and a group is one strip.
     """
 
+    def settle(tile: np.ndarray, slot: int) -> np.ndarray:
+        return _settle(tile.T, slot).T if columns else _settle(tile, slot)
+
     def on_copies(*arguments: Any) -> Any:
-        tiles = [place for place, argument in enumerate(arguments) if isinstance(argument, np.ndarray)]
+        places = [
+            place for place, given in enumerate(arguments)
+            if isinstance(given, list | tuple) or (isinstance(given, np.ndarray) and given.ndim > 1)
+        ]  # fmt: skip
         copies = list(arguments)
-        for place in tiles:
-            copies[place] = _settle(arguments[place], place)
+        for place in places:
+            given = arguments[place]
+            if isinstance(given, np.ndarray):
+                copies[place] = settle(given, place)
+            else:
+                strip = settle(np.concatenate(given), place)
+                ends = np.cumsum([len(tile) for tile in given])
+                copies[place] = [strip[end - len(tile) : end] for end, tile in zip(ends, given, strict=True)]
         result = function(*copies)
-        for place in tiles[-written:]:
-            np.copyto(arguments[place], copies[place])
+        for place in places[-written:]:
+            given, copy = arguments[place], copies[place]
+            for target, source in [(given, copy)] if isinstance(given, np.ndarray) else zip(given, copy, strict=True):
+                np.copyto(target, source)
         return result
 
     return on_copies
@@ -183,8 +210,35 @@ def _hemm(m: int, n: int, k: int) -> Spec:
     yield from ((False, (m, k), ""), (False, (m, n), ""), (False, (k, n), ""), (True, (m, n), ""), (True, (k, n), ""))
 
 
+def _getrf(m: int, n: int, k: int) -> Spec:
+    yield True, (m + k, n), ""
+
+
+def _getrfn(m: int, n: int, k: int) -> Spec:
+    yield True, (m, m), "triangle"
+
+
+def _trsmr(m: int, n: int, k: int) -> Spec:
+    yield from ((False, (n, n), "triangle"), (True, (m, n), ""))
+
+
+def _swptrsm(m: int, n: int, k: int) -> Spec:
+    yield from ((False, (m, m), "triangle"), (True, (m, n), ""))
+
+
+def _swpgemm(m: int, n: int, k: int) -> Spec:
+    yield from ((False, (m + k, m), ""), (True, (m + k, n), ""))
+
+
+def _pivots(tile: np.ndarray) -> np.ndarray:
+    """Of no exchange, or to be written."""
+    return np.arange(min(tile.shape), dtype=np.int32)
+
+
 OPERANDS: dict[str, Callable[[int, int, int], Spec]] = {
     "potrf": _potrf, "trsm": _trsm, "syrk": _syrk, "gemm": _gemm, "trsml": _trsml, "gemml": _gemml, "hemm": _hemm,
+    "getrf": _getrf, "getrfn": _getrfn, "gemmn": _gemml, "trsmn": _trsml, "trsmr": _trsmr, "swptrsm": _swptrsm,
+    "swpgemm": _swpgemm,
 }  # fmt: skip
 """``hemmd`` is made of the same products as ``hemm``."""
 
@@ -193,10 +247,12 @@ def _gemml_adjoint(m: int, n: int, k: int) -> Spec:
     yield from ((False, (k, m), ""), (False, (k, n), ""), (True, (m, n), ""))
 
 
-ADJOINT: dict[str, tuple[tuple[Callable[[int, int, int], Spec], tuple[bool, ...]], ...]] = {
+ADJOINT: dict[str, tuple[tuple[Callable[[int, int, int], Spec], tuple[Any, ...]], ...]] = {
     "trsml": ((_trsml, (True,)),), "gemml": ((_gemml_adjoint, (True,)),),
+    "gemmn": ((_gemml_adjoint, ("T",)),),
+    "trsmn": ((_trsml, ("L", "T")), (_trsml, ("U", "N")), (_trsml, ("U", "T"))),
 }  # fmt: skip
-"""The same with flags, for A^H."""
+"""The same with flags, for A^H and A^T."""
 
 
 def _floats(dtype: str) -> Callable[[np.random.Generator, tuple[int, ...], str], np.ndarray]:

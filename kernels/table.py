@@ -26,13 +26,16 @@ from tilewright.kernels import (
     gemm,
     gemml,
     gemmlb,
+    getrf,
     hemm,
+    lu,
     move,
     narrow,
     potrf,
     products,
     reference,
     steady,
+    swaps,
     syrk,
     tensors,
     trsm,
@@ -55,6 +58,13 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "gemml": (gemml.build, reference.gemml),
     "hemm":  (hemm.build,  reference.hemm),
     "hemmd": (hemm.build_diagonal, reference.hemmd),
+    "getrf": (getrf.build, reference.getrf),
+    "getrfn": (getrf.build_plain, reference.getrfn),
+    "gemmn": (lu.build_gemmn, reference.gemmn),
+    "trsmn": (lu.build_trsmn, reference.trsmn),
+    "trsmr": (lu.build_trsmr, reference.trsmr),
+    "swptrsm": (lu.build_swptrsm, reference.swptrsm),
+    "swpgemm": (lu.build_swpgemm, reference.swpgemm),
 }  # fmt: skip
 
 #        op     one kernel for every dtype
@@ -64,7 +74,7 @@ MOVES: dict[str, Callable[..., Any]] = {
     "blocks": hemm.blocks, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
-    "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb,
+    "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
 }  # fmt: skip
 ANY = "any"
 _UNPROBED = ("reference",)

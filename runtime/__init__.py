@@ -27,6 +27,7 @@ from tilewright.errors import (
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
+from tilewright.linalg.lu_graph import lu_graph
 from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.machine import Machine
 from tilewright.passes.bounds import Bounds, bounds
@@ -95,6 +96,7 @@ __all__ = [
     "comm",
     "compare_schedulers",
     "logdet",
+    "lu_graph",
     "matvec",
     "mpi",
     "plot",

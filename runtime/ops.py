@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import Handle, Op, Task, Use
 from tilewright.kernels import gemm as _gemm
 from tilewright.kernels import gemml as _gemml
+from tilewright.kernels import getrf as _getrf
 from tilewright.kernels import hemm as _hemm
+from tilewright.kernels import lu as _lu
 from tilewright.kernels import narrow as _narrow
 from tilewright.kernels import potrf as _potrf
 from tilewright.kernels import syrk as _syrk
@@ -17,9 +21,9 @@ from tilewright.kernels import trsml as _trsml
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
-    "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "gemmlb", "hemm", "hemmd", "identity",
-    "mirror", "potrf", "scaled", "scalen", "split", "syrk", "tf32", "transpose", "tril", "trsm", "trsml",
-    "unscaled", "widen", "zero",
+    "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "gemmlb", "gemmn", "getrf", "getrfn", "hemm",
+    "hemmd", "identity", "mirror", "potrf", "scaled", "scalen", "split", "swap", "swpgemm", "swptrsm", "syrk", "tf32",
+    "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr", "unscaled", "widen", "zero",
 ]  # fmt: skip
 
 
@@ -56,6 +60,38 @@ def _product(uses: tuple[Use, ...]) -> tuple[object, ...]:
 def _elimination(uses: tuple[Use, ...]) -> tuple[object, ...]:
     """(i,c,k) of an update of right-hand sides (i, c) by the unknowns (k, c)."""
     return *uses[-1].handle.index, uses[1].handle.index[0]
+
+
+def _panel(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(k) of the panel whose pivots are written last."""
+    return uses[-1].handle.index
+
+
+def _column(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(k,j) of the update of block column j by panel k."""
+    return *uses[0].handle.index, uses[-1].handle.index[1]
+
+
+def _last_column(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(j) of a task on block column j."""
+    return uses[-1].handle.index[1:]
+
+
+def _plain_update(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(i,j,k) of an update of tile (i, j) by tiles (i, k) and (k, j)."""
+    return *uses[2].handle.index, uses[1].handle.index[0]
+
+
+@cache
+def getrf(tiles: int) -> Op:
+    """The factorisation of a panel of so many tiles, 3 tiles - 1 units."""
+    return Op("getrf", weight=3 * tiles - 1, flops=_getrf.flops, indices=_panel)
+
+
+@cache
+def swpgemm(tiles: int) -> Op:
+    """Row exchanges, substitution and products in a block column of so many tiles, 6 tiles - 3 units."""
+    return Op("swpgemm", weight=6 * tiles - 3, flops=_lu.flops_swpgemm, indices=_column)
 
 
 def _not_positive_definite(task: Task, store: Store, info: int) -> Exception:
@@ -111,6 +147,13 @@ gemml = Op("gemml", weight=6, flops=_gemml.flops, indices=_elimination)
 gemmlb = Op("gemmlb", weight=6, flops=_gemml.flops, indices=_elimination)
 hemm = Op("hemm", weight=12, flops=_hemm.flops, indices=_product)
 hemmd = Op("hemmd", weight=6, flops=_hemm.flops_diagonal, indices=_product)
+
+getrfn = Op("getrfn", weight=2, flops=_getrf.flops_plain, indices=_diagonal)
+gemmn = Op("gemmn", weight=6, flops=_lu.flops_gemmn, indices=_plain_update)
+trsmn = Op("trsmn", weight=3, flops=_lu.flops_trsmn, indices=_tile)
+trsmr = Op("trsmr", weight=3, flops=_lu.flops_trsmr, indices=_tile)
+swptrsm = Op("swptrsm", weight=3, flops=_lu.flops_swptrsm, indices=_column)
+swap = Op("swap", weight=0, indices=_last_column)
 
 copy = Op("copy", weight=0, indices=_tile, explain=_not_finite)
 finite = Op("finite", weight=0, indices=_tile, explain=_not_finite)

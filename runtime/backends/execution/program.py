@@ -111,8 +111,12 @@ class Program:
         return functions
 
     def _kernel(self, task: Task) -> Callable[..., Any]:
-        tiles = [self.store[use.handle] for use in task.uses]
-        for use, tile in zip(task.uses, tiles, strict=True):
+        tiles = []
+        for use in task.uses:
+            tile = self.store[use.handle]
+            if getattr(tile, "ndim", 0) == 1 and tile.dtype == np.int32:
+                continue  # row numbers: no kernel is chosen by them
+            tiles.append(tile)
             if not hasattr(tile, "dtype") or getattr(tile, "ndim", 0) not in (2, 3):
                 kind = type(tile).__name__
                 raise TypeError(f"{task}: {use.handle} must be a 2-D array for a tile kernel, not {kind}")
