@@ -128,8 +128,7 @@ def recursive(a: np.ndarray, piv: np.ndarray | None, blas: Calls) -> None:
 
 def _narrow(a: np.ndarray, piv: np.ndarray | None) -> None:
     """Column by column, in NumPy."""
-    m, n = a.shape
-    for j in range(n):
+    for j in range(a.shape[1]):
         if piv is not None:
             p = piv[j] = j + int(np.argmax(magnitude(a[j:, j])))
             if p != j:

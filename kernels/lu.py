@@ -171,6 +171,6 @@ def build_swpgemm(library: Library, letter: str) -> Callable[..., None] | None:
             if len(a) > k:
                 blas.gemm(l[k:, :k], a[:k], a[k:])
 
-        on_strip(lambda l: on_strip(lambda a: update(l, a), tiles), panel, written=False)
+        on_strip(lambda below: on_strip(lambda a: update(below, a), tiles), panel, written=False)
 
     return swpgemm

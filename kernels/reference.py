@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "gemm", "gemml", "gemmn", "getrf", "getrfn", "hemm", "hemmd", "potrf", "swpgemm", "swptrsm", "syrk", "trsm", "trsml",
-    "trsmn", "trsmr",
+    "gemm", "gemml", "gemmn", "getrf", "getrfn", "hemm", "hemmd", "potrf", "swpgemm", "swptrsm", "syrk", "trsm",
+    "trsml", "trsmn", "trsmr",
 ]  # fmt: skip
 
 

@@ -39,8 +39,8 @@ WRITTEN = {"hemm": 2}
 #          ops that work by columns, and how they are called with plain tiles
 COLUMNS: dict[str, Callable[..., Any]] = {
     "getrf": lambda f: lambda a: f([a], _pivots(a)), "getrfn": lambda f: f, "gemmn": lambda f: f,
-    "trsmn": lambda f: f, "trsmr": lambda f: f, "swptrsm": lambda f: lambda l, a: f(_pivots(l), l, [a]),
-    "swpgemm": lambda f: lambda l, a: f(_pivots(l), [l], [a]),
+    "trsmn": lambda f: f, "trsmr": lambda f: f, "swptrsm": lambda f: lambda t, a: f(_pivots(t), t, [a]),
+    "swpgemm": lambda f: lambda t, a: f(_pivots(t), [t], [a]),
 }  # fmt: skip
 
 Kernel = Callable[..., Any]

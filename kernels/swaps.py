@@ -16,7 +16,7 @@ from tilewright.kernels import blas
 from tilewright.kernels.columns import column_ld, joined, tops
 from tilewright.kernels.layout import address, by_reference
 
-__all__ = ["exchange", "moved", "permutation", "sequence", "swap", "swap_rows"]
+__all__ = ["exchange", "moved", "permutation", "sequence", "swap", "swap_columns", "swap_rows"]
 
 _LETTERS = {"f": "s", "d": "d", "F": "c", "D": "z"}
 
@@ -29,6 +29,11 @@ def swap(pivots: Sequence[np.ndarray], tiles: Sequence[np.ndarray], backwards: b
     steps = list(zip(pivots, tops(tiles), range(len(tiles)), strict=False))
     for piv, _, first in reversed(steps) if backwards else steps:
         swap_rows(piv, tiles[first:], backwards)
+
+
+def swap_columns(pivots: Sequence[np.ndarray], tiles: Sequence[np.ndarray], backwards: bool = False) -> None:
+    """The same with the columns of a block row."""
+    swap(pivots, [tile.T for tile in tiles], backwards)
 
 
 def swap_rows(piv: np.ndarray, tiles: Sequence[np.ndarray], backwards: bool = False) -> None:

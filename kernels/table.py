@@ -70,11 +70,13 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 #        op     one kernel for every dtype
 MOVES: dict[str, Callable[..., Any]] = {
     "copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite,
+    "gauge": move.gauge,
     "identity": move.identity, "mirror": move.mirror, "transpose": move.transpose,
     "blocks": hemm.blocks, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
     "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
+    "swapc": swaps.swap_columns,
 }  # fmt: skip
 ANY = "any"
 _UNPROBED = ("reference",)

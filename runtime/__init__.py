@@ -18,15 +18,18 @@ from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, Symmet
 from tilewright.engine import run
 from tilewright.errors import (
     AccuracyError,
+    AccuracyWarning,
     MissingDataError,
     NotPositiveDefiniteError,
     RankDied,
     SchedulerError,
+    SingularMatrixError,
     WorkerDied,
 )
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
+from tilewright.linalg.lu import LUFactor, det, inv, lu, lu_factor, lu_solve, slogdet
 from tilewright.linalg.lu_graph import lu_graph
 from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.machine import Machine
@@ -50,6 +53,7 @@ __version__ = _version("tilewright")
 
 __all__ = [
     "AccuracyError",
+    "AccuracyWarning",
     "BACKENDS",
     "FORMATS",
     "RW",
@@ -61,6 +65,7 @@ __all__ = [
     "DenseOperator",
     "Distribution",
     "Handle",
+    "LUFactor",
     "Machine",
     "Message",
     "MessagePlan",
@@ -77,6 +82,7 @@ __all__ = [
     "RowBlocks",
     "Run",
     "SchedulerError",
+    "SingularMatrixError",
     "SolveInfo",
     "SparseOperator",
     "Store",
@@ -95,13 +101,19 @@ __all__ = [
     "cholesky_graph",
     "comm",
     "compare_schedulers",
+    "det",
+    "inv",
     "logdet",
+    "lu",
+    "lu_factor",
     "lu_graph",
+    "lu_solve",
     "matvec",
     "mpi",
     "plot",
     "run",
     "simulate",
+    "slogdet",
     "solve",
     "tiled_cholesky",
     "training",

@@ -21,9 +21,9 @@ from tilewright.kernels import trsml as _trsml
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
-    "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "gemmlb", "gemmn", "getrf", "getrfn", "hemm",
-    "hemmd", "identity", "mirror", "potrf", "scaled", "scalen", "split", "swap", "swpgemm", "swptrsm", "syrk", "tf32",
-    "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr", "unscaled", "widen", "zero",
+    "blocks", "convert", "copy", "diagonal", "finite", "gauge", "gemm", "gemml", "gemmlb", "gemmn", "getrf", "getrfn",
+    "hemm", "hemmd", "identity", "mirror", "potrf", "scaled", "scalen", "split", "swap", "swapc", "swpgemm",
+    "swptrsm", "syrk", "tf32", "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr", "unscaled", "widen", "zero",
 ]  # fmt: skip
 
 
@@ -154,9 +154,11 @@ trsmn = Op("trsmn", weight=3, flops=_lu.flops_trsmn, indices=_tile)
 trsmr = Op("trsmr", weight=3, flops=_lu.flops_trsmr, indices=_tile)
 swptrsm = Op("swptrsm", weight=3, flops=_lu.flops_swptrsm, indices=_column)
 swap = Op("swap", weight=0, indices=_last_column)
+swapc = Op("swapc", weight=0, indices=_diagonal)
 
 copy = Op("copy", weight=0, indices=_tile, explain=_not_finite)
 finite = Op("finite", weight=0, indices=_tile, explain=_not_finite)
+gauge = Op("gauge", weight=0, indices=_tile, explain=_not_finite)
 zero = Op("zero", weight=0, indices=_tile)
 tril = Op("tril", weight=0, indices=_diagonal, explain=_factor_not_finite)
 identity = Op("identity", weight=0, indices=_tile)

@@ -171,7 +171,7 @@ def bottom_level(task: Task, mt: int, nt: int, pivoting: str = "partial", update
         swptrsm(k,j)  9 (j-k) + P(j)                   9 (t-k) - 6 for j >= t
         gemmn(i,j,k)  3 less than that                 6 (q-k) + what tile (i,j) begins with in step q = min(i,j)
 
-    Exchanges at the end lead nowhere and count 0; a copy into a tile counts as the first task on that tile.
+    Exchanges at the end lead nowhere and count 0; looking at a tile counts as the first task on it.
     """
     P = _panel_levels(mt, nt, pivoting, update)
     t = min(mt, nt)
@@ -180,8 +180,8 @@ def bottom_level(task: Task, mt: int, nt: int, pivoting: str = "partial", update
         return 0
     if name == "getrf":
         return P[task.uses[-1].handle.index[0]]
-    if name == "copy":
-        i, j = task.writes[0].index
+    if name == "gauge":
+        i, j = task.uses[0].handle.index
         return _first_level(i, j, 0, mt, t, P, pivoting, update)
     if name in ("swptrsm", "swpgemm"):
         return _column_level(task.uses[0].handle.index[0], task.uses[-1].handle.index[1], mt, t, P, update)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["ONE_TILE", "cholesky_tile_size", "mixed_tile_size"]
+__all__ = ["ONE_TILE", "cholesky_tile_size", "lu_plan", "mixed_tile_size"]
 
 ONE_TILE = 576  # up to here LAPACK on one core beats any graph of smaller tiles
 _SMALLEST, _LARGEST = 224, 768  # below, kernels lose half their rate; above, the rate is flat and the tail grows
@@ -49,3 +49,23 @@ def mixed_tile_size(n: int, workers: int) -> int:
     size = min(max(n / max(8, math.ceil(math.sqrt(18 * workers))), _SMALLEST), _MIXED)
     even = n / math.ceil(n / size)
     return math.ceil(even / _STEP) * _STEP
+
+
+def lu_plan(m: int, n: int, workers: int, here: bool) -> tuple[int, str]:
+    """Rows of a tile for `lu_factor`, and its kind of update.
+
+    A panel of one task and updates by block column keep about 0.44 nt workers busy, those by tile 1.1 nt. Products
+    of a whole block column in one call are faster than tile by tile; so by column for few workers in one process.
+
+    Examples
+    --------
+    >>> lu_plan(100, 100, 2, True), lu_plan(4096, 4096, 2, True), lu_plan(4096, 4096, 16, True)
+    ((100, 'column'), (256, 'column'), (256, 'tile'))
+    """
+    k = min(m, n)
+    if k <= _SMALLEST:
+        return max(k, 1), "column" if here else "tile"
+    size = min(max(k / max(16, math.ceil(math.sqrt(18 * workers))), 128), 384)
+    even = k / math.ceil(k / size)
+    size = math.ceil(even / _STEP) * _STEP
+    return size, "column" if here and workers <= 0.3 * k / size else "tile"

@@ -1,0 +1,730 @@
+"""LU factorisations of general matrices: the calls, and the factor that they return."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tilewright.arguments import is_tensor, like
+from tilewright.backends import check_call, find_site
+from tilewright.engine import run
+from tilewright.errors import SingularMatrixError
+from tilewright.graph import RW, Handle, R, TaskGraph, W
+from tilewright.kernels.columns import column_ld
+from tilewright.kernels.swaps import permutation
+from tilewright.linalg.by_columns import ByColumns
+from tilewright.linalg.lu_graph import (
+    PIVOTING,
+    UPDATES,
+    bottom_level,
+    lu_partial,
+    lu_plain,
+    pivots,
+)  # fmt: skip
+from tilewright.linalg.right_hand_side import RightHandSide
+from tilewright.linalg.tuning import lu_plan
+from tilewright.ops import copy, gauge, gemmn, identity, swap, swapc, trsmn, zero
+from tilewright.runs.run import Run
+from tilewright.scalars import choice, flag, positive
+from tilewright.schedulers import Policy
+from tilewright.schedulers import policy as find_policy
+from tilewright.tiles import TiledMatrix
+
+__all__ = ["LUFactor", "Slogdet", "det", "inv", "lu", "lu_factor", "lu_solve", "slogdet"]
+
+
+class Slogdet(NamedTuple):
+    """What `numpy.linalg.slogdet` returns: det A = sign exp(logabsdet)."""
+
+    sign: Any
+    logabsdet: Any
+
+
+# ------------------------------------------------------------------ graphs
+
+
+@lru_cache(maxsize=32)
+def _factor_graph(
+    shape: tuple[int, int], nb: int, pivoting: str, update: str, in_place: bool, check: bool
+) -> TaskGraph:  # fmt: skip
+    """The graph behind `lu_factor`: tiles are copied and measured, then factored."""
+    m, n = shape
+    mt, nt = -(-m // nb), -(-n // nb)
+    g = TaskGraph(f"lu {m} x {n} tile_size={nb} {pivoting}")
+    A, S = g.handles("A"), g.handles("S")
+    sizes = lambda i, j: (1, 1 + min(nb, n - j * nb) + min(nb, m - i * nb))  # noqa: E731
+    M = g.handles("M", shape=sizes, dtype="float64", keep=True)
+    for j in range(nt):
+        for i in range(mt):
+            if in_place:
+                g.insert(gauge, R(A[i, j]), W(M[i, j]), check)
+            else:
+                g.insert(gauge, R(S[i, j]), W(M[i, j]), W(A[i, j]), check)
+    if pivoting == "none":
+        lu_plain(g, A, mt, nt)
+    else:
+        lu_partial(g, A, pivots(g, shape, nb), mt, nt, update)
+    g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update)
+    g.recipe = _factor_graph, (shape, nb, pivoting, update, in_place, check)
+    return g
+
+
+@lru_cache(maxsize=32)
+def solve_graph(nt: int, nc: int, trans: int, check: bool) -> TaskGraph:
+    """X := op(A)^-1 B from P A = L U: ``LU[i,j]``, ``piv[k]``, ``B[i,c]``, ``X[i,c]``, for nc columns of tiles."""
+    g = TaskGraph(f"lu_solve nt={nt} nc={nc} trans={trans}")
+    T, piv, B, X = g.handles("LU"), g.handles("piv"), g.handles("B"), g.handles("X")
+    flag = "NTC"[trans]
+    for c in range(nc if nt else 0):
+        for i in range(nt):
+            g.insert(copy, R(B[i, c]), W(X[i, c]), *["all"] * check)
+        swaps = [R(piv[k]) for k in range(nt)], [RW(X[i, c]) for i in range(nt)]
+        if not trans:
+            g.insert(swap, *swaps)  # X := P X
+        _substitute(g, T, X, nt, c, "L" if not trans else "U", flag)
+        _substitute(g, T, X, nt, c, "U" if not trans else "L", flag)
+        if trans:
+            g.insert(swap, *swaps, True)  # X := P^T X
+    g.recipe = solve_graph, (nt, nc, trans, check)
+    return g
+
+
+def _substitute(g: TaskGraph, T: Any, X: Any, nt: int, c: int, part: str, flag: str = "N", first: int = 0) -> None:
+    """Insert X_c := op(T)^-1 X_c with one triangle of T, for the rows from ``first`` on."""
+    forward = (part == "L") == (flag == "N")
+    for k in range(first, nt) if forward else reversed(range(first, nt)):
+        g.insert(trsmn, R(T[k, k]), RW(X[k, c]), part, flag)  # X_k := op(T_kk)^-1 X_k
+        for i in range(k + 1, nt) if forward else reversed(range(first, k)):
+            tile = T[i, k] if flag == "N" else T[k, i]
+            g.insert(gemmn, R(tile), R(X[k, c]), RW(X[i, c]), flag)  # X_i := X_i - op(T)_ik X_k
+
+
+@lru_cache(maxsize=32)
+def inverse_graph(nt: int) -> TaskGraph:
+    """X := U^-1 L^-1 P, handles ``LU[i,j]``, ``piv[k]``, ``X[i,j]`` [1]_.
+
+    Block column j of L^-1 begins at row j: 4/3 n^3 flops.
+
+    .. [1] LAPACK ?getri.
+    """
+    g = TaskGraph(f"lu inverse nt={nt}")
+    T, piv, X = g.handles("LU"), g.handles("piv"), g.handles("X")
+    for j in range(nt):
+        for i in range(nt):
+            g.insert(identity if i == j else zero, W(X[i, j]))
+        _substitute(g, T, X, nt, j, "L", first=j)
+        _substitute(g, T, X, nt, j, "U")
+    for i in range(nt):
+        g.insert(swapc, [R(piv[k]) for k in range(nt)], [RW(X[i, j]) for j in range(nt)], True)
+    g.recipe = inverse_graph, (nt,)
+    return g
+
+
+# ------------------------------------------------------------------ the factor
+
+
+class LUFactor:
+    """A factorisation P A = L U. It unpacks as SciPy's pair: ``lu, piv = tw.lu_factor(A)``.
+
+    Attributes
+    ----------
+    lu
+        (m, n): U on and above the diagonal, L below it; the ones on its diagonal are not stored.
+    piv
+        (min(m, n),) int32: row t was exchanged with row piv[t], one after the other, counted from 0.
+    info
+        LAPACK's: 0, or i > 0 if u_ii, counted from 1, is the first exact zero on the diagonal of U.
+    norms
+        max |a_ij|, the 1-norm and the infinity norm of A.
+    run
+        The `Run` of the factorisation.
+    """
+
+    def __init__(
+        self, lu: Any, piv: np.ndarray, norms: tuple[float, float, float], tile_size: int, run: Run | None,
+        how: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.lu, self.piv, self.norms, self.tile_size, self.run = lu, piv, norms, tile_size, run
+        self._how = how or {}
+        zeros = np.flatnonzero(np.asarray(_array(lu)).diagonal() == 0)
+        self.info = int(zeros[0]) + 1 if len(zeros) else 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.lu, self.piv))
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return (self.lu, self.piv)[index]
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        return f"LUFactor({m} x {n}, {_array(self.lu).dtype}, info={self.info})"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return tuple(self.lu.shape)
+
+    @property
+    def L(self) -> Any:  # noqa: N802 - as in the formula; so below
+        """(m, min(m, n)), unit lower triangular."""
+        a = _array(self.lu)
+        k = min(a.shape)
+        lower = np.tril(a[:, :k], -1)
+        lower[np.diag_indices(k)] = 1
+        return like(lower, self.lu)
+
+    @property
+    def U(self) -> Any:  # noqa: N802
+        """(min(m, n), n), upper triangular."""
+        a = _array(self.lu)
+        return like(np.triu(a[: min(a.shape)]), self.lu)
+
+    @property
+    def perm(self) -> np.ndarray:
+        """(m,): ``A[perm]`` is L U."""
+        return permutation(np.asarray(self.piv), self.shape[0])
+
+    @property
+    def growth(self) -> float:
+        """max |u_ij| / max |a_ij|; 1 for a matrix of zeros."""
+        a, largest = _array(self.lu), 0.0
+        for j in range(0, a.shape[1], self.tile_size):
+            block = a[: min(a.shape[0], j + self.tile_size), j : j + self.tile_size]
+            with np.errstate(all="ignore"):
+                largest = max(largest, float(np.abs(np.triu(block, -j)).max(initial=0)))
+        return largest / self.norms[0] if self.norms[0] else 1.0
+
+    def rcond(self, norm: Any = 1) -> float:
+        """An estimate of 1 / (||A|| ||A^-1||) in the 1-norm or, with ``norm=np.inf``, the infinity norm; 0 if singular.
+
+        A few solves with L and U [LAPACK ?gecon].
+        """
+        from scipy.linalg import get_lapack_funcs
+
+        if norm not in (1, np.inf):
+            raise ValueError(f"norm must be 1 or numpy.inf, not {norm!r}")
+        self._check_square("rcond")
+        a = np.asfortranarray(_array(self.lu))
+        if self.info or not a.size:
+            return 0.0 if self.info else np.inf
+        routine: Any = get_lapack_funcs("gecon", [a])
+        found, _ = routine(a, self.norms[1 if norm == 1 else 2], norm="1" if norm == 1 else "I")
+        return float(found)
+
+    def solve(self, b: Any, trans: int = 0) -> Any:
+        """x with A x = b, or A^T x = b (``trans=1``), or A^H x = b (2): see `lu_solve`."""
+        return lu_solve(self, b, trans, **self._how)
+
+    def slogdet(self) -> Slogdet:
+        """(sign, log |det A|); (0, -inf) if A is singular. Never overflows."""
+        self._check_square("slogdet")
+        diagonal = _array(self.lu).diagonal()
+        swaps = int(np.count_nonzero(np.asarray(self.piv) != np.arange(len(self.piv))))
+        kind = diagonal.dtype.type
+        if self.info:
+            return Slogdet(kind(0), diagonal.real.dtype.type(-np.inf))
+        size = np.abs(diagonal)
+        sign = np.prod(diagonal / size) * (-1) ** swaps if len(size) else 1
+        return Slogdet(kind(sign), np.log(size).sum(dtype=np.float64).astype(diagonal.real.dtype))
+
+    def det(self) -> Any:
+        """det A, float64 or complex128; 0 if A is singular, inf or 0 where it is too large or small for FP64."""
+        self._check_square("det")
+        diagonal = _array(self.lu).diagonal()
+        wide = diagonal.astype(np.complex128 if diagonal.dtype.kind == "c" else np.float64)
+        if self.info:
+            return wide.dtype.type(0)
+        parts, exponents = np.frexp(np.abs(wide))
+        sign = self.slogdet().sign
+        value, exponent = 1.0, int(exponents.sum())
+        for part in parts.tolist():
+            value *= part
+            if value < 0.5**500:
+                value, exponent = value * 2.0**500, exponent - 500
+        with np.errstate(over="ignore", under="ignore"):
+            magnitude = np.ldexp(value, exponent)
+            unit = wide.dtype.type(sign)
+            unit = unit / abs(unit)
+            return wide.dtype.type(magnitude * unit) if magnitude else wide.dtype.type(0)
+
+    def inv(self) -> Any:
+        """A^-1, (n, n), by columns. 4/3 n^3 flops. SingularMatrixError if u_ii = 0."""
+        self._check_square("inv")
+        self.check_regular()
+        return _inverse(self, **self._how)
+
+    def check_regular(self) -> None:
+        """SingularMatrixError if there is an exact zero on the diagonal of U."""
+        if self.info:
+            index = self.info - 1
+            panel = index // self.tile_size
+            size = min(self.tile_size, self.shape[0] - panel * self.tile_size)
+            raise SingularMatrixError(index, f"getrf({panel})", self.tile_size, size)
+
+    def _check_square(self, what: str) -> None:
+        if self.shape[0] != self.shape[1]:
+            raise ValueError(f"{what} is for square matrices, not {self.shape[0]} x {self.shape[1]}")
+
+
+def _array(lu: Any) -> np.ndarray:
+    """A factor as an array."""
+    if isinstance(lu, np.ndarray):
+        return lu
+    if isinstance(lu, TiledMatrix):
+        return lu.to_numpy()
+    return np.asarray(lu.numpy() if is_tensor(lu) else lu)
+
+
+# ------------------------------------------------------------------ calls
+
+
+class _Call:
+    """What stands around a graph: where it runs, with what, and what is returned."""
+
+    def __init__(self, routine: Any, options: dict[str, Any], backend: str | None, scheduler: Any, workers: Any,
+                 return_run: Any = False, progress: Any = False) -> None:  # fmt: skip
+        self.backend = "threads" if backend is None else backend
+        check_call(routine, options, self.backend)
+        self.scheduler, self.workers, self.progress, self.options = scheduler, workers, progress, dict(options)
+        self.return_run = flag(return_run, "return_run")
+        self.site = find_site(self.backend, options)
+        self.record: Run | None = None
+
+    def argument(self, value: Any) -> Any:
+        return self.site.argument(value)
+
+    @contextmanager
+    def agreement(self) -> Iterator[dict[str, Any]]:
+        with self.site.agreement() as facts:
+            find_policy(self.scheduler)
+            yield facts
+            facts["workers"] = self.workers
+
+    def run(self, graph: TaskGraph, data: dict[str, Any], first: Any = None) -> Run:
+        try:
+            self.record = run(graph, data, backend=self.backend, scheduler=self.scheduler, workers=self.workers,
+                              progress=self.progress, **self.options)  # fmt: skip
+        except ValueError:
+            with self.site.agreement():
+                if first is not None and self.site.has_data:
+                    first()
+            raise
+        return self.record
+
+    def result(self, value: Any) -> Any:
+        found = self.site.result(value)
+        return (found, self.record) if self.return_run else found
+
+
+def lu_factor(
+    a: Any,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    *,
+    pivoting: str = "partial",
+    tile_size: int | None = None,
+    update: str | None = None,
+    backend: str | None = None,
+    scheduler: str | Policy = "critical-path",
+    workers: int | None = None,
+    return_run: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> Any:
+    """LU factorisation with row exchanges, P A = L U [1]_.
+
+    Parameters
+    ----------
+    a : (m, n) array_like, torch tensor or TiledMatrix
+        float32, float64, complex64 or complex128; integers become float64. Any memory order and shape.
+    overwrite_a
+        Let the factor take the place of ``a`` where its columns are contiguous: saves the memory of one matrix.
+    check_finite
+        Look for NaN and infinities first.
+    pivoting
+        ``"partial"``: the pivot of a column is its largest entry, |Re| + |Im|, of equal ones the highest, over all
+        tiles: LAPACK's pivots where no other is within rounding. ``"none"``: no exchanges, for matrices that are
+        diagonally dominant; look at ``.growth``.
+    tile_size
+        Rows and columns of a tile, nb; chosen by default.
+    update
+        ``"tile"`` or ``"column"``: tasks of the update, see `lu_graph`. Chosen with the tile size; bits depend on both.
+    backend, scheduler, workers, options
+        See `tilewright.run`.
+    return_run
+        Also return the `Run`, also found as ``.run``.
+    progress
+        Draw a progress bar on standard error.
+
+    Returns
+    -------
+    factor : LUFactor
+        Unpacks as ``lu, piv``, which is what `scipy.linalg.lu_factor` returns: ``lu`` in Fortran order.
+    run : Run
+        Only with ``return_run``.
+
+    Warns
+    -----
+    scipy.linalg.LinAlgWarning
+        U is exactly singular. The factor is returned; to solve with it is refused.
+
+    Raises
+    ------
+    ValueError
+        ``a`` is not 2-D, has NaN or infinities, is read-only with ``overwrite_a``; a number or name is wrong.
+    TypeError
+        The dtype is not one of the four and not an integer.
+
+    Notes
+    -----
+    m n^2 - n^3/3 flops for m >= n, four times that for complex numbers; m n words beside ``a``. The bits of the
+    factor depend on the matrix, the tile size, the kind of update and the BLAS in use, and on nothing else.
+
+    References
+    ----------
+    .. [1] LAPACK ?getrf.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> lu, piv = tw.lu_factor(np.array([[1.0, 2.0], [2.0, 8.0]]))
+    >>> lu
+    array([[ 2. ,  8. ],
+           [ 0.5, -2. ]])
+    >>> piv
+    array([1, 1], dtype=int32)
+    """
+    call = _Call(lu_factor, options, backend, scheduler, workers, return_run, progress)
+    factor = _factor(call, a, overwrite_a, check_finite, pivoting, tile_size, update)
+    if factor is not None and factor.info:
+        _warn_singular(factor.info)
+    return call.result(factor)
+
+
+def _warn_singular(info: int, level: int = 3) -> None:
+    from scipy.linalg import LinAlgWarning
+
+    message = f"Diagonal number {info} is exactly zero. Singular matrix."
+    warnings.warn(message, LinAlgWarning, stacklevel=level)
+
+
+def _factor(
+    call: _Call, a: Any, overwrite: Any, check_finite: Any, pivoting: str, tile_size: int | None, update: str | None,
+    *, square: bool = False, turn: bool = False,
+) -> LUFactor:  # fmt: skip
+    """The factor of A, or with ``turn`` of A^T where A lies by rows: then ``factor.turned`` is True."""
+    overwrite, check_finite = flag(overwrite, "overwrite_a"), flag(check_finite, "check_finite")
+    choice(pivoting, "pivoting", PIVOTING)
+    if update is not None:
+        choice(update, "update", UPDATES)
+    a = call.argument(a)
+    with call.agreement() as facts:
+        matrix = ByColumns(a, overwrite=overwrite, square=square, turn=turn)
+        nb, kind = lu_plan(*matrix.shape, call.site.workers(call.workers), call.site.here)
+        nb = positive(tile_size, "tile_size") if tile_size is not None else matrix.tile_size or nb
+        source = matrix.source(nb)
+        update = update or kind
+        facts.update(shape=source.shape, dtype=str(matrix.dtype), tile_size=nb, overwrite_a=overwrite, update=update,
+                     pivoting=pivoting, turned=matrix.turned)  # fmt: skip
+        if check_finite and matrix.in_place and call.site.has_data:
+            matrix.check_finite()
+    target = matrix.target()
+    graph = _factor_graph(matrix.shape, nb, pivoting, update, matrix.in_place, check_finite)
+    data = {"A": target} if matrix.in_place else {"A": target, "S": source}
+    record = call.run(graph, data, matrix.check_finite if check_finite and not matrix.in_place else None)
+    t = min(source.mt, source.nt)
+    if pivoting == "none":
+        piv = np.arange(min(matrix.shape), dtype=np.int32)
+    else:
+        local = record["piv"] if t else {}
+        piv = np.concatenate(
+            [np.zeros(0, np.int32), *(local[Handle("piv", (k,))] + np.int32(k * nb) for k in range(t))]
+        )
+    norms = _norms(record["M"] if len(source) else {}, source)
+    how = {"backend": call.backend, "scheduler": call.scheduler, "workers": call.workers, **call.options}
+    turned, matrix.turned = matrix.turned, False
+    if turned:
+        factor = LUFactor(target.to_numpy(), piv, norms, nb, record, how)
+    else:
+        factor = LUFactor(matrix.result(target), piv, norms, nb, record, how)
+    factor.turned = turned
+    return factor
+
+
+def _norms(sizes: Any, tiles: TiledMatrix) -> tuple[float, float, float]:
+    """Largest entry, 1-norm and infinity norm from what `gauge` found."""
+    columns, rows, largest = np.zeros(tiles.shape[1]), np.zeros(tiles.shape[0]), 0.0
+    for (_, (i, j)), found in sizes.items():
+        down, along = tiles.rows(i), tiles.columns(j)
+        width = along.stop - along.start
+        largest = max(largest, float(found[0, 0]))
+        columns[along] += found[0, 1 : 1 + width]
+        rows[down] += found[0, 1 + width :]
+    return largest, float(columns.max(initial=0)), float(rows.max(initial=0))
+
+
+def lu_solve(
+    lu_and_piv: Any,
+    b: Any,
+    trans: int = 0,
+    check_finite: bool = True,
+    *,
+    tile_size: int | None = None,
+    backend: str | None = None,
+    scheduler: str | Policy = "critical-path",
+    workers: int | None = None,
+    return_run: bool = False,
+    **options: Any,
+) -> Any:
+    """Solve A x = b from the factor of A [1]_.
+
+    Parameters
+    ----------
+    lu_and_piv
+        What `lu_factor` returned, ours or SciPy's.
+    b : (n,) or (n, k) array_like or torch tensor
+        One right-hand side, or one in each column.
+    trans
+        0: A x = b. 1: A^T x = b. 2: A^H x = b.
+    check_finite
+        Look for NaN and infinities in b.
+    tile_size
+        Rows of a tile; by default that of the factor.
+    backend, scheduler, workers, options
+        See `tilewright.run`.
+    return_run
+        Also return the `Run`.
+
+    Returns
+    -------
+    x
+        Of the shape of b, in the wider of the two dtypes; a tensor if one was given.
+    run : Run
+        Only with ``return_run``.
+
+    Raises
+    ------
+    SingularMatrixError
+        U has an exact zero on its diagonal: ``.index`` says where. A `numpy.linalg.LinAlgError`.
+    ValueError
+        Shapes that do not fit, a NaN or an infinity in b, another ``trans``.
+    TypeError
+        A dtype that is none of LAPACK's four and no integer.
+
+    Notes
+    -----
+    2 n^2 k flops.
+
+    References
+    ----------
+    .. [1] LAPACK ?getrs.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> tw.lu_solve(tw.lu_factor(np.array([[1.0, 2.0], [2.0, 8.0]])), [3.0, 10.0])
+    array([1., 1.])
+    """
+    call = _Call(lu_solve, options, backend, scheduler, workers, return_run)
+    check_finite = flag(check_finite, "check_finite")
+    if trans not in (0, 1, 2) or isinstance(trans, bool):
+        raise ValueError(f"trans must be 0, 1 or 2, not {trans!r}")
+    try:
+        given, piv = lu_and_piv
+    except (TypeError, ValueError):
+        raise TypeError("lu_and_piv must be what lu_factor returned: a pair of matrix and row exchanges") from None
+    known = lu_and_piv.tile_size if isinstance(lu_and_piv, LUFactor) else None
+    given, piv, b = call.argument(given), call.argument(np.asarray(piv)), call.argument(b)
+    with call.agreement() as facts:
+        matrix = ByColumns(given, what="lu", square=True)
+        n = matrix.shape[0]
+        columns = RightHandSide(b, n)
+        dtype = np.result_type(matrix.dtype, columns.columns.dtype)
+        dtype = dtype if str(dtype) in ("float32", "complex64", "complex128") else np.dtype(np.float64)
+        nb = tile_size or matrix.tile_size or known or lu_plan(n, n, call.site.workers(call.workers), True)[0]
+        factor = matrix.source(positive(nb, "tile_size"))
+        if factor.dtype != dtype or (call.site.has_data and not factor.packed and not column_ld(factor.to_numpy())):
+            factor = TiledMatrix.view(factor.to_numpy().astype(dtype, order="F"), nb)
+        facts.update(shape=factor.shape, b=columns.shape, dtype=str(dtype), tile_size=nb, trans=trans)
+        piv = _checked_pivots(piv, n, call.site.has_data)
+        if call.site.has_data:
+            LUFactor(factor.to_numpy(), piv, (0, 0, 0), nb, None).check_regular()
+    width = columns.columns.shape[1]
+    x = np.empty((n, width), dtype, "F")
+    X = TiledMatrix.view(x, nb)
+    parts = [piv[k * nb : (k + 1) * nb] - np.int32(k * nb) for k in range(factor.nt)]
+    data = {"LU": factor, "B": TiledMatrix.view(columns.columns, nb), "X": X, "piv": parts}
+    call.run(solve_graph(factor.nt, X.nt, int(trans), check_finite), data, lambda: _check_right(columns.columns))
+    return call.result(columns.result(np.ascontiguousarray(x) if x.ndim == 2 and width == 1 else x, matrix.given))
+
+
+def _check_right(b: np.ndarray) -> None:
+    bad = ~np.isfinite(b)
+    if bad.any():
+        place = ", ".join(map(str, np.argwhere(bad)[0]))
+        raise ValueError(f"b has a NaN or infinity at ({place}); check_finite=False skips this check")
+
+
+def _checked_pivots(piv: np.ndarray, n: int, has_data: bool) -> np.ndarray:
+    """The exchanges as int32. ValueError for a row that is not there."""
+    if piv.shape != (n,) or piv.dtype.kind not in "iu":
+        raise ValueError(f"piv must be {n} row numbers, not {piv.shape} of {piv.dtype}")
+    if has_data and ((piv < np.arange(n)) | (piv >= n)).any():
+        raise ValueError(
+            f"piv has a row that is none of its step's rows, from t to {n - 1}: it counts from 0, as SciPy's"
+        )
+    return piv.astype(np.int32, copy=False)
+
+
+def lu(
+    a: Any,
+    permute_l: bool = False,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    p_indices: bool = False,
+    *,
+    return_run: bool = False,
+    **how: Any,
+) -> Any:
+    """A = P L U, as `scipy.linalg.lu` returns it.
+
+    Parameters
+    ----------
+    a, overwrite_a, check_finite, return_run, how
+        See `lu_factor`.
+    permute_l
+        Return P L and U.
+    p_indices
+        Return row numbers p instead of P: A = L[p] U.
+
+    Returns
+    -------
+    P : (m, m), L : (m, k), U : (k, n), k = min(m, n)
+        Or what the flags say; P is real. With ``return_run`` the `Run` at the end.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> P, L, U = tw.lu(np.array([[1.0, 2.0], [2.0, 8.0]]))
+    >>> P @ L @ U
+    array([[1., 2.],
+           [2., 8.]])
+    """
+    permute_l, p_indices, return_run = (
+        flag(permute_l, "permute_l"),
+        flag(p_indices, "p_indices"),
+        flag(return_run, "return_run"),
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Diagonal number", category=RuntimeWarning)
+        factor, record = lu_factor(a, overwrite_a, check_finite, return_run=True, **how)
+    m = factor.shape[0]
+    order = factor.perm
+    back = np.empty(m, np.int32)  # A = L[back] U
+    back[order] = np.arange(m, dtype=np.int32)
+    lower, upper = factor.L, factor.U
+    if permute_l:
+        found = (like(_array(lower)[back], a), upper)
+    elif p_indices:
+        found = (back if m and factor.shape[1] else np.zeros(0, np.int32), lower, upper)
+    else:
+        kind = np.float32 if _array(lower).dtype == np.float32 else np.float64
+        size = m if factor.shape[1] else 0  # without columns SciPy has no P
+        P = np.zeros((size, size), kind)
+        if size:
+            P[order, np.arange(m)] = 1
+        found = (like(P, a), lower, upper)
+    return (*found, record) if return_run else found
+
+
+def inv(
+    a: Any,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    *,
+    return_run: bool = False,
+    tile_size: int | None = None,
+    pivoting: str = "partial",
+    backend: str | None = None,
+    scheduler: str | Policy = "critical-path",
+    workers: int | None = None,
+    **options: Any,
+) -> Any:
+    """The inverse of a square matrix, from its LU factor. To solve a system, `solve` is better and faster.
+
+    See `lu_factor` for arguments and errors. A matrix by rows is factored as its transpose, in the order it has.
+    2 n^3 flops.
+
+    Raises
+    ------
+    SingularMatrixError
+        U has an exact zero on its diagonal.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> tw.inv(np.array([[1.0, 2.0], [2.0, 8.0]]))
+    array([[ 2.  , -0.5 ],
+           [-0.5 ,  0.25]])
+    """
+    call = _Call(inv, options, backend, scheduler, workers, return_run)
+    factor = _factor(call, a, overwrite_a, check_finite, pivoting, tile_size, None, square=True, turn=True)
+    factor.check_regular()
+    how = {"backend": call.backend, "scheduler": scheduler, "workers": workers, **options}
+    found, record = _inverse(factor, return_run=True, **how)
+    call.record = record
+    return call.result(like(found.T if factor.turned else found, a))
+
+
+def _inverse(factor: LUFactor, return_run: bool = False, **how: Any) -> Any:
+    given = _array(factor.lu)
+    nb = factor.tile_size
+    T = TiledMatrix.view(given, nb)
+    n = factor.shape[0]
+    x = np.empty((n, n), given.dtype, "F")
+    parts = [np.asarray(factor.piv[k * nb : (k + 1) * nb]) - np.int32(k * nb) for k in range(T.nt)]
+    record = run(inverse_graph(T.nt), {"LU": T, "piv": parts, "X": TiledMatrix.view(x, nb)}, **how)
+    found = like(x, factor.lu)
+    return (found, record) if return_run else found
+
+
+def det(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any) -> Any:
+    """det A, float64 or complex128, as `scipy.linalg.det`; 0 if A is singular. 2/3 n^3 flops; see `lu_factor`.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> float(tw.det(np.array([[1.0, 2.0], [2.0, 8.0]])))
+    4.0
+    """
+    return _determined(det, a, overwrite_a, check_finite, how).det()
+
+
+def slogdet(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any) -> Slogdet:
+    """(sign, log |det A|), as `numpy.linalg.slogdet`; (0, -inf) if A is singular. See `lu_factor`.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> sign, logabsdet = tw.slogdet(1e200 * np.eye(3))
+    >>> float(sign), round(float(logabsdet), 6)
+    (1.0, 1381.551056)
+    """
+    return _determined(slogdet, a, overwrite_a, check_finite, how).slogdet()
+
+
+def _determined(routine: Any, a: Any, overwrite: Any, check_finite: Any, how: dict[str, Any]) -> LUFactor:
+    """A factor of A or A^T, which have one determinant."""
+    named = ("pivoting", "tile_size", "update", "backend", "scheduler", "workers", "progress")
+    plan = {name: how.pop(name) for name in named if name in how}
+    call = _Call(routine, how, plan.get("backend"), plan.get("scheduler", "critical-path"), plan.get("workers"),
+                 progress=plan.get("progress", False))  # fmt: skip
+    return _factor(call, a, overwrite, check_finite, plan.get("pivoting", "partial"), plan.get("tile_size"),
+                   plan.get("update"), square=True, turn=True)  # fmt: skip
