@@ -11,7 +11,7 @@ import numpy as np
 from tilewright.benchmarks.rivals import rivals
 from tilewright.benchmarks.timing import Contender, alternate
 from tilewright.kernels import current
-from tilewright.linalg.cholesky import tiled_cholesky
+from tilewright.linalg.factor import tiled_cholesky
 from tilewright.linalg.residual import THRESHOLD, cholesky_ratio
 from tilewright.precision import find_format
 from tilewright.runs.run import Run

@@ -35,13 +35,13 @@ def transpose(*tiles: np.ndarray) -> None:
 
 
 def finite(tile: np.ndarray, part: str) -> int:
-    """0 if the tile (``part="all"``) or its lower triangle ("lower") has no NaN and no infinity, else 1."""
+    """0 if the tile (``part="all"``) or its "lower" or "upper" triangle has no NaN and no infinity, else 1."""
     with np.errstate(all="ignore"):
         total = tile.sum()  # one pass without a temporary; a sum of finite numbers may still overflow
     if np.isfinite(total):
         return 0
     bad = ~np.isfinite(tile)
-    return int((np.tril(bad) if part == "lower" else bad).any())
+    return int((np.tril(bad) if part == "lower" else np.triu(bad) if part == "upper" else bad).any())
 
 
 def gauge(source: np.ndarray, *rest: np.ndarray | bool) -> int:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
+from tilewright.kernels import tensor_vectors
+
 __all__ = ["BLOCK", "DEVICES", "ROUTES", "device_of", "exact_sums", "kernels", "product_route", "route", "rows"]
 
 DEVICES = ("cuda", "torch")
@@ -320,7 +322,7 @@ MOVES: dict[str, Callable[..., None]] = {
     "convert": convert, "split": split, "copy": copy, "tril": tril,
     "diagonal": diagonal, "scaled": scaled, "unscaled": unscaled,
     "diagonals": diagonals, "cscaled": cscaled, "cunscaled": cunscaled,
-    "cconvert": cconvert, "csplit": csplit,
+    "cconvert": cconvert, "csplit": csplit, **tensor_vectors.KERNELS,
 }  # fmt: skip
 
 

@@ -28,7 +28,8 @@ from tilewright.errors import (
 )
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
-from tilewright.linalg.cholesky import cholesky_graph, tiled_cholesky
+from tilewright.linalg.cholesky import cholesky_graph
+from tilewright.linalg.factor import tiled_cholesky
 from tilewright.linalg.lu import LUFactor, det, inv, lu, lu_factor, lu_solve, slogdet
 from tilewright.linalg.lu_graph import lu_graph
 from tilewright.linalg.solve import SolveInfo, solve
@@ -130,7 +131,7 @@ _ROOMS = {
 _NAMES = {
     "DenseOperator": "tilewright.comm.matvec",
     "SparseOperator": "tilewright.comm.sparse",
-    "cg": "tilewright.comm.cg",
+    "cg": "tilewright.comm.solve",
     "matvec": "tilewright.comm.matvec",
 }
 

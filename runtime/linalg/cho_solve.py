@@ -6,22 +6,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
-from tilewright.arguments import like
-from tilewright.backends import check_call, find_site
-from tilewright.engine import run
 from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, W
-from tilewright.host.memory import zeros
-from tilewright.linalg import on_device
-from tilewright.linalg.matrix import Matrix, is_device_tensor
-from tilewright.linalg.right_hand_side import RightHandSide
+from tilewright.linalg.call import Call
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.linalg.vectors import OPS
 from tilewright.ops import copy, gemml, identity, mirror, trsml
 from tilewright.scalars import flag
 from tilewright.schedulers import Policy
-from tilewright.tiles import TiledMatrix
 
 __all__ = ["cho_inverse", "cho_solve", "logdet", "substitute_back", "substitute_forward"]
 
@@ -107,7 +98,8 @@ def logdet_graph(nt: int) -> TaskGraph:
     L, S = g.handles("L"), g.handles("S")
     for i in range(nt):
         g.insert(OPS["logdiag"], R(L[i, i]), W(S[i]))
-    g.insert(OPS["total"], *[R(S[i]) for i in range(nt)], W(g.handle("sum")))
+    if nt:
+        g.insert(OPS["total"], *[R(S[i]) for i in range(nt)], W(g.handle("sum")))
     g.recipe = logdet_graph, (nt,)
     return g
 
@@ -173,38 +165,27 @@ def cho_solve(
     >>> tw.cho_solve(tw.tiled_cholesky(np.array([[4.0, 2.0], [2.0, 5.0]])), [2.0, 5.0])
     array([0., 1.])
     """
-    check_call(cho_solve, options, backend)
     lower, check_finite = flag(lower, "lower"), flag(check_finite, "check_finite")
-    return_run = flag(return_run, "return_run")
-    if is_device_tensor(L):
-        _no_run(return_run)
-        return on_device.cho_solve(L, b, lower)
-    site = find_site(backend, options)
-    L, b = site.argument(L), site.argument(b)
-    with site.agreement() as facts:
-        matrix = Matrix(L, lower=True, overwrite=False, what="L")
-        columns = RightHandSide(b, matrix.n)
-        dtype = np.result_type(matrix.dtype, columns.columns.dtype)
-        dtype = dtype if str(dtype) in ("float32", "complex64", "complex128") else np.dtype(np.float64)
-        factor = _tiles(matrix, tile_size, site.workers(workers), dtype, bool(lower))
-        nb, m = factor.tile_size, columns.columns.shape[1]
-        facts.update(shape=factor.shape, b=columns.shape, dtype=str(dtype), lower=bool(lower), tile_size=nb)
-        if site.has_data:
+    call = Call(cho_solve, L, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run)
+    b = call.argument(b)
+    with call.agreement() as facts:
+        matrix = call.triangle(what="L")
+        columns = call.columns(b, matrix.n)
+        dtype = columns.dtype_with(matrix.dtype)
+        part = "lower" if lower else "upper"
+        factor = matrix.factor(call.tile_size(tile_size, matrix, cholesky_tile_size), dtype, part)
+        nb = factor.tile_size
+        facts.update(shape=factor.shape, b=columns.shape, dtype=str(dtype), lower=lower, tile_size=nb)
+        if call.has_data:
             if check_finite:
-                _check_finite(factor, lower)
-            _check_diagonal(factor)
-    x = np.zeros((matrix.n, m), dtype)
-    X = TiledMatrix.view(x, nb)
+                matrix.check_finite(part)
+                columns.check_before()
+            matrix.check_diagonal()
+    X = columns.room(nb, dtype)
     graph = solve_graph(factor.nt, X.nt, lower, check_finite)
-    data = {"L": factor, "B": TiledMatrix.view(columns.columns, nb), "X": X}
-    try:
-        record = run(graph, data, backend=backend, scheduler=scheduler, workers=workers, **options)
-    except ValueError:
-        if check_finite and site.has_data and not np.isfinite(columns.columns).all():
-            raise ValueError(_first_not_finite(columns.columns)) from None
-        raise
-    solution = site.result(columns.result(x, L))
-    return (solution, record) if return_run else solution
+    data = {"L": factor, "B": columns.tiles(nb, dtype), "X": X}
+    call.run(graph, data, first=columns.check_finite if check_finite else None)
+    return call.result(columns.result(X, call.a))
 
 
 def logdet(
@@ -228,27 +209,15 @@ def logdet(
     >>> round(float(np.exp(tw.logdet(tw.tiled_cholesky(np.array([[4.0, 2.0], [2.0, 5.0]]))))), 12)
     16.0
     """
-    check_call(logdet, options, backend)
-    return_run = flag(return_run, "return_run")
-    if is_device_tensor(L):
-        _no_run(return_run)
-        return on_device.logdet(L)
-    site = find_site(backend, options)
-    L = site.argument(L)
-    with site.agreement() as facts:
-        matrix = Matrix(L, lower=True, overwrite=False, what="L")
-        factor = _tiles(matrix, tile_size, site.workers(workers), matrix.dtype, None)
-        facts.update(shape=factor.shape, tile_size=factor.tile_size)
-    if not matrix.n:
-        nothing = run(TaskGraph("logdet nt=0"), {}, backend=backend, workers=workers, **options)
-        return (0.0, nothing) if return_run else 0.0
-    total = np.zeros((1, 1))
-    data = {"L": factor, "S": [np.zeros((1, 1)) for _ in range(factor.nt)], "sum": total}
-    record = run(
-        logdet_graph(factor.nt), data, backend=backend, scheduler=scheduler, workers=workers, **options
-    )  # fmt: skip
-    value = float(total[0, 0])
-    return (value, record) if return_run else value
+    call = Call(logdet, L, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run)
+    with call.agreement() as facts:
+        matrix = call.triangle(what="L")
+        size = call.tile_size(tile_size, matrix, cholesky_tile_size)
+        factor = matrix.factor(size, matrix.dtype, "diagonal")
+        facts.update(shape=factor.shape, tile_size=size)
+    total, *parts = matrix.scalars(1 + factor.nt)
+    call.run(logdet_graph(factor.nt), {"L": factor, "S": parts, "sum": total})
+    return call.result(float(total[0, 0]))
 
 
 def cho_inverse(
@@ -274,80 +243,15 @@ def cho_inverse(
     array([[ 5., -2.],
            [-2.,  4.]])
     """
-    check_call(cho_inverse, options, backend)
-    lower, return_run = flag(lower, "lower"), flag(return_run, "return_run")
-    if is_device_tensor(L):
-        _no_run(return_run)
-        return on_device.cho_inverse(L, lower)
-    site = find_site(backend, options)
-    L = site.argument(L)
-    with site.agreement() as facts:
-        matrix = Matrix(L, lower=True, overwrite=False, what="L")
-        factor = _tiles(matrix, tile_size, site.workers(workers), matrix.dtype, bool(lower))
-        facts.update(shape=factor.shape, dtype=str(matrix.dtype), lower=bool(lower), tile_size=factor.tile_size)
-        if site.has_data:
-            _check_diagonal(factor)
-    x = np.zeros((matrix.n, matrix.n), matrix.dtype)
-    record = run(
-        inverse_graph(factor.nt, lower), {"L": factor, "X": TiledMatrix.view(x, factor.tile_size)}, backend=backend,
-        scheduler=scheduler, workers=workers, **options,
-    )  # fmt: skip
-    inverse = site.result(like(x, L))
-    return (inverse, record) if return_run else inverse
-
-
-def _no_run(return_run: bool) -> None:
-    if return_run:
-        raise ValueError("on a CUDA device torch solves, not a tile graph: there is no run to return")
-
-
-def _tiles(matrix: Matrix, tile_size: int | None, workers: int, dtype: np.dtype, lower: bool | None) -> TiledMatrix:
-    """The tiles of a factor; converted if that is needed, the triangle that is read or with None the diagonal alone.
-
-    Nobody has written the other tiles, maybe: what is in them need not be numbers.
-    """
-    if tile_size is None:
-        tile_size = matrix.tile_size or cholesky_tile_size(matrix.n, workers)
-    tiles = matrix.source(tile_size)
-    if tiles.dtype == dtype:
-        return tiles
-    converted = TiledMatrix.view(zeros(tiles.shape, dtype), tiles.tile_size)
-    for i in range(tiles.nt):
-        for j in range(tiles.nt) if lower is not None else (i,):
-            if i == j:
-                n = len(tiles[i, i])
-                read = np.eye(n, dtype=bool) if lower is None else np.tri(n, dtype=bool)
-                np.copyto(converted[i, i], tiles[i, i], where=read.T if lower is False else read)
-            elif (i > j) == lower:
-                converted[i, j][...] = tiles[i, j]
-    return converted
-
-
-def _check_diagonal(factor: TiledMatrix) -> None:
-    for k in range(factor.nt):
-        zeros = np.flatnonzero(factor[k, k].diagonal() == 0)
-        if len(zeros):
-            place = factor.rows(k).start + int(zeros[0])
-            raise np.linalg.LinAlgError(f"the factor is singular: its diagonal is zero at ({place}, {place})")
-
-
-def _check_finite(factor: TiledMatrix, lower: bool) -> None:
-    """ValueError for a NaN or an infinity in the triangle that is read."""
-    for i, j in factor:
-        if i != j and (i > j) != lower:
-            continue
-        tile = factor[i, j]
-        with np.errstate(all="ignore"):
-            if np.isfinite(tile.sum()):  # it is not where one of them is not
-                continue
-        bad = ~np.isfinite(tile)
-        if i == j:
-            bad = np.tril(bad) if lower else np.triu(bad)
-        if bad.any():
-            row, column = np.argwhere(bad)[0] + (factor.rows(i).start, factor.columns(j).start)
-            raise ValueError(f"L has a NaN or infinity at ({row}, {column}); check_finite=False skips this check")
-
-
-def _first_not_finite(b: np.ndarray) -> str:
-    place = ", ".join(str(index) for index in np.argwhere(~np.isfinite(b))[0])
-    return f"b has a NaN or infinity at ({place}); check_finite=False skips this check"
+    lower = flag(lower, "lower")
+    call = Call(cho_inverse, L, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run)
+    with call.agreement() as facts:
+        matrix = call.triangle(what="L")
+        size = call.tile_size(tile_size, matrix, cholesky_tile_size)
+        factor = matrix.factor(size, matrix.dtype, "lower" if lower else "upper")
+        facts.update(shape=factor.shape, dtype=str(matrix.dtype), lower=lower, tile_size=size)
+        if call.has_data:
+            matrix.check_diagonal()
+    X = matrix.whole()
+    call.run(inverse_graph(factor.nt, lower), {"L": factor, "X": X})
+    return call.result(matrix.array_of(X))

@@ -19,13 +19,13 @@ from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import RW, Handle, Op, Task, TaskGraph, W
 from tilewright.kernels import potrf as potrf_kernel
 from tilewright.kernels import tensors
-from tilewright.linalg.mixed import chosen_routes, factor_graph
+from tilewright.linalg.mixed import MixedFactor, chosen_routes, default_shift, factor_graph, shifted
 from tilewright.passes.batches import Batch, batched
 from tilewright.precision import FORMATS, PrecisionMap, find_format
 from tilewright.runs.run import Run
 from tilewright.schedulers import Policy
 
-__all__ = ["COLUMNS", "column_tasks", "device_factor", "device_tile_size", "in_columns"]
+__all__ = ["COLUMNS", "column_tasks", "device_factor", "device_tile_size", "factor_on_device", "in_columns"]
 
 _BACKENDS = ("serial", "threads")
 
@@ -143,6 +143,25 @@ def device_factor(
     record.switches.update(switches)
     _check(failed, nb, n, source, L, lower)
     return (L if lower else L.mT), d[:, 0], asked, record
+
+
+def factor_on_device(
+    a: Any, precision: str | PrecisionMap, tile_size: int | None, workers: int | None, scheduler: str | Policy,
+    backend: str, shift: float | None, route: str | None = None,
+) -> MixedFactor:  # fmt: skip
+    """`tilewright.linalg.factor.mixed_factor` of a tensor on a device; L and scale stay there."""
+    name = "map" if isinstance(precision, PrecisionMap) else precision
+    asked = precision if isinstance(precision, PrecisionMap) else PrecisionMap.uniform(1, precision)
+
+    def factor(tried: float) -> MixedFactor:
+        L, d, found, record = device_factor(
+            a, precision, tile_size=tile_size, workers=workers, scheduler=scheduler, backend=backend, shift=tried,
+            finish=False, route=route,
+        )  # fmt: skip
+        return MixedFactor(L, d, tried, name, found, record)
+
+    found, attempts = shifted(factor, shift, default_shift(asked))
+    return replace(found, attempts=attempts)
 
 
 # ------------------------------------------------------------------ block columns

@@ -1,8 +1,7 @@
 """`solve` for torch tensors that are not in host memory: everything stays on their device.
 
-The factor comes from `tilewright.linalg.gpu`, by the tile graph of the CPU. Refinement runs the loops of `System`;
-but where these run a graph of tile tasks, a few calls of torch on whole tensors do, as a GPU does not need a vector cut
-in pieces. Only a few numbers per step travel to the host.
+The factor comes from `tilewright.linalg.gpu`, by the tile graph of the CPU. Refinement runs the loops and the graphs of
+`System` with one tile, as a GPU does not need a vector cut in pieces. Only a few numbers per step travel to the host.
 """
 
 from __future__ import annotations
@@ -13,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends.execution.replay import Stage
+from tilewright.backends.execution.replay import Replay, Stage
+from tilewright.graph import TaskGraph
+from tilewright.kernels.tensor_vectors import normsd
 from tilewright.linalg import ladder
-from tilewright.linalg.classical import classical_graph
-from tilewright.linalg.conjugate_gradients import cg_graph
-from tilewright.linalg.gmres import gmres_start_graph, gmres_step_graph, gmres_update_graph
-from tilewright.linalg.mixed import factor_on_device
-from tilewright.linalg.operator import residual_graph
+from tilewright.linalg.gpu import factor_on_device
+from tilewright.linalg.operator import blocks_graph
 from tilewright.linalg.problem import Problem
 from tilewright.linalg.solve_info import SolveInfo
 from tilewright.linalg.stopping import U
@@ -30,12 +28,17 @@ __all__ = ["DeviceProblem", "DeviceSystem", "row_sums"]
 
 def row_sums(a: Any) -> Any:
     """The sums of |a_ij| along the rows of the symmetric matrix whose lower triangle is given."""
-    below = a.tril().abs()
-    return below.sum(dim=1) + below.sum(dim=0) - below.diagonal()
+    sums = a.new_zeros((len(a), 1))
+    normsd(a, sums)
+    return sums[:, 0]
 
 
 class DeviceSystem(System):
-    """A `System` whose matrix and vectors are FP64 tensors on one device. A copy of A with both triangles is made."""
+    """A `System` whose matrix and vectors are FP64 tensors on one device, each a single tile.
+
+    F, the blocks on the diagonal of A, is a copy of A with both triangles. What the methods look at between two graphs,
+    sizes and scalars, is copied to the host after each.
+    """
 
     nests = False  # an FP32 copy of A besides would cost memory that is scarce there
 
@@ -43,124 +46,90 @@ class DeviceSystem(System):
         import torch
 
         self.torch = torch
-        lower = a.tril(-1)
-        self.a = lower + lower.mT
-        self.a.diagonal().copy_(a.diagonal())
+        self.stage = Stage("serial")  # tasks of a single tile follow each other
         self.norm, self.nt = norm, 1
         self.n, self.m = b.shape
         self.kind = np.dtype(np.float64)
         self.b = b
         self.x, self.z, self.p, self.v = (torch.zeros_like(b) for _ in range(4))
         self.r = b.clone()
-        self.sizes = np.zeros((3, self.m))
-        self.scalars = {name: np.zeros((1, self.m)) for name in ("rho", "alpha", "beta", "curvature", "norm")}
+        self.A = {(0, 0): a}
+        self.diagonal = {(0, 0): torch.empty_like(a)}
+        Replay(blocks_graph(1), {"A": self.A, "F": self.diagonal}, self.stage)()
+        self._there = torch.zeros((8, self.m), dtype=b.dtype, device=b.device)
+        self._here = torch.zeros((8, self.m), dtype=b.dtype)
+        self._names = {"rho": 3, "alpha": 4, "beta": 5, "curvature": 6, "norm": 7}
+        here = self._here.numpy()
+        self.sizes = here[:3]
+        self.scalars = {name: here[k : k + 1] for name, k in self._names.items()}
         self.bound = _host(b.abs().amax(dim=0))
         self.residuals = []
         self.tolerance = sqrt(self.n) * U
-        self._steps: dict[Callable[..., Any], Callable[..., None]] = {
-            residual_graph: self._true_residual, classical_graph: self._classical_step,
-            cg_graph: self._cg_step, gmres_start_graph: self._gmres_start,
-            gmres_step_graph: self._gmres_step, gmres_update_graph: self._gmres_update,
-        }  # fmt: skip
+        self._replays = {}
 
     def use(self, L: Any, scale: Any, tile_size: int = 0, narrow: Any = None) -> None:
-        self.L, self.d = L, scale.reshape(self.n, 1)
+        torch = self.torch
+        d = scale.reshape(self.n, 1)
+        vectors = {"B": self.b, "X": self.x, "R": self.r, "Z": self.z, "P": self.p, "V": self.v, "D": d,
+                   "W": torch.zeros_like(self.b, dtype=L.dtype), "S": self._small(3), "T": self._small(1)}  # fmt: skip
+        self.data = {
+            "A": self.A, "F": self.diagonal, "L": {(0, 0): L}, "sizes": self._there[:3],
+            **{name: [vector] for name, vector in vectors.items()},
+            **{name: self._there[k : k + 1] for name, k in self._names.items()},
+        }  # fmt: skip
         self.krylov = {name: {} for name in ("H", "Y")}
-        self._basis: list[Any] = []
+        self._krylov: dict[str, Any] = {name: {} for name in ("basis", "H", "parts", "Y")} | {"size": self._small(3)}
+        self._replays.clear()
         size = _host(self.r.abs().amax(dim=0))
         if not (size < self.bound).all() or not bool(self.x.isfinite().all()):
             self.x.zero_()
             self.r.copy_(self.b)
-        self._measure()
+        blocks = (self.x, self.r, d * self.r)
+        self._there[:3] = torch.stack([block.abs().amax(dim=0) for block in blocks])
+        self._here.copy_(self._there)
 
-    def replay(self, graph: Callable[..., Any], *arguments: int) -> None:
-        numbers = [k for k in arguments if not isinstance(k, bool)]  # the factor has no tiles in BF16 here
-        self._steps[graph](*numbers)
+    def _small(self, rows: int) -> Any:
+        return self.torch.zeros((rows, self.m), dtype=self.b.dtype, device=self.b.device)
+
+    def replay(self, graph: Callable[..., TaskGraph], *arguments: int) -> None:
+        tasks, key = graph(1, *arguments), (graph, arguments)
+        if key not in self._replays:
+            self._replays[key] = Replay(tasks, self.data | self._krylov, self.stage)
+        for name, index in tasks.inputs:
+            if name in self.krylov:
+                self._krylov[name][_key(index)].copy_(self.torch.from_numpy(self.krylov[name][_key(index)]))
+        self._replays[key]()
+        self._here.copy_(self._there)
+        for name, index in tasks.written:
+            if name in self.krylov:
+                self.krylov[name][_key(index)][...] = _host(self._krylov[name][_key(index)])
 
     def restart(self) -> None:
-        self.scalars["rho"][...] = inf
+        rho = self._names["rho"]
+        self._there[rho] = self._here[rho] = inf
         self.p.zero_()
 
-    # -------------------------------------------------------------- one step each
-
-    def _precondition(self, r: Any) -> Any:
-        """D L^-T L^-1 D r in the precision of L."""
-        solve = self.torch.linalg.solve_triangular
-        scaled = self.d * r
-        size = scaled.abs().amax(dim=0)
-        size = self.torch.where(size > 0, size, self.torch.ones_like(size))
-        w = (scaled / size).to(self.L.dtype)
-        w = solve(self.L.mT, solve(self.L, w, upper=False), upper=True)
-        return self.d * w.to(r.dtype) * size
-
-    def _measure(self) -> None:
-        blocks = (self.x, self.r, self.d * self.r)
-        self.sizes[...] = _host(self.torch.stack([block.abs().amax(dim=0) for block in blocks]))
-
-    def _true_residual(self) -> None:
-        self.torch.sub(self.b, self.a @ self.x, out=self.r)
-        self._measure()
-
-    def _classical_step(self) -> None:
-        self.x += self._precondition(self.r)
-        self._true_residual()
-
-    def _cg_step(self) -> None:
-        s = self.scalars
-        z = self._precondition(self.r)
-        rho = _host((self.r * z).sum(dim=0))
-        s["beta"][0] = _ratio(rho, s["rho"][0])
-        s["rho"][0] = rho
-        self.p.mul_(self._on_device(s["beta"])).add_(z)
-        v = self.a @ self.p
-        s["curvature"][0] = _host((self.p * v).sum(dim=0))
-        s["alpha"][0] = _ratio(rho, s["curvature"][0])
-        alpha = self._on_device(s["alpha"])
-        self.x += alpha * self.p
-        self.r -= alpha * v
-        self._measure()
-
-    def _gmres_start(self) -> None:
-        norm = self.r.norm(dim=0)
-        self.scalars["norm"][0] = _host(norm)
-        self._basis = [self._unit(self.r, norm)]
-
-    def _gmres_step(self, k: int) -> None:
-        w = self.a @ self._precondition(self._basis[k])
-        for turn in range(2):
-            h = self.torch.stack([(v * w).sum(dim=0) for v in self._basis])
-            for v, coefficient in zip(self._basis, h, strict=True):
-                w -= v * coefficient
-            self.krylov["H"][k, turn] = _host(h)
-        norm = w.norm(dim=0)
-        self.scalars["norm"][0] = _host(norm)
-        self._basis.append(self._unit(w, norm))
-
-    def _gmres_update(self, k: int) -> None:
-        y = self._on_device(self.krylov["Y"][k])
-        u = self.torch.zeros_like(self.x)
-        for v, coefficient in zip(self._basis, y, strict=False):
-            u += v * coefficient
-        self.x += self._precondition(u)
-        self._true_residual()
-
     def grow(self, k: int) -> None:
-        self.krylov["Y"][k] = np.zeros((k, self.m))
+        there = self._krylov
+        if (k, 0) in there["basis"]:
+            return
+        there["basis"][k, 0] = self.torch.zeros_like(self.b)
+        keys: list[tuple[str, Any, int]] = [("Y", k, k)]
+        if k:
+            there["parts"][k - 1, 0] = self._small(k)
+            keys += [("H", (k - 1, turn), k) for turn in range(2)]
+        for name, index, rows in keys:
+            there[name][index], self.krylov[name][index] = self._small(rows), np.zeros((rows, self.m))
 
-    def _unit(self, w: Any, norm: Any) -> Any:
-        return self.torch.where(norm > 0, w / norm, self.torch.zeros_like(w))
 
-    def _on_device(self, values: np.ndarray) -> Any:
-        return self.torch.as_tensor(values, device=self.b.device)
+def _key(index: tuple[int, ...]) -> Any:
+    """The key of a buffer in its family."""
+    return index if len(index) > 1 else index[0]
 
 
 def _host(tensor: Any) -> np.ndarray:
     values: np.ndarray = tensor.detach().cpu().numpy()
     return values
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.zeros_like(above), where=(below > 0) & np.isfinite(below))
 
 
 class DeviceProblem(Problem):

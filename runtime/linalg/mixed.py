@@ -1,7 +1,7 @@
 """Cholesky in mixed precision: the same loop, with scaling before it and conversions in between.
 
-`mixed_factor` factors H + shift diag(H) with H = D A D, for use as a preconditioner or under refinement;
-`mixed_cholesky` gives the factor of A itself, behind `tiled_cholesky(A, precision=...)`.
+What is factored is H + shift diag(H) with H = D A D, for use as a preconditioner or under refinement; or A itself, for
+`tiled_cholesky(A, precision=...)`. The calls are in `tilewright.linalg.factor`.
 """
 
 from __future__ import annotations
@@ -10,36 +10,32 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from tilewright.backends import find_site
-from tilewright.engine import run
 from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
-from tilewright.host.cores import cores
 from tilewright.host.memory import room, zeros
 from tilewright.kernels import products
+from tilewright.linalg.call import Call
 from tilewright.linalg.cholesky import cholesky
-from tilewright.linalg.matrix import Matrix, check_finite_lower, is_device_tensor
 from tilewright.linalg.tuning import mixed_tile_size
 from tilewright.ops import convert, copy, diagonal, scaled, scalen, tril, unscaled
 from tilewright.passes.conversions import copy_name, copy_outline, with_conversions
 from tilewright.precision import FORMATS, PrecisionMap, find_format
+from tilewright.rooms import Outline
 from tilewright.runs.run import Run
-from tilewright.schedulers import Policy
-from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["SHIFTS", "MixedFactor", "factor_on_device", "in_tiles", "mixed_cholesky", "mixed_factor"]
+__all__ = ["SHIFTS", "MixedFactor", "MixedProblem", "default_shift", "factor_graph", "in_tiles", "shifted"]
 
 SHIFTS = 4
 """Attempts with ``shift=None``: the first shift, then doubled, at most so often."""
 
 _FIRST_SHIFT = 2.0  # c_n of Higham and Pranesh, in units of u
 
-
+T = TypeVar("T")
 Tiles = dict[tuple[int, ...], np.ndarray]
 
 
@@ -117,174 +113,53 @@ def default_shift(precision: PrecisionMap) -> float:
     return _FIRST_SHIFT * u if u > FORMATS["fp32"].u else 0.0
 
 
-def mixed_factor(
-    a: Any,
-    precision: str | PrecisionMap,
-    *,
-    tile_size: int | None = None,
-    workers: int | None = None,
-    scheduler: str | Policy = "critical-path",
-    backend: str = "threads",
-    shift: float | None = None,
-    route: str | None = None,
-    emulate: bool = False,
-    norms: bool = False,
-    in_tiles: bool = False,
-    **options: Any,
-) -> MixedFactor:
-    """Scale, shift, convert and factor a symmetric positive definite matrix in low or mixed precision.
-
-    Parameters
-    ----------
-    a : (n, n) array_like
-        float64 or float32; the lower triangle is read.
-    precision
-        A name of `tilewright.precision.FORMATS`, or the format of every tile.
-    tile_size
-        Rows and columns of a tile. By default that of the `PrecisionMap`, or chosen.
-    workers, scheduler, backend, options
-        See `tilewright.run`.
-    shift
-        Added to the unit diagonal of D A D. None: 2 u of the least exact format for 16 bits, TF32 and bf16x3, nothing
-        for FP32 and FP64; doubled on breakdown, up to three times.
-    route
-        How products with 16-bit operands are computed: `tilewright.kernels.products.route`.
-    emulate
-        Has no effect: such products need no instructions of their own.
-    norms
-        Also add up |a_ij| along the rows, while A is read. Not for FP64, which reads A only to copy it.
-    in_tiles
-        Leave L in ``tiles``, each in memory of its own: tasks are faster than on tiles of one array. ``L`` is then made
-        when somebody asks for it. Only without FP64, and where tasks write into memory of this process.
-
-    Raises
-    ------
-    NotPositiveDefiniteError
-        Breakdown, also with the last shift; ``.order`` is the global order of the leading minor. It says that A is not
-        positive definite only for precision ``"fp64"``.
-    OverflowError
-        A number does not fit FP32 after scaling, or a tile of the factor does not fit FP16. For a positive definite
-        matrix that cannot happen.
-    ValueError
-        The lower triangle has a NaN or an infinity; or a wrong argument, or a route that cannot be used here.
-
-    Notes
-    -----
-    n^3/3 flops. Scaling, conversion and factorisation are one graph of tile tasks. The bits depend on the matrix, the
-    tile size, the shift, the route and the library behind it; not on engine, policy and workers.
-    """
-    if is_device_tensor(a):
-        return factor_on_device(a, precision, tile_size, workers, scheduler, backend, shift, route)
-    problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, options, finish=False,
-                       norms=norms, in_tiles=in_tiles)  # fmt: skip
-    attempts: list[float] = []
+def shifted(factor: Callable[[float], T], shift: float | None, first: float) -> tuple[T, tuple[float, ...]]:
+    """(factor(shift), the shifts that were tried). Without a shift ``first``, doubled on breakdown."""
     if shift is not None:
         if not 0 <= shift < np.inf:
             raise ValueError(f"shift must be a number of at least 0, not {shift!r}")
-        return problem.gathered(problem.factor(float(shift), attempts))
-    shift = default_shift(problem.precision)
+        return factor(float(shift)), (float(shift),)
+    attempts = [first]
     while True:
         try:
-            return problem.gathered(problem.factor(shift, attempts))
+            return factor(attempts[-1]), tuple(attempts)
         except NotPositiveDefiniteError:
-            if not shift or len(attempts) == SHIFTS:
+            if not first or len(attempts) == SHIFTS:
                 raise
-            shift *= 2
+            attempts.append(2 * attempts[-1])
 
 
-def factor_on_device(
-    a: Any, precision: str | PrecisionMap, tile_size: int | None, workers: int | None, scheduler: str | Policy,
-    backend: str, shift: float | None, route: str | None = None,
-) -> MixedFactor:  # fmt: skip
-    """`mixed_factor` of a tensor that is not in the memory of the CPU; L and scale stay where it is."""
-    from tilewright.linalg.gpu import device_factor
-
-    name = "map" if isinstance(precision, PrecisionMap) else precision
-    asked = precision if isinstance(precision, PrecisionMap) else PrecisionMap.uniform(1, precision)
-    tried = default_shift(asked) if shift is None else shift
-    attempts: list[float] = []
-    while True:
-        attempts.append(tried)
-        try:
-            L, d, found, record = device_factor(
-                a, precision, tile_size=tile_size, workers=workers, scheduler=scheduler, backend=backend, shift=tried,
-                finish=False, route=route,
-            )  # fmt: skip
-        except NotPositiveDefiniteError:
-            if shift is not None or not tried or len(attempts) == SHIFTS:
-                raise
-            tried *= 2
-            continue
-        return MixedFactor(L, d, tried, name, found, record, tuple(attempts))
-
-
-def mixed_cholesky(
-    a: Any,
-    precision: str | PrecisionMap,
-    *,
-    lower: bool,
-    tile_size: int | None,
-    backend: str,
-    scheduler: str | Policy,
-    workers: int | None,
-    return_run: bool,
-    progress: bool,
-    route: str | None,
-    **options: Any,
-) -> Any:
-    """The factor of A itself, of the kind of ``a``, in float32 (float64 with an FP64 tile); no shift."""
-    problem = _Problem(a, precision, tile_size, workers, scheduler, backend, route, options, finish=True,
-                       lower=lower, progress=progress)  # fmt: skip
-    found = problem.factor(0.0, [])
-    factor: Any = found.L if lower else found.L.T
-    if problem.matrix.tiled:
-        factor = TiledMatrix.view(factor, problem.tile_size)
-    elif problem.matrix.tensor:
-        factor = sys.modules["torch"].from_numpy(factor)
-    factor = problem.site.result(factor)
-    return (factor, found.run) if return_run else factor
-
-
-class _Problem:
+class MixedProblem:
     """One matrix to factor in one precision: checked arguments, the graph, the buffers."""
 
     def __init__(
-        self, a: Any, precision: str | PrecisionMap, tile_size: int | None, workers: int | None,
-        scheduler: str | Policy, backend: str, route: str | None, options: dict[str, Any],
-        *, finish: bool, lower: bool = True, progress: bool = False, norms: bool = False, in_tiles: bool = False,
+        self, call: Call, precision: str | PrecisionMap, tile_size: int | None, route: str | None, *, finish: bool,
+        lower: bool = True, overwrite: bool = False, norms: bool = False, in_tiles: bool = False,
     ) -> None:  # fmt: skip
-        self.site = find_site(backend, options)
-        a = self.site.argument(a)
-        with self.site.agreement() as facts:
-            find_policy(scheduler)
-            self.matrix = matrix = Matrix(a, lower=lower, overwrite=False)
+        self.call = call
+        with call.agreement() as facts:
+            self.matrix = matrix = call.triangle(lower=lower, overwrite=overwrite and call.chunked)
             if matrix.dtype.kind == "c":
                 raise TypeError(f"mixed precision is for real matrices, not {matrix.dtype}")
-            tile_size = fitting_tile_size(precision, matrix.n, matrix.tile_size if tile_size is None else tile_size)
-            if tile_size is None:
-                tile_size = mixed_tile_size(matrix.n, self.site.workers(workers))
-            self.source = matrix.source(tile_size)
-            self.tile_size = int(tile_size)
+            known = matrix.tile_size if tile_size is None and not call.chunked else tile_size
+            tile_size = fitting_tile_size(precision, matrix.n, known)
+            self.source = matrix.source(call.tile_size(tile_size, matrix, mixed_tile_size))
+            self.tile_size = self.source.tile_size
             nt = self.source.nt
             self.name = "map" if isinstance(precision, PrecisionMap) else precision
             self.precision = fitting_map(precision, matrix.n, self.tile_size)
             routes = chosen_routes(self.precision, route)
             facts.update(shape=self.source.shape, dtype=str(matrix.dtype), tile_size=self.tile_size,
-                         precision=self.precision.names, routes=routes, workers=workers)  # fmt: skip
+                         precision=self.precision.names, routes=routes)  # fmt: skip
         self.scales = self.precision.single is not FORMATS["fp64"]
         self.norms, self.finish = norms and self.scales, finish
-        self.in_tiles = in_tiles and self.site.here and self.precision.accumulate == "float32"
+        self.in_tiles = in_tiles and call.here and self.precision.accumulate == "float32"
         self.recipe = self.precision, routes, self.scales, finish
-        self.wide = not options.get("devices")  # an accelerator multiplies the narrow copies
+        self.wide = not call.options.get("devices")  # an accelerator multiplies the narrow copies
         self.narrow_pays = ("bfloat16", "cblas") in routes and self.precision.single is FORMATS["bf16"]
-        updates = nt * (nt - 1) // 2
-        self.arguments = {
-            "backend": backend, "scheduler": scheduler, "progress": progress,
-            "workers": self.site.workers(workers, max(1, updates)), **options,
-        }  # fmt: skip
+        self.width = nt * (nt - 1) // 2
 
-    def factor(self, shift: float, attempts: list[float]) -> MixedFactor:
-        attempts.append(shift)
+    def factor(self, shift: float) -> MixedFactor:
         n, source, precision = self.matrix.n, self.source, self.precision
         scale = np.ones(n)
         L: np.ndarray | None = None
@@ -309,19 +184,48 @@ class _Problem:
             data["N"] = sums = {(i, j): np.zeros((2, len(whole[j, j]))) for i, j in precision}
         graph = factor_graph(*self.recipe, shift, norms=self.norms, wide=self.wide)
         data.update(copies(graph, whole))
-        try:
-            record = run(graph, data, **self.arguments)
-        except ValueError:  # NotPositiveDefiniteError is one
-            with self.site.agreement():
-                if self.site.has_data:  # NaN comes first, on every engine
-                    check_finite_lower(source, cores(), self.matrix.lower, optional=False)
-            raise
+        record = self._run(graph, data)
         total = _row_sums(sums, whole) if self.norms else None
         narrow = data.get(copy_name("A", "bfloat16"), {}) if self.in_tiles and self.narrow_pays else None
         return MixedFactor(
-            L, scale, shift, self.name, precision, record, tuple(attempts), total, self.tile_size, tiles, narrow,
+            L, scale, shift, self.name, precision, record, (shift,), total, self.tile_size, tiles, narrow,
             self.narrow_pays,
         )  # fmt: skip
+
+    def _run(self, graph: TaskGraph, data: dict[str, Any]) -> Run:
+        def first() -> None:  # NaN comes first, on every engine
+            self.matrix.check_finite(optional=False)
+
+        return self.call.run(graph, data, width=self.width, tiles=self.source, first=first)
+
+    def whole(self) -> Any:
+        """What `tiled_cholesky` returns: the factor of A itself, of the kind of A, with no shift."""
+        if self.call.chunked:
+            return self.call.result(self._on_workers())
+        found = self.factor(0.0)
+        factor: Any = found.L if self.matrix.lower else found.L.T
+        if self.matrix.tiled:
+            factor = TiledMatrix.view(factor, self.tile_size)
+        elif self.matrix.tensor:
+            factor = sys.modules["torch"].from_numpy(factor)
+        return self.call.result(factor)
+
+    def _on_workers(self) -> Any:
+        """The factor as a `dask.array` of futures. Copies in other formats stay on the workers."""
+        formats, S = self.precision, self.source
+        L = self.matrix.target(dtype=formats.accumulate)
+        apart = not one_dtype(formats)
+        graph = factor_graph(*self.recipe, 0.0, apart)
+        data: dict[str, Any] = {"S": S, "D": TiledMatrix.view(np.ones((self.matrix.n, 1)), self.tile_size),
+                                "L" if apart else "A": L}  # fmt: skip
+        if apart:
+            data["A"] = {place: Outline.of(L[place].shape, formats[place].accumulate) for place in formats}
+        for handle in graph.written:
+            if ":" in handle.name:  # a copy
+                i, j = handle.index
+                data.setdefault(handle.name, {})[i, j] = Outline.of(*copy_outline(handle, L[i, j].shape))
+        self._run(graph, data)
+        return self.matrix.result(L)
 
     def _room(self) -> np.ndarray:
         """Where the factor goes. For nobody but us a room with rows a few cache lines longer than they need to be.
@@ -338,8 +242,8 @@ class _Problem:
         """The factor as each rank of a collective call gets it."""
         sums = factor.row_sums
         return replace(
-            factor, array=self.site.result(factor.array), scale=self.site.result(factor.scale),
-            row_sums=None if sums is None else self.site.result(sums),
+            factor, array=self.call.result(factor.array), scale=self.call.result(factor.scale),
+            row_sums=None if sums is None else self.call.result(sums),
         )  # fmt: skip
 
 

@@ -17,11 +17,10 @@ from tilewright.backends.execution.replay import Stage
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.kernels.scale import scaled
 from tilewright.linalg import ladder
-from tilewright.linalg.cholesky import tiled_cholesky
 from tilewright.linalg.classical import classical
+from tilewright.linalg.factor import mixed_factor, tiled_cholesky
 from tilewright.linalg.ladder import Estimate
 from tilewright.linalg.matrix import check_finite_lower
-from tilewright.linalg.mixed import mixed_factor
 from tilewright.linalg.operator import row_sums
 from tilewright.linalg.refinement import ITERATIONS, refinement
 from tilewright.linalg.solve_info import Attempt, SolveInfo

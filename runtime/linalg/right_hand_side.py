@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.arguments import LAPACK, dense, like
+from tilewright.tiles import TiledMatrix
 
 __all__ = ["RightHandSide"]
 
@@ -37,6 +38,29 @@ class RightHandSide:
         self.columns: np.ndarray = array if array.ndim == 2 else array.reshape(n, 1)
         """(n, m)."""
 
-    def result(self, x: np.ndarray, matrix: Any = None) -> Any:
+    def dtype_with(self, dtype: np.dtype) -> np.dtype:
+        """The dtype to solve in with a matrix of that one: the wider, of LAPACK's four."""
+        wider = np.result_type(dtype, self.columns.dtype)
+        return wider if str(wider) in LAPACK else np.dtype(np.float64)
+
+    def tiles(self, tile_size: int, dtype: np.dtype) -> TiledMatrix:
+        """b in tiles, as it is: tasks that copy it convert it to ``dtype``."""
+        return TiledMatrix.view(self.columns, tile_size)
+
+    def room(self, tile_size: int, dtype: np.dtype) -> TiledMatrix:
+        """The tiles that become x."""
+        return TiledMatrix.view(np.zeros(self.columns.shape, dtype), tile_size)
+
+    def check_before(self) -> None:
+        """Nothing: tasks look at b while they copy it, and `check_finite` finds the place."""
+
+    def check_finite(self) -> None:
+        """ValueError with the place of the first NaN or infinity."""
+        bad = ~np.isfinite(self.columns)
+        if bad.any():
+            place = ", ".join(map(str, np.argwhere(bad)[0]))
+            raise ValueError(f"b has a NaN or infinity at ({place}); check_finite=False skips this check")
+
+    def result(self, x: Any, matrix: Any = None) -> Any:
         """The solution x, (n, m), in the shape of b; a tensor if b or ``matrix`` is one."""
-        return like(x.reshape(self.shape), self.given, matrix)
+        return like(np.asarray(x).reshape(self.shape), self.given, matrix)

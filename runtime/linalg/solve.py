@@ -12,7 +12,7 @@ from tilewright.backends.execution.replay import Replay, Stage
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg import ladder
-from tilewright.linalg.matrix import Matrix, is_device_tensor
+from tilewright.linalg.matrix import Triangle, is_device_tensor
 from tilewright.linalg.problem import Problem
 from tilewright.linalg.refinement import METHODS
 from tilewright.linalg.residual import unit_roundoff
@@ -142,7 +142,7 @@ def solve(
     given = a
     a, b = outer.everywhere(outer.argument(a)), outer.everywhere(outer.argument(b))
     with outer.agreement() as facts:
-        matrix = Matrix(a, lower=lower, overwrite=False)
+        matrix = Triangle(a, lower=lower)
         columns = RightHandSide(b, matrix.n)
         facts.update(a=(matrix.n, str(matrix.dtype)), b=columns.shape, precision=str(precision), refine=refine)
     array = matrix.array.to_numpy() if matrix.tiled else matrix.array

@@ -140,7 +140,7 @@ def cache_path(workers: int, tile_sizes: Sequence[int], repeat: int, dtype: str)
 
 
 def _measure(workers: int, tile_sizes: Sequence[int], repeat: int, dtype: str) -> Machine:
-    from tilewright.linalg.cholesky import tiled_cholesky
+    from tilewright.linalg.factor import tiled_cholesky
 
     orders = {nb: nb * max(6, min(_TILES, round(_ORDER / nb))) for nb in tile_sizes}
     matrices = {n: _spd(n, dtype) for n in dict.fromkeys(orders.values())}

@@ -70,7 +70,11 @@ class Replay:
             graph.frozen = True
 
     def __call__(self) -> Trace:
-        stage = self.stage
+        stage, streams = self.stage, self.program.streams
+        if streams is not None:
+            streams.begin()
         trace = stage.site.execute(self.program, stage.scheduler, stage.workers, None)
+        if streams is not None:
+            trace = streams.measured(trace)
         stage.count(trace)
         return trace

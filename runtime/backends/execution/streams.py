@@ -39,10 +39,14 @@ class Streams:
         self._on_device = on_device
         self._cuda = cuda
         self._device = device
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was launched: once more, behind all that is on the current stream."""
         self._mine = threading.local()
         self._streams: list[Any] = []
         self._events: dict[int, tuple[Any, Any, Any]] = {}  # task -> (stream, begin, end)
-        self._zero = self._mark(cuda.current_stream(device))  # what the data of the run may wait for
+        self._zero = self._mark(self._cuda.current_stream(self._device))  # what the data of the run may wait for
 
     def call(self, task: Task) -> None:
         """Run or launch one task in the calling thread."""

@@ -25,6 +25,7 @@ from strategies import programs
 
 import tilewright as tw
 from tilewright.backends.dask import client as clients
+from tilewright.backends.dask.engine import DaskSite
 from tilewright.backends.dask.submitted import _loads
 from tilewright.distribution import RowBlocks
 from tilewright.linalg.chunked import Chunks
@@ -235,8 +236,8 @@ def test_nothing_of_an_array_is_gathered(client, mode, monkeypatch):
 
 def test_chunks_on_workers_are_taken_as_tiles_without_a_task_for_each(client):
     x = client.persist(da.from_array(spd_matrix(300), chunks=130))
-    chunks = Chunks(x, True, False, None, {"client": client})
-    pieces = chunks.tiles(130).pieces
+    chunks = Chunks(x, DaskSite({"client": client}), None)
+    pieces = chunks.source(130).pieces
     assert len(pieces) == 6
     assert all(piece.future is x.__dask_graph__()[x.name, *place] for place, piece in pieces.items())
     with Client(client.scheduler.address, set_as_default=False) as other:  # whose futures are its own

@@ -76,7 +76,7 @@ def test_slow_tasks_count_and_slow_repeats_do_not(monkeypatch):
         records = [TaskRecord(t, 0, 100.0 * t, 100.0 * t + last) for t, last in enumerate(lasts)]
         return a, dataclasses.replace(run, trace=tw.Trace(run.graph, 2, records))
 
-    monkeypatch.setattr("tilewright.linalg.cholesky.tiled_cholesky", factor)
+    monkeypatch.setattr("tilewright.linalg.factor.tiled_cholesky", factor)
     machine = calibrate(tile_sizes=(16,), repeat=3, workers=2)
     gemms = [task.index for task in tw.cholesky_graph(6) if task.op.name == "gemm"]
     assert machine.durations["gemm"][16] == pytest.approx(sum(5.0 if t % 4 == 0 else 1.0 for t in gemms) / len(gemms))

@@ -1,0 +1,185 @@
+"""What stands around a routine's loop: one call, from its arguments to the kind of result that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from tilewright.arguments import is_chunked
+from tilewright.backends import check_call, find_site
+from tilewright.engine import run
+from tilewright.graph import TaskGraph
+from tilewright.linalg.chunked import Chunks
+from tilewright.linalg.device import DeviceColumns, DeviceTriangle
+from tilewright.linalg.matrix import Matrix, Triangle, is_device_tensor
+from tilewright.linalg.right_hand_side import RightHandSide
+from tilewright.runs.run import Run
+from tilewright.scalars import flag, positive
+from tilewright.schedulers import Policy
+from tilewright.schedulers import policy as find_policy
+
+__all__ = ["Call"]
+
+_ON_DEVICE = ("serial", "threads")
+
+
+class Call:
+    """One call of a public routine.
+
+    A routine is a loop over tiles, its kernels, and some ten lines that use these methods in this order::
+
+        call = Call(routine, a, options, backend=backend, workers=workers)
+        with call.agreement() as facts:
+            matrix = call.matrix(overwrite=overwrite_a)
+            source = matrix.source(call.tile_size(tile_size, matrix, rule))
+            facts.update(shape=source.shape, dtype=str(matrix.dtype), tile_size=source.tile_size)
+        target = matrix.target()
+        call.run(graph, {"S": source, "A": target})
+        return call.result(matrix.result(target))
+
+    Nothing else of the library asks what kind of matrix was given, or on which engine it is worked with.
+
+    Parameters
+    ----------
+    routine
+        The public function. Options are refused in its name.
+    a
+        Its first matrix.
+    options
+        Of the engine.
+    backend, scheduler, workers, progress
+        See `tilewright.run`. With ``chunks`` and no backend a dask.array goes to ``"dask"``, all else to ``"threads"``.
+    return_run
+        Whether `result` gives the `Run` as well.
+    chunks
+        Whether the routine works on a dask.array where its chunks are. It is gathered for an engine that was named.
+
+    Attributes
+    ----------
+    a
+        What to work with instead of the first matrix.
+    on_device
+        Whether that is a tensor on a GPU.
+    record
+        The run, after it.
+    """
+
+    def __init__(
+        self, routine: Callable[..., Any], a: Any, options: Mapping[str, Any], *, backend: str | None = None,
+        scheduler: str | Policy = "critical-path", workers: int | None = None, progress: bool = False,
+        return_run: bool = False, chunks: bool = False,
+    ) -> None:  # fmt: skip
+        chunked = chunks and is_chunked(a)
+        if chunked and backend not in (None, "dask"):
+            a, chunked = a.compute(), False
+        if backend is None and chunks:
+            backend = "dask" if chunked else "threads"
+        self.backend: Any = backend
+        check_call(routine, options, self.backend)
+        self.return_run = flag(return_run, "return_run")
+        self.scheduler, self.workers, self.progress = scheduler, workers, progress
+        self.on_device, self.chunked = is_device_tensor(a), chunked
+        if self.on_device and self.backend not in _ON_DEVICE:
+            raise ValueError(f"backend {backend!r} cannot run on {a.device}; use {' or '.join(_ON_DEVICE)}")
+        self.options = dict(options)
+        self._engine = find_site(self.backend, options)
+        self.a = self.argument(a)
+        self.record: Run | None = None
+
+    # ---------------------------------------------------------------- before
+
+    def argument(self, value: Any) -> Any:
+        """What to work with instead of another argument; ranks call it together, before `agreement`."""
+        return self._engine.argument(value)
+
+    @contextmanager
+    def agreement(self) -> Iterator[dict[str, Any]]:
+        """A block that all ranks of a collective call pass together, or none; what is noted has to be equal on all."""
+        with self._engine.agreement() as facts:
+            find_policy(self.scheduler)
+            yield facts
+            facts["workers"] = self.workers
+
+    @property
+    def has_data(self) -> bool:
+        """Whether arguments hold values in this process, not only shapes."""
+        return self._engine.has_data
+
+    @property
+    def here(self) -> bool:
+        """Whether tasks write into arrays of this process."""
+        return self._engine.here
+
+    def matrix(self, *, overwrite: bool = False, what: str = "the matrix a") -> Any:
+        """The first matrix, m x n, as tiles: a `Matrix`, or what does the same for chunks."""
+        if self.chunked:
+            return self._chunks(Chunks(self.a, self._engine, self.workers, overwrite=overwrite, triangle=False))
+        return Matrix(self.a, overwrite=overwrite, what=what)
+
+    def triangle(self, *, lower: bool = True, overwrite: bool = False, what: str = "the matrix a") -> Any:
+        """A triangle of the first matrix as tiles: a `Triangle`, or what does the same for chunks and on a device."""
+        if self.on_device:
+            return DeviceTriangle(self.a, lower=lower, overwrite=overwrite, what=what)
+        if self.chunked:
+            return self._chunks(Chunks(self.a, self._engine, self.workers, lower=lower, overwrite=overwrite))
+        return Triangle(self.a, lower=lower, overwrite=overwrite, what=what)
+
+    def columns(self, b: Any, n: int) -> Any:
+        """Right-hand sides for a matrix of ``n`` rows."""
+        return DeviceColumns(b, n, self.a.device) if self.on_device else RightHandSide(b, n)
+
+    def _chunks(self, chunks: Chunks) -> Chunks:
+        self.options["client"] = chunks.client
+        return chunks
+
+    def tile_size(self, given: int | None, matrix: Any, rule: Callable[[int, int], int]) -> int:
+        """Rows of a tile: as given, else as those that are there, else by rule(the smaller extent, workers)."""
+        if given is None:
+            given = matrix.tile_size or rule(min(matrix.shape), self.count())
+        return positive(given, "tile_size")
+
+    def count(self, most: int | None = None) -> int:
+        """How many workers there are; ``most`` are of use."""
+        return self._engine.workers(self.workers, most)
+
+    # ---------------------------------------------------------------- run
+
+    def run(
+        self, graph: TaskGraph, data: Mapping[str, Any], *, width: int | None = None, tiles: Any = None,
+        first: Callable[[], None] | None = None,
+    ) -> Run:  # fmt: skip
+        """Run the graph.
+
+        Parameters
+        ----------
+        width
+            Tasks that can run at a time at most: more workers are of no use, as there are only those ``tiles``.
+        first
+            Raises what is to be reported instead of the ValueError of a task, such as a NaN that led to it.
+        """
+        workers = self.workers if width is None else self.count(max(1, width))
+        try:
+            record = run(graph, data, backend=self.backend, scheduler=self.scheduler, workers=workers,
+                         progress=self.progress, **self.options)  # fmt: skip
+        except ValueError:  # a LinAlgError is one
+            with self._engine.agreement():
+                if first is not None and self.has_data:
+                    first()
+            raise
+        if width is not None and self.workers is not None and self.workers > max(1, width):
+            record = replace(record, notes=(*record.notes, _too_few_tiles(tiles, max(1, width), self.workers)))
+        self.record = record
+        return record
+
+    def result(self, *values: Any) -> Any:
+        """What the call returns: one value or a tuple of them, with the run at its end if that was asked for."""
+        found = tuple(self._engine.result(value) for value in values)
+        found += (self.record,) * self.return_run
+        return found[0] if len(found) == 1 else found
+
+
+def _too_few_tiles(tiles: Any, width: int, workers: int) -> str:
+    have = "one tile has" if len(tiles) == 1 else f"{tiles.mt} x {tiles.nt} tiles have"
+    return f"{width} of the {workers} workers asked for: {have} no work for more; a smaller tile_size has"
