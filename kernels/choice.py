@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from tilewright.kernels import blas, cpu, preference
 from tilewright.kernels.blas import Library
+from tilewright.kernels.catalogue import TILE_OPS
 
 __all__ = [
     "RULES", "VARIABLE", "Choice", "Rule", "adopt", "changes", "choice", "current", "library", "rule", "table", "use",
@@ -27,15 +28,9 @@ VARIABLE = "TILEWRIGHT_BLAS"
 
 LETTERS = "sdcz"
 
-#          op        routine that it stands for, after the letter of the dtype (real, complex)
-ROUTINES = {
-    "potrf": ("potrf", "potrf"), "trsm":  ("trsm", "trsm"), "syrk":  ("syrk", "herk"), "gemm": ("gemm", "gemm"),
-    "trsml": ("trsm", "trsm"),   "gemml": ("gemm", "gemm"), "hemm":  ("gemm", "gemm"), "hemmd": ("gemm", "gemm"),
-    "gemv":  ("gemv", "gemv"),
-    "getrf": ("getrf", "getrf"), "getrfn": ("gemm", "gemm"), "gemmn": ("gemm", "gemm"), "trsmn": ("trsm", "trsm"),
-    "trsmr": ("trsm", "trsm"), "swptrsm": ("trsm", "trsm"), "swpgemm": ("gemm", "gemm"),
-}  # fmt: skip
-_SUBSTITUTE = {"syrk": "gemm", "gemv": "gemm"}  # what serves an op too where its own routine is missing
+#           routine that it stands for, after the letter of the dtype (real, complex); of gemv there is no row
+ROUTINES = {**{name: tile_op.routine for name, tile_op in TILE_OPS.items()}, "gemv": ("gemv", "gemv")}
+_SUBSTITUTE = {**{name: tile_op.substitute for name, tile_op in TILE_OPS.items()}, "gemv": "gemm"}
 
 
 class Rule(NamedTuple):

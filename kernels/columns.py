@@ -17,7 +17,7 @@ import numpy as np
 from tilewright.kernels.blas import Library
 from tilewright.kernels.layout import address, by_reference, kernel_ld, row_ld, scalar
 
-__all__ = ["Calls", "calls", "column_ld", "columns_of", "joined", "on_strip", "smallest_normal", "tops"]
+__all__ = ["Calls", "calls", "column_ld", "columns_of", "joined", "no_exchange", "on_strip", "smallest_normal", "tops"]
 
 
 def column_ld(tile: np.ndarray) -> int:
@@ -59,6 +59,12 @@ def on_strip(kernel: Callable[[np.ndarray], Any], tiles: Sequence[np.ndarray], *
         for tile, top in zip(tiles, tops(tiles), strict=True):
             np.copyto(tile, strip[top : top + len(tile)])
     return result
+
+
+def no_exchange(tile: Any) -> Any:
+    """Pivots of a tile that exchange nothing; the shape of the vector from the shape of a tile."""
+    k = min(getattr(tile, "shape", tile))
+    return (k,) if isinstance(tile, tuple) else np.arange(k, dtype=np.int32)
 
 
 def tops(tiles: Sequence[np.ndarray]) -> list[int]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tilewright.kernels import blas, choice, cpu, steady, table
+from tilewright.kernels.catalogue import TILE_OPS
 from tilewright.kernels.threads import limits, one_thread
 
 __all__ = ["Entry", "contest", "winners"]
@@ -51,7 +52,7 @@ def contest(
     """
     libraries = [found for found in blas.available().values() if isinstance(found, blas.Library)]
     found: list[Entry] = []
-    for op in ("potrf", "trsm", "syrk", "gemm", "trsml", "gemml", "hemm"):
+    for op in steady.OPERANDS:
         for letter in letters:
             if progress is not None:
                 progress(f"{letter}{op}")
@@ -61,17 +62,21 @@ def contest(
 
 def _turns(op: str, letter: str, libraries: list[blas.Library], nb: int, repeat: int) -> list[Entry]:
     dtype = next(name for name, short in table.DTYPES.items() if short == letter)
-    columns = nb if op in ("potrf", "trsm", "syrk", "gemm") else 8  # right-hand sides
+    tile_op = TILE_OPS[op]
+    columns = tile_op.columns or nb
     rng = np.random.default_rng(0)
     specs = list(steady.OPERANDS[op](nb, columns, nb))
-    whole = np.zeros((nb, nb * len(specs) + 8), dtype)
     values = [steady.numbers(dtype, rng, shape, kind) for _, shape, kind in specs]
+    height = max(map(len, values)) + 8 * tile_op.by_columns
+    whole = np.zeros((height, nb * len(specs) + 8), dtype, "F" if tile_op.by_columns else "C")
     tiles = [whole[: v.shape[0], k * nb : k * nb + v.shape[1]] for k, v in enumerate(values)]
     kernels = {}
     for library in libraries:
-        function = table.OPS[op][0](library, letter)
+        build = tile_op.build
+        function = None if build is None else build(library, letter)
         if function is not None:
             kernels[library.name] = steady.steady(function, library.name, op, dtype, dtype)
+    arguments = tile_op.called(*tiles)
     seconds: dict[str, list[float]] = {name: [] for name in kernels}
     with limits(False), one_thread():
         for turn in range(repeat + 1):
@@ -79,18 +84,11 @@ def _turns(op: str, letter: str, libraries: list[blas.Library], nb: int, repeat:
                 for tile, value in zip(tiles, values, strict=True):
                     tile[...] = value
                 began = perf_counter()
-                kernel(*tiles)
+                kernel(*arguments)
                 if turn:  # the first warms up
                     seconds[name].append(perf_counter() - began)
-    flops = FLOPS[op](nb, columns) * (4 if letter in "cz" else 1)
+    flops = tile_op.flops(*tile_op.called(*(shape for _, shape, _ in specs))) * (4 if letter in "cz" else 1)
     return [Entry(op, letter, name, flops / statistics.median(taken) / 1e9) for name, taken in seconds.items()]
-
-
-FLOPS: dict[str, Callable[[int, int], float]] = {
-    "potrf": lambda n, m: n**3 / 3, "trsm": lambda n, m: float(n**3), "syrk": lambda n, m: float(n**3),
-    "gemm": lambda n, m: 2.0 * n**3, "trsml": lambda n, m: float(n**2 * m), "gemml": lambda n, m: 2.0 * n**2 * m,
-    "hemm": lambda n, m: 4.0 * n**2 * m,
-}  # fmt: skip
 
 
 def winners(entries: list[Entry]) -> dict[str, str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from tilewright.kernels import reference
 from tilewright.kernels.blas import Library
 from tilewright.kernels.layout import address, by_reference, by_rows, kernel_ld, scalar
+from tilewright.kernels.tile_op import TileOp
 
-__all__ = ["build", "flops"]
+__all__ = ["TILE_OP", "build", "flops"]
 
 Shape = tuple[int, ...]
 
@@ -42,3 +44,10 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray, np
         )  # fmt: skip
 
     return gemm
+
+
+def _operands(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ...], str]]:
+    yield from ((False, (m, k), ""), (False, (n, k), ""), (True, (m, n), ""))
+
+
+TILE_OP = TileOp("gemm", build, reference.gemm, flops, operands=_operands)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tilewright.kernels import multiply
+from tilewright.kernels import multiply, reference
 from tilewright.kernels.blas import Library
 from tilewright.kernels.layout import row_ld, scalar
+from tilewright.kernels.tile_op import TileOp
 
-__all__ = ["build", "check", "flops"]
+__all__ = ["TILE_OP", "build", "check", "flops"]
 
 Shape = tuple[int, int]
 
@@ -43,3 +44,14 @@ def build(library: Library, letter: str) -> Callable[..., None] | None:
             product(minus_one, one, a, y, x, adjoint)
 
     return gemml
+
+
+def _operands(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ...], str]]:
+    yield from ((False, (m, k), ""), (False, (k, n), ""), (True, (m, n), ""))
+
+
+def _adjoint(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ...], str]]:
+    yield from ((False, (k, m), ""), (False, (k, n), ""), (True, (m, n), ""))
+
+
+TILE_OP = TileOp("gemml", build, reference.gemml, flops, operands=_operands, adjoint=((_adjoint, (True,)),), columns=8)

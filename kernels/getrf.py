@@ -8,16 +8,18 @@ spoil, and a panel with a pivot below the smallest normal number is factored aga
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from tilewright.kernels import reference
 from tilewright.kernels.blas import Library
-from tilewright.kernels.columns import Calls, calls, column_ld, columns_of, on_strip, smallest_normal
+from tilewright.kernels.columns import Calls, calls, column_ld, columns_of, no_exchange, on_strip, smallest_normal
 from tilewright.kernels.layout import address, by_reference
 from tilewright.kernels.swaps import swap_rows
+from tilewright.kernels.tile_op import TileOp
 
-__all__ = ["build", "build_plain", "flops", "flops_plain", "magnitude", "recursive"]
+__all__ = ["PLAIN", "TILE_OP", "build", "build_plain", "flops", "flops_plain", "magnitude", "recursive"]
 
 Shape = tuple[int, ...]
 
@@ -157,3 +159,16 @@ def _spoils_subnormals(lapack: Callable[[np.ndarray, np.ndarray], None], dtype: 
     b, other = np.array([[s, 1], [s / 2, 1]], dtype, order="F"), np.zeros(2, np.int32)
     lapack(b, other)
     return not (np.array_equal(a, expected) and piv[0] == 1 and b[1, 0] == 0.5 and b[1, 1] == 0.5)
+
+
+def _panel(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ...], str]]:
+    yield True, (m + k, n), ""
+
+
+def _diagonal_tile(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ...], str]]:
+    yield True, (m, m), "triangle"
+
+
+TILE_OP = TileOp("getrf", build, reference.getrf, flops, ("getrf", "getrf"), named=(True, False), operands=_panel,
+                 by_columns=True, arguments=lambda a: ([a], no_exchange(a)))  # fmt: skip
+PLAIN = TileOp("getrfn", build_plain, reference.getrfn, flops_plain, operands=_diagonal_tile, by_columns=True)

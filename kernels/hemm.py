@@ -8,16 +8,17 @@ makes these whole, once for many products.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tilewright.kernels import multiply
+from tilewright.kernels import multiply, reference
 from tilewright.kernels.blas import Library
 from tilewright.kernels.gemml import check
 from tilewright.kernels.layout import rows_of, scalar
+from tilewright.kernels.tile_op import TileOp
 
-__all__ = ["BLOCK", "blocks", "build", "build_diagonal", "flops", "flops_diagonal"]
+__all__ = ["DIAGONAL", "TILE_OP", "BLOCK", "blocks", "build", "build_diagonal", "flops", "flops_diagonal"]
 
 Shape = tuple[int, int]
 
@@ -99,3 +100,12 @@ def build_diagonal(library: Library, letter: str) -> Callable[..., None] | None:
                 product(one, one, a[rows, :s], x[rows], v[:s], True)  # V1 := V1 + A21^H X2
 
     return hemmd
+
+
+def _operands(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ...], str]]:
+    yield from ((False, (m, k), ""), (False, (m, n), ""), (False, (k, n), ""), (True, (m, n), ""), (True, (k, n), ""))
+
+
+TILE_OP = TileOp("hemm", build, reference.hemm, flops, operands=_operands, written=2, columns=8)
+DIAGONAL = TileOp("hemmd", build_diagonal, reference.hemmd, flops_diagonal)
+"""It is made of the same products as ``hemm``, so no probe is needed."""

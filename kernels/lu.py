@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from tilewright.kernels import reference
 from tilewright.kernels.blas import Library
-from tilewright.kernels.columns import calls, columns_of, on_strip, smallest_normal
+from tilewright.kernels.columns import calls, columns_of, no_exchange, on_strip, smallest_normal
 from tilewright.kernels.getrf import magnitude
 from tilewright.kernels.swaps import swap_rows
+from tilewright.kernels.tile_op import TileOp
 
-__all__ = [
-    "build_gemmn", "build_swpgemm", "build_swptrsm", "build_trsmn", "build_trsmr", "flops_gemmn", "flops_swpgemm",
-    "flops_swptrsm", "flops_trsmn", "flops_trsmr",
-]  # fmt: skip
+__all__ = ["GEMMN", "SWPGEMM", "SWPTRSM", "TRSMN", "TRSMR", "flops_gemmn", "flops_swpgemm", "flops_swptrsm",
+           "flops_trsmn", "flops_trsmr"]  # fmt: skip
 
 Shape = tuple[int, ...]
 
@@ -174,3 +174,41 @@ def build_swpgemm(library: Library, letter: str) -> Callable[..., None] | None:
         on_strip(lambda below: on_strip(lambda a: update(below, a), tiles), panel, written=False)
 
     return swpgemm
+
+
+_Spec = Iterator[tuple[bool, tuple[int, ...], str]]
+
+
+def _product(m: int, n: int, k: int) -> _Spec:
+    yield from ((False, (m, k), ""), (False, (k, n), ""), (True, (m, n), ""))
+
+
+def _transposed_product(m: int, n: int, k: int) -> _Spec:
+    yield from ((False, (k, m), ""), (False, (k, n), ""), (True, (m, n), ""))
+
+
+def _substitution(m: int, n: int, k: int) -> _Spec:
+    yield from ((False, (m, m), "triangle"), (True, (m, n), ""))
+
+
+def _from_the_right(m: int, n: int, k: int) -> _Spec:
+    yield from ((False, (n, n), "triangle"), (True, (m, n), ""))
+
+
+def _block_column(m: int, n: int, k: int) -> _Spec:
+    yield from ((False, (m + k, m), "triangle"), (True, (m + k, n), ""))
+
+
+GEMMN = TileOp("gemmn", build_gemmn, reference.gemmn, flops_gemmn, operands=_product, by_columns=True,
+               adjoint=((_transposed_product, ("T",)),))  # fmt: skip
+TRSMN = TileOp("trsmn", build_trsmn, reference.trsmn, flops_trsmn, ("trsm", "trsm"), operands=_substitution,
+               by_columns=True, adjoint=tuple((_substitution, how) for how in (("L", "T"), ("U", "N"), ("U", "T"))),
+               )  # fmt: skip
+TRSMR = TileOp("trsmr", build_trsmr, reference.trsmr, flops_trsmr, ("trsm", "trsm"), operands=_from_the_right,
+               by_columns=True)  # fmt: skip
+SWPTRSM = TileOp("swptrsm", build_swptrsm, reference.swptrsm, flops_swptrsm, ("trsm", "trsm"),
+                 named=(False, True, True), operands=_substitution, by_columns=True,
+                 arguments=lambda t, a: (no_exchange(t), t, [a]))  # fmt: skip
+SWPGEMM = TileOp("swpgemm", build_swpgemm, reference.swpgemm, flops_swpgemm, named=(False, True, True),
+                 operands=_block_column, by_columns=True,
+                 arguments=lambda t, a: (no_exchange(t), [t], [a]))  # fmt: skip

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from tilewright.kernels import reference
 from tilewright.kernels.blas import Library
 from tilewright.kernels.layout import address, by_reference, by_rows, kernel_ld
+from tilewright.kernels.tile_op import TileOp
 
-__all__ = ["build", "flops"]
+__all__ = ["TILE_OP", "build", "flops"]
 
 Shape = tuple[int, int]
 
@@ -43,3 +45,10 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray], int] | None:
         return info.value
 
     return potrf
+
+
+def _operands(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ...], str]]:
+    yield True, (m, m), "definite"
+
+
+TILE_OP = TileOp("potrf", build, reference.potrf, flops, ("potrf", "potrf"), operands=_operands)

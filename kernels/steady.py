@@ -10,14 +10,16 @@ copies. `verdicts` says which kernels were probed and what came out.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from tilewright.kernels.catalogue import TILE_OPS
 from tilewright.kernels.threads import limits, one_thread
+from tilewright.kernels.tile_op import ANY
 
-__all__ = ["OPERANDS", "WRITTEN", "numbers", "probe", "settled", "steady", "verdicts"]
+__all__ = ["OPERANDS", "numbers", "probe", "settled", "steady", "verdicts"]
 
 SIZES = (
     (1, 1, 1), (5, 8, 6), (9, 5, 33), (33, 31, 17), (77, 64, 80),
@@ -33,16 +35,6 @@ LAYOUTS = ((0, 0), (1, 0), (3, 5), (0, 8), (7, 64), (5, 1))
 
 LINE = 64
 
-#           tiles that are written, from the end
-WRITTEN = {"hemm": 2}
-
-#          ops that work by columns, and how they are called with plain tiles
-COLUMNS: dict[str, Callable[..., Any]] = {
-    "getrf": lambda f: lambda a: f([a], _pivots(a)), "getrfn": lambda f: f, "gemmn": lambda f: f,
-    "trsmn": lambda f: f, "trsmr": lambda f: f, "swptrsm": lambda f: lambda t, a: f(_pivots(t), t, [a]),
-    "swpgemm": lambda f: lambda t, a: f(_pivots(t), [t], [a]),
-}  # fmt: skip
-
 Kernel = Callable[..., Any]
 
 _verdicts: dict[tuple[str, str, str], bool] = {}
@@ -51,14 +43,16 @@ _probing = threading.RLock()
 
 def steady(function: Kernel, source: str, op: str, storage: str, accumulate: str) -> Kernel:
     """``function`` itself if it passes the probe, else the same with settled tiles. One probe a process and source."""
-    if op not in OPERANDS or storage not in _MAKERS or accumulate not in _MAKERS:
+    named = [name for name in (*storage.split(","), accumulate) if name != ANY]
+    if op not in OPERANDS or not named or not _MAKERS.keys() >= set(named):
         return function
+    storage, accumulate = named[0], named[-1]
     key = source, op, storage
     with _probing:
         if key not in _verdicts:
             with limits(False), one_thread():
                 _verdicts[key] = probe(function, op, storage, accumulate)
-    return function if _verdicts[key] else settled(function, WRITTEN.get(op, 1), op in COLUMNS)
+    return function if _verdicts[key] else settled(function, TILE_OPS[op].written, TILE_OPS[op].by_columns)
 
 
 def verdicts() -> dict[tuple[str, str, str], bool]:
@@ -69,8 +63,6 @@ def verdicts() -> dict[tuple[str, str, str], bool]:
 def probe(function: Kernel, op: str, storage: str, accumulate: str) -> bool:
     """Whether a kernel gives the same bits for the same numbers in all of `LAYOUTS`. A few milliseconds."""
     rng = np.random.default_rng(0)
-    if op in COLUMNS:
-        function = COLUMNS[op](function)
     return all(
         _same(
             function,
@@ -79,20 +71,24 @@ def probe(function: Kernel, op: str, storage: str, accumulate: str) -> bool:
             [numbers(accumulate if last else storage, rng, shape, kind) for last, shape, kind in spec],
         )
         for sizes in SIZES
-        for spec, flags in [(OPERANDS[op](*sizes), ()), *((make(*sizes), flags) for make, flags in ADJOINT.get(op, ()))]
+        for spec, flags in [
+            (OPERANDS[op](*sizes), ()),
+            *((make(*sizes), flags) for make, flags in TILE_OPS[op].adjoint),
+        ]
     )
 
 
 def _same(function: Kernel, op: str, flags: tuple[Any, ...], tiles: list[np.ndarray]) -> bool:
-    written = WRITTEN.get(op, 1)
+    tile_op = TILE_OPS[op]
+    written = tile_op.written
     expected: list[bytes] | None = None
     for number in range(len(LAYOUTS)):
         layouts = [LAYOUTS[(number + place) % len(LAYOUTS) if number else 0] for place in range(len(tiles))]
-        if op in COLUMNS:
+        if tile_op.by_columns:
             placed = [_place(tile.T, *layout).T for tile, layout in zip(tiles, layouts, strict=True)]
         else:
             placed = [_place(tile, *layout) for tile, layout in zip(tiles, layouts, strict=True)]
-        function(*placed, *flags)
+        function(*tile_op.called(*placed), *flags)
         found = [_lower(op, tile).tobytes() for tile in placed[-written:]]
         if expected is None:
             expected = found
@@ -138,10 +134,7 @@ def settled(function: Kernel, written: int = 1, columns: bool = False) -> Kernel
         return _settle(tile.T, slot).T if columns else _settle(tile, slot)
 
     def on_copies(*arguments: Any) -> Any:
-        places = [
-            place for place, given in enumerate(arguments)
-            if isinstance(given, list | tuple) or (isinstance(given, np.ndarray) and given.ndim > 1)
-        ]  # fmt: skip
+        places = [place for place, given in enumerate(arguments) if _has_tiles(given)]
         copies = list(arguments)
         for place in places:
             given = arguments[place]
@@ -161,6 +154,10 @@ def settled(function: Kernel, written: int = 1, columns: bool = False) -> Kernel
     return on_copies
 
 
+def _has_tiles(argument: Any) -> bool:
+    return isinstance(argument, list) or (isinstance(argument, np.ndarray) and argument.ndim > 1)
+
+
 def _settle(tile: np.ndarray, slot: int) -> np.ndarray:
     *parts, rows, columns = tile.shape
     length = -(-columns * tile.itemsize // LINE) * LINE // tile.itemsize
@@ -178,81 +175,8 @@ def _settle(tile: np.ndarray, slot: int) -> np.ndarray:
 
 # ------------------------------------------------------------------ what kernels are probed with
 
-#         op        (written?, shape, kind of numbers) of each tile, from m, n, k
-Spec = Iterator[tuple[bool, tuple[int, ...], str]]
-
-
-def _potrf(m: int, n: int, k: int) -> Spec:
-    yield True, (m, m), "definite"
-
-
-def _trsm(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (n, n), "triangle"), (True, (m, n), ""))
-
-
-def _syrk(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (m, k), ""), (True, (m, m), ""))
-
-
-def _gemm(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (m, k), ""), (False, (n, k), ""), (True, (m, n), ""))
-
-
-def _trsml(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (m, m), "triangle"), (True, (m, n), ""))
-
-
-def _gemml(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (m, k), ""), (False, (k, n), ""), (True, (m, n), ""))
-
-
-def _hemm(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (m, k), ""), (False, (m, n), ""), (False, (k, n), ""), (True, (m, n), ""), (True, (k, n), ""))
-
-
-def _getrf(m: int, n: int, k: int) -> Spec:
-    yield True, (m + k, n), ""
-
-
-def _getrfn(m: int, n: int, k: int) -> Spec:
-    yield True, (m, m), "triangle"
-
-
-def _trsmr(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (n, n), "triangle"), (True, (m, n), ""))
-
-
-def _swptrsm(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (m, m), "triangle"), (True, (m, n), ""))
-
-
-def _swpgemm(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (m + k, m), ""), (True, (m + k, n), ""))
-
-
-def _pivots(tile: np.ndarray) -> np.ndarray:
-    """Of no exchange, or to be written."""
-    return np.arange(min(tile.shape), dtype=np.int32)
-
-
-OPERANDS: dict[str, Callable[[int, int, int], Spec]] = {
-    "potrf": _potrf, "trsm": _trsm, "syrk": _syrk, "gemm": _gemm, "trsml": _trsml, "gemml": _gemml, "hemm": _hemm,
-    "getrf": _getrf, "getrfn": _getrfn, "gemmn": _gemml, "trsmn": _trsml, "trsmr": _trsmr, "swptrsm": _swptrsm,
-    "swpgemm": _swpgemm,
-}  # fmt: skip
-"""``hemmd`` is made of the same products as ``hemm``."""
-
-
-def _gemml_adjoint(m: int, n: int, k: int) -> Spec:
-    yield from ((False, (k, m), ""), (False, (k, n), ""), (True, (m, n), ""))
-
-
-ADJOINT: dict[str, tuple[tuple[Callable[[int, int, int], Spec], tuple[Any, ...]], ...]] = {
-    "trsml": ((_trsml, (True,)),), "gemml": ((_gemml_adjoint, (True,)),),
-    "gemmn": ((_gemml_adjoint, ("T",)),),
-    "trsmn": ((_trsml, ("L", "T")), (_trsml, ("U", "N")), (_trsml, ("U", "T"))),
-}  # fmt: skip
-"""The same with flags, for A^H and A^T."""
+OPERANDS = {name: tile_op.operands for name, tile_op in TILE_OPS.items() if tile_op.operands is not None}
+"""By op: `TileOp.operands`."""
 
 
 def _floats(dtype: str) -> Callable[[np.random.Generator, tuple[int, ...], str], np.ndarray]:
@@ -261,7 +185,7 @@ def _floats(dtype: str) -> Callable[[np.random.Generator, tuple[int, ...], str],
         if dtype.startswith("complex"):
             numbers = numbers + 1j * rng.standard_normal(shape)
         if kind:
-            numbers = numbers / 4 + 4 * len(numbers) ** 0.5 * np.eye(len(numbers))
+            numbers = numbers / 4 + 4 * len(numbers) ** 0.5 * np.eye(*shape)
         if kind == "definite":
             numbers = numbers @ numbers.conj().T
         return numbers.astype(dtype)

@@ -9,15 +9,16 @@ MKL's own ?syrk 0.85 to 0.92.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tilewright.kernels import gemm
+from tilewright.kernels import gemm, reference
 from tilewright.kernels.blas import Library
 from tilewright.kernels.layout import address, by_reference, by_rows, kernel_ld, scalar
+from tilewright.kernels.tile_op import TileOp
 
-__all__ = ["build", "flops"]
+__all__ = ["TILE_OP", "build", "flops"]
 
 Shape = tuple[int, ...]
 
@@ -81,3 +82,10 @@ def _by_gemm(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray]
 def _check(a: np.ndarray, c: np.ndarray) -> None:
     if c.shape != (len(a), len(a)):
         raise ValueError(f"syrk: A {a.shape} and C {c.shape} do not fit C - A A^H")
+
+
+def _operands(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ...], str]]:
+    yield from ((False, (m, k), ""), (True, (m, m), ""))
+
+
+TILE_OP = TileOp("syrk", build, reference.syrk, flops, ("syrk", "herk"), "gemm", operands=_operands)

@@ -1,7 +1,9 @@
 """The kernel table: which function runs an op on which device, in which storage and accumulate dtype.
 
 A row is (op, device, storage, accumulate, source, function). ``storage`` is the dtype of the operands that are
-only read, ``accumulate`` that of the tile that is written; ``any`` stands for all dtypes. The reference rows are
+only read, ``accumulate`` that of the tile that is written; ``any`` stands for all dtypes. Where an op has arguments
+that are no tiles, or operands of several dtypes, ``storage`` has one name for each argument but the last, such as
+``float64,any,int64``, and ``any`` lets pass whatever it is: pivots, vectors, groups, numbers. The reference rows are
 complete; a BLAS library adds its own, and `lookup` takes those of the library in use where it has them.
 
 Rows for operands in 16 bits come from `tilewright.kernels.products`, one set for each form and route; their source is
@@ -15,57 +17,20 @@ True
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.kernels import (
-    blas,
-    choice,
-    gemm,
-    gemml,
-    gemmlb,
-    getrf,
-    hemm,
-    lu,
-    move,
-    narrow,
-    potrf,
-    products,
-    reference,
-    steady,
-    swaps,
-    syrk,
-    tensors,
-    trsm,
-    trsml,
-    vectors,
-)  # fmt: skip
+from tilewright.kernels import blas, choice, gemmlb, hemm, move, narrow, products, steady, swaps, tensors, vectors
+from tilewright.kernels.catalogue import TILE_OPS
+from tilewright.kernels.tile_op import ANY
 
-__all__ = ["DTYPES", "OPS", "Row", "dtype_name", "lookup", "plain", "register", "rows", "unsteady"]
+__all__ = ["DTYPES", "MIXED", "Row", "dtype_name", "find", "lookup", "plain", "register", "rows", "takes_tiles",
+           "unsteady"]  # fmt: skip
 
 #                 storage and accumulate dtype -> BLAS letter
 DTYPES = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
-
-#      op       C-level kernels   reference kernel
-OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "potrf": (potrf.build, reference.potrf),
-    "trsm":  (trsm.build,  reference.trsm),
-    "syrk":  (syrk.build,  reference.syrk),
-    "gemm":  (gemm.build,  reference.gemm),
-    "trsml": (trsml.build, reference.trsml),
-    "gemml": (gemml.build, reference.gemml),
-    "hemm":  (hemm.build,  reference.hemm),
-    "hemmd": (hemm.build_diagonal, reference.hemmd),
-    "getrf": (getrf.build, reference.getrf),
-    "getrfn": (getrf.build_plain, reference.getrfn),
-    "gemmn": (lu.build_gemmn, reference.gemmn),
-    "trsmn": (lu.build_trsmn, reference.trsmn),
-    "trsmr": (lu.build_trsmr, reference.trsmr),
-    "swptrsm": (lu.build_swptrsm, reference.swptrsm),
-    "swpgemm": (lu.build_swpgemm, reference.swpgemm),
-}  # fmt: skip
 
 #        op     one kernel for every dtype
 MOVES: dict[str, Callable[..., Any]] = {
@@ -78,7 +43,6 @@ MOVES: dict[str, Callable[..., Any]] = {
     "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
     "swapc": swaps.swap_columns,
 }  # fmt: skip
-ANY = "any"
 _UNPROBED = ("reference",)
 """Sources of rows that are taken as they are."""
 
@@ -101,6 +65,8 @@ class Row(NamedTuple):
 Key = tuple[str, str, str, str]
 
 _rows: dict[Key, dict[str, Row]] = {}
+_patterns: dict[tuple[str, str], list[Key]] = {}
+"""By op and device, the keys that have a name for each argument; those that name most of them first."""
 _filled: set[str] = set()
 _routed: set[str] = set()
 """Sources of the rows for narrow operands."""
@@ -112,7 +78,7 @@ _answers: dict[tuple[int, str, str], Row] = {}
 
 
 def register(op: str, device: str, storage: str, accumulate: str, source: str, function: Callable[..., Any]) -> Row:
-    """Add a row.
+    """Add a row for arguments of these dtypes: see the module.
 
     Raises
     ------
@@ -129,6 +95,11 @@ def register(op: str, device: str, storage: str, accumulate: str, source: str, f
     if source in sources:
         raise ValueError(f"the kernel table already has this row: {row}\n{_listing(op)}")
     sources[source] = row
+    if "," in storage or (storage == ANY) != (accumulate == ANY):
+        patterns = _patterns.setdefault((op, device), [])
+        if row[:4] not in patterns:
+            patterns.append(row[:4])
+            patterns.sort(key=lambda key: [*key[2].split(","), key[3]].count(ANY))
     _answers.clear()
     return row
 
@@ -137,6 +108,39 @@ def dtype_name(tile: Any) -> str:
     """The name of a tile's format in the table: an array of uint16 holds BF16 numbers, or several parts of each."""
     name = "bfloat16" if tile.dtype == np.uint16 else str(tile.dtype).removeprefix("torch.")
     return f"{name}x{tile.shape[0]}" if tile.ndim == 3 else name
+
+
+MIXED = "mixed"
+"""The name of a group whose members have several dtypes."""
+
+
+def find(op: str, device: str, names: Sequence[str], source: str = "") -> Row:
+    """The row for the arguments of a task, by the name of each: its dtype, `MIXED`, or empty for a group of none.
+
+    KeyError as `lookup`.
+    """
+    if device in tensors.DEVICES:
+        _fill_device(device)
+    for key in _patterns.get((op, device), ()):
+        wanted = [*key[2].split(","), key[3]]
+        if len(wanted) == len(names) and all(w == ANY or n in ("", w) for w, n in zip(wanted, names, strict=True)):
+            return lookup(*key, source)
+    *operands, target = names
+    operands = [name for name in operands if name]
+    if (op, device) in _patterns and not any(key[:2] == (op, device) for key in _rows.keys() - _patterns[op, device]):
+        wanted = ", ".join(name or "an empty group" for name in names)
+        raise KeyError(f"no kernel for {op} on {device} for arguments {wanted}. The table has:\n{_listing(op)}")
+    storage = operands[0] if operands else target
+    if len(set(operands)) > 1:
+        if takes_tiles(op):
+            raise KeyError(f"{op}: operands of different dtypes, {' and '.join(operands)}; convert them first")
+        storage = ANY
+    return lookup(op, device, storage, target or storage, source)
+
+
+def takes_tiles(op: str) -> bool:
+    """Whether the rows of an op name the dtypes of all its arguments, which hence are tiles, 2-D or 3-D."""
+    return op not in MOVES and op not in tensors.MOVES and not any(name == op for name, _ in _patterns)
 
 
 def lookup(op: str, device: str, storage: str, accumulate: str, source: str = "") -> Row:
@@ -159,7 +163,7 @@ def lookup(op: str, device: str, storage: str, accumulate: str, source: str = ""
     }.items():
         if not isinstance(value, str):
             raise TypeError(f"{name} must be a string, not {value!r}")
-    letter = DTYPES.get(accumulate, "d")
+    letter = next((DTYPES[name] for name in (accumulate, *storage.split(",")) if name in DTYPES), "d")
     library = choice.library(op, letter) if op in choice.ROUTINES else choice.current()
     _fill(library)
     if device in tensors.DEVICES:
@@ -224,11 +228,11 @@ def _fill(library: blas.Library) -> None:
     with _filling:
         if library.name in _filled:
             return
-        for op, (build, _) in OPS.items():
+        for op, tile_op in TILE_OPS.items():
             for dtype, letter in DTYPES.items():
-                function = build(library, letter)
+                function = None if tile_op.build is None else tile_op.build(library, letter)
                 if function is not None:
-                    register(op, "cpu", dtype, dtype, library.name, function)
+                    register(op, "cpu", *tile_op.names(dtype), library.name, function)
         _filled.add(library.name)
 
 
@@ -257,6 +261,9 @@ def _fill_device(device: str) -> None:
             if "/" in source:
                 _routed.add(source)
             register(op, device, storage, accumulate, source, function)
+        for op, tile_op in TILE_OPS.items():
+            for dtype in ("float32", "float64") if tile_op.tensor is not None and tensors.here(device) else ():
+                register(op, device, *tile_op.names(dtype), "tensor", tile_op.tensor)
         _filled.add(f"device {device}")
 
 
@@ -264,8 +271,8 @@ def _listing(op: str) -> str:
     return "\n".join(str(row) for sources in _rows.values() for row in sources.values() if row.op == op)
 
 
-for _op, (_, _function) in OPS.items():
+for _op, _tile_op in TILE_OPS.items():
     for _dtype in DTYPES:
-        register(_op, "cpu", _dtype, _dtype, "reference", _function)
+        register(_op, "cpu", *_tile_op.names(_dtype), "reference", _tile_op.reference)
 for _op, _function in MOVES.items():
     register(_op, "cpu", ANY, ANY, "reference", _function)

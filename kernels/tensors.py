@@ -20,7 +20,7 @@ from typing import Any
 
 from tilewright.kernels import tensor_vectors
 
-__all__ = ["BLOCK", "DEVICES", "ROUTES", "device_of", "exact_sums", "kernels", "product_route", "route", "rows"]
+__all__ = ["BLOCK", "DEVICES", "ROUTES", "device_of", "exact_sums", "here", "kernels", "product_route", "route", "rows"]
 
 DEVICES = ("cuda", "torch")
 """CUDA tensors; CPU tensors."""
@@ -326,13 +326,18 @@ MOVES: dict[str, Callable[..., None]] = {
 }  # fmt: skip
 
 
-def rows(device: str) -> Iterator[tuple[str, str, str, str, Callable[..., Any]]]:
-    """(op, storage, accumulate, source, function) of each row for this device, if there is one; ``any``: any dtype."""
+def here(device: str) -> bool:
+    """Whether there is torch, and with it this device."""
     if importlib.util.find_spec("torch") is None:
-        return
+        return False
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    return device != "cuda" or bool(torch.cuda.is_available())
+
+
+def rows(device: str) -> Iterator[tuple[str, str, str, str, Callable[..., Any]]]:
+    """(op, storage, accumulate, source, function) of each row for this device, if there is one; ``any``: any dtype."""
+    if not here(device):
         return
     for op, function in MOVES.items():
         yield op, "any", "any", "tensor", function

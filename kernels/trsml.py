@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from tilewright.kernels import reference
 from tilewright.kernels.blas import Library
 from tilewright.kernels.layout import address, by_reference, by_rows, kernel_ld, row_ld, rows_of, scalar
+from tilewright.kernels.tile_op import TileOp
 
-__all__ = ["build", "flops"]
+__all__ = ["TILE_OP", "build", "flops"]
 
 Shape = tuple[int, int]
 
@@ -54,3 +56,13 @@ def build(library: Library, letter: str) -> Callable[..., None] | None:
             )  # fmt: skip
 
     return trsml
+
+
+def _operands(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ...], str]]:
+    yield from ((False, (m, m), "triangle"), (True, (m, n), ""))
+
+
+TILE_OP = TileOp(
+    "trsml", build, reference.trsml, flops, ("trsm", "trsm"), operands=_operands, adjoint=((_operands, (True,)),),
+    columns=8,
+)  # fmt: skip

@@ -79,6 +79,11 @@ class Room(NamedTuple):
                             f"torch.{room.dtype}")  # fmt: skip
         return room
 
+    @property
+    def one_dtype(self) -> bool:
+        """Whether all its handles have the same."""
+        return not _varies(self.dtype)
+
     def of(self, handle: Handle) -> tuple[tuple[int, ...], Any]:
         """Shape and dtype of one handle. TypeError or ValueError if the functions give none."""
         shape, dtype = self.shape, self.dtype

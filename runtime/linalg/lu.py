@@ -635,7 +635,7 @@ def lu(
     elif p_indices:
         found = (back if m and factor.shape[1] else np.zeros(0, np.int32), lower, upper)
     else:
-        kind = np.float32 if _array(lower).dtype == np.float32 else np.float64
+        kind = _array(lower).real.dtype
         size = m if factor.shape[1] else 0  # without columns SciPy has no P
         P = np.zeros((size, size), kind)
         if size:

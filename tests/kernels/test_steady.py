@@ -5,6 +5,7 @@ import pytest
 from matrices import DTYPES
 
 from tilewright.kernels import lookup, products, steady, table
+from tilewright.kernels.catalogue import TILE_OPS
 
 OPS = tuple(steady.OPERANDS)
 
@@ -36,7 +37,7 @@ def cut(values, layout, offset):
 
 def result(op, tiles, function):
     function(*tiles)
-    written = tiles[-steady.WRITTEN.get(op, 1) :]
+    written = tiles[-TILE_OPS[op].written :]
     return [
         np.tril(tile).tobytes() if op in ("potrf", "syrk") else np.ascontiguousarray(tile).tobytes() for tile in written
     ]

@@ -14,7 +14,8 @@ from tilewright.backends.execution.rooms import Rooms
 from tilewright.backends.execution.streams import Streams
 from tilewright.errors import MissingDataError
 from tilewright.graph import Access, Handle, Task, TaskGraph
-from tilewright.kernels import table, tensors
+from tilewright.kernels import table
+from tilewright.kernels.catalogue import TILE_OPS
 from tilewright.kernels.tensors import device_of
 from tilewright.tiles import Store, TiledMatrix
 
@@ -92,6 +93,7 @@ class Program:
         known: dict[Any, Callable[..., Any]] = {}
         families = self.store.families
         uniform = {name for name, family in families.items() if isinstance(family, TiledMatrix)}
+        uniform |= {name for name, room in self.graph.rooms.items() if room.one_dtype}
         functions = []
         for task in self.graph.tasks:
             function = task.op.function
@@ -99,7 +101,7 @@ class Program:
                 function = _no_worker
             elif function is None:
                 names = tuple([use.handle.name for use in task.uses])
-                key: Any = task.op, names
+                key: Any = task.op, names, tuple(map(bool, task.groups))
                 if not uniform.issuperset(names):
                     key = *key, tuple([getattr(self.store[use.handle], "dtype", None) for use in task.uses])
                 function = known.get(key)
@@ -111,26 +113,17 @@ class Program:
         return functions
 
     def _kernel(self, task: Task) -> Callable[..., Any]:
-        tiles = []
-        for use in task.uses:
-            tile = self.store[use.handle]
-            if getattr(tile, "ndim", 0) == 1 and tile.dtype == np.int32:
-                continue  # row numbers: no kernel is chosen by them
-            tiles.append(tile)
-            if not hasattr(tile, "dtype") or getattr(tile, "ndim", 0) not in (2, 3):
-                kind = type(tile).__name__
-                raise TypeError(f"{task}: {use.handle} must be a 2-D array for a tile kernel, not {kind}")
-        *operands, target = map(table.dtype_name, tiles)
-        storage = operands[0] if operands else target
-        if len(set(operands)) > 1:
-            storage = table.ANY
-            if task.op.name not in table.MOVES and task.op.name not in tensors.MOVES:
-                raise KeyError(f"{task}: operands of different dtypes, {' and '.join(operands)}; convert them first")
+        op, tiles = task.op, [self.store[use.handle] for use in task.uses]
+        least = 2 if table.takes_tiles(op.name) else 0
+        for use, tile in zip(task.uses, tiles, strict=True):
+            if not hasattr(tile, "dtype") or not least <= getattr(tile, "ndim", -1) <= (3 if least else 64):
+                what, kind = "a 2-D array for a tile kernel" if least else "an array for a kernel", type(tile).__name__
+                raise TypeError(f"{task}: {use.handle} must be {what}, not {kind}")
         device = max({device_of(tile) for tile in tiles}, key=("cpu", "torch", "cuda").index)  # a move to or from it
-        row = table.lookup(task.op.name, device, storage, target, task.op.source)
-        if row.source != "reference" or task.op.name in table.OPS:
-            sources = dict.fromkeys([*self.kernels.get(task.op.name, row.source).split(", "), row.source])
-            self.kernels[task.op.name] = ", ".join(sources)
+        row = table.find(op.name, device, names_of(task, tiles), op.source)
+        if row.source != "reference" or op.name in TILE_OPS:
+            sources = dict.fromkeys([*self.kernels.get(op.name, row.source).split(", "), row.source])
+            self.kernels[op.name] = ", ".join(sources)
         return row.function
 
     def function(self, task: Task) -> Callable[..., Any]:
@@ -184,6 +177,15 @@ class Program:
                 others.append(value)
             found.append(value)
         return found
+
+
+def names_of(task: Task, tiles: Sequence[Any]) -> list[str]:
+    """The name of each argument of a task in the kernel table, from the buffers of its uses."""
+    names = []
+    for tile in task.arguments(tiles):
+        members = {table.dtype_name(member) for member in tile} if isinstance(tile, list) else {table.dtype_name(tile)}
+        names.append("" if not members else table.MIXED if len(members) > 1 else members.pop())
+    return names
 
 
 def check_info(task: Task, store: Store, info: Any) -> None:

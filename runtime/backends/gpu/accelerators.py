@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from tilewright.kernels import tensors
+from tilewright.kernels.catalogue import TILE_OPS
 
 __all__ = ["ACCELERATION", "Accelerator", "TorchAccelerator", "accelerator"]
 
@@ -85,7 +86,9 @@ class TorchAccelerator:
         Bytes of copies; by default nine tenths of what is free on the device.
     """
 
-    ops = frozenset({"potrf", "trsm", "syrk", "gemm", "convert", "split"})
+    ops = frozenset({"potrf", "trsm", "syrk", "gemm", "convert", "split"}) | {
+        op for op, tile_op in TILE_OPS.items() if tile_op.tensor is not None
+    }
 
     def __init__(self, name: str, capacity: float | None = None) -> None:
         try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
-from tilewright.backends.execution.program import Program, check_info
+from tilewright.backends.execution.program import Program, check_info, names_of
 from tilewright.backends.gpu.accelerators import Accelerator
 from tilewright.graph import Access, Handle, Task
 from tilewright.kernels import table
@@ -220,8 +220,8 @@ def _kernels(program: Program, accelerator: Accelerator) -> list[Callable[..., A
     for task in program.graph:
         kernel = None
         if task.op.function is None and task.op.name in accelerator.ops and not task.op.external:
-            names = tuple(table.dtype_name(program.store[use.handle]) for use in task.uses)
-            key = task.op, names
+            names = names_of(task, [program.store[use.handle] for use in task.uses])
+            key = task.op, tuple(names)
             if key not in known:
                 known[key] = _kernel(task, names, accelerator)
             kernel = known[key]
@@ -229,12 +229,10 @@ def _kernels(program: Program, accelerator: Accelerator) -> list[Callable[..., A
     return found
 
 
-def _kernel(task: Task, names: tuple[str, ...], accelerator: Accelerator) -> Callable[..., Any] | None:
-    *operands, target = names
+def _kernel(task: Task, names: list[str], accelerator: Accelerator) -> Callable[..., Any] | None:
     form, _, routed = task.op.source.partition("/")
     source = (f"{form}/autocast" if routed == "autocast" else f"{form}/tensor") if routed else task.op.source
-    storage = operands[0] if operands else target
     try:
-        return table.lookup(task.op.name, accelerator.device, storage, target, source).function
+        return table.find(task.op.name, accelerator.device, names, source).function
     except KeyError:
         return None

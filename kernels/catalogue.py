@@ -1,0 +1,17 @@
+"""The ops whose kernels come from BLAS libraries, each with its `TileOp`. A new one is a file and a line here."""
+
+from __future__ import annotations
+
+from tilewright.kernels import gemm, gemml, getrf, hemm, lu, potrf, syrk, trsm, trsml
+from tilewright.kernels.tile_op import TileOp
+
+__all__ = ["TILE_OPS"]
+
+TILE_OPS: dict[str, TileOp] = {
+    tile_op.name: tile_op
+    for tile_op in (
+        potrf.TILE_OP, trsm.TILE_OP, syrk.TILE_OP, gemm.TILE_OP, trsml.TILE_OP, gemml.TILE_OP, hemm.TILE_OP,
+        hemm.DIAGONAL, getrf.TILE_OP, getrf.PLAIN, lu.GEMMN, lu.TRSMN, lu.TRSMR, lu.SWPTRSM, lu.SWPGEMM,
+    )
+}  # fmt: skip
+"""By name."""
