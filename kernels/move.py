@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["copy", "finite", "identity", "gauge", "mirror", "transpose", "tril", "zero"]
+__all__ = ["copy", "diag", "finite", "identity", "gauge", "mirror", "transpose", "tril", "zero"]
 
 _COLUMNS = 32  # at a time, of a transposed copy: half the time of NumPy's, which goes through whole rows
 
@@ -64,6 +64,11 @@ def gauge(source: np.ndarray, *rest: np.ndarray | bool) -> int:
         if not check or np.isfinite(sizes[0, 1 : 1 + n].sum()):
             return 0
     return int(not np.isfinite(source).all())
+
+
+def diag(source: np.ndarray, target: np.ndarray) -> None:
+    """target := the diagonal of the tile, a vector."""
+    np.copyto(target, source.diagonal())
 
 
 def zero(target: np.ndarray) -> None:

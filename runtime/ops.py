@@ -21,8 +21,8 @@ from tilewright.kernels import trsml as _trsml
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
-    "blocks", "convert", "copy", "diagonal", "finite", "gauge", "gemm", "gemml", "gemmlb", "gemmn", "getrf", "getrfn",
-    "hemm", "hemmd", "identity", "mirror", "potrf", "scaled", "scalen", "split", "swap", "swapc", "swpgemm",
+    "blocks", "convert", "copy", "diag", "diagonal", "finite", "gauge", "gemm", "gemml", "gemmlb", "gemmn", "getrf",
+    "getrfn", "hemm", "hemmd", "identity", "mirror", "potrf", "scaled", "scalen", "split", "swap", "swapc", "swpgemm",
     "swptrsm", "syrk", "tf32", "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr", "unscaled", "widen", "zero",
 ]  # fmt: skip
 
@@ -158,6 +158,7 @@ swapc = Op("swapc", weight=0, indices=_diagonal)
 
 copy = Op("copy", weight=0, indices=_tile, explain=_not_finite)
 finite = Op("finite", weight=0, indices=_tile, explain=_not_finite)
+diag = Op("diag", weight=0, indices=_diagonal)
 gauge = Op("gauge", weight=0, indices=_tile, explain=_not_finite)
 zero = Op("zero", weight=0, indices=_tile)
 tril = Op("tril", weight=0, indices=_diagonal, explain=_factor_not_finite)

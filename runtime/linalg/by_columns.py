@@ -63,6 +63,13 @@ class ByColumns:
         self.tiles: TiledMatrix = self.array if self.tiled else TiledMatrix.view(self.array, tile_size)
         return self.tiles
 
+    def factor(self, tile_size: int, dtype: np.dtype) -> TiledMatrix:
+        """The tiles of a factor in that dtype, by columns: a copy where they are not so."""
+        tiles = self.source(tile_size)
+        if tiles.dtype == dtype and not tiles.packed and column_ld(tiles.to_numpy()):
+            return tiles
+        return TiledMatrix.view(tiles.to_numpy().astype(dtype, order="F"), tile_size)
+
     def target(self) -> TiledMatrix:
         """The tiles that become the result, by columns, after `source`: the source itself in place, else new ones."""
         if self.in_place:

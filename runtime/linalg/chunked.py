@@ -34,15 +34,17 @@ class Chunks:
         Which triangle is read.
     triangle
         Whether the matrix is square and only a triangle of it is read; else all of it is.
+    order
+        Of the tiles of the result.
     """
 
     in_place = turned = clear = False
 
     def __init__(
         self, a: Any, engine: Any, workers: int | None, *, lower: bool = True, overwrite: bool = False,
-        triangle: bool = True,
+        triangle: bool = True, order: str = "C",
     ) -> None:  # fmt: skip
-        self.given, self.lower, self.triangle = a, lower, triangle
+        self.given, self.lower, self.triangle, self.order = a, lower, triangle, order
         self.shape = _check(a, overwrite, triangle)
         self.n = self.shape[0]
         self.dtype = factor_dtype(a.dtype)
@@ -73,6 +75,7 @@ class Chunks:
 
         S = self.tiles
         order = S.order if dtype is None else "C"
+        order = "F" if self.order == "F" else order
         return RemoteTiles(S.shape, S.tile_size, dtype or S.dtype, order=order, upper=not self.lower)
 
     def result(self, target: RemoteTiles) -> Any:

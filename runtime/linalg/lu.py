@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.arguments import is_tensor, like
-from tilewright.backends import check_call, find_site
-from tilewright.engine import run
+from tilewright.arguments import is_chunked, is_tensor, like
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
-from tilewright.kernels.columns import column_ld
 from tilewright.kernels.swaps import permutation
-from tilewright.linalg.by_columns import ByColumns
+from tilewright.linalg.call import Call
 from tilewright.linalg.lu_graph import (
     PIVOTING,
     UPDATES,
@@ -26,13 +22,11 @@ from tilewright.linalg.lu_graph import (
     lu_plain,
     pivots,
 )  # fmt: skip
-from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tuning import lu_plan
-from tilewright.ops import copy, gauge, gemmn, identity, swap, swapc, trsmn, zero
+from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
 from tilewright.runs.run import Run
-from tilewright.scalars import choice, flag, positive
+from tilewright.scalars import choice, flag
 from tilewright.schedulers import Policy
-from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["LUFactor", "Slogdet", "det", "inv", "lu", "lu_factor", "lu_solve", "slogdet"]
@@ -50,9 +44,9 @@ class Slogdet(NamedTuple):
 
 @lru_cache(maxsize=32)
 def _factor_graph(
-    shape: tuple[int, int], nb: int, pivoting: str, update: str, in_place: bool, check: bool
+    shape: tuple[int, int], nb: int, pivoting: str, update: str, in_place: bool, check: bool, dtype: str
 ) -> TaskGraph:  # fmt: skip
-    """The graph behind `lu_factor`: tiles are copied and measured, then factored."""
+    """The graph behind `lu_factor`: tiles are copied and measured, then factored; ``D[k]`` is the diagonal of U."""
     m, n = shape
     mt, nt = -(-m // nb), -(-n // nb)
     g = TaskGraph(f"lu {m} x {n} tile_size={nb} {pivoting}")
@@ -69,8 +63,11 @@ def _factor_graph(
         lu_plain(g, A, mt, nt)
     else:
         lu_partial(g, A, pivots(g, shape, nb), mt, nt, update)
+    D = g.handles("D", shape=lambda k: min(m - k * nb, n - k * nb, nb), dtype=dtype, keep=True)
+    for k in range(min(mt, nt)):
+        g.insert(diag, R(A[k, k]), W(D[k]))
     g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update)
-    g.recipe = _factor_graph, (shape, nb, pivoting, update, in_place, check)
+    g.recipe = _factor_graph, (shape, nb, pivoting, update, in_place, check, dtype)
     return g
 
 
@@ -146,13 +143,14 @@ class LUFactor:
     """
 
     def __init__(
-        self, lu: Any, piv: np.ndarray, norms: tuple[float, float, float], tile_size: int, run: Run | None,
-        how: dict[str, Any] | None = None,
+        self, lu: Any, piv: np.ndarray, diagonal: np.ndarray, norms: tuple[float, float, float], tile_size: int,
+        run: Run | None, how: dict[str, Any],
     ) -> None:  # fmt: skip
         self.lu, self.piv, self.norms, self.tile_size, self.run = lu, piv, norms, tile_size, run
-        self._how = how or {}
-        zeros = np.flatnonzero(np.asarray(_array(lu)).diagonal() == 0)
-        self.info = int(zeros[0]) + 1 if len(zeros) else 0
+        self._diagonal, self._how = diagonal, how
+        self.turned = False
+        """Whether this is the factor of A^T, as it may be inside a call."""
+        self.info = _info(diagonal)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.lu, self.piv))
@@ -165,7 +163,7 @@ class LUFactor:
 
     def __repr__(self) -> str:
         m, n = self.shape
-        return f"LUFactor({m} x {n}, {_array(self.lu).dtype}, info={self.info})"
+        return f"LUFactor({m} x {n}, {self._diagonal.dtype}, info={self.info})"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -220,12 +218,13 @@ class LUFactor:
 
     def solve(self, b: Any, trans: int = 0) -> Any:
         """x with A x = b, or A^T x = b (``trans=1``), or A^H x = b (2): see `lu_solve`."""
-        return lu_solve(self, b, trans, **self._how)
+        how = {**self._how, **self._how["options"]}
+        return lu_solve(self, b, trans, **{name: value for name, value in how.items() if name != "options"})
 
     def slogdet(self) -> Slogdet:
         """(sign, log |det A|); (0, -inf) if A is singular. Never overflows."""
         self._check_square("slogdet")
-        diagonal = _array(self.lu).diagonal()
+        diagonal = self._diagonal
         swaps = int(np.count_nonzero(np.asarray(self.piv) != np.arange(len(self.piv))))
         kind = diagonal.dtype.type
         if self.info:
@@ -237,7 +236,7 @@ class LUFactor:
     def det(self) -> Any:
         """det A, float64 or complex128; 0 if A is singular, inf or 0 where it is too large or small for FP64."""
         self._check_square("det")
-        diagonal = _array(self.lu).diagonal()
+        diagonal = self._diagonal
         wide = diagonal.astype(np.complex128 if diagonal.dtype.kind == "c" else np.float64)
         if self.info:
             return wide.dtype.type(0)
@@ -258,19 +257,29 @@ class LUFactor:
         """A^-1, (n, n), by columns. 4/3 n^3 flops. SingularMatrixError if u_ii = 0."""
         self._check_square("inv")
         self.check_regular()
-        return _inverse(self, **self._how)
+        call = Call(inv, _array(self.lu), **self._how)
+        return like(_inverse(self, call), self.lu)
 
     def check_regular(self) -> None:
         """SingularMatrixError if there is an exact zero on the diagonal of U."""
-        if self.info:
-            index = self.info - 1
-            panel = index // self.tile_size
-            size = min(self.tile_size, self.shape[0] - panel * self.tile_size)
-            raise SingularMatrixError(index, f"getrf({panel})", self.tile_size, size)
+        _check_regular(self.info, self.shape[0], self.tile_size)
 
     def _check_square(self, what: str) -> None:
         if self.shape[0] != self.shape[1]:
             raise ValueError(f"{what} is for square matrices, not {self.shape[0]} x {self.shape[1]}")
+
+
+def _info(diagonal: np.ndarray) -> int:
+    """LAPACK's: the number of the first exact zero, from 1; 0 if there is none."""
+    zeros = np.flatnonzero(diagonal == 0)
+    return int(zeros[0]) + 1 if len(zeros) else 0
+
+
+def _check_regular(info: int, n: int, nb: int) -> None:
+    """SingularMatrixError for an info that is not 0."""
+    if info:
+        panel = (info - 1) // nb
+        raise SingularMatrixError(info - 1, f"getrf({panel})", nb, min(nb, n - panel * nb))
 
 
 def _array(lu: Any) -> np.ndarray:
@@ -279,48 +288,10 @@ def _array(lu: Any) -> np.ndarray:
         return lu
     if isinstance(lu, TiledMatrix):
         return lu.to_numpy()
-    return np.asarray(lu.numpy() if is_tensor(lu) else lu)
+    return np.asarray(lu.numpy() if is_tensor(lu) else lu.compute())
 
 
 # ------------------------------------------------------------------ calls
-
-
-class _Call:
-    """What stands around a graph: where it runs, with what, and what is returned."""
-
-    def __init__(self, routine: Any, options: dict[str, Any], backend: str | None, scheduler: Any, workers: Any,
-                 return_run: Any = False, progress: Any = False) -> None:  # fmt: skip
-        self.backend = "threads" if backend is None else backend
-        check_call(routine, options, self.backend)
-        self.scheduler, self.workers, self.progress, self.options = scheduler, workers, progress, dict(options)
-        self.return_run = flag(return_run, "return_run")
-        self.site = find_site(self.backend, options)
-        self.record: Run | None = None
-
-    def argument(self, value: Any) -> Any:
-        return self.site.argument(value)
-
-    @contextmanager
-    def agreement(self) -> Iterator[dict[str, Any]]:
-        with self.site.agreement() as facts:
-            find_policy(self.scheduler)
-            yield facts
-            facts["workers"] = self.workers
-
-    def run(self, graph: TaskGraph, data: dict[str, Any], first: Any = None) -> Run:
-        try:
-            self.record = run(graph, data, backend=self.backend, scheduler=self.scheduler, workers=self.workers,
-                              progress=self.progress, **self.options)  # fmt: skip
-        except ValueError:
-            with self.site.agreement():
-                if first is not None and self.site.has_data:
-                    first()
-            raise
-        return self.record
-
-    def result(self, value: Any) -> Any:
-        found = self.site.result(value)
-        return (found, self.record) if self.return_run else found
 
 
 def lu_factor(
@@ -401,9 +372,10 @@ def lu_factor(
     >>> piv
     array([1, 1], dtype=int32)
     """
-    call = _Call(lu_factor, options, backend, scheduler, workers, return_run, progress)
-    factor = _factor(call, a, overwrite_a, check_finite, pivoting, tile_size, update)
-    if factor is not None and factor.info:
+    call = Call(lu_factor, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
+                return_run=return_run, chunks=True)  # fmt: skip
+    factor = _factor(call, overwrite_a, check_finite, pivoting, tile_size, update)
+    if factor.info:
         _warn_singular(factor.info)
     return call.result(factor)
 
@@ -416,7 +388,7 @@ def _warn_singular(info: int, level: int = 3) -> None:
 
 
 def _factor(
-    call: _Call, a: Any, overwrite: Any, check_finite: Any, pivoting: str, tile_size: int | None, update: str | None,
+    call: Call, overwrite: Any, check_finite: Any, pivoting: str, tile_size: int | None, update: str | None,
     *, square: bool = False, turn: bool = False,
 ) -> LUFactor:  # fmt: skip
     """The factor of A, or with ``turn`` of A^T where A lies by rows: then ``factor.turned`` is True."""
@@ -424,37 +396,34 @@ def _factor(
     choice(pivoting, "pivoting", PIVOTING)
     if update is not None:
         choice(update, "update", UPDATES)
-    a = call.argument(a)
     with call.agreement() as facts:
-        matrix = ByColumns(a, overwrite=overwrite, square=square, turn=turn)
-        nb, kind = lu_plan(*matrix.shape, call.site.workers(call.workers), call.site.here)
-        nb = positive(tile_size, "tile_size") if tile_size is not None else matrix.tile_size or nb
+        matrix = call.by_columns(overwrite=overwrite, square=square, turn=turn)
+        workers, here = call.count(), call.here and not call.chunked
+        nb = call.tile_size(tile_size, matrix, lambda k, workers: lu_plan(k, workers, here)[0])
+        update = update or lu_plan(min(matrix.shape), workers, here, nb)[1]
         source = matrix.source(nb)
-        update = update or kind
         facts.update(shape=source.shape, dtype=str(matrix.dtype), tile_size=nb, overwrite_a=overwrite, update=update,
                      pivoting=pivoting, turned=matrix.turned)  # fmt: skip
-        if check_finite and matrix.in_place and call.site.has_data:
+        if check_finite and matrix.in_place and call.has_data:
             matrix.check_finite()
     target = matrix.target()
-    graph = _factor_graph(matrix.shape, nb, pivoting, update, matrix.in_place, check_finite)
+    graph = _factor_graph(matrix.shape, nb, pivoting, update, matrix.in_place, check_finite, str(matrix.dtype))
     data = {"A": target} if matrix.in_place else {"A": target, "S": source}
-    record = call.run(graph, data, matrix.check_finite if check_finite and not matrix.in_place else None)
-    t = min(source.mt, source.nt)
-    if pivoting == "none":
-        piv = np.arange(min(matrix.shape), dtype=np.int32)
-    else:
-        local = record["piv"] if t else {}
-        piv = np.concatenate(
-            [np.zeros(0, np.int32), *(local[Handle("piv", (k,))] + np.int32(k * nb) for k in range(t))]
-        )
+    record = call.run(graph, data, first=matrix.check_finite if check_finite and not matrix.in_place else None)
+    starts = range(0, min(matrix.shape), nb)
+    piv = np.arange(min(matrix.shape), dtype=np.int32)
+    diagonal = np.ones(min(matrix.shape), matrix.dtype)
+    for k, start in enumerate(starts):
+        local, on_diagonal = (record.store[Handle(name, (k,))] for name in ("piv", "D"))
+        if local is not None and pivoting != "none":
+            piv[start : start + nb] = local + np.int32(start)
+        if on_diagonal is not None:
+            diagonal[start : start + nb] = on_diagonal
     norms = _norms(record["M"] if len(source) else {}, source)
-    how = {"backend": call.backend, "scheduler": call.scheduler, "workers": call.workers, **call.options}
-    turned, matrix.turned = matrix.turned, False
-    if turned:
-        factor = LUFactor(target.to_numpy(), piv, norms, nb, record, how)
-    else:
-        factor = LUFactor(matrix.result(target), piv, norms, nb, record, how)
-    factor.turned = turned
+    how = {"backend": call.backend, "scheduler": call.scheduler, "workers": call.workers, "options": call.options}
+    found = target.to_numpy() if matrix.turned else matrix.result(target)
+    factor = LUFactor(found, piv, diagonal, norms, nb, record, how)
+    factor.turned = matrix.turned
     return factor
 
 
@@ -462,6 +431,8 @@ def _norms(sizes: Any, tiles: TiledMatrix) -> tuple[float, float, float]:
     """Largest entry, 1-norm and infinity norm from what `gauge` found."""
     columns, rows, largest = np.zeros(tiles.shape[1]), np.zeros(tiles.shape[0]), 0.0
     for (_, (i, j)), found in sizes.items():
+        if found is None:  # on another rank
+            continue
         down, along = tiles.rows(i), tiles.columns(j)
         width = along.stop - along.start
         largest = max(largest, float(found[0, 0]))
@@ -477,7 +448,7 @@ def lu_solve(
     check_finite: bool = True,
     *,
     tile_size: int | None = None,
-    backend: str | None = None,
+    backend: str = "threads",
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
@@ -532,7 +503,6 @@ def lu_solve(
     >>> tw.lu_solve(tw.lu_factor(np.array([[1.0, 2.0], [2.0, 8.0]])), [3.0, 10.0])
     array([1., 1.])
     """
-    call = _Call(lu_solve, options, backend, scheduler, workers, return_run)
     check_finite = flag(check_finite, "check_finite")
     if trans not in (0, 1, 2) or isinstance(trans, bool):
         raise ValueError(f"trans must be 0, 1 or 2, not {trans!r}")
@@ -541,35 +511,28 @@ def lu_solve(
     except (TypeError, ValueError):
         raise TypeError("lu_and_piv must be what lu_factor returned: a pair of matrix and row exchanges") from None
     known = lu_and_piv.tile_size if isinstance(lu_and_piv, LUFactor) else None
-    given, piv, b = call.argument(given), call.argument(np.asarray(piv)), call.argument(b)
+    given = given.compute() if is_chunked(given) else given
+    call = Call(lu_solve, given, options, backend=backend, scheduler=scheduler, workers=workers,
+                return_run=return_run)  # fmt: skip
+    piv, b = call.argument(np.asarray(piv)), call.argument(b)
     with call.agreement() as facts:
-        matrix = ByColumns(given, what="lu", square=True)
+        matrix = call.by_columns(what="lu", square=True)
         n = matrix.shape[0]
-        columns = RightHandSide(b, n)
-        dtype = np.result_type(matrix.dtype, columns.columns.dtype)
-        dtype = dtype if str(dtype) in ("float32", "complex64", "complex128") else np.dtype(np.float64)
-        nb = tile_size or matrix.tile_size or known or lu_plan(n, n, call.site.workers(call.workers), True)[0]
-        factor = matrix.source(positive(nb, "tile_size"))
-        if factor.dtype != dtype or (call.site.has_data and not factor.packed and not column_ld(factor.to_numpy())):
-            factor = TiledMatrix.view(factor.to_numpy().astype(dtype, order="F"), nb)
+        columns = call.columns(b, n)
+        dtype = columns.dtype_with(matrix.dtype)
+        here = call.here
+        nb = call.tile_size(tile_size or known, matrix, lambda k, workers: lu_plan(k, workers, here)[0])
+        factor = matrix.factor(nb, dtype)
         facts.update(shape=factor.shape, b=columns.shape, dtype=str(dtype), tile_size=nb, trans=trans)
-        piv = _checked_pivots(piv, n, call.site.has_data)
-        if call.site.has_data:
-            LUFactor(factor.to_numpy(), piv, (0, 0, 0), nb, None).check_regular()
-    width = columns.columns.shape[1]
-    x = np.empty((n, width), dtype, "F")
-    X = TiledMatrix.view(x, nb)
-    parts = [piv[k * nb : (k + 1) * nb] - np.int32(k * nb) for k in range(factor.nt)]
-    data = {"LU": factor, "B": TiledMatrix.view(columns.columns, nb), "X": X, "piv": parts}
-    call.run(solve_graph(factor.nt, X.nt, int(trans), check_finite), data, lambda: _check_right(columns.columns))
-    return call.result(columns.result(np.ascontiguousarray(x) if x.ndim == 2 and width == 1 else x, matrix.given))
-
-
-def _check_right(b: np.ndarray) -> None:
-    bad = ~np.isfinite(b)
-    if bad.any():
-        place = ", ".join(map(str, np.argwhere(bad)[0]))
-        raise ValueError(f"b has a NaN or infinity at ({place}); check_finite=False skips this check")
+        piv = _checked_pivots(piv, n, call.has_data)
+        if call.has_data:
+            _check_regular(_info(factor.to_numpy().diagonal()), n, nb)
+    X = TiledMatrix.view(np.empty((n, columns.columns.shape[1]), dtype, "F"), nb)
+    parts = [piv[k : k + nb] - np.int32(k) for k in range(0, n, nb)]
+    data = {"LU": factor, "B": columns.tiles(nb, dtype), "X": X, "piv": parts}
+    call.run(solve_graph(factor.nt, X.nt, int(trans), check_finite), data,
+             first=columns.check_finite if check_finite else None)  # fmt: skip
+    return call.result(columns.result(X, given))
 
 
 def _checked_pivots(piv: np.ndarray, n: int, has_data: bool) -> np.ndarray:
@@ -652,7 +615,7 @@ def inv(
     return_run: bool = False,
     tile_size: int | None = None,
     pivoting: str = "partial",
-    backend: str | None = None,
+    backend: str = "threads",
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     **options: Any,
@@ -674,25 +637,21 @@ def inv(
     array([[ 2.  , -0.5 ],
            [-0.5 ,  0.25]])
     """
-    call = _Call(inv, options, backend, scheduler, workers, return_run)
-    factor = _factor(call, a, overwrite_a, check_finite, pivoting, tile_size, None, square=True, turn=True)
+    call = Call(inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run)
+    factor = _factor(call, overwrite_a, check_finite, pivoting, tile_size, None, square=True, turn=True)
     factor.check_regular()
-    how = {"backend": call.backend, "scheduler": scheduler, "workers": workers, **options}
-    found, record = _inverse(factor, return_run=True, **how)
-    call.record = record
-    return call.result(like(found.T if factor.turned else found, a))
+    found = _inverse(factor, call)
+    return call.result(like(found.T if factor.turned else found, call.a))
 
 
-def _inverse(factor: LUFactor, return_run: bool = False, **how: Any) -> Any:
-    given = _array(factor.lu)
-    nb = factor.tile_size
-    T = TiledMatrix.view(given, nb)
-    n = factor.shape[0]
-    x = np.empty((n, n), given.dtype, "F")
-    parts = [np.asarray(factor.piv[k * nb : (k + 1) * nb]) - np.int32(k * nb) for k in range(T.nt)]
-    record = run(inverse_graph(T.nt), {"LU": T, "piv": parts, "X": TiledMatrix.view(x, nb)}, **how)
-    found = like(x, factor.lu)
-    return (found, record) if return_run else found
+def _inverse(factor: LUFactor, call: Call) -> np.ndarray:
+    """Of the matrix that was factored, by columns."""
+    T = TiledMatrix.view(_array(factor.lu), factor.tile_size)
+    n, nb = factor.shape[0], factor.tile_size
+    x = np.empty((n, n), T.dtype, "F")
+    parts = [factor.piv[k : k + nb] - np.int32(k) for k in range(0, n, nb)]
+    call.run(inverse_graph(T.nt), {"LU": T, "piv": parts, "X": TiledMatrix.view(x, nb)})
+    return x
 
 
 def det(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any) -> Any:
@@ -722,9 +681,9 @@ def slogdet(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how:
 
 def _determined(routine: Any, a: Any, overwrite: Any, check_finite: Any, how: dict[str, Any]) -> LUFactor:
     """A factor of A or A^T, which have one determinant."""
-    named = ("pivoting", "tile_size", "update", "backend", "scheduler", "workers", "progress")
-    plan = {name: how.pop(name) for name in named if name in how}
-    call = _Call(routine, how, plan.get("backend"), plan.get("scheduler", "critical-path"), plan.get("workers"),
-                 progress=plan.get("progress", False))  # fmt: skip
-    return _factor(call, a, overwrite, check_finite, plan.get("pivoting", "partial"), plan.get("tile_size"),
-                   plan.get("update"), square=True, turn=True)  # fmt: skip
+    plan = {name: how.pop(name) for name in ("backend", "scheduler", "workers", "progress") if name in how}
+    pivoting, tile_size, update = (
+        how.pop(*pair) for pair in (("pivoting", "partial"), ("tile_size", None), ("update", None))
+    )
+    call = Call(routine, a, how, chunks=True, **plan)
+    return _factor(call, overwrite, check_finite, pivoting, tile_size, update, square=True, turn=True)

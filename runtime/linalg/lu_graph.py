@@ -176,7 +176,7 @@ def bottom_level(task: Task, mt: int, nt: int, pivoting: str = "partial", update
     P = _panel_levels(mt, nt, pivoting, update)
     t = min(mt, nt)
     name = task.op.name
-    if name == "swap":
+    if name in ("swap", "diag"):
         return 0
     if name == "getrf":
         return P[task.uses[-1].handle.index[0]]

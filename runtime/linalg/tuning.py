@@ -51,21 +51,21 @@ def mixed_tile_size(n: int, workers: int) -> int:
     return math.ceil(even / _STEP) * _STEP
 
 
-def lu_plan(m: int, n: int, workers: int, here: bool) -> tuple[int, str]:
-    """Rows of a tile for `lu_factor`, and its kind of update.
+def lu_plan(k: int, workers: int, here: bool, size: int | None = None) -> tuple[int, str]:
+    """Rows of a tile for `lu_factor` of k pivots, and the kind of update for tiles of that or another ``size``.
 
-    A panel of one task and updates by block column keep about 0.44 nt workers busy, those by tile 1.1 nt. Products
-    of a whole block column in one call are faster than tile by tile; so by column for few workers in one process.
+    A panel of one task with updates by block column keeps about 0.44 nt workers busy, with updates by tile 1.1 nt.
+    Products of a whole block column in one call are faster than tile by tile: so by column for few workers that have
+    the matrix in one process.
 
     Examples
     --------
-    >>> lu_plan(100, 100, 2, True), lu_plan(4096, 4096, 2, True), lu_plan(4096, 4096, 16, True)
+    >>> lu_plan(100, 2, True), lu_plan(4096, 2, True), lu_plan(4096, 16, True)
     ((100, 'column'), (256, 'column'), (256, 'tile'))
     """
-    k = min(m, n)
-    if k <= _SMALLEST:
-        return max(k, 1), "column" if here else "tile"
-    size = min(max(k / max(16, math.ceil(math.sqrt(18 * workers))), 128), 384)
-    even = k / math.ceil(k / size)
-    size = math.ceil(even / _STEP) * _STEP
-    return size, "column" if here and workers <= 0.3 * k / size else "tile"
+    if size is None:
+        size = max(k, 1)
+        if k > _SMALLEST:
+            wanted = min(max(k / max(16, math.ceil(math.sqrt(18 * workers))), 128), 384)
+            size = math.ceil(k / math.ceil(k / wanted) / _STEP) * _STEP
+    return size, "column" if here and workers <= max(1, 0.3 * k / size) else "tile"
