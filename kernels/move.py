@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["copy", "diag", "finite", "identity", "gauge", "mirror", "transpose", "tril", "zero"]
+__all__ = ["copy", "diag", "finite", "identity", "gauge", "mirror", "squares", "transpose", "tril", "zero"]
 
 _COLUMNS = 32  # at a time, of a transposed copy: half the time of NumPy's, which goes through whole rows
 
@@ -69,6 +69,15 @@ def gauge(source: np.ndarray, *rest: np.ndarray | bool) -> int:
 def diag(source: np.ndarray, target: np.ndarray) -> None:
     """target := the diagonal of the tile, a vector."""
     np.copyto(target, source.diagonal())
+
+
+def squares(source: np.ndarray, found: np.ndarray) -> None:
+    """``found``, (1, 2), gets max |a_ij| and sum |a_ij|^2 / max^2."""
+    with np.errstate(all="ignore"):
+        size = np.abs(source).astype(np.float64, copy=False)
+        top = size.max(initial=0)
+        size = size / top if top else size
+        found[0] = top, np.dot(size.ravel(), size.ravel())
 
 
 def zero(target: np.ndarray) -> None:

@@ -35,7 +35,7 @@ DTYPES = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
 #        op     one kernel for every dtype
 MOVES: dict[str, Callable[..., Any]] = {
     "copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite,
-    "gauge": move.gauge, "diag": move.diag,
+    "gauge": move.gauge, "diag": move.diag, "squares": move.squares,
     "identity": move.identity, "mirror": move.mirror, "transpose": move.transpose,
     "blocks": hemm.blocks, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,

@@ -32,6 +32,7 @@ from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.factor import tiled_cholesky
 from tilewright.linalg.lu import LUFactor, det, inv, lu, lu_factor, lu_solve, slogdet
 from tilewright.linalg.lu_graph import lu_graph
+from tilewright.linalg.matrix_norms import cond, norm
 from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.machine import Machine
 from tilewright.passes.bounds import Bounds, bounds
@@ -102,6 +103,7 @@ __all__ = [
     "cholesky_graph",
     "comm",
     "compare_schedulers",
+    "cond",
     "det",
     "inv",
     "logdet",
@@ -111,6 +113,7 @@ __all__ = [
     "lu_solve",
     "matvec",
     "mpi",
+    "norm",
     "plot",
     "run",
     "simulate",

@@ -22,8 +22,9 @@ from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
     "blocks", "convert", "copy", "diag", "diagonal", "finite", "gauge", "gemm", "gemml", "gemmlb", "gemmn", "getrf",
-    "getrfn", "hemm", "hemmd", "identity", "mirror", "potrf", "scaled", "scalen", "split", "swap", "swapc", "swpgemm",
-    "swptrsm", "syrk", "tf32", "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr", "unscaled", "widen", "zero",
+    "getrfn", "hemm", "hemmd", "identity", "mirror", "potrf", "scaled", "scalen", "split", "squares", "swap", "swapc",
+    "swpgemm", "swptrsm", "syrk", "tf32", "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr", "unscaled", "widen",
+    "zero",
 ]  # fmt: skip
 
 
@@ -160,6 +161,7 @@ copy = Op("copy", weight=0, indices=_tile, explain=_not_finite)
 finite = Op("finite", weight=0, indices=_tile, explain=_not_finite)
 diag = Op("diag", weight=0, indices=_diagonal)
 gauge = Op("gauge", weight=0, indices=_tile, explain=_not_finite)
+squares = Op("squares", weight=0, indices=_tile)
 zero = Op("zero", weight=0, indices=_tile)
 tril = Op("tril", weight=0, indices=_diagonal, explain=_factor_not_finite)
 identity = Op("identity", weight=0, indices=_tile)

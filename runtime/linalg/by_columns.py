@@ -26,13 +26,9 @@ class ByColumns:
         Of a TiledMatrix that was given, else None.
     in_place
         Whether tasks write into what was given: a matrix by columns that may be overwritten.
-    turned
-        Whether it is A^T that is worked with. A matrix by rows is its transpose by columns: no copy is needed.
     """
 
-    def __init__(
-        self, a: Any, *, overwrite: bool = False, what: str = "the matrix a", square: bool = False, turn: bool = False
-    ) -> None:
+    def __init__(self, a: Any, *, overwrite: bool = False, what: str = "the matrix a", square: bool = False) -> None:
         self.given, self.what = a, what
         self.tiled = isinstance(a, TiledMatrix)
         array: Any = _plain(a, what) if self.tiled else _read(a, what)
@@ -47,11 +43,10 @@ class ByColumns:
         if overwrite:
             _check_overwrite(a, what)
         plain = None if self.tiled and array.packed else array.to_numpy() if self.tiled else array
-        self.turned = turn and plain is not None and not column_ld(plain) and bool(column_ld(plain.T))
-        self.array = array.T if self.turned else array
+        self.array = array
         self.shape: tuple[int, int] = self.array.shape
         self.tile_size: int | None = a.tile_size if self.tiled else None
-        fits = plain is not None and bool(column_ld(plain.T if self.turned else plain))
+        fits = plain is not None and bool(column_ld(plain))
         self.in_place = overwrite and array.dtype == self.dtype and fits
         self.in_given = array is a if self.tiled else _lies_in(array, a)
 
@@ -84,16 +79,15 @@ class ByColumns:
         """The result in the kind that was given."""
         if self.in_place and self.in_given and target is self.tiles:
             return self.given
-        found = target.T if self.turned else target
-        return found if self.tiled else like(found.to_numpy(), self.given)
+        return target if self.tiled else like(target.to_numpy(), self.given)
 
     def first_not_finite(self) -> tuple[int, int] | None:
         """Where the first NaN or infinity is, row by row of tiles."""
         for i, j in self.tiles:
             places = np.argwhere(~np.isfinite(self.tiles[i, j]))
             if len(places):
-                row, column = (int(p) for p in places[0] + (self.tiles.rows(i).start, self.tiles.columns(j).start))
-                return (column, row) if self.turned else (row, column)
+                row, column = places[0] + (self.tiles.rows(i).start, self.tiles.columns(j).start)
+                return int(row), int(column)
         return None
 
     def check_finite(self) -> None:

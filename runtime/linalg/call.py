@@ -119,16 +119,14 @@ class Call:
             return self._chunks(Chunks(self.a, self._engine, self.workers, overwrite=overwrite, triangle=False))
         return Matrix(self.a, overwrite=overwrite, what=what)
 
-    def by_columns(
-        self, *, overwrite: bool = False, square: bool = False, turn: bool = False, what: str = "the matrix a"
-    ) -> Any:
+    def by_columns(self, *, overwrite: bool = False, square: bool = False, what: str = "the matrix a") -> Any:
         """The first matrix, m x n, as tiles by columns: a `ByColumns`, or what does the same for chunks."""
         if self.chunked:
             chunks = Chunks(self.a, self._engine, self.workers, overwrite=overwrite, triangle=False, order="F")
             if square and chunks.shape[0] != chunks.shape[1]:
                 raise ValueError(f"{what} must be square, not {chunks.shape[0]} x {chunks.shape[1]}")
             return self._chunks(chunks)
-        return ByColumns(self.a, overwrite=overwrite, square=square, turn=turn, what=what)
+        return ByColumns(self.a, overwrite=overwrite, square=square, what=what)
 
     def triangle(self, *, lower: bool = True, overwrite: bool = False, what: str = "the matrix a") -> Any:
         """A triangle of the first matrix as tiles: a `Triangle`, or what does the same for chunks and on a device."""

@@ -29,7 +29,7 @@ from tilewright.scalars import choice, flag
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["LUFactor", "Slogdet", "det", "inv", "lu", "lu_factor", "lu_solve", "slogdet"]
+__all__ = ["LUFactor", "Slogdet", "det", "factor_with", "inv", "lu", "lu_factor", "lu_solve", "slogdet"]
 
 
 class Slogdet(NamedTuple):
@@ -148,8 +148,6 @@ class LUFactor:
     ) -> None:  # fmt: skip
         self.lu, self.piv, self.norms, self.tile_size, self.run = lu, piv, norms, tile_size, run
         self._diagonal, self._how = diagonal, how
-        self.turned = False
-        """Whether this is the factor of A^T, as it may be inside a call."""
         self.info = _info(diagonal)
 
     def __iter__(self) -> Iterator[Any]:
@@ -374,7 +372,7 @@ def lu_factor(
     """
     call = Call(lu_factor, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
                 return_run=return_run, chunks=True)  # fmt: skip
-    factor = _factor(call, overwrite_a, check_finite, pivoting, tile_size, update)
+    factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, update)
     if factor.info:
         _warn_singular(factor.info)
     return call.result(factor)
@@ -387,23 +385,23 @@ def _warn_singular(info: int, level: int = 3) -> None:
     warnings.warn(message, LinAlgWarning, stacklevel=level)
 
 
-def _factor(
+def factor_with(
     call: Call, overwrite: Any, check_finite: Any, pivoting: str, tile_size: int | None, update: str | None,
-    *, square: bool = False, turn: bool = False,
+    *, square: bool = False,
 ) -> LUFactor:  # fmt: skip
-    """The factor of A, or with ``turn`` of A^T where A lies by rows: then ``factor.turned`` is True."""
+    """The factor of the call's matrix."""
     overwrite, check_finite = flag(overwrite, "overwrite_a"), flag(check_finite, "check_finite")
     choice(pivoting, "pivoting", PIVOTING)
     if update is not None:
         choice(update, "update", UPDATES)
     with call.agreement() as facts:
-        matrix = call.by_columns(overwrite=overwrite, square=square, turn=turn)
+        matrix = call.by_columns(overwrite=overwrite, square=square)
         workers, here = call.count(), call.here and not call.chunked
         nb = call.tile_size(tile_size, matrix, lambda k, workers: lu_plan(k, workers, here)[0])
         update = update or lu_plan(min(matrix.shape), workers, here, nb)[1]
         source = matrix.source(nb)
         facts.update(shape=source.shape, dtype=str(matrix.dtype), tile_size=nb, overwrite_a=overwrite, update=update,
-                     pivoting=pivoting, turned=matrix.turned)  # fmt: skip
+                     pivoting=pivoting)  # fmt: skip
         if check_finite and matrix.in_place and call.has_data:
             matrix.check_finite()
     target = matrix.target()
@@ -421,10 +419,7 @@ def _factor(
             diagonal[start : start + nb] = on_diagonal
     norms = _norms(record["M"] if len(source) else {}, source)
     how = {"backend": call.backend, "scheduler": call.scheduler, "workers": call.workers, "options": call.options}
-    found = target.to_numpy() if matrix.turned else matrix.result(target)
-    factor = LUFactor(found, piv, diagonal, norms, nb, record, how)
-    factor.turned = matrix.turned
-    return factor
+    return LUFactor(matrix.result(target), piv, diagonal, norms, nb, record, how)
 
 
 def _norms(sizes: Any, tiles: TiledMatrix) -> tuple[float, float, float]:
@@ -622,7 +617,7 @@ def inv(
 ) -> Any:
     """The inverse of a square matrix, from its LU factor. To solve a system, `solve` is better and faster.
 
-    See `lu_factor` for arguments and errors. A matrix by rows is factored as its transpose, in the order it has.
+    See `lu_factor` for arguments and errors; the result lies by columns.
     2 n^3 flops.
 
     Raises
@@ -638,10 +633,9 @@ def inv(
            [-0.5 ,  0.25]])
     """
     call = Call(inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run)
-    factor = _factor(call, overwrite_a, check_finite, pivoting, tile_size, None, square=True, turn=True)
+    factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, None, square=True)
     factor.check_regular()
-    found = _inverse(factor, call)
-    return call.result(like(found.T if factor.turned else found, call.a))
+    return call.result(like(_inverse(factor, call), call.a))
 
 
 def _inverse(factor: LUFactor, call: Call) -> np.ndarray:
@@ -680,10 +674,10 @@ def slogdet(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how:
 
 
 def _determined(routine: Any, a: Any, overwrite: Any, check_finite: Any, how: dict[str, Any]) -> LUFactor:
-    """A factor of A or A^T, which have one determinant."""
+    """The factor of a square matrix."""
     plan = {name: how.pop(name) for name in ("backend", "scheduler", "workers", "progress") if name in how}
     pivoting, tile_size, update = (
         how.pop(*pair) for pair in (("pivoting", "partial"), ("tile_size", None), ("update", None))
     )
     call = Call(routine, a, how, chunks=True, **plan)
-    return _factor(call, overwrite, check_finite, pivoting, tile_size, update, square=True, turn=True)
+    return factor_with(call, overwrite, check_finite, pivoting, tile_size, update, square=True)
