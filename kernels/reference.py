@@ -88,8 +88,9 @@ def getrfn(a: np.ndarray) -> None:
 
 def _eliminate(a: np.ndarray, j: int) -> None:
     if a[j, j] != 0:
+        wide = np.result_type(a, np.float64).type
         scale = 2.0**200 if abs(a[j, j]) < 1e-290 else 1.0  # NumPy forms 1/z of a complex z
-        a[j + 1 :, j] = (a[j + 1 :, j] * scale / (a[j, j] * scale)).astype(a.dtype)
+        a[j + 1 :, j] = (a[j + 1 :, j].astype(wide) * scale / (wide(a[j, j]) * scale)).astype(a.dtype)
     a[j + 1 :, j + 1 :] -= np.outer(a[j + 1 :, j], a[j, j + 1 :])
 
 
@@ -131,7 +132,10 @@ def swptrsm(piv: np.ndarray, l: np.ndarray, tiles: Sequence[np.ndarray]) -> None
 
 
 def swpgemm(piv: np.ndarray, panel: Sequence[np.ndarray], tiles: Sequence[np.ndarray]) -> None:
-    """The same, and A_i := A_i - L_ik A_k."""
-    swptrsm(piv, panel[0], tiles)
-    for l, a in zip(panel[1:], tiles[1:], strict=True):  # noqa: E741
-        gemmn(l, tiles[0], a)
+    """The same, and A_i := A_i - L_ik A_k below."""
+    a, l, k = np.concatenate(tiles), np.concatenate(panel), len(piv)  # noqa: E741
+    for t, p in enumerate(piv):
+        a[[t, p]] = a[[p, t]]
+    trsmn(l, a[:k])
+    gemmn(l[k:], a[:k], a[k:])
+    _put(a, tiles)
