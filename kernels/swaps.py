@@ -16,7 +16,7 @@ from tilewright.kernels import blas
 from tilewright.kernels.columns import column_ld, joined, tops
 from tilewright.kernels.layout import address, by_reference
 
-__all__ = ["exchange", "moved", "permutation", "sequence", "swap", "swap_columns", "swap_rows"]
+__all__ = ["moved", "permutation", "sequence", "swap", "swap_columns", "swap_rows", "take", "trade"]
 
 _LETTERS = {"f": "s", "d": "d", "F": "c", "D": "z"}
 
@@ -114,17 +114,41 @@ def sequence(chosen: np.ndarray) -> np.ndarray:
     return piv
 
 
-def exchange(piv: np.ndarray, top: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows that swaps take from below a tile of as many rows as ``top`` has, and where they and its own rows go.
+def trade(piv: np.ndarray, top: np.ndarray, tiles: Sequence[np.ndarray], up: np.ndarray, places: Sequence[int]) -> None:
+    """What a rank does for the exchanges in a block column whose first tile, ``top``, another rank has.
 
-    Returns
-    -------
-    up_to, up_from
-        Row ``up_from[t]`` of the strip, below the tile, goes to row ``up_to[t]`` of the tile.
-    down_to, down_from
-        Row ``down_from[t]`` of the tile goes to row ``down_to[t]`` of the strip, below it.
+    Its ``tiles`` are those at these places of the strip, counted from ``top``, all but the last as tall as that. Row t
+    of ``up`` gets the row of them that goes to row t of ``top``; rows of ``top`` go to where the swaps want them. No
+    row goes from below ``top`` to below ``top``.
     """
-    targets, sources = moved(piv)
     n = len(top)
-    up, down = (targets < n) & (sources >= n), (targets >= n) & (sources < n)
-    return targets[up], sources[up], targets[down], sources[down]
+    targets, sources = moved(piv)
+    for tile, place in zip(tiles, places, strict=True):
+        rise, fall = (_within(rows, place, n, tile) for rows in (sources, targets))
+        up[targets[rise]] = tile[sources[rise] - place * n]
+        tile[targets[fall] - place * n] = top[sources[fall]]
+
+
+def take(
+    piv: np.ndarray, ups: Sequence[np.ndarray], tiles: Sequence[np.ndarray], places: Sequence[Sequence[int]]
+) -> None:
+    """What the rank of the first tile does: exchanges among its own ``tiles``, and rows from others.
+
+    ``places`` has those of its tiles, then those of the tiles that each of ``ups`` comes from.
+    """
+    n = len(tiles[0])
+    old = tiles[0].copy()
+    targets, sources = moved(piv)
+    stay = (targets < n) & (sources < n)
+    tiles[0][targets[stay]] = old[sources[stay]]
+    for tile, place in zip(tiles[1:], places[0][1:], strict=True):
+        rise, fall = (_within(rows, place, n, tile) for rows in (sources, targets))
+        tiles[0][targets[rise]] = tile[sources[rise] - place * n]
+        tile[targets[fall] - place * n] = old[sources[fall]]
+    for up, there in zip(ups, places[1:], strict=True):
+        rise = np.isin(sources // n, there) & (sources >= n)
+        tiles[0][targets[rise]] = up[targets[rise]]
+
+
+def _within(rows: np.ndarray, place: int, n: int, tile: np.ndarray) -> np.ndarray:
+    return (rows >= place * n) & (rows < place * n + len(tile))

@@ -41,7 +41,7 @@ MOVES: dict[str, Callable[..., Any]] = {
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
     "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
-    "swapc": swaps.swap_columns,
+    "swapc": swaps.swap_columns, "take": swaps.take, "trade": swaps.trade,
 }  # fmt: skip
 _UNPROBED = ("reference",)
 """Sources of rows that are taken as they are."""

@@ -16,15 +16,16 @@ from tilewright.kernels import lu as _lu
 from tilewright.kernels import narrow as _narrow
 from tilewright.kernels import potrf as _potrf
 from tilewright.kernels import syrk as _syrk
+from tilewright.kernels import tournament as _tournament
 from tilewright.kernels import trsm as _trsm
 from tilewright.kernels import trsml as _trsml
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
-    "blocks", "convert", "copy", "diag", "diagonal", "finite", "gauge", "gemm", "gemml", "gemmlb", "gemmn", "getrf",
-    "getrfn", "hemm", "hemmd", "identity", "mirror", "potrf", "scaled", "scalen", "split", "squares", "swap", "swapc",
-    "swpgemm", "swptrsm", "syrk", "tf32", "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr", "unscaled", "widen",
-    "zero",
+    "blocks", "convert", "copy", "crown", "diag", "diagonal", "elect", "elect_last", "finite", "gauge", "gemm",
+    "gemml", "gemmlb", "gemmn", "getrf", "getrfn", "hemm", "hemmd", "identity", "match", "match_last", "mirror",
+    "potrf", "scaled", "scalen", "split", "squares", "swap", "swapc", "swpgemm", "swptrsm", "syrk", "take", "tf32",
+    "trade", "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr", "unscaled", "widen", "zero",
 ]  # fmt: skip
 
 
@@ -159,6 +160,26 @@ swapc = Op("swapc", weight=0, indices=_diagonal)
 
 copy = Op("copy", weight=0, indices=_tile, explain=_not_finite)
 finite = Op("finite", weight=0, indices=_tile, explain=_not_finite)
+
+
+@cache
+def elect(tiles: int) -> Op:
+    """The candidates of so many tiles of a panel, 3 tiles - 1 units."""
+    return Op("elect", weight=3 * tiles - 1, flops=_tournament.flops_elect, indices=_tile)
+
+
+@cache
+def elect_last(tiles: int) -> Op:
+    """The same where these are all tiles of the panel: its pivots."""
+    return Op("electl", weight=3 * tiles - 1, flops=_tournament.flops_elect, indices=_diagonal)
+
+
+match = Op("match", weight=5, flops=_tournament.flops_match, indices=_tile)
+match_last = Op("matchl", weight=5, flops=_tournament.flops_match_last, indices=_diagonal)
+crown = Op("crown", weight=0, indices=_diagonal)
+take = Op("take", weight=0, indices=_column)
+trade = Op("trade", weight=0, indices=_tile)
+
 diag = Op("diag", weight=0, indices=_diagonal)
 gauge = Op("gauge", weight=0, indices=_tile, explain=_not_finite)
 squares = Op("squares", weight=0, indices=_tile)

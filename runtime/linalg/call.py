@@ -9,6 +9,7 @@ from typing import Any
 
 from tilewright.arguments import is_chunked
 from tilewright.backends import check_call, find_site
+from tilewright.distribution import BlockCyclic, chosen_owner, near_square
 from tilewright.engine import run
 from tilewright.graph import TaskGraph
 from tilewright.linalg.by_columns import ByColumns
@@ -153,6 +154,15 @@ class Call:
     def count(self, most: int | None = None) -> int:
         """How many workers there are; ``most`` are of use."""
         return self._engine.workers(self.workers, most)
+
+    def rank_rows(self) -> int:
+        """Over how many ranks a column of tiles is dealt out: P of the block-cyclic distribution, 1 in one process."""
+        if self._engine.here or self.chunked or self.backend != "mpi":
+            return 1
+        owner = chosen_owner(self.options)
+        if owner is None:
+            owner = near_square(self._engine.rank_count(self.workers))
+        return owner.P if isinstance(owner, BlockCyclic) else 1
 
     # ---------------------------------------------------------------- run
 

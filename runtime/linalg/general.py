@@ -54,7 +54,7 @@ def solve_general(
     a, b = _in_precision(a, precision), _in_precision(b, precision)
     plan = {name: how[name] for name in ("backend", "scheduler", "workers")}
     call = Call(routine, a, how["options"], **plan)
-    factor = factor_with(call, False, check_finite, "partial", tile_size, None, square=True)
+    factor = factor_with(call, False, check_finite, None, tile_size, None, square=True)
     factored = perf_counter()
     factor.check_regular()
     x = lu_solve(factor, b, 0, check_finite, **plan, **how["options"])

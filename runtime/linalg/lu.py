@@ -14,14 +14,7 @@ from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels.swaps import permutation
 from tilewright.linalg.call import Call
-from tilewright.linalg.lu_graph import (
-    PIVOTING,
-    UPDATES,
-    bottom_level,
-    lu_partial,
-    lu_plain,
-    pivots,
-)  # fmt: skip
+from tilewright.linalg.lu_graph import PIVOTING, UPDATES, bottom_level, insert_lu
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
 from tilewright.runs.run import Run
@@ -39,12 +32,16 @@ class Slogdet(NamedTuple):
     logabsdet: Any
 
 
+_PANEL = 64_000_000  # bytes of a panel that one rank is not to gather any more
+
+
 # ------------------------------------------------------------------ graphs
 
 
 @lru_cache(maxsize=32)
 def _factor_graph(
-    shape: tuple[int, int], nb: int, pivoting: str, update: str, in_place: bool, check: bool, dtype: str
+    shape: tuple[int, int], nb: int, pivoting: str, update: str, in_place: bool, check: bool, dtype: str,
+    ranks: int = 1, leaf: int = 1,
 ) -> TaskGraph:  # fmt: skip
     """The graph behind `lu_factor`: tiles are copied and measured, then factored; ``D[k]`` is the diagonal of U."""
     m, n = shape
@@ -59,15 +56,13 @@ def _factor_graph(
                 g.insert(gauge, R(A[i, j]), W(M[i, j]), check)
             else:
                 g.insert(gauge, R(S[i, j]), W(M[i, j]), W(A[i, j]), check)
-    if pivoting == "none":
-        lu_plain(g, A, mt, nt)
-    else:
-        lu_partial(g, A, pivots(g, shape, nb), mt, nt, update)
+    insert_lu(g, A, mt, nt, pivoting, update, ranks, leaf, shape, nb, dtype)
     D = g.handles("D", shape=lambda k: min(m - k * nb, n - k * nb, nb), dtype=dtype, keep=True)
     for k in range(min(mt, nt)):
         g.insert(diag, R(A[k, k]), W(D[k]))
-    g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update)
-    g.recipe = _factor_graph, (shape, nb, pivoting, update, in_place, check, dtype)
+    if ranks == 1 and pivoting != "tournament":
+        g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update)
+    g.recipe = _factor_graph, (shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf)
     return g
 
 
@@ -297,7 +292,7 @@ def lu_factor(
     overwrite_a: bool = False,
     check_finite: bool = True,
     *,
-    pivoting: str = "partial",
+    pivoting: str | None = None,
     tile_size: int | None = None,
     update: str | None = None,
     backend: str | None = None,
@@ -319,8 +314,10 @@ def lu_factor(
         Look for NaN and infinities first.
     pivoting
         ``"partial"``: the pivot of a column is its largest entry, |Re| + |Im|, of equal ones the highest, over all
-        tiles: LAPACK's pivots where no other is within rounding. ``"none"``: no exchanges, for matrices that are
-        diagonally dominant; look at ``.growth``.
+        tiles: LAPACK's pivots where no other is within rounding. ``"tournament"``: rows are chosen in matches between
+        tiles [2]_, one exchange of messages a panel; entries of L may be larger than 1. ``"none"``: no exchanges, for
+        matrices that are diagonally dominant; look at ``.growth``. By default partial, and on several ranks by
+        tournament where a panel has 64 MB or more.
     tile_size
         Rows and columns of a tile, nb; chosen by default.
     update
@@ -359,6 +356,7 @@ def lu_factor(
     References
     ----------
     .. [1] LAPACK ?getrf.
+    .. [2] L. Grigori, J. Demmel, H. Xiang, CALU: a communication optimal LU factorization algorithm, SIMAX 32 (2011).
 
     Examples
     --------
@@ -386,12 +384,13 @@ def _warn_singular(info: int, level: int = 3) -> None:
 
 
 def factor_with(
-    call: Call, overwrite: Any, check_finite: Any, pivoting: str, tile_size: int | None, update: str | None,
+    call: Call, overwrite: Any, check_finite: Any, pivoting: str | None, tile_size: int | None, update: str | None,
     *, square: bool = False,
 ) -> LUFactor:  # fmt: skip
     """The factor of the call's matrix."""
     overwrite, check_finite = flag(overwrite, "overwrite_a"), flag(check_finite, "check_finite")
-    choice(pivoting, "pivoting", PIVOTING)
+    if pivoting is not None:
+        choice(pivoting, "pivoting", PIVOTING)
     if update is not None:
         choice(update, "update", UPDATES)
     with call.agreement() as facts:
@@ -400,12 +399,20 @@ def factor_with(
         nb = call.tile_size(tile_size, matrix, lambda k, workers: lu_plan(k, workers, here)[0])
         update = update or lu_plan(min(matrix.shape), workers, here, nb)[1]
         source = matrix.source(nb)
+        ranks = call.rank_rows()
+        if pivoting is None:
+            large = matrix.shape[0] * nb * matrix.dtype.itemsize >= _PANEL
+            pivoting = "tournament" if ranks > 1 and large else "partial"
+        leaf = source.mt if ranks > 1 else 4
         facts.update(shape=source.shape, dtype=str(matrix.dtype), tile_size=nb, overwrite_a=overwrite, update=update,
                      pivoting=pivoting)  # fmt: skip
         if check_finite and matrix.in_place and call.has_data:
             matrix.check_finite()
     target = matrix.target()
-    graph = _factor_graph(matrix.shape, nb, pivoting, update, matrix.in_place, check_finite, str(matrix.dtype))
+    dealt = 1 if update == "column" and pivoting == "partial" else ranks
+    graph = _factor_graph(
+        matrix.shape, nb, pivoting, update, matrix.in_place, check_finite, str(matrix.dtype), dealt, max(leaf, 1)
+    )  # fmt: skip
     data = {"A": target} if matrix.in_place else {"A": target, "S": source}
     record = call.run(graph, data, first=matrix.check_finite if check_finite and not matrix.in_place else None)
     starts = range(0, min(matrix.shape), nb)
@@ -535,9 +542,7 @@ def _checked_pivots(piv: np.ndarray, n: int, has_data: bool) -> np.ndarray:
     if piv.shape != (n,) or piv.dtype.kind not in "iu":
         raise ValueError(f"piv must be {n} row numbers, not {piv.shape} of {piv.dtype}")
     if has_data and ((piv < np.arange(n)) | (piv >= n)).any():
-        raise ValueError(
-            f"piv has a row that is none of its step's rows, from t to {n - 1}: it counts from 0, as SciPy's"
-        )
+        raise ValueError(f"piv has a row that is none of its step's rows, from t to {n - 1}, counted from 0")
     return piv.astype(np.int32, copy=False)
 
 
@@ -609,7 +614,7 @@ def inv(
     *,
     return_run: bool = False,
     tile_size: int | None = None,
-    pivoting: str = "partial",
+    pivoting: str | None = None,
     backend: str = "threads",
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
@@ -677,7 +682,7 @@ def _determined(routine: Any, a: Any, overwrite: Any, check_finite: Any, how: di
     """The factor of a square matrix."""
     plan = {name: how.pop(name) for name in ("backend", "scheduler", "workers", "progress") if name in how}
     pivoting, tile_size, update = (
-        how.pop(*pair) for pair in (("pivoting", "partial"), ("tile_size", None), ("update", None))
+        how.pop(*pair) for pair in (("pivoting", None), ("tile_size", None), ("update", None))
     )
     call = Call(routine, a, how, chunks=True, **plan)
     return factor_with(call, overwrite, check_finite, pivoting, tile_size, update, square=True)

@@ -6,12 +6,28 @@ from functools import lru_cache
 from typing import Any
 
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
-from tilewright.ops import gemmn, getrf, getrfn, swap, swpgemm, swptrsm, trsmn, trsmr
-from tilewright.scalars import choice, whole
+from tilewright.ops import (
+    crown,
+    elect,
+    elect_last,
+    gemmn,
+    getrf,
+    getrfn,
+    match,
+    match_last,
+    swap,
+    swpgemm,
+    swptrsm,
+    take,
+    trade,
+    trsmn,
+    trsmr,
+)  # fmt: skip
+from tilewright.scalars import choice, positive, whole
 
 __all__ = ["PIVOTING", "UPDATES", "bottom_level", "lu_graph", "lu_partial", "lu_plain", "task_count"]
 
-PIVOTING = ("partial", "none")
+PIVOTING = ("partial", "tournament", "none")
 UPDATES = ("tile", "column")
 
 _MOST_TASKS = 10**9
@@ -38,9 +54,92 @@ def lu_partial(g: TaskGraph, A: Handles, piv: Handles, mt: int, nt: int, update:
             g.insert(swptrsm, R(piv[k]), R(A[k, k]), column)  # A_j := P A_j, A_kj := L_kk^-1 A_kj
             for i in range(k + 1, mt):
                 g.insert(gemmn, R(A[i, k]), R(A[k, j]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_kj
+    _exchange_at_the_end(g, A, piv, mt, nt)
+
+
+def lu_across(
+    g: TaskGraph, A: Handles, piv: Handles, up: Handles, mt: int, nt: int, ranks: int, panel: Any = None
+) -> None:  # fmt: skip
+    """Insert the same for tile rows that lie on ``ranks`` ranks in turn, as in a block-cyclic distribution.
+
+    In each exchange a rank sends the rank of the panel's first tile what rises there, and gets what falls: two messages
+    a pair of ranks and block column. ``panel(k)`` inserts another choice of pivots than `getrf` of the whole panel.
+    """
+    for k in range(min(mt, nt)):
+        rows = [[i for i in range(k, mt) if i % ranks == (k + r) % ranks] for r in range(ranks)]
+        rows = [group for group in rows if group]
+        if panel is None:
+            g.insert(getrf(mt - k), [RW(A[i, k]) for i in range(k, mt)], W(piv[k]))
+        else:
+            panel(k, rows)
+        for j in range(k if ranks == 1 else 0, nt):  # alone, columns that are finished wait for the end
+            if j == k and panel is None:
+                continue
+            _exchange(g, A, piv, up, k, j, rows)
+            if j == k:
+                panel(k, None)
+            elif j > k:
+                g.insert(trsmn, R(A[k, k]), RW(A[k, j]))  # A_kj := L_kk^-1 A_kj
+        for j in range(k + 1, nt):
+            for i in range(k + 1, mt):
+                g.insert(gemmn, R(A[i, k]), R(A[k, j]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_kj
+    if ranks == 1:
+        _exchange_at_the_end(g, A, piv, mt, nt)
+
+
+def _exchange_at_the_end(g: TaskGraph, A: Handles, piv: Handles, mt: int, nt: int) -> None:
     last = min(mt, nt)
     for j in range(last - 1):
         g.insert(swap, [R(piv[k]) for k in range(j + 1, last)], [RW(A[i, j]) for i in range(j + 1, mt)])
+
+
+def _exchange(g: TaskGraph, A: Handles, piv: Handles, up: Handles, k: int, j: int, rows: list[list[int]]) -> None:
+    """Insert the exchanges of panel k in block column j."""
+    first, others = rows[0], rows[1:]
+    if not others:
+        g.insert(swap, [R(piv[k])], [RW(A[i, j]) for i in first], label=(j, k))
+        return
+    places = [tuple(i - k for i in group) for group in rows]
+    for group, place in zip(others, places[1:], strict=True):
+        tiles = [RW(A[i, j]) for i in group]
+        g.insert(trade, R(piv[k]), R(A[k, j]), tiles, W(up[k, j, group[0]]), place)
+    ups = [R(up[k, j, group[0]]) for group in others]
+    g.insert(take, R(piv[k]), ups, [RW(A[i, j]) for i in first], tuple(places))
+
+
+def tournament(
+    g: TaskGraph, A: Handles, piv: Handles, rooms: tuple[Handles, Handles, Handles], leaf: int, nb: int
+) -> Any:
+    """Panels by tournament, for `lu_across`: candidates of ``leaf`` tiles of a rank each, matches in a binary tree."""
+    C, P, D = rooms
+
+    def panel(k: int, rows: list[list[int]] | None) -> None:
+        if rows is None:
+            g.insert(crown, R(D[k]), RW(A[k, k]))  # A_kk := L_kk U_kk of the rows chosen
+            for i in range(k + 1, below[0]):
+                g.insert(trsmr, R(A[k, k]), RW(A[i, k]))  # A_ik := A_ik U_kk^-1
+            return
+        below[0] = 1 + max(map(max, rows))
+        sets = [group[at : at + leaf] for group in rows for at in range(0, len(group), leaf)]
+        places = [tuple(i - k for i in tiles) for tiles in sets]
+        reads = [[R(A[i, k]) for i in tiles] for tiles in sets]
+        if len(sets) == 1:
+            g.insert(elect_last(len(sets[0])), W(piv[k]), reads[0], W(D[k]), places[0], nb)
+            return
+        for tiles, read, place in zip(sets, reads, places, strict=True):
+            at = tiles[0], k
+            g.insert(elect(len(tiles)), W(P[at]), read, W(C[at]), place, nb, on=A[at])
+        step, heads = 1, [(tiles[0], k) for tiles in sets]
+        while 2 * step < len(heads):
+            for one in range(0, len(heads) - step, 2 * step):
+                a, b = heads[one], heads[one + step]
+                g.insert(match, RW(P[a]), R(P[b]), R(C[b]), RW(C[a]))
+            step *= 2
+        a, b = heads[0], heads[step]
+        g.insert(match_last, W(piv[k]), R(P[a]), R(P[b]), R(C[a]), R(C[b]), W(D[k]))
+
+    below = [0]
+    return panel
 
 
 def lu_plain(g: TaskGraph, A: Handles, mt: int, nt: int) -> None:
@@ -57,13 +156,16 @@ def lu_plain(g: TaskGraph, A: Handles, mt: int, nt: int) -> None:
 
 
 def task_count(mt: int, nt: int, pivoting: str = "partial", update: str = "tile") -> int:
-    """How many tasks `lu_graph` has."""
+    """How many tasks `lu_graph` has on one rank, with tournaments of single tiles."""
     t = min(mt, nt)
     beside = sum(nt - 1 - k for k in range(t))
     below = sum(mt - 1 - k for k in range(t))
     products = sum((mt - 1 - k) * (nt - 1 - k) for k in range(t))
     if pivoting == "none":
         return t + beside + below + products
+    if pivoting == "tournament":
+        matches = sum(2 * (mt - k) - 1 for k in range(t))
+        return matches + (t + beside) + t + beside + below + products + max(t - 1, 0)
     return t + beside + (products if update == "tile" else 0) + max(t - 1, 0)
 
 
@@ -73,8 +175,11 @@ def lu_graph(
     pivoting: str = "partial",
     update: str = "tile",
     *,
+    ranks: int = 1,
+    leaf: int = 1,
     shape: tuple[int, int] | None = None,
     tile_size: int | None = None,
+    dtype: str = "float64",
 ) -> TaskGraph:
     """The task graph of the LU factorisation of mt x nt tiles, handles ``A[i,j]`` and pivots ``piv[k]``.
 
@@ -83,25 +188,32 @@ def lu_graph(
     mt, nt
         Tile rows and columns.
     pivoting
-        ``"partial"``: over the whole column, one task a panel. ``"none"``: in diagonal tiles without exchanges.
+        ``"partial"``: over the whole column, one task a panel. ``"tournament"``: rows chosen in matches between tiles,
+        as CALU does. ``"none"``: in diagonal tiles without exchanges.
     update
         ``"tile"``: one task for the row exchanges and the substitution of a block column, one for each product;
-        ``"column"``: one task for all of them. Bits depend on it.
-    shape, tile_size
-        Of the matrix: then a run finds the memory of ``piv[k]``, int32, itself: the swaps of panel k, counted from
-        its first row, from 0.
+        ``"column"``: one task for all of them. Bits depend on it. By tile with more ranks and with tournaments.
+    ranks
+        Ranks over which the tile rows of a block column are dealt out, P of a block-cyclic distribution: row exchanges
+        are then two messages a pair of them, panel and block column.
+    leaf
+        Tiles of a rank whose candidates are chosen by one task of a tournament.
+    shape, tile_size, dtype
+        Of the matrix: then a run finds the memory of ``piv[k]`` itself, int32: the swaps of panel k, counted from its
+        first row, from 0. Tournaments and more than one rank need them to run.
 
     Returns
     -------
     graph
         For mt = nt, in units of nb^3/3 flops, the work is 2 nt^3. With partial pivoting nt panels, nt (nt-1)/2
         substitutions, nt (nt-1) (2 nt-1)/6 products and nt - 1 exchanges at the end, and a critical path of
-        3 nt (nt+1)/2 - nt + 9 (nt-1); without pivoting nt + nt (nt-1) + nt (nt-1) (2 nt-1)/6 tasks and 11 nt - 9.
+        3 nt (nt+1)/2 - nt + 9 (nt-1); without pivoting nt + nt (nt-1) + nt (nt-1) (2 nt-1)/6 tasks and 11 nt - 9. A
+        tournament takes 2 + 5 ceil(log2(nt-k)) for panel k instead of 3 (nt-k) - 1, and more work.
 
     Raises
     ------
     ValueError
-        An unknown name, a negative number, a shape that has other tiles, or more than 10^9 tasks.
+        An unknown name, a negative number, or more than 10^9 tasks.
     TypeError
         ``mt`` or ``nt`` is not an integer.
 
@@ -119,22 +231,52 @@ def lu_graph(
             raise ValueError(f"{name} must not be negative, got {extent}")
     choice(pivoting, "pivoting", PIVOTING)
     choice(update, "update", UPDATES)
+    ranks, leaf = positive(ranks, "ranks"), positive(leaf, "leaf")
     if (count := task_count(mt, nt, pivoting, update)) > _MOST_TASKS:
         raise ValueError(f"mt={mt}, nt={nt} make {count} tasks, more than a graph can hold; take larger tiles")
     g = TaskGraph(f"lu mt={mt} nt={nt} {pivoting}")
-    A = g.handles("A")
-    if pivoting == "none":
-        lu_plain(g, A, mt, nt)
-    else:
-        lu_partial(g, A, pivots(g, shape, tile_size), mt, nt, update)
+    insert_lu(g, g.handles("A"), mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype)
     g.extents = {"A": (mt, nt)}
-    g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update)
-    g.recipe = _lu_graph, (mt, nt, pivoting, update, shape, tile_size)
+    if ranks == 1 and pivoting != "tournament":
+        g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update)
+    g.recipe = _lu_graph, (mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype)
     return g
 
 
-def _lu_graph(mt: int, nt: int, pivoting: str, update: str, shape: Any, tile_size: Any) -> TaskGraph:
-    return lu_graph(mt, nt, pivoting, update, shape=shape, tile_size=tile_size)
+def _lu_graph(mt: int, nt: int, pivoting: str, update: str, ranks: int, leaf: int, *sizes: Any) -> TaskGraph:
+    shape, tile_size, dtype = sizes
+    return lu_graph(mt, nt, pivoting, update, ranks=ranks, leaf=leaf, shape=shape, tile_size=tile_size, dtype=dtype)
+
+
+def insert_lu(
+    g: TaskGraph, A: Handles, mt: int, nt: int, pivoting: str, update: str, ranks: int = 1, leaf: int = 1,
+    shape: tuple[int, int] | None = None, tile_size: int | None = None, dtype: str = "float64",
+) -> None:  # fmt: skip
+    """Insert one of these factorisations, with rooms for all but A where sizes are known."""
+    if pivoting == "none":
+        lu_plain(g, A, mt, nt)
+        return
+    piv = pivots(g, shape, tile_size)
+    if pivoting == "partial" and ranks == 1:
+        lu_partial(g, A, piv, mt, nt, update)
+        return
+    up, *others = _rooms(g, shape, tile_size, dtype)
+    panel = tournament(g, A, piv, (others[0], others[1], others[2]), leaf, tile_size or 0)
+    lu_across(g, A, piv, up, mt, nt, ranks, panel if pivoting == "tournament" else None)
+
+
+def _rooms(g: TaskGraph, shape: tuple[int, int] | None, tile_size: int | None, dtype: str) -> list[Handles]:
+    """Rows on their way up; candidates and their places in the strip; the factor of the rows chosen."""
+    if shape is None or tile_size is None:
+        return [g.handles(name) for name in ("up", "C", "P", "crown")]
+    m, n, nb = *shape, tile_size
+    height, width = (lambda i: min(nb, m - i * nb)), (lambda j: min(nb, n - j * nb))
+    return [
+        g.handles("up", shape=lambda k, j, i: (height(k), width(j)), dtype=dtype),
+        g.handles("C", shape=lambda i, k: (width(k), width(k)), dtype=dtype),
+        g.handles("P", shape=lambda i, k: (width(k),), dtype="int32"),
+        g.handles("crown", shape=lambda k: (min(m - k * nb, width(k)), width(k)), dtype=dtype),
+    ]
 
 
 def pivots(g: TaskGraph, shape: tuple[int, int] | None, tile_size: int | None) -> Handles:

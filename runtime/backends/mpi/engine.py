@@ -108,6 +108,10 @@ class PoolSite(Site):
         ranks = self._ranks(workers)
         return ranks * per_rank(workers, ranks)
 
+    def rank_count(self, workers: int | None) -> int:
+        """How many ranks a run with so many workers has."""
+        return self._ranks(workers)
+
     def _ranks(self, workers: int | None, graph: TaskGraph | None = None) -> int:
         if self.pool is not None:
             return self.pool.ranks

@@ -77,6 +77,10 @@ class RankSite(Site):
     def workers(self, workers: int | None, most: int | None = None) -> int:
         return self.comm.size * per_rank(workers, self.comm.size)
 
+    def rank_count(self, workers: int | None) -> int:
+        """How many ranks there are."""
+        return int(self.comm.size)
+
     def execute(
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:
