@@ -124,7 +124,7 @@ def tournament(
         places = [tuple(i - k for i in tiles) for tiles in sets]
         reads = [[R(A[i, k]) for i in tiles] for tiles in sets]
         if len(sets) == 1:
-            g.insert(elect_last(len(sets[0])), W(piv[k]), reads[0], W(D[k]), places[0], nb)
+            g.insert(elect_last(len(sets[0])), W(piv[k]), reads[0], W(D[k]), places[0], nb, on=A[k, k])
             return
         for tiles, read, place in zip(sets, reads, places, strict=True):
             at = tiles[0], k
@@ -136,7 +136,7 @@ def tournament(
                 g.insert(match, RW(P[a]), R(P[b]), R(C[b]), RW(C[a]))
             step *= 2
         a, b = heads[0], heads[step]
-        g.insert(match_last, W(piv[k]), R(P[a]), R(P[b]), R(C[a]), R(C[b]), W(D[k]))
+        g.insert(match_last, W(piv[k]), R(P[a]), R(P[b]), R(C[a]), R(C[b]), W(D[k]), on=A[k, k])
 
     below = [0]
     return panel

@@ -228,6 +228,14 @@ class TestEngines:
             assert np.array_equal(square.solve(b), wanted.solve(b)) and np.array_equal(square.inv(), wanted.inv())
             assert square.det() == wanted.det()
 
+    @pytest.mark.needs("mpi4py")
+    def test_tournaments_have_the_bits_of_their_number_of_rank_rows(self):
+        how = {"backend": "mpi", "tile_size": 6, "pivoting": "tournament"}
+        one, other = (tw.lu_factor(A, grid=grid, **how) for grid in ((2, 1), (2, 2)))
+        assert np.array_equal(one.lu, other.lu) and np.array_equal(one.piv, other.piv)
+        assert np.allclose(one.L @ one.U, A[one.perm]) and np.abs(one.L).max() < 3
+        assert {"elect", "matchl", "trade", "take", "crown"} <= {task.op.name for task in one.run.graph}
+
     @pytest.mark.parametrize("scheduler", SCHEDULERS)
     def test_policies(self, scheduler):
         wanted = tw.lu_factor(A, backend="serial", tile_size=4, update="tile")

@@ -1,9 +1,11 @@
 """The graphs of LU: counts, critical paths and levels in closed form, labels, edges."""
 
+import math
 import pickle
 
 import numpy as np
 import pytest
+from matrices import DTYPES, lu_ratio, random_matrix
 
 import tilewright as tw
 from tilewright.linalg.lu import _factor_graph
@@ -128,6 +130,48 @@ def test_simulated_time_is_near_its_bound(workers):
     g = lu_graph(16, 16)
     run = tw.simulate(g, tw.Machine(workers=workers, gamma=1.0))
     assert run.bounds.lower / run.makespan > 0.8
+
+
+@pytest.mark.parametrize(("nt", "length"), [(1, 2), (2, 18), (4, 60), (8, 164), (16, 412), (32, 988)])
+def test_critical_path_of_a_tournament(nt, length):
+    g = lu_graph(nt, nt, "tournament")
+    assert g.critical_path().length == length
+    assert length == sum(11 + 5 * math.ceil(math.log2(nt - k)) for k in range(nt - 1)) + 2
+    assert len(g) == task_count(nt, nt, "tournament")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "n", "nb"), [(20, 20, 6), (25, 14, 4), (14, 25, 4), (5, 5, 8), (9, 3, 8), (17, 5, 4)])
+def test_ranks_change_no_bit_of_partial_pivoting_and_tournaments_are_stable(m, n, nb, dtype):
+    a = random_matrix(m, n, dtype)
+
+    def factored(**how):
+        tiles = tw.TiledMatrix.view(np.asfortranarray(a).copy(order="F"), nb)
+        g = lu_graph(tiles.mt, tiles.nt, shape=(m, n), tile_size=nb, dtype=dtype, **how)
+        run = tw.run(g, {"A": tiles}, workers=2)
+        return tiles.to_numpy(), np.concatenate([p + nb * h.index[0] for h, p in run["piv"].items()])
+
+    wanted = factored()
+    for ranks in (2, 3):
+        for found, right in zip(factored(ranks=ranks), wanted, strict=True):
+            assert np.array_equal(found, right)
+        for leaf in (1, 4):
+            assert lu_ratio(a, *factored(ranks=ranks, leaf=leaf, pivoting="tournament")) < 30
+
+
+@pytest.mark.parametrize(("P", "Q", "nt"), [(2, 1, 5), (2, 2, 8), (4, 4, 9), (8, 8, 16), (32, 32, 24)])
+def test_a_row_exchange_is_two_messages_a_pair_of_ranks_and_block_column(P, Q, nt):
+    for pivoting in ("partial", "tournament"):
+        g = lu_graph(nt, nt, pivoting, ranks=P, leaf=nt)
+        plan = tw.MessagePlan(g, P * Q, tw.BlockCyclic(P, Q))
+        columns = nt if pivoting == "tournament" else nt - 1  # the panel's own exchanges are inside getrf
+        pairs = sum(columns * (min(P, nt - k) - 1) for k in range(nt))
+        assert sum(m.handle.name == "up" for m in plan.messages) == pairs
+        if pivoting == "tournament":
+            readers = [g.tasks[m.reader].op.name for m in plan.messages if m.handle.name == "A" and m.reader < len(g)]
+            assert readers.count("trade") == pairs
+            # candidates reach the rank of the panel along a binary tree: one message a set but the first
+            assert sum(m.handle.name == "C" for m in plan.messages) == sum(min(P, nt - k) - 1 for k in range(nt))
 
 
 def test_bad_arguments_are_named():
