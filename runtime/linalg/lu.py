@@ -18,7 +18,7 @@ from tilewright.linalg.lu_graph import PIVOTING, UPDATES, bottom_level, insert_l
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
 from tilewright.runs.run import Run
-from tilewright.scalars import choice, flag
+from tilewright.scalars import choice, flag, whole
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
 
@@ -506,12 +506,10 @@ def lu_solve(
     array([1., 1.])
     """
     check_finite = flag(check_finite, "check_finite")
-    if trans not in (0, 1, 2) or isinstance(trans, bool):
-        raise ValueError(f"trans must be 0, 1 or 2, not {trans!r}")
-    try:
-        given, piv = lu_and_piv
-    except (TypeError, ValueError):
-        raise TypeError("lu_and_piv must be what lu_factor returned: a pair of matrix and row exchanges") from None
+    trans = whole(trans, "trans", 0, 2)
+    if not isinstance(lu_and_piv, LUFactor | tuple | list) or len(lu_and_piv) != 2:
+        raise TypeError("lu_and_piv must be what lu_factor returned, a pair of matrix and row exchanges")
+    given, piv = lu_and_piv
     known = lu_and_piv.tile_size if isinstance(lu_and_piv, LUFactor) else None
     given = given.compute() if is_chunked(given) else given
     call = Call(lu_solve, given, options, backend=backend, scheduler=scheduler, workers=workers,
@@ -523,7 +521,9 @@ def lu_solve(
         columns = call.columns(b, n)
         dtype = columns.dtype_with(matrix.dtype)
         here = call.here
-        nb = call.tile_size(tile_size or known, matrix, lambda k, workers: lu_plan(k, workers, here)[0])
+        nb = call.tile_size(
+            known if tile_size is None else tile_size, matrix, lambda k, workers: lu_plan(k, workers, here)[0]
+        )
         factor = matrix.factor(nb, dtype)
         facts.update(shape=factor.shape, b=columns.shape, dtype=str(dtype), tile_size=nb, trans=trans)
         piv = _checked_pivots(piv, n, call.has_data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from tilewright.arguments import LAPACK
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.ops import (
     crown,
@@ -213,7 +214,7 @@ def lu_graph(
     Raises
     ------
     ValueError
-        An unknown name, a negative number, or more than 10^9 tasks.
+        An unknown name, a negative number, a shape that has other tiles, or more than 10^9 tasks.
     TypeError
         ``mt`` or ``nt`` is not an integer.
 
@@ -231,7 +232,16 @@ def lu_graph(
             raise ValueError(f"{name} must not be negative, got {extent}")
     choice(pivoting, "pivoting", PIVOTING)
     choice(update, "update", UPDATES)
-    ranks, leaf = positive(ranks, "ranks"), positive(leaf, "leaf")
+    ranks, leaf = min(positive(ranks, "ranks"), max(mt, 1)), positive(leaf, "leaf")
+    choice(dtype, "dtype", LAPACK)
+    if (shape is None) != (tile_size is None):
+        raise ValueError("shape and tile_size say together how large the tiles are; give both or neither")
+    if tile_size is not None:
+        shape, tile_size = _checked_shape(shape), positive(tile_size, "tile_size")
+        if (-(-shape[0] // tile_size), -(-shape[1] // tile_size)) != (mt, nt):
+            raise ValueError(
+                f"shape {shape[0]} x {shape[1]} in tiles of tile_size={tile_size} is not {mt} x {nt} tiles"
+            )
     if (count := task_count(mt, nt, pivoting, update)) > _MOST_TASKS:
         raise ValueError(f"mt={mt}, nt={nt} make {count} tasks, more than a graph can hold; take larger tiles")
     g = TaskGraph(f"lu mt={mt} nt={nt} {pivoting}")
@@ -241,6 +251,13 @@ def lu_graph(
         g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update)
     g.recipe = _lu_graph, (mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype)
     return g
+
+
+def _checked_shape(shape: Any) -> tuple[int, int]:
+    if not isinstance(shape, tuple | list) or len(shape) != 2:
+        raise TypeError(f"shape must be two numbers, (rows, columns), not {shape!r}")
+    rows, columns = (whole(extent, "an extent of shape", 0) for extent in shape)
+    return rows, columns
 
 
 def _lu_graph(mt: int, nt: int, pivoting: str, update: str, ranks: int, leaf: int, *sizes: Any) -> TaskGraph:

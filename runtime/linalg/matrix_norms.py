@@ -14,6 +14,7 @@ from tilewright.linalg.call import Call
 from tilewright.linalg.lu import inv
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import gauge, squares
+from tilewright.scalars import shown
 from tilewright.schedulers import Policy
 
 __all__ = ["cond", "norm"]
@@ -69,8 +70,7 @@ def norm(
     >>> float(tw.norm(np.array([[3.0, 0.0], [-4.0, 0.0]]))), float(tw.norm(np.array([[3.0, 0.0], [-4.0, 0.0]]), 1))
     (5.0, 7.0)
     """
-    if not any(ord is known or (type(ord) in (int, float, str) and ord == known) for known in _ORDERS):
-        raise ValueError(f"ord must be one of {', '.join(map(repr, _ORDERS))}, not {ord!r}")
+    _check_order(ord, "ord")
     if ord in (2, -2, "nuc"):
         if return_run:
             raise ValueError(f"ord={ord!r} is computed by NumPy: there is no run to return")
@@ -94,6 +94,11 @@ def norm(
     return call.result(along.max() if ord > 0 else along.min())
 
 
+def _check_order(given: Any, name: str) -> None:
+    if given is not None and (type(given) not in (int, float, str) or given not in _ORDERS[1:]):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, _ORDERS))}, not {shown(given)}")
+
+
 def _frobenius(parts: dict[Any, np.ndarray]) -> float:
     tops = np.array([found[0, 0] for found in parts.values()])
     top = tops.max(initial=0.0)
@@ -114,10 +119,11 @@ def cond(a: Any, p: Any = None, **how: Any) -> Any:
     >>> float(tw.cond(np.diag([1.0, 4.0]), 1))
     4.0
     """
+    _check_order(p, "p")
     if p in (None, 2, -2):
         return np.linalg.cond(numbers(a, "the matrix a"), p)
     if 0 in np.shape(a):
-        raise np.linalg.LinAlgError("cond is not defined on empty arrays")
+        raise np.linalg.LinAlgError("cond is not defined for a matrix a without entries")
     try:
         inverse = inv(a, **how)
     except SingularMatrixError:

@@ -162,7 +162,7 @@ class TestInput:
             (ValueError, "unknown update", lambda: tw.lu_factor(A, update="row")),
             (ValueError, "tile_size", lambda: tw.lu_factor(A, tile_size=0)),
             (TypeError, "unknown option grad", lambda: tw.lu_factor(A, grad=2)),
-            (ValueError, "trans must be 0, 1 or 2", lambda: tw.lu_solve(tw.lu_factor(A), B, 3)),
+            (ValueError, "trans must be", lambda: tw.lu_solve(tw.lu_factor(A), B, 3)),
             (ValueError, "b has 5 rows, but the matrix has 23", lambda: tw.lu_solve(tw.lu_factor(A), B[:5])),
             (TypeError, "a pair of matrix and row exchanges", lambda: tw.lu_solve(A[0, 0], B)),
             (ValueError, "piv must be 23 row numbers", lambda: tw.lu_solve((A, np.arange(3)), B)),
