@@ -594,7 +594,7 @@ def lu(
     back[order] = np.arange(m, dtype=np.int32)
     lower, upper = factor.L, factor.U
     if permute_l:
-        found = (like(_array(lower)[back], a), upper)
+        found: tuple[Any, ...] = (like(_array(lower)[back], a), upper)
     elif p_indices:
         found = (back if m and factor.shape[1] else np.zeros(0, np.int32), lower, upper)
     else:
