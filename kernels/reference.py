@@ -6,7 +6,7 @@ They hold the GIL for most of their time and copy where they please. The fast ke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -110,8 +110,8 @@ def trsmn(t: np.ndarray, x: np.ndarray, part: str = "L", flag: str = "N") -> Non
     """X := op(T)^-1 X, T unit lower or upper."""
     from scipy.linalg import solve_triangular
 
-    k, lower = len(x), part == "L"
-    x[...] = solve_triangular(t[:k, :k], x, lower=lower, trans=flag, unit_diagonal=lower, check_finite=False)
+    k, lower, solve = len(x), part == "L", cast(Any, solve_triangular)
+    x[...] = solve(t[:k, :k], x, lower=lower, trans=flag, unit_diagonal=lower, check_finite=False)
 
 
 def trsmr(u: np.ndarray, a: np.ndarray) -> None:

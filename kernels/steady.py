@@ -185,7 +185,7 @@ def _floats(dtype: str) -> Callable[[np.random.Generator, tuple[int, ...], str],
         if dtype.startswith("complex"):
             numbers = numbers + 1j * rng.standard_normal(shape)
         if kind:
-            numbers = numbers / 4 + 4 * len(numbers) ** 0.5 * np.eye(*shape)
+            numbers = numbers / 4 + 4 * len(numbers) ** 0.5 * np.eye(shape[0], shape[1])
         if kind == "definite":
             numbers = numbers @ numbers.conj().T
         return numbers.astype(dtype)

@@ -157,11 +157,10 @@ class Call:
 
     def rank_rows(self) -> int:
         """Over how many ranks a column of tiles is dealt out: P of the block-cyclic distribution, 1 in one process."""
-        if self._engine.here or self.chunked or self.backend != "mpi":
-            return 1
-        owner = chosen_owner(self.options)
+        ranks = self._engine.rank_count(self.workers)
+        owner = chosen_owner(self.options) if ranks > 1 else None
         if owner is None:
-            owner = near_square(self._engine.rank_count(self.workers))
+            owner = near_square(ranks)
         return owner.P if isinstance(owner, BlockCyclic) else 1
 
     # ---------------------------------------------------------------- run

@@ -60,7 +60,7 @@ def solve_general(
     x = lu_solve(factor, b, 0, check_finite, **plan, **how["options"])
     info = _story(call, factor, x, b)
     info.times = {"factor": factored - began, "total": perf_counter() - began}
-    if judge or not info.growth <= max(info.n, 100):
+    if judge or not factor_growth(info) <= max(info.n, 100):
         info.backward_errors = backward_errors(np.asarray(call.a), x, b, factor.norms[2])
         info.hpl_mxp_residual = info.backward_error / (info.n * unit_roundoff(np.asarray(x).dtype)) if info.n else 0.0
     _warn(info)
@@ -87,6 +87,11 @@ def _story(call: Call, factor: LUFactor, x: Any, b: Any) -> SolveInfo:
     return info
 
 
+def factor_growth(info: SolveInfo) -> float:
+    """Growth of the factor, 1 where it is not known."""
+    return 1.0 if info.growth is None else info.growth
+
+
 def backward_errors(a: np.ndarray, x: np.ndarray, b: np.ndarray, norm: float) -> np.ndarray:
     """||b_j - A x_j||_inf / (||A||_inf ||x_j||_inf + ||b_j||_inf) of each column, ``norm`` the first of these."""
     n = len(a)
@@ -100,7 +105,7 @@ def backward_errors(a: np.ndarray, x: np.ndarray, b: np.ndarray, norm: float) ->
 def _warn(info: SolveInfo) -> None:
     found = f"growth {info.growth:.1e}, rcond {info.rcond:.1e}"
     u = 2.0**-24 if info.dtype in ("float32", "complex64") else 2.0**-53
-    if info.n and not info.rcond >= 2 * u:
+    if info.n and not (info.rcond or 0.0) >= 2 * u:
         warnings.warn(f"the matrix is singular to working precision: {found}; the solution may have no correct digit",
                       AccuracyWarning, stacklevel=4)  # fmt: skip
     elif not info.hpl_mxp_residual <= 16:

@@ -287,7 +287,13 @@ def _rooms(g: TaskGraph, shape: tuple[int, int] | None, tile_size: int | None, d
     if shape is None or tile_size is None:
         return [g.handles(name) for name in ("up", "C", "P", "crown")]
     m, n, nb = *shape, tile_size
-    height, width = (lambda i: min(nb, m - i * nb)), (lambda j: min(nb, n - j * nb))
+
+    def height(i: int) -> int:
+        return min(nb, m - i * nb)
+
+    def width(j: int) -> int:
+        return min(nb, n - j * nb)
+
     return [
         g.handles("up", shape=lambda k, j, i: (height(k), width(j)), dtype=dtype),
         g.handles("C", shape=lambda i, k: (width(k), width(k)), dtype=dtype),

@@ -131,7 +131,7 @@ def solve(
     began = perf_counter()
     check_call(solve, options, backend)
     _check_names(assume_a, precision, refine)
-    how = {"backend": backend, "scheduler": scheduler, "workers": workers}
+    how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers}
     lower, fallback, return_info = flag(lower, "lower"), flag(fallback, "fallback"), flag(return_info, "return_info")
     check_finite, check_symmetric = flag(check_finite, "check_finite"), flag(check_symmetric, "check_symmetric")
     tile_size = None if tile_size is None else positive(tile_size, "tile_size")

@@ -60,6 +60,10 @@ class Site:
         count = worker_count(workers)
         return count if most is None else min(count, most)
 
+    def rank_count(self, workers: int | None) -> int:
+        """Over how many ranks a run with so many workers deals out the tiles; 1 in one process."""
+        return 1
+
     def execute(
         self,
         program: Program,

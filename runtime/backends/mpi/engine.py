@@ -109,7 +109,6 @@ class PoolSite(Site):
         return ranks * per_rank(workers, ranks)
 
     def rank_count(self, workers: int | None) -> int:
-        """How many ranks a run with so many workers has."""
         return self._ranks(workers)
 
     def _ranks(self, workers: int | None, graph: TaskGraph | None = None) -> int:

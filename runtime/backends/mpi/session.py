@@ -78,7 +78,6 @@ class RankSite(Site):
         return self.comm.size * per_rank(workers, self.comm.size)
 
     def rank_count(self, workers: int | None) -> int:
-        """How many ranks there are."""
         return int(self.comm.size)
 
     def execute(
