@@ -371,9 +371,11 @@ def lu_factor(
     call = Call(lu_factor, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
                 return_run=return_run, chunks=True)  # fmt: skip
     factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, update)
-    if factor.info:
+    result = call.result(factor)
+    known = (result[0] if call.return_run else result) is not None and options.get("gather") != "none"
+    if factor.info and known:  # a rank that does not get the factor does not know
         _warn_singular(factor.info)
-    return call.result(factor)
+    return result
 
 
 def _warn_singular(info: int, level: int = 3) -> None:

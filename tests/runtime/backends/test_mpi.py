@@ -771,6 +771,7 @@ SAME = {
     "zeros_are_not_sent": [True, 0, 21 * 2],
     "sixteen_bits": [True, True],
     "solutions": [True] * 6,
+    "general_systems": [True] * 9,
     "wrong_values": [["ValueError"], ["ValueError"], ["ValueError"], ["TypeError"]],
     "dense_operator": [True] * 8,
     "dense_operator_on_too_many_ranks": ["ValueError", "ranks=4, but there are 3"],
