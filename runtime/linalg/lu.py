@@ -52,9 +52,9 @@ def _factor_graph(
     M = g.handles("M", shape=sizes, dtype="float64", keep=True)
     for j in range(nt):
         for i in range(mt):
-            if in_place:
+            if in_place and check:
                 g.insert(gauge, R(A[i, j]), W(M[i, j]), check)
-            else:
+            elif not in_place:
                 g.insert(gauge, R(S[i, j]), W(M[i, j]), W(A[i, j]), check)
     insert_lu(g, A, mt, nt, pivoting, update, ranks, leaf, shape, nb, dtype)
     D = g.handles("D", shape=lambda k: min(m - k * nb, n - k * nb, nb), dtype=dtype, keep=True)
@@ -132,7 +132,8 @@ class LUFactor:
     info
         LAPACK's: 0, or i > 0 if u_ii, counted from 1, is the first exact zero on the diagonal of U.
     norms
-        max |a_ij|, the 1-norm and the infinity norm of A.
+        max |a_ij|, the 1-norm and the infinity norm of A; NaN where A was overwritten without ``check_finite``, which
+        is a look at every number.
     run
         The `Run` of the factorisation.
     """
@@ -184,7 +185,8 @@ class LUFactor:
 
     @property
     def growth(self) -> float:
-        """max |u_ij| / max |a_ij|; 1 for a matrix of zeros."""
+        """max |u_ij| / max |a_ij|; 1 for a matrix of zeros. ValueError where `norms` are not known."""
+        self._check_norms("growth")
         a, largest = _array(self.lu), 0.0
         for j in range(0, a.shape[1], self.tile_size):
             block = a[: min(a.shape[0], j + self.tile_size), j : j + self.tile_size]
@@ -202,6 +204,7 @@ class LUFactor:
         if norm not in (1, np.inf):
             raise ValueError(f"norm must be 1 or numpy.inf, not {norm!r}")
         self._check_square("rcond")
+        self._check_norms("rcond")
         a = np.asfortranarray(_array(self.lu))
         if self.info or not a.size:
             return 0.0 if self.info else np.inf
@@ -256,6 +259,11 @@ class LUFactor:
     def check_regular(self) -> None:
         """SingularMatrixError if there is an exact zero on the diagonal of U."""
         _check_regular(self.info, self.shape[0], self.tile_size)
+
+    def _check_norms(self, what: str) -> None:
+        if np.isnan(self.norms).all() and len(self.piv):
+            raise ValueError(f"{what} needs norms of the matrix, which was overwritten and not looked at; pass "
+                             f"check_finite=True or overwrite_a=False")  # fmt: skip
 
     def _check_square(self, what: str) -> None:
         if self.shape[0] != self.shape[1]:
@@ -427,6 +435,8 @@ def factor_with(
         if on_diagonal is not None:
             diagonal[start : start + nb] = on_diagonal
     norms = _norms(record["M"] if len(source) else {}, source)
+    if matrix.in_place and not check_finite:
+        norms = np.nan, np.nan, np.nan
     how = {"backend": call.backend, "scheduler": call.scheduler, "workers": call.workers, "options": call.options}
     return LUFactor(matrix.result(target), piv, diagonal, norms, nb, record, how)
 

@@ -88,6 +88,13 @@ class TestFactor:
                                          np.linalg.norm(A[:, :15], np.inf)]).all()  # fmt: skip
         assert {"getrf", "gauge"} <= {task.op.name for task in factor.run.graph}
 
+    def test_norms_are_not_known_of_a_matrix_that_was_overwritten_unseen(self):
+        factor = tw.lu_factor(np.asfortranarray(A), overwrite_a=True, check_finite=False, tile_size=6)
+        assert np.array_equal(factor.lu, tw.lu_factor(A, tile_size=6).lu) and np.isnan(factor.norms).all()
+        for call in (factor.rcond, lambda: factor.growth):
+            with pytest.raises(ValueError, match="overwritten and not looked at"):
+                call()
+
     def test_it_travels(self):
         factor = pickle.loads(pickle.dumps(tw.lu_factor(A, tile_size=6)))
         assert np.allclose(A @ factor.solve(B), B)
