@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tilewright.kernels import gemm, gemml, hemm, potrf, syrk, trsm, trsml, trsmr, trtri
+from tilewright.kernels import gemm, gemml, getrf, hemm, lu, potrf, syrk, tournament, trsm, trsml, trsmr, trtri
 from tilewright.kernels.tile_op import TileOp
 
 __all__ = ["TILE_OPS"]
@@ -12,6 +12,8 @@ TILE_OPS: dict[str, TileOp] = {
     for tile_op in (
         potrf.TILE_OP, trsm.TILE_OP, syrk.TILE_OP, gemm.TILE_OP, trsml.TILE_OP, gemml.TILE_OP, hemm.TILE_OP,
         hemm.DIAGONAL, trsmr.TILE_OP, trtri.TILE_OP,
+        getrf.TILE_OP, getrf.PLAIN, lu.GEMMN, lu.TRSMN, lu.TRSMU, lu.SWPTRSM, lu.SWPGEMM,
+        tournament.ELECT, tournament.ELECT_LAST, tournament.MATCH, tournament.MATCH_LAST, tournament.CROWN,
     )
 }  # fmt: skip
 """By name."""

@@ -62,18 +62,21 @@ def contest(
 
 def _turns(op: str, letter: str, libraries: list[blas.Library], nb: int, repeat: int) -> list[Entry]:
     dtype = next(name for name, short in table.DTYPES.items() if short == letter)
-    columns = TILE_OPS[op].columns or nb
+    tile_op = TILE_OPS[op]
+    columns = tile_op.columns or nb
     rng = np.random.default_rng(0)
     specs = list(steady.OPERANDS[op](nb, columns, nb))
-    whole = np.zeros((nb, nb * len(specs) + 8), dtype)
     values = [steady.numbers(dtype, rng, shape, kind) for _, shape, kind in specs]
+    height = max(map(len, values)) + 8 * tile_op.by_columns
+    whole = np.zeros((height, nb * len(specs) + 8), dtype, "F" if tile_op.by_columns else "C")
     tiles = [whole[: v.shape[0], k * nb : k * nb + v.shape[1]] for k, v in enumerate(values)]
     kernels = {}
     for library in libraries:
-        build = TILE_OPS[op].build
+        build = tile_op.build
         function = None if build is None else build(library, letter)
         if function is not None:
             kernels[library.name] = steady.steady(function, library.name, op, dtype, dtype)
+    arguments = tile_op.called(*tiles)
     seconds: dict[str, list[float]] = {name: [] for name in kernels}
     with limits(False), one_thread():
         for turn in range(repeat + 1):
@@ -81,10 +84,10 @@ def _turns(op: str, letter: str, libraries: list[blas.Library], nb: int, repeat:
                 for tile, value in zip(tiles, values, strict=True):
                     tile[...] = value
                 began = perf_counter()
-                kernel(*tiles)
+                kernel(*arguments)
                 if turn:  # the first warms up
                     seconds[name].append(perf_counter() - began)
-    flops = TILE_OPS[op].flops(*(shape for _, shape, _ in specs)) * (4 if letter in "cz" else 1)
+    flops = tile_op.flops(*tile_op.called(*(shape for _, shape, _ in specs))) * (4 if letter in "cz" else 1)
     return [Entry(op, letter, name, flops / statistics.median(taken) / 1e9) for name, taken in seconds.items()]
 
 

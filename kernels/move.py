@@ -1,4 +1,4 @@
-"""copy, zero, identity, tril, mirror, transpose, finite: tiles moved, cleared, looked at. Any dtype; no GIL."""
+"""copy, zero, identity, tril, mirror, transpose, finite, measure: tiles moved, cleared, measured. Any dtype; no GIL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["copy", "finite", "identity", "mirror", "transpose", "tril", "zero"]
+__all__ = ["copy", "diag", "finite", "identity", "gauge", "mirror", "squares", "transpose", "tril", "zero"]
 
 _COLUMNS = 32  # at a time, of a transposed copy: half the time of NumPy's, which goes through whole rows
 
@@ -42,6 +42,42 @@ def finite(tile: np.ndarray, part: str) -> int:
         return 0
     bad = ~np.isfinite(tile)
     return int((np.tril(bad) if part == "lower" else np.triu(bad) if part == "upper" else bad).any())
+
+
+def gauge(source: np.ndarray, *rest: np.ndarray | bool) -> int:
+    """What norms are made of: ``sizes``, (1, 1 + n + m), gets max |a_ij|, then sum_i |a_ij| and sum_j |a_ij|.
+
+    gauge(source, sizes, check), or gauge(source, sizes, target, check) to copy the tile on the way. With ``check``
+    as `finite`. Sums are in FP64.
+    """
+    sizes, check = rest[0], rest[-1]
+    assert isinstance(sizes, np.ndarray)
+    if len(rest) == 3:
+        assert isinstance(rest[1], np.ndarray)
+        _copy(source, rest[1])
+    n = source.shape[1]
+    with np.errstate(all="ignore"):
+        size = np.abs(source)
+        size.max(out=sizes[0, :1].reshape(()))
+        size.sum(axis=0, dtype=np.float64, out=sizes[0, 1 : 1 + n])
+        size.sum(axis=1, dtype=np.float64, out=sizes[0, 1 + n :])
+        if not check or np.isfinite(sizes[0, 1 : 1 + n].sum()):
+            return 0
+    return int(not np.isfinite(source).all())
+
+
+def diag(source: np.ndarray, target: np.ndarray) -> None:
+    """target := the diagonal of the tile, a vector."""
+    np.copyto(target, source.diagonal())
+
+
+def squares(source: np.ndarray, found: np.ndarray) -> None:
+    """``found``, (1, 2), gets max |a_ij| and sum |a_ij|^2 / max^2."""
+    with np.errstate(all="ignore"):
+        size = np.abs(source).astype(np.float64, copy=False)
+        top = size.max(initial=0)
+        size = size / top if top else size
+        found[0] = top, np.dot(size.ravel(), size.ravel())
 
 
 def zero(target: np.ndarray) -> None:

@@ -5,11 +5,15 @@ They hold the GIL for most of their time and copy where they please. The fast ke
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
-__all__ = ["gemm", "gemml", "hemm", "hemmd", "potrf", "syrk", "trsm", "trsml", "trsmr", "trtri"]
+__all__ = [
+    "gemm", "gemml", "gemmn", "getrf", "getrfn", "hemm", "hemmd", "potrf", "swpgemm", "swptrsm", "syrk", "trsm",
+    "trsml", "trsmn", "trsmr", "trsmu", "trtri",
+]  # fmt: skip
 
 
 def potrf(a: np.ndarray) -> int:
@@ -88,3 +92,75 @@ def hemmd(a: np.ndarray, f: np.ndarray, x: np.ndarray, v: np.ndarray) -> None:
     """V := V + A X with the Hermitian matrix whose lower triangle is that of A."""
     below = np.tril(a, -1)
     v += below @ x + below.conj().T @ x + a.diagonal().real[:, None] * x
+
+
+def getrf(tiles: Sequence[np.ndarray], piv: np.ndarray) -> None:
+    """P A = L U of the tiles below each other; the largest |Re| + |Im| is the pivot, of equal ones the highest."""
+    a = np.concatenate(tiles)
+    for j in range(len(piv)):
+        size = np.abs(a[j:, j].real) + np.abs(a[j:, j].imag)
+        p = piv[j] = j + int(np.argmax(size))
+        a[[j, p]] = a[[p, j]]
+        _eliminate(a, j)
+    _put(a, tiles)
+
+
+def getrfn(a: np.ndarray) -> None:
+    """A = L U without pivoting."""
+    for j in range(min(a.shape)):
+        _eliminate(a, j)
+
+
+def _eliminate(a: np.ndarray, j: int) -> None:
+    if a[j, j] != 0:
+        wide = np.result_type(a, np.float64).type
+        scale = 2.0**200 if abs(a[j, j]) < 1e-290 else 1.0  # NumPy forms 1/z of a complex z
+        a[j + 1 :, j] = (a[j + 1 :, j].astype(wide) * scale / (wide(a[j, j]) * scale)).astype(a.dtype)
+    a[j + 1 :, j + 1 :] -= np.outer(a[j + 1 :, j], a[j, j + 1 :])
+
+
+def _put(a: np.ndarray, tiles: Sequence[np.ndarray]) -> None:
+    row = 0
+    for tile in tiles:
+        tile[...] = a[row : row + len(tile)]
+        row += len(tile)
+
+
+def gemmn(a: np.ndarray, b: np.ndarray, c: np.ndarray, flag: str = "N") -> None:
+    """C := C - op(A) B."""
+    c -= {"N": a, "T": a.T, "C": a.conj().T}[flag] @ b
+
+
+def trsmn(t: np.ndarray, x: np.ndarray, part: str = "L", flag: str = "N") -> None:
+    """X := op(T)^-1 X, T unit lower or upper."""
+    from scipy.linalg import solve_triangular
+
+    k, lower, solve = len(x), part == "L", cast(Any, solve_triangular)
+    x[...] = solve(t[:k, :k], x, lower=lower, trans=flag, unit_diagonal=lower, check_finite=False)
+
+
+def trsmu(u: np.ndarray, a: np.ndarray) -> None:
+    """A := A U^-1."""
+    from scipy.linalg import solve_triangular
+
+    k = a.shape[1]
+    a[...] = solve_triangular(u[:k, :k], a.T, trans="T", check_finite=False).T
+
+
+def swptrsm(piv: np.ndarray, l: np.ndarray, tiles: Sequence[np.ndarray]) -> None:  # noqa: E741
+    """Rows exchanged, then A_k := L_kk^-1 A_k."""
+    a = np.concatenate(tiles)
+    for t, p in enumerate(piv):
+        a[[t, p]] = a[[p, t]]
+    _put(a, tiles)
+    trsmn(l, tiles[0])
+
+
+def swpgemm(piv: np.ndarray, panel: Sequence[np.ndarray], tiles: Sequence[np.ndarray]) -> None:
+    """The same, and A_i := A_i - L_ik A_k below."""
+    a, l, k = np.concatenate(tiles), np.concatenate(panel), len(piv)  # noqa: E741
+    for t, p in enumerate(piv):
+        a[[t, p]] = a[[p, t]]
+    trsmn(l, a[:k])
+    gemmn(l[k:], a[:k], a[k:])
+    _put(a, tiles)

@@ -18,6 +18,7 @@ import numpy as np
 from tilewright.kernels.catalogue import TILE_OPS
 from tilewright.kernels.scratch import LINE, room
 from tilewright.kernels.threads import limits, one_thread
+from tilewright.kernels.tile_op import ANY
 
 __all__ = ["OPERANDS", "numbers", "probe", "settled", "steady", "verdicts"]
 
@@ -41,14 +42,16 @@ _probing = threading.RLock()
 
 def steady(function: Kernel, source: str, op: str, storage: str, accumulate: str) -> Kernel:
     """``function`` itself if it passes the probe, else the same with settled tiles. One probe a process and source."""
-    if op not in OPERANDS or storage not in _MAKERS or accumulate not in _MAKERS:
+    named = [name for name in (*storage.split(","), accumulate) if name != ANY]
+    if op not in OPERANDS or not named or not _MAKERS.keys() >= set(named):
         return function
+    storage, accumulate = named[0], named[-1]
     key = source, op, storage
     with _probing:
         if key not in _verdicts:
             with limits(False), one_thread():
                 _verdicts[key] = probe(function, op, storage, accumulate)
-    return function if _verdicts[key] else settled(function, TILE_OPS[op].written)
+    return function if _verdicts[key] else settled(function, TILE_OPS[op].written, TILE_OPS[op].by_columns)
 
 
 def verdicts() -> dict[tuple[str, str, str], bool]:
@@ -74,13 +77,17 @@ def probe(function: Kernel, op: str, storage: str, accumulate: str) -> bool:
     )
 
 
-def _same(function: Kernel, op: str, flags: tuple[bool, ...], tiles: list[np.ndarray]) -> bool:
-    written = TILE_OPS[op].written
+def _same(function: Kernel, op: str, flags: tuple[Any, ...], tiles: list[np.ndarray]) -> bool:
+    tile_op = TILE_OPS[op]
+    written = tile_op.written
     expected: list[bytes] | None = None
     for number in range(len(LAYOUTS)):
         layouts = [LAYOUTS[(number + place) % len(LAYOUTS) if number else 0] for place in range(len(tiles))]
-        placed = [_place(tile, *layout) for tile, layout in zip(tiles, layouts, strict=True)]
-        function(*placed, *flags)
+        if tile_op.by_columns:
+            placed = [_place(tile.T, *layout).T for tile, layout in zip(tiles, layouts, strict=True)]
+        else:
+            placed = [_place(tile, *layout) for tile, layout in zip(tiles, layouts, strict=True)]
+        function(*tile_op.called(*placed), *flags)
         found = [_lower(op, tile).tobytes() for tile in placed[-written:]]
         if expected is None:
             expected = found
@@ -113,23 +120,39 @@ def _place(tile: np.ndarray, before: int, beyond: int) -> np.ndarray:
 # ------------------------------------------------------------------ settling
 
 
-def settled(function: Kernel, written: int = 1) -> Kernel:
+def settled(function: Kernel, written: int = 1, columns: bool = False) -> Kernel:
     """``function`` on copies of its tiles in memory of the calling thread: from a cache line on, rows in whole lines.
 
-    The last ``written`` tiles are copied back. Parameters that are no arrays are passed on.
+    The last ``written`` tiles, or groups of tiles, are copied back. Vectors and parameters that are no arrays are
+    passed on. ``columns``: the tiles lie by columns, and a group is one strip.
     """
 
+    def settle(tile: np.ndarray, slot: int) -> np.ndarray:
+        return _settle(tile.T, slot).T if columns else _settle(tile, slot)
+
     def on_copies(*arguments: Any) -> Any:
-        tiles = [place for place, argument in enumerate(arguments) if isinstance(argument, np.ndarray)]
+        places = [place for place, given in enumerate(arguments) if _has_tiles(given)]
         copies = list(arguments)
-        for place in tiles:
-            copies[place] = _settle(arguments[place], place)
+        for place in places:
+            given = arguments[place]
+            if isinstance(given, np.ndarray):
+                copies[place] = settle(given, place)
+            else:
+                strip = settle(np.concatenate(given), place)
+                ends = np.cumsum([len(tile) for tile in given])
+                copies[place] = [strip[end - len(tile) : end] for end, tile in zip(ends, given, strict=True)]
         result = function(*copies)
-        for place in tiles[-written:]:
-            np.copyto(arguments[place], copies[place])
+        for place in places[-written:]:
+            given, copy = arguments[place], copies[place]
+            for target, source in [(given, copy)] if isinstance(given, np.ndarray) else zip(given, copy, strict=True):
+                np.copyto(target, source)
         return result
 
     return on_copies
+
+
+def _has_tiles(argument: Any) -> bool:
+    return isinstance(argument, list) or (isinstance(argument, np.ndarray) and argument.ndim > 1)
 
 
 def _settle(tile: np.ndarray, slot: int) -> np.ndarray:
@@ -154,7 +177,7 @@ def _floats(dtype: str) -> Callable[[np.random.Generator, tuple[int, ...], str],
         if dtype.startswith("complex"):
             numbers = numbers + 1j * rng.standard_normal(shape)
         if kind:
-            numbers = numbers / 4 + 4 * len(numbers) ** 0.5 * np.eye(len(numbers))
+            numbers = numbers / 4 + 4 * len(numbers) ** 0.5 * np.eye(shape[0], shape[1])
         if kind == "definite":
             numbers = numbers @ numbers.conj().T
         return numbers.astype(dtype)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.kernels import blas, choice, gemmlb, hemm, move, narrow, products, steady, tensors, vectors
+from tilewright.kernels import blas, choice, gemmlb, hemm, move, narrow, products, steady, swaps, tensors, vectors
 from tilewright.kernels.catalogue import TILE_OPS
 from tilewright.kernels.tile_op import ANY
 
@@ -36,11 +36,13 @@ DTYPES = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
 #        op     one kernel for every dtype
 MOVES: dict[str, Callable[..., Any]] = {
     "copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite,
+    "gauge": move.gauge, "diag": move.diag, "squares": move.squares,
     "identity": move.identity, "mirror": move.mirror, "transpose": move.transpose,
     "blocks": hemm.blocks, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
-    "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb,
+    "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
+    "swapc": swaps.swap_columns, "take": swaps.take, "trade": swaps.trade,
 }  # fmt: skip
 _UNPROBED = ("reference",)
 """Sources of rows that are taken as they are."""

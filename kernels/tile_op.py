@@ -40,14 +40,22 @@ class TileOp(NamedTuple):
     """Which arguments have the dtype of the row; the others pass as they are, such as pivots. Empty for all."""
     operands: Operands | None = None
     """What its kernels are probed and compared with; without, they are taken as they are."""
-    adjoint: tuple[tuple[Operands, tuple[bool, ...]], ...] = ()
+    adjoint: tuple[tuple[Operands, tuple[Any, ...]], ...] = ()
     """The same for calls with these flags."""
     written: int = 1
     """How many of the operands it writes; they come last."""
+    by_columns: bool = False
+    """Whether its tiles lie by columns: see `tilewright.kernels.columns`."""
+    arguments: Callable[..., tuple[Any, ...]] | None = None
+    """The arguments of a call from ``operands``, or from their shapes, where a kernel takes groups and vectors."""
     columns: int | None = None
     """n with which libraries are compared; by default the tile size."""
     tensor: Callable[..., Any] | None = None
     """On torch's tensors, FP32 and FP64; it only launches work."""
+
+    def called(self, *operands: Any) -> tuple[Any, ...]:
+        """The arguments of a call on these, or the shapes of the arguments from theirs."""
+        return operands if self.arguments is None else self.arguments(*operands)
 
     def names(self, dtype: str) -> tuple[str, str]:
         """``storage`` and ``accumulate`` of its row for this dtype: `tilewright.kernels.table.register`."""

@@ -16,16 +16,21 @@ from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, Symmet
 from tilewright.engine import run, simulate
 from tilewright.errors import (
     AccuracyError,
+    AccuracyWarning,
     MissingDataError,
     NotPositiveDefiniteError,
     RankDied,
     SchedulerError,
+    SingularMatrixError,
     WorkerDied,
 )
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.factor import tiled_cholesky
+from tilewright.linalg.lu import LUFactor, det, inv, lu, lu_factor, lu_solve, slogdet
+from tilewright.linalg.lu_graph import lu_graph
+from tilewright.linalg.matrix_norms import cond, norm
 from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.linalg.triangular import tri_inverse
 from tilewright.machine import Machine
@@ -50,6 +55,7 @@ __version__ = _version("tilewright")
 
 __all__ = [
     "AccuracyError",
+    "AccuracyWarning",
     "BACKENDS",
     "FORMATS",
     "RW",
@@ -61,6 +67,7 @@ __all__ = [
     "DenseOperator",
     "Distribution",
     "Handle",
+    "LUFactor",
     "Machine",
     "Message",
     "MessagePlan",
@@ -77,6 +84,7 @@ __all__ = [
     "RowBlocks",
     "Run",
     "SchedulerError",
+    "SingularMatrixError",
     "SolveInfo",
     "SparseOperator",
     "Store",
@@ -95,13 +103,22 @@ __all__ = [
     "cholesky_graph",
     "comm",
     "compare_schedulers",
+    "cond",
+    "det",
+    "inv",
     "logdet",
+    "lu",
+    "lu_factor",
+    "lu_graph",
+    "lu_solve",
     "matvec",
     "mpi",
+    "norm",
     "plot",
     "prepare",
     "run",
     "simulate",
+    "slogdet",
     "solve",
     "tiled_cholesky",
     "training",

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from tilewright.graph import Handle
 
 __all__ = [
-    "AccuracyError", "MissingDataError", "NotPositiveDefiniteError", "RankDied", "SchedulerError", "WorkerDied",
+    "AccuracyError", "AccuracyWarning", "MissingDataError", "NotPositiveDefiniteError", "RankDied", "SchedulerError",
+    "SingularMatrixError", "WorkerDied",
 ]  # fmt: skip
 
 
@@ -43,6 +44,35 @@ class AccuracyError(np.linalg.LinAlgError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.info, self.x)
+
+
+class AccuracyWarning(RuntimeWarning):
+    """A result may have few correct digits, or none: the message has growth and reciprocal condition."""
+
+
+class SingularMatrixError(np.linalg.LinAlgError):
+    """U of a factorisation A = P L U has an exact zero on its diagonal, so A has no inverse.
+
+    Attributes
+    ----------
+    index
+        Row and column of the first zero, from 0; LAPACK's info is one more.
+    task
+        Label of the panel's task, such as ``"getrf(6)"``.
+    """
+
+    def __init__(self, index: int, task: str, tile_size: int, size: int) -> None:
+        self.index = index
+        self.task = task
+        self._details = (tile_size, size)
+        offset = index // tile_size * tile_size
+        super().__init__(
+            f"{task}: U[{index},{index}] is exactly zero, the matrix is singular (row {index - offset} of a {size}-row "
+            f"tile at offset {offset})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.index, self.task, *self._details), self.__dict__
 
 
 class RankDied(RuntimeError):  # noqa: N818 - it says what happened

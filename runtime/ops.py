@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import Handle, Op, Task, Use
 from tilewright.kernels import gemm as _gemm
 from tilewright.kernels import gemml as _gemml
+from tilewright.kernels import getrf as _getrf
 from tilewright.kernels import hemm as _hemm
+from tilewright.kernels import lu as _lu
 from tilewright.kernels import narrow as _narrow
 from tilewright.kernels import potrf as _potrf
 from tilewright.kernels import syrk as _syrk
+from tilewright.kernels import tournament as _tournament
 from tilewright.kernels import trsm as _trsm
 from tilewright.kernels import trsml as _trsml
 from tilewright.kernels import trsmr as _trsmr
@@ -20,9 +25,11 @@ from tilewright.kernels.vectors import KERNELS as _VECTORS
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
-    "OPS", "blocks", "convert", "copy", "diagonal", "finite", "gemm", "gemml", "gemmlb", "hemm", "hemmd", "identity",
-    "mirror", "potrf", "scaled", "scalen", "split", "syrk", "tf32", "transpose", "tril", "trsm", "trsml",
-    "trsmr", "trtri", "unscaled", "widen", "zero",
+    "OPS", "blocks", "convert", "copy", "crown", "diag", "diagonal", "elect", "elect_last", "finite", "gauge", "gemm",
+    "gemml", "gemmlb", "gemmn", "getrf", "getrfn", "hemm", "hemmd", "identity", "match", "match_last", "mirror",
+    "potrf", "scaled", "scalen", "split", "squares", "swap", "swapc", "swpgemm", "swptrsm", "syrk", "take", "tf32",
+    "trade", "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr",
+    "trsmu", "trtri", "unscaled", "widen", "zero",
 ]  # fmt: skip
 
 
@@ -59,6 +66,38 @@ def _product(uses: tuple[Use, ...]) -> tuple[object, ...]:
 def _elimination(uses: tuple[Use, ...]) -> tuple[object, ...]:
     """(i,c,k) of an update of right-hand sides (i, c) by the unknowns (k, c)."""
     return *uses[-1].handle.index, uses[1].handle.index[0]
+
+
+def _panel(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(k) of the panel whose pivots are written last."""
+    return uses[-1].handle.index
+
+
+def _column(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(k,j) of the update of block column j by panel k."""
+    return *uses[0].handle.index, uses[-1].handle.index[1]
+
+
+def _last_column(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(j) of a task on block column j."""
+    return uses[-1].handle.index[1:]
+
+
+def _plain_update(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(i,j,k) of an update of tile (i, j) by tiles (i, k) and (k, j)."""
+    return *uses[2].handle.index, uses[1].handle.index[0]
+
+
+@cache
+def getrf(tiles: int) -> Op:
+    """The factorisation of a panel of so many tiles, 3 tiles - 1 units."""
+    return Op("getrf", weight=3 * tiles - 1, flops=_getrf.flops, indices=_panel)
+
+
+@cache
+def swpgemm(tiles: int) -> Op:
+    """Row exchanges, substitution and products in a block column of so many tiles, 6 tiles - 3 units."""
+    return Op("swpgemm", weight=6 * tiles - 3, flops=_lu.flops_swpgemm, indices=_column)
 
 
 def _not_positive_definite(task: Task, store: Store, info: int) -> Exception:
@@ -125,8 +164,39 @@ gemmlb = Op("gemmlb", weight=6, flops=_gemml.flops, indices=_elimination)
 hemm = Op("hemm", weight=12, flops=_hemm.flops, indices=_product)
 hemmd = Op("hemmd", weight=6, flops=_hemm.flops_diagonal, indices=_product)
 
+getrfn = Op("getrfn", weight=2, flops=_getrf.flops_plain, indices=_diagonal)
+gemmn = Op("gemmn", weight=6, flops=_lu.flops_gemmn, indices=_plain_update)
+trsmn = Op("trsmn", weight=3, flops=_lu.flops_trsmn, indices=_tile)
+trsmu = Op("trsmu", weight=3, flops=_lu.flops_trsmu, indices=_tile)
+swptrsm = Op("swptrsm", weight=3, flops=_lu.flops_swptrsm, indices=_column)
+swap = Op("swap", weight=0, indices=_last_column)
+swapc = Op("swapc", weight=0, indices=_diagonal)
+
 copy = Op("copy", weight=0, indices=_tile, explain=_not_finite)
 finite = Op("finite", weight=0, indices=_tile, explain=_not_finite)
+
+
+@cache
+def elect(tiles: int) -> Op:
+    """The candidates of so many tiles of a panel, 3 tiles - 1 units."""
+    return Op("elect", weight=3 * tiles - 1, flops=_tournament.flops_elect, indices=_tile)
+
+
+@cache
+def elect_last(tiles: int) -> Op:
+    """The same where these are all tiles of the panel: its pivots."""
+    return Op("electl", weight=3 * tiles - 1, flops=_tournament.flops_elect, indices=_diagonal)
+
+
+match = Op("match", weight=5, flops=_tournament.flops_match, indices=_tile)
+match_last = Op("matchl", weight=5, flops=_tournament.flops_match_last, indices=_diagonal)
+crown = Op("crown", weight=0, indices=_diagonal)
+take = Op("take", weight=0, indices=_column)
+trade = Op("trade", weight=0, indices=_tile)
+
+diag = Op("diag", weight=0, indices=_diagonal)
+gauge = Op("gauge", weight=0, indices=_tile, explain=_not_finite)
+squares = Op("squares", weight=0, indices=_tile)
 zero = Op("zero", weight=0, indices=_tile)
 tril = Op("tril", weight=0, indices=_diagonal, explain=_factor_not_finite)
 identity = Op("identity", weight=0, indices=_tile)

@@ -115,3 +115,90 @@ def random_sparse(shape, density, rng):
     places = rng.choice(shape[0] * shape[1], entries, replace=False)
     rows, columns = np.unravel_index(places, shape)
     return scipy.sparse.csr_array((rng.uniform(size=entries), (rows, columns)), shape=shape)
+
+
+GENERAL = tuple(range(1, 12))
+SINGULAR = (5, 6, 7)
+
+
+def first_zero_column(kind, n):
+    """Index of the first column that types 5, 6 and 7 set to zero: the first, the last, the last half."""
+    return {5: 0, 6: n - 1, 7: n // 2}[kind]
+
+
+@lru_cache(maxsize=256)
+def ge_matrix(kind, m, n, dtype="float64"):
+    """GE type 1 to 11 of LAPACK's ``dlatb4``, (m, n), as a read-only C-ordered array.
+
+    1 diagonal, 2 upper, 3 lower triangular, 4 random with condition 2, 5-7 with zero columns, 8 condition
+    sqrt(0.1/eps), 9 condition 0.1/eps, 10 scaled near underflow, 11 near overflow.
+    """
+    dtype = np.dtype(dtype)
+    eps, tiny = float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
+    k = min(m, n)
+    condition = {8: (0.1 / eps) ** 0.5, 9: 0.1 / eps}.get(kind, 2.0)
+    small = 0.25 * tiny / eps
+    values = condition ** -(np.arange(k) / max(k - 1, 1)) * {10: small, 11: 1 / small}.get(kind, 1.0)
+    a = np.zeros((m, n), complex if dtype.kind == "c" else float)
+    if kind == 1:
+        a[np.diag_indices(k)] = values
+    elif kind in (2, 3):
+        a += random_matrix(m, n, dtype)
+        a[np.diag_indices(k)] += 2
+        a = np.triu(a) if kind == 2 else np.tril(a)
+    elif k:
+        left, right = (_eigenvectors(size, dtype.kind)[:, :k] for size in (m, n))
+        a = (left * values) @ right[::-1].conj().T
+    if kind in SINGULAR and n:
+        a[:, first_zero_column(kind, n) : 1 if kind == 5 else None] = 0
+    a = a.astype(dtype)
+    a.flags.writeable = False
+    return a
+
+
+def lu_ratio(a, lu, piv):
+    """||L U - P A||_1 / (n ||A||_1 u)  [LAPACK ``dget01``]."""
+    (m, n), k, u = a.shape, min(a.shape), roundoff(a.dtype)
+    scale = 2.0 ** -round(np.log2(norm1(a) or 1))  # a power of two: exact, and no product overflows
+    wide = complex if a.dtype.kind == "c" else float
+    a, lu = a.astype(wide) * scale, lu.astype(wide)
+    for t, row in enumerate(piv):
+        a[[t, row]] = a[[row, t]]
+    lower = np.tril(lu[:, :k], -1) + np.eye(m, k)
+    residual = norm1(lower @ (np.triu(lu[:k]) * scale) - a)
+    return residual / (n * norm1(a) * u) if residual else 0.0
+
+
+def inverse_ratio(a, inverse):
+    """||I - A A^-1||_1 / (n ||A||_1 ||A^-1||_1 u)  [LAPACK ``dget03``]."""
+    u, wide = roundoff(a.dtype), complex if a.dtype.kind == "c" else float
+    scale = 2.0 ** -round(np.log2(norm1(a) or 1))
+    a, inverse, n = a.astype(wide) * scale, inverse.astype(wide) / scale, len(a)
+    return norm1(np.eye(n) - a @ inverse) / (n * norm1(a) * norm1(inverse) * u) if n else 0.0
+
+
+def wilkinson(n, c=1.0):
+    """1 on the diagonal and in the last column, -c below: partial pivoting exchanges nothing, growth (1 + c)^(n-1)."""
+    a = np.eye(n) - c * np.tril(np.ones((n, n)), -1)
+    a[:, -1] = 1
+    return a
+
+
+def foster(n, kh=2 / 3, c=1.0):
+    """Of a quadrature method for a Volterra equation [L. Foster, SIMAX 15 (1994)]."""
+    a = np.tril(np.full((n, n), -kh), -1) + (1 - kh / 2) * np.eye(n)
+    a[1:, 0] = -kh / 2
+    a[0, 0] = 1
+    a[:-1, -1] = -1 / c
+    a[-1, -1] = 1 - 1 / c - kh / 2
+    return a
+
+
+def wright(blocks, h=0.3):
+    """Of multiple shooting for a boundary value problem [S. Wright, SISSC 14 (1993)], order 2 blocks."""
+    step = scipy.linalg.expm(h * np.array([[-1 / 6, 1], [1, -1 / 6]]))
+    a = np.eye(2 * blocks)
+    for i in range(1, blocks):
+        a[2 * i : 2 * i + 2, 2 * i - 2 : 2 * i] = -step
+    a[:2, -2:] = np.eye(2)
+    return a

@@ -16,11 +16,15 @@ from tilewright.distribution import BlockCyclic
 from tilewright.graph import TaskGraph
 from tilewright.host.files import replacing
 from tilewright.linalg.cholesky import cholesky_graph
+from tilewright.linalg.lu_graph import lu_graph
 from tilewright.machine import Machine
 
 __all__ = ["compare", "report", "simulate"]
 
-ALGORITHMS: dict[str, Callable[[int], TaskGraph]] = {"cholesky": cholesky_graph}
+ALGORITHMS: dict[str, Callable[[int, int], TaskGraph]] = {
+    "cholesky": lambda nt, nb: cholesky_graph(nt),
+    "lu": lambda nt, nb: lu_graph(nt, nt, shape=(nt * nb, nt * nb), tile_size=nb),
+}
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -44,7 +48,7 @@ def _planned(command: F) -> F:
                 **{name: value for name, value in given.items() if value is not None},
             )  # fmt: skip
             owner = None if grid is None else BlockCyclic(*grid)
-            command(graph=ALGORITHMS[algorithm](nt), machine=machine, owner=owner, **options)
+            command(graph=ALGORITHMS[algorithm](nt, tile_size), machine=machine, owner=owner, **options)
 
     return _PLANNED(call)  # type: ignore[return-value] # wraps keeps what click knows of the command
 
@@ -144,7 +148,7 @@ def report(runs: Sequence[str], output: Path) -> None:
 
 
 def _data(graph: TaskGraph, machine: Machine) -> dict[str, Any]:
-    """Data of a graph of Cholesky: a random positive definite matrix."""
+    """Data of a graph of Cholesky or LU: a random positive definite matrix."""
     from tilewright.linalg.gallery import random_spd
     from tilewright.tiles import TiledMatrix
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from tilewright.arguments import is_chunked
 from tilewright.backends import check_call, find_engine
+from tilewright.distribution import BlockCyclic, chosen_owner, near_square
 from tilewright.engine import run
 from tilewright.graph import TaskGraph
+from tilewright.linalg.by_columns import ByColumns
 from tilewright.linalg.chunked import Chunks
 from tilewright.linalg.device import DeviceColumns, DeviceTriangle
 from tilewright.linalg.matrix import Matrix, Triangle, is_device_tensor
@@ -120,6 +122,15 @@ class Call:
             return Chunks(self.a, self.engine, self.workers, overwrite=overwrite, triangle=False)
         return Matrix(self.a, overwrite=overwrite, what=what)
 
+    def by_columns(self, *, overwrite: bool = False, square: bool = False, what: str = "the matrix a") -> Any:
+        """The first matrix, m x n, as tiles by columns: a `ByColumns`, or what does the same for chunks."""
+        if self.chunked:
+            chunks = Chunks(self.a, self.engine, self.workers, overwrite=overwrite, triangle=False, order="F")
+            if square and chunks.shape[0] != chunks.shape[1]:
+                raise ValueError(f"{what} must be square, not {chunks.shape[0]} x {chunks.shape[1]}")
+            return chunks
+        return ByColumns(self.a, overwrite=overwrite, square=square, what=what)
+
     def triangle(self, *, lower: bool = True, overwrite: bool = False, what: str = "the matrix a") -> Any:
         """A triangle of the first matrix as tiles: a `Triangle`, or what does the same for chunks and on a device."""
         if self.on_device:
@@ -141,6 +152,14 @@ class Call:
     def count(self, most: int | None = None) -> int:
         """How many workers there are; ``most`` are of use."""
         return self.engine.workers(self.workers, most)
+
+    def rank_rows(self) -> int:
+        """Over how many ranks a column of tiles is dealt out: P of the block-cyclic distribution, 1 in one process."""
+        ranks = self.engine.rank_count(self.workers)
+        owner = chosen_owner(self.options) if ranks > 1 else None
+        if owner is None:
+            owner = near_square(ranks)
+        return owner.P if isinstance(owner, BlockCyclic) else 1
 
     # ---------------------------------------------------------------- run
 

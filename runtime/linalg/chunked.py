@@ -34,15 +34,17 @@ class Chunks:
         Which triangle is read.
     triangle
         Whether the matrix is square and only a triangle of it is read; else all of it is.
+    order
+        Of the tiles of the result.
     """
 
     in_place = turned = clear = False
 
     def __init__(
         self, a: Any, engine: Any, workers: int | None, *, lower: bool = True, overwrite: bool = False,
-        triangle: bool = True,
+        triangle: bool = True, order: str = "C",
     ) -> None:  # fmt: skip
-        self.given, self.lower, self.triangle = a, lower, triangle
+        self.given, self.lower, self.triangle, self.order = a, lower, triangle, order
         self.shape = _check(a, overwrite, triangle)
         self.n = self.shape[0]
         self.dtype = factor_dtype(a.dtype)
@@ -72,7 +74,7 @@ class Chunks:
         from tilewright.backends.dask.remote import RemoteTiles
 
         S = self.tiles
-        return RemoteTiles(S.shape, S.tile_size, dtype or S.dtype, upper=not self.lower)
+        return RemoteTiles(S.shape, S.tile_size, dtype or S.dtype, order=self.order, upper=not self.lower)
 
     def result(self, target: RemoteTiles) -> Any:
         """A dask.array with the chunks that were given.

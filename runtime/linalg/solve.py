@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.arguments import dense, is_tensor, like
 from tilewright.backends import check_call
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg import ladder
+from tilewright.linalg.general import looks_positive_definite, solve_general
 from tilewright.linalg.matrix import Triangle, is_device_tensor
 from tilewright.linalg.problem import Problem
 from tilewright.linalg.refinement import METHODS
@@ -31,7 +33,7 @@ def solve(
     a: Any,
     b: Any,
     *,
-    assume_a: str = "pos",
+    assume_a: str | None = "pos",
     lower: bool = True,
     precision: Any = "auto",
     refine: str = "auto",
@@ -45,7 +47,7 @@ def solve(
     return_info: bool = False,
     **options: Any,
 ) -> Any:
-    """Solve A x = b to FP64 accuracy, for a symmetric or Hermitian positive definite A.
+    """Solve A x = b: to FP64 accuracy for a symmetric or Hermitian positive definite A, by LU for any other.
 
     The factor is computed in low precision and the solution refined with FP64 residuals [1]_, [2]_; where that does not
     converge, the next precision of the ladder bf16, bf16x3, fp32, fp64 takes over and goes on from what was found.
@@ -56,7 +58,10 @@ def solve(
         Any of LAPACK's four dtypes, or integers. Only the triangle named by ``lower`` is read.
     b : (n,) or (n, m) array_like or torch tensor
     assume_a
-        ``"pos"``: positive definite.
+        ``"pos"``: positive definite. ``"gen"``: anything, by LU with partial pivoting in the wider dtype of a and b
+        (`lu_factor`), or as ``precision`` "fp32" or "fp64" says; x has that dtype, and `AccuracyWarning` says where it
+        may not be worth much. None looks: a matrix that equals its conjugate transpose and has a positive diagonal
+        is taken for positive definite until that fails.
     precision
         Where to begin: ``"auto"`` looks at a principal submatrix (`tilewright.linalg.ladder`), and on a CPU leaves out
         bf16x3; ``"bf16"``, ``"fp16"``, ``"tf32"``, ``"bf16x3"``, ``"fp32"``, ``"fp64"``; or a `PrecisionMap`. Complex
@@ -90,6 +95,8 @@ def solve(
     NotPositiveDefiniteError
         The FP64 factorisation found a leading minor that is not positive definite; ``.order`` is LAPACK's info. Low
         precisions never decide that.
+    SingularMatrixError
+        With "gen": U has an exact zero on its diagonal. A `numpy.linalg.LinAlgError`.
     AccuracyError
         Some right-hand side has a backward error above n u, u = 2^-53. A `numpy.linalg.LinAlgError` with ``.info`` and
         the best ``.x``.
@@ -124,6 +131,7 @@ def solve(
     began = perf_counter()
     check_call(solve, options, backend)
     _check_names(assume_a, precision, refine)
+    how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers}
     lower, fallback, return_info = flag(lower, "lower"), flag(fallback, "fallback"), flag(return_info, "return_info")
     check_finite, check_symmetric = flag(check_finite, "check_finite"), flag(check_symmetric, "check_symmetric")
     tile_size = None if tile_size is None else positive(tile_size, "tile_size")
@@ -141,6 +149,29 @@ def solve(
     outer = Stage(backend, scheduler, workers, options).engine
     given = a
     a, b = outer.everywhere(outer.argument(a)), outer.everywhere(outer.argument(b))
+    if assume_a == "gen" or (assume_a is None and not looks_positive_definite(dense(a, "the matrix a"))):
+        x, info = solve_general(solve, a, b, precision, check_finite, tile_size, {**how, "options": stage.options},
+                                return_info)  # fmt: skip
+        x = outer.result(x if not is_tensor(given) or is_tensor(x) else like(x, given))
+        return (x, info) if return_info else x
+    if assume_a is None:
+        try:
+            return solve(
+                given,
+                b,
+                lower=lower,
+                precision=precision,
+                refine=refine,
+                fallback=fallback,
+                check_finite=check_finite,
+                tile_size=tile_size,
+                return_info=return_info,
+                **how,
+                **options,
+            )
+        except NotPositiveDefiniteError:
+            return solve(given, b, assume_a="gen", check_finite=check_finite, tile_size=tile_size,
+                         return_info=return_info, **how, **options)  # fmt: skip
     with outer.agreement() as facts:
         matrix = Triangle(a, lower=lower)
         columns = RightHandSide(b, matrix.n)
@@ -182,8 +213,8 @@ def _finished(problem: Problem, began: float) -> tuple[Any, SolveInfo]:
 
 
 def _check_names(assume_a: Any, precision: Any, refine: Any) -> None:
-    if not (isinstance(assume_a, str) and assume_a == "pos"):
-        raise ValueError(f"assume_a must be 'pos', not {shown(assume_a)}: only positive definite systems are solved")
+    if assume_a is not None and not (isinstance(assume_a, str) and assume_a in ("pos", "gen")):
+        raise ValueError(f"assume_a must be 'pos', 'gen' or None, not {shown(assume_a)}")
     if not isinstance(precision, PrecisionMap):
         choice(precision, "precision", ("auto", *ladder.ROUNDOFF))
     choice(refine, "refine", ("auto", *METHODS))

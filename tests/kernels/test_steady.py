@@ -35,8 +35,17 @@ def cut(values, layout, offset):
     return tile
 
 
+def kernel(op, dtype):
+    return lookup(op, "cpu", *TILE_OPS[op].names(dtype)).function
+
+
+def own(op):
+    """The order in which its kernels take tiles, and the other one."""
+    return ("columns", "rows") if TILE_OPS[op].by_columns else ("rows", "columns")
+
+
 def result(op, tiles, function):
-    function(*tiles)
+    function(*TILE_OPS[op].called(*tiles))
     written = tiles[-TILE_OPS[op].written :]
     return [
         np.tril(tile).tobytes() if op in ("potrf", "syrk") else np.ascontiguousarray(tile).tobytes() for tile in written
@@ -47,7 +56,7 @@ def result(op, tiles, function):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_do_not_depend_on_alignment_or_leading_dimension(library, op, dtype):
     """Views that begin at every offset within a cache line, packed and cut out, in every library."""
-    function = lookup(op, "cpu", dtype, dtype).function
+    function, (order, _) = kernel(op, dtype), own(op)
     item = np.dtype(dtype).itemsize
     for m, n, k in (
         (5, 8, 6),
@@ -60,21 +69,21 @@ def test_bits_do_not_depend_on_alignment_or_leading_dimension(library, op, dtype
         (40, 8, 1),
     ):
         values = operands(op, dtype, m, n, k)
-        expected = result(op, [cut(v, "rows", 0) for v in values], function)
+        expected = result(op, [cut(v, order, 0) for v in values], function)
         offsets = range(0, 64, min(item, 8)) if m == 5 else (item % 64, 24 if item <= 8 else 48)
         for offset in offsets:
-            for layout in ("rows", "strided rows"):
+            for layout in (order, f"strided {order}"):
                 assert result(op, [cut(v, layout, offset) for v in values], function) == expected, (m, offset, layout)
 
 
-@pytest.mark.parametrize("op", ["potrf", "trsm", "syrk", "gemm", "hemm", "trsml", "gemml"])
+@pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_do_not_depend_on_the_order_of_memory(library, op, dtype):
-    function = lookup(op, "cpu", dtype, dtype).function
+    function, (order, other) = kernel(op, dtype), own(op)
     values = operands(op, dtype, 37, 29, 41)
     right = {"hemm": (1, 2, 3, 4), "trsml": (1,), "gemml": (1, 2)}.get(op, ())  # right-hand sides are C-ordered
-    expected = result(op, [cut(v, "rows", 0) for v in values], function)
-    for layout in ("columns", "strided columns"):
+    expected = result(op, [cut(v, order, 0) for v in values], function)
+    for layout in (other, f"strided {other}"):
         tiles = [cut(v, "rows" if place in right else layout, 8) for place, v in enumerate(values)]
         assert result(op, tiles, function) == expected
 

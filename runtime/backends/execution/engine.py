@@ -150,6 +150,10 @@ class Engine:
         """A `tilewright.backends.ranks.home.Home` for data that stays; None if that is this process."""
         return None
 
+    def rank_count(self, workers: int | None) -> int:
+        """Over how many ranks a run with so many workers deals out the tiles; 1 in one process."""
+        return 1
+
     def keep(self, array: np.ndarray) -> np.ndarray:
         """The array, or a copy of it in memory from which many runs can take it without copying it each time."""
         return array

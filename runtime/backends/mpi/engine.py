@@ -93,6 +93,9 @@ class MpiPool(Mpi):
         ranks = self._ranks(workers)
         return ranks * per_rank(workers, ranks)
 
+    def rank_count(self, workers: int | None) -> int:
+        return self._ranks(workers)
+
     def _ranks(self, workers: int | None, graph: TaskGraph | None = None) -> int:
         if self.pool is not None:
             return self.pool.ranks

@@ -91,6 +91,9 @@ class MpiRank(Mpi):
         self._agreement.settle()
         return RankHome(copied(data) if copy else data, ranks, owner, self.comm, self.synchronous)
 
+    def rank_count(self, workers: int | None) -> int:
+        return int(self.comm.size)
+
     def execute(
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:

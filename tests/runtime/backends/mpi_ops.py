@@ -43,6 +43,11 @@ def sleep(x: Any, seconds: float) -> None:
     time.sleep(seconds)
 
 
+def killed_panel(tiles: Any, pivots: Any) -> None:
+    """The factorisation of a panel during which the process is killed."""
+    os.kill(os.getpid(), 9)
+
+
 def wait_then_sleep(flag: str, seconds: float) -> None:
     """Say by a file that the run is under way."""
     with open(flag, "w"):

@@ -238,6 +238,20 @@ def solutions() -> Any:
     ]  # fmt: skip
 
 
+def general_systems() -> Any:
+    a, b = np.random.default_rng(0).standard_normal((40, 40)), np.ones((40, 2))
+    wanted, here = tw.lu_factor(a, tile_size=9, update="tile", backend="serial"), rank == 1
+    factor = tw.lu_factor(a, tile_size=9, backend="mpi")
+    rooted = tw.lu_factor(a if here else None, tile_size=9, backend="mpi", root=1, gather="root")
+    x = tw.solve(a if here else None, b if here else None, assume_a="gen", tile_size=9, backend="mpi", root=1)
+    return [
+        np.array_equal(factor.lu, wanted.lu), np.array_equal(factor.piv, wanted.piv), factor.norms == wanted.norms,
+        np.array_equal(factor.solve(b), wanted.solve(b)), factor.det() == wanted.det(), (rooted is None) != here,
+        not here or np.array_equal(rooted.lu, wanted.lu), np.allclose(a @ x, b),
+        np.array_equal(tw.inv(a, tile_size=9, backend="mpi"), wanted.inv()),
+    ]  # fmt: skip
+
+
 def not_positive_definite() -> Any:
     a = A.copy()
     a[70, 70] = -1

@@ -835,6 +835,7 @@ SAME = {
     "rows_are_missing_on_one_rank": "ValueError",
     "sixteen_bits": [True, True],
     "solutions": [True] * 6,
+    "general_systems": [True] * 9,
     "wrong_values": [["ValueError"], ["ValueError"], ["ValueError"], ["TypeError"]],
     "dense_operator": [True] * 8,
     "prepared_loops": [

@@ -241,7 +241,9 @@ def test_ranks_are_those_of_the_pool():
     for backend in ("serial", "threads"):
         with pytest.raises(ValueError, match=f"pool and comm are for backend 'mpi', not '{backend}'"):
             tw.matvec(A, x, backend=backend, pool=pool)
-    with pytest.raises(TypeError, match="matvec: unknown option workers; it takes ranks=, how many processes hold the data"):
+    with pytest.raises(
+        TypeError, match="matvec: unknown option workers; it takes ranks=, how many processes hold the data"
+    ):
         tw.matvec(A, x, backend="mpi", workers=3)
 
 

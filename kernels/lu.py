@@ -1,0 +1,214 @@
+"""The updates of an LU factorisation, on tiles by columns: products, substitutions, and both with row exchanges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from tilewright.kernels import reference
+from tilewright.kernels.blas import Library
+from tilewright.kernels.columns import calls, columns_of, no_exchange, on_strip, smallest_normal
+from tilewright.kernels.getrf import magnitude
+from tilewright.kernels.swaps import swap_rows
+from tilewright.kernels.tile_op import TileOp
+
+__all__ = ["GEMMN", "SWPGEMM", "SWPTRSM", "TRSMN", "TRSMU", "flops_gemmn", "flops_swpgemm", "flops_swptrsm",
+           "flops_trsmn", "flops_trsmu"]  # fmt: skip
+
+Shape = tuple[int, ...]
+
+
+def flops_gemmn(a: Shape, b: Shape, c: Shape) -> float:
+    """2 m n k for op(A) (m, k), B (k, n), C (m, n)."""
+    return 2.0 * c[0] * c[1] * b[0]
+
+
+def flops_trsmn(t: Shape, x: Shape) -> float:
+    """k^2 n for T (k, k), X (k, n)."""
+    return float(x[0] ** 2 * x[1])
+
+
+def flops_trsmu(u: Shape, a: Shape) -> float:
+    """m k^2 for U (k, k), A (m, k)."""
+    return float(a[0] * a[1] ** 2)
+
+
+def flops_swptrsm(piv: Shape, l: Shape, tiles: Sequence[Shape]) -> float:  # noqa: E741
+    """k^2 n: the exchanges are none."""
+    return float(piv[0] ** 2 * tiles[0][1])
+
+
+def flops_swpgemm(piv: Shape, panel: Sequence[Shape], tiles: Sequence[Shape]) -> float:
+    """k^2 n + 2 (m - k) k n."""
+    m, n, k = sum(tile[0] for tile in tiles), tiles[0][1], piv[0]
+    return float(k**2 * n + 2 * (m - k) * k * n)
+
+
+def build_gemmn(library: Library, letter: str) -> Callable[..., None] | None:
+    """C := C - op(A) B; ``flag`` "N", "T" or "C"."""
+    blas = calls(library, letter)
+    if blas is None:
+        return None
+    multiply = blas.gemm
+
+    def gemmn(a: np.ndarray, b: np.ndarray, c: np.ndarray, flag: str = "N") -> None:
+        p, k = a.shape if flag == "N" else a.shape[::-1]
+        if c.shape != (p, b.shape[1]) or len(b) != k:
+            raise ValueError(f"gemmn: A {a.shape}, B {b.shape} and C {c.shape} do not fit C - A B (flag {flag})")
+        target = columns_of(c)
+        multiply(columns_of(a), columns_of(b), target, flag.encode())
+        if target is not c:
+            np.copyto(c, target)
+
+    return gemmn
+
+
+def build_trsmn(library: Library, letter: str) -> Callable[..., None] | None:
+    """X := op(T)^-1 X with the lower triangle of T, whose diagonal counts as ones, or the upper one, whose does not.
+
+    ``part`` is "L" or "U", ``flag`` "N", "T" or "C". Libraries may form 1/t_ii: with a subnormal one on the diagonal,
+    where that overflows, unknowns are found one after the other by division.
+    """
+    blas = calls(library, letter)
+    if blas is None:
+        return None
+    left = blas.left
+
+    def trsmn(t: np.ndarray, x: np.ndarray, part: str = "L", flag: str = "N") -> None:
+        k = len(x)
+        if min(t.shape) < k:
+            raise ValueError(f"trsmn: T {t.shape} and X {x.shape} do not fit T^-1 X")
+        t = columns_of(t[:k, :k])
+        target = columns_of(x)
+        if part == "U" and _overflows(t.diagonal()):
+            _by_division(t, target, flag)
+        else:
+            left(t, target, part.encode(), flag.encode(), b"U" if part == "L" else b"N")
+        if target is not x:
+            np.copyto(x, target)
+
+    return trsmn
+
+
+def build_trsmu(library: Library, letter: str) -> Callable[..., None] | None:
+    """A := A U^-1 with the upper triangle of the tile on the diagonal."""
+    blas = calls(library, letter)
+    if blas is None:
+        return None
+    right = blas.right
+
+    def trsmu(u: np.ndarray, a: np.ndarray) -> None:
+        k = a.shape[1]
+        if min(u.shape) < k:
+            raise ValueError(f"trsmu: U {u.shape} and A {a.shape} do not fit A U^-1")
+        u = columns_of(u[:k, :k])
+        if _overflows(u.diagonal()):
+            turned = a.T.copy(order="F")
+            _by_division(u, turned, "T")
+            a[...] = turned.T
+            return
+        target = columns_of(a)
+        right(u, target, b"U", b"N", b"N")
+        if target is not a:
+            np.copyto(a, target)
+
+    return trsmu
+
+
+def _overflows(diagonal: np.ndarray) -> bool:
+    found = magnitude(diagonal)
+    return bool(((found < smallest_normal(diagonal.dtype)) & (found > 0)).any())
+
+
+def _by_division(u: np.ndarray, x: np.ndarray, flag: str) -> None:
+    """X := op(U)^-1 X, U upper, row by row in NumPy."""
+    t = u if flag == "N" else u.T if flag == "T" else u.conj().T
+    n = len(u)
+    scale = t.real.dtype.type(2.0 ** (-np.finfo(t.dtype).minexp // 2))
+    with np.errstate(all="ignore"):
+        for i in reversed(range(n)) if flag == "N" else range(n):
+            others = slice(i + 1, n) if flag == "N" else slice(0, i)
+            x[i] -= t[i, others] @ x[others]
+            if t.dtype.kind == "c" and 0 < magnitude(t[i, i]) < smallest_normal(t.dtype) * 4:
+                x[i] = x[i] / (t[i, i] * scale) * scale  # NumPy forms 1/t on the way
+            else:
+                x[i] /= t[i, i]
+
+
+def build_swptrsm(library: Library, letter: str) -> Callable[..., None] | None:
+    """The rows of a block column exchanged as the panel's were, then the first tile: A_k := L_kk^-1 A_k."""
+    blas = calls(library, letter)
+    if blas is None:
+        return None
+    left = blas.left
+
+    def swptrsm(piv: np.ndarray, l: np.ndarray, tiles: Sequence[np.ndarray]) -> None:  # noqa: E741
+        swap_rows(piv, tiles)
+        k = len(piv)
+        target = columns_of(tiles[0])
+        if len(target) != k:
+            raise ValueError(f"swptrsm: {k} pivots for a tile of {len(target)} rows")
+        left(columns_of(l[:, :k]), target, b"L", b"N", b"U")
+        if target is not tiles[0]:
+            np.copyto(tiles[0], target)
+
+    return swptrsm
+
+
+def build_swpgemm(library: Library, letter: str) -> Callable[..., None] | None:
+    """`swptrsm` and all products of a block column: A_i := A_i - L_ik A_k, in one call of the library."""
+    blas = calls(library, letter)
+    if blas is None:
+        return None
+
+    def swpgemm(piv: np.ndarray, panel: Sequence[np.ndarray], tiles: Sequence[np.ndarray]) -> None:
+        k = len(piv)
+
+        def update(l: np.ndarray, a: np.ndarray) -> None:  # noqa: E741
+            swap_rows(piv, [a])
+            blas.left(l[:k, :k], a[:k], b"L", b"N", b"U")
+            if len(a) > k:
+                blas.gemm(l[k:, :k], a[:k], a[k:])
+
+        on_strip(lambda below: on_strip(lambda a: update(below, a), tiles), panel, written=False)
+
+    return swpgemm
+
+
+_Spec = Iterator[tuple[bool, tuple[int, ...], str]]
+
+
+def _product(m: int, n: int, k: int) -> _Spec:
+    yield from ((False, (m, k), ""), (False, (k, n), ""), (True, (m, n), ""))
+
+
+def _transposed_product(m: int, n: int, k: int) -> _Spec:
+    yield from ((False, (k, m), ""), (False, (k, n), ""), (True, (m, n), ""))
+
+
+def _substitution(m: int, n: int, k: int) -> _Spec:
+    yield from ((False, (m, m), "triangle"), (True, (m, n), ""))
+
+
+def _from_the_right(m: int, n: int, k: int) -> _Spec:
+    yield from ((False, (n, n), "triangle"), (True, (m, n), ""))
+
+
+def _block_column(m: int, n: int, k: int) -> _Spec:
+    yield from ((False, (m + k, m), "triangle"), (True, (m + k, n), ""))
+
+
+GEMMN = TileOp("gemmn", build_gemmn, reference.gemmn, flops_gemmn, operands=_product, by_columns=True,
+               adjoint=((_transposed_product, ("T",)),))  # fmt: skip
+TRSMN = TileOp("trsmn", build_trsmn, reference.trsmn, flops_trsmn, ("trsm", "trsm"), operands=_substitution,
+               by_columns=True, adjoint=tuple((_substitution, how) for how in (("L", "T"), ("U", "N"), ("U", "T"))),
+               )  # fmt: skip
+TRSMU = TileOp("trsmu", build_trsmu, reference.trsmu, flops_trsmu, ("trsm", "trsm"), operands=_from_the_right,
+               by_columns=True)  # fmt: skip
+SWPTRSM = TileOp("swptrsm", build_swptrsm, reference.swptrsm, flops_swptrsm, ("trsm", "trsm"),
+                 named=(False, True, True), operands=_substitution, by_columns=True,
+                 arguments=lambda t, a: (no_exchange(t), t, [a]))  # fmt: skip
+SWPGEMM = TileOp("swpgemm", build_swpgemm, reference.swpgemm, flops_swpgemm, named=(False, True, True),
+                 operands=_block_column, by_columns=True,
+                 arguments=lambda t, a: (no_exchange(t), [t], [a]))  # fmt: skip

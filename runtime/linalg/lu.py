@@ -1,0 +1,700 @@
+"""LU factorisations of general matrices: the calls, and the factor that they return."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tilewright.arguments import is_chunked, is_tensor, like
+from tilewright.errors import SingularMatrixError
+from tilewright.graph import RW, Handle, R, TaskGraph, W
+from tilewright.kernels.swaps import permutation
+from tilewright.linalg.call import Call
+from tilewright.linalg.lu_graph import PIVOTING, UPDATES, bottom_level, insert_lu
+from tilewright.linalg.tuning import lu_plan
+from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
+from tilewright.runs.run import Run
+from tilewright.scalars import choice, flag, whole
+from tilewright.schedulers import Policy
+from tilewright.tiles import TiledMatrix
+
+__all__ = ["LUFactor", "Slogdet", "det", "factor_with", "inv", "lu", "lu_factor", "lu_solve", "slogdet"]
+
+
+class Slogdet(NamedTuple):
+    """What `numpy.linalg.slogdet` returns: det A = sign exp(logabsdet)."""
+
+    sign: Any
+    logabsdet: Any
+
+
+_PANEL = 64_000_000  # bytes of a panel that one rank is not to gather any more
+
+
+# ------------------------------------------------------------------ graphs
+
+
+@lru_cache(maxsize=32)
+def _factor_graph(
+    shape: tuple[int, int], nb: int, pivoting: str, update: str, in_place: bool, check: bool, dtype: str,
+    ranks: int = 1, leaf: int = 1,
+) -> TaskGraph:  # fmt: skip
+    """The graph behind `lu_factor`: tiles are copied and measured, then factored; ``D[k]`` is the diagonal of U."""
+    m, n = shape
+    mt, nt = -(-m // nb), -(-n // nb)
+    g = TaskGraph(f"lu {m} x {n} tile_size={nb} {pivoting}")
+    A, S = g.handles("A"), g.handles("S")
+    sizes = lambda i, j: (1, 1 + min(nb, n - j * nb) + min(nb, m - i * nb))  # noqa: E731
+    M = g.handles("M", shape=sizes, dtype="float64", keep=True)
+    for j in range(nt):
+        for i in range(mt):
+            if in_place and check:
+                g.insert(gauge, R(A[i, j]), W(M[i, j]), check)
+            elif not in_place:
+                g.insert(gauge, R(S[i, j]), W(M[i, j]), W(A[i, j]), check)
+    insert_lu(g, A, mt, nt, pivoting, update, ranks, leaf, shape, nb, dtype)
+    D = g.handles("D", shape=lambda k: min(m - k * nb, n - k * nb, nb), dtype=dtype, keep=True)
+    for k in range(min(mt, nt)):
+        g.insert(diag, R(A[k, k]), W(D[k]))
+    if ranks == 1 and pivoting != "tournament":
+        g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update)
+    g.recipe = _factor_graph, (shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf)
+    return g
+
+
+@lru_cache(maxsize=32)
+def solve_graph(nt: int, nc: int, trans: int, check: bool) -> TaskGraph:
+    """X := op(A)^-1 B from P A = L U: ``LU[i,j]``, ``piv[k]``, ``B[i,c]``, ``X[i,c]``, for nc columns of tiles."""
+    g = TaskGraph(f"lu_solve nt={nt} nc={nc} trans={trans}")
+    T, piv, B, X = g.handles("LU"), g.handles("piv"), g.handles("B"), g.handles("X")
+    flag = "NTC"[trans]
+    for c in range(nc if nt else 0):
+        for i in range(nt):
+            g.insert(copy, R(B[i, c]), W(X[i, c]), *["all"] * check)
+        swaps = [R(piv[k]) for k in range(nt)], [RW(X[i, c]) for i in range(nt)]
+        if not trans:
+            g.insert(swap, *swaps)  # X := P X
+        _substitute(g, T, X, nt, c, "L" if not trans else "U", flag)
+        _substitute(g, T, X, nt, c, "U" if not trans else "L", flag)
+        if trans:
+            g.insert(swap, *swaps, True)  # X := P^T X
+    g.recipe = solve_graph, (nt, nc, trans, check)
+    return g
+
+
+def _substitute(g: TaskGraph, T: Any, X: Any, nt: int, c: int, part: str, flag: str = "N", first: int = 0) -> None:
+    """Insert X_c := op(T)^-1 X_c with one triangle of T, for the rows from ``first`` on."""
+    forward = (part == "L") == (flag == "N")
+    for k in range(first, nt) if forward else reversed(range(first, nt)):
+        g.insert(trsmn, R(T[k, k]), RW(X[k, c]), part, flag)  # X_k := op(T_kk)^-1 X_k
+        for i in range(k + 1, nt) if forward else reversed(range(first, k)):
+            tile = T[i, k] if flag == "N" else T[k, i]
+            g.insert(gemmn, R(tile), R(X[k, c]), RW(X[i, c]), flag)  # X_i := X_i - op(T)_ik X_k
+
+
+@lru_cache(maxsize=32)
+def inverse_graph(nt: int) -> TaskGraph:
+    """X := U^-1 L^-1 P, handles ``LU[i,j]``, ``piv[k]``, ``X[i,j]`` [1]_.
+
+    Block column j of L^-1 begins at row j: 4/3 n^3 flops.
+
+    .. [1] LAPACK ?getri.
+    """
+    g = TaskGraph(f"lu inverse nt={nt}")
+    T, piv, X = g.handles("LU"), g.handles("piv"), g.handles("X")
+    for j in range(nt):
+        for i in range(nt):
+            g.insert(identity if i == j else zero, W(X[i, j]))
+        _substitute(g, T, X, nt, j, "L", first=j)
+        _substitute(g, T, X, nt, j, "U")
+    for i in range(nt):
+        g.insert(swapc, [R(piv[k]) for k in range(nt)], [RW(X[i, j]) for j in range(nt)], True)
+    g.recipe = inverse_graph, (nt,)
+    return g
+
+
+# ------------------------------------------------------------------ the factor
+
+
+class LUFactor:
+    """A factorisation P A = L U. It unpacks as SciPy's pair: ``lu, piv = tw.lu_factor(A)``.
+
+    Attributes
+    ----------
+    lu
+        (m, n): U on and above the diagonal, L below it; the ones on its diagonal are not stored.
+    piv
+        (min(m, n),) int32: row t was exchanged with row piv[t], one after the other, counted from 0.
+    info
+        LAPACK's: 0, or i > 0 if u_ii, counted from 1, is the first exact zero on the diagonal of U.
+    norms
+        max |a_ij|, the 1-norm and the infinity norm of A; NaN where A was overwritten without ``check_finite``, which
+        is a look at every number.
+    run
+        The `Run` of the factorisation.
+    """
+
+    def __init__(
+        self, lu: Any, piv: np.ndarray, diagonal: np.ndarray, norms: tuple[float, float, float], tile_size: int,
+        run: Run | None, how: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.lu, self.piv, self.norms, self.tile_size, self.run = lu, piv, norms, tile_size, run
+        self._diagonal, self._how = diagonal, how
+        self.info = _info(diagonal)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.lu, self.piv))
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return (self.lu, self.piv)[index]
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        return f"LUFactor({m} x {n}, {self._diagonal.dtype}, info={self.info})"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return tuple(self.lu.shape)
+
+    @property
+    def L(self) -> Any:  # noqa: N802 - as in the formula; so below
+        """(m, min(m, n)), unit lower triangular."""
+        a = _array(self.lu)
+        k = min(a.shape)
+        lower = np.tril(a[:, :k], -1)
+        lower[np.diag_indices(k)] = 1
+        return like(lower, self.lu)
+
+    @property
+    def U(self) -> Any:  # noqa: N802
+        """(min(m, n), n), upper triangular."""
+        a = _array(self.lu)
+        return like(np.triu(a[: min(a.shape)]), self.lu)
+
+    @property
+    def perm(self) -> np.ndarray:
+        """(m,): ``A[perm]`` is L U."""
+        return permutation(np.asarray(self.piv), self.shape[0])
+
+    @property
+    def growth(self) -> float:
+        """max |u_ij| / max |a_ij|; 1 for a matrix of zeros. ValueError where `norms` are not known."""
+        self._check_norms("growth")
+        a, largest = _array(self.lu), 0.0
+        for j in range(0, a.shape[1], self.tile_size):
+            block = a[: min(a.shape[0], j + self.tile_size), j : j + self.tile_size]
+            with np.errstate(all="ignore"):
+                largest = max(largest, float(np.abs(np.triu(block, -j)).max(initial=0)))
+        return largest / self.norms[0] if self.norms[0] else 1.0
+
+    def rcond(self, norm: Any = 1) -> float:
+        """An estimate of 1 / (||A|| ||A^-1||) in the 1-norm or, with ``norm=np.inf``, the infinity norm; 0 if singular.
+
+        A few solves with L and U [LAPACK ?gecon].
+        """
+        from scipy.linalg import get_lapack_funcs
+
+        if norm not in (1, np.inf):
+            raise ValueError(f"norm must be 1 or numpy.inf, not {norm!r}")
+        self._check_square("rcond")
+        self._check_norms("rcond")
+        a = np.asfortranarray(_array(self.lu))
+        if self.info or not a.size:
+            return 0.0 if self.info else np.inf
+        routine: Any = get_lapack_funcs("gecon", [a])
+        found, _ = routine(a, self.norms[1 if norm == 1 else 2], norm="1" if norm == 1 else "I")
+        return float(found)
+
+    def solve(self, b: Any, trans: int = 0) -> Any:
+        """x with A x = b, or A^T x = b (``trans=1``), or A^H x = b (2): see `lu_solve`."""
+        how = {**self._how, **self._how["options"]}
+        return lu_solve(self, b, trans, **{name: value for name, value in how.items() if name != "options"})
+
+    def slogdet(self) -> Slogdet:
+        """(sign, log |det A|); (0, -inf) if A is singular. Never overflows."""
+        self._check_square("slogdet")
+        diagonal = self._diagonal
+        swaps = int(np.count_nonzero(np.asarray(self.piv) != np.arange(len(self.piv))))
+        kind = diagonal.dtype.type
+        if self.info:
+            return Slogdet(kind(0), diagonal.real.dtype.type(-np.inf))
+        size = np.abs(diagonal)
+        sign = np.prod(diagonal / size) * (-1) ** swaps if len(size) else 1
+        return Slogdet(kind(sign), np.log(size).sum(dtype=np.float64).astype(diagonal.real.dtype))
+
+    def det(self) -> Any:
+        """det A, float64 or complex128; 0 if A is singular, inf or 0 where it is too large or small for FP64."""
+        self._check_square("det")
+        diagonal = self._diagonal
+        wide = diagonal.astype(np.complex128 if diagonal.dtype.kind == "c" else np.float64)
+        if self.info:
+            return wide.dtype.type(0)
+        parts, exponents = np.frexp(np.abs(wide))
+        sign = self.slogdet().sign
+        value, exponent = 1.0, int(exponents.sum())
+        for part in parts.tolist():
+            value *= part
+            if value < 0.5**500:
+                value, exponent = value * 2.0**500, exponent - 500
+        with np.errstate(over="ignore", under="ignore"):
+            magnitude = np.ldexp(value, exponent)
+            unit = wide.dtype.type(sign)
+            unit = unit / abs(unit)
+            return wide.dtype.type(magnitude * unit) if magnitude else wide.dtype.type(0)
+
+    def inv(self) -> Any:
+        """A^-1, (n, n), by columns. 4/3 n^3 flops. SingularMatrixError if u_ii = 0."""
+        self._check_square("inv")
+        self.check_regular()
+        call = Call(inv, _array(self.lu), **self._how)
+        return like(_inverse(self, call), self.lu)
+
+    def check_regular(self) -> None:
+        """SingularMatrixError if there is an exact zero on the diagonal of U."""
+        _check_regular(self.info, self.shape[0], self.tile_size)
+
+    def _check_norms(self, what: str) -> None:
+        if np.isnan(self.norms).all() and len(self.piv):
+            raise ValueError(f"{what} needs norms of the matrix, which was overwritten and not looked at; pass "
+                             f"check_finite=True or overwrite_a=False")  # fmt: skip
+
+    def _check_square(self, what: str) -> None:
+        if self.shape[0] != self.shape[1]:
+            raise ValueError(f"{what} is for square matrices, not {self.shape[0]} x {self.shape[1]}")
+
+
+def _info(diagonal: np.ndarray) -> int:
+    """LAPACK's: the number of the first exact zero, from 1; 0 if there is none."""
+    zeros = np.flatnonzero(diagonal == 0)
+    return int(zeros[0]) + 1 if len(zeros) else 0
+
+
+def _check_regular(info: int, n: int, nb: int) -> None:
+    """SingularMatrixError for an info that is not 0."""
+    if info:
+        panel = (info - 1) // nb
+        raise SingularMatrixError(info - 1, f"getrf({panel})", nb, min(nb, n - panel * nb))
+
+
+def _array(lu: Any) -> np.ndarray:
+    """A factor as an array."""
+    if isinstance(lu, np.ndarray):
+        return lu
+    if isinstance(lu, TiledMatrix):
+        return lu.to_numpy()
+    return np.asarray(lu.numpy() if is_tensor(lu) else lu.compute())
+
+
+# ------------------------------------------------------------------ calls
+
+
+def lu_factor(
+    a: Any,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    *,
+    pivoting: str | None = None,
+    tile_size: int | None = None,
+    update: str | None = None,
+    backend: str | None = None,
+    scheduler: str | Policy = "critical-path",
+    workers: int | None = None,
+    return_run: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> Any:
+    """LU factorisation with row exchanges, P A = L U [1]_.
+
+    Parameters
+    ----------
+    a : (m, n) array_like, torch tensor or TiledMatrix
+        float32, float64, complex64 or complex128; integers become float64. Any memory order and shape.
+    overwrite_a
+        Let the factor take the place of ``a`` where its columns are contiguous: saves the memory of one matrix.
+    check_finite
+        Look for NaN and infinities first.
+    pivoting
+        ``"partial"``: the pivot of a column is its largest entry, |Re| + |Im|, of equal ones the highest, over all
+        tiles: LAPACK's pivots where no other is within rounding. ``"tournament"``: rows are chosen in matches between
+        tiles [2]_, one exchange of messages a panel; entries of L may be larger than 1. ``"none"``: no exchanges, for
+        matrices that are diagonally dominant; look at ``.growth``. By default partial, and on several ranks by
+        tournament where a panel has 64 MB or more.
+    tile_size
+        Rows and columns of a tile, nb; chosen by default.
+    update
+        ``"tile"`` or ``"column"``: tasks of the update, see `lu_graph`. Chosen with the tile size; bits depend on both.
+    backend, scheduler, workers, options
+        See `tilewright.run`.
+    return_run
+        Also return the `Run`, also found as ``.run``.
+    progress
+        Draw a progress bar on standard error.
+
+    Returns
+    -------
+    factor : LUFactor
+        Unpacks as ``lu, piv``, which is what `scipy.linalg.lu_factor` returns: ``lu`` in Fortran order.
+    run : Run
+        Only with ``return_run``.
+
+    Warns
+    -----
+    scipy.linalg.LinAlgWarning
+        U is exactly singular. The factor is returned; to solve with it is refused.
+
+    Raises
+    ------
+    ValueError
+        ``a`` is not 2-D, has NaN or infinities, is read-only with ``overwrite_a``; a number or name is wrong.
+    TypeError
+        The dtype is not one of the four and not an integer.
+
+    Notes
+    -----
+    m n^2 - n^3/3 flops for m >= n, four times that for complex numbers; m n words beside ``a``. The bits of the
+    factor depend on the matrix, the tile size, the kind of update and the BLAS in use, and on nothing else.
+
+    References
+    ----------
+    .. [1] LAPACK ?getrf.
+    .. [2] L. Grigori, J. Demmel, H. Xiang, CALU: a communication optimal LU factorization algorithm, SIMAX 32 (2011).
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> lu, piv = tw.lu_factor(np.array([[1.0, 2.0], [2.0, 8.0]]))
+    >>> lu
+    array([[ 2. ,  8. ],
+           [ 0.5, -2. ]])
+    >>> piv
+    array([1, 1], dtype=int32)
+    """
+    call = Call(lu_factor, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
+                return_run=return_run, chunks=True)  # fmt: skip
+    factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, update)
+    result = call.result(factor)
+    known = (result[0] if call.return_run else result) is not None and options.get("gather") != "none"
+    if factor.info and known:  # a rank that does not get the factor does not know
+        _warn_singular(factor.info)
+    return result
+
+
+def _warn_singular(info: int, level: int = 3) -> None:
+    from scipy.linalg import LinAlgWarning
+
+    message = f"Diagonal number {info} is exactly zero. Singular matrix."
+    warnings.warn(message, LinAlgWarning, stacklevel=level)
+
+
+def factor_with(
+    call: Call, overwrite: Any, check_finite: Any, pivoting: str | None, tile_size: int | None, update: str | None,
+    *, square: bool = False,
+) -> LUFactor:  # fmt: skip
+    """The factor of the call's matrix."""
+    overwrite, check_finite = flag(overwrite, "overwrite_a"), flag(check_finite, "check_finite")
+    if pivoting is not None:
+        choice(pivoting, "pivoting", PIVOTING)
+    if update is not None:
+        choice(update, "update", UPDATES)
+    with call.agreement() as facts:
+        matrix = call.by_columns(overwrite=overwrite, square=square)
+        workers, here = call.count(), call.here and not call.chunked
+        nb = call.tile_size(tile_size, matrix, lambda k, workers: lu_plan(k, workers, here)[0])
+        update = update or lu_plan(min(matrix.shape), workers, here, nb)[1]
+        source = matrix.source(nb)
+        ranks = call.rank_rows()
+        if pivoting is None:
+            large = matrix.shape[0] * nb * matrix.dtype.itemsize >= _PANEL
+            pivoting = "tournament" if ranks > 1 and large else "partial"
+        leaf = source.mt if ranks > 1 else 4
+        facts.update(shape=source.shape, dtype=str(matrix.dtype), tile_size=nb, overwrite_a=overwrite, update=update,
+                     pivoting=pivoting)  # fmt: skip
+        if check_finite and matrix.in_place and call.has_data:
+            matrix.check_finite()
+    target = matrix.target()
+    dealt = 1 if update == "column" and pivoting == "partial" else ranks
+    graph = _factor_graph(
+        matrix.shape, nb, pivoting, update, matrix.in_place, check_finite, str(matrix.dtype), dealt, max(leaf, 1)
+    )  # fmt: skip
+    data = {"A": target} if matrix.in_place else {"A": target, "S": source}
+    record = call.run(graph, data, first=matrix.check_finite if check_finite and not matrix.in_place else None)
+    starts = range(0, min(matrix.shape), nb)
+    piv = np.arange(min(matrix.shape), dtype=np.int32)
+    diagonal = np.ones(min(matrix.shape), matrix.dtype)
+    for k, start in enumerate(starts):
+        local, on_diagonal = (record.store[Handle(name, (k,))] for name in ("piv", "D"))
+        if local is not None and pivoting != "none":
+            piv[start : start + nb] = local + np.int32(start)
+        if on_diagonal is not None:
+            diagonal[start : start + nb] = on_diagonal
+    norms = _norms(record["M"] if len(source) else {}, source)
+    if matrix.in_place and not check_finite:
+        norms = np.nan, np.nan, np.nan
+    how = {"backend": call.backend, "scheduler": call.scheduler, "workers": call.workers, "options": call.options}
+    return LUFactor(matrix.result(target), piv, diagonal, norms, nb, record, how)
+
+
+def _norms(sizes: Any, tiles: TiledMatrix) -> tuple[float, float, float]:
+    """Largest entry, 1-norm and infinity norm from what `gauge` found."""
+    columns, rows, largest = np.zeros(tiles.shape[1]), np.zeros(tiles.shape[0]), 0.0
+    for (_, (i, j)), found in sizes.items():
+        if found is None:  # on another rank
+            continue
+        down, along = tiles.rows(i), tiles.columns(j)
+        width = along.stop - along.start
+        largest = max(largest, float(found[0, 0]))
+        columns[along] += found[0, 1 : 1 + width]
+        rows[down] += found[0, 1 + width :]
+    return largest, float(columns.max(initial=0)), float(rows.max(initial=0))
+
+
+def lu_solve(
+    lu_and_piv: Any,
+    b: Any,
+    trans: int = 0,
+    check_finite: bool = True,
+    *,
+    tile_size: int | None = None,
+    backend: str = "threads",
+    scheduler: str | Policy = "critical-path",
+    workers: int | None = None,
+    return_run: bool = False,
+    **options: Any,
+) -> Any:
+    """Solve A x = b from the factor of A [1]_.
+
+    Parameters
+    ----------
+    lu_and_piv
+        What `lu_factor` returned, ours or SciPy's.
+    b : (n,) or (n, k) array_like or torch tensor
+        One right-hand side, or one in each column.
+    trans
+        0: A x = b. 1: A^T x = b. 2: A^H x = b.
+    check_finite
+        Look for NaN and infinities in b.
+    tile_size
+        Rows of a tile; by default that of the factor.
+    backend, scheduler, workers, options
+        See `tilewright.run`.
+    return_run
+        Also return the `Run`.
+
+    Returns
+    -------
+    x
+        Of the shape of b, in the wider of the two dtypes; a tensor if one was given.
+    run : Run
+        Only with ``return_run``.
+
+    Raises
+    ------
+    SingularMatrixError
+        U has an exact zero on its diagonal: ``.index`` says where. A `numpy.linalg.LinAlgError`.
+    ValueError
+        Shapes that do not fit, a NaN or an infinity in b, another ``trans``.
+    TypeError
+        A dtype that is none of LAPACK's four and no integer.
+
+    Notes
+    -----
+    2 n^2 k flops.
+
+    References
+    ----------
+    .. [1] LAPACK ?getrs.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> tw.lu_solve(tw.lu_factor(np.array([[1.0, 2.0], [2.0, 8.0]])), [3.0, 10.0])
+    array([1., 1.])
+    """
+    check_finite = flag(check_finite, "check_finite")
+    trans = whole(trans, "trans", 0, 2)
+    if not isinstance(lu_and_piv, LUFactor | tuple | list) or len(lu_and_piv) != 2:
+        raise TypeError("lu_and_piv must be what lu_factor returned, a pair of matrix and row exchanges")
+    given, piv = lu_and_piv
+    known = lu_and_piv.tile_size if isinstance(lu_and_piv, LUFactor) else None
+    given = given.compute() if is_chunked(given) else given
+    call = Call(lu_solve, given, options, backend=backend, scheduler=scheduler, workers=workers,
+                return_run=return_run)  # fmt: skip
+    piv, b = call.argument(np.asarray(piv)), call.argument(b)
+    with call.agreement() as facts:
+        matrix = call.by_columns(what="lu", square=True)
+        n = matrix.shape[0]
+        columns = call.columns(b, n)
+        dtype = columns.dtype_with(matrix.dtype)
+        here = call.here
+        nb = call.tile_size(
+            known if tile_size is None else tile_size, matrix, lambda k, workers: lu_plan(k, workers, here)[0]
+        )
+        factor = matrix.factor(nb, dtype)
+        facts.update(shape=factor.shape, b=columns.shape, dtype=str(dtype), tile_size=nb, trans=trans)
+        piv = _checked_pivots(piv, n, call.has_data)
+        if call.has_data:
+            _check_regular(_info(factor.to_numpy().diagonal()), n, nb)
+    X = TiledMatrix.view(np.empty((n, columns.columns.shape[1]), dtype, "F"), nb)
+    parts = [piv[k : k + nb] - np.int32(k) for k in range(0, n, nb)]
+    data = {"LU": factor, "B": columns.tiles(nb, dtype), "X": X, "piv": parts}
+    call.run(solve_graph(factor.nt, X.nt, int(trans), check_finite), data,
+             first=columns.check_finite if check_finite else None)  # fmt: skip
+    return call.result(columns.result(X, given))
+
+
+def _checked_pivots(piv: np.ndarray, n: int, has_data: bool) -> np.ndarray:
+    """The exchanges as int32. ValueError for a row that is not there."""
+    if piv.shape != (n,) or piv.dtype.kind not in "iu":
+        raise ValueError(f"piv must be {n} row numbers, not {piv.shape} of {piv.dtype}")
+    if has_data and ((piv < np.arange(n)) | (piv >= n)).any():
+        raise ValueError(f"piv has a row that is none of its step's rows, from t to {n - 1}, counted from 0")
+    return piv.astype(np.int32, copy=False)
+
+
+def lu(
+    a: Any,
+    permute_l: bool = False,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    p_indices: bool = False,
+    *,
+    return_run: bool = False,
+    **how: Any,
+) -> Any:
+    """A = P L U, as `scipy.linalg.lu` returns it.
+
+    Parameters
+    ----------
+    a, overwrite_a, check_finite, return_run, how
+        See `lu_factor`.
+    permute_l
+        Return P L and U.
+    p_indices
+        Return row numbers p instead of P: A = L[p] U.
+
+    Returns
+    -------
+    P : (m, m), L : (m, k), U : (k, n), k = min(m, n)
+        Or what the flags say; P is real. With ``return_run`` the `Run` at the end.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> P, L, U = tw.lu(np.array([[1.0, 2.0], [2.0, 8.0]]))
+    >>> P @ L @ U
+    array([[1., 2.],
+           [2., 8.]])
+    """
+    permute_l, p_indices, return_run = (
+        flag(permute_l, "permute_l"),
+        flag(p_indices, "p_indices"),
+        flag(return_run, "return_run"),
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Diagonal number", category=RuntimeWarning)
+        factor, record = lu_factor(a, overwrite_a, check_finite, return_run=True, **how)
+    m = factor.shape[0]
+    order = factor.perm
+    back = np.empty(m, np.int32)  # A = L[back] U
+    back[order] = np.arange(m, dtype=np.int32)
+    lower, upper = factor.L, factor.U
+    if permute_l:
+        found: tuple[Any, ...] = (like(_array(lower)[back], a), upper)
+    elif p_indices:
+        found = (back if m and factor.shape[1] else np.zeros(0, np.int32), lower, upper)
+    else:
+        kind = _array(lower).real.dtype
+        size = m if factor.shape[1] else 0  # without columns SciPy has no P
+        P = np.zeros((size, size), kind)
+        if size:
+            P[order, np.arange(m)] = 1
+        found = (like(P, a), lower, upper)
+    return (*found, record) if return_run else found
+
+
+def inv(
+    a: Any,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    *,
+    return_run: bool = False,
+    tile_size: int | None = None,
+    pivoting: str | None = None,
+    backend: str = "threads",
+    scheduler: str | Policy = "critical-path",
+    workers: int | None = None,
+    **options: Any,
+) -> Any:
+    """The inverse of a square matrix, from its LU factor. To solve a system, `solve` is better and faster.
+
+    See `lu_factor` for arguments and errors; the result lies by columns.
+    2 n^3 flops.
+
+    Raises
+    ------
+    SingularMatrixError
+        U has an exact zero on its diagonal.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> tw.inv(np.array([[1.0, 2.0], [2.0, 8.0]]))
+    array([[ 2.  , -0.5 ],
+           [-0.5 ,  0.25]])
+    """
+    call = Call(inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run)
+    factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, None, square=True)
+    factor.check_regular()
+    return call.result(like(_inverse(factor, call), call.a))
+
+
+def _inverse(factor: LUFactor, call: Call) -> np.ndarray:
+    """Of the matrix that was factored, by columns."""
+    T = TiledMatrix.view(_array(factor.lu), factor.tile_size)
+    n, nb = factor.shape[0], factor.tile_size
+    x = np.empty((n, n), T.dtype, "F")
+    parts = [factor.piv[k : k + nb] - np.int32(k) for k in range(0, n, nb)]
+    call.run(inverse_graph(T.nt), {"LU": T, "piv": parts, "X": TiledMatrix.view(x, nb)})
+    return x
+
+
+def det(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any) -> Any:
+    """det A, float64 or complex128, as `scipy.linalg.det`; 0 if A is singular. 2/3 n^3 flops; see `lu_factor`.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> float(tw.det(np.array([[1.0, 2.0], [2.0, 8.0]])))
+    4.0
+    """
+    return _determined(det, a, overwrite_a, check_finite, how).det()
+
+
+def slogdet(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any) -> Slogdet:
+    """(sign, log |det A|), as `numpy.linalg.slogdet`; (0, -inf) if A is singular. See `lu_factor`.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> sign, logabsdet = tw.slogdet(1e200 * np.eye(3))
+    >>> float(sign), round(float(logabsdet), 6)
+    (1.0, 1381.551056)
+    """
+    return _determined(slogdet, a, overwrite_a, check_finite, how).slogdet()
+
+
+def _determined(routine: Any, a: Any, overwrite: Any, check_finite: Any, how: dict[str, Any]) -> LUFactor:
+    """The factor of a square matrix."""
+    plan = {name: how.pop(name) for name in ("backend", "scheduler", "workers", "progress") if name in how}
+    pivoting, tile_size, update = (
+        how.pop(*pair) for pair in (("pivoting", None), ("tile_size", None), ("update", None))
+    )
+    call = Call(routine, a, how, chunks=True, **plan)
+    return factor_with(call, overwrite, check_finite, pivoting, tile_size, update, square=True)

@@ -1,0 +1,377 @@
+"""Graphs of tiled LU factorisations: the loops."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from tilewright.arguments import LAPACK
+from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
+from tilewright.ops import (
+    crown,
+    elect,
+    elect_last,
+    gemmn,
+    getrf,
+    getrfn,
+    match,
+    match_last,
+    swap,
+    swpgemm,
+    swptrsm,
+    take,
+    trade,
+    trsmn,
+    trsmu,
+)  # fmt: skip
+from tilewright.scalars import choice, positive, whole
+
+__all__ = ["PIVOTING", "UPDATES", "bottom_level", "lu_graph", "lu_partial", "lu_plain", "task_count"]
+
+PIVOTING = ("partial", "tournament", "none")
+UPDATES = ("tile", "column")
+
+_MOST_TASKS = 10**9
+
+
+def lu_partial(g: TaskGraph, A: Handles, piv: Handles, mt: int, nt: int, update: str = "tile") -> None:
+    """Insert the right-looking tiled LU factorisation with partial pivoting, in place [1]_, [2]_.
+
+    The pivot of a column may be any row below, so a panel is one task over all tiles of its block column. Rows of
+    finished block columns are exchanged last, all at once: nobody waits for them.
+
+    .. [1] J. Kurzak et al., Achieving numerical accuracy and high performance using recursive tile LU factorization
+       with partial pivoting, Concurrency and Computation 26 (2014).
+    .. [2] LAPACK ?getrf.
+    """
+    for k in range(min(mt, nt)):
+        panel = range(k, mt)
+        g.insert(getrf(mt - k), [RW(A[i, k]) for i in panel], W(piv[k]))  # P A_k = L_k U_kk
+        for j in range(k + 1, nt):
+            column = [RW(A[i, j]) for i in panel]
+            if update == "column":
+                g.insert(swpgemm(mt - k), R(piv[k]), [R(A[i, k]) for i in panel], column)
+                continue
+            g.insert(swptrsm, R(piv[k]), R(A[k, k]), column)  # A_j := P A_j, A_kj := L_kk^-1 A_kj
+            for i in range(k + 1, mt):
+                g.insert(gemmn, R(A[i, k]), R(A[k, j]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_kj
+    _exchange_at_the_end(g, A, piv, mt, nt)
+
+
+def lu_across(
+    g: TaskGraph, A: Handles, piv: Handles, up: Handles, mt: int, nt: int, ranks: int, panel: Any = None
+) -> None:  # fmt: skip
+    """Insert the same for tile rows that lie on ``ranks`` ranks in turn, as in a block-cyclic distribution.
+
+    In each exchange a rank sends the rank of the panel's first tile what rises there, and gets what falls: two messages
+    a pair of ranks and block column. ``panel(k)`` inserts another choice of pivots than `getrf` of the whole panel.
+    """
+    for k in range(min(mt, nt)):
+        rows = [[i for i in range(k, mt) if i % ranks == (k + r) % ranks] for r in range(ranks)]
+        rows = [group for group in rows if group]
+        if panel is None:
+            g.insert(getrf(mt - k), [RW(A[i, k]) for i in range(k, mt)], W(piv[k]))
+        else:
+            panel(k, rows)
+        for j in range(k if ranks == 1 else 0, nt):  # alone, columns that are finished wait for the end
+            if j == k and panel is None:
+                continue
+            _exchange(g, A, piv, up, k, j, rows)
+            if j == k:
+                panel(k, None)
+            elif j > k:
+                g.insert(trsmn, R(A[k, k]), RW(A[k, j]))  # A_kj := L_kk^-1 A_kj
+        for j in range(k + 1, nt):
+            for i in range(k + 1, mt):
+                g.insert(gemmn, R(A[i, k]), R(A[k, j]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_kj
+    if ranks == 1:
+        _exchange_at_the_end(g, A, piv, mt, nt)
+
+
+def _exchange_at_the_end(g: TaskGraph, A: Handles, piv: Handles, mt: int, nt: int) -> None:
+    last = min(mt, nt)
+    for j in range(last - 1):
+        g.insert(swap, [R(piv[k]) for k in range(j + 1, last)], [RW(A[i, j]) for i in range(j + 1, mt)])
+
+
+def _exchange(g: TaskGraph, A: Handles, piv: Handles, up: Handles, k: int, j: int, rows: list[list[int]]) -> None:
+    """Insert the exchanges of panel k in block column j."""
+    first, others = rows[0], rows[1:]
+    if not others:
+        g.insert(swap, [R(piv[k])], [RW(A[i, j]) for i in first], label=(j, k))
+        return
+    places = [tuple(i - k for i in group) for group in rows]
+    for group, place in zip(others, places[1:], strict=True):
+        tiles = [RW(A[i, j]) for i in group]
+        g.insert(trade, R(piv[k]), R(A[k, j]), tiles, W(up[k, j, group[0]]), place)
+    ups = [R(up[k, j, group[0]]) for group in others]
+    g.insert(take, R(piv[k]), ups, [RW(A[i, j]) for i in first], tuple(places))
+
+
+def tournament(
+    g: TaskGraph, A: Handles, piv: Handles, rooms: tuple[Handles, Handles, Handles], leaf: int, nb: int
+) -> Any:
+    """Panels by tournament, for `lu_across`: candidates of ``leaf`` tiles of a rank each, matches in a binary tree."""
+    C, P, D = rooms
+
+    def panel(k: int, rows: list[list[int]] | None) -> None:
+        if rows is None:
+            g.insert(crown, R(D[k]), RW(A[k, k]))  # A_kk := L_kk U_kk of the rows chosen
+            for i in range(k + 1, below[0]):
+                g.insert(trsmu, R(A[k, k]), RW(A[i, k]))  # A_ik := A_ik U_kk^-1
+            return
+        below[0] = 1 + max(map(max, rows))
+        sets = [group[at : at + leaf] for group in rows for at in range(0, len(group), leaf)]
+        places = [tuple(i - k for i in tiles) for tiles in sets]
+        reads = [[R(A[i, k]) for i in tiles] for tiles in sets]
+        if len(sets) == 1:
+            g.insert(elect_last(len(sets[0])), W(piv[k]), reads[0], W(D[k]), places[0], nb, on=A[k, k])
+            return
+        for tiles, read, place in zip(sets, reads, places, strict=True):
+            at = tiles[0], k
+            g.insert(elect(len(tiles)), W(P[at]), read, W(C[at]), place, nb, on=A[at])
+        step, heads = 1, [(tiles[0], k) for tiles in sets]
+        while 2 * step < len(heads):
+            for one in range(0, len(heads) - step, 2 * step):
+                a, b = heads[one], heads[one + step]
+                g.insert(match, RW(P[a]), R(P[b]), R(C[b]), RW(C[a]))
+            step *= 2
+        a, b = heads[0], heads[step]
+        g.insert(match_last, W(piv[k]), R(P[a]), R(P[b]), R(C[a]), R(C[b]), W(D[k]), on=A[k, k])
+
+    below = [0]
+    return panel
+
+
+def lu_plain(g: TaskGraph, A: Handles, mt: int, nt: int) -> None:
+    """Insert the right-looking tiled LU factorisation without pivoting, in place."""
+    for k in range(min(mt, nt)):
+        g.insert(getrfn, RW(A[k, k]))  # A_kk = L_kk U_kk
+        for j in range(k + 1, nt):
+            g.insert(trsmn, R(A[k, k]), RW(A[k, j]))  # A_kj := L_kk^-1 A_kj
+        for i in range(k + 1, mt):
+            g.insert(trsmu, R(A[k, k]), RW(A[i, k]))  # A_ik := A_ik U_kk^-1
+        for i in range(k + 1, mt):
+            for j in range(k + 1, nt):
+                g.insert(gemmn, R(A[i, k]), R(A[k, j]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_kj
+
+
+def task_count(mt: int, nt: int, pivoting: str = "partial", update: str = "tile") -> int:
+    """How many tasks `lu_graph` has on one rank, with tournaments of single tiles."""
+    t = min(mt, nt)
+    beside = sum(nt - 1 - k for k in range(t))
+    below = sum(mt - 1 - k for k in range(t))
+    products = sum((mt - 1 - k) * (nt - 1 - k) for k in range(t))
+    if pivoting == "none":
+        return t + beside + below + products
+    if pivoting == "tournament":
+        matches = sum(2 * (mt - k) - 1 for k in range(t))
+        return matches + (t + beside) + t + beside + below + products + max(t - 1, 0)
+    return t + beside + (products if update == "tile" else 0) + max(t - 1, 0)
+
+
+def lu_graph(
+    mt: int,
+    nt: int,
+    pivoting: str = "partial",
+    update: str = "tile",
+    *,
+    ranks: int = 1,
+    leaf: int = 1,
+    shape: tuple[int, int] | None = None,
+    tile_size: int | None = None,
+    dtype: str = "float64",
+) -> TaskGraph:
+    """The task graph of the LU factorisation of mt x nt tiles, handles ``A[i,j]`` and pivots ``piv[k]``.
+
+    Parameters
+    ----------
+    mt, nt
+        Tile rows and columns.
+    pivoting
+        ``"partial"``: over the whole column, one task a panel. ``"tournament"``: rows chosen in matches between tiles,
+        as CALU does. ``"none"``: in diagonal tiles without exchanges.
+    update
+        ``"tile"``: one task for the row exchanges and the substitution of a block column, one for each product;
+        ``"column"``: one task for all of them. Bits depend on it. By tile with more ranks and with tournaments.
+    ranks
+        Ranks over which the tile rows of a block column are dealt out, P of a block-cyclic distribution: row exchanges
+        are then two messages a pair of them, panel and block column.
+    leaf
+        Tiles of a rank whose candidates are chosen by one task of a tournament.
+    shape, tile_size, dtype
+        Of the matrix: then a run finds the memory of ``piv[k]`` itself, int32: the swaps of panel k, counted from its
+        first row, from 0. Tournaments and more than one rank need them to run.
+
+    Returns
+    -------
+    graph
+        For mt = nt, in units of nb^3/3 flops, the work is 2 nt^3. With partial pivoting nt panels, nt (nt-1)/2
+        substitutions, nt (nt-1) (2 nt-1)/6 products and nt - 1 exchanges at the end, and a critical path of
+        3 nt (nt+1)/2 - nt + 9 (nt-1); without pivoting nt + nt (nt-1) + nt (nt-1) (2 nt-1)/6 tasks and 11 nt - 9. A
+        tournament takes 2 + 5 ceil(log2(nt-k)) for panel k instead of 3 (nt-k) - 1, and more work.
+
+    Raises
+    ------
+    ValueError
+        An unknown name, a negative number, a shape that has other tiles, or more than 10^9 tasks.
+    TypeError
+        ``mt`` or ``nt`` is not an integer.
+
+    Examples
+    --------
+    >>> from tilewright import lu_graph
+    >>> g = lu_graph(8, 8)
+    >>> len(g), g.critical_path().length
+    (183, 163.0)
+    >>> g.tasks[1], g.tasks[2], g.tasks[-1]
+    (swptrsm(0,1), gemmn(1,1,0), swap(6))
+    """
+    for name, extent in (("mt", mt), ("nt", nt)):
+        if whole(extent, name) < 0:
+            raise ValueError(f"{name} must not be negative, got {extent}")
+    choice(pivoting, "pivoting", PIVOTING)
+    choice(update, "update", UPDATES)
+    ranks, leaf = min(positive(ranks, "ranks"), max(mt, 1)), positive(leaf, "leaf")
+    choice(dtype, "dtype", LAPACK)
+    if (shape is None) != (tile_size is None):
+        raise ValueError("shape and tile_size say together how large the tiles are; give both or neither")
+    if tile_size is not None:
+        shape, tile_size = _checked_shape(shape), positive(tile_size, "tile_size")
+        if (-(-shape[0] // tile_size), -(-shape[1] // tile_size)) != (mt, nt):
+            raise ValueError(
+                f"shape {shape[0]} x {shape[1]} in tiles of tile_size={tile_size} is not {mt} x {nt} tiles"
+            )
+    if (count := task_count(mt, nt, pivoting, update)) > _MOST_TASKS:
+        raise ValueError(f"mt={mt}, nt={nt} make {count} tasks, more than a graph can hold; take larger tiles")
+    g = TaskGraph(f"lu mt={mt} nt={nt} {pivoting}")
+    insert_lu(g, g.handles("A"), mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype)
+    g.extents = {"A": (mt, nt)}
+    if ranks == 1 and pivoting != "tournament":
+        g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update)
+    g.recipe = _lu_graph, (mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype)
+    return g
+
+
+def _checked_shape(shape: Any) -> tuple[int, int]:
+    if not isinstance(shape, tuple | list) or len(shape) != 2:
+        raise TypeError(f"shape must be two numbers, (rows, columns), not {shape!r}")
+    rows, columns = (whole(extent, "an extent of shape", 0) for extent in shape)
+    return rows, columns
+
+
+def _lu_graph(mt: int, nt: int, pivoting: str, update: str, ranks: int, leaf: int, *sizes: Any) -> TaskGraph:
+    shape, tile_size, dtype = sizes
+    return lu_graph(mt, nt, pivoting, update, ranks=ranks, leaf=leaf, shape=shape, tile_size=tile_size, dtype=dtype)
+
+
+def insert_lu(
+    g: TaskGraph, A: Handles, mt: int, nt: int, pivoting: str, update: str, ranks: int = 1, leaf: int = 1,
+    shape: tuple[int, int] | None = None, tile_size: int | None = None, dtype: str = "float64",
+) -> None:  # fmt: skip
+    """Insert one of these factorisations, with rooms for all but A where sizes are known."""
+    if pivoting == "none":
+        lu_plain(g, A, mt, nt)
+        return
+    piv = pivots(g, shape, tile_size)
+    if pivoting == "partial" and ranks == 1:
+        lu_partial(g, A, piv, mt, nt, update)
+        return
+    up, *others = _rooms(g, shape, tile_size, dtype)
+    panel = tournament(g, A, piv, (others[0], others[1], others[2]), leaf, tile_size or 0)
+    lu_across(g, A, piv, up, mt, nt, ranks, panel if pivoting == "tournament" else None)
+
+
+def _rooms(g: TaskGraph, shape: tuple[int, int] | None, tile_size: int | None, dtype: str) -> list[Handles]:
+    """Rows on their way up; candidates and their places in the strip; the factor of the rows chosen."""
+    if shape is None or tile_size is None:
+        return [g.handles(name) for name in ("up", "C", "P", "crown")]
+    m, n, nb = *shape, tile_size
+
+    def height(i: int) -> int:
+        return min(nb, m - i * nb)
+
+    def width(j: int) -> int:
+        return min(nb, n - j * nb)
+
+    return [
+        g.handles("up", shape=lambda k, j, i: (height(k), width(j)), dtype=dtype),
+        g.handles("C", shape=lambda i, k: (width(k), width(k)), dtype=dtype),
+        g.handles("P", shape=lambda i, k: (width(k),), dtype="int32"),
+        g.handles("crown", shape=lambda k: (min(m - k * nb, width(k)), width(k)), dtype=dtype),
+    ]
+
+
+def pivots(g: TaskGraph, shape: tuple[int, int] | None, tile_size: int | None) -> Handles:
+    """Handles ``piv[k]``, with a room each where the sizes are known."""
+    if shape is None or tile_size is None:
+        return g.handles("piv")
+    m, n, nb = *shape, tile_size
+    return g.handles("piv", shape=lambda k: (min(m - k * nb, n - k * nb, nb),), dtype="int32", keep=True)
+
+
+@lru_cache(maxsize=64)
+def _panel_levels(mt: int, nt: int, pivoting: str, update: str) -> list[float]:
+    """P(k): bottom levels of the panels, or of the diagonal tiles."""
+    t = min(mt, nt)
+    levels = [0.0] * (t + 1)
+    for k in reversed(range(t)):
+        below, beside = k + 1 < mt, k + 1 < nt
+        own = 2 if pivoting == "none" else 3 * (mt - k) - 1
+        wide = 6 * (mt - k) - 3 if update == "column" and pivoting != "none" else 9 if below else 3
+        if pivoting == "none" and below != beside:
+            wide = 3
+        follows = wide if beside or (below and pivoting == "none") else 0
+        levels[k] = own + follows + levels[k + 1]
+    return levels
+
+
+def bottom_level(task: Task, mt: int, nt: int, pivoting: str = "partial", update: str = "tile") -> float:
+    """Length of the longest path from a task of `lu_graph` to the end, in units of nb^3/3 flops. O(1).
+
+    A block column j waits for its updates one after the other, and then its panel goes on. With weights getrf(k) =
+    3 (mt-k) - 1, swptrsm = 3, gemmn = 6, t = min(mt, nt) and P(t) = 0::
+
+        P(k)          3 (mt-k) - 1 + 9 + P(k+1)        2 + 9 + P(k+1) without pivoting
+        swptrsm(k,j)  9 (j-k) + P(j)                   9 (t-k) - 6 for j >= t
+        gemmn(i,j,k)  3 less than that                 6 (q-k) + what tile (i,j) begins with in step q = min(i,j)
+
+    Exchanges at the end lead nowhere and count 0; looking at a tile counts as the first task on it.
+    """
+    P = _panel_levels(mt, nt, pivoting, update)
+    t = min(mt, nt)
+    name = task.op.name
+    if name in ("swap", "diag"):
+        return 0
+    if name == "getrf":
+        return P[task.uses[-1].handle.index[0]]
+    if name == "gauge":
+        i, j = task.uses[0].handle.index
+        return _first_level(i, j, 0, mt, t, P, pivoting, update)
+    if name in ("swptrsm", "swpgemm"):
+        return _column_level(task.uses[0].handle.index[0], task.uses[-1].handle.index[1], mt, t, P, update)
+    if name != "gemmn":
+        i, j = task.uses[-1].handle.index
+        return _first_level(i, j, min(i, j), mt, t, P, pivoting, update)
+    (i, j), k = task.uses[2].handle.index, task.uses[1].handle.index[0]
+    if pivoting != "none":
+        return _column_level(k, j, mt, t, P, update) - 3
+    return 6 + _first_level(i, j, k + 1, mt, t, P, pivoting, update)
+
+
+def _column_level(k: int, j: int, mt: int, t: int, P: list[float], update: str) -> float:
+    """Of the first task of step k on block column j."""
+    last = min(j, t)
+    if update == "column":
+        steps = last - k
+        return steps * (6 * mt - 3) - 3 * (last * (last - 1) - k * (k - 1)) + (P[j] if j < t else 0)
+    return 9 * (j - k) + P[j] if j < t else 9 * (t - k) - 6
+
+
+def _first_level(i: int, j: int, k: int, mt: int, t: int, P: list[float], pivoting: str, update: str) -> float:
+    """Of the first task of step k on tile (i, j)."""
+    if pivoting != "none":
+        return P[j] if k == j else _column_level(k, j, mt, t, P, update)
+    q, r = min(i, j), max(i, j)
+    own = P[q] if i == j else 9 * (r - q) + P[r] if r < t else 9 * (t - q) - 6
+    return 6 * (q - k) + own

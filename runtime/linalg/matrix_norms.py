@@ -1,0 +1,131 @@
+"""Norms and condition numbers of matrices, from what tile tasks find."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from tilewright.arguments import numbers
+from tilewright.errors import SingularMatrixError
+from tilewright.graph import R, TaskGraph, W
+from tilewright.linalg.call import Call
+from tilewright.linalg.lu import inv
+from tilewright.linalg.tuning import lu_plan
+from tilewright.ops import gauge, squares
+from tilewright.scalars import shown
+from tilewright.schedulers import Policy
+
+__all__ = ["cond", "norm"]
+
+_ORDERS = (None, "fro", 1, -1, np.inf, -np.inf, 2, -2, "nuc")
+
+
+@lru_cache(maxsize=32)
+def _norm_graph(shape: tuple[int, int], nb: int, frobenius: bool) -> TaskGraph:
+    """What tiles contribute: handles ``A[i,j]``, ``M[i,j]``."""
+    (m, n), mt, nt = shape, -(-shape[0] // nb), -(-shape[1] // nb)
+    g = TaskGraph(f"norm {m} x {n} tile_size={nb}")
+    sizes = lambda i, j: (1, 1 + min(nb, n - j * nb) + min(nb, m - i * nb))  # noqa: E731
+    A, M = g.handles("A"), g.handles("M", shape=(1, 2) if frobenius else sizes, dtype="float64", keep=True)
+    for j in range(nt):
+        for i in range(mt):
+            g.insert(squares if frobenius else gauge, R(A[i, j]), W(M[i, j]), *[False] * (not frobenius))
+    g.recipe = _norm_graph, (shape, nb, frobenius)
+    return g
+
+
+def norm(
+    a: Any,
+    ord: Any = None,
+    *,
+    tile_size: int | None = None,
+    backend: str | None = None,
+    scheduler: str | Policy = "critical-path",
+    workers: int | None = None,
+    return_run: bool = False,
+    **options: Any,
+) -> Any:
+    """The norm of a matrix, as `numpy.linalg.norm`; float64.
+
+    Parameters
+    ----------
+    a : (m, n) array_like, torch tensor, TiledMatrix or dask.array
+    ord
+        None or ``"fro"``: Frobenius. 1, -1: largest, smallest column sum. `numpy.inf`, ``-numpy.inf``: of rows. 2, -2
+        and ``"nuc"``, which need singular values, are NumPy's, in this process.
+    tile_size, backend, scheduler, workers, options
+        See `lu_factor`.
+    return_run
+        Also return the `Run`.
+
+    Notes
+    -----
+    O(m n); NaN if there is one. The Frobenius norm neither overflows nor underflows on the way.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> float(tw.norm(np.array([[3.0, 0.0], [-4.0, 0.0]]))), float(tw.norm(np.array([[3.0, 0.0], [-4.0, 0.0]]), 1))
+    (5.0, 7.0)
+    """
+    _check_order(ord, "ord")
+    if ord in (2, -2, "nuc"):
+        if return_run:
+            raise ValueError(f"ord={ord!r} is computed by NumPy: there is no run to return")
+        return np.float64(np.linalg.norm(numbers(a, "the matrix a"), ord))
+    call = Call(norm, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run,
+                chunks=True)  # fmt: skip
+    with call.agreement() as facts:
+        matrix = call.by_columns()
+        A = matrix.source(call.tile_size(tile_size, matrix, lambda k, workers: lu_plan(k, workers, True)[0]))
+        facts.update(shape=A.shape, dtype=str(matrix.dtype), tile_size=A.tile_size)
+    record = call.run(_norm_graph(A.shape, A.tile_size, ord in (None, "fro")), {"A": A})
+    parts = {place: found for (_, place), found in (record["M"] if len(A) else {}).items() if found is not None}
+    if ord in (None, "fro"):
+        return call.result(np.float64(_frobenius(parts)))
+    if 0 in A.shape:
+        raise ValueError(f"the {ord}-norm of an empty matrix is not defined")
+    rows, along = abs(ord) != 1, np.zeros(A.shape[0 if abs(ord) != 1 else 1])
+    for (i, j), found in parts.items():
+        span, width = A.columns(j), A.columns(j).stop - A.columns(j).start
+        along[A.rows(i) if rows else span] += found[0, 1 + width :] if rows else found[0, 1 : 1 + width]
+    return call.result(along.max() if ord > 0 else along.min())
+
+
+def _check_order(given: Any, name: str) -> None:
+    if given is not None and (type(given) not in (int, float, str) or given not in _ORDERS[1:]):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, _ORDERS))}, not {shown(given)}")
+
+
+def _frobenius(parts: dict[Any, np.ndarray]) -> float:
+    tops = np.array([found[0, 0] for found in parts.values()])
+    top = tops.max(initial=0.0)
+    if not top or not np.isfinite(top):
+        return float(top)
+    return float(top * np.sqrt(sum(found[0, 1] * (found[0, 0] / top) ** 2 for found in parts.values())))
+
+
+def cond(a: Any, p: Any = None, **how: Any) -> Any:
+    """The condition number ||A|| ||A^-1||, as `numpy.linalg.cond`; inf if A is singular.
+
+    With ``p`` None, 2 or -2 it is NumPy's, from singular values; with 1, -1, `numpy.inf`, ``-numpy.inf`` and "fro" from
+    `norm` and `inv`, which take ``how``: 2 n^3 flops. For an estimate see ``lu_factor(a).rcond()``.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> float(tw.cond(np.diag([1.0, 4.0]), 1))
+    4.0
+    """
+    _check_order(p, "p")
+    if p in (None, 2, -2):
+        return np.linalg.cond(numbers(a, "the matrix a"), p)
+    if 0 in np.shape(a):
+        raise np.linalg.LinAlgError("cond is not defined for a matrix a without entries")
+    try:
+        inverse = inv(a, **how)
+    except SingularMatrixError:
+        return np.float64(np.inf)
+    return norm(a, p, **how) * norm(inverse, p, **how)

@@ -1,0 +1,187 @@
+"""The graphs of LU: counts, critical paths and levels in closed form, labels, edges."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+from matrices import DTYPES, lu_ratio, random_matrix
+
+import tilewright as tw
+from tilewright.linalg.lu import _factor_graph
+from tilewright.linalg.lu_graph import bottom_level, lu_graph, task_count
+
+SHAPES = [(m, n) for m in range(6) for n in range(6)] + [(8, 8), (12, 5), (5, 12)]
+KINDS = [("partial", "tile"), ("partial", "column"), ("none", "tile")]
+
+
+@pytest.mark.parametrize(("nt", "tasks"), [(1, 1), (2, 4), (4, 24), (8, 176), (16, 1376)])
+def test_partial_pivoting_has_as_many_tasks_as_the_loop_says(nt, tasks):
+    g = lu_graph(nt, nt)
+    assert len(g) == tasks + nt - 1 == task_count(nt, nt)  # and nt - 1 exchanges at the end
+    names = [task.op.name for task in g]
+    assert names.count("getrf") == nt and names.count("swptrsm") == nt * (nt - 1) // 2
+    assert names.count("gemmn") == nt * (nt - 1) * (2 * nt - 1) // 6 and names.count("swap") == nt - 1
+
+
+@pytest.mark.parametrize(("nt", "length"), [(1, 2), (2, 16), (3, 33), (4, 53), (8, 163), (16, 527)])
+def test_critical_path_with_a_panel_of_one_task(nt, length):
+    path = lu_graph(nt, nt).critical_path()
+    assert path.length == length == 3 * nt * (nt + 1) // 2 - nt + 9 * (nt - 1)
+    names = [task.op.name for task in path.tasks if task.op.weight]
+    assert names == ["getrf", "swptrsm", "gemmn"] * (nt - 1) + ["getrf"]
+
+
+@pytest.mark.parametrize("nt", [1, 2, 3, 8, 16])
+def test_critical_path_and_tasks_without_pivoting(nt):
+    g = lu_graph(nt, nt, "none")
+    assert g.critical_path().length == 11 * nt - 9
+    assert len(g) == nt + nt * (nt - 1) + nt * (nt - 1) * (2 * nt - 1) // 6
+
+
+@pytest.mark.parametrize("nt", [1, 2, 4, 8, 16])
+def test_updates_by_column_are_one_task_each(nt):
+    g = lu_graph(nt, nt, update="column")
+    assert len(g) == nt + nt * (nt - 1) // 2 + nt - 1
+    length = sum(3 * (nt - k) - 1 for k in range(nt)) + sum(3 + 6 * (nt - k - 1) for k in range(nt - 1))
+    assert g.critical_path().length == length
+
+
+@pytest.mark.parametrize(("nt", "ratio"), [(8, 6.3), (16, 15.5), (24, 25.5), (32, 35.8)])
+def test_a_panel_of_one_task_feeds_about_nt_workers(nt, ratio):
+    length = 3 * nt * (nt + 1) / 2 - nt + 9 * (nt - 1)
+    assert 2 * nt**3 / length == pytest.approx(ratio, abs=0.05)
+
+
+@pytest.mark.parametrize(("pivoting", "update"), KINDS)
+@pytest.mark.parametrize("nt", [0, 1, 2, 5, 9])
+def test_work_of_a_square_is_two_thirds_of_its_cube(nt, pivoting, update):
+    assert lu_graph(nt, nt, pivoting, update).work() == 2 * nt**3
+
+
+@pytest.mark.parametrize(("pivoting", "update"), KINDS)
+@pytest.mark.parametrize(("mt", "nt"), SHAPES)
+def test_closed_form_of_bottom_levels_is_the_reverse_sweep(mt, nt, pivoting, update):
+    g = lu_graph(mt, nt, pivoting, update)
+    assert len(g) == task_count(mt, nt, pivoting, update)
+    assert g.bottom_levels() == g.bottom_levels([task.op.weight for task in g])
+
+
+@pytest.mark.parametrize(("pivoting", "update"), KINDS)
+@pytest.mark.parametrize("in_place", [True, False])
+def test_closed_form_holds_with_copies(in_place, pivoting, update):
+    for m, n in ((9, 9), (10, 4), (4, 10)):
+        g = _factor_graph((m, n), 3, pivoting, update, in_place, True, "float64")
+        assert g.bottom_levels() == g.bottom_levels([task.op.weight for task in g])
+
+
+def test_levels_are_those_of_the_docstring():
+    g = lu_graph(4, 4)
+    assert [bottom_level(g.task(label), 4, 4) for label in ("getrf(3)", "getrf(2)", "getrf(0)")] == [2, 16, 53]
+    assert bottom_level(g.task("swptrsm(0,3)"), 4, 4) == 9 * 3 + 2
+    assert bottom_level(g.task("gemmn(2,3,0)"), 4, 4) == 9 * 3 - 3 + 2
+    assert bottom_level(g.task("swap(1)"), 4, 4) == 0
+
+
+def test_labels_name_panel_column_and_tile():
+    labels = [task.label for task in lu_graph(3, 3)]
+    assert labels == [
+        "getrf(0)", "swptrsm(0,1)", "gemmn(1,1,0)", "gemmn(2,1,0)", "swptrsm(0,2)", "gemmn(1,2,0)", "gemmn(2,2,0)",
+        "getrf(1)", "swptrsm(1,2)", "gemmn(2,2,1)", "getrf(2)", "swap(0)", "swap(1)",
+    ]  # fmt: skip
+    assert [task.label for task in lu_graph(2, 2, update="column")] == [
+        "getrf(0)",
+        "swpgemm(0,1)",
+        "getrf(1)",
+        "swap(0)",
+    ]
+    assert [task.label for task in lu_graph(2, 2, "none")][:4] == [
+        "getrfn(0)",
+        "trsmn(0,1)",
+        "trsmu(1,0)",
+        "gemmn(1,1,0)",
+    ]
+
+
+def test_exchanges_in_finished_columns_wait_for_all_pivots_and_nobody_for_them():
+    g = lu_graph(5, 5)
+    for task in g:
+        if task.op.name == "swap":
+            j = task.writes[0].index[1]
+            assert {p.label for p in g.predecessors(task)} >= {f"getrf({k})" for k in range(j + 1, 5)}
+            assert not g.successors(task)
+
+
+def test_a_panel_is_a_group_and_its_pivots_are_a_room():
+    g = lu_graph(3, 2, shape=(8, 5), tile_size=3)
+    panel = g.task("getrf(1)")
+    assert panel.groups == (2, -1) and [str(h) for h in panel.writes] == ["A[1,1]", "A[2,1]", "piv[1]"]
+    assert [g.rooms["piv"].of(tw.Handle("piv", (k,)))[0] for k in range(2)] == [(3,), (2,)]
+    a = np.random.default_rng(0).standard_normal((8, 5))
+    tiles = tw.TiledMatrix.view(a.copy(order="F"), 3)
+    again = pickle.loads(pickle.dumps(g))
+    run = tw.run(again, {"A": tiles}, workers=2)
+    piv = tw.lu_factor(a, tile_size=3).piv
+    assert np.array_equal(np.concatenate([found + 3 * h.index[0] for h, found in run["piv"].items()]), piv)
+
+
+@pytest.mark.parametrize("workers", [2, 8, 16])
+def test_simulated_time_is_near_its_bound(workers):
+    g = lu_graph(16, 16)
+    run = tw.simulate(g, tw.Machine(workers=workers, gamma=1.0))
+    assert run.bounds.lower / run.makespan > 0.8
+
+
+@pytest.mark.parametrize(("nt", "length"), [(1, 2), (2, 18), (4, 60), (8, 164), (16, 412), (32, 988)])
+def test_critical_path_of_a_tournament(nt, length):
+    g = lu_graph(nt, nt, "tournament")
+    assert g.critical_path().length == length
+    assert length == sum(11 + 5 * math.ceil(math.log2(nt - k)) for k in range(nt - 1)) + 2
+    assert len(g) == task_count(nt, nt, "tournament")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "n", "nb"), [(20, 20, 6), (25, 14, 4), (14, 25, 4), (5, 5, 8), (9, 3, 8), (17, 5, 4)])
+def test_ranks_change_no_bit_of_partial_pivoting_and_tournaments_are_stable(m, n, nb, dtype):
+    a = random_matrix(m, n, dtype)
+
+    def factored(**how):
+        tiles = tw.TiledMatrix.view(np.asfortranarray(a).copy(order="F"), nb)
+        g = lu_graph(tiles.mt, tiles.nt, shape=(m, n), tile_size=nb, dtype=dtype, **how)
+        run = tw.run(g, {"A": tiles}, workers=2)
+        return tiles.to_numpy(), np.concatenate([p + nb * h.index[0] for h, p in run["piv"].items()])
+
+    wanted = factored()
+    for ranks in (2, 3):
+        for found, right in zip(factored(ranks=ranks), wanted, strict=True):
+            assert np.array_equal(found, right)
+        for leaf in (1, 4):
+            assert lu_ratio(a, *factored(ranks=ranks, leaf=leaf, pivoting="tournament")) < 30
+
+
+@pytest.mark.parametrize(("P", "Q", "nt"), [(2, 1, 5), (2, 2, 8), (4, 4, 9), (8, 8, 16), (32, 32, 24)])
+def test_a_row_exchange_is_two_messages_a_pair_of_ranks_and_block_column(P, Q, nt):
+    for pivoting in ("partial", "tournament"):
+        g = lu_graph(nt, nt, pivoting, ranks=P, leaf=nt)
+        plan = tw.MessagePlan(g, P * Q, tw.BlockCyclic(P, Q))
+        columns = nt if pivoting == "tournament" else nt - 1  # the panel's own exchanges are inside getrf
+        pairs = sum(columns * (min(P, nt - k) - 1) for k in range(nt))
+        assert sum(m.handle.name == "up" for m in plan.messages) == pairs
+        if pivoting == "tournament":
+            readers = [g.tasks[m.reader].op.name for m in plan.messages if m.handle.name == "A" and m.reader < len(g)]
+            assert readers.count("trade") == pairs
+            # candidates reach the rank of the panel along a binary tree: one message a set but the first
+            assert sum(m.handle.name == "C" for m in plan.messages) == sum(min(P, nt - k) - 1 for k in range(nt))
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="mt must not be negative"):
+        lu_graph(-1, 2)
+    with pytest.raises(TypeError, match="nt"):
+        lu_graph(1, 2.5)
+    with pytest.raises(ValueError, match="unknown pivoting 'rook'; known: partial"):
+        lu_graph(1, 1, "rook")
+    with pytest.raises(ValueError, match="unknown update 'row'; known: tile, column"):
+        lu_graph(1, 1, update="row")
+    with pytest.raises(ValueError, match="more than a graph can hold"):
+        lu_graph(10**4, 10**4)
