@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tilewright.arguments import is_chunked, is_tensor, like
+from tilewright.backends import check_call
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels.swaps import permutation
@@ -437,7 +439,7 @@ def factor_with(
     norms = _norms(record["M"] if len(source) else {}, source)
     if matrix.in_place and not check_finite:
         norms = np.nan, np.nan, np.nan
-    how = {"backend": call.backend, "scheduler": call.scheduler, "workers": call.workers, "options": call.options}
+    how = {"backend": call.engine.name, "scheduler": call.scheduler, "workers": call.workers, "options": call.options}
     return LUFactor(matrix.result(target), piv, diagonal, norms, nb, record, how)
 
 
@@ -558,6 +560,14 @@ def _checked_pivots(piv: np.ndarray, n: int, has_data: bool) -> np.ndarray:
     return piv.astype(np.int32, copy=False)
 
 
+def handed_on(call: Callable[..., Any], to: Callable[..., Any], how: Mapping[str, Any]) -> None:
+    """Refuse, in the name of a call, keywords that it hands on and that the other one does not take."""
+    known = [p.name for p in signature(to).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    backend = how.get("backend")
+    unknown = {name: value for name, value in how.items() if name not in known}
+    check_call(call, unknown, "threads" if backend is None else backend, near=known)
+
+
 def lu(
     a: Any,
     permute_l: bool = False,
@@ -592,6 +602,7 @@ def lu(
     array([[1., 2.],
            [2., 8.]])
     """
+    handed_on(lu, lu_factor, how)
     permute_l, p_indices, return_run = (
         flag(permute_l, "permute_l"),
         flag(p_indices, "p_indices"),

@@ -7,6 +7,7 @@ from typing import Any
 
 from tilewright.arguments import LAPACK
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
+from tilewright.keywords import strict
 from tilewright.ops import (
     crown,
     elect,
@@ -170,6 +171,7 @@ def task_count(mt: int, nt: int, pivoting: str = "partial", update: str = "tile"
     return t + beside + (products if update == "tile" else 0) + max(t - 1, 0)
 
 
+@strict
 def lu_graph(
     mt: int,
     nt: int,

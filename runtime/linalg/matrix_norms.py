@@ -11,7 +11,7 @@ from tilewright.arguments import numbers
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg.call import Call
-from tilewright.linalg.lu import inv
+from tilewright.linalg.lu import handed_on, inv
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import gauge, squares
 from tilewright.scalars import shown
@@ -119,6 +119,7 @@ def cond(a: Any, p: Any = None, **how: Any) -> Any:
     >>> float(tw.cond(np.diag([1.0, 4.0]), 1))
     4.0
     """
+    handed_on(cond, inv, how)
     _check_order(p, "p")
     if p in (None, 2, -2):
         return np.linalg.cond(numbers(a, "the matrix a"), p)
