@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tilewright.kernels.contest import Entry
+from tilewright.kernels.tile_op import ANY
 from tilewright.linalg.residual import THRESHOLD
 from tilewright.passes.conversions import Conversions
 from tilewright.units import seconds
@@ -154,8 +155,10 @@ def _merged(rows: list[dict[str, str]]) -> list[tuple[str, str, str, str]]:
     dtypes: dict[tuple[str, str, str, str], list[str]] = {}
     for row in rows:
         form, _, source = row["source"].rpartition("/")
-        same = row["storage"] == row["accumulate"]
-        dtype = row["storage"] if same else f"{row['storage']} into {row['accumulate']}"
+        named = dict.fromkeys([*row["storage"].split(","), row["accumulate"]])  # other arguments pass, such as pivots
+        if len(named) > 1:
+            named.pop(ANY, None)
+        dtype = " into ".join(named)
         inner = f", products in {form}" if form not in ("", row["storage"]) else ""  # potrf and trsm have them
         dtypes.setdefault((row["op"], row["device"], form, source), []).append(dtype + inner)
     sources: dict[tuple[str, str, str], list[str]] = {}

@@ -5,6 +5,7 @@ A fit cluster has workers, and they and the scheduler can import this version of
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import multiprocessing
@@ -265,7 +266,8 @@ def close() -> None:
         if client is not None and _owner == os.getpid():
             cluster = client.cluster
             client.close()
-            cluster.close()
+            with contextlib.suppress(KeyError):  # of Dask, where a worker goes of which the cluster has not heard yet
+                cluster.close()
 
 
 class SchedulerClock:
