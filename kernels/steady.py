@@ -31,8 +31,9 @@ SIZES = (
 cpotrf from 31 on."""
 
 #         elements before the first, and beyond the end of each row
-LAYOUTS = ((0, 0), (1, 0), (3, 5), (0, 8), (7, 64), (5, 1))
-"""The first is the reference: rows next to each other, from a cache line on."""
+LAYOUTS = ((0, 0), (1, 0), (3, 5), (0, 8), (7, 64), (5, 1), (0.5, 0), (2.5, 3))
+"""The first is the reference: rows next to each other, from a cache line on. Complex numbers may begin at half of one:
+OpenBLAS for CPUs with SSE3 alone then has other bits in ztrtri and in zgetrf of a few rows."""
 
 Kernel = Callable[..., Any]
 
@@ -101,7 +102,7 @@ def _lower(op: str, tile: np.ndarray) -> np.ndarray:
     return np.tril(tile) if op in ("potrf", "syrk", "trtri") else tile
 
 
-def _place(tile: np.ndarray, before: int, beyond: int) -> np.ndarray:
+def _place(tile: np.ndarray, before: float, beyond: int) -> np.ndarray:
     """A copy whose first element is ``before`` elements behind a cache line, with rows ``beyond`` elements longer.
 
     NaN around it: who reads there is found out, also where the numbers are multiplied by zero afterwards.
@@ -109,8 +110,9 @@ def _place(tile: np.ndarray, before: int, beyond: int) -> np.ndarray:
     *parts, rows, columns = tile.shape
     size = tile.itemsize
     count = int(np.prod(parts, dtype=int)) * rows * (columns + beyond)
-    memory = np.full(count * size + 2 * LINE + before * size, 0xFF, np.uint8)
-    start = -memory.ctypes.data % LINE + before * size
+    lead = int(2 * before) * size // 2 if tile.dtype.kind == "c" else int(before) * size
+    memory = np.full(count * size + 2 * LINE + lead, 0xFF, np.uint8)
+    start = -memory.ctypes.data % LINE + lead
     whole = memory[start : start + count * size].view(tile.dtype).reshape(*parts, rows, columns + beyond)
     target = whole[..., :columns]
     target[...] = tile

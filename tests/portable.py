@@ -81,7 +81,7 @@ import torch
 torch.ones(8, 8).to_mkldnn().relu()
 """
 BLAS = "from tilewright import kernels; print('kernels from', kernels.current().name)"
-CORES = "from tilewright.machine import cores; print('cores:', cores())"
+CORES = "from tilewright.host.cores import cores; print('cores:', cores())"
 VERSIONS = "import numpy, scipy; print('NumPy', numpy.__version__, 'SciPy', scipy.__version__)"
 PACKAGES = """
 import importlib.util
