@@ -341,11 +341,12 @@ def _results(client: Client, ranks: Ranks, futures: list[Future]) -> list[tuple[
     from distributed import CancelledError
 
     told = futures[-len(ranks.members) :]
+    gone: list[str] = []
     try:
         while not clients.ended(client, told, LOOK):
             there = clients.workers_of(client)
-            gone = [address for address in ranks.addresses if address not in there]
-            if gone and not all(future.done() for future in told):
+            before, gone = gone, [address for address in ranks.addresses if address not in there]
+            if set(gone) & set(before) and not all(future.done() for future in told):  # two looks: one may be too early
                 raise WorkerDied(gone[0], "it left the cluster during a run")
         return [(result[0], result[1]) for result in client.gather(told, direct=True)]
     except CancelledError as error:
