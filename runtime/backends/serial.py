@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from time import perf_counter
-
-from tilewright.backends.execution.engine import Progress, blame
+from tilewright.backends.execution.engine import Progress
 from tilewright.backends.execution.in_process import InProcess
+from tilewright.backends.execution.line import run_line
 from tilewright.backends.execution.program import Program
 from tilewright.graph import Task, TaskGraph
 from tilewright.kernels.threads import limits, task_threads
-from tilewright.runs.trace import TaskRecord, Trace
+from tilewright.runs.trace import Trace
 from tilewright.schedulers import BasePolicy
 
 __all__ = ["Serial"]
@@ -27,18 +26,5 @@ class Serial(InProcess):
 
     def run(self, program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
         policy.prepare(program.graph, self.machine.replace(workers=workers, ranks=1, gpus=0))
-        records = []
-        program.begin()
         with limits(program.uses_functions), task_threads(program.threads_per_task):
-            began = perf_counter()
-            for task in program.graph:
-                start = perf_counter()
-                try:
-                    program.call(task)
-                except BaseException as error:
-                    blame(error, task, task.index, "backend=serial, worker=0")
-                    raise
-                records.append(TaskRecord(task.index, 0, start - began, perf_counter() - began))
-                if progress:
-                    progress(len(records))
-        return Trace(program.graph, 1, records)
+            return Trace(program.graph, 1, run_line(program, program.graph, self.name, progress))

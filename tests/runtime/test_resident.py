@@ -500,3 +500,25 @@ def die_at(x, limit):
     x += 1
     if x[0] > limit:
         os.kill(os.getpid(), 9)
+
+
+def _add(x, w):
+    w += x
+
+
+def _give(w, y):
+    y[:] = w
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("backend", ["serial", "threads"])
+def test_a_room_of_a_prepared_graph_is_zeros_in_each_run(backend, workers):
+    g = tw.TaskGraph()
+    x, y, w = g.handle("x"), g.handle("y"), g.handle("w", shape=(2,), dtype="float64")
+    g.insert(_add, tw.R(x), tw.W(w))
+    g.insert(_give, tw.R(w), tw.W(y))
+    step = tw.prepare(g, {"x": np.ones(2), "y": np.zeros(2)}, inputs=[x], outputs=[y], backend=backend, workers=workers)
+    for run in (step, step.traced, lambda: step.repeat(3)):
+        step.outputs[y][:] = 0
+        run()
+        assert step.outputs[y].tolist() == [1, 1]

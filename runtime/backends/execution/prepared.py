@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from tilewright.backends.execution.engine import Engine, blame
+from tilewright.backends.execution.line import run_line
 from tilewright.backends.execution.program import Program
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.kernels.threads import limits, task_threads
 from tilewright.runs.run import Run
-from tilewright.runs.trace import TaskRecord, Trace
+from tilewright.runs.trace import Trace
 from tilewright.scalars import instance, whole
 from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
@@ -262,6 +263,7 @@ class Here(Prepared):
         if self._order is None:
             self._execute()
         else:
+            program.begin()
             call, tasks = program.call, iter(self._order)
             task: Task | None = None
             try:
@@ -304,17 +306,8 @@ class Here(Prepared):
             if program.replaced:
                 self._put_back()
             return trace
-        records: list[TaskRecord] = []
         with self._entered():
-            began = perf_counter()
-            for task in self._order:
-                start = perf_counter()
-                try:
-                    program.call(task)
-                except BaseException as error:
-                    blame(error, task, task.index, f"backend={self.backend}, worker=0")
-                    raise
-                records.append(TaskRecord(task.index, 0, start - began, perf_counter() - began))
+            records = run_line(program, self._order, self.backend, None)
         if program.replaced:
             self._put_back()
         return Trace(self.graph, 1, records)
