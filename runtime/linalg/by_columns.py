@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import is_tensor, like
+from tilewright.arguments import like
 from tilewright.kernels.columns import column_ld
-from tilewright.linalg.matrix import _check_overwrite, _lies_in, _plain, _read, factor_dtype
-from tilewright.scalars import positive
+from tilewright.linalg.matrix import Matrix
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["ByColumns"]
 
 
-class ByColumns:
+class ByColumns(Matrix):
     """The m x n argument of a factorisation, whose result is in Fortran order; ``what`` in messages.
 
     Attributes
@@ -29,34 +28,16 @@ class ByColumns:
     """
 
     def __init__(self, a: Any, *, overwrite: bool = False, what: str = "the matrix a", square: bool = False) -> None:
-        self.given, self.what = a, what
-        self.tiled = isinstance(a, TiledMatrix)
-        array: Any = _plain(a, what) if self.tiled else _read(a, what)
-        if len(array.shape) != 2:
-            raise ValueError(f"{what} must be 2-D, not of shape {tuple(array.shape)}")
-        if square and array.shape[0] != array.shape[1]:
-            raise ValueError(f"{what} must be square, not {array.shape[0]} x {array.shape[1]}")
-        self.dtype = factor_dtype(array.dtype)
-        if array.dtype.kind in "biu":
-            array = (array.to_numpy() if self.tiled else array).astype(self.dtype)
-            array = TiledMatrix.view(array, a.tile_size) if self.tiled else array
-        if overwrite:
-            _check_overwrite(a, what)
-        plain = None if self.tiled and array.packed else array.to_numpy() if self.tiled else array
-        self.array = array
-        self.shape: tuple[int, int] = self.array.shape
-        self.tile_size: int | None = a.tile_size if self.tiled else None
-        fits = plain is not None and bool(column_ld(plain))
-        self.in_place = overwrite and array.dtype == self.dtype and fits
-        self.in_given = array is a if self.tiled else _lies_in(array, a)
+        self.square = square
+        super().__init__(a, overwrite=overwrite, what=what)
 
-    def source(self, tile_size: int) -> TiledMatrix:
-        """The tiles to read."""
-        tile_size = positive(tile_size, "tile_size")
-        if self.tiled and tile_size != self.tile_size:
-            raise ValueError(f"tile_size={tile_size}, but the TiledMatrix has tiles of {self.tile_size}")
-        self.tiles: TiledMatrix = self.array if self.tiled else TiledMatrix.view(self.array, tile_size)
-        return self.tiles
+    def _check_shape(self, shape: tuple[int, ...], what: str) -> None:
+        if self.square and shape[0] != shape[1]:
+            raise ValueError(f"{what} must be square, not {shape[0]} x {shape[1]}")
+
+    def _choose_place(self) -> None:
+        packed = self.tiled and self.array.packed
+        self.in_place = not packed and bool(column_ld(self.array.to_numpy() if self.tiled else self.array))
 
     def factor(self, tile_size: int, dtype: np.dtype) -> TiledMatrix:
         """The tiles of a factor in that dtype, by columns: a copy where they are not so."""
@@ -80,23 +61,3 @@ class ByColumns:
         if self.in_place and self.in_given and target is self.tiles:
             return self.given
         return target if self.tiled else like(target.to_numpy(), self.given)
-
-    def first_not_finite(self) -> tuple[int, int] | None:
-        """Where the first NaN or infinity is, row by row of tiles."""
-        for i, j in self.tiles:
-            places = np.argwhere(~np.isfinite(self.tiles[i, j]))
-            if len(places):
-                row, column = places[0] + (self.tiles.rows(i).start, self.tiles.columns(j).start)
-                return int(row), int(column)
-        return None
-
-    def check_finite(self) -> None:
-        """ValueError with the place of the first NaN or infinity."""
-        place = self.first_not_finite()
-        if place is not None:
-            raise ValueError(f"{self.what} has a NaN or infinity at {place}; check_finite=False skips this check")
-
-    @property
-    def tensor(self) -> bool:
-        """Whether a tensor was given."""
-        return is_tensor(self.given)
