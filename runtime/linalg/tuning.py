@@ -24,7 +24,8 @@ _SMALLEST = 96  # below, kernels run at less than half their rate
 _LARGEST = 1024  # larger ones gain nothing, and lengthen the tail
 _NARROW_SMALLEST = 224
 
-_NEAR = 4.0  # times the rate of memory: from other tasks' tiles, which lie in the caches of all cores
+_NEAR = 2.0  # times the rate of memory: from other tasks' tiles, of which some lie in the caches of all cores
+_LEVEL2 = 4.0  # times the second level: larger tiles measured no faster, Xeon (2 MiB) at 1024 and EPYC (1 MiB) at 724
 _HALF_FACTOR = 400.0  # rows at which potrf of a tile runs at half the rate of products: 21 of 45 GFLOP/s at 224
 _HALF_SOLVE = 96.0  # the same of trsm and syrk
 _QUEUE = 4  # workers that can be given tasks at the same time: policy and frontier have one lock
@@ -37,8 +38,8 @@ def cholesky_tile_size(n: int, workers: int, *, rates: Rates | None = None, cach
     """Rows of a tile for `tiled_cholesky`: that with the least predicted time, of those that cut n into equal parts.
 
     With t x t tiles of nb rows and p workers, a flop takes 1/rate in a product, (1 + h/nb)/rate in a kernel that is
-    half as fast at nb = h, and 16/nb bytes from other caches, or 16/b for tiles larger than the b x b that fill half of
-    the second level, as the library then works in such blocks [1]_. With W(m) the time of all tasks of the last m steps
+    half as fast at nb = h, and 16/nb bytes from other caches, or 16/b for tiles larger than the b x b that take four
+    times the second level, as the library then works in such blocks [1]_. With W(m) the time of all tasks of the last m steps
     and C(m) that of their longest chain::
 
         T = W(t)/p + max_m (C(m) - W(m)/p) + tasks handed out + threads started
@@ -57,7 +58,7 @@ def cholesky_tile_size(n: int, workers: int, *, rates: Rates | None = None, cach
     >>> from tilewright.rates import by_rule
     >>> zen4 = {"rates": by_rule(frozenset({"avx512f"})), "cache": 1 << 20}
     >>> [cholesky_tile_size(n, workers=2, **zen4) for n in (100, 1024, 3072, 6144, 12288)]
-    [100, 256, 384, 576, 768]
+    [100, 256, 512, 768, 768]
     >>> cholesky_tile_size(12288, workers=64, **zen4)
     448
     """
@@ -70,7 +71,7 @@ def cholesky_tile_size(n: int, workers: int, *, rates: Rates | None = None, cach
 
 @lru_cache(maxsize=256)
 def _fastest(n: int, workers: int, flops: float, bandwidth: float, task: float, cache: int) -> int:
-    block = math.sqrt(cache / 2 / 8)
+    block = math.sqrt(_LEVEL2 * cache / 8)
 
     def seconds(nt: int) -> float:
         nb = n / nt
