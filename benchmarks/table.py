@@ -18,7 +18,7 @@ WIDE = 160
 def show(
     title: str, name: str, columns: Mapping[str, str], records: Sequence[dict[str, Any]], *, as_json: bool = False
 ) -> None:
-    """Print ``records``: the column ``name`` first, then ``columns``, heading to key."""
+    """Print ``records``: the column ``name`` first, then ``columns``, heading to key. Errors are lines below."""
     if as_json:
         for record in records:
             print(json.dumps(record))
@@ -36,12 +36,15 @@ def show(
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDE
     console.print(table)
+    for record in records:
+        if error := record.get("error"):
+            console.print(f"{record[name]}: {error}", markup=False, highlight=False)
 
 
 def _cell(record: dict[str, Any], key: str) -> str:
     value = record.get(key)
     if value is None:
-        return str(record.get("error") or "")
+        return "-" if record.get("error") else ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
