@@ -39,8 +39,8 @@ def cholesky_tile_size(n: int, workers: int, *, rates: Rates | None = None, cach
 
     With t x t tiles of nb rows and p workers, a flop takes 1/rate in a product, (1 + h/nb)/rate in a kernel that is
     half as fast at nb = h, and 16/nb bytes from other caches, or 16/b for tiles larger than the b x b that take four
-    times the second level, as the library then works in such blocks [1]_. With W(m) the time of all tasks of the last m steps
-    and C(m) that of their longest chain::
+    times the second level, as the library then works in such blocks [1]_. With W(m) the time of all tasks of the last
+    m steps and C(m) that of their longest chain::
 
         T = W(t)/p + max_m (C(m) - W(m)/p) + tasks handed out + threads started
 
