@@ -28,6 +28,7 @@ from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, Task
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.factor import tiled_cholesky
+from tilewright.linalg.gallery import random_spd
 from tilewright.linalg.lu import LUFactor, det, inv, lu, lu_factor, lu_solve, slogdet
 from tilewright.linalg.lu_graph import lu_graph
 from tilewright.linalg.matrix_norms import cond, norm
@@ -116,6 +117,7 @@ __all__ = [
     "norm",
     "plot",
     "prepare",
+    "random_spd",
     "run",
     "simulate",
     "slogdet",

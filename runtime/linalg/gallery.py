@@ -12,15 +12,20 @@ from typing import Any
 import numpy as np
 
 from tilewright.arguments import check_structure
+from tilewright.keywords import strict
+from tilewright.scalars import shown, whole
 
 __all__ = ["FORMATS", "SPECTRA", "conditioned_spd", "load_matrix", "load_sparse", "random_spd", "spectrum"]
 
 FORMATS = (".npy", ".npz", ".mtx")
 """Suffixes that `load_matrix` reads; ``.mtx`` may be compressed as ``.mtx.gz``."""
 
+_MOST = 2**24  # rows: 2 PiB in float64
+
 _BLOCK = 512  # rows; two blocks fit in cache
 
 
+@strict
 def random_spd(n: int, dtype: Any = np.float64, seed: int = 0) -> np.ndarray:
     """A random symmetric or Hermitian positive definite matrix, shape (n, n), C order.
 
@@ -32,15 +37,24 @@ def random_spd(n: int, dtype: Any = np.float64, seed: int = 0) -> np.ndarray:
     Raises
     ------
     ValueError
-        ``n`` or ``seed`` is negative.
+        ``n`` or ``seed`` is negative or too large.
     TypeError
-        ``dtype`` is none of float32, float64, complex64, complex128.
+        ``dtype`` is none of float32, float64, complex64, complex128, or ``n`` or ``seed`` is no integer.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> A = tw.random_spd(300)
+    >>> A.shape, bool((A == A.T).all())
+    ((300, 300), True)
     """
-    if n < 0 or seed < 0:
-        raise ValueError(f"n and seed must not be negative, got n={n} and seed={seed}")
-    kind = np.dtype(dtype)
-    if kind not in (np.float32, np.float64, np.complex64, np.complex128):
-        raise TypeError(f"a random matrix is float32, float64, complex64 or complex128, not {kind}")
+    n, seed = whole(n, "n", 0, _MOST), whole(seed, "seed", 0, 2**64 - 1)
+    try:
+        kind = np.dtype(dtype)
+    except (TypeError, ValueError):
+        raise TypeError(f"dtype must be float32, float64, complex64 or complex128, not {shown(dtype)}") from None
+    if dtype is None or kind not in (np.float32, np.float64, np.complex64, np.complex128):
+        raise TypeError(f"dtype must be float32, float64, complex64 or complex128, not {shown(dtype)}")
     rng = np.random.Generator(np.random.Philox(key=seed))  # counter-based: fast, and the same on every machine
     real = np.dtype(kind.char.lower())
     noise: np.ndarray

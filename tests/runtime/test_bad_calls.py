@@ -196,6 +196,7 @@ CALLS = {
     "tri_inverse": Call(tw.tri_inverse, lambda: dict(a=spd(), tile_size=4), a="matrix", lower="flag",
                         unit_diagonal="flag", **ENGINE | {"backend": "name?"}, overwrite_a="flag", check_finite="flag",
                         return_run="flag", progress="flag~function~class"),
+    "random_spd": Call(tw.random_spd, lambda: dict(n=4), n="natural", dtype="name", seed="natural"),
     "lu_graph": Call(tw.lu_graph, lambda: dict(mt=2, nt=2), mt="natural", nt="natural", pivoting="name", update="name",
                      ranks="count", leaf="count", shape="data+None", tile_size="count?", dtype="name"),
     "lu_factor": Call(tw.lu_factor, lambda: dict(a=spd(), tile_size=4), a="matrix", overwrite_a="flag",
