@@ -30,7 +30,10 @@ from tilewright.cli import main
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 BLOCK = re.compile(
     r"^(?:<!-- runs(?: with: (?P<setup>[^\n]*?))?(?P<marked> -->)\n)?```python\n(?P<code>.*?)^```$", re.M | re.S
 )

@@ -52,6 +52,12 @@ def test_version_is_that_of_the_distribution():
     assert tw.__version__ == version("tilewright")
 
 
+def test_the_citation_names_this_version_and_licence():
+    cited = dict(re.findall(r"^(version|license): (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert cited == {"version": project["version"], "license": project["license"]}
+
+
 def test_public_names_exist_and_are_sorted_as_ruff_does():
     assert all(hasattr(tw, name) for name in tw.__all__)
     assert len(set(tw.__all__)) == len(tw.__all__)
