@@ -252,6 +252,7 @@ class Problem:
             workers=stage.workers,
             scheduler=stage.scheduler,
             backend=stage.backend,
+            progress=stage.progress,
             **options,
         )
 
@@ -266,7 +267,7 @@ class Problem:
         with self.timed("factor"):
             L, run = tiled_cholesky(
                 self.a, tile_size=self.given_tile_size, backend=stage.backend, scheduler=stage.scheduler,
-                workers=stage.workers, check_finite=False, return_run=True, **stage.options,
+                workers=stage.workers, check_finite=False, return_run=True, progress=stage.progress, **stage.options,
             )  # fmt: skip
         self.info.factor_run = run
         self.info.messages += run.messages

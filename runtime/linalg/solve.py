@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -45,6 +46,7 @@ def solve(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_info: bool = False,
+    progress: bool | Callable[[int], object] = False,
     **options: Any,
 ) -> Any:
     """Solve A x = b: to FP64 accuracy for a symmetric or Hermitian positive definite A, by LU for any other.
@@ -82,6 +84,9 @@ def solve(
         See `tilewright.run`.
     return_info
         Also return the `SolveInfo`.
+    progress
+        Draw a bar for each factorisation on standard error, or a function that is called with the number of its tasks
+        that are done, as for `tilewright.run`. A factorisation on a GPU is one task, of which nothing is told.
 
     Returns
     -------
@@ -131,7 +136,8 @@ def solve(
     began = perf_counter()
     check_call(solve, options, backend)
     _check_names(assume_a, precision, refine)
-    how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers}
+    progress = progress if callable(progress) else flag(progress, "progress")
+    how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers, "progress": progress}
     lower, fallback, return_info = flag(lower, "lower"), flag(fallback, "fallback"), flag(return_info, "return_info")
     check_finite, check_symmetric = flag(check_finite, "check_finite"), flag(check_symmetric, "check_symmetric")
     tile_size = None if tile_size is None else positive(tile_size, "tile_size")
@@ -145,7 +151,8 @@ def solve(
         x, info = _finished(device, began)
         shape = np.shape(b)
         return (x.reshape(shape), info) if return_info else x.reshape(shape)
-    stage = Stage(backend, scheduler, workers, {k: v for k, v in options.items() if k not in ("root", "gather")})
+    inner = {name: value for name, value in options.items() if name not in ("root", "gather")}
+    stage = Stage(backend, scheduler, workers, inner, progress)
     outer = Stage(backend, scheduler, workers, options).engine
     given = a
     a, b = outer.everywhere(outer.argument(a)), outer.everywhere(outer.argument(b))

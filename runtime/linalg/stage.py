@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,8 @@ class Stage:
     scheduler: str | Policy = "critical-path"
     workers: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    progress: bool | Callable[[int], object] = False
+    """Of factorisations."""
     messages: int = 0
     """Between ranks, so far."""
     bytes: int = 0
