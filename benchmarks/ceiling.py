@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from tilewright.benchmarks.timing import Contender
 from tilewright.kernels import blas
 from tilewright.kernels.layout import address, by_reference, scalar
 
-__all__ = ["dgemm", "potrf_in_place", "threaded_libraries"]
+__all__ = ["ceiling_size", "ceilings", "dgemm", "potrf_in_place", "threaded_libraries"]
 
 SIZE = 4096
 
@@ -33,6 +33,16 @@ def dgemm(library: blas.Library, size: int = SIZE) -> Contender:
         call(b"N", b"N", n, n, n, one, address(a), n, address(b), n, zero, address(c), n)
 
     return Contender(f"dgemm {library.name}", multiply)
+
+
+def ceilings(n: int) -> Iterator[Contender]:
+    """The products beside a factorisation of order n: one by each library, of `ceiling_size`."""
+    return (dgemm(library, ceiling_size(n)) for library in threaded_libraries())
+
+
+def ceiling_size(n: int) -> int:
+    """The order of the products beside a factorisation of order n."""
+    return min(SIZE, max(n, 512))
 
 
 def potrf_in_place(library: blas.Library, matrix: np.ndarray) -> Callable[[], None]:

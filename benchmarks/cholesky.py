@@ -13,10 +13,9 @@ import numpy as np
 
 import tilewright as tw
 from tilewright.benchmarks import options, record, table
-from tilewright.benchmarks.ceiling import SIZE, dgemm, potrf_in_place, threaded_libraries
-from tilewright.benchmarks.rivals import rivals
+from tilewright.benchmarks.ceiling import ceiling_size, ceilings, potrf_in_place, threaded_libraries
+from tilewright.benchmarks.rivals import dask_threads, rivals
 from tilewright.benchmarks.timing import Contender, Times, alternate
-from tilewright.kernels.threads import limits
 from tilewright.linalg.gallery import random_spd
 from tilewright.linalg.residual import THRESHOLD, cholesky_ratio_by_products
 
@@ -38,23 +37,16 @@ def contenders(a: np.ndarray, *, dask: bool = True, **options: Any) -> Iterator[
         yield Contender(f"dpotrf {library.name}", potrf_in_place(library, work), restore)
     if dask and importlib.util.find_spec("dask"):
         yield Contender("dask threads", _dask(a), repeat=2)
-    for library in threaded_libraries():
-        yield dgemm(library, min(SIZE, max(len(a), 512)))
+    yield from ceilings(len(a))
 
 
 def _dask(a: np.ndarray) -> Callable[[], Any]:
-    """`dask.array.linalg.cholesky` on the threaded scheduler, BLAS on one thread each: its best setting."""
+    """`dask.array.linalg.cholesky`."""
     import dask.array as da
 
     n = len(a)
     chunk = next((c for c in (768, 512, 1024, 384, 256, 128) if n % c == 0 and n >= 4 * c), n)
-    graph = da.linalg.cholesky(da.from_array(a, chunks=chunk), lower=True)
-
-    def compute() -> Any:
-        with limits(functions=True):
-            return graph.compute(scheduler="threads")
-
-    return compute
+    return dask_threads(da.linalg.cholesky(da.from_array(a, chunks=chunk), lower=True))
 
 
 def measure(n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:
@@ -64,11 +56,10 @@ def measure(n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:
     ratio = cholesky_ratio_by_products(a, factor)
     del factor
     times = alternate(contenders(a, dask=1024 <= n <= 6144, **options), repeat)
-    ceiling_size = min(SIZE, max(n, 512))
     records = []
     for name, taken in times.items():
         ceiling = name.startswith("dgemm")
-        flops = 2.0 * ceiling_size**3 if ceiling else n**3 / 3
+        flops = 2.0 * ceiling_size(n) ** 3 if ceiling else n**3 / 3
         records.append({
             "benchmark": "cholesky", "contender": name, "n": n, "dtype": "float64",
             "tile_size": run.store.families["A"].tile_size, "gflops": flops / taken.median / 1e9, **taken.record(),

@@ -21,8 +21,8 @@ from tilewright.kernels import tensors
 from tilewright.linalg.gallery import conditioned_spd
 from tilewright.linalg.gpu import device_factor
 from tilewright.linalg.gpu_solve import DeviceProblem
+from tilewright.linalg.runner import Runner
 from tilewright.linalg.solve import SolveInfo
-from tilewright.linalg.stage import Stage
 
 __all__ = ["Device", "measure_factors", "measure_solve"]
 
@@ -182,7 +182,7 @@ def measure_solve(
         if device.cuda:
             found[label] = tw.solve(a, b, precision=rung, return_info=True)[1]
             return
-        problem = DeviceProblem(a, b, rung, "auto", True, True, False, True, None, Stage())
+        problem = DeviceProblem(a, b, rung, "auto", True, True, False, True, None, Runner())
         problem.solve()
         found[label] = problem.finish(0.0)
 

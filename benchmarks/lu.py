@@ -14,9 +14,9 @@ import scipy.linalg
 
 import tilewright as tw
 from tilewright.benchmarks import options, record, table
-from tilewright.benchmarks.ceiling import SIZE, dgemm, threaded_libraries
+from tilewright.benchmarks.ceiling import ceiling_size, ceilings
+from tilewright.benchmarks.rivals import dask_threads
 from tilewright.benchmarks.timing import Contender, alternate
-from tilewright.kernels.threads import limits
 
 __all__ = ["command", "measure"]
 
@@ -41,25 +41,16 @@ def contenders(a: np.ndarray, *, dask: bool = True, **options: Any) -> Iterator[
         yield Contender("torch", lambda: torch.linalg.lu_factor(tensor))
     if dask and importlib.util.find_spec("dask"):
         yield Contender("dask threads", _dask(a), repeat=2)
-    for library in threaded_libraries():
-        yield dgemm(library, min(SIZE, max(len(a), 512)))
+    yield from ceilings(len(a))
 
 
 def _dask(a: np.ndarray) -> Callable[[], Any]:
-    """`dask.array.linalg.lu`, which pivots inside diagonal blocks alone; BLAS on one thread each."""
+    """`dask.array.linalg.lu`, which pivots inside diagonal blocks alone."""
     import dask.array as da
 
     n = len(a)
     chunk = next((c for c in (1024, 512, 768, 256) if n % c == 0 and n >= 2 * c), n)
-    graph = da.linalg.lu(da.from_array(a, chunks=chunk))
-
-    def compute() -> Any:
-        import dask
-
-        with limits(functions=True):
-            return dask.compute(*graph, scheduler="threads")
-
-    return compute
+    return dask_threads(*da.linalg.lu(da.from_array(a, chunks=chunk)))
 
 
 def measure(n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:
@@ -71,8 +62,8 @@ def measure(n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:
     residual = np.abs(a @ factor.solve(x) - x).max()
     nb = factor.tile_size
     times = alternate(contenders(a, dask=1024 <= n <= 4096, **options), repeat)
-    size = min(SIZE, max(n, 512))
-    ceilings = [2.0 * size**3 / taken.median / 1e9 for name, taken in times.items() if name.startswith("dgemm")]
+    size = ceiling_size(n)
+    rates = [2.0 * size**3 / taken.median / 1e9 for name, taken in times.items() if name.startswith("dgemm")]
     records = []
     for name, taken in times.items():
         ceiling = name.startswith("dgemm")
@@ -80,7 +71,7 @@ def measure(n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:
         ours = times[IN_PLACE if "in place" in name else OURS].median
         records.append({
             "benchmark": "lu", "contender": name, "n": n, "dtype": "float64", "tile_size": nb, "gflops": rate,
-            **taken.record(), "residual": float(residual), "share": rate / max(ceilings) if ceilings else None,
+            **taken.record(), "residual": float(residual), "share": rate / max(rates) if rates else None,
             "ours_over_this": None if ceiling else taken.median / ours,
         })  # fmt: skip
     return records

@@ -33,7 +33,7 @@ def rates(n: int, ranks: int, repeat: int, dtype: str = "float64") -> list[dict[
     grid = {"rows": (ranks, 1), "columns": (1, ranks)}
     with tw.mpi.Pool(ranks) as pool, ThreadPoolExecutor(cores()) as crew:
         operators = {
-            f"{layout}, {ranks} ranks": tw.DenseOperator(A, "grid", grid=shape, pool=pool)
+            f"{layout}, {ranks} ranks": tw.DenseOperator(A, "grid", grid=shape, backend="mpi", pool=pool)
             for layout, shape in grid.items()
         }
         transposed = operators[f"rows, {ranks} ranks"]
@@ -71,7 +71,7 @@ def overhead(ranks: int, repeat: int) -> list[dict[str, Any]]:
     graph = tw.comm.broadcast(ranks, 64, "tree")
     data = {"x": [np.ones(64) for _ in range(ranks)]}
     with tw.mpi.Pool(ranks) as pool:
-        operator = tw.DenseOperator(A, ranks=ranks, pool=pool)
+        operator = tw.DenseOperator(A, ranks=ranks, backend="mpi", pool=pool)
         times = alternate([
             Contender("op @ x, n = 64", lambda: [operator @ x for _ in range(100)]),
             Contender("tw.run of a broadcast", lambda: [tw.run(graph, data, backend="mpi", pool=pool, workers=ranks)

@@ -1,4 +1,4 @@
-"""The same factorisation by NumPy, SciPy and torch."""
+"""The same factorisation by NumPy, SciPy, torch and Dask."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["rivals"]
+from tilewright.kernels.threads import limits
+
+__all__ = ["dask_threads", "rivals"]
 
 
 def rivals(a: np.ndarray, *, lower: bool = True) -> dict[str, Callable[[], Any]]:
@@ -25,3 +27,14 @@ def rivals(a: np.ndarray, *, lower: bool = True) -> dict[str, Callable[[], Any]]
         tensor = torch.from_numpy(a)
         calls["torch"] = lambda: torch.linalg.cholesky(tensor, upper=not lower)
     return calls
+
+
+def dask_threads(*collections: Any) -> Callable[[], Any]:
+    """A call that computes Dask's collections on its threaded scheduler, BLAS on one thread each: its best setting."""
+    import dask
+
+    def compute() -> Any:
+        with limits(functions=True):
+            return dask.compute(*collections, scheduler="threads")
+
+    return compute

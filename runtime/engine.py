@@ -10,17 +10,17 @@ from tilewright.backends.execution.engine import Engine, check_options
 from tilewright.backends.execution.program import Program
 from tilewright.graph import Handle, TaskGraph
 from tilewright.keywords import strict
-from tilewright.machine import Machine, check_plan
+from tilewright.machine import A_MACHINE, Machine
 from tilewright.runs.progress import reports
 from tilewright.runs.run import Run, _flops
-from tilewright.scalars import positive, whole, worker_count
+from tilewright.scalars import instance, positive, whole, worker_count
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 
 if TYPE_CHECKING:
     from tilewright.backends.simulate import Noise, Owner
 
-__all__ = ["run", "simulate"]
+__all__ = ["check_plan", "run", "simulate"]
 
 _MOST_THREADS = 2**31 - 1  # libraries count them in C integers
 
@@ -118,6 +118,14 @@ def run(
         graph, trace, engine.name, name, trace.ranks * trace.workers, program.store, engine.model,
         dict(engine.switches), kernels=program.kernels,
     )  # fmt: skip
+
+
+def check_plan(graph: Any, machine: Any) -> None:
+    """TypeError if a run is asked for of something that is no graph, or with something that is no machine."""
+    if not isinstance(graph, TaskGraph):
+        raise TypeError(f"graph: a run wants a TaskGraph, not {graph!r}")
+    if machine is not None:
+        instance(machine, "machine", Machine, A_MACHINE)
 
 
 @strict

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tilewright.graph import Handle, Task, TaskGraph
 
-from tilewright import document
+from tilewright import machine_file
 from tilewright.door import upstairs
 from tilewright.host.files import write_text
 from tilewright.keywords import strict
 from tilewright.scalars import function, instance, positive, real, text, whole
 
-__all__ = ["check_plan", "Machine"]
+__all__ = ["Machine"]
 
 A_MACHINE = "a Machine, such as Machine(workers=4)"
 NO_GAMMA = "the machine has no gamma, so nobody knows what a flop costs; Machine(gamma=...)"
@@ -85,6 +85,8 @@ class Machine:
     """Seconds per 8-byte word between memories of one rank."""
     shape: Callable[[Handle], Shape] | None = field(default=None, compare=False)
     """Shape of a handle's buffer, where data is known; otherwise every handle is one (nb, nb) tile."""
+    itemsize: Callable[[Handle], int] | None = field(default=None, compare=False)
+    """Bytes of an element of a handle's buffer, where data is known; otherwise 8."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "ranks", "tile_size"):
@@ -114,8 +116,9 @@ class Machine:
         tables = {op: dict(t) if isinstance(t, Mapping) else t for op, t in self.durations.items()}
         object.__setattr__(self, "durations", tables)  # copies: the caller may change his
         object.__setattr__(self, "acceleration", dict(self.acceleration))
-        if self.shape is not None:
-            function(self.shape, "Machine: shape")
+        for name in ("shape", "itemsize"):
+            if getattr(self, name) is not None:
+                function(getattr(self, name), f"Machine: {name}")
 
     def replace(self, **changes: Any) -> Machine:
         """The same machine with some fields changed."""
@@ -190,8 +193,9 @@ class Machine:
         return task.op.flops(*task.arguments(self._shapes(task))) if task.op.flops else 0.0
 
     def words(self, handle: Handle) -> float:
-        """8-byte words of a handle's buffer."""
-        return math.prod(self.shape(handle)) if self.shape else self.tile_size**2
+        """8-byte words of a handle's buffer: a quarter of its elements where they have two bytes."""
+        elements = math.prod(self.shape(handle)) if self.shape else self.tile_size**2
+        return elements if self.itemsize is None else elements * self.itemsize(handle) / 8
 
     def transfer(self, words: float, source: int, target: int) -> float:
         """Seconds to send ``words`` from memory ``source`` to memory ``target``."""
@@ -239,8 +243,9 @@ class Machine:
     # ---------------------------------------------------------------- on disk
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """The machine as JSON, also written to ``path`` if given. ``shape`` is a function and left out."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "shape"}
+        """The machine as JSON, also written to ``path`` if given, without ``shape`` and ``itemsize``: functions."""
+        functions = ("shape", "itemsize")
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in functions}
         text = json.dumps(fields, indent=1, default=dict)
         if path is not None:
             write_text(path, text + "\n")
@@ -257,45 +262,18 @@ class Machine:
         OSError
             The file cannot be read.
         """
-        if isinstance(source, str) and source.lstrip().startswith("{"):
-            try:
-                return cls.from_fields(json.loads(source))
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"the text is no machine that this version knows: {error}") from error
-        try:
-            return cls.from_fields(document.read(source))
-        except ValueError as error:
-            raise ValueError(f"{source} is no machine that this version knows: {error}") from error
+        return machine_file.read(source, cls.from_fields)
 
     @classmethod
     def from_fields(cls, found: Any) -> Machine:
         """The machine of a JSON object. ValueError that names the field at fault."""
-        time, factor = document.number(0), document.number(1e-30)
-        table = document.entries(_size, time)
-        rules = {
-            "workers": document.integer(1, MOST), "ranks": document.integer(1, MOST), "gpus": document.integer(0, MOST),
-            "alpha": time, "beta": time, "gamma": document.maybe(time), "tile_size": document.integer(1, MOST),
-            "durations": document.entries(str, document.either(time, table)),
-            "acceleration": document.entries(str, factor), "overhead": time, "device_alpha": time, "device_beta": time,
-        }  # fmt: skip
-        return cls(**document.fields(found, "the machine", rules, optional=tuple(rules)))
+        return cls(**machine_file.fields_of(found))
 
     @classmethod
     def calibrate(cls, **options: Any) -> Machine:
         """This computer, measured; kept on disk and reused. See `tilewright.studies.calibration.calibrate`."""
         made: Machine = upstairs("studies.calibration:calibrate")(**options)
         return made
-
-
-MOST = 1 << 20
-"""Ranks, workers, or rows of a tile that a machine from a file may have."""
-
-
-def _size(text: str) -> int:
-    """A tile size that stands in a table."""
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
-        raise ValueError(f"{text!r} is no tile size")
-    return int(text)
 
 
 def _tile_size(shapes: Sequence[Shape]) -> float:
@@ -318,13 +296,3 @@ def _interpolate(table: Mapping[int, float], size: float) -> float:
     (s0, t0), (s1, t1) = points[max(upper, 1) - 1], points[max(upper, 1)]
     power = math.log(t1 / t0) / math.log(s1 / s0)
     return t0 * math.pow(size / s0, power)
-
-
-def check_plan(graph: Any, machine: Any) -> None:
-    """TypeError if a run is asked for of something that is no graph, or with something that is no machine."""
-    from tilewright.graph import TaskGraph
-
-    if not isinstance(graph, TaskGraph):
-        raise TypeError(f"graph: a run wants a TaskGraph, not {graph!r}")
-    if machine is not None:
-        instance(machine, "machine", Machine, A_MACHINE)

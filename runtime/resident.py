@@ -28,10 +28,11 @@ import numpy as np
 
 from tilewright.backends import check_call, engine_class, find_engine
 from tilewright.backends.execution.engine import Engine, check_data
-from tilewright.backends.execution.prepared import Here, Prepared, check_given
+from tilewright.backends.execution.prepared import Here, Prepared, check_given, lasting
 from tilewright.backends.ranks.home import Bound, Home, copied
 from tilewright.graph import Handle, Layout, TaskGraph
 from tilewright.keywords import strict
+from tilewright.rooms import zeros_for
 from tilewright.scalars import flag, function, instance, positive, shown, worker_count
 from tilewright.scalars import ranks as rank_count
 from tilewright.schedulers import Policy
@@ -89,13 +90,14 @@ def prepare(
     Raises
     ------
     ValueError, TypeError, MissingDataError
-        As for `tilewright.run`. On ranks also where no array and no layout says how large a handle is.
+        As for `tilewright.run`. On ranks also where no array, no room and no layout says how large a handle is. A
+        handle of ``outputs`` or ``carry`` is a room that is not kept.
 
     Notes
     -----
     A call costs a few microseconds beyond the tasks in one process with one worker, about 100 on a pool of ranks, and
-    a repetition on a rank less than one for each task and some for each message. Engines with several workers (threads,
-    Dask, ranks of several workers) plan anew in each repetition.
+    a repetition on a rank less than one for each task and some for each message. Dask and ranks of several workers keep
+    graph and plan, but get the data anew in each repetition.
 
     Examples
     --------
@@ -128,9 +130,10 @@ def prepare(
     engine = find_engine(backend, options)
     engine.plan_with(None)
     find_policy(scheduler)
-    carry, dtype = _carried(carry), _numbers(dtype)
+    dtype = _numbers(dtype)
     store = Store({} if data is None else data)
     check_data(graph, {} if data is None else data)
+    carry = _carried(carry, graph, store)
     ranks = engine.script_ranks(graph, workers)
     if not ranks:
         where = _Here(engine, scheduler, workers, threads_per_task, {})
@@ -146,12 +149,30 @@ def _named(graph: TaskGraph, store: Store, inputs: Which, outputs: Which | None)
     """Handles for what may be names of families."""
     shapes = graph.layout is not None
     if outputs is None:
-        outputs = [handle for handle in graph.results if shapes or isinstance(store[handle], np.ndarray)]
-    return _handles(graph, inputs, "inputs"), _handles(graph, outputs, "outputs")
+        rooms = graph.rooms  # those that are kept: the others are no results
+        outputs = [h for h in graph.results if shapes or h.name in rooms or isinstance(store[h], np.ndarray)]
+    found = _handles(graph, inputs, "inputs"), _handles(graph, outputs, "outputs")
+    for handle in found[1]:
+        _lasts(graph, store, handle, "outputs has")
+    return found
 
 
-def _carried(carry: Carry | None) -> Carry:
-    return {} if carry is None else instance(carry, "carry", Mapping, "a dict of handles, {what it is now: what next}")
+def _lasts(graph: TaskGraph, store: Store, handle: Handle, what: str) -> None:
+    """ValueError for a room that has no value between two runs."""
+    if not lasting(graph, handle) and store[handle] is None and handle not in graph.inputs:
+        raise ValueError(
+            f"{what} {handle}, a room that is given back after its last reader; declare it with keep=True to have "
+            f"its value after a run"
+        )
+
+
+def _carried(carry: Carry | None, graph: TaskGraph, store: Store) -> Carry:
+    if carry is None:
+        return {}
+    for handle in instance(carry, "carry", Mapping, "a dict of handles, {what it is now: what next}"):
+        if isinstance(handle, Handle):
+            _lasts(graph, store, handle, "carry has")
+    return carry
 
 
 def _numbers(dtype: Any) -> np.dtype:
@@ -278,8 +299,8 @@ class Resident:
         ``graph.layout`` says where its handles live and how large they are; ``dtype`` is that of ``inputs``,
         ``outputs`` and of all that the tasks make on the way. Functions change what they write in place, or return new
         values of the same shape. ``data`` are buffers of this graph alone, which stay as long as what is prepared;
-        arrays for inputs and outputs say their dtypes, and arrays of shared memory are used where they are. ``inputs``,
-        ``outputs`` and ``carry`` are those of `tilewright.prepare`.
+        arrays for inputs and outputs say their dtypes, as rooms do; arrays of shared memory are used where they are.
+        ``inputs``, ``outputs`` and ``carry`` are those of `tilewright.prepare`.
 
         Raises
         ------
@@ -297,8 +318,9 @@ class Resident:
             raise ValueError(f"graph {graph.name!r} has no layout, so nobody knows where its handles live")
         if layout.ranks != self.ranks:
             raise ValueError(f"graph {graph.name!r} is for {layout.ranks} ranks, but the data lies on {self.ranks}")
-        carry, dtype = _carried(carry), _numbers(dtype)
+        dtype = _numbers(dtype)
         store = Store({} if data is None else data)
+        carry = _carried(carry, graph, store)
         graph.frozen = True
         which = _named(graph, store, inputs, outputs)
         if isinstance(self._home, _Here):
@@ -346,12 +368,21 @@ class _Here:
 
     def prepare(self, graph: TaskGraph, store: Store, inputs: list[Handle], outputs: list[Handle], carry: Carry,
                 dtype: np.dtype) -> Prepared:  # fmt: skip
-        outline = _outline(graph.layout, dtype)
+        outline, wanted = _outline(graph.layout, dtype), set(inputs)
+
+        def shape_of(handle: Handle) -> tuple[int, ...]:
+            return tuple(getattr(store[handle], "shape", ()))
+
         for handle in dict.fromkeys([*graph.handles_used, *inputs, *outputs]):
-            if handle in self.data:
-                store[handle] = self.data[handle]
-            elif store[handle] is None and (known := outline(handle)) is not None:
-                store[handle] = np.zeros(*known)
+            value = self.data.get(handle)
+            if value is None and store[handle] is None:
+                if handle.name in graph.rooms:
+                    if handle in wanted:  # the caller fills it, so it is no room that begins anew
+                        value = zeros_for(graph.rooms[handle.name].outline(handle, shape_of))
+                elif (known := outline(handle)) is not None:
+                    value = np.zeros(*known)
+            if value is not None:
+                store[handle] = store.given[handle] = value
         return Here(self.engine, graph, store, inputs=inputs, outputs=outputs, carry=carry, **self.how)
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     ShapeOf = Callable[[Handle], tuple[int, ...]]
 
-__all__ = ["Outline", "Room", "zeros_for"]
+__all__ = ["Outline", "Room", "outline_for", "zeros_for"]
 
 _ALIGNMENT = 64  # bytes; one cache line, one AVX-512 register
 
@@ -111,14 +111,18 @@ class Room(NamedTuple):
         shape, dtype = self.of(handle, shape_of)
         return prod(shape) * int(dtype.itemsize)
 
+    def itemsize(self, handle: Handle) -> int:
+        """Bytes of an element of one handle."""
+        return int(self._replace(shape=(), like="").of(handle, _nothing)[1].itemsize)
+
     def outline(self, handle: Handle, shape_of: ShapeOf) -> Any:
         """What stands in the place of one handle while it has no memory."""
-        shape, dtype = self.of(handle, shape_of)
-        if isinstance(dtype, np.dtype):
-            return Outline.of(shape, dtype)
-        import torch
+        return outline_for(*self.of(handle, shape_of), self.device)
 
-        return torch.zeros((), dtype=dtype, device=self.device).expand(shape)
+    def likeness(self, handle: Handle, shape: tuple[int, ...]) -> tuple[Handle, tuple[int, ...]]:
+        """The handle that one of this room is ``like``, and its shape, where the room has ``shape``."""
+        own, _ = self._replace(like="").of(handle, _nothing)
+        return handle._replace(name=self.like), shape[len(own) :]
 
     def check(self, handle: Handle, value: Any, shape_of: ShapeOf) -> None:
         """ValueError for data of another shape or dtype than the room has."""
@@ -135,6 +139,15 @@ class Room(NamedTuple):
             return self
         table = {handle.index: self._replace(like="").of(handle, _nothing) for handle in handles}
         return self._replace(shape=_Table(table, 0), dtype=_Table(table, 1))
+
+
+def outline_for(shape: tuple[int, ...], dtype: Any, device: Any = None) -> Any:
+    """What stands for an array of this shape while it has no memory; for a tensor where the dtype is one of torch."""
+    if isinstance(dtype, np.dtype):
+        return Outline.of(shape, dtype)
+    import torch
+
+    return torch.zeros((), dtype=dtype, device=device).expand(shape)
 
 
 def zeros_for(outline: Any) -> Any:

@@ -24,6 +24,7 @@ from numbers import Real
 from operator import index as as_integer
 from typing import Any
 
+from tilewright.backends.execution.buffers import itemsize_of
 from tilewright.backends.execution.engine import Engine, Progress
 from tilewright.backends.execution.simulation import Simulation
 from tilewright.distribution import Distribution, owner_for, owners
@@ -142,7 +143,8 @@ def known_shapes(graph: TaskGraph, machine: Machine, data: Any = None, placed: b
     if machine.shape is not None:
         return machine
     if data is not None:
-        return machine.replace(shape=_shapes(graph, Store(data)))
+        store = Store(data)
+        return machine.replace(shape=_shapes(graph, store), itemsize=_itemsizes(graph, store))
     known = graph.layout.shape if graph.layout is not None and not placed else None
     if graph.rooms:
         tile = machine.tile_size, machine.tile_size
@@ -151,7 +153,7 @@ def known_shapes(graph: TaskGraph, machine: Machine, data: Any = None, placed: b
             room = graph.rooms.get(handle.name)
             return room.of(handle, shape)[0] if room is not None else tile if known is None else known(handle)
 
-        return machine.replace(shape=cache(shape))
+        return machine.replace(shape=cache(shape), itemsize=_itemsizes(graph, Store({})))
     return machine if known is None else machine.replace(shape=known)
 
 
@@ -165,6 +167,18 @@ def _shapes(graph: TaskGraph, store: Store) -> Callable[[Handle], tuple[int, ...
         return tuple(getattr(buffer, "shape", (1,)))
 
     return shape
+
+
+def _itemsizes(graph: TaskGraph, store: Store) -> Callable[[Handle], int]:
+    """Bytes of an element of a handle: of its data, or of its room; 8 where nobody knows."""
+
+    def itemsize(handle: Handle) -> int:
+        buffer = store[handle]
+        if buffer is None and handle.name in graph.rooms:
+            return graph.rooms[handle.name].itemsize(handle)
+        return itemsize_of(buffer)
+
+    return itemsize
 
 
 def noise_of(noise: Noise, seed: int) -> Callable[[Task, float], float] | None:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from tilewright.backends.execution.buffers import itemsize_of
 from tilewright.backends.execution.engine import Progress
 from tilewright.backends.execution.in_process import InProcess
 from tilewright.backends.execution.program import Program
@@ -81,7 +82,10 @@ class Threads(InProcess):
         def shape(handle: Handle) -> tuple[int, ...]:
             return tuple(getattr(program.store[handle], "shape", ()))
 
-        policy.prepare(program.graph, machine.replace(gpus=len(self.accelerators), shape=shape))
+        def itemsize(handle: Handle) -> int:
+            return itemsize_of(program.store[handle])
+
+        policy.prepare(program.graph, machine.replace(gpus=len(self.accelerators), shape=shape, itemsize=itemsize))
         with ExitStack() as promises:
             memories = program.memories = Memories(program, self.accelerators, workers)
             for switches in filter(None, (getattr(a, "switches", None) for a in self.accelerators)):

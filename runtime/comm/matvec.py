@@ -43,8 +43,8 @@ class DenseOperator(Operator):
     grid
         (r, c), with ``layout="grid"``; by default the cheapest, see `grid.best_grid`.
     backend
-        One of `BACKENDS`. With ``"mpi"`` the blocks lie on the ranks of a pool or, under ``mpiexec``, of a
-        communicator; the call is then collective, and all ranks pass the same A and x.
+        One of `BACKENDS`; by default the blocks stay in this process. With ``"mpi"`` they lie on the ranks of a pool
+        or, under ``mpiexec``, of a communicator; the call is then collective, and all ranks pass the same A and x.
     overlap
         Multiply by a rank's own piece of x while the others travel. The sum then has another order.
     check_finite
@@ -88,7 +88,7 @@ class DenseOperator(Operator):
         ranks: int | None = None,
         *,
         grid: Sequence[int] | None = None,
-        backend: str = "mpi",
+        backend: str = "threads",
         overlap: bool = False,
         check_finite: bool = True,
         synchronous: bool = False,

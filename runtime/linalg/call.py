@@ -72,8 +72,8 @@ class Call:
 
     def __init__(
         self, routine: Callable[..., Any], a: Any, options: Mapping[str, Any], *, backend: str | None = None,
-        scheduler: str | Policy = "critical-path", workers: int | None = None, progress: bool = False,
-        return_run: bool = False, chunks: bool = False,
+        scheduler: str | Policy = "critical-path", workers: int | None = None,
+        progress: bool | Callable[[int], object] = False, return_run: bool = False, chunks: bool = False,
     ) -> None:  # fmt: skip
         chunked = chunks and is_chunked(a)
         if chunked and backend not in (None, "dask"):

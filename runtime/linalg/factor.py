@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -163,6 +164,7 @@ def mixed_factor(
     emulate: bool = False,
     norms: bool = False,
     in_tiles: bool = False,
+    progress: bool | Callable[[int], object] = False,
     **options: Any,
 ) -> MixedFactor:
     """Scale, shift, convert and factor a symmetric positive definite matrix in low or mixed precision.
@@ -189,6 +191,8 @@ def mixed_factor(
     in_tiles
         Leave L in ``tiles``, each in memory of its own: tasks are faster than on tiles of one array. ``L`` is then made
         when somebody asks for it. Only without FP64, and where tasks write into memory of this process.
+    progress
+        See `tilewright.run`.
 
     Raises
     ------
@@ -208,7 +212,7 @@ def mixed_factor(
     """
     if is_device_tensor(a):
         return factor_on_device(a, precision, tile_size, workers, scheduler, backend, shift, route)
-    call = Call(mixed_factor, a, options, backend=backend, scheduler=scheduler, workers=workers)
+    call = Call(mixed_factor, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress)
     problem = MixedProblem(call, precision, tile_size, route, finish=False, norms=norms, in_tiles=in_tiles)
     found, attempts = shifted(problem.factor, shift, default_shift(problem.precision))
     return problem.gathered(replace(found, attempts=attempts))

@@ -34,7 +34,7 @@ def solve_general(
     routine: Any, a: Any, b: Any, precision: str, check_finite: bool, tile_size: int | None, how: dict[str, Any],
     judge: bool,
 ) -> tuple[Any, SolveInfo]:  # fmt: skip
-    """x with A x = b, and how it was found. ``how`` has backend, scheduler, workers and options of the engine.
+    """x with A x = b, and how it was found. ``how`` has backend, scheduler, workers, progress, options of the engine.
 
     ``judge`` asks for backward errors, which are also computed where growth is larger than n.
 
@@ -53,7 +53,7 @@ def solve_general(
         raise ValueError(f"precision of a general matrix is one of {', '.join(PRECISIONS)}, not {precision!r}")
     a, b = _in_precision(a, precision), _in_precision(b, precision)
     plan = {name: how[name] for name in ("backend", "scheduler", "workers")}
-    call = Call(routine, a, how["options"], **plan)
+    call = Call(routine, a, how["options"], progress=how["progress"], **plan)
     factor = factor_with(call, False, check_finite, None, tile_size, None, square=True)
     factored = perf_counter()
     factor.check_regular()

@@ -18,8 +18,8 @@ from tilewright.linalg import ladder
 from tilewright.linalg.gpu import factor_on_device
 from tilewright.linalg.operator import blocks_graph
 from tilewright.linalg.problem import Problem
+from tilewright.linalg.runner import Bindings, Runner
 from tilewright.linalg.solve_info import SolveInfo
-from tilewright.linalg.stage import Bindings, Stage
 from tilewright.linalg.stopping import U
 from tilewright.linalg.system import System
 
@@ -46,7 +46,7 @@ class DeviceSystem(System):
         import torch
 
         self.torch = torch
-        self.stage = Stage("serial")  # tasks of a single tile follow each other
+        self.runner = Runner("serial")  # tasks of a single tile follow each other
         self.norm, self.nt = norm, 1
         self.n, self.m = b.shape
         self.kind = np.dtype(np.float64)
@@ -55,7 +55,7 @@ class DeviceSystem(System):
         self.r = b.clone()
         self.A: Any = {(0, 0): a}
         self.diagonal = {(0, 0): torch.empty_like(a)}
-        self.stage.run(blocks_graph(1), {"A": self.A, "F": self.diagonal})
+        self.runner.run(blocks_graph(1), {"A": self.A, "F": self.diagonal})
         self._there = torch.zeros((8, self.m), dtype=b.dtype, device=b.device)
         self._here = torch.zeros((8, self.m), dtype=b.dtype)
         self._names = {"rho": 3, "alpha": 4, "beta": 5, "curvature": 6, "norm": 7}
@@ -78,7 +78,7 @@ class DeviceSystem(System):
         }  # fmt: skip
         self.krylov = {name: {} for name in ("H", "Y")}
         self._krylov: dict[str, Any] = {name: {} for name in ("basis", "H", "parts", "Y")} | {"size": self._small(3)}
-        self.bindings = Bindings(self.stage, self.data | self._krylov, (), ())
+        self.bindings = Bindings(self.runner, self.data | self._krylov, (), ())
         size = _host(self.r.abs().amax(dim=0))
         if not (size < self.bound).all() or not bool(self.x.isfinite().all()):
             self.x.zero_()
@@ -134,7 +134,7 @@ class DeviceProblem(Problem):
 
     def __init__(
         self, a: Any, b: Any, precision: Any, refine: str, fallback: bool, check_finite: bool, check_symmetric: bool,
-        lower: bool, tile_size: int | None, stage: Stage,
+        lower: bool, tile_size: int | None, runner: Runner,
     ) -> None:  # fmt: skip
         import torch
 
@@ -147,7 +147,7 @@ class DeviceProblem(Problem):
             raise TypeError("complex systems are solved on the CPU; pass a.cpu()")
         if a.requires_grad or b.requires_grad:
             raise TypeError("the solution is not differentiable; pass tensor.detach()")
-        self.torch, self.n, self.stage = torch, len(a), stage
+        self.torch, self.n, self.runner = torch, len(a), runner
         self.precision, self.refine, self.fallback = precision, refine, fallback
         self.check_finite, self.check_symmetric, self.given_tile_size = check_finite, check_symmetric, tile_size
         self.roundoff = torch.finfo(a.dtype).eps / 2 if a.is_floating_point() else U
@@ -180,9 +180,9 @@ class DeviceProblem(Problem):
         return ladder.judge(_host(part), self.n)
 
     def _mixed(self, rung: Any, shift: float | None) -> Any:
-        stage = self.stage
+        runner = self.runner
         tile_size = self.given_tile_size if isinstance(rung, str) else None
-        return factor_on_device(self.a, rung, tile_size, stage.workers, stage.scheduler, stage.backend, shift)
+        return factor_on_device(self.a, rung, tile_size, runner.workers, runner.scheduler, runner.backend, shift)
 
     def _start(self, guess: ladder.Estimate) -> ladder.Estimate:
         return guess  # no rates there: the lowest rung

@@ -16,6 +16,7 @@ from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels.swaps import permutation
 from tilewright.linalg.call import Call
+from tilewright.linalg.gauged import Gauged
 from tilewright.linalg.lu_graph import PIVOTING, UPDATES, bottom_level, insert_lu
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
@@ -445,15 +446,7 @@ def factor_with(
 
 def _norms(sizes: Any, tiles: TiledMatrix) -> tuple[float, float, float]:
     """Largest entry, 1-norm and infinity norm from what `gauge` found."""
-    columns, rows, largest = np.zeros(tiles.shape[1]), np.zeros(tiles.shape[0]), 0.0
-    for (_, (i, j)), found in sizes.items():
-        if found is None:  # on another rank
-            continue
-        down, along = tiles.rows(i), tiles.columns(j)
-        width = along.stop - along.start
-        largest = max(largest, float(found[0, 0]))
-        columns[along] += found[0, 1 : 1 + width]
-        rows[down] += found[0, 1 + width :]
+    largest, columns, rows = Gauged.of(sizes, tiles)
     return largest, float(columns.max(initial=0)), float(rows.max(initial=0))
 
 

@@ -11,6 +11,7 @@ from tilewright.arguments import numbers
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg.call import Call
+from tilewright.linalg.gauged import Gauged
 from tilewright.linalg.lu import handed_on, inv
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import gauge, squares
@@ -82,15 +83,13 @@ def norm(
         A = matrix.source(call.tile_size(tile_size, matrix, lambda k, workers: lu_plan(k, workers, True)[0]))
         facts.update(shape=A.shape, dtype=str(matrix.dtype), tile_size=A.tile_size)
     record = call.run(_norm_graph(A.shape, A.tile_size, ord in (None, "fro")), {"A": A})
-    parts = {place: found for (_, place), found in (record["M"] if len(A) else {}).items() if found is not None}
+    found = record["M"] if len(A) else {}
     if ord in (None, "fro"):
-        return call.result(np.float64(_frobenius(parts)))
+        return call.result(np.float64(_frobenius([part for part in found.values() if part is not None])))
     if 0 in A.shape:
         raise ValueError(f"the {ord}-norm of an empty matrix is not defined")
-    rows, along = abs(ord) != 1, np.zeros(A.shape[0 if abs(ord) != 1 else 1])
-    for (i, j), found in parts.items():
-        span, width = A.columns(j), A.columns(j).stop - A.columns(j).start
-        along[A.rows(i) if rows else span] += found[0, 1 + width :] if rows else found[0, 1 : 1 + width]
+    sizes = Gauged.of(found, A)
+    along = sizes.columns if abs(ord) == 1 else sizes.rows
     return call.result(along.max() if ord > 0 else along.min())
 
 
@@ -99,12 +98,12 @@ def _check_order(given: Any, name: str) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, _ORDERS))}, not {shown(given)}")
 
 
-def _frobenius(parts: dict[Any, np.ndarray]) -> float:
-    tops = np.array([found[0, 0] for found in parts.values()])
+def _frobenius(parts: list[np.ndarray]) -> float:
+    tops = np.array([found[0, 0] for found in parts])
     top = tops.max(initial=0.0)
     if not top or not np.isfinite(top):
         return float(top)
-    return float(top * np.sqrt(sum(found[0, 1] * (found[0, 0] / top) ** 2 for found in parts.values())))
+    return float(top * np.sqrt(sum(found[0, 1] * (found[0, 0] / top) ** 2 for found in parts)))
 
 
 def cond(a: Any, p: Any = None, **how: Any) -> Any:

@@ -21,7 +21,7 @@ from tilewright.linalg.conjugate_gradients import direction_tasks
 from tilewright.linalg.mixed import in_tiles
 from tilewright.linalg.operator import blocks_graph, residual_tasks
 from tilewright.linalg.preconditioner import substitute
-from tilewright.linalg.stage import Bindings
+from tilewright.linalg.runner import Bindings
 from tilewright.linalg.stopping import Stop, steps_left
 from tilewright.linalg.system import CONSTANT, SCRATCH, System
 from tilewright.ops import OPS, copy, scaled
@@ -79,12 +79,12 @@ class _Inner:
     """The buffers of the FP32 iteration, and its graph bound to them."""
 
     def __init__(self, system: System) -> None:
-        stage, m, nt, A = system.stage, system.m, system.nt, system.A
-        keep = stage.engine.keep
+        runner, m, nt, A = system.runner, system.m, system.nt, system.A
+        keep = runner.engine.keep
         H = {index: keep(tile) for index, tile in in_tiles(A, "float32")}
-        stage.run(scaling_graph(nt), {"A": A, "D": system.data["D"], "H": H})
+        runner.run(scaling_graph(nt), {"A": A, "D": system.data["D"], "H": H})
         diagonal = {(i, i): keep(np.empty((len(A[i, i]), BLOCK), np.float32)) for i in range(nt)}
-        stage.run(blocks_graph(nt), {"A": H, "F": diagonal})
+        runner.run(blocks_graph(nt), {"A": H, "F": diagonal})
         vectors = {name: keep(np.zeros((system.n, m), np.float32)) for name in "RYZPV"}
         self.r, self.y, self.p = vectors["R"], vectors["Y"], vectors["P"]
         self.sizes = keep(np.zeros((3, m)))
@@ -96,7 +96,7 @@ class _Inner:
             "A": H, "F": diagonal, "sizes": self.sizes, **self.scalars,
             "S": [np.zeros((3, m)) for _ in range(nt)], "T": [np.zeros((1, m)) for _ in range(nt)],
         }  # fmt: skip
-        self._bindings, self._graph = Bindings(stage, data, CONSTANT, SCRATCH), inner_graph(nt, system.narrow)
+        self._bindings, self._graph = Bindings(runner, data, CONSTANT, SCRATCH), inner_graph(nt, system.narrow)
 
     def step(self) -> None:
         """One step."""

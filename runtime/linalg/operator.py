@@ -9,7 +9,7 @@ import numpy as np
 
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handles, R, TaskGraph, W
-from tilewright.linalg.stage import Stage
+from tilewright.linalg.runner import Runner
 from tilewright.ops import OPS, blocks, hemm, hemmd, zero
 from tilewright.tiles import TiledMatrix
 
@@ -68,13 +68,13 @@ def row_sums_graph(g: TaskGraph, nt: int) -> None:
             g.insert(OPS["norms"], R(A[i, j]), RW(S[i]), RW(S[j]), on=A[i, j])
 
 
-def row_sums(A: TiledMatrix, stage: Stage) -> np.ndarray:
+def row_sums(A: TiledMatrix, runner: Runner) -> np.ndarray:
     """The sums of |a_ij| along the rows of a Hermitian matrix, (n,); its lower triangle is read once, by tile tasks.
 
     The largest is ||A||_inf; one that is not finite says that there is a NaN or an infinity, or an overflow.
     """
     sums = np.zeros((A.shape[0], 1))
-    stage.run(row_sums_graph(A.nt), {"A": A, "S": block_rows(sums, A)})
+    runner.run(row_sums_graph(A.nt), {"A": A, "S": block_rows(sums, A)})
     return sums[:, 0]
 
 

@@ -22,8 +22,8 @@ from tilewright.linalg.ladder import Estimate
 from tilewright.linalg.matrix import check_finite_lower
 from tilewright.linalg.operator import row_sums
 from tilewright.linalg.refinement import ITERATIONS, refinement
+from tilewright.linalg.runner import Runner
 from tilewright.linalg.solve_info import Attempt, SolveInfo
-from tilewright.linalg.stage import Stage
 from tilewright.linalg.stopping import U
 from tilewright.linalg.system import System
 from tilewright.linalg.tuning import cholesky_tile_size
@@ -43,13 +43,13 @@ class Problem:
 
     def __init__(
         self, a: np.ndarray, b: np.ndarray, precision: Any, refine: str, fallback: bool, check_finite: bool,
-        lower: bool, tile_size: int | None, stage: Stage,
+        lower: bool, tile_size: int | None, runner: Runner,
     ) -> None:  # fmt: skip
-        self.n, self.stage = len(a), stage
+        self.n, self.runner = len(a), runner
         self.precision, self.refine, self.fallback = precision, refine, fallback
         self.check_finite, self.lower = check_finite, lower
         self.given_tile_size = tile_size
-        self.tile_size = tile_size or cholesky_tile_size(self.n, stage.engine.workers(stage.workers))
+        self.tile_size = tile_size or cholesky_tile_size(self.n, runner.engine.workers(runner.workers))
         self.a, self.b = a, b
         self.A = TiledMatrix.view(a, self.tile_size)
         self.info = SolveInfo(self.n, b.shape[1], str(b.dtype))
@@ -69,7 +69,7 @@ class Problem:
             info.backward_errors = system.backward_errors
             info.criterion, info.hpl_mxp_residual = system.excess, system.hpl
             info.residuals = system.residuals
-        info.messages, info.bytes = info.messages + self.stage.messages, info.bytes + self.stage.bytes
+        info.messages, info.bytes = info.messages + self.runner.messages, info.bytes + self.runner.bytes
         info.times["total"] = perf_counter() - began
         return info
 
@@ -83,7 +83,7 @@ class Problem:
             _, shifts = np.frexp(np.abs(self.b).max(axis=0))
             right = scaled(self.b, -shifts)
         rungs = self._rungs()
-        self.system = system = System(self.A, right, self.stage)
+        self.system = system = System(self.A, right, self.runner)
         self._climb(system, rungs)
         scale, self._shift = shifts - exponent, exponent
         x = scaled(system.x, scale)
@@ -126,7 +126,7 @@ class Problem:
     def _look(self, system: System) -> None:
         """ValueError if the matrix has a NaN or an infinity; nothing to do once its norm is known."""
         if self.check_finite and not system.measured:
-            check_finite_lower(self.A, self.stage.engine.workers(self.stage.workers), self.lower)
+            check_finite_lower(self.A, self.runner.engine.workers(self.runner.workers), self.lower)
 
     def _measure(self, system: System, sums: np.ndarray | None = None) -> None:
         """Tell the system ||A||_inf: from the row sums of |A|, by a pass of its own if nobody has added them up."""
@@ -135,7 +135,7 @@ class Problem:
         norm = float(sums.max()) if sums is not None else np.nan
         if not np.isfinite(norm):
             with self.timed("check"):
-                norm = float(row_sums(self.A, self.stage).max())
+                norm = float(row_sums(self.A, self.runner).max())
                 if not np.isfinite(norm):
                     self._look(system)
         system.norm, system.measured = norm, True
@@ -164,12 +164,12 @@ class Problem:
 
     @cached_property
     def workers(self) -> int:
-        return self.stage.engine.workers(self.stage.workers)
+        return self.runner.engine.workers(self.runner.workers)
 
     @cached_property
     def rates(self) -> Rates:
         """The rates of this computer, or of the first rank's where there are several."""
-        return self.stage.engine.agreed(rates.current())
+        return self.runner.engine.agreed(rates.current())
 
     # -------------------------------------------------------------- climbing
 
@@ -239,8 +239,8 @@ class Problem:
 
     def _mixed(self, rung: Any, shift: float | None) -> Any:
         """`mixed_factor` where tasks of this problem run."""
-        stage = self.stage
-        options = dict(stage.options)
+        runner = self.runner
+        options = dict(runner.options)
         if isinstance(rung, str):
             options["tile_size"] = self.given_tile_size
         return mixed_factor(
@@ -249,9 +249,10 @@ class Problem:
             shift=shift,
             norms=True,
             in_tiles=True,
-            workers=stage.workers,
-            scheduler=stage.scheduler,
-            backend=stage.backend,
+            workers=runner.workers,
+            scheduler=runner.scheduler,
+            backend=runner.backend,
+            progress=runner.progress,
             **options,
         )
 
@@ -261,12 +262,12 @@ class Problem:
 
     def _exact(self, system: System) -> None:
         """Factor and solve in FP64."""
-        stage = self.stage
+        runner = self.runner
         self._measure(system)
         with self.timed("factor"):
             L, run = tiled_cholesky(
-                self.a, tile_size=self.given_tile_size, backend=stage.backend, scheduler=stage.scheduler,
-                workers=stage.workers, check_finite=False, return_run=True, **stage.options,
+                self.a, tile_size=self.given_tile_size, backend=runner.backend, scheduler=runner.scheduler,
+                workers=runner.workers, check_finite=False, return_run=True, progress=runner.progress, **runner.options,
             )  # fmt: skip
         self.info.factor_run = run
         self.info.messages += run.messages

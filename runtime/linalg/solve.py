@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -18,8 +19,8 @@ from tilewright.linalg.problem import Problem
 from tilewright.linalg.refinement import METHODS
 from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
+from tilewright.linalg.runner import Runner
 from tilewright.linalg.solve_info import SolveInfo
-from tilewright.linalg.stage import Stage
 from tilewright.ops import OPS
 from tilewright.precision import PrecisionMap
 from tilewright.scalars import choice, flag, positive, shown
@@ -45,6 +46,7 @@ def solve(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_info: bool = False,
+    progress: bool | Callable[[int], object] = False,
     **options: Any,
 ) -> Any:
     """Solve A x = b: to FP64 accuracy for a symmetric or Hermitian positive definite A, by LU for any other.
@@ -82,6 +84,9 @@ def solve(
         See `tilewright.run`.
     return_info
         Also return the `SolveInfo`.
+    progress
+        Draw a bar for each factorisation on standard error, or a function that is called with the number of its tasks
+        that are done, as for `tilewright.run`. A factorisation on a GPU is one task, of which nothing is told.
 
     Returns
     -------
@@ -131,26 +136,28 @@ def solve(
     began = perf_counter()
     check_call(solve, options, backend)
     _check_names(assume_a, precision, refine)
-    how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers}
+    progress = progress if callable(progress) else flag(progress, "progress")
+    how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers, "progress": progress}
     lower, fallback, return_info = flag(lower, "lower"), flag(fallback, "fallback"), flag(return_info, "return_info")
     check_finite, check_symmetric = flag(check_finite, "check_finite"), flag(check_symmetric, "check_symmetric")
     tile_size = None if tile_size is None else positive(tile_size, "tile_size")
     if is_device_tensor(a):
         from tilewright.linalg.gpu_solve import DeviceProblem
 
-        stage = Stage(backend, scheduler, workers, options)
+        runner = Runner(backend, scheduler, workers, options)
         device = DeviceProblem(
-            a, b, precision, refine, fallback, check_finite, check_symmetric, lower, tile_size, stage
+            a, b, precision, refine, fallback, check_finite, check_symmetric, lower, tile_size, runner
         )  # fmt: skip
         x, info = _finished(device, began)
         shape = np.shape(b)
         return (x.reshape(shape), info) if return_info else x.reshape(shape)
-    stage = Stage(backend, scheduler, workers, {k: v for k, v in options.items() if k not in ("root", "gather")})
-    outer = Stage(backend, scheduler, workers, options).engine
+    inner = {name: value for name, value in options.items() if name not in ("root", "gather")}
+    runner = Runner(backend, scheduler, workers, inner, progress)
+    outer = Runner(backend, scheduler, workers, options).engine
     given = a
     a, b = outer.everywhere(outer.argument(a)), outer.everywhere(outer.argument(b))
     if assume_a == "gen" or (assume_a is None and not looks_positive_definite(dense(a, "the matrix a"))):
-        x, info = solve_general(solve, a, b, precision, check_finite, tile_size, {**how, "options": stage.options},
+        x, info = solve_general(solve, a, b, precision, check_finite, tile_size, {**how, "options": runner.options},
                                 return_info)  # fmt: skip
         x = outer.result(x if not is_tensor(given) or is_tensor(x) else like(x, given))
         return (x, info) if return_info else x
@@ -187,11 +194,11 @@ def solve(
     if real != kind:  # real and imaginary parts are right-hand sides of a real system
         right = np.concatenate([right.real, right.imag], axis=1)
     problem = Problem(
-        array.astype(real, copy=False), right, precision, refine, fallback, check_finite, lower, tile_size, stage
+        array.astype(real, copy=False), right, precision, refine, fallback, check_finite, lower, tile_size, runner
     )
     if check_symmetric:
         with problem.timed("check"):
-            _check_symmetric(problem.A, stage, unit_roundoff(matrix.dtype), lower)
+            _check_symmetric(problem.A, runner, unit_roundoff(matrix.dtype), lower)
     x, info = _finished(problem, began)
     if real != kind:
         x = x[:, : x.shape[1] // 2] + 1j * x[:, x.shape[1] // 2 :]
@@ -220,7 +227,7 @@ def _check_names(assume_a: Any, precision: Any, refine: Any) -> None:
     choice(refine, "refine", ("auto", *METHODS))
 
 
-def _check_symmetric(A: TiledMatrix, stage: Stage, u: float, lower: bool) -> None:
+def _check_symmetric(A: TiledMatrix, runner: Runner, u: float, lower: bool) -> None:
     """ValueError if the triangles differ by more than n u max|A|, or one of them is not finite. Tile tasks."""
     nt = A.nt
     g = TaskGraph(f"symmetric nt={nt}")
@@ -229,7 +236,7 @@ def _check_symmetric(A: TiledMatrix, stage: Stage, u: float, lower: bool) -> Non
         for i in range(j, nt):
             g.insert(OPS["asymmetry"], R(handles[i, j]), R(handles[j, i]), W(D[i, j]))
     differences = {(i, j): np.zeros((2, 1)) for j in range(nt) for i in range(j, nt)}
-    stage.run(g, {"A": A, "D": differences})
+    runner.run(g, {"A": A, "D": differences})
     if not all(np.isfinite(d).all() for d in differences.values()):
         for i, j in A:
             places = np.argwhere(~np.isfinite(A[i, j]))

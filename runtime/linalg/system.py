@@ -16,7 +16,7 @@ from tilewright.graph import TaskGraph
 from tilewright.kernels.hemm import BLOCK
 from tilewright.linalg.operator import block_rows, blocks_graph
 from tilewright.linalg.preconditioner import narrow_graph
-from tilewright.linalg.stage import Bindings, Stage
+from tilewright.linalg.runner import Bindings, Runner
 from tilewright.linalg.stopping import U, worst
 from tilewright.tiles import TiledMatrix
 
@@ -38,7 +38,7 @@ class System:
     A : (n, n) tiles, float64 or complex128
         The lower triangle is read.
     b : (n, m)
-    stage
+    runner
         Where tasks run.
 
     Attributes
@@ -64,12 +64,12 @@ class System:
     measured: bool = True
     narrow: bool = False
 
-    def __init__(self, A: TiledMatrix, b: np.ndarray, stage: Stage) -> None:
-        self.A, self.stage, self.measured = A, stage, False
+    def __init__(self, A: TiledMatrix, b: np.ndarray, runner: Runner) -> None:
+        self.A, self.runner, self.measured = A, runner, False
         self.n, self.m = b.shape
         self.kind = A.dtype
         self.nt = A.nt
-        keep = stage.engine.keep
+        keep = runner.engine.keep
         self.b = keep(np.ascontiguousarray(b, A.dtype))
         self.x, self.r, self.z, self.p, self.v = (keep(np.zeros_like(self.b)) for _ in range(5))
         self.r[...] = self.b
@@ -98,13 +98,13 @@ class System:
         dtype = tiles[0, 0].dtype if self.n else np.dtype(np.float64)
         if narrow is not None and not narrow:
             narrow = self._narrowed(tiles)
-        d = self.stage.engine.keep(np.ascontiguousarray(scale, np.float64).reshape(self.n, 1))
+        d = self.runner.engine.keep(np.ascontiguousarray(scale, np.float64).reshape(self.n, 1))
         m, nt = self.m, self.nt
         blocks: dict[str, Any] = {
             name: block_rows(array, self.A)
             for name, array in {
                 "B": self.b, "X": self.x, "R": self.r, "Z": self.z, "P": self.p, "V": self.v, "D": d,
-                "W": self.stage.engine.keep(np.zeros((self.n, m), dtype)),
+                "W": self.runner.engine.keep(np.zeros((self.n, m), dtype)),
             }.items()
         }  # fmt: skip
         parts = {"S": [np.zeros((3, m)) for _ in range(nt)], "T": [np.zeros((1, m)) for _ in range(nt)]}
@@ -119,7 +119,7 @@ class System:
             **self.scalars,
         }
         self.krylov = {name: {} for name in ("basis", "H", "parts", "Y")} | {"size": np.zeros((3, m))}
-        self.bindings = Bindings(self.stage, self.data, CONSTANT, SCRATCH)
+        self.bindings = Bindings(self.runner, self.data, CONSTANT, SCRATCH)
         self.data |= self.krylov
         size = np.abs(self.r).max(axis=0, initial=0)
         if not (size < self.bound).all() or not np.isfinite(self.x).all():
@@ -134,19 +134,19 @@ class System:
             return
         if tile_size != self.A.tile_size:
             self.A = TiledMatrix.view(self.A.to_numpy(), tile_size)
-        A, keep = self.A, self.stage.engine.keep
+        A, keep = self.A, self.runner.engine.keep
         self.nt = A.nt
         self.diagonal = {(i, i): keep(np.empty((len(A[i, i]), BLOCK), A.dtype)) for i in range(A.nt)}
-        self.stage.run(blocks_graph(A.nt), {"A": A, "F": self.diagonal})
+        self.runner.run(blocks_graph(A.nt), {"A": A, "F": self.diagonal})
 
     def _narrowed(self, L: Any) -> dict[tuple[int, ...], np.ndarray]:
         """Its tiles below the diagonal in BF16, by the task that the factorisation has for it."""
         below = [(i, j) for j in range(self.nt) for i in range(j + 1, self.nt)]
         made: dict[tuple[int, ...], np.ndarray] = {
-            index: self.stage.engine.keep(np.empty(L[index].shape, np.uint16)) for index in below
+            index: self.runner.engine.keep(np.empty(L[index].shape, np.uint16)) for index in below
         }
         if below:
-            self.stage.run(narrow_graph(self.nt), {"L": L, "N": made})
+            self.runner.run(narrow_graph(self.nt), {"L": L, "N": made})
         return made
 
     def bind(self, name: str, array: np.ndarray) -> None:
@@ -211,7 +211,7 @@ class System:
         krylov, m, kind = self.krylov, self.m, self.kind
         if (k, 0) in krylov["basis"]:
             return
-        keep = self.stage.engine.keep
+        keep = self.runner.engine.keep
         vector = keep(np.zeros_like(self.b))
         krylov["basis"].update({(k, i): block for i, block in enumerate(block_rows(vector, self.A))})
         krylov["Y"][k] = keep(np.zeros((k, m), kind))

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from tilewright.backends import check_call, engine_class, find_engine
 from tilewright.backends.simulate import Owner, known_shapes, noise_of
 from tilewright.door import upstairs
-from tilewright.engine import run
+from tilewright.engine import check_plan, run
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.files import write_text
-from tilewright.machine import Machine, check_plan
+from tilewright.machine import Machine
 from tilewright.runs.frames import data_frame
 from tilewright.runs.progress import reports
 from tilewright.runs.run import Run

@@ -75,7 +75,7 @@ def _loss(
 
 def _through(
     stage: Stage, control: Control, setup: Setup, x: Any, m: int, key: tuple[int, ...], tape: Tape
-) -> tuple[Any, ...]:  # fmt: skip
+) -> tuple[Any, ...]:
     """(input, output); of micro-batch m of the batch, whose gradient nobody wants, the input has no history."""
     x = x[m] if isinstance(x, tuple) else tape.begin(x, stage.compiled is not None)
     if setup.penalty is not None and setup.penalty.of == "inputs":
@@ -150,7 +150,7 @@ def backward_weight(stage: Stage, grads: Grads | None, tape: Tape, first: bool) 
 
 def _backward(
     stage: Stage, y: torch.Tensor | None, dy: torch.Tensor | None, inputs: Sequence[torch.Tensor], grads: Grads | None
-) -> Grads:  # fmt: skip
+) -> Grads:
     """Gradients by parameter, summed over micro-batches in their order; None for one without a part in the loss."""
     if not inputs or y is None or not y.requires_grad:
         return [None] * len(stage.parameters) if grads is None else grads

@@ -143,9 +143,7 @@ def optimizers(given: Any, lr: float | None) -> Optimizers:
         return Optimizers({"": maker}, said)
     if not given:
         raise ValueError("optimizer is an empty mapping; it needs at least one")
-    pairs = {
-        prefix: _one(*(value if isinstance(value, tuple) else (value, lr))) for prefix, value in given.items()
-    }  # fmt: skip
+    pairs = {prefix: _one(*(value if isinstance(value, tuple) else (value, lr))) for prefix, value in given.items()}
     said = "; ".join(f"{prefix or 'others'}: {said}" for prefix, (said, _) in pairs.items())
     return Optimizers({prefix: maker for prefix, (_, maker) in pairs.items()}, said)
 

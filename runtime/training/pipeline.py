@@ -120,10 +120,8 @@ class Pipeline:
     def prepare(self, graph: TaskGraph, machine: Machine) -> None:
         segments, micro = self.division.segments, self.division.micro
         rank = {
-            (a.segment, a.kind, a.micro): k
-            for row in planned(self.name, segments, micro)
-            for k, a in enumerate(row)
-        }  # fmt: skip
+            (a.segment, a.kind, a.micro): k for row in planned(self.name, segments, micro) for k, a in enumerate(row)
+        }
         by_place: dict[Any, list[tuple[int, int, int]]] = {}
         steps: dict[tuple[Any, Action], int] = {}
         self.tasks = graph.tasks

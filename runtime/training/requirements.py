@@ -133,7 +133,7 @@ def one_segment(segments: int | None, pipeline: str | None) -> int:
 
 def compiler(
     wanted: bool | str, device: torch.device, pipeline: str | None, penalty: GradientPenalty | None
-) -> str | None:  # fmt: skip
+) -> str | None:
     """The backend of torch.compile. ValueError if there is something that it cannot do."""
     if not wanted:
         return None

@@ -178,9 +178,7 @@ class Result:
 
     def _spent(self, names: Iterable[str]) -> float:
         wanted = set(names)
-        return sum(
-            seconds for run, _ in self.runs for op, (_, seconds) in run.trace.by_op().items() if op in wanted
-        )  # fmt: skip
+        return sum(seconds for run, _ in self.runs for op, (_, seconds) in run.trace.by_op().items() if op in wanted)
 
     @property
     def loader_seconds(self) -> float:

@@ -362,7 +362,7 @@ class Builder:
         self.snapshot(0, step + 1, "kept")
         self.insert(
             "save", RW(h("kept", 0)), R(h("log", 0)), R(h("setup", 0)), W(h("saved", 0)), on=0, priority=self.low
-        )  # fmt: skip
+        )
 
 
 def algorithm(replicas: int) -> str:

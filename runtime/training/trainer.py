@@ -346,7 +346,7 @@ def _let_go(run: Run) -> None:
 
 def _manifest(
     device: torch.device, engine: _Engine, setup: Setup, control: Control, deterministic: bool
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What this ran on, and the flags that numbers depend on."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {cores()} cores",

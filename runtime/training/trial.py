@@ -67,9 +67,7 @@ def _plain(module: nn.Module) -> bool:
     return type(module) in _TRUSTED or (known and isinstance(module, (*_PLAIN, nn.ReLU)))
 
 
-_TRUSTED = (
-    models.SimpleResNet, models.ResNet18, models.MLP, models.BasicBlock, models._Block, models._Residual
-)  # fmt: skip
+_TRUSTED = (models.SimpleResNet, models.ResNet18, models.MLP, models.BasicBlock, models._Block, models._Residual)
 
 
 def alone(model: nn.Module, image: torch.Tensor) -> bool:

@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 
 import tilewright as tw
@@ -43,6 +44,20 @@ def test_a_task_costs_its_weight_its_flops_or_its_table():
     assert cost(tw.Op("w", flops=lambda shape: shape[0]), Machine(gamma=2.0, tile_size=3)) == 6
     assert cost(op, Machine(durations={"work": 0.5}, overhead=0.25)) == 0.75
     assert cost(op, Machine(workers=2, gpus=1, acceleration={"work": 3.0}, overhead=1.0), worker=1) == 3
+
+
+@pytest.mark.parametrize(("dtype", "bytes_each"), [("float64", 8), ("float32", 4), ("complex128", 16), ("uint16", 2)])
+def test_messages_take_as_long_as_their_bytes(dtype, bytes_each):
+    g = tw.TaskGraph()
+    x, y = g.handle("x"), g.handle("y", shape=(3, 5), dtype=dtype)
+    g.insert(tw.ops.copy, tw.R(x), tw.W(y), on=0)
+    g.insert(tw.ops.finite, tw.R(x), "all", on=1)
+    g.insert(tw.ops.finite, tw.R(y), "all", on=1)
+    machine = Machine(ranks=2, beta=1.0)
+    run = tw.simulate(g, machine, owner=lambda handle: 0, data={"x": np.zeros((3, 5), dtype)})
+    times = [(m.nbytes, m.end - m.start) for m in run.trace.messages]
+    assert times == [(15 * bytes_each, 15 * bytes_each / 8)] * 2
+    assert machine.words(x) == 256**2, "where nobody knows the dtype, an element is a word"
 
 
 def test_a_table_is_interpolated_by_powers_of_the_tile_size():

@@ -63,7 +63,11 @@ class Share(NamedTuple):
     rank: int
     addresses: tuple[str, ...]
     contents: bytes
-    """Pickled (graph, scheduler, order, families, outlines), read where an error can be reported."""
+    """Pickled (graph, order, families, outlines), read where an error can be reported."""
+    program: str
+    """Under which the worker keeps that and the plan, for more runs; empty if there is only this one."""
+    scheduler: bytes
+    """Pickled, as policies have state."""
     workers: int
     window: int
     blas: Choice

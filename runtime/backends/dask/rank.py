@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import pickle
 import sys
+import threading
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ from tilewright.backends.ranks.outcome import Outcome, freeze
 from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.backends.ranks.workers import Team
 from tilewright.errors import WorkerDied
-from tilewright.graph import Handle
+from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
@@ -57,6 +59,8 @@ class Result(NamedTuple):
     stays: Values
     """Final values that stay on the workers."""
 
+
+PLANS = 8  # of prepared graphs, the last of which a worker keeps
 
 PAUSE = 0.2  # seconds before a part that came to the wrong worker tries again
 
@@ -153,11 +157,8 @@ def _nothing(error: BaseException) -> Outcome:
 
 def _team(share: Share, parcel: Values, tiles: Values) -> tuple[Team, MessagePlan, dict[str, str]]:
     sys.path.extend(entry for entry in share.path if entry not in sys.path)
-    graph, scheduler, order, families, outlines = pickle.loads(share.contents)
     choice.adopt(share.blas)
-    owner, start, collect = order
-    by_handle = dict(zip(graph.handles_used, owner, strict=True))
-    plan = MessagePlan(graph, len(share.addresses), by_handle, start=start, collect=collect)  # it goes with the run
+    graph, families, outlines, plan = _planned(share)
     part = plan.part(share.rank)
     store = Store({name: outline_family(*what) for name, what in families.items()})
     for handle, (shape, dtype) in outlines.items():
@@ -172,10 +173,34 @@ def _team(share: Share, parcel: Values, tiles: Values) -> tuple[Team, MessagePla
         store[handle] = own(tiles[handle], order=orders.get(handle.name))  # a copy: they are Dask's
     came = {name for name, room in graph.rooms.items() if not room.keep}  # the program sees to those
     _provide([handle for handle in plan.rooms(share.rank, "none") if handle.name not in came], store, orders)
-    policy = find_policy(scheduler)
+    policy = find_policy(pickle.loads(share.scheduler))
     policy.prepare(part.graph, Machine(workers=share.workers))
     team = Team(Program(part.graph, store), policy, share.workers, part, share.rank, "dask")
     return team, plan, orders
+
+
+_plans: OrderedDict[tuple[str, int], Any] = OrderedDict()
+_plans_lock = threading.Lock()
+
+
+def _planned(share: Share) -> tuple[TaskGraph, dict[str, Any], dict[Handle, Any], MessagePlan]:
+    """Graph, families, outlines and plan of a share: those of a run before, if its program is prepared."""
+    key = share.program, len(share.addresses)
+    with _plans_lock:
+        if key in _plans:
+            _plans.move_to_end(key)
+            found: tuple[Any, Any, Any, Any] = _plans[key]
+            return found
+    graph, order, families, outlines = pickle.loads(share.contents)
+    owner, start, collect = order
+    by_handle = dict(zip(graph.handles_used, owner, strict=True))
+    plan = MessagePlan(graph, len(share.addresses), by_handle, start=start, collect=collect)
+    if share.program:
+        with _plans_lock:
+            _plans[key] = graph, families, outlines, plan
+            while len(_plans) > PLANS:
+                _plans.popitem(last=False)
+    return graph, families, outlines, plan
 
 
 def outline_family(shape: tuple[int, int], tile_size: int, dtype: str, order: str) -> TiledMatrix:

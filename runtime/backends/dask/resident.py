@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -66,14 +67,16 @@ def run_resident(
     order: Order = by_handle(graph, rank_of), None, ()
     plan = planned(graph, len(ranks.members), order)
     families, outlines = families_of(store), outlines_of(program)
-    contents = _dumps((graph, scheduler, order, families, outlines))
+    contents, key = _contents(program, order, families, outlines)
+    policy = _dumps(scheduler)
     stay = tuple(name for name, family in store.families.items() if isinstance(family, RemoteTiles))
     run = uuid4().hex[:8]
     path = tuple(sys.path) if options.kept else ()
     keys = [(f"{_word(graph.name)}-{run}", rank) for rank in range(len(ranks.members))]
     shares = [
-        Share(run, keys[rank], rank, ranks.addresses, contents, ranks.workers, options.window, choice.choice(),
-            options.timeout, progress is not None, path, stay, clients.seen(client, ranks.addresses[rank]), capture())
+        Share(run, keys[rank], rank, ranks.addresses, contents, key, policy, ranks.workers, options.window,
+            choice.choice(), options.timeout, progress is not None, path, stay,
+            clients.seen(client, ranks.addresses[rank]), capture())
         for rank in range(len(ranks.members))
     ]  # fmt: skip
     done = [0] * len(ranks.members)
@@ -136,6 +139,22 @@ def _dumps(value: Any) -> bytes:
     from distributed.protocol import pickle as dask_pickle
 
     return dask_pickle.dumps(value)
+
+
+_dumped: weakref.WeakKeyDictionary[Program, tuple[Any, bytes, str]] = weakref.WeakKeyDictionary()
+"""Prepared programs: with what they were pickled, as what, and the workers' key for it."""
+
+
+def _contents(program: Program, *rest: Any) -> tuple[bytes, str]:
+    """Graph and ``rest``, pickled, and the key under which workers keep what they make of it."""
+    known = _dumped.get(program)
+    if known is not None and known[0] == rest:
+        return known[1:]
+    contents = _dumps((program.graph, *rest))
+    if not program.prepared:
+        return contents, ""
+    _dumped[program] = rest, contents, uuid4().hex
+    return _dumped[program][1:]
 
 
 def _word(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Spare", "kind", "layout", "memory", "view", "wrap"]
+__all__ = ["Spare", "itemsize_of", "kind", "layout", "memory", "view", "wrap"]
 
 _ALIGNMENT = 64
 
@@ -36,6 +36,11 @@ def view(value: Any) -> np.ndarray | None:
             return None
         array = value.view(integer).numpy()
     return array
+
+
+def itemsize_of(value: Any) -> int:
+    """Bytes of an element of an array or a tensor; 8 of what is none."""
+    return int(getattr(getattr(value, "dtype", None), "itemsize", 8))
 
 
 def memory(value: Any) -> np.ndarray:

@@ -10,11 +10,13 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from tilewright.backends.execution.buffers import view
 from tilewright.backends.execution.engine import Engine, blame
 from tilewright.backends.execution.line import run_line
 from tilewright.backends.execution.program import Program
@@ -28,7 +30,7 @@ from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
 
-__all__ = ["Here", "Prepared", "check_carry", "check_given"]
+__all__ = ["Here", "Prepared", "check_carry", "check_given", "lasting"]
 
 Carry = Mapping[Handle, Handle]
 """{y: x}: what y is after a repetition, x is before the next one."""
@@ -96,7 +98,7 @@ class Prepared(ABC):
         Raises
         ------
         ValueError
-            ``times`` is negative, or no task writes ``until``.
+            ``times`` is negative, no task writes ``until``, or it is a room that is not kept.
         Exception
             As a call. Ranks hear of a task that failed elsewhere within 64 repetitions, with ``until`` within one.
 
@@ -110,6 +112,9 @@ class Prepared(ABC):
             instance(until, "until", Handle, "a handle, such as graph.handle('done')")
             if until not in set(self.graph.written):
                 raise ValueError(f"until={until}, but no task of graph {self.graph.name!r} writes it")
+            if not lasting(self.graph, until) and until not in self.inputs and until not in self.outputs:
+                raise ValueError(f"until={until}, a room that is given back after its last reader; declare it with "
+                                 f"keep=True")  # fmt: skip
         with self._alone():
             return self._repeat(times, until)
 
@@ -198,7 +203,9 @@ class Here(Prepared):
             assert isinstance(program, Program)
             self._program = program
             program.threads_per_task = threads_per_task
-        self._homes = {handle: store[handle] for handle in dict.fromkeys([*graph.handles_used, *inputs, *outputs])}
+            program.prepared = True
+        named = dict.fromkeys([*graph.handles_used, *inputs, *outputs])
+        self._homes = {handle: store[handle] for handle in named if handle not in store.outlines}
         self._carry = dict(carry)
         check_carry(graph, self._carry, self._homes.get)
         self._exchanged = {a: self._homes[b] for pair in self._carry.items() for a, b in (pair, pair[::-1])}
@@ -234,7 +241,7 @@ class Here(Prepared):
                 for y, x in self._carry.items():
                     store[x], store[y] = store[y], store[x]
                 self._turned = not self._turned
-                if until is not None and np.any(store[self._carry.get(until, until)]):
+                if until is not None and np.any(_numbers_of(store[self._carry.get(until, until)])):
                     break
         finally:
             self._settle(done)
@@ -280,22 +287,32 @@ class Here(Prepared):
         trace = self._engine.execute(self._program, self._scheduler, self._workers, None)
         self.messages += len(trace.messages)
         self.bytes += sum(message.nbytes for message in trace.messages)
+        if not self._engine.in_process:  # what came back may be another object than what went there
+            program, places = self._program, self._places
+            program.replaced.update(h for h in self.graph.results if program.store[h] is not places.get(h))
         return trace
+
+    @property
+    def _places(self) -> dict[Handle, Any]:
+        """Where each handle lives at the moment."""
+        return {**self._homes, **self._exchanged} if self._turned else self._homes
 
     def _put_back(self) -> None:
         """Put new values that functions returned where their handles live, for the next run."""
-        program, homes = self._program, self._homes
-        places = {**homes, **self._exchanged} if self._turned else homes
+        program, places = self._program, self._places
         moved = [(h, places.get(h), program.store[h]) for h in program.replaced if places.get(h) is not None]
         apart = len(moved) < 2  # else a value may lie where another one goes, as after an exchange
-        values = [value if apart or not isinstance(value, np.ndarray) else value.copy() for _, _, value in moved]
+        values = [value if apart or view(value) is None else deepcopy(value) for _, _, value in moved]
         for (handle, place, _), value in zip(moved, values, strict=True):
-            if not isinstance(place, np.ndarray):
+            if view(place) is None:
                 continue  # no memory: the next run has the new value
             if np.shape(value) != place.shape:
                 writer = next(t for t in reversed(self.graph.tasks) if handle in t.writes)
-                raise ValueError(f"{writer} returned shape {np.shape(value)} where {place.shape} lives")
-            np.copyto(place, value)
+                raise ValueError(f"{writer} returned shape {np.shape(value)} where {tuple(place.shape)} lives")
+            if isinstance(place, np.ndarray):
+                np.copyto(place, value)
+            else:
+                place.copy_(value)
             program.store[handle] = place
         program.replaced.clear()
 
@@ -328,7 +345,18 @@ class Here(Prepared):
         self._homes.clear()
 
 
+def _numbers_of(value: Any) -> Any:
+    array = view(value)
+    return value if array is None else array
+
+
 # ------------------------------------------------------------------ checks
+
+
+def lasting(graph: TaskGraph, handle: Handle) -> bool:
+    """Whether a handle has a value between two runs: it is no room, or one that is kept."""
+    room = graph.rooms.get(handle.name)
+    return room is None or room.keep
 
 
 def check_given(graph: TaskGraph, known: Iterable[Handle]) -> None:

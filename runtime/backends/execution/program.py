@@ -45,6 +45,8 @@ class Program:
         self.store = store
         self.threads_per_task = 1
         """How many threads a task's calls into BLAS and OpenMP use."""
+        self.prepared = False
+        """Whether it runs many times, so that ranks keep their plan of it."""
         self.rooms = (Rooms(graph, store) or None) if graph.rooms else None
         """Memory for handles that say how large they are."""
         _check_inputs(graph, store)
@@ -95,7 +97,7 @@ class Program:
                     function = known[key] = self._kernel(task)
             else:
                 self.uses_functions = True
-            functions.append(function)
+            functions.append(_in_groups(function, task) if task.groups else function)
         return functions
 
     def _kernel(self, task: Task) -> Callable[..., Any]:
@@ -113,16 +115,13 @@ class Program:
         return row.function
 
     def function(self, task: Task) -> Callable[..., Any]:
-        """What one task calls, on its buffers and parameters."""
+        """What one task calls, on one buffer for each of its uses, and its parameters."""
         return self._functions[task.index]
 
     def call(self, task: Task) -> None:
         """Run one task in the calling thread. Whatever its function raises comes out as it is."""
         store = self.store
-        buffers = [store[handle] for handle, _ in task.uses]
-        if task.groups:
-            buffers = task.arguments(buffers)  # type: ignore[assignment]
-        result = self._functions[task.index](*buffers, *task.params)
+        result = self._functions[task.index](*[store[handle] for handle, _ in task.uses], *task.params)
         if result is not None:
             self._finish(task, result)
 
@@ -163,6 +162,12 @@ class Program:
                 others.append(value)
             found.append(value)
         return found
+
+
+def _in_groups(function: Callable[..., Any], task: Task) -> Callable[..., Any]:
+    """A function of the buffers one by one, which calls ``function`` with a list for each group of the task."""
+    count = len(task.uses)
+    return lambda *args: function(*task.arguments(args[:count]), *args[count:])
 
 
 def names_of(task: Task, tiles: Sequence[Any]) -> list[str]:

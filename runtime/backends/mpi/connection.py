@@ -42,9 +42,14 @@ class Hello(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One run. ``graph`` and the rest travel as bytes, for the rank to read inside the ranks' agreement."""
+    """One run. What is bytes is read by the rank inside the ranks' agreement."""
 
+    key: int
+    """Under which the rank keeps graph and plan, for more runs; -1 if there is only this one."""
+    program: bytes
+    """Pickled (graph, order of its plan); empty where it is kept under the key."""
     contents: bytes
+    """Pickled (data, scheduler)."""
     workers: int
     window: int
     synchronous: bool

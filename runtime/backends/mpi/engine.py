@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -137,14 +138,17 @@ class MpiPool(Mpi):
             data = segments.like(given, segments.placer(_scratch(pool, given)))
             here, there = program.store, Store(data)
             _copy((here[handle], there[handle]) for handle in graph.inputs)
+            key, is_there = _key(pool, program, order)
             job = Job(
-                pickling.dumps((graph, data, scheduler, order)), each, self.window, self.synchronous,
-                progress is not None, choice.choice(), sys.path, pool.scratch.serial if pool.scratch else -1,
-                capture(),
+                key, b"" if is_there else pickling.dumps((graph, order)), pickling.dumps((data, scheduler)), each,
+                self.window, self.synchronous, progress is not None, choice.choice(), sys.path,
+                pool.scratch.serial if pool.scratch else -1, capture(),
             )  # fmt: skip
             outcomes = pool.run(job, progress)
             if isinstance(outcomes, bytes):
                 raise thaw(outcomes)
+            if key >= 0:
+                _kept[program] = weakref.ref(pool), key, order
             trace = merge(graph, planned(graph, ranks, order), each, outcomes)
             values: dict[Handle, Any] = {}
             replaced: set[Handle] = set()
@@ -161,6 +165,22 @@ class MpiPool(Mpi):
             else:
                 here[handle] = value
         return trace
+
+
+_kept: weakref.WeakKeyDictionary[Program, tuple[Any, int, Order]] = weakref.WeakKeyDictionary()
+"""Prepared programs: the pool that has graph and plan, under which key, and what the plan was made with."""
+
+
+def _key(pool: Pool, program: Program, order: Order) -> tuple[int, bool]:
+    """The key of a program on the ranks of a pool, and whether it is there already; it goes with the program."""
+    if not program.prepared:
+        return -1, False
+    holder, key, planned_with = _kept.get(program, (lambda: None, -1, None))
+    if holder() is pool and planned_with == order:
+        return key, True
+    key = next(pools.keys)
+    weakref.finalize(program, pool.forget, key)
+    return key, False
 
 
 def _scratch(pool: Pool, data: Any) -> segments.Segment:

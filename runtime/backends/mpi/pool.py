@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import sys
@@ -38,6 +39,8 @@ __all__ = ["Pool", "active", "default"]
 
 START = 60.0  # seconds for all ranks to connect
 CLOSE = 5.0  # seconds for all ranks to end by themselves
+keys = itertools.count()
+"""For what is kept on ranks: see `Pool.forget`."""
 GRACE = 5.0  # seconds for the other ranks to come out of a call that one of them left with an exception
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import pickle
 import sys
 import weakref
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.backends.execution.buffers import memory
 from tilewright.backends.execution.prepared import Prepared
 from tilewright.backends.execution.torch_state import capture
 from tilewright.backends.mpi import pool as pools
@@ -26,8 +26,6 @@ from tilewright.passes.messages import MessagePlan
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 
 __all__ = ["PoolHome", "checked", "trace_of"]
-
-_keys = itertools.count()
 
 
 class PoolHome(Home):
@@ -64,7 +62,7 @@ class PoolHome(Home):
 
 def _keep(holder: Any, pool: Pool, data: Mapping[Handle, Any], owner: Callable[[Handle], int]) -> tuple[int, Any]:
     """Give each rank its part, until ``holder`` goes: (key, what ends it)."""
-    key = next(_keys)
+    key = next(pools.keys)
     parts: list[dict[Handle, Any]] = [{} for _ in range(pool.ranks)]
     for handle, value in data.items():
         parts[owner(handle)][handle] = value
@@ -93,15 +91,15 @@ class _PoolPrepared(Prepared):
         given = {handle: bound.buffer(handle) for handle in dict.fromkeys([*bound.inputs, *bound.outputs])}
         self._segment = segments.Segment.create(segments.room(segments.arrays_in(given)))
         place = segments.placer(self._segment)
-        box = {handle: place(array) for handle, array in given.items()}
-        for handle, array in box.items():
-            if array is not given[handle]:
-                np.copyto(array, given[handle])
+        box = {handle: segments.like(value, place) for handle, value in given.items()}
+        for handle, value in box.items():
+            if value is not given[handle]:
+                np.copyto(memory(value), memory(given[handle]))
         self.inputs = {handle: box[handle] for handle in bound.inputs}
         self.outputs = {handle: box[handle] for handle in bound.outputs}
         outlines = {handle: bound.outline(handle) for handle in graph.handles_used if handle not in box}
         self._order: Order = tuple(map(bound.owner, graph.handles_used)), None, ()
-        self.key = next(_keys)
+        self.key = next(pools.keys)
         options = {"synchronous": home.synchronous, "inputs": bound.inputs, "carry": bound.carry}
         contents = pickling.dumps((graph, self._order, box, kept, outlines, options))
         request = Prepare(self.key, contents, choice.choice(), sys.path)

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from tilewright.backends.execution.buffers import Spare
 from tilewright.backends.mpi.connection import Forget, Go, Hello, Job, Keep, Prepare, RemoteCall, connect, follow
 from tilewright.backends.mpi.launcher import remove, shm_files
-from tilewright.backends.ranks.outcome import freeze
+from tilewright.backends.ranks.outcome import Order, freeze
 from tilewright.backends.ranks.pickling import loads
 from tilewright.backends.ranks.segments import Mappings
+from tilewright.graph import TaskGraph
 from tilewright.kernels import choice
 from tilewright.tiles import Store
 
@@ -55,12 +56,12 @@ def main() -> None:
     comm = MPI.COMM_WORLD
     choice.current()
     owner.send(Hello(comm.rank, comm.size, os.getpid(), ""))
-    mappings, spare = Mappings(), Spare()
+    mappings, spare, programs = Mappings(), Spare(), Programs()
     house: Guests | None = None
     while (job := jobs.get()) is not None:
         with suppress(BrokenPipeError):
             if isinstance(job, Job):
-                owner.send(_run(comm, job, mappings, spare, owner))
+                owner.send(_run(comm, job, mappings, spare, programs, owner))
                 mappings.keep({job.scratch})
                 spare.keep(SPARE)
                 continue
@@ -73,6 +74,8 @@ def main() -> None:
 
                 house = Guests(comm)
             if isinstance(job, Forget):
+                for key in job.keys:
+                    programs.pop(key, None)
                 house.forget(job)
             else:
                 owner.send(house.serve(job))
@@ -103,7 +106,11 @@ def _call(comm: MPI.Intracomm, call: RemoteCall, mappings: Mappings) -> Any:
         return freeze(error)
 
 
-def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, owner: Connection) -> Any:
+Programs = dict[int, tuple[TaskGraph, Order]]
+"""Graphs of prepared programs by key. As long as a graph is here, so is its plan: see `planned`."""
+
+
+def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, programs: Programs, owner: Connection) -> Any:
     """This rank's `Outcome`, or the pickled exception that all ranks agreed to raise before any task ran."""
     from tilewright.backends.mpi.agreement import Agreement
     from tilewright.backends.mpi.part import run_part, wires
@@ -116,7 +123,10 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, owner:
             with agreed.block(exchange=False):
                 entered.enter_context(job.torch_state.entered())
                 choice.adopt(job.blas)
-                graph, data, scheduler, order = loads(job.contents, mappings)
+                graph, order = programs[job.key] if job.key in programs else loads(job.program, mappings)
+                if job.key >= 0:
+                    programs[job.key] = graph, order
+                data, scheduler = loads(job.contents, mappings)
             _, outcomes = run_part(
                 comm, graph, Store(data), scheduler, job.workers, order,
                 window=job.window, synchronous=job.synchronous, deliver=True, spare=spare, progress=report,

@@ -9,6 +9,7 @@ one graph runs thousands of times on data that stays, all of that can be settled
 - Each message has a persistent request and a buffer of its own. All receives start first, so a message goes straight
   where it belongs; a task waits for those that it reads, just before it runs, and the tasks before it overlap them.
 - A buffer that is on its way is written again only when MPI is done with it.
+- A room has one buffer for all repetitions, which is zeroed before the task that writes it first.
 - A repetition begins when this rank is done with the one before: nobody waits for all.
 
 If a task fails, the tasks after it are left out, but all messages still go, so that no rank waits for ever.
@@ -17,6 +18,7 @@ If a task fails, the tasks after it are left out, but all messages still go, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from functools import partial
 from time import perf_counter, sleep
 from typing import Any, NamedTuple
@@ -24,13 +26,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpi4py import MPI
 
+from tilewright.backends.execution.buffers import kind, memory, view, wrap
 from tilewright.backends.execution.engine import blame
 from tilewright.backends.execution.nested import in_task
-from tilewright.backends.execution.program import Program
+from tilewright.backends.execution.program import Program, check_info
 from tilewright.backends.mpi.courier import LONGEST
-from tilewright.graph import Access, Handle, Task
+from tilewright.graph import Access, Handle, Task, TaskGraph
 from tilewright.host.cores import cores
 from tilewright.passes.messages import RECEIVE, SEND, Message, MessagePlan
+from tilewright.rooms import outline_for, zeros_for
 from tilewright.tiles import Store
 
 __all__ = ["Script", "Told"]
@@ -80,8 +84,8 @@ class _Phase(NamedTuple):
     """Number in the plan of each request's message."""
     arrivals: set[int]
     """Numbers of the requests that receive."""
-    ends: list[tuple[Any, Any]]
-    """(buffer with a final value, buffer it has to be in)."""
+    ends: list[tuple[np.ndarray, np.ndarray]]
+    """(memory with a final value, memory it has to be in)."""
     places: dict[Handle, Any]
     """Where the value of a handle is after a run, on this rank."""
 
@@ -135,13 +139,14 @@ class Script:
         """The rank that makes the final value of each handle that is written."""
         self.fence = shared and any(handle in places and plan.keepers[handle] != places[handle] for handle in box)
         """Whether some final value goes where another rank reads until its end."""
-        self.inputs = [box[handle] for handle in inputs if plan.owner(handle) == self.rank]
+        self.inputs = [memory(box[handle]) for handle in inputs if plan.owner(handle) == self.rank]
+        self._fresh = _first_writes(plan.graph)
         self._check(stays, carry or {})
         self._carry = {y: x for y, x in (carry or {}).items() if plan.owner(x) == self.rank}
         data = {**stays, **box}
         for handle in [*self._carry, *self._carry.values()]:
             if handle not in data:
-                data[handle] = np.zeros(*outline(handle))
+                data[handle] = zeros_for(outline_for(*outline(handle)))
         self._data = data
         self.phases = [self._compile(data, set(box))]
         if carry:
@@ -173,6 +178,12 @@ class Script:
         if self._shared:
             for handle in box.intersection(self.plan.rooms(self.rank, "shared")):
                 store[handle] = self._empty(data, handle)
+        for handle in list(store):
+            room = part.graph.rooms.get(handle.name)
+            if room is not None and room.like:  # the program compares, also with what only other ranks have
+                like, shape = room.likeness(handle, tuple(store[handle].shape))
+                if store[like] is None:
+                    store[like] = outline_for(shape, np.dtype(np.uint8))
         program = Program(part.graph, store)
         requests: list[Any] = []
         messages: list[int] = []
@@ -185,9 +196,10 @@ class Script:
         numbers = self.plan.numbers
 
         def request(make: Callable[..., Any], buffer: Any, other: int, message: Message) -> int:
-            if not isinstance(buffer, np.ndarray) or not buffer.flags.c_contiguous:
+            array = view(buffer)
+            if array is None or not array.flags.c_contiguous:
                 raise TypeError(f"{message.handle} travels, so it must be a contiguous array")
-            requests.append(make([buffer.reshape(-1).view(np.uint8), MPI.BYTE], other, message.tag))
+            requests.append(make([array.reshape(-1).view(np.uint8), MPI.BYTE], other, message.tag))
             messages.append(numbers[message.source, message.destination, message.tag])
             return len(requests) - 1
 
@@ -235,13 +247,16 @@ class Script:
                     written.append(buffer)
                     waits += leaving.pop(id(buffer), [])
             wait_for(waits)
+            for handle in self._fresh.get(origin, ()):
+                array = memory(current[handle])
+                steps.append(_Step(partial(np.copyto, array, np.zeros((), array.dtype))))
             call = partial(program.function(task), *buffers, *task.params)
             steps.append(_Step(call, task, origin, tuple(buffers), tuple(written)))
         wait_for(list(range(len(requests))))
         last = {handle: task.index for task in self.plan.graph.tasks for handle in task.writes}
         places = self.places
         ends = [
-            (current[handle], data[handle])
+            (memory(current[handle]), memory(data[handle]))
             for handle in data.keys() & last.keys()
             if held.get(handle) == last[handle] and current[handle] is not data[handle]
             and not (self._shared and places[handle] != self.rank)
@@ -251,11 +266,12 @@ class Script:
             set(receives), ends, {handle: data.get(handle, value) for handle, value in current.items()},
         )  # fmt: skip
 
-    def _empty(self, data: Mapping[Handle, Any], handle: Handle) -> np.ndarray:
+    def _empty(self, data: Mapping[Handle, Any], handle: Handle) -> Any:
         like = data.get(handle)
-        if isinstance(like, np.ndarray):
-            return np.empty(like.shape, like.dtype)
-        return np.zeros(*self._outline(handle))
+        array = view(like)
+        if array is not None:
+            return wrap(np.empty(array.shape, array.dtype), kind(like))
+        return zeros_for(outline_for(*self._outline(handle)))
 
     # ------------------------------------------------------------ running
 
@@ -297,7 +313,7 @@ class Script:
 
     def _flag(self, phase: _Phase, until: Handle) -> bool:
         """Whether this rank makes the value and finds it true."""
-        return self.places[until] == self.rank and bool(np.any(phase.places[until]))
+        return self.places[until] == self.rank and bool(np.any(memory(phase.places[until])))
 
     def _agree(self, *mine: bool) -> bool:
         """Whether something is true on some rank. Collective."""
@@ -400,7 +416,7 @@ class Script:
     def gather(self) -> None:
         """Bring what other ranks made of ``box`` here, where they do not share that memory. Collective."""
         places = self.places
-        made = [(handle, value) for handle, value in self.box.items() if handle in places]
+        made = [(handle, memory(value)) for handle, value in self.box.items() if handle in places]
         if self.comm.size == 1 or not made or self._shared:
             return
         theirs: list[list[np.ndarray]] = [[] for _ in range(self.comm.size)]
@@ -448,6 +464,18 @@ class Script:
         self.phases.clear()
 
 
+def _first_writes(graph: TaskGraph) -> dict[int, list[Handle]]:
+    """By task, the rooms that it writes before any other task does: these begin as zeros in each run."""
+    found: dict[int, list[Handle]] = {}
+    seen: set[Handle] = set(graph.inputs)
+    for task in graph.tasks if graph.rooms else ():
+        for handle in dict.fromkeys(task.writes):
+            if handle.name in graph.rooms and handle not in seen:
+                seen.add(handle)
+                found.setdefault(task.index, []).append(handle)
+    return found
+
+
 def _before(calls: list[Any], rest: Any) -> int:
     """The place of what an iterator over ``calls`` gave last."""
     left: int = rest.__length_hint__()
@@ -458,10 +486,8 @@ def _put(step: _Step, result: Any) -> None:
     """A function returned new values: they go where what it wrote lives. A kernel returned an info code."""
     task = step.task
     assert task is not None
-    if task.op.function is None:
-        if result:
-            store = Store(dict(zip((use.handle for use in task.uses), step.buffers, strict=True)))
-            raise task.op.explain(task, store, result) if task.op.explain else RuntimeError(f"{task}: info {result}")
+    if task.op.function is None or task.op.explain is not None:
+        check_info(task, Store(dict(zip((use.handle for use in task.uses), step.buffers, strict=True))), result)
         return
     if task.op.in_place:
         raise TypeError(f"{task} works in place, so where there is an array it has to return None")
@@ -470,8 +496,11 @@ def _put(step: _Step, result: Any) -> None:
         names = ", ".join(map(str, task.writes))
         raise TypeError(f"{task} must return None or {len(step.written)} values, for {names}")
     if len(values) > 1:  # such as two buffers in each other's place
-        values = tuple(np.array(value) for value in values)
+        values = tuple(map(deepcopy, values))
     for buffer, value in zip(step.written, values, strict=True):
-        if isinstance(buffer, np.ndarray) and np.shape(value) != buffer.shape:
-            raise ValueError(f"{task} returned shape {np.shape(value)} where {buffer.shape} lives")
-        np.copyto(buffer, value)
+        if hasattr(buffer, "shape") and np.shape(value) != buffer.shape:
+            raise ValueError(f"{task} returned shape {np.shape(value)} where {tuple(buffer.shape)} lives")
+        if isinstance(buffer, np.ndarray):
+            np.copyto(buffer, value)
+        else:
+            buffer.copy_(value)

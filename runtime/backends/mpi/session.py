@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -196,11 +197,17 @@ def _rule(owner: Any) -> str:
     return str(getattr(owner, "__qualname__", owner))
 
 
+_checksums: weakref.WeakKeyDictionary[TaskGraph, int] = weakref.WeakKeyDictionary()
+
+
 def _checksum(graph: TaskGraph) -> int:
-    """A checksum of the program: ops, accesses and parameters."""
-    total = 0
-    for task in graph.tasks:
-        total = zlib.crc32(f"{task.op.name}{task.uses}{task.groups}{task.params}{task.on}".encode(), total)
+    """A checksum of the program: ops, accesses and parameters. Made once, as the graph is frozen."""
+    total = _checksums.get(graph)
+    if total is None:
+        total = 0
+        for task in graph.tasks:
+            total = zlib.crc32(f"{task.op.name}{task.uses}{task.groups}{task.params}{task.on}".encode(), total)
+        _checksums[graph] = total
     return total
 
 

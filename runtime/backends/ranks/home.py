@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.backends.execution.buffers import view
 from tilewright.backends.execution.prepared import Carry, Prepared, check_carry, check_given
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, TaskGraph
 from tilewright.passes.messages import MessagePlan
+from tilewright.rooms import outline_for, zeros_for
 from tilewright.scalars import shown
 
 __all__ = ["Bound", "Home", "copied"]
@@ -99,37 +101,43 @@ class Bound:
         kept = self._kept.get(handle)
         if kept is not None:
             return kept
-        value = self._given(handle)
-        if isinstance(value, np.ndarray):
-            return value.shape, value.dtype
+        value, room = self._given(handle), self.graph.rooms.get(handle.name)
+        if room is not None:
+            if room.device not in (None, "cpu"):
+                raise ValueError(f"{handle} is a room on {room.device}, but prepared graphs on ranks have their data "
+                                 f"in the memory of the host")  # fmt: skip
+            if value is None:
+                return room.of(handle, self._shape)
+            room.check(handle, value, self._shape)
+        if view(value) is not None:
+            return tuple(value.shape), value.dtype
         if value is not None:
             if handle in self.data:
                 return (), np.dtype(float)  # it does not travel, so nobody looks at that
-            raise MissingDataError(f"{handle} is {shown(value)}, but on ranks what tasks write is an array of NumPy's")
+            raise MissingDataError(f"{handle} is {shown(value)}, but on ranks what tasks write is an array or a tensor")
         known = self._outline(handle)
         if known is None:
             raise MissingDataError(
                 f"nobody says how large {handle} is; give an array for it in data, or graph.layout, so that ranks have "
-                f"a place for it before the first run"
+                f"a place for it before the first run; or declare its room, as in graph.handle(name, shape=, dtype=)"
             )
         return known
+
+    def _shape(self, handle: Handle) -> tuple[int, ...]:
+        return self.outline(handle)[0]
 
     def traffic(self, plan: MessagePlan) -> tuple[int, int]:
         """Messages of one run, and bytes in them."""
         sizes = (self.outline(message.handle) for message in plan.messages)
-        return len(plan.messages), sum(prod(shape) * np.dtype(dtype).itemsize for shape, dtype in sizes)
+        return len(plan.messages), sum(prod(shape) * int(dtype.itemsize) for shape, dtype in sizes)
 
-    def buffer(self, handle: Handle) -> np.ndarray:
+    def buffer(self, handle: Handle) -> Any:
         """An array with the value of a handle that the caller fills or reads; zeros where there is none yet."""
         value = self._given(handle)
-        if isinstance(value, np.ndarray):
-            return value
-        shape, dtype = self.outline(handle)
-        return np.zeros(shape, dtype)
+        return value if view(value) is not None else zeros_for(self._like(handle))
 
     def _like(self, handle: Handle) -> Any:
-        shape, dtype = self.outline(handle)
-        return np.broadcast_to(np.zeros((), dtype), shape)
+        return outline_for(*self.outline(handle))
 
 
 def copied(data: Mapping[Handle, Any]) -> dict[Handle, Any]:

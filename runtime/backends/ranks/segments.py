@@ -25,7 +25,7 @@ from tilewright.backends.execution.buffers import kind, layout, view, wrap
 from tilewright.host.memory import memory_for
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["arrays_in", "like", "Mappings", "placer", "Reference", "reference", "room", "Segment"]  # fmt: skip
+__all__ = ["arrays_in", "like", "Mappings", "placer", "Reference", "reference", "room", "Segment"]
 
 _ALIGNMENT = 64
 _serial = itertools.count()

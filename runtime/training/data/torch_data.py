@@ -29,9 +29,7 @@ def two(train: Any, test: Any, batch_size: int | None) -> tuple[Any, Any, int]:
     found = [taken(part, name) for part, name in ((train, "train"), (test, "test"))]
     if all(isinstance(part, Dataset) for part in found) and (train is not found[0] or test is not found[1]):
         classes = max(part.classes for part in found)
-        found = [
-            Dataset(part.images, part.labels, classes, part.name, part.recipe, part.source) for part in found
-        ]  # fmt: skip
+        found = [Dataset(part.images, part.labels, classes, part.name, part.recipe, part.source) for part in found]
     return found[0], found[1], (own or 64) if batch_size is None else batch_size
 
 
@@ -85,7 +83,7 @@ def _check_loader(loader: Any, name: str) -> None:
         reason = "it does not shuffle"
     elif type(loader.sampler) is torch_data.RandomSampler and (
         loader.sampler.replacement or loader.sampler.num_samples != len(loader.dataset)
-    ):  # fmt: skip
+    ):
         reason = "its sampler takes some items often and others not"
     elif loader.drop_last and len(loader.dataset) % loader.batch_size:
         reason = "it drops the last batch"

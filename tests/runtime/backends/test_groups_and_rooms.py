@@ -19,6 +19,7 @@ ENGINES = {
     "two memories": {"backend": "threads", "workers": 2, "devices": ["cpu"]},
     "mpi": {"backend": "mpi", "workers": 2},
     "mpi in columns": {"backend": "mpi", "workers": 2, "grid": (1, 2)},
+    "mpi, two workers a rank": {"backend": "mpi", "workers": 4, "grid": (1, 2)},
     "dask resident": {"backend": "dask", "workers": 2, "mode": "resident"},
     "dask tasks": {"backend": "dask", "workers": 2, "mode": "tasks"},
 }
@@ -133,6 +134,158 @@ class TestEngines:
         g.insert(sum_tensors, [R(x[i]) for i in range(3)], W(y))
         run = tw.run(g, **options)
         assert run["y"].dtype == torch.float32 and run["y"].tolist() == [[6.0] * 3] * 2
+
+
+class TestPrepared:
+    """Rooms begin anew in each run of a prepared graph, as in each `tw.run`."""
+
+    @every_engine
+    def test_a_factorisation_by_panels_begins_anew_in_each_run(self, options):
+        graph = panels_graph()
+        data = {"A": tw.TiledMatrix.from_numpy(np.zeros((6, 6)), NB)}
+        step = tw.prepare(graph, data, inputs=["A"], **options)
+        assert {handle.name for handle in step.outputs} == {"A", "piv"}
+        for runs in ("once", "repeat", "traced"):
+            whole = np.arange(36.0).reshape(6, 6) + len(runs)
+            for handle, place in step.inputs.items():
+                i, j = handle.index
+                place[...] = whole[i * NB : (i + 1) * NB, j * NB : (j + 1) * NB]
+            if runs == "repeat":
+                assert step.repeat(2) == 2
+            else:
+                step() if runs == "once" else step.traced().check()
+            for _ in range(2 if runs == "repeat" else 1):
+                pivots = panels_by_hand(whole)
+            for handle, place in step.outputs.items():
+                i, j = handle.index if handle.name == "A" else (0, 0)
+                wanted = whole[i * NB : (i + 1) * NB, j * NB : (j + 1) * NB]
+                assert np.array_equal(place, pivots[handle] if handle.name == "piv" else wanted), handle
+        step.close()
+
+    @every_engine
+    def test_a_room_as_large_as_others_data_and_one_that_a_function_replaces(self, options):
+        g = TaskGraph()
+        x, y = g.handles("x"), g.handle("y", shape=2, dtype="float64", keep=True)
+        z = g.handles("z", shape=(2,), dtype="float32", like="x")
+        w = g.handle("w", shape=2, dtype="float64")
+        for i in range(2):
+            g.insert(stack, R(x[i]), W(z[i]), on=x[1 - i])
+        g.insert(fresh, W(w), 3.0)
+        g.insert(add_first, [R(z[0]), R(z[1])], R(w), W(y))
+        if options["backend"] == "mpi":
+            options = {name: value for name, value in options.items() if name != "grid"}
+            options["owner"] = {"x": lambda i: i, "y": 0, "z": lambda i: i, "w": 1}
+        step = tw.prepare(g, {"x": [np.ones(2), np.ones(2)]}, inputs=["x"], **options)
+        for value in (1.0, 5.0):
+            for place in step.inputs.values():
+                place[:] = value
+            assert step.repeat(2) == 2 and step.outputs[y].tolist() == [2 * value + 3] * 2
+
+    @every_engine
+    def test_tensors(self, options):
+        torch = pytest.importorskip("torch")
+        g = TaskGraph()
+        x = g.handles("x", shape=(2, 3), dtype=torch.bfloat16)
+        y = g.handle("y", shape=(2, 3), dtype=torch.float32, keep=True)
+        for i in range(3):
+            g.insert(fill_tensor, W(x[i]), i + 1.0)
+        g.insert(sum_tensors, [R(x[i]) for i in range(3)], W(y))
+        step = tw.prepare(g, **options)
+        step.repeat(3)
+        assert step.outputs[y].dtype == torch.float32 and step.outputs[y].tolist() == [[6.0] * 3] * 2
+
+    @every_engine
+    def test_a_kept_room_may_be_carried_and_end_the_loop(self, options):
+        g = TaskGraph()
+        x, y = g.handle("x"), g.handle("y", shape=1, dtype="float64", keep=True)
+        done = g.handle("done", shape=(), dtype="bool", keep=True)
+        g.insert(successor, R(x), W(y))
+        g.insert(reached, R(y), W(done), 4)
+        step = tw.prepare(g, {"x": np.zeros(1)}, inputs=[x], carry={y: x}, **options)
+        assert step.repeat(9, until=done) == 4 and step.outputs[y].tolist() == [4.0]
+
+    @every_engine
+    def test_an_info_of_a_prepared_function_is_explained(self, options):
+        g = TaskGraph()
+        g.insert(SINGULAR, [RW(g.handle("x"))], W(g.handle("p", shape=2, dtype="int32", keep=True)))
+        step = tw.prepare(g, {"x": np.ones(2)}, inputs=["x"], **options)
+        step()
+        assert step.outputs[Handle("p", ())].tolist() == [7, 7]
+        step.inputs[Handle("x", ())][1] = 0
+        with pytest.raises(ZeroDivisionError, match=r"factor\(x,p\): U\[1\] is zero"):
+            step()
+
+    @pytest.mark.parametrize("engine", ["mpi", "mpi, two workers a rank", "dask resident"])
+    def test_a_graph_comes_to_its_ranks_once(self, engine):
+        g = TaskGraph()
+        y = g.handle("y", shape=1, dtype="int64", keep=True)
+        g.insert(note_arrivals, W(y), Arrives())
+        step = tw.prepare(g, **ENGINES[engine])
+        found = []
+        for _ in range(3):
+            step()
+            found.append(int(step.outputs[y][0]))
+        assert found[0] > 0 and set(found) == {found[0]}
+
+    @pytest.mark.parametrize("backend", ["serial", "mpi"])
+    def test_a_room_that_is_given_back_is_no_output_of_a_prepared_graph(self, backend):
+        g = TaskGraph()
+        w, y = g.handle("w", shape=2, dtype="float64"), g.handle("y", shape=2, dtype="float64", keep=True)
+        g.insert(fresh, W(w), 1.0)
+        g.insert(add, R(w), [W(y)])
+        options = {"backend": backend, "workers": 1 if backend == "serial" else 2}
+        with pytest.raises(ValueError, match=r"outputs has w, a room that is given back after its last .* keep=True"):
+            tw.prepare(g, outputs=[w], **options)
+        with pytest.raises(ValueError, match=r"carry has w, a room that is given back"):
+            tw.prepare(g, carry={w: y}, **options)
+        with pytest.raises(ValueError, match=r"until=w, a room that is given back after its last .* keep=True"):
+            tw.prepare(g, **options).repeat(2, until=w)
+
+    def test_data_of_another_shape_than_the_room_is_refused_on_ranks_too(self):
+        g = TaskGraph()
+        g.insert(fresh, W(g.handle("x", shape=2, dtype="float64", keep=True)), 1.0)
+        with pytest.raises(ValueError, match=r"data for x has shape \(3,\).*room of shape \(2,\) and dtype float64"):
+            tw.prepare(g, {"x": np.zeros(3)}, backend="mpi", workers=2)
+
+
+ARRIVED = 0
+
+
+class Arrives:
+    """A parameter that counts how often it was read from a pickle in this process."""
+
+    def __reduce__(self):
+        return arrived, ()
+
+
+def arrived():
+    global ARRIVED
+    ARRIVED += 1
+    return Arrives()
+
+
+def note_arrivals(y, _):
+    y += ARRIVED
+
+
+def stack(x, z):
+    assert z.shape == (2, 2) and z.dtype == np.float32 and not z.any()
+    z += x
+
+
+def add_first(zs, w, y):
+    for z in zs:
+        y += z[0]
+    y += w
+
+
+def successor(x, y):
+    assert not y.any(), "rooms begin as zeros"
+    y += x + 1
+
+
+def reached(y, done, goal):
+    done[...] = y[0] >= goal
 
 
 def add(x, ys):
@@ -265,6 +418,17 @@ for gather in ("all", "root"):
         assert np.array_equal(A.to_numpy(), a)
         assert all(np.array_equal(run[h], v) for h, v in wanted.items())
         assert run["piv"].keys() == wanted.keys()
+graph, A = panels_graph(), tw.TiledMatrix.from_numpy(np.zeros((6, 6)), NB)
+for workers in (2, 4):  # one on each rank, two on each rank
+    step = tw.prepare(graph, {"A": A}, inputs=["A"], backend="mpi", grid=(1, 2), workers=workers)
+    for seed in range(2):
+        whole = np.arange(36.0).reshape(6, 6) + seed
+        for (_, (i, j)), place in step.inputs.items():
+            place[...] = whole[i * NB : (i + 1) * NB, j * NB : (j + 1) * NB]
+        step.repeat(2)
+        panels_by_hand(whole)
+        for handle, value in panels_by_hand(whole).items():
+            assert np.array_equal(step.outputs[handle], value), (workers, handle)
 print("right")
 """
 

@@ -32,17 +32,18 @@ D, y = P.toarray(), np.arange(100.0)
 half = comm.Split(comm.rank == 0)
 seen["dense"] = [
     np.allclose(tw.matvec(D, y, backend="mpi"), D @ y),  # on all ranks
-    tw.DenseOperator(D).ranks == 3,
-    np.allclose(tw.DenseOperator(D, layout="grid") @ y, D @ y),
-    tw.DenseOperator(D, comm=half).ranks == half.size,  # on those of a communicator
+    tw.DenseOperator(D, backend="mpi").ranks == 3,
+    np.allclose(tw.DenseOperator(D, layout="grid", backend="mpi") @ y, D @ y),
+    tw.DenseOperator(D, backend="mpi", comm=half).ranks == half.size,  # on those of a communicator
     np.allclose(tw.matvec(D, y, backend="mpi", comm=half), D @ y),
-    tw.DenseOperator(D).power_iteration(5)[0] == tw.DenseOperator(D, ranks=3, backend="serial").power_iteration(5)[0],
+    tw.DenseOperator(D, backend="mpi").power_iteration(5)[0]
+    == tw.DenseOperator(D, ranks=3, backend="serial").power_iteration(5)[0],
 ]
 with tw.SparseOperator(P, backend="mpi") as op:
     seen["narrow"] = [tw.cg(tw.SparseOperator(P.astype("f"), backend="mpi"), np.full(100, 1e-25, "f"))[1].converged,
                       np.allclose(op @ y, P @ y)]  # fmt: skip
 try:
-    tw.DenseOperator(D, ranks=2)
+    tw.DenseOperator(D, ranks=2, backend="mpi")
 except ValueError as error:
     seen["size"] = str(error)
 try:

@@ -226,18 +226,27 @@ def test_no_columns_and_no_rows(backend):
     assert not tw.matvec(np.ones((3, 0)), np.ones(0), ranks=2, backend=backend).any()
 
 
+def test_operators_stay_in_this_process_unless_they_are_told_to_go():
+    A, x = random((6, 6)), random(6)
+    for make in (tw.DenseOperator, tw.SparseOperator):
+        operator = make(A, ranks=2)
+        assert operator.backend == "threads" and operator.ranks == 2 and np.allclose(operator @ x, A @ x)
+        with pytest.raises(ValueError, match="pool and comm are for backend 'mpi', not 'threads'"):
+            make(A, pool=object())
+
+
 def test_ranks_are_those_of_the_pool():
     A, x = random((6, 6)), random(6)
     with tw.mpi.Pool(3) as pool:
-        assert tw.DenseOperator(A).ranks == 3 == tw.SparseOperator(A, backend="mpi").ranks
+        assert tw.DenseOperator(A, backend="mpi").ranks == 3 == tw.SparseOperator(A, backend="mpi").ranks
         assert np.allclose(tw.matvec(A, x, backend="mpi"), A @ x)
-        assert np.allclose(tw.DenseOperator(A, "grid", grid=(3, 1)) @ x, A @ x)
+        assert np.allclose(tw.DenseOperator(A, "grid", grid=(3, 1), backend="mpi") @ x, A @ x)
     with tw.mpi.Pool(2) as other:
         with pytest.raises(ValueError, match="ranks=3, but there are 2"):
-            tw.DenseOperator(A, ranks=3, pool=other)
+            tw.DenseOperator(A, ranks=3, backend="mpi", pool=other)
         with pytest.raises(RuntimeError, match="pool is closed"):
-            tw.DenseOperator(A, pool=pool)
-        assert tw.DenseOperator(A, pool=other).ranks == 2
+            tw.DenseOperator(A, backend="mpi", pool=pool)
+        assert tw.DenseOperator(A, backend="mpi", pool=other).ranks == 2
     for backend in ("serial", "threads"):
         with pytest.raises(ValueError, match=f"pool and comm are for backend 'mpi', not '{backend}'"):
             tw.matvec(A, x, backend=backend, pool=pool)
@@ -340,11 +349,11 @@ class TestTime:
 
 class TestResidency:
     def test_blocks_go_with_the_operator(self):
-        op = tw.DenseOperator(np.ones((600, 600)), ranks=2)
+        op = tw.DenseOperator(np.ones((600, 600)), ranks=2, backend="mpi")
         assert (op @ np.ones(600))[0] == 600
         del op
         gc.collect()
-        assert (tw.DenseOperator(np.ones((3, 3)), ranks=2) @ np.ones(3))[0] == 3
+        assert (tw.DenseOperator(np.ones((3, 3)), ranks=2, backend="mpi") @ np.ones(3))[0] == 3
 
     def test_matrix_changed_after_the_fact_changes_nothing(self):
         A = np.ones((4, 4))

@@ -10,14 +10,14 @@ from tilewright.arguments import is_tensor
 from tilewright.linalg import ladder
 from tilewright.linalg.gallery import conditioned_spd
 from tilewright.linalg.gpu_solve import DeviceProblem, row_sums
-from tilewright.linalg.stage import Stage
+from tilewright.linalg.runner import Runner
 
 U = 2.0**-53
 
 
 def solve(a, b, precision="bf16", refine="auto", fallback=True, lower=True, check_symmetric=False, tile_size=24):
     problem = DeviceProblem(
-        torch.as_tensor(a), torch.as_tensor(b), precision, refine, fallback, True, check_symmetric, lower, tile_size, Stage()
+        torch.as_tensor(a), torch.as_tensor(b), precision, refine, fallback, True, check_symmetric, lower, tile_size, Runner()
     )  # fmt: skip
     return problem.solve(), problem.finish(0.0)
 

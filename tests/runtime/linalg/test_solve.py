@@ -329,6 +329,19 @@ def test_info_shows_the_factor_tile_by_tile_only_through_its_run(precision, back
     json.dumps(info.as_dict())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+@pytest.mark.parametrize("assume_a", ["pos", "gen"])
+def test_progress_is_of_the_tasks_of_factorisations(precision, assume_a, capfd):
+    told = []
+    a = spd_matrix(40)
+    _, info = tw.solve(
+        a, np.ones(40), assume_a=assume_a, precision=precision, tile_size=8, return_info=True, progress=told.append
+    )
+    assert told == sorted(told) and told[-1] == len(info.factor_run.graph) and not capfd.readouterr().err
+    tw.solve(a, np.ones(40), assume_a=assume_a, precision=precision, tile_size=8, progress=True)
+    assert " tasks" in capfd.readouterr().err
+
+
 def test_small_systems_are_solved_in_fp64_by_auto():
     assert rungs(check(spd_matrix(100), np.ones(100))) == ["fp64"]
 

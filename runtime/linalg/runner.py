@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +16,19 @@ from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
 
-__all__ = ["Bindings", "Stage"]
+__all__ = ["Bindings", "Runner"]
 
 
 @dataclass
-class Stage:
+class Runner:
     """Where graphs run, and what they moved. The arguments are those of `tilewright.run`."""
 
     backend: str = "threads"
     scheduler: str | Policy = "critical-path"
     workers: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    progress: bool | Callable[[int], object] = False
+    """Of factorisations."""
     messages: int = 0
     """Between ranks, so far."""
     bytes: int = 0
@@ -52,7 +54,7 @@ class Bindings:
 
     Parameters
     ----------
-    stage
+    runner
         Where they run.
     data
         Buffers by name, as for `tilewright.run`; more may come, under names that no graph has used.
@@ -64,8 +66,10 @@ class Bindings:
     The others are what the caller reads and changes between two runs.
     """
 
-    def __init__(self, stage: Stage, data: dict[str, Any], constant: Collection[str], scratch: Collection[str]) -> None:
-        self.stage, self.data, self.constant, self.scratch = stage, data, constant, scratch
+    def __init__(
+        self, runner: Runner, data: dict[str, Any], constant: Collection[str], scratch: Collection[str]
+    ) -> None:
+        self.runner, self.data, self.constant, self.scratch = runner, data, constant, scratch
         self._prepared: dict[TaskGraph, Prepared] = {}
         self._home: Home | None = None
 
@@ -73,20 +77,20 @@ class Bindings:
         """Run a graph once."""
         if graph not in self._prepared:
             self._prepared[graph] = self._prepare(graph)
-        prepared, stage = self._prepared[graph], self.stage
+        prepared, runner = self._prepared[graph], self.runner
         messages, nbytes = prepared.messages, prepared.bytes
         prepared()
-        stage.messages += prepared.messages - messages
-        stage.bytes += prepared.bytes - nbytes
+        runner.messages += prepared.messages - messages
+        runner.bytes += prepared.bytes - nbytes
 
     def _prepare(self, graph: TaskGraph) -> Prepared:
-        stage, store = self.stage, Store(self.data)
-        engine = stage.engine
+        runner, store = self.runner, Store(self.data)
+        engine = runner.engine
         inputs = [handle for handle in graph.inputs if handle.name not in self.constant]
         outputs = [handle for handle in graph.written if handle.name not in self.scratch]
-        ranks = engine.script_ranks(graph, stage.workers)
+        ranks = engine.script_ranks(graph, runner.workers)
         if not ranks:
-            return Here(engine, graph, store, scheduler=stage.scheduler, workers=stage.workers,
+            return Here(engine, graph, store, scheduler=runner.scheduler, workers=runner.workers,
                         inputs=inputs, outputs=outputs, carry={})  # fmt: skip
         owner = engine.owner_of(graph, ranks)
         if self._home is None:
