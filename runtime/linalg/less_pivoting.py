@@ -79,14 +79,14 @@ def _refined(
     n = len(matrix)
     x = np.asarray(lu_solve(factor, b, 0, check_finite, **how)) if not factor.info else None
     u = unit_roundoff(factor.lu.dtype if x is None else x.dtype)
-    rung = partial(Attempt, "fp64" if u < 2.0**-30 else "fp32", method=f"lu, pivoting {pivoting},")
+    rung = partial(Attempt, "fp64" if u < 2.0**-30 else "fp32", method=f"{pivoting} lu")
     nothing = np.zeros(0)
     if x is None:
         return rung("breakdown", order=factor.info), None, nothing
     if not factor.growth < 1 / (max(n, 1) * u):
         return rung("diverged", reason=f"growth {factor.growth:.1e}"), None, nothing
-    columns = given.reshape(n, -1).astype(x.dtype)
-    x = np.asfortranarray(x.reshape(n, -1))
+    columns = (given[:, None] if given.ndim == 1 else given).astype(x.dtype)
+    x = np.asfortranarray(x[:, None] if x.ndim == 1 else x)
     enough, good = np.sqrt(max(n, 1)) * u, max(n, 16) * u
     before, errors = np.inf, nothing
     for step in range(STEPS + 1):

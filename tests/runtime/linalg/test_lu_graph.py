@@ -52,7 +52,7 @@ def test_updates_by_column_are_one_task_each(nt):
     assert g.critical_path().length == length
 
 
-@pytest.mark.parametrize(("nt", "length"), [(1, 2), (2, 16), (3, 30.75), (8, 114.25), (16, 290.75), (32, 751.75)])
+@pytest.mark.parametrize(("nt", "length"), [(1, 2), (2, 16), (3, 30.75), (8, 115.75), (16, 290.75), (32, 784.75)])
 def test_tasks_and_critical_path_with_recursive_panels(nt, length):
     g = lu_graph(nt, nt, panel="recursive")
     path = g.critical_path()
@@ -74,7 +74,7 @@ def test_tasks_of_a_recursive_panel_wait_for_its_leaves_and_not_for_each_other()
     assert {s.label for s in g.successors(g.task("getrf2(0,6)"))} >= {"swptrsm(0,1)", "gemmn(3,1,0)"}
 
 
-@pytest.mark.parametrize(("workers", "share", "gain"), [(16, 0.91, 1.02), (32, 0.93, 1.65), (64, 0.93, 1.7)])
+@pytest.mark.parametrize(("workers", "share", "gain"), [(16, 0.91, 1.05), (32, 0.86, 1.5), (64, 0.94, 1.7)])
 def test_recursive_panels_feed_more_workers(workers, share, gain):
     machine = tw.Machine(workers=workers, gamma=1.0)
     one, recursive = (tw.simulate(lu_graph(16, 16, panel=panel), machine) for panel in ("single", "recursive"))
@@ -263,7 +263,8 @@ def test_messages_of_panels_that_one_rank_gathers(P, Q, nt, pivoting):
         A += r - own  # the panel comes together,
         A += own * min(Q - 1, r) + (r - own) * min(Q, r + 1)  # goes to all that multiply with it, and home;
         A += min(Q - 1, r) + r * min(P - 1, r)  # the diagonal tile to its row, those of U down their columns;
-        A += (nt - 1) * (groups - 1)  # and the row on top to all that exchange rows with it
+        A += (nt - 1) * (groups - 1)  # and the row on top to all that exchange rows with it,
+        A -= k > 0 and nt - k >= P  # but for the rank that factored it in the panel before;
         rows += (nt - 1) * (groups - 1)  # which send as much back
         pivots += groups * Q - 1 if nt > Q else groups * (nt - 1)
     assert sent(lu_graph(nt, nt, pivoting, ranks=P), P, Q) == {"A": A, "piv": pivots, "up": rows}
