@@ -47,7 +47,7 @@ class Rule(NamedTuple):
 
 
 RULES = (
-    Rule("intel", ("getrf", "elect", "electl", "match", "matchl"), LETTERS, ("openblas", "mkl", "torch"),
+    Rule("intel", ("getrf", "getrf2", "elect", "electl", "match", "matchl"), LETTERS, ("openblas", "mkl", "torch"),
          "a panel of 4096 x 256, FP64, Xeon with AMX: 40 GFLOP/s a core in OpenBLAS, 23 in MKL whose bits repeat"),
     Rule("intel", (), LETTERS, ("mkl", "torch", "openblas"),
          "GFLOP/s a core of MKL and OpenBLAS, FP64, tiles of 256 and 512, Xeon with AMX: gemm 59, 59 and 74, 67; trsm "

@@ -4,6 +4,10 @@ The panel is the strip of a block column, by columns. **Subnormal pivots**: Open
 0 where a pivot is subnormal, MKL 2024.2 a wrong one in single precision where other rows follow. So there is a copy of
 the panel, and one with a pivot below the smallest normal number is factored again, by `recursive`. The copy costs a
 tenth of a panel.
+
+**Threshold pivoting** with tau < 1 takes the diagonal where it is at least tau times as large as the largest entry of
+the column; else the largest of the first tile of the strip where that is; else the largest. So |l_ij| <= 1/tau, and
+what is exchanged stays within one tile, which is on one rank, wherever that is good enough. No LAPACK has it.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ def build(library: Library, letter: str) -> Callable[[Sequence[np.ndarray], np.n
     """The kernel for LAPACK type ``letter`` in "sdcz", or None if the library lacks ?getrf.
 
     ``piv`` gets the swaps, min(m, n) of them, counted from the first row of the strip, from 0. A pivot that is exactly
-    zero ends nothing: it stays on the diagonal of U.
+    zero ends nothing: it stays on the diagonal of U. ``threshold`` is tau of threshold pivoting; 1 is LAPACK's choice.
     """
     call, with_ = library.symbol(f"{letter}getrf"), calls(library, letter)
     if call is None or with_ is None:
@@ -56,19 +60,22 @@ def build(library: Library, letter: str) -> Callable[[Sequence[np.ndarray], np.n
         )  # fmt: skip
         np.subtract(piv, 1, out=piv)
 
-    def factor(a: np.ndarray, piv: np.ndarray) -> None:
+    def factor(a: np.ndarray, piv: np.ndarray, near: int, threshold: float) -> None:
+        if threshold < 1:
+            recursive(a, piv, blas, near, threshold)
+            return
         before = a.copy(order="F")
         lapack(a, piv)
         if (magnitude(a.diagonal()) < smallest_normal(a.dtype)).any():
             np.copyto(a, before)
             recursive(a, piv, blas)
 
-    def getrf(tiles: Sequence[np.ndarray], piv: np.ndarray) -> None:
+    def getrf(tiles: Sequence[np.ndarray], piv: np.ndarray, threshold: float = 1.0) -> None:
         rows = sum(map(len, tiles))
         if piv.shape != (min(rows, tiles[0].shape[1]),) or piv.dtype != np.int32 or not piv.flags.c_contiguous:
             raise ValueError(f"getrf: {rows} x {tiles[0].shape[1]} numbers need {min(rows, tiles[0].shape[1])} pivots "
                              f"of int32, not {piv.shape} of {piv.dtype}")  # fmt: skip
-        on_strip(lambda strip: factor(strip, piv), tiles)
+        on_strip(lambda strip: factor(strip, piv, len(tiles[0]), threshold), tiles)
 
     return getrf
 
@@ -94,8 +101,26 @@ def magnitude(x: np.ndarray) -> np.ndarray:
     return np.abs(x.real) + np.abs(x.imag) if x.dtype.kind == "c" else np.abs(x)
 
 
-def recursive(a: np.ndarray, piv: np.ndarray | None, blas: Calls) -> None:
+def chosen(size: np.ndarray, near: int, threshold: float) -> int:
+    """The pivot among candidates of these magnitudes, of which ``near`` are in the first tile; the module says how.
+
+    Where the bound underflows to zero, as among subnormal numbers, it is the largest.
+    """
+    largest = int(np.argmax(size))
+    if threshold < 1:
+        enough = threshold * size[largest]
+        for place in (0, int(np.argmax(size[:near])) if near > 1 else 0):
+            if size[place] >= enough > 0:
+                return place
+    return largest
+
+
+def recursive(
+    a: np.ndarray, piv: np.ndarray | None, blas: Calls, near: int = 0, threshold: float = 1.0
+) -> None:  # fmt: skip
     """P A = L U of a matrix by columns, or A = L U without ``piv``: halves of columns, then single ones [1]_.
+
+    With ``threshold`` below 1 pivots are `chosen`, ``near`` rows being in the first tile.
 
     .. [1] S. Toledo, Locality of reference in LU decomposition with partial pivoting, SIMAX 18 (1997); LAPACK ?getrf2.
     """
@@ -103,11 +128,11 @@ def recursive(a: np.ndarray, piv: np.ndarray | None, blas: Calls) -> None:
     k = min(m, n)
     if k <= _NARROW:
         with np.errstate(all="ignore"):
-            _narrow(a[:, :k], piv)
+            _narrow(a[:, :k], piv, near, threshold)
         h = k
     else:
         h = k // 2
-        recursive(a[:, :h], None if piv is None else piv[:h], blas)
+        recursive(a[:, :h], None if piv is None else piv[:h], blas, near, threshold)
     if h == n:
         return
     right = a[:, h:]
@@ -119,17 +144,17 @@ def recursive(a: np.ndarray, piv: np.ndarray | None, blas: Calls) -> None:
     blas.gemm(a[h:, :h], right[:h], right[h:])
     if h == k:
         return
-    recursive(right[h:], None if piv is None else piv[h:], blas)
+    recursive(right[h:], None if piv is None else piv[h:], blas, near - h, threshold)
     if piv is not None:
         swap_rows(piv[h:], [a[h:, :h]])
         piv[h:] += h
 
 
-def _narrow(a: np.ndarray, piv: np.ndarray | None) -> None:
+def _narrow(a: np.ndarray, piv: np.ndarray | None, near: int, threshold: float) -> None:
     """Column by column, in NumPy."""
     for j in range(a.shape[1]):
         if piv is not None:
-            p = piv[j] = j + int(np.argmax(magnitude(a[j:, j])))
+            p = piv[j] = j + chosen(magnitude(a[j:, j]), near - j, threshold)
             if p != j:
                 a[[j, p]] = a[[p, j]]
         if a[j, j] != 0:
@@ -156,5 +181,6 @@ def _diagonal_tile(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ..
 
 
 TILE_OP = TileOp("getrf", build, reference.getrf, flops, ("getrf", "getrf"), named=(True, False), operands=_panel,
-                 by_columns=True, arguments=lambda a: ([a], no_exchange(a)))  # fmt: skip
+                 adjoint=((_panel, (0.5,)),), by_columns=True,
+                 arguments=lambda a: ([a], no_exchange(a)))  # fmt: skip
 PLAIN = TileOp("getrfn", build_plain, reference.getrfn, flops_plain, operands=_diagonal_tile, by_columns=True)

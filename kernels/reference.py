@@ -94,12 +94,19 @@ def hemmd(a: np.ndarray, f: np.ndarray, x: np.ndarray, v: np.ndarray) -> None:
     v += below @ x + below.conj().T @ x + a.diagonal().real[:, None] * x
 
 
-def getrf(tiles: Sequence[np.ndarray], piv: np.ndarray) -> None:
-    """P A = L U of the tiles below each other; the largest |Re| + |Im| is the pivot, of equal ones the highest."""
+def getrf(tiles: Sequence[np.ndarray], piv: np.ndarray, threshold: float = 1.0) -> None:
+    """P A = L U of the tiles below each other; the largest |Re| + |Im| is the pivot, of equal ones the highest.
+
+    With a ``threshold`` below 1 the diagonal, or else the largest of the first tile, is if it is that share of it.
+    """
     a = np.concatenate(tiles)
     for j in range(len(piv)):
         size = np.abs(a[j:, j].real) + np.abs(a[j:, j].imag)
-        p = piv[j] = j + int(np.argmax(size))
+        places = [int(np.argmax(size))]
+        if threshold < 1 and len(tiles[0]) > j:
+            good = threshold * size[places[0]]
+            places = [p for p in (0, int(np.argmax(size[: len(tiles[0]) - j]))) if size[p] >= good > 0] + places
+        p = piv[j] = j + places[0]
         a[[j, p]] = a[[p, j]]
         _eliminate(a, j)
     _put(a, tiles)

@@ -23,7 +23,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.kernels import blas, choice, gemmlb, hemm, move, narrow, products, steady, swaps, tensors, vectors
+from tilewright.kernels import (
+    blas,
+    butterfly,
+    choice,
+    gemmlb,
+    hemm,
+    move,
+    narrow,
+    products,
+    steady,
+    swaps,
+    tensors,
+    vectors,
+)
 from tilewright.kernels.catalogue import TILE_OPS
 from tilewright.kernels.tile_op import ANY
 
@@ -42,7 +55,7 @@ MOVES: dict[str, Callable[..., Any]] = {
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
     "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
-    "swapc": swaps.swap_columns, "take": swaps.take, "trade": swaps.trade,
+    "swapc": swaps.swap_columns, "take": swaps.take, "trade": swaps.trade, "butterfly": butterfly.butterfly,
 }  # fmt: skip
 _UNPROBED = ("reference",)
 """Sources of rows that are taken as they are."""

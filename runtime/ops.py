@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from tilewright.kernels import getrf as _getrf
 from tilewright.kernels import hemm as _hemm
 from tilewright.kernels import lu as _lu
 from tilewright.kernels import narrow as _narrow
+from tilewright.kernels import panel as _panels
 from tilewright.kernels import potrf as _potrf
 from tilewright.kernels import syrk as _syrk
 from tilewright.kernels import tournament as _tournament
@@ -30,6 +31,7 @@ __all__ = [
     "potrf", "scaled", "scalen", "split", "squares", "swap", "swapc", "swpgemm", "swptrsm", "syrk", "take", "tf32",
     "trade", "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr",
     "trsmu", "trtri", "unscaled", "widen", "zero",
+    "butterfly", "gemm2", "getrf2", "trsm2",
 ]  # fmt: skip
 
 
@@ -98,6 +100,28 @@ def getrf(tiles: int) -> Op:
 def swpgemm(tiles: int) -> Op:
     """Row exchanges, substitution and products in a block column of so many tiles, 6 tiles - 3 units."""
     return Op("swpgemm", weight=6 * tiles - 3, flops=_lu.flops_swpgemm, indices=_column)
+
+
+@cache
+def getrf2(tiles: int, leaf: int, of: int) -> Op:
+    """One of so many leaves of a panel of so many tiles. The last parameters of a task are these numbers, too."""
+    weight = (3 * (tiles * of - leaf) - 1) / of**3
+    return Op("getrf2", weight=weight, flops=partial(_panels.flops_getrf2, leaf, of), indices=_panel)
+
+
+@cache
+def trsm2(first: int, middle: int, last: int, of: int) -> Op:
+    """The update of some leaves by others in the tile on top of a panel."""
+    done, wide = middle - first, last - middle
+    weight = 3 * done * wide * (done + 2 * (of - middle)) / of**3
+    return Op("trsm2", weight=weight, flops=partial(_panels.flops_trsm2, first, middle, last, of), indices=_diagonal)
+
+
+@cache
+def gemm2(first: int, middle: int, last: int, of: int) -> Op:
+    """The same in another tile of the panel."""
+    weight = 6 * (middle - first) * (last - middle) / of**2
+    return Op("gemm2", weight=weight, flops=partial(_panels.flops_gemm2, first, middle, last, of), indices=_tile)
 
 
 def _not_positive_definite(task: Task, store: Store, info: int) -> Exception:
@@ -192,6 +216,7 @@ match = Op("match", weight=5, flops=_tournament.flops_match, indices=_tile)
 match_last = Op("matchl", weight=5, flops=_tournament.flops_match_last, indices=_diagonal)
 crown = Op("crown", weight=0, indices=_diagonal)
 take = Op("take", weight=0, indices=_column)
+butterfly = Op("butterfly", weight=0, indices=_tile)
 trade = Op("trade", weight=0, indices=_tile)
 
 diag = Op("diag", weight=0, indices=_diagonal)

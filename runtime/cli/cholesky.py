@@ -21,7 +21,7 @@ from tilewright.cli.common import (
 )
 from tilewright.host.files import write_text
 from tilewright.kernels.products import ROUTES
-from tilewright.linalg.lu_graph import PIVOTING, UPDATES
+from tilewright.linalg.lu_graph import PANELS, PIVOTING, UPDATES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,20 +141,21 @@ def dag_cholesky(
 @click.option("--nt", type=click.IntRange(min=0), default=4, show_default=True, help="Columns of tiles.")
 @click.option("--pivoting", type=click.Choice(PIVOTING), default="partial", show_default=True)
 @click.option("--update", type=click.Choice(UPDATES), default="tile", show_default=True)
+@click.option("--panel", type=click.Choice(PANELS), default="single", show_default=True)
 @click.option("--ranks", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of ranks.")
 @output("--svg", suffixes=[".svg"], help="Write a picture here.")
 @output("--png", suffixes=[".png"], help="Write a picture here.")
 @output("--dot", suffixes=[".dot", ".gv"], help="Write Graphviz's DOT here.")
 @output("--html", suffixes=[".html"], help="Write an interactive page here.")
 def dag_lu(
-    mt: int | None, nt: int, pivoting: str, update: str, ranks: int, svg: Path | None, png: Path | None,
+    mt: int | None, nt: int, pivoting: str, update: str, panel: str, ranks: int, svg: Path | None, png: Path | None,
     dot: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     """The task graph of tiled LU: DOT on standard output, or files."""
     from tilewright.linalg.lu_graph import lu_graph
 
     with one_sentence():
-        graph = lu_graph(nt if mt is None else mt, nt, pivoting, update, ranks=ranks)
+        graph = lu_graph(nt if mt is None else mt, nt, pivoting, update, ranks=ranks, panel=panel)
     _draw(graph, svg, png, dot, html)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from tilewright.cli.common import DTYPES, as_json, engine_options, one_sentence, order_and_file, output, progress
-from tilewright.linalg.lu_graph import PIVOTING, UPDATES
+from tilewright.linalg.lu_graph import PANELS, PIVOTING, UPDATES
 
 __all__ = ["lu"]
 
@@ -22,6 +22,8 @@ __all__ = ["lu"]
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random matrix.")
 @click.option("--pivoting", type=click.Choice(PIVOTING), help="How pivots are chosen.  [default: partial]")
 @click.option("--update", type=click.Choice(UPDATES), help="Tasks of the update.  [default: chosen]")
+@click.option("--panel", type=click.Choice(PANELS), help="Tasks of a panel.  [default: by workers]")
+@click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="Of threshold pivoting.  [default: 0.5]")
 @engine_options
 @click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Runs; the median counts.")
 @output("--trace", suffixes=[".json"], help="Write the trace here, for ui.perfetto.dev.")
@@ -29,8 +31,8 @@ __all__ = ["lu"]
 @progress
 def lu(
     n: int | None, matrix: Path | None, dtype: str | None, seed: int, pivoting: str | None, update: str | None,
-    tile_size: int | None, backend: str, scheduler: str, workers: int | None, repeat: int, trace: Path | None,
-    as_json: bool, progress: bool,
+    panel: str | None, threshold: float | None, tile_size: int | None, backend: str, scheduler: str,
+    workers: int | None, repeat: int, trace: Path | None, as_json: bool, progress: bool,
 ) -> None:  # fmt: skip
     """Factor a general matrix, P A = L U, and say how it went."""
     import numpy as np
@@ -58,7 +60,8 @@ def lu(
                     "ignore", message="Diagonal number", category=RuntimeWarning
                 )  # the table says it
                 factor = tw.lu_factor(
-                    a, tile_size=tile_size, pivoting=pivoting, update=update, progress=progress, **how
+                    a, tile_size=tile_size, pivoting=pivoting, update=update, panel=panel, threshold=threshold,
+                    progress=progress, **how,
                 )  # fmt: skip
             seconds.append(factor.run.makespan)
         run = factor.run

@@ -15,13 +15,24 @@ from tilewright.backends import check_call
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels.swaps import permutation
+from tilewright.linalg.butterfly import Butterflies, insert_butterflies, random_butterflies
 from tilewright.linalg.call import Call
 from tilewright.linalg.gauged import Gauged
-from tilewright.linalg.lu_graph import PIVOTING, UPDATES, bottom_level, insert_lu
+from tilewright.linalg.inverse_norm import inverse_norm
+from tilewright.linalg.lu_graph import (
+    COLUMN,
+    PANELS,
+    PIVOTING,
+    UPDATES,
+    bottom_level,
+    checked_threshold,
+    has_closed_form,
+    insert_lu,
+)
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
 from tilewright.runs.run import Run
-from tilewright.scalars import choice, flag, whole
+from tilewright.scalars import choice, flag, shown, whole
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
 
@@ -36,6 +47,7 @@ class Slogdet(NamedTuple):
 
 
 _PANEL = 64_000_000  # bytes of a panel that one rank is not to gather any more
+_FED_BY_ONE = 16  # workers that panels of one task keep busy
 
 
 # ------------------------------------------------------------------ graphs
@@ -44,7 +56,7 @@ _PANEL = 64_000_000  # bytes of a panel that one rank is not to gather any more
 @lru_cache(maxsize=32)
 def _factor_graph(
     shape: tuple[int, int], nb: int, pivoting: str, update: str, in_place: bool, check: bool, dtype: str,
-    ranks: int = 1, leaf: int = 1,
+    ranks: int = 1, leaf: int = 1, panel: str = "single", threshold: float = 1.0,
 ) -> TaskGraph:  # fmt: skip
     """The graph behind `lu_factor`: tiles are copied and measured, then factored; ``D[k]`` is the diagonal of U."""
     m, n = shape
@@ -59,33 +71,42 @@ def _factor_graph(
                 g.insert(gauge, R(A[i, j]), W(M[i, j]), check)
             elif not in_place:
                 g.insert(gauge, R(S[i, j]), W(M[i, j]), W(A[i, j]), check)
-    insert_lu(g, A, mt, nt, pivoting, update, ranks, leaf, shape, nb, dtype)
+    insert_lu(g, A, mt, nt, pivoting, update, ranks, leaf, shape, nb, dtype, panel, threshold)
     D = g.handles("D", shape=lambda k: min(m - k * nb, n - k * nb, nb), dtype=dtype, keep=True)
     for k in range(min(mt, nt)):
         g.insert(diag, R(A[k, k]), W(D[k]))
-    if ranks == 1 and pivoting != "tournament":
-        g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update)
-    g.recipe = _factor_graph, (shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf)
+    if has_closed_form(pivoting, ranks):
+        g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update, panel)
+    g.recipe = _factor_graph, (shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf, panel, threshold)
     return g
 
 
 @lru_cache(maxsize=32)
-def solve_graph(nt: int, nc: int, trans: int, check: bool) -> TaskGraph:
-    """X := op(A)^-1 B from P A = L U: ``LU[i,j]``, ``piv[k]``, ``B[i,c]``, ``X[i,c]``, for nc columns of tiles."""
+def solve_graph(nt: int, nc: int, trans: int, check: bool, butterflies: bool = False) -> TaskGraph:
+    """X := op(A)^-1 B from P A = L U: ``LU[i,j]``, ``piv[k]``, ``B[i,c]``, ``X[i,c]``, for nc columns of tiles.
+
+    With ``butterflies``, ``W[side,level,i]``, from U^T A V = L R.
+    """
     g = TaskGraph(f"lu_solve nt={nt} nc={nc} trans={trans}")
     T, piv, B, X = g.handles("LU"), g.handles("piv"), g.handles("B"), g.handles("X")
+    V = g.handles("W")
     flag = "NTC"[trans]
     for c in range(nc if nt else 0):
         for i in range(nt):
             g.insert(copy, R(B[i, c]), W(X[i, c]), *["all"] * check)
+    if butterflies:
+        insert_butterflies(g, V, X, 1 if trans else 0, nt, nc)  # X := U^T X, or V^T X
+    for c in range(nc if nt else 0):
         swaps = [R(piv[k]) for k in range(nt)], [RW(X[i, c]) for i in range(nt)]
-        if not trans:
+        if not trans and not butterflies:
             g.insert(swap, *swaps)  # X := P X
         _substitute(g, T, X, nt, c, "L" if not trans else "U", flag)
         _substitute(g, T, X, nt, c, "U" if not trans else "L", flag)
-        if trans:
+        if trans and not butterflies:
             g.insert(swap, *swaps, True)  # X := P^T X
-    g.recipe = solve_graph, (nt, nc, trans, check)
+    if butterflies:
+        insert_butterflies(g, V, X, 0 if trans else 1, nt, nc, forward=True)  # X := V X, or U X
+    g.recipe = solve_graph, (nt, nc, trans, check, butterflies)
     return g
 
 
@@ -100,8 +121,8 @@ def _substitute(g: TaskGraph, T: Any, X: Any, nt: int, c: int, part: str, flag: 
 
 
 @lru_cache(maxsize=32)
-def inverse_graph(nt: int) -> TaskGraph:
-    """X := U^-1 L^-1 P, handles ``LU[i,j]``, ``piv[k]``, ``X[i,j]`` [1]_.
+def inverse_graph(nt: int, butterflies: bool = False) -> TaskGraph:
+    """X := U^-1 L^-1 P, handles ``LU[i,j]``, ``piv[k]``, ``X[i,j]`` [1]_; V R^-1 L^-1 U^T with ``butterflies``.
 
     Block column j of L^-1 begins at row j: 4/3 n^3 flops.
 
@@ -114,9 +135,12 @@ def inverse_graph(nt: int) -> TaskGraph:
             g.insert(identity if i == j else zero, W(X[i, j]))
         _substitute(g, T, X, nt, j, "L", first=j)
         _substitute(g, T, X, nt, j, "U")
-    for i in range(nt):
+    if butterflies:
+        insert_butterflies(g, g.handles("W"), X, 1, nt, nt, forward=True)
+        insert_butterflies(g, g.handles("W"), X, 0, nt, nt, forward=True, turned=True)
+    for i in range(0 if butterflies else nt):
         g.insert(swapc, [R(piv[k]) for k in range(nt)], [RW(X[i, j]) for j in range(nt)], True)
-    g.recipe = inverse_graph, (nt,)
+    g.recipe = inverse_graph, (nt, butterflies)
     return g
 
 
@@ -125,6 +149,9 @@ def inverse_graph(nt: int) -> TaskGraph:
 
 class LUFactor:
     """A factorisation P A = L U. It unpacks as SciPy's pair: ``lu, piv = tw.lu_factor(A)``.
+
+    One with butterflies is of U^T A V and not of A: it solves, and has a determinant, an inverse, growth and rcond; L,
+    U, perm and the pair are refused, as nobody could use them as those of A.
 
     Attributes
     ----------
@@ -143,19 +170,22 @@ class LUFactor:
 
     def __init__(
         self, lu: Any, piv: np.ndarray, diagonal: np.ndarray, norms: tuple[float, float, float], tile_size: int,
-        run: Run | None, how: dict[str, Any],
+        run: Run | None, how: dict[str, Any], butterflies: Butterflies | None = None,
     ) -> None:  # fmt: skip
+        self.butterflies = butterflies
         self.lu, self.piv, self.norms, self.tile_size, self.run = lu, piv, norms, tile_size, run
         self._diagonal, self._how = diagonal, how
         self.info = _info(diagonal)
 
     def __iter__(self) -> Iterator[Any]:
+        self._check_own("the pair (lu, piv)")
         return iter((self.lu, self.piv))
 
     def __len__(self) -> int:
         return 2
 
     def __getitem__(self, index: int) -> Any:
+        self._check_own("the pair (lu, piv)")
         return (self.lu, self.piv)[index]
 
     def __repr__(self) -> str:
@@ -169,6 +199,7 @@ class LUFactor:
     @property
     def L(self) -> Any:  # noqa: N802 - as in the formula; so below
         """(m, min(m, n)), unit lower triangular."""
+        self._check_own("L")
         a = _array(self.lu)
         k = min(a.shape)
         lower = np.tril(a[:, :k], -1)
@@ -178,29 +209,32 @@ class LUFactor:
     @property
     def U(self) -> Any:  # noqa: N802
         """(min(m, n), n), upper triangular."""
+        self._check_own("U")
         a = _array(self.lu)
         return like(np.triu(a[: min(a.shape)]), self.lu)
 
     @property
     def perm(self) -> np.ndarray:
         """(m,): ``A[perm]`` is L U."""
+        self._check_own("perm")
         return permutation(np.asarray(self.piv), self.shape[0])
 
     @property
     def growth(self) -> float:
-        """max |u_ij| / max |a_ij|; 1 for a matrix of zeros. ValueError where `norms` are not known."""
+        """max |u_ij| / max |a_ij|; 1 for a matrix of zeros, inf for a U with NaN. ValueError without `norms`."""
         self._check_norms("growth")
         a, largest = _array(self.lu), 0.0
         for j in range(0, a.shape[1], self.tile_size):
             block = a[: min(a.shape[0], j + self.tile_size), j : j + self.tile_size]
             with np.errstate(all="ignore"):
-                largest = max(largest, float(np.abs(np.triu(block, -j)).max(initial=0)))
+                found = float(np.abs(np.triu(block, -j)).max(initial=0))
+            largest = max(largest, np.inf if np.isnan(found) else found)
         return largest / self.norms[0] if self.norms[0] else 1.0
 
     def rcond(self, norm: Any = 1) -> float:
         """An estimate of 1 / (||A|| ||A^-1||) in the 1-norm or, with ``norm=np.inf``, the infinity norm; 0 if singular.
 
-        A few solves with L and U [LAPACK ?gecon].
+        A few solves with L and U [LAPACK ?gecon, ?lacn2].
         """
         from scipy.linalg import get_lapack_funcs
 
@@ -208,9 +242,13 @@ class LUFactor:
             raise ValueError(f"norm must be 1 or numpy.inf, not {norm!r}")
         self._check_square("rcond")
         self._check_norms("rcond")
-        a = np.asfortranarray(_array(self.lu))
-        if self.info or not a.size:
+        if self.info or not len(self.piv):
             return 0.0 if self.info else np.inf
+        if self.butterflies is not None:
+            solves = [lambda x, trans=trans: np.asarray(_array(self.solve(x, trans))) for trans in (0, 2)]
+            size = inverse_norm(*(solves if norm == 1 else solves[::-1]), self.shape[0], self._diagonal.dtype)
+            return float(1 / size / self.norms[1 if norm == 1 else 2]) if 0 < size < np.inf else 0.0
+        a = np.asfortranarray(_array(self.lu))
         routine: Any = get_lapack_funcs("gecon", [a])
         found, _ = routine(a, self.norms[1 if norm == 1 else 2], norm="1" if norm == 1 else "I")
         return float(found)
@@ -230,7 +268,8 @@ class LUFactor:
             return Slogdet(kind(0), diagonal.real.dtype.type(-np.inf))
         size = np.abs(diagonal)
         sign = np.prod(diagonal / size) * (-1) ** swaps if len(size) else 1
-        return Slogdet(kind(sign), np.log(size).sum(dtype=np.float64).astype(diagonal.real.dtype))
+        others = 0.0 if self.butterflies is None else np.log(self.butterflies.factors()).sum()
+        return Slogdet(kind(sign), (np.log(size).sum(dtype=np.float64) - others).astype(diagonal.real.dtype))
 
     def det(self) -> Any:
         """det A, float64 or complex128; 0 if A is singular, inf or 0 where it is too large or small for FP64."""
@@ -239,7 +278,10 @@ class LUFactor:
         wide = diagonal.astype(np.complex128 if diagonal.dtype.kind == "c" else np.float64)
         if self.info:
             return wide.dtype.type(0)
-        parts, exponents = np.frexp(np.abs(wide))
+        sizes = np.abs(wide)
+        if self.butterflies is not None:
+            sizes = np.append(sizes, 1 / self.butterflies.factors())
+        parts, exponents = np.frexp(sizes)
         sign = self.slogdet().sign
         value, exponent = 1.0, int(exponents.sum())
         for part in parts.tolist():
@@ -262,6 +304,11 @@ class LUFactor:
     def check_regular(self) -> None:
         """SingularMatrixError if there is an exact zero on the diagonal of U."""
         _check_regular(self.info, self.shape[0], self.tile_size)
+
+    def _check_own(self, what: str) -> None:
+        if self.butterflies is not None:
+            raise ValueError(f"{what} of a factor with butterflies is that of U^T A V, not of A; call its solve, inv, "
+                             f"det or slogdet, or factor with pivoting='partial'")  # fmt: skip
 
     def _check_norms(self, what: str) -> None:
         if np.isnan(self.norms).all() and len(self.piv):
@@ -306,6 +353,8 @@ def lu_factor(
     pivoting: str | None = None,
     tile_size: int | None = None,
     update: str | None = None,
+    panel: str | None = None,
+    threshold: float | None = None,
     backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
@@ -325,14 +374,22 @@ def lu_factor(
         Look for NaN and infinities first.
     pivoting
         ``"partial"``: the pivot of a column is its largest entry, |Re| + |Im|, of equal ones the highest, over all
-        tiles: LAPACK's pivots where no other is within rounding. ``"tournament"``: rows are chosen in matches between
-        tiles [2]_, one exchange of messages a panel; entries of L may be larger than 1. ``"none"``: no exchanges, for
-        matrices that are diagonally dominant; look at ``.growth``. By default partial, and on several ranks by
-        tournament where a panel has 64 MB or more.
+        tiles: LAPACK's pivots where no other is within rounding. ``"threshold"``: the diagonal, or else the largest of
+        the diagonal tile, where it is ``threshold`` times as large as that; entries of L are 1 / threshold at most.
+        ``"tournament"``: rows are chosen in matches between tiles [2]_, one exchange of messages a panel; entries of L
+        may be larger than 1. ``"none"``: no exchanges, for matrices that are diagonally dominant; look at ``.growth``.
+        ``"butterfly"``: the same for U^T A V with random butterflies U and V [3]_, for square matrices; the factor
+        solves, but is none of A. By default partial, and on several ranks by tournament where a panel has 64 MB or
+        more.
     tile_size
         Rows and columns of a tile, nb; chosen by default.
     update
         ``"tile"`` or ``"column"``: tasks of the update, see `lu_graph`. Chosen with the tile size; bits depend on both.
+    panel
+        ``"single"`` or ``"recursive"``: tasks of a panel, see `lu_graph`; by default recursive for more than 16
+        workers. Bits depend on it.
+    threshold
+        tau of threshold pivoting, in (0, 1]; 0.5 by default, 1 is partial pivoting.
     backend, scheduler, workers, options
         See `tilewright.run`.
     return_run
@@ -362,12 +419,13 @@ def lu_factor(
     Notes
     -----
     m n^2 - n^3/3 flops for m >= n, four times that for complex numbers; m n words beside ``a``. The bits of the
-    factor depend on the matrix, the tile size, the kind of update and the BLAS in use, and on nothing else.
+    factor depend on the matrix, the tile size, the kinds of update and panel and the BLAS in use, and on nothing else.
 
     References
     ----------
     .. [1] LAPACK ?getrf.
     .. [2] L. Grigori, J. Demmel, H. Xiang, CALU: a communication optimal LU factorization algorithm, SIMAX 32 (2011).
+    .. [3] M. Baboulin et al., Accelerating linear system solutions using randomization techniques, ACM TOMS 39 (2013).
 
     Examples
     --------
@@ -381,7 +439,7 @@ def lu_factor(
     """
     call = Call(lu_factor, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
                 return_run=return_run, chunks=True)  # fmt: skip
-    factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, update)
+    factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, update, panel, threshold)
     result = call.result(factor)
     known = (result[0] if call.return_run else result) is not None and options.get("gather") != "none"
     if factor.info and known:  # a rank that does not get the factor does not know
@@ -398,7 +456,7 @@ def _warn_singular(info: int, level: int = 3) -> None:
 
 def factor_with(
     call: Call, overwrite: Any, check_finite: Any, pivoting: str | None, tile_size: int | None, update: str | None,
-    *, square: bool = False,
+    panel: str | None = None, threshold: float | None = None, *, square: bool = False,
 ) -> LUFactor:  # fmt: skip
     """The factor of the call's matrix."""
     overwrite, check_finite = flag(overwrite, "overwrite_a"), flag(check_finite, "check_finite")
@@ -406,8 +464,13 @@ def factor_with(
         choice(pivoting, "pivoting", PIVOTING)
     if update is not None:
         choice(update, "update", UPDATES)
+    if panel is not None:
+        choice(panel, "panel", PANELS)
+    tau = checked_threshold(threshold, pivoting)
     with call.agreement() as facts:
         matrix = call.by_columns(overwrite=overwrite, square=square)
+        if pivoting == "butterfly" and matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"pivoting='butterfly' is for square matrices, not {matrix.shape[0]} x {matrix.shape[1]}")
         workers, here = call.count(), call.here and not call.chunked
         nb = call.tile_size(tile_size, matrix, lambda k, workers: lu_plan(k, workers, here)[0])
         update = update or lu_plan(min(matrix.shape), workers, here, nb)[1]
@@ -417,23 +480,29 @@ def factor_with(
             large = matrix.shape[0] * nb * matrix.dtype.itemsize >= _PANEL
             pivoting = "tournament" if ranks > 1 and large else "partial"
         leaf = source.mt if ranks > 1 else 4
+        dealt = 1 if update == "column" and pivoting in COLUMN else ranks
+        panel = _chosen_panel(panel, pivoting, workers, ranks)
         facts.update(shape=source.shape, dtype=str(matrix.dtype), tile_size=nb, overwrite_a=overwrite, update=update,
-                     pivoting=pivoting)  # fmt: skip
+                     pivoting=pivoting, panel=panel, threshold=tau)  # fmt: skip
         if check_finite and matrix.in_place and call.has_data:
             matrix.check_finite()
     target = matrix.target()
-    dealt = 1 if update == "column" and pivoting == "partial" else ranks
     graph = _factor_graph(
-        matrix.shape, nb, pivoting, update, matrix.in_place, check_finite, str(matrix.dtype), dealt, max(leaf, 1)
+        matrix.shape, nb, pivoting, update, matrix.in_place, check_finite, str(matrix.dtype), dealt, max(leaf, 1),
+        panel, tau,
     )  # fmt: skip
     data = {"A": target} if matrix.in_place else {"A": target, "S": source}
+    butterflies = None
+    if pivoting == "butterfly":
+        butterflies = random_butterflies(matrix.shape[0], nb, matrix.dtype)
+        data["W"] = butterflies.parts()
     record = call.run(graph, data, first=matrix.check_finite if check_finite and not matrix.in_place else None)
     starts = range(0, min(matrix.shape), nb)
     piv = np.arange(min(matrix.shape), dtype=np.int32)
     diagonal = np.ones(min(matrix.shape), matrix.dtype)
     for k, start in enumerate(starts):
         local, on_diagonal = (record.store[Handle(name, (k,))] for name in ("piv", "D"))
-        if local is not None and pivoting != "none":
+        if local is not None and pivoting not in ("none", "butterfly"):
             piv[start : start + nb] = local + np.int32(start)
         if on_diagonal is not None:
             diagonal[start : start + nb] = on_diagonal
@@ -441,7 +510,18 @@ def factor_with(
     if matrix.in_place and not check_finite:
         norms = np.nan, np.nan, np.nan
     how = {"backend": call.engine.name, "scheduler": call.scheduler, "workers": call.workers, "options": call.options}
-    return LUFactor(matrix.result(target), piv, diagonal, norms, nb, record, how)
+    return LUFactor(matrix.result(target), piv, diagonal, norms, nb, record, how, butterflies)
+
+
+def _chosen_panel(panel: str | None, pivoting: str, workers: int, ranks: int) -> str:
+    """As given, or recursive for more workers than a single panel feeds; ValueError where there is no other."""
+    possible = pivoting in COLUMN and ranks == 1
+    if panel == "recursive" and not possible:
+        raise ValueError(f"panel='recursive' is for pivoting {' and '.join(COLUMN)} in one process, not for {pivoting} "
+                         f"on {ranks} rows of ranks")  # fmt: skip
+    if panel is None:
+        return "recursive" if possible and workers > _FED_BY_ONE else "single"
+    return panel
 
 
 def _norms(sizes: Any, tiles: TiledMatrix) -> tuple[float, float, float]:
@@ -516,8 +596,13 @@ def lu_solve(
     trans = whole(trans, "trans", 0, 2)
     if not isinstance(lu_and_piv, LUFactor | tuple | list) or len(lu_and_piv) != 2:
         raise TypeError("lu_and_piv must be what lu_factor returned, a pair of matrix and row exchanges")
-    given, piv = lu_and_piv
-    known = lu_and_piv.tile_size if isinstance(lu_and_piv, LUFactor) else None
+    known = butterflies = None
+    if isinstance(lu_and_piv, LUFactor):
+        given, piv, known, butterflies = lu_and_piv.lu, lu_and_piv.piv, lu_and_piv.tile_size, lu_and_piv.butterflies
+    else:
+        given, piv = lu_and_piv
+    if butterflies is not None and tile_size not in (None, known):
+        raise ValueError(f"tile_size of a factor with butterflies is its own, {known}, not {shown(tile_size)}")
     given = given.compute() if is_chunked(given) else given
     call = Call(lu_solve, given, options, backend=backend, scheduler=scheduler, workers=workers,
                 return_run=return_run)  # fmt: skip
@@ -537,9 +622,12 @@ def lu_solve(
         if call.has_data:
             _check_regular(_info(factor.to_numpy().diagonal()), n, nb)
     X = TiledMatrix.view(np.empty((n, columns.columns.shape[1]), dtype, "F"), nb)
-    parts = [piv[k : k + nb] - np.int32(k) for k in range(0, n, nb)]
-    data = {"LU": factor, "B": columns.tiles(nb, dtype), "X": X, "piv": parts}
-    call.run(solve_graph(factor.nt, X.nt, int(trans), check_finite), data,
+    data: dict[str, Any] = {"LU": factor, "B": columns.tiles(nb, dtype), "X": X}
+    if butterflies is None:
+        data["piv"] = [piv[k : k + nb] - np.int32(k) for k in range(0, n, nb)]
+    else:
+        data["W"] = butterflies.parts()
+    call.run(solve_graph(factor.nt, X.nt, int(trans), check_finite, butterflies is not None), data,
              first=columns.check_finite if check_finite else None)  # fmt: skip
     return call.result(columns.result(X, given))
 
@@ -596,6 +684,10 @@ def lu(
            [2., 8.]])
     """
     handed_on(lu, lu_factor, how)
+    if how.get("pivoting") == "butterfly":
+        raise ValueError(
+            "pivoting='butterfly' gives no P, L and U of A, but factors of U^T A V; lu_factor's factor solves"
+        )
     permute_l, p_indices, return_run = (
         flag(permute_l, "permute_l"),
         flag(p_indices, "p_indices"),
@@ -631,6 +723,7 @@ def inv(
     return_run: bool = False,
     tile_size: int | None = None,
     pivoting: str | None = None,
+    threshold: float | None = None,
     backend: str = "threads",
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
@@ -654,7 +747,9 @@ def inv(
            [-0.5 ,  0.25]])
     """
     call = Call(inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run)
-    factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, None, square=True)
+    factor = factor_with(
+        call, overwrite_a, check_finite, pivoting, tile_size, None, threshold=threshold, square=True
+    )  # fmt: skip
     factor.check_regular()
     return call.result(like(_inverse(factor, call), call.a))
 
@@ -664,8 +759,12 @@ def _inverse(factor: LUFactor, call: Call) -> np.ndarray:
     T = TiledMatrix.view(_array(factor.lu), factor.tile_size)
     n, nb = factor.shape[0], factor.tile_size
     x = np.empty((n, n), T.dtype, "F")
-    parts = [factor.piv[k : k + nb] - np.int32(k) for k in range(0, n, nb)]
-    call.run(inverse_graph(T.nt), {"LU": T, "piv": parts, "X": TiledMatrix.view(x, nb)})
+    data: dict[str, Any] = {"LU": T, "X": TiledMatrix.view(x, nb)}
+    if factor.butterflies is None:
+        data["piv"] = [factor.piv[k : k + nb] - np.int32(k) for k in range(0, n, nb)]
+    else:
+        data["W"] = factor.butterflies.parts()
+    call.run(inverse_graph(T.nt, factor.butterflies is not None), data)
     return x
 
 
@@ -697,8 +796,7 @@ def slogdet(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how:
 def _determined(routine: Any, a: Any, overwrite: Any, check_finite: Any, how: dict[str, Any]) -> LUFactor:
     """The factor of a square matrix."""
     plan = {name: how.pop(name) for name in ("backend", "scheduler", "workers", "progress") if name in how}
-    pivoting, tile_size, update = (
-        how.pop(*pair) for pair in (("pivoting", None), ("tile_size", None), ("update", None))
-    )
+    names = ("pivoting", "tile_size", "update", "panel", "threshold")
+    pivoting, tile_size, update, panel, threshold = (how.pop(name, None) for name in names)
     call = Call(routine, a, how, chunks=True, **plan)
-    return factor_with(call, overwrite, check_finite, pivoting, tile_size, update, square=True)
+    return factor_with(call, overwrite, check_finite, pivoting, tile_size, update, panel, threshold, square=True)

@@ -14,6 +14,8 @@ from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg import ladder
 from tilewright.linalg.general import looks_positive_definite, solve_general
+from tilewright.linalg.less_pivoting import solve_with
+from tilewright.linalg.lu_graph import PIVOTING
 from tilewright.linalg.matrix import Triangle, is_device_tensor
 from tilewright.linalg.problem import Problem
 from tilewright.linalg.refinement import METHODS
@@ -35,6 +37,7 @@ def solve(
     b: Any,
     *,
     assume_a: str | None = "pos",
+    pivoting: str | None = None,
     lower: bool = True,
     precision: Any = "auto",
     refine: str = "auto",
@@ -64,6 +67,10 @@ def solve(
         (`lu_factor`), or as ``precision`` "fp32" or "fp64" says; x has that dtype, and `AccuracyWarning` says where it
         may not be worth much. None looks: a matrix that equals its conjugate transpose and has a positive diagonal
         is taken for positive definite until that fails.
+    pivoting
+        Of a general matrix: one of those of `lu_factor`, such as ``"butterfly"``. The solution is refined with
+        residuals in the same precision; where a pivot is zero, growth is too large or refinement does not converge,
+        partial pivoting takes over, and the info says why. With ``precision="auto"``.
     precision
         Where to begin: ``"auto"`` looks at a principal submatrix (`tilewright.linalg.ladder`), and on a CPU leaves out
         bf16x3; ``"bf16"``, ``"fp16"``, ``"tf32"``, ``"bf16x3"``, ``"fp32"``, ``"fp64"``; or a `PrecisionMap`. Complex
@@ -137,6 +144,7 @@ def solve(
     check_call(solve, options, backend)
     _check_names(assume_a, precision, refine)
     progress = progress if callable(progress) else flag(progress, "progress")
+    _check_pivoting(pivoting, assume_a, precision)
     how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers, "progress": progress}
     lower, fallback, return_info = flag(lower, "lower"), flag(fallback, "fallback"), flag(return_info, "return_info")
     check_finite, check_symmetric = flag(check_finite, "check_finite"), flag(check_symmetric, "check_symmetric")
@@ -157,8 +165,8 @@ def solve(
     given = a
     a, b = outer.everywhere(outer.argument(a)), outer.everywhere(outer.argument(b))
     if assume_a == "gen" or (assume_a is None and not looks_positive_definite(dense(a, "the matrix a"))):
-        x, info = solve_general(solve, a, b, precision, check_finite, tile_size, {**how, "options": runner.options},
-                                return_info)  # fmt: skip
+        plan = {**how, "options": runner.options}
+        x, info = _solve_general(a, b, pivoting, precision, check_finite, tile_size, plan, return_info)
         x = outer.result(x if not is_tensor(given) or is_tensor(x) else like(x, given))
         return (x, info) if return_info else x
     if assume_a is None:
@@ -207,6 +215,30 @@ def solve(
     info.right_hand_sides = columns.columns.shape[1]
     solution = outer.result(columns.result(x, given))
     return (solution, info) if return_info else solution
+
+
+def _solve_general(
+    a: Any, b: Any, pivoting: str | None, precision: str, check_finite: bool, tile_size: int | None,
+    plan: dict[str, Any], judge: bool,
+) -> tuple[Any, SolveInfo]:  # fmt: skip
+    """By LU with that pivoting, in the end partial."""
+
+    def partial() -> tuple[Any, SolveInfo]:
+        return solve_general(solve, a, b, precision, check_finite, tile_size, plan, judge)
+
+    if pivoting in (None, "partial"):
+        return partial()
+    return solve_with(str(pivoting), solve, a, b, check_finite, tile_size, plan, partial)
+
+
+def _check_pivoting(pivoting: Any, assume_a: Any, precision: Any) -> None:
+    if pivoting is None:
+        return
+    choice(pivoting, "pivoting", PIVOTING)
+    if assume_a != "gen":
+        raise ValueError(f"pivoting={pivoting!r} is for assume_a='gen', not for {shown(assume_a)}")
+    if precision != "auto" and pivoting != "partial":
+        raise ValueError(f"pivoting={pivoting!r} is for precision='auto', not for {shown(precision)}: convert a and b")
 
 
 def _finished(problem: Problem, began: float) -> tuple[Any, SolveInfo]:

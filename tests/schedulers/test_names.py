@@ -25,9 +25,21 @@ def test_a_wrong_name_says_what_is_wrong(name, message):
         policy(name)
 
 
-def test_cholesky_priorities_fit_cholesky_alone():
-    assert {"parsec", "chameleon"} <= set(fitting(tw.cholesky_graph(4)))
+def test_priorities_of_libraries_fit_what_these_factor():
+    def fit(graph):
+        return {"parsec", "chameleon"} & set(fitting(graph))
+
+    assert fit(tw.cholesky_graph(4)) == {"parsec", "chameleon"}
+    for update in ("tile", "column"):
+        assert fit(tw.lu_graph(4, 3, update=update)) == {"parsec", "chameleon"}
+    assert fit(tw.lu_graph(4, 4, panel="recursive")) == {"parsec", "chameleon"}
+    assert fit(tw.lu_graph(4, 4, "none")) == {"chameleon"}
+    assert not fit(tw.lu_graph(4, 4, "tournament")) and not fit(tw.lu_graph(4, 4, "butterfly"))
+    assert not fit(tw.lu_graph(4, 4, ranks=2))  # its exchanges are others
     g = tw.TaskGraph()
     g.insert(len, tw.R(g.handle("x")))
-    assert not {"parsec", "chameleon"} & set(fitting(g))
+    assert not fit(g)
+    own = tw.TaskGraph()
+    own.insert(tw.Op("getrf", len), tw.RW(own.handle("x")))  # a user's, without tile indices
+    assert not fit(own)
     tw.simulate(g, scheduler="parsec").trace.check()  # program order

@@ -28,6 +28,33 @@ def test_chameleon_priorities_are_linear():
     assert (p["potrf(1)"], p["trsm(3,1)"], p["syrk(3,1)"], p["gemm(4,2,1)"]) == (8, 5, 5, 2)
 
 
+def lu_priorities(name, nt, *how):
+    scheduler, graph = policy(name), tw.lu_graph(nt, nt, *how)
+    return {task.label: -key for task, key in zip(graph, scheduler.keys(graph, tw.Machine()), strict=True)}
+
+
+def test_priorities_of_lu_with_pivots_from_whole_columns_are_those_of_dplasma_and_chameleon():
+    labels = ("getrf(2)", "swptrsm(1,3)", "gemmn(4,3,0)", "swap(1)")
+    assert [lu_priorities("parsec", 5)[label] for label in labels] == [5 - 2 - 1, 5 - 3 - 1, 5 - 3 - 1, 0]
+    assert [lu_priorities("chameleon", 5)[label] for label in labels] == [5, 5 - 3, 5 - 3, 0]
+    column = lu_priorities("parsec", 5, "threshold", "column")
+    assert column["swpgemm(1,3)"] == 5 - 3 - 1
+
+
+def test_tasks_of_a_recursive_panel_have_the_priority_of_the_panel():
+    graph = tw.lu_graph(4, 4, panel="recursive")
+    for name, wanted in (("parsec", 4 - 1 - 1), ("chameleon", 4)):
+        keys = dict(zip((task.label for task in graph), policy(name).keys(graph, tw.Machine()), strict=True))
+        assert {-keys[label] for label in ("getrf2(1,0)", "trsm2(1,3)", "gemm2(3,1,5)")} == {wanted}
+
+
+def test_priorities_of_lu_without_pivoting_are_chameleon_s_alone():
+    p = lu_priorities("chameleon", 5, "none")
+    labels = ("getrfn(1)", "trsmn(1,3)", "trsmu(4,1)", "gemmn(4,3,1)")
+    assert [p[label] for label in labels] == [10 - 2, 10 - 2 - 3, 10 - 2 - 4, 10 - 2 - 3 - 4]
+    assert set(lu_priorities("parsec", 5, "none").values()) == {-1}  # program order
+
+
 def test_a_copy_counts_as_the_first_task_on_its_tile_and_clearing_comes_last():
     graph = tw.TaskGraph()
     A, S = graph.handles("A"), graph.handles("S")

@@ -235,6 +235,19 @@ class TestEngines:
             assert np.array_equal(square.solve(b), wanted.solve(b)) and np.array_equal(square.inv(), wanted.inv())
             assert square.det() == wanted.det()
 
+    @pytest.mark.parametrize(("backend", "workers"), [(b, w) for b, w, update in ENGINES[1:] if update == "tile"])
+    def test_engines_and_workers_with_other_pivoting(self, backend, workers):
+        a, b = random_matrix(17, 17) + 30 * np.eye(17), random_matrix(17, 2)
+        for pivoting in ("threshold", "none", "butterfly"):
+            how = {"pivoting": pivoting, "tile_size": 5, "update": "tile"}
+            wanted = tw.lu_factor(a, backend="serial", **how)
+            found = tw.lu_factor(a, backend=backend, workers=workers, **how)
+            assert np.array_equal(found.lu, wanted.lu) and np.array_equal(found.piv, wanted.piv), pivoting
+        assert np.array_equal(found.solve(b), wanted.solve(b)) and np.array_equal(found.inv(), wanted.inv())
+        solved = [tw.solve(a, b, assume_a="gen", pivoting="butterfly", tile_size=5, backend=engine, workers=count)
+                  for engine, count in (("serial", None), (backend, workers))]  # fmt: skip
+        assert np.array_equal(*solved)
+
     @pytest.mark.needs("mpi4py")
     def test_tournaments_have_the_bits_of_their_number_of_rank_rows(self):
         how = {"backend": "mpi", "tile_size": 6, "pivoting": "tournament"}

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,7 +13,11 @@ from tilewright.linalg.lu import _factor_graph
 from tilewright.linalg.lu_graph import bottom_level, lu_graph, task_count
 
 SHAPES = [(m, n) for m in range(6) for n in range(6)] + [(8, 8), (12, 5), (5, 12)]
-KINDS = [("partial", "tile"), ("partial", "column"), ("none", "tile")]
+KINDS = [
+    *((pivoting, update, panel) for pivoting in ("partial", "threshold") for update in ("tile", "column")
+      for panel in ("single", "recursive")),
+    ("none", "tile", "single"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("nt", "tasks"), [(1, 1), (2, 4), (4, 24), (8, 176), (16, 1376)])
@@ -47,31 +52,61 @@ def test_updates_by_column_are_one_task_each(nt):
     assert g.critical_path().length == length
 
 
+@pytest.mark.parametrize(("nt", "length"), [(1, 2), (2, 16), (3, 30.75), (8, 115.75), (16, 290.75), (32, 784.75)])
+def test_tasks_and_critical_path_with_recursive_panels(nt, length):
+    g = lu_graph(nt, nt, panel="recursive")
+    path = g.critical_path()
+    assert path.length == length == 2 + 9 * (nt - 1) + sum(0.75 * m + 3.5 for m in range(2, nt + 1))
+    names = [task.op.name for task in g]
+    assert names.count("getrf2") == 4 * nt and names.count("trsm2") == 3 * nt
+    assert names.count("gemm2") == 3 * nt * (nt - 1) // 2 and "getrf" not in names
+    stages = ["getrf2", "trsm2", "gemm2"] * 3 + ["getrf2"]
+    own = ["getrf2", "trsm2"] * 3 + ["getrf2"]
+    assert [task.op.name for task in path.tasks if task.op.weight] == [*stages, "swptrsm", "gemmn"] * (nt - 1) + own
+
+
+def test_tasks_of_a_recursive_panel_wait_for_its_leaves_and_not_for_each_other():
+    g = lu_graph(4, 2, panel="recursive")
+    for i in (1, 2, 3):
+        task = g.task(f"gemm2({i},0,3)")
+        assert {p.label for p in g.predecessors(task)} == {"getrf2(0,2)", "trsm2(0,3)"}
+        assert [s.label for s in g.successors(task)] == ["getrf2(0,4)"]
+    assert {s.label for s in g.successors(g.task("getrf2(0,6)"))} >= {"swptrsm(0,1)", "gemmn(3,1,0)"}
+
+
+@pytest.mark.parametrize(("workers", "share", "gain"), [(16, 0.91, 1.05), (32, 0.86, 1.5), (64, 0.94, 1.7)])
+def test_recursive_panels_feed_more_workers(workers, share, gain):
+    machine = tw.Machine(workers=workers, gamma=1.0)
+    one, recursive = (tw.simulate(lu_graph(16, 16, panel=panel), machine) for panel in ("single", "recursive"))
+    assert recursive.bounds.lower / recursive.makespan > share
+    assert one.makespan / recursive.makespan > gain
+
+
 @pytest.mark.parametrize(("nt", "ratio"), [(8, 6.3), (16, 15.5), (24, 25.5), (32, 35.8)])
 def test_a_panel_of_one_task_feeds_about_nt_workers(nt, ratio):
     length = 3 * nt * (nt + 1) / 2 - nt + 9 * (nt - 1)
     assert 2 * nt**3 / length == pytest.approx(ratio, abs=0.05)
 
 
-@pytest.mark.parametrize(("pivoting", "update"), KINDS)
+@pytest.mark.parametrize(("pivoting", "update", "panel"), KINDS)
 @pytest.mark.parametrize("nt", [0, 1, 2, 5, 9])
-def test_work_of_a_square_is_two_thirds_of_its_cube(nt, pivoting, update):
-    assert lu_graph(nt, nt, pivoting, update).work() == 2 * nt**3
+def test_work_of_a_square_is_two_thirds_of_its_cube(nt, pivoting, update, panel):
+    assert lu_graph(nt, nt, pivoting, update, panel=panel).work() == 2 * nt**3
 
 
-@pytest.mark.parametrize(("pivoting", "update"), KINDS)
+@pytest.mark.parametrize(("pivoting", "update", "panel"), KINDS)
 @pytest.mark.parametrize(("mt", "nt"), SHAPES)
-def test_closed_form_of_bottom_levels_is_the_reverse_sweep(mt, nt, pivoting, update):
-    g = lu_graph(mt, nt, pivoting, update)
-    assert len(g) == task_count(mt, nt, pivoting, update)
+def test_closed_form_of_bottom_levels_is_the_reverse_sweep(mt, nt, pivoting, update, panel):
+    g = lu_graph(mt, nt, pivoting, update, panel=panel)
+    assert len(g) == task_count(mt, nt, pivoting, update, panel)
     assert g.bottom_levels() == g.bottom_levels([task.op.weight for task in g])
 
 
-@pytest.mark.parametrize(("pivoting", "update"), KINDS)
+@pytest.mark.parametrize(("pivoting", "update", "panel"), KINDS)
 @pytest.mark.parametrize("in_place", [True, False])
-def test_closed_form_holds_with_copies(in_place, pivoting, update):
+def test_closed_form_holds_with_copies(in_place, pivoting, update, panel):
     for m, n in ((9, 9), (10, 4), (4, 10)):
-        g = _factor_graph((m, n), 3, pivoting, update, in_place, True, "float64")
+        g = _factor_graph((m, n), 3, pivoting, update, in_place, True, "float64", panel=panel)
         assert g.bottom_levels() == g.bottom_levels([task.op.weight for task in g])
 
 
@@ -185,3 +220,51 @@ def test_bad_arguments_are_named():
         lu_graph(1, 1, update="row")
     with pytest.raises(ValueError, match="more than a graph can hold"):
         lu_graph(10**4, 10**4)
+    with pytest.raises(ValueError, match="unknown panel 'split'; known: single, recursive"):
+        lu_graph(1, 1, panel="split")
+    for how in ({"pivoting": "none"}, {"pivoting": "tournament"}, {"ranks": 2}):
+        with pytest.raises(ValueError, match="panel='recursive' is for pivoting partial and threshold on one rank"):
+            lu_graph(2, 2, panel="recursive", **how)
+    with pytest.raises(ValueError, match="threshold is for pivoting='threshold', not for pivoting='partial'"):
+        lu_graph(1, 1, threshold=0.5)
+    for tau in (0, -0.1, 1.1):
+        with pytest.raises(ValueError, match="threshold must be"):
+            lu_graph(1, 1, "threshold", threshold=tau)
+    for shape in ({"mt": 2, "nt": 3}, {"mt": 2, "nt": 2, "shape": (7, 8), "tile_size": 4}):
+        with pytest.raises(ValueError, match="is for square matrices"):
+            lu_graph(pivoting="butterfly", **shape)
+
+
+GRIDS = [(2, 2, 6), (3, 2, 7), (4, 4, 9), (8, 4, 12), (8, 8, 20), (32, 8, 16), (32, 32, 24)]  # 4 to 1024 ranks
+
+
+def sent(g, P, Q):
+    """How many messages there are of each family of handles."""
+    return Counter(m.handle.name for m in tw.MessagePlan(g, P * Q, tw.BlockCyclic(P, Q)).messages)
+
+
+@pytest.mark.parametrize(("P", "Q", "nt"), GRIDS)
+def test_messages_without_pivoting(P, Q, nt):
+    """The diagonal tile goes along its row and column of ranks, a tile of L along its row, of U along its column."""
+    rest = [nt - 1 - k for k in range(nt)]
+    assert sent(lu_graph(nt, nt, "none"), P, Q) == {
+        "A": sum((r + 1) * (min(P - 1, r) + min(Q - 1, r)) for r in rest),
+    }
+
+
+@pytest.mark.parametrize(("P", "Q", "nt"), GRIDS)
+@pytest.mark.parametrize("pivoting", ["partial", "threshold"])
+def test_messages_of_panels_that_one_rank_gathers(P, Q, nt, pivoting):
+    A = pivots = rows = 0
+    for k in range(nt):
+        r = nt - 1 - k  # tiles below and beside the diagonal
+        own = r // P  # of those below, how many are on the rank of the panel
+        groups = min(P, nt - k)  # ranks that have tiles of a block column
+        A += r - own  # the panel comes together,
+        A += own * min(Q - 1, r) + (r - own) * min(Q, r + 1)  # goes to all that multiply with it, and home;
+        A += min(Q - 1, r) + r * min(P - 1, r)  # the diagonal tile to its row, those of U down their columns;
+        A += (nt - 1) * (groups - 1)  # and the row on top to all that exchange rows with it,
+        A -= k > 0 and nt - k >= P  # but for the rank that factored it in the panel before;
+        rows += (nt - 1) * (groups - 1)  # which send as much back
+        pivots += groups * Q - 1 if nt > Q else groups * (nt - 1)
+    assert sent(lu_graph(nt, nt, pivoting, ranks=P), P, Q) == {"A": A, "piv": pivots, "up": rows}
