@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from tilewright.kernels import gemm, gemml, getrf, hemm, lu, potrf, syrk, tournament, trsm, trsml, trsmr, trtri
+from tilewright.kernels import (
+    gemm,
+    gemml,
+    getrf,
+    hemm,
+    level3,
+    lu,
+    potrf,
+    syrk,
+    tournament,
+    trsm,
+    trsml,
+    trsmr,
+    trtri,
+)
 from tilewright.kernels.tile_op import TileOp
 
 __all__ = ["TILE_OPS"]
@@ -12,6 +26,7 @@ TILE_OPS: dict[str, TileOp] = {
     for tile_op in (
         potrf.TILE_OP, trsm.TILE_OP, syrk.TILE_OP, gemm.TILE_OP, trsml.TILE_OP, gemml.TILE_OP, hemm.TILE_OP,
         hemm.DIAGONAL, trsmr.TILE_OP, trtri.TILE_OP,
+        level3.MATMUL, level3.RANKK, level3.TRMM, level3.TRSOLVE, level3.LAUUM,
         getrf.TILE_OP, getrf.PLAIN, lu.GEMMN, lu.TRSMN, lu.TRSMU, lu.SWPTRSM, lu.SWPGEMM,
         tournament.ELECT, tournament.ELECT_LAST, tournament.MATCH, tournament.MATCH_LAST, tournament.CROWN,
     )

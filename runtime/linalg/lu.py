@@ -16,6 +16,7 @@ from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels.swaps import permutation
 from tilewright.linalg.call import Call
+from tilewright.linalg.chunked_lu import inverse_from_factor, inverse_of_chunks, solve_from_factor
 from tilewright.linalg.lu_graph import PIVOTING, UPDATES, bottom_level, insert_lu
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
@@ -255,6 +256,10 @@ class LUFactor:
         """A^-1, (n, n), by columns. 4/3 n^3 flops. SingularMatrixError if u_ii = 0."""
         self._check_square("inv")
         self.check_regular()
+        if is_chunked(self.lu):
+            call = Call(inv, self.lu, **self._how, chunks=True)
+            if call.chunked:
+                return call.result(inverse_from_factor(call, self.lu, self.piv, self.tile_size))
         call = Call(inv, _array(self.lu), **self._how)
         return like(_inverse(self, call), self.lu)
 
@@ -464,7 +469,7 @@ def lu_solve(
     check_finite: bool = True,
     *,
     tile_size: int | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
@@ -485,14 +490,15 @@ def lu_solve(
     tile_size
         Rows of a tile; by default that of the factor.
     backend, scheduler, workers, options
-        See `tilewright.run`.
+        See `tilewright.run`. The factor of a dask.array is solved with by ``dask`` unless another backend is named.
     return_run
         Also return the `Run`.
 
     Returns
     -------
     x
-        Of the shape of b, in the wider of the two dtypes; a tensor if one was given.
+        Of the shape of b, in the wider of the two dtypes; a tensor if one was given, a dask.array for a factor that is
+        one.
     run : Run
         Only with ``return_run``.
 
@@ -525,9 +531,13 @@ def lu_solve(
         raise TypeError("lu_and_piv must be what lu_factor returned, a pair of matrix and row exchanges")
     given, piv = lu_and_piv
     known = lu_and_piv.tile_size if isinstance(lu_and_piv, LUFactor) else None
-    given = given.compute() if is_chunked(given) else given
     call = Call(lu_solve, given, options, backend=backend, scheduler=scheduler, workers=workers,
-                return_run=return_run)  # fmt: skip
+                return_run=return_run, chunks=True)  # fmt: skip
+    if call.chunked:
+        piv = _checked_pivots(np.asarray(piv), given.shape[0], True)
+        size = known if tile_size is None else tile_size
+        return call.result(solve_from_factor(call, given, piv, b, int(trans), check_finite, size))
+    given = call.a
     piv, b = call.argument(np.asarray(piv)), call.argument(b)
     with call.agreement() as facts:
         matrix = call.by_columns(what="lu", square=True)
@@ -638,15 +648,15 @@ def inv(
     return_run: bool = False,
     tile_size: int | None = None,
     pivoting: str | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     **options: Any,
 ) -> Any:
     """The inverse of a square matrix, from its LU factor. To solve a system, `solve` is better and faster.
 
-    See `lu_factor` for arguments and errors; the result lies by columns.
-    2 n^3 flops.
+    See `lu_factor` for arguments and errors; the result lies by columns. Of a stack (..., n, n) the inverses of all, in
+    one graph; of a dask.array a dask.array. 2 n^3 flops.
 
     Raises
     ------
@@ -660,7 +670,12 @@ def inv(
     array([[ 2.  , -0.5 ],
            [-0.5 ,  0.25]])
     """
-    call = Call(inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run)
+    call = Call(inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run,
+                chunks=True)  # fmt: skip
+    if call.chunked and pivoting in (None, "partial"):
+        if flag(overwrite_a, "overwrite_a"):
+            raise ValueError("a dask.array cannot be overwritten; pass overwrite_a=False")
+        return call.result(inverse_of_chunks(call, a, tile_size, flag(check_finite, "check_finite")))
     factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, None, square=True)
     factor.check_regular()
     return call.result(like(_inverse(factor, call), call.a))
