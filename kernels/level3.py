@@ -18,6 +18,7 @@ import numpy as np
 
 from tilewright.kernels import reference
 from tilewright.kernels.blas import Library
+from tilewright.kernels.elements import rescale
 from tilewright.kernels.layout import address, by_reference, by_rows, kernel_ld
 from tilewright.kernels.tile_op import TileOp
 
@@ -79,7 +80,8 @@ def build_matmul(library: Library, letter: str) -> Kernel | None:
         (m, k), (rows, n) = _ends(a, flags[0]), _ends(b, flags[1])
         if c.shape != (m, n) or rows != k:
             raise ValueError(f"matmul: A {a.shape}, B {b.shape} and C {c.shape} do not fit op(A) op(B), flags {flags}")
-        if not c.size:
+        if not (c.size and k):
+            rescale(c, beta)
             return
         lda, ldb, ldc = kernel_ld(a), kernel_ld(b), kernel_ld(c)
         if not (lda and ldb and ldc):
@@ -115,7 +117,8 @@ def build_rankk(library: Library, letter: str) -> Kernel | None:
         n, k = _ends(a, flag)
         if c.shape != (n, n):
             raise ValueError(f"rankk: A {a.shape} and C {c.shape} do not fit op(A) op(A)^H, flag {flag}")
-        if not n:
+        if not (n and k):
+            rescale(c, beta, uplo)
             return
         call = hermitian if conj else symmetric
         if call is None:
@@ -250,9 +253,12 @@ def _trmm_by_products(
 
 
 def build_lauum(library: Library, letter: str) -> Kernel | None:
-    """T := T^H T with the lower triangle of T, which becomes that of the product [LAPACK ?lauum]."""
+    """T := T^H T with the lower triangle of T, which becomes that of the product [LAPACK ?lauum].
+
+    LAPACK takes the diagonal of T for real. Complex ones are made of products, which do not.
+    """
     call = library.symbol(f"{letter}lauum")
-    if call is None:
+    if call is None or letter in "cz":
         return _lauum_by_products(library, letter)
 
     def lauum(t: np.ndarray) -> None:

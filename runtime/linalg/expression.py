@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from tilewright.arguments import is_chunked
+from tilewright.door import upstairs
 from tilewright.linalg.level3 import turned
 from tilewright.linalg.matrix import Matrix, factor_dtype
 from tilewright.linalg.program import Ref, Step, Value
-from tilewright.scalars import choice, shown
+from tilewright.scalars import choice, positive, shown
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["ASSUMED", "Builder", "Expression", "Inverse", "Leaf", "Product", "Solution", "Sum", "Transposed", "lazy"]
@@ -150,21 +151,15 @@ class Expression:
 
     def compute(self, **how: Any) -> Any:
         """The values: see `tilewright.compute`."""
-        from tilewright.linalg.evaluate import compute
-
-        return compute(self, **how)
+        return upstairs("linalg.evaluate:compute")(self, **how)
 
     def graph(self, tile_size: int | None = None) -> Any:
         """The `TaskGraph` that `compute` would run, to be drawn or simulated."""
-        from tilewright.linalg.evaluate import graph_of
-
-        return graph_of(self, tile_size)
+        return upstairs("linalg.evaluate:graph_of")(self, tile_size)
 
     def norm(self, ord: Any = None, **how: Any) -> Any:
         """The norm, as `tilewright.norm` has it, in the same graph. ``how`` is of `tilewright.compute`."""
-        from tilewright.linalg.evaluate import norm_of
-
-        return norm_of(self, ord, how)
+        return upstairs("linalg.evaluate:norm_of")(self, ord, how)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -620,8 +615,6 @@ def lazy(a: Any, tile_size: int | None = None) -> Expression:
     array([[-1.,  1.],
            [ 4.,  4.]])
     """
-    from tilewright.scalars import positive
-
     if isinstance(a, Expression):
         return a
     if isinstance(a, TiledMatrix) and a._transpose_of is not None:

@@ -40,11 +40,17 @@ def triangle(n, dtype, uplo, diag="N"):
     return tile, whole.astype(dtype)
 
 
-@pytest.mark.parametrize("flags", ["".join(pair) for pair in product("NTC", "NTC")])
-def test_products_of_all_flags(kernels, layout, tile, flags):
+@pytest.fixture(params=["rows", "strided columns"])
+def layout(request):
+    """Of the written tile."""
+    return request.param
+
+
+def test_products_of_all_flags(kernels, layout, tile):
     functions, dtype = kernels
     alpha, beta = scalars(dtype)
-    for m, n, k in ((1, 1, 1), (5, 7, 3), (33, 1, 20), (4, 5, 0)):
+    flags_of = ["".join(pair) for pair in product("NTC", "NTC")]
+    for (m, n, k), flags in product(((1, 1, 1), (5, 7, 3), (33, 1, 20), (4, 5, 0)), flags_of):
         a = random_matrix(*((m, k) if flags[0] == "N" else (k, m)), dtype, 1)
         b = random_matrix(*((k, n) if flags[1] == "N" else (n, k)), dtype, 2)
         c = random_matrix(m, n, dtype, 3)
@@ -61,8 +67,7 @@ def test_products_of_all_flags(kernels, layout, tile, flags):
         assert target.rest_is_untouched() and fresh.rest_is_untouched()
 
 
-@pytest.mark.parametrize("conj", [False, True])
-@pytest.mark.parametrize("uplo", "LU")
+@pytest.mark.parametrize(("uplo", "conj"), [("L", False), ("L", True), ("U", False), ("U", True)])
 def test_rank_k_updates_write_one_triangle(kernels, layout, tile, uplo, conj):
     functions, dtype = kernels
     alpha, beta = (2.0, -0.5) if conj else scalars(dtype)
@@ -88,11 +93,10 @@ def test_rank_k_updates_write_one_triangle(kernels, layout, tile, uplo, conj):
 
 
 @pytest.mark.parametrize("diag", "NU")
-@pytest.mark.parametrize(("side", "uplo"), list(product("LR", "LU")))
-def test_triangles_multiply_and_divide_from_both_sides(kernels, layout, tile, side, uplo, diag):
+def test_triangles_multiply_and_divide_from_both_sides(kernels, layout, tile, diag):
     functions, dtype = kernels
     alpha, _ = scalars(dtype)
-    for n, flag in product((1, 5, 70, 130), "NTC"):
+    for side, uplo, n, flag in product("LR", "LU", (1, 5, 70, 130), "NTC"):
         given, whole = triangle(n, dtype, uplo, diag)
         b = random_matrix(*((n, 4) if side == "L" else (4, n)), dtype, 2)
         t = op(whole, flag)
