@@ -348,7 +348,7 @@ def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro", **how: A
         size = np.asarray(lazy(array).norm(ord, **how))
     else:
         size = np.asarray(_norms(array, ord))
-    size = size.astype(array.real.dtype).reshape(*array.shape[:-2], *[1, 1] * keepdims)
+    size = size.astype(array.real.dtype).reshape((*array.shape[:-2], *[1, 1] * keepdims))
     return like(size, x) if is_tensor(x) else size[()]
 
 

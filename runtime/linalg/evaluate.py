@@ -103,6 +103,7 @@ def compute(
     results = [Result(node.extent, node.dtype, node._order(), node.vector) for node in nodes]
 
     def build(b: Builder, places: list[int]) -> None:
+        b.count(*nodes)
         for node, place in zip(nodes, places, strict=True):
             b.assign(node, place)
 
@@ -292,8 +293,12 @@ def assign(target: TiledMatrix, value: Any) -> None:
         raise TypeError(f"a matrix of {target.dtype} cannot be changed in place to numbers of {node.dtype}")
     leaves = distinct([leaf, node])
     call = frame_of(assign, leaves, {}, backend="threads")
-    evaluate(call, leaves, [Result(leaf.extent, leaf.dtype, into=leaves[0])],
-             lambda b, places: b.assign(node, places[0]), None, _title([node]))  # fmt: skip
+
+    def build(b: Builder, places: list[int]) -> None:
+        b.count(node)
+        b.assign(node, places[0])
+
+    evaluate(call, leaves, [Result(leaf.extent, leaf.dtype, into=leaves[0])], build, None, _title([node]))
 
 
 def graph_of(node: Expression, tile_size: int | None = None) -> TaskGraph:
@@ -302,6 +307,7 @@ def graph_of(node: Expression, tile_size: int | None = None) -> TaskGraph:
     sizes = [leaf.tile_size for leaf in leaves if leaf.tile_size]
     nb = positive(tile_size, "tile_size") if tile_size is not None else 0
     b = Builder(nb or (sizes[0] if sizes else product_tile_size(max(max(leaf.extent) for leaf in leaves), 2)))
+    b.count(node)
     b.assign(node, b.value(node.extent, node.dtype, "given", node._order()))
     return program_graph(tuple(b.values), tuple(b.steps), _title([node]))
 
@@ -319,6 +325,7 @@ def norm_of(node: Expression, ord: Any, how: dict[str, Any]) -> Any:
     frobenius, known = ord in (None, "fro"), []
 
     def build(b: Builder, places: list[int]) -> None:
+        b.count(node)
         found = b.ref(node)
         sizes = b.value(b.values[found.value].shape, np.float64, "squares" if frobenius else "sizes")
         b.step("sizes", (found, _plain(sizes)), frobenius)

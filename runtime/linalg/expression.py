@@ -294,7 +294,7 @@ class Sum(Expression):
         others = [(factor, term) for factor, term in self.terms if not b.is_value(term, place)]
         beta += alpha * sum(direct)
         for factor, term in others:
-            term._into(b, place, alpha * factor, beta)
+            b.put(term, place, alpha * factor, beta)
             beta = 1.0
         if not others:
             b.scale(place, beta)
@@ -340,9 +340,9 @@ class Product(Expression):
         return self.a, self.b
 
     def _text(self, names: dict[int, str]) -> str:
-        inner = [part._text(names) for part in (self.a, self.b)]
-        return " @ ".join(f"({text})" if isinstance(part, Sum) else text
-                          for text, part in zip(inner, (self.a, self.b), strict=True))  # fmt: skip
+        left, right = (part._text(names) for part in (self.a, self.b))
+        left = f"({left})" if isinstance(self.a, Sum) else left
+        return f"{left} @ ({right})" if isinstance(self.b, Sum | Product) else f"{left} @ {right}"
 
 
 class Solution(Expression):
@@ -364,7 +364,7 @@ class Solution(Expression):
         x = place
         if beta or b.order(place) != self._order() or b.used(self, place):
             x = b.room(self.extent, dtype, self._order())
-        self.right._into(b, x, alpha, 0.0)
+        b.put(self.right, x, alpha, 0.0)
         if "triangular" in self.assume:
             t = b.operand(self.a, dtype)
             lower = (self.assume == "lower triangular") == (t.flag == "N")
@@ -400,7 +400,7 @@ class Inverse(Expression):
         if beta or alpha != 1 or b.order(place) != self._order() or b.used(self, place):
             x = b.room(self.extent, dtype, self._order())
         if self.assume == "pos":
-            self.a._into(b, x, 1.0, 0.0)
+            b.put(self.a, x, 1.0, 0.0)
             b.step("cholesky", (Ref(x),))
             b.step("cho_inverse", (Ref(x),))
         else:
@@ -430,6 +430,7 @@ class Builder:
         self._known: dict[Any, Any] = {}
         self._alive: list[Expression] = []
         self._given = 0
+        self._uses: dict[int, int] = {}
 
     def step(self, name: str, refs: tuple[Ref, ...], *params: Any) -> None:
         self.steps.append(Step(name, refs, params))
@@ -513,7 +514,7 @@ class Builder:
         if key not in self._known:
             self._alive.append(inner)
             place = self.room(inner.extent, dtype, "F" if kind == "gen" else "C")
-            inner._into(self, place, 1.0, 0.0)
+            self.put(inner, place, 1.0, 0.0)
             if kind == "pos":
                 self.step("cholesky", (Ref(place),))
                 self._known[key] = (place,)
@@ -540,27 +541,49 @@ class Builder:
             return False
         return any(self.is_value(leaf, place) for leaf in walk(node))
 
+    def put(self, node: Expression, place: int, alpha: complex, beta: complex) -> None:
+        """Add steps for Y := alpha A + beta Y: in the place of Y, unless others need A as well."""
+        if self._uses.get(id(node), 0) > 1:
+            Expression._into(node, self, place, alpha, beta)
+        else:
+            node._into(self, place, alpha, beta)
+
+    def count(self, *nodes: Expression) -> None:
+        """Say what is to be made, before the first step is added."""
+        for node in nodes:
+            known = id(node) in self._uses
+            self._uses[id(node)] = self._uses.get(id(node), 0) + 1
+            self._alive.append(node)
+            if not known:
+                self.count(*node._parts())
+
     def assign(self, node: Expression, place: int) -> None:
         """Add steps for Y := A, Y a value that A may read."""
         terms = node.terms if isinstance(node, Sum) else [(1.0, node)]
         others = [term for _, term in terms if not self.is_value(term, place)]
         if any(self.used(term, place) for term in others):
             made = self.room(node.extent, self.dtype(place), node._order())
-            node._into(self, made, 1.0, 0.0)
+            self.put(node, made, 1.0, 0.0)
             self.step("add", (Ref(made), Ref(place)), 1.0, 0.0)
         elif not self.is_value(node, place):
-            node._into(self, place, 1.0, 0.0)
+            self.put(node, place, 1.0, 0.0)
 
 
 _NAMES = {"room": "w", "pivots": "piv", "count": "n", "diagonal": "d", "sizes": "m", "squares": "m"}
 
 
 def walk(node: Expression) -> Iterator[Leaf]:
-    """The leaves of an expression, from left to right."""
-    if isinstance(node, Leaf):
-        yield node
-    for part in node._parts():
-        yield from walk(part)
+    """The leaves of an expression, from left to right, each node once."""
+    seen: set[int] = set()
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Leaf):
+            yield node
+        waiting.extend(reversed(node._parts()))
 
 
 def letters(number: int) -> str:
