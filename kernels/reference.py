@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 
 __all__ = [
-    "gemm", "gemml", "gemmn", "getrf", "getrfn", "hemm", "hemmd", "potrf", "swpgemm", "swptrsm", "syrk", "trsm",
-    "trsml", "trsmn", "trsmr", "trsmu", "trtri",
+    "gemm", "gemml", "gemmn", "getrf", "getrfn", "hemm", "hemmd", "lauum", "matmul", "potrf", "rankk", "swpgemm",
+    "swptrsm", "syrk", "trmm", "trsm", "trsml", "trsmn", "trsmr", "trsmu", "trsolve", "trtri",
 ]  # fmt: skip
 
 
@@ -171,3 +171,68 @@ def swpgemm(piv: np.ndarray, panel: Sequence[np.ndarray], tiles: Sequence[np.nda
     trsmn(l, a[:k])
     gemmn(l[k:], a[:k], a[k:])
     _put(a, tiles)
+
+
+def _op(a: np.ndarray, flag: str) -> np.ndarray:
+    return {"N": a, "T": a.T, "C": a.conj().T}[flag]
+
+
+def matmul(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, flags: str = "NN", alpha: complex = 1.0, beta: complex = 0.0
+) -> None:
+    """C := alpha op(A) op(B) + beta C."""
+    alpha, beta = c.dtype.type(alpha), c.dtype.type(beta)
+    product = alpha * (_op(a, flags[0]) @ _op(b, flags[1]))
+    c[...] = product + beta * c if beta else product
+
+
+def rankk(
+    a: np.ndarray, c: np.ndarray, uplo: str = "L", flag: str = "N", conj: bool = True, alpha: complex = 1.0,
+    beta: complex = 0.0,
+) -> None:  # fmt: skip
+    """C := alpha op(A) op(A)^H + beta C, or with ^T, on one triangle."""
+    turned = "C" if conj else "T"
+    whole = c.copy()
+    matmul(a, a, whole, "N" + turned if flag == "N" else turned + "N", alpha, beta)
+    if conj:
+        whole[np.diag_indices(len(c))] = whole.diagonal().real
+    lower = np.tri(len(c), dtype=bool)
+    np.copyto(c, whole, where=lower if uplo == "L" else lower.T)
+
+
+def _triangle(t: np.ndarray, uplo: str, diag: str) -> np.ndarray:
+    whole = np.tril(t) if uplo == "L" else np.triu(t)
+    if diag == "U":
+        np.fill_diagonal(whole, 1)
+    return whole
+
+
+def trmm(
+    t: np.ndarray, x: np.ndarray, side: str = "L", uplo: str = "L", flag: str = "N", diag: str = "N",
+    alpha: complex = 1.0,
+) -> None:  # fmt: skip
+    """X := alpha op(T) X, or alpha X op(T)."""
+    whole = _op(_triangle(t, uplo, diag), flag)
+    x[...] = x.dtype.type(alpha) * (whole @ x if side == "L" else x @ whole)
+
+
+def trsolve(
+    t: np.ndarray, x: np.ndarray, side: str = "L", uplo: str = "L", flag: str = "N", diag: str = "N",
+    alpha: complex = 1.0,
+) -> None:  # fmt: skip
+    """X := alpha op(T)^-1 X, or alpha X op(T)^-1, from op(T)^T X^T."""
+    from scipy.linalg import solve_triangular
+
+    whole = _op(_triangle(t, uplo, diag), flag)
+    lower = (uplo == "L") == (flag == "N")
+    if side == "L":
+        found = solve_triangular(whole, x, lower=lower, check_finite=False)
+    else:
+        found = solve_triangular(whole.T, x.T, lower=not lower, check_finite=False).T
+    x[...] = x.dtype.type(alpha) * found
+
+
+def lauum(t: np.ndarray) -> None:
+    """T := T^H T on the lower triangle."""
+    lower = np.tril(t)
+    np.copyto(t, lower.conj().T @ lower, where=np.tri(len(t), dtype=bool))

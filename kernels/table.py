@@ -27,6 +27,7 @@ from tilewright.kernels import (
     blas,
     butterfly,
     choice,
+    elements,
     gemmlb,
     hemm,
     move,
@@ -54,6 +55,7 @@ MOVES: dict[str, Callable[..., Any]] = {
     "blocks": hemm.blocks, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
+    "geadd": elements.geadd, "rescale": elements.rescale, "retile": elements.retile, "regular": elements.regular,
     "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
     "swapc": swaps.swap_columns, "take": swaps.take, "trade": swaps.trade, "butterfly": butterfly.butterfly,
 }  # fmt: skip

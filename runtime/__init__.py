@@ -11,6 +11,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _checking  # noqa: N811
 from typing import Any as _Any
 
+from tilewright import linalg
 from tilewright.backends import BACKENDS
 from tilewright.distribution import BlockCyclic, Distribution, RowBlocks, SymmetricBlockCyclic
 from tilewright.engine import run, simulate
@@ -27,12 +28,17 @@ from tilewright.errors import (
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph
+from tilewright.linalg.evaluate import compute
+from tilewright.linalg.expression import Expression, lazy
 from tilewright.linalg.factor import tiled_cholesky
 from tilewright.linalg.gallery import random_spd
-from tilewright.linalg.lu import LUFactor, det, inv, lu, lu_factor, lu_solve, slogdet
+from tilewright.linalg.level3 import gemm_graph, lauum_graph, potri_graph, syrk_graph, trmm_graph, trsm_graph
+from tilewright.linalg.level3_calls import gemm, herk, lauum, potri, syrk, trmm, trsm
+from tilewright.linalg.lu import LUFactor, lu, lu_factor, lu_solve
 from tilewright.linalg.lu_graph import lu_graph
 from tilewright.linalg.matrix_norms import cond, norm
 from tilewright.linalg.solve import SolveInfo, solve
+from tilewright.linalg.stacks import det, inv, slogdet
 from tilewright.linalg.triangular import tri_inverse
 from tilewright.machine import Machine
 from tilewright.passes.bounds import Bounds, bounds
@@ -67,6 +73,7 @@ __all__ = [
     "CriticalPath",
     "DenseOperator",
     "Distribution",
+    "Expression",
     "Handle",
     "LUFactor",
     "Machine",
@@ -104,9 +111,17 @@ __all__ = [
     "cholesky_graph",
     "comm",
     "compare_schedulers",
+    "compute",
     "cond",
     "det",
+    "gemm",
+    "gemm_graph",
+    "herk",
     "inv",
+    "lauum",
+    "lauum_graph",
+    "lazy",
+    "linalg",
     "logdet",
     "lu",
     "lu_factor",
@@ -116,15 +131,23 @@ __all__ = [
     "mpi",
     "norm",
     "plot",
+    "potri",
+    "potri_graph",
     "prepare",
     "random_spd",
     "run",
     "simulate",
     "slogdet",
     "solve",
+    "syrk",
+    "syrk_graph",
     "tiled_cholesky",
     "training",
     "tri_inverse",
+    "trmm",
+    "trmm_graph",
+    "trsm",
+    "trsm_graph",
 ]
 
 

@@ -21,6 +21,9 @@ DOOR = frozenset({
     # studies and trainings, drawn
     "plot.compare:figure", "plot.html:comparison_page", "plot.html:comparison_table", "plot.scaling:figure",
     "plot.training:figure", "plot.training:page",
+    # a matrix, in formulas
+    "linalg.evaluate:assign", "linalg.evaluate:compute", "linalg.evaluate:graph_of", "linalg.evaluate:norm_of",
+    "linalg.expression:lazy",
     # constructors that need a run
     "linalg.norms:tile_norms", "studies.calibration:calibrate",
     # public names of a lower room

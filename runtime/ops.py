@@ -6,12 +6,13 @@ from functools import cache, partial
 
 import numpy as np
 
-from tilewright.errors import NotPositiveDefiniteError
+from tilewright.errors import NotPositiveDefiniteError, SingularMatrixError
 from tilewright.graph import Handle, Op, Task, Use
 from tilewright.kernels import gemm as _gemm
 from tilewright.kernels import gemml as _gemml
 from tilewright.kernels import getrf as _getrf
 from tilewright.kernels import hemm as _hemm
+from tilewright.kernels import level3 as _level3
 from tilewright.kernels import lu as _lu
 from tilewright.kernels import narrow as _narrow
 from tilewright.kernels import panel as _panels
@@ -32,6 +33,7 @@ __all__ = [
     "trade", "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr",
     "trsmu", "trtri", "unscaled", "widen", "zero",
     "butterfly", "gemm2", "getrf2", "trsm2",
+    "geadd", "lauum", "matmul", "rankk", "regular", "rescale", "retile", "trmm", "trsolve",
 ]  # fmt: skip
 
 
@@ -68,6 +70,11 @@ def _product(uses: tuple[Use, ...]) -> tuple[object, ...]:
 def _elimination(uses: tuple[Use, ...]) -> tuple[object, ...]:
     """(i,c,k) of an update of right-hand sides (i, c) by the unknowns (k, c)."""
     return *uses[-1].handle.index, uses[1].handle.index[0]
+
+
+def _first(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(k) of a task that looks at tile (k, k)."""
+    return uses[0].handle.index[:1]
 
 
 def _panel(uses: tuple[Use, ...]) -> tuple[object, ...]:
@@ -140,6 +147,15 @@ def _singular(task: Task, store: Store, info: int) -> Exception:
     return np.linalg.LinAlgError(f"{task}: the matrix is singular: its diagonal is zero at ({place}, {place})")
 
 
+def _zero_pivot(task: Task, store: Store, info: int) -> Exception:
+    tile = task.uses[0].handle
+    k, (offset, tile_size) = tile.index[0], task.params
+    if not tile_size:
+        place = offset + info - 1
+        return np.linalg.LinAlgError(f"{task}: the matrix is singular: its diagonal is zero at ({place}, {place})")
+    return SingularMatrixError(offset + info - 1, f"getrf({k})", tile_size, len(store[tile]))
+
+
 def _not_finite(task: Task, store: Store, info: int) -> Exception:
     return ValueError(f"{task}: {task.uses[0].handle} has a NaN or an infinity; check_finite=False skips this check")
 
@@ -187,6 +203,16 @@ gemml = Op("gemml", weight=6, flops=_gemml.flops, indices=_elimination)
 gemmlb = Op("gemmlb", weight=6, flops=_gemml.flops, indices=_elimination)
 hemm = Op("hemm", weight=12, flops=_hemm.flops, indices=_product)
 hemmd = Op("hemmd", weight=6, flops=_hemm.flops_diagonal, indices=_product)
+
+matmul = Op("matmul", weight=6, flops=_level3.flops_matmul, indices=_tile)
+rankk = Op("rankk", weight=3, flops=_level3.flops_rankk, indices=_tile)
+trmm = Op("trmm", weight=3, flops=_level3.flops_trmm, indices=_tile)
+trsolve = Op("trsolve", weight=3, flops=_level3.flops_trmm, indices=_tile)
+lauum = Op("lauum", weight=1, flops=_level3.flops_lauum, indices=_diagonal)
+geadd = Op("geadd", weight=0, indices=_tile)
+rescale = Op("rescale", weight=0, indices=_tile)
+retile = Op("retile", weight=0, indices=_tile)
+regular = Op("regular", weight=0, indices=_first, explain=_zero_pivot)
 
 getrfn = Op("getrfn", weight=2, flops=_getrf.flops_plain, indices=_diagonal)
 gemmn = Op("gemmn", weight=6, flops=_lu.flops_gemmn, indices=_plain_update)

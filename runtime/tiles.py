@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.arguments import dense, numeric
+from tilewright.door import upstairs
 from tilewright.graph import Handle
 from tilewright.scalars import positive, whole
 
@@ -180,6 +181,78 @@ class TiledMatrix:
         transposed = TiledMatrix(self.shape[::-1], self.tile_size, self.dtype, base, packed=self.packed)
         transposed._transpose_of = self
         return transposed
+
+    # ------------------------------------------------------------ algebra
+
+    __array_priority__ = 1000.0  # NumPy leaves operators to this class
+
+    def _lazy(self) -> Any:
+        return upstairs("linalg.expression:lazy")(self)
+
+    def _assign(self, value: Any) -> TiledMatrix:
+        upstairs("linalg.evaluate:assign")(self, value)
+        return self
+
+    @property
+    def H(self) -> Any:  # noqa: N802 - as in formulas
+        """The conjugate transpose, an expression."""
+        return self._lazy().H
+
+    def solve(self, b: Any, assume_a: str = "gen") -> Any:
+        """X with A X = B, an expression: `tilewright.linalg.expression.Expression.solve`."""
+        return self._lazy().solve(b, assume_a)
+
+    def inv(self, assume_a: str = "gen") -> Any:
+        """The inverse, an expression: `tilewright.linalg.expression.Expression.inv`."""
+        return self._lazy().inv(assume_a)
+
+    def norm(self, ord: Any = None, **how: Any) -> Any:
+        """The norm, as `tilewright.norm` has it."""
+        return self._lazy().norm(ord, **how)
+
+    def __matmul__(self, other: Any) -> Any:
+        return self._lazy() @ other
+
+    def __rmatmul__(self, other: Any) -> Any:
+        return other @ self._lazy()
+
+    def __add__(self, other: Any) -> Any:
+        return self._lazy() + other
+
+    def __radd__(self, other: Any) -> Any:
+        return other + self._lazy()
+
+    def __sub__(self, other: Any) -> Any:
+        return self._lazy() - other
+
+    def __rsub__(self, other: Any) -> Any:
+        return other - self._lazy()
+
+    def __mul__(self, other: Any) -> Any:
+        return self._lazy() * other
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._lazy() / other
+
+    def __neg__(self) -> Any:
+        return -self._lazy()
+
+    def __pos__(self) -> Any:
+        return self._lazy()
+
+    def __iadd__(self, other: Any) -> TiledMatrix:
+        return self._assign(self._lazy() + other)
+
+    def __isub__(self, other: Any) -> TiledMatrix:
+        return self._assign(self._lazy() - other)
+
+    def __imul__(self, other: Any) -> TiledMatrix:
+        return self._assign(self._lazy() * other)
+
+    def __itruediv__(self, other: Any) -> TiledMatrix:
+        return self._assign(self._lazy() / other)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """The indices of all tiles, row by row."""

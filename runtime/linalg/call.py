@@ -46,7 +46,7 @@ class Call:
     Parameters
     ----------
     routine
-        The public function. Options are refused in its name.
+        The public function. Options are refused in its name; kept as `routine`.
     a
         Its first matrix.
     options
@@ -82,6 +82,7 @@ class Call:
             backend = "dask" if chunked else "threads"
         name: Any = backend
         check_call(routine, options, name)
+        self.routine = routine
         self.return_run = flag(return_run, "return_run")
         self.scheduler, self.workers, self.progress = scheduler, workers, progress
         self.on_device, self.chunked = is_device_tensor(a), chunked

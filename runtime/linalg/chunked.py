@@ -77,7 +77,11 @@ class Chunks:
         return RemoteTiles(S.shape, S.tile_size, dtype or S.dtype, order=self.order, upper=not self.lower)
 
     def result(self, target: RemoteTiles) -> Any:
-        """A dask.array with the chunks that were given.
+        """A dask.array with the chunks that were given."""
+        return self.made(target).rechunk(self.given.chunks)
+
+    def made(self, target: RemoteTiles) -> Any:
+        """Tiles of any shape as a dask.array.
 
         On the kept cluster nobody but its client can compute it, so that becomes Dask's current one.
         """
@@ -85,7 +89,13 @@ class Chunks:
 
         if self.client is clients.kept_client():
             clients.make_current(self.client)
-        return to_dask(target).rechunk(self.given.chunks)
+        return to_dask(target)
+
+    def room(self, shape: tuple[int, int], tile_size: int, dtype: Any, order: str = "C") -> RemoteTiles:
+        """Tiles of another shape that a run is to make, where they are made."""
+        from tilewright.backends.dask.remote import RemoteTiles
+
+        return RemoteTiles(shape, tile_size, dtype, order=order)
 
     def check_finite(self, *, optional: bool = True) -> None:
         """ValueError with the place of the first NaN or infinity of what is read."""

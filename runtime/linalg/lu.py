@@ -17,7 +17,7 @@ from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels.swaps import permutation
 from tilewright.linalg.butterfly import Butterflies, insert_butterflies, random_butterflies
 from tilewright.linalg.call import Call
-from tilewright.linalg.gauged import Gauged
+from tilewright.linalg.chunked_lu import inverse_from_factor, inverse_of_chunks, solve_from_factor
 from tilewright.linalg.inverse_norm import inverse_norm
 from tilewright.linalg.lu_graph import (
     COLUMN,
@@ -29,6 +29,7 @@ from tilewright.linalg.lu_graph import (
     has_closed_form,
     insert_lu,
 )
+from tilewright.linalg.norm_parts import Gauged
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
 from tilewright.runs.run import Run
@@ -298,6 +299,10 @@ class LUFactor:
         """A^-1, (n, n), by columns. 4/3 n^3 flops. SingularMatrixError if u_ii = 0."""
         self._check_square("inv")
         self.check_regular()
+        if is_chunked(self.lu):
+            call = Call(inv, self.lu, **self._how, chunks=True)
+            if call.chunked:
+                return call.result(inverse_from_factor(call, self.lu, self.piv, self.tile_size))
         call = Call(inv, _array(self.lu), **self._how)
         return like(_inverse(self, call), self.lu)
 
@@ -526,7 +531,9 @@ def _chosen_panel(panel: str | None, pivoting: str, workers: int, ranks: int) ->
 
 def _norms(sizes: Any, tiles: TiledMatrix) -> tuple[float, float, float]:
     """Largest entry, 1-norm and infinity norm from what `gauge` found."""
-    largest, columns, rows = Gauged.of(sizes, tiles)
+    largest, columns, rows = Gauged.of(
+        {place: found for (_, place), found in sizes.items()}, tiles.shape, tiles.tile_size
+    )
     return largest, float(columns.max(initial=0)), float(rows.max(initial=0))
 
 
@@ -537,7 +544,7 @@ def lu_solve(
     check_finite: bool = True,
     *,
     tile_size: int | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
@@ -558,14 +565,15 @@ def lu_solve(
     tile_size
         Rows of a tile; by default that of the factor.
     backend, scheduler, workers, options
-        See `tilewright.run`.
+        See `tilewright.run`. The factor of a dask.array is solved with by ``dask`` unless another backend is named.
     return_run
         Also return the `Run`.
 
     Returns
     -------
     x
-        Of the shape of b, in the wider of the two dtypes; a tensor if one was given.
+        Of the shape of b, in the wider of the two dtypes; a tensor if one was given, a dask.array for a factor that is
+        one.
     run : Run
         Only with ``return_run``.
 
@@ -603,9 +611,14 @@ def lu_solve(
         given, piv = lu_and_piv
     if butterflies is not None and tile_size not in (None, known):
         raise ValueError(f"tile_size of a factor with butterflies is its own, {known}, not {shown(tile_size)}")
-    given = given.compute() if is_chunked(given) else given
+    given = given.compute() if butterflies is not None and is_chunked(given) else given
     call = Call(lu_solve, given, options, backend=backend, scheduler=scheduler, workers=workers,
-                return_run=return_run)  # fmt: skip
+                return_run=return_run, chunks=True)  # fmt: skip
+    if call.chunked:
+        piv = _checked_pivots(np.asarray(piv), given.shape[0], True)
+        size = known if tile_size is None else tile_size
+        return call.result(solve_from_factor(call, given, piv, b, int(trans), check_finite, size))
+    given = call.a
     piv, b = call.argument(np.asarray(piv)), call.argument(b)
     with call.agreement() as facts:
         matrix = call.by_columns(what="lu", square=True)
@@ -724,15 +737,15 @@ def inv(
     tile_size: int | None = None,
     pivoting: str | None = None,
     threshold: float | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     **options: Any,
 ) -> Any:
     """The inverse of a square matrix, from its LU factor. To solve a system, `solve` is better and faster.
 
-    See `lu_factor` for arguments and errors; the result lies by columns.
-    2 n^3 flops.
+    See `lu_factor` for arguments and errors; the result lies by columns. Of a stack (..., n, n) the inverses of all, in
+    one graph; of a dask.array a dask.array. 2 n^3 flops.
 
     Raises
     ------
@@ -746,7 +759,12 @@ def inv(
     array([[ 2.  , -0.5 ],
            [-0.5 ,  0.25]])
     """
-    call = Call(inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run)
+    call = Call(inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run,
+                chunks=True)  # fmt: skip
+    if call.chunked and pivoting in (None, "partial"):
+        if flag(overwrite_a, "overwrite_a"):
+            raise ValueError("a dask.array cannot be overwritten; pass overwrite_a=False")
+        return call.result(inverse_of_chunks(call, a, tile_size, flag(check_finite, "check_finite")))
     factor = factor_with(
         call, overwrite_a, check_finite, pivoting, tile_size, None, threshold=threshold, square=True
     )  # fmt: skip

@@ -43,7 +43,9 @@ class Matrix:
         Whether the result is made elsewhere and then copied into what was given.
     """
 
-    def __init__(self, a: Any, *, overwrite: bool = False, what: str = "the matrix a") -> None:
+    def __init__(
+        self, a: Any, *, overwrite: bool = False, what: str = "the matrix a", option: str = "overwrite_a"
+    ) -> None:  # fmt: skip
         self.given, self.what = a, what
         self.tiled = isinstance(a, TiledMatrix)
         self.tensor = is_tensor(a)
@@ -56,7 +58,7 @@ class Matrix:
             whole = (array.to_numpy() if self.tiled else array).astype(self.dtype)
             array = TiledMatrix.view(whole, a.tile_size) if self.tiled else whole
         if overwrite:
-            _check_overwrite(a, what)
+            _check_overwrite(a, what, option)
         self.array = array
         self.in_given = array is a if self.tiled else _lies_in(array, a)
         """Whether what is written in place is written into the argument itself, and not into a copy of it."""
@@ -248,29 +250,29 @@ def _lies_in(array: np.ndarray, a: Any) -> bool:
     return isinstance(a, np.ndarray) and bool(np.may_share_memory(a, array))
 
 
-def _check_overwrite(a: Any, what: str) -> None:
+def _check_overwrite(a: Any, what: str, option: str) -> None:
     """ValueError if the argument is memory that cannot be written, or that several elements share."""
     array = a.to_numpy() if isinstance(a, TiledMatrix) and not a.packed else a
     if not isinstance(array, np.ndarray):
         if is_tensor(a) and overlaps(a.detach().resolve_conj().resolve_neg().numpy()):
-            raise ValueError(_overlapping(what))
+            raise ValueError(_overlapping(what, option))
         if isinstance(a, TiledMatrix) and not a.writeable:
-            raise ValueError(_read_only(what))
+            raise ValueError(_read_only(what, option))
         return
     if not array.flags.writeable:
-        raise ValueError(_read_only(what))
+        raise ValueError(_read_only(what, option))
     if overlaps(array):
-        raise ValueError(_overlapping(what))
+        raise ValueError(_overlapping(what, option))
 
 
-def _read_only(what: str) -> str:
-    return f"overwrite_a=True, but {what} is read-only; pass a copy or overwrite_a=False"
+def _read_only(what: str, option: str) -> str:
+    return f"{option}=True, but {what} is read-only; pass a copy or {option}=False"
 
 
-def _overlapping(what: str) -> str:
+def _overlapping(what: str, option: str) -> str:
     return (
-        f"overwrite_a=True, but entries of {what} share memory, as those of broadcasts and sliding windows do; "
-        f"pass a copy or overwrite_a=False"
+        f"{option}=True, but entries of {what} share memory, as those of broadcasts and sliding windows do; "
+        f"pass a copy or {option}=False"
     )
 
 

@@ -11,16 +11,14 @@ from tilewright.arguments import numbers
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg.call import Call
-from tilewright.linalg.gauged import Gauged
-from tilewright.linalg.lu import handed_on, inv
+from tilewright.linalg.lu import handed_on
+from tilewright.linalg.norm_parts import check_order, norm_from
+from tilewright.linalg.stacks import inv
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import gauge, squares
-from tilewright.scalars import shown
 from tilewright.schedulers import Policy
 
 __all__ = ["cond", "norm"]
-
-_ORDERS = (None, "fro", 1, -1, np.inf, -np.inf, 2, -2, "nuc")
 
 
 @lru_cache(maxsize=32)
@@ -71,7 +69,7 @@ def norm(
     >>> float(tw.norm(np.array([[3.0, 0.0], [-4.0, 0.0]]))), float(tw.norm(np.array([[3.0, 0.0], [-4.0, 0.0]]), 1))
     (5.0, 7.0)
     """
-    _check_order(ord, "ord")
+    check_order(ord, "ord")
     if ord in (2, -2, "nuc"):
         if return_run:
             raise ValueError(f"ord={ord!r} is computed by NumPy: there is no run to return")
@@ -83,27 +81,8 @@ def norm(
         A = matrix.source(call.tile_size(tile_size, matrix, lambda k, workers: lu_plan(k, workers, True)[0]))
         facts.update(shape=A.shape, dtype=str(matrix.dtype), tile_size=A.tile_size)
     record = call.run(_norm_graph(A.shape, A.tile_size, ord in (None, "fro")), {"A": A})
-    found = record["M"] if len(A) else {}
-    if ord in (None, "fro"):
-        return call.result(np.float64(_frobenius([part for part in found.values() if part is not None])))
-    if 0 in A.shape:
-        raise ValueError(f"the {ord}-norm of an empty matrix is not defined")
-    sizes = Gauged.of(found, A)
-    along = sizes.columns if abs(ord) == 1 else sizes.rows
-    return call.result(along.max() if ord > 0 else along.min())
-
-
-def _check_order(given: Any, name: str) -> None:
-    if given is not None and (type(given) not in (int, float, str) or given not in _ORDERS[1:]):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, _ORDERS))}, not {shown(given)}")
-
-
-def _frobenius(parts: list[np.ndarray]) -> float:
-    tops = np.array([found[0, 0] for found in parts])
-    top = tops.max(initial=0.0)
-    if not top or not np.isfinite(top):
-        return float(top)
-    return float(top * np.sqrt(sum(found[0, 1] * (found[0, 0] / top) ** 2 for found in parts)))
+    parts = {place: found for (_, place), found in (record["M"] if len(A) else {}).items() if found is not None}
+    return call.result(norm_from(parts, A.shape, A.tile_size, ord))
 
 
 def cond(a: Any, p: Any = None, **how: Any) -> Any:
@@ -119,7 +98,7 @@ def cond(a: Any, p: Any = None, **how: Any) -> Any:
     4.0
     """
     handed_on(cond, inv, how)
-    _check_order(p, "p")
+    check_order(p, "p")
     if p in (None, 2, -2):
         return np.linalg.cond(numbers(a, "the matrix a"), p)
     if 0 in np.shape(a):

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import dense, is_tensor, like
+from tilewright.arguments import dense, is_chunked, is_tensor, like, numbers
 from tilewright.backends import check_call
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.graph import R, TaskGraph, W
-from tilewright.linalg import ladder
+from tilewright.linalg import ladder, stacks
+from tilewright.linalg.chunked_lu import solution_of_chunks
 from tilewright.linalg.general import looks_positive_definite, solve_general
 from tilewright.linalg.less_pivoting import solve_with
 from tilewright.linalg.lu_graph import PIVOTING
@@ -23,6 +24,7 @@ from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.runner import Runner
 from tilewright.linalg.solve_info import SolveInfo
+from tilewright.linalg.stacks import is_stack, matrix_transpose
 from tilewright.ops import OPS
 from tilewright.precision import PrecisionMap
 from tilewright.scalars import choice, flag, positive, shown
@@ -44,6 +46,7 @@ def solve(
     fallback: bool = True,
     check_finite: bool = True,
     check_symmetric: bool = False,
+    transposed: bool = False,
     tile_size: int | None = None,
     backend: str = "threads",
     scheduler: str | Policy = "critical-path",
@@ -59,9 +62,10 @@ def solve(
 
     Parameters
     ----------
-    a : (n, n) array_like or torch tensor
-        Any of LAPACK's four dtypes, or integers. Only the triangle named by ``lower`` is read.
-    b : (n,) or (n, m) array_like or torch tensor
+    a : (n, n) array_like, torch tensor or dask.array; or a stack (..., n, n)
+        Any of LAPACK's four dtypes, or integers. Only the triangle named by ``lower`` is read. Stacks and dask.arrays
+        are factored once, stacks in FP64, and not refined: by LU unless ``assume_a`` is "pos".
+    b : (n,) or (n, m) array_like, torch tensor or dask.array; or (..., n, m), broadcast with a stack
     assume_a
         ``"pos"``: positive definite. ``"gen"``: anything, by LU with partial pivoting in the wider dtype of a and b
         (`lu_factor`), or as ``precision`` "fp32" or "fp64" says; x has that dtype, and `AccuracyWarning` says where it
@@ -85,10 +89,12 @@ def solve(
         Look for NaN and infinities in a and b.
     check_symmetric
         Compare the two triangles of a: they may differ by n u max |a_ij|, u the unit roundoff of the dtype of a.
+    transposed
+        Solve A^T x = b; of a complex A as well, which SciPy refuses.
     tile_size
         Rows of a tile; chosen by default.
     backend, scheduler, workers, options
-        See `tilewright.run`.
+        See `tilewright.run`. A dask.array is worked with by ``dask``.
     return_info
         Also return the `SolveInfo`.
     progress
@@ -149,6 +155,19 @@ def solve(
     lower, fallback, return_info = flag(lower, "lower"), flag(fallback, "fallback"), flag(return_info, "return_info")
     check_finite, check_symmetric = flag(check_finite, "check_finite"), flag(check_symmetric, "check_symmetric")
     tile_size = None if tile_size is None else positive(tile_size, "tile_size")
+    transposed = flag(transposed, "transposed")
+    if is_stack(a) or is_chunked(a) or is_chunked(b):
+        if return_info or precision not in ("auto", "fp64"):
+            word = "return_info is" if return_info else f"precision={precision!r} is"
+            raise ValueError(
+                f"{word} for one matrix that is no dask.array: others are factored once, in FP64 or theirs"
+            )
+        if pivoting not in (None, "partial"):
+            raise ValueError(f"pivoting={pivoting!r} is for one matrix that is no dask.array")
+        plain = {**how, "options": options}
+        return _factored_once(a, b, assume_a or "gen", lower, transposed, check_finite, tile_size, plain)
+    if transposed:
+        a, lower = a if a is None else matrix_transpose(a), not lower
     if is_device_tensor(a):
         from tilewright.linalg.gpu_solve import DeviceProblem
 
@@ -239,6 +258,27 @@ def _check_pivoting(pivoting: Any, assume_a: Any, precision: Any) -> None:
         raise ValueError(f"pivoting={pivoting!r} is for assume_a='gen', not for {shown(assume_a)}")
     if precision != "auto" and pivoting != "partial":
         raise ValueError(f"pivoting={pivoting!r} is for precision='auto', not for {shown(precision)}: convert a and b")
+
+
+def _factored_once(
+    a: Any, b: Any, assume: str, lower: bool, transposed: bool, check_finite: bool, tile_size: int | None,
+    how: dict[str, Any],
+) -> Any:  # fmt: skip
+    """x for a stack of matrices, or for a dask.array."""
+    if not is_stack(a):
+        if how["backend"] == "threads":
+            how["backend"] = None
+        return solution_of_chunks(solve, a, b, assume, lower, transposed, check_finite, tile_size, how)
+    A, B = numbers(a, "the matrix a"), numbers(b, "b")
+    if check_finite:
+        stacks.check_finite(A)
+        stacks.check_finite(B, "b")
+    A = A.swapaxes(-1, -2) if transposed else A
+    if assume == "pos" and lower == transposed:
+        A = A.swapaxes(-1, -2).conj()
+    plan = {name: how[name] for name in ("backend", "scheduler", "workers")}
+    x = stacks.solutions(solve, A, B, assume, True, tile_size=tile_size, **plan, **how["options"])
+    return like(np.asarray(x), a, b) if is_tensor(a) or is_tensor(b) else x
 
 
 def _finished(problem: Problem, began: float) -> tuple[Any, SolveInfo]:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from tilewright.kernels.caches import level2
 from tilewright.rates import Rates, current
 
-__all__ = ["ONE_TILE", "STEP", "cholesky_tile_size", "lu_plan", "mixed_tile_size"]
+__all__ = ["ONE_TILE", "STEP", "cholesky_tile_size", "lu_plan", "mixed_tile_size", "product_tile_size"]
 
 ONE_TILE = 576
 """Up to here LAPACK on one core beats any graph of smaller tiles, whose threads take as long to start."""
@@ -121,6 +121,23 @@ def mixed_tile_size(n: int, workers: int) -> int:
         return max(n, 1)
     size = min(max(n / max(8, math.ceil(math.sqrt(18 * workers))), _NARROW_SMALLEST), _LARGEST)
     return _even(n, math.ceil(n / size))
+
+
+def product_tile_size(extent: int, workers: int) -> int:
+    """Rows of a tile for products and what is made of them, from the largest extent.
+
+    Tiles of 512 rows are multiplied at the rate of whole matrices; smaller ones give all workers four tiles of a square
+    result.
+
+    Examples
+    --------
+    >>> [product_tile_size(n, workers=2) for n in (100, 500, 1000, 4096)]
+    [100, 192, 352, 512]
+    """
+    if extent <= _SMALLEST:
+        return max(extent, 1)
+    parts = max(math.ceil(extent / 512), min(math.ceil(math.sqrt(4 * workers)), extent // _SMALLEST))
+    return _even(extent, parts)
 
 
 def lu_plan(k: int, workers: int, here: bool, size: int | None = None) -> tuple[int, str]:

@@ -45,6 +45,8 @@ KINDS = {
     "flag": {"true", "zero"},
     "name": set(),
     "text": {"nonsense", "empty"},
+    "scalar": {"zero", "fraction", "negative", "nan", "inf", "complex", "huge", "vast"},
+    "factor": {"zero", "fraction", "negative", "nan", "inf", "huge", "vast"},
     "graph": set(), "machine": set(), "handle": set(), "matrix": set(), "op": set(), "class": {"class"},
     "function": {"function", "class"},
     "scheduler": set(),
@@ -117,6 +119,7 @@ def collective(function):
     return Call(function, lambda: dict(ranks=2, n=4, algorithm="auto"), **kinds)
 
 
+TRIANGLE = dict(side="name", uplo="name", trans="name", diag="name", alpha="scalar", overwrite_b="flag")
 numbers = itertools.count()
 ROOM = dict(
     shape="counts+zero+list~function~class~huge",
@@ -187,7 +190,7 @@ CALLS = {
                            progress="flag~function~class", precision="name?", route="name?", emulate="flag"),
     "solve": Call(tw.solve, lambda: dict(a=spd(), b=np.ones(8), tile_size=4), a="matrix", b="matrix", assume_a="name?",
                   pivoting="name?", lower="flag", precision="name", refine="name", fallback="flag", check_finite="flag",
-                  check_symmetric="flag", **ENGINE, return_info="flag",
+                  check_symmetric="flag", transposed="flag", **ENGINE, return_info="flag",
                   progress="flag~function~class"),
     "cho_solve": Call(tw.cho_solve, lambda: dict(L=spd(), b=np.ones(8), tile_size=4), L="matrix", b="matrix",
                       lower="flag", **ENGINE, check_finite="flag", return_run="flag", progress=PROGRESS),
@@ -216,6 +219,25 @@ CALLS = {
     "norm": Call(tw.norm, lambda: dict(a=spd(), tile_size=4), a="matrix", ord="name?+inf+negative", **ENGINE | {"backend": "name?"},
                  return_run="flag"),
     "cond": Call(tw.cond, lambda: dict(a=spd(), p=1), a="matrix", p="name?+inf+negative"),
+    **{name: Call(call, lambda good=good: dict(good), **kinds, **ENGINE | {"backend": "name?"}, return_run="flag", progress=PROGRESS)
+       for name, call, good, kinds in (
+           ("gemm", tw.gemm, dict(a=spd(), b=spd(), c=spd(), tile_size=4), dict(a="matrix", b="matrix", c="matrix?", alpha="scalar", beta="scalar", trans_a="name", trans_b="name", overwrite_c="flag")),
+           ("syrk", tw.syrk, dict(a=spd(), c=spd(), tile_size=4), dict(a="matrix", c="matrix?", uplo="name", trans="name", alpha="scalar", beta="scalar", overwrite_c="flag")),
+           ("herk", tw.herk, dict(a=spd(), c=spd(), tile_size=4), dict(a="matrix", c="matrix?", uplo="name", trans="name", alpha="factor", beta="factor", overwrite_c="flag")),
+           ("trsm", tw.trsm, dict(a=spd(), b=spd(), tile_size=4), dict(a="matrix", b="matrix", **TRIANGLE)),
+           ("trmm", tw.trmm, dict(a=spd(), b=spd(), tile_size=4), dict(a="matrix", b="matrix", **TRIANGLE)),
+           ("lauum", tw.lauum, dict(a=spd(), tile_size=4), dict(a="matrix", uplo="name", overwrite_a="flag", check_finite="flag")),
+           ("potri", tw.potri, dict(a=spd(), tile_size=4), dict(a="matrix", uplo="name", overwrite_a="flag", check_finite="flag")),
+       )},
+    "gemm_graph": Call(tw.gemm_graph, lambda: dict(mt=2, nt=2, kt=2), mt="natural", nt="natural", kt="natural", trans_a="name",
+                       trans_b="name", alpha="scalar", beta="scalar"),
+    "syrk_graph": Call(tw.syrk_graph, lambda: dict(nt=2, kt=2), nt="natural", kt="natural", uplo="name", trans="name",
+                       hermitian="flag", alpha="scalar", beta="scalar"),
+    **{name: Call(getattr(tw, name), lambda: dict(nt=2, beside=2), nt="natural", beside="natural", side="name", uplo="name",
+                  trans="name", diag="name", alpha="scalar") for name in ("trsm_graph", "trmm_graph")},
+    "lauum_graph": Call(tw.lauum_graph, lambda: dict(nt=2), nt="natural"),
+    "potri_graph": Call(tw.potri_graph, lambda: dict(nt=2), nt="natural"),
+    "lazy": Call(tw.lazy, lambda: dict(a=spd()), a="matrix+list", tile_size="count?"),
     # -------------------------------------------------------------- operators
     "DenseOperator": Call(tw.DenseOperator, lambda: dict(A=spd(), backend="serial", ranks=2), A="matrix", layout="name",
                           ranks="count?", grid="counts?", backend="name", overlap="flag", synchronous="flag",
@@ -287,7 +309,7 @@ CALLS = {
 
 RECORDS = {
     "tilewright": {
-        "AccuracyError", "AccuracyWarning", "LUFactor", "MissingDataError", "NotPositiveDefiniteError", "RankDied", "SchedulerError",
+        "AccuracyError", "AccuracyWarning", "Expression", "LUFactor", "MissingDataError", "NotPositiveDefiniteError", "RankDied", "SchedulerError",
         "SingularMatrixError", "WorkerDied",
         "Bounds", "CriticalPath", "Message", "MessageRecord", "Prepared", "Run", "SolveInfo", "Task", "TaskRecord",
         "Trace", "Access", "Handle",
@@ -301,6 +323,7 @@ RECORDS = {
 
 PROTOCOLS = {"Distribution", "Policy"}
 ELSEWHERE = {
+    "compute": "takes expressions, by position: tests/runtime/linalg/test_expression.py",
     "TiledMatrix": "made by empty, view and from_numpy; its constructor is theirs",
     "training.fit": "tests/runtime/training",
     "training.compare": "tests/runtime/training",
