@@ -27,11 +27,14 @@ from tilewright.errors import (
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph
+from tilewright.linalg.eigen import eigh, eigvalsh
 from tilewright.linalg.factor import tiled_cholesky
+from tilewright.linalg.lowrank import svd_lowrank
 from tilewright.linalg.lu import LUFactor, det, inv, lu, lu_factor, lu_solve, slogdet
 from tilewright.linalg.lu_graph import lu_graph
 from tilewright.linalg.matrix_norms import cond, norm
 from tilewright.linalg.solve import SolveInfo, solve
+from tilewright.linalg.svd import svd, svdvals
 from tilewright.linalg.triangular import tri_inverse
 from tilewright.machine import Machine
 from tilewright.passes.bounds import Bounds, bounds
@@ -105,6 +108,8 @@ __all__ = [
     "compare_schedulers",
     "cond",
     "det",
+    "eigh",
+    "eigvalsh",
     "inv",
     "logdet",
     "lu",
@@ -120,6 +125,9 @@ __all__ = [
     "simulate",
     "slogdet",
     "solve",
+    "svd",
+    "svd_lowrank",
+    "svdvals",
     "tiled_cholesky",
     "training",
     "tri_inverse",
