@@ -33,6 +33,7 @@ from tilewright.linalg.lowrank import svd_lowrank
 from tilewright.linalg.lu import LUFactor, det, inv, lu, lu_factor, lu_solve, slogdet
 from tilewright.linalg.lu_graph import lu_graph
 from tilewright.linalg.matrix_norms import cond, norm
+from tilewright.linalg.polar import polar
 from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.linalg.svd import svd, svdvals
 from tilewright.linalg.triangular import tri_inverse
@@ -120,6 +121,7 @@ __all__ = [
     "mpi",
     "norm",
     "plot",
+    "polar",
     "prepare",
     "run",
     "simulate",

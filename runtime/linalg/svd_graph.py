@@ -13,7 +13,7 @@ from tilewright.kernels import band, bidiagonal
 from tilewright.linalg.eigen_graph import in_place, insert_chase, largest, scale
 from tilewright.tiles import Store
 
-__all__ = ["TALL", "no_svd", "svd_graph", "values_graph"]
+__all__ = ["TALL", "Tiles", "cuts", "insert_qr", "no_svd", "store", "svd_graph", "take", "values_graph"]
 
 Shape = tuple[int, ...]
 
@@ -55,7 +55,7 @@ def _weighted(name: str, weight: float) -> Op:
     return in_place(name, function, weight=weight, flops=flops if name != "back" else None)
 
 
-class _Matrix:
+class Tiles:
     """m x n tiles by columns, m >= n, in which loops insert their tasks."""
 
     def __init__(self, g: TaskGraph, shape: tuple[int, int], nb: int, dtype: str, flip: bool, check: bool) -> None:
@@ -114,20 +114,20 @@ class _Matrix:
                          offset, label=(k, i))  # fmt: skip
 
 
-def _cuts(n: int, nb: int, b: int) -> list[tuple[int, int]]:
+def cuts(n: int, nb: int, b: int) -> list[tuple[int, int]]:
     """(first column, width) of panels within tile columns."""
     return [(column, min(b, start + nb - column, n - column))
             for start in range(0, n, nb) for column in range(start, min(start + nb, n), b)]  # fmt: skip
 
 
-def _insert_qr(matrix: _Matrix, b: int) -> tuple[Handles, Handles, list[tuple[int, int]]]:
+def insert_qr(matrix: Tiles, b: int) -> tuple[Handles, Handles, list[tuple[int, int]]]:
     """Insert A := R below which are zeros; returns V and T of panels."""
     m, n = matrix.shape
-    cuts = _cuts(n, matrix.nb, b)
-    V, T = matrix.rooms("Q", cuts, m)
-    for k, (column, width) in enumerate(cuts):
+    cut = cuts(n, matrix.nb, b)
+    V, T = matrix.rooms("Q", cut, m)
+    for k, (column, width) in enumerate(cut):
         matrix.from_left(V, T, k, column, width, m)
-    return V, T, cuts
+    return V, T, cut
 
 
 @graph_builder("svdvals {shape} tile_size={nb} band={b}", cache=16)
@@ -139,16 +139,16 @@ def values_graph(
     Q R first where m is large; then a band from the left and the right, of which a Hermitian band of order 2 n is made,
     and of that a tridiagonal matrix.
     """
-    matrix = _Matrix(g, shape, nb, dtype, flip, check)
+    matrix = Tiles(g, shape, nb, dtype, flip, check)
     m, n = shape
     if m > TALL * n:
-        _insert_qr(matrix, min(nb, 2 * b))
+        insert_qr(matrix, min(nb, 2 * b))
         m = min(matrix.nt * nb, m)  # whole tiles; what is below R is zero
-    cuts = _cuts(n, nb, b)
-    V, T = matrix.rooms("L", cuts, m)
-    behind = [(column + width, width) for column, width in cuts]
+    cut = cuts(n, nb, b)
+    V, T = matrix.rooms("L", cut, m)
+    behind = [(column + width, width) for column, width in cut]
     P, U = matrix.rooms("R", behind, n)
-    for k, (column, width) in enumerate(cuts):
+    for k, (column, width) in enumerate(cut):
         if m - column > 1:
             matrix.from_left(V, T, k, column, width, m)
         if n - column - width > 0:
@@ -159,7 +159,7 @@ def values_graph(
     g.insert(values, [R(column) for column in columns], R(matrix.exponent), W(s), on=columns[0], label=())
 
 
-def _interleaved(g: TaskGraph, matrix: _Matrix, b: int) -> Any:
+def _interleaved(g: TaskGraph, matrix: Tiles, b: int) -> Any:
     """A function that inserts what fills columns of the Hermitian band."""
     A, nb, n = matrix.A, matrix.nb, matrix.shape[1]
 
@@ -180,7 +180,7 @@ def svd_graph(
 
     One task has LAPACK's SVD of R, or of a matrix that is not tall.
     """
-    matrix = _Matrix(g, shape, nb, dtype, flip, check)
+    matrix = Tiles(g, shape, nb, dtype, flip, check)
     A, (m, n), mt, nt = matrix.A, shape, matrix.mt, matrix.nt
     tall = m > TALL * n
     wide = m if full else n
@@ -189,7 +189,7 @@ def svd_graph(
     real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
     s = g.handle("s", shape=n, dtype=real, keep=True)
     if tall:
-        V, T, cuts = _insert_qr(matrix, b)
+        V, T, cut = insert_qr(matrix, b)
     tiles = [(i, j) for i in range(nt if tall else mt) for j in range(i if tall else 0, nt)]
     blocks = [X[c] for c in range(-(-wide // nb))]
     g.insert(dense, [R(A[place]) for place in tiles], R(matrix.exponent), W(s), [W(x) for x in blocks],
@@ -197,7 +197,7 @@ def svd_graph(
              on=A[0, 0], label=())  # fmt: skip
     if tall:
         for x in blocks:
-            for k, (column, width) in reversed(list(enumerate(cuts))):
+            for k, (column, width) in reversed(list(enumerate(cut))):
                 below = range(column // nb, mt)
                 g.insert(_weighted("back", 12 * len(below) * width / nb), [R(V[i, k]) for i in below], R(T[k]), RW(x),
                          column, label=(k, *x.index))  # fmt: skip
