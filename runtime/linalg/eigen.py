@@ -195,4 +195,4 @@ def _checked_subset(subset: Any, n: int) -> tuple[int, int]:
     if not 0 <= low <= high < n:
         raise ValueError(f"subset_by_index=({low}, {high}) is no part of the eigenvalues 0 to {n - 1}, first and "
                          f"last")  # fmt: skip
-    return low, high
+    return low, high + 1

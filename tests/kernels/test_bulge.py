@@ -76,6 +76,6 @@ def test_both_kinds_of_kernels_agree():
 
 def test_the_columns_that_a_task_touches():
     assert bulge.span(20, 4, 0, 3, 0, 2) == (0, 9)  # blocks 0 and 1 of sweep 0, then 0 of sweep 1
-    assert bulge.span(20, 4, 0, 3, 2, 4) == (1, 17)
+    assert bulge.span(20, 4, 0, 3, 2, 4) == (2, 17)
     assert bulge.span(20, 4, 0, 3, 8, 10) is None
     assert [bulge.blocks(20, 4, s) for s in (0, 2, 3, 15, 18)] == [5, 5, 4, 1, 1]
