@@ -57,10 +57,11 @@ def _real(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     below = np.concatenate([part[:, 1] for part in parts])[: max(len(d) - 1, 0)]
     if below.dtype.kind != "c":
         return d, np.append(below, d.dtype.type(0)), None
-    e = np.abs(below)
-    turns = np.where(e == 0, 1, below / np.where(e == 0, 1, e))
-    phases = np.concatenate([np.ones(min(len(d), 1), below.dtype), np.cumprod(turns)])
-    phases /= np.abs(phases)
+    with np.errstate(all="ignore"):
+        e = np.abs(below)
+        turns = np.where(e == 0, 1, below / np.where(e == 0, 1, e))
+        phases = np.concatenate([np.ones(min(len(d), 1), below.dtype), np.cumprod(turns)])
+        phases /= np.abs(phases)
     return d, np.append(e, e.dtype.type(0)), phases.astype(below.dtype)
 
 

@@ -152,7 +152,8 @@ def svd_lowrank(
     k
         How many, from 1 to min(m, n).
     power_iters
-        Products with A^H A beyond the first, each in one visit of all tiles, with an orthonormal basis after each.
+        Products with A^H A beyond the first, up to 1000, each in one visit of all tiles, with an orthonormal basis
+        after each.
     oversample
         Vectors beyond k.
     seed
@@ -205,7 +206,7 @@ def svd_lowrank(
     >>> s.round(12)
     array([5.])
     """
-    power, more = whole(power_iters, "power_iters", 0), whole(oversample, "oversample", 0)
+    power, more = whole(power_iters, "power_iters", 0, 1000), whole(oversample, "oversample", 0)
     seed, k, check_finite = whole(seed, "seed", 0), positive(k, "k"), flag(check_finite, "check_finite")
     call = Call(svd_lowrank, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
                 return_run=return_run, chunks=True)  # fmt: skip

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import scipy.linalg
-from hypothesis import given
-from hypothesis import strategies as st
 from matrices import DTYPES, HERMITIAN, eigen_ratios, he_matrix, random_matrix, roundoff, values_ratio
 
 import tilewright as tw
@@ -23,7 +21,7 @@ def orders(a):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("n", "nb", "b"), SIZES)
 def test_lapack_ratios(dtype, n, nb, b):
-    for kind in HERMITIAN:
+    for kind in HERMITIAN[(n + nb) % 3 :: 3]:
         a = he_matrix(kind, n, dtype)
         w, v = tw.eigh(a, tile_size=nb, band=b, workers=1 + kind % 2)
         assert w.dtype == a.real.dtype and v.dtype == a.dtype and v.shape == (n, n) and (np.diff(w) >= 0).all()
@@ -50,8 +48,11 @@ def test_subsets_are_those_of_scipy(dtype, subset):
         assert np.abs(only.astype(float) - w).max() / top < THRESHOLD, f"type {kind}"
 
 
-@given(st.integers(0, 30), st.integers(1, 12), st.integers(1, 12), st.sampled_from(DTYPES), st.booleans())
-def test_any_order_tile_size_and_band(n, nb, b, dtype, lower):
+@pytest.mark.parametrize("nb", [1, 2, 4, 6, 9, 12, 23, 24, 30])
+@pytest.mark.parametrize(("n", "b"), [(24, 4), (23, 6), (13, 12), (5, 2)])
+@pytest.mark.parametrize("lower", [True, False])
+def test_any_order_tile_size_and_band(n, nb, b, lower):
+    dtype = DTYPES[(n + nb) % 4]
     a = random_matrix(n, n, dtype)
     a = a + a.conj().T
     half = np.tril(a) if lower else np.triu(a)

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from matrices import DTYPES, GENERAL, ge_matrix, random_matrix, roundoff, svd_ratios, values_ratio
 from optional import torch
 
@@ -18,7 +16,7 @@ SHAPES = [(0, 3), (3, 0), (1, 1), (1, 6), (6, 1), (2, 2), (7, 7), (8, 8), (9, 8)
 @pytest.mark.parametrize(("m", "n"), SHAPES)
 @pytest.mark.parametrize(("nb", "b"), [(8, 4), (4, 4), (3, 1)])
 def test_lapack_ratios(dtype, m, n, nb, b):
-    for kind in GENERAL:
+    for kind in GENERAL[(m + nb) % 3 :: 3]:
         a = ge_matrix(kind, m, n, dtype)
         u, s, vh = tw.svd(a, bool(kind % 2), tile_size=nb, workers=1)
         k = min(m, n)
@@ -30,11 +28,13 @@ def test_lapack_ratios(dtype, m, n, nb, b):
         assert values_ratio(a, only, s) < THRESHOLD, f"type {kind}: {values_ratio(a, only, s)}"
 
 
-@given(st.integers(0, 24), st.integers(0, 24), st.integers(1, 9), st.integers(1, 9), st.sampled_from(DTYPES))
-def test_any_shape_tile_size_and_band(m, n, nb, b, dtype):
-    a = random_matrix(m, n, dtype)
-    s = tw.svdvals(a, tile_size=nb, band=min(b, nb), workers=1)
-    assert values_ratio(a, s, np.linalg.svd(a, compute_uv=False)) < THRESHOLD
+@pytest.mark.parametrize("nb", [1, 2, 4, 6, 9, 13, 14, 20])
+@pytest.mark.parametrize(("m", "n"), [(14, 14), (13, 14), (24, 13), (18, 14)])
+def test_any_tile_size_and_band(m, n, nb):
+    for b, dtype in zip((1, 2, 3, 6), DTYPES, strict=True):
+        a = random_matrix(m, n, dtype)
+        s = tw.svdvals(a, tile_size=nb, band=min(b, nb), workers=1)
+        assert values_ratio(a, s, np.linalg.svd(a, compute_uv=False)) < THRESHOLD
 
 
 def test_small_singular_values_are_not_lost_as_those_of_a_square_would_be():
@@ -70,7 +70,7 @@ class TestInput:
         a = random_matrix(*shape)
         found, wanted = tw.svd(da.from_array(a, chunks=5), tile_size=4, workers=2), tw.svd(a, tile_size=4)
         assert isinstance(found.U, da.Array) and found.Vh.shape == wanted.Vh.shape
-        assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+        assert all(np.array_equal(np.asarray(one), other) for one, other in zip(found, wanted, strict=True))
         assert np.array_equal(
             tw.svdvals(da.from_array(a, chunks=5), tile_size=4, workers=2), tw.svdvals(a, tile_size=4)
         )
