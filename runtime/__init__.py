@@ -28,17 +28,21 @@ from tilewright.errors import (
 from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, TaskGraph, W
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph
+from tilewright.linalg.eigen import eigh, eigvalsh
 from tilewright.linalg.evaluate import compute
 from tilewright.linalg.expression import Expression, lazy
 from tilewright.linalg.factor import tiled_cholesky
 from tilewright.linalg.gallery import random_spd
 from tilewright.linalg.level3 import gemm_graph, lauum_graph, potri_graph, syrk_graph, trmm_graph, trsm_graph
 from tilewright.linalg.level3_calls import gemm, herk, lauum, potri, syrk, trmm, trsm
+from tilewright.linalg.lowrank import svd_lowrank
 from tilewright.linalg.lu import LUFactor, lu, lu_factor, lu_solve
 from tilewright.linalg.lu_graph import lu_graph
 from tilewright.linalg.matrix_norms import cond, norm
+from tilewright.linalg.polar import polar
 from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.linalg.stacks import det, inv, slogdet
+from tilewright.linalg.svd import svd, svdvals
 from tilewright.linalg.triangular import tri_inverse
 from tilewright.machine import Machine
 from tilewright.passes.bounds import Bounds, bounds
@@ -117,6 +121,8 @@ __all__ = [
     "gemm",
     "gemm_graph",
     "herk",
+    "eigh",
+    "eigvalsh",
     "inv",
     "lauum",
     "lauum_graph",
@@ -133,6 +139,7 @@ __all__ = [
     "plot",
     "potri",
     "potri_graph",
+    "polar",
     "prepare",
     "random_spd",
     "run",
@@ -141,6 +148,9 @@ __all__ = [
     "solve",
     "syrk",
     "syrk_graph",
+    "svd",
+    "svd_lowrank",
+    "svdvals",
     "tiled_cholesky",
     "training",
     "tri_inverse",

@@ -202,3 +202,78 @@ def wright(blocks, h=0.3):
         a[2 * i : 2 * i + 2, 2 * i - 2 : 2 * i] = -step
     a[:2, -2:] = np.eye(2)
     return a
+
+
+HERMITIAN = tuple(range(1, 18))
+
+
+@lru_cache(maxsize=512)
+def he_matrix(kind, n, dtype="float64"):
+    """Hermitian type 1 to 16 of LAPACK's ``ddrvst``, and 17 of condition 1e15 in random order of sign; read-only.
+
+    1 zero, 2 identity, 3-5 diagonal with eigenvalues that are evenly spaced, geometric and clustered, 6-7 type 4 near
+    overflow and underflow, 8-12 the same dense, 13-15 random entries, near overflow, near underflow, 16 a band.
+    """
+    dtype = np.dtype(dtype)
+    eps, tiny = float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
+    like = {6: 4, 7: 4, 8: 3, 9: 4, 10: 5, 11: 3, 12: 3, 16: 3}.get(kind, kind)
+    scale = {6: 1 / tiny**0.9, 11: 1 / tiny**0.9, 14: 1 / tiny**0.9, 7: tiny**0.9, 12: tiny**0.9, 15: tiny**0.9}
+    steps = np.arange(n) / max(n - 1, 1)
+    values = {
+        1: np.zeros(n), 2: np.ones(n), 3: 1 - steps * (1 - eps), 4: eps**steps, 5: np.where(steps > 0, eps, 1.0),
+        17: 10.0 ** (-15 * steps),
+    }.get(like, np.ones(n)) * np.where(kind > 2, (-1.0) ** (np.arange(n) // 2 + np.arange(n)), 1)  # fmt: skip
+    if kind in (13, 14, 15):
+        a = random_matrix(n, n, "complex128" if dtype.kind == "c" else "float64")
+        a = (a + a.conj().T) / 2
+    elif kind in (8, 9, 10, 11, 12, 16, 17):
+        q = _eigenvectors(n, dtype.kind)
+        a = (q * values) @ q.conj().T
+        a = (a + a.conj().T) / 2
+        a = np.triu(np.tril(a, 2), -2) if kind == 16 else a
+    else:
+        a = np.diag(values).astype(complex if dtype.kind == "c" else float)
+    a = (a * scale.get(kind, 1.0)).astype(dtype)
+    a.flags.writeable = False
+    return a
+
+
+def _even(a):
+    """In double precision, times a power of two that makes its largest entry about 1; and that power."""
+    wide = a.astype(complex if a.dtype.kind == "c" else float)
+    top = np.abs(wide).max(initial=0)
+    half = int(np.frexp(top)[1]) // 2 if top else 0
+    rest = int(np.frexp(top)[1]) - half if top else 0
+    return wide * 2.0**-half * 2.0**-rest, (half, rest)
+
+
+def eigen_ratios(a, w, v):
+    """||A V - V W||_1 / (n ||A||_1 u) and ||V^H V - I||_1 / (n u)  [LAPACK ``dsyt21``, ``dsyt22``]."""
+    n, u = len(a), roundoff(a.dtype)
+    even, (half, rest) = _even(a)
+    v = v.astype(complex if a.dtype.kind == "c" else float)
+    values = w.astype(float) * 2.0**-half * 2.0**-rest
+    residual = norm1(even @ v - v * values)
+    apart = norm1(v.conj().T @ v - np.eye(v.shape[1]))
+    return (residual / (n * norm1(even) * u) if residual else 0.0), apart / (max(n, 1) * u)
+
+
+def values_ratio(a, found, wanted):
+    """max |w - w'| / (max |w'| u)  [LAPACK ``ddrvst``]."""
+    top = np.abs(wanted).max(initial=0)
+    apart = np.abs(found.astype(float) - wanted.astype(float)).max(initial=0)
+    return float(apart / (top * roundoff(a.dtype))) if apart else 0.0
+
+
+def svd_ratios(a, u, s, vh):
+    """||A - U S V^H||_1 / (n ||A||_1 u), ||U^H U - I||_1 / (m u), ||V^H V - I||_1 / (n u)  [LAPACK ``dbdt01``]."""
+    (m, n), unit = a.shape, roundoff(a.dtype)
+    even, (half, rest) = _even(a)
+    u, vh = (x.astype(complex if a.dtype.kind == "c" else float) for x in (u, vh))
+    k = len(s)
+    residual = norm1(even - (u[:, :k] * (s.astype(float) * 2.0**-half * 2.0**-rest)) @ vh[:k])
+    left, right = norm1(u.conj().T @ u - np.eye(u.shape[1])), norm1(vh @ vh.conj().T - np.eye(len(vh)))
+    return (
+        residual / (max(m, n) * norm1(even) * unit) if residual else 0.0, left / (max(m, 1) * unit),
+        right / (max(n, 1) * unit),
+    )  # fmt: skip

@@ -97,6 +97,14 @@ class Chunks:
 
         return RemoteTiles(shape, tile_size, dtype, order=order)
 
+    def beside(self, target: RemoteTiles) -> Any:
+        """A dask.array of another shape, whose chunks are its tiles."""
+        from tilewright.backends.dask import client as clients
+
+        if self.client is clients.kept_client():
+            clients.make_current(self.client)
+        return to_dask(target)
+
     def check_finite(self, *, optional: bool = True) -> None:
         """ValueError with the place of the first NaN or infinity of what is read."""
         if self.dtype.kind in "fc":

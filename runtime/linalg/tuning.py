@@ -12,7 +12,8 @@ from functools import lru_cache
 from tilewright.kernels.caches import level2
 from tilewright.rates import Rates, current
 
-__all__ = ["ONE_TILE", "STEP", "cholesky_tile_size", "lu_plan", "mixed_tile_size", "product_tile_size"]
+__all__ = ["ONE_TILE", "STEP", "band_width", "cholesky_tile_size", "eigen_plan", "lu_plan", "mixed_tile_size", "product_tile_size",
+           "sketch_tile_size", "svd_plan"]  # fmt: skip
 
 ONE_TILE = 576
 """Up to here LAPACK on one core beats any graph of smaller tiles, whose threads take as long to start."""
@@ -160,3 +161,48 @@ def lu_plan(k: int, workers: int, here: bool, size: int | None = None) -> tuple[
             size = math.ceil(k / math.ceil(k / wanted) / STEP) * STEP
     by_column = here and size < 320 and 1 < workers <= 0.3 * k / size
     return size, "column" if by_column else "tile"
+
+
+def eigen_plan(n: int, workers: int, vectors: bool, size: int | None = None) -> tuple[int, int]:
+    """Rows of a tile for `eigh` of order n, and the half-width of the band, for tiles of that or another ``size``.
+
+    Panels as wide as the band make products with as many columns, which want it wide; chasing bulges takes 6 n^2 b
+    flops at a lower rate, and the way back through them multiplies by blocks of b rows.
+
+    Examples
+    --------
+    >>> eigen_plan(100, 2, False), eigen_plan(4096, 2, False), eigen_plan(4096, 2, True)
+    ((100, 32), (512, 48), (512, 64))
+    """
+    if size is None:
+        size = max(n, 1) if n <= _EIGEN_SMALL else min(512, _even(n, max(4, math.ceil(n / 512))))
+    return size, min(size, 32 if n < 1024 else 64 if vectors else 48)
+
+
+_EIGEN_SMALL = 256
+
+
+def band_width(n: int, nb: int, band: int) -> int:
+    """The widest band up to ``band`` of an n x n matrix in tiles of nb rows: panels of that width cut tiles evenly.
+
+    Examples
+    --------
+    >>> band_width(4096, 512, 48), band_width(4096, 250, 64), band_width(100, 100, 32), band_width(1, 8, 8)
+    (32, 50, 32, 1)
+    """
+    band = max(min(band, n - 1), 1)
+    if n <= nb:
+        return band
+    return next(width for width in range(min(band, nb), 0, -1) if nb % width == 0)
+
+
+def sketch_tile_size(k: int, workers: int) -> int:
+    """Rows of a tile for products with few vectors: a few blocks of rows for each worker, as each adds one of n x l."""
+    return max(1, min(k, max(256, min(1024, _even(max(k, 1), 2 * workers)))))
+
+
+def svd_plan(k: int, workers: int, size: int | None = None) -> tuple[int, int]:
+    """Rows of a tile for `svdvals` of k values, and the width of the band, for tiles of that or another ``size``."""
+    if size is None:
+        size = max(k, 1) if k <= _EIGEN_SMALL else min(512, _even(k, max(4, math.ceil(k / 512))))
+    return size, min(size, 32)

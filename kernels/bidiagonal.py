@@ -1,0 +1,136 @@
+"""From a general matrix to a band, by panels from the left and from the right: A := Q^H A P [1]_.
+
+Buffers have matrices by columns, as in `tilewright.kernels.band`. The band has the diagonal and b diagonals above it.
+With its rows u and columns v taken in turns, [0, B; B^H, 0] is a Hermitian band of half-width 2 b - 1 whose eigenvalues
+are plus and minus the singular values: no square of any number is formed.
+
+.. [1] PLASMA pzgebrd_ge2gb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tilewright.kernels.band import factor, shifted, times
+from tilewright.kernels.lapack import by_columns, lapack, letter
+from tilewright.kernels.scratch import room
+from tilewright.kernels.sketch import small_svd
+
+__all__ = ["dense", "from_left", "from_right", "interleave", "row_panel", "store", "take", "values"]
+
+
+def take(source: np.ndarray, exponent: np.ndarray, tile: np.ndarray, adjoint: bool) -> None:
+    """A tile by columns, scaled, or its conjugate transpose."""
+    tile.T[...] = shifted(source.conj().T if adjoint else source, int(exponent[0]))
+
+
+def row_panel(
+    tiles: Sequence[np.ndarray], parts: Sequence[np.ndarray], t: np.ndarray, row: int, column: int, width: int
+) -> None:
+    """L Q of ``width`` rows of a block row, from ``column`` of its first tile here on; V in parts, and T."""
+    rows = [tile.T[row : row + width, column if not j else 0 :] for j, tile in enumerate(tiles)]
+    strip = by_columns("strip", sum(part.shape[1] for part in rows), width, t.dtype)
+    np.concatenate([part.conj().T for part in rows], out=strip)
+    v = factor(strip, t)
+    left = 0
+    for target, part in zip(rows, parts, strict=True):
+        span = slice(left, left + target.shape[1])
+        target[...], part[...] = strip[span].conj().T, v[:, span]
+        left = span.stop
+
+
+def from_left(parts: Sequence[np.ndarray], t: np.ndarray, tiles: Sequence[np.ndarray], row: int, column: int) -> None:
+    """A := (I - V T V^H)^H A for a block column from ``row`` of its first tile and ``column`` on."""
+    targets = [tile.T[row if not i else 0 :, column:] for i, tile in enumerate(tiles)]
+    minus, shape = times(t.dtype), (targets[0].shape[1], len(t))
+    first, second = (room(("left", slot), shape, t.dtype) for slot in range(2))
+    first[...], second[...] = 0, 0
+    for part, target in zip(parts, targets, strict=True):
+        minus(part.T, target, first.T, "C")  # -V^H A
+    minus(t.T, first.T, second.T, "C")  # T^H V^H A
+    for part, target in zip(parts, targets, strict=True):
+        minus(part.T, second.T, target)
+
+
+def from_right(parts: Sequence[np.ndarray], t: np.ndarray, tiles: Sequence[np.ndarray], row: int, column: int) -> None:
+    """A := A (I - V T V^H) for a block row from ``row`` and from ``column`` of its first tile on."""
+    targets = [tile.T[row:, column if not j else 0 :] for j, tile in enumerate(tiles)]
+    minus, shape = times(t.dtype), (len(t), len(targets[0]))
+    first, second = (room(("right", slot), shape, t.dtype) for slot in range(2))
+    first[...], second[...] = 0, 0
+    for part, target in zip(parts, targets, strict=True):
+        minus(target, part.T, first.T)  # -A V
+    minus(first.T, t.T, second.T)  # A V T
+    for part, target in zip(parts, targets, strict=True):
+        adjoint = by_columns("right V", len(t), part.shape[1], t.dtype)
+        np.conjugate(part, out=adjoint)
+        minus(second.T, adjoint, target)
+
+
+def interleave(
+    tiles: Sequence[np.ndarray], band: np.ndarray, places: tuple[tuple[int, int], ...], first: int, b: int
+) -> None:
+    """Columns of the Hermitian band, from ``first`` on: v_0, u_0, v_1, ...; ``places`` has where the tiles begin."""
+    band[...] = 0
+    for tile, (row, column) in zip(tiles, places, strict=True):
+        a = tile.T
+        for place in range(first, first + len(band)):
+            k, odd = divmod(place, 2)
+            if not odd and row <= k < row + len(a) and column <= k < column + a.shape[1]:
+                band[place - first, 1] = a[k - row, k - column]  # (u_k, v_k)
+            elif odd and row <= k < row + len(a):
+                low, high = max(k + 1, column), min(k + b + 1, column + a.shape[1])
+                if low < high:  # (v_j, u_k)
+                    band[place - first, 2 * (low - k) - 1 : 2 * (high - k) - 1 : 2] = a[
+                        k - row, low - column : high - column
+                    ].conj()
+
+
+def values(parts: Sequence[np.ndarray], exponent: np.ndarray, s: np.ndarray) -> int:
+    """Singular values, descending, of the Hermitian band that was chased."""
+    d = np.concatenate([part[:, 0].real for part in parts])
+    e = np.abs(np.concatenate([part[:, 1] for part in parts]))
+    info = lapack(f"{letter(d.dtype)}sterf", len(d), d, e)
+    s[...] = shifted(np.maximum(d[::-1][: len(s)], 0), -int(exponent[0]))
+    return info
+
+
+def dense(
+    tiles: Sequence[np.ndarray], exponent: np.ndarray, s: np.ndarray, left: Sequence[np.ndarray],
+    right: Sequence[np.ndarray], places: tuple[tuple[int, int], ...], shape: tuple[int, int],
+) -> int:  # fmt: skip
+    """All of U diag(s) V^H in one task: blocks of columns of U, with zeros or ones below, and of V^H."""
+    whole = np.zeros(shape[::-1], tiles[0].dtype).T
+    for tile, (row, column) in zip(tiles, places, strict=True):
+        part = tile.T[: shape[0] - row]
+        whole[row : row + len(part), column : column + part.shape[1]] = part
+    wanted = sum(map(len, left))
+    u, found, vh, info = small_svd(whole, full=bool(left) and wanted > len(s) and left[0].shape[1] == shape[0])
+    s[...] = shifted(found, -int(exponent[0]))
+    top = 0
+    for block in left:
+        block[...] = 0
+        inner = u.T[top : top + len(block)]
+        block[: len(inner), : shape[0]] = inner
+        for q in range(max(top, u.shape[1]), top + len(block)):
+            block[q - top, q] = 1
+        top += len(block)
+    top = 0
+    for block in right:
+        block[...] = vh.T[top : top + len(block)]
+        top += len(block)
+    return info
+
+
+def store(block: np.ndarray, tiles: Sequence[np.ndarray], adjoint: bool) -> None:
+    """A block of columns into tiles below each other, or of rows of the conjugate transpose beside each other."""
+    at = 0
+    for tile in tiles:
+        if adjoint:
+            tile[...] = block[:, at : at + tile.shape[1]].conj()
+            at += tile.shape[1]
+        else:
+            tile[...] = block.T[at : at + len(tile)]
+            at += len(tile)

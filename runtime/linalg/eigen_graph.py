@@ -1,0 +1,288 @@
+"""The graphs of the Hermitian eigenproblem: to a band by tiles, to a tridiagonal matrix by bulges, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tilewright.builder import graph_builder
+from tilewright.graph import RW, Handle, Handles, Op, R, Task, TaskGraph, W
+from tilewright.kernels import band, bulge, tridiagonal
+from tilewright.tiles import Store
+
+__all__ = [
+    "GROUP",
+    "Panel",
+    "eigen_graph",
+    "in_place",
+    "insert_band",
+    "insert_chase",
+    "insert_scaled",
+    "panels",
+    "sweeps",
+]
+
+Shape = tuple[int, ...]
+
+GROUP = 16
+"""Sweeps, and blocks of each, that one task chases."""
+
+
+class Panel(NamedTuple):
+    """Some columns of one tile column that become part of the band."""
+
+    k: int
+    column: int
+    """Its first column."""
+    width: int
+    row: int
+    """The first row below the band."""
+
+
+def panels(n: int, nb: int, b: int) -> Iterator[Panel]:
+    """The panels of an n x n matrix in tiles of nb rows, for a band of half-width b, which divides nb.
+
+    Each begins behind the rows that the one before left in the band.
+    """
+    k = 0
+    for start in range(0, n, nb):
+        for column in range(start, min(start + nb, n), b):
+            row = min(column + b, start + nb)
+            if n - row < 2:  # nothing below the band, or a single row, which is one already
+                return
+            yield Panel(k, column, row - column, row)
+            k += 1
+
+
+def sweeps(n: int, b: int) -> int:
+    """How many sweeps of bulges there are."""
+    return max(n - 2, 0) if b > 1 else 0
+
+
+# ------------------------------------------------------------------ ops
+
+
+def _product_flops(tiles: list[Shape], parts: list[Shape], y: Shape) -> float:
+    return 2.0 * y[0] * y[1] * sum(part[1] for part in parts)
+
+
+def _panel_flops(tiles: list[Shape], parts: list[Shape], t: Shape) -> float:
+    return 2.0 * sum(part[1] for part in parts) * t[0] ** 2
+
+
+def _update_flops(down: Shape, along: Shape, tile: Shape) -> float:
+    return 2.0 * down[0] * down[1] * along[1]
+
+
+def _chase_flops(parts: list[Shape], v: Shape) -> float:
+    """6 b words of work for each of the b entries of a column."""
+    b = (parts[0][1] - 1) // 2
+    return 6.0 * b * v[0] * sum(part[0] for part in parts)
+
+
+def _apply_flops(forms: Shape, turned: Shape, x: Shape) -> float:
+    return 4.0 * forms[0] * forms[1] * forms[2] * x[0]
+
+
+def _back_flops(parts: list[Shape], t: Shape, x: Shape) -> float:
+    return 4.0 * t[0] * sum(part[1] for part in parts) * x[0]
+
+
+def _last(uses: Any) -> tuple[object, ...]:
+    return uses[-1].handle.index
+
+
+def _not_finite(task: Task, store: Store, info: int) -> Exception:
+    return ValueError(f"{task}: {task.uses[0].handle} has a NaN or an infinity; check_finite=False skips this check")
+
+
+def _not_found(task: Task, store: Store, info: int) -> Exception:
+    return np.linalg.LinAlgError(f"{task}: LAPACK did not find all eigenvalues of the tridiagonal matrix, info "
+                                 f"{info}; one with NaN or infinities has none")  # fmt: skip
+
+
+def in_place(name: str, function: Any, **how: Any) -> Op:
+    return Op(name, function, in_place=True, **{"indices": _last, **how})
+
+
+largest = in_place("largest", band.largest, weight=0, explain=_not_finite)
+scale = in_place("scale", band.scale, weight=0)
+fill = in_place("fill", band.fill, weight=0)
+join = in_place("join", band.join, weight=0.5)
+middle = in_place("middle", band.middle, weight=0.5)
+gather = in_place("gather", bulge.gather, weight=0)
+compact = in_place("compact", bulge.compact, weight=1)
+values = in_place("values", tridiagonal.values, weight=1, explain=_not_found)
+solve = in_place("tridiag", tridiagonal.solve, weight=1, explain=_not_found)
+
+
+@cache
+def _weighted(name: str, weight: float) -> Op:
+    function, flops = {
+        "panel": (band.panel, _panel_flops), "product": (band.product, _product_flops),
+        "update": (band.update, _update_flops), "chase": (bulge.chase, _chase_flops),
+        "apply": (bulge.apply, _apply_flops), "back": (band.back, _back_flops),
+    }[name]  # fmt: skip
+    return in_place(name, function, weight=weight, flops=flops)
+
+
+def _chase_weight(sweep: int, group: int, b: int) -> float:
+    """In units of tiles of 512 rows, at a tenth of their rate."""
+    return 180 * sweep * group * b**3 / 512**3 / b
+
+
+# ------------------------------------------------------------------ loops
+
+
+def insert_scaled(g: TaskGraph, A: Handles, nt: int, dtype: str, conjugate: bool, check: bool) -> Any:
+    """Insert A := 2^e S of the lower triangle ``S[i,j]``; returns the handle of e."""
+    S, M = g.handles("S"), g.handles("M", shape=1, dtype="float64")
+    exponent = g.handle("exponent", shape=1, dtype="float64")
+    places = [(i, j) for j in range(nt) for i in range(j, nt)]
+    for i, j in places:
+        g.insert(largest, R(S[i, j]), W(M[i, j]), i == j, check)
+    g.insert(scale, [R(M[place]) for place in places], W(exponent), dtype)
+    for i, j in places:
+        g.insert(fill, R(S[i, j]), R(exponent), W(A[i, j]), i == j, conjugate)
+    return exponent
+
+
+def insert_band(g: TaskGraph, A: Handles, n: int, nb: int, b: int, dtype: str) -> tuple[Handles, Handles]:
+    """Insert A := Q^H A Q, a band of half-width b; returns V and T of the panels."""
+    nt = -(-n // nb)
+    cut = list(panels(n, nb, b))
+
+    def rank(k: int) -> int:
+        return min(cut[k].width, n - cut[k].row)
+
+    def rows(i: int, k: int) -> int:
+        return min((i + 1) * nb, n) - max(i * nb, cut[k].row)
+
+    V = g.handles("V", shape=lambda i, k: (rank(k), rows(i, k)), dtype=dtype)
+    Y = g.handles("Y", shape=lambda i, k: (rank(k), rows(i, k)), dtype=dtype)
+    P = g.handles("VW", shape=lambda i, k: (2 * rank(k), rows(i, k)), dtype=dtype)
+    T = g.handles("T", shape=lambda k: (rank(k), rank(k)), dtype=dtype)
+    middles = g.handles("middle", shape=lambda k: (rank(k), rank(k)), dtype=dtype)
+    for k, column, width, row in cut:
+        part, J, first = width / nb, column // nb, row // nb
+        below = range(first, nt)
+        offset = row - first * nb
+        vs = [R(V[i, k]) for i in below]
+        g.insert(_weighted("panel", 6 * len(below) * part**2), [RW(A[i, J]) for i in below],
+                 [W(V[i, k]) for i in below], W(T[k]), offset, column - J * nb, width, on=A[first, J])  # fmt: skip
+        for i in below:
+            tiles = [R(A[i, j] if j <= i else A[j, i]) for j in below]
+            g.insert(_weighted("product", 6 * len(below) * part), tiles, vs, W(Y[i, k]), i - first, offset)
+        g.insert(middle, vs, [R(Y[i, k]) for i in below], R(T[k]), W(middles[k]))
+        for i in below:
+            g.insert(join, R(V[i, k]), R(Y[i, k]), R(T[k]), R(middles[k]), W(P[i, k]))
+        for j in below:
+            for i in range(j, nt):
+                top, left = (offset if place == first else 0 for place in (i, j))
+                g.insert(_weighted("update", 12 * part), R(P[i, k]), R(P[j, k]), RW(A[i, j]), top, left)
+    return V, T
+
+
+def insert_chase(
+    g: TaskGraph, n: int, b: int, group: int, dtype: str, fill_band: Callable[[Handle, int, int, Handle], None]
+) -> tuple[list[Handle], Handles]:
+    """Insert the way from a band to a tridiagonal matrix; returns handles of its columns, and the reflectors.
+
+    All on one rank: a sweep touches little for long. ``fill_band(target, start, stop, on)`` inserts what makes these
+    columns of the band.
+    """
+    size = min(b * max(1, group // 2), n)
+    B = g.handles("band", shape=lambda p: (min(size, n - p * size), 2 * b + 1), dtype=dtype)
+    columns = [B[p] for p in range(-(-n // size))]
+    for p, start in enumerate(range(0, n, size)):
+        fill_band(B[p], start, min(start + size, n), B[0])
+    count = sweeps(n, b)
+    H = g.handles("reflectors", shape=lambda q: (min(group, count - q * group), n), dtype=dtype)
+    for q, first in enumerate(range(0, count, group)):
+        sweep = min(group, count - first)
+        fresh = True
+        for c, start in enumerate(range(0, bulge.blocks(n, b, first) + sweep, group)):
+            found = bulge.span(n, b, first, sweep, start, start + group)
+            if found is None:
+                continue
+            pieces = range(found[0] // size, (found[1] - 1) // size + 1)
+            g.insert(_weighted("chase", _chase_weight(sweep, group, b)), [RW(B[p]) for p in pieces],
+                     (W if fresh else RW)(H[q]), n, b, first, start, start + group, pieces[0] * size, on=B[0],
+                     label=(q, c))  # fmt: skip
+            fresh = False
+    return columns, H
+
+
+@graph_builder("eigh {n} x {n} tile_size={nb} band={b}", cache=16)
+def eigen_graph(
+    g: TaskGraph, n: int, nb: int, b: int, group: int, dtype: str, low: int, high: int, vectors: bool, conjugate: bool,
+    check: bool,
+) -> None:  # fmt: skip
+    """Eigenvalues ``low`` to ``high`` - 1 of the triangle ``S[i,j]``, n > 0: ``w``, and with vectors ``Z[i,c]``."""
+    nt = -(-n // nb)
+
+    def extent(i: int) -> int:
+        return min(nb, n - i * nb)
+
+    A = g.handles("A", shape=lambda i, j: (extent(j), extent(i)), dtype=dtype)
+    exponent = insert_scaled(g, A, nt, dtype, conjugate, check)
+    V, T = insert_band(g, A, n, nb, b, dtype)
+
+    def fill_band(target: Handle, start: int, stop: int, on: Handle) -> None:
+        tiles = [(i, j) for j in range(start // nb, (stop - 1) // nb + 1) for i in range(j, nt)
+                 if i * nb <= min((j + 1) * nb, stop) - 1 + b]  # fmt: skip
+        g.insert(gather, [R(A[place]) for place in tiles], W(target), tuple((i * nb, j * nb) for i, j in tiles), start,
+                 b, on=on)  # fmt: skip
+
+    columns, H = insert_chase(g, n, b, group, dtype, fill_band)
+    real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
+    w = g.handle("w", shape=high - low, dtype=real, keep=True)
+    parts = [R(column) for column in columns]
+    if not vectors:
+        g.insert(values, parts, R(exponent), W(w), low, on=columns[0], label=())
+        return
+    wide = -(-(high - low) // nb)
+    X = g.handles("X", shape=lambda c: (min(nb, high - low - c * nb), n), dtype=dtype)
+    g.insert(solve, parts, R(exponent), W(w), [W(X[c]) for c in range(wide)], low, on=columns[0], label=())
+    insert_back(g, V, T, H, [X[c] for c in range(wide)], n, nb, b, group, dtype)
+    Z = g.handles("Z")
+    for c in range(wide):
+        g.insert(scatter, R(X[c]), [W(Z[i, c]) for i in range(nt)])
+
+
+def insert_back(
+    g: TaskGraph, V: Handles, T: Handles, H: Handles, X: Sequence[Any], n: int, nb: int, b: int, group: int, dtype: str
+) -> None:
+    """Insert X := Q1 Q2 X for blocks of columns: the bulges of the band, then its panels, the last ones first."""
+    nt, count = -(-n // nb), sweeps(n, b)
+
+    def shape(q: int) -> tuple[int, int, int]:
+        sweep = min(group, count - q * group)
+        return bulge.blocks(n, b, q * group), sweep, b + sweep - 1
+
+    F, U = g.handles("forms", shape=shape, dtype=dtype), g.handles("turned", shape=shape, dtype=dtype)
+    groups = list(enumerate(range(0, count, group)))
+    for q, first in groups:
+        g.insert(compact, R(H[q]), W(F[q]), W(U[q]), n, b, first, on=H[q])
+    for x in X:
+        for q, first in reversed(groups):
+            g.insert(_weighted("apply", 6 * (b + group) * group / nb**2 * bulge.blocks(n, b, first)), R(F[q]), R(U[q]),
+                     RW(x), n, b, first, label=(q, *x.index))  # fmt: skip
+        for k, _, width, row in reversed(list(panels(n, nb, b))):
+            below = range(row // nb, nt)
+            g.insert(_weighted("back", 12 * len(below) * width / nb), [R(V[i, k]) for i in below], R(T[k]), RW(x), row,
+                     label=(k, *x.index))  # fmt: skip
+
+
+def _scatter(x: Any, tiles: Sequence[Any]) -> None:
+    """A block of columns into tiles."""
+    top = 0
+    for tile in tiles:
+        tile[...] = x.T[top : top + len(tile)]
+        top += len(tile)
+
+
+scatter = in_place("scatter", _scatter, weight=0)
