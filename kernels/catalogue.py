@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from tilewright.kernels import gemm, gemml, getrf, hemm, lu, potrf, syrk, tournament, trsm, trsml, trsmr, trtri
+from tilewright.kernels import (
+    gemm,
+    gemml,
+    geqrf,
+    geqrt,
+    getrf,
+    hemm,
+    lu,
+    potrf,
+    syrk,
+    tournament,
+    tpqrt,
+    trsm,
+    trsml,
+    trsmr,
+    trtri,
+)
 from tilewright.kernels.tile_op import TileOp
 
 __all__ = ["TILE_OPS"]
@@ -14,6 +30,7 @@ TILE_OPS: dict[str, TileOp] = {
         hemm.DIAGONAL, trsmr.TILE_OP, trtri.TILE_OP,
         getrf.TILE_OP, getrf.PLAIN, lu.GEMMN, lu.TRSMN, lu.TRSMU, lu.SWPTRSM, lu.SWPGEMM,
         tournament.ELECT, tournament.ELECT_LAST, tournament.MATCH, tournament.MATCH_LAST, tournament.CROWN,
+        geqrt.GEQRT, geqrt.UNMQR, tpqrt.TSQRT, tpqrt.TSMQR, tpqrt.TTQRT, tpqrt.TTMQR, geqrf.GEQRF, geqrf.LARFB,
     )
 }  # fmt: skip
 """By name."""

@@ -28,9 +28,12 @@ from tilewright.graph import RW, Access, CriticalPath, Handle, Op, R, Task, Task
 from tilewright.linalg.cho_solve import cho_inverse, cho_solve, logdet
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.factor import tiled_cholesky
+from tilewright.linalg.lstsq import lstsq
 from tilewright.linalg.lu import LUFactor, det, inv, lu, lu_factor, lu_solve, slogdet
 from tilewright.linalg.lu_graph import lu_graph
 from tilewright.linalg.matrix_norms import cond, norm
+from tilewright.linalg.qr import QRFactor, qr, qr_factor
+from tilewright.linalg.qr_graph import qr_graph
 from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.linalg.triangular import tri_inverse
 from tilewright.machine import Machine
@@ -78,6 +81,7 @@ __all__ = [
     "Policy",
     "PrecisionMap",
     "Prepared",
+    "QRFactor",
     "R",
     "RankDied",
     "Resident",
@@ -107,6 +111,7 @@ __all__ = [
     "det",
     "inv",
     "logdet",
+    "lstsq",
     "lu",
     "lu_factor",
     "lu_graph",
@@ -116,6 +121,9 @@ __all__ = [
     "norm",
     "plot",
     "prepare",
+    "qr",
+    "qr_factor",
+    "qr_graph",
     "run",
     "simulate",
     "slogdet",
