@@ -5,6 +5,8 @@ from __future__ import annotations
 from tilewright.kernels import (
     gemm,
     gemml,
+    geqrf,
+    geqrt,
     getrf,
     hemm,
     level3,
@@ -13,6 +15,7 @@ from tilewright.kernels import (
     potrf,
     syrk,
     tournament,
+    tpqrt,
     trsm,
     trsml,
     trsmr,
@@ -31,6 +34,7 @@ TILE_OPS: dict[str, TileOp] = {
         getrf.TILE_OP, getrf.PLAIN, lu.GEMMN, lu.TRSMN, lu.TRSMU, lu.SWPTRSM, lu.SWPGEMM,
         panel.GETRF2, panel.TRSM2, panel.GEMM2,
         tournament.ELECT, tournament.ELECT_LAST, tournament.MATCH, tournament.MATCH_LAST, tournament.CROWN,
+        geqrt.GEQRT, geqrt.UNMQR, tpqrt.TSQRT, tpqrt.TSMQR, tpqrt.TTQRT, tpqrt.TTMQR, geqrf.GEQRF, geqrf.LARFB,
     )
 }  # fmt: skip
 """By name."""

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["copy", "diag", "finite", "identity", "gauge", "mirror", "squares", "transpose", "tril", "zero"]
+__all__ = ["copy", "diag", "finite", "identity", "gauge", "mirror", "residues", "signs", "squares", "times_columns",
+           "times_rows", "transpose", "tril", "triu", "zero"]  # fmt: skip
 
 _COLUMNS = 32  # at a time, of a transposed copy: half the time of NumPy's, which goes through whole rows
 
@@ -116,6 +117,46 @@ def tril(target: np.ndarray, check: bool = False) -> int:
         target[:h, h:] = 0
         tril(target[h:, h:])
     return int(check and not np.isfinite(target.diagonal()).all())
+
+
+def triu(source: np.ndarray, target: np.ndarray, diagonal: bool = True) -> None:
+    """target := the first rows of a tile, with zeros below the diagonal if the tile is on it."""
+    n = target.shape[1]
+    rows = source[: len(target)]
+    if not diagonal:
+        _copy(rows, target)
+        return
+    for start in range(0, n, _COLUMNS):
+        stop = min(start + _COLUMNS, n)
+        last = min(stop, len(target))
+        target[:last, start:stop] = rows[:last, start:stop]
+        target[last:, start:stop] = 0
+        for j in range(start, min(stop, last)):
+            target[j + 1 : last, j] = 0
+
+
+def signs(source: np.ndarray, target: np.ndarray) -> None:
+    """target, (k, 1), := -1 where the diagonal of a tile is negative, else 1; that of R is real."""
+    np.copyto(target[:, 0], np.where(source.diagonal()[: len(target)].real < 0, -1.0, 1.0))
+
+
+def times_rows(d: np.ndarray, target: np.ndarray) -> None:
+    """target := diag(d) target, of its first rows; d (k, 1)."""
+    if (d != 1).any():
+        target[: len(d)] *= d
+
+
+def times_columns(d: np.ndarray, target: np.ndarray) -> None:
+    """target := target diag(d), of its first columns; d (k, 1)."""
+    if (d != 1).any():
+        target[:, : len(d)] *= d[:, 0]
+
+
+def residues(source: np.ndarray, target: np.ndarray, first: int) -> None:
+    """target, (1, n), := the sums of |a_ij|^2 of the rows from ``first`` on. In FP64."""
+    with np.errstate(all="ignore"):
+        size = np.abs(source[first:]).astype(np.float64, copy=False)
+        np.einsum("ij,ij->j", size, size, out=target[0])
 
 
 @lru_cache(maxsize=256)

@@ -52,6 +52,8 @@ MOVES: dict[str, Callable[..., Any]] = {
     "copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite,
     "gauge": move.gauge, "diag": move.diag, "squares": move.squares,
     "identity": move.identity, "mirror": move.mirror, "transpose": move.transpose,
+    "triu": move.triu, "signs": move.signs, "residues": move.residues, "times_rows": move.times_rows,
+    "times_columns": move.times_columns,
     "blocks": hemm.blocks, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,

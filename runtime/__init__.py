@@ -36,10 +36,13 @@ from tilewright.linalg.gallery import random_spd
 from tilewright.linalg.level3 import gemm_graph, lauum_graph, potri_graph, syrk_graph, trmm_graph, trsm_graph
 from tilewright.linalg.level3_calls import gemm, herk, lauum, potri, syrk, trmm, trsm
 from tilewright.linalg.lowrank import svd_lowrank
+from tilewright.linalg.lstsq import lstsq
 from tilewright.linalg.lu import LUFactor, lu, lu_factor, lu_solve
 from tilewright.linalg.lu_graph import lu_graph
 from tilewright.linalg.matrix_norms import cond, norm
 from tilewright.linalg.polar import polar
+from tilewright.linalg.qr import QRFactor, qr, qr_factor
+from tilewright.linalg.qr_graph import qr_graph
 from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.linalg.stacks import det, inv, slogdet
 from tilewright.linalg.svd import svd, svdvals
@@ -90,6 +93,7 @@ __all__ = [
     "Policy",
     "PrecisionMap",
     "Prepared",
+    "QRFactor",
     "R",
     "RankDied",
     "Resident",
@@ -129,6 +133,7 @@ __all__ = [
     "lazy",
     "linalg",
     "logdet",
+    "lstsq",
     "lu",
     "lu_factor",
     "lu_graph",
@@ -141,6 +146,9 @@ __all__ = [
     "potri_graph",
     "polar",
     "prepare",
+    "qr",
+    "qr_factor",
+    "qr_graph",
     "random_spd",
     "run",
     "simulate",

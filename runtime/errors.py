@@ -51,7 +51,7 @@ class AccuracyWarning(RuntimeWarning):
 
 
 class SingularMatrixError(np.linalg.LinAlgError):
-    """U of a factorisation A = P L U has an exact zero on its diagonal, so A has no inverse.
+    """U of a factorisation A = P L U, or R of A = Q R, has an exact zero on its diagonal: no solution is the only one.
 
     Attributes
     ----------
@@ -61,14 +61,14 @@ class SingularMatrixError(np.linalg.LinAlgError):
         Label of the panel's task, such as ``"getrf(6)"``.
     """
 
-    def __init__(self, index: int, task: str, tile_size: int, size: int) -> None:
+    def __init__(self, index: int, task: str, tile_size: int, size: int, factor: str = "U") -> None:
         self.index = index
         self.task = task
-        self._details = (tile_size, size)
+        self._details = (tile_size, size, factor)
         offset = index // tile_size * tile_size
         super().__init__(
-            f"{task}: U[{index},{index}] is exactly zero, the matrix is singular (row {index - offset} of a {size}-row "
-            f"tile at offset {offset})"
+            f"{task}: {factor}[{index},{index}] is exactly zero, the matrix is singular (row {index - offset} of a "
+            f"{size}-row tile at offset {offset})"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -10,6 +10,8 @@ from tilewright.errors import NotPositiveDefiniteError, SingularMatrixError
 from tilewright.graph import Handle, Op, Task, Use
 from tilewright.kernels import gemm as _gemm
 from tilewright.kernels import gemml as _gemml
+from tilewright.kernels import geqrf as _geqrf
+from tilewright.kernels import geqrt as _geqrt
 from tilewright.kernels import getrf as _getrf
 from tilewright.kernels import hemm as _hemm
 from tilewright.kernels import level3 as _level3
@@ -19,6 +21,7 @@ from tilewright.kernels import panel as _panels
 from tilewright.kernels import potrf as _potrf
 from tilewright.kernels import syrk as _syrk
 from tilewright.kernels import tournament as _tournament
+from tilewright.kernels import tpqrt as _tpqrt
 from tilewright.kernels import trsm as _trsm
 from tilewright.kernels import trsml as _trsml
 from tilewright.kernels import trsmr as _trsmr
@@ -28,12 +31,12 @@ from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
     "OPS", "blocks", "convert", "copy", "crown", "diag", "diagonal", "elect", "elect_last", "finite", "gauge", "gemm",
-    "gemml", "gemmlb", "gemmn", "getrf", "getrfn", "hemm", "hemmd", "identity", "match", "match_last", "mirror",
-    "potrf", "scaled", "scalen", "split", "squares", "swap", "swapc", "swpgemm", "swptrsm", "syrk", "take", "tf32",
-    "trade", "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr",
-    "trsmu", "trtri", "unscaled", "widen", "zero",
-    "butterfly", "gemm2", "getrf2", "trsm2",
-    "geadd", "lauum", "matmul", "rankk", "regular", "rescale", "retile", "trmm", "trsolve",
+    "gemml", "gemmlb", "gemmn", "geqrf", "geqrt", "getrf", "getrfn", "hemm", "hemmd", "identity", "larfb", "match",
+    "match_last", "mirror", "potrf", "residues", "scaled", "scalen", "signs", "split", "squares", "swap", "swapc",
+    "swpgemm", "swptrsm", "syrk", "take", "tf32", "times_columns", "times_rows", "trade", "transpose", "tril", "triu",
+    "trsm", "trsml", "trsmn", "trsmr", "trsmu", "trtri", "tsmqr", "tsqrt", "ttmqr", "ttqrt", "unmqr", "unscaled",
+    "widen", "zero", "butterfly", "gemm2", "getrf2", "trsm2", "geadd", "lauum", "matmul", "rankk", "regular",
+    "rescale", "retile", "trmm", "trsolve",
 ]  # fmt: skip
 
 
@@ -95,6 +98,31 @@ def _last_column(uses: tuple[Use, ...]) -> tuple[object, ...]:
 def _plain_update(uses: tuple[Use, ...]) -> tuple[object, ...]:
     """(i,j,k) of an update of tile (i, j) by tiles (i, k) and (k, j)."""
     return *uses[2].handle.index, uses[1].handle.index[0]
+
+
+def _pair(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(i,j,k) of reflections (i, k) applied in column j."""
+    return *uses[-1].handle.index, uses[1].handle.index[1]
+
+
+def _reflected(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(k,j) of the reflections of panel k applied to block column j."""
+    return uses[0].handle.index[1], uses[-1].handle.index[1]
+
+
+def _first_row(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(k) of a panel whose first tile is (k, k)."""
+    return uses[0].handle.index[:1]
+
+
+def _first(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(i,j) of the tile that is used first."""
+    return uses[0].handle.index
+
+
+def _second(uses: tuple[Use, ...]) -> tuple[object, ...]:
+    """(i,j) of the tile that is used second."""
+    return uses[1].handle.index
 
 
 @cache
@@ -222,6 +250,26 @@ swptrsm = Op("swptrsm", weight=3, flops=_lu.flops_swptrsm, indices=_column)
 swap = Op("swap", weight=0, indices=_last_column)
 swapc = Op("swapc", weight=0, indices=_diagonal)
 
+geqrt = Op("geqrt", weight=4, flops=_geqrt.flops_geqrt, indices=_first)
+unmqr = Op("unmqr", weight=6, flops=_geqrt.flops_unmqr, indices=_pair)
+tsqrt = Op("tsqrt", weight=6, flops=_tpqrt.flops_tsqrt, indices=_second)
+tsmqr = Op("tsmqr", weight=12, flops=_tpqrt.flops_tsmqr, indices=_pair)
+ttqrt = Op("ttqrt", weight=2, flops=_tpqrt.flops_ttqrt, indices=_second)
+ttmqr = Op("ttmqr", weight=6, flops=_tpqrt.flops_ttmqr, indices=_pair)
+
+
+@cache
+def geqrf(tiles: int) -> Op:
+    """The QR factorisation of a panel of so many tiles, 6 tiles - 2 units."""
+    return Op("geqrf", weight=6 * tiles - 2, flops=_geqrf.flops_geqrf, indices=_first_row)
+
+
+@cache
+def larfb(tiles: int) -> Op:
+    """Its reflections applied to a block column, 12 tiles - 6 units."""
+    return Op("larfb", weight=12 * tiles - 6, flops=_geqrf.flops_larfb, indices=_reflected)
+
+
 copy = Op("copy", weight=0, indices=_tile, explain=_not_finite)
 finite = Op("finite", weight=0, indices=_tile, explain=_not_finite)
 
@@ -250,6 +298,11 @@ gauge = Op("gauge", weight=0, indices=_tile, explain=_not_finite)
 squares = Op("squares", weight=0, indices=_tile)
 zero = Op("zero", weight=0, indices=_tile)
 tril = Op("tril", weight=0, indices=_diagonal, explain=_factor_not_finite)
+triu = Op("triu", weight=0, indices=_tile)
+signs = Op("signs", weight=0, indices=_diagonal)
+residues = Op("residues", weight=0, indices=_tile)
+times_rows = Op("times_rows", weight=0, indices=_tile)
+times_columns = Op("times_columns", weight=0, indices=_tile)
 identity = Op("identity", weight=0, indices=_tile)
 mirror = Op("mirror", weight=0, indices=_tile)
 transpose = Op("transpose", weight=0, indices=_tile)

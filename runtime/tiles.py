@@ -43,11 +43,16 @@ class TiledMatrix:
     14.0
     """
 
-    def __init__(self, shape: tuple[int, int], tile_size: int, dtype: Any, base: np.ndarray, *, packed: bool) -> None:
+    def __init__(
+        self, shape: tuple[int, int], tile_size: int, dtype: Any, base: np.ndarray, *, packed: bool,
+        height: int | None = None,
+    ) -> None:  # fmt: skip
         self.shape = shape
         self.tile_size = tile_size
+        self.height = height or tile_size
+        """Rows of a tile, where they are not square: row blocks of a tall matrix, inside the library."""
         self.dtype = np.dtype(dtype)
-        self.mt = -(-shape[0] // tile_size)
+        self.mt = -(-shape[0] // self.height)
         self.nt = -(-shape[1] // tile_size)
         self.packed = packed
         self._base = base
@@ -127,12 +132,13 @@ class TiledMatrix:
         """The same tiling over other memory: ``place(array)`` gives an array for the one that holds all tiles."""
         if self._transpose_of is not None:
             return self._transpose_of.over(place).T
-        return TiledMatrix(self.shape, self.tile_size, self.dtype, place(self._base), packed=self.packed)
+        base = place(self._base)
+        return TiledMatrix(self.shape, self.tile_size, self.dtype, base, packed=self.packed, height=self.height)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._transpose_of is not None:
             return _transposed, (self._transpose_of,)
-        return _from_base, (self.shape, self.tile_size, self.dtype, self._base, self.packed)
+        return _from_base, (self.shape, self.tile_size, self.dtype, self._base, self.packed, self.height)
 
     @property
     def base(self) -> np.ndarray:
@@ -143,7 +149,7 @@ class TiledMatrix:
 
     def rows(self, i: int) -> slice:
         """The rows of the matrix that tile row i covers."""
-        return slice(i * self.tile_size, min((i + 1) * self.tile_size, self.shape[0]))
+        return slice(i * self.height, min((i + 1) * self.height, self.shape[0]))
 
     def columns(self, j: int) -> slice:
         """The columns of the matrix that tile column j covers."""
@@ -177,6 +183,8 @@ class TiledMatrix:
         """The transposed matrix, tile (i, j) a transposed view of tile (j, i). Nothing is copied."""
         if self._transpose_of is not None:
             return self._transpose_of
+        if self.height != self.tile_size:
+            raise ValueError("tiles that are not square have no transpose")
         base = self._base if self.packed else self._base.T
         transposed = TiledMatrix(self.shape[::-1], self.tile_size, self.dtype, base, packed=self.packed)
         transposed._transpose_of = self
@@ -281,8 +289,10 @@ def _extents(shape: Any) -> tuple[int, int]:
     return rows, columns
 
 
-def _from_base(shape: tuple[int, int], tile_size: int, dtype: Any, base: np.ndarray, packed: bool) -> TiledMatrix:
-    return TiledMatrix(shape, tile_size, dtype, base, packed=packed)
+def _from_base(
+    shape: tuple[int, int], tile_size: int, dtype: Any, base: np.ndarray, packed: bool, height: int | None = None
+) -> TiledMatrix:
+    return TiledMatrix(shape, tile_size, dtype, base, packed=packed, height=height)
 
 
 def _transposed(matrix: TiledMatrix) -> TiledMatrix:

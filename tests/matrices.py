@@ -177,6 +177,16 @@ def inverse_ratio(a, inverse):
     return norm1(np.eye(n) - a @ inverse) / (n * norm1(a) * norm1(inverse) * u) if n else 0.0
 
 
+def qr_ratio(a, q, r):
+    """The larger of ||R - Q^H A||_1 / (m ||A||_1 u) and ||I - Q^H Q||_1 / (m u)  [LAPACK ``dqrt01``]."""
+    m, u, wide = max(a.shape), roundoff(a.dtype), complex if a.dtype.kind == "c" else float
+    scale = 2.0 ** -round(np.log2(norm1(a) or 1))  # a power of two: exact, and no product overflows
+    a, r, q = a.astype(wide) * scale, r.astype(wide) * scale, q.astype(wide)
+    residual = norm1(q.conj().T @ a - r)
+    orthogonal = norm1(np.eye(q.shape[1]) - q.conj().T @ q) / (max(m, 1) * u)
+    return max(residual / (m * norm1(a) * u) if residual else 0.0, orthogonal)
+
+
 def wilkinson(n, c=1.0):
     """1 on the diagonal and in the last column, -c below: partial pivoting exchanges nothing, growth (1 + c)^(n-1)."""
     a = np.eye(n) - c * np.tril(np.ones((n, n)), -1)

@@ -17,6 +17,7 @@ __all__ = ["BENCHMARKS", "COMMANDS", "main"]
 COMMANDS = {
     "cholesky": ("tilewright.cli.cholesky", "Factor a symmetric positive definite matrix and say how it went."),
     "lu": ("tilewright.cli.lu", "Factor a general matrix with row exchanges and say how it went."),
+    "qr": ("tilewright.cli.qr", "Factor a matrix by reflections and say how it went."),
     "solve": ("tilewright.cli.solve", "Solve a positive definite system to FP64 accuracy and say how."),
     "dag": ("tilewright.cli.cholesky", "Draw task graphs; no data needed."),
     "info": ("tilewright.cli.info", "What is installed, which BLAS is used, which kernels and engines there are."),
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "tiles": ("tilewright.benchmarks.tiles", "Every sensible tile size of Cholesky beside the one that is chosen."),
     "lu": ("tilewright.benchmarks.lu", "Tiled LU beside scipy, torch and dask, and beside dgemm."),
     "eig": ("tilewright.benchmarks.eig", "Eigenvalues and singular values beside scipy, torch and dask."),
+    "qr": ("tilewright.benchmarks.qr", "Tile QR and TSQR beside scipy, numpy, torch and dask, and beside dgemm."),
     "solve": ("tilewright.benchmarks.solve", "FP64 answers beside scipy, torch and our FP64 path."),
     "accuracy": ("tilewright.benchmarks.accuracy", "Paths and backward errors over conditions and spectra."),
     "overhead": ("tilewright.benchmarks.overhead", "Time per empty task, beside dask and concurrent.futures."),

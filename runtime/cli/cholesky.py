@@ -19,6 +19,7 @@ from tilewright.cli.common import (
     picture,
     progress,
 )
+from tilewright.cli.qr import TREE, parsed
 from tilewright.host.files import write_text
 from tilewright.kernels.products import ROUTES
 from tilewright.linalg.lu_graph import PANELS, PIVOTING, UPDATES
@@ -157,6 +158,53 @@ def dag_lu(
     with one_sentence():
         graph = lu_graph(nt if mt is None else mt, nt, pivoting, update, ranks=ranks, panel=panel)
     _draw(graph, svg, png, dot, html)
+
+
+@dag.command("qr")
+@click.option("--mt", type=click.IntRange(min=0), help="Rows of tiles.  [default: nt]")
+@click.option("--nt", type=click.IntRange(min=0), default=4, show_default=True, help="Columns of tiles.")
+@click.option("--tree", default="greedy", show_default=True, help=TREE)
+@click.option("--ranks", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of ranks.")
+@output("--svg", suffixes=[".svg"], help="Write a picture here.")
+@output("--png", suffixes=[".png"], help="Write a picture here.")
+@output("--dot", suffixes=[".dot", ".gv"], help="Write Graphviz's DOT here.")
+@output("--html", suffixes=[".html"], help="Write an interactive page here.")
+def dag_qr(
+    mt: int | None, nt: int, tree: str, ranks: int, svg: Path | None, png: Path | None, dot: Path | None,
+    html: Path | None,
+) -> None:  # fmt: skip
+    """The task graph of tile QR: DOT on standard output, or files; and who eliminates each tile."""
+    from tilewright.linalg.qr_graph import qr_graph
+    from tilewright.linalg.trees import eliminations, normal, picture
+
+    rows = nt if mt is None else mt
+    with one_sentence():
+        graph = qr_graph(rows, nt, parsed(tree), ranks=ranks)
+        if tree != "panel" and rows * nt <= 1000:
+            click.echo(picture(eliminations(normal(parsed(tree)), rows, nt, ranks), rows, nt), err=True)
+    _draw(graph, svg, png, dot, html)
+
+
+@dag.command("trees")
+@click.option("--nt", default="1,4,16", show_default=True, help="Columns of tiles, with commas: one panel each.")
+@picture("--plot", help="Draw it here.")
+def dag_trees(nt: str, plot: Path | None) -> None:
+    """Critical paths of QR by tree, over rows of tiles: a table, or a picture."""
+    from tilewright.linalg.qr_graph import qr_graph
+    from tilewright.linalg.trees import TREES
+
+    with one_sentence():
+        columns = [int(word) for word in nt.split(",")]
+        if plot:
+            from tilewright.plot.trees import figure
+
+            figure(plot, columns)
+            return
+        for q in columns:
+            click.echo(f"{'p x q':>8} " + " ".join(f"{tree:>10}" for tree in TREES))
+            for p in (p for p in (1, 2, 4, 8, 16, 32, 40) if p >= q):
+                lengths = (qr_graph(p, q, tree).critical_path().length for tree in TREES)
+                click.echo(f"{p:>4} x {q:<2}" + " ".join(f"{length:>10g}" for length in lengths))
 
 
 def _draw(graph: TaskGraph, svg: Path | None, png: Path | None, dot: Path | None, html: Path | None) -> None:

@@ -12,19 +12,27 @@ import click
 from tilewright.backends import BACKENDS
 from tilewright.backends.gpu.accelerators import ACCELERATION
 from tilewright.cli.common import Extents, Scheduler, one_sentence, output, picture, progress, together
+from tilewright.cli.qr import TREE, parsed
 from tilewright.distribution import BlockCyclic
 from tilewright.graph import TaskGraph
 from tilewright.host.files import replacing
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.lu_graph import lu_graph
+from tilewright.linalg.qr_graph import qr_graph
 from tilewright.machine import Machine
 
 __all__ = ["compare", "report", "simulate"]
 
-ALGORITHMS: dict[str, Callable[[int, int], TaskGraph]] = {
-    "cholesky": lambda nt, nb: cholesky_graph(nt),
-    "lu": lambda nt, nb: lu_graph(nt, nt, shape=(nt * nb, nt * nb), tile_size=nb),
+ALGORITHMS: dict[str, Callable[..., TaskGraph]] = {
+    "cholesky": lambda nt, nb, **_: cholesky_graph(nt),
+    "lu": lambda nt, nb, **_: lu_graph(nt, nt, shape=(nt * nb, nt * nb), tile_size=nb),
+    "qr": lambda nt, nb, mt, tree: _qr(nt if mt is None else mt, nt, nb, tree),
 }
+
+
+def _qr(mt: int, nt: int, nb: int, tree: str) -> TaskGraph:
+    return qr_graph(mt, nt, parsed(tree), shape=(mt * nb, nt * nb), tile_size=nb)
+
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -34,7 +42,8 @@ def _planned(command: F) -> F:
 
     @functools.wraps(command)
     def call(
-        *, algorithm: str, nt: int, tile_size: int, ranks: int, grid: tuple[int, int] | None, gpus: int,
+        *, algorithm: str, nt: int, mt: int | None, tree: str, tile_size: int, ranks: int,
+        grid: tuple[int, int] | None, gpus: int,
         alpha: float | None, beta: float | None, gamma: float | None, calibrate: bool, **options: Any,
     ) -> None:  # fmt: skip
         if grid is not None and grid[0] * grid[1] != ranks:
@@ -48,14 +57,17 @@ def _planned(command: F) -> F:
                 **{name: value for name, value in given.items() if value is not None},
             )  # fmt: skip
             owner = None if grid is None else BlockCyclic(*grid)
-            command(graph=ALGORITHMS[algorithm](nt, tile_size), machine=machine, owner=owner, **options)
+            graph = ALGORITHMS[algorithm](nt, tile_size, mt=mt, tree=tree)
+            command(graph=graph, machine=machine, owner=owner, **options)
 
     return _PLANNED(call)  # type: ignore[return-value] # wraps keeps what click knows of the command
 
 
 _PLANNED = together(
     click.argument("algorithm", type=click.Choice(list(ALGORITHMS))),
-    click.option("--nt", type=click.IntRange(0), default=16, show_default=True, help="Tiles a side."),
+    click.option("--nt", type=click.IntRange(0), default=16, show_default=True, help="Columns of tiles."),
+    click.option("--mt", type=click.IntRange(0), help="Rows of tiles, of qr.  [default: nt]"),
+    click.option("--tree", default="greedy", show_default=True, help=TREE),
     click.option("--tile-size", type=click.IntRange(1), default=256, show_default=True, help="Rows of a tile, nb."),
     click.option("--ranks", type=click.IntRange(1), default=1, show_default=True),
     click.option("--grid", type=Extents(2), metavar="PxQ", help="Block-cyclic owners; else policies place tasks."),

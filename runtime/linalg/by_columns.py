@@ -9,6 +9,7 @@ import numpy as np
 from tilewright.arguments import like
 from tilewright.kernels.columns import column_ld
 from tilewright.linalg.matrix import Matrix
+from tilewright.linalg.tall import cut
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["ByColumns"]
@@ -46,15 +47,32 @@ class ByColumns(Matrix):
             return tiles
         return TiledMatrix.view(tiles.to_numpy().astype(dtype, order="F"), tile_size)
 
+    def source(self, tile_size: int, height: int | None = None) -> TiledMatrix:
+        """The tiles to read; ``height`` rows in each of an array, if they are not square."""
+        tiles = super().source(tile_size)
+        if height not in (None, tile_size) and not self.tiled:
+            self.tiles = tiles = cut(self.array, height or tile_size, tile_size)
+        return tiles
+
     def target(self) -> TiledMatrix:
         """The tiles that become the result, by columns, after `source`: the source itself in place, else new ones."""
         if self.in_place:
             return self.tiles
         return self.room(self.shape[1])
 
+    def new(self, shape: tuple[int, int], height: int, width: int, dtype: Any = None) -> TiledMatrix:
+        """Zeros by columns, in tiles of that many rows and columns, in memory that is taken as it is written."""
+        return cut(np.zeros(shape, self.dtype if dtype is None else dtype, "F"), height, width)
+
+    def given_back(self, tiles: TiledMatrix) -> Any:
+        """What `new` made, in the kind that was given."""
+        square = tiles.height == tiles.tile_size
+        return tiles if self.tiled and square else like(tiles.to_numpy(), self.given)
+
     def room(self, columns: int) -> TiledMatrix:
         """Memory by columns, with as many rows as the matrix, to be written before it is read."""
-        return TiledMatrix.view(np.empty((self.shape[0], columns), self.dtype, "F"), self.tiles.tile_size)
+        room = np.empty((self.shape[0], columns), self.dtype, "F")
+        return cut(room, self.tiles.height, self.tiles.tile_size)
 
     def result(self, target: TiledMatrix) -> Any:
         """The result in the kind that was given."""

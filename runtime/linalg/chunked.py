@@ -36,30 +36,33 @@ class Chunks:
         Whether the matrix is square and only a triangle of it is read; else all of it is.
     order
         Of the tiles of the result.
+    what
+        Its name.
     """
 
     in_place = turned = clear = False
 
     def __init__(
         self, a: Any, engine: Any, workers: int | None, *, lower: bool = True, overwrite: bool = False,
-        triangle: bool = True, order: str = "C",
+        triangle: bool = True, order: str = "C", what: str = "the matrix a",
     ) -> None:  # fmt: skip
-        self.given, self.lower, self.triangle, self.order = a, lower, triangle, order
-        self.shape = _check(a, overwrite, triangle)
+        self.given, self.lower, self.triangle, self.order, self.what = a, lower, triangle, order, what
+        self.shape = _check(a, overwrite, triangle, what)
         self.n = self.shape[0]
         self.dtype = factor_dtype(a.dtype)
         self.client = engine.client(engine.workers(workers))
         self.tile_size = _chunk_size(a)
         """The extent of the chunks, if they are good tiles as they are."""
 
-    def source(self, tile_size: int) -> RemoteTiles:
-        """The tiles to read, cut into squares by Dask; of a triangle the lower one."""
+    def source(self, tile_size: int, height: int | None = None) -> RemoteTiles:
+        """The tiles to read, cut by Dask into squares, or blocks of ``height`` rows; of a triangle the lower one."""
         from tilewright.backends.dask.remote import Piece, RemoteTiles
 
         a = self.given if self.lower else self.given.T
-        self.tiles = S = RemoteTiles(self.shape, tile_size, self.dtype, order="C" if self.lower else "F")
+        order = "C" if self.lower else "F"
+        self.tiles = S = RemoteTiles(self.shape, tile_size, self.dtype, order=order, height=height)
         places = [(i, j) for i, j in S if i >= j or not self.triangle]
-        chunks = a.astype(self.dtype, copy=False).rechunk((tile_size, tile_size))
+        chunks = a.astype(self.dtype, copy=False).rechunk((S.height, tile_size))
         graph = chunks.__dask_graph__()
         tiles = {place: graph[chunks.name, *place] for place in places}
         missing = [place for place, tile in tiles.items() if not self._is_there(tile)]
@@ -74,31 +77,40 @@ class Chunks:
         from tilewright.backends.dask.remote import RemoteTiles
 
         S = self.tiles
-        return RemoteTiles(S.shape, S.tile_size, dtype or S.dtype, order=self.order, upper=not self.lower)
+        return RemoteTiles(
+            S.shape, S.tile_size, dtype or S.dtype, order=self.order, upper=not self.lower, height=S.height
+        )
+
+    def new(
+        self, shape: tuple[int, int], height: int, width: int, dtype: Any = None, order: str | None = None
+    ) -> RemoteTiles:
+        """Tiles of any shape that stay where they are made."""
+        from tilewright.backends.dask.remote import RemoteTiles
+
+        return RemoteTiles(shape, width, dtype or self.dtype, order=order or self.order, height=height)
+
+    def given_back(self, tiles: RemoteTiles) -> Any:
+        """What `new` made as a dask.array: in the chunks that were given where an extent is as there."""
+        array = self.made(tiles)
+        pairs = zip(array.chunks, self.given.chunks, array.shape, self.given.shape, strict=True)
+        return array.rechunk(tuple(there if m == n else here for here, there, m, n in pairs))
+
+    @property
+    def chunk_rows(self) -> int | None:
+        """The rows of all chunks but the last, if there is one chunk of columns."""
+        rows, columns = self.given.chunks
+        regular = len(columns) == 1 and rows and set(rows[:-1]) <= {rows[0]} and rows[-1] <= rows[0]
+        return int(rows[0]) if regular and rows[0] else None
 
     def result(self, target: RemoteTiles) -> Any:
         """A dask.array with the chunks that were given."""
         return self.made(target).rechunk(self.given.chunks)
 
     def made(self, target: RemoteTiles) -> Any:
-        """Tiles of any shape as a dask.array.
+        """Tiles of any shape as a dask.array, whose chunks they are.
 
         On the kept cluster nobody but its client can compute it, so that becomes Dask's current one.
         """
-        from tilewright.backends.dask import client as clients
-
-        if self.client is clients.kept_client():
-            clients.make_current(self.client)
-        return to_dask(target)
-
-    def room(self, shape: tuple[int, int], tile_size: int, dtype: Any, order: str = "C") -> RemoteTiles:
-        """Tiles of another shape that a run is to make, where they are made."""
-        from tilewright.backends.dask.remote import RemoteTiles
-
-        return RemoteTiles(shape, tile_size, dtype, order=order)
-
-    def beside(self, target: RemoteTiles) -> Any:
-        """A dask.array of another shape, whose chunks are its tiles."""
         from tilewright.backends.dask import client as clients
 
         if self.client is clients.kept_client():
@@ -109,7 +121,7 @@ class Chunks:
         """ValueError with the place of the first NaN or infinity of what is read."""
         if self.dtype.kind in "fc":
             hint = "; check_finite=False skips this check" if optional else ""
-            _check_finite(self.client, self.tiles, self.lower, self.triangle, hint)
+            _check_finite(self.client, self.tiles, self.lower, self.triangle, hint, self.what)
 
     def check_diagonal(self, what: str) -> None:
         """Nothing: the kernel that meets a zero there says so."""
@@ -121,19 +133,19 @@ class Chunks:
         return isinstance(node, Future) and node.client is self.client and node.status in ("pending", "finished")
 
 
-def _check(a: Any, overwrite: bool, square: bool) -> tuple[int, int]:
+def _check(a: Any, overwrite: bool, square: bool, what: str) -> tuple[int, int]:
     """The shape of the matrix."""
     if a.ndim != 2:
-        raise ValueError(f"the matrix a must be 2-D, not of shape {a.shape}")
+        raise ValueError(f"{what} must be 2-D, not of shape {a.shape}")
     if any(np.isnan(extent) for extent in a.shape):
         raise ValueError("the dask.array does not know its chunk sizes; call compute_chunk_sizes() on it first")
     if square and a.shape[0] != a.shape[1]:
-        raise ValueError(f"the matrix a must be square, not {a.shape[0]} x {a.shape[1]}")
+        raise ValueError(f"{what} must be square, not {a.shape[0]} x {a.shape[1]}")
     kind = type(a._meta)
     if issubclass(kind, np.ma.MaskedArray):
-        raise ValueError("the matrix a has masked chunks; say what is masked with dask.array.ma.filled(a, value)")
+        raise ValueError(f"{what} has masked chunks; say what is masked with dask.array.ma.filled(a, value)")
     if kind is not np.ndarray:
-        raise TypeError(f"the chunks of the matrix a are {kind.__name__}s, not NumPy arrays; convert them with "
+        raise TypeError(f"the chunks of {what} are {kind.__name__}s, not NumPy arrays; convert them with "
                         f"a.map_blocks(...)")  # fmt: skip
     if overwrite:
         raise ValueError("a dask.array cannot be overwritten; pass overwrite_a=False")
@@ -148,7 +160,7 @@ def _chunk_size(a: Any) -> int | None:
     return int(size) if regular and size in SIZES else None
 
 
-def _check_finite(client: Any, tiles: Any, lower: bool, triangle: bool, hint: str) -> None:
+def _check_finite(client: Any, tiles: Any, lower: bool, triangle: bool, hint: str, what: str) -> None:
     """ValueError with the place of the first NaN or infinity of what is read, row by row of tiles."""
     found = client.gather([
         client.submit(_first_not_finite, piece.future, triangle and i == j, pure=False)
@@ -158,7 +170,7 @@ def _check_finite(client: Any, tiles: Any, lower: bool, triangle: bool, hint: st
         if place is not None:
             row, column = place[0] + tiles.rows(i).start, place[1] + tiles.columns(j).start
             row, column = (row, column) if lower else (column, row)
-            raise ValueError(f"the matrix a has a NaN or infinity at ({row}, {column}){hint}")
+            raise ValueError(f"{what} has a NaN or infinity at ({row}, {column}){hint}")
 
 
 def _first_not_finite(tile: np.ndarray, diagonal: bool) -> tuple[int, int] | None:

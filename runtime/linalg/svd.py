@@ -199,5 +199,5 @@ def place_for(call: Call, matrix: Any, shape: tuple[int, int], nb: int) -> Any:
 def columns_like(call: Call, matrix: Any, target: Any) -> Any:
     """That result in the kind that the matrix was."""
     if call.chunked:
-        return matrix.beside(target)
+        return matrix.made(target)
     return target if matrix.tiled else like(target.to_numpy(), matrix.given)

@@ -211,6 +211,17 @@ CALLS = {
                check_finite="flag", p_indices="flag", return_run="flag"),
     "lu_solve": Call(tw.lu_solve, lambda: dict(lu_and_piv=tw.lu_factor(spd()), b=np.ones(8)), lu_and_piv="data",
                      b="matrix", trans="natural", check_finite="flag", **ENGINE, return_run="flag"),
+    "qr_graph": Call(tw.qr_graph, lambda: dict(mt=2, nt=2), mt="natural", nt="natural", tree="name", ranks="count",
+                     shape="data+None", tile_size="count?", ib="count?", dtype="name"),
+    "qr": Call(tw.qr, lambda: dict(a=spd(), tile_size=4), a="matrix", mode="name", tree="name", positive="flag",
+               overwrite_a="flag", check_finite="flag", **ENGINE | {"backend": "name?"}, return_run="flag",
+               progress="flag~function~class"),
+    "qr_factor": Call(tw.qr_factor, lambda: dict(a=spd(), tile_size=4), a="matrix", tree="name", positive="flag",
+                      overwrite_a="flag", check_finite="flag", **ENGINE | {"backend": "name?"}, return_run="flag",
+                      progress="flag~function~class"),
+    "lstsq": Call(tw.lstsq, lambda: dict(a=spd(), b=np.ones(8), tile_size=4), a="matrix", b="matrix", cond="real?",
+                  lapack_driver="name", tree="name", check_finite="flag", **ENGINE | {"backend": "name?"},
+                  return_run="flag", progress="flag~function~class"),
     "inv": Call(tw.inv, lambda: dict(a=spd(), tile_size=4), a="matrix", overwrite_a="flag", check_finite="flag",
                 pivoting="name?", threshold="share?", **ENGINE, return_run="flag"),
     "det": Call(tw.det, lambda: dict(a=spd(), tile_size=4), a="matrix", overwrite_a="flag", check_finite="flag"),
@@ -324,7 +335,7 @@ CALLS = {
 
 RECORDS = {
     "tilewright": {
-        "AccuracyError", "AccuracyWarning", "Expression", "LUFactor", "MissingDataError", "NotPositiveDefiniteError", "RankDied", "SchedulerError",
+        "AccuracyError", "AccuracyWarning", "Expression", "LUFactor", "MissingDataError", "NotPositiveDefiniteError", "QRFactor", "RankDied", "SchedulerError",
         "SingularMatrixError", "WorkerDied",
         "Bounds", "CriticalPath", "Message", "MessageRecord", "Prepared", "Run", "SolveInfo", "Task", "TaskRecord",
         "Trace", "Access", "Handle",

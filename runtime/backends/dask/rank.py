@@ -203,9 +203,9 @@ def _planned(share: Share) -> tuple[TaskGraph, dict[str, Any], dict[Handle, Any]
     return graph, families, outlines, plan
 
 
-def outline_family(shape: tuple[int, int], tile_size: int, dtype: str, order: str) -> TiledMatrix:
+def outline_family(shape: tuple[int, int], tile_size: int, height: int, dtype: str, order: str) -> TiledMatrix:
     """A tiled matrix of which only the shape is here."""
-    return TiledMatrix(shape, tile_size, dtype, Outline.of(shape, dtype), packed=False)
+    return TiledMatrix(shape, tile_size, dtype, Outline.of(shape, dtype), packed=False, height=height)
 
 
 def _provide(rooms: list[Handle], store: Store, orders: dict[str, Any]) -> None:

@@ -56,9 +56,10 @@ class RemoteTiles(TiledMatrix):
     """
 
     def __init__(
-        self, shape: tuple[int, int], tile_size: int, dtype: Any, order: str = "C", *, upper: bool = False
-    ) -> None:
-        super().__init__(shape, tile_size, dtype, Outline.of(shape, dtype), packed=False)
+        self, shape: tuple[int, int], tile_size: int, dtype: Any, order: str = "C", *, upper: bool = False,
+        height: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(shape, tile_size, dtype, Outline.of(shape, dtype), packed=False, height=height)
         self.order = order
         """The memory order of new tiles."""
         self.pieces: dict[tuple[int, int], Piece] = {}

@@ -166,10 +166,10 @@ def _word(name: str) -> str:
 # ------------------------------------------------------------------ data
 
 
-def families_of(store: Store) -> dict[str, tuple[tuple[int, int], int, str, str]]:
-    """Shape, tile size, dtype and order of each tiled matrix: what a worker has to know of tiles elsewhere."""
+def families_of(store: Store) -> dict[str, tuple[tuple[int, int], int, int, str, str]]:
+    """Shape, extents of tiles, dtype, order of each tiled matrix: what a worker has to know of tiles elsewhere."""
     return {
-        name: (family.shape, family.tile_size, family.dtype.str, _order(family))
+        name: (family.shape, family.tile_size, family.height, family.dtype.str, _order(family))
         for name, family in store.families.items()
         if isinstance(family, TiledMatrix)
     }

@@ -1,0 +1,100 @@
+"""``tilewright qr``: factor a matrix by reflections and say how it went."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+
+from tilewright.cli.common import DTYPES, as_json, engine_options, one_sentence, order_and_file, output, progress
+
+__all__ = ["TREE", "parsed", "qr"]
+
+TREE = "Of qr: panel, flat, flat-tt, binary, greedy, fibonacci, or hierarchical:A,LOW,HIGH[,fixed]."
+
+
+def parsed(tree: str) -> Any:
+    """The tree of an option: a name, or ``hierarchical:4,greedy,binary`` as a tuple."""
+    name, colon, parts = tree.partition(":")
+    if not colon:
+        return tree
+    a, *words = parts.split(",")
+    return (name, int(a) if a.strip().isdigit() else a, *words)
+
+
+@click.command()
+@order_and_file
+@click.option("--rows", type=click.IntRange(min=0), help="Rows of the random matrix.  [default: n]")
+@click.option("--dtype", type=click.Choice(DTYPES), help="[default: the file's, or float64]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random matrix.")
+@click.option("--tree", default="auto", show_default=True, help=f"auto, or {TREE[7:]}")
+@click.option("--positive", is_flag=True, help="Make the diagonal of R positive.")
+@engine_options
+@click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Runs; the median counts.")
+@output("--trace", suffixes=[".json"], help="Write the trace here, for ui.perfetto.dev.")
+@as_json
+@progress
+def qr(
+    n: int | None, matrix: Path | None, rows: int | None, dtype: str | None, seed: int, tree: str, positive: bool,
+    tile_size: int | None, backend: str, scheduler: str, workers: int | None, repeat: int, trace: Path | None,
+    as_json: bool, progress: bool,
+) -> None:  # fmt: skip
+    """Factor a matrix, A = Q R, and say how it went: LAPACK's two ratios, of the residual and of Q^H Q."""
+    import numpy as np
+
+    import tilewright as tw
+    from tilewright.linalg.gallery import load_matrix
+    from tilewright.linalg.residual import unit_roundoff
+
+    with one_sentence():
+        if matrix is None:
+            rng = np.random.default_rng(seed)
+            order = 4096 if n is None else n
+            a = rng.standard_normal((order if rows is None else rows, order)).astype(dtype or "float64")
+            if a.dtype.kind == "c":
+                a = a + 1j * rng.standard_normal(a.shape).astype(a.real.dtype)
+        else:
+            a = load_matrix(matrix)
+            a = a.astype(dtype or ("float64" if a.dtype.kind in "biu" else a.dtype), copy=False)
+        how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers}
+        seconds = []
+        for _ in range(repeat):
+            factor = tw.qr_factor(a, tile_size=tile_size, tree=parsed(tree), positive=positive, progress=progress,
+                                  **how)  # fmt: skip
+            seconds.append(factor.run.makespan)
+        run = factor.run
+        if trace:
+            run.trace.to_perfetto(trace)
+        (m, k), u = a.shape, unit_roundoff(a.dtype)
+        q = factor.explicit()
+        norm = float(np.abs(a).sum(axis=0).max(initial=0))
+        off = float(np.abs(q @ factor.R - a).sum(axis=0).max(initial=0))
+        residual = off / (max(m, k, 1) * norm * u) if off else 0.0
+        other = np.abs(q.conj().T @ q - np.eye(q.shape[1])).sum(axis=0).max(initial=0)
+        orthogonality = float(other) / (max(m, k, 1) * u)
+        result: dict[str, Any] = {
+            "shape": [m, k], "dtype": str(a.dtype), "tile_size": factor.tile_size, "tree": str(factor.tree),
+            "tasks": len(run.graph), "backend": run.backend, "workers": run.workers, "seconds": median(seconds),
+            "gflops": run.flops / median(seconds) / 1e9 if median(seconds) else 0.0, "messages": run.messages,
+            "source": str(matrix) if matrix else f"random, seed {seed}", "residual": residual,
+            "orthogonality": orthogonality, "passed": bool(residual < 30 and orthogonality < 30),
+        }  # fmt: skip
+    click.echo(json.dumps(result) if as_json else _text(result))
+    if not result["passed"]:
+        raise click.exceptions.Exit(1)
+
+
+def _text(result: dict[str, Any]) -> str:
+    m, n = result["shape"]
+    verdict = "passes" if result["passed"] else "does not pass"
+    return "\n".join([
+        f"qr        {m} x {n}, {result['dtype']}, {result['source']}",
+        f"run       {result['tasks']} tasks, tree {result['tree']}, tiles of {result['tile_size']}, "
+        f"{result['backend']}, {result['workers']} workers, {result['messages']} messages",
+        f"time      {result['seconds']:.4g} s, {result['gflops']:.4g} GFLOP/s",
+        f"ratios    {result['residual']:.2g} of Q R - A, {result['orthogonality']:.2g} of Q^H Q - I, of LAPACK's test "
+        f"(< 30): {verdict}",
+    ])  # fmt: skip

@@ -1,0 +1,88 @@
+"""How a matrix is factored by QR, by rule: the tree and the tiles. Bits depend on them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tilewright.linalg.qr_graph import Plan, inner_block
+from tilewright.linalg.trees import PANEL, Tree, normal
+from tilewright.linalg.tuning import STEP
+
+__all__ = ["AUTO", "qr_plan"]
+
+AUTO = "auto"
+
+_LEAF = 1 << 21
+"""Bytes of a row block of a tall matrix: what the second level of a cache holds, so that memory is read once."""
+
+_TALL = 16
+"""Rows a column from which a matrix of few columns is cut into row blocks."""
+
+_NARROW = 256
+"""Columns of one tile at most."""
+
+
+def qr_plan(
+    m: int, n: int, dtype: Any, *, workers: int, here: bool, ranks: int = 1, tree: Any = AUTO,
+    tile_size: int | None = None, cut: int | None = None, rows: int | None = None, square: bool = False,
+) -> Plan:  # fmt: skip
+    """The plan for an m x n matrix.
+
+    Few columns of many rows: one column of row blocks and a binary tree (TSQR), which reads memory once. Otherwise in
+    one process panels as long as there are block columns enough for the workers, about 0.44 of them each, as all but
+    2 % of their time is in products of matrices; else domains of four tiles under a greedy tree, which feed more.
+
+    Parameters
+    ----------
+    here
+        Whether all tiles are in this process.
+    ranks
+        Over which tile rows are dealt out.
+    tree, tile_size
+        As the caller said.
+    cut
+        Rows of the tiles that are there already.
+    rows
+        Of row blocks that are there already.
+    square
+        Whether tiles have to be square.
+
+    Examples
+    --------
+    >>> plan = qr_plan(10**6, 64, "float64", workers=2, here=True)
+    >>> plan.tree, plan.height, plan.width, plan.mt
+    ('binary', 4096, 64, 245)
+    >>> [qr_plan(n, n, "float64", workers=w, here=True)[2:6:3] for n, w in ((100, 2), (4096, 2), (4096, 64))]
+    [(100, 'panel'), (256, 'panel'), (256, ('hierarchical', 4, 'greedy', 'binary', 'rolling'))]
+    """
+    import numpy as np
+
+    item = np.dtype(dtype).itemsize
+    given = tile_size if tile_size is not None else cut
+    chosen = None if isinstance(tree, str) and tree == AUTO else normal(tree)
+    if given is None and not square and chosen != PANEL and 0 < n <= _NARROW and m >= _TALL * n:
+        height = max(_LEAF // (item * n) // STEP * STEP, 2 * n)
+        height = rows if rows is not None and n <= rows <= 16 * height else height
+        return Plan(m, n, min(height, m), n, inner_block(n), chosen or _tall_tree(ranks), ranks, str(dtype))
+    nb = given or _tile_size(min(m, n), workers)
+    panels = -(-min(m, n) // nb)
+    if chosen is None:
+        few = workers <= max(1, 0.44 * panels) or (panels <= 1 and m <= 4 * nb)
+        chosen = PANEL if here and few else _wide_tree(ranks)
+    return Plan(m, n, nb, nb, inner_block(nb), chosen, ranks, str(dtype))
+
+
+def _tall_tree(ranks: int) -> Tree:
+    return "binary" if ranks == 1 else normal(("hierarchical", 1, "binary", "binary"))
+
+
+def _wide_tree(ranks: int) -> Tree:
+    return normal(("hierarchical", 4, "greedy", "binary"))
+
+
+def _tile_size(k: int, workers: int) -> int:
+    if k <= _NARROW:
+        return max(k, 1)
+    wanted = min(max(k / max(10, math.ceil(math.sqrt(18 * workers))), 128), 256)
+    return math.ceil(k / math.ceil(k / wanted) / STEP) * STEP
