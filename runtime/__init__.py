@@ -50,6 +50,7 @@ if _checking:
     from tilewright.comm.matvec import DenseOperator, matvec
     from tilewright.comm.solve import cg
     from tilewright.comm.sparse import SparseOperator
+    from tilewright.studies.imported import read_graph
 
 __version__ = _version("tilewright")
 
@@ -116,6 +117,7 @@ __all__ = [
     "norm",
     "plot",
     "prepare",
+    "read_graph",
     "run",
     "simulate",
     "slogdet",
@@ -138,6 +140,7 @@ _NAMES = {
     "SparseOperator": "tilewright.comm.sparse",
     "cg": "tilewright.comm.solve",
     "matvec": "tilewright.comm.matvec",
+    "read_graph": "tilewright.studies.imported",
 }
 
 

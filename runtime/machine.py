@@ -117,6 +117,10 @@ class Machine:
         if self.shape is not None:
             function(self.shape, "Machine: shape")
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return str(upstairs("plot.cards:machine")(self))
+
     def replace(self, **changes: Any) -> Machine:
         """The same machine with some fields changed."""
         return dataclasses.replace(self, **changes)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.arguments import dense, numeric
+from tilewright.door import upstairs
 from tilewright.graph import Handle
 from tilewright.scalars import positive, whole
 
@@ -195,6 +196,10 @@ class TiledMatrix:
     @property
     def writeable(self) -> bool:
         return bool(self._base.flags.writeable)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return str(upstairs("plot.cards:tiles")(self))
 
     def __repr__(self) -> str:
         kind = "packed" if self.packed else "view"
