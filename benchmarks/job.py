@@ -81,6 +81,8 @@ def cholesky_job(
         "makespan": run.makespan,
         "bounds": {"area": run.bounds.area, "critical_path": run.bounds.critical_path},
         "efficiency": run.efficiency,
+        "of_bound": run.of_bound,
+        "verdict": str(run.verdict),
         "idle": run.idle,
         "tasks": len(run.graph),
         "ops": {op: {"tasks": count, "seconds": total} for op, (count, total) in run.trace.by_op().items()},

@@ -13,7 +13,7 @@ from typing import Any
 
 import tilewright as tw
 from tilewright.plot.canvas import new_figure, save
-from tilewright.plot.palette import LINES
+from tilewright.plot.palette import CAUSES, LINES
 
 __all__ = ["NODE", "draw", "study"]
 
@@ -39,9 +39,10 @@ def study(tiles: Sequence[int]) -> Iterator[Record]:
                 yield {
                     "case": "scaling", "nt": nt, "n": TILE * nt, "tasks": len(graph), "scheduler": policy,
                     "ranks": ranks, "cores": run.workers, "makespan": run.makespan, "gflops": run.gflops,
-                    "lower": run.bounds.lower, "efficiency": run.bounds.area / run.makespan,
-                    "dependencies": idle.dependencies / available, "communication": idle.communication / available,
-                    "startup_and_tail": (idle.startup + idle.tail) / available,
+                    "lower": run.bounds.lower, "efficiency": run.efficiency,
+                    "no_task": idle.no_task / available, "communication": idle.communication / available,
+                    "data": idle.data / available, "overhead": (idle.overhead + idle.startup) / available,
+                    "tail": idle.tail / available,
                     "messages": run.messages, "memory": run.memory, "seconds": seconds,
                 }  # fmt: skip
                 del run
@@ -73,9 +74,11 @@ def draw(records: Sequence[Record], path: Path) -> None:
     line = [r for r in mine if r["nt"] == sizes[len(sizes) // 2] and r["scheduler"] == "critical-path"]
     parts = [
         ("in tasks", "#0072B2", [r["efficiency"] for r in line]),
-        ("dependencies", "#E69F00", [r["dependencies"] for r in line]),
-        ("communication", "#CC79A7", [r["communication"] for r in line]),
-        ("start-up and tail", "#D55E00", [r["startup_and_tail"] for r in line]),
+        ("no task ready", CAUSES["no_task"], [r["no_task"] for r in line]),
+        ("waiting for data", CAUSES["data"], [r["data"] for r in line]),
+        ("communication", CAUSES["communication"], [r["communication"] for r in line]),
+        ("policy", CAUSES["overhead"], [r["overhead"] for r in line]),
+        ("tail", CAUSES["tail"], [r["tail"] for r in line]),
     ]
     below = [0.0] * len(line)
     for name, colour, shares in parts:

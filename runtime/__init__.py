@@ -64,6 +64,7 @@ if _checking:
     from tilewright.comm.matvec import DenseOperator, matvec
     from tilewright.comm.solve import cg
     from tilewright.comm.sparse import SparseOperator
+    from tilewright.studies.imported import read_graph
 
 __version__ = _version("tilewright")
 
@@ -150,6 +151,7 @@ __all__ = [
     "qr_factor",
     "qr_graph",
     "random_spd",
+    "read_graph",
     "run",
     "simulate",
     "slogdet",
@@ -181,6 +183,7 @@ _NAMES = {
     "SparseOperator": "tilewright.comm.sparse",
     "cg": "tilewright.comm.solve",
     "matvec": "tilewright.comm.matvec",
+    "read_graph": "tilewright.studies.imported",
 }
 
 

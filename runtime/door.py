@@ -16,8 +16,10 @@ DOOR = frozenset({
     "plot.dag:LIMIT", "plot.dag:to_dot", "plot.dag:to_png", "plot.dag:to_svg",
     "plot.html:frame", "plot.html:graph_page",
     # a run, drawn, saved, told
-    "plot.gantt:gantt", "plot.gantt:svg", "plot.html:run_page", "runs.saved:save", "runs.text:text", "runs.text:units",
-    "runs.validity:check",
+    "plot.gantt:gantt", "plot.gantt:svg", "plot.html:run_frame", "plot.html:run_page", "runs.saved:save",
+    "runs.text:text", "runs.text:unit_name", "runs.validity:check",
+    # what else a notebook shows
+    "plot.cards:machine", "plot.cards:precision_map", "plot.cards:text", "plot.cards:tiles", "plot.cards:trace",
     # studies and trainings, drawn
     "plot.compare:figure", "plot.html:comparison_page", "plot.html:comparison_table", "plot.scaling:figure",
     "plot.training:figure", "plot.training:page",

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from tilewright.backends import check_call, engine_class, find_engine
 from tilewright.backends.execution.engine import Engine, check_options
 from tilewright.backends.execution.program import Program
-from tilewright.graph import Handle, TaskGraph
+from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.keywords import strict
 from tilewright.machine import A_MACHINE, Machine
+from tilewright.runs.failure import take
 from tilewright.runs.progress import reports
 from tilewright.runs.run import Run, _flops
+from tilewright.runs.trace import Trace
 from tilewright.scalars import instance, positive, whole, worker_count
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
@@ -73,7 +75,7 @@ def run(
         A wrong argument, missing data or data of which the graph uses nothing, before any task runs.
     Exception
         Whatever a task raises, with a note that names the task and the worker. Tasks that have not begun by then
-        never run.
+        never run. Its attribute ``run`` is the `Run` until then, with trace, report and picture.
 
     Examples
     --------
@@ -110,14 +112,24 @@ def run(
         program = engine.bind(graph, data)
         if isinstance(program, Program):
             program.threads_per_task = threads_per_task
+    name = scheduler if isinstance(scheduler, str) else policy.called
+
+    def told(trace: Trace, failed: Task | None = None) -> Run:
+        return Run(
+            graph, trace, engine.name, name, trace.ranks * trace.workers, program.store, engine.model,
+            dict(engine.switches), kernels=program.kernels, failed=failed,
+        )  # fmt: skip
+
     flops = sum(_flops(task, program.store) for task in graph) if progress is True and not engine.virtual else 0.0
     with reports(progress, graph.name, len(graph), flops) as report:
-        trace = engine.execute(program, policy, workers, report)
-    name = scheduler if isinstance(scheduler, str) else policy.called
-    return Run(
-        graph, trace, engine.name, name, trace.ranks * trace.workers, program.store, engine.model,
-        dict(engine.switches), kernels=program.kernels,
-    )  # fmt: skip
+        try:
+            trace = engine.execute(program, policy, workers, report)
+        except BaseException as error:
+            left = take(error)
+            if left is not None:
+                error.run = told(left[0], graph.tasks[left[1]])  # type: ignore[attr-defined]
+            raise
+    return told(trace)
 
 
 def check_plan(graph: Any, machine: Any) -> None:

@@ -679,9 +679,9 @@ class TaskGraph:
         graph.add_edges_from((p, t.index) for t in self.tasks for p in t.predecessors)
         return graph
 
-    def to_dot(self) -> str:
-        """The graph in Graphviz's DOT language, coloured by op, the critical path drawn bold."""
-        return str(upstairs("plot.dag:to_dot")(self))
+    def to_dot(self, *, by: str | Callable[[Task], object] = "op") -> str:
+        """The graph in Graphviz's DOT language, coloured by op or as ``by`` says, the critical path drawn bold."""
+        return str(upstairs("plot.dag:to_dot")(self, by=by))
 
     def to_html(self, path: str | Path | None = None) -> str:
         """The graph as an interactive page that opens offline, also written to ``path``: `tilewright.plot.html`."""
@@ -694,13 +694,22 @@ class TaskGraph:
         """What a notebook shows: the page in a frame of its own."""
         return str(upstairs("plot.html:frame")(self.to_html()))
 
-    def to_svg(self, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None) -> str:
-        """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag.to_svg`."""
-        return str(upstairs("plot.dag:to_svg")(self, path, layout=layout))
+    def to_svg(
+        self, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None,
+        by: str | Callable[[Task], object] = "op",
+    ) -> str:  # fmt: skip
+        """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag.to_svg`.
 
-    def to_png(self, path: str | Path, *, layout: Literal["dot", "layered"] | None = None) -> None:
+        ``by`` is what colours mean: ``"op"``, ``"owner"``, ``"precision"``, ``"step"``, or a function of a task.
+        """
+        return str(upstairs("plot.dag:to_svg")(self, path, layout=layout, by=by))
+
+    def to_png(
+        self, path: str | Path, *, layout: Literal["dot", "layered"] | None = None,
+        by: str | Callable[[Task], object] = "op",
+    ) -> None:  # fmt: skip
         """Write the graph as a PNG. See `tilewright.plot.dag.to_png`."""
-        upstairs("plot.dag:to_png")(self, path, layout=layout)
+        upstairs("plot.dag:to_png")(self, path, layout=layout, by=by)
 
     def _repr_svg_(self) -> str | None:
         """The picture that a notebook shows; None, and so the text, if there are too many tasks to draw."""

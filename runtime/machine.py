@@ -120,6 +120,10 @@ class Machine:
             if getattr(self, name) is not None:
                 function(getattr(self, name), f"Machine: {name}")
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return str(upstairs("plot.cards:machine")(self))
+
     def replace(self, **changes: Any) -> Machine:
         """The same machine with some fields changed."""
         return dataclasses.replace(self, **changes)

@@ -267,6 +267,10 @@ class PrecisionMap:
         width = max((len(name) for row in self._names for name in row), default=0)
         return "\n".join(" ".join(name.ljust(width) for name in row).rstrip() for row in self._names)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the map in colours."""
+        return str(upstairs("plot.cards:precision_map")(self))
+
     def __repr__(self) -> str:
         shares = ", ".join(f"{count} {name}" for name, count in self.counts().items())
         return f"PrecisionMap({self.nt} x {self.nt} tiles: {shares}{self.note and '; ' + self.note})"

@@ -277,6 +277,10 @@ class TiledMatrix:
     def writeable(self) -> bool:
         return bool(self._base.flags.writeable)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return str(upstairs("plot.cards:tiles")(self))
+
     def __repr__(self) -> str:
         kind = "packed" if self.packed else "view"
         return f"TiledMatrix({self.shape[0]} x {self.shape[1]}, tile_size={self.tile_size}, {self.dtype}, {kind})"

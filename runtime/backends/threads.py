@@ -26,6 +26,7 @@ from tilewright.backends.execution.workers import Workers
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
+from tilewright.runs.failure import leave
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import BasePolicy
 
@@ -108,5 +109,7 @@ def work(program: Program, policy: BasePolicy, workers: int, progress: Progress 
         else:
             run.on_threads(progress)
     if run.failures:
-        raise min(run.failures, key=lambda failure: failure[0])[1]
+        number, error = min(run.failures, key=lambda failure: failure[0])
+        leave(error, run.trace(), number)
+        raise error
     return run.trace()

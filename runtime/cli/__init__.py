@@ -3,7 +3,8 @@
 Exit codes: 0 done; 1 the numbers failed (not positive definite, or a LAPACK ratio that does not pass), or ranks did not
 start or died; 2 bad input, a file that cannot be read or written, or a missing optional package; 130 Ctrl-C. What went
 wrong is said in one sentence. Tables go to standard output and progress to standard error; with ``--json``
-standard output has exactly one line, a JSON object.
+standard output has exactly one line, a JSON object; with ``--json FILE`` that goes into the file. What was written is
+said on standard error.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ COMMANDS = {
     "cholesky": ("tilewright.cli.cholesky", "Factor a symmetric positive definite matrix and say how it went."),
     "lu": ("tilewright.cli.lu", "Factor a general matrix with row exchanges and say how it went."),
     "qr": ("tilewright.cli.qr", "Factor a matrix by reflections and say how it went."),
+    "trees": ("tilewright.cli.qr", "Critical paths of QR by tree; who eliminates which tile."),
     "solve": ("tilewright.cli.solve", "Solve a positive definite system to FP64 accuracy and say how."),
-    "dag": ("tilewright.cli.cholesky", "Draw task graphs; no data needed."),
+    "dag": ("tilewright.cli.graphs", "Draw any task graph; no data needed."),
+    "run": ("tilewright.cli.graphs", "Run any task graph on this computer and print what happened."),
     "info": ("tilewright.cli.info", "What is installed, which BLAS is used, which kernels and engines there are."),
     "precision": ("tilewright.cli.precision", "Number formats, what they do to numbers, which products there are."),
-    "compare": ("tilewright.cli.schedulers", "Run one graph under many policies, simulated or measured."),
-    "simulate": ("tilewright.cli.schedulers", "Predict one run and print its bounds and idle times."),
+    "compare": ("tilewright.cli.schedulers", "Run any graph under many policies, simulated or measured."),
+    "simulate": ("tilewright.cli.schedulers", "Predict one run of any graph and print its bounds."),
     "spmv": ("tilewright.cli.spmv", "Multiply a sparse matrix on ranks: words, messages, times, conjugate gradients."),
     "report": ("tilewright.cli.schedulers", "One HTML page of saved runs, side by side."),
     "train": ("tilewright.cli.training", "Train a model in one precision, or in several side by side."),

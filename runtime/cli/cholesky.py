@@ -1,8 +1,7 @@
-"""``tilewright cholesky``: factor a matrix and say how it went. ``tilewright dag``: draw task graphs."""
+"""``tilewright cholesky``: factor a matrix and say how it went."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,9 @@ import click
 from tilewright.cli.common import (
     DTYPES,
     PRECISIONS,
+    Json,
     as_json,
+    emit,
     engine_options,
     one_sentence,
     order_and_file,
@@ -19,17 +20,15 @@ from tilewright.cli.common import (
     picture,
     progress,
 )
-from tilewright.cli.qr import TREE, parsed
 from tilewright.host.files import write_text
 from tilewright.kernels.products import ROUTES
-from tilewright.linalg.lu_graph import PANELS, PIVOTING, UPDATES
 
 if TYPE_CHECKING:
     import numpy as np
 
     from tilewright.graph import TaskGraph
 
-__all__ = ["cholesky", "dag"]
+__all__ = ["cholesky"]
 
 
 @click.command()
@@ -51,7 +50,7 @@ __all__ = ["cholesky", "dag"]
 def cholesky(
     n: int | None, matrix: Path | None, dtype: str | None, seed: int, upper: bool, tile_size: int | None, backend: str,
     scheduler: str, workers: int | None, repeat: int, compare: bool, trace: Path | None, dag: Path | None,
-    gantt: Path | None, as_json: bool, progress: bool, precision: str | None, route: str | None, emulate: bool,
+    gantt: Path | None, as_json: Json, progress: bool, precision: str | None, route: str | None, emulate: bool,
 ) -> None:  # fmt: skip
     """Factor a symmetric positive definite matrix and say how it went."""
     from tilewright.benchmarks.job import cholesky_job
@@ -76,12 +75,13 @@ def cholesky(
 
             draw_gantt(run, gantt)
         result["files"] = {name: str(path) for name, path in files.items() if path}
-    if as_json:
-        click.echo(json.dumps(result))
-    else:
+
+    def show() -> None:
         from tilewright.cli import tables
 
         tables.show_job(result)
+
+    emit(result, as_json, show)
     if not result["passed"]:
         raise click.exceptions.Exit(1)
 
@@ -116,110 +116,3 @@ def _write_graph(graph: TaskGraph, path: Path) -> None:
         graph.to_svg(path)
     else:
         write_text(path, graph.to_dot())
-
-
-@click.group()
-def dag() -> None:
-    """Draw task graphs; no data needed."""
-
-
-@dag.command("cholesky")
-@click.option("--nt", type=click.IntRange(min=0), default=8, show_default=True, help="Rows of tiles.")
-@click.option("--precision", type=click.Choice(PRECISIONS), help="With the conversions for products in this format.")
-@output("--svg", suffixes=[".svg"], help="Write a picture here.")
-@output("--png", suffixes=[".png"], help="Write a picture here.")
-@output("--dot", suffixes=[".dot", ".gv"], help="Write Graphviz's DOT here.")
-@output("--html", suffixes=[".html"], help="Write an interactive page here.")
-def dag_cholesky(
-    nt: int, precision: str | None, svg: Path | None, png: Path | None, dot: Path | None, html: Path | None
-) -> None:  # fmt: skip
-    """The task graph of tiled Cholesky: DOT on standard output, or files."""
-    _draw(_graph(nt, precision), svg, png, dot, html)
-
-
-@dag.command("lu")
-@click.option("--mt", type=click.IntRange(min=0), help="Rows of tiles.  [default: nt]")
-@click.option("--nt", type=click.IntRange(min=0), default=4, show_default=True, help="Columns of tiles.")
-@click.option("--pivoting", type=click.Choice(PIVOTING), default="partial", show_default=True)
-@click.option("--update", type=click.Choice(UPDATES), default="tile", show_default=True)
-@click.option("--panel", type=click.Choice(PANELS), default="single", show_default=True)
-@click.option("--ranks", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of ranks.")
-@output("--svg", suffixes=[".svg"], help="Write a picture here.")
-@output("--png", suffixes=[".png"], help="Write a picture here.")
-@output("--dot", suffixes=[".dot", ".gv"], help="Write Graphviz's DOT here.")
-@output("--html", suffixes=[".html"], help="Write an interactive page here.")
-def dag_lu(
-    mt: int | None, nt: int, pivoting: str, update: str, panel: str, ranks: int, svg: Path | None, png: Path | None,
-    dot: Path | None, html: Path | None,
-) -> None:  # fmt: skip
-    """The task graph of tiled LU: DOT on standard output, or files."""
-    from tilewright.linalg.lu_graph import lu_graph
-
-    with one_sentence():
-        graph = lu_graph(nt if mt is None else mt, nt, pivoting, update, ranks=ranks, panel=panel)
-    _draw(graph, svg, png, dot, html)
-
-
-@dag.command("qr")
-@click.option("--mt", type=click.IntRange(min=0), help="Rows of tiles.  [default: nt]")
-@click.option("--nt", type=click.IntRange(min=0), default=4, show_default=True, help="Columns of tiles.")
-@click.option("--tree", default="greedy", show_default=True, help=TREE)
-@click.option("--ranks", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of ranks.")
-@output("--svg", suffixes=[".svg"], help="Write a picture here.")
-@output("--png", suffixes=[".png"], help="Write a picture here.")
-@output("--dot", suffixes=[".dot", ".gv"], help="Write Graphviz's DOT here.")
-@output("--html", suffixes=[".html"], help="Write an interactive page here.")
-def dag_qr(
-    mt: int | None, nt: int, tree: str, ranks: int, svg: Path | None, png: Path | None, dot: Path | None,
-    html: Path | None,
-) -> None:  # fmt: skip
-    """The task graph of tile QR: DOT on standard output, or files; and who eliminates each tile."""
-    from tilewright.linalg.qr_graph import qr_graph
-    from tilewright.linalg.trees import eliminations, normal, picture
-
-    rows = nt if mt is None else mt
-    with one_sentence():
-        graph = qr_graph(rows, nt, parsed(tree), ranks=ranks)
-        if tree != "panel" and rows * nt <= 1000:
-            click.echo(picture(eliminations(normal(parsed(tree)), rows, nt, ranks), rows, nt), err=True)
-    _draw(graph, svg, png, dot, html)
-
-
-@dag.command("trees")
-@click.option("--nt", default="1,4,16", show_default=True, help="Columns of tiles, with commas: one panel each.")
-@picture("--plot", help="Draw it here.")
-def dag_trees(nt: str, plot: Path | None) -> None:
-    """Critical paths of QR by tree, over rows of tiles: a table, or a picture."""
-    from tilewright.linalg.qr_graph import qr_graph
-    from tilewright.linalg.trees import TREES
-
-    with one_sentence():
-        columns = [int(word) for word in nt.split(",")]
-        if plot:
-            from tilewright.plot.trees import figure
-
-            figure(plot, columns)
-            return
-        for q in columns:
-            click.echo(f"{'p x q':>8} " + " ".join(f"{tree:>10}" for tree in TREES))
-            for p in (p for p in (1, 2, 4, 8, 16, 32, 40) if p >= q):
-                lengths = (qr_graph(p, q, tree).critical_path().length for tree in TREES)
-                click.echo(f"{p:>4} x {q:<2}" + " ".join(f"{length:>10g}" for length in lengths))
-
-
-def _draw(graph: TaskGraph, svg: Path | None, png: Path | None, dot: Path | None, html: Path | None) -> None:
-    path = graph.critical_path()
-    with one_sentence():
-        for file in (svg, dot):
-            if file:
-                _write_graph(graph, file)
-        if png:
-            graph.to_png(png)
-        if html:
-            graph.to_html(str(html))
-        if not (svg or png or dot or html):
-            click.echo(graph.to_dot(), nl=False)
-    click.echo(
-        f"{len(graph)} tasks, {graph.edges} edges, critical path {len(path)} tasks of length {path.length:g}, "
-        f"work {graph.work():g} (units of nb^3/3 flops)", err=True,
-    )  # fmt: skip

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +16,16 @@ import click
 from click.shell_completion import CompletionItem
 
 from tilewright.backends import COMPUTING
-from tilewright.errors import NotPositiveDefiniteError, RankDied, SchedulerError, WorkerDied
+from tilewright.errors import MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError, WorkerDied
+from tilewright.host.files import write_text
 from tilewright.precision import FORMATS
+from tilewright.scalars import nearby
 from tilewright.schedulers import SCHEDULERS
 from tilewright.schedulers import policy as find_policy
 
 __all__ = [
-    "DTYPES", "PRECISIONS", "Extents", "LazyGroup", "Scheduler", "as_json", "engine_options", "input_file",
-    "one_sentence", "order_and_file", "output", "picture", "progress", "together",
+    "DTYPES", "PRECISIONS", "Extents", "Json", "LazyGroup", "Scheduler", "as_json", "emit", "engine_options",
+    "input_file", "one_sentence", "order_and_file", "output", "picture", "progress", "together", "wrote",
 ]  # fmt: skip
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -40,8 +43,8 @@ class _BadInput(click.ClickException):
 
 EXTRAS = {
     "torch": "torch", "dask": "dask", "distributed": "dask", "mpi4py": "mpi", "cloudpickle": "mpi",
-    "matplotlib": "plot", "pandas": "frames", "pymetis": "metis", "tensorboard": "tensorboard", "sklearn": "training",
-    "mlxtend": "training", "pyarrow": "training", "PIL": "training",
+    "matplotlib": "plot", "pandas": "frames", "pymetis": "metis", "pydot": "graphs", "tensorboard": "tensorboard",
+    "sklearn": "training", "mlxtend": "training", "pyarrow": "training", "PIL": "training",
 }  # fmt: skip
 """The extra of this package that brings a module."""
 
@@ -67,7 +70,7 @@ def one_sentence() -> Iterator[None]:
         raise _BadInput(
             f"this needs {error.name}, which is not installed; pip install 'tilewright[{extra}]' brings it"
         ) from error
-    except (ValueError, TypeError, OverflowError, OSError, ImportError, MemoryError) as error:
+    except (ValueError, TypeError, OverflowError, OSError, ImportError, MemoryError, MissingDataError) as error:
         raise _BadInput(str(error)) from error
 
 
@@ -98,6 +101,18 @@ class LazyGroup(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         return super().main(*args, **kwargs)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command; for a name that there is not, the sentence says which may be meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            hint = nearby(args[:1], self.table)
+            if hint and "id you mean" not in error.message:
+                error.message += f" {hint[0].upper()}{hint[1:]}"
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(self.table)
@@ -162,15 +177,21 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+def file_in(path: Path, suffixes: Sequence[str]) -> Path:
+    """The path of a file to write. BadParameter unless it has one of these suffixes, and a folder."""
+    if path.suffix.lower() not in suffixes:
+        raise click.BadParameter(f"{str(path)!r} must end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {str(path.parent)!r}")
+    return path
+
+
 def output(*names: str, suffixes: Sequence[str], **attributes: Any) -> Callable[[F], F]:
     """An output file; that it has one of these suffixes and a folder is checked before any work."""
 
     def check(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
         if value is not None:
-            if value.suffix.lower() not in suffixes:
-                raise click.BadParameter(f"{str(value)!r} must end in {' or '.join(suffixes)}")
-            if not value.parent.is_dir():
-                raise click.BadParameter(f"there is no folder {str(value.parent)!r}")
+            file_in(value, suffixes)
             if ".csv" in suffixes and importlib.util.find_spec("pandas") is None:
                 raise _BadInput(f"{param.opts[0]} needs pandas; pip install 'tilewright[frames]' brings it")
             if suffixes == PICTURES:
@@ -227,4 +248,35 @@ progress = click.option(
     callback=lambda ctx, param, value: sys.stderr.isatty() if value is None else value,
 )  # fmt: skip
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+
+Json = Path | str | None
+"""What ``--json`` said: nothing, ``-`` for standard output, or a file."""
+
+
+def _json_file(ctx: click.Context, param: click.Parameter, value: str | None) -> Json:
+    return value if value in (None, "-") else file_in(Path(value), [".json"])
+
+
+as_json = click.option(
+    "--json", "as_json", is_flag=False, flag_value="-", metavar="[FILE]", callback=_json_file,
+    help="Print one JSON object instead of tables; or write it to FILE, beside them.",
+)  # fmt: skip
+
+
+def emit(found: Any, as_json: Json, show: Callable[[], object]) -> None:
+    """One JSON object on standard output; or what `show` shows to people, and the object into a file."""
+    line = found if isinstance(found, str) else json.dumps(found)
+    if as_json == "-":
+        click.echo(line)
+        return
+    show()
+    if as_json is not None:
+        write_text(as_json, line + "\n")
+        wrote(as_json)
+
+
+def wrote(*paths: str | Path | None) -> None:
+    """Say which files were written, on standard error."""
+    for path in paths:
+        if path is not None:
+            click.echo(f"wrote {path}", err=True)

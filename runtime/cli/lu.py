@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from statistics import median
@@ -10,7 +9,18 @@ from typing import Any
 
 import click
 
-from tilewright.cli.common import DTYPES, as_json, engine_options, one_sentence, order_and_file, output, progress
+from tilewright.cli.common import (
+    DTYPES,
+    Json,
+    as_json,
+    emit,
+    engine_options,
+    one_sentence,
+    order_and_file,
+    output,
+    progress,
+    wrote,
+)
 from tilewright.linalg.lu_graph import PANELS, PIVOTING, UPDATES
 
 __all__ = ["lu"]
@@ -32,7 +42,7 @@ __all__ = ["lu"]
 def lu(
     n: int | None, matrix: Path | None, dtype: str | None, seed: int, pivoting: str | None, update: str | None,
     panel: str | None, threshold: float | None, tile_size: int | None, backend: str, scheduler: str,
-    workers: int | None, repeat: int, trace: Path | None, as_json: bool, progress: bool,
+    workers: int | None, repeat: int, trace: Path | None, as_json: Json, progress: bool,
 ) -> None:  # fmt: skip
     """Factor a general matrix, P A = L U, and say how it went."""
     import numpy as np
@@ -80,10 +90,8 @@ def lu(
             error = float(backward_errors(a, factor.solve(b), b, factor.norms[2]).max())
             ratio = error / unit_roundoff(a.dtype)
             result |= {"rcond": factor.rcond(), "ratio": ratio, "passed": bool(ratio < 30)}
-    if as_json:
-        click.echo(json.dumps(result))
-    else:
-        click.echo(_text(result))
+    emit(result, as_json, lambda: click.echo(_text(result)))
+    wrote(trace)
     if not result["passed"]:
         raise click.exceptions.Exit(1)
 

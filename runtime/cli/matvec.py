@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from tilewright.backends import COMPUTING
-from tilewright.cli.common import DTYPES, Extents, as_json, one_sentence, output, picture
+from tilewright.cli.common import DTYPES, Extents, Json, as_json, emit, one_sentence, output, picture, wrote
 
 __all__ = ["calibrate", "matvec", "scaling"]
 
@@ -32,7 +31,7 @@ __all__ = ["calibrate", "matvec", "scaling"]
 @as_json
 def matvec(
     n: int, dtype: str, layout: str, ranks: int | None, grid: tuple[int, int] | None, backend: str, overlap: bool,
-    transposed: bool, repeat: int, picture: bool, as_json: bool,
+    transposed: bool, repeat: int, picture: bool, as_json: Json,
 ) -> None:  # fmt: skip
     """Multiply a dense matrix that stays on the ranks by vectors."""
     import numpy as np
@@ -70,9 +69,8 @@ def matvec(
         "ratio": ratio, "passed": ratio < 30,
         "model_seconds": matvec_cost(chosen.ranks, n, _default(), grid=(chosen.r, chosen.c), overlap=overlap),
     }  # fmt: skip
-    if as_json:
-        click.echo(json.dumps(result))
-    else:
+
+    def show() -> None:
         click.echo(
             f"{'A^T x' if transposed else 'A x'}, n = {n}, {dtype}, {chosen.r} x {chosen.c} ranks, {backend}\n"
             f"  median of {repeat}   {median * 1e3:.3f} ms, {result['gigabytes_per_second']:.1f} GB/s of A, "
@@ -80,6 +78,8 @@ def matvec(
             f"  a product    {result['messages']} messages, {result['words']} words\n"
             f"  largest error / (n u |A| |x|)   {ratio:.3g}   {'PASS' if result['passed'] else 'FAIL'}"
         )
+
+    emit(result, as_json, show)
     if not result["passed"]:
         raise click.exceptions.Exit(1)
 
@@ -112,7 +112,7 @@ def _default() -> Any:
 @as_json
 def scaling(
     layouts: tuple[str, ...], alpha: float, beta: float, gamma: float, n: int, memory: int, p: int, most: int,
-    simulated: bool, measure: int, measured_n: int, plot: Path | None, as_json: bool,
+    simulated: bool, measure: int, measured_n: int, plot: Path | None, as_json: Json,
 ) -> None:  # fmt: skip
     """Optimistic, strong and weak scaling of the dense product: the lecture's formulas and simulated points."""
     from tilewright.machine import Machine
@@ -125,7 +125,7 @@ def scaling(
         )  # fmt: skip
         if plot:
             study.plot(plot)
-    click.echo(study.to_json() if as_json else str(study))
+    emit(study.to_json(), as_json, lambda: click.echo(str(study)))
 
 
 @click.command()
@@ -140,7 +140,7 @@ def scaling(
 @click.option("--forget", is_flag=True, help="With --blas or --rates: remove what was kept; the rules hold again.")
 @as_json
 def calibrate(
-    seconds: float, largest: int, n: int, machine: Path | None, blas: bool, rates: bool, forget: bool, as_json: bool
+    seconds: float, largest: int, n: int, machine: Path | None, blas: bool, rates: bool, forget: bool, as_json: Json
 ) -> None:
     """Measure alpha and beta of messages between two ranks, and gamma of dgemm and dgemv.
 
@@ -165,40 +165,43 @@ def calibrate(
         found = measure(sizes=[size for size in SIZES if size <= largest], seconds=seconds, n=n)
         if machine:
             found.machine().to_json(machine)
-    click.echo(json.dumps(found.record()) if as_json else str(found))
+    emit(found.record(), as_json, lambda: click.echo(str(found)))
+    wrote(machine)
 
 
-def _calibrate_rates(forget: bool, as_json: bool) -> None:
+def _calibrate_rates(forget: bool, as_json: Json) -> None:
     from tilewright import rates
 
     if forget:
         rates.forget()
-        click.echo(json.dumps({"rates": {}}) if as_json else "The rules hold again.")
+        emit({"rates": {}}, as_json, lambda: click.echo("The rules hold again."))
         return
     file = rates.measure()
     found = rates.current()
-    if as_json:
-        click.echo(json.dumps({"rates": dict(found.flops), "bandwidth": found.bandwidth, "file": str(file)}))
-        return
-    for name, rate in found.flops.items():
-        click.echo(f"{name:<8}{rate / 1e9:8.1f} GFLOP/s a core")
-    click.echo(f"{'memory':<8}{found.bandwidth / 1e9:8.1f} GB/s a core\nKept in {file}")
+
+    def show() -> None:
+        for name, rate in found.flops.items():
+            click.echo(f"{name:<8}{rate / 1e9:8.1f} GFLOP/s a core")
+        click.echo(f"{'memory':<8}{found.bandwidth / 1e9:8.1f} GB/s a core\nKept in {file}")
+
+    emit({"rates": dict(found.flops), "bandwidth": found.bandwidth, "file": str(file)}, as_json, show)
 
 
-def _calibrate_blas(forget: bool, as_json: bool) -> None:
+def _calibrate_blas(forget: bool, as_json: Json) -> None:
     from tilewright.cli import tables
     from tilewright.kernels import contest, preference
 
     if forget:
         preference.forget()
-        click.echo(json.dumps({"preference": {}}) if as_json else "The rules hold again.")
+        emit({"preference": {}}, as_json, lambda: click.echo("The rules hold again."))
         return
-    entries = contest.contest(progress=None if as_json else lambda op: click.echo(f"{op} ", nl=False, err=True))
+    entries = contest.contest(progress=None if as_json == "-" else lambda op: click.echo(f"{op} ", nl=False, err=True))
     kept = contest.winners(entries)
     file = preference.store(kept)
-    if as_json:
-        click.echo(json.dumps({"rates": [e._asdict() for e in entries], "preference": kept, "file": str(file)}))
-        return
-    click.echo(err=True)
-    tables.show_contest(entries, kept)
-    click.echo(f"Kept in {file}" if kept else f"The rules choose the fastest everywhere; {file} says so.")
+
+    def show() -> None:
+        click.echo(err=True)
+        tables.show_contest(entries, kept)
+        click.echo(f"Kept in {file}" if kept else f"The rules choose the fastest everywhere; {file} says so.")
+
+    emit({"rates": [e._asdict() for e in entries], "preference": kept, "file": str(file)}, as_json, show)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tilewright.cli.common import as_json, one_sentence, picture
+from tilewright.cli.common import Json, as_json, emit, one_sentence, picture, wrote
 
 __all__ = ["precision"]
 
@@ -17,7 +16,7 @@ __all__ = ["precision"]
 @picture("--map", "map_path", help="Also draw the precision map of an exponential covariance by the norm rule.")
 @click.option("--tolerance", default=1e-4, show_default=True, help="Of the norm rule.")
 @as_json
-def precision(map_path: Path | None, tolerance: float, as_json: bool) -> None:  # fmt: skip
+def precision(map_path: Path | None, tolerance: float, as_json: Json) -> None:  # fmt: skip
     """Say what number formats there are, show overflow, underflow and scaling, and how 16-bit products are computed."""
     from tilewright.cli.rounding import demonstrations, format_rows
     from tilewright.kernels import products
@@ -32,10 +31,14 @@ def precision(map_path: Path | None, tolerance: float, as_json: bool) -> None:  
         ]
         if map_path is not None:
             _draw(map_path, tolerance)
-    if as_json:
-        found = [{**d._asdict(), "results": {k: str(v) for k, v in d.results.items()}} for d in shown]
-        click.echo(json.dumps({"formats": formats, "demonstrations": found, "routes": routes}))
-        return
+    found = [{**d._asdict(), "results": {k: str(v) for k, v in d.results.items()}} for d in shown]
+    emit({"formats": formats, "demonstrations": found, "routes": routes}, as_json,
+         lambda: _show(formats, shown, routes))  # fmt: skip
+    wrote(map_path)
+
+
+def _show(formats: list[dict[str, Any]], shown: list[Any], routes: list[Any]) -> None:
+    """For people."""
     _table("Formats; u is the unit roundoff, sums are what products add up to",
            ["format", "bits", "u", "", "largest", "normal", "smallest", "sums"],
            [[r["format"], r["bits"], f"2^-{r['digits']}", f"{r['u']:.1e}", f"{r['max']:.5g}", f"{r['tiny']:.1e}",

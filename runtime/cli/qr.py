@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import click
 
-from tilewright.cli.common import DTYPES, as_json, engine_options, one_sentence, order_and_file, output, progress
+from tilewright.cli.common import (
+    DTYPES,
+    Json,
+    as_json,
+    emit,
+    engine_options,
+    one_sentence,
+    order_and_file,
+    output,
+    picture,
+    progress,
+    wrote,
+)
 
-__all__ = ["TREE", "parsed", "qr"]
+__all__ = ["TREE", "parsed", "qr", "trees"]
 
 TREE = "Of qr: panel, flat, flat-tt, binary, greedy, fibonacci, or hierarchical:A,LOW,HIGH[,fixed]."
 
@@ -40,7 +51,7 @@ def parsed(tree: str) -> Any:
 def qr(
     n: int | None, matrix: Path | None, rows: int | None, dtype: str | None, seed: int, tree: str, positive: bool,
     tile_size: int | None, backend: str, scheduler: str, workers: int | None, repeat: int, trace: Path | None,
-    as_json: bool, progress: bool,
+    as_json: Json, progress: bool,
 ) -> None:  # fmt: skip
     """Factor a matrix, A = Q R, and say how it went: LAPACK's two ratios, of the residual and of Q^H Q."""
     import numpy as np
@@ -82,7 +93,8 @@ def qr(
             "source": str(matrix) if matrix else f"random, seed {seed}", "residual": residual,
             "orthogonality": orthogonality, "passed": bool(residual < 30 and orthogonality < 30),
         }  # fmt: skip
-    click.echo(json.dumps(result) if as_json else _text(result))
+    emit(result, as_json, lambda: click.echo(_text(result)))
+    wrote(trace)
     if not result["passed"]:
         raise click.exceptions.Exit(1)
 
@@ -98,3 +110,32 @@ def _text(result: dict[str, Any]) -> str:
         f"ratios    {result['residual']:.2g} of Q R - A, {result['orthogonality']:.2g} of Q^H Q - I, of LAPACK's test "
         f"(< 30): {verdict}",
     ])  # fmt: skip
+
+
+@click.command()
+@click.option("--nt", default="1,4,16", show_default=True, help="Columns of tiles, with commas: one panel each.")
+@click.option("--mt", type=click.IntRange(1), help="Draw who eliminates which tile of mt x nt, one nt, along --tree.")
+@click.option("--tree", default="greedy", show_default=True, help=TREE)
+@picture("--plot", help="Draw critical paths here.")
+def trees(nt: str, mt: int | None, tree: str, plot: Path | None) -> None:
+    """Critical paths of QR by tree, over rows of tiles: a table, or a picture."""
+    from tilewright.linalg.qr_graph import qr_graph
+    from tilewright.linalg.trees import TREES, eliminations, normal
+    from tilewright.linalg.trees import picture as eliminated
+
+    with one_sentence():
+        columns = [int(word) for word in nt.split(",")]
+        if mt is not None:
+            click.echo(eliminated(eliminations(normal(parsed(tree)), mt, columns[0], 1), mt, columns[0]))
+            return
+        if plot:
+            from tilewright.plot.trees import figure
+
+            figure(plot, columns)
+            wrote(plot)
+            return
+        for q in columns:
+            click.echo(f"{'p x q':>8} " + " ".join(f"{name:>10}" for name in TREES))
+            for p in (p for p in (1, 2, 4, 8, 16, 32, 40) if p >= q):
+                lengths = (qr_graph(p, q, name).critical_path().length for name in TREES)
+                click.echo(f"{p:>4} x {q:<2}" + " ".join(f"{length:>10g}" for length in lengths))

@@ -4,73 +4,73 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from tilewright.backends import BACKENDS
+from tilewright.backends import BACKENDS, engine_class
 from tilewright.backends.gpu.accelerators import ACCELERATION
-from tilewright.cli.common import Extents, Scheduler, one_sentence, output, picture, progress, together
-from tilewright.cli.qr import TREE, parsed
-from tilewright.distribution import BlockCyclic
-from tilewright.graph import TaskGraph
+from tilewright.cli.common import (
+    Json,
+    Scheduler,
+    as_json,
+    emit,
+    one_sentence,
+    output,
+    picture,
+    progress,
+    together,
+    wrote,
+)
+from tilewright.cli.graphs import documented, graph_command, told
+from tilewright.distribution import Distribution
 from tilewright.host.files import replacing
-from tilewright.linalg.cholesky import cholesky_graph
-from tilewright.linalg.lu_graph import lu_graph
-from tilewright.linalg.qr_graph import qr_graph
 from tilewright.machine import Machine
+from tilewright.studies.workloads import OWNERS, Sizes, Work, owner_of
 
 __all__ = ["compare", "report", "simulate"]
-
-ALGORITHMS: dict[str, Callable[..., TaskGraph]] = {
-    "cholesky": lambda nt, nb, **_: cholesky_graph(nt),
-    "lu": lambda nt, nb, **_: lu_graph(nt, nt, shape=(nt * nb, nt * nb), tile_size=nb),
-    "qr": lambda nt, nb, mt, tree: _qr(nt if mt is None else mt, nt, nb, tree),
-}
-
-
-def _qr(mt: int, nt: int, nb: int, tree: str) -> TaskGraph:
-    return qr_graph(mt, nt, parsed(tree), shape=(mt * nb, nt * nb), tile_size=nb)
-
 
 F = TypeVar("F", bound=Callable[..., None])
 
 
 def _planned(command: F) -> F:
-    """A command on a graph, a machine and owners, which it gets as `graph`, `machine` and `owner`, from options."""
+    """A command on a graph, a machine and owners, which it gets as `work`, `machine` and `owner`, from options."""
 
     @functools.wraps(command)
     def call(
-        *, algorithm: str, nt: int, mt: int | None, tree: str, tile_size: int, ranks: int,
-        grid: tuple[int, int] | None, gpus: int,
-        alpha: float | None, beta: float | None, gamma: float | None, calibrate: bool, **options: Any,
+        *, work: Work, sizes: Sizes, gpus: int, alpha: float | None, beta: float | None, gamma: float | None,
+        calibrate: bool, owner: str | None, **options: Any,
     ) -> None:  # fmt: skip
-        if grid is not None and grid[0] * grid[1] != ranks:
-            raise click.UsageError(f"--grid {grid[0]}x{grid[1]} has {grid[0] * grid[1]} ranks, --ranks is {ranks}")
-        with one_sentence():
-            base = Machine.calibrate() if calibrate else Machine()
-            given = {"alpha": alpha, "beta": beta, "gamma": gamma}
-            machine = base.replace(
-                ranks=ranks, workers=max(1, gpus), gpus=gpus, tile_size=tile_size,
-                acceleration=ACCELERATION if gpus else {},
-                **{name: value for name, value in given.items() if value is not None},
-            )  # fmt: skip
-            owner = None if grid is None else BlockCyclic(*grid)
-            graph = ALGORITHMS[algorithm](nt, tile_size, mt=mt, tree=tree)
-            command(graph=graph, machine=machine, owner=owner, **options)
+        given = {
+            name: value for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)) if value is not None
+        }
+        base = Machine.calibrate() if calibrate else _default(work, bool(given))
+        machine = base.replace(
+            ranks=sizes.ranks, workers=max(1, gpus), gpus=gpus, tile_size=sizes.tile_size,
+            acceleration=ACCELERATION if gpus else {}, **given,
+        )  # fmt: skip
+        wanted = owner or ("grid" if sizes.grid is not None and work.graph.layout is None else None)
+        rule = None if wanted is None else owner_of(wanted, sizes)
+        command(work=work, machine=machine, owner=rule, **options)
 
-    return _PLANNED(call)  # type: ignore[return-value] # wraps keeps what click knows of the command
+    return _PLANNED(graph_command(call))  # type: ignore[return-value] # wraps keeps what click knows of the command
+
+
+def _default(work: Work, said: bool) -> Machine:
+    """Where nobody says what messages cost: nothing, and tasks take their weight; where there are ranks, a host's."""
+    if said or work.graph.layout is None or any(task.op.weight for task in work.graph):
+        return Machine()
+    from tilewright.comm.cost import MACHINE
+
+    click.echo(f"alpha = {MACHINE.alpha:g} s, beta = {MACHINE.beta:g} s a word, gamma = {MACHINE.gamma:g} s a flop; "
+               "--alpha, --beta and --gamma say others", err=True)  # fmt: skip
+    return MACHINE
 
 
 _PLANNED = together(
-    click.argument("algorithm", type=click.Choice(list(ALGORITHMS))),
-    click.option("--nt", type=click.IntRange(0), default=16, show_default=True, help="Columns of tiles."),
-    click.option("--mt", type=click.IntRange(0), help="Rows of tiles, of qr.  [default: nt]"),
-    click.option("--tree", default="greedy", show_default=True, help=TREE),
-    click.option("--tile-size", type=click.IntRange(1), default=256, show_default=True, help="Rows of a tile, nb."),
-    click.option("--ranks", type=click.IntRange(1), default=1, show_default=True),
-    click.option("--grid", type=Extents(2), metavar="PxQ", help="Block-cyclic owners; else policies place tasks."),
+    click.option("--owner", type=click.Choice(OWNERS), help="Who owns which tile; else policies place tasks."),
     click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="How many workers are GPUs."),
     click.option("--alpha", type=click.FloatRange(0), default=None, help="Seconds per message."),
     click.option("--beta", type=click.FloatRange(0), default=None, help="Seconds per 8-byte word."),
@@ -82,34 +82,43 @@ _PLANNED = together(
 
 @click.command()
 @_planned
-@click.option("--workers", default="1,2,4,16,64", show_default=True, help="Workers of each rank, with commas.")
+@click.option("--workers", default=None, help="Workers of each rank; on an engine all workers.  [default: 1,2,4,16,64]")
 @click.option("--schedulers", default=None, help="Names with commas; by default all that fit.")
 @click.option(
     "--backend",
     type=click.Choice(BACKENDS[1:]),  # serial runs in program order, whatever the policy
     default="simulate",
     show_default=True,
-    help="Predict, or measure on this computer with a random matrix of nt tiles a side.",
+    help="Predict, or measure on this computer with random data.",
 )
-@click.option("--repeat", type=click.IntRange(1), help="Runs per row.  [default: 1 if simulated, else 5]")
+@click.option("--repeat", type=click.IntRange(1), help="Rounds of runs.  [default: 1 if simulated, else 5]")
 @picture("--plot", help="Draw it here.")
 @output("--html", suffixes=[".html"], help="Write a page that opens offline.")
 @output("--csv", suffixes=[".csv"], help="Write the rows. Needs pandas.")
+@as_json
+@documented
 def compare(
-    graph: TaskGraph, machine: Machine, owner: BlockCyclic | None, workers: str, schedulers: str | None, backend: str,
-    repeat: int | None, plot: Path | None, html: Path | None, csv: Path | None, progress: bool,
+    work: Work, machine: Machine, owner: Distribution | None, workers: str | None, schedulers: str | None, backend: str,
+    repeat: int | None, plot: Path | None, html: Path | None, csv: Path | None, as_json: Json, progress: bool,
 ) -> None:  # fmt: skip
-    """Run one graph under many policies, on the simulator or on this computer, and print the table."""
-    from tilewright.backends import engine_class
+    """Run one graph under many policies, on the simulator or on this computer, and say who wins."""
+    from tilewright.host.cores import cores
     from tilewright.studies.schedulers import compare_schedulers
 
     engine = engine_class(backend)
+    if not engine.virtual and work.data is None:
+        raise ValueError(f"nobody knows data for graph {work.graph.name!r}; --backend simulate needs none")
+    options: dict[str, Any] = {"owner": owner} if engine.virtual or backend in ("mpi", "dask") else {}
+    counts = _counts(workers) if workers else [1, 2, 4, 16, 64] if engine.virtual else sorted({1, cores()})
     table = compare_schedulers(
-        graph, _counts(workers), schedulers=_split(schedulers) if schedulers else None,
-        machine=machine if engine.plans else None, owner=owner, backend=backend,
-        data=None if engine.virtual else _data(graph, machine), repeat=repeat, progress=progress,
+        work.graph, counts, schedulers=_split(schedulers) if schedulers else None,
+        machine=machine if engine.virtual or (engine.plans and machine != Machine()) else None, backend=backend,
+        data=None if engine.virtual else work.data, repeat=repeat, progress=progress, **options,
     )  # fmt: skip
-    click.echo(str(table))
+    rows = [asdict(row) for row in table.rows]
+    emit({"graph": work.graph.name, "tasks": len(work.graph), "backend": backend, "unit": table.units, "rows": rows,
+          "verdicts": [table.verdict(count) for count in sorted({row.workers for row in table.rows})]},
+         as_json, lambda: click.echo(str(table)))  # fmt: skip
     if plot:
         table.plot(plot)
     if html:
@@ -117,6 +126,7 @@ def compare(
     if csv:
         with replacing(csv) as aside:
             table.to_pandas().to_csv(aside, index=False)
+    wrote(plot, html, csv)
 
 
 @click.command()
@@ -124,26 +134,24 @@ def compare(
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Workers of each rank.")
 @click.option("--scheduler", type=Scheduler(), default="critical-path", show_default=True)
 @click.option("--noise", type=click.FloatRange(0), default=0.0, show_default=True, help="Relative spread of durations.")
-@click.option("--seed", default=0, show_default=True)
 @output("--html", suffixes=[".html"], help="Write the report.")
-@output("--json", "saved", suffixes=[".json"], help="Write the run, for `report`.")
+@picture("--gantt", help="Draw the run here (.png, .svg or .pdf).")
 @output("--perfetto", suffixes=[".json"], help="Write a trace for ui.perfetto.dev.")
+@as_json
+@documented
 def simulate(
-    graph: TaskGraph, machine: Machine, owner: BlockCyclic | None, workers: int, scheduler: str, noise: float,
-    seed: int, html: Path | None, saved: Path | None, perfetto: Path | None, progress: bool,
+    work: Work, machine: Machine, owner: Distribution | None, workers: int, scheduler: str, noise: float,
+    html: Path | None, gantt: Path | None, perfetto: Path | None, as_json: Json, progress: bool,
 ) -> None:  # fmt: skip
-    """Predict one run and print its bounds and idle times."""
+    """Predict one run and print its bounds and idle times. --json has the run, for `report`."""
     from tilewright.engine import simulate as predict
 
+    seed = click.get_current_context().params["seed"]
     machine = machine.replace(workers=max(workers, machine.gpus))
-    run = predict(graph, machine, scheduler=scheduler, owner=owner, noise=noise, seed=seed, progress=progress)
-    click.echo(str(run))
-    if html:
-        run.report(html)
-    if saved:
-        run.save(saved)
-    if perfetto:
-        run.trace.to_perfetto(perfetto)
+    run = predict(
+        work.graph, machine, scheduler=scheduler, owner=owner, noise=noise, seed=seed, progress=progress
+    )  # fmt: skip
+    told(run, as_json, html=html, gantt=gantt, perfetto=perfetto)
 
 
 @click.command()
@@ -156,16 +164,7 @@ def report(runs: Sequence[str], output: Path) -> None:
     with one_sentence():
         loaded = [load(path) for path in runs]
     loaded[0].report(output, *loaded[1:])
-    click.echo(f"wrote {output}")
-
-
-def _data(graph: TaskGraph, machine: Machine) -> dict[str, Any]:
-    """Data of a graph of Cholesky or LU: a random positive definite matrix."""
-    from tilewright.linalg.gallery import random_spd
-    from tilewright.tiles import TiledMatrix
-
-    nt = 1 + max((handle.index[0] for handle in graph.handles_used), default=-1)
-    return {"A": TiledMatrix.view(random_spd(nt * machine.tile_size, "float64", 0), machine.tile_size)}
+    wrote(output)
 
 
 def _counts(text: str) -> list[int]:

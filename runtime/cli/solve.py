@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from tilewright.cli.common import as_json, engine_options, one_sentence, order_and_file
+from tilewright.cli.common import Json, as_json, emit, engine_options, one_sentence, order_and_file
 from tilewright.linalg.gallery import SPECTRA
 from tilewright.linalg.refinement import METHODS as _METHODS
 
@@ -38,7 +37,7 @@ METHODS = ("auto", *_METHODS)
 def solve(
     n: int | None, cond: float, spectrum: str, seed: int, matrix: Path | None, rhs: int, precision: str, refine: str,
     fallback: bool, upper: bool, check_symmetric: bool, tile_size: int | None, backend: str, scheduler: str,
-    workers: int | None, repeat: int, as_json: bool,
+    workers: int | None, repeat: int, as_json: Json,
 ) -> None:  # fmt: skip
     """Solve a symmetric positive definite system to FP64 accuracy and say how."""
     import numpy as np
@@ -63,4 +62,5 @@ def solve(
                 raise click.ClickException(str(error)) from error  # exit code 1
             best = info if best is None or info.times["total"] < best.times["total"] else best
     assert best is not None
-    click.echo(json.dumps(best.as_dict()) if as_json else str(best))
+    found = best
+    emit(found.as_dict(), as_json, lambda: click.echo(str(found)))

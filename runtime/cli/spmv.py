@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tilewright.backends import COMPUTING
-from tilewright.cli.common import Extents, as_json, input_file, one_sentence
+from tilewright.cli.common import Extents, Json, as_json, emit, input_file, one_sentence
 
 if TYPE_CHECKING:
     from tilewright.comm.sparse import SparseOperator
@@ -39,7 +38,7 @@ __all__ = ["spmv"]
 @as_json
 def spmv(
     poisson: tuple[int, ...] | None, example: str | None, matrix: Path | None, ranks: int, partition: str,
-    discovery: str, backend: str, s: int, method: str, transposed: bool, solve: bool, repeat: int, as_json: bool,
+    discovery: str, backend: str, s: int, method: str, transposed: bool, solve: bool, repeat: int, as_json: Json,
 ) -> None:  # fmt: skip
     """Multiply a sparse matrix by a vector on several ranks."""
     if (poisson is not None) + (example is not None) + (matrix is not None) > 1:
@@ -67,10 +66,7 @@ def spmv(
             result |= {"words": s * operator.exchange.words, "messages": s * operator.exchange.messages, "redundant": 0}
         if solve:
             result["solve"] = _solve(operator, s, "two-stage" if method == "two-stage" else "halo")
-    if as_json:
-        click.echo(json.dumps(result))
-    else:
-        _show(result)
+    emit(result, as_json, lambda: _show(result))
     if not result["agrees"] or (solve and not result["solve"]["converged"]):
         raise click.exceptions.Exit(1)
 

@@ -108,8 +108,9 @@ def _job_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("LAPACK ratio", f"{'not finite' if ratio is None else f'{ratio:.3g}'}  {verdict}  "
                          f"(below {THRESHOLD:g}{_roundoff(result)})"),
         ("lower bounds", f"{seconds(bounds['area'])} area, {seconds(bounds['critical_path'])} critical path"),
-        ("makespan", f"{seconds(result['makespan'])}, {result['efficiency']:.1%} efficient, "
-                     f"workers {result['idle']:.1%} idle"),
+        ("makespan", f"{seconds(result['makespan'])}, efficiency {result['efficiency']:.1%}, "
+                     f"{result['of_bound']:.1%} of the lower bound"),
+        ("verdict", result["verdict"]),
     ]  # fmt: skip
     return rows + [(name, escape(path)) for name, path in result["files"].items()]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tilewright.backends import COMPUTING
-from tilewright.cli.common import as_json, one_sentence, output, picture, progress
+from tilewright.cli.common import Json, as_json, emit, one_sentence, output, picture, progress, wrote
 
 __all__ = ["train"]
 
@@ -76,7 +75,7 @@ def train(
     workers: int, pipeline: str | None, segments: int | None, head: str | None, checkpoint: Path | None, resume: bool,
     device: str | None, channels_last: bool, compiled: bool, deterministic: bool, seed: int, allow_slow: bool,
     plot: Path | None, report: Path | None, trace: Path | None, log: Path | None, tensorboard: Path | None,
-    as_json: bool, progress: bool,
+    as_json: Json, progress: bool,
 ) -> None:  # fmt: skip
     """Train a model as a task graph and say how it went."""
     if residual and model != "simple-resnet":
@@ -123,10 +122,11 @@ def train(
             )
             runs = [table.runs]
         # Before the files: a disk that is full takes none of what has been learnt.
-        click.echo(json.dumps(table.summary() | {"source": source}) if as_json else str(table.table()))
+        emit(table.summary() | {"source": source}, as_json, lambda: click.echo(str(table.table())))
         if plot:
             table.plot(plot)
         if report:
             table.report(report)
         if trace and runs[0]:
             runs[0][-1][0].trace.to_perfetto(trace)
+        wrote(plot, report, trace if runs[0] else None, log)

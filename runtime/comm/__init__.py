@@ -25,6 +25,7 @@ __all__ = [
     "gather",
     "isoefficiency",
     "lower_bound",
+    "matvec_graph",
     "reduce",
     "reduce_scatter",
     "scaling_study",
@@ -40,6 +41,8 @@ _MODULES = ("closure", "domains", "neighbours", "partition")  # they need SciPy
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"tilewright.comm.{name}")
+    if name == "matvec_graph":
+        return importlib.import_module("tilewright.comm.matvec_graph").matvec_graph
     if name == "scaling_study":
         return upstairs("studies.scaling:scaling_study")
     raise AttributeError(f"module 'tilewright.comm' has no attribute {name!r}")

@@ -23,6 +23,8 @@ from tilewright.scalars import flag
 
 if TYPE_CHECKING:
     from tilewright.backends.mpi.pool import Pool
+    from tilewright.machine import Machine
+    from tilewright.runs.run import Run
 
 __all__ = ["DenseOperator", "matvec"]
 
@@ -177,6 +179,17 @@ class DenseOperator(Operator):
         with self._lock:
             y = self._product(vector, transposed)
             return like(y, x), self._step(transposed, kind).traced()
+
+    def graph(self, *, transposed: bool = False, dtype: Any = None) -> TaskGraph:
+        """The task graph of a product with one vector, with its layout and without data. See `matvec_graph`."""
+        kind = str(np.result_type(self.dtype) if dtype is None else np.dtype(dtype))
+        return matvec_graph(self.grid, transposed=transposed, overlap=self.overlap, dtype=kind)
+
+    def simulate(self, machine: Machine, *, transposed: bool = False, scheduler: str = "critical-path") -> Run:
+        """Predict a product on a machine with these ranks, messages included. Nothing is computed."""
+        from tilewright.engine import simulate
+
+        return simulate(self.graph(transposed=transposed), machine.replace(ranks=self.ranks), scheduler=scheduler)
 
     def power_iteration(self, steps: int, x: Any = None) -> tuple[complex | float, Any]:
         """``steps`` steps of the power iteration; the vector stays in pieces on the ranks between them.

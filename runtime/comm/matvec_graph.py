@@ -13,7 +13,7 @@ rank (i, j) exchanges its piece with rank (j, i) of a square grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, floor
 from typing import Any, NamedTuple
 
@@ -25,6 +25,8 @@ from tilewright.comm.grid import Grid, Range, length, piece
 from tilewright.comm.schedule import schedule
 from tilewright.graph import RW, Handle, Op, R, TaskGraph, W
 from tilewright.kernels.gemv import gemv
+from tilewright.keywords import strict
+from tilewright.scalars import flag, whole
 
 __all__ = ["Moments", "matvec_graph", "power_graph"]
 
@@ -254,9 +256,49 @@ class _Program:
         self.graph.layout = self.rooms.layout(self.grid.ranks)
 
 
+@strict
 def matvec_graph(grid: Grid, *, transposed: bool = False, overlap: bool = False, dtype: str = "float64") -> TaskGraph:
-    """The graph of y = A x, or A^T x: blocks A[q], pieces x[q] and y[q] on rank q."""
-    return _matvec_graph(Grid(*grid), transposed, overlap, dtype)
+    """The graph of y = A x, or A^T x: blocks A[q], pieces x[q] and y[q] on rank q.
+
+    Parameters
+    ----------
+    grid
+        (m, n, r, c): an m x n matrix on r x c ranks, a `tilewright.comm.grid.Grid`.
+    transposed
+        Multiply by the transpose.
+    overlap
+        Multiply by a rank's own piece of x while the others travel.
+    dtype
+        Of all of it.
+
+    Returns
+    -------
+    A graph with a layout; its data are ``{"A": [...], "x": [...]}`` by rank, and it makes ``y``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An extent is no number of at least 0, a number of ranks none of at least 1; a dtype that is none of numbers.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> graph = tw.comm.matvec_graph((64, 64, 2, 2))
+    >>> tw.simulate(graph, tw.Machine(alpha=1e-6, beta=1e-9, gamma=1e-9)).messages
+    4
+    """
+    if isinstance(grid, str | bytes | Mapping) or not isinstance(grid, Sequence) or len(grid) != 4:
+        raise TypeError(f"grid must be (m, n, r, c), an m x n matrix on r x c ranks, not {grid!r}")
+    sizes = [
+        whole(size, f"{name} of grid", least) for size, name, least in zip(grid, "mnrc", (0, 0, 1, 1), strict=True)
+    ]
+    try:
+        kind = np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"dtype must name a dtype, not {dtype!r}") from error
+    if kind.kind not in "fc":
+        raise ValueError(f"dtype must be one of real or complex numbers, not {dtype!r}")
+    return _matvec_graph(Grid(*sizes), flag(transposed, "transposed"), flag(overlap, "overlap"), str(kind))
 
 
 def _named(grid: Grid, transposed: bool, *_: object) -> str:

@@ -323,8 +323,14 @@ class SparseOperator(Operator):
 
     def graph(self, s: int = 1, method: str = "separate", *, block: int | None = None, transposed: bool = False) -> Any:
         """The task graph of s products, without its data."""
+        return self.assembly(s, method, block=block, transposed=transposed).graph
+
+    def assembly(
+        self, s: int = 1, method: str = "separate", *, block: int | None = None, transposed: bool = False
+    ) -> Any:
+        """The task graph of s products with its buffers, and where x and its products lie in them."""
         kind: Any = "transposed" if transposed else tuple(self._blocks(s, method, block))
-        return self.executor.graph(kind, self.dtype, ()).graph
+        return self.executor.graph(kind, self.dtype, ())
 
     def closures(self, s: int, method: str = "halo") -> list[Closure]:
         """By rank, the sets of s products with one exchange: words, messages, redundant components."""

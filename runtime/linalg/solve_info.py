@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.door import upstairs
 from tilewright.linalg.ladder import Estimate
 from tilewright.linalg.refinement import ITERATIONS
 from tilewright.runs.run import Run
@@ -48,7 +49,7 @@ class Attempt:
         return f"{self.precision} {what}" + (f" ({self.code})" if self.code < 0 else "")
 
 
-@dataclass
+@dataclass(repr=False)
 class SolveInfo:
     """How a solution was found and how good it is. Print it."""
 
@@ -133,6 +134,15 @@ class SolveInfo:
             "criterion", "hpl_mxp_residual", "times", "gflops", "factor_gflops", "messages", "bytes",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in names}, "path": attempts}
+
+    def __repr__(self) -> str:
+        path = " -> ".join(map(str, self.path))
+        return (f"SolveInfo(n={self.n}, right_hand_sides={self.right_hand_sides}, path={path!r}, "
+                f"backward_error={self.backward_error:.2e})")  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return str(upstairs("plot.cards:text")(str(self)))
 
     def __str__(self) -> str:
         path = "\n          ".join(map(str, self.path)) or "nothing to do"

@@ -19,8 +19,9 @@ from xml.sax.saxutils import escape, quoteattr
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.host.files import write_text
+from tilewright.plot.colouring import By, Colouring, colouring
 from tilewright.plot.layered import HEIGHT, Box, Drawing, Point, layered, width_of
-from tilewright.plot.palette import ACCENT, colours, text_on
+from tilewright.plot.palette import ACCENT, text_on
 from tilewright.runs.text import shown
 
 __all__ = ["LIMIT", "to_dot", "to_png", "to_svg"]
@@ -32,10 +33,11 @@ _DOT_SECONDS = 60  # that Graphviz may take
 _POINTS = 72  # per inch; Graphviz counts in inches, one of our pixels is one of its points
 
 
-def to_dot(graph: TaskGraph) -> str:
-    """The graph in Graphviz's DOT language, coloured by op, the critical path bold.
+def to_dot(graph: TaskGraph, *, by: By = "op") -> str:
+    """The graph in Graphviz's DOT language, coloured by op or as `colouring` says, the critical path bold.
 
-    Node ``t7`` is task 7. The text depends on the graph only. O(tasks + edges).
+    Node ``t7`` is task 7, and its attribute ``weight`` is `Op.weight`. The text depends on the graph only.
+    O(tasks + edges).
 
     Raises
     ------
@@ -43,7 +45,7 @@ def to_dot(graph: TaskGraph) -> str:
         The graph has more than `LIMIT` tasks.
     """
     _check_size(graph)
-    fill = colours(task.op.name for task in graph)
+    groups, fill = colouring(graph, by)
     bold_tasks, bold_edges = _critical(graph)
     lines = [
         f"digraph {_quoted(graph.name)} {{",
@@ -53,11 +55,11 @@ def to_dot(graph: TaskGraph) -> str:
         '  edge [color="#808080", arrowsize=0.6];',
     ]
     for task in graph:
-        colour = fill[task.op.name]
+        colour = fill[groups[task.index]]
         lines.append(
             f"  t{task.index} [label={_quoted(task.label)}, width={width_of(task.label) / _POINTS:.3f}, "
-            f'fillcolor="{colour}", fontcolor="{text_on(colour)}", tooltip={_quoted(_tooltip(task))}'
-            f"{', penwidth=3' if task.index in bold_tasks else ''}];"
+            f'fillcolor="{colour}", fontcolor="{text_on(colour)}", tooltip={_quoted(_tooltip(task))}, '
+            f"weight={task.op.weight:g}{', penwidth=3' if task.index in bold_tasks else ''}];"
         )
     for task in graph:
         for p in task.predecessors:
@@ -66,7 +68,9 @@ def to_dot(graph: TaskGraph) -> str:
     return "\n".join([*lines, "}\n"])
 
 
-def to_svg(graph: TaskGraph, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None) -> str:
+def to_svg(
+    graph: TaskGraph, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None, by: By = "op"
+) -> str:
     """The graph as SVG text, also written to ``path`` if given.
 
     Parameters
@@ -78,6 +82,8 @@ def to_svg(graph: TaskGraph, path: str | Path | None = None, *, layout: Literal[
     layout
         Who places the tasks: Graphviz's ``dot``, or ``layered``, which needs nothing installed. By default ``dot`` if
         it is found, and ``layered`` otherwise, with a RuntimeWarning if ``dot`` was found and failed.
+    by
+        What colours mean: see `tilewright.plot.colouring.colouring`.
 
     Raises
     ------
@@ -89,20 +95,22 @@ def to_svg(graph: TaskGraph, path: str | Path | None = None, *, layout: Literal[
     if layout not in (None, "dot", "layered"):
         raise ValueError(f"unknown layout {layout!r}; known: dot, layered, or None to choose")
     _check_size(graph)
-    text = _draw(graph, _layout(graph, layout))
+    text = _draw(graph, _layout(graph, layout), colouring(graph, by))
     if path is not None:
         write_text(path, text)
     return text
 
 
-def to_png(graph: TaskGraph, path: str | Path, *, layout: Literal["dot", "layered"] | None = None) -> None:
+def to_png(
+    graph: TaskGraph, path: str | Path, *, layout: Literal["dot", "layered"] | None = None, by: By = "op"
+) -> None:
     """The same picture as a PNG. Errors are those of `to_svg`, and ImportError without matplotlib."""
     from tilewright.plot.raster import save
 
     if layout not in (None, "dot", "layered"):
         raise ValueError(f"unknown layout {layout!r}; known: dot, layered, or None to choose")
     _check_size(graph)
-    save(graph, _layout(graph, layout), _critical(graph), Path(path))
+    save(graph, _layout(graph, layout), _critical(graph), Path(path), colouring(graph, by))
 
 
 def _check_size(graph: TaskGraph) -> None:
@@ -214,10 +222,10 @@ _ARROWS = """
 """
 
 
-def _draw(graph: TaskGraph, layout: Drawing) -> str:
+def _draw(graph: TaskGraph, layout: Drawing, coloured: Colouring) -> str:
     bold_tasks, bold_edges = _critical(graph)
-    counts = Counter(task.op.name for task in graph)
-    fill = colours(counts)
+    groups, fill = coloured
+    counts = coloured.counts
     path = graph.critical_path()
     title = f"{graph.name}: {_count(len(graph), 'task')}, {_count(graph.edges, 'edge')}"
     if path.tasks:
@@ -233,7 +241,8 @@ def _draw(graph: TaskGraph, layout: Drawing) -> str:
         for (p, t), points in sorted(layout.edges.items(), key=lambda item: (item[0] in bold_edges, item[0]))
     ]
     tasks = [
-        _task(task, layout.boxes[task.index], fill[task.op.name], task.index in bold_tasks, left, top) for task in graph
+        _task(task, layout.boxes[task.index], fill[groups[task.index]], task.index in bold_tasks, left, top)
+        for task in graph
     ]
     return "\n".join([
         '<?xml version="1.0" encoding="UTF-8"?>',

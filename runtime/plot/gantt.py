@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from tilewright.passes.bounds import bounds
 from tilewright.plot.canvas import drawn, new_figure, save
-from tilewright.plot.palette import ACCENT, colours
+from tilewright.plot.palette import ACCENT, CAUSES, colours
+from tilewright.runs.idle import pieces
 from tilewright.runs.run import Run
-from tilewright.runs.text import units
+from tilewright.runs.text import IDLE, units, weight_unit
 from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.units import seconds
 
@@ -25,14 +26,16 @@ SUFFIXES = (".png", ".svg", ".pdf")
 """File formats."""
 
 _BAR = 0.8  # share of a lane's height
+_SLIVER = 2000  # part of the makespan from which an idle time has a colour of its own
 _CROWDED = 100  # tasks per lane from which bars are so narrow that a thick outline would fill them
 
 
 def gantt(run: Run | Trace, path: str | Path) -> None:
     """Draw a run, or its trace, into a file.
 
-    One lane per worker, a bar per task coloured by op; a hatched lane is idle. Tasks of the critical path, the longest
-    chain by measured durations, are outlined. Vertical lines mark the lower bounds W/p and C.
+    One lane per worker, a bar per task coloured by op; idle times are hatched by cause (`tilewright.runs.idle`). Tasks
+    of the critical path, the longest chain by measured durations, are outlined; a task that failed is crossed out.
+    Vertical lines mark the lower bounds W/p and C.
 
     Parameters
     ----------
@@ -71,7 +74,7 @@ def figure(run: Run | Trace) -> Figure:
     _draw_lanes(axes, trace, lanes, scale)
     _draw_tasks(axes, trace, lanes, scale)
     _draw_bounds(axes, run, trace, scale)
-    axes.set_xlabel(f"time ({unit})" if unit else "time in units of task weight")
+    axes.set_xlabel(f"time ({unit})" if unit else f"time in {weight_unit(trace.graph)}")
     axes.set_title(_title(run, trace), loc="left", fontsize=11)
     _legend(chart, axes)
     return chart
@@ -96,12 +99,26 @@ def _title(run: Run | Trace, trace: Trace) -> str:
 
 def _draw_lanes(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: float) -> None:
     several = len({rank for rank, _ in lanes}) > 1
-    for y in range(len(lanes)):
-        axes.broken_barh(
-            [(0, trace.makespan * scale)], (y - _BAR / 2, _BAR),
-            facecolor="#FFFFFF", edgecolor="#C0C0C0", hatch="////", linewidth=0, zorder=1,
-            label="idle" if y == 0 else None,
-        )  # fmt: skip
+    place = {lane: y for y, lane in enumerate(lanes)}
+    idle: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for piece in pieces(trace, trace.makespan / _SLIVER):
+        if (piece.rank, piece.worker) in place:
+            spans = idle.setdefault((piece.cause, place[piece.rank, piece.worker]), [])
+            spans.append((piece.start * scale, (piece.end - piece.start) * scale))
+    named: set[str] = set()
+    for cause in IDLE:
+        for y in range(len(lanes)):
+            if (cause, y) in idle:
+                axes.broken_barh(
+                    idle[cause, y], (y - _BAR / 2, _BAR), facecolor="#FFFFFF", edgecolor=CAUSES[cause], hatch="////",
+                    linewidth=0, zorder=1, label=None if cause in named else f"idle: {IDLE[cause]}",
+                )  # fmt: skip
+                named.add(cause)
+    if trace.failure is not None and (trace.failure.rank, trace.failure.worker) in place:
+        failed, y = trace.failure, place[trace.failure.rank, trace.failure.worker]
+        start, end = failed.start * scale, failed.end * scale
+        axes.broken_barh([(start, end - start)], (y - _BAR / 2, _BAR), facecolor="#FFFFFF", edgecolor="#B3003C",
+                         linewidth=1.6, hatch="xx", zorder=2, label="failed")  # fmt: skip
     names = [f"rank {rank}, worker {worker}" if several else f"worker {worker}" for rank, worker in lanes]
     axes.set_yticks(range(len(lanes)), names)
     axes.set_ylim(len(lanes) - 0.4, -0.6)

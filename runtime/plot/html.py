@@ -9,30 +9,38 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from tilewright.graph import TaskGraph
-from tilewright.plot.palette import colours, text_on
-from tilewright.runs.idle import waits
-from tilewright.runs.text import IDLE, memory, place, units
+from tilewright.plot.compare import excess, shade
+from tilewright.plot.palette import CAUSES, colours, text_on
+from tilewright.runs.idle import pieces, queued, waits
+from tilewright.runs.text import IDLE, chain_facts, memory, place, unit_name, units, weight_unit
 from tilewright.units import nbytes
 
 if TYPE_CHECKING:
     from tilewright.runs.run import Run
     from tilewright.studies.schedulers import Table
 
-__all__ = ["LIMIT", "comparison_page", "comparison_table", "frame", "graph_page", "run_page"]
+__all__ = ["LIMIT", "comparison_page", "comparison_table", "frame", "graph_page", "run_frame", "run_page"]
 
 LIMIT = 20_000
 """Tasks that are drawn one by one; beyond that they are drawn in groups."""
 _LANES = 256  # workers that are drawn
+_FRAME = 700  # tasks that are drawn one by one in a notebook, where every page stays in the file
 
-_IDLE = {
-    "startup": "#56B4E9", "dependencies": "#E69F00", "communication": "#CC79A7", "overhead": "#999999",
-    "tail": "#D55E00",
-}  # fmt: skip
+_REASONS = {
+    "startup": "A task was ready on this rank, and the engine had not given this worker its first one yet.",
+    "no_task": "Every ready task was running: the graph has no more at that time, or the order made it so.",
+    "data": "No task of this rank was ready, while tasks queued on other ranks: the distribution.",
+    "communication": "Tasks of this rank had all their predecessors behind them, and waited for messages.",
+    "overhead": "A task was ready, its data there, and nobody had begun it: the engine, or the policy.",
+    "tail": "All tasks had begun, and the last ones ran on other workers.",
+}
+_SLIVER = 4000
+"""Idle times of less than this part of the makespan are drawn with those beside them."""
 
 
 def graph_page(graph: TaskGraph) -> str:
@@ -46,18 +54,23 @@ def graph_page(graph: TaskGraph) -> str:
     return _page(graph.name, [(graph.name, _facts(facts), _picture(graph, None))])
 
 
-def run_page(*runs: Run, names: Sequence[str] = (), before: str = "") -> str:
-    """One run, or several side by side: bounds, idle time, Gantt chart and graph linked by selection, kernels.
+def run_page(*runs: Run, names: Sequence[str] = (), before: str = "", limit: int | None = None) -> str:
+    """One run, or several side by side: verdict, Gantt chart and graph linked by selection, bounds, idle time, kernels.
 
-    ``names`` stand before the headings of the runs, ``before``, in HTML, above all of them.
+    ``names`` stand before the headings of the runs, ``before``, in HTML, above all of them. More tasks than ``limit``,
+    by default `LIMIT`, are drawn in groups.
     """
     title = " | ".join(dict.fromkeys(run.graph.name for run in runs))
     panels = []
     for number, run in enumerate(runs):
         heading = f"{run.scheduler} on {place(run)}, {'simulated' if run.trace.virtual else run.backend}"
         heading = f"{names[number]}: {heading}" if names else heading
-        panels.append((heading, _facts(_run_facts(run)) + _idle(run) + _kernels(run), _picture(run.graph, run)))
+        panels.append((heading, _tables(run), _picture(run.graph, run, limit)))
     return _page(title, panels, before)
+
+
+def _tables(run: Run) -> str:
+    return _facts(_run_facts(run)) + _idle(run) + _kernels(run)
 
 
 def comparison_page(table: Table) -> str:
@@ -68,7 +81,7 @@ def comparison_page(table: Table) -> str:
     panels = []
     for name, run in zip(("best", "worst"), chosen, strict=False):
         heading = f"{name}: {run.scheduler} on {place(run)}"
-        panels.append((heading, _facts(_run_facts(run)) + _idle(run) + _kernels(run), _picture(run.graph, run)))
+        panels.append((heading, _tables(run), _picture(run.graph, run)))
     return _page(
         f"Schedulers on {table.graph.name}", panels, f'<div class="comparison">{comparison_table(table)}</div>'
     )
@@ -76,22 +89,59 @@ def comparison_page(table: Table) -> str:
 
 def comparison_table(table: Table) -> str:
     """The rows alone, for a page or a notebook."""
-    head = ["workers", "scheduler", "makespan", "/ bound", "speed-up", "idle", "memory"]
+    groups = table.merged()
+    rows = [rows[0] for rows in groups]
+    unit = "" if table.units == "s" else f", {table.units}"
+    head = ["workers", "scheduler", f"makespan{unit}", "/ bound", "speed-up", "W/(p T)", "behind", "memory"]
     body = [
-        [str(row.workers), row.scheduler, table.time(row.makespan), f"{row.ratio:.3f}", f"{row.speedup:.2f}",
-         f"{row.idle:.1%}", nbytes(row.memory)]
-        for row in table.rows
+        [str(row.workers), ", ".join(other.scheduler for other in rows), table.time(row.makespan), f"{row.ratio:.3f}",
+         f"{row.speedup:.2f}", f"{row.efficiency:.1%}", "tie" if row.ties else f"{row.behind:.1%}", nbytes(row.memory)]
+        for rows in groups
+        for row in rows[:1]
     ]  # fmt: skip
-    rulers = [number for number in range(1, len(table)) if table.rows[number].workers != table.rows[number - 1].workers]
-    return _table(head, body, rulers, [1 / row.ratio for row in table.rows])
+    rulers = [number for number in range(1, len(rows)) if rows[number].workers != rows[number - 1].workers]
+    verdicts = "".join(
+        f'<p class="verdict">{html.escape(table.verdict(count))}</p>' for count in sorted({row.workers for row in rows})
+    )
+    return verdicts + heat_map(table) + _table(head, body, rulers)
 
 
-def frame(page: str) -> str:
-    """A page inside another: its styles and its script see nothing of what is around them, and have no origin."""
+def heat_map(table: Table) -> str:
+    """Policies by workers: how far each makespan is over the lower bound."""
+    groups, counts = excess(table), sorted({row.workers for row in table.rows})
+    most = max((row.ratio - 1 for _, rows in groups for row in rows.values()), default=0.0)
+    body = ""
+    for names, rows in groups:
+        cells = ""
+        for count in counts:
+            if count not in rows:
+                cells += "<td></td>"
+                continue
+            row = rows[count]
+            fill, ink = shade(row.ratio - 1, most)
+            cells += (f'<td style="background:{fill};color:{ink}">{row.ratio - 1:.1%}'
+                      f'{" &#9733;" if row.ties else ""}</td>')  # fmt: skip
+        body += f"<tr><th scope=row>{html.escape(', '.join(names))}</th>{cells}</tr>"
+    head = "".join(f"<th scope=col>{count}</th>" for count in counts)
     return (
-        f'<iframe sandbox="allow-scripts" srcdoc="{html.escape(page)}" style="width:100%;height:760px;border:0" '
+        '<h3>Makespan over the lower bound, by workers; a star: best, or ties with it</h3><div class="scroll">'
+        f'<table class="heat"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def frame(page: str, height: int = 760) -> str:
+    """A page inside another: its styles and its script see nothing of what is around them, and have no origin."""
+    source = html.escape(page, quote=False).replace("'", "&#39;")  # in data there are more quotation marks
+    return (
+        f'<iframe sandbox="allow-scripts" srcdoc=\'{source}\' style="width:100%;height:{height}px;border:0" '
         f'title="tilewright"></iframe>'
     )
+
+
+def run_frame(run: Run) -> str:
+    """What a notebook shows of a run: its page, as high as verdict, Gantt chart and details are, in under 200 kB."""
+    lanes = min(run.trace.workers * run.trace.ranks, _LANES)
+    return frame(run_page(run, limit=_FRAME), 430 + max(106, min(560, 40 + (22 if lanes > 8 else 30) * lanes)))
 
 
 # ---------------------------------------------------------------- the page
@@ -123,8 +173,10 @@ def _page(title: str, panels: Sequence[tuple[str, str, dict[str, Any]]], before:
 <main class="runs">
 {sections}
 </main>
-<p class="soft">The critical path is outlined in red, and underlined on the workers.</p>
-<p class="soft keys">Wheel or <kbd>+</kbd> <kbd>-</kbd> magnifies, dragging moves, <kbd>0</kbd> shows all. In a picture,
+<p class="soft">The graph's critical path is outlined in red, and underlined on the workers; the chain that set the
+makespan has a line above. Hatched times are idle: click one to see why.</p>
+<p class="soft keys">Wheel, two fingers or <kbd>+</kbd> <kbd>-</kbd> magnify, dragging moves, <kbd>Shift</kbd> and
+dragging marks a range of times, <kbd>0</kbd> shows all. In a picture,
 arrow keys go left and right along the worker, up to the last predecessor and down to a successor; <kbd>Enter</kbd>
 magnifies the selected task, <kbd>Esc</kbd> lets it go. In the search field <kbd>Enter</kbd> selects the next one
 found.</p>
@@ -139,46 +191,59 @@ found.</p>
 
 def _section(number: int, heading: str, tables: str, picture: dict[str, Any]) -> str:
     swatches = "".join(
-        f'<span><i class="swatch" style="background:{colour}"></i>{html.escape(op)}</span>'
-        for op, colour in zip(picture["ops"], picture["colours"], strict=True)
+        f'<button type="button" aria-pressed="true" data-op="{k}"><i class="swatch" style="background:{colour}"></i>'
+        f"{html.escape(op)}</button>"
+        for k, (op, colour) in enumerate(zip(picture["ops"], picture["colours"], strict=True))
     )
     note = f'<p class="note">{html.escape(picture["note"])}</p>' if picture["note"] else ""
     labels = picture["label"]
     example = labels[len(labels) // 2] if labels else ""
-    gantt = ""
+    gantt = timeline = idle = ""
     if "bars" in picture:
         gantt = (
-            '<h3>Workers over time</h3><canvas class="gantt" tabindex="0" role="application" '
+            '<canvas class="gantt" tabindex="0" role="application" '
             'aria-label="Gantt chart: one row per worker, one bar per task; arrow keys select"></canvas>'
         )
+        if "ready" in picture:
+            timeline = (
+                '<canvas class="times" style="height:64px" role="img" aria-label="Ready tasks over time"></canvas>'
+            )
+        shown = sorted(set(picture["idle"]["cause"]))
+        idle = "".join(
+            f'<span><i class="swatch hatched" style="--c:{colour}"></i>{cause}</span>'
+            for k, (cause, colour) in enumerate(zip(picture["causes"], picture["causeColours"], strict=True))
+            if k in shown
+        )
+        idle = f'<div class="legend idle"><span class="soft">idle:</span>{idle}</div>' if shown else ""
+    verdict = f'<p class="verdict">{html.escape(picture["verdict"])}</p>' if "verdict" in picture else ""
+    graph = """<h3>Task graph by layers</h3>
+<canvas class="dag" style="height:520px" tabindex="0" role="application"
+aria-label="Task graph: one box per task, layers from top to bottom; arrow keys select"></canvas>"""
     return f"""<section class="run" id="panel-{number}">
 <h2>{html.escape(heading)}</h2>
-{tables}
+{verdict}
+{gantt}
+{timeline}
 {note}
 <div class="tools">
 <label>Find <input class="search" type="search" placeholder="{html.escape(example)}" size="16"></label>
 <span class="found soft" aria-live="polite"></span><button class="home" type="button">Show all</button></div>
-<div class="legend ops">{swatches}</div>
-{gantt}
-<h3>Task graph by layers</h3>
-<canvas class="dag" style="height:520px" tabindex="0" role="application"
-aria-label="Task graph: one box per task, layers from top to bottom; arrow keys select"></canvas>
+<div class="legend ops" role="group" aria-label="Ops: press to dim">{swatches}</div>
+{idle}
+<div class="range" aria-live="polite"></div>
 <div class="details" aria-live="polite"></div>
+{tables}
+{graph}
 </section>"""
 
 
-def _table(
-    head: Sequence[str], body: Sequence[Sequence[str]], rulers: Sequence[int] = (), bars: Sequence[float] = ()
-) -> str:
-    """Rows with a line above those in ``rulers``, and a bar of a length in 0..1 after each."""
+def _table(head: Sequence[str], body: Sequence[Sequence[str]], rulers: Sequence[int] = ()) -> str:
+    """Rows with a line above those in ``rulers``."""
     cells = "".join(f"<th scope=col>{html.escape(cell)}</th>" for cell in head)
     rows = ""
     for number, row in enumerate(body):
         texts = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-        if bars:
-            texts += f'<td class="bar"><span style="width:{100 * bars[number]:.1f}%"></span></td>'
         rows += ("<tr class=ruled>" if number in rulers else "<tr>") + texts + "</tr>"
-    cells += "<th scope=col>bound / makespan</th>" if bars else ""
     return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
@@ -190,10 +255,12 @@ def _facts(facts: dict[str, str]) -> str:
 def _run_facts(run: Run) -> dict[str, str]:
     lower, t = run.bounds, units(run)[1]
     work = lower.area if lower.work is None else lower.work
+    unit = "" if units(run)[0] else f" {unit_name(run)}"
     facts = {
-        "makespan": t(run.makespan) + (f", {run.gflops:.4g} GFLOP/s" if run.flops else ""),
+        "makespan": t(run.makespan) + unit + (f", {run.gflops:.4g} GFLOP/s" if run.flops else ""),
         "lower bounds": f"{t(lower.area)} area, {t(lower.critical_path)} critical path",
-        "efficiency": f"{run.efficiency:.1%} of the lower bound, workers idle {run.idle:.1%}",
+        "efficiency": f"{run.efficiency:.1%} = W/(p T), {run.of_bound:.1%} of the lower bound, idle {run.idle:.1%}",
+        "chain": chain_facts(run) if run.makespan else "none",
         "work": f"{t(work)}; speed-up at most {lower.speedup_limit:.4g} (W/C)",
         "tasks": f"{len(run.graph):,}, up to {run.width:,} at once",
     }
@@ -208,11 +275,16 @@ def _idle(run: Run) -> str:
     idle, available = run.idle_split, run.makespan * run.workers
     if not available:
         return ""
-    parts = [("in tasks", "#0072B2", available - idle.total)]
-    parts += [(name, _IDLE[field], getattr(idle, field)) for field, name in IDLE.items()]
-    bars = "".join(f'<span style="width:{100 * v / available:.3f}%;background:{c}"></span>' for _, c, v in parts)
+    parts = [("in tasks", "", "#5B8F7B", available - idle.total)]
+    parts += [(name, " hatched", CAUSES[field], getattr(idle, field)) for field, name in IDLE.items()]
+    parts = [part for part in parts if part[3] > 0]
+    bars = "".join(
+        f'<span class="part{hatched}" style="width:{100 * v / available:.3f}%;--c:{c}"></span>'
+        for _, hatched, c, v in parts
+    )
     legend = "".join(
-        f'<span><i class="swatch" style="background:{c}"></i>{name} {v / available:.1%}</span>' for name, c, v in parts
+        f'<span><i class="swatch part{hatched}" style="--c:{c}"></i>{name} {v / available:.1%}</span>'
+        for name, hatched, c, v in parts
     )
     return f'<h3>Where the workers\' time went</h3><div class="split">{bars}</div><div class="legend">{legend}</div>'
 
@@ -250,8 +322,9 @@ def _kernels(run: Run) -> str:
 # ---------------------------------------------------------------- the pictures as data
 
 
-def _picture(graph: TaskGraph, run: Run | None) -> dict[str, Any]:
+def _picture(graph: TaskGraph, run: Run | None, limit: int | None = None) -> dict[str, Any]:
     """What `page.js` draws. Numbers in lists by item; an item is a task, or a group of them in a large graph."""
+    limit = LIMIT if limit is None else limit
     durations = run.trace.durations if run is not None else None
     costs = durations if durations is not None else [task.op.weight for task in graph.tasks]
     ops = list(dict.fromkeys(task.op.name for task in graph.tasks))
@@ -262,11 +335,12 @@ def _picture(graph: TaskGraph, run: Run | None) -> dict[str, Any]:
     picture: dict[str, Any] = {
         "ops": ops, "colours": [fill for fill, _ in inks], "inks": [ink for _, ink in inks],
         "unit": units(run)[0] if run is not None else "", "note": "",
+        "unitName": unit_name(run) if run is not None else weight_unit(graph),
     }  # fmt: skip
-    if len(graph) > LIMIT:
+    if len(graph) > limit:
         picture |= _groups(graph, costs, ops, op, depth, slack, critical)
         picture["note"] = (
-            f"{len(graph):,} tasks are more than the {LIMIT:,} that are drawn one by one: a box stands for all tasks "
+            f"{len(graph):,} tasks are more than the {limit:,} that are drawn one by one: a box stands for all tasks "
             "of one op in one layer" + (", and a bar for neighbours on one worker." if run is not None else ".")
         )
     else:
@@ -278,7 +352,10 @@ def _picture(graph: TaskGraph, run: Run | None) -> dict[str, Any]:
             **_places(depth, predecessors),
         }  # fmt: skip
     if run is not None:
-        picture |= _schedule(run, op, len(graph) <= LIMIT)
+        note = picture["note"]
+        picture |= _schedule(run, op, limit)
+        picture["verdict"] = str(run.verdict)
+        picture["note"] = f"{note}{picture['note']}".strip() if picture["note"] != note else note
         if run.workers > _LANES:
             picture["note"] += f" Only the first {_LANES} of {run.workers:,} workers are drawn."
     return picture
@@ -354,14 +431,14 @@ def _lane(run: Run, number: int) -> str:
     return f"{'gpu' if gpu else 'worker'} {worker}"
 
 
-def _schedule(run: Run, op: Sequence[int], linked: bool) -> dict[str, Any]:
-    """Bars by lane; with ``linked`` also when and where each item ran and why not sooner."""
-    trace, workers = run.trace, run.trace.workers
+def _schedule(run: Run, op: Sequence[int], limit: int) -> dict[str, Any]:
+    """Bars by lane; of up to ``limit`` tasks also when and where each ran and why not sooner."""
+    trace, workers, linked = run.trace, run.trace.workers, len(run.graph) <= limit
     total = workers * trace.ranks
     lanes = [_lane(run, number) for number in range(min(total, _LANES))]
     bars: dict[str, list[Any]] = {"item": [], "lane": [], "start": [], "end": [], "op": [], "label": []}
     tasks = run.graph.tasks
-    shortest = 0.0 if linked else run.makespan / max(100.0, LIMIT / min(total, _LANES))
+    shortest = 0.0 if linked else run.makespan / max(20.0, limit / min(total, _LANES))
     open_bar: dict[int, int] = {}
     members: dict[int, int] = {}
     longest: dict[int, float] = {}
@@ -389,12 +466,31 @@ def _schedule(run: Run, op: Sequence[int], linked: bool) -> dict[str, Any]:
     for bar, count in members.items():
         if count > 1:
             bars["label"][bar] += f" and {count - 1} more"
-    arrows = [
-        [m.source * workers, m.destination * workers, m.start, m.end]
+    arrows: list[list[Any]] = [
+        [
+            m.source * workers,
+            m.destination * workers,
+            m.start,
+            m.end,
+            f"{m.handle} from rank {m.source} to {m.destination}, {m.nbytes:,} bytes",
+        ]
         for m in trace.messages
         if max(m.source, m.destination) * workers < _LANES and m.source != m.destination
     ]
-    picture: dict[str, Any] = {"lanes": lanes, "bars": bars, "arrows": arrows, "makespan": run.makespan}
+    picture: dict[str, Any] = {
+        "lanes": lanes, "bars": bars, "arrows": arrows if len(arrows) <= _ARROWS else [], "makespan": run.makespan,
+        "bounds": [["W/p", run.bounds.area, [7, 4]], ["C", run.bounds.critical_path, [2, 3]]],
+        "idle": _idle_pieces(run, _SLIVER if linked else min(_SLIVER, 4 * limit / max(len(lanes), 1))),
+        "causes": list(IDLE.values()), "reasons": [_REASONS[cause] for cause in IDLE],
+        "causeColours": [CAUSES[cause] for cause in IDLE], "failed": None,
+    }  # fmt: skip
+    if len(arrows) > _ARROWS:
+        picture["note"] = f" {len(arrows):,} messages are more than the {_ARROWS:,} that are drawn."
+    failure = trace.failure
+    if failure is not None:
+        picture["failed"] = {"item": failure.task if linked else -1, "label": tasks[failure.task].label,
+                             "lane": failure.rank * workers + failure.worker, "start": failure.start,
+                             "end": failure.end}  # fmt: skip
     if linked:
         count = len(run.graph)
         start, end, lane_of = [0.0] * count, [0.0] * count, [0] * count
@@ -408,5 +504,43 @@ def _schedule(run: Run, op: Sequence[int], linked: bool) -> dict[str, Any]:
             "start": start, "end": end, "lane": lane_of, "order": order,
             "waits": [list(reasons.get(t, ("start", -1, 0.0))) for t in range(count)],
             "messages": [f"{m.handle} from rank {m.source}, {m.nbytes:,} bytes" for m in trace.messages],
+            "chain": [task.index for task in run.chain.tasks],
         }  # fmt: skip
+        if len(trace.records) < count:
+            ran = {record.task for record in trace.records}
+            picture["ran"] = [t in ran for t in range(count)]
+    picture["ready"] = _steps((since, until, 1) for since, until in queued(trace))
+    picture["flight"] = _steps((m.start, m.end, m.nbytes) for m in trace.messages)
     return picture
+
+
+_ARROWS = 4000  # messages that are drawn
+
+
+def _idle_pieces(run: Run, sliver: float) -> dict[str, list[Any]]:
+    """Idle times by lane, cause by number."""
+    number = {cause: place for place, cause in enumerate(IDLE)}
+    found: dict[str, list[Any]] = {"lane": [], "start": [], "end": [], "cause": []}
+    for piece in pieces(run.trace, run.makespan / sliver, _LANES):
+        lane = piece.rank * run.trace.workers + piece.worker
+        for name, value in zip(found, (lane, piece.start, piece.end, number[piece.cause]), strict=True):
+            found[name].append(value)
+    return found
+
+
+def _steps(spans: Iterable[tuple[float, float, float]], most: int = 2000) -> list[list[float]]:
+    """Times, and the sum of the amounts of all spans that are open from each on; of many the largest side by side."""
+    changes: dict[float, float] = {}
+    for start, end, amount in spans:
+        if end > start:
+            changes[start] = changes.get(start, 0) + amount
+            changes[end] = changes.get(end, 0) - amount
+    times, values, value = [], [], 0.0
+    for at in sorted(changes):
+        value += changes[at]
+        if values and values[-1] == value:
+            continue
+        times.append(at)
+        values.append(value)
+    stride = -(-len(times) // most) if times else 1
+    return [times[::stride], [max(values[k : k + stride]) for k in range(0, len(values), stride)]]

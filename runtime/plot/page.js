@@ -22,10 +22,12 @@ function time(s, unit) {
   return (s / 1e-9).toPrecision(3) + " ns";
 }
 
-// A canvas with a world that one can move and magnify: by wheel, drag, and keys.
+// A canvas with a world that one can move and magnify: by wheel, drag, two fingers and keys. What is under the pointer
+// is a pair of a kind and a number, or null.
 class View {
-  constructor(canvas, world, {vertical, draw, pick, choose, hover, key}) {
-    Object.assign(this, {canvas, world, vertical, drawWorld: draw, pick, choose, hover, key});
+  constructor(canvas, world, {vertical, draw, pick, choose, hover, key, moved, range}) {
+    Object.assign(this, {canvas, world, vertical, drawWorld: draw, pick, choose, hover, key, moved, range});
+    this.fingers = new Map();
     this.home();
     canvas.addEventListener("wheel", e => {
       e.preventDefault();
@@ -34,38 +36,48 @@ class View {
     }, {passive: false});
     canvas.addEventListener("pointerdown", e => {
       canvas.setPointerCapture(e.pointerId);
+      this.fingers.set(e.pointerId, this.at(e));
       this.drag = [...this.at(e), false];
+      this.from = e.shiftKey && this.range ? this.x(this.drag[0]) : null;
     });
     canvas.addEventListener("pointermove", e => {
       const [x, y] = this.at(e);
-      if (this.drag) {
+      if (this.drag && this.fingers.size === 2) this.pinch(e.pointerId, x, y);
+      else if (this.drag && this.from !== null) {
+        this.drag[2] = true;
+        this.range([Math.min(this.from, this.x(x)), Math.max(this.from, this.x(x))]);
+      } else if (this.drag) {
         const [x0, y0, moved] = this.drag;
         if (moved || Math.hypot(x - x0, y - y0) > 4) {
           this.ox += x - x0;
           if (this.vertical) this.oy += y - y0;
           this.drag = [x, y, true];
-          this.draw();
+          this.fingers.set(e.pointerId, [x, y]);
+          this.changed();
         }
       } else {
         const item = this.pick(x, y);
-        tip.style.display = item < 0 ? "none" : "block";
-        if (item >= 0) {
+        tip.style.display = item ? "block" : "none";
+        if (item) {
           tip.textContent = this.hover(item);
           tip.style.left = Math.min(e.clientX + 14, innerWidth - tip.offsetWidth - 4) + "px";
           tip.style.top = Math.min(e.clientY + 14, innerHeight - tip.offsetHeight - 4) + "px";
         }
       }
     });
-    canvas.addEventListener("pointerup", e => {
-      if (this.drag && !this.drag[2]) this.choose(this.pick(...this.at(e)));
+    const up = e => {
+      if (e.type === "pointerup" && this.drag && !this.drag[2] && this.fingers.size < 2) this.choose(this.pick(...this.at(e)));
+      this.fingers.delete(e.pointerId);
       this.drag = null;
-    });
+    };
+    canvas.addEventListener("pointerup", up);
+    canvas.addEventListener("pointercancel", up);
     canvas.addEventListener("pointerleave", () => { tip.style.display = "none"; });
     canvas.addEventListener("keydown", e => {
       const middle = [this.width / 2, this.height / 2];
       if (e.key === "+" || e.key === "=") this.zoom(1.3, ...middle);
       else if (e.key === "-") this.zoom(1 / 1.3, ...middle);
-      else if (e.key === "0") { this.home(); this.draw(); }
+      else if (e.key === "0") { this.home(); this.changed(); }
       else if (!this.key(e.key)) return;
       e.preventDefault();
     });
@@ -80,10 +92,22 @@ class View {
   home() {  // all of the world, with a margin
     const [x0, y0, x1, y1] = this.world, left = this.vertical ? 12 : 64;
     this.sx = (this.width - left - 12) / Math.max(x1 - x0, 1e-300);
-    this.sy = (this.height - 24) / Math.max(y1 - y0, 1e-300);
+    this.sy = (this.height - (this.vertical ? 24 : 40)) / Math.max(y1 - y0, 1e-300);
     this.ox = left - x0 * this.sx;
     this.oy = 12 - y0 * this.sy;
   }
+  changed() {
+    this.draw();
+    if (this.moved) this.moved(this);
+  }
+  pinch(id, x, y) {  // two fingers: magnify around the middle of them
+    const other = [...this.fingers].find(([key]) => key !== id)[1], old = this.fingers.get(id);
+    const spread = p => Math.max(Math.abs(p[0] - other[0]), 8);
+    this.fingers.set(id, [x, y]);
+    this.drag[2] = true;
+    this.zoom(spread([x, y]) / spread(old), (x + other[0]) / 2, (y + other[1]) / 2);
+  }
+  x(px) { return (px - this.ox) / this.sx; }
   zoom(factor, x, y) {
     this.ox = x - (x - this.ox) * factor;
     this.sx *= factor;
@@ -91,7 +115,7 @@ class View {
       this.oy = y - (y - this.oy) * factor;
       this.sy *= factor;
     }
-    this.draw();
+    this.changed();
   }
   reveal(x, y) {  // move a point of the world into sight
     const px = this.X(x), py = this.Y(y);
@@ -116,25 +140,45 @@ class Panel {
   constructor(root, d) {
     Object.assign(this, {root, d, selected: -1, matches: null});
     const n = d.label.length;
+    this.hidden = new Set();  // ops that are dimmed
+    this.range = null;        // [from, to] of times that were marked
+    this.idle = -1;           // the idle time that is selected
     this.successors = Array.from({length: n}, () => []);
     d.predecessors.forEach((list, t) => { for (const p of list) this.successors[p].push(t); });
     this.critical = new Set(d.critical);
-    const handlers = {
-      choose: item => this.select(item), hover: item => this.describe(item), key: key => this.key(key),
-    };
+    this.chain = new Set(d.chain ?? []);
+    const key = key => this.key(key);
     const dag = root.querySelector("canvas.dag");
     this.views = [this.dag = new View(dag, d.world, {
-      ...handlers, vertical: true, draw: g => this.drawDag(g), pick: (x, y) => this.pickDag(x, y),
+      key, vertical: true, draw: g => this.drawDag(g), pick: (x, y) => this.pickDag(x, y),
+      choose: found => this.select(found ? found[1] : -1), hover: found => this.describe(found[1]),
     })];
     const gantt = root.querySelector("canvas.gantt");
     if (gantt) {
       this.lanes = d.lanes.length;
-      gantt.style.height = Math.max(90, Math.min(560, 24 + (this.lanes > 8 ? 22 : 30) * this.lanes)) + "px";
-      this.views.push(this.gantt = new View(gantt, [0, 0, d.makespan, this.lanes], {
-        ...handlers, vertical: false, draw: g => this.drawGantt(g), pick: (x, y) => this.pickGantt(x, y),
-        hover: bar => this.describeBar(bar), choose: bar => this.select(bar < 0 ? -1 : d.bars.item[bar]),
+      gantt.style.height = Math.max(106, Math.min(560, 40 + (this.lanes > 8 ? 22 : 30) * this.lanes)) + "px";
+      const together = DATA.filter(other => other.unit === d.unit && other.makespan);  // one scale for runs side by side
+      const end = Math.max(...together.map(other => other.makespan), ...d.bounds.map(bound => bound[1]));
+      this.views.push(this.gantt = new View(gantt, [0, 0, end, this.lanes], {
+        key, vertical: false, draw: g => this.drawGantt(g), pick: (x, y) => this.pickGantt(x, y),
+        hover: found => this.describeThere(found), choose: found => this.choose(found),
+        moved: view => this.follow(view), range: range => this.mark(range),
       }));
+      const times = root.querySelector("canvas.times");
+      if (times) {
+        this.views.push(this.times = new View(times, [0, 0, end, 1], {
+          key, vertical: false, draw: g => this.drawTimes(g), pick: () => null, choose: () => {}, hover: () => "",
+          moved: view => this.follow(view), range: range => this.mark(range),
+        }));
+      }
     }
+    for (const button of root.querySelectorAll(".ops button"))
+      button.addEventListener("click", () => {
+        const op = +button.dataset.op, shown = this.hidden.has(op);
+        if (shown) this.hidden.delete(op); else this.hidden.add(op);
+        button.setAttribute("aria-pressed", shown);
+        this.redraw();
+      });
     const search = root.querySelector("input.search");
     search.addEventListener("input", () => this.find(search.value));
     search.addEventListener("keydown", e => {
@@ -143,7 +187,10 @@ class Panel {
         this.select(list[(list.indexOf(this.selected) + 1) % list.length]);
       }
     });
-    root.querySelector(".home").addEventListener("click", () => this.views.forEach(v => { v.home(); v.draw(); }));
+    root.querySelector(".home").addEventListener("click", () => {
+      this.mark(null);
+      this.views.forEach(v => { v.home(); v.changed(); });
+    });
     this.details = root.querySelector(".details");
     this.details.addEventListener("click", e => {
       if (e.target.dataset.item) this.select(+e.target.dataset.item);
@@ -152,6 +199,88 @@ class Panel {
   }
 
   redraw() { this.views.forEach(view => view.draw()); }
+
+  follow(view) {  // the same time everywhere on the page
+    for (const panel of panels)
+      for (const other of [panel.gantt, panel.times])
+        if (other && other !== view && panel.d.unit === this.d.unit) {
+          const left = view.x(64), width = (view.width - 76) / view.sx;
+          other.sx = (other.width - 76) / width;
+          other.ox = 64 - left * other.sx;
+          other.draw();
+        }
+  }
+
+  mark(range) {  // a range of times, in all runs of the page that have this unit
+    for (const panel of panels)
+      if (panel.gantt && panel.d.unit === this.d.unit) {
+        panel.range = range;
+        panel.tell();
+        panel.redraw();
+      }
+  }
+
+  tell() {  // what happened in the range
+    const place = this.root.querySelector(".range"), d = this.d;
+    place.replaceChildren();
+    if (!this.range) return;
+    const [from, to] = this.range, lanes = this.lanes, rows = new Map();
+    const inside = (start, end) => Math.max(0, Math.min(end, to) - Math.max(start, from));
+    const add = (name, time_) => {
+      const [count, total] = rows.get(name) ?? [0, 0];
+      if (time_ > 0) rows.set(name, [count + 1, total + time_]);
+    };
+    d.bars.start.forEach((start, i) => add(d.ops[d.bars.op[i]], inside(start, d.bars.end[i])));
+    d.idle.start.forEach((start, i) => add("idle: " + d.causes[d.idle.cause[i]], inside(start, d.idle.end[i])));
+    const cell = (tag, text) => node(tag, {}, text), all = (to - from) * lanes;
+    const body = [...rows].map(([name, [count, total]]) => node("tr", {}, cell("td", name), cell("td", String(count)),
+      cell("td", time(total, d.unit)), cell("td", (100 * total / all).toFixed(1) + "%")));
+    place.append(node("h3", {}, `From ${time(from, d.unit)} to ${time(to, d.unit)}`),
+      node("table", {}, node("thead", {}, node("tr", {}, ...["", "number", "time", "share"].map(t => cell("th", t)))),
+        node("tbody", {}, ...body)));
+  }
+
+  choose(found) {
+    const d = this.d;
+    if (found && found[0] === "idle") {
+      this.select(-1);
+      this.idle = found[1];
+      this.details.replaceChildren(...this.idleStory(found[1]));
+      this.redraw();
+    } else if (found && found[0] === "message") {
+      this.select(-1);
+      this.details.replaceChildren(node("p", {}, this.describeThere(found)));
+    } else if (found && found[0] === "failed") this.select(d.failed.item);
+    else this.select(found ? d.bars.item[found[1]] : -1);
+  }
+
+  idleStory(i) {
+    const {lane, start, end, cause} = this.d.idle, d = this.d, length = end[i] - start[i];
+    const parts = [[node("strong", {}, `${d.lanes[lane[i]]} idle: ${d.causes[cause[i]]}`),
+      `, ${time(start[i], d.unit)} to ${time(end[i], d.unit)}, ${(100 * length / d.makespan).toPrecision(2)} % of the makespan`],
+      [d.reasons[cause[i]]]];
+    const next = d.order ? (d.order[lane[i]] ?? []).find(t => d.start[t] >= end[i] - 1e-12 * d.makespan) : undefined;
+    if (next !== undefined)
+      parts.push(["Its next task: ", this.link(next), ` at ${time(d.start[next], d.unit)}, which waited for `,
+        ...this.why(next), "."]);
+    else if (d.order) parts.push(["It had no task after that."]);
+    return parts.map(part => node("p", {}, ...part));
+  }
+
+  link(p) { return p < 0 ? "" : node("button", {"data-item": p}, this.d.label[p]); }
+
+  why(t) {  // what a task waited for
+    const d = this.d, [reason, on, until] = d.waits[t], late = d.start[t] - until;
+    const found = {
+      start: ["nothing, it was ready when the run began"],
+      dependency: ["its last predecessor ", this.link(on)],
+      worker: ["its worker, busy with ", this.link(on)],
+      message: [`a message: ${on >= 0 && reason === "message" ? d.messages[on] : ""}`],
+    }[reason];
+    if (reason !== "start") found.push(`, until ${time(until, d.unit)}`);
+    if (late > 1e-12 * d.makespan) found.push(`; then ${time(late, d.unit)} passed until the engine started it`);
+    return found;
+  }
 
   find(text) {
     const wanted = text.replaceAll(" ", "").toLowerCase();
@@ -206,6 +335,7 @@ class Panel {
 
   select(t, everywhere = true) {
     this.selected = t;
+    this.idle = -1;
     if (everywhere)
       for (const other of panels)
         if (other !== this && this.d.start && other.d.start) other.select(this.twin(other, t), false);
@@ -225,39 +355,36 @@ class Panel {
     return lines.filter(Boolean).join("\n");
   }
 
-  describeBar(bar) {
-    const {item, start, end, label} = this.d.bars, unit = this.d.unit;
-    return item[bar] >= 0 ? this.describe(item[bar])
-      : `${label[bar]}\n${time(start[bar], unit)} to ${time(end[bar], unit)}`;
+  describeThere([kind, i]) {
+    const d = this.d, {item, start, end, label} = d.bars, unit = d.unit;
+    const when = (from, to) => `${time(from, unit)} to ${time(to, unit)}`;
+    if (kind === "idle") return `idle: ${d.causes[d.idle.cause[i]]}\n${when(d.idle.start[i], d.idle.end[i])}`;
+    if (kind === "message") return `message ${d.arrows[i][4]}\n${when(d.arrows[i][2], d.arrows[i][3])}`;
+    if (kind === "failed") return `${d.failed.label} failed\n${when(d.failed.start, d.failed.end)}`;
+    return item[i] >= 0 ? this.describe(item[i]) : `${label[i]}\n${when(start[i], end[i])}`;
   }
 
   story(t) {  // paragraphs
     const d = this.d, unit = d.unit;
-    const link = p => p < 0 ? "" : node("button", {"data-item": p}, d.label[p]);
-    const some = list => list.length ? [...list.slice(0, 12).map(link),
+    const some = list => list.length ? [...list.slice(0, 12).map(p => this.link(p)),
       list.length > 12 ? ` and ${list.length - 12} more` : ""] : ["none"];
     const facts = [`cost ${time(d.cost[t], unit)}, slack ${time(d.slack[t], unit)}`];
     if (this.critical.has(t)) facts.push(", ", node("strong", {}, "on the critical path"));
     const parts = [[node("strong", {}, d.label[t]), " " + d.info[t]], facts];
     if (d.start) {
-      facts.push(`; ran ${time(d.start[t], unit)} to ${time(d.end[t], unit)} on ${d.lanes[d.lane[t]]}`);
-      const [reason, on, until] = d.waits[t], late = d.start[t] - until;
-      const why = {
-        start: ["nothing, it was ready when the run began"],
-        dependency: ["its last predecessor ", link(on)],
-        worker: ["its worker, busy with ", link(on)],
-        message: [`a message: ${on >= 0 && reason === "message" ? d.messages[on] : ""}`],
-      }[reason];
-      if (reason !== "start") why.push(`, until ${time(until, unit)}`);
-      if (late > 1e-12 * d.makespan) why.push(`; then ${time(late, unit)} passed until the engine started it`);
-      parts.push(["Why not sooner? It waited for ", ...why, "."]);
+      if (d.ran && !d.ran[t]) facts.push(d.failed && d.failed.item === t ? "; it failed" : "; it did not run");
+      else {
+        facts.push(`; ran ${time(d.start[t], unit)} to ${time(d.end[t], unit)} on ${d.lanes[d.lane[t]]}`);
+        if (d.chain && d.chain.includes(t)) facts.push(", ", node("strong", {}, "on the chain that set the makespan"));
+        parts.push(["Why not sooner? It waited for ", ...this.why(t), "."]);
+      }
     }
     parts.push(["waits for: ", ...some(d.predecessors[t])], ["waited for by: ", ...some(this.successors[t])]);
     return parts.map(part => node("p", {}, ...part));
   }
 
   fill(g, t) {
-    g.globalAlpha = this.matches && !this.matches.has(t) ? 0.15 : 1;
+    g.globalAlpha = (this.matches && !this.matches.has(t)) || this.hidden.has(this.d.op[t]) ? 0.15 : 1;
     g.fillStyle = this.d.colours[this.d.op[t]];
   }
 
@@ -320,19 +447,39 @@ class Panel {
       const dx = Math.abs(v.X(d.x[t]) - x), dy = Math.abs(v.Y(d.y[t]) - y);
       if (dx <= w && dy <= h && dx + dy < nearest) { nearest = dx + dy; best = t; }
     }
-    return best;
+    return best < 0 ? null : ["task", best];
+  }
+
+  // Hatched in the colour of a cause, so that no idle time looks like a task.
+  hatch(g, cause) {
+    const tile = node("canvas", {width: 8, height: 8}), c = tile.getContext("2d");
+    c.strokeStyle = this.d.causeColours[cause];
+    c.lineWidth = 2;
+    c.beginPath();
+    for (const shift of [-8, 0, 8]) { c.moveTo(shift - 1, 9); c.lineTo(shift + 9, -1); }
+    c.stroke();
+    return g.createPattern(tile, "repeat");
   }
 
   drawGantt(g) {
     const d = this.d, v = this.gantt, b = d.bars, W = v.width, h = Math.max(1, v.sy * 0.86);
     g.textAlign = "center";
-    const selectedBars = [];
+    const selectedBars = [], idle = d.idle, hatches = d.causes.map((_, cause) => this.hatch(g, cause));
+    for (let i = 0; i < idle.start.length; i++) {
+      const x0 = v.X(idle.start[i]), x1 = v.X(idle.end[i]);
+      if (x1 < 64 || x0 > W || x1 - x0 < 0.4) continue;
+      g.fillStyle = hatches[idle.cause[i]];
+      g.fillRect(x0, v.Y(idle.lane[i]), x1 - x0, h);
+      if (i === this.idle) selectedBars.push([x0, v.Y(idle.lane[i]), x1 - x0]);
+    }
     for (let i = 0; i < b.start.length; i++) {
       const x0 = v.X(b.start[i]), x1 = v.X(b.end[i]);
       if (x1 < 64 || x0 > W) continue;
       const t = b.item[i], y = v.Y(b.lane[i]), w = Math.max(x1 - x0, 0.6);
-      if (t >= 0) this.fill(g, t); else { g.globalAlpha = 1; g.fillStyle = d.colours[b.op[i]]; }
+      if (t >= 0) this.fill(g, t);
+      else { g.globalAlpha = this.hidden.has(b.op[i]) ? 0.15 : 1; g.fillStyle = d.colours[b.op[i]]; }
       g.fillRect(x0, y, w, h);
+      if (t >= 0 && this.chain.has(t)) { g.fillStyle = colour("--chain"); g.fillRect(x0, y, w, 2); }
       if (this.critical.has(t)) { g.fillStyle = colour("--path"); g.fillRect(x0, y + h - 2, w, 2); }
       if (t >= 0 && t === this.selected) selectedBars.push([x0, y, w]);
       if (h > 10) this.text(g, b.label[i], (Math.max(x0, 64) + Math.min(x1, W)) / 2, y + h / 2,
@@ -351,6 +498,28 @@ class Panel {
       g.stroke();
       g.globalAlpha = 1;
     }
+    if (d.failed) this.drawFailed(g, h);
+    const floor = v.Y(this.lanes);
+    const near = d.bounds.length > 1 && Math.abs(v.X(d.bounds[0][1]) - v.X(d.bounds[1][1])) < 34;
+    for (const [place, [name, at, dashes]] of d.bounds.entries()) {
+      g.strokeStyle = g.fillStyle = colour("--bound");
+      g.lineWidth = 2;
+      g.setLineDash(dashes);
+      g.beginPath();
+      g.moveTo(v.X(at), 0);
+      g.lineTo(v.X(at), floor);
+      g.stroke();
+      g.setLineDash([]);
+      g.textAlign = v.X(at) > W - 60 ? "right" : "left";
+      const said = near ? (place ? d.bounds.map(bound => bound[0]).join(", ") : "") : name;
+      g.fillText(said, v.X(at) + (v.X(at) > W - 60 ? -4 : 4), 6);
+    }
+    if (this.range) {
+      g.fillStyle = colour("--mark");
+      g.globalAlpha = 0.12;
+      g.fillRect(v.X(this.range[0]), 0, v.X(this.range[1]) - v.X(this.range[0]), floor);
+      g.globalAlpha = 1;
+    }
     g.strokeStyle = colour("--mark");
     g.lineWidth = 2.5;
     for (const [x, y, w] of selectedBars) g.strokeRect(x, y, Math.max(w, 2), h);
@@ -360,19 +529,88 @@ class Panel {
     g.textAlign = "left";
     const every = Math.max(1, Math.ceil(13 / v.sy));
     for (let lane = 0; lane < this.lanes; lane += every) g.fillText(d.lanes[lane], 4, v.Y(lane) + h / 2, 58);
+    this.axis(g, v);
+    g.textAlign = "right";
+    g.fillText(d.unit === "s" ? "time since the run began" : `time in ${d.unitName}`, W - 6, v.height - 6);
+  }
+
+  axis(g, v) {
     g.textAlign = "center";
     const rough = 110 / v.sx, power = 10 ** Math.floor(Math.log10(rough));
     const step = power * [1, 2, 5, 10].find(m => m * power >= rough);
-    for (let at = Math.max(0, Math.ceil((64 - v.ox) / v.sx / step) * step); v.X(at) < W - 20; at += step)
-      g.fillText(time(at, d.unit), v.X(at), v.height - 6);
+    for (let at = Math.max(0, Math.ceil((64 - v.ox) / v.sx / step) * step); v.X(at) < v.width - 20; at += step)
+      g.fillText(time(at, this.d.unit), v.X(at), v.height - 20);
+  }
+
+  drawFailed(g, h) {  // a cross over the task that failed
+    const v = this.gantt, {lane, start, end} = this.d.failed, y = v.Y(lane);
+    const x0 = v.X(start), x1 = Math.max(v.X(end), x0 + 8);
+    g.fillStyle = colour("--paper");
+    g.fillRect(x0, y, x1 - x0, h);
+    g.strokeStyle = colour("--path");
+    g.lineWidth = 2;
+    g.strokeRect(x0, y, x1 - x0, h);
+    g.beginPath();
+    g.moveTo(x0, y); g.lineTo(x1, y + h); g.moveTo(x0, y + h); g.lineTo(x1, y);
+    g.stroke();
+  }
+
+  drawTimes(g) {  // how many tasks are ready and wait for a worker, and the bytes that are under way
+    const d = this.d, v = this.times, bottom = v.height - 4, W = v.width;
+    const line = ([at, value], top, paint, fill) => {
+      g.strokeStyle = g.fillStyle = paint;
+      g.lineWidth = 1.5;
+      g.beginPath();
+      g.moveTo(64, bottom);
+      let last = bottom;
+      for (let i = 0; i < at.length; i++) {
+        const x = Math.min(Math.max(v.X(at[i]), 64), W);
+        g.lineTo(x, last);
+        last = bottom - (bottom - 16) * value[i] / top;
+        g.lineTo(x, last);
+      }
+      g.lineTo(Math.min(v.X(d.makespan), W), last);
+      if (fill) { g.lineTo(Math.min(v.X(d.makespan), W), bottom); g.globalAlpha = 0.25; g.fill(); g.globalAlpha = 1; }
+      else g.stroke();
+    };
+    const most = Math.max(1, ...d.ready[1]);
+    line(d.ready, most, colour("--chain"), true);
+    g.textAlign = "left";
+    g.fillStyle = colour("--soft");
+    let said = `tasks ready and waiting: up to ${most === 1 && !Math.max(0, ...d.ready[1]) ? 0 : most}`;
+    if (d.flight[0].length) {
+      const top = Math.max(1, ...d.flight[1]);
+      line(d.flight, top, colour("--bound"), false);
+      g.fillStyle = colour("--soft");
+      said += `; bytes under way (line): up to ${top.toLocaleString("en")}`;
+    }
+    g.fillText(said, 68, 8);
   }
 
   pickGantt(x, y) {
     const d = this.d, v = this.gantt, b = d.bars, lane = Math.floor((y - v.oy) / v.sy), at = (x - v.ox) / v.sx;
     const slop = 1.5 / v.sx;
+    const f = d.failed;
+    if (f && f.lane === lane && f.start - slop <= at && v.x(v.X(f.start) + 8) + f.end - f.start >= at) return ["failed", 0];
     for (let i = 0; i < b.start.length; i++)
-      if (b.lane[i] === lane && b.start[i] - slop <= at && at <= b.end[i] + slop) return i;
-    return -1;
+      if (b.lane[i] === lane && b.start[i] - slop <= at && at <= b.end[i] + slop) return ["bar", i];
+    const arrow = d.arrows.length <= 4000 ? this.nearArrow(x, y) : -1;
+    if (arrow >= 0) return ["message", arrow];
+    for (let i = 0; i < d.idle.start.length; i++)
+      if (d.idle.lane[i] === lane && d.idle.start[i] <= at && at <= d.idle.end[i]) return ["idle", i];
+    return null;
+  }
+
+  nearArrow(x, y) {  // a message within four pixels
+    const d = this.d, v = this.gantt, h = Math.max(1, v.sy * 0.86);
+    let best = -1, nearest = 4;
+    d.arrows.forEach(([from, to, start, end], i) => {
+      const x0 = v.X(start), y0 = v.Y(from) + h / 2, dx = v.X(end) - x0, dy = v.Y(to) + h / 2 - y0;
+      const along = Math.min(1, Math.max(0, ((x - x0) * dx + (y - y0) * dy) / Math.max(dx * dx + dy * dy, 1e-9)));
+      const far = Math.hypot(x - x0 - along * dx, y - y0 - along * dy);
+      if (far < nearest) { nearest = far; best = i; }
+    });
+    return best;
   }
 }
 

@@ -1,4 +1,4 @@
-"""One colour per op, the same in every picture; colours and markers of the lines of plots.
+"""One colour per op, another palette for causes of idle time; colours and markers of the lines of plots.
 
 The eight colours of Okabe and Ito [1]_ can be told apart with any colour vision. The four ops of Cholesky take
 those that also differ in lightness, so that a grey print still shows them; moves of data are grey. Markers tell again
@@ -10,14 +10,21 @@ what the colours of lines do.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from colorsys import hls_to_rgb
 
-__all__ = ["ACCENT", "LINES", "MARKERS", "colours", "text_on"]
+__all__ = ["ACCENT", "CAUSES", "LINES", "MARKERS", "colours", "text_on", "wheel"]
 
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#F0E442")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">")
 
 ACCENT = "#000000"
 """For the critical path."""
+
+CAUSES = {
+    "startup": "#A98B5D", "no_task": "#DDD3BE", "data": "#6B4E9B", "communication": "#A3195B", "overhead": "#4A4A4A",
+    "tail": "#C2B08E",
+}  # fmt: skip
+"""Of idle time (`tilewright.runs.idle`): no colour of an op is among them; hatched where bars of ops are beside."""
 
 _KNOWN = {
     "potrf": "#D55E00",  # vermillion
@@ -39,7 +46,10 @@ _OTHERS = ("#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00", "#0
 
 
 def colours(ops: Iterable[str]) -> dict[str, str]:
-    """``#RRGGBB`` for each op name; ops without a fixed colour share the palette in the order they come."""
+    """``#RRGGBB`` for each op name; ops without a fixed colour take the palette in the order they come.
+
+    Beyond the palette colours go round the wheel, light and dark in turns, so that no two are the same.
+    """
     chosen: dict[str, str] = {}
     unknown = 0
     for op in ops:
@@ -48,9 +58,19 @@ def colours(ops: Iterable[str]) -> dict[str, str]:
         if op in _KNOWN:
             chosen[op] = _KNOWN[op]
         else:
-            chosen[op] = _OTHERS[unknown % len(_OTHERS)]
+            chosen[op] = _OTHERS[unknown] if unknown < len(_OTHERS) else wheel(unknown - len(_OTHERS))
             unknown += 1
     return chosen
+
+
+def wheel(place: int) -> str:
+    """A colour of an endless sequence: hues a golden section apart.
+
+    >>> len({wheel(place) for place in range(100)})
+    100
+    """
+    red, green, blue = hls_to_rgb((0.08 + place * 0.618034) % 1, (0.40, 0.72, 0.55)[place % 3], 0.45)
+    return f"#{round(255 * red):02X}{round(255 * green):02X}{round(255 * blue):02X}"
 
 
 def text_on(colour: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from math import hypot
 from pathlib import Path as FilePath
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from tilewright.graph import TaskGraph
 from tilewright.plot import canvas
+from tilewright.plot.colouring import Colouring
 from tilewright.plot.layered import Drawing, Point
-from tilewright.plot.palette import ACCENT, colours, text_on
+from tilewright.plot.palette import ACCENT, text_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,13 +26,16 @@ _KEY = 30  # a patch of the legend and its gap
 _ROW = 18  # height of a row of the legend
 
 
-def save(graph: TaskGraph, drawing: Drawing, critical: tuple[set[int], set[tuple[int, int]]], path: FilePath) -> None:
+def save(
+    graph: TaskGraph, drawing: Drawing, critical: tuple[set[int], set[tuple[int, int]]], path: FilePath,
+    coloured: Colouring,
+) -> None:  # fmt: skip
     """Write a PNG. ImportError, in a sentence that says what to do, if matplotlib is not installed."""
     canvas.check_matplotlib("a PNG (an SVG does not)")
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    counts = Counter(task.op.name for task in graph)
+    counts, fill = coloured.counts, coloured.fill
     title = f"{canvas.drawn(graph.name)}: {len(graph):,} tasks, {graph.edges:,} edges"
     entries = {op: f"{canvas.drawn(op)} {count:,}" for op, count in counts.items()}
     scale = min(1.0, _PIXELS / max(drawing.width, drawing.height, 1.0))
@@ -48,8 +51,7 @@ def save(graph: TaskGraph, drawing: Drawing, critical: tuple[set[int], set[tuple
     axes.set_xlim(drawing.width / 2 - width / scale / 2, drawing.width / 2 + width / scale / 2)
     axes.set_ylim(drawing.height + _EDGE / scale, -_BORDER / scale)
     axes.set_axis_off()
-    _draw(axes, graph, drawing, critical, scale)
-    fill = colours(counts)
+    _draw(axes, graph, drawing, critical, scale, coloured)
     fig.text(_EDGE / width, 1 - 24 / height, title, fontsize=11, parse_math=False)
     for place, row in enumerate(rows):
         bottom = height - 46 - _ROW * place
@@ -87,8 +89,9 @@ def _rows(widths: dict[str, float], room: float) -> list[dict[str, float]]:
 
 
 def _draw(
-    axes: Axes, graph: TaskGraph, drawing: Drawing, critical: tuple[set[int], set[tuple[int, int]]], scale: float
-) -> None:
+    axes: Axes, graph: TaskGraph, drawing: Drawing, critical: tuple[set[int], set[tuple[int, int]]], scale: float,
+    coloured: Colouring,
+) -> None:  # fmt: skip
     from matplotlib.collections import PathCollection, PolyCollection
     from matplotlib.path import Path
 
@@ -101,7 +104,7 @@ def _draw(
         )
         heads = [_head(points, size) for points in curves]
         axes.add_collection(PolyCollection(heads, facecolors=colour, edgecolors="none"), autolim=False)
-    fill = colours(task.op.name for task in graph)
+    fill = [coloured.fill[group] for group in coloured.groups]
     boxes = [drawing.boxes[task.index] for task in graph]
     bold_one = [task.index in bold_tasks for task in graph]
     axes.add_collection(
@@ -110,7 +113,7 @@ def _draw(
                 [(b.x + sx * b.width / 2, b.y + sy * b.height / 2) for sx, sy in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
                 for b in boxes
             ],
-            facecolors=[fill[task.op.name] for task in graph],
+            facecolors=fill,
             edgecolors=[ACCENT if bold else "#404040" for bold in bold_one],
             linewidths=[(2.2 if bold else 0.6) * scale for bold in bold_one],
             zorder=3,
@@ -118,7 +121,7 @@ def _draw(
         autolim=False,
     )
     for task, box in zip(graph, boxes, strict=True):
-        axes.text(box.x, box.y, canvas.drawn(task.label), ha="center", va="center", color=text_on(fill[task.op.name]),
+        axes.text(box.x, box.y, canvas.drawn(task.label), ha="center", va="center", color=text_on(fill[task.index]),
                   fontsize=8.5 * scale, zorder=4, parse_math=False)  # fmt: skip
 
 

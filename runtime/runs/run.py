@@ -14,8 +14,9 @@ from tilewright.host.files import write_text
 from tilewright.machine import Machine
 from tilewright.passes.bounds import Bounds, bounds, mixed_bounds, width
 from tilewright.runs.footprint import high_water
-from tilewright.runs.idle import Idle, split
+from tilewright.runs.idle import Chain, Idle, chain, split
 from tilewright.runs.trace import Trace
+from tilewright.runs.verdict import Verdict, judge
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Run:
     """Bytes in use at the fullest moment beyond those before, where the values are no arrays that tell their size."""
     kernels: dict[str, str] = field(default_factory=dict)
     """For each op with a tile kernel where that came from: a BLAS library or a route. Bits depend on it."""
+    failed: Task | None = None
+    """The task that raised, of a run that failed: the exception has that run as its attribute ``run``."""
 
     def __getitem__(self, handle: str | Handle) -> Any:
         key = Handle(handle) if isinstance(handle, str) else handle
@@ -100,7 +103,15 @@ class Run:
 
     @property
     def efficiency(self) -> float:
-        """Lower bound over makespan; 1 is a schedule that cannot be better."""
+        """W / (p T): work over workers times makespan; 1 is workers that are never idle.
+
+        On several kinds of workers W/p is the area bound.
+        """
+        return self.bounds.area / self.makespan if self.makespan else 1.0
+
+    @property
+    def of_bound(self) -> float:
+        """Lower bound over makespan, max(W/p, C) / T: 1 is a schedule that cannot be better, whoever is idle."""
         return self.bounds.lower / self.makespan if self.makespan else 1.0
 
     @property
@@ -128,8 +139,21 @@ class Run:
 
     @cached_property
     def idle_split(self) -> Idle:
-        """Where the idle time went: start-up, dependencies, communication, overhead, tail."""
+        """Where the idle time went, by cause: see `tilewright.runs.idle`."""
         return split(self.trace)
+
+    @cached_property
+    def chain(self) -> Chain:
+        """The tasks that set this makespan, each with what it waited for: a predecessor, its worker or a message.
+
+        The critical path of ``run.bounds`` is the graph's, this one the schedule's.
+        """
+        return chain(self.trace)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What limits this run and what would help, in one sentence: see `tilewright.runs.verdict.judge`."""
+        return judge(self)
 
     @cached_property
     def width(self) -> int:
@@ -161,7 +185,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the page in a frame of its own."""
-        return str(upstairs("plot.html:frame")(upstairs("plot.html:run_page")(self)))
+        return str(upstairs("plot.html:run_frame")(self))
 
     def _repr_svg_(self) -> str | None:
         """The Gantt chart, for notebooks that show no scripts; None with more tasks than bars can be seen."""
@@ -176,7 +200,7 @@ class Run:
         return str(upstairs("runs.text:text")(self))
 
     def __repr__(self) -> str:
-        unit = upstairs("runs.text:units")(self)[0] or "units of task weight"
+        unit = upstairs("runs.text:unit_name")(self)
         return (
             f"Run({self.graph.name!r}, {len(self.graph)} tasks, backend={self.backend!r}, "
             f"scheduler={self.scheduler!r}, workers={self.workers}, makespan={self.makespan:.4g} {unit})"

@@ -16,17 +16,24 @@ from tilewright.graph import Access, Handle, Op, Task, TaskGraph, Use
 from tilewright.host.files import write_text
 from tilewright.machine import Machine
 from tilewright.runs.footprint import nbytes_of
+from tilewright.runs.idle import CAUSES
 from tilewright.runs.run import Run
+from tilewright.runs.text import unit_name
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.tiles import Store
 
-__all__ = ["load", "save"]
+__all__ = ["document", "load", "save"]
 
 FORMAT = 2
 
 
 def save(run: Run, path: str | Path) -> None:
     """Write a run. About 150 bytes per task."""
+    write_text(path, document(run))
+
+
+def document(run: Run) -> str:
+    """A run as the text of one JSON object; ``summary`` has what people want to know of it."""
     handles: dict[Handle, int] = {}
     ops: dict[Op, int] = {}
     tasks = [
@@ -40,7 +47,7 @@ def save(run: Run, path: str | Path) -> None:
     ]
     for message in run.trace.messages:
         handles.setdefault(message.handle, len(handles))
-    document = {
+    found = {
         "tilewright_run": FORMAT,
         "name": run.graph.name,
         "backend": run.backend,
@@ -50,6 +57,9 @@ def save(run: Run, path: str | Path) -> None:
         "virtual": int(run.trace.virtual),
         "machine": json.loads(run.machine.to_json()) if run.machine is not None else None,
         "memory": run.measured,
+        "failed": -1 if run.failed is None else run.failed.index,
+        "failure": None if run.trace.failure is None else list(run.trace.failure),
+        "summary": _summary(run),
         "kernels": [list(item) for item in run.kernels.items()],
         "handles": [[handle.name, list(handle.index)] for handle in handles],
         "bytes": [nbytes_of(run, handle) for handle in handles],
@@ -60,7 +70,16 @@ def save(run: Run, path: str | Path) -> None:
         "records": [list(record) for record in run.trace.records],
         "messages": [[m.source, m.destination, handles[m.handle], *m[3:]] for m in run.trace.messages],
     }
-    write_text(path, json.dumps(document, separators=(",", ":")))
+    return json.dumps(found, separators=(",", ":"))
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    return {
+        "makespan": run.makespan, "unit": unit_name(run), "efficiency": run.efficiency, "of_bound": run.of_bound,
+        "gflops": run.gflops, "area": run.bounds.area, "critical_path": run.bounds.critical_path,
+        "idle": {cause: getattr(run.idle_split, cause) for cause in CAUSES}, "messages": run.messages,
+        "verdict": str(run.verdict),
+    }  # fmt: skip
 
 
 def load(path: str | Path) -> Run:
@@ -96,8 +115,8 @@ def _run(document: dict[str, Any]) -> SavedRun:
         "memory": maybe(size), "kernels": rows(text, text),
         "handles": rows(text, lists(either(integer(-(2**62)), text))), "bytes": lists(size),
         "ops": rows(text, number(0)), "inputs": anything, "tasks": anything, "flops": anything, "records": anything,
-        "messages": anything, "virtual": integer(0, 1),
-    }, optional=["memory", "kernels", "virtual"])  # fmt: skip
+        "messages": anything, "virtual": integer(0, 1), "summary": anything, "failed": integer(-1), "failure": anything,
+    }, optional=["memory", "kernels", "virtual", "summary", "failed", "failure"])  # fmt: skip
     workers, ranks = found["workers"], found["ranks"]
     if workers * ranks > _MOST:
         raise ValueError(f"it has {ranks} ranks of {workers} workers, more than the {_MOST} that a run may have")
@@ -129,6 +148,12 @@ def _run(document: dict[str, Any]) -> SavedRun:
         raise ValueError("a task or a message ends before it starts")
     trace = Trace(graph, workers, records, ranks=ranks, messages=messages)
     trace.virtual = bool(found.get("virtual"))
+    failed = found.get("failed", -1)
+    if failed >= count:
+        raise ValueError(f"task {failed} failed, of {count} tasks")
+    if found.get("failure") is not None:
+        rule = row(integer(0, count - 1), integer(0, workers - 1), time, time, rank)
+        trace.failure = TaskRecord(*rule(found["failure"], "the run.failure"))
     machine = found["machine"]
     if machine is not None and len(machine.kinds) > 1 and machine.size != ranks * workers:
         raise ValueError(f"its machine has {machine.size} workers, the run {ranks * workers}")
@@ -136,6 +161,7 @@ def _run(document: dict[str, Any]) -> SavedRun:
     run = SavedRun(
         graph, trace, found["backend"], found["scheduler"], ranks * workers, store, machine,
         measured=found.get("memory"), kernels=dict(found.get("kernels") or ()),
+        failed=graph.tasks[failed] if failed >= 0 else None,
     )  # fmt: skip
     run.__dict__["_flops"] = flops
     return run

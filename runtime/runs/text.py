@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from tilewright.units import nbytes, seconds
 
 if TYPE_CHECKING:
+    from tilewright.graph import TaskGraph
     from tilewright.runs.run import Run
 
-__all__ = ["IDLE", "memory", "place", "plain", "shown", "text", "units"]
+__all__ = ["IDLE", "chain_facts", "memory", "place", "plain", "shown", "text", "unit_name", "units", "weight_unit"]
 
 IDLE = {
-    "startup": "start-up", "dependencies": "dependencies", "communication": "communication",
+    "startup": "start-up", "no_task": "no task ready", "data": "waiting for data", "communication": "communication",
     "overhead": "engine or policy", "tail": "tail",
 }  # fmt: skip
 """The parts of `tilewright.runs.idle.Idle`, for people."""
@@ -29,10 +31,14 @@ def text(run: Run) -> str:
             f"{run.graph.name}: {len(run.graph)} tasks on {place(run)}, backend {run.backend}, "
             f"scheduler {run.scheduler}"
         ),
-        f"  makespan       {time(run.makespan)}" + (f"   {run.gflops:.4g} GFLOP/s" if run.flops else ""),
+        *_wrapped("verdict", str(run.verdict)),
+        f"  makespan       {time(run.makespan)}"
+        + ("" if units(run)[0] else f" {unit_name(run)}")
+        + (f"   {run.gflops:.4g} GFLOP/s" if run.flops else ""),
         f"  lower bounds   {time(lower.area)} area, {time(lower.critical_path)} critical path",
-        f"  efficiency     {run.efficiency:.1%} of the lower bound, workers idle {run.idle:.1%}",
+        f"  efficiency     {run.efficiency:.1%} = W/(p T), {run.of_bound:.1%} of the lower bound, idle {run.idle:.1%}",
         *_idle(run),
+        *_chain(run),
         f"  work           {time(work)}, width {run.width}, speed-up at most {lower.speedup_limit:.4g}",
         *([f"  memory         {memory(run)}"] if run.memory else []),
         *_messages(run),
@@ -56,6 +62,27 @@ def _idle(run: Run) -> list[str]:
     parts = [(name, getattr(split, field) / split.total) for field, name in IDLE.items() if split.total > 0]
     shown = ", ".join(f"{name} {share:.0%}" for name, share in parts if share >= 0.005)
     return [f"  idle time      {shown}"] if shown else []
+
+
+def chain_facts(run: Run) -> str:
+    """The chain that set the makespan, in a line: how many tasks, what they waited for, and its parts."""
+    chain = run.chain
+    reasons = (("dependency", "predecessor"), ("worker", "busy worker"), ("message", "message"))
+    waited = [f"{count:,} for a {name}" for reason, name in reasons if (count := chain.count(reason))]
+    parts = (("tasks", chain.work), ("messages", chain.messages), ("between", chain.between))
+    shares = [f"{name} {value / run.makespan:.0%}" for name, value in parts if value >= 0.005 * run.makespan]
+    tasks = f"{len(chain):,} task{'' if len(chain) == 1 else 's'} set the makespan"
+    return "; ".join([tasks, *[f"waited {', '.join(waited)}"] * bool(waited), ", ".join(shares)])
+
+
+def _chain(run: Run) -> list[str]:
+    return _wrapped("chain", chain_facts(run)) if run.makespan else []
+
+
+def _wrapped(name: str, said: str) -> list[str]:
+    """A fact of one sentence, in lines of less than 100 letters."""
+    first, *rest = wrap(said, 80)
+    return [f"  {name:<14} {first}", *(f"{'':<17}{line}" for line in rest)]
 
 
 def _messages(run: Run) -> list[str]:
@@ -146,6 +173,22 @@ def units(run: Run) -> tuple[str, Callable[[float], str]]:
     machine = run.machine
     weights = run.trace.virtual and machine is not None and machine.gamma is None and not machine.durations
     return ("", plain) if weights else ("s", seconds)
+
+
+def unit_name(run: Run) -> str:
+    """``s``, or that of `weight_unit`."""
+    return units(run)[0] or weight_unit(run.graph)
+
+
+def weight_unit(graph: TaskGraph) -> str:
+    """In what `Op.weight` counts: tile kernels in nb^3/3 flops, other ops in what their author says.
+
+    >>> from tilewright import cholesky_graph
+    >>> weight_unit(cholesky_graph(2))
+    'units of nb^3/3 flops'
+    """
+    tiles = all(not task.op.weight or (task.op.function is None and task.op.flops is not None) for task in graph.tasks)
+    return "units of nb^3/3 flops" if tiles else "units of task weight"
 
 
 def plain(value: float) -> str:

@@ -95,6 +95,8 @@ class Trace:
         """The moment that is time 0, on the clock of `time.perf_counter`; where the engine ran in this process."""
         self.pure = False
         """Tasks made new values and left the old ones alone, so that no writer had to wait for readers."""
+        self.failure: TaskRecord | None = None
+        """The task that failed, if its engine knows where and when; it is not among the records."""
         self.virtual = False
         """Nothing was computed, and the times are those of a machine model."""
         self.messages: Sequence[MessageRecord] = sorted(messages, key=itemgetter(4, 5, 0, 1, 2))
@@ -108,6 +110,10 @@ class Trace:
 
     def __repr__(self) -> str:
         return f"Trace({len(self)} records, makespan {self.makespan:.6g} s)"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return str(upstairs("plot.cards:trace")(self))
 
     @property
     def makespan(self) -> float:

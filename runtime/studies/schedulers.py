@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from tilewright.backends import check_call, engine_class, find_engine
@@ -20,7 +22,7 @@ from tilewright.machine import Machine
 from tilewright.runs.frames import data_frame
 from tilewright.runs.progress import reports
 from tilewright.runs.run import Run
-from tilewright.runs.text import plain
+from tilewright.runs.text import plain, weight_unit
 from tilewright.scalars import positive, whole
 from tilewright.schedulers import SCHEDULERS, Policy, fitting
 from tilewright.schedulers import policy as find_policy
@@ -48,6 +50,8 @@ class Row:
     """Seconds; the median over the repeats."""
     ratio: float
     """Makespan over the lower bound of that run: 1 cannot be better."""
+    efficiency: float
+    """W / (p T), of the same run."""
     idle: float
     """Share of the workers' time outside tasks."""
     speedup: float
@@ -59,22 +63,29 @@ class Row:
     """Shortest and longest makespan of the repeats."""
     alone: float
     """T_1: seconds of the same graph under the same policy on one worker; the median over as many repeats."""
+    behind: float = 0.0
+    """How much longer than the best row on as many workers: 0.03 is 3 %, 0 the best."""
+    ties: bool = True
+    """Whether that is no more than noise; the best row ties with itself. See `compare_schedulers`."""
 
 
 class Table:
     """The rows of a comparison, in the order of workers, then makespan. ``print(table)`` shows them.
 
-    ``runs`` has the median run of each row, with trace and bounds.
+    ``runs`` has the median run of each row, with trace and bounds; ``rounds`` the makespans of all its runs.
     """
 
-    def __init__(self, graph: TaskGraph, backend: str, rows: Iterable[tuple[Row, Run]], units: str = "s") -> None:
+    def __init__(
+        self, graph: TaskGraph, backend: str, rows: Iterable[tuple[Row, Run, list[float]]], units: str = "s"
+    ) -> None:
         self.graph = graph
         self.backend = backend
         self.units = units
-        """``s``, or ``weights`` where the machine has no rates and a task takes `Op.weight`."""
-        ordered = sorted(rows, key=lambda pair: (pair[0].workers, pair[0].makespan, pair[0].scheduler))
-        self.rows = [row for row, _ in ordered]
-        self.runs = [run_ for _, run_ in ordered]
+        """``s``, or where the machine has no rates that of `Op.weight`, such as ``units of nb^3/3 flops``."""
+        ordered = sorted(rows, key=lambda found: (found[0].workers, found[0].makespan, found[0].scheduler))
+        self.runs = [run_ for _, run_, _ in ordered]
+        self.rounds = [times for _, _, times in ordered]
+        self.rows = _placed([row for row, _, _ in ordered], self.rounds, backend == "simulate")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -82,34 +93,76 @@ class Table:
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
-    def best(self, workers: int) -> Row:
-        """The row with the shortest makespan. ValueError if nothing ran on so many workers."""
+    def best(self, workers: int | None = None) -> Row:
+        """The row with the shortest makespan, of all or on so many workers. ValueError if nothing ran on so many."""
+        rows = [row for row in self.rows if workers is None or row.workers == workers]
+        if not rows:
+            raise ValueError(f"nothing was compared on {workers} workers")
+        return min(rows, key=lambda row: row.makespan)
+
+    def ties(self, workers: int | None = None) -> list[Row]:
+        """The rows beside the best whose distance from it is no more than noise."""
+        best = self.best(workers)
+        return [row for row in self.rows if row.workers == best.workers and row.ties and row is not best]
+
+    def verdict(self, workers: int | None = None) -> str:
+        """Who wins, by how much, and who ties, in one sentence. By default where the makespan is shortest."""
+        best = self.best(workers)
+        ties = [row.scheduler for row in self.ties(best.workers)]
+        behind = [row for row in self.rows if row.workers == best.workers and not row.ties]
+        on = f"{best.workers} {'worker' if best.workers == 1 else 'workers'}"
+        if not behind and not ties:
+            return f"{on}: only {best.scheduler} ran."
+        if not behind:
+            few = "" if self._tells else f"; {_ENOUGH} rounds could tell"
+            return f"{on}: all {1 + len(ties)} policies tie{few}."
+        second, last = behind[0], behind[-1]
+        who = f"{best.scheduler} wins" if not ties else f"{_few([best.scheduler, *ties])} tie"
+        after = f"{second.scheduler} is {_percent(second.behind)} behind"
+        if last is not second:
+            after += f", {last.scheduler} {_percent(last.behind)}"
+        return f"{on}: {who}; {after}."
+
+    @property
+    def _tells(self) -> bool:
+        """Whether there were enough rounds to tell policies apart."""
+        return self.backend == "simulate" or max(map(len, self.rounds), default=0) >= _ENOUGH
+
+    def merged(self) -> list[list[Row]]:
+        """Rows that are alike in all but the policy's name, which in a simulation made the same schedule, together."""
+        groups: dict[tuple[Any, ...], list[Row]] = {}
         for row in self.rows:
-            if row.workers == workers:
-                return row
-        raise ValueError(f"nothing was compared on {workers} workers")
+            groups.setdefault(tuple(getattr(row, name) for name in _NUMBERS), []).append(row)
+        return list(groups.values())
 
     def time(self, value: float) -> str:
         """A makespan for people."""
         return seconds(value) if self.units == "s" else plain(value)
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.graph.name}: {len(self.graph)} tasks, backend {self.backend}"
-            + ("" if self.units == "s" else ", times in units of task weight"),
-            f"{'workers':>7}  {'scheduler':<16} {'makespan':>10}  {'/ bound':>7}  {'speed-up':>8}  {'idle':>6}"
-            f"  {'memory':>9}",
-        ]
+        sizes = {row.memory for row in self.rows}
+        several = len(sizes) > 1
+        title = f"{self.graph.name}: {len(self.graph)} tasks, backend {self.backend}"
+        title += "" if self.units == "s" else f", times in {self.units}"
+        title += "" if several or sizes == {0} else f", {nbytes(*sizes)} of data"
+        spread = any(row.fastest != row.slowest for row in self.rows)
+        head = f"workers  makespan {'spread' * spread:>6} / bound speed-up  W/(pT) behind {'memory' * several:>10}"
+        lines = [title, f"{head.rstrip()}  scheduler"]
         workers = None
-        for row in self.rows:
-            if workers is not None and row.workers != workers:
-                lines.append("")
-            workers = row.workers
-            lines.append(
-                f"{row.workers:>7}  {row.scheduler:<16} {self.time(row.makespan):>10}  {row.ratio:>7.3f}  "
-                f"{row.speedup:>8.2f}  {row.idle:>6.1%}  {nbytes(row.memory):>9}"
+        for rows in self.merged():
+            row = rows[0]
+            if row.workers != workers:
+                lines += [""] * (workers is not None)
+                workers = row.workers
+            width = (row.slowest - row.fastest) / row.makespan if row.makespan else 0.0
+            line = (
+                f"{row.workers:>7} {self.time(row.makespan):>9} {f'{width:.0%}' * spread:>6} {row.ratio:>7.3f} "
+                f"{row.speedup:>8.2f} {row.efficiency:>7.1%} {'tie' if row.ties else _percent(row.behind):>6} "
+                f"{nbytes(row.memory) * several:>10}".rstrip()
             )
-        return "\n".join(lines)
+            names = wrap(", ".join(row.scheduler for row in rows), 40)
+            lines += [f"{line}  {names[0]}", *(" " * (len(line) + 2) + name for name in names[1:])]
+        return "\n".join([*lines, "", *map(self.verdict, sorted({row.workers for row in self.rows}))])
 
     def __repr__(self) -> str:
         return f"Table({self.graph.name!r}, {len(self)} rows, backend={self.backend!r})"
@@ -128,7 +181,7 @@ class Table:
         return str(upstairs("plot.html:comparison_table")(self))
 
     def plot(self, path: str | Path) -> None:
-        """Ratio to the lower bound and speed-up over workers, as PNG, SVG or PDF. Needs matplotlib."""
+        """Excess over the lower bound by policy and workers, and speed-up, as PNG, SVG or PDF. Needs matplotlib."""
         upstairs("plot.compare:figure")(self, path)
 
     def report(self, path: str | Path) -> None:
@@ -174,7 +227,7 @@ def compare_schedulers(
     repeat
         Runs per row, in turns over the policies so that a busy spell hits all alike; the row has the median.
         By default 5 on an engine, 1 on the simulator, whose runs are all equal, and 5 with ``noise``, of which each
-        run has its own.
+        run has its own. On an engine one more run on each number of workers comes first, and counts for nothing.
     progress
         As in `tilewright.run`, over the tasks of all runs.
     options
@@ -190,9 +243,16 @@ def compare_schedulers(
 
     Notes
     -----
+    Each round runs every policy once, in turns another one first, so rounds are pairs of runs side by side. A policy
+    *ties* with the best one unless that was faster in so many rounds that, were they equal, this had a chance below
+    5 %: the sign test [1]_. That takes 5 rounds of 5, 6 of 6, 7 of 8. Simulated runs without noise tie if their
+    makespans are equal.
+
     A speed-up is T_1 / T_p. In a simulation T_1 is the time of one CPU worker that has all data. On an engine it is
     measured: the policy's own rows on one worker, or ``repeat`` more runs of each policy where no row is on one; those
     are runs of the same engine, or of one thread where owners, a pool or a launcher fix the number of ranks.
+
+    .. [1] W. J. Conover, Practical Nonparametric Statistics, section 3.4.
 
     Examples
     --------
@@ -256,12 +316,16 @@ def compare_schedulers(
 
     results: dict[tuple[int, int], list[Run]] = {}
     before = 0  # tasks of the runs that are over
+    order = list(range(len(schedulers)))
     with reports(progress, f"compare on {graph.name}", len(counts) * len(schedulers) * repeat * len(graph)) as report:
         for count in counts:
+            if not simulated:
+                once(schedulers[0], count, 0, False)
             for attempt in range(repeat):
-                for place, scheduler in enumerate(schedulers):
+                first = attempt % len(order)
+                for place in order[first:] + order[:first]:
                     told = _after(before, report) if report else False
-                    results.setdefault((count, place), []).append(once(scheduler, count, attempt, told))
+                    results.setdefault((count, place), []).append(once(schedulers[place], count, attempt, told))
                     before += len(graph)
     if simulated:
         predicted = Alone(graph, machine, given(), options)
@@ -270,7 +334,7 @@ def compare_schedulers(
         alone = _measured_alone(graph, given, backend, schedulers, machine, options, results, repeat)
     rows = [_row(runs, alone[place]) for (_, place), runs in results.items()]
     timed = not simulated or (machine is not None and (machine.gamma is not None or bool(machine.durations)))
-    return Table(graph, backend, rows, "s" if timed else "weights")
+    return Table(graph, backend, rows, "s" if timed else weight_unit(graph))
 
 
 # ------------------------------------------------------------------ one worker
@@ -326,7 +390,51 @@ def _after(before: int, report: Callable[[int], object]) -> Callable[[int], obje
     return lambda done: report(before + done)
 
 
-def _row(runs: list[Run], alone: Sequence[float]) -> tuple[Row, Run]:
+_ENOUGH = 5
+"""Rounds from which the sign test can tell two policies apart: 1/2^5 < 0.05."""
+_NUMBERS = ("workers", "makespan", "ratio", "efficiency", "idle", "speedup", "memory", "fastest", "slowest", "alone")
+
+
+def differ(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether ``one`` is faster than ``other`` by more than noise, round by round: the sign test, at 5 %.
+
+    >>> differ([1, 2, 3, 4, 5], [2, 3, 4, 5, 6]), differ([1, 2, 3, 4, 5], [2, 3, 4, 5, 4])
+    (True, False)
+    """
+    wins = sum(a < b for a, b in zip(one, other, strict=True))
+    rounds = wins + sum(a > b for a, b in zip(one, other, strict=True))
+    return sum(math.comb(rounds, k) for k in range(wins, rounds + 1)) < 0.05 * 2**rounds
+
+
+def _placed(rows: list[Row], rounds: list[list[float]], simulated: bool) -> list[Row]:
+    """The rows, which are in order, with how far each is behind the best on as many workers, and whether that counts.
+
+    Runs of a simulation are equal or not; on an engine, or with noise, the rounds say.
+    """
+    best: dict[int, int] = {}
+    placed = []
+    for place, row in enumerate(rows):
+        first = best.setdefault(row.workers, place)
+        shortest = rows[first].makespan
+        behind = row.makespan / shortest - 1 if shortest else 0.0
+        exact = simulated and all(found.fastest == found.slowest for found in (row, rows[first]))
+        ties = behind <= 1e-12 if exact else not differ(rounds[first], rounds[place])
+        placed.append(replace(row, behind=behind, ties=ties))
+    return placed
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    """``a, b and 5 more``."""
+    if len(names) <= most:
+        return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
+
+
+def _row(runs: list[Run], alone: Sequence[float]) -> tuple[Row, Run, list[float]]:
     """The median run, and the spread of all; ``alone`` are the times on one worker."""
     one = statistics.median_low(alone)
     makespans = [run_.makespan for run_ in runs]
@@ -337,6 +445,7 @@ def _row(runs: list[Run], alone: Sequence[float]) -> tuple[Row, Run]:
         workers=middle.workers,
         makespan=makespan,
         ratio=makespan / bounds.lower if bounds.lower else 1.0,
+        efficiency=middle.efficiency,
         idle=middle.idle,
         speedup=one / makespan if makespan else 1.0,
         memory=middle.memory,
@@ -344,4 +453,4 @@ def _row(runs: list[Run], alone: Sequence[float]) -> tuple[Row, Run]:
         slowest=max(makespans),
         alone=one,
     )
-    return row, middle
+    return row, middle, makespans

@@ -62,7 +62,7 @@ def test_the_scaling_study_accounts_for_all_of_the_workers_time():
     for r in study([4]):
         assert r["makespan"] >= r["lower"]
         assert r["messages"] == 0 or r["ranks"] > 1
-        known = r["efficiency"] + r["dependencies"] + r["communication"] + r["startup_and_tail"]
+        known = r["efficiency"] + sum(r[c] for c in ("no_task", "data", "communication", "overhead", "tail"))
         assert known == pytest.approx(1, abs=0.02)  # the rest is the overhead of tasks
 
 

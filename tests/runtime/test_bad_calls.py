@@ -13,6 +13,7 @@ import re
 import signal
 from contextlib import contextmanager
 
+import networkx
 import numpy as np
 import pytest
 
@@ -281,6 +282,8 @@ CALLS = {
     # -------------------------------------------------------------- communication
     **{f"comm.{name}": collective(getattr(comm, name)) for name in
        ("allgather", "allreduce", "broadcast", "gather", "reduce", "reduce_scatter", "scatter")},
+    "comm.matvec_graph": Call(comm.matvec_graph, lambda: dict(grid=(8, 8, 2, 1)), grid="counts", transposed="flag",
+                              overlap="flag", dtype="name~empty~class~list~dict~None"),
     "comm.best": Call(comm.best, lambda: dict(operation="reduce", p=2, n=4), operation="name", p="count", n="natural",
                       machine="machine?"),
     "comm.cost": Call(comm.cost, lambda: dict(operation="reduce", p=2, n=4, machine=MACHINE), operation="name",
@@ -312,6 +315,7 @@ CALLS = {
     "comm.domains.block_size": Call(comm.domains.block_size, lambda: dict(machine=MACHINE), machine="machine",
                                     flops="positive"),
     # -------------------------------------------------------------- others
+    "read_graph": Call(tw.read_graph, lambda: dict(source=networkx.DiGraph([(0, 1)])), source="data", name="text?"),
     "mpi.Pool": Call(mpi.Pool, lambda: dict(ranks=1), {"ranks": "rank"}, ranks="count"),
     "plot.precision_map": Call(plot.precision_map, lambda: dict(map=tw.PrecisionMap([["fp32"]])), map="data",
                                path="data+None~nonsense~empty~bytes", title="text?"),

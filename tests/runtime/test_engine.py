@@ -188,7 +188,8 @@ class TestRun:
     def test_bounds_are_below_the_makespan_and_idle_is_a_share(self):
         run = tw.tiled_cholesky(np.eye(60), tile_size=10, workers=2, return_run=True)[1]
         assert 0 < run.bounds.lower <= run.makespan
-        assert run.efficiency == pytest.approx(run.bounds.lower / run.makespan)
+        assert run.of_bound == pytest.approx(run.bounds.lower / run.makespan)
+        assert run.efficiency == pytest.approx(run.bounds.area / run.makespan) == pytest.approx(1 - run.idle)
         assert 0 <= run.idle < 1
         assert run.idle == pytest.approx(1 - sum(run.trace.durations) / (2 * run.makespan))
 
@@ -206,7 +207,7 @@ class TestRun:
 
     def test_the_unit_of_a_makespan_is_that_of_the_machine(self):
         graph = tw.cholesky_graph(6)
-        assert repr(tw.simulate(graph)).endswith("makespan=216 units of task weight)")
+        assert repr(tw.simulate(graph)).endswith("makespan=216 units of nb^3/3 flops)")
         seconds = dict.fromkeys(("potrf", "trsm", "syrk", "gemm"), 1.0)
         assert repr(tw.simulate(graph, tw.Machine(durations=seconds))).endswith("makespan=56 s)")
 

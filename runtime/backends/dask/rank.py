@@ -16,7 +16,7 @@ from tilewright.backends.dask import serializers
 from tilewright.backends.dask.courier import DaskCourier, Inbox, Share, blank, own
 from tilewright.backends.execution.program import Program
 from tilewright.backends.ranks import lending, segments
-from tilewright.backends.ranks.outcome import Outcome, freeze
+from tilewright.backends.ranks.outcome import Outcome, failed_at, freeze
 from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.backends.ranks.workers import Team
 from tilewright.errors import WorkerDied
@@ -253,6 +253,7 @@ def _told(share: Share, courier: DaskCourier, team: Team, plan: MessagePlan, beg
         sent=[(number, nbytes, start - began) for number, nbytes, start in courier.sent],
         received=[(number, end - began) for number, end in courier.received],
         failure=None if failure is None else (failure[0], freeze(failure[1])),
+        failed_at=None if failure is None else failed_at(team, failure[0], began),
         announced=False,
         values=pickle.dumps(team.program.replaced) if team.program.replaced else b"",
     )

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from functools import partial
 from math import inf
@@ -43,6 +43,7 @@ from tilewright.graph import Handle, TaskGraph
 from tilewright.kernels import choice
 from tilewright.machine import Machine
 from tilewright.passes.coarsen import Coarse, Overheads, coarsen
+from tilewright.runs.failure import leave
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import Policy
 
@@ -224,7 +225,8 @@ def _attempt(
             keys = [sent.keys[g] for g in sent.wanted]
             if keys:
                 futures = client.get(HighLevelGraph({"run": layer}, {"run": set()}), keys, sync=False)
-            _wait(futures, tale, client, run, set(ranks.addresses))
+            _wait(futures, tale, client, run, set(ranks.addresses),
+                  lambda: _trace(graph, coarse, ranks, sent, tale, {}, began))  # fmt: skip
             values = _values(client, sent, dict(zip(sent.wanted, futures, strict=True)), program, room)
             tale.news.wait(TALE if graph.tasks else 0)
         share = clock.share()
@@ -364,7 +366,9 @@ def loosen(run: str, dask_scheduler: Any = None) -> None:
     dask_scheduler.transitions(ready, stimulus_id=f"loosen-{run}-{time.time()}")
 
 
-def _wait(futures: list[Future], tale: Tale, client: Client, run: str, addresses: set[str]) -> None:
+def _wait(
+    futures: list[Future], tale: Tale, client: Client, run: str, addresses: set[str], until: Callable[[], Trace]
+) -> None:  # fmt: skip
     """Return when all are done; raise what the first task that failed raised. A worker that goes is made good."""
 
     def broken() -> bool:
@@ -381,7 +385,10 @@ def _wait(futures: list[Future], tale: Tale, client: Client, run: str, addresses
     errors = [future.exception() for future in futures if future.status == "error"]
     failures = [error for error in errors if isinstance(error, TaskFailed)]
     if failures:
-        raise thaw(min(failures, key=lambda failure: failure.number).frozen)
+        first = min(failures, key=lambda failure: failure.number)
+        raised = thaw(first.frozen)
+        leave(raised, until(), first.number)
+        raise raised
     if errors:
         error = errors[0]
         if type(error).__name__ == "KilledWorker":

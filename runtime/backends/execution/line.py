@@ -8,7 +8,8 @@ from time import perf_counter
 from tilewright.backends.execution.engine import Progress, blame
 from tilewright.backends.execution.program import Program
 from tilewright.graph import Task
-from tilewright.runs.trace import TaskRecord
+from tilewright.runs.failure import leave
+from tilewright.runs.trace import TaskRecord, Trace
 
 __all__ = ["run_line"]
 
@@ -24,6 +25,9 @@ def run_line(program: Program, tasks: Iterable[Task], backend: str, progress: Pr
             program.call(task)
         except BaseException as error:
             blame(error, task, task.index, f"backend={backend}, worker=0")
+            trace = Trace(program.graph, 1, records)
+            trace.failure = TaskRecord(task.index, 0, start - began, perf_counter() - began)
+            leave(error, trace, task.index)
             raise
         records.append(TaskRecord(task.index, 0, start - began, perf_counter() - began))
         if progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
@@ -55,6 +56,7 @@ class Workers:
         self.abroad = sum(task.op.external for task in program.graph)  # external tasks that are not done
         self.stopped = False
         self.failures: list[tuple[int, BaseException]] = []
+        self.failed_at: dict[int, tuple[int, float, float]] = {}  # by number in `failures`: worker, start, end
         self.records: list[list[tuple[int, float, float]]] = [[] for _ in range(workers)]
         self.ended = [threading.Event() for _ in range(workers)]
         for gate in self.gates:
@@ -117,7 +119,7 @@ class Workers:
                 try:
                     call(task)
                 except BaseException as error:
-                    self.fail(task, 0, error)
+                    self.fail(task, 0, error, start)
                     return
                 note((task.index, start, perf_counter()))
 
@@ -131,7 +133,7 @@ class Workers:
                     try:
                         call(task)
                     except BaseException as error:  # KeyboardInterrupt too, where the caller is the worker
-                        self.fail(task, worker, error)
+                        self.fail(task, worker, error, start)
                         return
                     end = perf_counter()
                     records.append((task.index, start, end))
@@ -260,12 +262,18 @@ class Workers:
         for _ in range(min(count, len(self.parked))):
             self.gates[self.parked.pop()].release()
 
-    def fail(self, task: Task, worker: int, error: BaseException) -> None:
+    def fail(self, task: Task, worker: int, error: BaseException, start: float | None = None) -> None:
+        self.failed(task, task.index, worker, error, start)
+        blame(error, task, task.index, f"backend=threads, worker={worker}")
+
+    def failed(self, task: Task, number: int, worker: int, error: BaseException, start: float | None) -> None:
+        """Note what a task raised, and when it had begun if a worker ran it; stop."""
         with self.lock:
-            self.failures.append((task.index, error))
+            self.failures.append((number, error))
+            if start is not None:
+                self.failed_at[number] = worker, start, perf_counter()
             self.stopped = True
             self.wake(len(self.parked))
-        blame(error, task, task.index, f"backend=threads, worker={worker}")
 
     def policy_failed(self, error: BaseException) -> None:
         error.add_note(f"in scheduler {self.name}")
@@ -284,4 +292,7 @@ class Workers:
         )
         trace = Trace(self.program.graph, self.workers, records)
         trace.began = began
+        if self.failures and (index := min(self.failures, key=itemgetter(0))[0]) in self.failed_at:
+            worker, start, end = self.failed_at[index]
+            trace.failure = TaskRecord(index, worker, start - began, end - began)
         return trace

@@ -18,7 +18,7 @@ from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.rooms import provide
 from tilewright.backends.mpi.agreement import Agreement, Clock, agreement
 from tilewright.backends.mpi.courier import MpiCourier, Wires
-from tilewright.backends.ranks.outcome import Order, Outcome, freeze, planned
+from tilewright.backends.ranks.outcome import Order, Outcome, failed_at, freeze, planned
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.workers import Team
 from tilewright.graph import Handle, TaskGraph
@@ -163,6 +163,7 @@ def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan, began: float, d
         sent=[(numbers[m.source, m.destination, m.tag], nbytes, start - began) for m, nbytes, start in courier.sent],
         received=[(numbers[m.source, m.destination, m.tag], end - began) for m, end in courier.received],
         failure=None if failure is None else (failure[0], freeze(failure[1])),
+        failed_at=None if failure is None else failed_at(team, failure[0], began),
         announced=courier.announced,
         values=values,
     )

@@ -15,9 +15,11 @@ import numpy as np
 from tilewright.backends.ranks.pickling import CodePickler
 from tilewright.graph import Handle, TaskGraph
 from tilewright.passes.messages import MessagePlan
+from tilewright.runs.failure import leave
+from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 
-__all__ = ["Order", "Outcome", "freeze", "merge", "planned", "thaw"]
+__all__ = ["Order", "Outcome", "failed_at", "freeze", "merge", "planned", "thaw"]
 
 Order = tuple[tuple[int, ...], int | None, tuple[int, ...]]
 """What a plan is made with: the owner of each handle in order of first access, ``start``, ``collect``."""
@@ -37,6 +39,8 @@ class Outcome(NamedTuple):
     announced: bool
     values: bytes
     """Pickled ({handle: value}, replaced handles): results that are not in the place of the data of the run."""
+    failed_at: tuple[int, float, float] | None = None
+    """Worker, start and end of the failed task, if a worker ran it."""
 
 
 _plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.WeakKeyDictionary()
@@ -69,8 +73,16 @@ class _ErrorPickler(CodePickler):
     main_is_there = True  # so that ``except`` knows the class; that of a pool's caller is not here, and goes as code
 
 
+def failed_at(team: Any, number: int, began: float) -> tuple[int, float, float] | None:
+    """`Outcome.failed_at` of the task of that number, from the workers who ran it."""
+    found = team.failed_at.get(number)
+    return None if found is None else (found[0], found[1] - began, found[2] - began)
+
+
 def freeze(error: BaseException) -> bytes:
     """An exception as bytes, with the text of its traceback; one that cannot travel becomes a RuntimeError."""
+    if isinstance(getattr(error, "run", None), Run):  # of a run inside the task: data of this process
+        del error.run  # type: ignore[attr-defined]
     lines = "".join(traceback.format_exception(error)) if error.__traceback__ is not None else ""
     with contextlib.suppress(Exception):
         return _pickled(error, lines)
@@ -112,10 +124,22 @@ def thaw(data: bytes) -> BaseException:
 
 
 def merge(graph: TaskGraph, plan: MessagePlan, workers: int, outcomes: list[Outcome]) -> Trace:
-    """One trace of what all ranks tell. Raises what the first task that failed raised."""
+    """One trace of what all ranks tell. Raises what the first task that failed raised, with the trace until then."""
+    trace = _merged(graph, plan, workers, outcomes)
     failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
     if failures:
-        raise thaw(min(failures)[1])
+        number, frozen = min(failures)
+        for rank, outcome in enumerate(outcomes):
+            if outcome.failure == (number, frozen) and outcome.failed_at is not None:
+                worker, start, end = outcome.failed_at
+                trace.failure = TaskRecord(number, worker, start, end, rank)
+        error = thaw(frozen)
+        leave(error, trace, number)
+        raise error
+    return trace
+
+
+def _merged(graph: TaskGraph, plan: MessagePlan, workers: int, outcomes: list[Outcome]) -> Trace:
     records = [
         TaskRecord(int(index), int(worker), start, end, rank)
         for rank, outcome in enumerate(outcomes)
@@ -127,5 +151,6 @@ def merge(graph: TaskGraph, plan: MessagePlan, workers: int, outcomes: list[Outc
         for outcome in outcomes
         for number, nbytes, start in outcome.sent
         for m in (plan.messages[number],)
+        if number in ends  # in a run that failed some never came
     ]
     return Trace(graph, workers, records, ranks=len(outcomes), messages=messages)

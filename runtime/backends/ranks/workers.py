@@ -57,11 +57,8 @@ class Team(Workers):
             self.program.rooms.leave(task)
         super().arrived(task)
 
-    def fail(self, task: Task, worker: int, error: BaseException) -> None:
+    def fail(self, task: Task, worker: int, error: BaseException, start: float | None = None) -> None:
         origin = self.part.origin[task.index]
         number = origin if origin >= 0 else max(task.params[0].writer, 0)
-        with self.lock:
-            self.failures.append((number, error))
-            self.stopped = True
-            self.wake(len(self.parked))
+        self.failed(task, number, worker, error, start)
         blame(error, task, number, f"backend={self.backend}, worker={worker}, rank={self.rank}")

@@ -8,6 +8,7 @@ import pytest
 import tilewright as tw
 from tilewright.plot.gantt import figure, gantt
 from tilewright.plot.palette import colours
+from tilewright.runs.idle import pieces
 from tilewright.runs.trace import TaskRecord, Trace
 
 MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -89,7 +90,8 @@ def test_each_task_is_a_bar_in_its_workers_lane_and_the_critical_path_is_outline
     outlined = sorted((left, right, lane) for _, colour, left, right, lane in bars if colour == "none")
     assert outlined == [(r.start, r.end, r.worker) for r in records if r.task in path]
     idle = sorted((left, right, lane) for _, colour, left, right, lane in bars if colour == "#ffffffff")
-    assert idle == [(0.0, trace.makespan, lane) for lane in range(3)]
+    assert idle == sorted((piece.start, piece.end, piece.worker) for piece in pieces(trace, trace.makespan / 2000))
+    assert sum(right - left for left, right, _ in idle) + sum(trace.durations) == pytest.approx(3 * trace.makespan)
 
 
 def test_ranks_are_lanes_of_their_own(tmp_path, monkeypatch):
@@ -132,7 +134,7 @@ def test_a_notebook_gets_the_chart_as_svg_and_none_of_too_many_tasks(run, monkey
 
 def test_a_run_in_task_weights_has_no_seconds_and_one_with_gpus_its_mixed_bounds(tmp_path, monkeypatch):
     plain = svg_of(tw.simulate(tw.cholesky_graph(6), tw.Machine(workers=3)), tmp_path, monkeypatch)
-    assert "time in units of task weight" in plain
+    assert "time in units of nb^3/3 flops" in plain
     assert "bound W/p = 72" in plain
     machine = tw.Machine(workers=3, gpus=1, gamma=1e-9, acceleration={"gemm": 10.0})
     mixed = tw.simulate(tw.cholesky_graph(6), machine, scheduler="heft")

@@ -1,5 +1,6 @@
 """The pages as data. What a browser makes of them is in test_html_browser.py."""
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ import pytest
 import tilewright as tw
 from tilewright.comm.collectives import allreduce
 from tilewright.plot import html as pages
+from tilewright.runs.text import IDLE
 
 GRAPH = tw.cholesky_graph(5)
 CLUSTER = tw.Machine(ranks=2, workers=2, alpha=1e-5, beta=1e-9, gamma=1e-9)
@@ -90,12 +92,35 @@ def test_the_run_page_has_the_schedule_and_why_each_task_waited(run):
     assert {reason for reason, _, _ in d["waits"]} == {"start", "dependency", "worker", "message"}
     assert len(d["arrows"]) == len(d["messages"]) == len(run.trace.messages)
     assert d["lanes"] == ["r0 w0", "r0 w1", "r1 w0", "r1 w1"]
+    assert d["bounds"] == [["W/p", run.bounds.area, [7, 4]], ["C", run.bounds.critical_path, [2, 3]]]
+    assert d["chain"] == [task.index for task in run.chain.tasks]
+    idle = d["idle"]
+    total = sum(end - start for start, end in zip(idle["start"], idle["end"], strict=True))
+    assert total == pytest.approx(run.idle_split.total, rel=1e-2)
+
+
+def test_the_timelines_are_those_of_ready_tasks_and_of_bytes_under_way(run):
+    (d,) = data(pages.run_page(run))
+    for at, value in zip(*d["ready"], strict=True):
+        ready = 0
+        for record in run.trace:
+            task = run.graph.tasks[record.task]
+            since = max([d["end"][p] for p in task.predecessors], default=0.0)
+            arrived = [m.end for m in run.trace.messages if m.destination == record.rank and m.handle in task.reads
+                       and since <= m.end <= record.start]  # fmt: skip
+            ready += max([since, *arrived]) <= at < record.start
+        assert ready == value
+    for at, value in zip(*d["flight"], strict=True):
+        assert value == sum(m.nbytes for m in run.trace.messages if m.start <= at < m.end)
 
 
 def test_the_text_of_the_run_page_is_that_of_the_run(run):
     page = pages.run_page(run)
     assert f"{run.gflops:.4g} GFLOP/s" in page
-    assert f"{run.efficiency:.1%} of the lower bound" in page
+    assert f"{run.efficiency:.1%} = W/(p T), {run.of_bound:.1%} of the lower bound, idle {run.idle:.1%}" in page
+    assert f'<p class="verdict">{run.verdict}</p>' in page
+    for cause, seconds in zip(IDLE.values(), dataclasses.astuple(run.idle_split), strict=True):
+        assert (f"{cause} {seconds / (4 * run.makespan):.1%}</span>" in page) == (seconds > 0)
     assert "Ceiling: 1 GFLOP/s per worker, the machine&#x27;s 1/gamma" in page or "the machine's 1/gamma" in page
     assert "2 ranks of 2 workers, simulated" in page
 
@@ -152,8 +177,16 @@ def test_ops_that_are_not_tile_kernels_have_colours_too():
 @pytest.mark.parametrize("thing", ["graph", "run"])
 def test_a_notebook_shows_the_page_in_a_frame(thing, run):
     shown = (GRAPH if thing == "graph" else run)._repr_html_()
-    assert shown.startswith('<iframe sandbox="allow-scripts" srcdoc="&lt;!DOCTYPE html&gt;')
+    assert shown.startswith('<iframe sandbox="allow-scripts" srcdoc=\'&lt;!DOCTYPE html&gt;')
     assert shown.count("<") == 2
+
+
+def test_a_notebook_gets_less_than_200_kilobytes_of_a_large_run_and_a_frame_that_fits():
+    graph = tw.cholesky_graph(40)
+    for workers, height in ((2, 536), (64, 990)):
+        shown = tw.simulate(graph, tw.Machine(workers=workers))._repr_html_()
+        assert len(shown) < 200_000
+        assert f"height:{height}px" in shown
 
 
 def test_a_collective_has_a_report_with_its_messages():

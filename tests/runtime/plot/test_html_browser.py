@@ -10,13 +10,16 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import tilewright as tw
 from tilewright.plot.html import frame, graph_page, run_page
+from tilewright.runs.idle import pieces
 from tilewright.runs.saved import load
+from tilewright.runs.text import IDLE
 
 pytestmark = pytest.mark.long
 
@@ -194,12 +197,141 @@ def test_a_task_selected_in_one_run_is_selected_in_the_other(show):
     assert story(page, 0) != story(page, 1)  # each says when it ran there, and why
 
 
+def at_time(page, time, lane, panel=0):
+    """Where a time is on a worker's row."""
+    place = page.evaluate(f"(p => [p.gantt.X({time}), p.gantt.Y({lane}) + p.gantt.sy * 0.43])(panels[{panel}])")
+    return on_page(page.locator("canvas.gantt").nth(panel), place)
+
+
+def test_the_gantt_chart_is_above_the_fold_and_the_verdict_above_it(report):
+    run = simulated()
+    assert report.locator(".verdict").inner_text() == str(run.verdict)
+    verdict, chart = (report.locator(name).bounding_box() for name in (".verdict", "canvas.gantt"))
+    assert verdict["y"] < chart["y"] and chart["y"] + chart["height"] < 400
+
+
+def test_a_click_on_an_idle_time_says_why_and_what_came_next(report):
+    run = simulated()
+    piece = max(pieces(run.trace), key=lambda piece: piece.end - piece.start if piece.cause != "tail" else 0)
+    lane = 2 * piece.rank + piece.worker
+    middle = (piece.start + piece.end) / 2
+    shown = hover(report, at_time, middle, lane)
+    assert shown.startswith(f"idle: {IDLE[piece.cause]}\n")
+    click(report, at_time, middle, lane)
+    assert story(report).startswith(f"r{piece.rank} w{piece.worker} idle: {IDLE[piece.cause]}, ")
+    assert "Its next task: " in story(report) and "which waited for" in story(report)
+    report.locator(".details button").first.click()
+    assert selected(report) is not None
+
+
+def test_a_message_says_what_it_carries_when_one_points_at_it(report):
+    x0, y0, x1, y1 = report.evaluate("""(p => {
+        const [from, to, start, end] = p.d.arrows[3], h = Math.max(1, p.gantt.sy * 0.86) / 2;
+        return [p.gantt.X(start), p.gantt.Y(from) + h, p.gantt.X(end), p.gantt.Y(to) + h];
+    })(panels[0])""")
+    found = ""
+    for share in range(1, 20):  # where no task is in front of it
+        report.mouse.move(
+            *on_page(report.locator("canvas.gantt"), (x0 + (x1 - x0) * share / 20, y0 + (y1 - y0) * share / 20))
+        )
+        if report.locator("#tip").is_visible() and report.locator("#tip").inner_text().startswith("message"):
+            found = report.locator("#tip").inner_text()
+    message = sorted(simulated().trace.messages, key=lambda m: m.start)[3]
+    assert re.match(rf"message A\[\d,\d\] from rank {message.source} to {message.destination}, 524,288 bytes\n", found)
+
+
+def test_an_op_that_is_pressed_in_the_legend_fades(report):
+    task = index("gemm(3,2,1)")
+    place = report.evaluate(f"(p => [p.gantt.X(p.middle({task})), p.gantt.Y(p.d.lane[{task}]) + 5])(panels[0])")
+    assert pixel(report, "canvas.gantt", *place) == [0, 114, 178]
+    button = report.locator(".ops button", has_text="gemm")
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    assert min(pixel(report, "canvas.gantt", *place)) > 200
+    button.click()
+    assert pixel(report, "canvas.gantt", *place) == [0, 114, 178]
+
+
+def test_a_range_has_a_table_of_what_happened_in_it(report):
+    run = simulated()
+    low, high = 0.2 * run.makespan, 0.6 * run.makespan
+    report.keyboard.down("Shift")
+    report.mouse.move(*at_time(report, low, 0))
+    report.mouse.down()
+    report.mouse.move(*at_time(report, high, 0), steps=4)
+    report.mouse.up()
+    report.keyboard.up("Shift")
+    low, high = report.evaluate("panels[0].range")
+    assert [low, high] == pytest.approx([0.2 * run.makespan, 0.6 * run.makespan], rel=0.02)
+    rows = [row.split("\t") for row in report.locator(".range tbody tr").all_inner_texts()]
+    inside = {}
+    for record in run.trace:
+        name = run.graph.tasks[record.task].op.name
+        inside[name] = inside.get(name, 0) + max(0, min(record.end, high) - max(record.start, low))
+    for piece in pieces(run.trace, run.makespan / 4000):
+        name = f"idle: {IDLE[piece.cause]}"
+        inside[name] = inside.get(name, 0) + max(0, min(piece.end, high) - max(piece.start, low))
+    shares = {name: f"{100 * time / (4 * (high - low)):.1f}%" for name, time in inside.items() if time > 0}
+    assert {row[0]: row[3] for row in rows} == shares
+    assert sum(float(share[:-1]) for share in shares.values()) == pytest.approx(100, abs=0.5)
+    report.locator("button.home").click()
+    assert report.locator(".range").inner_text() == ""
+
+
+def test_runs_side_by_side_have_one_time_scale_and_move_together(show):
+    slow = tw.simulate(GRAPH, CLUSTER.replace(gamma=2e-9), owner=lambda h: h.index[0] % 2)
+    page = show(lambda path: simulated().report(path, slow))
+    scales = "panels.map(p => [p.gantt.sx, p.gantt.ox, p.times.sx])"
+    one, other = page.evaluate(scales)
+    assert one == pytest.approx(other)
+    ends = page.evaluate("panels.map(p => p.gantt.X(p.d.makespan))")
+    assert (ends[0] - 64) / (ends[1] - 64) == pytest.approx(simulated().makespan / slow.makespan, rel=1e-3)
+    page.locator("canvas.gantt").nth(1).focus()
+    page.keyboard.press("+")
+    again = page.evaluate(scales)
+    assert again[0] == pytest.approx(again[1]) and again[0][0] == pytest.approx(1.3 * one[0])
+
+
+def test_a_phone_scrolls_down_and_not_sideways(show):
+    for write in (simulated().report, tw.compare_schedulers(GRAPH, [1, 3]).report, GRAPH.to_html):
+        page = show(write, has_touch=True)
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.locator("canvas.dag").first.evaluate("c => getComputedStyle(c).touchAction") == "pan-y"
+
+
+def test_two_fingers_magnify(show):
+    page = show(simulated().report, has_touch=True)
+    before = page.evaluate("panels[0].gantt.sx")
+    page.evaluate("""(c => {
+        const send = (type, id, x) => c.dispatchEvent(new PointerEvent(type, {pointerId: id, pointerType: "touch",
+          clientX: c.getBoundingClientRect().left + x, clientY: c.getBoundingClientRect().top + 20}));
+        c.setPointerCapture = () => {};
+        send("pointerdown", 1, 300); send("pointerdown", 2, 400); send("pointermove", 2, 500);
+        send("pointerup", 1, 300); send("pointerup", 2, 500);
+    })(document.querySelector("canvas.gantt"))""")
+    assert page.evaluate("panels[0].gantt.sx") == pytest.approx(2 * before)
+
+
+def test_a_failed_run_shows_where(show):
+    with pytest.raises(tw.NotPositiveDefiniteError) as caught:
+        tw.tiled_cholesky(np.diag([1.0] * 30 + [-1.0]), tile_size=8, workers=2)
+    page = show(caught.value.run.report)
+    assert page.locator(".verdict").inner_text().startswith("potrf(3) failed; ")
+    start, end, lane = page.evaluate("(f => [f.start, f.end, f.lane])(panels[0].d.failed)")
+    assert hover(page, at_time, (start + end) / 2, lane).startswith("potrf(3) failed\n")
+    click(page, at_time, (start + end) / 2, lane)
+    assert selected(page) == "potrf(3)" and "it failed" in story(page)
+
+
 def test_everything_is_reached_by_the_keyboard(report):
     names = []
-    for _ in range(6):
+    for _ in range(10):
         report.keyboard.press("Tab")
-        names.append(report.evaluate("document.activeElement.className || document.activeElement.id"))
-    assert names == ["theme", "search", "home", "gantt", "dag", ""]  # then what is around the page
+        names.append(report.evaluate(
+            "(a => a.className || a.id || (a.dataset.op ? 'op' : ''))(document.activeElement)"
+        ))  # fmt: skip
+    assert names == ["theme", "gantt", "search", "home", *["op"] * 4, "dag", ""]  # then what is around the page
     report.locator("canvas.gantt").focus()
     report.keyboard.press("ArrowRight")
     assert selected(report) == "potrf(0)"
@@ -339,7 +471,7 @@ def test_a_larger_graph_is_drawn_in_groups_and_the_page_says_so(show):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     assert selected(page) == "49 x trsm"
-    x, y = on_page(page.locator("canvas.gantt"), (600, 20))
+    x, y = on_page(page.locator("canvas.gantt"), (500, 20))
     page.mouse.move(x, y)
     assert re.match(r"\w+\(.*\)( and \d+ more)?\n", page.locator("#tip").inner_text())
 
@@ -347,9 +479,12 @@ def test_a_larger_graph_is_drawn_in_groups_and_the_page_says_so(show):
 def test_a_comparison_shows_the_table_and_the_best_and_worst_run(show):
     table = tw.compare_schedulers(GRAPH, [1, 3], schedulers=["eager", "critical-path"])
     page = show(table.report)
-    rows = page.locator(".comparison tbody tr")
-    assert rows.count() == 4
-    assert rows.nth(2).inner_text().split("\t")[:3] == ["3", "critical-path", f"{table.rows[2].makespan:g}"]
+    assert page.locator(".comparison .verdict").all_inner_texts() == [table.verdict(1), table.verdict(3)]
+    heat = page.locator(".heat tbody tr").all_inner_texts()
+    assert [row.split("\t")[0] for row in heat] == ["critical-path", "eager"]
+    rows = page.locator(".comparison table:not(.heat) tbody tr")
+    assert rows.count() == 3  # on one worker both make the same schedule
+    assert rows.nth(1).inner_text().split("\t")[:3] == ["3", "critical-path", f"{table.rows[2].makespan:g}"]
     assert page.locator("h2").all_inner_texts() == ["best: critical-path on 3 workers", "worst: eager on 3 workers"]
 
 

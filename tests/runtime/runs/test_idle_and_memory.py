@@ -1,11 +1,15 @@
 import dataclasses
+import html
 
 import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.plot.html import run_page
 from tilewright.runs.footprint import high_water
-from tilewright.runs.idle import split, waits
+from tilewright.runs.idle import CAUSES, Idle, pieces, split, waits
+from tilewright.runs.trace import TaskRecord, Trace
+from tilewright.studies.synthetic import random_graph
 
 
 def job(*_):
@@ -46,7 +50,8 @@ def test_each_gap_is_named_after_its_cause():
     run = two_ranks()
     assert run.makespan == 5
     idle = split(run.trace)
-    assert (idle.startup, idle.dependencies, idle.communication, idle.overhead, idle.tail) == (3, 0, 0, 0, 4)
+    # Rank 0 runs out of tasks at 1, and all have begun at 4; rank 1 has a message under way from 1 to 3.
+    assert idle == Idle(no_task=1 + 3, communication=2, tail=1)
 
 
 def test_a_gap_between_tasks_is_split_at_the_last_predecessor_and_the_last_message():
@@ -58,17 +63,207 @@ def test_a_gap_between_tasks_is_split_at_the_last_predecessor_and_the_last_messa
     g.insert(job, tw.R(x[0]), tw.RW(y[1]))  # rank 1 at 5-6, after the message 2-5
     run = tw.simulate(g, tw.Machine(ranks=2, alpha=3.0), scheduler="eager", owner=on_rank)
     idle = split(run.trace)
-    assert (idle.dependencies, idle.communication, idle.startup, idle.tail) == (1, 3, 0, 4)
+    assert idle == Idle(no_task=1 + 3, communication=3, tail=1)
     reasons = waits(run.trace)
     assert (reasons[0].reason, reasons[2].reason, reasons[3].reason) == ("start", "worker", "message")
     assert reasons[2].on == 1
     assert run.trace.messages[reasons[3].on].handle == tw.Handle("x", (0,))
 
 
-def test_a_worker_that_never_had_a_task_was_starting_up_all_the_time():
+def test_a_worker_that_never_had_a_task_had_none_that_was_ready():
     run = tw.simulate(tw.cholesky_graph(1), tw.Machine(workers=4))
-    assert split(run.trace).startup == 3
+    assert split(run.trace) == Idle(no_task=3)
     assert waits(run.trace)[0] == ("start", -1, 0.0)
+
+
+def chain_of(count, name="x"):
+    g = tw.TaskGraph("chain")
+    for _ in range(count):
+        g.insert(job, tw.RW(g.handle(name)))
+    return g
+
+
+def independent(count):
+    """Tasks that wait for nothing, all on rank 0."""
+    g = tw.TaskGraph("wide")
+    for i in range(count):
+        g.insert(job, tw.W(g.handles("x")[0, i]))
+    return g
+
+
+def test_a_chain_on_two_workers_is_too_narrow_and_no_start_up():
+    assert split(tw.simulate(chain_of(4), tw.Machine(workers=2)).trace) == Idle(no_task=4)
+
+
+def test_the_last_tasks_of_a_wide_graph_are_its_tail():
+    """5 tasks on 4 workers: three have nothing to do while the last one runs."""
+    assert split(tw.simulate(independent(5), tw.Machine(workers=4)).trace) == Idle(tail=3)
+
+
+def test_a_rank_without_tasks_waits_for_data_while_they_queue_on_another():
+    run = tw.simulate(independent(4), tw.Machine(ranks=2, alpha=1.0), owner=on_rank)
+    assert split(run.trace) == Idle(data=3, no_task=1)  # nothing queues while the last one runs
+
+
+def test_a_task_that_is_ready_and_kept_back_is_the_policy_in_a_simulation_and_start_up_on_an_engine():
+    class Late:
+        """It gives the second task to worker 0, whoever asks."""
+
+        def prepare(self, graph, machine):
+            self.ready = []
+
+        def push(self, task, worker=None):
+            self.ready.append(task)
+
+        def pop(self, worker):
+            return self.ready.pop(0) if self.ready and worker == 0 else None
+
+    run = tw.simulate(independent(2), tw.Machine(workers=2), scheduler=Late())
+    assert split(run.trace) == Idle(overhead=1, no_task=1)
+    records = [TaskRecord(0, 0, 1.0, 2.0), TaskRecord(1, 1, 1.5, 2.5)]
+    assert split(Trace(independent(2), 2, records)) == Idle(startup=2.5, tail=0.5)
+
+
+def test_pieces_are_the_idle_times_one_by_one():
+    run = two_ranks()
+    found = [tuple(piece) for piece in pieces(run.trace)]
+    assert found == [(0, 0, 1.0, 4.0, "no_task"), (0, 0, 4.0, 5.0, "tail"),
+                     (1, 0, 0.0, 1.0, "no_task"), (1, 0, 1.0, 3.0, "communication")]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pieces_and_their_sums_agree_and_fill_the_gaps_of_every_worker(seed):
+    graph = random_graph(6, 6, seed)
+    machine = tw.Machine(ranks=3, workers=2, alpha=2.0, beta=0.01, tile_size=8)
+    run = tw.simulate(graph, machine, scheduler="random", owner=lambda h: h.index[0] % 3)
+    total = dict.fromkeys(CAUSES, 0.0)
+    busy = {(r, w): [] for r in range(3) for w in range(2)}
+    for record in run.trace:
+        busy[record.rank, record.worker].append((record.start, record.end))
+    for piece in pieces(run.trace):
+        total[piece.cause] += piece.end - piece.start
+        busy[piece.rank, piece.worker].append((piece.start, piece.end))
+    assert total == pytest.approx({cause: getattr(run.idle_split, cause) for cause in CAUSES})
+    for spans in busy.values():
+        end = 0.0
+        for start, until in sorted(span for span in spans if span[0] < span[1]):
+            assert start == pytest.approx(end)
+            end = until
+        assert end == pytest.approx(run.makespan)
+
+
+def test_the_chain_that_set_the_makespan_is_that_of_the_schedule():
+    """A chain of 3 behind two tasks that a first-in-first-out policy runs first on the one worker."""
+    g = independent(2)
+    for _ in range(3):
+        g.insert(tw.Op("link", weight=2), tw.RW(g.handle("y")))
+    run = tw.simulate(g, tw.Machine(workers=1), scheduler="eager")
+    assert [task.index for task in run.chain.tasks] == [0, 1, 2, 3, 4]
+    assert [wait.reason for wait in run.chain.waits] == ["start", "worker", "worker", "dependency", "dependency"]
+    assert (run.chain.work, run.chain.messages, run.chain.between) == (8, 0, 0)
+    assert run.bounds.critical_path == 6
+
+
+def test_messages_are_a_part_of_the_chain():
+    run = two_ranks()
+    assert [task.index for task in run.chain.tasks] == [0, 1, 2]
+    assert [wait.reason for wait in run.chain.waits] == ["start", "message", "dependency"]
+    assert (run.chain.work, run.chain.messages, run.chain.between) == (3, 2, 0)
+
+
+@pytest.mark.parametrize("scheduler", ["eager", "lifo", "critical-path", "heft"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_parts_of_the_chain_add_up_to_the_makespan(scheduler, seed):
+    run = tw.simulate(random_graph(5, 4, seed), tw.Machine(workers=3), scheduler=scheduler)
+    chain = run.chain
+    assert chain.work + chain.messages + chain.between == pytest.approx(run.makespan)
+    assert len({task.index for task in chain.tasks}) == len(chain)
+
+
+def test_efficiency_is_work_over_workers_times_makespan():
+    run = tw.simulate(independent(4), tw.Machine(workers=2))
+    assert (run.efficiency, run.of_bound, run.idle) == (1, 1, 0)
+    run = tw.simulate(chain_of(4), tw.Machine(workers=2))
+    assert (run.efficiency, run.of_bound, run.idle) == (0.5, 1, 0.5)
+    for count in (1, 3, 7):
+        run = tw.simulate(tw.cholesky_graph(7), tw.Machine(workers=count))
+        assert run.efficiency == pytest.approx(7**3 / (count * run.makespan)) == pytest.approx(1 - run.idle)
+
+
+# ------------------------------------------------------------------ the verdict
+
+
+def backwards(graph):
+    """A policy that runs what has the shortest way to go first."""
+
+    class Backwards:
+        def prepare(self, graph, machine):
+            self.levels, self.ready = graph.bottom_levels(machine.costs(graph)), []
+
+        def push(self, task, worker=None):
+            self.ready.append(task)
+
+        def pop(self, worker):
+            if not self.ready:
+                return None
+            self.ready.sort(key=lambda task: (-self.levels[task.index], task.index))
+            return self.ready.pop()
+
+    return Backwards()
+
+
+def constructed(limit):
+    """A run of which one knows what limits it."""
+    if limit == "critical path":
+        return tw.simulate(chain_of(6), tw.Machine(workers=2))
+    if limit == "work":
+        return tw.simulate(independent(40), tw.Machine(workers=4))
+    if limit == "messages":  # a chain that goes from rank to rank and back
+        g = tw.TaskGraph()
+        x = g.handles("x")
+        g.insert(job, tw.W(x[0]))
+        for k in range(6):
+            g.insert(job, tw.R(x[k % 2]), tw.W(x[(k + 1) % 2]))
+        return tw.simulate(g, tw.Machine(ranks=2, alpha=5.0), owner=on_rank)
+    if limit == "distribution":
+        return tw.simulate(independent(10), tw.Machine(ranks=3, alpha=0.1), owner=on_rank)
+    if limit == "policy":  # 30 tasks of length 1 before a chain of 10, on four workers
+        g = independent(30)
+        for _ in range(10):
+            g.insert(job, tw.RW(g.handle("y")))
+        return tw.simulate(g, tw.Machine(workers=4), scheduler=backwards(g))
+    records = [TaskRecord(t, 0, 3.0 * t + 2, 3.0 * t + 3) for t in range(8)]  # the engine takes 2 of 3
+    return dataclasses.replace(
+        tw.run(chain_of(8), {"x": 0}, workers=1), trace=Trace(chain_of(8), 2, records), workers=2
+    )
+
+
+@pytest.mark.parametrize("limit", ["critical path", "work", "messages", "distribution", "policy", "engine"])
+def test_the_verdict_says_what_limits_a_run_that_was_made_for_it(limit):
+    run = constructed(limit)
+    assert run.verdict.limit == limit, str(run)
+    assert str(run.verdict).endswith(".") and str(run.verdict).count(". ") == 0
+    assert " ".join(str(run.verdict).split()) in " ".join(str(run).split())
+    assert f"{run.verdict}" in html.unescape(run_page(run))
+
+
+def test_the_verdict_on_a_chain_has_no_use_for_workers():
+    assert str(constructed("critical path").verdict) == (
+        "The critical path is 100% of the makespan: more workers cannot help, nor another policy; smaller tiles or a "
+        "shorter chain would."
+    )
+
+
+def test_the_verdict_of_a_busy_run_says_how_far_more_workers_go():
+    assert "busy 100% of the time: more workers would help (up to 40 times the speed of one)" in str(
+        constructed("work").verdict
+    )
+
+
+def test_nothing_to_do_has_a_verdict():
+    run = tw.simulate(tw.TaskGraph("none"))
+    assert run.verdict.limit == "nothing" and len(run.chain) == 0
+    assert "verdict" in str(run)
 
 
 def test_in_a_chain_every_task_waits_for_its_predecessor():

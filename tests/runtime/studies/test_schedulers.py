@@ -1,3 +1,4 @@
+import itertools
 import re
 import sys
 import time
@@ -40,10 +41,86 @@ def test_rows_are_ordered_by_workers_then_makespan(table):
         table.best(5)
 
 
-def test_the_text_has_a_line_for_every_row(table):
-    text = str(table)
-    assert text.splitlines()[0] == "cholesky nt=8: 120 tasks, backend simulate, times in units of task weight"
-    assert len([line for line in text.splitlines() if line]) == 2 + len(table)
+def test_the_text_has_every_policy_once_on_each_number_of_workers_and_who_wins(table):
+    lines = str(table).splitlines()
+    assert lines[0] == ("cholesky nt=8: 120 tasks, backend simulate, times in units of nb^3/3 flops, 18 MiB of data")
+    body = " ".join(lines[2:-3])
+    for name in SCHEDULERS:
+        assert len(re.findall(rf"(?<![\w-]){re.escape(name)}(?![\w-])", body)) == 2
+    assert max(map(len, lines[1:-2])) <= 104
+    assert lines[-2:] == [table.verdict(1), table.verdict(8)]
+    assert table.verdict(1) == "1 worker: all 17 policies tie."
+
+
+def test_the_best_row_its_ties_and_how_far_the_others_are_behind(table):
+    best = table.best(8)
+    for row in table:
+        shortest = 512 if row.workers == 1 else best.makespan
+        assert row.behind == pytest.approx(row.makespan / shortest - 1)
+        assert row.ties == (row.makespan == shortest)
+        assert row.efficiency == pytest.approx(512 / (row.workers * row.makespan)) == pytest.approx(1 - row.idle)
+    assert table.best() == best
+    assert {row.scheduler for row in table.ties(8)} == {
+        row.scheduler for row in table if row.workers == 8 and row.makespan == best.makespan
+    } - {best.scheduler}
+    assert best.scheduler in table.verdict()
+    worst = max((row for row in table if row.workers == 8), key=lambda row: row.makespan)
+    assert f"{worst.scheduler} {worst.behind:.1%}." in table.verdict(8)
+
+
+def sleeping(seconds_by_name):
+    """A graph, and policies that let its one task sleep as long as their name says."""
+    wanted = {}
+
+    def nap(x):
+        time.sleep(wanted["seconds"])
+
+    g = tw.TaskGraph("nap")
+    g.insert(nap, tw.RW(g.handle("x")))
+
+    def policy(name, seconds):
+        class Named(Lifo):
+            def prepare(self, graph, machine):
+                wanted["seconds"] = next(seconds)
+                super().prepare(graph, machine)
+
+        Named.__name__ = Named.__qualname__ = name
+        return Named()
+
+    return g, [policy(name, seconds) for name, seconds in seconds_by_name.items()]
+
+
+def test_on_an_engine_the_sign_test_says_who_wins_and_who_ties():
+    """Slow is behind in each of five rounds, Same is twice ahead and three times behind."""
+    same = itertools.cycle([0.002, 0.014])
+    graph, policies = sleeping({
+        "Fast": itertools.repeat(0.008), "Slow": itertools.repeat(0.03), "Same": same,
+    })  # fmt: skip
+    table = tw.compare_schedulers(graph, 1, backend="threads", data={"x": 0}, schedulers=policies, repeat=5)
+    ties = {row.scheduler: row.ties for row in table}
+    assert ties == {"Fast": True, "Slow": False, "Same": True}
+    assert all(len(times) == 5 for times in table.rounds)
+    assert "tie; Slow is " in table.verdict() and "wins" not in table.verdict()
+    few = tw.compare_schedulers(graph, 1, backend="threads", data={"x": 0}, schedulers=policies, repeat=2)
+    assert few.verdict() == "1 worker: all 3 policies tie; 5 rounds could tell."
+
+
+def test_rounds_begin_with_another_policy_each_and_one_run_comes_before_all():
+    order = []
+
+    class Seen(Lifo):
+        def __init__(self, name):
+            self.name = name
+
+        def prepare(self, graph, machine):
+            order.append(self.name)
+            super().prepare(graph, machine)
+
+    policies = [Seen("a"), Seen("b"), Seen("c")]
+    g = tw.TaskGraph("one")
+    g.insert(list.sort, tw.RW(g.handle("x")))
+    tw.compare_schedulers(g, 1, backend="threads", data={"x": [1]}, schedulers=policies, repeat=3)
+    assert order == list("a" + "abc" + "bca" + "cab")
 
 
 def test_the_data_frame_has_the_fields_of_a_row(table):
@@ -58,6 +135,11 @@ def test_the_figure_is_a_picture(table, tmp_path):
     table.plot(tmp_path / "compare.svg")
     # Without user priorities prio is eager, and two equal curves are one line with both names.
     assert re.search("eager.*, prio", (tmp_path / "compare.svg").read_text())
+    table.report(tmp_path / "compare.html")
+    page = (tmp_path / "compare.html").read_text()
+    heat = page[page.index('<table class="heat">') :]
+    for row in table:
+        assert f">{row.ratio - 1:.1%}" in heat
 
 
 @pytest.mark.parametrize("counts", [[2], [1, 2], [3, 1]])
@@ -107,7 +189,7 @@ def test_the_page_and_the_figure_have_the_speed_up_of_the_rows(tmp_path):
     table.plot(tmp_path / "figure.svg")
     page = (tmp_path / "page.html").read_text()
     for row in table:
-        assert f"{row.speedup:.2f}" in page
+        assert f"{row.speedup:.2f}" in page and f"{row.efficiency:.1%}" in page
         assert row.speedup < (1 - row.idle) * row.workers + 1e-9
 
 
@@ -183,7 +265,7 @@ def test_data_may_be_made_anew_by_a_function():
         return {"A": tw.TiledMatrix.view(made[-1], 2)}
 
     tw.compare_schedulers(tw.cholesky_graph(2), 1, backend="threads", data=data, schedulers=["eager"], repeat=2)
-    assert len(made) == 2
+    assert len(made) == 3  # two rounds, and the run before them
 
 
 def test_with_an_owner_policies_that_place_tasks_are_left_out():
@@ -226,7 +308,7 @@ def test_without_pandas_a_data_frame_says_how_to_get_it(monkeypatch):
 
 def test_a_notebook_shows_the_table():
     shown = tw.compare_schedulers(tw.cholesky_graph(4), [1, 2], schedulers=["eager", "lifo"])._repr_html_()
-    assert shown.count("<tr") == 5
+    assert shown.count("<tr") == 3 + 4  # the heat map, and one row where all tie
     assert shown.count("<tr class=ruled>") == 1  # between one worker and two
 
 

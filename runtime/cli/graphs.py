@@ -1,0 +1,188 @@
+"""Graphs at the shell: the argument and options by which commands name one; ``dag`` draws it, ``run`` runs it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from tilewright.backends import COMPUTING
+from tilewright.cli.common import (
+    PRECISIONS,
+    Extents,
+    Json,
+    Scheduler,
+    as_json,
+    emit,
+    one_sentence,
+    output,
+    picture,
+    progress,
+    together,
+    wrote,
+)
+from tilewright.cli.qr import TREE, parsed
+from tilewright.host.files import write_text
+from tilewright.linalg.lu_graph import PANELS, PIVOTING, UPDATES
+from tilewright.studies.workloads import WORKLOADS, Sizes, Work, workload
+
+__all__ = ["SIZES", "dag", "graph_command", "run"]
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+class GraphName(click.ParamType):
+    """A name of `WORKLOADS`, ``random:SEED``, ``file.py:function``, or a file of a graph."""
+
+    name = "graph"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        named = [CompletionItem(name, help=row.summary) for name, row in WORKLOADS.items()]
+        return [item for item in named if item.value.startswith(incomplete)] or [CompletionItem("", type="file")]
+
+
+SIZES = together(
+    click.option("--nt", type=click.IntRange(0), help="Tile columns, blocks a side, leaves or layers.  [default: 16]"),
+    click.option("--mt", type=click.IntRange(0), help="Tile rows.  [default: nt]"),
+    click.option("--tile-size", type=click.IntRange(1), default=256, show_default=True, help="Rows of a tile, nb."),
+    click.option("--n", type=click.IntRange(0), help="Order of a matrix, or words of a vector."),
+    click.option("--ranks", type=click.IntRange(1), default=1, show_default=True),
+    click.option("--grid", type=Extents(2), metavar="PxQ", help="Rows and columns of ranks."),
+    click.option("--steps", type=click.IntRange(1), default=4, show_default=True, help="Of an iteration or training."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random graphs and data."),
+    click.option("--algorithm", default="auto", show_default=True, help="Of a collective, such as tree or ring."),
+    click.option("--pivoting", type=click.Choice(PIVOTING), default="partial", show_default=True, help="Of lu."),
+    click.option("--update", type=click.Choice(UPDATES), default="tile", show_default=True, help="Of lu."),
+    click.option("--panel", type=click.Choice(PANELS), default="single", show_default=True, help="Of lu."),
+    click.option("--tree", default="greedy", show_default=True, help=TREE),
+    click.option("--precision", type=click.Choice(PRECISIONS), help="Of the products of cholesky."),
+)
+"""How large a graph is."""
+
+
+def graph_command(command: F, **defaults: Any) -> F:
+    """A command on the graph that its first argument names; it gets `work`, a `Work`, and `sizes`.
+
+    Numbers of ``defaults`` stand where an option was not given.
+    """
+
+    @functools.wraps(command)
+    def call(graph: str, **options: Any) -> None:
+        if options["grid"] is not None:
+            p, q = options["grid"]
+            if options["ranks"] not in (1, p * q):
+                raise click.UsageError(f"--grid {p}x{q} has {p * q} ranks, --ranks is {options['ranks']}")
+            options["ranks"] = p * q
+        mine = {field.name: options.pop(field.name) for field in fields(Sizes)}
+        mine |= {name: value for name, value in defaults.items() if mine[name] is None}
+        with one_sentence():
+            sizes = Sizes(**mine | {"tree": parsed(mine["tree"])})
+            command(work=workload(graph, sizes), sizes=sizes, **options)
+
+    return click.argument("graph", type=GraphName(), metavar="GRAPH")(SIZES(call))  # type: ignore[return-value]
+
+
+_NAMES = "\n\nGRAPH is " + ", ".join(WORKLOADS) + (
+    ", random:SEED, file.py:function (a function that returns a graph), or a file .dot, .gv, .graphml or .json "
+    "(WfCommons, networkx)."
+)  # fmt: skip
+
+
+def documented(command: F) -> F:
+    """The command, whose help lists the graphs."""
+    command.__doc__ = f"{command.__doc__ or ''}{_NAMES}"
+    return command
+
+
+@click.command()
+@functools.partial(graph_command, nt=8)
+@output("--svg", suffixes=[".svg"], help="Write a picture here.")
+@output("--png", suffixes=[".png"], help="Write a picture here.")
+@output("--dot", suffixes=[".dot", ".gv"], help="Write Graphviz's DOT here.")
+@output("--html", suffixes=[".html"], help="Write an interactive page here.")
+@click.option("--by", default="op", show_default=True, help="Colours: op, owner, precision, step.")
+@as_json
+@documented
+def dag(
+    work: Work, sizes: Sizes, svg: Path | None, png: Path | None, dot: Path | None, html: Path | None, by: str,
+    as_json: Json,
+) -> None:  # fmt: skip
+    """Draw a task graph: DOT on standard output, or files."""
+    from tilewright.runs.text import weight_unit
+
+    graph = work.graph
+    if svg:
+        graph.to_svg(svg, by=by)
+    if dot:
+        write_text(dot, graph.to_dot(by=by))
+    if png:
+        graph.to_png(png, by=by)
+    if html:
+        graph.to_html(html)
+    wrote(svg, dot, png, html)
+    path = graph.critical_path()
+    unit = weight_unit(graph)
+    facts = {
+        "name": graph.name, "tasks": len(graph), "edges": graph.edges, "work": graph.work(), "unit": unit,
+        "critical_path": {"tasks": len(path), "length": path.length},
+    }  # fmt: skip
+
+    def show() -> None:
+        if not (svg or png or dot or html):
+            click.echo(graph.to_dot(by=by), nl=False)
+        click.echo(
+            f"{len(graph)} tasks, {graph.edges} edges, critical path {len(path)} tasks of length {path.length:g}, "
+            f"work {graph.work():g} ({unit})", err=True,
+        )  # fmt: skip
+
+    emit(facts, as_json, show)
+
+
+@click.command()
+@functools.partial(graph_command)
+@click.option("--backend", type=click.Choice(COMPUTING), default="threads", show_default=True)
+@click.option("--scheduler", type=Scheduler(), default="critical-path", show_default=True)
+@click.option("--workers", type=click.IntRange(1), help="[default: one per core]")
+@output("--html", suffixes=[".html"], help="Write the report.")
+@picture("--gantt", help="Draw the run here (.png, .svg or .pdf).")
+@output("--perfetto", suffixes=[".json"], help="Write a trace for ui.perfetto.dev.")
+@as_json
+@progress
+@documented
+def run(
+    work: Work, sizes: Sizes, backend: str, scheduler: str, workers: int | None, html: Path | None, gantt: Path | None,
+    perfetto: Path | None, as_json: Json, progress: bool,
+) -> None:  # fmt: skip
+    """Run a graph on this computer, on random data, and print what happened. --json has the run, for `report`."""
+    from tilewright.engine import run as run_graph
+
+    if work.data is None:
+        raise ValueError(f"nobody knows data for graph {work.graph.name!r}; tilewright simulate needs none")
+    found = run_graph(
+        work.graph, work.data(), backend=backend, scheduler=scheduler, workers=workers, progress=progress
+    )  # fmt: skip
+    told(found, as_json, html=html, gantt=gantt, perfetto=perfetto)
+
+
+def told(
+    found: Any, as_json: Json, *, html: Path | None = None, gantt: Path | None = None, perfetto: Path | None = None
+) -> None:
+    """Print a run, and write what was asked for."""
+    from tilewright.runs.saved import document
+
+    emit(document(found), as_json, lambda: click.echo(str(found)))
+    if html:
+        found.report(html)
+    if gantt:
+        found.gantt(gantt)
+    if perfetto:
+        found.trace.to_perfetto(perfetto)
+    wrote(html, gantt, perfetto)
