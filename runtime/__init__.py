@@ -31,6 +31,7 @@ from tilewright.linalg.factor import tiled_cholesky
 from tilewright.linalg.lu import LUFactor, det, inv, lu, lu_factor, lu_solve, slogdet
 from tilewright.linalg.lu_graph import lu_graph
 from tilewright.linalg.matrix_norms import cond, norm
+from tilewright.linalg.plan import Plan, plan
 from tilewright.linalg.solve import SolveInfo, solve
 from tilewright.linalg.triangular import tri_inverse
 from tilewright.machine import Machine
@@ -41,6 +42,8 @@ from tilewright.resident import Prepared, Resident, prepare
 from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import SCHEDULERS, Policy
+from tilewright.storage.checkpoint import CheckpointError
+from tilewright.storage.function import TileFunction
 from tilewright.studies.schedulers import compare_schedulers
 from tilewright.tiles import Store, TiledMatrix
 
@@ -63,6 +66,7 @@ __all__ = [
     "Access",
     "BlockCyclic",
     "Bounds",
+    "CheckpointError",
     "CriticalPath",
     "DenseOperator",
     "Distribution",
@@ -75,6 +79,7 @@ __all__ = [
     "MissingDataError",
     "NotPositiveDefiniteError",
     "Op",
+    "Plan",
     "Policy",
     "PrecisionMap",
     "Prepared",
@@ -92,6 +97,7 @@ __all__ = [
     "Task",
     "TaskGraph",
     "TaskRecord",
+    "TileFunction",
     "TiledMatrix",
     "Trace",
     "W",
@@ -114,6 +120,7 @@ __all__ = [
     "matvec",
     "mpi",
     "norm",
+    "plan",
     "plot",
     "prepare",
     "run",

@@ -41,7 +41,7 @@ class _BadInput(click.ClickException):
 EXTRAS = {
     "torch": "torch", "dask": "dask", "distributed": "dask", "mpi4py": "mpi", "cloudpickle": "mpi",
     "matplotlib": "plot", "pandas": "frames", "pymetis": "metis", "tensorboard": "tensorboard", "sklearn": "training",
-    "mlxtend": "training", "pyarrow": "training", "PIL": "training",
+    "mlxtend": "training", "pyarrow": "training", "PIL": "training", "zarr": "zarr", "h5py": "hdf5",
 }  # fmt: skip
 """The extra of this package that brings a module."""
 

@@ -19,11 +19,13 @@ from tilewright.linalg.refinement import METHODS
 from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.solve_info import SolveInfo
+from tilewright.linalg.solve_outside import solve_outside
 from tilewright.linalg.stage import Stage
 from tilewright.ops import OPS
 from tilewright.precision import PrecisionMap
 from tilewright.scalars import choice, flag, positive, shown
 from tilewright.schedulers import Policy
+from tilewright.storage.opening import is_stored
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["SolveInfo", "solve"]
@@ -45,6 +47,7 @@ def solve(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_info: bool = False,
+    memory: int | str | None = None,
     **options: Any,
 ) -> Any:
     """Solve A x = b: to FP64 accuracy for a symmetric or Hermitian positive definite A, by LU for any other.
@@ -82,6 +85,10 @@ def solve(
         See `tilewright.run`.
     return_info
         Also return the `SolveInfo`.
+    memory
+        For a matrix on a disk, see `tiled_cholesky`: bytes by which the process may grow, or a text such as ``"2GB"``.
+        The factor, in FP64, goes to a file beside it that is gone afterwards; None as ``assume_a`` tries a Cholesky
+        factor first.
 
     Returns
     -------
@@ -135,6 +142,14 @@ def solve(
     lower, fallback, return_info = flag(lower, "lower"), flag(fallback, "fallback"), flag(return_info, "return_info")
     check_finite, check_symmetric = flag(check_finite, "check_finite"), flag(check_symmetric, "check_symmetric")
     tile_size = None if tile_size is None else positive(tile_size, "tile_size")
+    if is_stored(a):
+        if backend not in ("serial", "threads") or options:
+            raise ValueError(f"a matrix a on a disk is for backend serial or threads without options, not {backend!r}")
+        x, info = solve_outside(a, b, assume_a=assume_a, lower=lower, precision=precision, check_finite=check_finite,
+                                tile_size=tile_size, memory=memory, how=how)  # fmt: skip
+        return (x, info) if return_info else x
+    if memory is not None:
+        raise ValueError("memory= is for a matrix a on a disk: a path, an array of zarr or h5py, or a TileFunction")
     if is_device_tensor(a):
         from tilewright.linalg.gpu_solve import DeviceProblem
 
