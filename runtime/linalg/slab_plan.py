@@ -73,7 +73,7 @@ def lu_plan_in(
     m, n = shape
     mt, nt = -(-m // nb), -(-n // nb)
     full, column = nb * nb * item, m * nb * item
-    chunk = min(4, mt)
+    chunk = min(4, mt) if memory is None or 100 * full <= memory else 1
 
     def fit(width: int) -> SlabPlan | None:
         slabs = lu_slabs(nt, first, width, chunk)

@@ -2,26 +2,27 @@
 
 import numpy as np
 import pytest
-from matrices import po_matrix, random_matrix
+from matrices import random_matrix
 
 import tilewright as tw
 
-NB = 64
+NB = 128
 
 
 def test_a_factorisation_by_slabs_takes_what_was_planned(tmp_path):
-    for name, call, graph, a in (
-        ("cholesky", tw.tiled_cholesky, tw.cholesky_graph(nt=8), np.array(po_matrix(2, 512))),
-        ("lu", tw.lu_factor, tw.lu_graph(8, 8), random_matrix(512, 512)),
+    a = random_matrix(1024, 1024) + 100 * np.eye(1024)
+    for name, call, graph, memory in (
+        ("cholesky", tw.tiled_cholesky, tw.cholesky_graph(nt=8), "4.5MB"),
+        ("lu", tw.lu_factor, tw.lu_graph(8, 8), "7.5MB"),
     ):
-        plan = tw.plan(graph, tile_size=NB, memory="3MB", workers=2)
-        run = call(a, out=tmp_path / f"{name}.npy", memory="3MB", tile_size=NB, workers=2, return_run=True)[1]
+        plan = tw.plan(graph, tile_size=NB, memory=memory, workers=2)
+        run = call(a, out=tmp_path / f"{name}.npy", memory=memory, tile_size=NB, workers=2, return_run=True)[1]
         assert plan.tasks == len(run.graph) and plan.memory == run.planned and plan.fits and len(plan.slabs) > 1
         assert (plan.read, plan.written) == (run.trace.facts["read"], run.trace.facts["written"])
         assert plan.compute > 0 and plan.move == (plan.read + plan.written) / 1e9
         assert plan.seconds == max(plan.compute, plan.move)
         text = str(plan)
-        for word in (f"{plan.tasks} tasks on 2 workers", "slabs of up to", "MiB of 2.861 MiB", "written", "computing"):
+        for word in (f"{plan.tasks} tasks on 2 workers", "slabs of up to", "MiB of ", "written", "computing"):
             assert word in text, text
 
 
