@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-training test fuzz test-gpu test-portable portable-slice oldest browser install lint format types bench clean
+.PHONY: demo demo-training test fuzz kills test-gpu test-portable portable-slice oldest browser install lint format types bench clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -21,6 +21,11 @@ GRAPHS ?= 5000
 fuzz: $(READY)
 	TILEWRIGHT_FUZZ=$(GRAPHS) TILEWRIGHT_FUZZ_SEED=$${SEED:-$$(date +%s)} $(BIN)/python -m pytest -o timeout=0 -v \
 	  tests/runtime/backends/test_random_graphs.py
+
+# Factorisations that are killed at random times and go on, a hundred times; the suite does it a few times.
+KILLS ?= 25
+kills: $(READY)
+	TILEWRIGHT_KILLS=$(KILLS) $(BIN)/python -m pytest -o timeout=0 -v -k kills tests/runtime/linalg/test_checkpoint.py
 
 # What can only run on a CUDA device; fails where there is none.
 test-gpu: $(READY)

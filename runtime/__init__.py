@@ -40,6 +40,7 @@ from tilewright.linalg.lstsq import lstsq
 from tilewright.linalg.lu import LUFactor, lu, lu_factor, lu_solve
 from tilewright.linalg.lu_graph import lu_graph
 from tilewright.linalg.matrix_norms import cond, norm
+from tilewright.linalg.plan import Plan, plan
 from tilewright.linalg.polar import polar
 from tilewright.linalg.qr import QRFactor, qr, qr_factor
 from tilewright.linalg.qr_graph import qr_graph
@@ -55,6 +56,8 @@ from tilewright.resident import Prepared, Resident, prepare
 from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import SCHEDULERS, Policy
+from tilewright.storage.checkpoint import CheckpointError
+from tilewright.storage.function import TileFunction
 from tilewright.studies.schedulers import compare_schedulers
 from tilewright.tiles import Store, TiledMatrix
 
@@ -78,6 +81,7 @@ __all__ = [
     "Access",
     "BlockCyclic",
     "Bounds",
+    "CheckpointError",
     "CriticalPath",
     "DenseOperator",
     "Distribution",
@@ -91,6 +95,7 @@ __all__ = [
     "MissingDataError",
     "NotPositiveDefiniteError",
     "Op",
+    "Plan",
     "Policy",
     "PrecisionMap",
     "Prepared",
@@ -109,6 +114,7 @@ __all__ = [
     "Task",
     "TaskGraph",
     "TaskRecord",
+    "TileFunction",
     "TiledMatrix",
     "Trace",
     "W",
@@ -142,6 +148,7 @@ __all__ = [
     "matvec",
     "mpi",
     "norm",
+    "plan",
     "plot",
     "potri",
     "potri_graph",

@@ -37,7 +37,7 @@ ENGINES = {"mpi": "mpi4py", "dask": "distributed"}
 """What a test with the name of this engine as a parameter needs."""
 
 # Threads that stay with the kept Dask cluster, and with Dask itself once it was used.
-KEPT = ("IO loop", "Profile", "AsyncProcess", "Dask-Offload", "QueueFeederThread", "asyncio_")
+KEPT = ("IO loop", "Profile", "AsyncProcess", "Dask-Offload", "QueueFeederThread", "asyncio_", "zarr_")
 
 
 @cache

@@ -33,6 +33,7 @@ COMMANDS = {
     "matvec": ("tilewright.cli.matvec", "Multiply a dense matrix that stays on the ranks by vectors."),
     "scaling": ("tilewright.cli.matvec", "Efficiency of dense products: the lecture's formulas and simulated points."),
     "calibrate": ("tilewright.cli.matvec", "Measure alpha, beta and gamma of this computer."),
+    "resume": ("tilewright.cli.resume", "Go on from the checkpoint of a factorisation that was killed."),
     "bench": ("tilewright.cli", "Measure tilewright beside other libraries."),
 }
 """Commands and the modules that have them under their own names; modules are imported when a command is used."""
@@ -43,6 +44,10 @@ BENCHMARKS = {
     "lu": ("tilewright.benchmarks.lu", "Tiled LU beside scipy, torch and dask, and beside dgemm."),
     "eig": ("tilewright.benchmarks.eig", "Eigenvalues and singular values beside scipy, torch and dask."),
     "qr": ("tilewright.benchmarks.qr", "Tile QR and TSQR beside scipy, numpy, torch and dask, and beside dgemm."),
+    "outofcore": (
+        "tilewright.benchmarks.outofcore",
+        "Factorisations with memory of a part of the matrix beside those in core, and what a checkpoint costs.",
+    ),
     "solve": ("tilewright.benchmarks.solve", "FP64 answers beside scipy, torch and our FP64 path."),
     "accuracy": ("tilewright.benchmarks.accuracy", "Paths and backward errors over conditions and spectra."),
     "overhead": ("tilewright.benchmarks.overhead", "Time per empty task, beside dask and concurrent.futures."),

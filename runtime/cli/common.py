@@ -44,7 +44,8 @@ class _BadInput(click.ClickException):
 EXTRAS = {
     "torch": "torch", "dask": "dask", "distributed": "dask", "mpi4py": "mpi", "cloudpickle": "mpi",
     "matplotlib": "plot", "pandas": "frames", "pymetis": "metis", "pydot": "graphs", "tensorboard": "tensorboard",
-    "sklearn": "training", "mlxtend": "training", "pyarrow": "training", "PIL": "training",
+    "sklearn": "training", "mlxtend": "training", "pyarrow": "training", "PIL": "training", "zarr": "zarr",
+    "h5py": "hdf5",
 }  # fmt: skip
 """The extra of this package that brings a module."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from tilewright.host.cores import cores
 from tilewright.units import nbytes
 
-__all__ = ["LARGE", "copy_all", "memory_for", "room", "zeros"]
+__all__ = ["LARGE", "Peak", "available", "copy_all", "memory_for", "room", "zeros"]
 
 LARGE = 1 << 22
 """Bytes of an array for which NumPy asks for huge pages, and smallest that has pages of its own here."""
@@ -45,12 +45,44 @@ def memory_for(size: int) -> Iterator[None]:
 _SHORT = {errno.ENOMEM, errno.ENOSPC, errno.EFBIG}
 
 
+def available() -> int | None:
+    """Bytes that the system could give to a process now; None where it does not say."""
+    with suppress(OSError, ValueError, IndexError, KeyError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    return None
+
+
+class Peak:
+    """How much this process grows, at its fullest moment, from here on: ``peak = Peak(); ...; peak.bytes()``.
+
+    Linux keeps the mark and lets a process set it back; elsewhere `bytes` is None.
+    """
+
+    def __init__(self) -> None:
+        self._before: int | None = None
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+            self._before = _status("VmRSS")
+
+    def bytes(self) -> int | None:
+        peak = _status("VmHWM")
+        return None if self._before is None or peak is None else max(0, peak - self._before)
+
+
+def _status(name: str) -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return 1024 * int(line.split()[1])
+    return None
+
+
 def _available() -> list[str]:
     """What the system says about memory that is left, and about a limit of this process."""
     said = []
-    with suppress(OSError, ValueError, IndexError):
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        said.append(f"{nbytes(1024 * int(lines['MemAvailable'].split()[0]))} are available on this machine")
+    if (there := available()) is not None:
+        said.append(f"{nbytes(there)} are available on this machine")
     with suppress(ImportError, OSError, ValueError, IndexError):
         import resource
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tilewright.graph import TaskGraph
@@ -13,6 +14,7 @@ from tilewright.linalg.gpu import device_factor, factor_on_device
 from tilewright.linalg.matrix import is_device_tensor
 from tilewright.linalg.mixed import MixedFactor, MixedProblem, default_shift, shifted
 from tilewright.linalg.one_tile import factor_one_tile
+from tilewright.linalg.outofcore import Outside, cholesky_by_slabs, result_bytes
 from tilewright.linalg.triangle import on_triangle, triangle_graph, turned_graph
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.precision import PrecisionMap
@@ -37,13 +39,21 @@ def tiled_cholesky(
     precision: str | PrecisionMap | None = None,
     route: str | None = None,
     emulate: bool = False,
+    out: Any = None,
+    memory: int | str | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    every: float = 0.0,
+    overwrite_out: bool = False,
     **options: Any,
 ) -> Any:
     """Cholesky factor of a symmetric or Hermitian positive definite matrix, A = L L^H or A = U^H U.
 
     Parameters
     ----------
-    a : (n, n) array_like, torch tensor, TiledMatrix or dask.array
+    a : (n, n) array_like, torch tensor, TiledMatrix or dask.array; or a matrix on a disk
+        The latter is a path that ends in .npy, .zarr, .h5 or .hdf5, an array of zarr or h5py, or a `TileFunction`; it
+        needs ``out``, see docs/outofcore.md.
         A tensor on another device than the CPU stays there (float32 and float64; backends serial and threads).
         float32, float64, complex64 or complex128; integers become float64. Any memory order. Only the triangle
         named by ``lower`` is referenced, plus the rest of the diagonal tiles, whose values do not matter.
@@ -73,6 +83,20 @@ def tiled_cholesky(
         `tilewright.kernels.products.route`.
     emulate
         Has no effect: such products need no instructions of their own.
+    out
+        Where the factor goes: a path that ends in .npy, .zarr, .h5 or .hdf5 and is made, or a memory map or an array of
+        zarr or h5py to fill. No more than ``memory`` of it is in memory at a time (backends serial and threads).
+    memory
+        Bytes, or a text such as ``"2GB"``, by which the process may grow. With ``out`` by default half of what the
+        system has; a call in core is refused if its result takes more.
+    checkpoint
+        A folder for what is finished, block column by block column; a run that was killed goes on from it.
+    resume
+        Go on from what the checkpoint has, if there is something: the same bits as without a break.
+    every
+        Seconds between two entries of the checkpoint at least; 0 is after each block column.
+    overwrite_out
+        Whether a file at ``out`` may be replaced.
     options
         Those of the backend, such as ``grid=(P, Q)``; see `tilewright.run`.
 
@@ -83,6 +107,7 @@ def tiled_cholesky(
         ``lower=False`` contiguous columns. With ``precision``: float64 if some
         tile is FP64, else float32, and never in place of ``a``.
         For a dask.array: with its chunks, computed when the call returns, its tiles on the workers that made them.
+        With ``out``: a read-only memory map of the file, or the array of zarr or h5py.
     run : Run
         Only with ``return_run``.
 
@@ -98,6 +123,14 @@ def tiled_cholesky(
         The dtype is not one of the four and not an integer; or complex, with ``precision``. Before any task runs.
     OverflowError
         With ``precision``: a number of the factor does not fit FP32.
+    MemoryError
+        ``memory`` is too little; the message has the least that would do. Before any task runs.
+    FileExistsError
+        There is a file at ``out``, or a checkpoint, and nobody said that it may be replaced or gone on from.
+    CheckpointError
+        The checkpoint is of another matrix, tile size or BLAS, or its files were changed. A ValueError.
+    OSError
+        A file cannot be read or written; or another run writes it.
 
     Notes
     -----
@@ -114,6 +147,7 @@ def tiled_cholesky(
            [1., 2.]])
     """
     plain = return_run is False and progress is False and emulate is False and not options
+    plain = plain and out is memory is checkpoint is None and resume is overwrite_out is False and not every
     if plain and tile_size is None and precision is None and route is None:
         small = factor_one_tile(a, lower, overwrite_a, check_finite, backend, scheduler, workers, _one_tile_graph)
         if small is not None:
@@ -123,8 +157,14 @@ def tiled_cholesky(
     flag(emulate, "emulate")
     if precision is None and route is not None:
         raise ValueError(f"route={route!r} is for products with 16-bit operands; say which, such as precision='bf16'")
+    outside = Outside(out, memory, checkpoint, resume, every, overwrite_out)
     call = Call(tiled_cholesky, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
                 return_run=return_run, chunks=True)  # fmt: skip
+    if outside.used(a):
+        outside.refuse("tiled_cholesky", precision=precision, overwrite_a=overwrite_a)
+        return cholesky_by_slabs(call, outside, a, lower=lower, tile_size=tile_size, rule=cholesky_tile_size,
+                                 check_finite=check_finite)  # fmt: skip
+    outside.check_fits(call, 0 if overwrite_a else result_bytes(a), "the factor")
     if call.on_device:
         if route is not None:
             raise ValueError(f"route={route!r} chooses kernels of the CPU; on {a.device} torch has one way")

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from inspect import signature
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from tilewright.linalg.lu_graph import (
     insert_lu,
 )
 from tilewright.linalg.norm_parts import Gauged
+from tilewright.linalg.outofcore import Outside, lu_by_slabs, result_bytes
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
 from tilewright.runs.run import Run
@@ -365,14 +367,21 @@ def lu_factor(
     workers: int | None = None,
     return_run: bool = False,
     progress: bool = False,
+    out: Any = None,
+    memory: int | str | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    every: float = 0.0,
+    overwrite_out: bool = False,
     **options: Any,
 ) -> Any:
     """LU factorisation with row exchanges, P A = L U [1]_.
 
     Parameters
     ----------
-    a : (m, n) array_like, torch tensor or TiledMatrix
-        float32, float64, complex64 or complex128; integers become float64. Any memory order and shape.
+    a : (m, n) array_like, torch tensor or TiledMatrix; or a matrix on a disk
+        float32, float64, complex64 or complex128; integers become float64. Any memory order and shape. One on a
+        disk, see `tiled_cholesky`, needs ``out``.
     overwrite_a
         Let the factor take the place of ``a`` where its columns are contiguous: saves the memory of one matrix.
     check_finite
@@ -401,11 +410,16 @@ def lu_factor(
         Also return the `Run`, also found as ``.run``.
     progress
         Draw a progress bar on standard error.
+    out, memory, checkpoint, resume, every, overwrite_out
+        For matrices larger than memory, and runs that may be killed: as for `tiled_cholesky`, with partial pivoting and
+        updates by tile. Beside ``out`` another file as large is written, which is gone at the end; or stays with the
+        checkpoint, which has the block columns as they are before later exchanges.
 
     Returns
     -------
     factor : LUFactor
-        Unpacks as ``lu, piv``, which is what `scipy.linalg.lu_factor` returns: ``lu`` in Fortran order.
+        Unpacks as ``lu, piv``, which is what `scipy.linalg.lu_factor` returns: ``lu`` in Fortran order. With ``out`` it
+        is a read-only memory map of the file, or an array of zarr or h5py.
     run : Run
         Only with ``return_run``.
 
@@ -420,6 +434,8 @@ def lu_factor(
         ``a`` is not 2-D, has NaN or infinities, is read-only with ``overwrite_a``; a number or name is wrong.
     TypeError
         The dtype is not one of the four and not an integer.
+    MemoryError, FileExistsError, CheckpointError, OSError
+        With ``out``, ``memory`` and ``checkpoint``, as for `tiled_cholesky`.
 
     Notes
     -----
@@ -442,9 +458,16 @@ def lu_factor(
     >>> piv
     array([1, 1], dtype=int32)
     """
+    outside = Outside(out, memory, checkpoint, resume, every, overwrite_out)
     call = Call(lu_factor, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
                 return_run=return_run, chunks=True)  # fmt: skip
-    factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, update, panel, threshold)
+    if outside.used(a):
+        factor = _factor_outside(
+            call, outside, a, overwrite_a, check_finite, pivoting, tile_size, update, panel, threshold
+        )
+    else:
+        outside.check_fits(call, 0 if overwrite_a else result_bytes(a), "the factor")
+        factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, update, panel, threshold)
     result = call.result(factor)
     known = (result[0] if call.return_run else result) is not None and options.get("gather") != "none"
     if factor.info and known:  # a rank that does not get the factor does not know
@@ -527,6 +550,31 @@ def _chosen_panel(panel: str | None, pivoting: str, workers: int, ranks: int) ->
     if panel is None:
         return "recursive" if possible and workers > _FED_BY_ONE else "single"
     return panel
+
+
+def _factor_outside(
+    call: Call, outside: Outside, a: Any, overwrite: Any, check_finite: Any, pivoting: str | None,
+    tile_size: int | None, update: str | None, panel: str | None = None, threshold: float | None = None, *,
+    square: bool = False,
+) -> LUFactor:  # fmt: skip
+    """The factor of a matrix on a disk, or with a checkpoint."""
+    overwrite, check_finite = flag(overwrite, "overwrite_a"), flag(check_finite, "check_finite")
+    if pivoting is not None and choice(pivoting, "pivoting", PIVOTING) != "partial":
+        outside.refuse("lu_factor", pivoting=pivoting)
+    if update is not None and choice(update, "update", UPDATES) != "tile":
+        outside.refuse("lu_factor", update=update)
+    if panel is not None and choice(panel, "panel", PANELS) != "single":
+        outside.refuse("lu_factor", panel=panel)
+    if checked_threshold(threshold, pivoting) != 1:
+        outside.refuse("lu_factor", threshold=threshold)
+    outside.refuse("lu_factor", overwrite_a=overwrite)
+    parts, tiling = lu_by_slabs(
+        call, outside, a, tile_size=tile_size, rule=lambda k, workers: lu_plan(k, workers, True)[0],
+        check_finite=check_finite, square=square,
+    )  # fmt: skip
+    norms = _norms(parts.sizes, tiling)
+    how = {"backend": call.engine.name, "scheduler": "critical-path", "workers": None, "options": {}}
+    return LUFactor(parts.lu, parts.piv, parts.diagonal, norms, parts.tile_size, call.record, how)
 
 
 def _norms(sizes: Any, tiles: TiledMatrix) -> tuple[float, float, float]:

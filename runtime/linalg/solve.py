@@ -24,11 +24,13 @@ from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.runner import Runner
 from tilewright.linalg.solve_info import SolveInfo
+from tilewright.linalg.solve_outside import solve_outside
 from tilewright.linalg.stacks import is_stack, matrix_transpose
 from tilewright.ops import OPS
 from tilewright.precision import PrecisionMap
 from tilewright.scalars import choice, flag, positive, shown
 from tilewright.schedulers import Policy
+from tilewright.storage.opening import is_stored
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["SolveInfo", "solve"]
@@ -53,6 +55,7 @@ def solve(
     workers: int | None = None,
     return_info: bool = False,
     progress: bool | Callable[[int], object] = False,
+    memory: int | str | None = None,
     **options: Any,
 ) -> Any:
     """Solve A x = b: to FP64 accuracy for a symmetric or Hermitian positive definite A, by LU for any other.
@@ -100,6 +103,10 @@ def solve(
     progress
         Draw a bar for each factorisation on standard error, or a function that is called with the number of its tasks
         that are done, as for `tilewright.run`. A factorisation on a GPU is one task, of which nothing is told.
+    memory
+        For a matrix on a disk, see `tiled_cholesky`: bytes by which the process may grow, or a text such as ``"2GB"``.
+        The factor, in FP64, goes to a file beside it that is gone afterwards; None as ``assume_a`` tries a Cholesky
+        factor first.
 
     Returns
     -------
@@ -156,6 +163,17 @@ def solve(
     check_finite, check_symmetric = flag(check_finite, "check_finite"), flag(check_symmetric, "check_symmetric")
     tile_size = None if tile_size is None else positive(tile_size, "tile_size")
     transposed = flag(transposed, "transposed")
+    if is_stored(a):
+        if backend not in ("serial", "threads") or options:
+            raise ValueError(f"a matrix a on a disk is for backend serial or threads without options, not {backend!r}")
+        if transposed or pivoting not in (None, "partial"):
+            word = "transposed=True" if transposed else f"pivoting={pivoting!r}"
+            raise ValueError(f"{word} is not for a matrix a on a disk")
+        x, info = solve_outside(a, b, assume_a=assume_a, lower=lower, precision=precision, check_finite=check_finite,
+                                tile_size=tile_size, memory=memory, how=how)  # fmt: skip
+        return (x, info) if return_info else x
+    if memory is not None:
+        raise ValueError("memory= is for a matrix a on a disk: a path, an array of zarr or h5py, or a TileFunction")
     if is_stack(a) or is_chunked(a) or is_chunked(b):
         if return_info or precision not in ("auto", "fp64"):
             word = "return_info is" if return_info else f"precision={precision!r} is"

@@ -47,6 +47,8 @@ class Run:
     """What the caller should know of how it was planned; `print` shows it."""
     measured: int | None = None
     """Bytes in use at the fullest moment beyond those before, where the values are no arrays that tell their size."""
+    planned: int | None = None
+    """Bytes that the call said it would need, where it did."""
     kernels: dict[str, str] = field(default_factory=dict)
     """For each op with a tile kernel where that came from: a BLAS library or a route. Bits depend on it."""
     failed: Task | None = None

@@ -42,6 +42,7 @@ def text(run: Run) -> str:
         f"  work           {time(work)}, width {run.width}, speed-up at most {lower.speedup_limit:.4g}",
         *([f"  memory         {memory(run)}"] if run.memory else []),
         *_messages(run),
+        *_disk(run),
         *_submitted(run),
         *_products(run),
         *_conversions(run),
@@ -134,6 +135,14 @@ def _kernels(run: Run) -> list[str]:
     return [f"  kernels        {', '.join(listed)}"] if listed else []
 
 
+def _disk(run: Run) -> list[str]:
+    facts = run.trace.facts
+    if "written" not in facts:
+        return []
+    slabs = f"{facts['slabs']:.0f} slabs of up to {facts['width']:.0f} block columns"
+    return [f"  disk           {nbytes(facts['read'])} read, {nbytes(facts['written'])} written, {slabs}"]
+
+
 def _submitted(run: Run) -> list[str]:
     facts = run.trace.facts
     if "submitted" not in facts:
@@ -198,6 +207,9 @@ def plain(value: float) -> str:
 
 def memory(run: Run) -> str:
     """The most that a rank holds, and of which; computed from the trace it is an upper bound."""
+    if run.planned is not None:
+        measured = "not measured" if run.measured is None else f"{nbytes(run.measured)} measured at the peak"
+        return f"{nbytes(run.planned)} planned, {measured}"
     if run.measured is not None:
         return nbytes(run.memory) + (" on the first rank, measured" if run.trace.ranks > 1 else ", measured")
     where = " on the fullest rank" if run.trace.ranks > 1 else ""

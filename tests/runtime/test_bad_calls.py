@@ -111,6 +111,15 @@ def owner(handle):
 MACHINE = tw.Machine(alpha=1e-6, beta=1e-9, gamma=1e-9)
 ENGINE = dict(tile_size="count?", backend="name", scheduler="scheduler", workers="count?")
 PROGRESS = "flag~function~class"
+# without out= and checkpoint= the rest says what it needs; 1.5 bytes are too few, which is a MemoryError
+OUTSIDE = dict(
+    out="name?",
+    memory="name?~fraction",
+    checkpoint="name?+nonsense",
+    resume="name+zero",
+    every="name+zero",
+    overwrite_out="name+zero",
+)
 COLLECTIVE = dict(ranks="count", n="natural", algorithm="name", machine="machine?")
 ROOTED = COLLECTIVE | {"root": "natural"}
 
@@ -188,11 +197,15 @@ CALLS = {
     # -------------------------------------------------------------- dense algebra
     "tiled_cholesky": Call(tw.tiled_cholesky, lambda: dict(a=spd(), tile_size=4), a="matrix", lower="flag",
                            **ENGINE | {"backend": "name?"}, overwrite_a="flag", check_finite="flag", return_run="flag",
-                           progress="flag~function~class", precision="name?", route="name?", emulate="flag"),
+                           progress="flag~function~class", precision="name?", route="name?", emulate="flag", **OUTSIDE),
+    "TileFunction": Call(tw.TileFunction, lambda: dict(make=len, shape=(4, 4), tile_size=2), make="function",
+                         shape="counts~huge", tile_size="count", dtype="name"),
+    "plan": Call(tw.plan, lambda: dict(graph=tw.cholesky_graph(nt=2), tile_size=4), graph="graph", tile_size="count",
+                 dtype="name", memory="name?~fraction", workers="count?", disk="positive"),
     "solve": Call(tw.solve, lambda: dict(a=spd(), b=np.ones(8), tile_size=4), a="matrix", b="matrix", assume_a="name?",
                   pivoting="name?", lower="flag", precision="name", refine="name", fallback="flag", check_finite="flag",
                   check_symmetric="flag", transposed="flag", **ENGINE, return_info="flag",
-                  progress="flag~function~class"),
+                  progress="flag~function~class", memory="name?"),
     "cho_solve": Call(tw.cho_solve, lambda: dict(L=spd(), b=np.ones(8), tile_size=4), L="matrix", b="matrix",
                       lower="flag", **ENGINE, check_finite="flag", return_run="flag", progress=PROGRESS),
     "logdet": Call(tw.logdet, lambda: dict(L=spd(), tile_size=4), L="matrix", **ENGINE, return_run="flag", progress=PROGRESS),
@@ -207,7 +220,7 @@ CALLS = {
                      threshold="share?"),
     "lu_factor": Call(tw.lu_factor, lambda: dict(a=spd(), tile_size=4), a="matrix", overwrite_a="flag",
                       check_finite="flag", pivoting="name?", update="name?", panel="name?", threshold="share?",
-                      **ENGINE | {"backend": "name?"}, return_run="flag", progress="flag~function~class"),
+                      **ENGINE | {"backend": "name?"}, return_run="flag", progress="flag~function~class", **OUTSIDE),
     "lu": Call(tw.lu, lambda: dict(a=spd(), tile_size=4), a="matrix", permute_l="flag", overwrite_a="flag",
                check_finite="flag", p_indices="flag", return_run="flag"),
     "lu_solve": Call(tw.lu_solve, lambda: dict(lu_and_piv=tw.lu_factor(spd()), b=np.ones(8)), lu_and_piv="data",

@@ -1,0 +1,461 @@
+"""Factorisations of matrices larger than memory, and with a checkpoint: what stands around the loops by slabs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tilewright.graph import Handle, TaskGraph
+from tilewright.host.memory import Peak, available
+from tilewright.kernels import choice
+from tilewright.kernels.move import gauge
+from tilewright.linalg.call import Call
+from tilewright.linalg.slab_plan import MOVERS, SlabPlan, cholesky_plan, lu_plan_in
+from tilewright.linalg.slabs import AHEAD, Buffers, InPlace, Strips, Volume, slab_cholesky, slab_lu
+from tilewright.runs.run import Run
+from tilewright.scalars import flag, real
+from tilewright.schedulers import policy as find_policy
+from tilewright.schedulers.aside import Aside
+from tilewright.storage.checkpoint import Checkpoint, CheckpointError, checksum
+from tilewright.storage.matrix import Stored, StoredTiles
+from tilewright.storage.npy import create_npy, read_npy
+from tilewright.storage.opening import Output, is_stored, open_source, scratch_file
+from tilewright.storage.ops import MOVES
+from tilewright.tiles import TiledMatrix
+from tilewright.units import nbytes, size
+
+__all__ = ["LUParts", "Outside", "cholesky_by_slabs", "lu_by_slabs", "result_bytes"]
+
+_ENGINES = ("serial", "threads")
+
+
+@dataclass
+class Outside:
+    """What a call says about memory and disks: its keywords ``out``, ``memory``, ``checkpoint`` and so on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        One of them is not what it should be, or of no use without another.
+    """
+
+    out: Any = None
+    memory: Any = None
+    checkpoint: Any = None
+    resume: bool = False
+    every: float = 0.0
+    overwrite_out: bool = False
+    limit: int | None = field(init=False, default=None)
+    """``memory`` in bytes."""
+
+    def __post_init__(self) -> None:
+        self.resume, self.overwrite_out = flag(self.resume, "resume"), flag(self.overwrite_out, "overwrite_out")
+        self.every = float(real(self.every, "every", 0))
+        if self.memory is not None:
+            self.limit = size(self.memory, "memory")
+        if self.checkpoint is not None and not isinstance(self.checkpoint, str | Path):
+            raise TypeError(f"checkpoint must be a folder, not {self.checkpoint!r}")
+        if self.checkpoint == "":
+            raise ValueError("checkpoint must be a folder, not ''")
+        if self.checkpoint is None and (self.resume or self.every):
+            name = "resume" if self.resume else "every"
+            raise ValueError(f"{name}= needs checkpoint=, the folder that has or gets what is finished")
+        if self.overwrite_out and self.out is None:
+            raise ValueError("overwrite_out=True needs out=, the file that may be replaced")
+
+    def used(self, a: Any) -> bool:
+        """Whether a call with the matrix ``a`` goes by slabs; else ``memory`` is at most a limit for it."""
+        return self.out is not None or self.checkpoint is not None or is_stored(a)
+
+    def refuse(self, call: str, **others: Any) -> None:
+        """ValueError for what a call by slabs cannot do: ``name=value`` that is not None or False."""
+        for name, value in others.items():
+            if value is not None and value is not False:
+                raise ValueError(f"{call} with out=, checkpoint= or a matrix on a disk has no {name}={value!r}")
+
+    def check_engine(self, name: str) -> None:
+        """ValueError for an engine on which tasks do not work in this process."""
+        if name not in _ENGINES:
+            raise ValueError(f"out of core and with a checkpoint the backend is {' or '.join(_ENGINES)}, not {name!r}")
+
+    def check_fits(self, call: Call, planned: int, what: str) -> None:
+        """MemoryError if a call in core would need more beside its arguments than ``memory`` says; for `Run.planned`.
+
+        ValueError for an engine with memories of its own.
+        """
+        if self.limit is None:
+            return
+        if call.engine.name not in _ENGINES:
+            raise ValueError(f"memory= is for backend {' or '.join(_ENGINES)}, not {call.engine.name!r}")
+        if planned > self.limit:
+            raise MemoryError(f"{what} takes {nbytes(planned)} beside the matrix, more than memory="
+                              f"{nbytes(self.limit)}; with out= the factor goes to a file, and a part of it is in "
+                              f"memory at a time")  # fmt: skip
+
+    def cap(self) -> int | None:
+        """The limit; without one half of what the system has now."""
+        if self.limit is not None:
+            return self.limit
+        there = available()
+        return None if there is None else there // 2
+
+
+class _Job:
+    """One factorisation by slabs: its matrix, checkpoint, output and run.
+
+    A block column is final when it is stored. If all of the result is in memory (``in core``) that is for the
+    checkpoint only.
+    """
+
+    def __init__(
+        self, call: Call, outside: Outside, a: Any, *, lower: bool = True, square: bool, tile_size: int | None,
+        rule: Callable[[int, int], int], order: Literal["C", "F"],
+    ) -> None:  # fmt: skip
+        outside.check_engine(call.engine.name)
+        if call.options:
+            raise ValueError(f"out of core and with a checkpoint there is no {', '.join(call.options)}=")
+        find_policy(call.scheduler)
+        self.call, self.outside, self.given, self.lower, self.order = call, outside, a, lower, order
+        self.in_core = outside.out is None
+        if self.in_core and is_stored(a):
+            raise ValueError("a matrix on a disk needs out=, where its factor goes")
+        self.opened = open_source(a)
+        self.source = self.opened if lower else self.opened.T
+        self.checkpoint: Checkpoint | None = None
+        self.output: Output | None = None
+        self.work: Stored | None = None
+        self.workers = call.count()
+        try:
+            m, n = self.source.shape
+            if square and m != n:
+                raise ValueError(f"the matrix a must be square, not {m} x {n}")
+            made = self.source.tile_size
+            self.nb = call.tile_size(tile_size if tile_size is not None else made, _Extent((m, n)), rule)
+            if made is not None and self.nb != made:
+                raise ValueError(f"tile_size={self.nb}, but {self.source.name} makes tiles of {made}")
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.source.shape
+
+    @property
+    def item(self) -> int:
+        return self.source.dtype.itemsize
+
+    def close(self) -> None:
+        """Give back files that were opened here."""
+        if isinstance(self.given, str | Path) or self.opened is not self.given:
+            self.opened.close()
+        if self.checkpoint is not None:
+            self.checkpoint.close()
+        if self.work is not None:
+            self.work.close()
+
+    @contextmanager
+    def going(self, routine: str, keywords: Mapping[str, Any], apart: bool) -> Iterator[None]:
+        """With the checkpoint and the output open; without a checkpoint nothing is left of what is not whole.
+
+        ``apart``: block columns are kept in a file of their own until all are final.
+        """
+        facts = {
+            "routine": routine, "shape": list(self.shape), "dtype": str(self.source.dtype), "tile_size": self.nb,
+            "BLAS": str(choice.choice()), **({"lower": self.lower} if routine == "tiled_cholesky" else {}),
+        }  # fmt: skip
+        outside = self.outside
+        try:
+            if outside.checkpoint is not None:
+                named = {name: value for name, value in keywords.items() if value is not None}
+                self.checkpoint = Checkpoint(
+                    outside.checkpoint, facts, {"routine": routine, **self._paths(), "keywords": named},
+                    resume=outside.resume, every=outside.every,
+                )  # fmt: skip
+            again = bool(self.checkpoint and self.checkpoint.panels)
+            if outside.out is not None:
+                shape, order = self._result_shape(), self._result_order()
+                self.output = Output(outside.out, shape, self.source.dtype, order, self.nb,
+                                     overwrite=outside.overwrite_out, again=again and not apart)  # fmt: skip
+            if apart or self.in_core:
+                self.work = self._panels(again)
+            try:
+                yield
+            except BaseException as error:
+                self._say(error)
+                raise
+        except BaseException:
+            finished = self.checkpoint is not None and bool(self.checkpoint.panels)
+            if self.output is not None:
+                self.output.abandon(keep=finished)
+            if self.checkpoint is not None:
+                self.checkpoint.discard()
+            raise
+        finally:
+            self.close()
+
+    def _say(self, error: BaseException) -> None:
+        """Note what is finished, where that is of use."""
+        if self.checkpoint is not None and self.checkpoint.panels and isinstance(error, Exception):
+            done = len(self.checkpoint.panels)
+            error.add_note(f"{done} block columns are finished and stay in {self.checkpoint.folder}; the same call "
+                           f"with resume=True goes on from them")  # fmt: skip
+
+    def _result_shape(self) -> tuple[int, int]:
+        return self.shape if self.lower else self.shape[::-1]
+
+    def _result_order(self) -> Literal["C", "F"]:
+        return self.order if self.lower else "F"
+
+    def result(self) -> Stored:
+        """What block columns are written into."""
+        if self.work is not None:
+            return self.work
+        assert self.output is not None
+        return self.output.matrix if self.lower else self.output.matrix.T
+
+    def _panels(self, again: bool) -> Stored:
+        """The file of block columns: in the checkpoint, or without a name beside the output."""
+        m, n = self.shape
+        if self.checkpoint is None:
+            assert self.output is not None
+            folder = Path(".") if self.output.path is None else self.output.path.parent
+            return scratch_file(folder, (m, n), self.source.dtype, self.order)
+        path = self.checkpoint.folder / "panels.npy"
+        try:
+            file = path.open("r+b" if again else "w+b", buffering=0)
+        except OSError as error:
+            raise type(error)(error.errno, f"cannot write {path}: {error.strerror}") from error
+        try:
+            if not again:
+                return create_npy(file, path, (m, n), self.source.dtype, self.order)
+            found = read_npy(file, path)
+            if (found.shape, found.dtype, found.order) != ((m, n), self.source.dtype, self.order):
+                raise CheckpointError(f"{path} is not the file of this run")
+            return found
+        except BaseException:
+            file.close()
+            raise
+
+    def _paths(self) -> dict[str, str]:
+        """Matrix and output, where both are files."""
+        a, out = self.given, self.outside.out
+        if not isinstance(a, str | Path) or not isinstance(out, str | Path):
+            return {}
+        return {"a": str(Path(a).absolute()), "out": str(Path(out).absolute())}
+
+    def finished(self, rows: Callable[[int], range], look: Callable[[int, int, np.ndarray], object]) -> int:
+        """How many block columns the checkpoint has; each tile of them, and what it was made of, is read and compared.
+
+        ``rows(k)`` are those of block column k; ``look(i, k, tile)`` is shown what it was made of.
+
+        Raises
+        ------
+        CheckpointError
+            The matrix is another one, or files were changed or mixed up.
+        """
+        if self.checkpoint is None or not self.checkpoint.panels:
+            return 0
+        sources, tiles = StoredTiles(self.source, self.nb), StoredTiles(self.result(), self.nb)
+        folder = self.checkpoint.folder
+        for k, entry in enumerate(self.checkpoint.panels):
+            for place, i in enumerate(rows(k)):
+                for which, stored, name in ((sources, entry["of"], "of"), (tiles, entry["tiles"], "tiles")):
+                    tile = which[i, k]
+                    buffer = np.empty(tile.shape, self.source.dtype, self.order)
+                    tile.matrix.read([(tile.row, tile.column)], [buffer])
+                    if checksum(buffer) == stored[place]:
+                        if name == "of":
+                            look(i, k, buffer)
+                    elif name == "of":
+                        raise CheckpointError(f"{folder} was begun with another matrix: {self.source.name} has other "
+                                              f"numbers in tile ({i}, {k})")  # fmt: skip
+                    else:
+                        raise CheckpointError(f"{tile.matrix.name} has other numbers in tile ({i}, {k}) than were "
+                                              f"written by the run in {folder}")  # fmt: skip
+        return len(self.checkpoint.panels)
+
+    def run(self, graph: TaskGraph, data: dict[Any, Any], plan: SlabPlan, volume: Volume) -> Run:
+        """Run on the workers of the call, and threads beside them that read and write."""
+        call = self.call
+        names = {handle.name for handle in graph.handles_used}
+        data = {key: value for key, value in data.items() if (key.name if isinstance(key, Handle) else key) in names}
+        if call.engine.name == "threads":
+            name = call.scheduler if isinstance(call.scheduler, str) else ""
+            call.scheduler = Aside(find_policy(call.scheduler), MOVES, MOVERS, name)
+            call.workers = self.workers + MOVERS
+        peak = Peak()
+        record = call.run(graph, data)
+        matrices = {id(tiles.matrix): tiles.matrix for tiles in data.values() if isinstance(tiles, StoredTiles)}
+        read, written = (sum(getattr(matrix, f"bytes_{what}") for matrix in matrices.values())
+                         for what in ("read", "written"))  # fmt: skip
+        record.trace.facts |= {"read": read, "written": written, "slabs": len(plan.slabs.bounds),
+                               "width": plan.width}  # fmt: skip
+        notes = list(record.notes)
+        if call.engine.name == "threads":
+            notes.append(f"{MOVERS} of the workers read and write, {self.workers} compute")
+        call.record = replace(record, planned=plan.memory, measured=peak.bytes(), notes=tuple(notes))
+        return call.record
+
+
+@dataclass
+class _Extent:
+    """As much of a matrix as a rule for tile sizes wants to know."""
+
+    shape: tuple[int, int]
+    tile_size: int | None = None
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+# ------------------------------------------------------------------ Cholesky
+
+
+def cholesky_by_slabs(
+    call: Call, outside: Outside, a: Any, *, lower: bool, tile_size: int | None, rule: Callable[[int, int], int],
+    check_finite: bool,
+) -> Any:  # fmt: skip
+    """The factor of a triangle: what `tiled_cholesky` returns."""
+    job = _Job(call, outside, a, lower=lower, square=True, tile_size=tile_size, rule=rule, order="C")
+    n, nb = job.shape[0], job.nb
+    nt = -(-n // nb)
+    try:
+        plan = cholesky_plan(n, nb, job.item, None if job.in_core else outside.cap(), job.workers)
+    except BaseException:
+        job.close()
+        raise
+    keywords = {"lower": lower, "tile_size": nb, "memory": outside.memory, "check_finite": check_finite,
+                "overwrite_out": outside.overwrite_out}  # fmt: skip
+    with job.going("tiled_cholesky", keywords, apart=False):
+        first = job.finished(lambda k: range(k, nt), _nothing)
+        if first:
+            plan = cholesky_plan(n, nb, job.item, None if job.in_core else outside.cap(), job.workers, first)
+        volume = Volume((n, n), nb, job.item)
+        graph = TaskGraph(f"cholesky by slabs nt={nt}")
+        target: Any = None
+        data: dict[str, Any] = {"A": StoredTiles(job.source, nb), "L": StoredTiles(job.result(), nb)}
+        memory: Buffers | InPlace
+        if job.in_core:
+            memory = InPlace(graph.handles("X"))
+            target = np.zeros((n, n), job.source.dtype)
+            data["X"] = TiledMatrix.view(target, nb)
+        else:
+            memory = Buffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
+        checked = job.checkpoint is not None
+        slab_cholesky(graph, nt, plan.slabs, first, volume, memory, check=check_finite, log=checked, sums=checked)
+        if checked:
+            data["log"] = job.checkpoint
+        if isinstance(memory, Buffers):
+            data["buffer"] = [np.empty(shape, job.source.dtype) for shape in memory.shapes]
+        job.run(graph, data, plan, volume)
+        if job.output is not None:
+            return call.result(job.output.finish())
+    return call.result(target if lower else target.T)
+
+
+# ------------------------------------------------------------------ LU
+
+
+@dataclass
+class LUParts:
+    """What an LU factor is made of."""
+
+    lu: Any
+    piv: np.ndarray
+    diagonal: np.ndarray
+    sizes: dict[Handle, np.ndarray]
+    tile_size: int
+
+
+def lu_by_slabs(
+    call: Call, outside: Outside, a: Any, *, tile_size: int | None, rule: Callable[[int, int], int],
+    check_finite: bool, square: bool = False,
+) -> tuple[LUParts, TiledMatrix]:  # fmt: skip
+    """The factor of a general matrix with partial pivoting, updates by tile; and the tiling of the matrix."""
+    job = _Job(call, outside, a, square=square, tile_size=tile_size, rule=rule, order="F")
+    (m, n), nb, dtype = job.shape, job.nb, job.source.dtype
+    mt, nt, least = -(-m // nb), -(-n // nb), min(m, n)
+    cap = None if job.in_core else outside.cap()
+    try:
+        plan = lu_plan_in((m, n), nb, job.item, cap, job.workers)
+    except BaseException:
+        job.close()
+        raise
+    keywords = {"tile_size": nb, "memory": outside.memory, "check_finite": check_finite,
+                "overwrite_out": outside.overwrite_out}  # fmt: skip
+    sizes: dict[Handle, np.ndarray] = {}
+    with job.going("lu_factor", keywords, apart=True):
+
+        def look(i: int, k: int, tile: np.ndarray) -> None:
+            found = sizes[Handle("M", (i, k))] = np.zeros((1, 1 + sum(tile.shape)))
+            gauge(tile, found, False)
+
+        first = job.finished(lambda k: range(mt), look)
+        if first:
+            plan = lu_plan_in((m, n), nb, job.item, cap, job.workers, first)
+        volume = Volume((m, n), nb, job.item)
+        graph = TaskGraph(f"lu by slabs {m} x {n} tile_size={nb}")
+        work = StoredTiles(job.result(), nb)
+        data: dict[Any, Any] = {"A": StoredTiles(job.source, nb), "P": work}
+        piv = np.arange(least, dtype=np.int32)
+        for k in range(first):
+            if k * nb < least:
+                assert job.checkpoint is not None
+                data[Handle("piv", (k,))] = np.array(job.checkpoint.panels[k]["piv"], np.int32)
+        target: Any = None
+        passing = Buffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
+        memory: Strips | InPlace
+        if job.in_core:
+            memory = InPlace(graph.handles("X"))
+            target = np.empty((m, n), dtype, "F")
+            data["X"] = TiledMatrix.view(target, nb)
+        else:
+            ragged = n % nb
+            memory = Strips(graph.handles("S"), graph.handles("E"), nt - 1 if ragged else -1, plan.width)
+            whole = min(plan.width, n // nb)
+            data["S"] = TiledMatrix.view(np.empty((m, whole * nb), dtype, "F"), nb)
+            data["E"] = TiledMatrix.view(np.empty((m, ragged), dtype, "F"), nb)
+            assert job.output is not None
+            data["F"] = StoredTiles(job.output.matrix, nb)
+        checked = job.checkpoint is not None
+        slab_lu(graph, plan.slabs, first, volume, memory, passing, by_rows=job.source.order == "C", check=check_finite,
+                log=checked, sums=checked, dtype=str(dtype))  # fmt: skip
+        if checked:
+            data["log"] = job.checkpoint
+        if passing.shapes:
+            data["buffer"] = [np.empty(shape, dtype, "F") for shape in passing.shapes]
+        record = job.run(graph, data, plan, volume)
+        diagonal = np.ones(least, dtype)
+        for k, start in enumerate(range(0, least, nb)):
+            local = record.store[Handle("piv", (k,))]
+            piv[start : start + nb] = local + np.int32(start)
+            if k >= first:
+                diagonal[start : start + nb] = record.store[Handle("D", (k,))]
+            else:
+                diagonal[start : start + nb] = _diagonal(work, k, dtype)
+        sizes.update(record["M"] if first < nt and mt else {})
+        lu = target if job.output is None else job.output.finish()
+    tiling = TiledMatrix((m, n), nb, dtype, np.empty(0, dtype), packed=True)
+    return LUParts(lu, piv, diagonal, sizes, nb), tiling
+
+
+def _diagonal(tiles: StoredTiles, k: int, dtype: np.dtype) -> np.ndarray:
+    """Of a stored tile (k, k)."""
+    tile = tiles[k, k]
+    buffer = np.empty(tile.shape, dtype, "F")
+    tile.matrix.read([(tile.row, tile.column)], [buffer])
+    return buffer.diagonal().copy()
+
+
+def result_bytes(a: Any) -> int:
+    """Bytes of a result of the shape of an array, of LAPACK's dtype."""
+    shape, dtype = np.shape(a), getattr(a, "dtype", None)
+    item = getattr(dtype, "itemsize", 8)
+    return int(np.prod(shape, dtype=np.int64)) * (item if getattr(dtype, "kind", "f") in "fc" else 8)

@@ -1,0 +1,192 @@
+"""`plan`: what a graph would take, before anything runs: tasks, memory, reads and writes, time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from tilewright.arguments import LAPACK
+from tilewright.graph import Handle, TaskGraph
+from tilewright.keywords import strict
+from tilewright.linalg.cholesky import cholesky_graph
+from tilewright.linalg.slab_plan import SlabPlan, cholesky_plan, lu_plan_in
+from tilewright.machine import Machine
+from tilewright.rates import current
+from tilewright.runs.text import shown
+from tilewright.scalars import choice, instance, positive, worker_count
+from tilewright.units import nbytes, seconds, size
+
+__all__ = ["Plan", "plan"]
+
+_ITEM = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
+_DISK = "1GB"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a graph would take. ``print(plan)`` shows it.
+
+    Attributes
+    ----------
+    name
+        Of the graph.
+    tasks
+        How many, with those that load and store.
+    data
+        Bytes of all handles of the graph.
+    memory
+        Bytes of memory that a run takes: all of that, or with slabs what is in memory at a time, and what tasks and
+        threads take.
+    limit
+        The memory that there is, if it was said.
+    read, written
+        Bytes from and to a disk.
+    flops
+        Of all tasks, real arithmetic.
+    compute, move
+        Predicted seconds of workers and of the disk; they overlap.
+    slabs
+        First and last block column of each slab; empty in core.
+    """
+
+    name: str
+    tasks: int
+    data: int
+    memory: int
+    limit: int | None
+    read: int
+    written: int
+    flops: float
+    compute: float
+    move: float
+    workers: int
+    slabs: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory is enough."""
+        return self.limit is None or self.memory <= self.limit
+
+    @property
+    def seconds(self) -> float:
+        """Predicted: the longer of computing and moving."""
+        return max(self.compute, self.move)
+
+    def __str__(self) -> str:
+        there = "" if self.limit is None else f" of {nbytes(self.limit)}{'' if self.fits else ': too little'}"
+        lines = [
+            shown(f"{self.name}: {self.tasks} tasks on {self.workers} workers"),
+            f"  data           {nbytes(self.data)}",
+            f"  memory         {nbytes(self.memory)}{there}",
+        ]
+        if self.slabs:
+            wide = max(b - a for a, b in self.slabs)
+            lines += [
+                f"  slabs          {len(self.slabs)} of up to {wide} block columns",
+                f"  disk           {nbytes(self.read)} read, {nbytes(self.written)} written: {seconds(self.move)}",
+            ]
+        lines.append(f"  time           {seconds(self.seconds)}, {seconds(self.compute)} of it computing"
+                     if self.flops else "  time           not known: no op has a formula of flops")  # fmt: skip
+        return "\n".join(lines)
+
+
+@strict
+def plan(
+    graph: TaskGraph,
+    *,
+    tile_size: int,
+    dtype: str = "float64",
+    memory: int | str | None = None,
+    workers: int | None = None,
+    disk: int | str = _DISK,
+) -> Plan:
+    """What a run of a graph would take: tasks, memory, reads and writes, predicted time. Nothing runs.
+
+    Parameters
+    ----------
+    graph
+        `cholesky_graph` and `lu_graph` with partial pivoting are planned by slabs where ``memory`` is less than their
+        data, as ``tiled_cholesky(..., out=, memory=)`` works; of any other graph all data is in memory.
+    tile_size
+        Rows and columns of tiles; handles whose room is declared have their own size.
+    dtype
+        Of tiles.
+    memory
+        Bytes, or a text such as ``"2GB"``. By default as much as is needed.
+    workers
+        One for each core by default.
+    disk
+        Bytes that it reads or writes in a second.
+
+    Raises
+    ------
+    MemoryError
+        No slabs fit into ``memory``; the message has the least that would do.
+    TypeError, ValueError
+        An argument is none of these.
+
+    Notes
+    -----
+    Time: flops at the rate of `tilewright.rates`, bytes at that of the disk; whichever is longer, as they overlap.
+    O(tasks of a slab's list) for the two factorisations, O(accesses) for others.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> plan = tw.plan(tw.cholesky_graph(nt=16), tile_size=1024, memory="600MB", workers=2)
+    >>> plan.tasks, plan.slabs[0], plan.memory < 600e6, plan.written == 136 * 1024**2 * 8
+    (1352, (0, 2), True, True)
+    """
+    instance(graph, "graph", TaskGraph, "a TaskGraph, such as tw.cholesky_graph(nt=4)")
+    nb = positive(tile_size, "tile_size")
+    item = _ITEM[choice(dtype, "dtype", LAPACK)]
+    limit = None if memory is None else size(memory, "memory")
+    count, speed = worker_count(workers), size(disk, "disk")
+    data = _data(graph, nb, item)
+    complex_ = 4 if dtype.startswith("complex") else 1
+    flops = complex_ * sum(Machine(tile_size=nb, gamma=1.0).flops(task) for task in graph)
+    rate = current().flops["fp32" if dtype in ("float32", "complex64") else "fp64"]
+    compute = flops / (rate * min(count, max(len(graph), 1)))
+    found, volume = _by_slabs(graph, nb, item, data, limit, count)
+    if found is None:
+        return Plan(graph.name, len(graph), data, data, limit, 0, 0, flops, compute, 0.0, count)
+    read, written = volume
+    return Plan(graph.name, found.tasks, data, found.memory, limit, read, written, flops, compute,
+                (read + written) / speed, count, found.slabs.bounds)  # fmt: skip
+
+
+def _data(graph: TaskGraph, nb: int, item: int) -> int:
+    """Bytes of all handles."""
+
+    def shape(handle: Handle) -> tuple[int, ...]:
+        return (nb, nb)
+
+    rooms = graph.rooms
+    return sum(
+        rooms[handle.name].nbytes(handle, shape) if handle.name in rooms else prod(shape(handle)) * item
+        for handle in graph.handles_used
+        if len(handle.index) == 2 or handle.name in rooms
+    )
+
+
+def _by_slabs(
+    graph: TaskGraph, nb: int, item: int, data: int, limit: int | None, workers: int
+) -> tuple[SlabPlan | None, tuple[int, int]]:  # fmt: skip
+    """The slabs of a factorisation that does not fit, and bytes read and written; None for all else."""
+    recipe: Any = graph.recipe
+    if recipe is None or limit is None or data <= limit:
+        return None, (0, 0)
+    (function, arguments), tile = recipe, nb * nb * item
+    if function is cholesky_graph:
+        (nt,) = arguments
+        found = cholesky_plan(nt * nb, nb, item, limit, workers)
+        passing = sum(s0 * (nt - s0) for s0, _ in found.slabs.bounds)
+        triangle = nt * (nt + 1) // 2
+        return found, ((triangle + passing) * tile, triangle * tile)
+    if function.__name__ == "_lu_graph" and arguments[2:5:2] == ("partial", 1):
+        mt, nt = arguments[:2]
+        found = lu_plan_in((mt * nb, nt * nb), nb, item, limit, workers)
+        passing = sum(mt - k for s0, _ in found.slabs.bounds for k in range(min(s0, mt, nt)))
+        return found, ((2 * mt * nt + passing) * tile, 2 * mt * nt * tile)
+    return None, (0, 0)

@@ -1,0 +1,404 @@
+"""Factorisations by slabs: the loops for matrices larger than memory, left-looking, and how wide slabs can be.
+
+A slab is some block columns that are in memory together. It is loaded once; finished block columns come by from the
+disk, tile after tile, and update it; it is factored in memory by the loop of `tilewright.linalg.cholesky` or
+`tilewright.linalg.lu_graph`; each of its block columns is stored when it is final, which is the checkpoint [1]_.
+
+Every tile gets the updates of the loops in memory, in their order and by the same kernels, so bits are the same,
+whatever the slabs. Buffers are handles: a load into one waits for the last task that uses what was there. So memory is
+bounded by the graph and not by who watches it; in the order of the program the buffer that is taken is the one that has
+waited longest, so the disk can work ahead as far as there are buffers.
+
+.. [1] J. Dongarra, S. Hammarling, D. Walker, Key concepts for parallel out-of-core LU factorization, LAWN 110 (1996).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tilewright.errors import NotPositiveDefiniteError
+from tilewright.graph import RW, Handle, Handles, Op, R, Task, TaskGraph, W
+from tilewright.linalg.lu_graph import pivots
+from tilewright.ops import diag, gemm, gemmn, getrf, potrf, swap, swptrsm, syrk, tril, trsm
+from tilewright.storage.ops import commit, load, store
+
+__all__ = [
+    "AHEAD", "Buffers", "InPlace", "Slabs", "Strips", "Volume", "cholesky_slabs", "lu_slabs", "slab_cholesky",
+    "slab_lu",
+]  # fmt: skip
+
+AHEAD = 2
+"""Tiles, or rows of them, that can be read while others are used."""
+
+
+class Volume:
+    """What a graph reads and writes, in bytes: counted while it is built."""
+
+    def __init__(self, shape: tuple[int, int], nb: int, item: int) -> None:
+        self.shape, self.nb, self.item = shape, nb, item
+        self.read = self.written = 0
+
+    def extent(self, i: int, j: int) -> tuple[int, int]:
+        """Rows and columns of a tile."""
+        (m, n), nb = self.shape, self.nb
+        return min(nb, m - i * nb), min(nb, n - j * nb)
+
+    def nbytes(self, i: int, j: int) -> int:
+        rows, columns = self.extent(i, j)
+        return rows * columns * self.item
+
+
+class Slabs(NamedTuple):
+    """Slabs of a factorisation."""
+
+    bounds: tuple[tuple[int, int], ...]
+    """First block column and the one behind the last."""
+    chunk: int
+    """Tiles that are read together."""
+
+
+# ------------------------------------------------------------------ memory
+
+
+class Buffers:
+    """Buffers of a tile each, handed out in program order: of that shape the one that has been free for longest."""
+
+    def __init__(self, handles: Handles, shape: tuple[int, int] = (0, 0), spare: int = 0) -> None:
+        self.handles, self.shape, self.spare = handles, shape, spare
+        self.shapes: list[tuple[int, int]] = []
+        """By number of the buffer."""
+        self._free: dict[tuple[int, int], deque[int]] = {}
+
+    def take(self, shape: tuple[int, int]) -> Handle:
+        """A buffer; a new one if none is free, or of the shape of most tiles no more than ``spare``."""
+        free = self._free.setdefault(shape, deque())
+        if len(free) > (self.spare if shape == self.shape else 0):
+            return self.handles[free.popleft()]
+        self.shapes.append(shape)
+        return self.handles[len(self.shapes) - 1]
+
+    def give(self, buffer: Handle) -> None:
+        number = buffer.index[0]
+        self._free[self.shapes[number]].append(number)
+
+
+class InPlace:
+    """Where the whole result is in memory: each tile has its place."""
+
+    def __init__(self, tiles: Handles) -> None:
+        self.tiles = tiles
+
+    def __call__(self, i: int, j: int) -> Handle:
+        return self.tiles[i, j]
+
+
+class Strips:
+    """Block columns by columns, for panels: that of block column j is number j - first of the slab.
+
+    The last one of a matrix, where it is narrower, has a strip of its own.
+    """
+
+    def __init__(self, strips: Handles, narrow: Handles, last: int, width: int) -> None:
+        self.strips, self.narrow, self.last, self.width = strips, narrow, last, width
+        self.first = 0
+
+    def __call__(self, i: int, j: int) -> Handle:
+        return self.narrow[i, 0] if j == self.last else self.strips[i, j - self.first]
+
+
+# ------------------------------------------------------------------ ops with the place in the whole matrix
+
+
+def _place(task: Task, nb: int) -> tuple[int, int]:
+    i, j = task.place or (0, 0)  # said where it is inserted
+    return int(i) * nb, int(j) * nb  # type: ignore[call-overload]
+
+
+@cache
+def _potrf(nb: int) -> Op:
+    def explain(task: Task, data: Any, info: int) -> Exception:
+        (k,) = task.place or (0,)
+        tile, offset = Handle("A", (k, k)), k * nb  # type: ignore[arg-type, operator]
+        if info < 0:
+            return ValueError(f"{task} on {tile}: LAPACK calls its argument {-info} illegal")
+        return NotPositiveDefiniteError(offset + info, task.label, tile, offset, len(data[task.writes[0]]))  # type: ignore[operator]
+
+    return Op("potrf", weight=potrf.weight, flops=potrf.flops, explain=explain)
+
+
+def _not_finite(nb: int, what: str) -> Callable[[Task, Any, int], Exception]:
+    def explain(task: Task, data: Any, info: int) -> Exception:
+        tile = data[task.uses[0].handle]
+        bad = ~np.isfinite(tile)
+        if task.op.name == "finite" and task.params[0] == "lower":
+            bad = np.tril(bad)
+        row, column = np.argwhere(bad)[0] + _place(task, nb)
+        return ValueError(f"{what} has a NaN or infinity at ({row}, {column}); check_finite=False skips this check")
+
+    return explain
+
+
+@cache
+def _finite(nb: int) -> Op:
+    return Op("finite", weight=0, explain=_not_finite(nb, "the matrix a"))
+
+
+@cache
+def _gauge(nb: int) -> Op:
+    return Op("gauge", weight=0, explain=_not_finite(nb, "the matrix a"))
+
+
+# ------------------------------------------------------------------ Cholesky
+
+
+def slab_cholesky(
+    g: TaskGraph, nt: int, slabs: Slabs, first: int, volume: Volume, memory: Buffers | InPlace, *, check: bool,
+    log: bool, sums: bool,
+) -> None:  # fmt: skip
+    """Insert the left-looking Cholesky factorisation of the lower triangle by slabs, from block column ``first`` on.
+
+    Handles ``A[i,j]`` and ``L[i,j]`` are stored tiles, the matrix and its factor; ``log`` is the checkpoint.
+    """
+    A, L = g.handles("A"), g.handles("L")
+    held = _Held(g, memory, volume)
+    for i in range(nt) if isinstance(memory, InPlace) else ():
+        held.fetch(L, i, range(min(first, i + 1)), {})  # what is finished is part of the result
+    for s0, s1 in slabs.bounds:
+        slab = range(s0, s1)
+        S: dict[tuple[int, int], Handle] = {}
+        for i in range(s0, nt):
+            row = [j for j in slab if j <= i]
+            held.fetch(A, i, row, S, sums=sums)
+            for j in row if check else ():
+                g.insert(_finite(volume.nb), R(S[i, j]), "lower" if i == j else "all", label=(i, j))
+        for k0 in range(0, s0, slabs.chunk):
+            chunk = range(k0, min(k0 + slabs.chunk, s0))
+            head: dict[tuple[int, int], Handle] = {}
+            for i in slab:
+                held.fetch(L, i, chunk, head)
+                for k in chunk:
+                    for j in range(s0, i):
+                        g.insert(gemm, R(head[i, k]), R(head[j, k]), RW(S[i, j]), label=(i, j, k))
+                    g.insert(syrk, R(head[i, k]), RW(S[i, i]), label=(i, k))  # S_ii := S_ii - L_ik L_ik^H
+            for i in range(s1, nt):
+                some: dict[tuple[int, int], Handle] = {}
+                held.fetch(L, i, chunk, some)
+                for k in chunk:
+                    for j in slab:
+                        g.insert(gemm, R(some[i, k]), R(head[j, k]), RW(S[i, j]), label=(i, j, k))
+                held.give(some)
+            held.give(head)
+        for k in slab:
+            g.insert(_potrf(volume.nb), RW(S[k, k]), label=(k,))
+            for i in range(k + 1, nt):
+                g.insert(trsm, R(S[k, k]), RW(S[i, k]), label=(i, k))
+            g.insert(tril, RW(S[k, k]), label=(k,))
+            _store(g, [S[i, k] for i in range(k, nt)], L, range(k, nt), k, volume, sums)
+            if log:
+                rows = range(k, nt)
+                g.insert(commit, [R(A[i, k]) for i in rows], [R(L[i, k]) for i in rows], [], RW(g.handle("log")), k,
+                         k == nt - 1, label=(k,))  # fmt: skip
+            for i in range(k + 1, nt):
+                for j in range(k + 1, min(i, s1)):
+                    g.insert(gemm, R(S[i, k]), R(S[j, k]), RW(S[i, j]), label=(i, j, k))
+                if i < s1:
+                    g.insert(syrk, R(S[i, k]), RW(S[i, i]), label=(i, k))
+            held.give({(i, k): S[i, k] for i in range(k, nt)})
+
+
+def _store(
+    g: TaskGraph, buffers: Sequence[Handle], tiles: Handles, rows: range, j: int, volume: Volume, sums: bool
+) -> None:
+    g.insert(store, [R(buffer) for buffer in buffers], [W(tiles[i, j]) for i in rows], sums, label=(rows[0], j))
+    volume.written += sum(volume.nbytes(i, j) for i in rows)
+
+
+class _Held:
+    """Tiles on their way through memory."""
+
+    def __init__(self, g: TaskGraph, memory: Buffers | InPlace, volume: Volume) -> None:
+        self.g, self.memory, self.volume = g, memory, volume
+        self._there: dict[tuple[int, int], Handle] = {}
+
+    def fetch(
+        self, tiles: Handles, i: int, columns: Sequence[int] | range, into: dict[tuple[int, int], Handle], *,
+        sums: bool = False,
+    ) -> None:  # fmt: skip
+        """Load tiles of row i; where the whole result is in memory, those that are not there yet."""
+        memory, volume = self.memory, self.volume
+        if isinstance(memory, InPlace):
+            for j in columns:
+                into[i, j] = memory(i, j)
+            columns = [j for j in columns if (i, j) not in self._there]
+            self._there.update({(i, j): into[i, j] for j in columns})
+        else:
+            for j in columns:
+                into[i, j] = memory.take(volume.extent(i, j))
+        if columns:
+            targets = [W(into[i, j]) for j in columns]
+            self.g.insert(load, [R(tiles[i, j]) for j in columns], targets, sums, label=(i, columns[0]))
+            volume.read += sum(volume.nbytes(i, j) for j in columns)
+
+    def give(self, buffers: dict[tuple[int, int], Handle]) -> None:
+        if isinstance(self.memory, Buffers):
+            for buffer in buffers.values():
+                self.memory.give(buffer)
+
+
+def cholesky_slabs(nt: int, first: int, tiles: int) -> Slabs | None:
+    """The widest slabs of which no more than so many tiles are in memory; None if one block column is too large.
+
+    A slab of w block columns from s on has w (nt - s) - w (w-1)/2 tiles; with c block columns coming by at a time there
+    are c (w + 1 + ahead) more.
+    """
+    chunk = max(1, min(4, tiles // (4 * max(nt, 1))))
+
+    def most(s: int, w: int) -> int:
+        inside = w * (nt - s) - w * (w - 1) // 2
+        passing = chunk * (w + (1 + AHEAD) * (s + w < nt)) if s else 0
+        return inside + passing
+
+    bounds = []
+    s = first
+    while s < nt:
+        w = max((w for w in range(1, nt - s + 1) if most(s, w) <= tiles), default=0)
+        if not w:
+            return None
+        bounds.append((s, s + w))
+        s += w
+    return Slabs(tuple(bounds), chunk)
+
+
+# ------------------------------------------------------------------ LU
+
+
+def slab_lu(
+    g: TaskGraph, slabs: Slabs, first: int, volume: Volume, memory: Strips | InPlace, passing: Buffers, *,
+    by_rows: bool, check: bool, log: bool, sums: bool, dtype: str,
+) -> None:  # fmt: skip
+    """Insert the left-looking LU factorisation with partial pivoting by slabs, from block column ``first`` on.
+
+    Handles ``A[i,j]``, ``P[i,j]`` and ``F[i,j]`` are stored tiles: the matrix; block columns with the exchanges up to
+    their own panel, which is how later ones need them; the factor. In memory there is no F: exchanges are in place.
+
+    Parameters
+    ----------
+    by_rows
+        Whether tiles next to each other in a row are read together, else those below each other.
+    """
+    (m, n), nb = volume.shape, volume.nb
+    mt, nt = -(-m // nb), -(-n // nb)
+    last = min(mt, nt)
+    A, P = g.handles("A"), g.handles("P")
+    piv = pivots(g, volume.shape, nb)
+    M = g.handles("M", shape=lambda i, j: (1, 1 + sum(volume.extent(i, j))), dtype="float64", keep=True)
+    D = g.handles("D", shape=lambda k: (min(volume.extent(k, k)),), dtype=dtype, keep=True)
+    if isinstance(memory, InPlace):
+        for k in range(first):
+            _down(g, P, memory, range(mt), k, volume)
+    for s0, s1 in slabs.bounds:
+        slab = range(s0, s1)
+        if isinstance(memory, Strips):
+            memory.first = s0
+        for i in range(mt) if by_rows else ():
+            targets = [W(memory(i, j)) for j in slab]
+            g.insert(load, [R(A[i, j]) for j in slab], targets, sums, label=(i, s0))
+            volume.read += sum(volume.nbytes(i, j) for j in slab)
+        for j in () if by_rows else slab:
+            _down(g, A, memory, range(mt), j, volume, sums)
+        for j in slab:
+            for i in range(mt):
+                g.insert(_gauge(nb), R(memory(i, j)), W(M[i, j]), check, label=(i, j))
+        for k in range(min(s0, last)):
+            _updates(g, k, slab, mt, piv, memory, _Passing(g, P, k, mt, passing, slabs.chunk, volume, memory))
+        for k in slab:
+            if k < last:
+                g.insert(getrf(mt - k), [RW(memory(i, k)) for i in range(k, mt)], W(piv[k]), label=(k,))
+                g.insert(diag, R(memory(k, k)), W(D[k]), label=(k,))
+            _store(g, [memory(i, k) for i in range(mt)], P, range(mt), k, volume, sums)
+            if log:
+                more = [R(piv[k])] if k < last else []
+                g.insert(commit, [R(A[i, k]) for i in range(mt)], [R(P[i, k]) for i in range(mt)], more,
+                         RW(g.handle("log")), k, k == nt - 1, label=(k,))  # fmt: skip
+            if k < last:
+                _updates(g, k, range(k + 1, s1), mt, piv, memory, lambda i, k=k: memory(i, k))
+    _exchange(g, volume, mt, nt, piv, memory)
+
+
+def _updates(
+    g: TaskGraph, k: int, columns: range, mt: int, piv: Handles, memory: Strips | InPlace,
+    panel: Callable[[int], Handle],
+) -> None:  # fmt: skip
+    """Insert what panel k does to block columns; ``panel(i)`` is tile i of it, asked for from k on, once each."""
+    if not len(columns):
+        return
+    top = panel(k)
+    for j in columns:
+        g.insert(swptrsm, R(piv[k]), R(top), [RW(memory(i, j)) for i in range(k, mt)], label=(k, j))
+    for i in range(k + 1, mt):
+        tile = panel(i)
+        for j in columns:
+            g.insert(gemmn, R(tile), R(memory(k, j)), RW(memory(i, j)), label=(i, j, k))
+
+
+class _Passing:
+    """The tiles of a finished panel, read some at a time; asked for one, it gives back the buffers of those before."""
+
+    def __init__(
+        self, g: TaskGraph, tiles: Handles, k: int, mt: int, buffers: Buffers, chunk: int, volume: Volume,
+        memory: Strips | InPlace,
+    ) -> None:  # fmt: skip
+        self.g, self.tiles, self.k, self.mt, self.buffers, self.chunk = g, tiles, k, mt, buffers, chunk
+        self.volume, self.memory = volume, memory
+        self.there: dict[int, Handle] = {}
+
+    def __call__(self, i: int) -> Handle:
+        if isinstance(self.memory, InPlace):
+            return self.memory(i, self.k)
+        if i not in self.there:
+            for buffer in self.there.values():
+                self.buffers.give(buffer)
+            rows = range(i, min(i + self.chunk, self.mt))
+            self.there = {r: self.buffers.take(self.volume.extent(r, self.k)) for r in rows}
+            self.g.insert(load, [R(self.tiles[r, self.k]) for r in rows], [W(self.there[r]) for r in rows], False,
+                          label=(i, self.k))  # fmt: skip
+            self.volume.read += sum(self.volume.nbytes(r, self.k) for r in rows)
+        found = self.there[i]
+        if i == self.mt - 1:
+            for buffer in self.there.values():
+                self.buffers.give(buffer)
+            self.there = {}
+        return found
+
+
+def _down(
+    g: TaskGraph, tiles: Handles, memory: Strips | InPlace, rows: range, j: int, volume: Volume, sums: bool = False
+) -> None:
+    """Load a block column."""
+    g.insert(load, [R(tiles[i, j]) for i in rows], [W(memory(i, j)) for i in rows], sums, label=(rows[0], j))
+    volume.read += sum(volume.nbytes(i, j) for i in rows)
+
+
+def _exchange(g: TaskGraph, volume: Volume, mt: int, nt: int, piv: Handles, memory: Strips | InPlace) -> None:
+    """The exchanges of later panels in earlier block columns; on the disk one pass over all of it."""
+    last = min(mt, nt)
+    P, F = g.handles("P"), g.handles("F")
+    for j in range(nt):
+        if isinstance(memory, Strips):
+            memory.first = j - j % memory.width
+            _down(g, P, memory, range(mt), j, volume)
+        if j < last - 1:
+            g.insert(swap, [R(piv[k]) for k in range(j + 1, last)], [RW(memory(i, j)) for i in range(j + 1, mt)],
+                     label=(j,))  # fmt: skip
+        if isinstance(memory, Strips):
+            _store(g, [memory(i, j) for i in range(mt)], F, range(mt), j, volume, False)
+
+
+def lu_slabs(nt: int, first: int, width: int, chunk: int = 4) -> Slabs:
+    """Slabs of so many block columns."""
+    return Slabs(tuple((s, min(s + width, nt)) for s in range(first, nt, width)), chunk)

@@ -1,0 +1,205 @@
+"""A checkpoint: what of a factorisation is final and on the disk, so that a run that is killed goes on from there.
+
+A folder with three files. ``run.json`` says which run it is, and is written once. ``panels.log`` gets a line for each
+block column when all its numbers are on the disk: its number, checksums of its tiles and of those of the matrix that
+it was made of, and what else the rest needs, such as pivots. Each line ends in a checksum of its own, so that half a
+line, the last of a run that was killed, is seen as such. ``panels.npy`` has block columns that stand nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from tilewright.host.files import append, replacing, write_text
+from tilewright.storage.opening import hold
+
+__all__ = ["Checkpoint", "CheckpointError", "checksum", "read_call"]
+
+_FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be gone on from: it is of another run, or its files are damaged."""
+
+
+def checksum(tile: np.ndarray) -> str:
+    """Of the bits of a tile: of the sums of its words along rows and along columns. Its layout does not matter.
+
+    Sums go at the speed of memory, where no cryptographic hash and no CRC of Python's does.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (tile.real, tile.imag) if tile.dtype.kind == "c" else (tile,):
+        words = part.view(f"u{part.itemsize}")
+        for axis in (0, 1):
+            digest.update(words.sum(axis=axis, dtype=np.uint64).tobytes())
+    return digest.hexdigest()
+
+
+def read_call(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` of a checkpoint says. CheckpointError or OSError if there is none that can be read."""
+    path = Path(folder) / "run.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != _FORMAT or not isinstance(document["facts"], dict):
+            raise CheckpointError(f"{path} is of another version of tilewright")
+    except FileNotFoundError:
+        raise FileNotFoundError(2, f"{folder} has no checkpoint: there is no file run.json in it") from None
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    return dict(document)
+
+
+class Checkpoint:
+    """The checkpoint of one run, in a folder that is this run's alone until it is closed.
+
+    Parameters
+    ----------
+    folder
+        Is made if it is not there.
+    facts
+        On which the bits of the result depend; plain data. A run goes on only from one of equal facts.
+    call
+        What `tilewright resume` needs to make the call again.
+    resume
+        Go on from what is there, if there is something. Without it a folder with a checkpoint is refused.
+    every
+        Seconds between two entries at least; what was final between them is lost if the process is killed.
+
+    Attributes
+    ----------
+    panels
+        The entries so far, one for each block column from the first on.
+
+    Raises
+    ------
+    FileExistsError
+        There is a checkpoint, and ``resume`` does not say to go on from it.
+    CheckpointError
+        It is of another run, or damaged.
+    BlockingIOError
+        Another process has the folder.
+    """
+
+    def __init__(
+        self, folder: str | Path, facts: Mapping[str, Any], call: Mapping[str, Any], *, resume: bool = False,
+        every: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.folder = Path(folder)
+        self.every = every
+        self.panels: list[dict[str, Any]] = []
+        self.again = False
+        """Whether something was there."""
+        self._pending: list[dict[str, Any]] = []
+        self._last = monotonic()
+        self._writing = threading.Lock()
+        self._holder = -1
+        self._made = not self.folder.exists()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._holder = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            raise type(error)(error.errno, f"cannot write a checkpoint in {folder}: {error.strerror}") from error
+        try:
+            hold(self._holder, f"another run has its checkpoint in {folder}")
+            self._begin(dict(facts), dict(call), resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, facts: dict[str, Any], call: dict[str, Any], resume: bool) -> None:
+        path = self.folder / "run.json"
+        facts = json.loads(json.dumps(facts))
+        if not path.exists():
+            with replacing(self.log):
+                pass
+            write_text(path, json.dumps({"format": _FORMAT, "facts": facts, "call": call}, indent=1) + "\n")
+            return
+        if not resume:
+            raise FileExistsError(17, f"{self.folder} has the checkpoint of a run; pass resume=True to go on from it, "
+                                      f"or another folder")  # fmt: skip
+        known = read_call(self.folder)["facts"]
+        for name in {**known, **facts}:
+            if known.get(name) != facts.get(name):
+                raise CheckpointError(f"{self.folder} was begun with another {name.replace('_', ' ')}: "
+                                      f"{known.get(name)}, not {facts.get(name)}")  # fmt: skip
+        self.again = True
+        self._read()
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "panels.log"
+
+    def _read(self) -> None:
+        """Lines up to the one that was being written."""
+        data = self.log.read_bytes()
+        end = 0
+        for number, line in enumerate(data.splitlines(keepends=True)):
+            text, mark, sum_ = line.rpartition(b" ")
+            whole = line.endswith(b"\n") and mark and sum_.strip() == b"%08x" % zlib.crc32(text)
+            if not whole:
+                if end + len(line) < len(data):
+                    raise CheckpointError(f"{self.log} is damaged in line {number + 1}")
+                break
+            entry = json.loads(text)
+            if entry["panel"] != number:
+                raise CheckpointError(f"{self.log} has panel {entry['panel']} in line {number + 1}")
+            self.panels.append(entry)
+            end += len(line)
+        if end < len(data):
+            os.truncate(self.log, end)
+
+    def add(self, panel: int, sync: Any, **what: Any) -> None:
+        """Note that a block column is final; ``sync()`` first sees to it that its numbers are on the disk."""
+        with self._writing:
+            self._pending.append({"panel": panel, **what})
+            if monotonic() - self._last >= self.every:
+                self._flush(sync)
+
+    def flush(self, sync: Any) -> None:
+        """Note what `add` kept back."""
+        with self._writing:
+            if self._pending:
+                self._flush(sync)
+
+    def _flush(self, sync: Any) -> None:
+        sync()
+        lines = [json.dumps(entry).encode() for entry in self._pending]
+        try:
+            append(self.log, b"".join(line + b" %08x\n" % zlib.crc32(line) for line in lines))
+            with self.log.open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise type(error)(error.errno, f"cannot write {self.log}: {error.strerror}") from error
+        self.panels += self._pending
+        self._pending = []
+        self._last = monotonic()
+
+    def discard(self) -> None:
+        """Remove what was begun here, if nothing of it is finished."""
+        if self.again or self.panels:
+            return
+        for name in ("run.json", "panels.log", "panels.npy"):
+            with suppress(OSError):
+                (self.folder / name).unlink()
+        if self._made:
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._holder >= 0:
+            os.close(self._holder)
+            self._holder = -1

@@ -1,0 +1,150 @@
+"""Matrices in zarr arrays and HDF5 datasets, through zarr and h5py. Neither is imported before it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tilewright.storage.matrix import Place, Stored
+
+__all__ = ["LibraryArray", "create_hdf5", "create_zarr", "is_library_array", "library", "open_hdf5", "open_zarr"]
+
+DATASET = "matrix"
+"""Name of the dataset in an HDF5 file that is made without one."""
+
+
+class LibraryArray(Stored):
+    """An array of a library that reads and writes rectangles: ``array[r0:r1, c0:c1]``.
+
+    Warns
+    -----
+    RuntimeWarning
+        It is compressed: the processor then has to unpack whatever is read.
+    """
+
+    def __init__(self, array: Any, name: str, *, one_at_a_time: bool, shown: Any = None) -> None:
+        shape = tuple(map(int, array.shape))
+        if len(shape) != 2:
+            raise ValueError(f"{name} must be 2-D, not of shape {shape}")
+        super().__init__((shape[0], shape[1]), array.dtype, name)
+        self.array, self._shown = array, shown
+        self._turns: AbstractContextManager[Any] = threading.Lock() if one_at_a_time else nullcontext()
+        if _packer(array):
+            warnings.warn(f"{name} is compressed ({_packer(array)}): each read unpacks whole chunks, which may take "
+                          f"longer than the disk", RuntimeWarning, stacklevel=2)  # fmt: skip
+
+    def read(self, places: Sequence[Place], targets: Sequence[np.ndarray]) -> None:
+        for (row, column), target in zip(places, targets, strict=True):
+            with self._turns:
+                np.copyto(target, self.array[row : row + target.shape[0], column : column + target.shape[1]])
+
+    def write(self, places: Sequence[Place], sources: Sequence[np.ndarray]) -> None:
+        for (row, column), source in zip(places, sources, strict=True):
+            with self._turns:
+                self.array[row : row + source.shape[0], column : column + source.shape[1]] = source
+
+    def sync(self) -> None:
+        file = getattr(self.array, "file", None)
+        if file is not None:
+            with self._turns:
+                file.flush()
+
+    def close(self) -> None:
+        """A file that was opened here is closed."""
+        if self._shown is not None and getattr(self.array, "file", None) is not None:
+            self.array.file.close()
+
+    def value(self) -> Any:
+        return self.array if self._shown is None else self._shown()
+
+
+def is_library_array(a: Any) -> bool:
+    """Whether it is a zarr array or an HDF5 dataset."""
+    return _library_of(a) != ""
+
+
+def library(a: Any, name: str) -> LibraryArray:
+    """Such an array that the caller has opened."""
+    return LibraryArray(a, name, one_at_a_time=_library_of(a) == "h5py")
+
+
+def open_zarr(path: Path, mode: Literal["r", "r+"] = "r") -> LibraryArray:
+    """The array in a zarr folder. ModuleNotFoundError without zarr, OSError or ValueError if there is none."""
+    zarr = importlib.import_module("zarr")
+    if not path.exists():
+        raise FileNotFoundError(2, f"cannot read {path}: no such folder")
+    try:
+        array = zarr.open_array(str(path), mode=mode)
+    except Exception as error:  # zarr's own
+        raise ValueError(f"{path} is no zarr array: {error}") from error
+    return LibraryArray(array, str(path), one_at_a_time=False, shown=lambda: array)
+
+
+def create_zarr(part: Path, path: Path, shape: tuple[int, int], dtype: np.dtype, tile_size: int) -> LibraryArray:
+    """A new array of zeros, a tile a chunk, not compressed, in the folder ``part``, which becomes ``path``."""
+    zarr = importlib.import_module("zarr")
+    chunks = tuple(max(1, min(tile_size, extent)) for extent in shape)
+    array = zarr.create_array(str(part), shape=shape, chunks=chunks, dtype=dtype, compressors=None, fill_value=0,
+                              overwrite=True)  # fmt: skip
+    return LibraryArray(array, str(path), one_at_a_time=False, shown=lambda: array)
+
+
+def open_hdf5(path: Path, dataset: str) -> LibraryArray:
+    """A dataset of a file, the only one of two dimensions if it is not named."""
+    h5py = importlib.import_module("h5py")
+    file = _hdf5(h5py, path, "r")
+    try:
+        array = file[dataset or _only(h5py, file, path)]
+    except KeyError:
+        file.close()
+        raise ValueError(f"{path} has no dataset {dataset}") from None
+    except BaseException:
+        file.close()
+        raise
+    return LibraryArray(array, f"{path}:{array.name}", one_at_a_time=True, shown=lambda: array)
+
+
+def create_hdf5(
+    part: Path, path: Path, dataset: str, shape: tuple[int, int], dtype: np.dtype, *, fresh: bool
+) -> LibraryArray:
+    """A new file ``part``, which becomes ``path``, with one dataset of zeros; the same again if not ``fresh``."""
+    h5py = importlib.import_module("h5py")
+    file = _hdf5(h5py, part, "w" if fresh else "r+")
+    name = dataset or DATASET
+    array = file.create_dataset(name, shape, dtype) if fresh else file[name]
+    return LibraryArray(array, str(path), one_at_a_time=True, shown=lambda: array)
+
+
+def _hdf5(h5py: Any, path: Path, mode: Literal["r", "w", "r+"]) -> Any:
+    try:
+        return h5py.File(path, mode)
+    except FileNotFoundError:
+        raise FileNotFoundError(2, f"cannot read {path}: no such file") from None
+    except OSError as error:
+        raise OSError(f"cannot open {path}: {error}") from error
+
+
+def _only(h5py: Any, file: Any, path: Path) -> str:
+    found: list[str] = []
+    file.visititems(lambda name, item: found.append(name) if getattr(item, "ndim", 0) == 2 else None)
+    if len(found) != 1:
+        raise ValueError(f"{path} has {len(found)} datasets of two dimensions; say which, such as '{path}:/"
+                         f"{found[0] if found else 'name'}'")  # fmt: skip
+    return found[0]
+
+
+def _library_of(a: Any) -> str:
+    root = type(a).__module__.partition(".")[0]
+    return root if root in ("zarr", "h5py") and hasattr(a, "shape") and hasattr(a, "dtype") else ""
+
+
+def _packer(array: Any) -> str:
+    packer = getattr(array, "compressors", None) or getattr(array, "compression", None)
+    return ", ".join(type(one).__name__ for one in packer) if isinstance(packer, tuple) else str(packer or "")

@@ -1,0 +1,103 @@
+"""Blocks of a matrix in a file, line by line: rows if it lies by rows, else columns.
+
+Lines go straight into the memory of tiles, those of several tiles in one call (``preadv``); nothing is mapped, so that
+what was read does not count as memory of this process. The system is told of all lines before the first is waited for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tilewright.kernels.columns import joined
+
+__all__ = ["Lines"]
+
+_SCRATCH = 1 << 18  # bytes of lines that are turned at a time
+_AHEAD = 1 << 12  # bytes of a line from which on the system is told of it beforehand
+
+
+class Lines:
+    """A file of numbers: ``count`` lines of ``length`` items, from byte ``offset`` on.
+
+    ``tiles`` in its methods lie next to each other in one band of lines; each is given line by line, the transpose of
+    a tile where lines are columns.
+    """
+
+    def __init__(self, descriptor: int, offset: int, length: int, dtype: np.dtype, name: str) -> None:
+        self.descriptor, self.offset, self.length, self.dtype, self.name = descriptor, offset, length, dtype, name
+
+    def read(self, line: int, start: int, tiles: Sequence[np.ndarray]) -> None:
+        """Fill tiles from item ``start`` of ``line`` on."""
+        self._go(line, start, tiles, self._fill, fills=True)
+
+    def write(self, line: int, start: int, tiles: Sequence[np.ndarray]) -> None:
+        """The same from tiles to the file."""
+        self._go(line, start, tiles, self._put, fills=False)
+
+    def _go(
+        self, line: int, start: int, tiles: Sequence[np.ndarray], move: Callable[..., None], *, fills: bool
+    ) -> None:
+        if len(tiles) > 1 and (whole := joined([tile.T for tile in tiles])) is not None:
+            tiles = [whole.T]
+        count, width = len(tiles[0]), sum(tile.shape[1] for tile in tiles)
+        item = self.dtype.itemsize
+        place = self.offset + (line * self.length + start) * item
+        step, size = self.length * item, width * item
+        if fills and count > 1 and size >= _AHEAD and hasattr(os, "posix_fadvise"):
+            for row in range(count):
+                os.posix_fadvise(self.descriptor, place + row * step, size, os.POSIX_FADV_WILLNEED)
+        if width == self.length and len(tiles) == 1 and tiles[0].flags.c_contiguous:
+            move(place, [tiles[0].reshape(-1)])
+        elif all(tile.strides[1] == item for tile in tiles):
+            for row in range(count):
+                move(place + row * step, [tile[row] for tile in tiles])
+        else:
+            self._turn(place, step, width, tiles, move, fills)
+
+    def _turn(
+        self, place: int, step: int, width: int, tiles: Sequence[np.ndarray], move: Callable[..., None], fills: bool
+    ) -> None:  # fmt: skip
+        """By way of some lines at a time, of which tiles have the transpose."""
+        height = max(1, _SCRATCH // (width * self.dtype.itemsize))
+        scratch = np.empty((height, width), self.dtype)
+        for first in range(0, len(tiles[0]), height):
+            some = scratch[: min(height, len(tiles[0]) - first)]
+            if fills:
+                for row, there in enumerate(some):
+                    move(place + (first + row) * step, [there])
+            at = 0
+            for tile in tiles:
+                here, there = tile[first : first + len(some)], some[:, at : at + tile.shape[1]]
+                np.copyto(*((here, there) if fills else (there, here)))
+                at += tile.shape[1]
+            if not fills:
+                for row, there in enumerate(some):
+                    move(place + (first + row) * step, [there])
+
+    def _fill(self, place: int, pieces: list[np.ndarray]) -> None:
+        self._all(os.preadv, place, pieces, "read")
+
+    def _put(self, place: int, pieces: list[np.ndarray]) -> None:
+        self._all(os.pwritev, place, pieces, "write")
+
+    def _all(self, call: Callable[..., int], place: int, pieces: list[np.ndarray], what: str) -> None:
+        size = sum(piece.nbytes for piece in pieces)
+        try:
+            done = call(self.descriptor, pieces, place)
+            while done < size:
+                rest: list[Any] = []
+                skip = done
+                for piece in pieces:
+                    if skip < piece.nbytes:
+                        rest.append(memoryview(piece).cast("B")[skip:])
+                    skip = max(0, skip - piece.nbytes)
+                more = call(self.descriptor, rest, place + done)
+                if not more:
+                    raise ValueError(f"{self.name} ends at byte {place + done}: it was cut off")
+                done += more
+        except OSError as error:
+            raise type(error)(error.errno, f"cannot {what} {self.name}: {error.strerror}") from error

@@ -1,0 +1,282 @@
+"""Runs that are killed go on from their checkpoint to the same bits; one that is of another run, or damaged, is refused."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matrices import DTYPES, po_matrix, random_matrix
+
+import tilewright as tw
+from tilewright.storage.checkpoint import Checkpoint, checksum
+
+N, NB = 230, 32
+KILLS = int(os.environ.get("TILEWRIGHT_KILLS", "4"))
+
+
+class Stopped(Exception):
+    pass
+
+
+def matrix(call, dtype="float64", n=N):
+    return np.array(po_matrix(2, n, dtype)) if call is tw.tiled_cholesky else random_matrix(n, n, dtype)
+
+
+def numbers(result):
+    return [result] if isinstance(result, np.ndarray) else [result.lu, result.piv, result.slogdet()]
+
+
+def same(one, other):
+    assert all(np.array_equal(a, b) for a, b in zip(numbers(one), numbers(other), strict=True))
+    if isinstance(one, tw.LUFactor):
+        assert one.norms == pytest.approx(other.norms)
+
+
+def plain(call, a):
+    return call(a, tile_size=NB, **({} if call is tw.tiled_cholesky else {"update": "tile"}))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def stops(monkeypatch):
+    """``stops(k)``: the run ends with an exception when block column k is to be noted."""
+    add = Checkpoint.add
+
+    def stop(at):
+        def adds(self, panel, *args, **what):
+            if panel == at:
+                raise Stopped
+            add(self, panel, *args, **what)
+
+        monkeypatch.setattr(Checkpoint, "add", add if at is None else adds)
+
+    return stop
+
+
+CALLS = pytest.mark.parametrize("call", [tw.tiled_cholesky, tw.lu_factor], ids=["cholesky", "lu"])
+
+
+@CALLS
+@pytest.mark.parametrize("out", [None, "L.npy"], ids=["in core", "out of core"])
+@pytest.mark.parametrize("at", [0, 1, 5, 7])
+def test_a_run_that_stops_goes_on_to_the_same_bits(here, stops, call, out, at):
+    a = matrix(call)
+    options = {"out": out, "checkpoint": "run", "tile_size": NB, "workers": 2} | ({"memory": "1.5MB"} if out else {})
+    stops(at)
+    with pytest.raises(Stopped) as error:
+        call(a, **options)
+    said = any(f"{at} block columns are finished and stay in run" in note for note in error.value.__notes__)
+    assert said == (at > 0) == Path("run").exists() and not Path("L.npy").exists()
+    stops(None)
+    loaded = []
+    found, run = call(a, resume=True, return_run=True, **options)
+    same(found, plain(call, a))
+    loaded = {task.uses[0].handle.index[1] for task in run.graph if task.op.name == "load"
+              and task.uses[0].handle.name == "A"}  # fmt: skip
+    assert loaded == set(range(at, 8))  # what was finished is not made again
+    same(call(a, resume=True, **options | ({"overwrite_out": True} if out else {})), found)
+
+
+@CALLS
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_goes_on(here, stops, call, dtype):
+    a = matrix(call, dtype)
+    stops(3)
+    with pytest.raises(Stopped):
+        call(a, checkpoint="run", tile_size=NB)
+    stops(None)
+    same(call(a, checkpoint="run", tile_size=NB, resume=True), plain(call, a))
+
+
+def test_the_upper_triangle_goes_on(here, stops):
+    a = matrix(tw.tiled_cholesky)
+    for out in (None, "U.npy"):
+        stops(3)
+        with pytest.raises(Stopped):
+            tw.tiled_cholesky(a, lower=False, checkpoint=f"run{out}", tile_size=NB, out=out)
+        stops(None)
+        found = tw.tiled_cholesky(a, lower=False, checkpoint=f"run{out}", tile_size=NB, out=out, resume=True)
+        assert np.array_equal(found, tw.tiled_cholesky(a, lower=False, tile_size=NB))
+
+
+@pytest.mark.parametrize("shape", [(90, 200), (200, 90)])
+def test_matrices_of_any_shape_go_on(here, stops, shape):
+    a = random_matrix(*shape)
+    for out, at in ((None, 2), ("F.npy", 2), (None, -(-shape[1] // NB) - 1), ("G.npy", -(-shape[1] // NB) - 1)):
+        stops(at)
+        folder = f"run {out} {at}"
+        with pytest.raises(Stopped):
+            tw.lu_factor(a, checkpoint=folder, tile_size=NB, out=out)
+        stops(None)
+        same(tw.lu_factor(a, checkpoint=folder, tile_size=NB, out=out, resume=True),
+             tw.lu_factor(a, tile_size=NB, update="tile")) if shape[0] == shape[1] else None  # fmt: skip
+        found = tw.lu_factor(a, checkpoint=folder, tile_size=NB, out=out, resume=True, overwrite_out=out is not None)
+        wanted = tw.lu_factor(a, tile_size=NB, update="tile")
+        assert np.array_equal(found.lu, wanted.lu) and np.array_equal(found.piv, wanted.piv)
+
+
+def test_entries_are_kept_back_for_some_seconds(here, stops):
+    a = matrix(tw.tiled_cholesky)
+    stops(5)
+    with pytest.raises(Stopped):
+        tw.tiled_cholesky(a, checkpoint="run", tile_size=NB, every=1000)
+    assert Path("run/panels.log").read_bytes() == b""
+    stops(None)
+    assert np.array_equal(tw.tiled_cholesky(a, checkpoint="run", tile_size=NB, every=1000, resume=True),
+                          tw.tiled_cholesky(a, tile_size=NB))  # fmt: skip
+    assert len(Path("run/panels.log").read_bytes().splitlines()) == 8
+
+
+class TestRefusals:
+    @pytest.fixture
+    def stopped(self, here, stops):
+        np.save("a.npy", matrix(tw.lu_factor))
+        stops(4)
+        with pytest.raises(Stopped):
+            tw.lu_factor("a.npy", out="F.npy", checkpoint="run", tile_size=NB)
+        stops(None)
+        return {"out": "F.npy", "checkpoint": "run", "tile_size": NB, "resume": True}
+
+    def goes_on(self, message, options, a="a.npy", call=tw.lu_factor):
+        with pytest.raises(tw.CheckpointError, match=message):
+            call(a, **options)
+
+    def test_another_call_is_refused_with_the_difference(self, stopped, monkeypatch):
+        self.goes_on("run was begun with another tile size: 32, not 16", stopped | {"tile_size": 16})
+        self.goes_on("begun with another routine: lu_factor, not tiled_cholesky", stopped, call=tw.tiled_cholesky)
+        self.goes_on(r"another shape: \[230, 230\], not \[20, 20\]", stopped, np.eye(20))
+        self.goes_on("another dtype: float64, not float32", stopped, np.eye(N, dtype="f4"))
+        monkeypatch.setattr("tilewright.linalg.outofcore.choice.choice", lambda: "another library")
+        self.goes_on("another BLAS: .*, not another library", stopped)
+
+    def test_another_matrix_is_refused_with_the_tile_that_differs(self, stopped):
+        a = np.load("a.npy")
+        a[100, 40] += 1e-9
+        self.goes_on(r"another matrix: the matrix a has other numbers in tile \(3, 1\)", stopped, a)
+
+    def test_a_checkpoint_is_not_replaced_without_being_told(self, stopped):
+        with pytest.raises(FileExistsError, match="run has the checkpoint of a run; pass resume=True"):
+            tw.lu_factor("a.npy", **stopped | {"resume": False})
+
+    def test_torn_and_swapped_files_are_refused(self, stopped, here, stops):
+        panels = Path("run/panels.npy")
+        data = panels.read_bytes()
+        torn = bytearray(data)
+        torn[len(data) // 3 :] = bytes(len(data) - len(data) // 3)
+        panels.write_bytes(torn)
+        self.goes_on(r"panels\.npy has other numbers in tile \(\d, 2\) than were written by the run", stopped)
+        panels.write_bytes(data[: len(data) // 2])
+        with pytest.raises(ValueError, match="is cut off"):
+            tw.lu_factor("a.npy", **stopped)
+        np.save("b.npy", random_matrix(N, N, seed=7))
+        stops(4)
+        with pytest.raises(Stopped):
+            tw.lu_factor("b.npy", out="G.npy", checkpoint="other", tile_size=NB)
+        stops(None)
+        panels.write_bytes(Path("other/panels.npy").read_bytes())
+        self.goes_on(r"other numbers in tile \(0, 0\)", stopped)
+
+    def test_a_damaged_log_is_refused_and_half_a_line_at_its_end_is_not(self, stopped):
+        log = Path("run/panels.log")
+        lines = log.read_bytes().splitlines(keepends=True)
+        assert len(lines) == 4
+        log.write_bytes(b"".join([lines[0], lines[1].replace(b"panel", b"penal"), *lines[2:]]))
+        self.goes_on(r"panels\.log is damaged in line 2", stopped)
+        log.write_bytes(b"".join([lines[0], *lines[2:]]))
+        self.goes_on(r"panels\.log has panel 2 in line 2", stopped)
+        log.write_bytes(b"".join(lines[:3]) + lines[3][: len(lines[3]) // 2])
+        same(tw.lu_factor("a.npy", **stopped), plain(tw.lu_factor, np.load("a.npy")))
+
+    @pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 2, "facts": {}}'])
+    def test_a_damaged_run_file_is_refused(self, stopped, text):
+        Path("run/run.json").write_text(text)
+        self.goes_on("damaged|another version", stopped)
+
+    def test_a_folder_in_use_is_refused(self, stopped, here):
+        facts = json.loads(Path("run/run.json").read_text())["facts"]
+        held = Checkpoint("run", facts, {}, resume=True)
+        with pytest.raises(BlockingIOError, match="another run has its checkpoint in run"):
+            tw.lu_factor("a.npy", **stopped)
+        held.close()
+        tw.lu_factor("a.npy", **stopped)
+
+    def test_the_result_that_was_half_written_has_to_be_there(self, here, stops):
+        stops(4)
+        a = matrix(tw.tiled_cholesky)
+        options = {"out": "L.npy", "checkpoint": "run", "tile_size": NB}
+        with pytest.raises(Stopped):
+            tw.tiled_cholesky(a, **options)
+        stops(None)
+        os.remove("L.npy.part")
+        with pytest.raises(FileNotFoundError, match=r"L\.npy\.part is gone"):
+            tw.tiled_cholesky(a, **options, resume=True)
+
+
+def test_a_checksum_tells_where_a_number_is_and_not_how_it_lies():
+    for dtype in DTYPES:
+        a = random_matrix(6, 5, dtype)
+        large = np.zeros((12, 15), dtype)
+        large[::2, ::3] = a
+        assert len({checksum(a), checksum(np.asfortranarray(a)), checksum(large[::2, ::3])}) == 1
+        for place in ((0, 0), (5, 4), (2, 3)):
+            b = a.copy()
+            b[place] = np.nextafter(b[place].real, 9)
+            assert checksum(b) != checksum(a)
+        assert len({checksum(a), checksum(a[::-1]), checksum(a[:, ::-1]), checksum(a[[1, 0, 2, 3, 4, 5]])}) == 4
+
+
+SCRIPT = """
+import sys, numpy as np, tilewright as tw
+call, out = getattr(tw, sys.argv[1]), sys.argv[2] or None
+a = np.load("a.npy") if out is None else "a.npy"
+found = call(a, out=out, memory="3MB" if out else None, checkpoint="run", resume=True, tile_size=32, workers=2)
+if out is None:
+    np.save("found.npy", found if isinstance(found, np.ndarray) else found.lu)
+"""
+
+
+@pytest.mark.parametrize(("call", "out"), [("tiled_cholesky", "L.npy"), ("lu_factor", "L.npy"), ("tiled_cholesky", ""),
+                                           ("lu_factor", "")])  # fmt: skip
+def test_kills_at_random_times_lead_to_the_same_bits(here, call, out):
+    """A handful here; TILEWRIGHT_KILLS=25 makes a hundred (`make kills`)."""
+    rng = random.Random(f"{call} {out} {KILLS}")
+    n = 480
+    a = matrix(getattr(tw, call), n=n)
+    np.save("a.npy", a)
+    Path("job.py").write_text(SCRIPT)
+    wanted = plain(getattr(tw, call), a)
+    wanted = wanted if isinstance(wanted, np.ndarray) else wanted.lu
+    killed = 0
+    seen = -1
+    for _ in range(KILLS):
+        job = subprocess.Popen([sys.executable, "job.py", call, out])
+        log = Path("run/panels.log")
+        until = time.monotonic() + 60
+        while job.poll() is None and time.monotonic() < until:  # not while Python starts: some way into the work
+            if log.exists() and len(log.read_bytes().splitlines()) > seen:
+                break
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.02)
+        if job.poll() is None:
+            job.send_signal(signal.SIGKILL)
+            killed += 1
+        job.wait()
+        seen = len(log.read_bytes().splitlines()) if log.exists() else -1
+        if job.returncode == 0:
+            break
+    if out and Path(out).exists():
+        assert np.array_equal(np.load(out), wanted)
+        return
+    subprocess.run([sys.executable, "job.py", call, out], check=True, timeout=60)
+    assert np.array_equal(np.load(out or "found.npy"), wanted) and killed

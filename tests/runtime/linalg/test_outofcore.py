@@ -1,0 +1,398 @@
+"""Factorisations of matrices on a disk: the bits of those in memory, within a cap, and what is refused."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matrices import DTYPES, po_matrix, random_matrix
+
+import tilewright as tw
+from tilewright.linalg.slab_plan import cholesky_plan, lu_plan_in
+
+N, NB = 230, 32
+
+
+def spd(n=N, dtype="float64"):
+    return np.array(po_matrix(2, n, dtype))
+
+
+def quarter(plan, *sizes, workers=2):
+    """Of the matrix, with what the graph of so small tiles takes beside it; and of the block columns one at least."""
+    found = plan(*sizes, None, workers)
+    least = 0
+    with pytest.raises(MemoryError, match="the least is") as error:
+        plan(*sizes, 1, workers)
+    number, unit = re.search(r"the least is ([\d.]+) (\w+);", str(error.value)).groups()
+    least = float(number) * 1.01 * {"KiB": 2**10, "MiB": 2**20}[unit]
+    return int(max(found.data / 4 + found.beside, least))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def left(folder):
+    return sorted(os.listdir(folder))
+
+
+class TestCholesky:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("lower", [True, False])
+    def test_a_quarter_of_the_matrix_gives_the_bits_of_all_of_it(self, here, dtype, lower):
+        a = spd(dtype=dtype)
+        np.save("a.npy", a if lower else np.asfortranarray(a))
+        before = (here / "a.npy").read_bytes()
+        cap = quarter(cholesky_plan, N, NB, a.itemsize)
+        L, run = tw.tiled_cholesky("a.npy", out="L.npy", memory=cap, lower=lower, tile_size=NB, workers=2,
+                                   return_run=True)  # fmt: skip
+        wanted = tw.tiled_cholesky(a, lower=lower, tile_size=NB)
+        assert isinstance(L, np.memmap) and not L.flags.writeable and L.dtype == dtype
+        assert np.array_equal(L, wanted) and np.array_equal(np.load("L.npy"), wanted)
+        assert L.flags.c_contiguous == wanted.flags.c_contiguous
+        assert len({task.label for task in run.graph if task.op.name == "load"}) > 0 and run.planned <= cap
+        assert "slabs of" in str(run) and "planned" in str(run)
+        assert (here / "a.npy").read_bytes() == before and left(here) == ["L.npy", "a.npy"]
+
+    @pytest.mark.parametrize("n", [1, 31, 32, 33, 64, 200])
+    @pytest.mark.parametrize("memory", ["least", None])
+    def test_any_order_with_the_least_memory_and_with_plenty(self, here, n, memory):
+        a = spd(n)
+        np.save("a.npy", a)
+        cap = None if memory is None else quarter(cholesky_plan, n, NB, 8)
+        L = tw.tiled_cholesky("a.npy", out="L.npy", memory=cap, tile_size=NB, workers=2)
+        assert np.array_equal(L, tw.tiled_cholesky(a, tile_size=NB))
+
+    @pytest.mark.parametrize(("backend", "scheduler"), [("serial", "eager"), ("threads", "eager"), ("threads", "lws"),
+                                                        ("threads", "heft"), ("threads", "ws")])  # fmt: skip
+    def test_engines_and_policies(self, here, backend, scheduler):
+        a = spd()
+        cap = quarter(cholesky_plan, N, NB, 8, workers=3)
+        L = tw.tiled_cholesky(a, out="L.npy", memory=cap, tile_size=NB, backend=backend, scheduler=scheduler, workers=3)
+        assert np.array_equal(L, tw.tiled_cholesky(a, tile_size=NB))
+
+    def test_of_nothing(self, here):
+        assert tw.tiled_cholesky(np.zeros((0, 0)), out="L.npy").shape == (0, 0)
+
+    def test_reads_and_writes_are_those_of_the_scheme(self, here):
+        n, nb = 256, 32
+        a = spd(n)
+        np.save("a.npy", a)
+        source = tw.TileFunction(lambda i, j: a[i * nb : i * nb + nb, j * nb : j * nb + nb], (n, n), nb)
+        cap = quarter(cholesky_plan, n, nb, 8)
+        plan = cholesky_plan(n, nb, 8, cap, 2)
+        tw.tiled_cholesky(source, out="L.npy", memory=cap, workers=2)
+        tw.tiled_cholesky("a.npy", out="M.npy", memory=cap, tile_size=nb, workers=2)
+        tile, nt = nb * nb * 8, n // nb
+        passing = sum(s0 * (nt - s0) for s0, _ in plan.slabs.bounds)
+        run = tw.tiled_cholesky("a.npy", out="N.npy", memory=cap, tile_size=nb, workers=2, return_run=True)[1]
+        moved = {"load": 0, "store": 0}
+        for task in run.graph:
+            if task.op.name in moved:
+                moved[task.op.name] += sum(len(use.handle.index) == 1 for use in task.uses) * tile
+        assert moved == {"load": (nt * (nt + 1) // 2 + passing) * tile, "store": nt * (nt + 1) // 2 * tile}
+        assert len(run.graph) == plan.tasks
+
+
+class TestLU:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("order", ["C", "F"])
+    def test_a_quarter_of_the_matrix_gives_the_bits_of_all_of_it(self, here, dtype, order):
+        a = random_matrix(N, N, dtype)
+        np.save("a.npy", np.asarray(a, order=order))
+        cap = quarter(lu_plan_in, (N, N), NB, a.itemsize)
+        F, run = tw.lu_factor("a.npy", out="F.npy", memory=cap, tile_size=NB, workers=2, return_run=True)
+        wanted = tw.lu_factor(a, tile_size=NB, update="tile")
+        assert np.array_equal(F.lu, wanted.lu) and np.array_equal(F.piv, wanted.piv) and F.lu.flags.f_contiguous
+        assert F.norms == pytest.approx(wanted.norms) and F.slogdet() == wanted.slogdet()
+        assert run.planned <= cap and left(here) == ["F.npy", "a.npy"]
+        b = random_matrix(N, 2, dtype, seed=3)
+        assert np.allclose(F.solve(b), wanted.solve(b))
+
+    @pytest.mark.parametrize(
+        "shape", [(1, 1), (64, 64), (65, 65), (200, 90), (90, 200), (33, 150), (150, 33), (20, 90)]
+    )
+    @pytest.mark.parametrize("memory", ["least", None])
+    def test_any_shape_with_the_least_memory_and_with_plenty(self, here, shape, memory):
+        a = random_matrix(*shape)
+        cap = None if memory is None else quarter(lu_plan_in, shape, NB, 8)
+        F, run = tw.lu_factor(a, out="F.npy", memory=cap, tile_size=NB, workers=2, return_run=True)
+        wanted = tw.lu_factor(a, tile_size=NB, update="tile")
+        assert np.array_equal(F.lu, wanted.lu) and np.array_equal(F.piv, wanted.piv)
+        assert F.norms == pytest.approx(wanted.norms)
+        if memory is not None:
+            plan = lu_plan_in(shape, NB, 8, cap, 2)
+            assert len(run.graph) == plan.tasks
+
+    def test_a_singular_matrix_warns_and_is_returned(self, here):
+        a = np.diag([1.0, 0.0, 2.0])
+        with pytest.warns(RuntimeWarning, match="Diagonal number 2 is exactly zero"):
+            assert tw.lu_factor(a, out="F.npy", tile_size=2).info == 2
+
+
+class TestSources:
+    def test_memory_maps_and_functions_and_arrays(self, here):
+        a = spd()
+        np.save("a.npy", a)
+        wanted = tw.tiled_cholesky(a, tile_size=NB)
+        tiles = tw.TiledMatrix.view(a, NB)
+        np.asfortranarray(a).T.tofile("raw")
+        mapped = np.memmap("raw", "float64", "r", shape=(N, N), order="F")
+        for source in (a, a[::-1, ::-1][::-1, ::-1], np.load("a.npy", mmap_mode="r"), mapped,
+                       tw.TileFunction(lambda i, j: tiles[i, j], (N, N), NB)):  # fmt: skip
+            L = tw.tiled_cholesky(source, out="L.npy", overwrite_out=True, tile_size=NB,
+                                  memory=quarter(cholesky_plan, N, NB, 8))  # fmt: skip
+            assert np.array_equal(L, wanted)
+
+    def test_a_memory_map_to_fill(self, here):
+        out = np.lib.format.open_memmap("L.npy", "w+", "float64", (N, N))
+        L = tw.tiled_cholesky(spd(), out=out, tile_size=NB)
+        assert L is out and np.array_equal(np.load("L.npy"), tw.tiled_cholesky(spd(), tile_size=NB))
+
+    @pytest.mark.parametrize(("content", "message"), [
+        (b"", "is no .npy file"), (b"nonsense", "is no .npy file"), ("cut", "is cut off"), ("vector", "must be 2-D"),
+        ("integers", "has dtype int64"), ("big", "has dtype >f8"), ("missing", "cannot read a.npy: No such file"),
+        ("oblong", "must be square"),
+    ])  # fmt: skip
+    def test_what_is_no_matrix_is_refused_in_a_sentence_and_nothing_is_left(self, here, content, message):
+        arrays = {"vector": np.zeros(4), "integers": np.eye(4, dtype=int), "big": np.eye(4, dtype=">f8"),
+                  "oblong": np.zeros((3, 4)), "cut": np.eye(8)}  # fmt: skip
+        if isinstance(content, bytes):
+            (here / "a.npy").write_bytes(content)
+        elif content in arrays:
+            np.save("a.npy", arrays[content])
+            if content == "cut":
+                os.truncate("a.npy", 300)
+        before = left(here)
+        with pytest.raises((ValueError, TypeError, OSError), match=message):
+            tw.tiled_cholesky("a.npy", out="L.npy")
+        assert left(here) == before
+
+    def test_a_function_that_makes_other_tiles_is_told(self, here):
+        for make, message in ((lambda i, j: np.zeros((2, 3)), r"made tile \(0, 0\) of shape \(2, 3\)"),
+                              (lambda i, j: np.zeros((4, 4), complex), "of complex128, not float64"),
+                              (lambda i, j: 1 / 0, "division by zero")):  # fmt: skip
+            with pytest.raises((ValueError, TypeError, ZeroDivisionError), match=message):
+                tw.tiled_cholesky(tw.TileFunction(make, (8, 8), 4), out="L.npy")
+        assert left(here) == []
+
+    def test_numbers_that_are_none_are_found_at_their_place(self, here):
+        a = spd()
+        a[200, 70] = np.nan
+        for call in (tw.tiled_cholesky, tw.lu_factor):
+            with pytest.raises(ValueError, match=r"NaN or infinity at \(200, 70\); check_finite=False"):
+                call(a, out="L.npy", tile_size=NB)
+        a[200, 70], a[70, 200] = 0, np.nan  # not in the triangle that is read
+        tw.tiled_cholesky(a, out="L.npy", tile_size=NB)
+
+    def test_a_matrix_without_a_factor_has_the_order_of_its_first_bad_minor(self, here):
+        a = spd()
+        a[150, 150] = -1
+        with pytest.raises(tw.NotPositiveDefiniteError, match=r"potrf\(4\) on A\[4,4\]") as error:
+            tw.tiled_cholesky(a, out="L.npy", tile_size=NB, memory=quarter(cholesky_plan, N, NB, 8))
+        assert error.value.order == 151 and left(here) == []
+
+
+class TestRefusals:
+    def test_too_little_memory_says_the_least_that_would_do_and_that_does(self, here):
+        np.save("a.npy", spd())
+        for call, name in ((tw.tiled_cholesky, "a Cholesky factorisation of order 230"),
+                           (tw.lu_factor, "an LU factorisation of 230 x 230")):  # fmt: skip
+            with pytest.raises(MemoryError, match=f"memory=100 KiB is too little for {name} in tiles of 32") as error:
+                call("a.npy", out="L.npy", memory=100 * 1024, tile_size=NB)
+            assert left(here) == ["a.npy"]
+            least = re.search(r"the least is ([\d.]+) MiB", str(error.value))[1]
+            call("a.npy", out="L.npy", memory=f"{float(least) + 0.01}MiB", tile_size=NB, overwrite_out=True)
+            os.remove("L.npy")
+
+    def test_in_core_memory_is_a_limit_that_is_said_with_what_is_needed(self):
+        a = spd()
+        for call in (tw.tiled_cholesky, tw.lu_factor):
+            with pytest.raises(
+                MemoryError, match=r"the factor takes 413\.3 KiB beside the matrix, more than memory=97"
+            ):
+                call(a, memory="100kB")
+            call(a, memory="1MB")
+            call(a.copy(), memory="100kB", overwrite_a=True)
+
+    def test_what_is_there_is_not_overwritten_without_being_told(self, here):
+        a = spd()
+        np.save("L.npy", np.zeros(3))
+        with pytest.raises(FileExistsError, match=r"L\.npy exists; overwrite_out=True replaces it"):
+            tw.tiled_cholesky(a, out="L.npy", tile_size=NB)
+        assert np.load("L.npy").shape == (3,) and left(here) == ["L.npy"]
+        a[200, 200] = np.nan
+        with pytest.raises(ValueError, match="NaN"):
+            tw.tiled_cholesky(a, out="L.npy", tile_size=NB, overwrite_out=True)
+        assert np.load("L.npy").shape == (3,) and left(here) == ["L.npy"]  # not even then
+        tw.tiled_cholesky(spd(), out="L.npy", tile_size=NB, overwrite_out=True)
+        assert np.load("L.npy").shape == (N, N)
+
+    def test_two_runs_on_one_output_are_refused(self, here):
+        seen = []
+
+        def make(i, j):
+            if not seen:
+                seen.append("once")
+                with pytest.raises(BlockingIOError, match=r"another run writes L\.npy"):
+                    tw.tiled_cholesky(spd(), out="L.npy", tile_size=NB)
+            return tiles[i, j]
+
+        tiles = tw.TiledMatrix.view(spd(), NB)
+        tw.tiled_cholesky(tw.TileFunction(make, (N, N), NB), out="L.npy")
+        assert seen and np.array_equal(np.load("L.npy"), tw.tiled_cholesky(spd(), tile_size=NB))
+
+    @pytest.mark.parametrize(("how", "message"), [
+        ({"backend": "mpi"}, "backend is serial or threads, not 'mpi'"),
+        ({"precision": "bf16"}, "has no precision='bf16'"), ({"overwrite_a": True}, "has no overwrite_a=True"),
+        ({"out": "L.txt"}, r"out must end in \.npy"), ({"out": 3}, "out must be a path"),
+        ({"out": np.zeros((2, 2))}, "out has 2 x 2 numbers"), ({"memory": "much"}, "memory must be a number of bytes"),
+        ({"out": "no/L.npy"}, "cannot write no/L.npy: No such file"), ({"resume": True}, "resume= needs checkpoint="),
+        ({"out": "L.h5:/x/y.npy", "overwrite_out": 3}, "overwrite_out must be True or False"),
+    ])  # fmt: skip
+    def test_what_cannot_be_done_is_refused_before_work(self, here, how, message):
+        with pytest.raises((ValueError, TypeError, OSError), match=message):
+            tw.tiled_cholesky(spd(8), **{"out": "L.npy", "tile_size": 4} | how)
+        assert left(here) == []
+
+    def test_a_matrix_on_a_disk_needs_an_output(self, here):
+        np.save("a.npy", spd(8))
+        with pytest.raises(ValueError, match="a matrix on a disk needs out="):
+            tw.tiled_cholesky("a.npy")
+
+    def test_a_disk_that_is_full_is_one_sentence_and_leaves_nothing(self, here):
+        code = (
+            "import resource, numpy as np, tilewright as tw; from tilewright.storage import npy\n"
+            "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "a = 4 * np.eye(200); np.save('a.npy', a)\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+            "try: tw.tiled_cholesky('a.npy', out='L.npy', tile_size=32)\n"
+            "except OSError as error: print(error)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        assert "cannot write L.npy: File too large" in done.stdout and left(here) == ["a.npy"]
+
+
+@pytest.mark.needs("zarr")
+def test_zarr_arrays_in_and_out(here):
+    import zarr
+
+    a = spd()
+    wanted = tw.tiled_cholesky(a, tile_size=NB)
+    cap = quarter(cholesky_plan, N, NB, 8)
+    stored = zarr.create_array("a.zarr", shape=a.shape, chunks=(NB, NB), dtype="f8", compressors=None)
+    stored[:] = a
+    for source in ("a.zarr", stored):
+        L = tw.tiled_cholesky(source, out="L.zarr", memory=cap, tile_size=NB, overwrite_out=True)
+        assert isinstance(L, zarr.Array) and L.chunks == (NB, NB) and np.array_equal(L[:], wanted)
+    assert np.array_equal(tw.lu_factor("a.zarr", out="F.zarr", tile_size=NB).lu[:],
+                          tw.lu_factor(a, tile_size=NB, update="tile").lu)  # fmt: skip
+    (here / "b.zarr").mkdir()
+    with pytest.raises(ValueError, match="no zarr array"):
+        tw.tiled_cholesky("b.zarr", out="M.zarr")
+    packed = zarr.create_array("c.zarr", shape=a.shape, chunks=(NB, NB), dtype="f8")
+    packed[:] = a
+    with pytest.warns(RuntimeWarning, match=r"c\.zarr is compressed"):
+        tw.tiled_cholesky("c.zarr", out="M.npy", tile_size=NB)
+    assert left(here) == ["F.zarr", "L.zarr", "M.npy", "a.zarr", "b.zarr", "c.zarr"]
+
+
+@pytest.mark.needs("h5py")
+def test_hdf5_datasets_in_and_out(here):
+    import h5py
+
+    a = spd()
+    wanted = tw.tiled_cholesky(a, tile_size=NB)
+    with h5py.File("a.h5", "w") as file:
+        file["group/a"] = a
+        L = tw.tiled_cholesky(file["group/a"], out="L.h5", tile_size=NB)
+        assert np.array_equal(L[:], wanted) and L.name == "/matrix"
+        L.file.close()
+    for source in ("a.h5", "a.h5:/group/a"):
+        L = tw.tiled_cholesky(source, out="L.h5:/x", tile_size=NB, overwrite_out=True)
+        assert np.array_equal(L[:], wanted) and L.name == "/x"
+        L.file.close()
+    with pytest.raises(ValueError, match="has no dataset b"):
+        tw.tiled_cholesky("a.h5:/b", out="M.npy")
+    assert left(here) == ["L.h5", "a.h5"]
+
+
+class TestSolve:
+    @pytest.mark.parametrize("dtype", ["float64", "complex128"])
+    @pytest.mark.parametrize("lower", [True, False])
+    def test_a_positive_definite_system_to_fp64_accuracy(self, here, dtype, lower):
+        a = spd(dtype=dtype)
+        np.save("a.npy", np.tril(a) if lower else np.triu(a))
+        for b in (random_matrix(N, 1, dtype)[:, 0], random_matrix(N, 3), random_matrix(N, 2, "complex128")):
+            x, info = tw.solve("a.npy", b, memory="4MB", lower=lower, tile_size=NB, return_info=True)
+            scale = np.abs(a).sum(axis=1).max() * np.abs(x).max() + np.abs(b).max()
+            assert x.shape == b.shape and np.abs(a @ x - b).max() <= N * 2.0**-53 * scale
+            assert info.structure == "pos" and info.backward_error <= N * 2.0**-53
+        assert left(here) == ["a.npy"]
+
+    @pytest.mark.parametrize("assume_a", ["gen", None])
+    def test_a_general_system(self, here, assume_a):
+        a = random_matrix(N, N)
+        np.save("a.npy", a)
+        b = random_matrix(N, 40, seed=5)
+        x, info = tw.solve("a.npy", b, memory="4MB", assume_a=assume_a, tile_size=NB, return_info=True)
+        assert np.allclose(a @ x, b) and info.structure == "gen" and left(here) == ["a.npy"]
+
+    def test_what_has_no_solution_is_said_and_nothing_is_left(self, here):
+        np.save("a.npy", np.diag([1.0, 0.0, 2.0]))
+        with (
+            pytest.raises(tw.SingularMatrixError, match=r"U\[1,1\] is exactly zero"),
+            pytest.warns(RuntimeWarning, match="exactly zero"),
+        ):
+            tw.solve("a.npy", np.ones(3), assume_a="gen", tile_size=2)
+        with pytest.raises(tw.NotPositiveDefiniteError):
+            tw.solve("a.npy", np.ones(3), tile_size=2)
+        for how, message in (({"precision": "bf16"}, "auto or fp64"), ({"memory": 100}, "memory=100 bytes is too"),
+                             ({"backend": "mpi"}, "on a disk is for backend"), ({"b": np.ones(2)}, "b has 2 rows")):  # fmt: skip
+            with pytest.raises((ValueError, MemoryError), match=message):
+                tw.solve("a.npy", **{"b": np.ones(3)} | how)
+        with pytest.raises(ValueError, match="memory= is for a matrix a on a disk"):
+            tw.solve(np.eye(3), np.ones(3), memory="1GB")
+        assert left(here) == ["a.npy"]
+
+
+RSS = """
+import re, sys, numpy as np, tilewright as tw
+from tilewright.host.memory import Peak
+name, n, nb = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+call = {"cholesky": tw.tiled_cholesky, "lu": tw.lu_factor}.get(name)
+rng = np.random.default_rng(0)
+a = rng.standard_normal((n, n)) + np.diag([3.0 * n] * n)
+np.save("a.npy", np.tril(a) + np.tril(a, -1).T)
+del a
+small = 4 * np.eye(2 * nb)
+np.save("small.npy", small)
+b = np.ones(n)
+run = (lambda path, **how: tw.solve(path, b[: 2 * nb] if "small" in path else b, tile_size=nb, workers=2, **how)) if call is None else (
+    lambda path, **how: call(path, out="x.npy", overwrite_out=True, tile_size=nb, workers=2, **how))
+run("small.npy")                                                          # what libraries keep for themselves
+cap = n * n * 8 // 4
+try:
+    run("a.npy", memory=1000 if call else 1000 + 48 * n)
+except MemoryError as error:                                              # the least may be more, in so large tiles
+    least = float(re.search(r"the least is ([\\d.]+) MiB", str(error))[1]) * 1.01 * 2**20 + (0 if call else 48 * n)
+peak = Peak()
+cap = max(cap, int(least))
+run("a.npy", memory=cap)
+print(peak.bytes(), cap)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much a process had at its peak")
+@pytest.mark.parametrize("n", [1000, 1500, 2000])
+@pytest.mark.parametrize("routine", ["cholesky", "lu", "solve"])
+def test_a_process_grows_by_no_more_than_a_quarter_of_the_matrix(here, routine, n):
+    done = subprocess.run([sys.executable, "-c", RSS, routine, str(n), "200"], capture_output=True, text=True,
+                          timeout=100, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    grown, cap = map(int, done.stdout.split())
+    assert grown <= cap, f"{grown / cap:.2f} of the cap"

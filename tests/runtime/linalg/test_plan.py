@@ -1,0 +1,42 @@
+"""What a graph would take is said before anything runs, and is what it takes."""
+
+import numpy as np
+import pytest
+from matrices import random_matrix
+
+import tilewright as tw
+
+NB = 128
+
+
+def test_a_factorisation_by_slabs_takes_what_was_planned(tmp_path):
+    a = random_matrix(1024, 1024) + 100 * np.eye(1024)
+    for name, call, graph, memory in (
+        ("cholesky", tw.tiled_cholesky, tw.cholesky_graph(nt=8), "4.5MB"),
+        ("lu", tw.lu_factor, tw.lu_graph(8, 8), "7.5MB"),
+    ):
+        plan = tw.plan(graph, tile_size=NB, memory=memory, workers=2)
+        run = call(a, out=tmp_path / f"{name}.npy", memory=memory, tile_size=NB, workers=2, return_run=True)[1]
+        assert plan.tasks == len(run.graph) and plan.memory == run.planned and plan.fits and len(plan.slabs) > 1
+        assert (plan.read, plan.written) == (run.trace.facts["read"], run.trace.facts["written"])
+        assert plan.compute > 0 and plan.move == (plan.read + plan.written) / 1e9
+        assert plan.seconds == max(plan.compute, plan.move)
+        text = str(plan)
+        for word in (f"{plan.tasks} tasks on 2 workers", "slabs of up to", "MiB of ", "written", "computing"):
+            assert word in text, text
+
+
+def test_with_enough_memory_and_for_other_graphs_all_data_is_in_memory():
+    plan = tw.plan(tw.cholesky_graph(nt=4), tile_size=NB, memory="1GB")
+    assert plan.slabs == () and plan.read == 0 and plan.memory == plan.data == 10 * NB * NB * 8 and plan.tasks == 20
+    g = tw.TaskGraph("mine")
+    x, y = g.handles("x"), g.handles("y", shape=(3, 5), dtype="float32")
+    g.insert(np.copyto, tw.R(x[0, 0]), tw.W(y[0]))
+    plan = tw.plan(g, tile_size=10, dtype="complex64", memory=100)
+    assert plan.data == 10 * 10 * 8 + 3 * 5 * 4 and not plan.fits
+    assert "of 100 bytes: too little" in str(plan) and "not known" in str(plan)
+
+
+def test_too_little_memory_says_the_least():
+    with pytest.raises(MemoryError, match=r"memory=1000 bytes is too little .* the least is"):
+        tw.plan(tw.cholesky_graph(nt=4), tile_size=NB, memory=1000)

@@ -1,0 +1,137 @@
+"""Blocks of matrices in files go to where they belong, whatever the order of file and memory."""
+
+import os
+
+import numpy as np
+import pytest
+from matrices import DTYPES, random_matrix
+
+import tilewright as tw
+from tilewright.storage.lines import Lines
+from tilewright.storage.matrix import Held, StoredTiles
+from tilewright.storage.npy import create_npy, open_npy
+from tilewright.storage.opening import Output, hold, open_source, scratch_file
+
+M, N = 23, 17
+
+
+def blocks(nb):
+    return [(i, j) for i in range(0, M, nb) for j in range(0, N, nb)]
+
+
+def shape(i, j, nb):
+    return min(nb, M - i), min(nb, N - j)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("memory", ["C", "F"])
+@pytest.mark.parametrize("nb", [1, 5, 17, 40])
+def test_blocks_are_read_and_written_one_by_one_and_in_rows_and_columns(tmp_path, dtype, order, memory, nb):
+    a = np.asarray(random_matrix(M, N, dtype), order=order)
+    np.save(tmp_path / "a.npy", a)
+    with (tmp_path / "b.npy").open("w+b", buffering=0) as file:
+        written = create_npy(file, tmp_path / "b.npy", (M, N), dtype, order)
+        source = open_npy(tmp_path / "a.npy")
+        by_rows = [[(i, j) for j in range(0, N, nb)] for i in range(0, M, nb)]
+        by_columns = [[(i, j) for i in range(0, M, nb)] for j in range(0, N, nb)]
+        single = [[place] for place in blocks(nb)]
+        for places in (*by_rows, *by_columns, *single):
+            tiles = [np.empty(shape(i, j, nb), dtype, memory) for i, j in places]
+            source.read(places, tiles)
+            for (i, j), tile in zip(places, tiles, strict=True):
+                assert np.array_equal(tile, a[i : i + nb, j : j + nb])
+            written.write(places, tiles)
+            turned = [np.empty(shape(i, j, nb)[::-1], dtype, memory) for i, j in places]
+            source.T.read([(j, i) for i, j in places], turned)
+            assert all(np.array_equal(one, other.T) for one, other in zip(tiles, turned, strict=True))
+        source.close()
+    found = np.load(tmp_path / "b.npy")
+    assert np.array_equal(found, a) and found.flags.f_contiguous == (order == "F")
+
+
+def test_a_read_that_comes_back_in_parts_goes_on(tmp_path, monkeypatch):
+    a = random_matrix(M, N)
+    np.save(tmp_path / "a.npy", a)
+    source = open_npy(tmp_path / "a.npy")
+    preadv = os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda fd, pieces, place: preadv(fd, [memoryview(pieces[0]).cast("B")[:7]], place)
+    )
+    tiles = [np.empty((M, 9)), np.empty((M, 8))]
+    source.read([(0, 0), (0, 9)], tiles)
+    assert np.array_equal(np.hstack(tiles), a)
+    source.close()
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_is_told(tmp_path):
+    np.save(tmp_path / "a.npy", random_matrix(M, N))
+    source = open_npy(tmp_path / "a.npy")
+    os.truncate(tmp_path / "a.npy", 400)
+    with pytest.raises(ValueError, match=r"a\.npy ends at byte 400: it was cut off"):
+        source.read([(0, 0)], [np.empty((M, N))])
+    source.close()
+
+
+def test_files_of_other_versions_of_npy(tmp_path):
+    for version in ((1, 0), (2, 0)):
+        with (tmp_path / "a.npy").open("wb") as file:
+            np.lib.format.write_array(file, np.eye(3), version)
+        assert open_source(tmp_path / "a.npy").shape == (3, 3)
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.lib.format.write_array(file, np.zeros((2, 2), [("ä", "f8")]), (3, 0))
+    with pytest.raises(ValueError, match=r"version \(3, 0\)"):
+        open_source(tmp_path / "a.npy")
+
+
+def test_tiles_of_a_stored_matrix_know_their_place():
+    tile = StoredTiles(Held(random_matrix(M, N)), 5)[4, 3]
+    assert (tile.row, tile.column, tile.shape, tile.nbytes) == (20, 15, (3, 2), 0)
+
+
+def test_a_scratch_file_has_no_name_and_no_room_until_it_is_written(tmp_path):
+    matrix = scratch_file(tmp_path, (1000, 1000), "float64", "F")
+    assert os.listdir(tmp_path) == []
+    assert os.fstat(matrix.file.fileno()).st_blocks * 512 < 100_000
+    matrix.close()
+
+
+def test_an_output_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "x.npy"
+    output = Output(path, (3, 2), np.dtype("f8"), "C", 2)
+    output.matrix.write([(0, 0)], [np.ones((3, 2))])
+    assert sorted(os.listdir(tmp_path)) == ["x.npy.part"]
+    with pytest.raises(BlockingIOError, match="another run writes"):
+        Output(path, (3, 2), np.dtype("f8"), "C", 2)
+    output.abandon(keep=False)
+    assert os.listdir(tmp_path) == []
+    output = Output(path, (3, 2), np.dtype("f8"), "C", 2)
+    assert np.array_equal(output.finish(), np.zeros((3, 2))) and os.listdir(tmp_path) == ["x.npy"]
+
+
+def test_who_holds_a_file_is_alone_until_it_is_closed(tmp_path):
+    path = tmp_path / "x"
+    with path.open("wb") as first, path.open("wb") as second:
+        hold(first, "mine")
+        with pytest.raises(BlockingIOError, match="mine"):
+            hold(second, "mine")
+        first.close()
+        hold(second, "mine")
+
+
+def test_a_function_has_a_shape_and_tiles():
+    for how, message in (({"make": 3}, "make must be a function"), ({"shape": 4}, "shape must be two numbers"),
+                         ({"shape": (2, -1)}, "an extent of shape"), ({"tile_size": 0}, "tile_size"),
+                         ({"dtype": "int8"}, "unknown dtype")):  # fmt: skip
+        with pytest.raises((TypeError, ValueError), match=message):
+            tw.TileFunction(**{"make": len, "shape": (4, 4), "tile_size": 2} | how)
+
+
+def test_lines_beyond_what_one_call_takes_are_moved(tmp_path):
+    a = random_matrix(3, 3000)
+    np.save(tmp_path / "a.npy", a)
+    source = open_npy(tmp_path / "a.npy")
+    tiles = [np.empty((3, 1)) for _ in range(3000)]
+    source.read([(0, j) for j in range(3000)], tiles)
+    assert np.array_equal(np.hstack(tiles), a) and isinstance(source.lines, Lines)
+    source.close()
