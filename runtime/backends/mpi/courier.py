@@ -11,7 +11,8 @@ that says so: one copy between two processes instead of two. The values of Pytho
 sides know; they travel pickled, and the receiver asks MPI how long the message is.
 
 If a task fails, no task starts any more, on any rank, but all messages still go, empty: every request that was posted
-finds its partner and nothing has to be cancelled. Ranks are told by a notice on a communicator of its own.
+finds its partner and nothing has to be cancelled. Ranks are told by a notice on a communicator of its own, or by an
+empty message, whichever comes first.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class MpiCourier:
         self._posted: list[tuple[int, int]] = []  # under way
         self._objects: list[Task] = []  # receives of pickled values, posted
         self._requests: list[MPI.Request] = []
+        self._statuses: list[MPI.Status] = []
         self._under_way: list[_UnderWay] = []
         self._notices: list[MPI.Request] = []
         self._held = 0  # bytes in copies of others' tiles
@@ -245,16 +247,20 @@ class MpiCourier:
     def _test(self) -> int:
         if not self._requests:
             return 0
-        finished = MPI.Request.Testsome(self._requests)
+        while len(self._statuses) < len(self._requests):
+            self._statuses.append(MPI.Status())
+        finished = MPI.Request.Testsome(self._requests, self._statuses)
         if not finished:
             return 0
         now = perf_counter()
-        done = [self._under_way[i] for i in finished]
+        done = [(*self._under_way[i], self._statuses[k]) for k, i in enumerate(finished)]
         gone = set(finished)
         self._requests = [r for i, r in enumerate(self._requests) if i not in gone]
         self._under_way = [u for i, u in enumerate(self._under_way) if i not in gone]
-        for task, buffer in done:
+        for task, buffer, status in done:
             if task.op is RECEIVE:
+                if buffer.nbytes and not status.Get_count(MPI.BYTE):
+                    self.workers.stop()  # from a rank where a task failed, whose notice may come later
                 self._posted.remove((task.params[0].reader, task.index))
                 heapq.heapify(self._posted)
                 self.received.append(Received(task.params[0], now))
@@ -283,6 +289,8 @@ class MpiCourier:
                 continue
             data = bytearray(status.Get_count(MPI.BYTE))
             arrived.Recv([data, MPI.BYTE])
+            if not data:
+                self.workers.stop()
             self._objects.remove(task)
             count += 1
             self.received.append(Received(message, perf_counter()))

@@ -112,6 +112,13 @@ def test_ranks_of_a_pool(pool, workers):
     assert problems(cases(120), run, ranks=True) == []
 
 
+def test_a_task_never_runs_on_the_empty_message_of_a_rank_where_one_failed(pool):
+    # In this graph task 12 fails on the rank that sends task 11 its argument; the notice may come after the message.
+    for _ in range(40):
+        case = make(20263104, failures=True)
+        assert problems([case], partial(on, "mpi", pool=pool, owner=case.owner, workers=RANKS), ranks=True) == []
+
+
 def test_prepared_graphs_on_a_pool(pool):
     assert problems(cases(80), partial(random_graphs.prepared, pool=pool), ranks=True) == []
 
