@@ -35,7 +35,7 @@ def tiled_cholesky(
     overwrite_a: bool = False,
     check_finite: bool = True,
     return_run: bool = False,
-    progress: bool = False,
+    progress: bool | Callable[[int], object] = False,
     precision: str | PrecisionMap | None = None,
     route: str | None = None,
     emulate: bool = False,

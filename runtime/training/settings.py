@@ -10,7 +10,7 @@ from typing import Any
 
 from tilewright.keywords import strict
 from tilewright.scalars import choice, flag, instance, shown
-from tilewright.schedulers import policy
+from tilewright.schedulers import policy as find_policy
 from tilewright.training.closed_form_head import HEADS
 from tilewright.training.fallback import Fallback
 from tilewright.training.losses import GradientPenalty
@@ -139,7 +139,7 @@ class Execution:
             if self.scheduler is not None:
                 raise ValueError("a pipeline is a policy; pass either pipeline or scheduler")
         if isinstance(self.scheduler, str):
-            policy(self.scheduler)  # ValueError for another name
+            find_policy(self.scheduler)  # ValueError for another name
         for name in ("channels_last", "deterministic", "allow_slow"):
             flag(getattr(self, name), name)
         if not isinstance(self.compile, str):

@@ -300,7 +300,7 @@ class Here(Prepared):
     def _put_back(self) -> None:
         """Put new values that functions returned where their handles live, for the next run."""
         program, places = self._program, self._places
-        moved = [(h, places.get(h), program.store[h]) for h in program.replaced if places.get(h) is not None]
+        moved = [(h, places[h], program.store[h]) for h in program.replaced if places.get(h) is not None]
         apart = len(moved) < 2  # else a value may lie where another one goes, as after an exchange
         values = [value if apart or view(value) is None else deepcopy(value) for _, _, value in moved]
         for (handle, place, _), value in zip(moved, values, strict=True):
