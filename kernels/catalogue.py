@@ -11,7 +11,7 @@ TILE_OPS: dict[str, TileOp] = {
     tile_op.name: tile_op
     for tile_op in (
         potrf.TILE_OP, trsm.TILE_OP, syrk.TILE_OP, gemm.TILE_OP, trsml.TILE_OP, gemml.TILE_OP, hemm.TILE_OP,
-        hemm.DIAGONAL, trsmr.TILE_OP, trtri.TILE_OP,
+        gemml.PLUS, hemm.DIAGONAL, trsmr.TILE_OP, trtri.TILE_OP,
         getrf.TILE_OP, getrf.PLAIN, lu.GEMMN, lu.TRSMN, lu.TRSMU, lu.SWPTRSM, lu.SWPGEMM,
         tournament.ELECT, tournament.ELECT_LAST, tournament.MATCH, tournament.MATCH_LAST, tournament.CROWN,
     )

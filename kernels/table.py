@@ -23,7 +23,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.kernels import blas, choice, gemmlb, hemm, move, narrow, products, steady, swaps, tensors, vectors
+from tilewright.kernels import (
+    blas,
+    choice,
+    equilibrate,
+    gemmlb,
+    hemm,
+    move,
+    narrow,
+    products,
+    steady,
+    swaps,
+    tensors,
+    vectors,
+)
 from tilewright.kernels.catalogue import TILE_OPS
 from tilewright.kernels.tile_op import ANY
 
@@ -41,7 +54,7 @@ MOVES: dict[str, Callable[..., Any]] = {
     "blocks": hemm.blocks, **vectors.KERNELS,
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
-    "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
+    **equilibrate.KERNELS, "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
     "swapc": swaps.swap_columns, "take": swaps.take, "trade": swaps.trade,
 }  # fmt: skip
 _UNPROBED = ("reference",)

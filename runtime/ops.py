@@ -30,6 +30,7 @@ __all__ = [
     "potrf", "scaled", "scalen", "split", "squares", "swap", "swapc", "swpgemm", "swptrsm", "syrk", "take", "tf32",
     "trade", "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr",
     "trsmu", "trtri", "unscaled", "widen", "zero",
+    "colscale", "colsize", "gemmp", "rowscale", "rowsize",
 ]  # fmt: skip
 
 
@@ -161,11 +162,12 @@ trsmr = Op("trsmr", weight=3, flops=_trsmr.flops, indices=_tile)
 trtri = Op("trtri", weight=1, flops=_trtri.flops, indices=_diagonal, explain=_singular)
 gemml = Op("gemml", weight=6, flops=_gemml.flops, indices=_elimination)
 gemmlb = Op("gemmlb", weight=6, flops=_gemml.flops, indices=_elimination)
+gemmp = Op("gemmp", weight=6, flops=_gemm.flops, indices=_product)
 hemm = Op("hemm", weight=12, flops=_hemm.flops, indices=_product)
 hemmd = Op("hemmd", weight=6, flops=_hemm.flops_diagonal, indices=_product)
 
 getrfn = Op("getrfn", weight=2, flops=_getrf.flops_plain, indices=_diagonal)
-gemmn = Op("gemmn", weight=6, flops=_lu.flops_gemmn, indices=_plain_update)
+gemmn = Op("gemmn", weight=6, flops=_lu.flops_gemmn, indices=_plain_update, operands="storage")
 trsmn = Op("trsmn", weight=3, flops=_lu.flops_trsmn, indices=_tile)
 trsmu = Op("trsmu", weight=3, flops=_lu.flops_trsmu, indices=_tile)
 swptrsm = Op("swptrsm", weight=3, flops=_lu.flops_swptrsm, indices=_column)
@@ -212,6 +214,11 @@ diagonal = Op("diagonal", weight=0, indices=_diagonal)
 scaled = Op("scaled", weight=0, indices=_tile, explain=_does_not_fit)
 scalen = Op("scalen", weight=0, indices=_tile, explain=_does_not_fit)
 unscaled = Op("unscaled", weight=0, indices=_tile, explain=_does_not_fit)
+
+rowsize = Op("rowsize", weight=0, indices=_tile)
+rowscale = Op("rowscale", weight=0, indices=_tile)
+colsize = Op("colsize", weight=0, indices=_tile)
+colscale = Op("colscale", weight=0, indices=_tile)
 
 OPS = {name: Op(name, weight=0) for name in _VECTORS}
 """On blocks of vectors, by the name of the kernel: `tilewright.kernels.vectors`."""

@@ -38,6 +38,7 @@ BENCHMARKS = {
     "tiles": ("tilewright.benchmarks.tiles", "Every sensible tile size of Cholesky beside the one that is chosen."),
     "lu": ("tilewright.benchmarks.lu", "Tiled LU beside scipy, torch and dask, and beside dgemm."),
     "solve": ("tilewright.benchmarks.solve", "FP64 answers beside scipy, torch and our FP64 path."),
+    "hpl-mxp": ("tilewright.benchmarks.hpl_mxp", "The HPL-MxP benchmark, in each format, beside FP64."),
     "accuracy": ("tilewright.benchmarks.accuracy", "Paths and backward errors over conditions and spectra."),
     "overhead": ("tilewright.benchmarks.overhead", "Time per empty task, beside dask and concurrent.futures."),
     "simulator": ("tilewright.benchmarks.simulator", "Predicted beside measured runs, simulated tasks per second."),

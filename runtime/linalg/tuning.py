@@ -12,7 +12,7 @@ from functools import lru_cache
 from tilewright.kernels.caches import level2
 from tilewright.rates import Rates, current
 
-__all__ = ["ONE_TILE", "STEP", "cholesky_tile_size", "lu_plan", "mixed_tile_size"]
+__all__ = ["ONE_TILE", "STEP", "cholesky_tile_size", "lu_plan", "mixed_lu_tile_size", "mixed_tile_size"]
 
 ONE_TILE = 576
 """Up to here LAPACK on one core beats any graph of smaller tiles, whose threads take as long to start."""
@@ -142,3 +142,19 @@ def lu_plan(k: int, workers: int, here: bool, size: int | None = None) -> tuple[
             size = math.ceil(k / math.ceil(k / wanted) / STEP) * STEP
     by_column = here and size < 320 and 1 < workers <= 0.3 * k / size
     return size, "column" if by_column else "tile"
+
+
+def mixed_lu_tile_size(n: int, workers: int) -> int:
+    """Rows of a tile for an LU factorisation with narrow operands.
+
+    A panel is one task in FP32, whose flops grow with the tile size while products get faster with it.
+
+    Examples
+    --------
+    >>> [mixed_lu_tile_size(n, workers=2) for n in (100, 1024, 4096, 8192)]
+    [100, 128, 416, 512]
+    """
+    if n <= _NARROW_SMALLEST:
+        return max(n, 1)
+    size = min(max(n / max(10, math.ceil(math.sqrt(18 * workers))), 128), 512)
+    return _even(n, math.ceil(n / size))
