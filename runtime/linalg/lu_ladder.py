@@ -25,8 +25,12 @@ __all__ = ["GeneralEstimate", "estimate", "factor_seconds", "price", "step_secon
 _SAMPLE = 512
 _TAIL = 32  # rows of L and columns of U of the sample that show how rounding errors add up
 
-MARGIN = 1.0
-"""The last pivot has to be that many times larger than the rounding errors."""
+MARGIN = {"fp32": 10.0}
+"""The last pivot has to be that many times larger than the rounding errors, `NARROW` times where products are narrow."""
+
+NARROW = 30.0
+"""The sample sees how far pivots fall, not how many singular values are small, as those of random matrices are. Each
+that is below the rounding errors costs a step, and on 8 bits that would be many."""
 
 AFTERWARDS = 4
 """Steps that a solution takes with the next factor, where the last one did not lead to it."""
@@ -37,13 +41,17 @@ class GeneralEstimate(Estimate):
     """What a sample of D A E says. ``pivot`` is the distance of a last column from the span of the others."""
 
     def allows(self, rung: str) -> bool:
-        return rung == "fp64" or self.pivot > MARGIN * ROUNDOFF[rung] * self.spread
+        return rung == "fp64" or self.pivot > MARGIN.get(rung, NARROW) * ROUNDOFF[rung] * self.spread
 
     def steps(self, rung: str, n: int) -> int:
-        """Steps to expect of classical refinement or, where that is slow, of GMRES; one in FP64."""
+        """Steps to expect of classical refinement or, where that is slow, of GMRES; one in FP64.
+
+        With e = u spread / pivot a step gains a factor of 1 + 2/e. Observed at n = 1024: 4 steps at e = 0.007, 6 at
+        0.03, 16 at 0.3, 23 at 1.2.
+        """
         if rung == "fp64":
             return 1
-        gain = max(self.pivot / (ROUNDOFF[rung] * self.spread), 1.01)
+        gain = 1.01 + 2 * self.pivot / (ROUNDOFF[rung] * self.spread)
         return max(3, int(-log(sqrt(n) * ROUNDOFF["fp64"]) / log(gain)) + 1)
 
 

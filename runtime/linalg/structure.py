@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tilewright.graph import RW, Handles, R, TaskGraph, W
 from tilewright.linalg.cho_solve import substitute_back, substitute_forward
-from tilewright.ops import gemml, gemmlb, gemmp, hemm, hemmd, swap, trsml, zero
+from tilewright.ops import OPS, gemml, gemmlb, gemmp, hemm, hemmd, trsml, zero
 
 __all__ = ["General", "Positive", "Structure"]
 
@@ -84,7 +84,7 @@ class General(Structure):
     def substitute(self, g: TaskGraph, X: Handles, nt: int) -> None:
         """Insert X := U^-1 L^-1 P X."""
         T, piv = g.handles("L"), g.handles("piv")
-        g.insert(swap, [R(piv[k]) for k in range(nt)], [RW(X[i]) for i in range(nt)], label=(X.name,))
+        g.insert(OPS["exchange"], *[R(piv[k]) for k in range(nt)], *[RW(X[i]) for i in range(nt)])  # X := P X
         for k in range(nt):
             g.insert(trsml, R(T[k, k]), RW(X[k]), True, False, True, on=T[k, k])  # X_k := L_kk^-1 X_k
             for i in range(k + 1, nt):
