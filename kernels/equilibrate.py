@@ -1,4 +1,4 @@
-"""Row and column scaling of a general matrix, tile by tile: rowsize, rowscale, colsize, colscale [LAPACK ?geequb].
+"""Row and column scaling of a general matrix, tile by tile: extents, rowscale, colsize, colscale [LAPACK ?geequb].
 
 Scales are powers of two, so that D A E has the digits of A. They bring the largest entry of each row into [1/2, 1),
 then that of each column, so nothing of D A E is too large for any format.
@@ -13,18 +13,23 @@ import numpy as np
 
 from tilewright.kernels.scratch import room
 
-__all__ = ["KERNELS", "colscale", "colsize", "rowscale", "rowsize"]
+__all__ = ["KERNELS", "colscale", "colsize", "extents", "rowscale"]
 
 _ROWS = 64  # rows at a time: their magnitudes stay in cache
 _FARTHEST = 1000  # exponents beyond +-1000 are cut off: a scale has to be a normal number, and so has its product
 
 
-def rowsize(tile: np.ndarray, sizes: np.ndarray) -> None:
-    """``sizes``, (2, m), gets max_j |a_ij| and sum_j |a_ij|, in FP64. A NaN or infinity shows in the second."""
+def extents(tile: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
+    """``rows``, (2, m), gets max_j |a_ij| and sum_j |a_ij|, ``columns``, (1, n), max_i |a_ij|, in FP64.
+
+    A NaN or infinity shows in the sums.
+    """
+    columns.fill(0)
     with np.errstate(all="ignore"):
-        for rows, size in _magnitudes(tile):
-            size.max(axis=1, initial=0, out=sizes[0, rows])
-            size.sum(axis=1, out=sizes[1, rows])
+        for part, size in _magnitudes(tile):
+            size.max(axis=1, initial=0, out=rows[0, part])
+            size.sum(axis=1, out=rows[1, part])
+            np.maximum(columns[0], size.max(axis=0, initial=0), out=columns[0])
 
 
 def rowscale(sizes: Sequence[np.ndarray], d: np.ndarray, sums: np.ndarray) -> None:
@@ -46,7 +51,7 @@ def colsize(tile: np.ndarray, d: np.ndarray, sizes: np.ndarray) -> None:
 
 
 def colscale(sizes: Sequence[np.ndarray], e: np.ndarray) -> None:
-    """e_j := 2^-k with the largest d_i |a_ij| of a column of tiles in [2^(k-1), 2^k), shape (n, 1)."""
+    """e_j := 2^-k with the largest of the ``sizes`` of a column of tiles in [2^(k-1), 2^k), shape (n, 1)."""
     with np.errstate(all="ignore"):
         e[:, 0] = _scale(np.max([size[0] for size in sizes], axis=0))
 
@@ -67,6 +72,6 @@ def _scale(top: np.ndarray) -> np.ndarray:
 
 
 KERNELS: dict[str, Callable[..., Any]] = {
-    kernel.__name__: kernel for kernel in (rowsize, rowscale, colsize, colscale)
+    kernel.__name__: kernel for kernel in (extents, rowscale, colsize, colscale)
 }  # fmt: skip
 """By the name of the op."""

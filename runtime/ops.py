@@ -30,7 +30,7 @@ __all__ = [
     "potrf", "scaled", "scalen", "split", "squares", "swap", "swapc", "swpgemm", "swptrsm", "syrk", "take", "tf32",
     "trade", "transpose", "tril", "trsm", "trsml", "trsmn", "trsmr",
     "trsmu", "trtri", "unscaled", "widen", "zero",
-    "colscale", "colsize", "gemmp", "rowscale", "rowsize",
+    "colscale", "colsize", "extents", "gemmp", "rowscale",
 ]  # fmt: skip
 
 
@@ -215,7 +215,7 @@ scaled = Op("scaled", weight=0, indices=_tile, explain=_does_not_fit)
 scalen = Op("scalen", weight=0, indices=_tile, explain=_does_not_fit)
 unscaled = Op("unscaled", weight=0, indices=_tile, explain=_does_not_fit)
 
-rowsize = Op("rowsize", weight=0, indices=_tile)
+extents = Op("extents", weight=0, indices=_product)
 rowscale = Op("rowscale", weight=0, indices=_tile)
 colsize = Op("colsize", weight=0, indices=_tile)
 colscale = Op("colscale", weight=0, indices=_tile)

@@ -22,15 +22,15 @@ from tilewright.rates import Rates
 
 __all__ = ["GeneralEstimate", "estimate", "factor_seconds", "price", "step_seconds"]
 
-_SAMPLE = 512
+_SAMPLE = 256  # columns
 _TAIL = 32  # rows of L and columns of U of the sample that show how rounding errors add up
 
 MARGIN = {"fp32": 10.0}
-"""The last pivot has to be that many times larger than the rounding errors, `NARROW` times where products are narrow."""
+"""So many times larger than the rounding errors the last pivot has to be; `NARROW` times where products are narrow."""
 
 NARROW = 30.0
-"""The sample sees how far pivots fall, not how many singular values are small, as those of random matrices are. Each
-that is below the rounding errors costs a step, and on 8 bits that would be many."""
+"""The sample sees how far pivots fall, not how many singular values are small. Each that is below the rounding
+errors costs a step, and on 8 bits that may be many."""
 
 AFTERWARDS = 4
 """Steps that a solution takes with the next factor, where the last one did not lead to it."""
@@ -56,7 +56,7 @@ class GeneralEstimate(Estimate):
 
 
 def estimate(a: np.ndarray, scaling: Scaling) -> GeneralEstimate:
-    """How far pivots of D A E fall and rounding errors add up, by n/8 of its columns, at most 512.
+    """How far pivots of D A E fall and rounding errors add up, by n/8 of its columns, at most 256.
 
     n k^2 flops in FP32 for k columns. Whether a rung pays, `tilewright.linalg.ladder.cheapest` says.
     """

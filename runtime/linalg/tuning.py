@@ -152,9 +152,9 @@ def mixed_lu_tile_size(n: int, workers: int) -> int:
     Examples
     --------
     >>> [mixed_lu_tile_size(n, workers=2) for n in (100, 1024, 4096, 8192)]
-    [100, 128, 416, 512]
+    [100, 160, 512, 512]
     """
     if n <= _NARROW_SMALLEST:
         return max(n, 1)
-    size = min(max(n / max(10, math.ceil(math.sqrt(18 * workers))), 128), 512)
+    size = min(max(n / max(8, math.ceil(math.sqrt(18 * workers))), 128), 512)
     return _even(n, math.ceil(n / size))

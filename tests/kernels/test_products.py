@@ -135,7 +135,7 @@ class TestProducts:
         big[1 : m + 1, 2 : n + 2] = before[1 : m + 1, 2 : n + 2]
         assert np.array_equal(big, before)  # nothing beside the tile
 
-    @settings(max_examples=8)
+    @settings(max_examples=6)
     @given(
         m=st.integers(1, 70),
         n=st.integers(1, 70),
@@ -150,7 +150,7 @@ class TestProducts:
         a, b, c = narrow(normal(rng, m, k), form), narrow(normal(rng, k, n), form), normal(rng, m, n)
         wanted = c.astype(np.float64) - widened(a).astype(np.float64) @ widened(b).astype(np.float64)
         size = np.abs(widened(a)) @ np.abs(widened(b)) + np.abs(c)
-        columns = [np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2) for x in (a, b, c)]
+        columns = [x.swapaxes(-1, -2).copy().swapaxes(-1, -2) for x in (a, b, c)]
         kernel("gemmn", form, name)(*columns)
         u = (k + 2) * 2.0**-24 + (U[form] if name == "autocast" else 0) + (2.0**-15 if form == "bfloat16x2" else 0)
         assert (np.abs(columns[2] - wanted) <= 2 * u * size).all()

@@ -127,7 +127,9 @@ class TestScaling:
         assert size.max() < 1 and scaling.rows[7] == 1 and scaling.columns[11] == 1
         assert np.delete(size.max(axis=0), 11).min() >= 0.5
         assert np.delete(np.abs(a * scaling.rows[:, None]).max(axis=1), 7).min() >= 0.5
-        assert np.allclose(scaling.sums, np.abs(a).sum(axis=1)) and 2.0**scaling.exponent > np.abs(a).max()
+        assert np.allclose(scaling.sums, np.abs(a).sum(axis=1)) and np.frexp(np.abs(a).max())[1] == scaling.exponent
+        even = equilibrate(tw.TiledMatrix.view(random_matrix(50, 50) * 1e-5, 16), Stage("serial"))
+        assert (even.rows == 1).all() and even.exponent < 0 < np.log2(even.columns.min())
 
     @pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
     def test_scale_of_the_matrix_does_not_matter(self, scale):
