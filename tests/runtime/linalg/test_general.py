@@ -16,7 +16,7 @@ from tilewright import rates
 from tilewright.backends import COMPUTING
 from tilewright.linalg import ladder, lu_ladder
 from tilewright.linalg.equilibrate import equilibrate
-from tilewright.linalg.gallery import SPECTRA, conditioned_general, hpl_mxp
+from tilewright.linalg.gallery import conditioned_general, hpl_mxp
 from tilewright.linalg.mixed_lu import mixed_lu, mixed_lu_graph
 from tilewright.linalg.stage import Stage
 
@@ -49,10 +49,13 @@ def rungs(info):
 
 class TestAccuracy:
     @pytest.mark.parametrize("precision", [*LOW, "fp64", "auto"])
-    @pytest.mark.parametrize("kind", SPECTRA)
-    @pytest.mark.parametrize("condition", [1e1, 1e4, 1e8, 1e12])
+    @pytest.mark.parametrize(
+        ("condition", "kind"),
+        [(1e1, "arithmetic"), *((10.0**k, kind) for k in (4, 8, 12) for kind in ("geometric", "small")),
+         (1e6, "clustered")],
+    )  # fmt: skip
     def test_backward_error_is_below_n_u_from_every_precision(self, precision, kind, condition):
-        check(conditioned_general(150, condition, kind), random_matrix(150, 2), precision=precision, tile_size=48)
+        check(conditioned_general(120, condition, kind), random_matrix(120, 2), precision=precision, tile_size=48)
 
     @pytest.mark.parametrize("refine", ["gmres", "classical", "auto"])
     @pytest.mark.parametrize("precision", LOW)
@@ -230,8 +233,7 @@ class TestSingular:
         assert rungs(info) == ["bf16", "fp64"] and info.code == -3
         assert "bf16 has a zero for pivot 20 (-3)" in str(info)
 
-    @pytest.mark.parametrize("precision", ["bf16", "fp32", "fp64"])
-    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize(("precision", "bad"), [("bf16", np.nan), ("fp32", np.inf), ("fp64", -np.inf)])
     def test_numbers_that_are_none_are_named(self, precision, bad):
         a, b = random_matrix(30, 30), np.ones(30)
         a[20, 7] = bad
@@ -309,8 +311,7 @@ class TestReproducible:
         wanted = tw.solve(a, b, backend="serial", **how)
         assert np.array_equal(tw.solve(a, b, **how, **options), wanted)
 
-    @pytest.mark.parametrize("scheduler", ["eager", "lifo", "random", "lws", "heft"])
-    @pytest.mark.parametrize("workers", [1, 3])
+    @pytest.mark.parametrize(("scheduler", "workers"), [("lifo", 1), ("random", 3), ("lws", 2)])
     def test_policies_and_workers_do_not_change_a_bit(self, scheduler, workers):
         a, b = conditioned_general(90, 1e3), random_matrix(90, 2)
         options = {"assume_a": "gen", "precision": "bf16", "tile_size": 20}
