@@ -186,7 +186,6 @@ class GeneralProblem(Problem):
     """
 
     doubtful = "breakdown"
-    system: GeneralSystem | None
 
     def __init__(
         self, routine: Any, matrix: ByColumns, columns: RightHandSide, precision: str, refine: str, fallback: bool,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from tilewright.linalg.mixed_lu import MixedLU
@@ -18,8 +16,11 @@ __all__ = ["GeneralSystem"]
 class GeneralSystem(System):
     """A x = b for any real square matrix in tiles by rows, all of which is read."""
 
-    structure: ClassVar[Structure] = General()  # type: ignore[misc]
     nests = False  # nested refinement is conjugate gradients inside
+
+    @property
+    def structure(self) -> Structure:
+        return General()
 
     def take(self, factor: MixedLU) -> None:
         """Take P D A E = L U for the preconditioner. What was found so far stays if it is better than x = 0."""
