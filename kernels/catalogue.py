@@ -29,6 +29,7 @@ TILE_OPS: dict[str, TileOp] = {
     tile_op.name: tile_op
     for tile_op in (
         potrf.TILE_OP, trsm.TILE_OP, syrk.TILE_OP, gemm.TILE_OP, trsml.TILE_OP, gemml.TILE_OP, hemm.TILE_OP,
+        gemml.PLUS,
         hemm.DIAGONAL, trsmr.TILE_OP, trtri.TILE_OP,
         level3.MATMUL, level3.RANKK, level3.TRMM, level3.TRSOLVE, level3.LAUUM,
         getrf.TILE_OP, getrf.PLAIN, lu.GEMMN, lu.TRSMN, lu.TRSMU, lu.SWPTRSM, lu.SWPGEMM,

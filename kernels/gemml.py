@@ -1,4 +1,7 @@
-"""gemml: X := X - op(A) Y, the update of a block of right-hand sides by another [BLAS ?gemm, ?gemv]."""
+"""gemml: X := X - op(A) Y, the update of a block of right-hand sides by another [BLAS ?gemm, ?gemv].
+
+gemmp is its counterpart with a plus, V := V + A X: a product with a matrix, tile by tile.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from tilewright.kernels.blas import Library
 from tilewright.kernels.layout import row_ld, scalar
 from tilewright.kernels.tile_op import TileOp
 
-__all__ = ["TILE_OP", "build", "check", "flops"]
+__all__ = ["PLUS", "TILE_OP", "build", "build_plus", "check", "flops"]
 
 Shape = tuple[int, int]
 
@@ -46,6 +49,21 @@ def build(library: Library, letter: str) -> Callable[..., None] | None:
     return gemml
 
 
+def build_plus(library: Library, letter: str) -> Callable[..., None] | None:
+    """V := V + A X for BLAS type ``letter`` in "sdcz", or None if the library lacks ?gemm."""
+    product = multiply.build(library, letter)
+    if product is None:
+        return None
+    one = scalar(letter, 1)
+
+    def gemmp(a: np.ndarray, x: np.ndarray, v: np.ndarray) -> None:
+        check("gemmp", a, x, v, False)
+        if v.size and x.size:
+            product(one, one, a, x, v, False)
+
+    return gemmp
+
+
 def _operands(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ...], str]]:
     yield from ((False, (m, k), ""), (False, (k, n), ""), (True, (m, n), ""))
 
@@ -55,3 +73,4 @@ def _adjoint(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ...], st
 
 
 TILE_OP = TileOp("gemml", build, reference.gemml, flops, operands=_operands, adjoint=((_adjoint, (True,)),), columns=8)
+PLUS = TileOp("gemmp", build_plus, reference.gemmp, flops, operands=_operands, columns=8)

@@ -197,7 +197,7 @@ def scaled(source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarra
     diagonal is exactly sign(a_ii) (1 + shift). A diagonal element that is 0 stays 0: the shift is one of A by
     shift diag(A), so it does not hide that A is not positive definite.
     """
-    multiply = _multiplier(source, di, dj, target)
+    multiply = _turner(source, di, dj, target) or _multiplier(source, di, dj, target)
     bad = False
     with np.errstate(all="ignore"):
         for rows in _blocks(source):
@@ -296,6 +296,31 @@ def _multiplier(
             t[rows].copy_(product.mul_(left[rows]))
 
     return multiply_by_torch
+
+
+_COLUMNS = 32  # at a time on the way from rows to columns: see `tilewright.kernels.move`
+
+
+def _turner(
+    source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray
+) -> Callable[[slice], object] | None:  # fmt: skip
+    """`_multiplier` from a tile by rows to one by columns: the product is rounded first, and turned while in cache."""
+    if source.strides[1] != source.itemsize or target.strides[0] != target.itemsize or min(target.shape) < 2:
+        return None
+    shape = (min(_ROWS, len(source)), source.shape[1])
+    wide, made = room("product", shape, np.dtype(np.float64)), room("rounded", shape, target.dtype)
+    across = dj[:, 0]
+
+    def multiply(rows: slice) -> None:
+        block, rounded = wide[: rows.stop - rows.start], made[: rows.stop - rows.start]
+        np.multiply(source[rows], across, out=block)
+        block *= di[rows]
+        np.copyto(rounded, block, casting="same_kind")
+        part = target[rows]
+        for start in range(0, part.shape[1], _COLUMNS):
+            np.copyto(part[:, start : start + _COLUMNS], rounded[:, start : start + _COLUMNS])
+
+    return multiply
 
 
 def _on_diagonal(source: np.ndarray, target: np.ndarray, shift: float, rows: slice) -> None:

@@ -20,6 +20,8 @@ From a product come gemm, syrk (its lower blocks), trsm and potrf. Those two wor
 rounds the same elements of L to the same 16 bits, so the error is that of smaller tiles: it does not depend on nt. For
 bf16x3, and where operands are widened, they are FP32 throughout, as a product in between would be no faster.
 
+``gemmn`` is the product of LU, C := C - A B, on tiles by columns: `tilewright.kernels.columns`.
+
 Products of two numbers of 8 (BF16) or 11 bits (FP16) are exact in FP32. So ``widen`` rounds sums only, as the others
 do. Its operands may be widened already, by a task: FP32 tiles for BF16 and FP16, three parts for bf16x3, see
 `tilewright.kernels.narrow.widen`.
@@ -40,9 +42,11 @@ import numpy as np
 
 from tilewright.kernels import blas, choice, cpu, reference
 from tilewright.kernels import gemm as fp32_gemm
+from tilewright.kernels import lu as fp32_lu
 from tilewright.kernels import potrf as fp32_potrf
 from tilewright.kernels import syrk as fp32_syrk
 from tilewright.kernels import trsm as fp32_trsm
+from tilewright.kernels.columns import column_ld, columns_of
 from tilewright.kernels.layout import address, by_rows, kernel_ld
 from tilewright.kernels.narrow import narrowed, split_parts, widened, widened_here
 
@@ -56,7 +60,7 @@ FORMS = ("bfloat16", "float16", "bfloat16x2")
 
 ROUTES = ("cblas", "mkldnn", "widen", "autocast", "reference")
 
-OPS = ("gemm", "syrk", "trsm", "potrf")
+OPS = ("gemm", "syrk", "trsm", "potrf", "gemmn")
 
 BLOCK = 256
 """Columns of a diagonal block of trsm and rows of one of syrk."""
@@ -301,14 +305,85 @@ def _three(product: Product) -> Product:
     return products
 
 
+# ------------------------------------------------------------------ products by columns
+
+
+def _cblas_plain(form: str) -> Product:
+    call = cblas(form)
+    assert call is not None
+    minus_one, one = ctypes.c_float(-1), ctypes.c_float(1)
+
+    def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        m, n = c.shape
+        call(  # C^T := C^T - B^T A^T, which lie by rows
+            _ROW_MAJOR, _NO_TRANS, _NO_TRANS, n, m, len(b),
+            minus_one, address(b), column_ld(b), address(a), column_ld(a), one, address(c), column_ld(c),
+        )  # fmt: skip
+
+    return product
+
+
+def _mkldnn_plain(form: str) -> Product:
+    def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        _mkldnn_product(form)(widened(b).T, widened(a), c.T)
+
+    return product
+
+
+def _autocast_plain(form: str) -> Product:
+    def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        _autocast_product(form)(b.T, a, c.T)
+
+    return product
+
+
+def _reference_plain(form: str) -> Product:
+    def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        c -= widened(a) @ widened(b)
+
+    return product
+
+
+def _widen_plain(form: str) -> Product:
+    """As `_widen_product`."""
+
+    def wide(tile: np.ndarray, slot: int) -> np.ndarray:
+        return widened_here(tile.swapaxes(-1, -2), slot).swapaxes(-1, -2)
+
+    def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+        gemmn, a, b = _fp32("gemmn"), wide(a, 0), wide(b, 1)
+        if a.ndim == 3:
+            gemmn(a[1], b[2], c)
+            gemmn(a[0], b[1], c)
+        else:
+            gemmn(a, b, c)
+
+    return product
+
+
+_PLAIN = {
+    "cblas": _cblas_plain, "mkldnn": _mkldnn_plain, "widen": _widen_plain, "autocast": _autocast_plain,
+    "reference": _reference_plain,
+}  # fmt: skip
+
+
+def _all_columns(tile: np.ndarray) -> np.ndarray:
+    """`columns_of`, of each part where there are several."""
+    if tile.ndim == 2:
+        return columns_of(tile)
+    if all(column_ld(part) for part in tile):
+        return tile
+    return tile.swapaxes(1, 2).copy().swapaxes(1, 2)
+
+
 # ------------------------------------------------------------------ kernels
 
 
 def kernels(form: str, name: str) -> dict[str, Callable[..., Any]]:
-    """gemm, syrk, trsm and potrf for operands of this form by this route."""
-    product = _PRODUCTS[name](_base(form))
+    """The kernels of `OPS` for operands of this form by this route."""
+    product, plain = _PRODUCTS[name](_base(form)), _PLAIN[name](_base(form))
     if form == "bfloat16x2" and name != "widen":
-        product = _three(product)
+        product, plain = _three(product), _three(plain)
     fp32 = _fp32_reference if name == "reference" else _fp32
     small = 1 << 30 if form == "bfloat16x2" or name == "widen" else BLOCK  # where a product is no faster than FP32
 
@@ -356,7 +431,18 @@ def kernels(form: str, name: str) -> dict[str, Callable[..., Any]]:
         info = potrf(a[h:, h:])  # L22 := chol(A22)
         return info + h if info > 0 else info
 
-    return {"gemm": gemm, "syrk": syrk, "trsm": trsm, "potrf": potrf}
+    def gemmn(a: np.ndarray, b: np.ndarray, c: np.ndarray, flag: str = "N") -> None:
+        a = a if flag == "N" else a.swapaxes(-1, -2)
+        if c.shape != (a.shape[-2], b.shape[-1]) or b.shape[-2] != a.shape[-1]:
+            raise ValueError(f"gemmn: A {a.shape}, B {b.shape} and C {c.shape} do not fit C - A B (flag {flag})")
+        if not (c.size and a.size):
+            return
+        target = columns_of(c)
+        plain(_all_columns(a), _all_columns(b), target)
+        if target is not c:
+            np.copyto(c, target)
+
+    return {"gemm": gemm, "syrk": syrk, "trsm": trsm, "potrf": potrf, "gemmn": gemmn}
 
 
 def operands(form: str, name: str, op: str) -> tuple[str, ...]:
@@ -375,9 +461,11 @@ def _half(n: int) -> int:
 
 _REFERENCE: dict[str, Callable[..., Any]] = {
     "gemm": reference.gemm, "syrk": reference.syrk, "trsm": reference.trsm, "potrf": reference.potrf,
+    "gemmn": reference.gemmn,
 }  # fmt: skip
 _BUILD: dict[str, Callable[..., Any]] = {
     "gemm": fp32_gemm.build, "syrk": fp32_syrk.build, "trsm": fp32_trsm.build, "potrf": fp32_potrf.build,
+    "gemmn": fp32_lu.build_gemmn,
 }  # fmt: skip
 
 

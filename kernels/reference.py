@@ -11,8 +11,8 @@ from typing import Any, cast
 import numpy as np
 
 __all__ = [
-    "gemm", "gemml", "gemmn", "getrf", "getrfn", "hemm", "hemmd", "lauum", "matmul", "potrf", "rankk", "swpgemm",
-    "swptrsm", "syrk", "trmm", "trsm", "trsml", "trsmn", "trsmr", "trsmu", "trsolve", "trtri",
+    "gemm", "gemml", "gemmn", "gemmp", "getrf", "getrfn", "hemm", "hemmd", "lauum", "matmul", "potrf", "rankk",
+    "swpgemm", "swptrsm", "syrk", "trmm", "trsm", "trsml", "trsmn", "trsmr", "trsmu", "trsolve", "trtri",
 ]  # fmt: skip
 
 
@@ -80,6 +80,11 @@ def trtri(t: np.ndarray, unit: bool = False) -> int:
 def gemml(a: np.ndarray, y: np.ndarray, x: np.ndarray, adjoint: bool = False) -> None:
     """X := X - A Y, or X - A^H Y."""
     x -= (a.conj().T if adjoint else a) @ y
+
+
+def gemmp(a: np.ndarray, x: np.ndarray, v: np.ndarray) -> None:
+    """V := V + A X."""
+    v += a @ x
 
 
 def hemm(a: np.ndarray, xi: np.ndarray, xj: np.ndarray, vi: np.ndarray, vj: np.ndarray) -> None:

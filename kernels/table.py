@@ -28,6 +28,7 @@ from tilewright.kernels import (
     butterfly,
     choice,
     elements,
+    equilibrate,
     gemmlb,
     hemm,
     move,
@@ -58,7 +59,7 @@ MOVES: dict[str, Callable[..., Any]] = {
     "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
     "geadd": elements.geadd, "rescale": elements.rescale, "retile": elements.retile, "regular": elements.regular,
-    "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
+    **equilibrate.KERNELS, "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
     "swapc": swaps.swap_columns, "take": swaps.take, "trade": swaps.trade, "butterfly": butterfly.butterfly,
 }  # fmt: skip
 _UNPROBED = ("reference",)

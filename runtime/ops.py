@@ -36,7 +36,8 @@ __all__ = [
     "swpgemm", "swptrsm", "syrk", "take", "tf32", "times_columns", "times_rows", "trade", "transpose", "tril", "triu",
     "trsm", "trsml", "trsmn", "trsmr", "trsmu", "trtri", "tsmqr", "tsqrt", "ttmqr", "ttqrt", "unmqr", "unscaled",
     "widen", "zero", "butterfly", "gemm2", "getrf2", "trsm2", "geadd", "lauum", "matmul", "rankk", "regular",
-    "rescale", "retile", "trmm", "trsolve",
+    "rescale", "retile", "trmm", "trsolve", "colscale",
+    "colsize", "extents", "gemmp", "rowscale",
 ]  # fmt: skip
 
 
@@ -229,6 +230,7 @@ trsmr = Op("trsmr", weight=3, flops=_trsmr.flops, indices=_tile)
 trtri = Op("trtri", weight=1, flops=_trtri.flops, indices=_diagonal, explain=_singular)
 gemml = Op("gemml", weight=6, flops=_gemml.flops, indices=_elimination)
 gemmlb = Op("gemmlb", weight=6, flops=_gemml.flops, indices=_elimination)
+gemmp = Op("gemmp", weight=6, flops=_gemm.flops, indices=_product)
 hemm = Op("hemm", weight=12, flops=_hemm.flops, indices=_product)
 hemmd = Op("hemmd", weight=6, flops=_hemm.flops_diagonal, indices=_product)
 
@@ -243,7 +245,7 @@ retile = Op("retile", weight=0, indices=_tile)
 regular = Op("regular", weight=0, indices=_first, explain=_zero_pivot)
 
 getrfn = Op("getrfn", weight=2, flops=_getrf.flops_plain, indices=_diagonal)
-gemmn = Op("gemmn", weight=6, flops=_lu.flops_gemmn, indices=_plain_update)
+gemmn = Op("gemmn", weight=6, flops=_lu.flops_gemmn, indices=_plain_update, operands="storage")
 trsmn = Op("trsmn", weight=3, flops=_lu.flops_trsmn, indices=_tile)
 trsmu = Op("trsmu", weight=3, flops=_lu.flops_trsmu, indices=_tile)
 swptrsm = Op("swptrsm", weight=3, flops=_lu.flops_swptrsm, indices=_column)
@@ -316,6 +318,11 @@ diagonal = Op("diagonal", weight=0, indices=_diagonal)
 scaled = Op("scaled", weight=0, indices=_tile, explain=_does_not_fit)
 scalen = Op("scalen", weight=0, indices=_tile, explain=_does_not_fit)
 unscaled = Op("unscaled", weight=0, indices=_tile, explain=_does_not_fit)
+
+extents = Op("extents", weight=0, indices=_product)
+rowscale = Op("rowscale", weight=0, indices=_tile)
+colsize = Op("colsize", weight=0, indices=_tile)
+colscale = Op("colscale", weight=0, indices=_tile)
 
 OPS = {name: Op(name, weight=0) for name in _VECTORS}
 """On blocks of vectors, by the name of the kernel: `tilewright.kernels.vectors`."""

@@ -49,6 +49,7 @@ BENCHMARKS = {
         "Factorisations with memory of a part of the matrix beside those in core, and what a checkpoint costs.",
     ),
     "solve": ("tilewright.benchmarks.solve", "FP64 answers beside scipy, torch and our FP64 path."),
+    "hpl-mxp": ("tilewright.benchmarks.hpl_mxp", "The HPL-MxP benchmark, in each format, beside FP64."),
     "accuracy": ("tilewright.benchmarks.accuracy", "Paths and backward errors over conditions and spectra."),
     "overhead": ("tilewright.benchmarks.overhead", "Time per empty task, beside dask and concurrent.futures."),
     "simulator": ("tilewright.benchmarks.simulator", "Predicted beside measured runs, simulated tasks per second."),

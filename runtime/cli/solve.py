@@ -27,6 +27,13 @@ METHODS = ("auto", *_METHODS)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="Where to begin.")
 @click.option("--refine", type=click.Choice(METHODS), default="auto", show_default=True)
 @click.option("--fallback/--no-fallback", default=True, help="Go on to higher precisions.  [default: yes]")
+@click.option(
+    "--assume-a",
+    type=click.Choice(["pos", "gen"]),
+    default="pos",
+    show_default=True,
+    help="Positive definite, or general: by LU.",
+)
 @click.option("--upper", is_flag=True, help="Read the upper triangle.")
 @click.option("--check-symmetric", is_flag=True, help="Compare the triangles first.")
 @engine_options
@@ -36,27 +43,29 @@ METHODS = ("auto", *_METHODS)
 @as_json
 def solve(
     n: int | None, cond: float, spectrum: str, seed: int, matrix: Path | None, rhs: int, precision: str, refine: str,
-    fallback: bool, upper: bool, check_symmetric: bool, tile_size: int | None, backend: str, scheduler: str,
-    workers: int | None, repeat: int, as_json: Json,
+    fallback: bool, assume_a: str, upper: bool, check_symmetric: bool, tile_size: int | None, backend: str,
+    scheduler: str, workers: int | None, repeat: int, as_json: Json,
 ) -> None:  # fmt: skip
-    """Solve a symmetric positive definite system to FP64 accuracy and say how."""
+    """Solve a system to FP64 accuracy and say how."""
     import numpy as np
 
     import tilewright as tw
-    from tilewright.linalg.gallery import conditioned_spd, load_matrix
+    from tilewright.linalg.gallery import conditioned_general, conditioned_spd, load_matrix
 
     with one_sentence():
-        a = conditioned_spd(4096 if n is None else n, cond, spectrum, seed) if matrix is None else load_matrix(matrix)
+        make = conditioned_spd if assume_a == "pos" else conditioned_general
+        a = make(4096 if n is None else n, cond, spectrum, seed) if matrix is None else load_matrix(matrix)
         b = np.random.Generator(np.random.Philox(key=seed + 1)).standard_normal((len(a), rhs))
         first = "bf16" if precision == "auto" else precision
-        tw.solve(np.eye(32), np.ones(32), precision=first, tile_size=16)  # loads the libraries, off the clock
+        # Loads the libraries, off the clock
+        tw.solve(np.eye(32), np.ones(32), assume_a=assume_a, precision=first, tile_size=16)
         best = None
         for _ in range(repeat):
             try:
                 _, info = tw.solve(
-                    a, b, precision=precision, refine=refine, fallback=fallback, lower=not upper, tile_size=tile_size,
-                    check_symmetric=check_symmetric, backend=backend, scheduler=scheduler, workers=workers,
-                    return_info=True,
+                    a, b, assume_a=assume_a, precision=precision, refine=refine, fallback=fallback, lower=not upper,
+                    tile_size=tile_size, check_symmetric=check_symmetric, backend=backend, scheduler=scheduler,
+                    workers=workers, return_info=True,
                 )  # fmt: skip
             except tw.AccuracyError as error:
                 raise click.ClickException(str(error)) from error  # exit code 1

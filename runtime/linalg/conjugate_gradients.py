@@ -8,9 +8,10 @@ import numpy as np
 
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handles, Op, R, TaskGraph, W
-from tilewright.linalg.operator import product, residual_graph
+from tilewright.linalg.operator import residual_graph
 from tilewright.linalg.preconditioner import precondition
 from tilewright.linalg.stopping import Stop, steps_left
+from tilewright.linalg.structure import Structure
 from tilewright.linalg.system import System
 from tilewright.ops import OPS
 
@@ -20,14 +21,14 @@ ATTAINED = 2.0
 """An FP64 residual has rounding errors of its own; where they are of the size of the criterion, no factor helps."""
 
 
-def direction_tasks(g: TaskGraph, nt: int, X: Handles, advance: Op) -> None:
+def direction_tasks(g: TaskGraph, nt: int, X: Handles, advance: Op, structure: Structure) -> None:
     """Insert a step [1]_ along the next direction, from z := M^-1 r on: x := x + alpha p, r := r - alpha A p.
 
     ``advance`` does the last of it, to blocks of ``X`` and of r.
 
     .. [1] Y. Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithm 9.1.
     """
-    A, D, P, V, Z, S, T = map(g.handles, "ADPVZST")
+    D, P, V, Z, S, T = map(g.handles, "DPVZST")
     r = g.handles("R")
     rho, alpha, beta, curvature = map(g.handle, ("rho", "alpha", "beta", "curvature"))
     for i in range(nt):
@@ -35,7 +36,7 @@ def direction_tasks(g: TaskGraph, nt: int, X: Handles, advance: Op) -> None:
     g.insert(OPS["turn"], *[R(T[i]) for i in range(nt)], RW(rho), W(beta))  # beta := r^H z / rho, rho := r^H z
     for i in range(nt):
         g.insert(OPS["sweep"], R(beta), R(Z[i]), RW(P[i]))  # p := z + beta p
-    product(g, A, P, V, nt)
+    structure.product(g, P, V, nt)
     for i in range(nt):
         g.insert(OPS["dot"], R(P[i]), R(V[i]), W(T[i]))
     g.insert(OPS["step"], *[R(T[i]) for i in range(nt)], R(rho), W(curvature), W(alpha))  # alpha := rho / p^H A p
@@ -45,10 +46,10 @@ def direction_tasks(g: TaskGraph, nt: int, X: Handles, advance: Op) -> None:
 
 
 @graph_builder("conjugate gradients nt={nt}", cache=32)
-def cg_graph(g: TaskGraph, nt: int, narrow: bool) -> None:
+def cg_graph(g: TaskGraph, nt: int, structure: Structure) -> None:
     """One step of preconditioned conjugate gradients, each right-hand side with its own scalars."""
-    precondition(g, g.handles("R"), g.handles("Z"), g.handle("sizes"), nt, narrow)  # z := M^-1 r
-    direction_tasks(g, nt, g.handles("X"), OPS["advance"])
+    precondition(g, g.handles("R"), g.handles("Z"), g.handle("sizes"), nt, structure)  # z := M^-1 r
+    direction_tasks(g, nt, g.handles("X"), OPS["advance"], structure)
 
 
 def cg(system: System, cap: int, worth: float = inf) -> Stop:
@@ -64,7 +65,7 @@ def cg(system: System, cap: int, worth: float = inf) -> Stop:
         start = len(system.residuals)
         excess = system.excess
         while not excess <= 1 and k < cap:
-            system.replay(cg_graph, system.narrow)
+            system.replay(cg_graph, system.structure)
             k += 1
             excess = system.record()
             rho, curvature = system.scalars["rho"], system.scalars["curvature"]
@@ -75,7 +76,7 @@ def cg(system: System, cap: int, worth: float = inf) -> Stop:
             since = system.residuals[start:]
             if len(since) >= 8 and k + steps_left(since, excess) > min(2 * cap, max(cap, k + worth)):
                 return Stop("cg", "slow", k)
-        system.replay(residual_graph)
+        system.replay(residual_graph, system.structure)
         excess = system.excess
         if excess <= 1:
             return Stop("cg", "converged", k)

@@ -15,7 +15,10 @@ from tilewright.arguments import check_structure
 from tilewright.keywords import strict
 from tilewright.scalars import shown, whole
 
-__all__ = ["FORMATS", "SPECTRA", "conditioned_spd", "load_matrix", "load_sparse", "random_spd", "spectrum"]
+__all__ = [
+    "FORMATS", "SPECTRA", "conditioned_general", "conditioned_spd", "hpl_mxp", "load_matrix", "load_sparse",
+    "random_spd", "spectrum",
+]  # fmt: skip
 
 FORMATS = (".npy", ".npz", ".mtx")
 """Suffixes that `load_matrix` reads; ``.mtx`` may be compressed as ``.mtx.gz``."""
@@ -148,6 +151,75 @@ def conditioned_spd(n: int, condition: float, kind: str = "geometric", seed: int
         a[rows] *= signs
         a[rows] *= signs[rows, None]
     return a
+
+
+def conditioned_general(n: int, condition: float, kind: str = "geometric", seed: int = 0) -> np.ndarray:
+    """A matrix with given singular values, shape (n, n), FP64, C order: U diag(sigma) V^T.
+
+    U and V are two discrete cosine transforms each, with random signs between: as good as random orthogonal matrices
+    for pivots and iterations, in O(n^2 log n).
+
+    Raises
+    ------
+    ValueError
+        See `spectrum`; or ``n`` or ``seed`` is negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tilewright.linalg.gallery import conditioned_general
+    >>> round(float(np.linalg.cond(conditioned_general(50, 1e4))), 3)
+    10000.0
+    """
+    from scipy.fft import dct
+
+    if n < 0 or seed < 0:
+        raise ValueError(f"n and seed must not be negative, got n={n} and seed={seed}")
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    a = np.diag(rng.permutation(spectrum(n, condition, kind)))
+    for axis in (0, 1, 0, 1) if n else ():
+        signs = rng.choice([-1.0, 1.0], n)
+        a = dct(a, axis=axis, norm="ortho", overwrite_x=True)
+        a *= signs[:, None] if axis == 0 else signs
+    return np.ascontiguousarray(a)
+
+
+_MULTIPLIER, _INCREMENT, _MODULUS = 6364136223846793005, 1, 1 << 64  # Knuth's MMIX
+
+
+def hpl_mxp(n: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The system of the HPL-MxP benchmark, A (n, n), by columns, and b (n,) [1]_.
+
+    Numbers are uniform in [-1/2, 1/2), from a linear congruential generator of 64 bits, column by column; on the
+    diagonal stand the sums of the magnitudes of the others in the row. So A is diagonally dominant and has an LU
+    factorisation without pivoting.
+
+    .. [1] J. Dongarra et al., HPL-MxP mixed-precision benchmark, https://hpl-mxp.org.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tilewright.linalg.gallery import hpl_mxp
+    >>> A, b = hpl_mxp(20)
+    >>> bool(np.allclose(2 * A.diagonal(), np.abs(A).sum(axis=1)))
+    True
+    """
+    if n < 0 or seed < 0:
+        raise ValueError(f"n and seed must not be negative, got n={n} and seed={seed}")
+    a = _congruential(n * n, seed).reshape(n, n).T
+    np.fill_diagonal(a, 0)
+    np.fill_diagonal(a, np.abs(a).sum(axis=1))
+    return a, _congruential(n, seed + 1)
+
+
+def _congruential(count: int, seed: int) -> np.ndarray:
+    """So many numbers of the generator behind ``seed``, each s 2^-64 - 1/2 of a state s."""
+    states = np.array([(seed * _MULTIPLIER + _INCREMENT) % _MODULUS], np.uint64)
+    factor, offset = _MULTIPLIER, _INCREMENT  # from each state to the one as many further on as there are
+    while len(states) < count:
+        states = np.concatenate([states, states * np.uint64(factor) + np.uint64(offset)])
+        factor, offset = factor * factor % _MODULUS, offset * (factor + 1) % _MODULUS
+    return states[:count] * 2.0**-64 - 0.5
 
 
 def load_matrix(path: str | Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`solve` for general matrices: by LU with partial pivoting, and what is said about its accuracy."""
+"""`solve` for general matrices: the ladder of precisions with LU factors, and what is said about the accuracy."""
 
 from __future__ import annotations
 
@@ -8,15 +8,28 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.errors import AccuracyWarning
+from tilewright.errors import AccuracyError, AccuracyWarning
+from tilewright.kernels.scale import scaled
+from tilewright.linalg import ladder, lu_ladder
+from tilewright.linalg.by_columns import ByColumns
 from tilewright.linalg.call import Call
+from tilewright.linalg.equilibrate import equilibrate
+from tilewright.linalg.general_system import GeneralSystem
+from tilewright.linalg.ladder import Estimate
 from tilewright.linalg.lu import LUFactor, factor_with, lu_solve
+from tilewright.linalg.matrix import check_finite as check_matrix
+from tilewright.linalg.mixed_lu import MixedLU, mixed_lu
+from tilewright.linalg.problem import HUGE, Problem
+from tilewright.linalg.refinement import FOR_GENERAL
 from tilewright.linalg.residual import unit_roundoff
+from tilewright.linalg.right_hand_side import RightHandSide
+from tilewright.linalg.runner import Runner
 from tilewright.linalg.solve_info import Attempt, SolveInfo
+from tilewright.linalg.system import System
+from tilewright.linalg.tuning import mixed_lu_tile_size
+from tilewright.tiles import TiledMatrix
 
-__all__ = ["PRECISIONS", "looks_positive_definite", "solve_general"]
-
-PRECISIONS = ("auto", "fp64", "fp32")
+__all__ = ["GeneralProblem", "looks_positive_definite", "solve_general"]
 
 _BLOCK = 512  # rows that are compared at a time
 
@@ -31,12 +44,13 @@ def looks_positive_definite(a: np.ndarray) -> bool:
 
 
 def solve_general(
-    routine: Any, a: Any, b: Any, precision: str, check_finite: bool, tile_size: int | None, how: dict[str, Any],
-    judge: bool,
+    routine: Any, a: Any, b: Any, precision: Any, refine: str, fallback: bool, check_finite: bool,
+    tile_size: int | None, runner: Runner, judge: bool,
 ) -> tuple[Any, SolveInfo]:  # fmt: skip
-    """x with A x = b, and how it was found. ``how`` has backend, scheduler, workers, progress, options of the engine.
+    """x with A x = b, and how it was found.
 
-    ``judge`` asks for backward errors, which are also computed where growth is larger than n.
+    Real matrices in FP64 go the ladder; others have one factor, in the wider dtype of a and b or in FP64. ``judge``
+    asks for backward errors, which are also computed where growth is larger than n.
 
     Warns
     -----
@@ -47,35 +61,73 @@ def solve_general(
     ------
     SingularMatrixError, ValueError, TypeError
         As `lu_factor` and `lu_solve`.
+    AccuracyError
+        Without ``fallback``: refinement did not converge.
     """
     began = perf_counter()
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision of a general matrix is one of {', '.join(PRECISIONS)}, not {precision!r}")
-    a, b = _in_precision(a, precision), _in_precision(b, precision)
-    plan = {name: how[name] for name in ("backend", "scheduler", "workers")}
-    call = Call(routine, a, how["options"], progress=how["progress"], **plan)
-    factor = factor_with(call, False, check_finite, None, tile_size, None, square=True)
-    factored = perf_counter()
-    factor.check_regular()
-    x = lu_solve(factor, b, 0, check_finite, **plan, **how["options"])
-    info = _story(call, factor, x, b)
-    info.times = {"factor": factored - began, "total": perf_counter() - began}
-    if judge or not factor_growth(info) <= max(info.n, 100):
-        info.backward_errors = backward_errors(np.asarray(call.a), x, b, factor.norms[2])
-        info.hpl_mxp_residual = info.backward_error / (info.n * unit_roundoff(np.asarray(x).dtype)) if info.n else 0.0
+    if not isinstance(precision, str):
+        raise ValueError("a PrecisionMap is for positive definite matrices; precision of a general one is a name")
+    if refine not in ("auto", *FOR_GENERAL):
+        raise ValueError(f"refine={refine!r} is for positive definite matrices; a general one takes auto, "
+                         f"{' or '.join(FOR_GENERAL)}")  # fmt: skip
+    with runner.engine.agreement() as facts:
+        matrix = ByColumns(a, square=True)
+        columns = RightHandSide(b, matrix.shape[0])
+        facts.update(a=(matrix.shape, str(matrix.dtype)), b=columns.shape, precision=precision, refine=refine)
+    wide = columns.dtype_with(matrix.dtype)
+    low = precision not in ("auto", "fp64")
+    large = precision == "auto" and matrix.shape[0] >= ladder.SMALL and str(wide) in ("float64", "complex128")
+    if not (low or large) or matrix.dtype.kind == "c" or not columns.columns.size:
+        x, info = _by_lu(routine, a, b, precision, check_finite, tile_size, runner, judge)
+        info.times["total"] = perf_counter() - began
+        _warn(info)
+        return x, info
+    problem = GeneralProblem(routine, matrix, columns, precision, refine, fallback, check_finite, tile_size, runner)
+    try:
+        x = problem.solve()
+    except AccuracyError as error:
+        error.info = problem.finish(began)
+        raise
+    info = problem.finish(began)
+    if problem.answer is None:
+        x = columns.result(_joined(x, columns.columns.dtype), a)
     _warn(info)
     return x, info
 
 
-def _in_precision(value: Any, precision: str) -> Any:
-    if precision == "auto":
-        return value
-    kinds = {"fp64": ("float64", "complex128"), "fp32": ("float32", "complex64")}[precision]
+# ------------------------------------------------------------------ one factor
+
+
+def _by_lu(
+    routine: Any, a: Any, b: Any, precision: str, check_finite: bool, tile_size: int | None, runner: Runner, judge: bool
+) -> tuple[Any, SolveInfo]:  # fmt: skip
+    """By one LU factor with partial pivoting, in the wider dtype of a and b or, unless "auto", in FP64."""
+    began = perf_counter()
+    if precision != "auto":
+        a, b = _in_fp64(a), _in_fp64(b)
+    plan = {"backend": runner.backend, "scheduler": runner.scheduler, "workers": runner.workers}
+    call = Call(routine, a, runner.options, progress=runner.progress, **plan)
+    factor = factor_with(call, False, check_finite, None, tile_size, None, square=True)
+    factored = perf_counter()
+    factor.check_regular()
+    x = lu_solve(factor, b, 0, check_finite, **plan, **runner.options)
+    info = _story(factor, x, b)
+    info.times = {"factor": factored - began, "refine": perf_counter() - factored}
+    if judge or not factor_growth(info) <= max(info.n, 100):
+        info.backward_errors = backward_errors(np.asarray(call.a), x, b, factor.norms[2])
+        info.hpl_mxp_residual = info.backward_error / (info.n * unit_roundoff(np.asarray(x).dtype)) if info.n else 0.0
+    return x, info
+
+
+def _in_fp64(value: Any) -> Any:
     array = np.asarray(value)
+    kinds = "float64", "complex128"
+    if str(array.dtype) in kinds:
+        return value
     return array.astype(kinds[array.dtype.kind == "c"], copy=False)
 
 
-def _story(call: Call, factor: LUFactor, x: Any, b: Any) -> SolveInfo:
+def _story(factor: LUFactor, x: Any, b: Any) -> SolveInfo:
     dtype = str(np.asarray(x).dtype)
     columns = 1 if np.ndim(b) == 1 else np.shape(b)[1]
     rung = "fp32" if dtype in ("float32", "complex64") else "fp64"
@@ -103,11 +155,122 @@ def backward_errors(a: np.ndarray, x: np.ndarray, b: np.ndarray, norm: float) ->
 
 
 def _warn(info: SolveInfo) -> None:
-    found = f"growth {info.growth:.1e}, rcond {info.rcond:.1e}"
+    found = f"rcond {info.rcond:.1e}" if info.rcond is not None else "rcond unknown"
+    found = found if info.growth is None else f"growth {info.growth:.1e}, {found}"
     u = 2.0**-24 if info.dtype in ("float32", "complex64") else 2.0**-53
-    if info.n and not (info.rcond or 0.0) >= 2 * u:
+    if info.n and info.rcond is not None and not info.rcond >= 2 * u:
         warnings.warn(f"the matrix is singular to working precision: {found}; the solution may have no correct digit",
                       AccuracyWarning, stacklevel=4)  # fmt: skip
     elif not info.hpl_mxp_residual <= 16:
         warnings.warn(f"LU with partial pivoting is not stable for this matrix: {found}, backward error "
                       f"{info.backward_error:.1e}", AccuracyWarning, stacklevel=4)  # fmt: skip
+
+
+# ------------------------------------------------------------------ the ladder
+
+
+class GeneralProblem(Problem):
+    """A general system on its way up the ladder, real, to be solved in FP64.
+
+    Parameters
+    ----------
+    routine
+        The public function.
+    matrix, columns
+        A and b, as they were given.
+    pivoting
+        Of factors in low precision: see `mixed_lu`.
+
+    The others are those of `solve`. The last rung is an FP64 factor with partial pivoting, whose answer is taken as it
+    is, and warned of where it is worth little.
+    """
+
+    doubtful = "breakdown"
+
+    def __init__(
+        self, routine: Any, matrix: ByColumns, columns: RightHandSide, precision: str, refine: str, fallback: bool,
+        check_finite: bool, tile_size: int | None, runner: Runner, pivoting: str = "partial",
+    ) -> None:  # fmt: skip
+        array = matrix.array.to_numpy() if matrix.tiled else matrix.array
+        self.routine, self.given, self.pivoting = routine, (matrix.given, columns.given), pivoting
+        right = columns.columns
+        if right.dtype.kind == "c":  # real and imaginary parts are right-hand sides of a real system
+            right = np.concatenate([right.real, right.imag], axis=1)
+        super().__init__(
+            np.ascontiguousarray(array, np.float64), right.astype(np.float64), precision, refine, fallback,
+            check_finite, True, tile_size, runner,
+        )  # fmt: skip
+        self.tile_size = tile_size or mixed_lu_tile_size(self.n, self.workers)
+        self.A = TiledMatrix.view(self.a, self.tile_size)
+        self.info.structure = "gen"
+        self.info.right_hand_sides = columns.columns.shape[1]
+
+    def _new_system(self, right: np.ndarray) -> System:
+        return GeneralSystem(self.A, right, self.runner)
+
+    def _exponent(self) -> int:
+        self._look_at_b()
+        self.scaling = equilibrate(self.A, self.runner)
+        if not np.isfinite(self.scaling.sums).all() and self.check_finite:
+            check_matrix(self.A, self.workers, "all", "the matrix a")
+        exponent = self.scaling.exponent
+        if abs(exponent) < HUGE or not np.isfinite(self.a).all():
+            return 0
+        self.a = scaled(self.a, -exponent)
+        self.A = TiledMatrix.view(self.a, self.tile_size)
+        self.scaling = equilibrate(self.A, self.runner)
+        return exponent
+
+    def _look(self, system: System) -> None:
+        """Nothing: the row sums have shown it."""
+
+    def _rungs(self) -> tuple[Any, ...]:
+        if not np.isfinite(self.scaling.sums).all():
+            return ("fp64",)
+        if self.precision != "auto":
+            return ladder.rungs_from(self.precision, self.fallback, ladder.ON_CPU)
+        with self.timed("estimate"):
+            self.info.estimate = self._start(self._estimate())
+        return ladder.rungs_from(self.info.estimate.rung, self.fallback, ladder.ON_CPU)
+
+    def _estimate(self) -> Estimate:
+        return lu_ladder.estimate(self.a, self.scaling)
+
+    def _start(self, guess: Estimate) -> Estimate:
+        costs = lu_ladder.factor_seconds, lu_ladder.step_seconds
+        return ladder.cheapest(guess, self.n, self.workers, self.rates, costs=costs)
+
+    def _price(self, rung: str | None, below: Any) -> float:
+        if rung is None:
+            return np.inf
+        return lu_ladder.price(rung, below, self.n, self.workers, self.rates)
+
+    def _factor(self, rung: str) -> MixedLU:
+        runner = self.runner
+        return mixed_lu(
+            self.a, rung, self.scaling, pivoting=self.pivoting, tile_size=self.given_tile_size, workers=runner.workers,
+            scheduler=runner.scheduler, backend=runner.backend, **runner.options,
+        )  # fmt: skip
+
+    def _take(self, system: Any, factor: MixedLU) -> None:
+        system.take(factor)
+
+    def _exact(self, system: System) -> None:
+        """Factor and solve in FP64, with the matrix as it was given."""
+        a, b = self.given
+        self.answer, last = _by_lu(
+            self.routine, a, b, "fp64", self.check_finite, self.given_tile_size, self.runner, True
+        )  # fmt: skip
+        info, self.system = self.info, None
+        info.path += last.path
+        info.factor_run, info.growth, info.rcond = last.factor_run, last.growth, last.rcond
+        info.backward_errors, info.hpl_mxp_residual = last.backward_errors, last.hpl_mxp_residual
+        info.residuals = system.residuals
+        for name, seconds in last.times.items():
+            info.times[name] = info.times.get(name, 0.0) + seconds
+
+
+def _joined(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The solution for right-hand sides of this dtype: complex ones were solved for as two real ones."""
+    m = x.shape[1] // 2
+    return x[:, :m] + 1j * x[:, m:] if dtype.kind == "c" else x

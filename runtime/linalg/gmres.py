@@ -10,9 +10,10 @@ import numpy as np
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
 from tilewright.linalg.classical import classical_graph
-from tilewright.linalg.operator import product, residual_tasks
+from tilewright.linalg.operator import residual_tasks
 from tilewright.linalg.preconditioner import precondition
-from tilewright.linalg.stopping import Stop, worst
+from tilewright.linalg.stopping import Stop, steps_left, worst
+from tilewright.linalg.structure import Structure
 from tilewright.linalg.system import System
 from tilewright.ops import OPS
 
@@ -20,6 +21,8 @@ __all__ = ["RESTART", "gmres", "gmres_start_graph", "gmres_step_graph", "gmres_u
 
 RESTART = 30
 """Steps before it starts anew."""
+
+_SEEN = 8  # steps, before their number is extrapolated
 
 _CYCLE = 1e-8
 """A cycle ends with a residual that much smaller: its vectors lose their use beyond."""
@@ -37,18 +40,18 @@ def gmres_start_graph(g: TaskGraph, nt: int) -> None:
 
 
 @graph_builder("GMRES step {k} nt={nt}", cache=64)
-def gmres_step_graph(g: TaskGraph, nt: int, k: int, narrow: bool) -> None:
+def gmres_step_graph(g: TaskGraph, nt: int, k: int, structure: Structure) -> None:
     """Step k of Arnoldi on A M^-1, orthogonalised twice by classical Gram-Schmidt [1]_.
 
     .. [1] Y. Saad, algorithms 6.9 and 9.5; SLATE posv_mixed_gmres.
     """
-    A, D, V, Z, S, T, H = map(g.handles, "ADVZSTH")
+    D, V, Z, S, T, H = map(g.handles, "DVZSTH")
     basis, parts, sizes, norm = g.handles("basis"), g.handles("parts"), g.handle("size"), g.handle("norm")
     for i in range(nt):
         g.insert(OPS["measure"], R(D[i]), R(basis[k, i]), W(S[i]))
     g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
-    precondition(g, _row(basis, k), Z, sizes, nt, narrow)
-    product(g, A, Z, V, nt)  # w := A M^-1 v_k
+    precondition(g, _row(basis, k), Z, sizes, nt, structure)
+    structure.product(g, Z, V, nt)  # w := A M^-1 v_k
     for turn in range(2):
         for i in range(nt):
             vectors = [R(basis[j, i]) for j in range(k + 1)]
@@ -65,7 +68,7 @@ def gmres_step_graph(g: TaskGraph, nt: int, k: int, narrow: bool) -> None:
 
 
 @graph_builder("GMRES update {k} nt={nt}", cache=64)
-def gmres_update_graph(g: TaskGraph, nt: int, k: int, narrow: bool) -> None:
+def gmres_update_graph(g: TaskGraph, nt: int, k: int, structure: Structure) -> None:
     """x := x + M^-1 sum_j y_j v_j for j < k, and r := b - A x."""
     D, V, X, Z, S, Y = map(g.handles, "DVXZSY")
     basis, sizes = g.handles("basis"), g.handle("size")
@@ -73,10 +76,10 @@ def gmres_update_graph(g: TaskGraph, nt: int, k: int, narrow: bool) -> None:
         g.insert(OPS["combine"], *[R(basis[j, i]) for j in range(k)], R(Y[k]), W(V[i]))
         g.insert(OPS["measure"], R(D[i]), R(V[i]), W(S[i]))
     g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
-    precondition(g, V, Z, sizes, nt, narrow)
+    precondition(g, V, Z, sizes, nt, structure)
     for i in range(nt):
         g.insert(OPS["add"], R(Z[i]), RW(X[i]))
-    residual_tasks(g, nt)
+    residual_tasks(g, nt, structure)
 
 
 class _row(Handles):  # noqa: N801 - it stands for a family of handles
@@ -91,59 +94,68 @@ class _row(Handles):  # noqa: N801 - it stands for a family of handles
         return self.family[self.k, index]
 
 
-def gmres(system: System, cap: int) -> Stop:
+def gmres(system: System, cap: int, worth: float = inf) -> Stop:
     """GMRES(30), preconditioned from the right, each right-hand side with its own Hessenberg matrix.
 
-    It starts from x = M^-1 b: the size of x tells how far to go.
+    It starts from x = M^-1 b: the size of x tells how far to go. From the eighth step of a cycle on it ends as ``slow``
+    where more than ``worth`` seem to be left.
     """
     k, last = 0, inf
     if not system.x.any():
-        system.replay(classical_graph, system.narrow)
+        system.replay(classical_graph, system.structure)
         k, excess = 1, system.record()
         if excess <= 1:
             return Stop("gmres", "converged", k)
     while k < cap:
-        steps = _cycle(system, min(RESTART, cap - k))
+        most = min(RESTART, cap - k)
+        steps, hopeless = _cycle(system, most, worth)
         k += steps
         excess = system.excess
         if excess <= 1:
             return Stop("gmres", "converged", k)
         if not np.isfinite(excess) or not steps:
             return Stop("gmres", "diverged", k)
+        if hopeless:
+            return Stop("gmres", "slow", k)
         if excess > last / 2:
             return Stop("gmres", "stalled", k)
         last = excess
     return Stop("gmres", "slow", k)
 
 
-def _cycle(system: System, most: int) -> int:
-    """One cycle of GMRES: at most ``most`` steps, then x and the true residual. Returns the number of steps."""
+def _cycle(system: System, most: int, worth: float) -> tuple[int, bool]:
+    """One cycle of GMRES: at most ``most`` steps, then x and the true residual.
+
+    Returns the number of steps, and whether it was cut short because more than ``worth`` seem to be left.
+    """
     hessenberg = np.zeros((system.m, most + 1, most), system.kind)
     system.grow(0)
     system.replay(gmres_start_graph)
     beta = system.scalars["norm"][0].copy()
     if not np.isfinite(beta).all() or not beta.any():
-        return 0
+        return 0, False
     wanted = np.maximum(beta / np.maximum(_columns_excess(system), 1) / 2, _CYCLE * beta)
     x, r, _ = system.sizes
     start = worst(r, system.norm * x)
-    k = 0
-    while k < most:
+    k, history, hopeless = 0, len(system.residuals), False
+    while k < most and not hopeless:
         system.grow(k + 1)
-        system.replay(gmres_step_graph, k, system.narrow)
+        system.replay(gmres_step_graph, k, system.structure)
         H = system.krylov["H"]
         hessenberg[:, : k + 1, k] = (H[k, 0] + H[k, 1]).T
         hessenberg[:, k + 1, k] = system.scalars["norm"][0]
         k += 1
         y, left = _least_squares(hessenberg[:, : k + 1, :k], beta)
         if not np.isfinite(left).all():
-            return 0
+            return 0, False
         system.residuals.append(worst(left, beta) * start)
         if (left <= wanted).all():
             break
+        if k >= _SEEN and worth < inf:
+            hopeless = steps_left(system.residuals[history:], system.residuals[-1] / system.tolerance) > worth
     system.krylov["Y"][k][...] = y.T
-    system.replay(gmres_update_graph, k, system.narrow)
-    return k
+    system.replay(gmres_update_graph, k, system.structure)
+    return k, hopeless
 
 
 def _columns_excess(system: System) -> np.ndarray:

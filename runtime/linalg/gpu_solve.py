@@ -90,7 +90,7 @@ class DeviceSystem(System):
     def _small(self, rows: int) -> Any:
         return self.torch.zeros((rows, self.m), dtype=self.b.dtype, device=self.b.device)
 
-    def replay(self, graph: Callable[..., TaskGraph], *arguments: int) -> None:
+    def replay(self, graph: Callable[..., TaskGraph], *arguments: Any) -> None:
         tasks = graph(1, *arguments)
         for name, index in tasks.inputs:
             if name in self.krylov:

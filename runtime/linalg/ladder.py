@@ -8,6 +8,7 @@ and the rows of the factor tell how rounding errors add up.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import expm1, inf, log, log1p, sqrt
 
@@ -22,8 +23,8 @@ from tilewright.precision import FORMATS
 from tilewright.rates import Rates
 
 __all__ = [
-    "ON_CPU", "RUNGS", "Estimate", "Price", "cheapest", "estimate", "factor_seconds", "judge", "price", "rungs_from",
-    "sample", "step_seconds",
+    "ON_CPU", "RUNGS", "Estimate", "Price", "cheapest", "estimate", "factor_seconds", "judge", "last_pivot", "price",
+    "rungs_from", "sample", "step_seconds", "stretches",
 ]  # fmt: skip
 
 RUNGS = ("bf16", "bf16x3", "fp32", "fp64")
@@ -110,9 +111,9 @@ class Estimate:
         return max(3, int(-log(sqrt(n) * ROUNDOFF["fp64"]) / log(gain)))
 
 
-def sample(n: int) -> np.ndarray:
+def sample(n: int, most: int = _SAMPLE) -> np.ndarray:
     """Rows of the principal submatrix: n/8 of them, at most 1024, in four runs."""
-    size = min(n, max(_RUNS, min(n // 8, _SAMPLE)))
+    size = min(n, max(_RUNS, min(n // 8, most)))
     length = -(-size // _RUNS)
     starts = np.linspace(0, n - length, _RUNS).astype(int) if n > size else np.array([0])
     rows = (starts[:, None] + np.arange(length if n > size else n)).ravel()
@@ -137,13 +138,18 @@ def estimate(a: np.ndarray, available: tuple[str, ...] = ON_CPU) -> Estimate:
 
 def _principal(a: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The lower triangle of the principal submatrix, run by run of rows; there may be anything above it."""
-    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
-    runs = [slice(s, e) for s, e in zip(starts, [*starts[1:], len(rows)], strict=True)]
+    runs = stretches(rows)
     part = room((len(rows), len(rows)), a.dtype)
     for k, across in enumerate(runs):
         for down in runs[: k + 1]:
             part[across, down] = a[_stretch(rows[across]), _stretch(rows[down])]
     return part
+
+
+def stretches(rows: np.ndarray) -> list[slice]:
+    """Where in ``rows`` its runs of neighbours are."""
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+    return [slice(s, e) for s, e in zip(starts, [*starts[1:], len(rows)], strict=True)]
 
 
 def _stretch(rows: np.ndarray) -> slice:
@@ -164,17 +170,23 @@ def judge(part: np.ndarray, n: int, available: tuple[str, ...] = RUNGS) -> Estim
     if info or not (np.isfinite(diagonal).all() and np.isfinite(np.tril(h[-_ROWS:], len(h) - _ROWS)).all()):
         return Estimate(0.0, 1.0, available[-1])
     size = len(part)
-    logs = 2 * np.log(diagonal)
     window = max(1, size // 8)
-    middle, end = logs[size // 2 - window // 2 :][:window].mean(), logs[-window:].mean()
-    share = size / n * (1 - window / (2 * size))
-    fall = float(end - middle)
-    pivot = float(np.exp(min(end, logs.min()) if share >= 0.4 else end)) * _further(fall, share)
+    pivot = last_pivot(2 * np.log(diagonal), n)
     tail = np.abs(np.tril(h[-min(window, _ROWS) :], size - min(window, _ROWS))) ** 2
     overlap = np.sqrt((tail @ tail.T)[np.tril_indices(len(tail), -1)])  # row i with row j: sqrt(sum_k l_ik^2 l_jk^2)
     spread = max(1.0, sqrt(n) * float(overlap.mean())) if overlap.size else 1.0
     guess = Estimate(pivot, spread, available[-1])
     return replace(guess, rung=next(filter(guess.allows, available), available[-1]))
+
+
+def last_pivot(logs: np.ndarray, n: int) -> float:
+    """The last pivot of n to expect from the logarithms of those of a principal submatrix."""
+    size = len(logs)
+    window = max(1, size // 8)
+    middle, end = logs[size // 2 - window // 2 :][:window].mean(), logs[-window:].mean()
+    share = size / n * (1 - window / (2 * size))
+    fall = float(end - middle)
+    return float(np.exp(min(end, logs.min()) if share >= 0.4 else end)) * _further(fall, share)
 
 
 def _log_pivot(t: float, decades: float) -> float:
@@ -201,11 +213,21 @@ def _further(fall: float, share: float) -> float:
     return float(min(1.0, np.exp(last - _log_pivot(share, decades))))
 
 
-def cheapest(guess: Estimate, n: int, workers: int, rates: Rates, available: tuple[str, ...] = ON_CPU) -> Estimate:
-    """Start on the rung with the least predicted time; of two that take as long, on the more exact one."""
+Seconds = Callable[[str, int, int, Rates], float]
+
+
+def cheapest(
+    guess: Estimate, n: int, workers: int, rates: Rates, available: tuple[str, ...] = ON_CPU,
+    costs: tuple[Seconds, Seconds] | None = None,
+) -> Estimate:  # fmt: skip
+    """Start on the rung with the least predicted time; of two that take as long, on the more exact one.
+
+    ``costs`` are the seconds of a factor and of a step, by default `factor_seconds` and `step_seconds`.
+    """
+    factor, step = costs or (factor_seconds, step_seconds)
     prices = tuple(
         Price(
-            rung, factor_seconds(rung, n, workers, rates), step_seconds(rung, n, workers, rates),
+            rung, factor(rung, n, workers, rates), step(rung, n, workers, rates),
             guess.steps(rung, n) if guess.allows(rung) else 0, rates.reasons.get(rung, ""),
         ) for rung in available
     )  # fmt: skip

@@ -345,13 +345,15 @@ def one_dtype(precision: PrecisionMap) -> bool:
     return all(FORMATS[f].accumulate == precision.accumulate for f in precision.counts())
 
 
-def copies(graph: TaskGraph, tiles: TiledMatrix) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
+def copies(
+    graph: TaskGraph, tiles: TiledMatrix, *, by_columns: bool = False
+) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
     """Room for the copies that a graph makes, by family, each tile on a cache line of one arena."""
     data: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
-    for name in sorted(graph.temporary):
+    for name in sorted(name for name in graph.temporary if ":" in name):
         handles = [handle for handle in graph.written if handle.name == name]
         _, dtype = copy_outline(handles[0], (1, 1))
-        data[name] = dict(_room(handles, tiles, dtype))
+        data[name] = dict(_room(handles, tiles, dtype, by_columns))
     return data
 
 
@@ -360,8 +362,10 @@ def in_tiles(tiles: TiledMatrix, dtype: str) -> Iterator[tuple[tuple[int, ...], 
     return _room([Handle("", (i, j)) for j in range(tiles.nt) for i in range(j, tiles.nt)], tiles, dtype)
 
 
-def _room(handles: list[Handle], tiles: TiledMatrix, dtype: str) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    """A tile for each handle in one arena. Rows are an odd number of cache lines long.
+def _room(
+    handles: list[Handle], tiles: TiledMatrix, dtype: str, by_columns: bool = False
+) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """A tile for each handle in one arena. Rows, or columns, are an odd number of cache lines long.
 
     Rows a power of two apart share few sets of a cache: with such rows in both operands and the result products took
     20 % longer.
@@ -373,4 +377,5 @@ def _room(handles: list[Handle], tiles: TiledMatrix, dtype: str) -> Iterator[tup
     for place, handle in enumerate(handles):
         i, j = handle.index
         rows, columns = tiles[i, j].shape
-        yield handle.index, arena[place, ..., :rows, :columns]
+        tile = arena[place, ..., :columns, :rows].swapaxes(-1, -2) if by_columns else arena[place, ..., :rows, :columns]
+        yield handle.index, tile

@@ -20,9 +20,9 @@ from tilewright.kernels.hemm import BLOCK
 from tilewright.linalg.conjugate_gradients import direction_tasks
 from tilewright.linalg.mixed import in_tiles
 from tilewright.linalg.operator import blocks_graph, residual_tasks
-from tilewright.linalg.preconditioner import substitute
 from tilewright.linalg.runner import Bindings
 from tilewright.linalg.stopping import Stop, steps_left
+from tilewright.linalg.structure import Positive, Structure
 from tilewright.linalg.system import CONSTANT, SCRATCH, System
 from tilewright.ops import OPS, copy, scaled
 
@@ -48,13 +48,13 @@ def scaling_graph(g: TaskGraph, nt: int) -> None:
 
 
 @graph_builder("inner conjugate gradients nt={nt}", cache=32)
-def inner_graph(g: TaskGraph, nt: int, narrow: bool) -> None:
+def inner_graph(g: TaskGraph, nt: int, structure: Structure) -> None:
     """One step of preconditioned conjugate gradients on H y = r, with H as A; all of it in FP32 but the scalars."""
     r, Z = g.handles("R"), g.handles("Z")
     for i in range(nt):  # z := L^-T L^-1 r
         g.insert(copy, R(r[i]), W(Z[i]))
-    substitute(g, Z, nt, narrow)
-    direction_tasks(g, nt, g.handles("Y"), OPS["descend"])
+    structure.substitute(g, Z, nt)
+    direction_tasks(g, nt, g.handles("Y"), OPS["descend"], structure)
 
 
 @graph_builder("inner start nt={nt}", cache=32)
@@ -72,7 +72,7 @@ def outer_graph(g: TaskGraph, nt: int) -> None:
     for i in range(nt):
         g.insert(OPS["widen"], R(D[i]), R(Y[i]), R(g.handle("sizes")), W(Z[i]))
         g.insert(OPS["add"], R(Z[i]), RW(X[i]))
-    residual_tasks(g, nt)
+    residual_tasks(g, nt, Positive())
 
 
 class _Inner:
@@ -96,7 +96,7 @@ class _Inner:
             "A": H, "F": diagonal, "sizes": self.sizes, **self.scalars,
             "S": [np.zeros((3, m)) for _ in range(nt)], "T": [np.zeros((1, m)) for _ in range(nt)],
         }  # fmt: skip
-        self._bindings, self._graph = Bindings(runner, data, CONSTANT, SCRATCH), inner_graph(nt, system.narrow)
+        self._bindings, self._graph = Bindings(runner, data, CONSTANT, SCRATCH), inner_graph(nt, system.structure)
 
     def step(self) -> None:
         """One step."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tilewright import rates
-from tilewright.errors import AccuracyError, NotPositiveDefiniteError
+from tilewright.errors import AccuracyError, NotPositiveDefiniteError, SingularMatrixError
 from tilewright.kernels.scale import scaled
 from tilewright.linalg import ladder
 from tilewright.linalg.classical import classical
@@ -30,9 +30,9 @@ from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.rates import Rates
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["Problem"]
+__all__ = ["HUGE", "Problem"]
 
-_HUGE = 400  # binary exponent; entries beyond 2^400 or below 2^-400 are brought to about 1 first
+HUGE = 400  # binary exponent; entries beyond 2^400 or below 2^-400 are brought to about 1 first
 
 
 class Problem:
@@ -40,6 +40,10 @@ class Problem:
 
     a: Any  # arrays here, tensors on a device
     b: Any
+    doubtful = "indefinite"
+    """What an attempt in low precision may end with that only FP64 may say."""
+    answer: Any = None
+    """The solution, where it was found without the system."""
 
     def __init__(
         self, a: np.ndarray, b: np.ndarray, precision: Any, refine: str, fallback: bool, check_finite: bool,
@@ -54,6 +58,9 @@ class Problem:
         self.A = TiledMatrix.view(a, self.tile_size)
         self.info = SolveInfo(self.n, b.shape[1], str(b.dtype))
         self.system: System | None = None
+
+    def _new_system(self, right: np.ndarray) -> System:
+        return System(self.A, right, self.runner)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -83,8 +90,10 @@ class Problem:
             _, shifts = np.frexp(np.abs(self.b).max(axis=0))
             right = scaled(self.b, -shifts)
         rungs = self._rungs()
-        self.system = system = System(self.A, right, self.runner)
+        self.system = system = self._new_system(right)
         self._climb(system, rungs)
+        if self.answer is not None:
+            return self.answer
         scale, self._shift = shifts - exponent, exponent
         x = scaled(system.x, scale)
         if not np.isfinite(x).all():
@@ -112,16 +121,20 @@ class Problem:
 
         The largest element of a positive definite matrix is on its diagonal.
         """
-        if self.check_finite and not np.isfinite(self.b).all():
-            place = ", ".join(map(str, np.argwhere(~np.isfinite(self.b))[0]))
-            raise ValueError(f"b has a NaN or infinity at ({place}); check_finite=False skips this check")
+        self._look_at_b()
         top = float(np.abs(self.a.diagonal()).max())
         largest = frexp(top)[1]
-        if not np.isfinite(top) or top == 0 or abs(largest) < _HUGE:
+        if not np.isfinite(top) or top == 0 or abs(largest) < HUGE:
             return 0
         self.a = scaled(self.a, -largest)
         self.A = TiledMatrix.view(self.a, self.tile_size)
         return largest
+
+    def _look_at_b(self) -> None:
+        """ValueError if b has a NaN or an infinity."""
+        if self.check_finite and not np.isfinite(self.b).all():
+            place = ", ".join(map(str, np.argwhere(~np.isfinite(self.b))[0]))
+            raise ValueError(f"b has a NaN or infinity at ({place}); check_finite=False skips this check")
 
     def _look(self, system: System) -> None:
         """ValueError if the matrix has a NaN or an infinity; nothing to do once its norm is known."""
@@ -186,7 +199,7 @@ class Problem:
             self.info.path += (attempt,)
             if attempt.status == "converged":
                 return
-            indefinite = attempt.status == "indefinite"
+            indefinite = attempt.status == self.doubtful
         last = self.info.path[-1]
         raise AccuracyError(
             f"no solution with FP64 accuracy: {last}{'; ' * bool(last.reason)}{last.reason}; fallback=True would go on",
@@ -207,6 +220,8 @@ class Problem:
                 factor = self._factor(rung)
         except NotPositiveDefiniteError as error:
             return Attempt(name, "breakdown", order=error.order, reason=str(error))
+        except SingularMatrixError as error:
+            return Attempt(name, "breakdown", method="lu", order=error.index + 1, reason=str(error))
         except OverflowError as error:
             return Attempt(name, "overflow", reason=str(error))
         except ValueError as error:
@@ -219,14 +234,18 @@ class Problem:
         self.info.bytes += factor.run.bytes
         self._measure(system, factor.row_sums)
         with self.timed("refine"):
-            narrow = {} if factor.narrow_pays and factor.narrow is None else factor.narrow
-            L = factor.array if factor.tiles is None else factor.tiles
-            system.use(L, factor.scale, factor.tile_size, narrow)
+            self._take(system, factor)
             outcomes = list(refinement(system, self.refine, worth))
         return Attempt(
             name, outcomes[-1].status, sum(outcome.iterations for outcome in outcomes),
             "+".join(outcome.method for outcome in outcomes), shift=factor.shift,
         )  # fmt: skip
+
+    def _take(self, system: System, factor: Any) -> None:
+        """Let the system have the factor."""
+        narrow = {} if factor.narrow_pays and factor.narrow is None else factor.narrow
+        L = factor.array if factor.tiles is None else factor.tiles
+        system.use(L, factor.scale, factor.tile_size, narrow)
 
     def _factor(self, rung: Any) -> Any:
         """A `MixedFactor`. Without a shift where that works: each u of it costs iterations."""

@@ -19,7 +19,7 @@ from tilewright.linalg.less_pivoting import solve_with
 from tilewright.linalg.lu_graph import PIVOTING
 from tilewright.linalg.matrix import Triangle, is_device_tensor
 from tilewright.linalg.problem import Problem
-from tilewright.linalg.refinement import METHODS
+from tilewright.linalg.refinement import FOR_GENERAL, METHODS
 from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.runner import Runner
@@ -58,10 +58,10 @@ def solve(
     memory: int | str | None = None,
     **options: Any,
 ) -> Any:
-    """Solve A x = b: to FP64 accuracy for a symmetric or Hermitian positive definite A, by LU for any other.
+    """Solve A x = b to FP64 accuracy: by Cholesky for a Hermitian positive definite A, by LU for any other.
 
-    The factor is computed in low precision and the solution refined with FP64 residuals [1]_, [2]_; where that does not
-    converge, the next precision of the ladder bf16, bf16x3, fp32, fp64 takes over and goes on from what was found.
+    The factor is computed in low precision and the solution refined with FP64 residuals [1]_ to [3]_; where that does
+    not converge, the next precision of the ladder bf16, bf16x3, fp32, fp64 takes over and goes on from what was found.
 
     Parameters
     ----------
@@ -70,22 +70,24 @@ def solve(
         are factored once, stacks in FP64, and not refined: by LU unless ``assume_a`` is "pos".
     b : (n,) or (n, m) array_like, torch tensor or dask.array; or (..., n, m), broadcast with a stack
     assume_a
-        ``"pos"``: positive definite. ``"gen"``: anything, by LU with partial pivoting in the wider dtype of a and b
-        (`lu_factor`), or as ``precision`` "fp32" or "fp64" says; x has that dtype, and `AccuracyWarning` says where it
-        may not be worth much. None looks: a matrix that equals its conjugate transpose and has a positive diagonal
-        is taken for positive definite until that fails.
+        ``"pos"``: positive definite. ``"gen"``: anything, by LU with partial pivoting. Its last rung is FP64, taken as
+        it is; `AccuracyWarning` says where that may not be worth much. With ``precision="auto"`` and a and b in FP32 or
+        complex64 it is one factor in that dtype, which x then has. None looks: a matrix that equals its conjugate
+        transpose and has a positive diagonal is taken for positive definite until that fails.
     pivoting
         Of a general matrix: one of those of `lu_factor`, such as ``"butterfly"``. The solution is refined with
         residuals in the same precision; where a pivot is zero, growth is too large or refinement does not converge,
         partial pivoting takes over, and the info says why. With ``precision="auto"``.
     precision
-        Where to begin: ``"auto"`` looks at a principal submatrix (`tilewright.linalg.ladder`), and on a CPU leaves out
-        bf16x3; ``"bf16"``, ``"fp16"``, ``"tf32"``, ``"bf16x3"``, ``"fp32"``, ``"fp64"``; or a `PrecisionMap`. Complex
-        matrices take FP64.
+        Where to begin: ``"auto"`` looks at a sample of the matrix (`tilewright.linalg.ladder`,
+        `tilewright.linalg.lu_ladder`), and on a CPU leaves out bf16x3; ``"bf16"``, ``"fp16"``, ``"tf32"``,
+        ``"bf16x3"``, ``"fp32"``, ``"fp64"``; or, for positive definite matrices, a `PrecisionMap`. Complex matrices
+        take FP64.
     refine
         ``"cg"``, ``"gmres"`` (restarted after 30 steps), ``"classical"``, or ``"auto"``: conjugate gradients, then
         nested refinement if steps run out, then GMRES if that ends close to the goal, with the same factor;
         ``"nested"`` is conjugate gradients in FP32 between FP64 residuals. FP64 factors are refined classically.
+        General matrices take ``"classical"``, ``"gmres"``, or ``"auto"``: the first, then the second where it is slow.
     fallback
         Go on to the next precision. Without it `AccuracyError` says what happened.
     check_finite
@@ -134,15 +136,17 @@ def solve(
     -----
     The promise: ||b - A x||_inf <= n u (||A||_inf ||x||_inf + ||b||_inf) for every right-hand side, or an exception.
     Refinement stops at LAPACK's criterion, ||r||_inf <= sqrt(n) u ||A||_inf ||x||_inf; at twice that where
-    rounding errors of the residual are as large, with the promise kept. n^3/3 flops in low precision, 2 n^2 in FP64
-    and as many in low precision per iteration and right-hand side. The bits of x depend on the matrix, the tile size
-    and the kernels in use, not on engine, scheduler and workers.
+    rounding errors of the residual are as large, with the promise kept. n^3/3 flops in low precision (2/3 n^3 for a
+    general matrix), 2 n^2 in FP64 and as many in low precision per iteration and right-hand side. The bits of x
+    depend on the matrix, the tile size and the kernels in use, not on engine, scheduler and workers.
 
     References
     ----------
     .. [1] LAPACK dsposv.
     .. [2] N. Higham, S. Pranesh, Exploiting lower precision arithmetic in solving symmetric positive definite linear
        systems and least squares problems, SISC 43 (2021).
+    .. [3] LAPACK dsgesv; E. Carson, N. Higham, Accelerating the solution of linear systems by iterative refinement in
+       three precisions, SISC 40 (2018).
 
     Examples
     --------
@@ -187,6 +191,8 @@ def solve(
     if transposed:
         a, lower = a if a is None else matrix_transpose(a), not lower
     if is_device_tensor(a):
+        if assume_a == "gen":
+            raise TypeError("general systems are solved on the CPU; pass a.cpu()")
         from tilewright.linalg.gpu_solve import DeviceProblem
 
         runner = Runner(backend, scheduler, workers, options)
@@ -202,8 +208,20 @@ def solve(
     given = a
     a, b = outer.everywhere(outer.argument(a)), outer.everywhere(outer.argument(b))
     if assume_a == "gen" or (assume_a is None and not looks_positive_definite(dense(a, "the matrix a"))):
-        plan = {**how, "options": runner.options}
-        x, info = _solve_general(a, b, pivoting, precision, check_finite, tile_size, plan, return_info)
+        if assume_a is None:  # nobody said that it is one
+            precision = precision if isinstance(precision, str) else "auto"
+            refine = refine if refine in FOR_GENERAL else "auto"
+
+        def partial() -> tuple[Any, SolveInfo]:
+            return solve_general(
+                solve, a, b, precision, refine, fallback, check_finite, tile_size, runner, return_info
+            )  # fmt: skip
+
+        if pivoting in (None, "partial"):
+            x, info = partial()
+        else:
+            plan = {**how, "options": runner.options}
+            x, info = solve_with(str(pivoting), solve, a, b, check_finite, tile_size, plan, partial)
         x = outer.result(x if not is_tensor(given) or is_tensor(x) else like(x, given))
         return (x, info) if return_info else x
     if assume_a is None:
@@ -222,8 +240,11 @@ def solve(
                 **options,
             )
         except NotPositiveDefiniteError:
-            return solve(given, b, assume_a="gen", check_finite=check_finite, tile_size=tile_size,
-                         return_info=return_info, **how, **options)  # fmt: skip
+            return solve(
+                given, b, assume_a="gen", precision=precision if isinstance(precision, str) else "auto",
+                refine=refine if refine in FOR_GENERAL else "auto", fallback=fallback, check_finite=check_finite,
+                tile_size=tile_size, return_info=return_info, **how, **options,
+            )  # fmt: skip
     with outer.agreement() as facts:
         matrix = Triangle(a, lower=lower)
         columns = RightHandSide(b, matrix.n)
@@ -252,20 +273,6 @@ def solve(
     info.right_hand_sides = columns.columns.shape[1]
     solution = outer.result(columns.result(x, given))
     return (solution, info) if return_info else solution
-
-
-def _solve_general(
-    a: Any, b: Any, pivoting: str | None, precision: str, check_finite: bool, tile_size: int | None,
-    plan: dict[str, Any], judge: bool,
-) -> tuple[Any, SolveInfo]:  # fmt: skip
-    """By LU with that pivoting, in the end partial."""
-
-    def partial() -> tuple[Any, SolveInfo]:
-        return solve_general(solve, a, b, precision, check_finite, tile_size, plan, judge)
-
-    if pivoting in (None, "partial"):
-        return partial()
-    return solve_with(str(pivoting), solve, a, b, check_finite, tile_size, plan, partial)
 
 
 def _check_pivoting(pivoting: Any, assume_a: Any, precision: Any) -> None:

@@ -27,7 +27,7 @@ class Attempt:
     method: str = ""
     """How it was refined; two names with a plus if a second method took over."""
     order: int = 0
-    """The order of the leading minor at which the factorisation broke down."""
+    """The order of the leading minor, or the number of the pivot, at which the factorisation broke down."""
     shift: float = 0.0
     """What was added to the unit diagonal."""
     reason: str = ""
@@ -40,7 +40,9 @@ class Attempt:
         return known.get(self.status, -(ITERATIONS + 1))
 
     def __str__(self) -> str:
-        if self.status == "breakdown":
+        if self.status == "breakdown" and self.method == "lu":
+            what = f"has a zero for pivot {self.order}"
+        elif self.status == "breakdown":
             what = f"breaks down at the leading minor of order {self.order}"
         elif self.status in ("overflow", "unavailable"):
             what = self.status

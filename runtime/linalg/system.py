@@ -18,12 +18,13 @@ from tilewright.linalg.operator import block_rows, blocks_graph
 from tilewright.linalg.preconditioner import narrow_graph
 from tilewright.linalg.runner import Bindings, Runner
 from tilewright.linalg.stopping import U, worst
+from tilewright.linalg.structure import Positive, Structure
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["System"]
 
 
-CONSTANT = frozenset("AFLNDB")
+CONSTANT = frozenset(("A", "F", "L", "N", "D", "E", "B", "piv"))
 """Names of what the graphs of a factor only read."""
 
 SCRATCH = frozenset(("V", "Z", "W", "T", "S", "parts", "size"))
@@ -64,6 +65,11 @@ class System:
     measured: bool = True
     narrow: bool = False
 
+    @property
+    def structure(self) -> Structure:
+        """What graphs have to know of A and of the factor."""
+        return Positive(narrow=self.narrow)
+
     def __init__(self, A: TiledMatrix, b: np.ndarray, runner: Runner) -> None:
         self.A, self.runner, self.measured = A, runner, False
         self.n, self.m = b.shape
@@ -98,6 +104,10 @@ class System:
         dtype = tiles[0, 0].dtype if self.n else np.dtype(np.float64)
         if narrow is not None and not narrow:
             narrow = self._narrowed(tiles)
+        self._bind({"F": self.diagonal, "L": tiles, "N": narrow or {}}, scale, dtype)
+
+    def _bind(self, factor: dict[str, Any], scale: np.ndarray, dtype: np.dtype) -> None:
+        """Let graphs have this factor of a matrix whose rows were scaled so, and vectors in its ``dtype``."""
         d = self.runner.engine.keep(np.ascontiguousarray(scale, np.float64).reshape(self.n, 1))
         m, nt = self.m, self.nt
         blocks: dict[str, Any] = {
@@ -110,9 +120,7 @@ class System:
         parts = {"S": [np.zeros((3, m)) for _ in range(nt)], "T": [np.zeros((1, m)) for _ in range(nt)]}
         self.data = {
             "A": self.A,
-            "F": self.diagonal,
-            "L": tiles,
-            "N": narrow or {},
+            **factor,
             "sizes": self.sizes,
             **blocks,
             **parts,
@@ -121,12 +129,18 @@ class System:
         self.krylov = {name: {} for name in ("basis", "H", "parts", "Y")} | {"size": np.zeros((3, m))}
         self.bindings = Bindings(self.runner, self.data, CONSTANT, SCRATCH)
         self.data |= self.krylov
+        self._scale = d
+        self.settle()
+
+    def settle(self) -> None:
+        """Keep what was found so far if it is better than x = 0."""
         size = np.abs(self.r).max(axis=0, initial=0)
         if not (size < self.bound).all() or not np.isfinite(self.x).all():
             self.x.fill(0)
             self.r[...] = self.b
             size = self.bound
-        self.sizes[:] = np.abs(self.x).max(axis=0, initial=0), size, np.abs(self.r * d).max(axis=0, initial=0)
+        scaled = np.abs(self.r * self._scale).max(axis=0, initial=0)
+        self.sizes[:] = np.abs(self.x).max(axis=0, initial=0), size, scaled
 
     def _cut(self, tile_size: int) -> None:
         """Take tiles of this size, and make the squares on the diagonal of A whole."""
@@ -160,7 +174,7 @@ class System:
 
     # -------------------------------------------------------------- measures
 
-    def replay(self, graph: Callable[..., TaskGraph], *arguments: int) -> None:
+    def replay(self, graph: Callable[..., TaskGraph], *arguments: Any) -> None:
         """Run the graph of this number of tiles on the buffers of this system."""
         self.bindings.run(graph(self.nt, *arguments))
 

@@ -12,7 +12,8 @@ from functools import lru_cache
 from tilewright.kernels.caches import level2
 from tilewright.rates import Rates, current
 
-__all__ = ["ONE_TILE", "STEP", "band_width", "cholesky_tile_size", "eigen_plan", "lu_plan", "mixed_tile_size",
+__all__ = ["ONE_TILE", "STEP", "band_width", "cholesky_tile_size", "eigen_plan", "lu_plan", "mixed_lu_tile_size",
+           "mixed_tile_size",
            "product_tile_size", "sketch_tile_size", "svd_plan"]  # fmt: skip
 
 ONE_TILE = 576
@@ -206,3 +207,19 @@ def svd_plan(k: int, workers: int, size: int | None = None) -> tuple[int, int]:
     if size is None:
         size = max(k, 1) if k <= _EIGEN_SMALL else min(512, _even(k, max(4, math.ceil(k / 512))))
     return size, min(size, 32)
+
+
+def mixed_lu_tile_size(n: int, workers: int) -> int:
+    """Rows of a tile for an LU factorisation with narrow operands.
+
+    A panel is one task in FP32, whose flops grow with the tile size while products get faster with it.
+
+    Examples
+    --------
+    >>> [mixed_lu_tile_size(n, workers=2) for n in (100, 1024, 4096, 8192)]
+    [100, 160, 512, 512]
+    """
+    if n <= _NARROW_SMALLEST:
+        return max(n, 1)
+    size = min(max(n / max(8, math.ceil(math.sqrt(18 * workers))), 128), 512)
+    return _even(n, math.ceil(n / size))

@@ -135,6 +135,34 @@ class TestProducts:
         big[1 : m + 1, 2 : n + 2] = before[1 : m + 1, 2 : n + 2]
         assert np.array_equal(big, before)  # nothing beside the tile
 
+    @settings(max_examples=6)
+    @given(
+        m=st.integers(1, 70),
+        n=st.integers(1, 70),
+        k=st.integers(1, 70),
+        seed=st.integers(0, 9),
+        order=st.sampled_from("CF"),
+    )
+    def test_gemmn_is_the_product_without_a_transpose_and_its_bits_do_not_depend_on_the_layout(
+        self, form, name, m, n, k, seed, order
+    ):
+        rng = np.random.default_rng(seed)
+        a, b, c = narrow(normal(rng, m, k), form), narrow(normal(rng, k, n), form), normal(rng, m, n)
+        wanted = c.astype(np.float64) - widened(a).astype(np.float64) @ widened(b).astype(np.float64)
+        size = np.abs(widened(a)) @ np.abs(widened(b)) + np.abs(c)
+        columns = [x.swapaxes(-1, -2).copy().swapaxes(-1, -2) for x in (a, b, c)]
+        kernel("gemmn", form, name)(*columns)
+        u = (k + 2) * 2.0**-24 + (U[form] if name == "autocast" else 0) + (2.0**-15 if form == "bfloat16x2" else 0)
+        assert (np.abs(columns[2] - wanted) <= 2 * u * size).all()
+        big = np.asarray(normal(rng, m + 3, n + 5), order=order)
+        inside = big[1 : m + 1, 2 : n + 2]
+        inside[...] = c
+        before = big.copy()
+        kernel("gemmn", form, name)(a, b, inside)
+        assert np.array_equal(inside, columns[2])
+        inside[...] = c
+        assert np.array_equal(big, before)  # nothing beside the tile
+
     def test_sum_of_a_thousand_ones_is_exact(self, form, name):
         """16-bit sums would stop at 256 (BF16) or 2048 (FP16)."""
         ones = narrow(np.ones((40, 4096), np.float32), form)

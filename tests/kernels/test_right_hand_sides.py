@@ -1,4 +1,4 @@
-"""trsml, gemml, hemm, hemmd: the kernels that work on right-hand sides."""
+"""trsml, gemml, gemmp, hemm, hemmd: the kernels that work on right-hand sides."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tilewright.kernels import gemml, hemm, lookup, products, reference, trsml
 from tilewright.kernels.gemmlb import gemmlb
 from tilewright.kernels.narrow import to_bf16, widened
 
-NAMES = ("trsml", "gemml", "hemm", "hemmd")
+NAMES = ("trsml", "gemml", "gemmp", "hemm", "hemmd")
 WIDTHS = (1, 3, 40)
 
 
@@ -55,6 +55,18 @@ def test_gemml_subtracts_the_product(kernels, layout, tile, adjoint):
             reference.gemml(a, y, wanted, adjoint)
             assert np.allclose(target.array, wanted, rtol=0, atol=10 * (k + 1) * u)
             assert np.array_equal(operand.array, a) and np.array_equal(source.array, y)
+
+
+def test_gemmp_adds_the_product(kernels, layout, tile):
+    functions, dtype = kernels
+    for p, k in ((1, 1), (1, 5), (5, 1), (7, 4), (33, 20), (0, 3), (3, 0)):
+        a = random_matrix(p, k, dtype)
+        for m in WIDTHS:
+            x, v = random_matrix(k, m, dtype, 1), random_matrix(p, m, dtype, 2)
+            operand, target = tile(a, layout), tile(v, "rows")
+            assert functions["gemmp"](operand.array, x, target.array) is None
+            assert np.allclose(target.array, v + a @ x, rtol=0, atol=10 * (k + 1) * roundoff(dtype))
+            assert np.array_equal(operand.array, a) and target.rest_is_untouched()
 
 
 @pytest.mark.parametrize("adjoint", [False, True])

@@ -63,6 +63,20 @@ def test_bench_solve_compares_with_scipy_torch_and_our_fp64():
     assert [json.loads(line)["n"] for line in text.splitlines()] == [100, 100]
 
 
+def test_general_systems_on_the_command_line_and_in_the_benchmark():
+    text = run("solve", "--n", 200, "--cond", "10", "--precision", "fp32", "--tile-size", 48, "--assume-a", "gen")
+    assert "fp32 converged after" in text and "HPL-MxP residual" in text
+    text = run("solve", "--n", 100, "--cond", "10", "--refine", "cg", "--assume-a", "gen", code=2)
+    assert "refine='cg' is for positive definite matrices" in text
+    records = measure(150, 1e2, "geometric", 1, precision="fp32", structure="gen")
+    assert [record["contender"] for record in records] == [
+        "tilewright fp32", "tilewright fp64", "scipy solve", "torch solve",
+    ]  # fmt: skip
+    assert records[0]["hpl"] <= 1
+    assert records[1]["gflops"] == pytest.approx((2 / 3 * 150**3 + 2 * 150**2) / records[1]["median"] / 1e9)
+    assert "--device" in run("bench", "solve", "--assume-a", "gen", "--device", "cuda", code=2)
+
+
 def test_bench_solve_sweeps_auto_and_the_rungs_alone():
     text = run("bench", "solve", "--n", 100, "--cond", "1e2", "--cond", "1e12", "--sweep", "--repeat", 1, "--json")
     records = [json.loads(line) for line in text.splitlines()]

@@ -1,0 +1,341 @@
+"""solve(assume_a="gen") in mixed precision: FP64 answers from LU factors in any precision, or an exception."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matrices import DTYPES, random_matrix
+from optional import torch
+from strategies import orders, tile_sizes
+
+import tilewright as tw
+from tilewright import rates
+from tilewright.backends import COMPUTING
+from tilewright.linalg import ladder, lu_ladder
+from tilewright.linalg.equilibrate import equilibrate
+from tilewright.linalg.gallery import conditioned_general, hpl_mxp
+from tilewright.linalg.mixed_lu import mixed_lu, mixed_lu_graph
+from tilewright.linalg.runner import Runner
+
+pytestmark = pytest.mark.long
+
+U = 2.0**-53
+LOW = ("bf16", "fp16", "tf32", "bf16x3", "fp32")
+
+
+def backward_error(a, x, b):
+    """max_j ||b_j - A x_j|| / (||A|| ||x_j|| + ||b_j||) in infinity norms, by NumPy."""
+    x, b = x.reshape(len(a), -1), b.reshape(len(a), -1)
+    below = np.abs(a).sum(axis=1).max() * np.abs(x).max(axis=0) + np.abs(b).max(axis=0)
+    return float((np.abs(b - a @ x).max(axis=0) / below).max())
+
+
+def check(a, b, **options):
+    """Solve, hold the promise against NumPy's residual, and return the info."""
+    x, info = tw.solve(a, b, assume_a="gen", return_info=True, **options)
+    assert x.shape == b.shape and x.dtype == np.result_type(b.dtype, np.float64)
+    assert backward_error(a, x, b) <= 1.1 * len(a) * U
+    assert info.backward_error <= len(a) * U
+    assert info.structure == "gen" and info.path[-1].status == "converged"
+    return info
+
+
+def rungs(info):
+    return [attempt.precision for attempt in info.path]
+
+
+class TestAccuracy:
+    @pytest.mark.parametrize("precision", [*LOW, "fp64", "auto"])
+    @pytest.mark.parametrize(
+        ("condition", "kind"),
+        [(1e1, "arithmetic"), *((10.0**k, kind) for k in (4, 8, 12) for kind in ("geometric", "small")),
+         (1e6, "clustered")],
+    )  # fmt: skip
+    def test_backward_error_is_below_n_u_from_every_precision(self, precision, kind, condition):
+        check(conditioned_general(120, condition, kind), random_matrix(120, 2), precision=precision, tile_size=48)
+
+    @pytest.mark.parametrize("refine", ["gmres", "classical", "auto"])
+    @pytest.mark.parametrize("precision", LOW)
+    def test_where_the_factor_is_good_the_first_rung_leads_there(self, refine, precision):
+        info = check(
+            conditioned_general(200, 10.0), random_matrix(200, 3), precision=precision, refine=refine, tile_size=48
+        )
+        assert rungs(info) == [precision] and info.code == info.iterations <= 15
+        assert info.criterion <= 1 and info.hpl_mxp_residual <= 1
+        assert refine in ("auto", info.path[0].method)
+
+    @settings(max_examples=15)
+    @given(orders, tile_sizes, st.integers(1, 5), st.sampled_from(LOW))
+    def test_any_order_and_tile_size(self, n, nb, m, precision):
+        if n:
+            check(random_matrix(n, n) + 3 * np.eye(n), random_matrix(n, m), precision=precision, tile_size=nb)
+
+    @pytest.mark.parametrize("order", ["C", "F"])
+    def test_orders_strides_lists_integers_tensors_and_tiles(self, order):
+        a, b = random_matrix(30, 30), random_matrix(30, 1)[:, 0]
+        options = {"assume_a": "gen", "precision": "bf16", "tile_size": 8}
+        wanted = tw.solve(a, b, **options)
+        double = np.repeat(np.repeat(a, 2, 0), 2, 1)
+        for given_ in (np.array(a, order=order), double[::2, ::2], a.tolist(), tw.TiledMatrix.from_numpy(a, 8)):
+            assert np.array_equal(tw.solve(given_, b, **options), wanted)
+        assert isinstance(tw.solve(torch.from_numpy(a), b, **options), torch.Tensor)
+        assert isinstance(tw.solve(a, torch.from_numpy(b), **options), torch.Tensor)
+        found = tw.solve(np.array([[0, 2], [3, 0]]), np.array([4, 9]), assume_a="gen", precision="bf16")
+        assert found.tolist() == [3, 2]
+
+    def test_real_matrix_with_complex_right_hand_sides(self):
+        a, b = random_matrix(40, 40), random_matrix(40, 3, "complex128")
+        info = check(a, b, precision="fp32", tile_size=16)
+        assert (rungs(info), info.right_hand_sides) == (["fp32"], 3)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_low_precisions_answer_in_fp64_and_complex_matrices_take_it(self, dtype):
+        a, b = random_matrix(40, 40, dtype), random_matrix(40, 2, dtype)
+        x, info = tw.solve(a, b, assume_a="gen", precision="fp32", tile_size=16, return_info=True)
+        kind = np.complex128 if dtype.startswith("complex") else np.float64
+        assert x.dtype == kind and rungs(info) == ["fp64" if kind == np.complex128 else "fp32"]
+        assert backward_error(a.astype(kind), x, b.astype(kind)) <= 40 * U
+
+    def test_a_single_precision_matrix_has_one_factor_in_its_own_dtype(self):
+        a, b = random_matrix(40, 40, "float32"), random_matrix(40, 1, "float32")
+        x, info = tw.solve(a, b, assume_a="gen", return_info=True)
+        assert x.dtype == np.float32 and [str(attempt.method) for attempt in info.path] == ["lu"]
+
+    def test_nothing(self):
+        for b in (np.zeros(0), np.zeros((0, 3))):
+            assert tw.solve(np.zeros((0, 0)), b, assume_a="gen", precision="bf16").shape == b.shape
+        assert tw.solve(np.eye(3), np.zeros((3, 0)), assume_a="gen", precision="bf16").shape == (3, 0)
+
+
+class TestScaling:
+    @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+    @pytest.mark.parametrize(("rows", "columns"), [(8, 0), (0, 8), (8, 8), (150, 0), (0, 150)])
+    def test_rows_and_columns_of_very_different_size_cost_no_rung(self, precision, rows, columns):
+        rng = np.random.default_rng(0)
+        left, right = (10.0 ** rng.permutation(np.linspace(-size, size, 60)) for size in (rows, columns))
+        a = conditioned_general(60, 10.0) * left[:, None] * right
+        info = check(a, random_matrix(60, 2) * left[:, None], precision=precision, tile_size=16)
+        assert rungs(info) == [precision]
+
+    def test_scales_are_powers_of_two_that_bring_rows_and_columns_to_one(self):
+        a = random_matrix(50, 50) * 10.0 ** np.random.default_rng(1).integers(-30, 30, 50)[:, None]
+        a[7], a[:, 11] = 0, 0
+        scaling = equilibrate(tw.TiledMatrix.view(a, 16), Runner("serial"))
+        for d in (scaling.rows, scaling.columns):
+            assert np.array_equal(np.frexp(d)[0], np.full(50, 0.5))
+        size = np.abs(a * scaling.rows[:, None] * scaling.columns)
+        assert size.max() < 1 and scaling.rows[7] == 1 and scaling.columns[11] == 1
+        assert np.delete(size.max(axis=0), 11).min() >= 0.5
+        assert np.delete(np.abs(a * scaling.rows[:, None]).max(axis=1), 7).min() >= 0.5
+        assert np.allclose(scaling.sums, np.abs(a).sum(axis=1)) and np.frexp(np.abs(a).max())[1] == scaling.exponent
+        even = equilibrate(tw.TiledMatrix.view(random_matrix(50, 50) * 1e-5, 16), Runner("serial"))
+        assert (even.rows == 1).all() and even.exponent < 0 < np.log2(even.columns.min())
+
+    @pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+    def test_scale_of_the_matrix_does_not_matter(self, scale):
+        a, b = conditioned_general(40, 100.0), random_matrix(40, 1)
+        options = {"assume_a": "gen", "precision": "bf16", "tile_size": 16}
+        x = tw.solve(a * scale, b * scale, **options)
+        assert np.allclose(a @ x, b, rtol=1e-10, atol=1e-10)
+
+    def test_right_hand_sides_of_very_different_size_and_of_zero(self):
+        a = conditioned_general(60, 100.0)
+        b = random_matrix(60, 5) * 10.0 ** np.array([-300, -10, 0, 10, 300])
+        b[:, 2] = 0
+        x = tw.solve(a, b, assume_a="gen", precision="fp32", tile_size=16)
+        assert not x[:, 2].any()
+        for j in (0, 1, 3, 4):
+            assert backward_error(a, x[:, j], b[:, j]) <= 60 * U
+
+
+class TestLadder:
+    def test_gmres_takes_over_where_classical_refinement_is_slow_and_keeps_what_it_found(self):
+        a = conditioned_general(300, 1e6, "small")  # one direction in which the factor is useless
+        info = check(a, random_matrix(300, 3), precision="bf16", tile_size=64)
+        assert rungs(info) == ["bf16"] and info.path[0].method == "classical+gmres"
+        assert info.path[0].iterations <= 25
+
+    def test_a_factor_that_leads_nowhere_is_left_for_the_next(self):
+        info = check(conditioned_general(200, 1e10), np.ones(200), precision="bf16", tile_size=48)
+        assert rungs(info) == ["bf16", "fp32", "fp64"] and [info.code, info.path[1].code] == [-31, -31]
+        assert info.growth > 0 and info.rcond < 1e-9 and info.path[-1].method == "lu"
+        json.dumps(info.as_dict())
+
+    def test_without_fallback_there_is_an_exception_with_the_story(self):
+        a = conditioned_general(200, 1e12)
+        with pytest.raises(tw.AccuracyError, match=r"bf16 .*fallback=True would go on") as caught:
+            tw.solve(a, np.ones(200), assume_a="gen", precision="bf16", tile_size=48, fallback=False)
+        assert caught.value.info.code == -31 and caught.value.info.times["total"] > 0
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+    def test_the_last_rung_is_fp64_with_partial_pivoting_and_warns_where_that_is_worth_little(self):
+        a = np.vander(np.linspace(0, 1, 40))
+        with pytest.warns(tw.AccuracyWarning, match="singular to working precision: growth .*, rcond"):
+            info = tw.solve(a, np.ones(40), assume_a="gen", precision="bf16", tile_size=12, return_info=True)[1]
+        assert rungs(info)[-1] == "fp64"
+
+    def test_methods_of_positive_definite_systems_are_refused(self):
+        for refine in ("cg", "nested"):
+            with pytest.raises(ValueError, match=f"refine='{refine}' is for positive definite matrices"):
+                tw.solve(np.eye(3), np.ones(3), assume_a="gen", precision="bf16", refine=refine)
+        with pytest.raises(ValueError, match="a PrecisionMap is for positive definite"):
+            tw.solve(np.eye(3), np.ones(3), assume_a="gen", precision=tw.PrecisionMap.uniform(1, "bf16"))
+
+    def test_what_turns_out_to_be_indefinite_is_solved_as_general_with_the_same_wish(self):
+        a = random_matrix(60, 60)
+        a = a + a.T + 4 * np.eye(60)
+        x, info = tw.solve(a, np.ones(60), assume_a=None, precision="fp32", tile_size=16, return_info=True)
+        assert (info.structure, rungs(info)) == ("gen", ["fp32"]) and backward_error(a, x, np.ones(60)) <= 60 * U
+
+    def test_the_factor_below_is_what_the_worth_of_the_next_is_measured_in(self):
+        how = 8000, 2, rates.by_rule(frozenset({"avx512f"}))
+        steps = lu_ladder.factor_seconds("fp64", *how) / lu_ladder.step_seconds("fp32", *how)
+        assert lu_ladder.price("fp64", "fp32", *how) == steps + 4 > lu_ladder.price("fp32", "fp32", *how)
+
+
+class TestAuto:
+    @pytest.fixture(autouse=True)
+    def small_matrices_climb_too(self, monkeypatch):
+        monkeypatch.setattr(ladder, "SMALL", 1)
+
+    def test_info_says_what_auto_went_by(self):
+        info = check(conditioned_general(400, 10.0), np.ones(400))
+        assert info.estimate.rung == rungs(info)[0]
+        assert "estimate  last pivot" in str(info)
+
+    def test_small_systems_are_solved_in_fp64(self, monkeypatch):
+        monkeypatch.undo()
+        assert rungs(check(random_matrix(100, 100), np.ones(100))) == ["fp64"]
+
+    def test_dependent_columns_take_fp64(self):
+        a = random_matrix(200, 200)
+        a[:, 1::2] = a[:, ::2]
+        assert lu_ladder.estimate(a, equilibrate(tw.TiledMatrix.view(a, 64), Runner("serial"))).rung == "fp64"
+
+
+class TestSingular:
+    @pytest.mark.parametrize("precision", ["auto", *LOW, "fp64"])
+    @pytest.mark.parametrize("place", [0, 23, 46])
+    def test_the_first_zero_on_the_diagonal_is_named_from_every_rung(self, precision, place):
+        a = random_matrix(47, 47)
+        a[:, place] = 0
+        with pytest.raises(tw.SingularMatrixError, match=rf"U\[{place},{place}\] is exactly zero") as caught:
+            tw.solve(a, np.ones(47), assume_a="gen", precision=precision, tile_size=12)
+        assert caught.value.index == place
+
+    def test_a_zero_pivot_in_low_precision_is_left_to_fp64(self):
+        a = np.eye(20) + np.tri(20, k=-1) * 2.0**-20
+        a[19, 18:], a[18, 18:] = (1, 1 + 2.0**-30), (1, 1)  # equal rows in FP32
+        info = check(a, np.ones(20), precision="bf16", tile_size=6)
+        assert rungs(info) == ["bf16", "fp64"] and info.code == -3
+        assert "bf16 has a zero for pivot 20 (-3)" in str(info)
+
+    @pytest.mark.parametrize(("precision", "bad"), [("bf16", np.nan), ("fp32", np.inf), ("fp64", -np.inf)])
+    def test_numbers_that_are_none_are_named(self, precision, bad):
+        a, b = random_matrix(30, 30), np.ones(30)
+        a[20, 7] = bad
+        with pytest.raises(ValueError, match=r"the matrix a has a NaN or infinity at \(20, 7\)"):
+            tw.solve(a, b, assume_a="gen", precision=precision, tile_size=8)
+        b[4] = bad
+        with pytest.raises(ValueError, match=r"b has a NaN or infinity at \(4"):
+            tw.solve(np.eye(30), b, assume_a="gen", precision=precision, tile_size=8)
+
+    def test_shapes(self):
+        with pytest.raises(ValueError, match="must be square, not 3 x 4"):
+            tw.solve(np.ones((3, 4)), np.ones(3), assume_a="gen", precision="bf16")
+        with pytest.raises(ValueError, match="b has 4 rows, but the matrix has 3"):
+            tw.solve(np.eye(3), np.ones(4), assume_a="gen", precision="bf16")
+
+
+class TestFactor:
+    """P D A E = L U in FP32, products in the format."""
+
+    @pytest.mark.parametrize(("n", "nb"), [(1, 1), (5, 8), (130, 40), (96, 32)])
+    @pytest.mark.parametrize("precision", LOW)
+    def test_error_is_that_of_the_format(self, precision, n, nb):
+        a = random_matrix(n, n) * 10.0 ** np.random.default_rng(2).integers(-9, 9, n)
+        scaling = equilibrate(tw.TiledMatrix.view(a, nb), Runner("serial"))
+        factor = mixed_lu(a, precision, scaling, tile_size=nb, backend="serial")
+        lu = factor.lu.to_numpy().astype(float)
+        order = np.arange(n)
+        for k, piv in enumerate(factor.pivots):
+            for t, p in enumerate(piv + k * nb):
+                order[[k * nb + t, p]] = order[[p, k * nb + t]]
+        h = (a * scaling.rows[:, None] * scaling.columns)[order]
+        error = np.linalg.norm(h - (np.tril(lu, -1) + np.eye(n)) @ np.triu(lu))
+        u = 2.0**-22 if n <= nb else max(tw.FORMATS[precision].u, 2.0**-22)
+        assert error <= 4 * u * np.sqrt(n) * np.linalg.norm(h)
+        assert factor.lu[0, 0].dtype == np.float32 and np.abs(np.tril(lu, -1)).max() <= 1 + 2.0**-7
+
+    def test_pivots_in_fp32_are_those_of_lapack(self):
+        a = random_matrix(70, 70)
+        scaling = equilibrate(tw.TiledMatrix.view(a, 16), Runner("serial"))
+        found = mixed_lu(a, "fp32", scaling, tile_size=16, backend="serial").pivots
+        wanted = tw.lu_factor((a * scaling.rows[:, None] * scaling.columns).astype("f"), tile_size=16).piv
+        assert np.array_equal(np.concatenate([p + 16 * k for k, p in enumerate(found)]), wanted)
+
+    @pytest.mark.parametrize(("precision", "each"), [("bf16", 1), ("fp32", 0)])
+    def test_every_tile_beside_the_diagonal_is_narrowed_once(self, precision, each):
+        nt = 5
+        graph = mixed_lu_graph(50, 10, precision, "cblas")
+        names = [task.op.name for task in graph]
+        assert names.count("convert") == each * nt * (nt - 1)
+        assert names.count("gemmn") == nt * (nt - 1) * (2 * nt - 1) // 6 and names.count("scaled") == nt**2
+        widened = mixed_lu_graph(50, 10, precision, "widen")
+        assert [task.op.name for task in widened].count("convert") == 2 * each * nt * (nt - 1)
+
+
+class TestReproducible:
+    @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.parametrize(("refine", "precision"), [("gmres", "bf16"), ("classical", "bf16x3"), ("auto", "fp32")])
+    @pytest.mark.parametrize("backend", COMPUTING)
+    def test_every_engine_gives_the_bits_of_the_serial_run(self, backend, refine, precision):
+        a, b = conditioned_general(90, 20.0), random_matrix(90, 2)
+        options = {"assume_a": "gen", "precision": precision, "refine": refine, "tile_size": 20, "return_info": True}
+        wanted, first = tw.solve(a, b, backend="serial", **options)
+        x, info = tw.solve(a, b, backend=backend, workers=2, **options)
+        assert np.array_equal(x, wanted) and rungs(info) == [precision]
+        assert (info.path, info.residuals) == (first.path, first.residuals)
+        assert (info.bytes > 0) == (info.messages > 0) == (backend not in ("serial", "threads"))
+
+    @pytest.mark.parametrize(
+        "options", [{"backend": "mpi", "workers": 4}, {"backend": "dask", "mode": "tasks", "workers": 2}],
+        ids=["four ranks", "tasks"],
+    )  # fmt: skip
+    def test_ranks_in_a_grid_and_tasks_of_dask_too(self, options):
+        a, b = conditioned_general(50, 1e3), random_matrix(50, 2)
+        how = {"assume_a": "gen", "precision": "bf16", "tile_size": 20}
+        wanted = tw.solve(a, b, backend="serial", **how)
+        assert np.array_equal(tw.solve(a, b, **how, **options), wanted)
+
+    @pytest.mark.parametrize(("scheduler", "workers"), [("lifo", 1), ("random", 3), ("lws", 2)])
+    def test_policies_and_workers_do_not_change_a_bit(self, scheduler, workers):
+        a, b = conditioned_general(90, 1e3), random_matrix(90, 2)
+        options = {"assume_a": "gen", "precision": "bf16", "tile_size": 20}
+        wanted = tw.solve(a, b, backend="serial", **options)
+        assert np.array_equal(tw.solve(a, b, scheduler=scheduler, workers=workers, **options), wanted)
+
+
+class TestHplMxp:
+    def test_the_matrix_is_that_of_the_generator_and_diagonally_dominant(self):
+        n, state, numbers = 9, 1, []
+        for _ in range(n * n):
+            state = (6364136223846793005 * state + 1) % 2**64
+            numbers.append(state * 2.0**-64 - 0.5)
+        a, _ = hpl_mxp(n)
+        off = ~np.eye(n, dtype=bool)
+        assert np.array_equal(a[off], np.array(numbers).reshape(n, n).T[off]) and a.flags.f_contiguous
+        assert np.allclose(a.diagonal(), np.where(off, np.abs(a), 0).sum(axis=1))
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+    @pytest.mark.parametrize("refine", ["gmres", "classical"])
+    def test_factors_without_pivoting_lead_to_fp64(self, precision, refine):
+        from tilewright.benchmarks.hpl_mxp import solve
+
+        a, b = hpl_mxp(200)
+        x, info = solve(a, b, precision, refine)
+        assert backward_error(a, x, b) <= 200 * U and rungs(info) == [precision]
+        assert not any(task.op.name in ("getrf", "swptrsm") for task in info.factor_run.graph)
