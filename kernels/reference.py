@@ -107,11 +107,10 @@ def getrf(tiles: Sequence[np.ndarray], piv: np.ndarray, threshold: float = 1.0) 
     a = np.concatenate(tiles)
     for j in range(len(piv)):
         size = np.abs(a[j:, j].real) + np.abs(a[j:, j].imag)
-        places = [int(np.argmax(size))]
-        if threshold < 1 and len(tiles[0]) > j:
-            good = threshold * size[places[0]]
-            places = [p for p in (0, int(np.argmax(size[: len(tiles[0]) - j]))) if size[p] >= good > 0] + places
-        p = piv[j] = j + places[0]
+        largest = int(np.argmax(size))
+        near = int(np.argmax(size[: max(len(tiles[0]) - j, 1)]))
+        good = [p for p in (0, near) if threshold < 1 and size[p] >= threshold * size[largest] > 0]
+        p = piv[j] = j + (good[0] if good else largest)
         a[[j, p]] = a[[p, j]]
         _eliminate(a, j)
     _put(a, tiles)

@@ -65,7 +65,7 @@ class Polynomial(Ranked):
         ]  # fmt: skip
 
     @classmethod
-    def fits(cls, graph: TaskGraph) -> bool:  # type: ignore[override] # a class method is called alike
+    def fits(cls, graph: TaskGraph) -> bool:
         """Whether the formulas mean anything for this graph."""
         name = algorithm(graph)
         if name not in cls.priorities:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,8 +248,9 @@ class LUFactor:
         if self.info or not len(self.piv):
             return 0.0 if self.info else np.inf
         if self.butterflies is not None:
-            solves = [lambda x, trans=trans: np.asarray(_array(self.solve(x, trans))) for trans in (0, 2)]
-            size = inverse_norm(*(solves if norm == 1 else solves[::-1]), self.shape[0], self._diagonal.dtype)
+            turns = (0, 2) if norm == 1 else (2, 0)  # ||A^-1||_inf = ||A^-H||_1
+            solve, adjoint = (partial(self._solved, trans) for trans in turns)
+            size = inverse_norm(solve, adjoint, self.shape[0], self._diagonal.dtype)
             return float(1 / size / self.norms[1 if norm == 1 else 2]) if 0 < size < np.inf else 0.0
         a = np.asfortranarray(_array(self.lu))
         routine: Any = get_lapack_funcs("gecon", [a])
@@ -260,6 +261,9 @@ class LUFactor:
         """x with A x = b, or A^T x = b (``trans=1``), or A^H x = b (2): see `lu_solve`."""
         how = {**self._how, **self._how["options"]}
         return lu_solve(self, b, trans, **{name: value for name, value in how.items() if name != "options"})
+
+    def _solved(self, trans: int, b: np.ndarray) -> np.ndarray:
+        return _array(self.solve(b, trans))
 
     def slogdet(self) -> Slogdet:
         """(sign, log |det A|); (0, -inf) if A is singular. Never overflows."""

@@ -13,7 +13,7 @@ from tilewright.kernels.catalogue import TILE_OPS
 from tilewright.kernels.columns import calls, column_ld, joined
 
 LIBRARIES = [name for name, found in blas.available().items() if isinstance(found, blas.Library)]
-OPS = ("getrf", "getrfn", "gemmn", "trsmn", "trsmu", "swptrsm", "swpgemm")
+OPS = ("getrf", "getrf2", "getrfn", "gemmn", "gemm2", "trsmn", "trsm2", "trsmu", "swptrsm", "swpgemm")
 LETTERS = table.DTYPES
 
 
@@ -53,7 +53,7 @@ def test_every_kernel_agrees_with_the_reference_in_every_layout(op, dtype, libra
             for right, left in zip(wanted, found, strict=True):
                 right, left = (np.concatenate(x) if isinstance(x, list) else x for x in (right, left))
                 assert np.allclose(left, right, rtol=2e4 * roundoff(dtype), atol=2e3 * roundoff(dtype)), (op, layout)
-            last = found[-2 if op == "getrf" else -1]
+            last = found[-2 if op in ("getrf", "getrf2") else -1]
             bits.add(np.concatenate(last).tobytes() if isinstance(last, list) else np.ascontiguousarray(last).tobytes())
         assert len(bits) == 1 or not steady.probe(run, op, dtype, dtype)
 
@@ -71,6 +71,21 @@ def test_flags_mean_transposes(library, dtype, flag):
     found = np.zeros((7, 3), dtype, "F")
     kernel("gemmn", library, dtype)(a, np.asfortranarray(x), found, flag)
     assert np.allclose(found, -(turn(a) @ x), atol=1e3 * roundoff(dtype))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tau", [0.1, 0.6, 1])
+def test_threshold_pivoting_agrees_with_the_reference(library, dtype, tau):
+    for m, n, near in ((40, 40, 40), (70, 33, 33), (33, 70, 20), (30, 9, 4)):
+        a = random_matrix(m, n, dtype)
+        found, wanted = np.asfortranarray(a), a.copy()
+        piv, other = np.zeros(min(m, n), np.int32), np.zeros(min(m, n), np.int32)
+        kernel("getrf", library, dtype)([found[:near], found[near:]], piv, tau)
+        reference.getrf([wanted[:near], wanted[near:]], other, tau)
+        size = np.abs(np.tril(found, -1)).max()
+        assert np.array_equal(piv, other) and size <= (1 + 1e-5) * (2**0.5 if found.dtype.kind == "c" else 1) / tau
+        assert np.allclose(found, wanted, atol=1e5 * roundoff(dtype))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -13,9 +13,12 @@ def call(*args):
     return CliRunner().invoke(cli.main, [str(arg) for arg in args], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("pivoting", ["partial", "tournament"])
-def test_json_says_what_ran_and_how_well(pivoting):
-    result = call("lu", "--n", 100, "--tile-size", 30, "--workers", 2, "--pivoting", pivoting, "--json")
+@pytest.mark.parametrize(
+    ("pivoting", "more"),
+    [("partial", ["--panel", "recursive"]), ("tournament", []), ("threshold", ["--threshold", 0.8])],
+)
+def test_json_says_what_ran_and_how_well(pivoting, more):
+    result = call("lu", "--n", 100, "--tile-size", 30, "--workers", 2, "--pivoting", pivoting, *more, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["shape"] == [100, 100] and found["tile_size"] == 30 and found["info"] == 0 and found["passed"]
@@ -35,6 +38,9 @@ def test_a_singular_matrix_is_said_to_be_so(tmp_path):
 
 
 def test_graphs_are_drawn(tmp_path):
+    result = call("dag", "lu", "--nt", 4, "--panel", "recursive", "--dot", tmp_path / "lu.dot")
+    assert "69 tasks" in result.stderr and "length 46.25" in result.stderr
+    assert "getrf2(0,6)" in (tmp_path / "lu.dot").read_text()
     result = call("dag", "lu", "--nt", 4, "--svg", tmp_path / "lu.svg")
     assert result.exit_code == 0 and "27 tasks" in result.stderr and "length 53" in result.stderr
     assert "getrf(0)" in (tmp_path / "lu.svg").read_text()

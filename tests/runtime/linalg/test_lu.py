@@ -146,17 +146,18 @@ class TestInput:
         assert all(map(torch.is_tensor, tw.lu(a))) and torch.is_tensor(factor.inv())
 
     @pytest.mark.needs("distributed")
-    @pytest.mark.parametrize("chunks", [(5, 8), ((2, 21), (11, 12))])
+    @pytest.mark.parametrize("chunks", [(5, 8), ((2, 12), (5, 9))])
     def test_dask_arrays_of_any_chunks(self, chunks):
         import dask.array as da
 
-        x = da.from_array(A, chunks=chunks)
+        a, b = A[:14, :14], B[:14]
+        x = da.from_array(a, chunks=chunks)
         factor = tw.lu_factor(x, tile_size=6, workers=2)
         assert isinstance(factor.lu, da.Array) and factor.lu.chunks == x.chunks
-        wanted = tw.lu_factor(A, tile_size=6, update="tile")
+        wanted = tw.lu_factor(a, tile_size=6, update="tile")
         assert np.array_equal(factor.lu.compute(), wanted.lu) and np.array_equal(factor.piv, wanted.piv)
         assert factor.det() == wanted.det() and factor.norms == wanted.norms
-        assert np.allclose(A @ tw.lu_solve(factor, B), B)
+        assert np.allclose(a @ tw.lu_solve(factor, b), b)
 
     def test_refusals_come_before_any_task(self):
         cases = [
@@ -224,20 +225,20 @@ class TestEngines:
     @pytest.mark.parametrize(("backend", "workers", "update"), ENGINES)
     def test_engines_and_workers(self, backend, workers, update):
         for dtype in ("float64", "complex64") if backend in ("serial", "threads") else ("float64",):
-            a, b = random_matrix(27, 22, dtype), random_matrix(22, 5, dtype)
+            a, b = random_matrix(21, 16, dtype), random_matrix(16, 5, dtype)
             how = {"tile_size": 6, "update": update}
             wanted = tw.lu_factor(a, backend="serial", **how)
             found = tw.lu_factor(a, backend=backend, workers=workers, **how)
             assert np.array_equal(found.lu, wanted.lu) and np.array_equal(found.piv, wanted.piv)
             assert found.norms == wanted.norms
-            square = tw.lu_factor(a[:22], backend=backend, workers=workers, **how)
-            wanted = tw.lu_factor(a[:22], backend="serial", **how)
+            square = tw.lu_factor(a[:16], backend=backend, workers=workers, **how)
+            wanted = tw.lu_factor(a[:16], backend="serial", **how)
             assert np.array_equal(square.solve(b), wanted.solve(b)) and np.array_equal(square.inv(), wanted.inv())
             assert square.det() == wanted.det()
 
     @pytest.mark.parametrize(("backend", "workers"), [(b, w) for b, w, update in ENGINES[1:] if update == "tile"])
     def test_engines_and_workers_with_other_pivoting(self, backend, workers):
-        a, b = random_matrix(17, 17) + 30 * np.eye(17), random_matrix(17, 2)
+        a, b = random_matrix(14, 14) + 30 * np.eye(14), random_matrix(14, 2)
         for pivoting in ("threshold", "none", "butterfly"):
             how = {"pivoting": pivoting, "tile_size": 5, "update": "tile"}
             wanted = tw.lu_factor(a, backend="serial", **how)

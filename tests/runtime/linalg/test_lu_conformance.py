@@ -46,7 +46,8 @@ def test_lapack_ratio(dtype, m, n, nb):
     bits = set()
     for kind in GENERAL:
         a = ge_matrix(kind, m, n, dtype)
-        lu, piv = factor = tw.lu_factor(a, tile_size=nb, update=UPDATES[kind % 2], workers=2)
+        workers = 2 if kind == 8 else 1  # a thread costs more than all of its tasks
+        lu, piv = factor = tw.lu_factor(a, tile_size=nb, update=UPDATES[kind % 2], workers=workers)
         assert lu.flags.f_contiguous and lu.dtype == dtype and piv.dtype == np.int32
         assert lu_ratio(a, lu, piv) < THRESHOLD, f"type {kind}"
         assert np.abs(factor.L).max(initial=0) <= np.sqrt(2) + 1e-6  # 1 in |Re| + |Im|
@@ -72,14 +73,15 @@ def test_zero_columns_are_reported_as_lapack_does(dtype, n):
 def test_lapack_ratios_of_solutions_and_inverses(dtype, n, nb):
     for kind in set(GENERAL) - set(SINGULAR):
         a = ge_matrix(kind, n, n, dtype)
-        factor = tw.lu_factor(a, tile_size=nb, workers=2)
+        workers = 2 if kind == 8 else 1
+        factor = tw.lu_factor(a, tile_size=nb, workers=workers)
         x = random_matrix(n, 3, dtype)
         for trans, op in enumerate((a, a.T, a.conj().T)):
             b = op @ x
             found = factor.solve(b, trans)
             assert solve_ratio(op, found, b) * n < THRESHOLD, f"type {kind}, trans {trans}"
         if kind not in (10, 11):  # whose inverse overflows
-            assert inverse_ratio(a, tw.inv(a, tile_size=nb, workers=2)) < THRESHOLD, f"type {kind}"
+            assert inverse_ratio(a, tw.inv(a, tile_size=nb, workers=workers)) < THRESHOLD, f"type {kind}"
         if kind == 4:
             assert factor.rcond() == pytest.approx(1 / np.linalg.cond(a, 1), rel=0.5)
             assert factor.rcond(np.inf) == pytest.approx(1 / np.linalg.cond(a, np.inf), rel=0.5)
