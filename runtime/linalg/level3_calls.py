@@ -97,7 +97,10 @@ def gemm(
     if A is None or B is None:
         raise TypeError("a is None, not a matrix" if A is None else "b is None, not a matrix")
     _check_c(C, beta, overwrite)
-    product = Transposed.of(A, trans_a) @ Transposed.of(B, trans_b)
+    left, right = Transposed.of(A, trans_a), Transposed.of(B, trans_b)
+    if A.vector or left.extent[1] != right.extent[0]:
+        raise ValueError(f"op(A) of shape {left.shape} and op(B) of shape {right.shape} do not fit a product")
+    product = left @ right
     _check_result(C, product.extent)
     whole: Any = Sum([(alpha, product), *[(beta, C)] * (C is not None and beta != 0)])  # type: ignore[list-item]
     into = C if overwrite else None
@@ -195,6 +198,8 @@ def _rank_k(
     if A is None:
         raise TypeError("a is None, not a matrix")
     _check_c(C, beta, overwrite)
+    if A.vector:
+        raise ValueError(f"a must be a matrix, not of shape {A.shape}")
     n = A.extent[0 if trans == "N" else 1]
     _check_result(C, (n, n))
     weights = [1j] * (isinstance(alpha, complex) or isinstance(beta, complex))
