@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import is_chunked
+from tilewright.arguments import dense, is_chunked
 from tilewright.door import upstairs
 from tilewright.keywords import strict
 from tilewright.linalg.level3 import turned
@@ -207,7 +207,7 @@ class Leaf(Expression):
         column = given
         if not isinstance(given, TiledMatrix):
             shape = getattr(given, "shape", None)
-            column = np.asarray(given) if shape is None else given
+            column = dense(given, what) if shape is None else given
             if len(column.shape) == 1:
                 self.vector, column = True, column.reshape(-1, 1)
         self.matrix = Matrix(column, what=what)

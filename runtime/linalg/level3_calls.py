@@ -95,7 +95,7 @@ def gemm(
                 return_run=return_run, chunks=True)  # fmt: skip
     A, B, C = _leaves(call, ("a", call.a), ("b", b), ("c", c))
     if A is None or B is None:
-        raise TypeError("a is None, not a matrix" if A is None else "b is None, not a matrix")
+        raise TypeError(f"the matrix {'a' if A is None else 'b'} is None")
     _check_c(C, beta, overwrite)
     left, right = Transposed.of(A, trans_a), Transposed.of(B, trans_b)
     if A.vector or left.extent[1] != right.extent[0]:
@@ -196,7 +196,7 @@ def _rank_k(
     alpha, beta = scalar(alpha, "alpha"), scalar(beta, "beta")
     A, C = _leaves(call, ("a", call.a), ("c", c))
     if A is None:
-        raise TypeError("a is None, not a matrix")
+        raise TypeError("the matrix a is None")
     _check_c(C, beta, overwrite)
     if A.vector:
         raise ValueError(f"a must be a matrix, not of shape {A.shape}")
@@ -336,7 +336,7 @@ def _triangular(
     alpha, overwrite = scalar(alpha, "alpha"), flag(overwrite, "overwrite_b")
     A, B = _leaves(call, ("a", call.a), ("b", b), option="overwrite_b")
     if A is None or B is None:
-        raise TypeError("a is None, not a matrix" if A is None else "b is None, not a matrix")
+        raise TypeError(f"the matrix {'a' if A is None else 'b'} is None")
     n = A.extent[0]
     if A.extent != (n, n) or A.vector:
         raise ValueError(f"the matrix a must be square, not of shape {A.shape}")
