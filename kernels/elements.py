@@ -49,7 +49,7 @@ def rescale(y: np.ndarray, alpha: complex, part: str = "") -> None:
     if part:
         whole = y.copy()
         rescale(whole, alpha)
-        lower = np.tri(*y.shape, dtype=bool)
+        lower = np.tri(len(y), y.shape[1], dtype=bool)
         np.copyto(y, whole, where=lower if part == "L" else lower.T)
         return
     if alpha == 0:

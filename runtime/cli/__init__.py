@@ -48,6 +48,7 @@ BENCHMARKS = {
         "tilewright.benchmarks.outofcore",
         "Factorisations with memory of a part of the matrix beside those in core, and what a checkpoint costs.",
     ),
+    "algebra": ("tilewright.benchmarks.algebra", "Products, inverses and systems of tiles beside numpy and scipy."),
     "solve": ("tilewright.benchmarks.solve", "FP64 answers beside scipy, torch and our FP64 path."),
     "hpl-mxp": ("tilewright.benchmarks.hpl_mxp", "The HPL-MxP benchmark, in each format, beside FP64."),
     "accuracy": ("tilewright.benchmarks.accuracy", "Paths and backward errors over conditions and spectra."),

@@ -7,6 +7,7 @@ from typing import Any
 
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
+from tilewright.keywords import strict
 from tilewright.linalg.triangular import invert
 from tilewright.ops import geadd, lauum, matmul, rankk, rescale, retile, trmm, trsolve
 from tilewright.scalars import flag, shown, whole
@@ -231,6 +232,7 @@ def _gemm_graph(
     gemm(g, A, B, C, mt, nt, kt, alpha, beta)
 
 
+@strict
 def gemm_graph(
     mt: int, nt: int, kt: int, trans_a: str = "N", trans_b: str = "N", *, alpha: complex = 1.0, beta: complex = 0.0
 ) -> TaskGraph:
@@ -261,6 +263,7 @@ def _syrk_graph(
     rank_k(g, Operand(g.handles("A"), trans), g.handles("C"), nt, kt, uplo, hermitian, alpha, beta)
 
 
+@strict
 def syrk_graph(
     nt: int, kt: int, uplo: str = "L", trans: str = "N", *, hermitian: bool = False, alpha: complex = 1.0,
     beta: complex = 0.0,
@@ -308,6 +311,7 @@ def _checked_triangle(
     return _triangle_graph(name, nt, beside, side, uplo, trans, diag, scalar(alpha, "alpha"))
 
 
+@strict
 def trsm_graph(
     nt: int, beside: int, side: str = "L", uplo: str = "L", trans: str = "N", diag: str = "N", *,
     alpha: complex = 1.0,
@@ -327,6 +331,7 @@ def trsm_graph(
     return _checked_triangle("trsm", nt, beside, side, uplo, trans, diag, alpha)
 
 
+@strict
 def trmm_graph(
     nt: int, beside: int, side: str = "L", uplo: str = "L", trans: str = "N", diag: str = "N", *,
     alpha: complex = 1.0,
@@ -347,6 +352,7 @@ def _lauum_graph(g: TaskGraph, nt: int) -> None:
     lower_gram(g, g.handles("A"), nt)
 
 
+@strict
 def lauum_graph(nt: int) -> TaskGraph:
     """The task graph of A := L^H L on the lower triangle of nt x nt tiles, handles ``A[i,j]``.
 
@@ -369,6 +375,7 @@ def _potri_graph(g: TaskGraph, nt: int) -> None:
     poinverse(g, g.handles("A"), nt)
 
 
+@strict
 def potri_graph(nt: int) -> TaskGraph:
     """The task graph of A := (L L^H)^-1 on the lower triangle of nt x nt tiles: L^-1, then its `lauum_graph`, as one.
 

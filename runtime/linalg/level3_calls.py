@@ -95,9 +95,12 @@ def gemm(
                 return_run=return_run, chunks=True)  # fmt: skip
     A, B, C = _leaves(call, ("a", call.a), ("b", b), ("c", c))
     if A is None or B is None:
-        raise TypeError("a is None, not a matrix" if A is None else "b is None, not a matrix")
+        raise TypeError(f"the matrix {'a' if A is None else 'b'} is None")
     _check_c(C, beta, overwrite)
-    product = Transposed.of(A, trans_a) @ Transposed.of(B, trans_b)
+    left, right = Transposed.of(A, trans_a), Transposed.of(B, trans_b)
+    if A.vector or left.extent[1] != right.extent[0]:
+        raise ValueError(f"op(A) of shape {left.shape} and op(B) of shape {right.shape} do not fit a product")
+    product = left @ right
     _check_result(C, product.extent)
     whole: Any = Sum([(alpha, product), *[(beta, C)] * (C is not None and beta != 0)])  # type: ignore[list-item]
     into = C if overwrite else None
@@ -193,8 +196,10 @@ def _rank_k(
     alpha, beta = scalar(alpha, "alpha"), scalar(beta, "beta")
     A, C = _leaves(call, ("a", call.a), ("c", c))
     if A is None:
-        raise TypeError("a is None, not a matrix")
+        raise TypeError("the matrix a is None")
     _check_c(C, beta, overwrite)
+    if A.vector:
+        raise ValueError(f"a must be a matrix, not of shape {A.shape}")
     n = A.extent[0 if trans == "N" else 1]
     _check_result(C, (n, n))
     weights = [1j] * (isinstance(alpha, complex) or isinstance(beta, complex))
@@ -331,7 +336,7 @@ def _triangular(
     alpha, overwrite = scalar(alpha, "alpha"), flag(overwrite, "overwrite_b")
     A, B = _leaves(call, ("a", call.a), ("b", b), option="overwrite_b")
     if A is None or B is None:
-        raise TypeError("a is None, not a matrix" if A is None else "b is None, not a matrix")
+        raise TypeError(f"the matrix {'a' if A is None else 'b'} is None")
     n = A.extent[0]
     if A.extent != (n, n) or A.vector:
         raise ValueError(f"the matrix a must be square, not of shape {A.shape}")

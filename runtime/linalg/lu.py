@@ -230,8 +230,9 @@ class LUFactor:
         for j in range(0, a.shape[1], self.tile_size):
             block = a[: min(a.shape[0], j + self.tile_size), j : j + self.tile_size]
             with np.errstate(all="ignore"):
-                found = float(np.abs(np.triu(block, -j)).max(initial=0))
-            largest = max(largest, np.inf if np.isnan(found) else found)
+                for part in (block[:j], np.triu(block[j:])):
+                    found = _largest(part)
+                    largest = max(largest, np.inf if np.isnan(found) else found)
         return largest / self.norms[0] if self.norms[0] else 1.0
 
     def rcond(self, norm: Any = 1) -> float:
@@ -329,6 +330,13 @@ class LUFactor:
     def _check_square(self, what: str) -> None:
         if self.shape[0] != self.shape[1]:
             raise ValueError(f"{what} is for square matrices, not {self.shape[0]} x {self.shape[1]}")
+
+
+def _largest(a: np.ndarray) -> float:
+    """max |a_ij|, without a copy where numbers are real."""
+    if a.dtype.kind == "c" or not a.size:
+        return float(np.abs(a).max(initial=0))
+    return float(max(a.max(), -a.min()))
 
 
 def _info(diagonal: np.ndarray) -> int:

@@ -39,7 +39,12 @@ _SLICES = 4  # for each worker
 
 def is_stack(a: Any) -> bool:
     """Whether it is an array of more than two dimensions."""
-    return len(getattr(a, "shape", ())) > 2 or (isinstance(a, list | tuple) and np.ndim(a) > 2)
+    if isinstance(a, list | tuple):
+        try:
+            return np.ndim(a) > 2
+        except ValueError:  # rows of several lengths
+            return False
+    return len(getattr(a, "shape", ())) > 2
 
 
 def matrix_transpose(x: Any, /) -> Any:

@@ -47,6 +47,7 @@ MATRIX = {
     "logdet": ("L", lambda a: tw.logdet(a)),
     "cho_inverse": ("L", lambda a: tw.cho_inverse(a)),
     "tri_inverse": ("the matrix", lambda a: tw.tri_inverse(a, tile_size=2)),
+    "gemm": ("the matrix a", lambda a: tw.gemm(a, A, tile_size=2)),
     "PrecisionMap.norm": ("the matrix", lambda a: tw.PrecisionMap.norm(a, tile_size=2, tolerance=1e-3).names),
     "TiledMatrix.from_numpy": ("the array", lambda a: tw.TiledMatrix.from_numpy(a, 2).to_numpy()),
     "matvec": ("A", lambda a: tw.matvec(a, b)),
@@ -66,6 +67,10 @@ VECTOR = {
     "cg b": ("b", lambda x: tw.cg(SPARSE, x, rtol=1e-12)[0]),
     "cg x0": ("x0", lambda x: tw.cg(SPARSE, b, x0=x, rtol=1e-12)[0]),
 }
+
+
+ON_WORKERS = ("tiled_cholesky", "tri_inverse", "solve", "gemm")
+"""Calls that take dask.arrays."""
 
 
 class Interface:
@@ -236,7 +241,7 @@ def test_every_call_takes_a_tiled_matrix_a_matrix_of_numpy_and_a_memory_map(call
 def test_what_is_no_array_of_numbers_is_refused_by_name(name, call, kind):
     if (kind == "None" and call in (VECTOR["power_iteration"][1], VECTOR["cg x0"][1])) or (
         kind == "dask"
-        and call in [call for what, (_, call) in MATRIX.items() if what.startswith(("tiled_cholesky", "tri_inverse"))]
+        and call in [call for what, (_, call) in (MATRIX | VECTOR).items() if what.startswith(ON_WORKERS)]
     ):
         return  # there it stands for the start that is chosen; that works on the workers
     make, why = BAD[kind]

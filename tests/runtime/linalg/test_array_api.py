@@ -148,7 +148,7 @@ def test_norms(dtype):
             wanted = np.linalg.norm(flat, ord=ord, axis=-1).astype(real)
             assert near(linalg.vector_norm(a, axis=axis, ord=ord), wanted, dtype)
     assert linalg.vector_norm(a, axis=(0, 2), keepdims=True).shape == (1, 5, 1)
-    huge = np.array([3, 4], dtype) * np.finfo(dtype).max * real.type(0.125)
+    huge = np.array([0.375, 0.5], dtype) * np.finfo(dtype).max
     assert np.isclose(linalg.vector_norm(huge) / np.finfo(dtype).max, 0.625, rtol=1e-5)
     assert linalg.vector_norm(np.zeros(0, dtype)) == 0
 
@@ -280,3 +280,35 @@ def test_calls_of_lu_take_stacks(n):
     assert tw.det(small).dtype == np.float64 and np.allclose(
         tw.det(small), np.linalg.det(small.astype(float)), rtol=1e-5
     )
+
+
+def test_solve_transposed_is_the_solution_with_the_transpose():
+    for dtype in ("float64", "complex128"):
+        a, x = regular((), 12, dtype), random_matrix(12, 3, dtype)
+        found = tw.solve(a, a.T @ x, assume_a="gen", transposed=True)
+        assert near(found, x, dtype)
+        spd = spd_matrix(12, dtype)
+        for lower in (True, False):
+            given = np.tril(spd) if lower else np.triu(spd)
+            assert near(tw.solve(given, spd.T @ x, lower=lower, transposed=True), x, dtype)
+    tiles = tw.TiledMatrix.from_numpy(a, 5)
+    assert near(tw.solve(tiles, a.T @ x, assume_a="gen", transposed=True), x, "complex128")
+
+
+def test_stacks_of_positive_definite_matrices_are_solved_with_in_fp64():
+    for n in (4, LARGE):
+        spd = np.array([spd_matrix(n, "float32", seed) for seed in range(2)])
+        x = stack((2,), n, 2)
+        for lower in (True, False):
+            given = np.tril(spd) if lower else np.triu(spd)
+            found = tw.solve(given, spd.astype(float) @ x, lower=lower)
+            assert near(found, x, "float64")
+        with pytest.raises(np.linalg.LinAlgError):
+            tw.solve(-spd, x)
+    spd[1, 0, 2] = np.nan
+    with pytest.raises(ValueError, match=r"the matrix a has a NaN or infinity at \(1, 0, 2\)"):
+        tw.solve(spd, x)
+    with pytest.raises(ValueError, match="return_info is for one matrix"):
+        tw.solve(spd, x, return_info=True)
+    with pytest.raises(ValueError, match="pivoting of a stack is 'partial'"):
+        tw.inv(spd, pivoting="none")
