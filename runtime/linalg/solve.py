@@ -12,7 +12,7 @@ from tilewright.backends import check_call
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg import ladder
-from tilewright.linalg.general import looks_positive_definite, solve_general
+from tilewright.linalg.general import looks_positive_definite, mirrored, solve_general
 from tilewright.linalg.matrix import Triangle, is_device_tensor
 from tilewright.linalg.problem import Problem
 from tilewright.linalg.refinement import METHODS
@@ -60,7 +60,9 @@ def solve(
     assume_a
         ``"pos"``: positive definite. ``"gen"``: anything, by LU with partial pivoting in the wider dtype of a and b
         (`lu_factor`), or as ``precision`` "fp32" or "fp64" says; x has that dtype, and `AccuracyWarning` says where it
-        may not be worth much. None looks: a matrix that equals its conjugate transpose and has a positive diagonal
+        may not be worth much. ``"sym"``, ``"her"``: symmetric or Hermitian and indefinite, of which the triangle named
+        by ``lower`` is read; by LU as well, as ``info.path`` says, since pivots of L D L^H are searched for in rows and
+        columns of all tiles. None looks: a matrix that equals its conjugate transpose and has a positive diagonal
         is taken for positive definite until that fails.
     precision
         Where to begin: ``"auto"`` looks at a principal submatrix (`tilewright.linalg.ladder`), and on a CPU leaves out
@@ -149,9 +151,14 @@ def solve(
     outer = Stage(backend, scheduler, workers, options).engine
     given = a
     a, b = outer.everywhere(outer.argument(a)), outer.everywhere(outer.argument(b))
-    if assume_a == "gen" or (assume_a is None and not looks_positive_definite(dense(a, "the matrix a"))):
+    if assume_a in ("sym", "her"):
+        a = mirrored(dense(a, "the matrix a"), lower, assume_a == "her")
+    if assume_a in ("gen", "sym", "her") or (
+        assume_a is None and not looks_positive_definite(dense(a, "the matrix a"))
+    ):
         x, info = solve_general(solve, a, b, precision, check_finite, tile_size, {**how, "options": stage.options},
                                 return_info)  # fmt: skip
+        info.structure = assume_a or "gen"
         x = outer.result(x if not is_tensor(given) or is_tensor(x) else like(x, given))
         return (x, info) if return_info else x
     if assume_a is None:
@@ -212,9 +219,12 @@ def _finished(problem: Problem, began: float) -> tuple[Any, SolveInfo]:
     return x, problem.finish(began)
 
 
+_STRUCTURES = ("pos", "gen", "sym", "her")
+
+
 def _check_names(assume_a: Any, precision: Any, refine: Any) -> None:
-    if assume_a is not None and not (isinstance(assume_a, str) and assume_a in ("pos", "gen")):
-        raise ValueError(f"assume_a must be 'pos', 'gen' or None, not {shown(assume_a)}")
+    if assume_a is not None and not (isinstance(assume_a, str) and assume_a in _STRUCTURES):
+        raise ValueError(f"assume_a must be 'pos', 'gen', 'sym', 'her' or None, not {shown(assume_a)}")
     if not isinstance(precision, PrecisionMap):
         choice(precision, "precision", ("auto", *ladder.ROUNDOFF))
     choice(refine, "refine", ("auto", *METHODS))
