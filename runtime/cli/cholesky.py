@@ -158,6 +158,24 @@ def dag_lu(
     _draw(graph, svg, png, dot, html)
 
 
+@dag.command("eig")
+@click.option("--nt", type=click.IntRange(min=0), default=3, show_default=True, help="Rows of tiles.")
+@click.option("--panels", type=click.IntRange(min=1), default=1, show_default=True, help="Panels a tile column.")
+@output("--svg", suffixes=[".svg"], help="Write a picture here.")
+@output("--png", suffixes=[".png"], help="Write a picture here.")
+@output("--dot", suffixes=[".dot", ".gv"], help="Write Graphviz's DOT here.")
+@output("--html", suffixes=[".html"], help="Write an interactive page here.")
+def dag_eig(
+    nt: int, panels: int, svg: Path | None, png: Path | None, dot: Path | None, html: Path | None
+) -> None:  # fmt: skip
+    """The task graph of the reduction of a Hermitian matrix to a band: DOT on standard output, or files."""
+    from tilewright.linalg.eigen_graph import band_graph
+
+    with one_sentence():
+        graph = band_graph(nt, 2 * panels, 2)
+    _draw(graph, svg, png, dot, html)
+
+
 def _draw(graph: TaskGraph, svg: Path | None, png: Path | None, dot: Path | None, html: Path | None) -> None:
     path = graph.critical_path()
     with one_sentence():

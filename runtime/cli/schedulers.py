@@ -16,13 +16,16 @@ from tilewright.distribution import BlockCyclic
 from tilewright.graph import TaskGraph
 from tilewright.host.files import replacing
 from tilewright.linalg.cholesky import cholesky_graph
+from tilewright.linalg.eigen_graph import band_graph
 from tilewright.linalg.lu_graph import lu_graph
+from tilewright.linalg.tuning import band_width
 from tilewright.machine import Machine
 
 __all__ = ["compare", "report", "simulate"]
 
 ALGORITHMS: dict[str, Callable[[int, int], TaskGraph]] = {
     "cholesky": lambda nt, nb: cholesky_graph(nt),
+    "eig": lambda nt, nb: band_graph(nt, nb, band_width(nt * nb, nb, 64)),
     "lu": lambda nt, nb: lu_graph(nt, nt, shape=(nt * nb, nt * nb), tile_size=nb),
 }
 

@@ -131,9 +131,7 @@ def insert_qr(matrix: Tiles, b: int) -> tuple[Handles, Handles, list[tuple[int, 
 
 
 @graph_builder("svdvals {shape} tile_size={nb} band={b}", cache=16)
-def values_graph(
-    g: TaskGraph, shape: tuple[int, int], nb: int, b: int, group: int, dtype: str, flip: bool, check: bool
-) -> None:
+def values_graph(g: TaskGraph, shape: tuple[int, int], nb: int, b: int, dtype: str, flip: bool, check: bool) -> None:
     """Singular values ``s`` of ``S[i,j]``, m >= n > 0, of which that is the conjugate transpose where ``flip``.
 
     Q R first where m is large; then a band from the left and the right, of which a Hermitian band of order 2 n is made,
@@ -153,7 +151,7 @@ def values_graph(
             matrix.from_left(V, T, k, column, width, m)
         if n - column - width > 0:
             matrix.from_right(P, U, k, column, width)
-    columns, _ = insert_chase(g, 2 * n, max(2 * b - 1, 1), group, dtype, _interleaved(g, matrix, b))
+    columns, _ = insert_chase(g, 2 * n, max(2 * b - 1, 1), dtype, _interleaved(g, matrix, b))
     real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
     s = g.handle("s", shape=n, dtype=real, keep=True)
     g.insert(values, [R(column) for column in columns], R(matrix.exponent), W(s), on=columns[0], label=())
