@@ -128,7 +128,6 @@ middle = in_place("middle", band.middle, weight=0.5)
 gather = in_place("gather", bulge.gather, weight=0)
 compact = in_place("compact", bulge.compact, weight=1)
 values = in_place("values", tridiagonal.values, weight=1, explain=_not_found)
-solve = in_place("tridiag", tridiagonal.solve, weight=1, explain=_not_found)
 
 
 @cache
@@ -136,14 +135,15 @@ def _weighted(name: str, weight: float) -> Op:
     function, flops = {
         "panel": (band.panel, _panel_flops), "product": (band.product, _product_flops),
         "update": (band.update, _update_flops), "chase": (bulge.chase, _chase_flops),
-        "apply": (bulge.apply, _apply_flops), "back": (band.back, _back_flops),
+        "apply": (bulge.apply, _apply_flops), "tridiag": (tridiagonal.solve, None), "back": (band.back, _back_flops),
     }[name]  # fmt: skip
-    return in_place(name, function, weight=weight, flops=flops)
+    explain = _not_found if name == "tridiag" else None
+    return in_place(name, function, weight=weight, flops=flops, explain=explain)
 
 
-def _chase_weight(sweep: int, group: int, b: int) -> float:
-    """In units of tiles of 512 rows, at a tenth of their rate."""
-    return 180 * sweep * group * b**3 / 512**3 / b
+def _chase_weight(blocks: int, b: int, nb: int) -> float:
+    """8 b^2 flops a block, at a fifth of the rate of products."""
+    return 120 * blocks * b**2 / nb**3
 
 
 # ------------------------------------------------------------------ loops
@@ -224,7 +224,7 @@ def band_graph(g: TaskGraph, nt: int, nb: int, b: int) -> None:
 
 
 def insert_chase(
-    g: TaskGraph, n: int, b: int, dtype: str, fill_band: Callable[[Handle, int, int, Handle], None]
+    g: TaskGraph, n: int, nb: int, b: int, dtype: str, fill_band: Callable[[Handle, int, int, Handle], None]
 ) -> tuple[list[Handle], Handles]:
     """Insert the way from a band to a tridiagonal matrix; returns handles of its columns, and the reflectors.
 
@@ -247,7 +247,7 @@ def insert_chase(
             if found is None:
                 continue
             pieces = range(found[0] // size, (found[1] - 1) // size + 1)
-            g.insert(_weighted("chase", _chase_weight(sweep, group, b)), [RW(B[p]) for p in pieces],
+            g.insert(_weighted("chase", _chase_weight(sweep * group, b, nb)), [RW(B[p]) for p in pieces],
                      (W if fresh else RW)(H[q]), n, b, first, start, start + group, pieces[0] * size, on=B[0],
                      label=(q, c))  # fmt: skip
             fresh = False
@@ -275,7 +275,7 @@ def eigen_graph(
         g.insert(gather, [R(A[place]) for place in tiles], W(target), tuple((i * nb, j * nb) for i, j in tiles), start,
                  b, on=on)  # fmt: skip
 
-    columns, H = insert_chase(g, n, b, dtype, fill_band)
+    columns, H = insert_chase(g, n, nb, b, dtype, fill_band)
     real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
     w = g.handle("w", shape=high - low, dtype=real, keep=True)
     parts = [R(column) for column in columns]
@@ -284,7 +284,16 @@ def eigen_graph(
         return
     wide = -(-(high - low) // nb)
     X = g.handles("X", shape=lambda c: (min(nb, high - low - c * nb), n), dtype=dtype)
-    g.insert(solve, parts, R(exponent), W(w), [W(X[c]) for c in range(wide)], low, on=columns[0], label=())
+    g.insert(
+        _weighted("tridiag", 4 * nt**3),
+        parts,
+        R(exponent),
+        W(w),
+        [W(X[c]) for c in range(wide)],
+        low,
+        on=columns[0],
+        label=(),
+    )
     insert_back(g, V, T, H, [X[c] for c in range(wide)], n, nb, b, dtype)
     Z = g.handles("Z")
     for c in range(wide):
@@ -309,7 +318,7 @@ def insert_back(
         g.insert(compact, members, W(F[q]), W(U[q]), n, b, first, on=H[q])
     for x in X:
         for q, first in reversed(groups):
-            g.insert(_weighted("apply", 6 * (b + group) * group / nb**2 * bulge.blocks(n, b, first)), R(F[q]), R(U[q]),
+            g.insert(_weighted("apply", 12 * (b + group) * group / nb**2 * bulge.blocks(n, b, first)), R(F[q]), R(U[q]),
                      RW(x), n, b, first, label=(q, *x.index))  # fmt: skip
         for k, _, width, row in reversed(list(panels(n, nb, b))):
             below = range(row // nb, nt)
