@@ -190,8 +190,8 @@ def svd_graph(
     tiles = [(i, j) for i in range(nt if tall else mt) for j in range(i if tall else 0, nt)]
     blocks = [X[c] for c in range(-(-wide // nb))]
     g.insert(_weighted("gesdd", 66 * nt**3), [R(A[place]) for place in tiles], R(matrix.exponent), W(s),
-             [W(x) for x in blocks], [W(D[c]) for c in range(nt)], tuple((i * nb, j * nb) for i, j in tiles), (n if tall else m, n),
-             on=A[0, 0], label=())  # fmt: skip
+             [W(x) for x in blocks], [W(D[c]) for c in range(nt)], tuple((i * nb, j * nb) for i, j in tiles),
+             (n if tall else m, n), on=A[0, 0], label=())  # fmt: skip
     if tall:
         for x in blocks:
             for k, (column, width) in reversed(list(enumerate(cut))):
