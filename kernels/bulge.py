@@ -25,9 +25,9 @@ from tilewright.kernels import blas
 from tilewright.kernels.band import times
 from tilewright.kernels.lapack import by_columns, letter, plain
 from tilewright.kernels.layout import address, by_reference
-from tilewright.kernels.scratch import room
+from tilewright.kernels.scratch import LINE, room
 
-__all__ = ["apply", "blocks", "chase", "compact", "gather", "kernels", "span"]
+__all__ = ["apply", "blocks", "chase", "compact", "gather", "kernels", "pieces", "span"]
 
 
 def blocks(n: int, b: int, sweep: int) -> int:
@@ -64,11 +64,14 @@ def chase(
 ) -> None:
     """The blocks ``start`` - i to ``stop`` - i of each sweep ``first`` + i, for the sweeps that v has rows for.
 
-    ``parts`` are columns of the band from ``column`` on. Row i of v has the reflectors of sweep ``first`` + i at their
-    rows, with tau in the place of the ones that they begin with.
+    ``parts`` are columns of the band from ``column`` on, best those of `pieces`. Row i of v has the reflectors of sweep
+    ``first`` + i at their rows, with tau in the place of the ones that they begin with.
     """
-    band = room("chase", (sum(map(len, parts)), 2 * b + 1), v.dtype)
-    np.concatenate(parts, out=band)
+    band = _in_one(parts, column)
+    copied = band is None
+    if band is None:
+        band = _place(sum(map(len, parts)), 2 * b + 1, column, v.dtype)
+        np.concatenate(parts, out=band)
     run = kernels(letter(v.dtype)) or _by_numpy
     tau = np.zeros(n, v.dtype)
     for i in range(len(v)):
@@ -77,9 +80,43 @@ def chase(
         if begin < end:
             _sweep(run(band, v[i], tau, n, b, column), v[i], tau, n, b, s, begin, end)
     top = 0
-    for part in parts:
+    for part in parts if copied else ():
         part[...] = band[top : top + len(part)]
         top += len(part)
+
+
+def pieces(n: int, b: int, size: int, dtype: np.dtype) -> list[np.ndarray]:
+    """The band in one array, in parts of so many columns, for `chase` to work on where they are."""
+    whole = _place(n, 2 * b + 1, 0, dtype, fresh=True)
+    return [whole[first : first + size] for first in range(0, n, size)]
+
+
+def _place(columns: int, width: int, first: int, dtype: np.dtype, fresh: bool = False) -> np.ndarray:
+    """Room for columns from ``first`` on, at the place in a cache line that they have in an array of all."""
+    lead = first * width * dtype.itemsize % LINE // dtype.itemsize
+    shape = (lead + columns * width,)
+    memory = _aligned(shape[0], dtype) if fresh else room("chase", shape, dtype)
+    return memory[lead:].reshape(columns, width)
+
+
+def _aligned(count: int, dtype: np.dtype) -> np.ndarray:
+    raw = np.empty(count * dtype.itemsize + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + count * dtype.itemsize].view(dtype)
+
+
+def _in_one(parts: Sequence[np.ndarray], first: int) -> np.ndarray | None:
+    """The parts as one array, where they are one from the right place in a cache line on."""
+    head = parts[0]
+    place: int = head.__array_interface__["data"][0]
+    if place % LINE != first * head.shape[1] * head.itemsize % LINE:
+        return None
+    columns = 0
+    for part in parts:
+        if not part.flags.c_contiguous or part.__array_interface__["data"][0] != place + columns * head.strides[0]:
+            return None
+        columns += len(part)
+    return np.lib.stride_tricks.as_strided(head, (columns, head.shape[1]), head.strides)
 
 
 def _sweep(
@@ -180,13 +217,13 @@ def _by_numpy(
 # ------------------------------------------------------------------ back
 
 
-def compact(v: np.ndarray, forms: np.ndarray, turned: np.ndarray, n: int, b: int, first: int) -> None:
+def compact(sweeps: Sequence[np.ndarray], forms: np.ndarray, turned: np.ndarray, n: int, b: int, first: int) -> None:
     """The reflectors of some sweeps, block by block: I - V T V^H for those of a block together; V and -V T.
 
     Reflectors of sweeps one after the other begin one row further down: b + count - 1 rows.
     """
-    count, _ = v.shape
-    height = forms.shape[2]
+    v = np.concatenate(sweeps)
+    count, height = forms.shape[1:]
     minus = times(v.dtype)
     kind = letter(v.dtype)
     for m in range(len(forms)):

@@ -80,7 +80,7 @@ def combine(
     minus, kind = times(tile.dtype), tile.real.dtype.type
     tile *= kind(keep / -add)
     for left, right in zip(above, below, strict=True):
-        adjoint = by_columns("combine", *right.shape, tile.dtype)
+        adjoint = by_columns("combine", len(right), right.shape[1], tile.dtype)
         np.conjugate(right, out=adjoint)
         minus(left.T, adjoint, tile.T)
     tile *= kind(-add)
@@ -132,7 +132,7 @@ def outer(
     first[...], second[...] = 0, 0
     for target, us, those in ((first, left, other), (second, right, mine)):
         for u, a in zip(us, those, strict=True):
-            adjoint = by_columns("outer", *a.shape, tile.dtype)
+            adjoint = by_columns("outer", len(a), a.shape[1], tile.dtype)
             np.conjugate(a, out=adjoint)
             minus(u.T, adjoint, target.T)
     half = -0.5 * (first.T + second.T.conj().T)

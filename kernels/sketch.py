@@ -57,7 +57,7 @@ def add(parts: Sequence[np.ndarray], total: np.ndarray) -> None:
 
 def leaf(block: np.ndarray, r: np.ndarray) -> None:
     """Q R of a block of rows, Q in its place; of a block with more columns than rows the last ones are zero."""
-    strip = by_columns("leaf", *block.shape[::-1], block.dtype)
+    strip = by_columns("leaf", block.shape[1], len(block), block.dtype)
     np.copyto(strip, block.T)
     r[...] = _explicit(strip)
     block[...] = 0

@@ -31,15 +31,18 @@ def values(parts: Sequence[np.ndarray], exponent: np.ndarray, w: np.ndarray, low
 def solve(
     parts: Sequence[np.ndarray], exponent: np.ndarray, w: np.ndarray, columns: Sequence[np.ndarray], low: int
 ) -> int:
-    """The same with eigenvectors, in blocks of columns: all by divide and conquer, some by relatively robust forms."""
+    """The same with eigenvectors, in blocks of columns.
+
+    By divide and conquer, which finds all of them; a quarter and less by bisection and inverse iteration.
+    """
     d, e, phases = _real(parts)
     n, k = len(d), len(w)
     kind = letter(d.dtype)
-    if k == n:
+    if 4 * k > n or n < 3:
         z = np.zeros((n, n), d.dtype)
         work, whole = np.empty(1 + 4 * n + n * n, d.dtype), np.empty(3 + 5 * n, np.int32)
         info = lapack(f"{kind}stedc", b"I", n, d, e, z, n, work, len(work), whole, len(whole))
-        found = d
+        found, z = d[low : low + k], z[low : low + k]
     else:
         found, z, info = _some(d, e, low, low + k)
     w[...] = shifted(found, -int(exponent[0]))
@@ -66,23 +69,33 @@ def _real(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _bisected(d: np.ndarray, e: np.ndarray, low: int, high: int) -> tuple[np.ndarray, int]:
-    """Eigenvalues low to high - 1 [LAPACK ?stebz]."""
+    """Eigenvalues low to high - 1, ascending [LAPACK ?stebz]."""
+    found, _, _, info = _in_blocks(d, e, low, high, b"E")
+    return found, info
+
+
+def _in_blocks(
+    d: np.ndarray, e: np.ndarray, low: int, high: int, order: bytes
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """These eigenvalues, the blocks in which they are and where those end."""
     n, kind = len(d), letter(d.dtype)
     found, split = np.empty(n, d.dtype), np.zeros(1, np.int32)
-    count, blocks, starts = np.zeros(1, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
+    count, blocks, ends = np.zeros(1, np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32)
     bounds, tolerance = np.zeros(2, d.dtype), np.full(1, 2 * np.finfo(d.dtype).tiny, d.dtype)
     work, whole = np.empty(4 * n, d.dtype), np.empty(3 * n, np.int32)
-    info = lapack(f"{kind}stebz", b"I", b"E", n, bounds, bounds, low + 1, high, tolerance, d, e, count, split, found,
-                  blocks, starts, work, whole)  # fmt: skip
-    return found[: high - low], info
+    info = lapack(f"{kind}stebz", b"I", order, n, bounds, bounds, low + 1, high, tolerance, d, e, count, split, found,
+                  blocks, ends, work, whole)  # fmt: skip
+    return found[: high - low], blocks, ends, info if info or count[0] == high - low else 1
 
 
 def _some(d: np.ndarray, e: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Eigenpairs low to high - 1 [LAPACK ?stemr]."""
+    """Eigenpairs low to high - 1, by bisection and inverse iteration [LAPACK ?stein]."""
     n, k, kind = len(d), high - low, letter(d.dtype)
-    found, z = np.empty(n, d.dtype), np.zeros((k, n), d.dtype)
-    count, support, accurate = np.zeros(1, np.int32), np.empty(2 * max(k, 1), np.int32), np.ones(1, np.int32)
-    bounds, work, whole = np.zeros(2, d.dtype), np.empty(18 * n, d.dtype), np.empty(10 * n, np.int32)
-    info = lapack(f"{kind}stemr", b"V", b"I", n, d, e, bounds, bounds, low + 1, high, count, found, z, n, k, support,
-                  accurate, work, len(work), whole, len(whole))  # fmt: skip
-    return found[:k], z, info
+    found, blocks, ends, info = _in_blocks(d, e, low, high, b"B")
+    z = np.zeros((k, n), d.dtype)
+    if info:
+        return found, z, info
+    work, whole, failed = np.empty(5 * n, d.dtype), np.empty(n, np.int32), np.empty(k, np.int32)
+    info = lapack(f"{kind}stein", n, d, e, k, found, blocks, ends, z, n, work, whole, failed)
+    order = np.argsort(found, kind="stable")
+    return found[order], z[order], info

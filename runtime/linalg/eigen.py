@@ -8,8 +8,9 @@ import numpy as np
 
 from tilewright.arguments import dense
 from tilewright.graph import Handle
+from tilewright.kernels import bulge
 from tilewright.linalg.call import Call
-from tilewright.linalg.eigen_graph import GROUP, eigen_graph
+from tilewright.linalg.eigen_graph import eigen_graph, piece
 from tilewright.linalg.svd import columns_like, place_for
 from tilewright.linalg.tuning import band_width, eigen_plan
 from tilewright.scalars import flag, whole
@@ -175,8 +176,10 @@ def _solved(
     target = place_for(call, matrix, (n, high - low), nb) if vectors else None
     if high == low:
         return np.zeros(0, _real(matrix.dtype)), vectors and columns_like(call, matrix, target)
-    graph = eigen_graph(n, nb, width, GROUP, str(matrix.dtype), low, high, vectors, not lower, check_finite)
-    data = {"S": source, "Z": target} if vectors else {"S": source}
+    graph = eigen_graph(n, nb, width, str(matrix.dtype), low, high, vectors, not lower, check_finite)
+    data: dict[str, Any] = {"S": source, "Z": target} if vectors else {"S": source}
+    if call.here:
+        data["band"] = bulge.pieces(n, width, piece(n, width), matrix.dtype)
     record = call.run(graph, data, first=matrix.check_finite if check_finite else None)
     return record.store[Handle("w")], vectors and columns_like(call, matrix, target)
 

@@ -11,24 +11,26 @@ import numpy as np
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, Op, R, Task, TaskGraph, W
 from tilewright.kernels import band, bulge, tridiagonal
+from tilewright.scalars import positive, whole
 from tilewright.tiles import Store
 
 __all__ = [
-    "GROUP",
     "Panel",
+    "band_graph",
     "eigen_graph",
     "in_place",
     "insert_band",
     "insert_chase",
     "insert_scaled",
     "panels",
+    "piece",
     "sweeps",
 ]
 
 Shape = tuple[int, ...]
 
-GROUP = 16
-"""Sweeps, and blocks of each, that one task chases."""
+_BACK = 32
+"""Sweeps whose reflectors are applied together, about."""
 
 
 class Panel(NamedTuple):
@@ -55,6 +57,16 @@ def panels(n: int, nb: int, b: int) -> Iterator[Panel]:
                 return
             yield Panel(k, column, row - column, row)
             k += 1
+
+
+def piece(n: int, b: int) -> int:
+    """How many columns of the band one handle has."""
+    return min(b * max(1, chased_together(n, b) // 2), n)
+
+
+def chased_together(n: int, b: int) -> int:
+    """How many sweeps, and blocks of each, one task chases: few enough that some tasks touch other columns."""
+    return min(16, max(4, n // (16 * b)))
 
 
 def sweeps(n: int, b: int) -> int:
@@ -116,7 +128,6 @@ middle = in_place("middle", band.middle, weight=0.5)
 gather = in_place("gather", bulge.gather, weight=0)
 compact = in_place("compact", bulge.compact, weight=1)
 values = in_place("values", tridiagonal.values, weight=1, explain=_not_found)
-solve = in_place("tridiag", tridiagonal.solve, weight=1, explain=_not_found)
 
 
 @cache
@@ -124,14 +135,15 @@ def _weighted(name: str, weight: float) -> Op:
     function, flops = {
         "panel": (band.panel, _panel_flops), "product": (band.product, _product_flops),
         "update": (band.update, _update_flops), "chase": (bulge.chase, _chase_flops),
-        "apply": (bulge.apply, _apply_flops), "back": (band.back, _back_flops),
+        "apply": (bulge.apply, _apply_flops), "tridiag": (tridiagonal.solve, None), "back": (band.back, _back_flops),
     }[name]  # fmt: skip
-    return in_place(name, function, weight=weight, flops=flops)
+    explain = _not_found if name == "tridiag" else None
+    return in_place(name, function, weight=weight, flops=flops, explain=explain)
 
 
-def _chase_weight(sweep: int, group: int, b: int) -> float:
-    """In units of tiles of 512 rows, at a tenth of their rate."""
-    return 180 * sweep * group * b**3 / 512**3 / b
+def _chase_weight(blocks: int, b: int, nb: int) -> float:
+    """8 b^2 flops a block, at a fifth of the rate of products."""
+    return 120 * blocks * b**2 / nb**3
 
 
 # ------------------------------------------------------------------ loops
@@ -186,15 +198,41 @@ def insert_band(g: TaskGraph, A: Handles, n: int, nb: int, b: int, dtype: str) -
     return V, T
 
 
+@graph_builder("band {nt} x {nt} tile_size={nb} band={b}", extents=lambda nt, nb, b: {"A": (nt, nt)})
+def band_graph(g: TaskGraph, nt: int, nb: int, b: int) -> None:
+    """The first stage alone: tiles ``A[i,j]`` of the lower triangle become a band of half-width b, a divisor of nb.
+
+    For pictures and simulation; the tiles are nb x nb and FP64. With r = nb / b panels a tile column it takes work
+    4 nt^3 in units of nb^3/3 flops, but for lower terms.
+
+    Raises
+    ------
+    ValueError
+        A number is too small, or b does not divide nb.
+
+    Examples
+    --------
+    >>> from tilewright.linalg.eigen_graph import band_graph
+    >>> g = band_graph(2, nb=8, b=4)
+    >>> len(g), g.tasks[0], g.tasks[1]
+    (19, panel(0), product(0,0))
+    """
+    nt, nb, b = whole(nt, "nt", 0), positive(nb, "nb"), positive(b, "b")
+    if nb % b:
+        raise ValueError(f"b={b} does not divide nb={nb}")
+    insert_band(g, g.handles("A"), nt * nb, nb, b, "float64")
+
+
 def insert_chase(
-    g: TaskGraph, n: int, b: int, group: int, dtype: str, fill_band: Callable[[Handle, int, int, Handle], None]
+    g: TaskGraph, n: int, nb: int, b: int, dtype: str, fill_band: Callable[[Handle, int, int, Handle], None]
 ) -> tuple[list[Handle], Handles]:
     """Insert the way from a band to a tridiagonal matrix; returns handles of its columns, and the reflectors.
 
     All on one rank: a sweep touches little for long. ``fill_band(target, start, stop, on)`` inserts what makes these
     columns of the band.
     """
-    size = min(b * max(1, group // 2), n)
+    group = chased_together(n, b)
+    size = piece(n, b)
     B = g.handles("band", shape=lambda p: (min(size, n - p * size), 2 * b + 1), dtype=dtype)
     columns = [B[p] for p in range(-(-n // size))]
     for p, start in enumerate(range(0, n, size)):
@@ -209,7 +247,7 @@ def insert_chase(
             if found is None:
                 continue
             pieces = range(found[0] // size, (found[1] - 1) // size + 1)
-            g.insert(_weighted("chase", _chase_weight(sweep, group, b)), [RW(B[p]) for p in pieces],
+            g.insert(_weighted("chase", _chase_weight(sweep * group, b, nb)), [RW(B[p]) for p in pieces],
                      (W if fresh else RW)(H[q]), n, b, first, start, start + group, pieces[0] * size, on=B[0],
                      label=(q, c))  # fmt: skip
             fresh = False
@@ -218,7 +256,7 @@ def insert_chase(
 
 @graph_builder("eigh {n} x {n} tile_size={nb} band={b}", cache=16)
 def eigen_graph(
-    g: TaskGraph, n: int, nb: int, b: int, group: int, dtype: str, low: int, high: int, vectors: bool, conjugate: bool,
+    g: TaskGraph, n: int, nb: int, b: int, dtype: str, low: int, high: int, vectors: bool, conjugate: bool,
     check: bool,
 ) -> None:  # fmt: skip
     """Eigenvalues ``low`` to ``high`` - 1 of the triangle ``S[i,j]``, n > 0: ``w``, and with vectors ``Z[i,c]``."""
@@ -237,7 +275,7 @@ def eigen_graph(
         g.insert(gather, [R(A[place]) for place in tiles], W(target), tuple((i * nb, j * nb) for i, j in tiles), start,
                  b, on=on)  # fmt: skip
 
-    columns, H = insert_chase(g, n, b, group, dtype, fill_band)
+    columns, H = insert_chase(g, n, nb, b, dtype, fill_band)
     real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
     w = g.handle("w", shape=high - low, dtype=real, keep=True)
     parts = [R(column) for column in columns]
@@ -246,18 +284,28 @@ def eigen_graph(
         return
     wide = -(-(high - low) // nb)
     X = g.handles("X", shape=lambda c: (min(nb, high - low - c * nb), n), dtype=dtype)
-    g.insert(solve, parts, R(exponent), W(w), [W(X[c]) for c in range(wide)], low, on=columns[0], label=())
-    insert_back(g, V, T, H, [X[c] for c in range(wide)], n, nb, b, group, dtype)
+    g.insert(
+        _weighted("tridiag", 4 * nt**3),
+        parts,
+        R(exponent),
+        W(w),
+        [W(X[c]) for c in range(wide)],
+        low,
+        on=columns[0],
+        label=(),
+    )
+    insert_back(g, V, T, H, [X[c] for c in range(wide)], n, nb, b, dtype)
     Z = g.handles("Z")
     for c in range(wide):
         g.insert(scatter, R(X[c]), [W(Z[i, c]) for i in range(nt)])
 
 
 def insert_back(
-    g: TaskGraph, V: Handles, T: Handles, H: Handles, X: Sequence[Any], n: int, nb: int, b: int, group: int, dtype: str
+    g: TaskGraph, V: Handles, T: Handles, H: Handles, X: Sequence[Any], n: int, nb: int, b: int, dtype: str
 ) -> None:
     """Insert X := Q1 Q2 X for blocks of columns: the bulges of the band, then its panels, the last ones first."""
-    nt, count = -(-n // nb), sweeps(n, b)
+    nt, count, chased = -(-n // nb), sweeps(n, b), chased_together(n, b)
+    group = chased * max(1, _BACK // chased)
 
     def shape(q: int) -> tuple[int, int, int]:
         sweep = min(group, count - q * group)
@@ -266,10 +314,11 @@ def insert_back(
     F, U = g.handles("forms", shape=shape, dtype=dtype), g.handles("turned", shape=shape, dtype=dtype)
     groups = list(enumerate(range(0, count, group)))
     for q, first in groups:
-        g.insert(compact, R(H[q]), W(F[q]), W(U[q]), n, b, first, on=H[q])
+        members = [R(H[p]) for p in range(first // chased, -(-min(first + group, count) // chased))]
+        g.insert(compact, members, W(F[q]), W(U[q]), n, b, first, on=H[q])
     for x in X:
         for q, first in reversed(groups):
-            g.insert(_weighted("apply", 6 * (b + group) * group / nb**2 * bulge.blocks(n, b, first)), R(F[q]), R(U[q]),
+            g.insert(_weighted("apply", 12 * (b + group) * group / nb**2 * bulge.blocks(n, b, first)), R(F[q]), R(U[q]),
                      RW(x), n, b, first, label=(q, *x.index))  # fmt: skip
         for k, _, width, row in reversed(list(panels(n, nb, b))):
             below = range(row // nb, nt)

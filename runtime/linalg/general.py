@@ -29,7 +29,7 @@ from tilewright.linalg.system import System
 from tilewright.linalg.tuning import mixed_lu_tile_size
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["GeneralProblem", "looks_positive_definite", "solve_general"]
+__all__ = ["GeneralProblem", "looks_positive_definite", "mirrored", "solve_general"]
 
 _BLOCK = 512  # rows that are compared at a time
 
@@ -41,6 +41,15 @@ def looks_positive_definite(a: np.ndarray) -> bool:
         return False
     blocks = range(0, len(a), _BLOCK)
     return all(np.array_equal(a[i : i + _BLOCK, i:], a[i:, i : i + _BLOCK].conj().T) for i in blocks)
+
+
+def mirrored(a: np.ndarray, lower: bool, conjugate: bool) -> np.ndarray:
+    """The symmetric, or Hermitian, matrix that has this triangle."""
+    if a.ndim != 2 or a.shape[0] != a.shape[1]:
+        raise ValueError(f"the matrix a must be square, not of shape {a.shape}")
+    half = np.tril(a, -1) if lower else np.triu(a, 1)
+    diagonal = a.diagonal().real if conjugate else a.diagonal()
+    return np.asarray(half + (half.conj().T if conjugate else half.T) + np.diag(diagonal))
 
 
 def solve_general(

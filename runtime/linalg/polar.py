@@ -302,8 +302,10 @@ def polar(
     if k:
         shape, width, dtype = (max(m, n), k), min(nb, 128), str(matrix.dtype)
         first = matrix.check_finite if check_finite else None
-        found = call.run(bounds_graph(shape, nb, width, dtype, flip, check_finite), {"S": source}, first=first)
-        limits = np.asarray(found.store[Handle("bounds")])
+        record = call.run(bounds_graph(shape, nb, width, dtype, flip, check_finite), {"S": source}, first=first)
+        found = record.store[Handle("bounds")]
+        known = call.engine.agreed(None if found is None else (float(found[0]), float(found[1])))
+        limits = np.array(known or (1.0, 1e-3))  # a run that computes nothing has none
         steps, noise = _plan(float(limits[1]), k, dtype)
         graph = polar_graph(shape, nb, width, dtype, flip, steps, noise, (side == "left") != flip)
         call.run(graph, {"S": source, "bounds": limits, "U": U, "H": H})

@@ -14,7 +14,7 @@ from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg import ladder, stacks
 from tilewright.linalg.chunked_lu import solution_of_chunks
-from tilewright.linalg.general import looks_positive_definite, solve_general
+from tilewright.linalg.general import looks_positive_definite, mirrored, solve_general
 from tilewright.linalg.less_pivoting import solve_with
 from tilewright.linalg.lu_graph import PIVOTING
 from tilewright.linalg.matrix import Triangle, is_device_tensor
@@ -72,7 +72,9 @@ def solve(
     assume_a
         ``"pos"``: positive definite. ``"gen"``: anything, by LU with partial pivoting. Its last rung is FP64, taken as
         it is; `AccuracyWarning` says where that may not be worth much. With ``precision="auto"`` and a and b in FP32 or
-        complex64 it is one factor in that dtype, which x then has. None looks: a matrix that equals its conjugate
+        complex64 it is one factor in that dtype, which x then has. ``"sym"``, ``"her"``: symmetric or Hermitian and
+        indefinite, of which the triangle named by ``lower`` is read; by LU as well, as ``info.path`` says, since pivots
+        of L D L^H are searched for in rows and columns of all tiles. None looks: a matrix that equals its conjugate
         transpose and has a positive diagonal is taken for positive definite until that fails.
     pivoting
         Of a general matrix: one of those of `lu_factor`, such as ``"butterfly"``. The solution is refined with
@@ -184,8 +186,9 @@ def solve(
             raise ValueError(
                 f"{word} for one matrix that is no dask.array: others are factored once, in FP64 or theirs"
             )
-        if pivoting not in (None, "partial"):
-            raise ValueError(f"pivoting={pivoting!r} is for one matrix that is no dask.array")
+        for name, value in (("pivoting", pivoting), ("assume_a", assume_a)):
+            if value not in (None, "partial", "pos", "gen"):
+                raise ValueError(f"{name}={value!r} is for one matrix that is no dask.array")
         plain = {**how, "options": options}
         return _factored_once(a, b, assume_a or "gen", lower, transposed, check_finite, tile_size, plain)
     if transposed:
@@ -207,7 +210,11 @@ def solve(
     outer = Runner(backend, scheduler, workers, options).engine
     given = a
     a, b = outer.everywhere(outer.argument(a)), outer.everywhere(outer.argument(b))
-    if assume_a == "gen" or (assume_a is None and not looks_positive_definite(dense(a, "the matrix a"))):
+    if assume_a in ("sym", "her"):
+        a = mirrored(dense(a, "the matrix a"), lower, assume_a == "her")
+    if assume_a in ("gen", "sym", "her") or (
+        assume_a is None and not looks_positive_definite(dense(a, "the matrix a"))
+    ):
         if assume_a is None:  # nobody said that it is one
             precision = precision if isinstance(precision, str) else "auto"
             refine = refine if refine in FOR_GENERAL else "auto"
@@ -222,6 +229,7 @@ def solve(
         else:
             plan = {**how, "options": runner.options}
             x, info = solve_with(str(pivoting), solve, a, b, check_finite, tile_size, plan, partial)
+        info.structure = assume_a or "gen"
         x = outer.result(x if not is_tensor(given) or is_tensor(x) else like(x, given))
         return (x, info) if return_info else x
     if assume_a is None:
@@ -316,9 +324,12 @@ def _finished(problem: Problem, began: float) -> tuple[Any, SolveInfo]:
     return x, problem.finish(began)
 
 
+_STRUCTURES = ("pos", "gen", "sym", "her")
+
+
 def _check_names(assume_a: Any, precision: Any, refine: Any) -> None:
-    if assume_a is not None and not (isinstance(assume_a, str) and assume_a in ("pos", "gen")):
-        raise ValueError(f"assume_a must be 'pos', 'gen' or None, not {shown(assume_a)}")
+    if assume_a is not None and not (isinstance(assume_a, str) and assume_a in _STRUCTURES):
+        raise ValueError(f"assume_a must be 'pos', 'gen', 'sym', 'her' or None, not {shown(assume_a)}")
     if not isinstance(precision, PrecisionMap):
         choice(precision, "precision", ("auto", *ladder.ROUNDOFF))
     choice(refine, "refine", ("auto", *METHODS))

@@ -114,7 +114,7 @@ class SolveInfo:
 
     @property
     def _factor_flops(self) -> float:
-        return self.n**3 / 3 * (2 if self.structure == "gen" else 1)
+        return self.n**3 / 3 * (2 if self.structure != "pos" else 1)
 
     @property
     def gflops(self) -> float:

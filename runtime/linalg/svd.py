@@ -8,8 +8,9 @@ import numpy as np
 
 from tilewright.arguments import like
 from tilewright.graph import Handle
+from tilewright.kernels import bulge
 from tilewright.linalg.call import Call
-from tilewright.linalg.eigen_graph import GROUP
+from tilewright.linalg.eigen_graph import piece
 from tilewright.linalg.svd_graph import svd_graph, values_graph
 from tilewright.linalg.tuning import band_width, svd_plan
 from tilewright.scalars import flag, whole
@@ -182,8 +183,12 @@ def svdvals(
     k = min(m, n)
     if k == 0:
         return call.result(np.zeros(0, matrix.dtype.char.lower()))
-    graph = values_graph((max(m, n), k), nb, width, GROUP, str(matrix.dtype), m < n, check_finite)
-    record = call.run(graph, {"S": source}, first=matrix.check_finite if check_finite else None)
+    graph = values_graph((max(m, n), k), nb, width, str(matrix.dtype), m < n, check_finite)
+    data: dict[str, Any] = {"S": source}
+    if call.here:
+        wide = max(2 * width - 1, 1)
+        data["band"] = bulge.pieces(2 * k, wide, piece(2 * k, wide), matrix.dtype)
+    record = call.run(graph, data, first=matrix.check_finite if check_finite else None)
     return call.result(record.store[Handle("s")])
 
 

@@ -41,7 +41,6 @@ def _right_flops(parts: list[Shape], t: Shape, tiles: list[Shape]) -> float:
 take = in_place("take", bidiagonal.take, weight=0)
 interleave = in_place("interleave", bidiagonal.interleave, weight=0)
 values = in_place("values", bidiagonal.values, weight=1, explain=no_svd)
-dense = in_place("gesdd", bidiagonal.dense, weight=1, explain=no_svd)
 store = in_place("store", bidiagonal.store, weight=0)
 
 
@@ -50,9 +49,9 @@ def _weighted(name: str, weight: float) -> Op:
     function, flops = {
         "panel": (band.panel, _panel_flops), "rows": (bidiagonal.row_panel, _panel_flops),
         "left": (bidiagonal.from_left, _left_flops), "right": (bidiagonal.from_right, _right_flops),
-        "back": (band.back, _left_flops),
+        "back": (band.back, None), "gesdd": (bidiagonal.dense, None),
     }[name]  # fmt: skip
-    return in_place(name, function, weight=weight, flops=flops if name != "back" else None)
+    return in_place(name, function, weight=weight, flops=flops, explain=no_svd if name == "gesdd" else None)
 
 
 class Tiles:
@@ -131,9 +130,7 @@ def insert_qr(matrix: Tiles, b: int) -> tuple[Handles, Handles, list[tuple[int, 
 
 
 @graph_builder("svdvals {shape} tile_size={nb} band={b}", cache=16)
-def values_graph(
-    g: TaskGraph, shape: tuple[int, int], nb: int, b: int, group: int, dtype: str, flip: bool, check: bool
-) -> None:
+def values_graph(g: TaskGraph, shape: tuple[int, int], nb: int, b: int, dtype: str, flip: bool, check: bool) -> None:
     """Singular values ``s`` of ``S[i,j]``, m >= n > 0, of which that is the conjugate transpose where ``flip``.
 
     Q R first where m is large; then a band from the left and the right, of which a Hermitian band of order 2 n is made,
@@ -153,7 +150,7 @@ def values_graph(
             matrix.from_left(V, T, k, column, width, m)
         if n - column - width > 0:
             matrix.from_right(P, U, k, column, width)
-    columns, _ = insert_chase(g, 2 * n, max(2 * b - 1, 1), group, dtype, _interleaved(g, matrix, b))
+    columns, _ = insert_chase(g, 2 * n, nb, max(2 * b - 1, 1), dtype, _interleaved(g, matrix, b))
     real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
     s = g.handle("s", shape=n, dtype=real, keep=True)
     g.insert(values, [R(column) for column in columns], R(matrix.exponent), W(s), on=columns[0], label=())
@@ -192,9 +189,9 @@ def svd_graph(
         V, T, cut = insert_qr(matrix, b)
     tiles = [(i, j) for i in range(nt if tall else mt) for j in range(i if tall else 0, nt)]
     blocks = [X[c] for c in range(-(-wide // nb))]
-    g.insert(dense, [R(A[place]) for place in tiles], R(matrix.exponent), W(s), [W(x) for x in blocks],
-             [W(D[c]) for c in range(nt)], tuple((i * nb, j * nb) for i, j in tiles), (n if tall else m, n),
-             on=A[0, 0], label=())  # fmt: skip
+    g.insert(_weighted("gesdd", 66 * nt**3), [R(A[place]) for place in tiles], R(matrix.exponent), W(s),
+             [W(x) for x in blocks], [W(D[c]) for c in range(nt)], tuple((i * nb, j * nb) for i, j in tiles),
+             (n if tall else m, n), on=A[0, 0], label=())  # fmt: skip
     if tall:
         for x in blocks:
             for k, (column, width) in reversed(list(enumerate(cut))):

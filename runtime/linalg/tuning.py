@@ -173,11 +173,11 @@ def eigen_plan(n: int, workers: int, vectors: bool, size: int | None = None) -> 
     Examples
     --------
     >>> eigen_plan(100, 2, False), eigen_plan(4096, 2, False), eigen_plan(4096, 2, True)
-    ((100, 32), (512, 48), (512, 64))
+    ((100, 32), (512, 64), (512, 64))
     """
     if size is None:
         size = max(n, 1) if n <= _EIGEN_SMALL else min(512, _even(n, max(4, math.ceil(n / 512))))
-    return size, min(size, 32 if n < 1024 else 64 if vectors else 48)
+    return size, min(size, 32 if n < 1024 else 64)
 
 
 _EIGEN_SMALL = 256

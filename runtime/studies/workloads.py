@@ -191,6 +191,16 @@ def _qr(s: Sizes) -> Work:
     return Work(graph, lambda: _tiled(np.random.default_rng(s.seed).standard_normal(shape), s.tile_size))
 
 
+def _eig(s: Sizes) -> Work:
+    from tilewright.linalg.eigen_graph import band_graph
+    from tilewright.linalg.gallery import random_spd
+    from tilewright.linalg.tuning import band_width
+
+    n = s.tiles * s.tile_size
+    graph = band_graph(s.tiles, s.tile_size, band_width(n, s.tile_size, 64))
+    return Work(graph, lambda: _tiled(random_spd(n, "float64", s.seed), s.tile_size))
+
+
 def _solve(s: Sizes) -> Work:
     from tilewright.linalg.cho_solve import substitute_back, substitute_forward
     from tilewright.linalg.cholesky import cholesky
@@ -314,6 +324,7 @@ WORKLOADS: dict[str, Workload] = {
     "cholesky": Workload("A = L L^H of nt x nt tiles", _cholesky, ("nt", "tile_size", "precision", "seed")),
     "lu": Workload("P A = L U of mt x nt tiles", _lu, (*_LU, "pivoting", "update", "panel")),
     "qr": Workload("A = Q R of mt x nt tiles, along a tree", _qr, (*_LU, "tree")),
+    "eig": Workload("a Hermitian matrix of nt x nt tiles to a band", _eig, ("nt", "tile_size", "seed")),
     "solve": Workload("Cholesky and a solution with a block of right-hand sides", _solve, ("nt", "tile_size", "seed")),
     "matvec": Workload("y = A x on ranks, or a --grid of them", _matvec, ("n", "ranks", "grid", "seed")),
     "spmv": Workload("products with the Laplacian of nt x nt points", _spmv, ("nt", "ranks", "steps", "seed")),

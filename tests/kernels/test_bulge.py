@@ -55,7 +55,7 @@ def test_a_tridiagonal_matrix_and_reflectors_that_lead_to_it(dtype, n, b, here, 
     for first, v in reversed(later):
         shape = bulge.blocks(n, b, first), len(v), b + len(v) - 1
         forms, turned = np.zeros(shape, dtype), np.zeros(shape, dtype)
-        bulge.compact(v, forms, turned, n, b, first)
+        bulge.compact([v[:1], v[1:]], forms, turned, n, b, first)
         bulge.apply(forms, turned, x, n, b, first)
     q = x.T
     u = roundoff(dtype)

@@ -34,18 +34,19 @@ def test_lapack_ratios(dtype, n, nb, b):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("subset", [(0, 0), (0, 3), (7, 9), (14, 18), (18, 18), (0, 18)])
+@pytest.mark.parametrize("subset", [(0, 0), (0, 3), (7, 9), (14, 17), (18, 18), (2, 15), (0, 18)])
 def test_subsets_are_those_of_scipy(dtype, subset):
-    for kind in (8, 9, 10, 11, 12, 13, 15, 16, 17):
+    for kind in (1, 8, 9, 10, 11, 12, 13, 15, 16, 17):
         a = he_matrix(kind, 19, dtype)
         w, v = tw.eigh(a, subset_by_index=subset, tile_size=6, band=3)
         wanted = scipy.linalg.eigh(a, eigvals_only=True)
         assert len(w) == v.shape[1] == subset[1] - subset[0] + 1
         top = np.abs(wanted).max() * roundoff(dtype)
-        assert np.abs(w.astype(float) - wanted[subset[0] : subset[1] + 1]).max() / top < THRESHOLD, f"type {kind}"
+        wanted = wanted[subset[0] : subset[1] + 1]
+        assert np.abs(w.astype(float) - wanted).max() <= THRESHOLD * top, f"type {kind}"
         assert max(eigen_ratios(a, w, v)) < THRESHOLD, f"type {kind}: {eigen_ratios(a, w, v)}"
         only = tw.eigvalsh(a, subset_by_index=list(subset), tile_size=6, band=3)
-        assert np.abs(only.astype(float) - w).max() / top < THRESHOLD, f"type {kind}"
+        assert np.abs(only.astype(float) - w).max() <= THRESHOLD * top, f"type {kind}"
 
 
 @pytest.mark.parametrize("nb", [1, 2, 4, 6, 9, 12, 23, 24, 30])

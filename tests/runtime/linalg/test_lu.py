@@ -175,7 +175,7 @@ class TestInput:
             (TypeError, "a pair of matrix and row exchanges", lambda: tw.lu_solve(A[0, 0], B)),
             (ValueError, "piv must be 23 row numbers", lambda: tw.lu_solve((A, np.arange(3)), B)),
             (ValueError, "counted from 0", lambda: tw.lu_solve((A, np.arange(1, 24)), B)),
-            (ValueError, "assume_a must be 'pos', 'gen' or None", lambda: tw.solve(A, B, assume_a="her")),
+            (ValueError, "assume_a must be 'pos', 'gen', 'sym', 'her' or None", lambda: tw.solve(A, B, assume_a="tri")),
             (ValueError, "refine='cg' is for positive", lambda: tw.solve(A, B, assume_a="gen", refine="cg")),
             (ValueError, r"b has a NaN or infinity at \(3, 0\)",
              lambda: tw.lu_solve(tw.lu_factor(A), np.where(np.arange(23)[:, None] == 3, np.nan, B))),
@@ -208,6 +208,19 @@ class TestSolve:
         for a, kind in ((spd, "pos"), (A, "gen"), (-spd, "gen"), (indefinite, "gen")):
             x, info = tw.solve(a, B, assume_a=None, return_info=True)
             assert info.structure == kind and np.allclose(a @ x, B)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("lower", [True, False])
+    def test_symmetric_and_hermitian_indefinite_systems_go_by_lu_and_say_so(self, dtype, lower):
+        for name in ("sym", "her"):
+            a = random_matrix(23, 23, dtype)
+            a = a + (a.T if name == "sym" else a.conj().T)
+            half, b = np.tril(a) if lower else np.triu(a), random_matrix(23, 3, dtype)
+            x, info = tw.solve(half, b, assume_a=name, lower=lower, tile_size=6, return_info=True)
+            assert np.allclose(a @ x, b, atol=1e5 * roundoff(dtype)) and info.structure == name
+            assert info.path[-1].method == "lu" and "lu" in str(info)
+        with pytest.raises(ValueError, match="must be square"):
+            tw.solve(half[:, :5], b, assume_a="sym")
 
     def test_precisions(self):
         x = tw.solve(A.astype("f"), B.astype("f"), assume_a="gen")
