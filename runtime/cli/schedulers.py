@@ -160,10 +160,17 @@ def report(runs: Sequence[str], output: Path) -> None:
 
 
 def _data(graph: TaskGraph, machine: Machine) -> dict[str, Any]:
-    """Data of a graph of Cholesky or LU: a random positive definite matrix."""
+    """Data of a graph: a random matrix, positive definite where it is square."""
+    import numpy as np
+
     from tilewright.linalg.gallery import random_spd
     from tilewright.tiles import TiledMatrix
 
+    mt, nt = graph.extents.get("A", (0, 0))
+    if mt != nt:
+        shape = mt * machine.tile_size, nt * machine.tile_size
+        a = np.asfortranarray(np.random.default_rng(0).standard_normal(shape))
+        return {"A": TiledMatrix.view(a, machine.tile_size)}
     nt = 1 + max((handle.index[0] for handle in graph.handles_used), default=-1)
     return {"A": TiledMatrix.view(random_spd(nt * machine.tile_size, "float64", 0), machine.tile_size)}
 
