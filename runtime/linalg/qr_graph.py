@@ -320,7 +320,7 @@ def qr_graph(
     --------
     >>> from tilewright import qr_graph
     >>> [(len(g), g.critical_path().length) for g in (qr_graph(16, 4, tree) for tree in ("flat", "binary", "greedy"))]
-    [(190, 232.0), (370, 114.0), (370, 86.0)]
+    [(150, 232.0), (290, 114.0), (290, 86.0)]
     """
     for name, extent in (("mt", mt), ("nt", nt)):
         if whole(extent, name) < 0:

@@ -57,7 +57,7 @@ def qr_plan(
     >>> plan.tree, plan.height, plan.width, plan.mt
     ('binary', 4096, 64, 245)
     >>> [qr_plan(n, n, "float64", workers=w, here=True)[2:6:3] for n, w in ((100, 2), (4096, 2), (4096, 64))]
-    [(100, 'panel'), (256, 'panel'), (256, ('hierarchical', 4, 'greedy', 'binary', 'rolling'))]
+    [(100, 'panel'), (256, 'panel'), (128, ('hierarchical', 4, 'greedy', 'binary', 'rolling'))]
     """
     import numpy as np
 
@@ -66,6 +66,7 @@ def qr_plan(
     chosen = None if isinstance(tree, str) and tree == AUTO else normal(tree)
     if given is None and not square and chosen != PANEL and 0 < n <= _NARROW and m >= _TALL * n:
         height = max(_LEAF // (item * n) // STEP * STEP, 2 * n)
+        height = min(height, max(-(-m // ranks), n))  # something for each rank
         height = rows if rows is not None and n <= rows <= 16 * height else height
         return Plan(m, n, min(height, m), n, inner_block(n), chosen or _tall_tree(ranks), ranks, str(dtype), grid)
     nb = given or _tile_size(min(m, n), workers)

@@ -139,11 +139,10 @@ class TestInput:
         assert torch.allclose(x, factor.solve(b), atol=1e3 * roundoff(dtype))
 
     @pytest.mark.needs("distributed")
-    @pytest.mark.parametrize("chunks", [(16, 13), ((2, 45), (6, 7))])
-    def test_dask_arrays_of_any_chunks(self, chunks):
+    def test_dask_arrays_of_any_chunks(self):
         import dask.array as da
 
-        x, b = da.from_array(A, chunks=chunks), da.from_array(B, chunks=(20, 4))
+        x, b = da.from_array(A, chunks=((2, 45), (6, 7))), da.from_array(B, chunks=(20, 4))
         for mode in ("economic", "full", "r"):
             found = tw.qr(x, mode=mode, positive=True, workers=2)
             wanted = tw.qr(A, mode=mode, positive=True)
@@ -151,15 +150,16 @@ class TestInput:
             for one, other in zip(found, wanted, strict=True):
                 assert one.shape == other.shape
                 assert mode == "full" or np.allclose(one.compute(), other, atol=1e-13)
-        q, r = (part.compute() for part in tw.qr(x, mode="economic", workers=2))
-        assert qr_ratio(A, q, r) < 30
+        tall = random_matrix(400, 9)
+        q, r = tw.qr(da.from_array(tall, chunks=(100, 9)), mode="economic", workers=2)
+        assert q.chunks == ((100,) * 4, (9,)) and qr_ratio(tall, q.compute(), r.compute()) < 30
         factor = tw.qr_factor(x, workers=2)
         applied = factor.apply(factor.apply(b, "H"))
         assert isinstance(applied, da.Array) and np.allclose(applied.compute(), B)
         assert np.allclose(factor.apply(factor.apply(B, "H")), B)
         assert isinstance(factor.R, da.Array) and np.allclose(np.abs(factor.R.compute()), np.abs(np.linalg.qr(A)[1]))
         wanted = scipy.linalg.lstsq(A, B)
-        for right in (b, B, b[:, 0]):
+        for right in (B, b[:, 0]):
             found = tw.lstsq(x, right, workers=2)
             assert np.allclose(found[0], wanted[0] if right.ndim == 2 else wanted[0][:, 0]) and found[2] == 13
             assert np.allclose(found[1], wanted[1] if right.ndim == 2 else wanted[1][0])
@@ -170,14 +170,16 @@ class TestInput:
 class TestEngines:
     """One plan, one result, to the bit."""
 
-    @pytest.mark.parametrize(("backend", "workers"), [("serial", None), ("threads", 1), ("threads", 4), ("mpi", 2),
-                                                      ("mpi", 4), ("dask", 2)])  # fmt: skip
-    @pytest.mark.parametrize("tree", ["panel", "flat", "greedy", DOMAINS])
+    @pytest.mark.parametrize(("backend", "workers", "tree"), [
+        *(("threads", workers, tree) for workers in (1, 4) for tree in ("panel", "flat", "greedy", DOMAINS)),
+        ("mpi", 2, "panel"), ("mpi", 2, DOMAINS), ("mpi", 4, "flat"), ("mpi", 4, "greedy"), ("dask", 2, "greedy"),
+        ("dask", 2, DOMAINS),
+    ])  # fmt: skip
     def test_engines_and_workers(self, backend, workers, tree):
         how = {"tree": tree, "tile_size": 6}
         if tree == DOMAINS and backend in ("mpi", "dask"):
             how["grid" if backend == "mpi" else "owner"] = (1, workers) if backend == "mpi" else tw.BlockCyclic(1, 2)
-        for dtype in ("float64", "complex64") if backend in ("serial", "threads") else ("complex128",):
+        for dtype in ("float64", "complex64") if backend == "threads" else ("complex128",):
             a, b = random_matrix(33, 17, dtype), random_matrix(33, 5, dtype, seed=1)
             base = {"tree": tree, "tile_size": 6, "backend": "serial"}
             wanted = tw.qr(a, mode="economic", **base)
