@@ -15,7 +15,7 @@ import numpy as np
 from tilewright.kernels import householder
 from tilewright.kernels.blas import Library
 from tilewright.kernels.columns import column_ld
-from tilewright.kernels.geqrt import transposed
+from tilewright.kernels.geqrt import routine, transposed
 from tilewright.kernels.householder import by_columns, corner, put_back
 from tilewright.kernels.layout import address, by_reference
 from tilewright.kernels.scratch import room
@@ -52,7 +52,7 @@ def _rows(b: np.ndarray, n: int, triangle: bool) -> np.ndarray:
 
 def _build_qrt(name: str, triangle: bool) -> Callable[[Library, str], Callable[..., None] | None]:
     def build(library: Library, letter: str) -> Callable[..., None] | None:
-        call = library.symbol(f"{letter}tpqrt")
+        call = routine(library, f"{letter}tpqrt")
         if call is None:
             return None
 
@@ -88,7 +88,7 @@ def _build_mqr(name: str, triangle: bool) -> Callable[[Library, str], Callable[.
     """(A, B) := Q^H (A, B), or with ``flag`` "N" Q (A, B), of as many rows of A as there are reflections."""
 
     def build(library: Library, letter: str) -> Callable[..., None] | None:
-        call = library.symbol(f"{letter}tpmqrt")
+        call = routine(library, f"{letter}tpmqrt")
         if call is None:
             return None
 

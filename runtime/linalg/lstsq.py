@@ -180,8 +180,9 @@ def _small(
     a: np.ndarray, b: np.ndarray, cond: Any, driver: str
 ) -> tuple[np.ndarray, int, np.ndarray | None]:  # fmt: skip
     """The same for a square matrix, by LAPACK."""
-    from scipy.linalg import lstsq as small
+    from scipy.linalg import lstsq as in_scipy
 
+    small: Any = in_scipy
     if not a.size or not b.shape[1]:
         s = np.linalg.svd(a, compute_uv=False) if a.size else np.zeros(0, a.real.dtype)
         least = np.finfo(a.dtype).eps if cond is None else cond
