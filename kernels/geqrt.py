@@ -124,7 +124,7 @@ def _applied(m: int, n: int, k: int) -> _Spec:
     yield from ((False, (m, r), ""), (False, (_block(r), r), ""), (True, (m, n), ""))
 
 
-GEQRT = TileOp("geqrt", build_geqrt, householder.geqrt, flops_geqrt, ("geqrt", "geqrt"), operands=_factored, written=3,
-               by_columns=True, arguments=lambda a, t, v: (a, t, turned(v)))  # fmt: skip
-UNMQR = TileOp("unmqr", build_unmqr, householder.unmqr, flops_unmqr, ("gemqrt", "gemqrt"), operands=_applied,
+GEQRT = TileOp("geqrt", build_geqrt, householder.geqrt, flops_geqrt, ("geqrt", "geqrt"), "gemm", operands=_factored,
+               written=3, by_columns=True, arguments=lambda a, t, v: (a, t, turned(v)))  # fmt: skip
+UNMQR = TileOp("unmqr", build_unmqr, householder.unmqr, flops_unmqr, ("gemqrt", "gemqrt"), "gemm", operands=_applied,
                by_columns=True, adjoint=((_applied, ("N",)),))  # fmt: skip

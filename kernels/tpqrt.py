@@ -146,11 +146,11 @@ def _triangles(m: int, n: int, k: int) -> _Spec:
 
 _MADE = ("tpqrt", "tpqrt")
 _DONE = ("tpmqrt", "tpmqrt")
-TSQRT = TileOp("tsqrt", _build_qrt("tsqrt", False), householder.tsqrt, flops_tsqrt, _MADE, operands=_on_square,
+TSQRT = TileOp("tsqrt", _build_qrt("tsqrt", False), householder.tsqrt, flops_tsqrt, _MADE, "gemm", operands=_on_square,
                written=3, by_columns=True)  # fmt: skip
-TTQRT = TileOp("ttqrt", _build_qrt("ttqrt", True), householder.ttqrt, flops_ttqrt, _MADE, operands=_on_triangle,
+TTQRT = TileOp("ttqrt", _build_qrt("ttqrt", True), householder.ttqrt, flops_ttqrt, _MADE, "gemm", operands=_on_triangle,
                written=3, by_columns=True)  # fmt: skip
-TSMQR = TileOp("tsmqr", _build_mqr("tsmqr", False), householder.tsmqr, flops_tsmqr, _DONE, operands=_pair, written=2,
-               by_columns=True, adjoint=((_pair, ("N",)),))  # fmt: skip
-TTMQR = TileOp("ttmqr", _build_mqr("ttmqr", True), householder.ttmqr, flops_ttmqr, _DONE, operands=_triangles,
+TSMQR = TileOp("tsmqr", _build_mqr("tsmqr", False), householder.tsmqr, flops_tsmqr, _DONE, "gemm", operands=_pair,
+               written=2, by_columns=True, adjoint=((_pair, ("N",)),))  # fmt: skip
+TTMQR = TileOp("ttmqr", _build_mqr("ttmqr", True), householder.ttmqr, flops_ttmqr, _DONE, "gemm", operands=_triangles,
                written=2, by_columns=True, adjoint=((_triangles, ("N",)),))  # fmt: skip
