@@ -118,7 +118,7 @@ def lstsq(
     """
     choice(lapack_driver, "lapack_driver", DRIVERS)
     cond, check = None if cond is None else real(cond, "cond", 0), flag(check_finite, "check_finite")
-    how = {"backend": backend, "scheduler": scheduler, "workers": workers, "progress": progress}
+    how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers, "progress": progress}
     a = a if hasattr(a, "shape") else np.asarray(a)
     wide = len(a.shape) == 2 and a.shape[0] < a.shape[1]
     call = Call(lstsq, adjoint_of(a) if wide else a, options, return_run=return_run, chunks=True, **how)

@@ -461,9 +461,10 @@ def planned(
     matrix = call.by_columns(overwrite=overwrite, what=what)
     if tile_size is not None:
         positive_size(tile_size, "tile_size")
-    grid = _grid(call, *matrix.shape)
+    m, n = matrix.shape
+    grid = _grid(call, m, n)
     plan = qr_plan(
-        *matrix.shape, matrix.dtype, workers=call.count(), here=call.here and not call.chunked,
+        m, n, matrix.dtype, workers=call.count(), here=call.here and not call.chunked,
         ranks=call.rank_rows() if grid is None else grid[0], grid=grid, tree=tree, tile_size=tile_size,
         cut=matrix.tile_size, rows=getattr(matrix, "chunk_rows", None), square=square,
     )  # fmt: skip
