@@ -37,7 +37,7 @@ def contenders(a: np.ndarray, **options: Any) -> Iterator[Contender]:
         yield dgemm(library, min(SIZE, max(len(a), 512)))
 
 
-def tall_contenders(a: np.ndarray, **options: Any) -> Iterator[Contender]:
+def tall_contenders(a: np.ndarray, *, dask: bool = True, **options: Any) -> Iterator[Contender]:
     """Everything that finds Q and R of the tall matrix ``a``."""
     yield Contender(OURS, lambda: tw.qr(a, mode="economic", **options))
     yield Contender("numpy", lambda: np.linalg.qr(a))
@@ -46,7 +46,7 @@ def tall_contenders(a: np.ndarray, **options: Any) -> Iterator[Contender]:
 
         tensor = torch.from_numpy(a)
         yield Contender("torch", lambda: torch.linalg.qr(tensor))
-    if importlib.util.find_spec("dask"):
+    if dask and importlib.util.find_spec("dask"):
         yield Contender("dask tsqr", _dask(a))
 
 
@@ -88,7 +88,7 @@ def measure(n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:
 def measure_tall(m: int, n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:
     """The same for Q and R of a tall matrix, by rows."""
     a = np.random.default_rng(0).standard_normal((m, n))
-    times = alternate(tall_contenders(a, **options), repeat)
+    times = alternate(tall_contenders(a, dask=m >= 10_000, **options), repeat)
     ours = times[OURS].median
     return [{
         "benchmark": "qr", "contender": name, "m": m, "n": n, "dtype": "float64",

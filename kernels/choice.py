@@ -47,6 +47,8 @@ class Rule(NamedTuple):
 
 
 RULES = (
+    Rule("intel", ("geqrt", "unmqr", "tsqrt", "tsmqr", "ttqrt", "ttmqr"), LETTERS, ("openblas", "mkl", "torch"),
+         "the kernels of tile QR are SciPy's: MKL as torch has it exports none, and works with those"),
     Rule("intel", ("getrf", "getrf2", "elect", "electl", "match", "matchl"), LETTERS, ("openblas", "mkl", "torch"),
          "a panel of 4096 x 256, FP64, Xeon with AMX: 40 GFLOP/s a core in OpenBLAS, 23 in MKL whose bits repeat"),
     Rule("intel", (), LETTERS, ("mkl", "torch", "openblas"),

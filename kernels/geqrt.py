@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from tilewright.kernels import householder
-from tilewright.kernels.blas import Library
+from tilewright.kernels.blas import Library, load
 from tilewright.kernels.columns import column_ld
 from tilewright.kernels.householder import by_columns, corner, put_back, turned
 from tilewright.kernels.layout import address, by_reference
 from tilewright.kernels.scratch import room
 from tilewright.kernels.tile_op import TileOp
 
-__all__ = ["GEQRT", "UNMQR", "flops_geqrt", "flops_unmqr", "transposed"]
+__all__ = ["GEQRT", "UNMQR", "flops_geqrt", "flops_unmqr", "routine", "transposed"]
 
 Shape = tuple[int, ...]
 
@@ -43,12 +44,17 @@ def transposed(letter: str, flag: str) -> bytes:
     return b"N" if flag == "N" else b"C" if letter in "cz" else b"T"
 
 
+def routine(library: Library, name: str) -> Callable[..., Any] | None:
+    """LAPACK's from that library, or from SciPy where it has none: MKL as torch has it exports no QR of tiles."""
+    return library.symbol(name) or load("openblas").symbol(name)
+
+
 def build_geqrt(library: Library, letter: str) -> Callable[..., None] | None:
-    """The kernel for LAPACK type ``letter`` in "sdcz", or None if the library lacks ?geqrt.
+    """The kernel for LAPACK type ``letter`` in "sdcz", or None if neither the library nor SciPy has ?geqrt.
 
     ``v``, if it is given, is (n, m).
     """
-    call = library.symbol(f"{letter}geqrt")
+    call = routine(library, f"{letter}geqrt")
     if call is None:
         return None
 
@@ -74,7 +80,7 @@ def build_geqrt(library: Library, letter: str) -> Callable[..., None] | None:
 
 def build_unmqr(library: Library, letter: str) -> Callable[..., None] | None:
     """C := Q^H C, or with ``flag`` "N" Q C. ``turn`` says that V is the turned copy of `geqrt`."""
-    call = library.symbol(f"{letter}gemqrt")
+    call = routine(library, f"{letter}gemqrt")
     if call is None:
         return None
 
@@ -118,7 +124,7 @@ def _applied(m: int, n: int, k: int) -> _Spec:
     yield from ((False, (m, r), ""), (False, (_block(r), r), ""), (True, (m, n), ""))
 
 
-GEQRT = TileOp("geqrt", build_geqrt, householder.geqrt, flops_geqrt, ("geqrt", "geqrt"), operands=_factored, written=3,
-               by_columns=True, arguments=lambda a, t, v: (a, t, turned(v)))  # fmt: skip
-UNMQR = TileOp("unmqr", build_unmqr, householder.unmqr, flops_unmqr, ("gemqrt", "gemqrt"), operands=_applied,
+GEQRT = TileOp("geqrt", build_geqrt, householder.geqrt, flops_geqrt, ("geqrt", "geqrt"), "gemm", operands=_factored,
+               written=3, by_columns=True, arguments=lambda a, t, v: (a, t, turned(v)))  # fmt: skip
+UNMQR = TileOp("unmqr", build_unmqr, householder.unmqr, flops_unmqr, ("gemqrt", "gemqrt"), "gemm", operands=_applied,
                by_columns=True, adjoint=((_applied, ("N",)),))  # fmt: skip

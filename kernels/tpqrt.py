@@ -15,7 +15,7 @@ import numpy as np
 from tilewright.kernels import householder
 from tilewright.kernels.blas import Library
 from tilewright.kernels.columns import column_ld
-from tilewright.kernels.geqrt import transposed
+from tilewright.kernels.geqrt import routine, transposed
 from tilewright.kernels.householder import by_columns, corner, put_back
 from tilewright.kernels.layout import address, by_reference
 from tilewright.kernels.scratch import room
@@ -52,7 +52,7 @@ def _rows(b: np.ndarray, n: int, triangle: bool) -> np.ndarray:
 
 def _build_qrt(name: str, triangle: bool) -> Callable[[Library, str], Callable[..., None] | None]:
     def build(library: Library, letter: str) -> Callable[..., None] | None:
-        call = library.symbol(f"{letter}tpqrt")
+        call = routine(library, f"{letter}tpqrt")
         if call is None:
             return None
 
@@ -88,7 +88,7 @@ def _build_mqr(name: str, triangle: bool) -> Callable[[Library, str], Callable[.
     """(A, B) := Q^H (A, B), or with ``flag`` "N" Q (A, B), of as many rows of A as there are reflections."""
 
     def build(library: Library, letter: str) -> Callable[..., None] | None:
-        call = library.symbol(f"{letter}tpmqrt")
+        call = routine(library, f"{letter}tpmqrt")
         if call is None:
             return None
 
@@ -146,11 +146,11 @@ def _triangles(m: int, n: int, k: int) -> _Spec:
 
 _MADE = ("tpqrt", "tpqrt")
 _DONE = ("tpmqrt", "tpmqrt")
-TSQRT = TileOp("tsqrt", _build_qrt("tsqrt", False), householder.tsqrt, flops_tsqrt, _MADE, operands=_on_square,
+TSQRT = TileOp("tsqrt", _build_qrt("tsqrt", False), householder.tsqrt, flops_tsqrt, _MADE, "gemm", operands=_on_square,
                written=3, by_columns=True)  # fmt: skip
-TTQRT = TileOp("ttqrt", _build_qrt("ttqrt", True), householder.ttqrt, flops_ttqrt, _MADE, operands=_on_triangle,
+TTQRT = TileOp("ttqrt", _build_qrt("ttqrt", True), householder.ttqrt, flops_ttqrt, _MADE, "gemm", operands=_on_triangle,
                written=3, by_columns=True)  # fmt: skip
-TSMQR = TileOp("tsmqr", _build_mqr("tsmqr", False), householder.tsmqr, flops_tsmqr, _DONE, operands=_pair, written=2,
-               by_columns=True, adjoint=((_pair, ("N",)),))  # fmt: skip
-TTMQR = TileOp("ttmqr", _build_mqr("ttmqr", True), householder.ttmqr, flops_ttmqr, _DONE, operands=_triangles,
+TSMQR = TileOp("tsmqr", _build_mqr("tsmqr", False), householder.tsmqr, flops_tsmqr, _DONE, "gemm", operands=_pair,
+               written=2, by_columns=True, adjoint=((_pair, ("N",)),))  # fmt: skip
+TTMQR = TileOp("ttmqr", _build_mqr("ttmqr", True), householder.ttmqr, flops_ttmqr, _DONE, "gemm", operands=_triangles,
                written=2, by_columns=True, adjoint=((_triangles, ("N",)),))  # fmt: skip

@@ -77,7 +77,7 @@ class BlockColumns:
         else:
             self.local.check_finite()
 
-    def result(self, tiles: TiledMatrix) -> Any:
+    def result(self, tiles: Any) -> Any:
         """What `new` made, in the kind of b or of the matrix beside it, 1-D if b is."""
         if self.chunks is not None:
             found = self.chunks.given_back(tiles)

@@ -12,7 +12,7 @@ from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg.block_columns import BlockColumns
 from tilewright.linalg.call import Call
 from tilewright.linalg.qr import adjoint_of, factor_with, planned
-from tilewright.linalg.qr_graph import Plan, Reflections, apply, fill, insert_qr, upper
+from tilewright.linalg.qr_graph import Plan, Reflections, apply, fill, insert_qr, laid_out, upper
 from tilewright.linalg.qr_plan import AUTO
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tall import cut
@@ -46,6 +46,7 @@ def _graph(plan: Plan, columns: int, check: bool) -> TaskGraph:
             first = min(max(plan.n - i * plan.height, 0), plan.rows(i))
             if first < plan.rows(i):
                 g.insert(residues, R(X[i, c]), W(N[i, c]), first)
+    laid_out(g, plan)
     g.recipe = _graph, (plan, columns, check)
     return g
 
@@ -86,7 +87,7 @@ def lstsq(
     -------
     x : (n,) or (n, k)
     residues : (), (k,) or (0,)
-        ||A x - b||^2 of each column; (0,) if the rank is below n, or m <= n.
+        ||A x - b||^2 of each column; (0,) if the rank is below n, if m <= n, and with gelsy.
     rank : int
     s : (min(m, n),) or None
         Singular values of A, in descending order; None with gelsy.
@@ -117,7 +118,7 @@ def lstsq(
     """
     choice(lapack_driver, "lapack_driver", DRIVERS)
     cond, check = None if cond is None else real(cond, "cond", 0), flag(check_finite, "check_finite")
-    how = {"backend": backend, "scheduler": scheduler, "workers": workers, "progress": progress}
+    how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers, "progress": progress}
     a = a if hasattr(a, "shape") else np.asarray(a)
     wide = len(a.shape) == 2 and a.shape[0] < a.shape[1]
     call = Call(lstsq, adjoint_of(a) if wide else a, options, return_run=return_run, chunks=True, **how)
@@ -151,8 +152,8 @@ def _tall(call: Call, b: Any, cond: Any, driver: str, tree: Any, check: bool, ti
 
     call.run(_graph(plan, B.nt, check), data, first=first if check else None)
     x, rank, s = _small(U.to_numpy(), Y.to_numpy(), cond, driver)
-    squares = N.to_numpy().sum(axis=0).astype(s.dtype if s is not None else x.real.dtype)
-    if rank < n or m <= n:
+    squares = N.to_numpy().sum(axis=0).astype(x.real.dtype)
+    if rank < n or m <= n or driver == "gelsy":
         squares = squares[:0]
     elif len(columns.shape) == 1:
         squares = squares.reshape(())
@@ -179,8 +180,9 @@ def _small(
     a: np.ndarray, b: np.ndarray, cond: Any, driver: str
 ) -> tuple[np.ndarray, int, np.ndarray | None]:  # fmt: skip
     """The same for a square matrix, by LAPACK."""
-    from scipy.linalg import lstsq as small
+    from scipy.linalg import lstsq as in_scipy
 
+    small: Any = in_scipy
     if not a.size or not b.shape[1]:
         s = np.linalg.svd(a, compute_uv=False) if a.size else np.zeros(0, a.real.dtype)
         least = np.finfo(a.dtype).eps if cond is None else cond

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.arguments import is_chunked, is_tensor, like
+from tilewright.distribution import chosen_owner
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.linalg.block_columns import BlockColumns
@@ -20,6 +21,7 @@ from tilewright.linalg.qr_graph import (
     explicit,
     fill,
     insert_qr,
+    laid_out,
     make_positive,
     reflections,
     upper,
@@ -43,8 +45,8 @@ MODES = ("full", "economic", "r", "raw")
 
 
 @lru_cache(maxsize=32)
-def _qr_graph(plan: Plan, columns: int, positive: bool, in_place: bool, check: bool) -> TaskGraph:
-    """The graph behind `qr`: R, and Q of so many columns, if any."""
+def _qr_graph(plan: Plan, columns: int | None, positive: bool, in_place: bool, check: bool) -> TaskGraph:
+    """The graph behind `qr`: R, and Q of so many columns, or no Q."""
     g = TaskGraph(f"qr {plan.m} x {plan.n} tile_size={plan.width}")
     A, U, Q = g.handles("A"), g.handles("R"), g.handles("Q")
     H = Reflections.rooms(g, plan, A)
@@ -52,10 +54,11 @@ def _qr_graph(plan: Plan, columns: int, positive: bool, in_place: bool, check: b
         fill(g, A, plan, check)
     insert_qr(g, H, plan)
     upper(g, A, U, plan)
-    if columns:
+    if columns is not None:
         explicit(g, H, Q, plan, columns)
     if positive:
-        make_positive(g, A, U, Q if columns else None, plan)
+        make_positive(g, A, U, None if columns is None else Q, plan)
+    laid_out(g, plan)
     g.recipe = _qr_graph, (plan, columns, positive, in_place, check)
     return g
 
@@ -72,6 +75,7 @@ def _factor_graph(plan: Plan, in_place: bool, check: bool) -> TaskGraph:
     for k in range(plan.panels):
         g.insert(signs, R(A[k, k]), W(D[k, 0]))
         g.insert(diag, R(A[k, k]), W(diagonal[k]))
+    laid_out(g, plan)
     g.recipe = _factor_graph, (plan, in_place, check)
     return g
 
@@ -85,6 +89,7 @@ def _upper_graph(plan: Plan, positive: bool) -> TaskGraph:
     for k in range(plan.panels if positive else 0):
         for j in range(k, plan.nt):
             g.insert(times_rows, R(D[k, 0]), RW(U[k, j]))
+    laid_out(g, plan)
     g.recipe = _upper_graph, (plan, positive)
     return g
 
@@ -110,6 +115,7 @@ def _apply_graph(plan: Plan, columns: int, trans: str, positive: bool, check: bo
     else:
         apply(g, H, X, plan, columns, "C")
         sign()
+    laid_out(g, plan)
     g.recipe = _apply_graph, (plan, columns, trans, positive, check)
     return g
 
@@ -123,6 +129,7 @@ def _explicit_graph(plan: Plan, columns: int, positive: bool) -> TaskGraph:
     for k in range(plan.panels if positive else 0):
         for i in range(plan.mt):
             g.insert(times_columns, R(D[k, 0]), RW(Q[i, k]))
+    laid_out(g, plan)
     g.recipe = _explicit_graph, (plan, columns, positive)
     return g
 
@@ -143,6 +150,7 @@ def _solve_graph(plan: Plan, columns: int, check: bool) -> TaskGraph:
             g.insert(trsmn, R(A[k, k]), RW(Y[k, c]), "U", "N")  # Y_k := R_kk^-1 Y_k
             for i in reversed(range(k)):
                 g.insert(gemmn, R(A[i, k]), R(Y[k, c]), RW(Y[i, c]))  # Y_i := Y_i - R_ik Y_k
+    laid_out(g, plan)
     g.recipe = _solve_graph, (plan, columns, check)
     return g
 
@@ -419,15 +427,15 @@ def qr(
         facts.update(plan._asdict(), overwrite_a=overwrite, mode=mode, positive=positive)
     m, n = matrix.shape
     k = min(m, n)
-    columns = 0 if mode == "r" else m if mode == "full" else k
+    columns = None if mode == "r" else m if mode == "full" else k
     source, target = matrix.tiles, matrix.target()
     U = matrix.new((k if mode == "economic" or call.chunked else m, n), plan.width, plan.width)
     data = {"A": target, "R": U, **({} if matrix.in_place else {"source": source})}
-    if columns:
+    if columns is not None:
         data["Q"] = matrix.new((m, columns), plan.height, plan.width)
     graph = _qr_graph(plan, columns, positive, matrix.in_place, check)
     call.run(graph, data, first=matrix.check_finite if check and not matrix.in_place else None)
-    found = (matrix.given_back(data["Q"]),) if columns else ()
+    found = () if columns is None else (matrix.given_back(data["Q"]),)
     r = matrix.given_back(U)
     if call.chunked and mode != "economic":
         r = _with_zeros(r, m)
@@ -453,13 +461,23 @@ def planned(
     matrix = call.by_columns(overwrite=overwrite, what=what)
     if tile_size is not None:
         positive_size(tile_size, "tile_size")
-    plan = qr_plan(*matrix.shape, matrix.dtype, workers=call.count(), here=call.here and not call.chunked,
-                   ranks=call.rank_rows(), tree=tree, tile_size=tile_size, cut=matrix.tile_size,
-                   rows=getattr(matrix, "chunk_rows", None), square=square)  # fmt: skip
+    m, n = matrix.shape
+    grid = _grid(call, m, n)
+    plan = qr_plan(
+        m, n, matrix.dtype, workers=call.count(), here=call.here and not call.chunked,
+        ranks=call.rank_rows() if grid is None else grid[0], grid=grid, tree=tree, tile_size=tile_size,
+        cut=matrix.tile_size, rows=getattr(matrix, "chunk_rows", None), square=square,
+    )  # fmt: skip
     matrix.source(plan.width, plan.height)
     if check and matrix.in_place and call.has_data:
         matrix.check_finite()
     return matrix, plan
+
+
+def _grid(call: Call, m: int, n: int) -> tuple[int, int] | None:
+    """Ranks one below the other for a tall matrix, if nobody said how they stand: each then has rows of all columns."""
+    ranks = call.engine.rank_count(call.workers)
+    return (ranks, 1) if ranks > 1 and m >= 2 * n and chosen_owner(call.options) is None else None
 
 
 def _raw(call: Call, overwrite: bool, check: bool, tile_size: int | None) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from tilewright.arguments import LAPACK
-from tilewright.graph import RW, Handles, Op, R, TaskGraph, W
+from tilewright.distribution import BlockCyclic
+from tilewright.graph import RW, Handles, Layout, Op, R, TaskGraph, W
 from tilewright.keywords import strict
 from tilewright.linalg.trees import PANEL, Elimination, Tree, eliminations, normal
 from tilewright.ops import (
@@ -50,6 +51,8 @@ class Plan(NamedTuple):
     ranks: int
     """Over which tile rows are dealt out."""
     dtype: str
+    grid: tuple[int, int] | None = None
+    """The P x Q ranks among which the graph itself deals out tiles; None leaves that to the engine."""
 
     @property
     def mt(self) -> int:
@@ -74,6 +77,13 @@ class Plan(NamedTuple):
     def columns(self, j: int) -> int:
         """Of tile column j."""
         return min(self.width, self.n - j * self.width)
+
+
+def laid_out(g: TaskGraph, plan: Plan) -> None:
+    """Let the graph say where its tiles live, if the plan does."""
+    if plan.grid is not None:
+        owner = BlockCyclic(*plan.grid)
+        g.layout = Layout(owner.ranks, lambda handle: owner(*(*handle.index, 0, 0)[:2]), lambda handle: ())
 
 
 def by_column(steps: tuple[Elimination, ...], columns: int) -> list[list[Elimination]]:
@@ -310,13 +320,13 @@ def qr_graph(
     --------
     >>> from tilewright import qr_graph
     >>> [(len(g), g.critical_path().length) for g in (qr_graph(16, 4, tree) for tree in ("flat", "binary", "greedy"))]
-    [(190, 232.0), (370, 114.0), (370, 86.0)]
+    [(150, 232.0), (290, 114.0), (290, 86.0)]
     """
     for name, extent in (("mt", mt), ("nt", nt)):
         if whole(extent, name) < 0:
             raise ValueError(f"{name} must not be negative, got {extent}")
     tree = normal(tree)
-    ranks = positive(ranks, "ranks")
+    ranks, ib = positive(ranks, "ranks"), None if ib is None else positive(ib, "ib")
     choice(dtype, "dtype", LAPACK)
     if (shape is None) != (tile_size is None):
         raise ValueError("shape and tile_size say together how large the tiles are; give both or neither")
@@ -330,7 +340,7 @@ def qr_graph(
     m, n = (whole(extent, "an extent of shape", 0) for extent in shape)
     if (-(-m // nb), -(-n // nb)) != (mt, nt):
         raise ValueError(f"shape {m} x {n} in tiles of tile_size={nb} is not {mt} x {nt} tiles")
-    return _sized(Plan(m, n, nb, nb, positive(inner_block(nb) if ib is None else ib, "ib"), tree, ranks, dtype))
+    return _sized(Plan(m, n, nb, nb, inner_block(nb) if ib is None else ib, tree, ranks, dtype))
 
 
 def inner_block(nb: int) -> int:

@@ -26,6 +26,7 @@ _NARROW = 256
 def qr_plan(
     m: int, n: int, dtype: Any, *, workers: int, here: bool, ranks: int = 1, tree: Any = AUTO,
     tile_size: int | None = None, cut: int | None = None, rows: int | None = None, square: bool = False,
+    grid: tuple[int, int] | None = None,
 ) -> Plan:  # fmt: skip
     """The plan for an m x n matrix.
 
@@ -47,6 +48,8 @@ def qr_plan(
         Of row blocks that are there already.
     square
         Whether tiles have to be square.
+    grid
+        Of ranks, where the graph deals tiles out: `Plan.grid`.
 
     Examples
     --------
@@ -54,7 +57,7 @@ def qr_plan(
     >>> plan.tree, plan.height, plan.width, plan.mt
     ('binary', 4096, 64, 245)
     >>> [qr_plan(n, n, "float64", workers=w, here=True)[2:6:3] for n, w in ((100, 2), (4096, 2), (4096, 64))]
-    [(100, 'panel'), (256, 'panel'), (256, ('hierarchical', 4, 'greedy', 'binary', 'rolling'))]
+    [(100, 'panel'), (256, 'panel'), (128, ('hierarchical', 4, 'greedy', 'binary', 'rolling'))]
     """
     import numpy as np
 
@@ -63,14 +66,17 @@ def qr_plan(
     chosen = None if isinstance(tree, str) and tree == AUTO else normal(tree)
     if given is None and not square and chosen != PANEL and 0 < n <= _NARROW and m >= _TALL * n:
         height = max(_LEAF // (item * n) // STEP * STEP, 2 * n)
+        height = min(height, max(-(-m // ranks), n))  # something for each rank
         height = rows if rows is not None and n <= rows <= 16 * height else height
-        return Plan(m, n, min(height, m), n, inner_block(n), chosen or _tall_tree(ranks), ranks, str(dtype))
+        return Plan(m, n, min(height, m), n, inner_block(n), chosen or _tall_tree(ranks), ranks, str(dtype), grid)
     nb = given or _tile_size(min(m, n), workers)
+    if cut is None:
+        nb = min(nb, max(m, n, 1))  # of a tile that is larger there is no more to say
     panels = -(-min(m, n) // nb)
     if chosen is None:
         few = workers <= max(1, 0.44 * panels) or (panels <= 1 and m <= 4 * nb)
         chosen = PANEL if here and few else _wide_tree(ranks)
-    return Plan(m, n, nb, nb, inner_block(nb), chosen, ranks, str(dtype))
+    return Plan(m, n, nb, nb, inner_block(nb), chosen, ranks, str(dtype), grid)
 
 
 def _tall_tree(ranks: int) -> Tree:

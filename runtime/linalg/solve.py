@@ -172,8 +172,8 @@ def solve(
     if is_stored(a):
         if backend not in ("serial", "threads") or options:
             raise ValueError(f"a matrix a on a disk is for backend serial or threads without options, not {backend!r}")
-        if transposed or pivoting not in (None, "partial"):
-            word = "transposed=True" if transposed else f"pivoting={pivoting!r}"
+        if transposed or pivoting not in (None, "partial") or assume_a in ("sym", "her"):
+            word = "transposed=True" if transposed else f"pivoting={pivoting!r}, assume_a={assume_a!r}"
             raise ValueError(f"{word} is not for a matrix a on a disk")
         x, info = solve_outside(a, b, assume_a=assume_a, lower=lower, precision=precision, check_finite=check_finite,
                                 tile_size=tile_size, memory=memory, how=how)  # fmt: skip

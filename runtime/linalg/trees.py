@@ -84,8 +84,9 @@ def _elimination(step: Any) -> Elimination:
         column, row, by, kind = step
     except (TypeError, ValueError):
         raise TypeError(f"an elimination is (column, row, by, kind), not {step!r}") from None
-    numbers = (whole(number, f"a number of the elimination {step!r}", 0) for number in (column, row, by))
-    return Elimination(*numbers, choice(kind, "kind of an elimination", ("TS", "TT")))  # type: ignore[arg-type]
+    column, row, by = (whole(x, f"a number of the elimination {step!r}", 0) for x in (column, row, by))
+    kinds: dict[str, Literal["TS", "TT"]] = {"TS": "TS", "TT": "TT"}
+    return Elimination(column, row, by, kinds[choice(kind, "kind of an elimination", kinds)])
 
 
 @lru_cache(maxsize=64)

@@ -71,7 +71,7 @@ class Work(NamedTuple):
     """For each value passed: its handle, and whether it stands in a dict of several."""
     outputs: tuple[Handle, ...]
     """Handles whose values are wanted; a dict of them unless it is one."""
-    families: dict[str, tuple[tuple[int, int], int, str, str]]
+    families: dict[str, tuple[tuple[int, int], int, int, str, str]]
     """Shape, tile size, dtype, order of the tiled matrices here."""
     outlines: dict[Handle, tuple[tuple[int, ...], str]]
     """Shape and dtype of arrays that are written first, or say where a tile stands."""

@@ -1,0 +1,226 @@
+"""QR as users call it: conventions, kinds of input, engines, errors before any task runs."""
+
+import pickle
+
+import numpy as np
+import pytest
+import scipy.linalg
+from matrices import DTYPES, qr_ratio, random_matrix, roundoff
+from optional import torch
+
+import tilewright as tw
+from tilewright import SCHEDULERS, TiledMatrix
+from tilewright.linalg.qr_plan import qr_plan
+
+A = random_matrix(47, 13)
+B = random_matrix(47, 4, seed=1)
+DOMAINS = ("hierarchical", 2, "greedy", "binary")
+
+
+class TestConventions:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("shape", [(7, 7), (9, 4), (4, 9), (1, 6), (6, 1), (0, 0), (0, 3), (3, 0)])
+    def test_modes_have_the_shapes_of_scipy(self, dtype, shape):
+        a = random_matrix(*shape, dtype)
+        for mode in ("full", "economic", "r", "raw"):
+            found, wanted = tw.qr(a, mode=mode, tile_size=3), scipy.linalg.qr(a, mode=mode)
+            assert isinstance(found, tuple) and len(found) == len(wanted)
+            if mode == "raw":
+                (qr, tau), r = found
+                assert np.allclose(qr, wanted[0][0], atol=1e3 * roundoff(dtype)) and qr.flags.f_contiguous
+                assert np.allclose(tau, wanted[0][1], atol=1e3 * roundoff(dtype))
+                assert np.allclose(r, wanted[1], atol=1e3 * roundoff(dtype)) and r.shape == wanted[1].shape
+                continue
+            for one, other in zip(found, wanted, strict=True):
+                assert one.shape == other.shape and one.dtype == other.dtype
+                assert np.allclose(np.abs(one), np.abs(other), atol=1e3 * roundoff(dtype)) or mode == "full"
+
+    def test_integers_become_float64(self):
+        (r,) = tw.qr(np.arange(6).reshape(3, 2), mode="r")
+        assert r.dtype == np.float64 and r.shape == (3, 2)
+
+    def test_runs_are_returned_where_asked(self):
+        _, _, run = tw.qr(A, return_run=True, tile_size=6)
+        (r, run) = tw.qr(A, mode="r", return_run=True, tile_size=6, tree="panel")
+        assert r.shape == A.shape and {"geqrf", "larfb", "copy", "triu"} <= {task.op.name for task in run.graph}
+        x, _, _, _, run = tw.lstsq(A, B, return_run=True, tile_size=6)
+        assert x.shape == (13, 4) and "residues" in {task.op.name for task in run.graph}
+
+    def test_what_is_wrong_is_named(self):
+        for how, message in (
+            ({"mode": "reduced"}, "unknown mode 'reduced'"), ({"tree": "bush"}, "unknown tree 'bush'"),
+            ({"mode": "raw", "tree": "flat"}, "only tree='panel' makes"), ({"mode": "raw", "positive": True}, "own signs"),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=message):
+                tw.qr(A, **how)
+        with pytest.raises(ValueError, match="must be 2-D"):
+            tw.qr(np.zeros(3))
+        with pytest.raises(ValueError, match="b has 3 rows, but the matrix has 47"):
+            tw.lstsq(A, np.zeros(3))
+        with pytest.raises(ValueError, match=r"b has a NaN or infinity at \(2, 0\)"):
+            tw.lstsq(A[:4, :2], [1.0, 2.0, np.nan, 0.0])
+
+
+class TestFactor:
+    def test_its_parts(self):
+        factor = tw.qr_factor(A, tile_size=5, tree="greedy")
+        assert repr(factor) == "QRFactor(47 x 13, float64, tree='greedy')" and factor.tile_size == 5
+        assert qr_ratio(A, factor.explicit(), factor.R) < 30
+        q = factor.explicit(full=True)
+        assert q.shape == (47, 47) and np.allclose(factor.apply(B[:, 0], "H"), q.T @ B[:, 0])
+        assert np.allclose(factor.apply(B, "T"), q.T @ B) and np.allclose(factor.apply(B.T, side="R"), B.T @ q)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_solutions_of_full_rank(self, dtype):
+        a, b = random_matrix(31, 12, dtype), random_matrix(31, 3, dtype, seed=1)
+        for tree in ("panel", "greedy"):
+            factor = tw.qr_factor(a, tile_size=5, tree=tree)
+            for rhs in (b, b[:, 0]):
+                x = factor.solve(rhs)
+                wanted = scipy.linalg.lstsq(a, rhs)[0]
+                assert x.shape == wanted.shape and np.allclose(x, wanted, atol=1e3 * roundoff(dtype))
+
+    def test_wider_dtypes_of_right_hand_sides(self):
+        factor = tw.qr_factor(A.astype("float32"), tile_size=5)
+        for dtype in ("float64", "complex64", "complex128"):
+            b = B.astype(dtype)
+            assert factor.apply(b).dtype == dtype and factor.solve(b).dtype == dtype
+            assert np.allclose(factor.apply(factor.apply(b, "H")), b, atol=1e-5)
+
+    def test_a_zero_on_the_diagonal_is_singular_and_a_wide_matrix_is_for_lstsq(self):
+        a = np.diag([1.0, 2.0, 0.0, 3.0])
+        with pytest.raises(tw.SingularMatrixError, match=r"R\[2,2\] is exactly zero") as error:
+            tw.qr_factor(a, tile_size=2, tree="flat").solve(np.ones(4))
+        assert error.value.index == 2 and pickle.loads(pickle.dumps(error.value)).index == 2
+        with pytest.raises(ValueError, match="lstsq has the solution of least norm"):
+            tw.qr_factor(A.T).solve(np.ones(13))
+        with pytest.raises(ValueError, match="its inverse"):
+            tw.qr_factor(A.astype(complex)).apply(B, "T")
+
+    def test_it_travels(self):
+        factor = pickle.loads(pickle.dumps(tw.qr_factor(A, tile_size=6, tree="flat")))
+        assert np.allclose(factor.apply(factor.apply(B), "H"), B)
+
+
+class TestInput:
+    @pytest.mark.parametrize("order", "CF")
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_the_input_is_kept_unless_it_may_be_overwritten(self, order, overwrite):
+        a = A.copy(order=order)
+        for tree in ("panel", "flat"):
+            q, r = tw.qr(a.copy(order=order), mode="economic", overwrite_a=overwrite, tile_size=6, tree=tree)
+            wanted = tw.qr(A, mode="economic", tile_size=6, tree=tree)
+            assert np.array_equal(q, wanted[0]) and np.array_equal(r, wanted[1])
+        tw.qr(a, overwrite_a=overwrite, tile_size=6)
+        assert np.array_equal(a, A) or (overwrite and order == "F")
+
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_tiled_matrices(self, packed):
+        tiles = TiledMatrix.from_numpy(A, 6) if packed else TiledMatrix.view(A.copy(), 6)
+        q, r = tw.qr(tiles, mode="economic", tree="flat")
+        wanted = tw.qr(A, mode="economic", tile_size=6, tree="flat")
+        assert isinstance(q, TiledMatrix) and np.array_equal(q, wanted[0]) and np.array_equal(r, wanted[1])
+        factor = tw.qr_factor(tiles, tree="flat")
+        found = factor.apply(TiledMatrix.from_numpy(B, 3))
+        assert isinstance(found, TiledMatrix) and np.array_equal(found, factor.apply(B))
+        assert np.allclose(tw.lstsq(tiles, B)[0], scipy.linalg.lstsq(A, B)[0])
+
+    @pytest.mark.needs("torch")
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_tensors_in_tensors_out(self, dtype):
+        a, b = torch.from_numpy(random_matrix(19, 7, dtype)), torch.from_numpy(random_matrix(19, 2, dtype))
+        q, r = tw.qr(a, mode="economic", tile_size=4)
+        assert torch.is_tensor(q) and torch.allclose(q @ r, a, atol=1e3 * roundoff(dtype))
+        factor = tw.qr_factor(a, tile_size=4, tree="greedy")
+        for found in (factor.R, factor.explicit(), factor.apply(b, "H"), factor.apply(b.T, side="R"), factor.solve(b)):
+            assert torch.is_tensor(found)
+        x, residues, rank, s = tw.lstsq(a, b, tile_size=4)
+        assert all(map(torch.is_tensor, (x, residues, s))) and rank == 7
+        assert torch.allclose(x, factor.solve(b), atol=1e3 * roundoff(dtype))
+
+    @pytest.mark.needs("distributed")
+    def test_dask_arrays_of_any_chunks(self):
+        import dask.array as da
+
+        x, b = da.from_array(A, chunks=((2, 45), (6, 7))), da.from_array(B, chunks=(20, 4))
+        for mode in ("economic", "full", "r"):
+            found = tw.qr(x, mode=mode, positive=True, workers=2)
+            wanted = tw.qr(A, mode=mode, positive=True)
+            assert all(isinstance(part, da.Array) for part in found)
+            for one, other in zip(found, wanted, strict=True):
+                assert one.shape == other.shape
+                assert mode == "full" or np.allclose(one.compute(), other, atol=1e-13)
+        tall = random_matrix(400, 9)
+        q, r = tw.qr(da.from_array(tall, chunks=(100, 9)), mode="economic", workers=2)
+        assert q.chunks == ((100,) * 4, (9,)) and qr_ratio(tall, q.compute(), r.compute()) < 30
+        factor = tw.qr_factor(x, workers=2)
+        applied = factor.apply(factor.apply(b, "H"))
+        assert isinstance(applied, da.Array) and np.allclose(applied.compute(), B)
+        assert np.allclose(factor.apply(factor.apply(B, "H")), B)
+        assert isinstance(factor.R, da.Array) and np.allclose(np.abs(factor.R.compute()), np.abs(np.linalg.qr(A)[1]))
+        wanted = scipy.linalg.lstsq(A, B)
+        for right in (B, b[:, 0]):
+            found = tw.lstsq(x, right, workers=2)
+            assert np.allclose(found[0], wanted[0] if right.ndim == 2 else wanted[0][:, 0]) and found[2] == 13
+            assert np.allclose(found[1], wanted[1] if right.ndim == 2 else wanted[1][0])
+        wide = tw.lstsq(x.T, np.ones(13), workers=2)
+        assert np.allclose(wide[0], scipy.linalg.lstsq(A.T, np.ones(13))[0])
+
+
+class TestEngines:
+    """One plan, one result, to the bit."""
+
+    @pytest.mark.parametrize(("backend", "workers", "tree"), [
+        *(("threads", workers, tree) for workers in (1, 4) for tree in ("panel", "flat", "greedy", DOMAINS)),
+        ("mpi", 2, "panel"), ("mpi", 2, DOMAINS), ("mpi", 4, "flat"), ("mpi", 4, "greedy"), ("dask", 2, "greedy"),
+        ("dask", 2, DOMAINS),
+    ])  # fmt: skip
+    def test_engines_and_workers(self, backend, workers, tree):
+        how = {"tree": tree, "tile_size": 6}
+        if tree == DOMAINS and backend in ("mpi", "dask"):
+            how["grid" if backend == "mpi" else "owner"] = (1, workers) if backend == "mpi" else tw.BlockCyclic(1, 2)
+        for dtype in ("float64", "complex64") if backend == "threads" else ("complex128",):
+            a, b = random_matrix(33, 17, dtype), random_matrix(33, 5, dtype, seed=1)
+            base = {"tree": tree, "tile_size": 6, "backend": "serial"}
+            wanted = tw.qr(a, mode="economic", **base)
+            found = tw.qr(a, mode="economic", backend=backend, workers=workers, **how)
+            assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+            one, other = tw.qr_factor(a, **base), tw.qr_factor(a, backend=backend, workers=workers, **how)
+            assert np.array_equal(one.apply(b, "H"), other.apply(b, "H")) and np.array_equal(one.R, other.R)
+            assert np.array_equal(one.solve(b), other.solve(b))
+            found = tw.lstsq(a, b, backend=backend, workers=workers, **how)
+            assert all(np.array_equal(x, y) for x, y in zip(found, tw.lstsq(a, b, **base), strict=True))
+
+    @pytest.mark.needs("mpi4py")
+    def test_row_blocks_on_ranks_cross_once_each(self):
+        a = random_matrix(6000, 30)
+        q, r, run = tw.qr(a, mode="economic", backend="mpi", workers=2, return_run=True, positive=True)
+        wanted = tw.qr(a, mode="economic", positive=True)
+        assert np.allclose(q, wanted[0], atol=1e-13) and np.allclose(r, wanted[1], atol=1e-12)
+        crossing = [task for task in run.graph if task.op.name == "ttqrt" and (task.uses[0].handle.index[0] % 2)
+                    != (task.uses[1].handle.index[0] % 2)]  # fmt: skip
+        assert len(crossing) == 1 and 0 < run.messages < 12
+
+    @pytest.mark.parametrize("scheduler", SCHEDULERS)
+    def test_policies(self, scheduler):
+        wanted = tw.qr(A, backend="serial", tile_size=4, tree="greedy")
+        for workers in (1, 3):
+            found = tw.qr(A, scheduler=scheduler, workers=workers, tile_size=4, tree="greedy")
+            assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+class TestPlans:
+    def test_the_rule_takes_row_blocks_panels_and_trees(self):
+        tall = qr_plan(10**6, 64, "float64", workers=2, here=True)
+        assert (tall.tree, tall.height, tall.width) == ("binary", 4096, 64)
+        assert qr_plan(10**6, 64, "float64", workers=4, here=False, ranks=4).tree[0] == "hierarchical"
+        assert qr_plan(4096, 4096, "float64", workers=2, here=True).tree == "panel"
+        assert qr_plan(4096, 4096, "float64", workers=64, here=True).tree[0] == "hierarchical"
+        assert qr_plan(4096, 4096, "float64", workers=2, here=False, ranks=2).tree[0] == "hierarchical"
+        assert qr_plan(100, 100, "float64", workers=2, here=True)[2:4] == (100, 100)
+
+    def test_bits_of_tall_matrices_do_not_depend_on_the_workers(self):
+        a = random_matrix(9000, 40)
+        one, other = (tw.qr(a, mode="economic", workers=workers) for workers in (1, 3))
+        assert np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
+        assert qr_ratio(a, *one) < 30
