@@ -158,7 +158,8 @@ class Panel {
       this.lanes = d.lanes.length;
       gantt.style.height = Math.max(106, Math.min(560, 40 + (this.lanes > 8 ? 22 : 30) * this.lanes)) + "px";
       const together = DATA.filter(other => other.unit === d.unit && other.makespan);  // one scale for runs side by side
-      const end = Math.max(...together.map(other => other.makespan), ...d.bounds.map(bound => bound[1]));
+      const end = Math.max(...together.map(other => other.makespan), ...d.bounds.map(bound => bound[1]),
+        ...DATA.filter(other => other.failed).map(other => other.failed.end * 1.02));
       this.views.push(this.gantt = new View(gantt, [0, 0, end, this.lanes], {
         key, vertical: false, draw: g => this.drawGantt(g), pick: (x, y) => this.pickGantt(x, y),
         hover: found => this.describeThere(found), choose: found => this.choose(found),
