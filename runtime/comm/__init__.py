@@ -9,8 +9,8 @@ from typing import Any
 
 from tilewright.comm.collectives import allgather, allreduce, broadcast, gather, reduce, reduce_scatter, scatter
 from tilewright.comm.cost import best, cost, lower_bound, terms
-from tilewright.comm.scaling import efficiency, isoefficiency, weak_efficiency
 from tilewright.comm.matvec_graph import matvec_graph
+from tilewright.comm.scaling import efficiency, isoefficiency, weak_efficiency
 from tilewright.comm.schedule import schedule
 
 # Modules that have a function of their own name are imported here, so that the name stands for the function.
