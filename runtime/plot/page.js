@@ -593,7 +593,8 @@ class Panel {
     const slop = 1.5 / v.sx;
     const f = d.failed;
     if (f && f.lane === lane && f.start - slop <= at && v.x(v.X(f.start) + 8) + f.end - f.start >= at) return ["failed", 0];
-    for (let i = 0; i < b.start.length; i++)
+    const between = (y - v.oy) / v.sy - lane > 0.86;  // rows: there messages can be reached
+    for (let i = 0; !between && i < b.start.length; i++)
       if (b.lane[i] === lane && b.start[i] - slop <= at && at <= b.end[i] + slop) return ["bar", i];
     const arrow = d.arrows.length <= 4000 ? this.nearArrow(x, y) : -1;
     if (arrow >= 0) return ["message", arrow];
