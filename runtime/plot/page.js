@@ -204,7 +204,7 @@ class Panel {
   follow(view) {  // the same time everywhere on the page
     for (const panel of panels)
       for (const other of [panel.gantt, panel.times])
-        if (other && other !== view && panel.d.unit === this.d.unit) {
+        if (other && other !== view && other.width && panel.d.unit === this.d.unit) {
           const left = view.x(64), width = (view.width - 76) / view.sx;
           other.sx = (other.width - 76) / width;
           other.ox = 64 - left * other.sx;
@@ -617,6 +617,37 @@ class Panel {
 }
 
 const panels = DATA.map((d, i) => new Panel(document.getElementById("panel-" + i), d));
+
+// The two runs of a comparison that are on the page; a number of the map brings another one.
+const map = [...document.querySelectorAll(".heat button")];
+let shown = map.length ? [0, 1].filter(i => i < panels.length) : [];
+function show() {
+  panels.forEach((panel, i) => {
+    panel.root.hidden = !shown.includes(i);
+    panel.root.style.order = shown.indexOf(i);
+  });
+  for (const button of map) button.setAttribute("aria-pressed", shown.includes(+button.dataset.panel));
+  document.getElementById("parting").textContent = shown.length === 2 ? parting(...shown.map(i => panels[i])) : "";
+}
+function parting(a, b) {  // the first decision in which two runs differ, and what came of it
+  const d = a.d, name = panel => panel.root.querySelector("h2").textContent.replace(/^\w+: /, "");
+  if (!a.d.start || !b.d.start) return "";
+  const order = p => p.d.start.map((start, t) => [start, t]).sort((x, y) => x[0] - y[0] || x[1] - y[1]);
+  const one = order(a), other = order(b), close = 1e-9 * d.makespan;
+  const k = one.findIndex(([start, t], i) => !other[i] || other[i][1] !== t || Math.abs(other[i][0] - start) > close);
+  if (k < 0) return "These two run every task at the same time.";
+  const cost = b.d.makespan - d.makespan, at = ([start, t], p) => `${p.d.label[t]} at ${time(start, d.unit)}`;
+  const more = `${time(Math.abs(cost), d.unit)} (${(100 * Math.abs(cost) / d.makespan).toFixed(1)} %)`;
+  return `These two part after ${k} tasks: ${name(a)} begins ${at(one[k], a)}, ${name(b)} ${at(other[k], b)}. `
+    + (Math.abs(cost) <= close ? "They end at the same time." : `In the end ${name(b)} takes ${more} ${cost > 0 ? "more" : "less"}.`);
+}
+for (const button of map)
+  button.addEventListener("click", () => {
+    const i = +button.dataset.panel;
+    if (!shown.includes(i)) shown = [...shown, i].slice(-2);
+    show();
+  });
+if (map.length) show();
 // page.html#gemm(3,1,0) opens with that task selected.
 function selectHash() {
   const label = decodeURIComponent(location.hash.slice(1));
