@@ -212,7 +212,9 @@ def test_the_gantt_chart_is_above_the_fold_and_the_verdict_above_it(report):
 
 def test_a_click_on_an_idle_time_says_why_and_what_came_next(report):
     run = simulated()
-    piece = max(pieces(run.trace), key=lambda piece: piece.end - piece.start if piece.cause != "tail" else 0)
+    places = {(r.rank, r.worker): r.start for r in run.trace}  # of the last task there
+    before = [piece for piece in pieces(run.trace) if piece.end <= places.get((piece.rank, piece.worker), 0)]
+    piece = max(before, key=lambda piece: piece.end - piece.start)
     lane = 2 * piece.rank + piece.worker
     middle = (piece.start + piece.end) / 2
     shown = hover(report, at_time, middle, lane)
