@@ -85,7 +85,7 @@ CORES = "from tilewright.host.cores import cores; print('cores:', cores())"
 VERSIONS = "import numpy, scipy; print('NumPy', numpy.__version__, 'SciPy', scipy.__version__)"
 PACKAGES = """
 import importlib.util
-names = ("torch", "mkl", "dask", "distributed", "mpi4py", "mpich", "matplotlib", "pandas", "sklearn", "pymetis")
+names = ("torch", "mkl", "dask", "distributed", "mpi4py", "mpich", "matplotlib", "pandas", "sklearn", "pymetis", "pydot")
 print("there are", *[name for name in names if importlib.util.find_spec(name)] or ["none"])
 """
 FEATURES = """

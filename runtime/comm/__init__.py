@@ -9,6 +9,7 @@ from typing import Any
 
 from tilewright.comm.collectives import allgather, allreduce, broadcast, gather, reduce, reduce_scatter, scatter
 from tilewright.comm.cost import best, cost, lower_bound, terms
+from tilewright.comm.matvec_graph import matvec_graph
 from tilewright.comm.scaling import efficiency, isoefficiency, weak_efficiency
 from tilewright.comm.schedule import schedule
 
@@ -41,8 +42,6 @@ _MODULES = ("closure", "domains", "neighbours", "partition")  # they need SciPy
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"tilewright.comm.{name}")
-    if name == "matvec_graph":
-        return importlib.import_module("tilewright.comm.matvec_graph").matvec_graph
     if name == "scaling_study":
         return upstairs("studies.scaling:scaling_study")
     raise AttributeError(f"module 'tilewright.comm' has no attribute {name!r}")

@@ -292,6 +292,8 @@ def matvec_graph(grid: Grid, *, transposed: bool = False, overlap: bool = False,
     sizes = [
         whole(size, f"{name} of grid", least) for size, name, least in zip(grid, "mnrc", (0, 0, 1, 1), strict=True)
     ]
+    if not isinstance(dtype, str | type | np.dtype):
+        raise TypeError(f"dtype must name a dtype, not {dtype!r}")
     try:
         kind = np.dtype(dtype)
     except TypeError as error:

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -74,21 +74,46 @@ def _tables(run: Run) -> str:
 
 
 def comparison_page(table: Table) -> str:
-    """The table of a comparison, and for its largest number of workers the best and the worst run."""
-    most = max(row.workers for row in table.rows)
-    largest = [run for row, run in zip(table.rows, table.runs, strict=True) if row.workers == most]
-    chosen = [largest[0], largest[-1]][: len(largest)]
-    panels = []
-    for name, run in zip(("best", "worst"), chosen, strict=False):
-        heading = f"{name}: {run.scheduler} on {place(run)}"
-        panels.append((heading, _tables(run), _picture(run.graph, run)))
-    return _page(
-        f"Schedulers on {table.graph.name}", panels, f'<div class="comparison">{comparison_table(table)}</div>'
+    """The table of a comparison, and two of its runs: the best and the worst on most workers, or whichever one picks.
+
+    The page has the runs of all rows that differ, as far as they fit into `_PAGE` bytes.
+    """
+    run_of = {(row.scheduler, row.workers): run for row, run in zip(table.rows, table.runs, strict=True)}
+    rows = [rows[0] for rows in table.merged()]
+    most = max(row.workers for row in rows)
+    largest = [row for row in rows if row.workers == most]
+    first = dict.fromkeys([largest[0], largest[-1]])
+    panels: list[tuple[str, str, dict[str, Any]]] = []
+    numbers: dict[tuple[str, int], int] = {}
+    size = 0
+    for row, name in [*zip(first, ("best", "worst"), strict=False), *((row, "") for row in rows if row not in first)]:
+        run = run_of[row.scheduler, row.workers]
+        heading = f"{name}{': ' if name else ''}{run.scheduler} on {place(run)}"
+        panel = heading, _tables(run), _picture(run.graph, run)
+        size += len(panel[1]) + len(json.dumps(panel[2]))
+        if size > _PAGE and len(panels) >= len(first):
+            break
+        numbers[row.scheduler, row.workers] = len(panels)
+        panels.append(panel)
+    for same in table.merged():  # those that made the same schedule have the same picture
+        for row in same[1:]:
+            if (same[0].scheduler, row.workers) in numbers:
+                numbers[row.scheduler, row.workers] = numbers[same[0].scheduler, row.workers]
+    left = len(rows) - len(panels)
+    note = f'<p class="note">{left} runs are left out, to keep the page small.</p>' if left else ""
+    before = (
+        f'<div class="comparison">{comparison_table(table, numbers)}{note}'
+        '<p class="soft">Press a number of the map to see that run beside the last one.</p>'
+        '<p id="parting" aria-live="polite"></p></div>'
     )
+    return _page(f"Schedulers on {table.graph.name}", panels, before, shown=2)
 
 
-def comparison_table(table: Table) -> str:
-    """The rows alone, for a page or a notebook."""
+_PAGE = 5_000_000  # bytes of runs in the page of a comparison
+
+
+def comparison_table(table: Table, numbers: Mapping[tuple[str, int], int] | None = None) -> str:
+    """The rows alone, for a page or a notebook. ``numbers`` of panels, by policy and workers, if there are some."""
     groups = table.merged()
     rows = [rows[0] for rows in groups]
     unit = "" if table.units == "s" else f", {table.units}"
@@ -103,10 +128,10 @@ def comparison_table(table: Table) -> str:
     verdicts = "".join(
         f'<p class="verdict">{html.escape(table.verdict(count))}</p>' for count in sorted({row.workers for row in rows})
     )
-    return verdicts + heat_map(table) + _table(head, body, rulers)
+    return verdicts + heat_map(table, numbers or {}) + _table(head, body, rulers)
 
 
-def heat_map(table: Table) -> str:
+def heat_map(table: Table, numbers: Mapping[tuple[str, int], int]) -> str:
     """Policies by workers: how far each makespan is over the lower bound."""
     groups, counts = excess(table), sorted({row.workers for row in table.rows})
     most = max((row.ratio - 1 for _, rows in groups for row in rows.values()), default=0.0)
@@ -119,8 +144,12 @@ def heat_map(table: Table) -> str:
                 continue
             row = rows[count]
             fill, ink = shade(row.ratio - 1, most)
-            cells += (f'<td style="background:{fill};color:{ink}">{row.ratio - 1:.1%}'
-                      f'{" &#9733;" if row.ties else ""}</td>')  # fmt: skip
+            said = f"{row.ratio - 1:.1%}{' &#9733;' if row.ties else ''}"
+            number = numbers.get((names[0], count))
+            if number is not None:
+                label = html.escape(f"{names[0]} on {count} workers, {row.ratio - 1:.1%}")
+                said = f'<button type="button" data-panel="{number}" aria-label="{label}">{said}</button>'
+            cells += f'<td style="background:{fill};color:{ink}">{said}</td>'
         body += f"<tr><th scope=row>{html.escape(', '.join(names))}</th>{cells}</tr>"
     head = "".join(f"<th scope=col>{count}</th>" for count in counts)
     return (
@@ -147,7 +176,10 @@ def run_frame(run: Run) -> str:
 # ---------------------------------------------------------------- the page
 
 
-def _page(title: str, panels: Sequence[tuple[str, str, dict[str, Any]]], before: str = "") -> str:
+def _page(
+    title: str, panels: Sequence[tuple[str, str, dict[str, Any]]], before: str = "", shown: int | None = None
+) -> str:
+    """The page of these panels: heading, tables and picture. The first ``shown`` are visible, by default all."""
     folder = files("tilewright.plot")
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     # "<" never appears in the data, so no string in it can end the script element.
@@ -155,7 +187,9 @@ def _page(title: str, panels: Sequence[tuple[str, str, dict[str, Any]]], before:
     # The browser runs this script and no other, and asks nobody for anything.
     known = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{known}'; style-src 'unsafe-inline'; img-src data:"
-    sections = "\n".join(_section(number, *panel) for number, panel in enumerate(panels))
+    sections = "\n".join(
+        _section(number, *panel, hidden=shown is not None and number >= shown) for number, panel in enumerate(panels)
+    )
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -189,7 +223,7 @@ found.</p>
 """
 
 
-def _section(number: int, heading: str, tables: str, picture: dict[str, Any]) -> str:
+def _section(number: int, heading: str, tables: str, picture: dict[str, Any], hidden: bool = False) -> str:
     swatches = "".join(
         f'<button type="button" aria-pressed="true" data-op="{k}"><i class="swatch" style="background:{colour}"></i>'
         f"{html.escape(op)}</button>"
@@ -219,7 +253,7 @@ def _section(number: int, heading: str, tables: str, picture: dict[str, Any]) ->
     graph = """<h3>Task graph by layers</h3>
 <canvas class="dag" style="height:520px" tabindex="0" role="application"
 aria-label="Task graph: one box per task, layers from top to bottom; arrow keys select"></canvas>"""
-    return f"""<section class="run" id="panel-{number}">
+    return f"""<section class="run" id="panel-{number}"{" hidden" * hidden}>
 <h2>{html.escape(heading)}</h2>
 {verdict}
 {gantt}

@@ -158,7 +158,8 @@ class Panel {
       this.lanes = d.lanes.length;
       gantt.style.height = Math.max(106, Math.min(560, 40 + (this.lanes > 8 ? 22 : 30) * this.lanes)) + "px";
       const together = DATA.filter(other => other.unit === d.unit && other.makespan);  // one scale for runs side by side
-      const end = Math.max(...together.map(other => other.makespan), ...d.bounds.map(bound => bound[1]));
+      const end = Math.max(...together.map(other => other.makespan), ...d.bounds.map(bound => bound[1]),
+        ...DATA.filter(other => other.failed).map(other => other.failed.end * 1.02));
       this.views.push(this.gantt = new View(gantt, [0, 0, end, this.lanes], {
         key, vertical: false, draw: g => this.drawGantt(g), pick: (x, y) => this.pickGantt(x, y),
         hover: found => this.describeThere(found), choose: found => this.choose(found),
@@ -203,7 +204,7 @@ class Panel {
   follow(view) {  // the same time everywhere on the page
     for (const panel of panels)
       for (const other of [panel.gantt, panel.times])
-        if (other && other !== view && panel.d.unit === this.d.unit) {
+        if (other && other !== view && other.width && panel.d.unit === this.d.unit) {
           const left = view.x(64), width = (view.width - 76) / view.sx;
           other.sx = (other.width - 76) / width;
           other.ox = 64 - left * other.sx;
@@ -592,7 +593,8 @@ class Panel {
     const slop = 1.5 / v.sx;
     const f = d.failed;
     if (f && f.lane === lane && f.start - slop <= at && v.x(v.X(f.start) + 8) + f.end - f.start >= at) return ["failed", 0];
-    for (let i = 0; i < b.start.length; i++)
+    const between = (y - v.oy) / v.sy - lane > 0.86;  // rows: there messages can be reached
+    for (let i = 0; !between && i < b.start.length; i++)
       if (b.lane[i] === lane && b.start[i] - slop <= at && at <= b.end[i] + slop) return ["bar", i];
     const arrow = d.arrows.length <= 4000 ? this.nearArrow(x, y) : -1;
     if (arrow >= 0) return ["message", arrow];
@@ -615,6 +617,37 @@ class Panel {
 }
 
 const panels = DATA.map((d, i) => new Panel(document.getElementById("panel-" + i), d));
+
+// The two runs of a comparison that are on the page; a number of the map brings another one.
+const map = [...document.querySelectorAll(".heat button")];
+let shown = map.length ? [0, 1].filter(i => i < panels.length) : [];
+function show() {
+  panels.forEach((panel, i) => {
+    panel.root.hidden = !shown.includes(i);
+    panel.root.style.order = shown.indexOf(i);
+  });
+  for (const button of map) button.setAttribute("aria-pressed", shown.includes(+button.dataset.panel));
+  document.getElementById("parting").textContent = shown.length === 2 ? parting(...shown.map(i => panels[i])) : "";
+}
+function parting(a, b) {  // the first decision in which two runs differ, and what came of it
+  const d = a.d, name = panel => panel.root.querySelector("h2").textContent.replace(/^\w+: /, "");
+  if (!a.d.start || !b.d.start) return "";
+  const order = p => p.d.start.map((start, t) => [start, t]).sort((x, y) => x[0] - y[0] || x[1] - y[1]);
+  const one = order(a), other = order(b), close = 1e-9 * d.makespan;
+  const k = one.findIndex(([start, t], i) => !other[i] || other[i][1] !== t || Math.abs(other[i][0] - start) > close);
+  if (k < 0) return "These two run every task at the same time.";
+  const cost = b.d.makespan - d.makespan, at = ([start, t], p) => `${p.d.label[t]} at ${time(start, d.unit)}`;
+  const more = `${time(Math.abs(cost), d.unit)} (${(100 * Math.abs(cost) / d.makespan).toFixed(1)} %)`;
+  return `These two part after ${k} tasks: ${name(a)} begins ${at(one[k], a)}, ${name(b)} ${at(other[k], b)}. `
+    + (Math.abs(cost) <= close ? "They end at the same time." : `In the end ${name(b)} takes ${more} ${cost > 0 ? "more" : "less"}.`);
+}
+for (const button of map)
+  button.addEventListener("click", () => {
+    const i = +button.dataset.panel;
+    if (!shown.includes(i)) shown = [...shown, i].slice(-2);
+    show();
+  });
+if (map.length) show();
 // page.html#gemm(3,1,0) opens with that task selected.
 function selectHash() {
   const label = decodeURIComponent(location.hash.slice(1));

@@ -240,7 +240,7 @@ def _renamed(trace: Trace, cause: int, first: bool, last: bool) -> int:
 
 
 def _by_rank(trace: Trace) -> Iterator[tuple[int, _Gaps, Moments]]:
-    makespan, ranks = trace.makespan, trace.ranks
+    makespan, ranks = float(trace.makespan), trace.ranks
     if not makespan:
         return
     table = np.array([(r.rank, r.worker, r.start, r.end) for r in trace.records], dtype=float).reshape(-1, 4)

@@ -70,7 +70,8 @@ def chain_facts(run: Run) -> str:
     chain = run.chain
     reasons = (("dependency", "predecessor"), ("worker", "busy worker"), ("message", "message"))
     waited = [f"{count:,} for a {name}" for reason, name in reasons if (count := chain.count(reason))]
-    parts = (("tasks", chain.work), ("messages", chain.messages), ("between", chain.between))
+    between = "kept back" if run.trace.virtual else "engine"
+    parts = (("tasks", chain.work), ("messages", chain.messages), (between, chain.between))
     shares = [f"{name} {value / run.makespan:.0%}" for name, value in parts if value >= 0.005 * run.makespan]
     tasks = f"{len(chain):,} task{'' if len(chain) == 1 else 's'} set the makespan"
     return "; ".join([tasks, *[f"waited {', '.join(waited)}"] * bool(waited), ", ".join(shares)])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,12 +97,16 @@ def read_graph(source: str | Path | networkx.DiGraph[Any], *, name: str | None =
 
 def _dot(path: Path) -> Any:
     try:
-        import pydot
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import pydot
     except ImportError as error:
         raise ImportError("a graph in DOT needs pydot; pip install 'tilewright[graphs]' brings it") from error
     import networkx
 
-    found = pydot.graph_from_dot_data(path.read_text(encoding="utf-8"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # pydot calls pyparsing by its old names
+        found = pydot.graph_from_dot_data(path.read_text(encoding="utf-8"))
     if not found:
         raise ValueError("it is no DOT")
     graph: Any = networkx.DiGraph(name=str(found[0].get_name()).strip('"'))

@@ -296,7 +296,7 @@ CALLS = {
     **{f"comm.{name}": collective(getattr(comm, name)) for name in
        ("allgather", "allreduce", "broadcast", "gather", "reduce", "reduce_scatter", "scatter")},
     "comm.matvec_graph": Call(comm.matvec_graph, lambda: dict(grid=(8, 8, 2, 1)), grid="counts", transposed="flag",
-                              overlap="flag", dtype="name~empty~class~list~dict~None"),
+                              overlap="flag", dtype="name"),
     "comm.best": Call(comm.best, lambda: dict(operation="reduce", p=2, n=4), operation="name", p="count", n="natural",
                       machine="machine?"),
     "comm.cost": Call(comm.cost, lambda: dict(operation="reduce", p=2, n=4, machine=MACHINE), operation="name",

@@ -212,7 +212,9 @@ def test_the_gantt_chart_is_above_the_fold_and_the_verdict_above_it(report):
 
 def test_a_click_on_an_idle_time_says_why_and_what_came_next(report):
     run = simulated()
-    piece = max(pieces(run.trace), key=lambda piece: piece.end - piece.start if piece.cause != "tail" else 0)
+    places = {(r.rank, r.worker): r.start for r in run.trace}  # of the last task there
+    before = [piece for piece in pieces(run.trace) if piece.end <= places.get((piece.rank, piece.worker), 0)]
+    piece = max(before, key=lambda piece: piece.end - piece.start)
     lane = 2 * piece.rank + piece.worker
     middle = (piece.start + piece.end) / 2
     shown = hover(report, at_time, middle, lane)
@@ -485,7 +487,19 @@ def test_a_comparison_shows_the_table_and_the_best_and_worst_run(show):
     rows = page.locator(".comparison table:not(.heat) tbody tr")
     assert rows.count() == 3  # on one worker both make the same schedule
     assert rows.nth(1).inner_text().split("\t")[:3] == ["3", "critical-path", f"{table.rows[2].makespan:g}"]
-    assert page.locator("h2").all_inner_texts() == ["best: critical-path on 3 workers", "worst: eager on 3 workers"]
+    headings = "section.run:not([hidden]) h2"
+    assert page.locator(headings).all_inner_texts() == ["best: critical-path on 3 workers", "worst: eager on 3 workers"]
+    said = page.locator("#parting").inner_text()
+    best, worst = (run for row, run in zip(table.rows, table.runs, strict=True) if row.workers == 3)
+    orders = [sorted((record.start, record.task) for record in run.trace) for run in (best, worst)]
+    count = next(k for k, (one, other) in enumerate(zip(*orders, strict=True)) if one != other)
+    assert said.startswith(f"These two part after {count} tasks: critical-path on 3 workers begins ")
+    assert said.endswith(
+        f"takes {worst.makespan - best.makespan:g} ({worst.makespan / best.makespan - 1:.1%}) more.".replace("%", " %")
+    )
+    page.locator('.heat button[aria-label^="eager on 1 workers"]').click()
+    assert page.locator(headings).all_inner_texts() == ["worst: eager on 3 workers", "critical-path on 1 worker"]
+    assert page.evaluate("panels[2].gantt.width > 100 && panels[2].gantt.sx > 0")
 
 
 def test_a_notebook_frame_works_inside_another_page(show):
