@@ -394,6 +394,7 @@ def lu_factor(
     >>> piv
     array([1, 1], dtype=int32)
     """
+    overwrite_a = flag(overwrite_a, "overwrite_a")
     outside = Outside(out, memory, checkpoint, resume, every, overwrite_out)
     call = Call(lu_factor, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
                 return_run=return_run, chunks=True)  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -187,7 +187,7 @@ class _Job:
             try:
                 yield
             except BaseException as error:
-                self._say(error)
+                self._keep(error)
                 raise
         except BaseException:
             finished = self.checkpoint is not None and bool(self.checkpoint.panels)
@@ -199,8 +199,11 @@ class _Job:
         finally:
             self.close()
 
-    def _say(self, error: BaseException) -> None:
-        """Note what is finished, where that is of use."""
+    def _keep(self, error: BaseException) -> None:
+        """Keep what is finished, and say so."""
+        if self.checkpoint is not None:
+            with suppress(OSError):
+                self.checkpoint.flush(self.result().sync)
         if self.checkpoint is not None and self.checkpoint.panels and isinstance(error, Exception):
             done = len(self.checkpoint.panels)
             error.add_note(f"{done} block columns are finished and stay in {self.checkpoint.folder}; the same call "

@@ -34,7 +34,7 @@ def text(run: Run) -> str:
         f"  efficiency     {run.efficiency:.1%} of the lower bound, workers idle {run.idle:.1%}",
         *_idle(run),
         f"  work           {time(work)}, width {run.width}, speed-up at most {lower.speedup_limit:.4g}",
-        *([f"  memory         {memory(run)}"] if run.memory else []),
+        *([f"  memory         {memory(run)}"] if run.memory or run.planned else []),
         *_messages(run),
         *_disk(run),
         *_submitted(run),

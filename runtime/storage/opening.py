@@ -154,6 +154,7 @@ class Output:
     ) -> None:  # fmt: skip
         self.path: Path | None = None
         self._holder: Any = None
+        self._mine = False
         if not isinstance(out, str | Path):
             self.matrix: Stored = _filled(out, shape, dtype)
             return
@@ -167,7 +168,7 @@ class Output:
         try:
             self._open(kind, dataset, shape, dtype, order, tile_size, again)
         except BaseException:
-            self.abandon(keep=True)
+            self.abandon(keep=again or not self._mine)
             raise
 
     def _open(
@@ -190,6 +191,7 @@ class Output:
         except OSError as error:
             raise type(error)(error.errno, f"cannot write {self.path}: {error.strerror}") from error
         hold(self._holder, f"another run writes {self.path}")
+        self._mine = True
         if kind == "zarr":
             self.matrix = (
                 libraries.open_zarr(self.part, "r+")

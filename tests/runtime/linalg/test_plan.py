@@ -22,7 +22,7 @@ def test_a_factorisation_by_slabs_takes_what_was_planned(tmp_path):
         assert plan.compute > 0 and plan.move == (plan.read + plan.written) / 1e9
         assert plan.seconds == max(plan.compute, plan.move)
         text = str(plan)
-        for word in (f"{plan.tasks} tasks on 2 workers", "slabs of up to", "MiB of ", "written", "computing"):
+        for word in (f"{plan.tasks} tasks on 2 workers", "of up to", "MiB of ", "written", "computing"):
             assert word in text, text
 
 
