@@ -14,7 +14,7 @@ MOVERS = 2
 """Threads that read and write beside those that compute."""
 
 _TASK = 2000  # bytes of a task with its edges, its accesses, its places in policy and trace
-_THREAD = 400_000  # bytes of a thread's stack, caches and lines that are turned
+_THREAD = 500_000  # bytes of a thread's stack, heap, caches and lines that are turned
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def lu_plan_in(
         alone = len(slabs.bounds) <= 1 and not first
         data = width * column + m * (n % nb) * item + (0 if alone else (chunk * (1 + AHEAD) + 1) * full)
         norms = 8 * mt * nt * (2 * nb + 1)
-        return SlabPlan(slabs, width, data, column + norms + _beside(tasks, workers, 2 * full), tasks)
+        return SlabPlan(slabs, width, data, column + norms + _beside(tasks, workers, 3 * full), tasks)
 
     chunk = min(4, max(mt, 1))
     if memory is not None and fit(1, chunk).memory > memory:

@@ -181,6 +181,7 @@ class Output:
             raise FileNotFoundError(2, f"{self.part} is gone, in which the run to go on with has its result")
         if kind == "hdf5":  # which locks its files itself
             self.matrix = libraries.create_hdf5(self.part, self.path, dataset, shape, dtype, fresh=not again)
+            self._mine = True
             return
         try:
             if kind == "zarr":

@@ -10,12 +10,12 @@ from tilewright.benchmarks.outofcore import command, measure
 
 @pytest.mark.parametrize("routine", ["cholesky", "lu"])
 def test_bytes_are_those_of_the_formula_and_memory_is_kept(routine, tmp_path):
-    records = measure(routine, 512, 1, part=2, tile_size=64, folder=tmp_path)
+    records = measure(routine, 512, 1, part=2.5, tile_size=64, folder=tmp_path)
     assert [r["contender"] for r in records] == [
         "in core", "in core, checkpoint", "out of core", "out of core, checkpoint"]  # fmt: skip
     assert records[0]["of_in_core"] == 1
     for r in records[2:]:
-        assert r["over_formula"] == pytest.approx(1, abs=1e-12) and r["memory"] == 2 * 512 * 512 * 8
+        assert r["over_formula"] == pytest.approx(1, abs=1e-12) and r["memory"] == 2.5 * 512 * 512 * 8
     assert list(tmp_path.iterdir()) == []
 
 
