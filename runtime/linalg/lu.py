@@ -481,7 +481,9 @@ def _factor_outside(
         check_finite=check_finite, square=square,
     )  # fmt: skip
     norms = _norms(parts.sizes, tiling)
-    how = {"backend": call.engine.name, "scheduler": "critical-path", "workers": None, "options": {}}
+    how: dict[str, Any] = {
+        "backend": call.engine.name, "scheduler": "critical-path", "workers": None, "options": {},
+    }  # fmt: skip
     return LUFactor(parts.lu, parts.piv, parts.diagonal, norms, parts.tile_size, call.record, how)
 
 

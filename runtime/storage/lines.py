@@ -93,7 +93,7 @@ class Lines:
                 skip = done
                 for piece in pieces:
                     if skip < piece.nbytes:
-                        rest.append(memoryview(piece).cast("B")[skip:])
+                        rest.append(memoryview(piece.data).cast("B")[skip:])
                     skip = max(0, skip - piece.nbytes)
                 more = call(self.descriptor, rest, place + done)
                 if not more:
