@@ -359,7 +359,7 @@ def cholesky_by_slabs(
             data["buffer"] = [np.empty(shape, job.source.dtype) for shape in memory.shapes]
         job.run(graph, data, plan, volume)
         if job.output is not None:
-            return call.result(job.output.finish())
+            return call.result(job.output.finish(sync=checked))
     return call.result(target if lower else target.T)
 
 
@@ -444,7 +444,7 @@ def lu_by_slabs(
             else:
                 diagonal[start : start + nb] = _diagonal(work, k, dtype)
         sizes.update(record["M"] if first < nt and mt else {})
-        lu = target if job.output is None else job.output.finish()
+        lu = target if job.output is None else job.output.finish(sync=checked)
     tiling = TiledMatrix((m, n), nb, dtype, np.empty(0, dtype), packed=True)
     return LUParts(lu, piv, diagonal, sizes, nb), tiling
 

@@ -207,9 +207,10 @@ class Output:
         if (self.matrix.shape, self.matrix.dtype) != (shape, dtype):
             raise ValueError(f"{self.part} has {_said(self.matrix)}, not {shape[0]} x {shape[1]} of {dtype}")
 
-    def finish(self) -> Any:
-        """The whole result at its place, to be read."""
-        self.matrix.sync()
+    def finish(self, *, sync: bool = False) -> Any:
+        """The whole result at its place, to be read; with ``sync`` after it would survive a loss of power."""
+        if sync or not isinstance(self.matrix, RawFile):
+            self.matrix.sync()
         if self.path is None:
             return self.matrix.value()
         if self.matrix.__class__ is libraries.LibraryArray:
