@@ -100,7 +100,7 @@ def _formula(routine: str, n: int, nb: int, item: int, memory: int) -> float:
 @click.command("outofcore")
 @click.option("--n", "sizes", type=click.IntRange(min=1), multiple=True, help="Order.  [default: 4096]")
 @click.option("--routine", "routines", type=click.Choice(["cholesky", "lu"]), multiple=True, help="[default: both]")
-@click.option("--part", type=click.FloatRange(0, 1, min_open=True), default=0.25, show_default=True,
+@click.option("--part", type=click.FloatRange(0, min_open=True), default=0.25, show_default=True,
               help="Memory, of the bytes of the matrix.")  # fmt: skip
 @click.option("--tile-size", type=click.IntRange(min=1), help="Rows of a tile.  [default: chosen]")
 @click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False),

@@ -147,7 +147,8 @@ def tiled_cholesky(
            [1., 2.]])
     """
     plain = return_run is False and progress is False and emulate is False and not options
-    plain = plain and out is memory is checkpoint is None and resume is overwrite_out is False and not every
+    plain = plain and out is memory is checkpoint is None and resume is overwrite_out is False
+    plain = plain and type(every) is float and every == 0.0
     if plain and tile_size is None and precision is None and route is None:
         small = factor_one_tile(a, lower, overwrite_a, check_finite, backend, scheduler, workers, _one_tile_graph)
         if small is not None:

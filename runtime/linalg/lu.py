@@ -470,6 +470,7 @@ def lu_factor(
     >>> piv
     array([1, 1], dtype=int32)
     """
+    overwrite_a = flag(overwrite_a, "overwrite_a")
     outside = Outside(out, memory, checkpoint, resume, every, overwrite_out)
     call = Call(lu_factor, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
                 return_run=return_run, chunks=True)  # fmt: skip
@@ -585,7 +586,9 @@ def _factor_outside(
         check_finite=check_finite, square=square,
     )  # fmt: skip
     norms = _norms(parts.sizes, tiling)
-    how = {"backend": call.engine.name, "scheduler": "critical-path", "workers": None, "options": {}}
+    how: dict[str, Any] = {
+        "backend": call.engine.name, "scheduler": "critical-path", "workers": None, "options": {},
+    }  # fmt: skip
     return LUFactor(parts.lu, parts.piv, parts.diagonal, norms, parts.tile_size, call.record, how)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -187,7 +187,7 @@ class _Job:
             try:
                 yield
             except BaseException as error:
-                self._say(error)
+                self._keep(error)
                 raise
         except BaseException:
             finished = self.checkpoint is not None and bool(self.checkpoint.panels)
@@ -199,8 +199,11 @@ class _Job:
         finally:
             self.close()
 
-    def _say(self, error: BaseException) -> None:
-        """Note what is finished, where that is of use."""
+    def _keep(self, error: BaseException) -> None:
+        """Keep what is finished, and say so."""
+        if self.checkpoint is not None:
+            with suppress(OSError):
+                self.checkpoint.flush(self.result().sync)
         if self.checkpoint is not None and self.checkpoint.panels and isinstance(error, Exception):
             done = len(self.checkpoint.panels)
             error.add_note(f"{done} block columns are finished and stay in {self.checkpoint.folder}; the same call "
@@ -356,7 +359,7 @@ def cholesky_by_slabs(
             data["buffer"] = [np.empty(shape, job.source.dtype) for shape in memory.shapes]
         job.run(graph, data, plan, volume)
         if job.output is not None:
-            return call.result(job.output.finish())
+            return call.result(job.output.finish(sync=checked))
     return call.result(target if lower else target.T)
 
 
@@ -441,7 +444,7 @@ def lu_by_slabs(
             else:
                 diagonal[start : start + nb] = _diagonal(work, k, dtype)
         sizes.update(record["M"] if first < nt and mt else {})
-        lu = target if job.output is None else job.output.finish()
+        lu = target if job.output is None else job.output.finish(sync=checked)
     tiling = TiledMatrix((m, n), nb, dtype, np.empty(0, dtype), packed=True)
     return LUParts(lu, piv, diagonal, sizes, nb), tiling
 

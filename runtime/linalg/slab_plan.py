@@ -14,7 +14,7 @@ MOVERS = 2
 """Threads that read and write beside those that compute."""
 
 _TASK = 2000  # bytes of a task with its edges, its accesses, its places in policy and trace
-_THREAD = 400_000  # bytes of a thread's stack, caches and lines that are turned
+_THREAD = 500_000  # bytes of a thread's stack, heap, caches and lines that are turned
 
 
 @dataclass(frozen=True)
@@ -72,21 +72,22 @@ def lu_plan_in(
     """The same for an LU factorisation, whose slabs are whole block columns."""
     m, n = shape
     mt, nt = -(-m // nb), -(-n // nb)
-    full, column = nb * nb * item, m * nb * item
-    chunk = min(4, mt) if memory is None or 100 * full <= memory else 1
+    full, column, last = nb * nb * item, m * nb * item, min(mt, nt)
 
-    def fit(width: int) -> SlabPlan | None:
+    def fit(width: int, chunk: int) -> SlabPlan:
         slabs = lu_slabs(nt, first, width, chunk)
-        last = min(mt, nt)
         passing = sum(-(-(mt - k) // chunk) for s0, _ in slabs.bounds for k in range(min(s0, last)))
         products = sum((mt - k) * (nt - 1 - k) for k in range(last))
         tasks = products + passing + mt * len(slabs.bounds) + mt * nt + 2 * last + max(last - 1, 0) + 3 * nt
         alone = len(slabs.bounds) <= 1 and not first
-        data = width * column + m * (n % nb) * item + (0 if alone else chunk * (2 + AHEAD) * full)
+        data = width * column + m * (n % nb) * item + (0 if alone else (chunk * (1 + AHEAD) + 1) * full)
         norms = 8 * mt * nt * (2 * nb + 1)
-        return SlabPlan(slabs, width, data, column + norms + _beside(tasks, workers, 2 * full), tasks)
+        return SlabPlan(slabs, width, data, column + norms + _beside(tasks, workers, 3 * full), tasks)
 
-    return _largest(fit, 1, max(nt, 1), memory, f"an LU factorisation of {m} x {n}", nb)
+    chunk = min(4, max(mt, 1))
+    if memory is not None and fit(1, chunk).memory > memory:
+        chunk = 1
+    return _largest(lambda width: fit(width, chunk), 1, max(nt, 1), memory, f"an LU factorisation of {m} x {n}", nb)
 
 
 def _beside(tasks: int, workers: int, copies: int) -> int:

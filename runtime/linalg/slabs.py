@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,18 +115,20 @@ class Strips:
 
 
 def _place(task: Task, nb: int) -> tuple[int, int]:
-    i, j = task.place or (0, 0)  # said where it is inserted
-    return int(i) * nb, int(j) * nb  # type: ignore[call-overload]
+    place: Any = task.place  # said where it is inserted
+    i, j = place
+    return i * nb, j * nb
 
 
 @cache
 def _potrf(nb: int) -> Op:
     def explain(task: Task, data: Any, info: int) -> Exception:
-        (k,) = task.place or (0,)
-        tile, offset = Handle("A", (k, k)), k * nb  # type: ignore[arg-type, operator]
+        place: Any = task.place
+        (k,) = place
+        tile, offset = Handle("A", (k, k)), k * nb
         if info < 0:
             return ValueError(f"{task} on {tile}: LAPACK calls its argument {-info} illegal")
-        return NotPositiveDefiniteError(offset + info, task.label, tile, offset, len(data[task.writes[0]]))  # type: ignore[operator]
+        return NotPositiveDefiniteError(offset + info, task.label, tile, offset, len(data[task.writes[0]]))
 
     return Op("potrf", weight=potrf.weight, flops=potrf.flops, explain=explain)
 
@@ -326,8 +328,12 @@ def slab_lu(
                 g.insert(commit, [R(A[i, k]) for i in range(mt)], [R(P[i, k]) for i in range(mt)], more,
                          RW(g.handle("log")), k, k == nt - 1, label=(k,))  # fmt: skip
             if k < last:
-                _updates(g, k, range(k + 1, s1), mt, piv, memory, lambda i, k=k: memory(i, k))
+                _updates(g, k, range(k + 1, s1), mt, piv, memory, partial(_of_column, memory, k))
     _exchange(g, volume, mt, nt, piv, memory)
+
+
+def _of_column(memory: Strips | InPlace, k: int, i: int) -> Handle:
+    return memory(i, k)
 
 
 def _updates(

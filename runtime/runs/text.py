@@ -40,7 +40,7 @@ def text(run: Run) -> str:
         *_idle(run),
         *_chain(run),
         f"  work           {time(work)}, width {run.width}, speed-up at most {lower.speedup_limit:.4g}",
-        *([f"  memory         {memory(run)}"] if run.memory else []),
+        *([f"  memory         {memory(run)}"] if run.memory or run.planned else []),
         *_messages(run),
         *_disk(run),
         *_submitted(run),

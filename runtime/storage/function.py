@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from tilewright.arguments import LAPACK
+from tilewright.keywords import strict
 from tilewright.scalars import choice, function, positive, whole
 from tilewright.storage.matrix import Place, Stored
 
 __all__ = ["TileFunction"]
 
 
+@strict
 class TileFunction(Stored):
     """A matrix that is nowhere: ``make(i, j)`` gives tile (i, j) as an array, each time the same.
 

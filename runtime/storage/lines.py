@@ -1,7 +1,7 @@
 """Blocks of a matrix in a file, line by line: rows if it lies by rows, else columns.
 
 Lines go straight into the memory of tiles, those of several tiles in one call (``preadv``); nothing is mapped, so that
-what was read does not count as memory of this process. The system is told of all lines before the first is waited for.
+what was read does not count as memory of this process. The system is told of long lines before the first is waited for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tilewright.kernels.columns import joined
 __all__ = ["Lines"]
 
 _SCRATCH = 1 << 18  # bytes of lines that are turned at a time
-_AHEAD = 1 << 12  # bytes of a line from which on the system is told of it beforehand
+_AHEAD = 1 << 16  # bytes of a line from which on telling the system of it beforehand is worth a call
 
 
 class Lines:
@@ -93,7 +93,7 @@ class Lines:
                 skip = done
                 for piece in pieces:
                     if skip < piece.nbytes:
-                        rest.append(memoryview(piece).cast("B")[skip:])
+                        rest.append(memoryview(piece.data).cast("B")[skip:])
                     skip = max(0, skip - piece.nbytes)
                 more = call(self.descriptor, rest, place + done)
                 if not more:

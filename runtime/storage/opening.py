@@ -154,6 +154,7 @@ class Output:
     ) -> None:  # fmt: skip
         self.path: Path | None = None
         self._holder: Any = None
+        self._mine = False
         if not isinstance(out, str | Path):
             self.matrix: Stored = _filled(out, shape, dtype)
             return
@@ -167,7 +168,7 @@ class Output:
         try:
             self._open(kind, dataset, shape, dtype, order, tile_size, again)
         except BaseException:
-            self.abandon(keep=True)
+            self.abandon(keep=again or not self._mine)
             raise
 
     def _open(
@@ -180,6 +181,7 @@ class Output:
             raise FileNotFoundError(2, f"{self.part} is gone, in which the run to go on with has its result")
         if kind == "hdf5":  # which locks its files itself
             self.matrix = libraries.create_hdf5(self.part, self.path, dataset, shape, dtype, fresh=not again)
+            self._mine = True
             return
         try:
             if kind == "zarr":
@@ -190,6 +192,7 @@ class Output:
         except OSError as error:
             raise type(error)(error.errno, f"cannot write {self.path}: {error.strerror}") from error
         hold(self._holder, f"another run writes {self.path}")
+        self._mine = True
         if kind == "zarr":
             self.matrix = (
                 libraries.open_zarr(self.part, "r+")
@@ -204,9 +207,10 @@ class Output:
         if (self.matrix.shape, self.matrix.dtype) != (shape, dtype):
             raise ValueError(f"{self.part} has {_said(self.matrix)}, not {shape[0]} x {shape[1]} of {dtype}")
 
-    def finish(self) -> Any:
-        """The whole result at its place, to be read."""
-        self.matrix.sync()
+    def finish(self, *, sync: bool = False) -> Any:
+        """The whole result at its place, to be read; with ``sync`` after it would survive a loss of power."""
+        if sync or not isinstance(self.matrix, RawFile):
+            self.matrix.sync()
         if self.path is None:
             return self.matrix.value()
         if self.matrix.__class__ is libraries.LibraryArray:

@@ -77,7 +77,9 @@ def test_files_of_other_versions_of_npy(tmp_path):
     for version in ((1, 0), (2, 0)):
         with (tmp_path / "a.npy").open("wb") as file:
             np.lib.format.write_array(file, np.eye(3), version)
-        assert open_source(tmp_path / "a.npy").shape == (3, 3)
+        source = open_source(tmp_path / "a.npy")
+        assert source.shape == (3, 3)
+        source.close()
     with (tmp_path / "a.npy").open("wb") as file:
         np.lib.format.write_array(file, np.zeros((2, 2), [("ä", "f8")]), (3, 0))
     with pytest.raises(ValueError, match=r"version \(3, 0\)"):
