@@ -105,7 +105,7 @@ def _by_lu(
     began = perf_counter()
     if precision != "auto":
         a, b = _in_fp64(a), _in_fp64(b)
-    plan = {"backend": stage.backend, "scheduler": stage.scheduler, "workers": stage.workers}
+    plan: dict[str, Any] = {"backend": stage.backend, "scheduler": stage.scheduler, "workers": stage.workers}
     call = Call(routine, a, stage.options, **plan)
     factor = factor_with(call, False, check_finite, None, tile_size, None, square=True)
     factored = perf_counter()
