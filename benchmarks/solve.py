@@ -50,7 +50,8 @@ def contenders(
         return
     import scipy.linalg
 
-    yield Contender("scipy solve", lambda: scipy.linalg.solve(a, b, assume_a=structure))
+    rival: Any = scipy.linalg.solve
+    yield Contender("scipy solve", lambda: rival(a, b, assume_a=structure))
     if importlib.util.find_spec("torch"):
         import torch
 

@@ -92,4 +92,4 @@ def equilibrate(A: TiledMatrix, runner: Runner) -> Scaling:
             runner.run(columns_graph(n, A.tile_size), {"A": A, "D": blocks["D"], "E": blocks["E"]})
         else:
             d.fill(1)
-    return Scaling(*(found[name][:, 0] for name in ("D", "E", "sums")), exponent)
+    return Scaling(found["D"][:, 0], found["E"][:, 0], found["sums"][:, 0], exponent)

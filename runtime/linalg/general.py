@@ -114,7 +114,7 @@ def _by_lu(
     began = perf_counter()
     if precision != "auto":
         a, b = _in_fp64(a), _in_fp64(b)
-    plan = {"backend": runner.backend, "scheduler": runner.scheduler, "workers": runner.workers}
+    plan: dict[str, Any] = {"backend": runner.backend, "scheduler": runner.scheduler, "workers": runner.workers}
     call = Call(routine, a, runner.options, progress=runner.progress, **plan)
     factor = factor_with(call, False, check_finite, None, tile_size, None, square=True)
     factored = perf_counter()

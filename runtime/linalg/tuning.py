@@ -217,7 +217,7 @@ def mixed_lu_tile_size(n: int, workers: int) -> int:
     Examples
     --------
     >>> [mixed_lu_tile_size(n, workers=2) for n in (100, 1024, 4096, 8192)]
-    [100, 160, 512, 512]
+    [100, 128, 512, 512]
     """
     if n <= _NARROW_SMALLEST:
         return max(n, 1)
