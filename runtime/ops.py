@@ -76,11 +76,6 @@ def _elimination(uses: tuple[Use, ...]) -> tuple[object, ...]:
     return *uses[-1].handle.index, uses[1].handle.index[0]
 
 
-def _first(uses: tuple[Use, ...]) -> tuple[object, ...]:
-    """(k) of a task that looks at tile (k, k)."""
-    return uses[0].handle.index[:1]
-
-
 def _panel(uses: tuple[Use, ...]) -> tuple[object, ...]:
     """(k) of the panel whose pivots are written last."""
     return uses[-1].handle.index
@@ -242,7 +237,7 @@ lauum = Op("lauum", weight=1, flops=_level3.flops_lauum, indices=_diagonal)
 geadd = Op("geadd", weight=0, indices=_tile)
 rescale = Op("rescale", weight=0, indices=_tile)
 retile = Op("retile", weight=0, indices=_tile)
-regular = Op("regular", weight=0, indices=_first, explain=_zero_pivot)
+regular = Op("regular", weight=0, indices=_first_row, explain=_zero_pivot)
 
 getrfn = Op("getrfn", weight=2, flops=_getrf.flops_plain, indices=_diagonal)
 gemmn = Op("gemmn", weight=6, flops=_lu.flops_gemmn, indices=_plain_update, operands="storage")
