@@ -28,7 +28,7 @@ def contenders(kind: str, a: np.ndarray, **how: Any) -> Iterator[Contender]:
     """Everything that finds these values or vectors of ``a``, Hermitian for the first two kinds."""
     if kind == "svd_lowrank":
         yield Contender(OURS, lambda: tw.svd_lowrank(a, min(_RANK, len(a)), **how))
-        if importlib.util.find_spec("dask"):
+        if importlib.util.find_spec("dask") and len(a) >= 1024:
             yield Contender("dask svd_compressed", _dask(a))
         return
     ours: dict[str, Callable[[], Any]] = {

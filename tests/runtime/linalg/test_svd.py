@@ -92,8 +92,8 @@ class TestInput:
                 call()
 
 
-@pytest.mark.parametrize(("backend", "workers"), [("threads", 3), ("mpi", 2), ("mpi", 3), ("dask", 2)])
-@pytest.mark.parametrize("shape", [(26, 9), (9, 26), (15, 14)])
+@pytest.mark.parametrize(("backend", "workers"), [("threads", 3), ("mpi", 3), ("dask", 2)])
+@pytest.mark.parametrize("shape", [(26, 9), (14, 15)])
 def test_engines_and_workers_make_the_same_bits(backend, workers, shape):
     for dtype in ("float64", "complex64"):
         a = random_matrix(*shape, dtype)
