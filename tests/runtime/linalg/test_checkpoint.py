@@ -19,7 +19,7 @@ from tilewright.linalg import slab_plan
 from tilewright.storage.checkpoint import Checkpoint, checksum
 
 N, NB = 230, 32
-KILLS = int(os.environ.get("TILEWRIGHT_KILLS", "4"))
+KILLS = int(os.environ.get("TILEWRIGHT_KILLS", "2"))
 
 
 class Stopped(Exception):

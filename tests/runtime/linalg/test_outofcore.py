@@ -346,7 +346,7 @@ class TestSolve:
         a = random_matrix(N, N)
         np.save("a.npy", a)
         b = random_matrix(N, 40, seed=5)
-        x, info = tw.solve("a.npy", b, memory="600kB", assume_a=assume_a, tile_size=NB, return_info=True)
+        x, info = tw.solve("a.npy", b, memory="1MB", assume_a=assume_a, tile_size=NB, return_info=True)
         assert np.allclose(a @ x, b) and info.structure == "gen" and left(here) == ["a.npy"]
 
     def test_what_has_no_solution_is_said_and_nothing_is_left(self, here):
