@@ -8,6 +8,7 @@ from typing import Any
 
 from tilewright.graph import TaskGraph
 from tilewright.scalars import nearby
+from tilewright.schedulers.base import BasePolicy, Policy, adapted, claimed
 from tilewright.schedulers.critical_path import CriticalPath
 from tilewright.schedulers.dm import DequeModel, DequeModelData, DequeModelDataSorted
 from tilewright.schedulers.eager import Eager
@@ -18,7 +19,6 @@ from tilewright.schedulers.locality import Locality
 from tilewright.schedulers.lookahead import Lookahead
 from tilewright.schedulers.lws import LocalityWorkStealing
 from tilewright.schedulers.peft import Peft
-from tilewright.schedulers.policy import BasePolicy, Policy, adapted, claimed
 from tilewright.schedulers.polynomial import Chameleon, Parsec
 from tilewright.schedulers.prio import Prio
 from tilewright.schedulers.random import Random

@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from tilewright.graph import Op, Task, TaskGraph
 from tilewright.machine import Machine
-from tilewright.schedulers.policy import BasePolicy
+from tilewright.schedulers.base import BasePolicy
 
 __all__ = ["Aside"]
 

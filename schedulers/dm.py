@@ -23,7 +23,7 @@ import numpy as np
 
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine
-from tilewright.schedulers.policy import BasePolicy
+from tilewright.schedulers.base import BasePolicy
 
 __all__ = ["DequeModel", "DequeModelData", "DequeModelDataSorted"]
 

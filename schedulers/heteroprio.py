@@ -17,7 +17,7 @@ from typing import Self
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
-from tilewright.schedulers.policy import BasePolicy
+from tilewright.schedulers.base import BasePolicy
 from tilewright.schedulers.ranked import row
 
 __all__ = ["HeteroPrio"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
-from tilewright.schedulers.policy import BasePolicy
+from tilewright.schedulers.base import BasePolicy
 
 __all__ = ["Lifo"]
 

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
 from tilewright.passes.versions import Dataflow
-from tilewright.schedulers.policy import BasePolicy
+from tilewright.schedulers.base import BasePolicy
 
 __all__ = ["Placed", "Timeline"]
 

@@ -6,7 +6,7 @@ import random
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
-from tilewright.schedulers.policy import BasePolicy
+from tilewright.schedulers.base import BasePolicy
 
 __all__ = ["Random"]
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from tilewright.graph import Access, Task, TaskGraph
 from tilewright.machine import Machine
-from tilewright.schedulers.policy import BasePolicy
+from tilewright.schedulers.base import BasePolicy
 
 __all__ = ["Ranked", "row"]
 

@@ -7,7 +7,7 @@ from collections import deque
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
-from tilewright.schedulers.policy import BasePolicy
+from tilewright.schedulers.base import BasePolicy
 
 __all__ = ["Stealing"]
 

@@ -112,7 +112,7 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             hint = nearby(args[:1], self.table)
             if hint and "id you mean" not in error.message:
-                error.message += f" {hint[0].upper()}{hint[1:]}"
+                raise click.UsageError(f"{error.message} {hint[0].upper()}{hint[1:]}", ctx) from None
             raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -221,7 +221,8 @@ def solve(x1: Any, x2: Any, /, **how: Any) -> Any:
     >>> tw.linalg.solve(np.array([[2.0, 0.0], [1.0, 4.0]]), np.array([2.0, 9.0]))
     array([1., 2.])
     """
-    _floating(x1, "x1"), _floating(x2, "x2")
+    _floating(x1, "x1")
+    _floating(x2, "x2")
     if _matrix(x1) or _matrix(x2):
         return compute(lazy(x1).solve(x2), **how)
     return stacks.solutions(solve, x1, x2, **how)

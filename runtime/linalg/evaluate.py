@@ -227,7 +227,7 @@ class _Frame:
         if result.target is not None:
             return TiledMatrix.view(result.target, nb)
         if self.chunks is not None:
-            return self.chunks.new(result.extent, nb, nb, result.dtype, result.order)  # type: ignore[no-any-return]
+            return self.chunks.new(result.extent, nb, nb, result.dtype, result.order)
         if result.order == "F":
             return TiledMatrix.view(np.empty(result.extent, result.dtype, "F"), nb)
         return TiledMatrix.view(zeros(result.extent, result.dtype), nb)

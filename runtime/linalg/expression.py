@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -248,7 +248,7 @@ class Transposed(Expression):
         if a.vector:  # as in NumPy, it has no rows and columns to change places
             flag = {"T": "N", "C": "J"}.get(flag, flag)
         if isinstance(a, Transposed):
-            a, flag = a.inner, turned(a.flag, flag)
+            flag, a = turned(a.flag, flag), a.inner
         if a.dtype.kind != "c":
             flag = {"C": "T", "J": "N"}.get(flag, flag)
         return a if flag == "N" else cls(a, flag)
@@ -606,7 +606,7 @@ def _factor(value: Any) -> complex | None:
         value = value.item()
     if not isinstance(value, numbers.Number):
         return None
-    found = complex(value)  # type: ignore[arg-type]
+    found = complex(cast("complex", value))
     return found if isinstance(value, complex) else found.real
 
 

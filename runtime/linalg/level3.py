@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +91,11 @@ def _forward(uplo: str, flag: str, side: str) -> bool:
     return ((uplo == "L") == (flag == "N")) == (side == "L")
 
 
+def _blocks(X: Handles, c: int, left: bool) -> Callable[[int], Handle]:
+    """The tiles of block column c, or of block row c."""
+    return (lambda k: X[k, c]) if left else (lambda k: X[c, k])
+
+
 def tri_solve(
     g: TaskGraph, T: Operand, X: Handles, nt: int, beside: int, side: str = "L", uplo: str = "L", diag: str = "N",
     alpha: complex = 1.0,
@@ -101,7 +107,7 @@ def tri_solve(
     left = side == "L"
     steps = list(range(nt)) if _forward(uplo, T.flag, side) else list(reversed(range(nt)))
     for c in range(beside):
-        x = (lambda k, c=c: X[k, c]) if left else (lambda k, c=c: X[c, k])  # type: ignore[misc]
+        x = _blocks(X, c, left)
         for turn, k in enumerate(steps):
             factor = 1.0 if turn else alpha
             g.insert(trsolve, R(T.tiles[k, k]), RW(x(k)), side, uplo, T.flag, diag, factor, label=x(k).index)
@@ -121,7 +127,7 @@ def tri_multiply(
     # a tile may be overwritten once no other needs it: the other way round than in a solve
     steps = list(reversed(range(nt))) if _forward(uplo, T.flag, side) else list(range(nt))
     for c in range(beside):
-        x = (lambda k, c=c: X[k, c]) if left else (lambda k, c=c: X[c, k])  # type: ignore[misc]
+        x = _blocks(X, c, left)
         for turn, i in enumerate(steps):
             g.insert(trmm, R(T.tiles[i, i]), RW(x(i)), side, uplo, T.flag, diag, alpha, label=x(i).index)
             for k in steps[turn + 1 :]:

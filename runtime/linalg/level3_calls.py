@@ -222,9 +222,9 @@ def _rank_k(
         flagged = Ref(of.value, "N" if trans == "N" else "C" if hermitian else "T")
         b.step("rankk", (flagged, Ref(place)), uplo, hermitian, alpha, beta, False)
 
-    leaves = [A, *[C] * (C is not None)]
+    leaves = [A] if C is None else [A, C]
     found = evaluate(call, leaves, [Result((n, n), dtype, into=into)], build, tile_size,
-                     "herk" if hermitian else "syrk")  # type: ignore[arg-type] # fmt: skip
+                     "herk" if hermitian else "syrk")  # fmt: skip
     return call.result(*found)
 
 
