@@ -569,7 +569,9 @@ def _steps(spans: Iterable[tuple[float, float, float]], most: int = 2000) -> lis
         if end > start:
             changes[start] = changes.get(start, 0) + amount
             changes[end] = changes.get(end, 0) - amount
-    times, values, value = [], [], 0.0
+    times: list[float] = []
+    values: list[float] = []
+    value = 0.0
     for at in sorted(changes):
         value += changes[at]
         if values and values[-1] == value:
