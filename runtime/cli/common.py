@@ -111,9 +111,9 @@ class LazyGroup(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             hint = nearby(args[:1], self.table)
-            if hint and "id you mean" not in error.message:
-                raise click.UsageError(f"{error.message} {hint[0].upper()}{hint[1:]}", ctx) from None
-            raise
+            if not hint or "id you mean" in error.message:
+                raise
+            raise click.UsageError(f"{error.message} {hint[0].upper()}{hint[1:]}", error.ctx) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(self.table)
