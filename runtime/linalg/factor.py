@@ -14,7 +14,7 @@ from tilewright.linalg.gpu import device_factor, factor_on_device
 from tilewright.linalg.matrix import is_device_tensor
 from tilewright.linalg.mixed import MixedFactor, MixedProblem, default_shift, shifted
 from tilewright.linalg.one_tile import factor_one_tile
-from tilewright.linalg.outofcore import Outside, cholesky_by_slabs, result_bytes
+from tilewright.linalg.outofcore import Outside, cholesky_by_slabs
 from tilewright.linalg.triangle import on_triangle, triangle_graph, turned_graph
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.precision import PrecisionMap
@@ -165,7 +165,7 @@ def tiled_cholesky(
         outside.refuse("tiled_cholesky", precision=precision, overwrite_a=overwrite_a)
         return cholesky_by_slabs(call, outside, a, lower=lower, tile_size=tile_size, rule=cholesky_tile_size,
                                  check_finite=check_finite)  # fmt: skip
-    outside.check_fits(call, 0 if overwrite_a else result_bytes(a), "the factor")
+    outside.check_fits(call, None if overwrite_a else a, "the factor")
     if call.on_device:
         if route is not None:
             raise ValueError(f"route={route!r} chooses kernels of the CPU; on {a.device} torch has one way")

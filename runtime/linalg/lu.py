@@ -31,7 +31,7 @@ from tilewright.linalg.lu_graph import (
     insert_lu,
 )
 from tilewright.linalg.norm_parts import Gauged
-from tilewright.linalg.outofcore import Outside, lu_by_slabs, result_bytes
+from tilewright.linalg.outofcore import Outside, lu_by_slabs
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
 from tilewright.runs.run import Run
@@ -479,7 +479,7 @@ def lu_factor(
             call, outside, a, overwrite_a, check_finite, pivoting, tile_size, update, panel, threshold
         )
     else:
-        outside.check_fits(call, 0 if overwrite_a else result_bytes(a), "the factor")
+        outside.check_fits(call, None if overwrite_a else a, "the factor")
         factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, update, panel, threshold)
     result = call.result(factor)
     known = (result[0] if call.return_run else result) is not None and options.get("gather") != "none"

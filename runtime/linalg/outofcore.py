@@ -29,7 +29,7 @@ from tilewright.storage.ops import MOVES
 from tilewright.tiles import TiledMatrix
 from tilewright.units import nbytes, size
 
-__all__ = ["LUParts", "Outside", "cholesky_by_slabs", "lu_by_slabs", "result_bytes"]
+__all__ = ["LUParts", "Outside", "cholesky_by_slabs", "lu_by_slabs"]
 
 _ENGINES = ("serial", "threads")
 
@@ -83,8 +83,8 @@ class Outside:
         if name not in _ENGINES:
             raise ValueError(f"out of core and with a checkpoint the backend is {' or '.join(_ENGINES)}, not {name!r}")
 
-    def check_fits(self, call: Call, planned: int, what: str) -> None:
-        """MemoryError if a call in core would need more beside its arguments than ``memory`` says; for `Run.planned`.
+    def check_fits(self, call: Call, like: Any, what: str) -> None:
+        """MemoryError if a call in core whose result is ``like`` this one, or None, takes more than ``memory`` says.
 
         ValueError for an engine with memories of its own.
         """
@@ -92,6 +92,7 @@ class Outside:
             return
         if call.engine.name not in _ENGINES:
             raise ValueError(f"memory= is for backend {' or '.join(_ENGINES)}, not {call.engine.name!r}")
+        planned = 0 if like is None else _bytes_like(like)
         if planned > self.limit:
             raise MemoryError(f"{what} takes {nbytes(planned)} beside the matrix, more than memory="
                               f"{nbytes(self.limit)}; with out= the factor goes to a file, and a part of it is in "
@@ -457,7 +458,7 @@ def _diagonal(tiles: StoredTiles, k: int, dtype: np.dtype) -> np.ndarray:
     return buffer.diagonal().copy()
 
 
-def result_bytes(a: Any) -> int:
+def _bytes_like(a: Any) -> int:
     """Bytes of a result of the shape of an array, of LAPACK's dtype."""
     shape, dtype = np.shape(a), getattr(a, "dtype", None)
     item = getattr(dtype, "itemsize", 8)
