@@ -258,7 +258,7 @@ class GeneralProblem(Problem):
         runner = self.runner
         return mixed_lu(
             self.a, rung, self.scaling, pivoting=self.pivoting, tile_size=self.given_tile_size, workers=runner.workers,
-            scheduler=runner.scheduler, backend=runner.backend, **runner.options,
+            scheduler=runner.scheduler, backend=runner.backend, progress=runner.progress, **runner.options,
         )  # fmt: skip
 
     def _take(self, system: Any, factor: MixedLU) -> None:

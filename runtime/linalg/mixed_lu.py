@@ -104,6 +104,7 @@ def mixed_lu(
     workers: int | None = None,
     scheduler: str | Policy = "critical-path",
     backend: str = "threads",
+    progress: Any = False,
     **options: Any,
 ) -> MixedLU:
     """Scale, convert and factor a square matrix in low precision.
@@ -117,7 +118,7 @@ def mixed_lu(
         Of this matrix.
     pivoting
         ``"partial"``, or ``"none"`` for matrices that are diagonally dominant.
-    tile_size, workers, scheduler, backend, options
+    tile_size, workers, scheduler, backend, progress, options
         See `tilewright.lu_factor`.
 
     Raises
@@ -134,7 +135,7 @@ def mixed_lu(
     2/3 n^3 flops. Scaling, conversion and factorisation are one graph of tile tasks. The bits depend on the matrix, the
     tile size, the route and the library behind it; not on engine, policy and workers.
     """
-    call = Call(mixed_lu, a, options, backend=backend, scheduler=scheduler, workers=workers)
+    call = Call(mixed_lu, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress)
     storage = FORMATS[precision].storage
     with call.agreement() as facts:
         matrix = call.by_columns(square=True)

@@ -479,7 +479,7 @@ class TestBadInput:
 
     def test_names(self):
         for options, known in (
-            ({"precision": "fp8"}, "bf16x3"), ({"refine": "jacobi"}, "gmres"), ({"assume_a": "her"}, "pos"),
+            ({"precision": "fp8"}, "bf16x3"), ({"refine": "jacobi"}, "gmres"), ({"assume_a": "tri"}, "pos"),
             ({"backend": "cloud"}, "threads"), ({"scheduler": "best"}, "lws"),
         ):  # fmt: skip
             with pytest.raises(ValueError, match=known):
