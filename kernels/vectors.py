@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from tilewright.kernels.swaps import swap
-
 __all__ = ["KERNELS"]
 
 _STRIP = 384
@@ -62,12 +60,6 @@ def widen(d: np.ndarray, w: np.ndarray, sizes: np.ndarray, z: np.ndarray) -> Non
 
 def _positive(scale: np.ndarray) -> np.ndarray:
     return np.where(scale > 0, scale, 1.0)
-
-
-def exchange(*pivots_and_blocks: np.ndarray) -> None:
-    """Rows exchanged as those of the panels of an LU factorisation; as many vectors of pivots as blocks."""
-    panels = len(pivots_and_blocks) // 2
-    swap(pivots_and_blocks[:panels], pivots_and_blocks[panels:])
 
 
 # ------------------------------------------------------------------ sums
@@ -218,7 +210,7 @@ def add(z: np.ndarray, x: np.ndarray) -> None:
 KERNELS = {
     kernel.__name__: kernel
     for kernel in (
-        norms, normsd, asymmetry, logdiag, narrow, widen, exchange, dot, gather, turn, sweep, step, advance, descend,
+        norms, normsd, asymmetry, logdiag, narrow, widen, dot, gather, turn, sweep, step, advance, descend,
         residual, measure, project, total, orthogonalize, root, normalize, combine, add,
     )
 }  # fmt: skip

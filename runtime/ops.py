@@ -319,5 +319,5 @@ rowscale = Op("rowscale", weight=0, indices=_tile)
 colsize = Op("colsize", weight=0, indices=_tile)
 colscale = Op("colscale", weight=0, indices=_tile)
 
-OPS = {name: Op(name, weight=0) for name in _VECTORS}
+OPS = {name: Op(name, weight=0) for name in (*_VECTORS, "exchange")}
 """On blocks of vectors, by the name of the kernel: `tilewright.kernels.vectors`."""

@@ -81,7 +81,9 @@ def test_bits_do_not_depend_on_alignment_or_leading_dimension(library, op, dtype
 def test_bits_do_not_depend_on_the_order_of_memory(library, op, dtype):
     function, (order, other) = kernel(op, dtype), own(op)
     values = operands(op, dtype, 37, 29, 41)
-    right = {"hemm": (1, 2, 3, 4), "trsml": (1,), "gemml": (1, 2)}.get(op, ())  # right-hand sides are C-ordered
+    right = {"hemm": (1, 2, 3, 4), "trsml": (1,), "gemml": (1, 2), "gemmp": (1, 2)}.get(
+        op, ()
+    )  # right-hand sides are C-ordered
     expected = result(op, [cut(v, order, 0) for v in values], function)
     for layout in (other, f"strided {other}"):
         tiles = [cut(v, "rows" if place in right else layout, 8) for place, v in enumerate(values)]

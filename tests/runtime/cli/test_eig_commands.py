@@ -12,10 +12,10 @@ def call(*args):
 
 
 def test_the_reduction_to_a_band_is_drawn(tmp_path):
-    result = call("dag", "eig", "--nt", 2, "--svg", tmp_path / "band.svg")
+    result = call("dag", "eig", "--nt", 2, "--tile-size", 32, "--svg", tmp_path / "band.svg")
     assert result.exit_code == 0 and "5 tasks" in result.stderr
     assert "panel(0)" in (tmp_path / "band.svg").read_text()
-    assert "digraph" in call("dag", "eig", "--nt", 3, "--panels", 2).stdout
+    assert "digraph" in call("dag", "eig", "--nt", 3).stdout
 
 
 def test_it_is_simulated_and_compared():

@@ -107,6 +107,6 @@ def test_output_into_no_folder_is_refused_before_any_work(command, arguments, tm
 
 
 def test_a_matrix_that_does_not_fit_is_one_sentence():
-    output = invoke(compare, "cholesky", "--backend", "threads", "--nt", "2", "--tile-size", "100000000", code=2)
+    output = invoke(compare, "cholesky", "--backend", "threads", "--nt", "2", "--tile-size", "8000000", code=2)
     assert "Unable to allocate" in output
     assert "Traceback" not in output
