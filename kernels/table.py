@@ -60,7 +60,8 @@ MOVES: dict[str, Callable[..., Any]] = {
     "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
     "geadd": elements.geadd, "rescale": elements.rescale, "retile": elements.retile, "regular": elements.regular,
     **equilibrate.KERNELS, "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
-    "exchange": swaps.exchange, "swapc": swaps.swap_columns, "take": swaps.take, "trade": swaps.trade, "butterfly": butterfly.butterfly,
+    "exchange": swaps.exchange,
+    "swapc": swaps.swap_columns, "take": swaps.take, "trade": swaps.trade, "butterfly": butterfly.butterfly,
 }  # fmt: skip
 _UNPROBED = ("reference",)
 """Sources of rows that are taken as they are."""

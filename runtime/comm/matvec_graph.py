@@ -285,7 +285,7 @@ def matvec_graph(grid: Grid, *, transposed: bool = False, overlap: bool = False,
     >>> import tilewright as tw
     >>> graph = tw.comm.matvec_graph((64, 64, 2, 2))
     >>> tw.simulate(graph, tw.Machine(alpha=1e-6, beta=1e-9, gamma=1e-9)).messages
-    4
+    8
     """
     if isinstance(grid, str | bytes | Mapping) or not isinstance(grid, Sequence) or len(grid) != 4:
         raise TypeError(f"grid must be (m, n, r, c), an m x n matrix on r x c ranks, not {grid!r}")

@@ -352,9 +352,9 @@ CALLS = {
 
 RECORDS = {
     "tilewright": {
-        "AccuracyError", "AccuracyWarning", "Expression", "LUFactor", "MissingDataError", "NotPositiveDefiniteError", "QRFactor", "RankDied", "SchedulerError",
+        "AccuracyError", "AccuracyWarning", "CheckpointError", "Expression", "LUFactor", "MissingDataError", "NotPositiveDefiniteError", "QRFactor", "RankDied", "SchedulerError",
         "SingularMatrixError", "WorkerDied",
-        "Bounds", "CriticalPath", "Message", "MessageRecord", "Prepared", "Run", "SolveInfo", "Task", "TaskRecord",
+        "Bounds", "CriticalPath", "Message", "MessageRecord", "Plan", "Prepared", "Run", "SolveInfo", "Task", "TaskRecord",
         "Trace", "Access", "Handle",
     },
     "comm": set(), "plot": set(),

@@ -164,7 +164,7 @@ def test_tile_crosses_once_per_version_and_direction():
         ("h[1]", (1, 0), 3, 32),  # the result
     ]
     assert (run.messages, run.bytes) == (5, 160)
-    assert "5" in str(run)
+    assert "3 to accelerators, 96 bytes, and 2 back, 64 bytes" in str(run)
 
 
 def test_what_is_written_without_being_read_does_not_cross():
