@@ -14,7 +14,7 @@ MOVERS = 2
 """Threads that read and write beside those that compute."""
 
 _TASK = 2000  # bytes of a task with its edges, its accesses, its places in policy and trace
-_THREAD = 500_000  # bytes of a thread's stack, heap, caches and lines that are turned
+_THREAD = 700_000  # bytes of a thread's stack, heap, caches and lines that are turned
 
 
 @dataclass(frozen=True)
