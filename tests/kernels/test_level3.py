@@ -96,7 +96,7 @@ def test_rank_k_updates_write_one_triangle(kernels, layout, tile, uplo, conj):
 def test_triangles_multiply_and_divide_from_both_sides(kernels, layout, tile, diag):
     functions, dtype = kernels
     alpha, _ = scalars(dtype)
-    for side, uplo, n, flag in product("LR", "LU", (1, 5, 70, 130), "NTC"):
+    for side, uplo, n, flag in product("LR", "LU", (1, 5, 130), "NTC"):
         given, whole = triangle(n, dtype, uplo, diag)
         b = random_matrix(*((n, 4) if side == "L" else (4, n)), dtype, 2)
         t = op(whole, flag)

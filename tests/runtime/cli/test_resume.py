@@ -40,7 +40,7 @@ def call(*args):
 
 def test_it_goes_on_with_the_same_words_from_anywhere(stopped, tmp_path, monkeypatch):
     monkeypatch.chdir("/")
-    result = call("resume", tmp_path / "run", "--memory", "3MB", "--json")
+    result = call("resume", tmp_path / "run", "--memory", "4MB", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["routine"] == "lu_factor"
     wanted = tw.lu_factor(np.load(tmp_path / "a.npy"), tile_size=20, update="tile").lu

