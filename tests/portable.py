@@ -148,7 +148,7 @@ COMPUTERS = (
     Computer("oneDNN AVX2", {"ONEDNN_MAX_CPU_ISA": "AVX2"}, ONEDNN, "isa:Intel AVX2$", "avx2"),
     *(
         Computer(
-            f"BLAS {name}", {"TILEWRIGHT_BLAS": name}, BLAS, f"from {name}$", blas=name, in_slice=name == "openblas"
+            f"BLAS {name}", {"TILEWRIGHT_BLAS": name}, BLAS, f"from {name}$", blas=name
         )
         for name in ("torch", "openblas", "mkl")
     ),
