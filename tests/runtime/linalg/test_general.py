@@ -206,6 +206,13 @@ class TestAuto:
         assert info.estimate.rung == rungs(info)[0]
         assert "estimate  last pivot" in str(info)
 
+    def test_many_right_hand_sides_are_not_refined_as_one_factor_in_fp64_costs_less(self):
+        a = conditioned_general(400, 10.0)
+        many = check(a, random_matrix(400, 12))
+        assert rungs(many) == ["fp64"] and many.estimate is None
+        assert check(a, random_matrix(400, 11)).estimate is not None
+        assert rungs(check(a, random_matrix(400, 12), precision="fp32")) == ["fp32"]
+
     def test_small_systems_are_solved_in_fp64(self, monkeypatch):
         monkeypatch.undo()
         assert rungs(check(random_matrix(100, 100), np.ones(100))) == ["fp64"]
