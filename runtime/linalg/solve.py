@@ -194,7 +194,7 @@ def solve(
     if transposed:
         a, lower = a if a is None else matrix_transpose(a), not lower
     if is_device_tensor(a):
-        if assume_a == "gen":
+        if assume_a in _BY_LU:
             raise TypeError("general systems are solved on the CPU; pass a.cpu()")
         from tilewright.linalg.gpu_solve import DeviceProblem
 
@@ -212,12 +212,9 @@ def solve(
     a, b = outer.everywhere(outer.argument(a)), outer.everywhere(outer.argument(b))
     if assume_a in ("sym", "her"):
         a = mirrored(dense(a, "the matrix a"), lower, assume_a == "her")
-    if assume_a in ("gen", "sym", "her") or (
-        assume_a is None and not looks_positive_definite(dense(a, "the matrix a"))
-    ):
-        if assume_a is None:  # nobody said that it is one
-            precision = precision if isinstance(precision, str) else "auto"
-            refine = refine if refine in FOR_GENERAL else "auto"
+    if assume_a in _BY_LU or (assume_a is None and not looks_positive_definite(dense(a, "the matrix a"))):
+        if assume_a is None:
+            precision, refine = _for_general(precision, refine)
 
         def partial() -> tuple[Any, SolveInfo]:
             return solve_general(
@@ -248,11 +245,10 @@ def solve(
                 **options,
             )
         except NotPositiveDefiniteError:
-            return solve(
-                given, b, assume_a="gen", precision=precision if isinstance(precision, str) else "auto",
-                refine=refine if refine in FOR_GENERAL else "auto", fallback=fallback, check_finite=check_finite,
-                tile_size=tile_size, return_info=return_info, **how, **options,
-            )  # fmt: skip
+            precision, refine = _for_general(precision, refine)
+            return solve(given, b, assume_a="gen", precision=precision, refine=refine, fallback=fallback,
+                         check_finite=check_finite, tile_size=tile_size, return_info=return_info, **how,
+                         **options)  # fmt: skip
     with outer.agreement() as facts:
         matrix = Triangle(a, lower=lower)
         columns = RightHandSide(b, matrix.n)
@@ -324,7 +320,13 @@ def _finished(problem: Problem, began: float) -> tuple[Any, SolveInfo]:
     return x, problem.finish(began)
 
 
-_STRUCTURES = ("pos", "gen", "sym", "her")
+_BY_LU = ("gen", "sym", "her")
+_STRUCTURES = ("pos", *_BY_LU)
+
+
+def _for_general(precision: Any, refine: str) -> tuple[str, str]:
+    """What was asked for, as far as a general matrix takes it: nobody said that it is one."""
+    return precision if isinstance(precision, str) else "auto", refine if refine in FOR_GENERAL else "auto"
 
 
 def _check_names(assume_a: Any, precision: Any, refine: Any) -> None:

@@ -1,5 +1,7 @@
 """Solutions on a device. The code does not ask which device; CPU tensors take it as well, so all but the last class run here."""
 
+import sys
+
 import numpy as np
 import pytest
 from matrices import DTYPES, indefinite_matrix, random_matrix, roundoff, spd_matrix
@@ -142,6 +144,14 @@ def test_companions_name_bad_input(on_device):
     L[5, 3] = torch.inf
     with pytest.raises(ValueError, match=r"L has a NaN or infinity at \(5, 3\)"):
         tw.cho_solve(L, torch.ones(30))
+
+
+@pytest.mark.parametrize("assume_a", ["gen", "sym", "her"])
+def test_a_tensor_of_a_device_that_is_not_positive_definite_is_refused_and_not_taken_for_it(assume_a, monkeypatch):
+    monkeypatch.setattr(sys.modules["tilewright.linalg.solve"], "is_device_tensor", torch.is_tensor)
+    a = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    with pytest.raises(TypeError, match=r"general systems are solved on the CPU; pass a\.cpu\(\)"):
+        tw.solve(a, torch.ones(2), assume_a=assume_a)
 
 
 @pytest.mark.gpu
