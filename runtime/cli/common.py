@@ -25,7 +25,8 @@ from tilewright.schedulers import policy as find_policy
 
 __all__ = [
     "DTYPES", "PRECISIONS", "Extents", "Json", "LazyGroup", "Scheduler", "as_json", "emit", "engine_options",
-    "input_file", "one_sentence", "order_and_file", "output", "picture", "progress", "together", "wrote",
+    "general_matrix", "input_file", "one_sentence", "order_and_file", "output", "picture", "progress", "together",
+    "wrote",
 ]  # fmt: skip
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -219,6 +220,21 @@ def _random_or_file(ctx: click.Context, param: click.Parameter, value: Path | No
     if value is not None and ctx.params.get("n") is not None:
         raise click.UsageError("--n is the order of a random matrix; it cannot be given with --matrix")
     return value
+
+
+def general_matrix(n: int | None, matrix: Path | None, dtype: str | None, seed: int, rows: int | None = None) -> Any:
+    """What `order_and_file` names: the matrix of a file, or a random one of order n, or of ``rows`` x n."""
+    import numpy as np
+
+    from tilewright.linalg.gallery import load_matrix
+
+    if matrix is not None:
+        a = load_matrix(matrix)
+        return a.astype(dtype or ("float64" if a.dtype.kind in "biu" else a.dtype), copy=False)
+    rng = np.random.default_rng(seed)
+    order = 4096 if n is None else n
+    a = rng.standard_normal((order if rows is None else rows, order)).astype(dtype or "float64")
+    return a + 1j * rng.standard_normal(a.shape).astype(a.real.dtype) if a.dtype.kind == "c" else a
 
 
 order_and_file = together(

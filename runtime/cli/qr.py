@@ -14,6 +14,7 @@ from tilewright.cli.common import (
     as_json,
     emit,
     engine_options,
+    general_matrix,
     one_sentence,
     order_and_file,
     output,
@@ -57,19 +58,10 @@ def qr(
     import numpy as np
 
     import tilewright as tw
-    from tilewright.linalg.gallery import load_matrix
     from tilewright.linalg.residual import unit_roundoff
 
     with one_sentence():
-        if matrix is None:
-            rng = np.random.default_rng(seed)
-            order = 4096 if n is None else n
-            a = rng.standard_normal((order if rows is None else rows, order)).astype(dtype or "float64")
-            if a.dtype.kind == "c":
-                a = a + 1j * rng.standard_normal(a.shape).astype(a.real.dtype)
-        else:
-            a = load_matrix(matrix)
-            a = a.astype(dtype or ("float64" if a.dtype.kind in "biu" else a.dtype), copy=False)
+        a = general_matrix(n, matrix, dtype, seed, rows)
         how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers}
         seconds = []
         for _ in range(repeat):
