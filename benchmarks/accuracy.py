@@ -57,11 +57,15 @@ def sweep(n: int, tile_size: int) -> Iterator[dict[str, Any]]:
                 yield {"matrix": name, "n": len(a), "precision": precision, "path": what, "passed": False}
                 continue
             yield {
-                "matrix": name, "n": len(a), "precision": precision,
+                "matrix": name,
+                "n": len(a),
+                "precision": precision,
                 "path": " -> ".join(f"{attempt.precision} ({attempt.code})" for attempt in info.path),
-                "iterations": info.iterations, "backward_error": info.backward_error,
-                "hpl": info.hpl_mxp_residual, "passed": info.hpl_mxp_residual <= 1,
-            }  # fmt: skip
+                "iterations": info.iterations,
+                "backward_error": info.backward_error,
+                "hpl": info.hpl_mxp_residual,
+                "passed": info.hpl_mxp_residual <= 1,
+            }
 
 
 def table(rows: Iterable[dict[str, Any]]) -> Iterator[str]:

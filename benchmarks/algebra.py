@@ -50,10 +50,18 @@ def measure(n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:
     for name, (ours, theirs, flops) in routines(a, b, **options).items():
         times = alternate([Contender("ours", ours), Contender("theirs", theirs)], repeat)
         taken, other = times["ours"].median, times["theirs"].median
-        records.append({
-            "benchmark": "algebra", "routine": name, "n": n, "dtype": "float64", "gflops": flops / taken / 1e9,
-            **times["ours"].record(), "theirs": other, "ours_over_theirs": other / taken,
-        })  # fmt: skip
+        records.append(
+            {
+                "benchmark": "algebra",
+                "routine": name,
+                "n": n,
+                "dtype": "float64",
+                "gflops": flops / taken / 1e9,
+                **times["ours"].record(),
+                "theirs": other,
+                "ours_over_theirs": other / taken,
+            }
+        )
     return records
 
 

@@ -18,8 +18,9 @@ SIZE = 4096
 
 def threaded_libraries() -> list[blas.Library]:
     """The BLAS libraries here that use all cores by themselves. Our ``mkl`` is loaded without threads."""
-    return [library for library in blas.available().values() if isinstance(library, blas.Library)
-            and library.name != "mkl"]  # fmt: skip
+    return [
+        library for library in blas.available().values() if isinstance(library, blas.Library) and library.name != "mkl"
+    ]
 
 
 def dgemm(library: blas.Library, size: int = SIZE) -> Contender:

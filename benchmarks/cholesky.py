@@ -60,12 +60,20 @@ def measure(n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:
     for name, taken in times.items():
         ceiling = name.startswith("dgemm")
         flops = 2.0 * ceiling_size(n) ** 3 if ceiling else n**3 / 3
-        records.append({
-            "benchmark": "cholesky", "contender": name, "n": n, "dtype": "float64",
-            "tile_size": run.store.families["A"].tile_size, "gflops": flops / taken.median / 1e9, **taken.record(),
-            "ratio": ratio if name == OURS else None, "passed": ratio < THRESHOLD,
-            "ours_over_this": None if ceiling else taken.median / _fair(times, name).median,
-        })  # fmt: skip
+        records.append(
+            {
+                "benchmark": "cholesky",
+                "contender": name,
+                "n": n,
+                "dtype": "float64",
+                "tile_size": run.store.families["A"].tile_size,
+                "gflops": flops / taken.median / 1e9,
+                **taken.record(),
+                "ratio": ratio if name == OURS else None,
+                "passed": ratio < THRESHOLD,
+                "ours_over_this": None if ceiling else taken.median / _fair(times, name).median,
+            }
+        )
     return records
 
 
@@ -83,9 +91,14 @@ def _fair(times: dict[str, Times], name: str) -> Times:
 @options.plot("Draw rates against n.")
 @options.as_json
 def command(
-    sizes: tuple[int, ...], repeat: int, tile_size: int | None, scheduler: str,
-    output: Path | None, plot: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    sizes: tuple[int, ...],
+    repeat: int,
+    tile_size: int | None,
+    scheduler: str,
+    output: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
     """Cholesky in FP64 on all cores, side by side, alternating, medians."""
     collected: list[dict[str, Any]] = []
     for n in sizes or SIZES:

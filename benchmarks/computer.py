@@ -12,9 +12,27 @@ from tilewright.kernels import caches, cpu
 __all__ = ["INSTRUCTIONS", "computer", "settings"]
 
 INSTRUCTIONS = (
-    "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
-    "amx_fp16", "asimd", "asimdhp", "asimdfhm", "bf16", "i8mm", "sve", "sve2", "svebf16", "sme",
-)  # fmt: skip
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "amx_fp16",
+    "asimd",
+    "asimdhp",
+    "asimdfhm",
+    "bf16",
+    "i8mm",
+    "sve",
+    "sve2",
+    "svebf16",
+    "sme",
+)
 """Instruction sets that decide how fast a tile kernel can be, in the names of Linux: x86, then Arm (asimd is NEON)."""
 
 _SWITCHES = (

@@ -47,10 +47,11 @@ def measure(n: int, repeat: int, chunks: tuple[int, ...], side: str, *, warm_up:
     runs: dict[str, list[tw.Run]] = {}
 
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0",
-                     silence_logs=logging.CRITICAL) as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL
+        ) as cluster,
         Client(cluster) as client,
-    ):  # fmt: skip
+    ):
 
         def place(size: int) -> Any:
             """The matrix on the workers; none of it in a graph."""
@@ -98,10 +99,17 @@ def measure(n: int, repeat: int, chunks: tuple[int, ...], side: str, *, warm_up:
     records = []
     for name, taken in times.items():
         row: dict[str, Any] = {
-            "benchmark": "dask", "side": side, "contender": name, "n": n, "tile_size": tile, "dtype": "float64",
-            "whole_gflops": flops / taken.median / 1e9, "faster": base / taken.median,
-            "of_threads": threads / taken.median, **taken.record(),
-        }  # fmt: skip
+            "benchmark": "dask",
+            "side": side,
+            "contender": name,
+            "n": n,
+            "tile_size": tile,
+            "dtype": "float64",
+            "whole_gflops": flops / taken.median / 1e9,
+            "faster": base / taken.median,
+            "of_threads": threads / taken.median,
+            **taken.record(),
+        }
         own = runs.get(name, [])[-repeat:]
         if own:
             last = own[-1]
@@ -136,16 +144,33 @@ def _keys(n: int, chunk: int) -> int:
 @options.output
 @options.as_json
 def command(
-    sizes: tuple[int, ...], repeat: int, chunks: tuple[int, ...], sides: tuple[str, ...], warm_up: bool,
-    output: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    sizes: tuple[int, ...],
+    repeat: int,
+    chunks: tuple[int, ...],
+    sides: tuple[str, ...],
+    warm_up: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """Cholesky on a Dask cluster: dask.array beside both modes of ours, and threads."""
     for n in sizes or (6144,):
         for side in sides or SIDES:
             records = measure(n, repeat, chunks or CHUNKS, side, warm_up=warm_up)
             record.append(output, records)
             where = "matrix and factor on the workers" if side == "workers" else "NumPy array in and out"
-            table.show(f"n = {n}, FP64, LocalCluster 2 x 1, {where}, medians of {repeat}", "contender", {
-                "GFLOP/s": "whole_gflops", "execution": "gflops", "faster": "faster", "of threads": "of_threads",
-                "tasks": "submitted", "scheduler": "scheduler", "MB moved": "megabytes", "in, out": "in_and_out",
-            }, records, as_json=as_json)  # fmt: skip
+            table.show(
+                f"n = {n}, FP64, LocalCluster 2 x 1, {where}, medians of {repeat}",
+                "contender",
+                {
+                    "GFLOP/s": "whole_gflops",
+                    "execution": "gflops",
+                    "faster": "faster",
+                    "of threads": "of_threads",
+                    "tasks": "submitted",
+                    "scheduler": "scheduler",
+                    "MB moved": "megabytes",
+                    "in, out": "in_and_out",
+                },
+                records,
+                as_json=as_json,
+            )

@@ -67,9 +67,12 @@ class Device:
         if self.cuda:
             properties = self.torch.cuda.get_device_properties(self.device)
             facts |= {
-                "name": properties.name, "memory": properties.total_memory, "cuda": self.torch.version.cuda,
-                "capability": f"{properties.major}.{properties.minor}", "driver": _driver(),
-            }  # fmt: skip
+                "name": properties.name,
+                "memory": properties.total_memory,
+                "cuda": self.torch.version.cuda,
+                "capability": f"{properties.major}.{properties.minor}",
+                "driver": _driver(),
+            }
         return facts
 
 
@@ -107,8 +110,14 @@ def measure_factors(
     contenders: list[Contender] = []
     flops: dict[str, float] = {}
     facts: dict[str, dict[str, Any]] = {}
-    dtypes = {"fp64": torch.float64, "fp32": torch.float32, "tf32": torch.float32,
-              "bf16": torch.bfloat16, "bf16x3": torch.bfloat16, "fp16": torch.float16}  # fmt: skip
+    dtypes = {
+        "fp64": torch.float64,
+        "fp32": torch.float32,
+        "tf32": torch.float32,
+        "bf16": torch.bfloat16,
+        "bf16x3": torch.bfloat16,
+        "fp16": torch.float16,
+    }
     for form in dict.fromkeys(("fp64", precision)):
         for tile in tiles:
             x, y = (torch.randn((tile, tile), device=device.device).to(dtypes[form]) for _ in "xy")
@@ -194,9 +203,18 @@ def measure_solve(
     records = []
     for label, taken in times.items():
         info = found.get(label)
-        records.append({
-            "benchmark": "solve", "contender": label, "n": n, "condition": condition, "spectrum": spectrum,
-            "gflops": (n**3 / 3 + 2 * n**2) / taken.median / 1e9, **taken.record(), "where": device.facts(),
-            "this_over_ours": taken.median / mine, **(story(info) if info is not None else {}),
-        })  # fmt: skip
+        records.append(
+            {
+                "benchmark": "solve",
+                "contender": label,
+                "n": n,
+                "condition": condition,
+                "spectrum": spectrum,
+                "gflops": (n**3 / 3 + 2 * n**2) / taken.median / 1e9,
+                **taken.record(),
+                "where": device.facts(),
+                "this_over_ours": taken.median / mine,
+                **(story(info) if info is not None else {}),
+            }
+        )
     return records

@@ -32,13 +32,17 @@ def contenders(kind: str, a: np.ndarray, **how: Any) -> Iterator[Contender]:
             yield Contender("dask svd_compressed", _dask(a))
         return
     ours: dict[str, Callable[[], Any]] = {
-        "eigvalsh": lambda: tw.eigvalsh(a, **how), "eigh": lambda: tw.eigh(a, **how),
-        "svdvals": lambda: tw.svdvals(a, **how), "svd": lambda: tw.svd(a, **how),
-    }  # fmt: skip
+        "eigvalsh": lambda: tw.eigvalsh(a, **how),
+        "eigh": lambda: tw.eigh(a, **how),
+        "svdvals": lambda: tw.svdvals(a, **how),
+        "svd": lambda: tw.svd(a, **how),
+    }
     scipys: dict[str, Callable[[], Any]] = {
-        "eigvalsh": lambda: scipy.linalg.eigvalsh(a), "eigh": lambda: scipy.linalg.eigh(a),
-        "svdvals": lambda: scipy.linalg.svdvals(a), "svd": lambda: scipy.linalg.svd(a),
-    }  # fmt: skip
+        "eigvalsh": lambda: scipy.linalg.eigvalsh(a),
+        "eigh": lambda: scipy.linalg.eigh(a),
+        "svdvals": lambda: scipy.linalg.svdvals(a),
+        "svd": lambda: scipy.linalg.svd(a),
+    }
     yield Contender(OURS, ours[kind])
     yield Contender("scipy", scipys[kind])
     if importlib.util.find_spec("torch"):
@@ -74,10 +78,17 @@ def measure(kind: str, n: int, repeat: int, **how: Any) -> list[dict[str, Any]]:
     times = alternate(contenders(kind, a, **how), repeat)
     ours = times[OURS].median
     return [
-        {"benchmark": "eig", "kind": kind, "contender": name, "n": n, "dtype": "float64", **taken.record(),
-         "ours_over_this": taken.median / ours}
+        {
+            "benchmark": "eig",
+            "kind": kind,
+            "contender": name,
+            "n": n,
+            "dtype": "float64",
+            **taken.record(),
+            "ours_over_this": taken.median / ours,
+        }
         for name, taken in times.items()
-    ]  # fmt: skip
+    ]
 
 
 @click.command("eig")
@@ -88,9 +99,13 @@ def measure(kind: str, n: int, repeat: int, **how: Any) -> list[dict[str, Any]]:
 @options.output
 @options.as_json
 def command(
-    sizes: tuple[int, ...], kinds: tuple[str, ...], repeat: int, tile_size: int | None, output: Path | None,
+    sizes: tuple[int, ...],
+    kinds: tuple[str, ...],
+    repeat: int,
+    tile_size: int | None,
+    output: Path | None,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Eigenvalues, eigenvectors and singular values in FP64 on all cores, side by side, alternating, medians."""
     for kind in kinds or KINDS:
         for n in sizes or SIZES:

@@ -160,10 +160,17 @@ def measure(
             facts[contender.name] = {"precision": "fp32" if fp32 else precision, "route": "", "tile_size": nb, "n": n}
     times = alternate(contenders, repeat)
     records = [
-        {"benchmark": "gemm", "contender": label, **facts[label], "workers": workers,
-         "gflops": flops[label] / taken.median / 1e9, **taken.record(), "share": None}
+        {
+            "benchmark": "gemm",
+            "contender": label,
+            **facts[label],
+            "workers": workers,
+            "gflops": flops[label] / taken.median / 1e9,
+            **taken.record(),
+            "share": None,
+        }
         for label, taken in times.items()
-    ]  # fmt: skip
+    ]
     if n:
         _add_shares(records, times, flops)
     return records
@@ -193,9 +200,16 @@ def _add_shares(records: list[dict[str, Any]], times: dict[str, Times], flops: d
 @options.output
 @options.as_json
 def command(
-    n: int, tiles: tuple[int, ...], tile_size: int | None, precision: str, workers: int | None, repeat: int,
-    device: str | None, output: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    n: int,
+    tiles: tuple[int, ...],
+    tile_size: int | None,
+    precision: str,
+    workers: int | None,
+    repeat: int,
+    device: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """Tile products in every format by every route, one thread per worker; and a factorisation beside them."""
     if device is not None:
         from tilewright.benchmarks.device import measure_factors
@@ -203,9 +217,14 @@ def command(
         records = measure_factors(n, repeat, tiles or DEVICE_TILES, tile_size, precision, device)
         record.append(output, records)
         columns = {
-            "n": "n", "tile": "tile_size", "seconds": "median", "GFLOP/s": "gflops", "of the product": "share",
-            "torch / this": "over_torch", "Python": "python",
-        }  # fmt: skip
+            "n": "n",
+            "tile": "tile_size",
+            "seconds": "median",
+            "GFLOP/s": "gflops",
+            "of the product": "share",
+            "torch / this": "over_torch",
+            "Python": "python",
+        }
         where = records[0]["where"]
         title = ", ".join(f"{key} {where[key]}" for key in ("name", "torch", "cuda", "driver") if where.get(key))
         table.show(title, "contender", columns, records, as_json=as_json)

@@ -42,9 +42,13 @@ def flops(n: int) -> float:
 
 
 def solve(
-    a: np.ndarray, b: np.ndarray, precision: str, refine: str = "gmres", workers: int | None = None,
+    a: np.ndarray,
+    b: np.ndarray,
+    precision: str,
+    refine: str = "gmres",
+    workers: int | None = None,
     backend: str = "threads",
-) -> tuple[np.ndarray, SolveInfo]:  # fmt: skip
+) -> tuple[np.ndarray, SolveInfo]:
     """x with A x = b from an LU factor without pivoting; `AccuracyError` where refinement does not converge."""
     began = perf_counter()
     runner = Runner(backend, workers=workers)
@@ -80,35 +84,54 @@ def measure(
     records = []
     for name, taken in times.items():
         info = found.get(name)
-        records.append({
-            "benchmark": "hpl-mxp", "contender": name, "n": n, "gflops": flops(n) / taken.median / 1e9,
-            **taken.record(), "fp64_over_this": hpl / taken.median, **(story(info) if info is not None else {}),
-            "passed": info is not None and info.hpl_mxp_residual <= THRESHOLD,
-        })  # fmt: skip
+        records.append(
+            {
+                "benchmark": "hpl-mxp",
+                "contender": name,
+                "n": n,
+                "gflops": flops(n) / taken.median / 1e9,
+                **taken.record(),
+                "fp64_over_this": hpl / taken.median,
+                **(story(info) if info is not None else {}),
+                "passed": info is not None and info.hpl_mxp_residual <= THRESHOLD,
+            }
+        )
     return records
 
 
 @click.command("hpl-mxp")
 @click.option("--n", "sizes", type=int, multiple=True, help="Matrix size; repeat for several.  [default: 4096]")
 @click.option(
-    "--precision", "precisions", type=click.Choice(PRECISIONS), multiple=True,
+    "--precision",
+    "precisions",
+    type=click.Choice(PRECISIONS),
+    multiple=True,
     help="Of the factor; repeat for several.  [default: all]",
-)  # fmt: skip
+)
 @click.option("--refine", type=click.Choice(FOR_GENERAL), default="gmres", show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), help="Workers.  [default: the cores]")
 @options.repeat(3)
 @options.output
 @options.as_json
 def command(
-    sizes: tuple[int, ...], precisions: tuple[str, ...], refine: str, workers: int | None, repeat: int,
-    output: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    sizes: tuple[int, ...],
+    precisions: tuple[str, ...],
+    refine: str,
+    workers: int | None,
+    repeat: int,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """The HPL-MxP benchmark: low-precision LU without pivoting, refined to FP64; alternating, medians."""
     for n in sizes or (4096,):
         records = measure(n, repeat, precisions or PRECISIONS, refine, workers)
         record.append(output, records)
         columns = {
-            "seconds": "median", "GFLOP/s": "gflops", "FP64 / this": "fp64_over_this", "path": "path",
-            "residual (<= 16)": "hpl", "passed": "passed",
-        }  # fmt: skip
+            "seconds": "median",
+            "GFLOP/s": "gflops",
+            "FP64 / this": "fp64_over_this",
+            "path": "path",
+            "residual (<= 16)": "hpl",
+            "passed": "passed",
+        }
         table.show(f"HPL-MxP, n = {n}", "contender", columns, records, as_json=as_json)

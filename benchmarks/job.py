@@ -20,9 +20,14 @@ __all__ = ["cholesky_job"]
 
 
 def cholesky_job(
-    a: np.ndarray, *, lower: bool = True, repeat: int = 1, compare: bool = False, precision: str | None = None,
+    a: np.ndarray,
+    *,
+    lower: bool = True,
+    repeat: int = 1,
+    compare: bool = False,
+    precision: str | None = None,
     **options: Any,
-) -> tuple[dict[str, Any], Run]:  # fmt: skip
+) -> tuple[dict[str, Any], Run]:
     """Factor ``a`` with `tiled_cholesky` and report.
 
     Parameters

@@ -69,11 +69,20 @@ def measure(n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:
         ceiling = name.startswith("dgemm")
         rate = (2.0 * size**3 if ceiling else 2 / 3 * n**3) / taken.median / 1e9
         ours = times[IN_PLACE if "in place" in name else OURS].median
-        records.append({
-            "benchmark": "lu", "contender": name, "n": n, "dtype": "float64", "tile_size": nb, "gflops": rate,
-            **taken.record(), "residual": float(residual), "share": rate / max(rates) if rates else None,
-            "ours_over_this": None if ceiling else taken.median / ours,
-        })  # fmt: skip
+        records.append(
+            {
+                "benchmark": "lu",
+                "contender": name,
+                "n": n,
+                "dtype": "float64",
+                "tile_size": nb,
+                "gflops": rate,
+                **taken.record(),
+                "residual": float(residual),
+                "share": rate / max(rates) if rates else None,
+                "ours_over_this": None if ceiling else taken.median / ours,
+            }
+        )
     return records
 
 

@@ -72,16 +72,27 @@ def overhead(ranks: int, repeat: int) -> list[dict[str, Any]]:
     data = {"x": [np.ones(64) for _ in range(ranks)]}
     with tw.mpi.Pool(ranks) as pool:
         operator = tw.DenseOperator(A, ranks=ranks, backend="mpi", pool=pool)
-        times = alternate([
-            Contender("op @ x, n = 64", lambda: [operator @ x for _ in range(100)]),
-            Contender("tw.run of a broadcast", lambda: [tw.run(graph, data, backend="mpi", pool=pool, workers=ranks)
-                                                        for _ in range(100)], repeat=2),
-        ], repeat)  # fmt: skip
+        times = alternate(
+            [
+                Contender("op @ x, n = 64", lambda: [operator @ x for _ in range(100)]),
+                Contender(
+                    "tw.run of a broadcast",
+                    lambda: [tw.run(graph, data, backend="mpi", pool=pool, workers=ranks) for _ in range(100)],
+                    repeat=2,
+                ),
+            ],
+            repeat,
+        )
     return [
-        {"benchmark": "matvec overhead", "what": name, "ranks": ranks, "microseconds": taken.median * 1e4,
-         **taken.record()}
+        {
+            "benchmark": "matvec overhead",
+            "what": name,
+            "ranks": ranks,
+            "microseconds": taken.median * 1e4,
+            **taken.record(),
+        }
         for name, taken in times.items()
-    ]  # fmt: skip
+    ]
 
 
 @click.command("matvec")
@@ -95,8 +106,17 @@ def command(n: int, ranks: int, repeat: int, dtype: str, output: Path | None, as
     """Dense products on two ranks beside NumPy and the copy bandwidth."""
     products, calls = rates(n, ranks, repeat, dtype), overhead(ranks, min(repeat, 5))
     record.append(output, [*products, *calls])
-    table.show(f"y = A x, n = {n}, {dtype}, medians of {repeat}", "contender", {
-        "ms": "milliseconds", "GB/s": "gigabytes_per_second", "of the bound": "of_bound", "of reading": "of_reading",
-        "of numpy": "of_numpy",
-    }, products, as_json=as_json)  # fmt: skip
+    table.show(
+        f"y = A x, n = {n}, {dtype}, medians of {repeat}",
+        "contender",
+        {
+            "ms": "milliseconds",
+            "GB/s": "gigabytes_per_second",
+            "of the bound": "of_bound",
+            "of reading": "of_reading",
+            "of numpy": "of_numpy",
+        },
+        products,
+        as_json=as_json,
+    )
     table.show("cost of a call", "what", {"us": "microseconds"}, calls, as_json=as_json)

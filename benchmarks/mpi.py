@@ -79,20 +79,40 @@ def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
     rate = {name: n**3 / 3 / statistics.median(taken[1:]) / 1e9 for name, taken in seconds.items()}
     records: list[dict[str, Any]] = []
     for name, run in runs.items():
-        records.append({
-            "benchmark": "mpi", "contender": name, "n": n, "dtype": "float64", "gflops": rate[name],
-            "whole_gflops": n**3 / 3 / times[name].median / 1e9, "of_threads": rate[name] / rate[THREADS],
-            "messages": run.messages, "megabytes": run.bytes / 1e6, "overlap": run.trace.overlap,
-            "executions": seconds[name][1:], **times[name].record(),
-        })  # fmt: skip
+        records.append(
+            {
+                "benchmark": "mpi",
+                "contender": name,
+                "n": n,
+                "dtype": "float64",
+                "gflops": rate[name],
+                "whole_gflops": n**3 / 3 / times[name].median / 1e9,
+                "of_threads": rate[name] / rate[THREADS],
+                "messages": run.messages,
+                "megabytes": run.bytes / 1e6,
+                "overlap": run.trace.overlap,
+                "executions": seconds[name][1:],
+                **times[name].record(),
+            }
+        )
     if RIVAL in rate:
-        records.append({
-            "benchmark": "mpi", "contender": RIVAL, "n": n, "dtype": "float64", "gflops": rate[RIVAL],
-            "of_threads": rate[RIVAL] / rate[THREADS], "ours_over_this": rate[IN_PLACE] / rate[RIVAL],
-            "with_copy_over_this": rate[RANKS] / rate[RIVAL],
-            "nb": theirs.nb, "pblas_nb": theirs.logical, "ratio": theirs.ratio, "passed": theirs.ratio < THRESHOLD,
-            "executions": seconds[RIVAL][1:],
-        })  # fmt: skip
+        records.append(
+            {
+                "benchmark": "mpi",
+                "contender": RIVAL,
+                "n": n,
+                "dtype": "float64",
+                "gflops": rate[RIVAL],
+                "of_threads": rate[RIVAL] / rate[THREADS],
+                "ours_over_this": rate[IN_PLACE] / rate[RIVAL],
+                "with_copy_over_this": rate[RANKS] / rate[RIVAL],
+                "nb": theirs.nb,
+                "pblas_nb": theirs.logical,
+                "ratio": theirs.ratio,
+                "passed": theirs.ratio < THRESHOLD,
+                "executions": seconds[RIVAL][1:],
+            }
+        )
     if missing:
         records.append({"benchmark": "mpi", "contender": RIVAL, "n": n, "dtype": "float64", "error": missing})
     return records
@@ -144,13 +164,22 @@ def counts(nt: int, nb: int, ranks: tuple[int, ...] = COUNTED, scaling: str = "s
         ):
             plan = tw.MessagePlan(graph, owner.ranks, owner)
             sent = plan.sent()
-            records.append({
-                "benchmark": "mpi counts", "scaling": scaling, "distribution": name, "ranks": owner.ranks, "nt": own,
-                "nb": nb, "messages": len(plan.messages), "formula": formula,
-                "of_formula": len(plan.messages) / formula if formula else None,
-                "gigabytes": len(plan.messages) * size / 1e9, "most_sent": max(sent),
-                "megabytes_a_rank": len(plan.messages) * size / owner.ranks / 1e6,
-            })  # fmt: skip
+            records.append(
+                {
+                    "benchmark": "mpi counts",
+                    "scaling": scaling,
+                    "distribution": name,
+                    "ranks": owner.ranks,
+                    "nt": own,
+                    "nb": nb,
+                    "messages": len(plan.messages),
+                    "formula": formula,
+                    "of_formula": len(plan.messages) / formula if formula else None,
+                    "gigabytes": len(plan.messages) * size / 1e9,
+                    "most_sent": max(sent),
+                    "megabytes_a_rank": len(plan.messages) * size / owner.ranks / 1e6,
+                }
+            )
     return records
 
 
@@ -167,11 +196,21 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
         chosen = [r for r in records if r["scaling"] == scaling]
         for place, kind in enumerate(("block-cyclic", "symmetric")):
             own = [r for r in chosen if r["distribution"].startswith(kind)]
-            axes.plot([r["ranks"] for r in own], [r["megabytes_a_rank"] for r in own], MARKERS[place] + "-",
-                      color=LINES[place], label=f"{kind}, counted")  # fmt: skip
+            axes.plot(
+                [r["ranks"] for r in own],
+                [r["megabytes_a_rank"] for r in own],
+                MARKERS[place] + "-",
+                color=LINES[place],
+                label=f"{kind}, counted",
+            )
         bound = [r for r in chosen if r["formula"]]
-        axes.plot([r["ranks"] for r in bound], [r["megabytes_a_rank"] / r["of_formula"] for r in bound], ":",
-                  color="black", label="nt$^2$/2 (P + Q - 2) tiles")  # fmt: skip
+        axes.plot(
+            [r["ranks"] for r in bound],
+            [r["megabytes_a_rank"] / r["of_formula"] for r in bound],
+            ":",
+            color="black",
+            label="nt$^2$/2 (P + Q - 2) tiles",
+        )
         sizes = sorted({r["nt"] for r in chosen})
         tiles = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
         axes.set_title(f"{scaling} scaling: {tiles} tile rows of {chosen[0]['nb']}, FP64")
@@ -188,10 +227,21 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
 
 def show_rates(n: int, records: list[dict[str, Any]], as_json: bool) -> None:
     """A table, and below it at which blocks ScaLAPACK was best, or what is missing to compare with it."""
-    table.show(f"n = {n}, FP64, medians", "contender", {
-        "GFLOP/s": "gflops", "whole call": "whole_gflops", "of threads": "of_threads",
-        "ours in place / this": "ours_over_this", "messages": "messages", "MB": "megabytes", "hidden": "overlap",
-    }, [r for r in records if "error" not in r], as_json=as_json)  # fmt: skip
+    table.show(
+        f"n = {n}, FP64, medians",
+        "contender",
+        {
+            "GFLOP/s": "gflops",
+            "whole call": "whole_gflops",
+            "of threads": "of_threads",
+            "ours in place / this": "ours_over_this",
+            "messages": "messages",
+            "MB": "megabytes",
+            "hidden": "overlap",
+        },
+        [r for r in records if "error" not in r],
+        as_json=as_json,
+    )
     for r in records:
         if "error" in r:
             table.show("", "contender", {}, [r], as_json=True) if as_json else print(r["error"])
@@ -215,9 +265,16 @@ def show_rates(n: int, records: list[dict[str, Any]], as_json: bool) -> None:
 @options.plot("Draw data sent against ranks.")
 @options.as_json
 def command(
-    sizes: tuple[int, ...], repeat: int, scalapack: bool, nt: int, nb: int, only_counts: bool,
-    output: Path | None, plot: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    sizes: tuple[int, ...],
+    repeat: int,
+    scalapack: bool,
+    nt: int,
+    nb: int,
+    only_counts: bool,
+    output: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
     """Ranks against threads and ScaLAPACK, the cost of a pool, and message counts for 16 to 1024 ranks."""
     if not only_counts:
         for n in sizes or SIZES:
@@ -230,9 +287,20 @@ def command(
     plans = [*counts(nt, nb), *counts(nt, nb, scaling="weak")]
     record.append(output, plans)
     for scaling in ("strong", "weak"):
-        table.show(f"{scaling} scaling, tiles of {nb}", "distribution", {
-            "ranks": "ranks", "nt": "nt", "messages": "messages", "of formula": "of_formula", "GB": "gigabytes",
-            "MB a rank": "megabytes_a_rank", "most sent": "most_sent",
-        }, [r for r in plans if r["scaling"] == scaling], as_json=as_json)  # fmt: skip
+        table.show(
+            f"{scaling} scaling, tiles of {nb}",
+            "distribution",
+            {
+                "ranks": "ranks",
+                "nt": "nt",
+                "messages": "messages",
+                "of formula": "of_formula",
+                "GB": "gigabytes",
+                "MB a rank": "megabytes_a_rank",
+                "most sent": "most_sent",
+            },
+            [r for r in plans if r["scaling"] == scaling],
+            as_json=as_json,
+        )
     if plot:
         draw(plans, plot)

@@ -25,7 +25,7 @@ IN_CORE, OUTSIDE, CHECKPOINT, SAVED = "in core", "out of core", "out of core, ch
 
 def measure(
     routine: str, n: int, repeat: int, *, part: float = 0.25, tile_size: int | None = None, folder: Path | None = None
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Records of one routine, "cholesky" or "lu": seconds, the time in core over this one, bytes over the formula.
 
     ``part`` of the bytes of the matrix is the memory of those out of core. The matrix lies in a file, which the system
@@ -72,12 +72,22 @@ def measure(
         facts = runs[name].trace.facts if name in runs else {}
         moved = facts.get("read", 0) + facts.get("written", 0)
         outside_ = name in (OUTSIDE, CHECKPOINT)
-        records.append({
-            "benchmark": "outofcore", "routine": routine, "contender": name, "n": n, "dtype": "float64",
-            "tile_size": nb, "memory": memory if outside_ else None, "peak": runs[name].measured if outside_ else None,
-            **taken.record(), "of_in_core": base / taken.median, "moved": moved if outside_ else None,
-            "over_formula": moved / wanted if outside_ else None,
-        })  # fmt: skip
+        records.append(
+            {
+                "benchmark": "outofcore",
+                "routine": routine,
+                "contender": name,
+                "n": n,
+                "dtype": "float64",
+                "tile_size": nb,
+                "memory": memory if outside_ else None,
+                "peak": runs[name].measured if outside_ else None,
+                **taken.record(),
+                "of_in_core": base / taken.median,
+                "moved": moved if outside_ else None,
+                "over_formula": moved / wanted if outside_ else None,
+            }
+        )
     return records
 
 
@@ -100,18 +110,32 @@ def _formula(routine: str, n: int, nb: int, item: int, memory: int) -> float:
 @click.command("outofcore")
 @click.option("--n", "sizes", type=click.IntRange(min=1), multiple=True, help="Order.  [default: 4096]")
 @click.option("--routine", "routines", type=click.Choice(["cholesky", "lu"]), multiple=True, help="[default: both]")
-@click.option("--part", type=click.FloatRange(0, min_open=True), default=0.25, show_default=True,
-              help="Memory, of the bytes of the matrix.")  # fmt: skip
+@click.option(
+    "--part",
+    type=click.FloatRange(0, min_open=True),
+    default=0.25,
+    show_default=True,
+    help="Memory, of the bytes of the matrix.",
+)
 @click.option("--tile-size", type=click.IntRange(min=1), help="Rows of a tile.  [default: chosen]")
-@click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="Where files go: the disk that is measured.  [default: that of temporary files]")  # fmt: skip
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where files go: the disk that is measured.  [default: that of temporary files]",
+)
 @options.repeat(3)
 @options.output
 @options.as_json
 def command(
-    sizes: tuple[int, ...], routines: tuple[str, ...], part: float, tile_size: int | None, folder: Path | None,
-    repeat: int, output: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    sizes: tuple[int, ...],
+    routines: tuple[str, ...],
+    part: float,
+    tile_size: int | None,
+    folder: Path | None,
+    repeat: int,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """Cholesky and LU with memory of a part of the matrix, and with checkpoints, beside those in core."""
     current()
     for n in sizes or (4096,):
@@ -119,6 +143,11 @@ def command(
             records = measure(routine, n, repeat, part=part, tile_size=tile_size, folder=folder)
             record.append(output, records)
             title = f"{routine}, n = {n}, tiles of {records[0]['tile_size']}"
-            columns = {"seconds": "median", "in core / this": "of_in_core", "memory": "memory", "peak": "peak",
-                       "bytes / formula": "over_formula"}  # fmt: skip
+            columns = {
+                "seconds": "median",
+                "in core / this": "of_in_core",
+                "memory": "memory",
+                "peak": "peak",
+                "bytes / formula": "over_formula",
+            }
             table.show(title, "contender", columns, records, as_json=as_json)

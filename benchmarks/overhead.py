@@ -84,11 +84,18 @@ def measure(tasks: int, workers: int, scheduler: str, repeat: int) -> list[dict[
             runners.append(Contender("dask threaded", _dask(graph, workers)))
         times = alternate(runners, repeat, settle=0.02)
         for name, taken in times.items():
-            records.append({
-                "benchmark": "overhead", "pattern": pattern, "contender": name, "tasks": len(graph),
-                "workers": workers, "us_per_task": taken.median / len(graph) * 1e6,
-                "ours_over_this": taken.median / times[ours].median, **taken.record(),
-            })  # fmt: skip
+            records.append(
+                {
+                    "benchmark": "overhead",
+                    "pattern": pattern,
+                    "contender": name,
+                    "tasks": len(graph),
+                    "workers": workers,
+                    "us_per_task": taken.median / len(graph) * 1e6,
+                    "ours_over_this": taken.median / times[ours].median,
+                    **taken.record(),
+                }
+            )
     return records
 
 
@@ -143,9 +150,14 @@ def metg(workers: int, scheduler: str) -> Iterator[dict[str, Any]]:
         seconds = sorted(times)[2]
         efficiency = one * tasks / (seconds * workers)
         yield {
-            "benchmark": "metg", "scheduler": scheduler, "workers": workers, "size": size, "tasks": tasks,
-            "granularity_us": seconds * workers / tasks * 1e6, "efficiency": efficiency,
-        }  # fmt: skip
+            "benchmark": "metg",
+            "scheduler": scheduler,
+            "workers": workers,
+            "size": size,
+            "tasks": tasks,
+            "granularity_us": seconds * workers / tasks * 1e6,
+            "efficiency": efficiency,
+        }
         if efficiency < EFFICIENCY:
             return
 
@@ -189,8 +201,13 @@ def command(tasks: int, workers: int, scheduler: str, repeat: int, output: Path 
     for pattern in PATTERNS:
         chosen = [r for r in records if r["pattern"] == pattern]
         columns = {"us / task": "us_per_task", "this / ours": "ours_over_this"}
-        table.show(f"{pattern}: {chosen[0]['tasks']} empty tasks, {workers} workers", "contender", columns, chosen,
-                   as_json=as_json)  # fmt: skip
+        table.show(
+            f"{pattern}: {chosen[0]['tasks']} empty tasks, {workers} workers",
+            "contender",
+            columns,
+            chosen,
+            as_json=as_json,
+        )
     columns = {"tasks": "tasks", "task x workers, us": "granularity_us", "efficiency": "efficiency"}
     table.show("Efficiency of gemm tasks on stencil_1d", "size", columns, sizes, as_json=as_json)
     record.append(output, [*records, *sizes])

@@ -28,9 +28,15 @@ def rates(records: Sequence[dict[str, Any]], path: Path) -> None:
         low = [max(g - w / r["max"], 0) for g, w, r in zip(rate, work, own, strict=True)]
         high = [max(w / r["min"] - g, 0) for g, w, r in zip(rate, work, own, strict=True)]
         axes.errorbar(
-            [r["n"] for r in own], rate, yerr=[low, high], label=name, marker=MARKERS[place % len(MARKERS)], capsize=2,
-            color=LINES[place % len(LINES)], linewidth=2.4 if name.startswith("tilewright") else 1.2,
-        )  # fmt: skip
+            [r["n"] for r in own],
+            rate,
+            yerr=[low, high],
+            label=name,
+            marker=MARKERS[place % len(MARKERS)],
+            capsize=2,
+            color=LINES[place % len(LINES)],
+            linewidth=2.4 if name.startswith("tilewright") else 1.2,
+        )
     for r in factorisations:
         if not r["passed"]:
             axes.plot(r["n"], r["gflops"], "x", color="red", markersize=14)

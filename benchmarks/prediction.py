@@ -229,13 +229,7 @@ def _draw_ratios(axes: Any, records: Sequence[Record]) -> None:
         low = [r["ratio"] - r["predicted"] / r["slowest"] for r in mine]
         high = [r["predicted"] / r["fastest"] - r["ratio"] for r in mine]
         axes.errorbar(
-            x,
-            y,
-            yerr=[low, high],
-            fmt=MARKERS[place % 4],
-            color=LINES[place % 4],
-            label=policy,
-            elinewidth=0.8,
+            x, y, yerr=[low, high], fmt=MARKERS[place % 4], color=LINES[place % 4], label=policy, elinewidth=0.8
         )
     axes.axhspan(0.9, 1.1, color="0.9", zorder=0, label="within 10 %")
     axes.axhline(1, color="0.4", linewidth=0.8)
@@ -253,13 +247,7 @@ def _draw_pairs(axes: Any, records: Sequence[Record], title: str) -> None:
         low = [(record["median"] - record["fastest"]) * scale for record in same]
         high = [(record["slowest"] - record["median"]) * scale for record in same]
         axes.errorbar(
-            x,
-            y,
-            yerr=[low, high],
-            fmt=MARKERS[place % 4],
-            color=LINES[place % 4],
-            elinewidth=0.8,
-            label=_name(same[0]),
+            x, y, yerr=[low, high], fmt=MARKERS[place % 4], color=LINES[place % 4], elinewidth=0.8, label=_name(same[0])
         )
         labels: dict[tuple[float, float], list[str]] = {}
         for record, at in zip(same, zip(x, y, strict=True), strict=True):

@@ -76,12 +76,21 @@ def measure(n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:
     for name, taken in times.items():
         ceiling = name.startswith("dgemm")
         rate = (2.0 * size**3 if ceiling else 4 / 3 * n**3) / taken.median / 1e9
-        records.append({
-            "benchmark": "qr", "contender": name, "m": n, "n": n, "dtype": "float64", "tile_size": factor.tile_size,
-            "tree": str(factor.tree), "gflops": rate, **taken.record(),
-            "share": rate / max(ceilings) if ceilings else None,
-            "ours_over_this": None if ceiling else taken.median / ours,
-        })  # fmt: skip
+        records.append(
+            {
+                "benchmark": "qr",
+                "contender": name,
+                "m": n,
+                "n": n,
+                "dtype": "float64",
+                "tile_size": factor.tile_size,
+                "tree": str(factor.tree),
+                "gflops": rate,
+                **taken.record(),
+                "share": rate / max(ceilings) if ceilings else None,
+                "ours_over_this": None if ceiling else taken.median / ours,
+            }
+        )
     return records
 
 
@@ -90,11 +99,19 @@ def measure_tall(m: int, n: int, repeat: int, **options: Any) -> list[dict[str, 
     a = np.random.default_rng(0).standard_normal((m, n))
     times = alternate(tall_contenders(a, dask=m >= 10_000, **options), repeat)
     ours = times[OURS].median
-    return [{
-        "benchmark": "qr", "contender": name, "m": m, "n": n, "dtype": "float64",
-        "gflops": (4.0 * m * n**2 - 4 / 3 * n**3) / taken.median / 1e9, **taken.record(),
-        "ours_over_this": taken.median / ours,
-    } for name, taken in times.items()]  # fmt: skip
+    return [
+        {
+            "benchmark": "qr",
+            "contender": name,
+            "m": m,
+            "n": n,
+            "dtype": "float64",
+            "gflops": (4.0 * m * n**2 - 4 / 3 * n**3) / taken.median / 1e9,
+            **taken.record(),
+            "ours_over_this": taken.median / ours,
+        }
+        for name, taken in times.items()
+    ]
 
 
 @click.command("qr")
@@ -106,9 +123,14 @@ def measure_tall(m: int, n: int, repeat: int, **options: Any) -> list[dict[str, 
 @options.output
 @options.as_json
 def command(
-    sizes: tuple[int, ...], rows: int | None, repeat: int, tile_size: int | None, tree: str, output: Path | None,
+    sizes: tuple[int, ...],
+    rows: int | None,
+    repeat: int,
+    tile_size: int | None,
+    tree: str,
+    output: Path | None,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """QR in FP64 on all cores, side by side, alternating, medians."""
     for n in sizes or SIZES:
         if rows is None:

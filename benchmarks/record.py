@@ -17,9 +17,7 @@ from tilewright.kernels import choice
 
 __all__ = ["append", "environment", "read"]
 
-_PACKAGES = (
-    "tilewright", "numpy", "scipy", "torch", "mkl", "dask", "distributed", "mpi4py", "mpich", "threadpoolctl",
-)  # fmt: skip
+_PACKAGES = ("tilewright", "numpy", "scipy", "torch", "mkl", "dask", "distributed", "mpi4py", "mpich", "threadpoolctl")
 
 
 def environment() -> dict[str, Any]:

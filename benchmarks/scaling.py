@@ -37,14 +37,26 @@ def study(tiles: Sequence[int]) -> Iterator[Record]:
                 run = tw.simulate(graph, NODE.replace(ranks=ranks), scheduler=policy, owner=tw.BlockCyclic(p, p))
                 seconds, idle, available = perf_counter() - began, run.idle_split, run.makespan * run.workers
                 yield {
-                    "case": "scaling", "nt": nt, "n": TILE * nt, "tasks": len(graph), "scheduler": policy,
-                    "ranks": ranks, "cores": run.workers, "makespan": run.makespan, "gflops": run.gflops,
-                    "lower": run.bounds.lower, "efficiency": run.efficiency,
-                    "no_task": idle.no_task / available, "communication": idle.communication / available,
-                    "data": idle.data / available, "overhead": (idle.overhead + idle.startup) / available,
+                    "case": "scaling",
+                    "nt": nt,
+                    "n": TILE * nt,
+                    "tasks": len(graph),
+                    "scheduler": policy,
+                    "ranks": ranks,
+                    "cores": run.workers,
+                    "makespan": run.makespan,
+                    "gflops": run.gflops,
+                    "lower": run.bounds.lower,
+                    "efficiency": run.efficiency,
+                    "no_task": idle.no_task / available,
+                    "communication": idle.communication / available,
+                    "data": idle.data / available,
+                    "overhead": (idle.overhead + idle.startup) / available,
                     "tail": idle.tail / available,
-                    "messages": run.messages, "memory": run.memory, "seconds": seconds,
-                }  # fmt: skip
+                    "messages": run.messages,
+                    "memory": run.memory,
+                    "seconds": seconds,
+                }
                 del run
 
 

@@ -39,9 +39,16 @@ PARTS = ("prediction", "speed", "large", "scaling")
 @click.option("--large-tiles", default=181, show_default=True, help="Tiles a side, for 10^6 tasks.")
 @click.option("--scaling-tiles", default="50,100,181", show_default=True, help="Tiles a side, for the scaling study.")
 def command(
-    output: Path, parts: str, sizes: str, tile_sizes: str, workers: int | None, repeat: int, tiles: int,
-    large_tiles: int, scaling_tiles: str,
-) -> None:  # fmt: skip
+    output: Path,
+    parts: str,
+    sizes: str,
+    tile_sizes: str,
+    workers: int | None,
+    repeat: int,
+    tiles: int,
+    large_tiles: int,
+    scaling_tiles: str,
+) -> None:
     """Validate the simulator, measure its speed, and predict Cholesky on up to 16384 cores."""
     wanted = parts.split(",")
     unknown = [part for part in wanted if part not in PARTS]
@@ -85,9 +92,14 @@ def speed(nt: int) -> Iterator[dict[str, Any]]:
             run = tw.simulate(graph, tw.Machine(workers=workers), scheduler=policy)
             seconds = perf_counter() - began
             yield {
-                "case": "speed", "nt": nt, "tasks": len(graph), "workers": workers, "scheduler": policy,
-                "tasks_per_second": len(graph) / seconds, "makespan": run.makespan,
-            }  # fmt: skip
+                "case": "speed",
+                "nt": nt,
+                "tasks": len(graph),
+                "workers": workers,
+                "scheduler": policy,
+                "tasks_per_second": len(graph) / seconds,
+                "makespan": run.makespan,
+            }
 
 
 def large(nt: int) -> Iterator[dict[str, Any]]:
@@ -98,10 +110,16 @@ def large(nt: int) -> Iterator[dict[str, Any]]:
     machine = tw.Machine(ranks=4096, workers=1, alpha=2e-6, beta=8 / 12.5e9, gamma=1 / 40e9, tile_size=512)
     run = tw.simulate(graph, machine, owner=tw.BlockCyclic(64, 64))
     yield {
-        "case": "large", "nt": nt, "tasks": len(graph), "ranks": 4096, "messages": run.messages,
-        "makespan": run.makespan, "build_seconds": built - began, "seconds": perf_counter() - built,
+        "case": "large",
+        "nt": nt,
+        "tasks": len(graph),
+        "ranks": 4096,
+        "messages": run.messages,
+        "makespan": run.makespan,
+        "build_seconds": built - began,
+        "seconds": perf_counter() - built,
         "gib": _peak_memory(),
-    }  # fmt: skip
+    }
 
 
 def _integers(text: str) -> list[int]:

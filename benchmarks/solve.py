@@ -83,17 +83,24 @@ def measure(
     for name, taken in times.items():
         info = found.get(name)
         extra = story(info) if info is not None else {}
-        records.append({
-            "benchmark": "solve", "contender": name, "n": n, "condition": condition, "spectrum": spectrum,
-            "structure": structure, "gflops": flops / taken.median / 1e9, **taken.record(),
-            "this_over_ours": taken.median / mine, **extra,
-        })  # fmt: skip
+        records.append(
+            {
+                "benchmark": "solve",
+                "contender": name,
+                "n": n,
+                "condition": condition,
+                "spectrum": spectrum,
+                "structure": structure,
+                "gflops": flops / taken.median / 1e9,
+                **taken.record(),
+                "this_over_ours": taken.median / mine,
+                **extra,
+            }
+        )
     return records
 
 
-def measure_rungs(
-    n: int, condition: float, spectrum: str, repeat: int, structure: str = "pos"
-) -> list[dict[str, Any]]:  # fmt: skip
+def measure_rungs(n: int, condition: float, spectrum: str, repeat: int, structure: str = "pos") -> list[dict[str, Any]]:
     """Records of ``auto`` and of each single rung that it may take: is it as fast as the best of them?
 
     A rung that leads nowhere by itself has its error for a time.
@@ -104,9 +111,9 @@ def measure_rungs(
 
     def ours(rung: str) -> Contender:
         def call() -> None:
-            found[rung] = tw.solve(
-                a, b, assume_a=structure, precision=rung, fallback=rung == "auto", return_info=True
-            )[1]  # fmt: skip
+            found[rung] = tw.solve(a, b, assume_a=structure, precision=rung, fallback=rung == "auto", return_info=True)[
+                1
+            ]
 
         return Contender(rung, call)
 
@@ -114,11 +121,18 @@ def measure_rungs(
     best = min(taken.median for name, taken in times.items() if name != "auto" and taken.seconds)
     return [
         {
-            "benchmark": "solve rungs", "contender": name, "n": n, "condition": condition, "spectrum": spectrum,
-            "structure": structure, **taken.record(), "best_over_this": best / taken.median,
+            "benchmark": "solve rungs",
+            "contender": name,
+            "n": n,
+            "condition": condition,
+            "spectrum": spectrum,
+            "structure": structure,
+            **taken.record(),
+            "best_over_this": best / taken.median,
             **(story(found[name]) if name in found else {}),
-        } for name, taken in times.items()
-    ]  # fmt: skip
+        }
+        for name, taken in times.items()
+    ]
 
 
 @click.command("solve")
@@ -141,9 +155,18 @@ def measure_rungs(
 @options.output
 @options.as_json
 def command(
-    n: int, conditions: tuple[float, ...], spectrum: str, precision: str, structure: str, repeat: int, rivals: bool,
-    sweep: bool, device: str | None, output: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    n: int,
+    conditions: tuple[float, ...],
+    spectrum: str,
+    precision: str,
+    structure: str,
+    repeat: int,
+    rivals: bool,
+    sweep: bool,
+    device: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """Solutions to FP64 accuracy on all cores, side by side, alternating, medians."""
     if sweep and device is not None:
         raise click.UsageError("--sweep is for the CPU; leave out --device")
@@ -153,18 +176,20 @@ def command(
         if sweep:
             records = measure_rungs(n, condition, spectrum, repeat, structure)
         elif device is None:
-            records = measure(
-                n, condition, spectrum, repeat, rivals=rivals, precision=precision, structure=structure
-            )  # fmt: skip
+            records = measure(n, condition, spectrum, repeat, rivals=rivals, precision=precision, structure=structure)
         else:
             from tilewright.benchmarks.device import measure_solve
 
             records = measure_solve(n, condition, spectrum, repeat, precision, device)
         record.append(output, records)
         columns = {
-            "seconds": "median", "factor": "factor_gflops",
+            "seconds": "median",
+            "factor": "factor_gflops",
             **({"best / this": "best_over_this"} if sweep else {"GFLOP/s": "gflops", "this / ours": "this_over_ours"}),
-            "path": "path", "backward error": "backward_error", "criterion": "criterion", "HPL-MxP": "hpl",
-        }  # fmt: skip
+            "path": "path",
+            "backward error": "backward_error",
+            "criterion": "criterion",
+            "HPL-MxP": "hpl",
+        }
         title = f"n = {n}, condition {condition:g}, {spectrum} spectrum"
         table.show(title, "contender", columns, records, as_json=as_json)

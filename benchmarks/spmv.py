@@ -155,9 +155,12 @@ def petsc(n: int, repeat: int) -> list[float]:
     script = Path(__file__).with_name("petsc_matmult.py")
     launch = [launcher, "--allow-run-as-root", "--oversubscribe", "-n", str(RANKS), python, str(script)]
     done = subprocess.run(
-        [*launch, str(n), str(repeat)], env={**kept, "PYTHONPATH": str(libraries[-1])}, capture_output=True, text=True,
+        [*launch, str(n), str(repeat)],
+        env={**kept, "PYTHONPATH": str(libraries[-1])},
+        capture_output=True,
+        text=True,
         timeout=200,
-    )  # fmt: skip
+    )
     if done.returncode:
         return []
     seconds, text, decoder = [], done.stdout.strip(), json.JSONDecoder()
@@ -182,10 +185,17 @@ def overhead(n: int, rounds: int, steps: int) -> list[dict[str, Any]]:
         bound = csr.bytes_moved(n * n, n * n, A.nnz, float) / rate
         for name, taken in (("ours, 2 ranks", seconds), ("SciPy, one core", [s / steps for s in alone.seconds])):
             middle = statistics.median(taken)
-            records.append({
-                "benchmark": "spmv overhead", "contender": name, "rows": n * n, "microseconds": 1e6 * middle,
-                "bound": 1e6 * bound, "beyond": 1e6 * (middle - bound), "seconds": taken,
-            })  # fmt: skip
+            records.append(
+                {
+                    "benchmark": "spmv overhead",
+                    "contender": name,
+                    "rows": n * n,
+                    "microseconds": 1e6 * middle,
+                    "bound": 1e6 * bound,
+                    "beyond": 1e6 * (middle - bound),
+                    "seconds": taken,
+                }
+            )
     return records
 
 
@@ -209,13 +219,19 @@ def blocks(sizes: Iterable[int], s: int, repeat: int) -> list[dict[str, Any]]:
             separate = statistics.median(taken["separate"])
             for method, own in taken.items():
                 middle = statistics.median(own)
-                redundant = (0 if method == "separate" else
-                             sum(mine.redundant for mine in operator.closures(s, method)))  # fmt: skip
-                records.append({
-                    "benchmark": "spmv powers", "contender": f"{n} x {n}, {method}", "s": s, "rows": n * n,
-                    "microseconds": 1e6 * middle, "of_separate": separate / middle, "redundant": redundant,
-                    "seconds": own,
-                })  # fmt: skip
+                redundant = 0 if method == "separate" else sum(mine.redundant for mine in operator.closures(s, method))
+                records.append(
+                    {
+                        "benchmark": "spmv powers",
+                        "contender": f"{n} x {n}, {method}",
+                        "s": s,
+                        "rows": n * n,
+                        "microseconds": 1e6 * middle,
+                        "of_separate": separate / middle,
+                        "redundant": redundant,
+                        "seconds": own,
+                    }
+                )
     return records
 
 
@@ -229,11 +245,20 @@ def raised_alpha(n: int, p: int, s: int, alphas: Iterable[float]) -> list[dict[s
         machine = MACHINE.replace(alpha=alpha)
         taken = {method: operator.simulate(machine, s=s, method=method).makespan for method in METHODS}
         for method, seconds in taken.items():
-            records.append({
-                "benchmark": "spmv simulated powers", "contender": f"alpha = {alpha:.0e} s, {method}", "alpha": alpha,
-                "method": method, "s": s, "ranks": p, "rows": n * n, "microseconds": 1e6 * seconds,
-                "of_separate": taken["separate"] / seconds, "block": block_size(machine, flops=10),
-            })  # fmt: skip
+            records.append(
+                {
+                    "benchmark": "spmv simulated powers",
+                    "contender": f"alpha = {alpha:.0e} s, {method}",
+                    "alpha": alpha,
+                    "method": method,
+                    "s": s,
+                    "ranks": p,
+                    "rows": n * n,
+                    "microseconds": 1e6 * seconds,
+                    "of_separate": taken["separate"] / seconds,
+                    "block": block_size(machine, flops=10),
+                }
+            )
     return records
 
 
@@ -260,8 +285,13 @@ def draw_alpha(records: list[dict[str, Any]], path: Path) -> None:
     axes = figure.add_subplot()
     for place, method in enumerate(METHODS):
         own = [r for r in records if r["method"] == method]
-        axes.plot([1e6 * r["alpha"] for r in own], [r["of_separate"] for r in own], MARKERS[place] + "-",
-                  color=LINES[place], label=method)  # fmt: skip
+        axes.plot(
+            [1e6 * r["alpha"] for r in own],
+            [r["of_separate"] for r in own],
+            MARKERS[place] + "-",
+            color=LINES[place],
+            label=method,
+        )
     first = records[0]
     axes.set_xscale("log")
     axes.set_xlabel("alpha, microseconds")
@@ -281,8 +311,13 @@ def draw_cuts(path: Path, points: int = 4096) -> None:
     axes = figure.add_subplot()
     for place, cut in enumerate(("slab", "patch")):
         ranks = [4**k for k in range(1, 7)]
-        axes.plot(ranks, [efficiency(cut, p, (points * p) ** 0.5, machine) for p in ranks], "-", color=LINES[place],
-                  label=f"{NAMES[cut]}, formula")  # fmt: skip
+        axes.plot(
+            ranks,
+            [efficiency(cut, p, (points * p) ** 0.5, machine) for p in ranks],
+            "-",
+            color=LINES[place],
+            label=f"{NAMES[cut]}, formula",
+        )
         simulated = [p for p in ranks if 16 <= p <= 256]
         found = [torus_efficiency(cut, p, points, machine) for p in simulated]
         axes.plot(simulated, found, MARKERS[place], color=LINES[place], label=f"{NAMES[cut]}, simulated")
@@ -326,21 +361,41 @@ def command(
     raised = raised_alpha(400, 64, s, [10 ** (k / 2) * 1e-6 for k in range(-1, 8)])
     words = ghosts(8)
     record.append(output, [*large, *small, *together, *raised, *words])
-    table.show(f"5-point stencil, {n * n:,} rows", "contender", {
-        "ms": "milliseconds", "of SciPy": "of_scipy", "GB/s": "gigabytes_per_second", "of the bound": "of_bound",
-    }, large, as_json=as_json)  # fmt: skip
-    table.show("overhead, 10^4 rows, microseconds", "contender", {
-        "a product": "microseconds", "bound": "bound", "beyond it": "beyond",
-    }, small, as_json=as_json)  # fmt: skip
-    table.show(f"{s} products on {RANKS} ranks", "contender", {
-        "us": "microseconds", "of separate": "of_separate", "redundant points": "redundant",
-    }, together, as_json=as_json)  # fmt: skip
-    table.show(f"{s} products, 160,000 rows in 8 x 8 patches, periodic, simulated", "contender", {
-        "us": "microseconds", "of separate": "of_separate", "b*": "block",
-    }, raised, as_json=as_json)  # fmt: skip
-    table.show("ghost words on 8 ranks", "contender", {
-        "order": "order", "by rows": "rows", "bisection": "bisection", "METIS": "metis",
-    }, words, as_json=as_json)  # fmt: skip
+    table.show(
+        f"5-point stencil, {n * n:,} rows",
+        "contender",
+        {"ms": "milliseconds", "of SciPy": "of_scipy", "GB/s": "gigabytes_per_second", "of the bound": "of_bound"},
+        large,
+        as_json=as_json,
+    )
+    table.show(
+        "overhead, 10^4 rows, microseconds",
+        "contender",
+        {"a product": "microseconds", "bound": "bound", "beyond it": "beyond"},
+        small,
+        as_json=as_json,
+    )
+    table.show(
+        f"{s} products on {RANKS} ranks",
+        "contender",
+        {"us": "microseconds", "of separate": "of_separate", "redundant points": "redundant"},
+        together,
+        as_json=as_json,
+    )
+    table.show(
+        f"{s} products, 160,000 rows in 8 x 8 patches, periodic, simulated",
+        "contender",
+        {"us": "microseconds", "of separate": "of_separate", "b*": "block"},
+        raised,
+        as_json=as_json,
+    )
+    table.show(
+        "ghost words on 8 ranks",
+        "contender",
+        {"order": "order", "by rows": "rows", "bisection": "bisection", "METIS": "metis"},
+        words,
+        as_json=as_json,
+    )
     if plot:
         draw_alpha(raised, plot)
     if plot_cuts:

@@ -52,6 +52,9 @@ def story(info: SolveInfo) -> dict[str, Any]:
     """Path, accuracy and parts of a solution, for the record."""
     return {
         "path": " -> ".join(f"{attempt.precision} {attempt.code}" for attempt in info.path),
-        "backward_error": info.backward_error, "criterion": info.criterion, "hpl": info.hpl_mxp_residual,
-        "parts": info.times, "factor_gflops": info.factor_gflops,
-    }  # fmt: skip
+        "backward_error": info.backward_error,
+        "criterion": info.criterion,
+        "hpl": info.hpl_mxp_residual,
+        "parts": info.times,
+        "factor_gflops": info.factor_gflops,
+    }

@@ -64,13 +64,20 @@ def measure(
     best = min((times[str(size)].median for size in sizes if size != chosen), default=ours)
     return [
         {
-            "benchmark": "tiles", "n": n, "dtype": "float64", "workers": workers, "in_place": in_place,
-            "tile_size": size, "chosen": size == chosen, "gflops": n**3 / 3 / times[str(size)].median / 1e9,
-            **times[str(size)].record(), "this_over_chosen": times[str(size)].median / ours,
+            "benchmark": "tiles",
+            "n": n,
+            "dtype": "float64",
+            "workers": workers,
+            "in_place": in_place,
+            "tile_size": size,
+            "chosen": size == chosen,
+            "gflops": n**3 / 3 / times[str(size)].median / 1e9,
+            **times[str(size)].record(),
+            "this_over_chosen": times[str(size)].median / ours,
             "best_other_over_chosen": best / ours,
         }
         for size in sizes
-    ]  # fmt: skip
+    ]
 
 
 @click.command("tiles")
@@ -82,9 +89,14 @@ def measure(
 @options.output
 @options.as_json
 def command(
-    sizes: tuple[int, ...], repeat: int, workers: int | None, in_place: bool, near: float | None,
-    output: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    sizes: tuple[int, ...],
+    repeat: int,
+    workers: int | None,
+    in_place: bool,
+    near: float | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """Tile sizes of the Cholesky factorisation in FP64, alternating, medians: is there a better one than ours?"""
     for n in sizes or SIZES:
         records = measure(n, repeat, workers=workers, in_place=in_place, near=near)

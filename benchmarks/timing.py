@@ -40,9 +40,7 @@ class Times:
         """min, median and max, and all times."""
         if not self.seconds:
             return {"error": f"{type(self.error).__name__}: {self.error}"}
-        return {
-            "median": self.median, "min": min(self.seconds), "max": max(self.seconds), "seconds": self.seconds,
-        }  # fmt: skip
+        return {"median": self.median, "min": min(self.seconds), "max": max(self.seconds), "seconds": self.seconds}
 
 
 def alternate(

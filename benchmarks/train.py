@@ -84,9 +84,15 @@ def alternate(turns: dict[str, Turn], rounds: int) -> dict[str, list[float]]:
 
 
 def measure(
-    case: str, make: Callable[[], Any], data: Any, batch: int, turns: dict[str, dict[str, Any]], rounds: int,
-    device: str, channels_last: bool = False,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    case: str,
+    make: Callable[[], Any],
+    data: Any,
+    batch: int,
+    turns: dict[str, dict[str, Any]],
+    rounds: int,
+    device: str,
+    channels_last: bool = False,
+) -> Iterator[dict[str, Any]]:
     """A record a contender. A contender's options: ``precision``, ``loop`` for the plain loop, else those of `fit`."""
 
     def turn(options: dict[str, Any]) -> list[float]:
@@ -99,19 +105,32 @@ def measure(
     first = next(iter(medians))
     for name, own in seconds.items():
         yield {
-            "benchmark": "train", "case": case, "contender": name, "batch": batch, "device": device,
-            "median": medians[name], "min": min(own), "max": max(own), "seconds": own,
-            "images_per_second": batch / medians[name], "of_first": medians[first] / medians[name],
-        }  # fmt: skip
+            "benchmark": "train",
+            "case": case,
+            "contender": name,
+            "batch": batch,
+            "device": device,
+            "median": medians[name],
+            "min": min(own),
+            "max": max(own),
+            "seconds": own,
+            "images_per_second": batch / medians[name],
+            "of_first": medians[first] / medians[name],
+        }
 
 
 CASES = ("loop", "ranks", "mlp")
 
 
 def cases(
-    batch: int, steps: int, rounds: int, device: str, channels_last: bool, wanted: Sequence[str] = CASES,
+    batch: int,
+    steps: int,
+    rounds: int,
+    device: str,
+    channels_last: bool,
+    wanted: Sequence[str] = CASES,
     precisions: Sequence[str] = (),
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+) -> Iterator[dict[str, Any]]:
     """The measurements that are wanted."""
     import torch
 
@@ -143,9 +162,12 @@ def cases(
                 turns = {
                     f"1 process x 2 threads, {precision}": {"precision": precision, "threads": 2},
                     f"2 ranks x 1 thread, {precision}": {
-                        "precision": precision, "workers": 2, "backend": "mpi", "pool": pool,
+                        "precision": precision,
+                        "workers": 2,
+                        "backend": "mpi",
+                        "pool": pool,
                     },
-                }  # fmt: skip
+                }
                 yield from measure("SimpleResNet", resnet, images, batch, turns, rounds, device, channels_last)
     if "mlp" not in wanted:
         return
@@ -168,9 +190,16 @@ def cases(
 @options.output
 @options.as_json
 def command(
-    batch: int | None, steps: int, rounds: int, device: str, channels_last: bool, wanted: tuple[str, ...],
-    precisions: tuple[str, ...], output: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    batch: int | None,
+    steps: int,
+    rounds: int,
+    device: str,
+    channels_last: bool,
+    wanted: tuple[str, ...],
+    precisions: tuple[str, ...],
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """The training graph beside a plain torch loop; BF16 beside FP32; ranks beside threads."""
     size = batch or (128 if device == "cpu" else 256)
     records = list(cases(size, steps, rounds, device, channels_last, wanted or CASES, precisions))
@@ -182,6 +211,10 @@ def command(
     for case in dict.fromkeys(row["case"] for row in records):
         own = [row for row in records if row["case"] == case]
         title = f"{case}, batch {own[0]['batch']}, {device}: seconds a step, median of {rounds} turns"
-        table.show(title, "contender", {
-            "s/step": "median", "images/s": "images_per_second", "of the one above": "of_first", "of FP32": "of_fp32",
-        }, own, as_json=as_json)  # fmt: skip
+        table.show(
+            title,
+            "contender",
+            {"s/step": "median", "images/s": "images_per_second", "of the one above": "of_first", "of FP32": "of_fp32"},
+            own,
+            as_json=as_json,
+        )

@@ -90,9 +90,12 @@ def main(n: int, rounds: int, out: Path) -> None:
     """Factor the digits' covariance and a random matrix; compare, and draw."""
     console = Console(highlight=False)
     out.mkdir(parents=True, exist_ok=True)
-    table = Table(title=f"A = L L^T, median of {rounds} runs", title_justify="left",
-                  caption="LAPACK ratio: |A - L L^T| / (n |A| u), in 1-norms; below 30 passes. "
-                          "scipy and torch: their time over ours, in turns with ours.")  # fmt: skip
+    table = Table(
+        title=f"A = L L^T, median of {rounds} runs",
+        title_justify="left",
+        caption="LAPACK ratio: |A - L L^T| / (n |A| u), in 1-norms; below 30 passes. "
+        "scipy and torch: their time over ours, in turns with ours.",
+    )
     table.add_column("matrix")
     for heading in ("time", "GFLOP/s", "LAPACK ratio", "scipy", "torch"):
         table.add_column(heading, justify="right")

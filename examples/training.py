@@ -28,9 +28,14 @@ def hot() -> nn.Module:
     """A network that sees unscaled images: its first products, normalised right after, are beyond FP16's 65504."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU(),
-        nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10),
-    )  # fmt: skip
+        nn.Flatten(),
+        nn.Linear(64, 128),
+        nn.BatchNorm1d(128),
+        nn.ReLU(),
+        nn.Linear(128, 128),
+        nn.ReLU(),
+        nn.Linear(128, 10),
+    )
 
 
 @click.command()

@@ -19,8 +19,20 @@ from tilewright.kernels import table
 from tilewright.kernels.lapack import by_columns, lapack, letter, plain
 from tilewright.kernels.scratch import room
 
-__all__ = ["back", "factor", "fill", "join", "largest", "middle", "panel", "product", "scale", "shifted", "times",
-           "update"]  # fmt: skip
+__all__ = [
+    "back",
+    "factor",
+    "fill",
+    "join",
+    "largest",
+    "middle",
+    "panel",
+    "product",
+    "scale",
+    "shifted",
+    "times",
+    "update",
+]
 
 _BLOCK = 64  # words of LAPACK's workspace for a column
 

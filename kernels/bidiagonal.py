@@ -98,9 +98,14 @@ def values(parts: Sequence[np.ndarray], exponent: np.ndarray, s: np.ndarray) -> 
 
 
 def dense(
-    tiles: Sequence[np.ndarray], exponent: np.ndarray, s: np.ndarray, left: Sequence[np.ndarray],
-    right: Sequence[np.ndarray], places: tuple[tuple[int, int], ...], shape: tuple[int, int],
-) -> int:  # fmt: skip
+    tiles: Sequence[np.ndarray],
+    exponent: np.ndarray,
+    s: np.ndarray,
+    left: Sequence[np.ndarray],
+    right: Sequence[np.ndarray],
+    places: tuple[tuple[int, int], ...],
+    shape: tuple[int, int],
+) -> int:
     """All of U diag(s) V^H in one task: blocks of columns of U, with zeros or ones below, and of V^H."""
     whole = np.zeros(shape[::-1], tiles[0].dtype).T
     for tile, (row, column) in zip(tiles, places, strict=True):

@@ -120,9 +120,15 @@ def _in_one(parts: Sequence[np.ndarray], first: int) -> np.ndarray | None:
 
 
 def _sweep(
-    kernel: Callable[[int, int, int], None], v: np.ndarray, tau: np.ndarray, n: int, b: int, s: int, begin: int,
+    kernel: Callable[[int, int, int], None],
+    v: np.ndarray,
+    tau: np.ndarray,
+    n: int,
+    b: int,
+    s: int,
+    begin: int,
     end: int,
-) -> None:  # fmt: skip
+) -> None:
     starts = range(s + 1 + begin * b, min(s + 2 + end * b, n), b)
     if begin:
         tau[starts[0]], v[starts[0]] = v[starts[0]], 1
@@ -145,8 +151,14 @@ def kernels(kind: str) -> Callable[..., Callable[[int, int, int], None]] | None:
         library = ctypes.CDLL(blas.load("openblas").path)
     except OSError:
         return None
-    found = next((getattr(library, name, None) for prefix in ("scipy_", "")
-                  if hasattr(library, name := f"{prefix}{names[kind]}_kernels_")), None)  # fmt: skip
+    found = next(
+        (
+            getattr(library, name, None)
+            for prefix in ("scipy_", "")
+            if hasattr(library, name := f"{prefix}{names[kind]}_kernels_")
+        ),
+        None,
+    )
     if found is None:
         return None
     function: Any = found
@@ -161,8 +173,23 @@ def kernels(kind: str) -> Callable[..., Callable[[int, int, int], None]] | None:
         matrix, vector, factors, space = address(band), address(v[column:]), address(tau[column:]), address(work)
 
         def kernel(kind: int, at: int, last: int) -> None:
-            function(low, zero, by_reference(kind), by_reference(at + 1 - column), by_reference(last - column), one,
-                     size, wide, one, matrix, ld, vector, factors, one, space)  # fmt: skip
+            function(
+                low,
+                zero,
+                by_reference(kind),
+                by_reference(at + 1 - column),
+                by_reference(last - column),
+                one,
+                size,
+                wide,
+                one,
+                matrix,
+                ld,
+                vector,
+                factors,
+                one,
+                space,
+            )
 
         return kernel
 

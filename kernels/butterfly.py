@@ -20,9 +20,12 @@ _HALF = 0.5**0.5
 
 
 def butterfly(
-    weights: Sequence[np.ndarray], tiles: Sequence[np.ndarray], forward: bool = False, turned: bool = False,
+    weights: Sequence[np.ndarray],
+    tiles: Sequence[np.ndarray],
+    forward: bool = False,
+    turned: bool = False,
     cuts: int = 1,
-) -> None:  # fmt: skip
+) -> None:
     """X := B^T X for the rows of these tiles, or X := B X with ``forward``.
 
     Two tiles are the two halves, the second with as many rows at most; one tile is cut into ``cuts`` parts, each of

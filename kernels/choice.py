@@ -20,8 +20,19 @@ from tilewright.kernels.blas import Library
 from tilewright.kernels.catalogue import TILE_OPS
 
 __all__ = [
-    "RULES", "VARIABLE", "Choice", "Rule", "adopt", "changes", "choice", "current", "library", "rule", "table", "use",
-]  # fmt: skip
+    "RULES",
+    "VARIABLE",
+    "Choice",
+    "Rule",
+    "adopt",
+    "changes",
+    "choice",
+    "current",
+    "library",
+    "rule",
+    "table",
+    "use",
+]
 
 VARIABLE = "TILEWRIGHT_BLAS"
 """Environment variable that names the library to use."""

@@ -107,10 +107,20 @@ def calls(library: Library, letter: str) -> Calls | None:
         if not (c.size and len(b)):
             return
         gemm(
-            flag, b"N", by_reference(m), by_reference(n), by_reference(len(b)),
-            minus_one, address(a), by_reference(ld(a)), address(b), by_reference(ld(b)),
-            one, address(c), by_reference(ld(c)),
-        )  # fmt: skip
+            flag,
+            b"N",
+            by_reference(m),
+            by_reference(n),
+            by_reference(len(b)),
+            minus_one,
+            address(a),
+            by_reference(ld(a)),
+            address(b),
+            by_reference(ld(b)),
+            one,
+            address(c),
+            by_reference(ld(c)),
+        )
 
     def substitute(side: bytes) -> Callable[..., None]:
         def call(t: np.ndarray, x: np.ndarray, uplo: bytes, flag: bytes, diag: bytes) -> None:
@@ -118,9 +128,18 @@ def calls(library: Library, letter: str) -> Calls | None:
             if not x.size:
                 return
             trsm(
-                side, uplo, flag, diag, by_reference(m), by_reference(n),
-                one, address(t), by_reference(ld(t)), address(x), by_reference(ld(x)),
-            )  # fmt: skip
+                side,
+                uplo,
+                flag,
+                diag,
+                by_reference(m),
+                by_reference(n),
+                one,
+                address(t),
+                by_reference(ld(t)),
+                address(x),
+                by_reference(ld(x)),
+            )
 
         return call
 

@@ -31,9 +31,12 @@ class Entry(NamedTuple):
 
 
 def contest(
-    letters: Iterable[str] = choice.LETTERS, *, tile_size: int = TILE_SIZE, repeat: int = 9,
+    letters: Iterable[str] = choice.LETTERS,
+    *,
+    tile_size: int = TILE_SIZE,
+    repeat: int = 9,
     progress: Callable[[str], object] | None = None,
-) -> list[Entry]:  # fmt: skip
+) -> list[Entry]:
     """Time every tile kernel of every library that is here, in turns, on tiles of a row-major matrix.
 
     Kernels that need it work on copies (`tilewright.kernels.steady`), as they would in a run. About 10 s for two

@@ -71,7 +71,5 @@ def _scale(top: np.ndarray) -> np.ndarray:
     return np.where(usable, np.ldexp(1.0, -np.clip(exponent, -_FARTHEST, _FARTHEST)), 1.0)
 
 
-KERNELS: dict[str, Callable[..., Any]] = {
-    kernel.__name__: kernel for kernel in (extents, rowscale, colsize, colscale)
-}  # fmt: skip
+KERNELS: dict[str, Callable[..., Any]] = {kernel.__name__: kernel for kernel in (extents, rowscale, colsize, colscale)}
 """By the name of the op."""

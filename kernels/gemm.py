@@ -38,10 +38,20 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray, np
             by_rows(gemm, a, b, c)
             return
         call(  # C^T := C^T - conj(B) A^T on what BLAS sees
-            b"C", b"N", by_reference(n), by_reference(m), by_reference(k),
-            minus_one, address(b), by_reference(ldb), address(a), by_reference(lda),
-            one, address(c), by_reference(ldc),
-        )  # fmt: skip
+            b"C",
+            b"N",
+            by_reference(n),
+            by_reference(m),
+            by_reference(k),
+            minus_one,
+            address(b),
+            by_reference(ldb),
+            address(a),
+            by_reference(lda),
+            one,
+            address(c),
+            by_reference(ldc),
+        )
 
     return gemm
 

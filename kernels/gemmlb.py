@@ -40,7 +40,19 @@ def gemmlb(a: np.ndarray, y: np.ndarray, x: np.ndarray, adjoint: bool = False) -
     for _ in range(2):
         part = rest.view(np.uint16)[:, _UPPER::2].copy()  # cut off, not rounded: the other part has what is left
         call(
-            _ROW_MAJOR, _TRANS if adjoint else _NO_TRANS, _TRANS, len(x), m, k,
-            _MINUS_ONE, address(a), row_ld(a), address(part), k, _ONE, address(x), row_ld(x),
-        )  # fmt: skip
+            _ROW_MAJOR,
+            _TRANS if adjoint else _NO_TRANS,
+            _TRANS,
+            len(x),
+            m,
+            k,
+            _MINUS_ONE,
+            address(a),
+            row_ld(a),
+            address(part),
+            k,
+            _ONE,
+            address(x),
+            row_ld(x),
+        )
         rest = rest - (rest.view(np.uint32) & _HIGH).view(np.float32)

@@ -66,8 +66,30 @@ def gemv(a: np.ndarray, x: np.ndarray, y: np.ndarray, *, accumulate: bool = Fals
         return
     step = by_reference(1)
     if column == size:  # by rows: what BLAS sees is A^T, stored by columns
-        call(b"T", by_reference(n), by_reference(m), _ONE[letter], address(a), by_reference(max(row // size, n)),
-             address(x), step, beta, address(y), step)  # fmt: skip
+        call(
+            b"T",
+            by_reference(n),
+            by_reference(m),
+            _ONE[letter],
+            address(a),
+            by_reference(max(row // size, n)),
+            address(x),
+            step,
+            beta,
+            address(y),
+            step,
+        )
     else:
-        call(b"N", by_reference(m), by_reference(n), _ONE[letter], address(a), by_reference(max(column // size, m)),
-             address(x), step, beta, address(y), step)  # fmt: skip
+        call(
+            b"N",
+            by_reference(m),
+            by_reference(n),
+            _ONE[letter],
+            address(a),
+            by_reference(max(column // size, m)),
+            address(x),
+            step,
+            beta,
+            address(y),
+            step,
+        )

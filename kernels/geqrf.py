@@ -62,9 +62,15 @@ def build_geqrf(library: Library, letter: str) -> Callable[..., None] | None:
         info = ctypes.c_int(0)
         size = max(1, a.shape[1] * _WORK)
         call(
-            by_reference(a.shape[0]), by_reference(a.shape[1]), address(a), by_reference(column_ld(a)), address(tau),
-            address(room("geqrf", (size,), a.dtype)), by_reference(size), ctypes.byref(info),
-        )  # fmt: skip
+            by_reference(a.shape[0]),
+            by_reference(a.shape[1]),
+            address(a),
+            by_reference(column_ld(a)),
+            address(tau),
+            address(room("geqrf", (size,), a.dtype)),
+            by_reference(size),
+            ctypes.byref(info),
+        )
 
     with_ = _With(blas, lapack)
 
@@ -188,7 +194,24 @@ def _block_column(m: int, n: int, k: int) -> _Spec:
     yield from ((False, (m + k, m), ""), (False, (m, m), ""), (True, (m + k, n), ""))
 
 
-GEQRF = TileOp("geqrf", build_geqrf, householder.geqrf, flops_geqrf, ("geqrf", "geqrf"), operands=_panel, written=2,
-               by_columns=True, arguments=lambda a, t: ([a], t))  # fmt: skip
-LARFB = TileOp("larfb", build_larfb, householder.larfb, flops_larfb, operands=_block_column, by_columns=True,
-               arguments=lambda v, t, c: ([v], t, [c]), adjoint=((_block_column, ("N",)),))  # fmt: skip
+GEQRF = TileOp(
+    "geqrf",
+    build_geqrf,
+    householder.geqrf,
+    flops_geqrf,
+    ("geqrf", "geqrf"),
+    operands=_panel,
+    written=2,
+    by_columns=True,
+    arguments=lambda a, t: ([a], t),
+)
+LARFB = TileOp(
+    "larfb",
+    build_larfb,
+    householder.larfb,
+    flops_larfb,
+    operands=_block_column,
+    by_columns=True,
+    arguments=lambda v, t, c: ([v], t, [c]),
+    adjoint=((_block_column, ("N",)),),
+)

@@ -67,9 +67,16 @@ def build_geqrt(library: Library, letter: str) -> Callable[..., None] | None:
             info = ctypes.c_int(0)
             work = room("geqrt", (ib * n,), a.dtype)
             call(
-                by_reference(m), by_reference(n), by_reference(ib), address(tile), by_reference(column_ld(tile)),
-                address(triangles), by_reference(column_ld(triangles)), address(work), ctypes.byref(info),
-            )  # fmt: skip
+                by_reference(m),
+                by_reference(n),
+                by_reference(ib),
+                address(tile),
+                by_reference(column_ld(tile)),
+                address(triangles),
+                by_reference(column_ld(triangles)),
+                address(work),
+                ctypes.byref(info),
+            )
         if v is not None:
             np.copyto(v.T, tile)
         put_back(tile, a)
@@ -97,11 +104,21 @@ def build_unmqr(library: Library, letter: str) -> Callable[..., None] | None:
         info = ctypes.c_int(0)
         work = room("unmqr", (n * ib,), c.dtype)
         call(
-            b"L", transposed(letter, flag), by_reference(m), by_reference(n), by_reference(k), by_reference(ib),
-            address(vectors), by_reference(column_ld(vectors)), address(triangles),
-            by_reference(column_ld(triangles)), address(tile), by_reference(column_ld(tile)), address(work),
+            b"L",
+            transposed(letter, flag),
+            by_reference(m),
+            by_reference(n),
+            by_reference(k),
+            by_reference(ib),
+            address(vectors),
+            by_reference(column_ld(vectors)),
+            address(triangles),
+            by_reference(column_ld(triangles)),
+            address(tile),
+            by_reference(column_ld(tile)),
+            address(work),
             ctypes.byref(info),
-        )  # fmt: skip
+        )
         put_back(tile, c)
 
     return unmqr
@@ -124,7 +141,26 @@ def _applied(m: int, n: int, k: int) -> _Spec:
     yield from ((False, (m, r), ""), (False, (_block(r), r), ""), (True, (m, n), ""))
 
 
-GEQRT = TileOp("geqrt", build_geqrt, householder.geqrt, flops_geqrt, ("geqrt", "geqrt"), "gemm", operands=_factored,
-               written=3, by_columns=True, arguments=lambda a, t, v: (a, t, turned(v)))  # fmt: skip
-UNMQR = TileOp("unmqr", build_unmqr, householder.unmqr, flops_unmqr, ("gemqrt", "gemqrt"), "gemm", operands=_applied,
-               by_columns=True, adjoint=((_applied, ("N",)),))  # fmt: skip
+GEQRT = TileOp(
+    "geqrt",
+    build_geqrt,
+    householder.geqrt,
+    flops_geqrt,
+    ("geqrt", "geqrt"),
+    "gemm",
+    operands=_factored,
+    written=3,
+    by_columns=True,
+    arguments=lambda a, t, v: (a, t, turned(v)),
+)
+UNMQR = TileOp(
+    "unmqr",
+    build_unmqr,
+    householder.unmqr,
+    flops_unmqr,
+    ("gemqrt", "gemqrt"),
+    "gemm",
+    operands=_applied,
+    by_columns=True,
+    adjoint=((_applied, ("N",)),),
+)

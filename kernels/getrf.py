@@ -55,9 +55,13 @@ def build(library: Library, letter: str) -> Callable[[Sequence[np.ndarray], np.n
     def lapack(a: np.ndarray, piv: np.ndarray) -> None:
         info = ctypes.c_int(0)
         call(
-            by_reference(a.shape[0]), by_reference(a.shape[1]), address(a), by_reference(column_ld(a)), address(piv),
+            by_reference(a.shape[0]),
+            by_reference(a.shape[1]),
+            address(a),
+            by_reference(column_ld(a)),
+            address(piv),
             ctypes.byref(info),
-        )  # fmt: skip
+        )
         np.subtract(piv, 1, out=piv)
 
     def factor(a: np.ndarray, piv: np.ndarray, near: int, threshold: float) -> None:
@@ -73,8 +77,10 @@ def build(library: Library, letter: str) -> Callable[[Sequence[np.ndarray], np.n
     def getrf(tiles: Sequence[np.ndarray], piv: np.ndarray, threshold: float = 1.0) -> None:
         rows = sum(map(len, tiles))
         if piv.shape != (min(rows, tiles[0].shape[1]),) or piv.dtype != np.int32 or not piv.flags.c_contiguous:
-            raise ValueError(f"getrf: {rows} x {tiles[0].shape[1]} numbers need {min(rows, tiles[0].shape[1])} pivots "
-                             f"of int32, not {piv.shape} of {piv.dtype}")  # fmt: skip
+            raise ValueError(
+                f"getrf: {rows} x {tiles[0].shape[1]} numbers need {min(rows, tiles[0].shape[1])} pivots "
+                f"of int32, not {piv.shape} of {piv.dtype}"
+            )
         on_strip(lambda strip: factor(strip, piv, len(tiles[0]), threshold), tiles)
 
     return getrf
@@ -115,9 +121,7 @@ def chosen(size: np.ndarray, near: int, threshold: float) -> int:
     return largest
 
 
-def recursive(
-    a: np.ndarray, piv: np.ndarray | None, blas: Calls, near: int = 0, threshold: float = 1.0
-) -> None:  # fmt: skip
+def recursive(a: np.ndarray, piv: np.ndarray | None, blas: Calls, near: int = 0, threshold: float = 1.0) -> None:
     """P A = L U of a matrix by columns, or A = L U without ``piv``: halves of columns, then single ones [1]_.
 
     With ``threshold`` below 1 pivots are `chosen`, ``near`` rows being in the first tile.
@@ -180,7 +184,16 @@ def _diagonal_tile(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ..
     yield True, (m, m), "triangle"
 
 
-TILE_OP = TileOp("getrf", build, reference.getrf, flops, ("getrf", "getrf"), named=(True, False), operands=_panel,
-                 adjoint=((_panel, (0.5,)),), by_columns=True,
-                 arguments=lambda a: ([a], no_exchange(a)))  # fmt: skip
+TILE_OP = TileOp(
+    "getrf",
+    build,
+    reference.getrf,
+    flops,
+    ("getrf", "getrf"),
+    named=(True, False),
+    operands=_panel,
+    adjoint=((_panel, (0.5,)),),
+    by_columns=True,
+    arguments=lambda a: ([a], no_exchange(a)),
+)
 PLAIN = TileOp("getrfn", build_plain, reference.getrfn, flops_plain, operands=_diagonal_tile, by_columns=True)

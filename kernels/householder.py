@@ -19,9 +19,20 @@ from tilewright.kernels.columns import column_ld
 from tilewright.kernels.scratch import room
 
 __all__ = [
-    "by_columns", "corner", "geqrf", "geqrt", "larfb", "put_back", "reflection", "tsmqr", "tsqrt", "ttmqr", "ttqrt",
-    "turned", "unmqr",
-]  # fmt: skip
+    "by_columns",
+    "corner",
+    "geqrf",
+    "geqrt",
+    "larfb",
+    "put_back",
+    "reflection",
+    "tsmqr",
+    "tsqrt",
+    "ttmqr",
+    "ttqrt",
+    "turned",
+    "unmqr",
+]
 
 
 def turned(t: Any) -> Any:

@@ -88,10 +88,20 @@ def build_matmul(library: Library, letter: str) -> Kernel | None:
             by_rows(lambda a, b, c: matmul(a, b, c, flags, alpha, beta), a, b, c)
             return
         call(  # C^T := alpha op(B)^T op(A)^T + beta C^T
-            flags[1].encode(), flags[0].encode(), by_reference(n), by_reference(m), by_reference(k),
-            _number(letter, alpha), address(b), by_reference(ldb), address(a), by_reference(lda),
-            _number(letter, beta), address(c), by_reference(ldc),
-        )  # fmt: skip
+            flags[1].encode(),
+            flags[0].encode(),
+            by_reference(n),
+            by_reference(m),
+            by_reference(k),
+            _number(letter, alpha),
+            address(b),
+            by_reference(ldb),
+            address(a),
+            by_reference(lda),
+            _number(letter, beta),
+            address(c),
+            by_reference(ldc),
+        )
 
     return matmul
 
@@ -111,9 +121,14 @@ def build_rankk(library: Library, letter: str) -> Kernel | None:
     real = {"c": "s", "z": "d"}.get(letter, letter)
 
     def rankk(
-        a: np.ndarray, c: np.ndarray, uplo: str = "L", flag: str = "N", conj: bool = True, alpha: complex = 1.0,
+        a: np.ndarray,
+        c: np.ndarray,
+        uplo: str = "L",
+        flag: str = "N",
+        conj: bool = True,
+        alpha: complex = 1.0,
         beta: complex = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         n, k = _ends(a, flag)
         if c.shape != (n, n):
             raise ValueError(f"rankk: A {a.shape} and C {c.shape} do not fit op(A) op(A)^H, flag {flag}")
@@ -131,9 +146,17 @@ def build_rankk(library: Library, letter: str) -> Kernel | None:
         of = real if conj else letter
         turned = b"N" if flag != "N" else b"C" if conj and complex_ else b"T"
         call(
-            b"U" if uplo == "L" else b"L", turned, by_reference(n), by_reference(k),
-            _number(of, alpha), address(a), by_reference(lda), _number(of, beta), address(c), by_reference(ldc),
-        )  # fmt: skip
+            b"U" if uplo == "L" else b"L",
+            turned,
+            by_reference(n),
+            by_reference(k),
+            _number(of, alpha),
+            address(a),
+            by_reference(lda),
+            _number(of, beta),
+            address(c),
+            by_reference(ldc),
+        )
 
     return rankk
 
@@ -182,9 +205,14 @@ def build_trmm(library: Library, letter: str) -> Kernel | None:
         return found
 
     def trmm(
-        t: np.ndarray, x: np.ndarray, side: str = "L", uplo: str = "L", flag: str = "N", diag: str = "N",
+        t: np.ndarray,
+        x: np.ndarray,
+        side: str = "L",
+        uplo: str = "L",
+        flag: str = "N",
+        diag: str = "N",
         alpha: complex = 1.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         _check_triangle("trmm", t, x, side)
         if x.size:
             by_rows(lambda t, x: _trmm_by_products(product, t, x, side, uplo, flag, diag, alpha), t, x)
@@ -198,9 +226,14 @@ def _triangular(library: Library, letter: str, name: str, routine: str) -> Kerne
         return None
 
     def kernel(
-        t: np.ndarray, x: np.ndarray, side: str = "L", uplo: str = "L", flag: str = "N", diag: str = "N",
+        t: np.ndarray,
+        x: np.ndarray,
+        side: str = "L",
+        uplo: str = "L",
+        flag: str = "N",
+        diag: str = "N",
         alpha: complex = 1.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         _check_triangle(name, t, x, side)
         if not x.size:
             return
@@ -209,10 +242,18 @@ def _triangular(library: Library, letter: str, name: str, routine: str) -> Kerne
             by_rows(lambda t, x: kernel(t, x, side, uplo, flag, diag, alpha), t, x)
             return
         call(
-            b"R" if side == "L" else b"L", b"U" if uplo == "L" else b"L", flag.encode(), diag.encode(),
-            by_reference(x.shape[1]), by_reference(x.shape[0]),
-            _number(letter, alpha), address(t), by_reference(ldt), address(x), by_reference(ldx),
-        )  # fmt: skip
+            b"R" if side == "L" else b"L",
+            b"U" if uplo == "L" else b"L",
+            flag.encode(),
+            diag.encode(),
+            by_reference(x.shape[1]),
+            by_reference(x.shape[0]),
+            _number(letter, alpha),
+            address(t),
+            by_reference(ldt),
+            address(x),
+            by_reference(ldx),
+        )
 
     return kernel
 
@@ -344,13 +385,28 @@ _SIDES = tuple(
     (_left if side == "L" else _right, (side, uplo, flag)) for side in "LR" for uplo in "LU" for flag in "NC"
 )
 
-MATMUL = TileOp("matmul", build_matmul, reference.matmul, flops_matmul, operands=_product,
-                adjoint=((_product_adjoint, ("CN",)), (_product_with_adjoint, ("NC",)),
-                         (_product, ("NN", -1.0, 1.0))))  # fmt: skip
-RANKK = TileOp("rankk", build_rankk, reference.rankk, flops_rankk, ("syrk", "herk"), "gemm", operands=_rank,
-               adjoint=((_rank, ("U", "N", True, -1.0, 1.0)), (_rank_adjoint, ("L", "C"))))  # fmt: skip
-TRMM = TileOp("trmm", build_trmm, reference.trmm, flops_trmm, ("trmm", "trmm"), "gemm", operands=_left,
-              adjoint=_SIDES[1:])  # fmt: skip
-TRSOLVE = TileOp("trsolve", build_trsolve, reference.trsolve, flops_trmm, ("trsm", "trsm"), operands=_left,
-                 adjoint=_SIDES[1:])  # fmt: skip
+MATMUL = TileOp(
+    "matmul",
+    build_matmul,
+    reference.matmul,
+    flops_matmul,
+    operands=_product,
+    adjoint=((_product_adjoint, ("CN",)), (_product_with_adjoint, ("NC",)), (_product, ("NN", -1.0, 1.0))),
+)
+RANKK = TileOp(
+    "rankk",
+    build_rankk,
+    reference.rankk,
+    flops_rankk,
+    ("syrk", "herk"),
+    "gemm",
+    operands=_rank,
+    adjoint=((_rank, ("U", "N", True, -1.0, 1.0)), (_rank_adjoint, ("L", "C"))),
+)
+TRMM = TileOp(
+    "trmm", build_trmm, reference.trmm, flops_trmm, ("trmm", "trmm"), "gemm", operands=_left, adjoint=_SIDES[1:]
+)
+TRSOLVE = TileOp(
+    "trsolve", build_trsolve, reference.trsolve, flops_trmm, ("trsm", "trsm"), operands=_left, adjoint=_SIDES[1:]
+)
 LAUUM = TileOp("lauum", build_lauum, reference.lauum, flops_lauum, ("lauum", "lauum"), "gemm", operands=_square)

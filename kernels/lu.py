@@ -13,8 +13,18 @@ from tilewright.kernels.getrf import magnitude
 from tilewright.kernels.swaps import swap_rows
 from tilewright.kernels.tile_op import TileOp
 
-__all__ = ["GEMMN", "SWPGEMM", "SWPTRSM", "TRSMN", "TRSMU", "flops_gemmn", "flops_swpgemm", "flops_swptrsm",
-           "flops_trsmn", "flops_trsmu"]  # fmt: skip
+__all__ = [
+    "GEMMN",
+    "SWPGEMM",
+    "SWPTRSM",
+    "TRSMN",
+    "TRSMU",
+    "flops_gemmn",
+    "flops_swpgemm",
+    "flops_swptrsm",
+    "flops_trsmn",
+    "flops_trsmu",
+]
 
 Shape = tuple[int, ...]
 
@@ -199,16 +209,46 @@ def _block_column(m: int, n: int, k: int) -> _Spec:
     yield from ((False, (m + k, m), "triangle"), (True, (m + k, n), ""))
 
 
-GEMMN = TileOp("gemmn", build_gemmn, reference.gemmn, flops_gemmn, operands=_product, by_columns=True,
-               adjoint=((_transposed_product, ("T",)),))  # fmt: skip
-TRSMN = TileOp("trsmn", build_trsmn, reference.trsmn, flops_trsmn, ("trsm", "trsm"), operands=_substitution,
-               by_columns=True, adjoint=tuple((_substitution, how) for how in (("L", "T"), ("U", "N"), ("U", "T"))),
-               )  # fmt: skip
-TRSMU = TileOp("trsmu", build_trsmu, reference.trsmu, flops_trsmu, ("trsm", "trsm"), operands=_from_the_right,
-               by_columns=True)  # fmt: skip
-SWPTRSM = TileOp("swptrsm", build_swptrsm, reference.swptrsm, flops_swptrsm, ("trsm", "trsm"),
-                 named=(False, True, True), operands=_substitution, by_columns=True,
-                 arguments=lambda t, a: (no_exchange(t), t, [a]))  # fmt: skip
-SWPGEMM = TileOp("swpgemm", build_swpgemm, reference.swpgemm, flops_swpgemm, named=(False, True, True),
-                 operands=_block_column, by_columns=True,
-                 arguments=lambda t, a: (no_exchange(t), [t], [a]))  # fmt: skip
+GEMMN = TileOp(
+    "gemmn",
+    build_gemmn,
+    reference.gemmn,
+    flops_gemmn,
+    operands=_product,
+    by_columns=True,
+    adjoint=((_transposed_product, ("T",)),),
+)
+TRSMN = TileOp(
+    "trsmn",
+    build_trsmn,
+    reference.trsmn,
+    flops_trsmn,
+    ("trsm", "trsm"),
+    operands=_substitution,
+    by_columns=True,
+    adjoint=tuple((_substitution, how) for how in (("L", "T"), ("U", "N"), ("U", "T"))),
+)
+TRSMU = TileOp(
+    "trsmu", build_trsmu, reference.trsmu, flops_trsmu, ("trsm", "trsm"), operands=_from_the_right, by_columns=True
+)
+SWPTRSM = TileOp(
+    "swptrsm",
+    build_swptrsm,
+    reference.swptrsm,
+    flops_swptrsm,
+    ("trsm", "trsm"),
+    named=(False, True, True),
+    operands=_substitution,
+    by_columns=True,
+    arguments=lambda t, a: (no_exchange(t), t, [a]),
+)
+SWPGEMM = TileOp(
+    "swpgemm",
+    build_swpgemm,
+    reference.swpgemm,
+    flops_swpgemm,
+    named=(False, True, True),
+    operands=_block_column,
+    by_columns=True,
+    arguments=lambda t, a: (no_exchange(t), [t], [a]),
+)

@@ -6,8 +6,23 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["copy", "diag", "finite", "identity", "gauge", "mirror", "residues", "signs", "squares", "times_columns",
-           "times_rows", "transpose", "tril", "triu", "zero"]  # fmt: skip
+__all__ = [
+    "copy",
+    "diag",
+    "finite",
+    "identity",
+    "gauge",
+    "mirror",
+    "residues",
+    "signs",
+    "squares",
+    "times_columns",
+    "times_rows",
+    "transpose",
+    "tril",
+    "triu",
+    "zero",
+]
 
 _COLUMNS = 32  # at a time, of a transposed copy: half the time of NumPy's, which goes through whole rows
 

@@ -44,17 +44,35 @@ def build(library: Library, letter: str) -> Product | None:
         if m == 1 and gemv is not None:
             rows, width = a.shape[::-1]  # as BLAS sees it
             gemv(
-                b"N" if adjoint else b"T", by_reference(rows), by_reference(width),
-                alpha, address(a), by_reference(lda), address(y), by_reference(1),
-                one, address(x), by_reference(1),
-            )  # fmt: skip
+                b"N" if adjoint else b"T",
+                by_reference(rows),
+                by_reference(width),
+                alpha,
+                address(a),
+                by_reference(lda),
+                address(y),
+                by_reference(1),
+                one,
+                address(x),
+                by_reference(1),
+            )
             return
         #    op(A)^T is A^T or conj(A); BLAS sees A^T
         flag = b"C" if adjoint else b"N"
         gemm(
-            b"N", flag, by_reference(m), by_reference(p), by_reference(k),
-            alpha, address(y), by_reference(row_ld(y)), address(a), by_reference(lda),
-            one, address(x), by_reference(row_ld(x)),
-        )  # fmt: skip
+            b"N",
+            flag,
+            by_reference(m),
+            by_reference(p),
+            by_reference(k),
+            alpha,
+            address(y),
+            by_reference(row_ld(y)),
+            address(a),
+            by_reference(lda),
+            one,
+            address(x),
+            by_reference(row_ld(x)),
+        )
 
     return product

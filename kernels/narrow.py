@@ -18,8 +18,25 @@ import numpy as np
 from tilewright.kernels.gemv import gemv
 from tilewright.kernels.scratch import room
 
-__all__ = ["NOT_FINITE", "OVERFLOW", "UNDERFLOW", "convert", "diagonal", "load", "narrowed", "round_tf32", "scaled",
-           "scalen", "split", "split_parts", "to_bf16", "unscaled", "widen", "widened", "widened_here"]  # fmt: skip
+__all__ = [
+    "NOT_FINITE",
+    "OVERFLOW",
+    "UNDERFLOW",
+    "convert",
+    "diagonal",
+    "load",
+    "narrowed",
+    "round_tf32",
+    "scaled",
+    "scalen",
+    "split",
+    "split_parts",
+    "to_bf16",
+    "unscaled",
+    "widen",
+    "widened",
+    "widened_here",
+]
 
 
 NOT_FINITE, OVERFLOW, UNDERFLOW = 1, 2, 3
@@ -210,9 +227,8 @@ def scaled(source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarra
 
 
 def scalen(
-    source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray, sums: np.ndarray,
-    shift: float | None = None,
-) -> int:  # fmt: skip
+    source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray, sums: np.ndarray, shift: float | None = None
+) -> int:
     """`scaled`, and while the numbers are in cache the sums of |S| along rows and columns, into sums, (2, n).
 
     On the diagonal both are those of the Hermitian matrix whose lower triangle S has. They are added up from |H| in the
@@ -230,9 +246,14 @@ def scalen(
 
 
 def _scale_and_add(
-    multiply: Callable[[slice], object], source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray,
-    sums: np.ndarray, shift: float | None,
-) -> None:  # fmt: skip
+    multiply: Callable[[slice], object],
+    source: np.ndarray,
+    di: np.ndarray,
+    dj: np.ndarray,
+    target: np.ndarray,
+    sums: np.ndarray,
+    shift: float | None,
+) -> None:
     p, q = target.shape
     (wi, top_i), (wj, top_j) = _weights(di, target.dtype), _weights(dj, target.dtype)  # |a_ij| = |h_ij| / (d_i d_j)
     along, down = np.zeros(p, target.dtype), np.zeros(q, target.dtype)
@@ -262,7 +283,7 @@ def _weights(d: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, float]:
 
 def _multiplier(
     source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray, *, early: bool = False
-) -> Callable[[slice], object]:  # fmt: skip
+) -> Callable[[slice], object]:
     """A function that sets some rows of the target to D_i S D_j. By torch where it is installed, twice as fast.
 
     The product is rounded to the target's precision; with ``early`` all of its factors are.
@@ -301,9 +322,7 @@ def _multiplier(
 _COLUMNS = 32  # at a time on the way from rows to columns: see `tilewright.kernels.move`
 
 
-def _turner(
-    source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray
-) -> Callable[[slice], object] | None:  # fmt: skip
+def _turner(source: np.ndarray, di: np.ndarray, dj: np.ndarray, target: np.ndarray) -> Callable[[slice], object] | None:
     """`_multiplier` from a tile by rows to one by columns: the product is rounded first, and turned while in cache."""
     if source.strides[1] != source.itemsize or target.strides[0] != target.itemsize or min(target.shape) < 2:
         return None

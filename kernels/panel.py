@@ -49,8 +49,9 @@ def flops_gemm2(first: int, middle: int, last: int, of: int, top: Shape, tile: S
     return 2.0 * tile[0] * (b - a) * (c - b)
 
 
-def _leaf(factor: Callable[..., None], strip: np.ndarray, piv: np.ndarray, near: int, leaf: int, of: int,
-          threshold: float) -> None:  # fmt: skip
+def _leaf(
+    factor: Callable[..., None], strip: np.ndarray, piv: np.ndarray, near: int, leaf: int, of: int, threshold: float
+) -> None:
     """The leaf of the strip factored by ``factor(tiles, piv, threshold)``, the rows of its other columns exchanged."""
     n, k = strip.shape[1], len(piv)
     begin, end = cut(leaf, of, k, n), cut(leaf + 1, of, k, n)
@@ -106,9 +107,7 @@ def build_gemm2(library: Library, letter: str) -> Callable[..., None] | None:
         return None
     multiply = blas.gemm
 
-    def gemm2(
-        top: np.ndarray, tile: np.ndarray, first: int = 0, middle: int = 1, last: int = 2, of: int = 2
-    ) -> None:  # fmt: skip
+    def gemm2(top: np.ndarray, tile: np.ndarray, first: int = 0, middle: int = 1, last: int = 2, of: int = 2) -> None:
         u, t = columns_of(top), columns_of(tile)
         a, b, c = (cut(at, of, min(u.shape), u.shape[1]) for at in (first, middle, last))
         multiply(t[:, a:b], u[a:b, b:c], t[:, b:c])
@@ -120,7 +119,7 @@ def build_gemm2(library: Library, letter: str) -> Callable[..., None] | None:
 
 def _reference_getrf2(
     tiles: Sequence[np.ndarray], piv: np.ndarray, leaf: int = 0, of: int = 1, threshold: float = 1.0
-) -> None:  # fmt: skip
+) -> None:
     a = np.concatenate(tiles)
     _leaf(reference.getrf, a, piv, len(tiles[0]), leaf, of, threshold)
     row = 0
@@ -139,7 +138,7 @@ def _reference_trsm2(tile: np.ndarray, first: int = 0, middle: int = 1, last: in
 
 def _reference_gemm2(
     top: np.ndarray, tile: np.ndarray, first: int = 0, middle: int = 1, last: int = 2, of: int = 2
-) -> None:  # fmt: skip
+) -> None:
     a, b, c = (cut(at, of, min(top.shape), top.shape[1]) for at in (first, middle, last))
     tile[:, b:c] -= tile[:, a:b] @ top[a:b, b:c]
 
@@ -159,10 +158,34 @@ def _top_and_tile(m: int, n: int, k: int) -> _Spec:
     yield from ((False, (m, m), "triangle"), (True, (n, m), ""))
 
 
-GETRF2 = TileOp("getrf2", build_getrf2, _reference_getrf2, getrf.flops, ("getrf", "getrf"), named=(True, False),
-                operands=_panel, adjoint=((_panel, (1, 2)), (_panel, (1, 4, 0.5))), by_columns=True,
-                arguments=lambda a: ([a], no_exchange(a)))  # fmt: skip
-TRSM2 = TileOp("trsm2", build_trsm2, _reference_trsm2, lambda tile: flops_trsm2(0, 1, 2, 2, tile), ("trsm", "trsm"),
-               operands=_top, adjoint=((_top, (1, 2, 4, 4)),), by_columns=True)  # fmt: skip
-GEMM2 = TileOp("gemm2", build_gemm2, _reference_gemm2, lambda top, tile: flops_gemm2(0, 1, 2, 2, top, tile),
-               operands=_top_and_tile, adjoint=((_top_and_tile, (1, 2, 4, 4)),), by_columns=True)  # fmt: skip
+GETRF2 = TileOp(
+    "getrf2",
+    build_getrf2,
+    _reference_getrf2,
+    getrf.flops,
+    ("getrf", "getrf"),
+    named=(True, False),
+    operands=_panel,
+    adjoint=((_panel, (1, 2)), (_panel, (1, 4, 0.5))),
+    by_columns=True,
+    arguments=lambda a: ([a], no_exchange(a)),
+)
+TRSM2 = TileOp(
+    "trsm2",
+    build_trsm2,
+    _reference_trsm2,
+    lambda tile: flops_trsm2(0, 1, 2, 2, tile),
+    ("trsm", "trsm"),
+    operands=_top,
+    adjoint=((_top, (1, 2, 4, 4)),),
+    by_columns=True,
+)
+GEMM2 = TileOp(
+    "gemm2",
+    build_gemm2,
+    _reference_gemm2,
+    lambda top, tile: flops_gemm2(0, 1, 2, 2, top, tile),
+    operands=_top_and_tile,
+    adjoint=((_top_and_tile, (1, 2, 4, 4)),),
+    by_columns=True,
+)

@@ -50,10 +50,7 @@ from tilewright.kernels.columns import column_ld, columns_of
 from tilewright.kernels.layout import address, by_rows, kernel_ld
 from tilewright.kernels.narrow import narrowed, split_parts, widened, widened_here
 
-__all__ = [
-    "BLOCK", "FORMS", "OPS", "ROUTES", "Route", "cblas", "kernels", "operands",
-    "probe", "route",
-]  # fmt: skip
+__all__ = ["BLOCK", "FORMS", "OPS", "ROUTES", "Route", "cblas", "kernels", "operands", "probe", "route"]
 
 FORMS = ("bfloat16", "float16", "bfloat16x2")
 """Narrow operands: storage dtypes of the table's rows. ``bfloat16x2`` are two BF16 parts, the operands of bf16x3."""
@@ -104,8 +101,10 @@ def probe(form: str) -> list[Route]:
     notes = {
         "cblas": "" if has else f"this CPU has none of {', '.join(_NATIVE[base])}",
         "mkldnn": "torch's FP32 products of other threads are rounded meanwhile",
-        "widen": "in FP32", "autocast": "rounds each product to 16 bits", "reference": "slow: the specification",
-    }  # fmt: skip
+        "widen": "in FP32",
+        "autocast": "rounds each product to 16 bits",
+        "reference": "slow: the specification",
+    }
     return [
         Route(name, form, _missing(name, form), has and name not in ("widen", "reference"), notes[name])
         for name in ROUTES
@@ -195,9 +194,21 @@ def _cblas_product(form: str) -> Product:
             return
         m, n = c.shape
         call(
-            _ROW_MAJOR, _NO_TRANS, _TRANS, m, n, a.shape[1],
-            minus_one, address(a), lda, address(b), ldb, one, address(c), ldc,
-        )  # fmt: skip
+            _ROW_MAJOR,
+            _NO_TRANS,
+            _TRANS,
+            m,
+            n,
+            a.shape[1],
+            minus_one,
+            address(a),
+            lda,
+            address(b),
+            ldb,
+            one,
+            address(c),
+            ldc,
+        )
 
     return product
 
@@ -288,9 +299,12 @@ def _widen_product(form: str) -> Product:
 
 
 _PRODUCTS = {
-    "cblas": _cblas_product, "mkldnn": _mkldnn_product, "widen": _widen_product, "autocast": _autocast_product,
+    "cblas": _cblas_product,
+    "mkldnn": _mkldnn_product,
+    "widen": _widen_product,
+    "autocast": _autocast_product,
     "reference": _reference_product,
-}  # fmt: skip
+}
 
 
 def _three(product: Product) -> Product:
@@ -316,9 +330,21 @@ def _cblas_plain(form: str) -> Product:
     def product(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
         m, n = c.shape
         call(  # C^T := C^T - B^T A^T, which lie by rows
-            _ROW_MAJOR, _NO_TRANS, _NO_TRANS, n, m, len(b),
-            minus_one, address(b), column_ld(b), address(a), column_ld(a), one, address(c), column_ld(c),
-        )  # fmt: skip
+            _ROW_MAJOR,
+            _NO_TRANS,
+            _NO_TRANS,
+            n,
+            m,
+            len(b),
+            minus_one,
+            address(b),
+            column_ld(b),
+            address(a),
+            column_ld(a),
+            one,
+            address(c),
+            column_ld(c),
+        )
 
     return product
 
@@ -362,9 +388,12 @@ def _widen_plain(form: str) -> Product:
 
 
 _PLAIN = {
-    "cblas": _cblas_plain, "mkldnn": _mkldnn_plain, "widen": _widen_plain, "autocast": _autocast_plain,
+    "cblas": _cblas_plain,
+    "mkldnn": _mkldnn_plain,
+    "widen": _widen_plain,
+    "autocast": _autocast_plain,
     "reference": _reference_plain,
-}  # fmt: skip
+}
 
 
 def _all_columns(tile: np.ndarray) -> np.ndarray:
@@ -460,13 +489,19 @@ def _half(n: int) -> int:
 
 
 _REFERENCE: dict[str, Callable[..., Any]] = {
-    "gemm": reference.gemm, "syrk": reference.syrk, "trsm": reference.trsm, "potrf": reference.potrf,
+    "gemm": reference.gemm,
+    "syrk": reference.syrk,
+    "trsm": reference.trsm,
+    "potrf": reference.potrf,
     "gemmn": reference.gemmn,
-}  # fmt: skip
+}
 _BUILD: dict[str, Callable[..., Any]] = {
-    "gemm": fp32_gemm.build, "syrk": fp32_syrk.build, "trsm": fp32_trsm.build, "potrf": fp32_potrf.build,
+    "gemm": fp32_gemm.build,
+    "syrk": fp32_syrk.build,
+    "trsm": fp32_trsm.build,
+    "potrf": fp32_potrf.build,
     "gemmn": fp32_lu.build_gemmn,
-}  # fmt: skip
+}
 
 
 def _fp32_reference(op: str) -> Callable[..., Any]:

@@ -40,8 +40,15 @@ def bounds(tiles: Sequence[np.ndarray], found: np.ndarray, places: tuple[tuple[i
     found[:] = largest, float(rcond[0]) * one / largest / n**0.5 / 10 if largest > 0 else 0.0
 
 
-def start(source: np.ndarray, exponent: np.ndarray, found: np.ndarray, tile: np.ndarray, adjoint: bool,
-          noise: float, seed: tuple[int, int]) -> None:  # fmt: skip
+def start(
+    source: np.ndarray,
+    exponent: np.ndarray,
+    found: np.ndarray,
+    tile: np.ndarray,
+    adjoint: bool,
+    noise: float,
+    seed: tuple[int, int],
+) -> None:
     """A tile of A / alpha, or of its conjugate transpose, plus some noise below the roundoff."""
     read = shifted(source.conj().T if adjoint else source, int(exponent[0]))
     tile.T[...] = read * read.real.dtype.type(1 / found[0] if found[0] else 1)
@@ -105,9 +112,13 @@ def weighted(solved: np.ndarray, tile: np.ndarray, keep: float, add: float) -> N
 
 
 def hermitian(
-    left: Sequence[np.ndarray], mine: Sequence[np.ndarray], right: Sequence[np.ndarray], other: Sequence[np.ndarray],
-    exponent: np.ndarray, tile: np.ndarray,
-) -> None:  # fmt: skip
+    left: Sequence[np.ndarray],
+    mine: Sequence[np.ndarray],
+    right: Sequence[np.ndarray],
+    other: Sequence[np.ndarray],
+    exponent: np.ndarray,
+    tile: np.ndarray,
+) -> None:
     """H_ij := (U_i^H A_j + (U_j^H A_i)^H) / 2 from block columns of U and of A."""
     minus = times(tile.dtype)
     first = room("hermitian", tile.shape, tile.dtype)
@@ -122,9 +133,13 @@ def hermitian(
 
 
 def outer(
-    left: Sequence[np.ndarray], mine: Sequence[np.ndarray], right: Sequence[np.ndarray], other: Sequence[np.ndarray],
-    exponent: np.ndarray, tile: np.ndarray,
-) -> None:  # fmt: skip
+    left: Sequence[np.ndarray],
+    mine: Sequence[np.ndarray],
+    right: Sequence[np.ndarray],
+    other: Sequence[np.ndarray],
+    exponent: np.ndarray,
+    tile: np.ndarray,
+) -> None:
     """H_ij := (U_i A_j^H + (U_j A_i^H)^H) / 2 from block rows of U and of A."""
     minus = times(tile.dtype)
     first = room("hermitian", tile.shape, tile.dtype)

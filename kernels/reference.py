@@ -11,9 +11,30 @@ from typing import Any, cast
 import numpy as np
 
 __all__ = [
-    "gemm", "gemml", "gemmn", "gemmp", "getrf", "getrfn", "hemm", "hemmd", "lauum", "matmul", "potrf", "rankk",
-    "swpgemm", "swptrsm", "syrk", "trmm", "trsm", "trsml", "trsmn", "trsmr", "trsmu", "trsolve", "trtri",
-]  # fmt: skip
+    "gemm",
+    "gemml",
+    "gemmn",
+    "gemmp",
+    "getrf",
+    "getrfn",
+    "hemm",
+    "hemmd",
+    "lauum",
+    "matmul",
+    "potrf",
+    "rankk",
+    "swpgemm",
+    "swptrsm",
+    "syrk",
+    "trmm",
+    "trsm",
+    "trsml",
+    "trsmn",
+    "trsmr",
+    "trsmu",
+    "trsolve",
+    "trtri",
+]
 
 
 def potrf(a: np.ndarray) -> int:
@@ -191,9 +212,14 @@ def matmul(
 
 
 def rankk(
-    a: np.ndarray, c: np.ndarray, uplo: str = "L", flag: str = "N", conj: bool = True, alpha: complex = 1.0,
+    a: np.ndarray,
+    c: np.ndarray,
+    uplo: str = "L",
+    flag: str = "N",
+    conj: bool = True,
+    alpha: complex = 1.0,
     beta: complex = 0.0,
-) -> None:  # fmt: skip
+) -> None:
     """C := alpha op(A) op(A)^H + beta C, or with ^T, on one triangle."""
     turned = "C" if conj else "T"
     whole = c.copy()
@@ -212,18 +238,28 @@ def _triangle(t: np.ndarray, uplo: str, diag: str) -> np.ndarray:
 
 
 def trmm(
-    t: np.ndarray, x: np.ndarray, side: str = "L", uplo: str = "L", flag: str = "N", diag: str = "N",
+    t: np.ndarray,
+    x: np.ndarray,
+    side: str = "L",
+    uplo: str = "L",
+    flag: str = "N",
+    diag: str = "N",
     alpha: complex = 1.0,
-) -> None:  # fmt: skip
+) -> None:
     """X := alpha op(T) X, or alpha X op(T)."""
     whole = _op(_triangle(t, uplo, diag), flag)
     x[...] = x.dtype.type(alpha) * (whole @ x if side == "L" else x @ whole)
 
 
 def trsolve(
-    t: np.ndarray, x: np.ndarray, side: str = "L", uplo: str = "L", flag: str = "N", diag: str = "N",
+    t: np.ndarray,
+    x: np.ndarray,
+    side: str = "L",
+    uplo: str = "L",
+    flag: str = "N",
+    diag: str = "N",
     alpha: complex = 1.0,
-) -> None:  # fmt: skip
+) -> None:
     """X := alpha op(T)^-1 X, or alpha X op(T)^-1, from op(T)^T X^T."""
     from scipy.linalg import solve_triangular
 

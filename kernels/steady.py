@@ -199,8 +199,9 @@ def _bf16(parts: tuple[int, ...]) -> Callable[[np.random.Generator, tuple[int, .
 
 _MAKERS: dict[str, Callable[[np.random.Generator, tuple[int, ...], str], np.ndarray]] = {
     **{name: _floats(name) for name in ("float32", "float64", "complex64", "complex128", "float16")},
-    "bfloat16": _bf16(()), "bfloat16x2": _bf16((2,)),
-}  # fmt: skip
+    "bfloat16": _bf16(()),
+    "bfloat16x2": _bf16((2,)),
+}
 
 
 def numbers(dtype: str, rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:

@@ -75,9 +75,14 @@ def _in_array(piv: np.ndarray, a: np.ndarray, backwards: bool) -> None:
     k = len(piv)
     one_based = piv + np.int32(1)
     laswp(
-        by_reference(a.shape[1]), address(a), by_reference(ld), by_reference(1), by_reference(k),
-        address(one_based), by_reference(-1 if backwards else 1),
-    )  # fmt: skip
+        by_reference(a.shape[1]),
+        address(a),
+        by_reference(ld),
+        by_reference(1),
+        by_reference(k),
+        address(one_based),
+        by_reference(-1 if backwards else 1),
+    )
 
 
 @cache

@@ -49,9 +49,17 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray], N
             by_rows(syrk, a, c)
             return
         call(
-            b"U", transposed, by_reference(n), by_reference(k),
-            minus_one, address(a), by_reference(lda), one, address(c), by_reference(ldc),
-        )  # fmt: skip
+            b"U",
+            transposed,
+            by_reference(n),
+            by_reference(k),
+            minus_one,
+            address(a),
+            by_reference(lda),
+            one,
+            address(c),
+            by_reference(ldc),
+        )
 
     return syrk
 

@@ -42,27 +42,62 @@ from tilewright.kernels import (
 from tilewright.kernels.catalogue import TILE_OPS
 from tilewright.kernels.tile_op import ANY
 
-__all__ = ["DTYPES", "MIXED", "Row", "dtype_name", "find", "lookup", "plain", "register", "rows", "takes_tiles",
-           "unsteady"]  # fmt: skip
+__all__ = [
+    "DTYPES",
+    "MIXED",
+    "Row",
+    "dtype_name",
+    "find",
+    "lookup",
+    "plain",
+    "register",
+    "rows",
+    "takes_tiles",
+    "unsteady",
+]
 
 #                 storage and accumulate dtype -> BLAS letter
 DTYPES = {"float32": "s", "float64": "d", "complex64": "c", "complex128": "z"}
 
 #        op     one kernel for every dtype
 MOVES: dict[str, Callable[..., Any]] = {
-    "copy": move.copy, "zero": move.zero, "tril": move.tril, "finite": move.finite,
-    "gauge": move.gauge, "diag": move.diag, "squares": move.squares,
-    "identity": move.identity, "mirror": move.mirror, "transpose": move.transpose,
-    "triu": move.triu, "signs": move.signs, "residues": move.residues, "times_rows": move.times_rows,
+    "copy": move.copy,
+    "zero": move.zero,
+    "tril": move.tril,
+    "finite": move.finite,
+    "gauge": move.gauge,
+    "diag": move.diag,
+    "squares": move.squares,
+    "identity": move.identity,
+    "mirror": move.mirror,
+    "transpose": move.transpose,
+    "triu": move.triu,
+    "signs": move.signs,
+    "residues": move.residues,
+    "times_rows": move.times_rows,
     "times_columns": move.times_columns,
-    "blocks": hemm.blocks, **vectors.KERNELS,
-    "convert": narrow.convert, "split": narrow.split, "tf32": narrow.round_tf32,
-    "diagonal": narrow.diagonal, "scaled": narrow.scaled, "scalen": narrow.scalen,
-    "geadd": elements.geadd, "rescale": elements.rescale, "retile": elements.retile, "regular": elements.regular,
-    **equilibrate.KERNELS, "unscaled": narrow.unscaled, "gemmlb": gemmlb.gemmlb, "swap": swaps.swap,
+    "blocks": hemm.blocks,
+    **vectors.KERNELS,
+    "convert": narrow.convert,
+    "split": narrow.split,
+    "tf32": narrow.round_tf32,
+    "diagonal": narrow.diagonal,
+    "scaled": narrow.scaled,
+    "scalen": narrow.scalen,
+    "geadd": elements.geadd,
+    "rescale": elements.rescale,
+    "retile": elements.retile,
+    "regular": elements.regular,
+    **equilibrate.KERNELS,
+    "unscaled": narrow.unscaled,
+    "gemmlb": gemmlb.gemmlb,
+    "swap": swaps.swap,
     "exchange": swaps.exchange,
-    "swapc": swaps.swap_columns, "take": swaps.take, "trade": swaps.trade, "butterfly": butterfly.butterfly,
-}  # fmt: skip
+    "swapc": swaps.swap_columns,
+    "take": swaps.take,
+    "trade": swaps.trade,
+    "butterfly": butterfly.butterfly,
+}
 _UNPROBED = ("reference",)
 """Sources of rows that are taken as they are."""
 

@@ -263,9 +263,38 @@ def add(z: Tensor, x: Tensor) -> None:
 KERNELS = {
     kernel.__name__: kernel
     for kernel in (
-        trsml, trsmr, trtri, gemml, identity, mirror, zero, logdiag, blocks, hemmd, hemm, norms, normsd, asymmetry,
-        narrow, widen, dot, gather, turn, sweep, step, advance, descend, residual, measure, project, total,
-        orthogonalize, root, normalize, combine, add,
+        trsml,
+        trsmr,
+        trtri,
+        gemml,
+        identity,
+        mirror,
+        zero,
+        logdiag,
+        blocks,
+        hemmd,
+        hemm,
+        norms,
+        normsd,
+        asymmetry,
+        narrow,
+        widen,
+        dot,
+        gather,
+        turn,
+        sweep,
+        step,
+        advance,
+        descend,
+        residual,
+        measure,
+        project,
+        total,
+        orthogonalize,
+        root,
+        normalize,
+        combine,
+        add,
     )
-}  # fmt: skip
+}
 """By the name of the op."""

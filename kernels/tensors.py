@@ -238,9 +238,14 @@ def kernels(device: str, form: str | None, name: str = "") -> dict[str, Callable
         syrk(p[..., p.shape[-2] - len(c) :, :], c)
 
     return {
-        "gemm": gemm, "syrk": syrk, "trsm": trsm, "potrf": potrf, "waiting potrf": waiting_potrf, "panel": panel,
+        "gemm": gemm,
+        "syrk": syrk,
+        "trsm": trsm,
+        "potrf": potrf,
+        "waiting potrf": waiting_potrf,
+        "panel": panel,
         "update": update,
-    }  # fmt: skip
+    }
 
 
 def convert(source: Tensor, target: Tensor) -> None:
@@ -319,11 +324,20 @@ def csplit(source: Tensor, target: Tensor) -> None:
 
 
 MOVES: dict[str, Callable[..., None]] = {
-    "convert": convert, "split": split, "copy": copy, "tril": tril,
-    "diagonal": diagonal, "scaled": scaled, "unscaled": unscaled,
-    "diagonals": diagonals, "cscaled": cscaled, "cunscaled": cunscaled,
-    "cconvert": cconvert, "csplit": csplit, **tensor_vectors.KERNELS,
-}  # fmt: skip
+    "convert": convert,
+    "split": split,
+    "copy": copy,
+    "tril": tril,
+    "diagonal": diagonal,
+    "scaled": scaled,
+    "unscaled": unscaled,
+    "diagonals": diagonals,
+    "cscaled": cscaled,
+    "cunscaled": cunscaled,
+    "cconvert": cconvert,
+    "csplit": csplit,
+    **tensor_vectors.KERNELS,
+}
 
 
 def here(device: str) -> bool:

@@ -116,9 +116,14 @@ def _match(factored: Any, here: np.ndarray, there: np.ndarray, others: np.ndarra
 
 
 def _match_last(
-    factored: Any, piv: np.ndarray, here: np.ndarray, there: np.ndarray, one: np.ndarray, two: np.ndarray,
+    factored: Any,
+    piv: np.ndarray,
+    here: np.ndarray,
+    there: np.ndarray,
+    one: np.ndarray,
+    two: np.ndarray,
     crown: np.ndarray,
-) -> None:  # fmt: skip
+) -> None:
     """The last match: the pivots of the panel, and the factor of their rows."""
     parts, where = _both(here, there, one, two)
     order, factor = factored(parts)
@@ -152,6 +157,12 @@ ELECT_LAST = TileOp(
     "electl", _build(_elect_last), _reference(_elect_last), flops_elect, named=(False, True, True), **_HOW
 )
 MATCH = TileOp("match", _build(_match), _reference(_match), flops_match, named=(False, False, True, True), **_HOW)
-MATCH_LAST = TileOp("matchl", _build(_match_last), _reference(_match_last), flops_match_last,
-                    named=(False, False, False, True, True, True), **_HOW)  # fmt: skip
+MATCH_LAST = TileOp(
+    "matchl",
+    _build(_match_last),
+    _reference(_match_last),
+    flops_match_last,
+    named=(False, False, False, True, True, True),
+    **_HOW,
+)
 CROWN = TileOp("crown", _build_crown, _reference_crown, lambda crown, tile: 0.0, ("trsm", "trsm"), by_columns=True)

@@ -71,10 +71,19 @@ def _build_qrt(name: str, triangle: bool) -> Callable[[Library, str], Callable[.
             info = ctypes.c_int(0)
             work = room("tpqrt", (ib * n,), a.dtype)
             call(
-                by_reference(m), by_reference(n), by_reference(m if triangle else 0), by_reference(ib),
-                address(upper), by_reference(column_ld(upper)), address(lower), by_reference(column_ld(lower)),
-                address(triangles), by_reference(column_ld(triangles)), address(work), ctypes.byref(info),
-            )  # fmt: skip
+                by_reference(m),
+                by_reference(n),
+                by_reference(m if triangle else 0),
+                by_reference(ib),
+                address(upper),
+                by_reference(column_ld(upper)),
+                address(lower),
+                by_reference(column_ld(lower)),
+                address(triangles),
+                by_reference(column_ld(triangles)),
+                address(work),
+                ctypes.byref(info),
+            )
             put_back(upper, top)
             put_back(lower, rows)
             put_back(triangles, used)
@@ -107,12 +116,24 @@ def _build_mqr(name: str, triangle: bool) -> Callable[[Library, str], Callable[.
             info = ctypes.c_int(0)
             work = room("tpmqrt", (n * ib,), b.dtype)
             call(
-                b"L", transposed(letter, flag), by_reference(m), by_reference(n), by_reference(k),
-                by_reference(m if triangle else 0), by_reference(ib), address(vectors),
-                by_reference(column_ld(vectors)), address(triangles), by_reference(column_ld(triangles)),
-                address(upper), by_reference(column_ld(upper)), address(lower), by_reference(column_ld(lower)),
-                address(work), ctypes.byref(info),
-            )  # fmt: skip
+                b"L",
+                transposed(letter, flag),
+                by_reference(m),
+                by_reference(n),
+                by_reference(k),
+                by_reference(m if triangle else 0),
+                by_reference(ib),
+                address(vectors),
+                by_reference(column_ld(vectors)),
+                address(triangles),
+                by_reference(column_ld(triangles)),
+                address(upper),
+                by_reference(column_ld(upper)),
+                address(lower),
+                by_reference(column_ld(lower)),
+                address(work),
+                ctypes.byref(info),
+            )
             put_back(upper, top)
             put_back(lower, rows)
 
@@ -146,11 +167,49 @@ def _triangles(m: int, n: int, k: int) -> _Spec:
 
 _MADE = ("tpqrt", "tpqrt")
 _DONE = ("tpmqrt", "tpmqrt")
-TSQRT = TileOp("tsqrt", _build_qrt("tsqrt", False), householder.tsqrt, flops_tsqrt, _MADE, "gemm", operands=_on_square,
-               written=3, by_columns=True)  # fmt: skip
-TTQRT = TileOp("ttqrt", _build_qrt("ttqrt", True), householder.ttqrt, flops_ttqrt, _MADE, "gemm", operands=_on_triangle,
-               written=3, by_columns=True)  # fmt: skip
-TSMQR = TileOp("tsmqr", _build_mqr("tsmqr", False), householder.tsmqr, flops_tsmqr, _DONE, "gemm", operands=_pair,
-               written=2, by_columns=True, adjoint=((_pair, ("N",)),))  # fmt: skip
-TTMQR = TileOp("ttmqr", _build_mqr("ttmqr", True), householder.ttmqr, flops_ttmqr, _DONE, "gemm", operands=_triangles,
-               written=2, by_columns=True, adjoint=((_triangles, ("N",)),))  # fmt: skip
+TSQRT = TileOp(
+    "tsqrt",
+    _build_qrt("tsqrt", False),
+    householder.tsqrt,
+    flops_tsqrt,
+    _MADE,
+    "gemm",
+    operands=_on_square,
+    written=3,
+    by_columns=True,
+)
+TTQRT = TileOp(
+    "ttqrt",
+    _build_qrt("ttqrt", True),
+    householder.ttqrt,
+    flops_ttqrt,
+    _MADE,
+    "gemm",
+    operands=_on_triangle,
+    written=3,
+    by_columns=True,
+)
+TSMQR = TileOp(
+    "tsmqr",
+    _build_mqr("tsmqr", False),
+    householder.tsmqr,
+    flops_tsmqr,
+    _DONE,
+    "gemm",
+    operands=_pair,
+    written=2,
+    by_columns=True,
+    adjoint=((_pair, ("N",)),),
+)
+TTMQR = TileOp(
+    "ttmqr",
+    _build_mqr("ttmqr", True),
+    householder.ttmqr,
+    flops_ttmqr,
+    _DONE,
+    "gemm",
+    operands=_triangles,
+    written=2,
+    by_columns=True,
+    adjoint=((_triangles, ("N",)),),
+)

@@ -83,8 +83,26 @@ def _in_blocks(
     count, blocks, ends = np.zeros(1, np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32)
     bounds, tolerance = np.zeros(2, d.dtype), np.full(1, 2 * np.finfo(d.dtype).tiny, d.dtype)
     work, whole = np.empty(4 * n, d.dtype), np.empty(3 * n, np.int32)
-    info = lapack(f"{kind}stebz", b"I", order, n, bounds, bounds, low + 1, high, tolerance, d, e, count, split, found,
-                  blocks, ends, work, whole)  # fmt: skip
+    info = lapack(
+        f"{kind}stebz",
+        b"I",
+        order,
+        n,
+        bounds,
+        bounds,
+        low + 1,
+        high,
+        tolerance,
+        d,
+        e,
+        count,
+        split,
+        found,
+        blocks,
+        ends,
+        work,
+        whole,
+    )
     return found[: high - low], blocks, ends, info if info or count[0] == high - low else 1
 
 

@@ -40,9 +40,18 @@ def build(library: Library, letter: str) -> Callable[[np.ndarray, np.ndarray], N
             by_rows(trsm, l, a)
             return
         call(  # conj(L) A^T = A^T, with L^T upper on what BLAS sees
-            b"L", b"U", b"C", b"N", by_reference(n), by_reference(m),
-            one, address(l), by_reference(ldl), address(a), by_reference(lda),
-        )  # fmt: skip
+            b"L",
+            b"U",
+            b"C",
+            b"N",
+            by_reference(n),
+            by_reference(m),
+            one,
+            address(l),
+            by_reference(ldl),
+            address(a),
+            by_reference(lda),
+        )
 
     return trsm
 

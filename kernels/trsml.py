@@ -50,14 +50,32 @@ def build(library: Library, letter: str) -> Callable[..., None] | None:
             by_rows(lambda t, x: trsml(t, x, adjoint, lower, unit, alpha), t, x)
         elif m == 1 and letter in "sd":
             call(
-                b"L", triangle, b"N" if adjoint else b"T", ones, by_reference(n), by_reference(1),
-                factor, address(t), by_reference(ldt), address(x), by_reference(n),
-            )  # fmt: skip
+                b"L",
+                triangle,
+                b"N" if adjoint else b"T",
+                ones,
+                by_reference(n),
+                by_reference(1),
+                factor,
+                address(t),
+                by_reference(ldt),
+                address(x),
+                by_reference(n),
+            )
         else:  # X^T := X^T op(T)^-T
             call(
-                b"R", triangle, b"C" if adjoint else b"N", ones, by_reference(m), by_reference(n),
-                factor, address(t), by_reference(ldt), address(x), by_reference(ldx),
-            )  # fmt: skip
+                b"R",
+                triangle,
+                b"C" if adjoint else b"N",
+                ones,
+                by_reference(m),
+                by_reference(n),
+                factor,
+                address(t),
+                by_reference(ldt),
+                address(x),
+                by_reference(ldx),
+            )
 
     return trsml
 
@@ -67,6 +85,12 @@ def _operands(m: int, n: int, k: int) -> Iterator[tuple[bool, tuple[int, ...], s
 
 
 TILE_OP = TileOp(
-    "trsml", build, reference.trsml, flops, ("trsm", "trsm"), operands=_operands, adjoint=((_operands, (True,)),),
+    "trsml",
+    build,
+    reference.trsml,
+    flops,
+    ("trsm", "trsm"),
+    operands=_operands,
+    adjoint=((_operands, (True,)),),
     columns=8,
-)  # fmt: skip
+)

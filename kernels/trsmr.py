@@ -42,9 +42,18 @@ def build(library: Library, letter: str) -> Callable[..., None] | None:
             by_rows(lambda t, x: trsmr(t, x, lower, unit), t, x)
             return
         call(  # X^T := T^-T X^T, with the other triangle on what BLAS sees
-            b"L", b"U" if lower else b"L", b"N", b"U" if unit else b"N", by_reference(n), by_reference(m),
-            one, address(t), by_reference(ldt), address(x), by_reference(ldx),
-        )  # fmt: skip
+            b"L",
+            b"U" if lower else b"L",
+            b"N",
+            b"U" if unit else b"N",
+            by_reference(n),
+            by_reference(m),
+            one,
+            address(t),
+            by_reference(ldt),
+            address(x),
+            by_reference(ldx),
+        )
 
     return trsmr
 

@@ -48,9 +48,7 @@ def build(library: Library, letter: str) -> Kernel | None:
             return int(by_rows(lambda t: trtri(t, unit), t))
         info = ctypes.c_int(0)
         # (T^T)^-1 is the transposed inverse, and T^T is upper on what LAPACK sees of a row-major tile
-        call(
-            b"U", b"U" if unit else b"N", by_reference(n), address(t), by_reference(ldt), ctypes.byref(info),
-        )  # fmt: skip
+        call(b"U", b"U" if unit else b"N", by_reference(n), address(t), by_reference(ldt), ctypes.byref(info))
         if unit:
             np.fill_diagonal(t, 1)
         return info.value

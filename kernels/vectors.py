@@ -210,8 +210,28 @@ def add(z: np.ndarray, x: np.ndarray) -> None:
 KERNELS = {
     kernel.__name__: kernel
     for kernel in (
-        norms, normsd, asymmetry, logdiag, narrow, widen, dot, gather, turn, sweep, step, advance, descend,
-        residual, measure, project, total, orthogonalize, root, normalize, combine, add,
+        norms,
+        normsd,
+        asymmetry,
+        logdiag,
+        narrow,
+        widen,
+        dot,
+        gather,
+        turn,
+        sweep,
+        step,
+        advance,
+        descend,
+        residual,
+        measure,
+        project,
+        total,
+        orthogonalize,
+        root,
+        normalize,
+        combine,
+        add,
     )
-}  # fmt: skip
+}
 """By the name of the op."""

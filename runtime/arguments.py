@@ -65,8 +65,10 @@ def dense(value: Any, what: str) -> np.ndarray:
         value = _read(value, what)
     array: np.ndarray = value
     if array.dtype.fields is not None:
-        raise TypeError(f"{what} is a record array with the fields {', '.join(array.dtype.names or ())}; pass one of "
-                        f"them, such as {what}[{(array.dtype.names or ('x',))[0]!r}]")  # fmt: skip
+        raise TypeError(
+            f"{what} is a record array with the fields {', '.join(array.dtype.names or ())}; pass one of "
+            f"them, such as {what}[{(array.dtype.names or ('x',))[0]!r}]"
+        )
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="), order="K")
     item = array.itemsize or 1
@@ -88,8 +90,10 @@ def _read(value: Any, what: str) -> np.ndarray:
         return _memory(value, what)
     if _is_lazy(value):
         kind = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}"
-        raise TypeError(f"{what} is a {kind}, whose values are computed elsewhere; pass its .compute(). Of dask.arrays "
-                        f"tw.tiled_cholesky works on the workers")  # fmt: skip
+        raise TypeError(
+            f"{what} is a {kind}, whose values are computed elsewhere; pass its .compute(). Of dask.arrays "
+            f"tw.tiled_cholesky works on the workers"
+        )
     if isinstance(value, tuple) and len(value) == 2 and np.ndim(value[1]) == 0 and hasattr(value[0], "shape"):
         raise TypeError(f"{what} is a pair (c, lower), as of scipy.linalg.cho_factor; pass c itself and lower=lower")
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
@@ -117,8 +121,9 @@ def _memory(tensor: Any, what: str) -> np.ndarray:
     try:
         array: np.ndarray = tensor.resolve_conj().resolve_neg().numpy()
     except (TypeError, RuntimeError) as error:
-        raise TypeError(f"{what} has dtype {tensor.dtype}, which NumPy has not; convert it to one of "
-                        f"{', '.join(LAPACK)}") from error  # fmt: skip
+        raise TypeError(
+            f"{what} has dtype {tensor.dtype}, which NumPy has not; convert it to one of {', '.join(LAPACK)}"
+        ) from error
     return array
 
 

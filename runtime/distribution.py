@@ -122,8 +122,9 @@ class RowBlocks:
 
     def __post_init__(self) -> None:
         if min(whole(self.ranks, "RowBlocks: ranks"), whole(self.mt, "RowBlocks: mt")) < 1:
-            raise ValueError(f"RowBlocks needs at least one rank and one tile row, not {self.ranks} and {self.mt} "
-                             "(ranks and mt)")  # fmt: skip
+            raise ValueError(
+                f"RowBlocks needs at least one rank and one tile row, not {self.ranks} and {self.mt} (ranks and mt)"
+            )
 
     def __call__(self, i: int, j: int) -> int:
         return i * self.ranks // self.mt

@@ -11,8 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Rule", "either", "entries", "fields", "integer", "lists", "maybe", "number", "one_of", "read", "row",
-           "rows", "text"]  # fmt: skip
+__all__ = [
+    "Rule",
+    "either",
+    "entries",
+    "fields",
+    "integer",
+    "lists",
+    "maybe",
+    "number",
+    "one_of",
+    "read",
+    "row",
+    "rows",
+    "text",
+]
 
 Rule = Callable[[Any, str], Any]
 

@@ -11,26 +11,50 @@ from typing import Any
 
 __all__ = ["DOOR", "upstairs"]
 
-DOOR = frozenset({
-    # a graph, drawn
-    "plot.dag:LIMIT", "plot.dag:to_dot", "plot.dag:to_png", "plot.dag:to_svg",
-    "plot.html:frame", "plot.html:graph_page",
-    # a run, drawn, saved, told
-    "plot.gantt:gantt", "plot.gantt:svg", "plot.html:run_frame", "plot.html:run_page", "runs.saved:save",
-    "runs.text:text", "runs.text:unit_name", "runs.validity:check",
-    # what else a notebook shows
-    "plot.cards:machine", "plot.cards:precision_map", "plot.cards:text", "plot.cards:tiles", "plot.cards:trace",
-    # studies and trainings, drawn
-    "plot.compare:figure", "plot.html:comparison_page", "plot.html:comparison_table", "plot.scaling:figure",
-    "plot.training:figure", "plot.training:page",
-    # a matrix, in formulas
-    "linalg.evaluate:assign", "linalg.evaluate:compute", "linalg.evaluate:graph_of", "linalg.evaluate:norm_of",
-    "linalg.expression:lazy",
-    # constructors that need a run
-    "linalg.norms:tile_norms", "studies.calibration:calibrate",
-    # public names of a lower room
-    "studies.scaling:scaling_study",
-})  # fmt: skip
+DOOR = frozenset(
+    {
+        # a graph, drawn
+        "plot.dag:LIMIT",
+        "plot.dag:to_dot",
+        "plot.dag:to_png",
+        "plot.dag:to_svg",
+        "plot.html:frame",
+        "plot.html:graph_page",
+        # a run, drawn, saved, told
+        "plot.gantt:gantt",
+        "plot.gantt:svg",
+        "plot.html:run_frame",
+        "plot.html:run_page",
+        "runs.saved:save",
+        "runs.text:text",
+        "runs.text:unit_name",
+        "runs.validity:check",
+        # what else a notebook shows
+        "plot.cards:machine",
+        "plot.cards:precision_map",
+        "plot.cards:text",
+        "plot.cards:tiles",
+        "plot.cards:trace",
+        # studies and trainings, drawn
+        "plot.compare:figure",
+        "plot.html:comparison_page",
+        "plot.html:comparison_table",
+        "plot.scaling:figure",
+        "plot.training:figure",
+        "plot.training:page",
+        # a matrix, in formulas
+        "linalg.evaluate:assign",
+        "linalg.evaluate:compute",
+        "linalg.evaluate:graph_of",
+        "linalg.evaluate:norm_of",
+        "linalg.expression:lazy",
+        # constructors that need a run
+        "linalg.norms:tile_norms",
+        "studies.calibration:calibrate",
+        # public names of a lower room
+        "studies.scaling:scaling_study",
+    }
+)
 """``room.module:name`` of everything that a module below may ask for."""
 
 

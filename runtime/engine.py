@@ -116,9 +116,17 @@ def run(
 
     def told(trace: Trace, failed: Task | None = None) -> Run:
         return Run(
-            graph, trace, engine.name, name, trace.ranks * trace.workers, program.store, engine.model,
-            dict(engine.switches), kernels=program.kernels, failed=failed,
-        )  # fmt: skip
+            graph,
+            trace,
+            engine.name,
+            name,
+            trace.ranks * trace.workers,
+            program.store,
+            engine.model,
+            dict(engine.switches),
+            kernels=program.kernels,
+            failed=failed,
+        )
 
     flops = sum(_flops(task, program.store) for task in graph) if progress is True and not engine.virtual else 0.0
     with reports(progress, graph.name, len(graph), flops) as report:
@@ -208,6 +216,14 @@ def simulate(
     (526.0, 512.0)
     """
     return run(
-        graph, data, backend="simulate", scheduler=scheduler, machine=machine, progress=progress, owner=owner,
-        broadcast=broadcast, noise=noise, seed=seed,
-    )  # fmt: skip
+        graph,
+        data,
+        backend="simulate",
+        scheduler=scheduler,
+        machine=machine,
+        progress=progress,
+        owner=owner,
+        broadcast=broadcast,
+        noise=noise,
+        seed=seed,
+    )

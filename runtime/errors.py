@@ -10,9 +10,15 @@ if TYPE_CHECKING:
     from tilewright.graph import Handle
 
 __all__ = [
-    "AccuracyError", "AccuracyWarning", "MissingDataError", "NotPositiveDefiniteError", "RankDied", "SchedulerError",
-    "SingularMatrixError", "WorkerDied",
-]  # fmt: skip
+    "AccuracyError",
+    "AccuracyWarning",
+    "MissingDataError",
+    "NotPositiveDefiniteError",
+    "RankDied",
+    "SchedulerError",
+    "SingularMatrixError",
+    "WorkerDied",
+]
 
 
 class MissingDataError(KeyError):

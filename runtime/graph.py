@@ -145,8 +145,10 @@ def _check_parameter(op: Op, param: Any) -> None:
         )
     if any(type(member) is Use or (type(member) is Handle and type(param) is list) for member in param):
         members = ", ".join(map(str, param))
-        raise TypeError(f"{op.name}: a group is a list of accesses and stands before the parameters, such as "
-                        f"[R(a), RW(b)], not {type(param).__name__} of {members}")  # fmt: skip
+        raise TypeError(
+            f"{op.name}: a group is a list of accesses and stands before the parameters, such as "
+            f"[R(a), RW(b)], not {type(param).__name__} of {members}"
+        )
 
 
 def _grouped(op: Op, args: tuple[Any, ...]) -> tuple[tuple[Use, ...], tuple[Any, ...], tuple[int, ...]]:
@@ -429,8 +431,10 @@ class TaskGraph:
         if room is None:
             return
         if self.rooms.setdefault(room.name, room) != room:
-            raise ValueError(f"graph {self.name!r} has another room {room.name}, of shape "
-                             f"{self.rooms[room.name].shape} and dtype {self.rooms[room.name].dtype}")  # fmt: skip
+            raise ValueError(
+                f"graph {self.name!r} has another room {room.name}, of shape "
+                f"{self.rooms[room.name].shape} and dtype {self.rooms[room.name].dtype}"
+            )
         if not room.keep:
             self.temporary.add(room.name)
 
@@ -695,9 +699,12 @@ class TaskGraph:
         return str(upstairs("plot.html:frame")(self.to_html()))
 
     def to_svg(
-        self, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None,
+        self,
+        path: str | Path | None = None,
+        *,
+        layout: Literal["dot", "layered"] | None = None,
         by: str | Callable[[Task], object] = "op",
-    ) -> str:  # fmt: skip
+    ) -> str:
         """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag.to_svg`.
 
         ``by`` is what colours mean: ``"op"``, ``"owner"``, ``"precision"``, ``"step"``, or a function of a task.
@@ -705,9 +712,12 @@ class TaskGraph:
         return str(upstairs("plot.dag:to_svg")(self, path, layout=layout, by=by))
 
     def to_png(
-        self, path: str | Path, *, layout: Literal["dot", "layered"] | None = None,
+        self,
+        path: str | Path,
+        *,
+        layout: Literal["dot", "layered"] | None = None,
         by: str | Callable[[Task], object] = "op",
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Write the graph as a PNG. See `tilewright.plot.dag.to_png`."""
         upstairs("plot.dag:to_png")(self, path, layout=layout, by=by)
 

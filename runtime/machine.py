@@ -189,8 +189,10 @@ class Machine:
         tables = [(count, self.costs(graph, gpu)) for gpu, count in kinds.items()]
         if len(tables) == 1:
             return tables[0][1]
-        return [sum(count * seconds for (count, _), seconds in zip(tables, row, strict=True)) / size
-                for row in zip(*(costs for _, costs in tables), strict=True)]  # fmt: skip
+        return [
+            sum(count * seconds for (count, _), seconds in zip(tables, row, strict=True)) / size
+            for row in zip(*(costs for _, costs in tables), strict=True)
+        ]
 
     def flops(self, task: Task) -> float:
         """Flops of a task; 0 for an op without a formula."""
@@ -219,8 +221,9 @@ class Machine:
         remote = size * (size - workers)
         shared = self.ranks * cpus * (cpus - 1)  # two cores of one memory: free
         local = pairs - remote - shared
-        return (remote * (self.alpha + self.beta * words)
-                + local * (self.device_alpha + self.device_beta * words)) / pairs  # fmt: skip
+        return (
+            remote * (self.alpha + self.beta * words) + local * (self.device_alpha + self.device_beta * words)
+        ) / pairs
 
     def _shapes(self, task: Task) -> list[Shape]:
         shape = self.shape

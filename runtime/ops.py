@@ -30,15 +30,85 @@ from tilewright.kernels.vectors import KERNELS as _VECTORS
 from tilewright.tiles import Store, TiledMatrix
 
 __all__ = [
-    "OPS", "blocks", "convert", "copy", "crown", "diag", "diagonal", "elect", "elect_last", "finite", "gauge", "gemm",
-    "gemml", "gemmlb", "gemmn", "geqrf", "geqrt", "getrf", "getrfn", "hemm", "hemmd", "identity", "larfb", "match",
-    "match_last", "mirror", "potrf", "residues", "scaled", "scalen", "signs", "split", "squares", "swap", "swapc",
-    "swpgemm", "swptrsm", "syrk", "take", "tf32", "times_columns", "times_rows", "trade", "transpose", "tril", "triu",
-    "trsm", "trsml", "trsmn", "trsmr", "trsmu", "trtri", "tsmqr", "tsqrt", "ttmqr", "ttqrt", "unmqr", "unscaled",
-    "widen", "zero", "butterfly", "gemm2", "getrf2", "trsm2", "geadd", "lauum", "matmul", "rankk", "regular",
-    "rescale", "retile", "trmm", "trsolve", "colscale",
-    "colsize", "extents", "gemmp", "rowscale",
-]  # fmt: skip
+    "OPS",
+    "blocks",
+    "convert",
+    "copy",
+    "crown",
+    "diag",
+    "diagonal",
+    "elect",
+    "elect_last",
+    "finite",
+    "gauge",
+    "gemm",
+    "gemml",
+    "gemmlb",
+    "gemmn",
+    "geqrf",
+    "geqrt",
+    "getrf",
+    "getrfn",
+    "hemm",
+    "hemmd",
+    "identity",
+    "larfb",
+    "match",
+    "match_last",
+    "mirror",
+    "potrf",
+    "residues",
+    "scaled",
+    "scalen",
+    "signs",
+    "split",
+    "squares",
+    "swap",
+    "swapc",
+    "swpgemm",
+    "swptrsm",
+    "syrk",
+    "take",
+    "tf32",
+    "times_columns",
+    "times_rows",
+    "trade",
+    "transpose",
+    "tril",
+    "triu",
+    "trsm",
+    "trsml",
+    "trsmn",
+    "trsmr",
+    "trsmu",
+    "trtri",
+    "tsmqr",
+    "tsqrt",
+    "ttmqr",
+    "ttqrt",
+    "unmqr",
+    "unscaled",
+    "widen",
+    "zero",
+    "butterfly",
+    "gemm2",
+    "getrf2",
+    "trsm2",
+    "geadd",
+    "lauum",
+    "matmul",
+    "rankk",
+    "regular",
+    "rescale",
+    "retile",
+    "trmm",
+    "trsolve",
+    "colscale",
+    "colsize",
+    "extents",
+    "gemmp",
+    "rowscale",
+]
 
 
 def _tile(uses: tuple[Use, ...]) -> tuple[object, ...]:
@@ -186,8 +256,10 @@ def _not_finite(task: Task, store: Store, info: int) -> Exception:
 
 def _factor_not_finite(task: Task, store: Store, info: int) -> Exception:
     tile = task.writes[0]
-    return ValueError(f"{task}: {tile} of the factor has a NaN or an infinity; numbers are too large for "
-                      f"{store[tile].dtype}, or the matrix has some; check_finite=False skips this check")  # fmt: skip
+    return ValueError(
+        f"{task}: {tile} of the factor has a NaN or an infinity; numbers are too large for "
+        f"{store[tile].dtype}, or the matrix has some; check_finite=False skips this check"
+    )
 
 
 def _does_not_fit(task: Task, store: Store, info: int) -> Exception:
@@ -214,8 +286,9 @@ def _format_of(tile: np.ndarray) -> str:
     return {"float16": "FP16, whose largest is 65504", "float32": "FP32, whose largest is 3.4e38"}[str(tile.dtype)]
 
 
-potrf = Op("potrf", weight=1, flops=_potrf.flops, indices=_diagonal, explain=_not_positive_definite,
-           operands="accumulate")  # fmt: skip
+potrf = Op(
+    "potrf", weight=1, flops=_potrf.flops, indices=_diagonal, explain=_not_positive_definite, operands="accumulate"
+)
 trsm = Op("trsm", weight=3, flops=_trsm.flops, indices=_tile, operands="accumulate")
 syrk = Op("syrk", weight=3, flops=_syrk.flops, indices=_diagonal_update, operands="storage")
 gemm = Op("gemm", weight=6, flops=_gemm.flops, indices=_update, operands="storage")

@@ -153,8 +153,9 @@ class PrecisionMap:
     def __init__(self, formats: Any, *, tile_size: int | None = None, note: str = "") -> None:
         names = np.asarray(formats, dtype=object)
         if names.ndim != 2 or names.shape[0] != names.shape[1]:
-            raise ValueError(f"formats: a PrecisionMap needs a square array of format names, not one of shape "
-                             f"{names.shape}")  # fmt: skip
+            raise ValueError(
+                f"formats: a PrecisionMap needs a square array of format names, not one of shape {names.shape}"
+            )
         if tile_size is not None:
             positive(tile_size, "tile_size")
         text(note, "note")

@@ -23,9 +23,18 @@ from tilewright.kernels import cpu, table
 from tilewright.kernels.threads import limits, one_thread
 
 __all__ = [
-    "RULES", "Rates", "Rule", "by_rule", "copy_cost", "current", "forget", "measure", "median_seconds", "path",
+    "RULES",
+    "Rates",
+    "Rule",
+    "by_rule",
+    "copy_cost",
+    "current",
+    "forget",
+    "measure",
+    "median_seconds",
+    "path",
     "stored",
-]  # fmt: skip
+]
 
 
 class Rule(NamedTuple):

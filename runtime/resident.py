@@ -258,10 +258,20 @@ class Resident:
     array([20., 30.])
     """
 
-    def __init__(self, data: Mapping[Handle, Any], *, ranks: int, owner: Callable[[Handle], int],
-                 backend: str = "threads", pool: Pool | None = None, comm: Any = None,
-                 synchronous: bool = False, copy: bool = True, scheduler: str | Policy = "critical-path",
-                 workers: int | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        data: Mapping[Handle, Any],
+        *,
+        ranks: int,
+        owner: Callable[[Handle], int],
+        backend: str = "threads",
+        pool: Pool | None = None,
+        comm: Any = None,
+        synchronous: bool = False,
+        copy: bool = True,
+        scheduler: str | Policy = "critical-path",
+        workers: int | None = None,
+    ) -> None:
         check_home(backend, pool, comm)
         ranks, synchronous, copy = rank_count(ranks), flag(synchronous, "synchronous"), flag(copy, "copy")
         function(owner, "owner")
@@ -347,8 +357,16 @@ class Resident:
         self._home.close()
 
 
-def _bound(home: Home, graph: TaskGraph, owner: Callable[[Handle], int], store: Store, inputs: list[Handle],
-           outputs: list[Handle], carry: Carry, dtype: np.dtype) -> Prepared:  # fmt: skip
+def _bound(
+    home: Home,
+    graph: TaskGraph,
+    owner: Callable[[Handle], int],
+    store: Store,
+    inputs: list[Handle],
+    outputs: list[Handle],
+    carry: Carry,
+    dtype: np.dtype,
+) -> Prepared:
     return home.prepare(
         Bound(graph, home.outlines, owner, store.__getitem__, _outline(graph.layout, dtype), inputs, outputs, carry)
     )
@@ -361,13 +379,20 @@ def _outline(layout: Layout | None, dtype: np.dtype) -> Callable[[Handle], tuple
 class _Here:
     """Data of this process."""
 
-    def __init__(self, engine: Engine, scheduler: str | Policy, workers: int | None, threads_per_task: int,
-                 data: dict[Handle, Any]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: str | Policy,
+        workers: int | None,
+        threads_per_task: int,
+        data: dict[Handle, Any],
+    ) -> None:
         self.engine, self.data = engine, data
         self.how: dict[str, Any] = {"scheduler": scheduler, "workers": workers, "threads_per_task": threads_per_task}
 
-    def prepare(self, graph: TaskGraph, store: Store, inputs: list[Handle], outputs: list[Handle], carry: Carry,
-                dtype: np.dtype) -> Prepared:  # fmt: skip
+    def prepare(
+        self, graph: TaskGraph, store: Store, inputs: list[Handle], outputs: list[Handle], carry: Carry, dtype: np.dtype
+    ) -> Prepared:
         outline, wanted = _outline(graph.layout, dtype), set(inputs)
 
         def shape_of(handle: Handle) -> tuple[int, ...]:

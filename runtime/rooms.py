@@ -83,8 +83,10 @@ class Room(NamedTuple):
         if not _varies(dtype):
             room = room._replace(dtype=_dtype(dtype, name))
         if device is not None and not _varies(dtype) and isinstance(room.dtype, np.dtype):
-            raise TypeError(f"the room of {name} is on device {device!r}, so its dtype must be one of torch, such as "
-                            f"torch.{room.dtype}")  # fmt: skip
+            raise TypeError(
+                f"the room of {name} is on device {device!r}, so its dtype must be one of torch, such as "
+                f"torch.{room.dtype}"
+            )
         return room
 
     @property
@@ -130,8 +132,10 @@ class Room(NamedTuple):
         found = getattr(value, "shape", None), getattr(value, "dtype", None)
         if found[0] is None or tuple(found[0]) != shape or (found[1] != dtype and _format(found[1]) != _format(dtype)):
             has = type(value).__name__ if found[0] is None else f"shape {tuple(found[0])} and dtype {found[1]}"
-            raise ValueError(f"the data for {handle} has {has}, but the graph declares a room of shape {shape} and "
-                             f"dtype {dtype}; leave the data out, or make them equal")  # fmt: skip
+            raise ValueError(
+                f"the data for {handle} has {has}, but the graph declares a room of shape {shape} and "
+                f"dtype {dtype}; leave the data out, or make them equal"
+            )
 
     def settled(self, handles: Iterable[Handle]) -> Room:
         """The same room with tables instead of functions, which travel to other processes; of these handles only."""
@@ -201,8 +205,9 @@ def _dtype(dtype: Any, name: Any) -> Any:
     try:
         found = np.dtype(dtype)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"dtype of the room of {name} is one of NumPy's or torch's, such as 'float64', not "
-                        f"{dtype!r}") from error  # fmt: skip
+        raise TypeError(
+            f"dtype of the room of {name} is one of NumPy's or torch's, such as 'float64', not {dtype!r}"
+        ) from error
     if found.hasobject:
         raise TypeError(f"dtype of the room of {name} must be one of numbers, not {found}")
     return found

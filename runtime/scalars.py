@@ -75,9 +75,14 @@ def ranks(value: Any, what: str = "ranks") -> int:
 
 
 def real(
-    value: Any, what: str, least: float | None = None, most: float | None = None, *, above: bool = False,
+    value: Any,
+    what: str,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: bool = False,
     infinite: bool = False,
-) -> float:  # fmt: skip
+) -> float:
     """A finite real number from ``least`` to ``most``; ``above``: not ``least`` itself; ``infinite``: also infinity.
 
     Returned as it is: an exact fraction stays one.

@@ -44,9 +44,15 @@ class TiledMatrix:
     """
 
     def __init__(
-        self, shape: tuple[int, int], tile_size: int, dtype: Any, base: np.ndarray, *, packed: bool,
+        self,
+        shape: tuple[int, int],
+        tile_size: int,
+        dtype: Any,
+        base: np.ndarray,
+        *,
+        packed: bool,
         height: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.shape = shape
         self.tile_size = tile_size
         self.height = height or tile_size

@@ -59,10 +59,11 @@ class Polynomial(Ranked):
         nt = 1 + max((place.m if name == "cholesky" else place.n for place in places if place), default=0)
         last = 1.0  # after all others, whose keys are not positive
         return [
-            last if place is None or place.what not in formulas
+            last
+            if place is None or place.what not in formulas
             else -formulas[place.what](nt, place.m, place.n, place.k)
             for place in places
-        ]  # fmt: skip
+        ]
 
     @classmethod
     def fits(cls, graph: TaskGraph) -> bool:
@@ -197,5 +198,7 @@ def plain_place(task: Task) -> Place | None:
 
 
 PLACES: dict[str, Callable[[Task], Place | None]] = {
-    "cholesky": cholesky_place, "lu": lu_place, "lu without pivoting": plain_place,
-}  # fmt: skip
+    "cholesky": cholesky_place,
+    "lu": lu_place,
+    "lu without pivoting": plain_place,
+}

@@ -284,6 +284,7 @@ def svd_ratios(a, u, s, vh):
     residual = norm1(even - (u[:, :k] * (s.astype(float) * 2.0**-half * 2.0**-rest)) @ vh[:k])
     left, right = norm1(u.conj().T @ u - np.eye(u.shape[1])), norm1(vh @ vh.conj().T - np.eye(len(vh)))
     return (
-        residual / (max(m, n) * norm1(even) * unit) if residual else 0.0, left / (max(m, 1) * unit),
+        residual / (max(m, n) * norm1(even) * unit) if residual else 0.0,
+        left / (max(m, 1) * unit),
         right / (max(n, 1) * unit),
-    )  # fmt: skip
+    )

@@ -39,9 +39,12 @@ ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "out" / "portable"
 
 NUMERICAL = (
-    "tests/kernels", "tests/runtime/linalg", "tests/runtime/test_precision.py", "tests/runtime/cli/test_rounding.py",
+    "tests/kernels",
+    "tests/runtime/linalg",
+    "tests/runtime/test_precision.py",
+    "tests/runtime/cli/test_rounding.py",
     "tests/runtime/passes/test_conversions.py",
-)  # fmt: skip
+)
 SAME_EVERYWHERE = "dask"
 """Tests with this in their names are left out where only the CPU is pretended: a sixth of the time goes to starts of
 clusters, whose workers compute with the kernels that threads and ranks have shown to be right there."""
@@ -97,9 +100,12 @@ ZEN = NOT_INTEL + " int mkl_serv_cpuiszen(void) { return 1; }"
 """MKL asks these functions for the CPU's vendor, through a table in which a library loaded before it may stand."""
 
 LAPTOP = {
-    "OPENBLAS_CORETYPE": "Haswell", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2", "TILEWRIGHT_CPU_FEATURES": "avx,avx2,fma,f16c",
-}  # fmt: skip
+    "OPENBLAS_CORETYPE": "Haswell",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "TILEWRIGHT_CPU_FEATURES": "avx,avx2,fma,f16c",
+}
 
 
 @dataclass(frozen=True)
@@ -252,9 +258,12 @@ class Process:
         few = ["taskset", "-c", ",".join(map(str, sorted(os.sched_getaffinity(0))[: self.computer.cpus]))]
         with log.open("w") as file:
             return subprocess.run(
-                [*few * bool(self.computer.cpus), self.python, *arguments], cwd=ROOT, env=self.environment, stdout=file,
+                [*few * bool(self.computer.cpus), self.python, *arguments],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=file,
                 stderr=subprocess.STDOUT,
-            ).returncode  # fmt: skip
+            ).returncode
 
 
 # ------------------------------------------------------------------ the tests on it

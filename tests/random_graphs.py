@@ -261,8 +261,11 @@ def fail(*args: Any) -> None:
 
 
 STYLES: dict[str, Any] = {
-    "place": change, "return": renew, "op": Op("change in place", change, in_place=True), "fail": fail,
-}  # fmt: skip
+    "place": change,
+    "return": renew,
+    "op": Op("change in place", change, in_place=True),
+    "fail": fail,
+}
 
 
 # ------------------------------------------------------------------ a graph that is laid out once

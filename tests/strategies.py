@@ -80,8 +80,10 @@ class RandomProgram:
 def _calls(handles):
     uses = st.lists(
         st.tuples(st.integers(0, handles - 1), st.sampled_from(["R", "W", "RW"])),
-        min_size=1, max_size=4, unique_by=lambda use: use[0],
-    ).map(tuple)  # fmt: skip
+        min_size=1,
+        max_size=4,
+        unique_by=lambda use: use[0],
+    ).map(tuple)
     return st.lists(st.builds(Call, st.sampled_from([mix, mix_returning]), uses), max_size=40).map(tuple)
 
 

@@ -103,8 +103,11 @@ def test_no_imports_run_in_circles():
     assert circles(ARROWS) == []
 
 
-@pytest.mark.parametrize("line", ["import tilewright.engine", "def f():\n    from tilewright.plot import dag"],
-                         ids=["at the top", "in a function"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    ["import tilewright.engine", "def f():\n    from tilewright.plot import dag"],
+    ids=["at the top", "in a function"],
+)
 def test_an_import_from_above_is_found(line):
     pairs = arrows({**TEXTS, "graph": TEXTS["graph"] + "\n" + line})
     assert len(upward(pairs, floors())) == 1

@@ -135,8 +135,20 @@ def batches(data, epochs, batch_size, seed):
             yield torch.from_numpy(normalise(images, data.recipe)), torch.from_numpy(data.labels[index])
 
 
-def plain(model, data, *, epochs=1, batch_size=32, precision="fp32", accumulate=1, clip_norm=None, lr=0.1, seed=0,
-          init_scale=2.0**16, device="cpu"):  # fmt: skip
+def plain(
+    model,
+    data,
+    *,
+    epochs=1,
+    batch_size=32,
+    precision="fp32",
+    accumulate=1,
+    clip_norm=None,
+    lr=0.1,
+    seed=0,
+    init_scale=2.0**16,
+    device="cpu",
+):
     """The loop that everyone writes, with torch's own autocast and GradScaler: (losses, scales)."""
     model.to(device)
     fused = precision != "fp16"  # fused, torch's SGD for CPUs makes the steps that its scaler wants to skip

@@ -320,9 +320,15 @@ def frozen_by_its_own_train():
 
 def convolutions(channels_last=False):
     model = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, padding=1),
-        nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4),
-    )  # fmt: skip
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 4),
+    )
     return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
@@ -456,12 +462,37 @@ def layer_norm_and_residual():
 
 
 STEADY = [
-    einsum, einsum_transposed, transposed, strided_parameter, expanded, shared_gradient, shared_gradient_of_matrices,
-    kept_gradient, Idle, frozen_layer, gradient_hooks, own_forward, own_parameters, forward_hooks, pre_hooks,
-    hook_with_a_parameter, backward_hooks, twice_the_same, Tied, pairs_between_children, in_place_between_children,
-    residual_and_dense, frozen_by_its_own_train, ChannelsLastInside, parametrised, weight_norm, old_weight_norm,
-    orthogonal, lists_and_dicts, layer_norm_and_residual,
-]  # fmt: skip
+    einsum,
+    einsum_transposed,
+    transposed,
+    strided_parameter,
+    expanded,
+    shared_gradient,
+    shared_gradient_of_matrices,
+    kept_gradient,
+    Idle,
+    frozen_layer,
+    gradient_hooks,
+    own_forward,
+    own_parameters,
+    forward_hooks,
+    pre_hooks,
+    hook_with_a_parameter,
+    backward_hooks,
+    twice_the_same,
+    Tied,
+    pairs_between_children,
+    in_place_between_children,
+    residual_and_dense,
+    frozen_by_its_own_train,
+    ChannelsLastInside,
+    parametrised,
+    weight_norm,
+    old_weight_norm,
+    orthogonal,
+    lists_and_dicts,
+    layer_norm_and_residual,
+]
 """A batch in parts has the gradients of the whole."""
 
 STATEFUL = [Buffers, Extra, batch_norm, frozen_batch_norm, convolutions, spectral_norm, clipping_hooks]

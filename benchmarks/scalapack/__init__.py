@@ -25,9 +25,12 @@ LIBRARIES = ("-lscalapack-openmpi", "-l:libblas.so.3", "-lm")
 LAUNCHERS = ("mpirun.openmpi", "mpirun")
 
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-}  # fmt: skip
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+}
 
 END = 60.0  # seconds for the residual and for mpirun to end
 
@@ -98,11 +101,17 @@ class ScaLAPACK:
                 os.mkfifo(pipe)
             arguments = program, self.n, self.nb, *self.grid, self.logical, folder
             self._errors = stack.enter_context(tempfile.TemporaryFile("w+"))
-            self._process = stack.enter_context(subprocess.Popen(
-                command(arguments, self.grid, preload(choice.current())), env={**os.environ, **ENVIRONMENT},
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-                start_new_session=True,
-            ))  # fmt: skip
+            self._process = stack.enter_context(
+                subprocess.Popen(
+                    command(arguments, self.grid, preload(choice.current())),
+                    env={**os.environ, **ENVIRONMENT},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    text=True,
+                    start_new_session=True,
+                )
+            )
             stack.callback(self._end)
             # Open at both ends here, so that nobody waits for a rank that never comes.
             self._pipes = [os.open(pipe, os.O_RDWR) for pipe in pipes]

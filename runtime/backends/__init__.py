@@ -67,9 +67,12 @@ def find_engine(backend: str | Engine, options: Mapping[str, Any], *, computes: 
 
 
 def check_call(
-    call: Callable[..., Any], options: Mapping[str, Any], backend: Any, also: Iterable[str] = (),
+    call: Callable[..., Any],
+    options: Mapping[str, Any],
+    backend: Any,
+    also: Iterable[str] = (),
     near: Iterable[str] = (),
-) -> None:  # fmt: skip
+) -> None:
     """Refuse, in the name of a public call and before it works, ``**options`` that neither it nor its backend has.
 
     Parameters

@@ -48,10 +48,26 @@ __all__ = ["cholesky"]
 @as_json
 @progress
 def cholesky(
-    n: int | None, matrix: Path | None, dtype: str | None, seed: int, upper: bool, tile_size: int | None, backend: str,
-    scheduler: str, workers: int | None, repeat: int, compare: bool, trace: Path | None, dag: Path | None,
-    gantt: Path | None, as_json: Json, progress: bool, precision: str | None, route: str | None, emulate: bool,
-) -> None:  # fmt: skip
+    n: int | None,
+    matrix: Path | None,
+    dtype: str | None,
+    seed: int,
+    upper: bool,
+    tile_size: int | None,
+    backend: str,
+    scheduler: str,
+    workers: int | None,
+    repeat: int,
+    compare: bool,
+    trace: Path | None,
+    dag: Path | None,
+    gantt: Path | None,
+    as_json: Json,
+    progress: bool,
+    precision: str | None,
+    route: str | None,
+    emulate: bool,
+) -> None:
     """Factor a symmetric positive definite matrix and say how it went."""
     from tilewright.benchmarks.job import cholesky_job
 
@@ -61,9 +77,17 @@ def cholesky(
     with one_sentence():
         a = _matrix(n, matrix, dtype, seed)
         result, run = cholesky_job(
-            a, lower=not upper, tile_size=tile_size, backend=backend, scheduler=scheduler, workers=workers,
-            repeat=repeat, compare=compare, progress=progress, **options,
-        )  # fmt: skip
+            a,
+            lower=not upper,
+            tile_size=tile_size,
+            backend=backend,
+            scheduler=scheduler,
+            workers=workers,
+            repeat=repeat,
+            compare=compare,
+            progress=progress,
+            **options,
+        )
         result["source"] = str(matrix) if matrix else f"random, seed {seed}"
         files = {"trace": trace, "dag": dag, "gantt": gantt}
         if trace:

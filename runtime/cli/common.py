@@ -24,10 +24,25 @@ from tilewright.schedulers import SCHEDULERS
 from tilewright.schedulers import policy as find_policy
 
 __all__ = [
-    "DTYPES", "PRECISIONS", "Extents", "Json", "LazyGroup", "Scheduler", "as_json", "emit", "engine_options",
-    "general_matrix", "input_file", "one_sentence", "order_and_file", "output", "picture", "progress", "together",
+    "DTYPES",
+    "PRECISIONS",
+    "Extents",
+    "Json",
+    "LazyGroup",
+    "Scheduler",
+    "as_json",
+    "emit",
+    "engine_options",
+    "general_matrix",
+    "input_file",
+    "one_sentence",
+    "order_and_file",
+    "output",
+    "picture",
+    "progress",
+    "together",
     "wrote",
-]  # fmt: skip
+]
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 PRECISIONS = tuple(FORMATS)
@@ -43,11 +58,23 @@ class _BadInput(click.ClickException):
 
 
 EXTRAS = {
-    "torch": "torch", "dask": "dask", "distributed": "dask", "mpi4py": "mpi", "cloudpickle": "mpi",
-    "matplotlib": "plot", "pandas": "frames", "pymetis": "metis", "pydot": "graphs", "tensorboard": "tensorboard",
-    "sklearn": "training", "mlxtend": "training", "pyarrow": "training", "PIL": "training", "zarr": "zarr",
+    "torch": "torch",
+    "dask": "dask",
+    "distributed": "dask",
+    "mpi4py": "mpi",
+    "cloudpickle": "mpi",
+    "matplotlib": "plot",
+    "pandas": "frames",
+    "pymetis": "metis",
+    "pydot": "graphs",
+    "tensorboard": "tensorboard",
+    "sklearn": "training",
+    "mlxtend": "training",
+    "pyarrow": "training",
+    "PIL": "training",
+    "zarr": "zarr",
     "h5py": "hdf5",
-}  # fmt: skip
+}
 """The extra of this package that brings a module."""
 
 
@@ -240,10 +267,12 @@ def general_matrix(n: int | None, matrix: Path | None, dtype: str | None, seed: 
 order_and_file = together(
     click.option("--n", type=click.IntRange(min=0), is_eager=True, help="Order of a random matrix.  [default: 4096]"),
     click.option(
-        "--matrix", type=click.Path(path_type=Path, exists=True, dir_okay=False), callback=_random_or_file,
+        "--matrix",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        callback=_random_or_file,
         help="Take this .npy, .npz or .mtx file instead.",
     ),
-)  # fmt: skip
+)
 """``n`` and ``matrix``, of which one is None."""
 
 engine_options = together(
@@ -261,9 +290,11 @@ engine_options = together(
 """Where a factorisation runs: ``tile_size``, ``backend``, ``scheduler``, ``workers``."""
 
 progress = click.option(
-    "--progress/--no-progress", default=None, help="[default: on a terminal]",
+    "--progress/--no-progress",
+    default=None,
+    help="[default: on a terminal]",
     callback=lambda ctx, param, value: sys.stderr.isatty() if value is None else value,
-)  # fmt: skip
+)
 
 
 Json = Path | str | None
@@ -275,9 +306,14 @@ def _json_file(ctx: click.Context, param: click.Parameter, value: str | None) ->
 
 
 as_json = click.option(
-    "--json", "as_json", is_flag=False, flag_value="-", metavar="[FILE]", callback=_json_file,
+    "--json",
+    "as_json",
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    callback=_json_file,
     help="Print one JSON object instead of tables; or write it to FILE, beside them.",
-)  # fmt: skip
+)
 
 
 def emit(found: Any, as_json: Json, show: Callable[[], object]) -> None:

@@ -90,10 +90,14 @@ def graph_command(command: F, **defaults: Any) -> F:
     return click.argument("graph", type=GraphName(), metavar="GRAPH")(SIZES(call))  # type: ignore[return-value]
 
 
-_NAMES = "\n\nGRAPH is " + ", ".join(WORKLOADS) + (
-    ", random:SEED, file.py:function (a function that returns a graph), or a file .dot, .gv, .graphml or .json "
-    "(WfCommons, networkx)."
-)  # fmt: skip
+_NAMES = (
+    "\n\nGRAPH is "
+    + ", ".join(WORKLOADS)
+    + (
+        ", random:SEED, file.py:function (a function that returns a graph), or a file .dot, .gv, .graphml or .json "
+        "(WfCommons, networkx)."
+    )
+)
 
 
 def documented(command: F) -> F:
@@ -112,9 +116,15 @@ def documented(command: F) -> F:
 @as_json
 @documented
 def dag(
-    work: Work, sizes: Sizes, svg: Path | None, png: Path | None, dot: Path | None, html: Path | None, by: str,
+    work: Work,
+    sizes: Sizes,
+    svg: Path | None,
+    png: Path | None,
+    dot: Path | None,
+    html: Path | None,
+    by: str,
     as_json: Json,
-) -> None:  # fmt: skip
+) -> None:
     """Draw a task graph: DOT on standard output, or files."""
     from tilewright.runs.text import weight_unit
 
@@ -140,8 +150,9 @@ def dag(
             click.echo(graph.to_dot(by=by), nl=False)
         click.echo(
             f"{len(graph)} tasks, {graph.edges} edges, critical path {len(path)} tasks of length {path.length:g}, "
-            f"work {graph.work():g} ({unit})", err=True,
-        )  # fmt: skip
+            f"work {graph.work():g} ({unit})",
+            err=True,
+        )
 
     emit(facts, as_json, show)
 
@@ -158,17 +169,23 @@ def dag(
 @progress
 @documented
 def run(
-    work: Work, sizes: Sizes, backend: str, scheduler: str, workers: int | None, html: Path | None, gantt: Path | None,
-    perfetto: Path | None, as_json: Json, progress: bool,
-) -> None:  # fmt: skip
+    work: Work,
+    sizes: Sizes,
+    backend: str,
+    scheduler: str,
+    workers: int | None,
+    html: Path | None,
+    gantt: Path | None,
+    perfetto: Path | None,
+    as_json: Json,
+    progress: bool,
+) -> None:
     """Run a graph on this computer, on random data, and print what happened. --json has the run, for `report`."""
     from tilewright.engine import run as run_graph
 
     if work.data is None:
         raise ValueError(f"nobody knows data for graph {work.graph.name!r}; tilewright simulate needs none")
-    found = run_graph(
-        work.graph, work.data(), backend=backend, scheduler=scheduler, workers=workers, progress=progress
-    )  # fmt: skip
+    found = run_graph(work.graph, work.data(), backend=backend, scheduler=scheduler, workers=workers, progress=progress)
     told(found, as_json, html=html, gantt=gantt, perfetto=perfetto)
 
 

@@ -41,10 +41,23 @@ __all__ = ["lu"]
 @as_json
 @progress
 def lu(
-    n: int | None, matrix: Path | None, dtype: str | None, seed: int, pivoting: str | None, update: str | None,
-    panel: str | None, threshold: float | None, tile_size: int | None, backend: str, scheduler: str,
-    workers: int | None, repeat: int, trace: Path | None, as_json: Json, progress: bool,
-) -> None:  # fmt: skip
+    n: int | None,
+    matrix: Path | None,
+    dtype: str | None,
+    seed: int,
+    pivoting: str | None,
+    update: str | None,
+    panel: str | None,
+    threshold: float | None,
+    tile_size: int | None,
+    backend: str,
+    scheduler: str,
+    workers: int | None,
+    repeat: int,
+    trace: Path | None,
+    as_json: Json,
+    progress: bool,
+) -> None:
     """Factor a general matrix, P A = L U, and say how it went."""
     import numpy as np
 
@@ -62,9 +75,15 @@ def lu(
                     "ignore", message="Diagonal number", category=RuntimeWarning
                 )  # the table says it
                 factor = tw.lu_factor(
-                    a, tile_size=tile_size, pivoting=pivoting, update=update, panel=panel, threshold=threshold,
-                    progress=progress, **how,
-                )  # fmt: skip
+                    a,
+                    tile_size=tile_size,
+                    pivoting=pivoting,
+                    update=update,
+                    panel=panel,
+                    threshold=threshold,
+                    progress=progress,
+                    **how,
+                )
             seconds.append(factor.run.makespan)
         run = factor.run
         if trace:

@@ -30,9 +30,18 @@ __all__ = ["calibrate", "matvec", "scaling"]
 )
 @as_json
 def matvec(
-    n: int, dtype: str, layout: str, ranks: int | None, grid: tuple[int, int] | None, backend: str, overlap: bool,
-    transposed: bool, repeat: int, picture: bool, as_json: Json,
-) -> None:  # fmt: skip
+    n: int,
+    dtype: str,
+    layout: str,
+    ranks: int | None,
+    grid: tuple[int, int] | None,
+    backend: str,
+    overlap: bool,
+    transposed: bool,
+    repeat: int,
+    picture: bool,
+    as_json: Json,
+) -> None:
     """Multiply a dense matrix that stays on the ranks by vectors."""
     import numpy as np
 
@@ -111,18 +120,36 @@ def _default() -> Any:
 @picture("--plot", help="Draw it here.")
 @as_json
 def scaling(
-    layouts: tuple[str, ...], alpha: float, beta: float, gamma: float, n: int, memory: int, p: int, most: int,
-    simulated: bool, measure: int, measured_n: int, plot: Path | None, as_json: Json,
-) -> None:  # fmt: skip
+    layouts: tuple[str, ...],
+    alpha: float,
+    beta: float,
+    gamma: float,
+    n: int,
+    memory: int,
+    p: int,
+    most: int,
+    simulated: bool,
+    measure: int,
+    measured_n: int,
+    plot: Path | None,
+    as_json: Json,
+) -> None:
     """Optimistic, strong and weak scaling of the dense product: the lecture's formulas and simulated points."""
     from tilewright.machine import Machine
     from tilewright.studies.scaling import scaling_study
 
     with one_sentence():
         study = scaling_study(
-            layouts=layouts or ("rows", "columns", "grid"), machine=Machine(alpha=alpha, beta=beta, gamma=gamma), n=n,
-            memory=memory, p=p, most=most, simulated=simulated, measured=range(1, measure + 1), measured_n=measured_n,
-        )  # fmt: skip
+            layouts=layouts or ("rows", "columns", "grid"),
+            machine=Machine(alpha=alpha, beta=beta, gamma=gamma),
+            n=n,
+            memory=memory,
+            p=p,
+            most=most,
+            simulated=simulated,
+            measured=range(1, measure + 1),
+            measured_n=measured_n,
+        )
         if plot:
             study.plot(plot)
     emit(study.to_json(), as_json, lambda: click.echo(str(study)))

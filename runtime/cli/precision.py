@@ -16,7 +16,7 @@ __all__ = ["precision"]
 @picture("--map", "map_path", help="Also draw the precision map of an exponential covariance by the norm rule.")
 @click.option("--tolerance", default=1e-4, show_default=True, help="Of the norm rule.")
 @as_json
-def precision(map_path: Path | None, tolerance: float, as_json: Json) -> None:  # fmt: skip
+def precision(map_path: Path | None, tolerance: float, as_json: Json) -> None:
     """Say what number formats there are, show overflow, underflow and scaling, and how 16-bit products are computed."""
     from tilewright.cli.rounding import demonstrations, format_rows
     from tilewright.kernels import products
@@ -32,24 +32,40 @@ def precision(map_path: Path | None, tolerance: float, as_json: Json) -> None:  
         if map_path is not None:
             _draw(map_path, tolerance)
     found = [{**d._asdict(), "results": {k: str(v) for k, v in d.results.items()}} for d in shown]
-    emit({"formats": formats, "demonstrations": found, "routes": routes}, as_json,
-         lambda: _show(formats, shown, routes))  # fmt: skip
+    emit(
+        {"formats": formats, "demonstrations": found, "routes": routes}, as_json, lambda: _show(formats, shown, routes)
+    )
     wrote(map_path)
 
 
 def _show(formats: list[dict[str, Any]], shown: list[Any], routes: list[Any]) -> None:
     """For people."""
-    _table("Formats; u is the unit roundoff, sums are what products add up to",
-           ["format", "bits", "u", "", "largest", "normal", "smallest", "sums"],
-           [[r["format"], r["bits"], f"2^-{r['digits']}", f"{r['u']:.1e}", f"{r['max']:.5g}", f"{r['tiny']:.1e}",
-             f"{r['smallest']:.1e}", r["products into"].replace("float", "fp")]
-            for r in formats])  # fmt: skip
+    _table(
+        "Formats; u is the unit roundoff, sums are what products add up to",
+        ["format", "bits", "u", "", "largest", "normal", "smallest", "sums"],
+        [
+            [
+                r["format"],
+                r["bits"],
+                f"2^-{r['digits']}",
+                f"{r['u']:.1e}",
+                f"{r['max']:.5g}",
+                f"{r['tiny']:.1e}",
+                f"{r['smallest']:.1e}",
+                r["products into"].replace("float", "fp"),
+            ]
+            for r in formats
+        ],
+    )
     rows = [[d.expression, *(f"{v:.6g}" if v >= 1 else f"{v:.3g}" for v in d.results.values())] for d in shown]
     _table("Overflow, underflow, scaling", ["computed", *shown[0].results], rows)
     for topic in dict.fromkeys(d.topic for d in shown):
         click.echo(f"{topic}: " + "; ".join(d.note for d in shown if d.topic == topic))
-    _table("Products with 16-bit operands, sums in FP32", ["operands", "route", ""],
-           [[r["form"], r["name"], _usable(r)] for r in routes])  # fmt: skip
+    _table(
+        "Products with 16-bit operands, sums in FP32",
+        ["operands", "route", ""],
+        [[r["form"], r["name"], _usable(r)] for r in routes],
+    )
 
 
 def _usable(route: dict[str, Any]) -> str:
@@ -68,8 +84,11 @@ def _draw(path: Path, tolerance: float) -> None:
 
     x = np.linspace(0, 1, 1024)
     a = np.exp(-np.abs(x[:, None] - x) / 0.05)
-    precision_map(PrecisionMap.norm(a, tile_size=64, tolerance=tolerance), path,
-                  title=f"exp(-|x - y| / 0.05), n = 1024, norm rule, tolerance {tolerance:g}")  # fmt: skip
+    precision_map(
+        PrecisionMap.norm(a, tile_size=64, tolerance=tolerance),
+        path,
+        title=f"exp(-|x - y| / 0.05), n = 1024, norm rule, tolerance {tolerance:g}",
+    )
 
 
 def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:

@@ -50,10 +50,22 @@ def parsed(tree: str) -> Any:
 @as_json
 @progress
 def qr(
-    n: int | None, matrix: Path | None, rows: int | None, dtype: str | None, seed: int, tree: str, positive: bool,
-    tile_size: int | None, backend: str, scheduler: str, workers: int | None, repeat: int, trace: Path | None,
-    as_json: Json, progress: bool,
-) -> None:  # fmt: skip
+    n: int | None,
+    matrix: Path | None,
+    rows: int | None,
+    dtype: str | None,
+    seed: int,
+    tree: str,
+    positive: bool,
+    tile_size: int | None,
+    backend: str,
+    scheduler: str,
+    workers: int | None,
+    repeat: int,
+    trace: Path | None,
+    as_json: Json,
+    progress: bool,
+) -> None:
     """Factor a matrix, A = Q R, and say how it went: LAPACK's two ratios, of the residual and of Q^H Q."""
     import numpy as np
 
@@ -65,8 +77,9 @@ def qr(
         how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers}
         seconds = []
         for _ in range(repeat):
-            factor = tw.qr_factor(a, tile_size=tile_size, tree=parsed(tree), positive=positive, progress=progress,
-                                  **how)  # fmt: skip
+            factor = tw.qr_factor(
+                a, tile_size=tile_size, tree=parsed(tree), positive=positive, progress=progress, **how
+            )
             seconds.append(factor.run.makespan)
         run = factor.run
         if trace:

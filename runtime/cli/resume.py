@@ -31,15 +31,34 @@ def resume(folder: Path, memory: str | None, workers: int | None, as_json: bool,
         if call.get("routine") not in routines:
             raise CheckpointError(f"{folder} is of {call.get('routine')}, which this tilewright has not")
         if "a" not in call or "out" not in call:
-            raise CheckpointError(f"the matrix of the run in {folder} was not in a file, or its factor did not go to "
-                                  f"one; make the call again in Python, with resume=True")  # fmt: skip
+            raise CheckpointError(
+                f"the matrix of the run in {folder} was not in a file, or its factor did not go to "
+                f"one; make the call again in Python, with resume=True"
+            )
         keywords = {**call["keywords"], **({} if memory is None else {"memory": memory})}
         routine = routines[call["routine"]]
-        _, run = routine(call["a"], out=call["out"], checkpoint=folder, resume=True, workers=workers, return_run=True,
-                         progress=progress, **keywords)  # fmt: skip
+        _, run = routine(
+            call["a"],
+            out=call["out"],
+            checkpoint=folder,
+            resume=True,
+            workers=workers,
+            return_run=True,
+            progress=progress,
+            **keywords,
+        )
     if as_json:
-        click.echo(json.dumps({"out": call["out"], "routine": call["routine"], "tasks": len(run.graph),
-                               "seconds": run.makespan, "memory": run.measured}))  # fmt: skip
+        click.echo(
+            json.dumps(
+                {
+                    "out": call["out"],
+                    "routine": call["routine"],
+                    "tasks": len(run.graph),
+                    "seconds": run.makespan,
+                    "memory": run.measured,
+                }
+            )
+        )
     else:
         click.echo(run)
         click.echo(f"wrote {call['out']}")

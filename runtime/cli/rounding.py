@@ -25,10 +25,19 @@ class Demonstration(NamedTuple):
 def format_rows() -> list[dict[str, Any]]:
     """The table of formats as plain data."""
     return [
-        {"format": f.name, "bits": f.bits, "digits": f.digits, "u": f.u, "eps": f.eps, "max": f.max, "tiny": f.tiny,
-         "smallest": f.smallest, "products into": f.accumulate}
+        {
+            "format": f.name,
+            "bits": f.bits,
+            "digits": f.digits,
+            "u": f.u,
+            "eps": f.eps,
+            "max": f.max,
+            "tiny": f.tiny,
+            "smallest": f.smallest,
+            "products into": f.accumulate,
+        }
         for f in FORMATS.values()
-    ]  # fmt: skip
+    ]
 
 
 def demonstrations(formats: tuple[str, ...] = ("fp64", "fp32", "bf16", "fp16")) -> list[Demonstration]:

@@ -40,17 +40,29 @@ def _planned(command: F) -> F:
 
     @functools.wraps(command)
     def call(
-        *, work: Work, sizes: Sizes, gpus: int, alpha: float | None, beta: float | None, gamma: float | None,
-        calibrate: bool, owner: str | None, **options: Any,
-    ) -> None:  # fmt: skip
+        *,
+        work: Work,
+        sizes: Sizes,
+        gpus: int,
+        alpha: float | None,
+        beta: float | None,
+        gamma: float | None,
+        calibrate: bool,
+        owner: str | None,
+        **options: Any,
+    ) -> None:
         given = {
             name: value for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)) if value is not None
         }
         base = Machine.calibrate() if calibrate else _default(work, bool(given))
         machine = base.replace(
-            ranks=sizes.ranks, workers=max(1, gpus), gpus=gpus, tile_size=sizes.tile_size,
-            acceleration=ACCELERATION if gpus else {}, **given,
-        )  # fmt: skip
+            ranks=sizes.ranks,
+            workers=max(1, gpus),
+            gpus=gpus,
+            tile_size=sizes.tile_size,
+            acceleration=ACCELERATION if gpus else {},
+            **given,
+        )
         wanted = owner or ("grid" if sizes.grid is not None and work.graph.layout is None else None)
         rule = None if wanted is None else owner_of(wanted, sizes)
         command(work=work, machine=machine, owner=rule, **options)
@@ -64,8 +76,11 @@ def _default(work: Work, said: bool) -> Machine:
         return Machine()
     from tilewright.comm.cost import MACHINE
 
-    click.echo(f"alpha = {MACHINE.alpha:g} s, beta = {MACHINE.beta:g} s a word, gamma = {MACHINE.gamma:g} s a flop; "
-               "--alpha, --beta and --gamma say others", err=True)  # fmt: skip
+    click.echo(
+        f"alpha = {MACHINE.alpha:g} s, beta = {MACHINE.beta:g} s a word, gamma = {MACHINE.gamma:g} s a flop; "
+        "--alpha, --beta and --gamma say others",
+        err=True,
+    )
     return MACHINE
 
 
@@ -98,9 +113,19 @@ _PLANNED = together(
 @as_json
 @documented
 def compare(
-    work: Work, machine: Machine, owner: Distribution | None, workers: str | None, schedulers: str | None, backend: str,
-    repeat: int | None, plot: Path | None, html: Path | None, csv: Path | None, as_json: Json, progress: bool,
-) -> None:  # fmt: skip
+    work: Work,
+    machine: Machine,
+    owner: Distribution | None,
+    workers: str | None,
+    schedulers: str | None,
+    backend: str,
+    repeat: int | None,
+    plot: Path | None,
+    html: Path | None,
+    csv: Path | None,
+    as_json: Json,
+    progress: bool,
+) -> None:
     """Run one graph under many policies, on the simulator or on this computer, and say who wins."""
     from tilewright.host.cores import cores
     from tilewright.studies.schedulers import compare_schedulers
@@ -111,14 +136,29 @@ def compare(
     options: dict[str, Any] = {"owner": owner} if engine.virtual or backend in ("mpi", "dask") else {}
     counts = _counts(workers) if workers else [1, 2, 4, 16, 64] if engine.virtual else sorted({1, cores()})
     table = compare_schedulers(
-        work.graph, counts, schedulers=_split(schedulers) if schedulers else None,
-        machine=machine if engine.virtual or (engine.plans and machine != Machine()) else None, backend=backend,
-        data=None if engine.virtual else work.data, repeat=repeat, progress=progress, **options,
-    )  # fmt: skip
+        work.graph,
+        counts,
+        schedulers=_split(schedulers) if schedulers else None,
+        machine=machine if engine.virtual or (engine.plans and machine != Machine()) else None,
+        backend=backend,
+        data=None if engine.virtual else work.data,
+        repeat=repeat,
+        progress=progress,
+        **options,
+    )
     rows = [asdict(row) for row in table.rows]
-    emit({"graph": work.graph.name, "tasks": len(work.graph), "backend": backend, "unit": table.units, "rows": rows,
-          "verdicts": [table.verdict(count) for count in sorted({row.workers for row in table.rows})]},
-         as_json, lambda: click.echo(str(table)))  # fmt: skip
+    emit(
+        {
+            "graph": work.graph.name,
+            "tasks": len(work.graph),
+            "backend": backend,
+            "unit": table.units,
+            "rows": rows,
+            "verdicts": [table.verdict(count) for count in sorted({row.workers for row in table.rows})],
+        },
+        as_json,
+        lambda: click.echo(str(table)),
+    )
     if plot:
         table.plot(plot)
     if html:
@@ -140,17 +180,24 @@ def compare(
 @as_json
 @documented
 def simulate(
-    work: Work, machine: Machine, owner: Distribution | None, workers: int, scheduler: str, noise: float,
-    html: Path | None, gantt: Path | None, perfetto: Path | None, as_json: Json, progress: bool,
-) -> None:  # fmt: skip
+    work: Work,
+    machine: Machine,
+    owner: Distribution | None,
+    workers: int,
+    scheduler: str,
+    noise: float,
+    html: Path | None,
+    gantt: Path | None,
+    perfetto: Path | None,
+    as_json: Json,
+    progress: bool,
+) -> None:
     """Predict one run and print its bounds and idle times. --json has the run, for `report`."""
     from tilewright.engine import simulate as predict
 
     seed = click.get_current_context().params["seed"]
     machine = machine.replace(workers=max(workers, machine.gpus))
-    run = predict(
-        work.graph, machine, scheduler=scheduler, owner=owner, noise=noise, seed=seed, progress=progress
-    )  # fmt: skip
+    run = predict(work.graph, machine, scheduler=scheduler, owner=owner, noise=noise, seed=seed, progress=progress)
     told(run, as_json, html=html, gantt=gantt, perfetto=perfetto)
 
 

@@ -42,10 +42,25 @@ METHODS = ("auto", *_METHODS)
 )
 @as_json
 def solve(
-    n: int | None, cond: float, spectrum: str, seed: int, matrix: Path | None, rhs: int, precision: str, refine: str,
-    fallback: bool, assume_a: str, upper: bool, check_symmetric: bool, tile_size: int | None, backend: str,
-    scheduler: str, workers: int | None, repeat: int, as_json: Json,
-) -> None:  # fmt: skip
+    n: int | None,
+    cond: float,
+    spectrum: str,
+    seed: int,
+    matrix: Path | None,
+    rhs: int,
+    precision: str,
+    refine: str,
+    fallback: bool,
+    assume_a: str,
+    upper: bool,
+    check_symmetric: bool,
+    tile_size: int | None,
+    backend: str,
+    scheduler: str,
+    workers: int | None,
+    repeat: int,
+    as_json: Json,
+) -> None:
     """Solve a system to FP64 accuracy and say how."""
     import numpy as np
 
@@ -63,10 +78,20 @@ def solve(
         for _ in range(repeat):
             try:
                 _, info = tw.solve(
-                    a, b, assume_a=assume_a, precision=precision, refine=refine, fallback=fallback, lower=not upper,
-                    tile_size=tile_size, check_symmetric=check_symmetric, backend=backend, scheduler=scheduler,
-                    workers=workers, return_info=True,
-                )  # fmt: skip
+                    a,
+                    b,
+                    assume_a=assume_a,
+                    precision=precision,
+                    refine=refine,
+                    fallback=fallback,
+                    lower=not upper,
+                    tile_size=tile_size,
+                    check_symmetric=check_symmetric,
+                    backend=backend,
+                    scheduler=scheduler,
+                    workers=workers,
+                    return_info=True,
+                )
             except tw.AccuracyError as error:
                 raise click.ClickException(str(error)) from error  # exit code 1
             best = info if best is None or info.times["total"] < best.times["total"] else best

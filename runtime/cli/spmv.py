@@ -37,9 +37,20 @@ __all__ = ["spmv"]
 @click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds; the median counts.")
 @as_json
 def spmv(
-    poisson: tuple[int, ...] | None, example: str | None, matrix: Path | None, ranks: int, partition: str,
-    discovery: str, backend: str, s: int, method: str, transposed: bool, solve: bool, repeat: int, as_json: Json,
-) -> None:  # fmt: skip
+    poisson: tuple[int, ...] | None,
+    example: str | None,
+    matrix: Path | None,
+    ranks: int,
+    partition: str,
+    discovery: str,
+    backend: str,
+    s: int,
+    method: str,
+    transposed: bool,
+    solve: bool,
+    repeat: int,
+    as_json: Json,
+) -> None:
     """Multiply a sparse matrix by a vector on several ranks."""
     if (poisson is not None) + (example is not None) + (matrix is not None) > 1:
         raise click.UsageError("--poisson, --example and --matrix each name a matrix; give one of them")
@@ -52,16 +63,29 @@ def spmv(
         start = perf_counter()
         operator = SparseOperator(A, ranks=ranks, partition=partition, discovery=discovery, backend=backend)
         result = {
-            "matrix": source, "rows": A.shape[0], "columns": A.shape[1], "entries": A.nnz, "dtype": str(operator.dtype),
-            "ranks": ranks, "partition": partition, "discovery": discovery, "backend": backend, "products": s,
-            "method": method, "transposed": transposed, "set_up_seconds": perf_counter() - start,
-        }  # fmt: skip
+            "matrix": source,
+            "rows": A.shape[0],
+            "columns": A.shape[1],
+            "entries": A.nnz,
+            "dtype": str(operator.dtype),
+            "ranks": ranks,
+            "partition": partition,
+            "discovery": discovery,
+            "backend": backend,
+            "products": s,
+            "method": method,
+            "transposed": transposed,
+            "set_up_seconds": perf_counter() - start,
+        }
         result |= _measure(operator, A, s, method, repeat, transposed)
         result["partitions"] = _partitions(A, ranks)
         if s > 1 and method != "separate":
             closures = operator.closures(s, method)
-            result |= {"words": sum(c.words for c in closures), "messages": sum(c.messages for c in closures),
-                       "redundant": sum(c.redundant for c in closures)}  # fmt: skip
+            result |= {
+                "words": sum(c.words for c in closures),
+                "messages": sum(c.messages for c in closures),
+                "redundant": sum(c.redundant for c in closures),
+            }
         else:
             result |= {"words": s * operator.exchange.words, "messages": s * operator.exchange.messages, "redundant": 0}
         if solve:
@@ -152,10 +176,16 @@ def _solve(operator: SparseOperator, s: int, method: str) -> dict[str, Any]:
     start = perf_counter()
     _, report = cg(operator, np.ones(operator.shape[0], operator.dtype), s=s, method=method)
     return {
-        "seconds": perf_counter() - start, "converged": report.converged, "iterations": report.iterations,
-        "residual": report.residual, "exchanges": report.exchanges, "reductions": report.reductions,
-        "condition": report.condition, "s": report.s, "basis": report.basis,
-    }  # fmt: skip
+        "seconds": perf_counter() - start,
+        "converged": report.converged,
+        "iterations": report.iterations,
+        "residual": report.residual,
+        "exchanges": report.exchanges,
+        "reductions": report.reductions,
+        "condition": report.condition,
+        "s": report.s,
+        "basis": report.basis,
+    }
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -169,8 +199,12 @@ def _show(result: dict[str, Any]) -> None:
     times = Table(title=f"{result['products']} product(s), {kind}", title_justify="left")
     times.add_column("")
     times.add_column("ms", justify="right")
-    for label, key in (("on the ranks, vectors stay", "rank_seconds"), ("the whole call", "call_seconds"),
-                       ("SciPy, one core", "scipy_seconds"), ("set-up, once", "set_up_seconds")):  # fmt: skip
+    for label, key in (
+        ("on the ranks, vectors stay", "rank_seconds"),
+        ("the whole call", "call_seconds"),
+        ("SciPy, one core", "scipy_seconds"),
+        ("set-up, once", "set_up_seconds"),
+    ):
         if key in result:
             times.add_row(label, f"{1e3 * result[key]:.4g}")
     console.print(times)
@@ -178,21 +212,33 @@ def _show(result: dict[str, Any]) -> None:
         console.print(
             f"{result['gigabytes_per_second']:.1f} GB/s of the matrix by rows and the vectors", highlight=False
         )
-    console.print(f"{result['ranks']} ranks exchange {result['words']:,} words in {result['messages']:,} messages; "
-                  f"{result['redundant']:,} components are computed twice", highlight=False)  # fmt: skip
+    console.print(
+        f"{result['ranks']} ranks exchange {result['words']:,} words in {result['messages']:,} messages; "
+        f"{result['redundant']:,} components are computed twice",
+        highlight=False,
+    )
     cuts = Table(title="one product by partition", title_justify="left")
     for heading in ("partition", "ghost words", "messages", "most words", "most messages", "imbalance"):
         cuts.add_column(heading, justify="left" if heading == "partition" else "right")
     for row in result["partitions"]:
-        cuts.add_row(row["partition"], f"{row['words']:,}", f"{row['messages']:,}", f"{row['most_words']:,}",
-                     str(row["most_messages"]), f"{row['imbalance']:.3f}")  # fmt: skip
+        cuts.add_row(
+            row["partition"],
+            f"{row['words']:,}",
+            f"{row['messages']:,}",
+            f"{row['most_words']:,}",
+            str(row["most_messages"]),
+            f"{row['imbalance']:.3f}",
+        )
     console.print(cuts)
     if "solve" in result:
         report = result["solve"]
         state = "converged" if report["converged"] else "did NOT converge"
-        console.print(f"conjugate gradients {state}: {report['iterations']} iterations, "
-                      f"residual {report['residual']:.1e}, {report['exchanges']} exchanges, "
-                      f"{report['reductions']} reductions, basis {report['basis']} of "
-                      f"condition {report['condition']:.1e}, {report['seconds']:.3g} s", highlight=False)  # fmt: skip
+        console.print(
+            f"conjugate gradients {state}: {report['iterations']} iterations, "
+            f"residual {report['residual']:.1e}, {report['exchanges']} exchanges, "
+            f"{report['reductions']} reductions, basis {report['basis']} of "
+            f"condition {report['condition']:.1e}, {report['seconds']:.3g} s",
+            highlight=False,
+        )
     if not result["agrees"]:
         console.print("the products do NOT agree with SciPy's", style="bold red")

@@ -137,8 +137,13 @@ def _ops(result: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     busy = sum(op["seconds"] for op in result["ops"].values()) or 1.0
     for name, op in result["ops"].items():
-        table.add_row(name, str(op["tasks"]), seconds(op["seconds"]), seconds(op["seconds"] / op["tasks"]),
-                      f"{op['seconds'] / busy:.1%}")  # fmt: skip
+        table.add_row(
+            name,
+            str(op["tasks"]),
+            seconds(op["seconds"]),
+            seconds(op["seconds"] / op["tasks"]),
+            f"{op['seconds'] / busy:.1%}",
+        )
     return table
 
 

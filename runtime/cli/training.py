@@ -16,8 +16,13 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 
 
 @click.command()
-@click.option("--data", default="digits", show_default=True, metavar="DATA",
-              help="digits, mnist5k, cifar10:PATH, synthetic or synthetic:N.")  # fmt: skip
+@click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    metavar="DATA",
+    help="digits, mnist5k, cifar10:PATH, synthetic or synthetic:N.",
+)
 @click.option("--model", type=click.Choice(["simple-resnet", "resnet18", "mlp"]), default="mlp", show_default=True)
 @click.option("--residual", is_flag=True, help="With the residual additions that the notebook's simple-resnet lacks.")
 @click.option("--width", type=click.IntRange(min=1), default=64, show_default=True, help="Channels of a resnet's stem.")
@@ -34,17 +39,32 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
     "--schedule", type=click.Choice(["constant", "cosine", "one-cycle"]), default="constant", show_default=True
 )
 @click.option("--clip-norm", type=click.FloatRange(min=0, min_open=True), help="Largest norm of the gradients.")
-@click.option("--penalty", type=click.FloatRange(min=0, min_open=True),
-              help="Add so much of the squared norm of the gradient to the loss.")  # fmt: skip
-@click.option("--ema", type=click.FloatRange(0, 1, min_open=True, max_open=True),
-              help="Evaluate an average of the parameters with this decay, such as 0.99.")  # fmt: skip
+@click.option(
+    "--penalty",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Add so much of the squared norm of the gradient to the loss.",
+)
+@click.option(
+    "--ema",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Evaluate an average of the parameters with this decay, such as 0.99.",
+)
 @click.option(
     "--loss-scale", type=click.FloatRange(min=0, min_open=True), help="The first one of fp16.  [default: 65536]"
 )
-@click.option("--fallback", type=click.Choice(["robust", "literal"]), default="robust", show_default=True,
-              help="When adaptive precision gives one up.")  # fmt: skip
-@click.option("--retry", type=click.IntRange(min=1), metavar="STEPS",
-              help="Adaptive precision goes up again after so many good steps.  [default: never]")  # fmt: skip
+@click.option(
+    "--fallback",
+    type=click.Choice(["robust", "literal"]),
+    default="robust",
+    show_default=True,
+    help="When adaptive precision gives one up.",
+)
+@click.option(
+    "--retry",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Adaptive precision goes up again after so many good steps.  [default: never]",
+)
 @click.option("--backend", type=click.Choice(COMPUTING), default="threads", show_default=True)
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Replicas that share a batch."
@@ -56,8 +76,12 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 @click.option("--resume/--no-resume", default=True, show_default=True)
 @click.option("--device", help="[default: a CUDA device if there is one]")
 @click.option("--channels-last", is_flag=True, help="Store images with channels last.")
-@click.option("--compile", "compiled", is_flag=True,
-              help="Compile each segment with torch.compile. On a CPU it makes BF16 convolutions slower.")  # fmt: skip
+@click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Compile each segment with torch.compile. On a CPU it makes BF16 convolutions slower.",
+)
 @click.option("--deterministic", is_flag=True, help="Have torch refuse what it cannot repeat.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--allow-slow", is_flag=True, help="Has no effect.", hidden=True)
@@ -69,14 +93,45 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 @as_json
 @progress
 def train(
-    data: str, model: str, residual: bool, width: int, precision: str, compare: str | None, epochs: int,
-    batch_size: int | None, accumulate: int, optimizer: str, lr: float | None, schedule: str, clip_norm: float | None,
-    penalty: float | None, ema: float | None, loss_scale: float | None, fallback: str, retry: int | None, backend: str,
-    workers: int, pipeline: str | None, segments: int | None, head: str | None, checkpoint: Path | None, resume: bool,
-    device: str | None, channels_last: bool, compiled: bool, deterministic: bool, seed: int, allow_slow: bool,
-    plot: Path | None, report: Path | None, trace: Path | None, log: Path | None, tensorboard: Path | None,
-    as_json: Json, progress: bool,
-) -> None:  # fmt: skip
+    data: str,
+    model: str,
+    residual: bool,
+    width: int,
+    precision: str,
+    compare: str | None,
+    epochs: int,
+    batch_size: int | None,
+    accumulate: int,
+    optimizer: str,
+    lr: float | None,
+    schedule: str,
+    clip_norm: float | None,
+    penalty: float | None,
+    ema: float | None,
+    loss_scale: float | None,
+    fallback: str,
+    retry: int | None,
+    backend: str,
+    workers: int,
+    pipeline: str | None,
+    segments: int | None,
+    head: str | None,
+    checkpoint: Path | None,
+    resume: bool,
+    device: str | None,
+    channels_last: bool,
+    compiled: bool,
+    deterministic: bool,
+    seed: int,
+    allow_slow: bool,
+    plot: Path | None,
+    report: Path | None,
+    trace: Path | None,
+    log: Path | None,
+    tensorboard: Path | None,
+    as_json: Json,
+    progress: bool,
+) -> None:
     """Train a model as a task graph and say how it went."""
     if residual and model != "simple-resnet":
         raise click.UsageError("--residual is for --model simple-resnet")
@@ -102,15 +157,32 @@ def train(
 
         size = batch_size or training.batch_size_for(target_device(device))
         options: dict[str, Any] = {
-            "epochs": epochs, "batch_size": size, "accumulate": accumulate, "optimizer": optimizer, "lr": lr,
-            "schedule": schedule, "clip_norm": clip_norm, "fallback": training.Fallback(mode=fallback, retry=retry),
+            "epochs": epochs,
+            "batch_size": size,
+            "accumulate": accumulate,
+            "optimizer": optimizer,
+            "lr": lr,
+            "schedule": schedule,
+            "clip_norm": clip_norm,
+            "fallback": training.Fallback(mode=fallback, retry=retry),
             "scaler": training.LossScaler(loss_scale) if loss_scale else None,
-            "penalty": training.GradientPenalty(penalty) if penalty else None, "ema": ema, "backend": backend,
-            "workers": workers, "pipeline": pipeline, "segments": segments, "head": head, "device": device,
-            "channels_last": channels_last, "compile": compiled, "deterministic": deterministic, "seed": seed,
-            "allow_slow": allow_slow, "log": log, "tensorboard": tensorboard,
+            "penalty": training.GradientPenalty(penalty) if penalty else None,
+            "ema": ema,
+            "backend": backend,
+            "workers": workers,
+            "pipeline": pipeline,
+            "segments": segments,
+            "head": head,
+            "device": device,
+            "channels_last": channels_last,
+            "compile": compiled,
+            "deterministic": deterministic,
+            "seed": seed,
+            "allow_slow": allow_slow,
+            "log": log,
+            "tensorboard": tensorboard,
             "progress": progress,
-        }  # fmt: skip
+        }
         source = train_data.source
         table: training.Comparison | training.Result
         if compare is not None:

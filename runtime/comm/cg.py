@@ -80,9 +80,11 @@ class Report:
 
     def __str__(self) -> str:
         state = "converged" if self.converged else "NOT converged"
-        return (f"{state}: {self.iterations} iterations, residual {self.residual:.2e}, {self.exchanges} exchanges, "
-                f"{self.reductions} reductions; s = {self.s}, {self.basis} basis of condition {self.condition:.1e}, "
-                f"{self.restarts} restarts")  # fmt: skip
+        return (
+            f"{state}: {self.iterations} iterations, residual {self.residual:.2e}, {self.exchanges} exchanges, "
+            f"{self.reductions} reductions; s = {self.s}, {self.basis} basis of condition {self.condition:.1e}, "
+            f"{self.restarts} restarts"
+        )
 
 
 class Kernel(Protocol):
@@ -310,8 +312,10 @@ class _Iteration:
                 raise _Overflow
             if not curvature > 0:
                 curvature = _ldexp(curvature, 2 * self.exponent)
-                raise ValueError(f"A is not positive definite: p^H A p = {curvature:.3g} in iteration "
-                                 f"{self.report.iterations + 1} of conjugate gradients")  # fmt: skip
+                raise ValueError(
+                    f"A is not positive definite: p^H A p = {curvature:.3g} in iteration "
+                    f"{self.report.iterations + 1} of conjugate gradients"
+                )
             alpha = square / curvature
             self._advance(alpha)
             self.r -= alpha * q

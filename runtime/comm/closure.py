@@ -187,10 +187,14 @@ def closure(
         inner_rows = np.flatnonzero(my_depth >= k)
         late = np.concatenate([mine[my_depth < k], computed[k]])
         indptr, columns, values = gather_rows(A, late, partition)
-        levels.append(Level(
-            (int(inner_rows[0]), int(inner_rows[-1]) + 1) if len(inner_rows) else (0, 0),
-            extended(late), Block.of(indptr, extended(columns), values, own + len(outside)), len(computed[k]),
-        ))  # fmt: skip
+        levels.append(
+            Level(
+                (int(inner_rows[0]), int(inner_rows[-1]) + 1) if len(inner_rows) else (0, 0),
+                extended(late),
+                Block.of(indptr, extended(columns), values, own + len(outside)),
+                len(computed[k]),
+            )
+        )
     level = np.repeat(np.arange(s + 1), [len(part) for part in received])
     components = np.concatenate(received)
     whose = owner[components]

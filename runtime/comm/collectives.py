@@ -37,9 +37,19 @@ from tilewright.machine import A_MACHINE, Machine
 from tilewright.scalars import instance
 
 __all__ = [
-    "ADD", "PACK", "UNPACK", "Rooms", "allgather", "allreduce", "broadcast", "gather", "lay", "reduce",
-    "reduce_scatter", "scatter",
-]  # fmt: skip
+    "ADD",
+    "PACK",
+    "UNPACK",
+    "Rooms",
+    "allgather",
+    "allreduce",
+    "broadcast",
+    "gather",
+    "lay",
+    "reduce",
+    "reduce_scatter",
+    "scatter",
+]
 
 Pieces = tuple[tuple[int, int], ...]
 

@@ -44,8 +44,16 @@ class Executor:
     With a communicator every rank has the whole matrix and whole vectors, and multiplies its own rows.
     """
 
-    def __init__(self, structure: Structure, discovery: str, backend: str, workers: int | None, synchronous: bool,
-                 pool: Pool | None = None, comm: Any = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        structure: Structure,
+        discovery: str,
+        backend: str,
+        workers: int | None,
+        synchronous: bool,
+        pool: Pool | None = None,
+        comm: Any = None,
+    ) -> None:
         self.structure = structure
         self.backend, self.workers = backend, workers
         self.discovery, self.synchronous = discovery, synchronous
@@ -125,8 +133,15 @@ class Executor:
 
     # ------------------------------------------------------------ graphs
 
-    def graph(self, kind: Any, dtype: Any, trailing: tuple[int, ...], *, overlap: bool = True,
-              coefficients: np.ndarray | None = None) -> Assembly:  # fmt: skip
+    def graph(
+        self,
+        kind: Any,
+        dtype: Any,
+        trailing: tuple[int, ...],
+        *,
+        overlap: bool = True,
+        coefficients: np.ndarray | None = None,
+    ) -> Assembly:
         """The graph of a transposed product ("transposed") or of blocks, with buffers."""
         key = kind, np.dtype(dtype), trailing, overlap, coefficients is not None
         with self._lock:
@@ -189,8 +204,17 @@ class Executor:
 
     # ------------------------------------------------------------ prepared graphs
 
-    def _step(self, kind: Any, dtype: Any, trailing: tuple[int, ...], *, carry: bool = False, shifted: bool = False,
-              x: np.ndarray | None = None, y: np.ndarray | None = None) -> _Step:  # fmt: skip
+    def _step(
+        self,
+        kind: Any,
+        dtype: Any,
+        trailing: tuple[int, ...],
+        *,
+        carry: bool = False,
+        shifted: bool = False,
+        x: np.ndarray | None = None,
+        y: np.ndarray | None = None,
+    ) -> _Step:
         """The prepared graph of a kind of product; ``x`` and ``y`` are vectors to work on where they lie."""
         self._ready()
         place = _address(x), _address(y)
@@ -204,8 +228,14 @@ class Executor:
             self._steps[key] = _Step(self, work, carry, x, y)
         return self._steps[key]
 
-    def prepared(self, work: Assembly, data: dict[Handle, Any], inputs: list[Handle], outputs: list[Handle],
-                 carry: dict[Handle, Handle]) -> Prepared:  # fmt: skip
+    def prepared(
+        self,
+        work: Assembly,
+        data: dict[Handle, Any],
+        inputs: list[Handle],
+        outputs: list[Handle],
+        carry: dict[Handle, Handle],
+    ) -> Prepared:
         """A graph ready to run where the products do."""
         if self.backend != "mpi":
             options = self._options(work, {})
@@ -213,9 +243,15 @@ class Executor:
         fixed = {handle: value for handle, value in work.data.items() if handle.name == "A"}
         if work.dtype not in self._residents:
             self._residents[work.dtype] = Resident(
-                fixed, ranks=work.ranks, owner=work.owner.__getitem__, backend="mpi", pool=self.pool, comm=self.comm,
-                synchronous=self.synchronous, copy=False,
-            )  # fmt: skip
+                fixed,
+                ranks=work.ranks,
+                owner=work.owner.__getitem__,
+                backend="mpi",
+                pool=self.pool,
+                comm=self.comm,
+                synchronous=self.synchronous,
+                copy=False,
+            )
         rest = {handle: value for handle, value in work.data.items() if handle not in fixed}
         resident = self._residents[work.dtype]
         return resident.prepare(work.graph, rest | data, inputs=inputs, outputs=outputs, carry=carry, dtype=work.dtype)
@@ -334,8 +370,9 @@ class _Whole:
 class _Step:
     """A prepared graph, and how whole vectors get into its buffers and out of them."""
 
-    def __init__(self, executor: Executor, work: Assembly, carry: bool, x: np.ndarray | None,
-                 y: np.ndarray | None) -> None:  # fmt: skip
+    def __init__(
+        self, executor: Executor, work: Assembly, carry: bool, x: np.ndarray | None, y: np.ndarray | None
+    ) -> None:
         self.work = work
         first, *levels = work.outputs
         self.wholes = [self._whole(executor, first, x)]

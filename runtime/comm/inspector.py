@@ -176,8 +176,10 @@ def as_csr(A: Any) -> Csr:
     if not sparse.issparse(A):
         A = dense(A, "A")
         if A.dtype.kind not in "biufc":
-            raise TypeError(f"SparseOperator needs a sparse matrix or a 2-D array of numbers, not "
-                            f"{type(given).__name__} of {A.dtype}")  # fmt: skip
+            raise TypeError(
+                f"SparseOperator needs a sparse matrix or a 2-D array of numbers, not "
+                f"{type(given).__name__} of {A.dtype}"
+            )
         check_dtype(A.dtype)
     if A.ndim != 2:
         raise ValueError(f"SparseOperator needs a matrix, not an array of shape {A.shape}")

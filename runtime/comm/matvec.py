@@ -121,9 +121,15 @@ class DenseOperator(Operator):
 
             pool = pools.default(self.ranks)  # not that of the block around, which has another size
         self._resident = Resident(
-            blocks, ranks=self.ranks, owner=_owner, backend=backend, pool=pool, comm=comm, copy=False,
+            blocks,
+            ranks=self.ranks,
+            owner=_owner,
+            backend=backend,
+            pool=pool,
+            comm=comm,
+            copy=False,
             synchronous=synchronous,
-        )  # fmt: skip
+        )
         self._blocks = blocks if backend != "mpi" else {}
         self._steps: dict[Any, Prepared] = {}
 
@@ -166,9 +172,11 @@ class DenseOperator(Operator):
     def _prepare(self, graph: TaskGraph, inputs: Sequence[str], outputs: Sequence[str], dtype: np.dtype) -> Prepared:
         everyone = range(self.grid.ranks)
         return self._resident.prepare(
-            graph, inputs=[Handle(name, (q,)) for name in inputs for q in everyone],
-            outputs=[Handle(name, (q,)) for name in outputs for q in everyone], dtype=dtype,
-        )  # fmt: skip
+            graph,
+            inputs=[Handle(name, (q,)) for name in inputs for q in everyone],
+            outputs=[Handle(name, (q,)) for name in outputs for q in everyone],
+            dtype=dtype,
+        )
 
     def traced(self, x: Any, *, transposed: bool = False) -> tuple[Any, Trace]:
         """A product with one vector and what happened when; of a real matrix and a complex x, that of the real part."""
@@ -273,9 +281,13 @@ class DenseOperator(Operator):
             i, j = grid.place(handle.index[0])
             matrix[slice(*grid.rows(i)), slice(*grid.columns(j))] = block
         return matrix, {
-            "layout": "grid", "grid": (grid.r, grid.c), "backend": self.backend, "overlap": self.overlap,
-            "check_finite": self.check_finite, "copy": False,
-        }  # fmt: skip
+            "layout": "grid",
+            "grid": (grid.r, grid.c),
+            "backend": self.backend,
+            "overlap": self.overlap,
+            "check_finite": self.check_finite,
+            "copy": False,
+        }
 
     def picture(self) -> str:
         """Who has what: see `Grid.picture`."""
@@ -336,9 +348,18 @@ def matvec(
     if vector.shape not in ((matrix.shape[1],), (matrix.shape[1], 1)):
         raise ValueError(f"x has shape {vector.shape}, but A has {matrix.shape[1]} columns")
     operator = DenseOperator(
-        matrix, layout, ranks, grid=grid, backend=backend, overlap=overlap, check_finite=check_finite,
-        synchronous=synchronous, copy=False, pool=pool, comm=comm,
-    )  # fmt: skip
+        matrix,
+        layout,
+        ranks,
+        grid=grid,
+        backend=backend,
+        overlap=overlap,
+        check_finite=check_finite,
+        synchronous=synchronous,
+        copy=False,
+        pool=pool,
+        comm=comm,
+    )
     with operator:
         return like(operator @ vector, A, x)
 

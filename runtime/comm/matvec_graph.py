@@ -187,8 +187,9 @@ class _Program:
         self.graph.temporary.add(name)
         return name
 
-    def product(self, x: Callable[[int], Handle], y: Callable[[int], Handle], *, transposed: bool = False,
-                overlap: bool = False) -> None:  # fmt: skip
+    def product(
+        self, x: Callable[[int], Handle], y: Callable[[int], Handle], *, transposed: bool = False, overlap: bool = False
+    ) -> None:
         """y := A x, or A^T x: allgather in one direction of the grid, reduce-scatter in the other."""
         grid, graph, A = self.grid, self.graph, self.A
         columns = [[grid.rank(i, j) for i in range(grid.r)] for j in range(grid.c)]
@@ -231,8 +232,14 @@ class _Program:
         for group in reduced:
             if terms == 1:
                 continue
-            lay(graph, self.rooms, schedule("reduce_scatter", "exchange", terms, tall(group[0])), group, z,
-                self.messages())  # fmt: skip
+            lay(
+                graph,
+                self.rooms,
+                schedule("reduce_scatter", "exchange", terms, tall(group[0])),
+                group,
+                z,
+                self.messages(),
+            )
             for place, q in enumerate(group):
                 graph.insert(PACK, R(z(q)), W(y(q)), (piece((0, tall(q)), terms, place),))
 

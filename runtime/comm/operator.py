@@ -66,8 +66,10 @@ class Operator(LinearOperator):
             if what != "x":
                 raise ValueError(f"{what} must have shape ({self.shape[axis]},), not {array.shape}")
             name = product or ("A^T x" if axis == 0 else "A x")
-            raise ValueError(f"{name} with a matrix of {self.shape[0]} x {self.shape[1]} needs x of shape "
-                             f"({self.shape[axis]},) or ({self.shape[axis]}, k), not {array.shape}")  # fmt: skip
+            raise ValueError(
+                f"{name} with a matrix of {self.shape[0]} x {self.shape[1]} needs x of shape "
+                f"({self.shape[axis]},) or ({self.shape[axis]}, k), not {array.shape}"
+            )
         if self.check_finite:
             check_finite(array, what)
         return np.ascontiguousarray(array, self._product_dtype(array.dtype))
@@ -262,8 +264,10 @@ def check_finite(array: np.ndarray, name: str) -> None:
     if array.dtype.kind in "fc" and not all_finite(array):
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         where = f"[{', '.join(map(str, place))}]"
-        raise ValueError(f"{name} has NaN or infinity, first at {where}: {name}{where} is {array[place]}; "
-                         f"check_finite=False skips this check")  # fmt: skip
+        raise ValueError(
+            f"{name} has NaN or infinity, first at {where}: {name}{where} is {array[place]}; "
+            f"check_finite=False skips this check"
+        )
 
 
 def all_finite(values: np.ndarray) -> bool:

@@ -16,8 +16,18 @@ import scipy.sparse as sparse
 
 from tilewright.arguments import numeric
 
-__all__ = ["PARTITIONS", "Exchange", "Partition", "by_rows", "exchange", "metis", "nested_bisection", "partition",
-           "patches", "slabs"]  # fmt: skip
+__all__ = [
+    "PARTITIONS",
+    "Exchange",
+    "Partition",
+    "by_rows",
+    "exchange",
+    "metis",
+    "nested_bisection",
+    "partition",
+    "patches",
+    "slabs",
+]
 
 Csr = Any
 """A `scipy.sparse.csr_array` or ``csr_matrix``."""
@@ -111,12 +121,13 @@ def exchange(A: Csr, rows: Partition, columns: Partition | None = None) -> Excha
     messages = np.unique(rank * ranks + columns.owner[ghost])
     entries = np.bincount(here, minlength=ranks)
     return Exchange(
-        len(pairs), len(messages),
+        len(pairs),
+        len(messages),
         int(np.bincount(rank, minlength=ranks).max(initial=0)),
         int(np.bincount(messages // ranks, minlength=ranks).max(initial=0)),
         int(entries.max(initial=0)),
         float(entries.max(initial=0) * ranks / max(A.nnz, 1)),
-    )  # fmt: skip
+    )
 
 
 # ------------------------------------------------------------------ partitions
@@ -273,8 +284,10 @@ def partition(A: Csr, ranks: int, rule: Any = "rows", coordinates: np.ndarray | 
         return Partition(rule.owner.copy(), rule.ranks, rule.name)  # the caller may change his
     owner = np.asarray(rule)
     if owner.shape != (n,) or owner.dtype.kind not in "iu":
-        raise ValueError(f"partition must be one of {', '.join(PARTITIONS)} or {n} integers, the owner of each row, "
-                         f"not {owner.dtype} of shape {owner.shape}")  # fmt: skip
+        raise ValueError(
+            f"partition must be one of {', '.join(PARTITIONS)} or {n} integers, the owner of each row, "
+            f"not {owner.dtype} of shape {owner.shape}"
+        )
     if n and not (owner.min() >= 0 and owner.max() < ranks):
         raise ValueError(f"owners of rows must be ranks from 0 to {ranks - 1}, not {owner.min()} to {owner.max()}")
     return Partition(owner.astype(np.int32), ranks)

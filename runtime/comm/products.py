@@ -87,8 +87,9 @@ def _pack_levels(*arguments: Any) -> None:
         levels[level].take(places, 0, message[first:last], "clip")
 
 
-def _local(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, x: np.ndarray,
-           y: np.ndarray) -> None:  # fmt: skip
+def _local(
+    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, x: np.ndarray, y: np.ndarray
+) -> None:
     """y := A_local x; by diagonals where there is such a form, unless these met infinity or NaN."""
     found = form.of(indptr, indices, values, len(x)) if x.ndim == 1 else None
     if found is not None and found.multiply(x, y):
@@ -108,8 +109,14 @@ def _remote(
     y[boundary] = partial
 
 
-def _back(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, boundary: np.ndarray, x: np.ndarray,
-          *messages: np.ndarray) -> None:  # fmt: skip
+def _back(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    boundary: np.ndarray,
+    x: np.ndarray,
+    *messages: np.ndarray,
+) -> None:
     """messages := A_remote^T x, the part of each owner of ghosts."""
     ghosts = np.zeros((sum(map(len, messages)), *x.shape[1:]), x.dtype)
     csr.transposed_multiply_add(indptr, indices, values, x.take(boundary, 0), ghosts)
@@ -119,8 +126,9 @@ def _back(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, boundary:
         first += len(message)
 
 
-def _transposed(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, x: np.ndarray,
-                y: np.ndarray) -> None:  # fmt: skip
+def _transposed(
+    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, x: np.ndarray, y: np.ndarray
+) -> None:
     """y := A_local^T x, likewise."""
     found = form.of(indptr, indices, values, len(y)) if x.ndim == 1 else None
     if found is not None and found.multiply_transposed(x, y):
@@ -149,9 +157,20 @@ def recur(
         y /= y.dtype.type(gamma)
 
 
-def sweep(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, first: int, last: int, own: int,
-          k: int, coefficients: np.ndarray | None, before: np.ndarray, earlier: np.ndarray | None,
-          y: np.ndarray) -> None:  # fmt: skip
+def sweep(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    form: Form,
+    first: int,
+    last: int,
+    own: int,
+    k: int,
+    coefficients: np.ndarray | None,
+    before: np.ndarray,
+    earlier: np.ndarray | None,
+    y: np.ndarray,
+) -> None:
     """Level k of rows that need no message, from row ``first`` on to ``last``: y := A_local x."""
     part, x = y[first:last], before[:own]
     found = form.of(indptr, indices, values, own) if x.ndim == 1 else None
@@ -161,9 +180,17 @@ def sweep(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: For
     recur(part, coefficients, k, before[first:last], None if earlier is None else earlier[first:last])
 
 
-def finish(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, rows: np.ndarray, k: int,
-           coefficients: np.ndarray | None, before: np.ndarray, earlier: np.ndarray | None,
-           y: np.ndarray) -> None:  # fmt: skip
+def finish(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    rows: np.ndarray,
+    k: int,
+    coefficients: np.ndarray | None,
+    before: np.ndarray,
+    earlier: np.ndarray | None,
+    y: np.ndarray,
+) -> None:
     """Level k of the other rows, own and redundant ones."""
     part = np.zeros((len(rows), *y.shape[1:]), y.dtype)
     csr.multiply_add(indptr, indices, values, before, part)
@@ -293,14 +320,23 @@ def rounds(wanted: Sequence[Iterable[int]]) -> list[list[int]]:
 
 def _matrix(assembly: Assembly, piece: Piece) -> tuple[list[Handle], list[Handle]]:
     """Handles of the local and of the remote block."""
-    arrays = [piece.local.indptr, piece.local.indices, piece.local.values, Form(),
-              piece.remote.indptr, piece.remote.indices, piece.remote.values, piece.boundary]  # fmt: skip
+    arrays = [
+        piece.local.indptr,
+        piece.local.indices,
+        piece.local.values,
+        Form(),
+        piece.remote.indptr,
+        piece.remote.indices,
+        piece.remote.values,
+        piece.boundary,
+    ]
     handles = [assembly.give("A", (i, piece.rank), piece.rank, array) for i, array in enumerate(arrays)]
     return handles[:4], handles[4:]
 
 
-def product_graph(pieces: list[Piece], dtype: Any, steps: int = 1, trailing: tuple[int, ...] = (), *,
-                  overlap: bool = True) -> Assembly:  # fmt: skip
+def product_graph(
+    pieces: list[Piece], dtype: Any, steps: int = 1, trailing: tuple[int, ...] = (), *, overlap: bool = True
+) -> Assembly:
     """``steps`` separate products, each with its own exchange.
 
     With ``overlap`` local(p) waits for no message; without, it waits for all of its level, as if communication could
@@ -335,8 +371,9 @@ def product_graph(pieces: list[Piece], dtype: Any, steps: int = 1, trailing: tup
     return out.finish()
 
 
-def _waiting(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, x: np.ndarray,
-             *rest: Any) -> None:  # fmt: skip
+def _waiting(
+    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, x: np.ndarray, *rest: Any
+) -> None:
     _local(indptr, indices, values, form, x, rest[-2])
 
 
@@ -369,8 +406,15 @@ def transposed_graph(pieces: list[Piece], dtype: Any, trailing: tuple[int, ...] 
     return out.finish()
 
 
-def blocked_graph(pieces: list[Piece], plans: list[list[Closure]], dtype: Any, trailing: tuple[int, ...] = (), *,
-                  coefficients: np.ndarray | None = None, overlap: bool = True) -> Assembly:  # fmt: skip
+def blocked_graph(
+    pieces: list[Piece],
+    plans: list[list[Closure]],
+    dtype: Any,
+    trailing: tuple[int, ...] = (),
+    *,
+    coefficients: np.ndarray | None = None,
+    overlap: bool = True,
+) -> Assembly:
     """Products in blocks, one exchange a block: ``plans`` has for each block the closures of all ranks.
 
     With ``overlap`` a rank computes the inner components while its messages travel (latency hiding); without, it waits
@@ -407,14 +451,22 @@ def blocked_graph(pieces: list[Piece], plans: list[list[Closure]], dtype: Any, t
 class _Block:
     """The tasks of one block of products, rank by rank."""
 
-    def __init__(self, out: Assembly, local: list[list[Handle]], plan: list[Closure], base: int,
-                 x: dict[tuple[int, int], Handle], factors: list[Handle]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        out: Assembly,
+        local: list[list[Handle]],
+        plan: list[Closure],
+        base: int,
+        x: dict[tuple[int, int], Handle],
+        factors: list[Handle],
+    ) -> None:
         self.out, self.local, self.plan, self.base, self.x, self.factors = out, local, plan, base, x, factors
         self.order = rounds([mine.wanted for mine in plan])
         self.w = {
             (p, q): out.vector("w", (base, p, q), p, places.shape[1])
-            for p, mine in enumerate(plan) for q, places in mine.wanted.items()
-        }  # fmt: skip
+            for p, mine in enumerate(plan)
+            for q, places in mine.wanted.items()
+        }
 
     def inner(self, p: int, first_level: int, last_level: int) -> None:
         """Levels of the rows that need no message."""
@@ -424,8 +476,9 @@ class _Block:
                 own, shifted = self.plan[p].own, bool(self.factors)
                 rows = self.out.data[self.local[p][0]]
                 op = Op("sweep", _sweep, flops=partial(_swept, int(rows[last] - rows[first])))
-                self.out.graph.insert(op, *map(R, self.local[p]), *self._before(p, k), RW(self._level(p, k)), first,
-                                      last, own, k, shifted)  # fmt: skip
+                self.out.graph.insert(
+                    op, *map(R, self.local[p]), *self._before(p, k), RW(self._level(p, k)), first, last, own, k, shifted
+                )
 
     def pack(self, p: int) -> None:
         for q in self.order[p]:
@@ -448,8 +501,9 @@ class _Block:
             if len(level.rows):
                 block = level.block
                 arrays = self._give("B", k, p, (block.indptr, block.indices, block.values, level.rows))
-                self.out.graph.insert(FINISH, *map(R, arrays), *self._before(p, k), RW(self._level(p, k)), k,
-                                      bool(self.factors))  # fmt: skip
+                self.out.graph.insert(
+                    FINISH, *map(R, arrays), *self._before(p, k), RW(self._level(p, k)), k, bool(self.factors)
+                )
 
     def _level(self, p: int, k: int) -> Handle:
         return self.x[self.base + k, p]

@@ -225,10 +225,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[int, Blocks], Rounds]]] = {
         "scatter-allgather": _then(_scatter_tree, _allgather_ring),
         "linear-scatter-allgather": _then(_scatter_linear, _allgather_ring),
     },
-    "reduce": {
-        "tree": _reduce_tree,
-        "scatter-gather": _then(_reduce_scatter_ring, _gather_tree),
-    },
+    "reduce": {"tree": _reduce_tree, "scatter-gather": _then(_reduce_scatter_ring, _gather_tree)},
     "scatter": {"tree": _scatter_tree, "linear": _scatter_linear},
     "gather": {"tree": _gather_tree, "linear": _gather_linear},
     "allgather": {

@@ -93,8 +93,12 @@ def cg(
         raise ValueError(f"x0 must have shape {right.shape}, not {x.shape}")
     options = {
         "scale": operator.scale,
-        "s": s, "rtol": rtol, "atol": atol, "basis": basis, "method": method,
+        "s": s,
+        "rtol": rtol,
+        "atol": atol,
+        "basis": basis,
+        "method": method,
         "maxiter": 10 * len(right) if maxiter is None else maxiter,
-    }  # fmt: skip
+    }
     report: Report = operator.executor.solve(right, x, options)
     return like(x, b), report

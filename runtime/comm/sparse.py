@@ -138,9 +138,14 @@ class SparseOperator(Operator):
         self.ranks = ranks
         self.backend = backend
         self._settings = {
-            "ranks": ranks, "partition": rows, "discovery": discovery, "backend": backend, "workers": workers,
-            "check_finite": check_finite, "synchronous": synchronous,
-        }  # fmt: skip
+            "ranks": ranks,
+            "partition": rows,
+            "discovery": discovery,
+            "backend": backend,
+            "workers": workers,
+            "check_finite": check_finite,
+            "synchronous": synchronous,
+        }
         self._begin(matrix.dtype, matrix.shape)
         self._live: Executor | None = self._executor(discovery, synchronous, workers, pool, comm)
 
@@ -199,8 +204,10 @@ class SparseOperator(Operator):
             if not isinstance(out, np.ndarray):
                 raise TypeError(f"out must be a NumPy array, not a {type(out).__name__}")
             if out.shape != shape or out.dtype != vector.dtype or not out.flags.c_contiguous:
-                raise ValueError(f"out must be a C-ordered array of shape {shape} and dtype {vector.dtype}, "
-                                 f"not {out.dtype} of shape {out.shape}")  # fmt: skip
+                raise ValueError(
+                    f"out must be a C-ordered array of shape {shape} and dtype {vector.dtype}, "
+                    f"not {out.dtype} of shape {out.shape}"
+                )
             if not out.flags.writeable:
                 raise ValueError("out is read-only")
             return self.executor.product(vector, transposed, out)
@@ -302,8 +309,16 @@ class SparseOperator(Operator):
         """Words and messages of one product."""
         return exchange(self.structure.A, self.structure.rows, self.structure.columns)
 
-    def run(self, x: Any, s: int = 1, method: str = "separate", *, block: int | None = None, transposed: bool = False,
-            **options: Any) -> tuple[np.ndarray, Run]:  # fmt: skip
+    def run(
+        self,
+        x: Any,
+        s: int = 1,
+        method: str = "separate",
+        *,
+        block: int | None = None,
+        transposed: bool = False,
+        **options: Any,
+    ) -> tuple[np.ndarray, Run]:
         """The products as a run of their task graph.
 
         ``options`` are those of `tilewright.run`, ``backend`` among them. Returns ((s + 1, n) levels, the run): what
@@ -312,8 +327,16 @@ class SparseOperator(Operator):
         kind: Any = "transposed" if transposed else tuple(self._blocks(s, method, block))
         return self.executor.run(self._checked(x, 0 if transposed else 1), kind, **options)
 
-    def simulate(self, machine: Machine, s: int = 1, method: str = "separate", *, block: int | None = None,
-                 transposed: bool = False, overlap: bool = True) -> Run:  # fmt: skip
+    def simulate(
+        self,
+        machine: Machine,
+        s: int = 1,
+        method: str = "separate",
+        *,
+        block: int | None = None,
+        transposed: bool = False,
+        overlap: bool = True,
+    ) -> Run:
         """Predict the run of the same graph on a machine with these ranks, messages included. Nothing is computed.
 
         ``overlap=False`` lets each rank wait for its messages before it computes, as the lecture's formulas do.
@@ -346,8 +369,10 @@ class SparseOperator(Operator):
 
     def __repr__(self) -> str:
         state = ", closed" * self._closed
-        return (f"SparseOperator({self.shape[0]} x {self.shape[1]}, {self._entries} entries, {self.dtype}, "
-                f"ranks={self.ranks}, partition={self.partition.name!r}, backend={self.backend!r}{state})")  # fmt: skip
+        return (
+            f"SparseOperator({self.shape[0]} x {self.shape[1]}, {self._entries} entries, {self.dtype}, "
+            f"ranks={self.ranks}, partition={self.partition.name!r}, backend={self.backend!r}{state})"
+        )
 
     # ------------------------------------------------------------ life
 

@@ -13,9 +13,23 @@ from types import ModuleType
 from typing import Any
 
 _STANDARD = (
-    "cholesky", "cross", "det", "diagonal", "inv", "matmul", "matrix_norm", "matrix_power", "matrix_transpose", "outer",
-    "slogdet", "solve", "tensordot", "trace", "vecdot", "vector_norm",
-)  # fmt: skip
+    "cholesky",
+    "cross",
+    "det",
+    "diagonal",
+    "inv",
+    "matmul",
+    "matrix_norm",
+    "matrix_power",
+    "matrix_transpose",
+    "outer",
+    "slogdet",
+    "solve",
+    "tensordot",
+    "trace",
+    "vecdot",
+    "vector_norm",
+)
 _PUBLIC = dict.fromkeys(_STANDARD, "tilewright.linalg.array_api")
 """By public name the module that has it: a function of another module of this room is a line here."""
 

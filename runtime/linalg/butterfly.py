@@ -86,9 +86,16 @@ def meetings(nt: int) -> int:
 
 
 def insert_butterflies(
-    g: TaskGraph, W: Handles, A: Handles, side: int, nt: int, others: int, *, forward: bool = False,
+    g: TaskGraph,
+    W: Handles,
+    A: Handles,
+    side: int,
+    nt: int,
+    others: int,
+    *,
+    forward: bool = False,
     turned: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Insert A := U^T A (``side`` 0) or V^T A (1) for nt rows and ``others`` columns of tiles.
 
     ``forward``: A := U A or V A. ``turned``: the transpose of A is transformed, so A := A U or A V, or with ``forward``

@@ -71,10 +71,18 @@ class Call:
     """
 
     def __init__(
-        self, routine: Callable[..., Any], a: Any, options: Mapping[str, Any], *, backend: str | None = None,
-        scheduler: str | Policy = "critical-path", workers: int | None = None,
-        progress: bool | Callable[[int], object] = False, return_run: bool = False, chunks: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        routine: Callable[..., Any],
+        a: Any,
+        options: Mapping[str, Any],
+        *,
+        backend: str | None = None,
+        scheduler: str | Policy = "critical-path",
+        workers: int | None = None,
+        progress: bool | Callable[[int], object] = False,
+        return_run: bool = False,
+        chunks: bool = False,
+    ) -> None:
         chunked = chunks and is_chunked(a)
         if chunked and backend not in (None, "dask"):
             a, chunked = a.compute(), False
@@ -165,9 +173,14 @@ class Call:
     # ---------------------------------------------------------------- run
 
     def run(
-        self, graph: TaskGraph, data: Mapping[str, Any], *, width: int | None = None, tiles: Any = None,
+        self,
+        graph: TaskGraph,
+        data: Mapping[str, Any],
+        *,
+        width: int | None = None,
+        tiles: Any = None,
         first: Callable[[], None] | None = None,
-    ) -> Run:  # fmt: skip
+    ) -> Run:
         """Run the graph.
 
         Parameters
@@ -179,8 +192,9 @@ class Call:
         """
         workers = self.workers if width is None else self.count(max(1, width))
         try:
-            record = run(graph, data, backend=self.engine, scheduler=self.scheduler, workers=workers,
-                         progress=self.progress)  # fmt: skip
+            record = run(
+                graph, data, backend=self.engine, scheduler=self.scheduler, workers=workers, progress=self.progress
+            )
         except ValueError:  # a LinAlgError is one
             with self.engine.agreement():
                 if first is not None and self.has_data:

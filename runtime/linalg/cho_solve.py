@@ -17,9 +17,17 @@ __all__ = ["cho_inverse", "cho_solve", "logdet", "substitute_back", "substitute_
 
 
 def substitute_forward(
-    g: TaskGraph, T: Handles, X: Handles, nt: int, column: int | None = None, *, first: int = 0, lower: bool = True,
-    beside: bool = True, below: tuple[Op, Handles] | None = None,
-) -> None:  # fmt: skip
+    g: TaskGraph,
+    T: Handles,
+    X: Handles,
+    nt: int,
+    column: int | None = None,
+    *,
+    first: int = 0,
+    lower: bool = True,
+    beside: bool = True,
+    below: tuple[Op, Handles] | None = None,
+) -> None:
     """Insert X := L^-1 X, with L = T or, for ``lower=False``, L = T^H. Rows above ``first`` of X are zero [1]_.
 
     ``beside`` runs a task where its tile of the factor lives, which pays if X is narrower than that. ``below`` has the
@@ -38,9 +46,17 @@ def substitute_forward(
 
 
 def substitute_back(
-    g: TaskGraph, T: Handles, X: Handles, nt: int, column: int | None = None, *, first: int = 0, lower: bool = True,
-    beside: bool = True, below: tuple[Op, Handles] | None = None,
-) -> None:  # fmt: skip
+    g: TaskGraph,
+    T: Handles,
+    X: Handles,
+    nt: int,
+    column: int | None = None,
+    *,
+    first: int = 0,
+    lower: bool = True,
+    beside: bool = True,
+    below: tuple[Op, Handles] | None = None,
+) -> None:
     """Insert X := L^-H X for the rows from ``first`` on, which need none of those above. See `substitute_forward`."""
     x = _rows(X, column)
     multiply, off = below or (gemml, T)
@@ -159,8 +175,16 @@ def cho_solve(
     array([0., 1.])
     """
     lower, check_finite = flag(lower, "lower"), flag(check_finite, "check_finite")
-    call = Call(cho_solve, L, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run,
-                progress=progress)  # fmt: skip
+    call = Call(
+        cho_solve,
+        L,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        return_run=return_run,
+        progress=progress,
+    )
     b = call.argument(b)
     with call.agreement() as facts:
         matrix = call.triangle(what="L")
@@ -204,8 +228,16 @@ def logdet(
     >>> round(float(np.exp(tw.logdet(tw.tiled_cholesky(np.array([[4.0, 2.0], [2.0, 5.0]]))))), 12)
     16.0
     """
-    call = Call(logdet, L, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run,
-                progress=progress)  # fmt: skip
+    call = Call(
+        logdet,
+        L,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        return_run=return_run,
+        progress=progress,
+    )
     with call.agreement() as facts:
         matrix = call.triangle(what="L")
         size = call.tile_size(tile_size, matrix, cholesky_tile_size)
@@ -242,8 +274,16 @@ def cho_inverse(
            [-2.,  4.]])
     """
     lower, check_finite = flag(lower, "lower"), flag(check_finite, "check_finite")
-    call = Call(cho_inverse, L, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run,
-                progress=progress)  # fmt: skip
+    call = Call(
+        cho_inverse,
+        L,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        return_run=return_run,
+        progress=progress,
+    )
     with call.agreement() as facts:
         matrix = call.triangle(what="L")
         size = call.tile_size(tile_size, matrix, cholesky_tile_size)

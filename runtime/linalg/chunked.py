@@ -43,9 +43,17 @@ class Chunks:
     in_place = turned = clear = False
 
     def __init__(
-        self, a: Any, engine: Any, workers: int | None, *, lower: bool = True, overwrite: bool = False,
-        triangle: bool = True, order: str = "C", what: str = "the matrix a",
-    ) -> None:  # fmt: skip
+        self,
+        a: Any,
+        engine: Any,
+        workers: int | None,
+        *,
+        lower: bool = True,
+        overwrite: bool = False,
+        triangle: bool = True,
+        order: str = "C",
+        what: str = "the matrix a",
+    ) -> None:
         self.given, self.lower, self.triangle, self.order, self.what = a, lower, triangle, order, what
         self.shape = _check(a, overwrite, triangle, what)
         self.n = self.shape[0]
@@ -145,8 +153,9 @@ def _check(a: Any, overwrite: bool, square: bool, what: str) -> tuple[int, int]:
     if issubclass(kind, np.ma.MaskedArray):
         raise ValueError(f"{what} has masked chunks; say what is masked with dask.array.ma.filled(a, value)")
     if kind is not np.ndarray:
-        raise TypeError(f"the chunks of {what} are {kind.__name__}s, not NumPy arrays; convert them with "
-                        f"a.map_blocks(...)")  # fmt: skip
+        raise TypeError(
+            f"the chunks of {what} are {kind.__name__}s, not NumPy arrays; convert them with a.map_blocks(...)"
+        )
     if overwrite:
         raise ValueError("a dask.array cannot be overwritten; pass overwrite_a=False")
     return int(a.shape[0]), int(a.shape[1])
@@ -162,10 +171,12 @@ def _chunk_size(a: Any) -> int | None:
 
 def _check_finite(client: Any, tiles: Any, lower: bool, triangle: bool, hint: str, what: str) -> None:
     """ValueError with the place of the first NaN or infinity of what is read, row by row of tiles."""
-    found = client.gather([
-        client.submit(_first_not_finite, piece.future, triangle and i == j, pure=False)
-        for (i, j), piece in tiles.pieces.items()
-    ])  # fmt: skip
+    found = client.gather(
+        [
+            client.submit(_first_not_finite, piece.future, triangle and i == j, pure=False)
+            for (i, j), piece in tiles.pieces.items()
+        ]
+    )
     for (i, j), place in zip(tiles.pieces, found, strict=True):
         if place is not None:
             row, column = place[0] + tiles.rows(i).start, place[1] + tiles.columns(j).start

@@ -53,8 +53,16 @@ def solve_from_factor(
         builder.step("lu_solve", (*_factor(builder, factor, dtype, known[0], "NTC"[trans]), Ref(places[0])))
 
     result = Result(b.extent, dtype, "F", b.vector)
-    (found,) = evaluate(call, [factor, b], [result], build, tile_size, "lu_solve", check_finite=check_finite,
-                        more=lambda builder: _pivots(builder, piv, known[0]))  # fmt: skip
+    (found,) = evaluate(
+        call,
+        [factor, b],
+        [result],
+        build,
+        tile_size,
+        "lu_solve",
+        check_finite=check_finite,
+        more=lambda builder: _pivots(builder, piv, known[0]),
+    )
     return found
 
 
@@ -66,8 +74,15 @@ def inverse_from_factor(call: Call, lu: Any, piv: np.ndarray, tile_size: int | N
         known.append(builder.value(factor.extent, np.int32, "pivots"))
         builder.step("lu_inverse", (*_factor(builder, factor, factor.dtype, known[0]), Ref(places[0])))
 
-    (found,) = evaluate(call, [factor], [Result(factor.extent, factor.dtype, "F")], build, tile_size, "lu inverse",
-                        more=lambda builder: _pivots(builder, piv, known[0]))  # fmt: skip
+    (found,) = evaluate(
+        call,
+        [factor],
+        [Result(factor.extent, factor.dtype, "F")],
+        build,
+        tile_size,
+        "lu inverse",
+        more=lambda builder: _pivots(builder, piv, known[0]),
+    )
     return found
 
 
@@ -77,8 +92,15 @@ def expression_of_chunks(call: Call, node: Expression, tile_size: int | None, ch
     def build(builder: Builder, places: list[int]) -> None:
         builder.assign(node, places[0])
 
-    (found,) = evaluate(call, distinct([node]), [Result(node.extent, node.dtype, node._order(), node.vector)], build,
-                        tile_size, call.routine.__name__, check_finite=check_finite)  # fmt: skip
+    (found,) = evaluate(
+        call,
+        distinct([node]),
+        [Result(node.extent, node.dtype, node._order(), node.vector)],
+        build,
+        tile_size,
+        call.routine.__name__,
+        check_finite=check_finite,
+    )
     return found
 
 
@@ -88,9 +110,16 @@ def inverse_of_chunks(call: Call, a: Any, tile_size: int | None, check_finite: b
 
 
 def solution_of_chunks(
-    routine: Any, a: Any, b: Any, assume: str, lower: bool, transposed: bool, check_finite: bool,
-    tile_size: int | None, how: Mapping[str, Any],
-) -> Any:  # fmt: skip
+    routine: Any,
+    a: Any,
+    b: Any,
+    assume: str,
+    lower: bool,
+    transposed: bool,
+    check_finite: bool,
+    tile_size: int | None,
+    how: Mapping[str, Any],
+) -> Any:
     """X with A X = B where one of them is a dask.array."""
     matrix: Expression = Leaf(a)
     right = Leaf(b, what="b")
@@ -99,6 +128,12 @@ def solution_of_chunks(
     if assume == "pos" and lower == transposed:  # the triangle that is read is the upper one
         matrix = Transposed.of(matrix, "C")
     node = Solution(matrix, right, assume)
-    call = frame_of(routine, distinct([node]), how.get("options", {}), backend=how["backend"],
-                    scheduler=how["scheduler"], workers=how["workers"])  # fmt: skip
+    call = frame_of(
+        routine,
+        distinct([node]),
+        how.get("options", {}),
+        backend=how["backend"],
+        scheduler=how["scheduler"],
+        workers=how["workers"],
+    )
     return call.result(expression_of_chunks(call, node, tile_size, check_finite))

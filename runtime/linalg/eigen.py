@@ -103,8 +103,17 @@ def eigh(
     >>> w.round(12)
     array([1., 3.])
     """
-    call = Call(eigh, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        eigh,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     w, vectors = _solved(call, lower, subset_by_index, check_finite, tile_size, band, True)
     found = call.result(w, vectors)
     return found if call.return_run else Eigh(*found)
@@ -148,8 +157,17 @@ def eigvalsh(
     >>> tw.eigvalsh(np.array([[2.0, 1.0], [1.0, 2.0]])).round(12)
     array([1., 3.])
     """
-    call = Call(eigvalsh, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        eigvalsh,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     w, _ = _solved(call, lower, subset_by_index, check_finite, tile_size, band, False)
     return call.result(w)
 
@@ -171,8 +189,9 @@ def _solved(
             raise ValueError(f"band={width} is wider than the tiles, of {nb} rows")
         width = band_width(n, nb, width)
         source = matrix.source(nb)
-        facts.update(shape=source.shape, dtype=str(matrix.dtype), tile_size=nb, lower=lower, band=width, low=low,
-                     high=high)  # fmt: skip
+        facts.update(
+            shape=source.shape, dtype=str(matrix.dtype), tile_size=nb, lower=lower, band=width, low=low, high=high
+        )
     target = place_for(call, matrix, (n, high - low), nb) if vectors else None
     if high == low:
         return np.zeros(0, _real(matrix.dtype)), vectors and columns_like(call, matrix, target)
@@ -196,6 +215,5 @@ def _checked_subset(subset: Any, n: int) -> tuple[int, int]:
         raise TypeError(f"subset_by_index must be two numbers, (first, last), not {subset!r}")
     low, high = (whole(place, "a number of subset_by_index") for place in subset)
     if not 0 <= low <= high < n:
-        raise ValueError(f"subset_by_index=({low}, {high}) is no part of the eigenvalues 0 to {n - 1}, first and "
-                         f"last")  # fmt: skip
+        raise ValueError(f"subset_by_index=({low}, {high}) is no part of the eigenvalues 0 to {n - 1}, first and last")
     return low, high + 1

@@ -112,8 +112,10 @@ def _not_finite(task: Task, store: Store, info: int) -> Exception:
 
 
 def _not_found(task: Task, store: Store, info: int) -> Exception:
-    return np.linalg.LinAlgError(f"{task}: LAPACK did not find all eigenvalues of the tridiagonal matrix, info "
-                                 f"{info}; one with NaN or infinities has none")  # fmt: skip
+    return np.linalg.LinAlgError(
+        f"{task}: LAPACK did not find all eigenvalues of the tridiagonal matrix, info "
+        f"{info}; one with NaN or infinities has none"
+    )
 
 
 def in_place(name: str, function: Any, **how: Any) -> Op:
@@ -183,8 +185,16 @@ def insert_band(g: TaskGraph, A: Handles, n: int, nb: int, b: int, dtype: str) -
         below = range(first, nt)
         offset = row - first * nb
         vs = [R(V[i, k]) for i in below]
-        g.insert(_weighted("panel", 6 * len(below) * part**2), [RW(A[i, J]) for i in below],
-                 [W(V[i, k]) for i in below], W(T[k]), offset, column - J * nb, width, on=A[first, J])  # fmt: skip
+        g.insert(
+            _weighted("panel", 6 * len(below) * part**2),
+            [RW(A[i, J]) for i in below],
+            [W(V[i, k]) for i in below],
+            W(T[k]),
+            offset,
+            column - J * nb,
+            width,
+            on=A[first, J],
+        )
         for i in below:
             tiles = [R(A[i, j] if j <= i else A[j, i]) for j in below]
             g.insert(_weighted("product", 6 * len(below) * part), tiles, vs, W(Y[i, k]), i - first, offset)
@@ -247,18 +257,27 @@ def insert_chase(
             if found is None:
                 continue
             pieces = range(found[0] // size, (found[1] - 1) // size + 1)
-            g.insert(_weighted("chase", _chase_weight(sweep * group, b, nb)), [RW(B[p]) for p in pieces],
-                     (W if fresh else RW)(H[q]), n, b, first, start, start + group, pieces[0] * size, on=B[0],
-                     label=(q, c))  # fmt: skip
+            g.insert(
+                _weighted("chase", _chase_weight(sweep * group, b, nb)),
+                [RW(B[p]) for p in pieces],
+                (W if fresh else RW)(H[q]),
+                n,
+                b,
+                first,
+                start,
+                start + group,
+                pieces[0] * size,
+                on=B[0],
+                label=(q, c),
+            )
             fresh = False
     return columns, H
 
 
 @graph_builder("eigh {n} x {n} tile_size={nb} band={b}", cache=16)
 def eigen_graph(
-    g: TaskGraph, n: int, nb: int, b: int, dtype: str, low: int, high: int, vectors: bool, conjugate: bool,
-    check: bool,
-) -> None:  # fmt: skip
+    g: TaskGraph, n: int, nb: int, b: int, dtype: str, low: int, high: int, vectors: bool, conjugate: bool, check: bool
+) -> None:
     """Eigenvalues ``low`` to ``high`` - 1 of the triangle ``S[i,j]``, n > 0: ``w``, and with vectors ``Z[i,c]``."""
     nt = -(-n // nb)
 
@@ -270,10 +289,21 @@ def eigen_graph(
     V, T = insert_band(g, A, n, nb, b, dtype)
 
     def fill_band(target: Handle, start: int, stop: int, on: Handle) -> None:
-        tiles = [(i, j) for j in range(start // nb, (stop - 1) // nb + 1) for i in range(j, nt)
-                 if i * nb <= min((j + 1) * nb, stop) - 1 + b]  # fmt: skip
-        g.insert(gather, [R(A[place]) for place in tiles], W(target), tuple((i * nb, j * nb) for i, j in tiles), start,
-                 b, on=on)  # fmt: skip
+        tiles = [
+            (i, j)
+            for j in range(start // nb, (stop - 1) // nb + 1)
+            for i in range(j, nt)
+            if i * nb <= min((j + 1) * nb, stop) - 1 + b
+        ]
+        g.insert(
+            gather,
+            [R(A[place]) for place in tiles],
+            W(target),
+            tuple((i * nb, j * nb) for i, j in tiles),
+            start,
+            b,
+            on=on,
+        )
 
     columns, H = insert_chase(g, n, nb, b, dtype, fill_band)
     real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
@@ -318,12 +348,26 @@ def insert_back(
         g.insert(compact, members, W(F[q]), W(U[q]), n, b, first, on=H[q])
     for x in X:
         for q, first in reversed(groups):
-            g.insert(_weighted("apply", 12 * (b + group) * group / nb**2 * bulge.blocks(n, b, first)), R(F[q]), R(U[q]),
-                     RW(x), n, b, first, label=(q, *x.index))  # fmt: skip
+            g.insert(
+                _weighted("apply", 12 * (b + group) * group / nb**2 * bulge.blocks(n, b, first)),
+                R(F[q]),
+                R(U[q]),
+                RW(x),
+                n,
+                b,
+                first,
+                label=(q, *x.index),
+            )
         for k, _, width, row in reversed(list(panels(n, nb, b))):
             below = range(row // nb, nt)
-            g.insert(_weighted("back", 12 * len(below) * width / nb), [R(V[i, k]) for i in below], R(T[k]), RW(x), row,
-                     label=(k, *x.index))  # fmt: skip
+            g.insert(
+                _weighted("back", 12 * len(below) * width / nb),
+                [R(V[i, k]) for i in below],
+                R(T[k]),
+                RW(x),
+                row,
+                label=(k, *x.index),
+            )
 
 
 def _scatter(x: Any, tiles: Sequence[Any]) -> None:

@@ -98,8 +98,16 @@ def compute(
         raise TypeError("compute takes expressions, and got none")
     nodes = [lazy(expression) for expression in expressions]
     leaves = distinct(nodes)
-    call = frame_of(compute, leaves, options, backend=backend, scheduler=scheduler, workers=workers,
-                 progress=progress, return_run=return_run)  # fmt: skip
+    call = frame_of(
+        compute,
+        leaves,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+    )
     results = [Result(node.extent, node.dtype, node._order(), node.vector) for node in nodes]
 
     def build(b: Builder, places: list[int]) -> None:
@@ -133,10 +141,16 @@ def _title(nodes: Sequence[Expression]) -> str:
 
 
 def evaluate(
-    call: Call, leaves: Sequence[Leaf], results: Sequence[Result], build: Callable[[Builder, list[int]], None],
-    tile_size: int | None, title: str, *, more: Callable[[Builder], dict[str, Any]] | None = None,
+    call: Call,
+    leaves: Sequence[Leaf],
+    results: Sequence[Result],
+    build: Callable[[Builder, list[int]], None],
+    tile_size: int | None,
+    title: str,
+    *,
+    more: Callable[[Builder], dict[str, Any]] | None = None,
     check_finite: bool = False,
-) -> list[Any]:  # fmt: skip
+) -> list[Any]:
     """Run what ``build`` inserts, and return the results in the kind of the first matrix.
 
     ``build(builder, places)`` gets the number of the value of each result. ``more(builder)`` is data beside the

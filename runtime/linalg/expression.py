@@ -100,8 +100,10 @@ class Expression:
 
     def _sum(self, other: Any, mine: complex, theirs: complex) -> Expression:
         if isinstance(other, numbers.Number):
-            raise TypeError(f"a matrix plus the number {other!r}: add it to what? A multiple of the identity is "
-                            f"number * tw.lazy(np.eye(n))")  # fmt: skip
+            raise TypeError(
+                f"a matrix plus the number {other!r}: add it to what? A multiple of the identity is "
+                f"number * tw.lazy(np.eye(n))"
+            )
         node = _operand(other, self)
         return NotImplemented if node is None else Sum.of([(mine, self), (theirs, node)])
 
@@ -195,7 +197,7 @@ class Leaf(Expression):
 
     def __init__(
         self, given: Any, what: str = "the matrix a", tile_size: int | None = None, option: str = "overwrite_a"
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.given, self.what, self.option = given, what, option
         self.matrix: Matrix | None = None
         if is_chunked(given):
@@ -308,8 +310,15 @@ class Sum(Expression):
         for factor, term in self.terms:
             inner = term._text(names)
             inner = f"({inner})" if isinstance(term, Product) and factor not in (1, -1) else inner
-            said.append(inner if factor == 1 else f"-{inner}" if factor == -1 else f"{factor:g} {inner}"
-                        if not isinstance(factor, complex) else f"{factor} {inner}")  # fmt: skip
+            said.append(
+                inner
+                if factor == 1
+                else f"-{inner}"
+                if factor == -1
+                else f"{factor:g} {inner}"
+                if not isinstance(factor, complex)
+                else f"{factor} {inner}"
+            )
         return " + ".join(said)
 
 

@@ -159,27 +159,51 @@ def tiled_cholesky(
     if precision is None and route is not None:
         raise ValueError(f"route={route!r} is for products with 16-bit operands; say which, such as precision='bf16'")
     outside = Outside(out, memory, checkpoint, resume, every, overwrite_out)
-    call = Call(tiled_cholesky, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        tiled_cholesky,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     if outside.used(a):
         outside.refuse("tiled_cholesky", precision=precision, overwrite_a=overwrite_a)
-        return cholesky_by_slabs(call, outside, a, lower=lower, tile_size=tile_size, rule=cholesky_tile_size,
-                                 check_finite=check_finite)  # fmt: skip
+        return cholesky_by_slabs(
+            call, outside, a, lower=lower, tile_size=tile_size, rule=cholesky_tile_size, check_finite=check_finite
+        )
     outside.check_fits(call, None if overwrite_a else a, "the factor")
     if call.on_device:
         if route is not None:
             raise ValueError(f"route={route!r} chooses kernels of the CPU; on {a.device} torch has one way")
         factor, _, _, call.record = device_factor(
-            a, precision, lower=lower, tile_size=tile_size, workers=workers, scheduler=scheduler,
-            backend=call.engine.name, route=route,
-        )  # fmt: skip
+            a,
+            precision,
+            lower=lower,
+            tile_size=tile_size,
+            workers=workers,
+            scheduler=scheduler,
+            backend=call.engine.name,
+            route=route,
+        )
         return call.result(factor)
     if precision is not None:
         return MixedProblem(call, precision, tile_size, route, lower=lower, overwrite=overwrite_a, finish=True).whole()
     return on_triangle(
-        call, cholesky, lower=lower, overwrite=overwrite_a, tile_size=tile_size, rule=cholesky_tile_size,
-        check_finite=check_finite, check="behind", width=_updates, levels=bottom_level,
-    )  # fmt: skip
+        call,
+        cholesky,
+        lower=lower,
+        overwrite=overwrite_a,
+        tile_size=tile_size,
+        rule=cholesky_tile_size,
+        check_finite=check_finite,
+        check="behind",
+        width=_updates,
+        levels=bottom_level,
+    )
 
 
 def _updates(nt: int) -> int:

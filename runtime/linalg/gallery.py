@@ -16,9 +16,16 @@ from tilewright.keywords import strict
 from tilewright.scalars import shown, whole
 
 __all__ = [
-    "FORMATS", "SPECTRA", "conditioned_general", "conditioned_spd", "hpl_mxp", "load_matrix", "load_sparse",
-    "random_spd", "spectrum",
-]  # fmt: skip
+    "FORMATS",
+    "SPECTRA",
+    "conditioned_general",
+    "conditioned_spd",
+    "hpl_mxp",
+    "load_matrix",
+    "load_sparse",
+    "random_spd",
+    "spectrum",
+]
 
 FORMATS = (".npy", ".npz", ".mtx")
 """Suffixes that `load_matrix` reads; ``.mtx`` may be compressed as ``.mtx.gz``."""

@@ -57,9 +57,17 @@ def mirrored(a: np.ndarray, lower: bool, conjugate: bool) -> np.ndarray:
 
 
 def solve_general(
-    routine: Any, a: Any, b: Any, precision: Any, refine: str, fallback: bool, check_finite: bool,
-    tile_size: int | None, runner: Runner, judge: bool,
-) -> tuple[Any, SolveInfo]:  # fmt: skip
+    routine: Any,
+    a: Any,
+    b: Any,
+    precision: Any,
+    refine: str,
+    fallback: bool,
+    check_finite: bool,
+    tile_size: int | None,
+    runner: Runner,
+    judge: bool,
+) -> tuple[Any, SolveInfo]:
     """x with A x = b, and how it was found.
 
     Real matrices in FP64 go the ladder; others have one factor, in the wider dtype of a and b or in FP64. ``judge``
@@ -81,8 +89,9 @@ def solve_general(
     if not isinstance(precision, str):
         raise ValueError("a PrecisionMap is for positive definite matrices; precision of a general one is a name")
     if refine not in ("auto", *FOR_GENERAL):
-        raise ValueError(f"refine={refine!r} is for positive definite matrices; a general one takes auto, "
-                         f"{' or '.join(FOR_GENERAL)}")  # fmt: skip
+        raise ValueError(
+            f"refine={refine!r} is for positive definite matrices; a general one takes auto, {' or '.join(FOR_GENERAL)}"
+        )
     with runner.engine.agreement() as facts:
         matrix = ByColumns(a, square=True)
         columns = RightHandSide(b, matrix.shape[0])
@@ -114,7 +123,7 @@ def solve_general(
 
 def _by_lu(
     routine: Any, a: Any, b: Any, precision: str, check_finite: bool, tile_size: int | None, runner: Runner, judge: bool
-) -> tuple[Any, SolveInfo]:  # fmt: skip
+) -> tuple[Any, SolveInfo]:
     """By one LU factor with partial pivoting, in the wider dtype of a and b or, unless "auto", in FP64."""
     began = perf_counter()
     if precision != "auto":
@@ -173,11 +182,18 @@ def _warn(info: SolveInfo) -> None:
     found = found if info.growth is None else f"growth {info.growth:.1e}, {found}"
     u = 2.0**-24 if info.dtype in ("float32", "complex64") else 2.0**-53
     if info.n and info.rcond is not None and not info.rcond >= 2 * u:
-        warnings.warn(f"the matrix is singular to working precision: {found}; the solution may have no correct digit",
-                      AccuracyWarning, stacklevel=4)  # fmt: skip
+        warnings.warn(
+            f"the matrix is singular to working precision: {found}; the solution may have no correct digit",
+            AccuracyWarning,
+            stacklevel=4,
+        )
     elif not info.hpl_mxp_residual <= 16:
-        warnings.warn(f"LU with partial pivoting is not stable for this matrix: {found}, backward error "
-                      f"{info.backward_error:.1e}", AccuracyWarning, stacklevel=4)  # fmt: skip
+        warnings.warn(
+            f"LU with partial pivoting is not stable for this matrix: {found}, backward error "
+            f"{info.backward_error:.1e}",
+            AccuracyWarning,
+            stacklevel=4,
+        )
 
 
 # ------------------------------------------------------------------ the ladder
@@ -202,18 +218,34 @@ class GeneralProblem(Problem):
     doubtful = "breakdown"
 
     def __init__(
-        self, routine: Any, matrix: ByColumns, columns: RightHandSide, precision: str, refine: str, fallback: bool,
-        check_finite: bool, tile_size: int | None, runner: Runner, pivoting: str = "partial",
-    ) -> None:  # fmt: skip
+        self,
+        routine: Any,
+        matrix: ByColumns,
+        columns: RightHandSide,
+        precision: str,
+        refine: str,
+        fallback: bool,
+        check_finite: bool,
+        tile_size: int | None,
+        runner: Runner,
+        pivoting: str = "partial",
+    ) -> None:
         array = matrix.array.to_numpy() if matrix.tiled else matrix.array
         self.routine, self.given, self.pivoting = routine, (matrix.given, columns.given), pivoting
         right = columns.columns
         if right.dtype.kind == "c":  # real and imaginary parts are right-hand sides of a real system
             right = np.concatenate([right.real, right.imag], axis=1)
         super().__init__(
-            np.ascontiguousarray(array, np.float64), right.astype(np.float64), precision, refine, fallback,
-            check_finite, True, tile_size, runner,
-        )  # fmt: skip
+            np.ascontiguousarray(array, np.float64),
+            right.astype(np.float64),
+            precision,
+            refine,
+            fallback,
+            check_finite,
+            True,
+            tile_size,
+            runner,
+        )
         self.tile_size = tile_size or mixed_lu_tile_size(self.n, self.workers)
         self.A = TiledMatrix.view(self.a, self.tile_size)
         self.info.structure = "gen"
@@ -262,9 +294,17 @@ class GeneralProblem(Problem):
     def _factor(self, rung: str) -> MixedLU:
         runner = self.runner
         return mixed_lu(
-            self.a, rung, self.scaling, pivoting=self.pivoting, tile_size=self.given_tile_size, workers=runner.workers,
-            scheduler=runner.scheduler, backend=runner.backend, progress=runner.progress, **runner.options,
-        )  # fmt: skip
+            self.a,
+            rung,
+            self.scaling,
+            pivoting=self.pivoting,
+            tile_size=self.given_tile_size,
+            workers=runner.workers,
+            scheduler=runner.scheduler,
+            backend=runner.backend,
+            progress=runner.progress,
+            **runner.options,
+        )
 
     def _take(self, system: Any, factor: MixedLU) -> None:
         system.take(factor)
@@ -274,7 +314,7 @@ class GeneralProblem(Problem):
         a, b = self.given
         self.answer, last = _by_lu(
             self.routine, a, b, "fp64", self.check_finite, self.given_tile_size, self.runner, True
-        )  # fmt: skip
+        )
         info, self.system = self.info, None
         info.path += last.path
         info.factor_run, info.growth, info.rcond = last.factor_run, last.growth, last.rcond

@@ -117,10 +117,15 @@ def device_factor(
     asked = precision if isinstance(precision, PrecisionMap) else PrecisionMap.uniform(nt, precision)
     if asked.nt != nt:
         raise ValueError(f"the PrecisionMap has {asked.nt} x {asked.nt} tiles, but there are {nt} x {nt} of {nb}")
-    computed = PrecisionMap(  # the switch makes FP32 products TF32: no conversion
-        [["fp32" if name == "tf32" else name for name in row] + [None] * (nt - len(row)) for row in asked.names]
-        if nt else [[]]
-    ) if "tf32" in asked.counts() else asked  # fmt: skip
+    computed = (
+        PrecisionMap(  # the switch makes FP32 products TF32: no conversion
+            [["fp32" if name == "tf32" else name for name in row] + [None] * (nt - len(row)) for row in asked.names]
+            if nt
+            else [[]]
+        )
+        if "tf32" in asked.counts()
+        else asked
+    )
     source = a if lower else a.mT
     L = torch.zeros((n, n), dtype=getattr(torch, computed.accumulate), device=a.device)
     d = torch.ones((n, 1), dtype=torch.float64, device=a.device)
@@ -146,18 +151,31 @@ def device_factor(
 
 
 def factor_on_device(
-    a: Any, precision: str | PrecisionMap, tile_size: int | None, workers: int | None, scheduler: str | Policy,
-    backend: str, shift: float | None, route: str | None = None,
-) -> MixedFactor:  # fmt: skip
+    a: Any,
+    precision: str | PrecisionMap,
+    tile_size: int | None,
+    workers: int | None,
+    scheduler: str | Policy,
+    backend: str,
+    shift: float | None,
+    route: str | None = None,
+) -> MixedFactor:
     """`tilewright.linalg.factor.mixed_factor` of a tensor on a device; L and scale stay there."""
     name = "map" if isinstance(precision, PrecisionMap) else precision
     asked = precision if isinstance(precision, PrecisionMap) else PrecisionMap.uniform(1, precision)
 
     def factor(tried: float) -> MixedFactor:
         L, d, found, record = device_factor(
-            a, precision, tile_size=tile_size, workers=workers, scheduler=scheduler, backend=backend, shift=tried,
-            finish=False, route=route,
-        )  # fmt: skip
+            a,
+            precision,
+            tile_size=tile_size,
+            workers=workers,
+            scheduler=scheduler,
+            backend=backend,
+            shift=tried,
+            finish=False,
+            route=route,
+        )
         return MixedFactor(L, d, tried, name, found, record)
 
     found, attempts = shifted(factor, shift, default_shift(asked))

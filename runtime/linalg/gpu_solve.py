@@ -69,13 +69,26 @@ class DeviceSystem(System):
     def use(self, L: Any, scale: Any, tile_size: int = 0, narrow: Any = None) -> None:
         torch = self.torch
         d = scale.reshape(self.n, 1)
-        vectors = {"B": self.b, "X": self.x, "R": self.r, "Z": self.z, "P": self.p, "V": self.v, "D": d,
-                   "W": torch.zeros_like(self.b, dtype=L.dtype), "S": self._small(3), "T": self._small(1)}  # fmt: skip
+        vectors = {
+            "B": self.b,
+            "X": self.x,
+            "R": self.r,
+            "Z": self.z,
+            "P": self.p,
+            "V": self.v,
+            "D": d,
+            "W": torch.zeros_like(self.b, dtype=L.dtype),
+            "S": self._small(3),
+            "T": self._small(1),
+        }
         self.data = {
-            "A": self.A, "F": self.diagonal, "L": {(0, 0): L}, "sizes": self._there[:3],
+            "A": self.A,
+            "F": self.diagonal,
+            "L": {(0, 0): L},
+            "sizes": self._there[:3],
             **{name: [vector] for name, vector in vectors.items()},
             **{name: self._there[k : k + 1] for name, k in self._names.items()},
-        }  # fmt: skip
+        }
         self.krylov = {name: {} for name in ("H", "Y")}
         self._krylov: dict[str, Any] = {name: {} for name in ("basis", "H", "parts", "Y")} | {"size": self._small(3)}
         self.bindings = Bindings(self.runner, self.data | self._krylov, (), ())
@@ -133,9 +146,18 @@ class DeviceProblem(Problem):
     """A `Problem` with tensors. Entries beyond 2^400 are not scaled: where that overflows, `AccuracyError` says so."""
 
     def __init__(
-        self, a: Any, b: Any, precision: Any, refine: str, fallback: bool, check_finite: bool, check_symmetric: bool,
-        lower: bool, tile_size: int | None, runner: Runner,
-    ) -> None:  # fmt: skip
+        self,
+        a: Any,
+        b: Any,
+        precision: Any,
+        refine: str,
+        fallback: bool,
+        check_finite: bool,
+        check_symmetric: bool,
+        lower: bool,
+        tile_size: int | None,
+        runner: Runner,
+    ) -> None:
         import torch
 
         if a.ndim != 2 or a.shape[0] != a.shape[1]:

@@ -14,7 +14,7 @@ _STEPS = 5
 
 def inverse_norm(
     solve: Callable[[np.ndarray], np.ndarray], adjoint: Callable[[np.ndarray], np.ndarray], n: int, dtype: Any
-) -> float:  # fmt: skip
+) -> float:
     """An estimate from below of ||A^-1||_1, mostly within a factor of 3 [1]_, [2]_; 0 where solves give NaN.
 
     3 to 11 solves.

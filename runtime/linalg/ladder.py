@@ -23,9 +23,21 @@ from tilewright.precision import FORMATS
 from tilewright.rates import Rates
 
 __all__ = [
-    "ON_CPU", "RUNGS", "Estimate", "Price", "cheapest", "estimate", "factor_seconds", "judge", "last_pivot", "price",
-    "rungs_from", "sample", "step_seconds", "stretches",
-]  # fmt: skip
+    "ON_CPU",
+    "RUNGS",
+    "Estimate",
+    "Price",
+    "cheapest",
+    "estimate",
+    "factor_seconds",
+    "judge",
+    "last_pivot",
+    "price",
+    "rungs_from",
+    "sample",
+    "step_seconds",
+    "stretches",
+]
 
 RUNGS = ("bf16", "bf16x3", "fp32", "fp64")
 
@@ -217,9 +229,13 @@ Seconds = Callable[[str, int, int, Rates], float]
 
 
 def cheapest(
-    guess: Estimate, n: int, workers: int, rates: Rates, available: tuple[str, ...] = ON_CPU,
+    guess: Estimate,
+    n: int,
+    workers: int,
+    rates: Rates,
+    available: tuple[str, ...] = ON_CPU,
     costs: tuple[Seconds, Seconds] | None = None,
-) -> Estimate:  # fmt: skip
+) -> Estimate:
     """Start on the rung with the least predicted time; of two that take as long, on the more exact one.
 
     ``costs`` are the seconds of a factor and of a step, by default `factor_seconds` and `step_seconds`.
@@ -227,10 +243,14 @@ def cheapest(
     factor, step = costs or (factor_seconds, step_seconds)
     prices = tuple(
         Price(
-            rung, factor(rung, n, workers, rates), step(rung, n, workers, rates),
-            guess.steps(rung, n) if guess.allows(rung) else 0, rates.reasons.get(rung, ""),
-        ) for rung in available
-    )  # fmt: skip
+            rung,
+            factor(rung, n, workers, rates),
+            step(rung, n, workers, rates),
+            guess.steps(rung, n) if guess.allows(rung) else 0,
+            rates.reasons.get(rung, ""),
+        )
+        for rung in available
+    )
     best = min(reversed(prices), key=lambda price: price.seconds)
     return replace(guess, rung=best.rung, prices=prices)
 

@@ -40,9 +40,15 @@ def residual_graph(g: TaskGraph, nt: int, nc: int) -> None:
 
 
 def solve_with(
-    pivoting: str, routine: Any, a: Any, b: Any, check_finite: bool, tile_size: int | None, how: dict[str, Any],
+    pivoting: str,
+    routine: Any,
+    a: Any,
+    b: Any,
+    check_finite: bool,
+    tile_size: int | None,
+    how: dict[str, Any],
     fall_back: Callable[[], Solution],
-) -> Solution:  # fmt: skip
+) -> Solution:
     """x with A x = b by LU with this pivoting, refined; ``fall_back()`` where that is not good enough.
 
     That is where a pivot is zero, growth is above 1 / (n u), refinement is slow, or A is singular to working precision.
@@ -73,7 +79,7 @@ def solve_with(
 
 def _refined(
     call: Call, factor: LUFactor, pivoting: str, a: Any, b: Any, check_finite: bool, how: dict[str, Any]
-) -> tuple[Attempt, Any, np.ndarray]:  # fmt: skip
+) -> tuple[Attempt, Any, np.ndarray]:
     """How it went, x in the shape of b, and the backward error of each column."""
     matrix, given = dense(a, "the matrix a"), dense(b, "b")
     n = len(matrix)

@@ -14,10 +14,26 @@ from tilewright.ops import geadd, lauum, matmul, rankk, rescale, retile, trmm, t
 from tilewright.scalars import flag, shown, whole
 
 __all__ = [
-    "Operand", "across", "added", "gemm", "gemm_graph", "lauum_graph", "letter", "lower_gram", "poinverse",
-    "potri_graph", "rank_k", "retiled", "scalar", "syrk_graph", "tri_multiply", "tri_solve", "trmm_graph", "trsm_graph",
+    "Operand",
+    "across",
+    "added",
+    "gemm",
+    "gemm_graph",
+    "lauum_graph",
+    "letter",
+    "lower_gram",
+    "poinverse",
+    "potri_graph",
+    "rank_k",
+    "retiled",
+    "scalar",
+    "syrk_graph",
+    "tri_multiply",
+    "tri_solve",
+    "trmm_graph",
+    "trsm_graph",
     "turned",
-]  # fmt: skip
+]
 
 _MOST_TASKS = 10**9
 
@@ -47,9 +63,16 @@ class Operand:
 
 
 def gemm(
-    g: TaskGraph, A: Operand, B: Operand, C: Handles, mt: int, nt: int, kt: int, alpha: complex = 1.0,
+    g: TaskGraph,
+    A: Operand,
+    B: Operand,
+    C: Handles,
+    mt: int,
+    nt: int,
+    kt: int,
+    alpha: complex = 1.0,
     beta: complex = 0.0,
-) -> None:  # fmt: skip
+) -> None:
     """Insert C := alpha op(A) op(B) + beta C, C of mt x nt tiles, kt of them along the sum [BLAS ?gemm]."""
     flags = A.flag + B.flag
     for i in range(mt):
@@ -58,14 +81,23 @@ def gemm(
                 g.insert(rescale, RW(C[i, j]) if beta else W(C[i, j]), beta)
             for k in range(kt):
                 write = RW if k or beta else W
-                g.insert(matmul, R(A[i, k]), R(B[k, j]), write(C[i, j]), flags, alpha, 1.0 if k else beta,
-                         label=(i, j, k))  # fmt: skip
+                g.insert(
+                    matmul, R(A[i, k]), R(B[k, j]), write(C[i, j]), flags, alpha, 1.0 if k else beta, label=(i, j, k)
+                )
 
 
 def rank_k(
-    g: TaskGraph, A: Operand, C: Handles, nt: int, kt: int, uplo: str = "L", conj: bool = False,
-    alpha: complex = 1.0, beta: complex = 0.0, fresh: bool = False,
-) -> None:  # fmt: skip
+    g: TaskGraph,
+    A: Operand,
+    C: Handles,
+    nt: int,
+    kt: int,
+    uplo: str = "L",
+    conj: bool = False,
+    alpha: complex = 1.0,
+    beta: complex = 0.0,
+    fresh: bool = False,
+) -> None:
     """Insert C := alpha op(A) op(A)^T + beta C on one triangle; with ``conj`` ^H for ^T [BLAS ?syrk, ?herk].
 
     ``fresh``: nothing is there in the other triangle that would have to stay.
@@ -82,8 +114,9 @@ def rank_k(
                 if i == j:
                     g.insert(rankk, R(A[i, k]), write(C[i, i]), uplo, A.flag, conj, alpha, factor, label=(i, k))
                 else:
-                    g.insert(matmul, R(A[i, k]), R(B[k, j]), write(C[i, j]), A.flag + B.flag, alpha, factor,
-                             label=(i, j, k))  # fmt: skip
+                    g.insert(
+                        matmul, R(A[i, k]), R(B[k, j]), write(C[i, j]), A.flag + B.flag, alpha, factor, label=(i, j, k)
+                    )
 
 
 def _forward(uplo: str, flag: str, side: str) -> bool:
@@ -97,9 +130,16 @@ def _blocks(X: Handles, c: int, left: bool) -> Callable[[int], Handle]:
 
 
 def tri_solve(
-    g: TaskGraph, T: Operand, X: Handles, nt: int, beside: int, side: str = "L", uplo: str = "L", diag: str = "N",
+    g: TaskGraph,
+    T: Operand,
+    X: Handles,
+    nt: int,
+    beside: int,
+    side: str = "L",
+    uplo: str = "L",
+    diag: str = "N",
     alpha: complex = 1.0,
-) -> None:  # fmt: skip
+) -> None:
     """Insert X := alpha op(T)^-1 X, or alpha X op(T)^-1 for ``side`` "R", T of nt x nt tiles [BLAS ?trsm].
 
     ``beside`` are the tile columns of X, or its tile rows.
@@ -119,9 +159,16 @@ def tri_solve(
 
 
 def tri_multiply(
-    g: TaskGraph, T: Operand, X: Handles, nt: int, beside: int, side: str = "L", uplo: str = "L", diag: str = "N",
+    g: TaskGraph,
+    T: Operand,
+    X: Handles,
+    nt: int,
+    beside: int,
+    side: str = "L",
+    uplo: str = "L",
+    diag: str = "N",
     alpha: complex = 1.0,
-) -> None:  # fmt: skip
+) -> None:
     """Insert X := alpha op(T) X, or alpha X op(T), in place; arguments as of `tri_solve` [BLAS ?trmm]."""
     left = side == "L"
     # a tile may be overwritten once no other needs it: the other way round than in a solve
@@ -170,16 +217,18 @@ def retiled(g: TaskGraph, A: Handles, shape: tuple[int, int], nb: int, B: Handle
             for p in range(rows.start // nb, (rows.stop - 1) // nb + 1):
                 for q in range(columns.start // nb, (columns.stop - 1) // nb + 1):
                     pieces.append(R(A[p, q]))
-                    places.append((
-                        rows.start - p * nb, columns.start - q * nb,
-                        (p + 1) * nb - rows.start, (q + 1) * nb - columns.start,
-                    ))  # fmt: skip
+                    places.append(
+                        (
+                            rows.start - p * nb,
+                            columns.start - q * nb,
+                            (p + 1) * nb - rows.start,
+                            (q + 1) * nb - columns.start,
+                        )
+                    )
             g.insert(retile, pieces, W(B[i, j]), tuple(places))
 
 
-def added(
-    g: TaskGraph, A: Operand, B: Handles, mt: int, nt: int, alpha: complex = 1.0, beta: complex = 0.0
-) -> None:  # fmt: skip
+def added(g: TaskGraph, A: Operand, B: Handles, mt: int, nt: int, alpha: complex = 1.0, beta: complex = 0.0) -> None:
     """Insert B := alpha op(A) + beta B."""
     for i in range(mt):
         for j in range(nt):
@@ -229,8 +278,9 @@ def _gemm_extents(mt: int, nt: int, kt: int, trans_a: str = "N", trans_b: str = 
     return {"A": _stored(mt, kt, trans_a), "B": _stored(kt, nt, trans_b), "C": (mt, nt)}
 
 
-@graph_builder("gemm mt={mt} nt={nt} kt={kt}", cache=8,
-               extents=lambda mt, nt, kt, ta, tb, *_: _gemm_extents(mt, nt, kt, ta, tb))  # fmt: skip
+@graph_builder(
+    "gemm mt={mt} nt={nt} kt={kt}", cache=8, extents=lambda mt, nt, kt, ta, tb, *_: _gemm_extents(mt, nt, kt, ta, tb)
+)
 def _gemm_graph(
     g: TaskGraph, mt: int, nt: int, kt: int, trans_a: str, trans_b: str, alpha: complex, beta: complex
 ) -> None:
@@ -261,8 +311,11 @@ def gemm_graph(
     return _gemm_graph(mt, nt, kt, trans_a, trans_b, scalar(alpha, "alpha"), scalar(beta, "beta"))
 
 
-@graph_builder("syrk nt={nt} kt={kt}", cache=8,
-               extents=lambda nt, kt, uplo, trans, *_: {"A": _stored(nt, kt, trans), "C": (nt, nt)})  # fmt: skip
+@graph_builder(
+    "syrk nt={nt} kt={kt}",
+    cache=8,
+    extents=lambda nt, kt, uplo, trans, *_: {"A": _stored(nt, kt, trans), "C": (nt, nt)},
+)
 def _syrk_graph(
     g: TaskGraph, nt: int, kt: int, uplo: str, trans: str, hermitian: bool, alpha: complex, beta: complex
 ) -> None:
@@ -271,9 +324,15 @@ def _syrk_graph(
 
 @strict
 def syrk_graph(
-    nt: int, kt: int, uplo: str = "L", trans: str = "N", *, hermitian: bool = False, alpha: complex = 1.0,
+    nt: int,
+    kt: int,
+    uplo: str = "L",
+    trans: str = "N",
+    *,
+    hermitian: bool = False,
+    alpha: complex = 1.0,
     beta: complex = 0.0,
-) -> TaskGraph:  # fmt: skip
+) -> TaskGraph:
     """The task graph of C := alpha op(A) op(A)^T + beta C on one triangle, ``A[i,k]``, ``C[i,j]``; ``hermitian``: ^H.
 
     nt kt rank-k updates of 3 units of nb^3/3 flops and nt (nt-1)/2 kt products of 6.
@@ -289,8 +348,9 @@ def syrk_graph(
     hermitian = flag(hermitian, "hermitian")
     whole(nt, "nt"), whole(kt, "kt")
     _tiles(nt * (nt + 1) // 2 * max(kt, 1), nt=nt, kt=kt)
-    return _syrk_graph(nt, kt, uplo, _rank_flag(trans, hermitian), hermitian, scalar(alpha, "alpha"),
-                       scalar(beta, "beta"))  # fmt: skip
+    return _syrk_graph(
+        nt, kt, uplo, _rank_flag(trans, hermitian), hermitian, scalar(alpha, "alpha"), scalar(beta, "beta")
+    )
 
 
 def _rank_flag(trans: str, hermitian: bool) -> str:
@@ -298,8 +358,11 @@ def _rank_flag(trans: str, hermitian: bool) -> str:
     return trans if trans == "N" else "C" if hermitian else "T"
 
 
-@graph_builder("{name} nt={nt} beside={beside}", cache=8, extents=lambda name, nt, beside, side, *_: {
-    "A": (nt, nt), "B": (nt, beside) if side == "L" else (beside, nt)})  # fmt: skip
+@graph_builder(
+    "{name} nt={nt} beside={beside}",
+    cache=8,
+    extents=lambda name, nt, beside, side, *_: {"A": (nt, nt), "B": (nt, beside) if side == "L" else (beside, nt)},
+)
 def _triangle_graph(
     g: TaskGraph, name: str, nt: int, beside: int, side: str, uplo: str, trans: str, diag: str, alpha: complex
 ) -> None:
@@ -319,9 +382,8 @@ def _checked_triangle(
 
 @strict
 def trsm_graph(
-    nt: int, beside: int, side: str = "L", uplo: str = "L", trans: str = "N", diag: str = "N", *,
-    alpha: complex = 1.0,
-) -> TaskGraph:  # fmt: skip
+    nt: int, beside: int, side: str = "L", uplo: str = "L", trans: str = "N", diag: str = "N", *, alpha: complex = 1.0
+) -> TaskGraph:
     """The task graph of B := alpha op(A)^-1 B, or alpha B op(A)^-1 for ``side`` "R", handles ``A[i,j]``, ``B[i,j]``.
 
     A has nt x nt tiles, of which one triangle is read, and B so many tile columns, or rows, ``beside`` it. beside nt
@@ -339,9 +401,8 @@ def trsm_graph(
 
 @strict
 def trmm_graph(
-    nt: int, beside: int, side: str = "L", uplo: str = "L", trans: str = "N", diag: str = "N", *,
-    alpha: complex = 1.0,
-) -> TaskGraph:  # fmt: skip
+    nt: int, beside: int, side: str = "L", uplo: str = "L", trans: str = "N", diag: str = "N", *, alpha: complex = 1.0
+) -> TaskGraph:
     """The task graph of B := alpha op(A) B, or alpha B op(A): see `trsm_graph`.
 
     Examples

@@ -91,8 +91,17 @@ def gemm(
     """
     trans_a, trans_b = letter(trans_a, "trans_a", "NTC"), letter(trans_b, "trans_b", "NTC")
     alpha, beta, overwrite = scalar(alpha, "alpha"), scalar(beta, "beta"), flag(overwrite_c, "overwrite_c")
-    call = Call(gemm, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        gemm,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     A, B, C = _leaves(call, ("a", call.a), ("b", b), ("c", c))
     if A is None or B is None:
         raise TypeError(f"the matrix {'a' if A is None else 'b'} is None")
@@ -106,8 +115,14 @@ def gemm(
     into = C if overwrite else None
     dtype = whole.dtype if into is None else _holds(into, whole.dtype)
     results = [Result(whole.extent, dtype, "C", whole.vector, into)]
-    found = evaluate(call, [leaf for leaf in (A, B, C) if leaf is not None and (leaf is not C or beta or overwrite)],
-                     results, lambda build, places: build.assign(whole, places[0]), tile_size, "gemm")  # fmt: skip
+    found = evaluate(
+        call,
+        [leaf for leaf in (A, B, C) if leaf is not None and (leaf is not C or beta or overwrite)],
+        results,
+        lambda build, places: build.assign(whole, places[0]),
+        tile_size,
+        "gemm",
+    )
     return call.result(*found)
 
 
@@ -144,8 +159,17 @@ def syrk(
     array([[ 5.,  0.],
            [11., 25.]])
     """
-    call = Call(syrk, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        syrk,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     return _rank_k(call, c, uplo, letter(trans, "trans", "NT"), False, alpha, beta, overwrite_c, tile_size)
 
 
@@ -183,15 +207,31 @@ def herk(
     for name, value in (("alpha", alpha), ("beta", beta)):
         if isinstance(scalar(value, name), complex):
             raise TypeError(f"{name} of a Hermitian matrix must be real, not {value!r}")
-    call = Call(herk, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        herk,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     return _rank_k(call, c, uplo, letter(trans, "trans", "NC"), True, alpha, beta, overwrite_c, tile_size)
 
 
 def _rank_k(
-    call: Call, c: Any, uplo: Any, trans: str, hermitian: bool, alpha: Any, beta: Any, overwrite: Any,
+    call: Call,
+    c: Any,
+    uplo: Any,
+    trans: str,
+    hermitian: bool,
+    alpha: Any,
+    beta: Any,
+    overwrite: Any,
     tile_size: int | None,
-) -> Any:  # fmt: skip
+) -> Any:
     uplo, overwrite = letter(uplo, "uplo", "LU"), flag(overwrite, "overwrite_c")
     alpha, beta = scalar(alpha, "alpha"), scalar(beta, "beta")
     A, C = _leaves(call, ("a", call.a), ("c", c))
@@ -223,8 +263,9 @@ def _rank_k(
         b.step("rankk", (flagged, Ref(place)), uplo, hermitian, alpha, beta, False)
 
     leaves = [A] if C is None else [A, C]
-    found = evaluate(call, leaves, [Result((n, n), dtype, into=into)], build, tile_size,
-                     "herk" if hermitian else "syrk")  # fmt: skip
+    found = evaluate(
+        call, leaves, [Result((n, n), dtype, into=into)], build, tile_size, "herk" if hermitian else "syrk"
+    )
     return call.result(*found)
 
 
@@ -287,8 +328,17 @@ def trsm(
     >>> tw.trsm(np.array([[2.0, 0.0], [1.0, 4.0]]), np.array([2.0, 9.0]))
     array([1., 2.])
     """
-    call = Call(trsm, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        trsm,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     return _triangular(call, "trsm", b, side, uplo, trans, diag, alpha, overwrite_b, tile_size)
 
 
@@ -322,15 +372,32 @@ def trmm(
     >>> tw.trmm(np.array([[2.0, 7.0], [1.0, 4.0]]), np.array([1.0, 2.0]))
     array([2., 9.])
     """
-    call = Call(trmm, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        trmm,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     return _triangular(call, "trmm", b, side, uplo, trans, diag, alpha, overwrite_b, tile_size)
 
 
 def _triangular(
-    call: Call, step: str, b: Any, side: Any, uplo: Any, trans: Any, diag: Any, alpha: Any, overwrite: Any,
+    call: Call,
+    step: str,
+    b: Any,
+    side: Any,
+    uplo: Any,
+    trans: Any,
+    diag: Any,
+    alpha: Any,
+    overwrite: Any,
     tile_size: int | None,
-) -> Any:  # fmt: skip
+) -> Any:
     side, uplo = letter(side, "side", "LR"), letter(uplo, "uplo", "LU")
     trans, diag = letter(trans, "trans", "NTC"), letter(diag, "diag", "NU")
     alpha, overwrite = scalar(alpha, "alpha"), flag(overwrite, "overwrite_b")
@@ -343,8 +410,10 @@ def _triangular(
     if B.vector and side == "R":
         raise ValueError("b must be a matrix for side 'R', not a vector")
     if B.extent[0 if side == "L" else 1] != n:
-        raise ValueError(f"b has {B.extent[0 if side == 'L' else 1]} {'rows' if side == 'L' else 'columns'}, "
-                         f"but the matrix a is of order {n}")  # fmt: skip
+        raise ValueError(
+            f"b has {B.extent[0 if side == 'L' else 1]} {'rows' if side == 'L' else 'columns'}, "
+            f"but the matrix a is of order {n}"
+        )
     weights = [1j] * isinstance(alpha, complex)
     dtype = factor_dtype(np.result_type(A.dtype, B.dtype, *weights))
     if overwrite and B.vector:
@@ -424,8 +493,17 @@ def lauum(
     array([[5., 0.],
            [3., 9.]])
     """
-    call = Call(lauum, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        lauum,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     return _of_triangle(call, lower_gram, uplo, overwrite_a, check_finite, tile_size, False)
 
 
@@ -460,8 +538,17 @@ def potri(
     array([[ 5.,  0.],
            [-2.,  4.]])
     """
-    call = Call(potri, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        potri,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     return _of_triangle(call, poinverse, uplo, overwrite_a, check_finite, tile_size, True)
 
 
@@ -471,7 +558,14 @@ def _of_triangle(
     lower = letter(uplo, "uplo", "LU") == "L"
     overwrite, check_finite = flag(overwrite, "overwrite_a"), flag(check_finite, "check_finite")
     return on_triangle(
-        call, loop, lower=lower, overwrite=overwrite, tile_size=tile_size, rule=cholesky_tile_size,
-        check_finite=check_finite, check="before", width=lambda nt: nt * (nt + 1) // 2,
+        call,
+        loop,
+        lower=lower,
+        overwrite=overwrite,
+        tile_size=tile_size,
+        rule=cholesky_tile_size,
+        check_finite=check_finite,
+        check="before",
+        width=lambda nt: nt * (nt + 1) // 2,
         first=(lambda matrix: matrix.check_diagonal("the factor a")) if regular else None,
-    )  # fmt: skip
+    )

@@ -53,9 +53,16 @@ spread = in_place("spread", _spread, weight=0)
 
 @graph_builder("svd_lowrank {shape} tile_size={nb} k={k}", cache=16)
 def lowrank_graph(
-    g: TaskGraph, shape: tuple[int, int], nb: int, k: int, thin: int, power: int, dtype: str, check: bool,
+    g: TaskGraph,
+    shape: tuple[int, int],
+    nb: int,
+    k: int,
+    thin: int,
+    power: int,
+    dtype: str,
+    check: bool,
     ranks: int = 1,
-) -> None:  # fmt: skip
+) -> None:
     """Singular values and vectors of ``S[i,j]``, from random blocks ``G[j]``: ``s``, ``U[i,c]``, ``V[c,j]``.
 
     A visit of the tiles for each X := A^H (A X), of which there are ``power`` + 1, and one for A X at last.
@@ -82,8 +89,15 @@ def lowrank_graph(
     X = [G[j] for j in range(nt)]
     for p in range(power + 1):
         for i in range(mt):
-            g.insert(both, [R(S[i, j]) for j in range(nt)], R(exponent), [R(x) for x in X],
-                     [W(P[i, j, p]) for j in range(nt)], label=(i, p), on=S[i, 0])  # fmt: skip
+            g.insert(
+                both,
+                [R(S[i, j]) for j in range(nt)],
+                R(exponent),
+                [R(x) for x in X],
+                [W(P[i, j, p]) for j in range(nt)],
+                label=(i, p),
+                on=S[i, 0],
+            )
         for j in range(nt):
             g.insert(add, [R(P[i, j, p]) for i in range(mt)], W(Z[j, p]))
             g.insert(leaf, RW(Z[j, p]), W(F[j, p]))
@@ -96,9 +110,16 @@ def lowrank_graph(
 
 
 def _last(
-    g: TaskGraph, S: Handles, exponent: Handle, X: list[Handle], shape: tuple[int, int], nb: int, k: int, thin: int,
+    g: TaskGraph,
+    S: Handles,
+    exponent: Handle,
+    X: list[Handle],
+    shape: tuple[int, int],
+    nb: int,
+    k: int,
+    thin: int,
     dtype: str,
-) -> None:  # fmt: skip
+) -> None:
     """Insert A X = U diag(s) turn, and V^H = turn X^H."""
     (m, n), mt, nt = shape, -(-shape[0] // nb), -(-shape[1] // nb)
 
@@ -115,8 +136,16 @@ def _last(
     for i in range(mt):
         g.insert(there, [R(S[i, j]) for j in range(nt)], R(exponent), [R(x) for x in X], W(Y[i, 0]), label=(i,))
         g.insert(leaf, RW(Y[i, 0]), W(F[i, 0]))
-    g.insert(top, [R(F[i, 0]) for i in range(mt)], R(exponent), [W(C[i, 0]) for i in range(mt)], W(s), W(turn),
-             on=s, label=())  # fmt: skip
+    g.insert(
+        top,
+        [R(F[i, 0]) for i in range(mt)],
+        R(exponent),
+        [W(C[i, 0]) for i in range(mt)],
+        W(s),
+        W(turn),
+        on=s,
+        label=(),
+    )
     U, V = g.handles("U"), g.handles("V")
     across = range(-(-k // nb))
     for i in range(mt):
@@ -208,8 +237,17 @@ def svd_lowrank(
     """
     power, more = whole(power_iters, "power_iters", 0, 1000), whole(oversample, "oversample", 0)
     seed, k, check_finite = whole(seed, "seed", 0), positive(k, "k"), flag(check_finite, "check_finite")
-    call = Call(svd_lowrank, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        svd_lowrank,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     with call.agreement() as facts:
         matrix = call.matrix()
         m, n = matrix.shape

@@ -139,12 +139,19 @@ def _tall(call: Call, b: Any, cond: Any, driver: str, tree: Any, check: bool, ti
         facts.update(plan._asdict(), b=columns.shape)
     B = columns.tiles(plan.height, plan.width)
     m, n, k, width = plan.m, plan.n, columns.count, plan.width
-    U, Y, N = (cut(np.zeros(shape, kind, "F"), height, width) for shape, height, kind in (
-        ((n, n), width, dtype), ((n, k), width, dtype), ((plan.mt, k), 1, "float64")))  # fmt: skip
+    U, Y, N = (
+        cut(np.zeros(shape, kind, "F"), height, width)
+        for shape, height, kind in (((n, n), width, dtype), ((n, k), width, dtype), ((plan.mt, k), 1, "float64"))
+    )
     data = {
-        "source": matrix.tiles, "A": matrix.new((m, n), plan.height, width, dtype), "R": U, "B": B,
-        "X": columns.new(m, plan.height, width, dtype), "Y": Y, "N": N,
-    }  # fmt: skip
+        "source": matrix.tiles,
+        "A": matrix.new((m, n), plan.height, width, dtype),
+        "R": U,
+        "B": B,
+        "X": columns.new(m, plan.height, width, dtype),
+        "Y": Y,
+        "N": N,
+    }
 
     def first() -> None:
         matrix.check_finite()
@@ -176,9 +183,7 @@ def _wide(call: Call, b: Any, cond: Any, driver: str, tree: Any, check: bool, ti
     return like(x.reshape(n, *columns.shape[1:]), call.a, b), np.zeros(0, x.real.dtype), rank, s
 
 
-def _small(
-    a: np.ndarray, b: np.ndarray, cond: Any, driver: str
-) -> tuple[np.ndarray, int, np.ndarray | None]:  # fmt: skip
+def _small(a: np.ndarray, b: np.ndarray, cond: Any, driver: str) -> tuple[np.ndarray, int, np.ndarray | None]:
     """The same for a square matrix, by LAPACK."""
     from scipy.linalg import lstsq as in_scipy
 

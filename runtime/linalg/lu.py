@@ -58,9 +58,18 @@ _FED_BY_ONE = 16  # workers that panels of one task keep busy
 
 @lru_cache(maxsize=32)
 def _factor_graph(
-    shape: tuple[int, int], nb: int, pivoting: str, update: str, in_place: bool, check: bool, dtype: str,
-    ranks: int = 1, leaf: int = 1, panel: str = "single", threshold: float = 1.0,
-) -> TaskGraph:  # fmt: skip
+    shape: tuple[int, int],
+    nb: int,
+    pivoting: str,
+    update: str,
+    in_place: bool,
+    check: bool,
+    dtype: str,
+    ranks: int = 1,
+    leaf: int = 1,
+    panel: str = "single",
+    threshold: float = 1.0,
+) -> TaskGraph:
     """The graph behind `lu_factor`: tiles are copied and measured, then factored; ``D[k]`` is the diagonal of U."""
     m, n = shape
     mt, nt = -(-m // nb), -(-n // nb)
@@ -172,9 +181,16 @@ class LUFactor:
     """
 
     def __init__(
-        self, lu: Any, piv: np.ndarray, diagonal: np.ndarray, norms: tuple[float, float, float], tile_size: int,
-        run: Run | None, how: dict[str, Any], butterflies: Butterflies | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        lu: Any,
+        piv: np.ndarray,
+        diagonal: np.ndarray,
+        norms: tuple[float, float, float],
+        tile_size: int,
+        run: Run | None,
+        how: dict[str, Any],
+        butterflies: Butterflies | None = None,
+    ) -> None:
         self.butterflies = butterflies
         self.lu, self.piv, self.norms, self.tile_size, self.run = lu, piv, norms, tile_size, run
         self._diagonal, self._how = diagonal, how
@@ -319,13 +335,17 @@ class LUFactor:
 
     def _check_own(self, what: str) -> None:
         if self.butterflies is not None:
-            raise ValueError(f"{what} of a factor with butterflies is that of U^T A V, not of A; call its solve, inv, "
-                             f"det or slogdet, or factor with pivoting='partial'")  # fmt: skip
+            raise ValueError(
+                f"{what} of a factor with butterflies is that of U^T A V, not of A; call its solve, inv, "
+                f"det or slogdet, or factor with pivoting='partial'"
+            )
 
     def _check_norms(self, what: str) -> None:
         if np.isnan(self.norms).all() and len(self.piv):
-            raise ValueError(f"{what} needs norms of the matrix, which was overwritten and not looked at; pass "
-                             f"check_finite=True or overwrite_a=False")  # fmt: skip
+            raise ValueError(
+                f"{what} needs norms of the matrix, which was overwritten and not looked at; pass "
+                f"check_finite=True or overwrite_a=False"
+            )
 
     def _check_square(self, what: str) -> None:
         if self.shape[0] != self.shape[1]:
@@ -472,8 +492,17 @@ def lu_factor(
     """
     overwrite_a = flag(overwrite_a, "overwrite_a")
     outside = Outside(out, memory, checkpoint, resume, every, overwrite_out)
-    call = Call(lu_factor, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        lu_factor,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     if outside.used(a):
         factor = _factor_outside(
             call, outside, a, overwrite_a, check_finite, pivoting, tile_size, update, panel, threshold
@@ -496,9 +525,17 @@ def _warn_singular(info: int, level: int = 3) -> None:
 
 
 def factor_with(
-    call: Call, overwrite: Any, check_finite: Any, pivoting: str | None, tile_size: int | None, update: str | None,
-    panel: str | None = None, threshold: float | None = None, *, square: bool = False,
-) -> LUFactor:  # fmt: skip
+    call: Call,
+    overwrite: Any,
+    check_finite: Any,
+    pivoting: str | None,
+    tile_size: int | None,
+    update: str | None,
+    panel: str | None = None,
+    threshold: float | None = None,
+    *,
+    square: bool = False,
+) -> LUFactor:
     """The factor of the call's matrix."""
     overwrite, check_finite = flag(overwrite, "overwrite_a"), flag(check_finite, "check_finite")
     if pivoting is not None:
@@ -523,15 +560,32 @@ def factor_with(
         leaf = source.mt if ranks > 1 else 4
         dealt = 1 if update == "column" and pivoting in COLUMN else ranks
         panel = _chosen_panel(panel, pivoting, workers, ranks)
-        facts.update(shape=source.shape, dtype=str(matrix.dtype), tile_size=nb, overwrite_a=overwrite, update=update,
-                     pivoting=pivoting, panel=panel, threshold=tau)  # fmt: skip
+        facts.update(
+            shape=source.shape,
+            dtype=str(matrix.dtype),
+            tile_size=nb,
+            overwrite_a=overwrite,
+            update=update,
+            pivoting=pivoting,
+            panel=panel,
+            threshold=tau,
+        )
         if check_finite and matrix.in_place and call.has_data:
             matrix.check_finite()
     target = matrix.target()
     graph = _factor_graph(
-        matrix.shape, nb, pivoting, update, matrix.in_place, check_finite, str(matrix.dtype), dealt, max(leaf, 1),
-        panel, tau,
-    )  # fmt: skip
+        matrix.shape,
+        nb,
+        pivoting,
+        update,
+        matrix.in_place,
+        check_finite,
+        str(matrix.dtype),
+        dealt,
+        max(leaf, 1),
+        panel,
+        tau,
+    )
     data = {"A": target} if matrix.in_place else {"A": target, "S": source}
     butterflies = None
     if pivoting == "butterfly":
@@ -558,18 +612,29 @@ def _chosen_panel(panel: str | None, pivoting: str, workers: int, ranks: int) ->
     """As given, or recursive for more workers than a single panel feeds; ValueError where there is no other."""
     possible = pivoting in COLUMN and ranks == 1
     if panel == "recursive" and not possible:
-        raise ValueError(f"panel='recursive' is for pivoting {' and '.join(COLUMN)} in one process, not for {pivoting} "
-                         f"on {ranks} rows of ranks")  # fmt: skip
+        raise ValueError(
+            f"panel='recursive' is for pivoting {' and '.join(COLUMN)} in one process, not for {pivoting} "
+            f"on {ranks} rows of ranks"
+        )
     if panel is None:
         return "recursive" if possible and workers > _FED_BY_ONE else "single"
     return panel
 
 
 def _factor_outside(
-    call: Call, outside: Outside, a: Any, overwrite: Any, check_finite: Any, pivoting: str | None,
-    tile_size: int | None, update: str | None, panel: str | None = None, threshold: float | None = None, *,
+    call: Call,
+    outside: Outside,
+    a: Any,
+    overwrite: Any,
+    check_finite: Any,
+    pivoting: str | None,
+    tile_size: int | None,
+    update: str | None,
+    panel: str | None = None,
+    threshold: float | None = None,
+    *,
     square: bool = False,
-) -> LUFactor:  # fmt: skip
+) -> LUFactor:
     """The factor of a matrix on a disk, or with a checkpoint."""
     overwrite, check_finite = flag(overwrite, "overwrite_a"), flag(check_finite, "check_finite")
     if pivoting is not None and choice(pivoting, "pivoting", PIVOTING) != "partial":
@@ -582,13 +647,16 @@ def _factor_outside(
         outside.refuse("lu_factor", threshold=threshold)
     outside.refuse("lu_factor", overwrite_a=overwrite)
     parts, tiling = lu_by_slabs(
-        call, outside, a, tile_size=tile_size, rule=lambda k, workers: lu_plan(k, workers, True)[0],
-        check_finite=check_finite, square=square,
-    )  # fmt: skip
+        call,
+        outside,
+        a,
+        tile_size=tile_size,
+        rule=lambda k, workers: lu_plan(k, workers, True)[0],
+        check_finite=check_finite,
+        square=square,
+    )
     norms = _norms(parts.sizes, tiling)
-    how: dict[str, Any] = {
-        "backend": call.engine.name, "scheduler": "critical-path", "workers": None, "options": {},
-    }  # fmt: skip
+    how: dict[str, Any] = {"backend": call.engine.name, "scheduler": "critical-path", "workers": None, "options": {}}
     return LUFactor(parts.lu, parts.piv, parts.diagonal, norms, parts.tile_size, call.record, how)
 
 
@@ -675,8 +743,16 @@ def lu_solve(
     if butterflies is not None and tile_size not in (None, known):
         raise ValueError(f"tile_size of a factor with butterflies is its own, {known}, not {shown(tile_size)}")
     given = given.compute() if butterflies is not None and is_chunked(given) else given
-    call = Call(lu_solve, given, options, backend=backend, scheduler=scheduler, workers=workers,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        lu_solve,
+        given,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        return_run=return_run,
+        chunks=True,
+    )
     if call.chunked:
         piv = _checked_pivots(np.asarray(piv), given.shape[0], True)
         size = known if tile_size is None else tile_size
@@ -703,8 +779,11 @@ def lu_solve(
         data["piv"] = [piv[k : k + nb] - np.int32(k) for k in range(0, n, nb)]
     else:
         data["W"] = butterflies.parts()
-    call.run(solve_graph(factor.nt, X.nt, int(trans), check_finite, butterflies is not None), data,
-             first=columns.check_finite if check_finite else None)  # fmt: skip
+    call.run(
+        solve_graph(factor.nt, X.nt, int(trans), check_finite, butterflies is not None),
+        data,
+        first=columns.check_finite if check_finite else None,
+    )
     return call.result(columns.result(X, given))
 
 
@@ -822,15 +901,14 @@ def inv(
     array([[ 2.  , -0.5 ],
            [-0.5 ,  0.25]])
     """
-    call = Call(inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run,
-                chunks=True)  # fmt: skip
+    call = Call(
+        inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run, chunks=True
+    )
     if call.chunked and pivoting in (None, "partial"):
         if flag(overwrite_a, "overwrite_a"):
             raise ValueError("a dask.array cannot be overwritten; pass overwrite_a=False")
         return call.result(inverse_of_chunks(call, a, tile_size, flag(check_finite, "check_finite")))
-    factor = factor_with(
-        call, overwrite_a, check_finite, pivoting, tile_size, None, threshold=threshold, square=True
-    )  # fmt: skip
+    factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, None, threshold=threshold, square=True)
     factor.check_regular()
     return call.result(like(_inverse(factor, call), call.a))
 

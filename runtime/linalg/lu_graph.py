@@ -28,13 +28,23 @@ from tilewright.ops import (
     trsm2,
     trsmn,
     trsmu,
-)  # fmt: skip
+)
 from tilewright.scalars import choice, positive, real, whole
 
 __all__ = [
-    "COLUMN", "LEAVES", "PANELS", "PIVOTING", "THRESHOLD", "UPDATES", "bottom_level", "checked_threshold", "lu_graph",
-    "lu_partial", "lu_plain", "task_count",
-]  # fmt: skip
+    "COLUMN",
+    "LEAVES",
+    "PANELS",
+    "PIVOTING",
+    "THRESHOLD",
+    "UPDATES",
+    "bottom_level",
+    "checked_threshold",
+    "lu_graph",
+    "lu_partial",
+    "lu_plain",
+    "task_count",
+]
 
 PIVOTING = ("partial", "threshold", "tournament", "none", "butterfly")
 COLUMN = ("partial", "threshold")
@@ -50,9 +60,15 @@ _MOST_TASKS = 10**9
 
 
 def lu_partial(
-    g: TaskGraph, A: Handles, piv: Handles, mt: int, nt: int, update: str = "tile", panel: str = "single",
+    g: TaskGraph,
+    A: Handles,
+    piv: Handles,
+    mt: int,
+    nt: int,
+    update: str = "tile",
+    panel: str = "single",
     threshold: float = 1.0,
-) -> None:  # fmt: skip
+) -> None:
     """Insert the right-looking tiled LU factorisation with partial pivoting, in place [1]_, [2]_.
 
     The pivot of a column may be any row below, so a panel is one task over all tiles of its block column. Rows of
@@ -105,9 +121,16 @@ def _recursive_panel(g: TaskGraph, A: Handles, piv: Handles, k: int, mt: int, sh
 
 
 def lu_across(
-    g: TaskGraph, A: Handles, piv: Handles, up: Handles, mt: int, nt: int, ranks: int, panel: Any = None,
+    g: TaskGraph,
+    A: Handles,
+    piv: Handles,
+    up: Handles,
+    mt: int,
+    nt: int,
+    ranks: int,
+    panel: Any = None,
     threshold: float = 1.0,
-) -> None:  # fmt: skip
+) -> None:
     """Insert the same for tile rows that lie on ``ranks`` ranks in turn, as in a block-cyclic distribution.
 
     In each exchange a rank sends the rank of the panel's first tile what rises there, and gets what falls: two messages
@@ -306,8 +329,9 @@ def lu_graph(
                 f"shape {shape[0]} x {shape[1]} in tiles of tile_size={tile_size} is not {mt} x {nt} tiles"
             )
     if panel == "recursive" and (pivoting not in COLUMN or ranks > 1):
-        raise ValueError(f"panel='recursive' is for pivoting {' and '.join(COLUMN)} on one rank, not for "
-                         f"{pivoting} on {ranks}")  # fmt: skip
+        raise ValueError(
+            f"panel='recursive' is for pivoting {' and '.join(COLUMN)} on one rank, not for {pivoting} on {ranks}"
+        )
     if pivoting == "butterfly" and (mt != nt or (shape is not None and shape[0] != shape[1])):
         raise ValueError(f"pivoting='butterfly' is for square matrices, not for {mt} x {nt} tiles")
     if (count := task_count(mt, nt, pivoting, update, panel)) > _MOST_TASKS:
@@ -348,10 +372,20 @@ def _lu_graph(mt: int, nt: int, pivoting: str, update: str, ranks: int, leaf: in
 
 
 def insert_lu(
-    g: TaskGraph, A: Handles, mt: int, nt: int, pivoting: str, update: str, ranks: int = 1, leaf: int = 1,
-    shape: tuple[int, int] | None = None, tile_size: int | None = None, dtype: str = "float64", panel: str = "single",
+    g: TaskGraph,
+    A: Handles,
+    mt: int,
+    nt: int,
+    pivoting: str,
+    update: str,
+    ranks: int = 1,
+    leaf: int = 1,
+    shape: tuple[int, int] | None = None,
+    tile_size: int | None = None,
+    dtype: str = "float64",
+    panel: str = "single",
     threshold: float = 1.0,
-) -> None:  # fmt: skip
+) -> None:
     """Insert one of these factorisations, with rooms for all but A and the butterflies where sizes are known."""
     if pivoting == "butterfly":
         W = g.handles("W")
@@ -429,7 +463,7 @@ def _panel_levels(mt: int, nt: int, pivoting: str, update: str, panel: str) -> l
 
 def bottom_level(
     task: Task, mt: int, nt: int, pivoting: str = "partial", update: str = "tile", panel: str = "single"
-) -> float:  # fmt: skip
+) -> float:
     """Length of the longest path from a task of `lu_graph` to the end, in units of nb^3/3 flops. O(1).
 
     A block column j waits for its updates one after the other, and then its panel goes on. With weights getrf(k) =

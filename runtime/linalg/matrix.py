@@ -17,9 +17,15 @@ from tilewright.scalars import positive
 from tilewright.tiles import TiledMatrix
 
 __all__ = [
-    "Matrix", "Triangle", "check_finite", "check_finite_lower", "factor_dtype", "first_not_finite",
-    "is_device_tensor", "is_tensor",
-]  # fmt: skip
+    "Matrix",
+    "Triangle",
+    "check_finite",
+    "check_finite_lower",
+    "factor_dtype",
+    "first_not_finite",
+    "is_device_tensor",
+    "is_tensor",
+]
 
 
 _KEPT = 1 << 25  # bytes; beyond, a triangle that nobody writes is worth more than pages that are there
@@ -45,7 +51,7 @@ class Matrix:
 
     def __init__(
         self, a: Any, *, overwrite: bool = False, what: str = "the matrix a", option: str = "overwrite_a"
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.given, self.what = a, what
         self.tiled = isinstance(a, TiledMatrix)
         self.tensor = is_tensor(a)

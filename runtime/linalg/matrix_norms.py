@@ -74,8 +74,9 @@ def norm(
         if return_run:
             raise ValueError(f"ord={ord!r} is computed by NumPy: there is no run to return")
         return np.float64(np.linalg.norm(numbers(a, "the matrix a"), ord))
-    call = Call(norm, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run,
-                chunks=True)  # fmt: skip
+    call = Call(
+        norm, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run, chunks=True
+    )
     with call.agreement() as facts:
         matrix = call.by_columns()
         A = matrix.source(call.tile_size(tile_size, matrix, lambda k, workers: lu_plan(k, workers, True)[0]))

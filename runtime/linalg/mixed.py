@@ -133,9 +133,18 @@ class MixedProblem:
     """One matrix to factor in one precision: checked arguments, the graph, the buffers."""
 
     def __init__(
-        self, call: Call, precision: str | PrecisionMap, tile_size: int | None, route: str | None, *, finish: bool,
-        lower: bool = True, overwrite: bool = False, norms: bool = False, in_tiles: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        call: Call,
+        precision: str | PrecisionMap,
+        tile_size: int | None,
+        route: str | None,
+        *,
+        finish: bool,
+        lower: bool = True,
+        overwrite: bool = False,
+        norms: bool = False,
+        in_tiles: bool = False,
+    ) -> None:
         self.call = call
         with call.agreement() as facts:
             self.matrix = matrix = call.triangle(lower=lower, overwrite=overwrite and call.chunked)
@@ -149,8 +158,13 @@ class MixedProblem:
             self.name = "map" if isinstance(precision, PrecisionMap) else precision
             self.precision = fitting_map(precision, matrix.n, self.tile_size)
             routes = chosen_routes(self.precision, route)
-            facts.update(shape=self.source.shape, dtype=str(matrix.dtype), tile_size=self.tile_size,
-                         precision=self.precision.names, routes=routes)  # fmt: skip
+            facts.update(
+                shape=self.source.shape,
+                dtype=str(matrix.dtype),
+                tile_size=self.tile_size,
+                precision=self.precision.names,
+                routes=routes,
+            )
         self.scales = self.precision.single is not FORMATS["fp64"]
         self.norms, self.finish = norms and self.scales, finish
         self.in_tiles = in_tiles and call.here and self.precision.accumulate == "float32"
@@ -177,10 +191,11 @@ class MixedProblem:
         else:
             data["L"] = whole
             data["A"] = {
-                (i, j): whole[i, j] if (f := precision[i, j]).accumulate == precision.accumulate
+                (i, j): whole[i, j]
+                if (f := precision[i, j]).accumulate == precision.accumulate
                 else np.zeros(whole[i, j].shape, f.accumulate)
                 for i, j in precision
-            }  # fmt: skip
+            }
         if self.norms:
             data["N"] = sums = {(i, j): np.zeros((2, len(whole[j, j]))) for i, j in precision}
         graph = factor_graph(*self.recipe, shift, norms=self.norms, wide=self.wide)
@@ -189,9 +204,19 @@ class MixedProblem:
         total = _row_sums(sums, whole) if self.norms else None
         narrow = data.get(copy_name("A", "bfloat16"), {}) if self.in_tiles and self.narrow_pays else None
         return MixedFactor(
-            L, scale, shift, self.name, precision, record, (shift,), total, self.tile_size, tiles, narrow,
+            L,
+            scale,
+            shift,
+            self.name,
+            precision,
+            record,
+            (shift,),
+            total,
+            self.tile_size,
+            tiles,
+            narrow,
             self.narrow_pays,
-        )  # fmt: skip
+        )
 
     def _run(self, graph: TaskGraph, data: dict[str, Any]) -> Run:
         def first() -> None:  # NaN comes first, on every engine
@@ -217,8 +242,11 @@ class MixedProblem:
         L = self.matrix.target(dtype=formats.accumulate)
         apart = not one_dtype(formats)
         graph = factor_graph(*self.recipe, 0.0, apart)
-        data: dict[str, Any] = {"S": S, "D": TiledMatrix.view(np.ones((self.matrix.n, 1)), self.tile_size),
-                                "L" if apart else "A": L}  # fmt: skip
+        data: dict[str, Any] = {
+            "S": S,
+            "D": TiledMatrix.view(np.ones((self.matrix.n, 1)), self.tile_size),
+            "L" if apart else "A": L,
+        }
         self._run(graph, data)
         return self.matrix.result(L)
 
@@ -237,9 +265,11 @@ class MixedProblem:
         """The factor as each rank of a collective call gets it."""
         sums = factor.row_sums
         return replace(
-            factor, array=self.call.result(factor.array), scale=self.call.result(factor.scale),
+            factor,
+            array=self.call.result(factor.array),
+            scale=self.call.result(factor.scale),
             row_sums=None if sums is None else self.call.result(sums),
-        )  # fmt: skip
+        )
 
 
 def _row_sums(sums: dict[tuple[int, int], np.ndarray], tiles: TiledMatrix) -> np.ndarray:
@@ -297,9 +327,16 @@ def _named(precision: PrecisionMap, *_: object) -> str:
 
 @graph_builder(_named, cache=32)
 def factor_graph(
-    g: TaskGraph, precision: PrecisionMap, routes: tuple[tuple[str, str], ...], scales: bool, finish: bool,
-    shift: float, apart: bool = False, norms: bool = False, wide: bool = True,
-) -> TaskGraph:  # fmt: skip
+    g: TaskGraph,
+    precision: PrecisionMap,
+    routes: tuple[tuple[str, str], ...],
+    scales: bool,
+    finish: bool,
+    shift: float,
+    apart: bool = False,
+    norms: bool = False,
+    wide: bool = True,
+) -> TaskGraph:
     """Scale and convert the source S into A, factor A, and with ``finish`` make it the factor of S itself.
 
     ``wide`` as in `with_conversions`.
@@ -318,9 +355,7 @@ def factor_graph(
             if scales:
                 extra = (shift,) if i == j else ()
                 if norms:
-                    g.insert(
-                        scalen, R(S[i, j]), R(D[i, 0]), R(D[j, 0]), W(A[i, j]), W(N[i, j]), *extra, on=A[i, j]
-                    )  # fmt: skip
+                    g.insert(scalen, R(S[i, j]), R(D[i, 0]), R(D[j, 0]), W(A[i, j]), W(N[i, j]), *extra, on=A[i, j])
                 else:
                     g.insert(scaled, R(S[i, j]), R(D[i, 0]), R(D[j, 0]), W(A[i, j]), *extra)
             else:

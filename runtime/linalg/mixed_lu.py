@@ -68,9 +68,15 @@ class MixedLU:
 
 @graph_builder("lu n={n} tile_size={nb} in {precision}, pivoting {pivoting}", cache=32)
 def mixed_lu_graph(
-    g: TaskGraph, n: int, nb: int, precision: str, route: str | None, pivoting: str = "partial", ranks: int = 1,
+    g: TaskGraph,
+    n: int,
+    nb: int,
+    precision: str,
+    route: str | None,
+    pivoting: str = "partial",
+    ranks: int = 1,
     wide: bool = True,
-) -> TaskGraph:  # fmt: skip
+) -> TaskGraph:
     """Scale and convert the source S into A and factor that; ``U[k]`` is the diagonal of U.
 
     Parameters
@@ -150,9 +156,11 @@ def mixed_lu(
     A = TiledMatrix.view(_by_columns(n), nb)
     scales = {"D": scaling.rows, "E": scaling.columns}
     data: dict[str, Any] = {
-        "S": source, "A": A, **copies(graph, A, by_columns=True),
+        "S": source,
+        "A": A,
+        **copies(graph, A, by_columns=True),
         **{name: [d.reshape(n, 1)[A.rows(i)] for i in range(A.nt)] for name, d in scales.items()},
-    }  # fmt: skip
+    }
     record = call.run(graph, data)
     diagonals = [record.store[Handle("U", (k,))] for k in range(A.nt)]
     if pivoting == "none":

@@ -93,9 +93,13 @@ class _Inner:
         data: dict[str, Any] = {
             **{name: [array[A.rows(i)] for i in range(nt)] for name, array in vectors.items()},
             **{name: system.data[name] for name in "LND"},
-            "A": H, "F": diagonal, "sizes": self.sizes, **self.scalars,
-            "S": [np.zeros((3, m)) for _ in range(nt)], "T": [np.zeros((1, m)) for _ in range(nt)],
-        }  # fmt: skip
+            "A": H,
+            "F": diagonal,
+            "sizes": self.sizes,
+            **self.scalars,
+            "S": [np.zeros((3, m)) for _ in range(nt)],
+            "T": [np.zeros((1, m)) for _ in range(nt)],
+        }
         self._bindings, self._graph = Bindings(runner, data, CONSTANT, SCRATCH), inner_graph(nt, system.structure)
 
     def step(self) -> None:

@@ -30,9 +30,15 @@ _BLOCK = 64  # rows of a block on the diagonal that is copied through a mask
 
 
 def factor_one_tile(
-    a: Any, lower: Any, overwrite: Any, check_finite: Any, backend: Any, scheduler: Any, workers: Any,
+    a: Any,
+    lower: Any,
+    overwrite: Any,
+    check_finite: Any,
+    backend: Any,
+    scheduler: Any,
+    workers: Any,
     graph: Callable[[bool], TaskGraph],
-) -> np.ndarray | None:  # fmt: skip
+) -> np.ndarray | None:
     """The Cholesky factor of a plain array with no more than `ONE_TILE` rows; O(n^3), and microseconds beyond LAPACK.
 
     ``graph`` gives that of one tile in place, for a tile by columns if told so; an error names its task.

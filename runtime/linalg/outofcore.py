@@ -94,9 +94,11 @@ class Outside:
             raise ValueError(f"memory= is for backend {' or '.join(_ENGINES)}, not {call.engine.name!r}")
         planned = 0 if like is None else _bytes_like(like)
         if planned > self.limit:
-            raise MemoryError(f"{what} takes {nbytes(planned)} beside the matrix, more than memory="
-                              f"{nbytes(self.limit)}; with out= the factor goes to a file, and a part of it is in "
-                              f"memory at a time")  # fmt: skip
+            raise MemoryError(
+                f"{what} takes {nbytes(planned)} beside the matrix, more than memory="
+                f"{nbytes(self.limit)}; with out= the factor goes to a file, and a part of it is in "
+                f"memory at a time"
+            )
 
     def cap(self) -> int | None:
         """The limit; without one half of what the system has now."""
@@ -114,9 +116,17 @@ class _Job:
     """
 
     def __init__(
-        self, call: Call, outside: Outside, a: Any, *, lower: bool = True, square: bool, tile_size: int | None,
-        rule: Callable[[int, int], int], order: Literal["C", "F"],
-    ) -> None:  # fmt: skip
+        self,
+        call: Call,
+        outside: Outside,
+        a: Any,
+        *,
+        lower: bool = True,
+        square: bool,
+        tile_size: int | None,
+        rule: Callable[[int, int], int],
+        order: Literal["C", "F"],
+    ) -> None:
         outside.check_engine(call.engine.name)
         if call.options:
             raise ValueError(f"out of core and with a checkpoint there is no {', '.join(call.options)}=")
@@ -175,14 +185,24 @@ class _Job:
             if outside.checkpoint is not None:
                 named = {name: value for name, value in keywords.items() if value is not None}
                 self.checkpoint = Checkpoint(
-                    outside.checkpoint, facts, {"routine": routine, **self._paths(), "keywords": named},
-                    resume=outside.resume, every=outside.every,
-                )  # fmt: skip
+                    outside.checkpoint,
+                    facts,
+                    {"routine": routine, **self._paths(), "keywords": named},
+                    resume=outside.resume,
+                    every=outside.every,
+                )
             again = bool(self.checkpoint and self.checkpoint.panels)
             if outside.out is not None:
                 shape, order = self._result_shape(), self._result_order()
-                self.output = Output(outside.out, shape, self.source.dtype, order, self.nb,
-                                     overwrite=outside.overwrite_out, again=again and not apart)  # fmt: skip
+                self.output = Output(
+                    outside.out,
+                    shape,
+                    self.source.dtype,
+                    order,
+                    self.nb,
+                    overwrite=outside.overwrite_out,
+                    again=again and not apart,
+                )
             if apart or self.in_core:
                 self.work = self._panels(again)
             try:
@@ -207,8 +227,10 @@ class _Job:
                 self.checkpoint.flush(self.result().sync)
         if self.checkpoint is not None and self.checkpoint.panels and isinstance(error, Exception):
             done = len(self.checkpoint.panels)
-            error.add_note(f"{done} block columns are finished and stay in {self.checkpoint.folder}; the same call "
-                           f"with resume=True goes on from them")  # fmt: skip
+            error.add_note(
+                f"{done} block columns are finished and stay in {self.checkpoint.folder}; the same call "
+                f"with resume=True goes on from them"
+            )
 
     def _result_shape(self) -> tuple[int, int]:
         return self.shape if self.lower else self.shape[::-1]
@@ -277,11 +299,15 @@ class _Job:
                         if name == "of":
                             look(i, k, buffer)
                     elif name == "of":
-                        raise CheckpointError(f"{folder} was begun with another matrix: {self.source.name} has other "
-                                              f"numbers in tile ({i}, {k})")  # fmt: skip
+                        raise CheckpointError(
+                            f"{folder} was begun with another matrix: {self.source.name} has other "
+                            f"numbers in tile ({i}, {k})"
+                        )
                     else:
-                        raise CheckpointError(f"{tile.matrix.name} has other numbers in tile ({i}, {k}) than were "
-                                              f"written by the run in {folder}")  # fmt: skip
+                        raise CheckpointError(
+                            f"{tile.matrix.name} has other numbers in tile ({i}, {k}) than were "
+                            f"written by the run in {folder}"
+                        )
         return len(self.checkpoint.panels)
 
     def run(self, graph: TaskGraph, data: dict[Any, Any], plan: SlabPlan, volume: Volume) -> Run:
@@ -296,10 +322,10 @@ class _Job:
         peak = Peak()
         record = call.run(graph, data)
         matrices = {id(tiles.matrix): tiles.matrix for tiles in data.values() if isinstance(tiles, StoredTiles)}
-        read, written = (sum(getattr(matrix, f"bytes_{what}") for matrix in matrices.values())
-                         for what in ("read", "written"))  # fmt: skip
-        record.trace.facts |= {"read": read, "written": written, "slabs": len(plan.slabs.bounds),
-                               "width": plan.width}  # fmt: skip
+        read, written = (
+            sum(getattr(matrix, f"bytes_{what}") for matrix in matrices.values()) for what in ("read", "written")
+        )
+        record.trace.facts |= {"read": read, "written": written, "slabs": len(plan.slabs.bounds), "width": plan.width}
         notes = list(record.notes)
         if call.engine.name == "threads":
             notes.append(f"{MOVERS} of the workers read and write, {self.workers} compute")
@@ -323,9 +349,15 @@ def _nothing(*_: object) -> None:
 
 
 def cholesky_by_slabs(
-    call: Call, outside: Outside, a: Any, *, lower: bool, tile_size: int | None, rule: Callable[[int, int], int],
+    call: Call,
+    outside: Outside,
+    a: Any,
+    *,
+    lower: bool,
+    tile_size: int | None,
+    rule: Callable[[int, int], int],
     check_finite: bool,
-) -> Any:  # fmt: skip
+) -> Any:
     """The factor of a triangle: what `tiled_cholesky` returns."""
     job = _Job(call, outside, a, lower=lower, square=True, tile_size=tile_size, rule=rule, order="C")
     n, nb = job.shape[0], job.nb
@@ -335,8 +367,13 @@ def cholesky_by_slabs(
     except BaseException:
         job.close()
         raise
-    keywords = {"lower": lower, "tile_size": nb, "memory": outside.memory, "check_finite": check_finite,
-                "overwrite_out": outside.overwrite_out}  # fmt: skip
+    keywords = {
+        "lower": lower,
+        "tile_size": nb,
+        "memory": outside.memory,
+        "check_finite": check_finite,
+        "overwrite_out": outside.overwrite_out,
+    }
     with job.going("tiled_cholesky", keywords, apart=False):
         first = job.finished(lambda k: range(k, nt), _nothing)
         if first:
@@ -379,9 +416,15 @@ class LUParts:
 
 
 def lu_by_slabs(
-    call: Call, outside: Outside, a: Any, *, tile_size: int | None, rule: Callable[[int, int], int],
-    check_finite: bool, square: bool = False,
-) -> tuple[LUParts, TiledMatrix]:  # fmt: skip
+    call: Call,
+    outside: Outside,
+    a: Any,
+    *,
+    tile_size: int | None,
+    rule: Callable[[int, int], int],
+    check_finite: bool,
+    square: bool = False,
+) -> tuple[LUParts, TiledMatrix]:
     """The factor of a general matrix with partial pivoting, updates by tile; and the tiling of the matrix."""
     job = _Job(call, outside, a, square=square, tile_size=tile_size, rule=rule, order="F")
     (m, n), nb, dtype = job.shape, job.nb, job.source.dtype
@@ -392,8 +435,12 @@ def lu_by_slabs(
     except BaseException:
         job.close()
         raise
-    keywords = {"tile_size": nb, "memory": outside.memory, "check_finite": check_finite,
-                "overwrite_out": outside.overwrite_out}  # fmt: skip
+    keywords = {
+        "tile_size": nb,
+        "memory": outside.memory,
+        "check_finite": check_finite,
+        "overwrite_out": outside.overwrite_out,
+    }
     sizes: dict[Handle, np.ndarray] = {}
     with job.going("lu_factor", keywords, apart=True):
 
@@ -429,8 +476,19 @@ def lu_by_slabs(
             assert job.output is not None
             data["F"] = StoredTiles(job.output.matrix, nb)
         checked = job.checkpoint is not None
-        slab_lu(graph, plan.slabs, first, volume, memory, passing, by_rows=job.source.order == "C", check=check_finite,
-                log=checked, sums=checked, dtype=str(dtype))  # fmt: skip
+        slab_lu(
+            graph,
+            plan.slabs,
+            first,
+            volume,
+            memory,
+            passing,
+            by_rows=job.source.order == "C",
+            check=check_finite,
+            log=checked,
+            sums=checked,
+            dtype=str(dtype),
+        )
         if checked:
             data["log"] = job.checkpoint
         if passing.shapes:

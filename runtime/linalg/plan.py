@@ -152,8 +152,20 @@ def plan(
     if found is None:
         return Plan(graph.name, len(graph), data, data, limit, 0, 0, flops, compute, 0.0, count)
     read, written = volume
-    return Plan(graph.name, found.tasks, data, found.memory, limit, read, written, flops, compute,
-                (read + written) / speed, count, found.slabs.bounds)  # fmt: skip
+    return Plan(
+        graph.name,
+        found.tasks,
+        data,
+        found.memory,
+        limit,
+        read,
+        written,
+        flops,
+        compute,
+        (read + written) / speed,
+        count,
+        found.slabs.bounds,
+    )
 
 
 def _data(graph: TaskGraph, nb: int, item: int) -> int:
@@ -172,7 +184,7 @@ def _data(graph: TaskGraph, nb: int, item: int) -> int:
 
 def _by_slabs(
     graph: TaskGraph, nb: int, item: int, data: int, limit: int | None, workers: int
-) -> tuple[SlabPlan | None, tuple[int, int]]:  # fmt: skip
+) -> tuple[SlabPlan | None, tuple[int, int]]:
     """The slabs of a factorisation that does not fit, and bytes read and written; None for all else."""
     recipe: Any = graph.recipe
     if recipe is None or limit is None or data <= limit:

@@ -39,9 +39,14 @@ weighted = in_place("weighted", qdwh.weighted, weight=0)
 @cache
 def _weighted(name: str, weight: float) -> Op:
     function = {
-        "panel": band.panel, "left": bidiagonal.from_left, "turn": qdwh.turn, "combine": qdwh.combine,
-        "gram": qdwh.gram, "hermitian": qdwh.hermitian, "outer": qdwh.outer,
-    }[name]  # fmt: skip
+        "panel": band.panel,
+        "left": bidiagonal.from_left,
+        "turn": qdwh.turn,
+        "combine": qdwh.combine,
+        "gram": qdwh.gram,
+        "hermitian": qdwh.hermitian,
+        "outer": qdwh.outer,
+    }[name]
     return in_place(name, function, weight=weight)
 
 
@@ -65,15 +70,28 @@ def bounds_graph(g: TaskGraph, shape: tuple[int, int], nb: int, b: int, dtype: s
     insert_qr(tiles, b)
     places = [(i, j) for i in range(tiles.nt) for j in range(i, tiles.nt)]
     found = g.handle("bounds", shape=2, dtype="float64", keep=True)
-    g.insert(bounds, [R(tiles.A[place]) for place in places], W(found), tuple((i * nb, j * nb) for i, j in places),
-             shape[1], on=tiles.A[0, 0])  # fmt: skip
+    g.insert(
+        bounds,
+        [R(tiles.A[place]) for place in places],
+        W(found),
+        tuple((i * nb, j * nb) for i, j in places),
+        shape[1],
+        on=tiles.A[0, 0],
+    )
 
 
 @graph_builder("polar {shape} tile_size={nb}", cache=2)
 def polar_graph(
-    g: TaskGraph, shape: tuple[int, int], nb: int, b: int, dtype: str, flip: bool, steps: tuple[Step, ...],
-    noise: float, outer: bool,
-) -> None:  # fmt: skip
+    g: TaskGraph,
+    shape: tuple[int, int],
+    nb: int,
+    b: int,
+    dtype: str,
+    flip: bool,
+    steps: tuple[Step, ...],
+    noise: float,
+    outer: bool,
+) -> None:
     """``U[i,j]`` and ``H[i,j]`` with S = U H, m >= n, or S^H = U H where ``flip``; ``bounds`` as `bounds_graph`.
 
     With ``outer`` S = H U, or S^H = H U.
@@ -111,9 +129,16 @@ def polar_graph(
 
 
 def _insert_factor(
-    g: TaskGraph, X: Handles, A: Handles, exponent: Handle, counts: tuple[int, int], height: Any, width: Any,
-    dtype: str, outer: bool,
-) -> None:  # fmt: skip
+    g: TaskGraph,
+    X: Handles,
+    A: Handles,
+    exponent: Handle,
+    counts: tuple[int, int],
+    height: Any,
+    width: Any,
+    dtype: str,
+    outer: bool,
+) -> None:
     """Insert H := (X^H A + A^H X) / 2, or with ``outer`` (X A^H + A X^H) / 2, and what stores both of its triangles."""
     extent, last, along = (height, *counts) if outer else (width, *counts[::-1])
     P = g.handles("P", shape=lambda i, j: (extent(j), extent(i)), dtype=dtype)
@@ -124,8 +149,15 @@ def _insert_factor(
 
     for i in range(last):
         for j in range(i + 1):
-            g.insert(_weighted("outer" if outer else "hermitian", 12 * along), line(X, i), line(A, i), line(X, j),
-                     line(A, j), R(exponent), W(P[i, j]))  # fmt: skip
+            g.insert(
+                _weighted("outer" if outer else "hermitian", 12 * along),
+                line(X, i),
+                line(A, i),
+                line(X, j),
+                line(A, j),
+                R(exponent),
+                W(P[i, j]),
+            )
             g.insert(store, R(P[i, j]), [W(H[i, j])], False)
             if i != j:
                 g.insert(store, R(P[i, j]), [W(H[j, i])], True)
@@ -169,26 +201,53 @@ def _insert_by_qr(
         J, share = column // nb, wide / nb
         below = [*range(J, mt), *range(mt, mt + J + 1)]
         offset, vs = column - J * nb, [R(V[i, k]) for i in below]
-        g.insert(_weighted("panel", 6 * len(below) * share**2), [RW(C[i, J]) for i in below],
-                 [W(V[i, k]) for i in below], W(T[k]), offset, offset, wide, on=C[J, J])  # fmt: skip
+        g.insert(
+            _weighted("panel", 6 * len(below) * share**2),
+            [RW(C[i, J]) for i in below],
+            [W(V[i, k]) for i in below],
+            W(T[k]),
+            offset,
+            offset,
+            wide,
+            on=C[J, J],
+        )
         for j in range(J, nt):
             left = offset + wide if j == J else 0
             if left < width(j):
-                g.insert(_weighted("left", 12 * len(below) * share), vs, R(T[k]), [RW(C[i, j]) for i in below], offset,
-                         left, label=(k, j))  # fmt: skip
+                g.insert(
+                    _weighted("left", 12 * len(below) * share),
+                    vs,
+                    R(T[k]),
+                    [RW(C[i, j]) for i in below],
+                    offset,
+                    left,
+                    label=(k, j),
+                )
     for j in range(nt):
         for k, (column, wide) in reversed(list(enumerate(cut))):
             J, share = column // nb, wide / nb
             if j < J:  # the unit vectors of this block column are zero in the rows of these panels
                 continue
             below = [*range(J, mt), *range(mt, mt + J + 1)]
-            g.insert(_weighted("turn", 12 * len(below) * share), [R(V[i, k]) for i in below], R(T[k]),
-                     [RW(E[i, j]) for i in below], column - J * nb, label=(k, j))  # fmt: skip
+            g.insert(
+                _weighted("turn", 12 * len(below) * share),
+                [R(V[i, k]) for i in below],
+                R(T[k]),
+                [RW(E[i, j]) for i in below],
+                column - J * nb,
+                label=(k, j),
+            )
     for i in range(mt):
         for j in range(nt):
             inner = range(j, nt)
-            g.insert(_weighted("combine", 6 * len(inner)), [R(E[i, k]) for k in inner],
-                     [R(E[mt + j, k]) for k in inner], RW(X[i, j]), beta / c, (a - beta / c) / c**0.5)  # fmt: skip
+            g.insert(
+                _weighted("combine", 6 * len(inner)),
+                [R(E[i, k]) for k in inner],
+                [R(E[mt + j, k]) for k in inner],
+                RW(X[i, j]),
+                beta / c,
+                (a - beta / c) / c**0.5,
+            )
 
 
 def _insert_by_cholesky(
@@ -205,8 +264,14 @@ def _insert_by_cholesky(
     D = g.handles(f"D{step}", shape=lambda j, i: (width(j), min(nb, m - i * nb)), dtype=dtype)
     for i in range(nt):
         for j in range(i + 1):
-            g.insert(_weighted("gram", 6 * mt), [R(X[k, i]) for k in range(mt)], [R(X[k, j]) for k in range(mt)],
-                     W(Z[i, j]), c, i == j)  # fmt: skip
+            g.insert(
+                _weighted("gram", 6 * mt),
+                [R(X[k, i]) for k in range(mt)],
+                [R(X[k, j]) for k in range(mt)],
+                W(Z[i, j]),
+                c,
+                i == j,
+            )
     cholesky(g, Z, nt)
     for i in range(mt):
         for j in range(nt):
@@ -289,8 +354,17 @@ def polar(
     """
     choice(side, "side", ("left", "right"))
     check_finite = flag(check_finite, "check_finite")
-    call = Call(polar, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        polar,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     with call.agreement() as facts:
         matrix = call.matrix()
         nb = call.tile_size(tile_size, matrix, lambda k, workers: svd_plan(k, workers)[0])

@@ -46,9 +46,17 @@ class Problem:
     """The solution, where it was found without the system."""
 
     def __init__(
-        self, a: np.ndarray, b: np.ndarray, precision: Any, refine: str, fallback: bool, check_finite: bool,
-        lower: bool, tile_size: int | None, runner: Runner,
-    ) -> None:  # fmt: skip
+        self,
+        a: np.ndarray,
+        b: np.ndarray,
+        precision: Any,
+        refine: str,
+        fallback: bool,
+        check_finite: bool,
+        lower: bool,
+        tile_size: int | None,
+        runner: Runner,
+    ) -> None:
         self.n, self.runner = len(a), runner
         self.precision, self.refine, self.fallback = precision, refine, fallback
         self.check_finite, self.lower = check_finite, lower
@@ -203,8 +211,9 @@ class Problem:
         last = self.info.path[-1]
         raise AccuracyError(
             f"no solution with FP64 accuracy: {last}{'; ' * bool(last.reason)}{last.reason}; fallback=True would go on",
-            self.info, system.x,
-        )  # fmt: skip
+            self.info,
+            system.x,
+        )
 
     def _price(self, rung: str | None, below: Any) -> float:
         """In steps with the factor that is there; infinite if there is no next rung."""
@@ -237,9 +246,12 @@ class Problem:
             self._take(system, factor)
             outcomes = list(refinement(system, self.refine, worth))
         return Attempt(
-            name, outcomes[-1].status, sum(outcome.iterations for outcome in outcomes),
-            "+".join(outcome.method for outcome in outcomes), shift=factor.shift,
-        )  # fmt: skip
+            name,
+            outcomes[-1].status,
+            sum(outcome.iterations for outcome in outcomes),
+            "+".join(outcome.method for outcome in outcomes),
+            shift=factor.shift,
+        )
 
     def _take(self, system: System, factor: Any) -> None:
         """Let the system have the factor."""
@@ -285,9 +297,16 @@ class Problem:
         self._measure(system)
         with self.timed("factor"):
             L, run = tiled_cholesky(
-                self.a, tile_size=self.given_tile_size, backend=runner.backend, scheduler=runner.scheduler,
-                workers=runner.workers, check_finite=False, return_run=True, progress=runner.progress, **runner.options,
-            )  # fmt: skip
+                self.a,
+                tile_size=self.given_tile_size,
+                backend=runner.backend,
+                scheduler=runner.scheduler,
+                workers=runner.workers,
+                check_finite=False,
+                return_run=True,
+                progress=runner.progress,
+                **runner.options,
+            )
         self.info.factor_run = run
         self.info.messages += run.messages
         self.info.bytes += run.bytes
@@ -300,5 +319,7 @@ class Problem:
         if not accepted:
             raise AccuracyError(
                 f"no solution with FP64 accuracy: the backward error is {system.backward_errors.max():.2e} "
-                f"after {outcome.iterations} steps of refinement with an FP64 factor", self.info, system.x,
-            )  # fmt: skip
+                f"after {outcome.iterations} steps of refinement with an FP64 factor",
+                self.info,
+                system.x,
+            )

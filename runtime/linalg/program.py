@@ -12,17 +12,7 @@ from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handles, R, TaskGraph, W
 from tilewright.linalg.cho_solve import substitute_back, substitute_forward
 from tilewright.linalg.cholesky import cholesky
-from tilewright.linalg.level3 import (
-    Operand,
-    across,
-    added,
-    gemm,
-    poinverse,
-    rank_k,
-    retiled,
-    tri_multiply,
-    tri_solve,
-)
+from tilewright.linalg.level3 import Operand, across, added, gemm, poinverse, rank_k, retiled, tri_multiply, tri_solve
 from tilewright.linalg.lu_graph import lu_partial
 from tilewright.ops import (
     diag,
@@ -145,7 +135,7 @@ def program_graph(g: TaskGraph, values: tuple[Value, ...], steps: tuple[Step, ..
 
 def substitute(
     g: TaskGraph, T: Handles, X: Handles, nt: int, c: int, part: str, flag: str = "N", first: int = 0
-) -> None:  # fmt: skip
+) -> None:
     """Insert X_c := op(T)^-1 X_c with a triangle of an LU factor, for the rows from ``first`` on."""
     forward = (part == "L") == (flag == "N")
     rows = list(range(first, nt))
@@ -277,9 +267,24 @@ def _sizes(g: TaskGraph, a: Tiles, m: Tiles, frobenius: bool) -> None:
 
 
 STEPS: dict[str, Callable[..., None]] = {
-    "add": _add, "retile": _retile, "matmul": _matmul, "rankk": _rankk, "mirror": _mirror, "trsm": _tri_solve,
-    "trmm": _tri_multiply, "lu": _lu, "lu_solve": _lu_solve, "lu_inverse": _lu_inverse, "cholesky": _cholesky,
-    "regular": _regular, "scale": _scale, "clear": _clear, "lower": _lower,
-    "cho_solve": _cho_solve, "cho_inverse": _cho_inverse, "diagonal": _diagonal, "sizes": _sizes,
-}  # fmt: skip
+    "add": _add,
+    "retile": _retile,
+    "matmul": _matmul,
+    "rankk": _rankk,
+    "mirror": _mirror,
+    "trsm": _tri_solve,
+    "trmm": _tri_multiply,
+    "lu": _lu,
+    "lu_solve": _lu_solve,
+    "lu_inverse": _lu_inverse,
+    "cholesky": _cholesky,
+    "regular": _regular,
+    "scale": _scale,
+    "clear": _clear,
+    "lower": _lower,
+    "cho_solve": _cho_solve,
+    "cho_inverse": _cho_inverse,
+    "diagonal": _diagonal,
+    "sizes": _sizes,
+}
 """By the name in a `Step`."""

@@ -172,9 +172,16 @@ class QRFactor:
     """
 
     def __init__(
-        self, plan: Plan, data: dict[str, Any], diagonal: np.ndarray, like: Any, chunks: Any, positive: bool,
-        run: Run | None, how: dict[str, Any],
-    ) -> None:  # fmt: skip
+        self,
+        plan: Plan,
+        data: dict[str, Any],
+        diagonal: np.ndarray,
+        like: Any,
+        chunks: Any,
+        positive: bool,
+        run: Run | None,
+        how: dict[str, Any],
+    ) -> None:
         self._plan, self._data, self._diagonal, self._positive, self._how = plan, data, diagonal, positive, how
         self._like, self._chunks = like, chunks
         self.run = run
@@ -242,8 +249,11 @@ class QRFactor:
         dtype = columns.dtype_with(self.dtype)
         X = columns.new(plan.m, plan.height, plan.width, dtype)
         data = self._parts(dtype) | {"B": columns.tiles(plan.height, plan.width), "X": X}
-        call.run(_apply_graph(plan, X.nt, "C" if adjoint else "N", self._positive, check), data,
-                 first=columns.check_finite if check else None)  # fmt: skip
+        call.run(
+            _apply_graph(plan, X.nt, "C" if adjoint else "N", self._positive, check),
+            data,
+            first=columns.check_finite if check else None,
+        )
         found = columns.result(X)
         found = adjoint_of(found) if right else found
         return call.result(TiledMatrix.view(found, c.tile_size) if isinstance(c, TiledMatrix) else found)
@@ -272,8 +282,10 @@ class QRFactor:
         """
         plan, check = self._plan, flag(check_finite, "check_finite")
         if plan.m < plan.n:
-            raise ValueError(f"solve is for matrices with at least as many rows as columns, not {plan.m} x {plan.n}; "
-                             f"lstsq has the solution of least norm")  # fmt: skip
+            raise ValueError(
+                f"solve is for matrices with at least as many rows as columns, not {plan.m} x {plan.n}; "
+                f"lstsq has the solution of least norm"
+            )
         call = self._call(b)
         columns = BlockColumns(call, call.a, plan.m, self._like)
         zeros = np.flatnonzero(self._diagonal == 0)
@@ -300,12 +312,15 @@ class QRFactor:
         if dtype == self.dtype:
             return dict(self._data)
         if self._chunks is not None:
-            raise TypeError(f"the factor on the workers is {self.dtype}, and cannot be applied in {dtype}; factor "
-                            f"a.astype({str(dtype)!r})")  # fmt: skip
+            raise TypeError(
+                f"the factor on the workers is {self.dtype}, and cannot be applied in {dtype}; factor "
+                f"a.astype({str(dtype)!r})"
+            )
         found = {
             name: cut(tiles.to_numpy().astype(dtype, order="F"), tiles.height, tiles.tile_size)
-            for name, tiles in self._data.items() if name != "D"
-        }  # fmt: skip
+            for name, tiles in self._data.items()
+            if name != "D"
+        }
         return found | {"D": self._data["D"]}
 
     def _new(self, shape: tuple[int, int], height: int) -> TiledMatrix:
@@ -409,8 +424,17 @@ def qr(
     array([[5. , 2.2],
            [0. , 0.4]])
     """
-    call = Call(qr, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        qr,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     choice(mode, "mode", MODES)
     positive, overwrite = flag(positive, "positive"), flag(overwrite_a, "overwrite_a")
     check = flag(check_finite, "check_finite")
@@ -419,8 +443,10 @@ def qr(
             raise ValueError("positive=True is for modes full, economic and r: LAPACK's raw form has its own signs")
         tree = PANEL if isinstance(tree, str) and tree == AUTO else tree
         if tree != PANEL:
-            raise ValueError(f"mode='raw' is LAPACK's form, which only tree='panel' makes, not {tree!r}; qr_factor "
-                             f"keeps the reflections of any tree")  # fmt: skip
+            raise ValueError(
+                f"mode='raw' is LAPACK's form, which only tree='panel' makes, not {tree!r}; qr_factor "
+                f"keeps the reflections of any tree"
+            )
         return _raw(call, overwrite, check, tile_size)
     with call.agreement() as facts:
         matrix, plan = planned(call, overwrite, check, tree, tile_size, square=mode == "full")
@@ -454,9 +480,15 @@ def _with_zeros(r: Any, m: int) -> Any:
 
 
 def planned(
-    call: Call, overwrite: bool, check: bool, tree: Any, tile_size: int | None, *, square: bool = False,
+    call: Call,
+    overwrite: bool,
+    check: bool,
+    tree: Any,
+    tile_size: int | None,
+    *,
+    square: bool = False,
     what: str = "the matrix a",
-) -> tuple[Any, Plan]:  # fmt: skip
+) -> tuple[Any, Plan]:
     """The matrix of a call, cut into tiles, and how it is factored."""
     matrix = call.by_columns(overwrite=overwrite, what=what)
     if tile_size is not None:
@@ -464,10 +496,19 @@ def planned(
     m, n = matrix.shape
     grid = _grid(call, m, n)
     plan = qr_plan(
-        m, n, matrix.dtype, workers=call.count(), here=call.here and not call.chunked,
-        ranks=call.rank_rows() if grid is None else grid[0], grid=grid, tree=tree, tile_size=tile_size,
-        cut=matrix.tile_size, rows=getattr(matrix, "chunk_rows", None), square=square,
-    )  # fmt: skip
+        m,
+        n,
+        matrix.dtype,
+        workers=call.count(),
+        here=call.here and not call.chunked,
+        ranks=call.rank_rows() if grid is None else grid[0],
+        grid=grid,
+        tree=tree,
+        tile_size=tile_size,
+        cut=matrix.tile_size,
+        rows=getattr(matrix, "chunk_rows", None),
+        square=square,
+    )
     matrix.source(plan.width, plan.height)
     if check and matrix.in_place and call.has_data:
         matrix.check_finite()
@@ -530,17 +571,32 @@ def qr_factor(
     >>> F.solve([5.0, 8.0])
     array([1., 2.])
     """
-    call = Call(qr_factor, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        qr_factor,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     overwrite, positive = flag(overwrite_a, "overwrite_a"), flag(positive, "positive")
     factor, _ = factor_with(call, overwrite, flag(check_finite, "check_finite"), tree, tile_size, positive)
     return call.result(factor)
 
 
 def factor_with(
-    call: Call, overwrite: bool, check: bool, tree: Any, tile_size: int | None, positive: bool, *,
+    call: Call,
+    overwrite: bool,
+    check: bool,
+    tree: Any,
+    tile_size: int | None,
+    positive: bool,
+    *,
     what: str = "the matrix a",
-) -> tuple[QRFactor, Any]:  # fmt: skip
+) -> tuple[QRFactor, Any]:
     """The factor of the call's matrix, and that matrix."""
     with call.agreement() as facts:
         matrix, plan = planned(call, overwrite, check, tree, tile_size, what=what)
@@ -549,8 +605,11 @@ def factor_with(
     data = {"A": target, **dict(_triangles(matrix, plan))}
     data["D"] = matrix.new((min(plan.m, plan.n), 1), plan.width, 1, "float64")
     given = {} if matrix.in_place else {"source": source}
-    record = call.run(_factor_graph(plan, matrix.in_place, check), data | given,
-                      first=matrix.check_finite if check and not matrix.in_place else None)  # fmt: skip
+    record = call.run(
+        _factor_graph(plan, matrix.in_place, check),
+        data | given,
+        first=matrix.check_finite if check and not matrix.in_place else None,
+    )
     diagonal = np.ones(min(plan.m, plan.n), plan.dtype)
     for k in range(plan.panels):
         found = record.store[Handle("diagonal", (k,))]

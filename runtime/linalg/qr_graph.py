@@ -26,7 +26,7 @@ from tilewright.ops import (
     ttqrt,
     unmqr,
     zero,
-)  # fmt: skip
+)
 from tilewright.scalars import choice, positive, whole
 
 __all__ = ["Plan", "Reflections", "insert_qr", "qr_graph", "task_count"]
@@ -121,8 +121,9 @@ class Reflections(NamedTuple):
         def eliminated(i: int, k: int) -> tuple[int, int]:
             return min(plan.ib, plan.columns(k)), plan.columns(k)
 
-        return cls(A, g.handles("T", shape=triangles, dtype=plan.dtype),
-                   g.handles("S", shape=eliminated, dtype=plan.dtype))  # fmt: skip
+        return cls(
+            A, g.handles("T", shape=triangles, dtype=plan.dtype), g.handles("S", shape=eliminated, dtype=plan.dtype)
+        )
 
 
 def reflections(plan: Plan, i: int, k: int) -> int:
@@ -176,9 +177,14 @@ def _kernels(step: Elimination) -> tuple[Op, Op]:
 
 
 def apply(
-    g: TaskGraph, H: Reflections, X: Handles, plan: Plan, columns: int, flag: Flag = "C",
+    g: TaskGraph,
+    H: Reflections,
+    X: Handles,
+    plan: Plan,
+    columns: int,
+    flag: Flag = "C",
     first: Callable[[int], int] = lambda k: 0,
-) -> None:  # fmt: skip
+) -> None:
     """Insert X := Q^H X, or with ``flag`` "N" Q X, on so many columns of tiles, of step k from ``first(k)`` on."""
     A, T, S = H
     mt = plan.mt

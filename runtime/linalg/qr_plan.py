@@ -24,10 +24,20 @@ _NARROW = 256
 
 
 def qr_plan(
-    m: int, n: int, dtype: Any, *, workers: int, here: bool, ranks: int = 1, tree: Any = AUTO,
-    tile_size: int | None = None, cut: int | None = None, rows: int | None = None, square: bool = False,
+    m: int,
+    n: int,
+    dtype: Any,
+    *,
+    workers: int,
+    here: bool,
+    ranks: int = 1,
+    tree: Any = AUTO,
+    tile_size: int | None = None,
+    cut: int | None = None,
+    rows: int | None = None,
+    square: bool = False,
     grid: tuple[int, int] | None = None,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """The plan for an m x n matrix.
 
     Few columns of many rows: one column of row blocks and a binary tree (TSQR), which reads memory once. Otherwise in

@@ -28,8 +28,11 @@ PATIENCE = 5
 """Steps of classical refinement of a general system that may be left after two; with more GMRES takes over."""
 
 METHODS: dict[str, Callable[[System, int], Stop]] = {
-    "cg": cg, "gmres": gmres, "classical": classical, "nested": lambda system, cap: _nested(system, INNER * cap),
-}  # fmt: skip
+    "cg": cg,
+    "gmres": gmres,
+    "classical": classical,
+    "nested": lambda system, cap: _nested(system, INNER * cap),
+}
 """method(system, most steps)"""
 
 FOR_GENERAL = ("gmres", "classical")

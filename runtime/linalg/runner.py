@@ -90,18 +90,29 @@ class Bindings:
         outputs = [handle for handle in graph.written if handle.name not in self.scratch]
         ranks = engine.script_ranks(graph, runner.workers)
         if not ranks:
-            return Here(engine, graph, store, scheduler=runner.scheduler, workers=runner.workers,
-                        inputs=inputs, outputs=outputs, carry={})  # fmt: skip
+            return Here(
+                engine,
+                graph,
+                store,
+                scheduler=runner.scheduler,
+                workers=runner.workers,
+                inputs=inputs,
+                outputs=outputs,
+                carry={},
+            )
         owner = engine.owner_of(graph, ranks)
         if self._home is None:
             self._home = engine.home({}, ranks, owner, copy=False)
         home = self._home
         assert home is not None
         graph.frozen = True
-        self._home.keep({
-            handle: store[handle] for handle in graph.inputs
-            if handle.name in self.constant and handle not in home.outlines
-        })  # fmt: skip
+        self._home.keep(
+            {
+                handle: store[handle]
+                for handle in graph.inputs
+                if handle.name in self.constant and handle not in home.outlines
+            }
+        )
         return home.prepare(Bound(graph, home.outlines, owner, store.__getitem__, _unknown, inputs, outputs, {}))
 
 

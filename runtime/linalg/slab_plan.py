@@ -96,15 +96,17 @@ def _beside(tasks: int, workers: int, copies: int) -> int:
 
 def _largest(
     fit: Callable[[int], SlabPlan | None], least: int, most: int, memory: int | None, what: str, nb: int
-) -> SlabPlan:  # fmt: skip
+) -> SlabPlan:
     """The plan of the largest size from ``least`` to ``most`` that fits."""
     while (smallest := fit(least)) is None:
         least += 1
     if memory is None:
         return fit(most) or smallest
     if smallest.memory > memory:
-        raise MemoryError(f"memory={nbytes(memory)} is too little for {what} in tiles of {nb}: the least is "
-                          f"{nbytes(smallest.memory)}; a smaller tile_size needs less")  # fmt: skip
+        raise MemoryError(
+            f"memory={nbytes(memory)} is too little for {what} in tiles of {nb}: the least is "
+            f"{nbytes(smallest.memory)}; a smaller tile_size needs less"
+        )
     found, low, high = smallest, least, most + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -28,9 +28,17 @@ from tilewright.ops import diag, gemm, gemmn, getrf, potrf, swap, swptrsm, syrk,
 from tilewright.storage.ops import commit, load, store
 
 __all__ = [
-    "AHEAD", "Buffers", "InPlace", "Slabs", "Strips", "Volume", "cholesky_slabs", "lu_slabs", "slab_cholesky",
+    "AHEAD",
+    "Buffers",
+    "InPlace",
+    "Slabs",
+    "Strips",
+    "Volume",
+    "cholesky_slabs",
+    "lu_slabs",
+    "slab_cholesky",
     "slab_lu",
-]  # fmt: skip
+]
 
 AHEAD = 2
 """Tiles, or rows of them, that can be read while others are used."""
@@ -159,9 +167,17 @@ def _gauge(nb: int) -> Op:
 
 
 def slab_cholesky(
-    g: TaskGraph, nt: int, slabs: Slabs, first: int, volume: Volume, memory: Buffers | InPlace, *, check: bool,
-    log: bool, sums: bool,
-) -> None:  # fmt: skip
+    g: TaskGraph,
+    nt: int,
+    slabs: Slabs,
+    first: int,
+    volume: Volume,
+    memory: Buffers | InPlace,
+    *,
+    check: bool,
+    log: bool,
+    sums: bool,
+) -> None:
     """Insert the left-looking Cholesky factorisation of the lower triangle by slabs, from block column ``first`` on.
 
     Handles ``A[i,j]`` and ``L[i,j]`` are stored tiles, the matrix and its factor; ``log`` is the checkpoint.
@@ -203,8 +219,16 @@ def slab_cholesky(
             _store(g, [S[i, k] for i in range(k, nt)], L, range(k, nt), k, volume, sums)
             if log:
                 rows = range(k, nt)
-                g.insert(commit, [R(A[i, k]) for i in rows], [R(L[i, k]) for i in rows], [], RW(g.handle("log")), k,
-                         k == nt - 1, label=(k,))  # fmt: skip
+                g.insert(
+                    commit,
+                    [R(A[i, k]) for i in rows],
+                    [R(L[i, k]) for i in rows],
+                    [],
+                    RW(g.handle("log")),
+                    k,
+                    k == nt - 1,
+                    label=(k,),
+                )
             for i in range(k + 1, nt):
                 for j in range(k + 1, min(i, s1)):
                     g.insert(gemm, R(S[i, k]), R(S[j, k]), RW(S[i, j]), label=(i, j, k))
@@ -228,9 +252,14 @@ class _Held:
         self._there: dict[tuple[int, int], Handle] = {}
 
     def fetch(
-        self, tiles: Handles, i: int, columns: Sequence[int] | range, into: dict[tuple[int, int], Handle], *,
+        self,
+        tiles: Handles,
+        i: int,
+        columns: Sequence[int] | range,
+        into: dict[tuple[int, int], Handle],
+        *,
         sums: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Load tiles of row i; where the whole result is in memory, those that are not there yet."""
         memory, volume = self.memory, self.volume
         if isinstance(memory, InPlace):
@@ -280,9 +309,19 @@ def cholesky_slabs(nt: int, first: int, tiles: int) -> Slabs | None:
 
 
 def slab_lu(
-    g: TaskGraph, slabs: Slabs, first: int, volume: Volume, memory: Strips | InPlace, passing: Buffers, *,
-    by_rows: bool, check: bool, log: bool, sums: bool, dtype: str,
-) -> None:  # fmt: skip
+    g: TaskGraph,
+    slabs: Slabs,
+    first: int,
+    volume: Volume,
+    memory: Strips | InPlace,
+    passing: Buffers,
+    *,
+    by_rows: bool,
+    check: bool,
+    log: bool,
+    sums: bool,
+    dtype: str,
+) -> None:
     """Insert the left-looking LU factorisation with partial pivoting by slabs, from block column ``first`` on.
 
     Handles ``A[i,j]``, ``P[i,j]`` and ``F[i,j]`` are stored tiles: the matrix; block columns with the exchanges up to
@@ -325,8 +364,16 @@ def slab_lu(
             _store(g, [memory(i, k) for i in range(mt)], P, range(mt), k, volume, sums)
             if log:
                 more = [R(piv[k])] if k < last else []
-                g.insert(commit, [R(A[i, k]) for i in range(mt)], [R(P[i, k]) for i in range(mt)], more,
-                         RW(g.handle("log")), k, k == nt - 1, label=(k,))  # fmt: skip
+                g.insert(
+                    commit,
+                    [R(A[i, k]) for i in range(mt)],
+                    [R(P[i, k]) for i in range(mt)],
+                    more,
+                    RW(g.handle("log")),
+                    k,
+                    k == nt - 1,
+                    label=(k,),
+                )
             if k < last:
                 _updates(g, k, range(k + 1, s1), mt, piv, memory, partial(_of_column, memory, k))
     _exchange(g, volume, mt, nt, piv, memory)
@@ -337,9 +384,14 @@ def _of_column(memory: Strips | InPlace, k: int, i: int) -> Handle:
 
 
 def _updates(
-    g: TaskGraph, k: int, columns: range, mt: int, piv: Handles, memory: Strips | InPlace,
+    g: TaskGraph,
+    k: int,
+    columns: range,
+    mt: int,
+    piv: Handles,
+    memory: Strips | InPlace,
     panel: Callable[[int], Handle],
-) -> None:  # fmt: skip
+) -> None:
     """Insert what panel k does to block columns; ``panel(i)`` is tile i of it, asked for from k on, once each."""
     if not len(columns):
         return
@@ -356,9 +408,16 @@ class _Passing:
     """The tiles of a finished panel, read some at a time; asked for one, it gives back the buffers of those before."""
 
     def __init__(
-        self, g: TaskGraph, tiles: Handles, k: int, mt: int, buffers: Buffers, chunk: int, volume: Volume,
+        self,
+        g: TaskGraph,
+        tiles: Handles,
+        k: int,
+        mt: int,
+        buffers: Buffers,
+        chunk: int,
+        volume: Volume,
         memory: Strips | InPlace,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.g, self.tiles, self.k, self.mt, self.buffers, self.chunk = g, tiles, k, mt, buffers, chunk
         self.volume, self.memory = volume, memory
         self.there: dict[int, Handle] = {}
@@ -371,8 +430,13 @@ class _Passing:
                 self.buffers.give(buffer)
             rows = range(i, min(i + self.chunk, self.mt))
             self.there = {r: self.buffers.take(self.volume.extent(r, self.k)) for r in rows}
-            self.g.insert(load, [R(self.tiles[r, self.k]) for r in rows], [W(self.there[r]) for r in rows], False,
-                          label=(i, self.k))  # fmt: skip
+            self.g.insert(
+                load,
+                [R(self.tiles[r, self.k]) for r in rows],
+                [W(self.there[r]) for r in rows],
+                False,
+                label=(i, self.k),
+            )
             self.volume.read += sum(self.volume.nbytes(r, self.k) for r in rows)
         found = self.there[i]
         if i == self.mt - 1:
@@ -399,8 +463,9 @@ def _exchange(g: TaskGraph, volume: Volume, mt: int, nt: int, piv: Handles, memo
             memory.first = j - j % memory.width
             _down(g, P, memory, range(mt), j, volume)
         if j < last - 1:
-            g.insert(swap, [R(piv[k]) for k in range(j + 1, last)], [RW(memory(i, j)) for i in range(j + 1, mt)],
-                     label=(j,))  # fmt: skip
+            g.insert(
+                swap, [R(piv[k]) for k in range(j + 1, last)], [RW(memory(i, j)) for i in range(j + 1, mt)], label=(j,)
+            )
         if isinstance(memory, Strips):
             _store(g, [memory(i, j) for i in range(mt)], F, range(mt), j, volume, False)
 

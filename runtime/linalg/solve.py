@@ -175,8 +175,17 @@ def solve(
         if transposed or pivoting not in (None, "partial") or assume_a in ("sym", "her"):
             word = "transposed=True" if transposed else f"pivoting={pivoting!r}, assume_a={assume_a!r}"
             raise ValueError(f"{word} is not for a matrix a on a disk")
-        x, info = solve_outside(a, b, assume_a=assume_a, lower=lower, precision=precision, check_finite=check_finite,
-                                tile_size=tile_size, memory=memory, how=how)  # fmt: skip
+        x, info = solve_outside(
+            a,
+            b,
+            assume_a=assume_a,
+            lower=lower,
+            precision=precision,
+            check_finite=check_finite,
+            tile_size=tile_size,
+            memory=memory,
+            how=how,
+        )
         return (x, info) if return_info else x
     if memory is not None:
         raise ValueError("memory= is for a matrix a on a disk: a path, an array of zarr or h5py, or a TileFunction")
@@ -201,7 +210,7 @@ def solve(
         runner = Runner(backend, scheduler, workers, options)
         device = DeviceProblem(
             a, b, precision, refine, fallback, check_finite, check_symmetric, lower, tile_size, runner
-        )  # fmt: skip
+        )
         x, info = _finished(device, began)
         shape = np.shape(b)
         return (x.reshape(shape), info) if return_info else x.reshape(shape)
@@ -217,9 +226,7 @@ def solve(
             precision, refine = _for_general(precision, refine)
 
         def partial() -> tuple[Any, SolveInfo]:
-            return solve_general(
-                solve, a, b, precision, refine, fallback, check_finite, tile_size, runner, return_info
-            )  # fmt: skip
+            return solve_general(solve, a, b, precision, refine, fallback, check_finite, tile_size, runner, return_info)
 
         if pivoting in (None, "partial"):
             x, info = partial()
@@ -246,9 +253,19 @@ def solve(
             )
         except NotPositiveDefiniteError:
             precision, refine = _for_general(precision, refine)
-            return solve(given, b, assume_a="gen", precision=precision, refine=refine, fallback=fallback,
-                         check_finite=check_finite, tile_size=tile_size, return_info=return_info, **how,
-                         **options)  # fmt: skip
+            return solve(
+                given,
+                b,
+                assume_a="gen",
+                precision=precision,
+                refine=refine,
+                fallback=fallback,
+                check_finite=check_finite,
+                tile_size=tile_size,
+                return_info=return_info,
+                **how,
+                **options,
+            )
     with outer.agreement() as facts:
         matrix = Triangle(a, lower=lower)
         columns = RightHandSide(b, matrix.n)
@@ -290,9 +307,15 @@ def _check_pivoting(pivoting: Any, assume_a: Any, precision: Any) -> None:
 
 
 def _factored_once(
-    a: Any, b: Any, assume: str, lower: bool, transposed: bool, check_finite: bool, tile_size: int | None,
+    a: Any,
+    b: Any,
+    assume: str,
+    lower: bool,
+    transposed: bool,
+    check_finite: bool,
+    tile_size: int | None,
     how: dict[str, Any],
-) -> Any:  # fmt: skip
+) -> Any:
     """x for a stack of matrices, or for a dask.array."""
     if not is_stack(a):
         if how["backend"] == "threads":
@@ -362,5 +385,7 @@ def _check_symmetric(A: TiledMatrix, runner: Runner, u: float, lower: bool) -> N
             apart = np.abs(A[i, j] - A[j, i].conj().T)
             row, column = np.unravel_index(int(np.argmax(apart)), apart.shape)
             row, column = int(row) + A.rows(i).start, int(column) + A.columns(j).start
-            raise ValueError(f"the matrix a is not symmetric: entries ({row}, {column}) and ({column}, {row}) differ "
-                             f"by {apart.max():.2g}, more than rounding ({bound:.2g})")  # fmt: skip
+            raise ValueError(
+                f"the matrix a is not symmetric: entries ({row}, {column}) and ({column}, {row}) differ "
+                f"by {apart.max():.2g}, more than rounding ({bound:.2g})"
+            )

@@ -132,15 +132,30 @@ class SolveInfo:
             {name: getattr(attempt, name) for name in (*Attempt.__dataclass_fields__, "code")} for attempt in self.path
         ]
         names = (
-            "n", "right_hand_sides", "dtype", "precision", "code", "iterations", "backward_error", "residuals",
-            "criterion", "hpl_mxp_residual", "times", "gflops", "factor_gflops", "messages", "bytes",
-        )  # fmt: skip
+            "n",
+            "right_hand_sides",
+            "dtype",
+            "precision",
+            "code",
+            "iterations",
+            "backward_error",
+            "residuals",
+            "criterion",
+            "hpl_mxp_residual",
+            "times",
+            "gflops",
+            "factor_gflops",
+            "messages",
+            "bytes",
+        )
         return {**{name: getattr(self, name) for name in names}, "path": attempts}
 
     def __repr__(self) -> str:
         path = " -> ".join(map(str, self.path))
-        return (f"SolveInfo(n={self.n}, right_hand_sides={self.right_hand_sides}, path={path!r}, "
-                f"backward_error={self.backward_error:.2e})")  # fmt: skip
+        return (
+            f"SolveInfo(n={self.n}, right_hand_sides={self.right_hand_sides}, path={path!r}, "
+            f"backward_error={self.backward_error:.2e})"
+        )
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -38,9 +38,17 @@ _BUFFERS = 8  # tiles of a matrix that comes by
 
 
 def solve_outside(
-    a: Any, b: Any, *, assume_a: str | None, lower: bool, precision: Any, check_finite: bool, tile_size: int | None,
-    memory: Any, how: dict[str, Any],
-) -> tuple[Any, SolveInfo]:  # fmt: skip
+    a: Any,
+    b: Any,
+    *,
+    assume_a: str | None,
+    lower: bool,
+    precision: Any,
+    check_finite: bool,
+    tile_size: int | None,
+    memory: Any,
+    how: dict[str, Any],
+) -> tuple[Any, SolveInfo]:
     """x with A x = b to FP64 accuracy: a factor in FP64, classical refinement.
 
     The factor goes to a file beside that of the matrix, or where temporary files go.
@@ -100,8 +108,12 @@ def solve_outside(
     info.times = {"factor": factored - began, "refine": done - factored, "total": done - began}
     if n and not info.backward_error <= n * u:
         info.path = (Attempt("fp64", "stalled", steps, "classical"),)
-        raise AccuracyError(f"the backward error is {info.backward_error:.1e}, above n u = {n * u:.1e}, after {steps} "
-                            f"steps of refinement", info, columns.result(x))  # fmt: skip
+        raise AccuracyError(
+            f"the backward error is {info.backward_error:.1e}, above n u = {n * u:.1e}, after {steps} "
+            f"steps of refinement",
+            info,
+            columns.result(x),
+        )
     return columns.result(x), info
 
 
@@ -123,15 +135,16 @@ class _Refined:
 
     def __init__(
         self, source: Stored, columns: RightHandSide, lower: bool, limit: int | None, how: dict[str, Any]
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.source, self.lower, self.how = source, lower, how
         self.dtype = np.dtype(np.complex128 if "c" in (source.dtype.kind, columns.columns.dtype.kind) else np.float64)
         self.b = columns.columns.astype(self.dtype, order="C")
         vectors = 6 * self.b.nbytes
         self.left = None if limit is None else limit - vectors
         if self.left is not None and self.left <= 0:
-            raise MemoryError(f"memory={nbytes(limit or 0)} is too little: right-hand sides and solutions take "
-                              f"{nbytes(vectors)}")  # fmt: skip
+            raise MemoryError(
+                f"memory={nbytes(limit or 0)} is too little: right-hand sides and solutions take {nbytes(vectors)}"
+            )
         self.nb = 0
 
     def _run(self, graph: TaskGraph, name: str, tiles: StoredTiles, order: Any, data: dict[str, Any]) -> None:
@@ -186,9 +199,7 @@ class _Refined:
 
         return both
 
-    def refine(
-        self, solve: Callable[[np.ndarray], np.ndarray], structure: str
-    ) -> tuple[np.ndarray, np.ndarray, int]:  # fmt: skip
+    def refine(self, solve: Callable[[np.ndarray], np.ndarray], structure: str) -> tuple[np.ndarray, np.ndarray, int]:
         """x, backward errors of its columns, and how many steps: until errors are n u, or do not halve any more."""
         x = solve(self.b.copy())
         n, u = len(self.b), 2.0**-53
@@ -218,8 +229,11 @@ class _Refined:
         blocks = [slice(i * nb, min(n, (i + 1) * nb)) for i in range(nt)]
         view = x.conj() if turned else x
         work = r.conj() if turned else r
-        data = {"X": [view[rows] for rows in blocks], "R": [work[rows] for rows in blocks],
-                "N": [sums[rows] for rows in blocks]}  # fmt: skip
+        data = {
+            "X": [view[rows] for rows in blocks],
+            "R": [work[rows] for rows in blocks],
+            "N": [sums[rows] for rows in blocks],
+        }
         self._run(residual_graph(nt, structure == "pos"), "A", tiles, "C", data)
         return work.conj() if turned else work, float(sums.max(initial=0))
 

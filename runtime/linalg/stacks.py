@@ -27,9 +27,20 @@ from tilewright.scalars import flag
 from tilewright.tiles import TiledMatrix
 
 __all__ = [
-    "SMALL", "cholesky", "det", "determinants", "inv", "inverses", "is_stack", "matrix_transpose",
-    "products", "slogdet", "slogdets", "solutions", "too_few",
-]  # fmt: skip
+    "SMALL",
+    "cholesky",
+    "det",
+    "determinants",
+    "inv",
+    "inverses",
+    "is_stack",
+    "matrix_transpose",
+    "products",
+    "slogdet",
+    "slogdets",
+    "solutions",
+    "too_few",
+]
 
 SMALL = 64
 """Rows up to which NumPy works on slices of a stack."""
@@ -83,9 +94,14 @@ class _Stacked:
         self.name = routine.__name__
 
     def run(
-        self, shape: tuple[int, ...], dtype: Any, small: bool, inputs: Sequence[np.ndarray],
-        numpy: Callable[..., Any], nodes: Callable[..., Any],
-    ) -> np.ndarray:  # fmt: skip
+        self,
+        shape: tuple[int, ...],
+        dtype: Any,
+        small: bool,
+        inputs: Sequence[np.ndarray],
+        numpy: Callable[..., Any],
+        nodes: Callable[..., Any],
+    ) -> np.ndarray:
         """An array (count, ...) of the results for ``inputs``, each (count, ...)."""
         out = np.empty(shape, dtype)
         if not out.size:
@@ -122,8 +138,14 @@ class _Stacked:
             for node, place in zip(made, places, strict=True):
                 b.assign(node, place)
 
-        evaluate(self.call, [leaf for row in leaves for leaf in row], results, build, self.tile_size,
-                 f"{self.name} of {len(out)}")  # fmt: skip
+        evaluate(
+            self.call,
+            [leaf for row in leaves for leaf in row],
+            results,
+            build,
+            self.tile_size,
+            f"{self.name} of {len(out)}",
+        )
 
     def result(self, *values: Any) -> Any:
         return self.call.result(*[like(np.asarray(value), *self.given) for value in values])
@@ -158,8 +180,15 @@ def products(routine: Any, x1: Any, x2: Any, **how: Any) -> Any:
     a, b = _flat(a, batch).astype(dtype, copy=False), _flat(b, batch).astype(dtype, copy=False)
     found = frame.run((prod(batch), m, n), dtype, max(m, n, k) <= SMALL, [a, b], _matmul, Product)
     found = found.reshape(*batch, m, n)
-    return frame.result(found[..., 0, :] if row and not column else found[..., 0] if column and not row
-                        else found[..., 0, 0] if row else found)  # fmt: skip
+    return frame.result(
+        found[..., 0, :]
+        if row and not column
+        else found[..., 0]
+        if column and not row
+        else found[..., 0, 0]
+        if row
+        else found
+    )
 
 
 def solutions(routine: Any, a: Any, b: Any, assume: str = "gen", wide: bool = False, **how: Any) -> Any:
@@ -177,8 +206,14 @@ def solutions(routine: Any, a: Any, b: Any, assume: str = "gen", wide: bool = Fa
     inputs = [_flat(A, batch).astype(dtype, copy=False), _flat(B, batch).astype(dtype, copy=False)]
     definite = assume == "pos"
     with _named(inputs[0], batch, "not positive definite" if definite else "singular"):
-        found = frame.run((prod(batch), n, k), dtype, n <= SMALL, inputs, _solve_definite if definite else _solve,
-                          lambda a, b: Solution(a, b, assume))  # fmt: skip
+        found = frame.run(
+            (prod(batch), n, k),
+            dtype,
+            n <= SMALL,
+            inputs,
+            _solve_definite if definite else _solve,
+            lambda a, b: Solution(a, b, assume),
+        )
     found = found.reshape(*batch, n, k)
     return frame.result(found[..., 0] if vector else found)
 
@@ -189,8 +224,9 @@ def inverses(routine: Any, a: Any, **how: Any) -> Any:
     A = _square(frame.given[0])
     batch, n = A.shape[:-2], A.shape[-1]
     with _named(_flat(A, batch), batch):
-        found = frame.run((prod(batch), n, n), A.dtype, n <= SMALL, [_flat(A, batch)], _inv,
-                          lambda a: Inverse(a, "gen"))  # fmt: skip
+        found = frame.run(
+            (prod(batch), n, n), A.dtype, n <= SMALL, [_flat(A, batch)], _inv, lambda a: Inverse(a, "gen")
+        )
     return frame.result(found.reshape(A.shape))
 
 
@@ -214,9 +250,14 @@ def cholesky(routine: Any, a: Any, upper: bool = False, **how: Any) -> Any:
                 b.step("cholesky", (Ref(place),))
                 b.step("lower", (Ref(place),))
 
-        evaluate(frame.call, leaves, [Result(leaf.extent, A.dtype, target=target)
-                                      for leaf, target in zip(leaves, found, strict=True)], build,
-                 frame.tile_size, f"cholesky of {len(found)}")  # fmt: skip
+        evaluate(
+            frame.call,
+            leaves,
+            [Result(leaf.extent, A.dtype, target=target) for leaf, target in zip(leaves, found, strict=True)],
+            build,
+            frame.tile_size,
+            f"cholesky of {len(found)}",
+        )
     found = found.reshape(A.shape)
     return frame.result(found.swapaxes(-1, -2).conj() if upper else found)
 

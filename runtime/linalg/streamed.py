@@ -23,7 +23,7 @@ __all__ = ["streamed"]
 
 def streamed(
     graph: TaskGraph, name: str, tiles: StoredTiles, most: int, order: Literal["C", "F"] = "C"
-) -> tuple[TaskGraph, list[np.ndarray]]:  # fmt: skip
+) -> tuple[TaskGraph, list[np.ndarray]]:
     """The graph with tasks that load the tiles ``name[i,j]`` before they are read, and the buffers ``name:buffer[k]``.
 
     Parameters

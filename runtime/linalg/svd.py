@@ -91,8 +91,17 @@ def svd(
     array([4., 3.])
     """
     full, check_finite = flag(full_matrices, "full_matrices"), flag(check_finite, "check_finite")
-    call = Call(svd, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        svd,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     with call.agreement() as facts:
         matrix = call.matrix()
         nb = call.tile_size(tile_size, matrix, lambda k, workers: svd_plan(k, workers)[0])
@@ -168,8 +177,17 @@ def svdvals(
     array([4., 3.])
     """
     check_finite = flag(check_finite, "check_finite")
-    call = Call(svdvals, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        svdvals,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     with call.agreement() as facts:
         matrix = call.matrix()
         nb = call.tile_size(tile_size, matrix, lambda k, workers: svd_plan(k, workers)[0])

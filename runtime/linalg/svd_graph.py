@@ -22,8 +22,9 @@ TALL = 5 / 3
 
 
 def no_svd(task: Task, store: Store, info: int) -> Exception:
-    return np.linalg.LinAlgError(f"{task}: LAPACK did not find all singular values, info {info}; a matrix with NaN or "
-                                 f"infinities has none")  # fmt: skip
+    return np.linalg.LinAlgError(
+        f"{task}: LAPACK did not find all singular values, info {info}; a matrix with NaN or infinities has none"
+    )
 
 
 def _panel_flops(tiles: list[Shape], parts: list[Shape], t: Shape) -> float:
@@ -90,13 +91,28 @@ class Tiles:
         J, part = column // nb, width / nb
         below = range(J, -(-m // nb))
         offset, vs = column - J * nb, [R(V[i, k]) for i in below]
-        g.insert(_weighted("panel", 6 * len(below) * part**2), [RW(A[i, J]) for i in below],
-                 [W(V[i, k]) for i in below], W(T[k]), offset, offset, width, on=A[J, J])  # fmt: skip
+        g.insert(
+            _weighted("panel", 6 * len(below) * part**2),
+            [RW(A[i, J]) for i in below],
+            [W(V[i, k]) for i in below],
+            W(T[k]),
+            offset,
+            offset,
+            width,
+            on=A[J, J],
+        )
         for j in range(J, self.nt):
             left = offset + width if j == J else 0
             if left < min(nb, self.shape[1] - j * nb):
-                g.insert(_weighted("left", 12 * len(below) * part), vs, R(T[k]), [RW(A[i, j]) for i in below], offset,
-                         left, label=(k, j))  # fmt: skip
+                g.insert(
+                    _weighted("left", 12 * len(below) * part),
+                    vs,
+                    R(T[k]),
+                    [RW(A[i, j]) for i in below],
+                    offset,
+                    left,
+                    label=(k, j),
+                )
 
     def from_right(self, V: Handles, T: Handles, k: int, row: int, width: int) -> None:
         """L Q of some rows, behind the band, and what it does to those below them."""
@@ -104,19 +120,37 @@ class Tiles:
         first, J, part = row // nb, (row + width) // nb, width / nb
         beside = range(J, self.nt)
         offset, vs = row + width - J * nb, [R(V[j, k]) for j in beside]
-        g.insert(_weighted("rows", 6 * len(beside) * part**2), [RW(A[first, j]) for j in beside],
-                 [W(V[j, k]) for j in beside], W(T[k]), row - first * nb, offset, width, on=A[first, J])  # fmt: skip
+        g.insert(
+            _weighted("rows", 6 * len(beside) * part**2),
+            [RW(A[first, j]) for j in beside],
+            [W(V[j, k]) for j in beside],
+            W(T[k]),
+            row - first * nb,
+            offset,
+            width,
+            on=A[first, J],
+        )
         for i in range(first, self.nt if self.shape[0] > TALL * n else self.mt):
             top = row + width - first * nb if i == first else 0
             if top < min(nb, self.shape[0] - i * nb):
-                g.insert(_weighted("right", 12 * len(beside) * part), vs, R(T[k]), [RW(A[i, j]) for j in beside], top,
-                         offset, label=(k, i))  # fmt: skip
+                g.insert(
+                    _weighted("right", 12 * len(beside) * part),
+                    vs,
+                    R(T[k]),
+                    [RW(A[i, j]) for j in beside],
+                    top,
+                    offset,
+                    label=(k, i),
+                )
 
 
 def cuts(n: int, nb: int, b: int) -> list[tuple[int, int]]:
     """(first column, width) of panels within tile columns."""
-    return [(column, min(b, start + nb - column, n - column))
-            for start in range(0, n, nb) for column in range(start, min(start + nb, n), b)]  # fmt: skip
+    return [
+        (column, min(b, start + nb - column, n - column))
+        for start in range(0, n, nb)
+        for column in range(start, min(start + nb, n), b)
+    ]
 
 
 def insert_qr(matrix: Tiles, b: int) -> tuple[Handles, Handles, list[tuple[int, int]]]:
@@ -163,8 +197,15 @@ def _interleaved(g: TaskGraph, matrix: Tiles, b: int) -> Any:
     def insert(target: Handle, start: int, stop: int, on: Handle) -> None:
         rows = range(start // 2 // nb, (stop - 1) // 2 // nb + 1)
         tiles = [(i, j) for i in rows for j in range(i, min((min((i + 1) * nb, n) - 1 + b) // nb, matrix.nt - 1) + 1)]
-        g.insert(interleave, [R(A[place]) for place in tiles], W(target), tuple((i * nb, j * nb) for i, j in tiles),
-                 start, b, on=on)  # fmt: skip
+        g.insert(
+            interleave,
+            [R(A[place]) for place in tiles],
+            W(target),
+            tuple((i * nb, j * nb) for i, j in tiles),
+            start,
+            b,
+            on=on,
+        )
 
     return insert
 
@@ -189,15 +230,30 @@ def svd_graph(
         V, T, cut = insert_qr(matrix, b)
     tiles = [(i, j) for i in range(nt if tall else mt) for j in range(i if tall else 0, nt)]
     blocks = [X[c] for c in range(-(-wide // nb))]
-    g.insert(_weighted("gesdd", 66 * nt**3), [R(A[place]) for place in tiles], R(matrix.exponent), W(s),
-             [W(x) for x in blocks], [W(D[c]) for c in range(nt)], tuple((i * nb, j * nb) for i, j in tiles),
-             (n if tall else m, n), on=A[0, 0], label=())  # fmt: skip
+    g.insert(
+        _weighted("gesdd", 66 * nt**3),
+        [R(A[place]) for place in tiles],
+        R(matrix.exponent),
+        W(s),
+        [W(x) for x in blocks],
+        [W(D[c]) for c in range(nt)],
+        tuple((i * nb, j * nb) for i, j in tiles),
+        (n if tall else m, n),
+        on=A[0, 0],
+        label=(),
+    )
     if tall:
         for x in blocks:
             for k, (column, width) in reversed(list(enumerate(cut))):
                 below = range(column // nb, mt)
-                g.insert(_weighted("back", 12 * len(below) * width / nb), [R(V[i, k]) for i in below], R(T[k]), RW(x),
-                         column, label=(k, *x.index))  # fmt: skip
+                g.insert(
+                    _weighted("back", 12 * len(below) * width / nb),
+                    [R(V[i, k]) for i in below],
+                    R(T[k]),
+                    RW(x),
+                    column,
+                    label=(k, *x.index),
+                )
     U, Vh = g.handles("U"), g.handles("V")
     for c, x in enumerate(blocks):
         g.insert(store, R(x), [W(Vh[c, i] if flip else U[i, c]) for i in range(mt)], flip)

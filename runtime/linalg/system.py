@@ -113,19 +113,18 @@ class System:
         blocks: dict[str, Any] = {
             name: block_rows(array, self.A)
             for name, array in {
-                "B": self.b, "X": self.x, "R": self.r, "Z": self.z, "P": self.p, "V": self.v, "D": d,
+                "B": self.b,
+                "X": self.x,
+                "R": self.r,
+                "Z": self.z,
+                "P": self.p,
+                "V": self.v,
+                "D": d,
                 "W": self.runner.engine.keep(np.zeros((self.n, m), dtype)),
             }.items()
-        }  # fmt: skip
-        parts = {"S": [np.zeros((3, m)) for _ in range(nt)], "T": [np.zeros((1, m)) for _ in range(nt)]}
-        self.data = {
-            "A": self.A,
-            **factor,
-            "sizes": self.sizes,
-            **blocks,
-            **parts,
-            **self.scalars,
         }
+        parts = {"S": [np.zeros((3, m)) for _ in range(nt)], "T": [np.zeros((1, m)) for _ in range(nt)]}
+        self.data = {"A": self.A, **factor, "sizes": self.sizes, **blocks, **parts, **self.scalars}
         self.krylov = {name: {} for name in ("basis", "H", "parts", "Y")} | {"size": np.zeros((3, m))}
         self.bindings = Bindings(self.runner, self.data, CONSTANT, SCRATCH)
         self.data |= self.krylov

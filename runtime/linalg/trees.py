@@ -70,13 +70,20 @@ def normal(tree: Any) -> Tree:
     if not len(tree) or tree[0] != _HIERARCHICAL:
         return tuple(_elimination(step) for step in tree)
     if len(tree) not in (4, 5):
-        raise ValueError(f"a hierarchical tree is ('hierarchical', a, low, high), such as "
-                         f"('hierarchical', 4, 'greedy', 'binary'), not {tuple(tree)!r}")  # fmt: skip
+        raise ValueError(
+            f"a hierarchical tree is ('hierarchical', a, low, high), such as "
+            f"('hierarchical', 4, 'greedy', 'binary'), not {tuple(tree)!r}"
+        )
     _, a, low, high, *domains = tree
     lists = tuple(_ON_LISTS)
     kind = choice(domains[0], "domains of a tree", _DOMAINS) if domains else "rolling"
-    return (_HIERARCHICAL, positive(a, "a, the tiles of a domain,"), choice(low, "low tree", (*lists, _EARLIEST)),
-            choice(high, "high tree", lists), kind)  # fmt: skip
+    return (
+        _HIERARCHICAL,
+        positive(a, "a, the tiles of a domain,"),
+        choice(low, "low tree", (*lists, _EARLIEST)),
+        choice(high, "high tree", lists),
+        kind,
+    )
 
 
 def _elimination(step: Any) -> Elimination:
@@ -133,9 +140,7 @@ def eliminations(tree: Tree, mt: int, nt: int, ranks: int = 1) -> tuple[Eliminat
         return _greedy(mt, nt)
     kind: Literal["TS", "TT"] = "TS" if tree == "flat" else "TT"
     pairs = _ON_LISTS[tree.removesuffix("-tt")]
-    return tuple(
-        Elimination(k, k + row, k + by, kind) for k in range(min(mt, nt)) for row, by in pairs(mt - k)
-    )  # fmt: skip
+    return tuple(Elimination(k, k + row, k + by, kind) for k in range(min(mt, nt)) for row, by in pairs(mt - k))
 
 
 def _flat(count: int) -> Iterator[tuple[int, int]]:
@@ -168,8 +173,11 @@ def _fibonacci(count: int) -> Iterator[tuple[int, int]]:
 
 
 _ON_LISTS: dict[str, Callable[[int], Iterator[tuple[int, int]]]] = {
-    "flat": _flat, "binary": _binary, "greedy": _halves, "fibonacci": _fibonacci,
-}  # fmt: skip
+    "flat": _flat,
+    "binary": _binary,
+    "greedy": _halves,
+    "fibonacci": _fibonacci,
+}
 """(row, by) of one column, counted in a list of rows."""
 
 
@@ -188,9 +196,7 @@ def _greedy(mt: int, nt: int) -> tuple[Elimination, ...]:
     return tuple(step for column in found for step in column)
 
 
-def _hierarchical(
-    mt: int, nt: int, a: int, low: str, high: str, domains: str, ranks: int
-) -> Iterator[Elimination]:  # fmt: skip
+def _hierarchical(mt: int, nt: int, a: int, low: str, high: str, domains: str, ranks: int) -> Iterator[Elimination]:
     clock = _Clock(mt, nt) if low == _EARLIEST else None
     for k in range(min(mt, nt)):
         tops = []

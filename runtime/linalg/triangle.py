@@ -21,9 +21,15 @@ Levels = Callable[[Task, int], float]
 
 @graph_builder(lambda loop, nt, *_: f"{loop.__name__} nt={nt}", cache=32)
 def triangle_graph(
-    g: TaskGraph, loop: Loop, nt: int, in_place: bool, check: str, clear: bool, rest: tuple[Any, ...] = (),
+    g: TaskGraph,
+    loop: Loop,
+    nt: int,
+    in_place: bool,
+    check: str,
+    clear: bool,
+    rest: tuple[Any, ...] = (),
     levels: Levels | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Fill the tiles ``A[i,j]`` from ``S[i,j]`` unless ``in_place``, work on them, clear the other triangle.
 
     Copying in and clearing are tasks, so that all workers share them and they overlap with the rest.
@@ -77,10 +83,20 @@ def turned_graph(g: TaskGraph, loop: Loop, nt: int, rest: tuple[Any, ...] = ()) 
 
 
 def on_triangle(
-    call: Call, loop: Loop, *, lower: bool, overwrite: bool, tile_size: int | None, rule: Callable[[int, int], int],
-    check_finite: bool, check: str, width: Callable[[int], int], rest: tuple[Any, ...] = (),
-    levels: Levels | None = None, first: Callable[[Any], None] | None = None,
-) -> Any:  # fmt: skip
+    call: Call,
+    loop: Loop,
+    *,
+    lower: bool,
+    overwrite: bool,
+    tile_size: int | None,
+    rule: Callable[[int, int], int],
+    check_finite: bool,
+    check: str,
+    width: Callable[[int], int],
+    rest: tuple[Any, ...] = (),
+    levels: Levels | None = None,
+    first: Callable[[Any], None] | None = None,
+) -> Any:
     """Run the loop on a triangle of the matrix of a call; returns what the call returns.
 
     Parameters
@@ -100,8 +116,14 @@ def on_triangle(
     with call.agreement() as facts:
         matrix = call.triangle(lower=lower, overwrite=overwrite)
         source = matrix.source(call.tile_size(tile_size, matrix, rule))
-        facts.update(shape=source.shape, dtype=str(matrix.dtype), turned=matrix.turned, lower=lower,
-                     tile_size=source.tile_size, overwrite_a=overwrite)  # fmt: skip
+        facts.update(
+            shape=source.shape,
+            dtype=str(matrix.dtype),
+            turned=matrix.turned,
+            lower=lower,
+            tile_size=source.tile_size,
+            overwrite_a=overwrite,
+        )
         if call.has_data:
             if check_finite and (matrix.in_place or call.on_device):  # tasks on a device look at nothing
                 matrix.check_finite()

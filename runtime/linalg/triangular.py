@@ -104,8 +104,17 @@ def tri_inverse(
     """
     lower, unit = flag(lower, "lower"), flag(unit_diagonal, "unit_diagonal")
     overwrite_a, check_finite = flag(overwrite_a, "overwrite_a"), flag(check_finite, "check_finite")
-    call = Call(tri_inverse, a, options, backend=backend, scheduler=scheduler, workers=workers, progress=progress,
-                return_run=return_run, chunks=True)  # fmt: skip
+    call = Call(
+        tri_inverse,
+        a,
+        options,
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        return_run=return_run,
+        chunks=True,
+    )
     return on_triangle(
         call, invert, lower=lower, overwrite=overwrite_a, tile_size=tile_size, rule=cholesky_tile_size, rest=(unit,),
         check_finite=check_finite, check="before", width=lambda nt: nt * (nt + 1) // 2,

@@ -12,9 +12,19 @@ from functools import lru_cache
 from tilewright.kernels.caches import level2
 from tilewright.rates import Rates, current
 
-__all__ = ["ONE_TILE", "STEP", "band_width", "cholesky_tile_size", "eigen_plan", "lu_plan", "mixed_lu_tile_size",
-           "mixed_tile_size",
-           "product_tile_size", "sketch_tile_size", "svd_plan"]  # fmt: skip
+__all__ = [
+    "ONE_TILE",
+    "STEP",
+    "band_width",
+    "cholesky_tile_size",
+    "eigen_plan",
+    "lu_plan",
+    "mixed_lu_tile_size",
+    "mixed_tile_size",
+    "product_tile_size",
+    "sketch_tile_size",
+    "svd_plan",
+]
 
 ONE_TILE = 576
 """Up to here LAPACK on one core beats any graph of smaller tiles, whose threads take as long to start."""

@@ -57,8 +57,12 @@ def bounds(graph: TaskGraph, workers: int, cost: Callable[[Task], float] | Seque
     """
     instance(graph, "graph", TaskGraph, "a TaskGraph")
     positive(workers, "workers")
-    if not (cost is None or callable(cost) or (isinstance(cost, Sequence) and not isinstance(cost, str | bytes))
-            or getattr(cost, "ndim", 0) == 1):  # fmt: skip
+    if not (
+        cost is None
+        or callable(cost)
+        or (isinstance(cost, Sequence) and not isinstance(cost, str | bytes))
+        or getattr(cost, "ndim", 0) == 1
+    ):
         raise TypeError(f"cost must be a function of a task or a sequence by task index, not {cost!r}")
     if cost is not None and not callable(cost) and len(cost) != len(graph):
         raise ValueError(f"cost has {len(cost)} costs for the {len(graph)} tasks of {graph!r}")

@@ -250,9 +250,14 @@ class _Model:
     """What an engine would make of a partition."""
 
     def __init__(
-        self, graph: TaskGraph, places: Sequence[int], cost: Sequence[float], overheads: Overheads, workers: int,
+        self,
+        graph: TaskGraph,
+        places: Sequence[int],
+        cost: Sequence[float],
+        overheads: Overheads,
+        workers: int,
         nbytes: Callable[[Handle], int] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.graph, self.places, self.cost, self.overheads, self.workers = graph, places, cost, overheads, workers
         self.each = max(1, workers // max(len(set(places)), 1))
         """Workers of a place."""

@@ -455,9 +455,10 @@ class MessagePlan:
         peaks = []
         own: list[set[Handle]] = [set() for _ in range(self.ranks)]
         comes = {
-            handle for handle in self.graph.handles_used
+            handle
+            for handle in self.graph.handles_used
             if handle.name in self.graph.rooms and not self.graph.rooms[handle.name].keep
-        } - self.graph.inputs.keys()  # fmt: skip
+        } - self.graph.inputs.keys()
         for version, handle in enumerate(self.flow.handle):
             if handle in comes:
                 continue

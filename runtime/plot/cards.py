@@ -43,11 +43,16 @@ def _said(amount: float | Mapping[int, float]) -> str:
 
 def tiles(matrix: TiledMatrix) -> str:
     """Shape, tiles, dtype and size."""
-    return _facts("TiledMatrix", {
-        "shape": f"{matrix.shape[0]:,} x {matrix.shape[1]:,}", "dtype": str(matrix.dtype),
-        "tiles": f"{matrix.mt} x {matrix.nt} of {matrix.tile_size} rows", "size": nbytes(matrix.nbytes),
-        "memory": "packed tile by tile" if matrix.packed else "a view of an array",
-    })  # fmt: skip
+    return _facts(
+        "TiledMatrix",
+        {
+            "shape": f"{matrix.shape[0]:,} x {matrix.shape[1]:,}",
+            "dtype": str(matrix.dtype),
+            "tiles": f"{matrix.mt} x {matrix.nt} of {matrix.tile_size} rows",
+            "size": nbytes(matrix.nbytes),
+            "memory": "packed tile by tile" if matrix.packed else "a view of an array",
+        },
+    )
 
 
 def precision_map(found: PrecisionMap) -> str:
@@ -63,11 +68,14 @@ def precision_map(found: PrecisionMap) -> str:
     size = max(4, min(18, 360 // max(found.nt // stride, 1)))
     rows = "".join(
         "<div style='display:flex'>"
-        + "".join(f'<i title="({i},{j}) {found[i, j].name}" style="width:{size}px;height:{size}px;'
-                  f'background:{COLOURS[found[i, j].name]}"></i>' for j in range(0, i + 1, stride))
+        + "".join(
+            f'<i title="({i},{j}) {found[i, j].name}" style="width:{size}px;height:{size}px;'
+            f'background:{COLOURS[found[i, j].name]}"></i>'
+            for j in range(0, i + 1, stride)
+        )
         + "</div>"
         for i in range(0, found.nt, stride)
-    )  # fmt: skip
+    )
     note = f"<p>{html.escape(found.note)}</p>" if found.note else ""
     every = f"<p>every {stride}th tile of {found.nt} x {found.nt}</p>" if stride > 1 else ""
     return f"<div><p>{legend}</p>{rows}{every}{note}</div>"
@@ -76,10 +84,12 @@ def precision_map(found: PrecisionMap) -> str:
 def trace(found: Trace) -> str:
     """How many records, where, and how long by op."""
     rows = {
-        "graph": found.graph.name, "records": f"{len(found):,} of {len(found.graph):,} tasks",
-        "workers": f"{found.ranks} x {found.workers}", "messages": f"{len(found.messages):,}",
+        "graph": found.graph.name,
+        "records": f"{len(found):,} of {len(found.graph):,} tasks",
+        "workers": f"{found.ranks} x {found.workers}",
+        "messages": f"{len(found.messages):,}",
         "ends": f"{found.makespan:g}" if found.virtual else seconds(found.makespan),
-    }  # fmt: skip
+    }
     for op, (count, total) in list(found.by_op().items())[:12]:
         rows[op] = f"{count:,} tasks, {f'{total:g}' if found.virtual else seconds(total)}"
     return _facts("Trace", rows)

@@ -67,8 +67,10 @@ def _owner(graph: TaskGraph) -> Callable[[Task], str]:
 
     def rank(task: Task) -> str:
         if layout is None:
-            raise ValueError(f"graph {graph.name!r} has no layout that says who owns what; by= also takes a function "
-                             "of the task, such as lambda task: owner(*task.writes[0].index)")  # fmt: skip
+            raise ValueError(
+                f"graph {graph.name!r} has no layout that says who owns what; by= also takes a function "
+                "of the task, such as lambda task: owner(*task.writes[0].index)"
+            )
         if isinstance(task.on, int):
             return f"rank {task.on}"
         return f"rank {layout.owner((*task.writes, *task.reads)[0])}"

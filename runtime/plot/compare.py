@@ -30,13 +30,22 @@ def figure(table: Table, path: str | Path) -> None:
     _heat_map(fig, left, groups, counts)
     for place, (names, rows) in enumerate(groups):
         style: dict[str, Any] = {
-            "color": LINES[place % len(LINES)], "marker": MARKERS[place % len(MARKERS)],
-            "linestyle": ("-", "--", ":")[place // len(LINES) % 3], "markersize": 4, "linewidth": 1.2,
-        }  # fmt: skip
+            "color": LINES[place % len(LINES)],
+            "marker": MARKERS[place % len(MARKERS)],
+            "linestyle": ("-", "--", ":")[place // len(LINES) % 3],
+            "markersize": 4,
+            "linewidth": 1.2,
+        }
         right.plot(list(rows), [row.speedup for row in rows.values()], label=", ".join(names), **style)
     limits = {row.workers: run.bounds for row, run in zip(table.rows, table.runs, strict=True)}
-    right.plot(counts, [p * limits[p].area / limits[p].lower if limits[p].lower else 1.0 for p in counts],
-               color="0.5", linestyle="--", linewidth=1, label="limit min(p, W/C)")  # fmt: skip
+    right.plot(
+        counts,
+        [p * limits[p].area / limits[p].lower if limits[p].lower else 1.0 for p in counts],
+        color="0.5",
+        linestyle="--",
+        linewidth=1,
+        label="limit min(p, W/C)",
+    )
     right.set_xscale("log", base=2)
     right.set_yscale("log", base=2)
     right.set_xticks(counts, [str(p) for p in counts])
@@ -76,12 +85,19 @@ def _heat_map(fig: Figure, axes: Any, groups: list[tuple[list[str], dict[int, Ro
                 continue
             row = rows[count]
             fill, ink = shade(row.ratio - 1, most)
-            axes.fill([x - 0.5, x + 0.5, x + 0.5, x - 0.5], [y - 0.5, y - 0.5, y + 0.5, y + 0.5], facecolor=fill,
-                      edgecolor="#CCCCCC", linewidth=0.5)  # fmt: skip
+            axes.fill(
+                [x - 0.5, x + 0.5, x + 0.5, x - 0.5],
+                [y - 0.5, y - 0.5, y + 0.5, y + 0.5],
+                facecolor=fill,
+                edgecolor="#CCCCCC",
+                linewidth=0.5,
+            )
             star = "*" if row.ties else ""
             axes.text(x, y, f"{row.ratio - 1:.0%}{star}", color=ink, ha="center", va="center", fontsize=8)
-    names = [", ".join(names) if len(names) < 4 else f"{', '.join(names[:2])} and {len(names) - 2} more"
-             for names, _ in groups]  # fmt: skip
+    names = [
+        ", ".join(names) if len(names) < 4 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+        for names, _ in groups
+    ]
     axes.set_yticks(range(len(groups)), names, fontsize=8)
     axes.set_xticks(range(len(counts)), [str(count) for count in counts])
     axes.set_xlim(-0.5, len(counts) - 0.5)

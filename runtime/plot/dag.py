@@ -244,18 +244,24 @@ def _draw(graph: TaskGraph, layout: Drawing, coloured: Colouring) -> str:
         _task(task, layout.boxes[task.index], fill[groups[task.index]], task.index in bold_tasks, left, top)
         for task in graph
     ]
-    return "\n".join([
-        '<?xml version="1.0" encoding="UTF-8"?>',
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img">',
-        f"<title>{escape(shown(graph.name))}</title>",
-        f"<style>{_STYLE}</style>",
-        f"<defs>{_ARROWS}</defs>",
-        '<rect width="100%" height="100%" fill="#FFFFFF"/>',
-        f'<g transform="translate({_MARGIN:.0f} {_MARGIN:.0f}) scale({scale:.2f})">',
-        f'<text class="title" x="0" y="12">{escape(shown(title))}</text>', *legend, "</g>",
-        *edges, *tasks, "</svg>\n",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            '<?xml version="1.0" encoding="UTF-8"?>',
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+            f'viewBox="0 0 {width:.0f} {height:.0f}" role="img">',
+            f"<title>{escape(shown(graph.name))}</title>",
+            f"<style>{_STYLE}</style>",
+            f"<defs>{_ARROWS}</defs>",
+            '<rect width="100%" height="100%" fill="#FFFFFF"/>',
+            f'<g transform="translate({_MARGIN:.0f} {_MARGIN:.0f}) scale({scale:.2f})">',
+            f'<text class="title" x="0" y="12">{escape(shown(title))}</text>',
+            *legend,
+            "</g>",
+            *edges,
+            *tasks,
+            "</svg>\n",
+        ]
+    )
 
 
 def _count(number: int, noun: str) -> str:

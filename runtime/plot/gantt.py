@@ -110,15 +110,29 @@ def _draw_lanes(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: f
         for y in range(len(lanes)):
             if (cause, y) in idle:
                 axes.broken_barh(
-                    idle[cause, y], (y - _BAR / 2, _BAR), facecolor="#FFFFFF", edgecolor=CAUSES[cause], hatch="////",
-                    linewidth=0, zorder=1, label=None if cause in named else f"idle: {IDLE[cause]}",
-                )  # fmt: skip
+                    idle[cause, y],
+                    (y - _BAR / 2, _BAR),
+                    facecolor="#FFFFFF",
+                    edgecolor=CAUSES[cause],
+                    hatch="////",
+                    linewidth=0,
+                    zorder=1,
+                    label=None if cause in named else f"idle: {IDLE[cause]}",
+                )
                 named.add(cause)
     if trace.failure is not None and (trace.failure.rank, trace.failure.worker) in place:
         failed, y = trace.failure, place[trace.failure.rank, trace.failure.worker]
         start, end = failed.start * scale, failed.end * scale
-        axes.broken_barh([(start, end - start)], (y - _BAR / 2, _BAR), facecolor="#FFFFFF", edgecolor="#B3003C",
-                         linewidth=1.6, hatch="xx", zorder=2, label="failed")  # fmt: skip
+        axes.broken_barh(
+            [(start, end - start)],
+            (y - _BAR / 2, _BAR),
+            facecolor="#FFFFFF",
+            edgecolor="#B3003C",
+            linewidth=1.6,
+            hatch="xx",
+            zorder=2,
+            label="failed",
+        )
     names = [f"rank {rank}, worker {worker}" if several else f"worker {worker}" for rank, worker in lanes]
     axes.set_yticks(range(len(lanes)), names)
     axes.set_ylim(len(lanes) - 0.4, -0.6)
@@ -142,30 +156,38 @@ def _draw_tasks(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: f
     for (number, y), records in groupby(sorted(trace, key=key), key=key):
         op = order[number]
         axes.broken_barh(
-            [(r.start * scale, r.duration * scale) for r in records], (y - _BAR / 2, _BAR),
-            facecolor=fill[op], edgecolor="#FFFFFF", linewidth=0.3, zorder=2, label=None if op in named else drawn(op),
-        )  # fmt: skip
+            [(r.start * scale, r.duration * scale) for r in records],
+            (y - _BAR / 2, _BAR),
+            facecolor=fill[op],
+            edgecolor="#FFFFFF",
+            linewidth=0.3,
+            zorder=2,
+            label=None if op in named else drawn(op),
+        )
         named.add(op)
     outline = 0.8 if len(trace) > _CROWDED * len(lanes) else 1.6
     critical = {task.index for task in trace.graph.critical_path(trace.durations).tasks}
     for y in range(len(lanes)):
         on_path = [r for r in trace if r.task in critical and lane[r.rank, r.worker] == y]
         axes.broken_barh(
-            [(r.start * scale, r.duration * scale) for r in on_path], (y - _BAR / 2, _BAR),
-            facecolor="none", edgecolor=ACCENT, linewidth=outline, zorder=3, label="critical path" if y == 0 else None,
-        )  # fmt: skip
+            [(r.start * scale, r.duration * scale) for r in on_path],
+            (y - _BAR / 2, _BAR),
+            facecolor="none",
+            edgecolor=ACCENT,
+            linewidth=outline,
+            zorder=3,
+            label="critical path" if y == 0 else None,
+        )
 
 
 def _draw_bounds(axes: Axes, run: Run | Trace, trace: Trace, scale: float) -> None:
     ranks = len({record.rank for record in trace}) or 1
     lower = run.bounds if isinstance(run, Run) else bounds(trace.graph, trace.workers * ranks, trace.durations)
     time = units(run)[1] if isinstance(run, Run) else seconds
-    for value, name, style in (
-        (lower.area, "bound W/p", "--"),
-        (lower.critical_path, "bound C", ":"),
-    ):
-        axes.axvline(value * scale, color="#CC79A7", linestyle=style, linewidth=2, zorder=4,
-                     label=f"{name} = {time(value)}")  # fmt: skip
+    for value, name, style in ((lower.area, "bound W/p", "--"), (lower.critical_path, "bound C", ":")):
+        axes.axvline(
+            value * scale, color="#CC79A7", linestyle=style, linewidth=2, zorder=4, label=f"{name} = {time(value)}"
+        )
 
 
 def _legend(chart: Figure, axes: Axes) -> None:

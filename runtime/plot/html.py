@@ -119,11 +119,19 @@ def comparison_table(table: Table, numbers: Mapping[tuple[str, int], int] | None
     unit = "" if table.units == "s" else f", {table.units}"
     head = ["workers", "scheduler", f"makespan{unit}", "/ bound", "speed-up", "W/(p T)", "behind", "memory"]
     body = [
-        [str(row.workers), ", ".join(other.scheduler for other in rows), table.time(row.makespan), f"{row.ratio:.3f}",
-         f"{row.speedup:.2f}", f"{row.efficiency:.1%}", "tie" if row.ties else f"{row.behind:.1%}", nbytes(row.memory)]
+        [
+            str(row.workers),
+            ", ".join(other.scheduler for other in rows),
+            table.time(row.makespan),
+            f"{row.ratio:.3f}",
+            f"{row.speedup:.2f}",
+            f"{row.efficiency:.1%}",
+            "tie" if row.ties else f"{row.behind:.1%}",
+            nbytes(row.memory),
+        ]
         for rows in groups
         for row in rows[:1]
-    ]  # fmt: skip
+    ]
     rulers = [number for number in range(1, len(rows)) if rows[number].workers != rows[number - 1].workers]
     verdicts = "".join(
         f'<p class="verdict">{html.escape(table.verdict(count))}</p>' for count in sorted({row.workers for row in rows})
@@ -367,10 +375,13 @@ def _picture(graph: TaskGraph, run: Run | None, limit: int | None = None) -> dic
     depth, slack, critical = _layers(graph, costs)
     op = [number[task.op.name] for task in graph.tasks]
     picture: dict[str, Any] = {
-        "ops": ops, "colours": [fill for fill, _ in inks], "inks": [ink for _, ink in inks],
-        "unit": units(run)[0] if run is not None else "", "note": "",
+        "ops": ops,
+        "colours": [fill for fill, _ in inks],
+        "inks": [ink for _, ink in inks],
+        "unit": units(run)[0] if run is not None else "",
+        "note": "",
         "unitName": unit_name(run) if run is not None else weight_unit(graph),
-    }  # fmt: skip
+    }
     if len(graph) > limit:
         picture |= _groups(graph, costs, ops, op, depth, slack, critical)
         picture["note"] = (
@@ -426,9 +437,14 @@ def _places(depth: Sequence[int], predecessors: Sequence[Sequence[int]]) -> dict
 
 
 def _groups(
-    graph: TaskGraph, costs: Sequence[float], ops: Sequence[str], op: Sequence[int], depth: Sequence[int],
-    slack: Sequence[float], critical: Sequence[int],
-) -> dict[str, Any]:  # fmt: skip
+    graph: TaskGraph,
+    costs: Sequence[float],
+    ops: Sequence[str],
+    op: Sequence[int],
+    depth: Sequence[int],
+    slack: Sequence[float],
+    critical: Sequence[int],
+) -> dict[str, Any]:
     """All tasks of one op in one layer as one item."""
     group: dict[tuple[int, int], int] = {}
     of = [group.setdefault((depth[t], op[t]), len(group)) for t in range(len(graph))]
@@ -522,9 +538,13 @@ def _schedule(run: Run, op: Sequence[int], limit: int) -> dict[str, Any]:
         picture["note"] = f" {len(arrows):,} messages are more than the {_ARROWS:,} that are drawn."
     failure = trace.failure
     if failure is not None:
-        picture["failed"] = {"item": failure.task if linked else -1, "label": tasks[failure.task].label,
-                             "lane": failure.rank * workers + failure.worker, "start": failure.start,
-                             "end": failure.end}  # fmt: skip
+        picture["failed"] = {
+            "item": failure.task if linked else -1,
+            "label": tasks[failure.task].label,
+            "lane": failure.rank * workers + failure.worker,
+            "start": failure.start,
+            "end": failure.end,
+        }
     if linked:
         count = len(run.graph)
         start, end, lane_of = [0.0] * count, [0.0] * count, [0] * count

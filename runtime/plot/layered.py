@@ -165,11 +165,7 @@ def _crossings(rows: list[list[int]], below: list[list[int]]) -> int:
 
 
 def _place(
-    rows: list[list[int]],
-    widths: list[float],
-    above: list[list[int]],
-    below: list[list[int]],
-    first_waypoint: int,
+    rows: list[list[int]], widths: list[float], above: list[list[int]], below: list[list[int]], first_waypoint: int
 ) -> list[float]:
     """x of every vertex: rows follow their neighbours above, then below, a few times."""
     x = [0.0] * len(widths)

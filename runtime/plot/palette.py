@@ -21,9 +21,13 @@ ACCENT = "#000000"
 """For the critical path."""
 
 CAUSES = {
-    "startup": "#A98B5D", "no_task": "#DDD3BE", "data": "#6B4E9B", "communication": "#A3195B", "overhead": "#4A4A4A",
+    "startup": "#A98B5D",
+    "no_task": "#DDD3BE",
+    "data": "#6B4E9B",
+    "communication": "#A3195B",
+    "overhead": "#4A4A4A",
     "tail": "#C2B08E",
-}  # fmt: skip
+}
 """Of idle time (`tilewright.runs.idle`): no colour of an op is among them; hatched where bars of ops are beside."""
 
 _KNOWN = {

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["COLOURS", "figure", "precision_map"]
 
 COLOURS = {
-    "fp64": "#332288", "fp32": "#0072B2", "tf32": "#56B4E9", "bf16x3": "#009E73", "bf16": "#E69F00", "fp16": "#F0E442",
-}  # fmt: skip
+    "fp64": "#332288",
+    "fp32": "#0072B2",
+    "tf32": "#56B4E9",
+    "bf16x3": "#009E73",
+    "bf16": "#E69F00",
+    "fp16": "#F0E442",
+}
 """From dark to light as digits go down."""
 
 _NAMED = 16  # tiles a row up to which each square has its name

@@ -27,9 +27,12 @@ _ROW = 18  # height of a row of the legend
 
 
 def save(
-    graph: TaskGraph, drawing: Drawing, critical: tuple[set[int], set[tuple[int, int]]], path: FilePath,
+    graph: TaskGraph,
+    drawing: Drawing,
+    critical: tuple[set[int], set[tuple[int, int]]],
+    path: FilePath,
     coloured: Colouring,
-) -> None:  # fmt: skip
+) -> None:
     """Write a PNG. ImportError, in a sentence that says what to do, if matplotlib is not installed."""
     canvas.check_matplotlib("a PNG (an SVG does not)")
     from matplotlib.figure import Figure
@@ -89,9 +92,13 @@ def _rows(widths: dict[str, float], room: float) -> list[dict[str, float]]:
 
 
 def _draw(
-    axes: Axes, graph: TaskGraph, drawing: Drawing, critical: tuple[set[int], set[tuple[int, int]]], scale: float,
+    axes: Axes,
+    graph: TaskGraph,
+    drawing: Drawing,
+    critical: tuple[set[int], set[tuple[int, int]]],
+    scale: float,
     coloured: Colouring,
-) -> None:  # fmt: skip
+) -> None:
     from matplotlib.collections import PathCollection, PolyCollection
     from matplotlib.path import Path
 
@@ -121,8 +128,17 @@ def _draw(
         autolim=False,
     )
     for task, box in zip(graph, boxes, strict=True):
-        axes.text(box.x, box.y, canvas.drawn(task.label), ha="center", va="center", color=text_on(fill[task.index]),
-                  fontsize=8.5 * scale, zorder=4, parse_math=False)  # fmt: skip
+        axes.text(
+            box.x,
+            box.y,
+            canvas.drawn(task.label),
+            ha="center",
+            va="center",
+            color=text_on(fill[task.index]),
+            fontsize=8.5 * scale,
+            zorder=4,
+            parse_math=False,
+        )
 
 
 def _head(points: Sequence[Point], size: float) -> list[Point]:

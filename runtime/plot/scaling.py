@@ -75,8 +75,10 @@ def figure(study: Study, path: str | Path) -> None:
             axes.set_xticks(sorted({p.p for p in study.points if p.kind == kind}))
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels[0].set_ylabel("efficiency T₁ / (p Tₚ)")
-    legend = [Line2D([], [], color=_STYLES[name][0], marker=_STYLES[name][1], markerfacecolor="none", label=name)
-              for name in layouts]  # fmt: skip
+    legend = [
+        Line2D([], [], color=_STYLES[name][0], marker=_STYLES[name][1], markerfacecolor="none", label=name)
+        for name in layouts
+    ]
     legend += [
         Line2D([], [], color="0.3", label="the lecture's formula"),
         Line2D([], [], color="0.3", linestyle="none", marker="o", markerfacecolor="none", label="simulated graph"),

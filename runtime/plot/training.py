@@ -66,14 +66,20 @@ def figure(results: Mapping[str, Result], path: str | Path | BinaryIO) -> None:
             for axes in (loss, scale):
                 axes.axvline((event.step + 1) / result.per_epoch, color=style["color"], linestyle="--", linewidth=1)
             loss.annotate(
-                f"{event.before} \N{RIGHTWARDS ARROW} {event.after}", ((event.step + 1) / result.per_epoch, 1),
-                xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points", fontsize=8,
+                f"{event.before} \N{RIGHTWARDS ARROW} {event.after}",
+                ((event.step + 1) / result.per_epoch, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -10),
+                textcoords="offset points",
+                fontsize=8,
                 color=style["color"],
-            )  # fmt: skip
+            )
     for axes, title, label in (
-        (loss, "Training loss", "loss"), (accuracy, "Test accuracy", "test accuracy (%)"),
-        (time, "Time per epoch", "seconds"), (scale, "Loss scale and skipped steps", "loss scale"),
-    ):  # fmt: skip
+        (loss, "Training loss", "loss"),
+        (accuracy, "Test accuracy", "test accuracy (%)"),
+        (time, "Time per epoch", "seconds"),
+        (scale, "Loss scale and skipped steps", "loss scale"),
+    ):
         axes.set_title(title, fontsize=10)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

@@ -120,9 +120,13 @@ def pieces(trace: Trace, shortest: float = 0.0, most: int | None = None) -> Iter
         if most is not None and rank * trace.workers >= most:
             return
         for worker, first, last, low, high in zip(
-            gaps.worker.tolist(), gaps.first.tolist(), gaps.last.tolist(), gaps.low.tolist(), gaps.high.tolist(),
+            gaps.worker.tolist(),
+            gaps.first.tolist(),
+            gaps.last.tolist(),
+            gaps.low.tolist(),
+            gaps.high.tolist(),
             strict=True,
-        ):  # fmt: skip
+        ):
             if high - low <= shortest or (most is not None and rank * trace.workers + worker >= most):
                 continue
             begin = max(int(np.searchsorted(edges, low, side="right")) - 1, 0)
@@ -286,9 +290,13 @@ def _gaps(worker: np.ndarray, start: np.ndarray, end: np.ndarray, workers: int, 
 
 
 def _moments(
-    ready: np.ndarray, arrived: np.ndarray, start: np.ndarray, queued: Moments | None, last_start: float,
+    ready: np.ndarray,
+    arrived: np.ndarray,
+    start: np.ndarray,
+    queued: Moments | None,
+    last_start: float,
     makespan: float,
-) -> Moments:  # fmt: skip
+) -> Moments:
     """What an idle worker of a rank waits for, from the times of its tasks and from when tasks queued anywhere."""
     waiting, travelling = _positive(arrived, start), _positive(ready, arrived)
     known = [waiting, travelling] + ([queued] if queued is not None else [])

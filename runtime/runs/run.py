@@ -61,8 +61,10 @@ class Run:
             return {h: self.store[h] for h in self.graph.written if h.name == key.name}
         value = self.store[key]
         if room is not None and not room.keep and key not in self.store.given and key.name not in self.store.families:
-            raise MissingDataError(f"{key} is a room that the run gave back after its last task; "
-                                   f"graph.handles({key.name!r}, ..., keep=True) keeps the values")  # fmt: skip
+            raise MissingDataError(
+                f"{key} is a room that the run gave back after its last task; "
+                f"graph.handles({key.name!r}, ..., keep=True) keeps the values"
+            )
         if value is None:
             there = [h for h in self.graph.written if h.name not in self.store.families]
             names = ", ".join(map(str, [*self.store.families, *there[:5], *["..."] * (len(there) > 5)]))

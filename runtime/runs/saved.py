@@ -75,11 +75,17 @@ def document(run: Run) -> str:
 
 def _summary(run: Run) -> dict[str, Any]:
     return {
-        "makespan": run.makespan, "unit": unit_name(run), "efficiency": run.efficiency, "of_bound": run.of_bound,
-        "gflops": run.gflops, "area": run.bounds.area, "critical_path": run.bounds.critical_path,
-        "idle": {cause: getattr(run.idle_split, cause) for cause in CAUSES}, "messages": run.messages,
+        "makespan": run.makespan,
+        "unit": unit_name(run),
+        "efficiency": run.efficiency,
+        "of_bound": run.of_bound,
+        "gflops": run.gflops,
+        "area": run.bounds.area,
+        "critical_path": run.bounds.critical_path,
+        "idle": {cause: getattr(run.idle_split, cause) for cause in CAUSES},
+        "messages": run.messages,
         "verdict": str(run.verdict),
-    }  # fmt: skip
+    }
 
 
 def load(path: str | Path) -> Run:
@@ -159,10 +165,17 @@ def _run(document: dict[str, Any]) -> SavedRun:
         raise ValueError(f"its machine has {machine.size} workers, the run {ranks * workers}")
     store = Store({handle: _Size(nbytes) for handle, nbytes in zip(handles, found["bytes"], strict=True)})
     run = SavedRun(
-        graph, trace, found["backend"], found["scheduler"], ranks * workers, store, machine,
-        measured=found.get("memory"), kernels=dict(found.get("kernels") or ()),
+        graph,
+        trace,
+        found["backend"],
+        found["scheduler"],
+        ranks * workers,
+        store,
+        machine,
+        measured=found.get("memory"),
+        kernels=dict(found.get("kernels") or ()),
         failed=graph.tasks[failed] if failed >= 0 else None,
-    )  # fmt: skip
+    )
     run.__dict__["_flops"] = flops
     return run
 

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["IDLE", "chain_facts", "memory", "place", "plain", "shown", "text", "unit_name", "units", "weight_unit"]
 
 IDLE = {
-    "startup": "start-up", "no_task": "no task ready", "data": "waiting for data", "communication": "communication",
-    "overhead": "engine or policy", "tail": "tail",
-}  # fmt: skip
+    "startup": "start-up",
+    "no_task": "no task ready",
+    "data": "waiting for data",
+    "communication": "communication",
+    "overhead": "engine or policy",
+    "tail": "tail",
+}
 """The parts of `tilewright.runs.idle.Idle`, for people."""
 
 
@@ -102,15 +106,18 @@ def _transfers(run: Run) -> list[str]:
     size = sum(m.nbytes for m in run.trace.messages if m.memories[0] == 0)
     if not sent:
         return []
-    return [f"  transfers      {sent[True]} to accelerators, {nbytes(size)}, and {sent[False]} back, "
-            f"{nbytes(run.bytes - size)}"]  # fmt: skip
+    return [
+        f"  transfers      {sent[True]} to accelerators, {nbytes(size)}, and {sent[False]} back, "
+        f"{nbytes(run.bytes - size)}"
+    ]
 
 
 _OPERANDS = {"bfloat16": "BF16", "float16": "FP16", "bfloat16x2": "two BF16 parts"}
 _ROUTES = {
     "autocast": "under torch.autocast, each product rounded to 16 bits, sums of them in FP32",
-    "widen": "widened to FP32, products and sums in FP32", "tensor": "by torch, sums in FP32",
-}  # fmt: skip
+    "widen": "widened to FP32, products and sums in FP32",
+    "tensor": "by torch, sums in FP32",
+}
 
 
 def _products(run: Run) -> list[str]:
@@ -166,9 +173,10 @@ def shown(name: str) -> str:
 
 
 _SIGNS: dict[int, int | str] = {
-    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}, 0x7F: "\u2421",
+    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"},
+    0x7F: "\u2421",
     **dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "\ufffd"),
-}  # fmt: skip
+}
 
 
 def place(run: Run) -> str:

@@ -188,12 +188,24 @@ class Trace:
         for record in self.records:
             task = self.graph.tasks[record.task]
             ready = max((end.get(p, 0.0) for p in task.predecessors), default=0.0)
-            rows.append([
-                task.index, task.label, task.op.name, record.rank, record.worker, record.start, record.end,
-                record.duration, ready, " ".join(map(str, task.reads)), " ".join(map(str, task.writes)),
-            ])  # fmt: skip
-        return data_frame(rows, ["task", "label", "op", "rank", "worker", "start", "end", "duration", "ready", "reads",
-                                 "writes"])  # fmt: skip
+            rows.append(
+                [
+                    task.index,
+                    task.label,
+                    task.op.name,
+                    record.rank,
+                    record.worker,
+                    record.start,
+                    record.end,
+                    record.duration,
+                    ready,
+                    " ".join(map(str, task.reads)),
+                    " ".join(map(str, task.writes)),
+                ]
+            )
+        return data_frame(
+            rows, ["task", "label", "op", "rank", "worker", "start", "end", "duration", "ready", "reads", "writes"]
+        )
 
     def messages_to_pandas(self) -> pandas.DataFrame:
         """One row per message, in order of start: the fields of `MessageRecord`, and ``duration``."""
@@ -219,15 +231,21 @@ class Trace:
         for record in self.records:
             task = tasks[record.task]
             place = {"pid": record.rank, "tid": record.worker}
-            events.append({
-                "ph": "X", "name": task.label, "cat": task.op.name, **place,
-                "ts": record.start * 1e6, "dur": record.duration * 1e6,
-                "args": {
-                    "task": task.index,
-                    "reads": " ".join(map(str, task.reads)),
-                    "writes": " ".join(map(str, task.writes)),
-                },
-            })  # fmt: skip
+            events.append(
+                {
+                    "ph": "X",
+                    "name": task.label,
+                    "cat": task.op.name,
+                    **place,
+                    "ts": record.start * 1e6,
+                    "dur": record.duration * 1e6,
+                    "args": {
+                        "task": task.index,
+                        "reads": " ".join(map(str, task.reads)),
+                        "writes": " ".join(map(str, task.writes)),
+                    },
+                }
+            )
             awaited = [records[p] for p in task.predecessors if p in records]
             if awaited:
                 last = max(awaited, key=lambda r: (r.end, r.task))
@@ -253,8 +271,9 @@ class Trace:
             if made and used:
                 leave = max(made.start, made.end - 1e-9)
                 events.append({"ph": "s", **common, "pid": made.rank, "tid": made.worker, "ts": leave * 1e6})
-                events.append({"ph": "f", "bp": "e", **common, "pid": used.rank, "tid": used.worker,
-                               "ts": used.start * 1e6})  # fmt: skip
+                events.append(
+                    {"ph": "f", "bp": "e", **common, "pid": used.rank, "tid": used.worker, "ts": used.start * 1e6}
+                )
         document = {"traceEvents": events, "displayTimeUnit": "ms"}
         if path is not None:
             write_text(path, json.dumps(document))

@@ -67,39 +67,45 @@ def judge(run: Run) -> Verdict:
         return Verdict("work", f"{_workers(workers)} busy {run.efficiency:.0%} of the time: {_more(most, workers)}.")
     if lower.critical_path >= _LONG * makespan:
         return Verdict(
-            "critical path", f"The critical path is {lower.critical_path / makespan:.0%} of the makespan: more workers "
-            "cannot help, nor another policy; smaller tiles or a shorter chain would."
-        )  # fmt: skip
+            "critical path",
+            f"The critical path is {lower.critical_path / makespan:.0%} of the makespan: more workers "
+            "cannot help, nor another policy; smaller tiles or a shorter chain would.",
+        )
     chain, idle = run.chain, run.idle_split
     messages, between = chain.messages / makespan, chain.between / makespan
     if messages >= max(_MUCH, between):
         return Verdict(
-            "messages", f"Messages are {messages:.0%} of the chain that set the makespan: fewer messages, another "
-            "distribution or a faster network would help, more workers would not."
-        )  # fmt: skip
+            "messages",
+            f"Messages are {messages:.0%} of the chain that set the makespan: fewer messages, another "
+            "distribution or a faster network would help, more workers would not.",
+        )
     if between >= _MUCH and not run.trace.virtual:
         return Verdict(
-            "engine", f"The engine is {between:.0%} of the chain that set the makespan, as tasks take only "
-            f"{seconds(float(run.trace.busy.sum()) / len(run.trace))} on average: larger tiles would help."
-        )  # fmt: skip
+            "engine",
+            f"The engine is {between:.0%} of the chain that set the makespan, as tasks take only "
+            f"{seconds(float(run.trace.busy.sum()) / len(run.trace))} on average: larger tiles would help.",
+        )
     available = makespan * workers
     if idle.data > 0.5 * idle.total or idle.data >= _MUCH * available:
         return Verdict(
-            "distribution", f"For {idle.data / available:.0%} of the workers' time their rank had no task while tasks "
-            "queued on others: another distribution would help."
-        )  # fmt: skip
+            "distribution",
+            f"For {idle.data / available:.0%} of the workers' time their rank had no task while tasks "
+            "queued on others: another distribution would help.",
+        )
     saved = 1 - run.of_bound
     waited = chain.count("worker") > 0 or idle.overhead > 0.5 * idle.total
     if run.of_bound * _GAP < 1 and waited:
         return Verdict(
-            "policy", f"Tasks on the chain that set the makespan waited for busy workers, and workers were idle for "
-            f"{run.idle:.0%} of the time: another policy may save up to {saved:.0%}; {_more(most, workers)}."
-        )  # fmt: skip
+            "policy",
+            f"Tasks on the chain that set the makespan waited for busy workers, and workers were idle for "
+            f"{run.idle:.0%} of the time: another policy may save up to {saved:.0%}; {_more(most, workers)}.",
+        )
     narrow = (idle.no_task + idle.tail) / available
     return Verdict(
-        "width", f"No task was ready for {narrow:.0%} of the workers' time: the graph is too narrow for "
-        f"{_count(workers)}; smaller tiles would help, or fewer workers do as well."
-    )  # fmt: skip
+        "width",
+        f"No task was ready for {narrow:.0%} of the workers' time: the graph is too narrow for "
+        f"{_count(workers)}; smaller tiles would help, or fewer workers do as well.",
+    )
 
 
 def _count(workers: int) -> str:

@@ -94,9 +94,14 @@ class Checkpoint:
     """
 
     def __init__(
-        self, folder: str | Path, facts: Mapping[str, Any], call: Mapping[str, Any], *, resume: bool = False,
+        self,
+        folder: str | Path,
+        facts: Mapping[str, Any],
+        call: Mapping[str, Any],
+        *,
+        resume: bool = False,
         every: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.folder = Path(folder)
         self.every = every
         self.panels: list[dict[str, Any]] = []
@@ -128,13 +133,16 @@ class Checkpoint:
             write_text(path, json.dumps({"format": _FORMAT, "facts": facts, "call": call}, indent=1) + "\n")
             return
         if not resume:
-            raise FileExistsError(17, f"{self.folder} has the checkpoint of a run; pass resume=True to go on from it, "
-                                      f"or another folder")  # fmt: skip
+            raise FileExistsError(
+                17, f"{self.folder} has the checkpoint of a run; pass resume=True to go on from it, or another folder"
+            )
         known = read_call(self.folder)["facts"]
         for name in {**known, **facts}:
             if known.get(name) != facts.get(name):
-                raise CheckpointError(f"{self.folder} was begun with another {name.replace('_', ' ')}: "
-                                      f"{known.get(name)}, not {facts.get(name)}")  # fmt: skip
+                raise CheckpointError(
+                    f"{self.folder} was begun with another {name.replace('_', ' ')}: "
+                    f"{known.get(name)}, not {facts.get(name)}"
+                )
         self.again = True
         self._read()
 

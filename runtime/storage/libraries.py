@@ -37,8 +37,12 @@ class LibraryArray(Stored):
         self.array, self._shown = array, shown
         self._turns: AbstractContextManager[Any] = threading.Lock() if one_at_a_time else nullcontext()
         if _packer(array):
-            warnings.warn(f"{name} is compressed ({_packer(array)}): each read unpacks whole chunks, which may take "
-                          f"longer than the disk", RuntimeWarning, stacklevel=2)  # fmt: skip
+            warnings.warn(
+                f"{name} is compressed ({_packer(array)}): each read unpacks whole chunks, which may take "
+                f"longer than the disk",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def read(self, places: Sequence[Place], targets: Sequence[np.ndarray]) -> None:
         for (row, column), target in zip(places, targets, strict=True):
@@ -91,8 +95,9 @@ def create_zarr(part: Path, path: Path, shape: tuple[int, int], dtype: np.dtype,
     """A new array of zeros, a tile a chunk, not compressed, in the folder ``part``, which becomes ``path``."""
     zarr = importlib.import_module("zarr")
     chunks = tuple(max(1, min(tile_size, extent)) for extent in shape)
-    array = zarr.create_array(str(part), shape=shape, chunks=chunks, dtype=dtype, compressors=None, fill_value=0,
-                              overwrite=True)  # fmt: skip
+    array = zarr.create_array(
+        str(part), shape=shape, chunks=chunks, dtype=dtype, compressors=None, fill_value=0, overwrite=True
+    )
     return LibraryArray(array, str(path), one_at_a_time=False, shown=lambda: array)
 
 
@@ -135,8 +140,10 @@ def _only(h5py: Any, file: Any, path: Path) -> str:
     found: list[str] = []
     file.visititems(lambda name, item: found.append(name) if getattr(item, "ndim", 0) == 2 else None)
     if len(found) != 1:
-        raise ValueError(f"{path} has {len(found)} datasets of two dimensions; say which, such as '{path}:/"
-                         f"{found[0] if found else 'name'}'")  # fmt: skip
+        raise ValueError(
+            f"{path} has {len(found)} datasets of two dimensions; say which, such as '{path}:/"
+            f"{found[0] if found else 'name'}'"
+        )
     return found[0]
 
 

@@ -60,7 +60,7 @@ class Lines:
 
     def _turn(
         self, place: int, step: int, width: int, tiles: Sequence[np.ndarray], move: Callable[..., None], fills: bool
-    ) -> None:  # fmt: skip
+    ) -> None:
         """By way of some lines at a time, of which tiles have the transpose."""
         height = max(1, _SCRATCH // (width * self.dtype.itemsize))
         scratch = np.empty((height, width), self.dtype)

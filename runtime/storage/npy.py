@@ -27,16 +27,17 @@ class RawFile(Stored):
     """
 
     def __init__(
-        self, file: BinaryIO, path: Path, offset: int, shape: tuple[int, int], dtype: np.dtype,
-        order: Literal["C", "F"],
-    ) -> None:  # fmt: skip
+        self, file: BinaryIO, path: Path, offset: int, shape: tuple[int, int], dtype: np.dtype, order: Literal["C", "F"]
+    ) -> None:
         super().__init__(shape, dtype, str(path))
         self.file, self.path, self.offset, self.order = file, path, offset, order
         size = os.fstat(file.fileno()).st_size
         end = offset + shape[0] * shape[1] * dtype.itemsize
         if size < end:
-            raise ValueError(f"{path} is cut off: {shape[0]} x {shape[1]} numbers of {dtype} end at byte {end}, and "
-                             f"the file at {size}")  # fmt: skip
+            raise ValueError(
+                f"{path} is cut off: {shape[0]} x {shape[1]} numbers of {dtype} end at byte {end}, and "
+                f"the file at {size}"
+            )
         self.lines = Lines(file.fileno(), offset, shape[1] if order == "C" else shape[0], dtype, str(path))
 
     def read(self, places: Sequence[Place], targets: Sequence[np.ndarray]) -> None:

@@ -55,8 +55,10 @@ def open_source(a: Any, what: str = "the matrix a") -> Stored:
     if str(source.dtype) not in LAPACK:  # another byte order has another name
         dtype = source.dtype
         source.close()
-        raise TypeError(f"{source.name} has dtype {dtype}; out of core a matrix has one of {', '.join(LAPACK)}, in "
-                        f"native byte order, so convert it first")  # fmt: skip
+        raise TypeError(
+            f"{source.name} has dtype {dtype}; out of core a matrix has one of {', '.join(LAPACK)}, in "
+            f"native byte order, so convert it first"
+        )
     return source
 
 
@@ -149,9 +151,16 @@ class Output:
     """
 
     def __init__(
-        self, out: Any, shape: tuple[int, int], dtype: np.dtype, order: Literal["C", "F"], tile_size: int, *,
-        overwrite: bool = False, again: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        out: Any,
+        shape: tuple[int, int],
+        dtype: np.dtype,
+        order: Literal["C", "F"],
+        tile_size: int,
+        *,
+        overwrite: bool = False,
+        again: bool = False,
+    ) -> None:
         self.path: Path | None = None
         self._holder: Any = None
         self._mine = False
@@ -172,9 +181,15 @@ class Output:
             raise
 
     def _open(
-        self, kind: str, dataset: str, shape: tuple[int, int], dtype: np.dtype, order: Literal["C", "F"],
-        tile_size: int, again: bool,
-    ) -> None:  # fmt: skip
+        self,
+        kind: str,
+        dataset: str,
+        shape: tuple[int, int],
+        dtype: np.dtype,
+        order: Literal["C", "F"],
+        tile_size: int,
+        again: bool,
+    ) -> None:
         assert self.path is not None
         there = self.part.exists()
         if again and not there:

@@ -35,9 +35,13 @@ def _store(buffers: Sequence[np.ndarray], tiles: Sequence[StoredTile], sums: boo
 
 
 def _commit(
-    sources: Sequence[StoredTile], tiles: Sequence[StoredTile], piv: Sequence[np.ndarray], log: Checkpoint, panel: int,
+    sources: Sequence[StoredTile],
+    tiles: Sequence[StoredTile],
+    piv: Sequence[np.ndarray],
+    log: Checkpoint,
+    panel: int,
     last: bool,
-) -> None:  # fmt: skip
+) -> None:
     """The block column is final: note it, with the checksums of its tiles and of what they were made of."""
     matrix = tiles[0].matrix
     more = {"piv": piv[0].tolist()} if piv else {}

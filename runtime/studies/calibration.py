@@ -154,9 +154,13 @@ def _measure(workers: int, tile_sizes: Sequence[int], repeat: int, dtype: str) -
             # Twice: into a fresh matrix, which has copies, and in place, which has tiles to clear.
             for target in (a, a.copy()):
                 _, run = tiled_cholesky(
-                    target, tile_size=nb, workers=workers, overwrite_a=target is not a, check_finite=False,
+                    target,
+                    tile_size=nb,
+                    workers=workers,
+                    overwrite_a=target is not a,
+                    check_finite=False,
                     return_run=True,
-                )  # fmt: skip
+                )
                 for record in run.trace:
                     seconds[run.graph.tasks[record.task].op.name].append(record.duration)
                 idle += gaps(run.trace)
@@ -170,9 +174,16 @@ def _measure(workers: int, tile_sizes: Sequence[int], repeat: int, dtype: str) -
     largest = max(tile_sizes)
     gamma = durations["gemm"][largest] / (2 * largest**3)
     return Machine(
-        workers=workers, alpha=alpha, beta=beta, gamma=gamma, tile_size=largest, durations=durations,
-        overhead=statistics.median(overheads), device_alpha=alpha, device_beta=beta,
-    )  # fmt: skip
+        workers=workers,
+        alpha=alpha,
+        beta=beta,
+        gamma=gamma,
+        tile_size=largest,
+        durations=durations,
+        overhead=statistics.median(overheads),
+        device_alpha=alpha,
+        device_beta=beta,
+    )
 
 
 def inliers(samples: Sequence[float]) -> list[float]:

@@ -231,8 +231,13 @@ def _converted(graph: Any, name: str) -> TaskGraph:
     except networkx.NetworkXUnfeasible:
         cycle = " -> ".join(str(a) for a, *_ in networkx.find_cycle(graph))
         raise ValueError(f"the graph has a cycle: {cycle}") from None
-    words = [max((math.ceil(_number(data, BYTES, 0.0, f"{node} -> {other}") / 8)
-                  for other, data in _edges(graph, node)), default=0) for node in order]  # fmt: skip
+    words = [
+        max(
+            (math.ceil(_number(data, BYTES, 0.0, f"{node} -> {other}") / 8) for other, data in _edges(graph, node)),
+            default=0,
+        )
+        for node in order
+    ]
     made = TaskGraph(str(name))
     v = made.handles("v", shape=lambda k: (words[k],), dtype=np.dtype(float))
     ops: dict[tuple[str, float], Op] = {}

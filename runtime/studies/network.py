@@ -75,9 +75,11 @@ class Calibration:
     def record(self) -> dict[str, Any]:
         """As JSON knows it."""
         return {
-            "messages": self.messages, "regimes": [regime._asdict() for regime in self.regimes],
-            "gamma_gemm": self.gamma_gemm, "gamma_gemv": self.gamma_gemv,
-        }  # fmt: skip
+            "messages": self.messages,
+            "regimes": [regime._asdict() for regime in self.regimes],
+            "gamma_gemm": self.gamma_gemm,
+            "gamma_gemv": self.gamma_gemv,
+        }
 
     def __str__(self) -> str:
         lines = [f"{'bytes':>9} {'measured us':>12} {'model us':>9}"]
@@ -126,13 +128,25 @@ def ping_pong(sizes: Sequence[int], seconds: float) -> list[tuple[int, float]]:
 
     require_mpi4py()
     launcher, kind, starter = chosen(2)
-    command = [starter, "-n", "2", sys.executable, "-P", "-m", "tilewright.backends.mpi.pingpong",
-               json.dumps([list(sizes), seconds])]  # fmt: skip
+    command = [
+        starter,
+        "-n",
+        "2",
+        sys.executable,
+        "-P",
+        "-m",
+        "tilewright.backends.mpi.pingpong",
+        json.dumps([list(sizes), seconds]),
+    ]
     try:
         done = subprocess.run(
-            command, env=environment(kind, libmpi(launcher, kind)), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=_START + 2 * seconds,
-        )  # fmt: skip
+            command,
+            env=environment(kind, libmpi(launcher, kind)),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_START + 2 * seconds,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LaunchError(f"the ping-pong did not run: {error}") from None
     if done.returncode:

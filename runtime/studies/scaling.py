@@ -218,7 +218,15 @@ def _measure(layouts: Sequence[str], counts: Sequence[int], n: int, computer: Ma
             operator.close()
     alone = statistics.median(seconds["rows", 1])
     return [
-        Point("measured", layout, count, n, efficiency("dense", layout, count, n, computer), None,
-              alone / (count * statistics.median(seconds[layout, count])) if count > 1 else 1.0)
-        for count in counts for layout in layouts
-    ]  # fmt: skip
+        Point(
+            "measured",
+            layout,
+            count,
+            n,
+            efficiency("dense", layout, count, n, computer),
+            None,
+            alone / (count * statistics.median(seconds[layout, count])) if count > 1 else 1.0,
+        )
+        for count in counts
+        for layout in layouts
+    ]

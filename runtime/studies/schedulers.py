@@ -264,8 +264,10 @@ def compare_schedulers(
     check_plan(graph, machine)
     engine = engine_class(backend)
     if engine.in_order:
-        raise ValueError(f"backend {backend!r} runs tasks in program order, whatever the policy, so there is nothing "
-                         f"to compare; backend='threads' with workers=1 does what policies say")  # fmt: skip
+        raise ValueError(
+            f"backend {backend!r} runs tasks in program order, whatever the policy, so there is nothing "
+            f"to compare; backend='threads' with workers=1 does what policies say"
+        )
     check_call(compare_schedulers, options, backend, also=["threads_per_task"] if engine.wide_tasks else [])
     if isinstance(workers, Integral) and not isinstance(workers, bool):
         workers = [int(workers)]
@@ -361,16 +363,25 @@ _PLACES = ("owner", "grid", "pool", "comm", "root", "gather", "devices")
 
 
 def _measured_alone(
-    graph: TaskGraph, given: Callable[[], Any], backend: str, schedulers: Sequence[str | Policy],
-    machine: Machine | None, options: Mapping[str, Any], results: Mapping[tuple[int, int], list[Run]], repeat: int,
-) -> list[list[float]]:  # fmt: skip
+    graph: TaskGraph,
+    given: Callable[[], Any],
+    backend: str,
+    schedulers: Sequence[str | Policy],
+    machine: Machine | None,
+    options: Mapping[str, Any],
+    results: Mapping[tuple[int, int], list[Run]],
+    repeat: int,
+) -> list[list[float]]:
     """T_1 of each policy on an engine: its own rows on one worker, or else runs for this alone.
 
     They are runs of the same engine, but for options, layouts and launchers that want more than one rank: then those of
     one thread in this process, which has no messages either.
     """
-    own = {place: [run_.makespan for run_ in runs] for (_, place), runs in results.items()
-           if runs[0].workers == 1 and not options.get("devices")}  # fmt: skip
+    own = {
+        place: [run_.makespan for run_ in runs]
+        for (_, place), runs in results.items()
+        if runs[0].workers == 1 and not options.get("devices")
+    }
     missing = [place for place in range(len(schedulers)) if place not in own]
     fixed = graph.layout is not None or any(options.get(name) is not None for name in _PLACES)
     call = find_engine(backend, {k: v for k, v in options.items() if k in engine_class(backend).options})

@@ -26,8 +26,12 @@ def jacobi(new: np.ndarray, old: np.ndarray, neighbours: list[np.ndarray], sides
     new[:-1] += old[1:]
     new[:, 1:] += old[:, :-1]
     new[:, :-1] += old[:, 1:]
-    edges: dict[str, tuple[Any, Any]] = {"n": (np.s_[0], np.s_[-1]), "s": (np.s_[-1], np.s_[0]),
-             "w": (np.s_[:, 0], np.s_[:, -1]), "e": (np.s_[:, -1], np.s_[:, 0])}  # fmt: skip
+    edges: dict[str, tuple[Any, Any]] = {
+        "n": (np.s_[0], np.s_[-1]),
+        "s": (np.s_[-1], np.s_[0]),
+        "w": (np.s_[:, 0], np.s_[:, -1]),
+        "e": (np.s_[:, -1], np.s_[:, 0]),
+    }
     for block, side in zip(neighbours, sides, strict=True):
         mine, its = edges[side]
         new[mine] += block[its]

@@ -171,7 +171,7 @@ def _lu(s: Sizes) -> Work:
     shape = s.rows * s.tile_size, s.tiles * s.tile_size
     graph = lu_graph(
         s.rows, s.tiles, s.pivoting, s.update, ranks=s.ranks, shape=shape, tile_size=s.tile_size, panel=s.panel
-    )  # fmt: skip
+    )
 
     def data() -> Data:
         from tilewright.linalg.gallery import random_spd
@@ -238,7 +238,7 @@ def _matvec(s: Sizes) -> Work:
         return {
             "A": [A[slice(*grid.rows(i)), slice(*grid.columns(j))].copy() for i, j in places],
             "x": [x[slice(*grid.x_piece(q))].copy() for q in range(grid.ranks)],
-        }  # fmt: skip
+        }
 
     return Work(matvec_graph(grid), data)
 
@@ -351,8 +351,13 @@ def _from_file(path: Path, name: str, sizes: Sizes) -> Work:
     known = {key: getattr(sizes, key) for key in Sizes.__dataclass_fields__} | {"nt": sizes.tiles, "mt": sizes.rows}
     parameters = signature(function).parameters.values()
     given = {p.name: known[p.name] for p in parameters if p.name in known and known[p.name] is not None}
-    missing = [p.name for p in parameters if p.name not in given and p.default is Parameter.empty
-               and p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]  # fmt: skip
+    missing = [
+        p.name
+        for p in parameters
+        if p.name not in given
+        and p.default is Parameter.empty
+        and p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    ]
     if missing:
         raise TypeError(f"{path}:{name} needs {', '.join(missing)}; it may take {', '.join(known)}, by these names")
     found = function(**given)

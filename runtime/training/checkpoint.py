@@ -41,10 +41,17 @@ def write(folder: str | Path, state: State, log: Log, facts: dict[str, Any]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     payload = {
-        "version": _VERSION, "facts": facts, "log": log.state_dict(), "step": state.step, "tensors": state.tensors,
-        "optimizer": state.optimizer, "control": state.control, "random": state.random, "average": state.average,
+        "version": _VERSION,
+        "facts": facts,
+        "log": log.state_dict(),
+        "step": state.step,
+        "tensors": state.tensors,
+        "optimizer": state.optimizer,
+        "control": state.control,
+        "random": state.random,
+        "average": state.average,
         "extra": state.extra,
-    }  # fmt: skip
+    }
     with replacing(path, sync=True) as aside, aside.open("wb") as file:
         saved = _Faithful(file)
         try:
@@ -128,9 +135,10 @@ def check(state: State, facts: dict[str, Any], wanted: dict[str, Any], model: nn
     have = {name: tuple(p.shape) for name, p in model.named_parameters()}
     lacks = [name for name in have if name not in state.tensors]
     others = [
-        f"{name} of shape {tuple(state.tensors[name].shape)}, not {shape}" for name, shape in have.items()
+        f"{name} of shape {tuple(state.tensors[name].shape)}, not {shape}"
+        for name, shape in have.items()
         if name in state.tensors and tuple(state.tensors[name].shape) != shape
-    ]  # fmt: skip
+    ]
     known = {*have, *(name for name, _ in model.named_buffers())}
     more = [name for name in state.tensors if name not in known]
     if lacks:

@@ -153,9 +153,7 @@ def least_noise(n: int) -> float:
 def head_data(n: int, classes: int) -> dict[str, Any]:
     """The matrices that the graph of a head needs: K (n, n) and Y^T (classes, n), FP64."""
     size = max(TILE, classes)
-    return {
-        "K": TiledMatrix.view(np.zeros((n, n)), size), "Y": TiledMatrix.view(np.zeros((classes, n)), size),
-    }  # fmt: skip
+    return {"K": TiledMatrix.view(np.zeros((n, n)), size), "Y": TiledMatrix.view(np.zeros((classes, n)), size)}
 
 
 def insert_head(builder: Builder, span: Span, kind: str, noise: float, classes: int) -> None:
@@ -174,8 +172,17 @@ def insert_head(builder: Builder, span: Span, kind: str, noise: float, classes: 
         made = [h(name, i % places, i) for i in range(tiles)]
         for i, handle in enumerate(made):
             p = i % places
-            g.insert(_OPS["features"], state, RW(h("examiner", p)), R(h(images, p)), R(h("setup", p)), W(handle),
-                     i * size, min((i + 1) * size, count), on=p)  # fmt: skip
+            g.insert(
+                _OPS["features"],
+                state,
+                RW(h("examiner", p)),
+                R(h(images, p)),
+                R(h("setup", p)),
+                W(handle),
+                i * size,
+                min((i + 1) * size, count),
+                on=p,
+            )
         return made
 
     f = take("f", "images", span.size, nt)
@@ -184,8 +191,16 @@ def insert_head(builder: Builder, span: Span, kind: str, noise: float, classes: 
     for i in range(nt):
         g.insert(_OPS["one_hot"], R(h("targets", ranks[Y[0, i]])), W(Y[0, i]), i * size, on=ranks[Y[0, i]])
         for j in range(i + 1):
-            g.insert(_OPS["products"], R(f[i]), R(f[j]), R(scale), W(K[i, j]), kind, noise if i == j else 0.0,
-                     on=ranks[K[i, j]])  # fmt: skip
+            g.insert(
+                _OPS["products"],
+                R(f[i]),
+                R(f[j]),
+                R(scale),
+                W(K[i, j]),
+                kind,
+                noise if i == j else 0.0,
+                on=ranks[K[i, j]],
+            )
     cholesky(g, K, nt)
     for k in range(nt):
         g.insert(trsm, R(K[k, k]), RW(Y[0, k]))
@@ -200,6 +215,7 @@ def insert_head(builder: Builder, span: Span, kind: str, noise: float, classes: 
     scores = [h("head_score", i % places, i) for i in range(mt)]
     for i in range(mt):
         p = i % places
-        g.insert(_OPS["predict"], R(tests[i]), R(h("test_targets", p)), R(scale), *pairs, W(scores[i]), kind,
-                 i * size, on=p)  # fmt: skip
+        g.insert(
+            _OPS["predict"], R(tests[i]), R(h("test_targets", p)), R(scale), *pairs, W(scores[i]), kind, i * size, on=p
+        )
     g.insert(_OPS["conclude"], *map(R, scores), W(h("head", 0)), kind, on=0)

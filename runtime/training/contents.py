@@ -49,9 +49,10 @@ class Contents:
     def extra(self) -> dict[str, Any]:
         """What modules have in ``get_extra_state``."""
         return {
-            prefix: copy.deepcopy(m.get_extra_state()) for prefix, m in self.homes
+            prefix: copy.deepcopy(m.get_extra_state())
+            for prefix, m in self.homes
             if type(m).get_extra_state is not nn.Module.get_extra_state
-        }  # fmt: skip
+        }
 
     def load(self, tensors: dict[str, torch.Tensor], extra: dict[str, Any] | None = None) -> None:
         """The inverse of `tensors` and `extra`; of what is missing, nothing changes."""

@@ -36,11 +36,14 @@ class Control:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "precision": self.precision, "scaler": self.scaler.state_dict(),
-            "limits": {name: getattr(self.scaler, name) for name in _LIMITS}, "updates": self.updates,
-            "taken": dict(self.taken), "skipped": self.skipped,
+            "precision": self.precision,
+            "scaler": self.scaler.state_dict(),
+            "limits": {name: getattr(self.scaler, name) for name in _LIMITS},
+            "updates": self.updates,
+            "taken": dict(self.taken),
+            "skipped": self.skipped,
             "fallback": self.fallback.state_dict() if self.fallback else None,
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.precision = state["precision"]
@@ -52,9 +55,8 @@ class Control:
 
 
 def first_control(
-    wanted: str, model: nn.Module, device: torch.device, loss: Any, scaler: LossScaler | None,
-    fallback: Fallback | str,
-) -> Control:  # fmt: skip
+    wanted: str, model: nn.Module, device: torch.device, loss: Any, scaler: LossScaler | None, fallback: Fallback | str
+) -> Control:
     """Where a training starts: its precision, the loss scale, and the ladder if it is adaptive."""
     scaler = replace(scaler) if scaler is not None else LossScaler()
     if wanted != "adaptive":
@@ -77,6 +79,10 @@ def first_control(
 def check_precision(wanted: str, model: nn.Module, **options: Any) -> None:
     """ValueError, as `fit` would raise it with these options, if the model cannot be trained in a precision."""
     first_control(
-        wanted, model, target_device(options.get("device")), options.get("loss"), None,
+        wanted,
+        model,
+        target_device(options.get("device")),
+        options.get("loss"),
+        None,
         options.get("fallback", "robust"),
-    )  # fmt: skip
+    )

@@ -17,9 +17,16 @@ __all__ = ["backward", "backward_input", "backward_weight", "forward", "forward_
 
 
 def forward(
-    stage: Stage, control: Control, setup: Setup, x: Any, buffers: Any, _y: Any, _tape: Any, m: int,
+    stage: Stage,
+    control: Control,
+    setup: Setup,
+    x: Any,
+    buffers: Any,
+    _y: Any,
+    _tape: Any,
+    m: int,
     key: tuple[int, ...],
-) -> tuple[Any, ...]:  # fmt: skip
+) -> tuple[Any, ...]:
     """(buffers, output, tape). Autocast surrounds this alone."""
     tape = Tape()
     with stage.stream if stage.draws else _NOTHING:
@@ -30,9 +37,18 @@ def forward(
 
 
 def forward_loss(
-    stage: Stage, control: Control, setup: Setup, x: Any, buffers: Any, labels: Whole, _score: Any, _tape: Any, m: int,
-    key: tuple[int, ...], count: int,
-) -> tuple[Any, ...]:  # fmt: skip
+    stage: Stage,
+    control: Control,
+    setup: Setup,
+    x: Any,
+    buffers: Any,
+    labels: Whole,
+    _score: Any,
+    _tape: Any,
+    m: int,
+    key: tuple[int, ...],
+    count: int,
+) -> tuple[Any, ...]:
     """(buffers, (loss, correct, images, parts, share), tape) of the last segment: the loss in FP32, scaled on the tape.
 
     ``share`` is what the loss counts for in that of the whole batch of ``count`` images.

@@ -30,10 +30,18 @@ def open_log(setup: Setup, _: Any) -> Log:
 def record(log: Log, verdict: Verdict, control: Control, setup: Setup, step: int, epoch: int) -> Log:
     """One row about a step."""
     row = {
-        "step": step, "epoch": epoch, "loss": verdict.loss, "correct": verdict.correct, "count": verdict.images,
-        "precision": verdict.precision, "scale": verdict.scale, "skipped": verdict.found_inf, "norm": verdict.norm,
-        "factor": next(iter(verdict.factors.values())), "updates": control.updates,
-    }  # fmt: skip
+        "step": step,
+        "epoch": epoch,
+        "loss": verdict.loss,
+        "correct": verdict.correct,
+        "count": verdict.images,
+        "precision": verdict.precision,
+        "scale": verdict.scale,
+        "skipped": verdict.found_inf,
+        "norm": verdict.norm,
+        "factor": next(iter(verdict.factors.values())),
+        "updates": control.updates,
+    }
     row |= {"parts": verdict.parts} if verdict.parts else {}
     if len(verdict.factors) > 1:
         row |= {"skipped_by": list(verdict.skipping), "factors": verdict.factors}
@@ -43,11 +51,23 @@ def record(log: Log, verdict: Verdict, control: Control, setup: Setup, step: int
         parts = {f"loss/{name}": value for name, value in verdict.parts.items()}
         rates = {f"rate{'/' if name else ''}{name}": value for name, value in verdict.factors.items()}
         norm = {} if verdict.norm is None else {"gradient norm": verdict.norm}
-        _add(log, setup.board, tensorboard.event(step, {
-            "loss": verdict.loss, **parts, **rates, **norm, "train accuracy": verdict.correct / verdict.images,
-            "loss scale": verdict.scale, "skipped": float(verdict.found_inf),
-            "roundoff": precision.ROUNDOFF[verdict.precision],
-        }))  # fmt: skip
+        _add(
+            log,
+            setup.board,
+            tensorboard.event(
+                step,
+                {
+                    "loss": verdict.loss,
+                    **parts,
+                    **rates,
+                    **norm,
+                    "train accuracy": verdict.correct / verdict.images,
+                    "loss scale": verdict.scale,
+                    "skipped": float(verdict.found_inf),
+                    "roundoff": precision.ROUNDOFF[verdict.precision],
+                },
+            ),
+        )
     events = control.fallback.events if control.fallback else []
     if events and events[-1].step == step:
         log.events.append(events[-1])
@@ -73,13 +93,7 @@ def _add(log: Log, path: str, data: bytes) -> None:
 
 
 def evaluate(
-    exam: Exam,
-    images: np.ndarray,
-    labels: np.ndarray,
-    setup: Setup,
-    _: Any,
-    first: int,
-    last: int,
+    exam: Exam, images: np.ndarray, labels: np.ndarray, setup: Setup, _: Any, first: int, last: int
 ) -> tuple[float, int, int, float]:
     """(loss, correct, images, what the loss counts for) on part of the test set, in the precision of the training.
 
@@ -110,9 +124,10 @@ def tally(log: Log, setup: Setup, *rest: Any) -> Log:
     count = sum(n for _, _, n, _ in scores)
     whole = sum(counts for *_, counts in scores)
     row = {
-        "epoch": epoch, "test_loss": sum(loss for loss, *_ in scores) / whole if whole else math.nan,
+        "epoch": epoch,
+        "test_loss": sum(loss for loss, *_ in scores) / whole if whole else math.nan,
         "test_accuracy": sum(correct for _, correct, *_ in scores) / count,
-    }  # fmt: skip
+    }
     log.evaluations.append(row)
     _write_line(log, setup, row)
     if setup.board:
@@ -127,6 +142,7 @@ def tally(log: Log, setup: Setup, *rest: Any) -> Log:
             f"loss {sum(r['loss'] * r['count'] for r in steps) / seen:.4f} | "
             f"train {sum(r['correct'] for r in steps) / seen:.2%} | test {row['test_accuracy']:.2%} | "
             f"skipped {sum(r['skipped'] for r in steps)}",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            file=sys.stderr,
+            flush=True,
+        )
     return log

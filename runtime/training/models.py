@@ -17,8 +17,17 @@ from torch.nn import functional
 from tilewright.training.randomness import hooked
 
 __all__ = [
-    "MLP", "MODELS", "BasicBlock", "ResNet18", "SimpleResNet", "build", "cuts", "group", "indivisible", "segments"
-]  # fmt: skip
+    "MLP",
+    "MODELS",
+    "BasicBlock",
+    "ResNet18",
+    "SimpleResNet",
+    "build",
+    "cuts",
+    "group",
+    "indivisible",
+    "segments",
+]
 
 
 class SimpleResNet(nn.Module):  # type: ignore[misc]  # torch has no types here
@@ -183,9 +192,10 @@ def indivisible(model: nn.Module) -> str:
     if not says and not isinstance(model, nn.Sequential):
         return "it is no nn.Sequential, and its class has no method segments()"
     if not says and (
-        type(model).forward is not nn.Sequential.forward or type(model).__call__ is not nn.Module.__call__
+        type(model).forward is not nn.Sequential.forward
+        or type(model).__call__ is not nn.Module.__call__
         or "parametrizations" in model._modules
-    ):  # fmt: skip
+    ):
         return "it has a forward pass of its own"
     if "forward" in vars(model):
         return "its forward pass has been replaced"

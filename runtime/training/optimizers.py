@@ -92,9 +92,10 @@ class Optimizers:
                 f"no parameter's name begins with {', '.join(idle)}; they are {', '.join(trained[:4])} ..."
             )
         sparse = [
-            name for name, module in model.named_modules()
+            name
+            for name, module in model.named_modules()
             if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse and module.weight.requires_grad
-        ]  # fmt: skip
+        ]
         if sparse:
             raise ValueError(f"layer {sparse[0]!r} has sparse gradients, and fit takes dense ones: sparse=False")
         for prefix, maker in self.makers.items():
@@ -111,9 +112,11 @@ def _check_one(maker: Maker, parameters: list[nn.Parameter]) -> None:
     if isinstance(made, torch.optim.SparseAdam):
         raise ValueError(f"{what}, which wants sparse gradients; fit has dense ones: use 'adam'")
     first = next(iter(inspect.signature(made.step).parameters.values()), None)
-    if first is not None and first.default is inspect.Parameter.empty and first.kind in (
-        inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    ):  # fmt: skip
+    if (
+        first is not None
+        and first.default is inspect.Parameter.empty
+        and first.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ):
         raise ValueError(
             f"{what}, whose step() evaluates the model by itself; fit takes optimizers that make a step of gradients"
         )

@@ -69,8 +69,10 @@ def zero_bubble(s: int, segments: int, micro: int) -> Iterator[tuple[str, int]]:
 
 
 PIPELINES: dict[str, Callable[[int, int, int], Iterator[tuple[str, int]]]] = {
-    "gpipe": gpipe, "1f1b": one_forward_one_backward, "zero-bubble": zero_bubble,
-}  # fmt: skip
+    "gpipe": gpipe,
+    "1f1b": one_forward_one_backward,
+    "zero-bubble": zero_bubble,
+}
 """By name: the order of (kind, micro-batch) of segment s of S, with M micro-batches."""
 
 

@@ -88,17 +88,34 @@ def _both(first: AbstractContextManager[Any], second: AbstractContextManager[Any
 
 
 _INSTRUCTIONS = {
-    "bf16": ("avx512_bf16", "amx_bf16", "bf16", "svebf16"), "fp16": ("avx512_fp16", "amx_fp16", "fphp", "asimdhp"),
-}  # fmt: skip
-_CONVOLUTIONS = frozenset({
-    torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
-})  # fmt: skip
-_PRODUCTS = frozenset({
-    nn.functional.linear, nn.functional.bilinear, nn.functional.scaled_dot_product_attention, torch.einsum,
-    torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.__rmatmul__, torch.mm, torch.Tensor.mm,
-    torch.bmm, torch.Tensor.bmm, torch.mv, torch.Tensor.mv, torch.addmm, torch.Tensor.addmm, torch.baddbmm,
-    torch.Tensor.baddbmm,
-})  # fmt: skip
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16", "svebf16"),
+    "fp16": ("avx512_fp16", "amx_fp16", "fphp", "asimdhp"),
+}
+_CONVOLUTIONS = frozenset(
+    {torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
+)
+_PRODUCTS = frozenset(
+    {
+        nn.functional.linear,
+        nn.functional.bilinear,
+        nn.functional.scaled_dot_product_attention,
+        torch.einsum,
+        torch.matmul,
+        torch.Tensor.matmul,
+        torch.Tensor.__matmul__,
+        torch.Tensor.__rmatmul__,
+        torch.mm,
+        torch.Tensor.mm,
+        torch.bmm,
+        torch.Tensor.bmm,
+        torch.mv,
+        torch.Tensor.mv,
+        torch.addmm,
+        torch.Tensor.addmm,
+        torch.baddbmm,
+        torch.Tensor.baddbmm,
+    }
+)
 
 
 def widened(precision: str) -> frozenset[Any]:

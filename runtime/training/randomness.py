@@ -194,9 +194,13 @@ def _hash(*key: int) -> int:
 
 
 _DRAW = (
-    nn.modules.dropout._DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d, nn.MultiheadAttention,
+    nn.modules.dropout._DropoutNd,
+    nn.RReLU,
+    nn.FractionalMaxPool2d,
+    nn.FractionalMaxPool3d,
+    nn.MultiheadAttention,
     nn.RNNBase,
-)  # fmt: skip
+)
 
 
 def may_draw(*parts: Any) -> bool:

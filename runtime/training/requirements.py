@@ -21,9 +21,18 @@ from tilewright.training.randomness import hooked
 from tilewright.training.step import split
 
 __all__ = [
-    "check_data", "check_engine", "check_file", "check_head", "check_model", "check_noise", "check_on_images",
-    "check_parts", "compiler", "cuts", "one_segment",
-]  # fmt: skip
+    "check_data",
+    "check_engine",
+    "check_file",
+    "check_head",
+    "check_model",
+    "check_noise",
+    "check_on_images",
+    "check_parts",
+    "compiler",
+    "cuts",
+    "one_segment",
+]
 
 LEAST = 1 << 16
 """Fewest parameters of a segment without a pipeline: the tasks of a smaller one would cost more than its work."""
@@ -74,8 +83,11 @@ def check_parts(batch: int, workers: int, accumulate: int) -> None:
 
 def check_model(model: nn.Module, backend: str) -> None:
     """ValueError, before any work, if parameters have no values yet, or hooks that stay behind."""
-    lazy = [name for name, m in model.named_modules() if isinstance(m, nn.modules.lazy.LazyModuleMixin)
-            and m.has_uninitialized_params()]  # fmt: skip
+    lazy = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, nn.modules.lazy.LazyModuleMixin) and m.has_uninitialized_params()
+    ]
     if lazy:
         raise ValueError(
             f"layer {lazy[0]!r} is lazy and has no parameters yet: call the model once on some images first"
@@ -165,9 +177,10 @@ def check_on_images(model: nn.Module, train: Dataset, batch: int, workers: int, 
     """ValueError for what only a few images can tell: batch norm of one image, a loss that is no mean."""
     last = len(train) % batch or batch
     small = [
-        n for n in {min(batch, len(train)), last}
+        n
+        for n in {min(batch, len(train)), last}
         if 1 in [size for part in split(n, workers) for size in split(part, accumulate)]
-    ]  # fmt: skip
+    ]
     if small and trial.alone(model, _images(model, train, 1)):
         of = "the last batch of an epoch" if small[0] == last and last < batch else "a batch"
         raise ValueError(

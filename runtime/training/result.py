@@ -24,8 +24,19 @@ from tilewright.units import seconds
 __all__ = ["Epoch", "Result", "Text", "grid"]
 
 _LOADER = ("load", "augment", "transfer")
-_COMPUTE = ("forward", "forward_loss", "backward", "backward_input", "backward_weight", "unscale",
-            "unscale_shared", "judge", "apply", "apply_shared", "update")  # fmt: skip
+_COMPUTE = (
+    "forward",
+    "forward_loss",
+    "backward",
+    "backward_input",
+    "backward_weight",
+    "unscale",
+    "unscale_shared",
+    "judge",
+    "apply",
+    "apply_shared",
+    "update",
+)
 _EXCHANGE = ("bucket", "blank", "pack", "add", "unpack")
 _BESIDE = ("record", "snapshot", "evaluate", "tally", "save")
 
@@ -158,12 +169,18 @@ class Result:
             own = [row for row in self.log.steps if row["epoch"] == number]
             seen = sum(row["count"] for row in own)
             test = tests.get(number, {})
-            rows.append(Epoch(
-                number + 1, _mean(own), sum(r["correct"] for r in own) / seen,
-                test.get("test_loss"), test.get("test_accuracy"),
-                sum(self.step_seconds.get(r["step"], 0.0) for r in own), sum(r["skipped"] for r in own),
-                own[-1]["precision"],
-            ))  # fmt: skip
+            rows.append(
+                Epoch(
+                    number + 1,
+                    _mean(own),
+                    sum(r["correct"] for r in own) / seen,
+                    test.get("test_loss"),
+                    test.get("test_accuracy"),
+                    sum(self.step_seconds.get(r["step"], 0.0) for r in own),
+                    sum(r["skipped"] for r in own),
+                    own[-1]["precision"],
+                )
+            )
         return rows
 
     @property
@@ -242,18 +259,26 @@ class Result:
     def table(self) -> Text:
         """Epoch by epoch, then times, memory and changes of precision."""
         rows = [["epoch", "precision", "loss", "train", "test", "time", "skipped"]]
-        rows += [[
-            str(e.number), e.precision, f"{e.loss:.4f}", f"{e.accuracy:.2%}",
-            "-" if e.test_accuracy is None else f"{e.test_accuracy:.2%}",
-            f"{e.seconds:.2f} s" if e.seconds else "before", str(e.skipped),
-        ] for e in self.table_of_epochs]  # fmt: skip
+        rows += [
+            [
+                str(e.number),
+                e.precision,
+                f"{e.loss:.4f}",
+                f"{e.accuracy:.2%}",
+                "-" if e.test_accuracy is None else f"{e.test_accuracy:.2%}",
+                f"{e.seconds:.2f} s" if e.seconds else "before",
+                str(e.skipped),
+            ]
+            for e in self.table_of_epochs
+        ]
         text = [str(grid(rows, f"Training in {self.precision} on {self.facts['device']}"))]
         text.append(
             f"{self.images_per_second:.0f} images/s; a step takes {seconds(self.percentile(50))} (p50), "
             f"{seconds(self.percentile(95))} (p95); loading {seconds(self.loader_seconds)}, computing "
             f"{seconds(self.compute_seconds)}; peak memory {self.peak_memory / 1e6:.1f} MB"
-            if self.runs else "nothing was left to do: the checkpoint is at the last step"
-        )  # fmt: skip
+            if self.runs
+            else "nothing was left to do: the checkpoint is at the last step"
+        )
         spoilt = [row["step"] for row in self.steps if not (row["skipped"] or math.isfinite(row["loss"]))]
         if spoilt:
             text.append(f"the loss of {len(spoilt)} steps was not finite, from step {spoilt[0]} on; try a smaller lr")

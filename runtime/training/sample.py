@@ -41,9 +41,16 @@ def sample(replicas: int, steps: int, seed: int) -> tuple[TaskGraph, Callable[[]
     control = first_control("fp32", model, torch.device("cpu"), loss, None, "")
     state = State.of(model, control)
     setup = Setup(
-        loss=loss, optimizer=optimizers("sgd", 0.1), schedule=None, recipe=train.recipe, device="cpu", seed=seed,
-        batch=_BATCH, cuts=where, keyed=replicas > 1,
-    )  # fmt: skip
+        loss=loss,
+        optimizer=optimizers("sgd", 0.1),
+        schedule=None,
+        recipe=train.recipe,
+        device="cpu",
+        seed=seed,
+        batch=_BATCH,
+        cuts=where,
+        keyed=replicas > 1,
+    )
 
     def data() -> dict[str, Any]:
         values = {"model": model, "state": state, "setup": setup, "images": train.images, "targets": train.labels}

@@ -88,9 +88,14 @@ class Stage:
     """
 
     def __init__(
-        self, module: nn.Module, contents: Contents, optimizers: Optimizers, stream: Stream,
-        compiler: str | None = None, ema: float | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        module: nn.Module,
+        contents: Contents,
+        optimizers: Optimizers,
+        stream: Stream,
+        compiler: str | None = None,
+        ema: float | None = None,
+    ) -> None:
         self.module = module
         self.contents = contents
         self.stream = stream
@@ -147,8 +152,10 @@ class Stage:
         """Keep a copy of the buffers, such as the statistics of batch norm, for `restore_buffers`."""
         self.saved = [
             (m._buffers, key, buffer, buffer.clone())
-            for _, m in self.contents.homes for key, buffer in m._buffers.items() if buffer is not None
-        ]  # fmt: skip
+            for _, m in self.contents.homes
+            for key, buffer in m._buffers.items()
+            if buffer is not None
+        ]
 
     def restore_buffers(self) -> None:
         with torch.no_grad():
@@ -206,9 +213,12 @@ class Stage:
                 yield name, parameter, self.optimizers[owner]
 
     def load(
-        self, tensors: dict[str, torch.Tensor], optimizer: dict[str, dict[str, Any]],
-        average: dict[str, torch.Tensor] | None = None, extra: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        tensors: dict[str, torch.Tensor],
+        optimizer: dict[str, dict[str, Any]],
+        average: dict[str, torch.Tensor] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
         """The inverse of `tensors`, `optimizer_state` and `averages`, which without it begin with the parameters."""
         self.contents.load(tensors, extra)
         if self.ema is not None:
@@ -327,14 +337,15 @@ class Log:
         """Both, this one first."""
         fullest = max(self.memory[1], other.memory[1])
         return Log(
-            self.steps + other.steps, self.evaluations + other.evaluations, self.events + other.events,
-            (self.memory[0] or other.memory[0], fullest), self.unwritten | other.unwritten,
-        )  # fmt: skip
+            self.steps + other.steps,
+            self.evaluations + other.evaluations,
+            self.events + other.events,
+            (self.memory[0] or other.memory[0], fullest),
+            self.unwritten | other.unwritten,
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "steps": self.steps, "evaluations": self.evaluations, "events": [list(event) for event in self.events],
-        }  # fmt: skip
+        return {"steps": self.steps, "evaluations": self.evaluations, "events": [list(event) for event in self.events]}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Log:

@@ -139,9 +139,16 @@ class Builder:
     """Handles and loops."""
 
     def __init__(
-        self, layout: Division, span: Span, *, checks: bool, norms: bool, adaptive: bool, overlap: bool,
+        self,
+        layout: Division,
+        span: Span,
+        *,
+        checks: bool,
+        norms: bool,
+        adaptive: bool,
+        overlap: bool,
         then: Callable[[Builder], None] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.layout = layout
         self.span = span
         self.looks = checks or norms
@@ -186,11 +193,18 @@ class Builder:
         for p in range(layout.places):
             mine = layout.stages(p)
             self.insert(
-                "open", R(h("model", p)), R(h("state", p)), R(h("setup", p)),
+                "open",
+                R(h("model", p)),
+                R(h("state", p)),
+                R(h("setup", p)),
                 *([R(h("log", 0))] if p == 0 else []),  # memory is measured from before the model is there
-                *(W(self.stage(r, s)) for r, s in mine), *(W(self.buffers(r, s)) for r, s in mine),
-                W(h("control", p)), W(h("examiner", p)), tuple(s for _, s in mine), on=p,
-            )  # fmt: skip
+                *(W(self.stage(r, s)) for r, s in mine),
+                *(W(self.buffers(r, s)) for r, s in mine),
+                W(h("control", p)),
+                W(h("examiner", p)),
+                tuple(s for _, s in mine),
+                on=p,
+            )
         for step in range(span.start, span.stop):
             self.step(step)
             self.marks.last[step] = len(self.g) - 1
@@ -246,14 +260,30 @@ class Builder:
         batch, setup, priority = h("batch", p, r, slot), R(h("setup", p)), self.low / 2
         images, targets = R(h("images", p)), R(h("targets", p))
         self.insert(
-            "load", images, targets, setup, W(batch), epoch, first, last, r, self.layout.replicas,
-            on=p, priority=priority,
-        )  # fmt: skip
+            "load",
+            images,
+            targets,
+            setup,
+            W(batch),
+            epoch,
+            first,
+            last,
+            r,
+            self.layout.replicas,
+            on=p,
+            priority=priority,
+        )
         self.insert("augment", setup, RW(batch), epoch, on=p, priority=priority)
         self.insert(
-            "transfer", setup, W(h("inputs", p, r, slot)), W(h("labels", p, r, slot)), RW(batch), self.layout.micro,
-            on=p, priority=priority,
-        )  # fmt: skip
+            "transfer",
+            setup,
+            W(h("inputs", p, r, slot)),
+            W(h("labels", p, r, slot)),
+            RW(batch),
+            self.layout.micro,
+            on=p,
+            priority=priority,
+        )
 
     def forward(self, r: int, m: int, s: int, step: int, count: int) -> None:
         h, layout, slot = self.h, self.layout, step % 2
@@ -266,9 +296,16 @@ class Builder:
         else:
             labels = h("labels", layout.place(r, 0), r, slot)
             self.insert(
-                "forward_loss", *common, R(labels), W(h("score", p, r, m)), W(h("tape", p, r, m, s)), m, key, count,
+                "forward_loss",
+                *common,
+                R(labels),
+                W(h("score", p, r, m)),
+                W(h("tape", p, r, m, s)),
+                m,
+                key,
+                count,
                 on=p,
-            )  # fmt: skip
+            )
 
     def backward(self, r: int, m: int, s: int) -> None:
         h, layout = self.h, self.layout
@@ -326,9 +363,16 @@ class Builder:
             if p == 0:
                 self.marks.done[step] = task.index
         self.insert(
-            "record", RW(h("log", 0)), R(h("verdict", 0)), R(h("control", 0)), R(h("setup", 0)), step, epoch,
-            on=0, priority=self.low,
-        )  # fmt: skip
+            "record",
+            RW(h("log", 0)),
+            R(h("verdict", 0)),
+            R(h("control", 0)),
+            R(h("setup", 0)),
+            step,
+            epoch,
+            on=0,
+            priority=self.low,
+        )
 
     # ------------------------------------------------------------ beside the steps
 
@@ -348,14 +392,20 @@ class Builder:
             p = layout.place(c % layout.replicas, 0)
             scores.append(h("test_score", p, c))
             self.insert(
-                "evaluate", R(h("copy", p)), R(h("test_images", p)), R(h("test_targets", p)), R(h("setup", p)),
-                W(scores[-1]), first, min(first + span.test_batch, span.test_size),
-                on=p, priority=self.low,
-            )  # fmt: skip
+                "evaluate",
+                R(h("copy", p)),
+                R(h("test_images", p)),
+                R(h("test_targets", p)),
+                R(h("setup", p)),
+                W(scores[-1]),
+                first,
+                min(first + span.test_batch, span.test_size),
+                on=p,
+                priority=self.low,
+            )
         self.insert(
-            "tally", RW(h("log", 0)), R(h("setup", 0)), *(R(score) for score in scores), epoch,
-            on=0, priority=self.low,
-        )  # fmt: skip
+            "tally", RW(h("log", 0)), R(h("setup", 0)), *(R(score) for score in scores), epoch, on=0, priority=self.low
+        )
 
     def save(self, step: int) -> None:
         h = self.h
@@ -377,9 +427,15 @@ def split(n: int, parts: int) -> list[int]:
 
 
 def training_graph(
-    layout: Division, span: Span, *, checks: bool = False, norms: bool = False, adaptive: bool = False,
-    overlap: bool = False, then: Callable[[Builder], None] | None = None,
-) -> tuple[TaskGraph, Marks]:  # fmt: skip
+    layout: Division,
+    span: Span,
+    *,
+    checks: bool = False,
+    norms: bool = False,
+    adaptive: bool = False,
+    overlap: bool = False,
+    then: Callable[[Builder], None] | None = None,
+) -> tuple[TaskGraph, Marks]:
     """The graph of some steps of a training, and where its steps end.
 
     Parameters

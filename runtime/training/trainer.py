@@ -211,13 +211,29 @@ def fit(
             state, past = found[0], found[1]
         board = recording.tensorboard
         setup = Setup(
-            loss=_on(loss, target), optimizer=make, schedule=rates, recipe=train.recipe, device=str(target), seed=seed,
-            batch=batch_size, cuts=where, clip_norm=learning.clip_norm, penalty=penalty, ema=learning.ema,
-            checks=control.fallback is not None or control.precision == "fp16", channels_last=execution.channels_last,
-            progress=progress, log=str(recording.log) if recording.log is not None else None, checkpoint=folder,
-            facts=facts, board=str(open_file(board)) if board is not None else None, compiler=compiled,
-            in_place=in_process, keyed=workers * accumulate > 1 or pipeline is not None, head=head is not None,
-        )  # fmt: skip
+            loss=_on(loss, target),
+            optimizer=make,
+            schedule=rates,
+            recipe=train.recipe,
+            device=str(target),
+            seed=seed,
+            batch=batch_size,
+            cuts=where,
+            clip_norm=learning.clip_norm,
+            penalty=penalty,
+            ema=learning.ema,
+            checks=control.fallback is not None or control.precision == "fp16",
+            channels_last=execution.channels_last,
+            progress=progress,
+            log=str(recording.log) if recording.log is not None else None,
+            checkpoint=folder,
+            facts=facts,
+            board=str(open_file(board)) if board is not None else None,
+            compiler=compiled,
+            in_place=in_process,
+            keyed=workers * accumulate > 1 or pipeline is not None,
+            head=head is not None,
+        )
         replicas = _replicas(model, setup, workers) if in_process else [model] * workers
         resumed = state.step
         usage.forget()
@@ -230,17 +246,27 @@ def fit(
             while state.step < total:
                 stop = min(total, state.step + stride)
                 span = Span(
-                    state.step, stop, len(train), batch_size, len(test) if test is not None else 0,
-                    save_every=every if folder else 0, save_last=bool(folder) and stop == total,
-                )  # fmt: skip
+                    state.step,
+                    stop,
+                    len(train),
+                    batch_size,
+                    len(test) if test is not None else 0,
+                    save_every=every if folder else 0,
+                    save_last=bool(folder) and stop == total,
+                )
                 last = head is not None and test is not None and stop == total
                 closing = partial(
                     insert_head, span=span, kind=str(head), noise=learning.head_noise, classes=train.classes
                 )
                 graph, marks = training_graph(
-                    division, span, checks=setup.checks, norms=learning.clip_norm is not None,
-                    adaptive=control.fallback is not None, overlap=engine.overlap, then=closing if last else None,
-                )  # fmt: skip
+                    division,
+                    span,
+                    checks=setup.checks,
+                    norms=learning.clip_norm is not None,
+                    adaptive=control.fallback is not None,
+                    overlap=engine.overlap,
+                    then=closing if last else None,
+                )
                 data = _data(division, replicas, state, replace(setup, past=past), train, test)
                 done = engine.run(graph, data | (head_data(len(train), train.classes) if last else {}), progress)
                 state = done[Handle("result", (0,))]
@@ -255,8 +281,10 @@ def fit(
     for path, reason in past.unwritten.items():
         warnings.warn(
             f"{path} could not be written to the end ({reason}); the training is complete, and all rows are in "
-            f"result.log", RuntimeWarning, stacklevel=2,
-        )  # fmt: skip
+            f"result.log",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return Result(
         precision=precision, log=past, runs=runs, per_epoch=per_epoch, epochs=epochs, resumed=resumed,
         facts=facts | _manifest(target, engine, setup, control, deterministic), state=state, model=model,
@@ -328,9 +356,7 @@ def _data(
     division: Division, replicas: list[nn.Module], state: State, setup: Setup, train: Dataset, test: Dataset | None
 ) -> dict[str, Any]:
     """What the graph reads, by place."""
-    values: dict[str, Any] = {
-        "state": state, "setup": setup, "images": train.images, "targets": train.labels,
-    }  # fmt: skip
+    values: dict[str, Any] = {"state": state, "setup": setup, "images": train.images, "targets": train.labels}
     if test is not None:
         values |= {"test_images": test.images, "test_targets": test.labels}
     own = [replicas[division.stages(place)[0][0]] for place in range(division.places)]
@@ -350,12 +376,19 @@ def _manifest(
     """What this ran on, and the flags that numbers depend on."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {cores()} cores",
-        "torch": torch.__version__, "backend": engine.backend, "workers": engine.workers,
-        "threads_per_task": engine.options.get("threads_per_task", 1), "channels_last": setup.channels_last,
+        "torch": torch.__version__,
+        "backend": engine.backend,
+        "workers": engine.workers,
+        "threads_per_task": engine.options.get("threads_per_task", 1),
+        "channels_last": setup.channels_last,
         "compiler": setup.compiler,
-        "float32_matmul": "strict" if control.precision != "tf32" else "tf32", "autocast_cache": False,
-        "deterministic": deterministic, "reduced_precision_reduction": {
+        "float32_matmul": "strict" if control.precision != "tf32" else "tf32",
+        "autocast_cache": False,
+        "deterministic": deterministic,
+        "reduced_precision_reduction": {
             name: getattr(torch.backends.cuda.matmul, f"allow_{name}_reduced_precision_reduction")
             for name in ("fp16", "bf16")
-        } if device.type == "cuda" else None,
-    }  # fmt: skip
+        }
+        if device.type == "cuda"
+        else None,
+    }

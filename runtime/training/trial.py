@@ -21,10 +21,21 @@ from tilewright.training.state import Tape
 __all__ = ["alone", "composes", "loss_problem"]
 
 _PLAIN = (
-    nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.Flatten,
-    nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd, nn.Identity,
-    nn.modules.dropout._DropoutNd, nn.Sigmoid, nn.Tanh, nn.GELU,
-)  # fmt: skip
+    nn.Linear,
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.Flatten,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.Identity,
+    nn.modules.dropout._DropoutNd,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.GELU,
+)
 
 
 def composes(model: nn.Module, where: Sequence[int], images: torch.Tensor) -> str:

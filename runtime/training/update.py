@@ -40,9 +40,18 @@ def judge(control: Control, setup: Setup, *rest: Any) -> Verdict:
     }
     skipping = tuple(infinite) if setup.checks else ()
     return Verdict(
-        bool(skipping), skipping, loss, parts, sum([int(c) for _, c, *_ in scores]), count, norm, clip,
-        control.precision, control.scaler.factor, factors,
-    )  # fmt: skip
+        bool(skipping),
+        skipping,
+        loss,
+        parts,
+        sum([int(c) for _, c, *_ in scores]),
+        count,
+        norm,
+        clip,
+        control.precision,
+        control.scaler.factor,
+        factors,
+    )
 
 
 def apply(stage: Stage, buffers: Any, verdict: Verdict, grads: Grads) -> tuple[Any, ...]:

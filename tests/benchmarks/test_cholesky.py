@@ -15,9 +15,16 @@ def records():
 
 def test_every_rival_and_the_ceiling_are_measured(records):
     assert [r["contender"] for r in records] == [
-        "tilewright", "tilewright in place", "scipy", "numpy", "torch",
-        "dpotrf torch", "dpotrf openblas", "dgemm torch", "dgemm openblas",
-    ]  # fmt: skip
+        "tilewright",
+        "tilewright in place",
+        "scipy",
+        "numpy",
+        "torch",
+        "dpotrf torch",
+        "dpotrf openblas",
+        "dgemm torch",
+        "dgemm openblas",
+    ]
 
 
 def test_rates_are_flops_over_the_median(records):

@@ -20,9 +20,14 @@ def test_covariance_is_made_without_an_index_matrix():
 def test_factor_records_have_shares_of_the_product_and_of_torch():
     records = {r["contender"]: r for r in measure_factors(300, 2, (64, 128), 80, "bf16", "cpu")}
     assert list(records) == [
-        "torch.mm fp64 64", "torch.mm fp64 128", "torch.mm bf16 64", "torch.mm bf16 128", "tilewright factor bf16",
-        "tilewright factor fp64", "torch.linalg.cholesky fp64",
-    ]  # fmt: skip
+        "torch.mm fp64 64",
+        "torch.mm fp64 128",
+        "torch.mm bf16 64",
+        "torch.mm bf16 128",
+        "tilewright factor bf16",
+        "tilewright factor fp64",
+        "torch.linalg.cholesky fp64",
+    ]
     ours = records["tilewright factor bf16"]
     assert ours["gflops"] == pytest.approx(300**3 / 3 / ours["median"] / 1e9)
     assert ours["share"] > 0 and ours["tile_size"] == 80 and ours["switches"] and ours["where"]["torch"]
@@ -38,8 +43,10 @@ def test_factor_records_have_shares_of_the_product_and_of_torch():
 def test_solve_records_tell_the_path_and_the_ratio():
     ours, fp64, torchs = measure_solve(200, 1e2, "geometric", 1, "bf16", "cpu")
     assert [r["contender"] for r in (ours, fp64, torchs)] == [
-        "tilewright bf16", "tilewright fp64", "torch cholesky + solve"
-    ]  # fmt: skip
+        "tilewright bf16",
+        "tilewright fp64",
+        "torch cholesky + solve",
+    ]
     assert ours["path"].startswith("bf16 ") and ours["hpl"] <= 1
     assert torchs["this_over_ours"] == torchs["median"] / ours["median"]
 

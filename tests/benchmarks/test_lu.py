@@ -11,8 +11,14 @@ from tilewright.benchmarks.lu import command, measure
 def test_every_rival_and_the_ceiling_are_measured_and_rates_are_flops_over_the_median():
     records = measure(96, repeat=1, tile_size=32)
     assert [r["contender"] for r in records] == [
-        "tilewright", "tilewright in place", "scipy", "scipy in place", "torch", "dgemm torch", "dgemm openblas",
-    ]  # fmt: skip
+        "tilewright",
+        "tilewright in place",
+        "scipy",
+        "scipy in place",
+        "torch",
+        "dgemm torch",
+        "dgemm openblas",
+    ]
     by_name = {r["contender"]: r for r in records}
     for name, r in by_name.items():
         flops = 2 * 512**3 if name.startswith("dgemm") else 2 / 3 * 96**3

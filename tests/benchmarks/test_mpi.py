@@ -31,9 +31,17 @@ def test_command_prints_rates_costs_and_counts(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     printed = [json.loads(line) for line in result.output.splitlines()]
     assert [r.get("contender") or r.get("what") or r["distribution"] for r in printed] == [
-        "2 threads", "2 ranks", "2 ranks in place", "pdpotrf, 2 ranks", "start of 4 ranks", "call, n = 64", "block-cyclic 4 x 4",
-        "symmetric, r = 6", "block-cyclic 4 x 4", "symmetric, r = 6",
-    ]  # fmt: skip
+        "2 threads",
+        "2 ranks",
+        "2 ranks in place",
+        "pdpotrf, 2 ranks",
+        "start of 4 ranks",
+        "call, n = 64",
+        "block-cyclic 4 x 4",
+        "symmetric, r = 6",
+        "block-cyclic 4 x 4",
+        "symmetric, r = 6",
+    ]
     assert all(r["gflops"] > 0 for r in printed[:3])
     assert printed[3]["error"] == "no ScaLAPACK to compare with: it is not here"
     assert len((tmp_path / "mpi.jsonl").read_text().splitlines()) == 10

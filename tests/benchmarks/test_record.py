@@ -38,11 +38,12 @@ def test_a_record_says_which_library_served_which_op(restore_blas):
 @pytest.mark.parametrize(
     ("facts", "instructions"),
     [
-        (XEON, ["avx2", "avx512f", "avx512_bf16", "amx_bf16"]), (ARM, ["asimd", "asimdhp", "bf16", "i8mm", "sve"]),
+        (XEON, ["avx2", "avx512f", "avx512_bf16", "amx_bf16"]),
+        (ARM, ["asimd", "asimdhp", "bf16", "i8mm", "sve"]),
         ({}, []),
     ],
     ids=["Xeon", "Arm", "unknown"],
-)  # fmt: skip
+)
 def test_instructions_are_those_that_matter(facts, instructions, monkeypatch):
     monkeypatch.setattr(cpu, "facts", lambda: facts)
     assert computer.computer.__wrapped__()["instructions"] == instructions

@@ -14,9 +14,18 @@ from tilewright.benchmarks.simulator import command
 def record(scheduler, measured, predicted, case="order"):
     middle = sorted(measured)[len(measured) // 2]
     return {
-        "case": case, "n": 96, "nb": 24, "workers": 2, "scheduler": scheduler, "measured": measured, "median": middle,
-        "fastest": min(measured), "slowest": max(measured), "predicted": predicted, "ratio": predicted / middle,
-    }  # fmt: skip
+        "case": case,
+        "n": 96,
+        "nb": 24,
+        "workers": 2,
+        "scheduler": scheduler,
+        "measured": measured,
+        "median": middle,
+        "fastest": min(measured),
+        "slowest": max(measured),
+        "predicted": predicted,
+        "ratio": predicted / middle,
+    }
 
 
 def test_policies_differ_only_if_one_is_faster_in_every_round():
@@ -70,10 +79,22 @@ def test_the_command_writes_lines_figures_and_a_page(tmp_path, monkeypatch):
     monkeypatch.setattr("tilewright.benchmarks.prediction._NAP", 2e-4)
     result = CliRunner().invoke(
         command,
-        ["--output", str(tmp_path), "--parts", "prediction,scaling", "--sizes", "96", "--tile-sizes", "32",
-         "--repeat", "1", "--scaling-tiles", "3"],
+        [
+            "--output",
+            str(tmp_path),
+            "--parts",
+            "prediction,scaling",
+            "--sizes",
+            "96",
+            "--tile-sizes",
+            "32",
+            "--repeat",
+            "1",
+            "--scaling-tiles",
+            "3",
+        ],
         catch_exceptions=False,
-    )  # fmt: skip
+    )
     assert result.exit_code == 0
     records = [json.loads(line) for line in (tmp_path / "simulator.jsonl").read_text().splitlines()]
     checked = [r for r in records if r["case"] in ("validate", "order")]

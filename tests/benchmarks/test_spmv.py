@@ -52,7 +52,12 @@ def test_command_prints_products_overhead_powers_and_ghosts(tmp_path, monkeypatc
     assert result.exit_code == 0, result.output
     printed = [json.loads(line) for line in result.output.splitlines()]
     assert {r["benchmark"] for r in printed} == {
-        "spmv", "spmv overhead", "spmv powers", "spmv simulated powers", "spmv ghosts"}  # fmt: skip
+        "spmv",
+        "spmv overhead",
+        "spmv powers",
+        "spmv simulated powers",
+        "spmv ghosts",
+    }
     products = {r["contender"]: r for r in printed if r["benchmark"] == "spmv"}
     bound = products["bound: its bytes by rows at the rate of a copy"]
     nnz = 5 * 60 * 60 - 4 * 60

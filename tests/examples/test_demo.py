@@ -47,5 +47,8 @@ def test_without_matplotlib_the_demo_writes_the_rest(demo, tmp_path, monkeypatch
     assert result.exit_code == 0, result.output
     assert result.stdout.count("not written: a Gantt chart needs matplotlib") == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "digits-dag.svg", "digits-trace.json", "random-dag.svg", "random-trace.json"
-    ]  # fmt: skip
+        "digits-dag.svg",
+        "digits-trace.json",
+        "random-dag.svg",
+        "random-trace.json",
+    ]

@@ -71,8 +71,10 @@ def test_a_mode_is_left_at_any_time_and_entered_only_before_the_first_computatio
 
 def test_other_libraries_have_no_mode():
     assert (blas.load("openblas").mode(), blas.load("openblas").set_mode(0), blas.load("openblas").set_mode(2)) == (
-        0, True, False,
-    )  # fmt: skip
+        0,
+        True,
+        False,
+    )
 
 
 POOLS = {
@@ -98,10 +100,14 @@ POOLS = {
 def test_the_library_of_scipy_is_found_whoever_built_it(monkeypatch, here, chosen):
     def info():
         return [
-            {"filepath": POOLS[name][0], "internal_api": POOLS[name][1], "version": "1",
-             "user_api": "openmp" if name == "openmp" else "blas"}
+            {
+                "filepath": POOLS[name][0],
+                "internal_api": POOLS[name][1],
+                "version": "1",
+                "user_api": "openmp" if name == "openmp" else "blas",
+            }
             for name in here
-        ]  # fmt: skip
+        ]
 
     monkeypatch.setattr("threadpoolctl.threadpool_info", info)
     monkeypatch.setattr(blas, "openblas_threads", lambda path: blas.Setting(lambda: 1, lambda count: None, False))

@@ -20,24 +20,40 @@ def folder_of(path, *found):
 
 
 def test_sizes_are_bytes_by_level_and_kind(tmp_path):
-    found = caches.read(folder_of(
-        tmp_path, ("1", "Data", "48K", "0"), ("1", "Instruction", "32K", "0"), ("2", "Unified", "2048K", "0"),
-        ("3", "Unified", "105M", "0-1"), ("4", "?", "1K"), ("5", "Unified", "many"), ("6", "Unified", ""),
-        ("7", "Unified", "0K"),
-    ))  # fmt: skip
+    found = caches.read(
+        folder_of(
+            tmp_path,
+            ("1", "Data", "48K", "0"),
+            ("1", "Instruction", "32K", "0"),
+            ("2", "Unified", "2048K", "0"),
+            ("3", "Unified", "105M", "0-1"),
+            ("4", "?", "1K"),
+            ("5", "Unified", "many"),
+            ("6", "Unified", ""),
+            ("7", "Unified", "0K"),
+        )
+    )
     assert {name: cache.size for name, cache in found.items()} == {
-        "L1d": 48 * KIB, "L1i": 32 * KIB, "L2": 2 * MIB, "L3": 105 * MIB,
-    }  # fmt: skip
+        "L1d": 48 * KIB,
+        "L1i": 32 * KIB,
+        "L2": 2 * MIB,
+        "L3": 105 * MIB,
+    }
 
 
 @pytest.mark.parametrize(
     ("first", "second", "share"),
     [
-        ("0", "0", 4 * MIB), ("0", "0-3", MIB), ("0,32", "0,32", 4 * MIB), ("0-1", "0-7", MIB), (None, None, 4 * MIB),
-        ("0", "?", 4 * MIB), ("", "0-1", 2 * MIB),
+        ("0", "0", 4 * MIB),
+        ("0", "0-3", MIB),
+        ("0,32", "0,32", 4 * MIB),
+        ("0-1", "0-7", MIB),
+        (None, None, 4 * MIB),
+        ("0", "?", 4 * MIB),
+        ("", "0-1", 2 * MIB),
     ],
     ids=["own", "of four", "two threads", "four cores, two threads", "not said", "not clear", "first not clear"],
-)  # fmt: skip
+)
 def test_a_core_has_its_share_and_threads_of_one_core_share_nothing(tmp_path, first, second, share):
     rows = [("1", "Data", "32K", first), ("2", "Unified", "4M", second)]
     found = caches.read(folder_of(tmp_path, *[row if row[3] is not None else row[:3] for row in rows]))

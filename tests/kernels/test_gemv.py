@@ -15,8 +15,16 @@ def random(shape, dtype, seed=0):
     return (rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if dtype[0] == "c" else 0)).astype(dtype)
 
 
-@given(m=st.integers(0, 20), n=st.integers(0, 20), dtype=st.sampled_from(DTYPES), order=st.sampled_from("CF"),
-       left=st.integers(0, 3), right=st.integers(0, 3), step=st.integers(1, 2), accumulate=st.booleans())  # fmt: skip
+@given(
+    m=st.integers(0, 20),
+    n=st.integers(0, 20),
+    dtype=st.sampled_from(DTYPES),
+    order=st.sampled_from("CF"),
+    left=st.integers(0, 3),
+    right=st.integers(0, 3),
+    step=st.integers(1, 2),
+    accumulate=st.booleans(),
+)
 def test_any_slice_of_either_order(m, n, dtype, order, left, right, step, accumulate):
     whole = np.asarray(random((m + left, step * (n + right)), dtype), order=order)
     a = whole[left:, : step * n : step]

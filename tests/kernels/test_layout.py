@@ -24,9 +24,21 @@ A = np.zeros((6, 8))
         (A[:1, :1], 1, 1),
         (np.broadcast_to(np.zeros(4), (3, 4)), 0, 0),
     ],
-    ids=["whole", "transposed", "tile", "tile of transposed", "every other row", "every other column",
-         "rows reversed", "columns reversed", "one row", "one column", "one element", "broadcast"],
-)  # fmt: skip
+    ids=[
+        "whole",
+        "transposed",
+        "tile",
+        "tile of transposed",
+        "every other row",
+        "every other column",
+        "rows reversed",
+        "columns reversed",
+        "one row",
+        "one column",
+        "one element",
+        "broadcast",
+    ],
+)
 def test_leading_dimension(tile, by_rows, by_columns):
     assert (row_ld(tile), row_ld(tile.T)) == (by_rows, by_columns)
 

@@ -59,8 +59,13 @@ def test_every_kernel_agrees_with_the_reference_in_every_layout(op, dtype):
                         right, left = (whole(x) for x in (right, left))
                         if place == MADE.get(op):  # what is below the triangles nobody reads
                             ib = len(left)
-                            keep = np.concatenate([np.triu(np.ones((ib, min(ib, left.shape[1] - s)), bool))
-                                                   for s in range(0, left.shape[1], ib)], axis=1)  # fmt: skip
+                            keep = np.concatenate(
+                                [
+                                    np.triu(np.ones((ib, min(ib, left.shape[1] - s)), bool))
+                                    for s in range(0, left.shape[1], ib)
+                                ],
+                                axis=1,
+                            )
                             right, left = np.where(keep, right, 0), np.where(keep, left, 0)
                         atol = 2e3 * roundoff(dtype) * max(1, np.abs(right).max(initial=0))
                         assert np.allclose(left, right, rtol=0, atol=atol), (op, layout, place)
@@ -92,9 +97,18 @@ def test_a_tile_is_the_product_of_its_factors(dtype, m, n, ib):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("kind", "n", "m", "extra"), [
-    ("ts", 6, 6, 0), ("ts", 6, 2, 3), ("ts", 5, 9, 2), ("tt", 6, 6, 0), ("tt", 6, 2, 4), ("tt", 5, 9, 3), ("ts", 1, 1, 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "n", "m", "extra"),
+    [
+        ("ts", 6, 6, 0),
+        ("ts", 6, 2, 3),
+        ("ts", 5, 9, 2),
+        ("tt", 6, 6, 0),
+        ("tt", 6, 2, 4),
+        ("tt", 5, 9, 3),
+        ("ts", 1, 1, 0),
+    ],
+)
 def test_two_tiles_become_one_triangle_and_vectors_below_diagonals_stay(dtype, kind, n, m, extra):
     above, below = random_matrix(n + extra, n, dtype), random_matrix(m, n, dtype, seed=1)
     rows = min(m, n) if kind == "tt" else m

@@ -100,8 +100,9 @@ def test_such_a_kernel_then_works_on_copies_of_one_alignment():
     values = operands("gemm", "float64", 37, 29, 41)
     found = {
         result("gemm", [cut(v, layout, offset) for v in values], function)[0]
-        for layout in ("rows", "strided rows", "columns") for offset in range(0, 64, 8)
-    }  # fmt: skip
+        for layout in ("rows", "strided rows", "columns")
+        for offset in range(0, 64, 8)
+    }
     assert len(found) == 1
 
 

@@ -81,5 +81,9 @@ def test_row_of_a_user_goes_before_all_others(restore_table):
 
 def test_row_prints_as_a_line_of_the_table():
     assert str(lookup("gemm", "cpu", "float64", "float64")).split() == [
-        "gemm", "cpu", "float64", "float64", choice.current().name,
-    ]  # fmt: skip
+        "gemm",
+        "cpu",
+        "float64",
+        "float64",
+        choice.current().name,
+    ]

@@ -321,9 +321,14 @@ def test_tensors_come_out_where_tensors_went_in():
 
 def test_a_dask_array_is_factored_where_it_lies_and_refused_elsewhere_with_what_to_call():
     lazy = da.from_array(A, chunks=2)
-    for call in (lambda: tw.cho_solve(lazy, b),
-                 lambda: tw.matvec(lazy, b), lambda: tw.matvec(A, da.from_array(b)), lambda: tw.DenseOperator(lazy),
-                 lambda: operator(tw.SparseOperator, A) @ da.from_array(b), lambda: tw.logdet(lazy)):  # fmt: skip
+    for call in (
+        lambda: tw.cho_solve(lazy, b),
+        lambda: tw.matvec(lazy, b),
+        lambda: tw.matvec(A, da.from_array(b)),
+        lambda: tw.DenseOperator(lazy),
+        lambda: operator(tw.SparseOperator, A) @ da.from_array(b),
+        lambda: tw.logdet(lazy),
+    ):
         with pytest.raises(
             TypeError, match=r"is a dask Array, whose values are computed elsewhere; pass its \.compute"
         ):

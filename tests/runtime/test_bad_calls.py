@@ -382,14 +382,24 @@ ELSEWHERE = {
     "kernels.current": "takes nothing",
 }
 
-CASES = [(name, parameter) for name, call in CALLS.items() for parameter in call.parameters()
-         if parameter in inspect.signature(call.function).parameters
-         or any(p.kind is p.VAR_KEYWORD for p in inspect.signature(call.function).parameters.values())]  # fmt: skip
+CASES = [
+    (name, parameter)
+    for name, call in CALLS.items()
+    for parameter in call.parameters()
+    if parameter in inspect.signature(call.function).parameters
+    or any(p.kind is p.VAR_KEYWORD for p in inspect.signature(call.function).parameters.values())
+]
 
 
 def test_every_public_name_is_tried():
-    for module, where in ((tw, "tilewright"), (comm, "comm"), (mpi, "mpi"), (plot, "plot"), (training, "training"),
-                          (kernels, "kernels")):  # fmt: skip
+    for module, where in (
+        (tw, "tilewright"),
+        (comm, "comm"),
+        (mpi, "mpi"),
+        (plot, "plot"),
+        (training, "training"),
+        (kernels, "kernels"),
+    ):
         for name in module.__all__:
             thing = getattr(module, name)
             public = name if where == "tilewright" else f"{where}.{name}"
@@ -469,19 +479,39 @@ def test_an_unknown_keyword_is_refused_in_the_name_of_the_call_with_what_is_near
         call.function(**call.good() | {f"{word}s": 1})
 
 
-@pytest.mark.parametrize(("name", "word", "sentence"), [
-    ("tiled_cholesky", "ranks", "it takes workers=, how many tasks run at a time, on all ranks together; ranks= is how"),
-    ("run", "ranks", "it takes workers=, how many tasks"), ("solve", "p", "it takes workers=, how many tasks"),
-    ("compare_schedulers", "ranks", "it takes workers=, how many tasks"),
-    ("simulate", "workers", "it takes machine=, a Machine, which has workers and ranks; workers= is how many tasks"),
-    ("comm.allreduce", "workers", "it takes ranks=, how many processes hold the data, each a part of it; workers= is"),
-    ("comm.cost", "ranks", "it takes p=, the number of ranks in a formula; ranks= is how many processes"),
-    ("comm.schedule", "p", "it takes ranks=, how many processes hold the data"),
-    ("comm.allreduce", "method", "it takes algorithm=, which rounds a collective takes; method= is which iteration"),
-    ("matvec", "workers", "it takes ranks="),
-    ("DenseOperator", "workers", "it takes ranks="),
-    ("cg", "algorithm", "it takes method="),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "word", "sentence"),
+    [
+        (
+            "tiled_cholesky",
+            "ranks",
+            "it takes workers=, how many tasks run at a time, on all ranks together; ranks= is how",
+        ),
+        ("run", "ranks", "it takes workers=, how many tasks"),
+        ("solve", "p", "it takes workers=, how many tasks"),
+        ("compare_schedulers", "ranks", "it takes workers=, how many tasks"),
+        (
+            "simulate",
+            "workers",
+            "it takes machine=, a Machine, which has workers and ranks; workers= is how many tasks",
+        ),
+        (
+            "comm.allreduce",
+            "workers",
+            "it takes ranks=, how many processes hold the data, each a part of it; workers= is",
+        ),
+        ("comm.cost", "ranks", "it takes p=, the number of ranks in a formula; ranks= is how many processes"),
+        ("comm.schedule", "p", "it takes ranks=, how many processes hold the data"),
+        (
+            "comm.allreduce",
+            "method",
+            "it takes algorithm=, which rounds a collective takes; method= is which iteration",
+        ),
+        ("matvec", "workers", "it takes ranks="),
+        ("DenseOperator", "workers", "it takes ranks="),
+        ("cg", "algorithm", "it takes method="),
+    ],
+)
 def test_a_word_of_other_calls_is_refused_with_the_word_for_it_here_and_what_both_mean(name, word, sentence):
     call = CALLS[name]
     with pytest.raises(TypeError, match=f"^{call.function.__name__}: unknown option {word}; {sentence}"):

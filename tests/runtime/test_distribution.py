@@ -93,8 +93,16 @@ def test_every_distribution_is_one(distribution: Distribution) -> None:
     assert all(0 <= distribution(i, j) < distribution.ranks for i in range(4) for j in range(4))
 
 
-@pytest.mark.parametrize("make", [lambda: BlockCyclic(0, 2), lambda: SymmetricBlockCyclic(1), lambda: RowBlocks(0, 3),
-                                  lambda: RowBlocks(2, 0), lambda: near_square(0)])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: BlockCyclic(0, 2),
+        lambda: SymmetricBlockCyclic(1),
+        lambda: RowBlocks(0, 3),
+        lambda: RowBlocks(2, 0),
+        lambda: near_square(0),
+    ],
+)
 def test_distributions_without_ranks_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match="at least one|r >= 2"):
         make()  # type: ignore[operator]

@@ -198,8 +198,11 @@ class TestRun:
         assert "2 workers, backend threads, scheduler lws" in text
         rows = {line.split()[0]: line.split()[1] for line in text.splitlines()[5:]}
         assert {op: rows[op] for op in ("potrf", "trsm", "syrk", "gemm")} == {
-            "potrf": "4", "trsm": "6", "syrk": "6", "gemm": "4",
-        }  # fmt: skip
+            "potrf": "4",
+            "trsm": "6",
+            "syrk": "6",
+            "gemm": "4",
+        }
 
     def test_repr_names_graph_tasks_engine_policy_and_workers(self):
         run = tw.run(chain(2), data(), backend="serial", scheduler="eager")
@@ -232,22 +235,65 @@ class TestRun:
         assert "GFLOP/s" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("call", "arguments", "options", "message"), [
-    (tw.run, (chain(1), data()), {"workrs": 2}, "run: unknown option workrs; did you mean workers"),
-    (tw.run, (chain(1),), {"backend": "simulate", "nois": 1}, "run: unknown option nois; did you mean noise"),
-    (tw.tiled_cholesky, (np.eye(3),), {"threads_per_task": 2}, "tiled_cholesky: unknown option threads_per_task; backend"),
-    (tw.tiled_cholesky, (np.eye(3),), {"backend": "mpi", "grd": 2}, "tiled_cholesky: unknown option grd; did you mean grid"),
-    (tw.tiled_cholesky, (np.eye(3),), {"precision": "bf16", "grid": (1, 1)}, "tiled_cholesky: unknown option grid; backend"),
-    (tw.solve, (np.eye(3), np.ones(3)), {"return_run": True}, "solve: unknown option return_run; did you mean return_info"),
-    (tw.cho_solve, (np.eye(3), np.ones(3)), {"uplo": "L"}, "cho_solve: unknown option uplo; backend 'threads' has devices"),
-    (tw.logdet, (np.eye(3),), {"lower": False}, "logdet: unknown option lower; (did you mean workers|backend)"),
-    (tw.logdet, (np.eye(3),), {"check_finite": False}, "logdet: unknown option check_finite; "),
-    (tw.compare_schedulers, (chain(1),), {"scheduler": "eager"}, "compare_schedulers: .* scheduler; did you mean schedulers"),
-    (tw.compare_schedulers, (chain(1),), {"broadcst": "star"}, "compare_schedulers: .* broadcst; did you mean broadcast"),
-    (tw.training.fit, (None, None), {"return_run": True}, "fit: unknown option return_run; backend 'threads' has machine"),
-    (tw.training.fit, (None, None), {"batchsize": 3}, "fit: unknown option batchsize; did you mean batch_size"),
-    (tw.training.compare, (None, None), {"epocs": 3}, "compare: unknown option epocs; did you mean epochs"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "arguments", "options", "message"),
+    [
+        (tw.run, (chain(1), data()), {"workrs": 2}, "run: unknown option workrs; did you mean workers"),
+        (tw.run, (chain(1),), {"backend": "simulate", "nois": 1}, "run: unknown option nois; did you mean noise"),
+        (
+            tw.tiled_cholesky,
+            (np.eye(3),),
+            {"threads_per_task": 2},
+            "tiled_cholesky: unknown option threads_per_task; backend",
+        ),
+        (
+            tw.tiled_cholesky,
+            (np.eye(3),),
+            {"backend": "mpi", "grd": 2},
+            "tiled_cholesky: unknown option grd; did you mean grid",
+        ),
+        (
+            tw.tiled_cholesky,
+            (np.eye(3),),
+            {"precision": "bf16", "grid": (1, 1)},
+            "tiled_cholesky: unknown option grid; backend",
+        ),
+        (
+            tw.solve,
+            (np.eye(3), np.ones(3)),
+            {"return_run": True},
+            "solve: unknown option return_run; did you mean return_info",
+        ),
+        (
+            tw.cho_solve,
+            (np.eye(3), np.ones(3)),
+            {"uplo": "L"},
+            "cho_solve: unknown option uplo; backend 'threads' has devices",
+        ),
+        (tw.logdet, (np.eye(3),), {"lower": False}, "logdet: unknown option lower; (did you mean workers|backend)"),
+        (tw.logdet, (np.eye(3),), {"check_finite": False}, "logdet: unknown option check_finite; "),
+        (
+            tw.compare_schedulers,
+            (chain(1),),
+            {"scheduler": "eager"},
+            "compare_schedulers: .* scheduler; did you mean schedulers",
+        ),
+        (
+            tw.compare_schedulers,
+            (chain(1),),
+            {"broadcst": "star"},
+            "compare_schedulers: .* broadcst; did you mean broadcast",
+        ),
+        (
+            tw.training.fit,
+            (None, None),
+            {"return_run": True},
+            "fit: unknown option return_run; backend 'threads' has machine",
+        ),
+        (tw.training.fit, (None, None), {"batchsize": 3}, "fit: unknown option batchsize; did you mean batch_size"),
+        (tw.training.compare, (None, None), {"epocs": 3}, "compare: unknown option epocs; did you mean epochs"),
+    ],
+)
 def test_an_unknown_option_is_refused_by_the_call_itself_and_never_suggested(call, arguments, options, message):
     with pytest.raises(TypeError, match=message) as refused:
         call(*arguments, **options)
@@ -303,10 +349,17 @@ def test_an_owner_that_is_no_rank_is_named_with_a_handle_that_the_user_knows():
         tw.tiled_cholesky(9 * np.eye(6), tile_size=2, backend="mpi", workers=2, owner=7)
 
 
-@pytest.mark.parametrize(("graph", "given", "message"), [
-    (tw.cholesky_graph(2), {"A": tw.TiledMatrix.view(np.eye(6), 2)}, "A has 3 x 3 tiles, but graph .* is for 2 x 2"),
-    (tw.cholesky_graph(3), {"A": tw.TiledMatrix.view(np.eye(6), 2), "B": np.eye(2)}, "data has B, .* uses A"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("graph", "given", "message"),
+    [
+        (
+            tw.cholesky_graph(2),
+            {"A": tw.TiledMatrix.view(np.eye(6), 2)},
+            "A has 3 x 3 tiles, but graph .* is for 2 x 2",
+        ),
+        (tw.cholesky_graph(3), {"A": tw.TiledMatrix.view(np.eye(6), 2), "B": np.eye(2)}, "data has B, .* uses A"),
+    ],
+)
 def test_data_that_the_graph_does_not_use_is_refused(graph, given, message):
     with pytest.raises(ValueError, match=message):
         tw.run(graph, given)

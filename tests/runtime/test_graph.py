@@ -374,10 +374,16 @@ class TestGroups:
         assert g.insert(len, R(x), log).params[0] is log  # a function gets the list that it is
         assert g.insert(len, R(x), [], [W(x)]).groups == (-1, 0, 1)
 
-    @pytest.mark.parametrize("bad", [
-        lambda x: ([R(x), 3],), lambda x: ([x],), lambda x: (R(x), 3, [R(x)]), lambda x: ((R(x), R(x)),),
-        lambda x: ([R(x), [R(x)]],),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            lambda x: ([R(x), 3],),
+            lambda x: ([x],),
+            lambda x: (R(x), 3, [R(x)]),
+            lambda x: ((R(x), R(x)),),
+            lambda x: ([R(x), [R(x)]],),
+        ],
+    )
     def test_what_is_no_group_is_refused_with_what_is_one(self, bad):
         g = TaskGraph()
         with pytest.raises(TypeError, match=r"^op: a group is a list of accesses .* such as \[R\(a\), RW\(b\)\], not "):
@@ -407,14 +413,20 @@ class TestGroups:
 
 
 class TestRooms:
-    @pytest.mark.parametrize(("how", "error", "words"), [
-        ({"shape": 3}, TypeError, "room of T has no dtype"), ({"dtype": "f8"}, TypeError, "room of T has no shape"),
-        ({"keep": True}, TypeError, "T has no room that could be kept"), ({"shape": -1, "dtype": "f8"}, ValueError, "-1"),
-        ({"shape": (2, 1.5), "dtype": "f8"}, TypeError, "1.5"), ({"shape": 2, "dtype": "no"}, TypeError, "'no'"),
-        ({"shape": 2, "dtype": object}, TypeError, "must be one of numbers"),
-        ({"shape": 2, "dtype": "f8", "device": "cuda"}, TypeError, "torch.float64"),
-        ({"shape": 2, "dtype": "f8", "keep": "yes"}, TypeError, "keep of T"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("how", "error", "words"),
+        [
+            ({"shape": 3}, TypeError, "room of T has no dtype"),
+            ({"dtype": "f8"}, TypeError, "room of T has no shape"),
+            ({"keep": True}, TypeError, "T has no room that could be kept"),
+            ({"shape": -1, "dtype": "f8"}, ValueError, "-1"),
+            ({"shape": (2, 1.5), "dtype": "f8"}, TypeError, "1.5"),
+            ({"shape": 2, "dtype": "no"}, TypeError, "'no'"),
+            ({"shape": 2, "dtype": object}, TypeError, "must be one of numbers"),
+            ({"shape": 2, "dtype": "f8", "device": "cuda"}, TypeError, "torch.float64"),
+            ({"shape": 2, "dtype": "f8", "keep": "yes"}, TypeError, "keep of T"),
+        ],
+    )
     def test_rooms_that_are_none(self, how, error, words):
         with pytest.raises(error, match=words):
             TaskGraph().handles("T", **how)

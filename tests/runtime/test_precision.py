@@ -29,9 +29,10 @@ class TestFormats:
         assert (f.u, f.max, f.tiny, f.smallest) == TABLE[name]
         assert f.eps == 2 * f.u  # the two are never mixed up
 
-    @pytest.mark.parametrize(("name", "dtype"), [
-        ("fp64", torch.float64), ("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("name", "dtype"),
+        [("fp64", torch.float64), ("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+    )
     def test_constants_are_torchs(self, name, dtype):
         f, info = FORMATS[name], torch.finfo(dtype)
         assert (f.bits, f.eps, f.max, f.tiny) == (info.bits, info.eps, info.max, info.tiny)
@@ -79,9 +80,10 @@ class TestMaps:
         assert pm == PrecisionMap.band(2, {0: "fp32", 1: "bf16"})
         assert len({pm, PrecisionMap.band(2, {0: "fp32", 1: "bf16"})}) == 1
 
-    @pytest.mark.parametrize(("formats", "message"), [
-        ([["fp32", "fp32"]], "square array"), ([["fp7"]], "unknown precision 'fp7'"), (["fp32"], "square array"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("formats", "message"),
+        [([["fp32", "fp32"]], "square array"), ([["fp7"]], "unknown precision 'fp7'"), (["fp32"], "square array")],
+    )
     def test_bad_arrays(self, formats, message):
         with pytest.raises(ValueError, match=message):
             PrecisionMap(formats)

@@ -63,8 +63,11 @@ def test_without_matrix_units_fp32_is_taken_at_small_conditions(cpu, n):
 
 def test_with_matrix_units_bf16_is_taken_where_the_factor_outweighs_its_steps():
     assert [start("Xeon with AMX", n, *SAMPLES[1e2]) for n in (1536, 3072, 6144, 8192)] == [
-        "fp64", "fp32", "bf16", "bf16",
-    ]  # fmt: skip
+        "fp64",
+        "fp32",
+        "bf16",
+        "bf16",
+    ]
 
 
 @pytest.mark.parametrize("cpu", CPUS)
@@ -95,8 +98,14 @@ def test_predicted_times_are_near_those_of_a_xeon_with_amx():
 
 @pytest.mark.parametrize(
     ("pivot", "spread", "rung", "steps"),
-    [(0.63, 1.0, "bf16", 5), (0.18, 1.2, "bf16", 6), (0.18, 1.2, "fp32", 3), (1.6e-5, 2.4, "fp32", 5), (1, 1, "fp64", 1)],
-)  # fmt: skip
+    [
+        (0.63, 1.0, "bf16", 5),
+        (0.18, 1.2, "bf16", 6),
+        (0.18, 1.2, "fp32", 3),
+        (1.6e-5, 2.4, "fp32", 5),
+        (1, 1, "fp64", 1),
+    ],
+)
 def test_expected_steps_are_those_that_were_taken(pivot, spread, rung, steps):
     assert Estimate(pivot, spread, rung).steps(rung, 3072) == steps
 

@@ -44,9 +44,11 @@ def pool():
 
 @pytest.mark.parametrize(
     ("place", "complaint"),
-    [(1, "a stays on rank 0, but the last task that writes it runs on 1; let it run there, with on="),
-     (None, "a is kept on rank 0, but the graph's layout looks for it on 1")],
-)  # fmt: skip
+    [
+        (1, "a stays on rank 0, but the last task that writes it runs on 1; let it run there, with on="),
+        (None, "a is kept on rank 0, but the graph's layout looks for it on 1"),
+    ],
+)
 def test_data_that_would_be_old_in_the_next_run_is_refused(pool, place, complaint):
     g = tw.TaskGraph("elsewhere")
     a = g.handle("a")
@@ -311,8 +313,14 @@ class TestPrepare:
         numbers = [2, 9, 1e4]
         g = heron(3)
         x, y, done = g.handles("x"), g.handles("y"), g.handles("all")
-        step = tw.prepare(g, roots(numbers), inputs=["a", "x"], carry={y[r]: x[r] for r in range(3)}, backend=backend,
-                          **options(backend, pool))  # fmt: skip
+        step = tw.prepare(
+            g,
+            roots(numbers),
+            inputs=["a", "x"],
+            carry={y[r]: x[r] for r in range(3)},
+            backend=backend,
+            **options(backend, pool),
+        )
         wanted, values = by_hand(numbers)
         assert step.repeat(50, until=done[0]) == wanted
         assert [float(step.outputs[y[r]][0]) for r in range(3)] == values
@@ -344,8 +352,12 @@ class TestPrepare:
         x = g.handles("x")
         for r in range(3):
             g.insert(task, tw.RW(x[r]))
-        two = [tw.prepare(g, {"x": [np.full(2, start) for _ in range(3)]}, inputs=["x"], backend=backend,
-                          **options(backend, pool)) for start in (0.0, 0.5)]  # fmt: skip
+        two = [
+            tw.prepare(
+                g, {"x": [np.full(2, start) for _ in range(3)]}, inputs=["x"], backend=backend, **options(backend, pool)
+            )
+            for start in (0.0, 0.5)
+        ]
         for _ in range(10):
             two[0]()
         assert two[0].repeat(1000) == two[1].repeat(1000) == 1000
@@ -387,8 +399,9 @@ class TestPrepare:
         x = g.handles("x")
         for r in range(3):
             g.insert(increase, tw.RW(x[r]))
-        step = tw.prepare(g, {"x": [np.zeros(1) for _ in range(3)]}, inputs=["x"], backend=backend,
-                          **options(backend, pool))  # fmt: skip
+        step = tw.prepare(
+            g, {"x": [np.zeros(1) for _ in range(3)]}, inputs=["x"], backend=backend, **options(backend, pool)
+        )
         seconds = step.timed(4, 5)
         assert len(seconds) == (3 if backend == "mpi" else 1) and all(len(s) == 4 and min(s) > 0 for s in seconds)
         assert [float(step.outputs[x[r]][0]) for r in range(3)] == [5, 5, 5]
@@ -403,18 +416,25 @@ class TestPrepare:
     @pytest.mark.parametrize(
         ("change", "error", "complaint"),
         [
-            ({"inputs": ["z"]}, ValueError, "inputs has z, which graph 'roots' does not use; it uses a, all, done, x, y"),
+            (
+                {"inputs": ["z"]},
+                ValueError,
+                "inputs has z, which graph 'roots' does not use; it uses a, all, done, x, y",
+            ),
             ({"outputs": "y"}, TypeError, "outputs must be a list of handles or names, not"),
             ({"outputs": [3]}, TypeError, "outputs must be a list of handles or names, and 3 is neither"),
             ({"carry": {tw.Handle("a", (0,)): tw.Handle("x", (0,))}}, ValueError, r"no task writes a\[0\]"),
             ({"carry": {tw.Handle("y", (0,)): tw.Handle("q")}}, ValueError, "no task uses q"),
-            ({"carry": {tw.Handle("y", (0,)): tw.Handle("x", (0,)), tw.Handle("y", (1,)): tw.Handle("x", (0,))}},
-             ValueError, r"carry names x\[0\] twice"),
+            (
+                {"carry": {tw.Handle("y", (0,)): tw.Handle("x", (0,)), tw.Handle("y", (1,)): tw.Handle("x", (0,))}},
+                ValueError,
+                r"carry names x\[0\] twice",
+            ),
             ({"gather": "all"}, (TypeError, ValueError), "gather"),
             ({"surprise": 1}, TypeError, "unknown option surprise"),
             ({"workers": 0}, ValueError, "workers"),
         ],
-    )  # fmt: skip
+    )
     def test_bad_input_is_one_sentence(self, backend, pool, change, error, complaint):
         with pytest.raises(error, match=complaint):
             tw.prepare(heron(3), roots([1, 2, 3]), backend=backend, **{**options(backend, pool), **change})
@@ -490,8 +510,7 @@ def test_a_rank_that_dies_in_a_loop_is_named():
     for r in range(2):
         g.insert(die_at, tw.RW(x[r]), 1000 if r == 1 else np.inf)
     with tw.mpi.Pool(2) as pool:
-        step = tw.prepare(g, {"x": [np.zeros(1), np.zeros(1)]}, backend="mpi", pool=pool, workers=2,
-                          owner=lambda r: r)  # fmt: skip
+        step = tw.prepare(g, {"x": [np.zeros(1), np.zeros(1)]}, backend="mpi", pool=pool, workers=2, owner=lambda r: r)
         with pytest.raises(tw.RankDied, match="rank 1"):
             step.repeat(10**9)
 

@@ -194,8 +194,12 @@ class TestResident:
 
 class TestPools:
     def test_threads_take_turns(self, pool):
-        runs = together(lambda v: tw.run(doubling(), {"x": [np.full(2, v), *(np.ones(2) for _ in range(3))]}, backend="mpi", pool=pool),
-                        [1.0, 2.0, 3.0, 4.0])  # fmt: skip
+        runs = together(
+            lambda v: tw.run(
+                doubling(), {"x": [np.full(2, v), *(np.ones(2) for _ in range(3))]}, backend="mpi", pool=pool
+            ),
+            [1.0, 2.0, 3.0, 4.0],
+        )
         assert [run.store[tw.Handle("x", (0,))][0] for run in runs] == [2, 4, 6, 8]
 
     @ways

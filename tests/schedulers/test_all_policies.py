@@ -8,9 +8,13 @@ from tilewright.comm.collectives import allreduce
 from tilewright.schedulers import SCHEDULERS, fitting, policy
 
 MIXED = tw.Machine(
-    workers=4, gpus=1, gamma=1e-9, acceleration={"gemm": 20.0, "trsm": 8.0, "syrk": 20.0, "potrf": 0.5},
-    device_alpha=1e-5, device_beta=1e-9,
-)  # fmt: skip
+    workers=4,
+    gpus=1,
+    gamma=1e-9,
+    acceleration={"gemm": 20.0, "trsm": 8.0, "syrk": 20.0, "potrf": 0.5},
+    device_alpha=1e-5,
+    device_beta=1e-9,
+)
 CLUSTER = tw.Machine(ranks=4, workers=2, alpha=1e-5, beta=1e-9, gamma=1e-9)
 
 
@@ -52,9 +56,11 @@ def summed():
 
 
 GRAPHS = {
-    "cholesky": lambda: tw.cholesky_graph(8), "ladder": ladder, "allreduce": summed,
+    "cholesky": lambda: tw.cholesky_graph(8),
+    "ladder": ladder,
+    "allreduce": summed,
     "empty": lambda: tw.cholesky_graph(0),
-}  # fmt: skip
+}
 CASES = [(name, graph) for graph in GRAPHS for name in fitting(GRAPHS[graph]())]
 
 

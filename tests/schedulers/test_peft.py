@@ -13,9 +13,15 @@ from tilewright.schedulers.placed import Timeline
 def test_the_optimistic_cost_table_is_its_definition_on_every_pair_of_workers():
     graph = tw.cholesky_graph(4)
     machine = tw.Machine(
-        workers=3, ranks=2, gpus=1, alpha=1e-5, beta=1e-9, gamma=1e-10, acceleration={"gemm": 5.0, "potrf": 0.5},
+        workers=3,
+        ranks=2,
+        gpus=1,
+        alpha=1e-5,
+        beta=1e-9,
+        gamma=1e-10,
+        acceleration={"gemm": 5.0, "potrf": 0.5},
         device_alpha=1e-6,
-    )  # fmt: skip
+    )
     flow = Dataflow(graph)
     groups = Timeline(graph, machine, flow).groups
     table = optimistic_costs(graph, machine, flow, groups)

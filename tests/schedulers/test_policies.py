@@ -144,9 +144,14 @@ class TestCriticalPath:
     def test_cholesky_goes_down_the_panel_then_to_the_next_one(self):
         g = cholesky_graph(4)
         assert [g.tasks[i].label for i in order("critical-path", g)][:7] == [
-            "potrf(0)", "trsm(1,0)", "trsm(2,0)", "trsm(3,0)",
-            "gemm(2,1,0)", "gemm(3,1,0)", "syrk(1,0)",
-        ]  # fmt: skip
+            "potrf(0)",
+            "trsm(1,0)",
+            "trsm(2,0)",
+            "trsm(3,0)",
+            "gemm(2,1,0)",
+            "gemm(3,1,0)",
+            "syrk(1,0)",
+        ]
 
     def test_closed_form_and_reverse_sweep_give_the_same_plan(self):
         for nt in range(1, 9):
@@ -206,8 +211,11 @@ class TestLocalityWorkStealing:
     @given(st.integers(1, 70), st.data())
     def test_the_victim_is_the_nearest_with_tasks_the_upper_one_first(self, workers, data):
         full = data.draw(st.lists(st.integers(0, workers - 1), min_size=1, max_size=5))
-        worker = data.draw(st.integers(0, workers - 1).filter(lambda w: w not in full) if len(set(full)) < workers
-                           else st.sampled_from(full))  # fmt: skip
+        worker = data.draw(
+            st.integers(0, workers - 1).filter(lambda w: w not in full)
+            if len(set(full)) < workers
+            else st.sampled_from(full)
+        )
         g = ready(1)
         policy = prepared("lws", g, workers)
         for owner in full:

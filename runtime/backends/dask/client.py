@@ -113,8 +113,10 @@ def choose(client: Any, workers: int) -> Client:
     if client.status != "running":
         raise ValueError(f"the Dask client is {client.status}; pass one that is connected")
     if client.asynchronous:
-        raise ValueError("the Dask client is asynchronous; backend 'dask' waits for its results, so it needs "
-                         "Client(..., asynchronous=False)")  # fmt: skip
+        raise ValueError(
+            "the Dask client is asynchronous; backend 'dask' waits for its results, so it needs "
+            "Client(..., asynchronous=False)"
+        )
     return client
 
 
@@ -200,10 +202,15 @@ def _start(workers: int) -> Client:
 
     with _our_way():
         cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=1, worker_class=Keeper, silence_logs=logging.CRITICAL, host=LOOPBACK,
-            security=_keys(), dashboard_address=f"{LOOPBACK}:0",  # without, it asks for port 8787
+            n_workers=workers,
+            threads_per_worker=1,
+            worker_class=Keeper,
+            silence_logs=logging.CRITICAL,
+            host=LOOPBACK,
+            security=_keys(),
+            dashboard_address=f"{LOOPBACK}:0",  # without, it asks for port 8787
             scheduler_kwargs={"dashboard": False},
-        )  # fmt: skip
+        )
         client = Client(cluster, set_as_default=False)
     _owner = os.getpid()
     return client
@@ -387,12 +394,15 @@ def ranks_of(found: list[WorkerInfo], workers: int | None) -> Ranks:
     if workers is None:
         return Ranks(tuple(found), most)
     if workers > most * len(found):
-        raise ValueError(f"workers={workers}, but the Dask cluster has {len(found)} workers of {most} "
-                         f"{'thread' if most == 1 else 'threads'}")  # fmt: skip
+        raise ValueError(
+            f"workers={workers}, but the Dask cluster has {len(found)} workers of {most} "
+            f"{'thread' if most == 1 else 'threads'}"
+        )
     share = next((s for s in range(most, 0, -1) if workers % s == 0 and workers // s <= len(found)), 0)
     if not share:
-        raise ValueError(f"workers={workers} cannot be had in equal shares on {len(found)} Dask workers of {most} "
-                         f"threads")  # fmt: skip
+        raise ValueError(
+            f"workers={workers} cannot be had in equal shares on {len(found)} Dask workers of {most} threads"
+        )
     return Ranks(tuple(found[: workers // share]), share)
 
 

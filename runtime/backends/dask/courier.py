@@ -174,10 +174,13 @@ class DaskCourier:
         while not self.stopped and len(self._clocks) < len(self.share.addresses):
             if not await self._changed(deadline - perf_counter()):
                 absent = [self.share.addresses[rank] for rank in self._peers if rank not in self._clocks]
-                self._fail(-1, TimeoutError(
-                    f"{', '.join(absent)} did not begin its part of the run within {self.share.timeout:g} s: busy with "
-                    f"other tasks? timeout= waits longer"
-                ))  # fmt: skip
+                self._fail(
+                    -1,
+                    TimeoutError(
+                        f"{', '.join(absent)} did not begin its part of the run within {self.share.timeout:g} s: "
+                        f"busy with other tasks? timeout= waits longer"
+                    ),
+                )
         return max(clock for host, clock in self._clocks.values() if host == mine[0])
 
     async def part(self) -> None:
@@ -200,10 +203,15 @@ class DaskCourier:
     async def _connect(self, rank: int) -> None:
         try:
             comm = await self.worker.rpc.connect(self.share.addresses[rank])
-            await comm.write({
-                "op": "tilewright", "reply": False, "run": self.share.run, "rank": self.share.rank,
-                "timeout": self.share.timeout,
-            })  # fmt: skip
+            await comm.write(
+                {
+                    "op": "tilewright",
+                    "reply": False,
+                    "run": self.share.run,
+                    "rank": self.share.rank,
+                    "timeout": self.share.timeout,
+                }
+            )
         except OSError as error:
             self._lost(rank, str(error))
             return
@@ -437,6 +445,9 @@ def blank(shape: tuple[int, ...], dtype: Any, order: str) -> np.ndarray:
 
 
 def _ambiguous(value: np.ndarray, order: str) -> bool:
-    return order == "F" and value.ndim == 2 and value.shape[0] == 1 < value.shape[1] and (
-        value.strides[1] == value.itemsize
-    )  # fmt: skip
+    return (
+        order == "F"
+        and value.ndim == 2
+        and value.shape[0] == 1 < value.shape[1]
+        and (value.strides[1] == value.itemsize)
+    )

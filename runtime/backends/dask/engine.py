@@ -74,8 +74,9 @@ class Dask(Engine):
         try:
             self.overheads = Overheads(*(() if overheads is None else overheads))
         except TypeError:
-            raise TypeError(f"overheads are up to three numbers, seconds of a Dask task, a hop and a byte, not "
-                            f"{overheads!r}") from None  # fmt: skip
+            raise TypeError(
+                f"overheads are up to three numbers, seconds of a Dask task, a hop and a byte, not {overheads!r}"
+            ) from None
         self.given = options.get("client")
         self._client: Client | None = None
 
@@ -160,8 +161,9 @@ def _check_folder() -> None:
     try:
         os.getcwd()
     except OSError:
-        raise OSError("the working directory was deleted, and Dask's workers cannot start in it; os.chdir to another "
-                      "one first") from None  # fmt: skip
+        raise OSError(
+            "the working directory was deleted, and Dask's workers cannot start in it; os.chdir to another one first"
+        ) from None
 
 
 def _positive(name: str, value: Any, default: float) -> float:

@@ -32,18 +32,7 @@ from tilewright.tiles import Store, TiledMatrix
 if TYPE_CHECKING:
     from distributed import Worker
 
-__all__ = [
-    "TOPIC",
-    "Result",
-    "Values",
-    "adopt",
-    "lent_of",
-    "inbox",
-    "pick",
-    "pick_transposed",
-    "run_part",
-    "told_of",
-]
+__all__ = ["TOPIC", "Result", "Values", "adopt", "lent_of", "inbox", "pick", "pick_transposed", "run_part", "told_of"]
 
 Values = dict[Handle, Any]
 

@@ -56,9 +56,15 @@ class RemoteTiles(TiledMatrix):
     """
 
     def __init__(
-        self, shape: tuple[int, int], tile_size: int, dtype: Any, order: str = "C", *, upper: bool = False,
+        self,
+        shape: tuple[int, int],
+        tile_size: int,
+        dtype: Any,
+        order: str = "C",
+        *,
+        upper: bool = False,
         height: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(shape, tile_size, dtype, Outline.of(shape, dtype), packed=False, height=height)
         self.order = order
         """The memory order of new tiles."""

@@ -58,9 +58,8 @@ class Options(NamedTuple):
 
 
 def run_resident(
-    client: Client, ranks: Ranks, program: Program, scheduler: str | Policy, options: Options,
-    progress: Progress | None,
-) -> Trace:  # fmt: skip
+    client: Client, ranks: Ranks, program: Program, scheduler: str | Policy, options: Options, progress: Progress | None
+) -> Trace:
     """Run a program; results go to its store, or stay on the workers where its matrices are `RemoteTiles`."""
     graph, store = program.graph, program.store
     rank_of = _where_data_is(client, ranks, program, owners(options.owner, len(ranks.members)))
@@ -74,11 +73,26 @@ def run_resident(
     path = tuple(sys.path) if options.kept else ()
     keys = [(f"{_word(graph.name)}-{run}", rank) for rank in range(len(ranks.members))]
     shares = [
-        Share(run, keys[rank], rank, ranks.addresses, contents, key, policy, ranks.workers, options.window,
-            choice.choice(), options.timeout, progress is not None, path, stay,
-            clients.seen(client, ranks.addresses[rank]), capture())
+        Share(
+            run,
+            keys[rank],
+            rank,
+            ranks.addresses,
+            contents,
+            key,
+            policy,
+            ranks.workers,
+            options.window,
+            choice.choice(),
+            options.timeout,
+            progress is not None,
+            path,
+            stay,
+            clients.seen(client, ranks.addresses[rank]),
+            capture(),
+        )
         for rank in range(len(ranks.members))
-    ]  # fmt: skip
+    ]
     done = [0] * len(ranks.members)
 
     def hear(message: dict[str, Any]) -> None:
@@ -314,10 +328,15 @@ def _submit(
 
     tasks: dict[Any, Any] = {}
     held: list[Future] = []  # until the tasks have begun
-    lent = lending.lend_all({
-        (share.rank, handle): value for share, parcel in zip(shares, parcels, strict=True) if share.seen
-        for handle, value in parcel.items() if not isinstance(value, Piece)
-    })  # fmt: skip
+    lent = lending.lend_all(
+        {
+            (share.rank, handle): value
+            for share, parcel in zip(shares, parcels, strict=True)
+            if share.seen
+            for handle, value in parcel.items()
+            if not isinstance(value, Piece)
+        }
+    )
     for share, parcel, address in zip(shares, parcels, ranks.addresses, strict=True):
         pieces = {handle: value for handle, value in parcel.items() if isinstance(value, Piece)}
         values = {handle: value for handle, value in parcel.items() if handle not in pieces}

@@ -47,9 +47,10 @@ def _register() -> None:
             return theirs.serialize_torch_Tensor(tensor)
         raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
         header = {
-            "raw": str(tensor.dtype).removeprefix("torch."), "shape": tuple(tensor.shape),
+            "raw": str(tensor.dtype).removeprefix("torch."),
+            "shape": tuple(tensor.shape),
             "requires_grad": tensor.requires_grad,
-        }  # fmt: skip
+        }
         return header, [raw.data]
 
     def deserialize_tensor(header: dict[str, Any], frames: list[Any]) -> Any:

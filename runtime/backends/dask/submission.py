@@ -141,11 +141,15 @@ def submission(
         corner = {Handle(name, (0, 0)) for name in names}
         sent.outputs.append(tuple(outputs[g]))
         work = Work(
-            common, group.place, calls,
-            tuple((handle, source >= 0 and len(outputs[source]) > 1) for handle, source in needs), tuple(outputs[g]),
+            common,
+            group.place,
+            calls,
+            tuple((handle, source >= 0 and len(outputs[source]) > 1) for handle, source in needs),
+            tuple(outputs[g]),
             {name: families[name] for name in names if name in families},
-            {handle: outlines[handle] for handle in written_first | corner if handle in outlines}, rooms,
-        )  # fmt: skip
+            {handle: outlines[handle] for handle in written_first | corner if handle in outlines},
+            rooms,
+        )
         first, end = graph.tasks[group.tasks[0]], graph.tasks[group.tasks[-1]]
         named = next((t for t in reversed(group.tasks) if graph.tasks[t].op.flops is not None), group.tasks[-1])
         label = end.label if len(group.tasks) == 1 else f"{first.label}..{end.label}"

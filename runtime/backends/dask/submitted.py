@@ -86,9 +86,15 @@ class Tale:
 
 
 def run_submitted(
-    client: Client, ranks: Ranks, program: Program, scheduler: str | Policy, options: Options,
-    progress: Progress | None, machine: Machine | None, overheads: Overheads,
-) -> Trace:  # fmt: skip
+    client: Client,
+    ranks: Ranks,
+    program: Program,
+    scheduler: str | Policy,
+    options: Options,
+    progress: Progress | None,
+    machine: Machine | None,
+    overheads: Overheads,
+) -> Trace:
     """Run a program; results go to its store, or stay on the workers where its matrices are `RemoteTiles`."""
     for attempt in range(ATTEMPTS):
         owner = by_handle(program.graph, owners(options.owner, len(ranks.members)))
@@ -133,9 +139,13 @@ _plans: weakref.WeakKeyDictionary[Program, tuple[Any, _Plan]] = weakref.WeakKeyD
 
 
 def _plan(
-    program: Program, ranks: Ranks, owner: tuple[int, ...], scheduler: str | Policy, machine: Machine | None,
+    program: Program,
+    ranks: Ranks,
+    owner: tuple[int, ...],
+    scheduler: str | Policy,
+    machine: Machine | None,
     overheads: Overheads,
-) -> _Plan:  # fmt: skip
+) -> _Plan:
     question = owner, scheduler, machine, overheads, ranks.workers, [member.memory for member in ranks.members]
     known = _plans.get(program)
     if known is not None and known[0] == question:
@@ -219,14 +229,19 @@ def _attempt(
     try:
         with clients.bulletin(client).read(run, tale.hear):
             layer = MaterializedLayer(
-                sent.tasks,
-                annotations={"workers": sent.workers.get, "priority": sent.priority.get},
+                sent.tasks, annotations={"workers": sent.workers.get, "priority": sent.priority.get}
             )
             keys = [sent.keys[g] for g in sent.wanted]
             if keys:
                 futures = client.get(HighLevelGraph({"run": layer}, {"run": set()}), keys, sync=False)
-            _wait(futures, tale, client, run, set(ranks.addresses),
-                  lambda: _trace(graph, coarse, ranks, sent, tale, {}, began))  # fmt: skip
+            _wait(
+                futures,
+                tale,
+                client,
+                run,
+                set(ranks.addresses),
+                lambda: _trace(graph, coarse, ranks, sent, tale, {}, began),
+            )
             values = _values(client, sent, dict(zip(sent.wanted, futures, strict=True)), program, room)
             tale.news.wait(TALE if graph.tasks else 0)
         share = clock.share()
@@ -368,7 +383,7 @@ def loosen(run: str, dask_scheduler: Any = None) -> None:
 
 def _wait(
     futures: list[Future], tale: Tale, client: Client, run: str, addresses: set[str], until: Callable[[], Trace]
-) -> None:  # fmt: skip
+) -> None:
     """Return when all are done; raise what the first task that failed raised. A worker that goes is made good."""
 
     def broken() -> bool:
@@ -399,9 +414,14 @@ def _wait(
 
 
 def _trace(
-    graph: TaskGraph, coarse: Coarse, ranks: Ranks, sent: Submission, tale: Tale,
-    moved: dict[str, list[tuple[str, Any, int, float, float]]], began: float,
-) -> Trace:  # fmt: skip
+    graph: TaskGraph,
+    coarse: Coarse,
+    ranks: Ranks,
+    sent: Submission,
+    tale: Tale,
+    moved: dict[str, list[tuple[str, Any, int, float, float]]],
+    began: float,
+) -> Trace:
     """What workers told, as a trace. Threads of one process are its workers, in order of use."""
     here = socket.gethostname()
     ranks_of: dict[str, int] = {address: rank for rank, address in enumerate(ranks.addresses)}
@@ -431,10 +451,17 @@ def _trace(
         for source, key, nbytes, start, end in received:
             g = group.get(tuple(key) if isinstance(key, list) else key)
             if g is not None and source in ranks_of and destination in ranks_of and sent.outputs[g]:
-                messages.append(MessageRecord(
-                    ranks_of[source], ranks_of[destination], sent.outputs[g][0], nbytes, max(start - began, 0.0),
-                    max(end - began, 0.0), coarse.groups[g].tasks[-1],
-                ))  # fmt: skip
+                messages.append(
+                    MessageRecord(
+                        ranks_of[source],
+                        ranks_of[destination],
+                        sent.outputs[g][0],
+                        nbytes,
+                        max(start - began, 0.0),
+                        max(end - began, 0.0),
+                        coarse.groups[g].tasks[-1],
+                    )
+                )
     trace = Trace(graph, most, records, ranks=max(len(ranks_of), 1), messages=messages)
     trace.pure = True
     return trace

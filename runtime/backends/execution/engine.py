@@ -196,8 +196,10 @@ def check_data(graph: TaskGraph, data: Any) -> None:
         extent = graph.extents.get(name) if isinstance(key, str) else None
         tiles = getattr(value, "mt", None), getattr(value, "nt", None)
         if extent is not None and None not in tiles and tiles != extent:
-            raise ValueError(f"data: {name} has {tiles[0]} x {tiles[1]} tiles, but graph {graph.name!r} is for "
-                             f"{extent[0]} x {extent[1]}")  # fmt: skip
+            raise ValueError(
+                f"data: {name} has {tiles[0]} x {tiles[1]} tiles, but graph {graph.name!r} is for "
+                f"{extent[0]} x {extent[1]}"
+            )
 
 
 def blame(error: BaseException, task: Task, number: int, where: str) -> None:

@@ -113,8 +113,9 @@ class Prepared(ABC):
             if until not in set(self.graph.written):
                 raise ValueError(f"until={until}, but no task of graph {self.graph.name!r} writes it")
             if not lasting(self.graph, until) and until not in self.inputs and until not in self.outputs:
-                raise ValueError(f"until={until}, a room that is given back after its last reader; declare it with "
-                                 f"keep=True")  # fmt: skip
+                raise ValueError(
+                    f"until={until}, a room that is given back after its last reader; declare it with keep=True"
+                )
         with self._alone():
             return self._repeat(times, until)
 
@@ -193,9 +194,19 @@ class Here(Prepared):
         As for `tilewright.run`.
     """
 
-    def __init__(self, engine: Engine, graph: TaskGraph, store: Store, *, scheduler: str | Policy,
-                 workers: int | None, inputs: Iterable[Handle], outputs: Iterable[Handle], carry: Carry,
-                 threads_per_task: int = 1) -> None:  # fmt: skip
+    def __init__(
+        self,
+        engine: Engine,
+        graph: TaskGraph,
+        store: Store,
+        *,
+        scheduler: str | Policy,
+        workers: int | None,
+        inputs: Iterable[Handle],
+        outputs: Iterable[Handle],
+        carry: Carry,
+        threads_per_task: int = 1,
+    ) -> None:
         super().__init__(graph, engine.name)
         self._engine, self._scheduler, self._workers = engine, scheduler, workers
         with engine.agreement():
@@ -389,8 +400,9 @@ def check_carry(graph: TaskGraph, carry: Carry, buffer: Callable[[Handle], Any])
         here, there = buffer(y), buffer(x)
         kinds = [(getattr(b, "shape", None), str(getattr(b, "dtype", ""))) for b in (here, there)]
         if not isinstance(here, np.ndarray) or not isinstance(there, np.ndarray) or kinds[0] != kinds[1]:
-            raise ValueError(f"carry={{{y}: {x}}}: both have to be arrays of one shape and dtype, not {kinds[0]} and "
-                             f"{kinds[1]}")  # fmt: skip
+            raise ValueError(
+                f"carry={{{y}: {x}}}: both have to be arrays of one shape and dtype, not {kinds[0]} and {kinds[1]}"
+            )
     names = [*carry, *carry.values()]
     if len(set(names)) < len(names):
         raise ValueError(f"carry names {next(n for n in names if names.count(n) > 1)} twice")

@@ -184,8 +184,10 @@ def check_info(task: Task, store: Store, info: Any) -> None:
     try:
         info = index(info)
     except TypeError:
-        raise TypeError(f"{task} has an explain, so it returns None or an integer info, not {type(info).__name__}; "
-                        f"what it writes it changes in place") from None  # fmt: skip
+        raise TypeError(
+            f"{task} has an explain, so it returns None or an integer info, not {type(info).__name__}; "
+            f"what it writes it changes in place"
+        ) from None
     if info:
         raise task.op.explain(task, store, info) if task.op.explain else RuntimeError(f"{task}: info {info}")
 
@@ -199,9 +201,11 @@ def _check_inputs(graph: TaskGraph, store: Store) -> None:
     if missing:
         for handle in missing:
             if handle.name in graph.rooms:
-                raise MissingDataError(f"the graph reads {handle} before a task writes it, and it is a room, which has "
-                                       f"no value until then; let a task write it first (W), or give data for "
-                                       f"it")  # fmt: skip
+                raise MissingDataError(
+                    f"the graph reads {handle} before a task writes it, and it is a room, which has "
+                    f"no value until then; let a task write it first (W), or give data for "
+                    f"it"
+                )
             family = store.families.get(handle.name)
             if isinstance(family, TiledMatrix):
                 raise MissingDataError(f"the graph reads {handle}, but {family} has {family.mt} x {family.nt} tiles")

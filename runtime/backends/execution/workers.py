@@ -168,10 +168,12 @@ class Workers:
             if self.parked:
                 self.offer()
             if not spare and self.stuck():
-                self.give_up(SchedulerError(
-                    f"{self.name} gives no task to any worker, though {self.queued} of the {frontier.remaining} "
-                    f"tasks left are ready"
-                ))  # fmt: skip
+                self.give_up(
+                    SchedulerError(
+                        f"{self.name} gives no task to any worker, though {self.queued} of the {frontier.remaining} "
+                        f"tasks left are ready"
+                    )
+                )
                 break
             self.parked.append(worker)
             lock.release()

@@ -74,8 +74,9 @@ class _UnderWay(NamedTuple):
 class MpiCourier:
     """See the module. ``window`` is in bytes; ``synchronous`` makes every send wait for its receive."""
 
-    def __init__(self, wires: Wires, workers: Team, pickled: dict[Handle, int], spare: Spare, *, window: int,
-                 synchronous: bool) -> None:  # fmt: skip
+    def __init__(
+        self, wires: Wires, workers: Team, pickled: dict[Handle, int], spare: Spare, *, window: int, synchronous: bool
+    ) -> None:
         self.wires = wires
         self.workers = workers
         self.store = workers.program.store
@@ -102,9 +103,11 @@ class MpiCourier:
         self._held = 0  # bytes in copies of others' tiles
         #   a function may have kept what it got, unless it works in place: that memory is not used again
         self.kept = {
-            use.handle for task in workers.program.graph if task.op.function is not None and not task.op.in_place
+            use.handle
+            for task in workers.program.graph
+            if task.op.function is not None and not task.op.in_place
             for use in task.uses
-        }  # fmt: skip
+        }
         self._homes: dict[Handle, Any] = {}  # where the values of a handle live on this rank
         self._strided: dict[tuple[int, int, int], MPI.Datatype] = {}
         self._thread = threading.Thread(target=self._run, name="tilewright-courier", daemon=True)

@@ -140,10 +140,18 @@ class MpiPool(Mpi):
             _copy((here[handle], there[handle]) for handle in graph.inputs)
             key, is_there = _key(pool, program, order)
             job = Job(
-                key, b"" if is_there else pickling.dumps((graph, order)), pickling.dumps((data, scheduler)), each,
-                self.window, self.synchronous, progress is not None, choice.choice(), sys.path,
-                pool.scratch.serial if pool.scratch else -1, capture(),
-            )  # fmt: skip
+                key,
+                b"" if is_there else pickling.dumps((graph, order)),
+                pickling.dumps((data, scheduler)),
+                each,
+                self.window,
+                self.synchronous,
+                progress is not None,
+                choice.choice(),
+                sys.path,
+                pool.scratch.serial if pool.scratch else -1,
+                capture(),
+            )
             outcomes = pool.run(job, progress)
             if isinstance(outcomes, bytes):
                 raise thaw(outcomes)

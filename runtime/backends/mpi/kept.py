@@ -70,9 +70,14 @@ class Guests:
                 stays.update(self.data[key])
             used = set(graph.handles_used)
             scripts[job.key] = Script(
-                line, planned(graph, self.comm.size, order), {h: v for h, v in stays.items() if h in used}, box,
-                outline=outlines.__getitem__, shared=True, **options,
-            )  # fmt: skip
+                line,
+                planned(graph, self.comm.size, order),
+                {h: v for h, v in stays.items() if h in used},
+                box,
+                outline=outlines.__getitem__,
+                shared=True,
+                **options,
+            )
 
     def forget(self, job: Forget) -> None:
         for key in job.keys:

@@ -21,9 +21,23 @@ from typing import IO, Literal
 from tilewright.backends.mpi.leftovers import needs_memory, orphans, topologies
 
 __all__ = [
-    "Family", "Launch", "LaunchError", "attached", "chosen", "command", "environment", "family", "family_of", "libmpi",
-    "mpiexec", "quiet", "remove", "require_mpi4py", "shm_files", "under_launcher",
-]  # fmt: skip
+    "Family",
+    "Launch",
+    "LaunchError",
+    "attached",
+    "chosen",
+    "command",
+    "environment",
+    "family",
+    "family_of",
+    "libmpi",
+    "mpiexec",
+    "quiet",
+    "remove",
+    "require_mpi4py",
+    "shm_files",
+    "under_launcher",
+]
 
 INSTALL = "pip install 'tilewright[mpi]' brings mpi4py and an MPI"
 
@@ -65,12 +79,7 @@ _SETTINGS: dict[Family, dict[str, str]] = {
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         "PRTE_MCA_hwloc_default_binding_policy": "none",
     },
-    "intel": {
-        "I_MPI_PIN": "0",
-        "I_MPI_FABRICS": "shm",
-        "I_MPI_THREAD_YIELD": "3",
-        "I_MPI_HYDRA_BOOTSTRAP": "fork",
-    },
+    "intel": {"I_MPI_PIN": "0", "I_MPI_FABRICS": "shm", "I_MPI_THREAD_YIELD": "3", "I_MPI_HYDRA_BOOTSTRAP": "fork"},
     "unknown": {},
 }
 
@@ -282,9 +291,13 @@ class Launch:
         """When all ranks had initialised their MPI; 0 before."""
         try:
             self.process = subprocess.Popen(
-                arguments, env=environment(kind, libmpi(launcher, kind), extra), start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                arguments,
+                env=environment(kind, libmpi(launcher, kind), extra),
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+            )
         except OSError as error:
             self._output.close()
             raise LaunchError(f"{launcher} cannot be started: {error}") from None

@@ -136,8 +136,9 @@ def _check_tags(plan: MessagePlan) -> None:
     most = max((message.tag for message in plan.messages), default=0)
     limit: Any = MPI.COMM_WORLD.Get_attr(MPI.TAG_UB)  # a predefined attribute; Open MPI has it nowhere else
     if most > limit:
-        raise ValueError(f"one pair of ranks exchanges {most + 1} messages, but this MPI has only {limit + 1} tags; "
-                         f"use larger tiles")  # fmt: skip
+        raise ValueError(
+            f"one pair of ranks exchanges {most + 1} messages, but this MPI has only {limit + 1} tags; use larger tiles"
+        )
 
 
 # ------------------------------------------------------------------ what ranks tell each other

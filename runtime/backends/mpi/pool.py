@@ -319,8 +319,9 @@ class Pool:
         self.scratch = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError(f"a Pool is processes and can be neither pickled nor copied; make another with "
-                        f"tw.mpi.Pool({self.ranks})")  # fmt: skip
+        raise TypeError(
+            f"a Pool is processes and can be neither pickled nor copied; make another with tw.mpi.Pool({self.ranks})"
+        )
 
     def __enter__(self) -> Pool:
         _active.append(self)

@@ -31,8 +31,14 @@ __all__ = ["PoolHome", "checked", "trace_of"]
 class PoolHome(Home):
     """Data on the ranks of a pool, each rank's part in memory of its own."""
 
-    def __init__(self, data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], pool: Pool | None,
-                 synchronous: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        data: Mapping[Handle, Any],
+        ranks: int,
+        owner: Callable[[Handle], int],
+        pool: Pool | None,
+        synchronous: bool,
+    ) -> None:
         self.pool = pool or pools.active() or pools.default(ranks)
         if self.pool.ranks != ranks:
             raise ValueError(f"the data is for {ranks} ranks, but the pool has {self.pool.ranks}")

@@ -128,10 +128,19 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, progra
                     programs[job.key] = graph, order
                 data, scheduler = loads(job.contents, mappings)
             _, outcomes = run_part(
-                comm, graph, Store(data), scheduler, job.workers, order,
-                window=job.window, synchronous=job.synchronous, deliver=True, spare=spare, progress=report,
+                comm,
+                graph,
+                Store(data),
+                scheduler,
+                job.workers,
+                order,
+                window=job.window,
+                synchronous=job.synchronous,
+                deliver=True,
+                spare=spare,
+                progress=report,
                 agreed=agreed,
-            )  # fmt: skip
+            )
     except Exception as error:
         return freeze(error)
     return outcomes[comm.rank]

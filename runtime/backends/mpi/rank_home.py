@@ -27,8 +27,9 @@ __all__ = ["RankHome"]
 class RankHome(Home):
     """What this rank owns of data that all ranks name; collective."""
 
-    def __init__(self, data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], comm: Any,
-                 synchronous: bool) -> None:  # fmt: skip
+    def __init__(
+        self, data: Mapping[Handle, Any], ranks: int, owner: Callable[[Handle], int], comm: Any, synchronous: bool
+    ) -> None:
         self.comm: MPI.Intracomm = comm or MPI.COMM_WORLD
         if comm is None or self.comm.size > 1:
             refuse("mpi")
@@ -79,9 +80,16 @@ class _RankPrepared(Prepared):
             used = set(graph.handles_used)
             stays = {h: v for h, v in home.data.items() if h in used} | home.mine(bound.data, bound.owner)
             self.script = Script(
-                self.line, self.plan, stays, box, outline=bound.outline, synchronous=home.synchronous, shared=False,
-                inputs=bound.inputs, carry=bound.carry,
-            )  # fmt: skip
+                self.line,
+                self.plan,
+                stays,
+                box,
+                outline=bound.outline,
+                synchronous=home.synchronous,
+                shared=False,
+                inputs=bound.inputs,
+                carry=bound.carry,
+            )
         self._end = weakref.finalize(self, _free, self.script)
 
     def _together(self, run: Callable[[], Told]) -> list[Any]:

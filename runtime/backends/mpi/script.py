@@ -122,10 +122,19 @@ class Script:
         Or what is carried is made on another rank than it is needed on.
     """
 
-    def __init__(self, comm: MPI.Intracomm, plan: MessagePlan, stays: Mapping[Handle, Any],
-                 box: Mapping[Handle, Any], *, outline: Callable[[Handle], tuple[tuple[int, ...], Any]],
-                 synchronous: bool, shared: bool, inputs: Iterable[Handle] = (),
-                 carry: Mapping[Handle, Handle] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        plan: MessagePlan,
+        stays: Mapping[Handle, Any],
+        box: Mapping[Handle, Any],
+        *,
+        outline: Callable[[Handle], tuple[tuple[int, ...], Any]],
+        synchronous: bool,
+        shared: bool,
+        inputs: Iterable[Handle] = (),
+        carry: Mapping[Handle, Handle] | None = None,
+    ) -> None:
         self.comm = comm
         self.rank = comm.rank
         self.plan = plan
@@ -157,15 +166,20 @@ class Script:
         plan, places = self.plan, self.places
         for handle in stays:
             if handle in plan.graph.inputs and plan.owner(handle) != self.rank:
-                raise ValueError(f"{handle} is kept on rank {self.rank}, but the graph's layout looks for it on "
-                                 f"{plan.owner(handle)}")  # fmt: skip
+                raise ValueError(
+                    f"{handle} is kept on rank {self.rank}, but the graph's layout looks for it on {plan.owner(handle)}"
+                )
             if places.get(handle, self.rank) != self.rank:
-                raise ValueError(f"{handle} stays on rank {self.rank}, but the last task that writes it runs on "
-                                 f"{places[handle]}; let it run there, with on=")  # fmt: skip
+                raise ValueError(
+                    f"{handle} stays on rank {self.rank}, but the last task that writes it runs on "
+                    f"{places[handle]}; let it run there, with on="
+                )
         for y, x in carry.items():
             if places[y] != plan.owner(x):
-                raise ValueError(f"carry={{{y}: {x}}}: the last task that writes {y} runs on rank {places[y]}, but {x} "
-                                 f"lives on {plan.owner(x)}; let it run there, with on=")  # fmt: skip
+                raise ValueError(
+                    f"carry={{{y}: {x}}}: the last task that writes {y} runs on rank {places[y]}, but {x} "
+                    f"lives on {plan.owner(x)}; let it run there, with on="
+                )
 
     # ------------------------------------------------------------ laying out
 
@@ -258,13 +272,20 @@ class Script:
         ends = [
             (memory(current[handle]), memory(data[handle]))
             for handle in data.keys() & last.keys()
-            if held.get(handle) == last[handle] and current[handle] is not data[handle]
+            if held.get(handle) == last[handle]
+            and current[handle] is not data[handle]
             and not (self._shared and places[handle] != self.rank)
-        ]  # fmt: skip
+        ]
         return _Phase(
-            [requests[number] for number in receives], steps, [step.call for step in steps], requests, messages,
-            set(receives), ends, {handle: data.get(handle, value) for handle, value in current.items()},
-        )  # fmt: skip
+            [requests[number] for number in receives],
+            steps,
+            [step.call for step in steps],
+            requests,
+            messages,
+            set(receives),
+            ends,
+            {handle: data.get(handle, value) for handle, value in current.items()},
+        )
 
     def _empty(self, data: Mapping[Handle, Any], handle: Handle) -> Any:
         like = data.get(handle)
@@ -303,8 +324,9 @@ class Script:
             if until is not None:
                 if self._agree(failure is not None, self._flag(phase, until)):
                     break
-            elif done < times and ((alone and failure is not None) or
-                                   (done % _LOOK == 0 and self._agree(failure is not None, False))):  # fmt: skip
+            elif done < times and (
+                (alone and failure is not None) or (done % _LOOK == 0 and self._agree(failure is not None, False))
+            ):
                 break
         for y, x in self._carry.items() if done else ():  # both have what y is, in their own places
             source, target = (y, x) if done % 2 else (x, y)

@@ -109,10 +109,18 @@ class MpiRank(Mpi):
         collect = {"all": tuple(range(self.comm.size)), "root": (self.root or 0,), "none": ()}[self.gather]
         order: Order = owner, self.root, collect
         plan, outcomes = run_part(
-            self.comm, graph, store, scheduler, each, order, window=self.window, synchronous=self.synchronous,
-            deliver=False, progress=progress if self.comm.rank == 0 else None,
+            self.comm,
+            graph,
+            store,
+            scheduler,
+            each,
+            order,
+            window=self.window,
+            synchronous=self.synchronous,
+            deliver=False,
+            progress=progress if self.comm.rank == 0 else None,
             agreed=self._agreement,
-        )  # fmt: skip
+        )
         return merge(graph, plan, each, outcomes)
 
     def everywhere(self, value: Any) -> Any:

@@ -80,9 +80,17 @@ class Bound:
         The graph reads what nobody gives, or the size of a handle is known to nobody.
     """
 
-    def __init__(self, graph: TaskGraph, kept: Mapping[Handle, Outline | None], owner: Callable[[Handle], int],
-                 given: Callable[[Handle], Any], outline: Callable[[Handle], Outline | None],
-                 inputs: Iterable[Handle], outputs: Iterable[Handle], carry: Carry) -> None:  # fmt: skip
+    def __init__(
+        self,
+        graph: TaskGraph,
+        kept: Mapping[Handle, Outline | None],
+        owner: Callable[[Handle], int],
+        given: Callable[[Handle], Any],
+        outline: Callable[[Handle], Outline | None],
+        inputs: Iterable[Handle],
+        outputs: Iterable[Handle],
+        carry: Carry,
+    ) -> None:
         self.graph, self.owner = graph, owner
         self.inputs, self.outputs, self.carry = tuple(inputs), tuple(outputs), dict(carry)
         self._kept, self._given, self._outline = kept, given, outline
@@ -104,8 +112,10 @@ class Bound:
         value, room = self._given(handle), self.graph.rooms.get(handle.name)
         if room is not None:
             if room.device not in (None, "cpu"):
-                raise ValueError(f"{handle} is a room on {room.device}, but prepared graphs on ranks have their data "
-                                 f"in the memory of the host")  # fmt: skip
+                raise ValueError(
+                    f"{handle} is a room on {room.device}, but prepared graphs on ranks have their data "
+                    f"in the memory of the host"
+                )
             if value is None:
                 return room.of(handle, self._shape)
             room.check(handle, value, self._shape)

@@ -79,10 +79,7 @@ def cifar10(path: str | Path, *, verify: bool = False) -> tuple[Dataset, Dataset
     files = _Files(folder, _expected(folder), verify)
     train, test = _READERS[form](place, files)
     source = f"{path}, {form}, {files.verdict}"
-    return (
-        Dataset(*train, 10, "cifar10", RECIPE, source),
-        Dataset(*test, 10, "cifar10", RECIPE, source),
-    )
+    return (Dataset(*train, 10, "cifar10", RECIPE, source), Dataset(*test, 10, "cifar10", RECIPE, source))
 
 
 def _form(path: Path) -> tuple[str, Path]:
@@ -94,8 +91,11 @@ def _form(path: Path) -> tuple[str, Path]:
             return "npz", path
     elif path.is_dir():
         for folder in (path, path / "cifar-10-batches-py", path / "cifar-10-batches-bin", path / "plain_text"):
-            for form, pattern in (("pickle", "data_batch_1"), ("binary", "data_batch_1.bin"),
-                                  ("parquet", "*train*.parquet")):  # fmt: skip
+            for form, pattern in (
+                ("pickle", "data_batch_1"),
+                ("binary", "data_batch_1.bin"),
+                ("parquet", "*train*.parquet"),
+            ):
                 if any(folder.glob(pattern)):
                     return form, folder
         for form, name in (("tar", "cifar-10-python.tar.gz"), ("npz", "cifar10.npz")):
@@ -132,9 +132,10 @@ class _Files:
         official = OFFICIAL.get(name)
         if self.verify and official != found:
             raise ValueError(
-                f"{name} is not the official file: its MD5 is {found}, not {official}" if official else
-                f"{name} cannot be verified: no official checksum is known for it"
-            )  # fmt: skip
+                f"{name} is not the official file: its MD5 is {found}, not {official}"
+                if official
+                else f"{name} cannot be verified: no official checksum is known for it"
+            )
         self.official.append(official == found)
 
     @property
@@ -308,8 +309,12 @@ def _decode(cell: Any, name: str) -> np.ndarray:
 
 
 _READERS: dict[str, Callable[[Path, _Files], tuple[Arrays, Arrays]]] = {
-    "pickle": _read_pickles, "tar": _read_tar, "binary": _read_binary, "npz": _read_npz, "parquet": _read_parquet,
-}  # fmt: skip
+    "pickle": _read_pickles,
+    "tar": _read_tar,
+    "binary": _read_binary,
+    "npz": _read_npz,
+    "parquet": _read_parquet,
+}
 
 
 # ------------------------------------------------------------------ what the forms share

@@ -105,9 +105,11 @@ def _npz(train: Dataset, test: Dataset, batches: int) -> Iterator[tuple[str, byt
     buffer = io.BytesIO()
     np.savez(
         buffer,
-        x_train=train.images.transpose(0, 2, 3, 1), y_train=train.labels[:, None].astype(np.uint8),
-        x_test=test.images.transpose(0, 2, 3, 1), y_test=test.labels[:, None].astype(np.uint8),
-    )  # fmt: skip
+        x_train=train.images.transpose(0, 2, 3, 1),
+        y_train=train.labels[:, None].astype(np.uint8),
+        x_test=test.images.transpose(0, 2, 3, 1),
+        y_test=test.labels[:, None].astype(np.uint8),
+    )
     yield "cifar10.npz", buffer.getvalue()
 
 

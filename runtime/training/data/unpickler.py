@@ -97,9 +97,10 @@ def loads(data: bytes, name: str) -> dict[str, Any]:
         if type(content) is not dict:
             raise pickle.UnpicklingError(f"it holds a {type(content).__name__}, not the dict of a batch")
         return {
-            key.decode("latin1") if isinstance(key, bytes) else str(key):
-            value.value if isinstance(value, _Array) else value
+            key.decode("latin1") if isinstance(key, bytes) else str(key): value.value
+            if isinstance(value, _Array)
+            else value
             for key, value in content.items()
-        }  # fmt: skip
+        }
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(f"{name} is damaged, or not a batch of CIFAR-10: {error}") from error

@@ -233,9 +233,13 @@ def solutions() -> Any:
     rooted = tw.solve(A if here else None, b if here else None, backend="mpi", root=1, gather="root", **options)
     factor = tw.cho_solve(L, b, backend="mpi", tile_size=NB)
     return [
-        np.array_equal(x, wanted), info.bytes > 0, (rooted is None) != here, not here or np.array_equal(rooted, wanted),
-        np.array_equal(factor, tw.cho_solve(L, b, tile_size=NB)), tw.logdet(L, backend="mpi", tile_size=NB) > 0,
-    ]  # fmt: skip
+        np.array_equal(x, wanted),
+        info.bytes > 0,
+        (rooted is None) != here,
+        not here or np.array_equal(rooted, wanted),
+        np.array_equal(factor, tw.cho_solve(L, b, tile_size=NB)),
+        tw.logdet(L, backend="mpi", tile_size=NB) > 0,
+    ]
 
 
 def general_systems() -> Any:
@@ -367,8 +371,13 @@ def still_works_after_all_that() -> Any:
     return np.array_equal(call(), L)
 
 
-CHECKS = [value for name, value in list(globals().items())
-          if callable(value) and getattr(value, "__module__", "") == "__main__" and name not in ("call", "raised", "add", "ten_times", "halve")]  # fmt: skip
+CHECKS = [
+    value
+    for name, value in list(globals().items())
+    if callable(value)
+    and getattr(value, "__module__", "") == "__main__"
+    and name not in ("call", "raised", "add", "ten_times", "halve")
+]
 
 if __name__ == "__main__":
     with Path(sys.argv[1], f"{rank}.jsonl").open("w") as file:

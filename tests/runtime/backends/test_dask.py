@@ -77,8 +77,10 @@ def test_every_kind_of_argument(client, mode):
     assert np.array_equal(in_place, wanted)
     packed = tw.tiled_cholesky(tw.TiledMatrix.from_numpy(a, 16), **options)
     assert np.array_equal(packed.to_numpy(), wanted)
-    assert np.array_equal(tw.tiled_cholesky(np.asfortranarray(a), tile_size=16, **options),
-                          tw.tiled_cholesky(np.asfortranarray(a), tile_size=16))  # fmt: skip
+    assert np.array_equal(
+        tw.tiled_cholesky(np.asfortranarray(a), tile_size=16, **options),
+        tw.tiled_cholesky(np.asfortranarray(a), tile_size=16),
+    )
     assert tw.tiled_cholesky(np.empty((0, 0)), **options).shape == (0, 0)
 
 

@@ -377,8 +377,10 @@ def test_ranks_send_the_messages_that_the_simulator_predicts(pool: tw.mpi.Pool) 
     data = {"A": tw.TiledMatrix.from_numpy(positive_definite(55), 10)}
     predicted = tw.simulate(graph, tw.Machine(ranks=3, alpha=1.0), owner=owner, data=data)
     run = tw.run(graph, data, backend="mpi", pool=pool, owner=owner)
-    sent, said = (sorted((m.source, m.destination, m.handle, m.writer, m.nbytes) for m in r.trace.messages)
-                  for r in (run, predicted))  # fmt: skip
+    sent, said = (
+        sorted((m.source, m.destination, m.handle, m.writer, m.nbytes) for m in r.trace.messages)
+        for r in (run, predicted)
+    )
     assert sent == said and len(sent) > 20
 
 
@@ -510,9 +512,9 @@ def threads_of(pid: int) -> int:
         return 0
 
 
-@pytest.mark.parametrize(("order", "ending", "how"), [
-    ((1, 0, 2), signal.SIGKILL, "by SIGKILL"), ((2, 0, 1), signal.SIGTERM, "by SIGTERM"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("order", "ending", "how"), [((1, 0, 2), signal.SIGKILL, "by SIGKILL"), ((2, 0, 1), signal.SIGTERM, "by SIGTERM")]
+)
 def test_of_ranks_that_are_all_gone_when_somebody_looks_the_one_that_ended_first_is_named(order, ending, how) -> None:
     pool = tw.mpi.Pool(3)
     pids = pool.pids[:]
@@ -528,8 +530,10 @@ def test_of_ranks_that_are_all_gone_when_somebody_looks_the_one_that_ended_first
 
 
 def test_the_way_a_rank_ended_is_told_as_far_as_it_is_known() -> None:
-    children = [subprocess.Popen([sys.executable, "-c", f"import os; {code}"], stdin=subprocess.PIPE) for code in (
-        "os._exit(3)", "os.kill(os.getpid(), 11)", "input()")]  # fmt: skip
+    children = [
+        subprocess.Popen([sys.executable, "-c", f"import os; {code}"], stdin=subprocess.PIPE)
+        for code in ("os._exit(3)", "os.kill(os.getpid(), 11)", "input()")
+    ]
     watched = Deaths()
     pipes = [multiprocessing.Pipe() for _ in children]
     for rank, child in enumerate(children):

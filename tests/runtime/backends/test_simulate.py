@@ -131,9 +131,11 @@ def idle_while_wanted(run, machine, owner):
     for message in run.trace.messages:
         home = message.writer < 0 and owner(message.handle) == message.source
         asked = arrived.get((message.source, message.handle, message.writer), 0.0 if home else end.get(message.writer))
-        busy = sorted((other.start, other.end) for other in run.trace.messages
-                      if other is not message and (other.source == message.source or
-                                                   other.destination == message.destination))  # fmt: skip
+        busy = sorted(
+            (other.start, other.end)
+            for other in run.trace.messages
+            if other is not message and (other.source == message.source or other.destination == message.destination)
+        )
         until = asked
         for start, stop in busy:
             if start > until:
@@ -376,10 +378,15 @@ def test_progress_draws_a_bar(capsys):
 
 @pytest.mark.parametrize(
     "owner",
-    [tw.BlockCyclic(2, 3), tw.SymmetricBlockCyclic(4), tw.RowBlocks(6, mt=7), lambda i, j: (i + 2 * j) % 6,
-     {"A": tw.BlockCyclic(3, 2)}],
+    [
+        tw.BlockCyclic(2, 3),
+        tw.SymmetricBlockCyclic(4),
+        tw.RowBlocks(6, mt=7),
+        lambda i, j: (i + 2 * j) % 6,
+        {"A": tw.BlockCyclic(3, 2)},
+    ],
     ids=["block-cyclic", "symmetric", "rows", "function", "dict"],
-)  # fmt: skip
+)
 def test_messages_are_those_of_the_plan_that_the_mpi_engine_follows(owner):
     graph, ranks = tw.cholesky_graph(7), 6
     machine = tw.Machine(ranks=ranks, alpha=1e-5, beta=1e-9, gamma=1e-9)
@@ -391,8 +398,11 @@ def test_messages_are_those_of_the_plan_that_the_mpi_engine_follows(owner):
     assert [record.rank for record in sorted(run.trace)] == plan.places
 
 
-@given(st.integers(2, 6), st.integers(2, 5), st.lists(st.sampled_from(["fp64", "fp32", "bf16", "bf16x3", "tf32"]),
-                                                      min_size=21, max_size=21))  # fmt: skip
+@given(
+    st.integers(2, 6),
+    st.integers(2, 5),
+    st.lists(st.sampled_from(["fp64", "fp32", "bf16", "bf16x3", "tf32"]), min_size=21, max_size=21),
+)
 def test_messages_of_mixed_precisions_are_those_of_the_plan(nt, ranks, formats):
     """A rank that reads a tile in two forms gets it once, and makes the narrower one itself."""
     names = iter(formats)

@@ -59,23 +59,29 @@ def test_schedulers_take_parameters_everywhere(command):
     assert {item.value for item in kind.shell_complete(None, None, "he")} == {"heft", "heteroprio"}
 
 
-@pytest.mark.parametrize("arguments", [
-    ["cholesky", "--n", "40", "--tile-size", "10", "--scheduler", "lookahead(2)"],
-    ["solve", "--n", "40", "--tile-size", "10", "--precision", "fp32", "--refine", "nested"],
-    ["simulate", "cholesky", "--nt", "3", "--scheduler", "random(3)"],
-    ["compare", "cholesky", "--nt", "3", "--schedulers", "lookahead(2),lws", "--workers", "2"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["cholesky", "--n", "40", "--tile-size", "10", "--scheduler", "lookahead(2)"],
+        ["solve", "--n", "40", "--tile-size", "10", "--precision", "fp32", "--refine", "nested"],
+        ["simulate", "cholesky", "--nt", "3", "--scheduler", "random(3)"],
+        ["compare", "cholesky", "--nt", "3", "--schedulers", "lookahead(2),lws", "--workers", "2"],
+    ],
+)
 def test_what_the_library_takes_works_on_the_command_line(arguments):
     result = CliRunner().invoke(cli.main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
 
-@pytest.mark.parametrize(("command", "scheduler", "message"), [
-    ("cholesky --n 4", "hfet", "did you mean heft?"),
-    ("solve --n 4", "lookahead(x)", "cannot read the parameters"),
-    ("simulate cholesky", "eager(1, 2, 3)", "does not take the parameters"),
-    ("compare cholesky", "lokahead(2)", "did you mean lookahead?"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("command", "scheduler", "message"),
+    [
+        ("cholesky --n 4", "hfet", "did you mean heft?"),
+        ("solve --n 4", "lookahead(x)", "cannot read the parameters"),
+        ("simulate cholesky", "eager(1, 2, 3)", "does not take the parameters"),
+        ("compare cholesky", "lokahead(2)", "did you mean lookahead?"),
+    ],
+)
 def test_a_misspelt_scheduler_is_one_sentence_with_what_is_near(command, scheduler, message):
     flag = "--schedulers" if command.startswith("compare") else "--scheduler"
     result = CliRunner().invoke(cli.main, [*command.split(), flag, scheduler], catch_exceptions=False)

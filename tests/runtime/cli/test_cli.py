@@ -47,12 +47,23 @@ def process(*args, **options):
 def test_json_says_what_ran_and_how_well():
     result = job("--n", 100, "--tile-size", 30, "--scheduler", "lws", "--workers", 2, "--repeat", 3)
     assert {key: result[key] for key in ("n", "nb", "nt", "dtype", "triangle", "scheduler", "workers", "passed")} == {
-        "n": 100, "nb": 30, "nt": 4, "dtype": "float64", "triangle": "lower", "scheduler": "lws", "workers": 2,
+        "n": 100,
+        "nb": 30,
+        "nt": 4,
+        "dtype": "float64",
+        "triangle": "lower",
+        "scheduler": "lws",
+        "workers": 2,
         "passed": True,
-    }  # fmt: skip
+    }
     assert {op: entry["tasks"] for op, entry in result["ops"].items()} == {
-        "copy": 10, "potrf": 4, "trsm": 6, "syrk": 6, "gemm": 4, "tril": 4
-    }  # fmt: skip
+        "copy": 10,
+        "potrf": 4,
+        "trsm": 6,
+        "syrk": 6,
+        "gemm": 4,
+        "tril": 4,
+    }
     assert result["tasks"] == 34
     assert 0 < result["ratio"] < 30
     assert sorted(result["times"])[1] == result["seconds"] > 0
@@ -76,8 +87,16 @@ def test_the_smallest_matrices_work(n):
 def test_the_table_is_for_people():
     result = call("cholesky", "--n", 60, "--tile-size", 20, "--compare", "--repeat", 3)
     assert result.exit_code == 0
-    for text in ("60 x 60 matrix, float64", "3 x 3 of 20 rows", "(median of 3)", "GFLOP/s", "PASS", "gemm",
-                 "numpy", "scipy"):  # fmt: skip
+    for text in (
+        "60 x 60 matrix, float64",
+        "3 x 3 of 20 rows",
+        "(median of 3)",
+        "GFLOP/s",
+        "PASS",
+        "gemm",
+        "numpy",
+        "scipy",
+    ):
         assert text in result.stdout
 
 
@@ -184,8 +203,13 @@ def test_precision_is_that_of_the_call_and_its_ratio_has_the_u_of_the_format(pre
 def test_the_table_says_operands_conversions_and_whose_roundoff():
     result = call("cholesky", "--n", 60, "--tile-size", 20, "--precision", "bf16", "--route", "reference")
     assert result.exit_code == 0, result.output
-    for text in ("60 x 60 matrix, float32", "bf16 operands, by bfloat16/reference; sums and tiles in float32",
-                 "3 tiles, 0.0024 MB, each read 1.7 times; 0.004 MB less to read", "u = 2^-8 of bf16", "GFLOP/s"):  # fmt: skip
+    for text in (
+        "60 x 60 matrix, float32",
+        "bf16 operands, by bfloat16/reference; sums and tiles in float32",
+        "3 tiles, 0.0024 MB, each read 1.7 times; 0.004 MB less to read",
+        "u = 2^-8 of bf16",
+        "GFLOP/s",
+    ):
         assert text in result.stdout
 
 
@@ -202,10 +226,7 @@ BAD = {
     "route-alone": (["--n", "4", "--route", "cblas"], "--route is for products in a --precision"),
     "route-fp32": (["--n", "4", "--precision", "fp32", "--route", "widen"], "is for products with 16-bit operands"),
     "complex-mixed": (["--n", "4", "--dtype", "complex64", "--precision", "fp32"], "is for real matrices"),
-    "route-form": (
-        ["--n", "4", "--precision", "fp16", "--route", "mkldnn"],
-        "torch has no such switch for FP16",
-    ),
+    "route-form": (["--n", "4", "--precision", "fp16", "--route", "mkldnn"], "torch has no such switch for FP16"),
     "negative-n": (["--n", "-1"], "-1 is not in the range"),
     "scheduler": (["--n", "4", "--scheduler", "magic"], "unknown scheduler 'magic'; known: eager, lifo"),
     "backend": (["--n", "4", "--backend", "magic"], "'serial', 'threads'"),
@@ -433,9 +454,12 @@ def test_a_full_disk_is_one_sentence_and_a_closed_pipe_is_none():
     os.close(reader)
     with open(writer, "w") as pipe:
         done = subprocess.run(
-            [sys.executable, "-m", "tilewright.cli", "dag", "cholesky", "--nt", "3"], stdout=pipe,
-            stderr=subprocess.PIPE, text=True, timeout=60,
-        )  # fmt: skip
+            [sys.executable, "-m", "tilewright.cli", "dag", "cholesky", "--nt", "3"],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
     assert done.returncode == 1 and done.stderr == ""
 
 

@@ -56,8 +56,11 @@ def test_failure_is_one_sentence_and_exit_code_1(tmp_path):
 def test_bench_solve_compares_with_scipy_torch_and_our_fp64():
     records = measure(150, 1e2, "geometric", 1, precision="bf16")
     assert [record["contender"] for record in records] == [
-        "tilewright bf16", "tilewright fp64", "scipy solve", "torch cholesky + solve",
-    ]  # fmt: skip
+        "tilewright bf16",
+        "tilewright fp64",
+        "scipy solve",
+        "torch cholesky + solve",
+    ]
     assert records[0]["this_over_ours"] == 1 and records[0]["hpl"] <= 1
     text = run("bench", "solve", "--n", 100, "--cond", "10", "--repeat", 1, "--no-rivals", "--json")
     assert [json.loads(line)["n"] for line in text.splitlines()] == [100, 100]
@@ -70,8 +73,11 @@ def test_general_systems_on_the_command_line_and_in_the_benchmark():
     assert "refine='cg' is for positive definite matrices" in text
     records = measure(150, 1e2, "geometric", 1, precision="fp32", structure="gen")
     assert [record["contender"] for record in records] == [
-        "tilewright fp32", "tilewright fp64", "scipy solve", "torch solve",
-    ]  # fmt: skip
+        "tilewright fp32",
+        "tilewright fp64",
+        "scipy solve",
+        "torch solve",
+    ]
     assert records[0]["hpl"] <= 1
     assert records[1]["gflops"] == pytest.approx((2 / 3 * 150**3 + 2 * 150**2) / records[1]["median"] / 1e9)
     assert "--device" in run("bench", "solve", "--assume-a", "gen", "--device", "cuda", code=2)

@@ -30,6 +30,11 @@ def test_every_kind_is_measured_beside_its_rivals():
     assert result.exit_code == 0, result.output
     records = [json.loads(line) for line in result.stdout.splitlines()]
     found = {(r["kind"], r["contender"]) for r in records}
-    assert {("eigvalsh", "scipy"), ("eigh", "tilewright"), ("svdvals", "torch"), ("svd", "scipy"),
-            ("svd_lowrank", "tilewright")} <= found  # fmt: skip
+    assert {
+        ("eigvalsh", "scipy"),
+        ("eigh", "tilewright"),
+        ("svdvals", "torch"),
+        ("svd", "scipy"),
+        ("svd_lowrank", "tilewright"),
+    } <= found
     assert all(r["ours_over_this"] == 1 for r in records if r["contender"] == "tilewright")

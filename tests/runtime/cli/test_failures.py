@@ -26,11 +26,17 @@ def said(result):
     return result.output.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize(("error", "code"), [
-    (LaunchError("backend 'mpi' found no mpiexec"), 1), (tw.RankDied(1, "process 7 ended"), 1),
-    (tw.WorkerDied("tls://127.0.0.1:1", "it is gone"), 1), (tw.SchedulerError("policy eager keeps 3 tasks back"), 1),
-    (OSError(28, "cannot write a.json: No space left on device"), 2), (MemoryError("80 GB are needed"), 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (LaunchError("backend 'mpi' found no mpiexec"), 1),
+        (tw.RankDied(1, "process 7 ended"), 1),
+        (tw.WorkerDied("tls://127.0.0.1:1", "it is gone"), 1),
+        (tw.SchedulerError("policy eager keeps 3 tasks back"), 1),
+        (OSError(28, "cannot write a.json: No space left on device"), 2),
+        (MemoryError("80 GB are needed"), 2),
+    ],
+)
 @pytest.mark.parametrize("where", ["cholesky", "compare"])
 def test_a_failure_is_one_sentence(error, code, where, monkeypatch):
     def fail(*_, **__):
@@ -120,9 +126,12 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_file_before(option, tmp_path)
     file = tmp_path / ("old.html" if option == "--html" else "old.json")
     file.write_text("old")
     done = subprocess.run(
-        [COMMAND, "simulate", "cholesky", "--nt=12", f"{option}={file}"], preexec_fn=short_of_room,
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [COMMAND, "simulate", "cholesky", "--nt=12", f"{option}={file}"],
+        preexec_fn=short_of_room,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"Error: [Errno 27] cannot write {file}: File too large"
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [(file.name, "old")]

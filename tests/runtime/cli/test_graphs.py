@@ -60,17 +60,39 @@ def test_a_graph_of_a_file_runs_on_ranks(tmp_path):
     for backend in ("threads", "mpi"):
         said = call("run", f"{path}:graph", "--nt", 5, "--backend", backend, "--workers", 2).stdout
         assert said.startswith("mine: 5 tasks on 2 ")
-    table = call("compare", f"{path}:graph", "--nt", 4, "--backend", "mpi", "--workers", 2, "--schedulers",
-                 "eager,lifo", "--repeat", 1).stdout  # fmt: skip
+    table = call(
+        "compare",
+        f"{path}:graph",
+        "--nt",
+        4,
+        "--backend",
+        "mpi",
+        "--workers",
+        2,
+        "--schedulers",
+        "eager,lifo",
+        "--repeat",
+        1,
+    ).stdout
     assert "2 workers: all 2 policies tie" in table
     assert "mine: 4 tasks" in call("simulate", f"{path}:graph", "--nt", 4).stdout
 
 
 def test_a_workflow_is_simulated_and_its_run_is_refused(tmp_path):
     path = tmp_path / "flow.json"
-    path.write_text(json.dumps({"name": "flow", "workflow": {"tasks": [
-        {"name": "a_1", "runtime": 3, "parents": []}, {"name": "b_2", "runtime": 4, "parents": ["a_1"]},
-    ]}}))  # fmt: skip
+    path.write_text(
+        json.dumps(
+            {
+                "name": "flow",
+                "workflow": {
+                    "tasks": [
+                        {"name": "a_1", "runtime": 3, "parents": []},
+                        {"name": "b_2", "runtime": 4, "parents": ["a_1"]},
+                    ]
+                },
+            }
+        )
+    )
     assert "makespan       7 units of task weight" in call("simulate", path).stdout
     assert "nobody knows data for graph 'flow'" in call("run", path, code=2).stderr
 
@@ -120,8 +142,9 @@ def test_names_are_completed():
 
 @pytest.mark.parametrize("module", ["tilewright", "tilewright.cli"])
 def test_the_package_is_a_command(module):
-    done = subprocess.run([sys.executable, "-m", module, "dag", "tree", "--nt", "2", "--json"], capture_output=True, text=True,
-                          timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", module, "dag", "tree", "--nt", "2", "--json"], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0 and json.loads(done.stdout)["tasks"] == 3
 
 

@@ -50,6 +50,20 @@ def test_graphs_are_drawn(tmp_path):
 def test_lu_is_simulated_and_compared():
     result = call("simulate", "lu", "--nt", 6, "--workers", 4, "--gamma", 1e-10)
     assert result.exit_code == 0 and "getrf" in result.output
-    result = call("compare", "lu", "--nt", 3, "--tile-size", 8, "--workers", 2, "--backend", "threads",
-                  "--schedulers", "eager", "--repeat", 1)  # fmt: skip
+    result = call(
+        "compare",
+        "lu",
+        "--nt",
+        3,
+        "--tile-size",
+        8,
+        "--workers",
+        2,
+        "--backend",
+        "threads",
+        "--schedulers",
+        "eager",
+        "--repeat",
+        1,
+    )
     assert result.exit_code == 0 and "eager" in result.output

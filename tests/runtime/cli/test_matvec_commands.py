@@ -76,7 +76,11 @@ def test_benchmark_reports_every_contender(tmp_path):
     assert done.exit_code == 0, done.output
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert {r["contender"] for r in records if "contender" in r} == {
-        "rows, 2 ranks", "columns, 2 ranks", "rows transposed, 2 ranks", "numpy @", "bound: half a copy",
+        "rows, 2 ranks",
+        "columns, 2 ranks",
+        "rows transposed, 2 ranks",
+        "numpy @",
+        "bound: half a copy",
         "read only: the maximum of A",
-    }  # fmt: skip
+    }
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == len(records)

@@ -55,6 +55,20 @@ def test_critical_paths_of_trees_are_a_table_and_a_picture(tmp_path):
 def test_qr_is_simulated_and_compared():
     result = call("simulate", "qr", "--mt", 8, "--nt", 3, "--tree", "binary", "--workers", 4, "--gamma", 1e-10)
     assert result.exit_code == 0 and "ttmqr" in result.output
-    result = call("compare", "qr", "--nt", 3, "--tile-size", 8, "--workers", 2, "--backend", "threads",
-                  "--schedulers", "eager", "--repeat", 1)  # fmt: skip
+    result = call(
+        "compare",
+        "qr",
+        "--nt",
+        3,
+        "--tile-size",
+        8,
+        "--workers",
+        2,
+        "--backend",
+        "threads",
+        "--schedulers",
+        "eager",
+        "--repeat",
+        1,
+    )
     assert result.exit_code == 0 and "eager" in result.output

@@ -47,9 +47,14 @@ def test_it_goes_on_with_the_same_words_from_anywhere(stopped, tmp_path, monkeyp
     assert np.array_equal(np.load(tmp_path / "f.npy"), wanted)
 
 
-@pytest.mark.parametrize(("folder", "message"), [
-    ("other", "the matrix of the run in other was not in a file"), (".", "has no checkpoint"), ("no", "does not exist"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("other", "the matrix of the run in other was not in a file"),
+        (".", "has no checkpoint"),
+        ("no", "does not exist"),
+    ],
+)
 def test_what_cannot_go_on_is_one_sentence(stopped, folder, message):
     result = call("resume", folder)
     assert result.exit_code == 2 and message in result.output and "Traceback" not in result.output

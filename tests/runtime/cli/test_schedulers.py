@@ -15,9 +15,21 @@ def invoke(command, *arguments, code=0):
 def test_compare_prints_the_table_and_writes_what_was_asked(tmp_path):
     files = {kind: tmp_path / f"compare.{kind}" for kind in ("png", "html", "csv")}
     output = invoke(
-        compare, "cholesky", "--nt", "8", "--workers", "2,16", "--schedulers", "eager, lookahead(2)",
-        "--plot", str(files["png"]), "--html", str(files["html"]), "--csv", str(files["csv"]),
-    )  # fmt: skip
+        compare,
+        "cholesky",
+        "--nt",
+        "8",
+        "--workers",
+        "2,16",
+        "--schedulers",
+        "eager, lookahead(2)",
+        "--plot",
+        str(files["png"]),
+        "--html",
+        str(files["html"]),
+        "--csv",
+        str(files["csv"]),
+    )
     graph = tw.cholesky_graph(8)
     assert str(tw.compare_schedulers(graph, [2, 16], schedulers=["eager", "lookahead(2)"])) in output
     assert all(path.stat().st_size > 100 for path in files.values())
@@ -26,10 +38,29 @@ def test_compare_prints_the_table_and_writes_what_was_asked(tmp_path):
 def test_simulate_prints_what_the_library_predicts(tmp_path):
     saved = tmp_path / "run.json"
     output = invoke(
-        simulate, "cholesky", "--nt", "6", "--ranks", "4", "--grid", "2x2", "--workers", "2", "--gamma", "1e-10",
-        "--alpha", "1e-6", "--beta", "1e-9", "--json", str(saved), "--html", str(tmp_path / "run.html"),
-        "--perfetto", str(tmp_path / "trace.json"),
-    )  # fmt: skip
+        simulate,
+        "cholesky",
+        "--nt",
+        "6",
+        "--ranks",
+        "4",
+        "--grid",
+        "2x2",
+        "--workers",
+        "2",
+        "--gamma",
+        "1e-10",
+        "--alpha",
+        "1e-6",
+        "--beta",
+        "1e-9",
+        "--json",
+        str(saved),
+        "--html",
+        str(tmp_path / "run.html"),
+        "--perfetto",
+        str(tmp_path / "trace.json"),
+    )
     machine = tw.Machine(ranks=4, workers=2, alpha=1e-6, beta=1e-9, gamma=1e-10)
     run = tw.simulate(tw.cholesky_graph(6), machine, owner=lambda h: h.index[0] % 2 * 2 + h.index[1] % 2)
     assert str(run) in output
@@ -85,9 +116,21 @@ def test_names_are_split_at_commas_outside_parentheses():
 
 def test_compare_measures_on_this_computer():
     output = invoke(
-        compare, "cholesky", "--backend", "threads", "--nt", "3", "--tile-size", "16", "--workers", "1,2",
-        "--schedulers", "eager,dmdas", "--repeat", "2",
-    )  # fmt: skip
+        compare,
+        "cholesky",
+        "--backend",
+        "threads",
+        "--nt",
+        "3",
+        "--tile-size",
+        "16",
+        "--workers",
+        "1,2",
+        "--schedulers",
+        "eager,dmdas",
+        "--repeat",
+        "2",
+    )
     assert output.startswith("cholesky nt=3: 10 tasks, backend threads, 12 KiB of data\n")
     rows = [line.split() for line in output.splitlines()[2:] if line]
     assert sorted((row[0], row[-1]) for row in rows if row[-1] in ("eager", "dmdas")) == [

@@ -31,8 +31,16 @@ def test_the_last_line_is_json_with_what_scripts_ask_for():
 
 def test_comparing_prints_the_table_of_the_notebook_and_writes_files(tmp_path):
     files = {name: tmp_path / name for name in ("out.png", "out.html", "out.json")}
-    result = call("--compare", "fp32,fp16,bf16", "--plot", str(files["out.png"]), "--report", str(files["out.html"]),
-                  "--trace", str(files["out.json"]))  # fmt: skip
+    result = call(
+        "--compare",
+        "fp32,fp16,bf16",
+        "--plot",
+        str(files["out.png"]),
+        "--report",
+        str(files["out.html"]),
+        "--trace",
+        str(files["out.json"]),
+    )
     assert result.exit_code == 0, result.output
     for line in ("RESULTS SUMMARY", "Peak memory (MB)", "Final test accuracy (%)", "Speed-up vs FP32"):
         assert line in result.stdout
@@ -47,10 +55,28 @@ def test_comparing_prints_the_table_of_the_notebook_and_writes_files(tmp_path):
 
 def test_what_else_there_is_to_choose(tmp_path):
     """Every option that changes how a model is trained."""
-    common = ("--precision", "fp16", "--retry", "5", "--loss-scale", "1024", "--penalty", "0.01", "--clip-norm", "1",
-              "--optimizer", "adamw", "--schedule", "cosine", "--checkpoint", str(tmp_path / "run"), "--json")  # fmt: skip
-    result = call(*common, "--deterministic", "--tensorboard", str(tmp_path / "board"),
-                  "--log", str(tmp_path / "log.jsonl"))  # fmt: skip
+    common = (
+        "--precision",
+        "fp16",
+        "--retry",
+        "5",
+        "--loss-scale",
+        "1024",
+        "--penalty",
+        "0.01",
+        "--clip-norm",
+        "1",
+        "--optimizer",
+        "adamw",
+        "--schedule",
+        "cosine",
+        "--checkpoint",
+        str(tmp_path / "run"),
+        "--json",
+    )
+    result = call(
+        *common, "--deterministic", "--tensorboard", str(tmp_path / "board"), "--log", str(tmp_path / "log.jsonl")
+    )
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert rows[0]["scale"] == 1024 and rows[0]["parts"]["penalty"] > 0 and rows[0]["norm"] > 0
@@ -75,27 +101,33 @@ def test_compared_runs_are_in_the_json():
 
 
 def test_a_resnet_gets_digits_in_colour():
-    result = call("--model", "simple-resnet", "--residual", "--width", "2", "--epochs", "1", "--json",
-                  "--data", "synthetic:64")  # fmt: skip
+    result = call(
+        "--model", "simple-resnet", "--residual", "--width", "2", "--epochs", "1", "--json", "--data", "synthetic:64"
+    )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["steps"] == 1
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("--data", "imagenet"), "unknown data 'imagenet'"),
-    (("--data", "cifar10:/nowhere"), "has no CIFAR-10"),
-    (("--precision", "tf32"), "a CPU has none: use fp32 or bf16"),
-    (("--residual",), "--residual is for --model simple-resnet"),
-    (("--compare", "fp32", "--checkpoint", "x"), "a checkpoint holds one"),
-    (("--retry", "5", "--fallback", "literal"), "retry must be at least 1 and is for mode 'robust'"),
-    (("--penalty", "1", "--segments", "2"), "it takes one segment"),
-    (("--compile", "--penalty", "1"), "cannot be differentiated again"),
-    (("--compare", "fp32,fp32"), "precisions must be different names"),
-    (("--compare", "fp32,fp8"), "unknown precision 'fp8'"),
-    (("--plot", "out.gif"), "must end in .png"), (("--lr", "nan"), "lr must be a finite number"),
-    (("--device", "cuda:99"), "CUDA device"), (("--device", "gpu"), "unknown device 'gpu'"),
-    (("--checkpoint", "/proc/none"), "cannot write checkpoints to /proc/none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "imagenet"), "unknown data 'imagenet'"),
+        (("--data", "cifar10:/nowhere"), "has no CIFAR-10"),
+        (("--precision", "tf32"), "a CPU has none: use fp32 or bf16"),
+        (("--residual",), "--residual is for --model simple-resnet"),
+        (("--compare", "fp32", "--checkpoint", "x"), "a checkpoint holds one"),
+        (("--retry", "5", "--fallback", "literal"), "retry must be at least 1 and is for mode 'robust'"),
+        (("--penalty", "1", "--segments", "2"), "it takes one segment"),
+        (("--compile", "--penalty", "1"), "cannot be differentiated again"),
+        (("--compare", "fp32,fp32"), "precisions must be different names"),
+        (("--compare", "fp32,fp8"), "unknown precision 'fp8'"),
+        (("--plot", "out.gif"), "must end in .png"),
+        (("--lr", "nan"), "lr must be a finite number"),
+        (("--device", "cuda:99"), "CUDA device"),
+        (("--device", "gpu"), "unknown device 'gpu'"),
+        (("--checkpoint", "/proc/none"), "cannot write checkpoints to /proc/none"),
+    ],
+)
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message):
     result = call(*arguments)
     assert result.exit_code == 2

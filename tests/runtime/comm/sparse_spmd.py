@@ -20,8 +20,11 @@ for partition in ("rows", "metis"):
     here = tw.SparseOperator(A, ranks=3, partition=partition, backend="serial")
     op = tw.SparseOperator(A, partition=partition, backend="mpi")
     both = np.stack([x, 2 * x], axis=1)
-    seen["products"] += [np.array_equal(op @ x, here @ x), np.array_equal(op.T @ x, here.T @ x),
-                         np.array_equal(op @ both, here @ both)]  # fmt: skip
+    seen["products"] += [
+        np.array_equal(op @ x, here @ x),
+        np.array_equal(op.T @ x, here.T @ x),
+        np.array_equal(op @ both, here @ both),
+    ]
 seen["powers"] = [
     np.array_equal(op.powers(x, 4, method), here.powers(x, 4)) for method in ("separate", "halo", "two-stage")
 ]
@@ -40,8 +43,10 @@ seen["dense"] = [
     == tw.DenseOperator(D, ranks=3, backend="serial").power_iteration(5)[0],
 ]
 with tw.SparseOperator(P, backend="mpi") as op:
-    seen["narrow"] = [tw.cg(tw.SparseOperator(P.astype("f"), backend="mpi"), np.full(100, 1e-25, "f"))[1].converged,
-                      np.allclose(op @ y, P @ y)]  # fmt: skip
+    seen["narrow"] = [
+        tw.cg(tw.SparseOperator(P.astype("f"), backend="mpi"), np.full(100, 1e-25, "f"))[1].converged,
+        np.allclose(op @ y, P @ y),
+    ]
 try:
     tw.DenseOperator(D, ranks=2, backend="mpi")
 except ValueError as error:

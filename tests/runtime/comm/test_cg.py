@@ -96,7 +96,10 @@ def test_all_engines_agree_and_report_the_same(method):
     for x, report in results:
         assert np.allclose(x, results[0][0], rtol=1e-9)
         assert (report.iterations, report.exchanges, report.reductions) == (
-            results[0][1].iterations, results[0][1].exchanges, results[0][1].reductions)  # fmt: skip
+            results[0][1].iterations,
+            results[0][1].exchanges,
+            results[0][1].reductions,
+        )
 
 
 @pytest.mark.needs("mpi4py")
@@ -152,13 +155,19 @@ def test_integers_are_solved_in_double():
         ({"A": sp.eye_array(3), "b": np.ones(4)}, "b must have shape (3,), not (4,)"),
         ({"A": sp.eye_array(3), "b": np.ones((3, 2))}, "one right-hand side b, not 2"),
         ({"A": sp.eye_array(3), "b": np.ones(3), "x0": np.ones((3, 1))}, "x0 must have shape (3,)"),
-        ({"A": sp.eye_array(3), "b": np.ones(3), "basis": "legendre"}, "unknown basis 'legendre'; known: monomial, newton, chebyshev"),
-        ({"A": sp.eye_array(3), "b": np.ones(3), "method": "separate"}, "unknown method 'separate'; known: halo, two-stage"),
+        (
+            {"A": sp.eye_array(3), "b": np.ones(3), "basis": "legendre"},
+            "unknown basis 'legendre'; known: monomial, newton, chebyshev",
+        ),
+        (
+            {"A": sp.eye_array(3), "b": np.ones(3), "method": "separate"},
+            "unknown method 'separate'; known: halo, two-stage",
+        ),
         ({"A": sp.eye_array(3), "b": np.ones(3), "s": 0}, "s must be at least 1"),
         ({"A": sp.eye_array(3), "b": np.ones(3), "rtol": -1}, "rtol must be at least 0, not -1"),
         ({"A": sp.eye_array(3), "b": [1, np.nan, 1]}, "b[1] is nan"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_to_cg_is_one_clear_sentence(arguments, words):
     with pytest.raises(ValueError) as caught:
         tw.cg(**arguments)

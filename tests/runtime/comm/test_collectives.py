@@ -36,9 +36,13 @@ def graph_of(operation, algorithm, p, n, root=0):
 
 def test_operations_may_be_spelt_with_hyphens_too():
     for p in (1, 4, 6):
-        for call in (lambda name, p=p: comm.terms(name, "ring", p=p, n=12), lambda name, p=p: comm.lower_bound(name, p, 12),
-                     lambda name, p=p: comm.cost(name, p=p, n=12, machine=MACHINE), lambda name, p=p: comm.best(name, p, 12),
-                     lambda name, p=p: list(schedule(name, "ring", p, 12))):  # fmt: skip
+        for call in (
+            lambda name, p=p: comm.terms(name, "ring", p=p, n=12),
+            lambda name, p=p: comm.lower_bound(name, p, 12),
+            lambda name, p=p: comm.cost(name, p=p, n=12, machine=MACHINE),
+            lambda name, p=p: comm.best(name, p, 12),
+            lambda name, p=p: list(schedule(name, "ring", p, 12)),
+        ):
             assert call("reduce-scatter") == call("reduce_scatter")
 
 
@@ -195,7 +199,7 @@ COUNTS = {
     ("allreduce", "ring"): lambda p, L: (2 * p - 2, 2 * p * (p - 1), 2 * p * (p - 1)),
     ("allreduce", "tree"): lambda p, L: (2 * L, 2 * (p - 1), 2 * p * (p - 1)),
     ("allreduce", "chain"): lambda p, L: (4 * (p - 1), 2 * p * (p - 1), 2 * p * (p - 1)),
-}  # fmt: skip
+}
 
 
 class TestCounts:
@@ -204,9 +208,15 @@ class TestCounts:
     @pytest.mark.parametrize(
         ("operation", "algorithm", "p"),
         # A ring of 1024 ranks has a million messages: those made of several rings are covered by the next test.
-        [(*case, p) for case in CASES for p in (*range(2, 18), 1024) if p < 1024 or COUNTS[case](p, 10)[1] < 30_000
-         or case in (("allgather", "ring"), ("reduce_scatter", "ring"))],
-    )  # fmt: skip
+        [
+            (*case, p)
+            for case in CASES
+            for p in (*range(2, 18), 1024)
+            if p < 1024
+            or COUNTS[case](p, 10)[1] < 30_000
+            or case in (("allgather", "ring"), ("reduce_scatter", "ring"))
+        ],
+    )
     def test_rounds_messages_and_words(self, operation, algorithm, p):
         count = messages = words = 0
         for step in schedule(operation, algorithm, p, 3 * p):

@@ -94,8 +94,14 @@ class TestOwners:
 
 class TestValues:
     @settings(max_examples=60)
-    @given(m=st.integers(0, 30), n=st.integers(0, 30), r=st.integers(1, 4), c=st.integers(1, 4), overlap=st.booleans(),
-           dtype=st.sampled_from(["float32", "float64", "complex64", "complex128"]))  # fmt: skip
+    @given(
+        m=st.integers(0, 30),
+        n=st.integers(0, 30),
+        r=st.integers(1, 4),
+        c=st.integers(1, 4),
+        overlap=st.booleans(),
+        dtype=st.sampled_from(["float32", "float64", "complex64", "complex128"]),
+    )
     def test_any_shape_on_any_grid(self, m, n, r, c, overlap, dtype):
         A, x, z = random((m, n), dtype), random(n, dtype, 1), random(m, dtype, 2)
         op = tw.DenseOperator(A, "grid", grid=(r, c), backend="serial", overlap=overlap)

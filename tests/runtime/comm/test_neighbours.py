@@ -34,8 +34,10 @@ def pool():
 
 def run(wants, name, **options):
     comm = SimulatedComm(len(wants), **options)
-    return [{q: w.tolist() for q, w in found.items()} for found in
-            comm.run(lambda end: discover(end, wants[end.rank], name))], comm  # fmt: skip
+    return [
+        {q: w.tolist() for q, w in found.items()}
+        for found in comm.run(lambda end: discover(end, wants[end.rank], name))
+    ], comm
 
 
 def test_all_protocols_agree_on_1000_random_patterns_on_2_to_16_ranks(checks):
@@ -140,9 +142,12 @@ def test_ranks_that_choose_differently_are_told():
 
 @pytest.mark.parametrize(
     ("requests", "words"),
-    [({0: np.array([1])}, "rank 0 cannot ask rank 0"), ({7: np.array([1])}, "cannot ask rank 7 of 2"),
-     ({1: np.array([], int)}, "asks rank 1 for nothing")],
-)  # fmt: skip
+    [
+        ({0: np.array([1])}, "rank 0 cannot ask rank 0"),
+        ({7: np.array([1])}, "cannot ask rank 7 of 2"),
+        ({1: np.array([], int)}, "asks rank 1 for nothing"),
+    ],
+)
 def test_senseless_requests_are_refused(requests, words):
     with pytest.raises(ValueError, match=words):
         SimulatedComm(2).run(lambda end: discover(end, requests if end.rank == 0 else {}))

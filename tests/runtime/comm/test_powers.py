@@ -97,9 +97,15 @@ def test_the_halo_is_the_reach_of_s_hops(n, ranks, s, seed):
 
 
 @settings(max_examples=25)
-@given(n=st.integers(1, 40), ranks=st.integers(1, 8), s=st.integers(1, 6), block=st.integers(1, 6),
-       seed=st.integers(0, 1000), method=st.sampled_from(["halo", "two-stage"]),
-       partition=st.sampled_from(["rows", "bisection", "random"]))  # fmt: skip
+@given(
+    n=st.integers(1, 40),
+    ranks=st.integers(1, 8),
+    s=st.integers(1, 6),
+    block=st.integers(1, 6),
+    seed=st.integers(0, 1000),
+    method=st.sampled_from(["halo", "two-stage"]),
+    partition=st.sampled_from(["rows", "bisection", "random"]),
+)
 def test_blocked_products_have_the_bits_of_separate_ones_for_any_pattern(n, ranks, s, block, seed, method, partition):
     rng = np.random.default_rng(seed)
     A = sp.csr_array(random_sparse((n, n), rng.uniform(0, 0.3), rng))
@@ -226,8 +232,11 @@ def test_slabs_do_not_scale_weakly_and_patches_do():
     assert max(patch) - min(patch) < 1e-12 and slab == sorted(slab, reverse=True) and slab[-1] < 0.98
     for cut, p, value in (("slab", 64, slab[1]), ("patch", 64, patch[1])):
         a, b, g = machine.alpha, machine.beta, machine.gamma
-        formula = (1 / (1 + a / (5 * M * g) + p**0.5 * b / (5 * M**0.5 * g)) if cut == "slab"
-                   else 1 / (1 + 2 * a / (5 * M * g) + 2 * b / (5 * M**0.5 * g)))  # fmt: skip
+        formula = (
+            1 / (1 + a / (5 * M * g) + p**0.5 * b / (5 * M**0.5 * g))
+            if cut == "slab"
+            else 1 / (1 + 2 * a / (5 * M * g) + 2 * b / (5 * M**0.5 * g))
+        )
         assert value == pytest.approx(formula, rel=1e-14)
 
 
@@ -252,15 +261,20 @@ def test_efficiency_in_slabs_and_patches_is_t1_over_p_tp(cut):
     assert block_time(3, 12, 1000, 1, machine) == 12 * 1000 * 1e-9
 
 
-@pytest.mark.parametrize("call", [
-    lambda machine: time("slab", 4, 8, machine), lambda machine: efficiency("patch", 1, 8, machine),
-    lambda machine: block_time(2, 8, 100, 2, machine), lambda machine: block_size(machine),
-    lambda machine: comm.efficiency("dense", "rows", 4, 8, machine),
-    lambda machine: comm.cost("reduce", p=4, n=8, machine=machine),
-    lambda machine: tw.simulate(comm.reduce(ranks=4, n=8), machine),
-    lambda machine: tw.simulate(comm.allreduce(ranks=4, n=8), machine),
-    lambda machine: tw.simulate(comm.reduce_scatter(ranks=4, n=8), machine.replace(overhead=1e-6)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda machine: time("slab", 4, 8, machine),
+        lambda machine: efficiency("patch", 1, 8, machine),
+        lambda machine: block_time(2, 8, 100, 2, machine),
+        lambda machine: block_size(machine),
+        lambda machine: comm.efficiency("dense", "rows", 4, 8, machine),
+        lambda machine: comm.cost("reduce", p=4, n=8, machine=machine),
+        lambda machine: tw.simulate(comm.reduce(ranks=4, n=8), machine),
+        lambda machine: tw.simulate(comm.allreduce(ranks=4, n=8), machine),
+        lambda machine: tw.simulate(comm.reduce_scatter(ranks=4, n=8), machine.replace(overhead=1e-6)),
+    ],
+)
 def test_what_needs_flops_is_refused_on_a_machine_without_gamma(call):
     with pytest.raises(ValueError, match=r"no gamma.*Machine\(gamma=\.\.\.\)"):
         call(tw.Machine(alpha=1e-6, beta=1e-9))

@@ -95,8 +95,14 @@ def test_poisson_in_one_to_three_dimensions(shape, backend, pool):
 
 
 @settings(max_examples=60)
-@given(n=st.integers(1, 40), ranks=st.integers(1, 50), density=st.floats(0, 0.5), seed=st.integers(0, 1000),
-       partition=st.sampled_from(PARTITIONS), discovery=st.sampled_from(["reduce-scatter", "nbx", "alltoall"]))  # fmt: skip
+@given(
+    n=st.integers(1, 40),
+    ranks=st.integers(1, 50),
+    density=st.floats(0, 0.5),
+    seed=st.integers(0, 1000),
+    partition=st.sampled_from(PARTITIONS),
+    discovery=st.sampled_from(["reduce-scatter", "nbx", "alltoall"]),
+)
 def test_random_unsymmetric_patterns_with_empty_rows_and_more_ranks_than_rows(
     n, ranks, density, seed, partition, discovery
 ):
@@ -141,8 +147,10 @@ def test_indices_of_64_bits(pool):
     wide = sp.csr_array((A.data, A.indices.astype(np.int64), A.indptr.astype(np.int64)), shape=A.shape)
     x = vector(40)
     for backend in ("threads", "mpi"):
-        assert np.array_equal(tw.SparseOperator(wide, ranks=3, **engine(backend, pool)) @ x,
-                              tw.SparseOperator(A, ranks=3, backend="serial") @ x)  # fmt: skip
+        assert np.array_equal(
+            tw.SparseOperator(wide, ranks=3, **engine(backend, pool)) @ x,
+            tw.SparseOperator(A, ranks=3, backend="serial") @ x,
+        )
 
 
 def test_columns_beyond_32_bits_are_found_and_numbered_in_32():
@@ -226,8 +234,9 @@ def test_every_send_forced_to_be_synchronous_changes_nothing(pool):
             assert np.array_equal(op.repeat(x, 3), wanted.repeat(x, 3))
             several = np.stack([x, -x], axis=1)
             assert np.array_equal(op @ several, wanted @ several)
-            assert np.array_equal(op.run(x, 3, "two-stage", pool=pool, backend="mpi", synchronous=True)[0],
-                                  wanted.powers(x, 3))  # fmt: skip
+            assert np.array_equal(
+                op.run(x, 3, "two-stage", pool=pool, backend="mpi", synchronous=True)[0], wanted.powers(x, 3)
+            )
 
 
 # ------------------------------------------------------------------ inspector and executor
@@ -375,11 +384,23 @@ A4 = sp.eye_array(4, format="csr")
 @pytest.mark.parametrize(
     ("make", "kind", "words"),
     [
-        (lambda: tw.SparseOperator(np.ones(3)), ValueError, "SparseOperator needs a matrix, not an array of shape (3,)"),
+        (
+            lambda: tw.SparseOperator(np.ones(3)),
+            ValueError,
+            "SparseOperator needs a matrix, not an array of shape (3,)",
+        ),
         (lambda: tw.SparseOperator(["a"]), TypeError, "needs a sparse matrix or a 2-D array of numbers, not list"),
-        (lambda: tw.SparseOperator(A4.toarray().astype(object)), TypeError, "2-D array of numbers, not ndarray of object"),
+        (
+            lambda: tw.SparseOperator(A4.toarray().astype(object)),
+            TypeError,
+            "2-D array of numbers, not ndarray of object",
+        ),
         (lambda: tw.SparseOperator(np.eye(3, dtype="f2")), TypeError, "no sparse product for float16; convert"),
-        (lambda: tw.SparseOperator(sp.csr_array(([np.nan], ([2], [1])), shape=(3, 3))), ValueError, "A[2, 1] is nan; check_finite=False"),
+        (
+            lambda: tw.SparseOperator(sp.csr_array(([np.nan], ([2], [1])), shape=(3, 3))),
+            ValueError,
+            "A[2, 1] is nan; check_finite=False",
+        ),
         (lambda: tw.SparseOperator(sp.csr_array(([np.inf], ([0], [2])), shape=(3, 3))), ValueError, "A[0, 2] is inf"),
         (lambda: tw.SparseOperator(A4, ranks=0), ValueError, "ranks must be at least 1, not 0"),
         (lambda: tw.SparseOperator(A4, ranks=1.5), TypeError, "ranks must be an integer, not 1.5"),
@@ -388,8 +409,16 @@ A4 = sp.eye_array(4, format="csr")
         (lambda: tw.SparseOperator(A4, ranks=2, partition="thirds"), ValueError, "unknown partition 'thirds'"),
         (lambda: tw.SparseOperator(sp.csr_array((3, 4)), ranks=2, partition="metis"), ValueError, "3 x 4, use 'rows'"),
         (lambda: tw.SparseOperator(A4, backend="serial", comm=1), ValueError, "pool and comm are for backend 'mpi'"),
-        (lambda: _op() @ np.ones(3), ValueError, "A x with a matrix of 4 x 4 needs x of shape (4,) or (4, k), not (3,)"),
-        (lambda: _op().T @ np.ones(5), ValueError, "A^T x with a matrix of 4 x 4 needs x of shape (4,) or (4, k), not (5,)"),
+        (
+            lambda: _op() @ np.ones(3),
+            ValueError,
+            "A x with a matrix of 4 x 4 needs x of shape (4,) or (4, k), not (3,)",
+        ),
+        (
+            lambda: _op().T @ np.ones(5),
+            ValueError,
+            "A^T x with a matrix of 4 x 4 needs x of shape (4,) or (4, k), not (5,)",
+        ),
         (lambda: _op() @ np.ones((4, 2, 2)), ValueError, "not (4, 2, 2)"),
         (lambda: _op() @ np.array(list("abcd")), TypeError, "x must have numbers, not <U1"),
         (lambda: _op() @ np.ones(4, "f2").astype("O"), TypeError, "x must have numbers, not object"),
@@ -397,14 +426,22 @@ A4 = sp.eye_array(4, format="csr")
         (lambda: _op() @ np.array([[1, 2], [1, np.inf], [2, 3], [4, 4]]), ValueError, "x[1, 1] is inf"),
         (lambda: _op().multiply(np.ones(4), out=np.ones(3)), ValueError, "out must be a C-ordered array of shape (4,)"),
         (lambda: _op().multiply(np.ones(4), out=np.ones(4, "f4")), ValueError, "dtype float64, not float32"),
-        (lambda: _op().powers(np.ones(4), 2, "magic"), ValueError, "unknown method 'magic'; known: separate, halo, two-stage"),
+        (
+            lambda: _op().powers(np.ones(4), 2, "magic"),
+            ValueError,
+            "unknown method 'magic'; known: separate, halo, two-stage",
+        ),
         (lambda: _op().powers(np.ones(4), 0), ValueError, "s must be at least 1, not 0"),
         (lambda: _op().powers(np.ones(4), 2, block=0), ValueError, "block must be at least 1, not 0"),
         (lambda: _op().repeat(np.ones(4), -1), ValueError, "times must be at least 0"),
         (lambda: _op().closures(2, "separate"), ValueError, "unknown method 'separate'; known: halo, two-stage"),
-        (lambda: tw.SparseOperator(sp.csr_array((3, 4)), ranks=2, backend="serial").powers(np.ones(4), 2), ValueError, "powers needs a square matrix, not 3 x 4"),
+        (
+            lambda: tw.SparseOperator(sp.csr_array((3, 4)), ranks=2, backend="serial").powers(np.ones(4), 2),
+            ValueError,
+            "powers needs a square matrix, not 3 x 4",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_clear_sentence(make, kind, words):
     with pytest.raises(kind) as caught:
         make()
@@ -533,12 +570,22 @@ def broken(form, **parts):
     return A
 
 
-@pytest.mark.parametrize(("form", "parts"), [
-    (form, parts)
-    for form in ("csr", "csc", "bsr")
-    for parts in ({"indptr": (2, 10**6)}, {"indptr": (4, 10**6)}, {"indptr": (1, -5)}, {"indices": (0, 99)}, {"indices": (1, -1)})
-    if form != "bsr" or parts.get("indptr", (2,))[0] == 1 or parts.get("indices", (1,))[0] == 0
-] + [("coo", {"row": (0, 9)}), ("coo", {"col": (3, -1)}), ("coo", {"row": (1, 10**6)})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("form", "parts"),
+    [
+        (form, parts)
+        for form in ("csr", "csc", "bsr")
+        for parts in (
+            {"indptr": (2, 10**6)},
+            {"indptr": (4, 10**6)},
+            {"indptr": (1, -5)},
+            {"indices": (0, 99)},
+            {"indices": (1, -1)},
+        )
+        if form != "bsr" or parts.get("indptr", (2,))[0] == 1 or parts.get("indices", (1,))[0] == 0
+    ]
+    + [("coo", {"row": (0, 9)}), ("coo", {"col": (3, -1)}), ("coo", {"row": (1, 10**6)})],
+)
 def test_a_matrix_whose_indices_point_outside_is_refused(form, parts):
     with pytest.raises(ValueError, match="of a sparse matrix"):
         tw.SparseOperator(broken(form, **parts), ranks=2, backend="serial")

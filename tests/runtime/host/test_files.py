@@ -26,11 +26,18 @@ def full(monkeypatch):
 RUN = tw.tiled_cholesky(4 * np.eye(8), tile_size=4, return_run=True)[1]
 TABLE = tw.compare_schedulers(tw.cholesky_graph(2), [1, 2], schedulers=["eager"])
 WRITERS = {
-    "report.html": RUN.report, "run.json": RUN.save, "trace.json": RUN.trace.to_perfetto, "gantt.png": RUN.gantt,
-    "gantt.svg": RUN.gantt, "dag.svg": lambda path: RUN.graph.to_svg(path, layout="layered"),
-    "dag.png": lambda path: RUN.graph.to_png(path, layout="layered"), "dag.html": RUN.graph.to_html,
-    "machine.json": tw.Machine().to_json, "compare.html": TABLE.report, "compare.pdf": TABLE.plot,
-}  # fmt: skip
+    "report.html": RUN.report,
+    "run.json": RUN.save,
+    "trace.json": RUN.trace.to_perfetto,
+    "gantt.png": RUN.gantt,
+    "gantt.svg": RUN.gantt,
+    "dag.svg": lambda path: RUN.graph.to_svg(path, layout="layered"),
+    "dag.png": lambda path: RUN.graph.to_png(path, layout="layered"),
+    "dag.html": RUN.graph.to_html,
+    "machine.json": tw.Machine().to_json,
+    "compare.html": TABLE.report,
+    "compare.pdf": TABLE.plot,
+}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -80,8 +87,9 @@ print(checkpoint.read({str(tmp_path)!r})[0].tensors["w"].tolist())
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
-        f"[Errno 27] cannot write {tmp_path / 'checkpoint.pt'}: File too large", "[1.0, 1.0]"
-    ]  # fmt: skip
+        f"[Errno 27] cannot write {tmp_path / 'checkpoint.pt'}: File too large",
+        "[1.0, 1.0]",
+    ]
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
@@ -125,8 +133,15 @@ def test_only_what_dead_processes_left_is_swept(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     left = f".tilewright-{child.pid}-0123abcd.pt"
-    stay = [f".tilewright-{os.getpid()}-0123abcd.pt", ".checkpoint.pt.backup", ".checkpoint.pt.99999999999999999999",
-            ".tilewright-²-0123abcd.pt", ".tilewright-99999999999999999999-0123abcd.pt", ".tilewright-backup", "a"]  # fmt: skip
+    stay = [
+        f".tilewright-{os.getpid()}-0123abcd.pt",
+        ".checkpoint.pt.backup",
+        ".checkpoint.pt.99999999999999999999",
+        ".tilewright-²-0123abcd.pt",
+        ".tilewright-99999999999999999999-0123abcd.pt",
+        ".tilewright-backup",
+        "a",
+    ]
     for name in (left, *stay):
         (tmp_path / name).touch()
     sweep(tmp_path)

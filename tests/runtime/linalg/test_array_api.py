@@ -202,9 +202,10 @@ def test_dask_arrays_stay_on_the_workers():
     a = regular((), 9)
     chunked = da.from_array(a, chunks=(4, 3))
     for found, wanted in (
-        (linalg.matmul(chunked, chunked, workers=2), a @ a), (linalg.inv(chunked, workers=2), np.linalg.inv(a)),
+        (linalg.matmul(chunked, chunked, workers=2), a @ a),
+        (linalg.inv(chunked, workers=2), np.linalg.inv(a)),
         (linalg.solve(chunked, a, workers=2), np.eye(9)),
-    ):  # fmt: skip
+    ):
         assert isinstance(found, da.Array) and near(found.compute(), wanted, "float64")
 
 
@@ -234,21 +235,26 @@ def test_refusals():
         (lambda: linalg.vecdot(np.ones(3), np.ones(4)), "vectors of 3 and 4 numbers"),
         (lambda: linalg.vecdot(np.ones(3), np.ones(3), axis=0), "axis"),
         (lambda: linalg.tensordot(np.ones((2, 3)), np.ones((2, 3)), axes=1), "other extents"),
-        (lambda: linalg.tensordot(np.ones((2, 3)), np.ones(2), axes=3), "axes=3, but the arrays have 2 and 1 dimensions"),
+        (
+            lambda: linalg.tensordot(np.ones((2, 3)), np.ones(2), axes=3),
+            "axes=3, but the arrays have 2 and 1 dimensions",
+        ),
         (lambda: linalg.diagonal(np.ones(3)), "at least two dimensions"),
         (lambda: linalg.matrix_transpose(np.ones(3)), "at least two dimensions"),
         (lambda: linalg.matrix_norm(np.ones((2, 2)), ord="x"), "ord must be one of"),
         (lambda: linalg.matrix_power(np.ones((2, 3)), 2), "must be square"),
         (lambda: linalg.cross(np.ones(2), np.ones(2)), "an axis of three"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=words):
             call()
 
 
 ENGINES = [
-    "serial", "threads", pytest.param("mpi", marks=pytest.mark.needs("mpi4py")),
+    "serial",
+    "threads",
+    pytest.param("mpi", marks=pytest.mark.needs("mpi4py")),
     pytest.param("dask", marks=pytest.mark.needs("distributed")),
-]  # fmt: skip
+]
 
 
 BITS = {

@@ -96,8 +96,13 @@ def test_a_run_that_stops_goes_on_to_the_same_bits(here, stops, call, out, at):
     loaded = []
     found, run = call(a, resume=True, return_run=True, **options)
     same(found, plain(call, a))
-    loaded = {use.handle.index[1] for task in run.graph if task.op.name == "load" for use in task.uses
-              if use.handle.name == "A"}  # fmt: skip
+    loaded = {
+        use.handle.index[1]
+        for task in run.graph
+        if task.op.name == "load"
+        for use in task.uses
+        if use.handle.name == "A"
+    }
     assert loaded == set(range(at, 8))  # what was finished is not made again
     same(call(a, resume=True, **options | ({"overwrite_out": True} if out else {})), found)
 
@@ -134,8 +139,10 @@ def test_matrices_of_any_shape_go_on(here, stops, shape):
         with pytest.raises(Stopped):
             tw.lu_factor(a, checkpoint=folder, tile_size=NB, out=out)
         stops(None)
-        same(tw.lu_factor(a, checkpoint=folder, tile_size=NB, out=out, resume=True),
-             tw.lu_factor(a, tile_size=NB, update="tile")) if shape[0] == shape[1] else None  # fmt: skip
+        same(
+            tw.lu_factor(a, checkpoint=folder, tile_size=NB, out=out, resume=True),
+            tw.lu_factor(a, tile_size=NB, update="tile"),
+        ) if shape[0] == shape[1] else None
         found = tw.lu_factor(a, checkpoint=folder, tile_size=NB, out=out, resume=True, overwrite_out=out is not None)
         wanted = tw.lu_factor(a, tile_size=NB, update="tile")
         assert np.array_equal(found.lu, wanted.lu) and np.array_equal(found.piv, wanted.piv)
@@ -155,8 +162,10 @@ def test_entries_are_kept_back_for_some_seconds_and_not_lost_where_a_run_stops(h
         tw.tiled_cholesky(a, checkpoint="run", tile_size=NB, every=1000)
     assert len(Path("run/panels.log").read_bytes().splitlines()) == 5
     stops(None)
-    assert np.array_equal(tw.tiled_cholesky(a, checkpoint="run", tile_size=NB, every=1000, resume=True),
-                          tw.tiled_cholesky(a, tile_size=NB))  # fmt: skip
+    assert np.array_equal(
+        tw.tiled_cholesky(a, checkpoint="run", tile_size=NB, every=1000, resume=True),
+        tw.tiled_cholesky(a, tile_size=NB),
+    )
     assert len(Path("run/panels.log").read_bytes().splitlines()) == 8
 
 
@@ -268,8 +277,15 @@ if out is None:
 """
 
 
-@pytest.mark.parametrize(("call", "out", "memory"), [("tiled_cholesky", "L.npy", "4.6MB"), ("lu_factor", "L.npy", "5.6MB"),
-                                                     ("tiled_cholesky", "", ""), ("lu_factor", "", "")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "out", "memory"),
+    [
+        ("tiled_cholesky", "L.npy", "4.6MB"),
+        ("lu_factor", "L.npy", "5.6MB"),
+        ("tiled_cholesky", "", ""),
+        ("lu_factor", "", ""),
+    ],
+)
 def test_kills_at_random_times_lead_to_the_same_bits(here, call, out, memory):
     """A handful here; TILEWRIGHT_KILLS=25 makes a hundred (`make kills`)."""
     rng = random.Random(f"{call} {out} {KILLS}")

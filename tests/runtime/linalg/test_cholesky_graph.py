@@ -76,10 +76,17 @@ def test_networkx_finds_the_same_longest_path(t):
 
 def test_tasks_of_three_tiles_in_program_order():
     assert [task.label for task in cholesky_graph(3)] == [
-        "potrf(0)", "trsm(1,0)", "trsm(2,0)", "syrk(1,0)", "syrk(2,0)", "gemm(2,1,0)",
-        "potrf(1)", "trsm(2,1)", "syrk(2,1)",
+        "potrf(0)",
+        "trsm(1,0)",
+        "trsm(2,0)",
+        "syrk(1,0)",
+        "syrk(2,0)",
+        "gemm(2,1,0)",
+        "potrf(1)",
+        "trsm(2,1)",
+        "syrk(2,1)",
         "potrf(2)",
-    ]  # fmt: skip
+    ]
 
 
 def test_gemm_waits_for_both_panels_and_the_update_before():

@@ -68,9 +68,13 @@ def test_refusals():
         (lambda: tw.inv(chunked(bad), tile_size=NB), ValueError, r"NaN or infinity at \(20, 3\); check_finite=False"),
         (lambda: tw.inv(chunked(a), True), ValueError, "a dask.array cannot be overwritten"),
         (lambda: tw.inv(chunked(singular), tile_size=NB), tw.SingularMatrixError, r"U\[13,13\] is exactly zero"),
-        (lambda: tw.solve(chunked(a), a, assume_a="gen", return_info=True), ValueError, "return_info is for one matrix"),
+        (
+            lambda: tw.solve(chunked(a), a, assume_a="gen", return_info=True),
+            ValueError,
+            "return_info is for one matrix",
+        ),
         (lambda: tw.solve(chunked(a), np.ones(4), assume_a="gen"), ValueError, "b has 4 rows, but the matrix has 23"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(error, match=words):
             call()
     with pytest.warns(RuntimeWarning, match="Diagonal number 14"):

@@ -8,8 +8,7 @@ from matrices import DTYPES, HERMITIAN, eigen_ratios, he_matrix, random_matrix, 
 import tilewright as tw
 
 THRESHOLD = 60
-SIZES = [(n, nb, b) for nb, b in ((3, 3), (4, 2), (8, 4))
-         for n in sorted({0, 1, 2, nb - 1, nb + 1, 2 * nb + 3})]  # fmt: skip
+SIZES = [(n, nb, b) for nb, b in ((3, 3), (4, 2), (8, 4)) for n in sorted({0, 1, 2, nb - 1, nb + 1, 2 * nb + 3})]
 
 
 def orders(a):

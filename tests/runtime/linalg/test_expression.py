@@ -14,9 +14,11 @@ from optional import torch
 import tilewright as tw
 
 ENGINES = [
-    "serial", "threads", pytest.param("mpi", marks=pytest.mark.needs("mpi4py")),
+    "serial",
+    "threads",
+    pytest.param("mpi", marks=pytest.mark.needs("mpi4py")),
     pytest.param("dask", marks=pytest.mark.needs("distributed")),
-]  # fmt: skip
+]
 M, N, NB = 23, 17, 6
 
 
@@ -39,12 +41,29 @@ def test_operators_mean_what_they_mean_in_numpy(dtype):
     a, b, c = random_matrix(M, N, dtype, 1), random_matrix(N, M, dtype, 2), random_matrix(M, M, dtype, 3)
     A, B, C = tiles(a), tiles(b), tiles(c)
     for found, wanted in (
-        (A @ B, a @ b), (A @ B @ C, a @ b @ c), (A.T @ C, a.T @ c), (A.H @ C, a.conj().T @ c),
-        ((A @ B).T, (a @ b).T), ((A @ B).H @ A, (a @ b).conj().T @ a), (A.H.T, a.conj()), (A + B.T, a + b.T),
-        (A - 2 * A, -a), (-A + A.T.T, np.zeros_like(a)), (+A, a), (A / 4, a / 4), (3 * (A @ B) - C * 2 + C.T, 3 * (a @ b) - 2 * c + c.T),
-        (A @ A.H, a @ a.conj().T), (A.H @ A, a.conj().T @ a), (A.T @ A, a.T @ a), (B @ (C - C.H), b @ (c - c.conj().T)),
-        (tw.lazy(A).conj() @ B, a.conj() @ b), (A @ b, a @ b), (a @ B, a @ b), (a + A, 2 * a), (c - A @ B, c - a @ b),
-    ):  # fmt: skip
+        (A @ B, a @ b),
+        (A @ B @ C, a @ b @ c),
+        (A.T @ C, a.T @ c),
+        (A.H @ C, a.conj().T @ c),
+        ((A @ B).T, (a @ b).T),
+        ((A @ B).H @ A, (a @ b).conj().T @ a),
+        (A.H.T, a.conj()),
+        (A + B.T, a + b.T),
+        (A - 2 * A, -a),
+        (-A + A.T.T, np.zeros_like(a)),
+        (+A, a),
+        (A / 4, a / 4),
+        (3 * (A @ B) - C * 2 + C.T, 3 * (a @ b) - 2 * c + c.T),
+        (A @ A.H, a @ a.conj().T),
+        (A.H @ A, a.conj().T @ a),
+        (A.T @ A, a.T @ a),
+        (B @ (C - C.H), b @ (c - c.conj().T)),
+        (tw.lazy(A).conj() @ B, a.conj() @ b),
+        (A @ b, a @ b),
+        (a @ B, a @ b),
+        (a + A, 2 * a),
+        (c - A @ B, c - a @ b),
+    ):
         assert isinstance(found, tw.Expression) and found.shape == wanted.shape and found.dtype == dtype
         value = found.compute()
         assert isinstance(value, tw.TiledMatrix | np.ndarray) and value.dtype == dtype
@@ -169,11 +188,15 @@ def test_changes_in_place_that_cannot_be_are_refused():
     fixed = np.eye(4)
     fixed.flags.writeable = False
     for call, error, words in (
-        (lambda: A.__iadd__(1j * A), TypeError, "a matrix of float64 cannot be changed in place to numbers of complex128"),
+        (
+            lambda: A.__iadd__(1j * A),
+            TypeError,
+            "a matrix of float64 cannot be changed in place to numbers of complex128",
+        ),
         (lambda: A.__iadd__(np.ones((3, 3))), ValueError, r"a sum of matrices of shapes \(4, 4\) and \(3, 3\)"),
         (lambda: tiles(np.eye(4, dtype=int)).__imul__(2), TypeError, "a matrix of int64 cannot be changed"),
         (lambda: tw.TiledMatrix.view(fixed, 2).__imul__(2), ValueError, "is read-only"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(error, match=words):
             call()
 
@@ -255,7 +278,7 @@ def test_refusals():
         (lambda: tw.compute(A.T @ A, tile_size=0), ValueError, "tile_size"),
         (lambda: np.ones(4) @ A @ np.ones(3), ValueError, "the product of two vectors is a number"),
         (lambda: np.asarray(A @ A.T, copy=False), ValueError, "is no array without a computation"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(error, match=words):
             call()
 

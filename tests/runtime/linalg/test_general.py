@@ -51,9 +51,12 @@ class TestAccuracy:
     @pytest.mark.parametrize("precision", [*LOW, "fp64", "auto"])
     @pytest.mark.parametrize(
         ("condition", "kind"),
-        [(1e1, "arithmetic"), *((10.0**k, kind) for k in (4, 8, 12) for kind in ("geometric", "small")),
-         (1e6, "clustered")],
-    )  # fmt: skip
+        [
+            (1e1, "arithmetic"),
+            *((10.0**k, kind) for k in (4, 8, 12) for kind in ("geometric", "small")),
+            (1e6, "clustered"),
+        ],
+    )
     def test_backward_error_is_below_n_u_from_every_precision(self, precision, kind, condition):
         check(conditioned_general(120, condition, kind), random_matrix(120, 2), precision=precision, tile_size=48)
 
@@ -309,9 +312,10 @@ class TestReproducible:
         assert (info.bytes > 0) == (info.messages > 0) == (backend not in ("serial", "threads"))
 
     @pytest.mark.parametrize(
-        "options", [{"backend": "mpi", "workers": 4}, {"backend": "dask", "mode": "tasks", "workers": 2}],
+        "options",
+        [{"backend": "mpi", "workers": 4}, {"backend": "dask", "mode": "tasks", "workers": 2}],
         ids=["four ranks", "tasks"],
-    )  # fmt: skip
+    )
     def test_ranks_in_a_grid_and_tasks_of_dask_too(self, options):
         a, b = conditioned_general(50, 10.0), random_matrix(50, 2)
         how = {"assume_a": "gen", "precision": "fp32", "tile_size": 20}

@@ -40,9 +40,10 @@ class TestOnTensors:
         assert not torch.any(factor.triu(1))
         assert run.flops == pytest.approx(150**3 / 3)
 
-    @pytest.mark.parametrize(("backend", "scheduler", "workers"), [
-        ("threads", "critical-path", 2), ("threads", "lws", 3), ("threads", "random", 4),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("backend", "scheduler", "workers"),
+        [("threads", "critical-path", 2), ("threads", "lws", 3), ("threads", "random", 4)],
+    )
     def test_bits_do_not_depend_on_policy_and_workers(self, precision, backend, scheduler, workers):
         a = tensor(150)
         wanted = device_factor(a, precision, tile_size=40, backend="serial")[0]
@@ -139,12 +140,20 @@ def test_scale_and_shift_without_finish():
     assert torch.linalg.norm(got @ got.mT - h - 0.25 * torch.eye(60)) < 0.01 * torch.linalg.norm(h)
 
 
-@pytest.mark.parametrize(("change", "error", "message"), [
-    (lambda a: {"a": a[:5]}, ValueError, "must be square"), (lambda a: {"a": a.half()}, TypeError, "no Cholesky kernel"),
-    (lambda a: {"a": a.requires_grad_()}, TypeError, "not differentiable"),
-    (lambda a: {"backend": "mpi"}, ValueError, "cannot run on cpu; use serial or threads"),
-    (lambda a: {"precision": PrecisionMap.uniform(2, "bf16"), "tile_size": 3}, ValueError, "2 x 2 tiles, but there are 4 x 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda a: {"a": a[:5]}, ValueError, "must be square"),
+        (lambda a: {"a": a.half()}, TypeError, "no Cholesky kernel"),
+        (lambda a: {"a": a.requires_grad_()}, TypeError, "not differentiable"),
+        (lambda a: {"backend": "mpi"}, ValueError, "cannot run on cpu; use serial or threads"),
+        (
+            lambda a: {"precision": PrecisionMap.uniform(2, "bf16"), "tile_size": 3},
+            ValueError,
+            "2 x 2 tiles, but there are 4 x 4",
+        ),
+    ],
+)
 def test_bad_arguments(change, error, message):
     a = tensor(10)
     with pytest.raises(error, match=message):
@@ -188,12 +197,7 @@ def test_batches_are_the_tasks_of_a_column(precision):
         assert counts == {"copy": nt, "panel": nt, "update": 15, "tril": nt}
     else:
         convert = "csplit" if precision == "bf16x3" else "cconvert"
-        assert (counts["diagonals"], counts[convert], counts["cscaled"], counts["cunscaled"]) == (
-            1,
-            5,
-            6,
-            6,
-        )
+        assert (counts["diagonals"], counts[convert], counts["cscaled"], counts["cunscaled"]) == (1, 5, 6, 6)
     update = next(task for task in graph if task.op.name == "update")
     assert [str(use.handle) for use in update.uses] == [
         f"A{':' * bool(forms)}{forms[0][0] if forms else ''}[0]",
@@ -421,10 +425,14 @@ def test_autocast_on_tensors_rounds_products_and_widening_does_not():
     assert (found["autocast"] == 2.0**-10 - 272).all()
 
 
-@pytest.mark.parametrize(("precision", "route", "message"), [
-    ("bf16x3", "autocast", "three of them do not add up to FP32"), ("bf16", "cblas", "is none of torch's on torch"),
-    ("fp32", "widen", "is for products with 16-bit operands"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("precision", "route", "message"),
+    [
+        ("bf16x3", "autocast", "three of them do not add up to FP32"),
+        ("bf16", "cblas", "is none of torch's on torch"),
+        ("fp32", "widen", "is for products with 16-bit operands"),
+    ],
+)
 def test_a_route_that_a_device_lacks_is_refused(precision, route, message):
     with pytest.raises(ValueError, match=message):
         device_factor(tensor(40), precision, tile_size=20, route=route)

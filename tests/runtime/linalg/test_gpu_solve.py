@@ -19,8 +19,17 @@ U = 2.0**-53
 
 def solve(a, b, precision="bf16", refine="auto", fallback=True, lower=True, check_symmetric=False, tile_size=24):
     problem = DeviceProblem(
-        torch.as_tensor(a), torch.as_tensor(b), precision, refine, fallback, True, check_symmetric, lower, tile_size, Runner()
-    )  # fmt: skip
+        torch.as_tensor(a),
+        torch.as_tensor(b),
+        precision,
+        refine,
+        fallback,
+        True,
+        check_symmetric,
+        lower,
+        tile_size,
+        Runner(),
+    )
     return problem.solve(), problem.finish(0.0)
 
 

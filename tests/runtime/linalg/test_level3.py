@@ -13,9 +13,11 @@ from optional import torch
 import tilewright as tw
 
 ENGINES = [
-    "serial", "threads", pytest.param("mpi", marks=pytest.mark.needs("mpi4py")),
+    "serial",
+    "threads",
+    pytest.param("mpi", marks=pytest.mark.needs("mpi4py")),
     pytest.param("dask", marks=pytest.mark.needs("distributed")),
-]  # fmt: skip
+]
 SIZES = [(0, 3, 2, 4), (1, 1, 1, 3), (7, 5, 9, 3), (8, 8, 8, 4), (5, 7, 0, 3), (9, 2, 4, 20)]  # m, n, k, nb
 
 
@@ -150,7 +152,7 @@ CALLS = {
     "trsm": lambda **how: tw.trsm(SQUARE, C, side="R", diag="U", **how),
     "lauum": lambda **how: tw.lauum(SQUARE, **how),
     "potri": lambda **how: tw.potri(SQUARE, **how),
-}  # fmt: skip
+}
 A, B, C = (random_matrix(22, 22, "complex64", seed) for seed in range(3))
 SQUARE = (A / 8 + 2 * np.eye(22)).astype("complex64")
 
@@ -167,9 +169,11 @@ def test_bits_are_those_of_every_engine(name, backend):
 @pytest.mark.parametrize("name", ["gemm", "trsm", "syrk"])
 def test_dask_arrays_stay_on_the_workers(name):
     chunked = [da.from_array(x, chunks=(10, 7)) for x in (A.real.copy(), B.real.copy(), SQUARE.real.copy())]
-    call = {"gemm": lambda a, b, t, **how: tw.gemm(a, b, trans_b="T", **how),
-            "trsm": lambda a, b, t, **how: tw.trsm(t, b, **how),
-            "syrk": lambda a, b, t, **how: tw.syrk(a, b, beta=2, **how)}[name]  # fmt: skip
+    call = {
+        "gemm": lambda a, b, t, **how: tw.gemm(a, b, trans_b="T", **how),
+        "trsm": lambda a, b, t, **how: tw.trsm(t, b, **how),
+        "syrk": lambda a, b, t, **how: tw.syrk(a, b, beta=2, **how),
+    }[name]
     wanted = call(A.real.copy(), B.real.copy(), SQUARE.real.copy(), tile_size=6)
     found = call(*chunked, tile_size=6, workers=2)
     assert isinstance(found, da.Array) and np.array_equal(found.compute(), wanted)
@@ -210,8 +214,11 @@ def test_refusals():
         (lambda: tw.gemm(a, b, trans_a="T", beta=1), ValueError, "beta is for a matrix c, and there is none"),
         (lambda: tw.gemm(a, b, np.ones((2, 2)), trans_a="T"), ValueError, r"the matrix c must be 3 x 5, not of shape"),
         (lambda: tw.gemm(a, b, trans_a="T", alpha="2"), TypeError, "alpha must be a number, not '2'"),
-        (lambda: tw.gemm(a, a, np.ones((3, 3), "float32"), trans_a="T", alpha=1j, overwrite_c=True), TypeError,
-         "overwrite_c=True, but the matrix c of float32 cannot hold numbers of complex128"),
+        (
+            lambda: tw.gemm(a, a, np.ones((3, 3), "float32"), trans_a="T", alpha=1j, overwrite_c=True),
+            TypeError,
+            "overwrite_c=True, but the matrix c of float32 cannot hold numbers of complex128",
+        ),
         (lambda: tw.herk(a, alpha=1j), TypeError, "alpha of a Hermitian matrix must be real, not 1j"),
         (lambda: tw.syrk(a, trans="C"), ValueError, "trans must be one of 'N', 'T', not 'C'"),
         (lambda: tw.trsm(a, b), ValueError, r"the matrix a must be square, not of shape \(4, 3\)"),
@@ -219,7 +226,7 @@ def test_refusals():
         (lambda: tw.trmm(np.eye(4), b, side="R"), ValueError, "b has 5 columns, but the matrix a is of order 4"),
         (lambda: tw.gemm(None, b), TypeError, "the matrix a is None"),
         (lambda: tw.gemm(a.astype("float16"), b, trans_a="T"), TypeError, "float16"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(error, match=words):
             call()
 

@@ -39,8 +39,9 @@ def test_all_of_a_small_matrix_to_working_precision():
 
 def test_power_iterations_make_slowly_falling_values_better():
     a, values = decaying(60, 60, rate=0.95)
-    errors = [np.abs(tw.svd_lowrank(a, 5, tile_size=16, oversample=5, power_iters=p)[1] - values[:5]).max()
-              for p in (0, 1, 3)]  # fmt: skip
+    errors = [
+        np.abs(tw.svd_lowrank(a, 5, tile_size=16, oversample=5, power_iters=p)[1] - values[:5]).max() for p in (0, 1, 3)
+    ]
     assert errors[0] > errors[1] > errors[2]
 
 
@@ -78,8 +79,11 @@ def test_engines_and_workers_make_the_same_bits(backend, workers):
 
 def test_seeds_make_the_same_vectors_for_every_tile_size_and_order():
     a = random_matrix(30, 22)
-    found = [tw.svd_lowrank(b, 4, tile_size=nb, seed=3, power_iters=0, oversample=0)[1]
-             for b in (a, np.asfortranarray(a)) for nb in (5, 8, 30)]  # fmt: skip
+    found = [
+        tw.svd_lowrank(b, 4, tile_size=nb, seed=3, power_iters=0, oversample=0)[1]
+        for b in (a, np.asfortranarray(a))
+        for nb in (5, 8, 30)
+    ]
     assert all(np.allclose(one, found[0], rtol=1e-12, atol=0) for one in found)
     assert np.array_equal(found[0], found[3])  # the order in memory does not matter for bits
     other = tw.svd_lowrank(a, 4, tile_size=5, seed=4, power_iters=0, oversample=0)[1]

@@ -84,8 +84,9 @@ class TestFactor:
         assert np.allclose(factor.L @ factor.U, A[:, :15][factor.perm])
         assert len(factor) == 2 and factor[0] is factor.lu and factor[1] is factor.piv and factor.shape == (23, 15)
         assert repr(factor) == "LUFactor(23 x 15, float64, info=0)"
-        assert np.isclose(factor.norms, [np.abs(A[:, :15]).max(), np.linalg.norm(A[:, :15], 1),
-                                         np.linalg.norm(A[:, :15], np.inf)]).all()  # fmt: skip
+        assert np.isclose(
+            factor.norms, [np.abs(A[:, :15]).max(), np.linalg.norm(A[:, :15], 1), np.linalg.norm(A[:, :15], np.inf)]
+        ).all()
         assert {"getrf", "gauge"} <= {task.op.name for task in factor.run.graph}
 
     def test_norms_are_not_known_of_a_matrix_that_was_overwritten_unseen(self):
@@ -228,8 +229,13 @@ class TestSolve:
         assert tw.solve(A.astype("f"), B.astype("f"), assume_a="gen", precision="fp64").dtype == np.float64
 
 
-ENGINES = [("serial", None, "tile"), *(("threads", w, u) for w in (1, 2, 4) for u in ("tile", "column")),
-           ("mpi", 2, "tile"), ("mpi", 4, "tile"), ("dask", 2, "tile")]  # fmt: skip
+ENGINES = [
+    ("serial", None, "tile"),
+    *(("threads", w, u) for w in (1, 2, 4) for u in ("tile", "column")),
+    ("mpi", 2, "tile"),
+    ("mpi", 4, "tile"),
+    ("dask", 2, "tile"),
+]
 
 
 class TestEngines:
@@ -258,8 +264,10 @@ class TestEngines:
             found = tw.lu_factor(a, backend=backend, workers=workers, **how)
             assert np.array_equal(found.lu, wanted.lu) and np.array_equal(found.piv, wanted.piv), pivoting
         assert np.array_equal(found.solve(b), wanted.solve(b)) and np.array_equal(found.inv(), wanted.inv())
-        solved = [tw.solve(a, b, assume_a="gen", pivoting="butterfly", tile_size=5, backend=engine, workers=count)
-                  for engine, count in (("serial", None), (backend, workers))]  # fmt: skip
+        solved = [
+            tw.solve(a, b, assume_a="gen", pivoting="butterfly", tile_size=5, backend=engine, workers=count)
+            for engine, count in (("serial", None), (backend, workers))
+        ]
         assert np.array_equal(*solved)
 
     @pytest.mark.needs("mpi4py")

@@ -21,7 +21,7 @@ from matrices import (
     solve_ratio,
     wilkinson,
     wright,
-)  # fmt: skip
+)
 
 import tilewright as tw
 
@@ -137,8 +137,13 @@ class TestNastyCases:
         a[:, 3] = 0
         factor = tw.lu_factor(a, tile_size=4)
         assert factor.info == 4 and lu_ratio(a, *factor) < THRESHOLD
-        for call in (factor.inv, lambda: factor.solve(np.ones(6)), lambda: tw.lu_solve(tuple(factor), np.ones(6)),
-                     lambda: tw.inv(a, tile_size=4), lambda: tw.solve(a, np.ones(6), assume_a="gen", tile_size=4)):  # fmt: skip
+        for call in (
+            factor.inv,
+            lambda: factor.solve(np.ones(6)),
+            lambda: tw.lu_solve(tuple(factor), np.ones(6)),
+            lambda: tw.inv(a, tile_size=4),
+            lambda: tw.solve(a, np.ones(6), assume_a="gen", tile_size=4),
+        ):
             with pytest.raises(tw.SingularMatrixError, match=r"U\[3,3\] is exactly zero") as error:
                 call()
             assert error.value.index == 3 and isinstance(error.value, np.linalg.LinAlgError)

@@ -14,10 +14,14 @@ from tilewright.linalg.lu_graph import bottom_level, lu_graph, task_count
 
 SHAPES = [(m, n) for m in range(6) for n in range(6)] + [(8, 8), (12, 5), (5, 12)]
 KINDS = [
-    *((pivoting, update, panel) for pivoting in ("partial", "threshold") for update in ("tile", "column")
-      for panel in ("single", "recursive")),
+    *(
+        (pivoting, update, panel)
+        for pivoting in ("partial", "threshold")
+        for update in ("tile", "column")
+        for panel in ("single", "recursive")
+    ),
     ("none", "tile", "single"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("nt", "tasks"), [(1, 1), (2, 4), (4, 24), (8, 176), (16, 1376)])
@@ -121,9 +125,20 @@ def test_levels_are_those_of_the_docstring():
 def test_labels_name_panel_column_and_tile():
     labels = [task.label for task in lu_graph(3, 3)]
     assert labels == [
-        "getrf(0)", "swptrsm(0,1)", "gemmn(1,1,0)", "gemmn(2,1,0)", "swptrsm(0,2)", "gemmn(1,2,0)", "gemmn(2,2,0)",
-        "getrf(1)", "swptrsm(1,2)", "gemmn(2,2,1)", "getrf(2)", "swap(0)", "swap(1)",
-    ]  # fmt: skip
+        "getrf(0)",
+        "swptrsm(0,1)",
+        "gemmn(1,1,0)",
+        "gemmn(2,1,0)",
+        "swptrsm(0,2)",
+        "gemmn(1,2,0)",
+        "gemmn(2,2,0)",
+        "getrf(1)",
+        "swptrsm(1,2)",
+        "gemmn(2,2,1)",
+        "getrf(2)",
+        "swap(0)",
+        "swap(1)",
+    ]
     assert [task.label for task in lu_graph(2, 2, update="column")] == [
         "getrf(0)",
         "swpgemm(0,1)",
@@ -247,9 +262,7 @@ def sent(g, P, Q):
 def test_messages_without_pivoting(P, Q, nt):
     """The diagonal tile goes along its row and column of ranks, a tile of L along its row, of U along its column."""
     rest = [nt - 1 - k for k in range(nt)]
-    assert sent(lu_graph(nt, nt, "none"), P, Q) == {
-        "A": sum((r + 1) * (min(P - 1, r) + min(Q - 1, r)) for r in rest),
-    }
+    assert sent(lu_graph(nt, nt, "none"), P, Q) == {"A": sum((r + 1) * (min(P - 1, r) + min(Q - 1, r)) for r in rest)}
 
 
 @pytest.mark.parametrize(("P", "Q", "nt"), GRIDS)

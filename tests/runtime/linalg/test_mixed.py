@@ -41,9 +41,10 @@ class TestEveryPrecision:
         assert factor.L.strides[1] == factor.L.itemsize
         assert factor.L.dtype == (np.float64 if precision == "fp64" else np.float32)
 
-    @pytest.mark.parametrize(("backend", "scheduler", "workers"), [
-        ("threads", "critical-path", 2), ("threads", "lws", 3), ("threads", "random", 4), ("mpi", "critical-path", 2),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("backend", "scheduler", "workers"),
+        [("threads", "critical-path", 2), ("threads", "lws", 3), ("threads", "random", 4), ("mpi", "critical-path", 2)],
+    )
     def test_bits_do_not_depend_on_engine_policy_and_workers(self, precision, backend, scheduler, workers):
         a = spd_matrix(150)
         wanted = mixed_factor(a, precision, tile_size=40, backend="serial")

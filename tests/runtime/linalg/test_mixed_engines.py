@@ -86,8 +86,9 @@ def test_dask_array_that_cannot_be_factored_is_refused_like_an_array():
             tw.tiled_cholesky(da.from_array(A, chunks=65), precision="bf16", tile_size=0)
 
 
-@pytest.mark.parametrize("engine", [ENGINES["resident"], ENGINES["tasks"] | {"overheads": (0.0, 0.0, 0.0)}],
-                         ids=["resident", "tasks"])  # fmt: skip
+@pytest.mark.parametrize(
+    "engine", [ENGINES["resident"], ENGINES["tasks"] | {"overheads": (0.0, 0.0, 0.0)}], ids=["resident", "tasks"]
+)
 def test_panels_travel_between_dask_workers_in_half_the_bytes(engine):
     """With overheads of nothing no two tasks become one, so that each message is one tile."""
     runs = {name: factor(name, workers=2, grid=(2, 1), **engine)[1] for name in ("fp32", "bf16")}
@@ -151,11 +152,15 @@ def test_messages_of_two_forms_by_hand():
     assert sent == [
         "A[0,0]",  # for trsm of rows 1 and 3
         "A[1,0]",  # for A_21, and rounded there for A_41
-        "A[2,0]", "A:bfloat16[3,0]",  # for A_32; for A_43
-        "A[1,1]", "A[2,1]", "A:bfloat16[3,1]",
-        "A[2,2]", "A:bfloat16[3,2]",
+        "A[2,0]",
+        "A:bfloat16[3,0]",  # for A_32; for A_43
+        "A[1,1]",
+        "A[2,1]",
+        "A:bfloat16[3,1]",
+        "A[2,2]",
+        "A:bfloat16[3,2]",
         "A[3,3]",
-    ]  # fmt: skip
+    ]
 
 
 # ------------------------------------------------------------------ autocast

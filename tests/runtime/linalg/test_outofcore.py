@@ -55,8 +55,9 @@ class TestCholesky:
         np.save("a.npy", a if lower else np.asfortranarray(a))
         before = (here / "a.npy").read_bytes()
         cap = quarter(cholesky_plan, N, NB, a.itemsize)
-        L, run = tw.tiled_cholesky("a.npy", out="L.npy", memory=cap, lower=lower, tile_size=NB, workers=2,
-                                   return_run=True)  # fmt: skip
+        L, run = tw.tiled_cholesky(
+            "a.npy", out="L.npy", memory=cap, lower=lower, tile_size=NB, workers=2, return_run=True
+        )
         wanted = tw.tiled_cholesky(a, lower=lower, tile_size=NB)
         assert isinstance(L, np.memmap) and not L.flags.writeable and L.dtype == dtype
         assert np.array_equal(L, wanted) and np.array_equal(np.load("L.npy"), wanted)
@@ -74,8 +75,10 @@ class TestCholesky:
         L = tw.tiled_cholesky("a.npy", out="L.npy", memory=cap, tile_size=NB, workers=2)
         assert np.array_equal(L, tw.tiled_cholesky(a, tile_size=NB))
 
-    @pytest.mark.parametrize(("backend", "scheduler"), [("serial", "eager"), ("threads", "eager"), ("threads", "lws"),
-                                                        ("threads", "heft"), ("threads", "ws")])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("backend", "scheduler"),
+        [("serial", "eager"), ("threads", "eager"), ("threads", "lws"), ("threads", "heft"), ("threads", "ws")],
+    )
     def test_engines_and_policies(self, here, backend, scheduler):
         a = spd()
         cap = quarter(cholesky_plan, N, NB, 8, workers=3)
@@ -149,10 +152,16 @@ class TestSources:
         tiles = tw.TiledMatrix.view(a, NB)
         np.asfortranarray(a).T.tofile("raw")
         mapped = np.memmap("raw", "float64", "r", shape=(N, N), order="F")
-        for source in (a, a[::-1, ::-1][::-1, ::-1], np.load("a.npy", mmap_mode="r"), mapped,
-                       tw.TileFunction(lambda i, j: tiles[i, j], (N, N), NB)):  # fmt: skip
-            L = tw.tiled_cholesky(source, out="L.npy", overwrite_out=True, tile_size=NB,
-                                  memory=quarter(cholesky_plan, N, NB, 8))  # fmt: skip
+        for source in (
+            a,
+            a[::-1, ::-1][::-1, ::-1],
+            np.load("a.npy", mmap_mode="r"),
+            mapped,
+            tw.TileFunction(lambda i, j: tiles[i, j], (N, N), NB),
+        ):
+            L = tw.tiled_cholesky(
+                source, out="L.npy", overwrite_out=True, tile_size=NB, memory=quarter(cholesky_plan, N, NB, 8)
+            )
             assert np.array_equal(L, wanted)
 
     def test_a_memory_map_to_fill(self, here):
@@ -160,14 +169,27 @@ class TestSources:
         L = tw.tiled_cholesky(spd(), out=out, tile_size=NB)
         assert L is out and np.array_equal(np.load("L.npy"), tw.tiled_cholesky(spd(), tile_size=NB))
 
-    @pytest.mark.parametrize(("content", "message"), [
-        (b"", "is no .npy file"), (b"nonsense", "is no .npy file"), ("cut", "is cut off"), ("vector", "must be 2-D"),
-        ("integers", "has dtype int64"), ("big", "has dtype >f8"), ("missing", "cannot read a.npy: No such file"),
-        ("oblong", "must be square"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "is no .npy file"),
+            (b"nonsense", "is no .npy file"),
+            ("cut", "is cut off"),
+            ("vector", "must be 2-D"),
+            ("integers", "has dtype int64"),
+            ("big", "has dtype >f8"),
+            ("missing", "cannot read a.npy: No such file"),
+            ("oblong", "must be square"),
+        ],
+    )
     def test_what_is_no_matrix_is_refused_in_a_sentence_and_nothing_is_left(self, here, content, message):
-        arrays = {"vector": np.zeros(4), "integers": np.eye(4, dtype=int), "big": np.eye(4, dtype=">f8"),
-                  "oblong": np.zeros((3, 4)), "cut": np.eye(8)}  # fmt: skip
+        arrays = {
+            "vector": np.zeros(4),
+            "integers": np.eye(4, dtype=int),
+            "big": np.eye(4, dtype=">f8"),
+            "oblong": np.zeros((3, 4)),
+            "cut": np.eye(8),
+        }
         if isinstance(content, bytes):
             (here / "a.npy").write_bytes(content)
         elif content in arrays:
@@ -180,9 +202,11 @@ class TestSources:
         assert left(here) == before
 
     def test_a_function_that_makes_other_tiles_is_told(self, here):
-        for make, message in ((lambda i, j: np.zeros((2, 3)), r"made tile \(0, 0\) of shape \(2, 3\)"),
-                              (lambda i, j: np.zeros((4, 4), complex), "of complex128, not float64"),
-                              (lambda i, j: 1 / 0, "division by zero")):  # fmt: skip
+        for make, message in (
+            (lambda i, j: np.zeros((2, 3)), r"made tile \(0, 0\) of shape \(2, 3\)"),
+            (lambda i, j: np.zeros((4, 4), complex), "of complex128, not float64"),
+            (lambda i, j: 1 / 0, "division by zero"),
+        ):
             with pytest.raises((ValueError, TypeError, ZeroDivisionError), match=message):
                 tw.tiled_cholesky(tw.TileFunction(make, (8, 8), 4), out="L.npy")
         assert left(here) == []
@@ -207,8 +231,10 @@ class TestSources:
 class TestRefusals:
     def test_too_little_memory_says_the_least_that_would_do_and_that_does(self, here):
         np.save("a.npy", spd())
-        for call, name in ((tw.tiled_cholesky, "a Cholesky factorisation of order 230"),
-                           (tw.lu_factor, "an LU factorisation of 230 x 230")):  # fmt: skip
+        for call, name in (
+            (tw.tiled_cholesky, "a Cholesky factorisation of order 230"),
+            (tw.lu_factor, "an LU factorisation of 230 x 230"),
+        ):
             with pytest.raises(MemoryError, match=f"memory=100 KiB is too little for {name} in tiles of 32") as error:
                 call("a.npy", out="L.npy", memory=100 * 1024, tile_size=NB)
             assert left(here) == ["a.npy"]
@@ -253,14 +279,21 @@ class TestRefusals:
         tw.tiled_cholesky(tw.TileFunction(make, (N, N), NB), out="L.npy")
         assert seen and np.array_equal(np.load("L.npy"), tw.tiled_cholesky(spd(), tile_size=NB))
 
-    @pytest.mark.parametrize(("how", "message"), [
-        ({"backend": "mpi"}, "backend is serial or threads, not 'mpi'"),
-        ({"precision": "bf16"}, "has no precision='bf16'"), ({"overwrite_a": True}, "has no overwrite_a=True"),
-        ({"out": "L.txt"}, r"out must end in \.npy"), ({"out": 3}, "out must be a path"),
-        ({"out": np.zeros((2, 2))}, "out has 2 x 2 numbers"), ({"memory": "much"}, "memory must be a number of bytes"),
-        ({"out": "no/L.npy"}, "cannot write no/L.npy: No such file"), ({"resume": True}, "resume= needs checkpoint="),
-        ({"out": "L.h5:/x/y.npy", "overwrite_out": 3}, "overwrite_out must be True or False"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("how", "message"),
+        [
+            ({"backend": "mpi"}, "backend is serial or threads, not 'mpi'"),
+            ({"precision": "bf16"}, "has no precision='bf16'"),
+            ({"overwrite_a": True}, "has no overwrite_a=True"),
+            ({"out": "L.txt"}, r"out must end in \.npy"),
+            ({"out": 3}, "out must be a path"),
+            ({"out": np.zeros((2, 2))}, "out has 2 x 2 numbers"),
+            ({"memory": "much"}, "memory must be a number of bytes"),
+            ({"out": "no/L.npy"}, "cannot write no/L.npy: No such file"),
+            ({"resume": True}, "resume= needs checkpoint="),
+            ({"out": "L.h5:/x/y.npy", "overwrite_out": 3}, "overwrite_out must be True or False"),
+        ],
+    )
     def test_what_cannot_be_done_is_refused_before_work(self, here, how, message):
         with pytest.raises((ValueError, TypeError, OSError), match=message):
             tw.tiled_cholesky(spd(8), **{"out": "L.npy", "tile_size": 4} | how)
@@ -296,8 +329,9 @@ def test_zarr_arrays_in_and_out(here):
     for source in ("a.zarr", stored):
         L = tw.tiled_cholesky(source, out="L.zarr", memory=cap, tile_size=NB, overwrite_out=True)
         assert isinstance(L, zarr.Array) and L.chunks == (NB, NB) and np.array_equal(L[:], wanted)
-    assert np.array_equal(tw.lu_factor("a.zarr", out="F.zarr", tile_size=NB).lu[:],
-                          tw.lu_factor(a, tile_size=NB, update="tile").lu)  # fmt: skip
+    assert np.array_equal(
+        tw.lu_factor("a.zarr", out="F.zarr", tile_size=NB).lu[:], tw.lu_factor(a, tile_size=NB, update="tile").lu
+    )
     (here / "b.zarr").mkdir()
     with pytest.raises(ValueError, match="no zarr array"):
         tw.tiled_cholesky("b.zarr", out="M.zarr")
@@ -358,8 +392,12 @@ class TestSolve:
             tw.solve("a.npy", np.ones(3), assume_a="gen", tile_size=2)
         with pytest.raises(tw.NotPositiveDefiniteError):
             tw.solve("a.npy", np.ones(3), tile_size=2)
-        for how, message in (({"precision": "bf16"}, "auto or fp64"), ({"memory": 100}, "memory=100 bytes is too"),
-                             ({"backend": "mpi"}, "on a disk is for backend"), ({"b": np.ones(2)}, "b has 2 rows")):  # fmt: skip
+        for how, message in (
+            ({"precision": "bf16"}, "auto or fp64"),
+            ({"memory": 100}, "memory=100 bytes is too"),
+            ({"backend": "mpi"}, "on a disk is for backend"),
+            ({"b": np.ones(2)}, "b has 2 rows"),
+        ):
             with pytest.raises((ValueError, MemoryError), match=message):
                 tw.solve("a.npy", **{"b": np.ones(3)} | how)
         with pytest.raises(ValueError, match="memory= is for a matrix a on a disk"):
@@ -400,8 +438,9 @@ print(peak.bytes(), cap)
     [("cholesky", 1000), ("lu", 1500), ("lu", 2000), ("cholesky", 2000), ("solve", 1000), ("solve", 2000)],
 )
 def test_a_process_grows_by_no_more_than_a_quarter_of_the_matrix(here, routine, n):
-    done = subprocess.run([sys.executable, "-c", RSS, routine, str(n), "200"], capture_output=True, text=True,
-                          timeout=100, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", RSS, routine, str(n), "200"], capture_output=True, text=True, timeout=100, check=False
+    )
     assert done.returncode == 0, done.stderr
     grown, cap = map(int, done.stdout.split())
     assert grown <= cap, f"{grown / cap:.2f} of the cap"

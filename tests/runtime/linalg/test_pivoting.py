@@ -50,15 +50,19 @@ class TestThreshold:
     def test_fewer_rows_move_between_tiles(self):
         a, nb = random_matrix(60, 60), 10
         ends = np.arange(60) // nb * nb + nb
-        far = [np.count_nonzero(tw.lu_factor(a, tile_size=nb, **how).piv >= ends) for how in
-               ({}, {"pivoting": "threshold", "threshold": 0.5}, {"pivoting": "threshold", "threshold": 0.1})]  # fmt: skip
+        far = [
+            np.count_nonzero(tw.lu_factor(a, tile_size=nb, **how).piv >= ends)
+            for how in ({}, {"pivoting": "threshold", "threshold": 0.5}, {"pivoting": "threshold", "threshold": 0.1})
+        ]
         assert far[0] > 2 * far[1] > 4 * far[2]
 
     @pytest.mark.parametrize("update", ["tile", "column"])
     def test_one_is_partial_pivoting_to_the_bit(self, update):
         a = random_matrix(30, 30)
-        one, other = (tw.lu_factor(a, tile_size=8, update=update, **how) for how in
-                      ({}, {"pivoting": "threshold", "threshold": 1}))  # fmt: skip
+        one, other = (
+            tw.lu_factor(a, tile_size=8, update=update, **how)
+            for how in ({}, {"pivoting": "threshold", "threshold": 1})
+        )
         assert np.array_equal(one.lu, other.lu) and np.array_equal(one.piv, other.piv)
 
     @pytest.mark.parametrize("nb", [1, 3, 8])

@@ -23,8 +23,11 @@ def ratios(a, u, p, side):
     product = u @ p if side == "right" else p @ u
     gram = u.conj().T @ u if a.shape[0] >= a.shape[1] else u @ u.conj().T
     residual = norm1(a - product)
-    return (residual / (n * norm1(a) * unit) if residual else 0.0, norm1(gram - np.eye(len(gram))) / (n * unit),
-            norm1(p - p.conj().T))  # fmt: skip
+    return (
+        residual / (n * norm1(a) * unit) if residual else 0.0,
+        norm1(gram - np.eye(len(gram))) / (n * unit),
+        norm1(p - p.conj().T),
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -48,9 +48,11 @@ class TestConventions:
 
     def test_what_is_wrong_is_named(self):
         for how, message in (
-            ({"mode": "reduced"}, "unknown mode 'reduced'"), ({"tree": "bush"}, "unknown tree 'bush'"),
-            ({"mode": "raw", "tree": "flat"}, "only tree='panel' makes"), ({"mode": "raw", "positive": True}, "own signs"),
-        ):  # fmt: skip
+            ({"mode": "reduced"}, "unknown mode 'reduced'"),
+            ({"tree": "bush"}, "unknown tree 'bush'"),
+            ({"mode": "raw", "tree": "flat"}, "only tree='panel' makes"),
+            ({"mode": "raw", "positive": True}, "own signs"),
+        ):
             with pytest.raises(ValueError, match=message):
                 tw.qr(A, **how)
         with pytest.raises(ValueError, match="must be 2-D"):
@@ -170,11 +172,18 @@ class TestInput:
 class TestEngines:
     """One plan, one result, to the bit."""
 
-    @pytest.mark.parametrize(("backend", "workers", "tree"), [
-        *(("threads", workers, tree) for workers in (1, 4) for tree in ("panel", "flat", "greedy", DOMAINS)),
-        ("mpi", 2, "panel"), ("mpi", 2, DOMAINS), ("mpi", 4, "flat"), ("mpi", 4, "greedy"), ("dask", 2, "greedy"),
-        ("dask", 2, DOMAINS),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("backend", "workers", "tree"),
+        [
+            *(("threads", workers, tree) for workers in (1, 4) for tree in ("panel", "flat", "greedy", DOMAINS)),
+            ("mpi", 2, "panel"),
+            ("mpi", 2, DOMAINS),
+            ("mpi", 4, "flat"),
+            ("mpi", 4, "greedy"),
+            ("dask", 2, "greedy"),
+            ("dask", 2, DOMAINS),
+        ],
+    )
     def test_engines_and_workers(self, backend, workers, tree):
         how = {"tree": tree, "tile_size": 6}
         if tree == DOMAINS and backend in ("mpi", "dask"):
@@ -197,8 +206,11 @@ class TestEngines:
         q, r, run = tw.qr(a, mode="economic", backend="mpi", workers=2, return_run=True, positive=True)
         wanted = tw.qr(a, mode="economic", positive=True)
         assert np.allclose(q, wanted[0], atol=1e-13) and np.allclose(r, wanted[1], atol=1e-12)
-        crossing = [task for task in run.graph if task.op.name == "ttqrt" and (task.uses[0].handle.index[0] % 2)
-                    != (task.uses[1].handle.index[0] % 2)]  # fmt: skip
+        crossing = [
+            task
+            for task in run.graph
+            if task.op.name == "ttqrt" and (task.uses[0].handle.index[0] % 2) != (task.uses[1].handle.index[0] % 2)
+        ]
         assert len(crossing) == 1 and 0 < run.messages < 12
 
     @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -42,9 +42,13 @@ def test_lapack_ratio(dtype, m, n, nb):
 
 
 @given(
-    st.integers(0, 24), st.integers(0, 24), st.integers(1, 9), st.sampled_from(DTYPES), st.sampled_from(TREES),
+    st.integers(0, 24),
+    st.integers(0, 24),
+    st.integers(1, 9),
+    st.sampled_from(DTYPES),
+    st.sampled_from(TREES),
     st.integers(1, 3),
-)  # fmt: skip
+)
 def test_any_shape_tile_size_and_tree(m, n, nb, dtype, tree, k):
     a, c = random_matrix(m, n, dtype), random_matrix(m, k, dtype, seed=1)
     factor = tw.qr_factor(a, tile_size=nb, tree=tree, workers=1)
@@ -143,8 +147,11 @@ class TestLeastSquares:
     def test_what_scipy_returns(self, dtype, m, n, driver):
         a = random_matrix(m, n, dtype)
         for b in (random_matrix(m, 1, dtype, seed=1)[:, 0], random_matrix(m, 3, dtype, seed=1)):
-            same(tw.lstsq(a, b, tile_size=4, tree=TREES[(m + n) % len(TREES)], lapack_driver=driver),
-                 scipy.linalg.lstsq(a, b, lapack_driver=driver), dtype)  # fmt: skip
+            same(
+                tw.lstsq(a, b, tile_size=4, tree=TREES[(m + n) % len(TREES)], lapack_driver=driver),
+                scipy.linalg.lstsq(a, b, lapack_driver=driver),
+                dtype,
+            )
 
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize(("m", "n"), [(30, 12), (12, 30), (12, 12)])

@@ -36,13 +36,29 @@ def test_critical_paths_of_one_column(p, tree):
     assert qr_graph(p, 1, tree).critical_path().length == 4 + 2 * math.ceil(math.log2(p))
 
 
-@pytest.mark.parametrize(("tree", "p", "q", "length"), [
-    ("flat", 16, 4, 232), ("flat", 40, 4, 520), ("flat-tt", 16, 4, 138), ("flat-tt", 16, 16, 328),
-    ("binary", 16, 4, 114), ("binary", 40, 4, 154), ("binary", 20, 20, 608),
-    ("greedy", 16, 4, 86), ("greedy", 40, 4, 104), ("greedy", 40, 8, 192), ("greedy", 16, 16, 310),
-    ("greedy", 20, 20, 398), (DOMAINS, 16, 4, 128), (DOMAINS, 40, 4, 168), (DOMAINS, 16, 16, 446),
-    (FIXED, 16, 4, 192), (FIXED, 40, 4, 222), (FIXED, 16, 16, 722),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tree", "p", "q", "length"),
+    [
+        ("flat", 16, 4, 232),
+        ("flat", 40, 4, 520),
+        ("flat-tt", 16, 4, 138),
+        ("flat-tt", 16, 16, 328),
+        ("binary", 16, 4, 114),
+        ("binary", 40, 4, 154),
+        ("binary", 20, 20, 608),
+        ("greedy", 16, 4, 86),
+        ("greedy", 40, 4, 104),
+        ("greedy", 40, 8, 192),
+        ("greedy", 16, 16, 310),
+        ("greedy", 20, 20, 398),
+        (DOMAINS, 16, 4, 128),
+        (DOMAINS, 40, 4, 168),
+        (DOMAINS, 16, 16, 446),
+        (FIXED, 16, 4, 192),
+        (FIXED, 40, 4, 222),
+        (FIXED, 16, 16, 722),
+    ],
+)
 def test_critical_paths_of_the_literature_and_of_domains(tree, p, q, length):
     assert qr_graph(p, q, tree).critical_path().length == length
 
@@ -90,8 +106,12 @@ def test_updates_beside_the_diagonal_run_beside_its_eliminations():
 
 def test_labels_name_tile_column_and_step():
     assert [task.label for task in qr_graph(2, 2, "flat")] == [
-        "geqrt(0,0)", "unmqr(0,1,0)", "tsqrt(1,0)", "tsmqr(1,1,0)", "geqrt(1,1)",
-    ]  # fmt: skip
+        "geqrt(0,0)",
+        "unmqr(0,1,0)",
+        "tsqrt(1,0)",
+        "tsmqr(1,1,0)",
+        "geqrt(1,1)",
+    ]
     assert [task.label for task in qr_graph(2, 1, "binary")] == ["geqrt(0,0)", "geqrt(1,0)", "ttqrt(1,0)"]
     assert [task.label for task in qr_graph(2, 2, "panel")] == ["geqrf(0)", "larfb(0,1)", "geqrf(1)"]
 
@@ -123,8 +143,10 @@ def test_simulated_time_is_near_its_bound(workers):
 
 def test_what_is_wrong_is_named():
     for arguments, message in (
-        ((-1, 2), "mt must not be negative"), ((10**6, 10**6), "take larger tiles"), ((2, 2, "tree"), "unknown tree"),
-    ):  # fmt: skip
+        ((-1, 2), "mt must not be negative"),
+        ((10**6, 10**6), "take larger tiles"),
+        ((2, 2, "tree"), "unknown tree"),
+    ):
         with pytest.raises(ValueError, match=message):
             qr_graph(*arguments)
     with pytest.raises(ValueError, match="give both or neither"):

@@ -242,8 +242,9 @@ class TestLadder:
         a = conditioned_spd(800, 1e4)  # 43 steps from bf16
         early = check(a, np.ones(800), precision="bf16", tile_size=96)
         assert [(attempt.precision, attempt.status) for attempt in early.path] == [
-            ("bf16", "slow"), ("bf16x3", "converged")
-        ]  # fmt: skip
+            ("bf16", "slow"),
+            ("bf16x3", "converged"),
+        ]
         assert early.path[0].method == "cg" and 8 <= early.path[0].iterations < 20 and early.iterations < 30
         monkeypatch.setattr(ladder, "price", lambda *of: 800)
         late = check(a, np.ones(800), precision="bf16", tile_size=96)
@@ -288,9 +289,15 @@ class TestAuto:
 
     @pytest.mark.parametrize(
         ("condition", "kind", "wanted"),
-        [(1e1, "geometric", "bf16"), (1e4, "geometric", "fp32"), (1e12, "geometric", "fp64"),
-         (1e14, "arithmetic", "bf16"), (1e10, "clustered", "fp64"), (1e2, "small", "bf16")],
-    )  # fmt: skip
+        [
+            (1e1, "geometric", "bf16"),
+            (1e4, "geometric", "fp32"),
+            (1e12, "geometric", "fp64"),
+            (1e14, "arithmetic", "bf16"),
+            (1e10, "clustered", "fp64"),
+            (1e2, "small", "bf16"),
+        ],
+    )
     def test_the_rung_to_start_on_follows_the_spectrum(self, condition, kind, wanted):
         a = conditioned_spd(1200, condition, kind)
         assert ladder.estimate(a).rung == wanted
@@ -479,9 +486,12 @@ class TestBadInput:
 
     def test_names(self):
         for options, known in (
-            ({"precision": "fp8"}, "bf16x3"), ({"refine": "jacobi"}, "gmres"), ({"assume_a": "tri"}, "pos"),
-            ({"backend": "cloud"}, "threads"), ({"scheduler": "best"}, "lws"),
-        ):  # fmt: skip
+            ({"precision": "fp8"}, "bf16x3"),
+            ({"refine": "jacobi"}, "gmres"),
+            ({"assume_a": "tri"}, "pos"),
+            ({"backend": "cloud"}, "threads"),
+            ({"scheduler": "best"}, "lws"),
+        ):
             with pytest.raises(ValueError, match=known):
                 tw.solve(np.eye(3), np.ones(3), **options)
         with pytest.raises(TypeError, match="float16"):

@@ -40,7 +40,8 @@ def test_the_tile_that_is_needed_again_last_is_given_up():
 def test_what_comes_by_once_takes_all_buffers_in_turn():
     graph, _ = streamed(sums([0, 1, 2, 3]), "A", StoredTiles(Held(np.zeros((16, NB))), NB), 2)
     assert [task.uses[1].handle for task in graph if task.op.name == "load"] == [
-        Handle("A:buffer", (k,)) for k in (0, 1, 0, 1)]  # fmt: skip
+        Handle("A:buffer", (k,)) for k in (0, 1, 0, 1)
+    ]
 
 
 def test_a_graph_of_many_reads_gives_what_it_gives_in_memory():

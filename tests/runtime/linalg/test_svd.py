@@ -97,8 +97,10 @@ class TestInput:
 def test_engines_and_workers_make_the_same_bits(backend, workers, shape):
     for dtype in ("float64", "complex64"):
         a = random_matrix(*shape, dtype)
-        found, wanted = (tw.svd(a, False, tile_size=4, **how)
-                         for how in ({"backend": backend, "workers": workers}, {"backend": "serial"}))  # fmt: skip
+        found, wanted = (
+            tw.svd(a, False, tile_size=4, **how)
+            for how in ({"backend": backend, "workers": workers}, {"backend": "serial"})
+        )
         assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
         found = tw.svdvals(a, tile_size=4, backend=backend, workers=workers)
         assert np.array_equal(found, tw.svdvals(a, tile_size=4, backend="serial"))

@@ -59,10 +59,15 @@ def test_graph_has_as_many_tasks_as_cholesky_and_a_path_through_all_diagonal_til
     assert len({h for task in g for h in task.writes}) == t * (t + 1) // 2
 
 
-@pytest.mark.parametrize("backend", [
-    "serial", "threads", pytest.param("mpi", marks=pytest.mark.needs("mpi4py")),
-    pytest.param("dask", marks=pytest.mark.needs("distributed")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "serial",
+        "threads",
+        pytest.param("mpi", marks=pytest.mark.needs("mpi4py")),
+        pytest.param("dask", marks=pytest.mark.needs("distributed")),
+    ],
+)
 def test_bits_are_those_of_every_engine(backend):
     a = matrix()
     wanted = tw.tri_inverse(a, tile_size=NB, backend="serial")

@@ -32,10 +32,15 @@ def test_high_precision_needs_no_conversion():
         assert not g.temporary
 
 
-@pytest.mark.parametrize(("precision", "op", "family"), [
-    ("bf16", "convert", "A:bfloat16"), ("fp16", "convert", "A:float16"),
-    ("bf16x3", "split", "A:bfloat16x2"), ("tf32", "tf32", "A:tf32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("precision", "op", "family"),
+    [
+        ("bf16", "convert", "A:bfloat16"),
+        ("fp16", "convert", "A:float16"),
+        ("bf16x3", "split", "A:bfloat16x2"),
+        ("tf32", "tf32", "A:tf32"),
+    ],
+)
 def test_every_panel_tile_is_converted_once(precision, op, family):
     g = converted(5, precision)
     assert sorted(labels(g, op)) == sorted(f"{op}({i},{k})" for i in range(5) for k in range(i))
@@ -62,9 +67,9 @@ def test_simulated_and_saved_runs_have_nothing_to_count(tmp_path):
     assert run.conversions.count == 6
 
 
-@pytest.mark.parametrize(("form", "shape"), [
-    ("bfloat16", (20, 20)), ("float16", (20, 20)), ("bfloat16x2", (3, 20, 20)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("form", "shape"), [("bfloat16", (20, 20)), ("float16", (20, 20)), ("bfloat16x2", (3, 20, 20))]
+)
 def test_what_is_widened_is_made_of_the_narrow_copy_by_a_task(form, shape):
     precision = {"bfloat16": "bf16", "float16": "fp16", "bfloat16x2": "bf16x3"}[form]
     g = with_conversions(tw.cholesky_graph(4), precision, lambda form: "widen")
@@ -111,9 +116,15 @@ def test_messages_carry_the_narrow_copy(precision, share, route):
     sent = {}
     for name in ("fp32", precision):
         run = tw.tiled_cholesky(
-            a, precision=name, tile_size=nb, backend="mpi", workers=2, grid=(2, 1), return_run=True,
+            a,
+            precision=name,
+            tile_size=nb,
+            backend="mpi",
+            workers=2,
+            grid=(2, 1),
+            return_run=True,
             route=route if name != "fp32" else None,
-        )[1]  # fmt: skip
+        )[1]
         panel = [
             m for m in run.trace.messages if m.handle.name.startswith("A") and m.handle.index[0] != m.handle.index[1]
         ]

@@ -106,8 +106,11 @@ def test_the_timelines_are_those_of_ready_tasks_and_of_bytes_under_way(run):
         for record in run.trace:
             task = run.graph.tasks[record.task]
             since = max([d["end"][p] for p in task.predecessors], default=0.0)
-            arrived = [m.end for m in run.trace.messages if m.destination == record.rank and m.handle in task.reads
-                       and since <= m.end <= record.start]  # fmt: skip
+            arrived = [
+                m.end
+                for m in run.trace.messages
+                if m.destination == record.rank and m.handle in task.reads and since <= m.end <= record.start
+            ]
             ready += max([since, *arrived]) <= at < record.start
         assert ready == value
     for at, value in zip(*d["flight"], strict=True):

@@ -190,8 +190,9 @@ def test_the_links_of_the_explanation_lead_to_other_tasks(report):
 def test_a_task_selected_in_one_run_is_selected_in_the_other(show):
     page = show(lambda path: simulated().report(path, simulated("lifo")))
     assert page.locator("h2").all_inner_texts() == [
-        "critical-path on 2 ranks of 2 workers, simulated", "lifo on 2 ranks of 2 workers, simulated",
-    ]  # fmt: skip
+        "critical-path on 2 ranks of 2 workers, simulated",
+        "lifo on 2 ranks of 2 workers, simulated",
+    ]
     click(page, in_dag, index("gemm(4,3,1)"), 1)
     assert selected(page, 0) == selected(page, 1) == "gemm(4,3,1)"
     assert story(page, 0) != story(page, 1)  # each says when it ran there, and why
@@ -330,9 +331,9 @@ def test_everything_is_reached_by_the_keyboard(report):
     names = []
     for _ in range(10):
         report.keyboard.press("Tab")
-        names.append(report.evaluate(
-            "(a => a.className || a.id || (a.dataset.op ? 'op' : ''))(document.activeElement)"
-        ))  # fmt: skip
+        names.append(
+            report.evaluate("(a => a.className || a.id || (a.dataset.op ? 'op' : ''))(document.activeElement)")
+        )
     assert names == ["theme", "gantt", "search", "home", *["op"] * 4, "dag", ""]  # then what is around the page
     report.locator("canvas.gantt").focus()
     report.keyboard.press("ArrowRight")
@@ -503,9 +504,11 @@ def test_a_comparison_shows_the_table_and_the_best_and_worst_run(show):
 
 
 def test_a_notebook_frame_works_inside_another_page(show):
-    page = show(lambda path: path.write_text(
-        f"<!DOCTYPE html><html data-ready><link rel=icon href='data:,'>{GRAPH._repr_html_()}</html>"
-    ))  # fmt: skip
+    page = show(
+        lambda path: path.write_text(
+            f"<!DOCTYPE html><html data-ready><link rel=icon href='data:,'>{GRAPH._repr_html_()}</html>"
+        )
+    )
     frame = page.frame_locator("iframe")
     frame.locator("canvas.dag").focus()
     frame.locator("canvas.dag").press("ArrowDown")

@@ -20,8 +20,10 @@ def test_every_tile_of_the_triangle_is_a_square_in_the_colour_of_its_format():
 def test_legend_gives_counts_shares_and_roundoffs():
     legend = tw.plot.precision_map(MAP).axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == [
-        "fp64  4 tiles, 40%; u = 2^-53", "fp32  3 tiles, 30%; u = 2^-24", "bf16  3 tiles, 30%; u = 2^-8",
-    ]  # fmt: skip
+        "fp64  4 tiles, 40%; u = 2^-53",
+        "fp32  3 tiles, 30%; u = 2^-24",
+        "bf16  3 tiles, 30%; u = 2^-8",
+    ]
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])

@@ -127,8 +127,12 @@ def test_a_task_that_is_ready_and_kept_back_is_the_policy_in_a_simulation_and_st
 def test_pieces_are_the_idle_times_one_by_one():
     run = two_ranks()
     found = [tuple(piece) for piece in pieces(run.trace)]
-    assert found == [(0, 0, 1.0, 4.0, "no_task"), (0, 0, 4.0, 5.0, "tail"),
-                     (1, 0, 0.0, 1.0, "no_task"), (1, 0, 1.0, 3.0, "communication")]  # fmt: skip
+    assert found == [
+        (0, 0, 1.0, 4.0, "no_task"),
+        (0, 0, 4.0, 5.0, "tail"),
+        (1, 0, 0.0, 1.0, "no_task"),
+        (1, 0, 1.0, 3.0, "communication"),
+    ]
 
 
 @pytest.mark.parametrize("seed", range(6))

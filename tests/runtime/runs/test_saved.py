@@ -50,9 +50,13 @@ def test_ops_of_the_user_keep_name_and_weight(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{}", "is no saved run"), ("[1]", "is no saved run"), ("hm", "is no saved run"),
-     ('{"tilewright_run": 99}', "has format 99")],
-)  # fmt: skip
+    [
+        ("{}", "is no saved run"),
+        ("[1]", "is no saved run"),
+        ("hm", "is no saved run"),
+        ('{"tilewright_run": 99}', "has format 99"),
+    ],
+)
 def test_another_file_is_refused(text, message, tmp_path):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -125,18 +129,21 @@ def change(document, *path, value):
     holder[path[-1]] = value
 
 
-@pytest.mark.parametrize(("path", "value", "message"), [
-    (("tasks", 0, 2), [1], r"task 0 waits for \[1\], which are no tasks before it"),
-    (("tasks", 3, 2), [0, 0], r"task 3 waits for \[0, 0\], which are no tasks before it"),
-    (("workers",), 10**8, r"run\.workers is 100000000, not an integer from 1 to 1048576"),
-    (("ranks",), 2**20, "1048576 ranks of 2 workers, more than the 1048576 that a run may have"),
-    (("records", 0, 0), 10**6, r"run\.records\[0\] is 1000000, not an integer from 0 to 34"),
-    (("messages", 0, 7), [0, 9], r"run\.messages\[0\] is 9, not an integer from 0 to 2"),
-    (("records", 1, 3), float("inf"), r"run\.records\[1\] is inf, not a number from 0"),
-    (("machine", "surprise"), 1, "the machine has a field 'surprise', which this version does not know"),
-    (("machine", "durations", "potrf"), {"-1": 2}, "'-1' is no tile size"),
-    (("handles", 1), ["A", [0, 0]], "it names a handle twice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("tasks", 0, 2), [1], r"task 0 waits for \[1\], which are no tasks before it"),
+        (("tasks", 3, 2), [0, 0], r"task 3 waits for \[0, 0\], which are no tasks before it"),
+        (("workers",), 10**8, r"run\.workers is 100000000, not an integer from 1 to 1048576"),
+        (("ranks",), 2**20, "1048576 ranks of 2 workers, more than the 1048576 that a run may have"),
+        (("records", 0, 0), 10**6, r"run\.records\[0\] is 1000000, not an integer from 0 to 34"),
+        (("messages", 0, 7), [0, 9], r"run\.messages\[0\] is 9, not an integer from 0 to 2"),
+        (("records", 1, 3), float("inf"), r"run\.records\[1\] is inf, not a number from 0"),
+        (("machine", "surprise"), 1, "the machine has a field 'surprise', which this version does not know"),
+        (("machine", "durations", "potrf"), {"-1": 2}, "'-1' is no tile size"),
+        (("handles", 1), ["A", [0, 0]], "it names a handle twice"),
+    ],
+)
 def test_what_cannot_be_is_named(path, value, message, tmp_path):
     file = tmp_path / "run.json"
     simulated().save(file)

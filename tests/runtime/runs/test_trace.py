@@ -117,9 +117,16 @@ def across(*messages, records=((0, 0, 0.0, 1.0, 0), (1, 0, 1.0, 2.0, 0), (2, 0, 
     g.insert(print, W(x))
     g.insert(print, W(x))
     g.insert(print, R(x), W(y))
-    return Trace(g, 1, [TaskRecord(*row) for row in records], ranks=2, messages=[
-        MessageRecord(source, destination, x, 8, start, end, writer) for source, destination, start, end, writer in messages
-    ])  # fmt: skip
+    return Trace(
+        g,
+        1,
+        [TaskRecord(*row) for row in records],
+        ranks=2,
+        messages=[
+            MessageRecord(source, destination, x, 8, start, end, writer)
+            for source, destination, start, end, writer in messages
+        ],
+    )
 
 
 def test_a_version_goes_from_where_it_was_made_to_where_it_is_read():

@@ -122,9 +122,13 @@ def test_who_holds_a_file_is_alone_until_it_is_closed(tmp_path):
 
 
 def test_a_function_has_a_shape_and_tiles():
-    for how, message in (({"make": 3}, "make must be a function"), ({"shape": 4}, "shape must be two numbers"),
-                         ({"shape": (2, -1)}, "an extent of shape"), ({"tile_size": 0}, "tile_size"),
-                         ({"dtype": "int8"}, "unknown dtype")):  # fmt: skip
+    for how, message in (
+        ({"make": 3}, "make must be a function"),
+        ({"shape": 4}, "shape must be two numbers"),
+        ({"shape": (2, -1)}, "an extent of shape"),
+        ({"tile_size": 0}, "tile_size"),
+        ({"dtype": "int8"}, "unknown dtype"),
+    ):
         with pytest.raises((TypeError, ValueError), match=message):
             tw.TileFunction(**{"make": len, "shape": (4, 4), "tile_size": 2} | how)
 

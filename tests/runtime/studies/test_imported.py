@@ -128,22 +128,45 @@ TASKS = [
 def workflow(version):
     """One workflow as WfCommons writes it in several versions."""
     if version == "1.5":
-        return {"name": "diamond", "schemaVersion": version, "workflow": {
-            "specification": {
-                "tasks": [{"name": name, "id": name, "parents": parents, "children": [],
-                           "outputFiles": [f"{name}.out"], "inputFiles": [f"{p}.out" for p in parents]}
-                          for name, parents, _ in TASKS],
-                "files": [{"id": f"{name}.out", "sizeInBytes": 800} for name, _, _ in TASKS],
+        return {
+            "name": "diamond",
+            "schemaVersion": version,
+            "workflow": {
+                "specification": {
+                    "tasks": [
+                        {
+                            "name": name,
+                            "id": name,
+                            "parents": parents,
+                            "children": [],
+                            "outputFiles": [f"{name}.out"],
+                            "inputFiles": [f"{p}.out" for p in parents],
+                        }
+                        for name, parents, _ in TASKS
+                    ],
+                    "files": [{"id": f"{name}.out", "sizeInBytes": 800} for name, _, _ in TASKS],
+                },
+                "execution": {"tasks": [{"id": name, "runtimeInSeconds": seconds} for name, _, seconds in TASKS]},
             },
-            "execution": {"tasks": [{"id": name, "runtimeInSeconds": seconds} for name, _, seconds in TASKS]},
-        }}  # fmt: skip
+        }
     runtime = "runtimeInSeconds" if version == "1.4" else "runtime"
-    return {"name": "diamond", "schemaVersion": version, "workflow": {"tasks": [
-        {"name": name, "parents": parents, "category": name[:-2], runtime: seconds,
-         "files": [{"link": "output", "name": f"{name}.out", "sizeInBytes": 800}]
-         + [{"link": "input", "name": f"{p}.out", "sizeInBytes": 800} for p in parents]}
-        for name, parents, seconds in TASKS
-    ]}}  # fmt: skip
+    return {
+        "name": "diamond",
+        "schemaVersion": version,
+        "workflow": {
+            "tasks": [
+                {
+                    "name": name,
+                    "parents": parents,
+                    "category": name[:-2],
+                    runtime: seconds,
+                    "files": [{"link": "output", "name": f"{name}.out", "sizeInBytes": 800}]
+                    + [{"link": "input", "name": f"{p}.out", "sizeInBytes": 800} for p in parents],
+                }
+                for name, parents, seconds in TASKS
+            ]
+        },
+    }
 
 
 @pytest.mark.parametrize("version", ["1.3", "1.4", "1.5"])
@@ -166,14 +189,19 @@ def test_workflows_of_wfcommons_have_their_runtimes_and_bytes(tmp_path, version)
         ("a.json", "{", "it is no JSON"),
         ("a.json", "[]", "neither a workflow"),
         ("a.json", json.dumps({"workflow": {"tasks": [{"name": "a", "parents": ["b"]}]}}), "an edge of a goes to b"),
-        ("a.json", json.dumps({"nodes": [{"id": 1}, {"id": 2}],
-                               "links": [{"source": 1, "target": 2}, {"source": 2, "target": 1}]}), "has a cycle: 1 -> 2"),
+        (
+            "a.json",
+            json.dumps(
+                {"nodes": [{"id": 1}, {"id": 2}], "links": [{"source": 1, "target": 2}, {"source": 2, "target": 1}]}
+            ),
+            "has a cycle: 1 -> 2",
+        ),
         ("a.json", json.dumps({"nodes": [{"id": 1, "weight": -1}], "links": []}), "weight of 1 is -1"),
         ("a.json", json.dumps({"nodes": [{"id": 1, "weight": "much"}], "links": []}), "weight of 1 is 'much'"),
         ("a.graphml", "<graphml>", "is no graph that can be read"),
         ("a.txt", "", "its suffix must be .dot"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_graph_says_why(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):

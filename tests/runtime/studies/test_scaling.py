@@ -29,8 +29,13 @@ class TestFormulas:
         assert round(comm.weak_efficiency("dense", "rows", p, 1e6, MODEL), 5) == rows
         assert round(comm.weak_efficiency("dense", "grid", p, 1e6, MODEL), 5) == grid
 
-    @given(p=st.integers(1, 10**6), n=st.integers(1, 10**6), alpha=st.floats(0, 1e-3), beta=st.floats(0, 1e-6),
-           gamma=st.floats(1e-12, 1e-6))  # fmt: skip
+    @given(
+        p=st.integers(1, 10**6),
+        n=st.integers(1, 10**6),
+        alpha=st.floats(0, 1e-3),
+        beta=st.floats(0, 1e-6),
+        gamma=st.floats(1e-12, 1e-6),
+    )
     def test_they_are_the_lectures(self, p, n, alpha, beta, gamma):
         machine = tw.Machine(alpha=alpha, beta=beta, gamma=gamma)
         a, b = alpha / gamma, beta / gamma
@@ -71,8 +76,10 @@ class TestFormulas:
     def test_grid_wins_beyond_the_threshold(self):
         """sqrt(p) > 2 + gamma/beta: p > 9 at beta = gamma."""
         machine = tw.Machine(alpha=0.0, beta=1e-9, gamma=1e-9)
-        better = {p: comm.efficiency("dense", "grid", p, 1000, machine) > comm.efficiency("dense", "rows", p, 1000, machine)
-                  for p in (4, 8, 10, 16)}  # fmt: skip
+        better = {
+            p: comm.efficiency("dense", "grid", p, 1000, machine) > comm.efficiency("dense", "rows", p, 1000, machine)
+            for p in (4, 8, 10, 16)
+        }
         assert better == {4: False, 8: False, 10: True, 16: True}
 
     @given(p=st.integers(2, 10**5), target=st.floats(0.05, 0.99))
@@ -137,8 +144,17 @@ class TestStudy:
         assert len(str(study).splitlines()) == 1 + len(study.points)
 
     def test_measured_points_are_there_when_asked_for(self, tmp_path):
-        study = comm.scaling_study(layouts=["rows"], n=64, memory=64, p=4, most=4, simulated=False, measured=[1, 2],
-                                   measured_n=300, computer=MODEL)  # fmt: skip
+        study = comm.scaling_study(
+            layouts=["rows"],
+            n=64,
+            memory=64,
+            p=4,
+            most=4,
+            simulated=False,
+            measured=[1, 2],
+            measured_n=300,
+            computer=MODEL,
+        )
         measured = study.of("measured", "rows")
         assert [point.p for point in measured] == [1, 2]
         assert measured[0].measured == 1.0 and measured[1].measured > 0

@@ -93,9 +93,7 @@ def sleeping(seconds_by_name):
 def test_on_an_engine_the_sign_test_says_who_wins_and_who_ties():
     """Slow is behind in each of five rounds, Same is twice ahead and three times behind."""
     same = itertools.cycle([0.002, 0.014])
-    graph, policies = sleeping({
-        "Fast": itertools.repeat(0.008), "Slow": itertools.repeat(0.03), "Same": same,
-    })  # fmt: skip
+    graph, policies = sleeping({"Fast": itertools.repeat(0.008), "Slow": itertools.repeat(0.03), "Same": same})
     table = tw.compare_schedulers(graph, 1, backend="threads", data={"x": 0}, schedulers=policies, repeat=5)
     ties = {row.scheduler: row.ties for row in table}
     assert ties == {"Fast": True, "Slow": False, "Same": True}
@@ -168,10 +166,16 @@ def test_speed_up_is_the_time_of_one_worker_over_that_of_p(counts):
             assert row.speedup == 1
 
 
-@pytest.mark.parametrize("machine", [
-    None, tw.Machine(ranks=2, alpha=2.0), tw.Machine(workers=2, gpus=1, acceleration={"gemm": 8.0}),
-    tw.Machine(gamma=1e-9, overhead=1e-6, tile_size=32), tw.Machine(durations={"potrf": 4, "trsm": 2, "syrk": 3, "gemm": 7}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "machine",
+    [
+        None,
+        tw.Machine(ranks=2, alpha=2.0),
+        tw.Machine(workers=2, gpus=1, acceleration={"gemm": 8.0}),
+        tw.Machine(gamma=1e-9, overhead=1e-6, tile_size=32),
+        tw.Machine(durations={"potrf": 4, "trsm": 2, "syrk": 3, "gemm": 7}),
+    ],
+)
 def test_simulated_speed_up_is_against_one_core_with_all_the_data(machine):
     graph = tw.cholesky_graph(6)
     plain = (machine or tw.Machine()).replace(workers=1, ranks=1, gpus=0)
@@ -193,10 +197,17 @@ def test_the_page_and_the_figure_have_the_speed_up_of_the_rows(tmp_path):
         assert row.speedup < (1 - row.idle) * row.workers + 1e-9
 
 
-@pytest.mark.parametrize("graph", [
-    tw.comm.broadcast(ranks=4, n=100), tw.comm.reduce(ranks=4, n=100), tw.comm.allreduce(ranks=2, n=8),
-    matvec_graph(Grid(64, 64, 2, 2)), matvec_graph(Grid(64, 64, 4, 1)),
-], ids=lambda graph: graph.name)  # fmt: skip
+@pytest.mark.parametrize(
+    "graph",
+    [
+        tw.comm.broadcast(ranks=4, n=100),
+        tw.comm.reduce(ranks=4, n=100),
+        tw.comm.allreduce(ranks=2, n=8),
+        matvec_graph(Grid(64, 64, 2, 2)),
+        matvec_graph(Grid(64, 64, 4, 1)),
+    ],
+    ids=lambda graph: graph.name,
+)
 def test_graphs_with_a_layout_are_compared_under_the_policies_that_only_order(graph):
     machine = tw.Machine(alpha=1e-6, beta=1e-9, gamma=1e-9)
     table = tw.compare_schedulers(graph, [1, 2], machine=machine)
@@ -219,8 +230,9 @@ def spd_tiles(n=12, tile_size=3):
 
 @pytest.mark.parametrize("options", [{}, {"grid": (1, 2)}, {"owner": lambda i, j: i % 2}])
 def test_ranks_are_compared(options):
-    table = tw.compare_schedulers(tw.cholesky_graph(4), 2, backend="mpi", data=spd_tiles(), schedulers=["eager", "lifo"],
-                                  repeat=2, **options)  # fmt: skip
+    table = tw.compare_schedulers(
+        tw.cholesky_graph(4), 2, backend="mpi", data=spd_tiles(), schedulers=["eager", "lifo"], repeat=2, **options
+    )
     assert [row.workers for row in table] == [2, 2]
     for row, run in zip(table.rows, table.runs, strict=True):
         assert run.backend == "mpi" and row.alone > 0
@@ -318,9 +330,11 @@ def test_options_of_the_backend_are_passed_on():
     trees = [
         tw.compare_schedulers(
             graph, 1, schedulers=["eager"], machine=machine, owner=tw.BlockCyclic(2, 2), broadcast=tree
-        ).rows[0].makespan
+        )
+        .rows[0]
+        .makespan
         for tree in ("star", "chain")
-    ]  # fmt: skip
+    ]
     assert trees[0] != trees[1]
 
 

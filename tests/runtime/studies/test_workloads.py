@@ -93,8 +93,11 @@ def test_the_stencil_is_jacobis_iteration():
     """On a plate cut into blocks as on the whole, with zeros around."""
     nt, nb, steps = 3, 4, 5
     whole = np.random.default_rng(0).random((nt * nb, nt * nb))
-    blocks = {tw.Handle("u", (i, j)): whole[i * nb : (i + 1) * nb, j * nb : (j + 1) * nb].copy()
-              for i in range(nt) for j in range(nt)}  # fmt: skip
+    blocks = {
+        tw.Handle("u", (i, j)): whole[i * nb : (i + 1) * nb, j * nb : (j + 1) * nb].copy()
+        for i in range(nt)
+        for j in range(nt)
+    }
     blocks |= {tw.Handle("v", handle.index): np.empty((nb, nb)) for handle in list(blocks)}
     run = tw.run(stencil_graph(nt, steps), blocks, workers=2)
     for _ in range(steps):

@@ -31,16 +31,21 @@ def twice(make, tmp_path, *, stop, epochs, **options):
     return whole, resumed, straight, second
 
 
-@pytest.mark.parametrize("options", [
-    {"precision": "fp32"}, {"precision": "bf16", "accumulate": 2}, {"optimizer": "adamw"},
-    {"workers": 2, "clip_norm": 0.5},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": "fp32"},
+        {"precision": "bf16", "accumulate": 2},
+        {"optimizer": "adamw"},
+        {"workers": 2, "clip_norm": 0.5},
+    ],
+)
 def test_a_resumed_training_has_the_bits_of_an_uninterrupted_one(tmp_path, options):
     whole, resumed, straight, second = twice(zoo.small_net, tmp_path, stop=2, epochs=4, **options)
     assert resumed.losses == whole.losses and resumed.resumed == 6
     assert [row["test_accuracy"] for row in resumed.log.evaluations] == [
         row["test_accuracy"] for row in whole.log.evaluations
-    ]  # fmt: skip
+    ]
     for left, right in zip(straight.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(left, right)
 
@@ -206,10 +211,23 @@ def test_a_mutated_checkpoint_is_refused_in_one_sentence_or_a_checkpoint(tmp_pat
     assert refused > 50
 
 
-@pytest.mark.parametrize("change", [
-    {"step": -1}, {"step": "x"}, {"tensors": [1]}, {"tensors": {"w": 1}}, {"tensors": {1: torch.ones(1)}}, {"control": None},
-    {"random": 3}, {"log": {"steps": 1}}, {"facts": []}, {"optimizer": {"w": 2}}, {"average": None}, {"log": {"steps": [], "evaluations": [], "events": [[1]]}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": -1},
+        {"step": "x"},
+        {"tensors": [1]},
+        {"tensors": {"w": 1}},
+        {"tensors": {1: torch.ones(1)}},
+        {"control": None},
+        {"random": 3},
+        {"log": {"steps": 1}},
+        {"facts": []},
+        {"optimizer": {"w": 2}},
+        {"average": None},
+        {"log": {"steps": [], "evaluations": [], "events": [[1]]}},
+    ],
+)
 def test_a_checkpoint_of_other_things_is_refused(change, tmp_path):
     path = checkpoint.write(tmp_path, some_state(), Log(), {})
     torch.save(torch.load(path, weights_only=True) | change, path)

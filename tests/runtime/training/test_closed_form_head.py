@@ -74,10 +74,13 @@ def test_the_back_substitution_solves():
     assert isinstance(closed_form_head.head_data(5, 2)["K"], TiledMatrix)
 
 
-@pytest.mark.parametrize(("model", "options", "message"), [
-    (zoo.perceptron(), {"head": "forest"}, "unknown head 'forest'; known: ridge, gp"),
-    (nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), {"head": "gp"}, "this model has only one"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (zoo.perceptron(), {"head": "forest"}, "unknown head 'forest'; known: ridge, gp"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), {"head": "gp"}, "this model has only one"),
+    ],
+)
 def test_what_has_no_head_is_refused(model, options, message):
     with pytest.raises(ValueError, match=message):
         fit(model, zoo.tiny(), zoo.tiny(8), **options)

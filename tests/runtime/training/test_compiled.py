@@ -35,14 +35,19 @@ def twins(make, data=DATA, **options):
     other = copy.deepcopy(model)
     other_options = {"compile": "aot_eager", **options}
     return (fit(model, data, zoo.tiny(8), epochs=1, **options), model), (
-        fit(other, data, zoo.tiny(8), epochs=1, **other_options), other
-    )  # fmt: skip
+        fit(other, data, zoo.tiny(8), epochs=1, **other_options),
+        other,
+    )
 
 
-@pytest.mark.parametrize(("make", "options"), [
-    (zoo.perceptron, {"workers": 2, "segments": 1}), (zoo.with_dropout, {}),
-    (zoo.perceptron, {"segments": 2, "pipeline": "1f1b", "precision": "bf16"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (zoo.perceptron, {"workers": 2, "segments": 1}),
+        (zoo.with_dropout, {}),
+        (zoo.perceptron, {"segments": 2, "pipeline": "1f1b", "precision": "bf16"}),
+    ],
+)
 def test_compiled_segments_have_the_bits_of_eager_ones(make, options):
     (eager, model), (fast, other) = twins(make, **options)
     assert fast.losses == eager.losses and fast.facts["compiler"] == "aot_eager"
@@ -85,11 +90,14 @@ def test_without_a_compiler_one_sentence_says_what_to_install(monkeypatch):
     assert "pip install triton" in compiled.problem("inductor", torch.device("cuda"))
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"compile": "llvm"}, "compile='llvm': unknown compiler 'llvm'; torch has .*inductor"),
-    ({"compile": "aot_eager", "pipeline": "zero-bubble"}, "cannot be split, which zero-bubble does; use 1f1b"),
-    ({"compile": "aot_eager", "penalty": GradientPenalty(1.0)}, "cannot be differentiated again"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compile": "llvm"}, "compile='llvm': unknown compiler 'llvm'; torch has .*inductor"),
+        ({"compile": "aot_eager", "pipeline": "zero-bubble"}, "cannot be split, which zero-bubble does; use 1f1b"),
+        ({"compile": "aot_eager", "penalty": GradientPenalty(1.0)}, "cannot be differentiated again"),
+    ],
+)
 def test_what_a_compiled_segment_cannot_do_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         fit(zoo.perceptron(), DATA, **options)
@@ -103,5 +111,5 @@ def test_a_model_compiled_for_a_gpu_agrees_with_the_eager_one(precision):
     losses = [
         fit(copy.deepcopy(start), DATA, epochs=2, precision=precision, device="cuda", compile=compile).losses
         for compile in (False, True)
-    ]  # fmt: skip
+    ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4 if precision == "fp32" else 2e-2)

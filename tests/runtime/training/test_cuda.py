@@ -46,8 +46,15 @@ def test_digits_reach_97_percent_on_a_gpu(name):
 def test_autocast_for_the_gpu_reaches_every_worker_thread_and_evaluation(name, dtype):
     """Failure 3."""
     seen = []
-    fit(nn.Sequential(nn.Flatten(), nn.Linear(16, 4), Probe(seen)), DATA, TEST, epochs=1, precision=name, workers=2,
-        device=DEVICE)  # fmt: skip
+    fit(
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 4), Probe(seen)),
+        DATA,
+        TEST,
+        epochs=1,
+        precision=name,
+        workers=2,
+        device=DEVICE,
+    )
     assert {kind for kind, _, _ in seen} == {dtype} and {training for *_, training in seen} == {True, False}
     assert all(thread.startswith("tilewright-worker") for _, thread, _ in seen)
 
@@ -76,8 +83,9 @@ def test_fp16_on_a_gpu_skips_when_torch_does(make):
     reference = make()
     model = copy.deepcopy(reference)
     losses, scales = zoo.plain(reference, DATA, epochs=3, precision="fp16", init_scale=2.0**24, device=DEVICE)
-    result = fit(model, DATA, epochs=3, batch_size=32, precision="fp16", lr=0.1, device=DEVICE,
-                 scaler=LossScaler(scale=2.0**24))  # fmt: skip
+    result = fit(
+        model, DATA, epochs=3, batch_size=32, precision="fp16", lr=0.1, device=DEVICE, scaler=LossScaler(scale=2.0**24)
+    )
     assert [row["scale"] for row in result.steps] == scales and result.skipped_steps > 0
     assert result.losses == pytest.approx(losses, rel=1e-2)
     assert float(next(iter(result.state.optimizer.values()))["momentum_buffer"].abs().sum()) > 0
@@ -88,8 +96,16 @@ def test_norms_of_fp16_gradients_are_those_of_fp32_before_they_are_clipped():
     norms = []
     for name in ("fp32", "fp16"):
         torch.manual_seed(0)
-        result = fit(zoo.perceptron(), DATA, epochs=1, precision=name, accumulate=4, clip_norm=0.1, device=DEVICE,
-                     scaler=LossScaler(scale=1024.0))  # fmt: skip
+        result = fit(
+            zoo.perceptron(),
+            DATA,
+            epochs=1,
+            precision=name,
+            accumulate=4,
+            clip_norm=0.1,
+            device=DEVICE,
+            scaler=LossScaler(scale=1024.0),
+        )
         norms.append([row["norm"] for row in result.steps])
     assert norms[1] == pytest.approx(norms[0], rel=2e-2)
 
@@ -138,8 +154,14 @@ def test_a_training_on_a_gpu_resumes_bit_for_bit(tmp_path):
     options = {"batch_size": 32, "precision": "fp16", "device": DEVICE, "deterministic": True, "optimizer": "adamw"}
     straight, second = copy.deepcopy(start), copy.deepcopy(start)
     whole = fit(straight, DATA, epochs=4, scaler=LossScaler(scale=2.0**24, growth_interval=4), **options)
-    fit(copy.deepcopy(start), DATA, epochs=2, checkpoint=tmp_path,
-        scaler=LossScaler(scale=2.0**24, growth_interval=4), **options)  # fmt: skip
+    fit(
+        copy.deepcopy(start),
+        DATA,
+        epochs=2,
+        checkpoint=tmp_path,
+        scaler=LossScaler(scale=2.0**24, growth_interval=4),
+        **options,
+    )
     resumed = fit(second, DATA, epochs=4, checkpoint=tmp_path, **options)
     assert [row["scale"] for row in resumed.steps] == [row["scale"] for row in whole.steps]
     assert resumed.losses == whole.losses
@@ -150,8 +172,9 @@ def test_a_training_on_a_gpu_resumes_bit_for_bit(tmp_path):
 def test_statistics_of_batch_norm_on_a_gpu_are_rolled_back():
     """Failure 12."""
     model = zoo.bursting_net()
-    result = fit(model, zoo.tiny(marked=[5]), TEST, epochs=2, precision="fp16", scaler=LossScaler(scale=8.0),
-                 device=DEVICE)  # fmt: skip
+    result = fit(
+        model, zoo.tiny(marked=[5]), TEST, epochs=2, precision="fp16", scaler=LossScaler(scale=8.0), device=DEVICE
+    )
     assert result.skipped_steps == 2 and all(bool(torch.isfinite(b.float()).all()) for b in model.buffers())
 
 

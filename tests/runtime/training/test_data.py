@@ -108,15 +108,18 @@ def test_a_tar_with_a_lying_header_is_an_error(tmp_path):
         data.cifar10(path)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}, "2 images but 1 labels"),
-    ({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, "labels go from 10 to 10"),
-    ({"data": np.zeros((1, 3000), np.uint8), "labels": [1]}, r"pixels of shape \(1, 3000\)"),
-    ({"data": np.zeros((1, 3072)), "labels": [1]}, "pixels are float64"),
-    ({"data": np.zeros((1, 3072), np.uint8), "labels": ["cat"]}, "labels are no numbers"),
-    ({"pixels": 1}, "has pixels, not data and labels"),
-    ([1], "holds a list"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}, "2 images but 1 labels"),
+        ({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, "labels go from 10 to 10"),
+        ({"data": np.zeros((1, 3000), np.uint8), "labels": [1]}, r"pixels of shape \(1, 3000\)"),
+        ({"data": np.zeros((1, 3072)), "labels": [1]}, "pixels are float64"),
+        ({"data": np.zeros((1, 3072), np.uint8), "labels": ["cat"]}, "labels are no numbers"),
+        ({"pixels": 1}, "has pixels, not data and labels"),
+        ([1], "holds a list"),
+    ],
+)
 def test_a_batch_with_other_content_says_what_is_wrong(tmp_path, content, message):
     write(tmp_path, "pickle")
     (tmp_path / "checksums.md5").unlink()
@@ -216,9 +219,13 @@ def batch(array, labels="(lp0\nI1\na"):
 def array(dtype, shape="(I1\nI3072\nt", state="S''\n"):
     """An array as NumPy pickles it: made by _reconstruct, then given its parts."""
     return (
-        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n" + shape.encode() + dtype
-        + b"I00\n" + state.encode("latin1") + b"tb"
-    )  # fmt: skip
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n"
+        + shape.encode()
+        + dtype
+        + b"I00\n"
+        + state.encode("latin1")
+        + b"tb"
+    )
 
 
 PLAIN = b"cnumpy\ndtype\n(S'u1'\nI00\nI01\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntb"

@@ -102,9 +102,10 @@ def test_without_retry_a_precision_that_was_given_up_stays_so():
     assert feed(fallback, "." * 1000) is None and fallback.precision == "bf16"
 
 
-@pytest.mark.parametrize("options", [
-    {"mode": "bold"}, {"ladder": ()}, {"max_skip_ratio": 1.0}, {"retry": 0}, {"mode": "literal", "retry": 5},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [{"mode": "bold"}, {"ladder": ()}, {"max_skip_ratio": 1.0}, {"retry": 0}, {"mode": "literal", "retry": 5}],
+)
 def test_nonsense_is_refused(options):
     with pytest.raises(ValueError):
         Fallback(**options)

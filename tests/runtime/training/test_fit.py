@@ -92,8 +92,16 @@ def test_a_skipped_step_moves_neither_weights_nor_schedule_nor_optimizer():
         rates.append(updates)
         return 1.0
 
-    result = fit(zoo.bursting_net(), marked, epochs=2, batch_size=32, precision="fp16", schedule=schedule,
-                 optimizer=torch.optim.Adam, scaler=LossScaler(scale=8.0))  # fmt: skip
+    result = fit(
+        zoo.bursting_net(),
+        marked,
+        epochs=2,
+        batch_size=32,
+        precision="fp16",
+        schedule=schedule,
+        optimizer=torch.optim.Adam,
+        scaler=LossScaler(scale=8.0),
+    )
     assert [row["skipped"] for row in result.steps].count(True) == result.skipped_steps == 2
     updates = [row["updates"] for row in result.steps]
     assert updates[-1] == 4 and rates == [*range(6), 0, *updates[:-1]]  # asked for all updates before any work
@@ -121,8 +129,16 @@ def test_what_always_overflows_falls_back_and_learns(mode):
     """Failure 10, and the notebook's exercise."""
     torch.manual_seed(0)
     model = zoo.overflowing()
-    result = fit(model, DATA, zoo.tiny(16), epochs=12, batch_size=32, precision="adaptive", lr=0.05,
-                 fallback=Fallback(LADDER, mode))  # fmt: skip
+    result = fit(
+        model,
+        DATA,
+        zoo.tiny(16),
+        epochs=12,
+        batch_size=32,
+        precision="adaptive",
+        lr=0.05,
+        fallback=Fallback(LADDER, mode),
+    )
     first = result.events[0]
     assert first.before == "fp16" and first.after == ("bf16" if mode == "robust" else "fp32")
     assert first.step == (2 if mode == "robust" else 0) and result.fallbacks == 1
@@ -135,8 +151,11 @@ def test_what_always_overflows_falls_back_and_learns(mode):
 
 def test_a_training_may_come_back_to_fp16_with_the_first_loss_scale_and_go_on_from_a_checkpoint(tmp_path):
     options = {
-        "batch_size": 32, "precision": "adaptive", "fallback": Fallback(LADDER, retry=4), "scaler": LossScaler(scale=64.0),
-    }  # fmt: skip
+        "batch_size": 32,
+        "precision": "adaptive",
+        "fallback": Fallback(LADDER, retry=4),
+        "scaler": LossScaler(scale=64.0),
+    }
     torch.manual_seed(0)
     model = zoo.overflowing()
     whole = fit(copy.deepcopy(model), DATA, epochs=6, **options)
@@ -153,8 +172,9 @@ def test_a_training_may_come_back_to_fp16_with_the_first_loss_scale_and_go_on_fr
 
 def test_a_skip_is_counted_where_the_scale_cannot_tell():
     """Erratum 10: a scale at its floor does not decrease."""
-    result = fit(zoo.overflowing(), DATA, epochs=1, batch_size=32, precision="fp16",
-                 scaler=LossScaler(scale=8.0, min_scale=8.0))  # fmt: skip
+    result = fit(
+        zoo.overflowing(), DATA, epochs=1, batch_size=32, precision="fp16", scaler=LossScaler(scale=8.0, min_scale=8.0)
+    )
     assert result.skipped_steps == 3 and {row["scale"] for row in result.steps} == {8.0}
 
 
@@ -189,9 +209,9 @@ def test_without_fallback_the_scale_shrinks_and_no_parameter_becomes_nan():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("features", "ladder"), [
-    (("avx512_bf16", "avx512_fp16"), ["bf16", "fp32"]), (("avx2",), ["fp32"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("features", "ladder"), [(("avx512_bf16", "avx512_fp16"), ["bf16", "fp32"]), (("avx2",), ["fp32"])]
+)
 def test_adaptive_training_leaves_out_rungs_that_are_no_faster_on_the_cpu(features, ladder, monkeypatch):
     monkeypatch.setattr("tilewright.kernels.cpu.features", lambda: frozenset(features))
     result = fit(zoo.small_net(), DATA, epochs=1, precision="adaptive")
@@ -308,28 +328,32 @@ def test_channels_last_and_schedules_are_used():
     assert [row["factor"] for row in result.steps] == [OneCycle(6)(k) for k in range(6)]
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"epochs": 0}, "epochs must be a positive integer, not 0"),
-    ({"workers": 1.5}, "workers must be a positive integer"),
-    ({"optimizer": "lion"}, "unknown optimizer 'lion'; known: sgd, adam, adamw"),
-    ({"optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)}, "a function from parameters"),
-    ({"schedule": "linear"}, "unknown schedule 'linear'"),
-    ({"precision": "fp8"}, "unknown precision 'fp8'"),
-    ({"precision": "tf32"}, "a CPU has none"),
-    ({"clip_norm": 0.0}, "clip_norm must be above 0"),
-    ({"segments": 9}, "cut into 1 to 3 segments, not 9"),
-    ({"pipeline": "2f2b"}, "unknown pipeline '2f2b'; known: gpipe, 1f1b, zero-bubble"),
-    ({"pipeline": "1f1b", "scheduler": "eager"}, "pass either pipeline or scheduler"),
-    ({"helpers": -1}, "helpers must not be negative"),
-    ({"precision": "adaptive", "fallback": "bold"}, "mode must be one of literal, robust"),
-    ({"precision": "bf16", "loss": nn.BCELoss()}, "use BCEWithLogitsLoss"),
-    ({"lr": math.nan}, "lr must be a finite number from 0, not nan"),
-    ({"checkpoint_every": 0}, "checkpoint_every must be a positive integer"),
-    ({"seed": "a"}, "seed must be an integer, not 'a'"),
-    ({"device": "gpu"}, "unknown device 'gpu'"), ({"device": "meta"}, "on 'cpu' and 'cuda', not on 'meta'"),
-    ({"log": "/nowhere/log"}, "cannot write the log /nowhere/log: No such file"),
-    ({"checkpoint": __file__}, "cannot write checkpoints to"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be a positive integer, not 0"),
+        ({"workers": 1.5}, "workers must be a positive integer"),
+        ({"optimizer": "lion"}, "unknown optimizer 'lion'; known: sgd, adam, adamw"),
+        ({"optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)}, "a function from parameters"),
+        ({"schedule": "linear"}, "unknown schedule 'linear'"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"precision": "tf32"}, "a CPU has none"),
+        ({"clip_norm": 0.0}, "clip_norm must be above 0"),
+        ({"segments": 9}, "cut into 1 to 3 segments, not 9"),
+        ({"pipeline": "2f2b"}, "unknown pipeline '2f2b'; known: gpipe, 1f1b, zero-bubble"),
+        ({"pipeline": "1f1b", "scheduler": "eager"}, "pass either pipeline or scheduler"),
+        ({"helpers": -1}, "helpers must not be negative"),
+        ({"precision": "adaptive", "fallback": "bold"}, "mode must be one of literal, robust"),
+        ({"precision": "bf16", "loss": nn.BCELoss()}, "use BCEWithLogitsLoss"),
+        ({"lr": math.nan}, "lr must be a finite number from 0, not nan"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be a positive integer"),
+        ({"seed": "a"}, "seed must be an integer, not 'a'"),
+        ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"device": "meta"}, "on 'cpu' and 'cuda', not on 'meta'"),
+        ({"log": "/nowhere/log"}, "cannot write the log /nowhere/log: No such file"),
+        ({"checkpoint": __file__}, "cannot write checkpoints to"),
+    ],
+)
 def test_what_does_not_fit_is_refused_before_any_work(options, message):
     with pytest.raises(ValueError, match=message):
         fit(zoo.perceptron(), DATA, **options)

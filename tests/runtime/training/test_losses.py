@@ -70,8 +70,16 @@ def test_several_losses_share_one_scale_and_have_the_gradients_of_each_scaled_by
     reference, before = copy.deepcopy(model), copy.deepcopy(model)
     scales = by_hand(reference, precision, two_losses)
     loss = Losses({"entropy": (ENTROPY, 1.0), "margin": (MARGIN, 0.5)})
-    result = fit(model, DATA, zoo.tiny(8), epochs=2, batch_size=32, precision=precision, loss=loss,
-                 scaler=LossScaler(scale=2.0**24))  # fmt: skip
+    result = fit(
+        model,
+        DATA,
+        zoo.tiny(8),
+        epochs=2,
+        batch_size=32,
+        precision=precision,
+        loss=loss,
+        scaler=LossScaler(scale=2.0**24),
+    )
     if precision == "fp16":
         assert [row["scale"] for row in result.steps] == scales and result.skipped_steps > 0
     close(model, reference, {"fp32": 1e-6, "bf16": 2e-3, "fp16": 1e-3}[precision])
@@ -88,8 +96,15 @@ def test_a_penalty_has_the_second_derivatives_of_torch_in_every_precision(of, ta
     model = zoo.perceptron()
     reference = copy.deepcopy(model)
     scales = by_hand(reference, precision, penalised(of, target))
-    result = fit(model, DATA, epochs=2, batch_size=32, precision=precision,
-                 penalty=GradientPenalty(0.1, of, target), scaler=LossScaler(scale=2.0**24))  # fmt: skip
+    result = fit(
+        model,
+        DATA,
+        epochs=2,
+        batch_size=32,
+        precision=precision,
+        penalty=GradientPenalty(0.1, of, target),
+        scaler=LossScaler(scale=2.0**24),
+    )
     if precision == "fp16":
         assert [row["scale"] for row in result.steps] == scales and result.skipped_steps > 0
     close(model, reference, {"fp32": 1e-5, "bf16": 5e-3, "fp16": 2e-3}[precision])
@@ -103,7 +118,7 @@ def test_a_penalty_is_unscaled_before_it_is_used():
     model = zoo.perceptron()
     found = [
         GradientPenalty(1.0)(ENTROPY(model(x), y), list(model.parameters()), scale).item() for scale in (1.0, 2.0**16)
-    ]  # fmt: skip
+    ]
     assert found[0] == found[1] > 0
 
 
@@ -135,14 +150,17 @@ def test_a_model_without_weights_in_the_loss_has_no_penalty():
     assert float(GradientPenalty(1.0)(loss, [torch.ones(2, requires_grad=True)], 1.0)) == 0.0
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: GradientPenalty(0.0), "weight must be positive, not 0.0"),
-    (lambda: GradientPenalty(1.0, target=-1.0), "target must be at least 0, not -1.0"),
-    (lambda: GradientPenalty(1.0, of="outputs"), "unknown of 'outputs'; known: weights, inputs"),
-    (lambda: Losses({}), "needs at least one"),
-    (lambda: fit(zoo.perceptron(), DATA, penalty=GradientPenalty(1.0), segments=2), "takes one segment"),
-    (lambda: fit(zoo.perceptron(), DATA, penalty=GradientPenalty(1.0), pipeline="1f1b"), "no pipeline"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GradientPenalty(0.0), "weight must be positive, not 0.0"),
+        (lambda: GradientPenalty(1.0, target=-1.0), "target must be at least 0, not -1.0"),
+        (lambda: GradientPenalty(1.0, of="outputs"), "unknown of 'outputs'; known: weights, inputs"),
+        (lambda: Losses({}), "needs at least one"),
+        (lambda: fit(zoo.perceptron(), DATA, penalty=GradientPenalty(1.0), segments=2), "takes one segment"),
+        (lambda: fit(zoo.perceptron(), DATA, penalty=GradientPenalty(1.0), pipeline="1f1b"), "no pipeline"),
+    ],
+)
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -48,10 +48,16 @@ def test_resnet18_for_32_x_32_has_11_173_962_parameters():
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("model", [
-    models.SimpleResNet(width=4), models.SimpleResNet(width=4, residual=True), models.ResNet18(width=4),
-    models.MLP(3 * 16 * 16, (8, 8)), models.MLP(3 * 16 * 16, ()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.SimpleResNet(width=4),
+        models.SimpleResNet(width=4, residual=True),
+        models.ResNet18(width=4),
+        models.MLP(3 * 16 * 16, (8, 8)),
+        models.MLP(3 * 16 * 16, ()),
+    ],
+)
 def test_the_segments_compose_to_the_model_and_share_its_parameters(model):
     model.eval()
     x = torch.randn(2, 3, 16, 16)

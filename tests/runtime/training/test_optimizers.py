@@ -61,10 +61,9 @@ def by_hand(model, scale):
             outputs = model(x)
         loss = nn.functional.cross_entropy(outputs.float(), y)
         scaler.scale(loss).backward()
-        skipped.append([
-            name for name, part in parts.items()
-            if not all(torch.isfinite(p.grad).all() for p in part.parameters())
-        ])  # fmt: skip
+        skipped.append(
+            [name for name, part in parts.items() if not all(torch.isfinite(p.grad).all() for p in part.parameters())]
+        )
         for optimizer in made.values():
             scaler.step(optimizer)
         scales.append(scaler.get_scale())
@@ -79,8 +78,16 @@ def test_each_optimizer_skips_for_itself_and_all_share_the_scale_as_in_torch(seg
     model = two_layers()
     reference = copy.deepcopy(model)
     losses, scales, skipped = by_hand(reference, 64.0)
-    result = fit(model, DATA, epochs=2, batch_size=32, precision="fp16", scaler=LossScaler(scale=64.0),
-                 optimizer=BOTH, segments=segments)  # fmt: skip
+    result = fit(
+        model,
+        DATA,
+        epochs=2,
+        batch_size=32,
+        precision="fp16",
+        scaler=LossScaler(scale=64.0),
+        optimizer=BOTH,
+        segments=segments,
+    )
     assert [row["skipped_by"] for row in result.steps] == skipped and skipped.count(["0"]) == 2
     assert result.losses == losses and [row["scale"] for row in result.steps] == scales
     for left, right in zip(model.parameters(), reference.parameters(), strict=True):
@@ -88,8 +95,16 @@ def test_each_optimizer_skips_for_itself_and_all_share_the_scale_as_in_torch(seg
 
 
 def test_a_schedule_goes_on_for_the_optimizer_that_did_not_skip():
-    result = fit(two_layers(), DATA, epochs=2, batch_size=32, precision="fp16", scaler=LossScaler(scale=64.0),
-                 optimizer=BOTH, schedule=Cosine(10))  # fmt: skip
+    result = fit(
+        two_layers(),
+        DATA,
+        epochs=2,
+        batch_size=32,
+        precision="fp16",
+        scaler=LossScaler(scale=64.0),
+        optimizer=BOTH,
+        schedule=Cosine(10),
+    )
     *before, last = result.steps
     taken = sum(not row["skipped_by"] for row in before)
     assert taken < 5 and last["factors"] == {"0": Cosine(10)(taken), "2": Cosine(10)(5)}
@@ -128,12 +143,15 @@ def test_the_longest_prefix_owns_a_parameter():
     assert plan.said == "others: sgd, lr 0.1; layer1: adam, lr 0.001; layer1.0: adamw, lr 0.5"
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({}, "an empty mapping"),
-    ({"0": "sgd"}, r"no optimizer has the parameters 1\.0\.weight, 1\.0\.bias, 2\.weight \.\.\..*add ''"),
-    ({"": "sgd", "7": "adam"}, r"no parameter's name begins with '7'; they are 0\.1\.weight"),
-    ({"": "lion"}, "unknown optimizer 'lion'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "an empty mapping"),
+        ({"0": "sgd"}, r"no optimizer has the parameters 1\.0\.weight, 1\.0\.bias, 2\.weight \.\.\..*add ''"),
+        ({"": "sgd", "7": "adam"}, r"no parameter's name begins with '7'; they are 0\.1\.weight"),
+        ({"": "lion"}, "unknown optimizer 'lion'"),
+    ],
+)
 def test_a_mapping_that_does_not_fit_the_model_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         fit(zoo.perceptron(), zoo.tiny(), optimizer=given)

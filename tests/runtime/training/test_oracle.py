@@ -127,8 +127,9 @@ def test_bf16_agrees_with_the_plain_loop_under_autocast(make):
     same(reference, model, 1e-2)
 
 
-@pytest.mark.parametrize("make", [*cases.STATEFUL, *cases.RANDOM, cases.Tied, cases.old_weight_norm],
-                         ids=lambda make: make.__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "make", [*cases.STATEFUL, *cases.RANDOM, cases.Tied, cases.old_weight_norm], ids=lambda make: make.__name__
+)
 def test_evaluation_and_checkpoints_change_nothing_and_a_resumed_training_has_the_same_bits(make, tmp_path):
     reference, model = twins(make)
     losses = by_hand(reference, epochs=3)
@@ -154,15 +155,23 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_has_the_bits_of_the_plain_loop_also_over_several_graphs(name, monkeypatch):
-    kinds = {"sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4, fused=True),
-             "adam": partial(torch.optim.Adam, lr=1e-3)}  # fmt: skip
+    kinds = {
+        "sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4, fused=True),
+        "adam": partial(torch.optim.Adam, lr=1e-3),
+    }
     make = partial(kinds.get(name) or getattr(torch.optim, name), **OPTIMIZERS[name])
     monkeypatch.setattr("tilewright.training.trainer.MOST_TASKS", 60)
     for model_of in (cases.Tied, cases.batch_norm):
         reference, model = twins(model_of)
         losses = by_hand(reference, optimizer=make)
-        result = fit(model, DATA, epochs=2, batch_size=32, optimizer=name if name in kinds else make,
-                     lr=0.05 if name == "sgd" else None)  # fmt: skip
+        result = fit(
+            model,
+            DATA,
+            epochs=2,
+            batch_size=32,
+            optimizer=name if name in kinds else make,
+            lr=0.05 if name == "sgd" else None,
+        )
         assert len(result.runs) > 1 and result.losses == losses
         same(reference, model)
 
@@ -171,14 +180,27 @@ WEIGHTS = torch.tensor([0.1, 1.0, 3.0, 0.5])
 
 
 @pytest.mark.parametrize("options", [{}, {"accumulate": 3}, {"workers": 2}, {"workers": 2, "accumulate": 2}], ids=str)
-@pytest.mark.parametrize("loss", [
-    nn.CrossEntropyLoss(), nn.CrossEntropyLoss(weight=WEIGHTS), nn.CrossEntropyLoss(ignore_index=2),
-    nn.CrossEntropyLoss(reduction="sum"), nn.CrossEntropyLoss(label_smoothing=0.2),
-    nn.CrossEntropyLoss(weight=WEIGHTS, ignore_index=1, label_smoothing=0.1),
-    nn.MultiMarginLoss(), nn.MultiMarginLoss(weight=WEIGHTS, reduction="sum"),
-    Losses({"a": (nn.CrossEntropyLoss(weight=WEIGHTS), 1.0), "b": (nn.MultiMarginLoss(), 0.3),
-            "c": (nn.CrossEntropyLoss(reduction="sum"), 0.01)}),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(weight=WEIGHTS),
+        nn.CrossEntropyLoss(ignore_index=2),
+        nn.CrossEntropyLoss(reduction="sum"),
+        nn.CrossEntropyLoss(label_smoothing=0.2),
+        nn.CrossEntropyLoss(weight=WEIGHTS, ignore_index=1, label_smoothing=0.1),
+        nn.MultiMarginLoss(),
+        nn.MultiMarginLoss(weight=WEIGHTS, reduction="sum"),
+        Losses(
+            {
+                "a": (nn.CrossEntropyLoss(weight=WEIGHTS), 1.0),
+                "b": (nn.MultiMarginLoss(), 0.3),
+                "c": (nn.CrossEntropyLoss(reduction="sum"), 0.01),
+            }
+        ),
+    ],
+    ids=str,
+)
 def test_every_loss_of_a_batch_in_parts_is_that_of_the_batch(loss, options):
     reference, model = twins(cases.mlp)
     losses = by_hand(reference, loss=loss, optimizer=partial(torch.optim.SGD, lr=0.01))

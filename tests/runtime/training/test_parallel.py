@@ -84,8 +84,17 @@ def test_one_process_that_overflows_makes_all_skip(engine):
 
 def test_all_processes_fall_back_together(engine):
     torch.manual_seed(0)
-    result = fit(zoo.overflowing(), DATA, TEST, epochs=3, batch_size=32, workers=2, precision="adaptive",
-                 fallback=Fallback(("fp16", "bf16", "fp32")), **engine)  # fmt: skip
+    result = fit(
+        zoo.overflowing(),
+        DATA,
+        TEST,
+        epochs=3,
+        batch_size=32,
+        workers=2,
+        precision="adaptive",
+        fallback=Fallback(("fp16", "bf16", "fp32")),
+        **engine,
+    )
     assert [str(event) for event in result.events] == ["step 2: fp16 -> bf16, 3 losses in a row were not finite"]
     assert [row["precision"] for row in result.steps] == ["fp16"] * 3 + ["bf16"] * 6
 

@@ -125,9 +125,10 @@ def test_zero_bubble_is_shorter_than_1f1b_and_1f1b_not_longer_than_gpipe():
 
 
 @pytest.mark.parametrize(
-    ("make", "precision"), [(zoo.small_net, "fp32"), (zoo.small_net, "bf16"), (zoo.perceptron, "fp16")],
+    ("make", "precision"),
+    [(zoo.small_net, "fp32"), (zoo.small_net, "bf16"), (zoo.perceptron, "fp16")],
     ids=["convolutions-fp32", "convolutions-bf16", "perceptron-fp16"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_pipeline_on_threads_has_the_bits_of_one_worker_and_the_order_of_torch(name, make, precision):
     torch.manual_seed(0)

@@ -35,30 +35,75 @@ def made_of_others(model):
     return lambda parameters: torch.optim.SGD([*parameters, nn.Parameter(torch.zeros(1))], 0.1)
 
 
-@pytest.mark.parametrize(("optimizer", "error", "match"), [
-    (torch.optim.LBFGS, ValueError, r"optimizer makes LBFGS, whose step\(\) evaluates the model by itself"),
-    (torch.optim.SparseAdam, ValueError, "optimizer makes SparseAdam, which wants sparse gradients"),
-    (lambda ps: [torch.optim.SGD(ps, 0.1)], TypeError, "optimizer makes list of 1, not one torch optimizer"),
-    (lambda ps: None, TypeError, "optimizer makes NoneType, which is no torch optimizer"),
-    (lambda ps: torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1), ValueError, "parameters that it was not given"),
-    (lambda ps: torch.optim.SGD(ps[:1], 0.1), ValueError, "of 1 of 6 parameters; freeze the others"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("optimizer", "error", "match"),
+    [
+        (torch.optim.LBFGS, ValueError, r"optimizer makes LBFGS, whose step\(\) evaluates the model by itself"),
+        (torch.optim.SparseAdam, ValueError, "optimizer makes SparseAdam, which wants sparse gradients"),
+        (lambda ps: [torch.optim.SGD(ps, 0.1)], TypeError, "optimizer makes list of 1, not one torch optimizer"),
+        (lambda ps: None, TypeError, "optimizer makes NoneType, which is no torch optimizer"),
+        (
+            lambda ps: torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1),
+            ValueError,
+            "parameters that it was not given",
+        ),
+        (lambda ps: torch.optim.SGD(ps[:1], 0.1), ValueError, "of 1 of 6 parameters; freeze the others"),
+    ],
+)
 def test_optimizers_that_cannot_take_steps_of_gradients(optimizer, error, match):
     untouched(zoo.perceptron(), match, error, optimizer=optimizer)
 
 
-@pytest.mark.parametrize(("make", "options", "error", "match"), [
-    (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), {}, ValueError, "layer '1' is lazy and has no parameters yet"),
-    (lambda: zoo.perceptron().to("meta"), {}, ValueError, "0.1.weight is on the meta device and has no values"),
-    (lambda: nn.Sequential(nn.Flatten(), nn.Embedding(4, 4, sparse=True)), {}, ValueError, "layer '1' has sparse gradients"),
-    (cases.batch_norm, {"batch_size": 95}, ValueError, "the last batch of an epoch has 1 image, .* choose another batch"),
-    (cases.batch_norm, {"batch_size": 2, "workers": 2}, ValueError, "a batch has 2 images, and a worker gets a single"),
-    (cases.own_forward, {"segments": 2}, ValueError, "1 to 1 segments, not 2: it has a forward pass of its own"),
-    (cases.pre_hooks, {"segments": 2}, ValueError, "not 2: it has hooks around its passes"),
-    (cases.pairs_between_children, {"segments": 2}, ValueError, "cannot be cut into 2 segments: segment 0 gives no tensor"),
-    (cases.in_place_between_children, {"segments": 2}, ValueError, "cannot be cut into 2 segments: one of them raises"),
-    (cases.gradient_hooks, {"backend": "mpi", "workers": 2}, ValueError, "parameter 1.weight has hooks, which do not reach"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "options", "error", "match"),
+    [
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(4)),
+            {},
+            ValueError,
+            "layer '1' is lazy and has no parameters yet",
+        ),
+        (lambda: zoo.perceptron().to("meta"), {}, ValueError, "0.1.weight is on the meta device and has no values"),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Embedding(4, 4, sparse=True)),
+            {},
+            ValueError,
+            "layer '1' has sparse gradients",
+        ),
+        (
+            cases.batch_norm,
+            {"batch_size": 95},
+            ValueError,
+            "the last batch of an epoch has 1 image, .* choose another batch",
+        ),
+        (
+            cases.batch_norm,
+            {"batch_size": 2, "workers": 2},
+            ValueError,
+            "a batch has 2 images, and a worker gets a single",
+        ),
+        (cases.own_forward, {"segments": 2}, ValueError, "1 to 1 segments, not 2: it has a forward pass of its own"),
+        (cases.pre_hooks, {"segments": 2}, ValueError, "not 2: it has hooks around its passes"),
+        (
+            cases.pairs_between_children,
+            {"segments": 2},
+            ValueError,
+            "cannot be cut into 2 segments: segment 0 gives no tensor",
+        ),
+        (
+            cases.in_place_between_children,
+            {"segments": 2},
+            ValueError,
+            "cannot be cut into 2 segments: one of them raises",
+        ),
+        (
+            cases.gradient_hooks,
+            {"backend": "mpi", "workers": 2},
+            ValueError,
+            "parameter 1.weight has hooks, which do not reach",
+        ),
+    ],
+)
 def test_models_that_would_fail_after_a_while(make, options, error, match):
     untouched(make(), match, error, **options)
 
@@ -85,16 +130,39 @@ def test_one_image_of_batch_norm_is_fine_where_it_has_many_values():
     assert len(fit(model, DATA, epochs=1, batch_size=95).steps) == 2
 
 
-@pytest.mark.parametrize(("loss", "options", "error", "match"), [
-    (nn.CrossEntropyLoss(reduction="none"), {}, ValueError, "loss must be one number .* not 'none'"),
-    (nn.CrossEntropyLoss, {}, TypeError, "loss must be a function"),
-    (3, {}, TypeError, r"loss must be a function of \(outputs, labels\), as nn.CrossEntropyLoss\(\) is, not 3"),
-    (lambda y, t: nn.functional.cross_entropy(y, t, reduction="none"), {}, ValueError, "a tensor of shape"),
-    (lambda y, t: 1.0, {}, ValueError, "loss must give one number, the mean over a batch, as a tensor; it gives 1.0"),
-    (lambda y, t: nn.functional.cross_entropy(y, t, reduction="sum"), {"accumulate": 2}, ValueError, "no mean over images"),
-    (lambda y, t: nn.functional.cross_entropy(y, t, weight=torch.arange(4.0)), {"workers": 2}, ValueError, "no mean over"),
-    (nn.CrossEntropyLoss(reduction="sum"), {"penalty": GradientPenalty(1.0, "inputs")}, ValueError, "penalty takes a loss"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("loss", "options", "error", "match"),
+    [
+        (nn.CrossEntropyLoss(reduction="none"), {}, ValueError, "loss must be one number .* not 'none'"),
+        (nn.CrossEntropyLoss, {}, TypeError, "loss must be a function"),
+        (3, {}, TypeError, r"loss must be a function of \(outputs, labels\), as nn.CrossEntropyLoss\(\) is, not 3"),
+        (lambda y, t: nn.functional.cross_entropy(y, t, reduction="none"), {}, ValueError, "a tensor of shape"),
+        (
+            lambda y, t: 1.0,
+            {},
+            ValueError,
+            "loss must give one number, the mean over a batch, as a tensor; it gives 1.0",
+        ),
+        (
+            lambda y, t: nn.functional.cross_entropy(y, t, reduction="sum"),
+            {"accumulate": 2},
+            ValueError,
+            "no mean over images",
+        ),
+        (
+            lambda y, t: nn.functional.cross_entropy(y, t, weight=torch.arange(4.0)),
+            {"workers": 2},
+            ValueError,
+            "no mean over",
+        ),
+        (
+            nn.CrossEntropyLoss(reduction="sum"),
+            {"penalty": GradientPenalty(1.0, "inputs")},
+            ValueError,
+            "penalty takes a loss",
+        ),
+    ],
+)
 def test_losses_that_a_batch_in_parts_would_change(loss, options, error, match):
     untouched(zoo.perceptron(), match, error, loss=loss, **options)
 
@@ -106,27 +174,35 @@ def test_a_loss_of_ones_own_may_be_anything_for_one_worker_and_a_mean_for_severa
     assert len(fit(zoo.perceptron(), DATA, epochs=1, loss=mean, workers=2).steps) == 2
 
 
-@pytest.mark.parametrize(("options", "error", "match"), [
-    ({"workers": 1000}, ValueError, "workers=1000 share batches of 64 images: pass fewer"),
-    ({"workers": 2, "accumulate": 40}, ValueError, "accumulate=40 cuts 64 images of workers=2 into 80 parts"),
-    ({"backend": "simulate"}, ValueError, "backend 'simulate' computes nothing"),
-    ({"backend": "spark"}, ValueError, "unknown backend 'spark'; known: serial, threads, mpi, dask"),
-    ({"return_run": True}, TypeError, "fit: unknown option return_run"),
-    ({"epoch": 3}, TypeError, "fit: unknown option epoch; did you mean epochs?"),
-    ({"schedule": math.nan}, ValueError, "unknown schedule nan"), ({"schedule": []}, ValueError, r"unknown schedule \[\]"),
-    ({"schedule": lambda updates: math.nan}, ValueError, "schedule gives nan for update 0"),
-    ({"schedule": lambda updates: 1.0 - updates}, ValueError, "schedule gives -1.0 for update 2"),
-    ({"schedule": lambda updates: "a"}, ValueError, "schedule gives 'a' for update 0"),
-    ({"head": "ridge", "head_noise": 0}, ValueError, "head_noise must be a finite number from 4.1e-12 for 96"),
-    ({"head": "ridge", "head_noise": math.nan}, ValueError, "head_noise .* not nan"),
-    ({"head": "gp", "head_noise": "x"}, ValueError, "head_noise .* not 'x'"),
-    ({"head_noise": -1}, ValueError, "head_noise .* not -1"),
-    ({"precision": 16}, TypeError, "precision must be one of fp32, tf32, bf16, fp16, adaptive, not 16"),
-    ({"clip_norm": "x"}, ValueError, "clip_norm must be above 0, not 'x'"), ({"ema": "x"}, ValueError, "ema must be"),
-    ({"helpers": 1.5}, TypeError, "helpers must be an integer"), ({"scaler": 3}, TypeError, "scaler must be a training"),
-    ({"penalty": 3}, TypeError, "penalty must be a training.GradientPenalty"), ({"lr": "x"}, ValueError, "lr must be"),
-    ({"fallback": 3}, TypeError, "fallback must be"), ({"scheduler": "best"}, ValueError, "unknown"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"workers": 1000}, ValueError, "workers=1000 share batches of 64 images: pass fewer"),
+        ({"workers": 2, "accumulate": 40}, ValueError, "accumulate=40 cuts 64 images of workers=2 into 80 parts"),
+        ({"backend": "simulate"}, ValueError, "backend 'simulate' computes nothing"),
+        ({"backend": "spark"}, ValueError, "unknown backend 'spark'; known: serial, threads, mpi, dask"),
+        ({"return_run": True}, TypeError, "fit: unknown option return_run"),
+        ({"epoch": 3}, TypeError, "fit: unknown option epoch; did you mean epochs?"),
+        ({"schedule": math.nan}, ValueError, "unknown schedule nan"),
+        ({"schedule": []}, ValueError, r"unknown schedule \[\]"),
+        ({"schedule": lambda updates: math.nan}, ValueError, "schedule gives nan for update 0"),
+        ({"schedule": lambda updates: 1.0 - updates}, ValueError, "schedule gives -1.0 for update 2"),
+        ({"schedule": lambda updates: "a"}, ValueError, "schedule gives 'a' for update 0"),
+        ({"head": "ridge", "head_noise": 0}, ValueError, "head_noise must be a finite number from 4.1e-12 for 96"),
+        ({"head": "ridge", "head_noise": math.nan}, ValueError, "head_noise .* not nan"),
+        ({"head": "gp", "head_noise": "x"}, ValueError, "head_noise .* not 'x'"),
+        ({"head_noise": -1}, ValueError, "head_noise .* not -1"),
+        ({"precision": 16}, TypeError, "precision must be one of fp32, tf32, bf16, fp16, adaptive, not 16"),
+        ({"clip_norm": "x"}, ValueError, "clip_norm must be above 0, not 'x'"),
+        ({"ema": "x"}, ValueError, "ema must be"),
+        ({"helpers": 1.5}, TypeError, "helpers must be an integer"),
+        ({"scaler": 3}, TypeError, "scaler must be a training"),
+        ({"penalty": 3}, TypeError, "penalty must be a training.GradientPenalty"),
+        ({"lr": "x"}, ValueError, "lr must be"),
+        ({"fallback": 3}, TypeError, "fallback must be"),
+        ({"scheduler": "best"}, ValueError, "unknown"),
+    ],
+)
 def test_arguments_that_cannot_be(options, error, match):
     untouched(zoo.perceptron(), match, error, test=zoo.tiny(8), **options)
 
@@ -140,13 +216,19 @@ def test_precisions_have_the_names_of_torch_too(name):
 # ------------------------------------------------------------ a checkpoint of another training
 
 
-@pytest.mark.parametrize(("change", "match"), [
-    ({"data": zoo.tiny(seed=5)}, r"data 'tiny, 96 images, digest [0-9a-f]{8}', not"),
-    ({"schedule": Cosine(9)}, r"schedule 'None', not 'Cosine\({total: 9}\)'"),
-    ({"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}, "loss .CrossEntropyLoss"),
-    ({"loss": nn.CrossEntropyLoss(weight=torch.ones(4))}, "loss .CrossEntropyLoss"),
-    ({"optimizer": partial(torch.optim.SGD, momentum=0.5), "lr": 0.1}, r"optimizer 'SGD\(lr=0.1\)', not 'SGD\(lr=0.1, mom"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"data": zoo.tiny(seed=5)}, r"data 'tiny, 96 images, digest [0-9a-f]{8}', not"),
+        ({"schedule": Cosine(9)}, r"schedule 'None', not 'Cosine\({total: 9}\)'"),
+        ({"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}, "loss .CrossEntropyLoss"),
+        ({"loss": nn.CrossEntropyLoss(weight=torch.ones(4))}, "loss .CrossEntropyLoss"),
+        (
+            {"optimizer": partial(torch.optim.SGD, momentum=0.5), "lr": 0.1},
+            r"optimizer 'SGD\(lr=0.1\)', not 'SGD\(lr=0.1, mom",
+        ),
+    ],
+)
 def test_a_checkpoint_is_of_the_same_data_schedule_loss_and_optimizer(tmp_path, change, match):
     given = {"optimizer": torch.optim.SGD, "lr": 0.1}
     fit(zoo.perceptron(), DATA, epochs=1, checkpoint=tmp_path, **given)
@@ -234,21 +316,44 @@ class Stream(IterableDataset):
         yield from Pairs(DATA)
 
 
-@pytest.mark.parametrize(("make", "options", "error", "match"), [
-    (lambda: DataLoader(Pairs(DATA), 32), {}, ValueError, r"does not shuffle\. .* pass train\.dataset, and batch_size="),
-    (lambda: DataLoader(Pairs(DATA), 20, shuffle=True, drop_last=True), {}, ValueError, "drops the last batch"),
-    (lambda: DataLoader(Pairs(DATA), 32, shuffle=True), {"batch_size": 16}, ValueError, "batch_size is 16, and the loader"),
-    (lambda: DataLoader(Pairs(DATA), 32, sampler=WeightedRandomSampler([1.0] * 96, 96)), {}, ValueError, "WeightedRandom"),
-    (lambda: DataLoader(Pairs(DATA), 32, shuffle=True, collate_fn=list), {}, ValueError, "it has a collate_fn"),
-    (lambda: DataLoader(Stream(), 32), {}, ValueError, "DataLoader that fit would not follow"),
-    (Stream, {}, TypeError, "train is an IterableDataset"),
-    (lambda: Pairs(DATA, draws=True), {}, ValueError, "first item differs from one reading to the next"),
-    (lambda: Pairs(DATA, label=float), {}, TypeError, "labels of float64, .* each; they must be classes"),
-    (lambda: Pairs(DATA, label=str), {}, TypeError, "items must be tensors, arrays or numbers, not str"),
-    (lambda: TensorDataset(torch.ones(4, 16, dtype=torch.float64), torch.zeros(4).long()), {}, TypeError, "float64; they"),
-    (lambda: TensorDataset(torch.ones(4, 16), torch.full((4,), -1)), {}, ValueError, "the label -1; classes"),
-    (lambda: TensorDataset(torch.ones(4, 16)), {}, TypeError, r"items must be pairs \(x, y\), not tuple"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "options", "error", "match"),
+    [
+        (
+            lambda: DataLoader(Pairs(DATA), 32),
+            {},
+            ValueError,
+            r"does not shuffle\. .* pass train\.dataset, and batch_size=",
+        ),
+        (lambda: DataLoader(Pairs(DATA), 20, shuffle=True, drop_last=True), {}, ValueError, "drops the last batch"),
+        (
+            lambda: DataLoader(Pairs(DATA), 32, shuffle=True),
+            {"batch_size": 16},
+            ValueError,
+            "batch_size is 16, and the loader",
+        ),
+        (
+            lambda: DataLoader(Pairs(DATA), 32, sampler=WeightedRandomSampler([1.0] * 96, 96)),
+            {},
+            ValueError,
+            "WeightedRandom",
+        ),
+        (lambda: DataLoader(Pairs(DATA), 32, shuffle=True, collate_fn=list), {}, ValueError, "it has a collate_fn"),
+        (lambda: DataLoader(Stream(), 32), {}, ValueError, "DataLoader that fit would not follow"),
+        (Stream, {}, TypeError, "train is an IterableDataset"),
+        (lambda: Pairs(DATA, draws=True), {}, ValueError, "first item differs from one reading to the next"),
+        (lambda: Pairs(DATA, label=float), {}, TypeError, "labels of float64, .* each; they must be classes"),
+        (lambda: Pairs(DATA, label=str), {}, TypeError, "items must be tensors, arrays or numbers, not str"),
+        (
+            lambda: TensorDataset(torch.ones(4, 16, dtype=torch.float64), torch.zeros(4).long()),
+            {},
+            TypeError,
+            "float64; they",
+        ),
+        (lambda: TensorDataset(torch.ones(4, 16), torch.full((4,), -1)), {}, ValueError, "the label -1; classes"),
+        (lambda: TensorDataset(torch.ones(4, 16)), {}, TypeError, r"items must be pairs \(x, y\), not tuple"),
+    ],
+)
 def test_loaders_that_do_something_else_are_refused_with_what_to_pass(make, options, error, match):
     torch.manual_seed(0)
     with pytest.raises(error, match=match):

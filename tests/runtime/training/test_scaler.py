@@ -70,9 +70,16 @@ def test_the_scale_stays_between_its_bounds():
         assert scaler.scale == expected
 
 
-@pytest.mark.parametrize("options", [
-    {"growth_factor": 1.0}, {"backoff_factor": 1.0}, {"growth_interval": 0}, {"hysteresis": 0}, {"min_scale": 2.0**17},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"growth_factor": 1.0},
+        {"backoff_factor": 1.0},
+        {"growth_interval": 0},
+        {"hysteresis": 0},
+        {"min_scale": 2.0**17},
+    ],
+)
 def test_numbers_that_cannot_work_are_refused(options):
     with pytest.raises(ValueError):
         LossScaler(**options)

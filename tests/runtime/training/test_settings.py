@@ -37,9 +37,13 @@ def test_every_setting_is_documented_where_it_is():
 def test_a_setting_by_its_name_and_in_its_group_train_the_same_bits(tmp_path):
     names = fit(make(), DATA, epochs=2, clip_norm=0.5, ema=0.9, segments=1, log=tmp_path / "a")
     groups = fit(
-        make(), DATA, epochs=2, learning=Learning(clip_norm=0.5, ema=0.9), execution=Execution(segments=1),
+        make(),
+        DATA,
+        epochs=2,
+        learning=Learning(clip_norm=0.5, ema=0.9),
+        execution=Execution(segments=1),
         recording=Recording(log=tmp_path / "b"),
-    )  # fmt: skip
+    )
     mixed = fit(make(), DATA, epochs=2, learning=Learning(ema=0.9), clip_norm=0.5, segments=1)
     assert names.losses == groups.losses == mixed.losses and len(names.losses) == 4
     assert all(torch.equal(names.average[name], groups.average[name]) for name in names.average)
@@ -49,24 +53,38 @@ def test_a_setting_by_its_name_and_in_its_group_train_the_same_bits(tmp_path):
 def test_comparing_takes_groups_too(tmp_path):
     test = zoo.tiny(16)
     table = compare(
-        make, (DATA, test), ["fp32", "bf16"], epochs=1, learning=Learning(clip_norm=0.5),
+        make,
+        (DATA, test),
+        ["fp32", "bf16"],
+        epochs=1,
+        learning=Learning(clip_norm=0.5),
         recording=Recording(log=tmp_path / "log"),
-    )  # fmt: skip
+    )
     assert {result.facts["clip_norm"] for result in table.results.values()} == {0.5}
     assert len((tmp_path / "log").read_text().splitlines()) == 2 * (2 + 1)  # steps, and the test after the epoch
 
 
-@pytest.mark.parametrize(("options", "error", "match"), [
-    ({"clip_norm": 1.0, "learning": Learning(clip_norm=2.0)}, TypeError,
-     r"clip_norm is given twice, as clip_norm=1.0 and by learning=Learning\(clip_norm=2.0\); leave one out"),
-    ({"log": "a", "recording": Recording(log="b")}, TypeError, "log is given twice"),
-    ({"learning": {"clip_norm": 1.0}}, TypeError, r"learning is a training.Learning, such as training.Learning\(clip"),
-    ({"execution": Recording()}, TypeError, r"execution is a training.Execution, such as .*, not Recording\("),
-    ({"clip_nrom": 1.0}, TypeError, "fit: unknown option clip_nrom; did you mean clip_norm?"),
-    ({"checkpoints": "run"}, TypeError, "fit: unknown option checkpoints; did you mean checkpoint?"),
-    ({"pipelines": 1}, TypeError, "fit: unknown option pipelines; did you mean pipeline?"),
-    ({"batchsize": 1}, TypeError, "fit: unknown option batchsize; did you mean batch_size?"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        (
+            {"clip_norm": 1.0, "learning": Learning(clip_norm=2.0)},
+            TypeError,
+            r"clip_norm is given twice, as clip_norm=1.0 and by learning=Learning\(clip_norm=2.0\); leave one out",
+        ),
+        ({"log": "a", "recording": Recording(log="b")}, TypeError, "log is given twice"),
+        (
+            {"learning": {"clip_norm": 1.0}},
+            TypeError,
+            r"learning is a training.Learning, such as training.Learning\(clip",
+        ),
+        ({"execution": Recording()}, TypeError, r"execution is a training.Execution, such as .*, not Recording\("),
+        ({"clip_nrom": 1.0}, TypeError, "fit: unknown option clip_nrom; did you mean clip_norm?"),
+        ({"checkpoints": "run"}, TypeError, "fit: unknown option checkpoints; did you mean checkpoint?"),
+        ({"pipelines": 1}, TypeError, "fit: unknown option pipelines; did you mean pipeline?"),
+        ({"batchsize": 1}, TypeError, "fit: unknown option batchsize; did you mean batch_size?"),
+    ],
+)
 def test_what_is_unknown_or_given_both_ways_is_refused_in_a_sentence(options, error, match):
     with pytest.raises(error, match=match):
         fit(zoo.perceptron(), DATA, **options)
@@ -74,16 +92,32 @@ def test_what_is_unknown_or_given_both_ways_is_refused_in_a_sentence(options, er
         compare(zoo.perceptron, (DATA, zoo.tiny(16)), ["fp32"], **options)
 
 
-@pytest.mark.parametrize(("kind", "name", "wrong"), [
-    (Learning, "accumulate", [0, 1.5, "x", True]), (Learning, "clip_norm", [0, -1.0, "x", math.nan, True]),
-    (Learning, "penalty", [3, "x"]), (Learning, "ema", [0, 1, "x", math.nan]), (Learning, "scaler", [3, "x"]),
-    (Learning, "fallback", [3, None]), (Learning, "head", ["svm", 3]), (Execution, "pipeline", ["2f2b", 3]),
-    (Execution, "segments", [0, 1.5, "x"]), (Execution, "helpers", [-1, 1.5, True]), (Execution, "threads", [0, "x"]),
-    (Execution, "scheduler", ["best"]), (Execution, "channels_last", ["no", None]), (Execution, "compile", [3, None]),
-    (Execution, "deterministic", ["no"]), (Execution, "allow_slow", ["no"]), (Recording, "checkpoint", [3, b"x"]),
-    (Recording, "checkpoint_every", [0, "x"]), (Recording, "resume", ["no", None]), (Recording, "log", [3]),
-    (Recording, "tensorboard", [3]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "name", "wrong"),
+    [
+        (Learning, "accumulate", [0, 1.5, "x", True]),
+        (Learning, "clip_norm", [0, -1.0, "x", math.nan, True]),
+        (Learning, "penalty", [3, "x"]),
+        (Learning, "ema", [0, 1, "x", math.nan]),
+        (Learning, "scaler", [3, "x"]),
+        (Learning, "fallback", [3, None]),
+        (Learning, "head", ["svm", 3]),
+        (Execution, "pipeline", ["2f2b", 3]),
+        (Execution, "segments", [0, 1.5, "x"]),
+        (Execution, "helpers", [-1, 1.5, True]),
+        (Execution, "threads", [0, "x"]),
+        (Execution, "scheduler", ["best"]),
+        (Execution, "channels_last", ["no", None]),
+        (Execution, "compile", [3, None]),
+        (Execution, "deterministic", ["no"]),
+        (Execution, "allow_slow", ["no"]),
+        (Recording, "checkpoint", [3, b"x"]),
+        (Recording, "checkpoint_every", [0, "x"]),
+        (Recording, "resume", ["no", None]),
+        (Recording, "log", [3]),
+        (Recording, "tensorboard", [3]),
+    ],
+)
 def test_a_wrong_value_is_refused_where_the_group_is_made_by_the_name_of_the_setting(kind, name, wrong):
     for value in wrong:
         with pytest.raises((ValueError, TypeError), match=name if name != "scheduler" else "best"):

@@ -43,10 +43,14 @@ def test_a_segmented_training_has_the_bits_of_the_plain_loop(make, precision):
     assert equal(reference, model)
 
 
-@pytest.mark.parametrize("make", [
-    lambda: models.SimpleResNet(4, width=4), lambda: models.SimpleResNet(4, residual=True, width=4),
-    lambda: models.ResNet18(4, width=4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: models.SimpleResNet(4, width=4),
+        lambda: models.SimpleResNet(4, residual=True, width=4),
+        lambda: models.ResNet18(4, width=4),
+    ],
+)
 def test_the_residual_networks_too(make):
     data = zoo.tiny(8, shape=(3, 8, 8)).with_recipe(mean=(0.2,) * 3, std=(0.3,) * 3, pad=2, flip=True)
     (expected, reference), (losses, model), _ = both(make, data, batch_size=4)
@@ -60,8 +64,16 @@ def test_fp16_has_the_bits_of_torch_with_its_own_scaler_skips_included():
     model = copy.deepcopy(reference)
     losses, scales = zoo.plain(reference, DATA, epochs=3, precision="fp16", init_scale=2.0**24)
     plain = functools.partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4)
-    result = fit(model, DATA, epochs=3, batch_size=32, precision="fp16", lr=0.1, optimizer=plain,
-                 scaler=tw.training.LossScaler(scale=2.0**24))  # fmt: skip
+    result = fit(
+        model,
+        DATA,
+        epochs=3,
+        batch_size=32,
+        precision="fp16",
+        lr=0.1,
+        optimizer=plain,
+        scaler=tw.training.LossScaler(scale=2.0**24),
+    )
     assert result.losses == losses and [row["scale"] for row in result.steps] == scales
     assert result.skipped_steps == sum(a > b for a, b in pairwise(scales)) > 2
     assert equal(reference, model)
@@ -138,9 +150,10 @@ def test_gradients_that_one_replica_lacks_count_as_zero():
     assert torch.equal(model[2].unused, torch.ones(3)) and result.losses[-1] < result.losses[0]
 
 
-@pytest.mark.parametrize("layout", [
-    Division(), Division(2, 2, 3, words=(9, 8, 7)), Division(1, 4, 3, True), Division(2, 2, 2, True, True, (5, 4)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "layout",
+    [Division(), Division(2, 2, 3, words=(9, 8, 7)), Division(1, 4, 3, True), Division(2, 2, 2, True, True, (5, 4))],
+)
 def test_the_graph_has_the_tasks_it_promises_and_keeps_nothing(layout):
     graph, marks = training_graph(layout, Span(0, 3, 64, 32, 10), checks=True)
     names = [task.op.name for task in graph]

@@ -21,8 +21,17 @@ def scalars(folder):
 
 
 def test_tensorboard_reads_every_step_and_every_evaluation(tmp_path):
-    result = fit(zoo.perceptron(), zoo.tiny(), zoo.tiny(8), epochs=2, batch_size=32, precision="fp16",
-                 scaler=LossScaler(scale=2.0**20), penalty=GradientPenalty(0.1), tensorboard=tmp_path)  # fmt: skip
+    result = fit(
+        zoo.perceptron(),
+        zoo.tiny(),
+        zoo.tiny(8),
+        epochs=2,
+        batch_size=32,
+        precision="fp16",
+        scaler=LossScaler(scale=2.0**20),
+        penalty=GradientPenalty(0.1),
+        tensorboard=tmp_path,
+    )
     found = scalars(tmp_path)
     assert found["loss"] == [(row["step"], pytest.approx(row["loss"])) for row in result.steps]
     assert found["loss scale"] == [(row["step"], row["scale"]) for row in result.steps]
@@ -34,8 +43,14 @@ def test_tensorboard_reads_every_step_and_every_evaluation(tmp_path):
 
 def test_a_resumed_training_adds_a_file_to_the_folder(tmp_path):
     for epochs in (1, 2):
-        fit(zoo.perceptron(), zoo.tiny(), epochs=epochs, batch_size=32, checkpoint=tmp_path / "run",
-            tensorboard=tmp_path / "board")  # fmt: skip
+        fit(
+            zoo.perceptron(),
+            zoo.tiny(),
+            epochs=epochs,
+            batch_size=32,
+            checkpoint=tmp_path / "run",
+            tensorboard=tmp_path / "board",
+        )
     assert len(list((tmp_path / "board").iterdir())) == 2
     assert [step for step, _ in scalars(tmp_path / "board")["loss"]] == list(range(6))
 

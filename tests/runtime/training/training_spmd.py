@@ -28,8 +28,12 @@ try:
 except ValueError as error:
     different = str(error)
 seen = {
-    "losses": [first.losses, again.losses], "resumed": again.resumed, "accuracy": again.test_accuracy,
-    "head": again.head.test_accuracy, "messages": again.run.messages, "different": different,
+    "losses": [first.losses, again.losses],
+    "resumed": again.resumed,
+    "accuracy": again.test_accuracy,
+    "head": again.head.test_accuracy,
+    "messages": again.run.messages,
+    "different": different,
     "weights": [p.tolist() for p in model.parameters()],
-}  # fmt: skip
+}
 (folder / f"{rank}.json").write_text(json.dumps(seen))

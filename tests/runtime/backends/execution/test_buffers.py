@@ -25,10 +25,20 @@ def test_view_and_wrap_are_inverse_and_share_memory(dtype):
     assert again.data_ptr() == tensor.data_ptr()
 
 
-@pytest.mark.parametrize("value", [
-    3, "text", None, np.array([None]), torch.zeros(2, requires_grad=True), torch.zeros(2, device="meta"),
-    torch.zeros(2, 2).to_sparse(), torch.zeros(2, dtype=torch.complex64).conj(), torch.nn.Parameter(torch.zeros(2)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        3,
+        "text",
+        None,
+        np.array([None]),
+        torch.zeros(2, requires_grad=True),
+        torch.zeros(2, device="meta"),
+        torch.zeros(2, 2).to_sparse(),
+        torch.zeros(2, dtype=torch.complex64).conj(),
+        torch.nn.Parameter(torch.zeros(2)),
+    ],
+)
 def test_what_is_not_plain_memory_has_no_view(value):
     assert view(value) is None
     with pytest.raises(TypeError, match="cannot take the place of an array or a CPU tensor"):

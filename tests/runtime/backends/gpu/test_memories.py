@@ -227,9 +227,13 @@ def workers_of(run, op):
 def test_policies_give_each_kind_of_worker_what_suits_it(scheduler):
     """potrf is a hundred times slower on the accelerator, gemm a hundred times faster."""
     run = tw.run(
-        tw.cholesky_graph(8), {"A": tw.TiledMatrix.from_numpy(spd_matrix(160), 20)}, workers=2, devices=[Arena()],
-        scheduler=scheduler, machine=machine(),
-    )  # fmt: skip
+        tw.cholesky_graph(8),
+        {"A": tw.TiledMatrix.from_numpy(spd_matrix(160), 20)},
+        workers=2,
+        devices=[Arena()],
+        scheduler=scheduler,
+        machine=machine(),
+    )
     assert workers_of(run, "potrf") == {0}
     assert workers_of(run, "gemm") == {1}
     assert run.machine.gpus == 1 and run.bounds.lower > 0
@@ -313,13 +317,17 @@ def test_threads_without_devices_are_as_before():
     assert not run.switches and not run.trace.messages and run.machine is None
 
 
-@pytest.mark.parametrize(("options", "error", "message"), [
-    ({"devices": ["cpu"], "backend": "serial"}, TypeError, "unknown option devices; backend 'serial' has none"),
-    ({"devices": ["cpu", "cpu"], "workers": 1}, ValueError, "workers=1, but each of the 2 devices needs one"),
-    ({"devices": ["meta"]}, RuntimeError, "no rows for meta, only for cuda and cpu"),
-    ({"devices": [3]}, TypeError, "a name such as 'cuda' or an Accelerator, not 3"),
-    ({"devices": [Arena]}, TypeError, "or an Accelerator, not <class"),
-], ids=["serial", "few workers", "meta", "number", "class"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"devices": ["cpu"], "backend": "serial"}, TypeError, "unknown option devices; backend 'serial' has none"),
+        ({"devices": ["cpu", "cpu"], "workers": 1}, ValueError, "workers=1, but each of the 2 devices needs one"),
+        ({"devices": ["meta"]}, RuntimeError, "no rows for meta, only for cuda and cpu"),
+        ({"devices": [3]}, TypeError, "a name such as 'cuda' or an Accelerator, not 3"),
+        ({"devices": [Arena]}, TypeError, "or an Accelerator, not <class"),
+    ],
+    ids=["serial", "few workers", "meta", "number", "class"],
+)
 def test_bad_devices_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         tw.tiled_cholesky(spd_matrix(20), **options)
@@ -352,8 +360,8 @@ class TestCuda:
     def test_cores_and_the_gpu_factor_one_matrix(self, precision):
         a = spd_matrix(2000)
         got, run = tw.tiled_cholesky(
-            a, precision=precision, tile_size=250, workers=3, devices=["cuda"], scheduler="dmda", return_run=True,
-        )  # fmt: skip
+            a, precision=precision, tile_size=250, workers=3, devices=["cuda"], scheduler="dmda", return_run=True
+        )
         u = {"fp64": 2.0**-53, "fp32": 2.0**-24}.get(precision, 2.0**-8)
         assert np.linalg.norm(got @ got.T.astype(np.float64) - a) < 16 * u * np.linalg.norm(a)
         assert {record.worker for record in run.trace} == {0, 1, 2}

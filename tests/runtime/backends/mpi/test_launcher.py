@@ -18,9 +18,10 @@ VERSIONS = {
 }
 
 
-@pytest.mark.parametrize(("family", "version"), [
-    *VERSIONS.items(), ("openmpi", "mpirun (Open MPI) 5.0.11\n"), ("openmpi", "prterun (PRRTE) 3.0.13\n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "version"),
+    [*VERSIONS.items(), ("openmpi", "mpirun (Open MPI) 5.0.11\n"), ("openmpi", "prterun (PRRTE) 3.0.13\n")],
+)
 def test_a_launcher_is_known_by_what_it_says_of_itself(family, version):
     assert launcher.family_of(version) == family
 
@@ -39,9 +40,10 @@ def test_a_launcher_is_asked_once_and_one_that_fails_is_unknown(tmp_path):
     assert launcher.family(str(tmp_path / "none")) == "unknown"
 
 
-@pytest.mark.parametrize(("family", "words"), [
-    ("mpich", ["-disable-auto-cleanup"]), ("openmpi", ["--enable-recovery"]), ("intel", []), ("unknown", []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [("mpich", ["-disable-auto-cleanup"]), ("openmpi", ["--enable-recovery"]), ("intel", []), ("unknown", [])],
+)
 def test_the_command_starts_so_many_ranks_and_leaves_the_dead_to_the_pool(family, words):
     line = launcher.command("/opt/bin/mpiexec", family, 3, "some.module")
     assert line == ["/opt/bin/mpiexec", *words, "-n", "3", sys.executable, "-P", "-m", "some.module"]
@@ -165,8 +167,9 @@ def test_in_a_world_of_one_a_call_starts_its_own_ranks(shell):
     if shell == "mpirun -n 1":
         script += "with tw.mpi.Pool(2) as pool:\n    assert pool.ranks == 2\n"
     environ = {name: value for name, value in SHELLS[shell].items() if name != "PMI_FD"}  # no launcher listens here
-    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, **environ}, capture_output=True, text=True,
-                          timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, **environ}, capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
