@@ -8,6 +8,7 @@ from inspect import signature
 from typing import Any, Concatenate, ParamSpec
 
 from tilewright.graph import Task, TaskGraph
+from tilewright.host.garbage import uncollected
 from tilewright.scalars import positive
 
 __all__ = ["graph_builder"]
@@ -65,7 +66,8 @@ def graph_builder(
             named = dict(list(bound.arguments.items())[1:])
             values: tuple[Any, ...] = bound.args[1:]
             g = TaskGraph(name.format_map(named) if isinstance(name, str) else name(*values))
-            made = function(g, *args, **kwargs)
+            with uncollected():
+                made = function(g, *args, **kwargs)
             graph = g if made is None else made
             if levels is not None:
                 graph.closed_form = lambda task: _level(levels, task, values)

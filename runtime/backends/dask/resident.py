@@ -31,6 +31,7 @@ from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.distribution import by_handle, owners
 from tilewright.errors import WorkerDied
 from tilewright.graph import Access, Handle
+from tilewright.host.garbage import uncollected
 from tilewright.host.memory import copy_all
 from tilewright.kernels import choice
 from tilewright.passes.messages import MessagePlan
@@ -106,7 +107,8 @@ def run_resident(
         futures, lent = _submit(client, ranks, shares, parcels)
         results = _results(client, ranks, futures)
     outcomes = [outcome for outcome, _ in results]
-    trace = merge(graph, plan, ranks.workers, outcomes)
+    with uncollected():
+        trace = merge(graph, lambda: plan, ranks.workers, outcomes)
     replaced: set[Handle] = set().union(*(pickle.loads(outcome.values) for outcome in outcomes if outcome.values))
     for future, (_, values) in zip(futures, results, strict=False):
         deliver(store, _read(client, future, values), replaced)

@@ -57,7 +57,8 @@ class Workers:
         self.stopped = False
         self.failures: list[tuple[int, BaseException]] = []
         self.failed_at: dict[int, tuple[int, float, float]] = {}  # by number in `failures`: worker, start, end
-        self.records: list[list[tuple[int, float, float]]] = [[] for _ in range(workers)]
+        self.records: list[list[float]] = [[] for _ in range(workers)]
+        """By worker (index, start, end) of its tasks, one after the other: 10^5 tuples would keep the collector busy."""
         self.ended = [threading.Event() for _ in range(workers)]
         for gate in self.gates:
             gate.acquire()
@@ -97,7 +98,7 @@ class Workers:
 
     def report(self, progress: Progress | None) -> None:
         if progress:
-            progress(sum(map(len, self.records)))
+            progress(sum(map(len, self.records)) // 3)
 
     def stop(self) -> None:
         with self.lock:
@@ -112,7 +113,7 @@ class Workers:
         if order is None or self.abroad:
             self.work(0)
             return
-        call, note = self.program.caller(0), self.records[0].append
+        call, note = self.program.caller(0), self.records[0].extend
         with task_threads(self.program.threads_per_task), self.torch_state.entered():
             for task in order:
                 start = perf_counter()
@@ -124,7 +125,7 @@ class Workers:
                 note((task.index, start, perf_counter()))
 
     def work(self, worker: int) -> None:
-        call, records, long = self.program.caller(worker), self.records[worker], self.long
+        call, note, long = self.program.caller(worker), self.records[worker].extend, self.long
         with task_threads(self.program.threads_per_task), self.torch_state.entered():
             batch = self.take(worker, [])
             while batch:
@@ -136,7 +137,7 @@ class Workers:
                         self.fail(task, worker, error, start)
                         return
                     end = perf_counter()
-                    records.append((task.index, start, end))
+                    note((task.index, start, end))
                     if end - start < _SHORT:
                         long.discard(task.op)
                     else:
@@ -288,9 +289,9 @@ class Workers:
     def trace(self) -> Trace:
         began = self.began
         records: Any = (
-            TaskRecord(index, worker, start - began, end - began)
+            TaskRecord(int(index), worker, start - began, end - began)
             for worker, rows in enumerate(self.records)
-            for index, start, end in rows
+            for index, start, end in zip(*[iter(rows)] * 3, strict=True)
         )
         trace = Trace(self.program.graph, self.workers, records)
         trace.began = began

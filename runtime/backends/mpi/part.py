@@ -18,10 +18,11 @@ from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.rooms import provide
 from tilewright.backends.mpi.agreement import Agreement, Clock, agreement
 from tilewright.backends.mpi.courier import MpiCourier, Wires
-from tilewright.backends.ranks.outcome import Order, Outcome, failed_at, freeze, planned
+from tilewright.backends.ranks.outcome import Order, Outcome, failed_at, freeze, planned, ran
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.workers import Team
 from tilewright.graph import Handle, TaskGraph
+from tilewright.host.garbage import uncollected
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
@@ -56,7 +57,7 @@ def run_part(
     of runs before, ``agreed`` what the ranks checked and noted so far and exchange here.
     """
     lines = wires(comm)
-    with (agreed or Agreement(lines.data)).block() as facts:
+    with (agreed or Agreement(lines.data)).block() as facts, uncollected():
         plan = planned(graph, comm.size, order)
         part = plan.part(comm.rank)
         _check_tags(plan)
@@ -66,7 +67,7 @@ def run_part(
         provide(graph, store)
         rooms = _rooms(plan, comm.rank, store, spare, shared=deliver)
         program = Program(part.graph, store)
-        pickled = _pickled(graph, store)
+        pickled = _pickled(graph, store) if plan.messages else {}
         team = Team(program, policy, workers, part, comm.rank, "mpi")
         courier = MpiCourier(lines, team, pickled, spare, window=window, synchronous=synchronous)
         team.attach(courier)
@@ -84,7 +85,9 @@ def run_part(
         team.failures.append((len(graph), error))
         team.stop()
     courier.finish()
-    outcomes = lines.data.allgather(_outcome(team, courier, plan, began, deliver))
+    with uncollected():
+        outcome = _outcome(team, courier, plan, began, deliver)
+    outcomes = lines.data.allgather(outcome)
     for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
         courier.hear()
     del team.courier  # a cycle would keep the run's memory until the garbage is collected
@@ -145,13 +148,7 @@ def _check_tags(plan: MessagePlan) -> None:
 
 
 def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan, began: float, deliver: bool) -> Outcome:
-    numbers = plan.numbers
-    rows = [
-        (team.part.origin[index], worker, start - began, end - began)
-        for worker, records in enumerate(team.records)
-        for index, start, end in records
-        if plan.places[team.part.origin[index]] == team.rank
-    ]
+    numbers = plan.numbers if courier.sent or courier.received else {}
     values = b""
     if not team.failures:
         try:
@@ -160,7 +157,7 @@ def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan, began: float, d
             team.failures.append((len(plan.graph), error))
     failure = min(team.failures, key=lambda failure: failure[0]) if team.failures else None
     return Outcome(
-        tasks=np.array(rows).reshape(-1, 4),
+        tasks=ran(team, plan, began),
         sent=[(numbers[m.source, m.destination, m.tag], nbytes, start - began) for m, nbytes, start in courier.sent],
         received=[(numbers[m.source, m.destination, m.tag], end - began) for m, end in courier.received],
         failure=None if failure is None else (failure[0], freeze(failure[1])),

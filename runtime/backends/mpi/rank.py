@@ -26,6 +26,7 @@ from tilewright.backends.ranks.outcome import Order, freeze
 from tilewright.backends.ranks.pickling import loads
 from tilewright.backends.ranks.segments import Mappings
 from tilewright.graph import TaskGraph
+from tilewright.host.garbage import uncollected
 from tilewright.kernels import choice
 from tilewright.tiles import Store
 
@@ -123,7 +124,8 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, progra
             with agreed.block(exchange=False):
                 entered.enter_context(job.torch_state.entered())
                 choice.adopt(job.blas)
-                graph, order = programs[job.key] if job.key in programs else loads(job.program, mappings)
+                with uncollected():
+                    graph, order = programs[job.key] if job.key in programs else loads(job.program, mappings)
                 if job.key >= 0:
                     programs[job.key] = graph, order
                 data, scheduler = loads(job.contents, mappings)

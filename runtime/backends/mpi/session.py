@@ -27,6 +27,7 @@ from tilewright.backends.ranks.outcome import Order, merge
 from tilewright.backends.ranks.segments import like
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
+from tilewright.host.garbage import uncollected
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
@@ -101,7 +102,8 @@ class MpiRank(Mpi):
         graph, store = program.graph, program.store
         with self.agreement(run_follows=True) as facts:
             rank_of = owners(owner_for(graph, self.owner), self.comm.size)
-            owner = by_handle(graph, rank_of)
+            with uncollected():
+                owner = by_handle(graph, rank_of)
             each = per_rank(workers, self.comm.size)
             facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
             facts["owner"] = f"{_rule(self.owner)} (checksum {zlib.crc32(repr(owner).encode())})"
@@ -121,7 +123,8 @@ class MpiRank(Mpi):
             progress=progress if self.comm.rank == 0 else None,
             agreed=self._agreement,
         )
-        return merge(graph, plan, each, outcomes)
+        with uncollected():
+            return merge(graph, lambda: plan, each, outcomes)
 
     def everywhere(self, value: Any) -> Any:
         if self.root is None:

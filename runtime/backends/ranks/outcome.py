@@ -7,7 +7,7 @@ import io
 import pickle
 import traceback
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from tilewright.runs.failure import leave
 from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 
-__all__ = ["Order", "Outcome", "failed_at", "freeze", "merge", "planned", "thaw"]
+__all__ = ["Order", "Outcome", "failed_at", "freeze", "merge", "planned", "ran", "thaw"]
 
 Order = tuple[tuple[int, ...], int | None, tuple[int, ...]]
 """What a plan is made with: the owner of each handle in order of first access, ``start``, ``collect``."""
@@ -79,6 +79,22 @@ def failed_at(team: Any, number: int, began: float) -> tuple[int, float, float] 
     return None if found is None else (found[0], found[1] - began, found[2] - began)
 
 
+def ran(team: Any, plan: MessagePlan, began: float) -> np.ndarray:
+    """`Outcome.tasks` of the workers of one rank; without those that made a copy anew which another rank has."""
+    origin = np.array(team.part.origin, np.int64)
+    tables = [np.zeros((0, 4))]
+    for worker, records in enumerate(team.records):
+        if records:
+            index, start, end = np.array(records, float).reshape(-1, 3).T
+            tables.append(
+                np.column_stack([origin[index.astype(int)], np.full(len(index), worker), start - began, end - began])
+            )
+    rows = np.concatenate(tables)
+    if plan.anew:
+        rows = rows[np.array(plan.places)[rows[:, 0].astype(int)] == team.rank]
+    return rows
+
+
 def freeze(error: BaseException) -> bytes:
     """An exception as bytes, with the text of its traceback; one that cannot travel becomes a RuntimeError."""
     if isinstance(getattr(error, "run", None), Run):  # of a run inside the task: data of this process
@@ -123,8 +139,11 @@ def thaw(data: bytes) -> BaseException:
     return error
 
 
-def merge(graph: TaskGraph, plan: MessagePlan, workers: int, outcomes: list[Outcome]) -> Trace:
-    """One trace of what all ranks tell. Raises what the first task that failed raised, with the trace until then."""
+def merge(graph: TaskGraph, plan: Callable[[], MessagePlan], workers: int, outcomes: list[Outcome]) -> Trace:
+    """One trace of what all ranks tell. Raises what the first task that failed raised, with the trace until then.
+
+    ``plan()`` is asked for if there were messages.
+    """
     trace = _merged(graph, plan, workers, outcomes)
     failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
     if failures:
@@ -139,18 +158,19 @@ def merge(graph: TaskGraph, plan: MessagePlan, workers: int, outcomes: list[Outc
     return trace
 
 
-def _merged(graph: TaskGraph, plan: MessagePlan, workers: int, outcomes: list[Outcome]) -> Trace:
+def _merged(graph: TaskGraph, plan: Callable[[], MessagePlan], workers: int, outcomes: list[Outcome]) -> Trace:
     records = [
         TaskRecord(int(index), int(worker), start, end, rank)
         for rank, outcome in enumerate(outcomes)
         for index, worker, start, end in outcome.tasks.tolist()
     ]
+    planned = plan().messages if any(outcome.sent for outcome in outcomes) else []
     ends = {number: end for outcome in outcomes for number, end in outcome.received}
     messages = [
         MessageRecord(m.source, m.destination, m.handle, nbytes, start, ends[number], m.writer)
         for outcome in outcomes
         for number, nbytes, start in outcome.sent
-        for m in (plan.messages[number],)
+        for m in (planned[number],)
         if number in ends  # in a run that failed some never came
     ]
     return Trace(graph, workers, records, ranks=len(outcomes), messages=messages)
