@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
@@ -42,7 +43,17 @@ from tilewright.tiles import Store, TiledMatrix
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Options", "deliver", "families_of", "nbytes_of", "needs", "outlines_of", "run_resident", "scatter"]
+__all__ = [
+    "Options",
+    "at_most",
+    "deliver",
+    "families_of",
+    "nbytes_of",
+    "needs",
+    "outlines_of",
+    "run_resident",
+    "scatter",
+]
 
 SMALL = 1 << 16  # bytes that travel with the call; more are scattered
 LOOK = 0.5  # seconds between two looks at the workers
@@ -64,10 +75,11 @@ def run_resident(
     """Run a program; results go to its store, or stay on the workers where its matrices are `RemoteTiles`."""
     graph, store = program.graph, program.store
     rank_of = _where_data_is(client, ranks, program, owners(options.owner, len(ranks.members)))
-    order: Order = by_handle(graph, rank_of), None, ()
-    plan = planned(graph, len(ranks.members), order)
-    families, outlines = families_of(store), outlines_of(program)
-    contents, key = _contents(program, order, families, outlines)
+    with uncollected():
+        order: Order = by_handle(graph, rank_of), None, ()
+        plan = planned(graph, len(ranks.members), order)
+        families, outlines = families_of(store), outlines_of(program)
+        contents, key = _contents(program, order, families, outlines)
     policy = _dumps(scheduler)
     stay = tuple(name for name, family in store.families.items() if isinstance(family, RemoteTiles))
     run = uuid4().hex[:8]
@@ -232,14 +244,20 @@ def _piece_or_value(store: Store, handle: Handle) -> Any:
     return store[handle]
 
 
+def at_most(program: Program, window: int) -> int:
+    """Bytes that no rank needs more of, whatever the plan: all data of the run, and the window. O(handles)."""
+    sizes = [_size(program.store, handle) for handle in program.graph.handles_used]
+    return sum(sizes) + max(window, max(sizes, default=0))
+
+
+def _size(store: Store, handle: Handle) -> int:
+    value = store[handle]
+    return value.nbytes if isinstance(value, np.ndarray) else 0
+
+
 def needs(plan: MessagePlan, store: Store, window: int) -> list[int]:
     """Bytes that each rank needs: what it reads first, what it makes, and the window of others' tiles."""
-
-    def size(handle: Handle) -> int:
-        value = store[handle]
-        return value.nbytes if isinstance(value, np.ndarray) else 0
-
-    return plan.peak_memory(size, window)
+    return plan.peak_memory(partial(_size, store), window)
 
 
 def scatter(client: Client, value: Any, address: str) -> Future:

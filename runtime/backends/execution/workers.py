@@ -58,7 +58,7 @@ class Workers:
         self.failures: list[tuple[int, BaseException]] = []
         self.failed_at: dict[int, tuple[int, float, float]] = {}  # by number in `failures`: worker, start, end
         self.records: list[list[float]] = [[] for _ in range(workers)]
-        """By worker (index, start, end) of its tasks, one after the other: 10^5 tuples would keep the collector busy."""
+        """By worker (index, start, end) of its tasks, in a row: 10^5 tuples would keep the garbage collector busy."""
         self.ended = [threading.Event() for _ in range(workers)]
         for gate in self.gates:
             gate.acquire()

@@ -211,6 +211,6 @@ def wires(comm: MPI.Intracomm) -> Wires:
                 "this MPI was initialised without threads; backend 'mpi' needs MPI_THREAD_SERIALIZED at least "
                 "(mpi4py asks for it unless mpi4py.rc.thread_level says otherwise)"
             )
-        lines = Wires(comm.Dup(), comm.Dup())
+        lines = Wires(comm.Dup(), comm.Dup(), comm.Dup())
         comm.Set_attr(_kept, lines)
     return lines
