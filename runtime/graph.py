@@ -446,6 +446,11 @@ class TaskGraph:
         graph.temporary, graph.rooms = set(self.temporary), dict(self.rooms)
         return graph
 
+    def range(self, *bounds: int) -> range:
+        """Python's ``range``. A builder whose loops are over it can be counted and planned in part, without unrolling
+        them: see `tilewright.passes.loops`."""
+        return range(*bounds)
+
     def insert(
         self,
         op: Op | Callable[..., Any],

@@ -233,8 +233,14 @@ def _told(share: Share, courier: DaskCourier, team: Team, plan: MessagePlan, beg
                     returns[handle] = value
     outcome = Outcome(
         tasks=ran(team, plan, began),
-        sent=[(number, nbytes, start - began) for number, nbytes, start in courier.sent],
-        received=[(number, end - began) for number, end in courier.received],
+        sent=[
+            (m.destination, m.tag, m.handle, m.writer, nbytes, start - began)
+            for number, nbytes, start in courier.sent
+            for m in (plan.messages[number],)
+        ],
+        received=[
+            (plan.messages[number].source, plan.messages[number].tag, end - began) for number, end in courier.received
+        ],
         failure=None if failure is None else (failure[0], freeze(failure[1])),
         failed_at=None if failure is None else failed_at(team, failure[0], began),
         announced=False,

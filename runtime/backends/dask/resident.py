@@ -120,7 +120,7 @@ def run_resident(
         results = _results(client, ranks, futures)
     outcomes = [outcome for outcome, _ in results]
     with uncollected():
-        trace = merge(graph, lambda: plan, ranks.workers, outcomes)
+        trace = merge(graph, ranks.workers, outcomes)
     replaced: set[Handle] = set().union(*(pickle.loads(outcome.values) for outcome in outcomes if outcome.values))
     for future, (_, values) in zip(futures, results, strict=False):
         deliver(store, _read(client, future, values), replaced)

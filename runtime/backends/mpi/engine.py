@@ -46,7 +46,7 @@ from tilewright.backends.mpi.connection import Job
 from tilewright.backends.mpi.launcher import require_mpi4py
 from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.ranks import pickling, segments
-from tilewright.backends.ranks.outcome import Order, merge, planned, thaw
+from tilewright.backends.ranks.outcome import Order, loops_of, merge, thaw
 from tilewright.distribution import Distribution, by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.cores import cores
@@ -132,8 +132,9 @@ class MpiPool(Mpi):
         ranks = self._ranks(workers, graph)
         each = per_rank(workers, ranks)
         rank_of = owners(owner_for(graph, self.owner), ranks)
+        loops = loops_of(graph, owner_for(graph, self.owner), ranks)
         with uncollected():
-            order: Order = by_handle(graph, rank_of), None, ()
+            order: Order = by_handle(graph, rank_of) if loops is None else loops[1], None, ()
         pool = self.pool or pools.default(ranks)
         with pool.lock:
             given = program.store.given
@@ -142,7 +143,7 @@ class MpiPool(Mpi):
             _copy((here[handle], there[handle]) for handle in graph.inputs)
             key, is_there = _key(pool, program, order)
             with uncollected():
-                contents = b"" if is_there else pickling.dumps((graph, order))
+                contents = b"" if is_there else pickling.dumps((graph if loops is None else loops[0], order))
             job = Job(
                 key,
                 contents,
@@ -162,7 +163,7 @@ class MpiPool(Mpi):
             if key >= 0:
                 _kept[program] = weakref.ref(pool), key, order
             with uncollected():
-                trace = merge(graph, lambda: planned(graph, ranks, order), each, outcomes)
+                trace = merge(graph, each, outcomes)
             values: dict[Handle, Any] = {}
             replaced: set[Handle] = set()
             for outcome in outcomes:

@@ -18,7 +18,7 @@ from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.rooms import provide
 from tilewright.backends.mpi.agreement import Agreement, Clock, agreement
 from tilewright.backends.mpi.courier import MpiCourier, Wires
-from tilewright.backends.ranks.outcome import Order, Outcome, failed_at, freeze, planned, ran
+from tilewright.backends.ranks.outcome import Order, Outcome, failed_at, freeze, plan_of, ran
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.workers import Team
 from tilewright.graph import Handle, TaskGraph
@@ -26,6 +26,8 @@ from tilewright.host.garbage import uncollected
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
+from tilewright.passes.local import LocalPlan
+from tilewright.passes.loops import Nest
 from tilewright.passes.messages import MessagePlan
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
@@ -36,7 +38,7 @@ __all__ = ["agreement", "run_part", "wires"]
 
 def run_part(
     comm: MPI.Intracomm,
-    graph: TaskGraph,
+    graph: TaskGraph | Nest,
     store: Store,
     scheduler: str | Policy,
     workers: int,
@@ -48,8 +50,8 @@ def run_part(
     spare: Spare | None = None,
     progress: Callable[[int], object] | None = None,
     agreed: Agreement | None = None,
-) -> tuple[MessagePlan, list[Outcome]]:
-    """Run this rank's part of ``graph`` and tell all ranks how it went. Collective.
+) -> list[Outcome]:
+    """Run this rank's part of ``graph``, or of loops, and tell all ranks how it went. Collective.
 
     ``order`` holds the arguments of the plan beside graph and ranks: owners, start, collect. ``store`` has a buffer
     for every array of the run, also for those that live elsewhere; their contents are not looked at. ``deliver`` puts
@@ -58,16 +60,17 @@ def run_part(
     """
     lines = wires(comm)
     with (agreed or Agreement(lines.data)).block() as facts, uncollected():
-        plan = planned(graph, comm.size, order)
+        plan = plan_of(graph, comm.size, comm.rank, order)
         part = plan.part(comm.rank)
         _check_tags(plan)
         policy = find_policy(scheduler)
         policy.prepare(part.graph, Machine(workers=workers))
         spare = spare or Spare()
-        provide(graph, store)
+        if isinstance(graph, TaskGraph):
+            provide(graph, store)
         rooms = _rooms(plan, comm.rank, store, spare, shared=deliver)
         program = Program(part.graph, store)
-        pickled = _pickled(graph, store) if plan.messages else {}
+        pickled = _pickled(graph, store) if isinstance(graph, TaskGraph) and plan.messages else {}
         team = Team(program, policy, workers, part, comm.rank, "mpi")
         courier = MpiCourier(lines, team, pickled, spare, window=window, synchronous=synchronous)
         team.attach(courier)
@@ -82,7 +85,7 @@ def run_part(
             else:
                 team.on_threads(progress)
     except BaseException as error:  # Ctrl-C
-        team.failures.append((len(graph), error))
+        team.failures.append((plan.tasks, error))
         team.stop()
     courier.finish()
     with uncollected():
@@ -94,13 +97,15 @@ def run_part(
     for handle, room in rooms.items():
         if handle not in courier.kept:
             spare.give(room)
-    return plan, outcomes
+    return outcomes
 
 
 # ------------------------------------------------------------------ preparation
 
 
-def _rooms(plan: MessagePlan, rank: int, store: Store, spare: Spare, *, shared: bool) -> dict[Handle, np.ndarray]:
+def _rooms(
+    plan: MessagePlan | LocalPlan, rank: int, store: Store, spare: Spare, *, shared: bool
+) -> dict[Handle, np.ndarray]:
     """Give this rank memory of its own where `MessagePlan.rooms` says so. What is no memory is its own already."""
     rooms = {}
     for handle in plan.rooms(rank, "shared" if shared else "own"):
@@ -135,7 +140,7 @@ def _pickled(graph: TaskGraph, store: Store) -> dict[Handle, int]:
     return first
 
 
-def _check_tags(plan: MessagePlan) -> None:
+def _check_tags(plan: MessagePlan | LocalPlan) -> None:
     most = max((message.tag for message in plan.messages), default=0)
     limit: Any = MPI.COMM_WORLD.Get_attr(MPI.TAG_UB)  # a predefined attribute; Open MPI has it nowhere else
     if most > limit:
@@ -147,19 +152,18 @@ def _check_tags(plan: MessagePlan) -> None:
 # ------------------------------------------------------------------ what ranks tell each other
 
 
-def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan, began: float, deliver: bool) -> Outcome:
-    numbers = plan.numbers if courier.sent or courier.received else {}
+def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan | LocalPlan, began: float, deliver: bool) -> Outcome:
     values = b""
     if not team.failures:
         try:
             values = _settle(plan, team, deliver)
         except Exception as error:
-            team.failures.append((len(plan.graph), error))
+            team.failures.append((plan.tasks, error))
     failure = min(team.failures, key=lambda failure: failure[0]) if team.failures else None
     return Outcome(
         tasks=ran(team, plan, began),
-        sent=[(numbers[m.source, m.destination, m.tag], nbytes, start - began) for m, nbytes, start in courier.sent],
-        received=[(numbers[m.source, m.destination, m.tag], end - began) for m, end in courier.received],
+        sent=[(m.destination, m.tag, m.handle, m.writer, nbytes, start - began) for m, nbytes, start in courier.sent],
+        received=[(m.source, m.tag, end - began) for m, end in courier.received],
         failure=None if failure is None else (failure[0], freeze(failure[1])),
         failed_at=None if failure is None else failed_at(team, failure[0], began),
         announced=courier.announced,
@@ -167,17 +171,16 @@ def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan, began: float, d
     )
 
 
-def _settle(plan: MessagePlan, team: Team, deliver: bool) -> bytes:
+def _settle(plan: MessagePlan | LocalPlan, team: Team, deliver: bool) -> bytes:
     """Put results that this rank made into their own place; with ``deliver`` pickle those that have none."""
     store = team.program.store
     places = Store(store.given)
-    temporary = plan.graph.temporary
+    temporary = plan.temporary if isinstance(plan, LocalPlan) else plan.graph.temporary
     replaced = {handle for handle in team.program.replaced if handle.name not in temporary}
-    made_at = plan.final_places
     values = {}
-    for handle in plan.graph.results:
+    for handle in plan.made_by(team.rank):
         value, place = store[handle], places[handle]
-        if made_at[handle] != team.rank or value is place:
+        if value is place:
             continue
         array = None if handle in replaced else view(place)
         if array is not None:

@@ -28,6 +28,7 @@ from tilewright.backends.ranks.segments import Mappings
 from tilewright.graph import TaskGraph
 from tilewright.host.garbage import uncollected
 from tilewright.kernels import choice
+from tilewright.passes.loops import Nest
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _call(comm: MPI.Intracomm, call: RemoteCall, mappings: Mappings) -> Any:
         return freeze(error)
 
 
-Programs = dict[int, tuple[TaskGraph, Order]]
+Programs = dict[int, tuple[TaskGraph | Nest, Order]]
 """Graphs of prepared programs by key. As long as a graph is here, so is its plan: see `planned`."""
 
 
@@ -129,7 +130,7 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, progra
                 if job.key >= 0:
                     programs[job.key] = graph, order
                 data, scheduler = loads(job.contents, mappings)
-            _, outcomes = run_part(
+            outcomes = run_part(
                 comm,
                 graph,
                 Store(data),

@@ -23,7 +23,7 @@ from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.mpi.part import run_part, wires
 from tilewright.backends.mpi.rank_home import RankHome
 from tilewright.backends.ranks.home import copied
-from tilewright.backends.ranks.outcome import Order, merge
+from tilewright.backends.ranks.outcome import Order, loops_of, merge
 from tilewright.backends.ranks.segments import like
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
@@ -102,17 +102,20 @@ class MpiRank(Mpi):
         graph, store = program.graph, program.store
         with self.agreement(run_follows=True) as facts:
             rank_of = owners(owner_for(graph, self.owner), self.comm.size)
+            loops = loops_of(graph, owner_for(graph, self.owner), self.comm.size)
+            if self.gather != "none" or self.root is not None:  # who collects plans for all
+                loops = None
             with uncollected():
-                owner = by_handle(graph, rank_of)
+                owner = by_handle(graph, rank_of) if loops is None else loops[1]
             each = per_rank(workers, self.comm.size)
             facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
             facts["owner"] = f"{_rule(self.owner)} (checksum {zlib.crc32(repr(owner).encode())})"
             facts["data"] = _layouts(program)
         collect = {"all": tuple(range(self.comm.size)), "root": (self.root or 0,), "none": ()}[self.gather]
         order: Order = owner, self.root, collect
-        plan, outcomes = run_part(
+        outcomes = run_part(
             self.comm,
-            graph,
+            graph if loops is None else loops[0],
             store,
             scheduler,
             each,
@@ -124,7 +127,7 @@ class MpiRank(Mpi):
             agreed=self._agreement,
         )
         with uncollected():
-            return merge(graph, lambda: plan, each, outcomes)
+            return merge(graph, each, outcomes)
 
     def everywhere(self, value: Any) -> Any:
         if self.root is None:

@@ -7,22 +7,26 @@ import io
 import pickle
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tilewright.backends.ranks.pickling import CodePickler
+from tilewright.distribution import Distribution, near_square
 from tilewright.graph import Handle, TaskGraph
+from tilewright.passes.local import LocalPlan
+from tilewright.passes.loops import Nest, nest_of
 from tilewright.passes.messages import MessagePlan
 from tilewright.runs.failure import leave
 from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 
-__all__ = ["Order", "Outcome", "failed_at", "freeze", "merge", "planned", "ran", "thaw"]
+__all__ = ["Order", "Outcome", "failed_at", "freeze", "loops_of", "merge", "plan_of", "planned", "ran", "thaw"]
 
-Order = tuple[tuple[int, ...], int | None, tuple[int, ...]]
-"""What a plan is made with: the owner of each handle in order of first access, ``start``, ``collect``."""
+Order = tuple[tuple[int, ...] | Distribution, int | None, tuple[int, ...]]
+"""What a plan is made with: the owner of each handle in order of first access, or for a `Nest` the rule; ``start``,
+``collect``."""
 
 
 class Outcome(NamedTuple):
@@ -30,10 +34,10 @@ class Outcome(NamedTuple):
 
     tasks: np.ndarray
     """One row per task: index, worker, start, end."""
-    sent: list[tuple[int, int, float]]
-    """Per message that it sent: number in the plan, bytes, start."""
-    received: list[tuple[int, float]]
-    """Per message that it received: number in the plan, end."""
+    sent: list[tuple[int, int, Handle, int, int, float]]
+    """Per message that it sent: destination, tag, handle, writer, bytes, start."""
+    received: list[tuple[int, int, float]]
+    """Per message that it received: source, tag, end."""
     failure: tuple[int, bytes] | None
     """Index of the first failed task, and the pickled exception."""
     announced: bool
@@ -42,6 +46,9 @@ class Outcome(NamedTuple):
     failed_at: tuple[int, float, float] | None = None
     """Worker, start and end of the failed task, if a worker ran it."""
 
+
+WORTH = 5_000
+"""Tasks of a graph from which on a rank makes its part from the loops; to look for it there takes some milliseconds."""
 
 _plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.WeakKeyDictionary()
 
@@ -62,6 +69,34 @@ def planned(graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handl
     return known[key]
 
 
+_local: weakref.WeakKeyDictionary[Nest, tuple[Any, LocalPlan]] = weakref.WeakKeyDictionary()
+
+
+def plan_of(graph: TaskGraph | Nest, ranks: int, rank: int, order: Order) -> MessagePlan | LocalPlan:
+    """`planned`, of a graph or of loops, which a rank plans for itself alone."""
+    if isinstance(graph, TaskGraph):
+        return planned(graph, ranks, order)
+    key = ranks, rank, order
+    known = _local.get(graph)
+    if known is None or known[0] != key:
+        assert isinstance(order[0], Distribution)
+        known = _local[graph] = key, LocalPlan(graph, ranks, rank, order[0])
+    return known[1]
+
+
+def loops_of(graph: TaskGraph, owner: Any, ranks: int) -> tuple[Nest, Distribution] | None:
+    """The loops of a graph and a rule of owners for which ranks make their parts alone; None where that does not pay.
+
+    ``owner`` is the rule of a call, None where it has none.
+    """
+    if len(graph) < WORTH:
+        return None
+    rule = near_square(ranks) if owner is None else owner
+    if not isinstance(rule, Distribution) or rule.ranks > ranks or (nest := nest_of(graph)) is None:
+        return None
+    return nest, rule
+
+
 class Elsewhere(Exception):  # noqa: N818 - what it shows is where
     """The traceback that an exception had in another process, shown as its cause."""
 
@@ -79,7 +114,7 @@ def failed_at(team: Any, number: int, began: float) -> tuple[int, float, float] 
     return None if found is None else (found[0], found[1] - began, found[2] - began)
 
 
-def ran(team: Any, plan: MessagePlan, began: float) -> np.ndarray:
+def ran(team: Any, plan: MessagePlan | LocalPlan, began: float) -> np.ndarray:
     """`Outcome.tasks` of the workers of one rank; without those that made a copy anew which another rank has."""
     origin = np.array(team.part.origin, np.int64)
     tables = [np.zeros((0, 4))]
@@ -90,7 +125,7 @@ def ran(team: Any, plan: MessagePlan, began: float) -> np.ndarray:
                 np.column_stack([origin[index.astype(int)], np.full(len(index), worker), start - began, end - began])
             )
     rows = np.concatenate(tables)
-    if plan.anew:
+    if isinstance(plan, MessagePlan) and plan.anew:
         rows = rows[np.array(plan.places)[rows[:, 0].astype(int)] == team.rank]
     return rows
 
@@ -139,12 +174,9 @@ def thaw(data: bytes) -> BaseException:
     return error
 
 
-def merge(graph: TaskGraph, plan: Callable[[], MessagePlan], workers: int, outcomes: list[Outcome]) -> Trace:
-    """One trace of what all ranks tell. Raises what the first task that failed raised, with the trace until then.
-
-    ``plan()`` is asked for if there were messages.
-    """
-    trace = _merged(graph, plan, workers, outcomes)
+def merge(graph: TaskGraph, workers: int, outcomes: list[Outcome]) -> Trace:
+    """One trace of what all ranks tell. Raises what the first task that failed raised, with the trace until then."""
+    trace = _merged(graph, workers, outcomes)
     failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
     if failures:
         number, frozen = min(failures)
@@ -158,19 +190,17 @@ def merge(graph: TaskGraph, plan: Callable[[], MessagePlan], workers: int, outco
     return trace
 
 
-def _merged(graph: TaskGraph, plan: Callable[[], MessagePlan], workers: int, outcomes: list[Outcome]) -> Trace:
+def _merged(graph: TaskGraph, workers: int, outcomes: list[Outcome]) -> Trace:
     records = [
         TaskRecord(int(index), int(worker), start, end, rank)
         for rank, outcome in enumerate(outcomes)
         for index, worker, start, end in outcome.tasks.tolist()
     ]
-    planned = plan().messages if any(outcome.sent for outcome in outcomes) else []
-    ends = {number: end for outcome in outcomes for number, end in outcome.received}
+    ends = {(source, rank, tag): end for rank, outcome in enumerate(outcomes) for source, tag, end in outcome.received}
     messages = [
-        MessageRecord(m.source, m.destination, m.handle, nbytes, start, ends[number], m.writer)
-        for outcome in outcomes
-        for number, nbytes, start in outcome.sent
-        for m in (planned[number],)
-        if number in ends  # in a run that failed some never came
+        MessageRecord(rank, destination, handle, nbytes, start, ends[rank, destination, tag], writer)
+        for rank, outcome in enumerate(outcomes)
+        for destination, tag, handle, writer, nbytes, start in outcome.sent
+        if (rank, destination, tag) in ends  # in a run that failed some never came
     ]
     return Trace(graph, workers, records, ranks=len(outcomes), messages=messages)
