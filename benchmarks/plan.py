@@ -42,7 +42,8 @@ else:
     nest = record(tw.cholesky_graph, (nt,))
     plan, tasks = LocalPlan(nest, P * Q, rank, tw.BlockCyclic(P, Q)), nest.tasks
 part = plan.part(rank)
-print(json.dumps({"seconds": time.perf_counter() - start, "bytes": grew() - before, "tasks": tasks, "part": len(part.graph)}))
+seconds, size = time.perf_counter() - start, grew() - before
+print(json.dumps({"seconds": seconds, "bytes": size, "tasks": tasks, "part": len(part.graph)}))
 """
 
 
