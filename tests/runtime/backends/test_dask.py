@@ -31,7 +31,7 @@ from tilewright.backends.dask.submitted import _loads
 from tilewright.distribution import RowBlocks
 from tilewright.linalg.chunked import Chunks
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_kept_cluster")]
 
 MODES = ("resident", "tasks")
 modes = pytest.mark.parametrize("mode", MODES)

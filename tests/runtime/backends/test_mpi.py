@@ -29,7 +29,7 @@ from tilewright.backends.mpi.deaths import Deaths
 from tilewright.graph import Layout
 from tilewright.ops import copy
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.long]
+pytestmark = [pytest.mark.timeout(60), pytest.mark.long, pytest.mark.usefixtures("no_kept_cluster")]
 
 HERE = Path(__file__).parent
 UNIT = {"f": 2.0**-24, "F": 2.0**-24, "d": 2.0**-53, "D": 2.0**-53}
