@@ -293,6 +293,7 @@ engine_options = together(
 Progress = bool | Literal["page"]
 """What `progress` makes of the options."""
 
+_PAGE = f"{__name__}.live"
 _PROGRESS = click.option(
     "--progress/--no-progress",
     default=None,
@@ -307,7 +308,6 @@ _LIVE = click.option(
     help="Serve a page on 127.0.0.1 that follows the run; its address is written to standard error.",
     callback=lambda ctx, param, value: ctx.meta.update({_PAGE: value}),
 )
-_PAGE = f"{__name__}.live"
 
 
 def _shown(ctx: click.Context, value: bool | None) -> Progress:

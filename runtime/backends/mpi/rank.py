@@ -41,6 +41,7 @@ from tilewright.backends.ranks.pickling import loads
 from tilewright.backends.ranks.segments import Mappings
 from tilewright.graph import TaskGraph
 from tilewright.kernels import choice
+from tilewright.runs.progress import Ran
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ class _Teller:
     """Progress, sent to the owner."""
 
     def __init__(self, send: Callable[[News], object], rows: bool) -> None:
-        self._send, self._rows = send, []
+        self._send = send
+        self._rows: list[Ran] = []
         if rows:
             self.ran = self._rows.extend
 

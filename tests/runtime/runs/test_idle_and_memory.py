@@ -241,7 +241,8 @@ def constructed(limit):
         starts = [[0, 1, 2, 3, 4, 5, 6], [4, 5, 6], [4, 5, 6], [4, 5, 6]]
         places = [(worker, start) for worker, own in enumerate(starts) for start in own]
         records = [TaskRecord(t, w, float(at), at + 1.0) for t, (w, at) in enumerate(places)]
-        return dataclasses.replace(tw.run(g, data_of(g), workers=1), trace=Trace(g, 4, records), workers=4)
+        data = dict.fromkeys(g.handles_used, 0)
+        return dataclasses.replace(tw.run(g, data, workers=1), trace=Trace(g, 4, records), workers=4)
     records = [TaskRecord(t, 0, 3.0 * t + 2, 3.0 * t + 3) for t in range(8)]  # the engine takes 2 of 3
     return dataclasses.replace(
         tw.run(chain_of(8), {"x": 0}, workers=1), trace=Trace(chain_of(8), 2, records), workers=2
@@ -273,7 +274,10 @@ def test_the_policy_is_not_blamed_for_a_late_start():
     shifted = [record._replace(start=record.start + 2, end=record.end + 2) for record in late.trace.records]
     trace = Trace(late.graph, 4, shifted)
     assert "another policy may save up to " in str(late.verdict)
-    saved = [int(str(run.verdict).split("save up to ")[1].split("%")[0]) for run in (late, dataclasses.replace(late, trace=trace))]
+    saved = [
+        int(str(run.verdict).split("save up to ")[1].split("%")[0])
+        for run in (late, dataclasses.replace(late, trace=trace))
+    ]
     gap, makespan = late.makespan - late.bounds.lower, late.makespan
     assert saved == [round(100 * gap / makespan), round(100 * gap / (makespan + 2))]
 
