@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ def gated(count=12):
     gate = threading.Event()
 
     def step(v, number):
+        time.sleep(0.001)  # or one worker would take them all, and wait in the last before it has run the others
         if number == count - 1:
             assert gate.wait(30)
         v += 1
