@@ -14,6 +14,7 @@ from tilewright.errors import SchedulerError
 from tilewright.graph import Task
 from tilewright.kernels.threads import task_threads
 from tilewright.passes.frontier import Frontier
+from tilewright.runs.progress import Ran
 from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.schedulers import BasePolicy
 
@@ -59,6 +60,7 @@ class Workers:
         self.failed_at: dict[int, tuple[int, float, float]] = {}  # by number in `failures`: worker, start, end
         self.records: list[list[float]] = [[] for _ in range(workers)]
         """By worker (index, start, end) of its tasks, in a row: 10^5 tuples would keep the garbage collector busy."""
+        self.told = [0] * workers  # tasks that were told as progress
         self.ended = [threading.Event() for _ in range(workers)]
         for gate in self.gates:
             gate.acquire()
@@ -98,7 +100,22 @@ class Workers:
 
     def report(self, progress: Progress | None) -> None:
         if progress:
+            tell = getattr(progress, "ran", None)
+            if tell is not None:
+                tell(self.news())
             progress(sum(map(len, self.records)) // 3)
+
+    def news(self) -> list[Ran]:
+        """The tasks that ended since this was called last."""
+        began, found = self.began, []
+        for worker, records in enumerate(self.records):
+            rows = records[3 * self.told[worker] :]
+            self.told[worker] += len(rows) // 3
+            found += [
+                Ran(0, worker, int(index), start - began, end - began)
+                for index, start, end in zip(*[iter(rows)] * 3, strict=True)
+            ]
+        return found
 
     def stop(self) -> None:
         with self.lock:
