@@ -72,7 +72,7 @@ class LocalPlan:
         shapes = [tuple(extents) for extents in nest.widest.values()]
         if any(len(shape) > 2 for shape in shapes):
             raise NotALoop("handles have more than two indices")
-        self._shapes = [(*shape, 1, 1)[:2] for shape in shapes]
+        self._shapes = [_two(*shape) for shape in shapes]
         self._indices = [len(shape) for shape in shapes]
         self._ends = np.cumsum([0, *(rows * columns for rows, columns in self._shapes)])
         self._owner = np.concatenate([_owners(owner, shape, ranks) for shape in self._shapes])
@@ -124,9 +124,9 @@ class LocalPlan:
         seen = [owned]
         for statement in self.nest.statements:
             which, values = self._among(statement, statement.placed_by, owned)
-            rows = len(which)
-            numbers = self.nest.numbers(statement, values, rows)
-            tiles = np.array([self._tile(name, index, values, rows) for name, index, _ in statement.uses])
+            count = len(which)
+            numbers = self.nest.numbers(statement, values, count)
+            tiles = np.array([self._tile(name, index, values, count) for name, index, _ in statement.uses])
             self._own.append((statement, numbers, tiles))
             seen.append(np.unique(tiles))
         tiles = np.unique(np.concatenate(seen))
@@ -341,6 +341,10 @@ class LocalPlan:
         """See `MessagePlan.made_by`."""
         here = self._ends_at[self._ends_at[:, 1] == rank, 0]
         return [handle for handle in self._handles(here).values() if handle.name not in self.temporary]
+
+
+def _two(rows: int = 1, columns: int = 1) -> tuple[int, int]:
+    return rows, columns
 
 
 def _owners(owner: Callable[[int, int], int], shape: tuple[int, int], ranks: int) -> Array:

@@ -71,7 +71,7 @@ class Index:
     def _asked(self, *_: Any) -> NoReturn:
         raise NotALoop("the builder asks for the value of an index")
 
-    __bool__ = __index__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _asked  # type: ignore[assignment]
+    __bool__ = __index__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _asked
 
     def at(self, values: dict[int, Array], rows: int) -> Array:
         """The value at these of the loop indices."""
@@ -179,7 +179,7 @@ class _Recorder:
             raise NotALoop(f"there are more than {MOST_STATEMENTS} statements")
         accesses = tuple((use.handle.name, use.handle.index, use.access) for use in uses)
         inner = self.stack[-1]
-        statement = Statement(op, accesses, params, priority, tuple(self.stack[1:]), len(inner.body))  # type: ignore[arg-type]
+        statement = Statement(op, accesses, params, priority, tuple(self.stack[1:]), len(inner.body))
         inner.body.append(statement)
         self.statements.append(statement)
 

@@ -64,6 +64,7 @@ def planned(graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handl
     key = len(graph), ranks, order, results
     if key not in known:
         owner, start, collect = order
+        assert isinstance(owner, tuple)
         by_handle = dict(zip(graph.handles_used, owner, strict=True))
         known.clear()  # one per graph: 50 calls must not need more memory than one
         plan = known[key] = MessagePlan(graph, ranks, by_handle, start=start, collect=collect, results=results)
