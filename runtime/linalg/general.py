@@ -24,7 +24,6 @@ from tilewright.linalg.matrix import check_finite as check_matrix
 from tilewright.linalg.mixed_lu import MixedLU, mixed_lu
 from tilewright.linalg.problem import HUGE, Problem
 from tilewright.linalg.qr_rung import by_qr
-from tilewright.linalg.refinement import FOR_GENERAL
 from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.runner import Runner
@@ -91,12 +90,6 @@ def solve_general(
         Without ``fallback``: refinement did not converge.
     """
     began = perf_counter()
-    if not isinstance(precision, str):
-        raise ValueError("a PrecisionMap is for positive definite matrices; precision of a general one is a name")
-    if refine not in ("auto", *FOR_GENERAL):
-        raise ValueError(
-            f"refine={refine!r} is for positive definite matrices; a general one takes auto, {' or '.join(FOR_GENERAL)}"
-        )
     with runner.engine.agreement() as facts:
         matrix = ByColumns(a, square=True)
         columns = RightHandSide(b, matrix.shape[0])

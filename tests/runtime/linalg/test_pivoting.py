@@ -247,8 +247,8 @@ class TestSolve:
         a, b = random_matrix(4, 4), np.ones(4)
         for message, how in (
             ("unknown pivoting 'rook'", {"assume_a": "gen", "pivoting": "rook"}),
-            ("pivoting='none' is for assume_a='gen', not for 'pos'", {"pivoting": "none"}),
-            ("is for precision='auto', not for 'fp32'", {"assume_a": "gen", "pivoting": "none", "precision": "fp32"}),
+            ("pivoting='none' is not for a positive definite matrix, which takes None", {"pivoting": "none"}),
+            ("precision='fp32' is not for a general matrix with another pivoting than partial, which takes 'auto'", {"assume_a": "gen", "pivoting": "none", "precision": "fp32"}),
         ):
             with pytest.raises(ValueError, match=message):
                 tw.solve(a, b, **how)
