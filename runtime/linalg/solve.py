@@ -189,14 +189,7 @@ def solve(
     )
     if is_stored(a):
         x, info = solve_outside(
-            a,
-            b,
-            assume_a=assume_a,
-            lower=lower,
-            check_finite=check_finite,
-            tile_size=tile_size,
-            memory=memory,
-            how=how,
+            a, b, assume_a=assume_a, lower=lower, check_finite=check_finite, tile_size=tile_size, memory=memory, how=how
         )
         return (x, info) if return_info else x
     if is_stack(a) or is_chunked(a) or is_chunked(b):

@@ -18,7 +18,7 @@ from tilewright.linalg import ladder, lu_ladder
 from tilewright.linalg.equilibrate import equilibrate
 from tilewright.linalg.gallery import conditioned_general, hpl_mxp
 from tilewright.linalg.mixed_lu import mixed_lu, mixed_lu_graph
-from tilewright.linalg.runner import Runner
+from tilewright.linalg.runner import Bindings, Runner
 
 pytestmark = pytest.mark.long
 
@@ -188,7 +188,9 @@ class TestLadder:
         u, rung = roundoff(dtype), "fp64" if roundoff(dtype) < 1e-12 else "fp32"
         assert x.dtype == dtype and backward_error(a, x, b) <= 60 * u
         path = [(one.precision, one.status, one.method) for one in info.path]
-        assert path == [(rung, "diverged", "lu"), (rung, "converged", "qr")] and info.path[0].reason.startswith("growth")
+        assert path == [(rung, "diverged", "lu"), (rung, "converged", "qr")] and info.path[0].reason.startswith(
+            "growth"
+        )
         q, r = np.linalg.qr(matrix)
         condition = np.linalg.norm(np.linalg.solve(r, q.T), 1) * np.linalg.norm(matrix, 1)
         assert info.rcond == pytest.approx(1 / condition, rel=0.5) and "qr iterations" in str(info)
@@ -212,7 +214,10 @@ class TestLadder:
 
     def test_methods_of_positive_definite_systems_are_refused(self):
         for refine in ("cg", "nested"):
-            with pytest.raises(ValueError, match=f"refine='{refine}' is not for a general matrix, which takes 'auto', 'gmres' or 'classical'"):
+            with pytest.raises(
+                ValueError,
+                match=f"refine='{refine}' is not for a general matrix, which takes 'auto', 'gmres' or 'classical'",
+            ):
                 tw.solve(np.eye(3), np.ones(3), assume_a="gen", precision="bf16", refine=refine)
         with pytest.raises(ValueError, match="precision=.* is not for a general matrix, which takes 'auto', 'bf16'"):
             tw.solve(np.eye(3), np.ones(3), assume_a="gen", precision=tw.PrecisionMap.uniform(1, "bf16"))
@@ -367,6 +372,14 @@ class TestReproducible:
         options = {"assume_a": "gen", "precision": "bf16", "tile_size": 20}
         wanted = tw.solve(a, b, backend="serial", **options)
         assert np.array_equal(tw.solve(a, b, scheduler=scheduler, workers=workers, **options), wanted)
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp32"])
+    def test_all_steps_of_gmres_are_one_graph_that_is_prepared_once(self, precision, monkeypatch):
+        prepared, prepare = [], Bindings._prepare
+        monkeypatch.setattr(Bindings, "_prepare", lambda self, g: prepared.append(g.name) or prepare(self, g))
+        how = {"precision": precision, "refine": "gmres", "tile_size": 48, "backend": "serial"}
+        info = check(conditioned_general(200, 1e4, "small"), random_matrix(200, 3), **how)
+        assert info.iterations >= 3 and len(prepared) == len(set(prepared)) <= 4
 
 
 class TestHplMxp:

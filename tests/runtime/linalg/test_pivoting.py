@@ -248,7 +248,10 @@ class TestSolve:
         for message, how in (
             ("unknown pivoting 'rook'", {"assume_a": "gen", "pivoting": "rook"}),
             ("pivoting='none' is not for a positive definite matrix, which takes None", {"pivoting": "none"}),
-            ("precision='fp32' is not for a general matrix with another pivoting than partial, which takes 'auto'", {"assume_a": "gen", "pivoting": "none", "precision": "fp32"}),
+            (
+                "precision='fp32' is not for a general matrix with another pivoting than partial, which takes 'auto'",
+                {"assume_a": "gen", "pivoting": "none", "precision": "fp32"},
+            ),
         ):
             with pytest.raises(ValueError, match=message):
                 tw.solve(a, b, **how)
@@ -302,6 +305,7 @@ class TestInversesAndDeterminants:
         with pytest.raises(tw.SingularMatrixError, match=r"U\[7,7\] is exactly zero"):
             tw.inv(a, pivoting="butterfly", tile_size=6)
         assert tw.det(a, pivoting="butterfly", tile_size=6) == 0
+
 
 class TestRecursivePanels:
     @pytest.mark.parametrize("dtype", DTYPES)
