@@ -132,5 +132,5 @@ def _everywhere(call: Call) -> Call:
     options = {name: value for name, value in call.options.items() if name not in ("root", "gather")}
     if len(options) == len(call.options):
         return call
-    matrix, plan = call.engine.everywhere(call.a), {"scheduler": call.scheduler, "workers": call.workers}
-    return Call(call.routine, matrix, options, backend=call.engine.name, progress=call.progress, chunks=True, **plan)
+    plan: dict[str, Any] = {"scheduler": call.scheduler, "workers": call.workers, "progress": call.progress}
+    return Call(call.routine, call.engine.everywhere(call.a), options, backend=call.engine.name, chunks=True, **plan)
