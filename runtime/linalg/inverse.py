@@ -10,7 +10,8 @@ from tilewright.linalg.call import Call
 from tilewright.linalg.chunked_lu import inverse_of_chunks
 from tilewright.linalg.less_pivoting import distrusted
 from tilewright.linalg.lu import LUFactor, Slogdet, factor_with, inverse_with
-from tilewright.scalars import flag
+from tilewright.linalg.lu_graph import PIVOTING
+from tilewright.scalars import choice, flag
 from tilewright.schedulers import Policy
 
 __all__ = ["det", "inv", "slogdet"]
@@ -50,6 +51,8 @@ def inv(
     array([[ 2.  , -0.5 ],
            [-0.5 ,  0.25]])
     """
+    if pivoting is not None:
+        choice(pivoting, "pivoting", PIVOTING)
     call = Call(
         inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run, chunks=True
     )
@@ -115,6 +118,8 @@ def _factored(
 ) -> tuple[LUFactor, Call, str]:
     """The factor of a square matrix, the call that made it, and why it is one with partial pivoting if that is new."""
     overwrite = flag(overwrite, "overwrite_a")
+    if pivoting is not None:
+        choice(pivoting, "pivoting", PIVOTING)
     if pivoting in (None, "partial"):
         factor = factor_with(call, overwrite, check_finite, pivoting, tile_size, update, panel, threshold, square=True)
         return factor, call, ""

@@ -57,9 +57,8 @@ _ELSEWHERE = {"a tensor on a GPU": "; a.cpu() is solved with on the CPU"}
 def check_options(kind: str, given: dict[str, Any]) -> None:
     """ValueError for the first option that this kind of matrix does not take."""
     for name, values in TAKES[kind].items():
-        if not any(given[name] is value or given[name] == value for value in values):
+        found = given[name]
+        if not any(found is value or (type(found) is type(value) and found == value) for value in values):
             *first, last = map(shown, values)
             taken = f"{', '.join(first)} or {last}" if first else last
-            raise ValueError(
-                f"{name}={shown(given[name])} is not for {kind}, which takes {taken}{_ELSEWHERE.get(kind, '')}"
-            )
+            raise ValueError(f"{name}={shown(found)} is not for {kind}, which takes {taken}{_ELSEWHERE.get(kind, '')}")
