@@ -91,7 +91,6 @@ html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "tilewright"},
     "show_toc_level": 2,
-    "secondary_sidebar_items": {"**": ["page-toc"], "index": [], "gallery/**": []},
     "header_links_before_dropdown": 6,
     "navigation_with_keys": False,
     "footer_start": ["copyright"],

@@ -313,7 +313,8 @@ def gemm_graph(
     Raises
     ------
     ValueError, TypeError
-        A number of tiles is negative, no integer, or makes more tasks than a graph can hold; another letter; no number for alpha.
+        A number of tiles is negative, no integer, or makes more tasks than a graph can hold; another letter; no number
+        for alpha.
 
     Examples
     --------
@@ -373,7 +374,8 @@ def syrk_graph(
     Raises
     ------
     ValueError, TypeError
-        A number of tiles is negative, no integer, or makes more tasks than a graph can hold; another letter; no number for alpha.
+        A number of tiles is negative, no integer, or makes more tasks than a graph can hold; another letter; no number
+        for alpha.
 
     Examples
     --------
@@ -443,7 +445,8 @@ def trsm_graph(
     Raises
     ------
     ValueError, TypeError
-        A number of tiles is negative, no integer, or makes more tasks than a graph can hold; another letter; no number for alpha.
+        A number of tiles is negative, no integer, or makes more tasks than a graph can hold; another letter; no number
+        for alpha.
 
     Examples
     --------
@@ -477,7 +480,8 @@ def trmm_graph(
     Raises
     ------
     ValueError, TypeError
-        A number of tiles is negative, no integer, or makes more tasks than a graph can hold; another letter; no number for alpha.
+        A number of tiles is negative, no integer, or makes more tasks than a graph can hold; another letter; no number
+        for alpha.
 
     Examples
     --------
