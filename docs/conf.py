@@ -88,6 +88,8 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_show_search_summary = False  # it fetches the pages that it found, which a browser refuses on a disk
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "logo": {"text": "tilewright"},
     "show_toc_level": 2,
