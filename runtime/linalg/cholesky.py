@@ -29,11 +29,42 @@ def cholesky(g: TaskGraph, A: Handles, nt: int) -> None:
                 g.insert(gemm, R(A[i, k]), R(A[j, k]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_jk^H
 
 
-def _levels(task: Task, nt: int, *_: object) -> float:
-    return bottom_level(task, nt)
+def bottom_level(task: Task, nt: int) -> float:
+    """Length of the longest path from a task of `cholesky_graph` to the end, in units of nb^3/3 flops. O(1).
+
+    With weights 1, 3, 3, 6 and t = nt::
+
+        potrf(k)      9 (t-k) - 10                  1 in the last step
+        trsm(i,k)     9 (t-k) - 11
+        gemm(i,j,k)   6 (j-k) + 9 (t-j) - 11
+        syrk(i,k)     3 (i-k) + 9 (t-i) - 10        3 (i-k) + 1 in the last row
+
+    A copy into a tile counts as the first task on that tile; clearing one leads nowhere and counts 0.
+    """
+    name = task.op.name
+    if name == "gemm":
+        (i, j), (_, k) = task.uses[2].handle.index, task.uses[0].handle.index
+    elif name in ("zero", "tril"):
+        return 0
+    elif name == "syrk":
+        i, k = task.uses[0].handle.index
+        j = i
+    elif name == "copy":
+        (i, j), k = task.uses[1].handle.index, 0
+        name = "potrf" if i == 0 else "trsm" if j == 0 else "syrk" if i == j else "gemm"
+    else:
+        i, k = task.uses[-1].handle.index
+        j = k
+    if name == "potrf":
+        return 9 * (nt - k) - 10 if k < nt - 1 else 1
+    if name == "trsm":
+        return 9 * (nt - k) - 11
+    if name == "gemm":
+        return 6 * (j - k) + 9 * (nt - j) - 11
+    return 3 * (i - k) + (9 * (nt - i) - 10 if i < nt - 1 else 1)
 
 
-@graph_builder("cholesky nt={nt}", levels=_levels, extents=lambda nt: {"A": (nt, nt)})
+@graph_builder("cholesky nt={nt}", levels=bottom_level, extents=lambda nt: {"A": (nt, nt)})
 def cholesky_graph(g: TaskGraph, nt: int) -> None:
     """The task graph of the Cholesky factorisation of nt x nt tiles, handles ``A[i,j]``.
 
@@ -68,38 +99,3 @@ def cholesky_graph(g: TaskGraph, nt: int) -> None:
     if (count := nt * (nt + 1) * (nt + 2) // 6) > _MOST_TASKS:
         raise ValueError(f"nt={nt} makes {count} tasks, more than a graph can hold; take larger tiles")
     cholesky(g, g.handles("A"), nt)
-
-
-def bottom_level(task: Task, nt: int) -> float:
-    """Length of the longest path from a task of `cholesky_graph` to the end, in units of nb^3/3 flops. O(1).
-
-    With weights 1, 3, 3, 6 and t = nt::
-
-        potrf(k)      9 (t-k) - 10                  1 in the last step
-        trsm(i,k)     9 (t-k) - 11
-        gemm(i,j,k)   6 (j-k) + 9 (t-j) - 11
-        syrk(i,k)     3 (i-k) + 9 (t-i) - 10        3 (i-k) + 1 in the last row
-
-    A copy into a tile counts as the first task on that tile; clearing one leads nowhere and counts 0.
-    """
-    name = task.op.name
-    if name == "gemm":
-        (i, j), (_, k) = task.uses[2].handle.index, task.uses[0].handle.index
-    elif name in ("zero", "tril"):
-        return 0
-    elif name == "syrk":
-        i, k = task.uses[0].handle.index
-        j = i
-    elif name == "copy":
-        (i, j), k = task.uses[1].handle.index, 0
-        name = "potrf" if i == 0 else "trsm" if j == 0 else "syrk" if i == j else "gemm"
-    else:
-        i, k = task.uses[-1].handle.index
-        j = k
-    if name == "potrf":
-        return 9 * (nt - k) - 10 if k < nt - 1 else 1
-    if name == "trsm":
-        return 9 * (nt - k) - 11
-    if name == "gemm":
-        return 6 * (j - k) + 9 * (nt - j) - 11
-    return 3 * (i - k) + (9 * (nt - i) - 10 if i < nt - 1 else 1)
