@@ -58,7 +58,9 @@ class Threads(InProcess):
             self.machine = Machine(acceleration=ACCELERATION)
         if machine is not None:
             gpus = len(self.accelerators)
-            self.model = machine.replace(workers=max(machine.workers, gpus), gpus=gpus)
+            self.model = machine.replace(
+                workers=max(machine.workers, gpus), gpus=gpus, sockets=1 if gpus else machine.sockets
+            )
 
     def workers(self, workers: int | None, most: int | None = None) -> int:
         count, devices = super().workers(workers), len(self.accelerators)

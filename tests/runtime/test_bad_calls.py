@@ -160,7 +160,7 @@ CALLS = {
     "RowBlocks": Call(tw.RowBlocks, lambda: dict(ranks=1, mt=2), ranks="count", mt="count"),
     "Machine": Call(tw.Machine, dict, workers="count", ranks="count", gpus="natural", alpha="real", beta="real",
                     gamma="real?", tile_size="count", durations="options", acceleration="options", overhead="real",
-                    device_alpha="real", device_beta="real", shape="function?", itemsize="function?"),
+                    device_alpha="real", device_beta="real", sockets="count", socket_alpha="real", socket_beta="real", shape="function?", itemsize="function?"),
     "MessagePlan": Call(tw.MessagePlan, lambda: dict(graph=graph(), ranks=2, owner=0), graph="graph", ranks="count",
                         owner="owner?~function~class", start="natural?", collect="counts+list+dict", results="counts?+list+dict",
                         broadcast="name?", places="counts?"),
