@@ -48,8 +48,8 @@ class Machine:
     Raises
     ------
     ValueError
-        ``workers``, ``ranks``, ``sockets`` or ``tile_size`` is below 1, ``gpus`` is not in 0..``workers``, a time is negative or not
-        finite, an acceleration is not positive.
+        ``workers``, ``ranks``, ``sockets`` or ``tile_size`` is below 1, ``gpus`` is not in 0..``workers``, a time is
+        negative or not finite, an acceleration is not positive.
     TypeError
         A field is of another kind, such as a string for a time.
 
@@ -93,7 +93,7 @@ class Machine:
     socket_alpha: float = 0.0
     """Seconds per transfer between two sockets of one rank."""
     socket_beta: float = 0.0
-    """Seconds per 8-byte word between two sockets. One transfer at a time leaves a socket and one comes in, so its cores
+    """Seconds per 8-byte word between two sockets. One transfer at a time leaves a socket, and one comes in: its cores
     share that bandwidth."""
     shape: Callable[[Handle], Shape] | None = field(default=None, compare=False)
     """Shape of a handle's buffer, where data is known; otherwise every handle is one (nb, nb) tile."""

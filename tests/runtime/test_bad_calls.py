@@ -194,6 +194,10 @@ CALLS = {
                                graph="graph", workers="counts", backend="name", data="data+None~function~class",
                                schedulers="counts?", machine="machine?", owner="owner?~class", repeat="count?",
                                progress="flag~function~class"),
+    "compare_engines": Call(tw.compare_engines,
+                            lambda: dict(graph=graph(), data=data(), engines=["threads"], workers=1, repeat=1),
+                            graph="graph", data="data~function~class", engines="counts?", workers="count?",
+                            scheduler="scheduler", repeat="count?", machine="machine?", progress="flag~function~class"),
     # -------------------------------------------------------------- dense algebra
     "tiled_cholesky": Call(tw.tiled_cholesky, lambda: dict(a=spd(), tile_size=4), a="matrix", lower="flag",
                            **ENGINE | {"backend": "name?"}, overwrite_a="flag", check_finite="flag", return_run="flag",

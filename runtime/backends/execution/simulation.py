@@ -3,7 +3,7 @@
 The same policy objects and the same `Frontier` as on the real engines, no data, no threads. The rules:
 
 - A worker runs one task at a time, for the seconds that the machine model says (times noise, if wanted).
-- Each memory (of a rank, of a socket of it, or of a GPU) sends one message at a time and receives one at a time; a message of n
+- Each memory (a rank's, a socket's or a GPU's) sends one message at a time and receives one at a time; a message of n
   words takes alpha + beta n. It begins as soon as both ends are free; of several that could begin at one instant, the
   one that was asked for first. A message that waits for one end keeps nobody from the other.
 - A version of a handle travels at most once to each memory. With ``owner``, a copy in another format that ranks make

@@ -173,3 +173,24 @@ def test_random_policy_gives_the_sequential_result_under_any_seed(program, seed)
     run = tw.run(program.graph(), program.data(), scheduler=policy, workers=3)
     run.trace.check()
     assert program.left(run) == program.sequential()
+
+
+@pytest.mark.needs("dask", "distributed", "mpi4py")
+def test_engines_stand_side_by_side_with_ranks_and_clusters():
+    a = spd_matrix(48)
+    names = ["serial", "threads", "mpi:2x1", "dask", "dask:tasks", "dask.distributed", "dask.threaded"]
+    table = tw.compare_engines(
+        tw.cholesky_graph(3), {"A": tw.TiledMatrix.view(a, 16)}, names, workers=2, repeat=1, scheduler="eager"
+    )
+    assert table.absent == {} and {row.engine for row in table} == set(names)
+    factor = np.linalg.cholesky(a)
+    for row, run in zip(table.rows, table.runs, strict=True):
+        run.trace.check()
+        assert row.workers == run.workers == (1 if row.engine == "serial" else 2)
+        assert row.scheduler == ("" if row.engine in ("serial", "dask.distributed", "dask.threaded") else "eager")
+        assert np.tril(run.store.families["A"].to_numpy()) == pytest.approx(factor, rel=1e-12)
+    ours, theirs = (
+        next(r.trace.facts for w, r in zip(table, table.runs, strict=True) if w.engine == name)
+        for name in ("dask:tasks", "dask.distributed")
+    )
+    assert theirs["groups"] == 10 > ours["groups"], "Dask alone gets every task, ours are coarser"

@@ -350,3 +350,44 @@ def test_an_owner_is_not_ignored_by_an_engine_without_ranks():
         tw.compare_schedulers(
             tw.cholesky_graph(1), 1, backend="threads", data={"A": {(0, 0): np.eye(2)}}, owner=tw.BlockCyclic(1, 1)
         )
+
+
+def test_graphs_that_do_the_same_in_other_ways_stand_side_by_side(tmp_path):
+    """Trees of QR under two policies: each row is the simulation of its graph."""
+    graphs = {tree: tw.qr_graph(8, 3, tree) for tree in ("flat", "greedy", "binary")}
+    policies = ["critical-path", "lookahead(1)", "lookahead(3)"]
+    table = tw.compare_schedulers(graphs, 4, schedulers=policies)
+    machine = tw.Machine(workers=4)
+    for row in table:
+        alone = tw.simulate(graphs[row.variant], machine, scheduler=row.scheduler)
+        assert row.name == f"{row.variant}: {row.scheduler}"
+        assert (row.makespan, row.alone) == (alone.makespan, graphs[row.variant].work())
+    assert {row.name for row in table} == {f"{tree}: {name}" for tree in graphs for name in policies}
+    assert table.best().name in table.verdict() and "and 2 more graphs" in str(table)
+    table.report(tmp_path / "page.html")
+    assert "greedy: critical-path" in (tmp_path / "page.html").read_text()
+    assert {row.scheduler for row in tw.compare_schedulers(graphs, 2)} == {"critical-path"}
+
+
+def test_several_graphs_run_on_an_engine_with_data_of_their_own_or_of_all():
+    def graph(times):
+        g = tw.TaskGraph(f"{times} times")
+        for _ in range(times):
+            g.insert(add_one, tw.RW(g.handle("x")))
+        return g
+
+    graphs = {"once": graph(1), "twice": graph(2)}
+    for data in ({"x": np.zeros(1)}, {"once": {"x": np.zeros(1)}, "twice": lambda: {"x": np.zeros(1)}}):
+        table = tw.compare_schedulers(graphs, 1, backend="threads", data=data, repeat=1)
+        assert {row.variant: run["x"][0] for row, run in zip(table.rows, table.runs, strict=True)} == {
+            "once": 1,
+            "twice": 2,
+        }
+    with pytest.raises(ValueError, match="graph must name at least one"):
+        tw.compare_schedulers({})
+    with pytest.raises(TypeError, match="graph: several to compare are task graphs by name, not 'x': 3"):
+        tw.compare_schedulers({"x": 3})
+
+
+def add_one(x):
+    x += 1
