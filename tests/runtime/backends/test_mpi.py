@@ -27,7 +27,6 @@ from tilewright.backends.mpi import launcher
 from tilewright.backends.mpi import pool as pools
 from tilewright.backends.mpi.deaths import Deaths
 from tilewright.graph import Layout
-from tilewright.host.affinity import places
 from tilewright.ops import copy
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.long]
@@ -159,30 +158,6 @@ def test_any_policy_gives_the_same_bits(pool: tw.mpi.Pool, scheduler: str) -> No
     a = positive_definite(170)
     factor = tw.tiled_cholesky(a, backend="mpi", pool=pool, scheduler=scheduler, workers=6, tile_size=30)
     np.testing.assert_array_equal(factor, tw.tiled_cholesky(a, tile_size=30))
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no threads")
-def test_workers_of_ranks_stay_on_cores_of_their_own_for_one_run(pool: tw.mpi.Pool, ops: Any) -> None:
-    def note(x: np.ndarray) -> None:
-        mask = os.sched_getaffinity(0)
-        x[:] = len(mask), min(mask)
-
-    allowed = os.sched_getaffinity(0)
-    g = tw.TaskGraph()
-    x = g.handles("x")
-    for k in range(6):
-        g.insert(note, tw.RW(x[k]))
-    masks = {"x": [np.zeros(2) for _ in range(6)]}
-    if len(allowed) < pool.ranks:
-        with pytest.raises(ValueError, match=f"needs a core for each of {pool.ranks} workers"):
-            tw.run(g, masks, backend="mpi", pool=pool, workers=pool.ranks, pin="cores")
-        return
-    run = tw.run(g, masks, backend="mpi", pool=pool, workers=pool.ranks, pin="cores")
-    cpus = places(pool.ranks)
-    for record in run.trace:
-        assert list(run[g.tasks[record.task].writes[0]]) == [1, cpus[record.rank]]
-    run = tw.run(g, masks, backend="mpi", pool=pool, workers=pool.ranks)
-    assert {run[x[k]][0] for k in range(6)} == {len(allowed)}
 
 
 @pytest.mark.parametrize("packed", [True, False])
