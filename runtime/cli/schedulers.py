@@ -212,6 +212,7 @@ def compare(
             "unit": table.units,
             "rows": rows,
             "verdicts": table.verdicts(),
+            "advice": table.advice(),
             "absent": table.absent,
         },
         as_json,

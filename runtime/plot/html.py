@@ -151,6 +151,7 @@ def comparison_table(table: Table, numbers: Mapping[tuple[str, int], int] | None
         f'<p class="verdict">{html.escape(said)}</p>'
         for said in [*table.verdicts(), *(f"{name} is not here: {why}" for name, why in table.absent.items())]
     )
+    verdicts = f'<p class="advice">{html.escape(table.advice())}</p>' * bool(table.advice()) + verdicts
     return verdicts + heat_map(table, numbers or {}) + _table(head, body, rulers)
 
 

@@ -140,7 +140,7 @@ class Table:
         best = self.best(workers)
         ties = [row.name for row in self.ties(best.workers)]
         behind = [row for row in self.rows if row.workers == best.workers and not row.ties]
-        on = f"{best.workers} {'worker' if best.workers == 1 else 'workers'}"
+        on = _workers(best.workers)
         if not behind and not ties:
             return f"{on}: only {best.name} ran."
         if not behind:
@@ -175,6 +175,27 @@ class Table:
         several = [count for count in counts if counts[count] > 1]
         return [self.verdict(count) for count in sorted(several or counts)]
 
+    def advice(self) -> str:
+        """Which to take on all numbers of workers together, and what limits it on most of them."""
+        counts = sorted({row.workers for row in self.rows if self.measure != "call" or row.engine != "serial"})
+        rows: dict[str, dict[int, Row]] = {}
+        for row in self.rows:
+            rows.setdefault(row.name, {})[row.workers] = row
+        behind = {
+            name: [0.0 if of[count].ties else of[count].behind for count in counts]
+            for name, of in rows.items()
+            if of.keys() >= set(counts)
+        }
+        if not counts or not behind:  # such as engines that each have another number
+            return ""
+        name = min(behind, key=lambda name: (max(behind[name]), sum(behind[name]), name))
+        worst = max(behind[name])
+        on = "any number of workers" if len(counts) > 1 else f"{_workers(counts[0])}"
+        why = f"at most {_percent(worst)} behind the best on {on}" if worst else f"none is faster on {on}"
+        limit = str(self.runs[self.rows.index(rows[name][counts[-1]])].verdict)
+        where = f"On {_workers(counts[-1])}" if len(counts) > 1 else "There"
+        return f"Take {name}: {why}. {where}, {limit[:1].lower()}{limit[1:]}"
+
     def __str__(self) -> str:
         calls = self.measure == "call"
         sizes = {row.memory for row in self.rows}
@@ -206,7 +227,7 @@ class Table:
             names = wrap(", ".join(row.name for row in rows), 40)
             lines += [f"{line}  {names[0]}", *(" " * (len(line) + 2) + name for name in names[1:])]
         absent = [f"{name} is not here: {why}" for name, why in self.absent.items()]
-        return "\n".join([*lines, "", *self.verdicts(), *absent])
+        return "\n".join([*lines, "", *self.verdicts(), *filter(None, [self.advice()]), *absent])
 
     def __repr__(self) -> str:
         return f"Table({self.graph.name!r}, {len(self)} rows, backend={self.backend or 'several'!r})"
@@ -273,6 +294,10 @@ def _few(names: Sequence[str], most: int = 3) -> str:
     if len(names) <= most:
         return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
     return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
+
+
+def _workers(count: int) -> str:
+    return f"{count} {'worker' if count == 1 else 'workers'}"
 
 
 def _percent(share: float) -> str:

@@ -44,11 +44,11 @@ def test_rows_are_ordered_by_workers_then_makespan(table):
 def test_the_text_has_every_policy_once_on_each_number_of_workers_and_who_wins(table):
     lines = str(table).splitlines()
     assert lines[0] == ("cholesky nt=8: 120 tasks, backend simulate, times in units of nb^3/3 flops, 18 MiB of data")
-    body = " ".join(lines[2:-3])
+    body = " ".join(lines[2:-4])
     for name in SCHEDULERS:
         assert len(re.findall(rf"(?<![\w-]){re.escape(name)}(?![\w-])", body)) == 2
-    assert max(map(len, lines[1:-2])) <= 104
-    assert lines[-2:] == [table.verdict(1), table.verdict(8)]
+    assert max(map(len, lines[1:-3])) <= 104
+    assert lines[-3:] == [table.verdict(1), table.verdict(8), table.advice()]
     assert table.verdict(1) == "1 worker: all 17 policies tie."
 
 
@@ -66,6 +66,22 @@ def test_the_best_row_its_ties_and_how_far_the_others_are_behind(table):
     assert best.scheduler in table.verdict()
     worst = table.rows[-1]
     assert table.verdict(8).endswith(f" behind, {worst.scheduler} {worst.behind:.0%}.")
+
+
+def test_advice_is_what_loses_least_where_it_loses_most_and_what_limits_it(table):
+    worst = {name: max(row.behind for row in table if row.scheduler == name) for name in SCHEDULERS}
+    name = min(worst, key=lambda name: (worst[name], name))
+    run = next(
+        run for row, run in zip(table.rows, table.runs, strict=True) if (row.scheduler, row.workers) == (name, 8)
+    )
+    limit = run.verdict.sentence
+    assert worst[name] == 0
+    assert (
+        table.advice()
+        == f"Take {name}: none is faster on any number of workers. On 8 workers, {limit[0].lower()}{limit[1:]}"
+    )
+    one = tw.compare_schedulers(tw.cholesky_graph(8), 8, schedulers=["lifo"])
+    assert one.advice().startswith("Take lifo: none is faster on 8 workers. There, ")
 
 
 def sleeping(seconds_by_name):
