@@ -21,6 +21,7 @@ from tilewright.backends.execution.program import Program
 from tilewright.graph import Task
 from tilewright.kernels.threads import limits, one_thread
 from tilewright.passes.frontier import Frontier
+from tilewright.runs.progress import Ran, follower
 from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.schedulers import BasePolicy
 
@@ -46,7 +47,10 @@ class Baseline(InProcess):
     def run(self, program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
         program.begin()
         with limits(program.uses_functions):
-            return self.carry_out(program, workers)
+            trace = self.carry_out(program, workers)
+        if (page := follower(progress)) is not None:  # which so learns of a run when it is over
+            page.ran(Ran(0, record.worker, record.task, record.start, record.end) for record in trace)
+        return trace
 
     def carry_out(self, program: Program, workers: int) -> Trace:
         """Run all tasks on so many threads, and leave none."""

@@ -16,7 +16,7 @@ from tilewright.graph import TaskGraph
 from tilewright.host.cores import cores
 from tilewright.keywords import strict
 from tilewright.machine import Machine
-from tilewright.runs.progress import reports
+from tilewright.runs.progress import ProgressOption, follower, one_page, reports
 from tilewright.runs.run import Run
 from tilewright.scalars import nearby, positive, whole
 from tilewright.schedulers import Policy
@@ -96,6 +96,7 @@ ENGINES: dict[str, Kind] = {
 
 
 @strict
+@one_page
 def compare_engines(
     graph: TaskGraph,
     data: Data | Callable[[], Data],
@@ -105,7 +106,7 @@ def compare_engines(
     scheduler: str | Policy = "critical-path",
     repeat: int | None = None,
     machine: Machine | None = None,
-    progress: bool | Callable[[int], object] = False,
+    progress: ProgressOption = False,
 ) -> Table:
     """Run one graph on many engines, and on what others have: which one, and how much faster?
 
@@ -127,7 +128,7 @@ def compare_engines(
     machine
         What policies in this process plan with.
     progress
-        As in `tilewright.run`, over the tasks of all runs.
+        As in `tilewright.run`, over the tasks of all runs; a page shows one after the other.
 
     Returns
     -------
@@ -178,7 +179,7 @@ def compare_engines(
     def given() -> Any:
         return data() if callable(data) else copy.deepcopy(data)
 
-    def once(name: str, report: Callable[[int], object] | bool = False) -> tuple[float, Run]:
+    def once(name: str, report: ProgressOption = False) -> tuple[float, Run]:
         backend, options = made[name]
         mine = given()
         start = perf_counter()
@@ -208,7 +209,7 @@ def compare_engines(
         before = 0
         with reports(progress, f"engines on {graph.name}", len(names) * rounds * len(graph)) as report:
             for _, place in alternating(len(names), rounds):
-                told = _after(before, report) if report else False
+                told = follower(report) or (_after(before, report) if report else False)
                 results.setdefault(names[place], []).append(once(names[place], told))
                 before += len(graph)
                 if report:

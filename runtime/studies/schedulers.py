@@ -14,7 +14,7 @@ from tilewright.backends.simulate import Owner, known_shapes, noise_of
 from tilewright.engine import check_plan, run
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import Machine
-from tilewright.runs.progress import reports
+from tilewright.runs.progress import ProgressOption, follower, one_page, reports
 from tilewright.runs.run import Run
 from tilewright.runs.text import weight_unit
 from tilewright.scalars import positive, whole
@@ -30,6 +30,7 @@ _MOST = 10**6  # workers, or repeats
 Data = Mapping[str, Any] | Mapping[Handle, Any]
 
 
+@one_page
 def compare_schedulers(
     graph: TaskGraph | Mapping[str, TaskGraph],
     workers: int | Sequence[int] = (1, 2, 4, 16, 64),
@@ -40,7 +41,7 @@ def compare_schedulers(
     machine: Machine | None = None,
     owner: Owner | None = None,
     repeat: int | None = None,
-    progress: bool | Callable[[int], object] = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Table:
     """Run one graph under many policies, or several graphs: trees, panels, tile sizes.
@@ -72,7 +73,7 @@ def compare_schedulers(
         By default 5 on an engine, 1 on the simulator, whose runs are all equal, and 5 with ``noise``, of which each
         run has its own. On an engine one more run on each number of workers comes first, and counts for nothing.
     progress
-        As in `tilewright.run`, over the tasks of all runs.
+        As in `tilewright.run`, over the tasks of all runs; a page shows one after the other.
     options
         Those of the backend, as in `tilewright.run`.
 
@@ -151,7 +152,7 @@ def compare_schedulers(
     apart = len(graphs) > 1 and isinstance(data, Mapping) and data.keys() == graphs.keys()
     choices = list(product(graphs, schedulers))
 
-    def once(choice: int, count: int, attempt: int, report: Callable[[int], object] | bool) -> Run:
+    def once(choice: int, count: int, attempt: int, report: ProgressOption) -> Run:
         name, scheduler = choices[choice]
         chosen = options | ({"seed": options.get("seed", 0) + attempt} if noisy else {})
         return run(
@@ -178,7 +179,7 @@ def compare_schedulers(
             if not simulated:
                 once(0, count, 0, False)
             for attempt, place in alternating(len(choices), repeat):
-                told = _after(before, report) if report else False
+                told = follower(report) or (_after(before, report) if report else False)
                 results.setdefault((count, place), []).append(once(place, count, attempt, told))
                 before += len(graphs[choices[place][0]])
     alone: list[list[float]] = []
