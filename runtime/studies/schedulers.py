@@ -167,7 +167,7 @@ def compare_schedulers(
         )
 
     def given(name: str) -> Any:
-        mine: Any = data[name] if apart else data  # type: ignore[call-overload, index]
+        mine: Any = data[name] if apart else data  # type: ignore[index]
         return mine() if callable(mine) else mine if simulated else copy.deepcopy(mine)
 
     results: dict[tuple[int, int], list[Run]] = {}

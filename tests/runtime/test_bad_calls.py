@@ -196,7 +196,7 @@ CALLS = {
                                progress="flag~function~class"),
     "compare_engines": Call(tw.compare_engines,
                             lambda: dict(graph=graph(), data=data(), engines=["threads"], workers=1, repeat=1),
-                            graph="graph", data="data~function~class", engines="counts?", workers="count?",
+                            graph="graph", data="data~function~class", engines="counts~None", workers="count?",
                             scheduler="scheduler", repeat="count?", machine="machine?", progress="flag~function~class"),
     # -------------------------------------------------------------- dense algebra
     "tiled_cholesky": Call(tw.tiled_cholesky, lambda: dict(a=spd(), tile_size=4), a="matrix", lower="flag",
