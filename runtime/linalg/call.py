@@ -15,6 +15,8 @@ from tilewright.graph import TaskGraph
 from tilewright.linalg.by_columns import ByColumns
 from tilewright.linalg.chunked import Chunks
 from tilewright.linalg.device import DeviceColumns, DeviceTriangle
+from tilewright.linalg.finals import Finals
+from tilewright.linalg.keeping import Keeping
 from tilewright.linalg.matrix import Matrix, Triangle, is_device_tensor
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.runs.run import Run
@@ -100,6 +102,8 @@ class Call:
         self.engine = find_engine(name, options, computes=not self.return_run)
         self.a = self.argument(a)
         self.record: Run | None = None
+        self.keeping: Keeping | None = None
+        """The checkpoint, if the caller wants one."""
 
     # ---------------------------------------------------------------- before
 
@@ -180,6 +184,9 @@ class Call:
         width: int | None = None,
         tiles: Any = None,
         first: Callable[[], None] | None = None,
+        finals: Finals | None = None,
+        facts: Mapping[str, Any] = {},
+        keywords: Mapping[str, Any] = {},
     ) -> Run:
         """Run the graph.
 
@@ -189,12 +196,21 @@ class Call:
             Tasks that can run at a time at most: more workers are of no use, as there are only those ``tiles``.
         first
             Raises what is to be reported instead of the ValueError of a task, such as a NaN that led to it.
+        finals, facts, keywords
+            For a checkpoint: what becomes final, on what the bits of it depend, how the call is made again.
         """
         workers = self.workers if width is None else self.count(max(1, width))
-        try:
-            record = run(
+
+        def execute(graph: TaskGraph) -> Run:
+            return run(
                 graph, data, backend=self.engine, scheduler=self.scheduler, workers=workers, progress=self.progress
             )
+
+        try:
+            if self.keeping is None or finals is None:
+                record = execute(graph)
+            else:
+                record = self.keeping.run(self.engine, workers, graph, finals, facts, keywords, execute)
         except ValueError:  # a LinAlgError is one
             with self.engine.agreement():
                 if first is not None and self.has_data:

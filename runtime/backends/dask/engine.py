@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tilewright.backends.dask import client as clients
@@ -33,6 +33,7 @@ from tilewright.backends.execution.program import Program
 from tilewright.backends.ranks.outcome import planned
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.errors import WorkerDied
+from tilewright.graph import Handle, TaskGraph
 from tilewright.host.cores import cores
 from tilewright.machine import Machine
 from tilewright.passes.coarsen import Overheads
@@ -119,6 +120,10 @@ class Dask(Engine):
             return workers
         ranks = self.ranks(None)
         return len(ranks.members) * ranks.workers
+
+    def dealt(self, graph: TaskGraph, workers: int | None) -> tuple[int, Callable[[Handle], int]]:
+        ranks = len(self.ranks(workers).members)
+        return ranks, owners(owner_for(graph, self.owner, ranks), ranks)
 
     def execute(
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None

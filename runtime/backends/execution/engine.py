@@ -154,6 +154,14 @@ class Engine:
         """Over how many ranks a run with so many workers deals out the tiles; 1 in one process."""
         return 1
 
+    def dealt(self, graph: TaskGraph, workers: int | None) -> tuple[int, Callable[[Handle], int]]:
+        """Over how many ranks a run of this graph deals out its handles, and the rank of each."""
+        ranks = self.rank_count(workers)
+        return ranks, self.owner_of(graph, ranks)
+
+    def renew(self) -> None:
+        """After a rank or a worker died: let the next run have others."""
+
     def keep(self, array: np.ndarray) -> np.ndarray:
         """The array, or a copy of it in memory from which many runs can take it without copying it each time."""
         return array

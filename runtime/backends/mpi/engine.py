@@ -110,6 +110,15 @@ class MpiPool(Mpi):
         ranks = self._ranks(workers, graph)
         return ranks if per_rank(workers, ranks) == 1 else 0
 
+    def dealt(self, graph: TaskGraph, workers: int | None) -> tuple[int, Callable[[Handle], int]]:
+        ranks = self._ranks(workers, graph)
+        return ranks, self.owner_of(graph, ranks)
+
+    def renew(self) -> None:
+        """A pool of the caller that is over gives way to one that is kept."""
+        if self.pool is not None and self.pool.closed:
+            self.pool = pools.default(self.pool.ranks)
+
     def owner_of(self, graph: TaskGraph, ranks: int) -> Callable[[Handle], int]:
         return owners(owner_for(graph, self.owner), ranks)
 

@@ -28,6 +28,7 @@ from tilewright.machine import Machine
 from tilewright.passes.messages import MessagePlan
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
+from tilewright.storage.parts import settle_all
 from tilewright.tiles import Store
 
 __all__ = ["agreement", "run_part", "wires"]
@@ -84,6 +85,8 @@ def run_part(
         team.failures.append((len(graph), error))
         team.stop()
     courier.finish()
+    if team.failures:
+        settle_all()  # what of a checkpoint waits for the disk
     outcomes = lines.data.allgather(_outcome(team, courier, plan, began, deliver))
     for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
         courier.hear()
