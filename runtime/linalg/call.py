@@ -9,9 +9,11 @@ from typing import Any
 
 from tilewright.arguments import is_chunked
 from tilewright.backends import check_call, find_engine
+from tilewright.backends.execution.rooms import provide
 from tilewright.distribution import BlockCyclic, chosen_owner, near_square
 from tilewright.engine import run
 from tilewright.graph import TaskGraph
+from tilewright.host.memory import Peak
 from tilewright.linalg.by_columns import ByColumns
 from tilewright.linalg.chunked import Chunks
 from tilewright.linalg.device import DeviceColumns, DeviceTriangle
@@ -23,6 +25,8 @@ from tilewright.runs.run import Run
 from tilewright.scalars import flag, positive
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
+from tilewright.tiles import Store
+from tilewright.units import nbytes
 
 __all__ = ["Call"]
 
@@ -104,6 +108,8 @@ class Call:
         self.record: Run | None = None
         self.keeping: Keeping | None = None
         """The checkpoint, if the caller wants one."""
+        self.limit: int | None = None
+        """Bytes that a run may take, on each rank."""
 
     # ---------------------------------------------------------------- before
 
@@ -202,9 +208,15 @@ class Call:
         workers = self.workers if width is None else self.count(max(1, width))
 
         def execute(graph: TaskGraph) -> Run:
-            return run(
+            planned = None if self.limit is None else self._planned(graph, data, workers, self.limit)
+            peak = None if planned is None else Peak()
+            record = run(
                 graph, data, backend=self.engine, scheduler=self.scheduler, workers=workers, progress=self.progress
             )
+            if peak is None:
+                return record
+            measured = peak.bytes() if self.here else max(record.trace.grown, default=None)
+            return replace(record, planned=planned, measured=measured)
 
         try:
             if self.keeping is None or finals is None:
@@ -220,6 +232,21 @@ class Call:
             record = replace(record, notes=(*record.notes, _too_few_tiles(tiles, max(1, width), self.workers)))
         self.record = record
         return record
+
+    def _planned(self, graph: TaskGraph, data: Mapping[str, Any], workers: int | None, limit: int) -> int:
+        """Bytes that a run is expected to take, on the fullest rank. MemoryError if that is more than the limit."""
+        store = Store(data)
+        provide(graph, store)
+        needs = self.engine.needs(graph, store, workers)
+        most = max(needs)
+        if most > limit:
+            where = f" on rank {needs.index(most)}" if len(needs) > 1 else " beside the matrix"
+            hint = "more ranks" if not self.here else "overwrite_a=True"
+            raise MemoryError(
+                f"{self.routine.__name__} takes {nbytes(most)}{where}, more than memory={nbytes(limit)}; {hint} or "
+                f"smaller tiles may need less"
+            )
+        return most
 
     def result(self, *values: Any) -> Any:
         """What the call returns: one value or a tuple of them, with the run at its end if that was asked for."""

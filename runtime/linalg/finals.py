@@ -1,5 +1,4 @@
-"""A pass over the graph of a factorisation: what is final is kept in a checkpoint, and what a checkpoint has is not made
-again.
+"""A pass over the graph of a factorisation: what is final is kept, and what a checkpoint has is not made again.
 
 The loops stay as they are. A block column is final when no task of the loop writes it any more; then a task copies its
 tiles, on each rank those that are there, for a thread that writes them. To go on, the graph is cut: each version of a

@@ -446,8 +446,8 @@ def lu_factor(
         Draw a progress bar on standard error.
     out, memory, checkpoint, resume, every, overwrite_out, restart
         For matrices larger than memory, and runs that may be killed: as for `tiled_cholesky`; with ``out`` with partial
-        pivoting and updates by tile. Beside ``out`` another file as large is written, which is gone at the end; or stays with the
-        checkpoint, which has the block columns as they are before later exchanges.
+        pivoting and updates by tile. Beside ``out`` another file as large is written, which is gone at the end; or
+        stays with the checkpoint, which has the block columns as they are before later exchanges.
 
     Returns
     -------

@@ -446,6 +446,7 @@ def qr(
         chunks=True,
     )
     outside = Outside(None, memory, checkpoint, resume, every, False, restart)
+    outside.check_fits(call, None, "the factor")
     outside.keep(call, a)
     choice(mode, "mode", MODES)
     positive, overwrite = flag(positive, "positive"), flag(overwrite_a, "overwrite_a")
@@ -627,6 +628,7 @@ def qr_factor(
         chunks=True,
     )
     outside = Outside(None, memory, checkpoint, resume, every, False, restart)
+    outside.check_fits(call, None, "the factor")
     outside.keep(call, a)
     overwrite, positive = flag(overwrite_a, "overwrite_a"), flag(positive, "positive")
     factor, _ = factor_with(call, overwrite, flag(check_finite, "check_finite"), tree, tile_size, positive)

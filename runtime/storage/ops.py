@@ -1,4 +1,4 @@
-"""load, store, commit: the tasks that move tiles between memory and a stored matrix; and those of parts of a checkpoint.
+"""load, store, commit: tasks that move tiles between memory and a stored matrix; and those of parts of a checkpoint.
 
 A handle of a stored tile has a `tilewright.storage.matrix.StoredTile`. To load is to read that handle and to write one
 of a buffer, so a load waits for whoever still uses the buffer, and a store for nobody else.

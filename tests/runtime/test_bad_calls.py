@@ -119,7 +119,9 @@ OUTSIDE = dict(
     resume="name+zero",
     every="name+zero",
     overwrite_out="name+zero",
+    restart="name+zero",
 )
+IN_CORE = {name: kind for name, kind in OUTSIDE.items() if name not in ("out", "overwrite_out")}
 COLLECTIVE = dict(ranks="count", n="natural", algorithm="name", machine="machine?")
 ROOTED = COLLECTIVE | {"root": "natural"}
 

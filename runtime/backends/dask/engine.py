@@ -30,7 +30,7 @@ from tilewright.backends.dask import client as clients
 from tilewright.backends.dask import serializers
 from tilewright.backends.execution.engine import Engine, Progress
 from tilewright.backends.execution.program import Program
-from tilewright.backends.ranks.outcome import planned
+from tilewright.backends.ranks.outcome import planned, planned_needs
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.errors import WorkerDied
 from tilewright.graph import Handle, TaskGraph
@@ -39,6 +39,7 @@ from tilewright.machine import Machine
 from tilewright.passes.coarsen import Overheads
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy
+from tilewright.tiles import Store
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -125,6 +126,10 @@ class Dask(Engine):
         ranks = len(self.ranks(workers).members)
         return ranks, owners(owner_for(graph, self.owner, ranks), ranks)
 
+    def needs(self, graph: TaskGraph, store: Store, workers: int | None) -> list[int]:
+        ranks, rank_of = self.dealt(graph, workers)
+        return planned_needs(planned(graph, ranks, (by_handle(graph, rank_of), None, ())), store, self.window)
+
     def execute(
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
     ) -> Trace:
@@ -143,12 +148,10 @@ class Dask(Engine):
         """Whether to run in mode resident. MemoryError if that was asked for and the workers have no room."""
         if self.mode == "tasks":
             return False
-        from tilewright.backends.dask.resident import needs
-
         count = len(ranks.members)
         rank_of = owners(owner, count)
         order = by_handle(program.graph, rank_of), None, ()
-        wanted = needs(planned(program.graph, count, order), program.store, self.window)
+        wanted = planned_needs(planned(program.graph, count, order), program.store, self.window)
         for need, member in zip(wanted, ranks.members, strict=True):
             if member.memory and need > clients.ROOM * member.memory:
                 if self.mode is None:

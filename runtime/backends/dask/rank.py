@@ -21,6 +21,7 @@ from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.backends.ranks.workers import Team
 from tilewright.errors import WorkerDied
 from tilewright.graph import Handle, TaskGraph
+from tilewright.host.memory import Peak
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
@@ -84,6 +85,7 @@ def run_part(share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -
         gone = WorkerDied(share.addresses[share.rank], f"rank {share.rank} of a run cannot go on at {worker.address}")
         return Result(_nothing(gone), {}, {}, {})
     secede()  # ranks of two runs that begin at the same time must not wait for each other
+    grown = Peak()
     courier = DaskCourier(inbox(worker), share)
     problem: BaseException | None = None
     try:
@@ -117,7 +119,8 @@ def run_part(share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -
         return Result(_nothing(problem), {}, {}, {})
     places = {handle: value for handle, value in parcel.items() if isinstance(value, Reference)}
     unmoved = {handle: place for handle, place in places.items() if team.program.store[handle] is borrowed[handle]}
-    return _told(share, courier, team, plan, began, unmoved)
+    told = _told(share, courier, team, plan, began, unmoved)
+    return told._replace(outcome=told.outcome._replace(grown=grown.bytes()))
 
 
 def _borrowed(parcel: Values) -> Values:

@@ -46,7 +46,7 @@ from tilewright.backends.mpi.connection import Job
 from tilewright.backends.mpi.launcher import require_mpi4py
 from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.ranks import pickling, segments
-from tilewright.backends.ranks.outcome import Order, merge, planned, thaw
+from tilewright.backends.ranks.outcome import Order, merge, planned, planned_needs, thaw
 from tilewright.distribution import Distribution, by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.cores import cores
@@ -113,6 +113,11 @@ class MpiPool(Mpi):
     def dealt(self, graph: TaskGraph, workers: int | None) -> tuple[int, Callable[[Handle], int]]:
         ranks = self._ranks(workers, graph)
         return ranks, self.owner_of(graph, ranks)
+
+    def needs(self, graph: TaskGraph, store: Store, workers: int | None) -> list[int]:
+        ranks = self._ranks(workers, graph)
+        order: Order = by_handle(graph, owners(owner_for(graph, self.owner), ranks)), None, ()
+        return planned_needs(planned(graph, ranks, order), store, self.window)
 
     def renew(self) -> None:
         """A pool of the caller that is over gives way to one that is kept."""
