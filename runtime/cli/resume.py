@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tilewright.cli.common import as_json, one_sentence, progress
+from tilewright.cli.common import Progress, as_json, one_sentence, progress
 
 __all__ = ["resume"]
 
@@ -31,7 +31,7 @@ def resume(
     matrix: Path | None,
     out: Path | None,
     as_json: bool,
-    progress: bool,
+    progress: Progress,
 ) -> None:
     """Go on from the checkpoint in FOLDER, that of a factorisation.
 

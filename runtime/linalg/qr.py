@@ -33,6 +33,7 @@ from tilewright.linalg.qr_plan import AUTO, qr_plan
 from tilewright.linalg.tall import cut
 from tilewright.linalg.trees import PANEL
 from tilewright.ops import copy, diag, gemmn, signs, times_columns, times_rows, triu, trsmn
+from tilewright.runs.progress import ProgressOption
 from tilewright.runs.run import Run
 from tilewright.scalars import choice, flag
 from tilewright.scalars import positive as positive_size
@@ -365,7 +366,7 @@ def qr(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     memory: int | str | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -401,7 +402,7 @@ def qr(
     return_run
         Also return the `Run`.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
     memory, checkpoint, resume, every, restart
         A limit, and a folder for what is finished, as for `tiled_cholesky` in core.
 
@@ -588,7 +589,7 @@ def qr_factor(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     memory: int | str | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,

@@ -44,6 +44,8 @@ class Outcome(NamedTuple):
     """Worker, start and end of the failed task, if a worker ran it."""
     grown: int | None = None
     """Bytes by which the process grew at its fullest moment, if its system says so."""
+    said: int = 0
+    """Messages with what tasks printed that were sent beside this."""
 
 
 _plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.WeakKeyDictionary()
