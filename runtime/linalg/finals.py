@@ -153,16 +153,14 @@ def kept_graph(graph: TaskGraph, finals: Finals, kept: Kept) -> TaskGraph:
             late = [handle for handle in handles if written[handle] != last[handle]]
             assert not late, f"{late[0]} is changed before panel {panel} is final"
             weights = sources.dealt[panel, rank]
-            mine = logs.get(rank)
-            access = W if mine is None else RW
-            if mine is None:
-                mine = logs[rank] = log[next((h for h in handles if len(h.index) == 2), handles[0]).index]
+            access = RW if rank in logs else W
+            logs.setdefault(rank, log[next((h for h in handles if len(h.index) == 2), handles[0]).index])
             g.insert(
                 keep,
                 [R(handle) for handle in handles],
                 [R(sums[some[0].index]) for some in weights],
                 checks,
-                access(mine),
+                access(logs[rank]),
                 *(kept.folder, kept.run, tuple(handles), tuple(map(tuple, weights)), kept.every, kept.wait),
                 on=rank,
                 label=(panel,),

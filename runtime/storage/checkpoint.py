@@ -118,8 +118,8 @@ class Checkpoint:
             with replacing(self.log):
                 pass
             self.id = secrets.token_hex(8)
-            said = {"format": _FORMAT, "id": self.id, "facts": facts, "call": call}
-            write_text(path, json.dumps(said, indent=1) + "\n")
+            begun = {"format": _FORMAT, "id": self.id, "facts": facts, "call": call}
+            write_text(path, json.dumps(begun, indent=1) + "\n")
             return
         if not resume:
             raise FileExistsError(

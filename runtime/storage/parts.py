@@ -14,7 +14,6 @@ import mmap
 import os
 import re
 import secrets
-import sys
 import threading
 import zlib
 from collections.abc import Sequence
@@ -284,7 +283,7 @@ def read_tile(folder: str, where: Stored, tile: np.ndarray, name: str) -> None:
     path = Path(folder) / where.file
     by_columns = where.order == "F"
     shape = where.shape[::-1] if by_columns else where.shape
-    found = np.empty(shape, sys.intern(where.dtype))
+    found: Any = np.empty(shape, where.dtype)
     with path.open("rb", buffering=0) as file:
         file.seek(where.start)
         size = file.readinto(memoryview(found.reshape(-1)).cast("B")) if found.size else 0
