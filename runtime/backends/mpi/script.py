@@ -52,7 +52,8 @@ class Failure(NamedTuple):
     """
 
     repetition: int
-    index: int
+    number: int
+    """Index of the task."""
     error: Any
     """What the task raised, frozen before it travels."""
 
