@@ -496,7 +496,8 @@ def test_a_call_goes_on_from_its_checkpoint_when_a_worker_is_killed(own_client, 
     found, run = tw.tiled_cholesky(
         chunks, checkpoint=folder, resume=True, return_run=True, client=own_client, mode=mode, tile_size=30
     )
-    np.testing.assert_array_equal(found.compute(), tw.tiled_cholesky(a, tile_size=30))
+    found = own_client.compute(found).result(timeout=20)
+    np.testing.assert_array_equal(found, tw.tiled_cholesky(a, tile_size=30))
     assert any("8 of 8 block columns were in" in note for note in run.notes)
     with pytest.raises(MemoryError, match=r"tiled_cholesky takes .* on rank \d, more than memory="):
         tw.tiled_cholesky(a, backend="dask", client=own_client, tile_size=30, memory="20kB")
