@@ -81,6 +81,7 @@ class Dask(Engine):
             ) from None
         self.given = options.get("client")
         self._client: Client | None = None
+        self._members = 0
 
     def plan_with(self, machine: Machine | None) -> None:
         super().plan_with(machine)
@@ -123,12 +124,18 @@ class Dask(Engine):
         return len(ranks.members) * ranks.workers
 
     def dealt(self, graph: TaskGraph, workers: int | None) -> tuple[int, Callable[[Handle], int]]:
-        ranks = len(self.ranks(workers).members)
+        ranks = self._members = len(self.ranks(workers).members)
         return ranks, owners(owner_for(graph, self.owner, ranks), ranks)
 
     def needs(self, graph: TaskGraph, store: Store, workers: int | None) -> list[int]:
         ranks, rank_of = self.dealt(graph, workers)
         return planned_needs(planned(graph, ranks, (by_handle(graph, rank_of), None, ())), store, self.window)
+
+    def renew(self) -> None:
+        """Wait until the cluster has as many workers again, for so long as `timeout` says."""
+        until = time.monotonic() + self.timeout
+        while len(clients.workers_of(self.client(0))) < self._members and time.monotonic() < until:
+            time.sleep(PAUSE)
 
     def execute(
         self, program: Program, scheduler: str | Policy, workers: int | None, progress: Progress | None
