@@ -474,7 +474,7 @@ def test_a_call_goes_on_from_its_checkpoint_when_a_worker_is_killed(own_client, 
     pid = next(iter(own_client.run(os.getpid).values()))
 
     def kill():
-        until(lambda: len(list(folder.glob("part-*.bin"))) >= 2)
+        until(lambda: len(list(folder.glob("part-*.bin"))) >= 4)
         os.kill(pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)

@@ -531,13 +531,13 @@ def test_a_rank_that_is_killed_leaves_a_checkpoint_and_the_call_begins_again_its
     folder = tmp_path / "run"
     expected = tw.tiled_cholesky(a, tile_size=30)
     pids = pools.default(2).pids[:]
-    thread = kills(folder, 2, lambda: pids)
+    thread = kills(folder, 4, lambda: pids)
     with pytest.raises(tw.RankDied, match="rank 1 died") as caught:
         tw.tiled_cholesky(a, checkpoint=folder, **how)
     thread.join()
     assert any(f"of 8 block columns are finished and stay in {folder}" in note for note in caught.value.__notes__)
     pids = pools.default(2).pids[:]
-    thread = kills(folder, 5, lambda: pids)  # of the one that goes on
+    thread = kills(folder, 7, lambda: pids)  # of the one that goes on
     again = {"return_run": True, "resume": True, "restart": 1, "memory": "1GB"}
     found, run = tw.tiled_cholesky(a, checkpoint=folder, **how, **again)
     thread.join()
