@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
@@ -46,17 +45,7 @@ from tilewright.tiles import Store, TiledMatrix
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = [
-    "Options",
-    "at_most",
-    "deliver",
-    "families_of",
-    "nbytes_of",
-    "needs",
-    "outlines_of",
-    "run_resident",
-    "scatter",
-]
+__all__ = ["Options", "at_most", "deliver", "families_of", "nbytes_of", "outlines_of", "run_resident", "scatter"]
 
 PRINTED = 2.0  # seconds to wait for the last lines that tasks printed
 SMALL = 1 << 16  # bytes that travel with the call; more are scattered
@@ -286,11 +275,6 @@ def at_most(program: Program, window: int) -> int:
 def _size(store: Store, handle: Handle) -> int:
     value = store[handle]
     return value.nbytes if isinstance(value, np.ndarray) else 0
-
-
-def needs(plan: MessagePlan, store: Store, window: int) -> list[int]:
-    """Bytes that each rank needs: what it reads first, what it makes, and the window of others' tiles."""
-    return plan.peak_memory(partial(_size, store), window)
 
 
 def scatter(client: Client, value: Any, address: str) -> Future:

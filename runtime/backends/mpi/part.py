@@ -24,6 +24,7 @@ from tilewright.backends.ranks.workers import Team
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.affinity import pinned
 from tilewright.host.garbage import uncollected
+from tilewright.host.memory import Peak
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
@@ -32,6 +33,7 @@ from tilewright.passes.loops import Nest
 from tilewright.passes.messages import MessagePlan
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
+from tilewright.storage.parts import settle_all
 from tilewright.tiles import Store
 
 __all__ = ["agreement", "run_part", "wires"]
@@ -62,6 +64,7 @@ def run_part(
     of runs before, ``agreed`` what the ranks checked and noted so far and exchange here.
     """
     lines = wires(comm)
+    grown = Peak()
     with (agreed or Agreement(lines.data)).block() as facts, uncollected():
         plan = plan_of(graph, comm.size, comm.rank, order)
         part = plan.part(comm.rank)
@@ -93,8 +96,10 @@ def run_part(
         team.failures.append((plan.tasks, error))
         team.stop()
     courier.finish()
+    if team.failures:
+        settle_all()  # what of a checkpoint waits for the disk
     with uncollected():
-        outcome = _outcome(team, courier, plan, began, deliver)
+        outcome = _outcome(team, courier, plan, began, deliver)._replace(grown=grown.bytes())
     outcomes = lines.data.allgather(outcome)
     for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
         courier.hear()

@@ -21,8 +21,21 @@ from tilewright.passes.messages import MessagePlan
 from tilewright.runs.failure import leave
 from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
+from tilewright.tiles import Store
 
-__all__ = ["Order", "Outcome", "failed_at", "freeze", "loops_of", "merge", "plan_of", "planned", "ran", "thaw"]
+__all__ = [
+    "Order",
+    "Outcome",
+    "failed_at",
+    "freeze",
+    "loops_of",
+    "merge",
+    "plan_of",
+    "planned",
+    "planned_needs",
+    "ran",
+    "thaw",
+]
 
 Order = tuple[tuple[int, ...] | Distribution, int | None, tuple[int, ...]]
 """What a plan is made with: the owner of each handle in order of first access, or for a `Nest` the rule; ``start``,
@@ -45,6 +58,8 @@ class Outcome(NamedTuple):
     """Pickled ({handle: value}, replaced handles): results that are not in the place of the data of the run."""
     failed_at: tuple[int, float, float] | None = None
     """Worker, start and end of the failed task, if a worker ran it."""
+    grown: int | None = None
+    """Bytes by which the process grew at its fullest moment, if its system says so."""
     said: int = 0
     """Messages with what tasks printed that were sent beside this."""
 
@@ -98,6 +113,16 @@ def loops_of(graph: TaskGraph, owner: Any, ranks: int) -> tuple[Nest, Distributi
     if not isinstance(rule, Distribution) or rule.ranks > ranks or (nest := nest_of(graph)) is None:
         return None
     return nest, rule
+
+
+def planned_needs(plan: MessagePlan, store: Store, window: int) -> list[int]:
+    """Bytes that each rank needs: what it reads first, what it makes, and the window of others' tiles."""
+
+    def size(handle: Handle) -> int:
+        value = store[handle]
+        return value.nbytes if isinstance(value, np.ndarray) else 0
+
+    return plan.peak_memory(size, window)
 
 
 class Elsewhere(Exception):  # noqa: N818 - what it shows is where
@@ -206,4 +231,6 @@ def _merged(graph: TaskGraph, workers: int, outcomes: list[Outcome]) -> Trace:
         for destination, tag, handle, writer, nbytes, start in outcome.sent
         if (rank, destination, tag) in ends  # in a run that failed some never came
     ]
-    return Trace(graph, workers, records, ranks=len(outcomes), messages=messages)
+    trace = Trace(graph, workers, records, ranks=len(outcomes), messages=messages)
+    trace.grown = tuple(outcome.grown for outcome in outcomes if outcome.grown is not None)
+    return trace
