@@ -18,7 +18,8 @@ from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels.swaps import permutation
 from tilewright.linalg.butterfly import Butterflies, insert_butterflies, random_butterflies
 from tilewright.linalg.call import Call
-from tilewright.linalg.chunked_lu import inverse_from_factor, inverse_of_chunks, solve_from_factor
+from tilewright.linalg.chunked_lu import inverse_from_factor, solve_from_factor
+from tilewright.linalg.finals import Finals
 from tilewright.linalg.inverse_norm import inverse_norm
 from tilewright.linalg.lu_graph import (
     COLUMN,
@@ -40,7 +41,7 @@ from tilewright.scalars import choice, flag, shown, whole
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["LUFactor", "Slogdet", "det", "factor_with", "inv", "lu", "lu_factor", "lu_solve", "slogdet"]
+__all__ = ["LUFactor", "Slogdet", "factor_with", "inverse_with", "lu", "lu_factor", "lu_solve"]
 
 
 class Slogdet(NamedTuple):
@@ -324,11 +325,11 @@ class LUFactor:
         self._check_square("inv")
         self.check_regular()
         if is_chunked(self.lu):
-            call = Call(inv, self.lu, **self._how, chunks=True)
+            call = Call(lu_factor, self.lu, **self._how, chunks=True)
             if call.chunked:
                 return call.result(inverse_from_factor(call, self.lu, self.piv, self.tile_size))
-        call = Call(inv, _array(self.lu), **self._how)
-        return like(_inverse(self, call), self.lu)
+        call = Call(lu_factor, _array(self.lu), **self._how)
+        return like(inverse_with(self, call), self.lu)
 
     def check_regular(self) -> None:
         """SingularMatrixError if there is an exact zero on the diagonal of U."""
@@ -406,6 +407,7 @@ def lu_factor(
     resume: bool = False,
     every: float = 0.0,
     overwrite_out: bool = False,
+    restart: int = 0,
     **options: Any,
 ) -> Any:
     """LU factorisation with row exchanges, P A = L U [1]_.
@@ -443,10 +445,10 @@ def lu_factor(
         Also return the `Run`, also found as ``.run``.
     progress
         Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
-    out, memory, checkpoint, resume, every, overwrite_out
-        For matrices larger than memory, and runs that may be killed: as for `tiled_cholesky`, with partial pivoting and
-        updates by tile. Beside ``out`` another file as large is written, which is gone at the end; or stays with the
-        checkpoint, which has the block columns as they are before later exchanges.
+    out, memory, checkpoint, resume, every, overwrite_out, restart
+        For matrices larger than memory, and runs that may be killed: as for `tiled_cholesky`; with ``out`` with partial
+        pivoting and updates by tile. Beside ``out`` another file as large is written, which is gone at the end; or
+        stays with the checkpoint, which has the block columns as they are before later exchanges.
 
     Returns
     -------
@@ -492,7 +494,7 @@ def lu_factor(
     array([1, 1], dtype=int32)
     """
     overwrite_a = flag(overwrite_a, "overwrite_a")
-    outside = Outside(out, memory, checkpoint, resume, every, overwrite_out)
+    outside = Outside(out, memory, checkpoint, resume, every, overwrite_out, restart)
     call = Call(
         lu_factor,
         a,
@@ -510,6 +512,7 @@ def lu_factor(
         )
     else:
         outside.check_fits(call, None if overwrite_a else a, "the factor")
+        outside.keep(call, a)
         factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, update, panel, threshold)
     result = call.result(factor)
     known = (result[0] if call.return_run else result) is not None and options.get("gather") != "none"
@@ -592,7 +595,23 @@ def factor_with(
     if pivoting == "butterfly":
         butterflies = random_butterflies(matrix.shape[0], nb, matrix.dtype)
         data["W"] = butterflies.parts()
-    record = call.run(graph, data, first=matrix.check_finite if check_finite and not matrix.in_place else None)
+    bits = {
+        "shape": list(matrix.shape), "dtype": str(matrix.dtype), "tile_size": nb, "pivoting": pivoting,
+        "update": "tile" if dealt > 1 or pivoting not in COLUMN else update, "panel": panel, "threshold": tau,
+        "tiles_of_a_match": leaf if pivoting == "tournament" else None,
+    }  # fmt: skip
+    again = {
+        "tile_size": nb, "pivoting": pivoting, "update": update, "panel": panel, "check_finite": check_finite,
+        "threshold": tau if pivoting == "threshold" else None,
+    }  # fmt: skip
+    record = call.run(
+        graph,
+        data,
+        first=matrix.check_finite if check_finite and not matrix.in_place else None,
+        finals=Finals((("A", 1), ("piv", 0)), "A" if matrix.in_place else "S", behind=("swap", "trade", "take")),
+        facts=bits,
+        keywords=again,
+    )
     starts = range(0, min(matrix.shape), nb)
     piv = np.arange(min(matrix.shape), dtype=np.int32)
     diagonal = np.ones(min(matrix.shape), matrix.dtype)
@@ -871,51 +890,8 @@ def lu(
     return (*found, record) if return_run else found
 
 
-def inv(
-    a: Any,
-    overwrite_a: bool = False,
-    check_finite: bool = True,
-    *,
-    return_run: bool = False,
-    tile_size: int | None = None,
-    pivoting: str | None = None,
-    threshold: float | None = None,
-    backend: str | None = None,
-    scheduler: str | Policy = "critical-path",
-    workers: int | None = None,
-    **options: Any,
-) -> Any:
-    """The inverse of a square matrix, from its LU factor. To solve a system, `solve` is better and faster.
-
-    See `lu_factor` for arguments and errors; the result lies by columns. Of a stack (..., n, n) the inverses of all, in
-    one graph; of a dask.array a dask.array. 2 n^3 flops.
-
-    Raises
-    ------
-    SingularMatrixError
-        U has an exact zero on its diagonal.
-
-    Examples
-    --------
-    >>> import numpy as np, tilewright as tw
-    >>> tw.inv(np.array([[1.0, 2.0], [2.0, 8.0]]))
-    array([[ 2.  , -0.5 ],
-           [-0.5 ,  0.25]])
-    """
-    call = Call(
-        inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run, chunks=True
-    )
-    if call.chunked and pivoting in (None, "partial"):
-        if flag(overwrite_a, "overwrite_a"):
-            raise ValueError("a dask.array cannot be overwritten; pass overwrite_a=False")
-        return call.result(inverse_of_chunks(call, a, tile_size, flag(check_finite, "check_finite")))
-    factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, None, threshold=threshold, square=True)
-    factor.check_regular()
-    return call.result(like(_inverse(factor, call), call.a))
-
-
-def _inverse(factor: LUFactor, call: Call) -> np.ndarray:
-    """Of the matrix that was factored, by columns."""
+def inverse_with(factor: LUFactor, call: Call) -> np.ndarray:
+    """A^-1 of the matrix that was factored, by columns."""
     T = TiledMatrix.view(_array(factor.lu), factor.tile_size)
     n, nb = factor.shape[0], factor.tile_size
     x = np.empty((n, n), T.dtype, "F")
@@ -926,37 +902,3 @@ def _inverse(factor: LUFactor, call: Call) -> np.ndarray:
         data["W"] = factor.butterflies.parts()
     call.run(inverse_graph(T.nt, factor.butterflies is not None), data)
     return x
-
-
-def det(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any) -> Any:
-    """det A, float64 or complex128, as `scipy.linalg.det`; 0 if A is singular. 2/3 n^3 flops; see `lu_factor`.
-
-    Examples
-    --------
-    >>> import numpy as np, tilewright as tw
-    >>> float(tw.det(np.array([[1.0, 2.0], [2.0, 8.0]])))
-    4.0
-    """
-    return _determined(det, a, overwrite_a, check_finite, how).det()
-
-
-def slogdet(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any) -> Slogdet:
-    """(sign, log |det A|), as `numpy.linalg.slogdet`; (0, -inf) if A is singular. See `lu_factor`.
-
-    Examples
-    --------
-    >>> import numpy as np, tilewright as tw
-    >>> sign, logabsdet = tw.slogdet(1e200 * np.eye(3))
-    >>> float(sign), round(float(logabsdet), 6)
-    (1.0, 1381.551056)
-    """
-    return _determined(slogdet, a, overwrite_a, check_finite, how).slogdet()
-
-
-def _determined(routine: Any, a: Any, overwrite: Any, check_finite: Any, how: dict[str, Any]) -> LUFactor:
-    """The factor of a square matrix."""
-    plan = {name: how.pop(name) for name in ("backend", "scheduler", "workers", "progress") if name in how}
-    names = ("pivoting", "tile_size", "update", "panel", "threshold")
-    pivoting, tile_size, update, panel, threshold = (how.pop(name, None) for name in names)
-    call = Call(routine, a, how, chunks=True, **plan)
-    return factor_with(call, overwrite, check_finite, pivoting, tile_size, update, panel, threshold, square=True)
