@@ -14,6 +14,7 @@ from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.linalg.block_columns import BlockColumns
 from tilewright.linalg.call import Call
+from tilewright.linalg.outofcore import Outside
 from tilewright.linalg.qr_graph import (
     Plan,
     Reflections,
@@ -26,6 +27,7 @@ from tilewright.linalg.qr_graph import (
     reflections,
     upper,
 )
+from tilewright.linalg.qr_outside import qr_outside
 from tilewright.linalg.qr_plan import AUTO, qr_plan
 from tilewright.linalg.tall import cut
 from tilewright.linalg.trees import PANEL
@@ -352,11 +354,14 @@ def adjoint_of(c: Any) -> Any:
 def qr(
     a: Any,
     *,
-    mode: str = "full",
+    mode: str | None = None,
     tree: Any = AUTO,
     positive: bool = False,
     overwrite_a: bool = False,
     check_finite: bool = True,
+    out: Any = None,
+    memory: int | str | None = None,
+    overwrite_out: bool = False,
     tile_size: int | None = None,
     backend: str | None = None,
     scheduler: str | Policy = "critical-path",
@@ -370,9 +375,11 @@ def qr(
     Parameters
     ----------
     a : (m, n) array_like, torch tensor, TiledMatrix or dask.array
-        float32, float64, complex64 or complex128; integers become float64. Any shape, memory order and chunks.
+        float32, float64, complex64 or complex128; integers become float64. Any shape, memory order and chunks. Or a
+        matrix outside of memory: the path of a .npy, zarr or HDF5 file, such an array, a `TileFunction`.
     mode
-        As in SciPy. ``"full"``: Q (m, m), R (m, n). ``"economic"``: Q (m, k), R (k, n), k = min(m, n). ``"r"``: R
+        As in SciPy, where ``"full"`` is the default; of a matrix outside of memory ``"economic"`` is. ``"full"``: Q
+        (m, m), R (m, n). ``"economic"``: Q (m, k), R (k, n), k = min(m, n). ``"r"``: R
         (m, n) alone, in a tuple. ``"raw"``: LAPACK's ``(qr, tau)``, and R (k, n); with ``tree="panel"``, which it
         implies.
     tree
@@ -386,6 +393,14 @@ def qr(
         use.
     check_finite
         Look for NaN and infinities first.
+    out
+        Paths of files for Q and R, ``("Q.npy", "R.npy")``, with ``mode="r"`` one. Without them Q and R of a matrix
+        outside of memory are maps of files without a name, which are gone with the arrays.
+    memory
+        Bytes by which the process may grow, or a text such as ``"1GB"``. In core a result that takes more is refused.
+        By default half of what there is.
+    overwrite_out
+        Whether ``out`` may replace files.
     tile_size
         Columns of a tile, and rows except for tall matrices of few columns; chosen by default.
     backend, scheduler, workers, options
@@ -406,6 +421,10 @@ def qr(
         ``a`` is not 2-D, has NaN or infinities, is read-only with ``overwrite_a``; a number or name is wrong.
     TypeError
         The dtype is not one of the four and not an integer.
+    MemoryError
+        ``memory`` is too little; the message has the least that would do.
+    OSError
+        A file cannot be read or written, or is there already.
 
     Notes
     -----
@@ -435,9 +454,17 @@ def qr(
         return_run=return_run,
         chunks=True,
     )
-    choice(mode, "mode", MODES)
+    outside = Outside(out, memory, overwrite_out=overwrite_out)
+    by_pages = outside.used(a)
+    mode = ("economic" if by_pages else "full") if mode is None else choice(mode, "mode", MODES)
     positive, overwrite = flag(positive, "positive"), flag(overwrite_a, "overwrite_a")
     check = flag(check_finite, "check_finite")
+    if by_pages:
+        outside.refuse("qr", overwrite_a=overwrite, mode="raw" if mode == "raw" else None)
+        how = {"mode": mode, "tree": tree, "positive": positive, "check_finite": check, "tile_size": tile_size}
+        found = qr_outside(call, outside, a, _qr_graph, **how)
+        return call.result(found) if mode == "r" and not call.return_run else call.result(*found)
+    outside.check_fits(call, a, "Q, R and the reflections", 1 if mode == "r" else 2)
     if mode == "raw":
         if positive:
             raise ValueError("positive=True is for modes full, economic and r: LAPACK's raw form has its own signs")

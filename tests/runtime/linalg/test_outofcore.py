@@ -10,8 +10,9 @@ import pytest
 from matrices import DTYPES, po_matrix, random_matrix
 
 import tilewright as tw
-from tilewright.linalg import slab_plan
+from tilewright.linalg import qr_plan, slab_plan
 from tilewright.linalg.slab_plan import cholesky_plan, lu_plan_in
+from tilewright.linalg.slabs import AHEAD, Buffers, Volume, slab_cholesky
 
 N, NB = 230, 32
 
@@ -107,6 +108,18 @@ class TestCholesky:
         assert moved == {"load": (nt * (nt + 1) // 2 + passing) * tile, "store": nt * (nt + 1) // 2 * tile}
         assert len(run.graph) == plan.tasks
 
+    @pytest.mark.parametrize("n", [31, 64, 200, 230, 500])
+    def test_buffers_are_no_more_than_the_plan_has(self, n):
+        nt = -(-n // NB)
+        least = quarter(cholesky_plan, n, NB, 8)
+        for times in (1, 1.3, 1.7, 2.5, 4):
+            plan = cholesky_plan(n, NB, 8, int(least * times), 2)
+            g = tw.TaskGraph("slabs")
+            memory = Buffers(g.handles("buffer"), (NB, NB), plan.slabs.chunk * AHEAD)
+            slab_cholesky(g, nt, plan.slabs, 0, Volume((n, n), NB, 8), memory, check=True, log=False, sums=False)
+            assert sum(rows * columns * 8 for rows, columns in memory.shapes) <= plan.data
+            assert len(g) == plan.tasks
+
 
 class TestLU:
     @pytest.mark.parametrize("dtype", DTYPES)
@@ -142,6 +155,95 @@ class TestLU:
         a = np.diag([1.0, 0.0, 2.0])
         with pytest.warns(RuntimeWarning, match="Diagonal number 2 is exactly zero"):
             assert tw.lu_factor(a, out="F.npy", tile_size=2).info == 2
+
+
+def least_for_qr(path, **how):
+    """Bytes that a QR factorisation needs, as the refusal says."""
+    with pytest.raises(MemoryError, match="for a QR factorisation of .* the least is") as error:
+        tw.qr(path, memory=1, **how)
+    number, unit = re.search(r"the least is ([\d.]+) (\w+);", str(error.value)).groups()
+    return float(number) * 1.001 * {"bytes": 1, "KiB": 2**10, "MiB": 2**20}[unit] + 1
+
+
+class TestQR:
+    @pytest.mark.parametrize("shape", [(230, 230), (200, 90), (90, 200), (32, 150), (64, 64), (1, 1), (150, 1)])
+    @pytest.mark.parametrize("memory", ["least", "half", None])
+    def test_any_shape_gives_the_bits_of_panels_in_memory(self, here, shape, memory):
+        a = random_matrix(*shape)
+        np.save("a.npy", a)
+        least = least_for_qr("a.npy", tile_size=NB, workers=2)
+        cap = {"least": int(least), "half": int(max(least * 1.3, a.nbytes // 2)), None: None}[memory]
+        Q, R, run = tw.qr("a.npy", memory=cap, tile_size=NB, workers=2, return_run=True)
+        q, r = tw.qr(a, mode="economic", tree="panel", tile_size=NB)
+        assert np.array_equal(Q, q) and np.array_equal(R, r)
+        assert isinstance(Q, np.memmap) and not Q.flags.writeable and Q.flags.f_contiguous
+        assert cap is None or run.planned <= cap
+        assert left(here) == ["a.npy"]
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("memory", ["least", "half"])
+    def test_a_tall_matrix_gives_the_bits_of_the_tree_in_memory(self, here, monkeypatch, dtype, memory):
+        monkeypatch.setattr(qr_plan, "_LEAF", 1 << 14)
+        a = random_matrix(3010, 7, dtype)
+        np.save("a.npy", a)
+        least = least_for_qr("a.npy", workers=2)
+        assert least < a.nbytes
+        cap = int(least if memory == "least" else a.nbytes)
+        for positive in (False, True):
+            Q, R, run = tw.qr("a.npy", memory=cap, positive=positive, workers=2, return_run=True)
+            q, r = tw.qr(a, mode="economic", positive=positive)
+            assert np.array_equal(Q, q) and np.array_equal(R, r) and run.planned <= cap
+        assert run.trace.facts["read"] <= 3 * a.nbytes
+
+    def test_r_alone_of_a_tall_matrix_reads_it_once_and_writes_no_more_than_r(self, here, monkeypatch):
+        monkeypatch.setattr(qr_plan, "_LEAF", 1 << 14)
+        a = random_matrix(3010, 7)
+        np.save("a.npy", a)
+        cap = int(a.nbytes)
+        (R,), run = tw.qr("a.npy", mode="r", memory=cap, workers=2, return_run=True, out="R.npy")
+        assert np.array_equal(R, tw.qr(a, mode="r")[0]) and left(here) == ["R.npy", "a.npy"]
+        assert run.trace.facts["read"] == a.nbytes and run.trace.facts["written"] == 7 * 7 * 8
+
+    @pytest.mark.parametrize("tree", ["panel", "flat", "greedy", ("hierarchical", 2, "greedy", "binary")])
+    @pytest.mark.parametrize("mode", ["full", "economic", "r"])
+    def test_trees_and_modes(self, here, tree, mode):
+        a = random_matrix(110, 70)
+        how = {"mode": mode, "tree": tree, "tile_size": 16, "positive": True, "workers": 2}
+        cap = int(least_for_qr(a, **how, out=("Q.npy", "R.npy") if mode != "r" else "R.npy") * 1.2)
+        out = ("Q.npy", "R.npy") if mode != "r" else "R.npy"
+        found = tw.qr(a, memory=cap, out=out, **how)
+        for one, wanted in zip(found, tw.qr(a, **how), strict=True):
+            assert np.array_equal(one, wanted)
+        assert left(here) == (["Q.npy", "R.npy"] if mode != "r" else ["R.npy"])
+
+    @pytest.mark.parametrize(("backend", "scheduler"), [("serial", "eager"), ("threads", "lws"), ("threads", "heft")])
+    def test_engines_policies_and_functions(self, here, backend, scheduler):
+        a = random_matrix(150, 100)
+        tiles = tw.TiledMatrix.view(a, NB)
+        source = tw.TileFunction(lambda i, j: tiles[i, j], a.shape, NB)
+        cap = int(least_for_qr(source, workers=3) * 1.2)
+        Q, R = tw.qr(source, memory=cap, backend=backend, scheduler=scheduler, workers=3)
+        q, r = tw.qr(a, mode="economic", tree="panel", tile_size=NB)
+        assert np.array_equal(Q, q) and np.array_equal(R, r)
+
+    def test_what_cannot_be_done_is_said_and_leaves_nothing(self, here):
+        a = random_matrix(90, 70)
+        a[77, 50] = np.nan
+        np.save("a.npy", a)
+        for how, error, message in (
+            ({}, ValueError, r"NaN or infinity at \(77, 50\)"),
+            ({"out": "Q.npy"}, TypeError, "out of qr must be two"),
+            ({"out": ("Q.npy", "a.npy")}, FileExistsError, r"a\.npy exists; overwrite_out=True replaces it"),
+            ({"mode": "raw"}, ValueError, "has no mode='raw'"),
+            ({"overwrite_a": True}, ValueError, "has no overwrite_a"),
+            ({"backend": "mpi"}, ValueError, "backend is serial or threads"),
+            ({"memory": 1000}, MemoryError, "memory=1000 bytes is too little for a QR factorisation of 90 x 70"),
+        ):
+            with pytest.raises(error, match=message):
+                tw.qr("a.npy", **{"out": ("Q.npy", "R.npy"), "tile_size": NB} | how)
+            assert left(here) == ["a.npy"]
+        with pytest.raises(MemoryError, match="Q, R and the reflections takes"):
+            tw.qr(np.ones((90, 70)), memory="50kB")
 
 
 class TestSources:
