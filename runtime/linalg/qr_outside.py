@@ -39,7 +39,7 @@ from tilewright.units import nbytes
 
 __all__ = ["qr_outside"]
 
-_TRIES = 6
+_TRIES = 7
 
 Builder = Callable[[Plan, int | None, bool, bool, bool], TaskGraph]
 """graph(plan, columns of Q or None, positive, in place, check)."""
@@ -148,7 +148,7 @@ def _by_rows(graph: TaskGraph, plan: Plan) -> list[tuple[int, int]]:
     mt = plan.mt
     latest = list(range(mt))
     keys: list[tuple[int, int]] = []
-    made: dict[int, int] = {}
+    made: dict[Handle, int] = {}
     nodes: dict[frozenset[int], int] = {}
     for task in graph:
         rows = {handle.index[0] for handle in task.writes if handle.name in "AQ"}
@@ -161,13 +161,12 @@ def _by_rows(graph: TaskGraph, plan: Plan) -> list[tuple[int, int]]:
             nodes[frozenset(rows)] = place
             keys.append((0, place))
         elif not task.reads:  # a tile of the identity, just before it is needed
-            (row,) = rows
-            made[row] = task.index
+            made[task.writes[0]] = task.index
             keys.append((2, 0))
         else:
             place = mt - nodes.get(frozenset(rows), max(rows))
-            for row in rows & made.keys():
-                keys[made.pop(row)] = 2, place
+            for handle in made.keys() & set(task.writes):
+                keys[made.pop(handle)] = 2, place
             keys.append((2, place))
     return keys
 
@@ -197,13 +196,18 @@ def _fit(
     if limit is None:
         return fit(4 * (plan.m * plan.n + plan.n**2) * item)
     pages = limit - inside - beside(2 * len(graph), workers, 3 * plan.width**2 * item)
-    for _ in range(_TRIES):
-        if pages <= 0:
-            break
-        found, total = fit(pages)
-        if total <= limit:
-            return found, total
-        pages -= total - limit
+    least, tries = 0, _TRIES
+    best = None
+    while pages > least and tries:  # what one task needs is taken beyond them, so the most that fits is searched
+        middle = pages if tries == _TRIES else (least + pages) // 2
+        tries -= 1
+        tried = fit(middle)
+        if tried[1] <= limit:
+            best, least = tried, middle
+        else:
+            pages = middle
+    if best is not None:
+        return best
     found, total = fit(0)
     if total > limit:
         raise MemoryError(

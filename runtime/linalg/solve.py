@@ -109,8 +109,8 @@ def solve(
         that are done, as for `tilewright.run`. A factorisation on a GPU is one task, of which nothing is told.
     memory
         For a matrix on a disk, see `tiled_cholesky`: bytes by which the process may grow, or a text such as ``"2GB"``.
-        The factor, in FP64, goes to a file beside it that is gone afterwards; None as ``assume_a`` tries a Cholesky
-        factor first.
+        The factor goes to a file beside it that is gone afterwards. ``precision`` is ``"fp32"``, where "auto" begins
+        too, or ``"fp64"``; None as ``assume_a`` tries a Cholesky factor first.
 
     Returns
     -------
@@ -181,6 +181,7 @@ def solve(
             assume_a=assume_a,
             lower=lower,
             precision=precision,
+            fallback=fallback,
             check_finite=check_finite,
             tile_size=tile_size,
             memory=memory,

@@ -1,6 +1,5 @@
 """Blocks of matrices in files go to where they belong, whatever the order of file and memory."""
 
-import errno
 import os
 
 import numpy as np
@@ -90,7 +89,7 @@ def test_a_list_of_lines_says_what_became_of_each(tmp_path):
         assert done.tolist() == [8, 5, 0]
         assert memory[0].tolist() == [10, 11, 12, 13, 0, 14, 15, 16, 17, 0]
         refused = batches.moved(file.fileno(), np.array([0]), pieces[:1], write=True)
-        assert refused is not None and refused.tolist() == [-errno.EBADF]
+        assert refused is not None and refused[0] < 0
 
 
 def test_a_read_that_comes_back_in_parts_goes_on(tmp_path, monkeypatch):
