@@ -11,6 +11,7 @@ import click
 from tilewright.cli.common import (
     DTYPES,
     Json,
+    Progress,
     as_json,
     emit,
     engine_options,
@@ -29,8 +30,8 @@ TREE = "Of qr: panel, flat, flat-tt, binary, greedy, fibonacci, or hierarchical:
 
 
 def parsed(tree: str) -> Any:
-    """The tree of an option: a name, or ``hierarchical:4,greedy,binary`` as a tuple."""
-    name, colon, parts = tree.partition(":")
+    """The tree of an option: a name, or ``hierarchical:4,greedy,binary`` as a tuple; in a list with parentheses."""
+    name, colon, parts = tree.removesuffix(")").replace("(", ":", 1).partition(":")
     if not colon:
         return tree
     a, *words = parts.split(",")
@@ -64,7 +65,7 @@ def qr(
     repeat: int,
     trace: Path | None,
     as_json: Json,
-    progress: bool,
+    progress: Progress,
 ) -> None:
     """Factor a matrix, A = Q R, and say how it went: LAPACK's two ratios, of the residual and of Q^H Q."""
     import numpy as np

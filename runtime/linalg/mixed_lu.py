@@ -16,14 +16,15 @@ from tilewright.errors import SingularMatrixError
 from tilewright.graph import Handle, R, TaskGraph, W
 from tilewright.host.memory import room
 from tilewright.kernels import products
+from tilewright.linalg.arena import copies
 from tilewright.linalg.call import Call
 from tilewright.linalg.equilibrate import Scaling
 from tilewright.linalg.lu_graph import insert_lu
-from tilewright.linalg.mixed import copies
 from tilewright.linalg.tuning import mixed_lu_tile_size
 from tilewright.ops import diag, scaled
 from tilewright.passes.conversions import with_conversions
 from tilewright.precision import FORMATS, PrecisionMap
+from tilewright.runs.progress import ProgressOption
 from tilewright.runs.run import Run
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
@@ -110,7 +111,7 @@ def mixed_lu(
     workers: int | None = None,
     scheduler: str | Policy = "critical-path",
     backend: str = "threads",
-    progress: Any = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> MixedLU:
     """Scale, convert and factor a square matrix in low precision.
@@ -182,6 +183,6 @@ def _check(diagonal: np.ndarray, nb: int) -> None:
 
 
 def _by_columns(n: int) -> np.ndarray:
-    """Memory for the factor, by columns, an odd number of cache lines apart: see `tilewright.linalg.mixed`."""
+    """Memory for the factor, by columns, an odd number of cache lines apart: see `tilewright.linalg.arena`."""
     lines = -(-n * 4 // 64) | 1
     return room((n, lines * 16), np.float32, huge=True).T[:n]

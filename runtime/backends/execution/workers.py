@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from operator import itemgetter
 from time import perf_counter
 from typing import Any
@@ -12,8 +13,10 @@ from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import capture
 from tilewright.errors import SchedulerError
 from tilewright.graph import Task
+from tilewright.host.affinity import pinned
 from tilewright.kernels.threads import task_threads
 from tilewright.passes.frontier import Frontier
+from tilewright.runs.progress import Ran
 from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.schedulers import BasePolicy
 
@@ -36,8 +39,10 @@ class Workers:
     calls `arrived` from any other thread.
     """
 
-    def __init__(self, program: Program, policy: BasePolicy, workers: int) -> None:
+    def __init__(self, program: Program, policy: BasePolicy, workers: int, pins: Sequence[int] | None = None) -> None:
         self.program = program
+        self.pins = pins
+        """The CPU of each worker, if they are bound to one."""
         program.begin()
         self.policy = policy
         self.workers = workers
@@ -58,6 +63,7 @@ class Workers:
         self.failures: list[tuple[int, BaseException]] = []
         self.failed_at: dict[int, tuple[int, float, float]] = {}  # by number in `failures`: worker, start, end
         self.records: list[list[tuple[int, float, float]]] = [[] for _ in range(workers)]
+        self.told = [0] * workers  # records that were told as progress
         self.ended = [threading.Event() for _ in range(workers)]
         for gate in self.gates:
             gate.acquire()
@@ -91,13 +97,26 @@ class Workers:
 
     def thread(self, worker: int) -> None:
         try:
-            self.work(worker)
+            with pinned(self.pins, worker):
+                self.work(worker)
         finally:
             self.ended[worker].set()
 
     def report(self, progress: Progress | None) -> None:
         if progress:
+            tell = getattr(progress, "ran", None)
+            if tell is not None:
+                tell(self.news())
             progress(sum(map(len, self.records)))
+
+    def news(self) -> list[Ran]:
+        """The tasks that ended since this was called last."""
+        began, found = self.began, []
+        for worker, records in enumerate(self.records):
+            rows = records[self.told[worker] :]
+            self.told[worker] += len(rows)
+            found += [Ran(0, worker, index, start - began, end - began) for index, start, end in rows]
+        return found
 
     def stop(self) -> None:
         with self.lock:
@@ -108,6 +127,10 @@ class Workers:
 
     def alone(self) -> None:
         """All tasks in the calling thread: one after the other, where the policy knows the order beforehand."""
+        with pinned(self.pins, 0):
+            self._alone()
+
+    def _alone(self) -> None:
         order = self.policy.alone()
         if order is None or self.abroad:
             self.work(0)

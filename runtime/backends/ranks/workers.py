@@ -5,14 +5,17 @@ A part has external tasks: sends, receives, drops. They go to a courier, which c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from tilewright.backends.execution.engine import blame
 from tilewright.backends.execution.nested import in_task
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.workers import Workers
+from tilewright.backends.ranks.output import saying, telling
 from tilewright.graph import Task
 from tilewright.passes.messages import Part
+from tilewright.runs.progress import Ran
 from tilewright.schedulers import BasePolicy
 
 __all__ = ["Courier", "Team"]
@@ -28,16 +31,34 @@ class Courier(Protocol):
 class Team(Workers):
     """The workers of one rank."""
 
-    def __init__(self, program: Program, policy: BasePolicy, workers: int, part: Part, rank: int, backend: str) -> None:
+    def __init__(
+        self,
+        program: Program,
+        policy: BasePolicy,
+        workers: int,
+        part: Part,
+        rank: int,
+        backend: str,
+        pins: Sequence[int] | None = None,
+    ) -> None:
         self.part = part
         self.rank = rank
         self.backend = backend
         self._early: list[Task] | None = []
-        super().__init__(program, policy, workers)
+        self.say = saying()
+        super().__init__(program, policy, workers, pins)
 
     def work(self, worker: int) -> None:
         with in_task(self.backend):
             super().work(worker)
+
+    def thread(self, worker: int) -> None:
+        with telling(self.say):
+            super().thread(worker)
+
+    def news(self) -> list[Ran]:
+        origin = self.part.origin
+        return [row._replace(rank=self.rank, task=origin[row.task]) for row in super().news()]
 
     def attach(self, courier: Courier) -> None:
         """Say who carries out external tasks, and hand over those that are ready."""
