@@ -68,7 +68,8 @@ def qr_outside(
         plan = _plan(call, source, tree, tile_size, square=mode == "full")
         (m, n), k = source.shape, min(source.shape)
         columns = {"r": None, "economic": k, "full": m}[mode]
-        shapes = [(m, columns)] * (columns is not None) + [(k if mode == "economic" else m, n)]
+        shapes = [] if columns is None else [(m, columns)]
+        shapes.append((k if mode == "economic" else m, n))
         paths = _paths(outside.out, len(shapes))
         graph = build(plan, columns, positive, True, False)
         outlines = [Stored(shape, source.dtype, "outline") for shape in (*shapes, source.shape)]

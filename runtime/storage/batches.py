@@ -114,8 +114,9 @@ class _Context:
         return None if call(ctypes.c_long(setup), ctypes.c_long(_MOST), ctypes.byref(number)) else cls(number)
 
     def close(self) -> None:
-        call, (_, destroy, *_) = _system() or (None, ())
-        if call is not None:
+        system = _system()
+        if system is not None:
+            call, (_, destroy, *_) = system
             call(ctypes.c_long(destroy), self.number)
 
     def go(self, descriptor: int, places: np.ndarray, pieces: np.ndarray, opcode: int) -> np.ndarray:
