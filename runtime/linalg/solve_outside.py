@@ -63,15 +63,13 @@ def solve_outside(
     Raises
     ------
     ValueError
-        Another ``precision`` than "auto", "fp32" and "fp64"; shapes that do not fit.
+        Shapes that do not fit.
     TypeError
         The matrix has single precision.
     """
     from tempfile import TemporaryDirectory  # not before: it takes as long to load as half of this package
 
     began = perf_counter()
-    if precision not in ("auto", "fp32", "fp64"):
-        raise ValueError(f"precision of a solution out of core is auto, fp32 or fp64, not {precision!r}")
     limit = None if memory is None else size(memory, "memory")
     source = open_source(a)
     path: list[Attempt] = []
