@@ -101,16 +101,15 @@ class Outside:
         if name not in _ENGINES:
             raise ValueError(f"out of core and with a checkpoint the backend is {' or '.join(_ENGINES)}, not {name!r}")
 
-    def check_fits(self, call: Call, like: Any, what: str, times: float = 1) -> None:
+    def check_fits(self, call: Call, like: Any, what: str) -> None:
         """MemoryError if a call in core whose result is ``like`` this one, or None, takes more than ``memory`` says.
 
         Of ranks `Call.run` sees to it, for each one, and of what the graph makes beside the result.
-        ``times`` is how much of that the result is.
         """
         call.limit = self.limit
         if self.limit is None or call.engine.name not in _ENGINES:
             return
-        planned = 0 if like is None else int(times * _bytes_like(like))
+        planned = 0 if like is None else _bytes_like(like)
         if planned > self.limit:
             raise MemoryError(
                 f"{what} takes {nbytes(planned)} beside the matrix, more than memory="

@@ -480,7 +480,7 @@ def qr(
         how = {"mode": mode, "tree": tree, "positive": positive, "check_finite": check, "tile_size": tile_size}
         found = qr_outside(call, outside, a, _qr_graph, **how)
         return call.result(found) if mode == "r" and not call.return_run else call.result(*found)
-    outside.check_fits(call, a, "Q, R and the reflections", 1 if mode == "r" else 2)
+    outside.check_fits(call, None, "the factor")
     outside.keep(call, a)
     if mode == "raw":
         if positive:
