@@ -205,6 +205,11 @@ class Call:
         self.record = record
         return record
 
+    def note(self, text: str) -> None:
+        """Add a note to the run."""
+        assert self.record is not None
+        self.record = replace(self.record, notes=(*self.record.notes, text))
+
     def result(self, *values: Any) -> Any:
         """What the call returns: one value or a tuple of them, with the run at its end if that was asked for."""
         found = tuple(self.engine.result(value) for value in values)
