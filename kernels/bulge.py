@@ -60,12 +60,21 @@ def gather(
 
 
 def chase(
-    parts: Sequence[np.ndarray], v: np.ndarray, n: int, b: int, first: int, start: int, stop: int, column: int
+    parts: Sequence[np.ndarray],
+    v: np.ndarray,
+    turn: np.ndarray | None,
+    n: int,
+    b: int,
+    first: int,
+    start: int,
+    stop: int,
+    column: int,
 ) -> None:
     """The blocks ``start`` - i to ``stop`` - i of each sweep ``first`` + i, for the sweeps that v has rows for.
 
     ``parts`` are columns of the band from ``column`` on, best those of `pieces`. Row i of v has the reflectors of sweep
-    ``first`` + i at their rows, with tau in the place of the ones that they begin with.
+    ``first`` + i at their rows, with tau in the place of the ones that they begin with. ``turn`` holds nothing: who
+    writes it has his turn.
     """
     band = _in_one(parts, column)
     copied = band is None

@@ -65,11 +65,8 @@ def piece(n: int, b: int) -> int:
 
 
 def chased_together(n: int, b: int) -> int:
-    """How many sweeps, and blocks of each, one task chases: few enough that some tasks touch other columns.
-
-    A task of eight sweeps by eight blocks goes through part of the band that a second-level cache holds, eight times.
-    """
-    return min(16, max(8, n // (8 * b))) if n > 16 * b else 4
+    """How many sweeps, and blocks of each, one task chases: what it goes through again and again stays in a cache."""
+    return min(16, max(8, n // (16 * b)))
 
 
 def sweeps(n: int, b: int) -> int:
@@ -92,7 +89,7 @@ def _update_flops(down: Shape, along: Shape, tile: Shape) -> float:
     return 2.0 * down[0] * down[1] * along[1]
 
 
-def _chase_flops(parts: list[Shape], v: Shape) -> float:
+def _chase_flops(parts: list[Shape], v: Shape, turn: Shape) -> float:
     """6 b words of work for each of the b entries of a column."""
     b = (parts[0][1] - 1) // 2
     return 6.0 * b * v[0] * sum(part[0] for part in parts)
@@ -149,8 +146,8 @@ def _weighted(name: str, weight: float) -> Op:
 
 
 def _chase_weight(blocks: int, b: int, nb: int) -> float:
-    """8 b^2 flops a block, at a fifth of the rate of products."""
-    return 120 * blocks * b**2 / nb**3
+    """8 b^2 flops a block, at a twelfth of the rate of products."""
+    return 288 * blocks * b**2 / nb**3
 
 
 # ------------------------------------------------------------------ loops
@@ -243,8 +240,10 @@ def insert_chase(
 ) -> tuple[list[Handle], Handles]:
     """Insert the way from a band to a tridiagonal matrix; returns handles of its columns, and the reflectors.
 
-    All on one rank: a sweep touches little for long. ``fill_band(target, start, stop, on)`` inserts what makes these
-    columns of the band.
+    All on one rank: a sweep touches little for long. One task after the other: their kernels take microseconds, and two
+    threads that hand the interpreter's lock to and fro for each wait longer than they compute. Tasks that need no more
+    than the first columns of the band come first, so they run beside what makes the last ones. ``fill_band(target,
+    start, stop, on)`` inserts what makes these columns of the band.
     """
     group = chased_together(n, b)
     size = piece(n, b)
@@ -254,29 +253,41 @@ def insert_chase(
         fill_band(B[p], start, min(start + size, n), B[0])
     count = sweeps(n, b)
     H = g.handles("reflectors", shape=lambda q: (min(group, count - q * group), n), dtype=dtype)
-    for q, first in enumerate(range(0, count, group)):
+    turn = g.handle("turn", shape=1, dtype="float64")
+    begun: set[int | None] = set()
+    for q, c in _waves(n, b, count, group):
+        first, start = q * group, c * group
         sweep = min(group, count - first)
-        fresh = True
-        for c, start in enumerate(range(0, bulge.blocks(n, b, first) + sweep, group)):
-            found = bulge.span(n, b, first, sweep, start, start + group)
-            if found is None:
-                continue
-            pieces = range(found[0] // size, (found[1] - 1) // size + 1)
-            g.insert(
-                _weighted("chase", _chase_weight(sweep * group, b, nb)),
-                [RW(B[p]) for p in pieces],
-                (W if fresh else RW)(H[q]),
-                n,
-                b,
-                first,
-                start,
-                start + group,
-                pieces[0] * size,
-                on=B[0],
-                label=(q, c),
-            )
-            fresh = False
+        found = bulge.span(n, b, first, sweep, start, start + group)
+        if found is None:
+            continue
+        pieces = range(found[0] // size, (found[1] - 1) // size + 1)
+        g.insert(
+            _weighted("chase", _chase_weight(sweep * group, b, nb)),
+            [RW(B[p]) for p in pieces],
+            (RW if q in begun else W)(H[q]),
+            (RW if begun else W)(turn),
+            n,
+            b,
+            first,
+            start,
+            start + group,
+            pieces[0] * size,
+            on=B[0],
+            label=(q, c),
+        )
+        begun.add(q)
     return columns, H
+
+
+def _waves(n: int, b: int, count: int, group: int) -> list[tuple[int, int]]:
+    """(group of sweeps, group of blocks) of the tasks of a chase: (q, c) after (q, c - 1) and (q - 1, c + 1)."""
+    places = [
+        (q, c)
+        for q, first in enumerate(range(0, count, group))
+        for c in range(-(-(bulge.blocks(n, b, first) + min(group, count - first)) // group))
+    ]
+    return sorted(places, key=lambda place: (place[1] + 2 * place[0], place))
 
 
 @graph_builder("eigh {n} x {n} tile_size={nb} band={b}", cache=16)

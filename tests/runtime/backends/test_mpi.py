@@ -840,6 +840,7 @@ SAME = {
     "sixteen_bits": [True, True],
     "solutions": [True] * 6,
     "general_systems": [True] * 9,
+    "orthogonal_factors": [True] * 8,
     "wrong_values": [["ValueError"], ["ValueError"], ["ValueError"], ["TypeError"]],
     "dense_operator": [True] * 8,
     "prepared_loops": [
