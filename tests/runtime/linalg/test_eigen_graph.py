@@ -1,5 +1,7 @@
 """The graphs of eigenvalues: counts, work, what runs beside what."""
 
+from itertools import pairwise
+
 import pytest
 
 from tilewright.kernels.bulge import blocks
@@ -31,7 +33,7 @@ def test_panels_begin_where_the_band_of_the_one_before_ends():
 def test_chases_take_turns_and_run_beside_what_makes_the_band():
     g = eigen_graph(400, 100, 4, "float64", 0, 400, False, False, True)
     chases = [task for task in g if task.op.name == "chase"]
-    assert all(one.index in other.predecessors for one, other in zip(chases, chases[1:], strict=False))
+    assert all(one.index in other.predecessors for one, other in pairwise(chases))
     before, todo = set(), [chases[0].index]
     while todo:
         before.update(found := set(g.tasks[todo.pop()].predecessors) - before)
@@ -49,12 +51,11 @@ def test_every_block_of_every_sweep_is_chased_once():
             if task.op.name == "chase":
                 _, _, first, start, stop, _ = task.params
                 for i in range(min(chased_together(n, b), sweeps(n, b) - first)):
-                    at = range(max(start - i, 0), min(stop - i, blocks(n, b, first + i)))
-                    assert all((first + i, m - 1) in seen for m in at if m)
-                    assert all(
-                        (first + i - 1, m + 1) in seen or m + 1 >= blocks(n, b, first + i - 1) for m in at if i + first
-                    )
-                    seen += [(first + i, m) for m in at]
+                    sweep = first + i
+                    for m in range(max(start - i, 0), min(stop - i, blocks(n, b, sweep))):
+                        assert not m or (sweep, m - 1) in seen
+                        assert not sweep or (sweep - 1, min(m + 1, blocks(n, b, sweep - 1) - 1)) in seen
+                        seen.append((sweep, m))
         assert sorted(seen) == [(s, m) for s in range(sweeps(n, b)) for m in range(blocks(n, b, s))]
 
 

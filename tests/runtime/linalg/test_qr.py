@@ -205,7 +205,7 @@ class TestEngines:
     @pytest.mark.parametrize(("backend", "workers"), [("mpi", 2), ("dask", 2)])
     def test_by_cholesky(self, backend, workers):
         a = random_matrix(700, 9)
-        for b, note in ((a, False), (a * 0.02 ** np.arange(9.0), True)):
+        for b, note in ((a, False), (a[:, :1] + 1e-12 * a, True)):
             how = {"backend": backend, "workers": workers, "return_run": True}
             q, r, run = tw.qr(b, mode="economic", tree="cholesky", **how)
             assert qr_ratio(b, q, r) < 30 and (r.diagonal() > 0).all()
