@@ -14,11 +14,13 @@ from tilewright.kernels import current
 from tilewright.linalg.factor import tiled_cholesky
 from tilewright.linalg.residual import THRESHOLD, cholesky_ratio
 from tilewright.precision import find_format
+from tilewright.runs.progress import one_page
 from tilewright.runs.run import Run
 
 __all__ = ["cholesky_job"]
 
 
+@one_page
 def cholesky_job(
     a: np.ndarray,
     *,

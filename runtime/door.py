@@ -29,6 +29,8 @@ DOOR = frozenset(
         "runs.text:text",
         "runs.text:unit_name",
         "runs.validity:check",
+        # a run while it goes on
+        "plot.live:LivePage",
         # what else a notebook shows
         "plot.cards:machine",
         "plot.cards:precision_map",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tilewright.backends import check_call, engine_class, find_engine
@@ -12,7 +12,7 @@ from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.keywords import strict
 from tilewright.machine import A_MACHINE, Machine
 from tilewright.runs.failure import take
-from tilewright.runs.progress import reports
+from tilewright.runs.progress import ProgressOption, checked, follow_run
 from tilewright.runs.run import Run, _flops
 from tilewright.runs.trace import Trace
 from tilewright.scalars import instance, positive, whole, worker_count
@@ -35,7 +35,7 @@ def run(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     machine: Machine | None = None,
-    progress: bool | Callable[[int], object] = False,
+    progress: ProgressOption = False,
     threads_per_task: int = 1,
     **options: Any,
 ) -> Run:
@@ -59,8 +59,9 @@ def run(
     machine
         What policies may plan with, such as `Machine.calibrate`; for ``simulate`` the machine to simulate.
     progress
-        Draw a progress bar on standard error: tasks done, GFLOP/s, the time left. Or a function that is called with
-        the number of tasks done, now and then.
+        Draw a progress bar on standard error: tasks done, GFLOP/s, the time left. ``"page"`` serves a page on
+        127.0.0.1 instead that follows the run in a browser, until it is over; its address is written to standard error.
+        Or a function that is called with the number of tasks done, now and then.
     threads_per_task
         How many threads a task's calls into BLAS and OpenMP may use; more than one is for ``serial`` and ``threads``,
         and for graphs with fewer tasks at a time than the machine has cores.
@@ -99,6 +100,7 @@ def run(
         found = engine_class(backend)
         check_call(run, options, backend)
     check_plan(graph, machine)
+    progress = checked(progress)
     worker_count(workers)
     positive(threads_per_task, "threads_per_task")
     if whole(threads_per_task, "threads_per_task", most=_MOST_THREADS) > 1 and not found.wide_tasks:
@@ -128,8 +130,11 @@ def run(
             failed=failed,
         )
 
-    flops = sum(_flops(task, program.store) for task in graph) if progress is True and not engine.virtual else 0.0
-    with reports(progress, graph.name, len(graph), flops) as report:
+    def flops(task: Task) -> float:
+        return 0.0 if engine.virtual else _flops(task, program.store)
+
+    title = f"{graph.name}: {name} on {engine.name}"
+    with follow_run(progress if engine.tells else False, graph, title, flops, engine.virtual) as report:
         try:
             trace = engine.execute(program, policy, workers, report)
         except BaseException as error:
@@ -159,7 +164,7 @@ def simulate(
     broadcast: str | None = None,
     noise: Noise = 0.0,
     seed: int = 0,
-    progress: bool | Callable[[int], object] = False,
+    progress: ProgressOption = False,
 ) -> Run:
     """Predict a run of ``graph`` on ``machine``. Nothing is computed.
 

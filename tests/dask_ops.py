@@ -160,3 +160,10 @@ def torch_state(x: Any) -> None:
 def spilled(dask_worker: Any = None) -> int:
     """Bytes of a worker's data that lie on the disk."""
     return int(dask_worker.data.spilled_total.memory)
+
+
+def speak(x, number):
+    """Print a line, half a line on standard error, and add one."""
+    print(f"task {number} here\nand there")
+    print(f"half {number}", end="", file=sys.stderr)
+    x += 1

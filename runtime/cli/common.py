@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -39,6 +39,7 @@ __all__ = [
     "order_and_file",
     "output",
     "picture",
+    "Progress",
     "progress",
     "together",
     "wrote",
@@ -289,12 +290,35 @@ engine_options = together(
 )
 """Where a factorisation runs: ``tile_size``, ``backend``, ``scheduler``, ``workers``."""
 
-progress = click.option(
+Progress = bool | Literal["page"]
+"""What `progress` makes of the options."""
+
+_PAGE = f"{__name__}.live"
+_PROGRESS = click.option(
     "--progress/--no-progress",
     default=None,
     help="[default: on a terminal]",
-    callback=lambda ctx, param, value: sys.stderr.isatty() if value is None else value,
+    callback=lambda ctx, param, value: _shown(ctx, value),
 )
+_LIVE = click.option(
+    "--live",
+    is_flag=True,
+    is_eager=True,  # before --progress is looked at
+    expose_value=False,
+    help="Serve a page on 127.0.0.1 that follows the run; its address is written to standard error.",
+    callback=lambda ctx, param, value: ctx.meta.update({_PAGE: value}),
+)
+
+
+def _shown(ctx: click.Context, value: bool | None) -> Progress:
+    if ctx.meta.get(_PAGE):
+        return "page"
+    return sys.stderr.isatty() if value is None else value
+
+
+def progress(command: F) -> F:
+    """``progress``: a bar by default on a terminal, a page with ``--live``."""
+    return _PROGRESS(_LIVE(command))
 
 
 Json = Path | str | None

@@ -16,6 +16,7 @@ from tilewright.cli.common import (
     PRECISIONS,
     Extents,
     Json,
+    Progress,
     Scheduler,
     as_json,
     emit,
@@ -178,7 +179,7 @@ def run(
     gantt: Path | None,
     perfetto: Path | None,
     as_json: Json,
-    progress: bool,
+    progress: Progress,
 ) -> None:
     """Run a graph on this computer, on random data, and print what happened. --json has the run, for `report`."""
     from tilewright.engine import run as run_graph

@@ -12,6 +12,7 @@ import click
 from tilewright.cli.common import (
     DTYPES,
     Json,
+    Progress,
     as_json,
     emit,
     engine_options,
@@ -56,7 +57,7 @@ def lu(
     repeat: int,
     trace: Path | None,
     as_json: Json,
-    progress: bool,
+    progress: Progress,
 ) -> None:
     """Factor a general matrix, P A = L U, and say how it went."""
     import numpy as np

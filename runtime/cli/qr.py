@@ -11,6 +11,7 @@ import click
 from tilewright.cli.common import (
     DTYPES,
     Json,
+    Progress,
     as_json,
     emit,
     engine_options,
@@ -64,7 +65,7 @@ def qr(
     repeat: int,
     trace: Path | None,
     as_json: Json,
-    progress: bool,
+    progress: Progress,
 ) -> None:
     """Factor a matrix, A = Q R, and say how it went: LAPACK's two ratios, of the residual and of Q^H Q."""
     import numpy as np

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tilewright.cli.common import as_json, one_sentence, progress
+from tilewright.cli.common import Progress, as_json, one_sentence, progress
 
 __all__ = ["resume"]
 
@@ -19,7 +19,7 @@ __all__ = ["resume"]
 @click.option("--workers", type=click.IntRange(min=1), help="[default: one per core]")
 @as_json
 @progress
-def resume(folder: Path, memory: str | None, workers: int | None, as_json: bool, progress: bool) -> None:
+def resume(folder: Path, memory: str | None, workers: int | None, as_json: bool, progress: Progress) -> None:
     """Go on from the checkpoint in FOLDER, that of a factorisation from a file to a file."""
     from tilewright.linalg.factor import tiled_cholesky
     from tilewright.linalg.lu import lu_factor

@@ -14,6 +14,7 @@ from tilewright.backends import BACKENDS, engine_class
 from tilewright.backends.gpu.accelerators import ACCELERATION
 from tilewright.cli.common import (
     Json,
+    Progress,
     Scheduler,
     as_json,
     emit,
@@ -124,7 +125,7 @@ def compare(
     html: Path | None,
     csv: Path | None,
     as_json: Json,
-    progress: bool,
+    progress: Progress,
 ) -> None:
     """Run one graph under many policies, on the simulator or on this computer, and say who wins."""
     from tilewright.host.cores import cores
@@ -190,7 +191,7 @@ def simulate(
     gantt: Path | None,
     perfetto: Path | None,
     as_json: Json,
-    progress: bool,
+    progress: Progress,
 ) -> None:
     """Predict one run and print its bounds and idle times. --json has the run, for `report`."""
     from tilewright.engine import simulate as predict

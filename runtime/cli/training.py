@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tilewright.backends import COMPUTING
-from tilewright.cli.common import Json, as_json, emit, one_sentence, output, picture, progress, wrote
+from tilewright.cli.common import Json, Progress, as_json, emit, one_sentence, output, picture, progress, wrote
 
 __all__ = ["train"]
 
@@ -130,7 +130,7 @@ def train(
     log: Path | None,
     tensorboard: Path | None,
     as_json: Json,
-    progress: bool,
+    progress: Progress,
 ) -> None:
     """Train a model as a task graph and say how it went."""
     if residual and model != "simple-resnet":

@@ -17,6 +17,7 @@ from tilewright.linalg.chunked import Chunks
 from tilewright.linalg.device import DeviceColumns, DeviceTriangle
 from tilewright.linalg.matrix import Matrix, Triangle, is_device_tensor
 from tilewright.linalg.right_hand_side import RightHandSide
+from tilewright.runs.progress import ProgressOption
 from tilewright.runs.run import Run
 from tilewright.scalars import flag, positive
 from tilewright.schedulers import Policy
@@ -79,7 +80,7 @@ class Call:
         backend: str | None = None,
         scheduler: str | Policy = "critical-path",
         workers: int | None = None,
-        progress: bool | Callable[[int], object] = False,
+        progress: ProgressOption = False,
         return_run: bool = False,
         chunks: bool = False,
     ) -> None:

@@ -10,6 +10,7 @@ from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, W
 from tilewright.linalg.call import Call
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.ops import OPS, copy, gemml, identity, mirror, trsml
+from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag
 from tilewright.schedulers import Policy
 
@@ -121,7 +122,7 @@ def cho_solve(
     workers: int | None = None,
     check_finite: bool = True,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """Solve A x = b from the Cholesky factor of A [1]_.
@@ -142,7 +143,7 @@ def cho_solve(
     return_run
         Also return the `Run`.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
 
     Returns
     -------
@@ -214,7 +215,7 @@ def logdet(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """log det A from a Cholesky factor of A: 2 sum_i log |l_ii|. -inf if one is zero. Never overflows.
@@ -258,7 +259,7 @@ def cho_inverse(
     workers: int | None = None,
     check_finite: bool = True,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """The inverse of A from the Cholesky factor of A; exactly Hermitian. To solve a system, `cho_solve` is better.

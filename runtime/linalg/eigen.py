@@ -13,6 +13,7 @@ from tilewright.linalg.call import Call
 from tilewright.linalg.eigen_graph import eigen_graph, piece
 from tilewright.linalg.svd import columns_like, place_for
 from tilewright.linalg.tuning import band_width, eigen_plan
+from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag, whole
 from tilewright.schedulers import Policy
 
@@ -38,7 +39,7 @@ def eigh(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """Eigenvalues and eigenvectors of a Hermitian matrix, in two stages [1]_.
@@ -65,7 +66,7 @@ def eigh(
     return_run
         Also return the `Run`.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
 
     Returns
     -------
@@ -132,7 +133,7 @@ def eigvalsh(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """Eigenvalues of a Hermitian matrix, ascending: `eigh` without the ways back.

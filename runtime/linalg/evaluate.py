@@ -18,6 +18,7 @@ from tilewright.linalg.matrix import Matrix
 from tilewright.linalg.norm_parts import check_order, norm_from
 from tilewright.linalg.program import program_graph
 from tilewright.linalg.tuning import product_tile_size
+from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag, positive
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
@@ -45,7 +46,7 @@ def compute(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """Compute expressions of matrices, all in one graph.
@@ -63,7 +64,7 @@ def compute(
     return_run
         Also return the `Run`.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
 
     Returns
     -------

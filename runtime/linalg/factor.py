@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tilewright.linalg.outofcore import Outside, cholesky_by_slabs
 from tilewright.linalg.triangle import on_triangle, triangle_graph, turned_graph
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.precision import PrecisionMap
+from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag
 from tilewright.schedulers import Policy
 
@@ -35,7 +35,7 @@ def tiled_cholesky(
     overwrite_a: bool = False,
     check_finite: bool = True,
     return_run: bool = False,
-    progress: bool | Callable[[int], object] = False,
+    progress: ProgressOption = False,
     precision: str | PrecisionMap | None = None,
     route: str | None = None,
     emulate: bool = False,
@@ -72,7 +72,7 @@ def tiled_cholesky(
     return_run
         Also return the `Run`, with its trace, rate and bounds.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
     precision
         ``"fp64"``, ``"fp32"``, ``"tf32"``, ``"bf16x3"``, ``"bf16"``, ``"fp16"`` or a `PrecisionMap`: products have
         operands in that format, sums and tiles stay in FP32 (FP64 for ``"fp64"``). None computes in the dtype of ``a``.
@@ -229,7 +229,7 @@ def mixed_factor(
     emulate: bool = False,
     norms: bool = False,
     in_tiles: bool = False,
-    progress: bool | Callable[[int], object] = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> MixedFactor:
     """Scale, shift, convert and factor a symmetric positive definite matrix in low or mixed precision.

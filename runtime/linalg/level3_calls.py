@@ -14,6 +14,7 @@ from tilewright.linalg.matrix import factor_dtype
 from tilewright.linalg.program import Ref
 from tilewright.linalg.triangle import on_triangle
 from tilewright.linalg.tuning import cholesky_tile_size
+from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag
 from tilewright.schedulers import Policy
 
@@ -35,7 +36,7 @@ def gemm(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """alpha op(A) op(B) + beta C [1]_.
@@ -58,7 +59,7 @@ def gemm(
     return_run
         Also return the `Run`.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
 
     Returns
     -------
@@ -140,7 +141,7 @@ def syrk(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """The triangle ``uplo`` of alpha A A^T + beta C, or of alpha A^T A + beta C with ``trans="T"`` [1]_.
@@ -187,7 +188,7 @@ def herk(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """The triangle ``uplo`` of alpha A A^H + beta C, or of alpha A^H A + beta C with ``trans="C"`` [1]_.
@@ -284,7 +285,7 @@ def trsm(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """X with op(A) X = alpha B, or X op(A) = alpha B for ``side="R"``, A triangular [1]_.
@@ -357,7 +358,7 @@ def trmm(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """alpha op(A) B, or alpha B op(A) for ``side="R"``, A triangular [1]_. Parameters and errors as of `trsm`.
@@ -474,7 +475,7 @@ def lauum(
     overwrite_a: bool = False,
     check_finite: bool = True,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """The lower triangle of L^H L with the lower triangle L of A, or the upper one of U U^H with ``uplo="U"`` [1]_.
@@ -518,7 +519,7 @@ def potri(
     overwrite_a: bool = False,
     check_finite: bool = True,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """A triangle of the inverse of a positive definite matrix from that of its Cholesky factor [1]_.

@@ -14,6 +14,7 @@ from tilewright.linalg.eigen_graph import in_place, largest, scale, scatter
 from tilewright.linalg.svd import SVD, columns_like, place_for
 from tilewright.linalg.svd_graph import no_svd
 from tilewright.linalg.tuning import sketch_tile_size
+from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag, positive, whole
 from tilewright.schedulers import Policy
 
@@ -169,7 +170,7 @@ def svd_lowrank(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """The ``k`` largest singular values and their vectors, by random vectors and power iterations [1]_.
@@ -197,7 +198,7 @@ def svd_lowrank(
     return_run
         Also return the `Run`.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
 
     Returns
     -------

@@ -17,6 +17,7 @@ from tilewright.linalg.qr_plan import AUTO
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tall import cut
 from tilewright.ops import copy, residues, triu
+from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import choice, flag, real
 from tilewright.schedulers import Policy
 
@@ -64,7 +65,7 @@ def lstsq(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """The x of least norm among those that make ||A x - b|| smallest, as `scipy.linalg.lstsq` returns it.

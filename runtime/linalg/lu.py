@@ -34,6 +34,7 @@ from tilewright.linalg.norm_parts import Gauged
 from tilewright.linalg.outofcore import Outside, lu_by_slabs
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
+from tilewright.runs.progress import ProgressOption
 from tilewright.runs.run import Run
 from tilewright.scalars import choice, flag, shown, whole
 from tilewright.schedulers import Policy
@@ -398,7 +399,7 @@ def lu_factor(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     out: Any = None,
     memory: int | str | None = None,
     checkpoint: str | Path | None = None,
@@ -441,7 +442,7 @@ def lu_factor(
     return_run
         Also return the `Run`, also found as ``.run``.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
     out, memory, checkpoint, resume, every, overwrite_out
         For matrices larger than memory, and runs that may be killed: as for `tiled_cholesky`, with partial pivoting and
         updates by tile. Beside ``out`` another file as large is written, which is gone at the end; or stays with the

@@ -24,6 +24,7 @@ from tilewright.linalg.tuning import mixed_lu_tile_size
 from tilewright.ops import diag, scaled
 from tilewright.passes.conversions import with_conversions
 from tilewright.precision import FORMATS, PrecisionMap
+from tilewright.runs.progress import ProgressOption
 from tilewright.runs.run import Run
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
@@ -110,7 +111,7 @@ def mixed_lu(
     workers: int | None = None,
     scheduler: str | Policy = "critical-path",
     backend: str = "threads",
-    progress: Any = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> MixedLU:
     """Scale, convert and factor a square matrix in low precision.

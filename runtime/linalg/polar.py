@@ -19,6 +19,7 @@ from tilewright.linalg.svd import columns_like, place_for
 from tilewright.linalg.svd_graph import Tiles, cuts, insert_qr, store, take
 from tilewright.linalg.tuning import svd_plan
 from tilewright.ops import copy, zero
+from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import choice, flag
 from tilewright.schedulers import Policy
 
@@ -292,7 +293,7 @@ def polar(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """Polar decomposition A = U P or A = P U, by dynamically weighted Halley iterations [1]_.
@@ -312,7 +313,7 @@ def polar(
     return_run
         Also return the `Run` of the iteration.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
 
     Returns
     -------

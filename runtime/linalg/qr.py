@@ -31,6 +31,7 @@ from tilewright.linalg.qr_plan import AUTO, qr_plan
 from tilewright.linalg.tall import cut
 from tilewright.linalg.trees import PANEL
 from tilewright.ops import copy, diag, gemmn, signs, times_columns, times_rows, triu, trsmn
+from tilewright.runs.progress import ProgressOption
 from tilewright.runs.run import Run
 from tilewright.scalars import choice, flag
 from tilewright.scalars import positive as positive_size
@@ -363,7 +364,7 @@ def qr(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """QR factorisation A = Q R, Q with orthonormal columns, R upper triangular [1]_.
@@ -396,7 +397,7 @@ def qr(
     return_run
         Also return the `Run`.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
 
     Returns
     -------
@@ -565,7 +566,7 @@ def qr_factor(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """QR factorisation that keeps Q as reflections: see `qr` for arguments and errors.

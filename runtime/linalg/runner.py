@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from tilewright.backends.execution.engine import Engine
 from tilewright.backends.execution.prepared import Here, Prepared
 from tilewright.backends.ranks.home import Bound, Home
 from tilewright.graph import Handle, TaskGraph
+from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import worker_count
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
@@ -27,7 +28,7 @@ class Runner:
     scheduler: str | Policy = "critical-path"
     workers: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    progress: bool | Callable[[int], object] = False
+    progress: ProgressOption = False
     """Of factorisations."""
     messages: int = 0
     """Between ranks, so far."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -28,6 +27,7 @@ from tilewright.linalg.solve_outside import solve_outside
 from tilewright.linalg.stacks import is_stack, matrix_transpose
 from tilewright.ops import OPS
 from tilewright.precision import PrecisionMap
+from tilewright.runs.progress import ProgressOption, checked, one_page
 from tilewright.scalars import choice, flag, positive, shown
 from tilewright.schedulers import Policy
 from tilewright.storage.opening import is_stored
@@ -36,6 +36,7 @@ from tilewright.tiles import TiledMatrix
 __all__ = ["SolveInfo", "solve"]
 
 
+@one_page
 def solve(
     a: Any,
     b: Any,
@@ -54,7 +55,7 @@ def solve(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_info: bool = False,
-    progress: bool | Callable[[int], object] = False,
+    progress: ProgressOption = False,
     memory: int | str | None = None,
     **options: Any,
 ) -> Any:
@@ -106,7 +107,8 @@ def solve(
         Also return the `SolveInfo`.
     progress
         Draw a bar for each factorisation on standard error, or a function that is called with the number of its tasks
-        that are done, as for `tilewright.run`. A factorisation on a GPU is one task, of which nothing is told.
+        that are done, as for `tilewright.run`; ``"page"`` follows all of them, one after the other, on one page. A
+        factorisation on a GPU is one task, of which nothing is told.
     memory
         For a matrix on a disk, see `tiled_cholesky`: bytes by which the process may grow, or a text such as ``"2GB"``.
         The factor, in FP64, goes to a file beside it that is gone afterwards; None as ``assume_a`` tries a Cholesky
@@ -162,7 +164,7 @@ def solve(
     began = perf_counter()
     check_call(solve, options, backend)
     _check_names(assume_a, precision, refine)
-    progress = progress if callable(progress) else flag(progress, "progress")
+    progress = checked(progress)
     _check_pivoting(pivoting, assume_a, precision)
     how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers, "progress": progress}
     lower, fallback, return_info = flag(lower, "lower"), flag(fallback, "fallback"), flag(return_info, "return_info")

@@ -13,6 +13,7 @@ from tilewright.linalg.call import Call
 from tilewright.linalg.eigen_graph import piece
 from tilewright.linalg.svd_graph import svd_graph, values_graph
 from tilewright.linalg.tuning import band_width, svd_plan
+from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag, whole
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
@@ -38,7 +39,7 @@ def svd(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """Singular value decomposition A = U diag(s) V^H.
@@ -58,7 +59,7 @@ def svd(
     return_run
         Also return the `Run`.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
 
     Returns
     -------
@@ -134,7 +135,7 @@ def svdvals(
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """Singular values, descending, in two stages [1]_.

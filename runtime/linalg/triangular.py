@@ -9,6 +9,7 @@ from tilewright.linalg.call import Call
 from tilewright.linalg.triangle import on_triangle
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.ops import gemml, trsml, trsmr, trtri
+from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag
 from tilewright.schedulers import Policy
 
@@ -44,7 +45,7 @@ def tri_inverse(
     overwrite_a: bool = False,
     check_finite: bool = True,
     return_run: bool = False,
-    progress: bool = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
     """The inverse of a triangular matrix [1]_. To solve a system, a solve with it is cheaper and more accurate.
@@ -69,7 +70,7 @@ def tri_inverse(
     return_run
         Also return the `Run`.
     progress
-        Draw a progress bar on standard error.
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
 
     Returns
     -------

@@ -1,31 +1,142 @@
-"""A progress bar for a run, on standard error: tasks done, their rate, and how long is left."""
+"""How a run goes on: a bar on standard error, a page for a browser, or a function of the number of tasks done."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from time import perf_counter
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
+from tilewright.door import upstairs
+from tilewright.graph import Task, TaskGraph
 from tilewright.scalars import flag
 from tilewright.units import seconds
 
-__all__ = ["bar", "rate", "reports"]
+__all__ = [
+    "Follower",
+    "ProgressOption",
+    "Ran",
+    "bar",
+    "checked",
+    "follow",
+    "follow_run",
+    "follower",
+    "one_page",
+    "rate",
+    "reports",
+]
 
 Report = Callable[[int], object]
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+class Ran(NamedTuple):
+    """One task that ran. Times are seconds since the run began."""
+
+    rank: int
+    worker: int
+    task: int
+    """`Task.index` in the graph of the run."""
+    start: float
+    end: float
+
+
+class Follower(Protocol):
+    """What is told more than the number of tasks done: which ran, where and when. Several runs may come in turn."""
+
+    def __call__(self, done: int, /) -> object:
+        """So many tasks are done."""
+
+    def ran(self, rows: Iterable[Ran], /) -> object:
+        """These tasks have ended. From the thread that also calls with the number."""
+
+    def begin(self, graph: TaskGraph, title: str, flops: Callable[[Task], float], virtual: bool, /) -> object:
+        """A run of this graph begins; with a ``virtual`` clock its times are not those that pass here."""
+
+    def end(self, how: str, /) -> object:
+        """It is over: ``"done"``, or what ended it."""
+
+
+ProgressOption = bool | Literal["page"] | Callable[[int], object] | Follower
+"""What calls take as ``progress=``."""
+
+
+def checked(progress: ProgressOption) -> ProgressOption:
+    """What was given for ``progress``. TypeError for what is neither a flag, ``"page"`` nor a function."""
+    if callable(progress) or (isinstance(progress, str) and progress == "page"):
+        return progress
+    if isinstance(progress, str):
+        raise TypeError(f'progress must be True or False, "page" or a function, not {progress!r}')
+    return flag(progress, "progress")
 
 
 @contextlib.contextmanager
-def reports(progress: bool | Report, title: str, total: int, flops: float = 0.0) -> Iterator[Report | None]:
-    """What an engine calls with the number of tasks done: a `bar`, the user's own function, or None for neither."""
-    if callable(progress):
+def follow(progress: ProgressOption) -> Iterator[ProgressOption]:
+    """A block whose runs, one after the other, are shown on one page; what is not ``"page"`` passes as it is."""
+    progress = checked(progress)
+    if progress != "page":
         yield progress
-    elif flag(progress, "progress"):
-        with bar(title, total, flops) as report:
-            yield report
-    else:
+        return
+    with upstairs("plot.live:LivePage")() as page:
+        yield page
+
+
+def one_page(call: C) -> C:
+    """A call of several runs: with ``progress="page"`` one page follows them all."""
+
+    @functools.wraps(call)
+    def followed(*arguments: Any, **how: Any) -> Any:
+        if not isinstance(how.get("progress"), str):
+            return call(*arguments, **how)
+        with follow(how.pop("progress")) as page:
+            return call(*arguments, progress=page, **how)
+
+    return cast(C, followed)
+
+
+def follower(progress: object) -> Follower | None:
+    """The page, if it is one."""
+    return progress if hasattr(progress, "begin") else None  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def reports(progress: ProgressOption, title: str, total: int, flops: float = 0.0) -> Iterator[Report | None]:
+    """What an engine calls with the number of tasks done: a `bar`, the user's own function, or None for neither."""
+    with follow(progress) as progress:
+        if callable(progress):
+            yield progress
+        elif progress:
+            with bar(title, total, flops) as report:
+                yield report
+        else:
+            yield None
+
+
+@contextlib.contextmanager
+def follow_run(
+    progress: ProgressOption, graph: TaskGraph, title: str, flops: Callable[[Task], float], virtual: bool
+) -> Iterator[Report | None]:
+    """`reports` of one run of a graph; a page learns of the run's beginning and end as well."""
+    if progress is False:
         yield None
+        return
+    with follow(progress) as progress:
+        page = follower(progress)
+        if page is None:
+            amount = sum(map(flops, graph)) if progress is True else 0.0
+            with reports(progress, graph.name, len(graph), amount) as report:
+                yield report
+            return
+        page.begin(graph, title, flops, virtual)
+        try:
+            yield page
+        except BaseException as error:
+            page.end(f"{type(error).__name__}: {error}")
+            raise
+        page.end("done")
 
 
 @contextlib.contextmanager

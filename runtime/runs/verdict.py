@@ -20,6 +20,7 @@ LIMITS = {
     "failure": "a task failed",
     "work": "the workers are busy",
     "critical path": "the longest chain of tasks takes nearly as long",
+    "start-up": "workers got their first task late in a short run",
     "messages": "the chain that set the makespan waits for messages",
     "engine": "handing out tasks takes long beside running them",
     "distribution": "some ranks have no tasks while they queue on others",
@@ -51,10 +52,11 @@ def judge(run: Run) -> Verdict:
 
     - *work*: workers are in tasks for 90 % of their time.
     - *critical path*: it is 85 % of the makespan.
+    - *start-up*: most idle time was that of workers that had no task yet, though one was ready.
     - *messages*, *engine*: they are 20 % of the chain that set the makespan, and more than the other one.
     - *distribution*: most idle time was that of ranks without ready tasks while tasks queued on others.
-    - *policy*: that chain waited for busy workers, or ready tasks were kept back, though the makespan is more than
-      5 % over the lower bound.
+    - *policy*: that chain waited for busy workers, or ready tasks were kept back, though the makespan without the
+      start-up is more than 5 % over the lower bound.
     - *width*: none of these; no task was ready.
     """
     if run.failed is not None:
@@ -71,7 +73,14 @@ def judge(run: Run) -> Verdict:
             f"The critical path is {lower.critical_path / makespan:.0%} of the makespan: more workers "
             "cannot help, nor another policy; smaller tiles or a shorter chain would.",
         )
-    chain, idle = run.chain, run.idle_split
+    chain, idle, available = run.chain, run.idle_split, makespan * workers
+    if idle.startup > 0.5 * idle.total:
+        return Verdict(
+            "start-up",
+            f"For {idle.startup / available:.0%} of the workers' time, most of what was idle, they waited for their "
+            f"first task though some were ready: the run of {seconds(makespan)} is short, and in a longer one its "
+            "start would matter less.",
+        )
     messages, between = chain.messages / makespan, chain.between / makespan
     if messages >= max(_MUCH, between):
         return Verdict(
@@ -85,16 +94,16 @@ def judge(run: Run) -> Verdict:
             f"The engine is {between:.0%} of the chain that set the makespan, as tasks take only "
             f"{seconds(float(run.trace.busy.sum()) / len(run.trace))} on average: larger tiles would help.",
         )
-    available = makespan * workers
     if idle.data > 0.5 * idle.total or idle.data >= _MUCH * available:
         return Verdict(
             "distribution",
             f"For {idle.data / available:.0%} of the workers' time their rank had no task while tasks "
             "queued on others: another distribution would help.",
         )
-    saved = 1 - run.of_bound
+    begun = makespan - idle.startup / workers  # no policy begins sooner
     waited = chain.count("worker") > 0 or idle.overhead > 0.5 * idle.total
-    if run.of_bound * _GAP < 1 and waited:
+    if lower.lower * _GAP < begun and waited:
+        saved = (begun - lower.lower) / makespan
         return Verdict(
             "policy",
             f"Tasks on the chain that set the makespan waited for busy workers, and workers were idle for "

@@ -20,7 +20,7 @@ from tilewright.graph import Handle, TaskGraph
 from tilewright.host.files import write_text
 from tilewright.machine import Machine
 from tilewright.runs.frames import data_frame
-from tilewright.runs.progress import reports
+from tilewright.runs.progress import ProgressOption, follower, one_page, reports
 from tilewright.runs.run import Run
 from tilewright.runs.text import plain, weight_unit
 from tilewright.scalars import positive, whole
@@ -189,6 +189,7 @@ class Table:
         write_text(path, upstairs("plot.html:comparison_page")(self))
 
 
+@one_page
 def compare_schedulers(
     graph: TaskGraph,
     workers: int | Sequence[int] = (1, 2, 4, 16, 64),
@@ -199,7 +200,7 @@ def compare_schedulers(
     machine: Machine | None = None,
     owner: Owner | None = None,
     repeat: int | None = None,
-    progress: bool | Callable[[int], object] = False,
+    progress: ProgressOption = False,
     **options: Any,
 ) -> Table:
     """Run one graph under many policies.
@@ -229,7 +230,7 @@ def compare_schedulers(
         By default 5 on an engine, 1 on the simulator, whose runs are all equal, and 5 with ``noise``, of which each
         run has its own. On an engine one more run on each number of workers comes first, and counts for nothing.
     progress
-        As in `tilewright.run`, over the tasks of all runs.
+        As in `tilewright.run`, over the tasks of all runs; a page shows one after the other.
     options
         Those of the backend, as in `tilewright.run`.
 
@@ -300,7 +301,7 @@ def compare_schedulers(
     if owner is not None:
         options["owner"] = owner
 
-    def once(scheduler: str | Policy, count: int, attempt: int, report: Callable[[int], object] | bool) -> Run:
+    def once(scheduler: str | Policy, count: int, attempt: int, report: ProgressOption) -> Run:
         chosen = options | ({"seed": options.get("seed", 0) + attempt} if noisy else {})
         return run(
             graph,
@@ -326,7 +327,7 @@ def compare_schedulers(
             for attempt in range(repeat):
                 first = attempt % len(order)
                 for place in order[first:] + order[:first]:
-                    told = _after(before, report) if report else False
+                    told = follower(report) or (_after(before, report) if report else False)
                     results.setdefault((count, place), []).append(once(schedulers[place], count, attempt, told))
                     before += len(graph)
     if simulated:

@@ -13,6 +13,7 @@ from torch import nn
 from tilewright.backends import check_call
 from tilewright.door import upstairs
 from tilewright.host.files import write_text
+from tilewright.runs.progress import one_page
 from tilewright.training import precision, usage
 from tilewright.training.control import check_precision
 from tilewright.training.data import Dataset
@@ -102,6 +103,7 @@ class Comparison:
         return str(self.table())
 
 
+@one_page
 def compare(
     model_factory: Callable[[], nn.Module],
     data: tuple[Dataset, Dataset],

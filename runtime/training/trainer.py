@@ -17,6 +17,7 @@ from tilewright.backends import check_call, engine_class
 from tilewright.engine import run
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.cores import cores
+from tilewright.runs.progress import ProgressOption, checked, one_page
 from tilewright.runs.run import Run
 from tilewright.training import checkpoint as checkpoints
 from tilewright.training import models, randomness, usage
@@ -58,6 +59,7 @@ MOST_TASKS = 40_000
 """Tasks of one graph; a longer training is several graphs, one after the other."""
 
 
+@one_page
 def fit(
     model: nn.Module,
     train: Dataset | torch.utils.data.Dataset | torch.utils.data.DataLoader,
@@ -73,7 +75,7 @@ def fit(
     workers: int = 1,
     device: str | torch.device | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress: ProgressOption = False,
     learning: Learning | None = None,
     execution: Execution | None = None,
     recording: Recording | None = None,
@@ -119,7 +121,8 @@ def fit(
     seed
         Decides the order of images, crops, flips, and whatever a forward pass draws from torch's generator.
     progress
-        Write a line an epoch to standard error.
+        Write a line an epoch to standard error; ``"page"`` follows the tasks on a page, as in `tilewright.run`, and
+        writes none.
     learning
         A `Learning`: schedule, micro-batches, clipping, penalty, average, loss scale, fallback, closed-form head.
     execution
@@ -169,6 +172,7 @@ def fit(
         check_file(recording.log)
     loss = nn.CrossEntropyLoss() if loss is None else loss
     positive_counts(epochs=epochs, batch_size=batch_size, workers=workers)
+    progress = checked(progress)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ValueError(f"seed must be an integer, not {seed!r}")
     accumulate, penalty, head, pipeline = learning.accumulate, learning.penalty, learning.head, execution.pipeline
@@ -224,7 +228,7 @@ def fit(
             ema=learning.ema,
             checks=control.fallback is not None or control.precision == "fp16",
             channels_last=execution.channels_last,
-            progress=progress,
+            progress=progress is True,
             log=str(recording.log) if recording.log is not None else None,
             checkpoint=folder,
             facts=facts,
@@ -342,8 +346,8 @@ class _Engine:
             share = max(1, cores() // (1 if self.engine.in_order else self.workers))
             self.options["threads_per_task"] = share if threads is None else threads
 
-    def run(self, graph: TaskGraph, data: dict[str, Any], progress: bool) -> Run:
-        bar = progress and not self.engine.in_process  # there the tasks themselves print
+    def run(self, graph: TaskGraph, data: dict[str, Any], progress: ProgressOption) -> Run:
+        bar = False if progress is True and self.engine.in_process else progress  # there the tasks themselves print
         options = self.options
         if self.engine.together(options):
             options = {"root": 0} | options  # all begin with the model and the state of rank 0

@@ -74,7 +74,11 @@ class Share(NamedTuple):
     timeout: float
     """Seconds to wait until all ranks have begun."""
     tells: bool
-    """Whether to tell progress."""
+    """Whether to tell progress,"""
+    rows: bool
+    """and with it which tasks ran when."""
+    caller: tuple[str, int]
+    """Host and process of the caller: what tasks print in it needs no telling."""
     path: tuple[str, ...]
     """``sys.path`` of a caller on this host; functions are found there."""
     stay: tuple[str, ...]

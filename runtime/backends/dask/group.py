@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 import time
 from typing import Any, NamedTuple
 
 from tilewright.backends.dask.courier import blank, own
-from tilewright.backends.dask.rank import TOPIC, outline_family
+from tilewright.backends.dask.rank import TOPIC, Teller, outline_family
 from tilewright.backends.execution.engine import blame
 from tilewright.backends.execution.nested import in_task
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import TorchState
 from tilewright.backends.ranks.outcome import freeze
+from tilewright.backends.ranks.output import Say, telling
 from tilewright.graph import Handle, Op, TaskGraph
 from tilewright.kernels import choice
 from tilewright.kernels.choice import Choice
@@ -58,6 +60,8 @@ class Common(NamedTuple):
     """``sys.path`` of a caller on this host; functions are found there."""
     torch_state: TorchState
     """Autocast and the like where the run was submitted."""
+    caller: tuple[str, int]
+    """Host and process of the caller: what tasks print in it needs no telling."""
 
 
 class Work(NamedTuple):
@@ -87,14 +91,16 @@ def run_group(work: Work, *values: Any) -> Any:
     """
     from distributed import get_worker
 
+    worker = get_worker()
+    teller = Teller(worker, work.common.run, work.rank, work.common.caller)
     with in_task("dask"):
-        value, failed = _run_group(work, values, get_worker())
+        value, failed = _run_group(work, values, worker, teller.say)
     if failed is not None:
         raise failed
     return value
 
 
-def _run_group(work: Work, values: tuple[Any, ...], worker: Any) -> tuple[Any, TaskFailed | None]:
+def _run_group(work: Work, values: tuple[Any, ...], worker: Any, say: Say | None) -> tuple[Any, TaskFailed | None]:
     from distributed import Reschedule
 
     key = worker.get_current_task()
@@ -109,7 +115,7 @@ def _run_group(work: Work, values: tuple[Any, ...], worker: Any) -> tuple[Any, T
             graph.insert(call.op, *call.args, *call.params)
         store = _store(work, graph, values)
         program = Program(graph, store)
-        with limits(program.uses_functions), one_thread(), common.torch_state.entered():
+        with limits(program.uses_functions), one_thread(), common.torch_state.entered(), telling(say):
             for task, call in zip(graph, work.calls, strict=True):
                 if worker.state.tasks[key].state == "cancelled":
                     raise Reschedule  # that is no failure if Dask wants the task again by then
@@ -131,6 +137,7 @@ def _run_group(work: Work, values: tuple[Any, ...], worker: Any) -> tuple[Any, T
         "rank": work.rank,
         "address": worker.address,
         "host": socket.gethostname(),
+        "thread": threading.get_ident(),
         "delay": worker.scheduler_delay,
         "records": records,
         "replaced": [(handle.name, handle.index) for handle in program.replaced],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+import socket
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ from tilewright.backends.dask.courier import DaskCourier, Inbox, Share, blank, o
 from tilewright.backends.execution.program import Program
 from tilewright.backends.ranks import lending, segments
 from tilewright.backends.ranks.outcome import Outcome, failed_at, freeze
+from tilewright.backends.ranks.output import telling
 from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.backends.ranks.workers import Team
 from tilewright.errors import WorkerDied
@@ -26,13 +29,27 @@ from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
 from tilewright.passes.messages import MessagePlan
 from tilewright.rooms import Outline
+from tilewright.runs.progress import Ran
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store, TiledMatrix
 
 if TYPE_CHECKING:
     from distributed import Worker
 
-__all__ = ["TOPIC", "Result", "Values", "adopt", "lent_of", "inbox", "pick", "pick_transposed", "run_part", "told_of"]
+__all__ = [
+    "TOPIC",
+    "Result",
+    "Teller",
+    "Values",
+    "adopt",
+    "here",
+    "lent_of",
+    "inbox",
+    "pick",
+    "pick_transposed",
+    "run_part",
+    "told_of",
+]
 
 Values = dict[Handle, Any]
 
@@ -69,6 +86,26 @@ def inbox(worker: Worker | None = None) -> Inbox:
     return found
 
 
+def here() -> tuple[str, int]:
+    """This host and process."""
+    return socket.gethostname(), os.getpid()
+
+
+class Teller:
+    """Passes on what tasks print on a worker, unless this is the process of who called."""
+
+    def __init__(self, worker: Worker, run: str, rank: int, caller: tuple[str, int]) -> None:
+        self._worker, self._run, self._rank = worker, run, rank
+        self.say = None if here() == tuple(caller) else self._say
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def _say(self, text: str, error: bool) -> None:
+        with self._lock:
+            self.count += 1
+        self._worker.log_event(TOPIC, {"run": self._run, "rank": self._rank, "said": text, "error": error})
+
+
 def run_part(share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -> Result:
     """Run one rank's share. Its data are ``parcel``, and ``tiles`` by ``handles``, which are not changed.
 
@@ -84,6 +121,13 @@ def run_part(share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -
         gone = WorkerDied(share.addresses[share.rank], f"rank {share.rank} of a run cannot go on at {worker.address}")
         return Result(_nothing(gone), {}, {}, {})
     secede()  # ranks of two runs that begin at the same time must not wait for each other
+    teller = Teller(worker, share.run, share.rank, share.caller)
+    with telling(teller.say):
+        result = _run_part(worker, share, handles, parcel, *tiles)
+    return result._replace(outcome=result.outcome._replace(said=teller.count))
+
+
+def _run_part(worker: Worker, share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -> Result:
     courier = DaskCourier(inbox(worker), share)
     problem: BaseException | None = None
     try:
@@ -98,13 +142,11 @@ def run_part(share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -
 
     began = on_loop(courier.meet(problem))
     if problem is None and not courier.stopped:
+        team.began = began
         courier.attach(team, plan, orders)
         report = None
         if share.tells:
-
-            def report(done: int) -> None:
-                worker.log_event(TOPIC, {"run": share.run, "rank": share.rank, "done": done})
-
+            report = _Progress(worker, share)
         if courier.stopped:  # between the two lines above
             team.stop()
         with limits(team.program.uses_functions):
@@ -118,6 +160,21 @@ def run_part(share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -
     places = {handle: value for handle, value in parcel.items() if isinstance(value, Reference)}
     unmoved = {handle: place for handle, place in places.items() if team.program.store[handle] is borrowed[handle]}
     return _told(share, courier, team, plan, began, unmoved)
+
+
+class _Progress:
+    """How far a rank is, told to the caller."""
+
+    def __init__(self, worker: Worker, share: Share) -> None:
+        self._worker, self._share = worker, share
+        self._rows: list[Ran] = []
+        if share.rows:
+            self.ran = self._rows.extend
+
+    def __call__(self, done: int) -> None:
+        rows = [tuple(row) for row in self._rows]
+        self._rows.clear()
+        self._worker.log_event(TOPIC, {"run": self._share.run, "rank": self._share.rank, "done": done, "rows": rows})
 
 
 def _borrowed(parcel: Values) -> Values:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ import numpy as np
 from tilewright.backends.dask import client as clients
 from tilewright.backends.dask.client import Ranks
 from tilewright.backends.dask.courier import Share, pack
-from tilewright.backends.dask.rank import Values, adopt, lent_of, run_part, told_of
+from tilewright.backends.dask.rank import Values, adopt, here, lent_of, run_part, told_of
 from tilewright.backends.dask.remote import Piece, RemoteTiles
 from tilewright.backends.execution.buffers import layout
 from tilewright.backends.execution.engine import Progress
@@ -27,6 +28,7 @@ from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import capture
 from tilewright.backends.ranks import lending
 from tilewright.backends.ranks.outcome import Order, Outcome, merge, planned
+from tilewright.backends.ranks.output import show
 from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.distribution import by_handle, owners
 from tilewright.errors import WorkerDied
@@ -34,6 +36,7 @@ from tilewright.graph import Access, Handle
 from tilewright.host.memory import copy_all
 from tilewright.kernels import choice
 from tilewright.passes.messages import MessagePlan
+from tilewright.runs.progress import Ran
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy
 from tilewright.tiles import Store, TiledMatrix
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "deliver", "families_of", "nbytes_of", "needs", "outlines_of", "run_resident", "scatter"]
 
+PRINTED = 2.0  # seconds to wait for the last lines that tasks printed
 SMALL = 1 << 16  # bytes that travel with the call; more are scattered
 LOOK = 0.5  # seconds between two looks at the workers
 
@@ -55,6 +59,25 @@ class Options(NamedTuple):
     timeout: float
     kept: bool
     """The cluster is our own, on this host."""
+
+
+class Heard:
+    """Shows what tasks printed. Called on the client's event loop."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._news = threading.Condition()
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        show(message["rank"], message["said"], message["error"])
+        with self._news:
+            self._count += 1
+            self._news.notify_all()
+
+    def wait(self, count: int) -> None:
+        """Wait until so many messages came, for a limited time."""
+        with self._news:
+            self._news.wait_for(lambda: self._count >= count, PRINTED)
 
 
 def run_resident(
@@ -86,6 +109,8 @@ def run_resident(
             choice.choice(),
             options.timeout,
             progress is not None,
+            hasattr(progress, "ran"),
+            here(),
             path,
             stay,
             clients.seen(client, ranks.addresses[rank]),
@@ -94,10 +119,17 @@ def run_resident(
         for rank in range(len(ranks.members))
     ]
     done = [0] * len(ranks.members)
+    heard = Heard()
 
     def hear(message: dict[str, Any]) -> None:
+        if "said" in message:
+            heard(message)
+            return
         done[message["rank"]] = message["done"]
         if progress is not None:
+            tell = getattr(progress, "ran", None)
+            if tell is not None:
+                tell(Ran(*row) for row in message["rows"])
             progress(sum(done))
 
     clock = clients.SchedulerClock(client)
@@ -105,6 +137,7 @@ def run_resident(
     with clients.bulletin(client).read(run, hear):
         futures, lent = _submit(client, ranks, shares, parcels)
         results = _results(client, ranks, futures)
+        heard.wait(sum(outcome.said for outcome, _ in results))
     outcomes = [outcome for outcome, _ in results]
     trace = merge(graph, plan, ranks.workers, outcomes)
     replaced: set[Handle] = set().union(*(pickle.loads(outcome.values) for outcome in outcomes if outcome.values))

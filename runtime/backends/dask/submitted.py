@@ -29,7 +29,7 @@ from tilewright.backends.dask import client as clients
 from tilewright.backends.dask.client import Ranks
 from tilewright.backends.dask.courier import pack
 from tilewright.backends.dask.group import Common, TaskFailed, transfers
-from tilewright.backends.dask.rank import Values
+from tilewright.backends.dask.rank import Values, here
 from tilewright.backends.dask.remote import Piece, RemoteTiles
 from tilewright.backends.dask.resident import Options, deliver, nbytes_of
 from tilewright.backends.dask.submission import Submission, priorities, seconds, submission
@@ -37,6 +37,7 @@ from tilewright.backends.execution.engine import Progress
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import capture
 from tilewright.backends.ranks.outcome import planned, thaw
+from tilewright.backends.ranks.output import show
 from tilewright.distribution import by_handle, owners
 from tilewright.errors import WorkerDied
 from tilewright.graph import Handle, TaskGraph
@@ -44,6 +45,7 @@ from tilewright.kernels import choice
 from tilewright.machine import Machine
 from tilewright.passes.coarsen import Coarse, Overheads, coarsen
 from tilewright.runs.failure import leave
+from tilewright.runs.progress import Ran
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import Policy
 
@@ -64,25 +66,43 @@ PROCESS = 250e6  # bytes of a worker with Python, Dask and BLAS in it, measured
 class Tale:
     """What workers tell while a run goes on. Its method `hear` is called on the client's event loop."""
 
-    def __init__(self, tasks: int, progress: Progress | None) -> None:
+    def __init__(self, tasks: int, progress: Progress | None, began: float) -> None:
         self.tasks = tasks
         self.progress = progress
+        self.began = began
+        self.lanes: dict[int, dict[Any, int]] = {}
+        """By rank, its threads in the order in which they told something."""
         self.records: dict[int, tuple[dict[str, Any], float, float]] = {}
         self.replaced: set[Handle] = set()
         self.failed = False
         self.news = threading.Event()
 
     def hear(self, message: dict[str, Any]) -> None:
-        if "failed" in message:
+        if "said" in message:
+            show(message["rank"], message["said"], message["error"])
+        elif "failed" in message:
             self.failed = True
         else:
             for index, start, end in message["records"]:
                 self.records[index] = message, start, end
             self.replaced.update(Handle(name, tuple(index)) for name, index in message["replaced"])
             if self.progress is not None:
+                tell = getattr(self.progress, "ran", None)
+                if tell is not None:
+                    tell(self.rows(message))
                 self.progress(len(self.records))
         if self.failed or len(self.records) == self.tasks:
             self.news.set()
+
+    def rows(self, message: dict[str, Any]) -> list[Ran]:
+        """The tasks of a message."""
+        rank, lanes = message["rank"], self.lanes.setdefault(message["rank"], {})
+        worker = lanes.setdefault((message["address"], message["thread"]), len(lanes))
+        shift = self.began if message["host"] == socket.gethostname() else self.began - message["delay"]
+        return [
+            Ran(rank, worker, index, max(start - shift, 0.0), max(end - shift, 0.0))
+            for index, start, end in message["records"]
+        ]
 
 
 def run_submitted(
@@ -216,15 +236,15 @@ def _attempt(
     run = uuid4().hex[:8]
     graph, store, (coarse, order, room) = program.graph, program.store, plan
     path = tuple(sys.path) if options.kept else ()
-    common = Common(run, choice.choice(), path, capture())
+    common = Common(run, choice.choice(), path, capture(), here())
     sent, data = submission(run, program, coarse, ranks, order, common)
     rank_of = owners(options.owner, len(ranks.members))
     values = {handle: pack(store[handle]) for handle in data}
     inputs = nbytes_of(values.values())
     held = _scatter(client, ranks, sent, ((handle, rank_of(handle), value) for handle, value in values.items()), room)
-    tale = Tale(len(graph), progress)
     clock = clients.SchedulerClock(client)
     began = time.time()
+    tale = Tale(len(graph), progress, began)
     futures: list[Future] = []
     try:
         with clients.bulletin(client).read(run, tale.hear):

@@ -65,6 +65,8 @@ class Engine:
     # Facts of this object
     has_data: bool = True
     """Whether the arguments hold values here, not only shapes."""
+    tells: bool = True
+    """Whether this process shows how a run goes on; of several that run it together, one does."""
     leads: bool = True
     """Whether this is the process whose value `agreed` takes."""
     fixed: bool = False

@@ -9,6 +9,7 @@ from tilewright.backends.execution.engine import Progress, blame
 from tilewright.backends.execution.program import Program
 from tilewright.graph import Task
 from tilewright.runs.failure import leave
+from tilewright.runs.progress import Ran
 from tilewright.runs.trace import TaskRecord, Trace
 
 __all__ = ["run_line"]
@@ -17,6 +18,7 @@ __all__ = ["run_line"]
 def run_line(program: Program, tasks: Iterable[Task], backend: str, progress: Progress | None) -> list[TaskRecord]:
     """Run the tasks in this order. What a task raises has a note that names it."""
     records: list[TaskRecord] = []
+    tell = getattr(progress, "ran", None)
     program.begin()
     began = perf_counter()
     for task in tasks:
@@ -31,5 +33,8 @@ def run_line(program: Program, tasks: Iterable[Task], backend: str, progress: Pr
             raise
         records.append(TaskRecord(task.index, 0, start - began, perf_counter() - began))
         if progress:
+            if tell is not None:
+                record = records[-1]
+                tell([Ran(0, 0, record.task, record.start, record.end)])
             progress(len(records))
     return records

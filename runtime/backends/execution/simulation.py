@@ -24,7 +24,7 @@ from __future__ import annotations
 import copy
 import heapq
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from tilewright.machine import Machine
 from tilewright.passes.frontier import Frontier
 from tilewright.passes.messages import MessagePlan, place
 from tilewright.passes.versions import Dataflow
+from tilewright.runs.progress import Ran
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import BasePolicy
 
@@ -328,6 +329,8 @@ class Simulation:
         self._dispatch()
         self._match()
         told = 0
+        tell = getattr(progress, "ran", None)
+        ended: list[int] = []  # not told
         while events:
             now = self.now = events[0][0]
             while events and events[0][0] == now:
@@ -347,10 +350,15 @@ class Simulation:
                 for successor in ready:
                     self._ready(successor, worker)
                 self.finished += 1
+                if tell is not None:
+                    ended.append(event)
             self._dispatch()
             self._match()
             if progress and self.finished - told >= _REFRESH:
                 told = self.finished
+                if tell is not None:
+                    tell(self._rows(ended))
+                    ended.clear()
                 progress(told)
         if not frontier.finished:
             name = type(self.groups[0].policy).__name__
@@ -359,7 +367,14 @@ class Simulation:
                 f"{name} gives no task to any worker, though {queued} of the {frontier.remaining} tasks left are ready"
             )
         if progress:
+            if tell is not None:
+                tell(self._rows(ended))
             progress(self.finished)
+
+    def _rows(self, tasks: Iterable[int]) -> list[Ran]:
+        """Those tasks, which have ended."""
+        workers = self.machine.workers
+        return [Ran(self.worker[t] // workers, self.worker[t] % workers, t, self.start[t], self.end[t]) for t in tasks]
 
     def _written(self, index: int) -> None:
         """The versions that a finished task wrote exist now: where, and whom to send them to."""

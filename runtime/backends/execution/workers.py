@@ -14,6 +14,7 @@ from tilewright.errors import SchedulerError
 from tilewright.graph import Task
 from tilewright.kernels.threads import task_threads
 from tilewright.passes.frontier import Frontier
+from tilewright.runs.progress import Ran
 from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.schedulers import BasePolicy
 
@@ -58,6 +59,7 @@ class Workers:
         self.failures: list[tuple[int, BaseException]] = []
         self.failed_at: dict[int, tuple[int, float, float]] = {}  # by number in `failures`: worker, start, end
         self.records: list[list[tuple[int, float, float]]] = [[] for _ in range(workers)]
+        self.told = [0] * workers  # records that were told as progress
         self.ended = [threading.Event() for _ in range(workers)]
         for gate in self.gates:
             gate.acquire()
@@ -97,7 +99,19 @@ class Workers:
 
     def report(self, progress: Progress | None) -> None:
         if progress:
+            tell = getattr(progress, "ran", None)
+            if tell is not None:
+                tell(self.news())
             progress(sum(map(len, self.records)))
+
+    def news(self) -> list[Ran]:
+        """The tasks that ended since this was called last."""
+        began, found = self.began, []
+        for worker, records in enumerate(self.records):
+            rows = records[self.told[worker] :]
+            self.told[worker] += len(rows)
+            found += [Ran(0, worker, index, start - began, end - began) for index, start, end in rows]
+        return found
 
     def stop(self) -> None:
         with self.lock:

@@ -18,15 +18,29 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from tilewright.backends.execution.torch_state import TorchState
 from tilewright.graph import Handle
 from tilewright.kernels.choice import Choice
+from tilewright.runs.progress import Ran
 
-__all__ = ["RemoteCall", "Listener", "Forget", "Go", "Hello", "Job", "Keep", "Prepare", "connect", "follow"]
+__all__ = [
+    "RemoteCall",
+    "Listener",
+    "Forget",
+    "Go",
+    "Hello",
+    "Job",
+    "Keep",
+    "News",
+    "Prepare",
+    "Said",
+    "connect",
+    "follow",
+]
 
 _ADDRESS, _KEY = "TILEWRIGHT_POOL", "TILEWRIGHT_POOL_KEY"
 
@@ -54,6 +68,9 @@ class Job(NamedTuple):
     window: int
     synchronous: bool
     progress: bool
+    """Whether to send `News`,"""
+    rows: bool
+    """and with them which tasks ran when."""
     blas: Choice
     path: list[str]
     """The owner's ``sys.path``: functions are found there."""
@@ -61,6 +78,23 @@ class Job(NamedTuple):
     """Serial of the segment that stays mapped between runs."""
     torch_state: TorchState
     """Autocast and the like where the run was submitted."""
+
+
+class News(NamedTuple):
+    """How far a rank is, while it runs."""
+
+    done: int
+    """Tasks that it has ended."""
+    rows: Sequence[Ran] = ()
+    """Those since it told last, where the caller wants to know."""
+
+
+class Said(NamedTuple):
+    """What a task printed: whole lines."""
+
+    text: str
+    error: bool
+    """To standard error."""
 
 
 class RemoteCall(NamedTuple):

@@ -147,6 +147,7 @@ class MpiPool(Mpi):
                 self.window,
                 self.synchronous,
                 progress is not None,
+                hasattr(progress, "ran"),
                 choice.choice(),
                 sys.path,
                 pool.scratch.serial if pool.scratch else -1,

@@ -73,6 +73,7 @@ def run_part(
         facts["kernels"] = choice.choice()
         facts["clock"] = Clock(socket.gethostname(), perf_counter())
     began = _common_clock(facts["everywhere"], comm.rank)
+    team.began = began
     courier.start()
     try:
         with limits(program.uses_functions):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
-from tilewright.backends.mpi.connection import Forget, Hello, Job, Listener, RemoteCall
+from tilewright.backends.mpi.connection import Forget, Hello, Job, Listener, News, RemoteCall, Said
 from tilewright.backends.mpi.deaths import Deaths
 from tilewright.backends.mpi.launcher import (
     INSTALL,
@@ -26,6 +26,7 @@ from tilewright.backends.mpi.launcher import (
     shm_files,
     under_launcher,
 )
+from tilewright.backends.ranks.output import show
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.segments import Segment
 from tilewright.errors import RankDied
@@ -216,9 +217,13 @@ class Pool:
             for descriptor, _ in self._poller.poll():
                 rank = rank_of[descriptor]
                 try:
-                    answers[rank] = self._connections[rank].recv()
+                    answer = self._connections[rank].recv()
                 except (EOFError, OSError):
                     raise self._died(rank) from None
+                if isinstance(answer, Said):
+                    show(rank, *answer)
+                    continue
+                answers[rank] = answer
                 left -= 1
         return answers
 
@@ -285,9 +290,14 @@ class Pool:
                     answer = connection.recv()
                 except (EOFError, OSError):
                     raise self._died(rank) from None
-                if isinstance(answer, int):
-                    done[rank] = answer
+                if isinstance(answer, Said):
+                    show(rank, *answer)
+                elif isinstance(answer, News):
+                    done[rank] = answer.done
                     if progress:
+                        tell = getattr(progress, "ran", None)
+                        if tell is not None:
+                            tell(answer.rows)
                         progress(sum(done))
                 else:
                     answers[rank] = answer

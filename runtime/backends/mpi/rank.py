@@ -17,16 +17,31 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
 from tilewright.backends.execution.buffers import Spare
-from tilewright.backends.mpi.connection import Forget, Go, Hello, Job, Keep, Prepare, RemoteCall, connect, follow
+from tilewright.backends.mpi.connection import (
+    Forget,
+    Go,
+    Hello,
+    Job,
+    Keep,
+    News,
+    Prepare,
+    RemoteCall,
+    Said,
+    connect,
+    follow,
+)
 from tilewright.backends.mpi.launcher import remove, shm_files
 from tilewright.backends.ranks.outcome import Order, freeze
+from tilewright.backends.ranks.output import telling
 from tilewright.backends.ranks.pickling import loads
 from tilewright.backends.ranks.segments import Mappings
 from tilewright.graph import TaskGraph
 from tilewright.kernels import choice
+from tilewright.runs.progress import Ran
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
@@ -45,9 +60,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's business
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
-    owner = connect()
+    connection = connect()
+    owner = _Owner(connection)
     jobs: queue.SimpleQueue[Job | RemoteCall | Keep | Prepare | Go | Forget | None] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(owner, jobs), daemon=True).start()
+    threading.Thread(target=_listen, args=(connection, jobs), daemon=True).start()
     try:
         from mpi4py import MPI
     except Exception as error:
@@ -61,12 +77,16 @@ def main() -> None:
     while (job := jobs.get()) is not None:
         with suppress(BrokenPipeError):
             if isinstance(job, Job):
-                owner.send(_run(comm, job, mappings, spare, programs, owner))
+                with telling(owner.say):  # all that was printed goes before the answer
+                    answer = _run(comm, job, mappings, spare, programs, owner)
+                owner.send(answer)
                 mappings.keep({job.scratch})
                 spare.keep(SPARE)
                 continue
             if isinstance(job, RemoteCall):
-                owner.send(_call(comm, job, mappings))
+                with telling(owner.say):
+                    answer = _call(comm, job, mappings)
+                owner.send(answer)
                 mappings.keep(set(job.keep))
                 continue
             if house is None:
@@ -78,7 +98,9 @@ def main() -> None:
                     programs.pop(key, None)
                 house.forget(job)
             else:
-                owner.send(house.serve(job))
+                with telling(owner.say):
+                    answer = house.serve(job)
+                owner.send(answer)
 
 
 def _listen(owner: Connection, jobs: queue.SimpleQueue[Any]) -> None:
@@ -106,16 +128,46 @@ def _call(comm: MPI.Intracomm, call: RemoteCall, mappings: Mappings) -> Any:
         return freeze(error)
 
 
+class _Owner:
+    """The socket of the owner, into which several threads may speak."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, what: Any) -> None:
+        data = ForkingPickler.dumps(what)
+        with self._lock:
+            self._connection.send_bytes(data)
+
+    def say(self, text: str, error: bool) -> None:
+        self.send(Said(text, error))
+
+
+class _Teller:
+    """Progress, sent to the owner."""
+
+    def __init__(self, send: Callable[[News], object], rows: bool) -> None:
+        self._send = send
+        self._rows: list[Ran] = []
+        if rows:
+            self.ran = self._rows.extend
+
+    def __call__(self, done: int) -> None:
+        self._send(News(done, tuple(self._rows)))
+        self._rows.clear()
+
+
 Programs = dict[int, tuple[TaskGraph, Order]]
 """Graphs of prepared programs by key. As long as a graph is here, so is its plan: see `planned`."""
 
 
-def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, programs: Programs, owner: Connection) -> Any:
+def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, programs: Programs, owner: _Owner) -> Any:
     """This rank's `Outcome`, or the pickled exception that all ranks agreed to raise before any task ran."""
     from tilewright.backends.mpi.agreement import Agreement
     from tilewright.backends.mpi.part import run_part, wires
 
-    report: Callable[[int], object] | None = owner.send if job.progress else None
+    report = _Teller(owner.send, job.rows) if job.progress else None
     follow(job.path)
     try:
         agreed = Agreement(wires(comm).data)

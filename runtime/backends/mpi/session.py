@@ -61,6 +61,7 @@ class MpiRank(Mpi):
             facts.update(root=self.root, gather=self.gather)
         self.has_data = self.root in (None, self.comm.rank)
         self.leads = self.comm.rank == (self.root or 0)
+        self.tells = self.comm.rank == 0
 
     def _rank_or_none(self, root: Any) -> int | None:
         if root is None or (isinstance(root, int) and 0 <= root < self.comm.size):

@@ -41,6 +41,8 @@ class Outcome(NamedTuple):
     """Pickled ({handle: value}, replaced handles): results that are not in the place of the data of the run."""
     failed_at: tuple[int, float, float] | None = None
     """Worker, start and end of the failed task, if a worker ran it."""
+    said: int = 0
+    """Messages with what tasks printed that were sent beside this."""
 
 
 _plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.WeakKeyDictionary()

@@ -11,8 +11,10 @@ from tilewright.backends.execution.engine import blame
 from tilewright.backends.execution.nested import in_task
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.workers import Workers
+from tilewright.backends.ranks.output import saying, telling
 from tilewright.graph import Task
 from tilewright.passes.messages import Part
+from tilewright.runs.progress import Ran
 from tilewright.schedulers import BasePolicy
 
 __all__ = ["Courier", "Team"]
@@ -33,11 +35,20 @@ class Team(Workers):
         self.rank = rank
         self.backend = backend
         self._early: list[Task] | None = []
+        self.say = saying()
         super().__init__(program, policy, workers)
 
     def work(self, worker: int) -> None:
         with in_task(self.backend):
             super().work(worker)
+
+    def thread(self, worker: int) -> None:
+        with telling(self.say):
+            super().thread(worker)
+
+    def news(self) -> list[Ran]:
+        origin = self.part.origin
+        return [row._replace(rank=self.rank, task=origin[row.task]) for row in super().news()]
 
     def attach(self, courier: Courier) -> None:
         """Say who carries out external tasks, and hand over those that are ready."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from typing import Any
@@ -36,7 +37,7 @@ def pid() -> int:
 
 
 def talk(x: Any) -> None:
-    print("heard on no terminal", flush=True)
+    print("heard here", flush=True)
 
 
 def sleep(x: Any, seconds: float) -> None:
@@ -107,3 +108,10 @@ def write(x: Any, value: float, seconds: float) -> None:
 def read_slowly(x: Any, y: Any, seconds: float) -> None:
     time.sleep(seconds)
     y[...] = x
+
+
+def speak(x: np.ndarray, number: int) -> None:
+    """Print a line, half a line on standard error, and add one."""
+    print(f"task {number} here\nand there")
+    print(f"half {number}", end="", file=sys.stderr)
+    x += 1

@@ -30,6 +30,7 @@ from tilewright.backends.dask.engine import Dask
 from tilewright.backends.dask.submitted import _loads
 from tilewright.distribution import RowBlocks
 from tilewright.linalg.chunked import Chunks
+from tilewright.plot.live import LivePage
 
 pytestmark = pytest.mark.long
 
@@ -339,6 +340,29 @@ def test_progress_reaches_all_tasks(client, mode):
     engine.plan_with(None)
     engine.execute(engine.bind(g, data), "critical-path", None, heard.append)
     assert heard[-1] == 6 and heard == sorted(heard)
+
+
+@modes
+def test_a_page_hears_where_and_when_each_task_ran_and_what_tasks_print_is_printed_here(client, mode, capsys):
+    g = tw.TaskGraph()
+    for i in range(6):
+        g.insert(ops.speak, tw.RW(g.handle(f"x{i % 3}")), i)
+    with LivePage() as page:
+        run = tw.run(
+            g, {f"x{i}": np.zeros(1) for i in range(3)}, backend="dask", client=client, mode=mode, progress=page
+        )
+        page.story.fold()
+    assert [run[f"x{i}"][0] for i in range(3)] == [2, 2, 2]
+    told = {bar[5]: bar for bar in page.story.bars}
+    assert sorted(told) == list(range(6)) and page.story.done == 6
+    for record in run.trace:
+        assert told[record.task][2:4] == pytest.approx((record.start, record.end), abs=1e-6)
+    ranks = {record.task: record.rank for record in run.trace}
+    out, err = capsys.readouterr()
+    for i in range(6):
+        assert f"[rank {ranks[i]}] task {i} here\n[rank {ranks[i]}] and there\n" in out
+        assert f"half {i}" in err
+    assert all(line.startswith(("[rank ", "follow the run at ")) for line in err.splitlines())
 
 
 # ------------------------------------------------------------------ when things go wrong
@@ -780,6 +804,7 @@ def test_two_runs_at_once_on_one_cluster(client):
 SCRIPT = """
 import dask.array as da, os, numpy as np, tilewright as tw
 from tilewright.backends.dask import client
+from tilewright.plot.live import LivePage
 a = np.eye(40) * 4
 assert np.array_equal(tw.tiled_cholesky(a, backend="dask", tile_size=10, workers=2), 2 * np.eye(40))
 first = client.kept_client()

@@ -28,6 +28,7 @@ from tilewright.backends.mpi import pool as pools
 from tilewright.backends.mpi.deaths import Deaths
 from tilewright.graph import Layout
 from tilewright.ops import copy
+from tilewright.plot.live import LivePage
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.long]
 
@@ -661,6 +662,51 @@ def test_a_prepared_graph_whose_task_calls_mpi_is_refused(pool: tw.mpi.Pool, ops
         step()
 
 
+def test_a_page_hears_where_and_when_each_task_ran_and_what_tasks_print_is_printed_here(
+    pool: tw.mpi.Pool, ops: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    g = tw.TaskGraph()
+    x = g.handles("x")
+    for i in range(6):
+        g.insert(ops.speak, tw.RW(x[i % 3]), i)
+    with LivePage() as page:
+        run = tw.run(
+            g,
+            {x[i]: np.zeros(1) for i in range(3)},
+            backend="mpi",
+            pool=pool,
+            owner=lambda i: i,
+            workers=6,
+            progress=page,
+        )
+        assert page.story is not None
+        page.story.fold()
+    assert [run[x[i]][0] for i in range(3)] == [2, 2, 2]
+    told = sorted((bar[5], bar[0], bar[1]) for bar in page.story.bars)
+    assert told == sorted((record.task, record.rank, record.worker) for record in run.trace)
+    times = {bar[5]: bar[2:4] for bar in page.story.bars}
+    assert all(times[r.task] == pytest.approx((r.start, r.end), abs=1e-6) for r in run.trace)
+    out, err = capsys.readouterr()
+    for i in range(6):
+        assert f"[rank {i % 3}] task {i} here\n[rank {i % 3}] and there\n" in out
+    for rank in range(3):
+        assert f"[rank {rank}] half {rank}" in err
+    assert all(line.startswith(("[rank ", "follow the run at ")) for line in err.splitlines())
+
+
+def test_what_a_prepared_graph_prints_on_ranks_is_printed_here(
+    pool: tw.mpi.Pool, ops: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    g = tw.TaskGraph()
+    x = g.handles("x")
+    g.insert(ops.speak, tw.RW(x[1]), 7)
+    g.layout = Layout(3, lambda handle: handle.index[0], lambda handle: (1,))
+    prepared = tw.prepare(g, {x[1]: np.zeros(1)}, inputs=[], outputs=[x[1]], backend="mpi", pool=pool)
+    prepared()
+    out, err = capsys.readouterr()
+    assert out == "[rank 1] task 7 here\n[rank 1] and there\n" and err == "[rank 1] half 7\n"
+
+
 def test_a_call_from_a_function_that_is_told_progress_is_refused(ops: Any) -> None:
     with tw.mpi.Pool(2):
 
@@ -716,7 +762,7 @@ def test_two_pools_in_a_row_and_none_left() -> None:
     assert left(files) == []
 
 
-def test_nothing_of_a_pool_shows_on_the_terminal(
+def test_nothing_of_a_pool_shows_on_the_terminal_but_what_tasks_print(
     pool: tw.mpi.Pool, ops: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     g = tw.TaskGraph()
@@ -724,7 +770,7 @@ def test_nothing_of_a_pool_shows_on_the_terminal(
     tw.run(g, {"x": 1}, backend="mpi", pool=pool)
     with tw.mpi.Pool(1):
         pass
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr() == ("[rank 0] heard here\n", "")
 
 
 def test_without_mpi4py_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

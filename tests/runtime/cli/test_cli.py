@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -297,6 +298,12 @@ def test_progress_is_drawn_on_standard_error_and_only_if_asked_or_on_a_terminal(
     assert quiet.stderr == ""
     assert "34/34" in loud.stderr and "cholesky nt=4" in loud.stderr
     assert json.loads(loud.stdout)["nt"] == 4
+
+
+def test_live_says_where_the_page_is_and_is_no_bar():
+    result = call("cholesky", "--n", 40, "--tile-size", 10, "--json", "--live")
+    assert result.exit_code == 0 and json.loads(result.stdout)["nt"] == 4
+    assert re.fullmatch(r"follow the run at http://127\.0\.0\.1:\d+/[\w-]{22}/\n", result.stderr)
 
 
 # ------------------------------------------------------------------ dag

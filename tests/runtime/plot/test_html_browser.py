@@ -9,6 +9,8 @@ import io
 import re
 import shutil
 import subprocess
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from playwright.sync_api import sync_playwright
 
 import tilewright as tw
 from tilewright.plot.html import frame, graph_page, run_page
+from tilewright.plot.live import LivePage
 from tilewright.runs.idle import pieces
 from tilewright.runs.saved import load
 from tilewright.runs.text import IDLE
@@ -598,3 +601,58 @@ def test_what_a_task_is_called_is_shown_and_never_run(kind, show, tmp_path):
         page.evaluate("document.getElementById('b').click()")
         assert page.evaluate("window.ran") is None
         show.errors[-1].clear()
+
+
+def test_the_live_page_follows_a_run_to_its_end(browser):
+    gate = threading.Event()
+
+    def step(v, number):
+        time.sleep(0.001)  # one worker alone would take tasks that have only been short, and wait in the last
+        assert number < 9 or gate.wait(60)
+
+    graph = tw.TaskGraph("steps")
+    x = graph.handles("x")
+    for number in range(10):
+        graph.insert(step, tw.RW(x[number % 3]), number)
+    live = LivePage()
+    caller = threading.Thread(
+        target=lambda: tw.run(graph, {x[k]: 0 for k in range(3)}, workers=2, progress=live), name="caller"
+    )
+    caller.start()
+    while not live.address:
+        caller.join(0.01)
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page = context.new_page()
+    errors, requests = [], []
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    try:
+        page.goto(live.address)
+        page.locator("#tasks", has_text="9 of 10").wait_for()  # functions to wait for are refused by its policy
+        assert page.locator("#title").inner_text() == "steps: critical-path on threads"
+        assert (
+            page.locator("#state").inner_text() == "running" and page.title() == "90 % steps: critical-path on threads"
+        )
+        assert (
+            page.locator("#queue").inner_text()
+            == f"1 tasks are ready or run, on {page.evaluate('lanes.length')} workers"
+        )
+        assert page.locator("#ops").inner_text() == "step 9 of 10"
+        assert page.evaluate("[bars.length, document.getElementById('bar').value]") == [9, 9]
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    finally:
+        gate.set()
+        caller.join()
+        live.close()
+    page.locator("#state", has_text="done").wait_for()
+    assert page.locator("#tasks").inner_text() == "10 of 10, 100.0 %"
+    last = page.evaluate("bars.find(bar => bar[3] === Math.max(...bars.map(b => b[3])))")
+    page.locator("#gantt").evaluate("c => c.scrollIntoView()")
+    box = page.locator("#gantt").bounding_box()
+    lane = page.evaluate("lanes.map(String)").index(f"{last[0]},{last[1]}")
+    place = page.evaluate("([start, end]) => (X(gantt, start) + X(gantt, end)) / 2", last[2:4])
+    page.mouse.move(box["x"] + 1 + place, box["y"] + 1 + 12 + 30 * lane + 12)
+    assert page.locator("#tip").inner_text().startswith("step(0)\n")
+    assert errors == [] and set(requests) <= {live.address, f"{live.address}events", "data:,"}
+    context.close()

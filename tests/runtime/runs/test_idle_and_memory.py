@@ -236,13 +236,20 @@ def constructed(limit):
         for _ in range(10):
             g.insert(job, tw.RW(g.handle("y")))
         return tw.simulate(g, tw.Machine(workers=4), scheduler=backwards(g))
+    if limit == "start-up":  # three of four workers begin late, and then queue behind each other's tasks
+        g = independent(16)
+        starts = [[0, 1, 2, 3, 4, 5, 6], [4, 5, 6], [4, 5, 6], [4, 5, 6]]
+        places = [(worker, start) for worker, own in enumerate(starts) for start in own]
+        records = [TaskRecord(t, w, float(at), at + 1.0) for t, (w, at) in enumerate(places)]
+        data = dict.fromkeys(g.handles_used, 0)
+        return dataclasses.replace(tw.run(g, data, workers=1), trace=Trace(g, 4, records), workers=4)
     records = [TaskRecord(t, 0, 3.0 * t + 2, 3.0 * t + 3) for t in range(8)]  # the engine takes 2 of 3
     return dataclasses.replace(
         tw.run(chain_of(8), {"x": 0}, workers=1), trace=Trace(chain_of(8), 2, records), workers=2
     )
 
 
-@pytest.mark.parametrize("limit", ["critical path", "work", "messages", "distribution", "policy", "engine"])
+@pytest.mark.parametrize("limit", ["critical path", "work", "start-up", "messages", "distribution", "policy", "engine"])
 def test_the_verdict_says_what_limits_a_run_that_was_made_for_it(limit):
     run = constructed(limit)
     assert run.verdict.limit == limit, str(run)
@@ -256,6 +263,23 @@ def test_the_verdict_on_a_chain_has_no_use_for_workers():
         "The critical path is 100% of the makespan: more workers cannot help, nor another policy; smaller tiles or a "
         "shorter chain would."
     )
+
+
+def test_the_policy_is_not_blamed_for_a_late_start():
+    assert str(constructed("start-up").verdict) == (
+        "For 43% of the workers' time, most of what was idle, they waited for their first task though some were ready: "
+        "the run of 7 s is short, and in a longer one its start would matter less."
+    )
+    late = constructed("policy")  # the same run, whose first task comes two units later than it might
+    shifted = [record._replace(start=record.start + 2, end=record.end + 2) for record in late.trace.records]
+    trace = Trace(late.graph, 4, shifted)
+    assert "another policy may save up to " in str(late.verdict)
+    saved = [
+        int(str(run.verdict).split("save up to ")[1].split("%")[0])
+        for run in (late, dataclasses.replace(late, trace=trace))
+    ]
+    gap, makespan = late.makespan - late.bounds.lower, late.makespan
+    assert saved == [round(100 * gap / makespan), round(100 * gap / (makespan + 2))]
 
 
 def test_the_verdict_of_a_busy_run_says_how_far_more_workers_go():

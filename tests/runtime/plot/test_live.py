@@ -1,0 +1,241 @@
+"""The page that follows a run: what it tells by value, whom it refuses, and that nobody can hold up the run.
+
+What it looks like in a browser is in `test_html_browser.py`; ranks and Dask workers are in the tests of their engines.
+"""
+
+import json
+import re
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright.plot.live import BARS, LivePage, _Story
+from tilewright.runs.progress import Ran
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left():
+    before = set(threading.enumerate())
+    yield
+    assert {thread.name for thread in set(threading.enumerate()) - before} == set()
+
+
+def gated(count=12):
+    """A graph of tasks of which the last waits for ``gate``, and its data."""
+    gate = threading.Event()
+
+    def step(v, number):
+        time.sleep(0.001)  # or one worker would take them all, and wait in the last before it has run the others
+        if number == count - 1:
+            assert gate.wait(30)
+        v += 1
+
+    g = tw.TaskGraph("steps")
+    x = g.handles("x")
+    for number in range(count):
+        g.insert(step, tw.RW(x[number % 2]), number)
+    return g, {x[k]: np.zeros(1) for k in range(2)}, gate
+
+
+@contextmanager
+def reading(page, found, gate=None):
+    """A thread that reads the stream of a page into ``found``, and opens the gate once all but one task are told."""
+
+    def read():
+        total = None
+        for line in urllib.request.urlopen(page.address + "events", timeout=30):
+            if line.startswith(b"data: "):
+                found.append(json.loads(line[6:]))
+                total = found[-1].get("total", total)
+                if gate is not None and sum(len(news["bars"]) for news in found) >= total - 1:
+                    gate.set()
+
+    def begin():
+        while not page.address:
+            started.wait(0.01)
+        read()
+
+    started = threading.Event()
+    thread = threading.Thread(target=begin)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+@pytest.mark.parametrize(("backend", "workers"), [("serial", None), ("threads", 1), ("threads", 2)])
+def test_the_page_tells_every_task_where_and_when_it_ran(backend, workers):
+    graph, data, gate = gated()
+    page, found = LivePage(), []
+    with reading(page, found, gate), page:
+        run = tw.run(graph, data, backend=backend, workers=workers, progress=page)
+    first, last = found[0], found[-1]
+    assert first["title"] == f"steps: critical-path on {backend}"
+    assert (first["total"], first["ops"], first["of"]) == (12, ["step"], [12])
+    assert (last["done"], last["each"], last["ready"], last["over"], last["closed"]) == (12, [12], 0, "done", True)
+    before = next(news for news in found if sum(news["each"]) == 11)
+    assert before["over"] == "" and before["ready"] == 1  # all but the one that waits for this page
+    bars = [bar for news in found for bar in news["bars"]]
+    records = [[r.rank, r.worker, r.start, r.end, 0, graph.tasks[r.task].label] for r in run.trace]
+    assert sorted(bar[5] for bar in bars) == sorted(record[5] for record in records)
+    bars, records = (sorted(rows, key=lambda row: (row[5], row[2])) for rows in (bars, records))
+    for bar, record in zip(bars, records, strict=True):
+        assert bar[:2] == record[:2] and bar[2:4] == pytest.approx(record[2:4], abs=1e-6)
+
+
+def test_a_simulation_is_told_in_its_own_time():
+    graph = tw.cholesky_graph(4)
+    page = LivePage()
+    with page:
+        run = tw.simulate(graph, tw.Machine(workers=3), progress=page)
+        page.story.fold()
+        news = page.story.news(0) | page.story.facts()
+    assert news["virtual"] and news["flops"] == 0
+    assert sorted(bar[:4] for bar in news["bars"]) == sorted([0, r.worker, r.start, r.end] for r in run.trace)
+
+
+def test_flops_on_the_page_are_those_of_the_run():
+    page = LivePage()
+    with page:
+        _, run = tw.tiled_cholesky(np.eye(40) * 2, tile_size=10, workers=2, return_run=True, progress=page)
+        page.story.fold()
+    assert page.story.worked == pytest.approx(run.flops)
+
+
+def test_only_who_knows_the_token_is_served_and_only_on_this_computer():
+    graph, data, gate = gated()
+    page, answers = LivePage(), {}
+
+    def ask(address, **headers):
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=30) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def look():
+        while not page.address:
+            pass
+        port = page._server.server_port
+        answers["host"] = page._server.server_address[0]
+        answers["right"] = ask(page.address)
+        answers["by name"] = ask(page.address.replace("127.0.0.1", "localhost"), Host=f"localhost:{port}")
+        answers["wrong"] = ask(page.address.replace(page.token, "A" * len(page.token)))
+        answers["none"] = ask(f"http://127.0.0.1:{port}/")
+        answers["stream"] = ask(f"http://127.0.0.1:{port}//events")
+        answers["other host"] = ask(page.address, Host=f"attacker.example:{port}")
+        answers["other path"] = ask(page.address + "data")
+        with urllib.request.urlopen(page.address, timeout=30) as answer:
+            answers["policy"] = answer.headers["Cache-Control"], answer.headers["Referrer-Policy"]
+        gate.set()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    tw.run(graph, data, workers=2, progress=page)
+    thread.join()
+    page.close()
+    assert answers == {
+        "host": "127.0.0.1", "right": 200, "by name": 200, "wrong": 403, "none": 403, "stream": 403, "other host": 403,
+        "other path": 404, "policy": ("no-store", "no-referrer"),
+    }  # fmt: skip
+    assert len(page.token) >= 22  # 128 bits
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", int(page.address.split(":")[2].split("/")[0])), timeout=5)
+
+
+def test_browsers_that_say_nothing_go_away_or_read_nothing_hold_up_no_run():
+    graph, data, gate = gated()
+    page, visitors = LivePage(), []
+
+    def look():
+        while not page.address:
+            pass
+        port = page._server.server_port
+        request = f"GET /{page.token}/events HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        for said in (b"", b"GET /", request, request):
+            visitors.append(socket.create_connection(("127.0.0.1", port), timeout=30))
+            visitors[-1].sendall(said)
+        assert visitors[2].recv(100)
+        visitors[2].close()  # the others never read and never go
+        for _ in range(20):  # more than are served
+            visitors.append(socket.create_connection(("127.0.0.1", port), timeout=30))
+        gate.set()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    run = tw.run(graph, data, workers=2, progress=page)
+    thread.join()
+    page.close()
+    assert len(run.trace) == 12 and [float(v[0]) for v in data.values()] == [6, 6]
+    for visitor in visitors:
+        visitor.close()
+
+
+def test_the_page_says_what_ended_a_run():
+    def fail(v):
+        raise ValueError("no such tile")
+
+    g = tw.TaskGraph("broken")
+    g.insert(fail, tw.RW(g.handle("x")))
+    page = LivePage()
+    with pytest.raises(ValueError, match="no such tile"), page:
+        tw.run(g, {"x": np.zeros(1)}, progress=page)
+    assert page.story.over == "ValueError: no such tile"
+
+
+def test_one_page_follows_all_runs_of_a_call(capfd):
+    tw.solve(np.eye(40) * 2, np.ones(40), tile_size=8, precision="bf16", progress="page")
+    tw.compare_schedulers(tw.cholesky_graph(2), [1, 2], schedulers=["eager", "lifo"], progress="page")
+    tw.tiled_cholesky(np.eye(8), tile_size=4, progress="page")
+    addresses = re.findall(r"^follow the run at (http://127\.0\.0\.1:\d+/[\w-]{22}/)$", capfd.readouterr().err, re.M)
+    assert len(addresses) == len(set(addresses)) == 3
+
+
+def test_ready_tasks_are_counted_whatever_the_order_in_which_ends_are_told():
+    rng = np.random.default_rng(0)
+    for graph in (tw.cholesky_graph(4), tw.cholesky_graph(5), tw.lu_graph(4, 3)):
+        story = _Story(1, graph, "", lambda task: 0.0, False)
+        order = rng.permutation(len(graph))
+        done = set()
+        for index in order:
+            story.pending.append(Ran(0, 0, int(index), 0.0, 1.0))
+            story.fold()
+            done.add(int(index))
+            ready = [t for t in graph if t.index not in done and done.issuperset(t.predecessors)]
+            assert story.ready == len(ready)
+
+
+def test_of_many_tasks_neighbours_become_one_bar_and_none_is_lost():
+    count = 5 * BARS
+    g = tw.TaskGraph("many")
+    x = g.handles("x")
+    op = tw.Op("step")
+    for number in range(count):
+        g.insert(op, tw.RW(x[number % 3]))
+    story = _Story(1, g, "", lambda task: 1.0, False)
+    for number in range(count):
+        story.pending.append(Ran(number % 2, 0, number, float(number), number + 1.5))
+        if len(story.pending) == 10_000:
+            story.fold()
+    story.fold()
+    assert len(story.bars) <= BARS and story.shift > 0
+    assert sum(bar[-1] for bar in story.bars) == count and story.worked == count
+    for rank in (0, 1):
+        bars = sorted(bar for bar in story.bars if bar[0] == rank)
+        assert bars[0][2] == rank and bars[-1][3] == count - 2 + rank + 1.5
+        assert all(one[3] <= other[2] for one, other in pairwise(bars))
+
+
+@pytest.mark.parametrize("wrong", ["pages", "", 2, None, [True]])
+def test_other_words_for_progress_are_refused(wrong):
+    with pytest.raises(TypeError, match="progress must be True or False"):
+        tw.run(*gated()[:2], progress=wrong)
