@@ -74,7 +74,8 @@ def join(
 
 def _copied(source: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """By columns, in memory of this thread."""
-    found = by_columns("tall", *source.shape, dtype)
+    rows, columns = source.shape
+    found = by_columns("tall", rows, columns, dtype)
     np.copyto(found, source)
     return found
 
