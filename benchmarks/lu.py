@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from tilewright.benchmarks.timing import Contender, alternate
 __all__ = ["command", "measure"]
 
 SIZES = (512, 1024, 2048, 4096)
+CHUNKS = (2048, 1024, 512, 256)
+"""Rows of dask's chunks, to choose from."""
 OURS, IN_PLACE = "tilewright", "tilewright in place"
 
 
@@ -40,17 +42,20 @@ def contenders(a: np.ndarray, *, dask: bool = True, **options: Any) -> Iterator[
         tensor = torch.from_numpy(np.ascontiguousarray(a))
         yield Contender("torch", lambda: torch.linalg.lu_factor(tensor))
     if dask and importlib.util.find_spec("dask"):
-        yield Contender("dask threads", _dask(a), repeat=2)
+        yield _dask(a)
     yield from ceilings(len(a))
 
 
-def _dask(a: np.ndarray) -> Callable[[], Any]:
-    """`dask.array.linalg.lu`, which pivots inside diagonal blocks alone."""
+def _dask(a: np.ndarray) -> Contender:
+    """`dask.array.linalg.lu`, which pivots inside diagonal blocks alone, with the fastest of some chunk sizes."""
     import dask.array as da
 
     n = len(a)
-    chunk = next((c for c in (1024, 512, 768, 256) if n % c == 0 and n >= 2 * c), n)
-    return dask_threads(*da.linalg.lu(da.from_array(a, chunks=chunk)))
+    chunks = [chunk for chunk in CHUNKS if n % chunk == 0 and n >= 2 * chunk] or [n]
+    calls = {chunk: dask_threads(*da.linalg.lu(da.from_array(a, chunks=chunk))) for chunk in chunks}
+    tried = alternate((Contender(str(chunk), call) for chunk, call in calls.items()), 1)
+    best = min(calls, key=lambda chunk: tried[str(chunk)].median)
+    return Contender(f"dask threads, chunks of {best}", calls[best], repeat=2)
 
 
 def measure(n: int, repeat: int, **options: Any) -> list[dict[str, Any]]:

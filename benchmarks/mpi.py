@@ -4,8 +4,8 @@ Four questions:
 
 1. Two ranks with one worker each against two threads, alternating: rates of the execution and of the whole call, bytes
    sent, share of the messages' time that is hidden under computation.
-2. The same two ranks, in place, against ScaLAPACK's pdpotrf on two, which works in place, in the same rounds, with the
-   same BLAS, at the best of a few block sizes; if it is installed.
+2. The same two ranks, in place, against ScaLAPACK's pdpotrf or pdgetrf on two, which work in place, in the same rounds,
+   with the same BLAS, at the best of a few block sizes; if it is installed.
 3. How long four ranks take to start, and a call on them with a matrix of 64 rows, where all is overhead.
 4. Messages and bytes of the plan, the pass that the engine uses, on 16 to 1024 ranks, for one matrix and for one that
    grows with the ranks, beside the count nt^2/2 (P + Q - 2) tiles for a P x Q block-cyclic grid.
@@ -16,10 +16,11 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from math import isqrt, sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -36,7 +37,7 @@ from tilewright.plot.palette import LINES, MARKERS
 
 __all__ = ["command", "counts", "overhead", "rates", "tuned"]
 
-THREADS, RANKS, IN_PLACE, RIVAL = "2 threads", "2 ranks", "2 ranks in place", "pdpotrf, 2 ranks"
+THREADS, RANKS, IN_PLACE = "2 threads", "2 ranks", "2 ranks in place"
 SIZES = (3072, 6144)
 BLOCKS = ((64, 32), (64, 64), (128, 64), (128, 128), (192, 96), (256, 128))
 """Blocks of ScaLAPACK and of the PBLAS in it, to choose from; on two ranks a 1 x 2 grid beat 2 x 1 at all of them."""
@@ -44,15 +45,36 @@ BLOCKS = ((64, 32), (64, 64), (128, 64), (128, 128), (192, 96), (256, 128))
 COUNTED = (16, 32, 64, 128, 256, 512, 1024)
 
 
-def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
+class Job(NamedTuple):
+    """A factorisation of n x n numbers, ours and ScaLAPACK's."""
+
+    rival: str
+    call: Callable[..., Any]
+    matrix: Callable[[int], np.ndarray]
+    flops: float
+    """In n^3."""
+
+
+def _general(n: int) -> np.ndarray:
+    return np.asfortranarray(np.random.default_rng(0).uniform(-1, 1, (n, n)))
+
+
+JOBS = {
+    "cholesky": Job("pdpotrf", tw.tiled_cholesky, random_spd, 1 / 3),
+    "lu": Job("pdgetrf", tw.lu_factor, _general, 2 / 3),
+}
+
+
+def rates(n: int, repeat: int, *, rival: bool = True, routine: str = "cholesky") -> list[dict[str, Any]]:
     """Two threads, two ranks, and with ``rival`` ScaLAPACK; its record has an "error" if there is none."""
-    a = random_spd(n)
-    work = np.empty_like(a)
+    job = JOBS[routine]
+    a, theirs_is = job.matrix(n), f"{job.rival}, 2 ranks"
+    work = np.empty_like(a, order="K")
     seconds: dict[str, list[float]] = {THREADS: [], RANKS: [], IN_PLACE: []}  # seconds of the execution alone
     runs: dict[str, tw.Run] = {}
 
     def ours(name: str, matrix: np.ndarray = a, **options: Any) -> None:
-        _, runs[name] = tw.tiled_cholesky(matrix, return_run=True, workers=2, **options)
+        _, runs[name] = job.call(matrix, return_run=True, workers=2, **options)
         seconds[name].append(runs[name].makespan)
 
     missing = ""
@@ -69,24 +91,26 @@ def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
         ]
         if rival:
             try:
-                theirs = stack.enter_context(tuned(n, 2 if n > 8192 else 3))
-                seconds[RIVAL] = []
-                contenders.append(Contender(RIVAL, lambda: seconds[RIVAL].append(theirs.factor())))
+                theirs = stack.enter_context(tuned(n, 2 if n > 8192 else 3, job.rival))
+                seconds[theirs_is] = []
+                contenders.append(Contender(theirs_is, lambda: seconds[theirs_is].append(theirs.factor())))
             except UnavailableError as error:
                 missing = f"no ScaLAPACK to compare with: {error}"
         times = alternate(contenders, repeat)
     #   the first of each is the warm-up
-    rate = {name: n**3 / 3 / statistics.median(taken[1:]) / 1e9 for name, taken in seconds.items()}
+    flops = job.flops * n**3
+    rate = {name: flops / statistics.median(taken[1:]) / 1e9 for name, taken in seconds.items()}
     records: list[dict[str, Any]] = []
     for name, run in runs.items():
         records.append(
             {
                 "benchmark": "mpi",
+                "routine": routine,
                 "contender": name,
                 "n": n,
                 "dtype": "float64",
                 "gflops": rate[name],
-                "whole_gflops": n**3 / 3 / times[name].median / 1e9,
+                "whole_gflops": flops / times[name].median / 1e9,
                 "of_threads": rate[name] / rate[THREADS],
                 "messages": run.messages,
                 "megabytes": run.bytes / 1e6,
@@ -95,39 +119,50 @@ def rates(n: int, repeat: int, *, rival: bool = True) -> list[dict[str, Any]]:
                 **times[name].record(),
             }
         )
-    if RIVAL in rate:
+    if theirs_is in rate:
         records.append(
             {
                 "benchmark": "mpi",
-                "contender": RIVAL,
+                "routine": routine,
+                "contender": theirs_is,
                 "n": n,
                 "dtype": "float64",
-                "gflops": rate[RIVAL],
-                "of_threads": rate[RIVAL] / rate[THREADS],
-                "ours_over_this": rate[IN_PLACE] / rate[RIVAL],
-                "with_copy_over_this": rate[RANKS] / rate[RIVAL],
+                "gflops": rate[theirs_is],
+                "of_threads": rate[theirs_is] / rate[THREADS],
+                "ours_over_this": rate[IN_PLACE] / rate[theirs_is],
+                "with_copy_over_this": rate[RANKS] / rate[theirs_is],
                 "nb": theirs.nb,
                 "pblas_nb": theirs.logical,
                 "ratio": theirs.ratio,
                 "passed": theirs.ratio < THRESHOLD,
-                "executions": seconds[RIVAL][1:],
+                "executions": seconds[theirs_is][1:],
             }
         )
     if missing:
-        records.append({"benchmark": "mpi", "contender": RIVAL, "n": n, "dtype": "float64", "error": missing})
+        records.append(
+            {
+                "benchmark": "mpi",
+                "routine": routine,
+                "contender": theirs_is,
+                "n": n,
+                "dtype": "float64",
+                "error": missing,
+            }
+        )
     return records
 
 
-def tuned(n: int, rounds: int) -> ScaLAPACK:
+def tuned(n: int, rounds: int, routine: str = "pdpotrf") -> ScaLAPACK:
     """ScaLAPACK at the (block, PBLAS block) of `BLOCKS` that had the fastest of ``rounds`` alternating runs."""
     taken: dict[ScaLAPACK, list[float]]
     with contextlib.ExitStack() as stack:
-        taken = {stack.enter_context(ScaLAPACK(n, nb, (1, 2), logical)): [] for nb, logical in BLOCKS if 2 * nb <= n}
+        blocks = [one for one in BLOCKS if 2 * one[0] <= n]
+        taken = {stack.enter_context(ScaLAPACK(n, nb, (1, 2), logical, routine)): [] for nb, logical in blocks}
         for _ in range(rounds):
             for candidate, seconds in taken.items():
                 seconds.append(candidate.factor())
     best = min(taken, key=lambda candidate: min(taken[candidate]))
-    return ScaLAPACK(n, best.nb, best.grid, best.logical)
+    return ScaLAPACK(n, best.nb, best.grid, best.logical, routine)
 
 
 def overhead(ranks: int, repeat: int) -> list[dict[str, Any]]:
@@ -245,14 +280,16 @@ def show_rates(n: int, records: list[dict[str, Any]], as_json: bool) -> None:
     for r in records:
         if "error" in r:
             table.show("", "contender", {}, [r], as_json=True) if as_json else print(r["error"])
-        elif r["contender"] == RIVAL and not as_json:
-            print(f"pdpotrf: blocks of {r['nb']}, {r['pblas_nb']} in the PBLAS, residual ratio {r['ratio']:.2g}")
+        elif "nb" in r and not as_json:
+            blocks = f"blocks of {r['nb']}, {r['pblas_nb']} in the PBLAS"
+            print(f"{JOBS[r['routine']].rival}: {blocks}, residual ratio {r['ratio']:.2g}")
 
 
 @click.command("mpi")
 @click.option("--n", "sizes", type=int, multiple=True, help="Matrix size; repeat for several.  [default: 3072, 6144]")
 @options.repeat(7)
-@click.option("--scalapack/--no-scalapack", default=True, help="Compare with pdpotrf if it is installed.")
+@click.option("--scalapack/--no-scalapack", default=True, help="Compare with it if it is installed.")
+@click.option("--routine", type=click.Choice(list(JOBS)), default="cholesky", show_default=True, help="What is timed.")
 @click.option(
     "--nt",
     default=96,
@@ -268,6 +305,7 @@ def command(
     sizes: tuple[int, ...],
     repeat: int,
     scalapack: bool,
+    routine: str,
     nt: int,
     nb: int,
     only_counts: bool,
@@ -278,7 +316,7 @@ def command(
     """Ranks against threads and ScaLAPACK, the cost of a pool, and message counts for 16 to 1024 ranks."""
     if not only_counts:
         for n in sizes or SIZES:
-            speed = rates(n, repeat if n <= 8192 else min(repeat, 3), rival=scalapack)
+            speed = rates(n, repeat if n <= 8192 else min(repeat, 3), rival=scalapack, routine=routine)
             record.append(output, speed)
             show_rates(n, speed, as_json)
         costs = overhead(4, repeat)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from tilewright.kernels import reference
+from tilewright.kernels import reference, tensor_algebra
 from tilewright.kernels.blas import Library
 from tilewright.kernels.columns import Calls, calls, column_ld, columns_of, no_exchange, on_strip, smallest_normal
 from tilewright.kernels.layout import address, by_reference
@@ -195,5 +195,14 @@ TILE_OP = TileOp(
     adjoint=((_panel, (0.5,)),),
     by_columns=True,
     arguments=lambda a: ([a], no_exchange(a)),
+    tensor=tensor_algebra.getrf,
 )
-PLAIN = TileOp("getrfn", build_plain, reference.getrfn, flops_plain, operands=_diagonal_tile, by_columns=True)
+PLAIN = TileOp(
+    "getrfn",
+    build_plain,
+    reference.getrfn,
+    flops_plain,
+    operands=_diagonal_tile,
+    by_columns=True,
+    tensor=tensor_algebra.getrfn,
+)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.kernels import reference
+from tilewright.kernels import reference, tensor_algebra
 from tilewright.kernels.blas import Library
 from tilewright.kernels.elements import rescale
 from tilewright.kernels.layout import address, by_reference, by_rows, kernel_ld
@@ -392,6 +392,7 @@ MATMUL = TileOp(
     flops_matmul,
     operands=_product,
     adjoint=((_product_adjoint, ("CN",)), (_product_with_adjoint, ("NC",)), (_product, ("NN", -1.0, 1.0))),
+    tensor=tensor_algebra.matmul,
 )
 RANKK = TileOp(
     "rankk",
@@ -402,11 +403,36 @@ RANKK = TileOp(
     "gemm",
     operands=_rank,
     adjoint=((_rank, ("U", "N", True, -1.0, 1.0)), (_rank_adjoint, ("L", "C"))),
+    tensor=tensor_algebra.rankk,
 )
 TRMM = TileOp(
-    "trmm", build_trmm, reference.trmm, flops_trmm, ("trmm", "trmm"), "gemm", operands=_left, adjoint=_SIDES[1:]
+    "trmm",
+    build_trmm,
+    reference.trmm,
+    flops_trmm,
+    ("trmm", "trmm"),
+    "gemm",
+    operands=_left,
+    adjoint=_SIDES[1:],
+    tensor=tensor_algebra.trmm,
 )
 TRSOLVE = TileOp(
-    "trsolve", build_trsolve, reference.trsolve, flops_trmm, ("trsm", "trsm"), operands=_left, adjoint=_SIDES[1:]
+    "trsolve",
+    build_trsolve,
+    reference.trsolve,
+    flops_trmm,
+    ("trsm", "trsm"),
+    operands=_left,
+    adjoint=_SIDES[1:],
+    tensor=tensor_algebra.trsolve,
 )
-LAUUM = TileOp("lauum", build_lauum, reference.lauum, flops_lauum, ("lauum", "lauum"), "gemm", operands=_square)
+LAUUM = TileOp(
+    "lauum",
+    build_lauum,
+    reference.lauum,
+    flops_lauum,
+    ("lauum", "lauum"),
+    "gemm",
+    operands=_square,
+    tensor=tensor_algebra.lauum,
+)

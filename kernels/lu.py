@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from tilewright.kernels import reference
+from tilewright.kernels import reference, tensor_algebra
 from tilewright.kernels.blas import Library
 from tilewright.kernels.columns import calls, columns_of, no_exchange, on_strip, smallest_normal
 from tilewright.kernels.getrf import magnitude
@@ -217,6 +217,7 @@ GEMMN = TileOp(
     operands=_product,
     by_columns=True,
     adjoint=((_transposed_product, ("T",)),),
+    tensor=tensor_algebra.gemmn,
 )
 TRSMN = TileOp(
     "trsmn",
@@ -227,9 +228,17 @@ TRSMN = TileOp(
     operands=_substitution,
     by_columns=True,
     adjoint=tuple((_substitution, how) for how in (("L", "T"), ("U", "N"), ("U", "T"))),
+    tensor=tensor_algebra.trsmn,
 )
 TRSMU = TileOp(
-    "trsmu", build_trsmu, reference.trsmu, flops_trsmu, ("trsm", "trsm"), operands=_from_the_right, by_columns=True
+    "trsmu",
+    build_trsmu,
+    reference.trsmu,
+    flops_trsmu,
+    ("trsm", "trsm"),
+    operands=_from_the_right,
+    by_columns=True,
+    tensor=tensor_algebra.trsmu,
 )
 SWPTRSM = TileOp(
     "swptrsm",
@@ -241,6 +250,7 @@ SWPTRSM = TileOp(
     operands=_substitution,
     by_columns=True,
     arguments=lambda t, a: (no_exchange(t), t, [a]),
+    tensor=tensor_algebra.swptrsm,
 )
 SWPGEMM = TileOp(
     "swpgemm",
@@ -251,4 +261,5 @@ SWPGEMM = TileOp(
     operands=_block_column,
     by_columns=True,
     arguments=lambda t, a: (no_exchange(t), [t], [a]),
+    tensor=tensor_algebra.swpgemm,
 )

@@ -16,7 +16,18 @@ from tilewright.kernels import blas
 from tilewright.kernels.columns import column_ld, joined, tops
 from tilewright.kernels.layout import address, by_reference
 
-__all__ = ["exchange", "moved", "permutation", "sequence", "swap", "swap_columns", "swap_rows", "take", "trade"]
+__all__ = [
+    "by_tile",
+    "exchange",
+    "moved",
+    "permutation",
+    "sequence",
+    "swap",
+    "swap_columns",
+    "swap_rows",
+    "take",
+    "trade",
+]
 
 _LETTERS = {"f": "s", "d": "d", "F": "c", "D": "z"}
 
@@ -51,13 +62,13 @@ def swap_rows(piv: np.ndarray, tiles: Sequence[np.ndarray], backwards: bool = Fa
     targets, sources = moved(piv, backwards)
     starts = np.array(tops(tiles))
     rows = np.empty((len(sources), tiles[0].shape[1]), tiles[0].dtype)
-    for i, places, local in _by_tile(sources, starts):
+    for i, places, local in by_tile(sources, starts):
         rows[places] = tiles[i][local]
-    for i, places, local in _by_tile(targets, starts):
+    for i, places, local in by_tile(targets, starts):
         tiles[i][local] = rows[places]
 
 
-def _by_tile(rows: np.ndarray, starts: np.ndarray) -> Any:
+def by_tile(rows: np.ndarray, starts: np.ndarray) -> Any:
     """(tile, which of ``rows`` it has, where in it)."""
     owner = np.searchsorted(starts, rows, side="right") - 1
     for i in np.unique(owner):

@@ -214,10 +214,20 @@ def measure(d: Tensor, v: Tensor, sizes: Tensor) -> None:
         sizes[row] = block.abs().amax(dim=0)
 
 
-def project(*arrays: Tensor) -> None:
-    """h_j := v_j^H w for each v_j of the basis; arrays are the basis, w and h, (k, m)."""
-    *basis, w, h = arrays
-    for j, v in enumerate(basis):
+def _vectors(basis: Tensor, number: Tensor, rows: int) -> list[Tensor]:
+    """The vectors v_0 to v_k of a basis, in whose array they stand below each other; ``number`` has k."""
+    return [basis[j * rows : (j + 1) * rows] for j in range(int(number[0, 0]) + 1)]
+
+
+def append(v: Tensor, number: Tensor, basis: Tensor) -> None:
+    """v_k := v."""
+    _vectors(basis, number, len(v))[-1][...] = v
+
+
+def project(basis: Tensor, number: Tensor, w: Tensor, h: Tensor) -> None:
+    """h_j := v_j^H w for each v_j of the basis, 0 beyond; h is (most, m)."""
+    h[...] = 0
+    for j, v in enumerate(_vectors(basis, number, len(w))):
         h[j] = (v.conj() * w).sum(dim=0)
 
 
@@ -227,10 +237,9 @@ def total(*parts_and_sum: Tensor) -> None:
     result.copy_(_sum(parts))
 
 
-def orthogonalize(*arrays: Tensor) -> None:
-    """w := w - sum_j v_j h_j; arrays are the basis, h and w."""
-    *basis, h, w = arrays
-    for v, coefficient in zip(basis, h, strict=True):
+def orthogonalize(basis: Tensor, number: Tensor, h: Tensor, w: Tensor) -> None:
+    """w := w - sum_j v_j h_j."""
+    for v, coefficient in zip(_vectors(basis, number, len(w)), h, strict=False):
         w -= v * coefficient
 
 
@@ -247,11 +256,10 @@ def normalize(w: Tensor, norm: Tensor, v: Tensor) -> None:
     v.copy_(torch.where(norm > 0, w / norm, torch.zeros_like(w)))
 
 
-def combine(*arrays: Tensor) -> None:
-    """u := sum_j v_j y_j; arrays are the basis, y and u."""
-    *basis, y, u = arrays
+def combine(basis: Tensor, number: Tensor, y: Tensor, u: Tensor) -> None:
+    """u := sum_j v_j y_j."""
     u.zero_()
-    for v, coefficient in zip(basis, y, strict=True):
+    for v, coefficient in zip(_vectors(basis, number, len(u)), y, strict=False):
         u += v * coefficient
 
 
@@ -288,6 +296,7 @@ KERNELS = {
         descend,
         residual,
         measure,
+        append,
         project,
         total,
         orthogonalize,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from tilewright.kernels import tensor_vectors
+from tilewright.kernels import tensor_algebra, tensor_vectors
 
 __all__ = ["BLOCK", "DEVICES", "ROUTES", "device_of", "exact_sums", "here", "kernels", "product_route", "route", "rows"]
 
@@ -337,6 +337,7 @@ MOVES: dict[str, Callable[..., None]] = {
     "cconvert": cconvert,
     "csplit": csplit,
     **tensor_vectors.KERNELS,
+    **tensor_algebra.KERNELS,
 }
 
 

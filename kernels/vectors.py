@@ -162,10 +162,20 @@ def measure(d: np.ndarray, v: np.ndarray, sizes: np.ndarray) -> None:
     sizes[2] = size.max(axis=0)
 
 
-def project(*arrays: np.ndarray) -> None:
-    """h_j := v_j^H w for each v_j of the basis; arrays are the basis, w and h, (k, m)."""
-    *basis, w, h = arrays
-    for j, v in enumerate(basis):
+def _vectors(basis: np.ndarray, number: np.ndarray, rows: int) -> list[np.ndarray]:
+    """The vectors v_0 to v_k of a basis, in whose array they stand below each other; ``number`` has k."""
+    return [basis[j * rows : (j + 1) * rows] for j in range(int(number[0, 0]) + 1)]
+
+
+def append(v: np.ndarray, number: np.ndarray, basis: np.ndarray) -> None:
+    """v_k := v."""
+    _vectors(basis, number, len(v))[-1][...] = v
+
+
+def project(basis: np.ndarray, number: np.ndarray, w: np.ndarray, h: np.ndarray) -> None:
+    """h_j := v_j^H w for each v_j of the basis, 0 beyond; h is (most, m)."""
+    h[...] = 0
+    for j, v in enumerate(_vectors(basis, number, len(w))):
         h[j] = np.einsum("ij,ij->j", v.conj(), w)
 
 
@@ -175,10 +185,9 @@ def total(*parts_and_sum: np.ndarray) -> None:
     result[...] = _sum(parts)
 
 
-def orthogonalize(*arrays: np.ndarray) -> None:
-    """w := w - sum_j v_j h_j; arrays are the basis, h and w."""
-    *basis, h, w = arrays
-    for v, coefficient in zip(basis, h, strict=True):
+def orthogonalize(basis: np.ndarray, number: np.ndarray, h: np.ndarray, w: np.ndarray) -> None:
+    """w := w - sum_j v_j h_j."""
+    for v, coefficient in zip(_vectors(basis, number, len(w)), h, strict=False):
         w -= v * coefficient
 
 
@@ -194,11 +203,10 @@ def normalize(w: np.ndarray, norm: np.ndarray, v: np.ndarray) -> None:
     np.divide(w, norm, out=v, where=norm > 0)
 
 
-def combine(*arrays: np.ndarray) -> None:
-    """u := sum_j v_j y_j; arrays are the basis, y and u."""
-    *basis, y, u = arrays
+def combine(basis: np.ndarray, number: np.ndarray, y: np.ndarray, u: np.ndarray) -> None:
+    """u := sum_j v_j y_j."""
     u.fill(0)
-    for v, coefficient in zip(basis, y, strict=True):
+    for v, coefficient in zip(_vectors(basis, number, len(u)), y, strict=False):
         u += v * coefficient
 
 
@@ -225,6 +233,7 @@ KERNELS = {
         descend,
         residual,
         measure,
+        append,
         project,
         total,
         orthogonalize,

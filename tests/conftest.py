@@ -77,8 +77,8 @@ def there(name):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """``-n auto``: a process on each CPU that this one may use; beyond eight they wait for the longest file."""
-    return min(cores(), 8)
+    """``-n auto``: one more than CPUs, as tests wait for processes that start; beyond eight they wait for the longest file."""
+    return min(cores() + 1, 8)
 
 
 def begins(item):

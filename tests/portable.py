@@ -170,7 +170,7 @@ COMPUTERS = (
         )
         for name in ("torch", "openblas", "mkl")
     ),
-    Computer("one CPU", {}, CORES, "cores: 1$", cpus=1, in_slice=True),
+    Computer("one CPU", {}, CORES, "cores: 1$", cpus=1),
     Computer("no 16-bit instructions", {"TILEWRIGHT_CPU_FEATURES": ""}, FEATURES, "none$"),
     Computer(
         "laptop with AVX2", LAPTOP, OPENBLAS + ATEN + MKL, r"for Haswell\n.*AVX2\n.*instructions 5", "avx2", "torch",

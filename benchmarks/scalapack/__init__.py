@@ -1,4 +1,4 @@
-"""ScaLAPACK's pdpotrf beside ours: `pdpotrf.c`, built where it is used, run by the launcher of its own MPI.
+"""ScaLAPACK's pdpotrf and pdgetrf beside ours: `factor.c`, built where it is used, run by the launcher of its own MPI.
 
 Nothing of it is needed by tilewright. Debian and Ubuntu: ``apt install gcc libscalapack-openmpi-dev openmpi-bin``.
 """
@@ -19,7 +19,7 @@ from tilewright.kernels import blas, choice
 
 __all__ = ["ScaLAPACK", "UnavailableError", "build", "command", "preload"]
 
-SOURCE = Path(__file__).with_name("pdpotrf.c")
+SOURCE = Path(__file__).with_name("factor.c")
 INSTALL = "on Debian and Ubuntu, apt install gcc libscalapack-openmpi-dev openmpi-bin"
 LIBRARIES = ("-lscalapack-openmpi", "-l:libblas.so.3", "-lm")
 LAUNCHERS = ("mpirun.openmpi", "mpirun")
@@ -44,7 +44,7 @@ def build(folder: Path) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise UnavailableError(f"no C compiler to build its driver with; {INSTALL}")
-    program = folder / "pdpotrf"
+    program = folder / "factor"
     # -rdynamic: ScaLAPACK has to find the driver's pilaenv_ and dsyrk_ before its own
     arguments = [compiler, "-O2", "-rdynamic", "-o", str(program), str(SOURCE), *LIBRARIES]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
@@ -78,6 +78,8 @@ class ScaLAPACK:
         The matrix, its blocks, and the P x Q ranks it is dealt to.
     logical
         Block size of the PBLAS inside. ScaLAPACK's own is 32, whatever nb is.
+    routine
+        ``"pdpotrf"`` or ``"pdgetrf"``.
 
     Raises
     ------
@@ -85,10 +87,10 @@ class ScaLAPACK:
         Something is not installed, or the ranks end.
     """
 
-    def __init__(self, n: int, nb: int, grid: tuple[int, int], logical: int) -> None:
-        self.n, self.nb, self.grid, self.logical = n, nb, grid, logical
+    def __init__(self, n: int, nb: int, grid: tuple[int, int], logical: int, routine: str = "pdpotrf") -> None:
+        self.n, self.nb, self.grid, self.logical, self.routine = n, nb, grid, logical, routine
         self.ratio = float("nan")
-        """||A x - L (L^T x)||_1 / (n ||A||_1 ||x||_1 u) of the last factor; known when the block is left."""
+        """||A x - L (L^T x)||_1 or ||A x - b||_1 over n ||A||_1 ||x||_1 u of the last factor; known at the end."""
         self._pipes: list[int] = []
         self._answered = False
 
@@ -99,7 +101,7 @@ class ScaLAPACK:
             pipes = [folder / str(rank) for rank in range(self.grid[0] * self.grid[1])]
             for pipe in pipes:
                 os.mkfifo(pipe)
-            arguments = program, self.n, self.nb, *self.grid, self.logical, folder
+            arguments = program, self.routine, self.n, self.nb, *self.grid, self.logical, folder
             self._errors = stack.enter_context(tempfile.TemporaryFile("w+"))
             self._process = stack.enter_context(
                 subprocess.Popen(
@@ -122,13 +124,13 @@ class ScaLAPACK:
         self._rest.close()
 
     def factor(self) -> float:
-        """Factor once; seconds of pdpotrf on the slowest rank."""
+        """Factor once; seconds on the slowest rank."""
         for pipe in self._pipes:
             os.write(pipe, b"factor\n")
         said = self._line("seconds")
         self._answered = True
         if said[2:] != ["info", "0"]:
-            raise UnavailableError(f"its pdpotrf ended with {' '.join(said[2:])}")
+            raise UnavailableError(f"its {self.routine} ended with {' '.join(said[2:])}")
         return float(said[1])
 
     def _line(self, first: str) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from tilewright.arguments import dense, like
 from tilewright.errors import AccuracyError, AccuracyWarning
 from tilewright.kernels.scale import scaled
 from tilewright.linalg import ladder, lu_ladder
@@ -16,11 +18,12 @@ from tilewright.linalg.call import Call
 from tilewright.linalg.equilibrate import equilibrate
 from tilewright.linalg.general_system import GeneralSystem
 from tilewright.linalg.ladder import Estimate
+from tilewright.linalg.less_pivoting import refined
 from tilewright.linalg.lu import LUFactor, factor_with, lu_solve
 from tilewright.linalg.matrix import check_finite as check_matrix
 from tilewright.linalg.mixed_lu import MixedLU, mixed_lu
 from tilewright.linalg.problem import HUGE, Problem
-from tilewright.linalg.refinement import FOR_GENERAL
+from tilewright.linalg.qr_rung import by_qr
 from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.runner import Runner
@@ -71,12 +74,13 @@ def solve_general(
     """x with A x = b, and how it was found.
 
     Real matrices in FP64 go the ladder; others have one factor, in the wider dtype of a and b or in FP64. ``judge``
-    asks for backward errors, which are also computed where growth is larger than n.
+    asks for backward errors, which are also computed where growth is larger than n; where that has made them larger
+    than n u, the solution is refined, and found by QR where that does not help.
 
     Warns
     -----
     AccuracyWarning
-        The reciprocal condition is below the unit roundoff, or growth has made the backward error large.
+        The reciprocal condition is below the unit roundoff, or the backward error of the last rung is large.
 
     Raises
     ------
@@ -86,12 +90,6 @@ def solve_general(
         Without ``fallback``: refinement did not converge.
     """
     began = perf_counter()
-    if not isinstance(precision, str):
-        raise ValueError("a PrecisionMap is for positive definite matrices; precision of a general one is a name")
-    if refine not in ("auto", *FOR_GENERAL):
-        raise ValueError(
-            f"refine={refine!r} is for positive definite matrices; a general one takes auto, {' or '.join(FOR_GENERAL)}"
-        )
     with runner.engine.agreement() as facts:
         matrix = ByColumns(a, square=True)
         columns = RightHandSide(b, matrix.shape[0])
@@ -101,7 +99,7 @@ def solve_general(
     large = precision == "auto" and matrix.shape[0] >= ladder.SMALL and str(wide) in ("float64", "complex128")
     large = large and columns.columns.shape[1] * _REFINED <= matrix.shape[0]
     if not (low or large) or matrix.dtype.kind == "c" or not columns.columns.size:
-        x, info = _by_lu(routine, a, b, precision, check_finite, tile_size, runner, judge)
+        x, info = _by_lu(routine, a, b, precision, check_finite, tile_size, runner, judge, fallback)
         info.times["total"] = perf_counter() - began
         _warn(info)
         return x, info
@@ -122,9 +120,20 @@ def solve_general(
 
 
 def _by_lu(
-    routine: Any, a: Any, b: Any, precision: str, check_finite: bool, tile_size: int | None, runner: Runner, judge: bool
+    routine: Any,
+    a: Any,
+    b: Any,
+    precision: str,
+    check_finite: bool,
+    tile_size: int | None,
+    runner: Runner,
+    judge: bool,
+    fallback: bool,
 ) -> tuple[Any, SolveInfo]:
-    """By one LU factor with partial pivoting, in the wider dtype of a and b or, unless "auto", in FP64."""
+    """By one LU factor with partial pivoting, in the wider dtype of a and b or, unless "auto", in FP64.
+
+    With ``fallback`` refined, and by QR, where growth has made the backward error larger than n u.
+    """
     began = perf_counter()
     if precision != "auto":
         a, b = _in_fp64(a), _in_fp64(b)
@@ -136,10 +145,39 @@ def _by_lu(
     x = lu_solve(factor, b, 0, check_finite, **plan, **runner.options)
     info = _story(factor, x, b)
     info.times = {"factor": factored - began, "refine": perf_counter() - factored}
-    if judge or not factor_growth(info) <= max(info.n, 100):
-        info.backward_errors = backward_errors(np.asarray(call.a), x, b, factor.norms[2])
-        info.hpl_mxp_residual = info.backward_error / (info.n * unit_roundoff(np.asarray(x).dtype)) if info.n else 0.0
+    grown = not factor_growth(info) <= max(info.n, 100)
+    if judge or grown:
+        _judge(info, np.asarray(call.a), x, b, factor.norms[2])
+    if fallback and grown and not info.backward_error <= max(info.n, 16) * unit_roundoff(np.asarray(x).dtype):
+        x = _after_growth(call, factor, a, b, tile_size, {**plan, **runner.options}, info)
     return x, info
+
+
+def _after_growth(
+    call: Call, factor: LUFactor, a: Any, b: Any, tile_size: int | None, how: dict[str, Any], info: SolveInfo
+) -> Any:
+    """x from the factor by refinement, or by QR; ``info`` has LU's and is told the rest."""
+    began = perf_counter()
+    attempt, x, errors = refined(call, factor, "", a, b, False, how)
+    if attempt.status == "converged":
+        info.path = (attempt,)
+        info.backward_errors = errors
+    else:
+        if attempt.status == "stalled":
+            attempt = replace(attempt, reason=f"growth {factor_growth(info):.1e}; {attempt.reason}")
+        matrix, columns = dense(a, "the matrix a"), dense(b, "b")
+        x, info.factor_run, info.rcond = by_qr(matrix, columns, factor.norms[1], tile_size, how)
+        info.path = (attempt, Attempt(attempt.precision, "converged", 0, "qr"))
+        _judge(info, np.asarray(call.a), x, b, factor.norms[2])
+    info.hpl_mxp_residual = info.backward_error / (info.n * unit_roundoff(np.asarray(x).dtype))
+    info.times["refine"] += perf_counter() - began
+    return like(x, b, a)
+
+
+def _judge(info: SolveInfo, a: np.ndarray, x: Any, b: Any, norm: float) -> None:
+    """Note the backward errors of x; ``norm`` is ||A||_inf."""
+    info.backward_errors = backward_errors(a, x, b, norm)
+    info.hpl_mxp_residual = info.backward_error / (info.n * unit_roundoff(np.asarray(x).dtype)) if info.n else 0.0
 
 
 def _in_fp64(value: Any) -> Any:
@@ -188,9 +226,9 @@ def _warn(info: SolveInfo) -> None:
             stacklevel=4,
         )
     elif not info.hpl_mxp_residual <= 16:
+        what = "QR" if info.path and info.path[-1].method == "qr" else "LU with partial pivoting"
         warnings.warn(
-            f"LU with partial pivoting is not stable for this matrix: {found}, backward error "
-            f"{info.backward_error:.1e}",
+            f"{what} is not stable for this matrix: {found}, backward error {info.backward_error:.1e}",
             AccuracyWarning,
             stacklevel=4,
         )
@@ -211,8 +249,8 @@ class GeneralProblem(Problem):
     pivoting
         Of factors in low precision: see `mixed_lu`.
 
-    The others are those of `solve`. The last rung is an FP64 factor with partial pivoting, whose answer is taken as it
-    is, and warned of where it is worth little.
+    The others are those of `solve`. The last rungs are FP64 factors: with partial pivoting, and QR where growth spoilt
+    that one. Their answer is taken as it is, and warned of where it is worth little.
     """
 
     doubtful = "breakdown"
@@ -310,10 +348,10 @@ class GeneralProblem(Problem):
         system.take(factor)
 
     def _exact(self, system: System) -> None:
-        """Factor and solve in FP64, with the matrix as it was given."""
+        """Factor and solve in FP64, with the matrix as it was given; by QR where LU is not stable."""
         a, b = self.given
         self.answer, last = _by_lu(
-            self.routine, a, b, "fp64", self.check_finite, self.given_tile_size, self.runner, True
+            self.routine, a, b, "fp64", self.check_finite, self.given_tile_size, self.runner, True, self.fallback
         )
         info, self.system = self.info, None
         info.path += last.path

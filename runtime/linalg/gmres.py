@@ -8,7 +8,7 @@ from math import inf
 import numpy as np
 
 from tilewright.builder import graph_builder
-from tilewright.graph import RW, Handle, Handles, R, TaskGraph, W
+from tilewright.graph import RW, R, TaskGraph, W
 from tilewright.linalg.classical import classical_graph
 from tilewright.linalg.operator import residual_tasks
 from tilewright.linalg.preconditioner import precondition
@@ -30,68 +30,58 @@ _CYCLE = 1e-8
 
 @graph_builder("GMRES start nt={nt}", cache=32)
 def gmres_start_graph(g: TaskGraph, nt: int) -> None:
-    """v_0 := r / ||r||."""
-    r, T, basis, norm = g.handles("R"), g.handles("T"), g.handles("basis"), g.handle("norm")
+    """v_0 := r / ||r||, in P."""
+    r, T, P, norm = g.handles("R"), g.handles("T"), g.handles("P"), g.handle("norm")
     for i in range(nt):
         g.insert(OPS["dot"], R(r[i]), R(r[i]), W(T[i]))
     g.insert(OPS["root"], *[R(T[i]) for i in range(nt)], W(norm))
     for i in range(nt):
-        g.insert(OPS["normalize"], R(r[i]), R(norm), W(basis[0, i]))
+        g.insert(OPS["normalize"], R(r[i]), R(norm), W(P[i]))
 
 
-@graph_builder("GMRES step {k} nt={nt}", cache=64)
-def gmres_step_graph(g: TaskGraph, nt: int, k: int, structure: Structure) -> None:
-    """Step k of Arnoldi on A M^-1, orthogonalised twice by classical Gram-Schmidt [1]_.
+@graph_builder("GMRES step nt={nt}", cache=32)
+def gmres_step_graph(g: TaskGraph, nt: int, structure: Structure) -> None:
+    """A step of Arnoldi on A M^-1, orthogonalised twice by classical Gram-Schmidt [1]_.
+
+    It is one graph for every step: ``number[0]`` has the step, k, and P takes v_k to the basis and v_{k+1} on.
 
     .. [1] Y. Saad, algorithms 6.9 and 9.5; SLATE posv_mixed_gmres.
     """
-    D, V, Z, S, T, H = map(g.handles, "DVZSTH")
+    D, V, Z, S, T, H, P = map(g.handles, "DVZSTHP")
     basis, parts, sizes, norm = g.handles("basis"), g.handles("parts"), g.handle("size"), g.handle("norm")
+    k = g.handles("number")[0]
     for i in range(nt):
-        g.insert(OPS["measure"], R(D[i]), R(basis[k, i]), W(S[i]))
+        g.insert(OPS["append"], R(P[i]), R(k), RW(basis[i]))
+        g.insert(OPS["measure"], R(D[i]), R(P[i]), W(S[i]))
     g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
-    precondition(g, _row(basis, k), Z, sizes, nt, structure)
+    precondition(g, P, Z, sizes, nt, structure)
     structure.product(g, Z, V, nt)  # w := A M^-1 v_k
     for turn in range(2):
         for i in range(nt):
-            vectors = [R(basis[j, i]) for j in range(k + 1)]
-            g.insert(OPS["project"], *vectors, R(V[i]), W(parts[k, i]))
-        g.insert(OPS["total"], *[R(parts[k, i]) for i in range(nt)], W(H[k, turn]))
-        for i in range(nt):  # w := w - sum_j h_j v_j
-            vectors = [R(basis[j, i]) for j in range(k + 1)]
-            g.insert(OPS["orthogonalize"], *vectors, R(H[k, turn]), RW(V[i]))
+            g.insert(OPS["project"], R(basis[i]), R(k), R(V[i]), W(parts[i]))
+        g.insert(OPS["total"], *[R(parts[i]) for i in range(nt)], W(H[turn]))
+        for i in range(nt):
+            g.insert(OPS["orthogonalize"], R(basis[i]), R(k), R(H[turn]), RW(V[i]))  # w := w - sum_j h_j v_j
     for i in range(nt):
         g.insert(OPS["dot"], R(V[i]), R(V[i]), W(T[i]))
     g.insert(OPS["root"], *[R(T[i]) for i in range(nt)], W(norm))
     for i in range(nt):
-        g.insert(OPS["normalize"], R(V[i]), R(norm), W(basis[k + 1, i]))  # v_{k+1} := w / ||w||
+        g.insert(OPS["normalize"], R(V[i]), R(norm), W(P[i]))  # v_{k+1} := w / ||w||
 
 
-@graph_builder("GMRES update {k} nt={nt}", cache=64)
-def gmres_update_graph(g: TaskGraph, nt: int, k: int, structure: Structure) -> None:
-    """x := x + M^-1 sum_j y_j v_j for j < k, and r := b - A x."""
-    D, V, X, Z, S, Y = map(g.handles, "DVXZSY")
-    basis, sizes = g.handles("basis"), g.handle("size")
+@graph_builder("GMRES update nt={nt}", cache=32)
+def gmres_update_graph(g: TaskGraph, nt: int, structure: Structure) -> None:
+    """x := x + M^-1 sum_j y_j v_j for j up to that in ``number[0]``, and r := b - A x."""
+    D, V, X, Z, S = map(g.handles, "DVXZS")
+    basis, sizes, k, y = g.handles("basis"), g.handle("size"), g.handles("number")[0], g.handles("Y")[0]
     for i in range(nt):
-        g.insert(OPS["combine"], *[R(basis[j, i]) for j in range(k)], R(Y[k]), W(V[i]))
+        g.insert(OPS["combine"], R(basis[i]), R(k), R(y), W(V[i]))
         g.insert(OPS["measure"], R(D[i]), R(V[i]), W(S[i]))
     g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
     precondition(g, V, Z, sizes, nt, structure)
     for i in range(nt):
         g.insert(OPS["add"], R(Z[i]), RW(X[i]))
     residual_tasks(g, nt, structure)
-
-
-class _row(Handles):  # noqa: N801 - it stands for a family of handles
-    """Row k of an indexed family, as a family: ``row[i]`` is ``family[k, i]``."""
-
-    def __init__(self, family: Handles, k: int) -> None:
-        super().__init__(family.name)
-        self.family, self.k = family, k
-
-    def __getitem__(self, index: int | tuple[int, ...]) -> Handle:
-        assert isinstance(index, int)
-        return self.family[self.k, index]
 
 
 def gmres(system: System, cap: int, worth: float = inf) -> Stop:
@@ -129,7 +119,8 @@ def _cycle(system: System, most: int, worth: float) -> tuple[int, bool]:
     Returns the number of steps, and whether it was cut short because more than ``worth`` seem to be left.
     """
     hessenberg = np.zeros((system.m, most + 1, most), system.kind)
-    system.grow(0)
+    system.open_krylov(RESTART)
+    krylov = system.krylov
     system.replay(gmres_start_graph)
     beta = system.scalars["norm"][0].copy()
     if not np.isfinite(beta).all() or not beta.any():
@@ -139,10 +130,10 @@ def _cycle(system: System, most: int, worth: float) -> tuple[int, bool]:
     start = worst(r, system.norm * x)
     k, history, hopeless = 0, len(system.residuals), False
     while k < most and not hopeless:
-        system.grow(k + 1)
-        system.replay(gmres_step_graph, k, system.structure)
-        H = system.krylov["H"]
-        hessenberg[:, : k + 1, k] = (H[k, 0] + H[k, 1]).T
+        krylov["number"][0][...] = k
+        system.replay(gmres_step_graph, system.structure)
+        H = krylov["H"]
+        hessenberg[:, : k + 1, k] = (H[0] + H[1])[: k + 1].T
         hessenberg[:, k + 1, k] = system.scalars["norm"][0]
         k += 1
         y, left = _least_squares(hessenberg[:, : k + 1, :k], beta)
@@ -153,8 +144,9 @@ def _cycle(system: System, most: int, worth: float) -> tuple[int, bool]:
             break
         if k >= _SEEN and worth < inf:
             hopeless = steps_left(system.residuals[history:], system.residuals[-1] / system.tolerance) > worth
-    system.krylov["Y"][k][...] = y.T
-    system.replay(gmres_update_graph, k, system.structure)
+    krylov["number"][0][...] = k - 1
+    krylov["Y"][0][:k] = y.T
+    system.replay(gmres_update_graph, system.structure)
     return k, hopeless
 
 

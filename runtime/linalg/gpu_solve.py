@@ -89,8 +89,9 @@ class DeviceSystem(System):
             **{name: [vector] for name, vector in vectors.items()},
             **{name: self._there[k : k + 1] for name, k in self._names.items()},
         }
-        self.krylov = {name: {} for name in ("H", "Y")}
-        self._krylov: dict[str, Any] = {name: {} for name in ("basis", "H", "parts", "Y")} | {"size": self._small(3)}
+        self.krylov = {name: {} for name in ("H", "Y", "number")}
+        names = "basis", "H", "parts", "Y", "number"
+        self._krylov: dict[str, Any] = {name: {} for name in names} | {"size": self._small(3)}
         self.bindings = Bindings(self.runner, self.data | self._krylov, (), ())
         size = _host(self.r.abs().amax(dim=0))
         if not (size < self.bound).all() or not bool(self.x.isfinite().all()):
@@ -119,17 +120,15 @@ class DeviceSystem(System):
         self._there[rho] = self._here[rho] = inf
         self.p.zero_()
 
-    def grow(self, k: int) -> None:
+    def open_krylov(self, most: int) -> None:
         there = self._krylov
-        if (k, 0) in there["basis"]:
+        if there["basis"]:
             return
-        there["basis"][k, 0] = self.torch.zeros_like(self.b)
-        keys: list[tuple[str, Any, int]] = [("Y", k, k)]
-        if k:
-            there["parts"][k - 1, 0] = self._small(k)
-            keys += [("H", (k - 1, turn), k) for turn in range(2)]
-        for name, index, rows in keys:
-            there[name][index], self.krylov[name][index] = self._small(rows), np.zeros((rows, self.m))
+        there["basis"][0], there["parts"][0] = self._small(most * self.n), self._small(most)
+        for name, place, rows in (("H", 0, most), ("H", 1, most), ("Y", 0, most), ("number", 0, 1)):
+            width = 1 if name == "number" else self.m
+            there[name][place] = self._small(rows)[:, :width]
+            self.krylov[name][place] = np.zeros((rows, width))
 
 
 def _key(index: tuple[int, ...]) -> Any:

@@ -20,7 +20,7 @@ from tilewright.linalg.solve_info import Attempt, SolveInfo
 from tilewright.ops import copy, gemmn
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["residual_graph", "solve_with"]
+__all__ = ["distrusted", "refined", "residual_graph", "solve_with"]
 
 STEPS = 30
 """Of refinement, as in LAPACK's dsgesv."""
@@ -61,7 +61,7 @@ def solve_with(
     call = Call(routine, a, how["options"], **plan)
     factor = factor_with(call, False, check_finite, pivoting, tile_size, None, square=True)
     factored = perf_counter()
-    attempt, x, errors = _refined(call, factor, pivoting, a, b, check_finite, {**plan, **how["options"]})
+    attempt, x, errors = refined(call, factor, pivoting, a, b, check_finite, {**plan, **how["options"]})
     rcond = factor.rcond() if attempt.status == "converged" else 0.0
     if attempt.status == "converged" and not rcond >= 2 * unit_roundoff(x.dtype):
         attempt = replace(attempt, status="stalled", reason=f"rcond {rcond:.1e}")
@@ -77,15 +77,39 @@ def solve_with(
     return like(x, b, a), info
 
 
-def _refined(
+def distrusted(call: Call, factor: LUFactor, a: np.ndarray) -> str:
+    """Why this factor of A is not good enough to be used as it is; nothing if it is.
+
+    That is where a pivot is zero, growth is 1 / (n u) or more, the solution with a right-hand side of ones and minus
+    ones has a backward error above n u, or A is singular to working precision. O(n^2).
+    """
+    n, u = factor.shape[0], unit_roundoff(factor.lu.dtype)
+    if factor.info:
+        return f"pivot {factor.info} is zero"
+    if not factor.growth < 1 / (max(n, 1) * u):
+        return f"growth {factor.growth:.1e}"
+    b = np.random.default_rng(0).choice([-1.0, 1.0], (n, 1)).astype(factor.lu.dtype)
+    x = np.asfortranarray(factor.solve(b))
+    error = float(_errors(_residual(call, a, x, b, factor.tile_size), x, b, factor.norms[2]).max(initial=0))
+    if not error <= max(n, 16) * u:
+        return f"backward error {error:.1e}"
+    rcond = factor.rcond()
+    return "" if rcond >= 2 * u else f"rcond {rcond:.1e}"
+
+
+def refined(
     call: Call, factor: LUFactor, pivoting: str, a: Any, b: Any, check_finite: bool, how: dict[str, Any]
 ) -> tuple[Attempt, Any, np.ndarray]:
-    """How it went, x in the shape of b, and the backward error of each column."""
+    """How it went, x in the shape of b, and the backward error of each column.
+
+    Steps until ||r||_inf <= sqrt(n) u (||A||_inf ||x||_inf + ||b||_inf) for all; n u is enough where a step gains less
+    than a half. No step where growth is 1 / (n u) or more.
+    """
     matrix, given = dense(a, "the matrix a"), dense(b, "b")
     n = len(matrix)
     x = np.asarray(lu_solve(factor, b, 0, check_finite, **how)) if not factor.info else None
     u = unit_roundoff(factor.lu.dtype if x is None else x.dtype)
-    rung = partial(Attempt, "fp64" if u < 2.0**-30 else "fp32", method=f"{pivoting} lu")
+    rung = partial(Attempt, "fp64" if u < 2.0**-30 else "fp32", method=f"{pivoting} lu".lstrip())
     nothing = np.zeros(0)
     if x is None:
         return rung("breakdown", order=factor.info), None, nothing

@@ -18,7 +18,7 @@ from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels.swaps import permutation
 from tilewright.linalg.butterfly import Butterflies, insert_butterflies, random_butterflies
 from tilewright.linalg.call import Call
-from tilewright.linalg.chunked_lu import inverse_from_factor, inverse_of_chunks, solve_from_factor
+from tilewright.linalg.chunked_lu import inverse_from_factor, solve_from_factor
 from tilewright.linalg.inverse_norm import inverse_norm
 from tilewright.linalg.lu_graph import (
     COLUMN,
@@ -40,7 +40,7 @@ from tilewright.scalars import choice, flag, shown, whole
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["LUFactor", "Slogdet", "det", "factor_with", "inv", "lu", "lu_factor", "lu_solve", "slogdet"]
+__all__ = ["LUFactor", "Slogdet", "factor_with", "inverse_with", "lu", "lu_factor", "lu_solve"]
 
 
 class Slogdet(NamedTuple):
@@ -324,11 +324,11 @@ class LUFactor:
         self._check_square("inv")
         self.check_regular()
         if is_chunked(self.lu):
-            call = Call(inv, self.lu, **self._how, chunks=True)
+            call = Call(lu_factor, self.lu, **self._how, chunks=True)
             if call.chunked:
                 return call.result(inverse_from_factor(call, self.lu, self.piv, self.tile_size))
-        call = Call(inv, _array(self.lu), **self._how)
-        return like(_inverse(self, call), self.lu)
+        call = Call(lu_factor, _array(self.lu), **self._how)
+        return like(inverse_with(self, call), self.lu)
 
     def check_regular(self) -> None:
         """SingularMatrixError if there is an exact zero on the diagonal of U."""
@@ -871,51 +871,8 @@ def lu(
     return (*found, record) if return_run else found
 
 
-def inv(
-    a: Any,
-    overwrite_a: bool = False,
-    check_finite: bool = True,
-    *,
-    return_run: bool = False,
-    tile_size: int | None = None,
-    pivoting: str | None = None,
-    threshold: float | None = None,
-    backend: str | None = None,
-    scheduler: str | Policy = "critical-path",
-    workers: int | None = None,
-    **options: Any,
-) -> Any:
-    """The inverse of a square matrix, from its LU factor. To solve a system, `solve` is better and faster.
-
-    See `lu_factor` for arguments and errors; the result lies by columns. Of a stack (..., n, n) the inverses of all, in
-    one graph; of a dask.array a dask.array. 2 n^3 flops.
-
-    Raises
-    ------
-    SingularMatrixError
-        U has an exact zero on its diagonal.
-
-    Examples
-    --------
-    >>> import numpy as np, tilewright as tw
-    >>> tw.inv(np.array([[1.0, 2.0], [2.0, 8.0]]))
-    array([[ 2.  , -0.5 ],
-           [-0.5 ,  0.25]])
-    """
-    call = Call(
-        inv, a, options, backend=backend, scheduler=scheduler, workers=workers, return_run=return_run, chunks=True
-    )
-    if call.chunked and pivoting in (None, "partial"):
-        if flag(overwrite_a, "overwrite_a"):
-            raise ValueError("a dask.array cannot be overwritten; pass overwrite_a=False")
-        return call.result(inverse_of_chunks(call, a, tile_size, flag(check_finite, "check_finite")))
-    factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, None, threshold=threshold, square=True)
-    factor.check_regular()
-    return call.result(like(_inverse(factor, call), call.a))
-
-
-def _inverse(factor: LUFactor, call: Call) -> np.ndarray:
-    """Of the matrix that was factored, by columns."""
+def inverse_with(factor: LUFactor, call: Call) -> np.ndarray:
+    """A^-1 of the matrix that was factored, by columns."""
     T = TiledMatrix.view(_array(factor.lu), factor.tile_size)
     n, nb = factor.shape[0], factor.tile_size
     x = np.empty((n, n), T.dtype, "F")
@@ -926,37 +883,3 @@ def _inverse(factor: LUFactor, call: Call) -> np.ndarray:
         data["W"] = factor.butterflies.parts()
     call.run(inverse_graph(T.nt, factor.butterflies is not None), data)
     return x
-
-
-def det(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any) -> Any:
-    """det A, float64 or complex128, as `scipy.linalg.det`; 0 if A is singular. 2/3 n^3 flops; see `lu_factor`.
-
-    Examples
-    --------
-    >>> import numpy as np, tilewright as tw
-    >>> float(tw.det(np.array([[1.0, 2.0], [2.0, 8.0]])))
-    4.0
-    """
-    return _determined(det, a, overwrite_a, check_finite, how).det()
-
-
-def slogdet(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any) -> Slogdet:
-    """(sign, log |det A|), as `numpy.linalg.slogdet`; (0, -inf) if A is singular. See `lu_factor`.
-
-    Examples
-    --------
-    >>> import numpy as np, tilewright as tw
-    >>> sign, logabsdet = tw.slogdet(1e200 * np.eye(3))
-    >>> float(sign), round(float(logabsdet), 6)
-    (1.0, 1381.551056)
-    """
-    return _determined(slogdet, a, overwrite_a, check_finite, how).slogdet()
-
-
-def _determined(routine: Any, a: Any, overwrite: Any, check_finite: Any, how: dict[str, Any]) -> LUFactor:
-    """The factor of a square matrix."""
-    plan = {name: how.pop(name) for name in ("backend", "scheduler", "workers", "progress") if name in how}
-    names = ("pivoting", "tile_size", "update", "panel", "threshold")
-    pivoting, tile_size, update, panel, threshold = (how.pop(name, None) for name in names)
-    call = Call(routine, a, how, chunks=True, **plan)
-    return factor_with(call, overwrite, check_finite, pivoting, tile_size, update, panel, threshold, square=True)

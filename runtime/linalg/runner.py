@@ -63,14 +63,22 @@ class Bindings:
         Names of those that nobody changes: on ranks that have memory of their own they stay.
     scratch
         Names of those that each graph writes before it reads them, and nobody else looks at.
+    local
+        Names of those that graphs hand on to each other, and nobody else looks at: they stay there, too.
 
     The others are what the caller reads and changes between two runs.
     """
 
     def __init__(
-        self, runner: Runner, data: dict[str, Any], constant: Collection[str], scratch: Collection[str]
+        self,
+        runner: Runner,
+        data: dict[str, Any],
+        constant: Collection[str],
+        scratch: Collection[str],
+        local: Collection[str] = (),
     ) -> None:
-        self.runner, self.data, self.constant, self.scratch = runner, data, constant, scratch
+        self.runner, self.data = runner, data
+        self._stays, self._unseen = {*constant, *local}, {*scratch, *local}
         self._prepared: dict[TaskGraph, Prepared] = {}
         self._home: Home | None = None
 
@@ -87,8 +95,8 @@ class Bindings:
     def _prepare(self, graph: TaskGraph) -> Prepared:
         runner, store = self.runner, Store(self.data)
         engine = runner.engine
-        inputs = [handle for handle in graph.inputs if handle.name not in self.constant]
-        outputs = [handle for handle in graph.written if handle.name not in self.scratch]
+        inputs = [handle for handle in graph.inputs if handle.name not in self._stays]
+        outputs = [handle for handle in graph.written if handle.name not in self._unseen]
         ranks = engine.script_ranks(graph, runner.workers)
         if not ranks:
             return Here(
@@ -111,7 +119,7 @@ class Bindings:
             {
                 handle: store[handle]
                 for handle in graph.inputs
-                if handle.name in self.constant and handle not in home.outlines
+                if handle.name in self._stays and handle not in home.outlines
             }
         )
         return home.prepare(Bound(graph, home.outlines, owner, store.__getitem__, _unknown, inputs, outputs, {}))

@@ -23,6 +23,7 @@ from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.runner import Runner
 from tilewright.linalg.solve_info import SolveInfo
+from tilewright.linalg.solve_options import check_options
 from tilewright.linalg.solve_outside import solve_outside
 from tilewright.linalg.stacks import is_stack, matrix_transpose
 from tilewright.ops import OPS
@@ -165,48 +166,40 @@ def solve(
     check_call(solve, options, backend)
     _check_names(assume_a, precision, refine)
     progress = checked(progress)
-    _check_pivoting(pivoting, assume_a, precision)
+    if pivoting is not None:
+        choice(pivoting, "pivoting", PIVOTING)
     how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers, "progress": progress}
     lower, fallback, return_info = flag(lower, "lower"), flag(fallback, "fallback"), flag(return_info, "return_info")
     check_finite, check_symmetric = flag(check_finite, "check_finite"), flag(check_symmetric, "check_symmetric")
     tile_size = None if tile_size is None else positive(tile_size, "tile_size")
     transposed = flag(transposed, "transposed")
+    check_options(
+        _kind(a, b, assume_a, pivoting),
+        {
+            "assume_a": assume_a,
+            "pivoting": pivoting,
+            "precision": precision,
+            "refine": refine,
+            "fallback": fallback,
+            "check_symmetric": check_symmetric,
+            "transposed": transposed,
+            "return_info": return_info,
+            "memory": memory,
+            **how,
+            "options": options,
+        },
+    )
     if is_stored(a):
-        if backend not in ("serial", "threads") or options:
-            raise ValueError(f"a matrix a on a disk is for backend serial or threads without options, not {backend!r}")
-        if transposed or pivoting not in (None, "partial") or assume_a in ("sym", "her"):
-            word = "transposed=True" if transposed else f"pivoting={pivoting!r}, assume_a={assume_a!r}"
-            raise ValueError(f"{word} is not for a matrix a on a disk")
         x, info = solve_outside(
-            a,
-            b,
-            assume_a=assume_a,
-            lower=lower,
-            precision=precision,
-            check_finite=check_finite,
-            tile_size=tile_size,
-            memory=memory,
-            how=how,
+            a, b, assume_a=assume_a, lower=lower, check_finite=check_finite, tile_size=tile_size, memory=memory, how=how
         )
         return (x, info) if return_info else x
-    if memory is not None:
-        raise ValueError("memory= is for a matrix a on a disk: a path, an array of zarr or h5py, or a TileFunction")
     if is_stack(a) or is_chunked(a) or is_chunked(b):
-        if return_info or precision not in ("auto", "fp64"):
-            word = "return_info is" if return_info else f"precision={precision!r} is"
-            raise ValueError(
-                f"{word} for one matrix that is no dask.array: others are factored once, in FP64 or theirs"
-            )
-        for name, value in (("pivoting", pivoting), ("assume_a", assume_a)):
-            if value not in (None, "partial", "pos", "gen"):
-                raise ValueError(f"{name}={value!r} is for one matrix that is no dask.array")
         plain = {**how, "options": options}
         return _factored_once(a, b, assume_a or "gen", lower, transposed, check_finite, tile_size, plain)
     if transposed:
         a, lower = a if a is None else matrix_transpose(a), not lower
     if is_device_tensor(a):
-        if assume_a in _BY_LU:
-            raise TypeError("general systems are solved on the CPU; pass a.cpu()")
         from tilewright.linalg.gpu_solve import DeviceProblem
 
         runner = Runner(backend, scheduler, workers, options)
@@ -298,14 +291,21 @@ def solve(
     return (solution, info) if return_info else solution
 
 
-def _check_pivoting(pivoting: Any, assume_a: Any, precision: Any) -> None:
-    if pivoting is None:
-        return
-    choice(pivoting, "pivoting", PIVOTING)
-    if assume_a != "gen":
-        raise ValueError(f"pivoting={pivoting!r} is for assume_a='gen', not for {shown(assume_a)}")
-    if precision != "auto" and pivoting != "partial":
-        raise ValueError(f"pivoting={pivoting!r} is for precision='auto', not for {shown(precision)}: convert a and b")
+def _kind(a: Any, b: Any, assume_a: str | None, pivoting: str | None) -> str:
+    """What `TAKES` has for this matrix."""
+    if is_stored(a):
+        return "a matrix on a disk"
+    if is_stack(a):
+        return "a stack of matrices"
+    if is_chunked(a) or is_chunked(b):
+        return "a dask.array"
+    if is_device_tensor(a):
+        return "a tensor on a GPU"
+    if assume_a == "gen":
+        return f"a general matrix{' with another pivoting than partial' * (pivoting not in (None, 'partial'))}"
+    if assume_a in _BY_LU:
+        return "a symmetric or Hermitian indefinite matrix"
+    return "a positive definite matrix" if assume_a == "pos" else "a matrix of which nobody says what it is"
 
 
 def _factored_once(

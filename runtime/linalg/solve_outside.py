@@ -43,7 +43,6 @@ def solve_outside(
     *,
     assume_a: str | None,
     lower: bool,
-    precision: Any,
     check_finite: bool,
     tile_size: int | None,
     memory: Any,
@@ -56,15 +55,13 @@ def solve_outside(
     Raises
     ------
     ValueError
-        Another ``precision`` than "auto" and "fp64"; shapes that do not fit.
+        Shapes that do not fit.
     TypeError
         The matrix has single precision.
     """
     from tempfile import TemporaryDirectory  # not before: it takes as long to load as half of this package
 
     began = perf_counter()
-    if precision not in ("auto", "fp64"):
-        raise ValueError(f"precision of a solution out of core is auto or fp64, not {precision!r}")
     limit = None if memory is None else size(memory, "memory")
     source = open_source(a)
     try:

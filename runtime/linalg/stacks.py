@@ -17,7 +17,7 @@ import numpy as np
 from tilewright.arguments import dense, is_chunked, is_tensor, like, numbers
 from tilewright.graph import Op, R, TaskGraph, W
 from tilewright.kernels import table
-from tilewright.linalg import lu
+from tilewright.linalg import inverse
 from tilewright.linalg.call import Call
 from tilewright.linalg.evaluate import Result, evaluate
 from tilewright.linalg.expression import Builder, Inverse, Leaf, Product, Solution
@@ -382,9 +382,9 @@ def _taking_stacks(single: Callable[..., Any], several: Callable[..., Any]) -> C
     return call
 
 
-inv = _taking_stacks(lu.inv, inverses)
-det = _taking_stacks(lu.det, determinants)
-slogdet = _taking_stacks(lu.slogdet, slogdets)
+inv = _taking_stacks(inverse.inv, inverses)
+det = _taking_stacks(inverse.det, determinants)
+slogdet = _taking_stacks(inverse.slogdet, slogdets)
 
 # ------------------------------------------------------------------ on slices, in tasks
 

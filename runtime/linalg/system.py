@@ -27,6 +27,9 @@ __all__ = ["System"]
 CONSTANT = frozenset(("A", "F", "L", "N", "D", "E", "B", "piv"))
 """Names of what the graphs of a factor only read."""
 
+LOCAL = frozenset(("basis",))
+"""Names of what tasks alone look at, from graph to graph: it stays where they run."""
+
 SCRATCH = frozenset(("V", "Z", "W", "T", "S", "parts", "size"))
 """Names of what each graph writes before it reads it."""
 
@@ -125,8 +128,8 @@ class System:
         }
         parts = {"S": [np.zeros((3, m)) for _ in range(nt)], "T": [np.zeros((1, m)) for _ in range(nt)]}
         self.data = {"A": self.A, **factor, "sizes": self.sizes, **blocks, **parts, **self.scalars}
-        self.krylov = {name: {} for name in ("basis", "H", "parts", "Y")} | {"size": np.zeros((3, m))}
-        self.bindings = Bindings(self.runner, self.data, CONSTANT, SCRATCH)
+        self.krylov = {name: {} for name in ("basis", "H", "parts", "Y", "number")} | {"size": np.zeros((3, m))}
+        self.bindings = Bindings(self.runner, self.data, CONSTANT, SCRATCH, LOCAL)
         self.data |= self.krylov
         self._scale = d
         self.settle()
@@ -219,15 +222,13 @@ class System:
         self.note(r, x)
         return self.excess
 
-    def grow(self, k: int) -> None:
-        """Room for vector k of the basis, and for what belongs to the step that makes it from those before."""
-        krylov, m, kind = self.krylov, self.m, self.kind
-        if (k, 0) in krylov["basis"]:
+    def open_krylov(self, most: int) -> None:
+        """Room for a basis of so many vectors, below each other in each block of rows, and what belongs to it."""
+        if self.krylov["basis"]:
             return
-        keep = self.runner.engine.keep
-        vector = keep(np.zeros_like(self.b))
-        krylov["basis"].update({(k, i): block for i, block in enumerate(block_rows(vector, self.A))})
-        krylov["Y"][k] = keep(np.zeros((k, m), kind))
-        if k:
-            krylov["H"].update({(k - 1, turn): H for turn, H in enumerate(keep(np.zeros((2, k, m), kind)))})
-            krylov["parts"].update({(k - 1, i): np.zeros((k, m), kind) for i in range(self.nt)})
+        keep, m, kind, rooms = self.runner.engine.keep, self.m, self.kind, self.krylov
+        heights = [len(block) for block in self.data["X"]]
+        rooms["basis"].update(enumerate(np.zeros((most * height, m), kind) for height in heights))
+        rooms["parts"].update(enumerate(np.zeros((most, m), kind) for _ in heights))
+        rooms["H"].update(enumerate(keep(np.zeros((2, most, m), kind))))
+        rooms["Y"][0], rooms["number"][0] = keep(np.zeros((most, m), kind)), keep(np.zeros((1, 1)))

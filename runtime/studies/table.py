@@ -188,7 +188,8 @@ class Table:
         }
         if not counts or not behind:  # such as engines that each have another number
             return ""
-        name = min(behind, key=lambda name: (max(behind[name]), sum(behind[name]), name))
+        raw = {name: sum(rows[name][count].behind for count in counts) for name in behind}  # of what ties, the shortest
+        name = min(behind, key=lambda name: (max(behind[name]), sum(behind[name]), raw[name], name))
         worst = max(behind[name])
         on = "any number of workers" if len(counts) > 1 else f"{_workers(counts[0])}"
         why = f"at most {_percent(worst)} behind the best on {on}" if worst else f"none is faster on {on}"

@@ -66,10 +66,14 @@ class FakeScaLAPACK:
 
 
 def test_our_rate_is_compared_with_that_of_scalapack_and_its_factor_is_checked(monkeypatch):
-    monkeypatch.setattr(mpi, "tuned", lambda n, rounds: FakeScaLAPACK())
-    records = {r["contender"]: r for r in mpi.rates(200, repeat=1)}
-    theirs = records[mpi.RIVAL]
-    assert theirs["gflops"] == pytest.approx(200**3 / 3 / 0.5 / 1e9)
+    assert [(name, job.rival, job.flops) for name, job in mpi.JOBS.items()] == [
+        ("cholesky", "pdpotrf", 1 / 3),
+        ("lu", "pdgetrf", 2 / 3),
+    ]
+    monkeypatch.setattr(mpi, "tuned", lambda n, rounds, routine: FakeScaLAPACK() if routine == "pdgetrf" else None)
+    records = {r["contender"]: r for r in mpi.rates(200, repeat=1, routine="lu")}
+    theirs = records["pdgetrf, 2 ranks"]
+    assert theirs["gflops"] == pytest.approx(2 / 3 * 200**3 / 0.5 / 1e9)
     assert theirs["ours_over_this"] == pytest.approx(records[mpi.IN_PLACE]["gflops"] / theirs["gflops"])
     assert (theirs["passed"], theirs["nb"], theirs["pblas_nb"]) == (True, 64, 32)
 

@@ -41,8 +41,10 @@ def test_seconds_and_ratio_are_what_the_ranks_print_among_other_things(fakes):
 
 def test_a_factorisation_that_fails_is_said(fakes, monkeypatch):
     monkeypatch.setenv("INFO", "7")
-    with ScaLAPACK(100, 32, (1, 1), 32) as theirs, pytest.raises(UnavailableError, match="pdpotrf ended with info 7"):
-        theirs.factor()
+    for routine in ("pdpotrf", "pdgetrf"):
+        said = f"{routine} ended with info 7"
+        with ScaLAPACK(100, 32, (1, 1), 32, routine) as theirs, pytest.raises(UnavailableError, match=said):
+            theirs.factor()
 
 
 def test_ranks_that_end_are_quoted(fakes):

@@ -25,6 +25,11 @@ def d():
     return np.abs(random_matrix(N, 1, seed=90)) + 0.5
 
 
+def stacked():
+    """Room for three vectors of a basis, below each other."""
+    return np.concatenate(numbers(3))
+
+
 #                   arguments, the written ones from which place on
 CASES = {
     "narrow": lambda: ([d(), *numbers(1), small(3), *numbers(1, dtype="float32")], 3),
@@ -38,12 +43,13 @@ CASES = {
     "descend": lambda: ([small(1), d(), *numbers(4), small(3)], 4),
     "residual": lambda: ([d(), *numbers(4), small(3)], 4),
     "measure": lambda: ([d(), *numbers(1), small(3)], 2),
-    "project": lambda: ([*numbers(3), small(2)], 3),
+    "append": lambda: ([*numbers(1), np.ones((1, 1)), stacked()], 2),
+    "project": lambda: ([stacked(), np.ones((1, 1)), *numbers(1), small(3)], 3),
     "total": lambda: ([small(1, 1), small(1, 2), small(1)], 2),
-    "orthogonalize": lambda: ([*numbers(2), small(2), *numbers(1, seed=7)], 3),
+    "orthogonalize": lambda: ([stacked(), np.ones((1, 1)), small(3), *numbers(1, seed=7)], 3),
     "root": lambda: ([small(1, 1), small(1, 2), small(1)], 2),
     "normalize": lambda: ([*numbers(1), small(1), *numbers(1)], 2),
-    "combine": lambda: ([*numbers(2), small(2), *numbers(1, seed=7)], 3),
+    "combine": lambda: ([stacked(), np.ones((1, 1)), small(3), *numbers(1, seed=7)], 3),
     "add": lambda: (numbers(2), 1),
     "norms": lambda: ([random_matrix(N, N), *numbers(2, columns=1)], 1),
     "normsd": lambda: ([random_matrix(N, N), *numbers(1, columns=1)], 1),

@@ -314,7 +314,7 @@ def test_stacks_of_positive_definite_matrices_are_solved_with_in_fp64():
     spd[1, 0, 2] = np.nan
     with pytest.raises(ValueError, match=r"the matrix a has a NaN or infinity at \(1, 0, 2\)"):
         tw.solve(spd, x)
-    with pytest.raises(ValueError, match="return_info is for one matrix"):
+    with pytest.raises(ValueError, match="return_info=True is not for a stack of matrices, which takes False"):
         tw.solve(spd, x, return_info=True)
     with pytest.raises(ValueError, match="pivoting of a stack is 'partial'"):
         tw.inv(spd, pivoting="none")

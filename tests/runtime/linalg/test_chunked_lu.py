@@ -71,7 +71,7 @@ def test_refusals():
         (
             lambda: tw.solve(chunked(a), a, assume_a="gen", return_info=True),
             ValueError,
-            "return_info is for one matrix",
+            "return_info=True is not for a dask.array, which takes False",
         ),
         (lambda: tw.solve(chunked(a), np.ones(4), assume_a="gen"), ValueError, "b has 4 rows, but the matrix has 23"),
     ):

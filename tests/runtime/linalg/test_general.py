@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matrices import DTYPES, random_matrix
+from matrices import DTYPES, foster, random_matrix, roundoff, wilkinson, wright
 from optional import torch
 from strategies import orders, tile_sizes
 
@@ -18,7 +18,7 @@ from tilewright.linalg import ladder, lu_ladder
 from tilewright.linalg.equilibrate import equilibrate
 from tilewright.linalg.gallery import conditioned_general, hpl_mxp
 from tilewright.linalg.mixed_lu import mixed_lu, mixed_lu_graph
-from tilewright.linalg.runner import Runner
+from tilewright.linalg.runner import Bindings, Runner
 
 pytestmark = pytest.mark.long
 
@@ -180,11 +180,46 @@ class TestLadder:
             info = tw.solve(a, np.ones(40), assume_a="gen", precision="bf16", tile_size=12, return_info=True)[1]
         assert rungs(info)[-1] == "fp64"
 
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("matrix", [wilkinson(60), foster(60), wilkinson(140)], ids=["wilkinson", "foster", "inf"])
+    def test_qr_is_the_last_rung_where_growth_spoils_every_lu(self, matrix, dtype):
+        a, b = matrix.astype(dtype), random_matrix(len(matrix), 2, dtype)
+        x, info = tw.solve(a, b, assume_a="gen", tile_size=17, return_info=True)
+        u, rung = roundoff(dtype), "fp64" if roundoff(dtype) < 1e-12 else "fp32"
+        assert x.dtype == dtype and backward_error(a, x, b) <= 60 * u
+        path = [(one.precision, one.status, one.method) for one in info.path]
+        assert path == [(rung, "diverged", "lu"), (rung, "converged", "qr")] and info.path[0].reason.startswith(
+            "growth"
+        )
+        q, r = np.linalg.qr(matrix)
+        condition = np.linalg.norm(np.linalg.solve(r, q.T), 1) * np.linalg.norm(matrix, 1)
+        assert info.rcond == pytest.approx(1 / condition, rel=0.5) and "qr iterations" in str(info)
+        assert {task.op.name for task in info.factor_run.graph} & {"geqrt", "geqrf"}
+        assert np.array_equal(tw.solve(a, b, assume_a="gen", tile_size=17), x)  # asked for or not
+
+    def test_refinement_is_enough_where_growth_is_bearable(self):
+        a, b = wright(50), random_matrix(100, 2)
+        info = check(a, b, tile_size=17)
+        assert rungs(info) == ["fp64"] and info.path[0].iterations >= 1 and info.growth > 1e5
+
+    def test_every_rung_leads_to_qr_if_it_must(self):
+        info = check(wilkinson(60), random_matrix(60, 2), precision="bf16", tile_size=17)
+        assert rungs(info) == ["bf16", "fp32", "fp64", "fp64"] and info.path[-1].method == "qr"
+
+    @pytest.mark.needs("torch")
+    def test_tensors_come_back_from_every_rung(self):
+        for a in (wilkinson(60), wright(50)):
+            x = tw.solve(torch.from_numpy(a), np.ones(len(a)), assume_a="gen", tile_size=17)
+            assert isinstance(x, torch.Tensor) and np.allclose(a @ x.numpy(), 1)
+
     def test_methods_of_positive_definite_systems_are_refused(self):
         for refine in ("cg", "nested"):
-            with pytest.raises(ValueError, match=f"refine='{refine}' is for positive definite matrices"):
+            with pytest.raises(
+                ValueError,
+                match=f"refine='{refine}' is not for a general matrix, which takes 'auto', 'gmres' or 'classical'",
+            ):
                 tw.solve(np.eye(3), np.ones(3), assume_a="gen", precision="bf16", refine=refine)
-        with pytest.raises(ValueError, match="a PrecisionMap is for positive definite"):
+        with pytest.raises(ValueError, match="precision=.* is not for a general matrix, which takes 'auto', 'bf16'"):
             tw.solve(np.eye(3), np.ones(3), assume_a="gen", precision=tw.PrecisionMap.uniform(1, "bf16"))
 
     def test_what_turns_out_to_be_indefinite_is_solved_as_general_with_the_same_wish(self):
@@ -311,6 +346,15 @@ class TestReproducible:
         assert (info.path, info.residuals) == (first.path, first.residuals)
         assert (info.bytes > 0) == (info.messages > 0) == (backend not in ("serial", "threads"))
 
+    @pytest.mark.parametrize("backend", COMPUTING)
+    def test_the_last_rung_has_the_bits_of_the_serial_run(self, backend):
+        a, b = wilkinson(60), random_matrix(60, 2)
+        how = {"assume_a": "gen", "tile_size": 20}
+        wanted = tw.solve(a, b, backend="serial", **how)
+        if backend == "serial":
+            assert backward_error(a, wanted, b) <= 60 * U
+        assert np.array_equal(tw.solve(a, b, backend=backend, workers=2, **how), wanted)
+
     @pytest.mark.parametrize(
         "options",
         [{"backend": "mpi", "workers": 4}, {"backend": "dask", "mode": "tasks", "workers": 2}],
@@ -328,6 +372,14 @@ class TestReproducible:
         options = {"assume_a": "gen", "precision": "bf16", "tile_size": 20}
         wanted = tw.solve(a, b, backend="serial", **options)
         assert np.array_equal(tw.solve(a, b, scheduler=scheduler, workers=workers, **options), wanted)
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp32"])
+    def test_all_steps_of_gmres_are_one_graph_that_is_prepared_once(self, precision, monkeypatch):
+        prepared, prepare = [], Bindings._prepare
+        monkeypatch.setattr(Bindings, "_prepare", lambda self, g: prepared.append(g.name) or prepare(self, g))
+        how = {"precision": precision, "refine": "gmres", "tile_size": 48, "backend": "serial"}
+        info = check(conditioned_general(200, 1e4, "small"), random_matrix(200, 3), **how)
+        assert info.iterations >= 3 and len(prepared) == len(set(prepared)) <= 4
 
 
 class TestHplMxp:

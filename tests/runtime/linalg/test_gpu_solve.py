@@ -159,7 +159,7 @@ def test_companions_name_bad_input(on_device):
 def test_a_tensor_of_a_device_that_is_not_positive_definite_is_refused_and_not_taken_for_it(assume_a, monkeypatch):
     monkeypatch.setattr(sys.modules["tilewright.linalg.solve"], "is_device_tensor", torch.is_tensor)
     a = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    with pytest.raises(TypeError, match=r"general systems are solved on the CPU; pass a\.cpu\(\)"):
+    with pytest.raises(ValueError, match=r"is not for a tensor on a GPU, which takes None or 'pos'; a\.cpu\(\)"):
         tw.solve(a, torch.ones(2), assume_a=assume_a)
 
 

@@ -269,6 +269,11 @@ class TestEngines:
             for engine, count in (("serial", None), (backend, workers))
         ]
         assert np.array_equal(*solved)
+        a = np.kron([[0, 1], [1, 0]], a[:7, :7])  # where none gives way to partial
+        for call in (tw.inv, tw.det):
+            how = {"pivoting": "none", "tile_size": 5}
+            wanted = call(a, tile_size=5, backend="serial")
+            assert np.array_equal(call(a, backend=backend, workers=workers, **how), wanted)
 
     @pytest.mark.needs("mpi4py")
     def test_tournaments_have_the_bits_of_their_number_of_rank_rows(self):

@@ -101,11 +101,14 @@ def test_any_shape_and_tile_size(m, n, nb, dtype, update):
 
 class TestNastyCases:
     @pytest.mark.parametrize(("n", "growth"), [(54, 2.0**53), (60, 2.0**59)])
-    def test_wilkinson_s_growth_is_reported_and_its_solution_warned_of(self, n, growth):
-        a = wilkinson(n)
+    def test_wilkinson_s_growth_is_reported_and_its_solution_found_by_qr(self, n, growth):
+        a, b = wilkinson(n), random_matrix(n, 1)[:, 0]
         assert tw.lu_factor(a, tile_size=7).growth == growth
-        with pytest.warns(tw.AccuracyWarning, match=r"not stable for this matrix: growth .*e\+1[57]"):
-            tw.solve(a, random_matrix(n, 1)[:, 0], assume_a="gen", tile_size=7)
+        x, info = tw.solve(a, b, assume_a="gen", tile_size=7, return_info=True)
+        assert solve_ratio(a, x[:, None], b[:, None]) < THRESHOLD and info.growth == growth
+        assert [attempt.method for attempt in info.path] == ["lu", "qr"]
+        with pytest.warns(tw.AccuracyWarning, match=r"LU .* not stable for this matrix: growth .*e\+1[57]"):
+            tw.solve(a, b, assume_a="gen", tile_size=7, fallback=False)
 
     def test_tunable_growth(self):
         assert tw.lu_factor(wilkinson(40, 0.5), tile_size=8).growth == pytest.approx(1.5**39)

@@ -393,14 +393,14 @@ class TestSolve:
         with pytest.raises(tw.NotPositiveDefiniteError):
             tw.solve("a.npy", np.ones(3), tile_size=2)
         for how, message in (
-            ({"precision": "bf16"}, "auto or fp64"),
+            ({"precision": "bf16"}, "precision='bf16' is not for a matrix on a disk, which takes 'auto' or 'fp64'"),
             ({"memory": 100}, "memory=100 bytes is too"),
-            ({"backend": "mpi"}, "on a disk is for backend"),
+            ({"backend": "mpi"}, "backend='mpi' is not for a matrix on a disk, which takes 'serial' or 'threads'"),
             ({"b": np.ones(2)}, "b has 2 rows"),
         ):
             with pytest.raises((ValueError, MemoryError), match=message):
                 tw.solve("a.npy", **{"b": np.ones(3)} | how)
-        with pytest.raises(ValueError, match="memory= is for a matrix a on a disk"):
+        with pytest.raises(ValueError, match="memory='1GB' is not for a positive definite matrix, which takes None"):
             tw.solve(np.eye(3), np.ones(3), memory="1GB")
         assert left(here) == ["a.npy"]
 

@@ -1,10 +1,11 @@
-/* ScaLAPACK's pdpotrf, timed on request: mpirun -n P*Q pdpotrf n nb P Q logical folder
+/* ScaLAPACK's pdpotrf or pdgetrf, timed on request: mpirun -n P*Q factor routine n nb P Q logical folder
  *
- * Rank r reads lines from the pipe folder/r. For each, the ranks fill the lower triangle of a symmetric positive definite
- * matrix and factor it, and rank 0 prints the seconds that pdpotrf took on the slowest rank. Between two lines all
- * sleep, so that others can use the cores. When the pipes are closed rank 0 prints, for one vector x and in the 1-norm,
+ * Rank r reads lines from the pipe folder/r. For each, the ranks fill a matrix, for pdpotrf the lower triangle of a
+ * symmetric positive definite one, and factor it, and rank 0 prints the seconds that this took on the slowest rank.
+ * Between two lines all sleep, so that others can use the cores. When the pipes are closed rank 0 prints, for one vector
+ * and in the 1-norm,
  *
- *   ||A x - L (L^T x)|| / (n ||A|| ||x|| u)
+ *   ||A x - L (L^T x)|| / (n ||A|| ||x|| u), or ||A x - b|| / (n ||A|| ||x|| u) with the x that pdgetrs finds
  *
  * of the last factor. MPI's own header is not needed: the BLACS do what talking there is.
  *
@@ -16,6 +17,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 void Cblacs_pinfo(int *, int *);
@@ -31,6 +33,12 @@ int numroc_(const int *, const int *, const int *, const int *, const int *);
 void descinit_(int *, const int *, const int *, const int *, const int *, const int *, const int *, const int *,
                const int *, int *);
 void pdpotrf_(const char *, const int *, double *, const int *, const int *, const int *, int *);
+void pdgetrf_(const int *, const int *, double *, const int *, const int *, const int *, int *, int *);
+void pdgetrs_(const char *, const int *, const int *, const double *, const int *, const int *, const int *,
+              const int *, double *, const int *, const int *, const int *, int *);
+void pdgemv_(const char *, const int *, const int *, const double *, const double *, const int *, const int *,
+             const int *, const double *, const int *, const int *, const int *, const int *, const double *, double *,
+             const int *, const int *, const int *, const int *);
 void pdsymv_(const char *, const int *, const double *, const double *, const int *, const int *, const int *,
              const double *, const int *, const int *, const int *, const int *, const double *, double *, const int *,
              const int *, const int *, const int *);
@@ -40,7 +48,7 @@ void dgemm_(const char *, const char *, const int *, const int *, const int *, c
             const int *, const double *, const int *, const double *, double *, const int *);
 
 static const int one = 1, zero = 0;
-static int logical;
+static int logical, general;
 
 int pilaenv_(const int *context, const char *precision) {
     (void)context, (void)precision;
@@ -84,8 +92,9 @@ static double noise(uint64_t i, uint64_t j) {
     return (double)(int64_t)(x ^ x >> 31) * 0x1p-63;
 }
 
-/* Entry (i, j) of the matrix, the same in both triangles: Wigner noise and a diagonal that makes it definite. */
+/* Entry (i, j) of the matrix: noise, or, the same in both triangles, that and a diagonal that makes it definite. */
 static double entry(int n, int i, int j) {
+    if (general) return noise(i, j);
     return i == j ? sqrt(n) * 1.2 + 10 : noise(i > j ? i : j, i > j ? j : i) / 1.4142135623730951;
 }
 
@@ -121,21 +130,25 @@ static double norm(const Layout *at) {
     return largest(at, most);
 }
 
-static double ratio(const double *factor, const int *desc, const Layout *at) {
+static double ratio(const double *factor, const int *pivots, const int *desc, const Layout *at) {
     const double plus = 1, minus = -1;
     const int n = at->n, mine = at->q == 0 ? at->rows : 0, ld = at->rows > 0 ? at->rows : 1;
     int desc_x[9], info;
     double *a = malloc(sizeof(double) * ((size_t)at->rows * at->columns + 1));
     double *x = calloc(ld, sizeof(double)), *y = calloc(ld, sizeof(double)), size = 0, error = 0;
     descinit_(desc_x, &n, &one, &at->nb, &at->nb, &zero, &zero, &at->context, &ld, &info);
-    for (int i = 0; i < mine; i++) {
-        x[i] = y[i] = noise(global(i, at->nb, at->p, at->P), n);
-        size += fabs(x[i]);
-    }
+    for (int i = 0; i < mine; i++) x[i] = y[i] = noise(global(i, at->nb, at->p, at->P), n);
     fill(a, at);
-    pdtrmv_("L", "T", "N", &n, factor, &one, &one, desc, y, &one, &one, desc_x, &one);
-    pdtrmv_("L", "N", "N", &n, factor, &one, &one, desc, y, &one, &one, desc_x, &one);
-    pdsymv_("L", &n, &plus, a, &one, &one, desc, x, &one, &one, desc_x, &one, &minus, y, &one, &one, desc_x, &one);
+    if (general) { /* y = A x - b */
+        pdgetrs_("N", &n, &one, factor, &one, &one, desc, pivots, x, &one, &one, desc_x, &info);
+        pdgemv_("N", &n, &n, &plus, a, &one, &one, desc, x, &one, &one, desc_x, &one, &minus, y, &one, &one, desc_x,
+                &one);
+    } else { /* y = A x - L (L^T x) */
+        pdtrmv_("L", "T", "N", &n, factor, &one, &one, desc, y, &one, &one, desc_x, &one);
+        pdtrmv_("L", "N", "N", &n, factor, &one, &one, desc, y, &one, &one, desc_x, &one);
+        pdsymv_("L", &n, &plus, a, &one, &one, desc, x, &one, &one, desc_x, &one, &minus, y, &one, &one, desc_x, &one);
+    }
+    for (int i = 0; i < mine; i++) size += fabs(x[i]);
     for (int i = 0; i < mine; i++) error += fabs(y[i]);
     free(a), free(x), free(y);
     return total(at, error) / (n * norm(at) * total(at, size) * 0x1p-53);
@@ -151,11 +164,12 @@ int main(int argc, char **argv) {
     int rank, size, info = 0, desc[9];
     Layout at;
     Cblacs_pinfo(&rank, &size);
-    if (argc != 7) {
-        fprintf(stderr, "usage: pdpotrf n nb P Q logical folder\n");
+    general = argc == 8 && !strcmp(argv[1], "pdgetrf");
+    if (argc != 8 || !(general || !strcmp(argv[1], "pdpotrf"))) {
+        fprintf(stderr, "usage: factor pdpotrf|pdgetrf n nb P Q logical folder\n");
         return 2;
     }
-    at.n = atoi(argv[1]), at.nb = atoi(argv[2]), at.P = atoi(argv[3]), at.Q = atoi(argv[4]), logical = atoi(argv[5]);
+    at.n = atoi(argv[2]), at.nb = atoi(argv[3]), at.P = atoi(argv[4]), at.Q = atoi(argv[5]), logical = atoi(argv[6]);
     Cblacs_get(-1, 0, &at.context);
     Cblacs_gridinit(&at.context, "Row", at.P, at.Q);
     Cblacs_gridinfo(at.context, &at.P, &at.Q, &at.p, &at.q);
@@ -164,10 +178,11 @@ int main(int argc, char **argv) {
     const int ld = at.rows > 0 ? at.rows : 1;
     descinit_(desc, &at.n, &at.n, &at.nb, &at.nb, &zero, &zero, &at.context, &ld, &info);
     double *a = malloc(sizeof(double) * ((size_t)at.rows * at.columns + 1));
+    int *pivots = malloc(sizeof(int) * (at.rows + at.nb));
     char path[4096], line[64];
-    snprintf(path, sizeof path, "%s/%d", argv[6], rank);
+    snprintf(path, sizeof path, "%s/%d", argv[7], rank);
     FILE *pipe = fopen(path, "r");
-    if (!pipe || !a) {
+    if (!pipe || !a || !pivots) {
         fprintf(stderr, pipe ? "no memory\n" : "cannot read %s\n", path);
         return 2;
     }
@@ -175,13 +190,16 @@ int main(int argc, char **argv) {
         fill(a, &at);
         Cblacs_barrier(at.context, "All");
         const double start = now();
-        pdpotrf_("L", &at.n, a, &one, &one, desc, &info);
+        if (general)
+            pdgetrf_(&at.n, &at.n, a, &one, &one, desc, pivots, &info);
+        else
+            pdpotrf_("L", &at.n, a, &one, &one, desc, &info);
         const double seconds = largest(&at, now() - start);
         if (rank == 0) printf("seconds %.9f info %d\n", seconds, info), fflush(stdout);
     }
-    const double error = ratio(a, desc, &at);
+    const double error = ratio(a, pivots, desc, &at);
     if (rank == 0) printf("ratio %.6g\n", error), fflush(stdout);
-    free(a);
+    free(a), free(pivots);
     fclose(pipe);
     Cblacs_gridexit(at.context);
     Cblacs_exit(0);

@@ -1,0 +1,235 @@
+"""LU and products of level 3 on torch's tensors, FP32 and FP64: `TileOp.tensor` of their ops.
+
+They launch work on the current stream. Only a panel with pivots waits for the device: its row exchanges are numbers in
+the memory of the host, as ``piv`` is, and tell the others which rows to move. Recursive panels and tournaments have no
+kernels here: who asks for them on a device gets the table's KeyError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tilewright.kernels import reference
+from tilewright.kernels.columns import tops
+from tilewright.kernels.swaps import by_tile, moved
+
+__all__ = [
+    "KERNELS",
+    "gemmn",
+    "getrf",
+    "getrfn",
+    "lauum",
+    "matmul",
+    "rankk",
+    "swpgemm",
+    "swptrsm",
+    "trmm",
+    "trsmn",
+    "trsmu",
+    "trsolve",
+]
+
+Tensor = Any
+
+_FEW = 16  # columns that are eliminated one by one
+
+
+# ------------------------------------------------------------------ LU
+
+
+def getrf(tiles: Sequence[Tensor], piv: Any, threshold: float = 1.0) -> None:
+    """P A = L U of the tiles below each other. Panels with a threshold, which no library has, go to the host."""
+    import torch
+
+    strip = torch.cat(list(tiles))
+    if threshold < 1:
+        here, found = strip.cpu().numpy().copy(), np.empty(min(strip.shape), np.int32)
+        reference.getrf(
+            [here[start : start + len(t)] for start, t in zip(tops(tiles), tiles, strict=True)], found, threshold
+        )
+        factor = torch.from_numpy(here)
+    else:
+        factor, pivots, _ = torch.linalg.lu_factor_ex(strip)
+        found = pivots.cpu().numpy() - 1
+    for start, tile in zip(tops(tiles), tiles, strict=True):
+        tile.copy_(factor[start : start + len(tile)])
+    piv[...] = found if isinstance(piv, np.ndarray) else torch.from_numpy(found).to(piv)
+
+
+def getrfn(a: Tensor) -> None:
+    """A = L U without pivoting, by halves of its columns. A zero pivot divides nothing."""
+    import torch
+
+    m, n = a.shape
+    if n > _FEW and m > 1:
+        h = min(n // 2, m)
+        getrfn(a[:, :h])
+        trsmn(a[:h, :h], a[:h, h:])
+        if m > h:
+            a[h:, h:].addmm_(a[h:, :h], a[:h, h:], alpha=-1)
+            getrfn(a[h:, h:])
+        return
+    for j in range(min(m, n)):
+        pivot = a[j, j]
+        a[j + 1 :, j] /= torch.where(pivot == 0, torch.ones_like(pivot), pivot)
+        a[j + 1 :, j + 1 :] -= torch.outer(a[j + 1 :, j], a[j, j + 1 :])
+
+
+def gemmn(a: Tensor, b: Tensor, c: Tensor, flag: str = "N") -> None:
+    """C := C - op(A) B."""
+    c.addmm_(_op(a, flag), b, alpha=-1)
+
+
+def trsmn(t: Tensor, x: Tensor, part: str = "L", flag: str = "N") -> None:
+    """X := op(T)^-1 X, T unit lower or upper."""
+    lower, k = part == "L", len(x)
+    x.copy_(_solved(_op(t[:k, :k], flag), x, lower == (flag == "N"), True, lower))
+
+
+def trsmu(u: Tensor, a: Tensor) -> None:
+    """A := A U^-1."""
+    k = a.shape[1]
+    a.copy_(_solved(u[:k, :k], a, False, False, False))
+
+
+def swptrsm(piv: Any, l: Tensor, tiles: Sequence[Tensor]) -> None:  # noqa: E741
+    """Rows exchanged, then A_k := L_kk^-1 A_k."""
+    swap_rows(piv, tiles)
+    trsmn(l, tiles[0])
+
+
+def swpgemm(piv: Any, panel: Sequence[Tensor], tiles: Sequence[Tensor]) -> None:
+    """The same, and A_i := A_i - L_ik A_k below."""
+    swap_rows(piv, tiles)
+    k = len(piv)
+    top = tiles[0][:k]
+    trsmn(panel[0], top)
+    for left, tile in zip(panel, tiles, strict=True):
+        below = slice(k, None) if tile is tiles[0] else slice(None)
+        if len(tile[below]):
+            gemmn(left[below, :k], top, tile[below])
+
+
+def swap(pivots: Sequence[Any], tiles: Sequence[Tensor], backwards: bool = False) -> None:
+    """Apply the swaps of several panels to a block column: `tilewright.kernels.swaps.swap`."""
+    steps = list(zip(pivots, range(len(tiles)), strict=False))
+    for piv, first in reversed(steps) if backwards else steps:
+        swap_rows(piv, tiles[first:], backwards)
+
+
+def swap_columns(pivots: Sequence[Any], tiles: Sequence[Tensor], backwards: bool = False) -> None:
+    """The same with the columns of a block row."""
+    swap(pivots, [tile.mT for tile in tiles], backwards)
+
+
+def swap_rows(piv: Any, tiles: Sequence[Tensor], backwards: bool = False) -> None:
+    """Apply one panel's swaps to the strip of these tiles. Rows that stay are not touched."""
+    targets, sources = moved(piv if isinstance(piv, np.ndarray) else piv.cpu().numpy(), backwards)
+    starts = np.array(tops(tiles))
+    rows = tiles[0].new_empty((len(sources), tiles[0].shape[1]))
+    for i, places, local in by_tile(sources, starts):
+        rows[_index(places, rows)] = tiles[i][_index(local, rows)]
+    for i, places, local in by_tile(targets, starts):
+        tiles[i][_index(local, rows)] = rows[_index(places, rows)]
+
+
+def _index(places: np.ndarray, like: Tensor) -> Tensor:
+    import torch
+
+    return torch.from_numpy(places).to(like.device)
+
+
+def diag(source: Tensor, target: Any) -> None:
+    """target := the diagonal of the tile, a vector, on the device or not."""
+    if isinstance(target, np.ndarray):
+        target[...] = source.diagonal().cpu().numpy()
+    else:
+        target.copy_(source.diagonal())
+
+
+def zero(target: Tensor) -> None:
+    """target := 0."""
+    target.zero_()
+
+
+def identity(target: Tensor) -> None:
+    """target := I, where the tile is on the diagonal."""
+    target.zero_()
+    target.diagonal().fill_(1)
+
+
+# ------------------------------------------------------------------ level 3
+
+
+def _op(a: Tensor, flag: str) -> Tensor:
+    return {"N": a, "T": a.mT, "C": a.mH}[flag]
+
+
+def _solved(t: Tensor, x: Tensor, lower: bool, left: bool, unit: bool) -> Tensor:
+    import torch
+
+    return torch.linalg.solve_triangular(t, x, upper=not lower, left=left, unitriangular=unit)
+
+
+def matmul(a: Tensor, b: Tensor, c: Tensor, flags: str = "NN", alpha: float = 1.0, beta: float = 0.0) -> None:
+    """C := alpha op(A) op(B) + beta C. With beta = 0 C is not read."""
+    c.addmm_(_op(a, flags[0]), _op(b, flags[1]), alpha=alpha, beta=beta)
+
+
+def rankk(
+    a: Tensor, c: Tensor, uplo: str = "L", flag: str = "N", conj: bool = True, alpha: float = 1.0, beta: float = 0.0
+) -> None:
+    """C := alpha op(A) op(A)^H + beta C on one triangle; numbers are real, so ^H is ^T."""
+    whole = c.clone()
+    matmul(a, a, whole, "NT" if flag == "N" else "TN", alpha, beta)
+    _keep(c, whole, uplo)
+
+
+def _keep(c: Tensor, whole: Tensor, uplo: str) -> None:
+    """C := ``whole`` on one triangle."""
+    import torch
+
+    rows, columns = (torch.tril_indices if uplo == "L" else torch.triu_indices)(*c.shape, device=c.device)
+    c[rows, columns] = whole[rows, columns]
+
+
+def _triangle(t: Tensor, uplo: str, diag: str) -> Tensor:
+    whole = t.tril() if uplo == "L" else t.triu()
+    if diag == "U":
+        whole.diagonal().fill_(1)
+    return whole
+
+
+def trmm(
+    t: Tensor, x: Tensor, side: str = "L", uplo: str = "L", flag: str = "N", diag: str = "N", alpha: float = 1.0
+) -> None:
+    """X := alpha op(T) X, or alpha X op(T)."""
+    whole = _op(_triangle(t, uplo, diag), flag)
+    x.copy_(alpha * (whole @ x if side == "L" else x @ whole))
+
+
+def trsolve(
+    t: Tensor, x: Tensor, side: str = "L", uplo: str = "L", flag: str = "N", diag: str = "N", alpha: float = 1.0
+) -> None:
+    """X := alpha op(T)^-1 X, or alpha X op(T)^-1."""
+    lower = (uplo == "L") == (flag == "N")
+    x.copy_(alpha * _solved(_op(t, flag), x, lower, side == "L", diag == "U"))
+
+
+def lauum(t: Tensor) -> None:
+    """T := T^T T on the lower triangle."""
+    lower = t.tril()
+    _keep(t, lower.mT @ lower, "L")
+
+
+KERNELS: dict[str, Callable[..., None]] = {
+    "swap": swap,
+    "swapc": swap_columns,
+    "diag": diag,
+    "zero": zero,
+    "identity": identity,
+}
+"""Of ops that move numbers of every dtype, by the name of the op."""

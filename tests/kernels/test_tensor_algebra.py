@@ -1,0 +1,129 @@
+"""LU and level 3 on torch's tensors: the reference is the specification, CPU tensors stand for a GPU's."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from matrices import lu_ratio, random_matrix, roundoff
+from optional import torch
+
+import tilewright as tw
+from tilewright.graph import Handle
+from tilewright.kernels import swaps, table
+from tilewright.kernels.catalogue import TILE_OPS
+
+pytestmark = pytest.mark.needs("torch")
+
+REAL = ("float32", "float64")
+
+
+def tensors(value):
+    """Arrays as tensors; pivots stay where they are, on the host."""
+    if isinstance(value, list):
+        return [tensors(one) for one in value]
+    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
+
+
+def flat(value):
+    return [np.asarray(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def strip(heights, width, dtype, seed=0):
+    return [random_matrix(h, width, dtype, seed=seed + k) for k, h in enumerate(heights)]
+
+
+def upper(n, dtype):
+    return random_matrix(n, n, dtype) + 4 * np.eye(n, dtype=dtype)
+
+
+def cases(dtype):
+    """(op, arguments, flags)"""
+    piv = lambda: np.array([7, 1, 8, 3], np.int32)  # noqa: E731
+    for heights, width in (((5, 5, 3), 5), ((4,), 6), ((6, 6), 3), ((1,), 1)):
+        for flags in ((), (0.4,)):
+            yield "getrf", [strip(heights, width, dtype), np.zeros(min(sum(heights), width), np.int32)], flags
+    for m, n in ((40, 40), (45, 20), (20, 45), (1, 1), (3, 1)):
+        yield "getrfn", [random_matrix(m, n, dtype) + 9 * np.eye(m, n, dtype=dtype)], ()
+    yield "getrfn", [np.zeros((20, 20), dtype)], ()
+    for flag in "NTC":
+        yield "gemmn", [random_matrix(4, 4, dtype), random_matrix(4, 4, dtype, seed=1), upper(4, dtype)], (flag,)
+    for part, flag in product("LU", "NTC"):
+        yield "trsmn", [upper(6, dtype) / 4, random_matrix(4, 3, dtype)], (part, flag)
+    yield "trsmu", [upper(6, dtype), random_matrix(3, 4, dtype)], ()
+    yield "swptrsm", [piv(), upper(4, dtype) / 4, strip((4, 4, 2), 3, dtype)], ()
+    yield "swpgemm", [piv(), strip((4, 4, 2), 4, dtype, 9), strip((4, 4, 2), 3, dtype)], ()
+    for flags, beta in product(("NN", "TN", "NT", "CC"), (0.0, 2.0)):
+        yield "matmul", [random_matrix(4, 4, dtype, seed=k) for k in range(3)], (flags, -1.5, beta)
+    for uplo, flag in product("LU", "NT"):
+        yield "rankk", [random_matrix(4, 4, dtype), random_matrix(4, 4, dtype, seed=1)], (uplo, flag, True, -1.0, 1.0)
+    for side, uplo, flag, diag in product("LR", "LU", "NT", "NU"):
+        for op in ("trmm", "trsolve"):
+            yield op, [upper(4, dtype), random_matrix(4, 4, dtype)], (side, uplo, flag, diag, 0.5)
+    yield "lauum", [random_matrix(5, 5, dtype)], ()
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_every_op_agrees_with_the_reference(dtype):
+    seen = set()
+    for op, arguments, flags in cases(dtype):
+        wanted = [[t.copy() for t in a] if isinstance(a, list) else a.copy() for a in arguments]
+        TILE_OPS[op].reference(*wanted, *flags)
+        given = [tensors(a) if not (isinstance(a, np.ndarray) and a.dtype == np.int32) else a.copy() for a in arguments]
+        names = [dtype if a.dtype.kind == "f" else str(a.dtype) for a in (flat(one)[0] for one in arguments)]
+        table.find(op, "torch", names).function(*given, *flags)
+        for found, expected in zip(given, wanted, strict=True):
+            for one, other in zip(flat(found), flat(expected), strict=True):
+                assert np.allclose(one, other, rtol=1e4 * roundoff(dtype), atol=1e3 * roundoff(dtype)), (op, flags)
+        seen.add(op)
+    assert seen == {
+        name
+        for name, tile_op in TILE_OPS.items()
+        if tile_op.tensor and "tensor_algebra" in str(tile_op.tensor.__module__)
+    }
+
+
+def test_exchanges_move_the_same_rows_and_back():
+    tiles = strip((4, 4, 2), 3, "float64")
+    pivots = [np.array([9, 5, 2, 3], np.int32), np.array([1, 4, 2], np.int32)]
+    wanted = [tile.copy() for tile in tiles]
+    swaps.swap(pivots, wanted)
+    found = tensors(tiles)
+    exchange = table.find("swap", "torch", ["int32", "float64"]).function
+    exchange(pivots, found)
+    assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+    exchange([torch.from_numpy(piv) for piv in pivots], found, True)
+    assert all(np.array_equal(one, other) for one, other in zip(found, tiles, strict=True))
+    columns = [torch.from_numpy(tile.T.copy()) for tile in tiles]
+    table.find("swapc", "torch", ["int32", "float64"]).function(pivots, columns)
+    assert all(np.array_equal(one.T, other) for one, other in zip(columns, wanted, strict=True))
+
+
+@pytest.mark.parametrize("update", ["tile", "column"])
+@pytest.mark.parametrize("pivoting", ["partial", "threshold", "none"])
+@pytest.mark.parametrize(("m", "n"), [(20, 20), (23, 14), (14, 23)])
+def test_the_graph_of_lu_runs_on_tensors(m, n, pivoting, update):
+    nb = 6
+    mt, nt = -(-m // nb), -(-n // nb)
+    a = random_matrix(m, n) + (30 * np.eye(m, n) if pivoting == "none" else 0)
+    tiles = {
+        (i, j): torch.from_numpy(a[i * nb : (i + 1) * nb, j * nb : (j + 1) * nb].copy())
+        for i in range(mt)
+        for j in range(nt)
+    }
+    run = tw.run(tw.lu_graph(mt, nt, pivoting, update, shape=(m, n), tile_size=nb), {"A": tiles}, workers=2)
+    lu = np.block([[tiles[i, j].numpy() for j in range(nt)] for i in range(mt)])
+    piv = np.arange(min(m, n), dtype=np.int32)
+    if pivoting != "none":
+        for k in range(min(mt, nt)):
+            piv[k * nb : (k + 1) * nb] = run.store[Handle("piv", (k,))] + k * nb
+    assert lu_ratio(a, lu, piv) < 30
+    if pivoting == "partial":
+        assert np.array_equal(piv, tw.lu_factor(a, tile_size=nb).piv)
+
+
+@pytest.mark.parametrize("how", [{"panel": "recursive"}, {"pivoting": "tournament"}])
+def test_what_has_no_kernel_there_is_refused_before_the_first_task(how):
+    tiles = {(i, j): torch.ones((4, 4), dtype=torch.float64) for i in range(2) for j in range(2)}
+    with pytest.raises(KeyError, match="no kernel for (getrf2|elect).* on torch"):
+        tw.run(tw.lu_graph(2, 2, shape=(8, 8), tile_size=4, **how), {"A": tiles})
+    assert all(bool((tile == 1).all()) for tile in tiles.values())
