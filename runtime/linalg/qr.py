@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.linalg.block_columns import BlockColumns
 from tilewright.linalg.call import Call
 from tilewright.linalg.cholesky_qr import CHOLESKY, cholesky_qr2
+from tilewright.linalg.finals import Finals
+from tilewright.linalg.outofcore import Outside
 from tilewright.linalg.qr_graph import (
     Plan,
     Reflections,
@@ -365,6 +368,11 @@ def qr(
     workers: int | None = None,
     return_run: bool = False,
     progress: ProgressOption = False,
+    memory: int | str | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    every: float = 0.0,
+    restart: int = 0,
     **options: Any,
 ) -> Any:
     """QR factorisation A = Q R, Q with orthonormal columns, R upper triangular [1]_.
@@ -398,6 +406,8 @@ def qr(
         Also return the `Run`.
     progress
         Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
+    memory, checkpoint, resume, every, restart
+        A limit, and a folder for what is finished, as for `tiled_cholesky` in core.
 
     Returns
     -------
@@ -441,6 +451,9 @@ def qr(
         return_run=return_run,
         chunks=True,
     )
+    outside = Outside(None, memory, checkpoint, resume, every, False, restart)
+    outside.check_fits(call, None, "the factor")
+    outside.keep(call, a)
     choice(mode, "mode", MODES)
     positive, overwrite = flag(positive, "positive"), flag(overwrite_a, "overwrite_a")
     check = flag(check_finite, "check_finite")
@@ -457,6 +470,8 @@ def qr(
     by_gram = isinstance(tree, str) and tree == CHOLESKY
     if by_gram and mode == "full":
         raise ValueError("tree='cholesky' has no Q beyond the columns of A; use mode='economic' or 'r'")
+    if by_gram and checkpoint is not None:
+        raise ValueError("checkpoint= is for the other trees: tree='cholesky' keeps nothing on the way")
     with call.agreement() as facts:
         matrix, plan = planned(call, overwrite, check, AUTO if by_gram else tree, tile_size, square=mode == "full")
         if by_gram and not 0 < plan.n == plan.width <= plan.m:
@@ -476,7 +491,14 @@ def qr(
     why = "" if not by_gram else cholesky_qr2(call, plan, {**data, "source": source}, columns is not None)
     if not by_gram or why:
         graph = _qr_graph(plan, columns, positive or by_gram, matrix.in_place, check)
-        call.run(graph, data, first=matrix.check_finite if check and not matrix.in_place else None)
+        call.run(
+            graph,
+            data,
+            first=matrix.check_finite if check and not matrix.in_place else None,
+            finals=_finals(matrix),
+            facts=_bits(plan),
+            keywords={**_again(plan, check), "mode": mode, "positive": positive},
+        )
     if why:
         call.note(f"Cholesky-QR2 was given up, and tree={plan.tree!r} taken: {why}")
     found = () if columns is None else (matrix.given_back(data["Q"]),)
@@ -533,6 +555,26 @@ def planned(
     return matrix, plan
 
 
+def _finals(matrix: Any) -> Finals:
+    """Reflections and rows of R become final with their block column."""
+    return Finals((("A", 1), ("T", 1), ("S", 1), ("V", 1)), "A" if matrix.in_place else "source")
+
+
+def _bits(plan: Plan) -> dict[str, Any]:
+    """On what they depend."""
+    shared = isinstance(plan.tree, tuple) and plan.tree[:1] == ("hierarchical",)
+    return {
+        "shape": [plan.m, plan.n], "dtype": plan.dtype, "tile_size": [plan.height, plan.width], "inner_block": plan.ib,
+        "tree": repr(plan.tree), "ranks_of_the_tree": plan.ranks if shared else None,
+    }  # fmt: skip
+
+
+def _again(plan: Plan, check: bool) -> dict[str, Any]:
+    """Keywords of the same call."""
+    tree = plan.tree if isinstance(plan.tree, str) else list(plan.tree)
+    return {"tree": tree, "tile_size": plan.width, "check_finite": check}
+
+
 def _grid(call: Call, m: int, n: int) -> tuple[int, int] | None:
     """Ranks one below the other for a tall matrix, if nobody said how they stand: each then has rows of all columns."""
     ranks = call.engine.rank_count(call.workers)
@@ -567,6 +609,11 @@ def qr_factor(
     workers: int | None = None,
     return_run: bool = False,
     progress: ProgressOption = False,
+    memory: int | str | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    every: float = 0.0,
+    restart: int = 0,
     **options: Any,
 ) -> Any:
     """QR factorisation that keeps Q as reflections: see `qr` for arguments and errors.
@@ -600,6 +647,9 @@ def qr_factor(
         return_run=return_run,
         chunks=True,
     )
+    outside = Outside(None, memory, checkpoint, resume, every, False, restart)
+    outside.check_fits(call, None, "the factor")
+    outside.keep(call, a)
     overwrite, positive = flag(overwrite_a, "overwrite_a"), flag(positive, "positive")
     factor, _ = factor_with(call, overwrite, flag(check_finite, "check_finite"), tree, tile_size, positive)
     return call.result(factor)
@@ -627,6 +677,9 @@ def factor_with(
         _factor_graph(plan, matrix.in_place, check),
         data | given,
         first=matrix.check_finite if check and not matrix.in_place else None,
+        finals=_finals(matrix),
+        facts=_bits(plan),
+        keywords={**_again(plan, check), "positive": positive},
     )
     diagonal = np.ones(min(plan.m, plan.n), plan.dtype)
     for k in range(plan.panels):

@@ -68,6 +68,7 @@ def test_refusals():
     for b, how, message in (
         (a, {"mode": "full"}, "no Q beyond the columns of A"),
         (a, {"mode": "raw"}, "only tree='panel' makes"),
+        (a, {"mode": "r", "checkpoint": "nowhere"}, "keeps nothing on the way"),
         (a.T, {"mode": "r"}, "not 4 x 50"),
         (a, {"mode": "r", "tile_size": 3}, "tiles of 3 columns"),
         (nan, {"mode": "economic"}, r"NaN or infinity at \(41, 2\)"),
