@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +18,46 @@ __all__ = ["resume"]
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--memory", help="Another limit than that of the call, such as 2GB.")
 @click.option("--workers", type=click.IntRange(min=1), help="[default: one per core]")
+@click.option("--backend", help="Of a run in core: where it goes on.  [default: threads]")
+@click.option("--matrix", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Of a run in core: A.npy.")
+@click.option("--out", type=click.Path(path_type=Path), help="Of a run in core: where its factor goes, .npy or .npz.")
 @as_json
 @progress
-def resume(folder: Path, memory: str | None, workers: int | None, as_json: bool, progress: Progress) -> None:
-    """Go on from the checkpoint in FOLDER, that of a factorisation from a file to a file."""
-    from tilewright.linalg.factor import tiled_cholesky
-    from tilewright.linalg.lu import lu_factor
+def resume(
+    folder: Path,
+    memory: str | None,
+    workers: int | None,
+    backend: str | None,
+    matrix: Path | None,
+    out: Path | None,
+    as_json: bool,
+    progress: Progress,
+) -> None:
+    """Go on from the checkpoint in FOLDER, that of a factorisation.
+
+    One from a file to a file says itself what they are. One in core was of an array: name the file that has it, unless
+    it was a map of one, and a file for the factor, which is not there yet.
+    """
     from tilewright.storage.checkpoint import CheckpointError, read_call
 
     with one_sentence():
         call = read_call(folder)["call"]
-        routines: dict[str, Any] = {"tiled_cholesky": tiled_cholesky, "lu_factor": lu_factor}
+        routines = _routines()
         if call.get("routine") not in routines:
             raise CheckpointError(f"{folder} is of {call.get('routine')}, which this tilewright has not")
-        if "a" not in call or "out" not in call:
-            raise CheckpointError(
-                f"the matrix of the run in {folder} was not in a file, or its factor did not go to "
-                f"one; make the call again in Python, with resume=True"
-            )
-        keywords = {**call["keywords"], **({} if memory is None else {"memory": memory})}
+        how = {"checkpoint": folder, "resume": True, "workers": workers, "progress": progress, "return_run": True}
+        how |= call["keywords"] | ({} if memory is None else {"memory": memory})
         routine = routines[call["routine"]]
-        _, run = routine(
-            call["a"],
-            out=call["out"],
-            checkpoint=folder,
-            resume=True,
-            workers=workers,
-            return_run=True,
-            progress=progress,
-            **keywords,
+        place, run = (
+            _in_core(call, routine, how, backend, matrix, out)
+            if call.get("core")
+            else _outside(folder, call, routine, how, backend, matrix, out)
         )
     if as_json:
         click.echo(
             json.dumps(
                 {
-                    "out": call["out"],
+                    "out": place,
                     "routine": call["routine"],
                     "tasks": len(run.graph),
                     "seconds": run.makespan,
@@ -61,4 +67,75 @@ def resume(folder: Path, memory: str | None, workers: int | None, as_json: bool,
         )
     else:
         click.echo(run)
-        click.echo(f"wrote {call['out']}")
+        click.echo(f"wrote {place}")
+
+
+def _routines() -> dict[str, Callable[..., Any]]:
+    from tilewright.linalg.factor import tiled_cholesky
+    from tilewright.linalg.lu import lu_factor
+    from tilewright.linalg.qr import qr, qr_factor
+
+    return {"tiled_cholesky": tiled_cholesky, "lu_factor": lu_factor, "qr": qr, "qr_factor": qr_factor}
+
+
+def _outside(
+    folder: Path,
+    call: dict[str, Any],
+    routine: Callable[..., Any],
+    how: dict[str, Any],
+    backend: str | None,
+    matrix: Path | None,
+    out: Path | None,
+) -> tuple[str, Any]:
+    """Of a run from a file to a file."""
+    from tilewright.storage.checkpoint import CheckpointError
+
+    for name, given in (("backend", backend), ("matrix", matrix), ("out", out)):
+        if given is not None:
+            raise click.UsageError(f"--{name} is for runs in core; the run in {folder} goes from a file to a file")
+    if "a" not in call or "out" not in call:
+        raise CheckpointError(
+            f"the matrix of the run in {folder} was not in a file, or its factor did not go to "
+            f"one; make the call again in Python, with resume=True"
+        )
+    _, run = routine(call["a"], out=call["out"], **how)
+    return call["out"], run
+
+
+def _in_core(
+    call: dict[str, Any],
+    routine: Callable[..., Any],
+    how: dict[str, Any],
+    backend: str | None,
+    matrix: Path | None,
+    out: Path | None,
+) -> tuple[str, Any]:
+    """Of a run whose result was in memory: it goes to a file now."""
+    import numpy as np
+
+    from tilewright.host.files import replacing
+    from tilewright.linalg.lu import LUFactor
+
+    given = matrix or call.get("a")
+    if given is None:
+        raise click.UsageError("the matrix of this run was an array; name a file that has it: --matrix A.npy")
+    names = {"tiled_cholesky": (), "lu_factor": ("lu", "piv"), "qr": ("Q", "R"), "qr_factor": ("Q", "R")}[
+        call["routine"]
+    ]
+    suffix = ".npz" if names else ".npy"
+    if out is None or out.suffix != suffix:
+        raise click.UsageError(f"the factor of {call['routine']} goes to a file: --out PATH, one that ends in {suffix}")
+    if isinstance(how.get("tree"), list):
+        how["tree"] = tuple(tuple(step) if isinstance(step, list) else step for step in how["tree"])
+    *found, run = routine(np.load(given), **how, **({} if backend is None else {"backend": backend}))
+    parts = found
+    if call["routine"] == "qr_factor":
+        parts = [found[0].explicit(), found[0].R]
+    elif isinstance(found[0], LUFactor):
+        parts = [found[0].lu, found[0].piv]
+    with replacing(out) as aside:
+        if names:
+            np.savez(aside, **dict(zip(names[-len(parts) :], parts, strict=True)))
+        else:
+            np.save(aside, parts[0])
+    return str(out), run

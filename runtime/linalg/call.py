@@ -9,12 +9,16 @@ from typing import Any
 
 from tilewright.arguments import is_chunked
 from tilewright.backends import check_call, find_engine
+from tilewright.backends.execution.rooms import provide
 from tilewright.distribution import BlockCyclic, chosen_owner, near_square
 from tilewright.engine import run
 from tilewright.graph import TaskGraph
+from tilewright.host.memory import Peak
 from tilewright.linalg.by_columns import ByColumns
 from tilewright.linalg.chunked import Chunks
 from tilewright.linalg.device import DeviceColumns, DeviceTriangle
+from tilewright.linalg.finals import Finals
+from tilewright.linalg.keeping import Keeping
 from tilewright.linalg.matrix import Matrix, Triangle, is_device_tensor
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.runs.progress import ProgressOption
@@ -22,6 +26,8 @@ from tilewright.runs.run import Run
 from tilewright.scalars import flag, positive
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
+from tilewright.tiles import Store
+from tilewright.units import nbytes
 
 __all__ = ["Call"]
 
@@ -101,6 +107,10 @@ class Call:
         self.engine = find_engine(name, options, computes=not self.return_run)
         self.a = self.argument(a)
         self.record: Run | None = None
+        self.keeping: Keeping | None = None
+        """The checkpoint, if the caller wants one."""
+        self.limit: int | None = None
+        """Bytes that a run may take, on each rank."""
 
     # ---------------------------------------------------------------- before
 
@@ -181,6 +191,9 @@ class Call:
         width: int | None = None,
         tiles: Any = None,
         first: Callable[[], None] | None = None,
+        finals: Finals | None = None,
+        facts: Mapping[str, Any] = {},
+        keywords: Mapping[str, Any] = {},
     ) -> Run:
         """Run the graph.
 
@@ -190,12 +203,27 @@ class Call:
             Tasks that can run at a time at most: more workers are of no use, as there are only those ``tiles``.
         first
             Raises what is to be reported instead of the ValueError of a task, such as a NaN that led to it.
+        finals, facts, keywords
+            For a checkpoint: what becomes final, on what the bits of it depend, how the call is made again.
         """
         workers = self.workers if width is None else self.count(max(1, width))
-        try:
+
+        def execute(graph: TaskGraph) -> Run:
+            planned = None if self.limit is None else self._planned(graph, data, workers, self.limit)
+            peak = None if planned is None else Peak()
             record = run(
                 graph, data, backend=self.engine, scheduler=self.scheduler, workers=workers, progress=self.progress
             )
+            if peak is None:
+                return record
+            measured = peak.bytes() if self.here else max(record.trace.grown, default=None)
+            return replace(record, planned=planned, measured=measured)
+
+        try:
+            if self.keeping is None or finals is None:
+                record = execute(graph)
+            else:
+                record = self.keeping.run(self.engine, workers, graph, finals, facts, keywords, execute)
         except ValueError:  # a LinAlgError is one
             with self.engine.agreement():
                 if first is not None and self.has_data:
@@ -205,6 +233,21 @@ class Call:
             record = replace(record, notes=(*record.notes, _too_few_tiles(tiles, max(1, width), self.workers)))
         self.record = record
         return record
+
+    def _planned(self, graph: TaskGraph, data: Mapping[str, Any], workers: int | None, limit: int) -> int:
+        """Bytes that a run is expected to take, on the fullest rank. MemoryError if that is more than the limit."""
+        store = Store(data)
+        provide(graph, store)
+        needs = self.engine.needs(graph, store, workers)
+        most = max(needs)
+        if most > limit:
+            where = f" on rank {needs.index(most)}" if len(needs) > 1 else " beside the matrix"
+            hint = "more ranks" if not self.here else "overwrite_a=True"
+            raise MemoryError(
+                f"{self.routine.__name__} takes {nbytes(most)}{where}, more than memory={nbytes(limit)}; {hint} or "
+                f"smaller tiles may need less"
+            )
+        return most
 
     def result(self, *values: Any) -> Any:
         """What the call returns: one value or a tuple of them, with the run at its end if that was asked for."""

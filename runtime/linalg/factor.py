@@ -46,6 +46,7 @@ def tiled_cholesky(
     resume: bool = False,
     every: float = 0.0,
     overwrite_out: bool = False,
+    restart: int = 0,
     **options: Any,
 ) -> Any:
     """Cholesky factor of a symmetric or Hermitian positive definite matrix, A = L L^H or A = U^H U.
@@ -91,11 +92,15 @@ def tiled_cholesky(
         Bytes, or a text such as ``"2GB"``, by which the process may grow. With ``out`` by default half of what the
         system has; a call in core is refused if its result takes more.
     checkpoint
-        A folder for what is finished, block column by block column; a run that was killed goes on from it.
+        A folder for what is finished, block column by block column; a run that was killed goes on from it. In core on
+        every engine; the ranks of several computers have to see the same folder.
     resume
         Go on from what the checkpoint has, if there is something: the same bits as without a break.
     every
         Seconds between two entries of the checkpoint at least; 0 is after each block column.
+    restart
+        In core, on ranks and on Dask: how often the call begins again from its checkpoint by itself, on other
+        processes, when one dies.
     overwrite_out
         Whether a file at ``out`` may be replaced.
     options
@@ -132,6 +137,8 @@ def tiled_cholesky(
         The checkpoint is of another matrix, tile size or BLAS, or its files were changed. A ValueError.
     OSError
         A file cannot be read or written; or another run writes it.
+    RankDied, WorkerDied
+        A rank or a Dask worker died; the same call goes on from its checkpoint with ``resume=True``.
 
     Notes
     -----
@@ -149,7 +156,7 @@ def tiled_cholesky(
     """
     plain = return_run is False and progress is False and emulate is False and not options
     plain = plain and out is memory is checkpoint is None and resume is overwrite_out is False
-    plain = plain and type(every) is float and every == 0.0
+    plain = plain and type(every) is float and every == 0.0 and type(restart) is int and not restart
     if plain and tile_size is None and precision is None and route is None:
         small = factor_one_tile(a, lower, overwrite_a, check_finite, backend, scheduler, workers, _one_tile_graph)
         if small is not None:
@@ -159,7 +166,7 @@ def tiled_cholesky(
     flag(emulate, "emulate")
     if precision is None and route is not None:
         raise ValueError(f"route={route!r} is for products with 16-bit operands; say which, such as precision='bf16'")
-    outside = Outside(out, memory, checkpoint, resume, every, overwrite_out)
+    outside = Outside(out, memory, checkpoint, resume, every, overwrite_out, restart)
     call = Call(
         tiled_cholesky,
         a,
@@ -177,6 +184,7 @@ def tiled_cholesky(
             call, outside, a, lower=lower, tile_size=tile_size, rule=cholesky_tile_size, check_finite=check_finite
         )
     outside.check_fits(call, None if overwrite_a else a, "the factor")
+    outside.keep(call, a)
     if call.on_device:
         if route is not None:
             raise ValueError(f"route={route!r} chooses kernels of the CPU; on {a.device} torch has one way")

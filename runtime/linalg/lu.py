@@ -19,6 +19,7 @@ from tilewright.kernels.swaps import permutation
 from tilewright.linalg.butterfly import Butterflies, insert_butterflies, random_butterflies
 from tilewright.linalg.call import Call
 from tilewright.linalg.chunked_lu import inverse_from_factor, solve_from_factor
+from tilewright.linalg.finals import Finals
 from tilewright.linalg.inverse_norm import inverse_norm
 from tilewright.linalg.lu_graph import (
     COLUMN,
@@ -406,6 +407,7 @@ def lu_factor(
     resume: bool = False,
     every: float = 0.0,
     overwrite_out: bool = False,
+    restart: int = 0,
     **options: Any,
 ) -> Any:
     """LU factorisation with row exchanges, P A = L U [1]_.
@@ -443,10 +445,10 @@ def lu_factor(
         Also return the `Run`, also found as ``.run``.
     progress
         Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
-    out, memory, checkpoint, resume, every, overwrite_out
-        For matrices larger than memory, and runs that may be killed: as for `tiled_cholesky`, with partial pivoting and
-        updates by tile. Beside ``out`` another file as large is written, which is gone at the end; or stays with the
-        checkpoint, which has the block columns as they are before later exchanges.
+    out, memory, checkpoint, resume, every, overwrite_out, restart
+        For matrices larger than memory, and runs that may be killed: as for `tiled_cholesky`; with ``out`` with partial
+        pivoting and updates by tile. Beside ``out`` another file as large is written, which is gone at the end; or
+        stays with the checkpoint, which has the block columns as they are before later exchanges.
 
     Returns
     -------
@@ -492,7 +494,7 @@ def lu_factor(
     array([1, 1], dtype=int32)
     """
     overwrite_a = flag(overwrite_a, "overwrite_a")
-    outside = Outside(out, memory, checkpoint, resume, every, overwrite_out)
+    outside = Outside(out, memory, checkpoint, resume, every, overwrite_out, restart)
     call = Call(
         lu_factor,
         a,
@@ -510,6 +512,7 @@ def lu_factor(
         )
     else:
         outside.check_fits(call, None if overwrite_a else a, "the factor")
+        outside.keep(call, a)
         factor = factor_with(call, overwrite_a, check_finite, pivoting, tile_size, update, panel, threshold)
     result = call.result(factor)
     known = (result[0] if call.return_run else result) is not None and options.get("gather") != "none"
@@ -592,7 +595,23 @@ def factor_with(
     if pivoting == "butterfly":
         butterflies = random_butterflies(matrix.shape[0], nb, matrix.dtype)
         data["W"] = butterflies.parts()
-    record = call.run(graph, data, first=matrix.check_finite if check_finite and not matrix.in_place else None)
+    bits = {
+        "shape": list(matrix.shape), "dtype": str(matrix.dtype), "tile_size": nb, "pivoting": pivoting,
+        "update": "tile" if dealt > 1 or pivoting not in COLUMN else update, "panel": panel, "threshold": tau,
+        "tiles_of_a_match": leaf if pivoting == "tournament" else None,
+    }  # fmt: skip
+    again = {
+        "tile_size": nb, "pivoting": pivoting, "update": update, "panel": panel, "check_finite": check_finite,
+        "threshold": tau if pivoting == "threshold" else None,
+    }  # fmt: skip
+    record = call.run(
+        graph,
+        data,
+        first=matrix.check_finite if check_finite and not matrix.in_place else None,
+        finals=Finals((("A", 1), ("piv", 0)), "A" if matrix.in_place else "S", behind=("swap", "trade", "take")),
+        facts=bits,
+        keywords=again,
+    )
     starts = range(0, min(matrix.shape), nb)
     piv = np.arange(min(matrix.shape), dtype=np.int32)
     diagonal = np.ones(min(matrix.shape), matrix.dtype)

@@ -16,6 +16,7 @@ from tilewright.graph import TaskGraph
 from tilewright.host.memory import room, zeros
 from tilewright.linalg.arena import copies, in_tiles
 from tilewright.linalg.call import Call
+from tilewright.linalg.finals import Finals
 from tilewright.linalg.mixed_factor import MixedFactor
 from tilewright.linalg.mixed_graph import chosen_routes, factor_graph, fitting_map, fitting_tile_size, one_dtype
 from tilewright.linalg.tuning import mixed_tile_size
@@ -63,6 +64,11 @@ class MixedProblem:
                 precision=self.precision.names,
                 routes=routes,
             )
+        self.bits = {
+            "shape": list(self.source.shape), "dtype": str(matrix.dtype), "tile_size": self.tile_size, "lower": lower,
+            "precision": self.precision.single.name if self.precision.single else repr(self.precision.names),
+            "routes": [list(pair) for pair in routes],
+        }  # fmt: skip
         self.scales = self.precision.single is not FORMATS["fp64"]
         self.norms, self.finish = norms and self.scales, finish
         self.in_tiles = in_tiles and call.here and self.precision.accumulate == "float32"
@@ -98,7 +104,7 @@ class MixedProblem:
             data["N"] = sums = {(i, j): np.zeros((2, len(whole[j, j]))) for i, j in precision}
         graph = factor_graph(*self.recipe, shift, norms=self.norms, wide=self.wide)
         data.update(copies(graph, whole))
-        record = self._run(graph, data)
+        record = self._run(graph, data, shift)
         total = _row_sums(sums, whole) if self.norms else None
         narrow = data.get(copy_name("A", "bfloat16"), {}) if self.in_tiles and self.narrow_pays else None
         return MixedFactor(
@@ -116,11 +122,20 @@ class MixedProblem:
             self.narrow_pays,
         )
 
-    def _run(self, graph: TaskGraph, data: dict[str, Any]) -> Run:
+    def _run(self, graph: TaskGraph, data: dict[str, Any], shift: float) -> Run:
         def first() -> None:  # NaN comes first, on every engine
             self.matrix.check_finite(optional=False)
 
-        return self.call.run(graph, data, width=self.width, tiles=self.source, first=first)
+        return self.call.run(
+            graph,
+            data,
+            width=self.width,
+            tiles=self.source,
+            first=first,
+            finals=Finals((("A", 1),), "S", half="lower", behind=("tril", "unscaled")),
+            facts={**self.bits, "shift": shift},
+            keywords={"lower": self.matrix.lower, "tile_size": self.tile_size, "precision": self.name},
+        )
 
     def whole(self) -> Any:
         """What `tiled_cholesky` returns: the factor of A itself, of the kind of A, with no shift."""
@@ -145,7 +160,7 @@ class MixedProblem:
             "D": TiledMatrix.view(np.ones((self.matrix.n, 1)), self.tile_size),
             "L" if apart else "A": L,
         }
-        self._run(graph, data)
+        self._run(graph, data, 0.0)
         return self.matrix.result(L)
 
     def _room(self) -> np.ndarray:

@@ -15,13 +15,15 @@ from tilewright.host.memory import Peak, available
 from tilewright.kernels import choice
 from tilewright.kernels.move import gauge
 from tilewright.linalg.call import Call
+from tilewright.linalg.keeping import Keeping
 from tilewright.linalg.slab_plan import MOVERS, SlabPlan, cholesky_plan, lu_plan_in
 from tilewright.linalg.slabs import AHEAD, Buffers, InPlace, Strips, Volume, slab_cholesky, slab_lu
 from tilewright.runs.run import Run
-from tilewright.scalars import flag, real
+from tilewright.scalars import flag, real, whole
 from tilewright.schedulers import policy as find_policy
 from tilewright.schedulers.aside import Aside
-from tilewright.storage.checkpoint import Checkpoint, CheckpointError, checksum
+from tilewright.storage.checkpoint import Checkpoint
+from tilewright.storage.checksums import CheckpointError, checksum
 from tilewright.storage.matrix import Stored, StoredTiles
 from tilewright.storage.npy import create_npy, read_npy
 from tilewright.storage.opening import Output, is_stored, open_source, scratch_file
@@ -50,33 +52,49 @@ class Outside:
     resume: bool = False
     every: float = 0.0
     overwrite_out: bool = False
+    restart: int = 0
     limit: int | None = field(init=False, default=None)
     """``memory`` in bytes."""
 
     def __post_init__(self) -> None:
         self.resume, self.overwrite_out = flag(self.resume, "resume"), flag(self.overwrite_out, "overwrite_out")
         self.every = float(real(self.every, "every", 0))
+        self.restart = whole(self.restart, "restart", 0)
         if self.memory is not None:
             self.limit = size(self.memory, "memory")
         if self.checkpoint is not None and not isinstance(self.checkpoint, str | Path):
             raise TypeError(f"checkpoint must be a folder, not {self.checkpoint!r}")
         if self.checkpoint == "":
             raise ValueError("checkpoint must be a folder, not ''")
-        if self.checkpoint is None and (self.resume or self.every):
-            name = "resume" if self.resume else "every"
+        if self.checkpoint is None and (self.resume or self.every or self.restart):
+            name = "resume" if self.resume else "every" if self.every else "restart"
             raise ValueError(f"{name}= needs checkpoint=, the folder that has or gets what is finished")
         if self.overwrite_out and self.out is None:
             raise ValueError("overwrite_out=True needs out=, the file that may be replaced")
 
     def used(self, a: Any) -> bool:
         """Whether a call with the matrix ``a`` goes by slabs; else ``memory`` is at most a limit for it."""
-        return self.out is not None or self.checkpoint is not None or is_stored(a)
+        return self.out is not None or is_stored(a)
+
+    def keep(self, call: Call, a: Any) -> None:
+        """Give a call in core its checkpoint, if it has one. ValueError where there is none."""
+        if self.checkpoint is None:
+            return
+        if call.on_device or call.engine.virtual:
+            where = f"a tensor on {call.a.device}" if call.on_device else f"backend {call.engine.name!r}"
+            raise ValueError(f"{call.routine.__name__} has no checkpoint= for {where}")
+        if self.restart and call.engine.name in _ENGINES:
+            raise ValueError(
+                f"restart={self.restart} is for ranks and workers that can die alone; backend {call.engine.name!r} is "
+                f"this process, so make the call again with resume=True"
+            )
+        call.keeping = Keeping(self.checkpoint, self.resume, self.every, self.restart, call.routine.__name__, a)
 
     def refuse(self, call: str, **others: Any) -> None:
         """ValueError for what a call by slabs cannot do: ``name=value`` that is not None or False."""
         for name, value in others.items():
             if value is not None and value is not False:
-                raise ValueError(f"{call} with out=, checkpoint= or a matrix on a disk has no {name}={value!r}")
+                raise ValueError(f"{call} with out= or a matrix on a disk has no {name}={value!r}")
 
     def check_engine(self, name: str) -> None:
         """ValueError for an engine on which tasks do not work in this process."""
@@ -86,12 +104,11 @@ class Outside:
     def check_fits(self, call: Call, like: Any, what: str) -> None:
         """MemoryError if a call in core whose result is ``like`` this one, or None, takes more than ``memory`` says.
 
-        ValueError for an engine with memories of its own.
+        Of ranks `Call.run` sees to it, for each one, and of what the graph makes beside the result.
         """
-        if self.limit is None:
+        call.limit = self.limit
+        if self.limit is None or call.engine.name not in _ENGINES:
             return
-        if call.engine.name not in _ENGINES:
-            raise ValueError(f"memory= is for backend {' or '.join(_ENGINES)}, not {call.engine.name!r}")
         planned = 0 if like is None else _bytes_like(like)
         if planned > self.limit:
             raise MemoryError(
@@ -135,6 +152,8 @@ class _Job:
         self.in_core = outside.out is None
         if self.in_core and is_stored(a):
             raise ValueError("a matrix on a disk needs out=, where its factor goes")
+        if outside.restart:
+            raise ValueError(f"restart={outside.restart} is for calls in core; with out= call again with resume=True")
         self.opened = open_source(a)
         self.source = self.opened if lower else self.opened.T
         self.checkpoint: Checkpoint | None = None

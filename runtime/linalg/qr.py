@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.linalg.block_columns import BlockColumns
 from tilewright.linalg.call import Call
+from tilewright.linalg.finals import Finals
+from tilewright.linalg.outofcore import Outside
 from tilewright.linalg.qr_graph import (
     Plan,
     Reflections,
@@ -364,6 +367,11 @@ def qr(
     workers: int | None = None,
     return_run: bool = False,
     progress: ProgressOption = False,
+    memory: int | str | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    every: float = 0.0,
+    restart: int = 0,
     **options: Any,
 ) -> Any:
     """QR factorisation A = Q R, Q with orthonormal columns, R upper triangular [1]_.
@@ -395,6 +403,8 @@ def qr(
         Also return the `Run`.
     progress
         Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
+    memory, checkpoint, resume, every, restart
+        A limit, and a folder for what is finished, as for `tiled_cholesky` in core.
 
     Returns
     -------
@@ -436,6 +446,9 @@ def qr(
         return_run=return_run,
         chunks=True,
     )
+    outside = Outside(None, memory, checkpoint, resume, every, False, restart)
+    outside.check_fits(call, None, "the factor")
+    outside.keep(call, a)
     choice(mode, "mode", MODES)
     positive, overwrite = flag(positive, "positive"), flag(overwrite_a, "overwrite_a")
     check = flag(check_finite, "check_finite")
@@ -461,7 +474,14 @@ def qr(
     if columns is not None:
         data["Q"] = matrix.new((m, columns), plan.height, plan.width)
     graph = _qr_graph(plan, columns, positive, matrix.in_place, check)
-    call.run(graph, data, first=matrix.check_finite if check and not matrix.in_place else None)
+    call.run(
+        graph,
+        data,
+        first=matrix.check_finite if check and not matrix.in_place else None,
+        finals=_finals(matrix),
+        facts=_bits(plan),
+        keywords={**_again(plan, check), "mode": mode, "positive": positive},
+    )
     found = () if columns is None else (matrix.given_back(data["Q"]),)
     r = matrix.given_back(U)
     if call.chunked and mode != "economic":
@@ -516,6 +536,26 @@ def planned(
     return matrix, plan
 
 
+def _finals(matrix: Any) -> Finals:
+    """Reflections and rows of R become final with their block column."""
+    return Finals((("A", 1), ("T", 1), ("S", 1), ("V", 1)), "A" if matrix.in_place else "source")
+
+
+def _bits(plan: Plan) -> dict[str, Any]:
+    """On what they depend."""
+    shared = isinstance(plan.tree, tuple) and plan.tree[:1] == ("hierarchical",)
+    return {
+        "shape": [plan.m, plan.n], "dtype": plan.dtype, "tile_size": [plan.height, plan.width], "inner_block": plan.ib,
+        "tree": repr(plan.tree), "ranks_of_the_tree": plan.ranks if shared else None,
+    }  # fmt: skip
+
+
+def _again(plan: Plan, check: bool) -> dict[str, Any]:
+    """Keywords of the same call."""
+    tree = plan.tree if isinstance(plan.tree, str) else list(plan.tree)
+    return {"tree": tree, "tile_size": plan.width, "check_finite": check}
+
+
 def _grid(call: Call, m: int, n: int) -> tuple[int, int] | None:
     """Ranks one below the other for a tall matrix, if nobody said how they stand: each then has rows of all columns."""
     ranks = call.engine.rank_count(call.workers)
@@ -550,6 +590,11 @@ def qr_factor(
     workers: int | None = None,
     return_run: bool = False,
     progress: ProgressOption = False,
+    memory: int | str | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    every: float = 0.0,
+    restart: int = 0,
     **options: Any,
 ) -> Any:
     """QR factorisation that keeps Q as reflections: see `qr` for arguments and errors.
@@ -583,6 +628,9 @@ def qr_factor(
         return_run=return_run,
         chunks=True,
     )
+    outside = Outside(None, memory, checkpoint, resume, every, False, restart)
+    outside.check_fits(call, None, "the factor")
+    outside.keep(call, a)
     overwrite, positive = flag(overwrite_a, "overwrite_a"), flag(positive, "positive")
     factor, _ = factor_with(call, overwrite, flag(check_finite, "check_finite"), tree, tile_size, positive)
     return call.result(factor)
@@ -610,6 +658,9 @@ def factor_with(
         _factor_graph(plan, matrix.in_place, check),
         data | given,
         first=matrix.check_finite if check and not matrix.in_place else None,
+        finals=_finals(matrix),
+        facts=_bits(plan),
+        keywords={**_again(plan, check), "positive": positive},
     )
     diagonal = np.ones(min(plan.m, plan.n), plan.dtype)
     for k in range(plan.panels):

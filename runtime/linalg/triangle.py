@@ -11,6 +11,7 @@ from typing import Any
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, R, Task, TaskGraph, W
 from tilewright.linalg.call import Call
+from tilewright.linalg.finals import Finals
 from tilewright.ops import copy, transpose, tril, zero
 
 __all__ = ["on_triangle", "triangle_graph", "turned_graph"]
@@ -136,6 +137,23 @@ def on_triangle(
         look = check if check_finite and not matrix.in_place else ""
         graph = triangle_graph(loop, nt, matrix.in_place, look, matrix.clear, rest, levels)
     data = {"A": target} if matrix.in_place else {"A": target, "S": source}
+    finals = Finals(
+        (("A", 1),),
+        "A" if matrix.in_place else "S",
+        column=0 if matrix.turned else 1,
+        half="upper" if matrix.turned else "lower",
+        behind=("tril", "zero", "transpose"),
+    )
+    bits = {"shape": list(source.shape), "dtype": str(matrix.dtype), "tile_size": source.tile_size, "lower": lower}
     late = matrix.check_finite if check_finite and not matrix.in_place else None  # NaN comes before what it causes
-    call.run(graph, data, width=width(nt), tiles=source, first=late)
+    call.run(
+        graph,
+        data,
+        width=width(nt),
+        tiles=source,
+        first=late,
+        finals=finals,
+        facts=bits,
+        keywords={"lower": lower, "tile_size": source.tile_size, "check_finite": check_finite},
+    )
     return call.result(matrix.result(target))

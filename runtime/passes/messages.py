@@ -468,7 +468,7 @@ class MessagePlan:
         for rank in range(self.ranks):
             held = peak = largest = 0
             part = self._part(rank).graph
-            rooms = self._most_in_rooms(part, comes, size) if comes else 0
+            rooms = self.most_in_rooms(part, comes, size) if comes else 0
             for task in part:
                 if task.op is RECEIVE and not task.params[0].final:
                     amount = size(task.params[0].handle)
@@ -483,7 +483,7 @@ class MessagePlan:
         return peaks
 
     @staticmethod
-    def _most_in_rooms(part: TaskGraph, comes: set[Handle], size: Callable[[Handle], int]) -> int:
+    def most_in_rooms(part: TaskGraph, comes: set[Handle], size: Callable[[Handle], int]) -> int:
         """The most that rooms have at one time, in program order."""
         last = {handle: task.index for task in part for handle, _ in task.uses if handle in comes}
         there: dict[Handle, int] = {}

@@ -227,7 +227,8 @@ def memory(run: Run) -> str:
     """The most that a rank holds, and of which; computed from the trace it is an upper bound."""
     if run.planned is not None:
         measured = "not measured" if run.measured is None else f"{nbytes(run.measured)} measured at the peak"
-        return f"{nbytes(run.planned)} planned, {measured}"
+        fullest = " on the fullest rank" if run.trace.ranks > 1 else ""
+        return f"{nbytes(run.planned)} planned, {measured}{fullest}"
     if run.measured is not None:
         return nbytes(run.memory) + (" on the first rank, measured" if run.trace.ranks > 1 else ", measured")
     where = " on the fullest rank" if run.trace.ranks > 1 else ""

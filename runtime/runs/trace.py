@@ -97,6 +97,8 @@ class Trace:
         """Tasks made new values and left the old ones alone, so that no writer had to wait for readers."""
         self.failure: TaskRecord | None = None
         """The task that failed, if its engine knows where and when; it is not among the records."""
+        self.grown: tuple[int, ...] = ()
+        """By rank, bytes by which its process grew at its fullest moment, where ranks say so."""
         self.virtual = False
         """Nothing was computed, and the times are those of a machine model."""
         self.messages: Sequence[MessageRecord] = sorted(messages, key=itemgetter(4, 5, 0, 1, 2))

@@ -4,13 +4,15 @@ A folder with three files. ``run.json`` says which run it is, and is written onc
 block column when all its numbers are on the disk: its number, checksums of its tiles and of those of the matrix that
 it was made of, and what else the rest needs, such as pivots. Each line ends in a checksum of its own, so that half a
 line, the last of a run that was killed, is seen as such. ``panels.npy`` has block columns that stand nowhere else.
+
+Where the whole result is in memory there are no lines but files: see `tilewright.storage.parts`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import secrets
 import threading
 import zlib
 from collections.abc import Mapping
@@ -19,31 +21,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import numpy as np
-
-from tilewright.host.files import append, replacing, write_text
+from tilewright.host.files import append, replacing, sweep, write_text
+from tilewright.storage.checksums import CheckpointError, checksum
 from tilewright.storage.opening import hold
+from tilewright.storage.parts import Part, read_part
 
 __all__ = ["Checkpoint", "CheckpointError", "checksum", "read_call"]
 
 _FORMAT = 1
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be gone on from: it is of another run, or its files are damaged."""
-
-
-def checksum(tile: np.ndarray) -> str:
-    """Of the bits of a tile: of the sums of its words along rows and along columns. Its layout does not matter.
-
-    Sums go at the speed of memory, where no cryptographic hash and no CRC of Python's does.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for part in (tile.real, tile.imag) if tile.dtype.kind == "c" else (tile,):
-        words = part.view(f"u{part.itemsize}")
-        for axis in (0, 1):
-            digest.update(words.sum(axis=axis, dtype=np.uint64).tobytes())
-    return digest.hexdigest()
 
 
 def read_call(folder: Path) -> dict[str, Any]:
@@ -107,6 +92,8 @@ class Checkpoint:
         self.panels: list[dict[str, Any]] = []
         self.again = False
         """Whether something was there."""
+        self.id = ""
+        """By which parts know of which run they are."""
         self._pending: list[dict[str, Any]] = []
         self._last = monotonic()
         self._writing = threading.Lock()
@@ -130,13 +117,16 @@ class Checkpoint:
         if not path.exists():
             with replacing(self.log):
                 pass
-            write_text(path, json.dumps({"format": _FORMAT, "facts": facts, "call": call}, indent=1) + "\n")
+            self.id = secrets.token_hex(8)
+            begun = {"format": _FORMAT, "id": self.id, "facts": facts, "call": call}
+            write_text(path, json.dumps(begun, indent=1) + "\n")
             return
         if not resume:
             raise FileExistsError(
                 17, f"{self.folder} has the checkpoint of a run; pass resume=True to go on from it, or another folder"
             )
-        known = read_call(self.folder)["facts"]
+        said = read_call(self.folder)
+        self.id, known = str(said.get("id", "")), said["facts"]
         for name in {**known, **facts}:
             if known.get(name) != facts.get(name):
                 raise CheckpointError(
@@ -144,6 +134,7 @@ class Checkpoint:
                     f"{known.get(name)}, not {facts.get(name)}"
                 )
         self.again = True
+        sweep(self.folder)
         self._read()
 
     @property
@@ -195,9 +186,21 @@ class Checkpoint:
         self._pending = []
         self._last = monotonic()
 
+    def parts(self) -> list[Part]:
+        """What files of parts say that are there. CheckpointError if one is damaged, or of another run."""
+        found = []
+        for path in sorted(self.folder.iterdir()):
+            part = read_part(path)
+            if part is None:
+                continue
+            if part.run != self.id:
+                raise CheckpointError(f"{path} is of another run than {self.folder}/run.json")
+            found.append(part)
+        return found
+
     def discard(self) -> None:
         """Remove what was begun here, if nothing of it is finished."""
-        if self.again or self.panels:
+        if self.again or self.panels or any(self.folder.glob("part-*.bin")):
             return
         for name in ("run.json", "panels.log", "panels.npy"):
             with suppress(OSError):

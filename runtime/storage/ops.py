@@ -1,4 +1,4 @@
-"""load, store, commit: the tasks that move tiles between memory and a stored matrix.
+"""load, store, commit: tasks that move tiles between memory and a stored matrix; and those of parts of a checkpoint.
 
 A handle of a stored tile has a `tilewright.storage.matrix.StoredTile`. To load is to read that handle and to write one
 of a buffer, so a load waits for whoever still uses the buffer, and a store for nobody else.
@@ -10,11 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tilewright.graph import Op
-from tilewright.storage.checkpoint import Checkpoint, checksum
+from tilewright.graph import Handle, Op
+from tilewright.storage import parts
+from tilewright.storage.checkpoint import Checkpoint
+from tilewright.storage.checksums import CheckpointError, checksum
 from tilewright.storage.matrix import StoredTile
 
-__all__ = ["MOVES", "commit", "load", "store"]
+__all__ = ["MOVES", "commit", "compare", "keep", "load", "restore", "settle", "store", "weigh"]
 
 
 def _load(tiles: Sequence[StoredTile], buffers: Sequence[np.ndarray], sums: bool = False) -> None:
@@ -50,9 +52,72 @@ def _commit(
         log.flush(matrix.sync)
 
 
+def _weigh(tiles: Sequence[np.ndarray], sums: np.ndarray, halves: tuple[str, ...]) -> None:
+    """Checksums of tiles of the matrix; of those on its diagonal of one ``"lower"`` or ``"upper"`` half."""
+    for place, (tile, half) in enumerate(zip(tiles, halves, strict=True)):
+        sums[place] = int(_sum(tile, half), 16)
+
+
+def _sum(tile: np.ndarray, half: str) -> str:
+    return checksum(tile if not half else np.tril(tile) if half == "lower" else np.triu(tile))
+
+
+def _compare(
+    tiles: Sequence[np.ndarray],
+    same: np.ndarray,
+    folder: str,
+    what: str,
+    handles: tuple[Handle, ...],
+    halves: tuple[str, ...],
+    sums: tuple[str, ...],
+) -> None:
+    """CheckpointError if tiles of the matrix are not those that a checkpoint was begun with."""
+    for tile, handle, half, sum_ in zip(tiles, handles, halves, sums, strict=True):
+        if _sum(tile, half) != sum_:
+            raise CheckpointError(
+                f"{folder} was begun with another matrix: {what} has other numbers in tile {handle.index}"
+            )
+    same[...] = 1
+
+
+def _restore(tile: np.ndarray, folder: str, where: parts.Stored, name: str) -> None:
+    parts.read_tile(folder, where, tile, name)
+
+
+def _keep(
+    tiles: Sequence[np.ndarray],
+    sums: Sequence[np.ndarray],
+    same: Sequence[np.ndarray],
+    kept: np.ndarray,
+    folder: str,
+    run: str,
+    handles: tuple[Handle, ...],
+    sources: tuple[tuple[Handle, ...], ...],
+    every: float,
+    wait: bool,
+) -> None:
+    """Tiles are final: let them become a part of the checkpoint. ``same`` and ``kept`` are for the order alone."""
+    found = [
+        (handle, f"{int(value):016x}")
+        for some, values in zip(sources, sums, strict=True)
+        for handle, value in zip(some, values, strict=True)
+    ]
+    parts.keep(folder, run, handles, tiles, found, every=every, wait=wait)
+
+
+def _settle(kept: np.ndarray, folder: str, run: str) -> None:
+    """Wait until what this process writes is on the disk."""
+    parts.settle(folder, run)
+
+
 load = Op("load", _load, in_place=True)
 store = Op("store", _store, in_place=True)
 commit = Op("commit", _commit, weight=0, in_place=True)
+weigh = Op("weigh", _weigh, weight=0, in_place=True)
+compare = Op("compare", _compare, weight=0, in_place=True)
+restore = Op("restore", _restore, weight=0, in_place=True)
+keep = Op("keep", _keep, weight=0, in_place=True)
+settle = Op("settle", _settle, weight=0, in_place=True)
 
 MOVES = frozenset((load, store, commit))
 """Those that wait for a disk."""

@@ -119,7 +119,9 @@ OUTSIDE = dict(
     resume="name+zero",
     every="name+zero",
     overwrite_out="name+zero",
+    restart="name+zero",
 )
+IN_CORE = {name: kind for name, kind in OUTSIDE.items() if name not in ("out", "overwrite_out")}
 COLLECTIVE = dict(ranks="count", n="natural", algorithm="name", machine="machine?")
 ROOTED = COLLECTIVE | {"root": "natural"}
 
@@ -233,10 +235,10 @@ CALLS = {
                      shape="data+None", tile_size="count?", ib="count?", dtype="name"),
     "qr": Call(tw.qr, lambda: dict(a=spd(), tile_size=4), a="matrix", mode="name", tree="name", positive="flag",
                overwrite_a="flag", check_finite="flag", **ENGINE | {"backend": "name?"}, return_run="flag",
-               progress="flag~function~class"),
+               progress="flag~function~class", **IN_CORE),
     "qr_factor": Call(tw.qr_factor, lambda: dict(a=spd(), tile_size=4), a="matrix", tree="name", positive="flag",
                       overwrite_a="flag", check_finite="flag", **ENGINE | {"backend": "name?"}, return_run="flag",
-                      progress="flag~function~class"),
+                      progress="flag~function~class", **IN_CORE),
     "lstsq": Call(tw.lstsq, lambda: dict(a=spd(), b=np.ones(8), tile_size=4), a="matrix", b="matrix", cond="real?",
                   lapack_driver="name", tree="name", check_finite="flag", **ENGINE | {"backend": "name?"},
                   return_run="flag", progress="flag~function~class"),

@@ -24,6 +24,7 @@ from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.backends.ranks.workers import Team
 from tilewright.errors import WorkerDied
 from tilewright.graph import Handle, TaskGraph
+from tilewright.host.memory import Peak
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
@@ -128,6 +129,7 @@ def run_part(share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -
 
 
 def _run_part(worker: Worker, share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -> Result:
+    grown = Peak()
     courier = DaskCourier(inbox(worker), share)
     problem: BaseException | None = None
     try:
@@ -159,7 +161,8 @@ def _run_part(worker: Worker, share: Share, handles: list[Handle], parcel: Value
         return Result(_nothing(problem), {}, {}, {})
     places = {handle: value for handle, value in parcel.items() if isinstance(value, Reference)}
     unmoved = {handle: place for handle, place in places.items() if team.program.store[handle] is borrowed[handle]}
-    return _told(share, courier, team, plan, began, unmoved)
+    told = _told(share, courier, team, plan, began, unmoved)
+    return told._replace(outcome=told.outcome._replace(grown=grown.bytes()))
 
 
 class _Progress:

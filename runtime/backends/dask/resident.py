@@ -44,7 +44,7 @@ from tilewright.tiles import Store, TiledMatrix
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Options", "deliver", "families_of", "nbytes_of", "needs", "outlines_of", "run_resident", "scatter"]
+__all__ = ["Options", "deliver", "families_of", "nbytes_of", "outlines_of", "run_resident", "scatter"]
 
 PRINTED = 2.0  # seconds to wait for the last lines that tasks printed
 SMALL = 1 << 16  # bytes that travel with the call; more are scattered
@@ -261,16 +261,6 @@ def _piece_or_value(store: Store, handle: Handle) -> Any:
     if isinstance(family, RemoteTiles):
         return family.pieces[handle.index[0], handle.index[1]]
     return store[handle]
-
-
-def needs(plan: MessagePlan, store: Store, window: int) -> list[int]:
-    """Bytes that each rank needs: what it reads first, what it makes, and the window of others' tiles."""
-
-    def size(handle: Handle) -> int:
-        value = store[handle]
-        return value.nbytes if isinstance(value, np.ndarray) else 0
-
-    return plan.peak_memory(size, window)
 
 
 def scatter(client: Client, value: Any, address: str) -> Future:

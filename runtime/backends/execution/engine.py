@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from tilewright.backends.execution.program import Program
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.keywords import hint
 from tilewright.machine import Machine
+from tilewright.passes.messages import MessagePlan
 from tilewright.runs.trace import Trace
 from tilewright.scalars import worker_count
 from tilewright.schedulers import BasePolicy, Policy
@@ -156,6 +158,18 @@ class Engine:
         """Over how many ranks a run with so many workers deals out the tiles; 1 in one process."""
         return 1
 
+    def dealt(self, graph: TaskGraph, workers: int | None) -> tuple[int, Callable[[Handle], int]]:
+        """Over how many ranks a run of this graph deals out its handles, and the rank of each."""
+        ranks = self.rank_count(workers)
+        return ranks, self.owner_of(graph, ranks)
+
+    def needs(self, graph: TaskGraph, store: Store, workers: int | None) -> list[int]:
+        """By rank, bytes that a run is expected to take: here of what the graph makes, beside what it was given."""
+        return [_made(graph, store)]
+
+    def renew(self) -> None:
+        """After a rank or a worker died: let the next run have others."""
+
     def keep(self, array: np.ndarray) -> np.ndarray:
         """The array, or a copy of it in memory from which many runs can take it without copying it each time."""
         return array
@@ -202,6 +216,25 @@ def check_data(graph: TaskGraph, data: Any) -> None:
                 f"data: {name} has {tiles[0]} x {tiles[1]} tiles, but graph {graph.name!r} is for "
                 f"{extent[0]} x {extent[1]}"
             )
+
+
+def _made(graph: TaskGraph, store: Store) -> int:
+    """Bytes of what tasks write first, rooms that come and go at their most in program order."""
+    size = 0
+    comes: set[Handle] = set()
+    for handle in graph.written:
+        if handle in graph.inputs:
+            continue
+        room = graph.rooms.get(handle.name)
+        if room is not None and not room.keep:
+            comes.add(handle)
+        else:
+            size += _nbytes(store, handle)
+    return size + MessagePlan.most_in_rooms(graph, comes, partial(_nbytes, store))
+
+
+def _nbytes(store: Store, handle: Handle) -> int:
+    return int(getattr(store[handle], "nbytes", 0))
 
 
 def blame(error: BaseException, task: Task, number: int, where: str) -> None:

@@ -48,7 +48,7 @@ from tilewright.backends.mpi.connection import Job
 from tilewright.backends.mpi.launcher import require_mpi4py
 from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.ranks import pickling, segments
-from tilewright.backends.ranks.outcome import Order, merge, planned, thaw
+from tilewright.backends.ranks.outcome import Order, merge, planned, planned_needs, thaw
 from tilewright.distribution import Distribution, by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.affinity import as_pin, places
@@ -113,6 +113,20 @@ class MpiPool(Mpi):
     def script_ranks(self, graph: TaskGraph, workers: int | None) -> int:
         ranks = self._ranks(workers, graph)
         return ranks if per_rank(workers, ranks) == 1 and not self.pin else 0  # scripts bind nobody
+
+    def dealt(self, graph: TaskGraph, workers: int | None) -> tuple[int, Callable[[Handle], int]]:
+        ranks = self._ranks(workers, graph)
+        return ranks, self.owner_of(graph, ranks)
+
+    def needs(self, graph: TaskGraph, store: Store, workers: int | None) -> list[int]:
+        ranks = self._ranks(workers, graph)
+        order: Order = by_handle(graph, owners(owner_for(graph, self.owner), ranks)), None, ()
+        return planned_needs(planned(graph, ranks, order), store, self.window)
+
+    def renew(self) -> None:
+        """A pool of the caller that is over gives way to one that is kept."""
+        if self.pool is not None and self.pool.closed:
+            self.pool = pools.default(self.pool.ranks)
 
     def owner_of(self, graph: TaskGraph, ranks: int) -> Callable[[Handle], int]:
         return owners(owner_for(graph, self.owner), ranks)

@@ -23,12 +23,14 @@ from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.workers import Team
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.affinity import pinned
+from tilewright.host.memory import Peak
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
 from tilewright.passes.messages import MessagePlan
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
+from tilewright.storage.parts import settle_all
 from tilewright.tiles import Store
 
 __all__ = ["agreement", "run_part", "wires"]
@@ -58,6 +60,7 @@ def run_part(
     of runs before, ``agreed`` what the ranks checked and noted so far and exchange here.
     """
     lines = wires(comm)
+    grown = Peak()
     with (agreed or Agreement(lines.data)).block() as facts:
         plan = planned(graph, comm.size, order)
         part = plan.part(comm.rank)
@@ -88,7 +91,9 @@ def run_part(
         team.failures.append((len(graph), error))
         team.stop()
     courier.finish()
-    outcomes = lines.data.allgather(_outcome(team, courier, plan, began, deliver))
+    if team.failures:
+        settle_all()  # what of a checkpoint waits for the disk
+    outcomes = lines.data.allgather(_outcome(team, courier, plan, began, deliver)._replace(grown=grown.bytes()))
     for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
         courier.hear()
     del team.courier  # a cycle would keep the run's memory until the garbage is collected

@@ -23,14 +23,14 @@ from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.mpi.part import run_part, wires
 from tilewright.backends.mpi.rank_home import RankHome
 from tilewright.backends.ranks.home import copied
-from tilewright.backends.ranks.outcome import Order, merge
+from tilewright.backends.ranks.outcome import Order, merge, planned, planned_needs
 from tilewright.backends.ranks.segments import like
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.affinity import as_pin
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy
-from tilewright.tiles import TiledMatrix
+from tilewright.tiles import Store, TiledMatrix
 
 __all__ = ["MpiRank"]
 
@@ -96,6 +96,15 @@ class MpiRank(Mpi):
         self._agreement.settle()
         return RankHome(copied(data) if copy else data, ranks, owner, self.comm, self.synchronous)
 
+    def needs(self, graph: TaskGraph, store: Store, workers: int | None) -> list[int]:
+        return planned_needs(planned(graph, self.comm.size, self._order(graph)), store, self.window)
+
+    def _order(self, graph: TaskGraph) -> Order:
+        """What the plan of a run is made with."""
+        collect = {"all": tuple(range(self.comm.size)), "root": (self.root or 0,), "none": ()}[self.gather]
+        owner = by_handle(graph, owners(owner_for(graph, self.owner), self.comm.size))
+        return owner, self.root, collect
+
     def rank_count(self, workers: int | None) -> int:
         return int(self.comm.size)
 
@@ -104,14 +113,11 @@ class MpiRank(Mpi):
     ) -> Trace:
         graph, store = program.graph, program.store
         with self.agreement(run_follows=True) as facts:
-            rank_of = owners(owner_for(graph, self.owner), self.comm.size)
-            owner = by_handle(graph, rank_of)
+            order = self._order(graph)
             each = per_rank(workers, self.comm.size)
             facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
-            facts["owner"] = f"{_rule(self.owner)} (checksum {zlib.crc32(repr(owner).encode())})"
+            facts["owner"] = f"{_rule(self.owner)} (checksum {zlib.crc32(repr(order[0]).encode())})"
             facts["data"] = _layouts(program)
-        collect = {"all": tuple(range(self.comm.size)), "root": (self.root or 0,), "none": ()}[self.gather]
-        order: Order = owner, self.root, collect
         plan, outcomes = run_part(
             self.comm,
             graph,

@@ -18,8 +18,9 @@ from tilewright.passes.messages import MessagePlan
 from tilewright.runs.failure import leave
 from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
+from tilewright.tiles import Store
 
-__all__ = ["Order", "Outcome", "failed_at", "freeze", "merge", "planned", "thaw"]
+__all__ = ["Order", "Outcome", "failed_at", "freeze", "merge", "planned", "planned_needs", "thaw"]
 
 Order = tuple[tuple[int, ...], int | None, tuple[int, ...]]
 """What a plan is made with: the owner of each handle in order of first access, ``start``, ``collect``."""
@@ -41,6 +42,8 @@ class Outcome(NamedTuple):
     """Pickled ({handle: value}, replaced handles): results that are not in the place of the data of the run."""
     failed_at: tuple[int, float, float] | None = None
     """Worker, start and end of the failed task, if a worker ran it."""
+    grown: int | None = None
+    """Bytes by which the process grew at its fullest moment, if its system says so."""
     said: int = 0
     """Messages with what tasks printed that were sent beside this."""
 
@@ -62,6 +65,16 @@ def planned(graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handl
         plan = known[key] = MessagePlan(graph, ranks, by_handle, start=start, collect=collect, results=results)
         plan.graph = weakref.proxy(graph)
     return known[key]
+
+
+def planned_needs(plan: MessagePlan, store: Store, window: int) -> list[int]:
+    """Bytes that each rank needs: what it reads first, what it makes, and the window of others' tiles."""
+
+    def size(handle: Handle) -> int:
+        value = store[handle]
+        return value.nbytes if isinstance(value, np.ndarray) else 0
+
+    return plan.peak_memory(size, window)
 
 
 class Elsewhere(Exception):  # noqa: N818 - what it shows is where
@@ -155,4 +168,6 @@ def _merged(graph: TaskGraph, plan: MessagePlan, workers: int, outcomes: list[Ou
         for m in (plan.messages[number],)
         if number in ends  # in a run that failed some never came
     ]
-    return Trace(graph, workers, records, ranks=len(outcomes), messages=messages)
+    trace = Trace(graph, workers, records, ranks=len(outcomes), messages=messages)
+    trace.grown = tuple(outcome.grown for outcome in outcomes if outcome.grown is not None)
+    return trace

@@ -6,6 +6,7 @@ The tests in test_mpi.py read them. A check that raises writes the exception.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -365,6 +366,42 @@ def prepared_loops() -> Any:
 def wrong_values() -> Any:
     wrong: list[dict[str, Any]] = [{"root": 3}, {"gather": "some"}, {"workers": 4}, {"grid": 3}]
     return [raised(partial(call, **options))[:1] for options in wrong]
+
+
+def goes_on_from_a_checkpoint() -> Any:
+    run = Path(sys.argv[1], "run")
+    found = []
+    for root in (None, 1):
+        a = A if root in (None, rank) else None
+        for resume in (False, True):
+            L_found, record = call(a, checkpoint=run, resume=resume, root=root, return_run=True)
+            found += [np.array_equal(L_found, L), [note for note in record.notes if "were in" in note] == []]
+            comm.barrier()
+            if rank == 0:
+                parts = sorted(run.glob("part-*.bin"), key=lambda path: path.stat().st_mtime_ns)
+                for path in parts[len(parts) // 2 :]:
+                    path.unlink()
+            comm.barrier()
+        if rank == 0:
+            shutil.rmtree(run)
+        comm.barrier()
+    return found
+
+
+def checkpoints_that_do_not_fit() -> Any:
+    run = Path(sys.argv[1], "other")
+    call(checkpoint=run)
+    comm.barrier()
+    found = [
+        raised(lambda: call(checkpoint=run))[0],
+        raised(lambda: call(checkpoint=run, resume=True, tile_size=15))[0],
+    ]
+    if rank == 1:
+        A[25, 25] += 1
+    found.append(raised(lambda: call(checkpoint=run, resume=True))[0])
+    if rank == 1:
+        A[25, 25] -= 1
+    return [*found, raised(lambda: call(memory="10kB"))[0], raised(lambda: call(memory="10MB"))]
 
 
 def still_works_after_all_that() -> Any:

@@ -459,6 +459,50 @@ def test_resident_worker_that_is_killed_ends_the_run_with_its_address(own_client
     assert data["A"][0] == 0
 
 
+class Slow(tw.schedulers.Eager):
+    """So that there is time to die."""
+
+    def pop(self, worker):
+        time.sleep(0.002)
+        return super().pop(worker)
+
+
+@modes
+def test_a_call_goes_on_from_its_checkpoint_when_a_worker_is_killed(own_client, mode, tmp_path):
+    folder = tmp_path / "run"
+    a = spd_matrix(240)
+    pid = next(iter(own_client.run(os.getpid).values()))
+
+    def kill():
+        until(lambda: len(list(folder.glob("part-*.bin"))) >= 4)
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    how = {
+        "client": own_client,
+        "mode": mode,
+        "tile_size": 30,
+        "memory": "1GB",
+        "scheduler": Slow(),
+        "overheads": (0, 0, 0),
+    }
+    found, run = tw.tiled_cholesky(a, backend="dask", checkpoint=folder, restart=3, return_run=True, **how)
+    killer.join()
+    np.testing.assert_array_equal(found, tw.tiled_cholesky(a, tile_size=30))
+    again = any("begun again 1 times" in note for note in run.notes)
+    assert again == any("of 8 block columns were in" in note for note in run.notes) == (mode == "resident")
+    chunks = da.from_array(a, chunks=30)  # what is kept is known on another engine, and of chunks
+    found, run = tw.tiled_cholesky(
+        chunks, checkpoint=folder, resume=True, return_run=True, client=own_client, mode=mode, tile_size=30
+    )
+    found = own_client.compute(found).result(timeout=20)
+    np.testing.assert_array_equal(found, tw.tiled_cholesky(a, tile_size=30))
+    assert any("8 of 8 block columns were in" in note for note in run.notes)
+    with pytest.raises(MemoryError, match=r"tiled_cholesky takes .* on rank \d, more than memory="):
+        tw.tiled_cholesky(a, backend="dask", client=own_client, tile_size=30, memory="20kB")
+
+
 def test_killed_worker_is_made_good_in_mode_tasks(own_client, tmp_path):
     g, data = slow_graph(tmp_path / "pid")
     killer = kill_soon(tmp_path / "pid")

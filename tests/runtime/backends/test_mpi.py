@@ -505,6 +505,83 @@ def test_a_rank_that_dies_between_calls_is_noticed_at_the_next_and_the_kept_pool
     pools.default(2).close()
 
 
+class Slow(tw.schedulers.Eager):
+    """So that there is time to die."""
+
+    def pop(self, worker: int) -> tw.Task | None:
+        time.sleep(0.002)
+        return super().pop(worker)
+
+
+def kills(folder: Path, parts: int, pids: Callable[[], list[int]]) -> threading.Thread:
+    """Ends a rank when so many parts are in a folder."""
+
+    def kill() -> None:
+        wait_until(lambda: len(list(folder.glob("part-*.bin"))) >= parts, f"{parts} parts are there")
+        os.kill(pids()[1], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def test_a_rank_that_is_killed_leaves_a_checkpoint_and_the_call_begins_again_itself(tmp_path: Path) -> None:
+    a = positive_definite(240)
+    how = {"backend": "mpi", "workers": 2, "tile_size": 30, "scheduler": Slow()}
+    folder = tmp_path / "run"
+    expected = tw.tiled_cholesky(a, tile_size=30)
+    pids = pools.default(2).pids[:]
+    thread = kills(folder, 4, lambda: pids)
+    with pytest.raises(tw.RankDied, match="rank 1 died") as caught:
+        tw.tiled_cholesky(a, checkpoint=folder, **how)
+    thread.join()
+    assert any(f"of 8 block columns are finished and stay in {folder}" in note for note in caught.value.__notes__)
+    pids = pools.default(2).pids[:]
+    thread = kills(folder, 7, lambda: pids)  # of the one that goes on
+    again = {"return_run": True, "resume": True, "restart": 1, "memory": "1GB"}
+    found, run = tw.tiled_cholesky(a, checkpoint=folder, **how, **again)
+    thread.join()
+    np.testing.assert_array_equal(found, expected)
+    assert "begun again 1 times on other processes" in run.notes and pools.default(2).pids != pids
+    assert any("of 8 block columns were in" in note for note in run.notes)
+    assert run.planned > 0 and run.measured is not None and "planned" in str(run)
+    folder = tmp_path / "other"
+    pool = tw.mpi.Pool(2)  # that of a caller gives way to one that is kept
+    mine = [pool.pids[:]]
+    thread = kills(folder, 1, mine.pop)
+    found = tw.lu_factor(a, checkpoint=folder, pool=pool, restart=3, **{**how, "workers": None})
+    thread.join()
+    np.testing.assert_array_equal(found.lu, tw.lu_factor(a, tile_size=30, update="tile").lu)
+    assert pool.closed
+
+
+def test_a_call_begins_again_as_often_as_it_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(self: Any, *args: Any) -> None:
+        begun.append(self)
+        raise tw.RankDied(1, "as the test wants it")
+
+    begun: list[Any] = []
+    monkeypatch.setattr(pools.Pool, "run", die)
+    with pytest.raises(tw.RankDied, match="as the test wants it") as caught:
+        tw.qr(positive_definite(40), backend="mpi", workers=2, checkpoint=tmp_path / "run", restart=3)
+    assert len(begun) == 4
+    assert caught.value.__notes__ == [
+        "the run had begun again 3 times, as restart=3 says",
+        f"no block column was finished yet in {tmp_path / 'run'}",
+    ]
+
+
+@pytest.mark.parametrize("call", [tw.tiled_cholesky, tw.lu_factor, tw.qr])
+def test_memory_is_a_limit_of_each_rank(call: Callable[..., Any]) -> None:
+    a = positive_definite(80)
+    how = {"backend": "mpi", "workers": 2, "tile_size": 20}
+    with pytest.raises(MemoryError, match=rf"{call.__name__} takes .* KiB on rank [01], more than memory=19.53 KiB"):
+        call(a, memory="20kB", **how)
+    *_, run = call(a, memory="20MB", return_run=True, **how)
+    tile = 20 * 20 * 8
+    assert 5 * tile < run.planned < 100 * tile
+
+
 def threads_of(pid: int) -> int:
     """How many there are, the dead first one counted: files are closed with the last, which may be another."""
     try:
@@ -897,6 +974,8 @@ SAME = {
     ],
     "dense_operator_on_too_many_ranks": ["ValueError", "ranks=4, but there are 3"],
     "collectives": [True] * 7,
+    "goes_on_from_a_checkpoint": [True, True, True, False] * 2,
+    "checkpoints_that_do_not_fit": ["FileExistsError", "CheckpointError", "CheckpointError", "MemoryError", []],
     "still_works_after_all_that": True,
 }
 

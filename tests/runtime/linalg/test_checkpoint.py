@@ -1,5 +1,7 @@
 """Runs that are killed go on from their checkpoint to the same bits; one that is of another run, or damaged, is refused."""
 
+import contextlib
+import inspect
 import json
 import os
 import random
@@ -41,6 +43,8 @@ LEAST = {tw.tiled_cholesky: "200kB", tw.lu_factor: "500kB"}  # several slabs
 
 
 def numbers(result):
+    if isinstance(result, tuple):
+        return list(result)
     return [result] if isinstance(result, np.ndarray) else [result.lu, result.piv, result.slogdet()]
 
 
@@ -80,13 +84,10 @@ CALLS = pytest.mark.parametrize("call", [tw.tiled_cholesky, tw.lu_factor], ids=[
 
 
 @CALLS
-@pytest.mark.parametrize("out", [None, "L.npy"], ids=["in core", "out of core"])
 @pytest.mark.parametrize("at", [0, 1, 5, 7])
-def test_a_run_that_stops_goes_on_to_the_same_bits(here, stops, call, out, at):
+def test_a_run_that_stops_goes_on_to_the_same_bits(here, stops, call, at):
     a = matrix(call)
-    options = {"out": out, "checkpoint": "run", "tile_size": NB, "workers": 2} | (
-        {"memory": LEAST[call]} if out else {}
-    )
+    options = {"out": "L.npy", "checkpoint": "run", "tile_size": NB, "workers": 2, "memory": LEAST[call]}
     stops(at)
     with pytest.raises(Stopped) as error:
         call(a, **options)
@@ -104,7 +105,7 @@ def test_a_run_that_stops_goes_on_to_the_same_bits(here, stops, call, out, at):
         if use.handle.name == "A"
     }
     assert loaded == set(range(at, 8))  # what was finished is not made again
-    same(call(a, resume=True, **options | ({"overwrite_out": True} if out else {})), found)
+    same(call(a, resume=True, overwrite_out=True, **options), found)
 
 
 @CALLS
@@ -113,26 +114,25 @@ def test_every_dtype_goes_on(here, stops, call, dtype):
     a = matrix(call, dtype)
     stops(3)
     with pytest.raises(Stopped):
-        call(a, checkpoint="run", tile_size=NB)
+        call(a, checkpoint="run", tile_size=NB, out="L.npy")
     stops(None)
-    same(call(a, checkpoint="run", tile_size=NB, resume=True), plain(call, a))
+    same(call(a, checkpoint="run", tile_size=NB, out="L.npy", resume=True), plain(call, a))
 
 
 def test_the_upper_triangle_goes_on(here, stops):
     a = matrix(tw.tiled_cholesky)
-    for out in (None, "U.npy"):
-        stops(3)
-        with pytest.raises(Stopped):
-            tw.tiled_cholesky(a, lower=False, checkpoint=f"run{out}", tile_size=NB, out=out)
-        stops(None)
-        found = tw.tiled_cholesky(a, lower=False, checkpoint=f"run{out}", tile_size=NB, out=out, resume=True)
-        assert np.array_equal(found, tw.tiled_cholesky(a, lower=False, tile_size=NB))
+    stops(3)
+    with pytest.raises(Stopped):
+        tw.tiled_cholesky(a, lower=False, checkpoint="run", tile_size=NB, out="U.npy")
+    stops(None)
+    found = tw.tiled_cholesky(a, lower=False, checkpoint="run", tile_size=NB, out="U.npy", resume=True)
+    assert np.array_equal(found, tw.tiled_cholesky(a, lower=False, tile_size=NB))
 
 
 @pytest.mark.parametrize("shape", [(90, 200), (200, 90)])
 def test_matrices_of_any_shape_go_on(here, stops, shape):
     a = random_matrix(*shape)
-    for out, at in ((None, 2), ("F.npy", 2), (None, -(-shape[1] // NB) - 1), ("G.npy", -(-shape[1] // NB) - 1)):
+    for out, at in (("F.npy", 2), ("G.npy", -(-shape[1] // NB) - 1)):
         stops(at)
         folder = f"run {out} {at}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -159,11 +159,11 @@ def test_entries_are_kept_back_for_some_seconds_and_not_lost_where_a_run_stops(h
     a = matrix(tw.tiled_cholesky)
     stops(5)
     with pytest.raises(Stopped):
-        tw.tiled_cholesky(a, checkpoint="run", tile_size=NB, every=1000)
+        tw.tiled_cholesky(a, checkpoint="run", tile_size=NB, every=1000, out="L.npy")
     assert len(Path("run/panels.log").read_bytes().splitlines()) == 5
     stops(None)
     assert np.array_equal(
-        tw.tiled_cholesky(a, checkpoint="run", tile_size=NB, every=1000, resume=True),
+        tw.tiled_cholesky(a, checkpoint="run", tile_size=NB, every=1000, resume=True, out="L.npy"),
         tw.tiled_cholesky(a, tile_size=NB),
     )
     assert len(Path("run/panels.log").read_bytes().splitlines()) == 8
@@ -269,52 +269,79 @@ def test_a_checksum_tells_where_a_number_is_and_not_how_it_lies():
 
 SCRIPT = """
 import sys, numpy as np, tilewright as tw
-call, out = getattr(tw, sys.argv[1]), sys.argv[2] or None
-a = np.load("a.npy") if out is None else "a.npy"
-found = call(a, out=out, memory=sys.argv[3] if out else None, checkpoint="run", resume=True, tile_size=48, workers=2)
+call, out, backend = getattr(tw, sys.argv[1]), sys.argv[2] or None, sys.argv[4]
+a = "a.npy" if out else np.load("a.npy")
+place = dict(out=out, memory=sys.argv[3]) if out else dict(backend=backend)
+found = call(a, **place, checkpoint="run", resume=True, tile_size=48, workers=2)
 if out is None:
-    np.save("found.npy", found if isinstance(found, np.ndarray) else found.lu)
+    np.save("found.npy", numbers(found)[0])
 """
 
 
+def final(out):
+    """How much is final: lines of the log, -1 before there is one; or parts, 0 not counted."""
+    if not out:
+        return len(list(Path("run").glob("part-*.bin"))) - 1
+    log = Path("run/panels.log")
+    return len(log.read_bytes().splitlines()) if log.exists() else -1
+
+
+def rank_of(job):
+    """The process id of a rank that a job has started."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    found = []
+    for pid in parents:
+        above = pid
+        while above in parents and above != job.pid:
+            above = parents[above]
+        with contextlib.suppress(OSError):
+            if above == job.pid and b"tilewright.backends.mpi.rank" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return max(found, default=None)
+
+
 @pytest.mark.parametrize(
-    ("call", "out", "memory"),
+    ("call", "out", "memory", "backend"),
     [
-        ("tiled_cholesky", "L.npy", "4.6MB"),
-        ("lu_factor", "L.npy", "5.6MB"),
-        ("tiled_cholesky", "", ""),
-        ("lu_factor", "", ""),
+        ("tiled_cholesky", "L.npy", "4.6MB", "threads"),
+        ("lu_factor", "L.npy", "5.6MB", "threads"),
+        ("qr", "", "", "threads"),
+        ("lu_factor", "", "", "mpi"),
     ],
 )
-def test_kills_at_random_times_lead_to_the_same_bits(here, call, out, memory):
-    """A handful here; TILEWRIGHT_KILLS=25 makes a hundred (`make kills`)."""
+def test_kills_at_random_times_lead_to_the_same_bits(here, call, out, memory, backend):
+    """A handful here, one of them of a rank; TILEWRIGHT_KILLS=25 makes a hundred (`make kills`)."""
     rng = random.Random(f"{call} {out} {KILLS}")
-    n = 480
-    a = matrix(getattr(tw, call), n=n)
+    a = matrix(getattr(tw, call), n=480)
     np.save("a.npy", a)
-    Path("job.py").write_text(SCRIPT)
-    wanted = plain(getattr(tw, call), a, 48)
-    wanted = wanted if isinstance(wanted, np.ndarray) else wanted.lu
+    Path("job.py").write_text(inspect.getsource(numbers) + SCRIPT)
+    wanted = numbers(plain(getattr(tw, call), a, 48))[0] if call != "qr" else tw.qr(a, tile_size=48)[0]
     killed = 0
     seen = -1
+    command = [sys.executable, "job.py", call, out, memory, backend]
     for _ in range(KILLS):
-        job = subprocess.Popen([sys.executable, "job.py", call, out, memory])
-        log = Path("run/panels.log")
+        job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         until = time.monotonic() + 60
         while job.poll() is None and time.monotonic() < until:  # not while Python starts: some way into the work
-            if log.exists() and len(log.read_bytes().splitlines()) > seen:
+            if final(out) > seen:
                 break
             time.sleep(0.002)
         time.sleep(rng.random() * 0.02)
-        if job.poll() is None:
-            job.send_signal(signal.SIGKILL)
-            killed += 1
-        job.wait()
-        seen = len(log.read_bytes().splitlines()) if log.exists() else -1
+        victim = job.pid if backend == "threads" else rank_of(job)
+        if job.poll() is None and victim is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+                killed += 1
+        _, said = job.communicate(timeout=60)
+        seen = final(out)
         if job.returncode == 0:
             break
+        assert victim == job.pid or "RankDied" in said, said
     if out and Path(out).exists():
         assert np.array_equal(np.load(out), wanted)
         return
-    subprocess.run([sys.executable, "job.py", call, out, memory], check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=60)
     assert np.array_equal(np.load(out or "found.npy"), wanted) and killed

@@ -250,7 +250,10 @@ class TestRefusals:
             ):
                 call(a, memory="100kB")
             call(a, memory="1MB")
-            call(a.copy(), memory="100kB", overwrite_a=True)
+            order = "C" if call is tw.tiled_cholesky else "F"
+            call(a.copy(order), memory="100kB", overwrite_a=True)
+        with pytest.raises(MemoryError, match=r"qr takes .* MiB beside the matrix, more than memory=97"):
+            tw.qr(a, memory="100kB")
 
     def test_what_is_there_is_not_overwritten_without_being_told(self, here):
         a = spd()
