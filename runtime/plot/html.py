@@ -19,7 +19,7 @@ from tilewright.graph import TaskGraph
 from tilewright.plot.colouring import Colouring, colouring
 from tilewright.plot.compare import excess, shade
 from tilewright.plot.palette import CAUSES, colours, text_on
-from tilewright.plot.phases import PHASES, phases, warm_up
+from tilewright.plot.phases import PHASES, Phase, phases, warm_up
 from tilewright.runs.footprint import held
 from tilewright.runs.idle import pieces, queued, waits
 from tilewright.runs.text import IDLE, chain_facts, memory, place, unit_name, units, weight_unit
@@ -34,6 +34,7 @@ __all__ = ["LIMIT", "comparison_page", "comparison_table", "frame", "graph_page"
 LIMIT = 20_000
 """Tasks that are drawn one by one; beyond that they are drawn in groups."""
 _LANES = 256  # workers that are drawn
+_STRIP = 48  # pixels of a timeline, as in page.js
 _FRAME = 700  # tasks that are drawn one by one in a notebook, where every page stays in the file
 
 _REASONS = {
@@ -183,7 +184,9 @@ def frame(page: str, height: int = 760) -> str:
 def run_frame(run: Run) -> str:
     """What a notebook shows of a run: its page, as high as verdict, Gantt chart and details are, in under 200 kB."""
     lanes = min(run.trace.workers * run.trace.ranks, _LANES)
-    return frame(run_page(run, limit=_FRAME), 430 + max(106, min(560, 40 + (22 if lanes > 8 else 30) * lanes)))
+    strips = 1 + bool(run.trace.messages) + bool(run.memory and run.measured is None)
+    chart = max(106, min(560, 40 + (22 if lanes > 8 else 30) * lanes))
+    return frame(run_page(run, limit=_FRAME), 366 + _STRIP * strips + chart)
 
 
 # ---------------------------------------------------------------- the page
@@ -352,8 +355,8 @@ def _kernels(run: Run) -> str:
         flops[task.op.name] = flops.get(task.op.name, 0.0) + run.task_flops(task)
     durations = run.trace.durations
     each: dict[str, list[float]] = {}
-    for task in run.graph:
-        each.setdefault(task.op.name, []).append(durations[task.index])
+    for record in run.trace.records:  # of a run that failed some tasks have none
+        each.setdefault(run.graph.tasks[record.task].op.name, []).append(record.duration)
     gamma = run.machine.gamma if run.machine is not None and not run.machine.gpus else None
     if gamma:
         ceiling, source = 1 / gamma, "the machine's 1/gamma"
@@ -401,8 +404,7 @@ def _picture(graph: TaskGraph, run: Run | None, limit: int | None = None) -> dic
     if training is not None:
         said = list(dict.fromkeys(training))
         part, groups = _grouped(graph, costs, training, said, slack, critical)
-        layers = _order(groups, part["predecessors"])
-        picture |= part | _places(layers, part["predecessors"]) | {
+        picture |= part | _rows(said) | {
             "label": [str(phase) for phase in said], "op": [number[phase.phase] for phase in said],
             "info": [f"{count:,} tasks" for count in part["count"]],
         }  # fmt: skip
@@ -430,15 +432,21 @@ def _picture(graph: TaskGraph, run: Run | None, limit: int | None = None) -> dic
     if len(graph) <= limit and groups is None:
         picture["by"] = _colourings(graph, run)
     if run is not None:
-        note = picture["note"]
-        picture |= _schedule(run, op, limit, groups)
-        if training is not None and (begun := warm_up(run.trace, training)):
-            picture["from"] = begun
-            note += f" The first step, {units(run)[1](begun)} with its warm-up, is left of the chart: Show all."
+        notes = [picture["note"]]
+        schedule = _schedule(run, op, limit, groups)
+        notes.append(schedule.pop("note", ""))
+        picture |= schedule
         picture["verdict"] = str(run.verdict)
-        picture["note"] = f"{note}{picture['note']}".strip() if picture["note"] != note else note
+        if training is not None:
+            for bar, item in enumerate(picture["bars"]["item"]):
+                picture["bars"]["label"][bar] = picture["label"][item]
+            if begun := warm_up(run.trace, training):
+                picture["from"] = begun
+                took = f"{units(run)[1](begun)}{'' if units(run)[0] else f' {unit_name(run)}'}"
+                notes.append(f"The first step, {took} with its warm-up, is left of the chart: Show all.")
         if run.workers > _LANES:
-            picture["note"] += f" Only the first {_LANES} of {run.workers:,} workers are drawn."
+            notes.append(f"Only the first {_LANES} of {run.workers:,} workers are drawn.")
+        picture["note"] = " ".join(filter(None, notes))
     return picture
 
 
@@ -522,12 +530,12 @@ def _grouped(
     return part, of
 
 
-def _order(of: Sequence[int], predecessors: Sequence[Sequence[int]]) -> list[int]:
-    """Layers of items, each below those of its predecessors that begin before it in program order."""
-    layer: dict[int, int] = {}
-    for item in dict.fromkeys(of):
-        layer[item] = max((layer[p] + 1 for p in predecessors[item] if p in layer), default=0)
-    return [layer[item] for item in range(len(layer))]
+def _rows(items: Sequence[Phase]) -> dict[str, Any]:
+    """Where the phases of a training are drawn: a row a step, in it one place after the other."""
+    wide = len(PHASES) + 0.5
+    x = [wide * item.place + PHASES.index(item.phase) for item in items]
+    y = [item.step for item in items]
+    return {"x": x, "y": y, "world": [-0.5, -0.5, max(x) + 0.5, max(y) + 0.5]}
 
 
 def _lane(run: Run, number: int) -> str:
@@ -606,7 +614,7 @@ def _schedule(run: Run, op: Sequence[int], limit: int, groups: Sequence[int] | N
         "causeColours": [CAUSES[cause] for cause in IDLE], "failed": None,
     }  # fmt: skip
     if len(arrows) > _ARROWS:
-        picture["note"] = f" {len(arrows):,} messages are more than the {_ARROWS:,} that are drawn."
+        picture["note"] = f"{len(arrows):,} messages are more than the {_ARROWS:,} that are drawn."
     failure = trace.failure
     if failure is not None:
         picture["failed"] = {
@@ -647,7 +655,7 @@ def _schedule(run: Run, op: Sequence[int], limit: int, groups: Sequence[int] | N
             picture["ran"] = [item in first for item in range(items)]
     picture["ready"] = _steps((since, until, 1) for since, until in queued(trace))
     picture["flight"] = _steps((m.start, m.end, m.nbytes) for m in trace.messages)
-    if run.memory:
+    if run.memory and run.measured is None:
         changes = held(run)
         peaks = [max(accumulate(change for _, change in rank), default=0) for rank in changes]
         fullest = peaks.index(max(peaks))

@@ -534,13 +534,20 @@ class Panel {
       const x = v.X(d.x[t]), y = v.Y(d.y[t]);
       if (x < -w || x > W + w || y < -h || y > H + h) continue;
       this.fill(g, t);
-      g.fillRect(x - w / 2, y - h / 2, w, h);
+      if (d.ran && !d.ran[t]) {  // hollow: it did not run
+        g.strokeStyle = g.fillStyle;
+        g.lineWidth = 1;
+        g.setLineDash([3, 2]);
+        g.strokeRect(x - w / 2, y - h / 2, w, h);
+        g.setLineDash([]);
+      } else g.fillRect(x - w / 2, y - h / 2, w, h);
+      if (d.failed && d.failed.item === t) this.cross(g, x - w / 2, y - h / 2, w, h);
       if (this.critical.has(t) || t === s) {
         g.strokeStyle = colour(t === s ? "--mark" : "--path");
         g.lineWidth = t === s ? 3 : h > 6 ? 1.6 : 0.5;
         g.strokeRect(x - w / 2, y - h / 2, w, h);
       }
-      if (h > 11) this.text(g, d.label[t], x, y, w, d.op[t]);
+      if (h > 11) this.text(g, d.label[t], x, y, w, d.ran && !d.ran[t] ? -1 : d.op[t]);
     }
     g.globalAlpha = 1;
     for (const [p, t, words] of remote.length > 40 ? remote.filter(([p, t]) => p === s || t === s) : remote) {
@@ -558,7 +565,7 @@ class Panel {
 
   text(g, label, x, y, room, op) {
     if (room < 24 || g.measureText(label).width > room - 4) return;
-    g.fillStyle = this.d.inks[op];
+    g.fillStyle = op < 0 ? colour("--ink") : this.d.inks[op];
     g.fillText(label, x, y);
   }
 
@@ -667,11 +674,15 @@ class Panel {
     const x0 = v.X(start), x1 = Math.max(v.X(end), x0 + 8);
     g.fillStyle = colour("--paper");
     g.fillRect(x0, y, x1 - x0, h);
+    this.cross(g, x0, y, x1 - x0, h);
+  }
+
+  cross(g, x, y, w, h) {
     g.strokeStyle = colour("--path");
     g.lineWidth = 2;
-    g.strokeRect(x0, y, x1 - x0, h);
+    g.strokeRect(x, y, w, h);
     g.beginPath();
-    g.moveTo(x0, y); g.lineTo(x1, y + h); g.moveTo(x0, y + h); g.lineTo(x1, y);
+    g.moveTo(x, y); g.lineTo(x + w, y + h); g.moveTo(x, y + h); g.lineTo(x + w, y);
     g.stroke();
   }
 

@@ -29,7 +29,7 @@ SHOWN = {
     "machine": (lambda: tw.Machine(ranks=4, workers=2, alpha=1e-6), ["ranks", "4", "workers", "2", "alpha", "1 us"]),
     "matrix": (
         lambda: tw.TiledMatrix.from_numpy(np.eye(10), 4),
-        ["10 x 10", "float64", "3 x 3 of 4 rows", "800 bytes"],
+        ["10 x 10", "float64", "3 x 3 of 4 rows", "1.125 KiB"],
     ),
     "map": (lambda: tw.PrecisionMap.uniform(3, "bf16"), ["bf16", "(2,1) bf16"]),
     "trace": (traced, ["3 of 3 tasks", "1 x 2", "3 tasks, 3"]),

@@ -345,7 +345,7 @@ def test_three_timelines_end_where_the_run_says(report):
     names, tops = report.evaluate("[panels[0].strips.map(s => s[0]), panels[0].strips.map(s => Math.max(...s[1][1]))]")
     assert names[:2] == ["tasks ready and waiting", "bytes under way"]
     assert re.fullmatch(r"memory of rank [01], the fullest", names[2]) and tops[2] == run.memory
-    assert report.evaluate("panels[0].times.height") == 3 * 48
+    assert report.evaluate("panels[0].times.canvas.style.height") == "144px"
     assert report.evaluate("size(1536)") == "1.5 KiB" and report.evaluate("size(12)") == "12 bytes"
 
 
@@ -370,7 +370,7 @@ def test_an_edge_between_ranks_says_what_travels_along_it(report):
     p, t, words = report.evaluate("panels[0].d.remote[0]")
     assert words == f"A[0,0], 512 KiB, rank {rank[p]} to {rank[t]}"
     report.evaluate("panels[0].choose(['edge', 0])")
-    assert story(report) == f"message {words}\n{GRAPH.tasks[p].label} to {GRAPH.tasks[t].label}"
+    assert story(report) == f"message {words} {GRAPH.tasks[p].label} to {GRAPH.tasks[t].label}"
 
 
 def test_runs_side_by_side_have_one_time_scale_and_move_together(show):
@@ -417,12 +417,24 @@ def test_a_failed_run_shows_where(show):
     assert hover(page, at_time, (start + end) / 2, lane).startswith("potrf(3) failed\n")
     click(page, at_time, (start + end) / 2, lane)
     assert selected(page) == "potrf(3)" and "it failed" in story(page)
+    ran, never = (
+        pixel(
+            page,
+            "canvas.dag",
+            *page.evaluate(
+                f"(t => [panels[0].dag.X(panels[0].d.x[t]) - 8, panels[0].dag.Y(panels[0].d.y[t]) - 9])"
+                f"(panels[0].d.label.indexOf('{label}'))"
+            ),
+        )
+        for label in ("potrf(2)", "tril(3)")
+    )
+    assert ran == [213, 94, 0] and never == [255, 255, 255]  # a task that did not run is hollow
 
 
 def test_everything_is_reached_by_the_keyboard(show):
     report = show(simulated().report)
     names = []
-    for _ in range(10):
+    for _ in range(11):
         report.keyboard.press("Tab")
         names.append(
             report.evaluate("(a => a.className || a.id || (a.dataset.op ? 'op' : ''))(document.activeElement)")
@@ -725,10 +737,7 @@ def test_the_live_page_follows_a_run_to_its_end(browser):
         assert (
             page.locator("#state").inner_text() == "running" and page.title() == "90 % steps: critical-path on threads"
         )
-        assert (
-            page.locator("#queue").inner_text()
-            == f"1 tasks are ready or run, on {page.evaluate('lanes.length')} workers"
-        )
+        assert page.locator("#queue").inner_text() == f"1 ready or running, on {page.evaluate('lanes.length')} workers"
         assert page.locator("#ops").inner_text() == "step 9 of 10"
         assert page.evaluate("[bars.length, document.getElementById('bar').value]") == [9, 9]
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
