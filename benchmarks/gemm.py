@@ -19,9 +19,9 @@ from tilewright.kernels import choice, products
 from tilewright.kernels.narrow import split, to_bf16, widen
 from tilewright.kernels.table import dtype_name, lookup
 from tilewright.kernels.threads import one_thread
+from tilewright.linalg.arena import copies
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.factor import mixed_factor
-from tilewright.linalg.mixed import copies
 from tilewright.linalg.tuning import mixed_tile_size
 from tilewright.passes.conversions import with_conversions
 from tilewright.precision import FORMATS, PrecisionMap

@@ -7,7 +7,7 @@ from functools import lru_cache, update_wrapper
 from inspect import signature
 from typing import Any, Concatenate, ParamSpec
 
-from tilewright.graph import Task, TaskGraph
+from tilewright.graph import TaskGraph
 from tilewright.scalars import positive
 
 __all__ = ["graph_builder"]
@@ -68,7 +68,8 @@ def graph_builder(
             made = function(g, *args, **kwargs)
             graph = g if made is None else made
             if levels is not None:
-                graph.closed_form = lambda task: _level(levels, task, values)
+                form = levels
+                graph.closed_form = lambda task: form(task, *values)
             if extents is not None:
                 graph.extents = dict(extents(*values))
             graph.recipe = call, values
@@ -80,7 +81,3 @@ def graph_builder(
         return call
 
     return decorate
-
-
-def _level(levels: Callable[..., float], task: Task, values: tuple[Any, ...]) -> float:
-    return levels(task, *values)

@@ -367,6 +367,7 @@ class TaskGraph:
     """Bottom levels by formula, in units of `Op.weight`, where the algorithm's author knows one."""
     recipe: _Fact[tuple[Callable[..., TaskGraph], tuple[Any, ...]] | None] = _Fact(None)
     """(function, arguments) of a call that builds this graph, by which it travels to other processes."""
+    _evaluated: _Fact[tuple[Cost, list[float]] | None] = _Fact(None)  # a closed form, and what it says of each task
     extents: _Fact[dict[str, tuple[int, int]]] = _Fact({})
     """Tile rows and columns of the matrices that the algorithm works on, where its author knows."""
 
@@ -625,8 +626,11 @@ class TaskGraph:
         `Op.weight` and a closed form is used where the graph has one. O(tasks + edges) otherwise: one sweep
         backwards, as insertion order is a topological order.
         """
-        if cost is None and self.closed_form is not None:
-            return [self.closed_form(task) for task in self.tasks]
+        form = self.closed_form
+        if cost is None and form is not None:
+            if self._evaluated is None or self._evaluated[0] is not form:
+                self._evaluated = form, [form(task) for task in self.tasks]
+            return list(self._evaluated[1])
         costs = self._costs(cost)
         levels = [0.0] * len(costs)
         for task in reversed(self.tasks):

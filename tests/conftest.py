@@ -22,13 +22,24 @@ settings.register_profile("suite", deadline=None, derandomize=True, database=Non
 settings.load_profile("suite")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def kept_cluster_ends_with_the_module():
-    """Other modules count descriptors and threads of this process."""
-    yield
+def close_kept_cluster():
+    """End the Dask cluster that calls of this process share, if one did begin."""
     clients = sys.modules.get("tilewright.backends.dask.client")
     if clients is not None:
         clients.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def kept_cluster_ends_with_the_session():
+    """Modules share it: a cluster takes seconds to start."""
+    yield
+    close_kept_cluster()
+
+
+@pytest.fixture(scope="module")
+def no_kept_cluster():
+    """For modules that count threads, descriptors or sockets of this process, or start a cluster of their own."""
+    close_kept_cluster()
 
 
 LEFT_OUT = pytest.StashKey[dict[str, int]]()

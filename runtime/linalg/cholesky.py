@@ -29,38 +29,6 @@ def cholesky(g: TaskGraph, A: Handles, nt: int) -> None:
                 g.insert(gemm, R(A[i, k]), R(A[j, k]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_jk^H
 
 
-def _levels(task: Task, nt: int, *_: object) -> float:
-    return bottom_level(task, nt)
-
-
-@graph_builder("cholesky nt={nt}", levels=_levels, extents=lambda nt: {"A": (nt, nt)})
-def cholesky_graph(g: TaskGraph, nt: int) -> None:
-    """The task graph of the Cholesky factorisation of nt x nt tiles, handles ``A[i,j]``.
-
-    It has nt (nt+1) (nt+2) / 6 tasks. With weights 1, 3, 3, 6 for potrf, trsm, syrk, gemm (units of nb^3/3 flops)
-    its work is nt^3 and its critical path 9 nt - 10 (1 for nt = 1); counted in tasks the path is 3 nt - 2.
-
-    Raises
-    ------
-    ValueError
-        ``nt`` is negative, or there would be more than 10^9 tasks.
-    TypeError
-        ``nt`` is not an integer.
-
-    Examples
-    --------
-    >>> from tilewright import cholesky_graph
-    >>> g = cholesky_graph(nt=4)
-    >>> len(g), g.tasks[2], g.tasks[-1]
-    (20, trsm(2,0), potrf(3))
-    """
-    if whole(nt, "nt") < 0:
-        raise ValueError(f"nt must not be negative, got {nt}")
-    if (count := nt * (nt + 1) * (nt + 2) // 6) > _MOST_TASKS:
-        raise ValueError(f"nt={nt} makes {count} tasks, more than a graph can hold; take larger tiles")
-    cholesky(g, g.handles("A"), nt)
-
-
 def bottom_level(task: Task, nt: int) -> float:
     """Length of the longest path from a task of `cholesky_graph` to the end, in units of nb^3/3 flops. O(1).
 
@@ -94,3 +62,31 @@ def bottom_level(task: Task, nt: int) -> float:
     if name == "gemm":
         return 6 * (j - k) + 9 * (nt - j) - 11
     return 3 * (i - k) + (9 * (nt - i) - 10 if i < nt - 1 else 1)
+
+
+@graph_builder("cholesky nt={nt}", levels=bottom_level, extents=lambda nt: {"A": (nt, nt)})
+def cholesky_graph(g: TaskGraph, nt: int) -> None:
+    """The task graph of the Cholesky factorisation of nt x nt tiles, handles ``A[i,j]``.
+
+    It has nt (nt+1) (nt+2) / 6 tasks. With weights 1, 3, 3, 6 for potrf, trsm, syrk, gemm (units of nb^3/3 flops)
+    its work is nt^3 and its critical path 9 nt - 10 (1 for nt = 1); counted in tasks the path is 3 nt - 2.
+
+    Raises
+    ------
+    ValueError
+        ``nt`` is negative, or there would be more than 10^9 tasks.
+    TypeError
+        ``nt`` is not an integer.
+
+    Examples
+    --------
+    >>> from tilewright import cholesky_graph
+    >>> g = cholesky_graph(nt=4)
+    >>> len(g), g.tasks[2], g.tasks[-1]
+    (20, trsm(2,0), potrf(3))
+    """
+    if whole(nt, "nt") < 0:
+        raise ValueError(f"nt must not be negative, got {nt}")
+    if (count := nt * (nt + 1) * (nt + 2) // 6) > _MOST_TASKS:
+        raise ValueError(f"nt={nt} makes {count} tasks, more than a graph can hold; take larger tiles")
+    cholesky(g, g.handles("A"), nt)

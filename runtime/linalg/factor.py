@@ -11,7 +11,8 @@ from tilewright.linalg.call import Call
 from tilewright.linalg.cholesky import bottom_level, cholesky
 from tilewright.linalg.gpu import device_factor, factor_on_device
 from tilewright.linalg.matrix import is_device_tensor
-from tilewright.linalg.mixed import MixedFactor, MixedProblem, default_shift, shifted
+from tilewright.linalg.mixed import MixedProblem
+from tilewright.linalg.mixed_factor import MixedFactor, default_shift, shifted
 from tilewright.linalg.one_tile import factor_one_tile
 from tilewright.linalg.outofcore import Outside, cholesky_by_slabs
 from tilewright.linalg.triangle import on_triangle, triangle_graph, turned_graph
@@ -76,7 +77,7 @@ def tiled_cholesky(
     precision
         ``"fp64"``, ``"fp32"``, ``"tf32"``, ``"bf16x3"``, ``"bf16"``, ``"fp16"`` or a `PrecisionMap`: products have
         operands in that format, sums and tiles stay in FP32 (FP64 for ``"fp64"``). None computes in the dtype of ``a``.
-        See `docs/precision.md`; `tilewright.linalg.mixed` has what refinement needs.
+        See `docs/precision.md`; `MixedFactor` has what refinement needs.
     route
         How products with 16-bit operands are computed: ``"cblas"``, ``"mkldnn"``, ``"widen"``, ``"autocast"`` or
         ``"reference"``; ``"widen"`` or ``"autocast"`` on a GPU. By default the fastest of those that round least: see

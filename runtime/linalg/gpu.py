@@ -1,10 +1,10 @@
 """Cholesky of a torch tensor where it is: tiles are views of a tensor on the same device, nothing goes to the host.
 
-The graph is that of `tilewright.linalg.mixed`, the engine and the policies are the same. Three things differ. A kernel
-only launches work, so potrf notes its info in a tile, and infos are looked at once, at the end. Work comes in batches:
-where all tiles have one format, what is done to the tiles of a column is one launch (`tilewright.passes.batches`), and
-the tile size leaves Python a twentieth of the time. And FP32 accumulation is a promise: the switches of cuBLAS that
-would break it are set while the run lasts.
+The graph is that of `tilewright.linalg.mixed_graph`, the engine and the policies are the same. Three things differ. A
+kernel only launches work, so potrf notes its info in a tile, and infos are looked at once, at the end. Work comes in
+batches: where all tiles have one format, what is done to the tiles of a column is one launch
+(`tilewright.passes.batches`), and the tile size leaves Python a twentieth of the time. And FP32 accumulation is a
+promise: the switches of cuBLAS that would break it are set while the run lasts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import RW, Handle, Op, Task, TaskGraph, W
 from tilewright.kernels import potrf as potrf_kernel
 from tilewright.kernels import tensors
-from tilewright.linalg.mixed import MixedFactor, chosen_routes, default_shift, factor_graph, shifted
+from tilewright.linalg.mixed_factor import MixedFactor, default_shift, shifted
+from tilewright.linalg.mixed_graph import chosen_routes, factor_graph
 from tilewright.passes.batches import Batch, batched
 from tilewright.precision import FORMATS, PrecisionMap, find_format
 from tilewright.runs.run import Run

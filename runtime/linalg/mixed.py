@@ -7,126 +7,24 @@ What is factored is H + shift diag(H) with H = D A D, for use as a preconditione
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from tilewright.builder import graph_builder
-from tilewright.errors import NotPositiveDefiniteError
-from tilewright.graph import RW, Handle, R, TaskGraph, W
+from tilewright.graph import TaskGraph
 from tilewright.host.memory import room, zeros
-from tilewright.kernels import products
+from tilewright.linalg.arena import copies, in_tiles
 from tilewright.linalg.call import Call
-from tilewright.linalg.cholesky import cholesky
+from tilewright.linalg.mixed_factor import MixedFactor
+from tilewright.linalg.mixed_graph import chosen_routes, factor_graph, fitting_map, fitting_tile_size, one_dtype
 from tilewright.linalg.tuning import mixed_tile_size
-from tilewright.ops import convert, copy, diagonal, scaled, scalen, tril, unscaled
-from tilewright.passes.conversions import copy_name, copy_outline, with_conversions
-from tilewright.precision import FORMATS, PrecisionMap, find_format
+from tilewright.passes.conversions import copy_name
+from tilewright.precision import FORMATS, PrecisionMap
 from tilewright.runs.run import Run
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["SHIFTS", "MixedFactor", "MixedProblem", "default_shift", "factor_graph", "in_tiles", "shifted"]
-
-SHIFTS = 4
-"""Attempts with ``shift=None``: the first shift, then doubled, at most so often."""
-
-_FIRST_SHIFT = 2.0  # c_n of Higham and Pranesh, in units of u
-
-T = TypeVar("T")
-Tiles = dict[tuple[int, ...], np.ndarray]
-
-
-@dataclass(frozen=True)
-class MixedFactor:
-    """L with L L^T = D A D + shift diag(D A D), up to the rounding of its precision.
-
-    Attributes
-    ----------
-    array
-        L as tasks left it, or None if they left it in tiles.
-    scale
-        (n,) float64, the diagonal of D: d_i = a_ii^(-1/2). Ones for precision ``"fp64"``.
-    shift
-        The shift it was factored with. diag(D A D) = 1, so it adds to every diagonal element.
-    precision
-        What was asked for: a name, or ``"map"``.
-    precision_map
-        The format of every tile.
-    run
-        The run that made it; its report counts the conversions.
-    attempts
-        The shifts that were tried, this one last.
-    row_sums
-        (n,), the sums of |a_ij| along the rows of A, if that was asked for.
-    tile_size
-        Rows of a tile.
-    tiles
-        {(i, j): tile} of the lower triangle of L, if asked for in tiles and tasks write into memory of this process.
-    narrow
-        {(i, j): tile} of L below the diagonal in BF16, as uint16, if it was asked for in tiles and ``narrow_pays``.
-    narrow_pays
-        Whether substitution reads such tiles faster than those of FP32: products were native ones in BF16.
-    """
-
-    array: Any
-    scale: np.ndarray
-    shift: float
-    precision: str
-    precision_map: PrecisionMap
-    run: Run
-    attempts: tuple[float, ...] = ()
-    row_sums: np.ndarray | None = None
-    tile_size: int = 0
-    tiles: Tiles | None = None
-    narrow: Tiles | None = None
-    narrow_pays: bool = False
-
-    @cached_property
-    def L(self) -> Any:  # noqa: N802 - as in the equation
-        """(n, n), rows contiguous, float32; float64 if some tile is FP64; a tensor on a device.
-
-        Its lower triangle is the factor; what stands above is undefined. Made of the tiles where it lies in tiles.
-        """
-        if self.tiles is None:
-            return self.array
-        L = np.zeros((self.n, self.n), np.float32)
-        whole = TiledMatrix.view(L, self.tile_size)
-        for (i, j), tile in self.tiles.items():
-            whole[i, j][...] = tile
-        return L
-
-    @property
-    def n(self) -> int:
-        return len(self.scale)
-
-
-def default_shift(precision: PrecisionMap) -> float:
-    """c_n u of the least exact format of the products, with c_n = 2; 0 for FP32 and FP64 [1]_.
-
-    .. [1] N. Higham, S. Pranesh, Exploiting lower precision arithmetic in solving symmetric positive definite linear
-       systems and least squares problems, SISC 43 (2021), section 3.
-    """
-    u = max((FORMATS[name].u for name in precision.counts()), default=0.0)
-    return _FIRST_SHIFT * u if u > FORMATS["fp32"].u else 0.0
-
-
-def shifted(factor: Callable[[float], T], shift: float | None, first: float) -> tuple[T, tuple[float, ...]]:
-    """(factor(shift), the shifts that were tried). Without a shift ``first``, doubled on breakdown."""
-    if shift is not None:
-        if not 0 <= shift < np.inf:
-            raise ValueError(f"shift must be a number of at least 0, not {shift!r}")
-        return factor(float(shift)), (float(shift),)
-    attempts = [first]
-    while True:
-        try:
-            return factor(attempts[-1]), tuple(attempts)
-        except NotPositiveDefiniteError:
-            if not first or len(attempts) == SHIFTS:
-                raise
-            attempts.append(2 * attempts[-1])
+__all__ = ["MixedProblem"]
 
 
 class MixedProblem:
@@ -178,7 +76,7 @@ class MixedProblem:
         n, source, precision = self.matrix.n, self.source, self.precision
         scale = np.ones(n)
         L: np.ndarray | None = None
-        tiles: Tiles | None = None
+        tiles: dict[tuple[int, ...], np.ndarray] | None = None
         if self.in_tiles:
             whole = TiledMatrix.view(np.broadcast_to(np.float32(0), (n, n)), self.tile_size)  # shapes, no memory
             tiles = dict(in_tiles(whole, "float32"))
@@ -281,136 +179,3 @@ def _row_sums(sums: dict[tuple[int, int], np.ndarray], tiles: TiledMatrix) -> np
         if i != j:
             total[columns] += down
     return total
-
-
-def fitting_tile_size(precision: str | PrecisionMap, n: int, tile_size: int | None) -> int | None:
-    """The tile size that was said, or that of a map; None if it has to be chosen. ValueError for an unknown format."""
-    if not isinstance(precision, PrecisionMap):
-        find_format(precision)
-        return tile_size
-    if tile_size is not None:
-        return tile_size
-    return precision.tile_size or max(-(-n // max(precision.nt, 1)), 1)
-
-
-def fitting_map(precision: str | PrecisionMap, n: int, tile_size: int) -> PrecisionMap:
-    """The format of each tile. ValueError for a map with another number of tiles."""
-    nt = -(-n // tile_size)
-    if not isinstance(precision, PrecisionMap):
-        return PrecisionMap.uniform(nt, precision)
-    if precision.nt != nt:
-        raise ValueError(
-            f"the PrecisionMap has {precision.nt} x {precision.nt} tiles, but a matrix of {n} rows has {nt} x {nt} "
-            f"tiles of {tile_size}"
-        )
-    return precision
-
-
-def chosen_routes(
-    precision: PrecisionMap, route: str | None, find: Callable[[str, str | None], str] | None = None
-) -> tuple[tuple[str, str], ...]:
-    """(form, route) for each narrow form that products with this map read.
-
-    ``find`` gives the route for a form, or checks the one that was asked for; by default that of this CPU. ValueError
-    where it cannot be used, or nothing is multiplied in 16 bits.
-    """
-    find = find or (lambda form, name: products.route(form, name).name)
-    forms = sorted({FORMATS[f].storage for f in precision.counts()} & set(products.FORMS))
-    if route is not None and not forms and precision.nt:
-        raise ValueError(f"route={route!r} is for products with 16-bit operands: precision bf16, fp16 or bf16x3")
-    return tuple((form, find(form, route)) for form in forms)
-
-
-def _named(precision: PrecisionMap, *_: object) -> str:
-    return f"cholesky nt={precision.nt} in {precision.single or 'mixed precision'}"
-
-
-@graph_builder(_named, cache=32)
-def factor_graph(
-    g: TaskGraph,
-    precision: PrecisionMap,
-    routes: tuple[tuple[str, str], ...],
-    scales: bool,
-    finish: bool,
-    shift: float,
-    apart: bool = False,
-    norms: bool = False,
-    wide: bool = True,
-) -> TaskGraph:
-    """Scale and convert the source S into A, factor A, and with ``finish`` make it the factor of S itself.
-
-    ``wide`` as in `with_conversions`.
-
-    Where tiles have several dtypes, those of another one than the result's are converted into L; with ``apart`` L gets
-    all tiles, and A is temporary. With ``norms``, N[i,j] are the sums of |S[i,j]| along its rows and columns.
-    """
-    nt = precision.nt
-    S, D, N = g.handles("S"), g.handles("D"), g.handles("N")
-    A = g.handles("A", like="L", dtype=lambda i, j: precision[i, j].accumulate) if apart else g.handles("A")
-    if scales:
-        for i in range(nt):
-            g.insert(diagonal, R(S[i, i]), W(D[i, 0]))  # d_i := a_ii^(-1/2)
-    for j in range(nt):
-        for i in range(j, nt):  # A := D S D, on the diagonal 1 + shift
-            if scales:
-                extra = (shift,) if i == j else ()
-                if norms:
-                    g.insert(scalen, R(S[i, j]), R(D[i, 0]), R(D[j, 0]), W(A[i, j]), W(N[i, j]), *extra, on=A[i, j])
-                else:
-                    g.insert(scaled, R(S[i, j]), R(D[i, 0]), R(D[j, 0]), W(A[i, j]), *extra)
-            else:
-                g.insert(copy, R(S[i, j]), W(A[i, j]), "lower" if i == j else "all")
-    cholesky(g, A, nt)
-    if finish:
-        for j in range(nt):
-            g.insert(tril, RW(A[j, j]))
-            for i in range(j, nt):
-                if scales:
-                    g.insert(unscaled, R(D[i, 0]), RW(A[i, j]), "lower" if i == j else "all")
-    for i, j in precision:
-        if precision[i, j].accumulate != precision.accumulate:
-            g.insert(convert, R(A[i, j]), W(g.handles("L")[i, j]))
-        elif apart:
-            g.insert(copy, R(A[i, j]), W(g.handles("L")[i, j]))
-    return with_conversions(g, precision, dict(routes).__getitem__, wide=wide)
-
-
-def one_dtype(precision: PrecisionMap) -> bool:
-    """Whether all tiles are stored in the dtype of the result."""
-    return all(FORMATS[f].accumulate == precision.accumulate for f in precision.counts())
-
-
-def copies(
-    graph: TaskGraph, tiles: TiledMatrix, *, by_columns: bool = False
-) -> dict[str, dict[tuple[int, ...], np.ndarray]]:
-    """Room for the copies that a graph makes, by family, each tile on a cache line of one arena."""
-    data: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
-    for name in sorted(name for name in graph.temporary if ":" in name):
-        handles = [handle for handle in graph.written if handle.name == name]
-        _, dtype = copy_outline(handles[0], (1, 1))
-        data[name] = dict(_room(handles, tiles, dtype, by_columns))
-    return data
-
-
-def in_tiles(tiles: TiledMatrix, dtype: str) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    """Room for the tiles of a lower triangle."""
-    return _room([Handle("", (i, j)) for j in range(tiles.nt) for i in range(j, tiles.nt)], tiles, dtype)
-
-
-def _room(
-    handles: list[Handle], tiles: TiledMatrix, dtype: str, by_columns: bool = False
-) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    """A tile for each handle in one arena. Rows, or columns, are an odd number of cache lines long.
-
-    Rows a power of two apart share few sets of a cache: with such rows in both operands and the result products took
-    20 % longer.
-    """
-    whole, _ = copy_outline(handles[0], (tiles.tile_size, tiles.tile_size))
-    lines = -(-tiles.tile_size * np.dtype(dtype).itemsize // 64) | 1
-    length = lines * 64 // np.dtype(dtype).itemsize
-    arena = room((len(handles), *whole[:-1], length), dtype, huge=True)
-    for place, handle in enumerate(handles):
-        i, j = handle.index
-        rows, columns = tiles[i, j].shape
-        tile = arena[place, ..., :columns, :rows].swapaxes(-1, -2) if by_columns else arena[place, ..., :rows, :columns]
-        yield handle.index, tile

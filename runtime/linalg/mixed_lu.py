@@ -16,10 +16,10 @@ from tilewright.errors import SingularMatrixError
 from tilewright.graph import Handle, R, TaskGraph, W
 from tilewright.host.memory import room
 from tilewright.kernels import products
+from tilewright.linalg.arena import copies
 from tilewright.linalg.call import Call
 from tilewright.linalg.equilibrate import Scaling
 from tilewright.linalg.lu_graph import insert_lu
-from tilewright.linalg.mixed import copies
 from tilewright.linalg.tuning import mixed_lu_tile_size
 from tilewright.ops import diag, scaled
 from tilewright.passes.conversions import with_conversions
@@ -183,6 +183,6 @@ def _check(diagonal: np.ndarray, nb: int) -> None:
 
 
 def _by_columns(n: int) -> np.ndarray:
-    """Memory for the factor, by columns, an odd number of cache lines apart: see `tilewright.linalg.mixed`."""
+    """Memory for the factor, by columns, an odd number of cache lines apart: see `tilewright.linalg.arena`."""
     lines = -(-n * 4 // 64) | 1
     return room((n, lines * 16), np.float32, huge=True).T[:n]

@@ -17,8 +17,8 @@ import numpy as np
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, R, TaskGraph, W
 from tilewright.kernels.hemm import BLOCK
+from tilewright.linalg.arena import in_tiles
 from tilewright.linalg.conjugate_gradients import direction_tasks
-from tilewright.linalg.mixed import in_tiles
 from tilewright.linalg.operator import blocks_graph, residual_tasks
 from tilewright.linalg.runner import Bindings
 from tilewright.linalg.stopping import Stop, steps_left

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("no_kept_cluster")
+
 SCRIPT = """
 import os, tempfile
 folder = tempfile.mkdtemp()

@@ -295,6 +295,12 @@ def fail_at(x, count, limit):
     count += 1
 
 
+def next_one(own, given):
+    own += 1
+    if own[0] != given[0]:
+        raise LookupError(f"{given[0]} is not the next one")
+
+
 def increase(x):
     x += 1
 
@@ -385,6 +391,18 @@ class TestPrepare:
         for r in range(3):
             step.inputs[x[r]][:] = 0
         assert step.repeat(3) == 3
+
+    def test_what_fails_in_later_repetitions_for_want_of_values_is_not_the_error(self, backend, pool):
+        """Rank 1 misses what rank 0 did not make, one repetition later and in a task of lower index."""
+        g = tw.TaskGraph("late")
+        n, x = g.handle("n"), g.handles("x")
+        g.insert(next_one, tw.RW(x[1]), tw.R(x[0]), on=1)
+        g.insert(fail_at, tw.RW(x[0]), tw.RW(n), 40, on=0)
+        g.insert(fail_at, tw.RW(x[2]), tw.W(g.handle("spare")), np.inf, on=2)
+        data = {"x": [np.zeros(1), np.full(1, -1.0), np.zeros(1)], "n": np.zeros(1), "spare": np.zeros(1)}
+        step = tw.prepare(g, data, backend=backend, **options(backend, pool))
+        with pytest.raises(ArithmeticError, match="beyond 40"):
+            step.repeat(64)
 
     def test_a_run_has_the_trace_and_the_values(self, backend, pool):
         g = heron(3)

@@ -17,7 +17,7 @@ import tilewright as tw
 from tilewright.backends.dask import client as clients
 from tilewright.backends.mpi import connection
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_kept_cluster")]
 
 NOBODY = 65534
 TRAPS = ("queue", "numpy", "mpi4py", "pickle", "socket", "struct", "signal", "threading", "cloudpickle", "torch")

@@ -56,7 +56,9 @@ class Guests:
             told = script.repeat(job.times, job.until)
             if told.failure is None:
                 return told.done
-        return told if told.failure is None else told._replace(failure=(told.failure[0], freeze(told.failure[1])))
+        if told.failure is None:
+            return told
+        return told._replace(failure=told.failure._replace(error=freeze(told.failure.error)))
 
     def _prepare(self, job: Prepare) -> None:
         follow(job.path)

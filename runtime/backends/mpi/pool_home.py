@@ -146,7 +146,7 @@ def checked(answers: list[Any]) -> list[Any]:
         raise thaw(frozen)
     failures = [told.failure for told in answers if getattr(told, "failure", None) is not None]
     if failures:
-        raise thaw(min(failures)[1])
+        raise thaw(min(failures).error)
     return answers
 
 

@@ -97,7 +97,7 @@ class _RankPrepared(Prepared):
         with limits(self.script.uses_functions), one_thread():
             told = run()
         if told.failure is not None:
-            told = told._replace(failure=(told.failure[0], freeze(told.failure[1])))
+            told = told._replace(failure=told.failure._replace(error=freeze(told.failure.error)))
         tolds = checked(self.line.allgather(told))
         self.script.gather()
         return tolds

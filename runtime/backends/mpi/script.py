@@ -37,18 +37,31 @@ from tilewright.passes.messages import RECEIVE, SEND, Message, MessagePlan
 from tilewright.rooms import outline_for, zeros_for
 from tilewright.tiles import Store
 
-__all__ = ["Script", "Told"]
+__all__ = ["Failure", "Script", "Told"]
 
 _SPIN = 5e-3  # seconds of testing without sleeping
 _PAUSE = 50e-6  # seconds of the first sleep
 _LOOK = 64  # repetitions between two words about failures elsewhere
 
 
+class Failure(NamedTuple):
+    """The first task of a rank that failed.
+
+    Tasks after it run on other ranks with what it did not make, in this repetition and in later ones, and may fail of
+    that: in this one they have higher indices, in later ones any. So the first of all ranks is the true one.
+    """
+
+    repetition: int
+    number: int
+    """Index of the task."""
+    error: Any
+    """What the task raised, frozen before it travels."""
+
+
 class Told(NamedTuple):
     """What a rank tells of one run of its script; times are of the host's monotonic clock."""
 
-    failure: tuple[int, Any] | None = None
-    """Index of the task that failed, and what it raised, frozen before it travels."""
+    failure: Failure | None = None
     done: int = 1
     """How many repetitions there were."""
     tasks: list[tuple[int, float, float]] = []  # noqa: RUF012 - a default that nobody changes; so below
@@ -300,7 +313,7 @@ class Script:
         """Run once, on this rank's own account: what a task raises comes out here, and ranks do not hear of it."""
         failure = self._pass(self.phases[0])
         if failure is not None:
-            raise failure[1]
+            raise failure.error
 
     def repeat(self, times: int, until: Handle | None = None) -> Told:
         """Run ``times`` times, or until a repetition that leaves some number of ``until`` other than zero. Collective.
@@ -312,12 +325,12 @@ class Script:
 
     def _repeat(self, times: int, until: Handle | None) -> Told:
         phases, alone = self.phases, self.comm.size == 1
-        failure: tuple[int, BaseException] | None = None
+        failure: Failure | None = None
         done = 0
         while done < times:
             phase = phases[done % len(phases)]
             failed = self._pass(phase, failure is not None)
-            failure = failure or failed
+            failure = failure or (failed and failed._replace(repetition=done))
             done += 1
             if done < times and self.fence:
                 self.calm(self.comm.Ibarrier())
@@ -343,11 +356,11 @@ class Script:
         self.calm(self.comm.Iallreduce([here, MPI.C_BOOL], [there, MPI.C_BOOL], MPI.LOR))
         return bool(there[0])
 
-    def _pass(self, phase: _Phase, passing: bool = False) -> tuple[int, BaseException] | None:
+    def _pass(self, phase: _Phase, passing: bool = False) -> Failure | None:
         """One run; what failed. ``passing``: messages only."""
         if phase.receives:
             MPI.Prequest.Startall(phase.receives)
-        failure: tuple[int, BaseException] | None = None
+        failure: Failure | None = None
         if passing:
             self._messages(phase.steps)
         else:
@@ -362,7 +375,7 @@ class Script:
                 step = phase.steps[place]
                 if step.task is None:
                     raise
-                failure = step.origin, error
+                failure = Failure(0, step.origin, error)
                 blame(error, step.task, step.origin, f"backend=mpi, rank={self.rank}")
                 self._messages(phase.steps[place + 1 :])
         self._finish(phase)
@@ -386,7 +399,7 @@ class Script:
 
     def _traced(self, phase: _Phase) -> Told:
         told = Told(None, 1, [], [], [])
-        failure: tuple[int, BaseException] | None = None
+        failure: Failure | None = None
         heard: set[int] = set()
         if phase.receives:
             MPI.Prequest.Startall(phase.receives)
@@ -412,7 +425,7 @@ class Script:
                 if result is not None:
                     _put(step, result)
             except BaseException as error:
-                failure = step.origin, error
+                failure = Failure(0, step.origin, error)
                 blame(error, step.task, step.origin, f"backend=mpi, rank={self.rank}")
             if self.plan.places[step.origin] == self.rank:
                 told.tasks.append((step.origin, start, perf_counter()))

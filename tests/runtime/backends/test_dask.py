@@ -32,7 +32,7 @@ from tilewright.distribution import RowBlocks
 from tilewright.linalg.chunked import Chunks
 from tilewright.plot.live import LivePage
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_kept_cluster")]
 
 MODES = ("resident", "tasks")
 modes = pytest.mark.parametrize("mode", MODES)

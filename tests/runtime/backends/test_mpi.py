@@ -30,7 +30,7 @@ from tilewright.graph import Layout
 from tilewright.ops import copy
 from tilewright.plot.live import LivePage
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.long]
+pytestmark = [pytest.mark.timeout(60), pytest.mark.long, pytest.mark.usefixtures("no_kept_cluster")]
 
 HERE = Path(__file__).parent
 UNIT = {"f": 2.0**-24, "F": 2.0**-24, "d": 2.0**-53, "D": 2.0**-53}

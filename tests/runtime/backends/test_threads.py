@@ -22,7 +22,7 @@ from tilewright.kernels.threads import limits, one_thread
 from tilewright.passes.frontier import Frontier
 from tilewright.schedulers import policy
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_kept_cluster")]
 
 
 def noop(*buffers):

@@ -15,6 +15,8 @@ from tilewright.host import memory
 from tilewright.host.memory import memory_for, room, zeros
 from tilewright.linalg.gallery import random_spd
 
+pytestmark = pytest.mark.usefixtures("no_kept_cluster")
+
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("n", [3, 1500], ids=["small", "large"])

@@ -12,7 +12,7 @@ from tilewright import ops
 from tilewright.kernels import table, tensors
 from tilewright.linalg.factor import mixed_factor
 from tilewright.linalg.gpu import column_tasks, device_factor, device_tile_size, in_columns
-from tilewright.linalg.mixed import factor_graph
+from tilewright.linalg.mixed_graph import factor_graph
 from tilewright.passes.batches import Batch, batched
 from tilewright.precision import FORMATS, PrecisionMap
 

@@ -10,7 +10,7 @@ from optional import torch
 import tilewright as tw
 from tilewright.kernels import products
 from tilewright.linalg.factor import mixed_factor
-from tilewright.linalg.mixed import SHIFTS, default_shift
+from tilewright.linalg.mixed_factor import SHIFTS, default_shift
 
 FORM = {"bfloat16": "bf16", "float16": "fp16", "bfloat16x2": "bf16x3"}
 HERE = [(route.form, route.name) for form in products.FORMS for route in products.probe(form) if not route.reason]

@@ -9,7 +9,7 @@ from optional import torch
 import tilewright as tw
 from tilewright.backends.dask.client import kept
 from tilewright.graph import Handle
-from tilewright.linalg.mixed import factor_graph
+from tilewright.linalg.mixed_graph import factor_graph
 from tilewright.precision import FORMATS, PrecisionMap
 
 pytestmark = pytest.mark.long

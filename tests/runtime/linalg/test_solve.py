@@ -220,8 +220,15 @@ class TestLadder:
 
     def test_gmres_takes_over_close_to_the_goal(self, monkeypatch):
         monkeypatch.setattr(refinement, "nested", lambda system, cap: Stop("nested", "stalled", 0))
-        a = conditioned_spd(400, 1e4)
-        info = check(a, np.ones(400), precision="bf16", tile_size=48, fallback=False)
+        a, b, options = (
+            conditioned_spd(400, 1e4),
+            np.ones(400),
+            {"precision": "bf16", "tile_size": 48, "fallback": False},
+        )
+        monkeypatch.setattr(refinement, "ITERATIONS", 100)
+        enough = check(a, b, refine="cg", **options).iterations
+        monkeypatch.setattr(refinement, "ITERATIONS", enough - 3)
+        info = check(a, b, **options)
         assert (rungs(info), info.path[0].method) == (["bf16"], "cg+nested+gmres")
 
     def test_without_fallback_there_is_an_exception_with_the_story(self):

@@ -18,6 +18,8 @@ from tilewright.backends.gpu.accelerators import ACCELERATION, TorchAccelerator,
 from tilewright.kernels import table
 from tilewright.precision import FORMATS, PrecisionMap
 
+pytestmark = pytest.mark.usefixtures("no_kept_cluster")
+
 FORMS = ("bfloat16", "float16", "bfloat16x2")
 
 

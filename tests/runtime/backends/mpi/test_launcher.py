@@ -8,7 +8,7 @@ import pytest
 
 from tilewright.backends.mpi import launcher, leftovers
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_kept_cluster")]
 
 VERSIONS = {
     "mpich": "HYDRA build details:\n    Version:                                 5.0.2\n",
