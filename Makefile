@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-training test fuzz kills test-gpu test-portable portable-slice oldest browser install lint format types bench clean
+.PHONY: demo demo-training test fuzz kills test-gpu test-portable portable-slice oldest browser install docs lint format types bench clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -54,6 +54,12 @@ browser: $(READY)
 
 install: $(READY)
 
+# The site, in out/site: pages, reference, executed gallery. Nothing is fetched, warnings are errors.
+docs: $(READY)
+	rm -rf out/site docs/gallery docs/reference/generated
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs out/site -d out/doctrees
+	@echo "out/site/index.html"
+
 # Debian and Ubuntu split venv from python3; root installs it, others are told how.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -62,7 +68,7 @@ $(READY): pyproject.toml constraints.txt
 	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y python3-venv; } \
 	  || { echo "python3-venv is missing; run: sudo apt-get install python3-venv" >&2; exit 1; }
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'
 	@touch $(READY)
 
 lint: $(READY)

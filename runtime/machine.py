@@ -1,8 +1,8 @@
 """The machine a run is planned for or measured on.
 
 The model is the lecture's: a message of n words takes alpha + beta n seconds, a flop takes gamma seconds. Kernels
-that were measured have a table of seconds by tile size instead. Memories are *nodes*: each rank has one for its
-CPU workers and one more for each of its GPUs.
+that were measured have a table of seconds by tile size instead. Memories are *nodes*: each rank has one for each of its
+sockets, whose cores share it, and one more for each of its GPUs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ __all__ = ["Machine"]
 A_MACHINE = "a Machine, such as Machine(workers=4)"
 NO_GAMMA = "the machine has no gamma, so nobody knows what a flop costs; Machine(gamma=...)"
 
+_BETWEEN = ("device_alpha", "device_beta", "socket_alpha", "socket_beta")
+
 Shape = tuple[int, ...]
 Durations = float | Mapping[int, float]
 
@@ -45,8 +48,8 @@ class Machine:
     Raises
     ------
     ValueError
-        ``workers``, ``ranks`` or ``tile_size`` is below 1, ``gpus`` is not in 0..``workers``, a time is negative or not
-        finite, an acceleration is not positive.
+        ``workers``, ``ranks``, ``sockets`` or ``tile_size`` is below 1, ``gpus`` is not in 0..``workers``, a time is
+        negative or not finite, an acceleration is not positive.
     TypeError
         A field is of another kind, such as a string for a time.
 
@@ -65,6 +68,10 @@ class Machine:
     ranks: int = 1
     gpus: int = 0
     """How many workers of a rank are GPUs: the last ones. The others are CPU cores."""
+    sockets: int = 1
+    """How many groups the CPU cores of a rank are in: sockets, or cores with one third-level cache. Neighbours share a
+    group, and groups differ by one core at most. What a task wrote lies in its group's memory; what nobody wrote yet in
+    that of the first."""
     alpha: float = 0.0
     """Seconds per message between ranks."""
     beta: float = 0.0
@@ -80,20 +87,25 @@ class Machine:
     overhead: float = 0.0
     """Seconds a worker spends around each task."""
     device_alpha: float = 0.0
-    """Seconds per transfer between memories of one rank."""
+    """Seconds per transfer between a GPU and another memory of its rank."""
     device_beta: float = 0.0
-    """Seconds per 8-byte word between memories of one rank."""
+    """Seconds per 8-byte word of such a transfer."""
+    socket_alpha: float = 0.0
+    """Seconds per transfer between two sockets of one rank."""
+    socket_beta: float = 0.0
+    """Seconds per 8-byte word between two sockets. One transfer at a time leaves a socket, and one comes in: its cores
+    share that bandwidth."""
     shape: Callable[[Handle], Shape] | None = field(default=None, compare=False)
     """Shape of a handle's buffer, where data is known; otherwise every handle is one (nb, nb) tile."""
     itemsize: Callable[[Handle], int] | None = field(default=None, compare=False)
     """Bytes of an element of a handle's buffer, where data is known; otherwise 8."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "ranks", "tile_size"):
+        for name in ("workers", "ranks", "tile_size", "sockets"):
             positive(getattr(self, name), f"Machine: {name}")
         if not 0 <= whole(self.gpus, "Machine: gpus") <= self.workers:
             raise ValueError(f"Machine: gpus must be in 0..workers={self.workers}, not {self.gpus}")
-        for name in ("alpha", "beta", "gamma", "overhead", "device_alpha", "device_beta"):
+        for name in ("alpha", "beta", "gamma", "overhead", *_BETWEEN):
             value = getattr(self, name)
             if value is None and name == "gamma":
                 continue
@@ -136,9 +148,14 @@ class Machine:
         return self.ranks * self.workers
 
     @property
+    def memories(self) -> int:
+        """Memories of one rank: its sockets', then its GPUs'."""
+        return self.sockets + self.gpus
+
+    @property
     def nodes(self) -> int:
         """Memories of all ranks."""
-        return self.ranks * (1 + self.gpus)
+        return self.ranks * self.memories
 
     def is_gpu(self, worker: int) -> bool:
         """Whether worker number ``worker`` of the whole machine is a GPU: the last ``gpus`` of each rank are."""
@@ -147,7 +164,9 @@ class Machine:
     def node(self, worker: int) -> int:
         """The memory that worker number ``worker`` of the whole machine computes in."""
         rank, local = divmod(worker, self.workers)
-        return rank * (1 + self.gpus) + max(0, local - (self.workers - self.gpus) + 1)
+        cores = self.workers - self.gpus
+        inside = local * self.sockets // cores if local < cores else self.sockets + local - cores
+        return rank * self.memories + inside
 
     @property
     def kinds(self) -> dict[bool, int]:
@@ -207,10 +226,12 @@ class Machine:
         """Seconds to send ``words`` from memory ``source`` to memory ``target``."""
         if source == target:
             return 0.0
-        memories = 1 + self.gpus
-        if source // memories == target // memories:
-            return self.device_alpha + self.device_beta * words
-        return self.alpha + self.beta * words
+        memories, sockets = self.memories, self.sockets
+        if source // memories != target // memories:
+            return self.alpha + self.beta * words
+        if source % memories < sockets and target % memories < sockets:
+            return self.socket_alpha + self.socket_beta * words
+        return self.device_alpha + self.device_beta * words
 
     def mean_transfer(self, words: float) -> float:
         """Seconds to send ``words``, averaged over all ordered pairs of workers, equal ones left out."""
@@ -219,10 +240,14 @@ class Machine:
             return 0.0
         pairs = size * (size - 1)
         remote = size * (size - workers)
-        shared = self.ranks * cpus * (cpus - 1)  # two cores of one memory: free
-        local = pairs - remote - shared
+        groups = Counter(map(self.node, range(cpus))).values()
+        shared = self.ranks * sum(count * (count - 1) for count in groups)  # two cores of one memory: free
+        crossed = self.ranks * cpus * (cpus - 1) - shared
+        local = pairs - remote - shared - crossed
         return (
-            remote * (self.alpha + self.beta * words) + local * (self.device_alpha + self.device_beta * words)
+            remote * (self.alpha + self.beta * words)
+            + crossed * (self.socket_alpha + self.socket_beta * words)
+            + local * (self.device_alpha + self.device_beta * words)
         ) / pairs
 
     def _shapes(self, task: Task) -> list[Shape]:

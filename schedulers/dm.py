@@ -106,7 +106,7 @@ class DequeModel(BasePolicy):
             words = machine.words(handle)
             copies = self.copies.get(handle)
             for node in range(machine.nodes):
-                host = node - node % (1 + machine.gpus)
+                host = node - node % machine.memories
                 sources = copies if copies is not None else (host,)
                 if node not in sources:
                     seconds[node] += min(machine.transfer(words, source, node) for source in sources)
@@ -118,7 +118,7 @@ class DequeModel(BasePolicy):
         if self.machine.nodes == 1 or not self.beta:
             return
         for handle in task.reads:
-            self.copies.setdefault(handle, {r * (1 + self.machine.gpus) for r in range(self.machine.ranks)}).add(node)
+            self.copies.setdefault(handle, {r * self.machine.memories for r in range(self.machine.ranks)}).add(node)
         for handle in task.writes:
             self.copies[handle] = {node}
 

@@ -2,7 +2,8 @@
 
 Each handle remembers the worker that touched it last. A ready task joins the queue of the worker that holds most
 of its handles, where the tile it writes counts twice, as it is read and written. A worker takes the newest task of
-its own queue; when that is empty it steals the oldest task of the longest queue.
+its own queue; when that is empty it steals the oldest task of the longest queue, on its own socket if one there has
+tasks.
 
 .. [1] U. A. Acar, G. E. Blelloch and R. D. Blumofe, The data locality of work stealing, Theory of Computing
    Systems 35 (2002).
@@ -26,6 +27,11 @@ class Locality(BasePolicy):
 
     def prepare(self, graph: TaskGraph, machine: Machine) -> None:
         self.deques: list[deque[Task]] = [deque() for _ in range(machine.size)]
+        mates: dict[int, list[deque[Task]]] = {}  # by memory
+        nodes = [machine.node(worker) if machine.sockets > 1 else 0 for worker in range(machine.size)]
+        for node, tasks in zip(nodes, self.deques, strict=True):
+            mates.setdefault(node, []).append(tasks)
+        self.mates = [mates[node] for node in nodes]
         self.last: dict[Handle, int] = {}
         self.next = 0
 
@@ -47,7 +53,7 @@ class Locality(BasePolicy):
         if own:
             task = own.pop()
         else:
-            longest = max(self.deques, key=len)  # the first of the longest
+            longest = max(self.mates[worker], key=len) or max(self.deques, key=len)  # the first of the longest
             if not longest:
                 return None
             task = longest.popleft()

@@ -36,7 +36,7 @@ class Peft(Placed):
         timeline = Timeline(graph, machine, flow)
         groups = timeline.groups
         table = optimistic_costs(graph, machine, flow, groups)
-        members = np.array([machine.workers - machine.gpus if not gpu else 1 for _, gpu in groups], float)
+        members = np.array([timeline.count(group) for group in groups], float)
         ranks = table @ members / members.sum()
         costs = {gpu: machine.costs(graph, gpu) for gpu in machine.kinds}
         frontier = Frontier(graph)

@@ -17,7 +17,7 @@ class Timeline:
     """A plan that grows by one task at a time: when data is where, and when each worker is free.
 
     Transfers cost what the machine says and never wait for each other, as in the papers. Initial versions are in
-    the CPU memory of every rank.
+    the first CPU memory of every rank.
     """
 
     def __init__(self, graph: TaskGraph, machine: Machine, flow: Dataflow) -> None:
@@ -39,6 +39,10 @@ class Timeline:
         """(memory, is it a GPU) of each group of equal workers."""
         return list(self._groups)
 
+    def count(self, group: tuple[int, bool]) -> int:
+        """How many workers a group has."""
+        return len(self._groups[group])
+
     @property
     def makespan(self) -> float:
         return max(self.end, default=0.0)
@@ -52,7 +56,7 @@ class Timeline:
             if writer >= 0:
                 source, since = machine.node(placement[writer]), end[writer]
             else:
-                source, since = node - node % (1 + machine.gpus), 0.0
+                source, since = node - node % machine.memories, 0.0
             if source != node:
                 time = max(time, since + machine.transfer(self.words[version], source, node))
         return time

@@ -9,7 +9,7 @@ from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
 from tilewright.schedulers.base import BasePolicy
 
-__all__ = ["Stealing"]
+__all__ = ["Stealing", "near"]
 
 
 class Stealing(BasePolicy, ABC):
@@ -47,20 +47,36 @@ class Stealing(BasePolicy, ABC):
             self.full ^= 1 << robbed
         return task
 
-    def after(self, worker: int) -> int:
-        """Steps up the ring from ``worker`` to the first deque with tasks, 0 for its own. There must be one."""
-        ahead = self.full >> worker
+    def after(self, worker: int, full: int = 0) -> int:
+        """Steps up the ring from ``worker`` to the first deque with tasks, 0 for its own. There must be one.
+
+        ``full``: bits of the deques to look at; 0 for all that have tasks.
+        """
+        full = full or self.full
+        ahead = full >> worker
         if ahead:
             return (ahead & -ahead).bit_length() - 1
-        return len(self.deques) - worker + (self.full & -self.full).bit_length() - 1
+        return len(self.deques) - worker + (full & -full).bit_length() - 1
 
-    def before(self, worker: int) -> int:
+    def before(self, worker: int, full: int = 0) -> int:
         """Steps down the ring likewise."""
-        behind = self.full & ((2 << worker) - 1)
+        full = full or self.full
+        behind = full & ((2 << worker) - 1)
         if behind:
             return worker + 1 - behind.bit_length()
-        return worker + 1 + len(self.deques) - self.full.bit_length()
+        return worker + 1 + len(self.deques) - full.bit_length()
 
     @abstractmethod
     def victim(self, worker: int) -> int:
         """Whom ``worker`` robs now that its own deque is empty and some other is not."""
+
+
+def near(machine: Machine) -> list[int]:
+    """By worker, the bits of the workers on its socket; nothing where all share one."""
+    if machine.sockets == 1:
+        return []
+    of_node: dict[int, int] = {}
+    nodes = [machine.node(worker) for worker in range(machine.size)]
+    for worker, node in enumerate(nodes):
+        of_node[node] = of_node.get(node, 0) | 1 << worker
+    return [of_node[node] for node in nodes]

@@ -10,6 +10,9 @@ ready, and leaves the others asleep if few are.
 
 Option ``devices``: the last workers are these accelerators, such as ``["cuda"]``; see
 `tilewright.backends.gpu.memories`. Policies plan with ``machine``, or with a guess of how much faster they are.
+
+Option ``pin="cores"``: each worker stays on a core of its own, and policies plan with the sockets that these are on
+(`tilewright.host.affinity`). The threads that a worker starts are bound to its core too.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from tilewright.backends.execution.in_process import InProcess
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.workers import Workers
 from tilewright.graph import Handle, Task, TaskGraph
+from tilewright.host.affinity import as_pin, places, sockets
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
 from tilewright.runs.failure import leave
@@ -37,10 +41,11 @@ class Threads(InProcess):
     """Threads of this process; with ``devices`` the last workers are accelerators."""
 
     name = "threads"
-    options = ("devices",)
+    options = ("devices", "pin")
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
+        self.pin = as_pin(options.get("pin"))
         devices = options.get("devices")
         if devices is not None and not isinstance(devices, str | Sequence):
             raise TypeError(f"devices is a list of accelerators, such as ['cuda'], not {devices!r}")
@@ -49,6 +54,8 @@ class Threads(InProcess):
             from tilewright.backends.gpu.accelerators import accelerator
 
             self.accelerators = list(map(accelerator, [devices] if isinstance(devices, str) else devices))
+            if self.pin:
+                raise ValueError("pin='cores' is for workers that are cores; leave out devices=")
 
     def plan_with(self, machine: Machine | None) -> None:
         super().plan_with(machine)
@@ -56,9 +63,13 @@ class Threads(InProcess):
             from tilewright.backends.gpu.accelerators import ACCELERATION
 
             self.machine = Machine(acceleration=ACCELERATION)
+        if self.pin and machine is None:
+            self.machine = Machine(sockets=sockets())
         if machine is not None:
             gpus = len(self.accelerators)
-            self.model = machine.replace(workers=max(machine.workers, gpus), gpus=gpus)
+            self.model = machine.replace(
+                workers=max(machine.workers, gpus), gpus=gpus, sockets=1 if gpus else machine.sockets
+            )
 
     def workers(self, workers: int | None, most: int | None = None) -> int:
         count, devices = super().workers(workers), len(self.accelerators)
@@ -72,8 +83,11 @@ class Threads(InProcess):
     def run(self, program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
         machine = self.machine.replace(workers=workers, ranks=1, gpus=0)
         if not self.accelerators:
+            if self.pin and program.threads_per_task > 1:
+                raise ValueError("pin='cores' gives a worker one core, so threads_per_task must be 1")
+            pins = places(workers) if self.pin else None
             policy.prepare(program.graph, machine)
-            return work(program, policy, workers, progress)
+            return work(program, policy, workers, progress, pins)
 
         from tilewright.backends.gpu.memories import Memories
 
@@ -97,12 +111,14 @@ class Threads(InProcess):
                 memories.close()
 
 
-def work(program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
+def work(
+    program: Program, policy: BasePolicy, workers: int, progress: Progress | None, pins: Sequence[int] | None = None
+) -> Trace:
     """Run on ``workers`` threads; with one worker and no progress to show, in the calling thread.
 
     Ctrl-C lets the running tasks finish, starts no other, and raises KeyboardInterrupt.
     """
-    run = Workers(program, policy, workers)
+    run = Workers(program, policy, workers, pins)
     with limits(program.uses_functions):
         if workers == 1 and progress is None:
             run.alone()

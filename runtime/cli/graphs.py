@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from tilewright.backends import COMPUTING
+from tilewright.backends import COMPUTING, engine_class
 from tilewright.cli.common import (
     PRECISIONS,
     Extents,
@@ -28,11 +28,13 @@ from tilewright.cli.common import (
     wrote,
 )
 from tilewright.cli.qr import TREE, parsed
+from tilewright.host.affinity import PIN
 from tilewright.host.files import write_text
 from tilewright.linalg.lu_graph import PANELS, PIVOTING, UPDATES
+from tilewright.scalars import nearby
 from tilewright.studies.workloads import WORKLOADS, Sizes, Work, workload
 
-__all__ = ["SIZES", "dag", "graph_command", "run"]
+__all__ = ["SIZES", "dag", "graph_command", "pin", "pinning", "run", "split", "vary"]
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -85,10 +87,69 @@ def graph_command(command: F, **defaults: Any) -> F:
         mine = {field.name: options.pop(field.name) for field in fields(Sizes)}
         mine |= {name: value for name, value in defaults.items() if mine[name] is None}
         with one_sentence():
-            sizes = Sizes(**mine | {"tree": parsed(mine["tree"])})
-            command(work=workload(graph, sizes), sizes=sizes, **options)
+            if "vary" in options:
+                changes = _changes(graph, options.pop("vary"))
+                made = {name: _sizes(mine | change) for name, change in changes.items()}
+                options["works"] = {name: workload(graph, found) for name, found in made.items()}
+                sizes = next(iter(made.values()))
+                work = next(iter(options["works"].values()))
+            else:
+                sizes = _sizes(mine)
+                work = workload(graph, sizes)
+            command(work=work, sizes=sizes, **options)
 
     return click.argument("graph", type=GraphName(), metavar="GRAPH")(SIZES(call))  # type: ignore[return-value]
+
+
+pin = click.option("--pin", type=click.Choice(PIN), help="Bind each worker of threads or mpi to a core of its own.")
+
+
+def pinning(pin: str | None, backend: str) -> dict[str, Any]:
+    """The option of the engine that ``--pin`` asks for."""
+    if pin is not None and "pin" not in engine_class(backend).options:
+        raise click.UsageError(f"--pin is for engines that bind workers: threads and mpi, not {backend}")
+    return {} if pin is None else {"pin": pin}
+
+
+VARIED = ("algorithm", "pivoting", "update", "panel", "tree", "precision")
+"""What ``--vary`` may change: the way, and not the problem."""
+
+vary = click.option(
+    "--vary",
+    multiple=True,
+    metavar="NAME=A,B",
+    help=f"Compare graphs too: of each value of {', '.join(VARIED)}, such as tree=greedy,flat.",
+)
+
+
+def _sizes(fields: dict[str, Any]) -> Sizes:
+    return Sizes(**fields | {"tree": parsed(fields["tree"])})
+
+
+def _changes(graph: str, wishes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By label, the fields of each graph that ``--vary`` asks for; without it one, called nothing."""
+    context = click.get_current_context()
+    types = {param.name: param for param in context.command.params}
+    made: dict[str, dict[str, Any]] = {"": {}}
+    for wish in wishes:
+        name, equals, values = wish.partition("=")
+        if not equals or name not in VARIED or not split(values):
+            hint = nearby([name], VARIED)
+            said = f"{wish!r} is not like tree=greedy,flat; it takes {', '.join(VARIED)}{f'; {hint}' if hint else ''}"
+            raise click.BadParameter(said, param_hint="'--vary'")
+        if graph in WORKLOADS and name not in WORKLOADS[graph].sizes:
+            known = [field for field in VARIED if field in WORKLOADS[graph].sizes] or ["none of them"]
+            raise click.BadParameter(f"graph {graph} has no {name}; it has {', '.join(known)}", param_hint="'--vary'")
+        param = types[name]
+        made = {
+            f"{label}, {name}={value}" if label else f"{name}={value}": {
+                **change,
+                name: param.type(value, param, context),
+            }
+            for label, change in made.items()
+            for value in split(values)
+        }
+    return made
 
 
 _NAMES = (
@@ -163,6 +224,7 @@ def dag(
 @click.option("--backend", type=click.Choice(COMPUTING), default="threads", show_default=True)
 @click.option("--scheduler", type=Scheduler(), default="critical-path", show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="[default: one per core]")
+@pin
 @output("--html", suffixes=[".html"], help="Write the report.")
 @picture("--gantt", help="Draw the run here (.png, .svg or .pdf).")
 @output("--perfetto", suffixes=[".json"], help="Write a trace for ui.perfetto.dev.")
@@ -175,6 +237,7 @@ def run(
     backend: str,
     scheduler: str,
     workers: int | None,
+    pin: str | None,
     html: Path | None,
     gantt: Path | None,
     perfetto: Path | None,
@@ -186,7 +249,15 @@ def run(
 
     if work.data is None:
         raise ValueError(f"nobody knows data for graph {work.graph.name!r}; tilewright simulate needs none")
-    found = run_graph(work.graph, work.data(), backend=backend, scheduler=scheduler, workers=workers, progress=progress)
+    found = run_graph(
+        work.graph,
+        work.data(),
+        backend=backend,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        **pinning(pin, backend),
+    )
     told(found, as_json, html=html, gantt=gantt, perfetto=perfetto)
 
 
@@ -204,3 +275,14 @@ def told(
     if perfetto:
         found.trace.to_perfetto(perfetto)
     wrote(html, gantt, perfetto)
+
+
+def split(names: str) -> list[str]:
+    """At commas outside parentheses: ``lookahead(2),eager``."""
+    parts, depth, start = [], 0, 0
+    for place, letter in enumerate(names):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and not depth:
+            parts.append(names[start:place])
+            start = place + 1
+    return [part.strip() for part in [*parts, names[start:]] if part.strip()]

@@ -30,8 +30,8 @@ TREE = "Of qr: panel, flat, flat-tt, binary, greedy, fibonacci, or hierarchical:
 
 
 def parsed(tree: str) -> Any:
-    """The tree of an option: a name, or ``hierarchical:4,greedy,binary`` as a tuple."""
-    name, colon, parts = tree.partition(":")
+    """The tree of an option: a name, or ``hierarchical:4,greedy,binary`` as a tuple; in a list with parentheses."""
+    name, colon, parts = tree.removesuffix(")").replace("(", ":", 1).partition(":")
     if not colon:
         return tree
     a, *words = parts.split(",")

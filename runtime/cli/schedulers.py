@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from tilewright.backends import BACKENDS, engine_class
 from tilewright.backends.gpu.accelerators import ACCELERATION
@@ -18,6 +19,7 @@ from tilewright.cli.common import (
     Scheduler,
     as_json,
     emit,
+    input_file,
     one_sentence,
     output,
     picture,
@@ -25,15 +27,32 @@ from tilewright.cli.common import (
     together,
     wrote,
 )
-from tilewright.cli.graphs import documented, graph_command, told
+from tilewright.cli.graphs import documented, graph_command, pin, pinning, split, told, vary
 from tilewright.distribution import Distribution
 from tilewright.host.files import replacing
 from tilewright.machine import Machine
+from tilewright.studies.table import Table
 from tilewright.studies.workloads import OWNERS, Sizes, Work, owner_of
 
 __all__ = ["compare", "report", "simulate"]
 
 F = TypeVar("F", bound=Callable[..., None])
+
+
+class Engines(click.ParamType):
+    """Names of engines with commas, or ``all``."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from tilewright.studies.engines import ENGINES
+
+        before, comma, last = incomplete.rpartition(",")
+        named = [("all", "all that are here"), *((name, kind.summary) for name, kind in ENGINES.items())]
+        return [CompletionItem(before + comma + name, help=said) for name, said in named if name.startswith(last)]
 
 
 def _planned(command: F) -> F:
@@ -48,25 +67,34 @@ def _planned(command: F) -> F:
         alpha: float | None,
         beta: float | None,
         gamma: float | None,
+        sockets: int | None,
+        socket_alpha: float | None,
+        socket_beta: float | None,
+        machine: Path | None,
         calibrate: bool,
         owner: str | None,
         **options: Any,
     ) -> None:
-        given = {
-            name: value for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)) if value is not None
-        }
-        base = Machine.calibrate() if calibrate else _default(work, bool(given))
-        machine = base.replace(
+        costs = {"alpha": alpha, "beta": beta, "gamma": gamma, "sockets": sockets}
+        costs |= {"socket_alpha": socket_alpha, "socket_beta": socket_beta}
+        given = {name: value for name, value in costs.items() if value is not None}
+        if machine is not None and calibrate:
+            raise click.UsageError("--machine names a file, --calibrate measures; one of them says what tasks cost")
+        if machine is not None:
+            base = Machine.from_json(machine)
+        else:
+            base = Machine.calibrate() if calibrate else _default(work, bool(given.keys() & {"alpha", "beta", "gamma"}))
+        planned = base.replace(
             ranks=sizes.ranks,
             workers=max(1, gpus),
             gpus=gpus,
             tile_size=sizes.tile_size,
-            acceleration=ACCELERATION if gpus else {},
+            acceleration=(base.acceleration or ACCELERATION) if gpus else {},
             **given,
         )
         wanted = owner or ("grid" if sizes.grid is not None and work.graph.layout is None else None)
         rule = None if wanted is None else owner_of(wanted, sizes)
-        command(work=work, machine=machine, owner=rule, **options)
+        command(work=work, machine=planned, owner=rule, **options)
 
     return _PLANNED(graph_command(call))  # type: ignore[return-value] # wraps keeps what click knows of the command
 
@@ -91,6 +119,14 @@ _PLANNED = together(
     click.option("--alpha", type=click.FloatRange(0), default=None, help="Seconds per message."),
     click.option("--beta", type=click.FloatRange(0), default=None, help="Seconds per 8-byte word."),
     click.option("--gamma", type=click.FloatRange(0), default=None, help="Seconds per flop."),
+    click.option(
+        "--sockets", type=click.IntRange(1), default=None, help="Groups of cores that share a memory.  [default: 1]"
+    ),
+    click.option(
+        "--socket-alpha", type=click.FloatRange(0), default=None, help="Seconds per transfer between sockets."
+    ),
+    click.option("--socket-beta", type=click.FloatRange(0), default=None, help="Seconds per word between sockets."),
+    input_file("--machine", help="What tasks and messages cost, and sockets, of this file of Machine.to_json."),
     click.option("--calibrate", is_flag=True, help="Take the rates of this computer, measured once and kept."),
     progress,
 )
@@ -98,6 +134,7 @@ _PLANNED = together(
 
 @click.command()
 @_planned
+@vary
 @click.option("--workers", default=None, help="Workers of each rank; on an engine all workers.  [default: 1,2,4,16,64]")
 @click.option("--schedulers", default=None, help="Names with commas; by default all that fit.")
 @click.option(
@@ -107,6 +144,12 @@ _PLANNED = together(
     show_default=True,
     help="Predict, or measure on this computer with random data.",
 )
+@click.option(
+    "--engines",
+    type=Engines(),
+    help="Measure these engines side by side, such as threads,mpi:2x1,dask,futures; or all that are here.",
+)
+@pin
 @click.option("--repeat", type=click.IntRange(1), help="Rounds of runs.  [default: 1 if simulated, else 5]")
 @picture("--plot", help="Draw it here.")
 @output("--html", suffixes=[".html"], help="Write a page that opens offline.")
@@ -115,11 +158,14 @@ _PLANNED = together(
 @documented
 def compare(
     work: Work,
+    works: Mapping[str, Work],
     machine: Machine,
     owner: Distribution | None,
     workers: str | None,
     schedulers: str | None,
     backend: str,
+    engines: str | None,
+    pin: str | None,
     repeat: int | None,
     plot: Path | None,
     html: Path | None,
@@ -127,35 +173,48 @@ def compare(
     as_json: Json,
     progress: Progress,
 ) -> None:
-    """Run one graph under many policies, on the simulator or on this computer, and say who wins."""
+    """Run one graph under many policies, on the simulator or on this computer, and say who wins.
+
+    --vary tree=greedy,flat puts graphs side by side that do the same in other ways; --engines compares engines.
+    """
     from tilewright.host.cores import cores
     from tilewright.studies.schedulers import compare_schedulers
 
-    engine = engine_class(backend)
-    if not engine.virtual and work.data is None:
-        raise ValueError(f"nobody knows data for graph {work.graph.name!r}; --backend simulate needs none")
-    options: dict[str, Any] = {"owner": owner} if engine.virtual or backend in ("mpi", "dask") else {}
-    counts = _counts(workers) if workers else [1, 2, 4, 16, 64] if engine.virtual else sorted({1, cores()})
-    table = compare_schedulers(
-        work.graph,
-        counts,
-        schedulers=_split(schedulers) if schedulers else None,
-        machine=machine if engine.virtual or (engine.plans and machine != Machine()) else None,
-        backend=backend,
-        data=None if engine.virtual else work.data,
-        repeat=repeat,
-        progress=progress,
-        **options,
-    )
+    if engines is not None:
+        if pin is not None:
+            raise click.UsageError("--engines has threads:pinned; leave out --pin")
+        table = _engines(works, engines, machine, workers, schedulers, repeat, progress)
+    else:
+        engine = engine_class(backend)
+        if not engine.virtual and work.data is None:
+            raise ValueError(f"nobody knows data for graph {work.graph.name!r}; --backend simulate needs none")
+        options: dict[str, Any] = {"owner": owner} if engine.virtual or backend in ("mpi", "dask") else {}
+        options |= pinning(pin, backend)
+        counts = _counts(workers) if workers else [1, 2, 4, 16, 64] if engine.virtual else sorted({1, cores()})
+        several = len(works) > 1
+        data: Any = {name: found.data for name, found in works.items()} if several else work.data
+        table = compare_schedulers(
+            {name: found.graph for name, found in works.items()} if several else work.graph,
+            counts,
+            schedulers=split(schedulers) if schedulers else None,
+            machine=machine if engine.virtual or (engine.plans and machine != Machine()) else None,
+            backend=backend,
+            data=None if engine.virtual else data,
+            repeat=repeat,
+            progress=progress,
+            **options,
+        )
     rows = [asdict(row) for row in table.rows]
     emit(
         {
             "graph": work.graph.name,
             "tasks": len(work.graph),
-            "backend": backend,
+            "backend": table.backend,
             "unit": table.units,
             "rows": rows,
-            "verdicts": [table.verdict(count) for count in sorted({row.workers for row in table.rows})],
+            "verdicts": table.verdicts(),
+            "advice": table.advice(),
+            "absent": table.absent,
         },
         as_json,
         lambda: click.echo(str(table)),
@@ -215,20 +274,45 @@ def report(runs: Sequence[str], output: Path) -> None:
     wrote(output)
 
 
+def _engines(
+    works: Mapping[str, Work],
+    engines: str,
+    machine: Machine,
+    workers: str | None,
+    schedulers: str | None,
+    repeat: int | None,
+    progress: Any,
+) -> Table:
+    """The table of ``--engines``."""
+    from tilewright.studies.engines import compare_engines
+
+    context = click.get_current_context()
+    if context.get_parameter_source("backend") is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--engines names the engines; leave out --backend")
+    if len(works) > 1:
+        raise click.UsageError("--engines compares engines on one graph; leave out --vary")
+    counts = _counts(workers) if workers else [None]
+    policies = split(schedulers) if schedulers else ["critical-path"]
+    if len(counts) != 1 or len(policies) != 1:
+        raise click.UsageError("--engines compares engines under one policy, on one number of --workers")
+    (work,) = works.values()
+    if work.data is None:
+        raise ValueError(f"nobody knows data for graph {work.graph.name!r}; engines compute, so they need some")
+    return compare_engines(
+        work.graph,
+        work.data,
+        None if engines == "all" else split(engines),
+        workers=counts[0],
+        scheduler=policies[0],
+        machine=machine if machine != Machine() else None,
+        repeat=repeat,
+        progress=progress,
+    )
+
+
 def _counts(text: str) -> list[int]:
     """``"2,16"`` as numbers."""
     try:
         return [int(count) for count in text.split(",")]
     except ValueError:
         raise click.BadParameter(f"{text!r} is not like 2,16", param_hint="'--workers'") from None
-
-
-def _split(names: str) -> list[str]:
-    """At commas outside parentheses: ``lookahead(2),eager``."""
-    parts, depth, start = [], 0, 0
-    for place, letter in enumerate(names):
-        depth += {"(": 1, ")": -1}.get(letter, 0)
-        if letter == "," and not depth:
-            parts.append(names[start:place])
-            start = place + 1
-    return [part.strip() for part in [*parts, names[start:]] if part.strip()]

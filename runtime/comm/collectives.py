@@ -217,6 +217,29 @@ def reduce(ranks: int, n: int, algorithm: str = "auto", *, root: int = 0, machin
     """The sum of all ranks' vectors on one rank.
 
     ``algorithm`` is one of ``"tree"``, ``"scatter-gather"``, or "auto". The rest is as in `broadcast`.
+
+    Parameters
+    ----------
+    ranks, n, algorithm, root, machine
+        As of `broadcast`, but for the names of algorithms.
+
+    Returns
+    -------
+    graph : TaskGraph
+        With a layout.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `broadcast`.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> g = tw.comm.reduce(ranks=3, n=1, algorithm="tree")
+    >>> run = tw.run(g, {"x": [np.array([1.0]), np.array([2.0]), np.array([4.0])]}, backend="serial")
+    >>> run.store[tw.Handle("x", (0,))]
+    array([7.])
     """
     return _collective("reduce", ranks, n, algorithm, root, machine)
 
@@ -226,6 +249,28 @@ def scatter(ranks: int, n: int, algorithm: str = "auto", *, root: int = 0, machi
     """Block r of one rank's vector to rank r.
 
     ``algorithm`` is one of ``"tree"``, ``"linear"``, or "auto". The rest is as in `broadcast`.
+
+    Parameters
+    ----------
+    ranks, n, algorithm, root, machine
+        As of `broadcast`, but for the names of algorithms.
+
+    Returns
+    -------
+    graph : TaskGraph
+        With a layout.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `broadcast`.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> g = tw.comm.scatter(ranks=4, n=8, algorithm="tree")
+    >>> tw.simulate(g, tw.Machine(alpha=1.0, beta=0.5)).makespan       # 2 rounds, 4 + 2 words
+    5.0
     """
     return _collective("scatter", ranks, n, algorithm, root, machine)
 
@@ -235,6 +280,28 @@ def gather(ranks: int, n: int, algorithm: str = "auto", *, root: int = 0, machin
     """Block r of every rank r to one rank.
 
     ``algorithm`` is one of ``"tree"``, ``"linear"``, or "auto". The rest is as in `broadcast`.
+
+    Parameters
+    ----------
+    ranks, n, algorithm, root, machine
+        As of `broadcast`, but for the names of algorithms.
+
+    Returns
+    -------
+    graph : TaskGraph
+        With a layout.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `broadcast`.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> g = tw.comm.gather(ranks=4, n=8, algorithm="tree")
+    >>> tw.simulate(g, tw.Machine(alpha=1.0, beta=0.5)).makespan       # 2 rounds, 2 + 4 words
+    5.0
     """
     return _collective("gather", ranks, n, algorithm, root, machine)
 
@@ -244,6 +311,28 @@ def allgather(ranks: int, n: int, algorithm: str = "auto", *, machine: Machine |
     """Block r of every rank r to all ranks.
 
     ``algorithm`` is one of ``"exchange"``, ``"ring"``, ``"gather-broadcast"``, "auto". The rest is as in `broadcast`.
+
+    Parameters
+    ----------
+    ranks, n, algorithm, machine
+        As of `broadcast`, but for the names of algorithms.
+
+    Returns
+    -------
+    graph : TaskGraph
+        With a layout.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `broadcast`.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> g = tw.comm.allgather(ranks=4, n=8, algorithm="ring")
+    >>> tw.simulate(g, tw.Machine(alpha=1.0, beta=0.5)).makespan       # 3 rounds of 2 words
+    6.0
     """
     return _collective("allgather", ranks, n, algorithm, 0, machine)
 
@@ -253,6 +342,28 @@ def reduce_scatter(ranks: int, n: int, algorithm: str = "auto", *, machine: Mach
     """Block r of the sum of all ranks' vectors on rank r.
 
     ``algorithm`` is one of ``"exchange"``, ``"ring"``, or "auto". The rest is as in `broadcast`.
+
+    Parameters
+    ----------
+    ranks, n, algorithm, machine
+        As of `broadcast`, but for the names of algorithms.
+
+    Returns
+    -------
+    graph : TaskGraph
+        With a layout.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `broadcast`.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> g = tw.comm.reduce_scatter(ranks=4, n=8, algorithm="ring")
+    >>> tw.simulate(g, tw.Machine(alpha=1.0, beta=0.5, gamma=0.0)).makespan       # 3 rounds of 2 words
+    6.0
     """
     return _collective("reduce_scatter", ranks, n, algorithm, 0, machine)
 
@@ -262,5 +373,28 @@ def allreduce(ranks: int, n: int, algorithm: str = "auto", *, machine: Machine |
     """The sum of all ranks' vectors on all ranks.
 
     ``algorithm`` is one of ``"exchange"``, ``"ring"``, ``"tree"``, or "auto". The rest is as in `broadcast`.
+
+    Parameters
+    ----------
+    ranks, n, algorithm, machine
+        As of `broadcast`, but for the names of algorithms.
+
+    Returns
+    -------
+    graph : TaskGraph
+        With a layout.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `broadcast`.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> g = tw.comm.allreduce(ranks=3, n=1, algorithm="ring")
+    >>> run = tw.run(g, {"x": [np.array([1.0]), np.array([2.0]), np.array([4.0])]}, backend="serial")
+    >>> [float(run.store[tw.Handle("x", (r,))][0]) for r in range(3)]
+    [7.0, 7.0, 7.0]
     """
     return _collective("allreduce", ranks, n, algorithm, 0, machine)

@@ -113,6 +113,25 @@ def _check(operation: str, algorithm: str, p: int, n: int) -> None:
 def terms(operation: str, algorithm: str, p: int, n: int) -> Terms:
     """The closed form of the module's table.
 
+    Parameters
+    ----------
+    operation
+        A collective by the name of its function, such as ``"allreduce"``.
+    algorithm
+        One of its algorithms.
+    p, n
+        Ranks, and words of the vector.
+
+    Returns
+    -------
+    terms : Terms
+        Messages, words and flops on the way to the last rank; ``.seconds(machine)`` weighs them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Unknown names; p below 1, n below 0.
+
     Examples
     --------
     >>> from tilewright.comm import terms
@@ -128,6 +147,22 @@ def lower_bound(operation: str, p: int, n: int) -> Terms:
     """The lecture's optimal complexity: no algorithm needs less of any of the three.
 
     Latency and bandwidth are bounds one by one; no algorithm need reach both.
+
+    Parameters
+    ----------
+    operation
+        A collective by the name of its function.
+    p, n
+        Ranks, and words of the vector.
+
+    Returns
+    -------
+    terms : Terms
+
+    Raises
+    ------
+    ValueError, TypeError
+        Unknown operation; p below 1, n below 0.
 
     Examples
     --------
@@ -221,6 +256,32 @@ def cost(operation: str, algorithm: str = "auto", *, p: int, n: int, machine: Ma
 
 @strict
 def best(operation: str, p: int, n: int, machine: Machine | None = None) -> str:
-    """The cheapest algorithm by its closed form; of equals the first of the table. By default on `MACHINE`."""
+    """The cheapest algorithm by its closed form; of equals the first of the table. By default on `MACHINE`.
+
+    Parameters
+    ----------
+    operation
+        A collective by the name of its function.
+    p, n
+        Ranks, and words of the vector.
+    machine
+        What a message, a word and a flop cost.
+
+    Returns
+    -------
+    algorithm : str
+
+    Raises
+    ------
+    ValueError, TypeError
+        Unknown operation; p below 1, n below 0.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> machine = tw.Machine(alpha=1e-6, beta=1e-9, gamma=1e-10)
+    >>> tw.comm.best("broadcast", 16, 10, machine), tw.comm.best("broadcast", 16, 10**7, machine)
+    ('tree', 'scatter-allgather')
+    """
     machine = MACHINE if machine is None else instance(machine, "machine", Machine, A_MACHINE)
     return min(algorithms(operation), key=lambda name: terms(operation, name, p, n).seconds(machine))

@@ -126,7 +126,31 @@ def efficiency(problem: str, layout: str, p: float, n: float, machine: Machine) 
 
 @strict
 def weak_efficiency(problem: str, layout: str, p: float, memory: float, machine: Machine) -> float:
-    """E_p where each rank has ``memory`` words of the matrix, or points of the domain: n = sqrt(memory p)."""
+    """E_p where each rank has ``memory`` words of the matrix, or points of the domain: n = sqrt(memory p).
+
+    Parameters
+    ----------
+    problem, layout, p, machine
+        As of `efficiency`.
+    memory
+        Words of the matrix, or points of the domain, a rank.
+
+    Returns
+    -------
+    efficiency : float
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `efficiency`; memory is not above 0.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> machine = tw.Machine(alpha=1e-6, beta=1e-9, gamma=1e-9)
+    >>> [round(tw.comm.weak_efficiency("dense", layout, 1024, 1e6, machine), 3) for layout in ("rows", "grid")]
+    [0.979, 0.994]
+    """
     real(memory, "memory", 0, above=True)
     real(p, "p", 1)
     return efficiency(problem, layout, p, sqrt(memory * p), machine)
@@ -137,6 +161,23 @@ def isoefficiency(problem: str, layout: str, p: float, target: float, machine: M
     """The n from which on E_p(n) >= ``target``; 0 on one rank.
 
     With k = (1 - E)/E it is the positive root of k n^2 - b n - a = 0.
+
+    Parameters
+    ----------
+    problem, layout, p, machine
+        As of `efficiency`.
+    target
+        An efficiency between 0 and 1.
+
+    Returns
+    -------
+    n : float
+        The order, or points along a side of the domain.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `efficiency`; no such target.
 
     Examples
     --------

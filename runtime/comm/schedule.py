@@ -255,12 +255,30 @@ ALGORITHMS: dict[str, dict[str, Callable[[int, Blocks], Rounds]]] = {
 def schedule(operation: str, algorithm: str, ranks: int, n: int) -> Schedule:
     """The schedule of an operation on ``ranks`` ranks and vectors of n words.
 
+    Parameters
+    ----------
+    operation, algorithm
+        A collective by the name of its function, and one of its algorithms.
+    ranks, n
+        How many ranks, and words of the vector.
+
+    Returns
+    -------
+    schedule : Schedule
+        Rounds of messages; ``print(schedule.table())`` draws them.
+
     Raises
     ------
     ValueError
         Unknown operation or algorithm; fewer than one rank; n below 0.
     TypeError
         ``ranks`` or n is not an integer.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> print(tw.comm.schedule("broadcast", "tree", 4, 8).table().splitlines()[1])     # who sends what to whom
+    p_0  0:8 -> p_1  0:8 -> p_2
     """
     operation = named(operation)
     known = algorithms(operation)

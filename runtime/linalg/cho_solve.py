@@ -144,6 +144,8 @@ def cho_solve(
         Also return the `Run`.
     progress
         Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
+    lower
+        Whether L is the lower factor, or the upper one.
 
     Returns
     -------
@@ -218,10 +220,25 @@ def logdet(
     progress: ProgressOption = False,
     **options: Any,
 ) -> Any:
-    """log det A from a Cholesky factor of A: 2 sum_i log |l_ii|. -inf if one is zero. Never overflows.
+    """log det A from a Cholesky factor of A: 2 sum_i log |l_ii|. -inf if one is zero. Never overflows. O(n).
 
-    See `cho_solve` for the arguments; L may be the lower or the upper factor. Returns a float, and with ``return_run``
-    the `Run`. O(n).
+    Parameters
+    ----------
+    L : (n, n) array_like, torch tensor or TiledMatrix
+        The lower or the upper factor; only its diagonal tiles are read.
+    tile_size, backend, scheduler, workers, return_run, progress, options
+        See `cho_solve`.
+
+    Returns
+    -------
+    logdet : float
+    run : Run
+        Only with ``return_run``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        L is not square, or not of LAPACK's four dtypes.
 
     Examples
     --------
@@ -264,8 +281,30 @@ def cho_inverse(
 ) -> Any:
     """The inverse of A from the Cholesky factor of A; exactly Hermitian. To solve a system, `cho_solve` is better.
 
-    See `cho_solve` for arguments and errors; ``check_finite`` looks at L. Returns an (n, n) array or tensor with the
-    dtype of L, both triangles, and with ``return_run`` the `Run`. 2/3 n^3 flops, n^2 words beside L.
+    2/3 n^3 flops, n^2 words beside L.
+
+    Parameters
+    ----------
+    L : (n, n) array_like, torch tensor or TiledMatrix
+        The factor; only its triangle is read.
+    lower
+        Whether it is the lower one.
+    check_finite
+        Look for NaN and infinities in L.
+    tile_size, backend, scheduler, workers, return_run, progress, options
+        See `cho_solve`.
+
+    Returns
+    -------
+    inverse
+        (n, n), both triangles, with the dtype of L; a tensor if L is one.
+    run : Run
+        Only with ``return_run``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `cho_solve`.
 
     Examples
     --------

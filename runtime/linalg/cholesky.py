@@ -71,6 +71,15 @@ def cholesky_graph(g: TaskGraph, nt: int) -> None:
     It has nt (nt+1) (nt+2) / 6 tasks. With weights 1, 3, 3, 6 for potrf, trsm, syrk, gemm (units of nb^3/3 flops)
     its work is nt^3 and its critical path 9 nt - 10 (1 for nt = 1); counted in tasks the path is 3 nt - 2.
 
+    Parameters
+    ----------
+    nt
+        Tile rows.
+
+    Returns
+    -------
+    graph : TaskGraph
+
     Raises
     ------
     ValueError

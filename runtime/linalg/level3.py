@@ -297,6 +297,25 @@ def gemm_graph(
     C has mt x nt tiles, kt of them along the sum. ``trans_a``, ``trans_b``: "N", "T" or "C"; A and B are then stored
     transposed. mt nt kt products of 6 units of nb^3/3 flops, in chains of kt.
 
+    Parameters
+    ----------
+    mt, nt, kt
+        Tile rows and columns of C, and tiles along the sum.
+    trans_a, trans_b
+        ``"N"``, ``"T"`` or ``"C"``.
+    alpha, beta
+        Real or complex numbers.
+
+    Returns
+    -------
+    graph : TaskGraph
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number of tiles is negative, no integer, or makes more tasks than a graph can hold; another letter; no number
+        for alpha.
+
     Examples
     --------
     >>> from tilewright import gemm_graph
@@ -336,6 +355,27 @@ def syrk_graph(
     """The task graph of C := alpha op(A) op(A)^T + beta C on one triangle, ``A[i,k]``, ``C[i,j]``; ``hermitian``: ^H.
 
     nt kt rank-k updates of 3 units of nb^3/3 flops and nt (nt-1)/2 kt products of 6.
+
+    Parameters
+    ----------
+    nt, kt
+        Tile rows of C, and tiles along the sum.
+    uplo, trans
+        The triangle, ``"L"`` or ``"U"``; ``"N"``, ``"T"`` or ``"C"``.
+    hermitian
+        The conjugate transpose in place of the transpose.
+    alpha, beta
+        Numbers, real ones for a Hermitian C.
+
+    Returns
+    -------
+    graph : TaskGraph
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number of tiles is negative, no integer, or makes more tasks than a graph can hold; another letter; no number
+        for alpha.
 
     Examples
     --------
@@ -389,6 +429,25 @@ def trsm_graph(
     A has nt x nt tiles, of which one triangle is read, and B so many tile columns, or rows, ``beside`` it. beside nt
     substitutions of 3 units of nb^3/3 flops, beside nt (nt-1)/2 products of 6; critical path 9 nt - 6.
 
+    Parameters
+    ----------
+    nt, beside
+        Tile rows of A; tile columns of B, or rows for side "R".
+    side, uplo, trans, diag
+        Letters, as of `trsm`.
+    alpha
+        A real or complex number.
+
+    Returns
+    -------
+    graph : TaskGraph
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number of tiles is negative, no integer, or makes more tasks than a graph can hold; another letter; no number
+        for alpha.
+
     Examples
     --------
     >>> from tilewright import trsm_graph
@@ -404,6 +463,25 @@ def trmm_graph(
     nt: int, beside: int, side: str = "L", uplo: str = "L", trans: str = "N", diag: str = "N", *, alpha: complex = 1.0
 ) -> TaskGraph:
     """The task graph of B := alpha op(A) B, or alpha B op(A): see `trsm_graph`.
+
+    Parameters
+    ----------
+    nt, beside
+        Tile rows of A; tile columns of B, or rows for side "R".
+    side, uplo, trans, diag
+        Letters, as of `trsm`.
+    alpha
+        A real or complex number.
+
+    Returns
+    -------
+    graph : TaskGraph
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number of tiles is negative, no integer, or makes more tasks than a graph can hold; another letter; no number
+        for alpha.
 
     Examples
     --------
@@ -424,6 +502,20 @@ def lauum_graph(nt: int) -> TaskGraph:
     """The task graph of A := L^H L on the lower triangle of nt x nt tiles, handles ``A[i,j]``.
 
     nt (nt+1) (nt+2)/6 tasks, nt^3 units of nb^3/3 flops.
+
+    Parameters
+    ----------
+    nt
+        Tile rows, at least 0.
+
+    Returns
+    -------
+    graph : TaskGraph
+
+    Raises
+    ------
+    ValueError, TypeError
+        nt is negative, no integer, or makes more tasks than a graph can hold.
 
     Examples
     --------
@@ -447,6 +539,20 @@ def potri_graph(nt: int) -> TaskGraph:
     """The task graph of A := (L L^H)^-1 on the lower triangle of nt x nt tiles: L^-1, then its `lauum_graph`, as one.
 
     nt (nt+1) (nt+2)/3 tasks, 2 nt^3 units of nb^3/3 flops.
+
+    Parameters
+    ----------
+    nt
+        Tile rows, at least 0.
+
+    Returns
+    -------
+    graph : TaskGraph
+
+    Raises
+    ------
+    ValueError, TypeError
+        nt is negative, no integer, or makes more tasks than a graph can hold.
 
     Examples
     --------

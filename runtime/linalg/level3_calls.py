@@ -149,6 +149,31 @@ def syrk(
     C is symmetric. Only that triangle of it is read and changed: the other one is that of C, or zero without C.
     k n (n+1) flops for A of (n, k). Other parameters and errors as of `gemm`.
 
+    Parameters
+    ----------
+    a : (n, k) array_like, torch tensor, TiledMatrix or dask.array
+        (k, n) with ``trans="T"``.
+    c : (n, n), optional
+        Needed where beta is not 0.
+    uplo
+        ``"L"`` or ``"U"``.
+    trans
+        ``"N"`` or ``"T"``.
+    alpha, beta, overwrite_c, tile_size, backend, scheduler, workers, return_run, progress, options
+        See `gemm`.
+
+    Returns
+    -------
+    result
+        Of the shape of C, in the kind of A.
+    run : Run
+        Only with ``return_run``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `gemm`.
+
     References
     ----------
     .. [1] BLAS ?syrk.
@@ -194,6 +219,31 @@ def herk(
     """The triangle ``uplo`` of alpha A A^H + beta C, or of alpha A^H A + beta C with ``trans="C"`` [1]_.
 
     C is Hermitian, alpha and beta are real. See `syrk`, which it is for real matrices.
+
+    Parameters
+    ----------
+    a : (n, k) array_like, torch tensor, TiledMatrix or dask.array
+        (k, n) with ``trans="C"``.
+    c : (n, n), optional
+        Needed where beta is not 0.
+    uplo
+        ``"L"`` or ``"U"``.
+    trans
+        ``"N"`` or ``"C"``.
+    alpha, beta, overwrite_c, tile_size, backend, scheduler, workers, return_run, progress, options
+        See `gemm`.
+
+    Returns
+    -------
+    result
+        Of the shape of C, in the kind of A.
+    run : Run
+        Only with ``return_run``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `gemm`; alpha or beta is not real.
 
     References
     ----------
@@ -302,6 +352,8 @@ def trsm(
         Let X take the place of B.
     alpha, tile_size, backend, scheduler, workers, return_run, progress, options
         See `gemm`.
+    side, uplo, diag
+        ``"L"`` or ``"R"``; ``"L"`` or ``"U"``; ``"N"``, or ``"U"`` for a unit diagonal.
 
     Returns
     -------
@@ -362,6 +414,28 @@ def trmm(
     **options: Any,
 ) -> Any:
     """alpha op(A) B, or alpha B op(A) for ``side="R"``, A triangular [1]_. Parameters and errors as of `trsm`.
+
+    Parameters
+    ----------
+    a : (n, n) array_like, torch tensor, TiledMatrix or dask.array
+        Only the triangle ``uplo`` is read, and with ``diag="U"`` not its diagonal, which counts as ones.
+    b : (n, k), or (k, n) for side "R"; also (n,)
+    side, uplo, trans, diag, alpha, overwrite_b
+        As of `trsm`.
+    tile_size, backend, scheduler, workers, return_run, progress, options
+        See `gemm`.
+
+    Returns
+    -------
+    product
+        In the shape of B and the kind of A.
+    run : Run
+        Only with ``return_run``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `gemm`.
 
     References
     ----------
@@ -483,6 +557,27 @@ def lauum(
     The other triangle of A is not referenced, that of the result is zero. n^3/3 flops. Other parameters, results and
     errors as of `tri_inverse`.
 
+    Parameters
+    ----------
+    a : (n, n) array_like, torch tensor, TiledMatrix or dask.array
+        Its triangle ``uplo``, ``"L"`` or ``"U"``, is read.
+    uplo, overwrite_a
+        Which triangle; let the result take the place of A.
+    tile_size, backend, scheduler, workers, check_finite, return_run, progress, options
+        See `tri_inverse`.
+
+    Returns
+    -------
+    triangle
+        (n, n), in the kind of A; the other triangle is zero.
+    run : Run
+        Only with ``return_run``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `tri_inverse`.
+
     References
     ----------
     .. [1] LAPACK ?lauum.
@@ -527,6 +622,27 @@ def potri(
     ``a`` has L of L L^H in its lower triangle, or with ``uplo="U"`` U of U^H U in its upper one. The inverse of the
     factor and its product with itself are one graph. 2/3 n^3 flops. `cho_inverse` gives both triangles. Other
     parameters, results and errors as of `tri_inverse`.
+
+    Parameters
+    ----------
+    a : (n, n) array_like, torch tensor, TiledMatrix or dask.array
+        Its triangle ``uplo``, ``"L"`` or ``"U"``, is read.
+    uplo, overwrite_a
+        Which triangle; let the result take the place of A.
+    tile_size, backend, scheduler, workers, check_finite, return_run, progress, options
+        See `tri_inverse`.
+
+    Returns
+    -------
+    triangle
+        (n, n), in the kind of A; the other triangle is zero.
+    run : Run
+        Only with ``return_run``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As of `tri_inverse`.
 
     References
     ----------

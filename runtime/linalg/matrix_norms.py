@@ -92,6 +92,26 @@ def cond(a: Any, p: Any = None, **how: Any) -> Any:
     With ``p`` None, 2 or -2 it is NumPy's, from singular values; with 1, -1, `numpy.inf`, ``-numpy.inf`` and "fro" from
     `norm` and `inv`, which take ``how``: 2 n^3 flops. For an estimate see ``lu_factor(a).rcond()``.
 
+    Parameters
+    ----------
+    a : (n, n) array_like, torch tensor or TiledMatrix
+        With ``p`` None, 2 or -2 any (m, n).
+    p
+        None, 1, -1, 2, -2, `numpy.inf`, ``-numpy.inf`` or ``"fro"``.
+    how
+        Keywords of `inv` and `norm`.
+
+    Returns
+    -------
+    cond : float
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        The matrix has no entries, or is not square where it has to be inverted.
+    ValueError, TypeError
+        Another p, or a keyword that `inv` does not take.
+
     Examples
     --------
     >>> import numpy as np, tilewright as tw

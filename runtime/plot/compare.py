@@ -53,7 +53,8 @@ def figure(table: Table, path: str | Path) -> None:
     right.set_ylabel("speed-up T1/Tp")
     right.grid(alpha=0.3)
     right.legend(loc="upper left", fontsize=7, frameon=False)
-    fig.suptitle(f"{drawn(table.graph.name)}, {len(table.graph)} tasks, backend {table.backend}", fontsize=11)
+    where = f", backend {table.backend}" if table.backend else ""
+    fig.suptitle(f"{drawn(table.title)}{where}", fontsize=11)
     save(fig, path, dpi=150)
 
 
@@ -61,7 +62,7 @@ def excess(table: Table) -> list[tuple[list[str], dict[int, Row]]]:
     """Names of policies that agree on every number of workers, and their row on each; the shortest in sum first."""
     by_name: dict[str, dict[int, Row]] = {}
     for row in table.rows:
-        by_name.setdefault(row.scheduler, {})[row.workers] = row
+        by_name.setdefault(row.name, {})[row.workers] = row
     lines: dict[tuple[Any, ...], list[str]] = {}
     for name in sorted(by_name, key=lambda name: (sum(row.behind for row in by_name[name].values()), name)):
         key = tuple((row.workers, row.makespan, row.alone) for row in by_name[name].values())

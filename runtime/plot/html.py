@@ -84,7 +84,7 @@ def comparison_page(table: Table) -> str:
 
     The page has the runs of all rows that differ, as far as they fit into `_PAGE` bytes.
     """
-    run_of = {(row.scheduler, row.workers): run for row, run in zip(table.rows, table.runs, strict=True)}
+    run_of = {(row.name, row.workers): run for row, run in zip(table.rows, table.runs, strict=True)}
     rows = [rows[0] for rows in table.merged()]
     most = max(row.workers for row in rows)
     largest = [row for row in rows if row.workers == most]
@@ -93,18 +93,18 @@ def comparison_page(table: Table) -> str:
     numbers: dict[tuple[str, int], int] = {}
     size = 0
     for row, name in [*zip(first, ("best", "worst"), strict=False), *((row, "") for row in rows if row not in first)]:
-        run = run_of[row.scheduler, row.workers]
-        heading = f"{name}{': ' if name else ''}{run.scheduler} on {place(run)}"
+        run = run_of[row.name, row.workers]
+        heading = f"{name}{': ' if name else ''}{row.name} on {place(run)}"
         panel = heading, _tables(run), _picture(run.graph, run)
         size += len(panel[1]) + len(json.dumps(panel[2]))
         if size > _PAGE and len(panels) >= len(first):
             break
-        numbers[row.scheduler, row.workers] = len(panels)
+        numbers[row.name, row.workers] = len(panels)
         panels.append(panel)
     for same in table.merged():  # those that made the same schedule have the same picture
         for row in same[1:]:
-            if (same[0].scheduler, row.workers) in numbers:
-                numbers[row.scheduler, row.workers] = numbers[same[0].scheduler, row.workers]
+            if (same[0].name, row.workers) in numbers:
+                numbers[row.name, row.workers] = numbers[same[0].name, row.workers]
     left = len(rows) - len(panels)
     note = f'<p class="note">{left} runs are left out, to keep the page small.</p>' if left else ""
     before = (
@@ -112,7 +112,8 @@ def comparison_page(table: Table) -> str:
         '<p class="soft">Press a number of the map to see that run beside the last one.</p>'
         '<p id="parting" aria-live="polite"></p></div>'
     )
-    return _page(f"Schedulers on {table.graph.name}", panels, before, shown=2)
+    what = "Engines" if table.measure == "call" else "Schedulers"
+    return _page(f"{what} on {table.graph.name}", panels, before, shown=2)
 
 
 _PAGE = 5_000_000  # bytes of runs in the page of a comparison
@@ -123,11 +124,24 @@ def comparison_table(table: Table, numbers: Mapping[tuple[str, int], int] | None
     groups = table.merged()
     rows = [rows[0] for rows in groups]
     unit = "" if table.units == "s" else f", {table.units}"
-    head = ["workers", "scheduler", f"makespan{unit}", "/ bound", "speed-up", "W/(p T)", "behind", "memory"]
+    calls = table.measure == "call"
+    chosen = "engine" if calls else "scheduler"
+    head = [
+        "workers",
+        chosen,
+        *["call"] * calls,
+        f"makespan{unit}",
+        "/ bound",
+        "speed-up",
+        "W/(p T)",
+        "behind",
+        "memory",
+    ]
     body = [
         [
             str(row.workers),
-            ", ".join(other.scheduler for other in rows),
+            ", ".join(other.name for other in rows),
+            *[table.time(row.call)] * calls,
             table.time(row.makespan),
             f"{row.ratio:.3f}",
             f"{row.speedup:.2f}",
@@ -140,8 +154,10 @@ def comparison_table(table: Table, numbers: Mapping[tuple[str, int], int] | None
     ]
     rulers = [number for number in range(1, len(rows)) if rows[number].workers != rows[number - 1].workers]
     verdicts = "".join(
-        f'<p class="verdict">{html.escape(table.verdict(count))}</p>' for count in sorted({row.workers for row in rows})
+        f'<p class="verdict">{html.escape(said)}</p>'
+        for said in [*table.verdicts(), *(f"{name} is not here: {why}" for name, why in table.absent.items())]
     )
+    verdicts = f'<p class="advice">{html.escape(table.advice())}</p>' * bool(table.advice()) + verdicts
     return verdicts + heat_map(table, numbers or {}) + _table(head, body, rulers)
 
 

@@ -102,14 +102,23 @@ def _messages(run: Run) -> list[str]:
 
 def _transfers(run: Run) -> list[str]:
     """What crossed between the memories of one rank."""
-    sent = Counter(message.memories[0] == 0 for message in run.trace.messages)
-    size = sum(m.nbytes for m in run.trace.messages if m.memories[0] == 0)
-    if not sent:
+    sockets = 1 if run.machine is None else run.machine.sockets
+    kinds = Counter[str]()
+    sizes = Counter[str]()
+    for message in run.trace.messages:
+        source, target = (memory < sockets for memory in message.memories)
+        kind = "between sockets" if source and target else "to accelerators" if source else "back"
+        kinds[kind] += 1
+        sizes[kind] += message.nbytes
+    if not kinds:
         return []
-    return [
-        f"  transfers      {sent[True]} to accelerators, {nbytes(size)}, and {sent[False]} back, "
-        f"{nbytes(run.bytes - size)}"
-    ]
+    said = [f"{kinds['between sockets']} between sockets, {nbytes(sizes['between sockets'])}"] * (
+        "between sockets" in kinds
+    )
+    if "to accelerators" in kinds or "back" in kinds:
+        there, back = "to accelerators", "back"
+        said.append(f"{kinds[there]} {there}, {nbytes(sizes[there])}, and {kinds[back]} {back}, {nbytes(sizes[back])}")
+    return [f"  transfers      {'; '.join(said)}"]
 
 
 _OPERANDS = {"bfloat16": "BF16", "float16": "FP16", "bfloat16x2": "two BF16 parts"}

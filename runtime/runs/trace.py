@@ -53,7 +53,7 @@ class MessageRecord(NamedTuple):
     writer: int = -1
     """`Task.index` of the task that wrote the value; -1 for the data of the run."""
     memories: tuple[int, int] = (0, 0)
-    """Memories of source and destination: 0 for the rank's CPU cores, g + 1 for its accelerator g."""
+    """Memories of source and destination in their ranks: one for each socket, 0 if there is one, then accelerators."""
 
     @property
     def duration(self) -> float:

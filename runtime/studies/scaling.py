@@ -122,6 +122,13 @@ def scaling_study(
         Numbers of ranks to run on MPI for real, with n = ``measured_n``.
     computer
         alpha, beta and gamma of this computer, for the formula beside measured points; by default it is calibrated.
+    measured_n
+        Order of the matrix that is run.
+
+    Returns
+    -------
+    study : Study
+        ``.points``, ``.plot(path)``; print it.
 
     Raises
     ------
@@ -131,6 +138,13 @@ def scaling_study(
     Notes
     -----
     Ten seconds for the default; two minutes up to 4096 ranks, where a graph has 10^5 tasks.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> study = tw.comm.scaling_study(layouts=("rows",), p=4, most=4, n=64, memory=64)
+    >>> study.points[-1].kind, study.points[-1].p, 0 < study.points[-1].formula < 1
+    ('weak', 4, True)
     """
     for name, values, kind in (("layouts", layouts, "names"), ("measured", measured, "numbers of ranks")):
         if isinstance(values, str | bytes) or not isinstance(values, Sequence):

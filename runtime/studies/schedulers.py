@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import copy
-import math
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from numbers import Integral
-from pathlib import Path
-from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tilewright.backends import check_call, engine_class, find_engine
 from tilewright.backends.simulate import Owner, known_shapes, noise_of
-from tilewright.door import upstairs
 from tilewright.engine import check_plan, run
 from tilewright.graph import Handle, TaskGraph
-from tilewright.host.files import write_text
 from tilewright.machine import Machine
-from tilewright.runs.frames import data_frame
 from tilewright.runs.progress import ProgressOption, follower, one_page, reports
 from tilewright.runs.run import Run
-from tilewright.runs.text import plain, weight_unit
+from tilewright.runs.text import weight_unit
 from tilewright.scalars import positive, whole
 from tilewright.schedulers import SCHEDULERS, Policy, fitting
 from tilewright.schedulers import policy as find_policy
 from tilewright.schedulers.placed import Placed
-from tilewright.units import nbytes, seconds
-
-if TYPE_CHECKING:
-    import pandas
+from tilewright.studies.table import Row, Table, alternating, row_of
 
 __all__ = ["Row", "Table", "compare_schedulers"]
 
@@ -39,159 +30,9 @@ _MOST = 10**6  # workers, or repeats
 Data = Mapping[str, Any] | Mapping[Handle, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One policy on one number of workers."""
-
-    scheduler: str
-    workers: int
-    """Workers of all ranks."""
-    makespan: float
-    """Seconds; the median over the repeats."""
-    ratio: float
-    """Makespan over the lower bound of that run: 1 cannot be better."""
-    efficiency: float
-    """W / (p T), of the same run."""
-    idle: float
-    """Share of the workers' time outside tasks."""
-    speedup: float
-    """T_1 / T_p: ``alone`` over the makespan."""
-    memory: int
-    """High-water mark of the fullest rank, bytes; an upper bound: `Run.memory`."""
-    fastest: float
-    slowest: float
-    """Shortest and longest makespan of the repeats."""
-    alone: float
-    """T_1: seconds of the same graph under the same policy on one worker; the median over as many repeats."""
-    behind: float = 0.0
-    """How much longer than the best row on as many workers: 0.03 is 3 %, 0 the best."""
-    ties: bool = True
-    """Whether that is no more than noise; the best row ties with itself. See `compare_schedulers`."""
-
-
-class Table:
-    """The rows of a comparison, in the order of workers, then makespan. ``print(table)`` shows them.
-
-    ``runs`` has the median run of each row, with trace and bounds; ``rounds`` the makespans of all its runs.
-    """
-
-    def __init__(
-        self, graph: TaskGraph, backend: str, rows: Iterable[tuple[Row, Run, list[float]]], units: str = "s"
-    ) -> None:
-        self.graph = graph
-        self.backend = backend
-        self.units = units
-        """``s``, or where the machine has no rates that of `Op.weight`, such as ``units of nb^3/3 flops``."""
-        ordered = sorted(rows, key=lambda found: (found[0].workers, found[0].makespan, found[0].scheduler))
-        self.runs = [run_ for _, run_, _ in ordered]
-        self.rounds = [times for _, _, times in ordered]
-        self.rows = _placed([row for row, _, _ in ordered], self.rounds, backend == "simulate")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def best(self, workers: int | None = None) -> Row:
-        """The row with the shortest makespan, of all or on so many workers. ValueError if nothing ran on so many."""
-        rows = [row for row in self.rows if workers is None or row.workers == workers]
-        if not rows:
-            raise ValueError(f"nothing was compared on {workers} workers")
-        return min(rows, key=lambda row: row.makespan)
-
-    def ties(self, workers: int | None = None) -> list[Row]:
-        """The rows beside the best whose distance from it is no more than noise."""
-        best = self.best(workers)
-        return [row for row in self.rows if row.workers == best.workers and row.ties and row is not best]
-
-    def verdict(self, workers: int | None = None) -> str:
-        """Who wins, by how much, and who ties, in one sentence. By default where the makespan is shortest."""
-        best = self.best(workers)
-        ties = [row.scheduler for row in self.ties(best.workers)]
-        behind = [row for row in self.rows if row.workers == best.workers and not row.ties]
-        on = f"{best.workers} {'worker' if best.workers == 1 else 'workers'}"
-        if not behind and not ties:
-            return f"{on}: only {best.scheduler} ran."
-        if not behind:
-            few = "" if self._tells else f"; {_ENOUGH} rounds could tell"
-            return f"{on}: all {1 + len(ties)} policies tie{few}."
-        second, last = behind[0], behind[-1]
-        who = f"{best.scheduler} wins" if not ties else f"{_few([best.scheduler, *ties])} tie"
-        after = f"{second.scheduler} is {_percent(second.behind)} behind"
-        if last is not second:
-            after += f", {last.scheduler} {_percent(last.behind)}"
-        return f"{on}: {who}; {after}."
-
-    @property
-    def _tells(self) -> bool:
-        """Whether there were enough rounds to tell policies apart."""
-        return self.backend == "simulate" or max(map(len, self.rounds), default=0) >= _ENOUGH
-
-    def merged(self) -> list[list[Row]]:
-        """Rows that are alike in all but the policy's name, which in a simulation made the same schedule, together."""
-        groups: dict[tuple[Any, ...], list[Row]] = {}
-        for row in self.rows:
-            groups.setdefault(tuple(getattr(row, name) for name in _NUMBERS), []).append(row)
-        return list(groups.values())
-
-    def time(self, value: float) -> str:
-        """A makespan for people."""
-        return seconds(value) if self.units == "s" else plain(value)
-
-    def __str__(self) -> str:
-        sizes = {row.memory for row in self.rows}
-        several = len(sizes) > 1
-        title = f"{self.graph.name}: {len(self.graph)} tasks, backend {self.backend}"
-        title += "" if self.units == "s" else f", times in {self.units}"
-        title += "" if several or sizes == {0} else f", {nbytes(*sizes)} of data"
-        spread = any(row.fastest != row.slowest for row in self.rows)
-        head = f"workers  makespan {'spread' * spread:>6} / bound speed-up  W/(pT) behind {'memory' * several:>10}"
-        lines = [title, f"{head.rstrip()}  scheduler"]
-        workers = None
-        for rows in self.merged():
-            row = rows[0]
-            if row.workers != workers:
-                lines += [""] * (workers is not None)
-                workers = row.workers
-            width = (row.slowest - row.fastest) / row.makespan if row.makespan else 0.0
-            line = (
-                f"{row.workers:>7} {self.time(row.makespan):>9} {f'{width:.0%}' * spread:>6} {row.ratio:>7.3f} "
-                f"{row.speedup:>8.2f} {row.efficiency:>7.1%} {'tie' if row.ties else _percent(row.behind):>6} "
-                f"{nbytes(row.memory) * several:>10}".rstrip()
-            )
-            names = wrap(", ".join(row.scheduler for row in rows), 40)
-            lines += [f"{line}  {names[0]}", *(" " * (len(line) + 2) + name for name in names[1:])]
-        return "\n".join([*lines, "", *map(self.verdict, sorted({row.workers for row in self.rows}))])
-
-    def __repr__(self) -> str:
-        return f"Table({self.graph.name!r}, {len(self)} rows, backend={self.backend!r})"
-
-    def print(self) -> None:
-        """Print the table."""
-        print(self)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A data frame with one row per policy and number of workers. ImportError without pandas."""
-        columns = list(Row.__dataclass_fields__)
-        return data_frame(([getattr(row, c) for c in columns] for row in self.rows), columns)
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        return str(upstairs("plot.html:comparison_table")(self))
-
-    def plot(self, path: str | Path) -> None:
-        """Excess over the lower bound by policy and workers, and speed-up, as PNG, SVG or PDF. Needs matplotlib."""
-        upstairs("plot.compare:figure")(self, path)
-
-    def report(self, path: str | Path) -> None:
-        """One HTML page that opens offline: the table, and the two best runs side by side."""
-        write_text(path, upstairs("plot.html:comparison_page")(self))
-
-
 @one_page
 def compare_schedulers(
-    graph: TaskGraph,
+    graph: TaskGraph | Mapping[str, TaskGraph],
     workers: int | Sequence[int] = (1, 2, 4, 16, 64),
     *,
     backend: str = "simulate",
@@ -203,12 +44,13 @@ def compare_schedulers(
     progress: ProgressOption = False,
     **options: Any,
 ) -> Table:
-    """Run one graph under many policies.
+    """Run one graph under many policies, or several graphs: trees, panels, tile sizes.
 
     Parameters
     ----------
     graph
-        The tasks.
+        The tasks. Or graphs that do the same in other ways, by name: then each runs under each policy, and their rows
+        stand side by side.
     workers
         Numbers of workers: for the simulator those of each rank of the machine, for an engine of all ranks together.
     backend
@@ -216,9 +58,10 @@ def compare_schedulers(
         ``"dask"``.
     data
         For an engine: the data, of which each run gets a deep copy, or a function that makes it anew. For the
-        simulator optional, for its shapes.
+        simulator optional, for its shapes. With several graphs for all of them, or by the same names as these.
     schedulers
-        Names or policy objects; by default all that know this graph (`tilewright.schedulers.fitting`).
+        Names or policy objects; by default all that know this graph (`tilewright.schedulers.fitting`), and for several
+        graphs ``critical-path``.
     machine
         What is simulated, or what policies plan with.
     owner
@@ -262,7 +105,9 @@ def compare_schedulers(
     >>> [(row.scheduler, row.makespan) for row in table]
     [('critical-path', 136.0), ('eager', 139.0)]
     """
-    check_plan(graph, machine)
+    graphs = _graphs(graph)
+    for one in graphs.values():
+        check_plan(one, machine)
     engine = engine_class(backend)
     if engine.in_order:
         raise ValueError(
@@ -291,21 +136,28 @@ def compare_schedulers(
     )
     if not simulated and data is None:
         raise ValueError(f"backend {backend!r} needs data; backend='simulate' needs none")
+    if schedulers is None and len(graphs) > 1:
+        schedulers = ["critical-path"]
     if schedulers is None:
-        placed = graph.layout is not None or (owner is not None and machine is not None and machine.ranks > 1)
+        (one,) = graphs.values()
+        placed = one.layout is not None or (owner is not None and machine is not None and machine.ranks > 1)
         schedulers = [
-            name for name in fitting(graph) if not (simulated and placed and issubclass(SCHEDULERS[name], Placed))
+            name for name in fitting(one) if not (simulated and placed and issubclass(SCHEDULERS[name], Placed))
         ]
     for scheduler in schedulers:
         find_policy(scheduler)
     if owner is not None:
         options["owner"] = owner
 
-    def once(scheduler: str | Policy, count: int, attempt: int, report: ProgressOption) -> Run:
+    apart = len(graphs) > 1 and isinstance(data, Mapping) and data.keys() == graphs.keys()
+    choices = list(product(graphs, schedulers))
+
+    def once(choice: int, count: int, attempt: int, report: ProgressOption) -> Run:
+        name, scheduler = choices[choice]
         chosen = options | ({"seed": options.get("seed", 0) + attempt} if noisy else {})
         return run(
-            graph,
-            given(),
+            graphs[name],
+            given(name),
             backend=backend,
             scheduler=scheduler,
             workers=count,
@@ -314,30 +166,47 @@ def compare_schedulers(
             **chosen,
         )
 
-    def given() -> Data | None:
-        return data() if callable(data) else data if simulated else copy.deepcopy(data)
+    def given(name: str) -> Any:
+        mine: Any = data[name] if apart else data  # type: ignore[index]
+        return mine() if callable(mine) else mine if simulated else copy.deepcopy(mine)
 
     results: dict[tuple[int, int], list[Run]] = {}
     before = 0  # tasks of the runs that are over
-    order = list(range(len(schedulers)))
-    with reports(progress, f"compare on {graph.name}", len(counts) * len(schedulers) * repeat * len(graph)) as report:
+    title = next(iter(graphs.values())).name
+    total = len(counts) * len(schedulers) * repeat * sum(map(len, graphs.values()))
+    with reports(progress, f"compare on {title}", total) as report:
         for count in counts:
             if not simulated:
-                once(schedulers[0], count, 0, False)
-            for attempt in range(repeat):
-                first = attempt % len(order)
-                for place in order[first:] + order[:first]:
-                    told = follower(report) or (_after(before, report) if report else False)
-                    results.setdefault((count, place), []).append(once(schedulers[place], count, attempt, told))
-                    before += len(graph)
-    if simulated:
-        predicted = Alone(graph, machine, given(), options)
-        alone = [[predicted(attempt) for attempt in range(repeat)]] * len(schedulers)
-    else:
-        alone = _measured_alone(graph, given, backend, schedulers, machine, options, results, repeat)
-    rows = [_row(runs, alone[place]) for (_, place), runs in results.items()]
+                once(0, count, 0, False)
+            for attempt, place in alternating(len(choices), repeat):
+                told = follower(report) or (_after(before, report) if report else False)
+                results.setdefault((count, place), []).append(once(place, count, attempt, told))
+                before += len(graphs[choices[place][0]])
+    alone: list[list[float]] = []
+    for name, one in graphs.items():
+        mine = range(len(alone), len(alone) + len(schedulers))
+        if simulated:
+            predicted = Alone(one, machine, given(name), options)
+            alone += [[predicted(attempt) for attempt in range(repeat)]] * len(mine)
+        else:
+            own = {(count, place - mine[0]): runs for (count, place), runs in results.items() if place in mine}
+            data_of = partial(given, name)
+            alone += _measured_alone(one, data_of, backend, schedulers, machine, options, own, repeat)
+    rows = [row_of(runs, alone[place], variant=choices[place][0]) for (_, place), runs in results.items()]
     timed = not simulated or (machine is not None and (machine.gamma is not None or bool(machine.durations)))
-    return Table(graph, backend, rows, "s" if timed else weight_unit(graph))
+    return Table(graphs, backend, rows, "s" if timed else weight_unit(next(iter(graphs.values()))))
+
+
+def _graphs(graph: Any) -> dict[str, TaskGraph]:
+    """Graphs by name; one alone is called nothing."""
+    if not isinstance(graph, Mapping):
+        return {"": graph}
+    if not graph:
+        raise ValueError("graph must name at least one, so that there is something to compare")
+    for name, one in graph.items():
+        if not isinstance(name, str) or not name or not isinstance(one, TaskGraph):
+            raise TypeError(f"graph: several to compare are task graphs by name, not {name!r}: {one!r}")
+    return dict(graph)
 
 
 # ------------------------------------------------------------------ one worker
@@ -400,69 +269,3 @@ def _measured_alone(
 
 def _after(before: int, report: Callable[[int], object]) -> Callable[[int], object]:
     return lambda done: report(before + done)
-
-
-_ENOUGH = 5
-"""Rounds from which the sign test can tell two policies apart: 1/2^5 < 0.05."""
-_NUMBERS = ("workers", "makespan", "ratio", "efficiency", "idle", "speedup", "memory", "fastest", "slowest", "alone")
-
-
-def differ(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether ``one`` is faster than ``other`` by more than noise, round by round: the sign test, at 5 %.
-
-    >>> differ([1, 2, 3, 4, 5], [2, 3, 4, 5, 6]), differ([1, 2, 3, 4, 5], [2, 3, 4, 5, 4])
-    (True, False)
-    """
-    wins = sum(a < b for a, b in zip(one, other, strict=True))
-    rounds = wins + sum(a > b for a, b in zip(one, other, strict=True))
-    return sum(math.comb(rounds, k) for k in range(wins, rounds + 1)) < 0.05 * 2**rounds
-
-
-def _placed(rows: list[Row], rounds: list[list[float]], simulated: bool) -> list[Row]:
-    """The rows, which are in order, with how far each is behind the best on as many workers, and whether that counts.
-
-    Runs of a simulation are equal or not; on an engine, or with noise, the rounds say.
-    """
-    best: dict[int, int] = {}
-    placed = []
-    for place, row in enumerate(rows):
-        first = best.setdefault(row.workers, place)
-        shortest = rows[first].makespan
-        behind = row.makespan / shortest - 1 if shortest else 0.0
-        exact = simulated and all(found.fastest == found.slowest for found in (row, rows[first]))
-        ties = behind <= 1e-12 if exact else not differ(rounds[first], rounds[place])
-        placed.append(replace(row, behind=behind, ties=ties))
-    return placed
-
-
-def _few(names: Sequence[str], most: int = 3) -> str:
-    """``a, b and 5 more``."""
-    if len(names) <= most:
-        return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
-
-
-def _row(runs: list[Run], alone: Sequence[float]) -> tuple[Row, Run, list[float]]:
-    """The median run, and the spread of all; ``alone`` are the times on one worker."""
-    one = statistics.median_low(alone)
-    makespans = [run_.makespan for run_ in runs]
-    middle = runs[makespans.index(statistics.median_low(makespans))]
-    makespan, bounds = middle.makespan, middle.bounds
-    row = Row(
-        scheduler=middle.scheduler,
-        workers=middle.workers,
-        makespan=makespan,
-        ratio=makespan / bounds.lower if bounds.lower else 1.0,
-        efficiency=middle.efficiency,
-        idle=middle.idle,
-        speedup=one / makespan if makespan else 1.0,
-        memory=middle.memory,
-        fastest=min(makespans),
-        slowest=max(makespans),
-        alone=one,
-    )
-    return row, middle, makespans

@@ -31,6 +31,24 @@ def test_the_mean_transfer_is_the_mean_over_all_pairs_of_workers():
     assert Machine().mean_transfer(10) == 0
 
 
+SOCKETS = Machine(
+    workers=6, ranks=2, gpus=1, sockets=2, alpha=5.0, beta=0.5, device_alpha=1.0, socket_alpha=2.0, socket_beta=0.25
+)
+
+
+def test_cores_are_dealt_to_sockets_in_groups_of_neighbours():
+    assert [SOCKETS.node(w) for w in range(12)] == [0, 0, 0, 1, 1, 2, 3, 3, 3, 4, 4, 5]
+    assert (SOCKETS.memories, SOCKETS.nodes) == (3, 6)
+    assert [Machine(workers=2, sockets=4).node(w) for w in range(2)] == [0, 2], "few cores are spread"
+    assert SOCKETS.transfer(4, 0, 1) == SOCKETS.transfer(4, 4, 3) == 3.0
+    assert SOCKETS.transfer(4, 1, 2) == SOCKETS.transfer(4, 2, 0) == 1.0
+    assert SOCKETS.transfer(4, 1, 4) == SOCKETS.transfer(4, 0, 5) == 7.0
+    pairs = list(itertools.permutations(range(SOCKETS.size), 2))
+    mean = sum(SOCKETS.transfer(10, SOCKETS.node(a), SOCKETS.node(b)) for a, b in pairs) / len(pairs)
+    assert SOCKETS.mean_transfer(10) == pytest.approx(mean)
+    assert Machine.from_json(SOCKETS.to_json()) == SOCKETS
+
+
 def cost(op, machine, worker=0):
     g = tw.TaskGraph()
     h = g.handle("h")
@@ -109,7 +127,10 @@ def test_a_number_of_workers_is_an_integer():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, "3", True, 1j])
-@pytest.mark.parametrize("where", ["alpha", "beta", "overhead", "device_alpha", "device_beta", "potrf", "table"])
+@pytest.mark.parametrize(
+    "where",
+    ["alpha", "beta", "overhead", "device_alpha", "device_beta", "socket_alpha", "socket_beta", "potrf", "table"],
+)
 def test_every_time_is_a_finite_number_that_is_not_negative(where, bad):
     fields = {"potrf": {"durations": {"potrf": bad}}, "table": {"durations": {"potrf": {64: 1.0, 128: bad}}}}
     name = "durations" if where in fields else where

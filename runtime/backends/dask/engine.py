@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tilewright.backends.dask import client as clients
 from tilewright.backends.dask import serializers
@@ -58,6 +58,8 @@ class Dask(Engine):
     name = "dask"
     options = ("client", "mode", "owner", "grid", "timeout", "window", "overheads")
     in_process = False
+    placed: ClassVar[bool] = True
+    """Whether mode ``tasks`` coarsens the graph and says where and in which order its groups should run."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
@@ -132,7 +134,9 @@ class Dask(Engine):
         if self._resident(program, ranks, owner):
             return resident.run_resident(client, ranks, program, scheduler, options, progress)
         machine = self.machine if self.knows_costs else None
-        return submitted.run_submitted(client, ranks, program, scheduler, options, progress, machine, self.overheads)
+        return submitted.run_submitted(
+            client, ranks, program, scheduler, options, progress, machine, self.overheads, placed=self.placed
+        )
 
     def _resident(self, program: Program, ranks: clients.Ranks, owner: Any) -> bool:
         """Whether to run in mode resident. MemoryError if that was asked for and the workers have no room."""

@@ -114,11 +114,15 @@ def run_submitted(
     progress: Progress | None,
     machine: Machine | None,
     overheads: Overheads,
+    placed: bool = True,
 ) -> Trace:
-    """Run a program; results go to its store, or stay on the workers where its matrices are `RemoteTiles`."""
+    """Run a program; results go to its store, or stay on the workers where its matrices are `RemoteTiles`.
+
+    Without ``placed`` each task is one of Dask's, and Dask says where among the ranks, and which first.
+    """
     for attempt in range(ATTEMPTS):
         owner = by_handle(program.graph, owners(options.owner, len(ranks.members)))
-        plan = _plan(program, ranks, owner, scheduler, machine, overheads)
+        plan = _plan(program, ranks, owner, scheduler, machine, overheads, placed)
         try:
             return _attempt(client, ranks, program, plan, options, progress)
         except _Lost as lost:
@@ -152,6 +156,7 @@ class _Plan(NamedTuple):
     coarse: Coarse
     order: list[int]
     room: float
+    placed: bool
 
 
 _plans: weakref.WeakKeyDictionary[Program, tuple[Any, _Plan]] = weakref.WeakKeyDictionary()
@@ -165,16 +170,18 @@ def _plan(
     scheduler: str | Policy,
     machine: Machine | None,
     overheads: Overheads,
+    placed: bool,
 ) -> _Plan:
-    question = owner, scheduler, machine, overheads, ranks.workers, [member.memory for member in ranks.members]
+    memory = [member.memory for member in ranks.members]
+    question = owner, scheduler, machine, overheads, ranks.workers, memory, placed
     known = _plans.get(program)
     if known is not None and known[0] == question:
         return known[1]
     places = planned(program.graph, len(ranks.members), (owner, None, ())).places
     room = _room(program, ranks, owner)
     workers = len(ranks.members) * ranks.workers
-    coarse = _coarse(program, places, seconds(program, machine, overheads), overheads, workers, room)
-    plan = _Plan(coarse, priorities(program.graph, scheduler, machine or Machine()), room)
+    coarse = _coarse(program, places, seconds(program, machine, overheads), overheads, workers, room if placed else -1)
+    plan = _Plan(coarse, priorities(program.graph, scheduler, machine or Machine()), room, placed)
     if program.prepared and isinstance(scheduler, str):  # a policy with state may say something else next time
         _plans[program] = question, plan
     return plan
@@ -234,7 +241,7 @@ def _attempt(
     from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
     run = uuid4().hex[:8]
-    graph, store, (coarse, order, room) = program.graph, program.store, plan
+    graph, store, (coarse, order, room, placed) = program.graph, program.store, plan
     path = tuple(sys.path) if options.kept else ()
     common = Common(run, choice.choice(), path, capture(), here())
     sent, data = submission(run, program, coarse, ranks, order, common)
@@ -248,9 +255,10 @@ def _attempt(
     futures: list[Future] = []
     try:
         with clients.bulletin(client).read(run, tale.hear):
-            layer = MaterializedLayer(
-                sent.tasks, annotations={"workers": sent.workers.get, "priority": sent.priority.get}
-            )
+            hints: dict[str, Any] = {"workers": sent.workers.get, "priority": sent.priority.get}
+            if not placed:
+                hints = {"workers": list(ranks.addresses)}
+            layer = MaterializedLayer(sent.tasks, annotations=hints)
             keys = [sent.keys[g] for g in sent.wanted]
             if keys:
                 futures = client.get(HighLevelGraph({"run": layer}, {"run": set()}), keys, sync=False)

@@ -3,7 +3,7 @@
 The same policy objects and the same `Frontier` as on the real engines, no data, no threads. The rules:
 
 - A worker runs one task at a time, for the seconds that the machine model says (times noise, if wanted).
-- Each memory (a rank, or a GPU of a rank) sends one message at a time and receives one at a time; a message of n
+- Each memory (a rank's, a socket's or a GPU's) sends one message at a time and receives one at a time; a message of n
   words takes alpha + beta n. It begins as soon as both ends are free; of several that could begin at one instant, the
   one that was asked for first. A message that waits for one end keeps nobody from the other.
 - A version of a handle travels at most once to each memory. With ``owner``, a copy in another format that ranks make
@@ -184,7 +184,7 @@ class Simulation:
         self.flow = None if machine.nodes == 1 else Dataflow(graph) if self.plan is None else self.plan.flow
         self.blocked: list[int] = []  # by task: messages that are not in, plus 1 while the frontier holds it
         self.known_ranks = self.plan is not None
-        self.fetching = machine.nodes > 1 and not (self.known_ranks and not machine.gpus)
+        self.fetching = machine.nodes > 1 and not (self.known_ranks and machine.memories == 1)
         if self.flow is not None:
             self.words = [machine.words(handle) for handle in self.flow.handle]
             if self.plan is not None:
@@ -199,7 +199,7 @@ class Simulation:
                 for version, writer in enumerate(self.flow.writer):
                     if writer < 0:
                         homes = (owner[self.flow.handle[version]],) if owner else range(machine.ranks)
-                        self.copies[version] = {rank * (1 + machine.gpus): 0.0 for rank in homes}
+                        self.copies[version] = {rank * machine.memories: 0.0 for rank in homes}
 
     # ------------------------------------------------------------ messages that are known before the run
 
@@ -241,17 +241,17 @@ class Simulation:
                     self.blocked[index] += 1
         for version in self.leaving:
             if flow.writer[version] < 0:
-                self._forward(self.leaving[version], source[version] * (1 + self.machine.gpus))
+                self._forward(self.leaving[version], source[version] * self.machine.memories)
 
     def _forward(self, messages: Sequence[int], source: int) -> None:
         """What these carry is in memory ``source``: ask for them."""
         for message in messages:
-            target = self.target[message] * (1 + self.machine.gpus)
+            target = self.target[message] * self.machine.memories
             self.ports.post(_Transfer(source, target, self.version[message], message))
 
     def _arrive(self, message: int) -> None:
         version = self.version[message]
-        node = self.target[message] * (1 + self.machine.gpus)
+        node = self.target[message] * self.machine.memories
         if self.fetching:
             self._here(version, node)
         blocked = self.blocked
@@ -291,7 +291,7 @@ class Simulation:
     def _fetch(self, index: int, node: int) -> list[int]:
         """Have all that a task reads sent to a memory; returns the versions that are not there yet."""
         assert self.flow is not None
-        memories = 1 + self.machine.gpus
+        memories = self.machine.memories
         late = []
         for version in self.flow.reads[index]:
             copies = self.copies[version]
@@ -485,7 +485,7 @@ class Simulation:
             TaskRecord(index, worker % workers, self.start[index], self.end[index], worker // workers)
             for index, worker in enumerate(self.worker)
         ]
-        memories = 1 + machine.gpus
+        memories = machine.memories
         messages: list[MessageRecord] = []
         if self.flow is not None:
             for source, target, version, start, end in self.sent:

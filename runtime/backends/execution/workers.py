@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from operator import itemgetter
 from time import perf_counter
 from typing import Any
@@ -12,6 +13,7 @@ from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import capture
 from tilewright.errors import SchedulerError
 from tilewright.graph import Task
+from tilewright.host.affinity import pinned
 from tilewright.kernels.threads import task_threads
 from tilewright.passes.frontier import Frontier
 from tilewright.runs.progress import Ran
@@ -37,8 +39,10 @@ class Workers:
     calls `arrived` from any other thread.
     """
 
-    def __init__(self, program: Program, policy: BasePolicy, workers: int) -> None:
+    def __init__(self, program: Program, policy: BasePolicy, workers: int, pins: Sequence[int] | None = None) -> None:
         self.program = program
+        self.pins = pins
+        """The CPU of each worker, if they are bound to one."""
         program.begin()
         self.policy = policy
         self.workers = workers
@@ -93,7 +97,8 @@ class Workers:
 
     def thread(self, worker: int) -> None:
         try:
-            self.work(worker)
+            with pinned(self.pins, worker):
+                self.work(worker)
         finally:
             self.ended[worker].set()
 
@@ -122,6 +127,10 @@ class Workers:
 
     def alone(self) -> None:
         """All tasks in the calling thread: one after the other, where the policy knows the order beforehand."""
+        with pinned(self.pins, 0):
+            self._alone()
+
+    def _alone(self) -> None:
         order = self.policy.alone()
         if order is None or self.abroad:
             self.work(0)

@@ -78,6 +78,8 @@ class Job(NamedTuple):
     """Serial of the segment that stays mapped between runs."""
     torch_state: TorchState
     """Autocast and the like where the run was submitted."""
+    pins: list[int] | None = None
+    """The CPU of each worker of all ranks, if they are bound to one."""
 
 
 class News(NamedTuple):

@@ -18,6 +18,8 @@ gather         collective: who gets the result, ``"all"``, ``"root"`` (None else
                rank keeps what its tasks wrote
 window         bytes of others' tiles that a rank holds before it is needed to go on; 256 MiB
 synchronous    let each send wait for its receive; finds deadlocks
+pin            ``"cores"``: each worker of each rank of a pool stays on a core of its own, see
+               `tilewright.host.affinity`. Under mpiexec the launcher binds ranks
 =============  =========================================================================================
 
 Buffers may be NumPy arrays of any dtype or torch's CPU tensors; 16-bit tiles travel as they are, in half the bytes of
@@ -49,6 +51,7 @@ from tilewright.backends.ranks import pickling, segments
 from tilewright.backends.ranks.outcome import Order, merge, planned, thaw
 from tilewright.distribution import Distribution, by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
+from tilewright.host.affinity import as_pin, places
 from tilewright.host.cores import cores
 from tilewright.host.memory import copy_all
 from tilewright.kernels import choice
@@ -89,6 +92,7 @@ class MpiPool(Mpi):
         self.pool: Pool | None = optional(options.get("pool"), "pool", pools.Pool, "a tw.mpi.Pool") or pools.active()
         self.fixed = self.pool is not None
         self.window, self.synchronous = how(options)
+        self.pin = as_pin(options.get("pin"))
 
     def workers(self, workers: int | None, most: int | None = None) -> int:
         ranks = self._ranks(workers)
@@ -108,7 +112,7 @@ class MpiPool(Mpi):
 
     def script_ranks(self, graph: TaskGraph, workers: int | None) -> int:
         ranks = self._ranks(workers, graph)
-        return ranks if per_rank(workers, ranks) == 1 else 0
+        return ranks if per_rank(workers, ranks) == 1 and not self.pin else 0  # scripts bind nobody
 
     def owner_of(self, graph: TaskGraph, ranks: int) -> Callable[[Handle], int]:
         return owners(owner_for(graph, self.owner), ranks)
@@ -152,6 +156,7 @@ class MpiPool(Mpi):
                 sys.path,
                 pool.scratch.serial if pool.scratch else -1,
                 capture(),
+                places(ranks * each) if self.pin else None,
             )
             outcomes = pool.run(job, progress)
             if isinstance(outcomes, bytes):

@@ -23,7 +23,7 @@ class Mpi(Engine):
     """The ranks of a pool, or those of a collective call."""
 
     name = "mpi"
-    options = ("owner", "grid", "pool", "comm", "root", "gather", "window", "synchronous")
+    options = ("owner", "grid", "pool", "comm", "root", "gather", "window", "synchronous", "pin")
     in_process = False
     plans = False
 

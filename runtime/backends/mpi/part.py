@@ -6,7 +6,7 @@ The workers are those of the threads engine; the courier beside them makes the M
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +22,7 @@ from tilewright.backends.ranks.outcome import Order, Outcome, failed_at, freeze,
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.workers import Team
 from tilewright.graph import Handle, TaskGraph
+from tilewright.host.affinity import pinned
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
@@ -47,8 +48,9 @@ def run_part(
     spare: Spare | None = None,
     progress: Callable[[int], object] | None = None,
     agreed: Agreement | None = None,
+    pins: Sequence[int] | None = None,
 ) -> tuple[MessagePlan, list[Outcome]]:
-    """Run this rank's part of ``graph`` and tell all ranks how it went. Collective.
+    """Run this rank's part of ``graph`` and tell all ranks how it went. Collective. ``pins`` are its workers' CPUs.
 
     ``order`` holds the arguments of the plan beside graph and ranks: owners, start, collect. ``store`` has a buffer
     for every array of the run, also for those that live elsewhere; their contents are not looked at. ``deliver`` puts
@@ -67,7 +69,7 @@ def run_part(
         rooms = _rooms(plan, comm.rank, store, spare, shared=deliver)
         program = Program(part.graph, store)
         pickled = _pickled(graph, store)
-        team = Team(program, policy, workers, part, comm.rank, "mpi")
+        team = Team(program, policy, workers, part, comm.rank, "mpi", pins)
         courier = MpiCourier(lines, team, pickled, spare, window=window, synchronous=synchronous)
         team.attach(courier)
         facts["kernels"] = choice.choice()
@@ -78,7 +80,8 @@ def run_part(
     try:
         with limits(program.uses_functions):
             if workers == 1 and progress is None:
-                team.work(0)
+                with pinned(pins, 0):
+                    team.work(0)
             else:
                 team.on_threads(progress)
     except BaseException as error:  # Ctrl-C

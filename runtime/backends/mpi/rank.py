@@ -192,6 +192,7 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, progra
                 spare=spare,
                 progress=report,
                 agreed=agreed,
+                pins=None if job.pins is None else job.pins[comm.rank * job.workers :][: job.workers],
             )
     except Exception as error:
         return freeze(error)

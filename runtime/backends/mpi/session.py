@@ -27,6 +27,7 @@ from tilewright.backends.ranks.outcome import Order, merge
 from tilewright.backends.ranks.segments import like
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
+from tilewright.host.affinity import as_pin
 from tilewright.runs.progress import Ran
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy
@@ -53,6 +54,8 @@ class MpiRank(Mpi):
             super().__init__(options)
             if options.get("pool") is not None:
                 raise ValueError("this process is a rank under mpiexec; pass comm, not pool")
+            if as_pin(options.get("pin")):
+                raise ValueError("pin='cores' is for a pool on one host; under mpiexec the launcher binds ranks")
             self.owner = chosen_owner(options)
             self.root = self._rank_or_none(options.get("root"))
             self.gather = options.get("gather") or "all"

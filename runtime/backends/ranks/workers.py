@@ -5,6 +5,7 @@ A part has external tasks: sends, receives, drops. They go to a courier, which c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from tilewright.backends.execution.engine import blame
@@ -30,13 +31,22 @@ class Courier(Protocol):
 class Team(Workers):
     """The workers of one rank."""
 
-    def __init__(self, program: Program, policy: BasePolicy, workers: int, part: Part, rank: int, backend: str) -> None:
+    def __init__(
+        self,
+        program: Program,
+        policy: BasePolicy,
+        workers: int,
+        part: Part,
+        rank: int,
+        backend: str,
+        pins: Sequence[int] | None = None,
+    ) -> None:
         self.part = part
         self.rank = rank
         self.backend = backend
         self._early: list[Task] | None = []
         self.say = saying()
-        super().__init__(program, policy, workers)
+        super().__init__(program, policy, workers, pins)
 
     def work(self, worker: int) -> None:
         with in_task(self.backend):

@@ -3,6 +3,7 @@
 Functions and data live in this module's top level or in `strategies`, so that engines with processes can take them.
 """
 
+import os
 import time
 
 import numpy as np
@@ -15,6 +16,7 @@ from strategies import programs
 import tilewright as tw
 from tilewright import RW, SCHEDULERS, R, TaskGraph, W
 from tilewright.backends import COMPUTING
+from tilewright.host.affinity import places
 
 pytestmark = pytest.mark.long
 
@@ -173,3 +175,47 @@ def test_random_policy_gives_the_sequential_result_under_any_seed(program, seed)
     run = tw.run(program.graph(), program.data(), scheduler=policy, workers=3)
     run.trace.check()
     assert program.left(run) == program.sequential()
+
+
+def mask(x):
+    found = os.sched_getaffinity(0)
+    x[:] = len(found), min(found)
+
+
+@pytest.mark.needs("mpi4py")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no threads")
+def test_workers_of_ranks_stay_on_cores_of_their_own_for_one_run():
+    graph = TaskGraph("masks")
+    x = graph.handles("x")
+    for k in range(6):
+        graph.insert(mask, RW(x[k]))
+    ranks = min(2, len(os.sched_getaffinity(0)))
+    runs = [
+        tw.run(graph, {"x": [np.zeros(2) for _ in range(6)]}, backend="mpi", workers=ranks, **options)
+        for options in ({}, {"pin": "cores"}, {})
+    ]
+    free, bound, again = ([list(run[x[k]]) for k in range(6)] for run in runs)
+    cpus = places(ranks)
+    assert bound == [[1, cpus[record.rank]] for record in sorted(runs[1].trace, key=lambda record: record.task)]
+    assert free == again and free[0][0] >= ranks
+
+
+@pytest.mark.needs("dask", "distributed", "mpi4py")
+def test_engines_stand_side_by_side_with_ranks_and_clusters():
+    a = spd_matrix(48)
+    names = ["serial", "threads", "mpi:2x1", "dask", "dask:tasks", "dask.distributed", "dask.threaded"]
+    table = tw.compare_engines(
+        tw.cholesky_graph(3), {"A": tw.TiledMatrix.view(a, 16)}, names, workers=2, repeat=1, scheduler="eager"
+    )
+    assert table.absent == {} and {row.engine for row in table} == set(names)
+    factor = np.linalg.cholesky(a)
+    for row, run in zip(table.rows, table.runs, strict=True):
+        run.trace.check()
+        assert row.workers == run.workers == (1 if row.engine == "serial" else 2)
+        assert row.scheduler == ("" if row.engine in ("serial", "dask.distributed", "dask.threaded") else "eager")
+        assert np.tril(run.store.families["A"].to_numpy()) == pytest.approx(factor, rel=1e-12)
+    ours, theirs = (
+        next(r.trace.facts for w, r in zip(table, table.runs, strict=True) if w.engine == name)
+        for name in ("dask:tasks", "dask.distributed")
+    )
+    assert theirs["groups"] == 10 > ours["groups"], "Dask alone gets every task, ours are coarser"

@@ -1,8 +1,11 @@
+import json
+
 import pytest
 from click.testing import CliRunner
 
 import tilewright as tw
-from tilewright.cli.schedulers import _split, compare, report, simulate
+from tilewright.cli.graphs import split
+from tilewright.cli.schedulers import compare, report, simulate
 from tilewright.runs.saved import load
 
 
@@ -111,7 +114,7 @@ def test_report_says_what_is_no_run(tmp_path):
 
 
 def test_names_are_split_at_commas_outside_parentheses():
-    assert _split("eager, lookahead(2),random(7, ) ,") == ["eager", "lookahead(2)", "random(7, )"]
+    assert split("eager, lookahead(2),random(7, ) ,") == ["eager", "lookahead(2)", "random(7, )"]
 
 
 def test_compare_measures_on_this_computer():
@@ -153,3 +156,53 @@ def test_a_matrix_that_does_not_fit_is_one_sentence():
     output = invoke(compare, "cholesky", "--backend", "threads", "--nt", "2", "--tile-size", "8000000", code=2)
     assert "Unable to allocate" in output
     assert "Traceback" not in output
+
+
+def test_engines_stand_side_by_side():
+    options = ["--nt", "3", "--tile-size", "16", "--workers", "2", "--repeat", "2"]
+    found = json.loads(invoke(compare, "cholesky", *options, "--engines", "threads, serial,futures", "--json"))
+    assert {(row["engine"], row["workers"]) for row in found["rows"]} == {("threads", 2), ("serial", 1), ("futures", 2)}
+    assert (found["unit"], found["absent"]) == ("s", {}) and all(row["call"] > 0 for row in found["rows"])
+    assert found["verdicts"] == ["2 workers: all 2 engines tie; 5 rounds could tell."]
+
+
+def test_trees_and_policies_stand_side_by_side():
+    options = ["--nt", "3", "--mt", "9", "--workers", "4", "--schedulers", "critical-path,lookahead(1)"]
+    trees = "tree=flat,greedy,hierarchical(3,flat,binary)"
+    found = json.loads(invoke(compare, "qr", *options, "--vary", trees, "--json"))
+    parsed = {"flat": "flat", "greedy": "greedy", "hierarchical(3,flat,binary)": ("hierarchical", 3, "flat", "binary")}
+    for name, tree in parsed.items():
+        graph = tw.qr_graph(9, 3, tree, tile_size=256, shape=(9 * 256, 3 * 256))
+        for policy in ("critical-path", "lookahead(1)"):
+            (row,) = [r for r in found["rows"] if r["variant"] == f"tree={name}" and r["scheduler"] == policy]
+            assert row["makespan"] == tw.simulate(graph, tw.Machine(workers=4), scheduler=policy).makespan
+    assert len(found["rows"]) == 6
+
+
+def test_sockets_come_from_options_or_from_the_file_of_a_machine(tmp_path):
+    machine = tw.Machine(sockets=2, socket_beta=1e-3)
+    machine.to_json(tmp_path / "machine.json")
+    options = ["cholesky", "--nt", "6", "--workers", "4", "--schedulers", "eager,lws"]
+    said = invoke(compare, *options, "--sockets", "2", "--socket-beta", "1e-3")
+    assert said == invoke(compare, *options, "--machine", str(tmp_path / "machine.json"))
+    assert said != invoke(compare, *options)
+    graph = tw.cholesky_graph(6)
+    assert str(tw.compare_schedulers(graph, 4, machine=machine, schedulers=["eager", "lws"])) in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["qr", "--vary", "tree"], "'tree' is not like tree=greedy,flat; it takes algorithm,"),
+        (["qr", "--vary", "tre=flat"], "did you mean tree?"),
+        (["cholesky", "--vary", "tree=flat"], "graph cholesky has no tree; it has precision"),
+        (["lu", "--vary", "panel=double"], "'double' is not one of 'single', 'recursive'"),
+        (["cholesky", "--engines", "thread"], "unknown engine 'thread'; known: serial"),
+        (["cholesky", "--engines", "threads", "--backend", "mpi"], "leave out --backend"),
+        (["cholesky", "--engines", "threads", "--workers", "1,2"], "on one number of --workers"),
+        (["lu", "--engines", "threads", "--vary", "panel=single,recursive"], "leave out --vary"),
+        (["cholesky", "--pin", "cores"], "--pin is for engines that bind workers: threads and mpi"),
+    ],
+)
+def test_what_cannot_be_compared_is_a_message(arguments, message):
+    assert message in " ".join(invoke(compare, *arguments, "--nt", "2", code=2).split())

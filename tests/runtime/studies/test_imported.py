@@ -4,6 +4,7 @@ import heapq
 import json
 import random
 import sys
+from pathlib import Path
 
 import networkx as nx
 import pytest
@@ -181,6 +182,38 @@ def test_workflows_of_wfcommons_have_their_runtimes_and_bytes(tmp_path, version)
     assert {message.nbytes for message in run.trace.messages} == {800}
     assert tw.compare_schedulers(graph, [1, 2]).best(2).makespan == 16
     assert workload(str(path)).graph.to_dot() == graph.to_dot()
+
+
+MOSAIC = Path(__file__).parents[3] / "examples" / "mosaic.json"
+
+
+def read_by_hand(path):
+    """A workflow file as a graph of networkx, without the library."""
+    found = json.loads(path.read_text())["workflow"]
+    dag = nx.DiGraph(name="mosaic of six images")
+    for task in found["execution"]["tasks"]:
+        dag.add_node(task["id"], weight=task["runtimeInSeconds"])
+    for task in found["specification"]["tasks"]:
+        dag.add_edges_from((parent, task["id"]) for parent in task["parents"])
+    return dag
+
+
+@pytest.mark.parametrize("suffix", [".json", ".graphml", pytest.param(".dot", marks=pytest.mark.needs("pydot"))])
+def test_the_example_workflow_has_the_makespans_of_list_scheduling_from_each_format(tmp_path, suffix):
+    dag = read_by_hand(MOSAIC)
+    path = MOSAIC if suffix == ".json" else tmp_path / f"mosaic{suffix}"
+    if suffix == ".graphml":
+        nx.write_graphml(dag, path)
+    elif suffix == ".dot":
+        lines = [f'"{node}" [weight={data["weight"]}];' for node, data in dag.nodes(data=True)]
+        path.write_text("\n".join(["digraph {", *lines, *(f'"{a}" -> "{b}";' for a, b in dag.edges), "}"]))
+    graph, levels = read_graph(path), bottom_levels(dag)
+    assert (len(graph), graph.edges, graph.work()) == (21, 35, sum(nx.get_node_attributes(dag, "weight").values()))
+    table = tw.compare_schedulers(graph, [1, 2, 3, 6], schedulers=["critical-path", "eager"])
+    for row in table:
+        if row.scheduler == "critical-path":
+            assert row.makespan == list_schedule(dag, row.workers, levels.__getitem__)
+        assert row.makespan >= max(graph.work() / row.workers, max(levels.values()))
 
 
 @pytest.mark.parametrize(

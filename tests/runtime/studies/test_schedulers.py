@@ -44,11 +44,11 @@ def test_rows_are_ordered_by_workers_then_makespan(table):
 def test_the_text_has_every_policy_once_on_each_number_of_workers_and_who_wins(table):
     lines = str(table).splitlines()
     assert lines[0] == ("cholesky nt=8: 120 tasks, backend simulate, times in units of nb^3/3 flops, 18 MiB of data")
-    body = " ".join(lines[2:-3])
+    body = " ".join(lines[2:-4])
     for name in SCHEDULERS:
         assert len(re.findall(rf"(?<![\w-]){re.escape(name)}(?![\w-])", body)) == 2
-    assert max(map(len, lines[1:-2])) <= 104
-    assert lines[-2:] == [table.verdict(1), table.verdict(8)]
+    assert max(map(len, lines[1:-3])) <= 104
+    assert lines[-3:] == [table.verdict(1), table.verdict(8), table.advice()]
     assert table.verdict(1) == "1 worker: all 17 policies tie."
 
 
@@ -66,6 +66,22 @@ def test_the_best_row_its_ties_and_how_far_the_others_are_behind(table):
     assert best.scheduler in table.verdict()
     worst = table.rows[-1]
     assert table.verdict(8).endswith(f" behind, {worst.scheduler} {worst.behind:.0%}.")
+
+
+def test_advice_is_what_loses_least_where_it_loses_most_and_what_limits_it(table):
+    worst = {name: max(row.behind for row in table if row.scheduler == name) for name in SCHEDULERS}
+    name = min(worst, key=lambda name: (worst[name], name))
+    run = next(
+        run for row, run in zip(table.rows, table.runs, strict=True) if (row.scheduler, row.workers) == (name, 8)
+    )
+    limit = run.verdict.sentence
+    assert worst[name] == 0
+    assert (
+        table.advice()
+        == f"Take {name}: none is faster on any number of workers. On 8 workers, {limit[0].lower()}{limit[1:]}"
+    )
+    one = tw.compare_schedulers(tw.cholesky_graph(8), 8, schedulers=["lifo"])
+    assert one.advice().startswith("Take lifo: none is faster on 8 workers. There, ")
 
 
 def sleeping(seconds_by_name):
@@ -350,3 +366,44 @@ def test_an_owner_is_not_ignored_by_an_engine_without_ranks():
         tw.compare_schedulers(
             tw.cholesky_graph(1), 1, backend="threads", data={"A": {(0, 0): np.eye(2)}}, owner=tw.BlockCyclic(1, 1)
         )
+
+
+def test_graphs_that_do_the_same_in_other_ways_stand_side_by_side(tmp_path):
+    """Trees of QR under two policies: each row is the simulation of its graph."""
+    graphs = {tree: tw.qr_graph(8, 3, tree) for tree in ("flat", "greedy", "binary")}
+    policies = ["critical-path", "lookahead(1)", "lookahead(3)"]
+    table = tw.compare_schedulers(graphs, 4, schedulers=policies)
+    machine = tw.Machine(workers=4)
+    for row in table:
+        alone = tw.simulate(graphs[row.variant], machine, scheduler=row.scheduler)
+        assert row.name == f"{row.variant}: {row.scheduler}"
+        assert (row.makespan, row.alone) == (alone.makespan, graphs[row.variant].work())
+    assert {row.name for row in table} == {f"{tree}: {name}" for tree in graphs for name in policies}
+    assert table.best().name in table.verdict() and "and 2 more graphs" in str(table)
+    table.report(tmp_path / "page.html")
+    assert "greedy: critical-path" in (tmp_path / "page.html").read_text()
+    assert {row.scheduler for row in tw.compare_schedulers(graphs, 2)} == {"critical-path"}
+
+
+def test_several_graphs_run_on_an_engine_with_data_of_their_own_or_of_all():
+    def graph(times):
+        g = tw.TaskGraph(f"{times} times")
+        for _ in range(times):
+            g.insert(add_one, tw.RW(g.handle("x")))
+        return g
+
+    graphs = {"once": graph(1), "twice": graph(2)}
+    for data in ({"x": np.zeros(1)}, {"once": {"x": np.zeros(1)}, "twice": lambda: {"x": np.zeros(1)}}):
+        table = tw.compare_schedulers(graphs, 1, backend="threads", data=data, repeat=1)
+        assert {row.variant: run["x"][0] for row, run in zip(table.rows, table.runs, strict=True)} == {
+            "once": 1,
+            "twice": 2,
+        }
+    with pytest.raises(ValueError, match="graph must name at least one"):
+        tw.compare_schedulers({})
+    with pytest.raises(TypeError, match="graph: several to compare are task graphs by name, not 'x': 3"):
+        tw.compare_schedulers({"x": 3})
+
+
+def add_one(x):
+    x += 1
