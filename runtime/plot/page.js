@@ -750,8 +750,10 @@ const map = [...document.querySelectorAll(".heat button")];
 let shown = map.length ? [0, 1].filter(i => i < panels.length) : [];
 function show() {
   panels.forEach((panel, i) => {
+    const was = panel.root.hidden;
     panel.root.hidden = !shown.includes(i);
     panel.root.style.order = shown.indexOf(i);
+    if (was && !panel.root.hidden) panel.views.forEach(view => { view.home(); view.draw(); });  // it has a width now
   });
   for (const button of map) button.setAttribute("aria-pressed", shown.includes(+button.dataset.panel));
   document.getElementById("parting").textContent = shown.length === 2 ? parting(...shown.map(i => panels[i])) : "";
