@@ -15,6 +15,7 @@ from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.linalg.block_columns import BlockColumns
 from tilewright.linalg.call import Call
+from tilewright.linalg.cholesky_qr import CHOLESKY, cholesky_qr2
 from tilewright.linalg.finals import Finals
 from tilewright.linalg.outofcore import Outside
 from tilewright.linalg.qr_graph import (
@@ -393,7 +394,9 @@ def qr(
     tree
         ``"auto"``, ``"panel"``, ``"flat"``, ``"flat-tt"``, ``"binary"``, ``"greedy"``, ``"fibonacci"``,
         ``("hierarchical", a, low, high)`` or a list of eliminations: see `tilewright.linalg.trees.eliminations`. Signs
-        of rows of R, and bits, depend on it.
+        of rows of R, and bits, depend on it. ``"cholesky"``: Cholesky-QR2, for up to 256 columns of at least as many
+        rows and modes economic and r [2]_; the diagonal of R is positive. Where A is too badly conditioned for it, Q R
+        is done again as ``"auto"`` does it, and a note of the run says so.
     positive
         Make the diagonal of R positive: then Q and R of a matrix of full rank are unique but for rounding.
     overwrite_a
@@ -444,6 +447,8 @@ def qr(
     References
     ----------
     .. [1] LAPACK ?geqrf; G. Golub and C. Van Loan, Matrix Computations, 4th ed. (2013), section 5.2.
+    .. [2] Y. Yamamoto, Y. Nakatsukasa, Y. Yanagisawa and T. Fukaya, Roundoff error analysis of the CholeskyQR2
+       algorithm, ETNA 44 (2015).
 
     Examples
     --------
@@ -492,9 +497,19 @@ def qr(
                 f"keeps the reflections of any tree"
             )
         return _raw(call, overwrite, check, tile_size)
+    by_gram = isinstance(tree, str) and tree == CHOLESKY
+    if by_gram and mode == "full":
+        raise ValueError("tree='cholesky' has no Q beyond the columns of A; use mode='economic' or 'r'")
+    if by_gram and checkpoint is not None:
+        raise ValueError("checkpoint= is for the other trees: tree='cholesky' keeps nothing on the way")
     with call.agreement() as facts:
-        matrix, plan = planned(call, overwrite, check, tree, tile_size, square=mode == "full")
-        facts.update(plan._asdict(), overwrite_a=overwrite, mode=mode, positive=positive)
+        matrix, plan = planned(call, overwrite, check, AUTO if by_gram else tree, tile_size, square=mode == "full")
+        if by_gram and not 0 < plan.n == plan.width <= plan.m:
+            raise ValueError(
+                f"tree='cholesky' is for matrices of up to 256 columns, in one tile column, with at least as many "
+                f"rows; not {plan.m} x {plan.n} in tiles of {plan.width} columns"
+            )
+        facts.update(plan._asdict(), overwrite_a=overwrite, mode=mode, positive=positive, by_gram=by_gram)
     m, n = matrix.shape
     k = min(m, n)
     columns = None if mode == "r" else m if mode == "full" else k
@@ -503,15 +518,19 @@ def qr(
     data = {"A": target, "R": U, **({} if matrix.in_place else {"source": source})}
     if columns is not None:
         data["Q"] = matrix.new((m, columns), plan.height, plan.width)
-    graph = _qr_graph(plan, columns, positive, matrix.in_place, check)
-    call.run(
-        graph,
-        data,
-        first=matrix.check_finite if check and not matrix.in_place else None,
-        finals=_finals(matrix),
-        facts=_bits(plan),
-        keywords={**_again(plan, check), "mode": mode, "positive": positive},
-    )
+    why = "" if not by_gram else cholesky_qr2(call, plan, {**data, "source": source}, columns is not None)
+    if not by_gram or why:
+        graph = _qr_graph(plan, columns, positive or by_gram, matrix.in_place, check)
+        call.run(
+            graph,
+            data,
+            first=matrix.check_finite if check and not matrix.in_place else None,
+            finals=_finals(matrix),
+            facts=_bits(plan),
+            keywords={**_again(plan, check), "mode": mode, "positive": positive},
+        )
+    if why:
+        call.note(f"Cholesky-QR2 was given up, and tree={plan.tree!r} taken: {why}")
     found = () if columns is None else (matrix.given_back(data["Q"]),)
     r = matrix.given_back(U)
     if call.chunked and mode != "economic":
