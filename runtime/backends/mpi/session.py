@@ -28,6 +28,7 @@ from tilewright.backends.ranks.segments import like
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.affinity import as_pin
+from tilewright.runs.progress import Ran
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy
 from tilewright.tiles import Store, TiledMatrix
@@ -131,7 +132,13 @@ class MpiRank(Mpi):
             progress=progress if self.comm.rank == 0 else None,
             agreed=self._agreement,
         )
-        return merge(graph, plan, each, outcomes)
+        trace = merge(graph, plan, each, outcomes)
+        if progress is not None and self.comm.rank == 0:  # until now only its own part was told
+            tell = getattr(progress, "ran", None)
+            if tell is not None:
+                tell(Ran(r.rank, r.worker, r.task, r.start, r.end) for r in trace.records if r.rank)
+            progress(len(graph))
+        return trace
 
     def everywhere(self, value: Any) -> Any:
         if self.root is None:
