@@ -44,7 +44,7 @@ def measure(
         _, first = call(a, tile_size=tile_size, return_run=True, **same)
         nb = first.store.families["A"].tile_size
         memory = int(part * a.nbytes)
-        outside = {"out": place / "out.npy", "memory": memory, "overwrite_out": True, "tile_size": nb}
+        outside = {"out": place / "out.npy", "memory": memory, "tile_size": nb}
         runs: dict[str, Any] = {}
 
         def go(name: str, matrix: Any, **how: Any) -> Callable[[], None]:
@@ -55,12 +55,13 @@ def measure(
 
         def fresh() -> None:
             shutil.rmtree(place / "run", ignore_errors=True)
+            (place / "out.npy").unlink(missing_ok=True)
 
         kept = {"checkpoint": place / "run"}
         times = alternate([
             Contender(IN_CORE, go(IN_CORE, a, tile_size=nb, **same)),
             Contender(SAVED, go(SAVED, a, tile_size=nb, **kept), fresh),
-            Contender(OUTSIDE, go(OUTSIDE, place / "a.npy", **outside)),
+            Contender(OUTSIDE, go(OUTSIDE, place / "a.npy", **outside), fresh),
             Contender(CHECKPOINT, go(CHECKPOINT, place / "a.npy", **outside, **kept), fresh),
         ], repeat)  # fmt: skip
         wanted = _formula(routine, n, nb, a.itemsize, memory)

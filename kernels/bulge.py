@@ -60,12 +60,21 @@ def gather(
 
 
 def chase(
-    parts: Sequence[np.ndarray], v: np.ndarray, n: int, b: int, first: int, start: int, stop: int, column: int
+    parts: Sequence[np.ndarray],
+    v: np.ndarray,
+    turn: np.ndarray | None,
+    n: int,
+    b: int,
+    first: int,
+    start: int,
+    stop: int,
+    column: int,
 ) -> None:
     """The blocks ``start`` - i to ``stop`` - i of each sweep ``first`` + i, for the sweeps that v has rows for.
 
     ``parts`` are columns of the band from ``column`` on, best those of `pieces`. Row i of v has the reflectors of sweep
-    ``first`` + i at their rows, with tau in the place of the ones that they begin with.
+    ``first`` + i at their rows, with tau in the place of the ones that they begin with. ``turn`` holds nothing: who
+    writes it has his turn.
     """
     band = _in_one(parts, column)
     copied = band is None
@@ -168,28 +177,16 @@ def kernels(kind: str) -> Callable[..., Callable[[int, int, int], None]] | None:
         band: np.ndarray, v: np.ndarray, tau: np.ndarray, n: int, b: int, column: int
     ) -> Callable[[int, int, int], None]:
         work = room("chase work", (4 * b + 4,), v.dtype)
-        ld, wide, size = by_reference(2 * b + 1), by_reference(b), by_reference(n - column)
         one, zero, low = by_reference(1), by_reference(0), b"L"
-        matrix, vector, factors, space = address(band), address(v[column:]), address(tau[column:]), address(work)
+        start, stop = ctypes.c_int(), ctypes.c_int()
+        ahead = low, zero
+        between = ctypes.byref(start), ctypes.byref(stop), one, by_reference(n - column), by_reference(b), one
+        behind = address(band), by_reference(2 * b + 1), address(v[column:]), address(tau[column:]), one, address(work)
+        calls = {kind: (*ahead, by_reference(kind), *between, *behind) for kind in (1, 2, 3)}
 
         def kernel(kind: int, at: int, last: int) -> None:
-            function(
-                low,
-                zero,
-                by_reference(kind),
-                by_reference(at + 1 - column),
-                by_reference(last - column),
-                one,
-                size,
-                wide,
-                one,
-                matrix,
-                ld,
-                vector,
-                factors,
-                one,
-                space,
-            )
+            start.value, stop.value = at + 1 - column, last - column
+            function(*calls[kind])
 
         return kernel
 

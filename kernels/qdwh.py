@@ -17,7 +17,7 @@ from tilewright.kernels.band import shifted, times
 from tilewright.kernels.lapack import by_columns, lapack, letter, real_dtype
 from tilewright.kernels.scratch import room
 
-__all__ = ["bounds", "combine", "gram", "hermitian", "outer", "scaled", "start", "turn", "unit", "weighted"]
+__all__ = ["bounds", "combine", "gram", "hermitian", "scaled", "start", "turn", "unit", "weighted"]
 
 
 def bounds(tiles: Sequence[np.ndarray], found: np.ndarray, places: tuple[tuple[int, int], ...], n: int) -> None:
@@ -118,37 +118,23 @@ def hermitian(
     other: Sequence[np.ndarray],
     exponent: np.ndarray,
     tile: np.ndarray,
+    outer: bool,
 ) -> None:
-    """H_ij := (U_i^H A_j + (U_j^H A_i)^H) / 2 from block columns of U and of A."""
-    minus = times(tile.dtype)
-    first = room("hermitian", tile.shape, tile.dtype)
-    second = room("hermitian'", tile.shape[::-1], tile.dtype)
-    first[...], second[...] = 0, 0
-    for u, a in zip(left, other, strict=True):
-        minus(u.T, a.T, first.T, "C")
-    for u, a in zip(right, mine, strict=True):
-        minus(u.T, a.T, second.T, "C")
-    half = -0.5 * (first.T + second.T.conj().T)
-    tile[...] = shifted(half, -int(exponent[0])).T
+    """H_ij := (P_ij + P_ji^H) / 2 with P_ij = U_i^H A_j from block columns, or with ``outer`` U_i A_j^H from rows.
 
-
-def outer(
-    left: Sequence[np.ndarray],
-    mine: Sequence[np.ndarray],
-    right: Sequence[np.ndarray],
-    other: Sequence[np.ndarray],
-    exponent: np.ndarray,
-    tile: np.ndarray,
-) -> None:
-    """H_ij := (U_i A_j^H + (U_j A_i^H)^H) / 2 from block rows of U and of A."""
+    ``left`` and ``mine`` are U_i and A_i, ``right`` and ``other`` U_j and A_j.
+    """
     minus = times(tile.dtype)
     first = room("hermitian", tile.shape, tile.dtype)
     second = room("hermitian'", tile.shape[::-1], tile.dtype)
     first[...], second[...] = 0, 0
     for target, us, those in ((first, left, other), (second, right, mine)):
         for u, a in zip(us, those, strict=True):
-            adjoint = by_columns("outer", len(a), a.shape[1], tile.dtype)
-            np.conjugate(a, out=adjoint)
-            minus(u.T, adjoint, target.T)
+            if outer:
+                adjoint = by_columns("outer", len(a), a.shape[1], tile.dtype)
+                np.conjugate(a, out=adjoint)
+                minus(u.T, adjoint, target.T)
+            else:
+                minus(u.T, a.T, target.T, "C")
     half = -0.5 * (first.T + second.T.conj().T)
     tile[...] = shifted(half, -int(exponent[0])).T

@@ -9,21 +9,13 @@ import numpy as np
 from tilewright.kernels.band import shifted
 from tilewright.kernels.lapack import lapack, letter
 
-__all__ = ["solve", "values"]
+__all__ = ["numbers", "pairs", "solve", "values"]
 
 
 def values(parts: Sequence[np.ndarray], exponent: np.ndarray, w: np.ndarray, low: int) -> int:
-    """Eigenvalues ``low`` and so on, ascending, of the band that was chased; info > 0 if some were not found.
-
-    All by the root-free QL method, some of them by bisection.
-    """
+    """Eigenvalues ``low`` and so on, ascending, of the band that was chased; info > 0 if some were not found."""
     d, e, _ = _real(parts)
-    kind = letter(d.dtype)
-    if len(w) == len(d) or len(d) < 3:
-        info = lapack(f"{kind}sterf", len(d), d, e)
-        found = d[low : low + len(w)]
-    else:
-        found, info = _bisected(d, e, low, low + len(w))
+    found, info = numbers(d, e, low, len(w))
     w[...] = shifted(found, -int(exponent[0]))
     return info
 
@@ -31,20 +23,9 @@ def values(parts: Sequence[np.ndarray], exponent: np.ndarray, w: np.ndarray, low
 def solve(
     parts: Sequence[np.ndarray], exponent: np.ndarray, w: np.ndarray, columns: Sequence[np.ndarray], low: int
 ) -> int:
-    """The same with eigenvectors, in blocks of columns.
-
-    By divide and conquer, which finds all of them; a quarter and less by bisection and inverse iteration.
-    """
+    """The same with eigenvectors, in blocks of columns."""
     d, e, phases = _real(parts)
-    n, k = len(d), len(w)
-    kind = letter(d.dtype)
-    if 4 * k > n or n < 3:
-        z = np.zeros((n, n), d.dtype)
-        work, whole = np.empty(1 + 4 * n + n * n, d.dtype), np.empty(3 + 5 * n, np.int32)
-        info = lapack(f"{kind}stedc", b"I", n, d, e, z, n, work, len(work), whole, len(whole))
-        found, z = d[low : low + k], z[low : low + k]
-    else:
-        found, z, info = _some(d, e, low, low + k)
+    found, z, info = pairs(d, e, low, len(w))
     w[...] = shifted(found, -int(exponent[0]))
     top = 0
     for block in columns:
@@ -52,6 +33,31 @@ def solve(
         block[...] = part if phases is None else part * phases
         top += len(block)
     return info
+
+
+def numbers(d: np.ndarray, e: np.ndarray, low: int, k: int) -> tuple[np.ndarray, int]:
+    """Eigenvalues ``low`` to ``low`` + k - 1 and info; d and e, as long as d, are used up.
+
+    All by the root-free QL method, some of them by bisection.
+    """
+    if k < len(d) and len(d) >= 3:
+        return _bisected(d, e, low, low + k)
+    info = lapack(f"{letter(d.dtype)}sterf", len(d), d, e)
+    return d[low : low + k], info
+
+
+def pairs(d: np.ndarray, e: np.ndarray, low: int, k: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """The same with eigenvectors, in rows of the second array.
+
+    By divide and conquer, which finds all of them; a quarter and less by bisection and inverse iteration.
+    """
+    n = len(d)
+    if 4 * k <= n and n >= 3:
+        return _some(d, e, low, low + k)
+    z = np.zeros((n, n), d.dtype)
+    work, whole = np.empty(1 + 4 * n + n * n, d.dtype), np.empty(3 + 5 * n, np.int32)
+    info = lapack(f"{letter(d.dtype)}stedc", b"I", n, d, e, z, n, work, len(work), whole, len(whole))
+    return d[low : low + k], z[low : low + k], info
 
 
 def _real(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

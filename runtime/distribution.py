@@ -36,7 +36,14 @@ __all__ = [
 
 @runtime_checkable
 class Distribution(Protocol):
-    """A rule for tiles."""
+    """A rule for tiles.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> isinstance(tw.BlockCyclic(2, 3), tw.Distribution)
+    True
+    """
 
     @property
     def ranks(self) -> int:
@@ -50,6 +57,16 @@ class Distribution(Protocol):
 @dataclass(frozen=True)
 class BlockCyclic:
     """Tile (i, j) on a P x Q grid of ranks, counted row by row: rank (i mod P) Q + (j mod Q).
+
+    Parameters
+    ----------
+    P, Q
+        Rows and columns of ranks, at least 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        P or Q is below 1, or no integer.
 
     Examples
     --------
@@ -91,6 +108,24 @@ class SymmetricBlockCyclic:
 
     .. [2] O. Beaumont et al., Symmetric block-cyclic distribution: fewer communications leads to faster dense
        Cholesky factorization, SC22.
+
+    Parameters
+    ----------
+    r
+        At least 2; there are r (r - 1) / 2 ranks.
+
+    Raises
+    ------
+    ValueError, TypeError
+        r is below 2, or no integer.
+
+    Examples
+    --------
+    >>> from tilewright.distribution import SymmetricBlockCyclic, picture
+    >>> print(picture(SymmetricBlockCyclic(3), mt=3, nt=3))
+    0
+    0 2
+    1 2 1
     """
 
     r: int
@@ -115,7 +150,24 @@ class SymmetricBlockCyclic:
 @strict
 @dataclass(frozen=True)
 class RowBlocks:
-    """Contiguous blocks of the ``mt`` tile rows, as equal as they can be: rank floor(i ranks / mt)."""
+    """Contiguous blocks of the ``mt`` tile rows, as equal as they can be: rank floor(i ranks / mt).
+
+    Parameters
+    ----------
+    ranks, mt
+        Ranks, and tile rows, at least 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        One is below 1, or no integer.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> [tw.RowBlocks(2, 5)(i, 0) for i in range(5)]
+    [0, 0, 0, 1, 1]
+    """
 
     ranks: int
     mt: int

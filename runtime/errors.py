@@ -22,7 +22,19 @@ __all__ = [
 
 
 class MissingDataError(KeyError):
-    """A graph reads a handle for which the run was given no data."""
+    """A graph reads a handle for which the run was given no data.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> g = tw.TaskGraph()
+    >>> task = g.insert(print, tw.R(g.handle("x")))
+    >>> try:
+    ...     tw.run(g, {}, backend="serial")
+    ... except tw.MissingDataError as error:
+    ...     print(type(error).__name__)
+    MissingDataError
+    """
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -65,6 +77,15 @@ class SingularMatrixError(np.linalg.LinAlgError):
         Row and column of the first zero, from 0; LAPACK's info is one more.
     task
         Label of the panel's task, such as ``"getrf(6)"``.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> try:
+    ...     tw.inv(np.ones((2, 2)))
+    ... except tw.SingularMatrixError as error:
+    ...     print(error.index)
+    1
     """
 
     def __init__(self, index: int, task: str, tile_size: int, size: int, factor: str = "U") -> None:
@@ -128,6 +149,15 @@ class NotPositiveDefiniteError(np.linalg.LinAlgError):
         Label of the task that found it, such as ``"potrf(8)"``.
     tile
         Handle of the diagonal tile, such as ``A[8,8]``.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> try:
+    ...     tw.tiled_cholesky(np.array([[1.0, 2.0], [2.0, 1.0]]))
+    ... except tw.NotPositiveDefiniteError as error:
+    ...     print(error.order, error.task)
+    2 potrf(0)
     """
 
     def __init__(self, order: int, task: str, tile: Handle, offset: int, size: int, note: str = "") -> None:

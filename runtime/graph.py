@@ -44,7 +44,14 @@ __all__ = ["R", "RW", "W", "Access", "CriticalPath", "Handle", "Handles", "Layou
 
 
 class Access(enum.Enum):
-    """How a task uses a handle."""
+    """How a task uses a handle.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> tw.R(tw.Handle("x")).access is tw.Access.READ
+    True
+    """
 
     READ = "R"
     """The task sees the current value and leaves it alone."""
@@ -58,7 +65,22 @@ _READ, _WRITE, _RW = Access.READ, Access.WRITE, Access.RW
 
 
 class Handle(NamedTuple):
-    """A name for data: ``x``, tile ``A[3,1]``, the copy of x on rank 3 ``x[3]``. Equal by value, holds no data."""
+    """A name for data: ``x``, tile ``A[3,1]``, the copy of x on rank 3 ``x[3]``. Equal by value, holds no data.
+
+    Parameters
+    ----------
+    name
+        Data of a run goes by it.
+    index
+        Integers; empty for a handle that stands alone.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> A = tw.TaskGraph().handles("A")
+    >>> A[3, 1], A[3, 1] == tw.Handle("A", (3, 1))
+    (A[3,1], True)
+    """
 
     name: str
     index: tuple[int, ...] = ()  # type: ignore[assignment] # hides tuple.index, which nobody needs here
@@ -104,17 +126,80 @@ class Use(NamedTuple):
 
 
 def R(handle: Handle) -> Use:  # noqa: N802 - the letters of the literature; so below
-    """Read ``handle``. TypeError if it is not a `Handle`; so for `W` and `RW`."""
+    """Read ``handle``. TypeError if it is not a `Handle`; so for `W` and `RW`.
+
+    Parameters
+    ----------
+    handle : Handle
+
+    Returns
+    -------
+    use : Use
+
+    Raises
+    ------
+    TypeError
+        It is no handle, or a whole family of them.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> x = tw.TaskGraph().handle("x")
+    >>> str(tw.R(x))
+    'R(x)'
+    """
     return Use(handle, _READ) if type(handle) is Handle else _not_a_handle(handle)
 
 
 def W(handle: Handle) -> Use:  # noqa: N802
-    """Write ``handle`` without reading it."""
+    """Write ``handle`` without reading it.
+
+    Parameters
+    ----------
+    handle : Handle
+
+    Returns
+    -------
+    use : Use
+
+    Raises
+    ------
+    TypeError
+        It is no handle, or a whole family of them.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> x = tw.TaskGraph().handle("x")
+    >>> str(tw.W(x))
+    'W(x)'
+    """
     return Use(handle, _WRITE) if type(handle) is Handle else _not_a_handle(handle)
 
 
 def RW(handle: Handle) -> Use:  # noqa: N802
-    """Read and change ``handle``."""
+    """Read and change ``handle``.
+
+    Parameters
+    ----------
+    handle : Handle
+
+    Returns
+    -------
+    use : Use
+
+    Raises
+    ------
+    TypeError
+        It is no handle, or a whole family of them.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> x = tw.TaskGraph().handle("x")
+    >>> str(tw.RW(x))
+    'RW(x)'
+    """
     return Use(handle, _RW) if type(handle) is Handle else _not_a_handle(handle)
 
 
@@ -202,6 +287,23 @@ class Op:
     function changes what it writes in place and returns None, or returns the new value (a tuple for several handles)
     of what it writes. A kernel changes in place and returns None or an info code; 0 is success. So does a function
     with ``explain``, which hence returns no values.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A field is of another kind, or the function is a coroutine or generator function.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> def axpy(x, y, alpha):
+    ...     y += alpha * x
+    >>> op = tw.Op("axpy", axpy, flops=lambda x, y: 2 * x[0], in_place=True)
+    >>> g = tw.TaskGraph()
+    >>> g.insert(op, tw.R(g.handle("x")), tw.RW(g.handle("y")), 3.0)
+    axpy(y)
+    >>> tw.run(g, {"x": np.ones(5), "y": np.zeros(5)}, backend="serial").flops
+    10
     """
 
     name: str
@@ -253,7 +355,15 @@ class Op:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """One call of an op, at one place of the program. Made by `TaskGraph.insert`, not changed after."""
+    """One call of an op, at one place of the program. Made by `TaskGraph.insert`, not changed after.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> task = tw.cholesky_graph(nt=3).tasks[3]
+    >>> task, task.reads, task.writes, task.predecessors
+    (syrk(1,0), (A[1,0], A[1,1]), (A[1,1],), (1,))
+    """
 
     index: int
     op: Op
@@ -306,7 +416,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class CriticalPath:
-    """A longest chain of tasks that wait for each other. No run can be shorter, whatever its workers."""
+    """A longest chain of tasks that wait for each other. No run can be shorter, whatever its workers.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> print(tw.cholesky_graph(nt=2).critical_path())
+    potrf(0) -> trsm(1,0) -> syrk(1,0) -> potrf(1)  (length 8)
+    """
 
     tasks: tuple[Task, ...]
     length: float
@@ -349,6 +466,11 @@ class _Fact(Generic[T]):
 
 class TaskGraph:
     """Tasks in program order, with inferred edges. Runs any number of times; frozen by its first run.
+
+    Parameters
+    ----------
+    name
+        In pictures, pages and messages.
 
     Examples
     --------

@@ -45,6 +45,35 @@ class Machine:
 
     With neither ``gamma`` nor ``durations`` a task costs its `Op.weight` in seconds, as in the textbooks.
 
+    Parameters
+    ----------
+    workers
+        Workers of each rank, CPU cores and GPUs.
+    ranks
+        How many ranks there are.
+    gpus
+        How many workers of a rank are GPUs: the last ones.
+    alpha, beta
+        Seconds per message between ranks, and per 8-byte word.
+    gamma
+        Seconds per flop of a CPU worker, for ops without ``durations``.
+    tile_size
+        Rows and columns of a tile, nb, for handles of unknown shape.
+    durations
+        Seconds of a CPU worker by op name: a number, or a table by tile size.
+    acceleration
+        How many times faster than a CPU worker a GPU runs each op, by op name.
+    overhead
+        Seconds a worker spends around each task.
+    device_alpha, device_beta
+        Seconds per transfer between memories of one rank, and per 8-byte word.
+    sockets, socket_alpha, socket_beta
+        Sockets of a rank, among which its CPU workers are dealt out; seconds per transfer between them, and per
+        8-byte word.
+    shape, itemsize
+        Functions of a handle: the shape of its buffer, and bytes of an element. Where data is known, the engine gives
+        them.
+
     Raises
     ------
     ValueError

@@ -341,6 +341,13 @@ class Store(dict[Handle, Any]):
     ------
     TypeError
         Not a mapping, or keyed by something else.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> store = tw.Store({"A": {(0, 1): np.ones(3)}})
+    >>> store[tw.Handle("A", (0, 1))].tolist()
+    [1.0, 1.0, 1.0]
     """
 
     def __init__(self, data: Mapping[str, Any] | Mapping[Handle, Any]) -> None:

@@ -24,6 +24,21 @@ class Policy(Protocol):
     """Three methods. Ties end in ``task.index``, so that a plan is the same under any hash seed.
 
     An object that has them is a policy; what else a policy may say is in `BasePolicy`, with what holds if it does not.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> class Last:
+    ...     def prepare(self, graph, machine):
+    ...         self.ready = []
+    ...
+    ...     def push(self, task, worker=None):
+    ...         self.ready.append(task)
+    ...
+    ...     def pop(self, worker):
+    ...         return self.ready.pop() if self.ready else None
+    >>> isinstance(Last(), tw.Policy), tw.simulate(tw.cholesky_graph(nt=2), tw.Machine(), scheduler=Last()).makespan
+    (True, 8.0)
     """
 
     def prepare(self, graph: TaskGraph, machine: Machine) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from tilewright.door import upstairs
 from tilewright.keywords import strict
 from tilewright.scalars import ranks as rank_count
 from tilewright.scalars import whole
@@ -42,6 +43,7 @@ class Transfer(NamedTuple):
 
 Blocks = Callable[[int, int], tuple[tuple[int, int], ...]]
 Rounds = Iterator[list[Transfer]]
+_SHOWN = 64  # ranks whose rounds a notebook shows
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class Schedule:
             return (offsets[first], self.n), (0, offsets[last - self.ranks])
 
         return self.make(self.ranks, blocks)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table of `table`, of up to 64 ranks."""
+        said = f"{self.operation} by {self.algorithm} of {self.n:,} words on {self.ranks:,} ranks"
+        return str(upstairs("plot.cards:text")(f"{said}\n{self.table()}" if self.ranks <= _SHOWN else said))
 
     def table(self) -> str:
         """Who sends what in each round, one line a rank, as the lecture draws it.

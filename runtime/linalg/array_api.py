@@ -113,6 +113,17 @@ def matmul(x1: Any, x2: Any, /, **how: Any) -> Any:
 def outer(x1: Any, x2: Any, /, **how: Any) -> Any:
     """x1 x2^T of two vectors. ValueError for anything else.
 
+    Parameters
+    ----------
+    x1, x2 : (m,), (n,)
+    how
+        Keywords of `tilewright.compute`.
+
+    Raises
+    ------
+    ValueError
+        Shapes or axes that do not fit.
+
     Examples
     --------
     >>> import numpy as np, tilewright as tw
@@ -129,6 +140,20 @@ def outer(x1: Any, x2: Any, /, **how: Any) -> Any:
 
 def tensordot(x1: Any, x2: Any, /, *, axes: Any = 2, **how: Any) -> Any:
     """The sum of products over axes: the last ``axes`` of x1 and the first of x2, or a pair of lists of axes.
+
+    Parameters
+    ----------
+    x1, x2
+        Arrays.
+    axes
+        How many, or a pair of lists.
+    how
+        Keywords of `tilewright.compute`.
+
+    Raises
+    ------
+    ValueError
+        Shapes or axes that do not fit.
 
     Examples
     --------
@@ -163,6 +188,20 @@ def tensordot(x1: Any, x2: Any, /, *, axes: Any = 2, **how: Any) -> Any:
 def vecdot(x1: Any, x2: Any, /, *, axis: int = -1, **how: Any) -> Any:
     """sum conj(x1) x2 along an axis of broadcast arrays.
 
+    Parameters
+    ----------
+    x1, x2
+        Arrays that are broadcast to each other.
+    axis
+        A negative one, counted from the end.
+    how
+        Keywords of `tilewright.compute`.
+
+    Raises
+    ------
+    ValueError
+        Shapes or axes that do not fit.
+
     Examples
     --------
     >>> import numpy as np, tilewright as tw
@@ -183,6 +222,21 @@ def vecdot(x1: Any, x2: Any, /, *, axis: int = -1, **how: Any) -> Any:
 
 def matrix_power(x: Any, n: int, /, **how: Any) -> Any:
     """The n-th power of square matrices, by repeated squaring; of the inverse for n < 0, the identity for n = 0.
+
+    Parameters
+    ----------
+    x : (..., n, n)
+    n
+        Any integer.
+    how
+        Keywords of `tilewright.compute`.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        n is negative and a matrix is singular.
+    TypeError, ValueError
+        Another dtype than the four; a matrix that is not square.
 
     Examples
     --------
@@ -210,7 +264,26 @@ def matrix_power(x: Any, n: int, /, **how: Any) -> Any:
 
 
 def cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
-    """The cross product along an axis of three, of broadcast arrays; by NumPy."""
+    """The cross product along an axis of three, of broadcast arrays; by NumPy.
+
+    Parameters
+    ----------
+    x1, x2
+        Arrays of which the axis has three numbers.
+    axis
+        Which one.
+
+    Raises
+    ------
+    ValueError
+        The axis has not three numbers.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> tw.linalg.cross(np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0]))
+    array([0., 0., 1.])
+    """
     a, b = _array(x1, "x1"), _array(x2, "x2")
     if a.shape[_axis(axis, a.ndim)] != 3 or b.shape[_axis(axis, b.ndim)] != 3:
         raise ValueError(f"cross takes an axis of three numbers, not shapes {a.shape} and {b.shape}")
@@ -222,6 +295,12 @@ def cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
 
 def solve(x1: Any, x2: Any, /, **how: Any) -> Any:
     """X with X1 X = X2, by LU with partial pivoting: X1 (..., n, n), X2 (n,) or (..., n, k), stacks broadcast.
+
+    Parameters
+    ----------
+    x1, x2 : (..., n, n), (n,) or (..., n, k)
+    how
+        Keywords of `tilewright.compute`.
 
     Raises
     ------
@@ -246,6 +325,18 @@ def solve(x1: Any, x2: Any, /, **how: Any) -> Any:
 def inv(x: Any, /, **how: Any) -> Any:
     """The inverse of each matrix of a stack (..., n, n). LinAlgError if one is singular.
 
+    Parameters
+    ----------
+    x : (..., n, n)
+        float32, float64, complex64 or complex128.
+    how
+        Keywords of `tilewright.inv`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another dtype; a matrix that is not square.
+
     Examples
     --------
     >>> import numpy as np, tilewright as tw
@@ -259,6 +350,18 @@ def inv(x: Any, /, **how: Any) -> Any:
 
 def det(x: Any, /, **how: Any) -> Any:
     """The determinant of each matrix of a stack (..., n, n), of its dtype; 0 where it is singular.
+
+    Parameters
+    ----------
+    x : (..., n, n)
+        float32, float64, complex64 or complex128.
+    how
+        Keywords of `tilewright.det`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another dtype; a matrix that is not square.
 
     Examples
     --------
@@ -276,6 +379,18 @@ def det(x: Any, /, **how: Any) -> Any:
 def slogdet(x: Any, /, **how: Any) -> SlogdetResult:
     """(sign, logabsdet) of each matrix of a stack (..., n, n); (0, -inf) where it is singular.
 
+    Parameters
+    ----------
+    x : (..., n, n)
+        float32, float64, complex64 or complex128.
+    how
+        Keywords of `tilewright.slogdet`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another dtype; a matrix that is not square.
+
     Examples
     --------
     >>> import numpy as np, tilewright as tw
@@ -289,6 +404,14 @@ def slogdet(x: Any, /, **how: Any) -> SlogdetResult:
 
 def cholesky(x: Any, /, *, upper: bool = False, **how: Any) -> Any:
     """L with A = L L^H of each matrix of a stack (..., n, n), or with ``upper`` U with A = U^H U.
+
+    Parameters
+    ----------
+    x : (..., n, n)
+    upper
+        U in place of L.
+    how
+        Keywords of `tilewright.tiled_cholesky`.
 
     Raises
     ------
@@ -313,7 +436,25 @@ def cholesky(x: Any, /, *, upper: bool = False, **how: Any) -> Any:
 
 
 def diagonal(x: Any, /, *, offset: int = 0) -> Any:
-    """The diagonal of each matrix of a stack; a view where that is possible."""
+    """The diagonal of each matrix of a stack; a view where that is possible.
+
+    Parameters
+    ----------
+    x : (..., m, n)
+    offset
+        Which diagonal; above the main one where it is positive.
+
+    Raises
+    ------
+    ValueError
+        x has fewer than two dimensions.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> tw.linalg.diagonal(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    array([1., 4.])
+    """
     if is_tensor(x):
         return x.diagonal(whole(offset, "offset"), -2, -1)
     array = _array(x, "x")
@@ -322,6 +463,14 @@ def diagonal(x: Any, /, *, offset: int = 0) -> Any:
 
 def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Any:
     """The sum of the diagonal of each matrix of a stack; small integers are summed in the largest of their kind.
+
+    Parameters
+    ----------
+    x : (..., m, n)
+    offset
+        Which diagonal.
+    dtype
+        Of the sum.
 
     Examples
     --------
@@ -379,6 +528,17 @@ def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any
     """The norm of vectors along an axis, or several, or of all numbers; in the real dtype of x; by NumPy.
 
     The 2-norm neither overflows nor underflows on the way.
+
+    Parameters
+    ----------
+    x
+        float32, float64, complex64 or complex128.
+    axis
+        One, several, or None for all numbers.
+    keepdims
+        Keep these dimensions, of extent one.
+    ord
+        A number.
 
     Examples
     --------

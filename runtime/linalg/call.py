@@ -234,6 +234,11 @@ class Call:
         self.record = record
         return record
 
+    def note(self, text: str) -> None:
+        """Add a note to the run."""
+        assert self.record is not None
+        self.record = replace(self.record, notes=(*self.record.notes, text))
+
     def _planned(self, graph: TaskGraph, data: Mapping[str, Any], workers: int | None, limit: int) -> int:
         """Bytes that a run is expected to take, on the fullest rank. MemoryError if that is more than the limit."""
         store = Store(data)

@@ -59,7 +59,8 @@ def eigh(
         Rows and columns of a tile, nb; chosen by default.
     band
         Half-width of the band between the stages, up to nb: the largest divisor of nb up to this is taken. Chosen with
-        the tile size; bits depend on both.
+        the tile size; bits depend on both. By default a matrix of one tile and up to 1024 rows is reduced in one stage
+        and one task, and a note of the run says so.
     backend, scheduler, workers, options
         See `tilewright.run`. A dask.array is worked on by ``dask`` unless another backend is named, which gathers it.
     return_run
@@ -188,7 +189,7 @@ def _solved(
         width = eigen_plan(n, call.count(), vectors, nb)[1] if band is None else whole(band, "band", 1)
         if width > nb:
             raise ValueError(f"band={width} is wider than the tiles, of {nb} rows")
-        width = band_width(n, nb, width)
+        width = width and band_width(n, nb, width)
         source = matrix.source(nb)
         facts.update(
             shape=source.shape, dtype=str(matrix.dtype), tile_size=nb, lower=lower, band=width, low=low, high=high
@@ -198,9 +199,11 @@ def _solved(
         return np.zeros(0, _real(matrix.dtype)), vectors and columns_like(call, matrix, target)
     graph = eigen_graph(n, nb, width, str(matrix.dtype), low, high, vectors, not lower, check_finite)
     data: dict[str, Any] = {"S": source, "Z": target} if vectors else {"S": source}
-    if call.here:
+    if call.here and width:
         data["band"] = bulge.pieces(n, width, piece(n, width), matrix.dtype)
     record = call.run(graph, data, first=matrix.check_finite if check_finite else None)
+    if not width:
+        call.note(f"one stage: {n} x {n} in one task of LAPACK; band= makes it two")
     return record.store[Handle("w")], vectors and columns_like(call, matrix, target)
 
 

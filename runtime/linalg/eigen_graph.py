@@ -10,7 +10,7 @@ import numpy as np
 
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, Op, R, Task, TaskGraph, W
-from tilewright.kernels import band, bulge, tridiagonal
+from tilewright.kernels import band, bulge, one_stage, tridiagonal
 from tilewright.scalars import positive, whole
 from tilewright.tiles import Store
 
@@ -29,8 +29,8 @@ __all__ = [
 
 Shape = tuple[int, ...]
 
-_BACK = 32
-"""Sweeps whose reflectors are applied together, about."""
+ONE_STAGE = 0
+"""The band of a reduction in one task: none."""
 
 
 class Panel(NamedTuple):
@@ -65,8 +65,8 @@ def piece(n: int, b: int) -> int:
 
 
 def chased_together(n: int, b: int) -> int:
-    """How many sweeps, and blocks of each, one task chases: few enough that some tasks touch other columns."""
-    return min(16, max(4, n // (16 * b)))
+    """How many sweeps, and blocks of each, one task chases: what it goes through again and again stays in a cache."""
+    return min(16, max(8, n // (16 * b)))
 
 
 def sweeps(n: int, b: int) -> int:
@@ -89,7 +89,7 @@ def _update_flops(down: Shape, along: Shape, tile: Shape) -> float:
     return 2.0 * down[0] * down[1] * along[1]
 
 
-def _chase_flops(parts: list[Shape], v: Shape) -> float:
+def _chase_flops(parts: list[Shape], v: Shape, turn: Shape) -> float:
     """6 b words of work for each of the b entries of a column."""
     b = (parts[0][1] - 1) // 2
     return 6.0 * b * v[0] * sum(part[0] for part in parts)
@@ -130,6 +130,8 @@ middle = in_place("middle", band.middle, weight=0.5)
 gather = in_place("gather", bulge.gather, weight=0)
 compact = in_place("compact", bulge.compact, weight=1)
 values = in_place("values", tridiagonal.values, weight=1, explain=_not_found)
+one_values = in_place("values", one_stage.values, weight=4, explain=_not_found)
+one_solve = in_place("vectors", one_stage.solve, weight=16, explain=_not_found)
 
 
 @cache
@@ -144,8 +146,8 @@ def _weighted(name: str, weight: float) -> Op:
 
 
 def _chase_weight(blocks: int, b: int, nb: int) -> float:
-    """8 b^2 flops a block, at a fifth of the rate of products."""
-    return 120 * blocks * b**2 / nb**3
+    """8 b^2 flops a block, at a twelfth of the rate of products."""
+    return 288 * blocks * b**2 / nb**3
 
 
 # ------------------------------------------------------------------ loops
@@ -238,8 +240,10 @@ def insert_chase(
 ) -> tuple[list[Handle], Handles]:
     """Insert the way from a band to a tridiagonal matrix; returns handles of its columns, and the reflectors.
 
-    All on one rank: a sweep touches little for long. ``fill_band(target, start, stop, on)`` inserts what makes these
-    columns of the band.
+    All on one rank: a sweep touches little for long. One task after the other: their kernels take microseconds, and two
+    threads that hand the interpreter's lock to and fro for each wait longer than they compute. Tasks that need no more
+    than the first columns of the band come first, so they run beside what makes the last ones. ``fill_band(target,
+    start, stop, on)`` inserts what makes these columns of the band.
     """
     group = chased_together(n, b)
     size = piece(n, b)
@@ -249,36 +253,51 @@ def insert_chase(
         fill_band(B[p], start, min(start + size, n), B[0])
     count = sweeps(n, b)
     H = g.handles("reflectors", shape=lambda q: (min(group, count - q * group), n), dtype=dtype)
-    for q, first in enumerate(range(0, count, group)):
+    turn = g.handle("turn", shape=1, dtype="float64")
+    begun: set[int | None] = set()
+    for q, c in _waves(n, b, count, group):
+        first, start = q * group, c * group
         sweep = min(group, count - first)
-        fresh = True
-        for c, start in enumerate(range(0, bulge.blocks(n, b, first) + sweep, group)):
-            found = bulge.span(n, b, first, sweep, start, start + group)
-            if found is None:
-                continue
-            pieces = range(found[0] // size, (found[1] - 1) // size + 1)
-            g.insert(
-                _weighted("chase", _chase_weight(sweep * group, b, nb)),
-                [RW(B[p]) for p in pieces],
-                (W if fresh else RW)(H[q]),
-                n,
-                b,
-                first,
-                start,
-                start + group,
-                pieces[0] * size,
-                on=B[0],
-                label=(q, c),
-            )
-            fresh = False
+        found = bulge.span(n, b, first, sweep, start, start + group)
+        if found is None:
+            continue
+        pieces = range(found[0] // size, (found[1] - 1) // size + 1)
+        g.insert(
+            _weighted("chase", _chase_weight(sweep * group, b, nb)),
+            [RW(B[p]) for p in pieces],
+            (RW if q in begun else W)(H[q]),
+            (RW if begun else W)(turn),
+            n,
+            b,
+            first,
+            start,
+            start + group,
+            pieces[0] * size,
+            on=B[0],
+            label=(q, c),
+        )
+        begun.add(q)
     return columns, H
+
+
+def _waves(n: int, b: int, count: int, group: int) -> list[tuple[int, int]]:
+    """(group of sweeps, group of blocks) of the tasks of a chase: (q, c) after (q, c - 1) and (q - 1, c + 1)."""
+    places = [
+        (q, c)
+        for q, first in enumerate(range(0, count, group))
+        for c in range(-(-(bulge.blocks(n, b, first) + min(group, count - first)) // group))
+    ]
+    return sorted(places, key=lambda place: (place[1] + 2 * place[0], place))
 
 
 @graph_builder("eigh {n} x {n} tile_size={nb} band={b}", cache=16)
 def eigen_graph(
     g: TaskGraph, n: int, nb: int, b: int, dtype: str, low: int, high: int, vectors: bool, conjugate: bool, check: bool
 ) -> None:
-    """Eigenvalues ``low`` to ``high`` - 1 of the triangle ``S[i,j]``, n > 0: ``w``, and with vectors ``Z[i,c]``."""
+    """Eigenvalues ``low`` to ``high`` - 1 of the triangle ``S[i,j]``, n > 0: ``w``, and with vectors ``Z[i,c]``.
+
+    With b = `ONE_STAGE`, for one tile, without a band.
+    """
     nt = -(-n // nb)
 
     def extent(i: int) -> int:
@@ -286,6 +305,18 @@ def eigen_graph(
 
     A = g.handles("A", shape=lambda i, j: (extent(j), extent(i)), dtype=dtype)
     exponent = insert_scaled(g, A, nt, dtype, conjugate, check)
+    real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
+    w = g.handle("w", shape=high - low, dtype=real, keep=True)
+    wide = -(-(high - low) // nb)
+    X = g.handles("X", shape=lambda c: (min(nb, high - low - c * nb), n), dtype=dtype)
+    blocks, Z = [X[c] for c in range(wide)], g.handles("Z")
+    if b == ONE_STAGE and not vectors:
+        g.insert(one_values, R(A[0, 0]), R(exponent), W(w), low)
+        return
+    if b == ONE_STAGE:
+        g.insert(one_solve, R(A[0, 0]), R(exponent), W(w), [W(x) for x in blocks], low)
+        g.insert(scatter, R(X[0]), [W(Z[0, 0])])
+        return
     V, T = insert_band(g, A, n, nb, b, dtype)
 
     def fill_band(target: Handle, start: int, stop: int, on: Handle) -> None:
@@ -306,36 +337,28 @@ def eigen_graph(
         )
 
     columns, H = insert_chase(g, n, nb, b, dtype, fill_band)
-    real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
-    w = g.handle("w", shape=high - low, dtype=real, keep=True)
     parts = [R(column) for column in columns]
     if not vectors:
         g.insert(values, parts, R(exponent), W(w), low, on=columns[0], label=())
         return
-    wide = -(-(high - low) // nb)
-    X = g.handles("X", shape=lambda c: (min(nb, high - low - c * nb), n), dtype=dtype)
     g.insert(
-        _weighted("tridiag", 4 * nt**3),
-        parts,
-        R(exponent),
-        W(w),
-        [W(X[c]) for c in range(wide)],
-        low,
-        on=columns[0],
-        label=(),
+        _weighted("tridiag", 4 * nt**3), parts, R(exponent), W(w), [W(x) for x in blocks], low, on=columns[0], label=()
     )
-    insert_back(g, V, T, H, [X[c] for c in range(wide)], n, nb, b, dtype)
-    Z = g.handles("Z")
-    for c in range(wide):
-        g.insert(scatter, R(X[c]), [W(Z[i, c]) for i in range(nt)])
+    insert_back(g, V, T, H, blocks, n, nb, b, dtype)
+    for c, x in enumerate(blocks):
+        g.insert(scatter, R(x), [W(Z[i, c]) for i in range(nt)])
 
 
 def insert_back(
     g: TaskGraph, V: Handles, T: Handles, H: Handles, X: Sequence[Any], n: int, nb: int, b: int, dtype: str
 ) -> None:
-    """Insert X := Q1 Q2 X for blocks of columns: the bulges of the band, then its panels, the last ones first."""
+    """Insert X := Q1 Q2 X for blocks of columns: the bulges of the band, then its panels, the last ones first.
+
+    Reflectors of b/2 sweeps are applied together: b/2 of them have 3/2 b rows, so a third of the flops is spent on
+    zeros; with more it would be more, with fewer products are slower.
+    """
     nt, count, chased = -(-n // nb), sweeps(n, b), chased_together(n, b)
-    group = chased * max(1, _BACK // chased)
+    group = chased * max(1, b // 2 // chased)
 
     def shape(q: int) -> tuple[int, int, int]:
         sweep = min(group, count - q * group)

@@ -41,6 +41,13 @@ class Expression:
         (m, n); (m,) where a vector was multiplied or solved for.
     dtype
         Of the result: that of NumPy's rules for what goes in.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> expression = tw.lazy(np.ones((2, 3))) @ np.ones(3)
+    >>> expression.shape, np.asarray(expression).tolist()
+    ((2,), [3.0, 3.0])
     """
 
     __array_priority__ = 1000.0  # NumPy leaves operators to this class

@@ -120,9 +120,11 @@ def lstsq(
     choice(lapack_driver, "lapack_driver", DRIVERS)
     cond, check = None if cond is None else real(cond, "cond", 0), flag(check_finite, "check_finite")
     how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers, "progress": progress}
-    a = a if hasattr(a, "shape") else np.asarray(a)
-    wide = len(a.shape) == 2 and a.shape[0] < a.shape[1]
+    a = a if hasattr(a, "shape") or a is None else np.asarray(a)
+    wide = a is not None and len(a.shape) == 2 and a.shape[0] < a.shape[1]
     call = Call(lstsq, adjoint_of(a) if wide else a, options, return_run=return_run, chunks=True, **how)
+    if options.get("root") is not None and call.engine.agreed(wide):  # others have zeros of the shape of A^H
+        raise ValueError("the least squares solution of a wide matrix wants it on every rank: call it without root=")
     solve = _wide if wide else _tall
     x, squares, rank, s = solve(call, call.argument(b), cond, lapack_driver, tree, check, tile_size)
     return call.result(x, like(squares, a, b), rank, None if s is None else like(s, a, b))

@@ -31,7 +31,7 @@ from tilewright.storage.ops import MOVES
 from tilewright.tiles import TiledMatrix
 from tilewright.units import nbytes, size
 
-__all__ = ["LUParts", "Outside", "cholesky_by_slabs", "lu_by_slabs"]
+__all__ = ["LUParts", "Outside", "cholesky_by_slabs", "lu_by_slabs", "run_beside"]
 
 _ENGINES = ("serial", "threads")
 
@@ -331,25 +331,30 @@ class _Job:
 
     def run(self, graph: TaskGraph, data: dict[Any, Any], plan: SlabPlan, volume: Volume) -> Run:
         """Run on the workers of the call, and threads beside them that read and write."""
-        call = self.call
-        names = {handle.name for handle in graph.handles_used}
-        data = {key: value for key, value in data.items() if (key.name if isinstance(key, Handle) else key) in names}
-        if call.engine.name == "threads":
-            name = call.scheduler if isinstance(call.scheduler, str) else ""
-            call.scheduler = Aside(find_policy(call.scheduler), MOVES, MOVERS, name)
-            call.workers = self.workers + MOVERS
-        peak = Peak()
-        record = call.run(graph, data)
-        matrices = {id(tiles.matrix): tiles.matrix for tiles in data.values() if isinstance(tiles, StoredTiles)}
-        read, written = (
-            sum(getattr(matrix, f"bytes_{what}") for matrix in matrices.values()) for what in ("read", "written")
-        )
-        record.trace.facts |= {"read": read, "written": written, "slabs": len(plan.slabs.bounds), "width": plan.width}
-        notes = list(record.notes)
-        if call.engine.name == "threads":
-            notes.append(f"{MOVERS} of the workers read and write, {self.workers} compute")
-        call.record = replace(record, planned=plan.memory, measured=peak.bytes(), notes=tuple(notes))
-        return call.record
+        return run_beside(self.call, graph, data, plan.memory, slabs=len(plan.slabs.bounds), width=plan.width)
+
+
+def run_beside(call: Call, graph: TaskGraph, data: dict[Any, Any], planned: int, **facts: Any) -> Run:
+    """Run on the workers of a call, and threads beside them that read and write. What it moved is in the facts."""
+    workers = call.count()
+    names = {handle.name for handle in graph.handles_used}
+    data = {key: value for key, value in data.items() if (key.name if isinstance(key, Handle) else key) in names}
+    if call.engine.name == "threads":
+        name = call.scheduler if isinstance(call.scheduler, str) else ""
+        call.scheduler = Aside(find_policy(call.scheduler), MOVES, MOVERS, name)
+        call.workers = workers + MOVERS
+    peak = Peak()
+    record = call.run(graph, data)
+    matrices = {id(tiles.matrix): tiles.matrix for tiles in data.values() if isinstance(tiles, StoredTiles)}
+    read, written = (
+        sum(getattr(matrix, f"bytes_{what}") for matrix in matrices.values()) for what in ("read", "written")
+    )
+    record.trace.facts |= {"read": read, "written": written, **facts}
+    notes = list(record.notes)
+    if call.engine.name == "threads":
+        notes.append(f"{MOVERS} of the workers read and write, {workers} compute")
+    call.record = replace(record, planned=planned, measured=peak.bytes(), notes=tuple(notes))
+    return call.record
 
 
 @dataclass

@@ -48,6 +48,13 @@ class Plan:
         Predicted seconds of workers and of the disk; they overlap.
     slabs
         First and last block column of each slab; empty in core.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> plan = tw.plan(tw.cholesky_graph(nt=4), tile_size=100)
+    >>> plan.tasks, plan.data
+    (20, 800000)
     """
 
     name: str

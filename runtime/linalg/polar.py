@@ -46,7 +46,6 @@ def _weighted(name: str, weight: float) -> Op:
         "combine": qdwh.combine,
         "gram": qdwh.gram,
         "hermitian": qdwh.hermitian,
-        "outer": qdwh.outer,
     }[name]
     return in_place(name, function, weight=weight)
 
@@ -151,13 +150,14 @@ def _insert_factor(
     for i in range(last):
         for j in range(i + 1):
             g.insert(
-                _weighted("outer" if outer else "hermitian", 12 * along),
+                _weighted("hermitian", 12 * along),
                 line(X, i),
                 line(A, i),
                 line(X, j),
                 line(A, j),
                 R(exponent),
                 W(P[i, j]),
+                outer,
             )
             g.insert(store, R(P[i, j]), [W(H[i, j])], False)
             if i != j:

@@ -15,6 +15,7 @@ from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.linalg.block_columns import BlockColumns
 from tilewright.linalg.call import Call
+from tilewright.linalg.cholesky_qr import CHOLESKY, cholesky_qr2
 from tilewright.linalg.finals import Finals
 from tilewright.linalg.outofcore import Outside
 from tilewright.linalg.qr_graph import (
@@ -29,6 +30,7 @@ from tilewright.linalg.qr_graph import (
     reflections,
     upper,
 )
+from tilewright.linalg.qr_outside import qr_outside
 from tilewright.linalg.qr_plan import AUTO, qr_plan
 from tilewright.linalg.tall import cut
 from tilewright.linalg.trees import PANEL
@@ -38,6 +40,7 @@ from tilewright.runs.run import Run
 from tilewright.scalars import choice, flag
 from tilewright.scalars import positive as positive_size
 from tilewright.schedulers import Policy
+from tilewright.storage.opening import is_stored
 from tilewright.tiles import TiledMatrix
 
 __all__ = ["MODES", "QRFactor", "factor_with", "qr", "qr_factor"]
@@ -356,18 +359,20 @@ def adjoint_of(c: Any) -> Any:
 def qr(
     a: Any,
     *,
-    mode: str = "full",
+    mode: str | None = None,
     tree: Any = AUTO,
     positive: bool = False,
     overwrite_a: bool = False,
     check_finite: bool = True,
+    out: Any = None,
+    memory: int | str | None = None,
+    overwrite_out: bool = False,
     tile_size: int | None = None,
     backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
     progress: ProgressOption = False,
-    memory: int | str | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     every: float = 0.0,
@@ -379,15 +384,19 @@ def qr(
     Parameters
     ----------
     a : (m, n) array_like, torch tensor, TiledMatrix or dask.array
-        float32, float64, complex64 or complex128; integers become float64. Any shape, memory order and chunks.
+        float32, float64, complex64 or complex128; integers become float64. Any shape, memory order and chunks. Or a
+        matrix outside of memory: the path of a .npy, zarr or HDF5 file, such an array, a `TileFunction`.
     mode
-        As in SciPy. ``"full"``: Q (m, m), R (m, n). ``"economic"``: Q (m, k), R (k, n), k = min(m, n). ``"r"``: R
+        As in SciPy, where ``"full"`` is the default; of a matrix outside of memory ``"economic"`` is. ``"full"``: Q
+        (m, m), R (m, n). ``"economic"``: Q (m, k), R (k, n), k = min(m, n). ``"r"``: R
         (m, n) alone, in a tuple. ``"raw"``: LAPACK's ``(qr, tau)``, and R (k, n); with ``tree="panel"``, which it
         implies.
     tree
         ``"auto"``, ``"panel"``, ``"flat"``, ``"flat-tt"``, ``"binary"``, ``"greedy"``, ``"fibonacci"``,
         ``("hierarchical", a, low, high)`` or a list of eliminations: see `tilewright.linalg.trees.eliminations`. Signs
-        of rows of R, and bits, depend on it.
+        of rows of R, and bits, depend on it. ``"cholesky"``: Cholesky-QR2, for up to 256 columns of at least as many
+        rows and modes economic and r [2]_; the diagonal of R is positive. Where A is too badly conditioned for it, Q R
+        is done again as ``"auto"`` does it, and a note of the run says so.
     positive
         Make the diagonal of R positive: then Q and R of a matrix of full rank are unique but for rounding.
     overwrite_a
@@ -395,6 +404,14 @@ def qr(
         use.
     check_finite
         Look for NaN and infinities first.
+    out
+        Paths of files for Q and R, ``("Q.npy", "R.npy")``, with ``mode="r"`` one. Without them Q and R of a matrix
+        outside of memory are maps of files without a name, which are gone with the arrays.
+    memory
+        Bytes by which the process may grow, or a text such as ``"1GB"``. In core a result that takes more is refused.
+        By default half of what there is.
+    overwrite_out
+        Whether ``out`` may replace files.
     tile_size
         Columns of a tile, and rows except for tall matrices of few columns; chosen by default.
     backend, scheduler, workers, options
@@ -403,8 +420,8 @@ def qr(
         Also return the `Run`.
     progress
         Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
-    memory, checkpoint, resume, every, restart
-        A limit, and a folder for what is finished, as for `tiled_cholesky` in core.
+    checkpoint, resume, every, restart
+        A folder for what is finished, as for `tiled_cholesky`, in core.
 
     Returns
     -------
@@ -417,6 +434,10 @@ def qr(
         ``a`` is not 2-D, has NaN or infinities, is read-only with ``overwrite_a``; a number or name is wrong.
     TypeError
         The dtype is not one of the four and not an integer.
+    MemoryError
+        ``memory`` is too little; the message has the least that would do.
+    OSError
+        A file cannot be read or written, or is there already.
 
     Notes
     -----
@@ -426,6 +447,8 @@ def qr(
     References
     ----------
     .. [1] LAPACK ?geqrf; G. Golub and C. Van Loan, Matrix Computations, 4th ed. (2013), section 5.2.
+    .. [2] Y. Yamamoto, Y. Nakatsukasa, Y. Yanagisawa and T. Fukaya, Roundoff error analysis of the CholeskyQR2
+       algorithm, ETNA 44 (2015).
 
     Examples
     --------
@@ -446,12 +469,24 @@ def qr(
         return_run=return_run,
         chunks=True,
     )
-    outside = Outside(None, memory, checkpoint, resume, every, False, restart)
-    outside.check_fits(call, None, "the factor")
-    outside.keep(call, a)
-    choice(mode, "mode", MODES)
+    outside = Outside(out, memory, checkpoint, resume, every, overwrite_out, restart)
+    by_pages = out is not None or is_stored(a)
+    mode = ("economic" if by_pages else "full") if mode is None else choice(mode, "mode", MODES)
     positive, overwrite = flag(positive, "positive"), flag(overwrite_a, "overwrite_a")
     check = flag(check_finite, "check_finite")
+    if by_pages:
+        outside.refuse(
+            "qr",
+            overwrite_a=overwrite,
+            mode="raw" if mode == "raw" else None,
+            checkpoint=checkpoint,
+            restart=restart or None,
+        )
+        how = {"mode": mode, "tree": tree, "positive": positive, "check_finite": check, "tile_size": tile_size}
+        found = qr_outside(call, outside, a, _qr_graph, **how)
+        return call.result(found) if mode == "r" and not call.return_run else call.result(*found)
+    outside.check_fits(call, None, "the factor")
+    outside.keep(call, a)
     if mode == "raw":
         if positive:
             raise ValueError("positive=True is for modes full, economic and r: LAPACK's raw form has its own signs")
@@ -462,9 +497,19 @@ def qr(
                 f"keeps the reflections of any tree"
             )
         return _raw(call, overwrite, check, tile_size)
+    by_gram = isinstance(tree, str) and tree == CHOLESKY
+    if by_gram and mode == "full":
+        raise ValueError("tree='cholesky' has no Q beyond the columns of A; use mode='economic' or 'r'")
+    if by_gram and checkpoint is not None:
+        raise ValueError("checkpoint= is for the other trees: tree='cholesky' keeps nothing on the way")
     with call.agreement() as facts:
-        matrix, plan = planned(call, overwrite, check, tree, tile_size, square=mode == "full")
-        facts.update(plan._asdict(), overwrite_a=overwrite, mode=mode, positive=positive)
+        matrix, plan = planned(call, overwrite, check, AUTO if by_gram else tree, tile_size, square=mode == "full")
+        if by_gram and not 0 < plan.n == plan.width <= plan.m:
+            raise ValueError(
+                f"tree='cholesky' is for matrices of up to 256 columns, in one tile column, with at least as many "
+                f"rows; not {plan.m} x {plan.n} in tiles of {plan.width} columns"
+            )
+        facts.update(plan._asdict(), overwrite_a=overwrite, mode=mode, positive=positive, by_gram=by_gram)
     m, n = matrix.shape
     k = min(m, n)
     columns = None if mode == "r" else m if mode == "full" else k
@@ -473,15 +518,19 @@ def qr(
     data = {"A": target, "R": U, **({} if matrix.in_place else {"source": source})}
     if columns is not None:
         data["Q"] = matrix.new((m, columns), plan.height, plan.width)
-    graph = _qr_graph(plan, columns, positive, matrix.in_place, check)
-    call.run(
-        graph,
-        data,
-        first=matrix.check_finite if check and not matrix.in_place else None,
-        finals=_finals(matrix),
-        facts=_bits(plan),
-        keywords={**_again(plan, check), "mode": mode, "positive": positive},
-    )
+    why = "" if not by_gram else cholesky_qr2(call, plan, {**data, "source": source}, columns is not None)
+    if not by_gram or why:
+        graph = _qr_graph(plan, columns, positive or by_gram, matrix.in_place, check)
+        call.run(
+            graph,
+            data,
+            first=matrix.check_finite if check and not matrix.in_place else None,
+            finals=_finals(matrix),
+            facts=_bits(plan),
+            keywords={**_again(plan, check), "mode": mode, "positive": positive},
+        )
+    if why:
+        call.note(f"Cholesky-QR2 was given up, and tree={plan.tree!r} taken: {why}")
     found = () if columns is None else (matrix.given_back(data["Q"]),)
     r = matrix.given_back(U)
     if call.chunked and mode != "economic":

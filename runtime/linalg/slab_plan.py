@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tilewright.linalg.slabs import AHEAD, Slabs, cholesky_slabs, lu_slabs
 from tilewright.units import nbytes
 
-__all__ = ["MOVERS", "SlabPlan", "cholesky_plan", "lu_plan_in"]
+__all__ = ["MOVERS", "SlabPlan", "beside", "cholesky_plan", "lu_plan_in"]
 
 MOVERS = 2
 """Threads that read and write beside those that compute."""
@@ -53,17 +53,20 @@ def cholesky_plan(n: int, nb: int, item: int, memory: int | None, workers: int, 
     full, ragged = nb * nb * item, (n % nb) * nb * item
 
     def fit(tiles: int) -> SlabPlan | None:
-        slabs = cholesky_slabs(nt, first, tiles)
-        if slabs is None:
+        found = cholesky_slabs(nt, first, tiles, n // nb)
+        if found is None:
             return None
+        slabs, whole = found
         width = max((s1 - s0 for s0, s1 in slabs.bounds), default=0)
         passing = sum((nt - s0) * -(-s0 // slabs.chunk) + (nt - s0) for s0, _ in slabs.bounds)
         tasks = nt * (nt + 1) * (nt + 2) // 6 + nt * (nt + 1) // 2 + passing + 2 * nt
-        data = tiles * full + (width + slabs.chunk * (2 + AHEAD)) * ragged
-        return SlabPlan(slabs, width, data, _beside(tasks, workers, full), tasks)
+        data = whole * full + (width + slabs.chunk + 1) * ragged
+        return SlabPlan(slabs, width, data, beside(tasks, workers, full), tasks)
 
     most = nt * (nt + 1) // 2
-    return _largest(fit, nt + 1, max(most, nt + 2 + AHEAD), memory, f"a Cholesky factorisation of order {n}", nb)
+    return _largest(
+        fit, max(n // nb, 1), max(most, nt + 2 + AHEAD), memory, f"a Cholesky factorisation of order {n}", nb
+    )
 
 
 def lu_plan_in(
@@ -82,7 +85,7 @@ def lu_plan_in(
         alone = len(slabs.bounds) <= 1 and not first
         data = width * column + m * (n % nb) * item + (0 if alone else (chunk * (1 + AHEAD) + 1) * full)
         norms = 8 * mt * nt * (2 * nb + 1)
-        return SlabPlan(slabs, width, data, column + norms + _beside(tasks, workers, 3 * full), tasks)
+        return SlabPlan(slabs, width, data, column + norms + beside(tasks, workers, 3 * full) + MOVERS * full, tasks)
 
     chunk = min(4, max(mt, 1))
     if memory is not None and fit(1, chunk).memory > memory:
@@ -90,8 +93,9 @@ def lu_plan_in(
     return _largest(lambda width: fit(width, chunk), 1, max(nt, 1), memory, f"an LU factorisation of {m} x {n}", nb)
 
 
-def _beside(tasks: int, workers: int, copies: int) -> int:
-    return tasks * _TASK + (workers + MOVERS) * (_THREAD + copies)
+def beside(tasks: int, workers: int, copies: int) -> int:
+    """Bytes of a graph, of threads, and of what the kernels of each worker copy."""
+    return tasks * _TASK + (workers + MOVERS) * _THREAD + workers * copies
 
 
 def _largest(

@@ -281,28 +281,31 @@ class _Held:
                 self.memory.give(buffer)
 
 
-def cholesky_slabs(nt: int, first: int, tiles: int) -> Slabs | None:
-    """The widest slabs of which no more than so many tiles are in memory; None if one block column is too large.
+def cholesky_slabs(nt: int, first: int, tiles: int, whole: int | None = None) -> tuple[Slabs, int] | None:
+    """The widest slabs of which no more than so many whole tiles are in memory, and how many those are.
 
-    A slab of w block columns from s on has w (nt - s) - w (w-1)/2 tiles; with c block columns coming by at a time there
+    None if one block column is too large. ``whole`` block rows are not cut off, all by default. A slab of w block
+    columns from s on has sum (whole - j) whole tiles over its columns j; with c block columns coming by at a time there
     are c (w + 1 + ahead) more.
     """
+    rows = nt if whole is None else whole
     chunk = max(1, min(4, tiles // (4 * max(nt, 1))))
 
     def most(s: int, w: int) -> int:
-        inside = w * (nt - s) - w * (w - 1) // 2
-        passing = chunk * (w + (1 + AHEAD) * (s + w < nt)) if s else 0
+        inside = sum(rows - j for j in range(s, min(s + w, rows)))
+        passing = chunk * (min(w, rows - s) + AHEAD + (s + w < nt)) if 0 < s < rows else 0
         return inside + passing
 
     bounds = []
-    s = first
+    s, used = first, 0
     while s < nt:
         w = max((w for w in range(1, nt - s + 1) if most(s, w) <= tiles), default=0)
         if not w:
             return None
         bounds.append((s, s + w))
+        used = max(used, most(s, w))
         s += w
-    return Slabs(tuple(bounds), chunk)
+    return Slabs(tuple(bounds), chunk), used
 
 
 # ------------------------------------------------------------------ LU

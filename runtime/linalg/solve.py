@@ -112,8 +112,8 @@ def solve(
         factorisation on a GPU is one task, of which nothing is told.
     memory
         For a matrix on a disk, see `tiled_cholesky`: bytes by which the process may grow, or a text such as ``"2GB"``.
-        The factor, in FP64, goes to a file beside it that is gone afterwards; None as ``assume_a`` tries a Cholesky
-        factor first.
+        The factor goes to a file beside it that is gone afterwards. ``precision`` is ``"fp32"``, where "auto" begins
+        too, or ``"fp64"``; None as ``assume_a`` tries a Cholesky factor first.
 
     Returns
     -------
@@ -191,7 +191,16 @@ def solve(
     )
     if is_stored(a):
         x, info = solve_outside(
-            a, b, assume_a=assume_a, lower=lower, check_finite=check_finite, tile_size=tile_size, memory=memory, how=how
+            a,
+            b,
+            assume_a=assume_a,
+            lower=lower,
+            precision=precision,
+            fallback=fallback,
+            check_finite=check_finite,
+            tile_size=tile_size,
+            memory=memory,
+            how=how,
         )
         return (x, info) if return_info else x
     if is_stack(a) or is_chunked(a) or is_chunked(b):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +12,7 @@ import numpy as np
 
 from tilewright.builder import graph_builder
 from tilewright.engine import run
-from tilewright.errors import AccuracyError, NotPositiveDefiniteError
+from tilewright.errors import AccuracyError, NotPositiveDefiniteError, SingularMatrixError
 from tilewright.graph import RW, R, TaskGraph
 from tilewright.linalg.cho_solve import solve_graph as cholesky_solve_graph
 from tilewright.linalg.factor import tiled_cholesky
@@ -25,6 +26,7 @@ from tilewright.scalars import worker_count
 from tilewright.schedulers import policy as find_policy
 from tilewright.schedulers.aside import Aside
 from tilewright.storage.matrix import Stored, StoredTiles
+from tilewright.storage.narrowed import Narrowed
 from tilewright.storage.npy import open_npy
 from tilewright.storage.opening import open_source
 from tilewright.storage.ops import MOVES
@@ -33,7 +35,9 @@ from tilewright.units import nbytes, size
 
 __all__ = ["solve_outside"]
 
-_STEPS = 10
+_STEPS = 20
+_U = 2.0**-53
+_DIAGONAL = 256  # rows of the tiles in which a diagonal is read
 _BUFFERS = 8  # tiles of a matrix that comes by
 
 
@@ -43,14 +47,18 @@ def solve_outside(
     *,
     assume_a: str | None,
     lower: bool,
+    precision: Any,
+    fallback: bool,
     check_finite: bool,
     tile_size: int | None,
     memory: Any,
     how: dict[str, Any],
 ) -> tuple[Any, SolveInfo]:
-    """x with A x = b to FP64 accuracy: a factor in FP64, classical refinement.
+    """x with A x = b to FP64 accuracy: a factor in FP32 or FP64, classical refinement.
 
-    The factor goes to a file beside that of the matrix, or where temporary files go.
+    The factor goes to a file beside that of the matrix, or where temporary files go. One in FP32 takes half of the
+    disk, a quarter of the reads beyond those of the matrix, and half of the time; where it does not exist, or steps
+    with it do not converge, one in FP64 takes over. A positive definite matrix is scaled to a diagonal of about one.
 
     Raises
     ------
@@ -64,6 +72,7 @@ def solve_outside(
     began = perf_counter()
     limit = None if memory is None else size(memory, "memory")
     source = open_source(a)
+    path: list[Attempt] = []
     try:
         n = source.shape[0]
         if source.shape != (n, n):
@@ -75,43 +84,55 @@ def solve_outside(
             columns.check_finite()
         job = _Refined(source, columns, lower, limit, how)
         folder = Path(a).parent if isinstance(a, str | Path) else None
-        with TemporaryDirectory(prefix=".tilewright-solve-", dir=folder) as place:
-            path = Path(place) / "factor.npy"
-            options = {"out": path, "memory": job.left, "check_finite": check_finite, "tile_size": tile_size, **how}
-            structure = "pos" if assume_a == "pos" or assume_a is None else "gen"
-            if structure == "pos":
+        options = {"memory": job.left, "check_finite": check_finite, "tile_size": tile_size, **how}
+        for rung, structure in _rungs(precision, assume_a):
+            last = rung == "fp64" and (structure == "gen" or assume_a == "pos")
+            with TemporaryDirectory(prefix=".tilewright-solve-", dir=folder) as place:
                 try:
-                    _, record = tiled_cholesky(source, lower=lower, return_run=True, **options)
-                    solver = job.by_cholesky(path, record)
-                except NotPositiveDefiniteError:
-                    if assume_a == "pos":
+                    solver, record = job.factor(rung, structure, {"out": Path(place) / "factor.npy", **options})
+                except (NotPositiveDefiniteError, SingularMatrixError, FloatingPointError) as error:
+                    if last or not fallback or (isinstance(error, FloatingPointError) and rung == "fp64"):
                         raise
-                    structure = "gen"
-            if structure == "gen":
-                factor, record = lu_factor(source, return_run=True, **options)
-                factor.check_regular()
-                solver = job.by_lu(path, factor)
-            factored = perf_counter()
-            with solver as solution:
-                x, errors, steps = job.refine(solution, structure)
+                    path.append(_failed(rung, structure, error))
+                    continue
+                factored = perf_counter()
+                with solver as solution:
+                    x, errors, steps = job.refine(solution, structure)
+            good = not n or errors.max(initial=0) <= n * _U
+            path.append(Attempt(rung, "converged" if good else "stalled", steps, "classical"))
+            if good or rung == "fp64" or not fallback:
+                break
     finally:
         if source is not a:
             source.close()
-    info = SolveInfo(n, columns.columns.shape[1], str(job.dtype), (Attempt("fp64", "converged", steps, "classical"),))
+    info = SolveInfo(n, columns.columns.shape[1], str(job.dtype), tuple(path))
     info.structure, info.factor_run, info.backward_errors = structure, record, errors
-    u = 2.0**-53
-    info.hpl_mxp_residual = info.backward_error / (n * u) if n else 0.0
+    info.hpl_mxp_residual = info.backward_error / (n * _U) if n else 0.0
     done = perf_counter()
     info.times = {"factor": factored - began, "refine": done - factored, "total": done - began}
-    if n and not info.backward_error <= n * u:
-        info.path = (Attempt("fp64", "stalled", steps, "classical"),)
+    if path[-1].status == "stalled":
         raise AccuracyError(
-            f"the backward error is {info.backward_error:.1e}, above n u = {n * u:.1e}, after {steps} "
+            f"the backward error is {info.backward_error:.1e}, above n u = {n * _U:.1e}, after {steps} "
             f"steps of refinement",
             info,
             columns.result(x),
         )
     return columns.result(x), info
+
+
+def _rungs(precision: str, assume_a: str | None) -> list[tuple[str, str]]:
+    """What is tried: precision and structure."""
+    precisions = ("fp64",) if precision == "fp64" else ("fp32", "fp64")
+    structures = {"pos": ("pos",), None: ("pos", "gen")}.get(assume_a, ("gen",))
+    return [(rung, structure) for structure in structures for rung in precisions]
+
+
+def _failed(rung: str, structure: str, error: Exception) -> Attempt:
+    method = "lu" if structure == "gen" else ""
+    if isinstance(error, FloatingPointError):
+        return Attempt(rung, "overflow", method=method)
+    order = error.order if isinstance(error, NotPositiveDefiniteError) else getattr(error, "index", -1) + 1
+    return Attempt(rung, "breakdown", method=method, order=order)
 
 
 class _Solver:
@@ -136,6 +157,7 @@ class _Refined:
         self.source, self.lower, self.how = source, lower, how
         self.dtype = np.dtype(np.complex128 if "c" in (source.dtype.kind, columns.columns.dtype.kind) else np.float64)
         self.b = columns.columns.astype(self.dtype, order="C")
+        self.scale: np.ndarray | None = None
         vectors = 6 * self.b.nbytes
         self.left = None if limit is None else limit - vectors
         if self.left is not None and self.left <= 0:
@@ -154,21 +176,58 @@ class _Refined:
         names = {handle.name for handle in made.handles_used}
         run(made, {key: value for key, value in data.items() if key in names}, **how)
 
+    def factor(self, rung: str, structure: str, options: dict[str, Any]) -> tuple[_Solver, Any]:
+        """A factor in a file, and the run that made it."""
+        matrix, path = self.source, options["out"]
+        self.scale = None
+        if rung == "fp32":
+            if structure == "pos":
+                self.scale = self._scale()
+            matrix = Narrowed(matrix, self.scale)
+            if matrix.tile_size and options["memory"] is not None:  # which is read as a whole, before it is rounded
+                wide = MOVERS * matrix.tile_size**2 * self.source.dtype.itemsize
+                options = {**options, "memory": max(options["memory"] - wide, 1)}
+        if structure == "pos":
+            _, record = tiled_cholesky(matrix, lower=self.lower, return_run=True, **options)
+            return self.by_cholesky(path, record), record
+        with warnings.catch_warnings():
+            if rung == "fp32":
+                warnings.simplefilter("ignore", RuntimeWarning)  # of a zero pivot, which is said otherwise
+            factor, record = lu_factor(matrix, return_run=True, **options)
+        factor.check_regular()
+        return self.by_lu(path, factor), record
+
+    def _scale(self) -> np.ndarray:
+        """Powers of two that bring the diagonal close to one; of what is not positive, one."""
+        n = self.source.shape[0]
+        step = self.source.tile_size or _DIAGONAL
+        diagonal = np.empty(n)
+        for at in range(0, n, step):
+            count = min(step, n - at)
+            tile = np.empty((count, count), self.source.dtype)
+            self.source.read([(at, at)], [tile])
+            self.source.count(read=tile.nbytes)
+            diagonal[at : at + count] = tile.diagonal().real
+        usable = np.isfinite(diagonal) & (diagonal > 0)
+        exponents = np.frexp(np.where(usable, diagonal, 1.0))[1]
+        return np.ldexp(1.0, -(exponents // 2))
+
     def by_cholesky(self, path: Path, record: Any) -> _Solver:
         file = open_npy(path)
         self.nb = _tile_size(record)
         factor = StoredTiles(file if self.lower else file.T, self.nb)
         nt = -(-file.shape[0] // self.nb)
+        scale = self.scale
 
         def solve(r: np.ndarray) -> np.ndarray:
-            turned = not self.lower and self.dtype.kind == "c"  # the lower triangle of A^T is that of conj(A)
+            turned = not self.lower and file.dtype.kind == "c"  # the lower triangle of A^T is that of conj(A)
             right = r.conj() if turned else r
             X = TiledMatrix.view(np.zeros_like(right), self.nb)
             graph = cholesky_solve_graph(nt, X.nt, True, False)
             self._run(graph, "L", factor, "C", {"B": TiledMatrix.view(right, self.nb), "X": X})
             return X.to_numpy().conj() if turned else X.to_numpy()
 
-        return _Solver(file, self._real(solve))
+        return _Solver(file, self._real(self._rounded(solve, file.dtype, scale)))
 
     def by_lu(self, path: Path, factor: LUFactor) -> _Solver:
         file = open_npy(path)
@@ -182,7 +241,24 @@ class _Refined:
             self._run(graph, "LU", StoredTiles(file, nb), "F", {"B": TiledMatrix.view(r, nb), "X": X, "piv": parts})
             return np.ascontiguousarray(X.to_numpy())
 
-        return _Solver(file, self._real(solve))
+        return _Solver(file, self._real(self._rounded(solve, file.dtype, None)))
+
+    def _rounded(
+        self, solve: Callable[[np.ndarray], np.ndarray], dtype: np.dtype, scale: np.ndarray | None
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """With a factor of D A D in that dtype; right-hand sides have norm one then, as numbers may be tiny."""
+        if dtype.itemsize == self.source.dtype.itemsize:
+            return solve
+
+        def narrow(r: np.ndarray) -> np.ndarray:
+            d = np.ones(len(r)) if scale is None else scale
+            r = r * d[:, None]
+            norms = np.abs(r).max(axis=0, initial=0)
+            norms[(norms == 0) | ~np.isfinite(norms)] = 1
+            with np.errstate(all="ignore"):
+                return solve((r / norms).astype(dtype)) * norms * d[:, None]
+
+        return narrow
 
     def _real(self, solve: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
         """A real factor has real and imaginary parts as right-hand sides."""
@@ -199,7 +275,7 @@ class _Refined:
     def refine(self, solve: Callable[[np.ndarray], np.ndarray], structure: str) -> tuple[np.ndarray, np.ndarray, int]:
         """x, backward errors of its columns, and how many steps: until errors are n u, or do not halve any more."""
         x = solve(self.b.copy())
-        n, u = len(self.b), 2.0**-53
+        n, u = len(self.b), _U
         best, errors, steps = x, np.full(self.b.shape[1], np.inf), 0
         for step in range(_STEPS + 1):
             r, norm = self._residual(x, structure)

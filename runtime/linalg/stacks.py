@@ -61,6 +61,10 @@ def is_stack(a: Any) -> bool:
 def matrix_transpose(x: Any, /) -> Any:
     """The transpose of each matrix of a stack, a view. ValueError for fewer than two dimensions.
 
+    Parameters
+    ----------
+    x : (..., m, n)
+
     Examples
     --------
     >>> import numpy as np, tilewright as tw

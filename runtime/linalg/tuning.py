@@ -13,6 +13,7 @@ from tilewright.kernels.caches import level2
 from tilewright.rates import Rates, current
 
 __all__ = [
+    "ONE_STAGE",
     "ONE_TILE",
     "STEP",
     "band_width",
@@ -177,18 +178,25 @@ def lu_plan(k: int, workers: int, here: bool, size: int | None = None) -> tuple[
 def eigen_plan(n: int, workers: int, vectors: bool, size: int | None = None) -> tuple[int, int]:
     """Rows of a tile for `eigh` of order n, and the half-width of the band, for tiles of that or another ``size``.
 
-    Panels as wide as the band make products with as many columns, which want it wide; chasing bulges takes 6 n^2 b
-    flops at a lower rate, and the way back through them multiplies by blocks of b rows.
+    One tile and no band, 0, up to `ONE_STAGE`: LAPACK reduces a matrix that lies in a cache as fast on one core as two
+    stages do on a few. Beyond, panels as wide as the band make products with as many columns, and the way back through
+    the bulges multiplies by blocks of b/2 reflectors: both want it wide. Chasing bulges takes 6 n^2 b flops at a lower
+    rate, which counts where that is all.
 
     Examples
     --------
-    >>> eigen_plan(100, 2, False), eigen_plan(4096, 2, False), eigen_plan(4096, 2, True)
-    ((100, 32), (512, 64), (512, 64))
+    >>> eigen_plan(100, 2, False), eigen_plan(4096, 2, False), eigen_plan(4096, 2, True), eigen_plan(300, 2, True, 100)
+    ((100, 0), (512, 64), (512, 128), (100, 32))
     """
     if size is None:
-        size = max(n, 1) if n <= _EIGEN_SMALL else min(512, _even(n, max(4, math.ceil(n / 512))))
-    return size, min(size, 32 if n < 1024 else 64)
+        size = max(n, 1) if n <= ONE_STAGE else min(512, _even(n, max(4, math.ceil(n / 512))))
+    if n <= min(size, ONE_STAGE):
+        return size, 0
+    return size, min(size, 32 if n < 1024 else 128 if vectors else 64)
 
+
+ONE_STAGE = 1024
+"""Rows up to which half of an FP64 matrix, 4 MiB, lies in the second level of the caches or near it."""
 
 _EIGEN_SMALL = 256
 

@@ -19,6 +19,13 @@ class Bounds:
     """No schedule of these tasks on these workers can be shorter than either bound.
 
     Units are those of the costs: seconds for a measured run.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> found = tw.bounds(tw.cholesky_graph(nt=16), workers=64)
+    >>> found.lower, round(found.speedup_limit, 2)
+    (134.0, 30.57)
     """
 
     area: float
@@ -43,6 +50,18 @@ class Bounds:
 @strict
 def bounds(graph: TaskGraph, workers: int, cost: Callable[[Task], float] | Sequence[float] | None = None) -> Bounds:
     """Area and critical-path bounds. O(tasks + edges).
+
+    Parameters
+    ----------
+    graph : TaskGraph
+    workers
+        At least 1.
+    cost
+        Of each task, a function or numbers; by default `Op.weight`.
+
+    Returns
+    -------
+    bounds : Bounds
 
     Raises
     ------

@@ -69,7 +69,15 @@ def place(task: Task, owner: Callable[[Handle], int], ranks: int) -> int:
 
 
 class Message(NamedTuple):
-    """One version on its way from one rank to another."""
+    """One version on its way from one rank to another.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> message = tw.MessagePlan(tw.cholesky_graph(nt=2), ranks=2, owner=tw.RowBlocks(2, 2)).messages[0]
+    >>> str(message), message.writer, message.reader
+    ('A[0,0] v1: 0 -> 1', 0, 1)
+    """
 
     source: int
     destination: int

@@ -9,13 +9,18 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from tilewright.graph import TaskGraph
+from tilewright.plot.colouring import Colouring, colouring
 from tilewright.plot.compare import excess, shade
 from tilewright.plot.palette import CAUSES, colours, text_on
+from tilewright.plot.phases import PHASES, Phase, phases, warm_up
+from tilewright.runs.footprint import held
 from tilewright.runs.idle import pieces, queued, waits
 from tilewright.runs.text import IDLE, chain_facts, memory, place, unit_name, units, weight_unit
 from tilewright.units import nbytes
@@ -29,6 +34,7 @@ __all__ = ["LIMIT", "comparison_page", "comparison_table", "frame", "graph_page"
 LIMIT = 20_000
 """Tasks that are drawn one by one; beyond that they are drawn in groups."""
 _LANES = 256  # workers that are drawn
+_STRIP = 48  # pixels of a timeline, as in page.js
 _FRAME = 700  # tasks that are drawn one by one in a notebook, where every page stays in the file
 
 _REASONS = {
@@ -194,7 +200,9 @@ def frame(page: str, height: int = 760) -> str:
 def run_frame(run: Run) -> str:
     """What a notebook shows of a run: its page, as high as verdict, Gantt chart and details are, in under 200 kB."""
     lanes = min(run.trace.workers * run.trace.ranks, _LANES)
-    return frame(run_page(run, limit=_FRAME), 430 + max(106, min(560, 40 + (22 if lanes > 8 else 30) * lanes)))
+    strips = 1 + bool(run.trace.messages) + bool(run.memory and run.measured is None)
+    chart = max(106, min(560, 40 + (22 if lanes > 8 else 30) * lanes))
+    return frame(run_page(run, limit=_FRAME), 366 + _STRIP * strips + chart)
 
 
 # ---------------------------------------------------------------- the page
@@ -264,7 +272,8 @@ def _section(number: int, heading: str, tables: str, picture: dict[str, Any], hi
         )
         if "ready" in picture:
             timeline = (
-                '<canvas class="times" style="height:64px" role="img" aria-label="Ready tasks over time"></canvas>'
+                '<canvas class="times" style="height:48px" role="img" '
+                'aria-label="Ready tasks, bytes under way and memory over time"></canvas>'
             )
         shown = sorted(set(picture["idle"]["cause"]))
         idle = "".join(
@@ -274,6 +283,10 @@ def _section(number: int, heading: str, tables: str, picture: dict[str, Any], hi
         )
         idle = f'<div class="legend idle"><span class="soft">idle:</span>{idle}</div>' if shown else ""
     verdict = f'<p class="verdict">{html.escape(picture["verdict"])}</p>' if "verdict" in picture else ""
+    by = ""
+    if picture.get("by"):
+        choices = "".join(f"<option value={k}>{found['name']}</option>" for k, found in enumerate(picture["by"]))
+        by = f'<label>Colours by <select class="by"><option value=-1>op</option>{choices}</select></label> '
     graph = """<h3>Task graph by layers</h3>
 <canvas class="dag" style="height:520px" tabindex="0" role="application"
 aria-label="Task graph: one box per task, layers from top to bottom; arrow keys select"></canvas>"""
@@ -284,7 +297,7 @@ aria-label="Task graph: one box per task, layers from top to bottom; arrow keys 
 {timeline}
 {note}
 <div class="tools">
-<label>Find <input class="search" type="search" placeholder="{html.escape(example)}" size="16"></label>
+{by}<label>Find <input class="search" type="search" placeholder="{html.escape(example)}" size="16"></label>
 <span class="found soft" aria-live="polite"></span><button class="home" type="button">Show all</button></div>
 <div class="legend ops" role="group" aria-label="Ops: press to dim">{swatches}</div>
 {idle}
@@ -344,7 +357,10 @@ def _idle(run: Run) -> str:
         f'<span><i class="swatch part{hatched}" style="--c:{c}"></i>{name} {v / available:.1%}</span>'
         for name, hatched, c, v in parts
     )
-    return f'<h3>Where the workers\' time went</h3><div class="split">{bars}</div><div class="legend">{legend}</div>'
+    return (
+        f'<h3>Where the workers\' time went</h3><div class="shares"><div class="split">{bars}</div>'
+        f'<div class="legend">{legend}</div></div>'
+    )
 
 
 def _kernels(run: Run) -> str:
@@ -355,8 +371,8 @@ def _kernels(run: Run) -> str:
         flops[task.op.name] = flops.get(task.op.name, 0.0) + run.task_flops(task)
     durations = run.trace.durations
     each: dict[str, list[float]] = {}
-    for task in run.graph:
-        each.setdefault(task.op.name, []).append(durations[task.index])
+    for record in run.trace.records:  # of a run that failed some tasks have none
+        each.setdefault(run.graph.tasks[record.task].op.name, []).append(record.duration)
     gamma = run.machine.gamma if run.machine is not None and not run.machine.gpus else None
     if gamma:
         ceiling, source = 1 / gamma, "the machine's 1/gamma"
@@ -374,7 +390,7 @@ def _kernels(run: Run) -> str:
     if not any(flops.values()):
         head, body = head[:-2], [row[:-2] for row in body]
     note = f'<p class="soft">Ceiling: {ceiling / 1e9:.4g} GFLOP/s per worker, {source}.</p>' if ceiling else ""
-    return "<h3>Kernels</h3>" + _table(head, body) + note
+    return f'<h3>Kernels</h3><div class="kernels">{_table(head, body)}</div>{note}'
 
 
 # ---------------------------------------------------------------- the pictures as data
@@ -385,11 +401,14 @@ def _picture(graph: TaskGraph, run: Run | None, limit: int | None = None) -> dic
     limit = LIMIT if limit is None else limit
     durations = run.trace.durations if run is not None else None
     costs = durations if durations is not None else [task.op.weight for task in graph.tasks]
-    ops = list(dict.fromkeys(task.op.name for task in graph.tasks))
+    training = phases(graph)
+    names = [task.op.name for task in graph.tasks] if training is None else [found.phase for found in training]
+    ops = [name for name in (dict.fromkeys(names) if training is None else PHASES) if name in set(names)]
     number = {op: count for count, op in enumerate(ops)}
     inks = [(colour, text_on(colour)) for colour in colours(ops).values()]
     depth, slack, critical = _layers(graph, costs)
-    op = [number[task.op.name] for task in graph.tasks]
+    op = [number[name] for name in names]
+    groups: list[int] | None = None
     picture: dict[str, Any] = {
         "ops": ops,
         "colours": [fill for fill, _ in inks],
@@ -398,8 +417,22 @@ def _picture(graph: TaskGraph, run: Run | None, limit: int | None = None) -> dic
         "note": "",
         "unitName": unit_name(run) if run is not None else weight_unit(graph),
     }
-    if len(graph) > limit:
-        picture |= _groups(graph, costs, ops, op, depth, slack, critical)
+    if training is not None:
+        said = list(dict.fromkeys(training))
+        part, groups = _grouped(graph, costs, training, said, slack, critical)
+        picture |= part | _rows(said) | {
+            "label": [str(phase) for phase in said], "op": [number[phase.phase] for phase in said],
+            "info": [f"{count:,} tasks" for count in part["count"]],
+        }  # fmt: skip
+        picture["note"] = "A box, and a bar, stands for all tasks of one phase of a step, on one replica or stage."
+    elif len(graph) > limit:
+        each = list(zip(depth, op, strict=True))
+        keys = sorted(set(each))
+        part, _ = _grouped(graph, costs, each, keys, slack, critical)
+        picture |= part | _places([layer for layer, _ in keys], part["predecessors"]) | {
+            "label": [f"{n} x {ops[o]}" for n, (_, o) in zip(part["count"], keys, strict=True)],
+            "op": [o for _, o in keys], "info": [f"layer {layer}" for layer, _ in keys],
+        }  # fmt: skip
         picture["note"] = (
             f"{len(graph):,} tasks are more than the {limit:,} that are drawn one by one: a box stands for all tasks "
             "of one op in one layer" + (", and a bar for neighbours on one worker." if run is not None else ".")
@@ -412,14 +445,49 @@ def _picture(graph: TaskGraph, run: Run | None, limit: int | None = None) -> dic
             "info": [" ".join(map(str, task.uses)) for task in graph.tasks],
             **_places(depth, predecessors),
         }  # fmt: skip
+    if len(graph) <= limit and groups is None:
+        picture["by"] = _colourings(graph, run)
     if run is not None:
-        note = picture["note"]
-        picture |= _schedule(run, op, limit)
+        notes = [picture["note"]]
+        schedule = _schedule(run, op, limit, groups)
+        notes.append(schedule.pop("note", ""))
+        picture |= schedule
         picture["verdict"] = str(run.verdict)
-        picture["note"] = f"{note}{picture['note']}".strip() if picture["note"] != note else note
+        if training is not None:
+            for bar, item in enumerate(picture["bars"]["item"]):
+                picture["bars"]["label"][bar] = picture["label"][item]
+            if begun := warm_up(run.trace, training):
+                picture["from"] = begun
+                took = f"{units(run)[1](begun)}{'' if units(run)[0] else f' {unit_name(run)}'}"
+                notes.append(f"The first step, {took} with its warm-up, is left of the chart: Show all.")
         if run.workers > _LANES:
-            picture["note"] += f" Only the first {_LANES} of {run.workers:,} workers are drawn."
+            notes.append(f"Only the first {_LANES} of {run.workers:,} workers are drawn.")
+        picture["note"] = " ".join(filter(None, notes))
     return picture
+
+
+def _colourings(graph: TaskGraph, run: Run | None) -> list[dict[str, Any]]:
+    """What else colours may mean: owner, rank of the run, precision, step. Only what tells tasks apart."""
+    choices: list[tuple[str, Callable[[], Colouring]]] = []
+    if graph.layout is not None:
+        choices.append(("owner", partial(colouring, graph, "owner")))
+    if run is not None and run.trace.ranks > 1:
+        rank = {record.task: record.rank for record in run.trace.records}
+        choices.append(("rank", lambda: colouring(graph, lambda task: f"rank {rank.get(task.index, '-')}")))
+    choices += [(by, partial(colouring, graph, by)) for by in ("precision", "step")]
+    found = []
+    for name, make in choices:
+        groups, fill = make()
+        if 1 < len(fill) <= _GROUPS:
+            number = {group: place for place, group in enumerate(fill)}
+            found.append({
+                "name": name, "ops": list(fill), "op": [number[group] for group in groups],
+                "colours": list(fill.values()), "inks": [text_on(colour) for colour in fill.values()],
+            })  # fmt: skip
+    return found
+
+
+_GROUPS = 64  # colours that a legend may have
 
 
 def _layers(graph: TaskGraph, costs: Sequence[float]) -> tuple[list[int], list[float], list[int]]:
@@ -452,37 +520,38 @@ def _places(depth: Sequence[int], predecessors: Sequence[Sequence[int]]) -> dict
     return {"x": x, "y": list(depth), "world": [-half, -0.5, half, max(layers, default=0) + 0.5]}
 
 
-def _groups(
+def _grouped(
     graph: TaskGraph,
     costs: Sequence[float],
-    ops: Sequence[str],
-    op: Sequence[int],
-    depth: Sequence[int],
+    keys: Sequence[Hashable],
+    order: Sequence[Hashable],
     slack: Sequence[float],
     critical: Sequence[int],
-) -> dict[str, Any]:
-    """All tasks of one op in one layer as one item."""
-    group: dict[tuple[int, int], int] = {}
-    of = [group.setdefault((depth[t], op[t]), len(group)) for t in range(len(graph))]
-    order = sorted(group)
-    rename = {group[key]: count for count, key in enumerate(order)}
-    of = [rename[g] for g in of]
-    count, cost, least = [0] * len(order), [0.0] * len(order), [float("inf")] * len(order)
-    edges: list[set[int]] = [set() for _ in order]
+) -> tuple[dict[str, Any], list[int]]:
+    """All tasks of one key as one item, the keys in this order; and by task its item."""
+    place = {key: number for number, key in enumerate(order)}
+    of = [place[key] for key in keys]
+    count, cost, least = [0] * len(place), [0.0] * len(place), [float("inf")] * len(place)
+    edges: list[set[int]] = [set() for _ in place]
     for task in graph.tasks:
         g = of[task.index]
         count[g] += 1
         cost[g] += costs[task.index]
         least[g] = min(least[g], slack[task.index])
         edges[g].update(of[p] for p in task.predecessors)
-    predecessors = [sorted(found - {g}) for g, found in enumerate(edges)]
-    return {
-        "label": [f"{n} x {ops[o]}" for n, (_, o) in zip(count, order, strict=True)],
-        "op": [o for _, o in order], "cost": cost, "slack": least,
-        "critical": list(dict.fromkeys(of[t] for t in critical)), "predecessors": predecessors,
-        "info": [f"layer {layer}" for layer, _ in order],
-        **_places([layer for layer, _ in order], predecessors),
+    part = {
+        "count": count, "cost": cost, "slack": least, "critical": list(dict.fromkeys(of[t] for t in critical)),
+        "predecessors": [sorted(found - {g}) for g, found in enumerate(edges)],
     }  # fmt: skip
+    return part, of
+
+
+def _rows(items: Sequence[Phase]) -> dict[str, Any]:
+    """Where the phases of a training are drawn: a row a step, in it one place after the other."""
+    wide = len(PHASES) + 0.5
+    x = [wide * item.place + PHASES.index(item.phase) for item in items]
+    y = [item.step for item in items]
+    return {"x": x, "y": y, "world": [-0.5, -0.5, max(x) + 0.5, max(y) + 0.5]}
 
 
 def _lane(run: Run, number: int) -> str:
@@ -497,9 +566,14 @@ def _lane(run: Run, number: int) -> str:
     return f"{'gpu' if gpu else 'worker'} {worker}"
 
 
-def _schedule(run: Run, op: Sequence[int], limit: int) -> dict[str, Any]:
-    """Bars by lane; of up to ``limit`` tasks also when and where each ran and why not sooner."""
-    trace, workers, linked = run.trace, run.trace.workers, len(run.graph) <= limit
+def _schedule(run: Run, op: Sequence[int], limit: int, groups: Sequence[int] | None = None) -> dict[str, Any]:
+    """Bars by lane; of up to ``limit`` tasks also when and where each ran and why not sooner.
+
+    With ``groups`` an item is all tasks of one group, and a bar those of them that are neighbours on a worker.
+    """
+    trace, workers, linked = run.trace, run.trace.workers, len(run.graph) <= limit and groups is None
+    of = range(len(run.graph)) if groups is None else groups
+    items = len(set(of))
     total = workers * trace.ranks
     lanes = [_lane(run, number) for number in range(min(total, _LANES))]
     bars: dict[str, list[Any]] = {"item": [], "lane": [], "start": [], "end": [], "op": [], "label": []}
@@ -513,7 +587,12 @@ def _schedule(run: Run, op: Sequence[int], limit: int) -> dict[str, Any]:
         if lane >= _LANES:
             continue
         bar = open_bar.get(lane)
-        if bar is not None and not linked and record.end - bars["start"][bar] < shortest:
+        near = bar is not None and (
+            bars["item"][bar] == of[record.task] and record.start - bars["end"][bar] < run.makespan / _SLIVER
+            if groups is not None
+            else not linked and record.end - bars["start"][bar] < shortest
+        )
+        if bar is not None and near:
             bars["end"][bar] = record.end
             members[bar] += 1
             if record.duration > longest[bar]:  # a bar has the colour of its longest task
@@ -523,7 +602,7 @@ def _schedule(run: Run, op: Sequence[int], limit: int) -> dict[str, Any]:
         open_bar[lane] = len(bars["start"])
         members[open_bar[lane]] = 1
         longest[open_bar[lane]] = record.duration
-        bars["item"].append(record.task if linked else -1)
+        bars["item"].append(of[record.task] if linked or groups is not None else -1)
         bars["lane"].append(lane)
         bars["start"].append(record.start)
         bars["end"].append(record.end)
@@ -551,37 +630,69 @@ def _schedule(run: Run, op: Sequence[int], limit: int) -> dict[str, Any]:
         "causeColours": [CAUSES[cause] for cause in IDLE], "failed": None,
     }  # fmt: skip
     if len(arrows) > _ARROWS:
-        picture["note"] = f" {len(arrows):,} messages are more than the {_ARROWS:,} that are drawn."
+        picture["note"] = f"{len(arrows):,} messages are more than the {_ARROWS:,} that are drawn."
     failure = trace.failure
     if failure is not None:
         picture["failed"] = {
-            "item": failure.task if linked else -1,
+            "item": of[failure.task] if linked or groups is not None else -1,
             "label": tasks[failure.task].label,
             "lane": failure.rank * workers + failure.worker,
             "start": failure.start,
             "end": failure.end,
         }
-    if linked:
-        count = len(run.graph)
-        start, end, lane_of = [0.0] * count, [0.0] * count, [0] * count
-        order: dict[int, list[int]] = {}
+    if linked or groups is not None:
+        start, end, lane_of = [0.0] * items, [0.0] * items, [0] * items
+        order: dict[int, dict[int, None]] = {}
+        first: dict[int, int] = {}
         for record in trace.records:
-            lane = record.rank * workers + record.worker
-            start[record.task], end[record.task], lane_of[record.task] = record.start, record.end, lane
-            order.setdefault(lane, []).append(record.task)
+            item, lane = of[record.task], record.rank * workers + record.worker
+            if item not in first:
+                first[item], start[item], lane_of[item] = record.task, record.start, lane
+                order.setdefault(lane, {})[item] = None
+            end[item] = max(end[item], record.end)
         reasons = waits(trace)
+
+        def why(item: int) -> list[Any]:
+            reason, on, until = reasons.get(first.get(item, -1), ("start", -1, 0.0))
+            return [reason, of[on] if on >= 0 and reason != "message" else on, until]
+
         picture |= {
-            "start": start, "end": end, "lane": lane_of, "order": order,
-            "waits": [list(reasons.get(t, ("start", -1, 0.0))) for t in range(count)],
+            "start": start, "end": end, "lane": lane_of, "order": {lane: list(own) for lane, own in order.items()},
+            "waits": [why(item) for item in range(items)],
             "messages": [f"{m.handle} from rank {m.source}, {m.nbytes:,} bytes" for m in trace.messages],
-            "chain": [task.index for task in run.chain.tasks],
+            "chain": list(dict.fromkeys(of[task.index] for task in run.chain.tasks)),
+            "remote": _remote(run) if linked and len(arrows) <= _ARROWS else [],
         }  # fmt: skip
-        if len(trace.records) < count:
-            ran = {record.task for record in trace.records}
-            picture["ran"] = [t in ran for t in range(count)]
+        amounts = [run.task_flops(task) for task in run.graph] if linked else []
+        if any(amounts):
+            place = {amount: number for number, amount in enumerate(dict.fromkeys(amounts))}
+            picture |= {"flops": list(place), "flop": [place[amount] for amount in amounts]}
+        if len(first) < items:
+            picture["ran"] = [item in first for item in range(items)]
     picture["ready"] = _steps((since, until, 1) for since, until in queued(trace))
     picture["flight"] = _steps((m.start, m.end, m.nbytes) for m in trace.messages)
+    if run.memory and run.measured is None:
+        changes = held(run)
+        peaks = [max(accumulate(change for _, change in rank), default=0) for rank in changes]
+        fullest = peaks.index(max(peaks))
+        picture["memory"] = _sums(changes[fullest])
+        picture["fullest"] = fullest if trace.ranks > 1 else -1
     return picture
+
+
+def _remote(run: Run) -> list[list[Any]]:
+    """Edges between ranks, each with its message: (writer, reader, what travelled)."""
+    rank = {record.task: record.rank for record in run.trace.records}
+    brought = {(m.writer, m.destination): m for m in run.trace.messages if m.source != m.destination}
+    found = []
+    for task in run.graph.tasks:
+        here = rank.get(task.index)
+        for p in task.predecessors:
+            message = brought.get((p, here)) if here is not None and rank.get(p, here) != here else None
+            if message is not None:
+                said = f"{message.handle}, {nbytes(message.nbytes)}, rank {message.source} to {message.destination}"
+                found.append([p, task.index, said])
+    return found
 
 
 _ARROWS = 4000  # messages that are drawn
@@ -600,11 +711,16 @@ def _idle_pieces(run: Run, sliver: float) -> dict[str, list[Any]]:
 
 def _steps(spans: Iterable[tuple[float, float, float]], most: int = 2000) -> list[list[float]]:
     """Times, and the sum of the amounts of all spans that are open from each on; of many the largest side by side."""
+    return _sums(
+        (change for start, end, amount in spans if end > start for change in ((start, amount), (end, -amount))), most
+    )
+
+
+def _sums(found: Iterable[tuple[float, float]], most: int = 2000) -> list[list[float]]:
+    """Times, and the sum of all changes until each; of many the largest side by side."""
     changes: dict[float, float] = {}
-    for start, end, amount in spans:
-        if end > start:
-            changes[start] = changes.get(start, 0) + amount
-            changes[end] = changes.get(end, 0) - amount
+    for at, change in found:
+        changes[at] = changes.get(at, 0) + change
     times: list[float] = []
     values: list[float] = []
     value = 0.0

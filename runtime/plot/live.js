@@ -41,7 +41,7 @@ function take(news) {
   $("rate").textContent = run.flops
     ? `${rate(run.flops / run.now)} so far` + (run.over ? "" : `, ${rate(current)} now`)
     : `${(run.done / Math.max(run.now, 1e-9)).toPrecision(3)} tasks/s`;
-  $("queue").textContent = `${run.ready.toLocaleString("en")} tasks are ready or run, on ${lanes.length} workers`;
+  $("queue").textContent = `${run.ready.toLocaleString("en")} ready or running, on ${lanes.length} workers`;
   state(run.over === "done" ? "done" : run.over ? `failed: ${run.over}` : "running");
   legend();
   draw();

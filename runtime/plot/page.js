@@ -22,11 +22,19 @@ function time(s, unit) {
   return (s / 1e-9).toPrecision(3) + " ns";
 }
 
+const STRIP = 48;  // pixels of one timeline
+
+function size(bytes) {  // as in the tables
+  for (const [name, scale] of [["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]])
+    if (bytes >= scale) return Number((bytes / scale).toPrecision(4)) + " " + name;
+  return Math.round(bytes) + " bytes";
+}
+
 // A canvas with a world that one can move and magnify: by wheel, drag, two fingers and keys. What is under the pointer
 // is a pair of a kind and a number, or null.
 class View {
-  constructor(canvas, world, {vertical, draw, pick, choose, hover, key, moved, range}) {
-    Object.assign(this, {canvas, world, vertical, drawWorld: draw, pick, choose, hover, key, moved, range});
+  constructor(canvas, world, {begin, vertical, draw, pick, choose, hover, key, moved, range}) {
+    Object.assign(this, {canvas, world, begin, vertical, drawWorld: draw, pick, choose, hover, key, moved, range});
     this.fingers = new Map();
     this.home();
     canvas.addEventListener("wheel", e => {
@@ -77,7 +85,7 @@ class View {
       const middle = [this.width / 2, this.height / 2];
       if (e.key === "+" || e.key === "=") this.zoom(1.3, ...middle);
       else if (e.key === "-") this.zoom(1 / 1.3, ...middle);
-      else if (e.key === "0") { this.home(); this.changed(); }
+      else if (e.key === "0") { this.home(true); this.changed(); }
       else if (!this.key(e.key)) return;
       e.preventDefault();
     });
@@ -89,8 +97,9 @@ class View {
     const box = this.canvas.getBoundingClientRect();
     return [e.clientX - box.left - this.canvas.clientLeft, e.clientY - box.top - this.canvas.clientTop];
   }
-  home() {  // all of the world, with a margin
-    const [x0, y0, x1, y1] = this.world, left = this.vertical ? 12 : 64;
+  home(all = this.all) {  // all of the world, with a margin; of a training what comes after its warm-up
+    this.all = all;
+    const [first, y0, x1, y1] = this.world, x0 = all ? first : Math.max(first, this.begin ?? first), left = this.vertical ? 12 : 64;
     this.sx = (this.width - left - 12) / Math.max(x1 - x0, 1e-300);
     this.sy = (this.height - (this.vertical ? 24 : 40)) / Math.max(y1 - y0, 1e-300);
     this.ox = left - x0 * this.sx;
@@ -136,6 +145,17 @@ class View {
   }
 }
 
+function near(x, y, lines) {  // which of the lines from (x0, y0) to (x1, y1) is within four pixels
+  let best = -1, nearest = 4;
+  lines.forEach(([x0, y0, x1, y1], i) => {
+    const dx = x1 - x0, dy = y1 - y0;
+    const along = Math.min(1, Math.max(0, ((x - x0) * dx + (y - y0) * dy) / Math.max(dx * dx + dy * dy, 1e-9)));
+    const far = Math.hypot(x - x0 - along * dx, y - y0 - along * dy);
+    if (far < nearest) { nearest = far; best = i; }
+  });
+  return best;
+}
+
 class Panel {
   constructor(root, d) {
     Object.assign(this, {root, d, selected: -1, matches: null});
@@ -151,7 +171,8 @@ class Panel {
     const dag = root.querySelector("canvas.dag");
     this.views = [this.dag = new View(dag, d.world, {
       key, vertical: true, draw: g => this.drawDag(g), pick: (x, y) => this.pickDag(x, y),
-      choose: found => this.select(found ? found[1] : -1), hover: found => this.describe(found[1]),
+      choose: found => found?.[0] === "edge" ? this.choose(found) : this.select(found ? found[1] : -1),
+      hover: found => found[0] === "edge" ? this.describeThere(found) : this.describe(found[1]),
     })];
     const gantt = root.querySelector("canvas.gantt");
     if (gantt) {
@@ -161,25 +182,34 @@ class Panel {
       const end = Math.max(...together.map(other => other.makespan), ...d.bounds.map(bound => bound[1]),
         ...DATA.filter(other => other.failed).map(other => other.failed.end * 1.02));
       this.views.push(this.gantt = new View(gantt, [0, 0, end, this.lanes], {
-        key, vertical: false, draw: g => this.drawGantt(g), pick: (x, y) => this.pickGantt(x, y),
+        key, begin: d.from, vertical: false, draw: g => this.drawGantt(g), pick: (x, y) => this.pickGantt(x, y),
         hover: found => this.describeThere(found), choose: found => this.choose(found),
         moved: view => this.follow(view), range: range => this.mark(range),
       }));
       const times = root.querySelector("canvas.times");
       if (times) {
+        this.strips = [["tasks ready and waiting", d.ready, "--chain", String],
+          ["bytes under way", d.flight, "--bound", size],
+          [d.fullest >= 0 ? `memory of rank ${d.fullest}, the fullest` : "memory", d.memory, "--path", size]]
+          .filter(([, line], k) => line && (k === 0 || line[0].length));
+        times.style.height = STRIP * this.strips.length + "px";
         this.views.push(this.times = new View(times, [0, 0, end, 1], {
-          key, vertical: false, draw: g => this.drawTimes(g), pick: () => null, choose: () => {}, hover: () => "",
+          key, begin: d.from, vertical: false, draw: g => this.drawTimes(g), pick: () => null, choose: () => {}, hover: () => "",
           moved: view => this.follow(view), range: range => this.mark(range),
         }));
       }
     }
-    for (const button of root.querySelectorAll(".ops button"))
-      button.addEventListener("click", () => {
-        const op = +button.dataset.op, shown = this.hidden.has(op);
-        if (shown) this.hidden.delete(op); else this.hidden.add(op);
-        button.setAttribute("aria-pressed", shown);
-        this.redraw();
-      });
+    const legend = root.querySelector(".ops");
+    legend.addEventListener("click", e => {
+      const button = e.target.closest("button");
+      if (!button) return;
+      const op = +button.dataset.op, shown = this.hidden.has(op);
+      if (shown) this.hidden.delete(op); else this.hidden.add(op);
+      button.setAttribute("aria-pressed", shown);
+      this.redraw();
+    });
+    this.ops = {ops: d.ops, op: d.op, colours: d.colours, inks: d.inks};
+    root.querySelector("select.by")?.addEventListener("change", e => this.colourBy(d.by[e.target.value] ?? this.ops));
     const search = root.querySelector("input.search");
     search.addEventListener("input", () => this.find(search.value));
     search.addEventListener("keydown", e => {
@@ -190,13 +220,27 @@ class Panel {
     });
     root.querySelector(".home").addEventListener("click", () => {
       this.mark(null);
-      this.views.forEach(v => { v.home(); v.changed(); });
+      this.views.forEach(v => { v.home(true); v.changed(); });
     });
     this.details = root.querySelector(".details");
     this.details.addEventListener("click", e => {
       if (e.target.dataset.item) this.select(+e.target.dataset.item);
     });
     this.select(-1, false);
+  }
+
+  colourBy(chosen) {  // colours, legend and the table of a range by op, rank, precision, step
+    const d = this.d;
+    Object.assign(d, {ops: chosen.ops, op: chosen.op, colours: chosen.colours, inks: chosen.inks});
+    if (d.bars) d.bars.op = d.bars.item.map(t => d.op[t]);
+    this.hidden.clear();
+    this.root.querySelector(".ops").replaceChildren(...d.ops.map((name, k) => {
+      const swatch = node("i", {class: "swatch"});
+      swatch.style.background = d.colours[k];
+      return node("button", {type: "button", "aria-pressed": "true", "data-op": k}, swatch, name);
+    }));
+    this.tell();
+    this.redraw();
   }
 
   redraw() { this.views.forEach(view => view.draw()); }
@@ -224,7 +268,12 @@ class Panel {
   tell() {  // what happened in the range
     const place = this.root.querySelector(".range"), d = this.d;
     place.replaceChildren();
-    if (!this.range) return;
+    this.kept ??= [".shares", ".kernels"].map(name => this.root.querySelector(name)).filter(Boolean)
+      .map(table => [table, [...table.childNodes]]);
+    if (!this.range) {
+      for (const [table, children] of this.kept) table.replaceChildren(...children);
+      return;
+    }
     const [from, to] = this.range, lanes = this.lanes, rows = new Map();
     const inside = (start, end) => Math.max(0, Math.min(end, to) - Math.max(start, from));
     const add = (name, time_) => {
@@ -239,6 +288,54 @@ class Panel {
     place.append(node("h3", {}, `From ${time(from, d.unit)} to ${time(to, d.unit)}`),
       node("table", {}, node("thead", {}, node("tr", {}, ...["", "number", "time", "share"].map(t => cell("th", t)))),
         node("tbody", {}, ...body)));
+    const [shares, kernels] = [".shares", ".kernels"].map(name => this.root.querySelector(name));
+    if (shares) shares.replaceChildren(...this.sharesIn(inside, all));
+    if (kernels) kernels.replaceChildren(this.kernelsIn(inside));
+  }
+
+  sharesIn(inside, all) {  // where the workers' time went, of the range
+    const d = this.d, idle = d.causes.map(() => 0);
+    d.idle.start.forEach((start, i) => { idle[d.idle.cause[i]] += inside(start, d.idle.end[i]); });
+    const parts = [["in tasks", "", "#5B8F7B", all - idle.reduce((a, b) => a + b, 0)],
+      ...d.causes.map((name, k) => [name, " hatched", d.causeColours[k], idle[k]])].filter(part => part[3] > 1e-9 * all);
+    const made = (tag, kind, paint, ...children) => {
+      const found = node(tag, {class: kind}, ...children);
+      found.style.setProperty("--c", paint);
+      return found;
+    };
+    const bars = parts.map(([, hatched, paint, value]) => {
+      const bar = made("span", "part" + hatched, paint);
+      bar.style.width = 100 * value / all + "%";
+      return bar;
+    });
+    const legend = parts.map(([name, hatched, paint, value]) =>
+      node("span", {}, made("i", "swatch part" + hatched, paint), `${name} ${(100 * value / all).toFixed(1)}%`));
+    return [node("div", {class: "split"}, ...bars), node("div", {class: "legend"}, ...legend)];
+  }
+
+  kernelsIn(inside) {  // by op, of the bars that are in the range in part at least
+    const d = this.d, rows = new Map();
+    d.bars.start.forEach((start, i) => {
+      const within = inside(start, d.bars.end[i]), length = d.bars.end[i] - start;
+      if (!(within > 0)) return;
+      const name = this.ops.ops[d.bars.item[i] >= 0 ? this.ops.op[d.bars.item[i]] : d.bars.op[i]];
+      const row = rows.get(name) ?? {count: 0, total: 0, all: [], flops: 0};
+      row.count += 1;
+      row.total += within;
+      row.all.push(length);
+      if (d.flop && d.bars.item[i] >= 0) row.flops += d.flops[d.flop[d.bars.item[i]]] * within / length;
+      rows.set(name, row);
+    });
+    const cell = (tag, text) => node(tag, {}, text), head = ["op", "tasks", "total", "fastest", "mean", "slowest"];
+    const body = [...rows].sort((a, b) => b[1].total - a[1].total).map(([name, row]) => {
+      const cells = [name, row.count.toLocaleString("en"), time(row.total, d.unit), time(Math.min(...row.all), d.unit),
+        time(row.all.reduce((a, b) => a + b) / row.count, d.unit), time(Math.max(...row.all), d.unit)];
+      if (d.flop) cells.push(row.flops ? Number((row.flops / row.total / 1e9).toPrecision(4)).toString() : "-");
+      return node("tr", {}, ...cells.map(text => cell("td", text)));
+    });
+    if (d.flop) head.push("GFLOP/s");
+    return node("div", {class: "scroll"}, node("table", {},
+      node("thead", {}, node("tr", {}, ...head.map(text => cell("th", text)))), node("tbody", {}, ...body)));
   }
 
   choose(found) {
@@ -248,7 +345,7 @@ class Panel {
       this.idle = found[1];
       this.details.replaceChildren(...this.idleStory(found[1]));
       this.redraw();
-    } else if (found && found[0] === "message") {
+    } else if (found && (found[0] === "message" || found[0] === "edge")) {
       this.select(-1);
       this.details.replaceChildren(node("p", {}, this.describeThere(found)));
     } else if (found && found[0] === "failed") this.select(d.failed.item);
@@ -357,7 +454,12 @@ class Panel {
   }
 
   describeThere([kind, i]) {
-    const d = this.d, {item, start, end, label} = d.bars, unit = d.unit;
+    const d = this.d, unit = d.unit;
+    if (kind === "edge") {
+      const [p, t, words] = d.remote[i];
+      return `message ${words}\n${d.label[p]} to ${d.label[t]}`;
+    }
+    const {item, start, end, label} = d.bars;
     const when = (from, to) => `${time(from, unit)} to ${time(to, unit)}`;
     if (kind === "idle") return `idle: ${d.causes[d.idle.cause[i]]}\n${when(d.idle.start[i], d.idle.end[i])}`;
     if (kind === "message") return `message ${d.arrows[i][4]}\n${when(d.arrows[i][2], d.arrows[i][3])}`;
@@ -409,7 +511,16 @@ class Panel {
     g.beginPath();
     for (let i = 1; i < d.critical.length; i++) line(d.critical[i - 1], d.critical[i]);
     g.stroke();
-    const s = this.selected;
+    const s = this.selected, remote = d.remote ?? [];
+    if (remote.length) {
+      g.strokeStyle = colour("--bound");
+      g.lineWidth = h > 6 ? 1.4 : 0.6;
+      g.setLineDash([5, 3]);
+      g.beginPath();
+      for (const [p, t] of remote) line(p, t);
+      g.stroke();
+      g.setLineDash([]);
+    }
     if (s >= 0) {
       g.strokeStyle = colour("--mark");
       g.lineWidth = 1.6;
@@ -423,20 +534,38 @@ class Panel {
       const x = v.X(d.x[t]), y = v.Y(d.y[t]);
       if (x < -w || x > W + w || y < -h || y > H + h) continue;
       this.fill(g, t);
-      g.fillRect(x - w / 2, y - h / 2, w, h);
+      if (d.ran && !d.ran[t]) {  // hollow: it did not run
+        g.strokeStyle = g.fillStyle;
+        g.lineWidth = 1;
+        g.setLineDash([3, 2]);
+        g.strokeRect(x - w / 2, y - h / 2, w, h);
+        g.setLineDash([]);
+      } else g.fillRect(x - w / 2, y - h / 2, w, h);
+      if (d.failed && d.failed.item === t) this.cross(g, x - w / 2, y - h / 2, w, h);
       if (this.critical.has(t) || t === s) {
         g.strokeStyle = colour(t === s ? "--mark" : "--path");
         g.lineWidth = t === s ? 3 : h > 6 ? 1.6 : 0.5;
         g.strokeRect(x - w / 2, y - h / 2, w, h);
       }
-      if (h > 11) this.text(g, d.label[t], x, y, w, d.op[t]);
+      if (h > 11) this.text(g, d.label[t], x, y, w, d.ran && !d.ran[t] ? -1 : d.op[t]);
     }
     g.globalAlpha = 1;
+    for (const [p, t, words] of remote.length > 40 ? remote.filter(([p, t]) => p === s || t === s) : remote) {
+      const x = (v.X(d.x[p]) + v.X(d.x[t])) / 2, y = (v.Y(d.y[p]) + v.Y(d.y[t])) / 2, short = words.split(", rank")[0];
+      if (h < 11 || x < 0 || x > W || y < 0 || y > H) continue;
+      const room = g.measureText(short).width + 6;
+      g.fillStyle = colour("--paper");
+      g.globalAlpha = 0.8;
+      g.fillRect(x - room / 2, y - 7, room, 14);
+      g.globalAlpha = 1;
+      g.fillStyle = colour("--bound");
+      g.fillText(short, x, y);
+    }
   }
 
   text(g, label, x, y, room, op) {
     if (room < 24 || g.measureText(label).width > room - 4) return;
-    g.fillStyle = this.d.inks[op];
+    g.fillStyle = op < 0 ? colour("--ink") : this.d.inks[op];
     g.fillText(label, x, y);
   }
 
@@ -448,7 +577,9 @@ class Panel {
       const dx = Math.abs(v.X(d.x[t]) - x), dy = Math.abs(v.Y(d.y[t]) - y);
       if (dx <= w && dy <= h && dx + dy < nearest) { nearest = dx + dy; best = t; }
     }
-    return best < 0 ? null : ["task", best];
+    if (best >= 0) return ["task", best];
+    const edge = near(x, y, (d.remote ?? []).map(([p, t]) => [v.X(d.x[p]), v.Y(d.y[p]), v.X(d.x[t]), v.Y(d.y[t])]));
+    return edge < 0 ? null : ["edge", edge];
   }
 
   // Hatched in the colour of a cause, so that no idle time looks like a task.
@@ -515,12 +646,7 @@ class Panel {
       const said = near ? (place ? d.bounds.map(bound => bound[0]).join(", ") : "") : name;
       g.fillText(said, v.X(at) + (v.X(at) > W - 60 ? -4 : 4), 6);
     }
-    if (this.range) {
-      g.fillStyle = colour("--mark");
-      g.globalAlpha = 0.12;
-      g.fillRect(v.X(this.range[0]), 0, v.X(this.range[1]) - v.X(this.range[0]), floor);
-      g.globalAlpha = 1;
-    }
+    this.shade(g, v, floor);
     g.strokeStyle = colour("--mark");
     g.lineWidth = 2.5;
     for (const [x, y, w] of selectedBars) g.strokeRect(x, y, Math.max(w, 2), h);
@@ -548,18 +674,23 @@ class Panel {
     const x0 = v.X(start), x1 = Math.max(v.X(end), x0 + 8);
     g.fillStyle = colour("--paper");
     g.fillRect(x0, y, x1 - x0, h);
+    this.cross(g, x0, y, x1 - x0, h);
+  }
+
+  cross(g, x, y, w, h) {
     g.strokeStyle = colour("--path");
     g.lineWidth = 2;
-    g.strokeRect(x0, y, x1 - x0, h);
+    g.strokeRect(x, y, w, h);
     g.beginPath();
-    g.moveTo(x0, y); g.lineTo(x1, y + h); g.moveTo(x0, y + h); g.lineTo(x1, y);
+    g.moveTo(x, y); g.lineTo(x + w, y + h); g.moveTo(x, y + h); g.lineTo(x + w, y);
     g.stroke();
   }
 
-  drawTimes(g) {  // how many tasks are ready and wait for a worker, and the bytes that are under way
-    const d = this.d, v = this.times, bottom = v.height - 4, W = v.width;
-    const line = ([at, value], top, paint, fill) => {
-      g.strokeStyle = g.fillStyle = paint;
+  drawTimes(g) {  // ready tasks that wait for a worker, bytes that are under way, and memory, one above the other
+    const d = this.d, v = this.times, W = v.width;
+    this.strips.forEach(([name, [at, value], paint, said], k) => {
+      const bottom = STRIP * (k + 1) - 3, most = Math.max(0, ...value), end = Math.min(v.X(d.makespan), W);
+      g.strokeStyle = g.fillStyle = colour(paint);
       g.lineWidth = 1.5;
       g.beginPath();
       g.moveTo(64, bottom);
@@ -567,25 +698,28 @@ class Panel {
       for (let i = 0; i < at.length; i++) {
         const x = Math.min(Math.max(v.X(at[i]), 64), W);
         g.lineTo(x, last);
-        last = bottom - (bottom - 16) * value[i] / top;
+        last = bottom - (STRIP - 20) * value[i] / Math.max(most, 1e-300);
         g.lineTo(x, last);
       }
-      g.lineTo(Math.min(v.X(d.makespan), W), last);
-      if (fill) { g.lineTo(Math.min(v.X(d.makespan), W), bottom); g.globalAlpha = 0.25; g.fill(); g.globalAlpha = 1; }
-      else g.stroke();
-    };
-    const most = Math.max(1, ...d.ready[1]);
-    line(d.ready, most, colour("--chain"), true);
-    g.textAlign = "left";
-    g.fillStyle = colour("--soft");
-    let said = `tasks ready and waiting: up to ${most === 1 && !Math.max(0, ...d.ready[1]) ? 0 : most}`;
-    if (d.flight[0].length) {
-      const top = Math.max(1, ...d.flight[1]);
-      line(d.flight, top, colour("--bound"), false);
+      g.lineTo(Math.max(end, 64), last);
+      g.stroke();
+      g.lineTo(Math.max(end, 64), bottom);
+      g.globalAlpha = 0.25;
+      g.fill();
+      g.globalAlpha = 1;
+      g.textAlign = "left";
       g.fillStyle = colour("--soft");
-      said += `; bytes under way (line): up to ${top.toLocaleString("en")}`;
-    }
-    g.fillText(said, 68, 8);
+      g.fillText(`${name}: up to ${said(most)}`, 68, STRIP * k + 9);
+    });
+    this.shade(g, v, v.height);
+  }
+
+  shade(g, v, floor) {  // the range that was marked
+    if (!this.range) return;
+    g.fillStyle = colour("--mark");
+    g.globalAlpha = 0.12;
+    g.fillRect(v.X(this.range[0]), 0, v.X(this.range[1]) - v.X(this.range[0]), floor);
+    g.globalAlpha = 1;
   }
 
   pickGantt(x, y) {
@@ -604,15 +738,8 @@ class Panel {
   }
 
   nearArrow(x, y) {  // a message within four pixels
-    const d = this.d, v = this.gantt, h = Math.max(1, v.sy * 0.86);
-    let best = -1, nearest = 4;
-    d.arrows.forEach(([from, to, start, end], i) => {
-      const x0 = v.X(start), y0 = v.Y(from) + h / 2, dx = v.X(end) - x0, dy = v.Y(to) + h / 2 - y0;
-      const along = Math.min(1, Math.max(0, ((x - x0) * dx + (y - y0) * dy) / Math.max(dx * dx + dy * dy, 1e-9)));
-      const far = Math.hypot(x - x0 - along * dx, y - y0 - along * dy);
-      if (far < nearest) { nearest = far; best = i; }
-    });
-    return best;
+    const d = this.d, v = this.gantt, h = Math.max(1, v.sy * 0.86) / 2;
+    return near(x, y, d.arrows.map(([from, to, start, end]) => [v.X(start), v.Y(from) + h, v.X(end), v.Y(to) + h]));
   }
 }
 
@@ -623,8 +750,10 @@ const map = [...document.querySelectorAll(".heat button")];
 let shown = map.length ? [0, 1].filter(i => i < panels.length) : [];
 function show() {
   panels.forEach((panel, i) => {
+    const was = panel.root.hidden;
     panel.root.hidden = !shown.includes(i);
     panel.root.style.order = shown.indexOf(i);
+    if (was && !panel.root.hidden) panel.views.forEach(view => { view.home(); view.draw(); });  // it has a width now
   });
   for (const button of map) button.setAttribute("aria-pressed", shown.includes(+button.dataset.panel));
   document.getElementById("parting").textContent = shown.length === 2 ? parting(...shown.map(i => panels[i])) : "";

@@ -25,7 +25,7 @@ CAUSES = {
     "no_task": "#DDD3BE",
     "data": "#6B4E9B",
     "communication": "#A3195B",
-    "overhead": "#4A4A4A",
+    "overhead": "#7A7A7A",
     "tail": "#C2B08E",
 }
 """Of idle time (`tilewright.runs.idle`): no colour of an op is among them; hatched where bars of ops are beside."""

@@ -19,11 +19,23 @@ from tilewright.graph import Access, Handle
 if TYPE_CHECKING:
     from tilewright.runs.run import Run
 
-__all__ = ["high_water", "nbytes_of"]
+__all__ = ["held", "high_water", "nbytes_of"]
 
 
 def high_water(run: Run) -> list[int]:
     """At most so many bytes by rank, from the shapes of the data or of the machine's tiles. O(accesses + messages)."""
+    peaks = []
+    for changes in held(run):
+        now = peak = 0
+        for _, change in changes:
+            now += change
+            peak = max(peak, now)
+        peaks.append(peak)
+    return peaks
+
+
+def held(run: Run) -> list[list[tuple[float, int]]]:
+    """By rank, when how many bytes come and go, in order of time; at equal times what is freed goes first."""
     size: dict[Handle, int] = {}
     home: set[Handle] = set()
     uses: dict[tuple[int, Handle], list[tuple[float, float]]] = defaultdict(list)  # reads by (rank, handle)
@@ -60,14 +72,7 @@ def high_water(run: Run) -> list[int]:
         until = max((end for start, end in uses[place] if start >= message.end), default=message.end)
         events[message.destination].append((message.start, message.nbytes))
         events[message.destination].append((until, -message.nbytes))
-    peaks = []
-    for rank in range(run.trace.ranks):
-        held = peak = 0
-        for _, change in sorted(events[rank]):  # at equal times what is freed goes first
-            held += change
-            peak = max(peak, held)
-        peaks.append(peak)
-    return peaks
+    return [sorted(events[rank]) for rank in range(run.trace.ranks)]
 
 
 def _comes_and_goes(run: Run, handle: Handle) -> bool:

@@ -30,6 +30,13 @@ class Run:
     """What happened, or on a simulator would happen, when a graph ran.
 
     ``run["x"]`` is the final value of handle x. ``print(run)`` shows all of this as a table.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> run = tw.simulate(tw.cholesky_graph(nt=4), tw.Machine(workers=2))
+    >>> run.makespan, run.bounds.lower, round(run.efficiency, 3)
+    (35.0, 32.0, 0.914)
     """
 
     graph: TaskGraph

@@ -22,7 +22,14 @@ __all__ = ["MessageRecord", "TaskRecord", "Trace"]
 
 
 class TaskRecord(NamedTuple):
-    """When and where one task ran. Times are seconds since the run began."""
+    """When and where one task ran. Times are seconds since the run began.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> tw.simulate(tw.cholesky_graph(nt=2), tw.Machine()).trace.records[1]
+    TaskRecord(task=1, worker=0, start=1.0, end=4.0, rank=0)
+    """
 
     task: int
     """`Task.index`"""
@@ -40,7 +47,17 @@ _in_order = itemgetter(2, 3, 0)  # a task of no length comes before the one that
 
 
 class MessageRecord(NamedTuple):
-    """One version of a handle on its way. Times are seconds since the run began."""
+    """One version of a handle on its way. Times are seconds since the run began.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> machine = tw.Machine(ranks=2, alpha=1.0)
+    >>> run = tw.simulate(tw.cholesky_graph(nt=2), machine, owner=lambda handle: handle.index[0])
+    >>> record = run.trace.messages[0]
+    >>> record.source, record.destination, record.handle, record.duration
+    (0, 1, A[0,0], 1.0)
+    """
 
     source: int
     destination: int
@@ -75,6 +92,13 @@ class Trace:
         How many ranks there are, of ``workers`` workers each.
     messages
         What travelled between ranks, or between memories of one rank (``source == destination`` then).
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> trace = tw.simulate(tw.cholesky_graph(nt=4), tw.Machine(workers=2)).trace
+    >>> len(trace), trace.makespan, float(trace.busy.sum())
+    (20, 35.0, 64.0)
     """
 
     def __init__(

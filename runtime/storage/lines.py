@@ -1,22 +1,24 @@
 """Blocks of a matrix in a file, line by line: rows if it lies by rows, else columns.
 
-Lines go straight into the memory of tiles, those of several tiles in one call (``preadv``); nothing is mapped, so that
-what was read does not count as memory of this process. The system is told of long lines before the first is waited for.
+Lines go straight into the memory of tiles, those of several tiles together; nothing is mapped, so that what was read
+does not count as memory of this process. The system is told of long lines before the first is waited for.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tilewright.kernels.columns import joined
+from tilewright.storage.batches import moved
 
 __all__ = ["Lines"]
 
 _SCRATCH = 1 << 18  # bytes of lines that are turned at a time
+_FEW = 4  # lines for which a list is not worth it
 _AHEAD = 1 << 16  # bytes of a line from which on telling the system of it beforehand is worth a call
 
 
@@ -53,30 +55,46 @@ class Lines:
         if width == self.length and len(tiles) == 1 and tiles[0].flags.c_contiguous:
             move(place, [tiles[0].reshape(-1)])
         elif all(tile.strides[1] == item for tile in tiles):
-            for row in range(count):
-                move(place + row * step, [tile[row] for tile in tiles])
+            self._lines(place, step, tiles, fills)
         else:
-            self._turn(place, step, width, tiles, move, fills)
+            self._turn(place, step, width, tiles, fills)
 
-    def _turn(
-        self, place: int, step: int, width: int, tiles: Sequence[np.ndarray], move: Callable[..., None], fills: bool
-    ) -> None:
+    def _turn(self, place: int, step: int, width: int, tiles: Sequence[np.ndarray], fills: bool) -> None:
         """By way of some lines at a time, of which tiles have the transpose."""
         height = max(1, _SCRATCH // (width * self.dtype.itemsize))
         scratch = np.empty((height, width), self.dtype)
         for first in range(0, len(tiles[0]), height):
             some = scratch[: min(height, len(tiles[0]) - first)]
             if fills:
-                for row, there in enumerate(some):
-                    move(place + (first + row) * step, [there])
+                self._lines(place + first * step, step, [some], fills)
             at = 0
             for tile in tiles:
                 here, there = tile[first : first + len(some)], some[:, at : at + tile.shape[1]]
                 np.copyto(*((here, there) if fills else (there, here)))
                 at += tile.shape[1]
             if not fills:
-                for row, there in enumerate(some):
-                    move(place + (first + row) * step, [there])
+                self._lines(place + first * step, step, [some], fills)
+
+    def _lines(self, place: int, step: int, tiles: Sequence[np.ndarray], fills: bool) -> None:
+        """Lines ``step`` bytes apart, the pieces of each in tiles by lines."""
+        move = self._fill if fills else self._put
+        count, size = len(tiles[0]), sum(tile.shape[1] for tile in tiles) * self.dtype.itemsize
+        if size == step and len(tiles) == 1 and tiles[0].flags.c_contiguous:
+            move(place, [tiles[0].reshape(-1)])
+            return
+        rows: Iterable[int] = range(count)
+        if count >= _FEW:
+            places = place + step * np.arange(count)
+            pieces = np.empty((count, len(tiles), 2), np.uint64)
+            for which, tile in enumerate(tiles):
+                at = tile.__array_interface__["data"][0]
+                pieces[:, which, 0] = at + tile.strides[0] * np.arange(count)
+                pieces[:, which, 1] = tile.shape[1] * self.dtype.itemsize
+            done = moved(self.descriptor, places, pieces, write=not fills)
+            if done is not None:
+                rows = np.flatnonzero(done != size).tolist()  # again, to go on with or to say what is wrong
+        for row in rows:
+            move(place + row * step, [tile[row] for tile in tiles])
 
     def _fill(self, place: int, pieces: list[np.ndarray]) -> None:
         self._all(os.preadv, place, pieces, "read")

@@ -126,13 +126,21 @@ class StoredTile:
 
 
 class StoredTiles:
-    """The tiles of a stored matrix, as data of a graph: ``data={"A": StoredTiles(matrix, tile_size)}``."""
+    """The tiles of a stored matrix, as data of a graph: ``data={"A": StoredTiles(matrix, tile_size)}``.
 
-    def __init__(self, matrix: Stored, tile_size: int) -> None:
-        self.matrix, self.tile_size = matrix, tile_size
+    ``height`` rows and ``tile_size`` columns in each, by default as many.
+    """
+
+    def __init__(self, matrix: Stored, tile_size: int, height: int | None = None) -> None:
+        self.matrix, self.tile_size, self.height = matrix, tile_size, tile_size if height is None else height
+
+    @property
+    def mt(self) -> int:
+        """Tile rows."""
+        return -(-self.matrix.shape[0] // self.height)
 
     def __getitem__(self, index: tuple[int, int]) -> StoredTile:
         i, j = index
-        nb = self.tile_size
+        row, column = i * self.height, j * self.tile_size
         m, n = self.matrix.shape
-        return StoredTile(self.matrix, i * nb, j * nb, (min(nb, m - i * nb), min(nb, n - j * nb)))
+        return StoredTile(self.matrix, row, column, (min(self.height, m - row), min(self.tile_size, n - column)))

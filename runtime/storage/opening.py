@@ -217,7 +217,8 @@ class Output:
         elif again:
             self.matrix = read_npy(self._holder, self.part)
         else:
-            self._holder.truncate(0)
+            if os.fstat(self._holder.fileno()).st_size:  # ext4 waits at the end for what was cut to nothing before
+                self._holder.truncate(0)
             self.matrix = create_npy(self._holder, self.path, shape, dtype, order)
         if (self.matrix.shape, self.matrix.dtype) != (shape, dtype):
             raise ValueError(f"{self.part} has {_said(self.matrix)}, not {shape[0]} x {shape[1]} of {dtype}")

@@ -48,7 +48,7 @@ def test_command_prints_rates_costs_and_counts(tmp_path, monkeypatch):
     assert (tmp_path / "sent.svg").read_text().startswith("<?xml")
 
 
-def no_scalapack(n, rounds):
+def no_scalapack(n, rounds, routine):
     raise UnavailableError("it is not here")
 
 

@@ -49,6 +49,20 @@ class Prepared(ABC):
         What it runs.
     inputs, outputs
         Arrays by handle. In one process they are those that were given, where some were given.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> def double(x):
+    ...     x *= 2
+    >>> g = tw.TaskGraph()
+    >>> g.insert(double, tw.RW(g.handle("x")))
+    double(x)
+    >>> with_data = tw.prepare(g, {"x": np.ones(2)}, outputs=["x"], backend="serial")
+    >>> with_data.repeat(3)
+    3
+    >>> with_data.outputs[g.handle("x")].tolist()
+    [8.0, 8.0]
     """
 
     inputs: dict[Handle, Any]

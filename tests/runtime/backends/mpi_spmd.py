@@ -269,6 +269,42 @@ def general_systems() -> Any:
     ]  # fmt: skip
 
 
+def _same(found: Any, wanted: Any) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def orthogonal_factors() -> Any:
+    """QR, least squares, eigenvalues, singular values: on data of every rank, and of one for one."""
+    rng, here = np.random.default_rng(0), rank == 1
+    a, b = rng.standard_normal((40, 17)), rng.standard_normal((40, 2))
+    s = a[:17] + a[:17].T
+    where: Any = {"backend": "mpi", "root": 1, "gather": "root"}
+    calls: list[tuple[Callable[..., Any], list[Any], dict[str, Any]]] = [
+        (tw.qr, [a], {"mode": "economic", "tree": "greedy", "tile_size": 6}),
+        (tw.qr, [a], {"mode": "economic", "tree": "cholesky"}),
+        (tw.qr, [a[:, :1] + 1e-12 * a], {"mode": "economic", "tree": "cholesky"}),
+        (tw.lstsq, [a, b], {"tree": "greedy", "tile_size": 6}),
+        (tw.eigh, [s], {"tile_size": 6, "band": 3}),
+        (tw.eigh, [s], {}),
+        (tw.svd, [a, False], {"tile_size": 6}),
+        (tw.polar, [s], {"tile_size": 6}),
+    ]
+    seen = []
+    for function, arguments, how in calls:
+        found = function(*arguments, **how, backend="mpi")
+        if how.get("tree") == "cholesky":  # row blocks, and so bits, follow from the ranks
+            q, r = found
+            seen.append(bool(np.allclose(q.T @ q, np.eye(17), atol=1e-14) and np.allclose(q @ r, arguments[0])))
+            continue
+        wanted = function(*arguments, **how, backend="serial")
+        matrices = [value if here or isinstance(value, bool) else None for value in arguments]
+        rooted = function(*matrices, **how, **where)
+        seen.append(
+            _same(found, wanted) and (_same(rooted, wanted) if here else not any(x is not None for x in rooted))
+        )
+    return seen
+
+
 def not_positive_definite() -> Any:
     a = A.copy()
     a[70, 70] = -1
@@ -425,7 +461,7 @@ CHECKS = [
     for name, value in list(globals().items())
     if callable(value)
     and getattr(value, "__module__", "") == "__main__"
-    and name not in ("call", "raised", "add", "ten_times", "halve")
+    and name not in ("call", "raised", "add", "ten_times", "halve", "_same")
 ]
 
 if __name__ == "__main__":

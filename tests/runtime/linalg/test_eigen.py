@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from matrices import DTYPES, eigen_ratios, he_matrix, random_matrix
+from matrices import DTYPES, eigen_ratios, he_matrix, random_matrix, roundoff
 from optional import torch
 
 import tilewright as tw
@@ -42,6 +42,29 @@ class TestConventions:
         for n in (5, 130, 300):
             a = he_matrix(13, n, dtype)
             assert max(eigen_ratios(a, *tw.eigh(a))) < 60
+
+
+class TestOneStage:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_a_small_matrix_is_one_task_and_a_note_says_so(self, dtype):
+        for n in (1, 2, 31):
+            a = np.array(he_matrix(13, n, dtype))
+            w, v, run = tw.eigh(np.triu(a), lower=False, return_run=True)
+            assert max(eigen_ratios(a, w, v)) < 60 and any("one stage" in note for note in run.notes)
+            assert {t.op.name for t in run.graph} <= {"largest", "scale", "fill", "vectors", "scatter"}
+            only, run = tw.eigvalsh(a, return_run=True)
+            assert np.abs(only - w).max() <= 60 * roundoff(dtype) * np.abs(w).max()
+            assert "values" in {t.op.name for t in run.graph} and "chase" not in {t.op.name for t in run.graph}
+
+    def test_subsets(self):
+        for subset in ((0, 3), (5, 21), (21, 21)):
+            w, v = tw.eigh(A, subset_by_index=subset)
+            assert np.allclose(w, WANTED[subset[0] : subset[1] + 1]) and np.allclose(A @ v, v * w)
+            assert np.allclose(tw.eigvalsh(A, subset_by_index=subset), w)
+
+    def test_a_band_makes_it_two(self):
+        _, run = tw.eigvalsh(A, band=3, return_run=True)
+        assert "chase" in {t.op.name for t in run.graph} and not any("one stage" in note for note in run.notes)
 
 
 class TestInput:

@@ -10,8 +10,9 @@ import pytest
 from matrices import DTYPES, po_matrix, random_matrix
 
 import tilewright as tw
-from tilewright.linalg import slab_plan
+from tilewright.linalg import qr_plan, slab_plan
 from tilewright.linalg.slab_plan import cholesky_plan, lu_plan_in
+from tilewright.linalg.slabs import AHEAD, Buffers, Volume, slab_cholesky
 
 N, NB = 230, 32
 
@@ -107,6 +108,18 @@ class TestCholesky:
         assert moved == {"load": (nt * (nt + 1) // 2 + passing) * tile, "store": nt * (nt + 1) // 2 * tile}
         assert len(run.graph) == plan.tasks
 
+    @pytest.mark.parametrize("n", [31, 64, 200, 230, 500])
+    def test_buffers_are_no_more_than_the_plan_has(self, n):
+        nt = -(-n // NB)
+        least = quarter(cholesky_plan, n, NB, 8)
+        for times in (1, 1.3, 1.7, 2.5, 4):
+            plan = cholesky_plan(n, NB, 8, int(least * times), 2)
+            g = tw.TaskGraph("slabs")
+            memory = Buffers(g.handles("buffer"), (NB, NB), plan.slabs.chunk * AHEAD)
+            slab_cholesky(g, nt, plan.slabs, 0, Volume((n, n), NB, 8), memory, check=True, log=False, sums=False)
+            assert sum(rows * columns * 8 for rows, columns in memory.shapes) <= plan.data
+            assert len(g) == plan.tasks
+
 
 class TestLU:
     @pytest.mark.parametrize("dtype", DTYPES)
@@ -142,6 +155,99 @@ class TestLU:
         a = np.diag([1.0, 0.0, 2.0])
         with pytest.warns(RuntimeWarning, match="Diagonal number 2 is exactly zero"):
             assert tw.lu_factor(a, out="F.npy", tile_size=2).info == 2
+
+
+def least_for_qr(path, **how):
+    """Bytes that a QR factorisation needs, as the refusal says."""
+    with pytest.raises(MemoryError, match="for a QR factorisation of .* the least is") as error:
+        tw.qr(path, memory=1, **how)
+    number, unit = re.search(r"the least is ([\d.]+) (\w+);", str(error.value)).groups()
+    return float(number) * 1.001 * {"bytes": 1, "KiB": 2**10, "MiB": 2**20}[unit] + 1
+
+
+class TestQR:
+    @pytest.mark.parametrize("shape", [(230, 230), (200, 90), (90, 200), (32, 150), (64, 64), (1, 1), (150, 1)])
+    @pytest.mark.parametrize("memory", ["least", "half", None])
+    def test_any_shape_gives_the_bits_of_panels_in_memory(self, here, shape, memory):
+        a = random_matrix(*shape)
+        np.save("a.npy", a)
+        least = least_for_qr("a.npy", tile_size=NB, workers=2)
+        cap = {"least": int(least), "half": int(max(least * 1.3, a.nbytes // 2)), None: None}[memory]
+        Q, R, run = tw.qr("a.npy", memory=cap, tile_size=NB, workers=2, return_run=True)
+        tree = "panel" if shape[1] > NB else "auto"
+        q, r = tw.qr(a, mode="economic", tree=tree, tile_size=NB, workers=2)
+        assert np.array_equal(Q, q) and np.array_equal(R, r)
+        assert isinstance(Q, np.memmap) and not Q.flags.writeable and Q.flags.f_contiguous
+        assert cap is None or run.planned <= cap
+        assert left(here) == ["a.npy"]
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("memory", ["least", "half"])
+    def test_a_tall_matrix_gives_the_bits_of_the_tree_in_memory(self, here, monkeypatch, dtype, memory):
+        monkeypatch.setattr(qr_plan, "_LEAF", 1 << 14)
+        a = random_matrix(3010, 7, dtype)
+        np.save("a.npy", a)
+        least = least_for_qr("a.npy", positive=True, workers=2)
+        assert least < a.nbytes
+        cap = int(least if memory == "least" else a.nbytes)
+        for positive in (False, True):
+            Q, R, run = tw.qr("a.npy", memory=cap, positive=positive, workers=2, return_run=True)
+            q, r = tw.qr(a, mode="economic", positive=positive)
+            assert np.array_equal(Q, q) and np.array_equal(R, r) and run.planned <= cap
+        assert memory == "least" or run.trace.facts["read"] <= 3 * a.nbytes
+
+    def test_r_alone_of_a_tall_matrix_reads_it_once_and_writes_no_more_than_r(self, here, monkeypatch):
+        monkeypatch.setattr(qr_plan, "_LEAF", 1 << 14)
+        a = random_matrix(3010, 7)
+        np.save("a.npy", a)
+        cap = int(a.nbytes)
+        R, run = tw.qr("a.npy", mode="r", memory=cap, workers=2, return_run=True, out="R.npy")
+        assert np.array_equal(R, tw.qr(a, mode="r")[0]) and left(here) == ["R.npy", "a.npy"]
+        assert run.trace.facts["read"] == a.nbytes and run.trace.facts["written"] == 7 * 7 * 8
+
+    @pytest.mark.parametrize("tree", ["panel", "flat", "greedy", ("hierarchical", 2, "greedy", "binary")])
+    @pytest.mark.parametrize("mode", ["full", "economic", "r"])
+    def test_trees_and_modes(self, here, tree, mode):
+        a = random_matrix(110, 70)
+        how = {"mode": mode, "tree": tree, "tile_size": 16, "positive": True, "workers": 2}
+        cap = int(least_for_qr(a, **how, out=("Q.npy", "R.npy") if mode != "r" else "R.npy") * 1.2)
+        out = ("Q.npy", "R.npy") if mode != "r" else "R.npy"
+        found = tw.qr(a, memory=cap, out=out, **how)
+        for one, wanted in zip(found, tw.qr(a, **how), strict=True):
+            assert np.array_equal(one, wanted)
+        assert np.array_equal(
+            tw.qr(a[:, :9], **how)[-1], tw.qr(a[:, :9], memory=cap, out=out, overwrite_out=True, **how)[-1]
+        )
+        assert left(here) == (["Q.npy", "R.npy"] if mode != "r" else ["R.npy"])
+
+    @pytest.mark.parametrize(("backend", "scheduler"), [("serial", "eager"), ("threads", "lws"), ("threads", "heft")])
+    def test_engines_policies_and_functions(self, here, backend, scheduler):
+        a = random_matrix(150, 100)
+        tiles = tw.TiledMatrix.view(a, NB)
+        source = tw.TileFunction(lambda i, j: tiles[i, j], a.shape, NB)
+        cap = int(least_for_qr(source, workers=3) * 1.2)
+        Q, R = tw.qr(source, memory=cap, backend=backend, scheduler=scheduler, workers=3)
+        q, r = tw.qr(a, mode="economic", tree="panel", tile_size=NB)
+        assert np.array_equal(Q, q) and np.array_equal(R, r)
+
+    def test_what_cannot_be_done_is_said_and_leaves_nothing(self, here):
+        a = random_matrix(90, 70)
+        a[77, 50] = np.nan
+        np.save("a.npy", a)
+        for how, error, message in (
+            ({}, ValueError, r"NaN or infinity at \(77, 50\)"),
+            ({"out": "Q.npy"}, TypeError, "out of qr must be two"),
+            ({"out": ("Q.npy", "a.npy")}, FileExistsError, r"a\.npy exists; overwrite_out=True replaces it"),
+            ({"mode": "raw"}, ValueError, "has no mode='raw'"),
+            ({"overwrite_a": True}, ValueError, "has no overwrite_a"),
+            ({"backend": "mpi"}, ValueError, "backend is serial or threads"),
+            ({"memory": 1000}, MemoryError, "memory=1000 bytes is too little for a QR factorisation of 90 x 70"),
+        ):
+            with pytest.raises(error, match=message):
+                tw.qr("a.npy", **{"out": ("Q.npy", "R.npy"), "tile_size": NB} | how)
+            assert left(here) == ["a.npy"]
+        with pytest.raises(MemoryError, match="qr takes"):
+            tw.qr(np.ones((90, 70)), memory="50kB")
 
 
 class TestSources:
@@ -386,6 +492,51 @@ class TestSolve:
         x, info = tw.solve("a.npy", b, memory="1MB", assume_a=assume_a, tile_size=NB, return_info=True)
         assert np.allclose(a @ x, b) and info.structure == "gen" and left(here) == ["a.npy"]
 
+    @pytest.mark.parametrize("assume_a", ["pos", "gen"])
+    def test_a_factor_in_fp32_is_refined_and_takes_half_of_the_bytes(self, here, assume_a):
+        a, b = (spd() if assume_a == "pos" else random_matrix(N, N)), random_matrix(N, 2)
+        np.save("a.npy", a)
+        moved = {}
+        for precision in ("fp64", "fp32", "auto"):
+            how = {"memory": "3MB", "assume_a": assume_a, "tile_size": NB, "return_info": True}
+            x, info = tw.solve("a.npy", b, precision=precision, **how)
+            assert np.allclose(a @ x, b) and info.backward_error <= N * 2.0**-53
+            assert [step.precision for step in info.path] == ["fp64" if precision == "fp64" else "fp32"]
+            moved[precision] = info.factor_run.trace.facts["written"]
+        assert moved["fp32"] == moved["auto"] == moved["fp64"] / 2 and left(here) == ["a.npy"]
+
+    def test_numbers_far_from_one_are_scaled_where_they_are_positive_definite(self, here):
+        a, b = spd(), random_matrix(N, 1)[:, 0]
+        d = np.ldexp(1.0, np.linspace(-60, 60, N).astype(int))
+        np.save("a.npy", a * d * d[:, None])
+        x, info = tw.solve("a.npy", b * d, memory="1MB", assume_a="pos", tile_size=NB, return_info=True)
+        assert info.path[-1].precision == "fp32" and np.allclose(x * d, np.linalg.solve(a, b), rtol=1e-3)
+
+    @pytest.mark.parametrize(
+        ("case", "assume_a", "path"),
+        [
+            ("ill", "pos", ["fp32 breakdown", "fp64 converged"]),
+            ("ill", "gen", ["fp32 stalled", "fp64 converged"]),
+            ("large", "gen", ["fp32 overflow", "fp64 converged"]),
+            ("small", "gen", ["fp32 breakdown", "fp64 converged"]),
+            ("indefinite", None, ["fp32 breakdown", "fp64 breakdown", "fp32 converged"]),
+        ],
+    )
+    def test_where_fp32_is_not_enough_fp64_takes_over(self, here, case, assume_a, path):
+        n = 60
+        q = np.linalg.qr(random_matrix(n, n))[0]
+        if case == "ill":
+            a = (q * np.logspace(0, -10, n)) @ q.T
+            a = (a + a.T) / 2
+        else:
+            a = random_matrix(n, n) * {"large": 1e100, "small": 1e-100}.get(case, 1)
+        np.save("a.npy", a)
+        b = a @ np.ones(n)
+        x, info = tw.solve("a.npy", b, memory="3MB", assume_a=assume_a, tile_size=16, return_info=True)
+        assert [f"{step.precision} {step.status}" for step in info.path] == path
+        assert info.backward_error <= n * 2.0**-53 and np.allclose(a @ x, b, rtol=1e-10, atol=1e-12 * np.abs(b).max())
+        assert left(here) == ["a.npy"]
+
     def test_what_has_no_solution_is_said_and_nothing_is_left(self, here):
         np.save("a.npy", np.diag([1.0, 0.0, 2.0]))
         with (
@@ -396,7 +547,10 @@ class TestSolve:
         with pytest.raises(tw.NotPositiveDefiniteError):
             tw.solve("a.npy", np.ones(3), tile_size=2)
         for how, message in (
-            ({"precision": "bf16"}, "precision='bf16' is not for a matrix on a disk, which takes 'auto' or 'fp64'"),
+            (
+                {"precision": "bf16"},
+                "precision='bf16' is not for a matrix on a disk, which takes 'auto', 'fp32' or 'fp64'",
+            ),
             ({"memory": 100}, "memory=100 bytes is too"),
             ({"backend": "mpi"}, "backend='mpi' is not for a matrix on a disk, which takes 'serial' or 'threads'"),
             ({"b": np.ones(2)}, "b has 2 rows"),
@@ -411,39 +565,52 @@ class TestSolve:
 RSS = """
 import re, sys, numpy as np, tilewright as tw
 from tilewright.host.memory import Peak
-name, n, nb = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-call = {"cholesky": tw.tiled_cholesky, "lu": tw.lu_factor}.get(name)
+name, nb = sys.argv[1], int(sys.argv[2])
 rng = np.random.default_rng(0)
-a = rng.standard_normal((n, n)) + np.diag([3.0 * n] * n)
-np.save("a.npy", np.tril(a) + np.tril(a, -1).T)
-del a
-small = 4 * np.eye(2 * nb)
-np.save("small.npy", small)
-b = np.ones(n)
-run = (lambda path, **how: tw.solve(path, b[: 2 * nb] if "small" in path else b, tile_size=nb, workers=2, **how)) if call is None else (
-    lambda path, **how: call(path, out="x.npy", overwrite_out=True, tile_size=nb, workers=2, **how))
-run("small.npy")                                                          # what libraries keep for themselves
-cap = n * n * 8 // 4
-try:
-    run("a.npy", memory=1000 if call else 1000 + 48 * n)
-except MemoryError as error:                                              # the least may be more, in so large tiles
-    least = float(re.search(r"the least is ([\\d.]+) MiB", str(error))[1]) * 1.01 * 2**20 + (0 if call else 48 * n)
-peak = Peak()
-cap = max(cap, int(least))
-run("a.npy", memory=cap)
-print(peak.bytes(), cap)
+
+def matrix(n):
+    if name == "tall":
+        return rng.standard_normal((200 * n, 16))
+    a = rng.standard_normal((n, n)) + np.diag([3.0 * n] * n)
+    return np.tril(a) + np.tril(a, -1).T
+
+def run(path, n, **how):
+    how |= {"workers": 2} | ({} if name == "tall" else {"tile_size": nb})
+    if name == "solve":
+        return tw.solve(path, np.ones(n), **how)
+    if name in ("qr", "tall"):
+        return tw.qr(path, out=("q.npy", "r.npy"), overwrite_out=True, **how)
+    return {"cholesky": tw.tiled_cholesky, "lu": tw.lu_factor}[name](path, out="x.npy", overwrite_out=True, **how)
+
+np.save("a.npy", matrix(2 * nb))
+run("a.npy", 2 * nb)                                                      # what libraries keep for themselves
+for n in map(int, sys.argv[3:]):
+    a = matrix(n)
+    np.save("a.npy", a)
+    cap = a.nbytes // 4
+    del a
+    vectors = 48 * n if name == "solve" else 0
+    try:
+        run("a.npy", n, memory=1000 + vectors)
+    except MemoryError as error:                                          # the least may be more, in so large tiles
+        least = float(re.search(r"the least is ([\\d.]+) MiB", str(error))[1]) * 1.01 * 2**20 + vectors
+    cap = max(cap, int(least))
+    peak = Peak()
+    run("a.npy", n, memory=cap)
+    print(n, peak.bytes() / cap)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much a process had at its peak")
-@pytest.mark.parametrize(
-    ("routine", "n"),
-    [("cholesky", 1000), ("lu", 1500), ("lu", 2000), ("cholesky", 2000), ("solve", 1000), ("solve", 2000)],
-)
-def test_a_process_grows_by_no_more_than_a_quarter_of_the_matrix(here, routine, n):
+@pytest.mark.parametrize("routine", ["cholesky", "lu", "qr", "tall", "solve"])
+def test_a_process_grows_by_no_more_than_a_quarter_of_the_matrix(here, routine):
     done = subprocess.run(
-        [sys.executable, "-c", RSS, routine, str(n), "200"], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", RSS, routine, "128", "800", "1300", "2000"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    grown, cap = map(int, done.stdout.split())
-    assert grown <= cap, f"{grown / cap:.2f} of the cap"
+    grown = {int(n): float(part) for n, part in map(str.split, done.stdout.splitlines())}
+    assert len(grown) == 3 and max(grown.values()) <= 1, grown

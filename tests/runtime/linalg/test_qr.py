@@ -155,6 +155,8 @@ class TestInput:
         tall = random_matrix(400, 9)
         q, r = tw.qr(da.from_array(tall, chunks=(100, 9)), mode="economic", workers=2)
         assert q.chunks == ((100,) * 4, (9,)) and qr_ratio(tall, q.compute(), r.compute()) < 30
+        q, r = tw.qr(da.from_array(tall, chunks=(100, 9)), mode="economic", tree="cholesky", workers=2)
+        assert q.chunks == ((100,) * 4, (9,)) and qr_ratio(tall, q.compute(), r.compute()) < 30
         factor = tw.qr_factor(x, workers=2)
         applied = factor.apply(factor.apply(b, "H"))
         assert isinstance(applied, da.Array) and np.allclose(applied.compute(), B)
@@ -199,6 +201,15 @@ class TestEngines:
             assert np.array_equal(one.solve(b), other.solve(b))
             found = tw.lstsq(a, b, backend=backend, workers=workers, **how)
             assert all(np.array_equal(x, y) for x, y in zip(found, tw.lstsq(a, b, **base), strict=True))
+
+    @pytest.mark.parametrize(("backend", "workers"), [("mpi", 2), ("dask", 2)])
+    def test_by_cholesky(self, backend, workers):
+        a = random_matrix(700, 9)
+        for b, note in ((a, False), (a[:, :1] + 1e-12 * a, True)):
+            how = {"backend": backend, "workers": workers, "return_run": True}
+            q, r, run = tw.qr(b, mode="economic", tree="cholesky", **how)
+            assert qr_ratio(b, q, r) < 30 and (r.diagonal() > 0).all()
+            assert any("given up" in text for text in run.notes) == note
 
     @pytest.mark.needs("mpi4py")
     def test_row_blocks_on_ranks_cross_once_each(self):

@@ -11,6 +11,7 @@ import pytest
 import tilewright as tw
 from tilewright.comm.collectives import allreduce
 from tilewright.plot import html as pages
+from tilewright.runs.footprint import held, high_water
 from tilewright.runs.text import IDLE
 
 GRAPH = tw.cholesky_graph(5)
@@ -117,6 +118,20 @@ def test_the_timelines_are_those_of_ready_tasks_and_of_bytes_under_way(run):
         assert value == sum(m.nbytes for m in run.trace.messages if m.start <= at < m.end)
 
 
+def test_the_memory_line_is_that_of_the_rank_that_holds_most(run):
+    (d,) = data(pages.run_page(run))
+    assert max(d["memory"][1]) == run.memory == high_water(run)[d["fullest"]]
+    changes = held(run)[d["fullest"]]
+    for at, value in zip(*d["memory"], strict=True):
+        assert value == sum(change for when, change in changes if when <= at)
+
+
+def test_a_failed_run_has_no_times_of_tasks_that_did_not_run():
+    with pytest.raises(tw.NotPositiveDefiniteError) as caught:
+        tw.tiled_cholesky(np.diag([1.0] * 30 + [-1.0]), tile_size=8, workers=2)
+    assert "<td>0 ns</td>" not in pages.run_page(caught.value.run)
+
+
 def test_the_text_of_the_run_page_is_that_of_the_run(run):
     page = pages.run_page(run)
     assert f"{run.gflops:.4g} GFLOP/s" in page
@@ -186,7 +201,7 @@ def test_a_notebook_shows_the_page_in_a_frame(thing, run):
 
 def test_a_notebook_gets_less_than_200_kilobytes_of_a_large_run_and_a_frame_that_fits():
     graph = tw.cholesky_graph(40)
-    for workers, height in ((2, 536), (64, 990)):
+    for workers, height in ((2, 568), (64, 1022)):
         shown = tw.simulate(graph, tw.Machine(workers=workers))._repr_html_()
         assert len(shown) < 200_000
         assert f"height:{height}px" in shown

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import threading
 import time
+from functools import cache
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ from playwright.sync_api import sync_playwright
 import tilewright as tw
 from tilewright.plot.html import frame, graph_page, run_page
 from tilewright.plot.live import LivePage
+from tilewright.plot.phases import PHASES, phases
 from tilewright.runs.idle import pieces
 from tilewright.runs.saved import load
 from tilewright.runs.text import IDLE
+from tilewright.runs.trace import Trace
 
 pytestmark = pytest.mark.long
 
@@ -76,13 +79,49 @@ def show(browser, tmp_path):
         assert {url.split("#")[0] for url in requests} <= {f"file://{path}", "data:,", "about:srcdoc"}
 
 
+@cache
 def simulated(scheduler="critical-path"):
     return tw.simulate(GRAPH, CLUSTER, scheduler=scheduler, owner=lambda h: h.index[0] % 2)
 
 
+RESET = """() => {
+    for (const panel of panels) {
+        panel.mark(null);
+        panel.select(-1);
+        panel.find("");
+        panel.hidden.clear();
+        panel.colourBy(panel.ops);
+        panel.views.forEach(view => { view.home(); view.draw(); });
+    }
+    document.querySelectorAll("input.search").forEach(field => { field.value = ""; });
+    document.querySelectorAll("select.by").forEach(field => { field.value = -1; });
+    scrollTo(0, 0);
+}"""
+
+
+@pytest.fixture(scope="module")
+def page_of_a_report(browser, tmp_path_factory):
+    """The page of `simulated`, opened once, and what its console said."""
+    path = tmp_path_factory.mktemp("report") / "page.html"
+    simulated().report(path)
+    context = browser.new_context(viewport=SIZE, offline=True)
+    page, errors = context.new_page(), []
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"file://{path}")
+    page.wait_for_selector("html[data-ready]")
+    yield page, errors
+    context.close()
+
+
 @pytest.fixture
-def report(show):
-    return show(simulated().report)
+def report(page_of_a_report):
+    """That page, as it was when it was opened."""
+    page, errors = page_of_a_report
+    page.mouse.move(1, 1)
+    page.evaluate(RESET)
+    yield page
+    assert errors == []
 
 
 def index(label, graph=GRAPH):
@@ -280,8 +319,58 @@ def test_a_range_has_a_table_of_what_happened_in_it(report):
     shares = {name: f"{100 * time / (4 * (high - low)):.1f}%" for name, time in inside.items() if time > 0}
     assert {row[0]: row[3] for row in rows} == shares
     assert sum(float(share[:-1]) for share in shares.values()) == pytest.approx(100, abs=0.5)
+    whole = page_tables(report)
+    for row in whole["kernels"]:  # op, tasks, total, fastest, mean, slowest, GFLOP/s
+        own = [r for r in run.trace if run.graph.tasks[r.task].op.name == row[0] and r.end > low and r.start < high]
+        assert row[1] == str(len(own)) and row[3] == row[4] == row[5]  # on this machine all tasks of an op take as long
+        assert float(row[6]) == pytest.approx(1, rel=1e-3)  # 1/gamma
+    busy = sum(share for name, share in inside.items() if not name.startswith("idle"))
+    assert whole["shares"][0] == f"in tasks {100 * busy / (4 * (high - low)):.1f}%"
+    assert whole["shares"][1:] == [
+        f"{IDLE[cause]} {shares[f'idle: {IDLE[cause]}']}" for cause in IDLE if f"idle: {IDLE[cause]}" in shares
+    ]
     report.locator("button.home").click()
     assert report.locator(".range").inner_text() == ""
+    assert page_tables(report)["kernels"][0][1] == str(sum(task.op.name == "gemm" for task in run.graph))
+
+
+def page_tables(page):
+    """The rows of the kernel table, and the words of the bar of shares."""
+    rows = [row.split("\t") for row in page.locator(".kernels tbody tr").all_inner_texts()]
+    return {"kernels": rows, "shares": page.locator(".shares .legend > span").all_inner_texts()}
+
+
+def test_three_timelines_end_where_the_run_says(report):
+    run = simulated()
+    names, tops = report.evaluate("[panels[0].strips.map(s => s[0]), panels[0].strips.map(s => Math.max(...s[1][1]))]")
+    assert names[:2] == ["tasks ready and waiting", "bytes under way"]
+    assert re.fullmatch(r"memory of rank [01], the fullest", names[2]) and tops[2] == run.memory
+    assert report.evaluate("panels[0].times.canvas.style.height") == "144px"
+    assert report.evaluate("size(1536)") == "1.5 KiB" and report.evaluate("size(12)") == "12 bytes"
+
+
+def test_colours_may_mean_the_rank(report):
+    task = index("gemm(3,2,1)")
+    place = report.evaluate(f"(p => [p.gantt.X(p.middle({task})), p.gantt.Y(p.d.lane[{task}]) + 5])(panels[0])")
+    assert pixel(report, "canvas.gantt", *place) == [0, 114, 178]  # gemm's blue
+    report.locator("select.by").select_option(label="rank")
+    assert report.locator(".ops").inner_text().split("\n") == ["rank 0", "rank 1"]
+    rank = next(record.rank for record in simulated().trace if record.task == task)
+    shown = report.evaluate(f"panels[0].d.colours[{rank}]")
+    assert "#{:02X}{:02X}{:02X}".format(*pixel(report, "canvas.gantt", *place)) == shown
+    report.locator("select.by").select_option(label="op")
+    assert pixel(report, "canvas.gantt", *place) == [0, 114, 178]
+
+
+def test_an_edge_between_ranks_says_what_travels_along_it(report):
+    run = simulated()
+    rank = {record.task: record.rank for record in run.trace}
+    edges = {(p, t.index) for t in run.graph for p in t.predecessors if rank[p] != rank[t.index]}
+    assert {(p, t) for p, t, _ in report.evaluate("panels[0].d.remote")} == edges
+    p, t, words = report.evaluate("panels[0].d.remote[0]")
+    assert words == f"A[0,0], 512 KiB, rank {rank[p]} to {rank[t]}"
+    report.evaluate("panels[0].choose(['edge', 0])")
+    assert story(report) == f"message {words} {GRAPH.tasks[p].label} to {GRAPH.tasks[t].label}"
 
 
 def test_runs_side_by_side_have_one_time_scale_and_move_together(show):
@@ -328,16 +417,29 @@ def test_a_failed_run_shows_where(show):
     assert hover(page, at_time, (start + end) / 2, lane).startswith("potrf(3) failed\n")
     click(page, at_time, (start + end) / 2, lane)
     assert selected(page) == "potrf(3)" and "it failed" in story(page)
+    ran, never = (
+        pixel(
+            page,
+            "canvas.dag",
+            *page.evaluate(
+                f"(t => [panels[0].dag.X(panels[0].d.x[t]) - 8, panels[0].dag.Y(panels[0].d.y[t]) - 9])"
+                f"(panels[0].d.label.indexOf('{label}'))"
+            ),
+        )
+        for label in ("potrf(2)", "tril(3)")
+    )
+    assert ran == [213, 94, 0] and never == [255, 255, 255]  # a task that did not run is hollow
 
 
-def test_everything_is_reached_by_the_keyboard(report):
+def test_everything_is_reached_by_the_keyboard(show):
+    report = show(simulated().report)
     names = []
-    for _ in range(10):
+    for _ in range(11):
         report.keyboard.press("Tab")
         names.append(
             report.evaluate("(a => a.className || a.id || (a.dataset.op ? 'op' : ''))(document.activeElement)")
         )
-    assert names == ["theme", "gantt", "search", "home", *["op"] * 4, "dag", ""]  # then what is around the page
+    assert names == ["theme", "gantt", "by", "search", "home", *["op"] * 4, "dag", ""]  # then what is around the page
     report.locator("canvas.gantt").focus()
     report.keyboard.press("ArrowRight")
     assert selected(report) == "potrf(0)"
@@ -468,15 +570,16 @@ def test_twenty_thousand_tasks_are_drawn_within_five_seconds(show):
 
 
 def test_a_larger_graph_is_drawn_in_groups_and_the_page_says_so(show):
-    graph = tw.cholesky_graph(50)
-    page = show(tw.simulate(graph, tw.Machine(workers=16)).report)
+    graph = tw.cholesky_graph(20)
+    run = tw.simulate(graph, tw.Machine(workers=16))
+    page = show(lambda path: path.write_text(run_page(run, limit=1000)))
     note = page.locator(".note").inner_text()
-    assert note.startswith("22,100 tasks are more than the 20,000 that are drawn one by one")
+    assert note.startswith("1,540 tasks are more than the 1,000 that are drawn one by one")
     assert page.evaluate("panels[0].d.label.length") < 200
     page.locator("canvas.dag").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    assert selected(page) == "49 x trsm"
+    assert selected(page) == "19 x trsm"
     x, y = on_page(page.locator("canvas.gantt"), (500, 20))
     page.mouse.move(x, y)
     assert re.match(r"\w+\(.*\)( and \d+ more)?\n", page.locator("#tip").inner_text())
@@ -634,10 +737,7 @@ def test_the_live_page_follows_a_run_to_its_end(browser):
         assert (
             page.locator("#state").inner_text() == "running" and page.title() == "90 % steps: critical-path on threads"
         )
-        assert (
-            page.locator("#queue").inner_text()
-            == f"1 tasks are ready or run, on {page.evaluate('lanes.length')} workers"
-        )
+        assert page.locator("#queue").inner_text() == f"1 ready or running, on {page.evaluate('lanes.length')} workers"
         assert page.locator("#ops").inner_text() == "step 9 of 10"
         assert page.evaluate("[bars.length, document.getElementById('bar').value]") == [9, 9]
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -656,3 +756,37 @@ def test_the_live_page_follows_a_run_to_its_end(browser):
     assert page.locator("#tip").inner_text().startswith("step(0)\n")
     assert errors == [] and set(requests) <= {live.address, f"{live.address}events", "data:,"}
     context.close()
+
+
+@pytest.mark.needs("torch")
+def test_a_training_is_shown_as_phases_and_its_warm_up_left_out(show):
+    from tilewright.training.step import Division, Span, training_graph
+
+    graph, _ = training_graph(Division(2, words=(4,)), Span(0, 6, 64, 8, 8))
+    cost = [40.0 if t < 20 else 1.0 for t in range(len(graph))]  # the first step takes long
+    found = phases(graph)
+    machine = tw.Machine(ranks=2, workers=1)
+    run = tw.simulate(graph, machine)
+    ends, records = {}, []
+    for record in run.trace:  # the same order, with those durations
+        start = max(
+            [ends.get(record.rank, 0.0), *(ends.get(("t", p), 0.0) for p in graph.tasks[record.task].predecessors)]
+        )
+        ends[record.rank] = ends["t", record.task] = start + cost[record.task]
+        records.append(record._replace(start=start, end=start + cost[record.task]))
+    run = dataclasses.replace(run, trace=Trace(graph, 1, records, ranks=2))
+    page = show(run.report)
+    labels = page.evaluate("panels[0].d.label")
+    assert labels == [str(phase) for phase in dict.fromkeys(found)]
+    assert "forward, step 3, place 1" in labels and len(labels) < len(graph) / 2
+    legend = page.locator(".ops").inner_text().split("\n")
+    assert legend == [phase for phase in PHASES if any(one.phase == phase for one in found)]
+    first = max(r.end for r in records if found[r.task][0] == 0 and found[r.task].phase == "update")
+    assert page.evaluate("panels[0].d.from") == first
+    assert page.evaluate("panels[0].gantt.X(panels[0].d.from)") == pytest.approx(64)
+    assert "is left of the chart: Show all." in page.locator(".note").inner_text()
+    page.locator("button.home").click()
+    assert page.evaluate("panels[0].gantt.X(0)") == pytest.approx(64)
+    totals = page.evaluate("panels[0].d.cost")
+    for number, phase in enumerate(dict.fromkeys(found)):
+        assert totals[number] == pytest.approx(sum(cost[t] for t in range(len(graph)) if found[t] == phase))

@@ -7,6 +7,7 @@ import pytest
 from matrices import DTYPES, random_matrix
 
 import tilewright as tw
+from tilewright.storage import batches
 from tilewright.storage.lines import Lines
 from tilewright.storage.matrix import Held, StoredTiles
 from tilewright.storage.npy import create_npy, open_npy
@@ -48,6 +49,47 @@ def test_blocks_are_read_and_written_one_by_one_and_in_rows_and_columns(tmp_path
         source.close()
     found = np.load(tmp_path / "b.npy")
     assert np.array_equal(found, a) and found.flags.f_contiguous == (order == "F")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("memory", ["C", "F"])
+def test_many_lines_of_several_tiles_with_a_system_that_takes_lists_and_one_that_does_not(
+    tmp_path, monkeypatch, listed, memory
+):
+    m, n, nb = 2500, 12, 5
+    if not listed:
+        monkeypatch.setattr(batches, "_system", lambda: None)
+    a = random_matrix(m, n)
+    np.save(tmp_path / "a.npy", a)
+    places = [(3, j) for j in range(0, n, nb)]
+    with (tmp_path / "b.npy").open("w+b", buffering=0) as file:
+        source, target = open_npy(tmp_path / "a.npy"), create_npy(file, tmp_path / "b.npy", (m, n), "f8", "C")
+        for some in (places, places[1:2]):
+            tiles = [np.empty((m - 7, min(nb, n - j)), order=memory) for _, j in some]
+            source.read(some, tiles)
+            target.write(some, tiles)
+            assert all(np.array_equal(tile, a[3:-4, j : j + nb]) for (_, j), tile in zip(some, tiles, strict=True))
+        source.close()
+    wanted = np.zeros((m, n))
+    wanted[3:-4] = a[3:-4]
+    assert np.array_equal(np.load(tmp_path / "b.npy"), wanted)
+
+
+def test_a_list_of_lines_says_what_became_of_each(tmp_path):
+    if batches._system() is None:
+        pytest.skip("this system takes no lists of reads")
+    (tmp_path / "file").write_bytes(bytes(range(100)))
+    memory = np.zeros((3, 10), np.uint8)
+    at = memory.__array_interface__["data"][0]
+    pieces = np.array([[[at + 10 * k, 4], [at + 10 * k + 5, 4]] for k in range(3)], np.uint64)
+    with (tmp_path / "file").open("rb") as file:
+        done = batches.moved(file.fileno(), np.array([10, 95, 200]), pieces, write=False)
+        if done is None:
+            pytest.skip("this system takes no lists of reads")
+        assert done.tolist() == [8, 5, 0]
+        assert memory[0].tolist() == [10, 11, 12, 13, 0, 14, 15, 16, 17, 0]
+        refused = batches.moved(file.fileno(), np.array([0]), pieces[:1], write=True)
+        assert refused is not None and refused[0] < 0
 
 
 def test_a_read_that_comes_back_in_parts_goes_on(tmp_path, monkeypatch):
