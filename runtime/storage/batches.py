@@ -47,7 +47,8 @@ _CONTROL = np.dtype(
 _EVENT = np.dtype([("data", "<u8"), ("control", "<u8"), ("result", "<i8"), ("result2", "<i8")])
 
 _free: deque[_Context] = deque()
-os.register_at_fork(after_in_child=_free.clear)  # contexts are not inherited
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free.clear)  # contexts are not inherited
 
 
 def moved(descriptor: int, places: np.ndarray, pieces: np.ndarray, *, write: bool) -> np.ndarray | None:
