@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+import os
 import sys
 import threading
 from collections import Counter
@@ -13,6 +14,11 @@ from hypothesis import settings
 from tilewright.benchmarks import timing
 from tilewright.host.cores import cores
 from tilewright.kernels import blas, choice
+
+# Threads of OpenMP and OpenBLAS sleep between two calls, and do not look for work: tests share the cores with others,
+# also the processes that they start. Nothing is computed otherwise. Takes effect in processes that start after this.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 timing.SETTLE = 0.0  # what a benchmark measures in a test is not looked at
 gc.set_threshold(20_000, 20, 20)  # tests make many graphs and few cycles; the default looks 26,000 times for those

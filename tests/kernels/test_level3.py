@@ -103,18 +103,20 @@ def test_triangles_multiply_and_divide_from_both_sides(kernels, layout, tile, di
         times, over = tile(b, layout), tile(b, layout)
         functions["trmm"](given, times.array, side, uplo, flag, diag, alpha)
         functions["trsolve"](given, over.array, side, uplo, flag, diag, alpha)
-        wanted = b.copy()
-        reference.trmm(np.nan_to_num(given), wanted, side, uplo, flag, diag, alpha)
         exact = alpha * (t.astype(complex) @ b if side == "L" else b.astype(complex) @ t)
         bound = 30 * n * roundoff(dtype) * norm1(np.abs(t)) * norm1(np.abs(b))
-        assert norm1(times.array - exact) <= bound and norm1(wanted - exact) <= bound
+        assert norm1(times.array - exact) <= bound
         back = t @ over.array if side == "L" else over.array @ t
         size = norm1(np.abs(t)) * norm1(np.abs(over.array)) + abs(alpha) * norm1(b)
         assert norm1(back - alpha * b) <= 30 * n * roundoff(dtype) * size
-        wanted = b.copy()
-        reference.trsolve(np.nan_to_num(given), wanted, side, uplo, flag, diag, alpha)
-        assert np.allclose(over.array, wanted, rtol=1e3 * roundoff(dtype), atol=1e3 * roundoff(dtype))
         assert times.rest_is_untouched() and over.rest_is_untouched()
+        if n < 100:  # the reference is a loop in Python
+            wanted = b.copy()
+            reference.trmm(np.nan_to_num(given), wanted, side, uplo, flag, diag, alpha)
+            assert norm1(wanted - exact) <= bound
+            wanted = b.copy()
+            reference.trsolve(np.nan_to_num(given), wanted, side, uplo, flag, diag, alpha)
+            assert np.allclose(over.array, wanted, rtol=1e3 * roundoff(dtype), atol=1e3 * roundoff(dtype))
 
 
 def test_lauum_is_the_lower_triangle_of_the_product(kernels, layout, tile):

@@ -10,7 +10,7 @@ from tilewright.linalg.residual import cholesky_ratio
 @pytest.mark.parametrize(
     ("n", "dtype"),
     [(n, dtype) for n in (1, 5, 511, 513) for dtype in ("float32", "float64", "complex64", "complex128")]
-    + [(1030, "float64"), (1030, "complex64")],
+    + [(1030, "float64")],
 )
 @pytest.mark.parametrize("lower", [True, False], ids=["lower", "upper"])
 def test_ratio_is_the_formula(n, dtype, lower):
