@@ -88,6 +88,11 @@ class Outside:
                 f"restart={self.restart} is for ranks and workers that can die alone; backend {call.engine.name!r} is "
                 f"this process, so make the call again with resume=True"
             )
+        if self.every and call.engine.name == "dask":
+            raise ValueError(
+                f"every={self.every:g} is not for backend 'dask', where each panel is written before its task ends; "
+                f"leave it out"
+            )
         call.keeping = Keeping(self.checkpoint, self.resume, self.every, self.restart, call.routine.__name__, a)
 
     def refuse(self, call: str, **others: Any) -> None:
