@@ -32,7 +32,8 @@ table("Optimistic scaling, p = 64", "n", [1000 * 2**k for k in range(6)], optimi
 assert 1.9 < (1 - optimistic("rows", 10**6)) / (1 - optimistic("rows", 2 * 10**6)) < 2.1
 
 # %%
-# Twice the n, half of what is lost: E = 1 - O(1/n). It is called optimistic because the memory has to grow too.
+# Twice the n, half of what is lost: E = 1 - O(1/n). It is optimistic, as the memory of each rank
+# has to grow too.
 #
 # With n fixed, every layout fails in the end:
 
@@ -77,7 +78,7 @@ study.plot("scaling.png")
 # 1. *Iso-efficiency*: how fast must n grow with p so that E stays 0.9? Compare rows and grid from p = 2^20 to 2^22.
 #    What does it mean for the memory of a rank?
 # 2. By the exact costs a grid wins where sqrt(p) > 1 + gamma/beta. Simulate both at p = 4 and p = 16 for
-#    beta = gamma, and for a network of half that speed per flop (gamma = beta/2) at p = 4.
+#    beta = gamma, and at p = 4 also where a flop costs half a word, gamma = beta/2.
 # 3. Up to how many ranks does a product with n = 4096 keep half its efficiency, by rows and on a grid?
 
 # %%

@@ -2,7 +2,7 @@
 5. Formats, loss scaling and AMP
 ================================
 
-The notebook's subject. FP16 has small numbers down to 6e-8 only, and BF16 three digits. We see what that does to a
+The notebook's subject. FP16 has small numbers down to 6e-8 only, and BF16 two to three digits. We see what that does to a
 gradient, how a scaled loss saves it, how the scale finds its value step by step, and what remains of the difference in
 a training.
 """
@@ -16,8 +16,9 @@ training = tw.training
 print(training.formats())
 
 # %%
-# Range comes from the exponent's bits, 8 in FP32 and BF16, 5 in FP16; roundoff from those of the mantissa, 23, 7 and
-# 10. So 70000 is infinite in FP16, and 1e-15 is zero.
+# Range comes from the exponent's bits, 8 in FP32 and BF16, 5 in FP16. So 70000 is infinite in FP16, and 1e-15 is zero.
+# Roundoff comes from those of the mantissa: 23 in FP32, 10 in FP16, 7 in BF16. Hence what each is for: FP32 for weights
+# and sums, FP16 for products of a scaled loss, BF16 for products without scaling.
 #
 # Gradients are small. Here one of 1e-5 is multiplied by itself on its way back through three layers:
 
