@@ -32,8 +32,8 @@ table("Optimistic scaling, p = 64", "n", [1000 * 2**k for k in range(6)], optimi
 assert 1.9 < (1 - optimistic("rows", 10**6)) / (1 - optimistic("rows", 2 * 10**6)) < 2.1
 
 # %%
-# Twice the n, half of what is lost: E = 1 - O(1/n). It is optimistic, as the memory of each rank
-# has to grow too.
+# Twice the n, half of what is lost: E = 1 - O(1/n). It is optimistic, as the memory of each rank has to grow
+# too.
 #
 # With n fixed, every layout fails in the end:
 

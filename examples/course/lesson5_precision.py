@@ -2,9 +2,9 @@
 5. Formats, loss scaling and AMP
 ================================
 
-The notebook's subject. FP16 has small numbers down to 6e-8 only, and BF16 two to three digits. We see what that does to a
-gradient, how a scaled loss saves it, how the scale finds its value step by step, and what remains of the difference in
-a training.
+The notebook's subject. FP16 has small numbers down to 6e-8 only, and BF16 two to three digits. We see what that does
+to a gradient, how a scaled loss saves it, how the scale finds its value step by step, and what remains of the
+difference in a training.
 """
 
 import torch
