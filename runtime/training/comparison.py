@@ -33,12 +33,24 @@ _OF_FIT = [name for name in (*signature(fit).parameters, *SETTINGS) if name not 
 
 @dataclass
 class Comparison:
-    """Results by precision; the first is the baseline of savings and speed-ups."""
+    """Results by precision; the first is the baseline of savings and speed-ups.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> model = lambda: training.models.MLP(3072, (4,))
+    >>> data = training.data.synthetic(8, test=4)
+    >>> found = training.compare(model, data, ("fp32",), warm_up=False, epochs=1, device="cpu")
+    >>> found.baseline, found.speedup("fp32")
+    ('fp32', 1.0)
+    """
 
     results: dict[str, Result]
+    """By the name of the precision, in the order of the call."""
 
     @property
     def baseline(self) -> str:
+        """The precision that others are compared with."""
         return next(iter(self.results))
 
     def savings(self, name: str) -> float | None:
@@ -136,6 +148,19 @@ def compare(
     ------
     ValueError
         A precision is unknown or named twice; or as `fit`, before any work.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tilewright import training
+    >>> def model():
+    ...     torch.manual_seed(0)
+    ...     return training.models.MLP(3072, (4,))
+    >>> data = training.data.synthetic(8, test=4)
+    >>> found = training.compare(model, data, ("fp32", "bf16"), warm_up=False, epochs=1, device="cpu")
+    >>> first = [result.losses[0] for result in found.results.values()]
+    >>> abs(first[0] - first[1]) < 0.1
+    True
     """
     options = flat(options)
     check_call(compare, options, options.get("backend", "threads"), also=[*_OF_FIT, "machine", "threads_per_task"])

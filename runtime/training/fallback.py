@@ -22,12 +22,24 @@ MODES = ("literal", "robust")
 
 
 class Event(NamedTuple):
-    """One change of precision."""
+    """One change of precision.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> event = training.Event(7, "fp16", "bf16", "6 of the last 20 steps skipped")
+    >>> print(event, event.fell)
+    step 7: fp16 -> bf16, 6 of the last 20 steps skipped True
+    """
 
     step: int
+    """The step after which it was decided."""
     before: str
+    """The precision of that step."""
     after: str
+    """The precision of the next step."""
     reason: str
+    """In words."""
 
     @property
     def fell(self) -> bool:
@@ -56,6 +68,26 @@ class Fallback:
     retry
         In robust mode, go up one rung after so many good steps in a row; each fall that follows a climb doubles it,
         so a training does not swing for ever. None, the default, never does.
+    max_skip_ratio, window, least, calibration, bad_losses
+        The numbers in these rules.
+    rung, steps, skipped, calibrating, recent, bad, good, climbed, events
+        The state, as `state_dict` has it: left alone but to go on with a training.
+
+    Raises
+    ------
+    ValueError
+        An unknown mode, an empty ladder, a ratio that is not from 0 to below 1, or a ``retry`` in literal mode.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> fallback = training.Fallback(("fp16", "fp32"), bad_losses=2)
+    >>> for step in range(3):
+    ...     event = fallback.observe(step, found_inf=False, scale=1024.0, loss_finite=step == 0)
+    >>> print(event)
+    step 2: fp16 -> fp32, 2 losses in a row were not finite
+    >>> fallback.precision
+    'fp32'
     """
 
     ladder: tuple[str, ...] = LADDER

@@ -93,7 +93,23 @@ def scaling(gradient: float = 1e-5, power: int = 3, scaler: LossScaler | None = 
 def batch_size_for(device: str | torch.device) -> int:
     """The notebook's batch size for a device: 256 beyond 100 GB of memory, 128 beyond 16 GB, else 64.
 
-    ValueError for a name that is not torch's, TypeError for what is neither a name nor a ``torch.device``.
+    Parameters
+    ----------
+    device
+        A name such as ``"cuda:0"``, or a ``torch.device``. What is no CUDA device gets 64.
+
+    Raises
+    ------
+    ValueError
+        The name is none of torch's.
+    TypeError
+        It is neither a name nor a ``torch.device``.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> training.batch_size_for("cpu")
+    64
     """
     try:
         device = torch.device(instance(device, "device", (str, torch.device), "a name such as 'cuda:0'"))
