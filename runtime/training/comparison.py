@@ -1,9 +1,12 @@
-"""One training in several precisions: the notebook's summary, from runs that share data, order and first weights."""
+"""One training in several precisions: the notebook's summary, from runs that share data, order and first weights.
+
+The notebook is *Lab 2.1.4: Mixed Precision Training - Speed Up with AMP*.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from tilewright.training import precision, usage
 from tilewright.training.control import check_precision
 from tilewright.training.data import Dataset
 from tilewright.training.data.torch_data import two
+from tilewright.training.devices import target_device
 from tilewright.training.result import Result, Text, grid
 from tilewright.training.settings import SETTINGS, flat
 from tilewright.training.trainer import fit
@@ -47,6 +51,8 @@ class Comparison:
 
     results: dict[str, Result]
     """By the name of the precision, in the order of the call."""
+    left: dict[str, int] = field(default_factory=dict)
+    """Bytes beyond those before a training that this process still has when its model is gone and all was given back."""
 
     @property
     def baseline(self) -> str:
@@ -66,13 +72,14 @@ class Comparison:
     def summary(self) -> dict[str, Any]:
         """The numbers as plain values, for JSON; those of the last precision at the top level too."""
         rows = {
-            name: result.summary() | {"memory_savings": self.savings(name), "speedup": self.speedup(name)}
+            name: result.summary()
+            | {"memory_savings": self.savings(name), "speedup": self.speedup(name), "memory_left": self.left.get(name)}
             for name, result in self.results.items()
         }
         return {**rows[next(reversed(rows))], "baseline": self.baseline, "compared": rows}
 
     def table(self) -> Text:
-        """The notebook's summary: memory, time, accuracy, savings, speed-up; skipped steps and changes of precision."""
+        """The notebook's summary: memory, also after clean-up, time, accuracy, savings, speed-up; skipped steps and changes of precision."""
         names = list(self.results)
 
         def row(title: str, value: Callable[[Result], str]) -> list[str]:
@@ -86,6 +93,7 @@ class Comparison:
         rows = [
             ["Metric", *(name.upper() if name != "adaptive" else name for name in names)],
             row("Peak memory (MB)", lambda r: f"{r.peak_memory / 1e6:.1f}"),
+            ["After clean-up (MB)", *(f"{self.left[n] / 1e6:.1f}" if n in self.left else "-" for n in names)],
             row("Training time (s)", lambda r: f"{r.seconds:.2f}"),
             row(
                 "Step time p50 / p95",
@@ -179,12 +187,14 @@ def compare(
         quiet = options | {"epochs": 1, "progress": False, "log": None, "tensorboard": None}
         for name in precisions:
             fit(model_factory(), train.take(slice(0, size)), test.take(slice(0, size)), precision=name, **quiet)
-    results, board = {}, options.get("tensorboard")
+    results, left, board = {}, {}, options.get("tensorboard")
+    where = target_device(options.get("device"))
     for name in precisions:
-        usage.forget()
+        before = usage.held(where)
         model = model_factory()
         own = options | ({"tensorboard": Path(board) / name} if board is not None else {})
         results[name] = fit(model, train, test, precision=name, **own)
         results[name].model = None  # nothing of it may be alive when the next one is measured
         del model
-    return Comparison(results)
+        left[name] = max(usage.held(where) - before, 0)
+    return Comparison(results, left)

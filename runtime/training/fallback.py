@@ -1,5 +1,7 @@
 """When to give up a precision: the notebook's exercise, as a state machine with no tensors in it.
 
+The notebook is *Lab 2.1.4: Mixed Precision Training - Speed Up with AMP*.
+
 Literal mode is the exercise as it stands: more than ``max_skip_ratio`` of all steps skipped means FP32. Its weakness:
 a loss scale that starts at 2^16 may need several skipped steps to find its value, so the ratio fires at step 1 if
 step 1 overflows. Robust mode knows that, looks at a window, and goes down a ladder one rung at a time. With ``retry``

@@ -1,5 +1,7 @@
 """Models that are lists of segments: the notebook's SimpleResNet, ResNet-18 for 32 x 32 images, a small MLP.
 
+The notebook is *Lab 2.1.4: Mixed Precision Training - Speed Up with AMP*.
+
 A *segment* is a module; a model is the composition of its segments, applied one after the other. Segments share their
 parameters with the model, so nothing is copied: they only say where a training step may be cut.
 """
