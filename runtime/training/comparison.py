@@ -52,7 +52,7 @@ class Comparison:
     results: dict[str, Result]
     """By the name of the precision, in the order of the call."""
     left: dict[str, int] = field(default_factory=dict)
-    """Bytes beyond those before a training that this process still has when its model is gone and all was given back."""
+    """Bytes that this process has more than before a training, when its model is gone and all was given back."""
 
     @property
     def baseline(self) -> str:
@@ -79,7 +79,10 @@ class Comparison:
         return {**rows[next(reversed(rows))], "baseline": self.baseline, "compared": rows}
 
     def table(self) -> Text:
-        """The notebook's summary: memory, also after clean-up, time, accuracy, savings, speed-up; skipped steps and changes of precision."""
+        """The notebook's summary: memory, time, accuracy, savings, speed-up; skipped steps and changes of precision.
+
+        "After clean-up" is `left`.
+        """
         names = list(self.results)
 
         def row(title: str, value: Callable[[Result], str]) -> list[str]:

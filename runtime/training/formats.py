@@ -24,13 +24,13 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def formats() -> Text:
-    """A table of FP32, FP16 and BF16: bits, range, smallest normal number, eps, roundoff, memory, what for, three numbers rounded.
+    """A table of FP32, FP16 and BF16: bits, range, eps, roundoff, memory, use, and three numbers rounded.
 
     Examples
     --------
     >>> from tilewright import training
     >>> print(training.formats().splitlines()[8])
-    largest                    3.4e+38       6.55e+04   3.39e+38
+    largest                    3.4e+38       6.55e+04     3.39e+38
     """
     rows = [["Format", *(name.upper() for name in _DTYPES)]]
 
