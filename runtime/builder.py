@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache, update_wrapper
-from inspect import signature
+from inspect import BoundArguments, signature
 from typing import Any, Concatenate, ParamSpec
 
 from tilewright.graph import TaskGraph
+from tilewright.host.garbage import uncollected
 from tilewright.scalars import positive
 
 __all__ = ["graph_builder"]
@@ -59,13 +60,17 @@ def graph_builder(
     def decorate(function: Callable[Concatenate[TaskGraph, P], TaskGraph | None]) -> Callable[P, TaskGraph]:
         known = signature(function)
 
-        def build(*args: P.args, **kwargs: P.kwargs) -> TaskGraph:
-            bound = known.bind(None, *args, **kwargs)
+        def title(bound: BoundArguments) -> str:
             bound.apply_defaults()
             named = dict(list(bound.arguments.items())[1:])
+            return name.format_map(named) if isinstance(name, str) else name(*bound.args[1:])
+
+        def build(*args: P.args, **kwargs: P.kwargs) -> TaskGraph:
+            bound = known.bind(None, *args, **kwargs)
+            g = TaskGraph(title(bound))
             values: tuple[Any, ...] = bound.args[1:]
-            g = TaskGraph(name.format_map(named) if isinstance(name, str) else name(*values))
-            made = function(g, *args, **kwargs)
+            with uncollected():
+                made = function(g, *args, **kwargs)
             graph = g if made is None else made
             if levels is not None:
                 form = levels
@@ -77,6 +82,8 @@ def graph_builder(
 
         call: Any = build if cache is None else lru_cache(maxsize=cache)(build)
         update_wrapper(call, function)
+        call.loop, call.levels = function, levels  # for `tilewright.passes.loops`
+        call.title = lambda *args: title(known.bind(None, *args))
         call.__signature__ = known.replace(parameters=list(known.parameters.values())[1:])
         return call
 

@@ -267,9 +267,12 @@ def owner_for(graph: TaskGraph, owner: Any, ranks: int | None = None) -> Any:
 def by_handle(graph: TaskGraph, rank_of: Callable[[Handle], int]) -> tuple[int, ...]:
     """The owner of each handle in order of first access. ValueError as of ``rank_of``, first about a result: those have
     names that the user knows, while a call may read its argument under a name of its own."""
-    for handle in graph.results:
-        rank_of(handle)
-    return tuple(rank_of(handle) for handle in graph.handles_used)
+    try:
+        return tuple(map(rank_of, graph.handles_used))
+    except ValueError:
+        for handle in graph.results:
+            rank_of(handle)
+        raise
 
 
 def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
@@ -294,18 +297,35 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
     rules: dict[Any, Any] = dict(owner) if isinstance(owner, Mapping) else {}  # a copy: the caller may change his
     default = near_square(ranks) if owner is None or isinstance(owner, Mapping) else owner
 
+    settled = {key: rank for key, rank in rules.items() if type(rank) is int and 0 <= rank < ranks}
+    families: dict[str, Callable[[Handle], Any]] = {}  # a check for a `Distribution` takes longer than its rule
+
     def rank_of(handle: Handle) -> int:
-        rule = rules.get(handle, rules.get(handle.name))
-        if rule is None:
-            rule = rules.get(handle.name.partition(":")[0], default)
-        if isinstance(rule, Distribution):
-            rank = rule(*(*handle.index, 0, 0)[:2])
-        elif callable(rule):
-            rank = rule(*handle.index)
+        rank: Any = settled.get(handle)
+        if rank is not None:
+            return int(rank)
+        own = rules.get(handle)
+        if own is not None:
+            rank = _asked(own)(handle)
         else:
-            rank = rule
+            rule = families.get(handle.name)
+            if rule is None:
+                given = rules.get(handle.name)
+                if given is None:
+                    given = rules.get(handle.name.partition(":")[0], default)
+                rule = families[handle.name] = _asked(given)
+            rank = rule(handle)
         if not _is_rank(rank) or not 0 <= rank < ranks:
             raise ValueError(f"owner of {handle} is {rank!r}, not one of the ranks 0 to {ranks - 1}")
         return int(rank)
 
     return rank_of
+
+
+def _asked(rule: Any) -> Callable[[Handle], Any]:
+    """What a rule says of a handle."""
+    if isinstance(rule, Distribution):
+        return lambda handle: rule(*(*handle.index, 0, 0)[:2])
+    if callable(rule):
+        return lambda handle: rule(*handle.index)
+    return lambda handle: rule

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import copy
 import enum
+from array import array
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from itertools import islice
 from operator import index as _as_integer
 from pathlib import Path
 from types import FunctionType, MethodType
@@ -577,6 +579,11 @@ class TaskGraph:
         graph.temporary, graph.rooms = set(self.temporary), dict(self.rooms)
         return graph
 
+    def range(self, *bounds: int) -> range:
+        """Python's ``range``. A builder whose loops are over it can be counted and planned in part, without unrolling
+        them: see `tilewright.passes.loops`."""
+        return range(*bounds)
+
     def insert(
         self,
         op: Op | Callable[..., Any],
@@ -621,6 +628,19 @@ class TaskGraph:
                 params = (*params[:place], param.copy(), *params[place + 1 :])
             elif type(param) in _MISPLACED:
                 _check_parameter(op, param)
+        return self._append(op, uses, params, on, priority, groups, label)
+
+    def _append(
+        self,
+        op: Op,
+        uses: tuple[Use, ...],
+        params: tuple[Any, ...],
+        on: Hashable,
+        priority: float,
+        groups: tuple[int, ...],
+        label: tuple[object, ...] | None,
+    ) -> Task:
+        """Append a task whose arguments are sorted and checked."""
         index = len(self.tasks)
         table = self._state
         edges: set[int] = set()
@@ -650,21 +670,23 @@ class TaskGraph:
 
     def insert_again(self, task: Task, op: Op | None = None, uses: Sequence[Use] | None = None) -> Task:
         """Append a task of another graph, or one like it with another op or other uses, one for each it had."""
-        args = task.arguments(task.uses if uses is None else uses)
-        return self.insert(op or task.op, *args, *task.params, on=task.on, priority=task.priority, label=task.place)
+        uses = task.uses if uses is None else tuple(uses)
+        if self.frozen or len(uses) != len(task.uses):
+            args = task.arguments(uses)
+            return self.insert(op or task.op, *args, *task.params, on=task.on, priority=task.priority, label=task.place)
+        return self._append(op or task.op, uses, task.params, task.on, task.priority, task.groups, task.place)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To another process a graph goes as its recipe, where it has one, or with all its tasks."""
         if self.recipe is not None:
             return self.recipe
         levels = self.bottom_levels() if self.closed_form is not None else None
-        calls = [(t.op, t.arguments(t.uses), t.params, t.on, t.priority, t.place) for t in self.tasks]
         named: dict[str, list[Handle]] = {name: [] for name in self.rooms}
         for handle in self._state if named else ():
             if handle.name in named:
                 named[handle.name].append(handle)
         rooms = {name: room.settled(named[name]) for name, room in self.rooms.items()}
-        return _rebuilt, (self.name, calls, levels, set(self.temporary), rooms)
+        return _rebuilt, (self.name, _packed(self), levels, set(self.temporary), rooms)
 
     def __copy__(self) -> TaskGraph:
         """A graph of the same tasks, with the same layout, that can grow by itself."""
@@ -862,14 +884,94 @@ class TaskGraph:
         return self.to_svg() if len(self) <= upstairs("plot.dag:LIMIT") else None
 
 
+class _Packed(NamedTuple):
+    """The calls of a graph in few objects: 10^5 tasks of a graph travel as five strings of numbers."""
+
+    names: list[str]
+    """Of families of handles."""
+    handles: tuple[Any, Any, Any]
+    """By handle: its name's number, how many indices it has; and all indices."""
+    ops: list[Op]
+    tasks: tuple[Any, Any, Any]
+    """By task: its op's number, how many uses it has; and all uses, 3 times the handle's number plus the access's."""
+    others: dict[int, tuple[Any, ...]]
+    """Of tasks that have them: params, on, priority, groups and label."""
+
+
+_ACCESSES = (_READ, _WRITE, _RW)
+
+_USUAL = ((), None, 0, (), None)
+
+
+def _packed(graph: TaskGraph) -> _Packed:
+    names: dict[str, int] = {}
+    families = [names.setdefault(handle.name, len(names)) for handle in graph._state]
+    lengths = [len(handle.index) for handle in graph._state]
+    indices = [place for handle in graph._state for place in handle.index]
+    number = dict(zip(graph._state, range(0, 3 * len(families), 3), strict=True))
+    uses = [
+        number[handle] + (0 if access is _READ else 2 if access is _RW else 1)
+        for task in graph.tasks
+        for handle, access in task.uses
+    ]
+    ops: dict[int, int] = {}
+    known: list[Op] = []
+    kinds = []
+    others = {}
+    for task in graph.tasks:
+        kind = ops.get(id(task.op))
+        if kind is None:
+            kind = ops[id(task.op)] = len(known)
+            known.append(task.op)
+        kinds.append(kind)
+        if task.params or task.groups or task.on is not None or task.priority or task.place is not None:
+            others[task.index] = task.params, task.on, task.priority, task.groups, task.place
+    counts = [len(task.uses) for task in graph.tasks]
+    return _Packed(
+        list(names),
+        (_dense(families), _dense(lengths), _dense(indices)),
+        known,
+        (_dense(kinds), _dense(counts), _dense(uses)),
+        others,
+    )
+
+
+def _dense(numbers: list[int]) -> Any:
+    """The numbers as an array of the smallest type, or as they are where there is one that no type has."""
+    if not numbers:
+        return []
+    least, most = min(numbers), max(numbers)
+    kind = next(
+        (k for k in "bhiq" if -(2 ** (8 * array(k).itemsize - 1)) <= least <= most < 2 ** (8 * array(k).itemsize - 1)),
+        None,
+    )
+    return numbers if kind is None else array(kind, numbers)
+
+
 def _rebuilt(
-    name: str, calls: list[tuple[Any, ...]], levels: list[float] | None, temporary: set[str], rooms: dict[str, Room]
+    name: str, packed: _Packed, levels: list[float] | None, temporary: set[str], rooms: dict[str, Room]
 ) -> TaskGraph:
-    """The graph of these (op, accesses, params, on, priority, label)."""
+    """The graph of these calls."""
     graph = TaskGraph(name)
     graph.temporary, graph.rooms = temporary, rooms
-    for op, accesses, params, on, priority, label in calls:
-        graph.insert(op, *accesses, *params, on=on, priority=priority, label=label)
+    names, (families, lengths, indices), ops, (kinds, counts, codes), others = packed
+    places = iter(indices)
+    handles = [
+        Handle(names[family], tuple(islice(places, length))) for family, length in zip(families, lengths, strict=True)
+    ]
+    known: dict[int, Use] = {}
+    rest = iter(codes)
+    for index, (kind, count) in enumerate(zip(kinds, counts, strict=True)):
+        uses = []
+        for code in islice(rest, count):
+            use = known.get(code)
+            if use is None:
+                use = known[code] = Use(handles[code // 3], _ACCESSES[code % 3])
+            uses.append(use)
+        params, on, priority, groups, label = others.get(index, _USUAL)
+        if params:  # a graph has arrays of its own
+            params = tuple([param.copy() if isinstance(param, np.ndarray) else param for param in params])
+        graph._append(ops[kind], tuple(uses), params, on, priority, groups, label)
     if levels is not None:
         graph.closed_form = lambda task: levels[task.index]
     return graph

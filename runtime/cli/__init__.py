@@ -59,6 +59,7 @@ BENCHMARKS = {
     "simulator": ("tilewright.benchmarks.simulator", "Predicted beside measured runs, simulated tasks per second."),
     "dask": ("tilewright.benchmarks.dask", "A Dask cluster: dask.array beside both modes of ours, and threads."),
     "gemm": ("tilewright.benchmarks.gemm", "Tile products in every format, by every route."),
+    "plan": ("tilewright.benchmarks.plan", "What one of many ranks plans, and what empty tasks cost on ranks."),
     "mpi": ("tilewright.benchmarks.mpi", "Ranks beside threads, what a pool costs, message counts."),
     "train": ("tilewright.benchmarks.train", "The training graph beside a plain torch loop, BF16, MPI ranks."),
     "matvec": ("tilewright.benchmarks.matvec", "Dense products on two ranks beside NumPy and the copy bandwidth."),

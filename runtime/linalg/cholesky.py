@@ -19,13 +19,13 @@ def cholesky(g: TaskGraph, A: Handles, nt: int) -> None:
        Parallel Computing 35 (2009), algorithm 1.
     .. [2] LAPACK ?potrf.
     """
-    for k in range(nt):
+    for k in g.range(nt):
         g.insert(potrf, RW(A[k, k]))  # A_kk := chol(A_kk)
-        for i in range(k + 1, nt):
+        for i in g.range(k + 1, nt):
             g.insert(trsm, R(A[k, k]), RW(A[i, k]))  # A_ik := A_ik L_kk^-H
-        for i in range(k + 1, nt):
+        for i in g.range(k + 1, nt):
             g.insert(syrk, R(A[i, k]), RW(A[i, i]))  # A_ii := A_ii - A_ik A_ik^H
-            for j in range(k + 1, i):
+            for j in g.range(k + 1, i):
                 g.insert(gemm, R(A[i, k]), R(A[j, k]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_jk^H
 
 

@@ -49,14 +49,16 @@ def triangle_graph(
     """
     A, S = g.handles("A"), g.handles("S")
     if not in_place:
-        for j in range(nt):
-            for i in range(j, nt):
-                g.insert(copy, R(S[i, j]), W(A[i, j]), *["lower" if i == j else "all"] * (check == "before"))
+        look = check == "before"
+        for j in g.range(nt):
+            g.insert(copy, R(S[j, j]), W(A[j, j]), *["lower"] * look)
+            for i in g.range(j + 1, nt):
+                g.insert(copy, R(S[i, j]), W(A[i, j]), *["all"] * look)
     loop(g, A, nt, *rest)
-    for j in range(nt):
+    for j in g.range(nt):
         g.insert(tril, RW(A[j, j]), *[True] * (check == "behind"))
         if clear:
-            for i in range(j):
+            for i in g.range(j):
                 g.insert(zero, W(A[i, j]))
     if levels is not None:
         g.closed_form = lambda task: levels(task, nt)
@@ -70,15 +72,15 @@ def turned_graph(g: TaskGraph, loop: Loop, nt: int, rest: tuple[Any, ...] = ()) 
     back: two transposed copies of a triangle, so that bits are those of every other layout.
     """
     A = g.handles("A")
-    for j in range(nt):
+    for j in g.range(nt):
         g.insert(transpose, RW(A[j, j]))
-        for i in range(j + 1, nt):
+        for i in g.range(j + 1, nt):
             g.insert(transpose, R(A[j, i]), W(A[i, j]))  # A_ij := A_ji^T
     loop(g, A, nt, *rest)
-    for j in range(nt):
+    for j in g.range(nt):
         g.insert(tril, RW(A[j, j]))
         g.insert(transpose, RW(A[j, j]))
-        for i in range(j + 1, nt):
+        for i in g.range(j + 1, nt):
             g.insert(transpose, R(A[i, j]), W(A[j, i]))
             g.insert(zero, W(A[i, j]))
 

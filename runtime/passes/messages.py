@@ -381,6 +381,16 @@ class MessagePlan:
         return self.final_places | initial
 
     @property
+    def tasks(self) -> int:
+        """Of the whole graph."""
+        return len(self.places)
+
+    def made_by(self, rank: int) -> list[Handle]:
+        """The results whose final value a rank makes: handles that are written, but for `TaskGraph.temporary` ones."""
+        temporary, source = self.graph.temporary, self.source
+        return [handle for handle, v in self._final.items() if source[v] == rank and handle.name not in temporary]
+
+    @property
     def final_places(self) -> dict[Handle, int]:
         """Where the final value of each handle that is written is made."""
         return {handle: self.source[version] for handle, version in self._final.items()}

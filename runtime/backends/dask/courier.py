@@ -140,7 +140,9 @@ class DaskCourier:
         self._unacknowledged: dict[int, tuple[Task, Any]] = {}  # and what has to live until then
         self._seen: set[int] = set()  # ranks whose memory we see
         self._wanted: list[tuple[int, int, Task]] = []  # receives that are ready and not granted; a heap
-        self._expected: dict[int, tuple[tuple[int, int], Task]] = {}  # granted by us
+        self._handed: deque[Task] = deque()  # by other threads, for the event loop
+        self._due: list[tuple[int, int]] = []  # keys of what is expected, and of some that has come; a heap
+        self._expected: dict[int, Task] = {}  # granted by us
         self._held = 0
         self._homes: dict[Handle, Any] = {}
 
@@ -148,7 +150,9 @@ class DaskCourier:
 
     def hand(self, task: Task) -> None:
         """Take a task that is ready."""
-        self.loop.call_soon_threadsafe(self._take, task)
+        self._handed.append(task)
+        if len(self._handed) == 1:  # else somebody has asked for a look that is still to come
+            self.loop.call_soon_threadsafe(self._take_all)
 
     def attach(self, team: Team, plan: MessagePlan, orders: dict[str, str]) -> None:
         """Work for this team; ``orders`` are those of matrices by name."""
@@ -246,7 +250,10 @@ class DaskCourier:
         outbox = self._outbox[rank]
         try:
             while True:
-                await comm.write(await outbox.get())
+                words = [await outbox.get()]
+                while not outbox.empty():
+                    words.append(outbox.get_nowait())
+                await comm.write(words)
         except OSError as error:
             self._lost(rank, str(error))
 
@@ -269,8 +276,8 @@ class DaskCourier:
         """Do what another rank says, until it closes the stream."""
         try:
             while True:
-                words = await comm.read()
-                self._listen(rank, **words)
+                for words in await comm.read():
+                    self._listen(rank, **words)
         except OSError as error:
             self._lost(rank, str(error))
         except Exception as error:  # a value that cannot be read here
@@ -329,7 +336,19 @@ class DaskCourier:
 
     # ------------------------------------------------------------ messages
 
-    def _take(self, task: Task) -> None:
+    def _take_all(self) -> None:
+        wanted = False
+        while self._handed:
+            try:
+                wanted |= self._take(self._handed[0])
+            except Exception as error:
+                self._fail(-1, error)
+            self._handed.popleft()  # not before: until then whoever hands something need not ask for another look
+        if wanted:
+            self._grant()
+
+    def _take(self, task: Task) -> bool:
+        """Do what a task asks for. True if there may be more to grant."""
         message: Message = task.params[0]
         number = self.plan.numbers[message.source, message.destination, message.tag]
         if task.op is SEND:
@@ -339,26 +358,30 @@ class DaskCourier:
                 self._ready[number] = task
         elif task.op is RECEIVE:
             heapq.heappush(self._wanted, (message.reader, number, task))
-            self._grant()
+            return True
         else:
             home = self._home(message.handle)
             self._held -= _size(home)
             self.store[message.handle] = home
             self._complete(task)
-            self._grant()
+            return True
+        return False
 
     def _grant(self) -> None:
         """Let come what there is room for, the first needed first."""
         while self._wanted:
             key = self._wanted[0][:2]
-            first = min((key for key, _ in self._expected.values()), default=None)
+            while self._due and self._due[0][1] not in self._expected:
+                heapq.heappop(self._due)
+            first = self._due[0] if self._due else None
             message: Message = self._wanted[0][2].params[0]
             size = _size(self._home(message.handle))
             if self._held + size > self.share.window and first is not None and first < key:
                 return
             _, number, task = heapq.heappop(self._wanted)
             self._held += size
-            self._expected[number] = key, task
+            self._expected[number] = task
+            heapq.heappush(self._due, key)
             self._tell(message.source, kind="grant", number=number, sees=message.source in self._seen)
 
     def _send(self, number: int, task: Task, sees: bool) -> None:
@@ -374,6 +397,12 @@ class DaskCourier:
             self.sent.append((number, place.nbytes, start))
             self._tell(message.destination, kind="tile", number=number, place=pickle.dumps(place))
             return
+        if value is None or lending.small(value):
+            content = pickle.dumps(pack(value), pickle.HIGHEST_PROTOCOL)
+            self._unacknowledged[number] = task, None
+            self.sent.append((number, len(content) if value is None else value.nbytes, start))
+            self._tell(message.destination, kind="tile", number=number, small=content)
+            return
         try:
             packed = own(value) if self.worker.address.startswith("inproc://") else pack(value)
             header, frames = serialize(packed, on_error="raise")
@@ -386,13 +415,14 @@ class DaskCourier:
         self.sent.append((number, sum(memoryview(frame).nbytes for frame in frames), start))
         self._tell(message.destination, kind="tile", number=number, value=Serialized(header, frames))
 
-    def _arrive(self, rank: int, number: int, value: Any = None, place: bytes = b"") -> None:
-        expected = self._expected.pop(number, None)
-        if expected is None or self.stopped:
+    def _arrive(self, rank: int, number: int, value: Any = None, place: bytes = b"", small: bytes = b"") -> None:
+        task = self._expected.pop(number, None)
+        if task is None or self.stopped:
             return
         if place:
             value = Mappings().array(pickle.loads(place))  # its own, gone with the last array in it
-        task = expected[1]
+        if small:
+            value = pickle.loads(small)
         handle = task.params[0].handle
         self.store[handle] = own(value, copy=False, order=self.orders.get(handle.name), read=True)
         self.received.append((number, perf_counter()))

@@ -159,6 +159,11 @@ class Dask(Engine):
         """Whether to run in mode resident. MemoryError if that was asked for and the workers have no room."""
         if self.mode == "tasks":
             return False
+        from tilewright.backends.dask.resident import at_most
+
+        most = at_most(program, self.window)
+        if all(not member.memory or most <= clients.ROOM * member.memory for member in ranks.members):
+            return True
         count = len(ranks.members)
         rank_of = owners(owner, count)
         order = by_handle(program.graph, rank_of), None, ()

@@ -18,12 +18,13 @@ from tilewright.backends.dask import serializers
 from tilewright.backends.dask.courier import DaskCourier, Inbox, Share, blank, own
 from tilewright.backends.execution.program import Program
 from tilewright.backends.ranks import lending, segments
-from tilewright.backends.ranks.outcome import Outcome, failed_at, freeze
+from tilewright.backends.ranks.outcome import Outcome, failed_at, freeze, ran
 from tilewright.backends.ranks.output import telling
 from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.backends.ranks.workers import Team
 from tilewright.errors import WorkerDied
 from tilewright.graph import Handle, TaskGraph
+from tilewright.host.garbage import uncollected
 from tilewright.host.memory import Peak
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
@@ -134,7 +135,7 @@ def _run_part(worker: Worker, share: Share, handles: list[Handle], parcel: Value
     problem: BaseException | None = None
     try:
         borrowed = _borrowed(parcel)
-        with share.torch_state.entered():  # the team takes it into its threads
+        with uncollected(), share.torch_state.entered():  # the team takes it into its threads
             team, plan, orders = _team(share, parcel | borrowed, dict(zip(handles, tiles, strict=True)))
     except BaseException as error:
         problem = error
@@ -273,13 +274,6 @@ def _provide(rooms: list[Handle], store: Store, orders: dict[str, Any]) -> None:
 
 
 def _told(share: Share, courier: DaskCourier, team: Team, plan: MessagePlan, began: float, unmoved: Values) -> Result:
-    origin = team.part.origin
-    rows = [
-        (origin[index], worker, start - began, end - began)
-        for worker, records in enumerate(team.records)
-        for index, start, end in records
-        if plan.places[origin[index]] == share.rank
-    ]
     failures = [*team.failures, *([courier.failure] if courier.failure else [])]
     failure = min(failures, key=lambda failure: failure[0]) if failures else None
     stays: Values = {}
@@ -298,9 +292,15 @@ def _told(share: Share, courier: DaskCourier, team: Team, plan: MessagePlan, beg
                 else:
                     returns[handle] = value
     outcome = Outcome(
-        tasks=np.array(rows).reshape(-1, 4),
-        sent=[(number, nbytes, start - began) for number, nbytes, start in courier.sent],
-        received=[(number, end - began) for number, end in courier.received],
+        tasks=ran(team, plan, began),
+        sent=[
+            (m.destination, m.tag, m.handle, m.writer, nbytes, start - began)
+            for number, nbytes, start in courier.sent
+            for m in (plan.messages[number],)
+        ],
+        received=[
+            (plan.messages[number].source, plan.messages[number].tag, end - began) for number, end in courier.received
+        ],
         failure=None if failure is None else (failure[0], freeze(failure[1])),
         failed_at=None if failure is None else failed_at(team, failure[0], began),
         announced=False,

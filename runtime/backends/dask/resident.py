@@ -33,6 +33,7 @@ from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.distribution import by_handle, owners
 from tilewright.errors import WorkerDied
 from tilewright.graph import Access, Handle
+from tilewright.host.garbage import uncollected
 from tilewright.host.memory import copy_all
 from tilewright.kernels import choice
 from tilewright.passes.messages import MessagePlan
@@ -44,7 +45,7 @@ from tilewright.tiles import Store, TiledMatrix
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Options", "deliver", "families_of", "nbytes_of", "outlines_of", "run_resident", "scatter"]
+__all__ = ["Options", "at_most", "deliver", "families_of", "nbytes_of", "outlines_of", "run_resident", "scatter"]
 
 PRINTED = 2.0  # seconds to wait for the last lines that tasks printed
 SMALL = 1 << 16  # bytes that travel with the call; more are scattered
@@ -86,10 +87,11 @@ def run_resident(
     """Run a program; results go to its store, or stay on the workers where its matrices are `RemoteTiles`."""
     graph, store = program.graph, program.store
     rank_of = _where_data_is(client, ranks, program, owners(options.owner, len(ranks.members)))
-    order: Order = by_handle(graph, rank_of), None, ()
-    plan = planned(graph, len(ranks.members), order)
-    families, outlines = families_of(store), outlines_of(program)
-    contents, key = _contents(program, order, families, outlines)
+    with uncollected():
+        order: Order = by_handle(graph, rank_of), None, ()
+        plan = planned(graph, len(ranks.members), order)
+        families, outlines = families_of(store), outlines_of(program)
+        contents, key = _contents(program, order, families, outlines)
     policy = _dumps(scheduler)
     stay = tuple(name for name, family in store.families.items() if isinstance(family, RemoteTiles))
     run = uuid4().hex[:8]
@@ -139,7 +141,8 @@ def run_resident(
         results = _results(client, ranks, futures)
         heard.wait(sum(outcome.said for outcome, _ in results))
     outcomes = [outcome for outcome, _ in results]
-    trace = merge(graph, plan, ranks.workers, outcomes)
+    with uncollected():
+        trace = merge(graph, ranks.workers, outcomes)
     replaced: set[Handle] = set().union(*(pickle.loads(outcome.values) for outcome in outcomes if outcome.values))
     for future, (_, values) in zip(futures, results, strict=False):
         deliver(store, _read(client, future, values), replaced)
@@ -261,6 +264,17 @@ def _piece_or_value(store: Store, handle: Handle) -> Any:
     if isinstance(family, RemoteTiles):
         return family.pieces[handle.index[0], handle.index[1]]
     return store[handle]
+
+
+def at_most(program: Program, window: int) -> int:
+    """Bytes that no rank needs more of, whatever the plan: all data of the run, and the window. O(handles)."""
+    sizes = [_size(program.store, handle) for handle in program.graph.handles_used]
+    return sum(sizes) + max(window, max(sizes, default=0))
+
+
+def _size(store: Store, handle: Handle) -> int:
+    value = store[handle]
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 def scatter(client: Client, value: Any, address: str) -> Future:

@@ -62,8 +62,9 @@ class Workers:
         self.stopped = False
         self.failures: list[tuple[int, BaseException]] = []
         self.failed_at: dict[int, tuple[int, float, float]] = {}  # by number in `failures`: worker, start, end
-        self.records: list[list[tuple[int, float, float]]] = [[] for _ in range(workers)]
-        self.told = [0] * workers  # records that were told as progress
+        self.records: list[list[float]] = [[] for _ in range(workers)]
+        """By worker (index, start, end) of its tasks, in a row: 10^5 tuples would keep the garbage collector busy."""
+        self.told = [0] * workers  # tasks that were told as progress
         self.ended = [threading.Event() for _ in range(workers)]
         for gate in self.gates:
             gate.acquire()
@@ -107,15 +108,18 @@ class Workers:
             tell = getattr(progress, "ran", None)
             if tell is not None:
                 tell(self.news())
-            progress(sum(map(len, self.records)))
+            progress(sum(map(len, self.records)) // 3)
 
     def news(self) -> list[Ran]:
         """The tasks that ended since this was called last."""
         began, found = self.began, []
         for worker, records in enumerate(self.records):
-            rows = records[self.told[worker] :]
-            self.told[worker] += len(rows)
-            found += [Ran(0, worker, index, start - began, end - began) for index, start, end in rows]
+            rows = records[3 * self.told[worker] :]
+            self.told[worker] += len(rows) // 3
+            found += [
+                Ran(0, worker, int(index), start - began, end - began)
+                for index, start, end in zip(*[iter(rows)] * 3, strict=True)
+            ]
         return found
 
     def stop(self) -> None:
@@ -135,7 +139,7 @@ class Workers:
         if order is None or self.abroad:
             self.work(0)
             return
-        call, note = self.program.caller(0), self.records[0].append
+        call, note = self.program.caller(0), self.records[0].extend
         with task_threads(self.program.threads_per_task), self.torch_state.entered():
             for task in order:
                 start = perf_counter()
@@ -147,7 +151,7 @@ class Workers:
                 note((task.index, start, perf_counter()))
 
     def work(self, worker: int) -> None:
-        call, records, long = self.program.caller(worker), self.records[worker], self.long
+        call, note, long = self.program.caller(worker), self.records[worker].extend, self.long
         with task_threads(self.program.threads_per_task), self.torch_state.entered():
             batch = self.take(worker, [])
             while batch:
@@ -159,7 +163,7 @@ class Workers:
                         self.fail(task, worker, error, start)
                         return
                     end = perf_counter()
-                    records.append((task.index, start, end))
+                    note((task.index, start, end))
                     if end - start < _SHORT:
                         long.discard(task.op)
                     else:
@@ -311,9 +315,9 @@ class Workers:
     def trace(self) -> Trace:
         began = self.began
         records: Any = (
-            TaskRecord(index, worker, start - began, end - began)
+            TaskRecord(int(index), worker, start - began, end - began)
             for worker, rows in enumerate(self.records)
-            for index, start, end in rows
+            for index, start, end in zip(*[iter(rows)] * 3, strict=True)
         )
         trace = Trace(self.program.graph, self.workers, records)
         trace.began = began

@@ -8,7 +8,10 @@ Receives are posted straight into buffers, in order of first need, while the cop
 bytes; the first one needed is posted whatever the window says, so some task can always go on. A send keeps its tile
 in the local graph's hands until MPI is done with it. A tile with a stride travels from where it lies, by a datatype
 that says so: one copy between two processes instead of two. The values of Python functions have no size that both
-sides know; they travel pickled, and the receiver asks MPI how long the message is.
+sides know; they travel pickled, on a communicator of their own where the receiver asks MPI what has come and how long
+it is. One that comes before its receive is ready waits inside MPI.
+
+A look costs what happened since the last one, not what is still to come: at most `MOST` receives are posted at a time.
 
 If a task fails, no task starts any more, on any rank, but all messages still go, empty: every request that was posted
 finds its partner and nothing has to be cancelled. Ranks are told by a notice on a communicator of its own, or by an
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import heapq
 import pickle
+import sys
 import threading
 from collections import deque
 from time import perf_counter
@@ -39,6 +43,7 @@ __all__ = ["MpiCourier", "Wires", "calm"]
 
 SHORTEST, LONGEST = 20e-6, 1e-3  # seconds between two looks
 BUSY, STARVING = 4e-3, 2e-4  # the longest, while all workers have tasks, and while one waits
+MOST = 256  # receives that are posted at a time; MPI looks at each of them whenever it is asked
 
 _EMPTY = bytearray()
 
@@ -48,6 +53,8 @@ class Wires(NamedTuple):
 
     data: MPI.Intracomm
     notices: MPI.Intracomm
+    objects: MPI.Intracomm
+    """For what travels pickled."""
 
 
 class Sent(NamedTuple):
@@ -94,8 +101,11 @@ class MpiCourier:
         self.broken: BaseException | None = None
         self._handed: deque[Task] = deque()
         self._receives: list[tuple[int, int, Task]] = []  # ready, not posted; a heap
-        self._posted: list[tuple[int, int]] = []  # under way
-        self._objects: list[Task] = []  # receives of pickled values, posted
+        self._posted: list[tuple[int, int]] = []  # under way, and some that are not any more; a heap
+        self._landed: set[tuple[int, int]] = set()  # those
+        self._objects: dict[tuple[int, int], Task] = {}  # receives of pickled values that are ready, by source and tag
+        self._came: dict[tuple[int, int], tuple[MPI.Message, int]] = {}  # pickled values that came, not received; bytes
+        self._met: list[tuple[int, int]] = []  # what is in both
         self._requests: list[MPI.Request] = []
         self._statuses: list[MPI.Status] = []
         self._under_way: list[_UnderWay] = []
@@ -194,7 +204,8 @@ class MpiCourier:
                     what, nbytes = self._in_place(array) or [_packed(array), MPI.BYTE], array.nbytes
             except Exception as error:  # a value that cannot be pickled, or is not what its handle was
                 self.workers.fail(task, 0, error)
-        post = self.wires.data.Issend if self.synchronous else self.wires.data.Isend
+        wire = self.wires.objects if self.is_pickled(message) else self.wires.data
+        post = wire.Issend if self.synchronous else wire.Isend
         start = perf_counter()
         self._requests.append(post(what, message.destination, message.tag))
         self._under_way.append(_UnderWay(task, (value, what)))
@@ -227,10 +238,14 @@ class MpiCourier:
             key = self._receives[0][:2]
             message: Message = self._receives[0][2].params[0]
             if self.is_pickled(message):
-                self._objects.append(heapq.heappop(self._receives)[2])
+                pair = message.source, message.tag
+                self._objects[pair] = heapq.heappop(self._receives)[2]
+                if pair in self._came:
+                    self._met.append(pair)
                 continue
             home = memory(self._home(message.handle))
-            if self._held + home.nbytes > self.window and self._posted and self._posted[0] < key:
+            full = self._held + home.nbytes > self.window or len(self._posted) - len(self._landed) >= MOST
+            if full and self._posted and self._first_posted() < key:
                 break
             task = heapq.heappop(self._receives)[2]
             #   receiving is a write: nobody here uses the place of a result any more
@@ -243,6 +258,13 @@ class MpiCourier:
             heapq.heappush(self._posted, key)
             count += 1
         return count
+
+    def _first_posted(self) -> tuple[int, int]:
+        """The first needed of the receives under way; larger than any where there is none."""
+        posted, landed = self._posted, self._landed
+        while posted and posted[0] in landed:
+            landed.discard(heapq.heappop(posted))
+        return posted[0] if posted else (sys.maxsize, 0)
 
     def _home(self, handle: Handle) -> Any:
         return self._homes.setdefault(handle, self.store[handle])
@@ -264,8 +286,7 @@ class MpiCourier:
             if task.op is RECEIVE:
                 if buffer.nbytes and not status.Get_count(MPI.BYTE):
                     self.workers.stop()  # from a rank where a task failed, whose notice may come later
-                self._posted.remove((task.params[0].reader, task.index))
-                heapq.heapify(self._posted)
+                self._landed.add((task.params[0].reader, task.index))
                 self.received.append(Received(task.params[0], now))
                 self._take_in(task.params[0], buffer)
             self._complete(task)
@@ -284,17 +305,21 @@ class MpiCourier:
     def _fetch_objects(self) -> int:
         """Receive pickled values that have come."""
         count = 0
+        objects, came = self._objects, self._came
         status = MPI.Status()
-        for task in list(self._objects):
+        while (arrived := self.wires.objects.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)) is not None:
+            key = status.Get_source(), status.Get_tag()
+            came[key] = arrived, status.Get_count(MPI.BYTE)
+            if key in objects:
+                self._met.append(key)
+        met, self._met = self._met, []
+        for key in met:
+            task, (arrived, length) = objects.pop(key), came.pop(key)
             message: Message = task.params[0]
-            arrived = self.wires.data.Improbe(message.source, message.tag, status)
-            if arrived is None:
-                continue
-            data = bytearray(status.Get_count(MPI.BYTE))
+            data = bytearray(length)
             arrived.Recv([data, MPI.BYTE])
             if not data:
                 self.workers.stop()
-            self._objects.remove(task)
             count += 1
             self.received.append(Received(message, perf_counter()))
             try:

@@ -48,11 +48,12 @@ from tilewright.backends.mpi.connection import Job
 from tilewright.backends.mpi.launcher import require_mpi4py
 from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.ranks import pickling, segments
-from tilewright.backends.ranks.outcome import Order, merge, planned, planned_needs, thaw
+from tilewright.backends.ranks.outcome import Order, loops_of, merge, planned, planned_needs, thaw
 from tilewright.distribution import Distribution, by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.affinity import as_pin, places
 from tilewright.host.cores import cores
+from tilewright.host.garbage import uncollected
 from tilewright.host.memory import copy_all
 from tilewright.kernels import choice
 from tilewright.runs.trace import Trace
@@ -149,7 +150,9 @@ class MpiPool(Mpi):
         ranks = self._ranks(workers, graph)
         each = per_rank(workers, ranks)
         rank_of = owners(owner_for(graph, self.owner), ranks)
-        order: Order = by_handle(graph, rank_of), None, ()
+        loops = loops_of(graph, owner_for(graph, self.owner), ranks)
+        with uncollected():
+            order: Order = by_handle(graph, rank_of) if loops is None else loops[1], None, ()
         pool = self.pool or pools.default(ranks)
         with pool.lock:
             given = program.store.given
@@ -157,9 +160,11 @@ class MpiPool(Mpi):
             here, there = program.store, Store(data)
             _copy((here[handle], there[handle]) for handle in graph.inputs)
             key, is_there = _key(pool, program, order)
+            with uncollected():
+                contents = b"" if is_there else pickling.dumps((graph if loops is None else loops[0], order))
             job = Job(
                 key,
-                b"" if is_there else pickling.dumps((graph, order)),
+                contents,
                 pickling.dumps((data, scheduler)),
                 each,
                 self.window,
@@ -177,7 +182,8 @@ class MpiPool(Mpi):
                 raise thaw(outcomes)
             if key >= 0:
                 _kept[program] = weakref.ref(pool), key, order
-            trace = merge(graph, planned(graph, ranks, order), each, outcomes)
+            with uncollected():
+                trace = merge(graph, each, outcomes)
             values: dict[Handle, Any] = {}
             replaced: set[Handle] = set()
             for outcome in outcomes:

@@ -18,15 +18,18 @@ from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.rooms import provide
 from tilewright.backends.mpi.agreement import Agreement, Clock, agreement
 from tilewright.backends.mpi.courier import MpiCourier, Wires
-from tilewright.backends.ranks.outcome import Order, Outcome, failed_at, freeze, planned
+from tilewright.backends.ranks.outcome import Order, Outcome, failed_at, freeze, plan_of, ran
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.workers import Team
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.affinity import pinned
+from tilewright.host.garbage import uncollected
 from tilewright.host.memory import Peak
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
+from tilewright.passes.local import LocalPlan
+from tilewright.passes.loops import Nest
 from tilewright.passes.messages import MessagePlan
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
@@ -38,7 +41,7 @@ __all__ = ["agreement", "run_part", "wires"]
 
 def run_part(
     comm: MPI.Intracomm,
-    graph: TaskGraph,
+    graph: TaskGraph | Nest,
     store: Store,
     scheduler: str | Policy,
     workers: int,
@@ -51,8 +54,9 @@ def run_part(
     progress: Callable[[int], object] | None = None,
     agreed: Agreement | None = None,
     pins: Sequence[int] | None = None,
-) -> tuple[MessagePlan, list[Outcome]]:
-    """Run this rank's part of ``graph`` and tell all ranks how it went. Collective. ``pins`` are its workers' CPUs.
+) -> list[Outcome]:
+    """Run this rank's part of ``graph``, or of loops, and tell all ranks how it went. Collective. ``pins`` are its
+    workers' CPUs.
 
     ``order`` holds the arguments of the plan beside graph and ranks: owners, start, collect. ``store`` has a buffer
     for every array of the run, also for those that live elsewhere; their contents are not looked at. ``deliver`` puts
@@ -61,17 +65,18 @@ def run_part(
     """
     lines = wires(comm)
     grown = Peak()
-    with (agreed or Agreement(lines.data)).block() as facts:
-        plan = planned(graph, comm.size, order)
+    with (agreed or Agreement(lines.data)).block() as facts, uncollected():
+        plan = plan_of(graph, comm.size, comm.rank, order)
         part = plan.part(comm.rank)
         _check_tags(plan)
         policy = find_policy(scheduler)
         policy.prepare(part.graph, Machine(workers=workers))
         spare = spare or Spare()
-        provide(graph, store)
+        if isinstance(graph, TaskGraph):
+            provide(graph, store)
         rooms = _rooms(plan, comm.rank, store, spare, shared=deliver)
         program = Program(part.graph, store)
-        pickled = _pickled(graph, store)
+        pickled = _pickled(graph, store) if isinstance(graph, TaskGraph) and plan.messages else {}
         team = Team(program, policy, workers, part, comm.rank, "mpi", pins)
         courier = MpiCourier(lines, team, pickled, spare, window=window, synchronous=synchronous)
         team.attach(courier)
@@ -88,25 +93,29 @@ def run_part(
             else:
                 team.on_threads(progress)
     except BaseException as error:  # Ctrl-C
-        team.failures.append((len(graph), error))
+        team.failures.append((plan.tasks, error))
         team.stop()
     courier.finish()
     if team.failures:
         settle_all()  # what of a checkpoint waits for the disk
-    outcomes = lines.data.allgather(_outcome(team, courier, plan, began, deliver)._replace(grown=grown.bytes()))
+    with uncollected():
+        outcome = _outcome(team, courier, plan, began, deliver)._replace(grown=grown.bytes())
+    outcomes = lines.data.allgather(outcome)
     for _ in range(sum(o.announced for r, o in enumerate(outcomes) if r != comm.rank) - courier.heard):
         courier.hear()
     del team.courier  # a cycle would keep the run's memory until the garbage is collected
     for handle, room in rooms.items():
         if handle not in courier.kept:
             spare.give(room)
-    return plan, outcomes
+    return outcomes
 
 
 # ------------------------------------------------------------------ preparation
 
 
-def _rooms(plan: MessagePlan, rank: int, store: Store, spare: Spare, *, shared: bool) -> dict[Handle, np.ndarray]:
+def _rooms(
+    plan: MessagePlan | LocalPlan, rank: int, store: Store, spare: Spare, *, shared: bool
+) -> dict[Handle, np.ndarray]:
     """Give this rank memory of its own where `MessagePlan.rooms` says so. What is no memory is its own already."""
     rooms = {}
     for handle in plan.rooms(rank, "shared" if shared else "own"):
@@ -141,7 +150,7 @@ def _pickled(graph: TaskGraph, store: Store) -> dict[Handle, int]:
     return first
 
 
-def _check_tags(plan: MessagePlan) -> None:
+def _check_tags(plan: MessagePlan | LocalPlan) -> None:
     most = max((message.tag for message in plan.messages), default=0)
     limit: Any = MPI.COMM_WORLD.Get_attr(MPI.TAG_UB)  # a predefined attribute; Open MPI has it nowhere else
     if most > limit:
@@ -153,25 +162,18 @@ def _check_tags(plan: MessagePlan) -> None:
 # ------------------------------------------------------------------ what ranks tell each other
 
 
-def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan, began: float, deliver: bool) -> Outcome:
-    numbers = plan.numbers
-    rows = [
-        (team.part.origin[index], worker, start - began, end - began)
-        for worker, records in enumerate(team.records)
-        for index, start, end in records
-        if plan.places[team.part.origin[index]] == team.rank
-    ]
+def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan | LocalPlan, began: float, deliver: bool) -> Outcome:
     values = b""
     if not team.failures:
         try:
             values = _settle(plan, team, deliver)
         except Exception as error:
-            team.failures.append((len(plan.graph), error))
+            team.failures.append((plan.tasks, error))
     failure = min(team.failures, key=lambda failure: failure[0]) if team.failures else None
     return Outcome(
-        tasks=np.array(rows).reshape(-1, 4),
-        sent=[(numbers[m.source, m.destination, m.tag], nbytes, start - began) for m, nbytes, start in courier.sent],
-        received=[(numbers[m.source, m.destination, m.tag], end - began) for m, end in courier.received],
+        tasks=ran(team, plan, began),
+        sent=[(m.destination, m.tag, m.handle, m.writer, nbytes, start - began) for m, nbytes, start in courier.sent],
+        received=[(m.source, m.tag, end - began) for m, end in courier.received],
         failure=None if failure is None else (failure[0], freeze(failure[1])),
         failed_at=None if failure is None else failed_at(team, failure[0], began),
         announced=courier.announced,
@@ -179,17 +181,16 @@ def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan, began: float, d
     )
 
 
-def _settle(plan: MessagePlan, team: Team, deliver: bool) -> bytes:
+def _settle(plan: MessagePlan | LocalPlan, team: Team, deliver: bool) -> bytes:
     """Put results that this rank made into their own place; with ``deliver`` pickle those that have none."""
     store = team.program.store
     places = Store(store.given)
-    temporary = plan.graph.temporary
+    temporary = plan.temporary if isinstance(plan, LocalPlan) else plan.graph.temporary
     replaced = {handle for handle in team.program.replaced if handle.name not in temporary}
-    made_at = plan.final_places
     values = {}
-    for handle in plan.graph.results:
+    for handle in plan.made_by(team.rank):
         value, place = store[handle], places[handle]
-        if made_at[handle] != team.rank or value is place:
+        if value is place:
             continue
         array = None if handle in replaced else view(place)
         if array is not None:
@@ -223,6 +224,6 @@ def wires(comm: MPI.Intracomm) -> Wires:
                 "this MPI was initialised without threads; backend 'mpi' needs MPI_THREAD_SERIALIZED at least "
                 "(mpi4py asks for it unless mpi4py.rc.thread_level says otherwise)"
             )
-        lines = Wires(comm.Dup(), comm.Dup())
+        lines = Wires(comm.Dup(), comm.Dup(), comm.Dup())
         comm.Set_attr(_kept, lines)
     return lines

@@ -40,7 +40,9 @@ from tilewright.backends.ranks.output import telling
 from tilewright.backends.ranks.pickling import loads
 from tilewright.backends.ranks.segments import Mappings
 from tilewright.graph import TaskGraph
+from tilewright.host.garbage import uncollected
 from tilewright.kernels import choice
+from tilewright.passes.loops import Nest
 from tilewright.runs.progress import Ran
 from tilewright.tiles import Store
 
@@ -158,7 +160,7 @@ class _Teller:
         self._rows.clear()
 
 
-Programs = dict[int, tuple[TaskGraph, Order]]
+Programs = dict[int, tuple[TaskGraph | Nest, Order]]
 """Graphs of prepared programs by key. As long as a graph is here, so is its plan: see `planned`."""
 
 
@@ -175,11 +177,12 @@ def _run(comm: MPI.Intracomm, job: Job, mappings: Mappings, spare: Spare, progra
             with agreed.block(exchange=False):
                 entered.enter_context(job.torch_state.entered())
                 choice.adopt(job.blas)
-                graph, order = programs[job.key] if job.key in programs else loads(job.program, mappings)
+                with uncollected():
+                    graph, order = programs[job.key] if job.key in programs else loads(job.program, mappings)
                 if job.key >= 0:
                     programs[job.key] = graph, order
                 data, scheduler = loads(job.contents, mappings)
-            _, outcomes = run_part(
+            outcomes = run_part(
                 comm,
                 graph,
                 Store(data),

@@ -23,11 +23,12 @@ from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.mpi.part import run_part, wires
 from tilewright.backends.mpi.rank_home import RankHome
 from tilewright.backends.ranks.home import copied
-from tilewright.backends.ranks.outcome import Order, merge, planned, planned_needs
+from tilewright.backends.ranks.outcome import Order, loops_of, merge, planned, planned_needs
 from tilewright.backends.ranks.segments import like
 from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.affinity import as_pin
+from tilewright.host.garbage import uncollected
 from tilewright.runs.progress import Ran
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy
@@ -114,14 +115,18 @@ class MpiRank(Mpi):
     ) -> Trace:
         graph, store = program.graph, program.store
         with self.agreement(run_follows=True) as facts:
-            order = self._order(graph)
+            loops = loops_of(graph, owner_for(graph, self.owner), self.comm.size)
+            if self.gather != "none" or self.root is not None:  # who collects plans for all
+                loops = None
+            with uncollected():
+                order: Order = self._order(graph) if loops is None else (loops[1], None, ())
             each = per_rank(workers, self.comm.size)
             facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
             facts["owner"] = f"{_rule(self.owner)} (checksum {zlib.crc32(repr(order[0]).encode())})"
             facts["data"] = _layouts(program)
-        plan, outcomes = run_part(
+        outcomes = run_part(
             self.comm,
-            graph,
+            graph if loops is None else loops[0],
             store,
             scheduler,
             each,
@@ -132,7 +137,8 @@ class MpiRank(Mpi):
             progress=progress if self.comm.rank == 0 else None,
             agreed=self._agreement,
         )
-        trace = merge(graph, plan, each, outcomes)
+        with uncollected():
+            trace = merge(graph, each, outcomes)
         if progress is not None and self.comm.rank == 0:  # until now only its own part was told
             tell = getattr(progress, "ran", None)
             if tell is not None:

@@ -18,7 +18,7 @@ from tilewright.backends.ranks import segments
 from tilewright.backends.ranks.segments import Reference, Segment
 from tilewright.host.memory import copy_all
 
-__all__ = ["SMALL", "Probe", "lend", "lend_all", "probe", "sees", "zeros"]
+__all__ = ["SMALL", "Probe", "lend", "lend_all", "probe", "sees", "small", "zeros"]
 
 Key = TypeVar("Key")
 
@@ -63,6 +63,11 @@ def zeros(nbytes: int) -> np.ndarray:
     if nbytes < SMALL or probe() is None:
         return np.zeros(nbytes, np.uint8)
     return Segment.create(nbytes).array(0, (nbytes,), np.dtype(np.uint8), "C")
+
+
+def small(value: Any) -> bool:
+    """Whether a value is an array so small that it is quicker pickled than looked at."""
+    return type(value) is np.ndarray and not value.dtype.hasobject and value.nbytes < SMALL
 
 
 def lend(value: Any, *, copy: bool) -> tuple[Reference, np.ndarray] | None:

@@ -13,17 +13,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tilewright.backends.ranks.pickling import CodePickler
+from tilewright.distribution import Distribution, near_square
 from tilewright.graph import Handle, TaskGraph
+from tilewright.passes.local import LocalPlan
+from tilewright.passes.loops import Nest, nest_of
 from tilewright.passes.messages import MessagePlan
 from tilewright.runs.failure import leave
 from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.tiles import Store
 
-__all__ = ["Order", "Outcome", "failed_at", "freeze", "merge", "planned", "planned_needs", "thaw"]
+__all__ = [
+    "Order",
+    "Outcome",
+    "failed_at",
+    "freeze",
+    "loops_of",
+    "merge",
+    "plan_of",
+    "planned",
+    "planned_needs",
+    "ran",
+    "thaw",
+]
 
-Order = tuple[tuple[int, ...], int | None, tuple[int, ...]]
-"""What a plan is made with: the owner of each handle in order of first access, ``start``, ``collect``."""
+Order = tuple[tuple[int, ...] | Distribution, int | None, tuple[int, ...]]
+"""What a plan is made with: the owner of each handle in order of first access, or for a `Nest` the rule; ``start``,
+``collect``."""
 
 
 class Outcome(NamedTuple):
@@ -31,10 +47,10 @@ class Outcome(NamedTuple):
 
     tasks: np.ndarray
     """One row per task: index, worker, start, end."""
-    sent: list[tuple[int, int, float]]
-    """Per message that it sent: number in the plan, bytes, start."""
-    received: list[tuple[int, float]]
-    """Per message that it received: number in the plan, end."""
+    sent: list[tuple[int, int, Handle, int, int, float]]
+    """Per message that it sent: destination, tag, handle, writer, bytes, start."""
+    received: list[tuple[int, int, float]]
+    """Per message that it received: source, tag, end."""
     failure: tuple[int, bytes] | None
     """Index of the first failed task, and the pickled exception."""
     announced: bool
@@ -48,6 +64,9 @@ class Outcome(NamedTuple):
     """Messages with what tasks printed that were sent beside this."""
 
 
+WORTH = 5_000
+"""Tasks of a graph from which on a rank makes its part from the loops; to look for it there takes some milliseconds."""
+
 _plans: weakref.WeakKeyDictionary[TaskGraph, dict[Any, MessagePlan]] = weakref.WeakKeyDictionary()
 
 
@@ -60,11 +79,40 @@ def planned(graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handl
     key = len(graph), ranks, order, results
     if key not in known:
         owner, start, collect = order
+        assert isinstance(owner, tuple)
         by_handle = dict(zip(graph.handles_used, owner, strict=True))
         known.clear()  # one per graph: 50 calls must not need more memory than one
         plan = known[key] = MessagePlan(graph, ranks, by_handle, start=start, collect=collect, results=results)
         plan.graph = weakref.proxy(graph)
     return known[key]
+
+
+_local: weakref.WeakKeyDictionary[Nest, tuple[Any, LocalPlan]] = weakref.WeakKeyDictionary()
+
+
+def plan_of(graph: TaskGraph | Nest, ranks: int, rank: int, order: Order) -> MessagePlan | LocalPlan:
+    """`planned`, of a graph or of loops, which a rank plans for itself alone."""
+    if isinstance(graph, TaskGraph):
+        return planned(graph, ranks, order)
+    key = ranks, rank, order
+    known = _local.get(graph)
+    if known is None or known[0] != key:
+        assert isinstance(order[0], Distribution)
+        known = _local[graph] = key, LocalPlan(graph, ranks, rank, order[0])
+    return known[1]
+
+
+def loops_of(graph: TaskGraph, owner: Any, ranks: int) -> tuple[Nest, Distribution] | None:
+    """The loops of a graph and a rule of owners for which ranks make their parts alone; None where that does not pay.
+
+    ``owner`` is the rule of a call, None where it has none.
+    """
+    if len(graph) < WORTH:
+        return None
+    rule = near_square(ranks) if owner is None else owner
+    if not isinstance(rule, Distribution) or rule.ranks > ranks or (nest := nest_of(graph)) is None:
+        return None
+    return nest, rule
 
 
 def planned_needs(plan: MessagePlan, store: Store, window: int) -> list[int]:
@@ -92,6 +140,22 @@ def failed_at(team: Any, number: int, began: float) -> tuple[int, float, float] 
     """`Outcome.failed_at` of the task of that number, from the workers who ran it."""
     found = team.failed_at.get(number)
     return None if found is None else (found[0], found[1] - began, found[2] - began)
+
+
+def ran(team: Any, plan: MessagePlan | LocalPlan, began: float) -> np.ndarray:
+    """`Outcome.tasks` of the workers of one rank; without those that made a copy anew which another rank has."""
+    origin = np.array(team.part.origin, np.int64)
+    tables = [np.zeros((0, 4))]
+    for worker, records in enumerate(team.records):
+        if records:
+            index, start, end = np.array(records, float).reshape(-1, 3).T
+            tables.append(
+                np.column_stack([origin[index.astype(int)], np.full(len(index), worker), start - began, end - began])
+            )
+    rows = np.concatenate(tables)
+    if isinstance(plan, MessagePlan) and plan.anew:
+        rows = rows[np.array(plan.places)[rows[:, 0].astype(int)] == team.rank]
+    return rows
 
 
 def freeze(error: BaseException) -> bytes:
@@ -138,9 +202,9 @@ def thaw(data: bytes) -> BaseException:
     return error
 
 
-def merge(graph: TaskGraph, plan: MessagePlan, workers: int, outcomes: list[Outcome]) -> Trace:
+def merge(graph: TaskGraph, workers: int, outcomes: list[Outcome]) -> Trace:
     """One trace of what all ranks tell. Raises what the first task that failed raised, with the trace until then."""
-    trace = _merged(graph, plan, workers, outcomes)
+    trace = _merged(graph, workers, outcomes)
     failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
     if failures:
         number, frozen = min(failures)
@@ -154,19 +218,18 @@ def merge(graph: TaskGraph, plan: MessagePlan, workers: int, outcomes: list[Outc
     return trace
 
 
-def _merged(graph: TaskGraph, plan: MessagePlan, workers: int, outcomes: list[Outcome]) -> Trace:
+def _merged(graph: TaskGraph, workers: int, outcomes: list[Outcome]) -> Trace:
     records = [
         TaskRecord(int(index), int(worker), start, end, rank)
         for rank, outcome in enumerate(outcomes)
         for index, worker, start, end in outcome.tasks.tolist()
     ]
-    ends = {number: end for outcome in outcomes for number, end in outcome.received}
+    ends = {(source, rank, tag): end for rank, outcome in enumerate(outcomes) for source, tag, end in outcome.received}
     messages = [
-        MessageRecord(m.source, m.destination, m.handle, nbytes, start, ends[number], m.writer)
-        for outcome in outcomes
-        for number, nbytes, start in outcome.sent
-        for m in (plan.messages[number],)
-        if number in ends  # in a run that failed some never came
+        MessageRecord(rank, destination, handle, nbytes, start, ends[rank, destination, tag], writer)
+        for rank, outcome in enumerate(outcomes)
+        for destination, tag, handle, writer, nbytes, start in outcome.sent
+        if (rank, destination, tag) in ends  # in a run that failed some never came
     ]
     trace = Trace(graph, workers, records, ranks=len(outcomes), messages=messages)
     trace.grown = tuple(outcome.grown for outcome in outcomes if outcome.grown is not None)

@@ -136,6 +136,26 @@ def test_factors_are_those_of_threads_bit_for_bit_on_all_grids(ranks: int) -> No
             run.trace.check()
 
 
+def test_parts_that_ranks_make_from_loops_give_the_same_bits_and_messages(
+    pool: tw.mpi.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = positive_definite(170)
+    for options in ({}, {"grid": (3, 1)}, {"owner": tw.SymmetricBlockCyclic(3)}, {"workers": 6}, {"overwrite_a": True}):
+        options = {"tile_size": 20, "return_run": True, "backend": "mpi", "pool": pool, **options}
+        expected, flat = tw.tiled_cholesky(a.copy(), **options)
+        monkeypatch.setattr("tilewright.backends.ranks.outcome.WORTH", 0)
+        factor, run = tw.tiled_cholesky(a.copy(), **options)
+        monkeypatch.undo()
+        np.testing.assert_array_equal(factor, expected, err_msg=str(options))
+        run.trace.check()
+        assert sorted(m[:4] for m in run.trace.messages) == sorted(m[:4] for m in flat.trace.messages)
+    bad = a.copy()
+    bad[100, 100] = -1
+    monkeypatch.setattr("tilewright.backends.ranks.outcome.WORTH", 0)
+    with pytest.raises(tw.NotPositiveDefiniteError, match="101"):
+        tw.tiled_cholesky(bad, backend="mpi", pool=pool, tile_size=20)
+
+
 @pytest.mark.parametrize("dtype", ["f", "d", "F", "D"])
 def test_residual_passes_the_threshold_of_lapack(pool: tw.mpi.Pool, dtype: str) -> None:
     """||A - L L^H||_1 / (n ||A||_1 u) < 30."""
@@ -993,6 +1013,10 @@ def test_the_result_is_where_gather_says(seen: dict[str, list[Any]]) -> None:
 def test_a_distributed_matrix_stays_distributed(seen: dict[str, list[Any]]) -> None:
     """Columns of a lower triangle of 6 x 6 tiles, dealt to 3 ranks."""
     assert seen["distributed_matrix"] == [[True] * (6 + 3), [True] * (5 + 2), [True] * (4 + 1)]
+
+
+def test_ranks_make_their_parts_from_loops(seen: dict[str, list[Any]]) -> None:
+    assert seen["parts_from_loops"] == [[True] * (6 + 3), [True] * (5 + 2), [True] * (4 + 1)]
 
 
 def test_ranks_of_another_communicator_work_alone(seen: dict[str, list[Any]]) -> None:

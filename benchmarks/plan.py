@@ -1,0 +1,114 @@
+"""`tilewright bench plan`: what one of many ranks needs to plan its part, and what empty tasks cost on ranks.
+
+1. The plan of one rank of a grid for a Cholesky factorisation, made from its loops in a process of its own: seconds,
+   and by how much that process grew. Beside it, for as many tasks as fit, the flat plan of the whole graph.
+2. Independent tasks that do nothing on two MPI ranks and two Dask workers: microseconds a task, from call to result.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+import tilewright as tw
+from tilewright.benchmarks import options, record, table
+from tilewright.benchmarks.overhead import independent, nothing
+from tilewright.benchmarks.timing import Contender, alternate
+
+__all__ = ["command", "empty", "plan_of_one"]
+
+LOOPS, FLAT = "from the loops", "flat"
+
+_SCRIPT = """
+import json, resource, sys, time
+import tilewright as tw
+from tilewright.passes.local import LocalPlan
+from tilewright.passes.loops import record
+from tilewright.passes.messages import MessagePlan
+way, nt, P, Q, rank = sys.argv[1], *map(int, sys.argv[2:])
+grew = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+before, start = grew(), time.perf_counter()
+if way == "flat":
+    graph = tw.cholesky_graph(nt)
+    plan, tasks = MessagePlan(graph, P * Q, tw.BlockCyclic(P, Q)), len(graph)
+else:
+    nest = record(tw.cholesky_graph, (nt,))
+    plan, tasks = LocalPlan(nest, P * Q, rank, tw.BlockCyclic(P, Q)), nest.tasks
+part = plan.part(rank)
+seconds, size = time.perf_counter() - start, grew() - before
+print(json.dumps({"seconds": seconds, "bytes": size, "tasks": tasks, "part": len(part.graph)}))
+"""
+
+
+def plan_of_one(nt: int, grid: tuple[int, int], *, rank: int | None = None, flat: bool = False) -> dict[str, Any]:
+    """Seconds and bytes that a fresh process needs for the part of ``rank``, by default one in the middle of the grid,
+    of a Cholesky factorisation of nt x nt tiles."""
+    P, Q = grid
+    rank = (P // 2) * Q + Q // 2 if rank is None else rank
+    way = "flat" if flat else "loops"
+    command = [sys.executable, "-c", _SCRIPT, way, *map(str, (nt, P, Q, rank))]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {
+        "benchmark": "plan",
+        "contender": FLAT if flat else LOOPS,
+        "nt": nt,
+        "grid": f"{P} x {Q}",
+        "rank": rank,
+        "megabytes": told.pop("bytes") / 1e6,
+        **told,
+    }
+
+
+def empty(tasks: int, repeat: int) -> list[dict[str, Any]]:
+    """Microseconds a task of ``tasks`` independent ones that do nothing, on two ranks of each kind."""
+    graph = independent(tw.Op("nothing", nothing), tasks)
+    contenders: list[tuple[str, Callable[[], Any]]] = []
+    records: list[dict[str, Any]] = []
+    if importlib.util.find_spec("mpi4py"):
+        contenders.append(("2 MPI ranks", lambda: tw.run(graph, {}, backend="mpi", workers=2)))
+    if importlib.util.find_spec("distributed"):
+        contenders.append(("2 Dask workers", lambda: tw.run(graph, {}, backend="dask", mode="resident", workers=2)))
+    for name, call in contenders:
+        taken = alternate([Contender(name, call)], repeat)[name]
+        records.append(
+            {
+                "benchmark": "plan empty",
+                "contender": name,
+                "tasks": tasks,
+                "us_per_task": taken.median / tasks * 1e6,
+                **taken.record(),
+            }
+        )
+    return records
+
+
+@click.command("plan", short_help="what one of many ranks plans, and empty tasks on ranks")
+@click.option("--n", default=200_000, show_default=True, help="Rows of the matrix.")
+@click.option("--nb", default=512, show_default=True, help="Rows of a tile.")
+@click.option("--grid", nargs=2, type=int, default=(32, 32), show_default=True, help="P and Q.")
+@click.option("--flat", "flat", default=64, show_default=True, help="Tile rows of the flat plan beside it; 0 for none.")
+@click.option("--tasks", default=100_000, show_default=True, help="Empty tasks; 0 for none.")
+@options.repeat(3)
+@options.output
+@options.as_json
+def command(
+    n: int, nb: int, grid: tuple[int, int], flat: int, tasks: int, repeat: int, output: Path | None, as_json: bool
+) -> None:
+    """What one of many ranks needs for its plan, and what an empty task costs on ranks."""
+    plans = [plan_of_one(-(-n // nb), grid)]
+    if flat:
+        plans += [plan_of_one(flat, grid), plan_of_one(flat, grid, flat=True)]
+    columns = {"tile rows": "nt", "tasks": "tasks", "of the rank": "part", "s": "seconds", "MB": "megabytes"}
+    table.show(f"Plan of one rank of {grid[0]} x {grid[1]}", "contender", columns, plans, as_json=as_json)
+    runs = empty(tasks, repeat) if tasks else []
+    if runs:
+        columns = {"us / task": "us_per_task", "s": "median"}
+        table.show(f"{tasks} empty tasks", "contender", columns, runs, as_json=as_json)
+    record.append(output, [*plans, *runs])

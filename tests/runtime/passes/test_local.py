@@ -1,0 +1,171 @@
+"""A rank's part made from the loops alone is that of the flat plan: same tasks, messages, order, rooms and levels."""
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright import RW, R, TaskGraph, W
+from tilewright.builder import graph_builder
+from tilewright.distribution import RowBlocks, SymmetricBlockCyclic
+from tilewright.linalg.cholesky import bottom_level, cholesky
+from tilewright.linalg.triangle import triangle_graph, turned_graph
+from tilewright.ops import copy, gemm, potrf, syrk, trsm
+from tilewright.passes.local import LocalPlan
+from tilewright.passes.loops import NotALoop, nest_of, record
+from tilewright.passes.messages import MessagePlan
+
+RULES = [
+    tw.BlockCyclic(1, 1),
+    tw.BlockCyclic(2, 2),
+    tw.BlockCyclic(2, 3),
+    tw.BlockCyclic(5, 1),
+    SymmetricBlockCyclic(3),
+    SymmetricBlockCyclic(4),
+    RowBlocks(3, 6),
+]
+GRAPHS = {
+    "bare": lambda nt: tw.cholesky_graph(nt),
+    "copied": lambda nt: triangle_graph(cholesky, nt, False, "behind", True, (), bottom_level),
+    "looked at": lambda nt: triangle_graph(cholesky, nt, False, "before", True, (), None),
+    "in place": lambda nt: triangle_graph(cholesky, nt, True, "", False, (), bottom_level),
+    "by columns": lambda nt: turned_graph(cholesky, nt),
+}
+
+
+def calls(part):
+    return [
+        (task.op, task.uses, task.params, task.predecessors, task.priority, origin)
+        for task, origin in zip(part.graph, part.origin, strict=True)
+    ]
+
+
+def compare(graph, rule, ranks, levels=True):
+    nest = record(*graph.recipe)
+    assert nest.tasks == len(graph)
+    plan = MessagePlan(graph, ranks, rule)
+    for rank in range(ranks):
+        local = LocalPlan(nest, ranks, rank, rule)
+        mine, whole = local.part(rank), plan.part(rank)
+        assert calls(mine) == calls(whole)
+        assert mine.graph.name == whole.graph.name
+        if graph.closed_form is not None:
+            assert mine.graph.bottom_levels() == whole.graph.bottom_levels()
+        assert local.messages == [m for m in plan.messages if rank in (m.source, m.destination)]
+        assert set(local.made_by(rank)) == set(plan.made_by(rank))
+        for places in ("own", "shared", "none"):
+            assert local.rooms(rank, places) == plan.rooms(rank, places)
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_parts_are_those_of_the_flat_plan(kind, rule):
+    for nt in (0, 1, 2, 6):
+        compare(GRAPHS[kind](nt), rule, rule.ranks)
+
+
+def test_more_ranks_than_the_rule_names_have_parts_without_tasks():
+    compare(tw.cholesky_graph(4), tw.BlockCyclic(2, 2), 6)
+
+
+def test_versions_that_go_along_trees_are_those_of_the_flat_plan():
+    compare(tw.cholesky_graph(14), tw.BlockCyclic(3, 4), 12)
+
+
+@graph_builder("odd nt={nt}")
+def odd_graph(g, nt):
+    """What Cholesky has not: a vector, a handle without index, backward indices, a tile named twice, two writes, data of
+    the run that others read, tiles written and never read."""
+    A, x, s = g.handles("A"), g.handles("x"), g.handle("s")
+    g.insert(potrf, RW(s))
+    for k in g.range(nt):
+        g.insert(syrk, R(A[nt - 1 - k, k]), RW(x[k]))
+        g.insert(gemm, R(x[k]), R(x[k]), RW(s))
+        for i in g.range(2, nt - k):
+            g.insert(trsm, RW(x[i]), RW(A[i, k]))
+            g.insert(gemm, R(A[k, i]), RW(A[i, k]), R(A[i, k]))
+        g.insert(copy, R(s), W(x[k]))
+    for k in g.range(1, nt):
+        g.insert(copy, R(x[k - 1]), W(A[k, k]), "all", priority=2)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_loops_of_all_kinds_have_the_parts_of_the_flat_plan(rule):
+    for nt in (1, 3, 6):
+        compare(odd_graph(nt), rule, rule.ranks)
+
+
+def test_tasks_are_counted_and_numbered_without_unrolling_them():
+    assert record(tw.cholesky_graph, (390,)).tasks == 390 * 391 * 392 // 6
+
+
+def test_a_rank_of_many_plans_a_part_of_ten_million_tasks():
+    """As many messages as the flat plan of this nt and grid has for that rank, counted by formula."""
+    nt, P = 130, 16
+    nest = record(tw.cholesky_graph, (nt,))
+    local = LocalPlan(nest, P * P, 17, tw.BlockCyclic(P, P))
+    received = [m for m in local.messages if m.destination == 17]
+    #   rank (1, 1) needs the tiles of column k in its rows and in its columns, and does not own those in column 1
+    rows = {(i, k) for k in range(nt) for i in range(k + 1, nt) if i % P == 1}
+    own = {(i, k) for i, k in rows if k % P == 1}
+    diagonal = {(k, k) for k in range(nt) if k % P == 1}
+    assert {m.handle.index for m in received} == rows - own - diagonal
+    assert all(m.version == m.handle.index[1] + 1 for m in received)
+
+
+def plain(g, nt):
+    for k in range(nt):
+        g.insert(potrf, RW(g.handles("A")[k, k]))
+
+
+def asking(g, nt):
+    A = g.handles("A")
+    for i in g.range(nt):
+        if i == 0:
+            g.insert(potrf, RW(A[i, i]))
+
+
+def leaving(g, nt):
+    for i in g.range(nt):
+        g.insert(potrf, RW(g.handles("A")[i, i]))
+        break
+
+
+def stepping(g, nt):
+    for i in g.range(0, nt, 2):
+        g.insert(potrf, RW(g.handles("A")[i, i]))
+
+
+def calling(g, nt):
+    for i in g.range(nt):
+        g.insert(np.copyto, RW(g.handles("A")[i, i]))
+
+
+def placed(g, nt):
+    for i in g.range(nt):
+        g.insert(potrf, RW(g.handles("A")[i, i]), on=0)
+
+
+def with_rooms(g, nt):
+    for i in g.range(nt):
+        g.insert(potrf, W(g.handles("T", shape=(2, 2), dtype=float)[i]))
+
+
+def with_numbers(g, nt):
+    for i in g.range(nt):
+        g.insert(potrf, RW(g.handles("A")[i, i]), i)
+
+
+@pytest.mark.parametrize("loop", [plain, asking, leaving, stepping, calling, placed, with_rooms, with_numbers])
+def test_what_is_no_loop_over_tiles_is_not_recorded(loop):
+    builder = graph_builder("loop")(loop)
+    with pytest.raises(NotALoop):
+        record(builder, (100,))
+    assert builder.__name__ == loop.__name__
+
+
+def test_a_graph_that_grew_behind_its_builder_has_no_loops():
+    graph = tw.cholesky_graph(3)
+    assert nest_of(graph) is not None
+    graph.insert(potrf, RW(graph.handles("A")[0, 0]))
+    assert nest_of(graph) is None
+    assert nest_of(TaskGraph()) is None
