@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from math import isqrt
 from operator import index as as_integer
 from typing import Any, Protocol, runtime_checkable
@@ -29,6 +30,7 @@ __all__ = [
     "picture",
     "RowBlocks",
     "SymmetricBlockCyclic",
+    "takes",
     "to_global",
     "to_local",
 ]
@@ -282,8 +284,9 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
     ----------
     owner
         A rule for all handles, or a dict of rules by handle or handle name. A rule is a `Distribution`, a rank, or a
-        function of the handle's indices. A copy in another format, ``A:bfloat16``, is where its tile of ``A`` is unless
-        the dict has a rule for it. None is the block-cyclic rule on a near-square grid.
+        function of the handle's indices; of the handle, if it takes one argument and the handle has not one index. A
+        copy in another format, ``A:bfloat16``, is where its tile of ``A`` is unless the dict has a rule for it. None is
+        the block-cyclic rule on a near-square grid.
     ranks
         How many ranks there are.
 
@@ -326,6 +329,25 @@ def _asked(rule: Any) -> Callable[[Handle], Any]:
     """What a rule says of a handle."""
     if isinstance(rule, Distribution):
         return lambda handle: rule(*(*handle.index, 0, 0)[:2])
-    if callable(rule):
-        return lambda handle: rule(*handle.index)
-    return lambda handle: rule
+    if not callable(rule):
+        return lambda handle: rule
+    whole: dict[int, bool] = {}  # by number of indices, whether the rule is asked for the handle
+
+    def ask(handle: Handle) -> Any:
+        count = len(handle.index)
+        if count not in whole:
+            whole[count] = count != 1 and not takes(rule, count) and takes(rule, 1)
+        return rule(handle) if whole[count] else rule(*handle.index)
+
+    return ask
+
+
+def takes(rule: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with so many arguments. True for a builtin that does not say."""
+    try:
+        signature(rule).bind(*(None,) * count)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True

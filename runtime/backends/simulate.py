@@ -18,7 +18,6 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from inspect import signature
 from math import inf, log, sqrt
 from numbers import Real
 from operator import index as as_integer
@@ -27,7 +26,7 @@ from typing import Any
 from tilewright.backends.execution.buffers import itemsize_of
 from tilewright.backends.execution.engine import Engine, Progress
 from tilewright.backends.execution.simulation import Simulation
-from tilewright.distribution import Distribution, owner_for, owners
+from tilewright.distribution import Distribution, owner_for, owners, takes
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine
@@ -124,15 +123,7 @@ def _checked(graph: TaskGraph, owner: Owner, ranks: int) -> dict[Handle, int]:
 
 def _takes_handles(owner: Owner) -> bool:
     """Whether this is a function of one argument; `Distribution` and dicts are not, nor is ``lambda i, j: ...``."""
-    if isinstance(owner, Distribution | Mapping) or not callable(owner):
-        return False
-    try:
-        signature(owner).bind(None)
-    except TypeError:
-        return False
-    except ValueError:  # a builtin that does not say, such as a dict's __getitem__
-        return True
-    return True
+    return not isinstance(owner, Distribution | Mapping) and callable(owner) and takes(owner, 1)
 
 
 def known_shapes(graph: TaskGraph, machine: Machine, data: Any = None, placed: bool = False) -> Machine:

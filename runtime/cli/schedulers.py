@@ -183,6 +183,10 @@ def compare(
     if engines is not None:
         if pin is not None:
             raise click.UsageError("--engines has threads:pinned; leave out --pin")
+        if owner is not None:
+            raise click.UsageError(
+                "--engines compares engines with the owners that each has by default; leave out --owner and --grid"
+            )
         table = _engines(works, engines, machine, workers, schedulers, repeat, progress)
     else:
         engine = engine_class(backend)

@@ -97,7 +97,7 @@ def tiled_cholesky(
     resume
         Go on from what the checkpoint has, if there is something: the same bits as without a break.
     every
-        Seconds between two entries of the checkpoint at least; 0 is after each block column.
+        Seconds between two entries of the checkpoint at least; 0 is after each block column. Not on Dask.
     restart
         In core, on ranks and on Dask: how often the call begins again from its checkpoint by itself, on other
         processes, when one dies.

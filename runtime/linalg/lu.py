@@ -666,7 +666,7 @@ def _factor_outside(
     *,
     square: bool = False,
 ) -> LUFactor:
-    """The factor of a matrix on a disk, or with a checkpoint."""
+    """The factor of a matrix on a disk, or that goes there."""
     overwrite, check_finite = flag(overwrite, "overwrite_a"), flag(check_finite, "check_finite")
     if pivoting is not None and choice(pivoting, "pivoting", PIVOTING) != "partial":
         outside.refuse("lu_factor", pivoting=pivoting)

@@ -1,4 +1,4 @@
-"""Factorisations of matrices larger than memory, and with a checkpoint: what stands around the loops by slabs."""
+"""Factorisations of matrices larger than memory: what stands around the loops by slabs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tilewright.kernels.move import gauge
 from tilewright.linalg.call import Call
 from tilewright.linalg.keeping import Keeping
 from tilewright.linalg.slab_plan import MOVERS, SlabPlan, cholesky_plan, lu_plan_in
-from tilewright.linalg.slabs import AHEAD, Buffers, InPlace, Strips, Volume, slab_cholesky, slab_lu
+from tilewright.linalg.slabs import AHEAD, Buffers, Strips, Volume, slab_cholesky, slab_lu
 from tilewright.runs.run import Run
 from tilewright.scalars import flag, real, whole
 from tilewright.schedulers import policy as find_policy
@@ -88,6 +88,11 @@ class Outside:
                 f"restart={self.restart} is for ranks and workers that can die alone; backend {call.engine.name!r} is "
                 f"this process, so make the call again with resume=True"
             )
+        if self.every and call.engine.name == "dask":
+            raise ValueError(
+                f"every={self.every:g} is not for backend 'dask', where each panel is written before its task ends; "
+                f"leave it out"
+            )
         call.keeping = Keeping(self.checkpoint, self.resume, self.every, self.restart, call.routine.__name__, a)
 
     def refuse(self, call: str, **others: Any) -> None:
@@ -99,7 +104,7 @@ class Outside:
     def check_engine(self, name: str) -> None:
         """ValueError for an engine on which tasks do not work in this process."""
         if name not in _ENGINES:
-            raise ValueError(f"out of core and with a checkpoint the backend is {' or '.join(_ENGINES)}, not {name!r}")
+            raise ValueError(f"out of core the backend is {' or '.join(_ENGINES)}, not {name!r}")
 
     def check_fits(self, call: Call, like: Any, what: str) -> None:
         """MemoryError if a call in core whose result is ``like`` this one, or None, takes more than ``memory`` says.
@@ -126,11 +131,7 @@ class Outside:
 
 
 class _Job:
-    """One factorisation by slabs: its matrix, checkpoint, output and run.
-
-    A block column is final when it is stored. If all of the result is in memory (``in core``) that is for the
-    checkpoint only.
-    """
+    """One factorisation by slabs: its matrix, checkpoint, output and run. A block column is final when it is stored."""
 
     def __init__(
         self,
@@ -146,11 +147,10 @@ class _Job:
     ) -> None:
         outside.check_engine(call.engine.name)
         if call.options:
-            raise ValueError(f"out of core and with a checkpoint there is no {', '.join(call.options)}=")
+            raise ValueError(f"out of core there is no {', '.join(call.options)}=")
         find_policy(call.scheduler)
         self.call, self.outside, self.given, self.lower, self.order = call, outside, a, lower, order
-        self.in_core = outside.out is None
-        if self.in_core and is_stored(a):
+        if outside.out is None:
             raise ValueError("a matrix on a disk needs out=, where its factor goes")
         if outside.restart:
             raise ValueError(f"restart={outside.restart} is for calls in core; with out= call again with resume=True")
@@ -211,18 +211,17 @@ class _Job:
                     every=outside.every,
                 )
             again = bool(self.checkpoint and self.checkpoint.panels)
-            if outside.out is not None:
-                shape, order = self._result_shape(), self._result_order()
-                self.output = Output(
-                    outside.out,
-                    shape,
-                    self.source.dtype,
-                    order,
-                    self.nb,
-                    overwrite=outside.overwrite_out,
-                    again=again and not apart,
-                )
-            if apart or self.in_core:
+            shape, order = self._result_shape(), self._result_order()
+            self.output = Output(
+                outside.out,
+                shape,
+                self.source.dtype,
+                order,
+                self.nb,
+                overwrite=outside.overwrite_out,
+                again=again and not apart,
+            )
+            if apart:
                 self.work = self._panels(again)
             try:
                 yield
@@ -387,7 +386,7 @@ def cholesky_by_slabs(
     n, nb = job.shape[0], job.nb
     nt = -(-n // nb)
     try:
-        plan = cholesky_plan(n, nb, job.item, None if job.in_core else outside.cap(), job.workers)
+        plan = cholesky_plan(n, nb, job.item, outside.cap(), job.workers)
     except BaseException:
         job.close()
         raise
@@ -401,28 +400,19 @@ def cholesky_by_slabs(
     with job.going("tiled_cholesky", keywords, apart=False):
         first = job.finished(lambda k: range(k, nt), _nothing)
         if first:
-            plan = cholesky_plan(n, nb, job.item, None if job.in_core else outside.cap(), job.workers, first)
+            plan = cholesky_plan(n, nb, job.item, outside.cap(), job.workers, first)
         volume = Volume((n, n), nb, job.item)
         graph = TaskGraph(f"cholesky by slabs nt={nt}")
-        target: Any = None
         data: dict[str, Any] = {"A": StoredTiles(job.source, nb), "L": StoredTiles(job.result(), nb)}
-        memory: Buffers | InPlace
-        if job.in_core:
-            memory = InPlace(graph.handles("X"))
-            target = np.zeros((n, n), job.source.dtype)
-            data["X"] = TiledMatrix.view(target, nb)
-        else:
-            memory = Buffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
+        memory = Buffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
         checked = job.checkpoint is not None
         slab_cholesky(graph, nt, plan.slabs, first, volume, memory, check=check_finite, log=checked, sums=checked)
         if checked:
             data["log"] = job.checkpoint
-        if isinstance(memory, Buffers):
-            data["buffer"] = [np.empty(shape, job.source.dtype) for shape in memory.shapes]
+        data["buffer"] = [np.empty(shape, job.source.dtype) for shape in memory.shapes]
         job.run(graph, data, plan, volume)
-        if job.output is not None:
-            return call.result(job.output.finish(sync=checked))
-    return call.result(target if lower else target.T)
+        assert job.output is not None
+        return call.result(job.output.finish(sync=checked))
 
 
 # ------------------------------------------------------------------ LU
@@ -453,7 +443,7 @@ def lu_by_slabs(
     job = _Job(call, outside, a, square=square, tile_size=tile_size, rule=rule, order="F")
     (m, n), nb, dtype = job.shape, job.nb, job.source.dtype
     mt, nt, least = -(-m // nb), -(-n // nb), min(m, n)
-    cap = None if job.in_core else outside.cap()
+    cap = outside.cap()
     try:
         plan = lu_plan_in((m, n), nb, job.item, cap, job.workers)
     except BaseException:
@@ -484,21 +474,14 @@ def lu_by_slabs(
             if k * nb < least:
                 assert job.checkpoint is not None
                 data[Handle("piv", (k,))] = np.array(job.checkpoint.panels[k]["piv"], np.int32)
-        target: Any = None
         passing = Buffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
-        memory: Strips | InPlace
-        if job.in_core:
-            memory = InPlace(graph.handles("X"))
-            target = np.empty((m, n), dtype, "F")
-            data["X"] = TiledMatrix.view(target, nb)
-        else:
-            ragged = n % nb
-            memory = Strips(graph.handles("S"), graph.handles("E"), nt - 1 if ragged else -1, plan.width)
-            whole = min(plan.width, n // nb)
-            data["S"] = TiledMatrix.view(np.empty((m, whole * nb), dtype, "F"), nb)
-            data["E"] = TiledMatrix.view(np.empty((m, ragged), dtype, "F"), nb)
-            assert job.output is not None
-            data["F"] = StoredTiles(job.output.matrix, nb)
+        ragged = n % nb
+        memory = Strips(graph.handles("S"), graph.handles("E"), nt - 1 if ragged else -1, plan.width)
+        columns = min(plan.width, n // nb)
+        data["S"] = TiledMatrix.view(np.empty((m, columns * nb), dtype, "F"), nb)
+        data["E"] = TiledMatrix.view(np.empty((m, ragged), dtype, "F"), nb)
+        assert job.output is not None
+        data["F"] = StoredTiles(job.output.matrix, nb)
         checked = job.checkpoint is not None
         slab_lu(
             graph,
@@ -527,7 +510,7 @@ def lu_by_slabs(
             else:
                 diagonal[start : start + nb] = _diagonal(work, k, dtype)
         sizes.update(record["M"] if first < nt and mt else {})
-        lu = target if job.output is None else job.output.finish(sync=checked)
+        lu = job.output.finish(sync=checked)
     tiling = TiledMatrix((m, n), nb, dtype, np.empty(0, dtype), packed=True)
     return LUParts(lu, piv, diagonal, sizes, nb), tiling
 

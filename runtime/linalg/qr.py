@@ -406,7 +406,7 @@ def qr(
         As in SciPy, where ``"full"`` is the default; of a matrix outside of memory ``"economic"`` is. ``"full"``: Q
         (m, m), R (m, n). ``"economic"``: Q (m, k), R (k, n), k = min(m, n). ``"r"``: R
         (m, n) alone, in a tuple. ``"raw"``: LAPACK's ``(qr, tau)``, and R (k, n); with ``tree="panel"``, which it
-        implies.
+        implies. It hides the ``mode`` of engine Dask, which `qr_factor` takes: its `QRFactor` has the same Q and R.
     tree
         ``"auto"``, ``"panel"``, ``"flat"``, ``"flat-tt"``, ``"binary"``, ``"greedy"``, ``"fibonacci"``,
         ``("hierarchical", a, low, high)`` or a list of eliminations: see `tilewright.linalg.trees.eliminations`. Signs

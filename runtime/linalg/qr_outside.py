@@ -34,7 +34,7 @@ from tilewright.linalg.trees import PANEL
 from tilewright.scalars import positive as positive_size
 from tilewright.storage.matrix import Stored, StoredTiles
 from tilewright.storage.npy import RawFile
-from tilewright.storage.opening import Output, open_source, scratch_file
+from tilewright.storage.opening import Output, folder_of, open_source, scratch_file
 from tilewright.units import nbytes
 
 __all__ = ["qr_outside"]
@@ -77,7 +77,9 @@ def qr_outside(
         fitted, planned = _fit(
             graph, plan, _families(plan, outlines, outlines[-1]), outside.cap(), call.count(), loaded
         )
-        folder = Path(a).absolute().parent if isinstance(a, str | Path) else Path(gettempdir())
+        #   beside the results if they have a place: the matrix may be where nobody may write
+        near = next((path for path in (*paths, a) if isinstance(path, str | Path)), None)
+        folder = Path(gettempdir()) if near is None else folder_of(near)
         results = []
         for path, shape in zip(paths, shapes, strict=True):
             result = _Result(path, shape, source.dtype, plan.width, folder, outside.overwrite_out)

@@ -27,18 +27,7 @@ from tilewright.linalg.lu_graph import pivots
 from tilewright.ops import diag, gemm, gemmn, getrf, potrf, swap, swptrsm, syrk, tril, trsm
 from tilewright.storage.ops import commit, load, store
 
-__all__ = [
-    "AHEAD",
-    "Buffers",
-    "InPlace",
-    "Slabs",
-    "Strips",
-    "Volume",
-    "cholesky_slabs",
-    "lu_slabs",
-    "slab_cholesky",
-    "slab_lu",
-]
+__all__ = ["AHEAD", "Buffers", "Slabs", "Strips", "Volume", "cholesky_slabs", "lu_slabs", "slab_cholesky", "slab_lu"]
 
 AHEAD = 2
 """Tiles, or rows of them, that can be read while others are used."""
@@ -93,16 +82,6 @@ class Buffers:
     def give(self, buffer: Handle) -> None:
         number = buffer.index[0]
         self._free[self.shapes[number]].append(number)
-
-
-class InPlace:
-    """Where the whole result is in memory: each tile has its place."""
-
-    def __init__(self, tiles: Handles) -> None:
-        self.tiles = tiles
-
-    def __call__(self, i: int, j: int) -> Handle:
-        return self.tiles[i, j]
 
 
 class Strips:
@@ -172,7 +151,7 @@ def slab_cholesky(
     slabs: Slabs,
     first: int,
     volume: Volume,
-    memory: Buffers | InPlace,
+    memory: Buffers,
     *,
     check: bool,
     log: bool,
@@ -184,8 +163,6 @@ def slab_cholesky(
     """
     A, L = g.handles("A"), g.handles("L")
     held = _Held(g, memory, volume)
-    for i in range(nt) if isinstance(memory, InPlace) else ():
-        held.fetch(L, i, range(min(first, i + 1)), {})  # what is finished is part of the result
     for s0, s1 in slabs.bounds:
         slab = range(s0, s1)
         S: dict[tuple[int, int], Handle] = {}
@@ -247,9 +224,8 @@ def _store(
 class _Held:
     """Tiles on their way through memory."""
 
-    def __init__(self, g: TaskGraph, memory: Buffers | InPlace, volume: Volume) -> None:
+    def __init__(self, g: TaskGraph, memory: Buffers, volume: Volume) -> None:
         self.g, self.memory, self.volume = g, memory, volume
-        self._there: dict[tuple[int, int], Handle] = {}
 
     def fetch(
         self,
@@ -260,25 +236,18 @@ class _Held:
         *,
         sums: bool = False,
     ) -> None:
-        """Load tiles of row i; where the whole result is in memory, those that are not there yet."""
-        memory, volume = self.memory, self.volume
-        if isinstance(memory, InPlace):
-            for j in columns:
-                into[i, j] = memory(i, j)
-            columns = [j for j in columns if (i, j) not in self._there]
-            self._there.update({(i, j): into[i, j] for j in columns})
-        else:
-            for j in columns:
-                into[i, j] = memory.take(volume.extent(i, j))
+        """Load tiles of row i."""
+        volume = self.volume
+        for j in columns:
+            into[i, j] = self.memory.take(volume.extent(i, j))
         if columns:
             targets = [W(into[i, j]) for j in columns]
             self.g.insert(load, [R(tiles[i, j]) for j in columns], targets, sums, label=(i, columns[0]))
             volume.read += sum(volume.nbytes(i, j) for j in columns)
 
     def give(self, buffers: dict[tuple[int, int], Handle]) -> None:
-        if isinstance(self.memory, Buffers):
-            for buffer in buffers.values():
-                self.memory.give(buffer)
+        for buffer in buffers.values():
+            self.memory.give(buffer)
 
 
 def cholesky_slabs(nt: int, first: int, tiles: int, whole: int | None = None) -> tuple[Slabs, int] | None:
@@ -316,7 +285,7 @@ def slab_lu(
     slabs: Slabs,
     first: int,
     volume: Volume,
-    memory: Strips | InPlace,
+    memory: Strips,
     passing: Buffers,
     *,
     by_rows: bool,
@@ -328,7 +297,7 @@ def slab_lu(
     """Insert the left-looking LU factorisation with partial pivoting by slabs, from block column ``first`` on.
 
     Handles ``A[i,j]``, ``P[i,j]`` and ``F[i,j]`` are stored tiles: the matrix; block columns with the exchanges up to
-    their own panel, which is how later ones need them; the factor. In memory there is no F: exchanges are in place.
+    their own panel, which is how later ones need them; the factor.
 
     Parameters
     ----------
@@ -342,13 +311,9 @@ def slab_lu(
     piv = pivots(g, volume.shape, nb)
     M = g.handles("M", shape=lambda i, j: (1, 1 + sum(volume.extent(i, j))), dtype="float64", keep=True)
     D = g.handles("D", shape=lambda k: (min(volume.extent(k, k)),), dtype=dtype, keep=True)
-    if isinstance(memory, InPlace):
-        for k in range(first):
-            _down(g, P, memory, range(mt), k, volume)
     for s0, s1 in slabs.bounds:
         slab = range(s0, s1)
-        if isinstance(memory, Strips):
-            memory.first = s0
+        memory.first = s0
         for i in range(mt) if by_rows else ():
             targets = [W(memory(i, j)) for j in slab]
             g.insert(load, [R(A[i, j]) for j in slab], targets, sums, label=(i, s0))
@@ -359,7 +324,7 @@ def slab_lu(
             for i in range(mt):
                 g.insert(_gauge(nb), R(memory(i, j)), W(M[i, j]), check, label=(i, j))
         for k in range(min(s0, last)):
-            _updates(g, k, slab, mt, piv, memory, _Passing(g, P, k, mt, passing, slabs.chunk, volume, memory))
+            _updates(g, k, slab, mt, piv, memory, _Passing(g, P, k, mt, passing, slabs.chunk, volume))
         for k in slab:
             if k < last:
                 g.insert(getrf(mt - k), [RW(memory(i, k)) for i in range(k, mt)], W(piv[k]), label=(k,))
@@ -382,18 +347,12 @@ def slab_lu(
     _exchange(g, volume, mt, nt, piv, memory)
 
 
-def _of_column(memory: Strips | InPlace, k: int, i: int) -> Handle:
+def _of_column(memory: Strips, k: int, i: int) -> Handle:
     return memory(i, k)
 
 
 def _updates(
-    g: TaskGraph,
-    k: int,
-    columns: range,
-    mt: int,
-    piv: Handles,
-    memory: Strips | InPlace,
-    panel: Callable[[int], Handle],
+    g: TaskGraph, k: int, columns: range, mt: int, piv: Handles, memory: Strips, panel: Callable[[int], Handle]
 ) -> None:
     """Insert what panel k does to block columns; ``panel(i)`` is tile i of it, asked for from k on, once each."""
     if not len(columns):
@@ -411,23 +370,13 @@ class _Passing:
     """The tiles of a finished panel, read some at a time; asked for one, it gives back the buffers of those before."""
 
     def __init__(
-        self,
-        g: TaskGraph,
-        tiles: Handles,
-        k: int,
-        mt: int,
-        buffers: Buffers,
-        chunk: int,
-        volume: Volume,
-        memory: Strips | InPlace,
+        self, g: TaskGraph, tiles: Handles, k: int, mt: int, buffers: Buffers, chunk: int, volume: Volume
     ) -> None:
         self.g, self.tiles, self.k, self.mt, self.buffers, self.chunk = g, tiles, k, mt, buffers, chunk
-        self.volume, self.memory = volume, memory
+        self.volume = volume
         self.there: dict[int, Handle] = {}
 
     def __call__(self, i: int) -> Handle:
-        if isinstance(self.memory, InPlace):
-            return self.memory(i, self.k)
         if i not in self.there:
             for buffer in self.there.values():
                 self.buffers.give(buffer)
@@ -450,27 +399,25 @@ class _Passing:
 
 
 def _down(
-    g: TaskGraph, tiles: Handles, memory: Strips | InPlace, rows: range, j: int, volume: Volume, sums: bool = False
+    g: TaskGraph, tiles: Handles, memory: Strips, rows: range, j: int, volume: Volume, sums: bool = False
 ) -> None:
     """Load a block column."""
     g.insert(load, [R(tiles[i, j]) for i in rows], [W(memory(i, j)) for i in rows], sums, label=(rows[0], j))
     volume.read += sum(volume.nbytes(i, j) for i in rows)
 
 
-def _exchange(g: TaskGraph, volume: Volume, mt: int, nt: int, piv: Handles, memory: Strips | InPlace) -> None:
-    """The exchanges of later panels in earlier block columns; on the disk one pass over all of it."""
+def _exchange(g: TaskGraph, volume: Volume, mt: int, nt: int, piv: Handles, memory: Strips) -> None:
+    """The exchanges of later panels in earlier block columns: one pass over all of the disk."""
     last = min(mt, nt)
     P, F = g.handles("P"), g.handles("F")
     for j in range(nt):
-        if isinstance(memory, Strips):
-            memory.first = j - j % memory.width
-            _down(g, P, memory, range(mt), j, volume)
+        memory.first = j - j % memory.width
+        _down(g, P, memory, range(mt), j, volume)
         if j < last - 1:
             g.insert(
                 swap, [R(piv[k]) for k in range(j + 1, last)], [RW(memory(i, j)) for i in range(j + 1, mt)], label=(j,)
             )
-        if isinstance(memory, Strips):
-            _store(g, [memory(i, j) for i in range(mt)], F, range(mt), j, volume, False)
+        _store(g, [memory(i, j) for i in range(mt)], F, range(mt), j, volume, False)
 
 
 def lu_slabs(nt: int, first: int, width: int, chunk: int = 4) -> Slabs:

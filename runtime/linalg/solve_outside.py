@@ -28,7 +28,7 @@ from tilewright.schedulers.aside import Aside
 from tilewright.storage.matrix import Stored, StoredTiles
 from tilewright.storage.narrowed import Narrowed
 from tilewright.storage.npy import open_npy
-from tilewright.storage.opening import open_source
+from tilewright.storage.opening import folder_of, open_source
 from tilewright.storage.ops import MOVES
 from tilewright.tiles import TiledMatrix
 from tilewright.units import nbytes, size
@@ -83,7 +83,7 @@ def solve_outside(
         if check_finite:
             columns.check_finite()
         job = _Refined(source, columns, lower, limit, how)
-        folder = Path(a).parent if isinstance(a, str | Path) else None
+        folder = folder_of(a) if isinstance(a, str | Path) else None
         options = {"memory": job.left, "check_finite": check_finite, "tile_size": tile_size, **how}
         for rung, structure in _rungs(precision, assume_a):
             last = rung == "fp64" and (structure == "gen" or assume_a == "pos")

@@ -146,7 +146,7 @@ def comparison_table(table: Table, numbers: Mapping[tuple[str, int], int] | None
             f"{row.ratio:.3f}",
             f"{row.speedup:.2f}",
             f"{row.efficiency:.1%}",
-            "tie" if row.ties else f"{row.behind:.1%}",
+            row.distance,
             nbytes(row.memory),
         ]
         for rows in groups

@@ -16,7 +16,7 @@ from tilewright.storage import libraries
 from tilewright.storage.matrix import Held, Stored
 from tilewright.storage.npy import RawFile, create_npy, open_npy, read_npy
 
-__all__ = ["Output", "hold", "is_stored", "open_source", "scratch_file"]
+__all__ = ["Output", "folder_of", "hold", "is_stored", "open_source", "scratch_file"]
 
 _KINDS = ".npy, .zarr, .h5 or .hdf5, with :/name behind it for a dataset"
 
@@ -108,6 +108,11 @@ def hold(file: BinaryIO | int, message: str) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BlockingIOError(11, message) from None
+
+
+def folder_of(path: str | Path) -> Path:
+    """The folder that a file is in, also of ``a.h5:/group/a``, a dataset in a file."""
+    return Path(str(path).partition(":/")[0]).parent
 
 
 def scratch_file(folder: Path, shape: tuple[int, int], dtype: Any, order: Literal["C", "F"]) -> RawFile:

@@ -67,6 +67,11 @@ class Row:
         chosen = self.engine or self.scheduler
         return f"{self.variant}: {chosen}" if self.variant else chosen
 
+    @property
+    def distance(self) -> str:
+        """``behind`` for people: ``"3.2%"`` longer than the best, ``"40x"`` as long, or ``"tie"``."""
+        return "tie" if self.ties else _percent(self.behind)
+
 
 class Table:
     """The rows of a comparison, in the order of workers, then makespan. ``print(table)`` shows them.
@@ -148,9 +153,9 @@ class Table:
             return f"{on}: all {1 + len(ties)} {self.noun} tie{few}."
         second, last = behind[0], behind[-1]
         who = f"{best.name} wins" if not ties else f"{_few([best.name, *ties])} tie"
-        after = f"{second.name} is {_percent(second.behind)} behind"
+        after = f"{second.name} is {_behind(second.behind)}"
         if last is not second:
-            after += f", {last.name} {_percent(last.behind)}"
+            after += f", {last.name} {_behind(last.behind) if last.behind > _TIMES else _percent(last.behind)}"
         return f"{on}: {who}; {after}."
 
     @property
@@ -192,7 +197,7 @@ class Table:
         name = min(behind, key=lambda name: (max(behind[name]), sum(behind[name]), raw[name], name))
         worst = max(behind[name])
         on = "any number of workers" if len(counts) > 1 else f"{_workers(counts[0])}"
-        why = f"at most {_percent(worst)} behind the best on {on}" if worst else f"none is faster on {on}"
+        why = f"at most {_behind(worst, 'the best')} on {on}" if worst else f"none is faster on {on}"
         limit = str(self.runs[self.rows.index(rows[name][counts[-1]])].verdict)
         where = f"On {_workers(counts[-1])}" if len(counts) > 1 else "There"
         return f"Take {name}: {why}. {where}, {limit[:1].lower()}{limit[1:]}"
@@ -218,7 +223,7 @@ class Table:
                 workers = row.workers
             time = self.measured(row)
             width = f"{(row.slowest - row.fastest) / time if time else 0.0:.0%}" * spread
-            behind = "tie" if row.ties else _percent(row.behind)
+            behind = row.distance
             call = f"{self.time(row.call):>9} {width:>6} {behind:>6} " * calls
             line = (
                 f"{row.workers:>7} {call}{self.time(row.makespan):>9} {width * (not calls):>6} {row.ratio:>7.3f} "
@@ -301,8 +306,25 @@ def _workers(count: int) -> str:
     return f"{count} {'worker' if count == 1 else 'workers'}"
 
 
+_TIMES = 2.0  # behind by more than that is said as a factor
+
+
 def _percent(share: float) -> str:
+    """How far behind, for a column: 3 % longer, 40 times as long."""
+    if share > _TIMES:
+        return f"{_factor(share)}x"
     return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
+
+
+def _factor(share: float) -> str:
+    return f"{1 + share:.1f}" if share < 9 else f"{1 + share:.0f}"
+
+
+def _behind(share: float, than: str = "") -> str:
+    """The same in words."""
+    if share > _TIMES:
+        return f"{_factor(share)} times as slow{f' as {than}' if than else ''}"
+    return f"{_percent(share)} behind{f' {than}' if than else ''}"
 
 
 def row_of(

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+import tilewright as tw
 from tilewright.distribution import (
     BlockCyclic,
     Distribution,
@@ -112,6 +113,23 @@ def test_a_rule_may_be_a_function_of_the_indices_a_rank_or_a_dict_by_name() -> N
     rank_of = owners({"x": lambda i: i % 2, "y": 1, "A": BlockCyclic(1, 2), Handle("z", (7,)): 0}, ranks=2)
     handles = Handle("x", (3,)), Handle("y"), Handle("A", (5, 1)), Handle("z", (7,)), Handle("z", (8,))
     assert [rank_of(handle) for handle in handles] == [1, 1, 1, 0, 0]
+
+
+def test_a_function_of_one_argument_is_asked_for_the_index_or_where_there_is_not_one_for_the_handle() -> None:
+    rank_of = owners(lambda handle: len(handle.name), ranks=9)
+    assert [rank_of(handle) for handle in (Handle("A", (1, 2)), Handle("xyz"), Handle("ab", (1, 2, 3)))] == [1, 3, 2]
+    assert owners(lambda i: 2 * i, ranks=9)(Handle("x", (3,))) == 6
+    assert owners(lambda *index: sum(index), ranks=9)(Handle("A", (1, 2))) == 3
+    assert owners(lambda i, j=4: i + j, ranks=9)(Handle("A", (1, 2))) == 3
+    assert owners({"A": lambda handle: handle.index[1]}, ranks=9)(Handle("A", (1, 2))) == 2
+    assert owners({(1, 2): 5}.__getitem__, ranks=9)
+    graph, rule = tw.cholesky_graph(4), (lambda handle: handle.index[0] % 2)
+    plan = tw.MessagePlan(graph, 2, rule)
+    assert [str(m) for m in plan.messages] == [str(m) for m in tw.MessagePlan(graph, 2, lambda i, j: i % 2).messages]
+    run = tw.simulate(graph, tw.Machine(ranks=2), owner=rule)
+    assert len(run.trace.messages) == len(plan.messages) > 0
+    with pytest.raises(ValueError, match=r"owner of A\[0,0\] is 2, not one of the ranks 0 to 1"):
+        tw.MessagePlan(graph, 2, lambda handle: 2)
 
 
 def test_without_a_rule_tiles_are_block_cyclic_and_plain_handles_on_rank_0() -> None:

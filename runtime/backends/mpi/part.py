@@ -18,6 +18,7 @@ from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.rooms import provide
 from tilewright.backends.mpi.agreement import Agreement, Clock, agreement
 from tilewright.backends.mpi.courier import MpiCourier, Wires
+from tilewright.backends.mpi.options import fewest_cores
 from tilewright.backends.ranks.outcome import Order, Outcome, failed_at, freeze, plan_of, ran
 from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.workers import Team
@@ -36,7 +37,7 @@ from tilewright.schedulers import policy as find_policy
 from tilewright.storage.parts import settle_all
 from tilewright.tiles import Store
 
-__all__ = ["agreement", "run_part", "wires"]
+__all__ = ["agreement", "own_cores", "run_part", "wires"]
 
 
 def run_part(
@@ -210,6 +211,19 @@ def _free(comm: MPI.Comm, key: int, lines: Wires) -> None:
 
 
 _kept = MPI.Comm.Create_keyval(delete_fn=_free)  # freed with the communicator that they duplicate
+_cores = MPI.Comm.Create_keyval()
+
+
+def own_cores(comm: MPI.Intracomm) -> int:
+    """Cores that each rank of ``comm`` has for itself, found out once and kept with it. Collective."""
+    found: Any = comm.Get_attr(_cores)
+    if found is None:
+        line = wires(comm).data
+        neighbours = line.Split_type(MPI.COMM_TYPE_SHARED)
+        found = fewest_cores(line, neighbours)
+        neighbours.Free()
+        comm.Set_attr(_cores, found)
+    return int(found)
 
 
 def wires(comm: MPI.Intracomm) -> Wires:

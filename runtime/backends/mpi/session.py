@@ -20,7 +20,7 @@ from tilewright.backends.execution.program import Program
 from tilewright.backends.mpi.agreement import Agreement
 from tilewright.backends.mpi.launcher import INSTALL, remove, shm_files
 from tilewright.backends.mpi.options import Mpi, how, per_rank
-from tilewright.backends.mpi.part import run_part, wires
+from tilewright.backends.mpi.part import own_cores, run_part, wires
 from tilewright.backends.mpi.rank_home import RankHome
 from tilewright.backends.ranks.home import copied
 from tilewright.backends.ranks.outcome import Order, loops_of, merge, planned, planned_needs
@@ -51,6 +51,8 @@ class MpiRank(Mpi):
         _check_size(self.comm)
         _abort_when_alone()
         self._agreement = Agreement(wires(self.comm).data)
+        self.own = own_cores(self.comm)
+        """Workers of each rank where the call does not say how many."""
         with self.agreement(run_follows=True) as facts:
             super().__init__(options)
             if options.get("pool") is not None:
@@ -86,10 +88,10 @@ class MpiRank(Mpi):
         return self._agreement.block(exchange=not run_follows)
 
     def workers(self, workers: int | None, most: int | None = None) -> int:
-        return self.comm.size * per_rank(workers, self.comm.size)
+        return self.comm.size * per_rank(workers, self.comm.size, self.own)
 
     def script_ranks(self, graph: TaskGraph, workers: int | None) -> int:
-        return self.comm.size if per_rank(workers, self.comm.size) == 1 else 0
+        return self.comm.size if per_rank(workers, self.comm.size, self.own) == 1 else 0
 
     def owner_of(self, graph: TaskGraph, ranks: int) -> Callable[[Handle], int]:
         return owners(owner_for(graph, self.owner), ranks)
@@ -120,7 +122,7 @@ class MpiRank(Mpi):
                 loops = None
             with uncollected():
                 order: Order = self._order(graph) if loops is None else (loops[1], None, ())
-            each = per_rank(workers, self.comm.size)
+            each = per_rank(workers, self.comm.size, self.own)
             facts["graph"] = f"{graph.name!r} ({len(graph)} tasks, checksum {_checksum(graph)})"
             facts["owner"] = f"{_rule(self.owner)} (checksum {zlib.crc32(repr(order[0]).encode())})"
             facts["data"] = _layouts(program)

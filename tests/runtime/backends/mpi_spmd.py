@@ -18,6 +18,7 @@ import numpy as np
 from mpi4py import MPI
 
 import tilewright as tw
+from tilewright.backends.mpi.part import own_cores
 from tilewright.backends.ranks import outcome
 from tilewright.ops import copy, potrf
 
@@ -230,6 +231,26 @@ def synchronous_and_no_window() -> Any:
 
 def more_ranks_than_tiles() -> Any:
     return np.array_equal(call(tile_size=105), tw.tiled_cholesky(A, tile_size=105))
+
+
+def workers_by_default() -> Any:
+    """Three ranks on one computer share what of its cores they may use, and no rank is without a worker."""
+    run = call(return_run=True)[1]
+    return [
+        run.workers == 3 * own_cores(comm),
+        own_cores(comm) >= 1,
+        comm.allgather(own_cores(comm)) == 3 * [own_cores(comm)],
+    ]
+
+
+def wide_matrices_of_one_rank() -> Any:
+    """QR has them; least squares, which factor A^H, are refused on all ranks."""
+    a, here = np.random.default_rng(1).standard_normal((9, 20)), rank == 1
+    where: Any = {"backend": "mpi", "root": 1, "tile_size": 4}
+    Q, R = tw.qr(a if here else None, mode="economic", tree="greedy", **where)
+    q, r = tw.qr(a, mode="economic", tree="greedy", tile_size=4, backend="serial")
+    said = raised(lambda: tw.lstsq(a if here else None, a[:, 0] if here else None, **where))
+    return [bool(np.array_equal(Q, q) and np.array_equal(R, r)), said[0], "call it without root=" in said[1]]
 
 
 def two_workers_a_rank() -> Any:

@@ -330,6 +330,24 @@ def test_keys_name_the_tasks(client):
 
 
 @modes
+def test_the_mode_of_qr_is_its_own_and_qr_factor_takes_that_of_dask(client, mode):
+    a = np.random.default_rng(4).standard_normal((50, 20))
+    how = {"backend": "dask", "client": client, "tile_size": 8, "tree": "greedy"}
+    factor, run = tw.qr_factor(a, mode=mode, return_run=True, **how)
+    Q, R = tw.qr(a, mode="economic", tree="greedy", tile_size=8)
+    assert ("groups" in run.trace.facts) == (mode == "tasks")
+    assert np.array_equal(factor.R, R) and np.array_equal(factor.explicit(), Q)
+    with pytest.raises(ValueError, match=f"unknown mode '{mode}'; known: full, economic, r, raw"):
+        tw.qr(a, mode=mode, **how)
+
+
+def test_seconds_between_parts_of_a_checkpoint_are_refused(client, tmp_path):
+    with pytest.raises(ValueError, match="every=5 is not for backend 'dask', where each panel is written before"):
+        tw.lu_factor(np.eye(9), backend="dask", client=client, checkpoint=tmp_path / "run", every=5)
+    assert not list(tmp_path.iterdir())
+
+
+@modes
 def test_progress_reaches_all_tasks(client, mode):
     g = tw.TaskGraph()
     for i in range(6):

@@ -974,6 +974,8 @@ SAME = {
     "any_graph": [1, 2, 3, 4, 5, 6],
     "synchronous_and_no_window": [True] * 2,
     "more_ranks_than_tiles": True,
+    "workers_by_default": [True] * 3,
+    "wide_matrices_of_one_rank": [True, "ValueError", True],
     "two_workers_a_rank": [True, 6],
     "functions_change_the_data_of_every_rank": [[1, 2, 3, 4, 5, 6], 6.0, [10.0, 10.0]],
     "tensor_from_root": [True, "torch.float32"],

@@ -7,6 +7,7 @@ import tilewright as tw
 from tilewright.cli.graphs import split
 from tilewright.cli.schedulers import compare, report, simulate
 from tilewright.runs.saved import load
+from tilewright.studies.engines import ENGINES
 
 
 def invoke(command, *arguments, code=0):
@@ -166,6 +167,18 @@ def test_engines_stand_side_by_side():
     assert found["verdicts"] == ["2 workers: all 2 engines tie; 5 rounds could tell."]
 
 
+def test_engines_are_completed_behind_a_comma_too():
+    (kind,) = [option.type for option in compare.params if option.name == "engines"]
+
+    def completed(text):
+        return {item.value: item.help for item in kind.shell_complete(None, None, text)}
+
+    assert completed("").keys() == {"all", *ENGINES} and completed("")["all"] == "all that are here"
+    assert completed("th") == {name: ENGINES[name].summary for name in ENGINES if name.startswith("th")} != {}
+    assert completed("serial,fut") == {"serial,futures": ENGINES["futures"].summary}
+    assert completed("serial,nothing") == {}
+
+
 def test_trees_and_policies_stand_side_by_side():
     options = ["--nt", "3", "--mt", "9", "--workers", "4", "--schedulers", "critical-path,lookahead(1)"]
     trees = "tree=flat,greedy,hierarchical(3,flat,binary)"
@@ -201,6 +214,9 @@ def test_sockets_come_from_options_or_from_the_file_of_a_machine(tmp_path):
         (["cholesky", "--engines", "threads", "--backend", "mpi"], "leave out --backend"),
         (["cholesky", "--engines", "threads", "--workers", "1,2"], "on one number of --workers"),
         (["lu", "--engines", "threads", "--vary", "panel=single,recursive"], "leave out --vary"),
+        (["cholesky", "--engines", "threads", "--owner", "rows"], "leave out --owner and --grid"),
+        (["cholesky", "--engines", "threads", "--grid", "1x2"], "leave out --owner and --grid"),
+        (["cholesky", "--engines", "threads", "--pin", "cores"], "leave out --pin"),
         (["cholesky", "--pin", "cores"], "--pin is for engines that bind workers: threads and mpi"),
     ],
 )

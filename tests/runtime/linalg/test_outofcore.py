@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -46,6 +47,32 @@ def here(tmp_path, monkeypatch):
 
 def left(folder):
     return sorted(os.listdir(folder))
+
+
+@contextmanager
+def somebody_else(folder):
+    """Where root may do everything, be another user, who may do in ``folder`` all but read secret.npy and write into closed.
+
+    Elsewhere the same for us.
+    """
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    secret, closed = folder / "secret.npy", folder / "closed"
+    np.save(secret, spd())
+    secret.chmod(0o000)
+    closed.chmod(0o555)
+    if not root:
+        yield
+        closed.chmod(0o755)
+        return
+    folder.chmod(0o777)
+    try:
+        os.seteuid(65534)
+    except OSError:
+        pytest.skip("root here cannot be anybody else")
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 class TestCholesky:
@@ -413,6 +440,44 @@ class TestRefusals:
         with pytest.raises(ValueError, match="a matrix on a disk needs out="):
             tw.tiled_cholesky("a.npy")
 
+    @pytest.mark.parametrize("call", [tw.tiled_cholesky, tw.lu_factor, tw.qr])
+    def test_what_the_system_does_not_permit_is_one_sentence_and_leaves_nothing(self, here, call):
+        np.save("a.npy", spd())
+        two = call is tw.qr
+
+        def out(name):
+            return (name, "R.npy") if two else name
+
+        (here / "closed").mkdir()
+        (here / "folder.npy").mkdir()
+        np.save("closed/b.npy", spd())
+        call("a.npy", out=out("L.npy"), tile_size=NB)  # nothing is loaded while we are somebody else
+        before = left(here)
+        with somebody_else(here):
+            for a, name, message in (
+                ("folder.npy", "M.npy", "cannot read folder.npy: Is a directory"),
+                ("secret.npy", "M.npy", "cannot read secret.npy: Permission denied"),
+                ("a.npy", "closed/M.npy", "cannot write (in )?closed(/M.npy)?: Permission denied"),
+            ):
+                with pytest.raises(OSError, match=f"^{re.escape('[Errno ')}\\d+\\] {message}") as error:
+                    call(a, out=out(name), tile_size=NB)
+                assert "\n" not in str(error.value)
+            call("closed/b.npy", out=out("L.npy"), tile_size=NB, overwrite_out=True)  # needs no room where it is
+        (here / "secret.npy").unlink()
+        assert left(here) == before and left(here / "closed") == ["b.npy"]
+
+    @pytest.mark.parametrize("call", [tw.tiled_cholesky, tw.lu_factor, tw.qr])
+    @pytest.mark.parametrize("order", "CF")
+    def test_a_matrix_that_may_only_be_read_is_read_and_stays_as_it_was(self, here, call, order):
+        a = np.asarray(spd(), order=order)
+        np.save("a.npy", a)
+        (here / "a.npy").chmod(0o400)
+        before = (here / "a.npy").read_bytes(), (here / "a.npy").stat().st_mtime_ns
+        for source in ("a.npy", np.load("a.npy", mmap_mode="r"), np.load("a.npy", mmap_mode="c")):
+            call(source, out=("Q.npy", "R.npy") if call is tw.qr else "L.npy", tile_size=NB, overwrite_out=True)
+            assert np.array_equal(source if isinstance(source, np.ndarray) else np.load(source), a)
+        assert before == ((here / "a.npy").read_bytes(), (here / "a.npy").stat().st_mtime_ns)
+
     def test_a_disk_that_is_full_is_one_sentence_and_leaves_nothing(self, here):
         code = (
             "import resource, numpy as np, tilewright as tw; from tilewright.storage import npy\n"
@@ -441,6 +506,9 @@ def test_zarr_arrays_in_and_out(here):
     assert np.array_equal(
         tw.lu_factor("a.zarr", out="F.zarr", tile_size=NB).lu[:], tw.lu_factor(a, tile_size=NB, update="tile").lu
     )
+    Q, R = tw.qr("a.zarr", out=("Q.zarr", "R.npy"), tile_size=NB)
+    q, r = tw.qr(a, mode="economic", tree="panel", tile_size=NB)
+    assert isinstance(Q, zarr.Array) and np.array_equal(Q[:], q) and np.array_equal(R, r)
     (here / "b.zarr").mkdir()
     with pytest.raises(ValueError, match="no zarr array"):
         tw.tiled_cholesky("b.zarr", out="M.zarr")
@@ -448,7 +516,7 @@ def test_zarr_arrays_in_and_out(here):
     packed[:] = a
     with pytest.warns(RuntimeWarning, match=r"c\.zarr is compressed"):
         tw.tiled_cholesky("c.zarr", out="M.npy", tile_size=NB)
-    assert left(here) == ["F.zarr", "L.zarr", "M.npy", "a.zarr", "b.zarr", "c.zarr"]
+    assert left(here) == ["F.zarr", "L.zarr", "M.npy", "Q.zarr", "R.npy", "a.zarr", "b.zarr", "c.zarr"]
 
 
 @pytest.mark.needs("h5py")
@@ -466,9 +534,19 @@ def test_hdf5_datasets_in_and_out(here):
         L = tw.tiled_cholesky(source, out="L.h5:/x", tile_size=NB, overwrite_out=True)
         assert np.array_equal(L[:], wanted) and L.name == "/x"
         L.file.close()
+    Q, R = tw.qr("a.h5:/group/a", out=("Q.h5", "R.h5:/r"), tile_size=NB)
+    q, r = tw.qr(a, mode="economic", tree="panel", tile_size=NB)
+    assert np.array_equal(Q[:], q) and np.array_equal(R[:], r) and R.name == "/r"
+    Q.file.close()
+    R.file.close()
+    b = np.ones(N)
+    assert np.allclose(a @ tw.solve("a.h5:/group/a", b, tile_size=NB), b)
+    assert np.array_equal(
+        tw.lu_factor("a.h5", out="F.npy", tile_size=NB).lu, tw.lu_factor(a, tile_size=NB, update="tile").lu
+    )
     with pytest.raises(ValueError, match="has no dataset b"):
         tw.tiled_cholesky("a.h5:/b", out="M.npy")
-    assert left(here) == ["L.h5", "a.h5"]
+    assert left(here) == ["F.npy", "L.h5", "Q.h5", "R.h5", "a.h5"]
 
 
 class TestSolve:

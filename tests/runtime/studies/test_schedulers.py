@@ -2,6 +2,7 @@ import itertools
 import re
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tilewright.comm.matvec_graph import matvec_graph
 from tilewright.schedulers import SCHEDULERS, fitting
 from tilewright.schedulers.lifo import Lifo
 from tilewright.studies.schedulers import Row
+from tilewright.studies.table import Table, row_of
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,45 @@ def sleeping(seconds_by_name):
         return Named()
 
     return g, [policy(name, seconds) for name, seconds in seconds_by_name.items()]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "column", "words"),
+    [
+        (103, "3.0%", "3.0% behind"),
+        (250, "150%", "150% behind"),
+        (300, "200%", "200% behind"),
+        (301, "3.0x", "3.0 times as slow"),
+        (1000, "10x", "10 times as slow"),
+        (4002, "40x", "40 times as slow"),
+        (1_234_567, "12346x", "12346 times as slow"),
+    ],
+)
+def test_far_behind_is_said_as_a_factor(seconds, column, words):
+    g = tw.TaskGraph("two")
+    g.insert(tw.Op("nap", weight=1), tw.W(g.handle("x")))
+    run = tw.simulate(g, tw.Machine(workers=2))
+
+    def table(**makespans):
+        rows = [
+            (
+                replace(row_of([run], [1.0], scheduler=name)[0], makespan=float(makespan), workers=workers),
+                run,
+                [makespan],
+            )
+            for name, of in makespans.items()
+            for workers, makespan in of.items()
+        ]
+        return Table({"": g}, "simulate", rows)
+
+    found = table(good={2: 100}, near={2: 101}, bad={2: seconds})
+    assert [row.distance for row in found] == ["tie", "1.0%", column]
+    tail = words if "times" in words else column
+    assert found.verdict() == f"2 workers: good wins; near is 1.0% behind, bad {tail}."
+    assert table(good={2: 100}, bad={2: seconds}).verdict() == f"2 workers: good wins; bad is {words}."
+    crossed = table(a={2: 100, 4: seconds}, b={2: 10 * seconds, 4: 100})
+    assert crossed.advice().startswith(f"Take a: at most {words}{' as' * ('times' in words)} the best on any number")
+    assert f" {column:>6} " in str(found) and f">{column}<" in found._repr_html_()
 
 
 def test_on_an_engine_the_sign_test_says_who_wins_and_who_ties():
