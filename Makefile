@@ -54,9 +54,9 @@ browser: $(READY)
 
 install: $(READY)
 
-# The site, in out/site: pages, reference, executed gallery. Nothing is fetched, warnings are errors.
+# The site, in out/site: pages, reference, executed gallery and course. Nothing is fetched, warnings are errors.
 docs: $(READY)
-	rm -rf out/site docs/gallery docs/reference/generated
+	rm -rf out/site docs/gallery docs/course docs/reference/generated
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs out/site -d out/doctrees
 	@echo "out/site/index.html"
 

@@ -1,4 +1,5 @@
-"""How Sphinx builds the site, by ``make docs``: docs/*.md, the docstrings, and examples/gallery, which is executed."""
+"""How Sphinx builds the site, by ``make docs``: docs/*.md, the docstrings, and examples/gallery and
+examples/course, which are executed."""
 
 import re
 import shutil
@@ -21,7 +22,14 @@ author = project_copyright = "the tilewright developers"
 version = release = installed("tilewright")
 
 extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx_gallery.gen_gallery"]
-exclude_patterns = ["**/sg_execution_times.rst", "sg_execution_times.rst", "gallery/*.py", "gallery/*.ipynb"]
+exclude_patterns = [
+    "**/sg_execution_times.rst",
+    "sg_execution_times.rst",
+    "gallery/*.py",
+    "gallery/*.ipynb",
+    "course/*.py",
+    "course/*.ipynb",
+]
 templates_path = ["_templates"]
 highlight_language = "text"
 default_role = "py:obj"  # `Machine` in a docstring is a link where there is such a name, and code where there is none
@@ -61,8 +69,8 @@ def pictures(block, block_vars, gallery_conf):
 
 
 sphinx_gallery_conf = {
-    "examples_dirs": "../examples/gallery",
-    "gallery_dirs": "gallery",
+    "examples_dirs": ["../examples/gallery", "../examples/course"],
+    "gallery_dirs": ["gallery", "course"],
     "filename_pattern": r"\.py$",
     "image_scrapers": (pictures,),
     "reset_modules": (),

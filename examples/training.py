@@ -4,6 +4,7 @@
 
 Everything runs as task graphs: the comparison of the notebook, a network whose FP16 activations overflow, two
 replicas, a pipeline, and a Gaussian process behind the network. Under two minutes on two cores.
+The notebook is *Lab 2.1.4: Mixed Precision Training - Speed Up with AMP*.
 """
 
 from __future__ import annotations

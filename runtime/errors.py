@@ -41,7 +41,20 @@ class MissingDataError(KeyError):
 
 
 class SchedulerError(RuntimeError):
-    """A policy broke its contract: it keeps tasks back, or hands one out twice. Or one object is in two runs."""
+    """A policy broke its contract: it keeps tasks back, or hands one out twice. Or one object is in two runs.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> class Keeper(tw.schedulers.Eager):
+    ...     def pop(self, worker):
+    ...         return None
+    >>> try:
+    ...     tw.simulate(tw.cholesky_graph(2), tw.Machine(), scheduler=Keeper())
+    ... except tw.SchedulerError as error:
+    ...     print(type(error).__name__)
+    SchedulerError
+    """
 
 
 class AccuracyError(np.linalg.LinAlgError):
@@ -53,6 +66,16 @@ class AccuracyError(np.linalg.LinAlgError):
         The `SolveInfo` of what was tried.
     x
         The best solution that was found, or None.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> hilbert = 1 / (np.arange(12)[:, None] + np.arange(12) + 1.0)
+    >>> try:
+    ...     tw.solve(hilbert, np.ones(12), precision="fp32", fallback=False)
+    ... except tw.AccuracyError as error:
+    ...     print(len(error.info.path), error.info.precision)
+    1 fp32
     """
 
     def __init__(self, message: str, info: Any = None, x: Any = None) -> None:
@@ -65,7 +88,20 @@ class AccuracyError(np.linalg.LinAlgError):
 
 
 class AccuracyWarning(RuntimeWarning):
-    """A result may have few correct digits, or none: the message has growth and reciprocal condition."""
+    """A result may have few correct digits, or none: the message has growth and reciprocal condition.
+
+    Examples
+    --------
+    >>> import warnings, numpy as np, tilewright as tw
+    >>> hilbert = 1 / (np.arange(16)[:, None] + np.arange(16) + 1.0)
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", tw.AccuracyWarning)
+    ...     try:
+    ...         tw.solve(hilbert, np.ones(16), assume_a="gen")
+    ...     except tw.AccuracyWarning as warning:
+    ...         print(str(warning).split(":")[0])
+    the matrix is singular to working precision
+    """
 
 
 class SingularMatrixError(np.linalg.LinAlgError):
@@ -109,6 +145,15 @@ class RankDied(RuntimeError):  # noqa: N818 - it says what happened
     ----------
     rank
         Its rank.
+    details
+        What is known of its end.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> error = tw.RankDied(1, "killed by signal 9")
+    >>> print(error, error.rank)
+    rank 1 died: killed by signal 9 1
     """
 
     def __init__(self, rank: int, details: str) -> None:
@@ -127,6 +172,15 @@ class WorkerDied(RuntimeError):  # noqa: N818 - as above
     ----------
     address
         Where the worker listened.
+    details
+        What is known of its end.
+
+    Examples
+    --------
+    >>> import tilewright as tw
+    >>> error = tw.WorkerDied("tcp://127.0.0.1:4001", "its tiles are lost")
+    >>> error.address
+    'tcp://127.0.0.1:4001'
     """
 
     def __init__(self, address: str, details: str) -> None:

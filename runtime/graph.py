@@ -307,7 +307,9 @@ class Op:
     """
 
     name: str
+    """What labels, traces and the kernel table call it."""
     function: Callable[..., Any] | None = None
+    """What is called; None is the kernel of that name."""
     weight: float = 1.0
     """Cost where no data is known. Tile kernels count units of nb^3/3 flops, so potrf is 1 and gemm is 6."""
     flops: Callable[..., float] | None = None
@@ -366,9 +368,13 @@ class Task:
     """
 
     index: int
+    """Its place in the program, from 0."""
     op: Op
+    """What is called."""
     uses: tuple[Use, ...]
+    """(handle, access) of its arguments, groups flattened."""
     params: tuple[Any, ...]
+    """What comes behind these in the call."""
     predecessors: tuple[int, ...]
     """Indices of the tasks this one waits for, ascending, all smaller than ``index``."""
     on: Hashable
@@ -404,10 +410,12 @@ class Task:
 
     @property
     def reads(self) -> tuple[Handle, ...]:
+        """Handles whose values it needs."""
         return tuple([handle for handle, access in self.uses if access is not _WRITE])
 
     @property
     def writes(self) -> tuple[Handle, ...]:
+        """Handles that have new values afterwards."""
         return tuple([handle for handle, access in self.uses if access is not _READ])
 
     def __repr__(self) -> str:
@@ -426,7 +434,9 @@ class CriticalPath:
     """
 
     tasks: tuple[Task, ...]
+    """From the first to the last."""
     length: float
+    """The sum of what they take, in units of the weights: nb^3/3 flops, or seconds of a machine."""
 
     def __len__(self) -> int:
         return len(self.tasks)

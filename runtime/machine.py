@@ -1,8 +1,8 @@
 """The machine a run is planned for or measured on.
 
-The model is the lecture's: a message of n words takes alpha + beta n seconds, a flop takes gamma seconds. Kernels
-that were measured have a table of seconds by tile size instead. Memories are *nodes*: each rank has one for each of its
-sockets, whose cores share it, and one more for each of its GPUs.
+The model is that of V. Eijkhout's lecture *Parallel scalability*: a message of n words takes alpha + beta n seconds, a
+flop takes gamma seconds. Kernels that were measured have a table of seconds by tile size instead. Memories are *nodes*:
+each rank has one for each of its sockets, whose cores share it, and one more for each of its GPUs.
 """
 
 from __future__ import annotations

@@ -136,6 +136,8 @@ class PrecisionMap:
         (nt, nt) array_like of format names; what stands above the diagonal does not matter.
     tile_size
         The tile size it was made for, if it was.
+    note
+        How it was made, for its text.
 
     Examples
     --------

@@ -222,6 +222,9 @@ class Resident:
         One of `BACKENDS`. With ``"mpi"`` in an ordinary process the ranks are those of ``pool``, of the ``with`` block,
         or a pool that is kept between calls; on the ranks of ``mpiexec`` it is a collective call, and each rank keeps
         what it owns.
+    pool, comm
+        MPI only: a `tilewright.backends.mpi.Pool` in an ordinary process; a communicator of mpi4py on the ranks of
+        ``mpiexec``, MPI.COMM_WORLD by default.
     synchronous
         Let each send wait for its receive; finds deadlocks. MPI only.
     copy

@@ -277,10 +277,12 @@ class TiledMatrix:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its numbers, padding included."""
         return self._base.nbytes
 
     @property
     def writeable(self) -> bool:
+        """Whether its numbers may be changed."""
         return bool(self._base.flags.writeable)
 
     def _repr_html_(self) -> str:

@@ -152,3 +152,26 @@ def test_every_test_that_a_table_names_exists(document):
     rows = "\n".join(line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("|"))
     for claim, more in TEST.findall(rows):
         assert claim in claims or (more and any(known.startswith(claim) for known in claims)), claim
+
+
+SEEDS = {
+    r"\bthe\s+notebook(?!\s+cell)": "Lab 2.1.4: Mixed Precision Training",
+    r"\bthe\s+lecture\b": "Parallel scalability",
+}
+"""What the two documents behind this library are called for short, and the title that says which they are."""
+
+
+@pytest.mark.parametrize(("short", "title"), SEEDS.items(), ids=SEEDS.values())
+def test_who_says_the_lecture_or_the_notebook_names_it_in_the_same_file(short, title):
+    files = [file for file in DOCUMENTS if file.parent.name != "decisions"]
+    files += [f for room in ("runtime", "kernels", "schedulers", "examples") for f in (ROOT / room).rglob("*.py")]
+    texts = {name(file): file.read_text(encoding="utf-8") for file in files}
+    said = {file: text for file, text in texts.items() if re.search(short, text, re.I)}
+    assert len(said) > 5
+    assert [file for file, text in said.items() if title not in " ".join(text.split())] == []
+
+
+def test_the_page_of_each_document_names_its_author_or_number():
+    assert "V. Eijkhout" in (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in ("communication", "sparse"):
+        assert "Eijkhout" in (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")

@@ -2,7 +2,8 @@
 Strong and weak scaling of a matrix-vector product
 ==================================================
 
-The lecture's formulas as lines, the graphs on the simulator as circles: rows, columns and a grid of ranks.
+The formulas of V. Eijkhout's lecture *Parallel scalability* as lines,
+the graphs on the simulator as circles: rows, columns and a grid of ranks.
 """
 
 import tilewright as tw

@@ -31,7 +31,10 @@ COMMANDS = {
     "report": ("tilewright.cli.schedulers", "One HTML page of saved runs, side by side."),
     "train": ("tilewright.cli.training", "Train a model in one precision, or in several side by side."),
     "matvec": ("tilewright.cli.matvec", "Multiply a dense matrix that stays on the ranks by vectors."),
-    "scaling": ("tilewright.cli.matvec", "Efficiency of dense products: the lecture's formulas and simulated points."),
+    "scaling": (
+        "tilewright.cli.matvec",
+        "Efficiency of products: formulas (Eijkhout, Parallel scalability) and simulated points.",
+    ),
     "calibrate": ("tilewright.cli.matvec", "Measure alpha, beta and gamma of this computer."),
     "resume": ("tilewright.cli.resume", "Go on from the checkpoint of a factorisation that was killed."),
     "bench": ("tilewright.cli", "Measure tilewright beside other libraries."),

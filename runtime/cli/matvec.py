@@ -1,4 +1,7 @@
-"""``tilewright matvec``, ``tilewright scaling`` and ``tilewright calibrate``: the dense half of the lecture."""
+"""``tilewright matvec``, ``tilewright scaling`` and ``tilewright calibrate``: the dense half of the lecture.
+
+The lecture is V. Eijkhout's *Parallel scalability*.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +104,11 @@ def _default() -> Any:
 
 @click.command()
 @click.option(
-    "--layout", "layouts", type=click.Choice(["rows", "columns", "grid"]), multiple=True, help="[default: all]"
+    "--layout",
+    "layouts",
+    type=click.Choice(["rows", "columns", "grid", "slab", "patch"]),
+    multiple=True,
+    help="rows, columns, grid: of a matrix; slab, patch: of a five-point stencil.  [default: the first three]",
 )
 @click.option("--alpha", type=float, default=1e-6, show_default=True, help="Seconds per message.")
 @click.option("--beta", type=float, default=1e-9, show_default=True, help="Seconds per word.")
@@ -134,7 +141,10 @@ def scaling(
     plot: Path | None,
     as_json: Json,
 ) -> None:
-    """Optimistic, strong and weak scaling of the dense product: the lecture's formulas and simulated points."""
+    """Optimistic, strong and weak scaling of the dense product, or of a stencil: formulas and simulated points.
+
+    The formulas are those of V. Eijkhout's lecture, Parallel scalability.
+    """
     from tilewright.machine import Machine
     from tilewright.studies.scaling import scaling_study
 

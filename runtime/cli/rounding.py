@@ -1,4 +1,7 @@
-"""What 16 bits do to numbers: overflow, underflow, and what scaling is for. Computed, not told."""
+"""What 16 bits do to numbers: overflow, underflow, and what scaling is for. Computed, not told.
+
+The notebook is *Lab 2.1.4: Mixed Precision Training - Speed Up with AMP*.
+"""
 
 from __future__ import annotations
 

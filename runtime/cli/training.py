@@ -1,4 +1,7 @@
-"""``tilewright train``: train a model in one precision, or in several side by side."""
+"""``tilewright train``: train a model in one precision, or in several side by side.
+
+The notebook is *Lab 2.1.4: Mixed Precision Training - Speed Up with AMP*.
+"""
 
 from __future__ import annotations
 

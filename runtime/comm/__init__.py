@@ -2,6 +2,8 @@
 
 Each cost formula is a function (`cost`, `terms`, `lower_bound`, `efficiency`), each algorithm a graph that runs on the
 simulator as long as its formula says, and on the other engines for real.
+
+The lecture is V. Eijkhout's *Parallel scalability*.
 """
 
 import importlib

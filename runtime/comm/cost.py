@@ -1,5 +1,7 @@
 """What collectives and products cost: the lecture's formulas as functions.
 
+The lecture is V. Eijkhout's *Parallel scalability*.
+
 A message of n words takes alpha + beta n seconds, a flop gamma seconds; a rank sends one message and receives one at a
 time. With L = ceil(log2 p) and blocks of b = ceil(n/p) words:
 

@@ -1,5 +1,7 @@
 """A grid of n x n points in slabs or in patches: the scaling argument of the lecture, as formulas.
 
+The lecture is V. Eijkhout's *Parallel scalability*.
+
 The grid has N = n^2 points, M = N / p on each of p ranks, and a 5-point stencil: 10 flops a point. A rank in the
 interior exchanges its border with each neighbour, one after the other.
 

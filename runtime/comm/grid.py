@@ -2,6 +2,8 @@
 
 Rank q = i c + j has block (i, j) of A. The part of x that belongs to block column j is cut into r pieces, piece i on
 rank (i, j); the part of y of block row i is cut into c pieces, piece j on rank (i, j).
+
+The lecture is V. Eijkhout's *Parallel scalability*.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Dense matrix-vector products on ranks, as users call them: an operator whose blocks stay on the ranks, and one call.
 
-The division is by block rows, block columns or the lecture's two-dimensional grid: `grid`; the graphs: `matvec_graph`.
+The division is by block rows, block columns or the lecture's two-dimensional grid (V. Eijkhout, *Parallel
+scalability*): `grid`; the graphs: `matvec_graph`.
 """
 
 from __future__ import annotations

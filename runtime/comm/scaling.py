@@ -1,5 +1,7 @@
 """Efficiency and scaling of the dense product: the lecture's formulas, its three questions, and points to check them.
 
+The lecture is V. Eijkhout's *Parallel scalability*.
+
 E_p = T_1 / (p T_p) with T_1 = 2 n^2 gamma, and L = log2 p:
 
 =========  ==================================================================================================

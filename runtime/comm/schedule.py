@@ -3,6 +3,8 @@
 A vector of n words is cut into p blocks, as equal as can be, the longer ones first; block b belongs to rank b. In one
 round a rank sends at most one message and receives at most one: the lecture's model. Ranks are counted from the root.
 
+The lecture is V. Eijkhout's *Parallel scalability*.
+
 With L = ceil(log2 p), "exchange" is the lecture's bidirectional exchange where p is a power of two, and otherwise
 Bruck's circulant pattern [1]_ or, for sums, its reverse [2]_: L rounds and exactly p - 1 blocks a rank for every p.
 

@@ -3,7 +3,7 @@
 ``SparseOperator`` is the inspector and the executor of the lecture's sparse part as one
 `scipy.sparse.linalg.LinearOperator`. See `tilewright.comm.inspector` for what a rank has and needs, `neighbours` for
 how ranks learn who needs something of them, `closure` for several products with one exchange, `products` for the
-graphs.
+graphs. The lecture is V. Eijkhout's *Parallel scalability*.
 """
 
 from __future__ import annotations

@@ -52,17 +52,22 @@ class Expression:
 
     __array_priority__ = 1000.0  # NumPy leaves operators to this class
     vector = False
+    """Whether it has one dimension."""
     extent: tuple[int, int]
+    """Rows and columns; a vector has one column."""
     dtype: np.dtype
+    """That of its value."""
 
     # ---------------------------------------------------------------- looking
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(m, n), or (m,) of a vector"""
         return self.extent[:1] if self.vector else self.extent
 
     @property
     def ndim(self) -> int:
+        """2, or 1 of a vector"""
         return len(self.shape)
 
     def __repr__(self) -> str:

@@ -33,16 +33,35 @@ def inv(
 ) -> Any:
     """The inverse of a square matrix, from its LU factor. To solve a system, `solve` is better and faster.
 
-    See `lu_factor` for arguments and errors; the result lies by columns. Of a stack (..., n, n) the inverses of all, in
-    one graph; of a dask.array a dask.array. 2 n^3 flops.
+    The result lies by columns. Of a stack (..., n, n) the inverses of all, in one graph; of a dask.array a dask.array.
+    2 n^3 flops.
 
     With another ``pivoting`` than partial nothing is overwritten, and a factor counts only if it solves a system with a
     backward error of n u; else partial pivoting takes over, and a note of the run says why.
+
+    Parameters
+    ----------
+    a : (n, n) or (..., n, n) array_like, torch tensor, TiledMatrix or dask.array
+        float32, float64, complex64 or complex128; integers become float64.
+    overwrite_a
+        Let factor and inverse take the place of ``a`` where its columns are contiguous.
+    check_finite
+        Look for NaN and infinities first.
+    return_run
+        Also return the `Run`.
+    tile_size, pivoting, threshold
+        As for `lu_factor`.
+    backend, scheduler, workers, options
+        See `tilewright.run`.
 
     Raises
     ------
     SingularMatrixError
         U has an exact zero on its diagonal.
+    ValueError
+        ``a`` is not square, has NaN or infinities, or is read-only with ``overwrite_a``; a number or name is wrong.
+    TypeError
+        The dtype is not one of the four and not an integer.
 
     Examples
     --------
@@ -73,6 +92,25 @@ def det(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any
 
     Another ``pivoting`` than partial gives way to it where `inv` says.
 
+    Parameters
+    ----------
+    a : (n, n) array_like, torch tensor or dask.array
+        float32, float64, complex64 or complex128; integers become float64.
+    overwrite_a
+        Let the factor take the place of ``a`` where its columns are contiguous.
+    check_finite
+        Look for NaN and infinities first.
+    how
+        ``pivoting``, ``tile_size``, ``update``, ``panel``, ``threshold``, ``backend``, ``scheduler``, ``workers``,
+        ``progress`` and options of the engine, as for `lu_factor`.
+
+    Raises
+    ------
+    ValueError
+        ``a`` is not square or has NaN or infinities; or as `lu_factor`.
+    TypeError
+        The dtype is not one of the four and not an integer; or a keyword is unknown.
+
     Examples
     --------
     >>> import numpy as np, tilewright as tw
@@ -86,6 +124,25 @@ def slogdet(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how:
     """(sign, log |det A|), as `numpy.linalg.slogdet`; (0, -inf) if A is singular. See `lu_factor`.
 
     Another ``pivoting`` than partial gives way to it where `inv` says.
+
+    Parameters
+    ----------
+    a : (n, n) array_like, torch tensor or dask.array
+        float32, float64, complex64 or complex128; integers become float64.
+    overwrite_a
+        Let the factor take the place of ``a`` where its columns are contiguous.
+    check_finite
+        Look for NaN and infinities first.
+    how
+        ``pivoting``, ``tile_size``, ``update``, ``panel``, ``threshold``, ``backend``, ``scheduler``, ``workers``,
+        ``progress`` and options of the engine, as for `lu_factor`.
+
+    Raises
+    ------
+    ValueError
+        ``a`` is not square or has NaN or infinities; or as `lu_factor`.
+    TypeError
+        The dtype is not one of the four and not an integer; or a keyword is unknown.
 
     Examples
     --------

@@ -180,6 +180,16 @@ class LUFactor:
         is a look at every number.
     run
         The `Run` of the factorisation.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> F = tw.lu_factor(np.array([[1.0, 2.0], [2.0, 8.0]]))
+    >>> F.lu, F.piv
+    (array([[ 2. ,  8. ],
+           [ 0.5, -2. ]]), array([1, 1], dtype=int32))
+    >>> F.solve([3.0, 10.0]), float(F.det())
+    (array([1., 1.]), 4.0)
     """
 
     def __init__(
@@ -215,6 +225,7 @@ class LUFactor:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(m, n)"""
         return tuple(self.lu.shape)
 
     @property

@@ -46,6 +46,8 @@ class Plan:
         Of all tasks, real arithmetic.
     compute, move
         Predicted seconds of workers and of the disk; they overlap.
+    workers
+        How many share the computing.
     slabs
         First and last block column of each slab; empty in core.
 

@@ -176,6 +176,18 @@ class QRFactor:
         How it was factored: a name or a tuple, and the columns of a tile.
     run
         The `Run` of the factorisation.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> F = tw.qr_factor(np.array([[3.0, 1.0], [4.0, 2.0]]), positive=True)
+    >>> F
+    QRFactor(2 x 2, float64, tree='panel')
+    >>> F.R.round(3)
+    array([[5. , 2.2],
+           [0. , 0.4]])
+    >>> F.apply([5.0, 8.0], "H").round(3)                   # Q^H b
+    array([9.4, 0.8])
     """
 
     def __init__(
@@ -199,18 +211,22 @@ class QRFactor:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(m, n)"""
         return self._plan.m, self._plan.n
 
     @property
     def dtype(self) -> np.dtype:
+        """That of A."""
         return np.dtype(self._plan.dtype)
 
     @property
     def tree(self) -> Any:
+        """In which order rows of tiles were eliminated."""
         return self._plan.tree
 
     @property
     def tile_size(self) -> int:
+        """Columns of a tile."""
         return self._plan.width
 
     @property
@@ -646,7 +662,32 @@ def qr_factor(
     restart: int = 0,
     **options: Any,
 ) -> Any:
-    """QR factorisation that keeps Q as reflections: see `qr` for arguments and errors.
+    """QR factorisation that keeps Q as reflections: as `qr`, which has the errors, and Q need not be formed.
+
+    Parameters
+    ----------
+    a : (m, n) array_like, torch tensor, TiledMatrix or dask.array
+        float32, float64, complex64 or complex128; integers become float64.
+    tree
+        In which order rows of tiles are eliminated: a name, a tuple or a list, as for `qr`, without ``"cholesky"``.
+    positive
+        Make the diagonal of R positive.
+    overwrite_a
+        Let the factorisation work in the memory of ``a`` where its columns are contiguous.
+    check_finite
+        Look for NaN and infinities first.
+    tile_size
+        Columns of a tile; chosen by default.
+    backend, scheduler, workers, options
+        See `tilewright.run`.
+    return_run
+        Also return the `Run`, also found as ``.run``.
+    progress
+        Draw a progress bar on standard error; ``"page"`` or a function as in `tilewright.run`.
+    memory
+        Bytes by which the process may grow, or a text such as ``"1GB"``; a factor that takes more is refused.
+    checkpoint, resume, every, restart
+        A folder for what is finished, as for `tiled_cholesky`.
 
     Returns
     -------

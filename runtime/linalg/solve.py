@@ -82,6 +82,8 @@ def solve(
         Of a general matrix: one of those of `lu_factor`, such as ``"butterfly"``. The solution is refined with
         residuals in the same precision; where a pivot is zero, growth is too large or refinement does not converge,
         partial pivoting takes over, and the info says why. With ``precision="auto"``.
+    lower
+        Whether the lower triangle of a is the one that is read, or the upper one. Of a general matrix both are.
     precision
         Where to begin: ``"auto"`` looks at a sample of the matrix (`tilewright.linalg.ladder`,
         `tilewright.linalg.lu_ladder`), and on a CPU leaves out bf16x3; ``"bf16"``, ``"fp16"``, ``"tf32"``,

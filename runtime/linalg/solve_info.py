@@ -53,11 +53,22 @@ class Attempt:
 
 @dataclass(repr=False)
 class SolveInfo:
-    """How a solution was found and how good it is. Print it."""
+    """How a solution was found and how good it is. Print it.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> x, info = tw.solve(2 * np.eye(3), np.ones(3), precision="fp32", return_info=True)
+    >>> info.precision, info.backward_error < 3 * 2.0**-53
+    ('fp32', True)
+    """
 
     n: int
+    """Order of the matrix."""
     right_hand_sides: int
+    """How many, of all matrices of a stack together."""
     dtype: str
+    """That of the solution."""
     path: tuple[Attempt, ...] = ()
     """What was tried, in order; the last one succeeded if any did."""
     backward_errors: np.ndarray = field(default_factory=lambda: np.zeros(0))

@@ -80,8 +80,11 @@ class Message(NamedTuple):
     """
 
     source: int
+    """The rank that sends."""
     destination: int
+    """The rank that receives."""
     handle: Handle
+    """Whose value travels."""
     version: int
     """How many tasks of the graph wrote the handle before."""
     tag: int

@@ -14,6 +14,14 @@ __all__ = ["figure"]
 
 #              colour and marker tell the same
 _STYLES = {"rows": ("#D55E00", "o"), "columns": ("#CC79A7", "s"), "grid": ("#0072B2", "D")}
+_STYLES |= {"slab": ("#D55E00", "o"), "patch": ("#0072B2", "D")}
+
+
+_TITLES = {"dense": "Dense matrix-vector product", "stencil": "Five-point stencil"}
+
+
+def _problem(layout: str) -> str:
+    return "stencil" if layout in ("slab", "patch") else "dense"
 
 
 def _curve(study: Study, points: list[Point]) -> tuple[list[float], list[float]]:
@@ -25,10 +33,10 @@ def _curve(study: Study, points: list[Point]) -> tuple[list[float], list[float]]
     first, last = (points[k].n if kind == "optimistic" else points[k].p for k in (0, -1))
     x = [first * (last / first) ** (k / 100) for k in range(101)]
     if kind == "weak":
-        return x, [weak_efficiency("dense", layout, q, study.facts["memory"], machine) for q in x]
+        return x, [weak_efficiency(_problem(layout), layout, q, study.facts["memory"], machine) for q in x]
     if kind == "optimistic":
-        return x, [efficiency("dense", layout, p, q, machine) for q in x]
-    return x, [efficiency("dense", layout, q, n, machine) for q in x]
+        return x, [efficiency(_problem(layout), layout, p, q, machine) for q in x]
+    return x, [efficiency(_problem(layout), layout, q, n, machine) for q in x]
 
 
 def figure(study: Study, path: str | Path) -> None:
@@ -39,7 +47,7 @@ def figure(study: Study, path: str | Path) -> None:
     titles = {
         "optimistic": f"optimistic: p = {facts.get('p')} fixed",
         "strong": f"strong: n = {facts.get('n')} fixed",
-        "weak": f"weak: n²/p = {facts.get('memory')} words",
+        "weak": f"weak: n²/p = {facts.get('memory')}",
         "measured": f"measured here, n = {facts.get('measured_n')}",
     }
     fig = new_figure("a scaling study", 4.2 * len(kinds), 4.4)
@@ -80,7 +88,7 @@ def figure(study: Study, path: str | Path) -> None:
         for name in layouts
     ]
     legend += [
-        Line2D([], [], color="0.3", label="the lecture's formula"),
+        Line2D([], [], color="0.3", label="formula (Eijkhout, Parallel scalability)"),
         Line2D([], [], color="0.3", linestyle="none", marker="o", markerfacecolor="none", label="simulated graph"),
     ]
     if "measured" in kinds:
@@ -88,7 +96,7 @@ def figure(study: Study, path: str | Path) -> None:
     fig.legend(handles=legend, loc="outside lower center", ncols=len(legend), fontsize=9, frameon=False)
     m = study.machine
     fig.suptitle(
-        f"Dense matrix-vector product: alpha {m.alpha:g} s, beta {m.beta:g} s a word, gamma {m.gamma:g} s a flop",
+        f"{_TITLES[_problem(layouts[0])]}: alpha {m.alpha:g} s, beta {m.beta:g} s a word, gamma {m.gamma:g} s a flop",
         fontsize=11,
     )
     save(fig, path, dpi=130)

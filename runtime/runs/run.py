@@ -40,12 +40,17 @@ class Run:
     """
 
     graph: TaskGraph
+    """What ran."""
     trace: Trace
+    """When and where each task ran, and each message."""
     backend: str
+    """The name of the engine."""
     scheduler: str
+    """The name of the policy."""
     workers: int
     """Workers of all ranks together."""
     store: Store
+    """The values of handles; ``run[name]`` looks there."""
     machine: Machine | None = None
     """What the run was planned with or simulated on, if that was said."""
     switches: dict[str, Any] = field(default_factory=dict)

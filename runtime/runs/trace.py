@@ -34,12 +34,17 @@ class TaskRecord(NamedTuple):
     task: int
     """`Task.index`"""
     worker: int
+    """Its number on its rank, from 0."""
     start: float
+    """When it began."""
     end: float
+    """When it was done."""
     rank: int = 0
+    """Where the worker is."""
 
     @property
     def duration(self) -> float:
+        """Seconds that it took."""
         return self.end - self.start
 
 
@@ -60,9 +65,13 @@ class MessageRecord(NamedTuple):
     """
 
     source: int
+    """The rank that sends."""
     destination: int
+    """The rank that receives."""
     handle: Handle
+    """Whose value travels."""
     nbytes: int
+    """Bytes of the value."""
     start: float
     """When the source was ready to send."""
     end: float
@@ -74,6 +83,7 @@ class MessageRecord(NamedTuple):
 
     @property
     def duration(self) -> float:
+        """Seconds from the one to the other."""
         return self.end - self.start
 
 

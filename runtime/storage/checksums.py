@@ -10,7 +10,19 @@ __all__ = ["CheckpointError", "checksum"]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be gone on from: it is of another run, or its files are damaged."""
+    """A checkpoint that cannot be gone on from: it is of another run, or its files are damaged.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, tilewright as tw
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     L = tw.tiled_cholesky(np.eye(4), checkpoint=folder)
+    ...     try:
+    ...         tw.tiled_cholesky(2 * np.eye(4), checkpoint=folder, resume=True)
+    ...     except tw.CheckpointError as error:
+    ...         print(str(error).split(": ")[1])
+    the matrix a has other numbers in tile (0, 0)
+    """
 
 
 def checksum(tile: np.ndarray) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tilewright.comm.domains import CUTS, FLOPS
 from tilewright.comm.scaling import MODEL, _gamma, _lost, efficiency
 from tilewright.door import upstairs
 from tilewright.host.files import write_text
@@ -42,7 +43,7 @@ class Point(NamedTuple):
     p: int
     n: int
     formula: float
-    """The lecture's."""
+    """That of the lecture, V. Eijkhout's *Parallel scalability*."""
     simulated: float | None = None
     """What the graph takes on the simulator."""
     measured: float | None = None
@@ -100,26 +101,27 @@ def scaling_study(
     measured_n: int = 4096,
     computer: Machine | None = None,
 ) -> Study:
-    """Optimistic, strong and weak scaling of the dense product.
+    """Optimistic, strong and weak scaling of the dense product, or of a five-point stencil on a torus.
 
     Parameters
     ----------
     layouts
-        Some of ``"rows"``, ``"columns"`` and ``"grid"``; grids are square, so these have p = 1, 4, 16, ...
+        Some of ``"rows"``, ``"columns"`` and ``"grid"`` of a matrix, or of ``"slab"`` and ``"patch"`` of a torus; grids
+        and patches are square, so these have p = 1, 4, 16, ...
     machine
         For formulas and simulator.
     n
-        Order of the matrix for strong scaling.
+        Order of the matrix, or points along a side, for strong scaling.
     memory
-        Words a rank for weak scaling, M.
+        Words of the matrix, or points, a rank for weak scaling, M.
     p
-        Ranks for optimistic scaling; a power of four if ``layouts`` has ``"grid"``.
+        Ranks for optimistic scaling; a square if ``layouts`` has ``"grid"`` or ``"patch"``.
     most
         Most ranks: powers of four up to here.
     simulated
         Run every graph on the simulator.
     measured
-        Numbers of ranks to run on MPI for real, with n = ``measured_n``.
+        Numbers of ranks to run on MPI for real, with n = ``measured_n``; of a matrix only.
     computer
         alpha, beta and gamma of this computer, for the formula beside measured points; by default it is calibrated.
     measured_n
@@ -133,7 +135,8 @@ def scaling_study(
     Raises
     ------
     ValueError
-        An unknown layout, ``most`` below 1, or a p that has no square grid.
+        An unknown layout, layouts of both kinds, ``most`` below 1, a p that has no square grid, slabs with fewer points
+        along a side than ranks, or measured points of a stencil.
 
     Notes
     -----
@@ -154,8 +157,11 @@ def scaling_study(
     instance(machine, "machine", Machine, A_MACHINE)
     if computer is not None:
         instance(computer, "computer", Machine, A_MACHINE)
+    problem = "stencil" if any(layout in CUTS for layout in layouts) else "dense"
     for layout in layouts:
-        _lost("dense", layout, 4, machine)
+        _lost(problem, layout, 4, machine)
+    if problem == "stencil" and len(measured):
+        raise ValueError("points of slabs and patches are not measured; leave out measured=")
     for name, value in {"n": n, "memory": memory, "p": p, "most": most, "measured_n": measured_n}.items():
         whole(value, name, 1)
     rank_count(p, "p")
@@ -163,7 +169,7 @@ def scaling_study(
     for count in measured:
         whole(count, "a number of ranks in measured", 1)
     simulated = flag(simulated, "simulated")
-    if "grid" in layouts and round(sqrt(p)) ** 2 != p:
+    if {"grid", "patch"} & set(layouts) and round(sqrt(p)) ** 2 != p:
         raise ValueError(f"p={p} is no square, so it has no square grid for optimistic scaling")
     counts = [4**k for k in range(12) if 4**k <= most]
     cases = [
@@ -171,15 +177,18 @@ def scaling_study(
         *(("strong", count, n) for count in counts),
         *(("weak", count, round(sqrt(memory * count))) for count in counts),
     ]
+    for kind, count, size in cases if "slab" in layouts else ():
+        if count > size:
+            raise ValueError(f"{count} slabs of {size} x {size} points, for {kind} scaling, are more than one a row")
     known: dict[tuple[str, int, int], float] = {}
     points = []
     for kind, count, size in cases:
         for layout in layouts:
             key = layout, count, size
             if simulated and key not in known:
-                known[key] = _simulated(_grid_for(layout, count, size), machine)
+                known[key] = _simulated(layout, count, size, machine)
             points.append(
-                Point(kind, layout, count, size, efficiency("dense", layout, count, size, machine), known.get(key))
+                Point(kind, layout, count, size, efficiency(problem, layout, count, size, machine), known.get(key))
             )
     if measured:
         computer = computer or _computer()
@@ -198,12 +207,14 @@ def _grid_for(layout: str, p: int, n: int) -> Grid:
     return Grid(n, n, r, c)
 
 
-def _simulated(grid: Grid, machine: Machine) -> float:
+def _simulated(layout: str, p: int, n: int, machine: Machine) -> float:
     from tilewright.comm.matvec_graph import matvec_graph
+    from tilewright.comm.stencil import stencil_graph
     from tilewright.engine import simulate
 
-    serial = 2 * grid.n**2 * _gamma(machine)
-    return serial / (grid.ranks * simulate(matvec_graph(grid), machine, scheduler="eager").makespan)
+    graph = stencil_graph(layout, p, n) if layout in CUTS else matvec_graph(_grid_for(layout, p, n))
+    serial = (FLOPS if layout in CUTS else 2) * n**2 * _gamma(machine)
+    return serial / (p * simulate(graph, machine, scheduler="eager").makespan)
 
 
 def _computer() -> Machine:

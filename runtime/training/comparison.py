@@ -1,9 +1,12 @@
-"""One training in several precisions: the notebook's summary, from runs that share data, order and first weights."""
+"""One training in several precisions: the notebook's summary, from runs that share data, order and first weights.
+
+The notebook is *Lab 2.1.4: Mixed Precision Training - Speed Up with AMP*.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from tilewright.training import precision, usage
 from tilewright.training.control import check_precision
 from tilewright.training.data import Dataset
 from tilewright.training.data.torch_data import two
+from tilewright.training.devices import target_device
 from tilewright.training.result import Result, Text, grid
 from tilewright.training.settings import SETTINGS, flat
 from tilewright.training.trainer import fit
@@ -33,12 +37,26 @@ _OF_FIT = [name for name in (*signature(fit).parameters, *SETTINGS) if name not 
 
 @dataclass
 class Comparison:
-    """Results by precision; the first is the baseline of savings and speed-ups."""
+    """Results by precision; the first is the baseline of savings and speed-ups.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> model = lambda: training.models.MLP(3072, (4,))
+    >>> data = training.data.synthetic(8, test=4)
+    >>> found = training.compare(model, data, ("fp32",), warm_up=False, epochs=1, device="cpu")
+    >>> found.baseline, found.speedup("fp32")
+    ('fp32', 1.0)
+    """
 
     results: dict[str, Result]
+    """By the name of the precision, in the order of the call."""
+    left: dict[str, int] = field(default_factory=dict)
+    """Bytes that this process has more than before a training, when its model is gone and all was given back."""
 
     @property
     def baseline(self) -> str:
+        """The precision that others are compared with."""
         return next(iter(self.results))
 
     def savings(self, name: str) -> float | None:
@@ -54,13 +72,17 @@ class Comparison:
     def summary(self) -> dict[str, Any]:
         """The numbers as plain values, for JSON; those of the last precision at the top level too."""
         rows = {
-            name: result.summary() | {"memory_savings": self.savings(name), "speedup": self.speedup(name)}
+            name: result.summary()
+            | {"memory_savings": self.savings(name), "speedup": self.speedup(name), "memory_left": self.left.get(name)}
             for name, result in self.results.items()
         }
         return {**rows[next(reversed(rows))], "baseline": self.baseline, "compared": rows}
 
     def table(self) -> Text:
-        """The notebook's summary: memory, time, accuracy, savings, speed-up; skipped steps and changes of precision."""
+        """The notebook's summary: memory, time, accuracy, savings, speed-up; skipped steps and changes of precision.
+
+        "After clean-up" is `left`.
+        """
         names = list(self.results)
 
         def row(title: str, value: Callable[[Result], str]) -> list[str]:
@@ -74,6 +96,7 @@ class Comparison:
         rows = [
             ["Metric", *(name.upper() if name != "adaptive" else name for name in names)],
             row("Peak memory (MB)", lambda r: f"{r.peak_memory / 1e6:.1f}"),
+            ["After clean-up (MB)", *(f"{self.left[n] / 1e6:.1f}" if n in self.left else "-" for n in names)],
             row("Training time (s)", lambda r: f"{r.seconds:.2f}"),
             row(
                 "Step time p50 / p95",
@@ -136,6 +159,19 @@ def compare(
     ------
     ValueError
         A precision is unknown or named twice; or as `fit`, before any work.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tilewright import training
+    >>> def model():
+    ...     torch.manual_seed(0)
+    ...     return training.models.MLP(3072, (4,))
+    >>> data = training.data.synthetic(8, test=4)
+    >>> found = training.compare(model, data, ("fp32", "bf16"), warm_up=False, epochs=1, device="cpu")
+    >>> first = [result.losses[0] for result in found.results.values()]
+    >>> abs(first[0] - first[1]) < 0.1
+    True
     """
     options = flat(options)
     check_call(compare, options, options.get("backend", "threads"), also=[*_OF_FIT, "machine", "threads_per_task"])
@@ -154,12 +190,14 @@ def compare(
         quiet = options | {"epochs": 1, "progress": False, "log": None, "tensorboard": None}
         for name in precisions:
             fit(model_factory(), train.take(slice(0, size)), test.take(slice(0, size)), precision=name, **quiet)
-    results, board = {}, options.get("tensorboard")
+    results, left, board = {}, {}, options.get("tensorboard")
+    where = target_device(options.get("device"))
     for name in precisions:
-        usage.forget()
+        before = usage.held(where)
         model = model_factory()
         own = options | ({"tensorboard": Path(board) / name} if board is not None else {})
         results[name] = fit(model, train, test, precision=name, **own)
         results[name].model = None  # nothing of it may be alive when the next one is measured
         del model
-    return Comparison(results)
+        left[name] = max(usage.held(where) - before, 0)
+    return Comparison(results, left)

@@ -1,5 +1,7 @@
 """When to give up a precision: the notebook's exercise, as a state machine with no tensors in it.
 
+The notebook is *Lab 2.1.4: Mixed Precision Training - Speed Up with AMP*.
+
 Literal mode is the exercise as it stands: more than ``max_skip_ratio`` of all steps skipped means FP32. Its weakness:
 a loss scale that starts at 2^16 may need several skipped steps to find its value, so the ratio fires at step 1 if
 step 1 overflows. Robust mode knows that, looks at a window, and goes down a ladder one rung at a time. With ``retry``
@@ -22,12 +24,24 @@ MODES = ("literal", "robust")
 
 
 class Event(NamedTuple):
-    """One change of precision."""
+    """One change of precision.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> event = training.Event(7, "fp16", "bf16", "6 of the last 20 steps skipped")
+    >>> print(event, event.fell)
+    step 7: fp16 -> bf16, 6 of the last 20 steps skipped True
+    """
 
     step: int
+    """The step after which it was decided."""
     before: str
+    """The precision of that step."""
     after: str
+    """The precision of the next step."""
     reason: str
+    """In words."""
 
     @property
     def fell(self) -> bool:
@@ -56,6 +70,26 @@ class Fallback:
     retry
         In robust mode, go up one rung after so many good steps in a row; each fall that follows a climb doubles it,
         so a training does not swing for ever. None, the default, never does.
+    max_skip_ratio, window, least, calibration, bad_losses
+        The numbers in these rules.
+    rung, steps, skipped, calibrating, recent, bad, good, climbed, events
+        The state, as `state_dict` has it: left alone but to go on with a training.
+
+    Raises
+    ------
+    ValueError
+        An unknown mode, an empty ladder, a ratio that is not from 0 to below 1, or a ``retry`` in literal mode.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> fallback = training.Fallback(("fp16", "fp32"), bad_losses=2)
+    >>> for step in range(3):
+    ...     event = fallback.observe(step, found_inf=False, scale=1024.0, loss_finite=step == 0)
+    >>> print(event)
+    step 2: fp16 -> fp32, 2 losses in a row were not finite
+    >>> fallback.precision
+    'fp32'
     """
 
     ladder: tuple[str, ...] = LADDER

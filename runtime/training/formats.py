@@ -1,4 +1,7 @@
-"""The notebook's first part: what the floating-point formats can hold, and what scaling a loss preserves."""
+"""The notebook's first part: what the floating-point formats can hold, and what scaling a loss preserves.
+
+The notebook is *Lab 2.1.4: Mixed Precision Training - Speed Up with AMP*.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,18 @@ from tilewright.training.scaler import LossScaler
 __all__ = ["batch_size_for", "formats", "scaling"]
 
 _MOST_LAYERS = 1000
+_USES = {"fp32": "weights, sums", "fp16": "scaled losses", "bf16": "products"}
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def formats() -> Text:
-    """A table of FP32, FP16 and BF16: range, smallest normal number, roundoff, memory, and three numbers rounded.
+    """A table of FP32, FP16 and BF16: bits, range, eps, roundoff, memory, use, and three numbers rounded.
 
     Examples
     --------
     >>> from tilewright import training
-    >>> print(training.formats().splitlines()[6])
-    largest               3.4e+38     6.55e+04     3.39e+38
+    >>> print(training.formats().splitlines()[8])
+    largest                    3.4e+38       6.55e+04     3.39e+38
     """
     rows = [["Format", *(name.upper() for name in _DTYPES)]]
 
@@ -35,12 +39,17 @@ def formats() -> Text:
 
     infos = {name: torch.finfo(dtype) for name, dtype in _DTYPES.items()}
     row("bits", [str(info.bits) for info in infos.values()])
+    mantissa = {name: round(-math.log2(info.eps)) for name, info in infos.items()}  # stored; a leading 1 is not
+    row("exponent bits", [str(info.bits - 1 - mantissa[name]) for name, info in infos.items()])
+    row("mantissa bits", [str(bits) for bits in mantissa.values()])
     row("largest", [f"{info.max:.3g}" for info in infos.values()])
     row("smallest normal", [f"{info.tiny:.3g}" for info in infos.values()])
+    row("eps", [f"{info.eps:.3g}" for info in infos.values()])
     row("unit roundoff", [f"{ROUNDOFF[name]:.3g}" for name in infos])
     row("MB for 10^6 numbers", [f"{info.bits / 8:.2f}" for info in infos.values()])
     for value in (70000.0, 1e-6, 1e-15):
         row(f"{value:g} becomes", [f"{torch.tensor(value).to(dtype).item():.6g}" for dtype in _DTYPES.values()])
+    row("used for", [_USES[name] for name in _DTYPES])
     return grid(rows, "FLOATING-POINT FORMATS")
 
 
@@ -93,7 +102,23 @@ def scaling(gradient: float = 1e-5, power: int = 3, scaler: LossScaler | None = 
 def batch_size_for(device: str | torch.device) -> int:
     """The notebook's batch size for a device: 256 beyond 100 GB of memory, 128 beyond 16 GB, else 64.
 
-    ValueError for a name that is not torch's, TypeError for what is neither a name nor a ``torch.device``.
+    Parameters
+    ----------
+    device
+        A name such as ``"cuda:0"``, or a ``torch.device``. What is no CUDA device gets 64.
+
+    Raises
+    ------
+    ValueError
+        The name is none of torch's.
+    TypeError
+        It is neither a name nor a ``torch.device``.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> training.batch_size_for("cpu")
+    64
     """
     try:
         device = torch.device(instance(device, "device", (str, torch.device), "a name such as 'cuda:0'"))

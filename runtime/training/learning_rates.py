@@ -18,7 +18,22 @@ __all__ = ["SCHEDULES", "Cosine", "OneCycle", "schedule"]
 class Cosine:
     """From 1 to 0 along half a cosine over ``total`` updates.
 
-    ValueError or TypeError if ``total`` is no integer of at least 1.
+    Parameters
+    ----------
+    total
+        Updates until 0 is reached.
+
+    Raises
+    ------
+    ValueError, TypeError
+        ``total`` is no integer of at least 1.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> factor = training.Cosine(total=4)
+    >>> [round(factor(update), 3) for update in range(5)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
     """
 
     total: int
@@ -35,7 +50,24 @@ class Cosine:
 class OneCycle:
     """Up from 0.04 to 1 in the first ``warm`` part of ``total`` updates, then down to 0 along half a cosine.
 
-    ValueError or TypeError if ``total`` is no integer of at least 1, or ``warm`` no number from 0 to below 1.
+    Parameters
+    ----------
+    total
+        Updates until 0 is reached.
+    warm
+        The share of them that goes up.
+
+    Raises
+    ------
+    ValueError, TypeError
+        ``total`` is no integer of at least 1, or ``warm`` no number from 0 to below 1.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> factor = training.OneCycle(total=4, warm=0.5)
+    >>> [round(factor(update), 3) for update in range(5)]
+    [0.04, 0.52, 1.0, 0.5, 0.0]
     """
 
     total: int

@@ -30,11 +30,25 @@ class Losses:
     Their sum is scaled once, so they share the loss scale, and the gradients are those of torch's recipe, in which
     each is scaled and differentiated by itself.
 
+    Parameters
+    ----------
+    parts
+        By name, a function of (outputs, labels) and its weight.
+
+    Raises
+    ------
+    ValueError
+        There is no part.
+
     Examples
     --------
+    >>> import torch
     >>> from torch import nn
     >>> from tilewright.training import Losses
     >>> loss = Losses({"entropy": (nn.CrossEntropyLoss(), 1.0), "margin": (nn.MultiMarginLoss(), 0.1)})
+    >>> total, parts = loss.by_name(torch.zeros(1, 2), torch.tensor([0]))
+    >>> {name: round(part.item(), 3) for name, part in parts.items()}, round(total.item(), 3)
+    ({'entropy': 0.693, 'margin': 0.5}, 0.743)
     """
 
     parts: Mapping[str, tuple[Loss, float]]
@@ -174,12 +188,30 @@ class GradientPenalty:
     .. [1] H. Drucker, Y. LeCun, Improving generalization performance using double backpropagation, 1992.
     .. [2] I. Gulrajani et al., Improved training of Wasserstein GANs, NeurIPS 2017.
 
+    Parameters
+    ----------
+    weight
+        What the penalty is multiplied by; above 0.
+    of
+        ``"weights"`` or ``"inputs"``.
+    target
+        The norm that costs nothing, at least 0.
+
     Raises
     ------
     ValueError
         A weight that is not above 0, a negative target, or another ``of``.
     TypeError
         One of them is no number, or no string.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tilewright import training
+    >>> w = torch.tensor([3.0, 4.0], requires_grad=True)
+    >>> penalty = training.GradientPenalty(0.5, target=1.0)
+    >>> penalty(w.square().sum() / 2, [w], scale=1024.0).item()     # the gradient is w, of norm 5: 0.5 (5 - 1)^2
+    8.0
     """
 
     weight: float

@@ -1,5 +1,7 @@
 """Models that are lists of segments: the notebook's SimpleResNet, ResNet-18 for 32 x 32 images, a small MLP.
 
+The notebook is *Lab 2.1.4: Mixed Precision Training - Speed Up with AMP*.
+
 A *segment* is a module; a model is the composition of its segments, applied one after the other. Segments share their
 parameters with the model, so nothing is copied: they only say where a training step may be cut.
 """
@@ -37,9 +39,27 @@ class SimpleResNet(nn.Module):  # type: ignore[misc]  # torch has no types here
     input, subsampled and padded with zero channels where the shape changes [1]_, and a ReLU follows: the parameters
     are the same 11,000,138.
 
-    Input (N, 3, H, W), output (N, classes).
+    Input (N, channels, H, W), output (N, classes).
 
     .. [1] K. He et al., Deep residual learning for image recognition, CVPR 2016: shortcut option A.
+
+    Parameters
+    ----------
+    classes
+        Numbers of an output.
+    residual
+        With the additions.
+    channels
+        Of an image.
+    width
+        Channels of the stem; the layers have 1, 2, 4 and 8 times as many.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> model = training.models.SimpleResNet(width=4)
+    >>> sum(parameter.numel() for parameter in model.parameters())
+    43838
     """
 
     def __init__(self, classes: int = 10, *, residual: bool = False, channels: int = 3, width: int = 64) -> None:
@@ -97,7 +117,24 @@ class _Residual(_Block):
 
 
 class BasicBlock(nn.Module):  # type: ignore[misc]
-    """relu(block(x) + shortcut(x)); the shortcut is a 1 x 1 convolution where the shape changes: option B."""
+    """relu(block(x) + shortcut(x)); the shortcut is a 1 x 1 convolution where the shape changes: option B.
+
+    Input (N, before, H, W), output (N, after, H / stride, W / stride), rounded up.
+
+    Parameters
+    ----------
+    before, after
+        Channels of input and output.
+    stride
+        Of the first convolution and of the shortcut.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from tilewright import training
+    >>> training.models.BasicBlock(4, 8, 2)(torch.zeros(1, 4, 6, 6)).shape
+    torch.Size([1, 8, 3, 3])
+    """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -113,7 +150,23 @@ class BasicBlock(nn.Module):  # type: ignore[misc]
 class ResNet18(nn.Module):  # type: ignore[misc]
     """ResNet-18 with a 3 x 3 stem and no pooling before the first block, for 32 x 32 images: 11,173,962 parameters.
 
-    Input (N, 3, 32, 32), output (N, classes).
+    Input (N, channels, 32, 32), output (N, classes).
+
+    Parameters
+    ----------
+    classes
+        Numbers of an output.
+    channels
+        Of an image.
+    width
+        Channels of the stem; the four layers have 1, 2, 4 and 8 times as many.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> model = training.models.ResNet18(width=4)
+    >>> sum(parameter.numel() for parameter in model.parameters()), len(model.segments())
+    (44622, 6)
     """
 
     def __init__(self, classes: int = 10, *, channels: int = 3, width: int = 64) -> None:
@@ -139,7 +192,24 @@ class ResNet18(nn.Module):  # type: ignore[misc]
 
 
 class MLP(nn.Sequential):  # type: ignore[misc]
-    """Linear layers with ReLU between them. Input (N, ...) with ``inputs`` values each, output (N, classes)."""
+    """Linear layers with ReLU between them. Input (N, ...) with ``inputs`` values each, output (N, classes).
+
+    Parameters
+    ----------
+    inputs
+        Numbers of an input.
+    hidden
+        Width of each layer before the last; none is one linear layer.
+    classes
+        Numbers of an output.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> model = training.models.MLP(64, hidden=(32,), classes=10)
+    >>> sum(parameter.numel() for parameter in model.parameters())
+    2410
+    """
 
     def __init__(self, inputs: int = 64, hidden: Sequence[int] = (128, 128), classes: int = 10) -> None:
         sizes = [inputs, *hidden]
@@ -156,7 +226,30 @@ MODELS: dict[str, Callable[..., nn.Module]] = {"simple-resnet": SimpleResNet, "r
 
 
 def build(name: str, shape: tuple[int, ...], classes: int = 10, **options: Any) -> nn.Module:
-    """A model for images of ``shape`` (channels, height, width). ValueError for an unknown name."""
+    """A model by name.
+
+    Parameters
+    ----------
+    name
+        One of `MODELS`.
+    shape
+        (channels, height, width) of an image.
+    classes
+        Numbers of an output.
+    options
+        Further keywords of the model's class.
+
+    Raises
+    ------
+    ValueError
+        An unknown name.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> training.models.build("mlp", (1, 8, 8), hidden=(32,))[0][1]
+    Linear(in_features=64, out_features=32, bias=True)
+    """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
     if name == "mlp":
@@ -170,6 +263,18 @@ def segments(model: nn.Module) -> list[nn.Module]:
     Children without parameters join the one before: an activation may change its input in place. So do neighbours that
     share a parameter or a buffer, and all between them. A model that is not the composition of such parts, see
     `indivisible`, is one segment.
+
+    Parameters
+    ----------
+    model
+        Any module.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from tilewright import training
+    >>> len(training.models.segments(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))))
+    2
     """
     parts = [] if indivisible(model) else _parts(model)
     groups: list[list[nn.Module]] = []
@@ -187,6 +292,18 @@ def indivisible(model: nn.Module) -> str:
 
     Only what is plainly a composition is cut: `nn.Sequential` with its own forward pass, or a class that says so by a
     method ``segments``. Hooks of the model itself, and parameters and buffers outside of its parts, are of the whole.
+
+    Parameters
+    ----------
+    model
+        Any module.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from tilewright import training
+    >>> training.models.indivisible(nn.LSTM(4, 4))
+    'it is no nn.Sequential, and its class has no method segments()'
     """
     says = callable(getattr(type(model), "segments", None))
     if not says and not isinstance(model, nn.Sequential):
@@ -236,10 +353,18 @@ def cuts(model: nn.Module, count: int | None = None, least: int = 0) -> tuple[in
 
     Parameters
     ----------
+    model
+        Any module.
     count
         How many groups; ValueError if the model has fewer segments, with the reason if it is `indivisible`.
     least
         Without ``count``: neighbours are joined until a group has so many parameters.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> training.models.cuts(training.models.ResNet18(width=4), count=3)
+    (0, 2, 4, 6)
     """
     parts = segments(model)
     if count is not None:
@@ -261,7 +386,22 @@ def cuts(model: nn.Module, count: int | None = None, least: int = 0) -> tuple[in
 
 
 def group(model: nn.Module, where: Sequence[int]) -> list[nn.Module]:
-    """The segments of a model, joined as `cuts` says; a single one is the model itself, with its own forward pass."""
+    """The segments of a model, joined as `cuts` says; a single one is the model itself, with its own forward pass.
+
+    Parameters
+    ----------
+    model
+        Any module.
+    where
+        What `cuts` returns.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> model = training.models.ResNet18(width=4)
+    >>> [len(group) for group in training.models.group(model, training.models.cuts(model, count=3))]
+    [2, 2, 2]
+    """
     if len(where) == 2:
         return [model]
     parts = segments(model)

@@ -36,8 +36,8 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Any], float, dict[str, Any]]] = {
     "adam": (torch.optim.Adam, 1e-3, {}),
     "adamw": (torch.optim.AdamW, 1e-3, {"weight_decay": 1e-2}),
 }
-"""By name: the torch optimizer, its usual learning rate, its other arguments. sgd is the notebook's, in one pass over
-its tensors where torch by default makes five."""
+"""By name: the torch optimizer, its usual learning rate, its other arguments. sgd is that of the notebook, *Lab
+2.1.4: Mixed Precision Training - Speed Up with AMP*, in one pass over its tensors where torch by default makes five."""
 
 
 @dataclass(frozen=True)

@@ -79,20 +79,35 @@ class Epoch:
 
 @dataclass
 class Result:
-    """How a training went. ``print(result)`` shows its table."""
+    """How a training went. ``print(result)`` shows its table.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> train, test = training.data.synthetic(8, test=4)
+    >>> result = training.fit(training.models.MLP(3072, (4,)), train, test, epochs=2, batch_size=4, device="cpu")
+    >>> len(result.losses), result.skipped_steps, result.events
+    (4, 0, [])
+    """
 
     precision: str
     """What was asked for."""
     log: Log
+    """A row a step and an evaluation, and the changes of precision: what a checkpoint keeps."""
     runs: list[tuple[Run, Marks]]
     """The runs of this call; a resumed training has fewer steps in them than in its log."""
     per_epoch: int
+    """Steps of an epoch."""
     epochs: int
+    """How many were asked for."""
     resumed: int
     """The step that this call began with; 0 unless it resumed."""
     facts: dict[str, Any]
+    """Device, versions and settings that decide about time and bits, by name."""
     state: State
+    """Everything that a checkpoint holds, at the end."""
     model: Any
+    """The trained model; None in a `Comparison`."""
     head: Head | None = None
     """The closed-form head, if one was asked for."""
 
@@ -120,6 +135,7 @@ class Result:
 
     @property
     def skipped_steps(self) -> int:
+        """Steps whose gradients were not finite, and which changed nothing."""
         return sum(row["skipped"] for row in self.log.steps)
 
     @property
@@ -163,6 +179,7 @@ class Result:
 
     @cached_property
     def table_of_epochs(self) -> list[Epoch]:
+        """One row an epoch."""
         rows = []
         tests = {row["epoch"]: row for row in self.log.evaluations}
         for number in sorted({row["epoch"] for row in self.log.steps}):
@@ -190,6 +207,7 @@ class Result:
 
     @property
     def images_per_second(self) -> float:
+        """Images of this call's steps over `seconds`; 0 where it took none."""
         images = sum(row["count"] for row in self.log.steps if row["step"] in self.step_seconds)
         return images / self.seconds if self.seconds else 0.0
 

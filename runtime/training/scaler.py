@@ -24,12 +24,40 @@ class LossScaler:
     Defaults and state are those of ``torch.amp.GradScaler``; ``hysteresis`` is DeepSpeed's delayed shift: the scale
     backs off at every overflow but the first ``hysteresis - 1`` after a good step.
 
+    Parameters
+    ----------
+    scale
+        What the loss is multiplied by at first.
+    growth_factor, backoff_factor
+        What the scale is multiplied by where it grows, above 1, and where it backs off, between 0 and 1.
+    growth_interval
+        Steps without overflow after which it grows.
+    growth_tracker, overflows
+        The state: steps without overflow since the scale last changed, and overflows since the last good step.
+    enabled
+        Without, the scale is 1 and nothing changes it.
+    hysteresis
+        At which overflow after a good step it backs off; 1 is the first.
+    min_scale, max_scale
+        The scale stays within these.
+
     Raises
     ------
     ValueError
         A factor or an interval that could not work.
     TypeError
         An argument is of another kind.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> scaler = training.LossScaler(scale=1024.0, growth_interval=2)
+    >>> for overflow in (True, False, False):
+    ...     scaler.update(overflow)
+    ...     print(scaler.factor)
+    512.0
+    512.0
+    1024.0
     """
 
     scale: float = 2.0**16

@@ -52,6 +52,12 @@ class Learning:
     ------
     ValueError, TypeError
         A value that cannot be.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> training.Learning(clip_norm=1.0, schedule="cosine").schedule
+    'cosine'
     """
 
     schedule: str | Callable[[int], float] | None = None
@@ -116,6 +122,12 @@ class Execution:
     ------
     ValueError, TypeError
         A value that cannot be, or a pipeline and a scheduler.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> training.Execution(pipeline="1f1b").pipeline
+    '1f1b'
     """
 
     pipeline: str | None = None
@@ -168,6 +180,12 @@ class Recording:
     ------
     ValueError, TypeError
         A value that cannot be.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> training.Recording(checkpoint="run", checkpoint_every=100).resume
+    True
     """
 
     checkpoint: str | Path | None = None

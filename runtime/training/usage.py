@@ -14,7 +14,7 @@ from torch import nn
 
 from tilewright.training.randomness import Stream
 
-__all__ = ["forget", "peak", "warm", "watch"]
+__all__ = ["forget", "held", "peak", "warm", "watch"]
 
 _STATUS, _REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -75,6 +75,12 @@ def peak(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return _resident("VmHWM")
+
+
+def held(device: torch.device) -> int:
+    """Bytes in use now, on the device or, for a CPU, resident, when everything unused was given back."""
+    forget()
+    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else _resident("VmRSS")
 
 
 def _resident(name: str) -> int:

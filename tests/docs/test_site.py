@@ -1,5 +1,6 @@
 """The site: `make docs` builds it without a warning, and what it built works from a disk, without a network."""
 
+import json
 import os
 import re
 import shutil
@@ -30,7 +31,8 @@ def copied(folder):
             )
         else:
             shutil.copy(ROOT / name, folder / name)
-    shutil.rmtree(folder / "docs" / "gallery", ignore_errors=True)
+    for made in ("gallery", "course"):
+        shutil.rmtree(folder / "docs" / made, ignore_errors=True)
     return folder
 
 
@@ -104,6 +106,22 @@ def test_the_gallery_has_every_example_with_what_it_drew(site):
         assert "_images/sphx_glr_" + example in (site / "gallery" / f"{example}.html").read_text(encoding="utf-8")
 
 
+def test_the_course_has_six_lessons_that_were_executed_and_can_be_had_as_notebooks(site):
+    """A failed assertion ends the build, so all answers of the exercises are right."""
+    lessons = sorted((ROOT / "examples" / "course").glob("*.py"))
+    assert len(lessons) == 6
+    for lesson in lessons:
+        page = (site / "course" / f"{lesson.stem}.html").read_text(encoding="utf-8")
+        assert f"_images/sphx_glr_{lesson.stem}" in page and "sphx-glr-script-out" in page
+        _, answers = lesson.read_text(encoding="utf-8").split("# Answers\n")
+        assert all(f"# {number}. " in answers for number in (1, 2, 3)) and answers.count("assert ") >= 3
+        notebook = json.loads(next((site / "_downloads").rglob(f"{lesson.stem}.ipynb")).read_text(encoding="utf-8"))
+        code = "".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+        assert code.count("assert ") == lesson.read_text(encoding="utf-8").count("assert ")
+    front = (site / "course" / "index.html").read_text(encoding="utf-8")
+    assert all(words in front for words in ("Eijkhout", "Parallel scalability", "Speed Up with AMP"))
+
+
 def works(path):
     """Ubuntu's chromium is a stub that asks for a snap."""
     return subprocess.run([path, "--version"], capture_output=True, timeout=60, check=False).returncode == 0
@@ -152,6 +170,8 @@ VISITED = [
     "performance.html",
     "gallery/index.html",
     "gallery/own_algorithm.html",
+    "course/index.html",
+    "course/lesson5_precision.html",
     "reference/factorisations.html",
     "reference/generated/tilewright.Machine.html",
 ]

@@ -93,7 +93,19 @@ _SONAME = {"mpich": "libmpi.so.12", "intel": "libmpi.so.12", "openmpi": "libmpi.
 
 
 class LaunchError(RuntimeError):
-    """The ranks could not be started; the message says what is missing or what the launcher said."""
+    """The ranks could not be started; the message says what is missing or what the launcher said.
+
+    Examples
+    --------
+    >>> from unittest import mock
+    >>> import tilewright as tw
+    >>> with mock.patch.dict("os.environ", TILEWRIGHT_MPIEXEC="no-such-launcher"):
+    ...     try:
+    ...         tw.mpi.Pool(2)
+    ...     except tw.mpi.LaunchError as error:
+    ...         print(error)
+    TILEWRIGHT_MPIEXEC=no-such-launcher is no program that can be run
+    """
 
 
 def under_launcher(environ: Mapping[str, str] = os.environ) -> bool:

@@ -67,6 +67,14 @@ class Pool:
         because mpiexec and the MPI that mpi4py loads do not belong together.
     RuntimeError
         This process is a rank itself.
+
+    Examples
+    --------
+    >>> import numpy as np, tilewright as tw
+    >>> with tw.mpi.Pool(1):
+    ...     L = tw.tiled_cholesky(4 * np.eye(4), tile_size=2, backend="mpi")
+    >>> L.diagonal()
+    array([2., 2., 2., 2.])
     """
 
     def __init__(self, ranks: int) -> None:

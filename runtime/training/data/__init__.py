@@ -26,7 +26,22 @@ __all__ = [
 def load(name: str) -> tuple[Dataset, Dataset]:
     """(train, test) by the name that the command line knows: digits, mnist5k, cifar10:PATH, synthetic or synthetic:N.
 
-    ValueError for another name.
+    Parameters
+    ----------
+    name
+        One of these.
+
+    Raises
+    ------
+    ValueError
+        Another name.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> train, test = training.data.load("synthetic:50")
+    >>> len(train), len(test)
+    (50, 10)
     """
     kind, _, rest = name.partition(":")
     if kind == "digits" and not rest:

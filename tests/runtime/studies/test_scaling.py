@@ -111,6 +111,10 @@ class TestFormulas:
             (lambda: comm.scaling_study(p=8), "p=8 is no square"),
             (lambda: comm.scaling_study(most=0), "most must be at least 1, not 0"),
             (lambda: comm.scaling_study(layouts=["tiles"]), "no efficiency formula"),
+            (lambda: comm.scaling_study(layouts=["slab", "rows"]), "no efficiency formula for 'stencil' 'rows'"),
+            (lambda: comm.scaling_study(layouts=["patch"], p=8), "p=8 is no square"),
+            (lambda: comm.scaling_study(layouts=["patch"], measured=[2]), "slabs and patches are not measured"),
+            (lambda: comm.scaling_study(layouts=["slab"], n=64), "256 slabs of 64 x 64 points, for strong scaling"),
         ],
     )
     def test_bad_input_is_one_sentence(self, call, sentence):
@@ -136,6 +140,16 @@ class TestStudy:
         for point in study.of("weak", "rows"):
             cost = matvec_cost(point.p, point.n, MODEL, grid=(point.p, 1))
             assert point.simulated == 2 * point.n**2 * MODEL.gamma / (point.p * cost)
+
+    def test_slabs_and_patches_are_simulated_exactly_as_their_formulas_say(self, tmp_path):
+        study = comm.scaling_study(layouts=["slab", "patch"], n=64, memory=64, p=16, most=16)
+        assert len(study.points) == 2 * (5 + 3 + 3)
+        for point in study.points:
+            assert point.simulated == pytest.approx(point.formula, rel=1e-12)
+        weak = [[point.simulated for point in study.of("weak", cut)[1:]] for cut in ("slab", "patch")]
+        assert weak[0][1] < weak[0][0] and weak[1][1] == pytest.approx(weak[1][0], rel=1e-12)
+        study.plot(tmp_path / "cuts.svg")
+        assert "Five-point stencil" in (tmp_path / "cuts.svg").read_text(encoding="utf-8")
 
     def test_figure_and_record(self, study, tmp_path):
         study.plot(tmp_path / "scaling.png")

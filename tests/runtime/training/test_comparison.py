@@ -50,6 +50,19 @@ def test_the_model_before_is_gone_when_the_next_one_is_measured():
     assert alive[-3:] == [0, 0, 0]
 
 
+def test_the_table_has_the_memory_after_clean_up(monkeypatch):
+    """Beyond that before the training, and never less than nothing: what a process has also falls for other reasons."""
+    from tilewright.training import usage
+
+    has = iter([100_000_000, 102_500_000, 200_000_000, 190_000_000])
+    monkeypatch.setattr(usage, "held", lambda device: next(has))
+    table = compare(make, DATA, ["fp32", "bf16"], epochs=1, warm_up=False)
+    assert table.left == {"fp32": 2_500_000, "bf16": 0}
+    row = next(line for line in table.table().splitlines() if line.startswith("After clean-up (MB)"))
+    assert row.split()[-2:] == ["2.5", "0.0"]
+    assert [row["memory_left"] for row in table.summary()["compared"].values()] == [2_500_000, 0]
+
+
 def test_every_precision_warms_up_before_the_first_is_measured(monkeypatch):
     """Erratum 8: the notebook's first run pays for libraries and thread pools."""
     from tilewright.training import comparison, fit

@@ -13,6 +13,9 @@ def cells(text, title):
 def test_the_table_of_formats_has_the_numbers_of_the_notebook():
     table = training.formats()
     assert cells(table, "bits") == ["32", "16", "16"]
+    assert cells(table, "exponent bits") == ["8", "5", "8"] and cells(table, "mantissa bits") == ["23", "10", "7"]
+    assert cells(table, "eps") == ["1.19e-07", "0.000977", "0.00781"]
+    assert cells(table, "used for") == ["weights,", "sums", "scaled", "losses", "products"]
     assert cells(table, "MB for 10^6 numbers") == ["4.00", "2.00", "2.00"]
     assert cells(table, "70000 becomes") == ["70000", "inf", "70144"]
     assert cells(table, "1e-06 becomes")[1] != "1e-06" and cells(table, "1e-15 becomes")[1] == "0"
