@@ -5,6 +5,8 @@
 The lecture ends with block algorithms: write Cholesky by blocks, and "you can graph this". Here the loop makes its own
 graph, and then we ask how fast any schedule of it can be, how fast some are, and why a loop with a barrier after each
 step is slower.
+
+The lecture is V. Eijkhout's *Parallel scalability*.
 """
 
 import tilewright as tw

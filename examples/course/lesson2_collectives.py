@@ -6,6 +6,8 @@ Everything that ranks do together is made of a few patterns: broadcast, reduce, 
 gives each a cost in three numbers: alpha seconds a message, beta a word, gamma a flop. Here the formulas stand beside
 simulated runs of the algorithms, message by message, and agree to the last digit. We see why short vectors want a tree
 and long ones do not.
+
+The lecture is V. Eijkhout's *Parallel scalability*.
 """
 
 import numpy as np

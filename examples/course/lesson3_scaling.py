@@ -5,6 +5,8 @@
 A dense matrix-vector product y = A x, n x n on p ranks. Split by block rows, each rank needs all of x: an allgather,
 then 2 n^2/p flops. The lecture asks three questions about its efficiency E = T1 / (p Tp):
 
+The lecture is V. Eijkhout's *Parallel scalability*.
+
 - *optimistic scaling*: p stays, n grows. Does E tend to 1?
 - *strong scaling*: n stays, p grows. How long does more hardware help?
 - *weak scaling*: the memory of a rank, M = n^2/p, stays. Does E stay?

@@ -5,6 +5,8 @@
 A sparse matrix from a grid of points couples neighbours only, so a rank needs few words of others: its *halo*, or ghost
 region. We see how many, by slabs and by patches; how a rank computes while they travel; and how several products may
 share one exchange, at the price of work that is done twice: what the lecture calls communication avoiding.
+
+The lecture is V. Eijkhout's *Parallel scalability*.
 """
 
 import numpy as np

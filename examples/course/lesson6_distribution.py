@@ -5,6 +5,8 @@
 "LU factorizations: needs a cyclic distribution", says the lecture. Here is why. Step k of LU changes only tiles below
 and right of k, so the active part shrinks, and ranks that own finished tiles have nothing left to do. We deal a matrix
 out to 16 simulated ranks by blocks, by rows and cyclically, count what each has to do, and time it.
+
+The lecture is V. Eijkhout's *Parallel scalability*.
 """
 
 from dataclasses import dataclass
