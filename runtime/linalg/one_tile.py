@@ -61,7 +61,7 @@ def factor_one_tile(
     if not 0 < n <= ONE_TILE or a.shape[1] != n or name is None or not a.dtype.isnative:
         return None
     flags = a.flags
-    if not (flags.c_contiguous or flags.f_contiguous) or (overwrite and not flags.writeable):
+    if overwrite and not (flags.writeable and (flags.c_contiguous or flags.f_contiguous)):
         return None
     plain = type(scheduler) is str and scheduler in SCHEDULERS and (workers is None or type(workers) is int)
     if not plain or (workers is not None and workers < 1) or type(lower) is not bool:
