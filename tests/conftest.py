@@ -3,6 +3,8 @@
 import gc
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -141,3 +143,20 @@ def library(request, restore_blas):
     """Each BLAS library that this machine has, in use."""
     choice.use(request.param)
     return choice.current()
+
+
+def works(path):
+    """Ubuntu's chromium is a stub that asks for a snap."""
+    return subprocess.run([path, "--version"], capture_output=True, timeout=60, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium or Chrome, else the one that Playwright brought; `make test` sees to it that there is one."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(works, filter(None, map(shutil.which, ("chromium", "google-chrome")))), None)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

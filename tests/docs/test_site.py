@@ -12,9 +12,6 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-pytest.importorskip("sphinx", reason="the site is built with the extra docs")
-from playwright.sync_api import sync_playwright
-
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parent.parent.parent
@@ -120,20 +117,6 @@ def test_the_course_has_six_lessons_that_were_executed_and_can_be_had_as_noteboo
         assert code.count("assert ") == lesson.read_text(encoding="utf-8").count("assert ")
     front = (site / "course" / "index.html").read_text(encoding="utf-8")
     assert all(words in front for words in ("Eijkhout", "Parallel scalability", "Speed Up with AMP"))
-
-
-def works(path):
-    """Ubuntu's chromium is a stub that asks for a snap."""
-    return subprocess.run([path, "--version"], capture_output=True, timeout=60, check=False).returncode == 0
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(works, filter(None, map(shutil.which, ("chromium", "google-chrome")))), None)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import dataclasses
 import html
 import io
 import re
-import shutil
-import subprocess
 import threading
 import time
 from functools import cache
@@ -16,7 +14,6 @@ from functools import cache
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 import tilewright as tw
 from tilewright.plot.html import frame, graph_page, run_page
@@ -32,21 +29,6 @@ pytestmark = pytest.mark.long
 GRAPH = tw.cholesky_graph(5)
 CLUSTER = tw.Machine(ranks=2, workers=2, alpha=1e-5, beta=1e-9, gamma=1e-9)
 SIZE = {"width": 1200, "height": 900}
-
-
-def works(path):
-    """Ubuntu's chromium is a stub that asks for a snap."""
-    return subprocess.run([path, "--version"], capture_output=True, timeout=60, check=False).returncode == 0
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium or Chrome, else the one that Playwright brought; `make test` sees to it that there is one."""
-    path = next(filter(works, filter(None, map(shutil.which, ("chromium", "google-chrome")))), None)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
