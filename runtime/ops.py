@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -194,7 +193,7 @@ def _second(uses: tuple[Use, ...]) -> tuple[object, ...]:
     return uses[1].handle.index
 
 
-def in_place(name: str, function: Callable[..., Any], **how: Any) -> Op:
+def in_place(name: str, function: Any, **how: Any) -> Op:
     """An op of one function, which changes arrays of NumPy; its tasks are named for what they use last."""
     return Op(name, function, in_place=True, **{"indices": _tile, **how})
 
