@@ -103,8 +103,7 @@ class Keeping:
                 begun = _whole(panels, tiles)
                 ranks, rank_of = engine.dealt(graph, workers)
                 places = places_of(graph, rank_of) if ranks > 1 else (0,) * len(graph)
-                wait = engine.name == "dask"
-                kept = Kept(str(self.folder), run, self.every, wait, tiles, sources, places, self.what)
+                kept = Kept(str(self.folder), run, self.every, engine.writes_at_once, tiles, sources, places, self.what)
                 try:
                     record = execute(kept_graph(graph, finals, kept))
                     break

@@ -83,15 +83,15 @@ class Outside:
         if call.on_device or call.engine.virtual:
             where = f"a tensor on {call.a.device}" if call.on_device else f"backend {call.engine.name!r}"
             raise ValueError(f"{call.routine.__name__} has no checkpoint= for {where}")
-        if self.restart and call.engine.name in _ENGINES:
+        if self.restart and call.engine.in_process:
             raise ValueError(
                 f"restart={self.restart} is for ranks and workers that can die alone; backend {call.engine.name!r} is "
                 f"this process, so make the call again with resume=True"
             )
-        if self.every and call.engine.name == "dask":
+        if self.every and call.engine.writes_at_once:
             raise ValueError(
-                f"every={self.every:g} is not for backend 'dask', where each panel is written before its task ends; "
-                f"leave it out"
+                f"every={self.every:g} is not for backend {call.engine.name!r}, where each panel is written before its "
+                f"task ends; leave it out"
             )
         call.keeping = Keeping(self.checkpoint, self.resume, self.every, self.restart, call.routine.__name__, a)
 
@@ -112,7 +112,7 @@ class Outside:
         Of ranks `Call.run` sees to it, for each one, and of what the graph makes beside the result.
         """
         call.limit = self.limit
-        if self.limit is None or call.engine.name not in _ENGINES:
+        if self.limit is None or not call.engine.in_process:
             return
         planned = 0 if like is None else _bytes_like(like)
         if planned > self.limit:
@@ -338,7 +338,7 @@ def run_beside(call: Call, graph: TaskGraph, data: dict[Any, Any], planned: int,
     workers = call.count()
     names = {handle.name for handle in graph.handles_used}
     data = {key: value for key, value in data.items() if (key.name if isinstance(key, Handle) else key) in names}
-    if call.engine.name == "threads":
+    if call.engine.moves_beside:
         name = call.scheduler if isinstance(call.scheduler, str) else ""
         call.scheduler = Aside(find_policy(call.scheduler), MOVES, MOVERS, name)
         call.workers = workers + MOVERS
@@ -350,7 +350,7 @@ def run_beside(call: Call, graph: TaskGraph, data: dict[Any, Any], planned: int,
     )
     record.trace.facts |= {"read": read, "written": written, **facts}
     notes = list(record.notes)
-    if call.engine.name == "threads":
+    if call.engine.moves_beside:
         notes.append(f"{MOVERS} of the workers read and write, {workers} compute")
     call.record = replace(record, planned=planned, measured=peak.bytes(), notes=tuple(notes))
     return call.record
