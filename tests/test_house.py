@@ -14,6 +14,8 @@ import pytest
 from tilewright.backends import BACKENDS
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = {"runtime/x.py", "tilewright.x", "kernels/getxyz.py"}
+"""Names that stand for any."""
 PAGES = ("docs/design.md", "docs/extending.md")
 FOLDERS = ("runtime", "kernels", "schedulers")
 
@@ -111,11 +113,12 @@ def resolved(name):
 def test_pages_of_the_house_name_what_there_is(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     short = re.findall(r"`((?:kernels|backends|schedulers|linalg)/\w+\.py)`", text)  # in runtime/, or at the top
-    paths = [path for path in named_paths(text) if "getxyz" not in path and path != "runtime/x.py"]  # stand for any
+    paths = [path for path in named_paths(text) if path not in EXAMPLES]
     missing = [path for path in paths if not (ROOT / path).exists() and not (ROOT / "runtime" / path).exists()]
     missing += [path for path in short if not any((ROOT / top / path).exists() for top in (".", "runtime"))]
-    assert [path for path in missing if "getxyz" not in path] == []
-    assert [name for name in named_objects(text) if not resolved(name)] == []
+    assert [path for path in missing if path not in EXAMPLES] == []
+    rooms = [f"tilewright.{name}" for name in re.findall(r"`((?:linalg|backends|runs|passes)(?:\.[a-z_]+)*)`", text)]
+    assert [name for name in (*named_objects(text), *rooms) if name not in EXAMPLES and not resolved(name)] == []
     links = re.findall(r"\]\(([\w/.-]+\.md)(?:#[\w-]+)?\)", text)
     assert links and [link for link in links if not (ROOT / "docs" / link).exists()] == []
 
