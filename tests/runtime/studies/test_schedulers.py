@@ -1,4 +1,3 @@
-import itertools
 import re
 import sys
 import time
@@ -12,6 +11,7 @@ from tilewright.comm.grid import Grid
 from tilewright.comm.matvec_graph import matvec_graph
 from tilewright.schedulers import SCHEDULERS, fitting
 from tilewright.schedulers.lifo import Lifo
+from tilewright.studies import schedulers
 from tilewright.studies.schedulers import Row
 from tilewright.studies.table import Table, row_of
 
@@ -86,28 +86,6 @@ def test_advice_is_what_loses_least_where_it_loses_most_and_what_limits_it(table
     assert one.advice().startswith("Take lifo: none is faster on 8 workers. There, ")
 
 
-def sleeping(seconds_by_name):
-    """A graph, and policies that let its one task sleep as long as their name says."""
-    wanted = {}
-
-    def nap(x):
-        time.sleep(wanted["seconds"])
-
-    g = tw.TaskGraph("nap")
-    g.insert(nap, tw.RW(g.handle("x")))
-
-    def policy(name, seconds):
-        class Named(Lifo):
-            def prepare(self, graph, machine):
-                wanted["seconds"] = next(seconds)
-                super().prepare(graph, machine)
-
-        Named.__name__ = Named.__qualname__ = name
-        return Named()
-
-    return g, [policy(name, seconds) for name, seconds in seconds_by_name.items()]
-
-
 @pytest.mark.parametrize(
     ("seconds", "column", "words"),
     [
@@ -147,17 +125,33 @@ def test_far_behind_is_said_as_a_factor(seconds, column, words):
     assert f" {column:>6} " in str(found) and f">{column}<" in found._repr_html_()
 
 
-def test_on_an_engine_the_sign_test_says_who_wins_and_who_ties():
-    """Slow is behind in each of five rounds, Same is twice ahead and three times behind."""
-    same = itertools.cycle([0.002, 0.014])
-    graph, policies = sleeping({"Fast": itertools.repeat(0.008), "Slow": itertools.repeat(0.03), "Same": same})
-    table = tw.compare_schedulers(graph, 1, backend="threads", data={"x": 0}, schedulers=policies, repeat=5)
-    ties = {row.scheduler: row.ties for row in table}
-    assert ties == {"Fast": True, "Slow": False, "Same": True}
-    assert all(len(times) == 5 for times in table.rounds)
-    assert "tie; Slow is " in table.verdict() and "wins" not in table.verdict()
-    few = tw.compare_schedulers(graph, 1, backend="threads", data={"x": 0}, schedulers=policies, repeat=2)
-    assert few.verdict() == "1 worker: all 3 policies tie; 5 rounds could tell."
+def test_on_an_engine_the_sign_test_says_who_wins_and_who_ties(monkeypatch):
+    """lifo is behind in each of five rounds, prio twice ahead of eager and three times behind; the first run is none."""
+    seconds = {"eager": [99.0, *[8.0] * 5], "lifo": [30.0] * 5, "prio": [2.0, 14.0, 14.0, 2.0, 14.0]}
+    left = {}
+
+    def run(graph, data, *, backend, scheduler, workers, machine, progress):
+        assert backend == "threads" and workers == 1
+        g = tw.TaskGraph("nap")
+        g.insert(tw.Op("nap", weight=next(left[scheduler])), tw.W(g.handle("x")))
+        return tw.simulate(g, scheduler=scheduler)
+
+    def compared(repeat):
+        left.update({name: iter(times) for name, times in seconds.items()})
+        return tw.compare_schedulers(
+            tw.cholesky_graph(1), 1, backend="threads", data={"x": 0}, schedulers=list(seconds), repeat=repeat
+        )
+
+    monkeypatch.setattr(schedulers, "run", run)
+    table = compared(5)
+    assert {row.scheduler: (row.makespan, row.ties) for row in table} == {
+        "eager": (8.0, True), "lifo": (30.0, False), "prio": (14.0, True)
+    }  # fmt: skip
+    assert {row.scheduler: times for row, times in zip(table.rows, table.rounds, strict=True)} == {
+        name: times[-5:] for name, times in seconds.items()
+    }
+    assert table.verdict() == "1 worker: eager and prio tie; lifo is 3.8 times as slow."
+    assert compared(2).verdict() == "1 worker: all 3 policies tie; 5 rounds could tell."
 
 
 def test_rounds_begin_with_another_policy_each_and_one_run_comes_before_all():
