@@ -7,10 +7,12 @@ array([[2., 0.],
        [1., 2.]])
 """
 
+import os as _os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tilewright import comm, linalg, plot, training
+    from tilewright import comm, linalg, plot
+    from tilewright import training as training  # not in __all__: `from tilewright import *` needs no torch
     from tilewright.backends import BACKENDS, mpi
     from tilewright.comm.matvec import DenseOperator, matvec
     from tilewright.comm.solve import cg
@@ -66,6 +68,9 @@ if TYPE_CHECKING:
     from tilewright.tiles import Store, TiledMatrix
 
     __version__: str
+
+# An MKL that has not computed yet keeps to one way of computing: tilewright/kernels/blas.py says why.
+_os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __all__ = [
     "AccuracyError",
@@ -166,7 +171,6 @@ __all__ = [
     "svd_lowrank",
     "svdvals",
     "tiled_cholesky",
-    "training",
     "tri_inverse",
     "trmm",
     "trmm_graph",
@@ -247,4 +251,4 @@ if not TYPE_CHECKING:  # else a type checker would take any word for a name of o
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted({*globals(), *__all__, "training", "__version__"})
