@@ -15,6 +15,7 @@ from tilewright.linalg.mixed import MixedProblem
 from tilewright.linalg.mixed_factor import MixedFactor, default_shift, shifted
 from tilewright.linalg.one_tile import factor_one_tile
 from tilewright.linalg.outofcore import Outside, cholesky_by_slabs
+from tilewright.linalg.ranks_outside import cholesky_on_ranks
 from tilewright.linalg.triangle import on_triangle, triangle_graph, turned_graph
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.precision import PrecisionMap
@@ -180,6 +181,8 @@ def tiled_cholesky(
     )
     if outside.used(a):
         outside.refuse("tiled_cholesky", precision=precision, overwrite_a=overwrite_a)
+        if call.engine.name == "mpi":
+            return cholesky_on_ranks(call, outside, a, lower=lower, tile_size=tile_size, check_finite=check_finite)
         return cholesky_by_slabs(
             call, outside, a, lower=lower, tile_size=tile_size, rule=cholesky_tile_size, check_finite=check_finite
         )

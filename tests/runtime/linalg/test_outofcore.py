@@ -267,7 +267,7 @@ class TestQR:
             ({"out": ("Q.npy", "a.npy")}, FileExistsError, r"a\.npy exists; overwrite_out=True replaces it"),
             ({"mode": "raw"}, ValueError, "has no mode='raw'"),
             ({"overwrite_a": True}, ValueError, "has no overwrite_a"),
-            ({"backend": "mpi"}, ValueError, "backend is serial or threads"),
+            ({"backend": "dask"}, ValueError, "backend is serial, threads or mpi"),
             ({"memory": 1000}, MemoryError, "memory=1000 bytes is too little for a QR factorisation of 90 x 70"),
         ):
             with pytest.raises(error, match=message):
