@@ -88,10 +88,10 @@ def tiled_cholesky(
         Has no effect: such products need no instructions of their own.
     out
         Where the factor goes: a path that ends in .npy, .zarr, .h5 or .hdf5 and is made, or a memory map or an array of
-        zarr or h5py to fill. No more than ``memory`` of it is in memory at a time (backends serial and threads).
+        zarr or h5py to fill. No more than ``memory`` of it is in memory at a time (backends serial, threads and mpi).
     memory
-        Bytes, or a text such as ``"2GB"``, by which the process may grow. With ``out`` by default half of what the
-        system has; a call in core is refused if its result takes more.
+        Bytes, or a text such as ``"2GB"``, by which the process may grow, on ranks each of them. With ``out`` by
+        default half of what the system has; a call in core is refused if its result takes more.
     checkpoint
         A folder for what is finished, block column by block column; a run that was killed goes on from it. In core on
         every engine; the ranks of several computers have to see the same folder.

@@ -101,10 +101,10 @@ class Outside:
             if value is not None and value is not False:
                 raise ValueError(f"{call} with out= or a matrix on a disk has no {name}={value!r}")
 
-    def check_engine(self, name: str, engines: tuple[str, ...] = _ENGINES) -> None:
+    def check_engine(self, name: str) -> None:
         """ValueError for an engine that cannot work out of core."""
-        if name not in engines:
-            raise ValueError(f"out of core the backend is {', '.join(engines[:-1])} or {engines[-1]}, not {name!r}")
+        if name not in (*_ENGINES, "mpi"):
+            raise ValueError(f"out of core the backend is serial, threads or mpi, not {name!r}")
 
     def check_fits(self, call: Call, like: Any, what: str) -> None:
         """MemoryError if a call in core whose result is ``like`` this one, or None, takes more than ``memory`` says.

@@ -37,8 +37,6 @@ from tilewright.storage.opening import folder_of, open_source
 
 __all__ = ["qr_outside"]
 
-_ENGINES = ("serial", "threads", "mpi")
-
 Builder = Callable[[Plan, int | None, bool, bool, bool], TaskGraph]
 """graph(plan, columns of Q or None, positive, in place, check)."""
 
@@ -62,7 +60,7 @@ def qr_outside(
 
     ``finals``, ``bits`` and ``again`` are those of a checkpoint in core.
     """
-    outside.check_engine(call.engine.name, _ENGINES)
+    outside.check_engine(call.engine.name)
     if call.options:
         raise ValueError(f"out of core there is no {', '.join(call.options)}=")
     source = open_source(a)

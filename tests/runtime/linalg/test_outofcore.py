@@ -418,7 +418,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("how", "message"),
         [
-            ({"backend": "mpi"}, "backend is serial or threads, not 'mpi'"),
+            ({"backend": "dask"}, "backend is serial, threads or mpi, not 'dask'"),
             ({"precision": "bf16"}, "has no precision='bf16'"),
             ({"overwrite_a": True}, "has no overwrite_a=True"),
             ({"out": "L.txt"}, r"out must end in \.npy"),
