@@ -492,8 +492,14 @@ def qr(
     check = flag(check_finite, "check_finite")
     if by_pages:
         outside.refuse("qr", overwrite_a=overwrite, mode="raw" if mode == "raw" else None)
-        how = {"mode": mode, "tree": tree, "positive": positive, "check_finite": check, "tile_size": tile_size}
-        kept = {"finals": _finals(True), "bits": _bits, "again": _again}
+        how: dict[str, Any] = {
+            "mode": mode,
+            "tree": tree,
+            "positive": positive,
+            "check_finite": check,
+            "tile_size": tile_size,
+        }
+        kept: dict[str, Any] = {"finals": _finals(True), "bits": _bits, "again": _again}
         found = qr_outside(call, outside, a, _qr_graph, **how, **kept)
         return call.result(found) if mode == "r" and not call.return_run else call.result(*found)
     outside.check_fits(call, None, "the factor")
