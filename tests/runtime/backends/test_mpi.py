@@ -999,6 +999,7 @@ SAME = {
     "collectives": [True] * 7,
     "goes_on_from_a_checkpoint": [True, True, True, False] * 2,
     "checkpoints_that_do_not_fit": ["FileExistsError", "CheckpointError", "CheckpointError", "MemoryError", []],
+    "larger_than_memory": [True] * 6,
     "still_works_after_all_that": True,
 }
 
