@@ -290,6 +290,12 @@ def test_ranks_are_compared(options):
         assert row.speedup == row.alone / row.makespan
 
 
+def test_windows_of_ranks_are_compared():
+    vary = {"window": [1, 2**26]}
+    table = tw.compare_schedulers(tw.cholesky_graph(4), 2, backend="mpi", data=spd_tiles(), vary=vary, repeat=1)
+    assert {row.name for row in table} == {"window=1: critical-path", "window=67108864: critical-path"}
+
+
 def test_a_layout_is_compared_on_ranks():
     graph = tw.comm.broadcast(ranks=2, n=4)
     table = tw.compare_schedulers(graph, 2, backend="mpi", data={"x": [np.arange(4.0), np.zeros(4)]}, repeat=1)
@@ -387,6 +393,42 @@ def test_options_of_the_backend_are_passed_on():
         for tree in ("star", "chain")
     ]
     assert trees[0] != trees[1]
+
+
+def test_options_of_the_backend_are_varied_beside_graphs():
+    """Trees of messages under two policies and for two graphs: each row is the simulation with that option."""
+    machine = tw.Machine(ranks=4, alpha=1e-3, beta=1e-4, gamma=1e-9, tile_size=8)
+    graphs = {"small": tw.cholesky_graph(4), "large": tw.cholesky_graph(6)}
+    owner = tw.BlockCyclic(2, 2)
+    options = {"machine": machine, "owner": owner}
+    trees = {"broadcast": ["star", "chain"], "noise": [0.0]}
+    table = tw.compare_schedulers(graphs, 1, schedulers=["eager", "lifo"], vary=trees, **options)
+    for row in table:
+        name, tree, noise = row.variant.split(", ")
+        alone = tw.simulate(
+            graphs[name], machine, scheduler=row.scheduler, owner=owner, broadcast=tree.removeprefix("broadcast=")
+        )
+        assert (row.makespan, noise) == (alone.makespan, "noise=0.0")
+    assert (len(table) == 8 and str(table).startswith("cholesky nt=6 and 1 more graphs: ")) or "nt=4" in str(table)
+    one = tw.compare_schedulers(graphs["large"], 1, vary={"broadcast": ["star", "chain"]}, **options)
+    assert {row.name for row in one} == {"broadcast=star: critical-path", "broadcast=chain: critical-path"}
+    assert str(one).startswith("cholesky nt=6: 56 tasks, ") and "wins; broadcast=" in one.verdict()
+
+
+@pytest.mark.parametrize(
+    ("vary", "error", "said"),
+    [
+        ({"broadcst": ["star"]}, TypeError, "broadcst.*did you mean.*broadcast"),
+        ({"noise": []}, ValueError, r"vary\['noise'\] must have at least one value"),
+        ({"noise": 0.1}, TypeError, "vary must be lists of values by option, not 'noise': 0.1"),
+        (["noise"], TypeError, "vary must be lists of values by option, not"),
+        ({"seed": [1, 2]}, ValueError, "seed is varied, and given as 3; leave one of them out"),
+        ({"broadcast": ["bush"]}, ValueError, "broadcast"),
+    ],
+)
+def test_what_cannot_be_varied_is_named(vary, error, said):
+    with pytest.raises(error, match=said):
+        tw.compare_schedulers(tw.cholesky_graph(2), 1, vary=vary, seed=3)
 
 
 def test_noisy_simulations_are_repeated_each_with_its_own_noise():
