@@ -155,9 +155,9 @@ def _changes(graph: str, wishes: Sequence[str]) -> dict[str, dict[str, Any]]:
     for wish in wishes:
         name, equals, values = wish.partition("=")
         if not equals or name not in VARIED or not split(values):
-            known = ", ".join([*VARIED, *TOLD])
+            names = ", ".join([*VARIED, *TOLD])
             hint = nearby([name], [*VARIED, *TOLD])
-            said = f"{wish!r} is not like tree=greedy,flat; it takes {known}{f'; {hint}' if hint else ''}"
+            said = f"{wish!r} is not like tree=greedy,flat; it takes {names}{f'; {hint}' if hint else ''}"
             raise click.BadParameter(said, param_hint="'--vary'")
         if graph in WORKLOADS and name not in WORKLOADS[graph].sizes:
             known = [field for field in VARIED if field in WORKLOADS[graph].sizes] or ["none of them"]
