@@ -36,9 +36,19 @@ def swap(pivots: Sequence[np.ndarray], tiles: Sequence[np.ndarray], backwards: b
     """Apply the swaps of several panels to a block column.
 
     The t-th vector counts rows from the t-th tile on. ``backwards`` undoes what the same call without it did.
+
+    Where the tiles are one array and each but the last has as many swaps as rows, all are one call, which carries them
+    out column by column, in a cache.
     """
-    steps = list(zip(pivots, tops(tiles), range(len(tiles)), strict=False))
-    for piv, _, first in reversed(steps) if backwards else steps:
+    pivots, starts = pivots[: len(tiles)], tops(tiles)[: len(pivots)]
+    whole = joined(tiles) if len(pivots) else None
+    ends = zip(pivots, starts, starts[1:], strict=False)
+    if whole is not None and all(len(piv) == below - top for piv, top, below in ends):
+        rows = [piv + np.int32(top) for piv, top in zip(pivots, starts, strict=True)]
+        _in_array(np.concatenate(rows), whole, backwards)
+        return
+    steps = list(enumerate(pivots))
+    for first, piv in reversed(steps) if backwards else steps:
         swap_rows(piv, tiles[first:], backwards)
 
 
