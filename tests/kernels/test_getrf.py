@@ -291,3 +291,23 @@ def test_shapes_that_do_not_fit_are_named():
     for op in ("trsmn", "trsmu"):
         with pytest.raises(ValueError, match="do not fit"):
             kernel(op, "openblas", "float64")(np.zeros((2, 2)), np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_columns_move_as_rows_of_the_transpose_do(dtype):
+    rng = np.random.default_rng(5)
+    heights = [5, 5, 4]
+    ends = np.cumsum(heights)
+    pivots = [(np.arange(5) + rng.integers(0, 14 - end, 5)).astype(np.int32) for end in ends[:2]]
+    pivots.append(np.array([3, 2, 3, 3], np.int32))
+    a = random_matrix(6, 14, dtype)
+    rows = a.T.copy()
+    swaps.swap(pivots, [rows[end - height : end] for end, height in zip(ends, heights, strict=True)])
+    for order in "CF":
+        found = a.copy(order=order)
+        tiles = [found[:, end - height : end] for end, height in zip(ends, heights, strict=True)]
+        for place in (tiles, [tile.copy() for tile in tiles]):
+            swaps.swap_columns(pivots, place)
+            assert np.array_equal(np.concatenate(place, axis=1), rows.T)
+            swaps.swap_columns(pivots, place, True)
+            assert np.array_equal(np.concatenate(place, axis=1), a)
