@@ -192,7 +192,7 @@ def _fit(
     column = max(plan.m * plan.width * item, 1)
 
     def fit(pages: int) -> tuple[Paged, int]:
-        width = max(1, pages // column - 2)
+        width = max((pages // column - 2) // plan.across, 1) * plan.across  # groups of an update lie in one slab
         found = paged(graph, in_order(graph, plan, width), families, pages, loaded)
         return found, found.memory + inside + beside(len(found.graph), workers, 3 * plan.width**2 * item)
 
