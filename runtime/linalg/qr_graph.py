@@ -137,7 +137,8 @@ class Reflections(NamedTuple):
     @classmethod
     def given(cls, g: TaskGraph, plan: Plan) -> Reflections:
         """Those of a factor, for all of which there is data."""
-        return cls(*(g.handles(name) for name in "ATS"), g.handles("corner") if plan.tree == PANEL else None)
+        corner = g.handles("corner") if plan.tree == PANEL else None
+        return cls(g.handles("A"), g.handles("T"), g.handles("S"), corner)
 
     def diagonal(self, k: int) -> Handle:
         """The tile that has R on the diagonal."""
