@@ -257,6 +257,7 @@ class TestQR:
         q, r = tw.qr(a, mode="economic", tree="panel", tile_size=NB)
         assert np.array_equal(Q, q) and np.array_equal(R, r)
 
+    @pytest.mark.needs("distributed")
     def test_what_cannot_be_done_is_said_and_leaves_nothing(self, here):
         a = random_matrix(90, 70)
         a[77, 50] = np.nan

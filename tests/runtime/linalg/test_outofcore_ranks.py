@@ -14,6 +14,8 @@ from tilewright.linalg import paged, qr_plan, slab_plan
 from tilewright.storage.matrix import StoredTiles
 from tilewright.storage.opening import open_source, scratch_file
 
+pytestmark = pytest.mark.needs("mpi4py")
+
 N, NB = 150, 32
 
 
