@@ -15,6 +15,7 @@ from tilewright.arguments import is_chunked, is_tensor, like
 from tilewright.backends import check_call
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
+from tilewright.host.memory import room
 from tilewright.kernels.swaps import permutation
 from tilewright.linalg.butterfly import Butterflies, insert_butterflies, random_butterflies
 from tilewright.linalg.call import Call
@@ -33,6 +34,7 @@ from tilewright.linalg.lu_graph import (
 )
 from tilewright.linalg.norm_parts import Gauged
 from tilewright.linalg.outofcore import Outside, lu_by_slabs
+from tilewright.linalg.ranks_outside import lu_on_ranks
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
 from tilewright.runs.progress import ProgressOption
@@ -677,18 +679,16 @@ def _factor_outside(
     if checked_threshold(threshold, pivoting) != 1:
         outside.refuse("lu_factor", threshold=threshold)
     outside.refuse("lu_factor", overwrite_a=overwrite)
-    parts, tiling = lu_by_slabs(
-        call,
-        outside,
-        a,
-        tile_size=tile_size,
-        rule=lambda k, workers: lu_plan(k, workers, True)[0],
-        check_finite=check_finite,
-        square=square,
-    )
-    norms = _norms(parts.sizes, tiling)
-    how: dict[str, Any] = {"backend": call.engine.name, "scheduler": "critical-path", "workers": None, "options": {}}
-    return LUFactor(parts.lu, parts.piv, parts.diagonal, norms, parts.tile_size, call.record, how)
+    how: dict[str, Any] = {"tile_size": tile_size, "check_finite": check_finite}
+    how["rule"] = lambda k, workers: lu_plan(k, workers, True)[0]
+    if call.engine.on_ranks:
+        parts, tiling = lu_on_ranks(call, outside, a, _factor_graph, **how)
+    else:
+        parts, tiling = lu_by_slabs(call, outside, a, square=square, **how)
+    norms = _norms(parts.sizes, tiling) if parts.sizes or not parts.lu.size else (np.nan,) * 3
+    # a solve with it reads the map of the file in this process
+    where: dict[str, Any] = {"backend": "threads", "scheduler": "critical-path", "workers": None, "options": {}}
+    return LUFactor(parts.lu, parts.piv, parts.diagonal, norms, parts.tile_size, call.record, where)
 
 
 def _norms(sizes: Any, tiles: TiledMatrix) -> tuple[float, float, float]:
@@ -905,7 +905,7 @@ def inverse_with(factor: LUFactor, call: Call) -> np.ndarray:
     """A^-1 of the matrix that was factored, by columns."""
     T = TiledMatrix.view(_array(factor.lu), factor.tile_size)
     n, nb = factor.shape[0], factor.tile_size
-    x = np.empty((n, n), T.dtype, "F")
+    x = room((n, n), T.dtype, huge=True).T
     data: dict[str, Any] = {"LU": T, "X": TiledMatrix.view(x, nb)}
     if factor.butterflies is None:
         data["piv"] = [factor.piv[k : k + nb] - np.int32(k) for k in range(0, n, nb)]

@@ -28,6 +28,7 @@ class Mpi(Engine):
     in_process = False
     plans = False
     on_ranks = True
+    moves_beside = True
 
     @classmethod
     def together(cls, options: Mapping[str, Any]) -> bool:
