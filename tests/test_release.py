@@ -87,7 +87,7 @@ def test_the_wheel_has_every_module_and_data_file_and_nothing_else(built):
     for package, folder in PROJECT["tool"]["setuptools"]["package-dir"].items():
         root = ROOT / folder
         for file in root.rglob("*"):
-            if file.is_file() and file.suffix in (".py", ".c", ".css", ".js", ".typed"):
+            if file.is_file() and "__pycache__" not in file.parts:
                 expected.add(f"{package.replace('.', '/')}/{file.relative_to(root).as_posix()}")
     assert own == expected
     assert {"tilewright/py.typed", "tilewright/plot/page.js", "tilewright/studies/openmp.c"} <= own
