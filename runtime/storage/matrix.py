@@ -38,6 +38,15 @@ class Stored:
         self.bytes_read = self.bytes_written = 0
         self._counting = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_counting"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._counting = threading.Lock()
+
     def read(self, places: Sequence[Place], targets: Sequence[np.ndarray]) -> None:
         """Fill arrays with the blocks that begin at these rows and columns. OSError or ValueError if that fails."""
         raise NotImplementedError
@@ -74,9 +83,21 @@ class _Transposed(Stored):
         super().__init__(matrix.shape[::-1], matrix.dtype, matrix.name)
         self.matrix, self.tile_size = matrix, matrix.tile_size
         self.order = "F" if matrix.order == "C" else "C"
-        self.read = lambda places, targets: matrix.read(*_turned(places, targets))  # type: ignore[method-assign]
-        self.write = lambda places, sources: matrix.write(*_turned(places, sources))  # type: ignore[method-assign]
-        self.sync, self.close, self.value = matrix.sync, matrix.close, matrix.value  # type: ignore[method-assign]
+
+    def read(self, places: Sequence[Place], targets: Sequence[np.ndarray]) -> None:
+        self.matrix.read(*_turned(places, targets))
+
+    def write(self, places: Sequence[Place], sources: Sequence[np.ndarray]) -> None:
+        self.matrix.write(*_turned(places, sources))
+
+    def sync(self) -> None:
+        self.matrix.sync()
+
+    def close(self) -> None:
+        self.matrix.close()
+
+    def value(self) -> Any:
+        return self.matrix.value()
 
     @property
     def T(self) -> Stored:  # noqa: N802

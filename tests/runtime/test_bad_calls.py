@@ -473,6 +473,42 @@ def test_a_wrong_value_is_refused_in_a_sentence_that_names_the_argument(name, pa
     assert not faults, "\n".join(f"{parameter}={VALUES[label]!r}: {found}" for label, found in faults.items())
 
 
+PURE = ("comm.", "Machine", "BlockCyclic", "SymmetricBlockCyclic", "RowBlocks", "PrecisionMap", "training.", "lu_graph",
+        "qr_graph", "cholesky_graph", "gemm_graph", "trsm_graph", "TiledMatrix", "qr", "lstsq", "plan", "random_spd",
+        "MessagePlan", "bounds")  # fmt: skip
+NUMBERS = [
+    name for name, parameter in CASES
+    if name.startswith(PURE) and CALLS[name]._words(parameter)[0] in ("count", "natural", "integer", "positive", "real", "share")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(NUMBERS))
+def test_numbers_of_numpy_mean_what_those_of_python_do(name):
+    # 20 * 20 is -112 in int8, and 1e-9 is 0 in float16
+    call = CALLS[name]
+    for parameter in call.parameters():
+        kind = call._words(parameter)[0]
+        if kind not in ("count", "natural", "integer", "positive", "real", "share") or (name, parameter) not in CASES:
+            continue
+        counts = kind in ("count", "natural", "integer")
+        for value, of in ((20, np.int8), (2, np.uint8), (0.5, np.float16)):
+            if (counts and of is np.float16) or (parameter in ("workers", "most") and value > 2):
+                continue
+            try:
+                wanted = call.function(**call.good() | {parameter: value})
+            except (ValueError, TypeError, MemoryError):
+                continue  # too many, of something
+            found = call.function(**call.good() | {parameter: of(value)})
+            assert shape_of(found) == shape_of(wanted), (parameter, value, of)
+
+
+def shape_of(result):
+    """What a result is, without where it lies in memory and how long it took."""
+    if isinstance(result, tw.TaskGraph):
+        return result.name, [str(task) for task in result.tasks]
+    return re.sub(r"0x[0-9a-f]+|seconds=[^,)]*", "", repr(result))
+
+
 NOUNS = {"R", "W", "RW", "TaskGraph", "Op", "Store", "TiledMatrix", "PrecisionMap.uniform", "cholesky_graph", "kernels"}
 """Short calls of graphs, and methods: Python's own sentence will do."""
 
