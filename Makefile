@@ -34,7 +34,8 @@ test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
 
 # The numerical tests on pretended computers: other CPUs, libraries, one core, without torch, the core alone. One on
-# each core at a time; ARGS="--jobs 1 'Zen 4'" takes one. The slice is what CI runs, in under two minutes.
+# each core at a time; a third of the tests where only the CPU is another (ARGS=--whole runs all). The slice is what CI
+# runs, in under two minutes.
 test-portable: $(READY)
 	$(BIN)/python tests/portable.py $(ARGS)
 

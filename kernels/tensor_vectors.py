@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tilewright.kernels import vectors
+
 __all__ = ["KERNELS"]
 
 Tensor = Any
@@ -268,42 +270,8 @@ def add(z: Tensor, x: Tensor) -> None:
     x += z
 
 
-KERNELS = {
-    kernel.__name__: kernel
-    for kernel in (
-        trsml,
-        trsmr,
-        trtri,
-        gemml,
-        identity,
-        mirror,
-        zero,
-        logdiag,
-        blocks,
-        hemmd,
-        hemm,
-        norms,
-        normsd,
-        asymmetry,
-        narrow,
-        widen,
-        dot,
-        gather,
-        turn,
-        sweep,
-        step,
-        advance,
-        descend,
-        residual,
-        measure,
-        append,
-        project,
-        total,
-        orthogonalize,
-        root,
-        normalize,
-        combine,
-        add,
-    )
-}
-"""By the name of the op."""
+_TILES = (trsml, trsmr, trtri, gemml, identity, mirror, zero, blocks, hemmd, hemm)
+
+KERNELS = {kernel.__name__: kernel for kernel in _TILES}
+"""By the name of the op: of tiles, and one for each of `tilewright.kernels.vectors`."""
+KERNELS |= {name: globals()[name] for name in vectors.KERNELS}

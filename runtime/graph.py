@@ -668,13 +668,16 @@ class TaskGraph:
         self.tasks.append(task)
         return task
 
-    def insert_again(self, task: Task, op: Op | None = None, uses: Sequence[Use] | None = None) -> Task:
-        """Append a task of another graph, or one like it with another op or other uses, one for each it had."""
+    def insert_again(
+        self, task: Task, op: Op | None = None, uses: Sequence[Use] | None = None, on: Hashable = None
+    ) -> Task:
+        """Append a task of another graph, or one like it with another op, place or uses, one for each it had."""
         uses = task.uses if uses is None else tuple(uses)
+        on = task.on if on is None else on
         if self.frozen or len(uses) != len(task.uses):
             args = task.arguments(uses)
-            return self.insert(op or task.op, *args, *task.params, on=task.on, priority=task.priority, label=task.place)
-        return self._append(op or task.op, uses, task.params, task.on, task.priority, task.groups, task.place)
+            return self.insert(op or task.op, *args, *task.params, on=on, priority=task.priority, label=task.place)
+        return self._append(op or task.op, uses, task.params, on, task.priority, task.groups, task.place)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To another process a graph goes as its recipe, where it has one, or with all its tasks."""

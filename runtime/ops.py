@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +53,7 @@ __all__ = [
     "hemm",
     "hemmd",
     "identity",
+    "in_place",
     "larfb",
     "match",
     "match_last",
@@ -189,6 +191,11 @@ def _first(uses: tuple[Use, ...]) -> tuple[object, ...]:
 def _second(uses: tuple[Use, ...]) -> tuple[object, ...]:
     """(i,j) of the tile that is used second."""
     return uses[1].handle.index
+
+
+def in_place(name: str, function: Any, **how: Any) -> Op:
+    """An op of one function, which changes arrays of NumPy; its tasks are named for what they use last."""
+    return Op(name, function, in_place=True, **{"indices": _tile, **how})
 
 
 @cache

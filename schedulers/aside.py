@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Collection
 
-from tilewright.graph import Op, Task, TaskGraph
+from tilewright.graph import Task, TaskGraph
 from tilewright.machine import Machine
 from tilewright.schedulers.base import BasePolicy
 
@@ -17,9 +17,9 @@ __all__ = ["Aside"]
 
 
 class Aside(BasePolicy):
-    """``policy`` for all tasks but those of ``ops``, which the last ``workers`` run."""
+    """``policy`` for all tasks but those of the ops that ``ops`` names, which the last ``workers`` run."""
 
-    def __init__(self, policy: BasePolicy, ops: Collection[Op], workers: int, name: str = "") -> None:
+    def __init__(self, policy: BasePolicy, ops: Collection[str], workers: int, name: str = "") -> None:
         self.policy, self.ops, self.aside, self.name = policy, ops, workers, name
 
     @property
@@ -34,7 +34,7 @@ class Aside(BasePolicy):
         self.policy.prepare(graph, machine.replace(workers=self.computing))
 
     def push(self, task: Task, worker: int | None = None) -> None:
-        if task.op in self.ops:
+        if task.op.name in self.ops:
             heapq.heappush(self.waiting, task.index)
         else:
             self.policy.push(task, worker if worker is None or worker < self.computing else None)

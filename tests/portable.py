@@ -3,6 +3,7 @@
     python tests/portable.py                      # all of them
     python tests/portable.py --slice              # a few tests on some, as .ci/run does: under two minutes
     python tests/portable.py "Zen 4" "no torch"   # these
+    python tests/portable.py --whole              # every test on every one of them: hours
     python tests/portable.py --jobs 1             # one at a time, not one on each core
     python tests/portable.py --list
 
@@ -60,6 +61,9 @@ SAME_EVERYWHERE = (
 )
 """Tests with one of these in their names are left out where only the CPU is pretended: they are about tasks and files, or
 start clusters whose workers compute with the kernels that threads and ranks have shown to be right there."""
+SHARES = 3
+"""Where only the CPU is pretended, a computer runs one test of three, its neighbours in the table the others: any three
+of a kind run all. ``--whole`` gives each of them everything."""
 SLICE = (
     "tests/kernels/test_potrf.py",
     "tests/kernels/test_products.py::TestProducts::test_sum_of_a_thousand_ones_is_exact",
@@ -281,8 +285,8 @@ class Process:
 # ------------------------------------------------------------------ the tests on it
 
 
-def examine(computer: Computer, tests: Iterable[str], logs: Path) -> bool:
-    """Prove one computer and run the tests on it; print one line and what failed. Whether all is well."""
+def examine(computer: Computer, tests: Iterable[str], logs: Path, whole: bool) -> bool:
+    """Prove one computer and run the tests on it, all or its share; print one line and what failed. Whether all is well."""
     if reason := absent(computer):
         print(f"{computer.name:<24} not here: {reason.partition(';')[0][:120]}", flush=True)
         return True
@@ -301,6 +305,8 @@ def examine(computer: Computer, tests: Iterable[str], logs: Path) -> bool:
         options = ["-q", "-p", "no:cacheprovider", f"--junitxml={results}", "--durations=15"]
         if computer.without == () and not computer.by_name:
             options += ["-k", f"not ({' or '.join(SAME_EVERYWHERE)})"]
+            if not whole:
+                process.environment["TILEWRIGHT_SHARE"] = f"{COMPUTERS.index(computer) % SHARES} of {SHARES}"
         code = process.run(["-m", "pytest", *options, *tests], log)
         counts = dict(ElementTree.parse(results).getroot()[0].attrib) if results.exists() else {}
     seconds = time.monotonic() - start
@@ -323,6 +329,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="COMPUTER", help="some of the computers; all if none is named")
     parser.add_argument("--slice", action="store_true", help="few tests on some of them")
+    parser.add_argument(
+        "--whole", action="store_true", help="all tests on each, not one of three where only a CPU is pretended"
+    )
     parser.add_argument("--list", action="store_true", help="name the computers and what makes them")
     parser.add_argument(
         "--jobs", type=int, default=cores(), metavar="N", help="at a time; one on each core if not said"
@@ -345,8 +354,9 @@ def main() -> int:
         return 0
     options.logs.mkdir(parents=True, exist_ok=True)
     tests = options.tests or (SLICE if options.slice else NUMERICAL)
+    whole = options.whole or options.slice or bool(options.tests)
     with ThreadPoolExecutor(options.jobs) as examiners:
-        results = list(examiners.map(lambda computer: examine(computer, tests, options.logs), chosen))
+        results = list(examiners.map(lambda computer: examine(computer, tests, options.logs, whole), chosen))
     print(f"{results.count(False)} of {len(results)} pretended computers failed")
     return 1 if False in results else 0
 

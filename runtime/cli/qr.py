@@ -45,6 +45,9 @@ def parsed(tree: str) -> Any:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random matrix.")
 @click.option("--tree", default="auto", show_default=True, help=f"auto, or {TREE[7:]}")
 @click.option("--positive", is_flag=True, help="Make the diagonal of R positive.")
+@click.option("--out", "outs", nargs=2, type=click.Path(path_type=Path), help="Q.npy R.npy: out of core.")
+@click.option("--memory", help="With --out: a limit, such as 2GB.  [default: half of what there is]")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="With --out: a folder for what is finished.")
 @engine_options
 @click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Runs; the median counts.")
 @output("--trace", suffixes=[".json"], help="Write the trace here, for ui.perfetto.dev.")
@@ -58,6 +61,9 @@ def qr(
     seed: int,
     tree: str,
     positive: bool,
+    outs: tuple[Path, Path] | None,
+    memory: str | None,
+    checkpoint: Path | None,
     tile_size: int | None,
     backend: str,
     scheduler: str,
@@ -67,12 +73,43 @@ def qr(
     as_json: Json,
     progress: Progress,
 ) -> None:
-    """Factor a matrix, A = Q R, and say how it went: LAPACK's two ratios, of the residual and of Q^H Q."""
+    """Factor a matrix, A = Q R, and say how it went: LAPACK's two ratios, of the residual and of Q^H Q.
+
+    With --out and --matrix from a file to two files, in as much memory as --memory says, and no more is said of it than
+    how it ran.
+    """
     import numpy as np
 
     import tilewright as tw
     from tilewright.linalg.residual import unit_roundoff
 
+    if outs is None and (memory or checkpoint):
+        name = "memory" if memory else "checkpoint"
+        raise click.UsageError(f"--{name} is for calls from a file to files, with --out")
+    if outs is not None:
+        if matrix is None:
+            raise click.UsageError("--out is for a matrix in a file: name it, --matrix A.npy")
+        with one_sentence():
+            *_, record = tw.qr(
+                matrix,
+                out=outs,
+                memory=memory,
+                checkpoint=checkpoint,
+                tile_size=tile_size,
+                tree=parsed(tree),
+                positive=positive,
+                backend=backend,
+                scheduler=scheduler,
+                workers=workers,
+                progress=progress,
+                return_run=True,
+            )
+            if trace:
+                record.trace.to_perfetto(trace)
+        wrote(trace)
+        facts = {"out": [str(path) for path in outs], "tasks": len(record.graph), "seconds": record.makespan}
+        emit(facts | {"memory": record.measured}, as_json, lambda: click.echo(record))
+        return
     with one_sentence():
         a = general_matrix(n, matrix, dtype, seed, rows)
         how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers}

@@ -18,7 +18,7 @@ __all__ = ["resume"]
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--memory", help="Another limit than that of the call, such as 2GB.")
 @click.option("--workers", type=click.IntRange(min=1), help="[default: one per core]")
-@click.option("--backend", help="Of a run in core: where it goes on.  [default: threads]")
+@click.option("--backend", help="Where it goes on.  [default: threads in core, else where it was]")
 @click.option("--matrix", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Of a run in core: A.npy.")
 @click.option("--out", type=click.Path(path_type=Path), help="Of a run in core: where its factor goes, .npy or .npz.")
 @as_json
@@ -90,16 +90,20 @@ def _outside(
     """Of a run from a file to a file."""
     from tilewright.storage.checkpoint import CheckpointError
 
-    for name, given in (("backend", backend), ("matrix", matrix), ("out", out)):
+    for name, given in (("matrix", matrix), ("out", out)):
         if given is not None:
             raise click.UsageError(f"--{name} is for runs in core; the run in {folder} goes from a file to a file")
+    if backend is not None:
+        how["backend"] = backend
     if "a" not in call or "out" not in call:
         raise CheckpointError(
             f"the matrix of the run in {folder} was not in a file, or its factor did not go to "
             f"one; make the call again in Python, with resume=True"
         )
-    _, run = routine(call["a"], out=call["out"], **how)
-    return call["out"], run
+    if isinstance(how.get("tree"), list):
+        how["tree"] = tuple(tuple(step) if isinstance(step, list) else step for step in how["tree"])
+    *_, run = routine(call["a"], out=call["out"], **how)
+    return " and ".join([call["out"]] if isinstance(call["out"], str) else call["out"]), run
 
 
 def _in_core(

@@ -8,8 +8,8 @@ from typing import Any
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels import cholesky_qr
 from tilewright.linalg.call import Call
-from tilewright.linalg.eigen_graph import in_place
 from tilewright.linalg.qr_graph import Plan, laid_out
+from tilewright.ops import in_place
 
 __all__ = ["CHOLESKY", "cholesky_qr2"]
 

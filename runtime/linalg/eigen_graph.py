@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, Op, R, Task, TaskGraph, W
 from tilewright.kernels import band, bulge, one_stage, tridiagonal
+from tilewright.linalg.qr_panels import Panel, PartPanels
+from tilewright.ops import in_place
 from tilewright.scalars import positive, whole
 from tilewright.tiles import Store
 
-__all__ = [
-    "Panel",
-    "band_graph",
-    "eigen_graph",
-    "in_place",
-    "insert_band",
-    "insert_chase",
-    "insert_scaled",
-    "panels",
-    "piece",
-    "sweeps",
-]
+__all__ = ["band_graph", "eigen_graph", "insert_band", "insert_chase", "insert_scaled", "panels", "piece", "sweeps"]
 
 Shape = tuple[int, ...]
 
@@ -33,19 +24,8 @@ ONE_STAGE = 0
 """The band of a reduction in one task: none."""
 
 
-class Panel(NamedTuple):
-    """Some columns of one tile column that become part of the band."""
-
-    k: int
-    column: int
-    """Its first column."""
-    width: int
-    row: int
-    """The first row below the band."""
-
-
 def panels(n: int, nb: int, b: int) -> Iterator[Panel]:
-    """The panels of an n x n matrix in tiles of nb rows, for a band of half-width b, which divides nb.
+    """The panels below the band of an n x n matrix in tiles of nb rows, of half-width b, which divides nb.
 
     Each begins behind the rows that the one before left in the band.
     """
@@ -81,10 +61,6 @@ def _product_flops(tiles: list[Shape], parts: list[Shape], y: Shape) -> float:
     return 2.0 * y[0] * y[1] * sum(part[1] for part in parts)
 
 
-def _panel_flops(tiles: list[Shape], parts: list[Shape], t: Shape) -> float:
-    return 2.0 * sum(part[1] for part in parts) * t[0] ** 2
-
-
 def _update_flops(down: Shape, along: Shape, tile: Shape) -> float:
     return 2.0 * down[0] * down[1] * along[1]
 
@@ -99,14 +75,6 @@ def _apply_flops(forms: Shape, turned: Shape, x: Shape) -> float:
     return 4.0 * forms[0] * forms[1] * forms[2] * x[0]
 
 
-def _back_flops(parts: list[Shape], t: Shape, x: Shape) -> float:
-    return 4.0 * t[0] * sum(part[1] for part in parts) * x[0]
-
-
-def _last(uses: Any) -> tuple[object, ...]:
-    return uses[-1].handle.index
-
-
 def _not_finite(task: Task, store: Store, info: int) -> Exception:
     return ValueError(f"{task}: {task.uses[0].handle} has a NaN or an infinity; check_finite=False skips this check")
 
@@ -116,10 +84,6 @@ def _not_found(task: Task, store: Store, info: int) -> Exception:
         f"{task}: LAPACK did not find all eigenvalues of the tridiagonal matrix, info "
         f"{info}; one with NaN or infinities has none"
     )
-
-
-def in_place(name: str, function: Any, **how: Any) -> Op:
-    return Op(name, function, in_place=True, **{"indices": _last, **how})
 
 
 largest = in_place("largest", band.largest, weight=0, explain=_not_finite)
@@ -137,9 +101,9 @@ one_solve = in_place("vectors", one_stage.solve, weight=16, explain=_not_found)
 @cache
 def _weighted(name: str, weight: float) -> Op:
     function, flops = {
-        "panel": (band.panel, _panel_flops), "product": (band.product, _product_flops),
-        "update": (band.update, _update_flops), "chase": (bulge.chase, _chase_flops),
-        "apply": (bulge.apply, _apply_flops), "tridiag": (tridiagonal.solve, None), "back": (band.back, _back_flops),
+        "product": (band.product, _product_flops), "update": (band.update, _update_flops),
+        "chase": (bulge.chase, _chase_flops), "apply": (bulge.apply, _apply_flops),
+        "tridiag": (tridiagonal.solve, None),
     }[name]  # fmt: skip
     explain = _not_found if name == "tridiag" else None
     return in_place(name, function, weight=weight, flops=flops, explain=explain)
@@ -166,37 +130,22 @@ def insert_scaled(g: TaskGraph, A: Handles, nt: int, dtype: str, conjugate: bool
     return exponent
 
 
-def insert_band(g: TaskGraph, A: Handles, n: int, nb: int, b: int, dtype: str) -> tuple[Handles, Handles]:
-    """Insert A := Q^H A Q, a band of half-width b; returns V and T of the panels."""
+def insert_band(g: TaskGraph, A: Handles, n: int, nb: int, b: int, dtype: str) -> PartPanels:
+    """Insert A := Q^H A Q, a band of half-width b; returns the panels."""
     nt = -(-n // nb)
     cut = list(panels(n, nb, b))
+    below_band = PartPanels(g, A, cut, nb, n, [min(nb, n - i * nb) for i in range(nt)], dtype)
+    V, T, rank = below_band.V, below_band.T, below_band.rank
 
-    def rank(k: int) -> int:
-        return min(cut[k].width, n - cut[k].row)
+    def both(i: int, k: int) -> tuple[int, int]:
+        return 2 * rank(k), below_band.shape(i, k)[1]
 
-    def rows(i: int, k: int) -> int:
-        return min((i + 1) * nb, n) - max(i * nb, cut[k].row)
-
-    V = g.handles("V", shape=lambda i, k: (rank(k), rows(i, k)), dtype=dtype)
-    Y = g.handles("Y", shape=lambda i, k: (rank(k), rows(i, k)), dtype=dtype)
-    P = g.handles("VW", shape=lambda i, k: (2 * rank(k), rows(i, k)), dtype=dtype)
-    T = g.handles("T", shape=lambda k: (rank(k), rank(k)), dtype=dtype)
+    Y, P = g.handles("Y", shape=below_band.shape, dtype=dtype), g.handles("VW", shape=both, dtype=dtype)
     middles = g.handles("middle", shape=lambda k: (rank(k), rank(k)), dtype=dtype)
-    for k, column, width, row in cut:
-        part, J, first = width / nb, column // nb, row // nb
-        below = range(first, nt)
-        offset = row - first * nb
-        vs = [R(V[i, k]) for i in below]
-        g.insert(
-            _weighted("panel", 6 * len(below) * part**2),
-            [RW(A[i, J]) for i in below],
-            [W(V[i, k]) for i in below],
-            W(T[k]),
-            offset,
-            column - J * nb,
-            width,
-            on=A[first, J],
-        )
+    for k, _, _, row in cut:
+        below, part, vs = below_band.below(k), below_band.share(k), below_band.vectors(k)
+        first, offset = divmod(row, nb)
+        below_band.factor(k)  # A_k = Q_k R_k
         for i in below:
             tiles = [R(A[i, j] if j <= i else A[j, i]) for j in below]
             g.insert(_weighted("product", 6 * len(below) * part), tiles, vs, W(Y[i, k]), i - first, offset)
@@ -207,7 +156,7 @@ def insert_band(g: TaskGraph, A: Handles, n: int, nb: int, b: int, dtype: str) -
             for i in range(j, nt):
                 top, left = (offset if place == first else 0 for place in (i, j))
                 g.insert(_weighted("update", 12 * part), R(P[i, k]), R(P[j, k]), RW(A[i, j]), top, left)
-    return V, T
+    return below_band
 
 
 @graph_builder("band {nt} x {nt} tile_size={nb} band={b}", extents=lambda nt, nb, b: {"A": (nt, nt)})
@@ -317,7 +266,7 @@ def eigen_graph(
         g.insert(one_solve, R(A[0, 0]), R(exponent), W(w), [W(x) for x in blocks], low)
         g.insert(scatter, R(X[0]), [W(Z[0, 0])])
         return
-    V, T = insert_band(g, A, n, nb, b, dtype)
+    below_band = insert_band(g, A, n, nb, b, dtype)
 
     def fill_band(target: Handle, start: int, stop: int, on: Handle) -> None:
         tiles = [
@@ -344,20 +293,20 @@ def eigen_graph(
     g.insert(
         _weighted("tridiag", 4 * nt**3), parts, R(exponent), W(w), [W(x) for x in blocks], low, on=columns[0], label=()
     )
-    insert_back(g, V, T, H, blocks, n, nb, b, dtype)
+    insert_back(g, below_band, H, blocks, n, nb, b, dtype)
     for c, x in enumerate(blocks):
         g.insert(scatter, R(x), [W(Z[i, c]) for i in range(nt)])
 
 
 def insert_back(
-    g: TaskGraph, V: Handles, T: Handles, H: Handles, X: Sequence[Any], n: int, nb: int, b: int, dtype: str
+    g: TaskGraph, below_band: PartPanels, H: Handles, X: Sequence[Handle], n: int, nb: int, b: int, dtype: str
 ) -> None:
     """Insert X := Q1 Q2 X for blocks of columns: the bulges of the band, then its panels, the last ones first.
 
     Reflectors of b/2 sweeps are applied together: b/2 of them have 3/2 b rows, so a third of the flops is spent on
     zeros; with more it would be more, with fewer products are slower.
     """
-    nt, count, chased = -(-n // nb), sweeps(n, b), chased_together(n, b)
+    count, chased = sweeps(n, b), chased_together(n, b)
     group = chased * max(1, b // 2 // chased)
 
     def shape(q: int) -> tuple[int, int, int]:
@@ -381,16 +330,7 @@ def insert_back(
                 first,
                 label=(q, *x.index),
             )
-        for k, _, width, row in reversed(list(panels(n, nb, b))):
-            below = range(row // nb, nt)
-            g.insert(
-                _weighted("back", 12 * len(below) * width / nb),
-                [R(V[i, k]) for i in below],
-                R(T[k]),
-                RW(x),
-                row,
-                label=(k, *x.index),
-            )
+        below_band.back(x)
 
 
 def _scatter(x: Any, tiles: Sequence[Any]) -> None:

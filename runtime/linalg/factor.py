@@ -15,6 +15,7 @@ from tilewright.linalg.mixed import MixedProblem
 from tilewright.linalg.mixed_factor import MixedFactor, default_shift, shifted
 from tilewright.linalg.one_tile import factor_one_tile
 from tilewright.linalg.outofcore import Outside, cholesky_by_slabs
+from tilewright.linalg.ranks_outside import cholesky_on_ranks
 from tilewright.linalg.triangle import on_triangle, triangle_graph, turned_graph
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.precision import PrecisionMap
@@ -87,10 +88,10 @@ def tiled_cholesky(
         Has no effect: such products need no instructions of their own.
     out
         Where the factor goes: a path that ends in .npy, .zarr, .h5 or .hdf5 and is made, or a memory map or an array of
-        zarr or h5py to fill. No more than ``memory`` of it is in memory at a time (backends serial and threads).
+        zarr or h5py to fill. No more than ``memory`` of it is in memory at a time (backends serial, threads and mpi).
     memory
-        Bytes, or a text such as ``"2GB"``, by which the process may grow. With ``out`` by default half of what the
-        system has; a call in core is refused if its result takes more.
+        Bytes, or a text such as ``"2GB"``, by which the process may grow, on ranks each of them. With ``out`` by
+        default half of what the system has; a call in core is refused if its result takes more.
     checkpoint
         A folder for what is finished, block column by block column; a run that was killed goes on from it. In core on
         every engine; the ranks of several computers have to see the same folder.
@@ -180,6 +181,8 @@ def tiled_cholesky(
     )
     if outside.used(a):
         outside.refuse("tiled_cholesky", precision=precision, overwrite_a=overwrite_a)
+        if call.engine.name == "mpi":
+            return cholesky_on_ranks(call, outside, a, lower=lower, tile_size=tile_size, check_finite=check_finite)
         return cholesky_by_slabs(
             call, outside, a, lower=lower, tile_size=tile_size, rule=cholesky_tile_size, check_finite=check_finite
         )

@@ -19,7 +19,7 @@ from tilewright.passes.versions import Dataflow
 from tilewright.storage.ops import compare, keep, restore, settle, weigh
 from tilewright.storage.parts import Stored
 
-__all__ = ["Finals", "Kept", "kept_graph", "places_of"]
+__all__ = ["Finals", "Kept", "kept_graph", "place_of", "places_of"]
 
 _SUMS, _SAME, _KEPT = "kept.sums", "kept.same", "kept.log"
 
@@ -64,12 +64,13 @@ class Kept(NamedTuple):
 
 def places_of(graph: TaskGraph, rank_of: Callable[[Handle], int]) -> tuple[int, ...]:
     """The rank on which each task runs."""
+    return tuple(place_of(task, rank_of) for task in graph)
 
-    def place(task: Task) -> int:
-        on = task.on if task.on is not None else next(iter(task.writes or task.reads), 0)
-        return rank_of(on) if isinstance(on, Handle) else on if isinstance(on, int) else 0
 
-    return tuple(place(task) for task in graph)
+def place_of(task: Task, rank_of: Callable[[Handle], int]) -> int:
+    """The rank on which a task runs."""
+    on = task.on if task.on is not None else next(iter(task.writes or task.reads), 0)
+    return rank_of(on) if isinstance(on, Handle) else on if isinstance(on, int) else 0
 
 
 def last_writers(graph: TaskGraph, finals: Finals) -> dict[Handle, int]:
@@ -115,7 +116,7 @@ def kept_graph(graph: TaskGraph, finals: Finals, kept: Kept) -> TaskGraph:
     old = graph.bottom_levels()
     levels: list[float] = []
     checks: list[Use] = []
-    for rank, handles in sorted(sources.known.items()):
+    for (rank, panel), handles in sorted(sources.known.items()):
         halves, found = sources.halves(handles), tuple(kept.sources[handle] for handle in handles)
         mine = same[handles[0].index]
         g.insert(
@@ -124,7 +125,7 @@ def kept_graph(graph: TaskGraph, finals: Finals, kept: Kept) -> TaskGraph:
             W(mine),
             *(kept.folder, kept.what, tuple(handles), halves, found),
             on=rank,
-            label=(rank,),
+            label=(panel, rank),
         )
         levels.append(inf)
         checks.append(R(mine))
@@ -207,12 +208,12 @@ class _Sources:
                 if handle in mine and handle not in begin:
                     begin[handle], self.rank[handle] = task.index, kept.places[task.index]
         groups: dict[tuple[int, int], list[Handle]] = defaultdict(list)
-        self.known: dict[int, list[Handle]] = defaultdict(list)
-        """By rank: those that the checkpoint knows."""
+        self.known: dict[tuple[int, int], list[Handle]] = defaultdict(list)
+        """By rank and panel: those that the checkpoint knows."""
         for handle in begin:
             panel = handle.index[finals.column]
             if handle in kept.sources:
-                self.known[self.rank[handle]].append(handle)
+                self.known[self.rank[handle], panel].append(handle)
             elif panel in panels:
                 groups[panel, self.rank[handle]].append(handle)
         self.groups = dict(groups)

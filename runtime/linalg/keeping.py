@@ -51,6 +51,10 @@ class Keeping:
         self.folder, self.resume, self.every, self.restart = Path(folder).absolute(), resume, every, restart
         self.said, self.routine, self.what = str(folder), routine, what
         self.file = _file_of(a)
+        self.wait = False
+        """Whether tasks wait for the disk, so that nothing that waits for it is in memory."""
+        self.files: dict[str, Any] | None = None
+        """Matrix and results of a call from files to files."""
 
     def run(
         self,
@@ -81,9 +85,10 @@ class Keeping:
         checkpoint: Checkpoint | None = None
         panels = panels_of(graph, finals)
         facts = {"routine": self.routine, **facts, "BLAS": str(choice.choice())}
-        document = {"routine": self.routine, "core": True, "keywords": dict(keywords)}
+        document = {"routine": self.routine, "core": self.files is None, "keywords": dict(keywords)}
         if self.file is not None:
             document["a"] = self.file
+        document |= self.files or {}
         deaths = 0
         run = ""
         try:
@@ -103,7 +108,7 @@ class Keeping:
                 begun = _whole(panels, tiles)
                 ranks, rank_of = engine.dealt(graph, workers)
                 places = places_of(graph, rank_of) if ranks > 1 else (0,) * len(graph)
-                wait = engine.name == "dask"
+                wait = self.wait or engine.name == "dask"
                 kept = Kept(str(self.folder), run, self.every, wait, tiles, sources, places, self.what)
                 try:
                     record = execute(kept_graph(graph, finals, kept))

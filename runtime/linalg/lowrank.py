@@ -10,10 +10,11 @@ from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, Layout, R, TaskGraph, W
 from tilewright.kernels import sketch
 from tilewright.linalg.call import Call
-from tilewright.linalg.eigen_graph import in_place, largest, scale, scatter
+from tilewright.linalg.eigen_graph import largest, scale, scatter
 from tilewright.linalg.svd import SVD, columns_like, place_for
 from tilewright.linalg.svd_graph import no_svd
 from tilewright.linalg.tuning import sketch_tile_size
+from tilewright.ops import in_place
 from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag, positive, whole
 from tilewright.schedulers import Policy

@@ -34,6 +34,7 @@ from tilewright.linalg.lu_graph import (
 )
 from tilewright.linalg.norm_parts import Gauged
 from tilewright.linalg.outofcore import Outside, lu_by_slabs
+from tilewright.linalg.ranks_outside import lu_on_ranks
 from tilewright.linalg.tuning import lu_plan
 from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
 from tilewright.runs.progress import ProgressOption
@@ -687,18 +688,16 @@ def _factor_outside(
     if checked_threshold(threshold, pivoting) != 1:
         outside.refuse("lu_factor", threshold=threshold)
     outside.refuse("lu_factor", overwrite_a=overwrite)
-    parts, tiling = lu_by_slabs(
-        call,
-        outside,
-        a,
-        tile_size=tile_size,
-        rule=lambda k, workers: lu_plan(k, workers, True)[0],
-        check_finite=check_finite,
-        square=square,
-    )
-    norms = _norms(parts.sizes, tiling)
-    how: dict[str, Any] = {"backend": call.engine.name, "scheduler": "critical-path", "workers": None, "options": {}}
-    return LUFactor(parts.lu, parts.piv, parts.diagonal, norms, parts.tile_size, call.record, how)
+    how: dict[str, Any] = {"tile_size": tile_size, "check_finite": check_finite}
+    how["rule"] = lambda k, workers: lu_plan(k, workers, True)[0]
+    if call.engine.name == "mpi":
+        parts, tiling = lu_on_ranks(call, outside, a, _factor_graph, **how)
+    else:
+        parts, tiling = lu_by_slabs(call, outside, a, square=square, **how)
+    norms = _norms(parts.sizes, tiling) if parts.sizes or not parts.lu.size else (np.nan,) * 3
+    # a solve with it reads the map of the file in this process
+    where: dict[str, Any] = {"backend": "threads", "scheduler": "critical-path", "workers": None, "options": {}}
+    return LUFactor(parts.lu, parts.piv, parts.diagonal, norms, parts.tile_size, call.record, where)
 
 
 def _norms(sizes: Any, tiles: TiledMatrix) -> tuple[float, float, float]:

@@ -102,9 +102,9 @@ class Outside:
                 raise ValueError(f"{call} with out= or a matrix on a disk has no {name}={value!r}")
 
     def check_engine(self, name: str) -> None:
-        """ValueError for an engine on which tasks do not work in this process."""
-        if name not in _ENGINES:
-            raise ValueError(f"out of core the backend is {' or '.join(_ENGINES)}, not {name!r}")
+        """ValueError for an engine that cannot work out of core."""
+        if name not in (*_ENGINES, "mpi"):
+            raise ValueError(f"out of core the backend is serial, threads or mpi, not {name!r}")
 
     def check_fits(self, call: Call, like: Any, what: str) -> None:
         """MemoryError if a call in core whose result is ``like`` this one, or None, takes more than ``memory`` says.
@@ -333,26 +333,55 @@ class _Job:
         return run_beside(self.call, graph, data, plan.memory, slabs=len(plan.slabs.bounds), width=plan.width)
 
 
-def run_beside(call: Call, graph: TaskGraph, data: dict[Any, Any], planned: int, **facts: Any) -> Run:
-    """Run on the workers of a call, and threads beside them that read and write. What it moved is in the facts."""
-    workers = call.count()
+def run_beside(
+    call: Call,
+    graph: TaskGraph,
+    data: dict[Any, Any],
+    planned: int,
+    volume: tuple[int, int] | None = None,
+    **facts: Any,
+) -> Run:
+    """Run on the workers of a call, and threads beside them that read and write. What it moved is in the facts;
+    on ranks ``volume`` says it, bytes read and written, as each rank counts for itself."""
+    engine, given = call.engine, (call.scheduler, call.workers)
+    try:
+        return _run_beside(call, graph, data, planned, volume if engine.name == "mpi" else None, facts)
+    finally:
+        call.scheduler, call.workers = given
+
+
+def _run_beside(
+    call: Call,
+    graph: TaskGraph,
+    data: dict[Any, Any],
+    planned: int,
+    volume: tuple[int, int] | None,
+    facts: Mapping[str, Any],
+) -> Run:
+    workers, movers = call.count(), 0
     names = {handle.name for handle in graph.handles_used}
     data = {key: value for key, value in data.items() if (key.name if isinstance(key, Handle) else key) in names}
-    if call.engine.name == "threads":
+    if call.engine.name in ("threads", "mpi"):
+        ranks = call.engine.hold(call.workers)
+        each = MOVERS if ranks == 1 else 1
+        movers = each * ranks
         name = call.scheduler if isinstance(call.scheduler, str) else ""
-        call.scheduler = Aside(find_policy(call.scheduler), MOVES, MOVERS, name)
-        call.workers = workers + MOVERS
+        call.scheduler = Aside(find_policy(call.scheduler), MOVES, each, name)
+        call.workers = workers + movers
     peak = Peak()
     record = call.run(graph, data)
     matrices = {id(tiles.matrix): tiles.matrix for tiles in data.values() if isinstance(tiles, StoredTiles)}
     read, written = (
         sum(getattr(matrix, f"bytes_{what}") for matrix in matrices.values()) for what in ("read", "written")
     )
+    if volume is not None:
+        read, written = volume
     record.trace.facts |= {"read": read, "written": written, **facts}
     notes = list(record.notes)
-    if call.engine.name == "threads":
-        notes.append(f"{MOVERS} of the workers read and write, {workers} compute")
-    call.record = replace(record, planned=planned, measured=peak.bytes(), notes=tuple(notes))
+    if movers:
+        notes.append(f"{movers} of the workers read and write, {workers} compute")
+    measured = peak.bytes() if call.here else max(record.trace.grown, default=None)
+    call.record = replace(record, planned=planned, measured=measured, notes=tuple(notes))
     return call.record
 
 

@@ -10,15 +10,16 @@ import numpy as np
 
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, W
-from tilewright.kernels import band, bidiagonal, qdwh
+from tilewright.kernels import qdwh
 from tilewright.linalg.call import Call
 from tilewright.linalg.cho_solve import substitute_back, substitute_forward
 from tilewright.linalg.cholesky import cholesky
-from tilewright.linalg.eigen_graph import in_place, largest, scale
+from tilewright.linalg.eigen_graph import largest, scale
+from tilewright.linalg.qr_panels import Panel, PartPanels, cuts, qr_panels
 from tilewright.linalg.svd import columns_like, place_for
-from tilewright.linalg.svd_graph import Tiles, cuts, insert_qr, store, take
+from tilewright.linalg.svd_graph import Tiles, insert_qr, store, take
 from tilewright.linalg.tuning import svd_plan
-from tilewright.ops import copy, zero
+from tilewright.ops import copy, in_place, zero
 from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import choice, flag
 from tilewright.schedulers import Policy
@@ -39,14 +40,7 @@ weighted = in_place("weighted", qdwh.weighted, weight=0)
 
 @cache
 def _weighted(name: str, weight: float) -> Op:
-    function = {
-        "panel": band.panel,
-        "left": bidiagonal.from_left,
-        "turn": qdwh.turn,
-        "combine": qdwh.combine,
-        "gram": qdwh.gram,
-        "hermitian": qdwh.hermitian,
-    }[name]
+    function = {"turn": qdwh.turn, "combine": qdwh.combine, "gram": qdwh.gram, "hermitian": qdwh.hermitian}[name]
     return in_place(name, function, weight=weight)
 
 
@@ -173,23 +167,18 @@ def _insert_by_qr(
     """
     (m, n), mt, nt = shape, -(-shape[0] // nb), -(-shape[1] // nb)
     a, beta, c = weight
+    heights = [min(nb, m - start) for start in range(0, m, nb)] + [min(nb, n - start) for start in range(0, n, nb)]
 
-    def rows(i: int) -> int:
-        return min(nb, m - i * nb) if i < mt else min(nb, n - (i - mt) * nb)
+    def extents(i: int, j: int) -> tuple[int, int]:
+        return min(nb, n - j * nb), heights[i]
 
-    def width(j: int) -> int:
-        return min(nb, n - j * nb)
+    def below(panel: Panel) -> list[int]:
+        J = panel.column // nb
+        return [*range(J, mt), *range(mt, mt + J + 1)]
 
-    cut = cuts(n, nb, b)
-
-    def part(i: int, k: int) -> int:
-        column = cut[k][0]
-        return rows(i) - (column - column // nb * nb) if i == column // nb else rows(i)
-
-    C = g.handles(f"C{step}", shape=lambda i, j: (width(j), rows(i)), dtype=dtype)
-    E = g.handles(f"E{step}", shape=lambda i, j: (width(j), rows(i)), dtype=dtype)
-    V = g.handles(f"V{step}", shape=lambda i, k: (cut[k][1], part(i, k)), dtype=dtype)
-    T = g.handles(f"T{step}", shape=lambda k: (cut[k][1], cut[k][1]), dtype=dtype)
+    C = g.handles(f"C{step}", shape=extents, dtype=dtype)
+    E = g.handles(f"E{step}", shape=extents, dtype=dtype)
+    panels = PartPanels(g, C, cuts(n, nb, b), nb, n, heights, dtype, f"V{step}", f"T{step}", below)
     for j in range(nt):
         for i in range(mt):
             g.insert(scaled, R(X[i, j]), W(C[i, j]), c**0.5)
@@ -198,44 +187,17 @@ def _insert_by_qr(
             if i - mt <= j:
                 g.insert(unit if i - mt == j else zero, W(C[i, j]))
             g.insert(zero, W(E[i, j]))
-    for k, (column, wide) in enumerate(cut):
-        J, share = column // nb, wide / nb
-        below = [*range(J, mt), *range(mt, mt + J + 1)]
-        offset, vs = column - J * nb, [R(V[i, k]) for i in below]
-        g.insert(
-            _weighted("panel", 6 * len(below) * share**2),
-            [RW(C[i, J]) for i in below],
-            [W(V[i, k]) for i in below],
-            W(T[k]),
-            offset,
-            offset,
-            wide,
-            on=C[J, J],
-        )
-        for j in range(J, nt):
-            left = offset + wide if j == J else 0
-            if left < width(j):
-                g.insert(
-                    _weighted("left", 12 * len(below) * share),
-                    vs,
-                    R(T[k]),
-                    [RW(C[i, j]) for i in below],
-                    offset,
-                    left,
-                    label=(k, j),
-                )
+    qr_panels(panels)
     for j in range(nt):
-        for k, (column, wide) in reversed(list(enumerate(cut))):
-            J, share = column // nb, wide / nb
-            if j < J:  # the unit vectors of this block column are zero in the rows of these panels
+        for k, column, _, row in reversed(panels.cut):
+            if j < column // nb:  # the unit vectors of this block column are zero in the rows of these panels
                 continue
-            below = [*range(J, mt), *range(mt, mt + J + 1)]
             g.insert(
-                _weighted("turn", 12 * len(below) * share),
-                [R(V[i, k]) for i in below],
-                R(T[k]),
-                [RW(E[i, j]) for i in below],
-                column - J * nb,
+                _weighted("turn", 12 * len(panels.below(k)) * panels.share(k)),
+                panels.vectors(k),
+                R(panels.T[k]),
+                [RW(E[i, j]) for i in panels.below(k)],
+                row % nb,
                 label=(k, j),
             )
     for i in range(mt):

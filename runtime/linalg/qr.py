@@ -491,15 +491,16 @@ def qr(
     positive, overwrite = flag(positive, "positive"), flag(overwrite_a, "overwrite_a")
     check = flag(check_finite, "check_finite")
     if by_pages:
-        outside.refuse(
-            "qr",
-            overwrite_a=overwrite,
-            mode="raw" if mode == "raw" else None,
-            checkpoint=checkpoint,
-            restart=restart or None,
-        )
-        how = {"mode": mode, "tree": tree, "positive": positive, "check_finite": check, "tile_size": tile_size}
-        found = qr_outside(call, outside, a, _qr_graph, **how)
+        outside.refuse("qr", overwrite_a=overwrite, mode="raw" if mode == "raw" else None)
+        how: dict[str, Any] = {
+            "mode": mode,
+            "tree": tree,
+            "positive": positive,
+            "check_finite": check,
+            "tile_size": tile_size,
+        }
+        kept: dict[str, Any] = {"finals": _finals(True), "bits": _bits, "again": _again}
+        found = qr_outside(call, outside, a, _qr_graph, **how, **kept)
         return call.result(found) if mode == "r" and not call.return_run else call.result(*found)
     outside.check_fits(call, None, "the factor")
     outside.keep(call, a)
@@ -541,7 +542,7 @@ def qr(
             graph,
             data,
             first=matrix.check_finite if check and not matrix.in_place else None,
-            finals=_finals(matrix),
+            finals=_finals(matrix.in_place),
             facts=_bits(plan),
             keywords={**_again(plan, check), "mode": mode, "positive": positive},
         )
@@ -601,9 +602,9 @@ def planned(
     return matrix, plan
 
 
-def _finals(matrix: Any) -> Finals:
+def _finals(in_place: bool) -> Finals:
     """Reflections and rows of R become final with their block column."""
-    return Finals((("A", 1), ("T", 1), ("S", 1), ("V", 1)), "A" if matrix.in_place else "source")
+    return Finals((("A", 1), ("T", 1), ("S", 1), ("V", 1)), "A" if in_place else "source")
 
 
 def _bits(plan: Plan) -> dict[str, Any]:
@@ -748,7 +749,7 @@ def factor_with(
         _factor_graph(plan, matrix.in_place, check),
         data | given,
         first=matrix.check_finite if check and not matrix.in_place else None,
-        finals=_finals(matrix),
+        finals=_finals(matrix.in_place),
         facts=_bits(plan),
         keywords={**_again(plan, check), "positive": positive},
     )

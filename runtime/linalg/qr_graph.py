@@ -9,13 +9,12 @@ from tilewright.arguments import LAPACK
 from tilewright.distribution import BlockCyclic
 from tilewright.graph import RW, Handles, Layout, Op, R, TaskGraph, W
 from tilewright.keywords import strict
+from tilewright.linalg.qr_panels import TilePanels, qr_panels
 from tilewright.linalg.trees import PANEL, Elimination, Tree, eliminations, normal
 from tilewright.ops import (
     copy,
-    geqrf,
     geqrt,
     identity,
-    larfb,
     signs,
     times_columns,
     times_rows,
@@ -132,20 +131,6 @@ def reflections(plan: Plan, i: int, k: int) -> int:
     return min(rows, plan.columns(k))
 
 
-def qr_panels(g: TaskGraph, H: Reflections, mt: int, nt: int) -> None:
-    """Insert the right-looking QR factorisation in which a panel is one task, and so is its update of a block column.
-
-    Who updates block column k + 1 first can go on with its panel while others are updated.
-    """
-    A, T, _ = H
-    for k in range(min(mt, nt)):
-        rows = range(k, mt)
-        g.insert(geqrf(mt - k), [RW(A[i, k]) for i in rows], W(T[0, k]))  # A_k = Q_k R_kk
-        for j in range(k + 1, nt):
-            panel = [R(A[i, k]) for i in rows]
-            g.insert(larfb(mt - k), panel, R(T[0, k]), [RW(A[i, j]) for i in rows])  # A_j := Q_k^H A_j
-
-
 def qr_tiles(g: TaskGraph, H: Reflections, V: Handles, mt: int, nt: int, steps: list[list[Elimination]]) -> None:
     """Insert the tile QR factorisation by a tree [1]_, [2]_.
 
@@ -188,13 +173,12 @@ def apply(
     """Insert X := Q^H X, or with ``flag`` "N" Q X, on so many columns of tiles, of step k from ``first(k)`` on."""
     A, T, S = H
     mt = plan.mt
-    panels = range(plan.panels) if flag == "C" else reversed(range(plan.panels))
+    panels = TilePanels(g, A, T, mt, plan.nt)
     steps = [] if plan.tree == PANEL else plan.steps()
-    for k in panels:
+    for k in range(plan.panels) if flag == "C" else reversed(range(plan.panels)):
         for c in range(first(k), columns):
             if plan.tree == PANEL:
-                panel = [R(A[i, k]) for i in range(k, mt)]
-                g.insert(larfb(mt - k), panel, R(T[0, k]), [RW(X[i, c]) for i in range(k, mt)], *[flag] * (flag == "N"))
+                panels.apply(k, X, c, *[flag] * (flag == "N"))
                 continue
             if flag == "C":
                 for i in _heads(k, mt, steps[k]):
@@ -252,7 +236,7 @@ def fill(g: TaskGraph, A: Handles, plan: Plan, check: bool) -> None:
 def insert_qr(g: TaskGraph, H: Reflections, plan: Plan) -> None:
     """Insert the factorisation of a plan."""
     if plan.tree == PANEL:
-        qr_panels(g, H, plan.mt, plan.nt)
+        qr_panels(TilePanels(g, H.A, H.T, plan.mt, plan.nt))
         return
     V = g.handles("V", shape=lambda i, k: (plan.columns(k), plan.rows(i)), dtype=plan.dtype)
     qr_tiles(g, H, V, plan.mt, plan.nt, plan.steps())
@@ -362,7 +346,7 @@ def _outline(mt: int, nt: int, tree: Tree, ranks: int) -> TaskGraph:
     g = TaskGraph(_name(mt, nt, tree))
     H = Reflections.rooms(g, None, g.handles("A"))
     if tree == PANEL:
-        qr_panels(g, H, mt, nt)
+        qr_panels(TilePanels(g, H.A, H.T, mt, nt))
     else:
         steps = by_column(eliminations(tree, mt, nt, ranks), min(mt, nt))
         qr_tiles(g, H, g.handles("V"), mt, nt, steps)

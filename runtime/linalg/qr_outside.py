@@ -3,8 +3,8 @@
 Of a matrix of several block columns tasks go by *slabs*, left-looking: those that write some block columns, with all
 earlier panels coming by from the disk; then Q by slabs in the same way, panels from the last to the first [1]_. Of a
 tall matrix of few columns, row blocks come by once, and what is below a node of the tree is done before the node, so
-that one tile for each level stays; Q goes the same way back [2]_. Tasks and their kernels are those in core, so bits
-are.
+that one tile for each level stays; Q goes the same way back [2]_. On ranks each has block columns, or some row blocks
+of a tall matrix. Tasks and their kernels are those in core, so bits are.
 
 .. [1] B. Gunter, R. van de Geijn, Parallel out-of-core computation and updating of the QR factorization, ACM TOMS 31
    (2005).
@@ -16,30 +16,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-import numpy as np
-
-from tilewright.graph import Handle, Op, R, Task, TaskGraph
+from tilewright.graph import Handle, R, TaskGraph
+from tilewright.linalg.by_pages import ByPages, Place, column_of, run_by_pages
 from tilewright.linalg.call import Call
-from tilewright.linalg.outofcore import Outside, run_beside
-from tilewright.linalg.paged import OnDisk, Paged, paged
+from tilewright.linalg.finals import Finals
+from tilewright.linalg.outofcore import Outside
+from tilewright.linalg.paged import OnDisk
 from tilewright.linalg.qr_graph import Plan
 from tilewright.linalg.qr_plan import AUTO, qr_plan
-from tilewright.linalg.slab_plan import beside
+from tilewright.linalg.slabs import finite_at
 from tilewright.linalg.trees import PANEL
 from tilewright.scalars import positive as positive_size
 from tilewright.storage.matrix import Stored, StoredTiles
-from tilewright.storage.npy import RawFile
-from tilewright.storage.opening import Output, folder_of, open_source, scratch_file
-from tilewright.units import nbytes
+from tilewright.storage.opening import folder_of, open_source
 
 __all__ = ["qr_outside"]
-
-_TRIES = 7
 
 Builder = Callable[[Plan, int | None, bool, bool, bool], TaskGraph]
 """graph(plan, columns of Q or None, positive, in place, check)."""
@@ -56,8 +52,14 @@ def qr_outside(
     positive: bool,
     check_finite: bool,
     tile_size: int | None,
+    finals: Finals,
+    bits: Callable[[Plan], dict[str, Any]],
+    again: Callable[[Plan, bool], dict[str, Any]],
 ) -> tuple[Any, ...]:
-    """Q and R, or R, as `qr` gives them: read-only maps of the files that ``out`` says, or of nameless ones."""
+    """Q and R, or R, as `qr` gives them: read-only maps of the files that ``out`` says, or of nameless ones.
+
+    ``finals``, ``bits`` and ``again`` are those of a checkpoint in core.
+    """
     outside.check_engine(call.engine.name)
     if call.options:
         raise ValueError(f"out of core there is no {', '.join(call.options)}=")
@@ -67,29 +69,42 @@ def qr_outside(
             stack.callback(source.close)
         plan = _plan(call, source, tree, tile_size, square=mode == "full")
         (m, n), k = source.shape, min(source.shape)
+        if outside.checkpoint is not None and plan.nt <= 1:
+            raise ValueError(
+                f"a matrix of one block column, here {m} x {n} in tiles of {plan.width}, is final only as a whole, so "
+                f"it has no checkpoint=; a smaller tile_size makes more block columns"
+            )
         columns = {"r": None, "economic": k, "full": m}[mode]
         shapes = [] if columns is None else [(m, columns)]
         shapes.append((k if mode == "economic" else m, n))
         paths = _paths(outside.out, len(shapes))
-        graph = build(plan, columns, positive, True, False)
-        outlines = [Stored(shape, source.dtype, "outline") for shape in (*shapes, source.shape)]
-        loaded = _check(plan) if check_finite else _nothing
-        fitted, planned = _fit(
-            graph, plan, _families(plan, outlines, outlines[-1]), outside.cap(), call.count(), loaded
-        )
         #   beside the results if they have a place: the matrix may be where nobody may write
         near = next((path for path in (*paths, a) if isinstance(path, str | Path)), None)
         folder = Path(gettempdir()) if near is None else folder_of(near)
-        results = []
-        for path, shape in zip(paths, shapes, strict=True):
-            result = _Result(path, shape, source.dtype, plan.width, folder, outside.overwrite_out)
-            stack.callback(result.close)
-            results.append(result)
-        work = scratch_file(folder, source.shape, source.dtype, "F")
-        stack.callback(work.close)
-        families = _families(plan, [*(result.matrix for result in results), work], source)
-        run_beside(call, fitted.graph, fitted.data(families), planned, pages=len(fitted.pages))
-        return tuple(result.value() for result in results)
+        places = [Place(path, shape, source.dtype, plan.width) for path, shape in zip(paths, shapes, strict=True)]
+        item = source.dtype.itemsize
+        tall = plan.nt == 1
+        job = ByPages(
+            build(plan, columns, positive, True, False),
+            f"a QR factorisation of {m} x {n}",
+            plan.width,
+            item,
+            m * plan.width * item,
+            partial(_families, plan),
+            finals,
+            last=frozenset("Q"),
+            order=partial(_by_rows, plan=plan) if tall else None,
+            owner=partial(_owner, plan.mt) if tall else lambda handle, ranks: column_of(handle) % ranks,
+            loaded=_check(plan) if check_finite else _nothing,
+            panel=m * plan.width * item,
+        )
+        keywords = {
+            **again(plan, check_finite), "mode": mode, "positive": positive, "memory": outside.memory,
+            "overwrite_out": outside.overwrite_out, "backend": call.engine.name,
+        }  # fmt: skip
+        scratch = [Place(None, source.shape, source.dtype, plan.width)]
+        facts = {**bits(plan), "place": "out of core"}
+        return tuple(run_by_pages(call, outside, job, a, source, places, scratch, folder, facts, keywords)[0])
 
 
 def _plan(call: Call, source: Stored, tree: Any, tile_size: int | None, *, square: bool) -> Plan:
@@ -126,24 +141,12 @@ def _families(plan: Plan, matrices: list[Stored], source: Stored) -> dict[str, O
     return found
 
 
+def _owner(mt: int, handle: Handle, ranks: int) -> int:
+    """Of a tall matrix each rank has row blocks that follow each other; R and signs are the first one's."""
+    return min(handle.index[0], mt - 1) * ranks // max(mt, 1) if handle.name in ("A", "Q", "T", "S", "V") else 0
+
+
 # ------------------------------------------------------------------ order
-
-
-def in_order(graph: TaskGraph, plan: Plan, width: int) -> list[Task]:
-    """The tasks by slabs of so many block columns; of one block column, row blocks as the tree needs them."""
-    key = _by_rows(graph, plan) if plan.nt == 1 else _by_slabs(graph, width)
-    return sorted(graph, key=lambda task: (*key[task.index], task.index))
-
-
-def _by_slabs(graph: TaskGraph, width: int) -> list[tuple[int, int]]:
-    """Factor, then Q; in each, slabs of the block columns that tasks write."""
-
-    def key(task: Task) -> tuple[int, int]:
-        (handle, *_) = task.writes
-        column = handle.index[0] if handle.name == "D" else handle.index[1]
-        return int(handle.name == "Q"), column // width
-
-    return [key(task) for task in graph]
 
 
 def _by_rows(graph: TaskGraph, plan: Plan) -> list[tuple[int, int]]:
@@ -174,81 +177,21 @@ def _by_rows(graph: TaskGraph, plan: Plan) -> list[tuple[int, int]]:
     return keys
 
 
-# ------------------------------------------------------------------ memory
-
-
-def _fit(
-    graph: TaskGraph,
-    plan: Plan,
-    families: dict[str, OnDisk],
-    limit: int | None,
-    workers: int,
-    loaded: Callable[[TaskGraph, Handle, Handle], object],
-) -> tuple[Paged, int]:
-    """The graph through as many pages as there is memory for, and the bytes of all. MemoryError with the least."""
-    item = families["A"].tiles.matrix.dtype.itemsize
-    rooms = graph.rooms
-    inside = sum(rooms[h.name].nbytes(h, _no_shape) for h in graph.handles_used if h.name in rooms)
-    column = max(plan.m * plan.width * item, 1)
-
-    def fit(pages: int) -> tuple[Paged, int]:
-        width = max(1, pages // column - 2)
-        found = paged(graph, in_order(graph, plan, width), families, pages, loaded)
-        return found, found.memory + inside + beside(len(found.graph), workers, 3 * plan.width**2 * item)
-
-    if limit is None:
-        return fit(4 * (plan.m * plan.n + plan.n**2) * item)
-    pages = limit - inside - beside(2 * len(graph), workers, 3 * plan.width**2 * item)
-    least, tries = 0, _TRIES
-    best = None
-    while pages > least and tries:  # what one task needs is taken beyond them, so the most that fits is searched
-        middle = pages if tries == _TRIES else (least + pages) // 2
-        tries -= 1
-        tried = fit(middle)
-        if tried[1] <= limit:
-            best, least = tried, middle
-        else:
-            pages = middle
-    if best is not None:
-        return best
-    found, total = fit(0)
-    if total > limit:
-        raise MemoryError(
-            f"memory={nbytes(limit)} is too little for a QR factorisation of {plan.m} x {plan.n} in tiles of "
-            f"{plan.width}: the least is {nbytes(total)}; a smaller tile_size needs less"
-        )
-    return found, total
-
-
-def _no_shape(handle: Handle) -> tuple[int, ...]:
-    raise ValueError(f"{handle} has no room of its own")
+# ------------------------------------------------------------------ what is read
 
 
 def _nothing(*_: object) -> None:
     pass
 
 
-def _check(plan: Plan) -> Callable[[TaskGraph, Handle, Handle], object]:
+def _check(plan: Plan) -> Callable[[TaskGraph, Handle, Handle, int], object]:
     """Look for NaN and infinities in what was read."""
-    finite = _finite(plan.height, plan.width)
+    finite = finite_at(plan.width, plan.height)
 
-    def loaded(graph: TaskGraph, page: Handle, tile: Handle) -> None:
-        graph.insert(finite, R(page), "all", label=tile.index)
+    def loaded(graph: TaskGraph, page: Handle, tile: Handle, rank: int) -> None:
+        graph.insert(finite, R(page), "all", label=tile.index, on=rank)
 
     return loaded
-
-
-@cache
-def _finite(height: int, width: int) -> Op:
-    def explain(task: Task, data: Any, info: int) -> Exception:
-        tile = data[task.uses[0].handle]
-        place: Any = task.place
-        row, column = np.argwhere(~np.isfinite(tile))[0] + (place[0] * height, place[1] * width)
-        return ValueError(
-            f"the matrix a has a NaN or infinity at ({row}, {column}); check_finite=False skips this check"
-        )
-
-    return Op("finite", weight=0, explain=explain)
 
 
 # ------------------------------------------------------------------ results
@@ -263,34 +206,3 @@ def _paths(out: Any, count: int) -> list[Any]:
     if not isinstance(out, tuple | list) or len(out) != 2:
         raise TypeError(f"out of qr must be two, such as ('Q.npy', 'R.npy'), not {out!r}")
     return list(out)
-
-
-class _Result:
-    """Q or R: a file that is whole or not there, or one without a name, which is gone with the array."""
-
-    def __init__(
-        self, path: Any, shape: tuple[int, int], dtype: np.dtype, width: int, folder: Path, overwrite: bool
-    ) -> None:
-        self.output: Output | None = None
-        self.done = False
-        if path is None:
-            self.matrix: Stored = scratch_file(folder, shape, dtype, "F")
-        else:
-            self.output = Output(path, shape, dtype, "F", width, overwrite=overwrite)
-            self.matrix = self.output.matrix
-
-    def value(self) -> Any:
-        self.done = True
-        if self.output is not None:
-            return self.output.finish()
-        matrix = self.matrix
-        assert isinstance(matrix, RawFile)
-        if not matrix.shape[0] * matrix.shape[1]:
-            return np.zeros(matrix.shape, matrix.dtype, "F")
-        return np.memmap(matrix.file, matrix.dtype, "r", matrix.offset, matrix.shape, "F")
-
-    def close(self) -> None:
-        if self.output is None:
-            self.matrix.close()
-        elif not self.done:
-            self.output.abandon(keep=False)

@@ -27,7 +27,20 @@ from tilewright.linalg.lu_graph import pivots
 from tilewright.ops import diag, gemm, gemmn, getrf, potrf, swap, swptrsm, syrk, tril, trsm
 from tilewright.storage.ops import commit, load, store
 
-__all__ = ["AHEAD", "Buffers", "Slabs", "Strips", "Volume", "cholesky_slabs", "lu_slabs", "slab_cholesky", "slab_lu"]
+__all__ = [
+    "AHEAD",
+    "Buffers",
+    "Slabs",
+    "Strips",
+    "Volume",
+    "cholesky_slabs",
+    "finite_at",
+    "gauge_at",
+    "lu_slabs",
+    "potrf_at",
+    "slab_cholesky",
+    "slab_lu",
+]
 
 AHEAD = 2
 """Tiles, or rows of them, that can be read while others are used."""
@@ -101,45 +114,55 @@ class Strips:
 # ------------------------------------------------------------------ ops with the place in the whole matrix
 
 
-def _place(task: Task, nb: int) -> tuple[int, int]:
-    place: Any = task.place  # said where it is inserted
-    i, j = place
-    return i * nb, j * nb
+class _NotPositive:
+    """The error of a potrf on tile (k, k) of the whole matrix."""
 
+    def __init__(self, nb: int) -> None:
+        self.nb = nb
 
-@cache
-def _potrf(nb: int) -> Op:
-    def explain(task: Task, data: Any, info: int) -> Exception:
+    def __call__(self, task: Task, data: Any, info: int) -> Exception:
         place: Any = task.place
         (k,) = place
-        tile, offset = Handle("A", (k, k)), k * nb
+        tile, offset = Handle("A", (k, k)), k * self.nb
         if info < 0:
             return ValueError(f"{task} on {tile}: LAPACK calls its argument {-info} illegal")
         return NotPositiveDefiniteError(offset + info, task.label, tile, offset, len(data[task.writes[0]]))
 
-    return Op("potrf", weight=potrf.weight, flops=potrf.flops, explain=explain)
 
+class _NotFinite:
+    """The error of a NaN in a tile that is looked at, with its place in the whole matrix."""
 
-def _not_finite(nb: int, what: str) -> Callable[[Task, Any, int], Exception]:
-    def explain(task: Task, data: Any, info: int) -> Exception:
+    def __init__(self, nb: int, height: int) -> None:
+        self.nb, self.height = nb, height
+
+    def __call__(self, task: Task, data: Any, info: int) -> Exception:
         tile = data[task.uses[0].handle]
         bad = ~np.isfinite(tile)
         if task.op.name == "finite" and task.params[0] == "lower":
             bad = np.tril(bad)
-        row, column = np.argwhere(bad)[0] + _place(task, nb)
-        return ValueError(f"{what} has a NaN or infinity at ({row}, {column}); check_finite=False skips this check")
-
-    return explain
-
-
-@cache
-def _finite(nb: int) -> Op:
-    return Op("finite", weight=0, explain=_not_finite(nb, "the matrix a"))
+        place: Any = task.place  # said where it is inserted
+        row, column = np.argwhere(bad)[0] + (place[0] * self.height, place[1] * self.nb)
+        return ValueError(
+            f"the matrix a has a NaN or infinity at ({row}, {column}); check_finite=False skips this check"
+        )
 
 
 @cache
-def _gauge(nb: int) -> Op:
-    return Op("gauge", weight=0, explain=_not_finite(nb, "the matrix a"))
+def potrf_at(nb: int) -> Op:
+    """potrf that knows by its task's place which tile it is on."""
+    return Op("potrf", weight=potrf.weight, flops=potrf.flops, explain=_NotPositive(nb))
+
+
+@cache
+def finite_at(nb: int, height: int | None = None) -> Op:
+    """The same for the look for NaN and infinities."""
+    return Op("finite", weight=0, explain=_NotFinite(nb, nb if height is None else height))
+
+
+@cache
+def gauge_at(nb: int) -> Op:
+    """The same for `gauge`."""
+    return Op("gauge", weight=0, explain=_NotFinite(nb, nb))
 
 
 # ------------------------------------------------------------------ Cholesky
@@ -170,7 +193,7 @@ def slab_cholesky(
             row = [j for j in slab if j <= i]
             held.fetch(A, i, row, S, sums=sums)
             for j in row if check else ():
-                g.insert(_finite(volume.nb), R(S[i, j]), "lower" if i == j else "all", label=(i, j))
+                g.insert(finite_at(volume.nb), R(S[i, j]), "lower" if i == j else "all", label=(i, j))
         for k0 in range(0, s0, slabs.chunk):
             chunk = range(k0, min(k0 + slabs.chunk, s0))
             head: dict[tuple[int, int], Handle] = {}
@@ -189,7 +212,7 @@ def slab_cholesky(
                 held.give(some)
             held.give(head)
         for k in slab:
-            g.insert(_potrf(volume.nb), RW(S[k, k]), label=(k,))
+            g.insert(potrf_at(volume.nb), RW(S[k, k]), label=(k,))
             for i in range(k + 1, nt):
                 g.insert(trsm, R(S[k, k]), RW(S[i, k]), label=(i, k))
             g.insert(tril, RW(S[k, k]), label=(k,))
@@ -322,7 +345,7 @@ def slab_lu(
             _down(g, A, memory, range(mt), j, volume, sums)
         for j in slab:
             for i in range(mt):
-                g.insert(_gauge(nb), R(memory(i, j)), W(M[i, j]), check, label=(i, j))
+                g.insert(gauge_at(nb), R(memory(i, j)), W(M[i, j]), check, label=(i, j))
         for k in range(min(s0, last)):
             _updates(g, k, slab, mt, piv, memory, _Passing(g, P, k, mt, passing, slabs.chunk, volume))
         for k in slab:

@@ -9,11 +9,13 @@ import numpy as np
 
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, Op, R, Task, TaskGraph, W
-from tilewright.kernels import band, bidiagonal
-from tilewright.linalg.eigen_graph import in_place, insert_chase, largest, scale
+from tilewright.kernels import bidiagonal
+from tilewright.linalg.eigen_graph import insert_chase, largest, scale
+from tilewright.linalg.qr_panels import PartPanels, cuts, eliminate, panel_flops, qr_panels
+from tilewright.ops import in_place
 from tilewright.tiles import Store
 
-__all__ = ["TALL", "Tiles", "cuts", "insert_qr", "no_svd", "store", "svd_graph", "take", "values_graph"]
+__all__ = ["TALL", "Tiles", "insert_qr", "no_svd", "store", "svd_graph", "take", "values_graph"]
 
 Shape = tuple[int, ...]
 
@@ -25,14 +27,6 @@ def no_svd(task: Task, store: Store, info: int) -> Exception:
     return np.linalg.LinAlgError(
         f"{task}: LAPACK did not find all singular values, info {info}; a matrix with NaN or infinities has none"
     )
-
-
-def _panel_flops(tiles: list[Shape], parts: list[Shape], t: Shape) -> float:
-    return 2.0 * sum(part[1] for part in parts) * t[0] ** 2
-
-
-def _left_flops(parts: list[Shape], t: Shape, tiles: list[Shape]) -> float:
-    return 4.0 * t[0] * sum(part[1] for part in parts) * tiles[0][0]
 
 
 def _right_flops(parts: list[Shape], t: Shape, tiles: list[Shape]) -> float:
@@ -48,10 +42,10 @@ store = in_place("store", bidiagonal.store, weight=0)
 @cache
 def _weighted(name: str, weight: float) -> Op:
     function, flops = {
-        "panel": (band.panel, _panel_flops), "rows": (bidiagonal.row_panel, _panel_flops),
-        "left": (bidiagonal.from_left, _left_flops), "right": (bidiagonal.from_right, _right_flops),
-        "back": (band.back, None), "gesdd": (bidiagonal.dense, None),
-    }[name]  # fmt: skip
+        "rows": (bidiagonal.row_panel, panel_flops),
+        "right": (bidiagonal.from_right, _right_flops),
+        "gesdd": (bidiagonal.dense, None),
+    }[name]
     return in_place(name, function, weight=weight, flops=flops, explain=no_svd if name == "gesdd" else None)
 
 
@@ -72,95 +66,50 @@ class Tiles:
         for i, j in places:
             g.insert(take, R(S[j, i] if flip else S[i, j]), R(self.exponent), W(self.A[i, j]), flip)
 
-    def rooms(self, name: str, cuts: list[tuple[int, int]], extent: int) -> tuple[Handles, Handles]:
-        """V and T of panels (first row or column, width) that reach to ``extent``."""
-        nb, dtype = self.nb, self.dtype
+    def panels(self, name: str, b: int, m: int) -> PartPanels:
+        """Panels of at most b columns that reach down to row m."""
+        nb, n = self.nb, self.shape[1]
+        heights = [min(nb, m - start) for start in range(0, m, nb)]
+        return PartPanels(self.g, self.A, cuts(n, nb, b), nb, n, heights, self.dtype, f"V{name}", f"T{name}")
 
-        def rank(k: int) -> int:
-            return min(cuts[k][1], extent - cuts[k][0])
 
-        def rows(i: int, k: int) -> int:
-            return min((i + 1) * nb, extent) - max(i * nb, cuts[k][0])
+class RowPanels(PartPanels):
+    """Rows behind the band: L Q of panels whose ``column`` is their first row, and ``row`` their first column."""
 
-        V = self.g.handles(f"V{name}", shape=lambda i, k: (rank(k), rows(i, k)), dtype=dtype)
-        return V, self.g.handles(f"T{name}", shape=lambda k: (rank(k), rank(k)), dtype=dtype)
-
-    def from_left(self, V: Handles, T: Handles, k: int, column: int, width: int, m: int) -> None:
-        """Q R of some columns from the diagonal down to row m, and what it does to those behind them."""
-        g, A, nb = self.g, self.A, self.nb
-        J, part = column // nb, width / nb
-        below = range(J, -(-m // nb))
-        offset, vs = column - J * nb, [R(V[i, k]) for i in below]
-        g.insert(
-            _weighted("panel", 6 * len(below) * part**2),
-            [RW(A[i, J]) for i in below],
-            [W(V[i, k]) for i in below],
-            W(T[k]),
-            offset,
-            offset,
+    def factor(self, k: int) -> None:
+        _, top, width, left = self.cut[k]
+        beside, i = self.below(k), top // self.nb
+        self.g.insert(
+            _weighted("rows", 6 * len(beside) * self.share(k) ** 2),
+            [RW(self.A[i, j]) for j in beside],
+            [W(self.V[j, k]) for j in beside],
+            W(self.T[k]),
+            top % self.nb,
+            left % self.nb,
             width,
-            on=A[J, J],
+            on=self.A[i, beside[0]],
         )
-        for j in range(J, self.nt):
-            left = offset + width if j == J else 0
-            if left < min(nb, self.shape[1] - j * nb):
-                g.insert(
-                    _weighted("left", 12 * len(below) * part),
-                    vs,
-                    R(T[k]),
-                    [RW(A[i, j]) for i in below],
-                    offset,
-                    left,
-                    label=(k, j),
-                )
 
-    def from_right(self, V: Handles, T: Handles, k: int, row: int, width: int) -> None:
-        """L Q of some rows, behind the band, and what it does to those below them."""
-        g, A, nb, n = self.g, self.A, self.nb, self.shape[1]
-        first, J, part = row // nb, (row + width) // nb, width / nb
-        beside = range(J, self.nt)
-        offset, vs = row + width - J * nb, [R(V[j, k]) for j in beside]
-        g.insert(
-            _weighted("rows", 6 * len(beside) * part**2),
-            [RW(A[first, j]) for j in beside],
-            [W(V[j, k]) for j in beside],
-            W(T[k]),
-            row - first * nb,
-            offset,
-            width,
-            on=A[first, J],
+    def update(self, k: int, i: int) -> None:
+        """Insert A_i := A_i Q_k, for the rows of block row i below the panel."""
+        _, top, width, left = self.cut[k]
+        beside = self.below(k)
+        self.g.insert(
+            _weighted("right", 12 * len(beside) * self.share(k)),
+            self.vectors(k),
+            R(self.T[k]),
+            [RW(self.A[i, j]) for j in beside],
+            max(top + width - i * self.nb, 0),
+            left % self.nb,
+            label=(k, i),
         )
-        for i in range(first, self.nt if self.shape[0] > TALL * n else self.mt):
-            top = row + width - first * nb if i == first else 0
-            if top < min(nb, self.shape[0] - i * nb):
-                g.insert(
-                    _weighted("right", 12 * len(beside) * part),
-                    vs,
-                    R(T[k]),
-                    [RW(A[i, j]) for j in beside],
-                    top,
-                    offset,
-                    label=(k, i),
-                )
 
 
-def cuts(n: int, nb: int, b: int) -> list[tuple[int, int]]:
-    """(first column, width) of panels within tile columns."""
-    return [
-        (column, min(b, start + nb - column, n - column))
-        for start in range(0, n, nb)
-        for column in range(start, min(start + nb, n), b)
-    ]
-
-
-def insert_qr(matrix: Tiles, b: int) -> tuple[Handles, Handles, list[tuple[int, int]]]:
-    """Insert A := R below which are zeros; returns V and T of panels."""
-    m, n = matrix.shape
-    cut = cuts(n, matrix.nb, b)
-    V, T = matrix.rooms("Q", cut, m)
-    for k, (column, width) in enumerate(cut):
-        matrix.from_left(V, T, k, column, width, m)
-    return V, T, cut
+def insert_qr(matrix: Tiles, b: int) -> PartPanels:
+    """Insert A := R below which are zeros; returns its panels."""
+    panels = matrix.panels("Q", b, matrix.shape[0])
+    qr_panels(panels)
+    return panels
 
 
 @graph_builder("svdvals {shape} tile_size={nb} band={b}", cache=16)
@@ -175,15 +124,15 @@ def values_graph(g: TaskGraph, shape: tuple[int, int], nb: int, b: int, dtype: s
     if m > TALL * n:
         insert_qr(matrix, min(nb, 2 * b))
         m = min(matrix.nt * nb, m)  # whole tiles; what is below R is zero
-    cut = cuts(n, nb, b)
-    V, T = matrix.rooms("L", cut, m)
-    behind = [(column + width, width) for column, width in cut]
-    P, U = matrix.rooms("R", behind, n)
-    for k, (column, width) in enumerate(cut):
+    left = matrix.panels("L", b, m)
+    behind = [panel._replace(row=panel.column + panel.width) for panel in left.cut]
+    widths = [min(nb, n - start) for start in range(0, n, nb)]
+    right = RowPanels(g, matrix.A, behind, nb, m, widths, dtype, "VR", "TR")
+    for k, column, _, end in behind:
         if m - column > 1:
-            matrix.from_left(V, T, k, column, width, m)
-        if n - column - width > 0:
-            matrix.from_right(P, U, k, column, width)
+            eliminate(left, k)
+        if end < n:
+            eliminate(right, k)
     columns, _ = insert_chase(g, 2 * n, nb, max(2 * b - 1, 1), dtype, _interleaved(g, matrix, b))
     real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
     s = g.handle("s", shape=n, dtype=real, keep=True)
@@ -227,7 +176,7 @@ def svd_graph(
     real = {"complex64": "float32", "complex128": "float64"}.get(dtype, dtype)
     s = g.handle("s", shape=n, dtype=real, keep=True)
     if tall:
-        V, T, cut = insert_qr(matrix, b)
+        panels = insert_qr(matrix, b)
     tiles = [(i, j) for i in range(nt if tall else mt) for j in range(i if tall else 0, nt)]
     blocks = [X[c] for c in range(-(-wide // nb))]
     g.insert(
@@ -244,16 +193,7 @@ def svd_graph(
     )
     if tall:
         for x in blocks:
-            for k, (column, width) in reversed(list(enumerate(cut))):
-                below = range(column // nb, mt)
-                g.insert(
-                    _weighted("back", 12 * len(below) * width / nb),
-                    [R(V[i, k]) for i in below],
-                    R(T[k]),
-                    RW(x),
-                    column,
-                    label=(k, *x.index),
-                )
+            panels.back(x)
     U, Vh = g.handles("U"), g.handles("V")
     for c, x in enumerate(blocks):
         g.insert(store, R(x), [W(Vh[c, i] if flip else U[i, c]) for i in range(mt)], flip)

@@ -156,8 +156,10 @@ def _disk(run: Run) -> list[str]:
     facts = run.trace.facts
     if "written" not in facts:
         return []
-    slabs = f"{facts['slabs']:.0f} slabs of up to {facts['width']:.0f} block columns"
-    return [f"  disk           {nbytes(facts['read'])} read, {nbytes(facts['written'])} written, {slabs}"]
+    how = f"{facts['pages']:.0f} pages" if "pages" in facts else ""
+    if "slabs" in facts:
+        how = f"{facts['slabs']:.0f} slabs of up to {facts['width']:.0f} block columns"
+    return [f"  disk           {nbytes(facts['read'])} read, {nbytes(facts['written'])} written, {how}"]
 
 
 def _submitted(run: Run) -> list[str]:

@@ -64,6 +64,13 @@ class TileFunction(Stored):
                 raise TypeError(f"{self.name} made tile ({i}, {j}) of {tile.dtype}, not {self.dtype}")
             np.copyto(target, tile)
 
+    def opening(self) -> tuple[Callable[..., Stored], tuple[Any, ...]]:
+        return _made, (self.make, self.shape, self.tile_size, str(self.dtype))
+
+
+def _made(make: Callable[[int, int], Any], shape: tuple[int, int], tile_size: int, dtype: str) -> TileFunction:
+    return TileFunction(make, shape, tile_size, dtype)
+
 
 def _called(make: Any) -> str:
     return str(getattr(make, "__name__", type(make).__name__))

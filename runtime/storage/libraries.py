@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -29,14 +29,14 @@ class LibraryArray(Stored):
         It is compressed: the processor then has to unpack whatever is read.
     """
 
-    def __init__(self, array: Any, name: str, *, one_at_a_time: bool, shown: Any = None) -> None:
+    def __init__(self, array: Any, name: str, *, one_at_a_time: bool, shown: Any = None, warns: bool = True) -> None:
         shape = tuple(map(int, array.shape))
         if len(shape) != 2:
             raise ValueError(f"{name} must be 2-D, not of shape {shape}")
         super().__init__((shape[0], shape[1]), array.dtype, name)
         self.array, self._shown = array, shown
         self._turns: AbstractContextManager[Any] = threading.Lock() if one_at_a_time else nullcontext()
-        if _packer(array):
+        if warns and _packer(array):
             warnings.warn(
                 f"{name} is compressed ({_packer(array)}): each read unpacks whole chunks, which may take "
                 f"longer than the disk",
@@ -60,6 +60,18 @@ class LibraryArray(Stored):
             with self._turns:
                 file.flush()
 
+    def opening(self) -> tuple[Callable[..., Stored], tuple[Any, ...]]:
+        file = getattr(self.array, "file", None)
+        if file is None:
+            root = getattr(self.array.store, "root", None)
+            if root is None:
+                return _zarr_again, (self.array, self.name)
+            writes = not getattr(self.array, "read_only", True)
+            return _zarr_at, (str(Path(root).absolute() / self.array.path), "r+" if writes else "r", self.name)
+        if file.mode != "r":
+            raise TypeError(f"{self.name} is an HDF5 file, which one process alone can write; ranks take .npy or .zarr")
+        return _hdf5_again, (str(Path(file.filename).absolute()), self.array.name, self.name)
+
     def close(self) -> None:
         """A file that was opened here is closed."""
         if self._shown is not None and getattr(self.array, "file", None) is not None:
@@ -77,6 +89,21 @@ def is_library_array(a: Any) -> bool:
 def library(a: Any, name: str) -> LibraryArray:
     """Such an array that the caller has opened."""
     return LibraryArray(a, name, one_at_a_time=_library_of(a) == "h5py")
+
+
+def _zarr_again(array: Any, name: str) -> LibraryArray:
+    return LibraryArray(array, name, one_at_a_time=False, warns=False)
+
+
+def _zarr_at(path: str, mode: str, name: str) -> LibraryArray:
+    """An array in a folder, which ranks may see from another one."""
+    zarr = importlib.import_module("zarr")
+    return _zarr_again(zarr.open_array(path, mode=mode), name)
+
+
+def _hdf5_again(path: str, dataset: str, name: str) -> LibraryArray:
+    h5py = importlib.import_module("h5py")
+    return LibraryArray(_hdf5(h5py, Path(path), "r")[dataset], name, one_at_a_time=True, warns=False)
 
 
 def open_zarr(path: Path, mode: Literal["r", "r+"] = "r") -> LibraryArray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +15,24 @@ __all__ = ["Held", "Stored", "StoredTile", "StoredTiles"]
 Place = tuple[int, int]
 
 
+_here: weakref.WeakValueDictionary[str, Stored] = weakref.WeakValueDictionary()
+"""By its mark: each matrix that travelled from here or came here."""
+
+
+def _arrived(mark: str, opened: Callable[..., Stored], arguments: tuple[Any, ...]) -> Stored:
+    """The matrix of that mark, which is opened here if this process does not have it yet."""
+    found = _here.get(mark)
+    if found is None:
+        found = opened(*arguments)
+        found.mark = mark
+        _here[mark] = found
+    return found
+
+
 class Stored:
     """An m x n matrix that is read and written block by block. Threads may do so at the same time, on blocks apart.
+
+    To another process goes where it is, which opens it for itself.
 
     Attributes
     ----------
@@ -32,20 +50,25 @@ class Stored:
 
     order: Literal["C", "F"] = "C"
     tile_size: int | None = None
+    mark: str = ""
 
     def __init__(self, shape: tuple[int, int], dtype: Any, name: str) -> None:
         self.shape, self.dtype, self.name = shape, np.dtype(dtype), name
         self.bytes_read = self.bytes_written = 0
         self._counting = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_counting"]
-        return state
+    def opening(self) -> tuple[Callable[..., Stored], tuple[Any, ...]]:
+        """How another process opens it: a function and its arguments. TypeError if none can."""
+        raise TypeError(
+            f"{self.name} is in the memory of this process, and ranks read a matrix where it is stored: write it to a "
+            f"file first, such as with np.save"
+        )
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._counting = threading.Lock()
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self.mark:
+            self.mark = secrets.token_hex(8)
+            _here[self.mark] = self
+        return _arrived, (self.mark, *self.opening())
 
     def read(self, places: Sequence[Place], targets: Sequence[np.ndarray]) -> None:
         """Fill arrays with the blocks that begin at these rows and columns. OSError or ValueError if that fails."""
@@ -83,25 +106,17 @@ class _Transposed(Stored):
         super().__init__(matrix.shape[::-1], matrix.dtype, matrix.name)
         self.matrix, self.tile_size = matrix, matrix.tile_size
         self.order = "F" if matrix.order == "C" else "C"
-
-    def read(self, places: Sequence[Place], targets: Sequence[np.ndarray]) -> None:
-        self.matrix.read(*_turned(places, targets))
-
-    def write(self, places: Sequence[Place], sources: Sequence[np.ndarray]) -> None:
-        self.matrix.write(*_turned(places, sources))
-
-    def sync(self) -> None:
-        self.matrix.sync()
-
-    def close(self) -> None:
-        self.matrix.close()
-
-    def value(self) -> Any:
-        return self.matrix.value()
+        self.read = lambda places, targets: matrix.read(*_turned(places, targets))  # type: ignore[method-assign]
+        self.write = lambda places, sources: matrix.write(*_turned(places, sources))  # type: ignore[method-assign]
+        self.sync, self.close, self.value = matrix.sync, matrix.close, matrix.value  # type: ignore[method-assign]
 
     @property
     def T(self) -> Stored:  # noqa: N802
         return self.matrix
+
+    def opening(self) -> tuple[Callable[..., Stored], tuple[Any, ...]]:
+        self.matrix.opening()
+        return _Transposed, (self.matrix,)
 
 
 def _turned(places: Sequence[Place], tiles: Sequence[np.ndarray]) -> tuple[list[Place], list[np.ndarray]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -71,11 +72,27 @@ class RawFile(Stored):
         except OSError as error:
             raise type(error)(error.errno, f"cannot write {self.name}: {error.strerror}") from error
 
+    def opening(self) -> tuple[Callable[..., Stored], tuple[Any, ...]]:
+        name = self.file.name
+        reach = os.path.abspath(name) if isinstance(name, str) else f"/proc/{os.getpid()}/fd/{self.file.fileno()}"
+        return _opened, (reach, self.path, "+" in self.file.mode, self.offset, self.shape, self.dtype, self.order)
+
     def close(self) -> None:
         self.file.close()
 
     def value(self) -> Any:
         return np.load(self.path, mmap_mode="r")
+
+
+def _opened(reach: str, path: Path, writes: bool, *what: Any) -> RawFile:
+    """The file of another process, which may have no name but there."""
+    try:
+        file = open(reach, "r+b" if writes else "rb", buffering=0)  # noqa: SIM115 - closed with the matrix
+    except OSError as error:
+        raise type(error)(error.errno, f"a rank cannot open {path} ({reach}): {error.strerror}") from error
+    found = RawFile(file, path, *what)
+    weakref.finalize(found, file.close)
+    return found
 
 
 def open_npy(path: Path) -> RawFile:
@@ -104,6 +121,8 @@ def read_npy(file: BinaryIO, path: Path) -> RawFile:
     shape, fortran, dtype = _header(file, path)
     if len(shape) != 2:
         raise ValueError(f"{path} must be 2-D, not of shape {shape}")
+    if min(shape) < 0:
+        raise ValueError(f"{path} is no .npy file: its shape is {shape}")
     return RawFile(file, path, file.tell(), (shape[0], shape[1]), dtype, "F" if fortran else "C")
 
 

@@ -16,7 +16,19 @@ from tilewright.storage.checkpoint import Checkpoint
 from tilewright.storage.checksums import CheckpointError, checksum
 from tilewright.storage.matrix import StoredTile
 
-__all__ = ["MOVES", "commit", "compare", "keep", "load", "restore", "settle", "store", "weigh"]
+__all__ = [
+    "MOVES",
+    "commit",
+    "compare",
+    "keep",
+    "load",
+    "load_told",
+    "restore",
+    "settle",
+    "store",
+    "store_after",
+    "weigh",
+]
 
 
 def _load(tiles: Sequence[StoredTile], buffers: Sequence[np.ndarray], sums: bool = False) -> None:
@@ -110,7 +122,25 @@ def _settle(kept: np.ndarray, folder: str, run: str) -> None:
     parts.settle(folder, run)
 
 
+def _load_told(
+    tiles: Sequence[StoredTile], buffers: Sequence[np.ndarray], told: Sequence[np.ndarray], sums: bool = False
+) -> None:
+    """The same, and whoever is to write these tiles next may do so."""
+    _load(tiles, buffers, sums)
+    for one in told:
+        one[...] = 1
+
+
+def _store_after(
+    buffers: Sequence[np.ndarray], tiles: Sequence[StoredTile], told: Sequence[np.ndarray], sums: bool = False
+) -> None:
+    """When all have told that they read what was there."""
+    _store(buffers, tiles, sums)
+
+
 load = Op("load", _load, in_place=True)
+load_told = Op("load", _load_told, in_place=True)
+store_after = Op("store", _store_after, in_place=True)
 store = Op("store", _store, in_place=True)
 commit = Op("commit", _commit, weight=0, in_place=True)
 weigh = Op("weigh", _weigh, weight=0, in_place=True)
@@ -119,5 +149,5 @@ restore = Op("restore", _restore, weight=0, in_place=True)
 keep = Op("keep", _keep, weight=0, in_place=True)
 settle = Op("settle", _settle, weight=0, in_place=True)
 
-MOVES = frozenset((load, store, commit))
-"""Those that wait for a disk."""
+MOVES = frozenset(("load", "store", "commit"))
+"""The names of those that wait for a disk."""

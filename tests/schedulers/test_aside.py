@@ -24,7 +24,7 @@ def graph(chains=6, length=8):
 def test_each_worker_has_tasks_of_its_kind(name, workers):
     g = graph()
     data = {"x": [[0] for _ in range(6)]}
-    done = run(g, data, scheduler=Aside(policy(name), {MOVE}, 2, name), workers=workers)
+    done = run(g, data, scheduler=Aside(policy(name), {MOVE.name}, 2, name), workers=workers)
     who = {op: {r.worker for r in done.trace.records if g.tasks[r.task].op is op} for op in (MOVE, WORK)}
     assert len(done.trace) == len(g) and done.scheduler == name
     assert who[MOVE] <= set(range(workers - 2, workers)) and who[WORK] <= set(range(workers - 2))
@@ -32,5 +32,7 @@ def test_each_worker_has_tasks_of_its_kind(name, workers):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_where_there_are_no_more_workers_all_do_all(workers):
-    done = run(graph(), {"x": [[0] for _ in range(6)]}, scheduler=Aside(policy("eager"), {MOVE}, 2), workers=workers)
+    done = run(
+        graph(), {"x": [[0] for _ in range(6)]}, scheduler=Aside(policy("eager"), {MOVE.name}, 2), workers=workers
+    )
     assert len(done.trace) == 48 and done.scheduler == "Eager"

@@ -158,6 +158,11 @@ class Engine:
         """Over how many ranks a run with so many workers deals out the tiles; 1 in one process."""
         return 1
 
+    def hold(self, workers: int | None) -> int:
+        """Over how many ranks a run with so many workers deals out tiles; later runs of this call have as many, with
+        whatever number of workers."""
+        return self.rank_count(workers)
+
     def dealt(self, graph: TaskGraph, workers: int | None) -> tuple[int, Callable[[Handle], int]]:
         """Over how many ranks a run of this graph deals out its handles, and the rank of each."""
         ranks = self.rank_count(workers)

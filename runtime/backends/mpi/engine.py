@@ -111,6 +111,11 @@ class MpiPool(Mpi):
             return graph.layout.ranks
         return workers or cores()
 
+    def hold(self, workers: int | None) -> int:
+        if self.pool is None:
+            self.pool = pools.default(self._ranks(workers))
+        return self.pool.ranks
+
     def script_ranks(self, graph: TaskGraph, workers: int | None) -> int:
         ranks = self._ranks(workers, graph)
         return ranks if per_rank(workers, ranks) == 1 and not self.pin else 0  # scripts bind nobody

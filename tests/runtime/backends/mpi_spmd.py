@@ -473,6 +473,27 @@ def checkpoints_that_do_not_fit() -> Any:
     return [*found, raised(lambda: call(memory="10kB"))[0], raised(lambda: call(memory="10MB"))]
 
 
+def larger_than_memory() -> Any:
+    """From one file to another that all ranks see; what is refused is refused by all, and nothing is left of it."""
+    folder = Path(sys.argv[1])
+    a, out = folder / "a.npy", folder / "L.npy"
+    if rank == 0:
+        np.save(a, A)
+    comm.barrier()
+    how: dict[str, Any] = {"tile_size": NB, "backend": "mpi"}
+    found = [np.array_equal(tw.tiled_cholesky(a, out=out, **how), L)]
+    found.append(raised(lambda: tw.tiled_cholesky(a, out=out, **how))[0] == "FileExistsError")
+    found.append(raised(lambda: tw.tiled_cholesky(a, out=folder / "M.npy", memory="1kB", **how))[0] == "MemoryError")
+    factor = tw.lu_factor(a, out=folder / "F.npy", checkpoint=folder / "kept", **how)
+    found.append(np.array_equal(factor.lu, tw.lu_factor(A, tile_size=NB, update="tile").lu))
+    Q, R = tw.qr(a, **how)
+    q, r = tw.qr(A, mode="economic", tree="panel", tile_size=NB)
+    found.append(np.array_equal(Q, q) and np.array_equal(R, r))
+    comm.barrier()
+    there = {path.name for path in folder.iterdir()}
+    return [*found, {"a.npy", "L.npy", "F.npy", "kept"} <= there and not any(".part" in name for name in there)]
+
+
 def still_works_after_all_that() -> Any:
     return np.array_equal(call(), L)
 

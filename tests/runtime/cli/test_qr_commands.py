@@ -1,11 +1,13 @@
 """``tilewright qr``, ``tilewright dag qr`` and the picture of trees."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import tilewright as tw
 from tilewright import cli
 
 
@@ -27,6 +29,27 @@ def test_a_matrix_from_a_file_of_any_shape(tmp_path):
     result = call("qr", "--matrix", tmp_path / "a.npy", "--trace", tmp_path / "trace.json")
     assert result.exit_code == 0 and "3 x 4, float64" in result.output and (tmp_path / "trace.json").exists()
     assert "(< 30): passes" in result.output
+
+
+def test_from_a_file_to_two_files_and_on_from_its_checkpoint(tmp_path):
+    """What stays of a run whose last parts are lost goes on by ``tilewright resume``, which finds matrix and files."""
+    a = np.random.default_rng(0).standard_normal((60, 60))
+    np.save(tmp_path / "a.npy", a)
+    outs, run = (tmp_path / "Q.npy", tmp_path / "R.npy"), tmp_path / "run"
+    how = ["--matrix", tmp_path / "a.npy", "--tile-size", 16, "--memory", "20MB", "--workers", 2]
+    result = call("qr", *how, "--out", *outs, "--checkpoint", run, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["out"] == [str(path) for path in outs]
+    q, r = tw.qr(a, mode="economic", tree="panel", tile_size=16)
+    assert np.array_equal(np.load(outs[0]), q) and np.array_equal(np.load(outs[1]), r)
+    for lost in [*outs, *sorted(run.glob("part-*.bin"), key=os.path.getmtime)[2:]]:
+        lost.unlink()
+    result = call("resume", run)
+    assert result.exit_code == 0 and "block columns were in" in result.output, result.output
+    assert np.array_equal(np.load(outs[0]), q) and np.array_equal(np.load(outs[1]), r)
+    for words, message in ((["--memory", "1GB"], "with --out"), (["--out", *outs], "name it, --matrix")):
+        result = CliRunner().invoke(cli.main, ["qr", "--n", "20", *map(str, words)])
+        assert result.exit_code == 2 and message in result.output
 
 
 def test_a_tree_that_is_none_is_refused_in_a_sentence():

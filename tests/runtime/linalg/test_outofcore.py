@@ -267,7 +267,7 @@ class TestQR:
             ({"out": ("Q.npy", "a.npy")}, FileExistsError, r"a\.npy exists; overwrite_out=True replaces it"),
             ({"mode": "raw"}, ValueError, "has no mode='raw'"),
             ({"overwrite_a": True}, ValueError, "has no overwrite_a"),
-            ({"backend": "mpi"}, ValueError, "backend is serial or threads"),
+            ({"backend": "dask"}, ValueError, "backend is serial, threads or mpi"),
             ({"memory": 1000}, MemoryError, "memory=1000 bytes is too little for a QR factorisation of 90 x 70"),
         ):
             with pytest.raises(error, match=message):
@@ -418,7 +418,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("how", "message"),
         [
-            ({"backend": "mpi"}, "backend is serial or threads, not 'mpi'"),
+            ({"backend": "dask"}, "backend is serial, threads or mpi, not 'dask'"),
             ({"precision": "bf16"}, "has no precision='bf16'"),
             ({"overwrite_a": True}, "has no overwrite_a=True"),
             ({"out": "L.txt"}, r"out must end in \.npy"),

@@ -1,0 +1,221 @@
+"""Q R by panels: a panel is one task, and so is what its reflections do to a block column."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, Use, W
+from tilewright.kernels import band, bidiagonal
+from tilewright.ops import geqrf, in_place, larfb
+
+__all__ = ["Panel", "Panels", "PartPanels", "TilePanels", "cuts", "eliminate", "panel_flops", "qr_panels"]
+
+Shape = tuple[int, ...]
+
+
+class Panels(ABC):
+    """The panels of a matrix: how one is factored, and what its reflections are applied to."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def factor(self, k: int) -> None:
+        """Insert A_k = Q_k R_k."""
+
+    @abstractmethod
+    def behind(self, k: int) -> Iterable[int]:
+        """The block columns with columns behind panel k."""
+
+    @abstractmethod
+    def update(self, k: int, j: int) -> None:
+        """Insert A_j := Q_k^H A_j, for the columns of block column j behind the panel."""
+
+
+def eliminate(panels: Panels, k: int) -> None:
+    """Insert Q R of panel k, and what it does to all behind it."""
+    panels.factor(k)
+    for j in panels.behind(k):
+        panels.update(k, j)
+
+
+def qr_panels(panels: Panels) -> None:
+    """Insert the right-looking QR factorisation.
+
+    Who updates the block column of panel k + 1 first can go on with that panel while others are updated.
+    """
+    for k in range(len(panels)):
+        eliminate(panels, k)
+
+
+# ------------------------------------------------------------------ whole tile columns
+
+
+class TilePanels(Panels):
+    """Whole tile columns of ``A[i,j]``, mt x nt; the vectors of panel k stay in A, its triangle is ``T[0,k]``."""
+
+    def __init__(self, g: TaskGraph, A: Handles, T: Handles, mt: int, nt: int) -> None:
+        self.g, self.A, self.T, self.mt, self.nt = g, A, T, mt, nt
+
+    def __len__(self) -> int:
+        return min(self.mt, self.nt)
+
+    def factor(self, k: int) -> None:
+        rows = range(k, self.mt)
+        self.g.insert(geqrf(self.mt - k), [RW(self.A[i, k]) for i in rows], W(self.T[0, k]))
+
+    def behind(self, k: int) -> range:
+        return range(k + 1, self.nt)
+
+    def update(self, k: int, j: int) -> None:
+        self.apply(k, self.A, j)
+
+    def apply(self, k: int, X: Handles, c: int, *flag: str) -> None:
+        """Insert X_c := Q_k^H X_c, or with flag "N" Q_k X_c."""
+        rows = range(k, self.mt)
+        vectors = [R(self.A[i, k]) for i in rows]
+        self.g.insert(larfb(self.mt - k), vectors, R(self.T[0, k]), [RW(X[i, c]) for i in rows], *flag)
+
+
+# ------------------------------------------------------------------ parts of tile columns
+
+
+class Panel(NamedTuple):
+    """Some columns of one tile column, from some row on."""
+
+    k: int
+    column: int
+    """Its first column."""
+    width: int
+    row: int
+    """Its first row."""
+
+
+def cuts(n: int, nb: int, b: int) -> list[Panel]:
+    """Panels of at most b of n columns, each within a tile of nb of them and from the diagonal down."""
+    starts = [column for start in range(0, n, nb) for column in range(start, min(start + nb, n), b)]
+    return [Panel(k, at, min(b, nb - at % nb, n - at), at) for k, at in enumerate(starts)]
+
+
+def panel_flops(tiles: list[Shape], parts: list[Shape], t: Shape) -> float:
+    return 2.0 * sum(part[1] for part in parts) * t[0] ** 2
+
+
+def _left_flops(parts: list[Shape], t: Shape, tiles: list[Shape]) -> float:
+    return 4.0 * t[0] * sum(part[1] for part in parts) * tiles[0][0]
+
+
+def _back_flops(parts: list[Shape], t: Shape, x: Shape) -> float:
+    return 4.0 * t[0] * sum(part[1] for part in parts) * x[0]
+
+
+@cache
+def _weighted(name: str, weight: float) -> Op:
+    function, flops = {
+        "panel": (band.panel, panel_flops),
+        "left": (bidiagonal.from_left, _left_flops),
+        "back": (band.back, _back_flops),
+    }[name]
+    return in_place(name, function, weight=weight, flops=flops)
+
+
+class PartPanels(Panels):
+    """Parts of tile columns of ``A[i,j]``, whose buffers have tiles by columns; vectors and triangles are in rooms.
+
+    Parameters
+    ----------
+    g, A
+        Where to insert, and the tiles.
+    cut
+        The panels.
+    nb, n
+        Columns of a tile, and of the matrix.
+    heights
+        Rows of each tile row.
+    dtype, V, T
+        Of the rooms, and their names: vectors ``V[i,k]`` and triangles ``T[k]``.
+    below
+        Which tile rows a panel has; by default all from its first row on.
+    """
+
+    def __init__(
+        self,
+        g: TaskGraph,
+        A: Handles,
+        cut: Sequence[Panel],
+        nb: int,
+        n: int,
+        heights: Sequence[int],
+        dtype: str,
+        V: str = "V",
+        T: str = "T",
+        below: Callable[[Panel], Sequence[int]] | None = None,
+    ) -> None:
+        self.g, self.A, self.cut, self.nb, self.n = g, A, cut, nb, n
+        self.heights, self._extent = heights, sum(heights)
+        self._below = below or (lambda panel: range(panel.row // nb, len(heights)))
+        self.V = g.handles(V, shape=self.shape, dtype=dtype)
+        self.T = g.handles(T, shape=lambda k: (self.rank(k),) * 2, dtype=dtype)
+
+    def __len__(self) -> int:
+        return len(self.cut)
+
+    def rank(self, k: int) -> int:
+        """How many reflections panel k has."""
+        return min(self.cut[k].width, self._extent - self.cut[k].row)
+
+    def shape(self, i: int, k: int) -> tuple[int, int]:
+        """Of the vectors of panel k in tile row i, by columns."""
+        first, above = divmod(self.cut[k].row, self.nb)
+        return self.rank(k), self.heights[i] - (above if i == first else 0)
+
+    def below(self, k: int) -> Sequence[int]:
+        """Tile rows of panel k."""
+        return self._below(self.cut[k])
+
+    def share(self, k: int) -> float:
+        """Columns of panel k in tiles."""
+        return self.cut[k].width / self.nb
+
+    def vectors(self, k: int) -> list[Use]:
+        return [R(self.V[i, k]) for i in self.below(k)]
+
+    def factor(self, k: int) -> None:
+        _, column, width, row = self.cut[k]
+        below, J = self.below(k), column // self.nb
+        self.g.insert(
+            _weighted("panel", 6 * len(below) * self.share(k) ** 2),
+            [RW(self.A[i, J]) for i in below],
+            [W(self.V[i, k]) for i in below],
+            W(self.T[k]),
+            row % self.nb,
+            column % self.nb,
+            width,
+            on=self.A[below[0], J],
+        )
+
+    def behind(self, k: int) -> range:
+        end = self.cut[k].column + self.cut[k].width
+        return range(end // self.nb, -(-self.n // self.nb) if end < self.n else 0)
+
+    def update(self, k: int, j: int) -> None:
+        _, column, width, row = self.cut[k]
+        below = self.below(k)
+        self.g.insert(
+            _weighted("left", 12 * len(below) * self.share(k)),
+            self.vectors(k),
+            R(self.T[k]),
+            [RW(self.A[i, j]) for i in below],
+            row % self.nb,
+            max(column + width - j * self.nb, 0),
+            label=(k, j),
+        )
+
+    def back(self, x: Handle) -> None:
+        """Insert X := Q_0 ... Q_k X for a block of columns ``x``, the last panel first."""
+        for k, _, _, row in reversed(self.cut):
+            weight = 12 * len(self.below(k)) * self.share(k)
+            self.g.insert(_weighted("back", weight), self.vectors(k), R(self.T[k]), RW(x), row, label=(k, *x.index))
