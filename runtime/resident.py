@@ -187,7 +187,7 @@ def _numbers(dtype: Any) -> np.dtype:
 
 
 def _handles(graph: TaskGraph, which: Which, what: str) -> list[Handle]:
-    if isinstance(which, str | bytes | Handle) or not isinstance(which, Iterable):
+    if isinstance(which, str | bytes | Handle) or not isinstance(which, Iterable) or getattr(which, "ndim", 1) != 1:
         raise TypeError(f"{what} must be a list of handles or names, not {shown(which)}")
     found: dict[Handle, None] = {}
     for each in which:

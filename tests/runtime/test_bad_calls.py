@@ -502,6 +502,33 @@ def test_numbers_of_numpy_mean_what_those_of_python_do(name):
             assert shape_of(found) == shape_of(wanted), (parameter, value, of)
 
 
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: tw.bounds(graph(), 2, lambda task: None), "a cost must be a number, not None"),
+        (lambda: tw.bounds(graph(), 2, [-1.0]), "a cost must be at least 0, not -1.0"),
+        (lambda: tw.simulate(graph(), owner=lambda handle: None), r"owner of x is None, not one of the ranks 0 to 0"),
+        (lambda: tw.MessagePlan(graph(), 2, owner=lambda handle: 1.0), r"owner of y is 1.0, not one of the ranks"),
+        (lambda: tw.MessagePlan(graph(), 2, owner=0, results=["x"]), "a handle of results is a Handle, not 'x'"),
+        (lambda: tw.qr_graph(2, 2, tree=[1]), r"tree: an elimination is \(column, row, by, kind\), not 1"),
+        (lambda: tw.compare_engines(graph(), {"x": (i for i in ())}, ["serial"]), "data cannot be copied for each run"),
+        (lambda: tw.compare_engines(graph(), data(), [["serial"]]), "a name of engines must be a string"),
+        (lambda: tw.compare_schedulers(graph(), workers=np.array(2)), "workers must be a number of workers or a list"),
+        (lambda: tw.prepare(graph(), data(), inputs=np.array("x")), "inputs must be a list of handles or names"),
+        (lambda: tw.lazy(None), "the matrix a is None"),
+        (lambda: tw.gemm(np.array([["a"]]), spd()), "no kernel for dtype <U1; convert the matrix to one of"),
+    ],
+)  # fmt: skip
+def test_what_a_value_contains_is_looked_at_too(call, sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        call()
+
+
+@pytest.mark.parametrize("memory", [np.int64(10**9), np.float32(1e9), "1 GB"], ids=lambda memory: type(memory).__name__)
+def test_bytes_may_be_numbers_of_numpy(memory):
+    assert np.allclose(tw.tiled_cholesky(spd(), tile_size=4, memory=memory), 2 * np.eye(8))
+
+
 def shape_of(result):
     """What a result is, without where it lies in memory and how long it took."""
     if isinstance(result, tw.TaskGraph):
