@@ -98,6 +98,22 @@ class Library:
             self._known[name] = self._symbol(name)
         return self._known[name]
 
+    def inner(self, name: str) -> Callable[..., Any] | None:
+        """A routine that the file of the library has inside, as SciPy's wheels do all of LAPACK, but does not promise.
+
+        Under the name of Fortran or with the prefix of SciPy's wheels; None where it has it not.
+        """
+        try:
+            file = ctypes.CDLL(self.path)
+        except OSError:
+            return None
+        function = next(
+            (found for before in ("scipy_", "") if (found := getattr(file, f"{before}{name}_", None))), None
+        )
+        if function is not None:
+            function.restype = None
+        return function
+
     def mode(self) -> int:
         """MKL's mode of reproducibility, as mkl_cbwr_get gives it: 1 is none, 2 AUTO; 0 for other libraries.
 

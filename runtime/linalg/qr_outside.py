@@ -94,9 +94,10 @@ def qr_outside(
             finals,
             last=frozenset("Q"),
             order=partial(_by_rows, plan=plan) if tall else None,
-            owner=partial(_owner, plan.mt) if tall else lambda handle, ranks: column_of(handle) % ranks,
+            owner=partial(_owner, plan.mt) if tall else lambda handle, ranks: column_of(handle) // plan.across % ranks,
             loaded=_check(plan) if check_finite else _nothing,
             panel=m * plan.width * item,
+            across=plan.across,
         )
         keywords = {
             **again(plan, check_finite), "mode": mode, "positive": positive, "memory": outside.memory,
