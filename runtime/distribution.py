@@ -235,7 +235,7 @@ def picture(owner: Callable[[int, int], int], mt: int, nt: int, *, lower: bool =
 
 
 def _is_rank(value: Any) -> bool:
-    if isinstance(value, bool | type) or getattr(value, "ndim", 0):
+    if isinstance(value, bool | type) or bool(getattr(value, "ndim", 0)):
         return False
     try:
         as_integer(value)

@@ -129,6 +129,7 @@ def _by_lu(
     runner: Runner,
     judge: bool,
     fallback: bool,
+    *,
     given: bool = True,
 ) -> tuple[Any, SolveInfo]:
     """By one LU factor with partial pivoting, in the wider dtype of a and b or, unless "auto", in FP64.

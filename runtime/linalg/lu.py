@@ -293,7 +293,7 @@ class LUFactor:
         a, size = np.asfortranarray(_array(self.lu)), self.norms[1 if norm == 1 else 2]
         exponent = int(np.frexp(size)[1])
         if np.isfinite(size) and abs(exponent) > np.finfo(a.dtype).maxexp // 4:  # ||A^-1|| of such may have no number
-            a = np.asfortranarray(np.where(np.tri(*a.shape, -1, dtype=bool), a, scaled(a, -exponent)))
+            a = np.asfortranarray(np.where(np.tri(len(a), k=-1, dtype=bool), a, scaled(a, -exponent)))
             size = float(np.ldexp(size, -exponent))
         routine: Any = get_lapack_funcs("gecon", [a])
         found, _ = routine(a, size, norm="1" if norm == 1 else "I")
