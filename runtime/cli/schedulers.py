@@ -159,6 +159,7 @@ _PLANNED = together(
 def compare(
     work: Work,
     works: Mapping[str, Work],
+    varied: Mapping[str, list[Any]],
     machine: Machine,
     owner: Distribution | None,
     workers: str | None,
@@ -187,12 +188,14 @@ def compare(
             raise click.UsageError(
                 "--engines compares engines with the owners that each has by default; leave out --owner and --grid"
             )
+        if varied:
+            raise click.UsageError("--engines compares engines on one graph; leave out --vary")
         table = _engines(works, engines, machine, workers, schedulers, repeat, progress)
     else:
         engine = engine_class(backend)
         if not engine.virtual and work.data is None:
             raise ValueError(f"nobody knows data for graph {work.graph.name!r}; --backend simulate needs none")
-        options: dict[str, Any] = {"owner": owner} if engine.virtual or backend in ("mpi", "dask") else {}
+        options: dict[str, Any] = {"owner": owner} if "owner" in engine.options else {}
         options |= pinning(pin, backend)
         counts = _counts(workers) if workers else [1, 2, 4, 16, 64] if engine.virtual else sorted({1, cores()})
         several = len(works) > 1
@@ -205,6 +208,7 @@ def compare(
             backend=backend,
             data=None if engine.virtual else data,
             repeat=repeat,
+            vary=varied or None,
             progress=progress,
             **options,
         )

@@ -75,6 +75,8 @@ class ByPages:
     ops: Mapping[Op, Op] = field(default_factory=dict)
     panel: int = 0
     """Bytes that are copied where a panel is kept."""
+    across: int = 1
+    """Block columns that one task may write: a slab, and what a rank has of one, is whole groups of so many."""
 
     def in_order(self, graph: TaskGraph, width: int) -> list[Task]:
         """The tasks by slabs of so many block columns, or as `order` says."""
@@ -107,7 +109,7 @@ class ByPages:
             return place_of(task, owner) if ranks > 1 else 0
 
         def fit(pages: int) -> tuple[Paged, int]:
-            width = max(1, pages // max(self.column, 1) - 2) * ranks
+            width = max((pages // max(self.column, 1) - 2) // self.across, 1) * self.across * ranks
             tasks = self.in_order(graph, width)
             found = paged(graph, tasks, families, pages, self.loaded, ranks=ranks, place=place, ops=self.ops)
             return found, found.memory + inside + beside(len(found.graph), workers, copies)
@@ -272,7 +274,7 @@ def run_by_pages(
         For a checkpoint: on what the bits depend, and how the call is made again.
     """
     engine = call.engine
-    ranks = engine.rank_count(call.workers) if engine.name == "mpi" else 1
+    ranks = engine.rank_count(call.workers) if engine.on_ranks else 1
     workers = max(1, call.count() // ranks)
     graph = job.graph
     if ranks > 1:
@@ -288,7 +290,7 @@ def run_by_pages(
         if isinstance(a, str | Path) and all(isinstance(path, str | Path) for path in paths):
             out = [str(Path(path).absolute()) for path in paths]
             call.keeping.files = {"a": str(Path(a).absolute()), "out": out[0] if len(out) == 1 else out}
-    if outside.restart and engine.name != "mpi":
+    if outside.restart and not engine.on_ranks:
         raise ValueError(
             f"restart={outside.restart} is for ranks that can die alone; backend {engine.name!r} is this process, so "
             f"make the call again with resume=True"

@@ -60,7 +60,7 @@ def qr_outside(
 
     ``finals``, ``bits`` and ``again`` are those of a checkpoint in core.
     """
-    outside.check_engine(call.engine.name)
+    outside.check_engine(call.engine)
     if call.options:
         raise ValueError(f"out of core there is no {', '.join(call.options)}=")
     source = open_source(a)
@@ -94,9 +94,10 @@ def qr_outside(
             finals,
             last=frozenset("Q"),
             order=partial(_by_rows, plan=plan) if tall else None,
-            owner=partial(_owner, plan.mt) if tall else lambda handle, ranks: column_of(handle) % ranks,
+            owner=partial(_owner, plan.mt) if tall else lambda handle, ranks: column_of(handle) // plan.across % ranks,
             loaded=_check(plan) if check_finite else _nothing,
             panel=m * plan.width * item,
+            across=plan.across,
         )
         keywords = {
             **again(plan, check_finite), "mode": mode, "positive": positive, "memory": outside.memory,
