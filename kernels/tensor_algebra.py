@@ -189,7 +189,7 @@ def rescale(y: Tensor, alpha: complex, part: str = "") -> None:
 
 def retile(pieces: Sequence[Tensor], y: Tensor, places: Sequence[tuple[int, int, int, int]]) -> None:
     """Y := what of other tiles lies in it: `tilewright.kernels.elements.retile`."""
-    elements.retile(pieces, y, places)  # type: ignore[arg-type] # slices, which tensors have too
+    elements.retile(pieces, y, places)  # by slices, which tensors have too
 
 
 def mirror(source: Tensor, target: Tensor) -> None:
