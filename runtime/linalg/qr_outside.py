@@ -60,7 +60,7 @@ def qr_outside(
 
     ``finals``, ``bits`` and ``again`` are those of a checkpoint in core.
     """
-    outside.check_engine(call.engine.name)
+    outside.check_engine(call.engine)
     if call.options:
         raise ValueError(f"out of core there is no {', '.join(call.options)}=")
     source = open_source(a)
