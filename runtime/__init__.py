@@ -58,6 +58,7 @@ from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import SCHEDULERS, Policy
 from tilewright.storage.checkpoint import CheckpointError
 from tilewright.storage.function import TileFunction
+from tilewright.studies.contention import contention_study
 from tilewright.studies.engines import compare_engines
 from tilewright.studies.schedulers import compare_schedulers
 from tilewright.tiles import Store, TiledMatrix
@@ -127,6 +128,7 @@ __all__ = [
     "cholesky_graph",
     "comm",
     "compare_engines",
+    "contention_study",
     "compare_schedulers",
     "compute",
     "cond",

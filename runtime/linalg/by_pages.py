@@ -30,7 +30,7 @@ from tilewright.storage.npy import RawFile
 from tilewright.storage.opening import Output, open_source, scratch_file
 from tilewright.units import nbytes
 
-__all__ = ["ByPages", "Place", "column_of", "run_by_pages"]
+__all__ = ["ByPages", "Place", "column_of", "nothing", "run_by_pages"]
 
 _TRIES = 7
 _FIRST, _LAST = (-1, 0), (9, 0)
