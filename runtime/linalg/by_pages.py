@@ -75,6 +75,8 @@ class ByPages:
     ops: Mapping[Op, Op] = field(default_factory=dict)
     panel: int = 0
     """Bytes that are copied where a panel is kept."""
+    copies: int = 0
+    """Bytes that a task copies, beside tiles."""
 
     def in_order(self, graph: TaskGraph, width: int) -> list[Task]:
         """The tasks by slabs of so many block columns, or as `order` says."""
@@ -100,7 +102,7 @@ class ByPages:
         rooms = graph.rooms
         inside = sum(rooms[h.name].nbytes(h, _no_shape) for h in graph.handles_used if h.name in rooms)
         inside += 2 * self.panel * keeps
-        copies = 3 * self.tile_size**2 * self.item
+        copies = 4 * self.tile_size**2 * self.item + self.copies  # of kernels, and of who turns lines
         owner = graph.layout.owner if graph.layout is not None else lambda handle: 0
 
         def place(task: Task) -> int:

@@ -63,8 +63,7 @@ def qr_outside(
     ``finals``, ``bits`` and ``again`` are those of a checkpoint in core.
     """
     outside.check_engine(call.engine.name)
-    if call.options:
-        raise ValueError(f"out of core there is no {', '.join(call.options)}=")
+    outside.check_options(call.options)
     source = open_source(a)
     with ExitStack() as stack:
         if source is not a:
