@@ -18,6 +18,7 @@ from rich.table import Table
 import tilewright as tw
 from tilewright.benchmarks.rivals import rivals
 from tilewright.benchmarks.timing import Contender, alternate
+from tilewright.extras import brings
 from tilewright.linalg.gallery import random_spd
 from tilewright.linalg.residual import THRESHOLD, cholesky_ratio
 from tilewright.units import seconds
@@ -30,9 +31,7 @@ def digits_covariance() -> np.ndarray:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise click.ClickException(
-            "the digits come with scikit-learn; pip install 'tilewright[demo]' brings it"
-        ) from None
+        raise click.ClickException(f"the digits come with scikit-learn; {brings('demo')}") from None
     images = load_digits().data  # (1797, 64), values 0 to 16
     squares = (images**2).sum(axis=1)
     distances = squares[:, None] + squares[None, :] - 2 * images @ images.T  # |x - y|^2 = |x|^2 + |y|^2 - 2 x.y

@@ -15,9 +15,9 @@ Which of them serves which op is a matter of `tilewright.kernels.choice`.
 
 **MKL and bits.** Outside its mode of reproducibility MKL takes other code for other alignments and leading dimensions,
 on CPUs of other makers at least, so equal numbers give unequal bits. It can be told to keep to one way of computing
-(CNR, conditional numerical reproducibility), but only before its first computation in a process. So importing this
-module sets ``MKL_CBWR=AUTO`` in the environment, unless the variable is there already: that reaches every MKL of this
-process and of its children that has not computed yet, and leaves the others alone. What a library then keeps is
+(CNR, conditional numerical reproducibility), but only before its first computation in a process. So ``import
+tilewright`` sets ``MKL_CBWR=AUTO`` in the environment, unless the variable is there already: that reaches every MKL of
+this process and of its children that has not computed yet, and leaves the others alone. What a library then keeps is
 probed, see `tilewright.kernels.steady`.
 
 Matrices are described as Fortran sees them: a pointer, a leading dimension, columns contiguous.
@@ -36,6 +36,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tilewright.extras import brings, command
+
 __all__ = [
     "MODE",
     "NAMES",
@@ -53,8 +55,6 @@ NAMES = ("mkl", "torch", "openblas")
 
 MODE = "MKL_CBWR"
 """Environment variable of MKL for its mode of reproducibility."""
-
-os.environ.setdefault(MODE, "AUTO")
 
 _MKL_SEQUENTIAL = 1  # MKL_THREADING_SEQUENTIAL of mkl_service.h
 _CBWR_BRANCH, _CBWR_OFF = 1, 1  # MKL_CBWR_BRANCH, MKL_CBWR_BRANCH_OFF of mkl_types.h
@@ -98,6 +98,22 @@ class Library:
             self._known[name] = self._symbol(name)
         return self._known[name]
 
+    def inner(self, name: str) -> Callable[..., Any] | None:
+        """A routine that the file of the library has inside, as SciPy's wheels do all of LAPACK, but does not promise.
+
+        Under the name of Fortran or with the prefix of SciPy's wheels; None where it has it not.
+        """
+        try:
+            file = ctypes.CDLL(self.path)
+        except OSError:
+            return None
+        function = next(
+            (found for before in ("scipy_", "") if (found := getattr(file, f"{before}{name}_", None))), None
+        )
+        if function is not None:
+            function.restype = None
+        return function
+
     def mode(self) -> int:
         """MKL's mode of reproducibility, as mkl_cbwr_get gives it: 1 is none, 2 AUTO; 0 for other libraries.
 
@@ -138,7 +154,7 @@ def _load_mkl() -> Library:
         for path in sorted(Path(prefix, folder).glob(pattern))
     ]
     if not found:
-        raise OSError(f"no libmkl_rt under {', '.join(prefixes)}; pip install 'tilewright[mkl]' brings one")
+        raise OSError(f"no libmkl_rt under {', '.join(prefixes)}; {command('mkl')} brings one")
     # Only a library that nobody loaded before us may be told how to thread.
     ours = "libmkl_rt" not in _loaded_libraries()
     dll = ctypes.CDLL(str(found[0]))
@@ -178,7 +194,7 @@ def _torch_cpu() -> ctypes.CDLL:
     """torch's CPU library, without importing torch."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
-        raise OSError("torch is not installed; pip install 'tilewright[torch]' brings it")
+        raise OSError(f"torch is not installed; {brings('torch')}")
     folder = Path(spec.origin).parent / "lib"
     names = ("libtorch_cpu.so", "torch_cpu.dll", "libtorch_cpu.dylib")
     found = [path for name in names if (path := folder / name).exists()]

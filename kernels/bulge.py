@@ -17,7 +17,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -156,22 +155,10 @@ def _sweep(
 def kernels(kind: str) -> Callable[..., Callable[[int, int, int], None]] | None:
     """LAPACK's kernels for one block as SciPy's own library has them inside, or None."""
     names = {"s": "ssb2st", "d": "dsb2st", "c": "chb2st", "z": "zhb2st"}
-    try:
-        library = ctypes.CDLL(blas.load("openblas").path)
-    except OSError:
-        return None
-    found = next(
-        (
-            getattr(library, name, None)
-            for prefix in ("scipy_", "")
-            if hasattr(library, name := f"{prefix}{names[kind]}_kernels_")
-        ),
-        None,
-    )
+    found = blas.load("openblas").inner(f"{names[kind]}_kernels")
     if found is None:
         return None
-    function: Any = found
-    function.restype = None
+    function = found
 
     def bound(
         band: np.ndarray, v: np.ndarray, tau: np.ndarray, n: int, b: int, column: int

@@ -15,6 +15,7 @@ import os
 from functools import cache
 from typing import NamedTuple
 
+from tilewright.extras import command
 from tilewright.kernels import blas, cpu, preference
 from tilewright.kernels.blas import Library
 from tilewright.kernels.catalogue import TILE_OPS
@@ -134,7 +135,7 @@ def _chosen(op: str, letter: str) -> Library:
     if not has:
         raise OSError(
             f"no BLAS library with {letter}{routine} is here: this SciPy exports none, and neither torch nor MKL is "
-            f"installed; pip install scipy from a wheel, or 'tilewright[torch]'"
+            f"installed; install SciPy from a wheel, or torch: {command('torch')}"
         )
     return has[0]
 

@@ -30,34 +30,53 @@ def columns_of(tile: np.ndarray) -> np.ndarray:
     return tile if column_ld(tile) else tile.copy(order="F")
 
 
-def joined(tiles: Sequence[np.ndarray]) -> np.ndarray | None:
-    """The tiles below each other as one array, if they lie in one so; else None."""
+def joined(tiles: Sequence[np.ndarray], across: int = 1) -> np.ndarray | None:
+    """The tiles as one array, if they lie in one so; else None.
+
+    Below each other, or ``across`` of them beside each other in each row of tiles, row by row.
+    """
     first = tiles[0]
     if len(tiles) == 1:
         return first
-    step, columns = first.strides, first.shape[1]
+    step, widths = first.strides, [tile.shape[1] for tile in tiles[:across]]
     place: int = first.__array_interface__["data"][0]
-    rows = 0
-    for tile in tiles:
-        if tile.strides != step or tile.shape[1] != columns:
+    rows = columns = 0
+    for number, tile in enumerate(tiles):
+        column = number % across
+        if tile.strides != step or tile.shape[1] != widths[column]:
             return None
-        if tile.__array_interface__["data"][0] != place + rows * step[0]:
+        if tile.__array_interface__["data"][0] != place + rows * step[0] + columns * step[1]:
             return None
-        rows += len(tile)
-    return np.lib.stride_tricks.as_strided(first, (rows, columns), step)
+        columns += widths[column]
+        if column == across - 1:
+            rows, columns = rows + len(tile), 0
+    return np.lib.stride_tricks.as_strided(first, (rows, sum(widths)), step)
 
 
-def on_strip(kernel: Callable[[np.ndarray], Any], tiles: Sequence[np.ndarray], *, written: bool = True) -> Any:
-    """What ``kernel`` returns for the strip of these tiles, by columns; a copy goes back into them if ``written``."""
-    whole = joined(tiles)
+def on_strip(
+    kernel: Callable[[np.ndarray], Any], tiles: Sequence[np.ndarray], across: int = 1, *, written: bool = True
+) -> Any:
+    """What ``kernel`` returns for the strip of these tiles, by columns; a copy goes back into them if ``written``.
+
+    ``across`` as for `joined`.
+    """
+    whole = joined(tiles, across)
     if whole is not None and column_ld(whole):
         return kernel(whole)
-    strip = np.empty((sum(map(len, tiles)), tiles[0].shape[1]), tiles[0].dtype, order="F")
-    np.concatenate(tiles, out=strip)
+    lefts = tops([tile.T for tile in tiles[:across]]) * (len(tiles) // across)
+    above = [top for top in tops(tiles[::across]) for _ in range(across)]
+    shape = (sum(map(len, tiles[::across])), sum(tile.shape[1] for tile in tiles[:across]))
+    strip = np.empty(shape, tiles[0].dtype, order="F")
+    parts = [
+        strip[top : top + len(tile), left : left + tile.shape[1]]
+        for tile, top, left in zip(tiles, above, lefts, strict=True)
+    ]
+    for part, tile in zip(parts, tiles, strict=True):
+        np.copyto(part, tile)
     result = kernel(strip)
     if written:
-        for tile, top in zip(tiles, tops(tiles), strict=True):
-            np.copyto(tile, strip[top : top + len(tile)])
+        for part, tile in zip(parts, tiles, strict=True):
+            np.copyto(tile, part)
     return result
 
 

@@ -34,15 +34,16 @@ _NARROW = 32  # columns that the library factors
 _WORK = 64  # numbers a column
 
 
-def flops_geqrf(tiles: Sequence[Shape], t: Shape = ()) -> float:
+def flops_geqrf(tiles: Sequence[Shape], t: Shape = (), r: Shape = ()) -> float:
     """Of all tiles as one: see `tilewright.kernels.geqrt.flops_geqrt`."""
     return flops_geqrt((sum(tile[0] for tile in tiles), tiles[0][1]))
 
 
 def flops_larfb(panel: Sequence[Shape], t: Shape, tiles: Sequence[Shape]) -> float:
     """Of all tiles as one: see `tilewright.kernels.geqrt.flops_unmqr`."""
-    m = sum(tile[0] for tile in tiles)
-    return flops_unmqr((m, panel[0][1]), t, (m, tiles[0][1]))
+    across = householder.across(panel, tiles)
+    m = sum(tile[0] for tile in panel)
+    return flops_unmqr((m, panel[0][1]), t, (m, sum(tile[1] for tile in tiles[:across])))
 
 
 class _With(NamedTuple):
@@ -53,7 +54,10 @@ class _With(NamedTuple):
 
 
 def build_geqrf(library: Library, letter: str) -> Callable[..., None] | None:
-    """The kernel for LAPACK type ``letter`` in "sdcz", or None if the library lacks ?geqrf."""
+    """The kernel for LAPACK type ``letter`` in "sdcz", or None if the library lacks ?geqrf.
+
+    With ``r``, R goes there, and V stands in the panel in full, with its ones and zeros.
+    """
     call, blas = library.symbol(f"{letter}geqrf"), calls(library, letter)
     if call is None or blas is None:
         return None
@@ -74,28 +78,42 @@ def build_geqrf(library: Library, letter: str) -> Callable[..., None] | None:
 
     with_ = _With(blas, lapack)
 
-    def geqrf(tiles: Sequence[np.ndarray], t: np.ndarray) -> None:
+    def geqrf(tiles: Sequence[np.ndarray], t: np.ndarray, r: np.ndarray | None = None) -> None:
         used = _whole(t, sum(map(len, tiles)), tiles[0].shape[1])
         triangle = by_columns(used, "triangle")
-        on_strip(lambda strip: _factor(strip, triangle, with_), tiles)
+
+        def factor(strip: np.ndarray) -> None:
+            _factor(strip, triangle, with_)
+            if r is not None:
+                householder.stand_alone(strip, r)
+
+        on_strip(factor, tiles)
         put_back(triangle, used)
 
     return geqrf
 
 
 def build_larfb(library: Library, letter: str) -> Callable[..., None] | None:
-    """C := Q^H C, or with ``flag`` "N" Q C, with the reflections of a panel of which the top is unit lower."""
+    """C := Q^H C, or with ``flag`` "N" Q C, with the reflections of a panel of which the top is unit lower.
+
+    C is cut into as many rows of tiles as the panel, each of one tile or of several beside each other. ``full`` says
+    that V has its ones and zeros, which saves two products of five.
+    """
     blas = calls(library, letter)
     if blas is None:
         return None
 
-    def larfb(panel: Sequence[np.ndarray], t: np.ndarray, tiles: Sequence[np.ndarray], flag: str = "C") -> None:
-        rows = sum(map(len, panel))
-        if rows != sum(map(len, tiles)):
-            raise ValueError(f"larfb: a panel of {rows} rows and tiles of {sum(map(len, tiles))} rows do not fit Q C")
+    def larfb(
+        panel: Sequence[np.ndarray], t: np.ndarray, tiles: Sequence[np.ndarray], flag: str = "C", full: bool = False
+    ) -> None:
+        rows, across = sum(map(len, panel)), householder.across(panel, tiles)
         triangle = by_columns(_whole(t, rows, panel[0].shape[1]), "triangle")
         k = len(triangle)
-        on_strip(lambda v: on_strip(lambda c: _apply(v[:, :k], triangle, c, flag, blas), tiles), panel, written=False)
+
+        def update(v: np.ndarray) -> None:
+            on_strip(lambda c: _apply(v[:, :k], triangle, c, flag, blas, full), tiles, across)
+
+        on_strip(update, panel, written=False)
 
     return larfb
 
@@ -151,17 +169,18 @@ def _corner(a: np.ndarray, h: int, k: int, t: np.ndarray, blas: Calls) -> None:
     blas.gemm(t[:h, :h], other, t[:h, h:])
 
 
-def _apply(v: np.ndarray, t: np.ndarray, c: np.ndarray, flag: str, blas: Calls) -> None:
+def _apply(v: np.ndarray, t: np.ndarray, c: np.ndarray, flag: str, blas: Calls, full: bool = False) -> None:
     """C := C - V op(T) V^H C."""
     k, n = len(t), c.shape[1]
     if not (k and n):
         return
-    top, product, update = _top(v, "top"), _zeros("product", k, n, c.dtype), _zeros("update", k, n, c.dtype)
-    blas.gemm(top, c[:k], product, b"C")
-    blas.gemm(v[k:], c[k:], product, b"C")  # -V^H C
+    product, update = _zeros("product", k, n, c.dtype), _zeros("update", k, n, c.dtype)
+    parts = [(v, c)] if full else [(_top(v, "top"), c[:k]), (v[k:], c[k:])]
+    for reflectors, rows in parts:
+        blas.gemm(reflectors, rows, product, b"C")  # -V^H C
     blas.gemm(t, product, update, flag.encode())
-    blas.gemm(top, update, c[:k])
-    blas.gemm(v[k:], update, c[k:])
+    for reflectors, rows in parts:
+        blas.gemm(reflectors, update, rows)
 
 
 def _top(v: np.ndarray, slot: str) -> np.ndarray:
@@ -187,7 +206,7 @@ _Spec = Iterator[tuple[bool, tuple[int, ...], str]]
 
 def _panel(m: int, n: int, k: int) -> _Spec:
     r = min(m + k, n)
-    yield from ((True, (m + k, n), ""), (True, (r, r), ""))
+    yield from ((True, (m + k, n), ""), (True, (r, r), ""), (True, (r, n), ""))
 
 
 def _block_column(m: int, n: int, k: int) -> _Spec:
@@ -201,9 +220,9 @@ GEQRF = TileOp(
     flops_geqrf,
     ("geqrf", "geqrf"),
     operands=_panel,
-    written=2,
+    written=3,
     by_columns=True,
-    arguments=lambda a, t: ([a], t),
+    arguments=lambda a, t, r=None: ([a], t) if r is None else ([a], t, r),
 )
 LARFB = TileOp(
     "larfb",
@@ -213,5 +232,5 @@ LARFB = TileOp(
     operands=_block_column,
     by_columns=True,
     arguments=lambda v, t, c: ([v], t, [c]),
-    adjoint=((_block_column, ("N",)),),
+    adjoint=((_block_column, ("N",)), (_block_column, ("C", True))),
 )

@@ -1,9 +1,10 @@
 """getrf: the factorisation of a panel, P A = L U with L unit lower and |l_ij| <= 1 [LAPACK ?getrf].
 
 The panel is the strip of a block column, by columns. **Subnormal pivots**: OpenBLAS 0.3.30 returns a wrong U with info
-0 where a pivot is subnormal, MKL 2024.2 a wrong one in single precision where other rows follow. So there is a copy of
-the panel, and one with a pivot below the smallest normal number is factored again, by `recursive`. The copy costs a
-tenth of a panel.
+0 where a pivot is subnormal, MKL 2024.2 a wrong one in single precision where other rows follow. LAPACK's own ?getrf2,
+a recursion on halves of the columns, divides by such pivots. Where a library has it inside it is taken: as fast on tall
+panels, and in place. Else there is a copy of the panel, a quarter of its time, and one with a pivot below the smallest
+normal number is factored again, by `recursive`.
 
 **Threshold pivoting** with tau < 1 takes the diagonal where it is at least tau times as large as the largest entry of
 the column; else the largest of the first tile of the strip where that is; else the largest. So |l_ij| <= 1/tau, and
@@ -51,6 +52,11 @@ def build(library: Library, letter: str) -> Callable[[Sequence[np.ndarray], np.n
     if call is None or with_ is None:
         return None
     blas = with_
+    divides = library.inner(f"{letter}getrf2") if library.version.startswith("openblas") else None
+    if divides is not None and _keeps_rows(divides, letter):
+        call = divides
+    else:
+        divides = None
 
     def lapack(a: np.ndarray, piv: np.ndarray) -> None:
         info = ctypes.c_int(0)
@@ -68,6 +74,9 @@ def build(library: Library, letter: str) -> Callable[[Sequence[np.ndarray], np.n
         if threshold < 1:
             recursive(a, piv, blas, near, threshold)
             return
+        if divides is not None:
+            lapack(a, piv)
+            return
         before = a.copy(order="F")
         lapack(a, piv)
         if (magnitude(a.diagonal()) < smallest_normal(a.dtype)).any():
@@ -84,6 +93,15 @@ def build(library: Library, letter: str) -> Callable[[Sequence[np.ndarray], np.n
         on_strip(lambda strip: factor(strip, piv, len(tiles[0]), threshold), tiles)
 
     return getrf
+
+
+def _keeps_rows(routine: Callable[..., None], letter: str) -> bool:
+    """Whether ?getrf2 finds pivots among the rows also where all are NaN, which ?iamax may answer with row 0."""
+    memory = np.full(16, np.nan, "fdFD"["sdcz".index(letter)])
+    piv = np.zeros(2, np.int32)
+    extent = by_reference(3), by_reference(2), address(memory[4:]), by_reference(3)
+    routine(*extent, address(piv), ctypes.byref(ctypes.c_int(0)))
+    return bool(((piv > (0, 1)) & (piv <= 3)).all())
 
 
 def build_plain(library: Library, letter: str) -> Callable[[np.ndarray], None] | None:

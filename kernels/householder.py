@@ -19,6 +19,7 @@ from tilewright.kernels.columns import column_ld
 from tilewright.kernels.scratch import room
 
 __all__ = [
+    "across",
     "by_columns",
     "corner",
     "geqrf",
@@ -26,6 +27,7 @@ __all__ = [
     "larfb",
     "put_back",
     "reflection",
+    "stand_alone",
     "tsmqr",
     "tsqrt",
     "ttmqr",
@@ -175,22 +177,59 @@ def ttmqr(v: np.ndarray, t: np.ndarray, a: np.ndarray, b: np.ndarray, flag: str 
     _mqr(v, t, a, b, flag, True)
 
 
-def geqrf(tiles: Sequence[np.ndarray], t: np.ndarray) -> None:
-    """`geqrt` of the tiles below each other, with T in one block."""
+def geqrf(tiles: Sequence[np.ndarray], t: np.ndarray, r: np.ndarray | None = None) -> None:
+    """`geqrt` of the tiles below each other, with T in one block; with ``r`` see `stand_alone`."""
     strip = np.concatenate(tiles)
     t[...] = 0
     geqrt(strip, t)
+    if r is not None:
+        stand_alone(strip, r)
     _put(strip, tiles)
 
 
-def larfb(panel: Sequence[np.ndarray], t: np.ndarray, tiles: Sequence[np.ndarray], flag: str = "C") -> None:
-    """C := Q^H C or Q C with what `geqrf` made, all of T."""
-    strip, v = np.concatenate(tiles), np.concatenate(panel)
+def stand_alone(strip: np.ndarray, r: np.ndarray) -> None:
+    """Move R, (k, n), out of a factored strip, so that the reflections stand there with their ones and zeros."""
+    k = min(strip.shape)
+    corner = strip[:k, :k]
+    np.copyto(r[:k], strip[:k])
+    for j in range(k):
+        r[j + 1 : k, j] = 0
+        corner[:j, j] = 0
+        corner[j, j] = 1
+
+
+def larfb(
+    panel: Sequence[np.ndarray], t: np.ndarray, tiles: Sequence[np.ndarray], flag: str = "C", full: bool = False
+) -> None:
+    """C := Q^H C or Q C with what `geqrf` made, all of T; C in rows of tiles like the panel, of one tile or more.
+
+    ``full`` says that the reflections stand in the panel with their ones and zeros.
+    """
+    wide = across(panel, tiles)
+    v = np.concatenate(panel)
+    strip = np.block([list(tiles[at : at + wide]) for at in range(0, len(tiles), wide)])
     k = min(v.shape)
-    v = np.tril(v[:, :k], -1) + np.eye(len(v), k, dtype=v.dtype)
+    v = v[:, :k] if full else np.tril(v[:, :k], -1) + np.eye(len(v), k, dtype=v.dtype)
     t = t[:k, :k].conj().T if flag == "C" else t[:k, :k]
     strip -= v @ (t @ (v.conj().T @ strip))
-    _put(strip, tiles)
+    left = 0
+    for column in range(wide):
+        width = tiles[column].shape[1]
+        _put(strip[:, left : left + width], tiles[column::wide])
+        left += width
+
+
+def across(panel: Sequence[Any], tiles: Sequence[Any]) -> int:
+    """How many tiles, or shapes, are beside each other in each of as many rows as the panel has.
+
+    ValueError if rows do not fit.
+    """
+    rows = [getattr(tile, "shape", tile)[0] for tile in panel]
+    wide, rest = divmod(len(tiles), max(len(rows), 1))
+    other = [getattr(tile, "shape", tile)[0] for tile in tiles[:: max(wide, 1)]]
+    if rest or rows != other:
+        raise ValueError(f"larfb: a panel of {rows} rows and tiles of {other} rows do not fit Q C")
+    return wide
 
 
 def _put(strip: np.ndarray, tiles: Sequence[np.ndarray]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.extras import pip
 from tilewright.kernels import blas
 from tilewright.kernels.layout import address, by_reference
 from tilewright.kernels.scratch import room
@@ -52,7 +53,8 @@ def lapack(name: str, *arguments: Any) -> int:
 def _routine(name: str) -> Any:
     found = blas.load("openblas").symbol(name)
     if found is None:
-        raise OSError(f"this SciPy exports no {name}; pip install scipy from a wheel brings one that does")
+        wheel = pip("--only-binary=scipy", "--force-reinstall", "scipy")
+        raise OSError(f"this SciPy exports no {name}; one from a wheel does: {wheel}")
     return found
 
 

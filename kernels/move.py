@@ -15,6 +15,7 @@ __all__ = [
     "mirror",
     "residues",
     "signs",
+    "onto",
     "squares",
     "times_columns",
     "times_rows",
@@ -83,8 +84,8 @@ def gauge(source: np.ndarray, *rest: np.ndarray | bool) -> int:
 
 
 def diag(source: np.ndarray, target: np.ndarray) -> None:
-    """target := the diagonal of the tile, a vector."""
-    np.copyto(target, source.diagonal())
+    """target := the diagonal of the tile, a vector, or the first part of it."""
+    np.copyto(target, source.diagonal()[: len(target)])
 
 
 def squares(source: np.ndarray, found: np.ndarray) -> None:
@@ -148,6 +149,14 @@ def triu(source: np.ndarray, target: np.ndarray, diagonal: bool = True) -> None:
         target[last:, start:stop] = 0
         for j in range(start, min(stop, last)):
             target[j + 1 : last, j] = 0
+
+
+def onto(source: np.ndarray, target: np.ndarray) -> None:
+    """target := the triangle of source, on and above the diagonal."""
+    rows, columns = source.shape
+    for j in range(columns):
+        stop = min(j + 1, rows)
+        target[:stop, j] = source[:stop, j]
 
 
 def signs(source: np.ndarray, target: np.ndarray) -> None:

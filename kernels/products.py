@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tilewright.extras import brings
 from tilewright.kernels import blas, choice, cpu, reference
 from tilewright.kernels import gemm as fp32_gemm
 from tilewright.kernels import lu as fp32_lu
@@ -123,7 +124,7 @@ def _missing(name: str, form: str) -> str:
     if name == "autocast" and form == "bfloat16x2":
         return "it rounds each product to 16 bits, so three of them do not add up to FP32"
     if name in ("mkldnn", "autocast") and not importlib.util.find_spec("torch"):
-        return "torch is not installed; pip install 'tilewright[torch]' brings it"
+        return f"torch is not installed; {brings('torch')}"
     if name == "mkldnn":
         if base != "bfloat16":
             return "torch has no such switch for FP16"

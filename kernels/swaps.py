@@ -36,9 +36,19 @@ def swap(pivots: Sequence[np.ndarray], tiles: Sequence[np.ndarray], backwards: b
     """Apply the swaps of several panels to a block column.
 
     The t-th vector counts rows from the t-th tile on. ``backwards`` undoes what the same call without it did.
+
+    Where the tiles are one array and each but the last has as many swaps as rows, all are one call, which carries them
+    out column by column, in a cache.
     """
-    steps = list(zip(pivots, tops(tiles), range(len(tiles)), strict=False))
-    for piv, _, first in reversed(steps) if backwards else steps:
+    pivots, starts = pivots[: len(tiles)], tops(tiles)[: len(pivots)]
+    whole = joined(tiles) if len(pivots) else None
+    ends = zip(pivots, starts, starts[1:], strict=False)
+    if whole is not None and all(len(piv) == below - top for piv, top, below in ends):
+        rows = [piv + np.int32(top) for piv, top in zip(pivots, starts, strict=True)]
+        _in_array(np.concatenate(rows), whole, backwards)
+        return
+    steps = list(enumerate(pivots))
+    for first, piv in reversed(steps) if backwards else steps:
         swap_rows(piv, tiles[first:], backwards)
 
 
@@ -49,8 +59,27 @@ def exchange(*pivots_and_blocks: np.ndarray) -> None:
 
 
 def swap_columns(pivots: Sequence[np.ndarray], tiles: Sequence[np.ndarray], backwards: bool = False) -> None:
-    """The same with the columns of a block row."""
-    swap(pivots, [tile.T for tile in tiles], backwards)
+    """The same with the columns of a block row; by columns in one array, they move as a whole [LAPACK ?lapmt]."""
+    turned = [tile.T for tile in tiles]
+    whole = joined(turned)
+    letter = _LETTERS.get(tiles[0].dtype.char, "")
+    lapmt = _inner(f"{letter}lapmt") if letter and whole is not None and column_ld(whole.T) else None
+    if lapmt is None or whole is None:
+        swap(pivots, turned, backwards)
+        return
+    order = np.arange(len(whole), dtype=np.int32)
+    swap(
+        pivots, [order[top : top + len(tile), None] for top, tile in zip(tops(turned), turned, strict=True)], backwards
+    )
+    order += 1
+    lapmt(
+        by_reference(1),  # column order[j] goes to j
+        by_reference(whole.shape[1]),
+        by_reference(len(whole)),
+        address(whole),
+        by_reference(column_ld(whole.T)),
+        address(order),
+    )
 
 
 def swap_rows(piv: np.ndarray, tiles: Sequence[np.ndarray], backwards: bool = False) -> None:
@@ -77,7 +106,8 @@ def by_tile(rows: np.ndarray, starts: np.ndarray) -> Any:
 
 
 def _in_array(piv: np.ndarray, a: np.ndarray, backwards: bool) -> None:
-    laswp = _laswp(_LETTERS.get(a.dtype.char, ""))
+    letter = _LETTERS.get(a.dtype.char, "")
+    laswp = _inner(f"{letter}laswp") if letter else None
     ld = column_ld(a)
     if laswp is None or not ld:
         targets, sources = moved(piv, backwards)
@@ -97,9 +127,9 @@ def _in_array(piv: np.ndarray, a: np.ndarray, backwards: bool) -> None:
 
 
 @cache
-def _laswp(letter: str) -> Any:
-    """SciPy's: MKL as torch has it exports none."""
-    return blas.load("openblas").symbol(f"{letter}laswp") if letter else None
+def _inner(routine: str) -> Any:
+    """SciPy's: MKL as torch has it exports none that moves rows or columns."""
+    return blas.load("openblas").symbol(routine)
 
 
 def moved(piv: np.ndarray, backwards: bool = False) -> tuple[np.ndarray, np.ndarray]:

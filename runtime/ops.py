@@ -174,7 +174,7 @@ def _pair(uses: tuple[Use, ...]) -> tuple[object, ...]:
 
 
 def _reflected(uses: tuple[Use, ...]) -> tuple[object, ...]:
-    """(k,j) of the reflections of panel k applied to block column j."""
+    """(k,j) of the reflections of panel k applied to block column j, the last of several."""
     return uses[0].handle.index[1], uses[-1].handle.index[1]
 
 
@@ -342,9 +342,9 @@ def geqrf(tiles: int) -> Op:
 
 
 @cache
-def larfb(tiles: int) -> Op:
-    """Its reflections applied to a block column, 12 tiles - 6 units."""
-    return Op("larfb", weight=12 * tiles - 6, flops=_geqrf.flops_larfb, indices=_reflected)
+def larfb(tiles: int, across: int = 1) -> Op:
+    """Its reflections applied to so many block columns, 12 tiles - 6 units each."""
+    return Op("larfb", weight=(12 * tiles - 6) * across, flops=_geqrf.flops_larfb, indices=_reflected)
 
 
 copy = Op("copy", weight=0, indices=_tile, explain=_not_finite)

@@ -70,7 +70,8 @@ def lacks(item):
     """What this test needs and this computer does not have; empty if it can run."""
     if item.get_closest_marker("gpu") and not gpu():
         return "a GPU"
-    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    values = list(item.callspec.params.values()) if hasattr(item, "callspec") else []
+    values += [value.get("backend") for value in values if isinstance(value, dict)]
     packages = {ENGINES[value] for value in values if isinstance(value, str) and value in ENGINES}
     packages |= {package for mark in item.iter_markers("needs") for package in mark.args}
     return ", ".join(sorted(package for package in packages if not there(package)))

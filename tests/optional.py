@@ -1,14 +1,16 @@
-"""torch, or what stands for it where it is not installed: on the pretended computers of portable.py, and on a user's.
+"""torch and dask.array, or what stands for them where they are not installed: on the pretended computers of portable.py,
+and on a user's.
 
-There a test that uses torch is skipped at the first call of it; all that needs only its names, such as parameters of
-tests, works. CI asks for torch before it runs the suite, so nothing is skipped unseen.
+There a test that uses one is skipped at the first call of it; all that needs only their names, such as parameters of
+tests, works. CI asks for both before it runs the suite, so nothing is skipped unseen.
 """
 
+import importlib
 import importlib.util
 
 import pytest
 
-__all__ = ["torch"]
+__all__ = ["da", "torch"]
 
 
 class Absent:
@@ -26,7 +28,10 @@ class Absent:
         pytest.skip(f"{self.name.split('.')[0]} is not installed")
 
 
-if importlib.util.find_spec("torch"):
-    import torch
-else:
-    torch = Absent("torch")
+def optional(name):
+    """This module, or what stands for it."""
+    return importlib.import_module(name) if importlib.util.find_spec(name.split(".")[0]) else Absent(name)
+
+
+torch = optional("torch")
+da = optional("dask.array")

@@ -1,7 +1,10 @@
 """What is installed, and what an import costs."""
 
+import ast
 import itertools
+import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -63,6 +66,27 @@ def test_public_names_exist_and_are_sorted_as_ruff_does():
     assert len(set(tw.__all__)) == len(tw.__all__)
 
 
+def imported_for_type_checkers(module):
+    """(module, name) of what stands under ``if TYPE_CHECKING:``."""
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name)]
+    return {
+        (line.module, alias.name)
+        for block in blocks
+        for line in block.body
+        if isinstance(line, ast.ImportFrom)
+        for alias in line.names
+    }
+
+
+def test_type_checkers_see_the_names_that_are_imported_when_they_are_used():
+    lazily = {(f"tilewright.{home}", name) for home, names in tw._HOMES.items() for name in names.split()}
+    rooms = {("tilewright", name) for name in ("comm", "linalg", "plot", "training")}
+    assert lazily | rooms == imported_for_type_checkers(tw)
+    assert {name for _, name in lazily | rooms} == {*tw.__all__, "training"}
+    assert imported_for_type_checkers(tw.linalg) == {(home, name) for name, home in tw.linalg._PUBLIC.items()}
+
+
 def test_names_of_engines_and_policies():
     assert tw.BACKENDS[:2] == ("serial", "threads")
     assert list(tw.SCHEDULERS)[:5] == ["eager", "lifo", "random", "critical-path", "lws"]
@@ -71,7 +95,7 @@ def test_names_of_engines_and_policies():
 def test_oldest_versions_are_those_that_pyproject_allows():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    floors = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?>=([\d.]+)", "\n".join(itertools.chain(*groups)), re.M))
+    floors = dict(re.findall(r"^([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)", "\n".join(itertools.chain(*groups)), re.M))
     oldest = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "oldest.txt").read_text(), re.M))
     assert {name for name in floors if name in oldest} == set(oldest)
     for name, tried in oldest.items():
@@ -81,18 +105,58 @@ def test_oldest_versions_are_those_that_pyproject_allows():
     assert core <= set(oldest)
 
 
+def told(code, **more):
+    """What a fresh process prints, read as JSON."""
+    environment = os.environ | more
+    return json.loads(subprocess.check_output([sys.executable, "-c", f"import json, sys; {code}"], env=environment))
+
+
+def test_import_loads_no_other_library_and_no_other_module_of_ours():
+    code = "before = set(sys.modules); import tilewright; new = set(sys.modules) - before;"
+    code += "print(json.dumps([name for name in new if name.split('.')[0] not in sys.stdlib_module_names]))"
+    assert told(code) == ["tilewright"]
+
+
 @pytest.mark.parametrize(
     "code",
     [
-        "import tilewright",
         "import tilewright.kernels, tilewright.schedulers, tilewright.backends.threads, tilewright.backends.serial",
         "import tilewright as tw; len(tw.cholesky_graph(nt=4)); tw.cholesky_graph(4).critical_path()",
+        "from tilewright import tiled_cholesky, solve, lu, qr, svd, run, Machine, BACKENDS",
     ],
-    ids=["import", "rooms", "graph"],
+    ids=["rooms", "graph", "calls"],
 )
-def test_import_loads_no_heavy_library(code):
-    look = f"{code}; import sys; print(sorted(set({HEAVY}) & set(sys.modules)))"
-    assert subprocess.check_output([sys.executable, "-c", look], text=True).strip() == "[]"
+def test_what_needs_numpy_alone_loads_no_other_heavy_library(code):
+    assert told(f"{code}\nprint(json.dumps(sorted(set({HEAVY}) & set(sys.modules))))") == []
+
+
+def test_names_are_there_when_they_are_asked_for_by_whatever_way():
+    code = """
+import pickle
+import tilewright as tw
+assert set(tw.__all__) <= set(dir(tw)) and "__version__" in dir(tw)
+from tilewright import mpi, plot
+from tilewright import Machine as M
+assert tw.Machine is M and pickle.loads(pickle.dumps(M)) is M
+assert tw.schedulers.Eager and tw.ops and tw.distribution.near_square
+found = []
+for name in ("solv", "_private", "__wrapped__", "nothing.here"):
+    try:
+        getattr(tw, name)
+    except AttributeError as error:
+        found.append(str(error))
+print(json.dumps(found))
+"""
+    assert told(code) == [
+        f"module 'tilewright' has no attribute {name!r}" for name in ("solv", "_private", "__wrapped__", "nothing.here")
+    ]
+
+
+def test_a_pickle_is_read_where_tilewright_was_not_imported_yet():
+    text = pickle.dumps(tw.BlockCyclic(2, 3)).hex()
+    assert (
+        told(f"import pickle; print(json.dumps(str(pickle.loads(bytes.fromhex({text!r})))))") == "BlockCyclic(P=2, Q=3)"
+    )
 
 
 def test_import_works_from_elsewhere(tmp_path):

@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 
 from tilewright.backends import COMPUTING
 from tilewright.errors import MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError, WorkerDied
+from tilewright.extras import EXTRAS, brings
 from tilewright.host.files import write_text
 from tilewright.precision import FORMATS
 from tilewright.scalars import nearby
@@ -58,27 +59,6 @@ class _BadInput(click.ClickException):
     exit_code = 2
 
 
-EXTRAS = {
-    "torch": "torch",
-    "dask": "dask",
-    "distributed": "dask",
-    "mpi4py": "mpi",
-    "cloudpickle": "mpi",
-    "matplotlib": "plot",
-    "pandas": "frames",
-    "pymetis": "metis",
-    "pydot": "graphs",
-    "tensorboard": "tensorboard",
-    "sklearn": "training",
-    "mlxtend": "training",
-    "pyarrow": "training",
-    "PIL": "training",
-    "zarr": "zarr",
-    "h5py": "hdf5",
-}
-"""The extra of this package that brings a module."""
-
-
 @contextlib.contextmanager
 def one_sentence() -> Iterator[None]:
     """Turn what the library says about bad input or a failure into a message and an exit code, with no traceback."""
@@ -97,9 +77,7 @@ def one_sentence() -> Iterator[None]:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None or not str(error).startswith("No module named"):
             raise _BadInput(str(error)) from error
-        raise _BadInput(
-            f"this needs {error.name}, which is not installed; pip install 'tilewright[{extra}]' brings it"
-        ) from error
+        raise _BadInput(f"this needs {error.name}, which is not installed; {brings(extra)}") from error
     except (ValueError, TypeError, OverflowError, OSError, ImportError, MemoryError, MissingDataError) as error:
         raise _BadInput(str(error)) from error
 
@@ -223,7 +201,7 @@ def output(*names: str, suffixes: Sequence[str], **attributes: Any) -> Callable[
         if value is not None:
             file_in(value, suffixes)
             if ".csv" in suffixes and importlib.util.find_spec("pandas") is None:
-                raise _BadInput(f"{param.opts[0]} needs pandas; pip install 'tilewright[frames]' brings it")
+                raise _BadInput(f"{param.opts[0]} needs pandas; {brings('frames')}")
             if suffixes == PICTURES:
                 from tilewright.plot.canvas import check_matplotlib
 

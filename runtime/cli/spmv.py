@@ -11,6 +11,7 @@ import click
 
 from tilewright.backends import COMPUTING
 from tilewright.cli.common import Extents, Json, as_json, emit, input_file, one_sentence
+from tilewright.extras import pip
 
 if TYPE_CHECKING:
     from tilewright.comm.sparse import SparseOperator
@@ -107,7 +108,7 @@ def _load(poisson: tuple[int, ...] | None, example: str | None, path: Path | Non
         try:
             from pyamg.gallery import load_example
         except ImportError:
-            raise ImportError("--example needs pyamg; pip install pyamg") from None
+            raise ImportError(f"--example needs pyamg; {pip('pyamg')}") from None
         try:
             return sparse.csr_array(load_example(example)["A"]), f"pyamg's {example}"
         except ValueError as error:

@@ -7,7 +7,7 @@ The lecture is V. Eijkhout's *Parallel scalability*.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tilewright.comm.collectives import allgather, allreduce, broadcast, gather, reduce, reduce_scatter, scatter
 from tilewright.comm.cost import best, cost, lower_bound, terms
@@ -17,6 +17,13 @@ from tilewright.comm.schedule import schedule
 
 # Modules that have a function of their own name are imported here, so that the name stands for the function.
 from tilewright.door import upstairs
+
+if TYPE_CHECKING:
+    from tilewright.comm import closure as closure
+    from tilewright.comm import domains as domains
+    from tilewright.comm import neighbours as neighbours
+    from tilewright.comm import partition as partition
+    from tilewright.studies.scaling import scaling_study
 
 __all__ = [
     "allgather",
@@ -40,10 +47,11 @@ __all__ = [
 
 _MODULES = ("closure", "domains", "neighbours", "partition")  # they need SciPy
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"tilewright.comm.{name}")
-    if name == "scaling_study":
-        return upstairs("studies.scaling:scaling_study")
-    raise AttributeError(f"module 'tilewright.comm' has no attribute {name!r}")
+    def __getattr__(name):
+        if name in _MODULES:
+            return importlib.import_module(f"tilewright.comm.{name}")
+        if name == "scaling_study":
+            return upstairs("studies.scaling:scaling_study")
+        raise AttributeError(f"module 'tilewright.comm' has no attribute {name!r}")

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse as sparse
 
 from tilewright.arguments import numeric
+from tilewright.extras import brings
 
 __all__ = [
     "PARTITIONS",
@@ -226,7 +227,7 @@ def metis(A: Csr, ranks: int) -> Partition:
     try:
         import pymetis
     except ImportError:
-        raise ImportError("partition 'metis' needs pymetis; pip install 'tilewright[metis]' brings it") from None
+        raise ImportError(f"partition 'metis' needs pymetis; {brings('metis')}") from None
     graph = _symmetric_pattern(A)
     n = graph.shape[0]
     if ranks >= n or ranks == 1 or not graph.nnz:

@@ -10,9 +10,29 @@ the function, ``from tilewright.linalg.solve import ...`` reads the module.
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_STANDARD = (
+if TYPE_CHECKING:
+    from tilewright.linalg.array_api import (
+        cholesky,
+        cross,
+        det,
+        diagonal,
+        inv,
+        matmul,
+        matrix_norm,
+        matrix_power,
+        matrix_transpose,
+        outer,
+        slogdet,
+        solve,
+        tensordot,
+        trace,
+        vecdot,
+        vector_norm,
+    )
+
+__all__ = [
     "cholesky",
     "cross",
     "det",
@@ -29,11 +49,10 @@ _STANDARD = (
     "trace",
     "vecdot",
     "vector_norm",
-)
-_PUBLIC = dict.fromkeys(_STANDARD, "tilewright.linalg.array_api")
-"""By public name the module that has it: a function of another module of this room is a line here."""
+]
 
-__all__ = sorted(_PUBLIC)
+_PUBLIC = dict.fromkeys(__all__, "tilewright.linalg.array_api")
+"""By public name the module that has it: a function of another module of this room is a line here."""
 
 
 class _Namespace(ModuleType):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.arguments import like
+from tilewright.host.memory import room
 from tilewright.kernels.columns import column_ld
 from tilewright.linalg.matrix import Matrix
 from tilewright.linalg.tall import cut
@@ -71,8 +72,8 @@ class ByColumns(Matrix):
 
     def room(self, columns: int) -> TiledMatrix:
         """Memory by columns, with as many rows as the matrix, to be written before it is read."""
-        room = np.empty((self.shape[0], columns), self.dtype, "F")
-        return cut(room, self.tiles.height, self.tiles.tile_size)
+        memory = room((columns, self.shape[0]), self.dtype, huge=True).T
+        return cut(memory, self.tiles.height, self.tiles.tile_size)
 
     def result(self, target: TiledMatrix) -> Any:
         """The result in the kind that was given."""

@@ -77,6 +77,8 @@ class ByPages:
     """Bytes that are copied where a panel is kept."""
     copies: int = 0
     """Bytes that a task copies, beside tiles."""
+    across: int = 1
+    """Block columns that one task may write: a slab, and what a rank has of one, is whole groups of so many."""
 
     def in_order(self, graph: TaskGraph, width: int) -> list[Task]:
         """The tasks by slabs of so many block columns, or as `order` says."""
@@ -109,7 +111,7 @@ class ByPages:
             return place_of(task, owner) if ranks > 1 else 0
 
         def fit(pages: int) -> tuple[Paged, int]:
-            width = max(1, pages // max(self.column, 1) - 2) * ranks
+            width = max((pages // max(self.column, 1) - 2) // self.across, 1) * self.across * ranks
             tasks = self.in_order(graph, width)
             found = paged(graph, tasks, families, pages, self.loaded, ranks=ranks, place=place, ops=self.ops)
             return found, found.memory + inside + beside(len(found.graph), workers, copies)

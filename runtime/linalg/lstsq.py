@@ -31,14 +31,14 @@ def _graph(plan: Plan, columns: int, check: bool) -> TaskGraph:
     """R of A, the first rows of Q^H B, and the squares of the others by tile row, for so many columns of tiles."""
     g = TaskGraph(f"lstsq {plan.m} x {plan.n} nc={columns}")
     A, B, X, Y, U = (g.handles(name) for name in ("A", "B", "X", "Y", "R"))
-    H = Reflections.rooms(g, plan, A)
+    H = Reflections.rooms(g, plan, A, alone=True)
     fill(g, A, plan, check)
     for c in range(columns):
         for i in range(plan.mt):
             g.insert(copy, R(B[i, c]), W(X[i, c]), *["all"] * check)
     insert_qr(g, H, plan)
     apply(g, H, X, plan, columns, "C")
-    upper(g, A, U, plan)
+    upper(g, H, U, plan)
     N = g.handles("N")
     for c in range(columns):
         for k in range(plan.panels):

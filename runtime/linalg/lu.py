@@ -15,6 +15,7 @@ from tilewright.arguments import is_chunked, is_tensor, like
 from tilewright.backends import check_call
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
+from tilewright.host.memory import room
 from tilewright.kernels.swaps import permutation
 from tilewright.linalg.butterfly import Butterflies, insert_butterflies, random_butterflies
 from tilewright.linalg.call import Call
@@ -904,7 +905,7 @@ def inverse_with(factor: LUFactor, call: Call) -> np.ndarray:
     """A^-1 of the matrix that was factored, by columns."""
     T = TiledMatrix.view(_array(factor.lu), factor.tile_size)
     n, nb = factor.shape[0], factor.tile_size
-    x = np.empty((n, n), T.dtype, "F")
+    x = room((n, n), T.dtype, huge=True).T
     data: dict[str, Any] = {"LU": T, "X": TiledMatrix.view(x, nb)}
     if factor.butterflies is None:
         data["piv"] = [factor.piv[k : k + nb] - np.int32(k) for k in range(0, n, nb)]

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from tilewright.arguments import LAPACK
 from tilewright.graph import Handle, TaskGraph
 from tilewright.keywords import strict
 from tilewright.linalg.cholesky import cholesky_graph
 from tilewright.linalg.qr import r_by_pages
-from tilewright.linalg.qr_graph import Plan as QRPlan
-from tilewright.linalg.qr_graph import inner_block
+from tilewright.linalg.qr_plan import qr_plan
 from tilewright.linalg.slab_plan import SlabPlan, cholesky_plan, lu_plan_in
 from tilewright.machine import Machine
 from tilewright.rates import current
@@ -211,10 +212,12 @@ def _by_pages(
         return None
     (function, arguments) = recipe
     if function.__name__ == "_outline":
-        mt, nt, tree, ranks = arguments
-        shaped = QRPlan(mt * nb, nt * nb, nb, nb, inner_block(nb), tree, ranks, dtype)
+        mt, nt, tree, _ = arguments
+        rows, columns = mt * nb, nt * nb
     else:
         (shaped,) = arguments
+        rows, columns, tree = shaped.m, shaped.n, shaped.tree
+    shaped = qr_plan(rows, columns, np.dtype(dtype), workers=workers, here=True, tree=tree, tile_size=nb)
     job = r_by_pages(shaped)
     m, n = shaped.m, shaped.n
     outlines = [Stored(shape, dtype, "outline") for shape in ((m, n), (m, n))]

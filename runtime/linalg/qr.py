@@ -13,6 +13,7 @@ from tilewright.arguments import is_chunked, is_tensor, like
 from tilewright.distribution import chosen_owner
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
+from tilewright.kernels.move import onto
 from tilewright.linalg.block_columns import BlockColumns
 from tilewright.linalg.by_pages import ByPages
 from tilewright.linalg.call import Call
@@ -30,6 +31,7 @@ from tilewright.linalg.qr_graph import (
     make_positive,
     reflections,
     upper,
+    upper_in_place,
 )
 from tilewright.linalg.qr_outside import qr_by_pages, qr_outside
 from tilewright.linalg.qr_plan import AUTO, qr_plan
@@ -53,21 +55,27 @@ MODES = ("full", "economic", "r", "raw")
 
 
 @lru_cache(maxsize=32)
-def _qr_graph(plan: Plan, columns: int | None, positive: bool, in_place: bool, check: bool) -> TaskGraph:
-    """The graph behind `qr`: R, and Q of so many columns, or no Q."""
+def _qr_graph(
+    plan: Plan, columns: int | None, positive: bool, in_place: bool, check: bool, over: bool = False
+) -> TaskGraph:
+    """The graph behind `qr`: R, and Q of so many columns, or no Q; ``over`` lets R take the place of A."""
     g = TaskGraph(f"qr {plan.m} x {plan.n} tile_size={plan.width}")
-    A, U, Q = g.handles("A"), g.handles("R"), g.handles("Q")
-    H = Reflections.rooms(g, plan, A)
+    A, Q = g.handles("A"), g.handles("Q")
+    U = A if over else g.handles("R")
+    H = Reflections.rooms(g, plan, A, alone=True)
     if not in_place:
         fill(g, A, plan, check)
     insert_qr(g, H, plan)
-    upper(g, A, U, plan)
+    if over:
+        upper_in_place(g, H, plan)
+    else:
+        upper(g, H, U, plan)
     if columns is not None:
         explicit(g, H, Q, plan, columns)
     if positive:
-        make_positive(g, A, U, None if columns is None else Q, plan)
+        make_positive(g, H, U, None if columns is None else Q, plan)
     laid_out(g, plan)
-    g.recipe = _qr_graph, (plan, columns, positive, in_place, check)
+    g.recipe = _qr_graph, (plan, columns, positive, in_place, check, over)
     return g
 
 
@@ -78,11 +86,12 @@ def _factor_graph(plan: Plan, in_place: bool, check: bool) -> TaskGraph:
     A, D = g.handles("A"), g.handles("D")
     if not in_place:
         fill(g, A, plan, check)
-    insert_qr(g, Reflections(A, g.handles("T"), g.handles("S")), plan)
+    H = Reflections.given(g, plan)
+    insert_qr(g, H, plan)
     diagonal = g.handles("diagonal", shape=lambda k: reflections(plan, k, k), dtype=plan.dtype, keep=True)
     for k in range(plan.panels):
-        g.insert(signs, R(A[k, k]), W(D[k, 0]))
-        g.insert(diag, R(A[k, k]), W(diagonal[k]))
+        g.insert(signs, R(H.diagonal(k)), W(D[k, 0]))
+        g.insert(diag, R(H.diagonal(k)), W(diagonal[k]))
     laid_out(g, plan)
     g.recipe = _factor_graph, (plan, in_place, check)
     return g
@@ -92,8 +101,8 @@ def _factor_graph(plan: Plan, in_place: bool, check: bool) -> TaskGraph:
 def _upper_graph(plan: Plan, positive: bool) -> TaskGraph:
     """R of a factor."""
     g = TaskGraph(f"R of a qr {plan.m} x {plan.n}")
-    A, U, D = g.handles("A"), g.handles("R"), g.handles("D")
-    upper(g, A, U, plan)
+    U, D = g.handles("R"), g.handles("D")
+    upper(g, Reflections.given(g, plan), U, plan)
     for k in range(plan.panels if positive else 0):
         for j in range(k, plan.nt):
             g.insert(times_rows, R(D[k, 0]), RW(U[k, j]))
@@ -107,7 +116,7 @@ def _apply_graph(plan: Plan, columns: int, trans: str, positive: bool, check: bo
     """X := Q^H B ("C") or Q B ("N"), for so many columns of tiles."""
     g = TaskGraph(f"qr apply {plan.m} x {plan.n} nc={columns} {trans}")
     B, X, D = g.handles("B"), g.handles("X"), g.handles("D")
-    H = Reflections(g.handles("A"), g.handles("T"), g.handles("S"))
+    H = Reflections.given(g, plan)
     for c in range(columns):
         for i in range(plan.mt):
             g.insert(copy, R(B[i, c]), W(X[i, c]), *["all"] * check)
@@ -133,7 +142,7 @@ def _explicit_graph(plan: Plan, columns: int, positive: bool) -> TaskGraph:
     """So many columns of Q."""
     g = TaskGraph(f"Q of a qr {plan.m} x {plan.n}")
     Q, D = g.handles("Q"), g.handles("D")
-    explicit(g, Reflections(g.handles("A"), g.handles("T"), g.handles("S")), Q, plan, columns)
+    explicit(g, Reflections.given(g, plan), Q, plan, columns)
     for k in range(plan.panels if positive else 0):
         for i in range(plan.mt):
             g.insert(times_columns, R(D[k, 0]), RW(Q[i, k]))
@@ -150,12 +159,13 @@ def _solve_graph(plan: Plan, columns: int, check: bool) -> TaskGraph:
     for c in range(columns):
         for i in range(plan.mt):
             g.insert(copy, R(B[i, c]), W(X[i, c]), *["all"] * check)
-    apply(g, Reflections(A, g.handles("T"), g.handles("S")), X, plan, columns, "C")
+    H = Reflections.given(g, plan)
+    apply(g, H, X, plan, columns, "C")
     for c in range(columns):
         for k in range(plan.nt):
             g.insert(triu, R(X[k, c]), W(Y[k, c]), False)
         for k in reversed(range(plan.nt)):
-            g.insert(trsmn, R(A[k, k]), RW(Y[k, c]), "U", "N")  # Y_k := R_kk^-1 Y_k
+            g.insert(trsmn, R(H.diagonal(k)), RW(Y[k, c]), "U", "N")  # Y_k := R_kk^-1 Y_k
             for i in reversed(range(k)):
                 g.insert(gemmn, R(A[i, k]), R(Y[k, c]), RW(Y[i, c]))  # Y_i := Y_i - R_ik Y_k
     laid_out(g, plan)
@@ -235,7 +245,7 @@ class QRFactor:
         """(min(m, n), n), upper triangular; in the kind of A."""
         plan, call = self._plan, self._call()
         U = self._new((min(self.shape), plan.n), plan.width)
-        call.run(_upper_graph(plan, self._positive), {"A": self._data["A"], "D": self._data["D"], "R": U})
+        call.run(_upper_graph(plan, self._positive), {**self._data, "R": U})
         return call.result(self._in_kind(U))
 
     def apply(self, c: Any, trans: str = "N", side: str = "L", *, check_finite: bool = True) -> Any:
@@ -532,13 +542,15 @@ def qr(
     k = min(m, n)
     columns = None if mode == "r" else m if mode == "full" else k
     source, target = matrix.tiles, matrix.target()
-    U = matrix.new((k if mode == "economic" or call.chunked else m, n), plan.width, plan.width)
-    data = {"A": target, "R": U, **({} if matrix.in_place else {"source": source})}
+    elsewhere = call.chunked or matrix.in_place or matrix.tiled or by_gram or checkpoint is not None
+    over = mode == "r" and plan.tree == PANEL and call.here and not elsewhere
+    U = target if over else matrix.new((k if mode == "economic" or call.chunked else m, n), plan.width, plan.width)
+    data = {"A": target, **({} if over else {"R": U}), **({} if matrix.in_place else {"source": source})}
     if columns is not None:
         data["Q"] = matrix.new((m, columns), plan.height, plan.width)
     why = "" if not by_gram else cholesky_qr2(call, plan, {**data, "source": source}, columns is not None)
     if not by_gram or why:
-        graph = _qr_graph(plan, columns, positive or by_gram, matrix.in_place, check)
+        graph = _qr_graph(plan, columns, positive or by_gram, matrix.in_place, check, over)
         call.run(
             graph,
             data,
@@ -610,7 +622,7 @@ def r_by_pages(plan: Plan, check: bool = True) -> ByPages:
 
 def _finals(in_place: bool) -> Finals:
     """Reflections and rows of R become final with their block column."""
-    return Finals((("A", 1), ("T", 1), ("S", 1), ("V", 1)), "A" if in_place else "source")
+    return Finals((("A", 1), ("T", 1), ("S", 1), ("V", 1), ("corner", 1)), "A" if in_place else "source")
 
 
 def _bits(plan: Plan) -> dict[str, Any]:
@@ -640,11 +652,12 @@ def _raw(call: Call, overwrite: bool, check: bool, tile_size: int | None) -> Any
         raise ValueError("mode='raw' is LAPACK's form of one array; qr_factor keeps reflections on the workers")
     factor, matrix = factor_with(call, overwrite, check, PANEL, tile_size, False)
     plan, k = factor._plan, min(factor.shape)
-    A, T = factor._data["A"], factor._data["T"]
+    A, T, corner = (factor._data[name] for name in ("A", "T", "corner"))
     tau = np.zeros(k, matrix.dtype)
     for p in range(plan.panels):
         at = p * plan.width
         tau[at : at + plan.width] = T[0, p].diagonal()[: k - at]
+        onto(corner[0, p][: k - at], A[p, p])
     U = np.asfortranarray(np.triu(A.to_numpy()[:k]))
     return call.result((matrix.result(A), like(tau, call.a)), like(U, call.a))
 
@@ -771,9 +784,10 @@ def factor_with(
 
 
 def _triangles(matrix: Any, plan: Plan) -> Iterator[tuple[str, Any]]:
-    """Memory for the triangles of reflections, in tiles like those of the matrix."""
+    """Memory for the triangles of reflections and the R of panels, in tiles like those of the matrix."""
     if plan.tree == PANEL:
-        yield "T", matrix.new((plan.width, plan.n), plan.width, plan.width)
+        for name in ("T", "corner"):
+            yield name, matrix.new((plan.width, plan.n), plan.width, plan.width)
         return
     for name in "TS":
         yield name, matrix.new((plan.mt * plan.ib, plan.n), plan.ib, plan.width)

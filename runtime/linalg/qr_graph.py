@@ -7,9 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 from tilewright.arguments import LAPACK
 from tilewright.distribution import BlockCyclic
-from tilewright.graph import RW, Handles, Layout, Op, R, TaskGraph, W
+from tilewright.graph import RW, Handle, Handles, Layout, Op, R, TaskGraph, W
 from tilewright.keywords import strict
-from tilewright.linalg.qr_panels import TilePanels, qr_panels
+from tilewright.linalg.qr_panels import TilePanels, groups, qr_panels
 from tilewright.linalg.trees import PANEL, Elimination, Tree, eliminations, normal
 from tilewright.ops import (
     copy,
@@ -52,6 +52,8 @@ class Plan(NamedTuple):
     dtype: str
     grid: tuple[int, int] | None = None
     """The P x Q ranks among which the graph itself deals out tiles; None leaves that to the engine."""
+    across: int = 1
+    """Tile columns that the reflections of a panel are applied to at a time, at most."""
 
     @property
     def mt(self) -> int:
@@ -104,15 +106,23 @@ class Reflections(NamedTuple):
     A: Handles
     T: Handles
     S: Handles
+    corner: Handles | None = None
+    """Where the vectors of a panel stand in A with their ones and zeros: its R on the diagonal. Else that is in A."""
 
     @classmethod
-    def rooms(cls, g: TaskGraph, plan: Plan | None, A: Handles) -> Reflections:
-        """With rooms for T and S where sizes are known."""
+    def rooms(cls, g: TaskGraph, plan: Plan | None, A: Handles, *, alone: bool = False) -> Reflections:
+        """With rooms for T and S where sizes are known; ``alone`` lets panels have rooms for R."""
         if plan is None:
             return cls(A, g.handles("T"), g.handles("S"))
         if plan.tree == PANEL:
             T = g.handles("T", shape=lambda i, k: (reflections(plan, k, k),) * 2, dtype=plan.dtype)
-            return cls(A, T, g.handles("S"))
+            if not alone:
+                return cls(A, T, g.handles("S"))
+
+            def corner(i: int, k: int) -> tuple[int, int]:
+                return reflections(plan, k, k), plan.columns(k)
+
+            return cls(A, T, g.handles("S"), g.handles("corner", shape=corner, dtype=plan.dtype))
 
         def triangles(i: int, k: int) -> tuple[int, int]:
             return min(plan.ib, reflections(plan, i, k)), reflections(plan, i, k)
@@ -123,6 +133,16 @@ class Reflections(NamedTuple):
         return cls(
             A, g.handles("T", shape=triangles, dtype=plan.dtype), g.handles("S", shape=eliminated, dtype=plan.dtype)
         )
+
+    @classmethod
+    def given(cls, g: TaskGraph, plan: Plan) -> Reflections:
+        """Those of a factor, for all of which there is data."""
+        corner = g.handles("corner") if plan.tree == PANEL else None
+        return cls(g.handles("A"), g.handles("T"), g.handles("S"), corner)
+
+    def diagonal(self, k: int) -> Handle:
+        """The tile that has R on the diagonal."""
+        return self.A[k, k] if self.corner is None else self.corner[0, k]
 
 
 def reflections(plan: Plan, i: int, k: int) -> int:
@@ -142,7 +162,7 @@ def qr_tiles(g: TaskGraph, H: Reflections, V: Handles, mt: int, nt: int, steps: 
     .. [2] J. Dongarra et al., Hierarchical QR factorization algorithms for multi-core clusters, Parallel Computing 39
        (2013).
     """
-    A, T, S = H
+    A, T, S, _ = H
     for k in range(min(mt, nt)):
         beside = range(k + 1, nt)
         for i in _heads(k, mt, steps[k]):
@@ -171,15 +191,16 @@ def apply(
     first: Callable[[int], int] = lambda k: 0,
 ) -> None:
     """Insert X := Q^H X, or with ``flag`` "N" Q X, on so many columns of tiles, of step k from ``first(k)`` on."""
-    A, T, S = H
+    A, T, S, corner = H
     mt = plan.mt
-    panels = TilePanels(g, A, T, mt, plan.nt)
+    panels = TilePanels(g, A, T, mt, plan.nt, plan.across, corner)
     steps = [] if plan.tree == PANEL else plan.steps()
     for k in range(plan.panels) if flag == "C" else reversed(range(plan.panels)):
+        if plan.tree == PANEL:
+            for beside in groups(first(k), columns, plan.across):
+                panels.apply(k, X, beside, flag)
+            continue
         for c in range(first(k), columns):
-            if plan.tree == PANEL:
-                panels.apply(k, X, c, *[flag] * (flag == "N"))
-                continue
             if flag == "C":
                 for i in _heads(k, mt, steps[k]):
                     g.insert(unmqr, R(A[i, k]), R(T[i, k]), RW(X[i, c]))
@@ -201,23 +222,32 @@ def explicit(g: TaskGraph, H: Reflections, Q: Handles, plan: Plan, columns: int)
     apply(g, H, Q, plan, across, "N", first=lambda k: k)
 
 
-def upper(g: TaskGraph, A: Handles, U: Handles, plan: Plan) -> None:
+def upper(g: TaskGraph, H: Reflections, U: Handles, plan: Plan) -> None:
     """Insert U := R, (min(m, n), n), with zeros below the diagonal."""
     for i in range(plan.panels):
         for j in range(plan.nt):
             if j < i:
                 g.insert(zero, W(U[i, j]))
             elif i == j:
-                g.insert(triu, R(A[i, j]), W(U[i, j]))
+                g.insert(triu, R(H.diagonal(i)), W(U[i, j]))
             else:
-                g.insert(triu, R(A[i, j]), W(U[i, j]), False)
+                g.insert(triu, R(H.A[i, j]), W(U[i, j]), False)
 
 
-def make_positive(g: TaskGraph, A: Handles, U: Handles, Q: Handles | None, plan: Plan) -> None:
+def upper_in_place(g: TaskGraph, H: Reflections, plan: Plan) -> None:
+    """Insert A := R, (m, n), with zeros below the diagonal, when nobody reads the reflections any more."""
+    for k in range(plan.panels):
+        g.insert(triu, R(H.diagonal(k)), W(H.A[k, k]))
+    for j in range(plan.nt):
+        for i in range(j + 1, plan.mt):
+            g.insert(zero, W(H.A[i, j]))
+
+
+def make_positive(g: TaskGraph, H: Reflections, U: Handles, Q: Handles | None, plan: Plan) -> None:
     """Insert R := D R and Q := Q D with the signs D of the diagonal of R."""
     D = g.handles("D", shape=lambda k, _: (reflections(plan, k, k), 1), dtype="float64")
     for k in range(plan.panels):
-        g.insert(signs, R(A[k, k]), W(D[k, 0]))
+        g.insert(signs, R(H.diagonal(k)), W(D[k, 0]))
         for j in range(k, plan.nt):
             g.insert(times_rows, R(D[k, 0]), RW(U[k, j]))
         if Q is not None:
@@ -236,7 +266,7 @@ def fill(g: TaskGraph, A: Handles, plan: Plan, check: bool) -> None:
 def insert_qr(g: TaskGraph, H: Reflections, plan: Plan) -> None:
     """Insert the factorisation of a plan."""
     if plan.tree == PANEL:
-        qr_panels(TilePanels(g, H.A, H.T, plan.mt, plan.nt))
+        qr_panels(TilePanels(g, H.A, H.T, plan.mt, plan.nt, plan.across, H.corner))
         return
     V = g.handles("V", shape=lambda i, k: (plan.columns(k), plan.rows(i)), dtype=plan.dtype)
     qr_tiles(g, H, V, plan.mt, plan.nt, plan.steps())

@@ -107,9 +107,10 @@ def qr_by_pages(plan: Plan, graph: TaskGraph, finals: Finals, *, check: bool) ->
         finals,
         last=frozenset("Q"),
         order=partial(_by_rows, plan=plan) if tall else None,
-        owner=partial(_owner, plan.mt) if tall else lambda handle, ranks: column_of(handle) % ranks,
+        owner=partial(_owner, plan.mt) if tall else lambda handle, ranks: column_of(handle) // plan.across % ranks,
         loaded=_check(plan) if check else nothing,
         panel=plan.m * plan.width * item,
+        across=plan.across,
     )
 
 

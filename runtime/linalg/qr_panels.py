@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, Use, W
 from tilewright.kernels import band, bidiagonal
 from tilewright.ops import geqrf, in_place, larfb
 
-__all__ = ["Panel", "Panels", "PartPanels", "TilePanels", "cuts", "eliminate", "panel_flops", "qr_panels"]
+__all__ = ["Panel", "Panels", "PartPanels", "TilePanels", "cuts", "eliminate", "groups", "panel_flops", "qr_panels"]
 
 Shape = tuple[int, ...]
 
 
-class Panels(ABC):
+Columns = TypeVar("Columns")
+"""What one update takes: a block column, or a range of them."""
+
+
+class Panels(ABC, Generic[Columns]):
     """The panels of a matrix: how one is factored, and what its reflections are applied to."""
 
     @abstractmethod
@@ -27,22 +31,22 @@ class Panels(ABC):
         """Insert A_k = Q_k R_k."""
 
     @abstractmethod
-    def behind(self, k: int) -> Iterable[int]:
-        """The block columns with columns behind panel k."""
+    def behind(self, k: int) -> Iterable[Columns]:
+        """The block columns with columns behind panel k, that of panel k + 1 first."""
 
     @abstractmethod
-    def update(self, k: int, j: int) -> None:
+    def update(self, k: int, j: Columns) -> None:
         """Insert A_j := Q_k^H A_j, for the columns of block column j behind the panel."""
 
 
-def eliminate(panels: Panels, k: int) -> None:
+def eliminate(panels: Panels[Any], k: int) -> None:
     """Insert Q R of panel k, and what it does to all behind it."""
     panels.factor(k)
     for j in panels.behind(k):
         panels.update(k, j)
 
 
-def qr_panels(panels: Panels) -> None:
+def qr_panels(panels: Panels[Any]) -> None:
     """Insert the right-looking QR factorisation.
 
     Who updates the block column of panel k + 1 first can go on with that panel while others are updated.
@@ -54,30 +58,51 @@ def qr_panels(panels: Panels) -> None:
 # ------------------------------------------------------------------ whole tile columns
 
 
-class TilePanels(Panels):
-    """Whole tile columns of ``A[i,j]``, mt x nt; the vectors of panel k stay in A, its triangle is ``T[0,k]``."""
+def groups(first: int, stop: int, across: int) -> Iterator[range]:
+    """Block columns from ``first`` on in groups that end at multiples of ``across``: so those of all steps coincide."""
+    while first < stop:
+        end = min((first // across + 1) * across, stop)
+        yield range(first, end)
+        first = end
 
-    def __init__(self, g: TaskGraph, A: Handles, T: Handles, mt: int, nt: int) -> None:
-        self.g, self.A, self.T, self.mt, self.nt = g, A, T, mt, nt
+
+class TilePanels(Panels[range]):
+    """Whole tile columns of ``A[i,j]``, mt x nt; the vectors of panel k stay in A, its triangle is ``T[0,k]``.
+
+    Parameters
+    ----------
+    across
+        Block columns that one task updates at most; the next panel's is alone, so that it does not wait for others.
+    corner
+        ``corner[0,k]`` gets R of the panel; then vectors stand in A with their ones and zeros.
+    """
+
+    def __init__(
+        self, g: TaskGraph, A: Handles, T: Handles, mt: int, nt: int, across: int = 1, corner: Handles | None = None
+    ) -> None:
+        self.g, self.A, self.T, self.mt, self.nt, self.across, self.corner = g, A, T, mt, nt, across, corner
 
     def __len__(self) -> int:
         return min(self.mt, self.nt)
 
     def factor(self, k: int) -> None:
         rows = range(k, self.mt)
-        self.g.insert(geqrf(self.mt - k), [RW(self.A[i, k]) for i in rows], W(self.T[0, k]))
+        corner = [] if self.corner is None else [W(self.corner[0, k])]
+        self.g.insert(geqrf(self.mt - k), [RW(self.A[i, k]) for i in rows], W(self.T[0, k]), *corner)
 
-    def behind(self, k: int) -> range:
-        return range(k + 1, self.nt)
+    def behind(self, k: int) -> Iterator[range]:
+        yield from groups(k + 1, min(k + 2, self.nt), 1)
+        yield from groups(k + 2, self.nt, self.across)
 
-    def update(self, k: int, j: int) -> None:
+    def update(self, k: int, j: range) -> None:
         self.apply(k, self.A, j)
 
-    def apply(self, k: int, X: Handles, c: int, *flag: str) -> None:
-        """Insert X_c := Q_k^H X_c, or with flag "N" Q_k X_c."""
+    def apply(self, k: int, X: Handles, c: range, flag: str = "C") -> None:
+        """Insert X_c := Q_k^H X_c, or with flag "N" Q_k X_c, for block columns beside each other."""
         rows = range(k, self.mt)
-        vectors = [R(self.A[i, k]) for i in rows]
-        self.g.insert(larfb(self.mt - k), vectors, R(self.T[0, k]), [RW(X[i, c]) for i in rows], *flag)
+        how = [] if flag == "C" and self.corner is None else [flag] if self.corner is None else [flag, True]
+        vectors, tiles = [R(self.A[i, k]) for i in rows], [RW(X[i, j]) for i in rows for j in c]
+        self.g.insert(larfb(len(rows), len(c)), vectors, R(self.T[0, k]), tiles, *how)
 
 
 # ------------------------------------------------------------------ parts of tile columns
@@ -122,7 +147,7 @@ def _weighted(name: str, weight: float) -> Op:
     return in_place(name, function, weight=weight, flops=flops)
 
 
-class PartPanels(Panels):
+class PartPanels(Panels[int]):
     """Parts of tile columns of ``A[i,j]``, whose buffers have tiles by columns; vectors and triangles are in rooms.
 
     Parameters

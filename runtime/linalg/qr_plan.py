@@ -22,6 +22,12 @@ _TALL = 16
 _NARROW = 256
 """Columns of one tile at most."""
 
+_WIDTH = 128
+"""Columns of a panel: as an inner extent of products from which they are fast; the panels themselves are not."""
+
+_UPDATE = 512
+"""Columns that one product of an update has at most."""
+
 
 def qr_plan(
     m: int,
@@ -41,8 +47,10 @@ def qr_plan(
     """The plan for an m x n matrix.
 
     Few columns of many rows: one column of row blocks and a binary tree (TSQR), which reads memory once. Otherwise in
-    one process panels as long as there are block columns enough for the workers, about 0.44 of them each, as all but
-    2 % of their time is in products of matrices; else domains of four tiles under a greedy tree, which feed more.
+    one process panels of 128 columns as long as they feed the workers, as all but 2 % of their time is in products of
+    matrices; else domains of four tiles under a greedy tree, which feed more. With nt block columns and updates of g
+    of them the work of panels, 4 nt^3, is 0.44 nt times the chain of panels and 0.67 nt/g times that of the last
+    columns, 6 g nt^2.
 
     Parameters
     ----------
@@ -67,7 +75,7 @@ def qr_plan(
     >>> plan.tree, plan.height, plan.width, plan.mt
     ('binary', 4096, 64, 245)
     >>> [qr_plan(n, n, "float64", workers=w, here=True)[2:6:3] for n, w in ((100, 2), (4096, 2), (4096, 64))]
-    [(100, 'panel'), (256, 'panel'), (128, ('hierarchical', 4, 'greedy', 'binary', 'rolling'))]
+    [(100, 'panel'), (128, 'panel'), (128, ('hierarchical', 4, 'greedy', 'binary', 'rolling'))]
     """
     import numpy as np
 
@@ -79,14 +87,17 @@ def qr_plan(
         height = min(height, max(-(-m // ranks), n))  # something for each rank
         height = rows if rows is not None and n <= rows <= 16 * height else height
         return Plan(m, n, min(height, m), n, inner_block(n), chosen or _tall_tree(ranks), ranks, str(dtype), grid)
-    nb = given or _tile_size(min(m, n), workers)
+    nb = given or _panel_width(min(m, n))
+    if chosen is None:
+        panels, columns = -(-min(m, n) // nb), -(-n // nb)
+        few = workers <= max(1, min(0.44 * panels, 0.67 * columns / _across(nb, columns)))
+        chosen = PANEL if here and (few or (panels <= 1 and m <= 4 * nb)) else _wide_tree(ranks)
+    if chosen != PANEL:
+        nb = given or _tile_size(min(m, n), workers)
     if cut is None:
         nb = min(nb, max(m, n, 1))  # of a tile that is larger there is no more to say
-    panels = -(-min(m, n) // nb)
-    if chosen is None:
-        few = workers <= max(1, 0.44 * panels) or (panels <= 1 and m <= 4 * nb)
-        chosen = PANEL if here and few else _wide_tree(ranks)
-    return Plan(m, n, nb, nb, inner_block(nb), chosen, ranks, str(dtype), grid)
+    across = _across(nb, -(-n // nb)) if chosen == PANEL else 1
+    return Plan(m, n, nb, nb, inner_block(nb), chosen, ranks, str(dtype), grid, across)
 
 
 def _tall_tree(ranks: int) -> Tree:
@@ -95,6 +106,19 @@ def _tall_tree(ranks: int) -> Tree:
 
 def _wide_tree(ranks: int) -> Tree:
     return normal(("hierarchical", 4, "greedy", "binary"))
+
+
+def _panel_width(k: int) -> int:
+    """Columns of a panel: few, as panels are slow and each one waits for the one before."""
+    return max(k, 1) if k <= _NARROW else _WIDTH
+
+
+def _across(nb: int, nt: int) -> int:
+    """Block columns that one task updates: so wide that products are fast, and eight such tasks or more at first.
+
+    Not by the number of workers, as bits depend on it.
+    """
+    return max(1, min(_UPDATE // nb, nt // 8))
 
 
 def _tile_size(k: int, workers: int) -> int:

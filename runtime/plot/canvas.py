@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from tilewright.extras import brings
 from tilewright.host.files import replacing
 from tilewright.runs.text import shown
 
@@ -19,7 +20,7 @@ def check_matplotlib(what: str) -> None:
     try:
         import matplotlib.figure  # noqa: F401  whether it is there is the question
     except ImportError as error:
-        raise ImportError(f"{what} needs matplotlib; pip install 'tilewright[plot]' brings it") from error
+        raise ImportError(f"{what} needs matplotlib; {brings('plot')}") from error
 
 
 def new_figure(what: str, width: float, height: float, *, dpi: float | None = None) -> Figure:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tilewright.extras import brings
+
 if TYPE_CHECKING:
     import pandas
 
@@ -16,5 +18,5 @@ def data_frame(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> pandas.
     try:
         import pandas
     except ImportError as error:
-        raise ImportError("a data frame needs pandas; pip install 'tilewright[frames]' brings it") from error
+        raise ImportError(f"a data frame needs pandas; {brings('frames')}") from error
     return pandas.DataFrame(list(rows), columns=list(columns))

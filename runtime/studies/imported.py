@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.document import read
+from tilewright.extras import brings
 from tilewright.graph import Op, R, TaskGraph, W
 from tilewright.keywords import strict
 from tilewright.scalars import text
@@ -101,7 +102,7 @@ def _dot(path: Path) -> Any:
             warnings.simplefilter("ignore", DeprecationWarning)
             import pydot
     except ImportError as error:
-        raise ImportError("a graph in DOT needs pydot; pip install 'tilewright[graphs]' brings it") from error
+        raise ImportError(f"a graph in DOT needs pydot; {brings('graphs')}") from error
     import networkx
 
     with warnings.catch_warnings():

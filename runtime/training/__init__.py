@@ -3,7 +3,9 @@
 try:
     import torch as _torch  # noqa: F401 - asked for once, here, in one sentence
 except ImportError:
-    raise ImportError("training needs torch; pip install 'tilewright[training]'") from None
+    from tilewright.extras import brings as _brings
+
+    raise ImportError(f"training needs torch; {_brings('training')}") from None
 
 from tilewright.training import data, models
 from tilewright.training.comparison import Comparison, compare

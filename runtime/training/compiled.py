@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tilewright.extras import pip
+
 __all__ = ["BACKEND", "compiled", "problem", "settings"]
 
 BACKEND = "inductor"
@@ -28,7 +30,7 @@ def problem(backend: str, device: torch.device) -> str:
     if backend != BACKEND:
         return ""
     if device.type == "cuda":
-        return "" if importlib.util.find_spec("triton") else "compiling for a GPU needs Triton; pip install triton"
+        return "" if importlib.util.find_spec("triton") else f"compiling for a GPU needs Triton; {pip('triton')}"
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(compiler) is None:
         return (

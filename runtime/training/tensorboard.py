@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tilewright.extras import brings
+
 __all__ = ["event", "open_file"]
 
 
@@ -22,7 +24,7 @@ def open_file(folder: str | Path) -> Path:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
     except ImportError:
-        raise ImportError("writing for TensorBoard needs it; pip install 'tilewright[tensorboard]'") from None
+        raise ImportError(f"writing for TensorBoard needs it; {brings('tensorboard')}") from None
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     now = time.time()

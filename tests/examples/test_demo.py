@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tilewright.extras import brings
+
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
@@ -37,7 +39,7 @@ def test_without_scikit_learn_the_demo_says_how_to_install_it(demo, tmp_path, mo
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     result = CliRunner().invoke(demo.main, ["--n", "50", "--rounds", "1", "--out", str(tmp_path)])
     assert result.exit_code == 1
-    assert "pip install 'tilewright[demo]'" in result.stderr
+    assert brings("demo") in result.stderr
 
 
 def test_without_matplotlib_the_demo_writes_the_rest(demo, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Kernels of LU factorisations: panels, exchanges, updates; against the reference, in every layout."""
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -111,11 +112,61 @@ def test_tiles_of_one_array_are_one_strip_and_others_are_not():
     assert joined([a[:5, :3], a[5:10, :2]]) is None
 
 
+@pytest.fixture(params=["getrf2 inside", "getrf and a copy"])
+def panels(request, monkeypatch):
+    """The two ways of the kernel: SciPy's OpenBLAS has ?getrf2 inside, or no library has."""
+    if request.param == "getrf and a copy":
+        monkeypatch.setattr(blas.Library, "inner", lambda self, name: None)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_panels_agree_with_the_reference_in_both_ways(panels, library, dtype):
+    for m, n in ((60, 20), (20, 60), (33, 33), (1, 7), (7, 1)):
+        a = random_matrix(m, n, dtype)
+        found, wanted = np.asfortranarray(a), a.copy()
+        piv, other = np.zeros(min(m, n), np.int32), np.zeros(min(m, n), np.int32)
+        kernel("getrf", library, dtype)([found], piv)
+        reference.getrf([wanted], other)
+        assert np.array_equal(piv, other)
+        assert np.allclose(found, wanted, atol=1e4 * roundoff(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_pivots_are_rows_of_the_panel_whatever_is_not_a_number(panels, library, dtype):
+    rng = np.random.default_rng(3)
+    run = kernel("getrf", library, dtype)
+    for _ in range(30):
+        m, n = rng.integers(1, 30, 2)
+        a = np.asfortranarray(random_matrix(m, n, dtype))
+        a[rng.random((m, n)) < rng.choice([0.1, 0.5, 1.1])] = rng.choice([np.nan, np.inf, -np.inf])
+        piv = np.zeros(min(m, n), np.int32)
+        with np.errstate(all="ignore"):
+            run([a], piv)
+        assert ((piv >= np.arange(len(piv))) & (piv < m)).all()
+
+
+def test_a_panel_needs_no_memory_beside_itself_where_scipy_has_getrf2():
+    if blas.load("openblas").inner("dgetrf2") is None:
+        pytest.skip("this SciPy's library shows no dgetrf2")
+    run, a, piv = (
+        kernel("getrf", "openblas", "float64"),
+        np.asfortranarray(random_matrix(600, 80)),
+        np.zeros(80, np.int32),
+    )
+    tracemalloc.start()
+    run([a], piv)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < a.nbytes / 20
+
+
 class TestSubnormalPivots:
     @pytest.mark.parametrize("library", LIBRARIES)
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("share", [0.99, 0.3, 2.0**-10])
-    def test_their_rows_are_exchanged_and_divided(self, library, dtype, share):
+    def test_their_rows_are_exchanged_and_divided(self, panels, library, dtype, share):
         s = np.finfo(dtype).tiny * np.finfo(dtype).dtype.type(share)
         for a in ([[0, s], [s, 0]], [[s, 1], [s / 2, 1]], [[0, 1], [s, 1]], [[s / 2, 1, 2], [s, 1, 1], [0, 3, 1]]):
             a = np.array(a, dtype, order="F")
@@ -198,6 +249,30 @@ class TestExchanges:
         swaps.swap(pivots, tiles, True)
         assert np.array_equal(a, before)
 
+    @given(st.data())
+    def test_swaps_of_panels_that_meet_are_those_of_one_after_the_other(self, data):
+        heights = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+        m = sum(heights)
+        full = [data.draw(st.integers(0, 4)) < 4 for _ in heights]  # a vector for each row, or not
+        top, pivots, wanted = 0, [], np.arange(3.0 * m).reshape(m, 3)
+        for height, all_rows in zip(heights, full, strict=True):
+            rows = m - top
+            count = height if all_rows else data.draw(st.integers(0, height))
+            piv = np.array([data.draw(st.integers(t, rows - 1)) for t in range(count)], np.int32)
+            for t, row in enumerate(piv):
+                wanted[[top + t, top + row]] = wanted[[top + row, top + t]]
+            pivots.append(piv)
+            top += height
+        ends = np.cumsum(heights)
+        for order in "CF":
+            found = np.arange(3.0 * m).reshape(m, 3).copy(order=order)
+            tiles = [found[end - height : end] for end, height in zip(ends, heights, strict=True)]
+            for place in (tiles, [tile.copy() for tile in tiles]):
+                swaps.swap(pivots, place)
+                assert np.array_equal(np.concatenate(place), wanted)
+                swaps.swap(pivots, place, True)
+                assert np.array_equal(np.concatenate(place), np.arange(3.0 * m).reshape(m, 3))
+
     @pytest.mark.parametrize("dtype", ["float16", "int64", "object", *DTYPES])
     def test_any_dtype_can_be_exchanged(self, dtype):
         a = np.arange(8).reshape(4, 2).astype(dtype)
@@ -216,3 +291,23 @@ def test_shapes_that_do_not_fit_are_named():
     for op in ("trsmn", "trsmu"):
         with pytest.raises(ValueError, match="do not fit"):
             kernel(op, "openblas", "float64")(np.zeros((2, 2)), np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_columns_move_as_rows_of_the_transpose_do(dtype):
+    rng = np.random.default_rng(5)
+    heights = [5, 5, 4]
+    ends = np.cumsum(heights)
+    pivots = [(np.arange(5) + rng.integers(0, 14 - end, 5)).astype(np.int32) for end in ends[:2]]
+    pivots.append(np.array([3, 2, 3, 3], np.int32))
+    a = random_matrix(6, 14, dtype)
+    rows = a.T.copy()
+    swaps.swap(pivots, [rows[end - height : end] for end, height in zip(ends, heights, strict=True)])
+    for order in "CF":
+        found = a.copy(order=order)
+        tiles = [found[:, end - height : end] for end, height in zip(ends, heights, strict=True)]
+        for place in (tiles, [tile.copy() for tile in tiles]):
+            swaps.swap_columns(pivots, place)
+            assert np.array_equal(np.concatenate(place, axis=1), rows.T)
+            swaps.swap_columns(pivots, place, True)
+            assert np.array_equal(np.concatenate(place, axis=1), a)

@@ -150,6 +150,30 @@ def test_panels_are_lapack_s(dtype, m, n):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("flag", ["C", "N"])
+def test_an_update_of_block_columns_beside_each_other_is_that_of_one_array(dtype, flag):
+    """As views of one array or in memory of their own; of vectors above R, or alone with their ones and zeros."""
+    a, c = random_matrix(50, 13, dtype), random_matrix(50, 40, dtype, seed=1)
+    rows, columns = (slice(0, 20), slice(20, 41), slice(41, 50)), (slice(0, 16), slice(16, 17), slice(17, 40))
+    for make, use in zip(kernels("geqrf", dtype), kernels("larfb", dtype), strict=True):
+        strip, t, r = np.array(a, order="F"), np.zeros((13, 13), dtype), np.full((13, 13), 7, dtype)
+        alone, other = strip.copy(order="F"), t.copy()
+        make([strip], t)
+        make([alone], other, r)
+        assert np.array_equal(other, t) and np.array_equal(r, np.triu(strip[:13]))
+        assert np.array_equal(alone, np.tril(strip, -1) + np.eye(50, 13, dtype=dtype))
+        wanted = np.array(c, order="F")
+        use([strip], t, [wanted], flag)
+        for full, v in ((False, strip), (True, alone)):
+            whole = np.array(c, order="F")
+            pieces = [[whole[i, j].copy() for j in columns] for i in rows]
+            use([v[i] for i in rows], t, [whole[i, j] for i in rows for j in columns], flag, full)
+            assert np.allclose(whole, wanted, atol=100 * roundoff(dtype))
+            use([v[i].copy() for i in rows], t, [tile for row in pieces for tile in row], flag, full)
+            assert np.array_equal(np.block(pieces), whole)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_strip_in_pieces_gives_the_bits_of_one_array(dtype):
     a = random_matrix(50, 40, dtype)
     run = table.find("geqrf", "cpu", [dtype, dtype]).function
@@ -190,6 +214,7 @@ def test_zero_columns_make_no_reflections_of_nan(dtype):
 def test_flops_are_those_of_lapack():
     assert geqrf.flops_geqrf([(4, 3), (4, 3)]) == 2 * 8 * 9 - 2 * 9 == geqrf.flops_geqrf([(3, 8)])
     assert TILE_OPS["tsmqr"].flops((4, 3), (2, 3), (3, 5), (4, 5)) == 4 * 4 * 5 * 3
+    assert geqrf.flops_larfb([(4, 3), (2, 3)], (3, 3), [(4, 5), (4, 2), (2, 5), (2, 2)]) == 4 * 6 * 7 * 3 - 2 * 7 * 9
     assert TILE_OPS["unmqr"].flops((6, 3), (2, 3), (6, 5)) == 4 * 6 * 5 * 3 - 2 * 5 * 9
 
 
@@ -202,6 +227,7 @@ def test_shapes_that_do_not_fit_are_named():
         ("tsmqr", (zeros((4, 3)), zeros((1, 3)), zeros((3, 2)), zeros((5, 2))), "do not fit"),
         ("geqrf", ([zeros((4, 3))], zeros((2, 2))), "too small for a panel of 4 x 3"),
         ("larfb", ([zeros((4, 3))], zeros((3, 3)), [zeros((5, 3))]), "do not fit Q C"),
+        ("larfb", ([zeros((4, 3))] * 2, zeros((3, 3)), [zeros((4, 3))] * 3), "do not fit Q C"),
     ):
         with pytest.raises(ValueError, match=message):
             kernels(op, "float64")[0](*arguments)

@@ -26,6 +26,7 @@ from tilewright.backends.dask.rank import TOPIC
 from tilewright.backends.execution.nested import refuse
 from tilewright.backends.ranks import lending
 from tilewright.errors import WorkerDied
+from tilewright.extras import brings
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -52,14 +53,12 @@ __all__ = [
 ROOM = 0.6
 """Share of a worker's memory limit that data may take; Dask begins to spill there."""
 
-INSTALL = "pip install 'tilewright[dask]' brings it"
-
 
 def require_dask() -> None:
     """ImportError with the way to get Dask, if it is missing."""
     missing = [name for name in ("dask", "distributed") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ImportError(f"backend 'dask' needs {' and '.join(missing)}, which is not installed; {INSTALL}")
+        raise ImportError(f"backend 'dask' needs {' and '.join(missing)}, which is not installed; {brings('dask')}")
 
 
 class WorkerInfo(NamedTuple):
@@ -259,8 +258,8 @@ def _keys() -> Security:
 
     if importlib.util.find_spec("cryptography") is None:
         raise ImportError(
-            f"a Dask cluster of one's own needs cryptography, for keys that keep other users out; {INSTALL}; or pass "
-            f"client="
+            f"a Dask cluster of one's own needs cryptography, for keys that keep other users out; "
+            f"{brings('dask')}; or pass client="
         )
     return Security.temporary()
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from tilewright.extras import brings
 from tilewright.kernels import tensors
 from tilewright.kernels.catalogue import TILE_OPS
 
@@ -94,7 +95,7 @@ class TorchAccelerator:
         try:
             import torch
         except ImportError:
-            raise ImportError("devices= needs torch, which is not installed; pip install torch brings it") from None
+            raise ImportError(f"devices= needs torch, which is not installed; {brings('torch')}") from None
         self.torch = torch
         self.place = torch.device(name)
         self.cuda = self.place.type == "cuda"

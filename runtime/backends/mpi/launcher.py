@@ -19,12 +19,14 @@ from types import MappingProxyType
 from typing import IO, Literal
 
 from tilewright.backends.mpi.leftovers import needs_memory, orphans, topologies
+from tilewright.extras import command as install
 
 __all__ = [
     "Family",
     "Launch",
     "LaunchError",
     "attached",
+    "brings_mpi",
     "chosen",
     "command",
     "environment",
@@ -38,8 +40,6 @@ __all__ = [
     "shm_files",
     "under_launcher",
 ]
-
-INSTALL = "pip install 'tilewright[mpi]' brings mpi4py and an MPI"
 
 VARIABLE = "TILEWRIGHT_MPIEXEC"
 """Environment variable that names the launcher to use."""
@@ -130,10 +130,15 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
+def brings_mpi() -> str:
+    """What ends a message about a missing MPI."""
+    return f"{install('mpi')} brings mpi4py and an MPI"
+
+
 def require_mpi4py() -> None:
     """ImportError in one sentence if mpi4py is missing. Does not import it."""
     if importlib.util.find_spec("mpi4py") is None:
-        raise ImportError(f"backend 'mpi' needs mpi4py, which is not installed; {INSTALL}")
+        raise ImportError(f"backend 'mpi' needs mpi4py, which is not installed; {brings_mpi()}")
 
 
 def mpiexec() -> str:
@@ -149,7 +154,7 @@ def mpiexec() -> str:
     beside = _beside()
     path = str(beside) if os.access(beside, os.X_OK) else shutil.which("mpiexec")
     if path is None:
-        raise LaunchError(f"backend 'mpi' found no mpiexec, neither in {beside.parent} nor on PATH; {INSTALL}")
+        raise LaunchError(f"backend 'mpi' found no mpiexec, neither in {beside.parent} nor on PATH; {brings_mpi()}")
     return os.path.abspath(path)
 
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from tilewright.backends.mpi.connection import Forget, Hello, Job, Listener, News, RemoteCall, Said
 from tilewright.backends.mpi.deaths import Deaths
 from tilewright.backends.mpi.launcher import (
-    INSTALL,
     Launch,
     LaunchError,
     attached,
+    brings_mpi,
     remove,
     require_mpi4py,
     shm_files,
@@ -143,7 +143,7 @@ class Pool:
             except (EOFError, OSError):
                 raise failed(f"only {len(arrived)} found their MPI") from None
             if hello.problem:
-                raise LaunchError(f"the ranks have no MPI: {hello.problem}; {INSTALL}")
+                raise LaunchError(f"the ranks have no MPI: {hello.problem}; {brings_mpi()}")
             if hello.size != self.ranks:
                 raise LaunchError(
                     f"mpiexec started {self.ranks} ranks, but rank {hello.rank} sees {hello.size}: mpiexec and the MPI "

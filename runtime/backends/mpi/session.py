@@ -18,7 +18,7 @@ from tilewright.backends.execution.engine import Progress
 from tilewright.backends.execution.nested import refuse
 from tilewright.backends.execution.program import Program
 from tilewright.backends.mpi.agreement import Agreement
-from tilewright.backends.mpi.launcher import INSTALL, remove, shm_files
+from tilewright.backends.mpi.launcher import brings_mpi, remove, shm_files
 from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.mpi.part import own_cores, run_part, wires
 from tilewright.backends.mpi.rank_home import RankHome
@@ -195,7 +195,8 @@ def _check_size(comm: MPI.Intracomm) -> None:
         if wanted.isdigit() and int(wanted) > 1 and MPI.COMM_WORLD.size == 1:
             raise RuntimeError(
                 f"the launcher started {wanted} ranks, but each sees itself alone: mpiexec and the MPI that mpi4py "
-                f"loads ({MPI.Get_library_version().split(',')[0].splitlines()[0]}) do not belong together; {INSTALL}"
+                f"loads ({MPI.Get_library_version().split(',')[0].splitlines()[0]}) do not belong "
+                f"together; {brings_mpi()}"
             )
 
 

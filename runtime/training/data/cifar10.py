@@ -25,6 +25,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from tilewright.extras import brings
 from tilewright.training.data.dataset import CIFAR10_MEAN, CIFAR10_STD, Dataset, Recipe
 from tilewright.training.data.unpickler import loads
 
@@ -280,7 +281,7 @@ def _read_parquet(folder: Path, files: _Files) -> tuple[Arrays, Arrays]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise ImportError("reading parquet needs pyarrow; pip install 'tilewright[training]'") from None
+        raise ImportError(f"reading parquet needs pyarrow; {brings('training')}") from None
 
     def part(split: str) -> Arrays:
         names = sorted(folder.glob(f"*{split}*.parquet"))
@@ -308,7 +309,7 @@ def _decode(cell: Any, name: str) -> np.ndarray:
     try:
         from PIL import Image
     except ImportError:
-        raise ImportError("the images of a parquet file need Pillow; pip install 'tilewright[training]'") from None
+        raise ImportError(f"the images of a parquet file need Pillow; {brings('training')}") from None
     try:
         with Image.open(io.BytesIO(cell["bytes"]), formats=["PNG"]) as image:
             if image.size != (32, 32):

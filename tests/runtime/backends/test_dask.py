@@ -903,7 +903,7 @@ def test_kept_cluster_needs_no_guard_in_a_script_and_ends_with_it(tmp_path, end)
 
 def test_missing_dask_is_one_sentence(monkeypatch):
     monkeypatch.setattr(clients.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"needs dask and distributed, .* pip install 'tilewright\[dask\]'"):
+    with pytest.raises(ImportError, match=r"needs dask and distributed, .* pip install .*\[dask\]'"):
         tw.tiled_cholesky(spd_matrix(10), backend="dask")
 
 

@@ -19,6 +19,7 @@ import scipy.sparse
 from click.testing import CliRunner
 
 from tilewright import BACKENDS, SCHEDULERS, cholesky_graph, cli, tiled_cholesky
+from tilewright.extras import brings
 from tilewright.linalg.gallery import random_spd
 from tilewright.precision import FORMATS
 
@@ -289,7 +290,7 @@ def test_without_matplotlib_a_picture_is_refused_before_the_work(tmp_path, monke
     result = call(*args, tmp_path / "g.png")
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert f"{args[-1]} needs matplotlib; pip install 'tilewright[plot]'" in result.stderr
+    assert f"{args[-1]} needs matplotlib; {brings('plot')}" in result.stderr
 
 
 def test_progress_is_drawn_on_standard_error_and_only_if_asked_or_on_a_terminal():

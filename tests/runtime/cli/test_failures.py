@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import tilewright as tw
 from tilewright.backends.mpi.launcher import LaunchError
 from tilewright.cli import common, main
+from tilewright.extras import brings
 
 COMMAND = str(Path(sysconfig.get_path("scripts"), "tilewright"))
 
@@ -58,7 +59,7 @@ def test_a_command_that_lacks_a_package_names_the_extra_that_brings_it():
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     with pytest.raises(
-        common._BadInput, match=r"needs torch\.nn, which is not installed; pip install 'tilewright\[torch\]'"
+        common._BadInput, match=r"needs torch\.nn, which is not installed; .* -m pip install .*\[torch\]'"
     ):
         fail()
 
@@ -76,10 +77,7 @@ def test_that_csv_needs_pandas_is_said_before_the_work(monkeypatch, tmp_path):
     monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None if name == "pandas" else find(name))
     monkeypatch.setattr("tilewright.studies.schedulers.compare_schedulers", None)  # never called
     result = CliRunner().invoke(main, ["compare", "cholesky", f"--csv={tmp_path / 'a.csv'}"])
-    assert (result.exit_code, said(result)) == (
-        2,
-        "Error: --csv needs pandas; pip install 'tilewright[frames]' brings it",
-    )
+    assert (result.exit_code, said(result)) == (2, f"Error: --csv needs pandas; {brings('frames')}")
 
 
 def test_ctrl_c_ends_with_130(tmp_path):

@@ -2,13 +2,12 @@
 
 import inspect
 
-import dask.array as da
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matrices import DTYPES, random_matrix, roundoff, spd_matrix
-from optional import torch
+from optional import da, torch
 
 import tilewright as tw
 from tilewright import linalg

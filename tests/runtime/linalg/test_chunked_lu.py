@@ -1,9 +1,9 @@
 """General systems in dask.arrays: factors, solutions, inverses and condition numbers stay in tiles on the workers."""
 
-import dask.array as da
 import numpy as np
 import pytest
 from matrices import inverse_ratio, random_matrix, solve_ratio, spd_matrix
+from optional import da
 
 import tilewright as tw
 

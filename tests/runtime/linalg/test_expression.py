@@ -2,14 +2,13 @@
 
 from itertools import product
 
-import dask.array as da
 import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matrices import DTYPES, inverse_ratio, random_matrix, roundoff, solve_ratio, spd_matrix
-from optional import torch
+from optional import da, torch
 
 import tilewright as tw
 

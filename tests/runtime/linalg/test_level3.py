@@ -2,13 +2,12 @@
 
 from itertools import product
 
-import dask.array as da
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matrices import DTYPES, norm1, random_matrix, roundoff, spd_matrix
-from optional import torch
+from optional import da, torch
 
 import tilewright as tw
 

@@ -187,12 +187,12 @@ class TestEngines:
         ],
     )
     def test_engines_and_workers(self, backend, workers, tree):
-        how = {"tree": tree, "tile_size": 6}
+        how = {"tree": tree, "tile_size": 1 if tree == "panel" else 6}  # 17 block columns are updated by twos
         if tree == DOMAINS and backend in ("mpi", "dask"):
             how["grid" if backend == "mpi" else "owner"] = (1, workers) if backend == "mpi" else tw.BlockCyclic(1, 2)
         for dtype in ("float64", "complex64") if backend == "threads" else ("complex128",):
             a, b = random_matrix(33, 17, dtype), random_matrix(33, 5, dtype, seed=1)
-            base = {"tree": tree, "tile_size": 6, "backend": "serial"}
+            base = {"tree": tree, "tile_size": how["tile_size"], "backend": "serial"}
             wanted = tw.qr(a, mode="economic", **base)
             found = tw.qr(a, mode="economic", backend=backend, workers=workers, **how)
             assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
@@ -238,9 +238,31 @@ class TestPlans:
         assert (tall.tree, tall.height, tall.width) == ("binary", 4096, 64)
         assert qr_plan(10**6, 64, "float64", workers=4, here=False, ranks=4).tree[0] == "hierarchical"
         assert qr_plan(4096, 4096, "float64", workers=2, here=True).tree == "panel"
+        assert [qr_plan(n, n, "float64", workers=2, here=True)[9] for n in (1024, 2048, 4096, 8192)] == [1, 2, 4, 4]
+        assert [qr_plan(4096, 4096, "float64", workers=w, here=True).tree == "panel" for w in (5, 6)] == [True, False]
         assert qr_plan(4096, 4096, "float64", workers=64, here=True).tree[0] == "hierarchical"
         assert qr_plan(4096, 4096, "float64", workers=2, here=False, ranks=2).tree[0] == "hierarchical"
         assert qr_plan(100, 100, "float64", workers=2, here=True)[2:4] == (100, 100)
+
+    @pytest.mark.parametrize("shape", [(50, 50), (61, 47), (47, 61)])
+    def test_updates_take_several_block_columns_and_the_next_panel_s_alone(self, shape):
+        a = random_matrix(*shape, "complex128")
+        q, r, run = tw.qr(a, mode="economic", tile_size=2, tree="panel", return_run=True)
+        assert qr_ratio(a, q, r) < 30
+        sizes = {
+            len(task.writes) // (len(task.reads) - 1 - len(task.writes))
+            for task in run.graph
+            if task.op.name == "larfb"
+        }
+        assert max(sizes) == (shape[1] + 1) // 2 // 8 > 1
+        (alone, *_), (first, *_) = ([t for t in run.graph if t.op.name == name] for name in ("larfb", "geqrf"))
+        assert {h.index[1] for h in alone.writes} == {1} and {h.index[1] for h in first.writes if h.name == "A"} == {0}
+        (found,) = tw.qr(a, mode="r", tile_size=2, tree="panel", workers=3)  # R takes the place of A's copy
+        assert found.flags.f_contiguous and np.array_equal(found[: len(r)], r) and not found[len(r) :].any()
+        factor = tw.qr_factor(a, tile_size=2, tree="panel", positive=True)
+        assert qr_ratio(a, factor.explicit(), factor.R) < 30 and (factor.R.diagonal().real > 0).all()
+        (positive,) = tw.qr(a, mode="r", tile_size=2, tree="panel", positive=True)
+        assert np.array_equal(positive[: len(r)], factor.R)
 
     def test_bits_of_tall_matrices_do_not_depend_on_the_workers(self):
         a = random_matrix(9000, 40)

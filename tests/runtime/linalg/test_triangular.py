@@ -1,10 +1,9 @@
 """tri_inverse: LAPACK's test ratio, kinds of input, engines, bad input."""
 
-import dask.array as da
 import numpy as np
 import pytest
 from matrices import DTYPES, norm1, random_matrix, roundoff
-from optional import torch
+from optional import da, torch
 
 import tilewright as tw
 from tilewright.arguments import is_tensor

@@ -114,7 +114,7 @@ def test_dot_comes_back_with_its_tasks_edges_and_weights(tmp_path):
 def test_without_pydot_dot_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydot", None)
     (tmp_path / "x.dot").write_text("digraph {}")
-    with pytest.raises(ImportError, match=r"pip install 'tilewright\[graphs\]'"):
+    with pytest.raises(ImportError, match=r"pip install .*\[graphs\]'"):
         read_graph(tmp_path / "x.dot")
 
 

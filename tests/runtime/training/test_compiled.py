@@ -87,7 +87,7 @@ def test_without_a_compiler_one_sentence_says_what_to_install(monkeypatch):
     with pytest.raises(ValueError, match=r"compile=True: .*there is no (g|clang)\+\+: install one .* or name another"):
         fit(zoo.perceptron(), DATA, compile=True)
     monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
-    assert "pip install triton" in compiled.problem("inductor", torch.device("cuda"))
+    assert "pip install" in compiled.problem("inductor", torch.device("cuda"))
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_images_and_labels_have_to_belong_together():
 
 def test_without_scikit_learn_the_digits_say_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'tilewright\[training\]'"):
+    with pytest.raises(ImportError, match=r"pip install .*\[training\]'"):
         data.digits()
 
 
