@@ -33,6 +33,7 @@ from tilewright.host.files import write_text
 from tilewright.linalg.lu_graph import PANELS, PIVOTING, UPDATES
 from tilewright.scalars import nearby
 from tilewright.studies.workloads import WORKLOADS, Sizes, Work, workload
+from tilewright.units import size
 
 __all__ = ["SIZES", "dag", "graph_command", "pin", "pinning", "run", "split", "vary"]
 
@@ -88,7 +89,9 @@ def graph_command(command: F, **defaults: Any) -> F:
         mine |= {name: value for name, value in defaults.items() if mine[name] is None}
         with one_sentence():
             if "vary" in options:
-                changes = _changes(graph, options.pop("vary"))
+                wishes = options.pop("vary")
+                options["varied"] = _told(wishes)
+                changes = _changes(graph, [wish for wish in wishes if wish.partition("=")[0] not in TOLD])
                 made = {name: _sizes(mine | change) for name, change in changes.items()}
                 options["works"] = {name: workload(graph, found) for name, found in made.items()}
                 sizes = next(iter(made.values()))
@@ -111,6 +114,8 @@ def pinning(pin: str | None, backend: str) -> dict[str, Any]:
     return {} if pin is None else {"pin": pin}
 
 
+TOLD: dict[str, Callable[[str], Any]] = {"window": lambda text: size(text, "window"), "broadcast": str}
+"""Options of a backend that ``--vary`` may change, and how they are read."""
 VARIED = ("algorithm", "pivoting", "update", "panel", "tree", "precision")
 """What ``--vary`` may change: the way, and not the problem."""
 
@@ -118,12 +123,28 @@ vary = click.option(
     "--vary",
     multiple=True,
     metavar="NAME=A,B",
-    help=f"Compare graphs too: of each value of {', '.join(VARIED)}, such as tree=greedy,flat.",
+    help=f"Compare graphs too: of each value of {', '.join(VARIED)}, such as tree=greedy,flat; or what the backend is "
+    "told: window=1MB,64MB of mpi and dask, broadcast=star,chain of simulate.",
 )
 
 
 def _sizes(fields: dict[str, Any]) -> Sizes:
     return Sizes(**fields | {"tree": parsed(fields["tree"])})
+
+
+def _told(wishes: Sequence[str]) -> dict[str, list[Any]]:
+    """Values of the options of a backend that ``--vary`` asks for."""
+    found = {}
+    for wish in wishes:
+        name, _, values = wish.partition("=")
+        if name in TOLD:
+            try:
+                found[name] = [TOLD[name](value) for value in split(values)]
+            except ValueError as error:
+                raise click.BadParameter(str(error), param_hint="'--vary'") from None
+            if not found[name]:
+                raise click.BadParameter(f"{wish!r} has no values", param_hint="'--vary'")
+    return found
 
 
 def _changes(graph: str, wishes: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -134,8 +155,9 @@ def _changes(graph: str, wishes: Sequence[str]) -> dict[str, dict[str, Any]]:
     for wish in wishes:
         name, equals, values = wish.partition("=")
         if not equals or name not in VARIED or not split(values):
-            hint = nearby([name], VARIED)
-            said = f"{wish!r} is not like tree=greedy,flat; it takes {', '.join(VARIED)}{f'; {hint}' if hint else ''}"
+            names = ", ".join([*VARIED, *TOLD])
+            hint = nearby([name], [*VARIED, *TOLD])
+            said = f"{wish!r} is not like tree=greedy,flat; it takes {names}{f'; {hint}' if hint else ''}"
             raise click.BadParameter(said, param_hint="'--vary'")
         if graph in WORKLOADS and name not in WORKLOADS[graph].sizes:
             known = [field for field in VARIED if field in WORKLOADS[graph].sizes] or ["none of them"]

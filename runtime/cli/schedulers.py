@@ -159,6 +159,7 @@ _PLANNED = together(
 def compare(
     work: Work,
     works: Mapping[str, Work],
+    varied: Mapping[str, list[Any]],
     machine: Machine,
     owner: Distribution | None,
     workers: str | None,
@@ -187,6 +188,8 @@ def compare(
             raise click.UsageError(
                 "--engines compares engines with the owners that each has by default; leave out --owner and --grid"
             )
+        if varied:
+            raise click.UsageError("--engines compares engines on one graph; leave out --vary")
         table = _engines(works, engines, machine, workers, schedulers, repeat, progress)
     else:
         engine = engine_class(backend)
@@ -205,6 +208,7 @@ def compare(
             backend=backend,
             data=None if engine.virtual else data,
             repeat=repeat,
+            vary=varied or None,
             progress=progress,
             **options,
         )

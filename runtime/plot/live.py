@@ -10,37 +10,44 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import hmac
 import html
 import json
 import secrets
+import selectors
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.resources import files
-from time import monotonic, perf_counter
+from itertools import chain
+from time import monotonic, perf_counter, thread_time
 from typing import Any, Self
+
+import numpy as np
 
 from tilewright.graph import Task, TaskGraph
 from tilewright.plot.palette import colours
-from tilewright.runs.progress import Ran
+from tilewright.runs.progress import Rows
 
 __all__ = ["BARS", "LivePage"]
 
-BARS = 20_000
+BARS = 10_000
 """Bars of the Gantt chart; where there are more, neighbours become one."""
 BROWSERS = 8
 """Connections that are served at a time."""
 _PENDING = 50_000  # tasks that are kept as they were told until somebody looks
 _EVERY = 0.4  # seconds between two things a browser is told
+_NEWS = 400  # bars and flops of tasks that are made for a browser at a time, while tasks run
+_SHARE = 0.005  # of one core, for each browser: what costs more is told less often
 _PATIENCE = 3.0  # seconds for a browser to ask, or to take what it is sent
 _FAREWELL = 1.0  # seconds for browsers to take the last word
 
-Bar = tuple[int, int, float, float, int, int, int]
-"""Rank, worker, start, end, op, task, how many tasks; op and task are those of the longest among them."""
+_RANK, _WORKER, _TASK, _START, _END, _COUNT = range(6)
+"""Columns of bars: those of `Ran`, and how many tasks a bar stands for. Its task is the longest among them."""
 
 
 class _Story:
@@ -54,22 +61,19 @@ class _Story:
         self.done = 0
         self.over = ""
         self.ended = 0.0
-        self.pending: list[Ran] = []
-        self.bars: list[Bar] = []
+        self.pending: list[Rows] = []
+        self.waiting = 0
+        """Rows of ``pending``."""
+        self.bars = np.zeros((0, _COUNT + 1))
         self.shift = 0
         """How often bars were made one; whoever has seen them before has to see all again."""
-        self.worked = 0.0
-        """Flops of the tasks that are done."""
-        self.ops = list(dict.fromkeys(task.op.name for task in graph.tasks))
-        self.op_of = {name: place for place, name in enumerate(self.ops)}
-        self.of_op = [0] * len(self.ops)
-        self.done_of_op = [0] * len(self.ops)
-        for task in graph.tasks:
-            self.of_op[self.op_of[task.op.name]] += 1
-        self.begun = False  # successors and missing predecessors are there
-        self.missing: list[int] = []
-        self.successors: list[list[int]] = []
-        self.ended_tasks = bytearray()
+        self.weighed = 0.0
+        """Flops of the tasks that are done, but for those `unweighed`."""
+        self.unweighed: list[int] = []
+        self.ops: list[str] = []
+        self.begun = False  # what follows is there
+        self.op_of = self.of_op = self.done_of_op = self.missing = self.first = self.successors = np.zeros(0, int)
+        self.ended_tasks = np.zeros(0, bool)
         self.ready = 0
         """Tasks whose predecessors are done, and which are not."""
 
@@ -77,76 +81,96 @@ class _Story:
     def now(self) -> float:
         return (self.ended or perf_counter()) - self.began
 
+    @property
+    def worked(self) -> float:
+        """Flops of the tasks that are done; of those whose turn did not come yet, as of the mean of the others."""
+        known = int(self.done_of_op.sum()) - len(self.unweighed)
+        return self.weighed * (1 + len(self.unweighed) / known) if known else 0.0
+
+    def end(self, how: str) -> None:
+        self.ended, self.over = perf_counter(), how
+
+    def tell(self, rows: Rows) -> None:
+        self.pending.append(rows)
+        self.waiting += len(rows)
+        if self.waiting > _PENDING:
+            self.fold()
+
     def fold(self) -> None:
-        """Make bars, numbers by op and the queue of what was told. O(tasks and edges among it)."""
+        """Make bars, numbers by op and the queue of what was told. O(tasks of the graph), in a few array calls."""
         if not self.begun:
             self._begin()
-        tasks, op_of = self.graph.tasks, self.op_of
-        for rank, worker, index, start, end in self.pending:
-            task = tasks[index]
-            op = op_of[task.op.name]
-            self.bars.append((rank, worker, start, end, op, index, 1))
-            self.worked += self.flops(task)
-            self.done_of_op[op] += 1
-            if self.ended_tasks[index]:  # it ran on several ranks
-                continue
-            self.ended_tasks[index] = 1
-            self.ready -= not self.missing[index]  # else a predecessor's end is told later
-            for successor in self.successors[index]:
-                self.missing[successor] -= 1
-                self.ready += not (self.missing[successor] or self.ended_tasks[successor])
+        rows = np.concatenate([np.zeros((0, _COUNT)), *(np.reshape(rows, (-1, _COUNT)) for rows in self.pending)])
         self.pending.clear()
+        self.waiting = 0
+        index = rows[:, _TASK].astype(int)
+        self.done_of_op += np.bincount(self.op_of[index], minlength=len(self.ops))
+        new = np.unique(index[~self.ended_tasks[index]])  # one that ran on several ranks is in several rows
+        self.ended_tasks[new] = True
+        count = self.first[new + 1] - self.first[new]
+        before = np.repeat(np.cumsum(count) - count, count)
+        followers = self.successors[np.repeat(self.first[new], count) + np.arange(count.sum()) - before]
+        self.missing -= np.bincount(followers, minlength=len(self.missing))
+        self.ready = int(np.count_nonzero((self.missing == 0) & ~self.ended_tasks))
+        self.unweighed.extend(index.tolist())
+        turn, self.unweighed = (self.unweighed, []) if self.over else (self.unweighed[:_NEWS], self.unweighed[_NEWS:])
+        self.weighed += sum(self.flops(self.graph.tasks[task]) for task in turn)
+        fresh = np.column_stack([rows, np.ones(len(rows))])
+        if len(fresh) > _NEWS and not self.over:
+            fresh = _merged(fresh, _NEWS)
+        self.bars = np.concatenate([self.bars, fresh])
         if len(self.bars) > BARS:
-            self._thin()
+            self.bars = _merged(self.bars, BARS // 2)
+            self.shift += 1
 
     def _begin(self) -> None:
         self.begun = True
-        self.missing = [len(task.predecessors) for task in self.graph.tasks]
-        self.ready = self.missing.count(0)
-        self.ended_tasks = bytearray(len(self.missing))
-        self.successors = [[] for _ in self.missing]
-        for task in self.graph.tasks:
-            for predecessor in task.predecessors:
-                self.successors[predecessor].append(task.index)
-
-    def _thin(self) -> None:
-        """Make neighbours one bar, so that at most half of `BARS` are left: two in a row are longer than ``least``."""
-        lanes: dict[tuple[int, int], list[Bar]] = {}
-        for bar in self.bars:
-            lanes.setdefault(bar[:2], []).append(bar)
-        least = 4 * len(lanes) * max(bar[3] for bar in self.bars) / BARS
-        thinner: list[Bar] = []
-        for bars in lanes.values():
-            last: Bar | None = None
-            for bar in sorted(bars, key=lambda bar: bar[2]):
-                if last is not None and bar[3] - last[2] < least:
-                    longest = max(last, bar, key=lambda one: one[3] - one[2])
-                    last = (*last[:3], max(last[3], bar[3]), *longest[4:6], last[6] + bar[6])
-                    continue
-                if last is not None:
-                    thinner.append(last)
-                last = bar
-            if last is not None:
-                thinner.append(last)
-        self.bars = thinner
-        self.shift += 1
+        tasks = self.graph.tasks
+        op_of: dict[str, int] = {}
+        self.op_of = np.array([op_of.setdefault(task.op.name, len(op_of)) for task in tasks], int)
+        self.ops = list(op_of)
+        self.of_op = np.bincount(self.op_of, minlength=len(op_of))
+        self.done_of_op = np.zeros_like(self.of_op)
+        self.missing = np.array([len(task.predecessors) for task in tasks], int)
+        self.ended_tasks = np.zeros(len(tasks), bool)
+        followers = self.graph.successor_indices()  # which the engine has made already
+        self.first = np.concatenate([[0], np.cumsum([len(of) for of in followers], dtype=int)])
+        self.successors = np.fromiter(chain.from_iterable(followers), int, int(self.first[-1]))
 
     def facts(self) -> dict[str, Any]:
         """What does not change."""
         fills = colours(self.ops)
-        return {"title": self.title, "total": len(self.graph), "ops": self.ops, "of": self.of_op,
+        return {"title": self.title, "total": len(self.graph), "ops": self.ops, "of": self.of_op.tolist(),
                 "colours": [fills[name] for name in self.ops], "virtual": self.virtual}  # fmt: skip
 
     def news(self, first: int) -> dict[str, Any]:
         """What to draw, with the bars from ``first`` on."""
         tasks = self.graph.tasks
-        bars = [
-            [rank, worker, round(start, 7), round(end, 7), op, tasks[task].label + (f" and {n - 1} more" * (n > 1))]
-            for rank, worker, start, end, op, task, n in self.bars[first:]
-        ]
-        done = max(self.done, sum(self.done_of_op))
+        bars = []
+        for rank, worker, task, start, end, count in self.bars[first:].tolist():
+            more = f" and {count - 1:.0f} more" * (count > 1)
+            op = int(self.op_of[int(task)])
+            bars.append([int(rank), int(worker), round(start, 7), round(end, 7), op, tasks[int(task)].label + more])
+        done = max(self.done, int(self.done_of_op.sum()))
         return {"run": self.number, "done": min(done, len(self.graph)), "now": self.now, "flops": self.worked,
-                "ready": self.ready, "each": self.done_of_op, "bars": bars, "over": self.over}  # fmt: skip
+                "ready": self.ready, "each": self.done_of_op.tolist(), "bars": bars, "over": self.over}  # fmt: skip
+
+
+def _merged(bars: np.ndarray, most: int) -> np.ndarray:
+    """Those of a worker whose middles lie in the same slice of time become one; ``most`` bars, and one a worker."""
+    lanes = np.unique(bars[:, [_RANK, _WORKER]], axis=0, return_inverse=True)[1].reshape(-1)
+    middle = (bars[:, _START] + bars[:, _END]) / 2
+    slices = max(most // (lanes.max() + 1), 1)
+    width = np.ptp(middle) / slices or 1.0
+    place = lanes * slices + np.minimum((middle - middle.min()) / width, slices - 1).astype(int)
+    order = np.lexsort((bars[:, _END] - bars[:, _START], place))
+    bars, place = bars[order], place[order]
+    first = np.flatnonzero(np.diff(place, prepend=-1))
+    thinner = bars[np.append(first[1:], len(bars)) - 1]  # the longest of each
+    thinner[:, _START] = np.minimum.reduceat(bars[:, _START], first)
+    thinner[:, _END] = np.maximum.reduceat(bars[:, _END], first)
+    thinner[:, _COUNT] = np.add.reduceat(bars[:, _COUNT], first)
+    return thinner
 
 
 class LivePage:
@@ -178,13 +202,11 @@ class LivePage:
             sys.stderr.write(f"follow the run at {self.address}\n")
             sys.stderr.flush()
 
-    def ran(self, rows: Iterable[Ran]) -> None:
+    def ran(self, rows: Rows) -> None:
         story = self.story
         if story is not None:
             with self.changed:
-                story.pending.extend(rows)
-                if len(story.pending) > _PENDING:
-                    story.fold()
+                story.tell(rows)
 
     def __call__(self, done: int) -> None:
         if self.story is not None:
@@ -193,7 +215,7 @@ class LivePage:
     def end(self, how: str) -> None:
         if self.story is not None:
             with self.changed:
-                self.story.ended, self.story.over = perf_counter(), how
+                self.story.end(how)
                 self.changed.notify_all()
 
     def close(self) -> None:
@@ -217,6 +239,7 @@ class LivePage:
         """Pass on what there is, now and then, until the page is closed."""
         shown, first, shift, last = 0, 0, 0, False
         while not last:
+            began = thread_time()
             with self.changed:
                 last, story = self.closed, self.story
                 if story is not None:
@@ -234,7 +257,7 @@ class LivePage:
             with self.changed:
                 if not last and not self.closed and (self.story is None or self.story.number == shown):
                     over = story.over if story is not None else ""
-                    until = monotonic() + _EVERY
+                    until = monotonic() + max(_EVERY, (thread_time() - began) / _SHARE)
                     while (left := until - monotonic()) > 0 and not self.closed:
                         self.changed.wait(left)
                         if self.story is not None and self.story.over != over:
@@ -254,8 +277,17 @@ class _Server(HTTPServer):
         self.listening: set[threading.Thread] = set()
         """Those that get events, and want to hear the last word."""
         self.lock = threading.Lock()
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.2,), name="tilewright-live", daemon=True)
+        self.timeout = 0  # of `handle_request`
+        self.bell, self.listener = socket.socketpair()  # `serve_forever` looks now and then whether it is to end
+        self.thread = threading.Thread(target=self._listen, name="tilewright-live", daemon=True)
         self.thread.start()
+
+    def _listen(self) -> None:
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self.listener, selectors.EVENT_READ)
+            waiting.register(self.socket, selectors.EVENT_READ)
+            while self.listener not in [key.fileobj for key, _ in waiting.select()]:
+                self.handle_request()
 
     def server_bind(self) -> None:
         _bind(self)
@@ -283,8 +315,9 @@ class _Server(HTTPServer):
                 self.browsers.pop(threading.current_thread(), None)
 
     def close(self) -> None:
-        self.shutdown()
+        self.bell.close()  # which the listener hears
         self.thread.join()
+        self.listener.close()
         self.server_close()
         deadline = monotonic() + _FAREWELL
         with self.lock:
@@ -346,6 +379,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: standard error is the user's."""
 
 
+@functools.cache
 def _document() -> bytes:
     folder = files("tilewright.plot")
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "live.js"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
+
+import numpy as np
 
 from tilewright.door import upstairs
 from tilewright.graph import Task, TaskGraph
@@ -19,6 +21,7 @@ __all__ = [
     "Follower",
     "ProgressOption",
     "Ran",
+    "Rows",
     "bar",
     "checked",
     "follow",
@@ -44,14 +47,18 @@ class Ran(NamedTuple):
     end: float
 
 
+Rows = Sequence[Ran] | np.ndarray
+"""Tasks that ran; as an array a row has the fields of `Ran` as numbers, and costs a run less."""
+
+
 class Follower(Protocol):
     """What is told more than the number of tasks done: which ran, where and when. Several runs may come in turn."""
 
     def __call__(self, done: int, /) -> object:
         """So many tasks are done."""
 
-    def ran(self, rows: Iterable[Ran], /) -> object:
-        """These tasks have ended. From the thread that also calls with the number."""
+    def ran(self, rows: Rows, /) -> object:
+        """These tasks have ended. From the thread that also calls with the number; nobody changes them afterwards."""
 
     def begin(self, graph: TaskGraph, title: str, flops: Callable[[Task], float], virtual: bool, /) -> object:
         """A run of this graph begins; with a ``virtual`` clock its times are not those that pass here."""

@@ -49,7 +49,7 @@ class Baseline(InProcess):
         with limits(program.uses_functions):
             trace = self.carry_out(program, workers)
         if (page := follower(progress)) is not None:  # which so learns of a run when it is over
-            page.ran(Ran(0, record.worker, record.task, record.start, record.end) for record in trace)
+            page.ran([Ran(0, record.worker, record.task, record.start, record.end) for record in trace])
         return trace
 
     def carry_out(self, program: Program, workers: int) -> Trace:

@@ -72,6 +72,10 @@ def _baseline(name: str) -> Callable[[_Shape, ExitStack], tuple[Engine, dict[str
             from tilewright.studies.openmp import OpenMP
 
             return OpenMP(), {}
+        if name == "StarPU":
+            from tilewright.studies.starpu import StarPU
+
+            return stack.enter_context(StarPU()), {}
         engine: Engine = getattr(baselines, name)()
         return engine, {}
 
@@ -91,6 +95,7 @@ ENGINES: dict[str, Kind] = {
         "baseline: each task one of Dask's, on a cluster", _baseline("DaskDistributed"), listens=False
     ),
     "openmp": Kind("baseline: OpenMP tasks of C, for Cholesky in float64", _baseline("OpenMP"), listens=False),
+    "starpu": Kind("baseline: StarPU's tasks of C, for Cholesky in float64", _baseline("StarPU"), listens=False),
 }
 """By name, what `compare_engines` compares."""
 
@@ -150,7 +155,8 @@ def compare_engines(
     -----
     Baselines run the kernels of the threads engine on the same buffers; only who says which task runs next differs:
     ``concurrent.futures``; Dask's scheduler of threads; Dask's distributed one, for which each task is one of Dask's;
-    the tasks of OpenMP in C, compiled here. Ties are those of `compare_schedulers`.
+    the tasks of OpenMP and of StarPU, in C that is compiled here where they are found. Ties are those of
+    `compare_schedulers`.
 
     Examples
     --------

@@ -41,6 +41,7 @@ def compare_schedulers(
     machine: Machine | None = None,
     owner: Owner | None = None,
     repeat: int | None = None,
+    vary: Mapping[str, Sequence[Any]] | None = None,
     progress: ProgressOption = False,
     **options: Any,
 ) -> Table:
@@ -72,6 +73,9 @@ def compare_schedulers(
         Runs per row, in turns over the policies so that a busy spell hits all alike; the row has the median.
         By default 5 on an engine, 1 on the simulator, whose runs are all equal, and 5 with ``noise``, of which each
         run has its own. On an engine one more run on each number of workers comes first, and counts for nothing.
+    vary
+        Options of the backend that take several values in turn, such as ``{"window": [2**20, 2**26]}`` on ranks, or
+        ``{"broadcast": ["star", "binomial"]}`` in a simulation: rows for each, called ``window=1048576``.
     progress
         As in `tilewright.run`, over the tasks of all runs; a page shows one after the other.
     options
@@ -81,7 +85,8 @@ def compare_schedulers(
     ------
     ValueError
         No data for an engine, an unknown scheduler or backend, ``repeat`` or a number of workers below 1, nothing to
-        compare; ``backend="serial"``, which runs in program order whatever the policy.
+        compare; an option in ``vary`` and beside it; ``backend="serial"``, which runs in program order whatever the
+        policy.
     TypeError
         An argument is of another kind, or the backend has no such option.
 
@@ -114,7 +119,10 @@ def compare_schedulers(
             f"backend {backend!r} runs tasks in program order, whatever the policy, so there is nothing "
             f"to compare; backend='threads' with workers=1 does what policies say"
         )
-    check_call(compare_schedulers, options, backend, also=["threads_per_task"] if engine.wide_tasks else [])
+    changes = _changes(vary, {**options, **({} if owner is None else {"owner": owner})})
+    also = ["threads_per_task"] if engine.wide_tasks else []
+    for change in changes.values():
+        check_call(compare_schedulers, options | change, backend, also=also)
     if isinstance(workers, Integral) and not isinstance(workers, bool):
         workers = [int(workers)]
     if isinstance(workers, str | bytes) or not isinstance(workers, Iterable):
@@ -136,7 +144,12 @@ def compare_schedulers(
     )
     if not simulated and data is None:
         raise ValueError(f"backend {backend!r} needs data; backend='simulate' needs none")
-    if schedulers is None and len(graphs) > 1:
+    variants = {
+        ", ".join(filter(None, [name, label])): (name, change)
+        for name, label in product(graphs, changes)
+        for change in [changes[label]]
+    }
+    if schedulers is None and len(variants) > 1:
         schedulers = ["critical-path"]
     if schedulers is None:
         (one,) = graphs.values()
@@ -150,11 +163,14 @@ def compare_schedulers(
         options["owner"] = owner
 
     apart = len(graphs) > 1 and isinstance(data, Mapping) and data.keys() == graphs.keys()
-    choices = list(product(graphs, schedulers))
+    choices = list(product(variants, schedulers))
 
     def once(choice: int, count: int, attempt: int, report: ProgressOption) -> Run:
-        name, scheduler = choices[choice]
-        chosen = options | ({"seed": options.get("seed", 0) + attempt} if noisy else {})
+        variant, scheduler = choices[choice]
+        name, change = variants[variant]
+        chosen = options | change
+        if noisy:
+            chosen["seed"] = chosen.get("seed", 0) + attempt
         return run(
             graphs[name],
             given(name),
@@ -173,7 +189,7 @@ def compare_schedulers(
     results: dict[tuple[int, int], list[Run]] = {}
     before = 0  # tasks of the runs that are over
     title = next(iter(graphs.values())).name
-    total = len(counts) * len(schedulers) * repeat * sum(map(len, graphs.values()))
+    total = len(counts) * len(schedulers) * repeat * sum(len(graphs[name]) for name, _ in variants.values())
     with reports(progress, f"compare on {title}", total) as report:
         for count in counts:
             if not simulated:
@@ -181,20 +197,38 @@ def compare_schedulers(
             for attempt, place in alternating(len(choices), repeat):
                 told = follower(report) or (_after(before, report) if report else False)
                 results.setdefault((count, place), []).append(once(place, count, attempt, told))
-                before += len(graphs[choices[place][0]])
+                before += len(graphs[variants[choices[place][0]][0]])
     alone: list[list[float]] = []
-    for name, one in graphs.items():
-        mine = range(len(alone), len(alone) + len(schedulers))
+    for name, change in variants.values():
+        mine, one = range(len(alone), len(alone) + len(schedulers)), graphs[name]
         if simulated:
-            predicted = Alone(one, machine, given(name), options)
+            predicted = Alone(one, machine, given(name), options | change)
             alone += [[predicted(attempt) for attempt in range(repeat)]] * len(mine)
         else:
             own = {(count, place - mine[0]): runs for (count, place), runs in results.items() if place in mine}
             data_of = partial(given, name)
-            alone += _measured_alone(one, data_of, backend, schedulers, machine, options, own, repeat)
+            alone += _measured_alone(one, data_of, backend, schedulers, machine, options | change, own, repeat)
     rows = [row_of(runs, alone[place], variant=choices[place][0]) for (_, place), runs in results.items()]
     timed = not simulated or (machine is not None and (machine.gamma is not None or bool(machine.durations)))
-    return Table(graphs, backend, rows, "s" if timed else weight_unit(next(iter(graphs.values()))))
+    of = {variant: graphs[name] for variant, (name, _) in variants.items()}
+    return Table(of, backend, rows, "s" if timed else weight_unit(next(iter(graphs.values()))))
+
+
+def _changes(vary: Any, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By label, the options of each variant; without ``vary`` one, called nothing."""
+    if vary is None:
+        return {"": {}}
+    if not isinstance(vary, Mapping):
+        raise TypeError(f"vary must be lists of values by option, not {vary!r}")
+    for name, values in vary.items():
+        if not isinstance(name, str) or isinstance(values, str | bytes) or not isinstance(values, Sequence):
+            raise TypeError(f"vary must be lists of values by option, not {name!r}: {values!r}")
+        if not len(values):
+            raise ValueError(f"vary[{name!r}] must have at least one value, so that there is something to compare")
+        if name in options:
+            raise ValueError(f"{name} is varied, and given as {options[name]!r}; leave one of them out")
+    found = [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
+    return {", ".join(f"{name}={value}" for name, value in change.items()): change for change in found}
 
 
 def _graphs(graph: Any) -> dict[str, TaskGraph]:

@@ -55,7 +55,7 @@ class Row:
     ties: bool = True
     """Whether that is no more than noise; the best row ties with itself. See `compare_schedulers`."""
     variant: str = ""
-    """Which graph, where several were compared."""
+    """Which graph or option, where several were compared."""
     engine: str = ""
     """Which engine, where several were compared."""
     call: float = 0.0
@@ -90,7 +90,7 @@ class Table:
         absent: Mapping[str, str] | None = None,
     ) -> None:
         self.graphs: dict[str, TaskGraph] = {"": graph} if isinstance(graph, TaskGraph) else dict(graph)
-        """By `Row.variant`."""
+        """By `Row.variant`; where only options of a backend vary, it is one graph."""
         self.graph = next(iter(self.graphs.values()))
         self.backend = backend
         """On which all ran; empty where engines were compared."""
@@ -118,10 +118,10 @@ class Table:
     @property
     def title(self) -> str:
         """Name and size of the graph, or of the graphs."""
-        if len(self.graphs) == 1:
+        sizes = sorted(map(len, {id(graph): graph for graph in self.graphs.values()}.values()))
+        if len(sizes) == 1:
             return f"{self.graph.name}: {len(self.graph)} tasks"
-        sizes = sorted(map(len, self.graphs.values()))
-        return f"{self.graph.name} and {len(self.graphs) - 1} more graphs: {sizes[0]} to {sizes[-1]} tasks"
+        return f"{self.graph.name} and {len(sizes) - 1} more graphs: {sizes[0]} to {sizes[-1]} tasks"
 
     @property
     def noun(self) -> str:

@@ -195,7 +195,7 @@ CALLS = {
                      progress="flag~function~class"),
     "compare_schedulers": Call(tw.compare_schedulers, lambda: dict(graph=graph(), workers=1, schedulers=["eager"]),
                                graph="graph", workers="counts", backend="name", data="data+None~function~class",
-                               schedulers="counts?", machine="machine?", owner="owner?~class", repeat="count?",
+                               schedulers="counts?", machine="machine?", owner="owner?~class", repeat="count?", vary="options?",
                                progress="flag~function~class"),
     "compare_engines": Call(tw.compare_engines,
                             lambda: dict(graph=graph(), data=data(), engines=["threads"], workers=1, repeat=1),

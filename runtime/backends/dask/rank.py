@@ -31,7 +31,6 @@ from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
 from tilewright.passes.messages import MessagePlan
 from tilewright.rooms import Outline
-from tilewright.runs.progress import Ran
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store, TiledMatrix
 
@@ -171,13 +170,12 @@ class _Progress:
 
     def __init__(self, worker: Worker, share: Share) -> None:
         self._worker, self._share = worker, share
-        self._rows: list[Ran] = []
+        self._rows: list[list[float]] = []
         if share.rows:
-            self.ran = self._rows.extend
+            self.ran = lambda rows: self._rows.extend(rows.tolist())
 
     def __call__(self, done: int) -> None:
-        rows = [tuple(row) for row in self._rows]
-        self._rows.clear()
+        rows, self._rows = self._rows, []
         self._worker.log_event(TOPIC, {"run": self._share.run, "rank": self._share.rank, "done": done, "rows": rows})
 
 

@@ -131,7 +131,7 @@ def run_resident(
         if progress is not None:
             tell = getattr(progress, "ran", None)
             if tell is not None:
-                tell(Ran(*row) for row in message["rows"])
+                tell(np.array(message["rows"], float).reshape(-1, len(Ran._fields)))
             progress(sum(done))
 
     clock = clients.SchedulerClock(client)

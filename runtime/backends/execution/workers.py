@@ -8,6 +8,8 @@ from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from tilewright.backends.execution.engine import Progress, blame
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import capture
@@ -16,7 +18,6 @@ from tilewright.graph import Task
 from tilewright.host.affinity import pinned
 from tilewright.kernels.threads import task_threads
 from tilewright.passes.frontier import Frontier
-from tilewright.runs.progress import Ran
 from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.schedulers import BasePolicy
 
@@ -110,17 +111,15 @@ class Workers:
                 tell(self.news())
             progress(sum(map(len, self.records)) // 3)
 
-    def news(self) -> list[Ran]:
-        """The tasks that ended since this was called last."""
-        began, found = self.began, []
+    def news(self) -> np.ndarray:
+        """The tasks that ended since this was called last: a row has the fields of `Ran`."""
+        found = []
         for worker, records in enumerate(self.records):
-            rows = records[3 * self.told[worker] :]
-            self.told[worker] += len(rows) // 3
-            found += [
-                Ran(0, worker, int(index), start - began, end - began)
-                for index, start, end in zip(*[iter(rows)] * 3, strict=True)
-            ]
-        return found
+            rows = np.array(records[3 * self.told[worker] :]).reshape(-1, 3)
+            self.told[worker] += len(rows)
+            lane = np.broadcast_to([0.0, worker], (len(rows), 2))
+            found.append(np.hstack([lane, rows - [0, self.began, self.began]]))
+        return np.vstack(found)
 
     def stop(self) -> None:
         with self.lock:

@@ -18,14 +18,14 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from tilewright.backends.execution.torch_state import TorchState
 from tilewright.graph import Handle
 from tilewright.kernels.choice import Choice
-from tilewright.runs.progress import Ran
+from tilewright.runs.progress import Rows
 
 __all__ = [
     "RemoteCall",
@@ -87,7 +87,7 @@ class News(NamedTuple):
 
     done: int
     """Tasks that it has ended."""
-    rows: Sequence[Ran] = ()
+    rows: Rows = ()
     """Those since it told last, where the caller wants to know."""
 
 

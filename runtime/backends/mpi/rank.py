@@ -20,6 +20,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tilewright.backends.execution.buffers import Spare
 from tilewright.backends.mpi.connection import (
     Forget,
@@ -43,7 +45,7 @@ from tilewright.graph import TaskGraph
 from tilewright.host.garbage import uncollected
 from tilewright.kernels import choice
 from tilewright.passes.loops import Nest
-from tilewright.runs.progress import Ran
+from tilewright.runs.progress import Rows
 from tilewright.tiles import Store
 
 if TYPE_CHECKING:
@@ -151,13 +153,16 @@ class _Teller:
 
     def __init__(self, send: Callable[[News], object], rows: bool) -> None:
         self._send = send
-        self._rows: list[Ran] = []
+        self._rows: Rows = ()
         if rows:
-            self.ran = self._rows.extend
+            self.ran = self._take
+
+    def _take(self, rows: Rows) -> None:
+        self._rows = rows if not len(self._rows) else np.concatenate([self._rows, rows])
 
     def __call__(self, done: int) -> None:
-        self._send(News(done, tuple(self._rows)))
-        self._rows.clear()
+        rows, self._rows = self._rows, ()
+        self._send(News(done, rows))
 
 
 Programs = dict[int, tuple[TaskGraph | Nest, Order]]

@@ -144,7 +144,7 @@ class MpiRank(Mpi):
         if progress is not None and self.comm.rank == 0:  # until now only its own part was told
             tell = getattr(progress, "ran", None)
             if tell is not None:
-                tell(Ran(r.rank, r.worker, r.task, r.start, r.end) for r in trace.records if r.rank)
+                tell([Ran(r.rank, r.worker, r.task, r.start, r.end) for r in trace.records if r.rank])
             progress(len(graph))
         return trace
 

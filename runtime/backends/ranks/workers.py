@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+
 from tilewright.backends.execution.engine import blame
 from tilewright.backends.execution.nested import in_task
 from tilewright.backends.execution.program import Program
@@ -15,7 +17,6 @@ from tilewright.backends.execution.workers import Workers
 from tilewright.backends.ranks.output import saying, telling
 from tilewright.graph import Task
 from tilewright.passes.messages import Part
-from tilewright.runs.progress import Ran
 from tilewright.schedulers import BasePolicy
 
 __all__ = ["Courier", "Team"]
@@ -56,9 +57,11 @@ class Team(Workers):
         with telling(self.say):
             super().thread(worker)
 
-    def news(self) -> list[Ran]:
-        origin = self.part.origin
-        return [row._replace(rank=self.rank, task=origin[row.task]) for row in super().news()]
+    def news(self) -> np.ndarray:
+        rows, origin = super().news(), self.part.origin
+        rows[:, 0] = self.rank
+        rows[:, 2] = [origin[int(task)] for task in rows[:, 2]]
+        return rows
 
     def attach(self, courier: Courier) -> None:
         """Say who carries out external tasks, and hand over those that are ready."""

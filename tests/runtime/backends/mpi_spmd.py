@@ -5,10 +5,14 @@ The tests in test_mpi.py read them. A check that raises writes the exception.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
+import threading
+import urllib.request
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ import tilewright as tw
 from tilewright.backends.mpi.part import own_cores
 from tilewright.backends.ranks import outcome
 from tilewright.ops import copy, potrf
+from tilewright.plot.live import LivePage
 
 comm = MPI.COMM_WORLD
 rank = comm.rank
@@ -129,6 +134,36 @@ def trace_is_whole_on_all_ranks() -> Any:
     _, run = call(return_run=True, grid=(1, 3), gather="none")
     run.trace.check()
     return [run.messages, run.bytes, sorted({record.rank for record in run.trace})]
+
+
+def live_page() -> Any:
+    """Rank 0 alone serves it: a reader hears to its end where and when the tasks of all ranks ran."""
+    news: list[dict[str, Any]] = []
+
+    def read() -> None:
+        with urllib.request.urlopen(page.address + "events", timeout=30) as stream:
+            news.extend(json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
+
+    said = io.StringIO()
+    with redirect_stderr(said), LivePage() as page:
+        if rank == 0:  # it is served before the run, as a reader that comes when that is over would find none
+            page.begin(tw.TaskGraph("none"), "", lambda task: 0.0, False)
+        reader = threading.Thread(target=read)
+        if page.address:
+            reader.start()
+        _, run = call(return_run=True, progress=page)
+    if rank:
+        return [page.address, said.getvalue(), [], 0]
+    reader.join()
+    labels = sorted((run.graph.tasks[record.task].label, record.rank, record.worker) for record in run.trace)
+    told = sorted((bar[5], bar[0], bar[1]) for found in news for bar in found["bars"])
+    last = {name: value for found in news for name, value in found.items()}
+    return [
+        page.address.startswith("http://127.0.0.1:"),
+        said.getvalue().startswith("follow the run at http://127.0.0.1:") and said.getvalue().count("\n"),
+        [last["title"], last["over"], last["closed"], last["done"] == len(run.graph), last["ready"]],
+        len({rank for _, rank, _ in told}) if told == labels else [told, labels],
+    ]
 
 
 def any_graph() -> Any:

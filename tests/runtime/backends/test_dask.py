@@ -371,10 +371,10 @@ def test_a_page_hears_where_and_when_each_task_ran_and_what_tasks_print_is_print
         )
         page.story.fold()
     assert [run[f"x{i}"][0] for i in range(3)] == [2, 2, 2]
-    told = {bar[5]: bar for bar in page.story.bars}
+    told = {bar[2]: bar for bar in page.story.bars}
     assert sorted(told) == list(range(6)) and page.story.done == 6
     for record in run.trace:
-        assert told[record.task][2:4] == pytest.approx((record.start, record.end), abs=1e-6)
+        assert tuple(told[record.task][3:5]) == pytest.approx((record.start, record.end), abs=1e-6)
     ranks = {record.task: record.rank for record in run.trace}
     out, err = capsys.readouterr()
     for i in range(6):

@@ -782,9 +782,9 @@ def test_a_page_hears_where_and_when_each_task_ran_and_what_tasks_print_is_print
         assert page.story is not None
         page.story.fold()
     assert [run[x[i]][0] for i in range(3)] == [2, 2, 2]
-    told = sorted((bar[5], bar[0], bar[1]) for bar in page.story.bars)
+    told = sorted((bar[2], bar[0], bar[1]) for bar in page.story.bars)
     assert told == sorted((record.task, record.rank, record.worker) for record in run.trace)
-    times = {bar[5]: bar[2:4] for bar in page.story.bars}
+    times = {bar[2]: tuple(bar[3:5]) for bar in page.story.bars}
     assert all(times[r.task] == pytest.approx((r.start, r.end), abs=1e-6) for r in run.trace)
     out, err = capsys.readouterr()
     told = [f"[rank {i % 3}] {line}" for i in range(6) for line in (f"task {i} here", "and there")]
@@ -1023,6 +1023,15 @@ def test_a_distributed_matrix_stays_distributed(seen: dict[str, list[Any]]) -> N
 
 def test_ranks_make_their_parts_from_loops(seen: dict[str, list[Any]]) -> None:
     assert seen["parts_from_loops"] == [[True] * (6 + 3), [True] * (5 + 2), [True] * (4 + 1)]
+
+
+def test_under_mpiexec_rank_0_alone_serves_a_page_which_hears_of_the_tasks_of_all_ranks(
+    seen: dict[str, list[Any]],
+) -> None:
+    first, *others = seen["live_page"]
+    assert first[:2] == [True, 1]  # one line of standard error
+    assert first[2] == ["cholesky nt=6: critical-path on mpi", "done", True, True, 0] and first[3] == 3
+    assert others == [["", "", [], 0]] * 2
 
 
 def test_ranks_of_another_communicator_work_alone(seen: dict[str, list[Any]]) -> None:

@@ -208,6 +208,10 @@ def test_sockets_come_from_options_or_from_the_file_of_a_machine(tmp_path):
     [
         (["qr", "--vary", "tree"], "'tree' is not like tree=greedy,flat; it takes algorithm,"),
         (["qr", "--vary", "tre=flat"], "did you mean tree?"),
+        (["qr", "--vary", "windw=1MB"], "did you mean window?"),
+        (["qr", "--vary", "window=little"], "window must be a number of bytes or a text such as '2GB'"),
+        (["qr", "--vary", "broadcast="], "'broadcast=' has no values"),
+        (["qr", "--nt", "2", "--vary", "window=1MB"], "window"),
         (["cholesky", "--vary", "tree=flat"], "graph cholesky has no tree; it has precision"),
         (["lu", "--vary", "panel=double"], "'double' is not one of 'single', 'recursive'"),
         (["cholesky", "--engines", "thread"], "unknown engine 'thread'; known: serial"),

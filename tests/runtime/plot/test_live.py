@@ -5,6 +5,7 @@ What it looks like in a browser is in `test_html_browser.py`; ranks and Dask wor
 
 import json
 import re
+import selectors
 import socket
 import threading
 import time
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright.plot.live import BARS, LivePage, _Story
+from tilewright.plot import live
+from tilewright.plot.live import _COUNT, _END, _NEWS, _START, _TASK, BARS, LivePage, _Story
 from tilewright.runs.progress import Ran
 
 
@@ -207,7 +209,7 @@ def test_ready_tasks_are_counted_whatever_the_order_in_which_ends_are_told():
         order = rng.permutation(len(graph))
         done = set()
         for index in order:
-            story.pending.append(Ran(0, 0, int(index), 0.0, 1.0))
+            story.tell([Ran(0, 0, int(index), 0.0, 1.0)])
             story.fold()
             done.add(int(index))
             ready = [t for t in graph if t.index not in done and done.issuperset(t.predecessors)]
@@ -223,16 +225,81 @@ def test_of_many_tasks_neighbours_become_one_bar_and_none_is_lost():
         g.insert(op, tw.RW(x[number % 3]))
     story = _Story(1, g, "", lambda task: 1.0, False)
     for number in range(count):
-        story.pending.append(Ran(number % 2, 0, number, float(number), number + 1.5))
-        if len(story.pending) == 10_000:
+        story.tell([Ran(number % 2, 0, number, float(number), number + 1.5)])
+        if number % 1500 == 1499:
+            before = len(story.bars)
             story.fold()
+            assert len(story.bars) <= before + _NEWS  # what a browser is told at a time
+    story.tell(np.array([Ran(1, 3, 0, 7.0, 8.0)]))  # a task that ran on two ranks, told as an array
+    story.end("done")
     story.fold()
     assert len(story.bars) <= BARS and story.shift > 0
-    assert sum(bar[-1] for bar in story.bars) == count and story.worked == count
-    for rank in (0, 1):
-        bars = sorted(bar for bar in story.bars if bar[0] == rank)
-        assert bars[0][2] == rank and bars[-1][3] == count - 2 + rank + 1.5
-        assert all(one[3] <= other[2] for one, other in pairwise(bars))
+    assert story.bars[:, _COUNT].sum() == count + 1 == story.worked
+    for lane, first, last in (((0, 0), 0.0, count - 0.5), ((1, 0), 1.0, count + 0.5), ((1, 3), 7.0, 8.0)):
+        bars = sorted(bar[_START : _END + 1] for bar in story.bars.tolist() if tuple(bar[:_TASK]) == lane)
+        assert bars[0][0] == first and bars[-1][1] == last
+        assert all(one[1] <= other[0] for one, other in pairwise(bars))
+    longest = story.bars[np.argmax(story.bars[:, _COUNT])]
+    told = story.news(0)["bars"][int(np.argmax(story.bars[:, _COUNT]))]
+    assert told[5] == f"step({int(longest[_TASK]) % 3}) and {longest[_COUNT] - 1:.0f} more"
+
+
+def test_while_tasks_run_flops_of_a_browser_s_turn_are_counted_and_the_rest_taken_for_their_mean():
+    g = tw.TaskGraph("two kinds")
+    small, large = tw.Op("small"), tw.Op("large")
+    for number in range(4 * _NEWS):
+        g.insert(large if number % 4 else small, tw.W(g.handles("x")[number]))
+    counted = []
+
+    def flops(task):
+        counted.append(task.index)
+        return 1.0 if task.op is small else 5.0
+
+    story = _Story(1, g, "", flops, False)
+    story.tell([Ran(0, 0, number, float(number), number + 1.0) for number in range(2 * _NEWS)])
+    story.fold()
+    assert counted == list(range(_NEWS)) and story.worked == 2 * _NEWS * 4.0
+    story.fold()
+    assert counted == list(range(2 * _NEWS)) and story.worked == 2 * _NEWS * 4.0
+    story.tell([Ran(0, 0, number, float(number), number + 1.0) for number in range(2 * _NEWS, 4 * _NEWS)])
+    story.end("done")
+    story.fold()
+    assert len(counted) == 4 * _NEWS and story.worked == 4 * _NEWS * 4.0
+
+
+@pytest.mark.parametrize(("cost", "least"), [(0.001, 0.4), (0.01, 2.0)])
+def test_a_browser_that_costs_more_than_its_share_is_told_less_often(monkeypatch, cost, least):
+    page, clock, told = LivePage(), [0.0, 0.0], []
+    monkeypatch.setattr(live, "thread_time", lambda: clock[0])
+    monkeypatch.setattr(live, "monotonic", lambda: clock[1])
+    page.story = _Story(1, gated()[0], "", lambda task: 0.0, False)
+
+    def wait(seconds):
+        clock[1] += seconds
+        if len(told) == 3:
+            page.closed = True
+
+    def send(found):
+        clock[0] += cost
+        told.append(clock[1])
+
+    monkeypatch.setattr(page.changed, "wait", wait)
+    page.stream(send)
+    assert told == pytest.approx([0.0, least, 2 * least, 3 * least])
+
+
+def test_the_end_of_a_page_waits_for_no_clock(monkeypatch):
+    """The thread that listens is woken, and does not look now and then: it would be asked for in vain here."""
+    page = LivePage()
+    waits = []
+    select = selectors.DefaultSelector.select
+    monkeypatch.setattr(
+        selectors.DefaultSelector, "select", lambda self, timeout=None: waits.append(timeout) or select(self, timeout)
+    )
+    with page:
+        page.begin(gated()[0], "", lambda task: 0.0, False)
+        urllib.request.urlopen(page.address, timeout=30).close()
+    assert waits and all(timeout is None for timeout in waits)
 
 
 @pytest.mark.parametrize("wrong", ["pages", "", 2, None, [True]])

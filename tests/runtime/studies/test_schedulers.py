@@ -1,4 +1,3 @@
-import itertools
 import re
 import sys
 import time
@@ -12,6 +11,7 @@ from tilewright.comm.grid import Grid
 from tilewright.comm.matvec_graph import matvec_graph
 from tilewright.schedulers import SCHEDULERS, fitting
 from tilewright.schedulers.lifo import Lifo
+from tilewright.studies import schedulers
 from tilewright.studies.schedulers import Row
 from tilewright.studies.table import Table, row_of
 
@@ -86,28 +86,6 @@ def test_advice_is_what_loses_least_where_it_loses_most_and_what_limits_it(table
     assert one.advice().startswith("Take lifo: none is faster on 8 workers. There, ")
 
 
-def sleeping(seconds_by_name):
-    """A graph, and policies that let its one task sleep as long as their name says."""
-    wanted = {}
-
-    def nap(x):
-        time.sleep(wanted["seconds"])
-
-    g = tw.TaskGraph("nap")
-    g.insert(nap, tw.RW(g.handle("x")))
-
-    def policy(name, seconds):
-        class Named(Lifo):
-            def prepare(self, graph, machine):
-                wanted["seconds"] = next(seconds)
-                super().prepare(graph, machine)
-
-        Named.__name__ = Named.__qualname__ = name
-        return Named()
-
-    return g, [policy(name, seconds) for name, seconds in seconds_by_name.items()]
-
-
 @pytest.mark.parametrize(
     ("seconds", "column", "words"),
     [
@@ -147,17 +125,33 @@ def test_far_behind_is_said_as_a_factor(seconds, column, words):
     assert f" {column:>6} " in str(found) and f">{column}<" in found._repr_html_()
 
 
-def test_on_an_engine_the_sign_test_says_who_wins_and_who_ties():
-    """Slow is behind in each of five rounds, Same is twice ahead and three times behind."""
-    same = itertools.cycle([0.002, 0.014])
-    graph, policies = sleeping({"Fast": itertools.repeat(0.008), "Slow": itertools.repeat(0.03), "Same": same})
-    table = tw.compare_schedulers(graph, 1, backend="threads", data={"x": 0}, schedulers=policies, repeat=5)
-    ties = {row.scheduler: row.ties for row in table}
-    assert ties == {"Fast": True, "Slow": False, "Same": True}
-    assert all(len(times) == 5 for times in table.rounds)
-    assert "tie; Slow is " in table.verdict() and "wins" not in table.verdict()
-    few = tw.compare_schedulers(graph, 1, backend="threads", data={"x": 0}, schedulers=policies, repeat=2)
-    assert few.verdict() == "1 worker: all 3 policies tie; 5 rounds could tell."
+def test_on_an_engine_the_sign_test_says_who_wins_and_who_ties(monkeypatch):
+    """lifo is behind in each of five rounds, prio twice ahead of eager and three times behind; the first run is none."""
+    seconds = {"eager": [99.0, *[8.0] * 5], "lifo": [30.0] * 5, "prio": [2.0, 14.0, 14.0, 2.0, 14.0]}
+    left = {}
+
+    def run(graph, data, *, backend, scheduler, workers, machine, progress):
+        assert backend == "threads" and workers == 1
+        g = tw.TaskGraph("nap")
+        g.insert(tw.Op("nap", weight=next(left[scheduler])), tw.W(g.handle("x")))
+        return tw.simulate(g, scheduler=scheduler)
+
+    def compared(repeat):
+        left.update({name: iter(times) for name, times in seconds.items()})
+        return tw.compare_schedulers(
+            tw.cholesky_graph(1), 1, backend="threads", data={"x": 0}, schedulers=list(seconds), repeat=repeat
+        )
+
+    monkeypatch.setattr(schedulers, "run", run)
+    table = compared(5)
+    assert {row.scheduler: (row.makespan, row.ties) for row in table} == {
+        "eager": (8.0, True), "lifo": (30.0, False), "prio": (14.0, True)
+    }  # fmt: skip
+    assert {row.scheduler: times for row, times in zip(table.rows, table.rounds, strict=True)} == {
+        name: times[-5:] for name, times in seconds.items()
+    }
+    assert table.verdict() == "1 worker: eager and prio tie; lifo is 3.8 times as slow."
+    assert compared(2).verdict() == "1 worker: all 3 policies tie; 5 rounds could tell."
 
 
 def test_rounds_begin_with_another_policy_each_and_one_run_comes_before_all():
@@ -296,6 +290,12 @@ def test_ranks_are_compared(options):
         assert row.speedup == row.alone / row.makespan
 
 
+def test_windows_of_ranks_are_compared():
+    vary = {"window": [1, 2**26]}
+    table = tw.compare_schedulers(tw.cholesky_graph(4), 2, backend="mpi", data=spd_tiles(), vary=vary, repeat=1)
+    assert {row.name for row in table} == {"window=1: critical-path", "window=67108864: critical-path"}
+
+
 def test_a_layout_is_compared_on_ranks():
     graph = tw.comm.broadcast(ranks=2, n=4)
     table = tw.compare_schedulers(graph, 2, backend="mpi", data={"x": [np.arange(4.0), np.zeros(4)]}, repeat=1)
@@ -393,6 +393,42 @@ def test_options_of_the_backend_are_passed_on():
         for tree in ("star", "chain")
     ]
     assert trees[0] != trees[1]
+
+
+def test_options_of_the_backend_are_varied_beside_graphs():
+    """Trees of messages under two policies and for two graphs: each row is the simulation with that option."""
+    machine = tw.Machine(ranks=4, alpha=1e-3, beta=1e-4, gamma=1e-9, tile_size=8)
+    graphs = {"small": tw.cholesky_graph(4), "large": tw.cholesky_graph(6)}
+    owner = tw.BlockCyclic(2, 2)
+    options = {"machine": machine, "owner": owner}
+    trees = {"broadcast": ["star", "chain"], "noise": [0.0]}
+    table = tw.compare_schedulers(graphs, 1, schedulers=["eager", "lifo"], vary=trees, **options)
+    for row in table:
+        name, tree, noise = row.variant.split(", ")
+        alone = tw.simulate(
+            graphs[name], machine, scheduler=row.scheduler, owner=owner, broadcast=tree.removeprefix("broadcast=")
+        )
+        assert (row.makespan, noise) == (alone.makespan, "noise=0.0")
+    assert (len(table) == 8 and str(table).startswith("cholesky nt=6 and 1 more graphs: ")) or "nt=4" in str(table)
+    one = tw.compare_schedulers(graphs["large"], 1, vary={"broadcast": ["star", "chain"]}, **options)
+    assert {row.name for row in one} == {"broadcast=star: critical-path", "broadcast=chain: critical-path"}
+    assert str(one).startswith("cholesky nt=6: 56 tasks, ") and "wins; broadcast=" in one.verdict()
+
+
+@pytest.mark.parametrize(
+    ("vary", "error", "said"),
+    [
+        ({"broadcst": ["star"]}, TypeError, "broadcst.*did you mean.*broadcast"),
+        ({"noise": []}, ValueError, r"vary\['noise'\] must have at least one value"),
+        ({"noise": 0.1}, TypeError, "vary must be lists of values by option, not 'noise': 0.1"),
+        (["noise"], TypeError, "vary must be lists of values by option, not"),
+        ({"seed": [1, 2]}, ValueError, "seed is varied, and given as 3; leave one of them out"),
+        ({"broadcast": ["bush"]}, ValueError, "broadcast"),
+    ],
+)
+def test_what_cannot_be_varied_is_named(vary, error, said):
+    with pytest.raises(error, match=said):
+        tw.compare_schedulers(tw.cholesky_graph(2), 1, vary=vary, seed=3)
 
 
 def test_noisy_simulations_are_repeated_each_with_its_own_noise():
