@@ -52,7 +52,7 @@ def test_a_qr_factorisation_through_pages_takes_what_was_planned(tmp_path, mt, n
     with pytest.raises(MemoryError, match="the least is"):
         tw.plan(graph, tile_size=NB, memory=1000, workers=2)
     with patch.object(slab_plan, "_TASK", 0), patch.object(slab_plan, "_THREAD", 0):
-        memory = int(3.6 * 2**20)
+        memory = int(0.97 * tw.plan(graph, tile_size=NB).data)
         plan = tw.plan(graph, tile_size=NB, memory=memory, workers=2)
         how = {"tile_size": NB, "tree": tree, "memory": memory, "workers": 2, "return_run": True}
         _, run = tw.qr(tmp_path / "a.npy", mode="r", out=tmp_path / "R.npy", **how)
