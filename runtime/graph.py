@@ -502,6 +502,8 @@ class TaskGraph:
     recipe: _Fact[tuple[Callable[..., TaskGraph], tuple[Any, ...]] | None] = _Fact(None)
     """(function, arguments) of a call that builds this graph, by which it travels to other processes."""
     _evaluated: _Fact[tuple[Cost, list[float]] | None] = _Fact(None)  # a closed form, and what it says of each task
+    orders: _Fact[dict[Hashable, Any]] = _Fact({})
+    """What policies found that is true of the tasks alone, by policy."""
     extents: _Fact[dict[str, tuple[int, int]]] = _Fact({})
     """Tile rows and columns of the matrices that the algorithm works on, where its author knows."""
 

@@ -20,6 +20,8 @@ __all__ = ["CriticalPath"]
 class CriticalPath(Ranked):
     """Largest bottom level first."""
 
+    of_graph = True
+
     def keys(self, graph: TaskGraph, machine: Machine) -> list[tuple[float, int]]:
         levels = graph.bottom_levels()
         return [(-levels[task.index], row(task)) for task in graph.tasks]

@@ -12,5 +12,7 @@ __all__ = ["Prio"]
 class Prio(Ranked):
     """Largest ``graph.insert(..., priority=)`` first; program order where priorities are equal."""
 
+    of_graph = True
+
     def keys(self, graph: TaskGraph, machine: Machine) -> list[float]:
         return [-task.priority for task in graph.tasks]

@@ -18,19 +18,35 @@ class Ranked(BasePolicy):
     """Base class: a subclass says in `keys` how to sort the tasks. O(log ready) per task."""
 
     shared = True
+    of_graph = False
+    """Whether `keys` look at the graph alone: its order is then found once, however often it runs. Each class says so
+    for itself; subclasses do not inherit it."""
 
     def keys(self, graph: TaskGraph, machine: Machine) -> Sequence[Any]:
         """A sort key for each task, smaller is sooner. Equal keys run in program order."""
         raise TypeError(f"{type(self).__name__} must define keys(graph, machine)")
 
     def prepare(self, graph: TaskGraph, machine: Machine) -> None:
+        kind = type(self)
+        if not kind.__dict__.get("of_graph", False):
+            self.tasks, self.place = self._ordered(graph, machine)
+        else:
+            key = kind, graph.closed_form
+            known = graph.orders.get(key)
+            if known is None:
+                known = self._ordered(graph, machine)
+                graph.orders = {**graph.orders, key: known}
+            self.tasks, self.place = known
+        self.heap: list[int] = []
+
+    def _ordered(self, graph: TaskGraph, machine: Machine) -> tuple[list[Task], list[int]]:
+        """All tasks as they are sorted, and the place of each."""
         keys = self.keys(graph, machine)
         order = sorted(range(len(keys)), key=keys.__getitem__)  # stable: ties by task.index
-        self.tasks = [graph.tasks[index] for index in order]
-        self.place = [0] * len(order)
+        places = [0] * len(order)
         for place, index in enumerate(order):
-            self.place[index] = place
-        self.heap: list[int] = []
+            places[index] = place
+        return [graph.tasks[index] for index in order], places
 
     def fork(self) -> Self:
         """A policy prepared alike, with a heap of its own: one more rank of the same run. O(1)."""

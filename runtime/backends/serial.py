@@ -25,6 +25,6 @@ class Serial(InProcess):
         return graph.tasks
 
     def run(self, program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
-        policy.prepare(program.graph, self.machine.replace(workers=workers, ranks=1, gpus=0))
+        policy.prepare(program.graph, self.machine_of(workers))
         with limits(program.uses_functions), task_threads(program.threads_per_task):
             return Trace(program.graph, 1, run_line(program, program.graph, self.name, progress))

@@ -42,6 +42,7 @@ class Threads(InProcess):
 
     name = "threads"
     options = ("devices", "pin")
+    moves_beside = True
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
@@ -81,7 +82,7 @@ class Threads(InProcess):
         return None if self.accelerators else policy.alone()
 
     def run(self, program: Program, policy: BasePolicy, workers: int, progress: Progress | None) -> Trace:
-        machine = self.machine.replace(workers=workers, ranks=1, gpus=0)
+        machine = self.machine_of(workers)
         if not self.accelerators:
             if self.pin and program.threads_per_task > 1:
                 raise ValueError("pin='cores' gives a worker one core, so threads_per_task must be 1")

@@ -195,7 +195,7 @@ def compare(
         engine = engine_class(backend)
         if not engine.virtual and work.data is None:
             raise ValueError(f"nobody knows data for graph {work.graph.name!r}; --backend simulate needs none")
-        options: dict[str, Any] = {"owner": owner} if engine.virtual or backend in ("mpi", "dask") else {}
+        options: dict[str, Any] = {"owner": owner} if "owner" in engine.options else {}
         options |= pinning(pin, backend)
         counts = _counts(workers) if workers else [1, 2, 4, 16, 64] if engine.virtual else sorted({1, cores()})
         several = len(works) > 1

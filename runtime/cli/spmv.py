@@ -144,7 +144,7 @@ def _measure(operator: SparseOperator, A: Any, s: int, method: str, repeat: int,
         "call_seconds": statistics.median(calls[1:]), "scipy_seconds": statistics.median(alone[1:]),
         "agrees": bool(np.allclose(y / size, wanted / size, rtol=1e-4, atol=1e-5)),
     }  # fmt: skip
-    if operator.backend == "mpi" and A.shape[0] == A.shape[1] and not transposed:
+    if operator.on_ranks and A.shape[0] == A.shape[1] and not transposed:
         plan = None if s == 1 or method == "separate" else (s, method, False)
         rounds = operator.executor.time_products(operator.dtype, repeat + 1, s, plan)
         seconds = statistics.median([max(times) for times in zip(*rounds, strict=True)][1:])

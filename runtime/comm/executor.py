@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilewright.backends import engine_class
 from tilewright.comm.cg import length, solve
 from tilewright.comm.closure import Closure
 from tilewright.comm.inspector import Piece
@@ -56,6 +57,7 @@ class Executor:
     ) -> None:
         self.structure = structure
         self.backend, self.workers = backend, workers
+        self.on_ranks = engine_class(backend).on_ranks
         self.discovery, self.synchronous = discovery, synchronous
         self.comm = comm
         self._given = pool
@@ -75,7 +77,7 @@ class Executor:
 
     def _ready(self) -> None:
         """Have ranks, where they are those of a pool: another one if it was closed that nobody gave."""
-        if self.backend != "mpi" or self.comm is not None:
+        if not self.on_ranks or self.comm is not None:
             return
         if self.pool is not None and (not self.pool.closed or self._given is not None):
             return
@@ -187,11 +189,12 @@ class Executor:
     def _options(self, work: Assembly, options: dict[str, Any]) -> dict[str, Any]:
         """Where the graph runs: ranks of an engine may be fewer than those of the matrix."""
         options = {"backend": self.backend, "workers": self.workers, "scheduler": "prio", **options}
-        if options["backend"] in ("mpi", "dask"):
+        engine = engine_class(options["backend"])
+        if not engine.in_process and not engine.virtual:
             there = options["pool"].ranks if options.get("pool") else options["workers"] or min(work.ranks, cores())
             options["workers"] = there
             options.setdefault("owner", {handle: rank % there for handle, rank in work.owner.items()})
-        if options["backend"] == "mpi":
+        if "synchronous" in engine.options:
             options.setdefault("synchronous", self.synchronous)
         return options
 
@@ -237,7 +240,7 @@ class Executor:
         carry: dict[Handle, Handle],
     ) -> Prepared:
         """A graph ready to run where the products do."""
-        if self.backend != "mpi":
+        if not self.on_ranks:
             options = self._options(work, {})
             return prepare(work.graph, work.data | data, inputs=inputs, outputs=outputs, carry=carry, **options)
         fixed = {handle: value for handle, value in work.data.items() if handle.name == "A"}
@@ -246,7 +249,7 @@ class Executor:
                 fixed,
                 ranks=work.ranks,
                 owner=work.owner.__getitem__,
-                backend="mpi",
+                backend=self.backend,
                 pool=self.pool,
                 comm=self.comm,
                 synchronous=self.synchronous,
@@ -328,7 +331,7 @@ class Executor:
     def solve(self, b: np.ndarray, x: np.ndarray, options: dict[str, Any]) -> Any:
         """Conjugate gradients where the products are: x is changed in place, the report returned."""
         with self._lock:
-            if self.backend != "mpi":
+            if not self.on_ranks:
                 return solve(_Whole(self, options["method"]), b, x, options)
             wide = np.result_type(b.dtype, np.float64)
             products = {dtype: self._step((None,), dtype, ()) for dtype in dict.fromkeys((b.dtype, wide))}

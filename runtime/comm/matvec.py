@@ -111,13 +111,14 @@ class DenseOperator(Operator):
         self.ranks = self.grid.ranks
         self.layout, self.backend, self.overlap = layout, backend, flag(overlap, "overlap")
         self._begin(matrix.dtype, matrix.shape)
-        take = np.array if copy and (backend != "mpi" or comm is not None) else np.asarray  # a pool's ranks copy anyway
+        copies = self.on_ranks and comm is None  # a pool's ranks do
+        take = np.array if copy and not copies else np.asarray
         blocks = {
             Handle("A", (q,)): take(matrix[slice(*self.grid.rows(i)), slice(*self.grid.columns(j))], order="C")
             for q in range(self.grid.ranks)
             for i, j in (self.grid.place(q),)
         }
-        if backend == "mpi" and pool is None and comm is None:
+        if self.on_ranks and pool is None and comm is None:
             from tilewright.backends.mpi import pool as pools
 
             pool = pools.default(self.ranks)  # not that of the block around, which has another size
@@ -131,7 +132,7 @@ class DenseOperator(Operator):
             copy=False,
             synchronous=synchronous,
         )
-        self._blocks = blocks if backend != "mpi" else {}
+        self._blocks = {} if self.on_ranks else blocks
         self._steps: dict[Any, Prepared] = {}
 
     # ------------------------------------------------------------ products

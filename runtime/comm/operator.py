@@ -15,6 +15,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from tilewright.arguments import like, numeric
+from tilewright.backends import engine_class
 from tilewright.host.cores import cores
 from tilewright.resident import check_home
 from tilewright.scalars import ranks as rank_count
@@ -129,6 +130,11 @@ class Operator(LinearOperator):
         """The matrix and the keywords that make this operator again, in this process or another."""
 
     @property
+    def on_ranks(self) -> bool:
+        """Whether the matrix lies on ranks of MPI."""
+        return engine_class(self.backend).on_ranks
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed
@@ -156,7 +162,7 @@ class Operator(LinearOperator):
 
     def __reduce__(self) -> tuple[Any, ...]:
         name = type(self).__name__
-        if self.backend == "mpi":
+        if self.on_ranks:
             raise TypeError(
                 f"a {name} whose matrix lies on MPI ranks can be neither pickled nor copied; make another of the matrix"
             )
@@ -220,7 +226,7 @@ def place(backend: str, ranks: int | None, pool: Any, comm: Any) -> tuple[int | 
     check_home(backend, pool, comm)
     if ranks is not None:
         ranks = rank_count(ranks)
-    if backend != "mpi":
+    if not engine_class(backend).on_ranks:
         return ranks, None, None
     from tilewright.backends.mpi.options import is_rank
 

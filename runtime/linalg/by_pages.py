@@ -276,7 +276,7 @@ def run_by_pages(
         For a checkpoint: on what the bits depend, and how the call is made again.
     """
     engine = call.engine
-    ranks = engine.rank_count(call.workers) if engine.name == "mpi" else 1
+    ranks = engine.rank_count(call.workers) if engine.on_ranks else 1
     workers = max(1, call.count() // ranks)
     graph = job.graph
     if ranks > 1:
@@ -292,7 +292,7 @@ def run_by_pages(
         if isinstance(a, str | Path) and all(isinstance(path, str | Path) for path in paths):
             out = [str(Path(path).absolute()) for path in paths]
             call.keeping.files = {"a": str(Path(a).absolute()), "out": out[0] if len(out) == 1 else out}
-    if outside.restart and engine.name != "mpi":
+    if outside.restart and not engine.on_ranks:
         raise ValueError(
             f"restart={outside.restart} is for ranks that can die alone; backend {engine.name!r} is this process, so "
             f"make the call again with resume=True"

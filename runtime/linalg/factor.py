@@ -181,7 +181,7 @@ def tiled_cholesky(
     )
     if outside.used(a):
         outside.refuse("tiled_cholesky", precision=precision, overwrite_a=overwrite_a)
-        if call.engine.name == "mpi":
+        if call.engine.on_ranks:
             return cholesky_on_ranks(call, outside, a, lower=lower, tile_size=tile_size, check_finite=check_finite)
         return cholesky_by_slabs(
             call, outside, a, lower=lower, tile_size=tile_size, rule=cholesky_tile_size, check_finite=check_finite

@@ -108,7 +108,7 @@ class Keeping:
                 begun = _whole(panels, tiles)
                 ranks, rank_of = engine.dealt(graph, workers)
                 places = places_of(graph, rank_of) if ranks > 1 else (0,) * len(graph)
-                wait = self.wait or engine.name == "dask"
+                wait = self.wait or engine.writes_at_once
                 kept = Kept(str(self.folder), run, self.every, wait, tiles, sources, places, self.what)
                 try:
                     record = execute(kept_graph(graph, finals, kept))

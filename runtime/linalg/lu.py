@@ -681,7 +681,7 @@ def _factor_outside(
     outside.refuse("lu_factor", overwrite_a=overwrite)
     how: dict[str, Any] = {"tile_size": tile_size, "check_finite": check_finite}
     how["rule"] = lambda k, workers: lu_plan(k, workers, True)[0]
-    if call.engine.name == "mpi":
+    if call.engine.on_ranks:
         parts, tiling = lu_on_ranks(call, outside, a, _factor_graph, **how)
     else:
         parts, tiling = lu_by_slabs(call, outside, a, square=square, **how)

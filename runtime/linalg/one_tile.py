@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.backends import COMPUTING, engine_class
 from tilewright.backends.execution.engine import blame
 from tilewright.graph import TaskGraph
 from tilewright.kernels import move, table
@@ -55,7 +56,7 @@ def factor_one_tile(
     """
     if type(a) is not np.ndarray or a.ndim != 2 or type(overwrite) is not bool or type(check_finite) is not bool:
         return None
-    if backend is not None and (type(backend) is not str or backend not in ("threads", "serial")):
+    if backend is not None and not _here(backend):
         return None
     n, name = len(a), _NAMES.get(a.dtype.char)
     if not 0 < n <= ONE_TILE or a.shape[1] != n or name is None or not a.dtype.isnative:
@@ -112,3 +113,8 @@ def _explain(graph: TaskGraph, target: np.ndarray, info: int, backend: str) -> N
     error = task.op.explain(task, Store({"A": TiledMatrix.view(target, len(target))}), info)
     blame(error, task, task.index, f"backend={backend}, worker=0")
     raise error
+
+
+def _here(backend: Any) -> bool:
+    """Whether an engine of that name computes on the arrays of this process."""
+    return type(backend) is str and backend in COMPUTING and engine_class(backend).in_process

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tilewright.backends.execution.engine import Engine
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.memory import Peak, available
 from tilewright.kernels import choice
@@ -32,8 +33,6 @@ from tilewright.tiles import TiledMatrix
 from tilewright.units import nbytes, size
 
 __all__ = ["LUParts", "Outside", "cholesky_by_slabs", "lu_by_slabs", "run_beside"]
-
-_ENGINES = ("serial", "threads")
 
 
 @dataclass
@@ -83,15 +82,15 @@ class Outside:
         if call.on_device or call.engine.virtual:
             where = f"a tensor on {call.a.device}" if call.on_device else f"backend {call.engine.name!r}"
             raise ValueError(f"{call.routine.__name__} has no checkpoint= for {where}")
-        if self.restart and call.engine.name in _ENGINES:
+        if self.restart and call.engine.in_process:
             raise ValueError(
                 f"restart={self.restart} is for ranks and workers that can die alone; backend {call.engine.name!r} is "
                 f"this process, so make the call again with resume=True"
             )
-        if self.every and call.engine.name == "dask":
+        if self.every and call.engine.writes_at_once:
             raise ValueError(
-                f"every={self.every:g} is not for backend 'dask', where each panel is written before its task ends; "
-                f"leave it out"
+                f"every={self.every:g} is not for backend {call.engine.name!r}, where each panel is written before its "
+                f"task ends; leave it out"
             )
         call.keeping = Keeping(self.checkpoint, self.resume, self.every, self.restart, call.routine.__name__, a)
 
@@ -101,10 +100,10 @@ class Outside:
             if value is not None and value is not False:
                 raise ValueError(f"{call} with out= or a matrix on a disk has no {name}={value!r}")
 
-    def check_engine(self, name: str) -> None:
+    def check_engine(self, engine: Engine) -> None:
         """ValueError for an engine that cannot work out of core."""
-        if name not in (*_ENGINES, "mpi"):
-            raise ValueError(f"out of core the backend is serial, threads or mpi, not {name!r}")
+        if not engine.in_process and not engine.on_ranks:
+            raise ValueError(f"out of core the backend is serial, threads or mpi, not {engine.name!r}")
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """ValueError for those of an engine that say where data is: out of core that is given."""
@@ -118,7 +117,7 @@ class Outside:
         Of ranks `Call.run` sees to it, for each one, and of what the graph makes beside the result.
         """
         call.limit = self.limit
-        if self.limit is None or call.engine.name not in _ENGINES:
+        if self.limit is None or not call.engine.in_process:
             return
         planned = 0 if like is None else _bytes_like(like)
         if planned > self.limit:
@@ -151,7 +150,7 @@ class _Job:
         rule: Callable[[int, int], int],
         order: Literal["C", "F"],
     ) -> None:
-        outside.check_engine(call.engine.name)
+        outside.check_engine(call.engine)
         outside.check_options(call.options)
         find_policy(call.scheduler)
         self.call, self.outside, self.given, self.lower, self.order = call, outside, a, lower, order
@@ -350,7 +349,7 @@ def run_beside(
     on ranks ``volume`` says it, bytes read and written, as each rank counts for itself."""
     engine, given = call.engine, (call.scheduler, call.workers)
     try:
-        return _run_beside(call, graph, data, planned, volume if engine.name == "mpi" else None, facts)
+        return _run_beside(call, graph, data, planned, volume if engine.on_ranks else None, facts)
     finally:
         call.scheduler, call.workers = given
 
@@ -366,7 +365,7 @@ def _run_beside(
     workers, movers = call.count(), 0
     names = {handle.name for handle in graph.handles_used}
     data = {key: value for key, value in data.items() if (key.name if isinstance(key, Handle) else key) in names}
-    if call.engine.name in ("threads", "mpi"):
+    if call.engine.moves_beside:
         ranks = call.engine.hold(call.workers)
         each = MOVERS if ranks == 1 else 1
         movers = each * ranks

@@ -62,7 +62,7 @@ def qr_outside(
 
     ``finals``, ``bits`` and ``again`` are those of a checkpoint in core.
     """
-    outside.check_engine(call.engine.name)
+    outside.check_engine(call.engine)
     outside.check_options(call.options)
     source = open_source(a)
     with ExitStack() as stack:

@@ -22,7 +22,7 @@ from tilewright.scalars import nearby, positive, whole
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.studies.schedulers import Data
-from tilewright.studies.table import Table, alternating, row_of
+from tilewright.studies.table import Table, alternating, in_order, row_of
 
 __all__ = ["ENGINES", "compare_engines"]
 
@@ -255,7 +255,7 @@ def _shape(name: Any, workers: int) -> _Shape:
     """Who works on the engine of that name. ValueError if there is none; the message has what may be meant."""
     if not isinstance(name, str):
         raise TypeError(f"engines are names, such as 'threads', not {name!r}")
-    if name == "serial":
+    if in_order(name):
         return _Shape(1)
     if name in ENGINES:
         return _Shape(workers)

@@ -11,6 +11,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
+from tilewright.backends import BACKENDS, engine_class
 from tilewright.door import upstairs
 from tilewright.graph import TaskGraph
 from tilewright.host.files import write_text
@@ -103,7 +104,7 @@ class Table:
         ordered = sorted(rows, key=lambda found: (found[0].workers, self.measured(found[0]), found[0].name))
         self.runs = [run_ for _, run_, _ in ordered]
         self.rounds = [times for _, _, times in ordered]
-        self.rows = _placed([row for row, _, _ in ordered], self.rounds, backend == "simulate", measure)
+        self.rows = _placed([row for row, _, _ in ordered], self.rounds, self._simulated, measure)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -159,9 +160,13 @@ class Table:
         return f"{on}: {who}; {after}."
 
     @property
+    def _simulated(self) -> bool:
+        return bool(self.backend) and engine_class(self.backend).virtual
+
+    @property
     def _tells(self) -> bool:
         """Whether there were enough rounds to tell policies apart."""
-        return self.backend == "simulate" or max(map(len, self.rounds), default=0) >= ENOUGH
+        return self._simulated or max(map(len, self.rounds), default=0) >= ENOUGH
 
     def merged(self) -> list[list[Row]]:
         """Rows that are alike in all but the policy's name, which in a simulation made the same schedule, together."""
@@ -182,7 +187,7 @@ class Table:
 
     def advice(self) -> str:
         """Which to take on all numbers of workers together, and what limits it on most of them."""
-        counts = sorted({row.workers for row in self.rows if self.measure != "call" or row.engine != "serial"})
+        counts = sorted({row.workers for row in self.rows if self.measure != "call" or not in_order(row.engine)})
         rows: dict[str, dict[int, Row]] = {}
         for row in self.rows:
             rows.setdefault(row.name, {})[row.workers] = row
@@ -265,6 +270,11 @@ ENOUGH = 5
 _NUMBERS = (
     *("workers", "makespan", "ratio", "efficiency", "idle", "speedup", "memory", "fastest", "slowest", "alone", "call"),
 )
+
+
+def in_order(engine: str) -> bool:
+    """Whether the engine of that name is one worker, whatever is asked for."""
+    return engine in BACKENDS and engine_class(engine).in_order
 
 
 def differ(one: Sequence[float], other: Sequence[float]) -> bool:

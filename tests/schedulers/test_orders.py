@@ -5,6 +5,7 @@ import pytest
 import tilewright as tw
 from tilewright.ops import copy, tril
 from tilewright.schedulers import policy
+from tilewright.schedulers.critical_path import CriticalPath
 from tilewright.schedulers.lookahead import distance
 from tilewright.schedulers.polynomial import cholesky_place
 
@@ -137,3 +138,40 @@ def test_a_fork_shares_the_order_and_nothing_else(name):
     other = scheduler.fork()
     assert other.pop(0) is None
     assert scheduler.pop(0) is graph.tasks[0]
+
+
+class Counted(CriticalPath):
+    of_graph = True
+
+    def keys(self, graph, machine):
+        self.asked = getattr(self, "asked", 0) + 1
+        return super().keys(graph, machine)
+
+
+class ByMachine(CriticalPath):
+    """It says nothing of itself, so its order is found each time."""
+
+    def keys(self, graph, machine):
+        return [task.index * (-1) ** machine.workers for task in graph.tasks]
+
+
+def test_an_order_of_the_graph_alone_is_found_once_and_again_for_more_tasks():
+    g = tw.TaskGraph("grows")
+    g.insert(len, tw.W(g.handle("x")))
+    counted = Counted()
+    for workers in (1, 2, 3):
+        counted.prepare(g, tw.Machine(workers=workers))
+    assert counted.asked == 1 and counted.tasks == g.tasks
+    g.insert(len, tw.RW(g.handle("x")))
+    counted.prepare(g, tw.Machine())
+    assert counted.asked == 2 and counted.tasks == g.tasks
+    g.closed_form = lambda task: task.index  # other levels
+    counted.prepare(g, tw.Machine())
+    assert counted.asked == 3 and counted.tasks == g.tasks[::-1]
+
+
+def test_a_subclass_whose_order_depends_on_the_machine_is_asked_each_time():
+    g, found = tw.cholesky_graph(3), ByMachine()
+    for workers, first in ((2, 0), (3, len(g) - 1), (2, 0)):
+        found.prepare(g, tw.Machine(workers=workers))
+        assert found.tasks[0].index == first

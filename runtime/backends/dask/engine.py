@@ -60,6 +60,7 @@ class Dask(Engine):
     name = "dask"
     options = ("client", "mode", "owner", "grid", "timeout", "window", "overheads")
     in_process = False
+    writes_at_once = True
     placed: ClassVar[bool] = True
     """Whether mode ``tasks`` coarsens the graph and says where and in which order its groups should run."""
 

@@ -63,6 +63,12 @@ class Engine:
     """Whether nothing is computed, and the clock is a virtual one."""
     plans: ClassVar[bool] = True
     """Whether the policy is prepared in this process."""
+    on_ranks: ClassVar[bool] = False
+    """Whether workers are ranks, of a pool or a communicator, on which matrices stay between calls."""
+    moves_beside: ClassVar[bool] = False
+    """Whether threads that read and write can stand beside those that compute."""
+    writes_at_once: ClassVar[bool] = False
+    """Whether a task that writes a checkpoint has to have written it when it ends, as its worker may be gone then."""
 
     # Facts of this object
     has_data: bool = True
@@ -73,6 +79,7 @@ class Engine:
     """Whether this is the process whose value `agreed` takes."""
     fixed: bool = False
     """Whether the number of workers is given by where the call is made: a pool, a launcher."""
+    _sized: tuple[Machine, Machine] | None = None
     model: Machine | None = None
     """The machine as the run keeps it: what it was planned with or simulated on, if that was said."""
     switches: Mapping[str, Any] = {}
@@ -117,6 +124,12 @@ class Engine:
             raise ValueError("machine= is for engines of one process; ranks prepare their policies themselves")
         self.machine = machine or Machine()
         self.model = None if machine is None else machine.replace(gpus=0)
+
+    def machine_of(self, workers: int) -> Machine:
+        """What a policy of this process plans for."""
+        if self._sized is None or self._sized[0] is not self.machine or self._sized[1].workers != workers:
+            self._sized = self.machine, self.machine.replace(workers=workers, ranks=1, gpus=0)
+        return self._sized[1]
 
     def workers(self, workers: int | None, most: int | None = None) -> int:
         """How many workers there are in all; ``most`` are of use."""

@@ -249,7 +249,7 @@ class Here(Prepared):
             return None
         policy = find_policy(self._scheduler)
         with claimed(policy):
-            policy.prepare(graph, engine.machine.replace(workers=1, ranks=1, gpus=0))
+            policy.prepare(graph, engine.machine_of(1))
             return engine.order(graph, policy)
 
     def _repeat(self, times: int, until: Handle | None) -> int:

@@ -27,6 +27,8 @@ class Mpi(Engine):
     options = ("owner", "grid", "pool", "comm", "root", "gather", "window", "synchronous", "pin")
     in_process = False
     plans = False
+    on_ranks = True
+    moves_beside = True
 
     @classmethod
     def together(cls, options: Mapping[str, Any]) -> bool:
