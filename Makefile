@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo demo-training test fuzz kills test-gpu test-portable portable-slice oldest browser install docs lint format types bench clean
+.PHONY: demo demo-training test fuzz kills test-gpu test-portable portable-slice oldest browser install docs lint format types pyright bench clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -85,6 +85,12 @@ types: $(READY)
 	@rm -rf build/types
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy -p tilewright
+	MYPYPATH=build/types $(BIN)/mypy tests/typed.py
+
+# The same script under pyright, in the build that has node inside; it is not among the packages of `make`, as it is 300 MB.
+pyright: types
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target build/pyright basedpyright
+	PYTHONPATH=build/pyright $(BIN)/python -m basedpyright --pythonpath $(BIN)/python --project tests/pyrightconfig.json
 
 bench: $(READY)
 	@mkdir -p out

@@ -9,6 +9,7 @@ an index, which may have no tilewright, or another one. What pip noted down says
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -21,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-__all__ = ["EXTRAS", "brings", "command", "pip"]
+__all__ = ["EXTRAS", "brings", "command", "needed", "pip"]
 
 EXTRAS = {
     "torch": "torch",
@@ -49,6 +50,17 @@ EXTRAS = {
 def brings(extra: str) -> str:
     """What ends a message about a missing package: the command, and that it helps."""
     return f"{command(extra)} brings it"
+
+
+def needed(module: str, what: str) -> Any:
+    """An optional package, imported. ModuleNotFoundError says what needs it and which command brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        sentence = f"{what} needs {module}, which is not installed; {brings(EXTRAS[module])}"
+        raise ModuleNotFoundError(sentence, name=module) from None
 
 
 def command(extra: str) -> str:

@@ -6,6 +6,7 @@ The lecture is V. Eijkhout's *Parallel scalability*.
 from __future__ import annotations
 
 import statistics
+from math import isqrt
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -122,7 +123,12 @@ def _default() -> Any:
 @click.option(
     "--simulate/--no-simulate", "simulated", default=True, show_default=True, help="Run the graphs on the simulator."
 )
-@click.option("--measure", type=click.IntRange(min=0), default=0, help="Also run on 1 to this many ranks for real.")
+@click.option(
+    "--measure",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Also run on 1 to this many ranks for real, patches on squares.",
+)
 @click.option("--measured-n", type=click.IntRange(min=1), default=4096, show_default=True, help="Order, for --measure.")
 @picture("--plot", help="Draw it here.")
 @as_json
@@ -157,7 +163,7 @@ def scaling(
             p=p,
             most=most,
             simulated=simulated,
-            measured=range(1, measure + 1),
+            measured=[p for p in range(1, measure + 1) if "patch" not in layouts or isqrt(p) ** 2 == p],
             measured_n=measured_n,
         )
         if plot:

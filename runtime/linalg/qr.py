@@ -594,13 +594,13 @@ def planned(
     if tile_size is not None:
         positive_size(tile_size, "tile_size")
     m, n = matrix.shape
-    grid = _grid(call, m, n)
+    grid = _grid(call, m, n, tree)
     plan = qr_plan(
         m,
         n,
         matrix.dtype,
         workers=call.count(),
-        here=call.here and not call.chunked,
+        here=not call.chunked and (call.here or (grid is not None and grid[0] == 1)),
         ranks=call.rank_rows() if grid is None else grid[0],
         grid=grid,
         tree=tree,
@@ -640,10 +640,17 @@ def _again(plan: Plan, check: bool) -> dict[str, Any]:
     return {"tree": tree, "tile_size": plan.width, "check_finite": check}
 
 
-def _grid(call: Call, m: int, n: int) -> tuple[int, int] | None:
-    """Ranks one below the other for a tall matrix, if nobody said how they stand: each then has rows of all columns."""
+def _grid(call: Call, m: int, n: int, tree: Any) -> tuple[int, int] | None:
+    """How ranks stand if nobody said: below each other for a tall matrix, so that each has rows of all columns.
+
+    Else beside each other on MPI, so that each has whole columns, on which panels and their updates are one task.
+    """
     ranks = call.engine.rank_count(call.workers)
-    return (ranks, 1) if ranks > 1 and m >= 2 * n and chosen_owner(call.options) is None else None
+    if ranks == 1 or chosen_owner(call.options) is not None:
+        return None
+    if m >= 2 * n:
+        return ranks, 1
+    return (1, ranks) if call.engine.name == "mpi" and tree in (AUTO, PANEL) else None
 
 
 def _raw(call: Call, overwrite: bool, check: bool, tile_size: int | None) -> Any:
@@ -658,8 +665,9 @@ def _raw(call: Call, overwrite: bool, check: bool, tile_size: int | None) -> Any
         at = p * plan.width
         tau[at : at + plan.width] = T[0, p].diagonal()[: k - at]
         onto(corner[0, p][: k - at], A[p, p])
-    U = np.asfortranarray(np.triu(A.to_numpy()[:k]))
-    return call.result((matrix.result(A), like(tau, call.a)), like(U, call.a))
+    U = matrix.new((k, plan.n), plan.width, plan.width)
+    factor._call().run(_upper_graph(plan, False), {**factor._data, "R": U})
+    return call.result((matrix.result(A), like(tau, call.a)), like(U.to_numpy(), call.a))
 
 
 def qr_factor(

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tilewright.graph import Task, TaskGraph
+from tilewright.graph import Layout, Task, TaskGraph
 from tilewright.plot.palette import colours
 from tilewright.scalars import choice
 
-__all__ = ["BY", "By", "Colouring", "colouring"]
+__all__ = ["BY", "By", "Colouring", "colouring", "rank_of"]
 
 BY = ("op", "owner", "precision", "step")
 By = str | Callable[[Task], object]
@@ -71,11 +71,14 @@ def _owner(graph: TaskGraph) -> Callable[[Task], str]:
                 f"graph {graph.name!r} has no layout that says who owns what; by= also takes a function "
                 "of the task, such as lambda task: owner(*task.writes[0].index)"
             )
-        if isinstance(task.on, int):
-            return f"rank {task.on}"
-        return f"rank {layout.owner((*task.writes, *task.reads)[0])}"
+        return f"rank {rank_of(task, layout)}"
 
     return rank
+
+
+def rank_of(task: Task, layout: Layout) -> int:
+    """Where a task runs: where it says, or where it writes."""
+    return task.on if isinstance(task.on, int) else layout.owner((*task.writes, *task.reads)[0])
 
 
 def _precision(task: Task) -> str:

@@ -2,7 +2,8 @@
 
 Graphviz's ``dot`` places the tasks where it is installed, `tilewright.plot.layered` where it is not. Either way the
 drawing is ours: one box per task, coloured by op, with a tooltip that says what it reads and writes; the critical
-path bold; a legend of ops.
+path bold; a legend of ops. Of a graph that says where its data lives, edges between ranks are dashed and say what
+travels.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tilewright.host.files import write_text
 from tilewright.plot.colouring import By, Colouring, colouring
 from tilewright.plot.layered import HEIGHT, Box, Drawing, Point, layered, width_of
 from tilewright.plot.palette import ACCENT, text_on
+from tilewright.plot.travels import MOST, middle, travels
 from tilewright.runs.text import shown
 
 __all__ = ["LIMIT", "to_dot", "to_png", "to_svg"]
@@ -110,7 +112,7 @@ def to_png(
     if layout not in (None, "dot", "layered"):
         raise ValueError(f"unknown layout {layout!r}; known: dot, layered, or None to choose")
     _check_size(graph)
-    save(graph, _layout(graph, layout), _critical(graph), Path(path), colouring(graph, by))
+    save(graph, _layout(graph, layout), _critical(graph), Path(path), colouring(graph, by), travels(graph))
 
 
 def _check_size(graph: TaskGraph) -> None:
@@ -211,6 +213,8 @@ _STYLE = """
   .task text { text-anchor: middle; dominant-baseline: central; }
   .task rect { stroke: #404040; stroke-width: 0.8; }
   .edge { fill: none; stroke: #808080; stroke-width: 1; marker-end: url(#arrow); }
+  .edge.message { stroke-dasharray: 5 3; }
+  .words { font-size: 10px; text-anchor: middle; stroke: #FFFFFF; stroke-width: 3; paint-order: stroke; }
   .task.critical rect { stroke: #000000; stroke-width: 3; }
   .edge.critical { stroke: #000000; stroke-width: 3; marker-end: url(#bold-arrow); }
 """
@@ -236,8 +240,9 @@ def _draw(graph: TaskGraph, layout: Drawing, coloured: Colouring) -> str:
     width = max(layout.width, legend_width, 8.4 * len(title)) + 2 * _MARGIN
     height = layout.height + head + 2 * _MARGIN
     left, top = (width - layout.width) / 2, _MARGIN + head
+    moved = travels(graph)
     edges = [
-        _edge(points, (p, t), (p, t) in bold_edges, left, top)
+        _edge(points, (p, t), (p, t) in bold_edges, left, top, moved[p, t].words if (p, t) in moved else "")
         for (p, t), points in sorted(layout.edges.items(), key=lambda item: (item[0] in bold_edges, item[0]))
     ]
     tasks = [
@@ -259,6 +264,11 @@ def _draw(graph: TaskGraph, layout: Drawing, coloured: Colouring) -> str:
             "</g>",
             *edges,
             *tasks,
+            *(
+                _beside(layout.edges[edge], found.what, left, top)
+                for edge, found in moved.items()
+                if len(moved) <= MOST
+            ),
             "</svg>\n",
         ]
     )
@@ -299,7 +309,14 @@ def _task(task: Task, box: Box, colour: str, critical: bool, left: float, top: f
     )
 
 
-def _edge(points: list[Point], edge: tuple[int, int], critical: bool, left: float, top: float) -> str:
+def _edge(points: list[Point], edge: tuple[int, int], critical: bool, left: float, top: float, words: str) -> str:
     start, *rest = (f"{x + left:.1f},{y + top:.1f}" for x, y in points)
-    kind = "edge critical" if critical else "edge"
-    return f'<path class="{kind}" data-edge="t{edge[0]} t{edge[1]}" d="M{start} C{" ".join(rest)}"/>'
+    kind = "edge" + " critical" * critical + " message" * bool(words)
+    path = f'<path class="{kind}" data-edge="t{edge[0]} t{edge[1]}" d="M{start} C{" ".join(rest)}"'
+    return f"{path}><title>{escape(shown(words))}</title></path>" if words else f"{path}/>"
+
+
+def _beside(points: list[Point], words: str, left: float, top: float) -> str:
+    """The words of an edge, on its middle."""
+    x, y = middle(points)
+    return f'<text class="words" x="{x + left:.1f}" y="{y + top:.1f}">{escape(shown(words))}</text>'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import hypot
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from tilewright.plot import canvas
 from tilewright.plot.colouring import Colouring
 from tilewright.plot.layered import Drawing, Point
 from tilewright.plot.palette import ACCENT, text_on
+from tilewright.plot.travels import MOST, Travel, middle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +33,7 @@ def save(
     critical: tuple[set[int], set[tuple[int, int]]],
     path: FilePath,
     coloured: Colouring,
+    moved: Mapping[tuple[int, int], Travel],
 ) -> None:
     """Write a PNG. ImportError, in a sentence that says what to do, if matplotlib is not installed."""
     canvas.check_matplotlib("a PNG (an SVG does not)")
@@ -54,7 +56,7 @@ def save(
     axes.set_xlim(drawing.width / 2 - width / scale / 2, drawing.width / 2 + width / scale / 2)
     axes.set_ylim(drawing.height + _EDGE / scale, -_BORDER / scale)
     axes.set_axis_off()
-    _draw(axes, graph, drawing, critical, scale, coloured)
+    _draw(axes, graph, drawing, critical, scale, coloured, moved)
     fig.text(_EDGE / width, 1 - 24 / height, title, fontsize=11, parse_math=False)
     for place, row in enumerate(rows):
         bottom = height - 46 - _ROW * place
@@ -98,16 +100,22 @@ def _draw(
     critical: tuple[set[int], set[tuple[int, int]]],
     scale: float,
     coloured: Colouring,
+    moved: Mapping[tuple[int, int], Travel],
 ) -> None:
     from matplotlib.collections import PathCollection, PolyCollection
     from matplotlib.path import Path
 
     bold_tasks, bold_edges = critical
     for bold, colour, width, size in ((False, "#808080", 0.8, 6.0), (True, ACCENT, 2.2, 9.0)):
-        curves = [points for edge, points in drawing.edges.items() if (edge in bold_edges) == bold]
+        edges = [edge for edge in drawing.edges if (edge in bold_edges) == bold]
+        curves = [drawing.edges[edge] for edge in edges]
+        dashes = [(0, (5, 3)) if edge in moved else "solid" for edge in edges]
         paths = [Path(points, [Path.MOVETO] + [Path.CURVE4] * (len(points) - 1)) for points in curves]
         axes.add_collection(
-            PathCollection(paths, facecolors="none", edgecolors=colour, linewidths=width * scale), autolim=False
+            PathCollection(
+                paths, facecolors="none", edgecolors=colour, linewidths=width * scale, linestyles=dashes or "solid"
+            ),
+            autolim=False,
         )
         heads = [_head(points, size) for points in curves]
         axes.add_collection(PolyCollection(heads, facecolors=colour, edgecolors="none"), autolim=False)
@@ -127,6 +135,20 @@ def _draw(
         ),
         autolim=False,
     )
+    for edge, travel in moved.items() if len(moved) <= MOST else ():
+        x, y = middle(drawing.edges[edge])
+        box_of_words = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axes.text(
+            x,
+            y,
+            canvas.drawn(travel.what),
+            ha="center",
+            va="center",
+            fontsize=7 * scale,
+            zorder=5,
+            parse_math=False,
+            bbox=box_of_words,
+        )
     for task, box in zip(graph, boxes, strict=True):
         axes.text(
             box.x,

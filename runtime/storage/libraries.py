@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tilewright.extras import needed
 from tilewright.storage.matrix import Place, Stored
 
 __all__ = ["LibraryArray", "create_hdf5", "create_zarr", "is_library_array", "library", "open_hdf5", "open_zarr"]
@@ -97,18 +97,18 @@ def _zarr_again(array: Any, name: str) -> LibraryArray:
 
 def _zarr_at(path: str, mode: str, name: str) -> LibraryArray:
     """An array in a folder, which ranks may see from another one."""
-    zarr = importlib.import_module("zarr")
+    zarr = needed("zarr", str(path))
     return _zarr_again(zarr.open_array(path, mode=mode), name)
 
 
 def _hdf5_again(path: str, dataset: str, name: str) -> LibraryArray:
-    h5py = importlib.import_module("h5py")
+    h5py = needed("h5py", str(path))
     return LibraryArray(_hdf5(h5py, Path(path), "r")[dataset], name, one_at_a_time=True, warns=False)
 
 
 def open_zarr(path: Path, mode: Literal["r", "r+"] = "r") -> LibraryArray:
     """The array in a zarr folder. ModuleNotFoundError without zarr, OSError or ValueError if there is none."""
-    zarr = importlib.import_module("zarr")
+    zarr = needed("zarr", str(path))
     if not path.exists():
         raise FileNotFoundError(2, f"cannot read {path}: no such folder")
     try:
@@ -120,7 +120,7 @@ def open_zarr(path: Path, mode: Literal["r", "r+"] = "r") -> LibraryArray:
 
 def create_zarr(part: Path, path: Path, shape: tuple[int, int], dtype: np.dtype, tile_size: int) -> LibraryArray:
     """A new array of zeros, a tile a chunk, not compressed, in the folder ``part``, which becomes ``path``."""
-    zarr = importlib.import_module("zarr")
+    zarr = needed("zarr", str(path))
     chunks = tuple(max(1, min(tile_size, extent)) for extent in shape)
     array = zarr.create_array(
         str(part), shape=shape, chunks=chunks, dtype=dtype, compressors=None, fill_value=0, overwrite=True
@@ -130,7 +130,7 @@ def create_zarr(part: Path, path: Path, shape: tuple[int, int], dtype: np.dtype,
 
 def open_hdf5(path: Path, dataset: str) -> LibraryArray:
     """A dataset of a file, the only one of two dimensions if it is not named."""
-    h5py = importlib.import_module("h5py")
+    h5py = needed("h5py", str(path))
     file = _hdf5(h5py, path, "r")
     try:
         array = file[dataset or _only(h5py, file, path)]
@@ -147,7 +147,7 @@ def create_hdf5(
     part: Path, path: Path, dataset: str, shape: tuple[int, int], dtype: np.dtype, *, fresh: bool
 ) -> LibraryArray:
     """A new file ``part``, which becomes ``path``, with one dataset of zeros; the same again if not ``fresh``."""
-    h5py = importlib.import_module("h5py")
+    h5py = needed("h5py", str(path))
     file = _hdf5(h5py, part, "w" if fresh else "r+")
     name = dataset or DATASET
     array = file.create_dataset(name, shape, dtype) if fresh else file[name]

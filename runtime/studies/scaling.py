@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
@@ -24,6 +24,7 @@ from tilewright.scalars import ranks as rank_count
 
 if TYPE_CHECKING:
     from tilewright.comm.grid import Grid
+    from tilewright.graph import TaskGraph
 
 __all__ = ["Point", "scaling_study", "Study"]
 
@@ -121,11 +122,11 @@ def scaling_study(
     simulated
         Run every graph on the simulator.
     measured
-        Numbers of ranks to run on MPI for real, with n = ``measured_n``; of a matrix only.
+        Numbers of ranks to run on MPI for real, with n = ``measured_n``; squares if ``layouts`` has ``"patch"``.
     computer
         alpha, beta and gamma of this computer, for the formula beside measured points; by default it is calibrated.
     measured_n
-        Order of the matrix that is run.
+        Order of the matrix, or points along a side, that is run.
 
     Returns
     -------
@@ -135,8 +136,10 @@ def scaling_study(
     Raises
     ------
     ValueError
-        An unknown layout, layouts of both kinds, ``most`` below 1, a p that has no square grid, slabs with fewer points
-        along a side than ranks, or measured points of a stencil.
+        An unknown layout, layouts of both kinds, ``most`` below 1, a p that has no square grid or patches, or fewer
+        points along a side than ranks in a line.
+    ImportError
+        ``measured`` without mpi4py.
 
     Notes
     -----
@@ -160,14 +163,13 @@ def scaling_study(
     problem = "stencil" if any(layout in CUTS for layout in layouts) else "dense"
     for layout in layouts:
         _lost(problem, layout, 4, machine)
-    if problem == "stencil" and len(measured):
-        raise ValueError("points of slabs and patches are not measured; leave out measured=")
     for name, value in {"n": n, "memory": memory, "p": p, "most": most, "measured_n": measured_n}.items():
         whole(value, name, 1)
     rank_count(p, "p")
     rank_count(most, "most")
     for count in measured:
         whole(count, "a number of ranks in measured", 1)
+    stencils = _stencils(layouts, sorted({1, *measured}), measured_n) if problem == "stencil" and measured else {}
     simulated = flag(simulated, "simulated")
     if {"grid", "patch"} & set(layouts) and round(sqrt(p)) ** 2 != p:
         raise ValueError(f"p={p} is no square, so it has no square grid for optimistic scaling")
@@ -192,7 +194,8 @@ def scaling_study(
             )
     if measured:
         computer = computer or _computer()
-        points += _measure(layouts, measured, measured_n, computer)
+        seconds = _stencil_seconds(stencils) if stencils else _product_seconds(layouts, measured, measured_n)
+        points += _measured(problem, layouts, measured, measured_n, computer, seconds)
     return Study(points, machine, computer, {"n": n, "memory": memory, "p": p, "measured_n": measured_n})
 
 
@@ -223,34 +226,71 @@ def _computer() -> Machine:
     return measure().machine()
 
 
-def _measure(layouts: Sequence[str], counts: Sequence[int], n: int, computer: Machine) -> list[Point]:
-    """Medians over products, of each layout and number of ranks in turn; E against the product on one rank."""
+ROUNDS = 9
+"""How often a product is timed, of which the median counts."""
+
+Seconds = Mapping[tuple[str, int], float]
+"""What one product takes, by layout and number of ranks."""
+
+
+def _product_seconds(layouts: Sequence[str], counts: Sequence[int], n: int) -> Seconds:
     from tilewright.comm.matvec import DenseOperator
 
     A = np.random.default_rng(0).standard_normal((n, n))
     x = np.ones(n)
-    seconds: dict[tuple[str, int], list[float]] = {}
+    found: dict[tuple[str, int], float] = {}
     for count in sorted({1, *counts}):
-        for layout in layouts if count > 1 else ("rows",):
+        for layout in layouts if count > 1 else layouts[:1]:
             grid = _grid_for(layout, count, n)
             operator = DenseOperator(A, "grid", grid=(grid.r, grid.c), backend="mpi")
             operator @ x
-            taken = seconds[layout, count] = []
-            for _ in range(9):
+            taken = []
+            for _ in range(ROUNDS):
                 start = perf_counter()
                 operator @ x
                 taken.append(perf_counter() - start)
             operator.close()
-    alone = statistics.median(seconds["rows", 1])
+            found[layout, count] = statistics.median(taken)
+    return found
+
+
+def _stencils(layouts: Sequence[str], counts: Sequence[int], n: int) -> dict[tuple[str, int], TaskGraph]:
+    """The graphs that are measured, made before anything runs: they refuse what cannot be cut."""
+    from tilewright.comm.stencil import stencil_graph
+
+    return {
+        (layout, count): stencil_graph(layout, count, n)
+        for count in counts
+        for layout in (layouts if count > 1 else layouts[:1])
+    }
+
+
+def _stencil_seconds(graphs: Mapping[tuple[str, int], TaskGraph]) -> Seconds:
+    """Products with points that stay on their ranks; the slowest rank counts."""
+    from tilewright.resident import prepare
+
+    found: dict[tuple[str, int], float] = {}
+    for (layout, count), graph in graphs.items():
+        product = prepare(graph, inputs=["x"], backend="mpi", workers=count)
+        found[layout, count] = statistics.median(map(max, zip(*product.timed(ROUNDS), strict=True)))
+        product.close()
+    return found
+
+
+def _measured(
+    problem: str, layouts: Sequence[str], counts: Sequence[int], n: int, computer: Machine, seconds: Seconds
+) -> list[Point]:
+    """E against the product on one rank, which has no layout, beside the formula of this computer."""
+    alone = seconds[layouts[0], 1]
     return [
         Point(
             "measured",
             layout,
             count,
             n,
-            efficiency("dense", layout, count, n, computer),
+            efficiency(problem, layout, count, n, computer),
             None,
-            alone / (count * statistics.median(seconds[layout, count])) if count > 1 else 1.0,
+            alone / (count * seconds[layout, count]) if count > 1 else 1.0,
         )
         for count in counts
         for layout in layouts

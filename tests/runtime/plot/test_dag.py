@@ -1,6 +1,7 @@
 """Pictures of graphs: what is drawn is the graph, whoever lays it out."""
 
 import itertools
+import re
 import stat
 import sys
 import xml.etree.ElementTree as ET
@@ -14,6 +15,7 @@ from tilewright import RW, Op, R, TaskGraph, W, cholesky_graph
 from tilewright.plot import dag
 from tilewright.plot.layered import layered, layers
 from tilewright.plot.palette import colours, text_on
+from tilewright.plot.travels import middle, travels
 from tilewright.runs.text import shown
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -374,3 +376,30 @@ def test_a_picture_is_xml_whatever_things_are_called(name, tmp_path):
     g.to_png(tmp_path / "dag.png", layout="layered")
     run.report(tmp_path / "run.html")
     assert str(run).isprintable() or not any(ord(c) < 32 and c != "\n" for c in str(run))
+
+
+def test_edges_between_ranks_say_what_travels_and_are_dashed(tmp_path):
+    """A broadcast of 100 numbers over four ranks, along a tree: three messages. A reduction inside one rank: none."""
+    graph = tw.comm.broadcast(ranks=4, n=100)
+    words = travels(graph)
+    ranks = [task.on if task.on is not None else graph.layout.owner(task.writes[0]) for task in graph]
+    between = {(p, t.index) for t in graph for p in t.predecessors if ranks[p] != ranks[t.index]}
+    assert words.keys() == between and words
+    text = graph.to_svg(layout="layered")
+    for (p, t), (what, said) in words.items():
+        assert said.endswith(f"rank {ranks[p]} to {ranks[t]}") and f"({100})" in said
+        assert re.search(
+            rf'class="edge( critical)? message" data-edge="t{p} t{t}" d="[^"]*"><title>{re.escape(said)}<', text
+        )
+        assert said.startswith(f"{what} (") and f">{what}</text>" in text
+    assert text.count("<title>") == 1 + len(graph) + len(words)
+    graph.to_png(tmp_path / "graph.png", layout="layered")
+    assert travels(tw.cholesky_graph(3)) == {} and " message" not in tw.cholesky_graph(3).to_svg(layout="layered")
+
+
+@pytest.mark.parametrize(
+    ("points", "there"),
+    [([(0, 0), (0, 2), (4, 2), (4, 4)], (2, 2)), ([(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6)], (3, 3))],
+)
+def test_the_words_of_an_edge_are_on_its_middle(points, there):
+    assert middle(points) == there

@@ -113,7 +113,14 @@ class TestFormulas:
             (lambda: comm.scaling_study(layouts=["tiles"]), "no efficiency formula"),
             (lambda: comm.scaling_study(layouts=["slab", "rows"]), "no efficiency formula for 'stencil' 'rows'"),
             (lambda: comm.scaling_study(layouts=["patch"], p=8), "p=8 is no square"),
-            (lambda: comm.scaling_study(layouts=["patch"], measured=[2]), "slabs and patches are not measured"),
+            (
+                lambda: comm.scaling_study(layouts=["patch"], measured=[2]),
+                "p=2 is no square, so it has no square patches",
+            ),
+            (
+                lambda: comm.scaling_study(layouts=["slab"], most=4, measured=[4], measured_n=3),
+                "n=3 points along a side are too few for 4 ranks in a line",
+            ),
             (lambda: comm.scaling_study(layouts=["slab"], n=64), "256 slabs of 64 x 64 points, for strong scaling"),
         ],
     )
@@ -173,6 +180,23 @@ class TestStudy:
         assert [point.p for point in measured] == [1, 2]
         assert measured[0].measured == 1.0 and measured[1].measured > 0
         study.plot(tmp_path / "measured.svg")
+
+    def test_measured_points_of_slabs_and_patches_are_beside_the_formula_of_the_computer(self):
+        study = comm.scaling_study(
+            layouts=["slab", "patch"],
+            n=64,
+            memory=64,
+            p=4,
+            most=4,
+            simulated=False,
+            measured=[1, 4],
+            measured_n=96,
+            computer=MODEL,
+        )
+        for cut in ("slab", "patch"):
+            alone, four = study.of("measured", cut)
+            assert (alone.p, alone.n, alone.formula, alone.measured) == (1, 96, 1.0, 1.0)
+            assert (four.p, four.formula) == (4, comm.efficiency("stencil", cut, 4, 96, MODEL)) and four.measured > 0
 
 
 class TestCalibration:
