@@ -650,7 +650,7 @@ def _grid(call: Call, m: int, n: int, tree: Any) -> tuple[int, int] | None:
         return None
     if m >= 2 * n:
         return ranks, 1
-    return (1, ranks) if call.engine.name == "mpi" and tree in (AUTO, PANEL) else None
+    return (1, ranks) if call.engine.on_ranks and tree in (AUTO, PANEL) else None
 
 
 def _raw(call: Call, overwrite: bool, check: bool, tile_size: int | None) -> Any:
