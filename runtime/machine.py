@@ -23,7 +23,7 @@ from tilewright import machine_file
 from tilewright.door import upstairs
 from tilewright.host.files import write_text
 from tilewright.keywords import strict
-from tilewright.scalars import function, instance, positive, real, text, whole
+from tilewright.scalars import function, instance, plain, positive, real, text, whole
 
 __all__ = ["Machine"]
 
@@ -159,9 +159,12 @@ class Machine:
                         real(seconds, f"Machine: durations of {op} at {size}", 0)
                 else:
                     real(value, f"Machine: durations of {op}", 0)
-        tables = {op: dict(t) if isinstance(t, Mapping) else t for op, t in self.durations.items()}
+        tables = {
+            op: {plain(size): plain(seconds) for size, seconds in t.items()} if isinstance(t, Mapping) else plain(t)
+            for op, t in self.durations.items()
+        }
         object.__setattr__(self, "durations", tables)  # copies: the caller may change his
-        object.__setattr__(self, "acceleration", dict(self.acceleration))
+        object.__setattr__(self, "acceleration", {op: plain(times) for op, times in self.acceleration.items()})
         for name in ("shape", "itemsize"):
             if getattr(self, name) is not None:
                 function(getattr(self, name), f"Machine: {name}")

@@ -592,7 +592,7 @@ def planned(
     """The matrix of a call, cut into tiles, and how it is factored."""
     matrix = call.by_columns(overwrite=overwrite, what=what)
     if tile_size is not None:
-        positive_size(tile_size, "tile_size")
+        tile_size = positive_size(tile_size, "tile_size")
     m, n = matrix.shape
     grid = _grid(call, m, n, tree)
     plan = qr_plan(

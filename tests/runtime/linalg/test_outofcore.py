@@ -309,6 +309,7 @@ class TestSources:
             (b"", "is no .npy file"),
             (b"nonsense", "is no .npy file"),
             ("cut", "is cut off"),
+            ("negative", r"is no \.npy file: its shape is \(-8, -8\)"),
             ("vector", "must be 2-D"),
             ("integers", "has dtype int64"),
             ("big", "has dtype >f8"),
@@ -330,6 +331,10 @@ class TestSources:
             np.save("a.npy", arrays[content])
             if content == "cut":
                 os.truncate("a.npy", 300)
+        elif content == "negative":
+            np.save("a.npy", np.eye(8))
+            whole = (here / "a.npy").read_bytes()
+            (here / "a.npy").write_bytes(whole.replace(b"(8, 8), }  ", b"(-8, -8), }"))
         before = left(here)
         with pytest.raises((ValueError, TypeError, OSError), match=message):
             tw.tiled_cholesky("a.npy", out="L.npy")
