@@ -28,6 +28,8 @@ __all__ = [
 
 Shape = tuple[int, ...]
 
+_ROWS = 1024  # of a product in one call: MKL packs all rows of A, in memory that each thread keeps
+
 
 def flops_gemmn(a: Shape, b: Shape, c: Shape) -> float:
     """2 m n k for op(A) (m, k), B (k, n), C (m, n)."""
@@ -167,7 +169,7 @@ def build_swptrsm(library: Library, letter: str) -> Callable[..., None] | None:
 
 
 def build_swpgemm(library: Library, letter: str) -> Callable[..., None] | None:
-    """`swptrsm` and all products of a block column: A_i := A_i - L_ik A_k, in one call of the library."""
+    """`swptrsm` and all products of a block column: A_i := A_i - L_ik A_k, in a few large calls of the library."""
     blas = calls(library, letter)
     if blas is None:
         return None
@@ -178,8 +180,8 @@ def build_swpgemm(library: Library, letter: str) -> Callable[..., None] | None:
         def update(l: np.ndarray, a: np.ndarray) -> None:  # noqa: E741
             swap_rows(piv, [a])
             blas.left(l[:k, :k], a[:k], b"L", b"N", b"U")
-            if len(a) > k:
-                blas.gemm(l[k:, :k], a[:k], a[k:])
+            for top in range(k, len(a), _ROWS):
+                blas.gemm(l[top : top + _ROWS, :k], a[:k], a[top : top + _ROWS])
 
         on_strip(lambda below: on_strip(lambda a: update(below, a), tiles), panel, written=False)
 

@@ -11,12 +11,13 @@ products there, and `gemm2` does the latter in one other tile: those of differen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from tilewright.kernels import getrf, reference
+from tilewright.kernels import getrf, reference, tensor_algebra
 from tilewright.kernels.blas import Library
-from tilewright.kernels.columns import calls, columns_of, no_exchange, on_strip
+from tilewright.kernels.columns import calls, columns_of, no_exchange, on_strip, tops
 from tilewright.kernels.swaps import swap_rows
 from tilewright.kernels.tile_op import TileOp
 
@@ -50,7 +51,14 @@ def flops_gemm2(first: int, middle: int, last: int, of: int, top: Shape, tile: S
 
 
 def _leaf(
-    factor: Callable[..., None], strip: np.ndarray, piv: np.ndarray, near: int, leaf: int, of: int, threshold: float
+    factor: Callable[..., None],
+    strip: Any,
+    piv: np.ndarray,
+    near: int,
+    leaf: int,
+    of: int,
+    threshold: float,
+    exchange: Callable[..., None] = swap_rows,
 ) -> None:
     """The leaf of the strip factored by ``factor(tiles, piv, threshold)``, the rows of its other columns exchanged."""
     n, k = strip.shape[1], len(piv)
@@ -62,7 +70,7 @@ def _leaf(
     factor([part[:at], part[at:]] if 0 < at < len(part) else [part], own, threshold)
     for others in (strip[begin:, :begin], strip[begin:, end:]):
         if others.shape[1]:
-            swap_rows(own, [others])
+            exchange(own, [others])
     own += begin
 
 
@@ -143,6 +151,32 @@ def _reference_gemm2(
     tile[:, b:c] -= tile[:, a:b] @ top[a:b, b:c]
 
 
+def tensor_getrf2(tiles: Sequence[Any], piv: Any, leaf: int = 0, of: int = 1, threshold: float = 1.0) -> None:
+    """The same on torch's tensors."""
+    import torch
+
+    strip = torch.cat(list(tiles))
+    found = piv if isinstance(piv, np.ndarray) else piv.cpu().numpy()
+    _leaf(tensor_algebra.getrf, strip, found, len(tiles[0]), leaf, of, threshold, tensor_algebra.swap_rows)
+    if found is not piv:
+        piv.copy_(torch.from_numpy(found))
+    for top, tile in zip(tops(tiles), tiles, strict=True):
+        tile.copy_(strip[top : top + len(tile)])
+
+
+def tensor_trsm2(tile: Any, first: int = 0, middle: int = 1, last: int = 2, of: int = 2) -> None:
+    m, n = tile.shape
+    a, b, c = (cut(at, of, min(m, n), n) for at in (first, middle, last))
+    if a < b < c:
+        tensor_algebra.trsmn(tile[a:b, a:b], tile[a:b, b:c])
+        tensor_algebra.gemmn(tile[b:, a:b], tile[a:b, b:c], tile[b:, b:c])
+
+
+def tensor_gemm2(top: Any, tile: Any, first: int = 0, middle: int = 1, last: int = 2, of: int = 2) -> None:
+    a, b, c = (cut(at, of, min(top.shape), top.shape[1]) for at in (first, middle, last))
+    tensor_algebra.gemmn(tile[:, a:b], top[a:b, b:c], tile[:, b:c])
+
+
 _Spec = Iterator[tuple[bool, tuple[int, ...], str]]
 
 
@@ -169,6 +203,7 @@ GETRF2 = TileOp(
     adjoint=((_panel, (1, 2)), (_panel, (1, 4, 0.5))),
     by_columns=True,
     arguments=lambda a: ([a], no_exchange(a)),
+    tensor=tensor_getrf2,
 )
 TRSM2 = TileOp(
     "trsm2",
@@ -179,6 +214,7 @@ TRSM2 = TileOp(
     operands=_top,
     adjoint=((_top, (1, 2, 4, 4)),),
     by_columns=True,
+    tensor=tensor_trsm2,
 )
 GEMM2 = TileOp(
     "gemm2",
@@ -188,4 +224,5 @@ GEMM2 = TileOp(
     operands=_top_and_tile,
     adjoint=((_top_and_tile, (1, 2, 4, 4)),),
     by_columns=True,
+    tensor=tensor_gemm2,
 )

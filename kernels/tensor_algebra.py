@@ -1,8 +1,8 @@
 """LU and products of level 3 on torch's tensors, FP32 and FP64: `TileOp.tensor` of their ops.
 
 They launch work on the current stream. Only a panel with pivots waits for the device: its row exchanges are numbers in
-the memory of the host, as ``piv`` is, and tell the others which rows to move. Recursive panels and tournaments have no
-kernels here: who asks for them on a device gets the table's KeyError.
+the memory of the host, as ``piv`` is, and tell the others which rows to move. Tournaments have no kernels here: who
+asks for them on a device gets the table's KeyError. Recursive panels are in `tilewright.kernels.panel`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.kernels import reference
+from tilewright.kernels import elements, reference
 from tilewright.kernels.columns import tops
 from tilewright.kernels.swaps import by_tile, moved
 
@@ -161,6 +161,48 @@ def identity(target: Tensor) -> None:
     target.diagonal().fill_(1)
 
 
+# ------------------------------------------------------------------ sums, scales, tilings
+
+
+def geadd(x: Tensor, y: Tensor, flag: str = "N", alpha: complex = 1.0, beta: complex = 0.0) -> None:
+    """Y := alpha op(X) + beta Y: `tilewright.kernels.elements.geadd`. With beta = 0 Y is not read."""
+    source = x.mT if flag in "TC" else x
+    if source.shape != y.shape:
+        raise ValueError(f"geadd: X {tuple(x.shape)} and Y {tuple(y.shape)} do not fit, flag {flag}")
+    source = (source.conj() if flag in "CJ" else source).to(y.dtype)
+    if beta == 0:
+        y.copy_(source if alpha == 1 else alpha * source)
+    else:
+        y.mul_(beta).add_(source, alpha=alpha)
+
+
+def rescale(y: Tensor, alpha: complex, part: str = "") -> None:
+    """Y := alpha Y, or zeros for alpha = 0, whatever was there; of a triangle, if ``part`` says so."""
+    if alpha == 1:
+        return
+    scaled = y.new_zeros(y.shape) if alpha == 0 else alpha * y
+    if part:
+        _keep(y, scaled, part)
+    else:
+        y.copy_(scaled)
+
+
+def retile(pieces: Sequence[Tensor], y: Tensor, places: Sequence[tuple[int, int, int, int]]) -> None:
+    """Y := what of other tiles lies in it: `tilewright.kernels.elements.retile`."""
+    elements.retile(pieces, y, places)  # by slices, which tensors have too
+
+
+def mirror(source: Tensor, target: Tensor) -> None:
+    """target := source^H; a tile of the diagonal, which is both, becomes Hermitian by its lower triangle."""
+    if source is not target:
+        target.copy_(source.mH)
+        return
+    lower = target.tril(-1)
+    diagonal = target.diagonal().real.clone()
+    target.copy_(lower + lower.mH)
+    target.diagonal().copy_(diagonal)
+
+
 # ------------------------------------------------------------------ level 3
 
 
@@ -231,5 +273,9 @@ KERNELS: dict[str, Callable[..., None]] = {
     "diag": diag,
     "zero": zero,
     "identity": identity,
+    "geadd": geadd,
+    "rescale": rescale,
+    "retile": retile,
+    "mirror": mirror,
 }
 """Of ops that move numbers of every dtype, by the name of the op."""

@@ -28,7 +28,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LAPACK", "check_structure", "dense", "is_chunked", "is_tensor", "like", "numbers", "numeric", "overlaps"]
+__all__ = [
+    "LAPACK",
+    "check_structure",
+    "dense",
+    "entered",
+    "is_chunked",
+    "is_tensor",
+    "like",
+    "numbers",
+    "numeric",
+    "overlaps",
+]
 
 LAPACK = ("float32", "float64", "complex64", "complex128")
 """The dtypes there are kernels for."""
@@ -131,6 +142,17 @@ def _is_lazy(value: Any) -> bool:
     """Whether it is a dask collection: an array, a data frame, or what xarray makes of them."""
     graph = getattr(value, "__dask_graph__", None)
     return "dask" in sys.modules and callable(graph) and not isinstance(value, type) and graph() is not None
+
+
+def entered(value: Any, what: str) -> Any:
+    """``value`` if it is of a kind with its own way through the library; anything else as an array, read by `dense`.
+
+    Those kinds are arrays, tensors, tiled matrices and dask.arrays, and None, which says that another rank has it. What
+    only looks like one of them, a data frame or a class with a ``shape``, is none.
+    """
+    tensor = is_tensor(value) and str(value.layout) == "torch.strided" and not value.requires_grad
+    known = value is None or isinstance(value, np.ndarray) or tensor or _is_lazy(value)
+    return value if known or hasattr(type(value), "from_numpy") else dense(value, what)
 
 
 def numeric(value: Any, what: str) -> np.ndarray:

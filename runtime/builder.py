@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from tilewright.graph import TaskGraph
 from tilewright.host.garbage import uncollected
-from tilewright.scalars import positive
+from tilewright.scalars import plain, positive
 
 __all__ = ["graph_builder"]
 
@@ -66,11 +66,11 @@ def graph_builder(
             return name.format_map(named) if isinstance(name, str) else name(*bound.args[1:])
 
         def build(*args: P.args, **kwargs: P.kwargs) -> TaskGraph:
-            bound = known.bind(None, *args, **kwargs)
+            bound = known.bind(None, *map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
             g = TaskGraph(title(bound))
             values: tuple[Any, ...] = bound.args[1:]
             with uncollected():
-                made = function(g, *args, **kwargs)
+                made = function(g, *bound.args[1:], **bound.kwargs)
             graph = g if made is None else made
             if levels is not None:
                 form = levels

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from tilewright.graph import Handle, TaskGraph
 from tilewright.keywords import strict
-from tilewright.scalars import whole
+from tilewright.scalars import shown, whole
 
 __all__ = [
     "BlockCyclic",
@@ -235,7 +235,13 @@ def picture(owner: Callable[[int, int], int], mt: int, nt: int, *, lower: bool =
 
 
 def _is_rank(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool | type) and not getattr(value, "ndim", 0)
+    if isinstance(value, bool | type) or bool(getattr(value, "ndim", 0)):
+        return False
+    try:
+        as_integer(value)
+    except TypeError:
+        return False
+    return True
 
 
 def chosen_owner(options: Mapping[str, Any]) -> Any:
@@ -318,9 +324,9 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
                     given = rules.get(handle.name.partition(":")[0], default)
                 rule = families[handle.name] = _asked(given)
             rank = rule(handle)
-        if not _is_rank(rank) or not 0 <= rank < ranks:
-            raise ValueError(f"owner of {handle} is {rank!r}, not one of the ranks 0 to {ranks - 1}")
-        return int(rank)
+        if not _is_rank(rank) or not 0 <= as_integer(rank) < ranks:
+            raise ValueError(f"owner of {handle} is {shown(rank)}, not one of the ranks 0 to {ranks - 1}")
+        return as_integer(rank)
 
     return rank_of
 

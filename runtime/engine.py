@@ -102,8 +102,8 @@ def run(
     check_plan(graph, machine)
     progress = checked(progress)
     worker_count(workers)
-    positive(threads_per_task, "threads_per_task")
-    if whole(threads_per_task, "threads_per_task", most=_MOST_THREADS) > 1 and not found.wide_tasks:
+    threads_per_task = whole(positive(threads_per_task, "threads_per_task"), "threads_per_task", most=_MOST_THREADS)
+    if threads_per_task > 1 and not found.wide_tasks:
         raise ValueError(f"threads_per_task must be 1 for backend {found.name!r}, not {threads_per_task}")
     engine = find_engine(backend, options, computes=False)
     engine.plan_with(machine)

@@ -7,7 +7,7 @@ from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, TypeVar, cast
 
-from tilewright.scalars import nearby
+from tilewright.scalars import nearby, plain
 
 __all__ = ["MEANINGS", "hint", "strict"]
 
@@ -57,6 +57,8 @@ def hint(unknown: Iterable[str], known: Collection[str]) -> str:
 def strict(call: C) -> C:
     """The function or class, which refuses keywords that it does not take in its own name, with what may be meant.
 
+    Numbers of NumPy reach it as Python's.
+
     Raises
     ------
     TypeError
@@ -86,6 +88,7 @@ def strict(call: C) -> C:
             unknown = [word for word in kwargs if word not in takes]
             said = hint(unknown, known) or f"it takes {', '.join(known) or 'none'}"
             raise TypeError(f"{name}: unknown option {', '.join(unknown)}; {said}")
+        args, kwargs = tuple(map(plain, args)), {word: plain(value) for word, value in kwargs.items()}
         return function(*args, **kwargs)
 
     if isinstance(call, type):

@@ -159,7 +159,7 @@ class PrecisionMap:
                 f"formats: a PrecisionMap needs a square array of format names, not one of shape {names.shape}"
             )
         if tile_size is not None:
-            positive(tile_size, "tile_size")
+            tile_size = positive(tile_size, "tile_size")
         text(note, "note")
         self.nt: int = len(names)
         self.tile_size = tile_size
@@ -172,7 +172,7 @@ class PrecisionMap:
     @classmethod
     def uniform(cls, nt: int, format: str) -> PrecisionMap:
         """One format for all tiles."""
-        whole(whole(nt, "nt", 0), "nt", most=_MOST_TILES)
+        nt = whole(whole(nt, "nt", 0), "nt", most=_MOST_TILES)
         return cls(np.full((nt, nt), find_format(format).name, dtype=object), note=f"uniform {format}")
 
     @classmethod

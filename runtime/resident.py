@@ -122,7 +122,8 @@ def prepare(
     found = engine_class(backend, computes=True)
     check_call(prepare, options, backend)
     worker_count(workers)
-    if positive(threads_per_task, "threads_per_task") > 1 and not found.wide_tasks:
+    threads_per_task = positive(threads_per_task, "threads_per_task")
+    if threads_per_task > 1 and not found.wide_tasks:
         raise ValueError(f"threads_per_task must be 1 for backend {backend!r}, not {threads_per_task}")
     for name in ("root", "gather"):
         if options.get(name) is not None:
@@ -186,7 +187,7 @@ def _numbers(dtype: Any) -> np.dtype:
 
 
 def _handles(graph: TaskGraph, which: Which, what: str) -> list[Handle]:
-    if isinstance(which, str | bytes | Handle) or not isinstance(which, Iterable):
+    if isinstance(which, str | bytes | Handle) or not isinstance(which, Iterable) or getattr(which, "ndim", 1) != 1:
         raise TypeError(f"{what} must be a list of handles or names, not {shown(which)}")
     found: dict[Handle, None] = {}
     for each in which:

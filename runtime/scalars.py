@@ -12,6 +12,8 @@ from math import inf, isfinite
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tilewright.host.cores import cores
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "instance",
     "nearby",
     "optional",
+    "plain",
     "positive",
     "ranks",
     "real",
@@ -52,6 +55,16 @@ def whole(value: Any, what: str, least: int | None = None, most: int | None = No
     if (least is not None and number < least) or (most is not None and number > most):
         raise ValueError(f"{what} must be {_range(least, most)}, not {shown(value)}")
     return number
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy as Python's, anything else as it is: 100 * 100 is 16 in int8, and no formula would show it.
+
+    >>> import numpy as np
+    >>> plain(np.int8(100)) ** 2
+    10000
+    """
+    return value.item() if isinstance(value, np.number | np.bool_) else value
 
 
 def positive(value: Any, what: str) -> int:

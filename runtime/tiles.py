@@ -71,14 +71,14 @@ class TiledMatrix:
     def view(cls, array: np.ndarray, tile_size: int) -> TiledMatrix:
         """The tiles of a 2-D array, as strided views of it. O(1); nothing is copied."""
         array = _checked(array, tile_size)
-        return cls(array.shape, tile_size, array.dtype, array, packed=False)
+        return cls(array.shape, int(tile_size), array.dtype, array, packed=False)
 
     @classmethod
     def from_numpy(cls, array: np.ndarray, tile_size: int) -> TiledMatrix:
         """A packed copy of a 2-D array, or of what `tilewright.arguments.dense` takes for one; in native byte order."""
         array = _checked(numeric(array, "the array"), tile_size)
         matrix = cls.empty(array.shape, tile_size, array.dtype)
-        source = cls.view(array, tile_size)
+        source = cls.view(array, matrix.tile_size)
         for i, j in matrix:
             matrix[i, j] = source[i, j]
         return matrix

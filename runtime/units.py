@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from numbers import Integral, Real
 from typing import Any
 
 __all__ = ["nbytes", "seconds", "size"]
@@ -27,10 +28,10 @@ def size(value: Any, what: str) -> int:
             raise ValueError(f"{what} must be a number of bytes or a text such as '2GB' or '1.5GiB', not {value!r}")
         step = 1024 if match[3] else 1000
         found = float(match[1]) * step ** " kmgt".index(match[2].lower() or " ")
-    elif isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    elif isinstance(value, bool) or not isinstance(value, Real) or value != value:
         raise TypeError(f"{what} must be a number of bytes or a text such as '2GB', not {value!r}")
     else:
-        found = value
+        found = float(value) if not isinstance(value, Integral) else int(value)
     if not 1 <= found < 2**62:
         raise ValueError(f"{what} must be at least 1 byte and less than 2^62, not {value!r}")
     return int(found)

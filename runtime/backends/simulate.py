@@ -32,7 +32,7 @@ from tilewright.graph import Handle, Task, TaskGraph
 from tilewright.machine import Machine
 from tilewright.passes.messages import TREES
 from tilewright.runs.trace import Trace
-from tilewright.scalars import choice, optional, whole
+from tilewright.scalars import choice, optional, shown, whole
 from tilewright.schedulers import Policy, claimed
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store
@@ -115,7 +115,11 @@ def _checked(graph: TaskGraph, owner: Owner, ranks: int) -> dict[Handle, int]:
     rule: Callable[[Handle], Any] = owner if _takes_handles(owner) else owners(owner, ranks)  # type: ignore[assignment]
     home = {}
     for handle in graph.handles_used:
-        rank = home[handle] = as_integer(rule(handle))
+        said = rule(handle)
+        try:
+            rank = home[handle] = as_integer(said)
+        except TypeError:
+            raise ValueError(f"owner of {handle} is {shown(said)}, not one of the ranks 0 to {ranks - 1}") from None
         if not 0 <= rank < ranks:
             raise ValueError(f"owner puts {handle} on rank {rank}, but the machine has ranks 0..{ranks - 1}")
     return home

@@ -230,18 +230,27 @@ class _Iteration:
         """r := b - A x, p := r."""
         self.take(*self.residual())
 
-    def residual(self) -> tuple[np.ndarray, tuple[float, int]]:
-        """b - A x, in float64, and its length."""
-        x = self.x.astype(self.wide, copy=False)
-        r = self.b - self.product(x)
-        return r, self._length(r)
+    def residual(self) -> tuple[np.ndarray, tuple[float, int], int]:
+        """2^shift (b - A x), in float64, the length of b - A x, and the shift.
 
-    def take(self, r: np.ndarray, size: tuple[float, int]) -> None:
-        """Go on from this residual of this length."""
+        The shift is 0 but where b is so small or large that its digits, or terms of A x, may have no numbers.
+        """
+        x, shift = self.x.astype(self.wide, copy=False), 0
+        if abs(self.right[1]) > _FAR:
+            size, exponent = self._length(x)
+            shift = -self.right[1]
+            if size and isfinite(size):
+                shift = min(shift, _FAR - exponent)
+        r = scaled(self.b.astype(self.wide, copy=False), shift) - self.product(scaled(x, shift))
+        length, exponent = self._length(r)
+        return r, (length, exponent - shift), shift
+
+    def take(self, r: np.ndarray, size: tuple[float, int], shift: int) -> None:
+        """Go on from this residual, 2^shift times what it is, of this length."""
         self.length, self.exponent = size
         self.tolerance = self.goal(self.exponent)
         self.floor = self.length * float(np.finfo(self.b.dtype).eps)
-        self.r = scaled(r, -self.exponent).astype(self.b.dtype)
+        self.r = scaled(r, -self.exponent - shift).astype(self.b.dtype)
         self.p = self.r.copy()
         if not self.report.residuals:
             self._write_down()
@@ -379,6 +388,9 @@ class _Iteration:
 _SMALL = 2.0**-24
 """Length of a residual whose square a float32 system still knows well."""
 
+_FAR = 900
+"""Binary exponent from which on sums of products in float64 may overflow, or lose digits to underflow."""
+
 _AIM = 1 - 1e-6
 """By how much the residual of the recurrence goes below the tolerance: it is not quite the true one."""
 
@@ -412,7 +424,7 @@ def _solve(kernel: Kernel, b: np.ndarray, x: np.ndarray, options: Mapping[str, A
     while True:
         with suppress(_Overflow):  # the true residual says what came of it
             values = _iterate(run, values)
-        r, size = run.residual()
+        r, size, shift = run.residual()
         report.converged, report.residual = run.converged(size), run.relative(size)
         if report.converged or report.iterations >= run.most or not report.residual < best / 2:
             return report
@@ -420,7 +432,7 @@ def _solve(kernel: Kernel, b: np.ndarray, x: np.ndarray, options: Mapping[str, A
         report.restarts += 1
         if run.length <= run.tolerance:  # the recurrence was wrong about it
             report.s = max(report.s // 2, 1)
-        run.take(r, size)
+        run.take(r, size, shift)
 
 
 def _iterate(run: _Iteration, values: np.ndarray | None) -> np.ndarray | None:

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.arguments import dense, is_chunked, is_tensor, like, numbers
+from tilewright.arguments import dense, entered, is_chunked, is_tensor, like, numbers
 from tilewright.linalg import stacks
 from tilewright.linalg.evaluate import compute
 from tilewright.linalg.expression import lazy
 from tilewright.linalg.factor import tiled_cholesky
 from tilewright.linalg.lu import Slogdet
 from tilewright.linalg.stacks import matrix_transpose, too_few
-from tilewright.scalars import flag, whole
+from tilewright.scalars import flag, plain, whole
 from tilewright.tiles import TiledMatrix
 
 __all__ = [
@@ -51,11 +51,13 @@ class SlogdetResult(NamedTuple):
     logabsdet: Any
 
 
-def _floating(x: Any, what: str) -> None:
-    """TypeError for what the standard leaves out: booleans and integers."""
-    dtype = str(getattr(x, "dtype", None) or np.asarray(x).dtype).removeprefix("torch.")
+def _floating(x: Any, what: str) -> Any:
+    """x as it enters. TypeError for what the standard leaves out: booleans and integers."""
+    x = entered(x, what) if x is not None and not isinstance(x, np.ndarray) else dense(x, what)
+    dtype = str(x.dtype).removeprefix("torch.")
     if dtype not in ("float32", "float64", "complex64", "complex128"):
         raise TypeError(f"{what} must be float32, float64, complex64 or complex128, not {dtype}")
+    return x
 
 
 def _matrix(x: Any) -> bool:
@@ -246,7 +248,7 @@ def matrix_power(x: Any, n: int, /, **how: Any) -> Any:
            [0., 1.]])
     """
     n = whole(n, "n")
-    _floating(x, "x")
+    x = _floating(x, "x")
     shape = tuple(x.shape) if hasattr(x, "shape") else np.shape(x)
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise ValueError(f"x must be square, (..., n, n), not of shape {shape}")
@@ -315,8 +317,8 @@ def solve(x1: Any, x2: Any, /, **how: Any) -> Any:
     >>> tw.linalg.solve(np.array([[2.0, 0.0], [1.0, 4.0]]), np.array([2.0, 9.0]))
     array([1., 2.])
     """
-    _floating(x1, "x1")
-    _floating(x2, "x2")
+    x1 = _floating(x1, "x1")
+    x2 = _floating(x2, "x2")
     if _matrix(x1) or _matrix(x2):
         return compute(lazy(x1).solve(x2), **how)
     return stacks.solutions(solve, x1, x2, **how)
@@ -344,7 +346,7 @@ def inv(x: Any, /, **how: Any) -> Any:
     array([[ 0.5  ,  0.   ],
            [-0.125,  0.25 ]])
     """
-    _floating(x, "x")
+    x = _floating(x, "x")
     return compute(lazy(x).inv(), **how) if _matrix(x) else stacks.inverses(inv, x, **how)
 
 
@@ -369,7 +371,7 @@ def det(x: Any, /, **how: Any) -> Any:
     >>> tw.linalg.det(np.array([[[2.0, 0.0], [1.0, 4.0]], [[1.0, 1.0], [1.0, 1.0]]]))
     array([8., 0.])
     """
-    _floating(x, "x")
+    x = _floating(x, "x")
     found = stacks.determinants(det, _array(x, "x") if _matrix(x) else x, **how)
     dtype = np.dtype(str(x.dtype).removeprefix("torch.")) if hasattr(x, "dtype") else np.asarray(x).dtype
     with np.errstate(over="ignore"):
@@ -397,7 +399,7 @@ def slogdet(x: Any, /, **how: Any) -> SlogdetResult:
     >>> [float(value) for value in tw.linalg.slogdet(-np.eye(3))]
     [-1.0, 0.0]
     """
-    _floating(x, "x")
+    x = _floating(x, "x")
     found: Slogdet = stacks.slogdets(slogdet, _array(x, "x") if _matrix(x) else x, **how)
     return SlogdetResult(*[value[()] if isinstance(value, np.ndarray) else value for value in found])
 
@@ -426,7 +428,7 @@ def cholesky(x: Any, /, *, upper: bool = False, **how: Any) -> Any:
            [1., 2.]])
     """
     upper = flag(upper, "upper")
-    _floating(x, "x")
+    x = _floating(x, "x")
     if _matrix(x) or len(x.shape) == 2:
         return tiled_cholesky(x, lower=not upper, check_finite=False, **how)
     return stacks.cholesky(cholesky, x, upper, **how)
@@ -502,7 +504,7 @@ def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro", **how: A
     array([5., 2.])
     """
     keepdims = flag(keepdims, "keepdims")
-    _floating(x, "x")
+    x = _floating(x, "x")
     if _matrix(x):
         found = np.asarray(lazy(x).norm(ord, **how))
         return found.reshape(1, 1) if keepdims else found[()]
@@ -547,13 +549,14 @@ def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any
     True
     """
     keepdims = flag(keepdims, "keepdims")
-    _floating(x, "x")
+    x = _floating(x, "x")
     array = _array(x, "x")
     axes = tuple(range(array.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     axes = tuple(_axis(one, array.ndim) for one in axes)
     kept = tuple(k for k in range(array.ndim) if k not in axes)
     shape = tuple(array.shape[k] for k in kept)
     flat = array.transpose(kept + axes).reshape(*shape, int(np.prod([array.shape[k] for k in axes], dtype=int)))
+    ord = plain(ord)
     if not isinstance(ord, int | float) or isinstance(ord, bool):
         raise TypeError(f"ord must be a number, not {ord!r}")
     scale = np.abs(flat).max(axis=-1, initial=0.0, keepdims=True) if ord == 2 else np.ones((*shape, 1))

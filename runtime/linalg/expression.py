@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from tilewright.arguments import dense, is_chunked
+from tilewright.arguments import dense, entered, is_chunked
 from tilewright.door import upstairs
 from tilewright.keywords import strict
 from tilewright.linalg.level3 import turned
@@ -213,15 +213,17 @@ class Leaf(Expression):
         self.given, self.what, self.option = given, what, option
         self.matrix: Matrix | None = None
         if is_chunked(given):
-            if given.ndim != 2:
-                raise ValueError(f"{what} must be 2-D, not of shape {given.shape}")
+            if given.ndim not in (1, 2):
+                raise ValueError(f"{what} must be 1-D or 2-D, not of shape {given.shape}")
+            if given.ndim == 1:
+                self.vector, self.given = True, given[:, None]
+                given = self.given
             self.extent, self.dtype = tuple(given.shape), factor_dtype(given.dtype)
             self.tile_size, self.packed = tile_size, None
             return
         column = given
         if not isinstance(given, TiledMatrix):
-            shape = getattr(given, "shape", None)
-            column = dense(given, what) if shape is None else given
+            column = entered(given, what) if given is not None else dense(given, what)
             if len(column.shape) == 1:
                 self.vector, column = True, column.reshape(-1, 1)
         self.matrix = Matrix(column, what=what)

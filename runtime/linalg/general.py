@@ -22,7 +22,7 @@ from tilewright.linalg.less_pivoting import refined
 from tilewright.linalg.lu import LUFactor, factor_with, lu_solve
 from tilewright.linalg.matrix import check_finite as check_matrix
 from tilewright.linalg.mixed_lu import MixedLU, mixed_lu
-from tilewright.linalg.problem import HUGE, Problem
+from tilewright.linalg.problem import HUGE, Problem, unscaled
 from tilewright.linalg.qr_rung import by_qr
 from tilewright.linalg.residual import unit_roundoff
 from tilewright.linalg.right_hand_side import RightHandSide
@@ -129,10 +129,13 @@ def _by_lu(
     runner: Runner,
     judge: bool,
     fallback: bool,
+    *,
+    given: bool = True,
 ) -> tuple[Any, SolveInfo]:
     """By one LU factor with partial pivoting, in the wider dtype of a and b or, unless "auto", in FP64.
 
-    With ``fallback`` refined, and by QR, where growth has made the backward error larger than n u.
+    With ``fallback`` refined, and by QR, where growth has made the backward error larger than n u. A system that is
+    ``given``, not one of middling size already, is brought to that where A, b or x is very large or very small.
     """
     began = perf_counter()
     if precision != "auto":
@@ -141,8 +144,13 @@ def _by_lu(
     call = Call(routine, a, runner.options, progress=runner.progress, **plan)
     factor = factor_with(call, False, check_finite, None, tile_size, None, square=True)
     factored = perf_counter()
+    alike = precision, check_finite, tile_size, runner, judge, fallback
+    if given and _extreme(np.array([factor.norms[0]]), factor.dtype):
+        return _brought_to_one(routine, a, b, factor.norms, *alike)
     factor.check_regular()
     x = lu_solve(factor, b, 0, check_finite, **plan, **runner.options)
+    if given and any(_extreme(_tops(np.asarray(array)), np.asarray(x).dtype) for array in (b, x)):
+        return _brought_to_one(routine, a, b, factor.norms, *alike)
     info = _story(factor, x, b)
     info.times = {"factor": factored - began, "refine": perf_counter() - factored}
     grown = not factor_growth(info) <= max(info.n, 100)
@@ -151,6 +159,37 @@ def _by_lu(
     if fallback and grown and not info.backward_error <= max(info.n, 16) * unit_roundoff(np.asarray(x).dtype):
         x = _after_growth(call, factor, a, b, tile_size, {**plan, **runner.options}, info)
     return x, info
+
+
+def _tops(columns: np.ndarray) -> np.ndarray:
+    """The largest entry of each column."""
+    return np.asarray(np.abs(columns).max(axis=0, initial=0)).reshape(-1)
+
+
+def _extreme(sizes: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether some of these is so large or small that numbers of the dtype may overflow or underflow on the way."""
+    limit = 2.0 ** (HUGE * np.finfo(dtype).maxexp // 1024)
+    sizes = sizes[sizes != 0]
+    return not bool(((sizes > 1 / limit) & (sizes < limit)).all())
+
+
+def _brought_to_one(
+    routine: Any, a: Any, b: Any, norms: tuple[float, float, float], *alike: Any
+) -> tuple[Any, SolveInfo]:
+    """As `_by_lu`, by way of 2^-k A y = 2^-m b with entries of about 1. NaN and infinities in A or b lead to such."""
+    matrix, columns = dense(a, "the matrix a"), dense(b, "b")
+    kind = np.result_type(matrix, columns)
+    kind = kind if kind.kind in "fc" else np.dtype(np.float64)
+    columns = columns.reshape(len(columns), -1)
+    tops = _tops(columns)
+    if not (np.isfinite(norms[0]) and np.isfinite(tops).all()):
+        return _by_lu(routine, a, b, *alike, given=False)
+    up, shifts = int(np.frexp(norms[0])[1]), np.frexp(tops)[1]
+    small, right = scaled(matrix, -up), scaled(columns.astype(kind, copy=False), -shifts)
+    y, info = _by_lu(routine, small, right, *alike, given=False)
+    with np.errstate(over="ignore"):
+        x = unscaled(np.asarray(y), shifts - up, (float(np.abs(small).sum(axis=1).max()), up), columns, info)
+    return like(x.reshape(np.shape(b)), b, a), info
 
 
 def _after_growth(

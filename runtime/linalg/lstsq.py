@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import is_chunked, like
+from tilewright.arguments import entered, is_chunked, like
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg.block_columns import BlockColumns
 from tilewright.linalg.call import Call
@@ -120,7 +120,7 @@ def lstsq(
     choice(lapack_driver, "lapack_driver", DRIVERS)
     cond, check = None if cond is None else real(cond, "cond", 0), flag(check_finite, "check_finite")
     how: dict[str, Any] = {"backend": backend, "scheduler": scheduler, "workers": workers, "progress": progress}
-    a = a if hasattr(a, "shape") or a is None else np.asarray(a)
+    a = entered(a, "the matrix a")
     wide = a is not None and len(a.shape) == 2 and a.shape[0] < a.shape[1]
     call = Call(lstsq, adjoint_of(a) if wide else a, options, return_run=return_run, chunks=True, **how)
     if options.get("root") is not None and call.engine.agreed(wide):  # others have zeros of the shape of A^H

@@ -16,6 +16,7 @@ from tilewright.backends import check_call
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.host.memory import room
+from tilewright.kernels.scale import scaled
 from tilewright.kernels.swaps import permutation
 from tilewright.linalg.butterfly import Butterflies, insert_butterflies, random_butterflies
 from tilewright.linalg.call import Call
@@ -226,6 +227,11 @@ class LUFactor:
         return f"LUFactor({m} x {n}, {self._diagonal.dtype}, info={self.info})"
 
     @property
+    def dtype(self) -> np.dtype:
+        """That of L and U, as NumPy has it"""
+        return self._diagonal.dtype
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(m, n)"""
         return tuple(self.lu.shape)
@@ -284,9 +290,13 @@ class LUFactor:
             solve, adjoint = (partial(self._solved, trans) for trans in turns)
             size = inverse_norm(solve, adjoint, self.shape[0], self._diagonal.dtype)
             return float(1 / size / self.norms[1 if norm == 1 else 2]) if 0 < size < np.inf else 0.0
-        a = np.asfortranarray(_array(self.lu))
+        a, size = np.asfortranarray(_array(self.lu)), self.norms[1 if norm == 1 else 2]
+        exponent = int(np.frexp(size)[1])
+        if np.isfinite(size) and abs(exponent) > np.finfo(a.dtype).maxexp // 4:  # ||A^-1|| of such may have no number
+            a = np.asfortranarray(np.where(np.tri(len(a), k=-1, dtype=bool), a, scaled(a, -exponent)))
+            size = float(np.ldexp(size, -exponent))
         routine: Any = get_lapack_funcs("gecon", [a])
-        found, _ = routine(a, self.norms[1 if norm == 1 else 2], norm="1" if norm == 1 else "I")
+        found, _ = routine(a, size, norm="1" if norm == 1 else "I")
         return float(found)
 
     def solve(self, b: Any, trans: int = 0) -> Any:

@@ -293,7 +293,7 @@ def factor_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def _unsupported(dtype: str) -> str:
-    return f"no Cholesky kernel for dtype {dtype}; convert the matrix to one of {', '.join(LAPACK)}"
+    return f"no kernel for dtype {dtype}; convert the matrix to one of {', '.join(LAPACK)}"
 
 
 def check_finite_lower(tiles: TiledMatrix, workers: int, lower: bool = True, *, optional: bool = True) -> None:

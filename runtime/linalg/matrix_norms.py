@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import numbers
+from tilewright.arguments import entered, numbers
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg.call import Call
@@ -122,6 +122,7 @@ def cond(a: Any, p: Any = None, **how: Any) -> Any:
     check_order(p, "p")
     if p in (None, 2, -2):
         return np.linalg.cond(numbers(a, "the matrix a"), p)
+    a = entered(a, "the matrix a")
     if 0 in np.shape(a):
         raise np.linalg.LinAlgError("cond is not defined for a matrix a without entries")
     try:

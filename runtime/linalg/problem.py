@@ -30,9 +30,44 @@ from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.rates import Rates
 from tilewright.tiles import TiledMatrix
 
-__all__ = ["HUGE", "Problem"]
+__all__ = ["HUGE", "Problem", "unscaled"]
 
 HUGE = 400  # binary exponent; entries beyond 2^400 or below 2^-400 are brought to about 1 first
+
+
+def unscaled(
+    x: np.ndarray, exponents: np.ndarray, norm: tuple[float, int], b: np.ndarray, info: SolveInfo
+) -> np.ndarray:
+    """x 2^exponents: the solution for columns b, where x is that of a system of middling size.
+
+    Parameters
+    ----------
+    x, b
+        (n, m).
+    exponents
+        (m,)
+    norm
+        ||A||_inf as a number times two to the power of an integer.
+
+    Raises
+    ------
+    AccuracyError
+        The solution overflows; or what underflow took from it breaks the promise,
+        ||A|| eta > n u (||A|| ||x|| + ||b||) with half the smallest number eta. That can be only where the largest
+        entry of a column is no normal number, and there the first term on the right does not count.
+    """
+    found, kind = scaled(x, exponents), np.finfo(x.dtype)
+    if not np.isfinite(found).all():
+        raise AccuracyError(f"the solution overflows: its largest entries are beyond {kind.max:.1e}", info)
+    size = np.log2(max(norm[0], float(np.finfo(np.float64).tiny))) + norm[1]
+    for k in np.flatnonzero(np.abs(found).max(axis=0, initial=0) < kind.tiny):
+        if not np.array_equal(scaled(found[:, k], -exponents[k]), x[:, k]):
+            right = float(np.abs(b[:, k]).max())
+            least = np.log2(len(x) * float(kind.eps) / 2) + np.log2(right) if right else np.inf
+            if size + kind.minexp - kind.nmant - 1 > least or not right:
+                what = f"the solution underflows: its largest entries are below {kind.tiny:.1e}"
+                raise AccuracyError(what, info, found)
+    return found
 
 
 class Problem:
@@ -102,27 +137,7 @@ class Problem:
         self._climb(system, rungs)
         if self.answer is not None:
             return self.answer
-        scale, self._shift = shifts - exponent, exponent
-        x = scaled(system.x, scale)
-        if not np.isfinite(x).all():
-            raise AccuracyError("the solution overflows: its largest entries are beyond 1.8e308", self.info)
-        if self._vanished(system, x, scale):
-            raise AccuracyError("the solution underflows: its largest entries are below 2.2e-308", self.info, x)
-        return x
-
-    def _vanished(self, system: System, x: np.ndarray, scale: np.ndarray) -> bool:
-        """Whether what underflow took from x breaks the promise: ||A|| 2^-1075 > n u (||A|| ||x|| + ||b||).
-
-        That can be only where the largest entry is no normal number; there the first term on the right does not count.
-        """
-        small = np.abs(x).max(axis=0) < np.finfo(np.float64).tiny
-        for k in np.flatnonzero(small):
-            if not np.array_equal(scaled(x[:, k], -scale[k]), system.x[:, k]):
-                norm = np.log2(max(system.norm, np.finfo(np.float64).tiny)) + self._shift
-                right = float(np.abs(self.b[:, k]).max())
-                if not right or norm - 1075 > np.log2(self.n * U) + np.log2(right):
-                    return True
-        return False
+        return unscaled(system.x, shifts - exponent, (system.norm, exponent), self.b, self.info)
 
     def _exponent(self) -> int:
         """k of the matrix times 2^-k, which is what is solved with; 0 unless numbers are extreme.

@@ -15,6 +15,7 @@ from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels.move import onto
 from tilewright.linalg.block_columns import BlockColumns
+from tilewright.linalg.by_pages import ByPages
 from tilewright.linalg.call import Call
 from tilewright.linalg.cholesky_qr import CHOLESKY, cholesky_qr2
 from tilewright.linalg.finals import Finals
@@ -32,7 +33,7 @@ from tilewright.linalg.qr_graph import (
     upper,
     upper_in_place,
 )
-from tilewright.linalg.qr_outside import qr_outside
+from tilewright.linalg.qr_outside import qr_by_pages, qr_outside
 from tilewright.linalg.qr_plan import AUTO, qr_plan
 from tilewright.linalg.tall import cut
 from tilewright.linalg.trees import PANEL
@@ -591,15 +592,15 @@ def planned(
     """The matrix of a call, cut into tiles, and how it is factored."""
     matrix = call.by_columns(overwrite=overwrite, what=what)
     if tile_size is not None:
-        positive_size(tile_size, "tile_size")
+        tile_size = positive_size(tile_size, "tile_size")
     m, n = matrix.shape
-    grid = _grid(call, m, n)
+    grid = _grid(call, m, n, tree)
     plan = qr_plan(
         m,
         n,
         matrix.dtype,
         workers=call.count(),
-        here=call.here and not call.chunked,
+        here=not call.chunked and (call.here or (grid is not None and grid[0] == 1)),
         ranks=call.rank_rows() if grid is None else grid[0],
         grid=grid,
         tree=tree,
@@ -612,6 +613,11 @@ def planned(
     if check and matrix.in_place and call.has_data:
         matrix.check_finite()
     return matrix, plan
+
+
+def r_by_pages(plan: Plan, check: bool = True) -> ByPages:
+    """R alone out of core, as ``qr(..., mode="r")`` makes it."""
+    return qr_by_pages(plan, _qr_graph(plan, None, False, True, False), _finals(True), check=check)
 
 
 def _finals(in_place: bool) -> Finals:
@@ -634,10 +640,17 @@ def _again(plan: Plan, check: bool) -> dict[str, Any]:
     return {"tree": tree, "tile_size": plan.width, "check_finite": check}
 
 
-def _grid(call: Call, m: int, n: int) -> tuple[int, int] | None:
-    """Ranks one below the other for a tall matrix, if nobody said how they stand: each then has rows of all columns."""
+def _grid(call: Call, m: int, n: int, tree: Any) -> tuple[int, int] | None:
+    """How ranks stand if nobody said: below each other for a tall matrix, so that each has rows of all columns.
+
+    Else beside each other on MPI, so that each has whole columns, on which panels and their updates are one task.
+    """
     ranks = call.engine.rank_count(call.workers)
-    return (ranks, 1) if ranks > 1 and m >= 2 * n and chosen_owner(call.options) is None else None
+    if ranks == 1 or chosen_owner(call.options) is not None:
+        return None
+    if m >= 2 * n:
+        return ranks, 1
+    return (1, ranks) if call.engine.on_ranks and tree in (AUTO, PANEL) else None
 
 
 def _raw(call: Call, overwrite: bool, check: bool, tile_size: int | None) -> Any:
@@ -652,8 +665,9 @@ def _raw(call: Call, overwrite: bool, check: bool, tile_size: int | None) -> Any
         at = p * plan.width
         tau[at : at + plan.width] = T[0, p].diagonal()[: k - at]
         onto(corner[0, p][: k - at], A[p, p])
-    U = np.asfortranarray(np.triu(A.to_numpy()[:k]))
-    return call.result((matrix.result(A), like(tau, call.a)), like(U, call.a))
+    U = matrix.new((k, plan.n), plan.width, plan.width)
+    factor._call().run(_upper_graph(plan, False), {**factor._data, "R": U})
+    return call.result((matrix.result(A), like(tau, call.a)), like(U.to_numpy(), call.a))
 
 
 def qr_factor(

@@ -82,7 +82,17 @@ class Plan(NamedTuple):
 
 def laid_out(g: TaskGraph, plan: Plan) -> None:
     """Let the graph say where its tiles live, if the plan does."""
-    if plan.grid is not None:
+    if plan.grid is None:
+        return
+    if plan.tree == PANEL:
+        ranks = plan.grid[0] * plan.grid[1]
+
+        def column(handle: Handle) -> int:
+            at = handle.index[0] if handle.name in ("D", "diagonal") else handle.index[1]
+            return at // plan.across % ranks  # an update writes whole groups
+
+        g.layout = Layout(ranks, column, lambda handle: ())
+    else:
         owner = BlockCyclic(*plan.grid)
         g.layout = Layout(owner.ranks, lambda handle: owner(*(*handle.index, 0, 0)[:2]), lambda handle: ())
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.arguments import dense, is_chunked, is_tensor, like, numbers
+from tilewright.arguments import dense, entered, is_chunked, is_tensor, like, numbers
 from tilewright.backends import check_call
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.graph import R, TaskGraph, W
@@ -205,6 +205,7 @@ def solve(
             how=how,
         )
         return (x, info) if return_info else x
+    a, b = entered(a, "the matrix a"), entered(b, "b")
     if is_stack(a) or is_chunked(a) or is_chunked(b):
         plain = {**how, "options": options}
         return _factored_once(a, b, assume_a or "gen", lower, transposed, check_finite, tile_size, plain)
@@ -226,7 +227,7 @@ def solve(
     given = a
     a, b = outer.everywhere(outer.argument(a)), outer.everywhere(outer.argument(b))
     if assume_a in ("sym", "her"):
-        a = mirrored(dense(a, "the matrix a"), lower, assume_a == "her")
+        a = mirrored(numbers(a, "the matrix a"), lower, assume_a == "her")
     if assume_a in _BY_LU or (assume_a is None and not looks_positive_definite(dense(a, "the matrix a"))):
         if assume_a is None:
             precision, refine = _for_general(precision, refine)

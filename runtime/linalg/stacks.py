@@ -55,7 +55,8 @@ def is_stack(a: Any) -> bool:
             return np.ndim(a) > 2
         except ValueError:  # rows of several lengths
             return False
-    return len(getattr(a, "shape", ())) > 2
+    shape = getattr(a, "shape", ())
+    return isinstance(shape, tuple) and len(shape) > 2
 
 
 def matrix_transpose(x: Any, /) -> Any:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from tilewright.scalars import choice, positive, whole
+from tilewright.scalars import choice, positive, shown, whole
 
 __all__ = ["PANEL", "TREES", "Elimination", "Tree", "check", "eliminations", "normal", "picture"]
 
@@ -90,7 +90,7 @@ def _elimination(step: Any) -> Elimination:
     try:
         column, row, by, kind = step
     except (TypeError, ValueError):
-        raise TypeError(f"an elimination is (column, row, by, kind), not {step!r}") from None
+        raise TypeError(f"tree: an elimination is (column, row, by, kind), not {shown(step)}") from None
     column, row, by = (whole(x, f"a number of the elimination {step!r}", 0) for x in (column, row, by))
     kinds: dict[str, Literal["TS", "TT"]] = {"TS": "TS", "TT": "TT"}
     return Elimination(column, row, by, kinds[choice(kind, "kind of an elimination", kinds)])

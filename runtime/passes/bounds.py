@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tilewright.graph import Task, TaskGraph
 from tilewright.keywords import strict
 from tilewright.machine import Machine
-from tilewright.scalars import instance, positive
+from tilewright.scalars import instance, positive, real
 
 __all__ = ["Bounds", "bounds", "mixed_bounds", "width"]
 
@@ -85,6 +85,10 @@ def bounds(graph: TaskGraph, workers: int, cost: Callable[[Task], float] | Seque
         raise TypeError(f"cost must be a function of a task or a sequence by task index, not {cost!r}")
     if cost is not None and not callable(cost) and len(cost) != len(graph):
         raise ValueError(f"cost has {len(cost)} costs for the {len(graph)} tasks of {graph!r}")
+    if cost is not None:
+        cost = [cost(task) for task in graph.tasks] if callable(cost) else list(cost)
+        for value in cost:
+            real(value, "a cost", 0)
     work = graph.work(cost)
     return Bounds(area=work / workers, critical_path=graph.critical_path(cost).length, work=work)
 

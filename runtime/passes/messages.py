@@ -173,6 +173,8 @@ class MessagePlan:
         for rank in collect:
             whole(rank, f"a rank of collect={collect!r}", 0, ranks - 1)
         results = results if results is None else _several(results, "results", "handles")
+        for handle in results or ():
+            instance(handle, "a handle of results", Handle, "a Handle")
         if broadcast is not None:
             choice(broadcast, "broadcast", TREES)
         if places is not None and len(_several(places, "places", "ranks")) != len(graph):
@@ -193,6 +195,7 @@ class MessagePlan:
         self._readers: dict[int, dict[int, int]] = {}  # version -> rank it travels to -> first reader there
         self._last: dict[int, dict[int, int]] = {}  # the same with the last reader
         self._results, self._collect, self._broadcast = results, frozenset(collect), broadcast
+        self._asked = {"start": start, "collect": collect, "results": results, "broadcast": broadcast, "places": places}
         self._find_readers(start, everywhere=places is not None)
         if places is None and any(op.again for op in {task.op for task in graph.tasks}):
             self._make_copies_where_they_are_read()
@@ -200,6 +203,10 @@ class MessagePlan:
             self._collect_results(sorted(collect))
         self._parts: dict[int, Part] = {}
         self._carried: list[int] = []  # by message, its version
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        owner = {handle: self.owner(handle) for handle in self.graph.handles_used}
+        return _again, (self.graph, self.ranks, owner, self._asked)
 
     # ------------------------------------------------------------ the pass
 
@@ -518,3 +525,7 @@ class MessagePlan:
                 if last.get(handle) == task.index:
                     held -= there.pop(handle, 0)
         return peak
+
+
+def _again(graph: TaskGraph, ranks: int, owner: dict[Handle, int], asked: dict[str, Any]) -> MessagePlan:
+    return MessagePlan(graph, ranks, owner, **asked)

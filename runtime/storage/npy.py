@@ -121,6 +121,8 @@ def read_npy(file: BinaryIO, path: Path) -> RawFile:
     shape, fortran, dtype = _header(file, path)
     if len(shape) != 2:
         raise ValueError(f"{path} must be 2-D, not of shape {shape}")
+    if min(shape) < 0:
+        raise ValueError(f"{path} is no .npy file: its shape is {shape}")
     return RawFile(file, path, file.tell(), (shape[0], shape[1]), dtype, "F" if fortran else "C")
 
 

@@ -18,7 +18,7 @@ from tilewright.keywords import strict
 from tilewright.machine import Machine
 from tilewright.runs.progress import ProgressOption, follower, one_page, reports
 from tilewright.runs.run import Run
-from tilewright.scalars import nearby, positive, whole
+from tilewright.scalars import nearby, positive, text, whole
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.studies.schedulers import Data
@@ -175,9 +175,14 @@ def compare_engines(
     rounds = 5 if repeat is None else whole(positive(repeat, "repeat"), "repeat", most=_MOST)
     find_policy(scheduler)
     here = [name for name in ENGINES if not name.endswith(":pinned")]  # there may be fewer cores than workers
-    wanted = here if engines is None else list(dict.fromkeys(engines))
+    wanted = here if engines is None else list(dict.fromkeys(text(name, "a name of engines") for name in engines))
     if not wanted:
         raise ValueError("engines must name at least one, so that there is something to compare")
+    if not callable(data):
+        try:
+            copy.deepcopy(data)
+        except Exception as error:  # whatever its parts raise
+            raise TypeError(f"data cannot be copied for each run ({error}); pass a function that makes it") from error
     shapes = {name: _shape(name, count) for name in wanted}
     names = list(dict.fromkeys(["serial", *wanted]))
     shapes["serial"] = _shape("serial", 1)

@@ -17,7 +17,7 @@ from tilewright.machine import Machine
 from tilewright.runs.progress import ProgressOption, follower, one_page, reports
 from tilewright.runs.run import Run
 from tilewright.runs.text import weight_unit
-from tilewright.scalars import positive, whole
+from tilewright.scalars import positive, shown, whole
 from tilewright.schedulers import SCHEDULERS, Policy, fitting
 from tilewright.schedulers import policy as find_policy
 from tilewright.schedulers.placed import Placed
@@ -125,8 +125,8 @@ def compare_schedulers(
         check_call(compare_schedulers, options | change, backend, also=also)
     if isinstance(workers, Integral) and not isinstance(workers, bool):
         workers = [int(workers)]
-    if isinstance(workers, str | bytes) or not isinstance(workers, Iterable):
-        raise TypeError(f"workers must be a number of workers or a list of numbers, not {workers!r}")
+    if isinstance(workers, str | bytes) or not isinstance(workers, Iterable) or getattr(workers, "ndim", 1) != 1:
+        raise TypeError(f"workers must be a number of workers or a list of numbers, not {shown(workers)}")
     counts = [whole(positive(count, "workers"), "workers", most=_MOST) for count in workers]
     if isinstance(schedulers, str | bytes) or not (schedulers is None or isinstance(schedulers, Sequence)):
         raise TypeError(f"schedulers must be a list of names or policies, not {schedulers!r}")

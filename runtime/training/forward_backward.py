@@ -56,6 +56,11 @@ def forward_loss(
     tape, target = Tape(), labels.parts[m]
     with stage.stream if stage.draws or setup.loss_draws else _NOTHING:
         x, y = _through(stage, control, setup, x, m, key, tape)
+        if not isinstance(y, torch.Tensor):
+            raise TypeError(
+                f"the model gives {type(y).__name__}, and a loss takes one tensor: wrap the model in a module that "
+                f"returns it"
+            )
         if y.dtype in (torch.float16, torch.bfloat16):
             y = y.float()
         loss, parts, share = _loss(setup.loss, y, target, labels, count)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tilewright.keywords import strict
-from tilewright.scalars import positive, real
+from tilewright.scalars import plain, positive, real
 
 __all__ = ["SCHEDULES", "Cosine", "OneCycle", "schedule"]
 
@@ -109,7 +109,7 @@ def schedule(given: Any, total: int) -> Callable[[int], float] | None:
     if not callable(given):
         raise ValueError(f"unknown schedule {given!r}; known: {', '.join(SCHEDULES)}, or a function of updates")
     for update in range(min(total, MOST_TRIED)):
-        factor = given(update)
+        factor = plain(given(update))
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
             raise ValueError(f"schedule gives {factor!r} for update {update}; it must give a finite factor from 0")
     found: Callable[[int], float] = given

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tilewright.scalars import plain
 from tilewright.training.contents import dense
 from tilewright.training.identity import described
 
@@ -153,6 +154,7 @@ def optimizers(given: Any, lr: float | None) -> Optimizers:
 
 def _one(given: Any, lr: float | None) -> tuple[str, Maker]:
     """(what it is called in a checkpoint, a function from parameters to an optimizer)."""
+    lr = plain(lr)
     if lr is not None and not (isinstance(lr, int | float) and 0 <= lr < math.inf):
         raise ValueError(f"lr must be a finite number from 0, not {lr!r}")
     if isinstance(given, str):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tilewright.backends import engine_class
+from tilewright.scalars import plain
 from tilewright.training import models, trial
 from tilewright.training.closed_form_head import least_noise
 from tilewright.training.compiled import BACKEND
@@ -123,7 +124,7 @@ def check_head(test: Dataset | None, parts: list[nn.Module]) -> None:
 def check_noise(noise: Any, n: int) -> None:
     """ValueError if a kernel matrix of ``n`` images may have no Cholesky factor."""
     if not (
-        isinstance(noise, int | float)
+        isinstance(plain(noise), int | float)
         and not isinstance(noise, bool)
         and math.isfinite(noise)
         and noise >= least_noise(n)

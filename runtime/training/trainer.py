@@ -19,6 +19,7 @@ from tilewright.graph import Handle, TaskGraph
 from tilewright.host.cores import cores
 from tilewright.runs.progress import ProgressOption, checked, one_page
 from tilewright.runs.run import Run
+from tilewright.scalars import plain
 from tilewright.training import checkpoint as checkpoints
 from tilewright.training import models, randomness, usage
 from tilewright.training import precision as precisions
@@ -171,6 +172,7 @@ def fit(
     if recording.log is not None:
         check_file(recording.log)
     loss = nn.CrossEntropyLoss() if loss is None else loss
+    epochs, batch_size, workers, seed, lr = map(plain, (epochs, batch_size, workers, seed, lr))
     positive_counts(epochs=epochs, batch_size=batch_size, workers=workers)
     progress = checked(progress)
     if isinstance(seed, bool) or not isinstance(seed, int):

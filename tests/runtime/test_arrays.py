@@ -55,6 +55,42 @@ MATRIX = {
     "SparseOperator": ("A", lambda a: operator(tw.SparseOperator, a) @ b),
     "cg": ("A", lambda a: tw.cg(a, b, rtol=1e-12)[0]),
 }
+FACTOR = tw.lu_factor(A)
+MORE = {  # all kinds of arrays in one test each: the way in is the same for most
+    "lu_factor": ("the matrix a", lambda a: tw.lu_factor(a, tile_size=2).lu),
+    "lu": ("the matrix a", lambda a: np.stack(tw.lu(a, tile_size=2))),
+    "qr": ("the matrix a", lambda a: np.stack(tw.qr(a, tile_size=2))),
+    "lstsq": ("the matrix a", lambda a: tw.lstsq(a, b, tile_size=2)[0]),
+    "inv": ("the matrix a", lambda a: tw.inv(a, tile_size=2)),
+    "det": ("the matrix a", lambda a: tw.det(a, tile_size=2)),
+    "slogdet": ("the matrix a", lambda a: np.array(tw.slogdet(a, tile_size=2))),
+    "eigvalsh": ("the matrix a", lambda a: tw.eigvalsh(a, tile_size=2)),
+    "svdvals": ("the matrix a", lambda a: tw.svdvals(a, tile_size=2)),
+    "svd_lowrank": ("the matrix a", lambda a: tw.svd_lowrank(a, 2, tile_size=2)[1]),
+    "polar": ("the matrix a", lambda a: np.stack(tw.polar(a, tile_size=2))),
+    "norm": ("the matrix a", lambda a: tw.norm(a, tile_size=2)),
+    "cond": ("the matrix a", lambda a: tw.cond(a, 1)),
+    "gemm b": ("the matrix b", lambda a: tw.gemm(A, a, tile_size=2)),
+    "syrk": ("the matrix a", lambda a: tw.syrk(a, tile_size=2)),
+    "trsm": ("the matrix a", lambda a: tw.trsm(a, A, tile_size=2)),
+    "trsm b": ("the matrix b", lambda a: tw.trsm(L, a, tile_size=2)),
+    "potri": ("the matrix a", lambda a: tw.potri(a, tile_size=2)),
+    "solve, gen": ("the matrix a", lambda a: tw.solve(a, b, assume_a="gen")),
+    "solve, sym": ("the matrix a", lambda a: tw.solve(a, b, assume_a="sym")),
+    "lazy": ("the matrix a", lambda a: tw.compute(tw.lazy(a) @ tw.lazy(A))),
+    "linalg.solve": ("x1", lambda a: tw.linalg.solve(a, b)),
+    "linalg.inv": ("x", lambda a: tw.linalg.inv(a)),
+    "linalg.matrix_norm": ("x", lambda a: tw.linalg.matrix_norm(a)),
+}
+MORE_VECTORS = {
+    "lu_solve b": ("b", lambda x: tw.lu_solve(FACTOR, x)),
+    "lstsq b": ("b", lambda x: tw.lstsq(A, x, tile_size=2)[0]),
+    "solve b, gen": ("b", lambda x: tw.solve(A, x, assume_a="gen")),
+    "trsm b, 1-D": ("the matrix b", lambda x: tw.trsm(L, x, tile_size=2)),
+}
+STANDARD = ("linalg.solve", "linalg.inv", "linalg.matrix_norm")
+"""Calls of the array API, which leaves out integers."""
+
 VECTOR = {
     "solve b": ("b", lambda x: tw.solve(A, x)),
     "cho_solve b": ("b", lambda x: tw.cho_solve(L, x)),
@@ -111,6 +147,12 @@ class Units(np.ndarray):
         raise AssertionError("a subclass's product was called")
 
     __mul__ = __rmatmul__ = __matmul__
+
+
+class Shaped:
+    """Looks like an array, and is none."""
+
+    shape, ndim, dtype = (N, N), 2, "float64"
 
 
 def in_record(array):
@@ -186,6 +228,8 @@ BAD = {
     "ragged": (lambda a: [[1.0, 2.0], [3.0]], "inhomogeneous"),
     "None": (lambda a: None, "None"),
     "dictionary": (lambda a: {"a": a}, "shape|object|dict"),
+    "a class that has a shape": (lambda a: np.float64, "dtype|numbers"),
+    "a shape and no numbers": (lambda a: Shaped(), "dtype|numbers"),
     "dask": (lambda a: da.from_array(a, chunks=2), "dask"),
     "tensor with gradients": (lambda a: torch.from_numpy(a.copy()).requires_grad_(), "differentiable"),
     "tensor in bfloat16": (lambda a: torch.from_numpy(a).to(torch.bfloat16), "bfloat16"),
@@ -234,6 +278,29 @@ def test_every_call_takes_a_tiled_matrix_a_matrix_of_numpy_and_a_memory_map(call
     tiled = tw.TiledMatrix.from_numpy(matrix, 2)
     for given in (tiled, tw.TiledMatrix.view(matrix, 2), tiled.T.T, mapped(matrix, tmp_path), as_matrix(matrix)):
         assert close(MATRIX[call][1](given), wanted)
+
+
+@pytest.mark.parametrize("name", [*MORE, *MORE_VECTORS])
+def test_calls_added_later_take_every_kind_of_array_and_refuse_the_others_by_name(name):
+    what, call = (MORE | MORE_VECTORS)[name]
+    vector = name in MORE_VECTORS
+    for kind, make in GOOD.items():
+        if name in STANDARD and ("integer" in kind or kind == "unsigned"):
+            continue
+        given = b if vector else A
+        if plain(kind, given) is not given:
+            given = np.rint(np.abs(given)) + (0 if vector else N * 10 * np.eye(N))
+        before = given.copy()
+        assert close(call(make(given)), call(given)), kind
+        assert np.array_equal(given, before), kind
+    for kind, (make, why) in BAD.items():
+        if kind == "dask":  # it is worked with where it lies, or gathered: as each says
+            continue
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call(make(b if vector else A))
+        message = str(caught.value)
+        assert "\n" not in message and re.search(rf"{why}|shape|dtype|must be|None|numbers", message), (kind, message)
+        assert what in message or "convert the matrix" in message or "right-hand side" in message, (kind, message)
 
 
 @pytest.mark.parametrize("kind", BAD)

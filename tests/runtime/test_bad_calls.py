@@ -162,7 +162,8 @@ CALLS = {
     "RowBlocks": Call(tw.RowBlocks, lambda: dict(ranks=1, mt=2), ranks="count", mt="count"),
     "Machine": Call(tw.Machine, dict, workers="count", ranks="count", gpus="natural", alpha="real", beta="real",
                     gamma="real?", tile_size="count", durations="options", acceleration="options", overhead="real",
-                    device_alpha="real", device_beta="real", sockets="count", socket_alpha="real", socket_beta="real", shape="function?", itemsize="function?"),
+                    device_alpha="real", device_beta="real", dispatch="real", sockets="count", socket_alpha="real", socket_beta="real",
+                    shape="function?", itemsize="function?"),
     "MessagePlan": Call(tw.MessagePlan, lambda: dict(graph=graph(), ranks=2, owner=0), graph="graph", ranks="count",
                         owner="owner?~function~class", start="natural?", collect="counts+list+dict", results="counts?+list+dict",
                         broadcast="name?", places="counts?"),
@@ -200,6 +201,11 @@ CALLS = {
                             lambda: dict(graph=graph(), data=data(), engines=["threads"], workers=1, repeat=1),
                             graph="graph", data="data~function~class", engines="counts~None", workers="count?",
                             scheduler="scheduler", repeat="count?", machine="machine?", progress="flag~function~class"),
+    "contention_study": Call(tw.contention_study,
+                             lambda: dict(graph=graph(), tile_sizes=[4], workers=[1], dispatch=1e-6,
+                                          machine=tw.Machine(gamma=1e-9)),
+                             graph="graph?", tile_sizes="counts", workers="counts", dispatch="real?", machine="machine?",
+                             scheduler="scheduler"),
     # -------------------------------------------------------------- dense algebra
     "tiled_cholesky": Call(tw.tiled_cholesky, lambda: dict(a=spd(), tile_size=4), a="matrix", lower="flag",
                            **ENGINE | {"backend": "name?"}, overwrite_a="flag", check_finite="flag", return_run="flag",
@@ -471,6 +477,69 @@ def test_a_wrong_value_is_refused_in_a_sentence_that_names_the_argument(name, pa
         label: found for label in VALUES if label not in mine and (found := fault(call, parameter, label)) is not None
     }
     assert not faults, "\n".join(f"{parameter}={VALUES[label]!r}: {found}" for label, found in faults.items())
+
+
+PURE = ("comm.", "Machine", "BlockCyclic", "SymmetricBlockCyclic", "RowBlocks", "PrecisionMap", "training.", "lu_graph",
+        "qr_graph", "cholesky_graph", "gemm_graph", "trsm_graph", "TiledMatrix", "qr", "lstsq", "plan", "random_spd",
+        "MessagePlan", "bounds")  # fmt: skip
+NUMBERS = [
+    name for name, parameter in CASES
+    if name.startswith(PURE) and CALLS[name]._words(parameter)[0] in ("count", "natural", "integer", "positive", "real", "share")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(NUMBERS))
+def test_numbers_of_numpy_mean_what_those_of_python_do(name):
+    # 20 * 20 is -112 in int8, and 1e-9 is 0 in float16
+    call = CALLS[name]
+    for parameter in call.parameters():
+        kind = call._words(parameter)[0]
+        if kind not in ("count", "natural", "integer", "positive", "real", "share") or (name, parameter) not in CASES:
+            continue
+        counts = kind in ("count", "natural", "integer")
+        for value, of in ((20, np.int8), (2, np.uint8), (0.5, np.float16)):
+            if (counts and of is np.float16) or (parameter in ("workers", "most") and value > 2):
+                continue
+            try:
+                wanted = call.function(**call.good() | {parameter: value})
+            except (ValueError, TypeError, MemoryError):
+                continue  # too many, of something
+            found = call.function(**call.good() | {parameter: of(value)})
+            assert shape_of(found) == shape_of(wanted), (parameter, value, of)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: tw.bounds(graph(), 2, lambda task: None), "a cost must be a number, not None"),
+        (lambda: tw.bounds(graph(), 2, [-1.0]), "a cost must be at least 0, not -1.0"),
+        (lambda: tw.simulate(graph(), owner=lambda handle: None), r"owner of x is None, not one of the ranks 0 to 0"),
+        (lambda: tw.MessagePlan(graph(), 2, owner=lambda handle: 1.0), r"owner of y is 1.0, not one of the ranks"),
+        (lambda: tw.MessagePlan(graph(), 2, owner=0, results=["x"]), "a handle of results is a Handle, not 'x'"),
+        (lambda: tw.qr_graph(2, 2, tree=[1]), r"tree: an elimination is \(column, row, by, kind\), not 1"),
+        (lambda: tw.compare_engines(graph(), {"x": (i for i in ())}, ["serial"]), "data cannot be copied for each run"),
+        (lambda: tw.compare_engines(graph(), data(), [["serial"]]), "a name of engines must be a string"),
+        (lambda: tw.compare_schedulers(graph(), workers=np.array(2)), "workers must be a number of workers or a list"),
+        (lambda: tw.prepare(graph(), data(), inputs=np.array("x")), "inputs must be a list of handles or names"),
+        (lambda: tw.lazy(None), "the matrix a is None"),
+        (lambda: tw.gemm(np.array([["a"]]), spd()), "no kernel for dtype <U1; convert the matrix to one of"),
+    ],
+)  # fmt: skip
+def test_what_a_value_contains_is_looked_at_too(call, sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        call()
+
+
+@pytest.mark.parametrize("memory", [np.int64(10**9), np.float32(1e9), "1 GB"], ids=lambda memory: type(memory).__name__)
+def test_bytes_may_be_numbers_of_numpy(memory):
+    assert np.allclose(tw.tiled_cholesky(spd(), tile_size=4, memory=memory), 2 * np.eye(8))
+
+
+def shape_of(result):
+    """What a result is, without where it lies in memory and how long it took."""
+    if isinstance(result, tw.TaskGraph):
+        return result.name, [str(task) for task in result.tasks]
+    return re.sub(r"0x[0-9a-f]+|seconds=[^,)]*", "", repr(result))
 
 
 NOUNS = {"R", "W", "RW", "TaskGraph", "Op", "Store", "TiledMatrix", "PrecisionMap.uniform", "cholesky_graph", "kernels"}

@@ -31,6 +31,10 @@ def double(x):
     x *= 2
 
 
+def two_by_two(i, j):
+    return 10.0 * i + np.array([[0, 1], [2, 3]])
+
+
 def doubling():
     g = tw.TaskGraph("doubling")
     x = g.handles("x")
@@ -284,6 +288,23 @@ class TestGraphsRunsAndTheRest:
             assert np.array_equal(np.asarray(other), np.asarray(tiled)) and repr(other) == repr(tiled)
             shared = np.shares_memory(other[0, 0], tiled[0, 0])
             assert shared == (way is copy.copy)
+
+    @ways
+    def test_a_matrix_of_a_function_and_its_transpose_are_copied_with_the_function(self, way):
+        for made in (tw.TileFunction(np.full, (4, 4), 2), tw.TileFunction(np.full, (4, 4), 2).T):
+            other = way(made)
+            assert (type(other), other.shape, other.name, other.tile_size) == (type(made), (4, 4), made.name, 2)
+        tile = np.empty((2, 2))
+        way(tw.TileFunction(two_by_two, (4, 2), 2).T).read([(0, 2)], [tile])
+        assert tile.tolist() == [[10, 12], [11, 13]]
+
+    @ways
+    def test_a_plan_of_messages_sends_the_same_after_a_copy(self, way):
+        graph = tw.cholesky_graph(nt=4)
+        for options in ({}, {"start": 0, "collect": [1]}, {"broadcast": "chain"}, {"places": [0, 1] * 10}):
+            plan = tw.MessagePlan(graph, 2, tw.BlockCyclic(2, 1), **options)
+            other = way(plan)
+            assert (other.messages, other.places, other.source) == (plan.messages, plan.places, plan.source)
 
     def test_tiles_are_read_and_written_by_many_threads(self):
         tiled = tw.TiledMatrix.from_numpy(np.zeros((32, 32)), 4)

@@ -38,6 +38,7 @@ from tilewright.host.cores import cores
 from tilewright.machine import Machine
 from tilewright.passes.coarsen import Overheads
 from tilewright.runs.trace import Trace
+from tilewright.scalars import plain
 from tilewright.schedulers import Policy
 from tilewright.tiles import Store
 
@@ -194,6 +195,7 @@ def _check_folder() -> None:
 def _positive(name: str, value: Any, default: float) -> float:
     if value is None:
         return default
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise ValueError(f"{name} must be a positive number, not {value!r}")
     return float(value)

@@ -31,6 +31,7 @@ from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.segments import Segment
 from tilewright.errors import RankDied
 from tilewright.keywords import strict
+from tilewright.scalars import plain
 from tilewright.scalars import ranks as rank_count
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Pool:
     """
 
     def __init__(self, ranks: int) -> None:
+        ranks = plain(ranks)
         if isinstance(ranks, bool) or not isinstance(ranks, int):
             raise TypeError(f"ranks must be an integer, not {ranks!r}")
         if ranks < 1:

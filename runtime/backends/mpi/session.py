@@ -31,6 +31,7 @@ from tilewright.host.affinity import as_pin
 from tilewright.host.garbage import uncollected
 from tilewright.runs.progress import Ran
 from tilewright.runs.trace import Trace
+from tilewright.scalars import plain
 from tilewright.schedulers import Policy
 from tilewright.tiles import Store, TiledMatrix
 
@@ -71,6 +72,7 @@ class MpiRank(Mpi):
         self.tells = self.comm.rank == 0
 
     def _rank_or_none(self, root: Any) -> int | None:
+        root = plain(root)
         if root is None or (isinstance(root, int) and 0 <= root < self.comm.size):
             return root
         raise ValueError(f"root must be one of the ranks 0 to {self.comm.size - 1}, not {root!r}")

@@ -206,6 +206,22 @@ def test_converged_says_what_the_residual_says_at_every_scale(dtype, n, s):
             assert report.converged
 
 
+@pytest.mark.parametrize("most", [0, 1, None])
+@pytest.mark.parametrize(("size", "right"), [(1, 5e-324), (1e-150, 5e-324), (1e-300, 1e-320), (1, 1e-310), (1, 1e308)])
+def test_what_has_no_numbers_any_more_is_not_called_converged(size, right, most):
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7):
+        matrix = rng.standard_normal((n, n))
+        A = sp.csr_array((matrix @ matrix.T + n * np.eye(n)) * size)
+        b = np.full(n, right)
+        for x0 in (None, np.linalg.solve(A.toarray(), b)):
+            x, report = tw.cg(A, b, x0=x0, maxiter=most)
+            left, whole = residual(A, x, b)
+            assert not report.converged or left <= 1.01e-5 * whole, (n, x0, report)
+            if right > 1e-300:
+                assert report.converged or most is not None
+
+
 @pytest.mark.parametrize("dtype", ["f", "d", "F", "D"])
 def test_powers_of_two_times_b_change_no_bit_but_the_exponent(dtype):
     A, rng = poisson(8, 8).astype(dtype), np.random.default_rng(0)

@@ -114,6 +114,39 @@ class TestAccuracy:
 
 
 class TestScaling:
+    @pytest.mark.parametrize("assume_a", ["gen", "sym", None])
+    @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+    def test_the_promise_is_kept_at_every_scale_or_an_error_says_that_there_is_no_such_number(self, dtype, assume_a):
+        a, b, wide = *(random_matrix(6, k, dtype) for k in (6, 2)), np.clongdouble
+        a = a + a.T
+        kind = np.finfo(dtype)
+        u, sizes = kind.eps / 2, [1, kind.tiny * 8, kind.max / 8, kind.smallest_subnormal * 64, kind.max**0.45]
+        for left in sizes:
+            for right in sizes:
+                A, B = ((value * value.real.dtype.type(size)).astype(dtype) for value, size in ((a, left), (b, right)))
+                exact = np.linalg.solve(a.astype("c16"), b.astype("c16")).astype(wide) * wide(right) / wide(left)
+                largest = np.abs(exact.view(np.longdouble)).max(axis=0)
+                try:
+                    x = tw.solve(A, B, assume_a=assume_a, precision="auto").astype(wide)
+                except tw.AccuracyError as error:
+                    if "overflows" in str(error):
+                        assert largest.max() > kind.max / 100, (left, right)
+                    else:
+                        assert "underflows" in str(error) and largest.min() < 100 * kind.tiny, (left, right)
+                    continue
+                A, B = A.astype(wide), B.astype(wide)
+                room = np.abs(A).sum(axis=1).max() * np.abs(x).max(axis=0) + np.abs(B).max(axis=0)
+                assert (np.abs(B - A @ x).max(axis=0) <= 16 * u * room).all(), (left, right)
+
+    @pytest.mark.parametrize("dtype", ["float32", "complex64", "float64"])
+    def test_the_reciprocal_condition_does_not_depend_on_the_scale(self, dtype):
+        a = random_matrix(9, 9, dtype)
+        for norm in (1, np.inf):
+            wanted = tw.lu_factor(a, tile_size=4).rcond(norm)
+            for power in (-120, -60, 60, 120):
+                scaled = a * a.real.dtype.type(2.0**power)
+                assert tw.lu_factor(scaled, tile_size=4).rcond(norm) == pytest.approx(wanted, rel=1e-5)
+
     @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
     @pytest.mark.parametrize(("rows", "columns"), [(8, 0), (0, 8), (8, 8), (150, 0), (0, 150)])
     def test_rows_and_columns_of_very_different_size_cost_no_rung(self, precision, rows, columns):

@@ -212,6 +212,18 @@ class TestEngines:
             assert any("given up" in text for text in run.notes) == note
 
     @pytest.mark.needs("mpi4py")
+    def test_ranks_have_whole_groups_of_columns_and_only_panels_travel(self):
+        a = random_matrix(40, 34)
+        q, r, run = tw.qr(a, mode="economic", tile_size=2, backend="mpi", workers=2, return_run=True)
+        assert all(np.array_equal(x, y) for x, y in zip((q, r), tw.qr(a, mode="economic", tile_size=2), strict=True))
+        owner = run.graph.layout.owner
+        for task in run.graph:
+            assert len({owner(handle) for handle in task.writes}) == 1
+            if task.op.name == "larfb" and owner(task.reads[0]) != owner(task.writes[0]):
+                assert {handle.name for handle in task.reads if owner(handle) != owner(task.writes[0])} <= {"A", "T"}
+        assert {owner(tw.Handle("A", (0, j))) for j in (0, 1, 4, 5)} == {0} and owner(tw.Handle("A", (0, 2))) == 1
+
+    @pytest.mark.needs("mpi4py")
     def test_row_blocks_on_ranks_cross_once_each(self):
         a = random_matrix(6000, 30)
         q, r, run = tw.qr(a, mode="economic", backend="mpi", workers=2, return_run=True, positive=True)

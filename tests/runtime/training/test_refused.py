@@ -97,6 +97,13 @@ def test_optimizers_that_cannot_take_steps_of_gradients(optimizer, error, match)
             "cannot be cut into 2 segments: one of them raises",
         ),
         (
+            lambda: cases.Fn(lambda m, x: {"logits": nn.functional.linear(x, m.w, m.b)}),
+            {},
+            TypeError,
+            "the model gives dict, and a loss takes one tensor: wrap the model",
+        ),
+        (lambda: cases.Fn(lambda m, x: (x @ m.w.T, x)), {"workers": 2}, TypeError, "the model gives tuple"),
+        (
             cases.gradient_hooks,
             {"backend": "mpi", "workers": 2},
             ValueError,
