@@ -66,15 +66,21 @@ def plan_of_one(nt: int, grid: tuple[int, int], *, rank: int | None = None, flat
     }
 
 
+def _in_turn(i: int) -> int:
+    """Half of the tasks on each rank: a handle of one index lives in the first column of the grid by default."""
+    return i % 2
+
+
 def empty(tasks: int, repeat: int) -> list[dict[str, Any]]:
     """Microseconds a task of ``tasks`` independent ones that do nothing, on two ranks of each kind."""
     graph = independent(tw.Op("nothing", nothing), tasks)
     contenders: list[tuple[str, Callable[[], Any]]] = []
+    how: dict[str, Any] = {"workers": 2, "owner": _in_turn}
     records: list[dict[str, Any]] = []
     if importlib.util.find_spec("mpi4py"):
-        contenders.append(("2 MPI ranks", lambda: tw.run(graph, {}, backend="mpi", workers=2)))
+        contenders.append(("2 MPI ranks", lambda: tw.run(graph, {}, backend="mpi", **how)))
     if importlib.util.find_spec("distributed"):
-        contenders.append(("2 Dask workers", lambda: tw.run(graph, {}, backend="dask", mode="resident", workers=2)))
+        contenders.append(("2 Dask workers", lambda: tw.run(graph, {}, backend="dask", mode="resident", **how)))
     for name, call in contenders:
         taken = alternate([Contender(name, call)], repeat)[name]
         records.append(

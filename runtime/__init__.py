@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from tilewright.schedulers import SCHEDULERS, Policy
     from tilewright.storage.checkpoint import CheckpointError
     from tilewright.storage.function import TileFunction
+    from tilewright.studies.contention import contention_study
     from tilewright.studies.engines import compare_engines
     from tilewright.studies.imported import read_graph
     from tilewright.studies.schedulers import compare_schedulers
@@ -127,6 +128,7 @@ __all__ = [
     "cholesky_graph",
     "comm",
     "compare_engines",
+    "contention_study",
     "compare_schedulers",
     "compute",
     "cond",
@@ -222,6 +224,7 @@ _HOMES = {
     "schedulers": "SCHEDULERS Policy",
     "storage.checkpoint": "CheckpointError",
     "storage.function": "TileFunction",
+    "studies.contention": "contention_study",
     "studies.engines": "compare_engines",
     "studies.imported": "read_graph",
     "studies.schedulers": "compare_schedulers",

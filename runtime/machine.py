@@ -65,6 +65,8 @@ class Machine:
         How many times faster than a CPU worker a GPU runs each op, by op name.
     overhead
         Seconds a worker spends around each task.
+    dispatch
+        Seconds that a rank's one lock is held for each task: its workers take turns in that.
     device_alpha, device_beta
         Seconds per transfer between memories of one rank, and per 8-byte word.
     sockets, socket_alpha, socket_beta
@@ -115,6 +117,9 @@ class Machine:
     """How many times faster than a CPU worker a GPU runs each op; 1 for ops that are not named."""
     overhead: float = 0.0
     """Seconds a worker spends around each task."""
+    dispatch: float = 0.0
+    """Seconds before each task in which its rank's one lock, such as the interpreter's, is held: workers of a rank take
+    turns in that, first come, first served. What a task costs by itself is not more for it."""
     device_alpha: float = 0.0
     """Seconds per transfer between a GPU and another memory of its rank."""
     device_beta: float = 0.0
@@ -134,7 +139,7 @@ class Machine:
             positive(getattr(self, name), f"Machine: {name}")
         if not 0 <= whole(self.gpus, "Machine: gpus") <= self.workers:
             raise ValueError(f"Machine: gpus must be in 0..workers={self.workers}, not {self.gpus}")
-        for name in ("alpha", "beta", "gamma", "overhead", *_BETWEEN):
+        for name in ("alpha", "beta", "gamma", "overhead", "dispatch", *_BETWEEN):
             value = getattr(self, name)
             if value is None and name == "gamma":
                 continue

@@ -47,7 +47,7 @@ def fields_of(found: Any) -> dict[str, Any]:
         "alpha": time, "beta": time, "gamma": document.maybe(time), "tile_size": document.integer(1, MOST),
         "durations": document.entries(str, document.either(time, table)),
         "acceleration": document.entries(str, factor), "overhead": time, "device_alpha": time, "device_beta": time,
-        "sockets": document.integer(1, MOST), "socket_alpha": time, "socket_beta": time,
+        "sockets": document.integer(1, MOST), "socket_alpha": time, "socket_beta": time, "dispatch": time,
     }  # fmt: skip
     return document.fields(found, "the machine", rules, optional=tuple(rules))
 

@@ -35,6 +35,7 @@ COMMANDS = {
         "tilewright.cli.matvec",
         "Efficiency of products: formulas (Eijkhout, Parallel scalability) and simulated points.",
     ),
+    "contention": ("tilewright.cli.contention", "How many workers one lock feeds: where threads stop paying."),
     "calibrate": ("tilewright.cli.matvec", "Measure alpha, beta and gamma of this computer."),
     "resume": ("tilewright.cli.resume", "Go on from the checkpoint of a factorisation that was killed."),
     "bench": ("tilewright.cli", "Measure tilewright beside other libraries."),

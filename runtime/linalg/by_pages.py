@@ -30,7 +30,7 @@ from tilewright.storage.npy import RawFile
 from tilewright.storage.opening import Output, open_source, scratch_file
 from tilewright.units import nbytes
 
-__all__ = ["ByPages", "Place", "column_of", "run_by_pages"]
+__all__ = ["ByPages", "Place", "column_of", "nothing", "run_by_pages"]
 
 _TRIES = 7
 _FIRST, _LAST = (-1, 0), (9, 0)
@@ -75,6 +75,8 @@ class ByPages:
     ops: Mapping[Op, Op] = field(default_factory=dict)
     panel: int = 0
     """Bytes that are copied where a panel is kept."""
+    copies: int = 0
+    """Bytes that a task copies, beside tiles."""
     across: int = 1
     """Block columns that one task may write: a slab, and what a rank has of one, is whole groups of so many."""
 
@@ -102,7 +104,7 @@ class ByPages:
         rooms = graph.rooms
         inside = sum(rooms[h.name].nbytes(h, _no_shape) for h in graph.handles_used if h.name in rooms)
         inside += 2 * self.panel * keeps
-        copies = 3 * self.tile_size**2 * self.item
+        copies = 4 * self.tile_size**2 * self.item + self.copies  # of kernels, and of who turns lines
         owner = graph.layout.owner if graph.layout is not None else lambda handle: 0
 
         def place(task: Task) -> int:

@@ -105,6 +105,12 @@ class Outside:
         if not engine.in_process and not engine.on_ranks:
             raise ValueError(f"out of core the backend is serial, threads or mpi, not {engine.name!r}")
 
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """ValueError for those of an engine that say where data is: out of core that is given."""
+        others = [name for name in options if name not in ("pool", "comm")]
+        if others:
+            raise ValueError(f"out of core there is no {', '.join(others)}=")
+
     def check_fits(self, call: Call, like: Any, what: str) -> None:
         """MemoryError if a call in core whose result is ``like`` this one, or None, takes more than ``memory`` says.
 
@@ -145,8 +151,7 @@ class _Job:
         order: Literal["C", "F"],
     ) -> None:
         outside.check_engine(call.engine)
-        if call.options:
-            raise ValueError(f"out of core there is no {', '.join(call.options)}=")
+        outside.check_options(call.options)
         find_policy(call.scheduler)
         self.call, self.outside, self.given, self.lower, self.order = call, outside, a, lower, order
         if outside.out is None:

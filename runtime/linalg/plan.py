@@ -6,15 +6,20 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from tilewright.arguments import LAPACK
 from tilewright.graph import Handle, TaskGraph
 from tilewright.keywords import strict
 from tilewright.linalg.cholesky import cholesky_graph
+from tilewright.linalg.qr import r_by_pages
+from tilewright.linalg.qr_plan import qr_plan
 from tilewright.linalg.slab_plan import SlabPlan, cholesky_plan, lu_plan_in
 from tilewright.machine import Machine
 from tilewright.rates import current
 from tilewright.runs.text import shown
 from tilewright.scalars import choice, instance, positive, worker_count
+from tilewright.storage.matrix import Stored
 from tilewright.units import nbytes, seconds, size
 
 __all__ = ["Plan", "plan"]
@@ -49,7 +54,7 @@ class Plan:
     workers
         How many share the computing.
     slabs
-        First and last block column of each slab; empty in core.
+        First and last block column of each slab; empty in core, and for QR, whose tiles go through pages.
 
     Examples
     --------
@@ -91,9 +96,10 @@ class Plan:
         ]
         if self.slabs:
             wide = max(b - a for a, b in self.slabs)
+            lines += [f"  slabs          {len(self.slabs)} of up to {wide} block columns"]
+        if self.read or self.written:
             lines += [
-                f"  slabs          {len(self.slabs)} of up to {wide} block columns",
-                f"  disk           {nbytes(self.read)} read, {nbytes(self.written)} written: {seconds(self.move)}",
+                f"  disk           {nbytes(self.read)} read, {nbytes(self.written)} written: {seconds(self.move)}"
             ]
         lines.append(f"  time           {seconds(self.seconds)}, {seconds(self.compute)} of it computing"
                      if self.flops else "  time           not known: no op has a formula of flops")  # fmt: skip
@@ -116,7 +122,8 @@ def plan(
     ----------
     graph
         `cholesky_graph` and `lu_graph` with partial pivoting are planned by slabs where ``memory`` is less than their
-        data, as ``tiled_cholesky(..., out=, memory=)`` works; of any other graph all data is in memory.
+        data, as ``tiled_cholesky(..., out=, memory=)`` works, and `qr_graph` through pages, as ``qr(..., mode="r",
+        out=, memory=)``; of any other graph all data is in memory.
     tile_size
         Rows and columns of tiles; handles whose room is declared have their own size.
     dtype
@@ -157,6 +164,11 @@ def plan(
     flops = complex_ * sum(Machine(tile_size=nb, gamma=1.0).flops(task) for task in graph)
     rate = current().flops["fp32" if dtype in ("float32", "complex64") else "fp64"]
     compute = flops / (rate * min(count, max(len(graph), 1)))
+    paged = _by_pages(graph, nb, dtype, data, limit, count)
+    if paged is not None:
+        tasks, planned, volume = paged
+        move = sum(volume) / speed
+        return Plan(graph.name, tasks, data, planned, limit, *volume, flops, compute, move, count)
     found, volume = _by_slabs(graph, nb, item, data, limit, count)
     if found is None:
         return Plan(graph.name, len(graph), data, data, limit, 0, 0, flops, compute, 0.0, count)
@@ -189,6 +201,29 @@ def _data(graph: TaskGraph, nb: int, item: int) -> int:
         for handle in graph.handles_used
         if len(handle.index) == 2 or handle.name in rooms
     )
+
+
+def _by_pages(
+    graph: TaskGraph, nb: int, dtype: str, data: int, limit: int | None, workers: int
+) -> tuple[int, int, tuple[int, int]] | None:
+    """Tasks, memory, and bytes read and written of a QR factorisation that does not fit; None for all else."""
+    recipe: Any = graph.recipe
+    if recipe is None or limit is None or data <= limit or not graph.name.startswith("qr "):
+        return None
+    (function, arguments) = recipe
+    if function.__name__ == "_outline":
+        mt, nt, tree, _ = arguments
+        rows, columns = mt * nb, nt * nb
+    else:
+        (shaped,) = arguments
+        rows, columns, tree = shaped.m, shaped.n, shaped.tree
+    shaped = qr_plan(rows, columns, np.dtype(dtype), workers=workers, here=True, tree=tree, tile_size=nb)
+    job = r_by_pages(shaped)
+    m, n = shaped.m, shaped.n
+    outlines = [Stored(shape, dtype, "outline") for shape in ((m, n), (m, n))]
+    families = job.families(outlines, Stored((m, n), dtype, "the matrix"))
+    found, planned = job.fit(job.graph, families, limit, workers, 1, False)
+    return len(found.graph), planned, (found.read, found.written)
 
 
 def _by_slabs(

@@ -15,6 +15,7 @@ from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels.move import onto
 from tilewright.linalg.block_columns import BlockColumns
+from tilewright.linalg.by_pages import ByPages
 from tilewright.linalg.call import Call
 from tilewright.linalg.cholesky_qr import CHOLESKY, cholesky_qr2
 from tilewright.linalg.finals import Finals
@@ -32,7 +33,7 @@ from tilewright.linalg.qr_graph import (
     upper,
     upper_in_place,
 )
-from tilewright.linalg.qr_outside import qr_outside
+from tilewright.linalg.qr_outside import qr_by_pages, qr_outside
 from tilewright.linalg.qr_plan import AUTO, qr_plan
 from tilewright.linalg.tall import cut
 from tilewright.linalg.trees import PANEL
@@ -612,6 +613,11 @@ def planned(
     if check and matrix.in_place and call.has_data:
         matrix.check_finite()
     return matrix, plan
+
+
+def r_by_pages(plan: Plan, check: bool = True) -> ByPages:
+    """R alone out of core, as ``qr(..., mode="r")`` makes it."""
+    return qr_by_pages(plan, _qr_graph(plan, None, False, True, False), _finals(True), check=check)
 
 
 def _finals(in_place: bool) -> Finals:

@@ -21,8 +21,10 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+import numpy as np
+
 from tilewright.graph import Handle, R, TaskGraph
-from tilewright.linalg.by_pages import ByPages, Place, column_of, run_by_pages
+from tilewright.linalg.by_pages import ByPages, Place, column_of, nothing, run_by_pages
 from tilewright.linalg.call import Call
 from tilewright.linalg.finals import Finals
 from tilewright.linalg.outofcore import Outside
@@ -35,7 +37,7 @@ from tilewright.scalars import positive as positive_size
 from tilewright.storage.matrix import Stored, StoredTiles
 from tilewright.storage.opening import folder_of, open_source
 
-__all__ = ["qr_outside"]
+__all__ = ["qr_by_pages", "qr_outside"]
 
 Builder = Callable[[Plan, int | None, bool, bool, bool], TaskGraph]
 """graph(plan, columns of Q or None, positive, in place, check)."""
@@ -61,8 +63,7 @@ def qr_outside(
     ``finals``, ``bits`` and ``again`` are those of a checkpoint in core.
     """
     outside.check_engine(call.engine)
-    if call.options:
-        raise ValueError(f"out of core there is no {', '.join(call.options)}=")
+    outside.check_options(call.options)
     source = open_source(a)
     with ExitStack() as stack:
         if source is not a:
@@ -82,23 +83,7 @@ def qr_outside(
         near = next((path for path in (*paths, a) if isinstance(path, str | Path)), None)
         folder = Path(gettempdir()) if near is None else folder_of(near)
         places = [Place(path, shape, source.dtype, plan.width) for path, shape in zip(paths, shapes, strict=True)]
-        item = source.dtype.itemsize
-        tall = plan.nt == 1
-        job = ByPages(
-            build(plan, columns, positive, True, False),
-            f"a QR factorisation of {m} x {n}",
-            plan.width,
-            item,
-            m * plan.width * item,
-            partial(_families, plan),
-            finals,
-            last=frozenset("Q"),
-            order=partial(_by_rows, plan=plan) if tall else None,
-            owner=partial(_owner, plan.mt) if tall else lambda handle, ranks: column_of(handle) // plan.across % ranks,
-            loaded=_check(plan) if check_finite else _nothing,
-            panel=m * plan.width * item,
-            across=plan.across,
-        )
+        job = qr_by_pages(plan, build(plan, columns, positive, True, False), finals, check=check_finite)
         keywords = {
             **again(plan, check_finite), "mode": mode, "positive": positive, "memory": outside.memory,
             "overwrite_out": outside.overwrite_out, "backend": call.engine.name,
@@ -106,6 +91,27 @@ def qr_outside(
         scratch = [Place(None, source.shape, source.dtype, plan.width)]
         facts = {**bits(plan), "place": "out of core"}
         return tuple(run_by_pages(call, outside, job, a, source, places, scratch, folder, facts, keywords)[0])
+
+
+def qr_by_pages(plan: Plan, graph: TaskGraph, finals: Finals, *, check: bool) -> ByPages:
+    """A QR factorisation, and Q where the graph makes it, as the passes need it."""
+    item = np.dtype(plan.dtype).itemsize
+    tall = plan.nt == 1
+    return ByPages(
+        graph,
+        f"a QR factorisation of {plan.m} x {plan.n}",
+        plan.width,
+        item,
+        plan.m * plan.width * item,
+        partial(_families, plan),
+        finals,
+        last=frozenset("Q"),
+        order=partial(_by_rows, plan=plan) if tall else None,
+        owner=partial(_owner, plan.mt) if tall else lambda handle, ranks: column_of(handle) // plan.across % ranks,
+        loaded=_check(plan) if check else nothing,
+        panel=plan.m * plan.width * item,
+        across=plan.across,
+    )
 
 
 def _plan(call: Call, source: Stored, tree: Any, tile_size: int | None, *, square: bool) -> Plan:
@@ -179,10 +185,6 @@ def _by_rows(graph: TaskGraph, plan: Plan) -> list[tuple[int, int]]:
 
 
 # ------------------------------------------------------------------ what is read
-
-
-def _nothing(*_: object) -> None:
-    pass
 
 
 def _check(plan: Plan) -> Callable[[TaskGraph, Handle, Handle, int], object]:

@@ -32,8 +32,7 @@ __all__ = ["cholesky_on_ranks", "lu_on_ranks"]
 
 def _opened(call: Call, outside: Outside, a: Any, stack: ExitStack, *, square: bool) -> Stored:
     """The matrix, after what can be refused before."""
-    if call.options:
-        raise ValueError(f"out of core there is no {', '.join(call.options)}=")
+    outside.check_options(call.options)
     if not isinstance(outside.out, str | Path):
         raise ValueError("on ranks the factor goes to a file of its own: out= is a path, such as 'L.npy'")
     source = open_source(a)
@@ -130,6 +129,7 @@ def lu_on_ranks(
             late=frozenset(("swap",)),
             ops={gauge: gauge_at(nb)},
             panel=m * nb * item,
+            copies=m * nb * item,
         )
         place = Place(outside.out, (m, n), dtype, nb)
         facts = {"shape": [m, n], "dtype": str(dtype), "tile_size": nb, "place": "out of core, ranks"}

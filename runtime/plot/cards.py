@@ -24,7 +24,8 @@ _MOST = 64  # rows of a map that are drawn
 
 def machine(found: Machine) -> str:
     """Its fields that are not as they are by default, the tables by op below."""
-    times = ("alpha", "beta", "gamma", "overhead", "device_alpha", "device_beta", "socket_alpha", "socket_beta")
+    between = ("device_alpha", "device_beta", "socket_alpha", "socket_beta")
+    times = ("alpha", "beta", "gamma", "overhead", "dispatch", *between)
     rows = {}
     for field in fields(found):
         value = getattr(found, field.name)

@@ -13,6 +13,7 @@ The same policy objects and the same `Frontier` as on the real engines, no data,
   leaves as soon as its version is written, or is where it goes on from. A task is ready when its messages are in.
 - Without, one policy sees the workers of all ranks. What it placed (``placement``) is sent at once, else data is
   fetched when a worker takes the task; the worker waits for it.
+- A rank's lock is held for ``dispatch`` seconds before each task; who comes while it is held waits for those before.
 - All that ends at one instant is noted before any worker chooses its next task.
 
 Where the model is wrong: kernels do not slow each other down except through calibration, messages do not share
@@ -160,6 +161,8 @@ class Simulation:
         self.end = [0.0] * count
         self.finished = 0
         self.now = 0.0
+        self.unlocked = [0.0] * machine.ranks
+        """By rank, when its lock is free again."""
         self.events: list[tuple[float, int]] = []  # (time, task that ends) or (time, ~transfer that ends)
         self.touched: list[_Group] = []
         self.ports = _Ports(machine.nodes)
@@ -472,8 +475,12 @@ class Simulation:
         self._start(index, seconds)
 
     def _start(self, index: int, seconds: float) -> None:
-        self.start[index] = self.now
-        end = self.end[index] = self.now + seconds
+        start = self.now
+        if self.machine.dispatch:
+            rank = self.worker[index] // self.machine.workers
+            start = self.unlocked[rank] = max(start, self.unlocked[rank]) + self.machine.dispatch
+        self.start[index] = start
+        end = self.end[index] = start + seconds
         heapq.heappush(self.events, (end, index))
 
     # ------------------------------------------------------------ what happened

@@ -569,9 +569,12 @@ def test_a_rank_that_is_killed_leaves_a_checkpoint_and_the_call_begins_again_its
     pool = tw.mpi.Pool(2)  # that of a caller gives way to one that is kept
     mine = [pool.pids[:]]
     thread = kills(folder, 1, mine.pop)
-    found = tw.lu_factor(a, checkpoint=folder, pool=pool, restart=3, **{**how, "workers": None})
+    np.save(tmp_path / "a.npy", a)
+    files = {"a": tmp_path / "a.npy", "out": tmp_path / "F.npy"}  # out of core
+    found = tw.lu_factor(**files, checkpoint=folder, pool=pool, restart=3, **{**how, "workers": None})
     thread.join()
     np.testing.assert_array_equal(found.lu, tw.lu_factor(a, tile_size=30, update="tile").lu)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["F.npy", "a.npy", "other", "run"]
     assert pool.closed
 
 

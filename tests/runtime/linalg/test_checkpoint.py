@@ -19,6 +19,7 @@ from matrices import DTYPES, po_matrix, random_matrix
 import tilewright as tw
 from tilewright.linalg import slab_plan
 from tilewright.storage.checkpoint import Checkpoint, checksum
+from tilewright.storage.lines import Lines
 
 N, NB = 230, 32
 KILLS = int(os.environ.get("TILEWRIGHT_KILLS", "1"))
@@ -146,6 +147,30 @@ def test_matrices_of_any_shape_go_on(here, stops, shape):
         found = tw.lu_factor(a, checkpoint=folder, tile_size=NB, out=out, resume=True, overwrite_out=out is not None)
         wanted = tw.lu_factor(a, tile_size=NB, update="tile")
         assert np.array_equal(found.lu, wanted.lu) and np.array_equal(found.piv, wanted.piv)
+
+
+@CALLS
+def test_what_was_finished_before_the_disk_was_full_stays_and_is_gone_on_from(here, monkeypatch, call):
+    """The disk has room for some block columns, then for none, then again for all."""
+    a = matrix(call)
+    options = {"out": "L.npy", "checkpoint": "run", "tile_size": NB, "workers": 2, "memory": LEAST[call]}
+    write, room = Lines.write, [0.35 * a.nbytes]
+
+    def full(self, line, start, tiles):
+        room[0] -= sum(tile.nbytes for tile in tiles)
+        if room[0] < 0:
+            raise OSError(28, f"cannot write {self.name}: No space left on device")
+        write(self, line, start, tiles)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lines, "write", full)
+        with pytest.raises(OSError, match="cannot write .*: No space left on device") as error:
+            call(a, **options)
+    assert any("block columns are finished and stay in run" in note for note in error.value.__notes__)
+    assert not Path("L.npy").exists()
+    found, run = call(a, resume=True, return_run=True, **options)
+    same(found, plain(call, a))
+    assert sum(task.op.name == "commit" for task in run.graph) < 8
 
 
 def test_entries_are_kept_back_for_some_seconds_and_not_lost_where_a_run_stops(here, stops):

@@ -1,10 +1,13 @@
 """What a graph would take is said before anything runs, and is what it takes."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from matrices import random_matrix
 
 import tilewright as tw
+from tilewright.linalg import slab_plan
 
 NB = 128
 
@@ -40,3 +43,19 @@ def test_with_enough_memory_and_for_other_graphs_all_data_is_in_memory():
 def test_too_little_memory_says_the_least():
     with pytest.raises(MemoryError, match=r"memory=1000 bytes is too little .* the least is"):
         tw.plan(tw.cholesky_graph(nt=4), tile_size=NB, memory=1000)
+
+
+@pytest.mark.parametrize(("mt", "nt", "tree"), [(6, 5, "panel"), (5, 4, "greedy")])
+def test_a_qr_factorisation_through_pages_takes_what_was_planned(tmp_path, mt, nt, tree):
+    np.save(tmp_path / "a.npy", random_matrix(mt * NB, nt * NB))
+    graph = tw.qr_graph(mt, nt, tree)
+    with pytest.raises(MemoryError, match="the least is"):
+        tw.plan(graph, tile_size=NB, memory=1000, workers=2)
+    with patch.object(slab_plan, "_TASK", 0), patch.object(slab_plan, "_THREAD", 0):
+        memory = int(0.97 * tw.plan(graph, tile_size=NB).data)
+        plan = tw.plan(graph, tile_size=NB, memory=memory, workers=2)
+        how = {"tile_size": NB, "tree": tree, "memory": memory, "workers": 2, "return_run": True}
+        _, run = tw.qr(tmp_path / "a.npy", mode="r", out=tmp_path / "R.npy", **how)
+    assert plan.tasks == len(run.graph) and plan.memory == run.planned <= memory and plan.slabs == ()
+    assert (plan.read, plan.written) == (run.trace.facts["read"], run.trace.facts["written"])
+    assert "written" in str(plan) and plan.read > 0
