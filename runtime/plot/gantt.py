@@ -91,7 +91,7 @@ def _title(run: Run | Trace, trace: Trace) -> str:
     time = units(run)[1] if isinstance(run, Run) else seconds
     parts = [f"{drawn(trace.graph.name)}: {len(trace)} tasks, {time(trace.makespan)}"]
     if isinstance(run, Run):
-        if run.flops:
+        if run.rated:
             parts.append(f"{run.gflops:.4g} GFLOP/s")
         parts += [f"idle {run.idle:.1%}", drawn(f"{run.backend}, {run.scheduler}")]
     return "; ".join(parts)

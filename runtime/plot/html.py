@@ -328,7 +328,7 @@ def _run_facts(run: Run) -> dict[str, str]:
     work = lower.area if lower.work is None else lower.work
     unit = "" if units(run)[0] else f" {unit_name(run)}"
     facts = {
-        "makespan": t(run.makespan) + unit + (f", {run.gflops:.4g} GFLOP/s" if run.flops else ""),
+        "makespan": t(run.makespan) + unit + (f", {run.gflops:.4g} GFLOP/s" if run.rated else ""),
         "lower bounds": f"{t(lower.area)} area, {t(lower.critical_path)} critical path",
         "efficiency": f"{run.efficiency:.1%} = W/(p T), {run.of_bound:.1%} of the lower bound, idle {run.idle:.1%}",
         "chain": chain_facts(run) if run.makespan else "none",
@@ -460,6 +460,9 @@ def _picture(graph: TaskGraph, run: Run | None, limit: int | None = None) -> dic
                 picture["from"] = begun
                 took = f"{units(run)[1](begun)}{'' if units(run)[0] else f' {unit_name(run)}'}"
                 notes.append(f"The first step, {took} with its warm-up, is left of the chart: Show all.")
+                picture["verdict"] += (
+                    f" This counts the first step, {begun / run.makespan:.0%} of the run with its warm-up."
+                )
         if run.workers > _LANES:
             notes.append(f"Only the first {_LANES} of {run.workers:,} workers are drawn.")
         picture["note"] = " ".join(filter(None, notes))

@@ -107,6 +107,14 @@ class Run:
         return self.flops / self.makespan / 1e9 if self.makespan else 0.0
 
     @cached_property
+    def rated(self) -> bool:
+        """Whether at least half of the workers' time in tasks was in such with a formula: else `gflops` says little."""
+        tasks = self.graph.tasks
+        spans = [(record.end - record.start, self.task_flops(tasks[record.task]) > 0) for record in self.trace.records]
+        counted = sum(span for span, known in spans if known)
+        return counted > 0 and 2 * counted >= sum(span for span, _ in spans)
+
+    @cached_property
     def bounds(self) -> Bounds:
         """Lower bounds in seconds, from the measured durations: how short could a run of these tasks be?
 

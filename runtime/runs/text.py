@@ -38,7 +38,7 @@ def text(run: Run) -> str:
         *_wrapped("verdict", str(run.verdict)),
         f"  makespan       {time(run.makespan)}"
         + ("" if units(run)[0] else f" {unit_name(run)}")
-        + (f"   {run.gflops:.4g} GFLOP/s" if run.flops else ""),
+        + (f"   {run.gflops:.4g} GFLOP/s" if run.rated else ""),
         f"  lower bounds   {time(lower.area)} area, {time(lower.critical_path)} critical path",
         f"  efficiency     {run.efficiency:.1%} = W/(p T), {run.of_bound:.1%} of the lower bound, idle {run.idle:.1%}",
         *_idle(run),

@@ -1,12 +1,13 @@
 """run(): arguments, results, and graphs that run more than once or at the same time."""
 
+import dataclasses
 import threading
 
 import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright import RW, R, TaskGraph
+from tilewright import RW, R, TaskGraph, TaskRecord, Trace
 
 
 def axpy(x, y, alpha):
@@ -184,6 +185,17 @@ class TestRun:
         wide = tw.tiled_cholesky(np.eye(n, dtype=complex), tile_size=nb, return_run=True)[1]
         assert wide.flops == pytest.approx(4 * n**3 / 3)
         assert wide.gflops == pytest.approx(wide.flops / wide.makespan / 1e9)
+
+    @pytest.mark.parametrize(("counted", "others", "shown"), [(9.0, 1.0, True), (5.0, 5.0, True), (1.0, 9.0, False)])
+    def test_a_rate_is_printed_where_most_time_was_in_tasks_whose_flops_are_known(self, counted, others, shown):
+        g = TaskGraph()
+        x, y = g.handle("x"), g.handle("y")
+        g.insert(tw.Op("known", axpy, flops=lambda *shapes: 6), R(x), RW(y), 1.0)
+        g.insert(axpy, R(x), RW(y), 1.0)
+        run = tw.run(g, data(), backend="serial")
+        records = [TaskRecord(0, 0, 0.0, counted), TaskRecord(1, 0, counted, counted + others)]
+        run = dataclasses.replace(run, trace=Trace(g, 1, records))
+        assert (run.rated, "GFLOP/s" in str(run).partition("lower bounds")[0]) == (shown, shown)
 
     def test_bounds_are_below_the_makespan_and_idle_is_a_share(self):
         run = tw.tiled_cholesky(np.eye(60), tile_size=10, workers=2, return_run=True)[1]

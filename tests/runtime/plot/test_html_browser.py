@@ -767,6 +767,8 @@ def test_a_training_is_shown_as_phases_and_its_warm_up_left_out(show):
     assert page.evaluate("panels[0].d.from") == first
     assert page.evaluate("panels[0].gantt.X(panels[0].d.from)") == pytest.approx(64)
     assert "is left of the chart: Show all." in page.locator(".note").inner_text()
+    counted = f"This counts the first step, {first / run.makespan:.0%} of the run with its warm-up."
+    assert page.locator(".verdict").inner_text().endswith(counted)
     page.locator("button.home").click()
     assert page.evaluate("panels[0].gantt.X(0)") == pytest.approx(64)
     totals = page.evaluate("panels[0].d.cost")
