@@ -164,7 +164,7 @@ def contention_study(
     >>> study = tw.contention_study(tw.cholesky_graph(nt=12), tile_sizes=[32, 256], workers=[1, 4, 16], dispatch=6e-6,
     ...                             machine=tw.Machine(gamma=1 / 30e9))
     >>> study.pays
-    {32: 1, 256: 16}
+    {32: 4, 256: 16}
     """
     if graph is None:
         graph = cholesky_graph(nt=32)

@@ -153,7 +153,7 @@ def test_matrices_of_any_shape_go_on(here, stops, shape):
 def test_what_was_finished_before_the_disk_was_full_stays_and_is_gone_on_from(here, monkeypatch, call):
     """The disk has room for some block columns, then for none, then again for all."""
     a = matrix(call)
-    options = {"out": "L.npy", "checkpoint": "run", "tile_size": NB, "workers": 2, "memory": LEAST[call]}
+    options = {"out": "L.npy", "checkpoint": "run", "tile_size": NB, "workers": 1, "memory": LEAST[call]}
     write, room = Lines.write, [0.35 * a.nbytes]
 
     def full(self, line, start, tiles):

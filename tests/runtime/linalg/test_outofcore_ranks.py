@@ -236,14 +236,13 @@ def test_no_rank_grows_by_more_than_its_memory(here, pool, monkeypatch, call):
     how = {"tile_size": nb, "backend": "mpi", "overwrite_out": True}
     how["out"] = ("Q.npy", "R.npy") if call == "qr" else "F.npy"
     grown = {}
-    for n in (256, 800, 1100, 1500):
+    for n in (1500, 800, 1100, 1500):
         a = np.random.default_rng(0).standard_normal((n, n)) + np.diag([3.0 * n] * n)
         np.save("a.npy", np.tril(a) + np.tril(a, -1).T)
         cap = max(a.nbytes // 4, least(routine, "a.npy", **how))
         *_, run = routine("a.npy", **how, memory=cap, return_run=True)
         assert run.planned <= cap
-        grown[n] = run.measured / cap
-    del grown[256]
+        grown[n] = run.measured / cap  # the first is forgotten: libraries take their buffers, of many sizes, once
     assert max(grown.values()) <= 1, grown
 
 
