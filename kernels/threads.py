@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from tilewright.kernels import blas, choice
+from tilewright.kernels import blas, choice, loaded
 from tilewright.kernels.blas import Setting
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class limits:  # noqa: N801 - used like a function
     A library with a setting per thread needs nothing here, as `task_threads` in each worker does it. The pools of
     others are process-wide: they are held at one thread while such a run lasts, and the last of several runs
     restores what the user had. ``functions`` says that tasks are Python functions, which may call any library: then
-    all that are loaded are held, also those that we did not load. To find these takes a millisecond.
+    all that are loaded are held, also those that we did not load.
 
     A class of its own rather than a generator: around one small matrix a generator took as long as LAPACK.
     """
@@ -53,13 +53,11 @@ class limits:  # noqa: N801 - used like a function
             if settings:
                 _hold(settings, None)
             return
-        from threadpoolctl import ThreadpoolController
-
-        controller = ThreadpoolController()
-        paths = [pool["filepath"] for pool in controller.select(internal_api="openblas").info()]
-        _hold([blas.openblas_threads(path) for path in paths], controller)
+        found = loaded.controller()
+        paths = [library.filepath for library in found.select(internal_api="openblas").lib_controllers]
+        _hold([blas.openblas_threads(path) for path in paths], found)
         try:
-            self.openmp = controller.select(internal_api="openmp").limit(limits=1)  # a setting of the calling thread
+            self.openmp = found.select(internal_api="openmp").limit(limits=1)  # a setting of the calling thread
         except BaseException:
             _leave()
             raise
@@ -160,10 +158,8 @@ class task_threads:  # noqa: N801
         self.before = _set(_settings()[1], count)
         self.openmp: contextlib.AbstractContextManager[Any] | None = None
         if count != 1:
-            from threadpoolctl import ThreadpoolController
-
             try:
-                self.openmp = ThreadpoolController().select(internal_api="openmp").limit(limits=count)
+                self.openmp = loaded.controller().select(internal_api="openmp").limit(limits=count)
             except BaseException:
                 _restore(self.before)
                 raise
