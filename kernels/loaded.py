@@ -37,12 +37,14 @@ class _Object(ctypes.Structure):
 _Seen = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Object), ctypes.c_size_t, ctypes.POINTER(ctypes.c_ulonglong))
 
 
-@_Seen
 def _first(item: Any, size: int, counts: Any) -> int:
     """Take the two numbers from the first object, and ask for no other."""
     if size >= ctypes.sizeof(_Object):
         counts[0], counts[1] = item.contents.adds, item.contents.subs
     return 1
+
+
+_FIRST = _Seen(_first)
 
 
 @cache
@@ -61,7 +63,7 @@ def changes() -> tuple[int, int] | None:
     if (walk := _walk()) is None:
         return None
     counts = (ctypes.c_ulonglong * 2)()
-    walk(_first, counts)
+    walk(_FIRST, counts)
     return (counts[0], counts[1]) if counts[0] else None
 
 
