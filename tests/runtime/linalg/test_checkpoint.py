@@ -154,7 +154,7 @@ def test_what_was_finished_before_the_disk_was_full_stays_and_is_gone_on_from(he
     """The disk has room for some block columns, then for none, then again for all."""
     a = matrix(call)
     options = {"out": "L.npy", "checkpoint": "run", "tile_size": NB, "workers": 1, "memory": LEAST[call]}
-    write, room = Lines.write, [0.35 * a.nbytes]
+    write, room = Lines.write, [0.5 * a.nbytes]
 
     def full(self, line, start, tiles):
         room[0] -= sum(tile.nbytes for tile in tiles)
