@@ -60,12 +60,6 @@ def plain(call, a, nb=NB):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def stops(monkeypatch):
     """``stops(k)``: the run ends with an exception when block column k is to be noted."""
     add = Checkpoint.add

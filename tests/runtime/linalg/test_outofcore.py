@@ -39,12 +39,6 @@ def quarter(plan, *sizes, workers=2):
     return int(max(found.data / 4, least))
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def left(folder):
     return sorted(os.listdir(folder))
 

@@ -33,12 +33,6 @@ def small_tiles_cost_nothing(monkeypatch):
     monkeypatch.setattr(slab_plan, "_THREAD", 0)
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def left(folder):
     return sorted(os.listdir(folder))
 
