@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tilewright.backends.mpi.pool import Pool
     from tilewright.backends.simulate import Noise
     from tilewright.distribution import Distribution
-    from tilewright.graph import Handle
     from tilewright.machine import Machine
     from tilewright.precision import PrecisionMap
     from tilewright.runs.progress import ProgressOption
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
     from tilewright.storage.function import TileFunction
     from tilewright.tiles import TiledMatrix
 
-__all__ = ["ArrayLike", "Chunked", "K", "Matrix", "OnDisk", "Stored", "T", "Tensor", "V"]
+__all__ = ["ArrayLike", "C", "Chunked", "K", "Matrix", "OnDisk", "Out", "Sparse", "Stored", "T", "Tensor"]
 
-# ------------------------------------------------------------------ arrays: by what they can do, as none has to be there
+# ------------------------------------------------------------------ arrays, by what they can do: torch may be missing
 
 
 class Tensor(Protocol):
@@ -57,6 +56,12 @@ class SupportsDLPack(Protocol):
     def __dlpack_device__(self) -> Any: ...
 
 
+class Sparse(Protocol):
+    """A sparse matrix or array of SciPy."""
+
+    def tocsr(self) -> Any: ...
+
+
 class OnDisk(Protocol):
     """A memory map, or an array of zarr or h5py: a slice of it is an array."""
 
@@ -74,8 +79,11 @@ ArrayLike: TypeAlias = "_Entry | Sequence[_Entry] | Sequence[Sequence[_Entry]] |
 Matrix: TypeAlias = "ArrayLike | TiledMatrix | Tensor | Chunked"
 """Whatever calls take as a matrix or vector in memory."""
 
-Stored: TypeAlias = "str | Path | TileFunction | OnDisk"
-"""A matrix outside of memory, and where one goes."""
+Stored: TypeAlias = "str | Path | TileFunction"
+"""A matrix outside of memory; or an array of zarr or h5py, which is `ArrayLike` as well."""
+
+Out: TypeAlias = "str | Path | OnDisk"
+"""Where a matrix outside of memory goes."""
 
 K = TypeVar("K", bound="TiledMatrix | Tensor | Chunked")
 """A kind that comes back as it is."""
@@ -86,18 +94,14 @@ C = TypeVar("C", bound="Tensor | Chunked")
 T = TypeVar("T", bound="Tensor")
 """As `K`, of calls that make arrays of all else."""
 
-V = TypeVar("V")
-"""What vectors of eigenvalues or singular values are in: the kind of the matrix."""
-
 # ------------------------------------------------------------------ keywords
 
 
-class EngineOptions(TypedDict, total=False):
-    """Options of the engines, of all together: which has which is said when a call is made."""
+class Engines(TypedDict, total=False):
+    """Options of all engines together, but for those below: which has which is said when a call is made."""
 
     devices: str | Sequence[Any] | None
     pin: str | None
-    machine: Machine | None
     owner: Distribution | Callable[..., int] | Mapping[Any, Any] | None
     broadcast: str | None
     noise: Noise
@@ -110,20 +114,36 @@ class EngineOptions(TypedDict, total=False):
     window: int | None
     synchronous: bool | None
     client: Any  # of Dask, as above
-    mode: str | None
     timeout: float | None
     overheads: Sequence[float] | None
 
 
-class Tiles(EngineOptions, total=False):
-    """Of calls that run a graph."""
+class EngineOptions(Engines, total=False):
+    """Those of `run`, which has a ``machine`` of its own."""
 
+    mode: str | None
+
+
+class _Graphs(TypedDict, total=False):
+    """Of calls that make their graph and run it."""
+
+    machine: Machine | None  # of engine simulate
     tile_size: int | None
     scheduler: str | Policy
     workers: int | None
 
 
-class Plain(Tiles, total=False):
+class _Kept(TypedDict, total=False):
+    """Of those that can be killed and go on."""
+
+    memory: int | str | None
+    checkpoint: str | Path | None
+    resume: bool
+    every: float
+    restart: int
+
+
+class Plain(EngineOptions, _Graphs, total=False):
     """Of those that show no progress."""
 
     backend: str | None
@@ -135,21 +155,15 @@ class Options(Plain, total=False):
     progress: ProgressOption
 
 
-class ThreadsOptions(Tiles, total=False):
+class ThreadsOptions(EngineOptions, _Graphs, total=False):
     """Of those whose engine is threads where none is named."""
 
     backend: str
     progress: ProgressOption
 
 
-class Checkpoints(Options, total=False):
-    """Of those that can be killed and go on."""
-
-    memory: int | str | None
-    checkpoint: str | Path | None
-    resume: bool
-    every: float
-    restart: int
+class Checkpoints(Options, _Kept, total=False):
+    """Of factorisations."""
 
 
 class CholeskyOptions(Checkpoints, total=False):
@@ -210,14 +224,22 @@ class LstsqOptions(CheckedOptions, total=False):
     tree: Any  # a name, a tuple or a list of eliminations
 
 
-class QRFactorOptions(Checkpoints, total=False):
-    tree: Any
+class _QR(TypedDict, total=False):
+    tree: Any  # a name, a tuple or a list of eliminations
     positive: bool
     overwrite_a: bool
     check_finite: bool
 
 
-class QROptions(QRFactorOptions, total=False):
+class QRFactorOptions(Checkpoints, _QR, total=False):
+    pass
+
+
+class QROptions(Engines, _Graphs, _Kept, _QR, total=False):
+    """Without the ``mode`` of Dask, which is another thing here."""
+
+    backend: str | None
+    progress: ProgressOption
     overwrite_out: bool
 
 
@@ -275,10 +297,19 @@ class LUOptions(Checkpoints, total=False):
     overwrite_out: bool
 
 
-class LUWayOptions(LUOptions, total=False):
-    """What `lu`, `det`, `slogdet` and `cond` hand on to `lu_factor`."""
+class DetOptions(Options, total=False):
+    """What `det` and `slogdet` hand on to it."""
 
-    out: Stored | None
+    pivoting: str | None
+    update: str | None
+    panel: str | None
+    threshold: float | None
+
+
+class LUWayOptions(LUOptions, total=False):
+    """What `lu` hands on to it."""
+
+    out: Out | None
 
 
 class InvOptions(Plain, total=False):

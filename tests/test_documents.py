@@ -6,6 +6,7 @@ The convention, for those who write documents; each ```` ```python ```` block ha
   The blocks of one file run in order and share their names; the working folder is empty and temporary. In the README
   none of that is at hand: each block runs as it is pasted.
 - ``<!-- runs with: A = spd(96); nt = 4 -->`` first executes that, for what the reader is assumed to have.
+- ``<!-- runs on the CPU with: ... -->``: so is this, with "cpu" for "cuda".
 - ``<!-- not run: why -->``: it is only compiled. It needs a GPU, a cluster or minutes.
 - A block with ``>>>`` is a doctest: its output is compared.
 - Every ``$ tilewright ...`` line of a ```` ```console ```` block must be a command that exists, with options it has.
@@ -35,10 +36,8 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-BLOCK = re.compile(
-    r"^(?P<indent> *)(?:<!-- (?P<mark>[^\n]*?) -->\n *)?```python\n(?P<code>.*?)^ *```$", re.M | re.S
-)
-MARK = re.compile(r"runs(?: with: (?P<setup>.+))?|not run: (?P<why>.+)")
+BLOCK = re.compile(r"^(?P<indent> *)(?:<!-- (?P<mark>[^\n]*?) -->\n *)?```python\n(?P<code>.*?)^ *```$", re.M | re.S)
+MARK = re.compile(r"runs(?P<cpu> on the CPU)?(?: with: (?P<setup>.+))?|not run: (?P<why>.+)")
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.M | re.S)
 TEST = re.compile(r"`(test_\w+)(\.\.\.)?`")
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
@@ -60,7 +59,11 @@ def blocks(document):
 
 def running(document):
     """(line, setup, code) of those that run."""
-    return [(line, said["setup"] or "", code) for line, said, code in blocks(document) if said and not said["why"]]
+    found = [(line, said, code) for line, said, code in blocks(document) if said and not said["why"]]
+    return [
+        (line, said["setup"] or "", code.replace('"cuda"', '"cpu"') if said["cpu"] else code)
+        for line, said, code in found
+    ]
 
 
 def name(document):
