@@ -586,6 +586,14 @@ class TaskGraph:
         them: see `tilewright.passes.loops`."""
         return range(*bounds)
 
+    def least(self, *of: int) -> int:
+        """Python's ``min``, for where a `range` stops."""
+        return min(of)
+
+    def value(self, function: Callable[..., T], *arguments: Any) -> T:
+        """``function(*arguments)``, for ops and parameters that depend on indices of `range`."""
+        return function(*arguments)
+
     def insert(
         self,
         op: Op | Callable[..., Any],
@@ -669,6 +677,19 @@ class TaskGraph:
         task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority, groups, label)
         self.tasks.append(task)
         return task
+
+    def append_call(
+        self,
+        op: Op,
+        uses: tuple[Use, ...],
+        params: tuple[Any, ...],
+        on: Hashable,
+        priority: float,
+        groups: tuple[int, ...],
+        label: tuple[object, ...] | None,
+    ) -> Task:
+        """`insert` for passes, which have the fields of a `Task` that was checked."""
+        return self._append(op, uses, params, on, priority, groups, label)
 
     def insert_again(
         self, task: Task, op: Op | None = None, uses: Sequence[Use] | None = None, on: Hashable = None

@@ -13,6 +13,7 @@ import numpy as np
 
 from tilewright.arguments import is_chunked, is_tensor, like
 from tilewright.backends import check_call
+from tilewright.builder import graph_builder
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.host.memory import room
@@ -61,8 +62,9 @@ _FED_BY_ONE = 16  # workers that panels of one task keep busy
 # ------------------------------------------------------------------ graphs
 
 
-@lru_cache(maxsize=32)
+@graph_builder(lambda shape, nb, pivoting, *_: f"lu {shape[0]} x {shape[1]} tile_size={nb} {pivoting}", cache=32)
 def _factor_graph(
+    g: TaskGraph,
     shape: tuple[int, int],
     nb: int,
     pivoting: str,
@@ -74,28 +76,26 @@ def _factor_graph(
     leaf: int = 1,
     panel: str = "single",
     threshold: float = 1.0,
-) -> TaskGraph:
+) -> None:
     """The graph behind `lu_factor`: tiles are copied and measured, then factored; ``D[k]`` is the diagonal of U."""
     m, n = shape
     mt, nt = -(-m // nb), -(-n // nb)
-    g = TaskGraph(f"lu {m} x {n} tile_size={nb} {pivoting}")
     A, S = g.handles("A"), g.handles("S")
     sizes = lambda i, j: (1, 1 + min(nb, n - j * nb) + min(nb, m - i * nb))  # noqa: E731
     M = g.handles("M", shape=sizes, dtype="float64", keep=True)
-    for j in range(nt):
-        for i in range(mt):
+    for j in g.range(nt):
+        for i in g.range(mt):
             if in_place and check:
                 g.insert(gauge, R(A[i, j]), W(M[i, j]), check)
             elif not in_place:
                 g.insert(gauge, R(S[i, j]), W(M[i, j]), W(A[i, j]), check)
     insert_lu(g, A, mt, nt, pivoting, update, ranks, leaf, shape, nb, dtype, panel, threshold)
     D = g.handles("D", shape=lambda k: min(m - k * nb, n - k * nb, nb), dtype=dtype, keep=True)
-    for k in range(min(mt, nt)):
+    for k in g.range(min(mt, nt)):
         g.insert(diag, R(A[k, k]), W(D[k]))
     if has_closed_form(pivoting, ranks):
-        g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update, panel)
-    g.recipe = _factor_graph, (shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf, panel, threshold)
-    return g
+        updates = update if ranks == 1 else "tile"
+        g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, updates, panel)
 
 
 @lru_cache(maxsize=32)

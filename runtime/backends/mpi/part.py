@@ -73,8 +73,7 @@ def run_part(
         policy = find_policy(scheduler)
         policy.prepare(part.graph, Machine(workers=workers))
         spare = spare or Spare()
-        if isinstance(graph, TaskGraph):
-            provide(graph, store)
+        provide(graph if isinstance(graph, TaskGraph) else part.graph, store)
         rooms = _rooms(plan, comm.rank, store, spare, shared=deliver)
         program = Program(part.graph, store)
         pickled = _pickled(graph, store) if isinstance(graph, TaskGraph) and plan.messages else {}

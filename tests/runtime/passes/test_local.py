@@ -8,8 +8,9 @@ from tilewright import RW, R, TaskGraph, W
 from tilewright.builder import graph_builder
 from tilewright.distribution import RowBlocks, SymmetricBlockCyclic
 from tilewright.linalg.cholesky import bottom_level, cholesky
+from tilewright.linalg.lu import _factor_graph
 from tilewright.linalg.triangle import triangle_graph, turned_graph
-from tilewright.ops import copy, gemm, potrf, syrk, trsm
+from tilewright.ops import copy, gemm, getrf, potrf, syrk, trsm
 from tilewright.passes.local import LocalPlan
 from tilewright.passes.loops import NotALoop, nest_of, record
 from tilewright.passes.messages import MessagePlan
@@ -34,7 +35,7 @@ GRAPHS = {
 
 def calls(part):
     return [
-        (task.op, task.uses, task.params, task.predecessors, task.priority, origin)
+        (task.op, task.uses, task.groups, task.params, task.place, task.predecessors, task.priority, origin)
         for task, origin in zip(part.graph, part.origin, strict=True)
     ]
 
@@ -48,6 +49,7 @@ def compare(graph, rule, ranks, levels=True):
         mine, whole = local.part(rank), plan.part(rank)
         assert calls(mine) == calls(whole)
         assert mine.graph.name == whole.graph.name
+        assert mine.graph.rooms.keys() == whole.graph.rooms.keys()
         if graph.closed_form is not None:
             assert mine.graph.bottom_levels() == whole.graph.bottom_levels()
         assert local.messages == [m for m in plan.messages if rank in (m.source, m.destination)]
@@ -63,6 +65,22 @@ def test_parts_are_those_of_the_flat_plan(kind, rule):
         compare(GRAPHS[kind](nt), rule, rule.ranks)
 
 
+LU = {
+    "bare": lambda m, n, P: tw.lu_graph(-(-m // 4), -(-n // 4), ranks=P),
+    "by columns": lambda m, n, P: tw.lu_graph(-(-m // 4), -(-n // 4), "threshold", "column"),
+    "none": lambda m, n, P: tw.lu_graph(-(-m // 4), -(-n // 4), "none"),
+    "factor": lambda m, n, P: _factor_graph((m, n), 4, "partial", "tile", False, True, "float64", P),
+}
+
+
+@pytest.mark.parametrize("kind", LU)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if isinstance(rule, tw.BlockCyclic)], ids=str)
+def test_parts_of_lu_are_those_of_the_flat_plan(kind, rule):
+    """Groups of tiles, with a stride where rows are dealt out; rooms, of which some have three indices."""
+    for m, n in ((0, 0), (3, 3), (10, 22), (22, 13)):
+        compare(LU[kind](m, n, rule.P), rule, rule.ranks)
+
+
 def test_more_ranks_than_the_rule_names_have_parts_without_tasks():
     compare(tw.cholesky_graph(4), tw.BlockCyclic(2, 2), 6)
 
@@ -74,7 +92,8 @@ def test_versions_that_go_along_trees_are_those_of_the_flat_plan():
 @graph_builder("odd nt={nt}")
 def odd_graph(g, nt):
     """What Cholesky has not: a vector, a handle without index, backward indices, a tile named twice, two writes, data of
-    the run that others read, tiles written and never read."""
+    the run that others read, tiles written and never read; groups, steps, rooms, ops and parameters that depend on
+    indices, tasks that run elsewhere than where they write."""
     A, x, s = g.handles("A"), g.handles("x"), g.handle("s")
     g.insert(potrf, RW(s))
     for k in g.range(nt):
@@ -86,6 +105,12 @@ def odd_graph(g, nt):
         g.insert(copy, R(s), W(x[k]))
     for k in g.range(1, nt):
         g.insert(copy, R(x[k - 1]), W(A[k, k]), "all", priority=2)
+    T = g.handles("T", shape=(2, 2), dtype=float)
+    for k in g.range(1, nt, 2):
+        block = [RW(A[i, j]) for i in g.range(k, nt) for j in g.range(g.least(k, 2))]
+        g.insert(g.value(getrf, nt - k), block, W(T[k, k, 0]), k, g.value(str, k), label=(k, "T"), on=A[k - 1, k])
+        for i in g.range(k, g.least(nt, k + 3)):
+            g.insert(gemm, [R(A[j, k]) for j in g.range(i, nt, 3)], R(x[0]), [], R(T[k, k, 0]), RW(A[i, i]))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -131,8 +156,27 @@ def leaving(g, nt):
 
 
 def stepping(g, nt):
-    for i in g.range(0, nt, 2):
+    for i in g.range(nt, 0, -2):
         g.insert(potrf, RW(g.handles("A")[i, i]))
+
+
+def empty_first(g, nt):
+    for k in g.range(nt):
+        g.insert(potrf, [RW(g.handles("A")[i, k]) for i in g.range(k + 1, nt)])
+
+
+def late(g, nt):
+    A = g.handles("A")
+    for i in g.range(nt):
+        g.insert(potrf, RW(A[i, i]))
+    g.insert(potrf, [RW(A[i, i])])
+
+
+def sums(g, nt):
+    A = g.handles("A")
+    for k in g.range(nt):
+        for i in g.range(nt):
+            g.insert(potrf, RW(A[i + k, i - k]))
 
 
 def calling(g, nt):
@@ -145,17 +189,14 @@ def placed(g, nt):
         g.insert(potrf, RW(g.handles("A")[i, i]), on=0)
 
 
-def with_rooms(g, nt):
-    for i in g.range(nt):
-        g.insert(potrf, W(g.handles("T", shape=(2, 2), dtype=float)[i]))
-
-
 def with_numbers(g, nt):
     for i in g.range(nt):
-        g.insert(potrf, RW(g.handles("A")[i, i]), i)
+        g.insert(potrf, RW(g.handles("A")[i, i]), priority=i)
 
 
-@pytest.mark.parametrize("loop", [plain, asking, leaving, stepping, calling, placed, with_rooms, with_numbers])
+@pytest.mark.parametrize(
+    "loop", [plain, asking, leaving, stepping, calling, placed, with_numbers, empty_first, late, sums]
+)
 def test_what_is_no_loop_over_tiles_is_not_recorded(loop):
     builder = graph_builder("loop")(loop)
     with pytest.raises(NotALoop):
