@@ -505,9 +505,9 @@ def bottom_level(
         swptrsm(k,j)  9 (j-k) + P(j)                   9 (t-k) - 6 for j >= t
         gemmn(i,j,k)  3 less than that                 6 (q-k) + what tile (i,j) begins with in step q = min(i,j)
 
-    Exchanges between ranks count as the substitution behind them, ``trsmn(k,j)``. Those of finished columns lead nowhere
-    and count 0; looking at a tile counts as the first task on it. The stages of a recursive panel of m tiles take
-    3/4 m + 7/2 together, 2 if m = 1, and each leads to all that follow.
+    Exchanges between ranks count as the substitution behind them, ``trsmn(k,j)``. Those of finished columns lead
+    nowhere and count 0; looking at a tile counts as the first task on it. The stages of a recursive panel of m tiles
+    take 3/4 m + 7/2 together, 2 if m = 1, and each leads to all that follow.
     """
     P = _panel_levels(mt, nt, pivoting, update, panel)
     t = min(mt, nt)
