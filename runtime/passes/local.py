@@ -31,7 +31,9 @@ from tilewright.passes.messages import DROP, RECEIVE, SEND, TREE, Message, Part
 
 __all__ = ["LocalPlan"]
 
-_CHUNK = 256  # tiles whose accesses are looked at together
+_CHUNK = 96  # tiles whose accesses are looked at together
+_READS, _WRITES, _NEVER = 1, 2, 1 << 40
+_KINDS = {Access.READ: _READS, Access.WRITE: _WRITES, Access.RW: _READS | _WRITES}
 
 
 class _Own(NamedTuple):
@@ -176,13 +178,13 @@ class LocalPlan:
             lengths.append(length)
         return _Own(statement, values, self.nest.numbers(statement, values, count), tiles, lengths)
 
-    def _accesses(self, tiles: Array) -> Array:
+    def _accesses(self, tiles: Array) -> tuple[Array, ...]:
         """All accesses to these tiles, by tile and then in program order.
 
-        Columns: which tile, task, place of its first access among its uses, of its first write, 1 if it reads, 1 if it
-        writes, rank.
+        Columns: which tile, task, place of its first access among its uses, of its first write, whether it reads,
+        whether it writes, rank.
         """
-        tables = []
+        found: list[tuple[Array, ...]] = []
         for statement in self.nest.statements:
             for member in statement.members:
                 which, values = self._among(statement, member, tiles)
@@ -194,28 +196,24 @@ class LocalPlan:
                 if place.min() < 0:
                     handle = next(iter(self._handles(by[place < 0][:1]).values()))
                     raise ValueError(f"owner of {handle} is not one of the ranks 0 to {self.ranks - 1}")
-                table = np.empty((count, 7), np.int64)
-                table[:, 0], table[:, 1] = which, self.nest.numbers(statement, values, count)
-                table[:, 2] = table[:, 3] = self.nest.places(statement, member, values, count)
-                table[:, 4], table[:, 5] = member.access is not Access.WRITE, member.access is not Access.READ
-                table[:, 6] = place
-                tables.append(table)
-        if not tables:
-            return np.zeros((0, 7), np.int64)
-        table = np.concatenate(tables)
-        table = table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
-        again = np.flatnonzero((table[1:, :2] == table[:-1, :2]).all(axis=1)) + 1
-        if not len(again):
-            return table
-        #   a task that names a tile twice reads it if one access does, and writes it if one does
-        first = np.ones(len(table), bool)
-        first[again] = False
-        starts = np.flatnonzero(first)
-        merged = table[starts]
-        merged[:, 3] = np.minimum.reduceat(np.where(table[:, 5] > 0, table[:, 3], 1 << 40), starts)
-        merged[:, 4] = np.maximum.reduceat(table[:, 4], starts)
-        merged[:, 5] = np.maximum.reduceat(table[:, 5], starts)
-        return merged
+                number = self.nest.numbers(statement, values, count)
+                use = self.nest.places(statement, member, values, count)
+                kind = np.full(count, _KINDS[member.access], np.int8)
+                found.append((which, number, use, kind, place))
+        if not found:
+            return (np.zeros(0, np.int64),) * 7
+        columns = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+        order = _in_order(*columns[:3])
+        which, task, use, kind, place = (column[order] for column in columns)
+        same = (which[1:] == which[:-1]) & (task[1:] == task[:-1])
+        written = use
+        if same.any():
+            #   a task that names a tile twice reads it if one access does, and writes it if one does
+            starts = np.flatnonzero(np.concatenate([[True], ~same]))
+            written = np.minimum.reduceat(np.where(kind & _WRITES, use, _NEVER), starts)
+            kind = np.bitwise_or.reduceat(kind, starts)
+            which, task, use, place = which[starts], task[starts], use[starts], place[starts]
+        return which, task, use, written, kind & _READS > 0, kind & _WRITES > 0, place
 
     def _look(self, tiles: Array) -> tuple[Array, Array]:
         """Messages of the versions of these tiles that this rank sends or receives, and where the tiles end.
@@ -224,33 +222,33 @@ class LocalPlan:
         one writer are ordered, position in the tree, and 1 + the last reader here if a copy is to be dropped after it.
         Of a tile: its number, the rank that makes its final value, or -1, the rank that keeps its place.
         """
-        table = self._accesses(tiles)
-        which, task, use, written, reads, writes, place = table.T
-        if not len(table):
+        which, task, use, written, reads, writes, place = self._accesses(tiles)
+        count = len(which)
+        if not count:
             return np.zeros((0, 10), np.int64), np.zeros((0, 3), np.int64)
         starts = np.flatnonzero(np.concatenate([[True], which[1:] != which[:-1]]))
-        lengths = np.diff(np.concatenate([starts, [len(table)]]))
+        lengths = np.diff(np.concatenate([starts, [count]]))
         through = np.cumsum(writes) - writes  # writes before
         version = through - np.repeat(through[starts], lengths)
         #   of each row: the row that wrote the version which it reads, -1 for the data of the run
-        rows = np.arange(len(table))
-        last = np.maximum.accumulate(np.where(writes > 0, rows, -1))
+        rows = np.arange(count)
+        last = np.maximum.accumulate(np.where(writes, rows, -1))
         before = np.concatenate([[-1], last[:-1]])
         begin = np.repeat(starts, lengths)
         writer = np.where(before >= begin, before, -1)
         source = np.where(writer >= 0, place[writer], self._home(tiles[which]))
         #   where tiles end
-        finals = np.where(version[starts + lengths - 1] + writes[starts + lengths - 1] > 0, 0, -1)
+        finals = np.where((version + writes)[starts + lengths - 1] > 0, 0, -1)
         end_writer = last[starts + lengths - 1]
         final_place = np.where(finals >= 0, place[np.maximum(end_writer, 0)], -1)
-        keeper = np.where(reads[starts] > 0, self._home(tiles[which[starts]]), final_place)
+        keeper = np.where(reads[starts], self._home(tiles[which[starts]]), final_place)
         ends = np.column_stack([tiles[which[starts]], final_place, keeper])
         #   readers elsewhere, one row for each (version, rank)
-        remote = np.flatnonzero((reads > 0) & (place != source))
+        remote = np.flatnonzero(reads & (place != source))
         if not len(remote):
             return np.zeros((0, 10), np.int64), ends
         key = begin[remote] + version[remote]  # one for each version: a tile has no more of them than rows
-        concerned = np.zeros(len(table) + 1, bool)
+        concerned = np.zeros(count + 1, bool)
         concerned[key[(place[remote] == self.rank) | (source[remote] == self.rank)]] = True
         remote = remote[concerned[key]]
         key = begin[remote] + version[remote]
@@ -279,11 +277,11 @@ class LocalPlan:
         initial = made < 0
         opened = begin[first]
         #   the task that makes the next version: the first write at or after the first read of this one
-        coming = np.where(writes > 0, rows, len(table))
+        coming = np.where(writes, rows, count)
         coming = np.minimum.accumulate(coming[::-1])[::-1]
         following = coming[first]
         inside = following < opened + np.repeat(lengths, lengths)[opened]
-        closed = np.where(inside, task[np.minimum(following, len(table) - 1)], -1)
+        closed = np.where(inside, task[np.minimum(following, count - 1)], -1)
         result = np.empty((len(mine), 10), np.int64)
         result[:, 0], result[:, 1] = sender[mine], place[first]
         result[:, 2], result[:, 3] = tiles[which[first]], version[first]
@@ -403,6 +401,14 @@ class LocalPlan:
         """See `MessagePlan.made_by`."""
         here = self._ends_at[self._ends_at[:, 1] == rank, 0]
         return [handle for handle in self._handles(here).values() if handle.name not in self.temporary]
+
+
+def _in_order(which: Array, task: Array, use: Array) -> Array:
+    """The order by tile, task and place."""
+    tasks, uses = int(task.max()) + 1, int(use.max()) + 1
+    if (int(which.max()) + 1) * tasks * uses < 1 << 62:  # one key is sorted much faster than three
+        return np.argsort((which * tasks + task) * uses + use)
+    return np.lexsort((use, task, which))
 
 
 def _two(rows: int = 1, columns: int = 1) -> tuple[int, int]:
