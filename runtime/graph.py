@@ -706,13 +706,17 @@ class TaskGraph:
         """To another process a graph goes as its recipe, where it has one, or with all its tasks."""
         if self.recipe is not None:
             return self.recipe
+        return _rebuilt, self.calls()
+
+    def calls(self) -> tuple[str, Packed, list[float] | None, set[str], dict[str, Room]]:
+        """The graph in few objects: name, tasks, levels if there is a closed form, temporary handles, rooms."""
         levels = self.bottom_levels() if self.closed_form is not None else None
         named: dict[str, list[Handle]] = {name: [] for name in self.rooms}
         for handle in self._state if named else ():
             if handle.name in named:
                 named[handle.name].append(handle)
         rooms = {name: room.settled(named[name]) for name, room in self.rooms.items()}
-        return _rebuilt, (self.name, _packed(self), levels, set(self.temporary), rooms)
+        return self.name, _packed(self), levels, set(self.temporary), rooms
 
     def __copy__(self) -> TaskGraph:
         """A graph of the same tasks, with the same layout, that can grow by itself."""
@@ -910,7 +914,7 @@ class TaskGraph:
         return self.to_svg() if len(self) <= upstairs("plot.dag:LIMIT") else None
 
 
-class _Packed(NamedTuple):
+class Packed(NamedTuple):
     """The calls of a graph in few objects: 10^5 tasks of a graph travel as five strings of numbers."""
 
     names: list[str]
@@ -919,17 +923,19 @@ class _Packed(NamedTuple):
     """By handle: its name's number, how many indices it has; and all indices."""
     ops: list[Op]
     tasks: tuple[Any, Any, Any]
-    """By task: its op's number, how many uses it has; and all uses, 3 times the handle's number plus the access's."""
+    """By task: its op's number, how many uses it has; and all uses, 3 times the handle's number plus the access's in
+    `ACCESSES`."""
     others: dict[int, tuple[Any, ...]]
     """Of tasks that have them: params, on, priority, groups and label."""
 
 
-_ACCESSES = (_READ, _WRITE, _RW)
+ACCESSES = (_READ, _WRITE, _RW)
+"""By the numbers that stand for them in arrays."""
 
 _USUAL = ((), None, 0, (), None)
 
 
-def _packed(graph: TaskGraph) -> _Packed:
+def _packed(graph: TaskGraph) -> Packed:
     names: dict[str, int] = {}
     families = [names.setdefault(handle.name, len(names)) for handle in graph._state]
     lengths = [len(handle.index) for handle in graph._state]
@@ -953,7 +959,7 @@ def _packed(graph: TaskGraph) -> _Packed:
         if task.params or task.groups or task.on is not None or task.priority or task.place is not None:
             others[task.index] = task.params, task.on, task.priority, task.groups, task.place
     counts = [len(task.uses) for task in graph.tasks]
-    return _Packed(
+    return Packed(
         list(names),
         (_dense(families), _dense(lengths), _dense(indices)),
         known,
@@ -975,7 +981,7 @@ def _dense(numbers: list[int]) -> Any:
 
 
 def _rebuilt(
-    name: str, packed: _Packed, levels: list[float] | None, temporary: set[str], rooms: dict[str, Room]
+    name: str, packed: Packed, levels: list[float] | None, temporary: set[str], rooms: dict[str, Room]
 ) -> TaskGraph:
     """The graph of these calls."""
     graph = TaskGraph(name)
@@ -992,7 +998,7 @@ def _rebuilt(
         for code in islice(rest, count):
             use = known.get(code)
             if use is None:
-                use = known[code] = Use(handles[code // 3], _ACCESSES[code % 3])
+                use = known[code] = Use(handles[code // 3], ACCESSES[code % 3])
             uses.append(use)
         params, on, priority, groups, label = others.get(index, _USUAL)
         if params:  # a graph has arrays of its own

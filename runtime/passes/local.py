@@ -7,32 +7,28 @@ access a tile in closed form, so this takes
 
 1. the tasks that write where the rank owns;
 2. the tiles that these access, and what else the rank owns;
-3. all accesses to those tiles, in program order, which give versions, readers and messages as in the flat plan.
-
-Tags count the messages of a pair of ranks, all of which both know. So parts made on their own fit together, and each
-has the tasks, messages and order that the flat plan has: `tests/runtime/passes/test_local.py`.
+3. all accesses to those tiles, in program order, of which `tilewright.passes.one_rank` makes the part.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tilewright.distribution import Distribution
-from tilewright.graph import RW, Access, Handle, R, TaskGraph, Use, W
+from tilewright.graph import Access, Handle, TaskGraph, Use
 from tilewright.host.garbage import uncollected
-from tilewright.passes.loops import Array, Member, Nest, Statement, listed
-from tilewright.passes.messages import DROP, RECEIVE, SEND, TREE, Message, Part
+from tilewright.passes.loops import Member, Nest, Statement, listed
+from tilewright.passes.one_rank import Array, OneRank
 
 __all__ = ["LocalPlan"]
 
 _CHUNK = 96  # tiles whose accesses are looked at together
-_READS, _WRITES, _NEVER = 1, 2, 1 << 40
+_READS, _WRITES = 1, 2
 _KINDS = {Access.READ: _READS, Access.WRITE: _WRITES, Access.RW: _READS | _WRITES}
 
 
@@ -50,7 +46,7 @@ class _Own(NamedTuple):
     """By member and task, how many."""
 
 
-class LocalPlan:
+class LocalPlan(OneRank):
     """The part of one rank, and what else an engine asks a `MessagePlan` about it.
 
     Parameters
@@ -74,8 +70,8 @@ class LocalPlan:
     """
 
     def __init__(self, nest: Nest, ranks: int, rank: int, owner: Distribution) -> None:
-        self.nest, self.ranks, self.rank = nest, ranks, rank
-        self.temporary = nest.temporary
+        super().__init__(nest.name, nest.tasks, nest.rooms, nest.temporary, ranks, rank)
+        self.nest = nest
         self.names = list(nest.widest)
         self._shapes = [tuple(extents) for extents in nest.widest.values()]
         sizes = [math.prod(shape) for shape in self._shapes]
@@ -87,11 +83,6 @@ class LocalPlan:
         self._inner = np.array([math.prod(shape[2:]) for shape in self._shapes], np.int64)
         with uncollected():
             self._plan()
-
-    @property
-    def tasks(self) -> int:
-        """Of the whole graph."""
-        return self.nest.tasks
 
     # ------------------------------------------------------------ tiles by number
 
@@ -153,11 +144,7 @@ class LocalPlan:
             self._own.append(own)
             seen += map(np.unique, own.tiles)
         tiles = np.unique(np.concatenate(seen))
-        found = [self._look(tiles[start : start + _CHUNK]) for start in range(0, len(tiles), _CHUNK)]
-        rows = np.concatenate([table for table, _ in found]) if found else np.zeros((0, 10), np.int64)
-        self._ends_at = np.concatenate([ends for _, ends in found]) if found else np.zeros((0, 3), np.int64)
-        #   by writer, then the order in which versions are made, then along the tree
-        self._rows = rows[np.lexsort((rows[:, 8], rows[:, 7], rows[:, 6], rows[:, 4]))]
+        self._survey(tiles[start : start + _CHUNK] for start in range(0, len(tiles), _CHUNK))
 
     def _of(self, statement: Statement, values: dict[int, Array], count: int) -> _Own:
         """The tasks of a statement at these of the loop indices, and the tiles that they use."""
@@ -179,11 +166,6 @@ class LocalPlan:
         return _Own(statement, values, self.nest.numbers(statement, values, count), tiles, lengths)
 
     def _accesses(self, tiles: Array) -> tuple[Array, ...]:
-        """All accesses to these tiles, by tile and then in program order.
-
-        Columns: which tile, task, place of its first access among its uses, of its first write, whether it reads,
-        whether it writes, rank.
-        """
         found: list[tuple[Array, ...]] = []
         for statement in self.nest.statements:
             for member in statement.members:
@@ -205,155 +187,26 @@ class LocalPlan:
         columns = [np.concatenate(parts) for parts in zip(*found, strict=True)]
         order = _in_order(*columns[:3])
         which, task, use, kind, place = (column[order] for column in columns)
-        same = (which[1:] == which[:-1]) & (task[1:] == task[:-1])
-        written = use
-        if same.any():
-            #   a task that names a tile twice reads it if one access does, and writes it if one does
-            starts = np.flatnonzero(np.concatenate([[True], ~same]))
-            written = np.minimum.reduceat(np.where(kind & _WRITES, use, _NEVER), starts)
-            kind = np.bitwise_or.reduceat(kind, starts)
-            which, task, use, place = which[starts], task[starts], use[starts], place[starts]
-        return which, task, use, written, kind & _READS > 0, kind & _WRITES > 0, place
+        return self._once(which, task, use, kind & _READS > 0, kind & _WRITES > 0, place)
 
-    def _look(self, tiles: Array) -> tuple[Array, Array]:
-        """Messages of the versions of these tiles that this rank sends or receives, and where the tiles end.
+    # ------------------------------------------------------------ the part
 
-        Columns of a message: source, destination, tile, version, writer, reader, the two numbers by which versions of
-        one writer are ordered, position in the tree, and 1 + the last reader here if a copy is to be dropped after it.
-        Of a tile: its number, the rank that makes its final value, or -1, the rank that keeps its place.
-        """
-        which, task, use, written, reads, writes, place = self._accesses(tiles)
-        count = len(which)
-        if not count:
-            return np.zeros((0, 10), np.int64), np.zeros((0, 3), np.int64)
-        starts = np.flatnonzero(np.concatenate([[True], which[1:] != which[:-1]]))
-        lengths = np.diff(np.concatenate([starts, [count]]))
-        through = np.cumsum(writes) - writes  # writes before
-        version = through - np.repeat(through[starts], lengths)
-        #   of each row: the row that wrote the version which it reads, -1 for the data of the run
-        rows = np.arange(count)
-        last = np.maximum.accumulate(np.where(writes, rows, -1))
-        before = np.concatenate([[-1], last[:-1]])
-        begin = np.repeat(starts, lengths)
-        writer = np.where(before >= begin, before, -1)
-        source = np.where(writer >= 0, place[writer], self._home(tiles[which]))
-        #   where tiles end
-        finals = np.where((version + writes)[starts + lengths - 1] > 0, 0, -1)
-        end_writer = last[starts + lengths - 1]
-        final_place = np.where(finals >= 0, place[np.maximum(end_writer, 0)], -1)
-        keeper = np.where(reads[starts], self._home(tiles[which[starts]]), final_place)
-        ends = np.column_stack([tiles[which[starts]], final_place, keeper])
-        #   readers elsewhere, one row for each (version, rank)
-        remote = np.flatnonzero(reads & (place != source))
-        if not len(remote):
-            return np.zeros((0, 10), np.int64), ends
-        key = begin[remote] + version[remote]  # one for each version: a tile has no more of them than rows
-        concerned = np.zeros(count + 1, bool)
-        concerned[key[(place[remote] == self.rank) | (source[remote] == self.rank)]] = True
-        remote = remote[concerned[key]]
-        key = begin[remote] + version[remote]
-        if not len(remote):
-            return np.zeros((0, 10), np.int64), ends
-        pair = key * self.ranks + place[remote]
-        order = np.argsort(pair, kind="stable")  # rows of one version and rank stay in program order
-        remote, pair = remote[order], pair[order]
-        firsts = np.flatnonzero(np.concatenate([[True], pair[1:] != pair[:-1]]))
-        lasts = np.concatenate([firsts[1:], [len(pair)]]) - 1
-        first, final = remote[firsts], task[remote[lasts]]
-        key = begin[first] + version[first]
-        #   along the tree: in order of first need
-        order = np.lexsort((place[first], task[first], key))
-        first, final, key = first[order], final[order], key[order]
-        groups = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
-        sizes = np.diff(np.concatenate([groups, [len(key)]]))
-        position = np.arange(len(key)) - np.repeat(groups, sizes) + 1
-        above = position - (1 << (np.frexp(position)[1] - 1))  # without its highest bit
-        parent = np.where(np.repeat(sizes, sizes) < TREE, 0, above)
-        member = np.repeat(groups, sizes) + parent - 1
-        sender = np.where(parent > 0, place[first[np.maximum(member, 0)]], source[first])
-        mine = np.flatnonzero((sender == self.rank) | (place[first] == self.rank))
-        first, final, position = first[mine], final[mine], position[mine]
-        made = writer[first]
-        initial = made < 0
-        opened = begin[first]
-        #   the task that makes the next version: the first write at or after the first read of this one
-        coming = np.where(writes, rows, count)
-        coming = np.minimum.accumulate(coming[::-1])[::-1]
-        following = coming[first]
-        inside = following < opened + np.repeat(lengths, lengths)[opened]
-        closed = np.where(inside, task[np.minimum(following, count - 1)], -1)
-        result = np.empty((len(mine), 10), np.int64)
-        result[:, 0], result[:, 1] = sender[mine], place[first]
-        result[:, 2], result[:, 3] = tiles[which[first]], version[first]
-        result[:, 4] = np.where(initial, -1, task[made])
-        result[:, 5] = task[first]
-        result[:, 6] = np.where(initial, task[opened], written[made])
-        result[:, 7] = np.where(initial, use[opened], 0)
-        result[:, 8] = position
-        result[:, 9] = np.where((place[first] == self.rank) & (final != closed), final + 1, 0)
-        return result, ends
+    def _used(self) -> Iterable[Array]:
+        return (tiles for own in self._own for tiles in own.tiles)
 
-    # ------------------------------------------------------------ what engines ask
+    def _calls(self) -> tuple[Array, list[tuple[Any, ...]]]:
+        numbers = [own.numbers for own in self._own]
+        return np.concatenate([np.zeros(0, np.int64), *numbers]), [
+            call for own in self._own for call in self._of_own(own)
+        ]
 
-    @cached_property
-    def _known(self) -> dict[int, Handle]:
-        """Handles of the part by number of the tile."""
-        tiles = [tiles for own in self._own for tiles in own.tiles]
-        return self._handles(np.unique(np.concatenate([*tiles, self._rows[:, 2]])))
+    def _levels(self, graph: TaskGraph, origin: list[int]) -> list[float] | None:
+        by_formula = self.nest.levels
+        if by_formula is None:
+            return None
+        return [by_formula(task) if number >= 0 else 0.0 for task, number in zip(graph.tasks, origin, strict=True)]
 
-    @cached_property
-    def messages(self) -> list[Message]:
-        """Those of this rank, in the order of the whole plan."""
-        tags: dict[tuple[int, int], int] = {}
-        messages = []
-        for source, destination, tile, version, writer, reader in self._rows[:, :6].tolist():
-            tag = tags.get((source, destination), 0)
-            tags[source, destination] = tag + 1
-            handle = self._known[tile]
-            messages.append(Message(source, destination, handle, version, tag, writer, reader, False))
-        return messages
-
-    def part(self, rank: int) -> Part:
-        """The part of ``rank``, which is this one."""
-        assert rank == self.rank
-        return self._part
-
-    @cached_property
-    def _part(self) -> Part:
-        RUNS, RECEIVES, SENDS, DROPS = range(4)
-        items: list[tuple[int, int, int, Any]] = []
-        with uncollected():
-            for own in self._own:
-                items += [
-                    (number, RUNS, 0, call) for number, call in zip(own.numbers.tolist(), self._calls(own), strict=True)
-                ]
-            for number, (message, drop) in enumerate(zip(self.messages, self._rows[:, 9].tolist(), strict=True)):
-                if message.source == self.rank:
-                    items.append((message.writer, SENDS, number, message))
-                else:
-                    items.append((message.writer, RECEIVES, number, message))
-                    if drop:
-                        items.append((drop - 1, DROPS, number, message))
-            items.sort(key=lambda item: item[:3])
-            graph = TaskGraph(f"{self.nest.name}, rank {self.rank} of {self.ranks}")
-            graph.temporary, graph.rooms = set(self.nest.temporary), dict(self.nest.rooms)
-            origin = []
-            for index, kind, _, item in items:
-                if kind == RUNS:
-                    graph.append_call(*item)
-                    origin.append(index)
-                else:
-                    op, use = {RECEIVES: (RECEIVE, W), SENDS: (SEND, R), DROPS: (DROP, RW)}[kind]
-                    graph.insert(op, use(item.handle), item)
-                    origin.append(-1)
-            if (by_formula := self.nest.levels) is not None:
-                levels = [
-                    by_formula(task) if number >= 0 else 0.0 for task, number in zip(graph.tasks, origin, strict=True)
-                ]
-                graph.closed_form = lambda task: levels[task.index]
-        return Part(graph, origin)
-
-    def _calls(self, own: _Own) -> Iterator[tuple[Any, ...]]:
+    def _of_own(self, own: _Own) -> Iterator[tuple[Any, ...]]:
         """What `TaskGraph.append_call` takes of each task."""
         statement, count = own.statement, len(own.numbers)
         known = self._known
@@ -382,25 +235,6 @@ class LocalPlan:
         labels = [None] * count if label is None else list(zip(*map(listed_here, label), strict=True))
         ops, priority = listed_here(statement.op), statement.priority
         return ((*call[:3], None, priority, *call[3:]) for call in zip(ops, used, params, groups, labels, strict=True))
-
-    def rooms(self, rank: int, places: Literal["own", "shared", "none"]) -> list[Handle]:
-        """See `MessagePlan.rooms`."""
-        if places == "own":
-            return []
-        keepers = dict(zip(self._ends_at[:, 0].tolist(), self._ends_at[:, 2].tolist(), strict=True))
-        keeper_of = {handle: keepers[tile] for tile, handle in self._known.items()}
-        rooms: dict[Handle, None] = {}
-        for task in self._part.graph.tasks:
-            if not task.op.external:
-                for handle, access in task.uses:
-                    if access is Access.WRITE and not (places == "shared" and keeper_of[handle] == rank):
-                        rooms[handle] = None
-        return list(rooms)
-
-    def made_by(self, rank: int) -> list[Handle]:
-        """See `MessagePlan.made_by`."""
-        here = self._ends_at[self._ends_at[:, 1] == rank, 0]
-        return [handle for handle in self._handles(here).values() if handle.name not in self.temporary]
 
 
 def _in_order(which: Array, task: Array, use: Array) -> Array:

@@ -1,16 +1,19 @@
 """A rank's part made from the loops alone is that of the flat plan: same tasks, messages, order, rooms and levels."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 import tilewright as tw
 from tilewright import RW, R, TaskGraph, W
 from tilewright.builder import graph_builder
-from tilewright.distribution import RowBlocks, SymmetricBlockCyclic
+from tilewright.distribution import RowBlocks, SymmetricBlockCyclic, by_handle, owners
 from tilewright.linalg.cholesky import bottom_level, cholesky
 from tilewright.linalg.lu import _factor_graph
 from tilewright.linalg.triangle import triangle_graph, turned_graph
 from tilewright.ops import copy, gemm, getrf, potrf, syrk, trsm
+from tilewright.passes.listed import ListedPlan, listed_graph
 from tilewright.passes.local import LocalPlan
 from tilewright.passes.loops import NotALoop, nest_of, record
 from tilewright.passes.messages import MessagePlan
@@ -35,17 +38,40 @@ GRAPHS = {
 
 def calls(part):
     return [
-        (task.op, task.uses, task.groups, task.params, task.place, task.predecessors, task.priority, origin)
+        (
+            task.op.name,
+            task.op.weight,
+            task.uses,
+            task.groups,
+            task.params,
+            task.place,
+            task.predecessors,
+            task.priority,
+            origin,
+        )
         for task, origin in zip(part.graph, part.origin, strict=True)
     ]
 
 
-def compare(graph, rule, ranks, levels=True):
+def compare(graph, rule, ranks):
     nest = record(*graph.recipe)
     assert nest.tasks == len(graph)
+    compare_plans(graph, rule, ranks, lambda rank: LocalPlan(nest, ranks, rank, rule))
+    compare_listed(graph, rule, ranks)
+
+
+def compare_listed(graph, rule, ranks):
+    listed = listed_graph(graph)
+    assert listed is not None
+    sent = pickle.loads(pickle.dumps(listed))
+    owner = by_handle(graph, owners(rule, ranks))
+    compare_plans(graph, rule, ranks, lambda rank: ListedPlan(sent, ranks, rank, owner))
+
+
+def compare_plans(graph, rule, ranks, made):
     plan = MessagePlan(graph, ranks, rule)
     for rank in range(ranks):
-        local = LocalPlan(nest, ranks, rank, rule)
+        local = made(rank)
         mine, whole = local.part(rank), plan.part(rank)
         assert calls(mine) == calls(whole)
         assert mine.graph.name == whole.graph.name
@@ -108,7 +134,7 @@ def odd_graph(g, nt):
     T = g.handles("T", shape=(2, 2), dtype=float)
     for k in g.range(1, nt, 2):
         block = [RW(A[i, j]) for i in g.range(k, nt) for j in g.range(g.least(k, 2))]
-        g.insert(g.value(getrf, nt - k), block, W(T[k, k, 0]), k, g.value(str, k), label=(k, "T"), on=A[k - 1, k])
+        g.insert(g.value(getrf, nt - k), block, W(T[k, k, 0]), k, g.value(str, k), label=(k, "T"), on=A[k, k])
         for i in g.range(k, g.least(nt, k + 3)):
             g.insert(gemm, [R(A[j, k]) for j in g.range(i, nt, 3)], R(x[0]), [], R(T[k, k, 0]), RW(A[i, i]))
 
