@@ -1,4 +1,5 @@
-"""A rank's part made from the loops alone is that of the flat plan: same tasks, messages, order, rooms and levels."""
+"""A rank's part made from the loops, or from arrays, is that of the flat plan: same tasks, messages, order, rooms and
+levels."""
 
 import pickle
 
@@ -12,7 +13,7 @@ from tilewright.distribution import RowBlocks, SymmetricBlockCyclic, by_handle, 
 from tilewright.linalg.cholesky import bottom_level, cholesky
 from tilewright.linalg.lu import _factor_graph
 from tilewright.linalg.triangle import triangle_graph, turned_graph
-from tilewright.ops import copy, gemm, getrf, potrf, syrk, trsm
+from tilewright.ops import convert, copy, gemm, getrf, potrf, syrk, trsm
 from tilewright.passes.listed import ListedPlan, listed_graph
 from tilewright.passes.local import LocalPlan
 from tilewright.passes.loops import NotALoop, nest_of, record
@@ -236,3 +237,25 @@ def test_a_graph_that_grew_behind_its_builder_has_no_loops():
     graph.insert(potrf, RW(graph.handles("A")[0, 0]))
     assert nest_of(graph) is None
     assert nest_of(TaskGraph()) is None
+
+
+def test_graphs_whose_plans_need_more_than_their_calls_are_not_listed():
+    graph = TaskGraph()
+    x, y = graph.handle("x"), graph.handle("y")
+    graph.insert(potrf, RW(x))
+    assert listed_graph(graph) is listed_graph(graph) is not None
+    graph.insert(potrf, RW(x), on=y)  # whose owner nobody is told
+    assert listed_graph(graph) is None
+    other = TaskGraph()
+    other.insert(convert, R(x), W(y))
+    assert listed_graph(other) is None
+
+
+def test_tasks_without_data_and_tasks_placed_by_number_are_listed():
+    graph = TaskGraph()
+    graph.insert(potrf)
+    graph.insert(potrf, R(graph.handle("x")), on=1)
+    graph.insert(potrf, W(graph.handle("x")), [R(graph.handle("z"))], 3, label=("a",))
+    compare_listed(graph, tw.BlockCyclic(1, 2), 2)
+    with pytest.raises(ValueError, match="task 1 is to run on 1, not on one of 1 ranks"):
+        ListedPlan(listed_graph(graph), 1, 0, (0, 0))
