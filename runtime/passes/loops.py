@@ -126,7 +126,7 @@ class Member(NamedTuple):
     """An access of a statement; or those of a group, at all turns of loops of its own."""
 
     name: str
-    index: tuple[Index, ...]
+    index: tuple[Index, ...]  # type: ignore[assignment] # as in Handle
     access: Access
     loops: tuple[Loop, ...]
     """Of the group, the outermost first."""
