@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from tilewright.arguments import LAPACK
+from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handles, R, Task, TaskGraph, W
 from tilewright.keywords import strict
 from tilewright.linalg.butterfly import insert_butterflies, meetings
@@ -336,13 +337,7 @@ def lu_graph(
         raise ValueError(f"pivoting='butterfly' is for square matrices, not for {mt} x {nt} tiles")
     if (count := task_count(mt, nt, pivoting, update, panel)) > _MOST_TASKS:
         raise ValueError(f"mt={mt}, nt={nt} make {count} tasks, more than a graph can hold; take larger tiles")
-    g = TaskGraph(f"lu mt={mt} nt={nt} {pivoting}")
-    insert_lu(g, g.handles("A"), mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, tau)
-    g.extents = {"A": (mt, nt)}
-    if has_closed_form(pivoting, ranks):
-        g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update, panel)
-    g.recipe = _lu_graph, (mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, threshold)
-    return g
+    return _lu_graph(mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, tau)
 
 
 def checked_threshold(threshold: Any, pivoting: str | None) -> float:
@@ -366,9 +361,29 @@ def _checked_shape(shape: Any) -> tuple[int, int]:
     return rows, columns
 
 
-def _lu_graph(mt: int, nt: int, pivoting: str, update: str, ranks: int, leaf: int, *rest: Any) -> TaskGraph:
-    names = ("shape", "tile_size", "dtype", "panel", "threshold")
-    return lu_graph(mt, nt, pivoting, update, ranks=ranks, leaf=leaf, **dict(zip(names, rest, strict=True)))
+@graph_builder(
+    "lu mt={mt} nt={nt} {pivoting}",
+    levels=lambda task, mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, threshold: bottom_level(
+        task, mt, nt, pivoting, update, panel
+    ),
+    known=lambda mt, nt, pivoting, update, ranks, *_: has_closed_form(pivoting, ranks),
+    extents=lambda mt, nt, *_: {"A": (mt, nt)},
+)
+def _lu_graph(
+    g: TaskGraph,
+    mt: int,
+    nt: int,
+    pivoting: str,
+    update: str,
+    ranks: int,
+    leaf: int,
+    shape: tuple[int, int] | None,
+    tile_size: int | None,
+    dtype: str,
+    panel: str,
+    threshold: float,
+) -> None:
+    insert_lu(g, g.handles("A"), mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, threshold)
 
 
 def insert_lu(

@@ -136,7 +136,6 @@ class _Recorder:
         self.stack = [self.outer]
         self.loops: list[Loop] = []
         self.statements: list[Statement] = []
-        self.closed_form: Callable[[Task], float] | None = None
 
     def handles(self, name: str, **room: Any) -> _Family:
         if room:
@@ -162,7 +161,6 @@ class _Recorder:
             ended = True
         finally:
             if self.stack.pop() is not loop or not ended:
-                self.closed_form = None
                 self.statements.clear()
                 self.stack.append(loop)  # so that nothing is recorded any more that could be taken for the loop
 
@@ -350,10 +348,7 @@ def record(builder: Any, arguments: tuple[Any, ...]) -> Nest:
     recorder = _Recorder()
     if function(recorder, *arguments) is not None or len(recorder.stack) > 1:
         raise NotALoop("the builder returns another graph, or leaves a loop early")
-    levels = recorder.closed_form
-    if builder.levels is not None:
-        levels = lambda task: builder.levels(task, *arguments)  # noqa: E731
-    nest = Nest(builder.title(*arguments), recorder.outer, recorder.statements, levels)
+    nest = Nest(builder.title(*arguments), recorder.outer, recorder.statements, builder.formula(arguments))
     nest.recipe = builder, arguments
     return nest
 
