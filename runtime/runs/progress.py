@@ -116,10 +116,10 @@ def takes_rows(progress: object) -> bool:
     return hasattr(progress, "ran")
 
 
-def tell(progress: Any, done: int, rows: Callable[[], Rows]) -> None:
-    """Tell that so many tasks are done, and before that which ones ended since, if that is of use."""
+def tell(progress: Any, done: int, rows: Callable[..., Rows], *of: Any) -> None:
+    """Tell that so many tasks are done, and before that which ones ended since, ``rows(*of)``, if that is of use."""
     if takes_rows(progress):
-        progress.ran(rows())
+        progress.ran(rows(*of))
     progress(done)
 
 

@@ -55,9 +55,8 @@ def test_calls_that_name_no_engine_have_the_same_one():
     """None, which `tilewright.run` explains; a comparison of policies is a simulation unless the caller has data."""
     defaults = {
         case.values[0]: found.default
-        for case in PUBLIC
-        if case.values[0] not in MADE_HERE
-        and (found := inspect.signature(case.values[1]).parameters.get("backend")) is not None
+        for case in CALLS
+        if (found := inspect.signature(case.values[1]).parameters.get("backend")) is not None
         and found.default is not found.empty
     }
     some = {"run", "prepare", "solve", "cho_solve", "SparseOperator", *["fit"] * ("tilewright.training" in ROOMS)}

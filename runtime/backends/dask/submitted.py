@@ -87,7 +87,7 @@ class Tale:
                 self.records[index] = message, start, end
             self.replaced.update(Handle(name, tuple(index)) for name, index in message["replaced"])
             if self.progress is not None:
-                tell(self.progress, len(self.records), partial(self.rows, message))
+                tell(self.progress, len(self.records), self.rows, message)
         if self.failed or len(self.records) == self.tasks:
             self.news.set()
 

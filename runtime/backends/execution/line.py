@@ -33,6 +33,9 @@ def run_line(program: Program, tasks: Iterable[Task], backend: str, progress: Pr
         record = TaskRecord(task.index, 0, start - began, perf_counter() - began)
         records.append(record)
         if progress:
-            ran = Ran(0, 0, record.task, record.start, record.end)
-            tell(progress, len(records), lambda ran=ran: [ran])
+            tell(progress, len(records), _row, record)
     return records
+
+
+def _row(record: TaskRecord) -> list[Ran]:
+    return [Ran(0, 0, record.task, record.start, record.end)]

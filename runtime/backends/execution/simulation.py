@@ -26,7 +26,6 @@ import copy
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from math import inf
 from typing import NamedTuple
 
@@ -359,7 +358,7 @@ class Simulation:
             self._match()
             if progress and self.finished - told >= _REFRESH:
                 told = self.finished
-                tell(progress, told, partial(self._rows, ended))
+                tell(progress, told, self._rows, ended)
                 ended = []
         if not frontier.finished:
             name = type(self.groups[0].policy).__name__
@@ -368,7 +367,7 @@ class Simulation:
                 f"{name} gives no task to any worker, though {queued} of the {frontier.remaining} tasks left are ready"
             )
         if progress:
-            tell(progress, self.finished, partial(self._rows, ended))
+            tell(progress, self.finished, self._rows, ended)
 
     def _rows(self, tasks: Iterable[int]) -> list[Ran]:
         """Those tasks, which have ended."""

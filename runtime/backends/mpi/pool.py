@@ -306,7 +306,7 @@ class Pool:
                 elif isinstance(answer, News):
                     done[rank] = answer.done
                     if progress:
-                        tell(progress, sum(done), lambda news=answer: news.rows)
+                        tell(progress, sum(done), lambda news: news.rows, answer)
                 else:
                     answers[rank] = answer
         failed = next((answer for answer in answers.values() if isinstance(answer, bytes)), None)

@@ -1,7 +1,7 @@
 """What `solve` refuses for which kind of matrix: one table, and nothing that is ignored without a word."""
 
-import re
 import importlib
+import re
 
 import numpy as np
 import pytest
