@@ -381,7 +381,14 @@ def _checked_shape(shape: Any) -> tuple[int, int]:
     return rows, columns
 
 
-@graph_builder("lu mt={mt} nt={nt} {pivoting}")
+@graph_builder(
+    "lu mt={mt} nt={nt} {pivoting}",
+    levels=lambda task, mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, threshold: bottom_level(
+        task, mt, nt, pivoting, update if ranks == 1 else "tile", panel
+    ),
+    known=lambda mt, nt, pivoting, update, ranks, *_: has_closed_form(pivoting, ranks),
+    extents=lambda mt, nt, *_: {"A": (mt, nt)},
+)
 def _lu_graph(
     g: TaskGraph,
     mt: int,
@@ -397,10 +404,6 @@ def _lu_graph(
     threshold: float,
 ) -> None:
     insert_lu(g, g.handles("A"), mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, threshold)
-    g.extents = {"A": (mt, nt)}
-    if has_closed_form(pivoting, ranks):
-        updates = update if ranks == 1 else "tile"
-        g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, updates, panel)
 
 
 def insert_lu(

@@ -1,6 +1,6 @@
 """One rank's part of a graph that travels as arrays, made without building the tasks of the others.
 
-A graph of 10^5 tasks is as many objects; the same calls are five arrays of numbers (`tilewright.graph.Packed`). Where
+A graph of 10^5 tasks is as many objects; the same calls are five arrays of numbers (`tilewright.graph.packed`). Where
 tasks run, who reads what and which messages that makes are found in those arrays, and only the rank's own tasks become
 objects.
 """
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.graph import ACCESSES, Access, Handle, Op, Packed, TaskGraph, Use
+from tilewright.graph import Access, Handle, Op, TaskGraph, Use
+from tilewright.graph.packed import ACCESSES, Packed
 from tilewright.host.garbage import uncollected
 from tilewright.passes.one_rank import Array, OneRank
 from tilewright.rooms import Room
@@ -115,7 +116,7 @@ def listed_graph(graph: TaskGraph) -> Listed | None:
     """
     known = _known.get(graph)
     if known is None or known[0] != len(graph):
-        name, calls, levels, temporary, rooms = graph.calls()
+        name, calls, levels, temporary, rooms = graph.contents()
         if any(op.again for op in calls.ops):
             return None
         used = set(graph.handles_used)

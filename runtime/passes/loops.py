@@ -211,8 +211,6 @@ class _Recorder:
         self.loops: list[Loop] = []
         self.statements: list[Statement] = []
         self.rooms: dict[str, Room] = {}
-        self.extents: dict[str, tuple[int, int]] = {}
-        self.closed_form: Callable[[Task], float] | None = None
 
     def handles(self, name: str, **room: Any) -> _Family:
         self._declare(name, room, indexed=True)
@@ -244,7 +242,6 @@ class _Recorder:
             ended = True
         finally:
             if self.stack.pop() is not loop or not ended:
-                self.closed_form = None
                 self.statements.clear()
                 self.stack.append(loop)  # so that nothing is recorded any more that could be taken for the loop
             elif not loop.body:  # of a group
@@ -555,10 +552,9 @@ def record(builder: Any, arguments: tuple[Any, ...]) -> Nest:
     recorder = _Recorder()
     if function(recorder, *arguments) is not None or len(recorder.stack) > 1:
         raise NotALoop("the builder returns another graph, or leaves a loop early")
-    levels = recorder.closed_form
-    if builder.levels is not None:
-        levels = lambda task: builder.levels(task, *arguments)  # noqa: E731
-    nest = Nest(builder.title(*arguments), recorder.outer, recorder.statements, levels, recorder.rooms)
+    nest = Nest(
+        builder.title(*arguments), recorder.outer, recorder.statements, builder.formula(arguments), recorder.rooms
+    )
     nest.recipe = builder, arguments
     return nest
 

@@ -56,6 +56,7 @@ from tilewright.host.cores import cores
 from tilewright.host.garbage import uncollected
 from tilewright.host.memory import copy_all
 from tilewright.kernels import choice
+from tilewright.runs.progress import takes_rows
 from tilewright.runs.trace import Trace
 from tilewright.scalars import optional
 from tilewright.schedulers import Policy
@@ -175,7 +176,7 @@ class MpiPool(Mpi):
                 self.window,
                 self.synchronous,
                 progress is not None,
-                hasattr(progress, "ran"),
+                takes_rows(progress),
                 choice.choice(),
                 sys.path,
                 pool.scratch.serial if pool.scratch else -1,
