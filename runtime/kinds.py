@@ -155,13 +155,6 @@ class Options(Plain, total=False):
     progress: ProgressOption
 
 
-class ThreadsOptions(EngineOptions, _Graphs, total=False):
-    """Of those whose engine is threads where none is named."""
-
-    backend: str
-    progress: ProgressOption
-
-
 class Checkpoints(Options, _Kept, total=False):
     """Of factorisations."""
 
@@ -176,12 +169,12 @@ class CholeskyOptions(Checkpoints, total=False):
     overwrite_out: bool
 
 
-class FactorOptions(ThreadsOptions, total=False):
+class FactorOptions(Options, total=False):
     lower: bool
     check_finite: bool
 
 
-class SolveOptions(ThreadsOptions, total=False):
+class SolveOptions(Options, total=False):
     assume_a: str | None
     pivoting: str | None
     lower: bool
@@ -323,7 +316,7 @@ class CondOptions(InvOptions, total=False):
 
 
 class MatvecOptions(TypedDict, total=False):
-    backend: str
+    backend: str | None
     layout: str
     ranks: int | None
     grid: Sequence[int] | None

@@ -17,7 +17,7 @@ from tilewright.schedulers import Policy
 if TYPE_CHECKING:
     import numpy as np
 
-    from tilewright.kinds import FactorOptions, Matrix, T, ThreadsOptions
+    from tilewright.kinds import FactorOptions, Matrix, Options, T
     from tilewright.runs.run import Run
 
 __all__ = ["cho_inverse", "cho_solve", "logdet", "substitute_back", "substitute_forward"]
@@ -114,7 +114,7 @@ def logdet_graph(g: TaskGraph, nt: int) -> None:
     for i in range(nt):
         g.insert(OPS["logdiag"], R(L[i, i]), W(S[i]))
     if nt:
-        g.insert(OPS["total"], *[R(S[i]) for i in range(nt)], W(g.handle("sum")))
+        g.insert(OPS["total"], [R(S[i]) for i in range(nt)], W(g.handle("sum")))
 
 
 @overload
@@ -139,7 +139,7 @@ def cho_solve(
     *,
     lower: bool = True,
     tile_size: int | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     check_finite: bool = True,
@@ -232,14 +232,14 @@ def cho_solve(
 
 
 @overload
-def logdet(L: Matrix, *, return_run: Literal[False] = False, **options: Unpack[ThreadsOptions]) -> float: ...
+def logdet(L: Matrix, *, return_run: Literal[False] = False, **options: Unpack[Options]) -> float: ...
 @overload
-def logdet(L: Matrix, *, return_run: Literal[True], **options: Unpack[ThreadsOptions]) -> tuple[float, Run]: ...
+def logdet(L: Matrix, *, return_run: Literal[True], **options: Unpack[Options]) -> tuple[float, Run]: ...
 def logdet(
     L: Any,
     *,
     tile_size: int | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
@@ -307,7 +307,7 @@ def cho_inverse(
     *,
     lower: bool = True,
     tile_size: int | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     check_finite: bool = True,
