@@ -131,10 +131,11 @@ def cond(a: Matrix, p: float | str | None = None, **how: Unpack[CondOptions]) ->
     if p in (None, 2, -2):
         return np.linalg.cond(numbers(a, "the matrix a"), p)
     matrix: Any = entered(a, "the matrix a")
-    if 0 in np.shape(matrix):
+    shape = np.shape(matrix)
+    if 0 in shape:
         raise np.linalg.LinAlgError("cond is not defined for a matrix a without entries")
     plain: Any = {name: value for name, value in how.items() if name not in _OF_INV}
-    size = np.float64(np.nan) if len({*matrix.shape}) > 1 else norm(matrix, p, **plain)  # before it is overwritten
+    size = np.float64(np.nan) if len({*shape}) > 1 else norm(matrix, p, **plain)  # before it is overwritten
     try:
         inverse = inv(matrix, **how)
     except SingularMatrixError:
