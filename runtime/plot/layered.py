@@ -16,11 +16,10 @@ The four steps of Sugiyama, Tagawa and Toda [1]_:
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-
-from tilewright.graph import TaskGraph
+from typing import Protocol
 
 __all__ = ["HEIGHT", "Box", "Drawing", "Point", "layered", "layers", "width_of"]
 
@@ -32,6 +31,19 @@ _LANE = 8.0  # that an edge takes of a layer it passes
 _LONG = 12  # layers; a longer edge gets no waypoints, or a graph of long edges would be mostly waypoints
 _ROUNDS = 12  # rounds of ordering
 _SMOOTHING = 24  # rounds of placing
+
+
+class Vertex(Protocol):
+    """What is placed: a task, or what stands for several. Vertices come after their predecessors."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def predecessors(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,7 @@ def width_of(label: str) -> float:
     return max(40.0, 6.8 * len(label) + 14)
 
 
-def layers(graph: TaskGraph) -> list[int]:
+def layers(graph: Iterable[Vertex]) -> list[int]:
     """For each task its longest distance from a task that waits for nothing, in edges. O(tasks + edges)."""
     level: list[int] = []
     for task in graph:
@@ -69,8 +81,9 @@ def layers(graph: TaskGraph) -> list[int]:
     return level
 
 
-def layered(graph: TaskGraph) -> Drawing:
+def layered(graph: Iterable[Vertex]) -> Drawing:
     """Lay out a graph top down. About 1 ms per task, and the same result every time."""
+    graph = list(graph)
     level = layers(graph)
     widths = [width_of(task.label) for task in graph]
     rows: list[list[int]] = [[] for _ in range(max(level, default=-1) + 1)]
