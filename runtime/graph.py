@@ -878,7 +878,7 @@ class TaskGraph:
         """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag.to_svg`.
 
         ``by`` is what colours mean: ``"op"``, ``"owner"``, ``"precision"``, ``"step"``, or a function of a task. More
-        tasks than ``limit``, by default 3,000, are drawn in groups.
+        tasks than ``limit``, by default 400, are drawn in groups.
         """
         return str(upstairs("plot.dag:to_svg")(self, path, layout=layout, by=by, limit=limit))
 

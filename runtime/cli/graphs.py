@@ -235,7 +235,7 @@ def documented(command: F) -> F:
 @output("--html", suffixes=[".html"], help="Write an interactive page here.")
 @click.option("--by", help="Colours: op, owner, precision, step.  [default: op; with --owner or --grid owner]")
 @click.option(
-    "--limit", type=click.IntRange(1), help="Draw more tasks than this in groups.  [default: 3000, of a page 20000]"
+    "--limit", type=click.IntRange(1), help="Draw more tasks than this in groups.  [default: 400, of a page 20000]"
 )
 @owner
 @as_json

@@ -28,7 +28,7 @@ from tilewright.scalars import positive
 
 __all__ = ["LIMIT", "to_dot", "to_png", "to_svg"]
 
-LIMIT = 600
+LIMIT = 400
 """Tasks that are drawn one by one; of more a picture has pages of names that nobody reads, and takes its time."""
 
 _DOT_SECONDS = 60  # that Graphviz may take
@@ -137,18 +137,19 @@ def _quoted(text: str) -> str:
 
 
 def _layout(drawn: Outline, layout: str | None) -> Drawing:
-    program = None if layout == "layered" else shutil.which("dot")
+    placed = layout == "layered" or (layout is None and drawn.rows is not None)  # dot would not keep rows
+    program = None if placed else shutil.which("dot")
     if program is None:
         if layout == "dot":
             raise RuntimeError("Graphviz's dot is not on the PATH; install graphviz, or use layout='layered'")
-        return layered(drawn.nodes)
+        return layered(drawn.nodes, drawn.rows)
     try:
         return _by_dot(drawn, program)
     except RuntimeError as error:
         if layout == "dot":
             raise
         warnings.warn(f"{error}; using the layered layout", RuntimeWarning, stacklevel=3)
-        return layered(drawn.nodes)
+        return layered(drawn.nodes, drawn.rows)
 
 
 def _by_dot(drawn: Outline, program: str) -> Drawing:

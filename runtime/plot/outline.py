@@ -50,6 +50,8 @@ class Outline:
     title: str
     details: str
     """What a picture with more room says behind the title."""
+    rows: list[int] | None = None
+    """In which row each box stands, where boxes are groups."""
     moved: dict[tuple[int, int], Travel] = field(default_factory=dict)
     """Edges between ranks, and what travels along them; of groups none is told."""
 
@@ -118,7 +120,7 @@ def outline(graph: TaskGraph, by: By, limit: int | None) -> Outline:
             set(pairwise(tasks)),
             title,
             details if tasks else "",
-            travels(graph),
+            moved=travels(graph),
         )
     number = {group: place for place, group in enumerate(coloured.fill)}
     found = bands(layers(graph), [number[group] for group in coloured.groups])
@@ -132,6 +134,7 @@ def outline(graph: TaskGraph, by: By, limit: int | None) -> Outline:
         {(a, b) for a, b in steps if found.keys[a][0] < found.keys[b][0]},
         f"{title}; a box: all tasks of one colour in {found.tall}",
         details,
+        [band for band, _ in found.keys],
     )
 
 

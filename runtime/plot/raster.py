@@ -66,7 +66,7 @@ def save(outline: Outline, drawing: Drawing, path: FilePath) -> None:
             )
             fig.add_artist(patch)
             fig.text(key[0] + 30 / width, key[1], entries[op], fontsize=8, parse_math=False)
-    canvas.save(fig, path, dpi=_DPI, pil_kwargs={"compress_level": 3})
+    canvas.save(fig, path, dpi=_DPI, pil_kwargs={"compress_level": 1})
 
 
 class _Ruler:

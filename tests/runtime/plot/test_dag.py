@@ -226,13 +226,15 @@ def test_of_many_layers_several_are_one_and_no_edge_runs_up():
     for k in range(1000):
         g.insert(Op("even" if k % 2 == 0 else "odd", weight=2), RW(x))
     drawn = outline(g, "op", 100)
+    assert drawn.rows == [band for band in range(24) for _ in range(2)]
     assert [node.label for node in drawn.nodes] == ["21 x even", "21 x odd"] * 23 + ["17 x even", "17 x odd"]
     assert sum(node.weight for node in drawn.nodes) == 2000 and drawn.critical == set(range(48))
     assert {(p // 2, node.index // 2) for node in drawn.nodes for p in node.predecessors} == {
         (band, band + 1) for band in range(23)
     }
     assert "in 42 layers" in drawn.title and "layers 42 to 83: even" in drawn.nodes[2].tooltip
-    places = layered(drawn.nodes)
+    places = layered(drawn.nodes, drawn.rows)
+    assert len({box.y for box in places.boxes.values()}) == 24
     assert overlapping({n: (b.x, b.y, b.x + b.width, b.y + b.height) for n, b in places.boxes.items()}) == []
 
 
@@ -420,7 +422,7 @@ def test_a_png_of_many_tasks_has_as_many_boxes_as_can_be_read(tmp_path):
     for name, graph in (("cholesky", cholesky_graph(28)), ("wide", wide(3000))):
         graph.to_png(tmp_path / f"{name}.png", layout="layered")
         drawn = outline(graph, "op", dag.LIMIT)
-        place = layered(drawn.nodes)
+        place = layered(drawn.nodes, drawn.rows)
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.size[1] == pytest.approx(place.height * min(1, 8000 / place.height) + 90, abs=1)
         assert len(drawn.nodes) == {"cholesky": len(bands(layers(graph), kinds(graph)).keys), "wide": 2}[name] < 100
