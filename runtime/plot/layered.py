@@ -193,11 +193,12 @@ def _place(
         down = sweep % 2 == 0
         for row in rows if down else rows[::-1]:
             wanted, weights = [], []
+            middle = sum(x[v] for v in row) / max(len(row), 1)  # where a vertex goes that has no edges at all
             for v in row:
                 near = above[v] if down else below[v]
                 other = below[v] if down else above[v]
                 pull = near or other
-                wanted.append(sum(x[u] for u in pull) / len(pull) if pull else x[v])
+                wanted.append(sum(x[u] for u in pull) / len(pull) if pull else middle)
                 # A waypoint insists: a long edge should be straight.
                 weights.append((4.0 if v >= first_waypoint else 1.0) if near else 0.1)
             for v, at in zip(row, _spread(wanted, weights, _offsets(row, widths)), strict=True):

@@ -19,7 +19,8 @@ BOXES, ROWS = 200, 24
 """How many groups of tasks a picture has at most, where there is a way, and in how many rows: as many can be read."""
 
 
-class Node(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Node:
     """A box."""
 
     index: int
