@@ -31,7 +31,7 @@ def run(
     graph: TaskGraph,
     data: Mapping[str, Any] | Mapping[Handle, Any] | None = None,
     *,
-    backend: str | Engine = "threads",
+    backend: str | Engine | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     machine: Machine | None = None,
@@ -48,9 +48,11 @@ def run(
     data
         By handle or handle name: the buffers that tasks read and change in place. See `Store`.
     backend
-        One of `BACKENDS`; ``"simulate"`` computes nothing and needs no data, see `tilewright.simulate`. Inside a call
-        that has made its engine already, that engine: options and data are then as it took them, and what the ranks of
-        a collective call still have to agree on they exchange here.
+        One of `BACKENDS`. None is ``"threads"``, in this and in all other calls; but those that work on a dask.array
+        where its chunks are, such as `tiled_cholesky`, give one to ``"dask"``. ``"simulate"`` computes nothing and
+        needs no data, see `tilewright.simulate`. Inside a call that has made its engine already, that engine: options
+        and data are then as it took them, and what the ranks of a collective call still have to agree on they exchange
+        here.
     scheduler
         One of `SCHEDULERS`, or an object with ``prepare``, ``push`` and ``pop``.
     workers

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.arguments import dense, like, numbers
+from tilewright.backends import named
 from tilewright.comm.grid import grid_of
 from tilewright.comm.matvec_graph import Moments, matvec_graph, power_graph
 from tilewright.comm.operator import Operator, check_finite, count, place
@@ -91,7 +92,7 @@ class DenseOperator(Operator):
         ranks: int | None = None,
         *,
         grid: Sequence[int] | None = None,
-        backend: str = "threads",
+        backend: str | None = None,
         overlap: bool = False,
         check_finite: bool = True,
         synchronous: bool = False,
@@ -109,7 +110,7 @@ class DenseOperator(Operator):
         there, pool, comm = place(backend, ranks, pool, comm)
         self.grid = grid_of(layout, there, grid, matrix.shape)
         self.ranks = self.grid.ranks
-        self.layout, self.backend, self.overlap = layout, backend, flag(overlap, "overlap")
+        self.layout, self.backend, self.overlap = layout, named(backend), flag(overlap, "overlap")
         self._begin(matrix.dtype, matrix.shape)
         copies = self.on_ranks and comm is None  # a pool's ranks do
         take = np.array if copy and not copies else np.asarray
@@ -301,7 +302,7 @@ def matvec(
     A: Any,
     x: Any,
     *,
-    backend: str = "threads",
+    backend: str | None = None,
     layout: str = "rows",
     ranks: int | None = None,
     grid: Sequence[int] | None = None,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.arguments import like
+from tilewright.backends import named
 from tilewright.comm.closure import METHODS, Closure
 from tilewright.comm.executor import Executor
 from tilewright.comm.inspector import as_csr, check_dtype
@@ -110,7 +111,7 @@ class SparseOperator(Operator):
         ranks: int | None = None,
         partition: Any = "rows",
         discovery: str = "auto",
-        backend: str = "threads",
+        backend: str | None = None,
         coordinates: np.ndarray | None = None,
         check_finite: bool = True,
         synchronous: bool = False,
@@ -136,12 +137,12 @@ class SparseOperator(Operator):
         self.partition = rows
         """Who owns which row."""
         self.ranks = ranks
-        self.backend = backend
+        self.backend = named(backend)
         self._settings = {
             "ranks": ranks,
             "partition": rows,
             "discovery": discovery,
-            "backend": backend,
+            "backend": self.backend,
             "workers": workers,
             "check_finite": check_finite,
             "synchronous": synchronous,

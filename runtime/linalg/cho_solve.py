@@ -108,7 +108,7 @@ def logdet_graph(g: TaskGraph, nt: int) -> None:
     for i in range(nt):
         g.insert(OPS["logdiag"], R(L[i, i]), W(S[i]))
     if nt:
-        g.insert(OPS["total"], *[R(S[i]) for i in range(nt)], W(g.handle("sum")))
+        g.insert(OPS["total"], [R(S[i]) for i in range(nt)], W(g.handle("sum")))
 
 
 def cho_solve(
@@ -117,7 +117,7 @@ def cho_solve(
     *,
     lower: bool = True,
     tile_size: int | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     check_finite: bool = True,
@@ -213,7 +213,7 @@ def logdet(
     L: Any,
     *,
     tile_size: int | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_run: bool = False,
@@ -271,7 +271,7 @@ def cho_inverse(
     *,
     lower: bool = True,
     tile_size: int | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     check_finite: bool = True,

@@ -235,7 +235,7 @@ def mixed_factor(
     tile_size: int | None = None,
     workers: int | None = None,
     scheduler: str | Policy = "critical-path",
-    backend: str = "threads",
+    backend: str | None = None,
     shift: float | None = None,
     route: str | None = None,
     emulate: bool = False,

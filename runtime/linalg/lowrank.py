@@ -53,7 +53,14 @@ def _spread(x: np.ndarray, tiles: list[np.ndarray]) -> None:
 spread = in_place("spread", _spread, weight=0)
 
 
-@graph_builder("svd_lowrank {shape} tile_size={nb} k={k}", cache=16)
+def _layout(
+    shape: tuple[int, int], nb: int, k: int, thin: int, power: int, dtype: str, check: bool, ranks: int = 1
+) -> Layout:
+    """Tile rows dealt out in turn, what is no matrix on the first rank."""
+    return Layout(ranks, lambda handle: handle.index[0] % ranks if len(handle.index) > 1 else 0, lambda handle: ())
+
+
+@graph_builder("svd_lowrank {shape} tile_size={nb} k={k}", cache=16, layout=_layout)
 def lowrank_graph(
     g: TaskGraph,
     shape: tuple[int, int],
@@ -108,7 +115,6 @@ def lowrank_graph(
             g.insert(finish, R(Z[j, p]), R(C[j, p]), W(Q[j, p]))
         X = [Q[j, p] for j in range(nt)]
     _last(g, S, exponent, X, shape, nb, k, thin, dtype)
-    g.layout = Layout(ranks, lambda handle: handle.index[0] % ranks if len(handle.index) > 1 else 0, lambda handle: ())
 
 
 def _last(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from tilewright.arguments import entered, is_chunked, like
+from tilewright.builder import graph_builder
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg.block_columns import BlockColumns
 from tilewright.linalg.call import Call
 from tilewright.linalg.qr import adjoint_of, factor_with, planned
-from tilewright.linalg.qr_graph import Plan, Reflections, apply, fill, insert_qr, laid_out, upper
+from tilewright.linalg.qr_graph import Plan, Reflections, apply, fill, insert_qr, layout_of, upper
 from tilewright.linalg.qr_plan import AUTO
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tall import cut
@@ -26,10 +26,9 @@ __all__ = ["DRIVERS", "lstsq"]
 DRIVERS = ("gelsd", "gelsy", "gelss")
 
 
-@lru_cache(maxsize=32)
-def _graph(plan: Plan, columns: int, check: bool) -> TaskGraph:
+@graph_builder("lstsq {plan.m} x {plan.n} nc={columns}", cache=32, layout=layout_of)
+def _graph(g: TaskGraph, plan: Plan, columns: int, check: bool) -> None:
     """R of A, the first rows of Q^H B, and the squares of the others by tile row, for so many columns of tiles."""
-    g = TaskGraph(f"lstsq {plan.m} x {plan.n} nc={columns}")
     A, B, X, Y, U = (g.handles(name) for name in ("A", "B", "X", "Y", "R"))
     H = Reflections.rooms(g, plan, A, alone=True)
     fill(g, A, plan, check)
@@ -47,9 +46,6 @@ def _graph(plan: Plan, columns: int, check: bool) -> TaskGraph:
             first = min(max(plan.n - i * plan.height, 0), plan.rows(i))
             if first < plan.rows(i):
                 g.insert(residues, R(X[i, c]), W(N[i, c]), first)
-    laid_out(g, plan)
-    g.recipe = _graph, (plan, columns, check)
-    return g
 
 
 def lstsq(

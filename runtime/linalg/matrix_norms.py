@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from tilewright.arguments import entered, numbers
+from tilewright.builder import graph_builder
 from tilewright.errors import SingularMatrixError
-from tilewright.graph import R, TaskGraph, W
+from tilewright.graph import TaskGraph
 from tilewright.linalg.call import Call
 from tilewright.linalg.lu import handed_on
-from tilewright.linalg.norm_parts import check_order, norm_from
+from tilewright.linalg.norm_parts import check_order, insert_size, norm_from
 from tilewright.linalg.stacks import inv
 from tilewright.linalg.tuning import lu_plan
-from tilewright.ops import gauge, squares
 from tilewright.schedulers import Policy
 
 __all__ = ["cond", "norm"]
 
 
-@lru_cache(maxsize=32)
-def _norm_graph(shape: tuple[int, int], nb: int, frobenius: bool) -> TaskGraph:
+@graph_builder("norm {shape[0]} x {shape[1]} tile_size={nb}", cache=32)
+def _norm_graph(g: TaskGraph, shape: tuple[int, int], nb: int, frobenius: bool) -> None:
     """What tiles contribute: handles ``A[i,j]``, ``M[i,j]``."""
     (m, n), mt, nt = shape, -(-shape[0] // nb), -(-shape[1] // nb)
-    g = TaskGraph(f"norm {m} x {n} tile_size={nb}")
     sizes = lambda i, j: (1, 1 + min(nb, n - j * nb) + min(nb, m - i * nb))  # noqa: E731
     A, M = g.handles("A"), g.handles("M", shape=(1, 2) if frobenius else sizes, dtype="float64", keep=True)
     for j in range(nt):
         for i in range(mt):
-            g.insert(squares if frobenius else gauge, R(A[i, j]), W(M[i, j]), *[False] * (not frobenius))
-    g.recipe = _norm_graph, (shape, nb, frobenius)
-    return g
+            insert_size(g, A[i, j], M[i, j], frobenius)
 
 
 def norm(

@@ -93,7 +93,6 @@ class _Stacked:
         plan = {
             name: how.pop(name) for name in ("backend", "scheduler", "workers", "progress", "return_run") if name in how
         }
-        plan["backend"] = plan.get("backend") or "threads"
         self.call = Call(routine, a, how, **plan)
         self.given = self.call.a, *map(self.call.argument, others)
         self.name = routine.__name__
