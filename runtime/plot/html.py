@@ -92,38 +92,39 @@ def _tables(run: Run) -> str:
     return _facts(_run_facts(run)) + _idle(run) + _kernels(run)
 
 
-def comparison_page(*tables: Table) -> str:
+def comparison_page(table: Table, *others: Table) -> str:
     """The table of a comparison, and two of its runs: the best and the worst on most workers of those that differ.
 
     Any two can be picked. Of several comparisons, such as of one algorithm at several sizes, one picks the graph first.
     The page has the runs of all rows that differ, as far as they fit into `_PAGE` bytes, and names those that it left
     out.
     """
+    tables = [table, *others]
     panels: list[_Panel] = []
     parts: list[str] = []
     room, shown = _PAGE, 0
-    for number, table in enumerate(tables):
-        numbers, own, left, size = _explored(table, [panel[2] for panel in panels], room // (len(tables) - number))
+    for number, one in enumerate(tables):
+        numbers, own, left, size = _explored(one, [panel[2] for panel in panels], room // (len(tables) - number))
         room -= size
         missing = f"Left out, to keep the page small: {_some(left)}." if left else ""
         pair = min(2, len(own)) if own[0][0].startswith("best: ") else 1
         first = ",".join(str(len(panels) + k) for k in range(pair))
         parts.append(
-            f'<div class="comparison" data-first="{first}"{" hidden" * bool(number)}>{comparison_table(table, numbers)}'
+            f'<div class="comparison" data-first="{first}"{" hidden" * bool(number)}>{comparison_table(one, numbers)}'
             + f'<p class="note">{html.escape(missing)}</p>' * bool(left)
             + "</div>"
         )
         panels += own
         shown = shown or pair
-    what = "Engines" if tables[0].measure == "call" else "Schedulers"
-    titles = "".join(f"<option value={k}>{html.escape(table.title)}</option>" for k, table in enumerate(tables))
+    what = "Engines" if table.measure == "call" else "Schedulers"
+    titles = "".join(f"<option value={k}>{html.escape(one.title)}</option>" for k, one in enumerate(tables))
     before = (
         f'<p><label>Graph <select id="which">{titles}</select></label></p>' * (len(tables) > 1)
         + "".join(parts)
         + '<p class="soft">Press a number of the map to see that run beside the last one.</p>'
         '<p id="parting" aria-live="polite"></p>'
     )
-    title = f"{what} on {_some(list(dict.fromkeys(table.graph.name for table in tables)), 4)}"
+    title = f"{what} on {_some(list(dict.fromkeys(one.graph.name for one in tables)), 4)}"
     return _page(title, panels, before, shown=shown)
 
 
