@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import enum
+import sys
 from array import array
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ import numpy as np
 from tilewright.door import upstairs
 from tilewright.host.files import write_text
 from tilewright.rooms import Room
-from tilewright.scalars import flag, function, real, text
+from tilewright.scalars import flag, function, plain, real, text
 
 if TYPE_CHECKING:
     import networkx
@@ -218,6 +219,33 @@ def _check_function(function: object, name: str) -> None:
         raise TypeError(f"{name} is a coroutine function, which a task cannot await; insert a plain function")
     if isgeneratorfunction(called):
         raise TypeError(f"{name} is a generator function, whose values nobody would fetch; insert a plain function")
+
+
+_PLAIN = frozenset((int, float, str, bool, complex, bytes, type(None)))
+
+
+def _snapshot(param: Any) -> Any:
+    """A parameter as it is now: a copy of what its owner may change in place, itself where there is nothing of that."""
+    kind = type(param)
+    if kind in _PLAIN:
+        return param
+    if isinstance(param, np.ndarray):
+        return param.copy(order="K")
+    if kind is list:
+        return [_snapshot(item) for item in param]
+    if kind is tuple:
+        items = [_snapshot(item) for item in param]
+        return param if all(own is item for own, item in zip(items, param, strict=True)) else tuple(items)
+    if kind is dict:
+        return {key: _snapshot(item) for key, item in param.items()}
+    if kind is set or kind is bytearray:
+        return param.copy()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and kind is torch.Tensor and not param.requires_grad:
+        return param.clone()
+    if hasattr(kind, "from_numpy") or (hasattr(kind, "nnz") and hasattr(kind, "tocsr")):  # tiled, sparse
+        return copy.deepcopy(param)
+    return param
 
 
 _MISPLACED = frozenset((Use, Handle, list, tuple))
@@ -597,7 +625,8 @@ class TaskGraph:
         """Append a task that calls ``op`` on ``args``: first the accesses `R`, `W`, `RW`, then plain parameters.
 
         A list of accesses is a *group*, one argument: the function gets a list of buffers. Groups may have no members.
-        Parameters that are arrays are copied, others kept as they are.
+        Parameters that are arrays, tensors, sparse or tiled matrices, lists, dicts, sets, or such in one another, are
+        copied, so that who changes his own later changes no graph; other objects are kept as they are.
 
         ``on`` says where it runs, ``priority`` which of two tasks that are ready is sooner, and ``label`` what stands
         between the parentheses of its label instead of `Op.indices`.
@@ -616,6 +645,8 @@ class TaskGraph:
             raise RuntimeError(f"graph {self.name!r} has run and is frozen; build another for more tasks")
         if type(op) is not Op:
             op = self._function_op(op)
+        if on is not None and type(on) is not int and type(on) is not Handle:
+            on = plain(on)
         count = len(args)
         for position, arg in enumerate(args):
             if type(arg) is not Use:
@@ -626,10 +657,13 @@ class TaskGraph:
         if params and type(params[0]) is list:
             uses, params, groups = _grouped(op, args)
         for place, param in enumerate(params):
-            if isinstance(param, np.ndarray):  # a snapshot: the caller may change his
-                params = (*params[:place], param.copy(), *params[place + 1 :])
-            elif type(param) in _MISPLACED:
+            if type(param) in _PLAIN:
+                continue
+            if type(param) in _MISPLACED:
                 _check_parameter(op, param)
+            own = _snapshot(param)
+            if own is not param:
+                params = (*params[:place], own, *params[place + 1 :])
         return self._append(op, uses, params, on, priority, groups, label)
 
     def _append(
@@ -646,10 +680,13 @@ class TaskGraph:
         index = len(self.tasks)
         table = self._state
         edges: set[int] = set()
+        fresh: list[Handle] = []
         for handle, access in uses:
             state = table.get(handle)
             if state is None:
-                if access is not _WRITE:
+                if access is _WRITE:
+                    fresh.append(handle)
+                else:
                     self.inputs[handle] = None
                 table[handle] = [-1, [index]] if access is _READ else [index, []]
                 continue
@@ -665,10 +702,21 @@ class TaskGraph:
                     edges.add(writer)  # rules 1 and 3
                 state[0] = index
                 state[1] = []
-        edges.discard(index)  # a handle given twice to one task
+        if index in edges:  # a handle given twice to one task
+            edges.discard(index)
+            uses = self._together(uses, fresh)
         task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority, groups, label)
         self.tasks.append(task)
         return task
+
+    def _together(self, uses: tuple[Use, ...], fresh: list[Handle]) -> tuple[Use, ...]:
+        """The uses of a task that has a handle more than once: who also reads what it writes needs the value before.
+
+        ``fresh`` are the handles that nobody used before this task writes them.
+        """
+        read = {handle for handle, access in uses if access is not _WRITE}
+        self.inputs.update(dict.fromkeys(handle for handle in fresh if handle in read))
+        return tuple([Use(use.handle, _RW) if use.access is _WRITE and use.handle in read else use for use in uses])
 
     def insert_again(
         self, task: Task, op: Op | None = None, uses: Sequence[Use] | None = None, on: Hashable = None

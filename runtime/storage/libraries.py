@@ -30,9 +30,11 @@ class LibraryArray(Stored):
     """
 
     def __init__(self, array: Any, name: str, *, one_at_a_time: bool, shown: Any = None, warns: bool = True) -> None:
-        shape = tuple(map(int, array.shape))
+        shape = tuple(map(int, array.shape or ()))  # that of an empty dataset is None
         if len(shape) != 2:
             raise ValueError(f"{name} must be 2-D, not of shape {shape}")
+        if unsafe := _executes(array):
+            raise ValueError(f"{name} is packed by {unsafe}, which would execute what is in its chunks; write it anew")
         super().__init__((shape[0], shape[1]), array.dtype, name)
         self.array, self._shown = array, shown
         self._turns: AbstractContextManager[Any] = threading.Lock() if one_at_a_time else nullcontext()
@@ -133,14 +135,27 @@ def open_hdf5(path: Path, dataset: str) -> LibraryArray:
     h5py = needed("h5py", str(path))
     file = _hdf5(h5py, path, "r")
     try:
-        array = file[dataset or _only(h5py, file, path)]
-    except KeyError:
-        file.close()
-        raise ValueError(f"{path} has no dataset {dataset}") from None
+        array = _dataset(file, path, dataset or _only(h5py, file, path))
+        return LibraryArray(array, f"{path}:{array.name}", one_at_a_time=True, shown=lambda: array)
     except BaseException:
         file.close()
         raise
-    return LibraryArray(array, f"{path}:{array.name}", one_at_a_time=True, shown=lambda: array)
+
+
+def _dataset(file: Any, path: Path, name: str) -> Any:
+    """The dataset of that name. ValueError for what is none, or cannot be read."""
+    try:
+        found = file[name]
+    except (KeyError, OSError, ValueError) as error:  # a damaged file, a link that leads nowhere
+        raise ValueError(f"{path} has no dataset {name} that can be read: {_inner(error)}") from None
+    if not hasattr(found, "shape"):
+        raise ValueError(f"{path} has a group {name}, not a dataset; name one in it, such as '{path}:/{name}/a'")
+    return found
+
+
+def _inner(error: Exception) -> str:
+    """What an exception says, a KeyError without its quotes."""
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
 
 
 def create_hdf5(
@@ -150,8 +165,12 @@ def create_hdf5(
     h5py = needed("h5py", str(path))
     file = _hdf5(h5py, part, "w" if fresh else "r+")
     name = dataset or DATASET
-    array = file.create_dataset(name, shape, dtype) if fresh else file[name]
-    return LibraryArray(array, str(path), one_at_a_time=True, shown=lambda: array)
+    try:
+        array = file.create_dataset(name, shape, dtype) if fresh else _dataset(file, part, name)
+        return LibraryArray(array, str(path), one_at_a_time=True, shown=lambda: array)
+    except BaseException:
+        file.close()
+        raise
 
 
 def _hdf5(h5py: Any, path: Path, mode: Literal["r", "w", "r+"]) -> Any:
@@ -177,6 +196,18 @@ def _only(h5py: Any, file: Any, path: Path) -> str:
 def _library_of(a: Any) -> str:
     root = type(a).__module__.partition(".")[0]
     return root if root in ("zarr", "h5py") and hasattr(a, "shape") and hasattr(a, "dtype") else ""
+
+
+def _executes(array: Any) -> str:
+    """The codec of a zarr array that would run code which its chunks hold, if it has one: it unpickles them.
+
+    Newer versions of numcodecs refuse that, unless an environment variable says otherwise.
+    """
+    metadata = getattr(array, "metadata", None)
+    codecs = [getattr(metadata, "compressor", None), *(getattr(metadata, "filters", None) or ())]
+    codecs += [*(getattr(metadata, "codecs", None) or ())]
+    names = (str(getattr(codec, "codec_id", "") or type(codec).__name__) for codec in codecs if codec is not None)
+    return next((name for name in names if "pickle" in name.lower()), "")
 
 
 def _packer(array: Any) -> str:
