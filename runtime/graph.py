@@ -222,6 +222,7 @@ def _check_function(function: object, name: str) -> None:
 
 
 _PLAIN = frozenset((int, float, str, bool, complex, bytes, type(None)))
+_CONTAINERS = frozenset((list, dict, set, bytearray))
 
 
 def _snapshot(param: Any) -> Any:
@@ -231,6 +232,8 @@ def _snapshot(param: Any) -> Any:
         return param
     if isinstance(param, np.ndarray):
         return param.copy(order="K")
+    if kind in _CONTAINERS and not param:
+        return param
     if kind is list:
         return [_snapshot(item) for item in param]
     if kind is tuple:
@@ -626,7 +629,8 @@ class TaskGraph:
 
         A list of accesses is a *group*, one argument: the function gets a list of buffers. Groups may have no members.
         Parameters that are arrays, tensors, sparse or tiled matrices, lists, dicts, sets, or such in one another, are
-        copied, so that who changes his own later changes no graph; other objects are kept as they are.
+        copied, so that who changes his own later changes no graph. Other objects are kept as they are, and so is an
+        empty list or dict, which a function of this process may fill.
 
         ``on`` says where it runs, ``priority`` which of two tasks that are ready is sooner, and ``label`` what stands
         between the parentheses of its label instead of `Op.indices`.

@@ -1,10 +1,11 @@
 """How much data a rank holds at its fullest moment: an upper bound.
 
 A handle counts on each rank that has it as its own, until the end: from the start where the run was given it, else
-from the task that first writes it there, which with ``on=`` may be on several ranks; a room that is not kept (`tilewright.rooms`) from the task that first writes it on
-each rank until the last task or message there that uses it. A copy that a message brought counts from the start of
-the message to the end of the last task that reads it there. Data of the caller counts too, though it lay there before
-the run and a tile may be a view of an array: the process itself grows by less.
+from the task that first writes it there, which with ``on=`` may be on several ranks. A room that is not kept
+(`tilewright.rooms`) counts from the task that first writes it on each rank until the last task or message there that
+uses it. A copy that a message brought counts from the start of the message to the end of the last task that reads it
+there. Data of the caller counts too, though it lay there before the run and a tile may be a view of an array: the
+process itself grows by less.
 """
 
 from __future__ import annotations

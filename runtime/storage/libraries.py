@@ -33,8 +33,6 @@ class LibraryArray(Stored):
         shape = tuple(map(int, array.shape or ()))  # that of an empty dataset is None
         if len(shape) != 2:
             raise ValueError(f"{name} must be 2-D, not of shape {shape}")
-        if unsafe := _executes(array):
-            raise ValueError(f"{name} is packed by {unsafe}, which would execute what is in its chunks; write it anew")
         super().__init__((shape[0], shape[1]), array.dtype, name)
         self.array, self._shown = array, shown
         self._turns: AbstractContextManager[Any] = threading.Lock() if one_at_a_time else nullcontext()
@@ -146,10 +144,11 @@ def _dataset(file: Any, path: Path, name: str) -> Any:
     """The dataset of that name. ValueError for what is none, or cannot be read."""
     try:
         found = file[name]
-    except (KeyError, OSError, ValueError) as error:  # a damaged file, a link that leads nowhere
+    except (KeyError, OSError, ValueError, RuntimeError) as error:  # a damaged file, a link that leads nowhere
         raise ValueError(f"{path} has no dataset {name} that can be read: {_inner(error)}") from None
     if not hasattr(found, "shape"):
-        raise ValueError(f"{path} has a group {name}, not a dataset; name one in it, such as '{path}:/{name}/a'")
+        kind = type(found).__name__
+        raise ValueError(f"{path}: {name} is a {kind}, not a dataset; one in a group is named as in '{path}:/{name}/a'")
     return found
 
 
@@ -196,18 +195,6 @@ def _only(h5py: Any, file: Any, path: Path) -> str:
 def _library_of(a: Any) -> str:
     root = type(a).__module__.partition(".")[0]
     return root if root in ("zarr", "h5py") and hasattr(a, "shape") and hasattr(a, "dtype") else ""
-
-
-def _executes(array: Any) -> str:
-    """The codec of a zarr array that would run code which its chunks hold, if it has one: it unpickles them.
-
-    Newer versions of numcodecs refuse that, unless an environment variable says otherwise.
-    """
-    metadata = getattr(array, "metadata", None)
-    codecs = [getattr(metadata, "compressor", None), *(getattr(metadata, "filters", None) or ())]
-    codecs += [*(getattr(metadata, "codecs", None) or ())]
-    names = (str(getattr(codec, "codec_id", "") or type(codec).__name__) for codec in codecs if codec is not None)
-    return next((name for name in names if "pickle" in name.lower()), "")
 
 
 def _packer(array: Any) -> str:
