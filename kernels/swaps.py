@@ -16,18 +16,7 @@ from tilewright.kernels import blas
 from tilewright.kernels.columns import column_ld, joined, tops
 from tilewright.kernels.layout import address, by_reference
 
-__all__ = [
-    "by_tile",
-    "exchange",
-    "moved",
-    "permutation",
-    "sequence",
-    "swap",
-    "swap_columns",
-    "swap_rows",
-    "take",
-    "trade",
-]
+__all__ = ["by_tile", "moved", "permutation", "sequence", "swap", "swap_columns", "swap_rows", "take", "trade"]
 
 _LETTERS = {"f": "s", "d": "d", "F": "c", "D": "z"}
 
@@ -50,12 +39,6 @@ def swap(pivots: Sequence[np.ndarray], tiles: Sequence[np.ndarray], backwards: b
     steps = list(enumerate(pivots))
     for first, piv in reversed(steps) if backwards else steps:
         swap_rows(piv, tiles[first:], backwards)
-
-
-def exchange(*pivots_and_blocks: np.ndarray) -> None:
-    """`swap` of vectors, which are no groups: as many vectors of pivots as blocks."""
-    panels = len(pivots_and_blocks) // 2
-    swap(pivots_and_blocks[:panels], pivots_and_blocks[panels:])
 
 
 def swap_columns(pivots: Sequence[np.ndarray], tiles: Sequence[np.ndarray], backwards: bool = False) -> None:
