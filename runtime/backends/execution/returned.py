@@ -94,7 +94,8 @@ def may_change(value: Any) -> bool:
     """Whether it is an object without a value to be hashed by: who changes it changes it for all who have it."""
     if type(value) in _PLAIN or isinstance(value, type) or callable(value):
         return False
-    if type(value).__hash__ in (None, object.__hash__) or _is_tensor(value):
+    own_hash: Any = type(value).__hash__
+    if own_hash is None or own_hash is object.__hash__ or _is_tensor(value):
         return True
     try:
         hash(value)
