@@ -135,6 +135,10 @@ class Outside:
         return None if there is None else there // 2
 
 
+_MOST = 1 << 24
+"""Tiles of a matrix. Where a damaged file says that it has more, nobody shall wait for a plan of them."""
+
+
 class _Job:
     """One factorisation by slabs: its matrix, checkpoint, output and run. A block column is final when it is stored."""
 
@@ -172,6 +176,11 @@ class _Job:
             self.nb = call.tile_size(tile_size if tile_size is not None else made, _Extent((m, n)), rule)
             if made is not None and self.nb != made:
                 raise ValueError(f"tile_size={self.nb}, but {self.source.name} makes tiles of {made}")
+            if (tiles := -(-m // self.nb) * -(-n // self.nb)) > _MOST:
+                raise ValueError(
+                    f"{self.source.name} says that it has {m} x {n} numbers: {tiles:.1e} tiles of {self.nb}, and a "
+                    f"graph can have {_MOST:.1e}; with a larger tile_size= there are fewer"
+                )
         except BaseException:
             self.close()
             raise
