@@ -25,7 +25,7 @@ from tilewright.schedulers import policy as find_policy
 from tilewright.schedulers.aside import Aside
 from tilewright.storage.checkpoint import Checkpoint
 from tilewright.storage.checksums import CheckpointError, checksum
-from tilewright.storage.matrix import Stored, StoredTiles
+from tilewright.storage.matrix import Stored, StoredTiles, check_tiles
 from tilewright.storage.npy import create_npy, read_npy
 from tilewright.storage.opening import Output, is_stored, open_source, scratch_file
 from tilewright.storage.ops import MOVES
@@ -135,10 +135,6 @@ class Outside:
         return None if there is None else there // 2
 
 
-_MOST = 1 << 24
-"""Tiles of a matrix. Where a damaged file says that it has more, nobody shall wait for a plan of them."""
-
-
 class _Job:
     """One factorisation by slabs: its matrix, checkpoint, output and run. A block column is final when it is stored."""
 
@@ -176,11 +172,7 @@ class _Job:
             self.nb = call.tile_size(tile_size if tile_size is not None else made, _Extent((m, n)), rule)
             if made is not None and self.nb != made:
                 raise ValueError(f"tile_size={self.nb}, but {self.source.name} makes tiles of {made}")
-            if (tiles := -(-m // self.nb) * -(-n // self.nb)) > _MOST:
-                raise ValueError(
-                    f"{self.source.name} says that it has {m} x {n} numbers: {tiles:.1e} tiles of {self.nb}, and a "
-                    f"graph can have {_MOST:.1e}; with a larger tile_size= there are fewer"
-                )
+            check_tiles(self.source, self.nb)
         except BaseException:
             self.close()
             raise
