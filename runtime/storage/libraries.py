@@ -6,8 +6,8 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -58,7 +58,7 @@ class LibraryArray(Stored):
 
     def read(self, places: Sequence[Place], targets: Sequence[np.ndarray]) -> None:
         for (row, column), target in zip(places, targets, strict=True):
-            with self._turns:
+            with self._turns, _damage(self.name):
                 np.copyto(target, self.array[row : row + target.shape[0], column : column + target.shape[1]])
 
     def write(self, places: Sequence[Place], sources: Sequence[np.ndarray]) -> None:
@@ -91,6 +91,17 @@ class LibraryArray(Stored):
 
     def value(self) -> Any:
         return self.array if self._shown is None else self._shown()
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """A block that reads: what libraries raise for damaged chunks is an OSError that names the file."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # codecs raise anything
+        raise OSError(f"cannot read {name}, which is damaged: {_inner(error)}") from error
 
 
 def is_library_array(a: Any) -> bool:
@@ -165,8 +176,9 @@ def _dataset(file: Any, path: Path, name: str) -> Any:
 
 
 def _inner(error: Exception) -> str:
-    """What an exception says, a KeyError without its quotes."""
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    """What an exception says, in one line, a KeyError without its quotes."""
+    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return " ".join(said.split()) or type(error).__name__
 
 
 def create_hdf5(
@@ -221,12 +233,15 @@ def _hdf5(h5py: Any, path: Path, mode: Literal["r", "w"], **how: Any) -> Any:
     except FileNotFoundError:
         raise FileNotFoundError(2, f"cannot read {path}: no such file") from None
     except OSError as error:
-        raise OSError(f"cannot open {path}: {error}") from error
+        raise OSError(f"cannot open {path}: {_inner(error)}") from error
 
 
 def _only(h5py: Any, file: Any, path: Path) -> str:
     found: list[str] = []
-    file.visititems(lambda name, item: found.append(name) if getattr(item, "ndim", 0) == 2 else None)
+    try:
+        file.visititems(lambda name, item: found.append(name) if getattr(item, "ndim", 0) == 2 else None)
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {_inner(error)}") from error
     if len(found) != 1:
         raise ValueError(
             f"{path} has {len(found)} datasets of two dimensions; say which, such as '{path}:/"

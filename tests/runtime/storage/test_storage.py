@@ -267,3 +267,44 @@ def test_what_is_no_dataset_of_numbers_in_hdf5_is_named_and_the_file_closed(tmp_
         open_source(f"{path}:/m")
     with h5py.File(path, "a"):  # which no reader has open
         pass
+
+
+@pytest.mark.needs("zarr")
+def test_a_damaged_chunk_of_zarr_is_an_error_that_names_the_file(tmp_path):
+    import zarr
+
+    path = tmp_path / "a.zarr"
+    zarr.create_array(str(path), shape=(4, 4), chunks=(2, 2), dtype="f8", zarr_format=2)[:] = np.eye(4)
+    (path / "1.0").write_bytes(b"no frame of a codec")
+    with pytest.warns(RuntimeWarning, match="compressed"):
+        source = open_source(path)
+    with pytest.raises(OSError, match=r"cannot read .*a\.zarr, which is damaged: "):
+        source.read([(0, 0), (2, 0)], [np.empty((2, 2)), np.empty((2, 2))])
+
+
+@pytest.mark.needs("h5py")
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damaged_file_of_hdf5_is_refused_in_one_line_that_names_it(tmp_path, seed):
+    import h5py
+
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("m", data=np.eye(8), chunks=(4, 4), fletcher32=True)
+    content, dice = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    if seed % 2:
+        del content[int(dice.integers(len(content))) :]
+    else:
+        places = dice.integers(8, len(content), 40)
+        content[8:12] = b"\xff" * 4 if seed == 0 else content[8:12]
+        for place in places:
+            content[place] ^= 0xFF
+    path.write_bytes(content)
+    target = np.empty((8, 8))
+    try:
+        source = open_source(path)
+        source.read([(0, 0)], [target])
+    except (OSError, ValueError, TypeError) as error:
+        assert "a.h5" in str(error) and "\n" not in str(error)
+    else:
+        source.close()
+        assert np.array_equal(target, np.eye(8))  # nothing that is read was hit
