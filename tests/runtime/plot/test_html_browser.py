@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import tilewright as tw
+from tilewright.plot import gantt
 from tilewright.plot.html import frame, graph_page, run_page
 from tilewright.plot.live import LivePage
 from tilewright.plot.phases import PHASES, phases
@@ -331,6 +332,18 @@ def test_three_timelines_end_where_the_run_says(report):
     assert report.evaluate("size(1536)") == "1.5 KiB" and report.evaluate("size(12)") == "12 bytes"
 
 
+def test_ticks_of_an_axis_can_be_told_apart_and_names_that_do_not_fit_are_indices(report):
+    ticks = report.evaluate("""[[3.424, 0.002, 3.45, "s"], [0, 1, 9, "s"], [2e-5, 5e-6, 9e-5, "s"], [0.05, 0.05, 0.2, "s"],
+      [150, 50, 400, ""], [0.4, 0.2, 2, ""], [12, 2, 14, "s"]].map(tick => ticked(...tick))""")
+    assert ticks == ["3.424 s", "0", "20 us", "50 ms", "150", "0.4", "12 s"]
+    drawn = report.evaluate("""[90, 60, 40, 12].map(room => {
+      const said = [], g = {measureText: text => ({width: 6 * text.length}), fillText: text => said.push(text)};
+      panels[0].text(g, "gemm(3,2,1)", 0, 0, room, 0);
+      return said;
+    })""")
+    assert drawn == [["gemm(3,2,1)"], ["3,2,1"], ["3,2,1"], []]
+
+
 def test_colours_may_mean_the_rank(report):
     task = index("gemm(3,2,1)")
     place = report.evaluate(f"(p => [p.gantt.X(p.middle({task})), p.gantt.Y(p.d.lane[{task}]) + 5])(panels[0])")
@@ -561,7 +574,8 @@ def test_a_larger_graph_is_drawn_in_groups_and_the_page_says_so(show):
     page.locator("canvas.dag").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    assert selected(page) == "19 x trsm"
+    labels = page.evaluate("panels[0].d.label")
+    assert sum(int(label.split()[0]) for label in labels) == 1540 and selected(page) in labels[1:]
     x, y = on_page(page.locator("canvas.gantt"), (500, 20))
     page.mouse.move(x, y)
     assert re.match(r"\w+\(.*\)( and \d+ more)?\n", page.locator("#tip").inner_text())
@@ -586,9 +600,33 @@ def test_a_comparison_shows_the_table_and_the_best_and_worst_run(show):
     assert said.endswith(
         f"takes {worst.makespan - best.makespan:g} ({worst.makespan / best.makespan - 1:.1%}) more.".replace("%", " %")
     )
-    page.locator('.heat button[aria-label^="eager on 1 workers"]').click()
-    assert page.locator(headings).all_inner_texts() == ["worst: eager on 3 workers", "critical-path on 1 worker"]
+    page.locator('.heat button[aria-label^="eager on 1 worker,"]').click()
+    assert page.locator(headings).all_inner_texts() == ["worst: eager on 3 workers", "critical-path, eager on 1 worker"]
     assert page.evaluate("panels[2].gantt.width > 100 && panels[2].gantt.sx > 0")
+
+
+def test_the_graph_of_an_explorer_is_picked_and_charts_have_the_scale_of_what_is_seen(show):
+    tables = [
+        tw.compare_schedulers(tw.cholesky_graph(nt), [1, 4], schedulers=["eager", "critical-path"]) for nt in (5, 8)
+    ]
+    page = show(lambda path: tables[0].report(path, *tables[1:]))
+    headings, chart = "section.run:not([hidden]) h2", "panels[{0}].gantt.X(panels[{0}].d.makespan)"
+    for k, table in enumerate(tables):
+        if k:
+            page.locator("#which").select_option(label=table.title)
+        assert page.locator(".comparison .verdict:visible").all_inner_texts() == table.verdicts()
+        (best, *_, worst) = [row for row in table if row.workers == 4]
+        shown = page.locator(headings).all_inner_texts()
+        assert shown == [f"best: {best.name} on 4 workers", f"worst: {worst.name} on 4 workers"]
+        assert page.locator("#parting").inner_text().startswith("These two part after ")
+        places = page.evaluate("shown")
+        width = page.evaluate(f"panels[{places[0]}].gantt.width")
+        ends = [page.evaluate(chart.format(place)) for place in places]
+        assert max(ends) == pytest.approx(width - 12, abs=1)  # though the run on one worker takes longer
+        assert (ends[0] - 64) / (ends[1] - 64) == pytest.approx(best.makespan / worst.makespan, rel=1e-3)
+    page.locator('.comparison:not([hidden]) .heat button[aria-label*="on 1 worker,"]').first.click()
+    last = page.evaluate("shown")[-1]
+    assert page.evaluate(chart.format(last)) == pytest.approx(page.evaluate(f"panels[{last}].gantt.width") - 12, abs=1)
 
 
 def test_a_notebook_frame_works_inside_another_page(show):
@@ -757,6 +795,12 @@ def test_a_training_is_shown_as_phases_and_its_warm_up_left_out(show):
         ends[record.rank] = ends["t", record.task] = start + cost[record.task]
         records.append(record._replace(start=start, end=start + cost[record.task]))
     run = dataclasses.replace(run, trace=Trace(graph, 1, records, ranks=2))
+    first = max(r.end for r in records if found[r.task][0] == 0 and found[r.task].phase == "update")
+    chart = gantt.figure(run)
+    named = [text.get_text() for text in chart.legends[0].get_texts()]
+    assert set(named) >= {phase for phase in PHASES if any(one.phase == phase for one in found)}
+    assert not {"forward_loss", "pack"} & set(named)
+    assert chart.axes[0].get_xlim()[0] == first and "warm-up, is left out" in chart.axes[0].get_title("left")
     page = show(run.report)
     labels = page.evaluate("panels[0].d.label")
     assert labels == [str(phase) for phase in dict.fromkeys(found)]
