@@ -252,5 +252,8 @@ class OneRank(ABC):
 
     def made_by(self, rank: int) -> list[Handle]:
         """See `MessagePlan.made_by`."""
-        here = self._ends_at[self._ends_at[:, 1] == rank, 0]
-        return [handle for handle in self._handles(here).values() if handle.name not in self.temporary]
+        here = self._ends_at[self._ends_at[:, 1] == rank, 0].tolist()
+        known = self._known
+        if not known.keys() >= set(here):  # what others make here
+            known = self._handles(np.array(here, np.int64))
+        return [known[tile] for tile in here if known[tile].name not in self.temporary]
