@@ -47,6 +47,7 @@ def _graph(plan: Plan, columns: int, check: bool) -> TaskGraph:
             first = min(max(plan.n - i * plan.height, 0), plan.rows(i))
             if first < plan.rows(i):
                 g.insert(residues, R(X[i, c]), W(N[i, c]), first)
+    g.temporary |= {"A", "X"}  # of no use to the caller: ranks keep them
     laid_out(g, plan)
     g.recipe = _graph, (plan, columns, check)
     return g

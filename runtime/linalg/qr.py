@@ -74,6 +74,8 @@ def _qr_graph(
         explicit(g, H, Q, plan, columns)
     if positive:
         make_positive(g, H, U, None if columns is None else Q, plan)
+    if not in_place and not over:
+        g.temporary.add("A")  # nobody asked for the reflections: ranks keep them
     laid_out(g, plan)
     g.recipe = _qr_graph, (plan, columns, positive, in_place, check, over)
     return g
