@@ -376,8 +376,10 @@ def lu_graph(
         raise ValueError(f"together={together} is for update='column' and pivots of the whole column on one rank")
     if pivoting == "butterfly" and (mt != nt or (shape is not None and shape[0] != shape[1])):
         raise ValueError(f"pivoting='butterfly' is for square matrices, not for {mt} x {nt} tiles")
-    if (count := task_count(mt, nt, pivoting, update, panel, together)) > _MOST_TASKS:
-        raise ValueError(f"mt={mt}, nt={nt} make {count} tasks, more than a graph can hold; take larger tiles")
+    t = min(mt, nt)  # updates by column are few tasks with as many uses of tiles as there are updates by tile
+    count = t**2 if t > _MOST_TASKS**0.5 else task_count(mt, nt, pivoting, "tile", panel)
+    if count > _MOST_TASKS:
+        raise ValueError(f"mt={mt}, nt={nt} make {count} updates, more than a graph can hold; take larger tiles")
     g = TaskGraph(f"lu mt={mt} nt={nt} {pivoting}")
     insert_lu(g, g.handles("A"), mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, tau, together)
     g.extents = {"A": (mt, nt)}

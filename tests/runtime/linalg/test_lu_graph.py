@@ -268,8 +268,10 @@ def test_bad_arguments_are_named():
         lu_graph(1, 1, "rook")
     with pytest.raises(ValueError, match="unknown update 'row'; known: tile, column"):
         lu_graph(1, 1, update="row")
-    with pytest.raises(ValueError, match="more than a graph can hold"):
-        lu_graph(10**4, 10**4)
+    for mt, nt in ((10**4, 10**4), (10**12, 2), (2, 10**12), (10**12, 10**12)):
+        for update in ("tile", "column"):
+            with pytest.raises(ValueError, match="more than a graph can hold"):
+                lu_graph(mt, nt, update=update)
     with pytest.raises(ValueError, match="unknown panel 'split'; known: single, recursive"):
         lu_graph(1, 1, panel="split")
     for how in ({"pivoting": "none"}, {"pivoting": "tournament"}, {"ranks": 2}):
