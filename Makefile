@@ -11,10 +11,11 @@ demo: $(READY)
 demo-training: $(READY)
 	$(BIN)/python examples/training.py
 
-# JOBS processes take the files of tests, `auto` one on each CPU; `.venv/bin/python -m pytest tests/...` takes one.
+# JOBS processes take the files of tests, `auto` one on each CPU; `.venv/bin/python -m pytest tests/...` takes one. A test
+# that ends otherwise than by a wrong value, or is marked flaky, gets a second go, and the end says which did.
 JOBS ?= auto
 test: $(READY) browser
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-except AssertionError
 
 # Random graphs on every engine against the plain loop; the suite has some of them.
 GRAPHS ?= 5000

@@ -47,7 +47,7 @@ def solve(
     precision: str,
     refine: str = "gmres",
     workers: int | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
 ) -> tuple[np.ndarray, SolveInfo]:
     """x with A x = b from an LU factor without pivoting; `AccuracyError` where refinement does not converge."""
     began = perf_counter()

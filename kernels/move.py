@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -43,11 +44,10 @@ def _copy(source: np.ndarray, target: np.ndarray) -> None:
         np.copyto(target, source)
 
 
-def transpose(*tiles: np.ndarray) -> None:
-    """target := source^T, not conjugated; a single tile, which is square, in place."""
-    source, target = tiles[0], tiles[-1]
-    if source is target:
-        source = source.copy()
+def transpose(source: np.ndarray, target: np.ndarray | None = None) -> None:
+    """target := source^T, not conjugated; without a target in place, of a square tile."""
+    if target is None or target is source:
+        source, target = source.copy(), source
     _copy(source.T, target)
 
 
@@ -61,17 +61,13 @@ def finite(tile: np.ndarray, part: str) -> int:
     return int((np.tril(bad) if part == "lower" else np.triu(bad) if part == "upper" else bad).any())
 
 
-def gauge(source: np.ndarray, *rest: np.ndarray | bool) -> int:
+def gauge(source: np.ndarray, sizes: np.ndarray, targets: Sequence[np.ndarray], check: bool) -> int:
     """What norms are made of: ``sizes``, (1, 1 + n + m), gets max |a_ij|, then sum_i |a_ij| and sum_j |a_ij|.
 
-    gauge(source, sizes, check), or gauge(source, sizes, target, check) to copy the tile on the way. With ``check``
-    as `finite`. Sums are in FP64.
+    The tile is copied to ``targets``, of which there may be none. With ``check`` as `finite`. Sums are in FP64.
     """
-    sizes, check = rest[0], rest[-1]
-    assert isinstance(sizes, np.ndarray)
-    if len(rest) == 3:
-        assert isinstance(rest[1], np.ndarray)
-        _copy(source, rest[1])
+    for target in targets:
+        _copy(source, target)
     n = source.shape[1]
     with np.errstate(all="ignore"):
         size = np.abs(source)

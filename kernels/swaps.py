@@ -18,7 +18,6 @@ from tilewright.kernels.layout import address, by_reference
 
 __all__ = [
     "by_tile",
-    "exchange",
     "moved",
     "one_after_the_other",
     "permutation",
@@ -57,12 +56,6 @@ def one_after_the_other(pivots: np.ndarray | Sequence[np.ndarray], tiles: Sequen
     if isinstance(pivots, np.ndarray):
         return pivots
     return np.concatenate([piv + np.int32(top) for piv, top in zip(pivots, tops(tiles), strict=False)])
-
-
-def exchange(*pivots_and_blocks: np.ndarray) -> None:
-    """`swap` of vectors, which are no groups: as many vectors of pivots as blocks."""
-    panels = len(pivots_and_blocks) // 2
-    swap(pivots_and_blocks[:panels], pivots_and_blocks[panels:])
 
 
 def swap_columns(pivots: Sequence[np.ndarray], tiles: Sequence[np.ndarray], backwards: bool = False) -> None:

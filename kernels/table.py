@@ -92,7 +92,7 @@ MOVES: dict[str, Callable[..., Any]] = {
     "unscaled": narrow.unscaled,
     "gemmlb": gemmlb.gemmlb,
     "swap": swaps.swap,
-    "exchange": swaps.exchange,
+    "exchange": swaps.swap,
     "swapc": swaps.swap_columns,
     "take": swaps.take,
     "trade": swaps.trade,

@@ -138,11 +138,10 @@ def dot(x: Tensor, y: Tensor, part: Tensor) -> None:
     part[0] = (x.conj() * y).sum(dim=0).real
 
 
-def gather(*parts_and_result: Tensor) -> None:
+def gather(parts: Sequence[Tensor], sizes: Tensor) -> None:
     """sizes := the largest of its parts; a NaN stays."""
     import torch
 
-    *parts, sizes = parts_and_result
     sizes.copy_(parts[0])
     for part in parts[1:]:
         torch.maximum(sizes, part, out=sizes)
@@ -161,9 +160,8 @@ def _ratio(above: Tensor, below: Tensor) -> Tensor:
     return torch.where((below > 0) & below.isfinite(), above / below, torch.zeros_like(above))
 
 
-def turn(*parts_and_scalars: Tensor) -> None:
+def turn(parts: Sequence[Tensor], rho: Tensor, beta: Tensor) -> None:
     """beta := rho_new / rho with rho_new = r^H z, the sum of the parts; rho := rho_new."""
-    *parts, rho, beta = parts_and_scalars
     new = _sum(parts)
     beta.copy_(_ratio(new, rho))
     rho.copy_(new)
@@ -174,9 +172,8 @@ def sweep(beta: Tensor, z: Tensor, p: Tensor) -> None:
     p.mul_(beta).add_(z)
 
 
-def step(*parts_and_scalars: Tensor) -> None:
+def step(parts: Sequence[Tensor], rho: Tensor, curvature: Tensor, alpha: Tensor) -> None:
     """curvature := p^H A p, the sum of the parts; alpha := rho / curvature."""
-    *parts, rho, curvature, alpha = parts_and_scalars
     curvature.copy_(_sum(parts))
     alpha.copy_(_ratio(rho, curvature))
 
@@ -233,9 +230,8 @@ def project(basis: Tensor, number: Tensor, w: Tensor, h: Tensor) -> None:
         h[j] = (v.conj() * w).sum(dim=0)
 
 
-def total(*parts_and_sum: Tensor) -> None:
-    """sum := the sum of the parts."""
-    *parts, result = parts_and_sum
+def total(parts: Sequence[Tensor], result: Tensor) -> None:
+    """result := the sum of the parts."""
     result.copy_(_sum(parts))
 
 
@@ -245,9 +241,8 @@ def orthogonalize(basis: Tensor, number: Tensor, h: Tensor, w: Tensor) -> None:
         w -= v * coefficient
 
 
-def root(*parts_and_norm: Tensor) -> None:
+def root(parts: Sequence[Tensor], norm: Tensor) -> None:
     """norm := the square root of the sum of the parts."""
-    *parts, norm = parts_and_norm
     norm.copy_(_sum(parts).sqrt())
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -294,9 +294,8 @@ def unscaled(d: Tensor, tile: Tensor, part: str) -> None:
 # Block columns of a lower triangle, from the diagonal down. All end at the last row, so a length says where one begins.
 
 
-def diagonals(*columns_and_d: Tensor) -> None:
+def diagonals(columns: Sequence[Tensor], d: Tensor) -> None:
     """d := |a_ii|^(-1/2) of a whole matrix: `diagonal` of each block column."""
-    *columns, d = columns_and_d
     for source in columns:
         start = len(d) - len(source)
         diagonal(source, d[start : start + source.shape[1]])

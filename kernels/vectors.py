@@ -6,6 +6,8 @@ A block is an (n_i, m) piece of m vectors, one column for each right-hand side; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 __all__ = ["KERNELS"]
@@ -70,15 +72,14 @@ def dot(x: np.ndarray, y: np.ndarray, part: np.ndarray) -> None:
     part[0] = np.einsum("ij,ij->j", x.conj(), y, dtype=np.float64 if x.dtype == np.float32 else None).real
 
 
-def gather(*parts_and_result: np.ndarray) -> None:
+def gather(parts: Sequence[np.ndarray], sizes: np.ndarray) -> None:
     """sizes := the largest of its parts; a NaN stays."""
-    *parts, sizes = parts_and_result
     sizes[...] = parts[0]
     for part in parts[1:]:
         np.maximum(sizes, part, out=sizes)
 
 
-def _sum(parts: tuple[np.ndarray, ...] | list[np.ndarray]) -> np.ndarray:
+def _sum(parts: Sequence[np.ndarray]) -> np.ndarray:
     total = parts[0].copy()
     for part in parts[1:]:
         total += part
@@ -93,9 +94,8 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------ conjugate gradients
 
 
-def turn(*parts_and_scalars: np.ndarray) -> None:
+def turn(parts: Sequence[np.ndarray], rho: np.ndarray, beta: np.ndarray) -> None:
     """beta := rho_new / rho with rho_new = r^H z, the sum of the parts; rho := rho_new."""
-    *parts, rho, beta = parts_and_scalars
     new = _sum(parts)
     beta[...] = _ratio(new, rho)
     rho[...] = new
@@ -107,9 +107,8 @@ def sweep(beta: np.ndarray, z: np.ndarray, p: np.ndarray) -> None:
     p += z
 
 
-def step(*parts_and_scalars: np.ndarray) -> None:
+def step(parts: Sequence[np.ndarray], rho: np.ndarray, curvature: np.ndarray, alpha: np.ndarray) -> None:
     """curvature := p^H A p, the sum of the parts; alpha := rho / curvature."""
-    *parts, rho, curvature, alpha = parts_and_scalars
     curvature[...] = _sum(parts)
     alpha[...] = _ratio(rho, curvature)
 
@@ -179,9 +178,8 @@ def project(basis: np.ndarray, number: np.ndarray, w: np.ndarray, h: np.ndarray)
         h[j] = np.einsum("ij,ij->j", v.conj(), w)
 
 
-def total(*parts_and_sum: np.ndarray) -> None:
-    """sum := the sum of the parts."""
-    *parts, result = parts_and_sum
+def total(parts: Sequence[np.ndarray], result: np.ndarray) -> None:
+    """result := the sum of the parts."""
     result[...] = _sum(parts)
 
 
@@ -191,9 +189,8 @@ def orthogonalize(basis: np.ndarray, number: np.ndarray, h: np.ndarray, w: np.nd
         w -= v * coefficient
 
 
-def root(*parts_and_norm: np.ndarray) -> None:
+def root(parts: Sequence[np.ndarray], norm: np.ndarray) -> None:
     """norm := the square root of the sum of the parts."""
-    *parts, norm = parts_and_norm
     np.sqrt(_sum(parts), out=norm)
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache, update_wrapper
 from inspect import BoundArguments, signature
 from typing import Any, Concatenate, ParamSpec
 
-from tilewright.graph import TaskGraph
+from tilewright.graph import Layout, Task, TaskGraph
 from tilewright.host.garbage import uncollected
 from tilewright.scalars import plain, positive
 
@@ -21,6 +21,8 @@ def graph_builder(
     *,
     cache: int | None = None,
     levels: Callable[..., float] | None = None,
+    known: Callable[..., bool] | None = None,
+    layout: Callable[..., Layout | None] | None = None,
     extents: Callable[..., Mapping[str, tuple[int, int]]] | None = None,
 ) -> Callable[[Callable[Concatenate[TaskGraph, P], TaskGraph | None]], Callable[P, TaskGraph]]:
     """Make a function that inserts tasks into a graph one that returns a graph.
@@ -38,6 +40,10 @@ def graph_builder(
     levels
         ``levels(task, *arguments)``: the length of the longest path from a task to the end, in units of `Op.weight`,
         where the algorithm's author knows a formula.
+    known
+        ``known(*arguments)``: whether there is that formula for these; else there is for all.
+    layout
+        ``layout(*arguments)``: where the handles live, if the graph says so: `TaskGraph.layout`.
     extents
         ``extents(*arguments)``: tile rows and columns of the matrices it works on, by name; data is checked with it.
 
@@ -58,23 +64,30 @@ def graph_builder(
         positive(cache, "cache of a graph_builder")
 
     def decorate(function: Callable[Concatenate[TaskGraph, P], TaskGraph | None]) -> Callable[P, TaskGraph]:
-        known = signature(function)
+        parameters = signature(function)
 
         def title(bound: BoundArguments) -> str:
             bound.apply_defaults()
             named = dict(list(bound.arguments.items())[1:])
             return name.format_map(named) if isinstance(name, str) else name(*bound.args[1:])
 
+        def formula(values: tuple[Any, ...]) -> Callable[[Task], float] | None:
+            if levels is None or not (known is None or known(*values)):
+                return None
+            return lambda task: levels(task, *values)
+
         def build(*args: P.args, **kwargs: P.kwargs) -> TaskGraph:
-            bound = known.bind(None, *map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
+            bound = parameters.bind(None, *map(plain, args), **{name: plain(value) for name, value in kwargs.items()})
             g = TaskGraph(title(bound))
             values: tuple[Any, ...] = bound.args[1:]
             with uncollected():
                 made = function(g, *bound.args[1:], **bound.kwargs)
             graph = g if made is None else made
-            if levels is not None:
-                form = levels
-                graph.closed_form = lambda task: form(task, *values)
+            form = formula(values)
+            if form is not None:
+                graph.closed_form = form
+            if layout is not None:
+                graph.layout = layout(*values)
             if extents is not None:
                 graph.extents = dict(extents(*values))
             graph.recipe = call, values
@@ -82,9 +95,9 @@ def graph_builder(
 
         call: Any = build if cache is None else lru_cache(maxsize=cache)(build)
         update_wrapper(call, function)
-        call.loop, call.levels = function, levels  # for `tilewright.passes.loops`
-        call.title = lambda *args: title(known.bind(None, *args))
-        call.__signature__ = known.replace(parameters=list(known.parameters.values())[1:])
+        call.loop, call.formula = function, formula  # for `tilewright.passes.loops`
+        call.title = lambda *args: title(parameters.bind(None, *args))
+        call.__signature__ = parameters.replace(parameters=list(parameters.parameters.values())[1:])
         return call
 
     return decorate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from tilewright.backends import check_call, engine_class, find_engine
 from tilewright.backends.execution.engine import Engine, check_options
@@ -21,6 +21,7 @@ from tilewright.schedulers import policy as find_policy
 
 if TYPE_CHECKING:
     from tilewright.backends.simulate import Noise, Owner
+    from tilewright.kinds import EngineOptions
 
 __all__ = ["check_plan", "run", "simulate"]
 
@@ -31,13 +32,13 @@ def run(
     graph: TaskGraph,
     data: Mapping[str, Any] | Mapping[Handle, Any] | None = None,
     *,
-    backend: str | Engine = "threads",
+    backend: str | Engine | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     machine: Machine | None = None,
     progress: ProgressOption = False,
     threads_per_task: int = 1,
-    **options: Any,
+    **options: Unpack[EngineOptions],
 ) -> Run:
     """Run a graph on data.
 
@@ -48,9 +49,11 @@ def run(
     data
         By handle or handle name: the buffers that tasks read and change in place. See `Store`.
     backend
-        One of `BACKENDS`; ``"simulate"`` computes nothing and needs no data, see `tilewright.simulate`. Inside a call
-        that has made its engine already, that engine: options and data are then as it took them, and what the ranks of
-        a collective call still have to agree on they exchange here.
+        One of `BACKENDS`. None is ``"threads"``, in this and in all other calls; but those that work on a dask.array
+        where its chunks are, such as `tiled_cholesky`, give one to ``"dask"``. ``"simulate"`` computes nothing and
+        needs no data, see `tilewright.simulate`. Inside a call that has made its engine already, that engine: options
+        and data are then as it took them, and what the ranks of a collective call still have to agree on they exchange
+        here.
     scheduler
         One of `SCHEDULERS`, or an object with ``prepare``, ``push`` and ``pop``.
     workers

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewright.backends import check_call, engine_class, find_engine
+from tilewright.backends import check_call, engine_class, find_engine, named
 from tilewright.backends.execution.engine import Engine, check_data
 from tilewright.backends.execution.prepared import Here, Prepared, check_given, lasting
 from tilewright.backends.ranks.home import Bound, Home, copied
@@ -55,7 +55,7 @@ def prepare(
     inputs: Which = (),
     outputs: Which | None = None,
     carry: Carry | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     threads_per_task: int = 1,
@@ -124,7 +124,7 @@ def prepare(
     worker_count(workers)
     threads_per_task = positive(threads_per_task, "threads_per_task")
     if threads_per_task > 1 and not found.wide_tasks:
-        raise ValueError(f"threads_per_task must be 1 for backend {backend!r}, not {threads_per_task}")
+        raise ValueError(f"threads_per_task must be 1 for backend {found.name!r}, not {threads_per_task}")
     for name in ("root", "gather"):
         if options.get(name) is not None:
             raise ValueError(f"{name} is for tilewright.run; a prepared graph has inputs and outputs")
@@ -268,7 +268,7 @@ class Resident:
         *,
         ranks: int,
         owner: Callable[[Handle], int],
-        backend: str = "threads",
+        backend: str | None = None,
         pool: Pool | None = None,
         comm: Any = None,
         synchronous: bool = False,
@@ -286,7 +286,7 @@ class Resident:
                 raise ValueError(f"owner puts {handle} on rank {rank}, but there are ranks 0..{ranks - 1}")
         worker_count(workers)
         find_policy(scheduler)
-        self.ranks, self.owner, self.backend = ranks, owner, backend
+        self.ranks, self.owner, self.backend = ranks, owner, named(backend)
         self._closed = False
         self.handles = frozenset(data)
         given = {"pool": pool, "comm": comm, "synchronous": synchronous or None}

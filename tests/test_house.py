@@ -44,8 +44,7 @@ def compared_names(text):
 
 ALLOWED = {
     # where a dask.array goes to its own engine unless the caller named another
-    ("runtime/linalg/solve.py", "how['backend'] == 'threads'"),
-    ("runtime/linalg/call.py", "backend not in (None, 'dask')"),
+    ("runtime/linalg/call.py", "backend not in (None, 'dask')")
 }
 
 
@@ -69,6 +68,56 @@ def asked_policies(text):
         if isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr")
         if any(part.id in names for part in ast.walk(node.args[0]) if isinstance(part, ast.Name))
     ]
+
+
+def decoders(text):
+    """(function, line) where a function takes its ``*arguments`` apart by place instead of having them by name."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and node.args.vararg:
+            rest = node.args.vararg.arg
+            for part in ast.walk(node):
+                by_place = isinstance(part, ast.Subscript) and part.value
+                unpacked = isinstance(part, ast.Assign) and type(part.targets[0]) is ast.Tuple and part.value
+                if any(type(value) is ast.Name and value.id == rest for value in (by_place, unpacked)):
+                    found.add((node.name, part.lineno))
+    return found
+
+
+WRAPPERS = {"insert", "by_rows", "on_copies"}
+"""They hand on what they are given: two graphs whose accesses come first, and what calls a kernel on other tiles."""
+
+
+def test_no_task_finds_out_what_its_arguments_are():
+    """A task over as many tiles as there are gets a list of them: a group."""
+    found = {(path, *what) for path, text in TEXTS.items() for what in decoders(text)}
+    assert {what for what in found if what[1] not in WRAPPERS} == set()
+
+
+def test_a_function_that_takes_its_arguments_apart_is_found():
+    text = (
+        "def f(*rest):\n    *a, b = rest\n    return a[0]\ndef g(*x):\n    return x[0] + sum(x)\ndef h(*x):\n    y = x"
+    )
+    assert decoders(text) == {("f", 2), ("g", 5)}
+
+
+def assigned_facts(text):
+    """Lines that say of a graph what its builder says: its recipe, closed form and extents."""
+    facts = ("recipe", "closed_form", "extents")
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Assign) and any(type(to) is ast.Attribute and to.attr in facts for to in node.targets)
+        if not any(type(to) is ast.Attribute and ast.unparse(to.value) == "self" for to in node.targets)
+    ]
+
+
+def test_what_is_known_of_a_graph_is_said_where_it_is_built():
+    """By `graph_builder`, or by a pass, which makes a graph of another one."""
+    said = {path for path, text in TEXTS.items() if assigned_facts(text)}
+    passes = {"runtime/graph/task_graph.py", "runtime/linalg/finals.py"} | {p for p in said if "/passes/" in p}
+    assert said - passes == {"runtime/builder.py"}
+    assert assigned_facts("g.recipe = f, ()\nself.recipe = 1\nx.closed_form = None") == [1, 3]
 
 
 def test_policies_are_not_asked_for_what_they_may_not_have():

@@ -14,7 +14,7 @@ from typing import Any
 from tilewright.backends.execution.engine import Engine, check_options
 from tilewright.scalars import choice
 
-__all__ = ["BACKENDS", "COMPUTING", "check_call", "engine_class", "find_engine"]
+__all__ = ["BACKENDS", "COMPUTING", "DEFAULT", "check_call", "engine_class", "find_engine", "named"]
 
 _ENGINES = {
     "serial": "tilewright.backends.serial.Serial",
@@ -31,8 +31,18 @@ COMPUTING = BACKENDS[:-1]
 """Those that compute; ``"simulate"`` only predicts."""
 
 
-def engine_class(backend: str, *, computes: bool = False) -> type[Engine]:
+DEFAULT = "threads"
+"""The engine of a call that names none."""
+
+
+def named(backend: str | None) -> str:
+    """The name of an engine, `DEFAULT` for None."""
+    return DEFAULT if backend is None else backend
+
+
+def engine_class(backend: str | None, *, computes: bool = False) -> type[Engine]:
     """The class of the engine of that name. ValueError lists the names there are, if need be of those that compute."""
+    backend = named(backend)
     if computes and isinstance(backend, str) and backend in BACKENDS and backend not in COMPUTING:
         raise ValueError(f"backend {backend!r} computes nothing; tw.simulate and tw.run return the predicted run")
     choice(backend, "backend", COMPUTING if computes else BACKENDS)
@@ -41,13 +51,13 @@ def engine_class(backend: str, *, computes: bool = False) -> type[Engine]:
     return found
 
 
-def find_engine(backend: str | Engine, options: Mapping[str, Any], *, computes: bool = True) -> Engine:
+def find_engine(backend: str | Engine | None, options: Mapping[str, Any], *, computes: bool = True) -> Engine:
     """The engine of a call with this backend and options of that backend. Made once a call, and handed on.
 
     Parameters
     ----------
     backend
-        A name; or the engine of a call around this one, which is returned.
+        A name, or None; or the engine of a call around this one, which is returned.
     options
         Those of that backend; none for an engine that is there already.
     computes
@@ -93,6 +103,7 @@ def check_call(
     TypeError
         It names the options, and what may be meant by them: parameters of the call or options of the backend.
     """
+    backend = named(backend)
     if not options or not isinstance(backend, str) or backend not in BACKENDS:
         return
     engine = engine_class(backend)

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from tilewright.backends import COMPUTING
+from tilewright.backends import COMPUTING, DEFAULT
 from tilewright.errors import MissingDataError, NotPositiveDefiniteError, RankDied, SchedulerError, WorkerDied
 from tilewright.extras import EXTRAS, brings
 from tilewright.host.files import write_text
@@ -256,7 +256,7 @@ order_and_file = together(
 
 engine_options = together(
     click.option("--tile-size", type=click.IntRange(min=1), help="Rows of a tile.  [default: chosen from n]"),
-    click.option("--backend", type=click.Choice(COMPUTING), default="threads", show_default=True),
+    click.option("--backend", type=click.Choice(COMPUTING), default=DEFAULT, show_default=True),
     click.option(
         "--scheduler",
         type=Scheduler(),

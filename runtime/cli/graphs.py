@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from tilewright.backends import COMPUTING, engine_class
+from tilewright.backends import COMPUTING, DEFAULT, engine_class
 from tilewright.cli.common import (
     PRECISIONS,
     Extents,
@@ -243,7 +243,7 @@ def dag(
 
 @click.command()
 @functools.partial(graph_command)
-@click.option("--backend", type=click.Choice(COMPUTING), default="threads", show_default=True)
+@click.option("--backend", type=click.Choice(COMPUTING), default=DEFAULT, show_default=True)
 @click.option("--scheduler", type=Scheduler(), default="critical-path", show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="[default: one per core]")
 @pin

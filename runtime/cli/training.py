@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tilewright.backends import COMPUTING
+from tilewright.backends import COMPUTING, DEFAULT
 from tilewright.cli.common import Json, Progress, as_json, emit, one_sentence, output, picture, progress, wrote
 
 __all__ = ["train"]
@@ -68,7 +68,7 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
     metavar="STEPS",
     help="Adaptive precision goes up again after so many good steps.  [default: never]",
 )
-@click.option("--backend", type=click.Choice(COMPUTING), default="threads", show_default=True)
+@click.option("--backend", type=click.Choice(COMPUTING), default=DEFAULT, show_default=True)
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Replicas that share a batch."
 )

@@ -7,11 +7,12 @@ scalability*): `grid`; the graphs: `matvec_graph`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
 from tilewright.arguments import dense, like, numbers
+from tilewright.backends import named
 from tilewright.comm.grid import grid_of
 from tilewright.comm.matvec_graph import Moments, matvec_graph, power_graph
 from tilewright.comm.operator import Operator, check_finite, count, place
@@ -24,6 +25,7 @@ from tilewright.scalars import flag
 
 if TYPE_CHECKING:
     from tilewright.backends.mpi.pool import Pool
+    from tilewright.kinds import Matrix, MatvecOptions, T
     from tilewright.machine import Machine
     from tilewright.runs.run import Run
 
@@ -86,12 +88,12 @@ class DenseOperator(Operator):
 
     def __init__(
         self,
-        A: Any,
+        A: Matrix,
         layout: str = "rows",
         ranks: int | None = None,
         *,
         grid: Sequence[int] | None = None,
-        backend: str = "threads",
+        backend: str | None = None,
         overlap: bool = False,
         check_finite: bool = True,
         synchronous: bool = False,
@@ -109,7 +111,7 @@ class DenseOperator(Operator):
         there, pool, comm = place(backend, ranks, pool, comm)
         self.grid = grid_of(layout, there, grid, matrix.shape)
         self.ranks = self.grid.ranks
-        self.layout, self.backend, self.overlap = layout, backend, flag(overlap, "overlap")
+        self.layout, self.backend, self.overlap = layout, named(backend), flag(overlap, "overlap")
         self._begin(matrix.dtype, matrix.shape)
         copies = self.on_ranks and comm is None  # a pool's ranks do
         take = np.array if copy and not copies else np.asarray
@@ -180,7 +182,7 @@ class DenseOperator(Operator):
             dtype=dtype,
         )
 
-    def traced(self, x: Any, *, transposed: bool = False) -> tuple[Any, Trace]:
+    def traced(self, x: Matrix, *, transposed: bool = False) -> tuple[Any, Trace]:
         """A product with one vector and what happened when; of a real matrix and a complex x, that of the real part."""
         vector = self._checked(x, 0 if transposed else 1)
         if vector.ndim != 1:
@@ -201,7 +203,7 @@ class DenseOperator(Operator):
 
         return simulate(self.graph(transposed=transposed), machine.replace(ranks=self.ranks), scheduler=scheduler)
 
-    def power_iteration(self, steps: int, x: Any = None) -> tuple[complex | float, Any]:
+    def power_iteration(self, steps: int, x: Matrix | None = None) -> tuple[complex | float, Any]:
         """``steps`` steps of the power iteration; the vector stays in pieces on the ranks between them.
 
         Parameters
@@ -296,12 +298,18 @@ class DenseOperator(Operator):
         return self.grid.picture()
 
 
+@overload
+def matvec(A: T, x: Matrix, **options: Unpack[MatvecOptions]) -> T: ...
+@overload
+def matvec(A: Matrix, x: T, **options: Unpack[MatvecOptions]) -> T: ...
+@overload
+def matvec(A: Matrix, x: Matrix, **options: Unpack[MatvecOptions]) -> np.ndarray: ...
 @strict
 def matvec(
     A: Any,
     x: Any,
     *,
-    backend: str = "threads",
+    backend: str | None = None,
     layout: str = "rows",
     ranks: int | None = None,
     grid: Sequence[int] | None = None,

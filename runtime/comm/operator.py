@@ -209,7 +209,7 @@ class Turned(LinearOperator):
 # ------------------------------------------------------------------ where
 
 
-def place(backend: str, ranks: int | None, pool: Any, comm: Any) -> tuple[int | None, Any, Any]:
+def place(backend: str | None, ranks: int | None, pool: Any, comm: Any) -> tuple[int | None, Any, Any]:
     """Where an operator lives: (ranks or None where nothing says how many, pool or None, communicator or None).
 
     On MPI the ranks are those of ``comm``, on the ranks of ``mpiexec`` all of them; else those of ``pool``, else of

@@ -80,9 +80,8 @@ def _pack(x: np.ndarray, places: np.ndarray, message: np.ndarray) -> None:
     x.take(places, 0, message, "clip")
 
 
-def _pack_levels(*arguments: Any) -> None:
+def _pack_levels(levels: list[np.ndarray], where: Places, message: np.ndarray) -> None:
     """The same, level by level."""
-    *levels, where, message = arguments
     for level, places, first, last in where.parts:
         levels[level].take(places, 0, message[first:last], "clip")
 
@@ -99,10 +98,14 @@ def _local(
 
 
 def _remote(
-    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, boundary: np.ndarray, *rest: np.ndarray
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    boundary: np.ndarray,
+    messages: list[np.ndarray],
+    y: np.ndarray,
 ) -> None:
     """y := y + A_remote ghosts, for the rows that have remote entries."""
-    *messages, y = rest
     partial = y.take(boundary, 0)
     ghosts = messages[0] if len(messages) == 1 else np.concatenate(messages)
     csr.multiply_add(indptr, indices, values, ghosts, partial)
@@ -115,7 +118,7 @@ def _back(
     values: np.ndarray,
     boundary: np.ndarray,
     x: np.ndarray,
-    *messages: np.ndarray,
+    messages: list[np.ndarray],
 ) -> None:
     """messages := A_remote^T x, the part of each owner of ghosts."""
     ghosts = np.zeros((sum(map(len, messages)), *x.shape[1:]), x.dtype)
@@ -157,96 +160,110 @@ def recur(
         y /= y.dtype.type(gamma)
 
 
-def sweep(
+def _sweep(
     indptr: np.ndarray,
     indices: np.ndarray,
     values: np.ndarray,
     form: Form,
+    coefficients: list[np.ndarray],
+    before: np.ndarray,
+    earlier: list[np.ndarray],
+    y: np.ndarray,
     first: int,
     last: int,
     own: int,
     k: int,
-    coefficients: np.ndarray | None,
-    before: np.ndarray,
-    earlier: np.ndarray | None,
-    y: np.ndarray,
 ) -> None:
-    """Level k of rows that need no message, from row ``first`` on to ``last``: y := A_local x."""
+    """Level k of rows that need no message, from row ``first`` on to ``last``: y := A_local x.
+
+    There are ``coefficients`` if a recurrence follows, and then the level ``earlier`` than the one before, if any.
+    """
     part, x = y[first:last], before[:own]
     found = form.of(indptr, indices, values, own) if x.ndim == 1 else None
     if found is None or not found.multiply(x, part, first):
         part.fill(0)
         csr.multiply_add(indptr[first : last + 1], indices, values, x, part)
-    recur(part, coefficients, k, before[first:last], None if earlier is None else earlier[first:last])
+    if coefficients:
+        recur(part, coefficients[0], k, before[first:last], earlier[0][first:last] if earlier else None)
 
 
-def finish(
+def _finish(
     indptr: np.ndarray,
     indices: np.ndarray,
     values: np.ndarray,
     rows: np.ndarray,
-    k: int,
-    coefficients: np.ndarray | None,
+    coefficients: list[np.ndarray],
     before: np.ndarray,
-    earlier: np.ndarray | None,
+    earlier: list[np.ndarray],
     y: np.ndarray,
+    k: int,
 ) -> None:
     """Level k of the other rows, own and redundant ones."""
     part = np.zeros((len(rows), *y.shape[1:]), y.dtype)
     csr.multiply_add(indptr, indices, values, before, part)
-    if coefficients is not None:
-        recur(part, coefficients, k, before[rows], None if earlier is None else earlier[rows])
+    if coefficients:
+        recur(part, coefficients[0], k, before[rows], earlier[0][rows] if earlier else None)
     y[rows] = part
 
 
-def _sweep(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, *rest: Any) -> None:
-    *vectors, first, last, own, k, shifted = rest
-    sweep(indptr, indices, values, form, first, last, own, k, *_vectors(vectors, k, shifted))
-
-
-def _finish(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, rows: np.ndarray, *rest: Any) -> None:
-    *vectors, k, shifted = rest
-    finish(indptr, indices, values, rows, k, *_vectors(vectors, k, shifted))
-
-
-def _vectors(vectors: list[np.ndarray], k: int, shifted: bool) -> tuple[Any, Any, Any, Any]:
-    """(coefficients, level k - 1, level k - 2 or None, level k)."""
-    coefficients = vectors.pop(0) if shifted else None
-    before = vectors[0]
-    earlier = vectors[1] if shifted and k > 1 else None
-    return coefficients, before, earlier, vectors[-1]
-
-
-def _arrive(*arguments: Any) -> None:
+def _arrive(places_of: list[Places], messages: list[np.ndarray], vector: np.ndarray, k: int) -> None:
     """Messages to their places in the extended vector of one level."""
-    *pairs, vector, k = arguments
-    for where, message in zip(pairs[::2], pairs[1::2], strict=True):
+    for where, message in zip(places_of, messages, strict=True):
         for level, places, first, last in where.parts:
             if level == k:
                 vector[places] = message[first:last]
 
 
-def _entries(*shapes: Any) -> float:
-    """A multiplication and an addition for each entry and vector: shapes of row pointers, columns, values, ..., y."""
-    return _per_vector(shapes[2], shapes[-1])
+Shape = tuple[int, ...]
 
 
-def _swept(entries: int, *shapes: Any) -> float:
+def _entries(indptr: Shape, indices: Shape, values: Shape, form: Shape, x: Shape, *_: Any) -> float:
+    """A multiplication and an addition for each entry and vector."""
+    return _per_vector(values[0], x)
+
+
+def _entries_of_rows(
+    indptr: Shape, indices: Shape, values: Shape, rows: Shape, messages: list[Shape], y: Shape
+) -> float:
+    """The same of `_remote`."""
+    return _per_vector(values[0], y)
+
+
+def _entries_of_level(
+    indptr: Shape,
+    indices: Shape,
+    values: Shape,
+    rows: Shape,
+    coefficients: list[Shape],
+    before: Shape,
+    earlier: list[Shape],
+    y: Shape,
+) -> float:
+    """The same of `_finish`."""
+    return _per_vector(values[0], y)
+
+
+def _swept(
+    entries: int,
+    indptr: Shape,
+    indices: Shape,
+    values: Shape,
+    form: Shape,
+    coefficients: list[Shape],
+    before: Shape,
+    earlier: list[Shape],
+    y: Shape,
+) -> float:
     """The same of some rows with so many entries."""
-    return _per_vector((entries,), shapes[-1])
+    return _per_vector(entries, y)
 
 
-def _entries_back(*shapes: Any) -> float:
-    """The same, of `_back`, whose x stands fifth."""
-    return _per_vector(shapes[2], shapes[4])
+def _per_vector(entries: int, vector: Shape) -> float:
+    return 2.0 * entries * (vector[1] if len(vector) > 1 else 1)
 
 
-def _per_vector(values: tuple[int, ...], vector: tuple[int, ...]) -> float:
-    return 2.0 * values[0] * (vector[1] if len(vector) > 1 else 1)
-
-
-def _added(*shapes: Any) -> float:
-    return float(np.prod(shapes[1]))
+def _added(where: Shape, message: Shape, y: Shape) -> float:
+    return float(np.prod(message))
 
 
 def _none(*shapes: Any) -> float:
@@ -256,11 +273,11 @@ def _none(*shapes: Any) -> float:
 PACK = Op("pack", _pack, weight=0, flops=_none)
 PACK_LEVELS = Op("pack", _pack_levels, weight=0, flops=_none)
 LOCAL = Op("local", _local, flops=_entries)
-REMOTE = Op("remote", _remote, flops=_entries)
-BACK = Op("back", _back, flops=_entries_back)
+REMOTE = Op("remote", _remote, flops=_entries_of_rows)
+BACK = Op("back", _back, flops=_entries)
 TRANSPOSED = Op("transposed", _transposed, flops=_entries)
 ADD = Op("add", _add, flops=_added)
-FINISH = Op("finish", _finish, flops=_entries)
+FINISH = Op("finish", _finish, flops=_entries_of_level)
 ARRIVE = Op("arrive", _arrive, weight=0, flops=_none)
 
 
@@ -362,19 +379,26 @@ def product_graph(
             messages = [R(w[q, p]) for q in piece.sources]
             waits = [] if overlap else messages
             if waits:
-                g.insert(_WAITING, *map(R, local), R(x[k - 1, p]), *waits, W(x[k, p]), len(waits))
+                g.insert(_WAITING, *map(R, local), R(x[k - 1, p]), waits, W(x[k, p]))
             else:
                 g.insert(LOCAL, *map(R, local), R(x[k - 1, p]), W(x[k, p]))
             if messages:
-                g.insert(REMOTE, *map(R, remote), *messages, RW(x[k, p]))
+                g.insert(REMOTE, *map(R, remote), messages, RW(x[k, p]))
         out.outputs.append([(x[k, p], piece.rows, piece.size[0]) for p, piece in enumerate(pieces)])
     return out.finish()
 
 
 def _waiting(
-    indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, form: Form, x: np.ndarray, *rest: Any
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    form: Form,
+    x: np.ndarray,
+    _messages: list[np.ndarray],
+    y: np.ndarray,
 ) -> None:
-    _local(indptr, indices, values, form, x, rest[-2])
+    """`_local` of a rank that has its messages."""
+    _local(indptr, indices, values, form, x, y)
 
 
 _WAITING = Op("local", _waiting, flops=_entries)
@@ -393,7 +417,7 @@ def transposed_graph(pieces: list[Piece], dtype: Any, trailing: tuple[int, ...] 
         for q, (first, last) in piece.sources.items():
             w[p, q] = out.vector("w", (0, p, q), p, last - first)
         if piece.sources:
-            g.insert(BACK, *map(R, blocks[p][1]), R(x[p]), *(W(w[p, q]) for q in piece.sources), priority=2)
+            g.insert(BACK, *map(R, blocks[p][1]), R(x[p]), [W(w[p, q]) for q in piece.sources], priority=2)
     for p, piece in enumerate(pieces):
         g.insert(TRANSPOSED, *map(R, blocks[p][0]), R(x[p]), W(y[p]))
         for q, places in piece.wanted.items():
@@ -473,11 +497,17 @@ class _Block:
         for k in range(first_level, last_level + 1):
             first, last = self.plan[p].levels[k - 1].inner
             if last > first:
-                own, shifted = self.plan[p].own, bool(self.factors)
                 rows = self.out.data[self.local[p][0]]
                 op = Op("sweep", _sweep, flops=partial(_swept, int(rows[last] - rows[first])))
                 self.out.graph.insert(
-                    op, *map(R, self.local[p]), *self._before(p, k), RW(self._level(p, k)), first, last, own, k, shifted
+                    op,
+                    *map(R, self.local[p]),
+                    *self._before(p, k),
+                    RW(self._level(p, k)),
+                    first,
+                    last,
+                    self.plan[p].own,
+                    k,
                 )
 
     def pack(self, p: int) -> None:
@@ -485,15 +515,15 @@ class _Block:
             places = self.plan[p].wanted[q]
             where = self.out.give("i", (self.base, 0, p, q), p, Places(places))
             levels = [R(self._level(p, k)) for k in range(int(places[0].max()) + 1)]
-            self.out.graph.insert(PACK_LEVELS, *levels, R(where), W(self.w[p, q]), priority=2)
+            self.out.graph.insert(PACK_LEVELS, levels, R(where), W(self.w[p, q]), priority=2)
 
     def arrive(self, p: int) -> None:
-        came = []
-        for q, places in self.plan[p].sources.items():
-            came += [R(self.out.give("i", (self.base, 1, p, q), p, Places(places))), R(self.w[q, p])]
-        highest = max((int(places[0].max()) for places in self.plan[p].sources.values()), default=-1)
+        sources = self.plan[p].sources
+        where = [R(self.out.give("i", (self.base, 1, p, q), p, Places(places))) for q, places in sources.items()]
+        came = [R(self.w[q, p]) for q in sources]
+        highest = max((int(places[0].max()) for places in sources.values()), default=-1)
         for k in range(highest + 1):
-            self.out.graph.insert(ARRIVE, *came, RW(self._level(p, k)), k)
+            self.out.graph.insert(ARRIVE, where, came, RW(self._level(p, k)), k)
 
     def finish(self, p: int) -> None:
         """All levels of the rows that needed the message."""
@@ -501,18 +531,17 @@ class _Block:
             if len(level.rows):
                 block = level.block
                 arrays = self._give("B", k, p, (block.indptr, block.indices, block.values, level.rows))
-                self.out.graph.insert(
-                    FINISH, *map(R, arrays), *self._before(p, k), RW(self._level(p, k)), k, bool(self.factors)
-                )
+                self.out.graph.insert(FINISH, *map(R, arrays), *self._before(p, k), RW(self._level(p, k)), k)
 
     def _level(self, p: int, k: int) -> Handle:
         return self.x[self.base + k, p]
 
-    def _before(self, p: int, k: int) -> list[Use]:
-        """What level k is made of beside the matrix."""
-        if not self.factors:
-            return [R(self._level(p, k - 1))]
-        return [R(self.factors[p]), R(self._level(p, k - 1)), *([R(self._level(p, k - 2))] if k > 1 else [])]
+    def _before(self, p: int, k: int) -> tuple[list[Use], Use, list[Use]]:
+        """What level k is made of beside the matrix: coefficients, the level before, and if need be that before it."""
+        recurs = bool(self.factors)
+        coefficients = [R(self.factors[p])] if recurs else []
+        earlier = [R(self._level(p, k - 2))] if recurs and k > 1 else []
+        return coefficients, R(self._level(p, k - 1)), earlier
 
     def _give(self, name: str, k: int, p: int, arrays: Iterable[np.ndarray]) -> list[Handle]:
         return [self.out.give(name, (self.base + k, i, p), p, array) for i, array in enumerate(arrays)]

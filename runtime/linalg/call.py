@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tilewright.arguments import is_chunked
-from tilewright.backends import check_call, find_engine
+from tilewright.backends import check_call, find_engine, named
 from tilewright.backends.execution.rooms import provide
 from tilewright.distribution import BlockCyclic, chosen_owner, near_square
 from tilewright.engine import run
@@ -59,7 +59,7 @@ class Call:
     options
         Those of the engine.
     backend, scheduler, workers, progress
-        See `tilewright.run`. With ``chunks`` and no backend a dask.array goes to ``"dask"``, all else to ``"threads"``.
+        See `tilewright.run`. With ``chunks`` and no backend a dask.array goes to ``"dask"``.
     return_run
         Whether `result` gives the `Run` as well.
     chunks
@@ -93,16 +93,14 @@ class Call:
         chunked = chunks and is_chunked(a)
         if chunked and backend not in (None, "dask"):
             a, chunked = a.compute(), False
-        if backend is None and chunks:
-            backend = "dask" if chunked else "threads"
-        name: Any = backend
+        name = "dask" if chunked else named(backend)
         check_call(routine, options, name)
         self.routine = routine
         self.return_run = flag(return_run, "return_run")
         self.scheduler, self.workers, self.progress = scheduler, workers, progress
         self.on_device, self.chunked = is_device_tensor(a), chunked
         if self.on_device and name not in _ON_DEVICE:
-            raise ValueError(f"backend {backend!r} cannot run on {a.device}; use {' or '.join(_ON_DEVICE)}")
+            raise ValueError(f"backend {name!r} cannot run on {a.device}; use {' or '.join(_ON_DEVICE)}")
         self.options = options
         self.engine = find_engine(name, options, computes=not self.return_run)
         self.a = self.argument(a)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
+from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels import cholesky_qr
 from tilewright.linalg.call import Call
-from tilewright.linalg.qr_graph import Plan, laid_out
+from tilewright.linalg.qr_graph import Plan, layout_of
 from tilewright.ops import in_place
 
 __all__ = ["CHOLESKY", "cholesky_qr2"]
@@ -41,10 +41,9 @@ again = in_place("again", cholesky_qr.again, weight=3, flops=_solve_flops)
 join = in_place("join", cholesky_qr.join, weight=1)
 
 
-@lru_cache(maxsize=16)
-def _graph(plan: Plan, vectors: bool) -> TaskGraph:
+@graph_builder("cholesky qr {plan.m} x {plan.n} tile_size={plan.width}", cache=16, layout=layout_of)
+def _graph(g: TaskGraph, plan: Plan, vectors: bool) -> None:
     """``R[0,0]``, with ``vectors`` ``Q[i,0]``, and how far Q was from orthonormal after the first step: ``state``."""
-    g = TaskGraph(f"cholesky qr {plan.m} x {plan.n} tile_size={plan.width}")
     A, Q, U = g.handles("source"), g.handles("Q"), g.handles("R")
     n, rows = plan.n, range(plan.mt)
     G, T = (g.handles(name, shape=(n, n), dtype=plan.dtype) for name in ("gram", "triangle"))
@@ -62,9 +61,6 @@ def _graph(plan: Plan, vectors: bool) -> TaskGraph:
     for i in rows if vectors else ():
         g.insert(again, R(T[1]), RW(Q[i, 0]))  # Q_i := Q_i R_2^-1
     g.insert(join, R(T[0]), R(T[1]), R(states[0]), R(states[1]), W(U[0, 0]), W(found), on=U[0, 0])  # R := R_2 R_1
-    laid_out(g, plan)
-    g.recipe = _graph, (plan, vectors)
-    return g
 
 
 def cholesky_qr2(call: Call, plan: Plan, data: dict[str, Any], vectors: bool) -> str:

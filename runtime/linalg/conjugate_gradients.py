@@ -33,16 +33,16 @@ def direction_tasks(g: TaskGraph, nt: int, X: Handles, advance: Op, structure: S
     rho, alpha, beta, curvature = map(g.handle, ("rho", "alpha", "beta", "curvature"))
     for i in range(nt):
         g.insert(OPS["dot"], R(r[i]), R(Z[i]), W(T[i]))
-    g.insert(OPS["turn"], *[R(T[i]) for i in range(nt)], RW(rho), W(beta))  # beta := r^H z / rho, rho := r^H z
+    g.insert(OPS["turn"], [R(T[i]) for i in range(nt)], RW(rho), W(beta))  # beta := r^H z / rho, rho := r^H z
     for i in range(nt):
         g.insert(OPS["sweep"], R(beta), R(Z[i]), RW(P[i]))  # p := z + beta p
     structure.product(g, P, V, nt)
     for i in range(nt):
         g.insert(OPS["dot"], R(P[i]), R(V[i]), W(T[i]))
-    g.insert(OPS["step"], *[R(T[i]) for i in range(nt)], R(rho), W(curvature), W(alpha))  # alpha := rho / p^H A p
+    g.insert(OPS["step"], [R(T[i]) for i in range(nt)], R(rho), W(curvature), W(alpha))  # alpha := rho / p^H A p
     for i in range(nt):
         g.insert(advance, R(alpha), R(D[i]), R(P[i]), R(V[i]), RW(X[i]), RW(r[i]), W(S[i]))
-    g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(g.handle("sizes")))
+    g.insert(OPS["gather"], [R(S[i]) for i in range(nt)], W(g.handle("sizes")))
 
 
 @graph_builder("conjugate gradients nt={nt}", cache=32)

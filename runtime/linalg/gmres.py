@@ -34,7 +34,7 @@ def gmres_start_graph(g: TaskGraph, nt: int) -> None:
     r, T, P, norm = g.handles("R"), g.handles("T"), g.handles("P"), g.handle("norm")
     for i in range(nt):
         g.insert(OPS["dot"], R(r[i]), R(r[i]), W(T[i]))
-    g.insert(OPS["root"], *[R(T[i]) for i in range(nt)], W(norm))
+    g.insert(OPS["root"], [R(T[i]) for i in range(nt)], W(norm))
     for i in range(nt):
         g.insert(OPS["normalize"], R(r[i]), R(norm), W(P[i]))
 
@@ -53,18 +53,18 @@ def gmres_step_graph(g: TaskGraph, nt: int, structure: Structure) -> None:
     for i in range(nt):
         g.insert(OPS["append"], R(P[i]), R(k), RW(basis[i]))
         g.insert(OPS["measure"], R(D[i]), R(P[i]), W(S[i]))
-    g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
+    g.insert(OPS["gather"], [R(S[i]) for i in range(nt)], W(sizes))
     precondition(g, P, Z, sizes, nt, structure)
     structure.product(g, Z, V, nt)  # w := A M^-1 v_k
     for turn in range(2):
         for i in range(nt):
             g.insert(OPS["project"], R(basis[i]), R(k), R(V[i]), W(parts[i]))
-        g.insert(OPS["total"], *[R(parts[i]) for i in range(nt)], W(H[turn]))
+        g.insert(OPS["total"], [R(parts[i]) for i in range(nt)], W(H[turn]))
         for i in range(nt):
             g.insert(OPS["orthogonalize"], R(basis[i]), R(k), R(H[turn]), RW(V[i]))  # w := w - sum_j h_j v_j
     for i in range(nt):
         g.insert(OPS["dot"], R(V[i]), R(V[i]), W(T[i]))
-    g.insert(OPS["root"], *[R(T[i]) for i in range(nt)], W(norm))
+    g.insert(OPS["root"], [R(T[i]) for i in range(nt)], W(norm))
     for i in range(nt):
         g.insert(OPS["normalize"], R(V[i]), R(norm), W(P[i]))  # v_{k+1} := w / ||w||
 
@@ -77,7 +77,7 @@ def gmres_update_graph(g: TaskGraph, nt: int, structure: Structure) -> None:
     for i in range(nt):
         g.insert(OPS["combine"], R(basis[i]), R(k), R(y), W(V[i]))
         g.insert(OPS["measure"], R(D[i]), R(V[i]), W(S[i]))
-    g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(sizes))
+    g.insert(OPS["gather"], [R(S[i]) for i in range(nt)], W(sizes))
     precondition(g, V, Z, sizes, nt, structure)
     for i in range(nt):
         g.insert(OPS["add"], R(Z[i]), RW(X[i]))

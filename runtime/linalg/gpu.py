@@ -14,6 +14,7 @@ from functools import cache, partial
 from typing import Any
 
 from tilewright import ops
+from tilewright.backends import named
 from tilewright.engine import run
 from tilewright.errors import NotPositiveDefiniteError
 from tilewright.graph import RW, Handle, Op, Task, TaskGraph, W
@@ -72,7 +73,7 @@ def device_factor(
     tile_size: int | None = None,
     workers: int | None = None,
     scheduler: str | Policy = "critical-path",
-    backend: str = "threads",
+    backend: str | None = None,
     shift: float = 0.0,
     finish: bool = True,
     route: str | None = None,
@@ -97,7 +98,7 @@ def device_factor(
     """
     import torch
 
-    if backend not in _BACKENDS:
+    if named(backend) not in _BACKENDS:
         raise ValueError(f"backend {backend!r} cannot run on {a.device}; use {' or '.join(_BACKENDS)}")
     if a.ndim != 2 or a.shape[0] != a.shape[1]:
         raise ValueError(f"the matrix a must be square, not of shape {tuple(a.shape)}")
@@ -157,7 +158,7 @@ def factor_on_device(
     tile_size: int | None,
     workers: int | None,
     scheduler: str | Policy,
-    backend: str,
+    backend: str | None,
     shift: float | None,
     route: str | None = None,
 ) -> MixedFactor:
@@ -217,7 +218,7 @@ COLUMNS = {
     "potrf": Batch(_panel, _column), "trsm": Batch(_panel, _column),
     "syrk": Batch(_update, _step), "gemm": Batch(_update, _step),
     "convert": Batch(Op("cconvert", weight=0), _copy), "split": Batch(Op("csplit", weight=0), _copy),
-    "diagonal": Batch(Op("diagonals", weight=0), lambda task: None),
+    "diagonal": Batch(Op("diagonals", weight=0), lambda task: None, grouped=True),
     "scaled": Batch(Op("cscaled", weight=0), _column), "copy": Batch(ops.copy, _column),
     "unscaled": Batch(Op("cunscaled", weight=0), _column), "tril": Batch(ops.tril, _column),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from tilewright.ops import in_place
 from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag, positive, whole
 from tilewright.schedulers import Policy
+
+if TYPE_CHECKING:
+    from tilewright.kinds import ArrayLike, K, LowRankOptions
+    from tilewright.runs.run import Run
 
 __all__ = ["lowrank_graph", "svd_lowrank"]
 
@@ -53,7 +57,14 @@ def _spread(x: np.ndarray, tiles: list[np.ndarray]) -> None:
 spread = in_place("spread", _spread, weight=0)
 
 
-@graph_builder("svd_lowrank {shape} tile_size={nb} k={k}", cache=16)
+def _layout(
+    shape: tuple[int, int], nb: int, k: int, thin: int, power: int, dtype: str, check: bool, ranks: int = 1
+) -> Layout:
+    """Tile rows dealt out in turn, what is no matrix on the first rank."""
+    return Layout(ranks, lambda handle: handle.index[0] % ranks if len(handle.index) > 1 else 0, lambda handle: ())
+
+
+@graph_builder("svd_lowrank {shape} tile_size={nb} k={k}", cache=16, layout=_layout)
 def lowrank_graph(
     g: TaskGraph,
     shape: tuple[int, int],
@@ -108,7 +119,6 @@ def lowrank_graph(
             g.insert(finish, R(Z[j, p]), R(C[j, p]), W(Q[j, p]))
         X = [Q[j, p] for j in range(nt)]
     _last(g, S, exponent, X, shape, nb, k, thin, dtype)
-    g.layout = Layout(ranks, lambda handle: handle.index[0] % ranks if len(handle.index) > 1 else 0, lambda handle: ())
 
 
 def _last(
@@ -158,6 +168,20 @@ def _last(
         g.insert(scatter, R(D[j, 0]), [W(V[c, j]) for c in across], on=D[j, 0])
 
 
+@overload
+def svd_lowrank(a: K, k: int, *, return_run: Literal[False] = False, **options: Unpack[LowRankOptions]) -> SVD[K]: ...
+@overload
+def svd_lowrank(
+    a: K, k: int, *, return_run: Literal[True], **options: Unpack[LowRankOptions]
+) -> tuple[K, np.ndarray, K, Run]: ...
+@overload
+def svd_lowrank(
+    a: ArrayLike, k: int, *, return_run: Literal[False] = False, **options: Unpack[LowRankOptions]
+) -> SVD[np.ndarray]: ...
+@overload
+def svd_lowrank(
+    a: ArrayLike, k: int, *, return_run: Literal[True], **options: Unpack[LowRankOptions]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Run]: ...
 def svd_lowrank(
     a: Any,
     k: int,

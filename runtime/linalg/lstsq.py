@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
 from tilewright.arguments import entered, is_chunked, like
+from tilewright.builder import graph_builder
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg.block_columns import BlockColumns
 from tilewright.linalg.call import Call
 from tilewright.linalg.qr import adjoint_of, factor_with, planned
-from tilewright.linalg.qr_graph import Plan, Reflections, apply, fill, insert_qr, laid_out, upper
+from tilewright.linalg.qr_graph import Plan, Reflections, apply, fill, insert_qr, layout_of, upper
 from tilewright.linalg.qr_plan import AUTO
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tall import cut
@@ -21,15 +21,18 @@ from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import choice, flag, real
 from tilewright.schedulers import Policy
 
+if TYPE_CHECKING:
+    from tilewright.kinds import LstsqOptions, Matrix, T
+    from tilewright.runs.run import Run
+
 __all__ = ["DRIVERS", "lstsq"]
 
 DRIVERS = ("gelsd", "gelsy", "gelss")
 
 
-@lru_cache(maxsize=32)
-def _graph(plan: Plan, columns: int, check: bool) -> TaskGraph:
+@graph_builder("lstsq {plan.m} x {plan.n} nc={columns}", cache=32, layout=layout_of)
+def _graph(g: TaskGraph, plan: Plan, columns: int, check: bool) -> None:
     """R of A, the first rows of Q^H B, and the squares of the others by tile row, for so many columns of tiles."""
-    g = TaskGraph(f"lstsq {plan.m} x {plan.n} nc={columns}")
     A, B, X, Y, U = (g.handles(name) for name in ("A", "B", "X", "Y", "R"))
     H = Reflections.rooms(g, plan, A, alone=True)
     fill(g, A, plan, check)
@@ -48,11 +51,37 @@ def _graph(plan: Plan, columns: int, check: bool) -> TaskGraph:
             if first < plan.rows(i):
                 g.insert(residues, R(X[i, c]), W(N[i, c]), first)
     g.temporary |= {"A", "X"}  # of no use to the caller: ranks keep them
-    laid_out(g, plan)
-    g.recipe = _graph, (plan, columns, check)
-    return g
 
 
+@overload
+def lstsq(
+    a: T, b: Matrix, cond: float | None = None, *, return_run: Literal[False] = False, **options: Unpack[LstsqOptions]
+) -> tuple[T, T, int, T | None]: ...
+@overload
+def lstsq(
+    a: T, b: Matrix, cond: float | None = None, *, return_run: Literal[True], **options: Unpack[LstsqOptions]
+) -> tuple[T, T, int, T | None, Run]: ...
+@overload
+def lstsq(
+    a: Matrix, b: T, cond: float | None = None, *, return_run: Literal[False] = False, **options: Unpack[LstsqOptions]
+) -> tuple[T, T, int, T | None]: ...
+@overload
+def lstsq(
+    a: Matrix, b: T, cond: float | None = None, *, return_run: Literal[True], **options: Unpack[LstsqOptions]
+) -> tuple[T, T, int, T | None, Run]: ...
+@overload
+def lstsq(
+    a: Matrix,
+    b: Matrix,
+    cond: float | None = None,
+    *,
+    return_run: Literal[False] = False,
+    **options: Unpack[LstsqOptions],
+) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None]: ...
+@overload
+def lstsq(
+    a: Matrix, b: Matrix, cond: float | None = None, *, return_run: Literal[True], **options: Unpack[LstsqOptions]
+) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None, Run]: ...
 def lstsq(
     a: Any,
     b: Any,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 
 from tilewright.arguments import is_chunked, is_tensor, like
 from tilewright.backends import check_call
+from tilewright.builder import graph_builder
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.host.memory import room
@@ -44,6 +45,9 @@ from tilewright.scalars import choice, flag, shown, whole
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
 
+if TYPE_CHECKING:
+    from tilewright.kinds import ArrayLike, C, LUOptions, LUWayOptions, Matrix, Out, Plain, Stored, T
+
 __all__ = ["LUFactor", "Slogdet", "factor_with", "inverse_with", "lu", "lu_factor", "lu_solve"]
 
 
@@ -61,8 +65,18 @@ _FED_BY_ONE = 16  # workers that panels of one task keep busy
 # ------------------------------------------------------------------ graphs
 
 
-@lru_cache(maxsize=32)
+@graph_builder(
+    "lu {shape[0]} x {shape[1]} tile_size={nb} {pivoting}",
+    cache=32,
+    levels=lambda task, shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf, panel, *_: bottom_level(
+        task, -(-shape[0] // nb), -(-shape[1] // nb), pivoting, update if ranks == 1 else "tile", panel
+    ),
+    known=lambda shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf=1, panel="", tau=1.0, together=1: (
+        has_closed_form(pivoting, ranks, together)
+    ),
+)
 def _factor_graph(
+    g: TaskGraph,
     shape: tuple[int, int],
     nb: int,
     pivoting: str,
@@ -75,38 +89,31 @@ def _factor_graph(
     panel: str = "single",
     threshold: float = 1.0,
     together: int = 1,
-) -> TaskGraph:
+) -> None:
     """The graph behind `lu_factor`: tiles are copied and measured, then factored; ``D[k]`` is the diagonal of U."""
     m, n = shape
     mt, nt = -(-m // nb), -(-n // nb)
-    g = TaskGraph(f"lu {m} x {n} tile_size={nb} {pivoting}")
     A, S = g.handles("A"), g.handles("S")
     sizes = lambda i, j: (1, 1 + min(nb, n - j * nb) + min(nb, m - i * nb))  # noqa: E731
     M = g.handles("M", shape=sizes, dtype="float64", keep=True)
-    for j in range(nt):
-        for i in range(mt):
+    for j in g.range(nt):
+        for i in g.range(mt):
             if in_place and check:
-                g.insert(gauge, R(A[i, j]), W(M[i, j]), check)
+                g.insert(gauge, R(A[i, j]), W(M[i, j]), [], check)
             elif not in_place:
-                g.insert(gauge, R(S[i, j]), W(M[i, j]), W(A[i, j]), check)
+                g.insert(gauge, R(S[i, j]), W(M[i, j]), [W(A[i, j])], check)
     insert_lu(g, A, mt, nt, pivoting, update, ranks, leaf, shape, nb, dtype, panel, threshold, together)
     D = g.handles("D", shape=lambda k: min(m - k * nb, n - k * nb, nb), dtype=dtype, keep=True)
-    for k in range(min(mt, nt)):
+    for k in g.range(min(mt, nt)):
         g.insert(diag, R(A[k, k]), W(D[k]))
-    if has_closed_form(pivoting, ranks, together):
-        g.closed_form = lambda task: bottom_level(task, mt, nt, pivoting, update, panel)
-    arguments = (shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf, panel, threshold, together)
-    g.recipe = _factor_graph, arguments
-    return g
 
 
-@lru_cache(maxsize=32)
-def solve_graph(nt: int, nc: int, trans: int, check: bool, butterflies: bool = False) -> TaskGraph:
+@graph_builder("lu_solve nt={nt} nc={nc} trans={trans}", cache=32)
+def solve_graph(g: TaskGraph, nt: int, nc: int, trans: int, check: bool, butterflies: bool = False) -> None:
     """X := op(A)^-1 B from P A = L U: ``LU[i,j]``, ``piv[k]``, ``B[i,c]``, ``X[i,c]``, for nc columns of tiles.
 
     With ``butterflies``, ``W[side,level,i]``, from U^T A V = L R.
     """
-    g = TaskGraph(f"lu_solve nt={nt} nc={nc} trans={trans}")
     T, piv, B, X = g.handles("LU"), g.handles("piv"), g.handles("B"), g.handles("X")
     V = g.handles("W")
     flag = "NTC"[trans]
@@ -125,8 +132,6 @@ def solve_graph(nt: int, nc: int, trans: int, check: bool, butterflies: bool = F
             g.insert(swap, *swaps, True)  # X := P^T X
     if butterflies:
         insert_butterflies(g, V, X, 0 if trans else 1, nt, nc, forward=True)  # X := V X, or U X
-    g.recipe = solve_graph, (nt, nc, trans, check, butterflies)
-    return g
 
 
 def _substitute(g: TaskGraph, T: Any, X: Any, nt: int, c: int, part: str, flag: str = "N", first: int = 0) -> None:
@@ -139,15 +144,14 @@ def _substitute(g: TaskGraph, T: Any, X: Any, nt: int, c: int, part: str, flag: 
             g.insert(gemmn, R(tile), R(X[k, c]), RW(X[i, c]), flag)  # X_i := X_i - op(T)_ik X_k
 
 
-@lru_cache(maxsize=32)
-def inverse_graph(nt: int, butterflies: bool = False) -> TaskGraph:
+@graph_builder("lu inverse nt={nt}", cache=32)
+def inverse_graph(g: TaskGraph, nt: int, butterflies: bool = False) -> None:
     """X := U^-1 L^-1 P, handles ``LU[i,j]``, ``piv[k]``, ``X[i,j]`` [1]_; V R^-1 L^-1 U^T with ``butterflies``.
 
     Block column j of L^-1 begins at row j: 4/3 n^3 flops.
 
     .. [1] LAPACK ?getri.
     """
-    g = TaskGraph(f"lu inverse nt={nt}")
     T, piv, X = g.handles("LU"), g.handles("piv"), g.handles("X")
     for j in range(nt):
         for i in range(nt):
@@ -159,8 +163,6 @@ def inverse_graph(nt: int, butterflies: bool = False) -> TaskGraph:
         insert_butterflies(g, g.handles("W"), X, 0, nt, nt, forward=True, turned=True)
     for i in range(0 if butterflies else nt):
         g.insert(swapc, [R(piv[k]) for k in range(nt)], [RW(X[i, j]) for j in range(nt)], True)
-    g.recipe = inverse_graph, (nt, butterflies)
-    return g
 
 
 # ------------------------------------------------------------------ the factor
@@ -301,7 +303,7 @@ class LUFactor:
         found, _ = routine(a, size, norm="1" if norm == 1 else "I")
         return float(found)
 
-    def solve(self, b: Any, trans: int = 0) -> Any:
+    def solve(self, b: Matrix, trans: int = 0) -> Any:
         """x with A x = b, or A^T x = b (``trans=1``), or A^H x = b (2): see `lu_solve`."""
         how = {**self._how, **self._how["options"]}
         return lu_solve(self, b, trans, **{name: value for name, value in how.items() if name != "options"})
@@ -411,6 +413,26 @@ def _array(lu: Any) -> np.ndarray:
 # ------------------------------------------------------------------ calls
 
 
+@overload
+def lu_factor(
+    a: Matrix | Stored,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    *,
+    out: Out | None = None,
+    return_run: Literal[False] = False,
+    **options: Unpack[LUOptions],
+) -> LUFactor: ...
+@overload
+def lu_factor(
+    a: Matrix | Stored,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    *,
+    out: Out | None = None,
+    return_run: Literal[True],
+    **options: Unpack[LUOptions],
+) -> tuple[LUFactor, Run]: ...
 def lu_factor(
     a: Any,
     overwrite_a: bool = False,
@@ -715,6 +737,56 @@ def _norms(sizes: Any, tiles: TiledMatrix) -> tuple[float, float, float]:
     return largest, float(columns.max(initial=0)), float(rows.max(initial=0))
 
 
+@overload
+def lu_solve(
+    lu_and_piv: LUFactor | tuple[Any, Any],
+    b: C,
+    trans: int = 0,
+    check_finite: bool = True,
+    *,
+    return_run: Literal[False] = False,
+    **options: Unpack[Plain],
+) -> C: ...
+@overload
+def lu_solve(
+    lu_and_piv: LUFactor | tuple[Any, Any],
+    b: C,
+    trans: int = 0,
+    check_finite: bool = True,
+    *,
+    return_run: Literal[True],
+    **options: Unpack[Plain],
+) -> tuple[C, Run]: ...
+@overload
+def lu_solve(
+    lu_and_piv: tuple[np.ndarray, np.ndarray],
+    b: ArrayLike,
+    trans: int = 0,
+    check_finite: bool = True,
+    *,
+    return_run: Literal[False] = False,
+    **options: Unpack[Plain],
+) -> np.ndarray: ...
+@overload
+def lu_solve(
+    lu_and_piv: tuple[np.ndarray, np.ndarray],
+    b: ArrayLike,
+    trans: int = 0,
+    check_finite: bool = True,
+    *,
+    return_run: Literal[True],
+    **options: Unpack[Plain],
+) -> tuple[np.ndarray, Run]: ...
+@overload
+def lu_solve(
+    lu_and_piv: LUFactor | tuple[Any, Any],
+    b: ArrayLike | TiledMatrix,
+    trans: int = 0,
+    check_finite: bool = True,
+    *,
+    return_run: bool = False,
+    **options: Unpack[Plain],
+) -> Any: ...
 def lu_solve(
     lu_and_piv: Any,
     b: Any,
@@ -848,9 +920,64 @@ def handed_on(call: Callable[..., Any], to: Callable[..., Any], how: Mapping[str
     known = [p.name for p in signature(to).parameters.values() if p.kind is not p.VAR_KEYWORD]
     backend = how.get("backend")
     unknown = {name: value for name, value in how.items() if name not in known}
-    check_call(call, unknown, "threads" if backend is None else backend, near=known)
+    check_call(call, unknown, backend, near=known)
 
 
+@overload
+def lu(
+    a: T,
+    permute_l: Literal[False] = False,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    p_indices: Literal[False] = False,
+    *,
+    return_run: Literal[False] = False,
+    **how: Unpack[LUWayOptions],
+) -> tuple[T, T, T]: ...
+@overload
+def lu(
+    a: T,
+    permute_l: Literal[False] = False,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    p_indices: Literal[False] = False,
+    *,
+    return_run: Literal[True],
+    **how: Unpack[LUWayOptions],
+) -> tuple[T, T, T, Run]: ...
+@overload
+def lu(
+    a: Matrix,
+    permute_l: Literal[False] = False,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    p_indices: Literal[False] = False,
+    *,
+    return_run: Literal[False] = False,
+    **how: Unpack[LUWayOptions],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+@overload
+def lu(
+    a: Matrix,
+    permute_l: Literal[False] = False,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    p_indices: Literal[False] = False,
+    *,
+    return_run: Literal[True],
+    **how: Unpack[LUWayOptions],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Run]: ...
+@overload
+def lu(
+    a: Matrix,
+    permute_l: bool = False,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    p_indices: bool = False,
+    *,
+    return_run: bool = False,
+    **how: Unpack[LUWayOptions],
+) -> tuple[Any, ...]: ...
 def lu(
     a: Any,
     permute_l: bool = False,

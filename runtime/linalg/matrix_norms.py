@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
 from tilewright.arguments import entered, numbers
+from tilewright.builder import graph_builder
 from tilewright.errors import SingularMatrixError
-from tilewright.graph import R, TaskGraph, W
+from tilewright.graph import TaskGraph
 from tilewright.linalg.call import Call
 from tilewright.linalg.lu import handed_on
-from tilewright.linalg.norm_parts import check_order, norm_from
+from tilewright.linalg.norm_parts import check_order, insert_size, norm_from
 from tilewright.linalg.stacks import inv
 from tilewright.linalg.tuning import lu_plan
-from tilewright.ops import gauge, squares
 from tilewright.schedulers import Policy
+
+if TYPE_CHECKING:
+    from tilewright.kinds import CondOptions, Matrix, Plain
+    from tilewright.runs.run import Run
 
 __all__ = ["cond", "norm"]
 
 
-@lru_cache(maxsize=32)
-def _norm_graph(shape: tuple[int, int], nb: int, frobenius: bool) -> TaskGraph:
+@graph_builder("norm {shape[0]} x {shape[1]} tile_size={nb}", cache=32)
+def _norm_graph(g: TaskGraph, shape: tuple[int, int], nb: int, frobenius: bool) -> None:
     """What tiles contribute: handles ``A[i,j]``, ``M[i,j]``."""
     (m, n), mt, nt = shape, -(-shape[0] // nb), -(-shape[1] // nb)
-    g = TaskGraph(f"norm {m} x {n} tile_size={nb}")
     sizes = lambda i, j: (1, 1 + min(nb, n - j * nb) + min(nb, m - i * nb))  # noqa: E731
     A, M = g.handles("A"), g.handles("M", shape=(1, 2) if frobenius else sizes, dtype="float64", keep=True)
     for j in range(nt):
         for i in range(mt):
-            g.insert(squares if frobenius else gauge, R(A[i, j]), W(M[i, j]), *[False] * (not frobenius))
-    g.recipe = _norm_graph, (shape, nb, frobenius)
-    return g
+            insert_size(g, A[i, j], M[i, j], frobenius)
 
 
+@overload
+def norm(
+    a: Matrix, ord: float | str | None = None, *, return_run: Literal[False] = False, **options: Unpack[Plain]
+) -> np.float64: ...
+@overload
+def norm(
+    a: Matrix, ord: float | str | None = None, *, return_run: Literal[True], **options: Unpack[Plain]
+) -> tuple[np.float64, Run]: ...
 def norm(
     a: Any,
     ord: Any = None,
@@ -86,7 +94,7 @@ def norm(
     return call.result(norm_from(parts, A.shape, A.tile_size, ord))
 
 
-def cond(a: Any, p: Any = None, **how: Any) -> Any:
+def cond(a: Matrix, p: float | str | None = None, **how: Unpack[CondOptions]) -> np.float64:
     """The condition number ||A|| ||A^-1||, as `numpy.linalg.cond`; inf if A is singular.
 
     With ``p`` None, 2 or -2 it is NumPy's, from singular values; with 1, -1, `numpy.inf`, ``-numpy.inf`` and "fro" from
@@ -122,11 +130,18 @@ def cond(a: Any, p: Any = None, **how: Any) -> Any:
     check_order(p, "p")
     if p in (None, 2, -2):
         return np.linalg.cond(numbers(a, "the matrix a"), p)
-    a = entered(a, "the matrix a")
-    if 0 in np.shape(a):
+    matrix: Any = entered(a, "the matrix a")
+    shape = np.shape(matrix)
+    if 0 in shape:
         raise np.linalg.LinAlgError("cond is not defined for a matrix a without entries")
+    plain: Any = {name: value for name, value in how.items() if name not in _OF_INV}
+    size = np.float64(np.nan) if len({*shape}) > 1 else norm(matrix, p, **plain)  # before it is overwritten
     try:
-        inverse = inv(a, **how)
+        inverse = inv(matrix, **how)
     except SingularMatrixError:
         return np.float64(np.inf)
-    return norm(a, p, **how) * norm(inverse, p, **how)
+    return size * norm(inverse, p, **plain)
+
+
+_OF_INV = ("overwrite_a", "check_finite", "pivoting", "threshold")
+"""Keywords of `inv` that `norm` does not have."""

@@ -110,7 +110,7 @@ def mixed_lu(
     tile_size: int | None = None,
     workers: int | None = None,
     scheduler: str | Policy = "critical-path",
-    backend: str = "threads",
+    backend: str | None = None,
     progress: ProgressOption = False,
     **options: Any,
 ) -> MixedLU:

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tilewright.graph import Handle, R, TaskGraph, W
+from tilewright.ops import gauge, squares
 from tilewright.scalars import shown
 
-__all__ = ["Gauged", "check_order", "norm_from"]
+__all__ = ["Gauged", "check_order", "insert_size", "norm_from"]
 
 Place = tuple[int, ...]
 
@@ -20,6 +22,14 @@ def check_order(given: Any, name: str) -> None:
     """ValueError for what is none of NumPy's orders."""
     if given is not None and (type(given) not in (int, float, str) or given not in _ORDERS[1:]):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, _ORDERS))}, not {shown(given)}")
+
+
+def insert_size(g: TaskGraph, tile: Handle, sizes: Handle, frobenius: bool) -> None:
+    """Insert what a norm needs of a tile: `squares` of it, or `gauge`."""
+    if frobenius:
+        g.insert(squares, R(tile), W(sizes))
+    else:
+        g.insert(gauge, R(tile), W(sizes), [], False)
 
 
 class Gauged(NamedTuple):

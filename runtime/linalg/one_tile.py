@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends import COMPUTING, engine_class
+from tilewright.backends import COMPUTING, engine_class, named
 from tilewright.backends.execution.engine import blame
 from tilewright.graph import TaskGraph
 from tilewright.kernels import move, table
@@ -80,7 +80,7 @@ def factor_one_tile(
         info = potrf.function(target)
     if overwrite:
         if info:
-            _explain(graph(not row_ld(target)), target, info, backend or "threads")
+            _explain(graph(not row_ld(target)), target, info, named(backend))
         move.tril(target)
         return a
     # A row's last element has the squares of all others in it: one that is not finite makes the diagonal so

@@ -29,7 +29,7 @@ def residual_tasks(g: TaskGraph, nt: int, structure: Structure) -> None:
     structure.product(g, X, V, nt)
     for i in range(nt):
         g.insert(OPS["residual"], R(D[i]), R(B[i]), R(V[i]), R(X[i]), W(r[i]), W(S[i]))
-    g.insert(OPS["gather"], *[R(S[i]) for i in range(nt)], W(g.handle("sizes")))
+    g.insert(OPS["gather"], [R(S[i]) for i in range(nt)], W(g.handle("sizes")))
 
 
 @graph_builder("residual nt={nt}", cache=32)

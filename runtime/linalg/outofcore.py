@@ -493,7 +493,7 @@ def lu_by_slabs(
 
         def look(i: int, k: int, tile: np.ndarray) -> None:
             found = sizes[Handle("M", (i, k))] = np.zeros((1, 1 + sum(tile.shape)))
-            gauge(tile, found, False)
+            gauge(tile, found, (), False)
 
         first = job.finished(lambda k: range(mt), look)
         if first:

@@ -14,21 +14,8 @@ from tilewright.linalg.cho_solve import substitute_back, substitute_forward
 from tilewright.linalg.cholesky import cholesky
 from tilewright.linalg.level3 import Operand, across, added, gemm, poinverse, rank_k, retiled, tri_multiply, tri_solve
 from tilewright.linalg.lu_graph import lu_partial
-from tilewright.ops import (
-    diag,
-    gauge,
-    gemmn,
-    identity,
-    mirror,
-    regular,
-    rescale,
-    squares,
-    swap,
-    swapc,
-    tril,
-    trsmn,
-    zero,
-)
+from tilewright.linalg.norm_parts import insert_size
+from tilewright.ops import diag, gemmn, identity, mirror, regular, rescale, swap, swapc, tril, trsmn, zero
 
 __all__ = ["STEPS", "Ref", "Step", "Value", "program_graph", "substitute"]
 
@@ -261,9 +248,7 @@ def _diagonal(g: TaskGraph, a: Tiles, d: Tiles) -> None:
 def _sizes(g: TaskGraph, a: Tiles, m: Tiles, frobenius: bool) -> None:
     for i in range(a.value.mt):
         for j in range(a.value.nt):
-            g.insert(
-                squares if frobenius else gauge, R(a.handles[i, j]), W(m.handles[i, j]), *[False] * (not frobenius)
-            )
+            insert_size(g, a.handles[i, j], m.handles[i, j], frobenius)
 
 
 STEPS: dict[str, Callable[..., None]] = {

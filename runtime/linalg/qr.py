@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
 from tilewright.arguments import is_chunked, is_tensor, like
+from tilewright.builder import graph_builder
 from tilewright.distribution import chosen_owner
 from tilewright.errors import SingularMatrixError
 from tilewright.graph import RW, Handle, R, TaskGraph, W
@@ -27,7 +27,7 @@ from tilewright.linalg.qr_graph import (
     explicit,
     fill,
     insert_qr,
-    laid_out,
+    layout_of,
     make_positive,
     reflections,
     upper,
@@ -46,6 +46,9 @@ from tilewright.schedulers import Policy
 from tilewright.storage.opening import is_stored
 from tilewright.tiles import TiledMatrix
 
+if TYPE_CHECKING:
+    from tilewright.kinds import ArrayLike, K, Matrix, QRFactorOptions, QROptions, Stored
+
 __all__ = ["MODES", "QRFactor", "factor_with", "qr", "qr_factor"]
 
 MODES = ("full", "economic", "r", "raw")
@@ -54,12 +57,11 @@ MODES = ("full", "economic", "r", "raw")
 # ------------------------------------------------------------------ graphs
 
 
-@lru_cache(maxsize=32)
+@graph_builder("qr {plan.m} x {plan.n} tile_size={plan.width}", cache=32, layout=layout_of)
 def _qr_graph(
-    plan: Plan, columns: int | None, positive: bool, in_place: bool, check: bool, over: bool = False
-) -> TaskGraph:
+    g: TaskGraph, plan: Plan, columns: int | None, positive: bool, in_place: bool, check: bool, over: bool = False
+) -> None:
     """The graph behind `qr`: R, and Q of so many columns, or no Q; ``over`` lets R take the place of A."""
-    g = TaskGraph(f"qr {plan.m} x {plan.n} tile_size={plan.width}")
     A, Q = g.handles("A"), g.handles("Q")
     U = A if over else g.handles("R")
     H = Reflections.rooms(g, plan, A, alone=True)
@@ -76,15 +78,11 @@ def _qr_graph(
         make_positive(g, H, U, None if columns is None else Q, plan)
     if not in_place and not over:
         g.temporary.add("A")  # nobody asked for the reflections: ranks keep them
-    laid_out(g, plan)
-    g.recipe = _qr_graph, (plan, columns, positive, in_place, check, over)
-    return g
 
 
-@lru_cache(maxsize=32)
-def _factor_graph(plan: Plan, in_place: bool, check: bool) -> TaskGraph:
+@graph_builder("qr_factor {plan.m} x {plan.n} tile_size={plan.width}", cache=32, layout=layout_of)
+def _factor_graph(g: TaskGraph, plan: Plan, in_place: bool, check: bool) -> None:
     """The graph behind `qr_factor`; there is data for T, S and the signs of R."""
-    g = TaskGraph(f"qr_factor {plan.m} x {plan.n} tile_size={plan.width}")
     A, D = g.handles("A"), g.handles("D")
     if not in_place:
         fill(g, A, plan, check)
@@ -94,29 +92,21 @@ def _factor_graph(plan: Plan, in_place: bool, check: bool) -> TaskGraph:
     for k in range(plan.panels):
         g.insert(signs, R(H.diagonal(k)), W(D[k, 0]))
         g.insert(diag, R(H.diagonal(k)), W(diagonal[k]))
-    laid_out(g, plan)
-    g.recipe = _factor_graph, (plan, in_place, check)
-    return g
 
 
-@lru_cache(maxsize=32)
-def _upper_graph(plan: Plan, positive: bool) -> TaskGraph:
+@graph_builder("R of a qr {plan.m} x {plan.n}", cache=32, layout=layout_of)
+def _upper_graph(g: TaskGraph, plan: Plan, positive: bool) -> None:
     """R of a factor."""
-    g = TaskGraph(f"R of a qr {plan.m} x {plan.n}")
     U, D = g.handles("R"), g.handles("D")
     upper(g, Reflections.given(g, plan), U, plan)
     for k in range(plan.panels if positive else 0):
         for j in range(k, plan.nt):
             g.insert(times_rows, R(D[k, 0]), RW(U[k, j]))
-    laid_out(g, plan)
-    g.recipe = _upper_graph, (plan, positive)
-    return g
 
 
-@lru_cache(maxsize=32)
-def _apply_graph(plan: Plan, columns: int, trans: str, positive: bool, check: bool) -> TaskGraph:
+@graph_builder("qr apply {plan.m} x {plan.n} nc={columns} {trans}", cache=32, layout=layout_of)
+def _apply_graph(g: TaskGraph, plan: Plan, columns: int, trans: str, positive: bool, check: bool) -> None:
     """X := Q^H B ("C") or Q B ("N"), for so many columns of tiles."""
-    g = TaskGraph(f"qr apply {plan.m} x {plan.n} nc={columns} {trans}")
     B, X, D = g.handles("B"), g.handles("X"), g.handles("D")
     H = Reflections.given(g, plan)
     for c in range(columns):
@@ -134,29 +124,21 @@ def _apply_graph(plan: Plan, columns: int, trans: str, positive: bool, check: bo
     else:
         apply(g, H, X, plan, columns, "C")
         sign()
-    laid_out(g, plan)
-    g.recipe = _apply_graph, (plan, columns, trans, positive, check)
-    return g
 
 
-@lru_cache(maxsize=32)
-def _explicit_graph(plan: Plan, columns: int, positive: bool) -> TaskGraph:
+@graph_builder("Q of a qr {plan.m} x {plan.n}", cache=32, layout=layout_of)
+def _explicit_graph(g: TaskGraph, plan: Plan, columns: int, positive: bool) -> None:
     """So many columns of Q."""
-    g = TaskGraph(f"Q of a qr {plan.m} x {plan.n}")
     Q, D = g.handles("Q"), g.handles("D")
     explicit(g, Reflections.given(g, plan), Q, plan, columns)
     for k in range(plan.panels if positive else 0):
         for i in range(plan.mt):
             g.insert(times_columns, R(D[k, 0]), RW(Q[i, k]))
-    laid_out(g, plan)
-    g.recipe = _explicit_graph, (plan, columns, positive)
-    return g
 
 
-@lru_cache(maxsize=32)
-def _solve_graph(plan: Plan, columns: int, check: bool) -> TaskGraph:
+@graph_builder("qr solve {plan.m} x {plan.n} nc={columns}", cache=32, layout=layout_of)
+def _solve_graph(g: TaskGraph, plan: Plan, columns: int, check: bool) -> None:
     """Y := R^-1 (Q^H B), for so many columns of tiles."""
-    g = TaskGraph(f"qr solve {plan.m} x {plan.n} nc={columns}")
     A, B, X, Y = g.handles("A"), g.handles("B"), g.handles("X"), g.handles("Y")
     for c in range(columns):
         for i in range(plan.mt):
@@ -170,9 +152,6 @@ def _solve_graph(plan: Plan, columns: int, check: bool) -> TaskGraph:
             g.insert(trsmn, R(H.diagonal(k)), RW(Y[k, c]), "U", "N")  # Y_k := R_kk^-1 Y_k
             for i in reversed(range(k)):
                 g.insert(gemmn, R(A[i, k]), R(Y[k, c]), RW(Y[i, c]))  # Y_i := Y_i - R_ik Y_k
-    laid_out(g, plan)
-    g.recipe = _solve_graph, (plan, columns, check)
-    return g
 
 
 # ------------------------------------------------------------------ the factor
@@ -385,6 +364,75 @@ def adjoint_of(c: Any) -> Any:
 # ------------------------------------------------------------------ calls
 
 
+@overload
+def qr(
+    a: K,
+    *,
+    mode: Literal["full", "economic"] | None = None,
+    out: None = None,
+    return_run: Literal[False] = False,
+    **options: Unpack[QROptions],
+) -> tuple[K, K]: ...
+@overload
+def qr(
+    a: K,
+    *,
+    mode: Literal["full", "economic"] | None = None,
+    out: None = None,
+    return_run: Literal[True],
+    **options: Unpack[QROptions],
+) -> tuple[K, K, Run]: ...
+@overload
+def qr(
+    a: ArrayLike,
+    *,
+    mode: Literal["full", "economic"] | None = None,
+    out: None = None,
+    return_run: Literal[False] = False,
+    **options: Unpack[QROptions],
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def qr(
+    a: ArrayLike,
+    *,
+    mode: Literal["full", "economic"] | None = None,
+    out: None = None,
+    return_run: Literal[True],
+    **options: Unpack[QROptions],
+) -> tuple[np.ndarray, np.ndarray, Run]: ...
+@overload
+def qr(
+    a: K, *, mode: Literal["r"], out: None = None, return_run: Literal[False] = False, **options: Unpack[QROptions]
+) -> K: ...
+@overload
+def qr(
+    a: K, *, mode: Literal["r"], out: None = None, return_run: Literal[True], **options: Unpack[QROptions]
+) -> tuple[K, Run]: ...
+@overload
+def qr(
+    a: ArrayLike,
+    *,
+    mode: Literal["r"],
+    out: None = None,
+    return_run: Literal[False] = False,
+    **options: Unpack[QROptions],
+) -> np.ndarray: ...
+@overload
+def qr(
+    a: ArrayLike, *, mode: Literal["r"], out: None = None, return_run: Literal[True], **options: Unpack[QROptions]
+) -> tuple[np.ndarray, Run]: ...
+@overload
+def qr(
+    a: Matrix, *, mode: Literal["raw"], out: None = None, return_run: bool = False, **options: Unpack[QROptions]
+) -> Any: ...
+@overload
+def qr(
+    a: Matrix | Stored, *, mode: str | None = None, out: Any, return_run: bool = False, **options: Unpack[QROptions]
+) -> Any: ...
+@overload
+def qr(
+    a: Stored, *, mode: str | None = None, out: Any = None, return_run: bool = False, **options: Unpack[QROptions]
+) -> Any: ...
 def qr(
     a: Any,
     *,
@@ -672,6 +720,10 @@ def _raw(call: Call, overwrite: bool, check: bool, tile_size: int | None) -> Any
     return call.result((matrix.result(A), like(tau, call.a)), like(U.to_numpy(), call.a))
 
 
+@overload
+def qr_factor(a: Matrix, *, return_run: Literal[False] = False, **options: Unpack[QRFactorOptions]) -> QRFactor: ...
+@overload
+def qr_factor(a: Matrix, *, return_run: Literal[True], **options: Unpack[QRFactorOptions]) -> tuple[QRFactor, Run]: ...
 def qr_factor(
     a: Any,
     *,

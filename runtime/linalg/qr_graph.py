@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from tilewright.arguments import LAPACK
+from tilewright.builder import graph_builder
 from tilewright.distribution import BlockCyclic
 from tilewright.graph import RW, Handle, Handles, Layout, Op, R, TaskGraph, W
 from tilewright.keywords import strict
@@ -80,10 +81,10 @@ class Plan(NamedTuple):
         return min(self.width, self.n - j * self.width)
 
 
-def laid_out(g: TaskGraph, plan: Plan) -> None:
-    """Let the graph say where its tiles live, if the plan does."""
+def layout_of(plan: Plan, *_: Any) -> Layout | None:
+    """Where the tiles of a graph live, if the plan says so."""
     if plan.grid is None:
-        return
+        return None
     if plan.tree == PANEL:
         ranks = plan.grid[0] * plan.grid[1]
 
@@ -91,10 +92,9 @@ def laid_out(g: TaskGraph, plan: Plan) -> None:
             at = handle.index[0] if handle.name in ("D", "diagonal") else handle.index[1]
             return at // plan.across % ranks  # an update writes whole groups
 
-        g.layout = Layout(ranks, column, lambda handle: ())
-    else:
-        owner = BlockCyclic(*plan.grid)
-        g.layout = Layout(owner.ranks, lambda handle: owner(*(*handle.index, 0, 0)[:2]), lambda handle: ())
+        return Layout(ranks, column, lambda handle: ())
+    owner = BlockCyclic(*plan.grid)
+    return Layout(owner.ranks, lambda handle: owner(*(*handle.index, 0, 0)[:2]), lambda handle: ())
 
 
 def by_column(steps: tuple[Elimination, ...], columns: int) -> list[list[Elimination]]:
@@ -382,27 +382,21 @@ def inner_block(nb: int) -> int:
     return max(min(nb, 8), min(64, nb // 8))
 
 
-def _outline(mt: int, nt: int, tree: Tree, ranks: int) -> TaskGraph:
-    g = TaskGraph(_name(mt, nt, tree))
+def _name(mt: int, nt: int, tree: Tree) -> str:
+    word = tree if isinstance(tree, str) else "-".join(map(str, tree)) if tree[:1] == ("hierarchical",) else "given"
+    return f"qr mt={mt} nt={nt} {word}"
+
+
+@graph_builder(lambda mt, nt, tree, ranks: _name(mt, nt, tree), extents=lambda mt, nt, tree, ranks: {"A": (mt, nt)})
+def _outline(g: TaskGraph, mt: int, nt: int, tree: Tree, ranks: int) -> None:
     H = Reflections.rooms(g, None, g.handles("A"))
     if tree == PANEL:
         qr_panels(TilePanels(g, H.A, H.T, mt, nt))
     else:
         steps = by_column(eliminations(tree, mt, nt, ranks), min(mt, nt))
         qr_tiles(g, H, g.handles("V"), mt, nt, steps)
-    g.extents = {"A": (mt, nt)}
-    g.recipe = _outline, (mt, nt, tree, ranks)
-    return g
 
 
-def _sized(plan: Plan) -> TaskGraph:
-    g = TaskGraph(_name(plan.mt, plan.nt, plan.tree))
+@graph_builder(lambda plan: _name(plan.mt, plan.nt, plan.tree), extents=lambda plan: {"A": (plan.mt, plan.nt)})
+def _sized(g: TaskGraph, plan: Plan) -> None:
     insert_qr(g, Reflections.rooms(g, plan, g.handles("A")), plan)
-    g.extents = {"A": (plan.mt, plan.nt)}
-    g.recipe = _sized, (plan,)
-    return g
-
-
-def _name(mt: int, nt: int, tree: Tree) -> str:
-    word = tree if isinstance(tree, str) else "-".join(map(str, tree)) if tree[:1] == ("hierarchical",) else "given"
-    return f"qr mt={mt} nt={nt} {word}"

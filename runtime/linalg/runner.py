@@ -24,7 +24,7 @@ __all__ = ["Bindings", "Runner"]
 class Runner:
     """Where graphs run, and what they moved. The arguments are those of `tilewright.run`."""
 
-    backend: str = "threads"
+    backend: str | None = None
     scheduler: str | Policy = "critical-path"
     workers: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -39,6 +39,7 @@ class Runner:
         worker_count(self.workers)
         find_policy(self.scheduler)
         self.engine: Engine = find_engine(self.backend, self.options)
+        self.backend = self.engine.name
         self.engine.plan_with(None)
 
     def run(self, graph: TaskGraph, data: Mapping[str, Any]) -> None:

@@ -345,7 +345,7 @@ def slab_lu(
             _down(g, A, memory, range(mt), j, volume, sums)
         for j in slab:
             for i in range(mt):
-                g.insert(gauge_at(nb), R(memory(i, j)), W(M[i, j]), check, label=(i, j))
+                g.insert(gauge_at(nb), R(memory(i, j)), W(M[i, j]), [], check, label=(i, j))
         for k in range(min(s0, last)):
             _updates(g, k, slab, mt, piv, memory, _Passing(g, P, k, mt, passing, slabs.chunk, volume))
         for k in slab:

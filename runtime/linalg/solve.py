@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
 from tilewright.arguments import dense, entered, is_chunked, is_tensor, like, numbers
-from tilewright.backends import check_call
+from tilewright.backends import check_call, named
 from tilewright.errors import AccuracyError, NotPositiveDefiniteError
 from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg import ladder, stacks
@@ -34,9 +34,34 @@ from tilewright.schedulers import Policy
 from tilewright.storage.opening import is_stored
 from tilewright.tiles import TiledMatrix
 
+if TYPE_CHECKING:
+    from tilewright.kinds import ArrayLike, C, Matrix, SolveOptions, Stored, T
+
 __all__ = ["SolveInfo", "solve"]
 
 
+@overload
+def solve(a: C, b: Matrix, *, return_info: Literal[False] = False, **options: Unpack[SolveOptions]) -> C: ...
+@overload
+def solve(a: T, b: Matrix, *, return_info: Literal[True], **options: Unpack[SolveOptions]) -> tuple[T, SolveInfo]: ...
+@overload
+def solve(a: Matrix, b: C, *, return_info: Literal[False] = False, **options: Unpack[SolveOptions]) -> C: ...
+@overload
+def solve(a: Matrix, b: T, *, return_info: Literal[True], **options: Unpack[SolveOptions]) -> tuple[T, SolveInfo]: ...
+@overload
+def solve(
+    a: Matrix, b: Matrix, *, return_info: Literal[False] = False, **options: Unpack[SolveOptions]
+) -> np.ndarray: ...
+@overload
+def solve(
+    a: ArrayLike | TiledMatrix,
+    b: ArrayLike | TiledMatrix,
+    *,
+    return_info: Literal[True],
+    **options: Unpack[SolveOptions],
+) -> tuple[np.ndarray, SolveInfo]: ...
+@overload
+def solve(a: Stored, b: Matrix | Stored, *, return_info: bool = False, **options: Unpack[SolveOptions]) -> Any: ...
 @one_page
 def solve(
     a: Any,
@@ -52,7 +77,7 @@ def solve(
     check_symmetric: bool = False,
     transposed: bool = False,
     tile_size: int | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     scheduler: str | Policy = "critical-path",
     workers: int | None = None,
     return_info: bool = False,
@@ -105,7 +130,7 @@ def solve(
     tile_size
         Rows of a tile; chosen by default.
     backend, scheduler, workers, options
-        See `tilewright.run`. A dask.array is worked with by ``dask``.
+        See `tilewright.run`. A dask.array is worked with by ``dask`` unless another backend is named, which gathers it.
     return_info
         Also return the `SolveInfo`.
     progress
@@ -166,6 +191,8 @@ def solve(
     """
     began = perf_counter()
     check_call(solve, options, backend)
+    if not (is_chunked(a) or is_chunked(b)):  # else `Call` says where chunks are worked with
+        backend = named(backend)
     _check_names(assume_a, precision, refine)
     progress = checked(progress)
     if pivoting is not None:
@@ -332,8 +359,6 @@ def _factored_once(
 ) -> Any:
     """x for a stack of matrices, or for a dask.array."""
     if not is_stack(a):
-        if how["backend"] == "threads":
-            how["backend"] = None
         return solution_of_chunks(solve, a, b, assume, lower, transposed, check_finite, tile_size, how)
     A, B = numbers(a, "the matrix a"), numbers(b, "b")
     if check_finite:

@@ -170,7 +170,7 @@ class _Refined:
     def _run(self, graph: TaskGraph, name: str, tiles: StoredTiles, order: Any, data: dict[str, Any]) -> None:
         made, buffers = streamed(graph, name, tiles, _BUFFERS, order)
         how = dict(self.how)
-        if engine_class(how.get("backend", "threads")).moves_beside:
+        if engine_class(how.get("backend")).moves_beside:
             policy = find_policy(how["scheduler"])
             how |= {"scheduler": Aside(policy, MOVES, MOVERS), "workers": worker_count(how["workers"]) + MOVERS}
         data = {name: tiles, f"{name}:buffer": buffers, **data}
@@ -179,7 +179,8 @@ class _Refined:
 
     def factor(self, rung: str, structure: str, options: dict[str, Any]) -> tuple[_Solver, Any]:
         """A factor in a file, and the run that made it."""
-        matrix, path = self.source, options["out"]
+        matrix: Any = self.source
+        path = options["out"]
         self.scale = None
         if rung == "fp32":
             if structure == "pos":

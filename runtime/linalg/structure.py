@@ -84,7 +84,7 @@ class General(Structure):
     def substitute(self, g: TaskGraph, X: Handles, nt: int) -> None:
         """Insert X := U^-1 L^-1 P X."""
         T, piv = g.handles("L"), g.handles("piv")
-        g.insert(OPS["exchange"], *[R(piv[k]) for k in range(nt)], *[RW(X[i]) for i in range(nt)])  # X := P X
+        g.insert(OPS["exchange"], [R(piv[k]) for k in range(nt)], [RW(X[i]) for i in range(nt)])  # X := P X
         for k in range(nt):
             g.insert(trsml, R(T[k, k]), RW(X[k]), True, False, True, on=T[k, k])  # X_k := L_kk^-1 X_k
             for i in range(k + 1, nt):

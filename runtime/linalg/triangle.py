@@ -20,7 +20,12 @@ Loop = Callable[..., None]
 Levels = Callable[[Task, int], float]
 
 
-@graph_builder(lambda loop, nt, *_: f"{loop.__name__} nt={nt}", cache=32)
+@graph_builder(
+    lambda loop, nt, *_: f"{loop.__name__} nt={nt}",
+    cache=32,
+    levels=lambda task, loop, nt, in_place, check, clear, rest, levels: levels(task, nt),
+    known=lambda loop, nt, in_place, check, clear, rest, levels: levels is not None,
+)
 def triangle_graph(
     g: TaskGraph,
     loop: Loop,
@@ -60,8 +65,6 @@ def triangle_graph(
         if clear:
             for i in g.range(j):
                 g.insert(zero, W(A[i, j]))
-    if levels is not None:
-        g.closed_form = lambda task: levels(task, nt)
 
 
 @graph_builder(lambda loop, nt, *_: f"{loop.__name__} nt={nt} by columns", cache=32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tilewright.graph import RW, Access, Handle, Op, R, Task, TaskGraph, Use, W
 
@@ -24,6 +24,8 @@ class Batch(NamedTuple):
     """What does the work of all of them."""
     key: Callable[[Task], Hashable]
     """Tasks with the same op here and the same key are one batch."""
+    grouped: bool = False
+    """Whether all that a batch only reads is one argument, a list."""
 
 
 def batched(graph: TaskGraph, rules: dict[str, Batch], whole: Callable[[Handle], Handle]) -> TaskGraph:
@@ -70,7 +72,11 @@ def batched(graph: TaskGraph, rules: dict[str, Batch], whole: Callable[[Handle],
         else:
             uses = _uses(tasks, whole, seen)
             op = _from(rule.op, tasks[0].op.source) if rule else tasks[0].op
-            g.insert(op, *uses, *tasks[0].params, priority=tasks[0].priority)
+            args: Sequence[Any] = uses
+            if rule and rule.grouped:
+                reads = [use for use in uses if use.access is Access.READ]
+                args = [reads, *uses[len(reads) :]]
+            g.insert(op, *args, *tasks[0].params, priority=tasks[0].priority)
         seen.update(use.handle for use in uses)
     g.temporary = {whole(handle).name for handle in graph.handles_used if handle.name in graph.temporary}
     return g

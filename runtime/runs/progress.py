@@ -30,6 +30,8 @@ __all__ = [
     "one_page",
     "rate",
     "reports",
+    "takes_rows",
+    "tell",
 ]
 
 Report = Callable[[int], object]
@@ -107,6 +109,18 @@ def one_page(call: C) -> C:
 def follower(progress: object) -> Follower | None:
     """The page, if it is one."""
     return progress if hasattr(progress, "begin") else None  # type: ignore[return-value]
+
+
+def takes_rows(progress: object) -> bool:
+    """Whether it is told which tasks ran, beside their number."""
+    return hasattr(progress, "ran")
+
+
+def tell(progress: Any, done: int, rows: Callable[..., Rows], *of: Any) -> None:
+    """Tell that so many tasks are done, and before that which ones ended since, ``rows(*of)``, if that is of use."""
+    if takes_rows(progress):
+        progress.ran(rows(*of))
+    progress(done)
 
 
 @contextlib.contextmanager

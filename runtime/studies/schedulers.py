@@ -9,7 +9,7 @@ from itertools import product
 from numbers import Integral
 from typing import Any
 
-from tilewright.backends import check_call, engine_class, find_engine
+from tilewright.backends import check_call, engine_class, find_engine, named
 from tilewright.backends.simulate import Owner, known_shapes, noise_of
 from tilewright.engine import check_plan, run
 from tilewright.graph import Handle, TaskGraph
@@ -113,6 +113,7 @@ def compare_schedulers(
     graphs = _graphs(graph)
     for one in graphs.values():
         check_plan(one, machine)
+    backend = named(backend)
     engine = engine_class(backend)
     if engine.in_order:
         raise ValueError(

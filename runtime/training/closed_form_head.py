@@ -67,9 +67,9 @@ def features(state: State, examiner: nn.Module, images: np.ndarray, setup: Setup
     return examiner, x.flatten(1).double().cpu().numpy()
 
 
-def spread(*parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+def spread(parts: list[np.ndarray], _: Any) -> tuple[np.ndarray, np.ndarray, float]:
     """(mean, deviation of each feature, mean squared distance of two standardised rows); NaN if one is not finite."""
-    rows = np.concatenate(parts[:-1])
+    rows = np.concatenate(parts)
     if not np.isfinite(rows).all():
         return rows[0], rows[0], np.nan
     mean, deviation = rows.mean(axis=0), rows.std(axis=0)
@@ -113,18 +113,25 @@ def update_back(a: np.ndarray, l: np.ndarray, z: np.ndarray) -> None:  # noqa: E
     z -= a @ l
 
 
-def predict(f: np.ndarray, labels: np.ndarray, scale: Any, *rest: Any) -> tuple[int, int]:
-    """(correct, images) of one part of the test set; features and weights of the training set stand in turn."""
-    *pairs, _, kind, first = rest
+def predict(
+    f: np.ndarray,
+    labels: np.ndarray,
+    scale: Any,
+    features: list[np.ndarray],
+    weights: list[np.ndarray],
+    _: Any,
+    kind: str,
+    first: int,
+) -> tuple[int, int]:
+    """(correct, images) of one part of the test set, by features and weights of the training set."""
     if np.isnan(scale[-1]):
         return -1, len(f)
-    scores = sum(_kernel(f, g, scale, kind) @ a.T for g, a in zip(pairs[::2], pairs[1::2], strict=True))
+    scores = sum(_kernel(f, g, scale, kind) @ a.T for g, a in zip(features, weights, strict=True))
     return int((np.argmax(scores, axis=1) == labels[first : first + len(f)]).sum()), len(f)
 
 
-def conclude(*rest: Any) -> Head:
+def conclude(scores: list[tuple[int, int]], _: Any, kind: str) -> Head:
     """The accuracy of all parts."""
-    *scores, _, kind = rest
     if any(correct < 0 for correct, _ in scores):
         return Head(kind, np.nan, "the features are not finite")
     return Head(kind, sum(correct for correct, _ in scores) / sum(n for _, n in scores))
@@ -187,7 +194,7 @@ def insert_head(builder: Builder, span: Span, kind: str, noise: float, classes: 
 
     f = take("f", "images", span.size, nt)
     scale = h("scale", 0)
-    g.insert(_OPS["spread"], *map(R, f), W(scale), on=0)
+    g.insert(_OPS["spread"], [R(handle) for handle in f], W(scale), on=0)
     for i in range(nt):
         g.insert(_OPS["one_hot"], R(h("targets", ranks[Y[0, i]])), W(Y[0, i]), i * size, on=ranks[Y[0, i]])
         for j in range(i + 1):
@@ -211,11 +218,20 @@ def insert_head(builder: Builder, span: Span, kind: str, noise: float, classes: 
         for j in range(k):
             g.insert(_OPS["update_back"], R(Y[0, k]), R(K[k, j]), RW(Y[0, j]), on=ranks[Y[0, j]])
     tests = take("t", "test_images", span.test_size, mt)
-    pairs = [R(handle) for i in range(nt) for handle in (f[i], Y[0, i])]
+    trained, weights = [R(handle) for handle in f], [R(Y[0, i]) for i in range(nt)]
     scores = [h("head_score", i % places, i) for i in range(mt)]
     for i in range(mt):
         p = i % places
         g.insert(
-            _OPS["predict"], R(tests[i]), R(h("test_targets", p)), R(scale), *pairs, W(scores[i]), kind, i * size, on=p
+            _OPS["predict"],
+            R(tests[i]),
+            R(h("test_targets", p)),
+            R(scale),
+            trained,
+            weights,
+            W(scores[i]),
+            kind,
+            i * size,
+            on=p,
         )
-    g.insert(_OPS["conclude"], *map(R, scores), W(h("head", 0)), kind, on=0)
+    g.insert(_OPS["conclude"], [R(score) for score in scores], W(h("head", 0)), kind, on=0)

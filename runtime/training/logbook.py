@@ -118,9 +118,8 @@ def evaluate(
         return loss, correct, len(y), counts
 
 
-def tally(log: Log, setup: Setup, *rest: Any) -> Log:
+def tally(log: Log, setup: Setup, scores: list[tuple[float, int, int, float]], epoch: int) -> Log:
     """One row about an evaluation."""
-    *scores, epoch = rest
     count = sum(n for _, _, n, _ in scores)
     whole = sum(counts for *_, counts in scores)
     row = {

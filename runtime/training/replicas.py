@@ -23,9 +23,18 @@ def replica(model: nn.Module, setup: Setup) -> nn.Module:
     return made.to(memory_format=torch.channels_last) if setup.channels_last else made
 
 
-def open_stages(model: nn.Module, state: State, setup: Setup, *rest: Any) -> tuple[Any, ...]:
-    """The stages of a replica that the last parameter names, their buffers, the control, a model for a head or None."""
-    mine: tuple[int, ...] = rest[-1]
+def open_stages(
+    model: nn.Module,
+    state: State,
+    setup: Setup,
+    _log: list[Log],
+    _stages: list[Any],
+    _buffers: list[Any],
+    _control: Any,
+    _examiner: Any,
+    mine: tuple[int, ...],
+) -> tuple[Any, ...]:
+    """The stages of these numbers of a replica, their buffers, the control, a model for a head or None."""
     own = model if setup.in_place else replica(model, setup)
     stream = Stream(setup.target, setup.seed, setup.keyed)
     parts = models.group(own, setup.cuts)
@@ -42,10 +51,8 @@ def open_stages(model: nn.Module, state: State, setup: Setup, *rest: Any) -> tup
     return *stages, *(Buffers(stage.contents) for stage in stages), control, examiner
 
 
-def snapshot(control: Control, *rest: Any) -> State:
+def snapshot(control: Control, stages: list[Stage], buffers: list[Buffers], _: Any, step: int) -> State:
     """A copy of everything after a step: the stages, and their buffers as replica 0 has them."""
-    *parts, _, step = rest
-    stages, buffers = parts[: len(parts) // 2], parts[len(parts) // 2 :]
     state = State(step, {}, {}, control.state_dict(), stages[0].stream.state())
     for stage, own in zip(stages, buffers, strict=True):
         state.tensors |= stage.tensors() | own.now()
@@ -55,10 +62,8 @@ def snapshot(control: Control, *rest: Any) -> State:
     return state
 
 
-def exam(control: Control, *rest: Any) -> Exam:
+def exam(control: Control, stages: list[Stage], buffers: list[Buffers], _: Any, step: int) -> Exam:
     """Copies of the stages after a step, with their buffers as replica 0 has them, for evaluation beside training."""
-    *parts, _, step = rest
-    stages, buffers = parts[: len(parts) // 2], parts[len(parts) // 2 :]
     copies = [stage.for_evaluation(own.now()) for stage, own in zip(stages, buffers, strict=True)]
     return Exam(copies, control.precision, step, any(stage.draws for stage in stages))
 
@@ -81,7 +86,7 @@ def finish(setup: Setup, state: State, log: Log) -> tuple[State, Log]:
     return state, log
 
 
-def release(*values: Any) -> tuple[None, ...]:
+def release(values: list[Any]) -> tuple[None, ...]:
     """None for every handle: nothing of a training stays behind on its workers."""
     randomness.leave()
     return (None,) * len(values)

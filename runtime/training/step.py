@@ -197,9 +197,9 @@ class Builder:
                 R(h("model", p)),
                 R(h("state", p)),
                 R(h("setup", p)),
-                *([R(h("log", 0))] if p == 0 else []),  # memory is measured from before the model is there
-                *(W(self.stage(r, s)) for r, s in mine),
-                *(W(self.buffers(r, s)) for r, s in mine),
+                [R(h("log", 0))] if p == 0 else [],  # memory is measured from before the model is there
+                [W(self.stage(r, s)) for r, s in mine],
+                [W(self.buffers(r, s)) for r, s in mine],
                 W(h("control", p)),
                 W(h("examiner", p)),
                 tuple(s for _, s in mine),
@@ -217,7 +217,7 @@ class Builder:
             if handle.name not in _RESULTS:
                 left[self.owner(handle)].append(handle)
         for p, handles in enumerate(left):
-            self.insert("release", *map(RW, handles), on=p)
+            self.insert("release", [RW(handle) for handle in handles], on=p)
         self.g.temporary = {handle.name for handles in left for handle in handles}
         size = self.rooms.size
         for name in dict.fromkeys(handle.name for handle in size):  # the gradients of an all-reduce and its messages
@@ -351,7 +351,7 @@ class Builder:
             verdict, setup = h("verdict", p), R(h("setup", p))
             r = layout.stages(p)[0][0]
             flags = [R(h("flag", layout.place(r, s), r, s)) for s in range(layout.segments)] if self.looks else []
-            self.insert("judge", R(h("control", p)), setup, *flags, *scores, W(verdict), on=p)
+            self.insert("judge", R(h("control", p)), setup, flags, scores, W(verdict), on=p)
             for r, s in layout.stages(p):
                 mine = RW(self.stage(r, s)), RW(self.buffers(r, s))
                 if layout.replicas > 1:
@@ -359,7 +359,7 @@ class Builder:
                 else:
                     self.insert("apply", *mine, R(verdict), RW(h("grads", p, r, s)), on=p)
             stages = [RW(self.stage(r, s)) for r, s in layout.stages(p)] if self.adaptive else []
-            task = self.insert("update", RW(h("control", p)), R(verdict), setup, *stages, step, on=p)
+            task = self.insert("update", RW(h("control", p)), R(verdict), setup, stages, step, on=p)
             if p == 0:
                 self.marks.done[step] = task.index
         self.insert(
@@ -381,7 +381,7 @@ class Builder:
         p = layout.place(r, 0)
         stages = [R(self.stage(r, s)) for s in range(layout.segments)]
         buffers = [R(self.buffers(0, s)) for s in range(layout.segments)]
-        self.insert(op, R(h("control", p)), *stages, *buffers, W(h(name, p)), step, on=p)
+        self.insert(op, R(h("control", p)), stages, buffers, W(h(name, p)), step, on=p)
 
     def test(self, step: int, epoch: int) -> None:
         h, layout, span = self.h, self.layout, self.span
@@ -404,7 +404,7 @@ class Builder:
                 priority=self.low,
             )
         self.insert(
-            "tally", RW(h("log", 0)), R(h("setup", 0)), *(R(score) for score in scores), epoch, on=0, priority=self.low
+            "tally", RW(h("log", 0)), R(h("setup", 0)), [R(score) for score in scores], epoch, on=0, priority=self.low
         )
 
     def save(self, step: int) -> None:

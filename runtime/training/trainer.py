@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tilewright.backends import check_call, engine_class
+from tilewright.backends import check_call, engine_class, named
 from tilewright.engine import run
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.cores import cores
@@ -72,7 +72,7 @@ def fit(
     lr: float | None = None,
     loss: Callable[..., torch.Tensor] | None = None,
     batch_size: int | None = None,
-    backend: str = "threads",
+    backend: str | None = None,
     workers: int = 1,
     device: str | torch.device | None = None,
     seed: int = 0,
@@ -161,6 +161,7 @@ def fit(
     True
     """
     check_engine(backend)
+    backend = named(backend)
     groups = {"learning": learning, "execution": execution, "recording": recording}
     learning, execution, recording, options = grouped(options | groups)
     check_call(fit, options, backend, also=("machine", "threads_per_task"), near=SETTINGS)

@@ -10,16 +10,15 @@ import torch
 
 from tilewright.training import precision
 from tilewright.training.control import Control
-from tilewright.training.gradients import summed
+from tilewright.training.gradients import Flags, summed
 from tilewright.training.state import Grads, Setup, Stage, Verdict
 
 __all__ = ["apply", "apply_shared", "judge", "update"]
 
 
-def judge(control: Control, setup: Setup, *rest: Any) -> Verdict:
-    """What to do with the step: from the flags of every bucket and the scores of every replica."""
-    flags = [(name, *flag) for part in rest[:-1] if isinstance(part, dict) for name, flag in part.items()]
-    scores = [part for part in rest[:-1] if isinstance(part, tuple)]
+def judge(control: Control, setup: Setup, found: list[Flags], scores: list[Any], _: Any) -> Verdict:
+    """What to do with the step: from the flags of every bucket, if gradients are looked at, and from all scores."""
+    flags = [(name, *flag) for part in found for name, flag in part.items()]
     count = sum([n for _, _, n, *_ in scores])
     if all(share is None for *_, share in scores):  # a mean over images
         loss = sum([float(value) * n for value, _, n, *_ in scores]) / count
@@ -76,9 +75,8 @@ def apply_shared(stage: Stage, buffers: Any, verdict: Verdict, flat: np.ndarray)
 _GOOD = 100  # steps between two copies of a state that was good
 
 
-def update(control: Control, verdict: Verdict, setup: Setup, *rest: Any) -> Any:
+def update(control: Control, verdict: Verdict, setup: Setup, stages: list[Stage], step: int) -> Any:
     """The loss scale, the counters and the precision of the next step; (control, stages) if that may change them."""
-    *stages, step = rest
     if verdict.found_inf:
         control.skipped += 1
     else:

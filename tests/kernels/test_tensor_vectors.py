@@ -30,24 +30,24 @@ def stacked():
     return np.concatenate(numbers(3))
 
 
-#                   arguments, the written ones from which place on
+#                   arguments, those of a group in a list; the written ones from which place on
 CASES = {
     "narrow": lambda: ([d(), *numbers(1), small(3), *numbers(1, dtype="float32")], 3),
     "widen": lambda: ([d(), *numbers(1, dtype="float32"), small(3), *numbers(1)], 3),
     "dot": lambda: ([*numbers(2), small(1)], 2),
-    "gather": lambda: ([small(3, 1), small(3, 2), small(3, 3), small(3)], 3),
-    "turn": lambda: ([small(1, 1), small(1, 2), small(1, 3), small(1)], 2),
+    "gather": lambda: ([[small(3, 1), small(3, 2), small(3, 3)], small(3)], 1),
+    "turn": lambda: ([[small(1, 1), small(1, 2)], small(1, 3), small(1)], 1),
     "sweep": lambda: ([small(1), *numbers(2)], 2),
-    "step": lambda: ([small(1, 1), small(1, 2), small(1, 3), small(1, 4), small(1)], 3),
+    "step": lambda: ([[small(1, 1), small(1, 2)], small(1, 3), small(1, 4), small(1)], 2),
     "advance": lambda: ([small(1), d(), *numbers(4), small(3)], 4),
     "descend": lambda: ([small(1), d(), *numbers(4), small(3)], 4),
     "residual": lambda: ([d(), *numbers(4), small(3)], 4),
     "measure": lambda: ([d(), *numbers(1), small(3)], 2),
     "append": lambda: ([*numbers(1), np.ones((1, 1)), stacked()], 2),
     "project": lambda: ([stacked(), np.ones((1, 1)), *numbers(1), small(3)], 3),
-    "total": lambda: ([small(1, 1), small(1, 2), small(1)], 2),
+    "total": lambda: ([[small(1, 1), small(1, 2)], small(1)], 1),
     "orthogonalize": lambda: ([stacked(), np.ones((1, 1)), small(3), *numbers(1, seed=7)], 3),
-    "root": lambda: ([small(1, 1), small(1, 2), small(1)], 2),
+    "root": lambda: ([[small(1, 1), small(1, 2)], small(1)], 1),
     "normalize": lambda: ([*numbers(1), small(1), *numbers(1)], 2),
     "combine": lambda: ([stacked(), np.ones((1, 1)), small(3), *numbers(1, seed=7)], 3),
     "add": lambda: (numbers(2), 1),
@@ -64,20 +64,29 @@ def test_every_op_on_vectors_is_here():
 
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_arrays(name):
-    arrays, first = CASES[name]()
-    tensors = [torch.from_numpy(array.copy()) for array in arrays]
-    before = [array.copy() for array in arrays]
-    vectors.KERNELS[name](*arrays)
-    assert tensor_vectors.KERNELS[name](*tensors) is None
-    for place, (array, tensor, old) in enumerate(zip(arrays, tensors, before, strict=True)):
-        u = roundoff(str(array.dtype))
-        assert np.allclose(tensor.numpy(), array, rtol=100 * u, atol=100 * u)
-        assert place >= first or np.array_equal(tensor.numpy(), old)
+    arguments, first = CASES[name]()
+    there = [buffers_of(argument, lambda a: torch.from_numpy(a.copy())) for argument in arguments]
+    before = [buffers_of(argument, np.copy) for argument in arguments]
+    vectors.KERNELS[name](*arguments)
+    assert tensor_vectors.KERNELS[name](*there) is None
+    for place, argument in enumerate(zip(arguments, there, before, strict=True)):
+        for array, tensor, old in zip(*map(flat, argument), strict=True):
+            u = roundoff(str(array.dtype))
+            assert np.allclose(tensor.numpy(), array, rtol=100 * u, atol=100 * u)
+            assert place >= first or np.array_equal(tensor.numpy(), old)
+
+
+def flat(argument):
+    return argument if isinstance(argument, list) else [argument]
+
+
+def buffers_of(argument, made):
+    return list(map(made, argument)) if isinstance(argument, list) else made(argument)
 
 
 def test_right_hand_sides_that_are_done_get_zeros():
     beta, rho = torch.ones((1, 3)), torch.tensor([[0.0, torch.inf, 2.0]])
-    tensor_vectors.turn(torch.ones((1, 3)), rho, beta)
+    tensor_vectors.turn([torch.ones((1, 3))], rho, beta)
     assert beta.tolist() == [[0.0, 0.0, 0.5]] and rho.tolist() == [[1.0, 1.0, 1.0]]
     v = torch.ones((2, 2))
     tensor_vectors.normalize(torch.ones((2, 2)), torch.tensor([[0.0, 2.0]]), v)

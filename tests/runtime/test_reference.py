@@ -51,6 +51,20 @@ CALLS = [
 ]
 
 
+def test_calls_that_name_no_engine_have_the_same_one():
+    """None, which `tilewright.run` explains; a comparison of policies is a simulation unless the caller has data."""
+    defaults = {
+        case.values[0]: found.default
+        for case in CALLS
+        if (found := inspect.signature(case.values[1]).parameters.get("backend")) is not None
+        and found.default is not found.empty
+    }
+    some = {"run", "prepare", "solve", "cho_solve", "SparseOperator", *["fit"] * ("tilewright.training" in ROOMS)}
+    assert some <= defaults.keys() and len(defaults) > 25
+    assert {name: value for name, value in defaults.items() if value is not None} == {"compare_schedulers": "simulate"}
+    assert tw.run(tw.cholesky_graph(nt=1), {"A": tw.TiledMatrix.view(np.eye(2), 2)}).backend == "threads"
+
+
 def listed():
     """(room, name) of each line of an autosummary."""
     for page in REFERENCE.glob("*.rst"):

@@ -37,7 +37,7 @@ from tilewright.host.garbage import uncollected
 from tilewright.host.memory import copy_all
 from tilewright.kernels import choice
 from tilewright.passes.messages import MessagePlan
-from tilewright.runs.progress import Ran
+from tilewright.runs.progress import Ran, takes_rows, tell
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy
 from tilewright.tiles import Store, TiledMatrix
@@ -111,7 +111,7 @@ def run_resident(
             choice.choice(),
             options.timeout,
             progress is not None,
-            hasattr(progress, "ran"),
+            takes_rows(progress),
             here(),
             path,
             stay,
@@ -129,10 +129,7 @@ def run_resident(
             return
         done[message["rank"]] = message["done"]
         if progress is not None:
-            tell = getattr(progress, "ran", None)
-            if tell is not None:
-                tell(np.array(message["rows"], float).reshape(-1, len(Ran._fields)))
-            progress(sum(done))
+            tell(progress, sum(done), lambda: np.array(message["rows"], float).reshape(-1, len(Ran._fields)))
 
     clock = clients.SchedulerClock(client)
     parcels = _parcels(plan, store)

@@ -45,7 +45,7 @@ from tilewright.kernels import choice
 from tilewright.machine import Machine
 from tilewright.passes.coarsen import Coarse, Overheads, coarsen
 from tilewright.runs.failure import leave
-from tilewright.runs.progress import Ran
+from tilewright.runs.progress import Ran, tell
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import Policy
 
@@ -87,10 +87,7 @@ class Tale:
                 self.records[index] = message, start, end
             self.replaced.update(Handle(name, tuple(index)) for name, index in message["replaced"])
             if self.progress is not None:
-                tell = getattr(self.progress, "ran", None)
-                if tell is not None:
-                    tell(self.rows(message))
-                self.progress(len(self.records))
+                tell(self.progress, len(self.records), self.rows, message)
         if self.failed or len(self.records) == self.tasks:
             self.news.set()
 

@@ -9,7 +9,7 @@ from tilewright.backends.execution.engine import Progress, blame
 from tilewright.backends.execution.program import Program
 from tilewright.graph import Task
 from tilewright.runs.failure import leave
-from tilewright.runs.progress import Ran
+from tilewright.runs.progress import Ran, tell
 from tilewright.runs.trace import TaskRecord, Trace
 
 __all__ = ["run_line"]
@@ -18,7 +18,6 @@ __all__ = ["run_line"]
 def run_line(program: Program, tasks: Iterable[Task], backend: str, progress: Progress | None) -> list[TaskRecord]:
     """Run the tasks in this order. What a task raises has a note that names it."""
     records: list[TaskRecord] = []
-    tell = getattr(progress, "ran", None)
     program.begin()
     began = perf_counter()
     for task in tasks:
@@ -31,10 +30,12 @@ def run_line(program: Program, tasks: Iterable[Task], backend: str, progress: Pr
             trace.failure = TaskRecord(task.index, 0, start - began, perf_counter() - began)
             leave(error, trace, task.index)
             raise
-        records.append(TaskRecord(task.index, 0, start - began, perf_counter() - began))
+        record = TaskRecord(task.index, 0, start - began, perf_counter() - began)
+        records.append(record)
         if progress:
-            if tell is not None:
-                record = records[-1]
-                tell([Ran(0, 0, record.task, record.start, record.end)])
-            progress(len(records))
+            tell(progress, len(records), _row, record)
     return records
+
+
+def _row(record: TaskRecord) -> list[Ran]:
+    return [Ran(0, 0, record.task, record.start, record.end)]

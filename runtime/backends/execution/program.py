@@ -166,8 +166,13 @@ class Program:
 
 def _in_groups(function: Callable[..., Any], task: Task) -> Callable[..., Any]:
     """A function of the buffers one by one, which calls ``function`` with a list for each group of the task."""
-    count = len(task.uses)
-    return lambda *args: function(*task.arguments(args[:count]), *args[count:])
+    count, places, first = len(task.uses), list[int | slice](), 0
+    for size in task.groups:
+        places.append(first if size < 0 else slice(first, first + size))
+        first += 1 if size < 0 else size
+    return lambda *args: function(
+        *[args[place] if type(place) is int else list(args[place]) for place in places], *args[count:]
+    )
 
 
 def names_of(task: Task, tiles: Sequence[Any]) -> list[str]:

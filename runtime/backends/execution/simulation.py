@@ -35,7 +35,7 @@ from tilewright.machine import Machine
 from tilewright.passes.frontier import Frontier
 from tilewright.passes.messages import MessagePlan, place
 from tilewright.passes.versions import Dataflow
-from tilewright.runs.progress import Ran
+from tilewright.runs.progress import Ran, takes_rows, tell
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 from tilewright.schedulers import BasePolicy
 
@@ -331,8 +331,7 @@ class Simulation:
             self._ready(task, -1)
         self._dispatch()
         self._match()
-        told = 0
-        tell = getattr(progress, "ran", None)
+        told, by_row = 0, takes_rows(progress)
         ended: list[int] = []  # not told
         while events:
             now = self.now = events[0][0]
@@ -353,16 +352,14 @@ class Simulation:
                 for successor in ready:
                     self._ready(successor, worker)
                 self.finished += 1
-                if tell is not None:
+                if by_row:
                     ended.append(event)
             self._dispatch()
             self._match()
             if progress and self.finished - told >= _REFRESH:
                 told = self.finished
-                if tell is not None:
-                    tell(self._rows(ended))
-                    ended.clear()
-                progress(told)
+                tell(progress, told, self._rows, ended)
+                ended = []
         if not frontier.finished:
             name = type(self.groups[0].policy).__name__
             queued = sum(group.queued for group in self.groups)
@@ -370,9 +367,7 @@ class Simulation:
                 f"{name} gives no task to any worker, though {queued} of the {frontier.remaining} tasks left are ready"
             )
         if progress:
-            if tell is not None:
-                tell(self._rows(ended))
-            progress(self.finished)
+            tell(progress, self.finished, self._rows, ended)
 
     def _rows(self, tasks: Iterable[int]) -> list[Ran]:
         """Those tasks, which have ended."""

@@ -18,6 +18,7 @@ from tilewright.graph import Task
 from tilewright.host.affinity import pinned
 from tilewright.kernels.threads import task_threads
 from tilewright.passes.frontier import Frontier
+from tilewright.runs.progress import tell
 from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.schedulers import BasePolicy
 
@@ -106,10 +107,7 @@ class Workers:
 
     def report(self, progress: Progress | None) -> None:
         if progress:
-            tell = getattr(progress, "ran", None)
-            if tell is not None:
-                tell(self.news())
-            progress(sum(map(len, self.records)) // 3)
+            tell(progress, sum(map(len, self.records)) // 3, self.news)
 
     def news(self) -> np.ndarray:
         """The tasks that ended since this was called last: a row has the fields of `Ran`."""

@@ -48,7 +48,7 @@ from tilewright.backends.mpi.connection import Job
 from tilewright.backends.mpi.launcher import require_mpi4py
 from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.ranks import pickling, segments
-from tilewright.backends.ranks.outcome import Order, loops_of, merge, planned, planned_needs, thaw
+from tilewright.backends.ranks.outcome import Order, listed_of, loops_of, merge, planned, planned_needs, thaw
 from tilewright.distribution import Distribution, by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.affinity import as_pin, places
@@ -56,6 +56,7 @@ from tilewright.host.cores import cores
 from tilewright.host.garbage import uncollected
 from tilewright.host.memory import copy_all
 from tilewright.kernels import choice
+from tilewright.runs.progress import takes_rows
 from tilewright.runs.trace import Trace
 from tilewright.scalars import optional
 from tilewright.schedulers import Policy
@@ -166,7 +167,7 @@ class MpiPool(Mpi):
             _copy((here[handle], there[handle]) for handle in graph.inputs)
             key, is_there = _key(pool, program, order)
             with uncollected():
-                contents = b"" if is_there else pickling.dumps((graph if loops is None else loops[0], order))
+                contents = b"" if is_there else pickling.dumps((listed_of(graph) if loops is None else loops[0], order))
             job = Job(
                 key,
                 contents,
@@ -175,7 +176,7 @@ class MpiPool(Mpi):
                 self.window,
                 self.synchronous,
                 progress is not None,
-                hasattr(progress, "ran"),
+                takes_rows(progress),
                 choice.choice(),
                 sys.path,
                 pool.scratch.serial if pool.scratch else -1,

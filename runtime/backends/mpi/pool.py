@@ -31,6 +31,7 @@ from tilewright.backends.ranks.pickling import dumps
 from tilewright.backends.ranks.segments import Segment
 from tilewright.errors import RankDied
 from tilewright.keywords import strict
+from tilewright.runs.progress import tell
 from tilewright.scalars import plain
 from tilewright.scalars import ranks as rank_count
 
@@ -305,10 +306,7 @@ class Pool:
                 elif isinstance(answer, News):
                     done[rank] = answer.done
                     if progress:
-                        tell = getattr(progress, "ran", None)
-                        if tell is not None:
-                            tell(answer.rows)
-                        progress(sum(done))
+                        tell(progress, sum(done), lambda news: news.rows, answer)
                 else:
                     answers[rank] = answer
         failed = next((answer for answer in answers.values() if isinstance(answer, bytes)), None)

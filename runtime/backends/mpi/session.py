@@ -29,7 +29,7 @@ from tilewright.distribution import by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.affinity import as_pin
 from tilewright.host.garbage import uncollected
-from tilewright.runs.progress import Ran
+from tilewright.runs.progress import Ran, tell
 from tilewright.runs.trace import Trace
 from tilewright.scalars import plain
 from tilewright.schedulers import Policy
@@ -144,10 +144,8 @@ class MpiRank(Mpi):
         with uncollected():
             trace = merge(graph, each, outcomes)
         if progress is not None and self.comm.rank == 0:  # until now only its own part was told
-            tell = getattr(progress, "ran", None)
-            if tell is not None:
-                tell([Ran(r.rank, r.worker, r.task, r.start, r.end) for r in trace.records if r.rank])
-            progress(len(graph))
+            others = [record for record in trace.records if record.rank]
+            tell(progress, len(graph), lambda: [Ran(r.rank, r.worker, r.task, r.start, r.end) for r in others])
         return trace
 
     def everywhere(self, value: Any) -> Any:

@@ -354,24 +354,6 @@ def test_info_lists_engines_policies_libraries_and_kernels():
     assert gemm in found["kernels"]
 
 
-def test_info_is_a_table_for_people_of_80_columns():
-    def info(*options):
-        """As a new process prints it: tests load kernels of more libraries and devices than users have."""
-        command = [sys.executable, "-m", "tilewright.cli", "info", *options]
-        environment = {**os.environ, "COLUMNS": "80"}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
-
-    printed = info()
-    for text in ("critical-path", "openblas", "potrf", "float32, products in"):
-        assert text in printed
-    table = printed[printed.index("Kernels") :].splitlines()
-    assert len(table) < 80 and {len(line.rstrip()) for line in table[1:]} == {80}
-    words = {word.strip(",") for line in table for word in line.replace("│", " ").split()}
-    kernels = json.loads(info("--json"))["kernels"]
-    names = {row["op"] for row in kernels} | {row["source"].rpartition("/")[2] for row in kernels}
-    assert names <= words, "no name is broken"
-
-
 def loaded(statement, *modules):
     """(those of the modules that a new process has loaded after the statement, what it printed)."""
     code = f"{statement}; import sys; print(*({set(modules)} & set(sys.modules)), file=sys.stderr)"
@@ -380,9 +362,29 @@ def loaded(statement, *modules):
     return done.stderr.split(), done.stdout
 
 
-def test_info_imports_no_optional_package():
+@pytest.fixture(scope="module")
+def info_alone():
+    """`loaded` of ``info --json`` in a new process: tests load kernels of more libraries and devices than users have."""
     info = "from tilewright.cli import main; main(['info', '--json'], standalone_mode=False)"
-    assert loaded(info, "torch", "dask", "distributed", "mpi4py", "matplotlib", "sklearn")[0] == []
+    return loaded(info, "torch", "dask", "distributed", "mpi4py", "matplotlib", "sklearn")
+
+
+def test_info_imports_no_optional_package(info_alone):
+    assert info_alone[0] == []
+
+
+def test_info_is_a_table_for_people_of_80_columns(info_alone):
+    command = [sys.executable, "-m", "tilewright.cli", "info"]
+    environment = {**os.environ, "COLUMNS": "80"}
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
+    for text in ("critical-path", "openblas", "potrf", "float32, products in"):
+        assert text in printed
+    table = printed[printed.index("Kernels") :].splitlines()
+    assert len(table) < 80 and {len(line.rstrip()) for line in table[1:]} == {80}
+    words = {word.strip(",") for line in table for word in line.replace("│", " ").split()}
+    kernels = json.loads(info_alone[1])["kernels"]
+    names = {row["op"] for row in kernels} | {row["source"].rpartition("/")[2] for row in kernels}
+    assert names <= words, "no name is broken"
 
 
 # ------------------------------------------------------------------ bench
@@ -455,7 +457,11 @@ def test_importing_the_package_loads_neither_click_nor_rich_nor_a_plotting_libra
 def test_a_full_disk_is_one_sentence_and_a_closed_pipe_is_none():
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "tilewright.cli", "info"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+            [sys.executable, "-m", "tilewright.cli", "dag", "cholesky", "--nt", "3"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
         )
     assert done.returncode != 0 and "Traceback" not in done.stderr and "No space left on device" in done.stderr
     reader, writer = os.pipe()

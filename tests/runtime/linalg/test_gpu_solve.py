@@ -1,6 +1,6 @@
 """Solutions on a device. The code does not ask which device; CPU tensors take it as well, so all but the last class run here."""
 
-import sys
+import importlib
 
 import numpy as np
 import pytest
@@ -157,7 +157,7 @@ def test_companions_name_bad_input(on_device):
 
 @pytest.mark.parametrize("assume_a", ["gen", "sym", "her"])
 def test_a_tensor_of_a_device_that_is_not_positive_definite_is_refused_and_not_taken_for_it(assume_a, monkeypatch):
-    monkeypatch.setattr(sys.modules["tilewright.linalg.solve"], "is_device_tensor", torch.is_tensor)
+    monkeypatch.setattr(importlib.import_module("tilewright.linalg.solve"), "is_device_tensor", torch.is_tensor)
     a = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     with pytest.raises(ValueError, match=r"is not for a tensor on a GPU, which takes None or 'pos'; a\.cpu\(\)"):
         tw.solve(a, torch.ones(2), assume_a=assume_a)

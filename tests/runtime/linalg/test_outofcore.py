@@ -679,6 +679,7 @@ for n in map(int, sys.argv[3:]):
 """
 
 
+@pytest.mark.flaky(reruns=2)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much a process had at its peak")
 @pytest.mark.parametrize("routine", ["cholesky", "lu", "qr", "tall", "solve"])
 def test_a_process_grows_by_no_more_than_a_quarter_of_the_matrix(here, routine):

@@ -153,6 +153,35 @@ def test_an_output_is_whole_or_not_there(tmp_path):
     assert np.array_equal(output.finish(), np.zeros((3, 2))) and os.listdir(tmp_path) == ["x.npy"]
 
 
+@pytest.mark.needs("h5py")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_hdf5_output_is_written_past_the_library_and_gone_on_with(tmp_path, dtype):
+    import h5py
+
+    a, path = random_matrix(M, N, dtype), tmp_path / "x.h5"
+    named = f"{path}:/group/x"
+    output = Output(named, (M, N), a.dtype, "F", 5)
+    output.matrix.write([(0, 0)], [a[:, :9]])
+    with pytest.raises(BlockingIOError, match="another run writes"):
+        Output(named, (M, N), a.dtype, "F", 5)
+    output.abandon(keep=True)
+    assert os.listdir(tmp_path) == ["x.h5.part"]
+    with pytest.raises(ValueError, match=r"has 23 x 17 numbers of .*, not 17 x 23"):
+        Output(named, (N, M), a.dtype, "F", 5, again=True)
+    with pytest.raises(ValueError, match="has no dataset group/y as it was begun"):
+        Output(f"{path}:/group/y", (M, N), a.dtype, "F", 5, again=True)
+    output = Output(named, (M, N), a.dtype, "F", 5, again=True)
+    output.matrix.write([(0, 9)], [a[:, 9:]])
+    found = output.finish()
+    assert np.array_equal(found[:], a) and found.dtype == a.dtype
+    found.file.close()
+    with h5py.File(path) as file:
+        assert np.array_equal(file["group/x"][:], a) and os.listdir(tmp_path) == ["x.h5"]
+    empty = Output(tmp_path / "y.h5", (0, 3), a.dtype, "C", 5).finish()
+    assert empty.shape == (0, 3)
+    empty.file.close()
+
+
 def test_who_holds_a_file_is_alone_until_it_is_closed(tmp_path):
     path = tmp_path / "x"
     with path.open("wb") as first, path.open("wb") as second:

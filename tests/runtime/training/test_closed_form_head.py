@@ -23,7 +23,7 @@ def direct(model, train, test, kind, noise):
 
     model.eval()
     f, t = features(train), features(test)
-    scale = closed_form_head.spread(f, None)
+    scale = closed_form_head.spread([f], None)
     K = closed_form_head._kernel(f, f, scale, kind) + noise * np.eye(len(f))
     Y = np.eye(train.classes)[train.labels] - 1 / train.classes
     scores = closed_form_head._kernel(t, f, scale, kind) @ np.linalg.solve(K, Y)
