@@ -414,19 +414,25 @@ class TaskGraph:
         return graph
 
     def to_dot(self, *, by: str | Callable[[Task], object] = "op") -> str:
-        """The graph in Graphviz's DOT language, coloured by op or as ``by`` says, the critical path drawn bold."""
+        """The graph in Graphviz's DOT language, coloured by op or as ``by`` says, the critical path drawn bold.
+
+        All tasks are in it, however many: other tools read it. A picture of a large graph is `to_svg`.
+        """
         return str(upstairs("plot.dag:to_dot")(self, by=by))
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """The graph as an interactive page that opens offline, also written to ``path``: `tilewright.plot.html`."""
-        page: str = upstairs("plot.html:graph_page")(self)
+    def to_html(self, path: str | Path | None = None, *, limit: int | None = None) -> str:
+        """The graph as an interactive page that opens offline, also written to ``path``: `tilewright.plot.html`.
+
+        More tasks than ``limit``, by default 20,000, are drawn in groups.
+        """
+        page: str = upstairs("plot.html:graph_page")(self, limit)
         if path is not None:
             write_text(path, page)
         return page
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the page in a frame of its own."""
-        return str(upstairs("plot.html:frame")(self.to_html()))
+        return str(upstairs("plot.html:graph_frame")(self))
 
     def to_svg(
         self,
@@ -434,12 +440,14 @@ class TaskGraph:
         *,
         layout: Literal["dot", "layered"] | None = None,
         by: str | Callable[[Task], object] = "op",
+        limit: int | None = None,
     ) -> str:
         """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag.to_svg`.
 
-        ``by`` is what colours mean: ``"op"``, ``"owner"``, ``"precision"``, ``"step"``, or a function of a task.
+        ``by`` is what colours mean: ``"op"``, ``"owner"``, ``"precision"``, ``"step"``, or a function of a task. More
+        tasks than ``limit``, by default 400, are drawn in groups.
         """
-        return str(upstairs("plot.dag:to_svg")(self, path, layout=layout, by=by))
+        return str(upstairs("plot.dag:to_svg")(self, path, layout=layout, by=by, limit=limit))
 
     def to_png(
         self,
@@ -447,9 +455,10 @@ class TaskGraph:
         *,
         layout: Literal["dot", "layered"] | None = None,
         by: str | Callable[[Task], object] = "op",
+        limit: int | None = None,
     ) -> None:
-        """Write the graph as a PNG. See `tilewright.plot.dag.to_png`."""
-        upstairs("plot.dag:to_png")(self, path, layout=layout, by=by)
+        """Write the graph as a PNG, with the words of `to_svg`. See `tilewright.plot.dag.to_png`."""
+        upstairs("plot.dag:to_png")(self, path, layout=layout, by=by, limit=limit)
 
     def _repr_svg_(self) -> str | None:
         """The picture that a notebook shows; None, and so the text, if there are too many tasks to draw."""

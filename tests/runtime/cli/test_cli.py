@@ -247,7 +247,6 @@ BAD = {
     "trace-folder": (["--n", "4", "--trace", "{}/none/t.json"], "there is no folder"),
     "gantt-suffix": (["--n", "4", "--gantt", "{}/g.bmp"], "must end in .png or .svg or .pdf"),
     "dag-suffix": (["--n", "4", "--dag", "{}/g.png"], "must end in .svg or .dot or .gv"),
-    "dag-too-large": (["--n", "260", "--tile-size", "10", "--dag", "{}/g.svg"], "more than 3000 cannot be read"),
 }
 
 
@@ -332,10 +331,14 @@ def test_dag_writes_files(tmp_path):
     assert ET.parse(tmp_path / "g.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
-def test_dag_of_too_many_tiles_exits_2():
-    result = call("dag", "cholesky", "--nt", 26)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "3276 tasks" in result.stderr
+def test_dag_of_many_tiles_is_drawn_in_groups_and_its_dot_has_all(tmp_path):
+    result = call(
+        "dag", "cholesky", "--nt", 12, "--limit", 100, "--svg", tmp_path / "g.svg", "--dot", tmp_path / "g.dot"
+    )
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "a box: all tasks of one colour in 2 layers" in (tmp_path / "g.svg").read_text()
+    assert (tmp_path / "g.dot").read_text() == cholesky_graph(12).to_dot()
+    assert "364 tasks" in result.stderr
 
 
 # ------------------------------------------------------------------ info

@@ -243,13 +243,17 @@ def constructed(limit):
         records = [TaskRecord(t, w, float(at), at + 1.0) for t, (w, at) in enumerate(places)]
         data = dict.fromkeys(g.handles_used, 0)
         return dataclasses.replace(tw.run(g, data, workers=1), trace=Trace(g, 4, records), workers=4)
-    records = [TaskRecord(t, 0, 3.0 * t + 2, 3.0 * t + 3) for t in range(8)]  # the engine takes 2 of 3
+    pause = 0.19 if limit == "width" else 2.0  # that the engine takes before each task of length 1
+    records = [TaskRecord(t, 0, (1 + pause) * t + pause, (1 + pause) * (t + 1)) for t in range(8)]
     return dataclasses.replace(
         tw.run(chain_of(8), {"x": 0}, workers=1), trace=Trace(chain_of(8), 2, records), workers=2
     )
 
 
-@pytest.mark.parametrize("limit", ["critical path", "work", "start-up", "messages", "distribution", "policy", "engine"])
+LIMITED = ["critical path", "work", "start-up", "messages", "distribution", "policy", "engine", "width"]
+
+
+@pytest.mark.parametrize("limit", LIMITED)
 def test_the_verdict_says_what_limits_a_run_that_was_made_for_it(limit):
     run = constructed(limit)
     assert run.verdict.limit == limit, str(run)
