@@ -8,8 +8,6 @@ from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
-
 from tilewright.door import upstairs
 from tilewright.graph import paths
 from tilewright.graph.access import Access, Use
@@ -20,10 +18,11 @@ from tilewright.graph.layout import Layout
 from tilewright.graph.op import Op
 from tilewright.graph.packed import Packed, calls, packed
 from tilewright.graph.paths import CriticalPath
+from tilewright.graph.snapshot import PLAIN, snapshot
 from tilewright.graph.task import Cost, Task
 from tilewright.host.files import write_text
 from tilewright.rooms import Room
-from tilewright.scalars import text
+from tilewright.scalars import plain, text
 
 if TYPE_CHECKING:
     import networkx
@@ -32,7 +31,7 @@ __all__ = ["TaskGraph"]
 
 T = TypeVar("T")
 
-_READ, _WRITE = Access.READ, Access.WRITE
+_READ, _WRITE, _RW = Access.READ, Access.WRITE, Access.RW
 
 
 class TaskGraph:
@@ -166,7 +165,9 @@ class TaskGraph:
         """Append a task that calls ``op`` on ``args``: first the accesses `R`, `W`, `RW`, then plain parameters.
 
         A list of accesses is a *group*, one argument: the function gets a list of buffers. Groups may have no members.
-        Parameters that are arrays are copied, others kept as they are.
+        Parameters that are arrays, tensors, sparse or tiled matrices, lists, dicts, sets, or such in one another, are
+        copied, so that who changes his own later changes no graph. Other objects are kept as they are, and so is an
+        empty list or dict, which a function of this process may fill.
 
         ``on`` says where it runs, ``priority`` which of two tasks that are ready is sooner, and ``label`` what stands
         between the parentheses of its label instead of `Op.indices`.
@@ -185,6 +186,8 @@ class TaskGraph:
             raise RuntimeError(f"graph {self.name!r} has run and is frozen; build another for more tasks")
         if type(op) is not Op:
             op = self._function_op(op)
+        if on is not None and type(on) is not int and type(on) is not Handle:
+            on = plain(on)
         count = len(args)
         for position, arg in enumerate(args):
             if type(arg) is not Use:
@@ -195,10 +198,13 @@ class TaskGraph:
         if params and type(params[0]) is list:
             uses, params, groups = grouped(op, args)
         for place, param in enumerate(params):
-            if isinstance(param, np.ndarray):  # a snapshot: the caller may change his
-                params = (*params[:place], param.copy(), *params[place + 1 :])
-            elif type(param) in MISPLACED:
+            if type(param) in PLAIN:
+                continue
+            if type(param) in MISPLACED:
                 check_parameter(op, param)
+            own = snapshot(param)
+            if own is not param:
+                params = (*params[:place], own, *params[place + 1 :])
         return self._append(op, uses, params, on, priority, groups, label)
 
     def _append(
@@ -215,10 +221,13 @@ class TaskGraph:
         index = len(self.tasks)
         table = self._state
         edges: set[int] = set()
+        fresh: list[Handle] = []
         for handle, access in uses:
             state = table.get(handle)
             if state is None:
-                if access is not _WRITE:
+                if access is _WRITE:
+                    fresh.append(handle)
+                else:
                     self.inputs[handle] = None
                 table[handle] = [-1, [index]] if access is _READ else [index, []]
                 continue
@@ -234,10 +243,21 @@ class TaskGraph:
                     edges.add(writer)  # rules 1 and 3
                 state[0] = index
                 state[1] = []
-        edges.discard(index)  # a handle given twice to one task
+        if index in edges:  # a handle given twice to one task
+            edges.discard(index)
+            uses = self._together(uses, fresh)
         task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority, groups, label)
         self.tasks.append(task)
         return task
+
+    def _together(self, uses: tuple[Use, ...], fresh: list[Handle]) -> tuple[Use, ...]:
+        """The uses of a task that has a handle more than once: who also reads what it writes needs the value before.
+
+        ``fresh`` are the handles that nobody used before this task writes them.
+        """
+        read = {handle for handle, access in uses if access is not _WRITE}
+        self.inputs.update(dict.fromkeys(handle for handle in fresh if handle in read))
+        return tuple([Use(h, _RW if access is _WRITE and h in read else access) for h, access in uses])
 
     def append_call(
         self,

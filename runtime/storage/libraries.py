@@ -6,8 +6,8 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -42,7 +42,7 @@ class LibraryArray(Stored):
     """
 
     def __init__(self, array: Any, name: str, *, one_at_a_time: bool, shown: Any = None, warns: bool = True) -> None:
-        shape = tuple(map(int, array.shape))
+        shape = tuple(map(int, array.shape or ()))  # that of an empty dataset is None
         if len(shape) != 2:
             raise ValueError(f"{name} must be 2-D, not of shape {shape}")
         super().__init__((shape[0], shape[1]), array.dtype, name)
@@ -58,7 +58,7 @@ class LibraryArray(Stored):
 
     def read(self, places: Sequence[Place], targets: Sequence[np.ndarray]) -> None:
         for (row, column), target in zip(places, targets, strict=True):
-            with self._turns:
+            with self._turns, _damage(self.name):
                 np.copyto(target, self.array[row : row + target.shape[0], column : column + target.shape[1]])
 
     def write(self, places: Sequence[Place], sources: Sequence[np.ndarray]) -> None:
@@ -91,6 +91,17 @@ class LibraryArray(Stored):
 
     def value(self) -> Any:
         return self.array if self._shown is None else self._shown()
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """A block that reads: what libraries raise for damaged chunks is an OSError that names the file."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # codecs raise anything
+        raise OSError(f"cannot read {name}, which is damaged: {_inner(error)}") from error
 
 
 def is_library_array(a: Any) -> bool:
@@ -145,14 +156,29 @@ def open_hdf5(path: Path, dataset: str) -> LibraryArray:
     h5py = needed("h5py", str(path))
     file = _hdf5(h5py, path, "r")
     try:
-        array = file[dataset or _only(h5py, file, path)]
-    except KeyError:
-        file.close()
-        raise ValueError(f"{path} has no dataset {dataset}") from None
+        array = _dataset(file, path, dataset or _only(h5py, file, path))
+        return LibraryArray(array, f"{path}:{array.name}", one_at_a_time=True, shown=lambda: array)
     except BaseException:
         file.close()
         raise
-    return LibraryArray(array, f"{path}:{array.name}", one_at_a_time=True, shown=lambda: array)
+
+
+def _dataset(file: Any, path: Path, name: str) -> Any:
+    """The dataset of that name. ValueError for what is none, or cannot be read."""
+    try:
+        found = file[name]
+    except (KeyError, OSError, ValueError, RuntimeError) as error:  # a damaged file, a link that leads nowhere
+        raise ValueError(f"{path} has no dataset {name} that can be read: {_inner(error)}") from None
+    if not hasattr(found, "shape"):
+        kind = type(found).__name__
+        raise ValueError(f"{path}: {name} is a {kind}, not a dataset; one in a group is named as in '{path}:/{name}/a'")
+    return found
+
+
+def _inner(error: Exception) -> str:
+    """What an exception says, in one line, a KeyError without its quotes."""
+    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return " ".join(said.split()) or type(error).__name__
 
 
 def create_hdf5(
@@ -207,12 +233,15 @@ def _hdf5(h5py: Any, path: Path, mode: Literal["r", "w"], **how: Any) -> Any:
     except FileNotFoundError:
         raise FileNotFoundError(2, f"cannot read {path}: no such file") from None
     except OSError as error:
-        raise OSError(f"cannot open {path}: {error}") from error
+        raise OSError(f"cannot open {path}: {_inner(error)}") from error
 
 
 def _only(h5py: Any, file: Any, path: Path) -> str:
     found: list[str] = []
-    file.visititems(lambda name, item: found.append(name) if getattr(item, "ndim", 0) == 2 else None)
+    try:
+        file.visititems(lambda name, item: found.append(name) if getattr(item, "ndim", 0) == 2 else None)
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {_inner(error)}") from error
     if len(found) != 1:
         raise ValueError(
             f"{path} has {len(found)} datasets of two dimensions; say which, such as '{path}:/"

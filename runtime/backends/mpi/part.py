@@ -196,9 +196,10 @@ def _settle(plan: MessagePlan | OneRank, team: Team, deliver: bool) -> bytes:
     values = {}
     for handle in plan.made_by(team.rank):
         value, place = store[handle], places[handle]
-        if value is place:
+        memory_there = view(place)
+        if value is place and (memory_there is not None or value is None):
             continue
-        array = None if handle in replaced else view(place)
+        array = None if handle in replaced else memory_there
         if array is not None:
             np.copyto(array, memory(value))
             store[handle] = place
