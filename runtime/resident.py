@@ -80,7 +80,7 @@ def prepare(
         As for `tilewright.run`. On MPI ranks of one worker run their tasks in program order, whatever the scheduler;
         ``root`` and ``gather`` are for `tilewright.run`.
     dtype
-        Of handles for which `TaskGraph.layout` has the shape and ``data`` no array.
+        That of handles for which `TaskGraph.layout` has the shape and ``data`` no array.
 
     Returns
     -------
@@ -231,7 +231,7 @@ class Resident:
     copy
         False: engines of this process, and ranks under ``mpiexec``, work on the buffers themselves.
     scheduler, workers
-        Of engines in this process, as for `tilewright.run`.
+        Those of engines in this process, as for `tilewright.run`.
 
     Threads may prepare and close at the same time. It can be neither pickled nor copied.
 

@@ -276,7 +276,7 @@ def matvec_graph(grid: Grid, *, transposed: bool = False, overlap: bool = False,
     overlap
         Multiply by a rank's own piece of x while the others travel.
     dtype
-        Of all of it.
+        That of matrix, vectors and messages.
 
     Returns
     -------

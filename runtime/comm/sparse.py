@@ -68,7 +68,7 @@ class SparseOperator(Operator):
     synchronous
         Let each send wait for its receive; finds deadlocks.
     workers, pool, comm
-        Of the engine: `tilewright.run`, `tilewright.backends.mpi.engine`.
+        Options of the engine: `tilewright.run`, `tilewright.backends.mpi.engine`.
 
     Raises
     ------

@@ -472,7 +472,7 @@ def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Any:
     offset
         Which diagonal.
     dtype
-        Of the sum.
+        That of the sum.
 
     Examples
     --------

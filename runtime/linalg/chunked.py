@@ -35,7 +35,7 @@ class Chunks:
     triangle
         Whether the matrix is square and only a triangle of it is read; else all of it is.
     order
-        Of the tiles of the result.
+        How the tiles of the result lie in memory.
     what
         Its name.
     """

@@ -40,7 +40,7 @@ class Expression:
     shape
         (m, n); (m,) where a vector was multiplied or solved for.
     dtype
-        Of the result: that of NumPy's rules for what goes in.
+        That of the result, by NumPy's rules for what goes in.
 
     Examples
     --------

@@ -165,7 +165,7 @@ def syrk(
     Returns
     -------
     result
-        Of the shape of C, in the kind of A.
+        An array of the shape of C, in the kind of A.
     run : Run
         Only with ``return_run``.
 
@@ -236,7 +236,7 @@ def herk(
     Returns
     -------
     result
-        Of the shape of C, in the kind of A.
+        An array of the shape of C, in the kind of A.
     run : Run
         Only with ``return_run``.
 

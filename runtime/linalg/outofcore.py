@@ -114,7 +114,7 @@ class Outside:
     def check_fits(self, call: Call, like: Any, what: str) -> None:
         """MemoryError if a call in core whose result is ``like`` this one, or None, takes more than ``memory`` says.
 
-        Of ranks `Call.run` sees to it, for each one, and of what the graph makes beside the result.
+        `Call.run` sees to the same for each rank, and for what the graph makes beside the result.
         """
         call.limit = self.limit
         if self.limit is None or not call.engine.in_process:
@@ -549,7 +549,7 @@ def lu_by_slabs(
 
 
 def _diagonal(tiles: StoredTiles, k: int, dtype: np.dtype) -> np.ndarray:
-    """Of a stored tile (k, k)."""
+    """The diagonal of stored tile (k, k)."""
     tile = tiles[k, k]
     buffer = np.empty(tile.shape, dtype, "F")
     tile.matrix.read([(tile.row, tile.column)], [buffer])

@@ -24,7 +24,7 @@ class Value(NamedTuple):
     """A matrix in tiles, or what goes with one."""
 
     name: str
-    """Of its handles."""
+    """The name of its handles."""
     shape: tuple[int, int]
     tile_size: int
     dtype: str
@@ -33,7 +33,7 @@ class Value(NamedTuple):
     What is no matrix is a room for each tile or tile column: ``"pivots"``, ``"count"``, and results, ``"diagonal"``,
     ``"sizes"``, ``"squares"``."""
     order: str = "C"
-    """Of tiles, where this process has memory for all of them."""
+    """The memory order of tiles, where this process has memory for all of them."""
 
     @property
     def mt(self) -> int:

@@ -239,7 +239,7 @@ class QRFactor:
         Returns
         -------
         array
-            Of the shape and kind of C, in the wider of the two dtypes. 4 m k r - 2 k r^2 flops, r = min(m, n).
+            An array of the shape and kind of C, in the wider of the two dtypes. 4 m k r - 2 k r^2 flops, r = min(m, n).
 
         Raises
         ------

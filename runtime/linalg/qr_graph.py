@@ -73,11 +73,11 @@ class Plan(NamedTuple):
         return by_column(eliminations(self.tree, self.mt, self.nt, self.ranks), self.panels)
 
     def rows(self, i: int) -> int:
-        """Of tile row i."""
+        """Rows of a tile in tile row i."""
         return min(self.height, self.m - i * self.height)
 
     def columns(self, j: int) -> int:
-        """Of tile column j."""
+        """Columns of a tile in tile column j."""
         return min(self.width, self.n - j * self.width)
 
 
@@ -317,7 +317,7 @@ def qr_graph(
     ranks
         Over which tile rows are dealt out, for hierarchical trees.
     shape, tile_size, dtype
-        Of the matrix: then a run finds the memory of all but A itself.
+        Those of the matrix: then a run finds the memory of all but A itself.
     ib
         Reflections that kernels apply at a time; chosen by default.
 

@@ -149,7 +149,7 @@ def _families(plan: Plan, matrices: list[Stored], source: Stored) -> dict[str, O
 
 
 def _owner(mt: int, handle: Handle, ranks: int) -> int:
-    """Of a tall matrix each rank has row blocks that follow each other; R and signs are the first one's."""
+    """Each rank has row blocks of a tall matrix that follow each other; the first one has R and the signs."""
     return min(handle.index[0], mt - 1) * ranks // max(mt, 1) if handle.name in ("A", "Q", "T", "S", "V") else 0
 
 

@@ -63,11 +63,11 @@ def qr_plan(
     cut
         Rows of the tiles that are there already.
     rows
-        Of row blocks that are there already.
+        Those of row blocks that are there already.
     square
         Whether tiles have to be square.
     grid
-        Of ranks, where the graph deals tiles out: `Plan.grid`.
+        The P x Q ranks, where the graph deals tiles out: `Plan.grid`.
 
     Examples
     --------

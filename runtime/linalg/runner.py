@@ -29,7 +29,7 @@ class Runner:
     workers: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     progress: ProgressOption = False
-    """Of factorisations."""
+    """How factorisations tell how far they are."""
     messages: int = 0
     """Between ranks, so far."""
     bytes: int = 0

@@ -223,7 +223,7 @@ def solutions(routine: Any, a: Any, b: Any, assume: str = "gen", wide: bool = Fa
 
 
 def inverses(routine: Any, a: Any, **how: Any) -> Any:
-    """Of all matrices of a stack (..., n, n)."""
+    """The inverses of all matrices of a stack (..., n, n)."""
     frame = _Stacked(routine, a, [], how)
     A = _square(frame.given[0])
     batch, n = A.shape[:-2], A.shape[-1]
@@ -284,7 +284,7 @@ def _slogdet(frame: _Stacked, sign: np.ndarray, size: np.ndarray) -> Any:
 
 
 def determinants(routine: Any, a: Any, **how: Any) -> Any:
-    """Of all matrices of a stack: float64 or complex128."""
+    """The determinants of all matrices of a stack, float64 or complex128."""
     frame = _Stacked(routine, a, [], how)
     A = _square(frame.given[0])
     kind = np.complex128 if A.dtype.kind == "c" else np.float64

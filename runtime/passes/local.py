@@ -81,7 +81,7 @@ class LocalPlan:
 
     @property
     def tasks(self) -> int:
-        """Of the whole graph."""
+        """How many tasks the whole graph has."""
         return self.nest.tasks
 
     # ------------------------------------------------------------ tiles by number
@@ -182,7 +182,7 @@ class LocalPlan:
 
         Columns of a message: source, destination, tile, version, writer, reader, the two numbers by which versions of
         one writer are ordered, position in the tree, and 1 + the last reader here if a copy is to be dropped after it.
-        Of a tile: its number, the rank that makes its final value, or -1, the rank that keeps its place.
+        Columns of a tile: its number, the rank that makes its final value, or -1, the rank that keeps its place.
         """
         table = self._accesses(tiles)
         which, task, use, written, reads, writes, place = table.T

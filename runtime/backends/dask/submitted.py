@@ -157,7 +157,7 @@ class _Plan(NamedTuple):
 
 
 _plans: weakref.WeakKeyDictionary[Program, tuple[Any, _Plan]] = weakref.WeakKeyDictionary()
-"""Of prepared programs, and with what each was made."""
+"""The plans of prepared programs, and with what each was made."""
 
 
 def _plan(
