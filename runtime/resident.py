@@ -29,7 +29,7 @@ import numpy as np
 from tilewright.backends import check_call, engine_class, find_engine, named
 from tilewright.backends.execution.engine import Engine, check_data
 from tilewright.backends.execution.prepared import Here, Prepared, check_given, lasting
-from tilewright.backends.ranks.home import Bound, Home, copied
+from tilewright.backends.ranks.home import Home, PlacedGraph, copied
 from tilewright.graph import Handle, Layout, TaskGraph
 from tilewright.keywords import strict
 from tilewright.rooms import zeros_for
@@ -372,7 +372,9 @@ def _bound(
     dtype: np.dtype,
 ) -> Prepared:
     return home.prepare(
-        Bound(graph, home.outlines, owner, store.__getitem__, _outline(graph.layout, dtype), inputs, outputs, carry)
+        PlacedGraph(
+            graph, home.outlines, owner, store.__getitem__, _outline(graph.layout, dtype), inputs, outputs, carry
+        )
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tilewright.builder import graph_builder
-from tilewright.comm.collectives import PACK, UNPACK, Rooms, lay
+from tilewright.comm.collectives import PACK, UNPACK, Homes, lay
 from tilewright.comm.grid import Grid, Range, length, piece
 from tilewright.comm.schedule import schedule
 from tilewright.graph import RW, Handle, Op, R, TaskGraph, W
@@ -159,7 +159,7 @@ class _Program:
 
     def __init__(self, graph: TaskGraph, grid: Grid, dtype: str) -> None:
         self.graph = graph
-        self.rooms = Rooms()
+        self.rooms = Homes()
         self.grid = grid
         self.dtype = dtype
         self.scratch = 0
