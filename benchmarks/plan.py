@@ -1,7 +1,7 @@
 """`tilewright bench plan`: what one of many ranks needs to plan its part, and what empty tasks cost on ranks.
 
-1. The plan of one rank of a grid for a Cholesky factorisation, made from its loops in a process of its own: seconds,
-   and by how much that process grew. Beside it, for as many tasks as fit, the flat plan of the whole graph.
+1. The plan of one rank of a grid for a Cholesky or LU factorisation, made from its loops in a process of its own:
+   seconds, and by how much that process grew. Beside it, for as many tasks as fit, the flat plan of the whole graph.
 2. Independent tasks that do nothing on two MPI ranks and two Dask workers: microseconds a task, from call to result.
 """
 
@@ -29,17 +29,23 @@ LOOPS, FLAT = "from the loops", "flat"
 _SCRIPT = """
 import json, resource, sys, time
 import tilewright as tw
+from tilewright.linalg.lu_graph import _lu_graph
 from tilewright.passes.local import LocalPlan
 from tilewright.passes.loops import record
 from tilewright.passes.messages import MessagePlan
-way, nt, P, Q, rank = sys.argv[1], *map(int, sys.argv[2:])
+way, routine, (nt, P, Q, rank, nb) = sys.argv[1], sys.argv[2], map(int, sys.argv[3:])
+size = (nt * nb, nt * nb)
+build = (lambda: tw.cholesky_graph(nt)) if routine == "cholesky" else (
+    lambda: tw.lu_graph(nt, nt, ranks=P, shape=size, tile_size=nb))
 grew = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 before, start = grew(), time.perf_counter()
 if way == "flat":
-    graph = tw.cholesky_graph(nt)
+    graph = build()
     plan, tasks = MessagePlan(graph, P * Q, tw.BlockCyclic(P, Q)), len(graph)
 else:
-    nest = record(tw.cholesky_graph, (nt,))
+    recipe = (tw.cholesky_graph, (nt,)) if routine == "cholesky" else (
+        _lu_graph, (nt, nt, "partial", "tile", P, 1, size, nb, "float64", "single", 1.0))
+    nest = record(*recipe)
     plan, tasks = LocalPlan(nest, P * Q, rank, tw.BlockCyclic(P, Q)), nest.tasks
 part = plan.part(rank)
 seconds, size = time.perf_counter() - start, grew() - before
@@ -47,17 +53,26 @@ print(json.dumps({"seconds": seconds, "bytes": size, "tasks": tasks, "part": len
 """
 
 
-def plan_of_one(nt: int, grid: tuple[int, int], *, rank: int | None = None, flat: bool = False) -> dict[str, Any]:
+def plan_of_one(
+    nt: int,
+    grid: tuple[int, int],
+    *,
+    rank: int | None = None,
+    flat: bool = False,
+    routine: str = "cholesky",
+    nb: int = 512,
+) -> dict[str, Any]:
     """Seconds and bytes that a fresh process needs for the part of ``rank``, by default one in the middle of the grid,
-    of a Cholesky factorisation of nt x nt tiles."""
+    of a factorisation of nt x nt tiles."""
     P, Q = grid
     rank = (P // 2) * Q + Q // 2 if rank is None else rank
     way = "flat" if flat else "loops"
-    command = [sys.executable, "-c", _SCRIPT, way, *map(str, (nt, P, Q, rank))]
+    command = [sys.executable, "-c", _SCRIPT, way, routine, *map(str, (nt, P, Q, rank, nb))]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return {
         "benchmark": "plan",
-        "contender": FLAT if flat else LOOPS,
+        "contender": f"{routine}, {FLAT if flat else LOOPS}",
+        "routine": routine,
         "nt": nt,
         "grid": f"{P} x {Q}",
         "rank": rank,
@@ -108,7 +123,8 @@ def command(
     n: int, nb: int, grid: tuple[int, int], flat: int, tasks: int, repeat: int, output: Path | None, as_json: bool
 ) -> None:
     """What one of many ranks needs for its plan, and what an empty task costs on ranks."""
-    plans = [plan_of_one(-(-n // nb), grid)]
+    routines = ("cholesky", "lu")
+    plans = [plan_of_one(-(-n // nb), grid, routine=routine, nb=nb) for routine in routines]
     if flat:
         plans += [plan_of_one(flat, grid), plan_of_one(flat, grid, flat=True)]
     columns = {"tile rows": "nt", "tasks": "tasks", "of the rank": "part", "s": "seconds", "MB": "megabytes"}

@@ -9,6 +9,7 @@ copies. `verdicts` says which kernels were probed and what came out.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -109,12 +110,12 @@ def _place(tile: np.ndarray, before: float, beyond: int) -> np.ndarray:
     """
     *parts, rows, columns = tile.shape
     size = tile.itemsize
-    count = int(np.prod(parts, dtype=int)) * rows * (columns + beyond)
+    shape = (*parts, rows, columns + beyond)
     lead = int(2 * before) * size // 2 if tile.dtype.kind == "c" else int(before) * size
-    memory = np.full(count * size + 2 * LINE + lead, 0xFF, np.uint8)
-    start = -memory.ctypes.data % LINE + lead
-    whole = memory[start : start + count * size].view(tile.dtype).reshape(*parts, rows, columns + beyond)
-    target = whole[..., :columns]
+    memory = np.empty(math.prod(shape) * size + 2 * LINE + lead, np.uint8)
+    memory.fill(0xFF)
+    start = -memory.__array_interface__["data"][0] % LINE + lead
+    target = np.ndarray(shape, tile.dtype, memory, start)[..., :columns]
     target[...] = tile
     return target
 

@@ -8,7 +8,8 @@ array([[2., 0.],
 """
 
 import os as _os
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # as type checkers know it; the module typing would be found in the current folder by `python -m`
 
 if TYPE_CHECKING:
     from tilewright import comm, linalg, plot

@@ -310,10 +310,10 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
     families: dict[str, Callable[[Handle], Any]] = {}  # a check for a `Distribution` takes longer than its rule
 
     def rank_of(handle: Handle) -> int:
-        rank: Any = settled.get(handle)
+        rank: Any = settled.get(handle) if settled else None
         if rank is not None:
             return int(rank)
-        own = rules.get(handle)
+        own = rules.get(handle) if rules else None
         if own is not None:
             rank = _asked(own)(handle)
         else:
@@ -324,6 +324,8 @@ def owners(owner: Any, ranks: int) -> Callable[[Handle], int]:
                     given = rules.get(handle.name.partition(":")[0], default)
                 rule = families[handle.name] = _asked(given)
             rank = rule(handle)
+        if type(rank) is int and 0 <= rank < ranks:
+            return rank
         if not _is_rank(rank) or not 0 <= as_integer(rank) < ranks:
             raise ValueError(f"owner of {handle} is {shown(rank)}, not one of the ranks 0 to {ranks - 1}")
         return as_integer(rank)

@@ -18,7 +18,7 @@ DOOR = frozenset(
         "plot.dag:to_dot",
         "plot.dag:to_png",
         "plot.dag:to_svg",
-        "plot.html:frame",
+        "plot.html:graph_frame",
         "plot.html:graph_page",
         # a run, drawn, saved, told
         "plot.gantt:gantt",

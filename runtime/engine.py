@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from tilewright.backends import check_call, engine_class, find_engine
 from tilewright.backends.execution.engine import Engine, check_options
@@ -21,6 +21,7 @@ from tilewright.schedulers import policy as find_policy
 
 if TYPE_CHECKING:
     from tilewright.backends.simulate import Noise, Owner
+    from tilewright.kinds import EngineOptions
 
 __all__ = ["check_plan", "run", "simulate"]
 
@@ -37,7 +38,7 @@ def run(
     machine: Machine | None = None,
     progress: ProgressOption = False,
     threads_per_task: int = 1,
-    **options: Any,
+    **options: Unpack[EngineOptions],
 ) -> Run:
     """Run a graph on data.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from tilewright.arguments import dense, numeric
 from tilewright.door import upstairs
 from tilewright.graph import Handle
 from tilewright.scalars import positive, whole
+
+if TYPE_CHECKING:
+    from tilewright.kinds import Matrix
+    from tilewright.linalg.expression import Expression
 
 __all__ = ["Store", "TiledMatrix"]
 
@@ -200,72 +204,73 @@ class TiledMatrix:
 
     __array_priority__ = 1000.0  # NumPy leaves operators to this class
 
-    def _lazy(self) -> Any:
-        return upstairs("linalg.expression:lazy")(self)
+    def _lazy(self) -> Expression:
+        found: Expression = upstairs("linalg.expression:lazy")(self)
+        return found
 
     def _assign(self, value: Any) -> TiledMatrix:
         upstairs("linalg.evaluate:assign")(self, value)
         return self
 
     @property
-    def H(self) -> Any:  # noqa: N802 - as in formulas
+    def H(self) -> Expression:  # noqa: N802 - as in formulas
         """The conjugate transpose, an expression."""
         return self._lazy().H
 
-    def solve(self, b: Any, assume_a: str = "gen") -> Any:
+    def solve(self, b: Matrix | Expression, assume_a: str = "gen") -> Expression:
         """X with A X = B, an expression: `tilewright.linalg.expression.Expression.solve`."""
         return self._lazy().solve(b, assume_a)
 
-    def inv(self, assume_a: str = "gen") -> Any:
+    def inv(self, assume_a: str = "gen") -> Expression:
         """The inverse, an expression: `tilewright.linalg.expression.Expression.inv`."""
         return self._lazy().inv(assume_a)
 
-    def norm(self, ord: Any = None, **how: Any) -> Any:
+    def norm(self, ord: float | str | None = None, **how: Any) -> Any:
         """The norm, as `tilewright.norm` has it."""
         return self._lazy().norm(ord, **how)
 
-    def __matmul__(self, other: Any) -> Any:
+    def __matmul__(self, other: Matrix | Expression) -> Expression:
         return self._lazy() @ other
 
-    def __rmatmul__(self, other: Any) -> Any:
-        return other @ self._lazy()
+    def __rmatmul__(self, other: Matrix | Expression) -> Expression:
+        return self._lazy().__rmatmul__(other)
 
-    def __add__(self, other: Any) -> Any:
+    def __add__(self, other: Matrix | Expression) -> Expression:
         return self._lazy() + other
 
-    def __radd__(self, other: Any) -> Any:
-        return other + self._lazy()
+    def __radd__(self, other: Matrix | Expression) -> Expression:
+        return self._lazy().__radd__(other)
 
-    def __sub__(self, other: Any) -> Any:
+    def __sub__(self, other: Matrix | Expression) -> Expression:
         return self._lazy() - other
 
-    def __rsub__(self, other: Any) -> Any:
-        return other - self._lazy()
+    def __rsub__(self, other: Matrix | Expression) -> Expression:
+        return self._lazy().__rsub__(other)
 
-    def __mul__(self, other: Any) -> Any:
+    def __mul__(self, other: complex) -> Expression:
         return self._lazy() * other
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Any) -> Any:
+    def __truediv__(self, other: complex) -> Expression:
         return self._lazy() / other
 
-    def __neg__(self) -> Any:
+    def __neg__(self) -> Expression:
         return -self._lazy()
 
-    def __pos__(self) -> Any:
+    def __pos__(self) -> Expression:
         return self._lazy()
 
-    def __iadd__(self, other: Any) -> TiledMatrix:
+    def __iadd__(self, other: Matrix | Expression) -> TiledMatrix:
         return self._assign(self._lazy() + other)
 
-    def __isub__(self, other: Any) -> TiledMatrix:
+    def __isub__(self, other: Matrix | Expression) -> TiledMatrix:
         return self._assign(self._lazy() - other)
 
-    def __imul__(self, other: Any) -> TiledMatrix:
+    def __imul__(self, other: complex) -> TiledMatrix:
         return self._assign(self._lazy() * other)
 
-    def __itruediv__(self, other: Any) -> TiledMatrix:
+    def __itruediv__(self, other: complex) -> TiledMatrix:
         return self._assign(self._lazy() / other)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

@@ -1,13 +1,14 @@
 """The examples in README.md and docs/*.md are true.
 
-The convention, for those who write documents:
+The convention, for those who write documents; each ```` ```python ```` block has one of these lines before its fence:
 
-- A ```` ```python ```` block whose fence follows the line ``<!-- runs -->`` is executed here, with ``tw``, ``np`` and
-  ``spd(n)`` (a random positive definite matrix) at hand. The marked blocks of one file run in order and share their
-  names; the working folder is empty and temporary.
+- ``<!-- runs -->``: it is executed here, with ``tw``, ``np`` and ``spd(n)`` (a random positive definite matrix) at hand.
+  The blocks of one file run in order and share their names; the working folder is empty and temporary. In the README
+  none of that is at hand: each block runs as it is pasted.
 - ``<!-- runs with: A = spd(96); nt = 4 -->`` first executes that, for what the reader is assumed to have.
+- ``<!-- runs on the CPU with: ... -->``: so is this, with "cpu" for "cuda".
+- ``<!-- not run: why -->``: it is only compiled. It needs a GPU, a cluster or minutes.
 - A block with ``>>>`` is a doctest: its output is compared.
-- A block without the line is only compiled. So is one that needs a GPU, ``mpiexec`` or minutes.
 - Every ``$ tilewright ...`` line of a ```` ```console ```` block must be a command that exists, with options it has.
 - Every file that a document links to must be in the repository.
 - Every ```` `test_name` ```` in a row of a table is a test or a file of tests; ```` `test_name...` ```` is how a name begins.
@@ -17,6 +18,7 @@ import ast
 import doctest
 import re
 import shlex
+import textwrap
 from functools import cache
 from pathlib import Path
 
@@ -34,9 +36,8 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-BLOCK = re.compile(
-    r"^(?:<!-- runs(?: with: (?P<setup>[^\n]*?))?(?P<marked> -->)\n)?```python\n(?P<code>.*?)^```$", re.M | re.S
-)
+BLOCK = re.compile(r"^(?P<indent> *)(?:<!-- (?P<mark>[^\n]*?) -->\n *)?```python\n(?P<code>.*?)^ *```$", re.M | re.S)
+MARK = re.compile(r"runs(?P<cpu> on the CPU)?(?: with: (?P<setup>.+))?|not run: (?P<why>.+)")
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.M | re.S)
 TEST = re.compile(r"`(test_\w+)(\.\.\.)?`")
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
@@ -49,18 +50,27 @@ def spd(n):
 
 
 def blocks(document):
-    """(line, setup, code, whether it runs) of each Python block."""
+    """(line, what the line before says, code) of each Python block."""
     text = document.read_text(encoding="utf-8")
     for match in BLOCK.finditer(text):
         line = text.count("\n", 0, match.start("code")) + 1
-        yield line, match["setup"] or "", match["code"], match["marked"] is not None
+        yield line, MARK.fullmatch(match["mark"] or ""), textwrap.dedent(match["code"])
+
+
+def running(document):
+    """(line, setup, code) of those that run."""
+    found = [(line, said, code) for line, said, code in blocks(document) if said and not said["why"]]
+    return [
+        (line, said["setup"] or "", code.replace('"cuda"', '"cpu"') if said["cpu"] else code)
+        for line, said, code in found
+    ]
 
 
 def name(document):
     return str(document.relative_to(ROOT))
 
 
-RUNNING = [document for document in DOCUMENTS[1:] if any(runs for *_, runs in blocks(document))]
+RUNNING = [document for document in DOCUMENTS[1:] if running(document)]
 
 
 @pytest.mark.parametrize("document", RUNNING, ids=name)
@@ -68,9 +78,7 @@ def test_marked_examples_run(document, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path))  # a calibration of the reader's own computer stays there
     names = {"tw": tw, "np": np, "spd": spd, "__name__": "example"}
-    for line, setup, code, runs in blocks(document):
-        if not runs:
-            continue
+    for line, setup, code in running(document):
         exec(setup, names)
         if ">>> " in code:
             test = doctest.DocTestParser().get_doctest(code, names, name(document), str(document), line)
@@ -85,9 +93,15 @@ def test_marked_examples_run(document, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_every_python_block_compiles(document):
-    for line, _, code, _ in blocks(document):
+    for line, _, code in blocks(document):
         if ">>> " not in code:
             compile("\n" * (line - 1) + code, str(document), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_every_python_block_runs_or_says_why_not(document):
+    assert [f"line {line}: {code[:60]}" for line, said, code in blocks(document) if said is None] == []
+    assert document.read_text(encoding="utf-8").count("```python") == len(list(blocks(document)))
 
 
 def commands():
@@ -127,15 +141,15 @@ def test_the_readme_is_short_and_each_of_its_blocks_runs_as_it_is_pasted(tmp_pat
     readme = ROOT / "README.md"
     assert len(readme.read_text(encoding="utf-8").splitlines()) <= 150
     monkeypatch.chdir(tmp_path)
-    pasted = [(setup, code) for _, setup, code, runs in blocks(readme) if runs]
-    assert len(pasted) >= 3
+    pasted = [(setup, code) for _, setup, code in running(readme)]
+    assert len(pasted) == readme.read_text(encoding="utf-8").count("```python") >= 4
     for setup, code in pasted:
         assert not setup
         exec(compile(code, str(readme), "exec"), {"__name__": "example"})
 
 
 def test_the_policy_of_the_tour_is_run():
-    assert "class Shortest" in "".join(code for _, _, code, runs in blocks(ROOT / "docs" / "tour.md") if runs)
+    assert "class Shortest" in "".join(code for *_, code in running(ROOT / "docs" / "tour.md"))
 
 
 @cache

@@ -113,11 +113,13 @@ def classes():
 
 ROWS_AND_RULES = {"Row", "Rule"}  # of a table, here and there
 A_POLICY = {"CriticalPath"}  # named as what it looks at
+FOR_CHECKERS = {"Engines", "OnDisk", "Options"}  # the kinds of keywords that only a type checker reads
+LEFT = {"Outline", "Value"}  # of a picture and of a room; of a program and of a loop
 
 
 def test_a_word_has_one_meaning():
     several = {name: paths for name, paths in classes().items() if len(paths) > 1}
-    assert several.keys() == ROWS_AND_RULES | A_POLICY, several
+    assert several.keys() == ROWS_AND_RULES | A_POLICY | FOR_CHECKERS | LEFT, several
 
 
 def noun_missing(text):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,14 +29,16 @@ from tilewright.cli.common import (
     wrote,
 )
 from tilewright.cli.qr import TREE, parsed
+from tilewright.distribution import Distribution, owners
+from tilewright.graph import Layout, TaskGraph
 from tilewright.host.affinity import PIN
 from tilewright.host.files import write_text
 from tilewright.linalg.lu_graph import PANELS, PIVOTING, UPDATES
 from tilewright.scalars import nearby
-from tilewright.studies.workloads import WORKLOADS, Sizes, Work, workload
+from tilewright.studies.workloads import OWNERS, WORKLOADS, Sizes, Work, owner_of, workload
 from tilewright.units import size
 
-__all__ = ["SIZES", "dag", "graph_command", "pin", "pinning", "run", "split", "vary"]
+__all__ = ["SIZES", "dag", "graph_command", "owner", "owning", "pin", "pinning", "placed", "run", "split", "vary"]
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -83,7 +86,8 @@ SIZES = together(
 def graph_command(command: F, **defaults: Any) -> F:
     """A command on the graph that its first argument names; it gets `work`, a `Work`, and `sizes`.
 
-    Numbers of ``defaults`` stand where an option was not given.
+    Numbers of ``defaults`` stand where an option was not given. With `vary` it gets also `problems`, by what each
+    varies of `SIZED` the works that are compared, and `varied`, values of the backend's options.
     """
 
     @functools.wraps(command)
@@ -99,11 +103,15 @@ def graph_command(command: F, **defaults: Any) -> F:
             if "vary" in options:
                 wishes = options.pop("vary")
                 options["varied"] = _told(wishes)
-                changes = _changes(graph, [wish for wish in wishes if wish.partition("=")[0] not in TOLD])
-                made = {name: _sizes(mine | change) for name, change in changes.items()}
-                options["works"] = {name: workload(graph, found) for name, found in made.items()}
-                sizes = next(iter(made.values()))
-                work = next(iter(options["works"].values()))
+                of_graph = [wish for wish in wishes if wish.partition("=")[0] not in TOLD]
+                changes = _changes(graph, [wish for wish in of_graph if wish.partition("=")[0] not in SIZED])
+                problems = _changes(graph, [wish for wish in of_graph if wish.partition("=")[0] in SIZED])
+                options["problems"] = {
+                    problem: {name: workload(graph, _sizes(mine | size | change)) for name, change in changes.items()}
+                    for problem, size in problems.items()
+                }
+                sizes = _sizes(mine | next(iter(problems.values())) | next(iter(changes.values())))
+                work = next(iter(next(iter(options["problems"].values())).values()))
             else:
                 sizes = _sizes(mine)
                 work = workload(graph, sizes)
@@ -122,17 +130,46 @@ def pinning(pin: str | None, backend: str) -> dict[str, Any]:
     return {} if pin is None else {"pin": pin}
 
 
+owner = click.option("--owner", type=click.Choice(OWNERS), help="Who owns which tile, as --grid does.")
+
+
+def placed(owner: str | None, sizes: Sizes, work: Work) -> Distribution | None:
+    """The rule of ``--owner``, or of ``--grid`` for a graph that does not say where its data lives; None without."""
+    wanted = owner or ("grid" if sizes.grid is not None and work.graph.layout is None else None)
+    return None if wanted is None else owner_of(wanted, sizes)
+
+
+def owning(rule: Distribution | None, backend: str) -> dict[str, Any]:
+    """The option of the engine that ``--owner`` or ``--grid`` asks for."""
+    engine = engine_class(backend)
+    if rule is not None and "owner" not in engine.options:
+        raise click.UsageError(f"--owner and --grid are for engines with ranks: mpi, dask, simulate; not {backend}")
+    if rule is not None and rule.ranks == 1 and not engine.virtual:
+        raise click.UsageError("--owner deals tiles out to several ranks; say how many with --ranks or --grid")
+    return {} if rule is None else {"owner": rule}
+
+
+def _dealt(graph: TaskGraph, rule: Distribution) -> TaskGraph:
+    """The graph, which says where its data lives, and not how large it is."""
+    mine = copy.copy(graph)
+    mine.layout = Layout(rule.ranks, owners(rule, rule.ranks), lambda handle: ())
+    return mine
+
+
 TOLD: dict[str, Callable[[str], Any]] = {"window": lambda text: size(text, "window"), "broadcast": str}
 """Options of a backend that ``--vary`` may change, and how they are read."""
 VARIED = ("algorithm", "pivoting", "update", "panel", "tree", "precision")
 """What ``--vary`` may change: the way, and not the problem."""
+SIZED = ("nt", "mt", "n", "steps")
+"""The problem: each value has a table of its own, as only what does the same can be faster."""
 
 vary = click.option(
     "--vary",
     multiple=True,
     metavar="NAME=A,B",
     help=f"Compare graphs too: of each value of {', '.join(VARIED)}, such as tree=greedy,flat; or what the backend is "
-    "told: window=1MB,64MB of mpi and dask, broadcast=star,chain of simulate.",
+    "told: window=1MB,64MB of mpi and dask, broadcast=star,chain of simulate. "
+    f"{', '.join(SIZED[:-1])} or {SIZED[-1]}, such as nt=8,16: a table for each, and a page on which one picks.",
 )
 
 
@@ -162,13 +199,13 @@ def _changes(graph: str, wishes: Sequence[str]) -> dict[str, dict[str, Any]]:
     made: dict[str, dict[str, Any]] = {"": {}}
     for wish in wishes:
         name, equals, values = wish.partition("=")
-        if not equals or name not in VARIED or not split(values):
-            names = ", ".join([*VARIED, *TOLD])
-            hint = nearby([name], [*VARIED, *TOLD])
+        if not equals or name not in (*VARIED, *SIZED) or not split(values):
+            names = ", ".join([*VARIED, *TOLD, *SIZED])
+            hint = nearby([name], [*VARIED, *TOLD, *SIZED])
             said = f"{wish!r} is not like tree=greedy,flat; it takes {names}{f'; {hint}' if hint else ''}"
             raise click.BadParameter(said, param_hint="'--vary'")
         if graph in WORKLOADS and name not in WORKLOADS[graph].sizes:
-            known = [field for field in VARIED if field in WORKLOADS[graph].sizes] or ["none of them"]
+            known = [field for field in (*VARIED, *SIZED) if field in WORKLOADS[graph].sizes]
             raise click.BadParameter(f"graph {graph} has no {name}; it has {', '.join(known)}", param_hint="'--vary'")
         param = types[name]
         made = {
@@ -204,31 +241,41 @@ def documented(command: F) -> F:
 @output("--png", suffixes=[".png"], help="Write a picture here.")
 @output("--dot", suffixes=[".dot", ".gv"], help="Write Graphviz's DOT here.")
 @output("--html", suffixes=[".html"], help="Write an interactive page here.")
-@click.option("--by", default="op", show_default=True, help="Colours: op, owner, precision, step.")
+@click.option("--by", help="Colours: op, owner, precision, step.  [default: op; with --owner or --grid owner]")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Draw more tasks than this in groups.  [default: 400, of a page 20000]"
+)
+@owner
 @as_json
 @documented
 def dag(
     work: Work,
     sizes: Sizes,
+    owner: str | None,
+    limit: int | None,
     svg: Path | None,
     png: Path | None,
     dot: Path | None,
     html: Path | None,
-    by: str,
+    by: str | None,
     as_json: Json,
 ) -> None:
-    """Draw a task graph: DOT on standard output, or files."""
+    """Draw a task graph: DOT on standard output, or files. Of many tasks a picture has groups, DOT has all."""
     from tilewright.runs.text import weight_unit
 
     graph = work.graph
+    rule = placed(owner, sizes, work)
+    if rule is not None:
+        graph, by = _dealt(graph, rule), by or "owner"
+    by = by or "op"
     if svg:
-        graph.to_svg(svg, by=by)
+        graph.to_svg(svg, by=by, limit=limit)
     if dot:
         write_text(dot, graph.to_dot(by=by))
     if png:
-        graph.to_png(png, by=by)
+        graph.to_png(png, by=by, limit=limit)
     if html:
-        graph.to_html(html)
+        graph.to_html(html, limit=limit)
     wrote(svg, dot, png, html)
     path = graph.critical_path()
     unit = weight_unit(graph)
@@ -254,6 +301,7 @@ def dag(
 @click.option("--backend", type=click.Choice(COMPUTING), default=DEFAULT, show_default=True)
 @click.option("--scheduler", type=Scheduler(), default="critical-path", show_default=True)
 @click.option("--workers", type=click.IntRange(1), help="[default: one per core]")
+@owner
 @pin
 @output("--html", suffixes=[".html"], help="Write the report.")
 @picture("--gantt", help="Draw the run here (.png, .svg or .pdf).")
@@ -267,6 +315,7 @@ def run(
     backend: str,
     scheduler: str,
     workers: int | None,
+    owner: str | None,
     pin: str | None,
     html: Path | None,
     gantt: Path | None,
@@ -279,13 +328,16 @@ def run(
 
     if work.data is None:
         raise ValueError(f"nobody knows data for graph {work.graph.name!r}; tilewright simulate needs none")
+    known = sizes if sizes.ranks > 1 or workers is None else replace(sizes, ranks=workers)
+    rule = placed(owner, known, work)
     found = run_graph(
         work.graph,
         work.data(),
         backend=backend,
         scheduler=scheduler,
-        workers=workers,
+        workers=rule.ranks if rule is not None and workers is None else workers,
         progress=progress,
+        **owning(rule, backend),
         **pinning(pin, backend),
     )
     told(found, as_json, html=html, gantt=gantt, perfetto=perfetto)

@@ -27,12 +27,12 @@ from tilewright.cli.common import (
     together,
     wrote,
 )
-from tilewright.cli.graphs import documented, graph_command, pin, pinning, split, told, vary
+from tilewright.cli.graphs import documented, graph_command, owning, pin, pinning, placed, split, told, vary
 from tilewright.distribution import Distribution
 from tilewright.host.files import replacing
 from tilewright.machine import Machine
 from tilewright.studies.table import Table
-from tilewright.studies.workloads import OWNERS, Sizes, Work, owner_of
+from tilewright.studies.workloads import OWNERS, Sizes, Work
 
 __all__ = ["compare", "report", "simulate"]
 
@@ -92,9 +92,7 @@ def _planned(command: F) -> F:
             acceleration=(base.acceleration or ACCELERATION) if gpus else {},
             **given,
         )
-        wanted = owner or ("grid" if sizes.grid is not None and work.graph.layout is None else None)
-        rule = None if wanted is None else owner_of(wanted, sizes)
-        command(work=work, machine=planned, owner=rule, **options)
+        command(work=work, machine=planned, owner=placed(owner, sizes, work), **options)
 
     return _PLANNED(graph_command(call))  # type: ignore[return-value] # wraps keeps what click knows of the command
 
@@ -158,7 +156,7 @@ _PLANNED = together(
 @documented
 def compare(
     work: Work,
-    works: Mapping[str, Work],
+    problems: Mapping[str, Mapping[str, Work]],
     varied: Mapping[str, list[Any]],
     machine: Machine,
     owner: Distribution | None,
@@ -176,11 +174,11 @@ def compare(
 ) -> None:
     """Run one graph under many policies, on the simulator or on this computer, and say who wins.
 
-    --vary tree=greedy,flat puts graphs side by side that do the same in other ways; --engines compares engines.
+    --vary tree=greedy,flat puts graphs side by side that do the same in other ways, --vary nt=8,16 makes a table of
+    each size; --engines compares engines.
     """
-    from tilewright.host.cores import cores
-    from tilewright.studies.schedulers import compare_schedulers
-
+    if plot is not None and len(problems) > 1:
+        raise click.UsageError("--plot draws one table; --html has all sizes on one page")
     if engines is not None:
         if pin is not None:
             raise click.UsageError("--engines has threads:pinned; leave out --pin")
@@ -188,53 +186,46 @@ def compare(
             raise click.UsageError(
                 "--engines compares engines with the owners that each has by default; leave out --owner and --grid"
             )
-        if varied:
+        if varied or len(problems) > 1:
             raise click.UsageError("--engines compares engines on one graph; leave out --vary")
-        table = _engines(works, engines, machine, workers, schedulers, repeat, progress)
-    else:
-        engine = engine_class(backend)
-        if not engine.virtual and work.data is None:
-            raise ValueError(f"nobody knows data for graph {work.graph.name!r}; --backend simulate needs none")
-        options: dict[str, Any] = {"owner": owner} if "owner" in engine.options else {}
-        options |= pinning(pin, backend)
-        counts = _counts(workers) if workers else [1, 2, 4, 16, 64] if engine.virtual else sorted({1, cores()})
-        several = len(works) > 1
-        data: Any = {name: found.data for name, found in works.items()} if several else work.data
-        table = compare_schedulers(
-            {name: found.graph for name, found in works.items()} if several else work.graph,
-            counts,
-            schedulers=split(schedulers) if schedulers else None,
-            machine=machine if engine.virtual or (engine.plans and machine != Machine()) else None,
-            backend=backend,
-            data=None if engine.virtual else data,
-            repeat=repeat,
-            vary=varied or None,
-            progress=progress,
-            **options,
-        )
-    rows = [asdict(row) for row in table.rows]
+
+    def compared(works: Mapping[str, Work]) -> Table:
+        if engines is not None:
+            return _engines(works, engines, machine, workers, schedulers, repeat, progress)
+        return _policies(works, varied, machine, owner, workers, schedulers, backend, pin, repeat, progress)
+
+    tables = [compared(works) for works in problems.values()]
+    found = [_facts(table) for table in tables]
     emit(
-        {
-            "graph": work.graph.name,
-            "tasks": len(work.graph),
-            "backend": table.backend,
-            "unit": table.units,
-            "rows": rows,
-            "verdicts": table.verdicts(),
-            "advice": table.advice(),
-            "absent": table.absent,
-        },
-        as_json,
-        lambda: click.echo(str(table)),
+        found[0] if len(tables) == 1 else {"tables": found}, as_json, lambda: click.echo("\n\n".join(map(str, tables)))
     )
     if plot:
-        table.plot(plot)
+        tables[0].plot(plot)
     if html:
-        table.report(html)
+        tables[0].report(html, *tables[1:])
     if csv:
+        import pandas
+
+        frames = [
+            table.to_pandas().assign(**{"graph": table.graph.name} if len(tables) > 1 else {}) for table in tables
+        ]
         with replacing(csv) as aside:
-            table.to_pandas().to_csv(aside, index=False)
+            pandas.concat(frames).to_csv(aside, index=False)
     wrote(plot, html, csv)
+
+
+def _facts(table: Table) -> dict[str, Any]:
+    """What ``--json`` says of a table."""
+    return {
+        "graph": table.graph.name,
+        "tasks": len(table.graph),
+        "backend": table.backend,
+        "unit": table.units,
+        "rows": [asdict(row) for row in table.rows],
+        "verdicts": table.verdicts(),
+        "advice": table.advice(),
+        "absent": table.absent,
+    }
 
 
 @click.command()
@@ -280,6 +271,44 @@ def report(runs: Sequence[str], output: Path) -> None:
         loaded = [load(path) for path in runs]
     loaded[0].report(output, *loaded[1:])
     wrote(output)
+
+
+def _policies(
+    works: Mapping[str, Work],
+    varied: Mapping[str, list[Any]],
+    machine: Machine,
+    owner: Distribution | None,
+    workers: str | None,
+    schedulers: str | None,
+    backend: str,
+    pin: str | None,
+    repeat: int | None,
+    progress: Any,
+) -> Table:
+    """The table of policies, and of graphs that do the same."""
+    from tilewright.host.cores import cores
+    from tilewright.studies.schedulers import compare_schedulers
+
+    engine = engine_class(backend)
+    first = next(iter(works.values()))
+    if not engine.virtual and first.data is None:
+        raise ValueError(f"nobody knows data for graph {first.graph.name!r}; --backend simulate needs none")
+    options = owning(owner, backend) | pinning(pin, backend)
+    counts = _counts(workers) if workers else [1, 2, 4, 16, 64] if engine.virtual else sorted({1, cores()})
+    several = len(works) > 1
+    data: Any = {name: found.data for name, found in works.items()} if several else first.data
+    return compare_schedulers(
+        {name: found.graph for name, found in works.items()} if several else first.graph,
+        counts,
+        schedulers=split(schedulers) if schedulers else None,
+        machine=machine if engine.virtual or (engine.plans and machine != Machine()) else None,
+        backend=backend,
+        data=None if engine.virtual else data,
+        repeat=repeat,
+        vary=varied or None,
+        progress=progress,
+        **options,
+    )
 
 
 def _engines(

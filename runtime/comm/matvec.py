@@ -7,7 +7,7 @@ scalability*): `grid`; the graphs: `matvec_graph`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from tilewright.scalars import flag
 
 if TYPE_CHECKING:
     from tilewright.backends.mpi.pool import Pool
+    from tilewright.kinds import Matrix, MatvecOptions, T
     from tilewright.machine import Machine
     from tilewright.runs.run import Run
 
@@ -87,7 +88,7 @@ class DenseOperator(Operator):
 
     def __init__(
         self,
-        A: Any,
+        A: Matrix,
         layout: str = "rows",
         ranks: int | None = None,
         *,
@@ -181,7 +182,7 @@ class DenseOperator(Operator):
             dtype=dtype,
         )
 
-    def traced(self, x: Any, *, transposed: bool = False) -> tuple[Any, Trace]:
+    def traced(self, x: Matrix, *, transposed: bool = False) -> tuple[Any, Trace]:
         """A product with one vector and what happened when; of a real matrix and a complex x, that of the real part."""
         vector = self._checked(x, 0 if transposed else 1)
         if vector.ndim != 1:
@@ -202,7 +203,7 @@ class DenseOperator(Operator):
 
         return simulate(self.graph(transposed=transposed), machine.replace(ranks=self.ranks), scheduler=scheduler)
 
-    def power_iteration(self, steps: int, x: Any = None) -> tuple[complex | float, Any]:
+    def power_iteration(self, steps: int, x: Matrix | None = None) -> tuple[complex | float, Any]:
         """``steps`` steps of the power iteration; the vector stays in pieces on the ranks between them.
 
         Parameters
@@ -297,6 +298,12 @@ class DenseOperator(Operator):
         return self.grid.picture()
 
 
+@overload
+def matvec(A: T, x: Matrix, **options: Unpack[MatvecOptions]) -> T: ...
+@overload
+def matvec(A: Matrix, x: T, **options: Unpack[MatvecOptions]) -> T: ...
+@overload
+def matvec(A: Matrix, x: Matrix, **options: Unpack[MatvecOptions]) -> np.ndarray: ...
 @strict
 def matvec(
     A: Any,

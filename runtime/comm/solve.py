@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 
@@ -11,9 +11,16 @@ from tilewright.comm.cg import BASES, Report
 from tilewright.keywords import strict
 from tilewright.scalars import choice, positive, real, whole
 
+if TYPE_CHECKING:
+    from tilewright.kinds import CgOptions, Matrix, T
+
 __all__ = ["cg"]
 
 
+@overload
+def cg(A: Any, b: T, s: int = 4, **options: Unpack[CgOptions]) -> tuple[T, Report]: ...
+@overload
+def cg(A: Any, b: Matrix, s: int = 4, **options: Unpack[CgOptions]) -> tuple[np.ndarray, Report]: ...
 @strict
 def cg(
     A: Any,

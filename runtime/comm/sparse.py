@@ -30,6 +30,8 @@ from tilewright.scalars import flag, positive
 if TYPE_CHECKING:
     from tilewright.backends.mpi.pool import Pool
     from tilewright.comm.inspector import Piece
+    from tilewright.graph import TaskGraph
+    from tilewright.kinds import Matrix, Sparse
     from tilewright.runs.run import Run
 
 __all__ = ["SparseOperator"]
@@ -106,7 +108,7 @@ class SparseOperator(Operator):
 
     def __init__(
         self,
-        A: Any,
+        A: Sparse | Matrix,
         *,
         ranks: int | None = None,
         partition: Any = "rows",
@@ -181,7 +183,7 @@ class SparseOperator(Operator):
 
     # ------------------------------------------------------------ products
 
-    def multiply(self, x: Any, out: np.ndarray | None = None, *, transposed: bool = False) -> np.ndarray:
+    def multiply(self, x: Matrix, out: np.ndarray | None = None, *, transposed: bool = False) -> np.ndarray:
         """A x, or A^T x.
 
         Parameters
@@ -218,13 +220,13 @@ class SparseOperator(Operator):
     def _product(self, x: np.ndarray, transposed: bool) -> np.ndarray:
         return self.executor.product(x, transposed)
 
-    def repeat(self, x: Any, times: int) -> np.ndarray:
+    def repeat(self, x: Matrix, times: int) -> np.ndarray:
         """A^times x, with no discovery and, on ranks, nothing else between the products. A is square."""
         self._check_square("repeat")
         result: np.ndarray = like(self.executor.repeat(self._checked(x, 1), _count("times", times, 0)), x)
         return result
 
-    def powers(self, x: Any, s: int, method: str = "halo", block: int | None = None) -> np.ndarray:
+    def powers(self, x: Matrix, s: int, method: str = "halo", block: int | None = None) -> np.ndarray:
         """[x, A x, ..., A^s x], exchanging once for several products.
 
         Parameters
@@ -312,7 +314,7 @@ class SparseOperator(Operator):
 
     def run(
         self,
-        x: Any,
+        x: Matrix,
         s: int = 1,
         method: str = "separate",
         *,
@@ -345,7 +347,9 @@ class SparseOperator(Operator):
         kind: Any = "transposed" if transposed else tuple(self._blocks(s, method, block))
         return self.executor.simulate(machine, kind, self.dtype, overlap=overlap)
 
-    def graph(self, s: int = 1, method: str = "separate", *, block: int | None = None, transposed: bool = False) -> Any:
+    def graph(
+        self, s: int = 1, method: str = "separate", *, block: int | None = None, transposed: bool = False
+    ) -> TaskGraph:
         """The task graph of s products, without its data."""
         return self.assembly(s, method, block=block, transposed=transposed).graph
 

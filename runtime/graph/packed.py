@@ -14,7 +14,7 @@ from tilewright.graph.handle import Handle
 from tilewright.graph.op import Op
 from tilewright.graph.task import Task
 
-__all__ = ["Packed", "calls", "packed"]
+__all__ = ["ACCESSES", "Packed", "calls", "packed"]
 
 
 class Packed(NamedTuple):
@@ -26,12 +26,14 @@ class Packed(NamedTuple):
     """By handle: its name's number, how many indices it has; and all indices."""
     ops: list[Op]
     tasks: tuple[Any, Any, Any]
-    """By task: its op's number, how many uses it has; and all uses, 3 times the handle's number plus the access's."""
+    """By task: its op's number, how many uses it has; and all uses, 3 times the handle's number plus the access's in
+    `ACCESSES`."""
     others: dict[int, tuple[Any, ...]]
     """By task, for those that have them: params, on, priority, groups and label."""
 
 
-_ACCESSES = (_READ, _WRITE, _RW) = Access.READ, Access.WRITE, Access.RW
+ACCESSES = (_READ, _WRITE, _RW) = Access.READ, Access.WRITE, Access.RW
+"""By the numbers that stand for them in `Packed`."""
 
 _USUAL = ((), None, 0, (), None)
 
@@ -101,7 +103,7 @@ def calls(contents: Packed) -> Iterator[Call]:
         for code in islice(rest, count):
             use = known.get(code)
             if use is None:
-                use = known[code] = Use(handles[code // 3], _ACCESSES[code % 3])
+                use = known[code] = Use(handles[code // 3], ACCESSES[code % 3])
             uses.append(use)
         params, on, priority, groups, label = others.get(index, _USUAL)
         if params:  # a graph has arrays of its own

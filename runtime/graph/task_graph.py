@@ -6,9 +6,7 @@ import copy
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tilewright.door import upstairs
 from tilewright.graph import paths
@@ -20,17 +18,20 @@ from tilewright.graph.layout import Layout
 from tilewright.graph.op import Op
 from tilewright.graph.packed import Packed, calls, packed
 from tilewright.graph.paths import CriticalPath
+from tilewright.graph.snapshot import PLAIN, snapshot
 from tilewright.graph.task import Cost, Task
 from tilewright.host.files import write_text
 from tilewright.rooms import Room
-from tilewright.scalars import text
+from tilewright.scalars import plain, text
 
 if TYPE_CHECKING:
     import networkx
 
 __all__ = ["TaskGraph"]
 
-_READ, _WRITE = Access.READ, Access.WRITE
+T = TypeVar("T")
+
+_READ, _WRITE, _RW = Access.READ, Access.WRITE, Access.RW
 
 
 class TaskGraph:
@@ -145,6 +146,14 @@ class TaskGraph:
         them: see `tilewright.passes.loops`."""
         return range(*bounds)
 
+    def least(self, *of: int) -> int:
+        """Python's ``min``, for where a `range` stops."""
+        return min(of)
+
+    def value(self, function: Callable[..., T], *arguments: Any) -> T:
+        """``function(*arguments)``, for ops and parameters that depend on indices of `range`."""
+        return function(*arguments)
+
     def insert(
         self,
         op: Op | Callable[..., Any],
@@ -156,7 +165,9 @@ class TaskGraph:
         """Append a task that calls ``op`` on ``args``: first the accesses `R`, `W`, `RW`, then plain parameters.
 
         A list of accesses is a *group*, one argument: the function gets a list of buffers. Groups may have no members.
-        Parameters that are arrays are copied, others kept as they are.
+        Parameters that are arrays, tensors, sparse or tiled matrices, lists, dicts, sets, or such in one another, are
+        copied, so that who changes his own later changes no graph. Other objects are kept as they are, and so is an
+        empty list or dict, which a function of this process may fill.
 
         ``on`` says where it runs, ``priority`` which of two tasks that are ready is sooner, and ``label`` what stands
         between the parentheses of its label instead of `Op.indices`.
@@ -175,6 +186,8 @@ class TaskGraph:
             raise RuntimeError(f"graph {self.name!r} has run and is frozen; build another for more tasks")
         if type(op) is not Op:
             op = self._function_op(op)
+        if on is not None and type(on) is not int and type(on) is not Handle:
+            on = plain(on)
         count = len(args)
         for position, arg in enumerate(args):
             if type(arg) is not Use:
@@ -185,10 +198,13 @@ class TaskGraph:
         if params and type(params[0]) is list:
             uses, params, groups = grouped(op, args)
         for place, param in enumerate(params):
-            if isinstance(param, np.ndarray):  # a snapshot: the caller may change his
-                params = (*params[:place], param.copy(), *params[place + 1 :])
-            elif type(param) in MISPLACED:
+            if type(param) in PLAIN:
+                continue
+            if type(param) in MISPLACED:
                 check_parameter(op, param)
+            own = snapshot(param)
+            if own is not param:
+                params = (*params[:place], own, *params[place + 1 :])
         return self._append(op, uses, params, on, priority, groups, label)
 
     def _append(
@@ -205,10 +221,13 @@ class TaskGraph:
         index = len(self.tasks)
         table = self._state
         edges: set[int] = set()
+        fresh: list[Handle] = []
         for handle, access in uses:
             state = table.get(handle)
             if state is None:
-                if access is not _WRITE:
+                if access is _WRITE:
+                    fresh.append(handle)
+                else:
                     self.inputs[handle] = None
                 table[handle] = [-1, [index]] if access is _READ else [index, []]
                 continue
@@ -224,10 +243,34 @@ class TaskGraph:
                     edges.add(writer)  # rules 1 and 3
                 state[0] = index
                 state[1] = []
-        edges.discard(index)  # a handle given twice to one task
+        if index in edges:  # a handle given twice to one task
+            edges.discard(index)
+            uses = self._together(uses, fresh)
         task = Task(index, op, uses, params, tuple(sorted(edges)), on, priority, groups, label)
         self.tasks.append(task)
         return task
+
+    def _together(self, uses: tuple[Use, ...], fresh: list[Handle]) -> tuple[Use, ...]:
+        """The uses of a task that has a handle more than once: who also reads what it writes needs the value before.
+
+        ``fresh`` are the handles that nobody used before this task writes them.
+        """
+        read = {handle for handle, access in uses if access is not _WRITE}
+        self.inputs.update(dict.fromkeys(handle for handle in fresh if handle in read))
+        return tuple([Use(h, _RW if access is _WRITE and h in read else access) for h, access in uses])
+
+    def append_call(
+        self,
+        op: Op,
+        uses: tuple[Use, ...],
+        params: tuple[Any, ...],
+        on: Hashable,
+        priority: float,
+        groups: tuple[int, ...],
+        label: tuple[object, ...] | None,
+    ) -> Task:
+        """`insert` for passes, which have the fields of a `Task` that was checked."""
+        return self._append(op, uses, params, on, priority, groups, label)
 
     def insert_again(
         self, task: Task, op: Op | None = None, uses: Sequence[Use] | None = None, on: Hashable = None
@@ -244,13 +287,17 @@ class TaskGraph:
         """To another process a graph goes as its recipe, where it has one, or with all its tasks."""
         if self.recipe is not None:
             return self.recipe
+        return _rebuilt, self.contents()
+
+    def contents(self) -> tuple[str, Packed, list[float] | None, set[str], dict[str, Room]]:
+        """The graph in few objects: name, calls, levels if there is a closed form, temporary handles, rooms."""
         levels = self.bottom_levels() if self.closed_form is not None else None
         named: dict[str, list[Handle]] = {name: [] for name in self.rooms}
         for handle in self._state if named else ():
             if handle.name in named:
                 named[handle.name].append(handle)
         rooms = {name: room.settled(named[name]) for name, room in self.rooms.items()}
-        return _rebuilt, (self.name, packed(self.tasks, self._state), levels, set(self.temporary), rooms)
+        return self.name, packed(self.tasks, self._state), levels, set(self.temporary), rooms
 
     def __copy__(self) -> TaskGraph:
         """A graph of the same tasks, with the same layout, that can grow by itself."""
@@ -387,19 +434,25 @@ class TaskGraph:
         return graph
 
     def to_dot(self, *, by: str | Callable[[Task], object] = "op") -> str:
-        """The graph in Graphviz's DOT language, coloured by op or as ``by`` says, the critical path drawn bold."""
+        """The graph in Graphviz's DOT language, coloured by op or as ``by`` says, the critical path drawn bold.
+
+        All tasks are in it, however many: other tools read it. A picture of a large graph is `to_svg`.
+        """
         return str(upstairs("plot.dag:to_dot")(self, by=by))
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """The graph as an interactive page that opens offline, also written to ``path``: `tilewright.plot.html`."""
-        page: str = upstairs("plot.html:graph_page")(self)
+    def to_html(self, path: str | Path | None = None, *, limit: int | None = None) -> str:
+        """The graph as an interactive page that opens offline, also written to ``path``: `tilewright.plot.html`.
+
+        More tasks than ``limit``, by default 20,000, are drawn in groups.
+        """
+        page: str = upstairs("plot.html:graph_page")(self, limit)
         if path is not None:
             write_text(path, page)
         return page
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the page in a frame of its own."""
-        return str(upstairs("plot.html:frame")(self.to_html()))
+        return str(upstairs("plot.html:graph_frame")(self))
 
     def to_svg(
         self,
@@ -407,12 +460,14 @@ class TaskGraph:
         *,
         layout: Literal["dot", "layered"] | None = None,
         by: str | Callable[[Task], object] = "op",
+        limit: int | None = None,
     ) -> str:
         """The graph as SVG text, also written to ``path`` if given. See `tilewright.plot.dag.to_svg`.
 
-        ``by`` is what colours mean: ``"op"``, ``"owner"``, ``"precision"``, ``"step"``, or a function of a task.
+        ``by`` is what colours mean: ``"op"``, ``"owner"``, ``"precision"``, ``"step"``, or a function of a task. More
+        tasks than ``limit``, by default 400, are drawn in groups.
         """
-        return str(upstairs("plot.dag:to_svg")(self, path, layout=layout, by=by))
+        return str(upstairs("plot.dag:to_svg")(self, path, layout=layout, by=by, limit=limit))
 
     def to_png(
         self,
@@ -420,9 +475,10 @@ class TaskGraph:
         *,
         layout: Literal["dot", "layered"] | None = None,
         by: str | Callable[[Task], object] = "op",
+        limit: int | None = None,
     ) -> None:
-        """Write the graph as a PNG. See `tilewright.plot.dag.to_png`."""
-        upstairs("plot.dag:to_png")(self, path, layout=layout, by=by)
+        """Write the graph as a PNG, with the words of `to_svg`. See `tilewright.plot.dag.to_png`."""
+        upstairs("plot.dag:to_png")(self, path, layout=layout, by=by, limit=limit)
 
     def _repr_svg_(self) -> str | None:
         """The picture that a notebook shows; None, and so the text, if there are too many tasks to draw."""

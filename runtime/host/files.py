@@ -9,10 +9,12 @@ import contextlib
 import os
 import re
 import secrets
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["append", "replacing", "sweep", "write_text"]
+__all__ = ["append", "private_folder", "replacing", "sweep", "write_text"]
 
 _ASIDE = re.compile(r"\.tilewright-([1-9][0-9]{0,9})-[0-9a-f]{8}(\..*)?", re.ASCII)
 """Names of files that are not whole yet, with the process that writes them."""
@@ -88,6 +90,23 @@ def sweep(folder: str | Path) -> None:
         named = _ASIDE.fullmatch(file.name)
         if named and not _alive(int(named[1])):
             file.unlink(missing_ok=True)
+
+
+def private_folder(parent: str | Path) -> Path:
+    """A folder in ``parent`` that no other user can enter, one for each user; it stays.
+
+    Whoever may write in ``parent``, as all may in ``/tmp``, could have made a folder of that name before: one that is
+    not this user's alone is left, and another one made. OSError if there can be none.
+    """
+    user = getattr(os, "geteuid", lambda: 0)()
+    path = Path(parent) / f"tilewright-{user}"
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    closed = os.name == "nt" or (found.st_uid == user and not found.st_mode & 0o077)
+    if stat.S_ISDIR(found.st_mode) and closed:
+        return path
+    return Path(tempfile.mkdtemp(prefix="tilewright-", dir=parent))
 
 
 def _alive(process: int) -> bool:

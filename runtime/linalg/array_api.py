@@ -9,7 +9,8 @@ NaN and infinities go their way, as in the standard; `tilewright.inv` and the li
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, overload
 
 import numpy as np
 
@@ -22,6 +23,11 @@ from tilewright.linalg.lu import Slogdet
 from tilewright.linalg.stacks import matrix_transpose, too_few
 from tilewright.scalars import flag, plain, whole
 from tilewright.tiles import TiledMatrix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tilewright.kinds import ArrayLike, C, K, Matrix, Options, T
 
 __all__ = [
     "SlogdetResult",
@@ -85,6 +91,12 @@ def _axis(axis: Any, ndim: int, what: str = "axis") -> int:
 # ------------------------------------------------------------------ products
 
 
+@overload
+def matmul(x1: K, x2: Matrix, /, **how: Unpack[Options]) -> K: ...
+@overload
+def matmul(x1: ArrayLike, x2: K, /, **how: Unpack[Options]) -> Any: ...
+@overload
+def matmul(x1: ArrayLike, x2: ArrayLike, /, **how: Unpack[Options]) -> np.ndarray: ...
 def matmul(x1: Any, x2: Any, /, **how: Any) -> Any:
     """The product of matrices, vectors or stacks; of the wider dtype. Integers are multiplied exactly, by NumPy.
 
@@ -106,12 +118,18 @@ def matmul(x1: Any, x2: Any, /, **how: Any) -> Any:
     (3, 2, 2)
     """
     if _exact(x1, x2):
-        return like(np.matmul(_array(x1, "x1"), _array(x2, "x2")), x1, x2)
+        return like(np.asarray(np.matmul(_array(x1, "x1"), _array(x2, "x2"))), x1, x2)
     if _matrix(x1) or _matrix(x2):
         return compute(lazy(x1) @ lazy(x2), **how)
     return stacks.products(matmul, x1, x2, **how)
 
 
+@overload
+def outer(x1: T, x2: Matrix, /, **how: Unpack[Options]) -> T: ...
+@overload
+def outer(x1: Matrix, x2: T, /, **how: Unpack[Options]) -> T: ...
+@overload
+def outer(x1: Matrix, x2: Matrix, /, **how: Unpack[Options]) -> np.ndarray: ...
 def outer(x1: Any, x2: Any, /, **how: Any) -> Any:
     """x1 x2^T of two vectors. ValueError for anything else.
 
@@ -140,6 +158,14 @@ def outer(x1: Any, x2: Any, /, **how: Any) -> Any:
     return like(found, x1, x2)
 
 
+@overload
+def tensordot(x1: T, x2: Matrix, /, *, axes: int | Sequence[Sequence[int]] = 2, **how: Unpack[Options]) -> T: ...
+@overload
+def tensordot(x1: Matrix, x2: T, /, *, axes: int | Sequence[Sequence[int]] = 2, **how: Unpack[Options]) -> T: ...
+@overload
+def tensordot(
+    x1: Matrix, x2: Matrix, /, *, axes: int | Sequence[Sequence[int]] = 2, **how: Unpack[Options]
+) -> np.ndarray: ...
 def tensordot(x1: Any, x2: Any, /, *, axes: Any = 2, **how: Any) -> Any:
     """The sum of products over axes: the last ``axes`` of x1 and the first of x2, or a pair of lists of axes.
 
@@ -187,7 +213,7 @@ def tensordot(x1: Any, x2: Any, /, *, axes: Any = 2, **how: Any) -> Any:
     return like(np.asarray(found).reshape(shape), x1, x2)
 
 
-def vecdot(x1: Any, x2: Any, /, *, axis: int = -1, **how: Any) -> Any:
+def vecdot(x1: Matrix, x2: Matrix, /, *, axis: int = -1, **how: Unpack[Options]) -> Any:
     """sum conj(x1) x2 along an axis of broadcast arrays.
 
     Parameters
@@ -222,6 +248,10 @@ def vecdot(x1: Any, x2: Any, /, *, axis: int = -1, **how: Any) -> Any:
     return like(np.asarray(found)[..., 0, 0], x1, x2)
 
 
+@overload
+def matrix_power(x: K, n: int, /, **how: Unpack[Options]) -> K: ...
+@overload
+def matrix_power(x: ArrayLike, n: int, /, **how: Unpack[Options]) -> np.ndarray: ...
 def matrix_power(x: Any, n: int, /, **how: Any) -> Any:
     """The n-th power of square matrices, by repeated squaring; of the inverse for n < 0, the identity for n = 0.
 
@@ -253,8 +283,12 @@ def matrix_power(x: Any, n: int, /, **how: Any) -> Any:
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise ValueError(f"x must be square, (..., n, n), not of shape {shape}")
     if n == 0:
-        array = _array(x, "x")
-        return like(np.broadcast_to(np.eye(shape[-1], dtype=array.dtype), shape).copy(), x)
+        identity = np.broadcast_to(np.eye(shape[-1], dtype=_array(x, "x").dtype), shape).copy()
+        if isinstance(x, TiledMatrix):
+            return TiledMatrix.view(identity, x.tile_size)
+        if is_chunked(x):
+            return sys.modules["dask.array"].from_array(identity, chunks=x.chunks)
+        return like(identity, x)
     power, found = (inv(x, **how) if n < 0 else x), None
     n = abs(n)
     while n:
@@ -265,6 +299,12 @@ def matrix_power(x: Any, n: int, /, **how: Any) -> Any:
     return found
 
 
+@overload
+def cross(x1: T, x2: Matrix, /, *, axis: int = -1) -> T: ...
+@overload
+def cross(x1: Matrix, x2: T, /, *, axis: int = -1) -> T: ...
+@overload
+def cross(x1: Matrix, x2: Matrix, /, *, axis: int = -1) -> np.ndarray: ...
 def cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
     """The cross product along an axis of three, of broadcast arrays; by NumPy.
 
@@ -295,6 +335,14 @@ def cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
 # ------------------------------------------------------------------ systems
 
 
+@overload
+def solve(x1: C, x2: Matrix, /, **how: Unpack[Options]) -> C: ...
+@overload
+def solve(x1: Matrix, x2: C, /, **how: Unpack[Options]) -> C: ...
+@overload
+def solve(x1: TiledMatrix, x2: Matrix, /, **how: Unpack[Options]) -> Any: ...
+@overload
+def solve(x1: ArrayLike, x2: ArrayLike, /, **how: Unpack[Options]) -> np.ndarray: ...
 def solve(x1: Any, x2: Any, /, **how: Any) -> Any:
     """X with X1 X = X2, by LU with partial pivoting: X1 (..., n, n), X2 (n,) or (..., n, k), stacks broadcast.
 
@@ -324,6 +372,10 @@ def solve(x1: Any, x2: Any, /, **how: Any) -> Any:
     return stacks.solutions(solve, x1, x2, **how)
 
 
+@overload
+def inv(x: K, /, **how: Unpack[Options]) -> K: ...
+@overload
+def inv(x: ArrayLike, /, **how: Unpack[Options]) -> np.ndarray: ...
 def inv(x: Any, /, **how: Any) -> Any:
     """The inverse of each matrix of a stack (..., n, n). LinAlgError if one is singular.
 
@@ -350,7 +402,7 @@ def inv(x: Any, /, **how: Any) -> Any:
     return compute(lazy(x).inv(), **how) if _matrix(x) else stacks.inverses(inv, x, **how)
 
 
-def det(x: Any, /, **how: Any) -> Any:
+def det(x: Matrix, /, **how: Unpack[Options]) -> Any:
     """The determinant of each matrix of a stack (..., n, n), of its dtype; 0 where it is singular.
 
     Parameters
@@ -371,14 +423,14 @@ def det(x: Any, /, **how: Any) -> Any:
     >>> tw.linalg.det(np.array([[[2.0, 0.0], [1.0, 4.0]], [[1.0, 1.0], [1.0, 1.0]]]))
     array([8., 0.])
     """
-    x = _floating(x, "x")
-    found = stacks.determinants(det, _array(x, "x") if _matrix(x) else x, **how)
-    dtype = np.dtype(str(x.dtype).removeprefix("torch.")) if hasattr(x, "dtype") else np.asarray(x).dtype
+    a = _floating(x, "x")
+    found = stacks.determinants(det, _array(a, "x") if _matrix(a) else a, **how)
+    dtype = np.dtype(str(a.dtype).removeprefix("torch.")) if hasattr(a, "dtype") else np.asarray(a).dtype
     with np.errstate(over="ignore"):
-        return found.to(x.dtype) if is_tensor(found) else np.asarray(found).astype(dtype)[()]
+        return found.to(a.dtype) if is_tensor(found) else np.asarray(found).astype(dtype)[()]
 
 
-def slogdet(x: Any, /, **how: Any) -> SlogdetResult:
+def slogdet(x: Matrix, /, **how: Unpack[Options]) -> SlogdetResult:
     """(sign, logabsdet) of each matrix of a stack (..., n, n); (0, -inf) where it is singular.
 
     Parameters
@@ -404,6 +456,10 @@ def slogdet(x: Any, /, **how: Any) -> SlogdetResult:
     return SlogdetResult(*[value[()] if isinstance(value, np.ndarray) else value for value in found])
 
 
+@overload
+def cholesky(x: K, /, *, upper: bool = False, **how: Unpack[Options]) -> K: ...
+@overload
+def cholesky(x: ArrayLike, /, *, upper: bool = False, **how: Unpack[Options]) -> np.ndarray: ...
 def cholesky(x: Any, /, *, upper: bool = False, **how: Any) -> Any:
     """L with A = L L^H of each matrix of a stack (..., n, n), or with ``upper`` U with A = U^H U.
 
@@ -437,6 +493,10 @@ def cholesky(x: Any, /, *, upper: bool = False, **how: Any) -> Any:
 # ------------------------------------------------------------------ parts and sizes
 
 
+@overload
+def diagonal(x: T, /, *, offset: int = 0) -> T: ...
+@overload
+def diagonal(x: Matrix, /, *, offset: int = 0) -> np.ndarray: ...
 def diagonal(x: Any, /, *, offset: int = 0) -> Any:
     """The diagonal of each matrix of a stack; a view where that is possible.
 
@@ -463,7 +523,7 @@ def diagonal(x: Any, /, *, offset: int = 0) -> Any:
     return array.diagonal(whole(offset, "offset"), -2, -1) if array.ndim > 1 else too_few(array)
 
 
-def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Any:
+def trace(x: Matrix, /, *, offset: int = 0, dtype: Any = None) -> Any:
     """The sum of the diagonal of each matrix of a stack; small integers are summed in the largest of their kind.
 
     Parameters
@@ -484,7 +544,7 @@ def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Any:
     return like(np.asarray(found), x) if is_tensor(x) else found
 
 
-def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro", **how: Any) -> Any:
+def matrix_norm(x: Matrix, /, *, keepdims: bool = False, ord: float | str = "fro", **how: Unpack[Options]) -> Any:
     """The norm of each matrix of a stack (..., m, n), in the real dtype of x.
 
     Parameters
@@ -526,7 +586,9 @@ def _norms(array: np.ndarray, ord: Any) -> Any:
     return np.linalg.norm(array, ord=ord, axis=(-2, -1))
 
 
-def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Any:
+def vector_norm(
+    x: Matrix, /, *, axis: int | Sequence[int] | None = None, keepdims: bool = False, ord: float = 2
+) -> Any:
     """The norm of vectors along an axis, or several, or of all numbers; in the real dtype of x; by NumPy.
 
     The 2-norm neither overflows nor underflows on the way.

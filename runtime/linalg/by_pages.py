@@ -208,7 +208,7 @@ def _value(place: Destination, matrix: Stored) -> Any:
     """What the caller gets: a map that can only be read, or an array of zarr."""
     if place.path is not None:
         path = Path(place.path)
-        return np.load(path, mmap_mode="r") if path.suffix == ".npy" else open_source(path).value()
+        return np.load(path, mmap_mode="r") if path.suffix.lower() == ".npy" else open_source(path).value()
     assert isinstance(matrix, RawFile)
     if not matrix.shape[0] * matrix.shape[1]:
         return np.zeros(matrix.shape, matrix.dtype, "F")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, Handles, Op, R, TaskGraph, W
@@ -13,6 +13,12 @@ from tilewright.ops import OPS, copy, gemml, identity, mirror, trsml
 from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag
 from tilewright.schedulers import Policy
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tilewright.kinds import FactorOptions, Matrix, Options, T
+    from tilewright.runs.run import Run
 
 __all__ = ["cho_inverse", "cho_solve", "logdet", "substitute_back", "substitute_forward"]
 
@@ -111,6 +117,22 @@ def logdet_graph(g: TaskGraph, nt: int) -> None:
         g.insert(OPS["total"], [R(S[i]) for i in range(nt)], W(g.handle("sum")))
 
 
+@overload
+def cho_solve(L: T, b: Matrix, *, return_run: Literal[False] = False, **options: Unpack[FactorOptions]) -> T: ...
+@overload
+def cho_solve(L: T, b: Matrix, *, return_run: Literal[True], **options: Unpack[FactorOptions]) -> tuple[T, Run]: ...
+@overload
+def cho_solve(L: Matrix, b: T, *, return_run: Literal[False] = False, **options: Unpack[FactorOptions]) -> T: ...
+@overload
+def cho_solve(L: Matrix, b: T, *, return_run: Literal[True], **options: Unpack[FactorOptions]) -> tuple[T, Run]: ...
+@overload
+def cho_solve(
+    L: Matrix, b: Matrix, *, return_run: Literal[False] = False, **options: Unpack[FactorOptions]
+) -> np.ndarray: ...
+@overload
+def cho_solve(
+    L: Matrix, b: Matrix, *, return_run: Literal[True], **options: Unpack[FactorOptions]
+) -> tuple[np.ndarray, Run]: ...
 def cho_solve(
     L: Any,
     b: Any,
@@ -209,6 +231,10 @@ def cho_solve(
     return call.result(columns.result(X, call.a))
 
 
+@overload
+def logdet(L: Matrix, *, return_run: Literal[False] = False, **options: Unpack[Options]) -> float: ...
+@overload
+def logdet(L: Matrix, *, return_run: Literal[True], **options: Unpack[Options]) -> tuple[float, Run]: ...
 def logdet(
     L: Any,
     *,
@@ -266,6 +292,16 @@ def logdet(
     return call.result(float(total[0, 0]))
 
 
+@overload
+def cho_inverse(L: T, *, return_run: Literal[False] = False, **options: Unpack[FactorOptions]) -> T: ...
+@overload
+def cho_inverse(L: T, *, return_run: Literal[True], **options: Unpack[FactorOptions]) -> tuple[T, Run]: ...
+@overload
+def cho_inverse(L: Matrix, *, return_run: Literal[False] = False, **options: Unpack[FactorOptions]) -> np.ndarray: ...
+@overload
+def cho_inverse(
+    L: Matrix, *, return_run: Literal[True], **options: Unpack[FactorOptions]
+) -> tuple[np.ndarray, Run]: ...
 def cho_inverse(
     L: Any,
     *,

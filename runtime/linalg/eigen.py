@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 
@@ -11,22 +11,36 @@ from tilewright.graph import Handle
 from tilewright.kernels import bulge
 from tilewright.linalg.call import Call
 from tilewright.linalg.eigen_graph import eigen_graph, piece
-from tilewright.linalg.svd import columns_like, place_for
+from tilewright.linalg.svd import V, columns_like, place_for
 from tilewright.linalg.tuning import band_width, eigen_plan
 from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag, whole
 from tilewright.schedulers import Policy
 
+if TYPE_CHECKING:
+    from tilewright.kinds import ArrayLike, EigenOptions, K, Matrix
+    from tilewright.runs.run import Run
+
 __all__ = ["Eigh", "eigh", "eigvalsh"]
 
 
-class Eigh(NamedTuple):
+class Eigh(NamedTuple, Generic[V]):
     """What `numpy.linalg.eigh` returns: A = V diag(w) V^H."""
 
-    eigenvalues: Any
-    eigenvectors: Any
+    eigenvalues: np.ndarray
+    eigenvectors: V
 
 
+@overload
+def eigh(a: K, *, return_run: Literal[False] = False, **options: Unpack[EigenOptions]) -> Eigh[K]: ...
+@overload
+def eigh(a: K, *, return_run: Literal[True], **options: Unpack[EigenOptions]) -> tuple[np.ndarray, K, Run]: ...
+@overload
+def eigh(a: ArrayLike, *, return_run: Literal[False] = False, **options: Unpack[EigenOptions]) -> Eigh[np.ndarray]: ...
+@overload
+def eigh(
+    a: ArrayLike, *, return_run: Literal[True], **options: Unpack[EigenOptions]
+) -> tuple[np.ndarray, np.ndarray, Run]: ...
 def eigh(
     a: Any,
     *,
@@ -121,6 +135,10 @@ def eigh(
     return found if call.return_run else Eigh(*found)
 
 
+@overload
+def eigvalsh(a: Matrix, *, return_run: Literal[False] = False, **options: Unpack[EigenOptions]) -> np.ndarray: ...
+@overload
+def eigvalsh(a: Matrix, *, return_run: Literal[True], **options: Unpack[EigenOptions]) -> tuple[np.ndarray, Run]: ...
 def eigvalsh(
     a: Any,
     *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from tilewright.scalars import flag, positive
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
 
+if TYPE_CHECKING:
+    from tilewright import kinds
+
 __all__ = ["Wanted", "assign", "compute", "distinct", "evaluate", "frame_of", "graph_of", "norm_of"]
 
 
@@ -40,7 +43,7 @@ class Wanted(NamedTuple):
 
 
 def compute(
-    *expressions: Any,
+    *expressions: Expression | kinds.Matrix,
     tile_size: int | None = None,
     backend: str | None = None,
     scheduler: str | Policy = "critical-path",

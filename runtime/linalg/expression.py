@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from tilewright.linalg.matrix import Matrix, factor_dtype
 from tilewright.linalg.program import Ref, Step, Value
 from tilewright.scalars import choice, positive, shown
 from tilewright.tiles import TiledMatrix
+
+if TYPE_CHECKING:
+    from tilewright import kinds
+    from tilewright.graph import TaskGraph
 
 __all__ = [
     "ASSUMED",
@@ -101,24 +105,24 @@ class Expression:
         """The complex conjugate."""
         return Transposed.of(self, "J")
 
-    def __matmul__(self, other: Any) -> Expression:
+    def __matmul__(self, other: kinds.Matrix | Expression) -> Expression:
         node = _operand(other, self)
         return NotImplemented if node is None else Product(self, node)
 
-    def __rmatmul__(self, other: Any) -> Expression:
+    def __rmatmul__(self, other: kinds.Matrix | Expression) -> Expression:
         node = _operand(other, self)
         return NotImplemented if node is None else Product(node, self)
 
-    def __add__(self, other: Any) -> Expression:
+    def __add__(self, other: kinds.Matrix | Expression) -> Expression:
         return self._sum(other, 1.0, 1.0)
 
-    def __radd__(self, other: Any) -> Expression:
+    def __radd__(self, other: kinds.Matrix | Expression) -> Expression:
         return self._sum(other, 1.0, 1.0)
 
-    def __sub__(self, other: Any) -> Expression:
+    def __sub__(self, other: kinds.Matrix | Expression) -> Expression:
         return self._sum(other, 1.0, -1.0)
 
-    def __rsub__(self, other: Any) -> Expression:
+    def __rsub__(self, other: kinds.Matrix | Expression) -> Expression:
         return self._sum(other, -1.0, 1.0)
 
     def _sum(self, other: Any, mine: complex, theirs: complex) -> Expression:
@@ -136,19 +140,19 @@ class Expression:
     def __pos__(self) -> Expression:
         return self
 
-    def __mul__(self, other: Any) -> Expression:
+    def __mul__(self, other: complex) -> Expression:
         factor = _factor(other)
         return NotImplemented if factor is None else Sum.of([(factor, self)])
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Any) -> Expression:
+    def __truediv__(self, other: complex) -> Expression:
         factor = _factor(other)
         if factor is None:
             return NotImplemented
         return Sum.of([(1.0 / factor, self)])
 
-    def solve(self, b: Any, assume_a: str = "gen") -> Expression:
+    def solve(self, b: kinds.Matrix | Expression, assume_a: str = "gen") -> Expression:
         """X with A X = B, A this matrix.
 
         Parameters
@@ -179,11 +183,12 @@ class Expression:
         """The values: see `tilewright.compute`."""
         return upstairs("linalg.evaluate:compute")(self, **how)
 
-    def graph(self, tile_size: int | None = None) -> Any:
+    def graph(self, tile_size: int | None = None) -> TaskGraph:
         """The `TaskGraph` that `compute` would run, to be drawn or simulated."""
-        return upstairs("linalg.evaluate:graph_of")(self, tile_size)
+        found: TaskGraph = upstairs("linalg.evaluate:graph_of")(self, tile_size)
+        return found
 
-    def norm(self, ord: Any = None, **how: Any) -> Any:
+    def norm(self, ord: float | str | None = None, **how: Any) -> Any:
         """The norm, as `tilewright.norm` has it, in the same graph. ``how`` is of `tilewright.compute`."""
         return upstairs("linalg.evaluate:norm_of")(self, ord, how)
 
@@ -654,7 +659,7 @@ def _operand(value: Any, beside: Expression) -> Expression | None:
 
 
 @strict
-def lazy(a: Any, tile_size: int | None = None) -> Expression:
+def lazy(a: kinds.Matrix | Expression, tile_size: int | None = None) -> Expression:
     """A matrix as an expression, to be combined by operators before anything is computed: see `Expression`.
 
     Parameters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from tilewright.graph import TaskGraph
 from tilewright.linalg.call import Call
@@ -23,9 +23,43 @@ from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag
 from tilewright.schedulers import Policy
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tilewright.kinds import ArrayLike, CholeskyOptions, K, Matrix, OnDisk, Out, Stored
+    from tilewright.runs.run import Run
+
 __all__ = ["mixed_factor", "tiled_cholesky"]
 
 
+@overload
+def tiled_cholesky(
+    a: K, *, out: None = None, return_run: Literal[False] = False, **options: Unpack[CholeskyOptions]
+) -> K: ...
+@overload
+def tiled_cholesky(
+    a: K, *, out: None = None, return_run: Literal[True], **options: Unpack[CholeskyOptions]
+) -> tuple[K, Run]: ...
+@overload
+def tiled_cholesky(
+    a: ArrayLike, *, out: None = None, return_run: Literal[False] = False, **options: Unpack[CholeskyOptions]
+) -> np.ndarray: ...
+@overload
+def tiled_cholesky(
+    a: ArrayLike, *, out: None = None, return_run: Literal[True], **options: Unpack[CholeskyOptions]
+) -> tuple[np.ndarray, Run]: ...
+@overload
+def tiled_cholesky(
+    a: Matrix | Stored, *, out: Out, return_run: Literal[False] = False, **options: Unpack[CholeskyOptions]
+) -> OnDisk: ...
+@overload
+def tiled_cholesky(
+    a: Matrix | Stored, *, out: Out, return_run: Literal[True], **options: Unpack[CholeskyOptions]
+) -> tuple[OnDisk, Run]: ...
+@overload
+def tiled_cholesky(
+    a: Matrix | Stored, *, out: Out | None, return_run: bool = False, **options: Unpack[CholeskyOptions]
+) -> Any: ...
 def tiled_cholesky(
     a: Any,
     *,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from tilewright.arguments import dense, like
 from tilewright.linalg.call import Call
@@ -14,9 +14,51 @@ from tilewright.linalg.lu_graph import PIVOTING
 from tilewright.scalars import choice, flag
 from tilewright.schedulers import Policy
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tilewright.kinds import C, DetOptions, InvOptions, Matrix
+    from tilewright.runs.run import Run
+
 __all__ = ["det", "inv", "slogdet"]
 
 
+@overload
+def inv(
+    a: C,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    *,
+    return_run: Literal[False] = False,
+    **options: Unpack[InvOptions],
+) -> C: ...
+@overload
+def inv(
+    a: C,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    *,
+    return_run: Literal[True],
+    **options: Unpack[InvOptions],
+) -> tuple[C, Run]: ...
+@overload
+def inv(
+    a: Matrix,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    *,
+    return_run: Literal[False] = False,
+    **options: Unpack[InvOptions],
+) -> np.ndarray: ...
+@overload
+def inv(
+    a: Matrix,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    *,
+    return_run: Literal[True],
+    **options: Unpack[InvOptions],
+) -> tuple[np.ndarray, Run]: ...
 def inv(
     a: Any,
     overwrite_a: bool = False,
@@ -87,7 +129,7 @@ def inv(
     return call.result(like(x, call.a))
 
 
-def det(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any) -> Any:
+def det(a: Matrix, overwrite_a: bool = False, check_finite: bool = True, **how: Unpack[DetOptions]) -> Any:
     """det A, float64 or complex128, as `scipy.linalg.det`; 0 if A is singular. 2/3 n^3 flops; see `lu_factor`.
 
     Another ``pivoting`` than partial gives way to it where `inv` says.
@@ -117,10 +159,10 @@ def det(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any
     >>> float(tw.det(np.array([[1.0, 2.0], [2.0, 8.0]])))
     4.0
     """
-    return _determined(det, a, overwrite_a, check_finite, how).det()
+    return _determined(det, a, overwrite_a, check_finite, dict(how)).det()
 
 
-def slogdet(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how: Any) -> Slogdet:
+def slogdet(a: Matrix, overwrite_a: bool = False, check_finite: bool = True, **how: Unpack[DetOptions]) -> Slogdet:
     """(sign, log |det A|), as `numpy.linalg.slogdet`; (0, -inf) if A is singular. See `lu_factor`.
 
     Another ``pivoting`` than partial gives way to it where `inv` says.
@@ -151,7 +193,7 @@ def slogdet(a: Any, overwrite_a: bool = False, check_finite: bool = True, **how:
     >>> float(sign), round(float(logabsdet), 6)
     (1.0, 1381.551056)
     """
-    return _determined(slogdet, a, overwrite_a, check_finite, how).slogdet()
+    return _determined(slogdet, a, overwrite_a, check_finite, dict(how)).slogdet()
 
 
 def _determined(routine: Any, a: Any, overwrite: Any, check_finite: Any, how: dict[str, Any]) -> LUFactor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -18,9 +18,43 @@ from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag
 from tilewright.schedulers import Policy
 
+if TYPE_CHECKING:
+    from tilewright.kinds import (
+        ArrayLike,
+        GemmOptions,
+        HerkOptions,
+        K,
+        Matrix,
+        SyrkOptions,
+        TriangleOptions,
+        TriangularOptions,
+    )
+    from tilewright.runs.run import Run
+
 __all__ = ["gemm", "herk", "lauum", "potri", "syrk", "trmm", "trsm"]
 
 
+@overload
+def gemm(
+    a: K, b: Matrix, c: Matrix | None = None, *, return_run: Literal[False] = False, **options: Unpack[GemmOptions]
+) -> K: ...
+@overload
+def gemm(
+    a: K, b: Matrix, c: Matrix | None = None, *, return_run: Literal[True], **options: Unpack[GemmOptions]
+) -> tuple[K, Run]: ...
+@overload
+def gemm(
+    a: ArrayLike,
+    b: Matrix,
+    c: Matrix | None = None,
+    *,
+    return_run: Literal[False] = False,
+    **options: Unpack[GemmOptions],
+) -> np.ndarray: ...
+@overload
+def gemm(
+    a: ArrayLike, b: Matrix, c: Matrix | None = None, *, return_run: Literal[True], **options: Unpack[GemmOptions]
+) -> tuple[np.ndarray, Run]: ...
 def gemm(
     a: Any,
     b: Any,
@@ -127,6 +161,20 @@ def gemm(
     return call.result(*found)
 
 
+@overload
+def syrk(a: K, c: Matrix | None = None, *, return_run: Literal[False] = False, **options: Unpack[SyrkOptions]) -> K: ...
+@overload
+def syrk(
+    a: K, c: Matrix | None = None, *, return_run: Literal[True], **options: Unpack[SyrkOptions]
+) -> tuple[K, Run]: ...
+@overload
+def syrk(
+    a: ArrayLike, c: Matrix | None = None, *, return_run: Literal[False] = False, **options: Unpack[SyrkOptions]
+) -> np.ndarray: ...
+@overload
+def syrk(
+    a: ArrayLike, c: Matrix | None = None, *, return_run: Literal[True], **options: Unpack[SyrkOptions]
+) -> tuple[np.ndarray, Run]: ...
 def syrk(
     a: Any,
     c: Any = None,
@@ -199,6 +247,20 @@ def syrk(
     return _rank_k(call, c, uplo, letter(trans, "trans", "NT"), False, alpha, beta, overwrite_c, tile_size)
 
 
+@overload
+def herk(a: K, c: Matrix | None = None, *, return_run: Literal[False] = False, **options: Unpack[HerkOptions]) -> K: ...
+@overload
+def herk(
+    a: K, c: Matrix | None = None, *, return_run: Literal[True], **options: Unpack[HerkOptions]
+) -> tuple[K, Run]: ...
+@overload
+def herk(
+    a: ArrayLike, c: Matrix | None = None, *, return_run: Literal[False] = False, **options: Unpack[HerkOptions]
+) -> np.ndarray: ...
+@overload
+def herk(
+    a: ArrayLike, c: Matrix | None = None, *, return_run: Literal[True], **options: Unpack[HerkOptions]
+) -> tuple[np.ndarray, Run]: ...
 def herk(
     a: Any,
     c: Any = None,
@@ -320,6 +382,18 @@ def _rank_k(
     return call.result(*found)
 
 
+@overload
+def trsm(a: K, b: Matrix, *, return_run: Literal[False] = False, **options: Unpack[TriangularOptions]) -> K: ...
+@overload
+def trsm(a: K, b: Matrix, *, return_run: Literal[True], **options: Unpack[TriangularOptions]) -> tuple[K, Run]: ...
+@overload
+def trsm(
+    a: ArrayLike, b: Matrix, *, return_run: Literal[False] = False, **options: Unpack[TriangularOptions]
+) -> np.ndarray: ...
+@overload
+def trsm(
+    a: ArrayLike, b: Matrix, *, return_run: Literal[True], **options: Unpack[TriangularOptions]
+) -> tuple[np.ndarray, Run]: ...
 def trsm(
     a: Any,
     b: Any,
@@ -395,6 +469,18 @@ def trsm(
     return _triangular(call, "trsm", b, side, uplo, trans, diag, alpha, overwrite_b, tile_size)
 
 
+@overload
+def trmm(a: K, b: Matrix, *, return_run: Literal[False] = False, **options: Unpack[TriangularOptions]) -> K: ...
+@overload
+def trmm(a: K, b: Matrix, *, return_run: Literal[True], **options: Unpack[TriangularOptions]) -> tuple[K, Run]: ...
+@overload
+def trmm(
+    a: ArrayLike, b: Matrix, *, return_run: Literal[False] = False, **options: Unpack[TriangularOptions]
+) -> np.ndarray: ...
+@overload
+def trmm(
+    a: ArrayLike, b: Matrix, *, return_run: Literal[True], **options: Unpack[TriangularOptions]
+) -> tuple[np.ndarray, Run]: ...
 def trmm(
     a: Any,
     b: Any,
@@ -538,6 +624,14 @@ def _holds(into: Leaf, dtype: np.dtype) -> np.dtype:
     return into.dtype
 
 
+@overload
+def lauum(a: K, *, return_run: Literal[False] = False, **options: Unpack[TriangleOptions]) -> K: ...
+@overload
+def lauum(a: K, *, return_run: Literal[True], **options: Unpack[TriangleOptions]) -> tuple[K, Run]: ...
+@overload
+def lauum(a: ArrayLike, *, return_run: Literal[False] = False, **options: Unpack[TriangleOptions]) -> np.ndarray: ...
+@overload
+def lauum(a: ArrayLike, *, return_run: Literal[True], **options: Unpack[TriangleOptions]) -> tuple[np.ndarray, Run]: ...
 def lauum(
     a: Any,
     *,
@@ -603,6 +697,14 @@ def lauum(
     return _of_triangle(call, lower_gram, uplo, overwrite_a, check_finite, tile_size, False)
 
 
+@overload
+def potri(a: K, *, return_run: Literal[False] = False, **options: Unpack[TriangleOptions]) -> K: ...
+@overload
+def potri(a: K, *, return_run: Literal[True], **options: Unpack[TriangleOptions]) -> tuple[K, Run]: ...
+@overload
+def potri(a: ArrayLike, *, return_run: Literal[False] = False, **options: Unpack[TriangleOptions]) -> np.ndarray: ...
+@overload
+def potri(a: ArrayLike, *, return_run: Literal[True], **options: Unpack[TriangleOptions]) -> tuple[np.ndarray, Run]: ...
 def potri(
     a: Any,
     *,

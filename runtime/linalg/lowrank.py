@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from tilewright.ops import in_place
 from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag, positive, whole
 from tilewright.schedulers import Policy
+
+if TYPE_CHECKING:
+    from tilewright.kinds import ArrayLike, K, LowRankOptions
+    from tilewright.runs.run import Run
 
 __all__ = ["lowrank_graph", "svd_lowrank"]
 
@@ -164,6 +168,20 @@ def _last(
         g.insert(scatter, R(D[j, 0]), [W(V[c, j]) for c in across], on=D[j, 0])
 
 
+@overload
+def svd_lowrank(a: K, k: int, *, return_run: Literal[False] = False, **options: Unpack[LowRankOptions]) -> SVD[K]: ...
+@overload
+def svd_lowrank(
+    a: K, k: int, *, return_run: Literal[True], **options: Unpack[LowRankOptions]
+) -> tuple[K, np.ndarray, K, Run]: ...
+@overload
+def svd_lowrank(
+    a: ArrayLike, k: int, *, return_run: Literal[False] = False, **options: Unpack[LowRankOptions]
+) -> SVD[np.ndarray]: ...
+@overload
+def svd_lowrank(
+    a: ArrayLike, k: int, *, return_run: Literal[True], **options: Unpack[LowRankOptions]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Run]: ...
 def svd_lowrank(
     a: Any,
     k: int,

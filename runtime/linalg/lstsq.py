@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from tilewright.ops import copy, residues, triu
 from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import choice, flag, real
 from tilewright.schedulers import Policy
+
+if TYPE_CHECKING:
+    from tilewright.kinds import LstsqOptions, Matrix, T
+    from tilewright.runs.run import Run
 
 __all__ = ["DRIVERS", "lstsq"]
 
@@ -48,6 +52,35 @@ def _graph(g: TaskGraph, plan: QRPlan, columns: int, check: bool) -> None:
                 g.insert(residues, R(X[i, c]), W(N[i, c]), first)
 
 
+@overload
+def lstsq(
+    a: T, b: Matrix, cond: float | None = None, *, return_run: Literal[False] = False, **options: Unpack[LstsqOptions]
+) -> tuple[T, T, int, T | None]: ...
+@overload
+def lstsq(
+    a: T, b: Matrix, cond: float | None = None, *, return_run: Literal[True], **options: Unpack[LstsqOptions]
+) -> tuple[T, T, int, T | None, Run]: ...
+@overload
+def lstsq(
+    a: Matrix, b: T, cond: float | None = None, *, return_run: Literal[False] = False, **options: Unpack[LstsqOptions]
+) -> tuple[T, T, int, T | None]: ...
+@overload
+def lstsq(
+    a: Matrix, b: T, cond: float | None = None, *, return_run: Literal[True], **options: Unpack[LstsqOptions]
+) -> tuple[T, T, int, T | None, Run]: ...
+@overload
+def lstsq(
+    a: Matrix,
+    b: Matrix,
+    cond: float | None = None,
+    *,
+    return_run: Literal[False] = False,
+    **options: Unpack[LstsqOptions],
+) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None]: ...
+@overload
+def lstsq(
+    a: Matrix, b: Matrix, cond: float | None = None, *, return_run: Literal[True], **options: Unpack[LstsqOptions]
+) -> tuple[np.ndarray, np.ndarray, int, np.ndarray | None, Run]: ...
 def lstsq(
     a: Any,
     b: Any,

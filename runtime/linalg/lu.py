@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 
@@ -45,6 +45,9 @@ from tilewright.scalars import choice, flag, shown, whole
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
 
+if TYPE_CHECKING:
+    from tilewright.kinds import ArrayLike, C, LUOptions, LUWayOptions, Matrix, Out, Plain, Stored, T
+
 __all__ = ["LUFactor", "Slogdet", "factor_with", "inverse_with", "lu", "lu_factor", "lu_solve"]
 
 
@@ -66,7 +69,7 @@ _FED_BY_ONE = 16  # workers that panels of one task keep busy
     "lu {shape[0]} x {shape[1]} tile_size={nb} {pivoting}",
     cache=32,
     levels=lambda task, shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf, panel, tau: bottom_level(
-        task, -(-shape[0] // nb), -(-shape[1] // nb), pivoting, update, panel
+        task, -(-shape[0] // nb), -(-shape[1] // nb), pivoting, update if ranks == 1 else "tile", panel
     ),
     known=lambda shape, nb, pivoting, update, in_place, check, dtype, ranks, *_: has_closed_form(pivoting, ranks),
 )
@@ -90,15 +93,15 @@ def _factor_graph(
     A, S = g.handles("A"), g.handles("S")
     sizes = lambda i, j: (1, 1 + min(nb, n - j * nb) + min(nb, m - i * nb))  # noqa: E731
     M = g.handles("M", shape=sizes, dtype="float64", keep=True)
-    for j in range(nt):
-        for i in range(mt):
+    for j in g.range(nt):
+        for i in g.range(mt):
             if in_place and check:
                 g.insert(gauge, R(A[i, j]), W(M[i, j]), [], check)
             elif not in_place:
                 g.insert(gauge, R(S[i, j]), W(M[i, j]), [W(A[i, j])], check)
     insert_lu(g, A, mt, nt, pivoting, update, ranks, leaf, shape, nb, dtype, panel, threshold)
     D = g.handles("D", shape=lambda k: min(m - k * nb, n - k * nb, nb), dtype=dtype, keep=True)
-    for k in range(min(mt, nt)):
+    for k in g.range(min(mt, nt)):
         g.insert(diag, R(A[k, k]), W(D[k]))
 
 
@@ -297,7 +300,7 @@ class LUFactor:
         found, _ = routine(a, size, norm="1" if norm == 1 else "I")
         return float(found)
 
-    def solve(self, b: Any, trans: int = 0) -> Any:
+    def solve(self, b: Matrix, trans: int = 0) -> Any:
         """x with A x = b, or A^T x = b (``trans=1``), or A^H x = b (2): see `lu_solve`."""
         how = {**self._how, **self._how["options"]}
         return lu_solve(self, b, trans, **{name: value for name, value in how.items() if name != "options"})
@@ -407,6 +410,26 @@ def _array(lu: Any) -> np.ndarray:
 # ------------------------------------------------------------------ calls
 
 
+@overload
+def lu_factor(
+    a: Matrix | Stored,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    *,
+    out: Out | None = None,
+    return_run: Literal[False] = False,
+    **options: Unpack[LUOptions],
+) -> LUFactor: ...
+@overload
+def lu_factor(
+    a: Matrix | Stored,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    *,
+    out: Out | None = None,
+    return_run: Literal[True],
+    **options: Unpack[LUOptions],
+) -> tuple[LUFactor, Run]: ...
 def lu_factor(
     a: Any,
     overwrite_a: bool = False,
@@ -707,6 +730,56 @@ def _norms(sizes: Any, tiles: TiledMatrix) -> tuple[float, float, float]:
     return largest, float(columns.max(initial=0)), float(rows.max(initial=0))
 
 
+@overload
+def lu_solve(
+    lu_and_piv: LUFactor | tuple[Any, Any],
+    b: C,
+    trans: int = 0,
+    check_finite: bool = True,
+    *,
+    return_run: Literal[False] = False,
+    **options: Unpack[Plain],
+) -> C: ...
+@overload
+def lu_solve(
+    lu_and_piv: LUFactor | tuple[Any, Any],
+    b: C,
+    trans: int = 0,
+    check_finite: bool = True,
+    *,
+    return_run: Literal[True],
+    **options: Unpack[Plain],
+) -> tuple[C, Run]: ...
+@overload
+def lu_solve(
+    lu_and_piv: tuple[np.ndarray, np.ndarray],
+    b: ArrayLike,
+    trans: int = 0,
+    check_finite: bool = True,
+    *,
+    return_run: Literal[False] = False,
+    **options: Unpack[Plain],
+) -> np.ndarray: ...
+@overload
+def lu_solve(
+    lu_and_piv: tuple[np.ndarray, np.ndarray],
+    b: ArrayLike,
+    trans: int = 0,
+    check_finite: bool = True,
+    *,
+    return_run: Literal[True],
+    **options: Unpack[Plain],
+) -> tuple[np.ndarray, Run]: ...
+@overload
+def lu_solve(
+    lu_and_piv: LUFactor | tuple[Any, Any],
+    b: ArrayLike | TiledMatrix,
+    trans: int = 0,
+    check_finite: bool = True,
+    *,
+    return_run: bool = False,
+    **options: Unpack[Plain],
+) -> Any: ...
 def lu_solve(
     lu_and_piv: Any,
     b: Any,
@@ -843,6 +916,61 @@ def handed_on(call: Callable[..., Any], to: Callable[..., Any], how: Mapping[str
     check_call(call, unknown, backend, near=known)
 
 
+@overload
+def lu(
+    a: T,
+    permute_l: Literal[False] = False,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    p_indices: Literal[False] = False,
+    *,
+    return_run: Literal[False] = False,
+    **how: Unpack[LUWayOptions],
+) -> tuple[T, T, T]: ...
+@overload
+def lu(
+    a: T,
+    permute_l: Literal[False] = False,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    p_indices: Literal[False] = False,
+    *,
+    return_run: Literal[True],
+    **how: Unpack[LUWayOptions],
+) -> tuple[T, T, T, Run]: ...
+@overload
+def lu(
+    a: Matrix,
+    permute_l: Literal[False] = False,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    p_indices: Literal[False] = False,
+    *,
+    return_run: Literal[False] = False,
+    **how: Unpack[LUWayOptions],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+@overload
+def lu(
+    a: Matrix,
+    permute_l: Literal[False] = False,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    p_indices: Literal[False] = False,
+    *,
+    return_run: Literal[True],
+    **how: Unpack[LUWayOptions],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Run]: ...
+@overload
+def lu(
+    a: Matrix,
+    permute_l: bool = False,
+    overwrite_a: bool = False,
+    check_finite: bool = True,
+    p_indices: bool = False,
+    *,
+    return_run: bool = False,
+    **how: Unpack[LUWayOptions],
+) -> tuple[Any, ...]: ...
 def lu(
     a: Any,
     permute_l: bool = False,

@@ -80,19 +80,20 @@ def lu_partial(
     .. [2] LAPACK ?getrf.
     """
     share = (threshold,) if threshold < 1 else ()
-    for k in range(min(mt, nt)):
-        rows = range(k, mt)
+    for k in g.range(min(mt, nt)):
         if panel == "recursive":
             _recursive_panel(g, A, piv, k, mt, share)
         else:
-            g.insert(getrf(mt - k), [RW(A[i, k]) for i in rows], W(piv[k]), *share)  # P A_k = L_k U_kk
-        for j in range(k + 1, nt):
-            column = [RW(A[i, j]) for i in rows]
+            getrf_k = g.value(getrf, mt - k)
+            g.insert(getrf_k, [RW(A[i, k]) for i in g.range(k, mt)], W(piv[k]), *share)  # P A_k = L_k U_kk
+        for j in g.range(k + 1, nt):
+            column = [RW(A[i, j]) for i in g.range(k, mt)]
             if update == "column":
-                g.insert(swpgemm(mt - k), R(piv[k]), [R(A[i, k]) for i in rows], column)
+                panel_k = [R(A[i, k]) for i in g.range(k, mt)]
+                g.insert(g.value(swpgemm, mt - k), R(piv[k]), panel_k, column)
                 continue
             g.insert(swptrsm, R(piv[k]), R(A[k, k]), column)  # A_j := P A_j, A_kj := L_kk^-1 A_kj
-            for i in range(k + 1, mt):
+            for i in g.range(k + 1, mt):
                 g.insert(gemmn, R(A[i, k]), R(A[k, j]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_kj
     _exchange_at_the_end(g, A, piv, mt, nt)
 
@@ -137,47 +138,66 @@ def lu_across(
     In each exchange a rank sends the rank of the panel's first tile what rises there, and gets what falls: two messages
     a pair of ranks and block column. ``panel(k)`` inserts another choice of pivots than `getrf` of the whole panel.
     """
-    for k in range(min(mt, nt)):
-        rows = [[i for i in range(k, mt) if i % ranks == (k + r) % ranks] for r in range(ranks)]
-        rows = [group for group in rows if group]
+
+    def step(k: int, alone: bool) -> None:
         if panel is None:
             share = (threshold,) if threshold < 1 else ()
-            g.insert(getrf(mt - k), [RW(A[i, k]) for i in range(k, mt)], W(piv[k]), *share)
+            g.insert(g.value(getrf, mt - k), [RW(A[i, k]) for i in g.range(k, mt)], W(piv[k]), *share)
         else:
-            panel(k, rows)
-        for j in range(k if ranks == 1 else 0, nt):  # alone, columns that are finished wait for the end
-            if j == k and panel is None:
-                continue
-            _exchange(g, A, piv, up, k, j, rows)
-            if j == k:
-                panel(k, None)
-            elif j > k:
-                g.insert(trsmn, R(A[k, k]), RW(A[k, j]))  # A_kj := L_kk^-1 A_kj
-        for j in range(k + 1, nt):
-            for i in range(k + 1, mt):
+            panel(k, [list(range(k + r, mt, ranks)) for r in range(min(ranks, mt - k))])
+        for j in g.range(k if ranks > 1 else 0):  # on one rank, columns that are finished wait for the end
+            _exchange(g, A, piv, up, k, j, mt, ranks, alone)
+        if panel is not None:
+            _exchange(g, A, piv, up, k, k, mt, ranks, alone)
+            panel(k, None)
+        for j in g.range(k + 1, nt):
+            _exchange(g, A, piv, up, k, j, mt, ranks, alone)
+            g.insert(trsmn, R(A[k, k]), RW(A[k, j]))  # A_kj := L_kk^-1 A_kj
+        for j in g.range(k + 1, nt):
+            for i in g.range(k + 1, mt):
                 g.insert(gemmn, R(A[i, k]), R(A[k, j]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_kj
+
+    steps = min(mt, nt)
+    several = steps if ranks == 1 else min(max(mt - 1, 0), nt)  # with rows on several ranks
+    for k in g.range(several):
+        step(k, ranks == 1)
+    for k in range(several, steps):
+        step(k, True)
     if ranks == 1:
         _exchange_at_the_end(g, A, piv, mt, nt)
 
 
 def _exchange_at_the_end(g: TaskGraph, A: Handles, piv: Handles, mt: int, nt: int) -> None:
     last = min(mt, nt)
-    for j in range(last - 1):
-        g.insert(swap, [R(piv[k]) for k in range(j + 1, last)], [RW(A[i, j]) for i in range(j + 1, mt)])
+    for j in g.range(last - 1):
+        later = [R(piv[k]) for k in g.range(j + 1, last)]
+        g.insert(swap, later, [RW(A[i, j]) for i in g.range(j + 1, mt)])
 
 
-def _exchange(g: TaskGraph, A: Handles, piv: Handles, up: Handles, k: int, j: int, rows: list[list[int]]) -> None:
-    """Insert the exchanges of panel k in block column j."""
-    first, others = rows[0], rows[1:]
-    if not others:
-        g.insert(swap, [R(piv[k])], [RW(A[i, j]) for i in first], label=(j, k))
+def _exchange(
+    g: TaskGraph, A: Handles, piv: Handles, up: Handles, k: int, j: int, mt: int, ranks: int, alone: bool
+) -> None:
+    """Insert the exchanges of panel k in block column j: the rank of its first tile has rows k, k + ranks, ...; all of
+    them if ``alone``."""
+    if alone:
+        g.insert(swap, [R(piv[k])], [RW(A[i, j]) for i in g.range(k, mt)], label=(j, k))
         return
-    places = [tuple(i - k for i in group) for group in rows]
-    for group, place in zip(others, places[1:], strict=True):
-        tiles = [RW(A[i, j]) for i in group]
-        g.insert(trade, R(piv[k]), R(A[k, j]), tiles, W(up[k, j, group[0]]), place)
-    ups = [R(up[k, j, group[0]]) for group in others]
-    g.insert(take, R(piv[k]), ups, [RW(A[i, j]) for i in first], tuple(places))
+    for first in g.range(k + 1, g.least(k + ranks, mt)):
+        tiles = [RW(A[i, j]) for i in g.range(first, mt, ranks)]
+        places = g.value(_places, first - k, mt - k, ranks)
+        g.insert(trade, R(piv[k]), R(A[k, j]), tiles, W(up[k, j, first]), places)
+    ups = [R(up[k, j, first]) for first in g.range(k + 1, g.least(k + ranks, mt))]
+    mine = [RW(A[i, j]) for i in g.range(k, mt, ranks)]
+    g.insert(take, R(piv[k]), ups, mine, g.value(_all_places, mt - k, ranks))
+
+
+def _places(first: int, count: int, ranks: int) -> tuple[int, ...]:
+    """Where a rank's tiles are in a panel of so many."""
+    return tuple(range(first, count, ranks))
+
+
+def _all_places(count: int, ranks: int) -> tuple[tuple[int, ...], ...]:
+    return tuple(_places(r, count, ranks) for r in range(min(ranks, count)))
 
 
 def tournament(
@@ -217,14 +237,14 @@ def tournament(
 
 def lu_plain(g: TaskGraph, A: Handles, mt: int, nt: int) -> None:
     """Insert the right-looking tiled LU factorisation without pivoting, in place."""
-    for k in range(min(mt, nt)):
+    for k in g.range(min(mt, nt)):
         g.insert(getrfn, RW(A[k, k]))  # A_kk = L_kk U_kk
-        for j in range(k + 1, nt):
+        for j in g.range(k + 1, nt):
             g.insert(trsmn, R(A[k, k]), RW(A[k, j]))  # A_kj := L_kk^-1 A_kj
-        for i in range(k + 1, mt):
+        for i in g.range(k + 1, mt):
             g.insert(trsmu, R(A[k, k]), RW(A[i, k]))  # A_ik := A_ik U_kk^-1
-        for i in range(k + 1, mt):
-            for j in range(k + 1, nt):
+        for i in g.range(k + 1, mt):
+            for j in g.range(k + 1, nt):
                 g.insert(gemmn, R(A[i, k]), R(A[k, j]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_kj
 
 
@@ -351,7 +371,7 @@ def checked_threshold(threshold: Any, pivoting: str | None) -> float:
 
 def has_closed_form(pivoting: str, ranks: int) -> bool:
     """Whether `bottom_level` knows these graphs."""
-    return ranks == 1 and pivoting in (*COLUMN, "none")
+    return pivoting in COLUMN or (ranks == 1 and pivoting == "none")
 
 
 def _checked_shape(shape: Any) -> tuple[int, int]:
@@ -364,7 +384,7 @@ def _checked_shape(shape: Any) -> tuple[int, int]:
 @graph_builder(
     "lu mt={mt} nt={nt} {pivoting}",
     levels=lambda task, mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, threshold: bottom_level(
-        task, mt, nt, pivoting, update, panel
+        task, mt, nt, pivoting, update if ranks == 1 else "tile", panel
     ),
     known=lambda mt, nt, pivoting, update, ranks, *_: has_closed_form(pivoting, ranks),
     extents=lambda mt, nt, *_: {"A": (mt, nt)},
@@ -488,12 +508,16 @@ def bottom_level(
         swptrsm(k,j)  9 (j-k) + P(j)                   9 (t-k) - 6 for j >= t
         gemmn(i,j,k)  3 less than that                 6 (q-k) + what tile (i,j) begins with in step q = min(i,j)
 
-    Exchanges at the end lead nowhere and count 0; looking at a tile counts as the first task on it. The stages of a
-    recursive panel of m tiles take 3/4 m + 7/2 together, 2 if m = 1, and each leads to all that follow.
+    Exchanges between ranks count as the substitution behind them, ``trsmn(k,j)``. Those of finished columns lead
+    nowhere and count 0; looking at a tile counts as the first task on it. The stages of a recursive panel of m tiles
+    take 3/4 m + 7/2 together, 2 if m = 1, and each leads to all that follow.
     """
     P = _panel_levels(mt, nt, pivoting, update, panel)
     t = min(mt, nt)
     name = task.op.name
+    if name in ("trade", "take") or (name == "trsmn" and pivoting != "none") or (name == "swap" and task.place):
+        k, j = task.uses[0].handle.index[0], task.uses[-1].handle.index[1]
+        return _column_level(k, j, mt, t, P, update) if j > k else 0
     if name in ("swap", "diag"):
         return 0
     if name == "getrf":

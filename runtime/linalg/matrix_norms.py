@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from tilewright.linalg.norm_parts import check_order, insert_size, norm_from
 from tilewright.linalg.stacks import inv
 from tilewright.linalg.tuning import lu_plan
 from tilewright.schedulers import Policy
+
+if TYPE_CHECKING:
+    from tilewright.kinds import CondOptions, Matrix, Plain
+    from tilewright.runs.run import Run
 
 __all__ = ["cond", "norm"]
 
@@ -31,6 +35,14 @@ def _norm_graph(g: TaskGraph, shape: tuple[int, int], nb: int, frobenius: bool) 
             insert_size(g, A[i, j], M[i, j], frobenius)
 
 
+@overload
+def norm(
+    a: Matrix, ord: float | str | None = None, *, return_run: Literal[False] = False, **options: Unpack[Plain]
+) -> np.float64: ...
+@overload
+def norm(
+    a: Matrix, ord: float | str | None = None, *, return_run: Literal[True], **options: Unpack[Plain]
+) -> tuple[np.float64, Run]: ...
 def norm(
     a: Any,
     ord: Any = None,
@@ -82,7 +94,7 @@ def norm(
     return call.result(norm_from(parts, A.shape, A.tile_size, ord))
 
 
-def cond(a: Any, p: Any = None, **how: Any) -> Any:
+def cond(a: Matrix, p: float | str | None = None, **how: Unpack[CondOptions]) -> np.float64:
     """The condition number ||A|| ||A^-1||, as `numpy.linalg.cond`; inf if A is singular.
 
     With ``p`` None, 2 or -2 it is NumPy's, from singular values; with 1, -1, `numpy.inf`, ``-numpy.inf`` and "fro" from
@@ -118,11 +130,18 @@ def cond(a: Any, p: Any = None, **how: Any) -> Any:
     check_order(p, "p")
     if p in (None, 2, -2):
         return np.linalg.cond(numbers(a, "the matrix a"), p)
-    a = entered(a, "the matrix a")
-    if 0 in np.shape(a):
+    matrix: Any = entered(a, "the matrix a")
+    shape = np.shape(matrix)
+    if 0 in shape:
         raise np.linalg.LinAlgError("cond is not defined for a matrix a without entries")
+    plain: Any = {name: value for name, value in how.items() if name not in _OF_INV}
+    size = np.float64(np.nan) if len({*shape}) > 1 else norm(matrix, p, **plain)  # before it is overwritten
     try:
-        inverse = inv(a, **how)
+        inverse = inv(matrix, **how)
     except SingularMatrixError:
         return np.float64(np.inf)
-    return norm(a, p, **how) * norm(inverse, p, **how)
+    return size * norm(inverse, p, **plain)
+
+
+_OF_INV = ("overwrite_a", "check_finite", "pivoting", "threshold")
+"""Keywords of `inv` that `norm` does not have."""

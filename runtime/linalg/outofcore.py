@@ -25,7 +25,7 @@ from tilewright.schedulers import policy as find_policy
 from tilewright.schedulers.aside import Aside
 from tilewright.storage.checkpoint import Checkpoint
 from tilewright.storage.checksums import CheckpointError, checksum
-from tilewright.storage.matrix import Stored, StoredTiles
+from tilewright.storage.matrix import Stored, StoredTiles, check_tiles
 from tilewright.storage.npy import create_npy, read_npy
 from tilewright.storage.opening import Output, is_stored, open_source, scratch_file
 from tilewright.storage.ops import MOVES
@@ -172,6 +172,7 @@ class _Job:
             self.nb = call.tile_size(tile_size if tile_size is not None else made, _Extent((m, n)), rule)
             if made is not None and self.nb != made:
                 raise ValueError(f"tile_size={self.nb}, but {self.source.name} makes tiles of {made}")
+            check_tiles(self.source, self.nb)
         except BaseException:
             self.close()
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from tilewright.ops import copy, in_place, zero
 from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import choice, flag
 from tilewright.schedulers import Policy
+
+if TYPE_CHECKING:
+    from tilewright.kinds import ArrayLike, K, PolarOptions
+    from tilewright.runs.run import Run
 
 __all__ = ["polar", "polar_graph", "weights"]
 
@@ -245,6 +249,22 @@ def _insert_by_cholesky(
             g.insert(weighted, R(D[j, i]), RW(X[i, j]), beta / c, a - beta / c)
 
 
+@overload
+def polar(
+    a: K, side: str = "right", *, return_run: Literal[False] = False, **options: Unpack[PolarOptions]
+) -> tuple[K, K]: ...
+@overload
+def polar(
+    a: K, side: str = "right", *, return_run: Literal[True], **options: Unpack[PolarOptions]
+) -> tuple[K, K, Run]: ...
+@overload
+def polar(
+    a: ArrayLike, side: str = "right", *, return_run: Literal[False] = False, **options: Unpack[PolarOptions]
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def polar(
+    a: ArrayLike, side: str = "right", *, return_run: Literal[True], **options: Unpack[PolarOptions]
+) -> tuple[np.ndarray, np.ndarray, Run]: ...
 def polar(
     a: Any,
     side: str = "right",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -45,6 +45,9 @@ from tilewright.scalars import positive as positive_size
 from tilewright.schedulers import Policy
 from tilewright.storage.opening import is_stored
 from tilewright.tiles import TiledMatrix
+
+if TYPE_CHECKING:
+    from tilewright.kinds import ArrayLike, K, Matrix, QRFactorOptions, QROptions, Stored
 
 __all__ = ["MODES", "QRFactor", "factor_with", "qr", "qr_factor"]
 
@@ -359,6 +362,75 @@ def adjoint_of(c: Any) -> Any:
 # ------------------------------------------------------------------ calls
 
 
+@overload
+def qr(
+    a: K,
+    *,
+    mode: Literal["full", "economic"] | None = None,
+    out: None = None,
+    return_run: Literal[False] = False,
+    **options: Unpack[QROptions],
+) -> tuple[K, K]: ...
+@overload
+def qr(
+    a: K,
+    *,
+    mode: Literal["full", "economic"] | None = None,
+    out: None = None,
+    return_run: Literal[True],
+    **options: Unpack[QROptions],
+) -> tuple[K, K, Run]: ...
+@overload
+def qr(
+    a: ArrayLike,
+    *,
+    mode: Literal["full", "economic"] | None = None,
+    out: None = None,
+    return_run: Literal[False] = False,
+    **options: Unpack[QROptions],
+) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
+def qr(
+    a: ArrayLike,
+    *,
+    mode: Literal["full", "economic"] | None = None,
+    out: None = None,
+    return_run: Literal[True],
+    **options: Unpack[QROptions],
+) -> tuple[np.ndarray, np.ndarray, Run]: ...
+@overload
+def qr(
+    a: K, *, mode: Literal["r"], out: None = None, return_run: Literal[False] = False, **options: Unpack[QROptions]
+) -> K: ...
+@overload
+def qr(
+    a: K, *, mode: Literal["r"], out: None = None, return_run: Literal[True], **options: Unpack[QROptions]
+) -> tuple[K, Run]: ...
+@overload
+def qr(
+    a: ArrayLike,
+    *,
+    mode: Literal["r"],
+    out: None = None,
+    return_run: Literal[False] = False,
+    **options: Unpack[QROptions],
+) -> np.ndarray: ...
+@overload
+def qr(
+    a: ArrayLike, *, mode: Literal["r"], out: None = None, return_run: Literal[True], **options: Unpack[QROptions]
+) -> tuple[np.ndarray, Run]: ...
+@overload
+def qr(
+    a: Matrix, *, mode: Literal["raw"], out: None = None, return_run: bool = False, **options: Unpack[QROptions]
+) -> Any: ...
+@overload
+def qr(
+    a: Matrix | Stored, *, mode: str | None = None, out: Any, return_run: bool = False, **options: Unpack[QROptions]
+) -> Any: ...
+@overload
+def qr(
+    a: Stored, *, mode: str | None = None, out: Any = None, return_run: bool = False, **options: Unpack[QROptions]
+) -> Any: ...
 def qr(
     a: Any,
     *,
@@ -646,6 +718,10 @@ def _raw(call: Call, overwrite: bool, check: bool, tile_size: int | None) -> Any
     return call.result((matrix.result(A), like(tau, call.a)), like(U.to_numpy(), call.a))
 
 
+@overload
+def qr_factor(a: Matrix, *, return_run: Literal[False] = False, **options: Unpack[QRFactorOptions]) -> QRFactor: ...
+@overload
+def qr_factor(a: Matrix, *, return_run: Literal[True], **options: Unpack[QRFactorOptions]) -> tuple[QRFactor, Run]: ...
 def qr_factor(
     a: Any,
     *,

@@ -34,7 +34,7 @@ from tilewright.linalg.qr_plan import AUTO, qr_plan
 from tilewright.linalg.slabs import finite_at
 from tilewright.linalg.trees import PANEL
 from tilewright.scalars import positive as positive_size
-from tilewright.storage.matrix import Stored, StoredTiles
+from tilewright.storage.matrix import Stored, StoredTiles, check_tiles
 from tilewright.storage.opening import folder_of, open_source
 
 __all__ = ["qr_by_pages", "qr_outside"]
@@ -69,6 +69,7 @@ def qr_outside(
         if source is not a:
             stack.callback(source.close)
         plan = _plan(call, source, tree, tile_size, square=mode == "full")
+        check_tiles(source, plan.width)
         (m, n), k = source.shape, min(source.shape)
         if outside.checkpoint is not None and plan.nt <= 1:
             raise ValueError(

@@ -23,7 +23,7 @@ from tilewright.linalg.slabs import finite_at, gauge_at, potrf_at
 from tilewright.linalg.triangle import triangle_graph
 from tilewright.linalg.tuning import cholesky_tile_size
 from tilewright.ops import gauge, potrf
-from tilewright.storage.matrix import Stored, StoredTiles
+from tilewright.storage.matrix import Stored, StoredTiles, check_tiles
 from tilewright.storage.opening import folder_of, open_source
 from tilewright.tiles import TiledMatrix
 
@@ -51,6 +51,7 @@ def _tile_size(call: Call, source: Stored, given: int | None, rule: Callable[[in
     if made is not None and nb != made:
         raise ValueError(f"tile_size={nb}, but {source.name} makes tiles of {made}")
     assert nb is not None
+    check_tiles(source, nb)
     return nb
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 
@@ -34,9 +34,34 @@ from tilewright.schedulers import Policy
 from tilewright.storage.opening import is_stored
 from tilewright.tiles import TiledMatrix
 
+if TYPE_CHECKING:
+    from tilewright.kinds import ArrayLike, C, Matrix, SolveOptions, Stored, T
+
 __all__ = ["SolveInfo", "solve"]
 
 
+@overload
+def solve(a: C, b: Matrix, *, return_info: Literal[False] = False, **options: Unpack[SolveOptions]) -> C: ...
+@overload
+def solve(a: T, b: Matrix, *, return_info: Literal[True], **options: Unpack[SolveOptions]) -> tuple[T, SolveInfo]: ...
+@overload
+def solve(a: Matrix, b: C, *, return_info: Literal[False] = False, **options: Unpack[SolveOptions]) -> C: ...
+@overload
+def solve(a: Matrix, b: T, *, return_info: Literal[True], **options: Unpack[SolveOptions]) -> tuple[T, SolveInfo]: ...
+@overload
+def solve(
+    a: Matrix, b: Matrix, *, return_info: Literal[False] = False, **options: Unpack[SolveOptions]
+) -> np.ndarray: ...
+@overload
+def solve(
+    a: ArrayLike | TiledMatrix,
+    b: ArrayLike | TiledMatrix,
+    *,
+    return_info: Literal[True],
+    **options: Unpack[SolveOptions],
+) -> tuple[np.ndarray, SolveInfo]: ...
+@overload
+def solve(a: Stored, b: Matrix | Stored, *, return_info: bool = False, **options: Unpack[SolveOptions]) -> Any: ...
 @one_page
 def solve(
     a: Any,

@@ -179,7 +179,8 @@ class _Refined:
 
     def factor(self, rung: str, structure: str, options: dict[str, Any]) -> tuple[_Solver, Any]:
         """A factor in a file, and the run that made it."""
-        matrix, path = self.source, options["out"]
+        matrix: Any = self.source
+        path = options["out"]
         self.scale = None
         if rung == "fp32":
             if structure == "pos":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from tilewright.linalg.lu import LUFactor, Slogdet, handed_on, lu_factor
 from tilewright.linalg.program import Ref
 from tilewright.scalars import flag
 from tilewright.tiles import TiledMatrix
+
+if TYPE_CHECKING:
+    from tilewright.kinds import ArrayLike, K
 
 __all__ = [
     "SMALL",
@@ -41,6 +44,8 @@ __all__ = [
     "solutions",
     "too_few",
 ]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 SMALL = 64
 """Rows up to which NumPy works on slices of a stack."""
@@ -59,6 +64,10 @@ def is_stack(a: Any) -> bool:
     return isinstance(shape, tuple) and len(shape) > 2
 
 
+@overload
+def matrix_transpose(x: K, /) -> K: ...
+@overload
+def matrix_transpose(x: ArrayLike, /) -> np.ndarray: ...
 def matrix_transpose(x: Any, /) -> Any:
     """The transpose of each matrix of a stack, a view. ValueError for fewer than two dimensions.
 
@@ -367,7 +376,7 @@ def check_finite(a: Any, what: str = "the matrix a") -> None:
         raise ValueError(f"{what} has a NaN or infinity at ({place}); check_finite=False skips this check")
 
 
-def _taking_stacks(single: Callable[..., Any], several: Callable[..., Any]) -> Callable[..., Any]:
+def _taking_stacks(single: F, several: Callable[..., Any]) -> F:
     """A call of `tilewright.linalg.lu`, which takes stacks as well."""
 
     @wraps(single)
@@ -383,7 +392,7 @@ def _taking_stacks(single: Callable[..., Any], several: Callable[..., Any]) -> C
             check_finite(numbers(a, "the matrix a"))
         return several(single, a, **given)
 
-    return call
+    return cast(F, call)
 
 
 inv = _taking_stacks(inverse.inv, inverses)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, Unpack, overload
 
 import numpy as np
 
@@ -18,17 +18,40 @@ from tilewright.scalars import flag, whole
 from tilewright.schedulers import Policy
 from tilewright.tiles import TiledMatrix
 
+if TYPE_CHECKING:
+    from tilewright.kinds import ArrayLike, CheckedOptions, K, Matrix, ValuesOptions
+    from tilewright.runs.run import Run
+
 __all__ = ["SVD", "columns_like", "place_for", "svd", "svdvals"]
 
+V = TypeVar("V")
+"""The kind of the matrix, and of its vectors."""
 
-class SVD(NamedTuple):
+
+class SVD(NamedTuple, Generic[V]):
     """What `numpy.linalg.svd` returns: A = U diag(S) Vh."""
 
-    U: Any
-    S: Any
-    Vh: Any
+    U: V
+    S: np.ndarray
+    Vh: V
 
 
+@overload
+def svd(
+    a: K, full_matrices: bool = True, *, return_run: Literal[False] = False, **options: Unpack[CheckedOptions]
+) -> SVD[K]: ...
+@overload
+def svd(
+    a: K, full_matrices: bool = True, *, return_run: Literal[True], **options: Unpack[CheckedOptions]
+) -> tuple[K, np.ndarray, K, Run]: ...
+@overload
+def svd(
+    a: ArrayLike, full_matrices: bool = True, *, return_run: Literal[False] = False, **options: Unpack[CheckedOptions]
+) -> SVD[np.ndarray]: ...
+@overload
+def svd(
+    a: ArrayLike, full_matrices: bool = True, *, return_run: Literal[True], **options: Unpack[CheckedOptions]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Run]: ...
 def svd(
     a: Any,
     full_matrices: bool = True,
@@ -125,6 +148,10 @@ def svd(
     return found if call.return_run else SVD(*found)
 
 
+@overload
+def svdvals(a: Matrix, *, return_run: Literal[False] = False, **options: Unpack[ValuesOptions]) -> np.ndarray: ...
+@overload
+def svdvals(a: Matrix, *, return_run: Literal[True], **options: Unpack[ValuesOptions]) -> tuple[np.ndarray, Run]: ...
 def svdvals(
     a: Any,
     *,

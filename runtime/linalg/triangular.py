@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from tilewright.graph import RW, Handles, R, TaskGraph
 from tilewright.linalg.call import Call
@@ -12,6 +12,12 @@ from tilewright.ops import gemml, trsml, trsmr, trtri
 from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import flag
 from tilewright.schedulers import Policy
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tilewright.kinds import ArrayLike, K, TriInverseOptions
+    from tilewright.runs.run import Run
 
 __all__ = ["invert", "tri_inverse"]
 
@@ -33,6 +39,18 @@ def invert(g: TaskGraph, A: Handles, nt: int, unit: bool = False) -> None:
         g.insert(trtri, RW(A[k, k]), unit)  # A_kk := A_kk^-1
 
 
+@overload
+def tri_inverse(a: K, *, return_run: Literal[False] = False, **options: Unpack[TriInverseOptions]) -> K: ...
+@overload
+def tri_inverse(a: K, *, return_run: Literal[True], **options: Unpack[TriInverseOptions]) -> tuple[K, Run]: ...
+@overload
+def tri_inverse(
+    a: ArrayLike, *, return_run: Literal[False] = False, **options: Unpack[TriInverseOptions]
+) -> np.ndarray: ...
+@overload
+def tri_inverse(
+    a: ArrayLike, *, return_run: Literal[True], **options: Unpack[TriInverseOptions]
+) -> tuple[np.ndarray, Run]: ...
 def tri_inverse(
     a: Any,
     *,

@@ -5,8 +5,9 @@ indices that stand for all of their values, and has *statements*: an op, its acc
 bounds and indices are sums of loop indices and numbers, all else can be counted without unrolling the loop: how many
 tasks there are, the number of a task in program order, and which tasks access a given tile.
 
-A builder is recorded if its loops are over ``g.range(...)``, its accesses are to families without rooms, and it asks
-nothing of an index. `NotALoop` says what is in the way; such a graph is unrolled.
+A builder is recorded if its loops, and those in its groups, are over ``g.range(...)``, and it asks nothing of an index:
+``g.least(a, b)`` stands for ``min``, ``g.value(f, k)`` for ``f(k)``. `NotALoop` says what is in the way; such a graph
+is unrolled.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from tilewright.graph import Access, Handle, Op, Task, TaskGraph, Use
+from tilewright.rooms import Room
 
-__all__ = ["Loop", "Nest", "NotALoop", "Statement", "nest_of", "record"]
+__all__ = ["Index", "Loop", "Member", "Nest", "NotALoop", "Statement", "Value", "nest_of", "record"]
 
 MOST_STATEMENTS = 64  # more are no loop but its tasks
 MOST_ROWS = 10**7  # turns of the loops around innermost ones, whose first tasks are kept
@@ -58,7 +60,15 @@ class Index:
         return Index(self.constant + other.constant, sums)
 
     def __neg__(self) -> Index:
-        return Index(-self.constant, {loop: -c for loop, c in self.coefficients.items()})
+        return self.times(-1)
+
+    def times(self, factor: int) -> Index:
+        return Index(factor * self.constant, {loop: factor * c for loop, c in self.coefficients.items()})
+
+    def put(self, loop: int, instead: Index) -> Index:
+        """With something else in the place of a loop's index."""
+        c = self.coefficients.get(loop, 0)
+        return self - Index(0, {loop: c}) + instead.times(c)
 
     def __sub__(self, other: Any) -> Index:
         return self + -Index.of(other)
@@ -81,29 +91,84 @@ class Index:
         return total
 
 
+class Value(NamedTuple):
+    """What a function makes of indices, such as the op for a panel of so many tiles."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def at(self, values: dict[int, Array], rows: int) -> list[Any]:
+        """What it is at these of the loop indices; called once for equal arguments."""
+        known: dict[tuple[Any, ...], Any] = {}
+        found = []
+        columns = [listed(argument, values, rows) for argument in self.arguments]
+        for arguments in zip(*columns, strict=True) if columns else [()] * rows:
+            if arguments not in known:
+                known[arguments] = self.function(*arguments)
+            found.append(known[arguments])
+        return found
+
+
+def listed(thing: Any, values: dict[int, Array], rows: int) -> list[Any]:
+    """An `Index`, a `Value` or what is the same everywhere, at these of the loop indices."""
+    if isinstance(thing, Index):
+        return list(thing.at(values, rows).tolist())
+    return thing.at(values, rows) if isinstance(thing, Value) else [thing] * rows
+
+
+class Least(NamedTuple):
+    """The least of some indices; a loop may stop there."""
+
+    of: tuple[Index, ...]
+
+
+class Member(NamedTuple):
+    """An access of a statement; or those of a group, at all turns of loops of its own."""
+
+    name: str
+    index: tuple[Index, ...]  # type: ignore[assignment] # as in Handle
+    access: Access
+    loops: tuple[Loop, ...]
+    """Loops of the group, the outermost first."""
+    argument: int
+    """Which one of the op it is, or belongs to."""
+
+    def lengths(self, values: dict[int, Array], rows: int) -> Array:
+        """How many accesses it stands for at these of the loop indices around the statement."""
+        count = np.ones(rows, np.int64)
+        for loop in self.loops:
+            count *= loop.turns(values, rows)
+        return count
+
+
 class Statement(NamedTuple):
     """One `insert` of a builder."""
 
-    op: Op
-    uses: tuple[tuple[str, tuple[Index, ...], Access], ...]
+    op: Op | Value
+    members: tuple[Member, ...]
+    arguments: tuple[bool, ...]
+    """By argument before the parameters, whether it is a group."""
     params: tuple[Any, ...]
     priority: float
+    label: tuple[Any, ...] | None
+    placed: Member
+    """By whose owner it is placed: `on`, or what it writes first, or its first access."""
     loops: tuple[Loop, ...]
     """Around it, the outermost first."""
     position: int
     """Among the tasks and loops of the innermost one."""
 
-    @property
-    def placed_by(self) -> int:
-        """Number of the use by which it is placed: the first that it writes, or the first."""
-        return next((n for n, (_, _, access) in enumerate(self.uses) if access is not Access.READ), 0)
-
 
 class Loop:
-    """One loop. Its numbers are made by `Nest`."""
+    """One loop. Its numbers are made by `Nest`. With steps its index counts turns."""
 
-    def __init__(self, number: int, start: Index, stop: Index) -> None:
-        self.number, self.start, self.stop = number, start, stop
+    def __init__(self, number: int, start: Index, stops: tuple[Index, ...], step: int = 1) -> None:
+        self.number, self.step = number, step
+        self.start = start if step == 1 else Index(0)
+        self.stops = stops if step == 1 else tuple(stop - start for stop in stops)
+        self.index = Index(0, {number: 1})
+        self.value = self.index if step == 1 else start + self.index.times(step)
+        """What the builder sees."""
         self.body: list[Statement | Loop] = []
         self.low: Array
         """By turn of the loops around it: its first index."""
@@ -113,6 +178,15 @@ class Loop:
         """By turn: how many tasks it inserted before."""
         self.before: list[Array] = []
         """For each of ``body``, by turn: how many tasks the turn inserted before."""
+
+    def turns(self, values: dict[int, Array], rows: int) -> Array:
+        """How many there are at these of the indices around it."""
+        stop = np.minimum.reduce([stop.at(values, rows) for stop in self.stops])
+        return np.maximum(-(-(stop - self.start.at(values, rows)) // self.step), 0)
+
+    def limits(self) -> list[Index]:
+        """What is not negative in each of its turns."""
+        return [self.index - self.start, *(stop - 1 - self.index.times(self.step) for stop in self.stops)]
 
     @property
     def innermost(self) -> bool:
@@ -132,54 +206,123 @@ class _Recorder:
     """What stands for the graph while a builder is recorded."""
 
     def __init__(self) -> None:
-        self.outer = Loop(-1, Index(0), Index(1))
+        self.outer = Loop(-1, Index(0), (Index(1),))
         self.stack = [self.outer]
         self.loops: list[Loop] = []
         self.statements: list[Statement] = []
+        self.rooms: dict[str, Room] = {}
 
     def handles(self, name: str, **room: Any) -> _Family:
-        if room:
-            raise NotALoop(f"{name} is a room")
+        self._declare(name, room, indexed=True)
         return _Family(name)
 
     def handle(self, name: str, **room: Any) -> Handle:
-        if room:
-            raise NotALoop(f"{name} is a room")
+        self._declare(name, room, indexed=False)
         return Handle(name)
 
+    def _declare(self, name: str, room: dict[str, Any], *, indexed: bool) -> None:
+        how = {"shape": None, "dtype": None, "keep": False, "device": None} | room
+        found = Room.checked(name, **how, indexed=indexed)
+        if found is not None:
+            self.rooms[name] = found
+
     def range(self, *bounds: Any) -> Iterator[Index]:
-        if not 1 <= len(bounds) <= 2:
-            raise NotALoop("a loop has steps")
-        start, stop = map(Index.of, bounds if len(bounds) == 2 else (0, *bounds))
-        loop = Loop(len(self.loops), start, stop)
+        start, stop, step = (*bounds, 1) if len(bounds) == 2 else bounds if len(bounds) == 3 else (0, *bounds, 1)
+        if type(step) is not int or step < 1:
+            raise NotALoop(f"a loop has steps of {step!r}")
+        stops = stop.of if isinstance(stop, Least) else (Index.of(stop),)
+        loop = Loop(len(self.loops), Index.of(start), stops, step)
         self.loops.append(loop)
-        self.stack[-1].body.append(loop)
+        around = self.stack[-1]
+        around.body.append(loop)
         self.stack.append(loop)
         ended = False
         try:
-            yield Index(0, {loop.number: 1})
+            yield loop.value
             ended = True
         finally:
             if self.stack.pop() is not loop or not ended:
                 self.statements.clear()
                 self.stack.append(loop)  # so that nothing is recorded any more that could be taken for the loop
+            elif not loop.body:  # of a group
+                around.body.pop()
+
+    def least(self, *of: Any) -> Any:
+        return Least(tuple(map(Index.of, of)))
+
+    def value(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return Value(function, arguments)
 
     def insert(self, op: Any, *args: Any, on: Any = None, priority: float = 0, label: Any = None) -> None:
-        count = next((n for n, arg in enumerate(args) if type(arg) is not Use), len(args))
-        uses, params = args[:count], args[count:]
-        if type(op) is not Op or op.function is not None or op.external or op.again:
+        if not isinstance(op, Value) and (type(op) is not Op or op.function is not None or op.external or op.again):
             raise NotALoop(f"{op} is no op of the kernel table")
-        if on is not None or label is not None or not uses:
-            raise NotALoop(f"a task of {op.name} is placed or labelled by the builder, or has no access")
-        if not all(isinstance(param, str | int | float | complex | bool | None) for param in params):
-            raise NotALoop(f"{op.name} has a parameter that may differ from task to task")
+        count = next((n for n, arg in enumerate(args) if type(arg) is not Use and type(arg) is not list), len(args))
+        arguments, params = args[:count], args[count:]
+        if isinstance(priority, Index) or not all(
+            isinstance(param, str | int | float | complex | bool | Index | Value | None) for param in params
+        ):
+            raise NotALoop(f"{op} has a parameter that may differ from task to task")
         if len(self.statements) == MOST_STATEMENTS:
             raise NotALoop(f"there are more than {MOST_STATEMENTS} statements")
-        accesses = tuple((use.handle.name, use.handle.index, use.access) for use in uses)
+        members = [
+            self._member(use, number, group=type(argument) is list)
+            for number, argument in enumerate(arguments)
+            for use in (argument if type(argument) is list else [argument])
+        ]
+        if on is not None and not isinstance(on, Handle):
+            raise NotALoop(f"a task of {op} is placed by the builder")
+        if not members:
+            raise NotALoop(f"a task of {op} has no access")
+        placed = next((one for one in members if one.access is not Access.READ), members[0])
+        if on is not None:
+            placed = self._member(Use(on, Access.READ), -1)
         inner = self.stack[-1]
-        statement = Statement(op, accesses, params, priority, tuple(self.stack[1:]), len(inner.body))
+        statement = Statement(
+            op,
+            tuple(members),
+            tuple(type(argument) is list for argument in arguments),
+            params,
+            priority,
+            label,
+            self._first(placed),
+            tuple(self.stack[1:]),
+            len(inner.body),
+        )
         inner.body.append(statement)
         self.statements.append(statement)
+
+    def _member(self, use: Any, argument: int, *, group: bool = False) -> Member:
+        if type(use) is not Use:
+            raise NotALoop(f"{use!r} in a group is no access")
+        name, index = use.handle
+        around = {loop.number for loop in self.stack[1:]}
+        named = {number for place in index for number in getattr(place, "coefficients", ())}
+        loops = tuple(self.loops[number] for number in sorted(named - around))
+        mine = {loop.number for loop in loops}
+        if loops and not (group and not any(loop.body for loop in loops)):
+            raise NotALoop(f"{name} is named by the index of a loop that is over")
+        if any(mine & bound.coefficients.keys() for loop in loops for bound in (loop.start, *loop.stops)):
+            raise NotALoop("the loops of a group depend on each other")
+        places = tuple(map(Index.of, index))
+        _solution(places)
+        return Member(name, places, use.access, loops, argument)
+
+    def _first(self, member: Member) -> Member:
+        """The first access of a group, which may not be empty."""
+        if not member.loops:
+            return member
+        ends: dict[int, tuple[int, int]] = {}
+        runs = True
+        for loop in self.stack[1:]:
+            ends[loop.number] = _ends(loop, ends)
+            runs = runs and min(_span(stop, ends)[1] for stop in loop.stops) > ends[loop.number][0]
+        index = member.index
+        for loop in member.loops:
+            if runs and min(_span(stop - 1 - loop.start, ends)[0] for stop in loop.stops) < 0:
+                raise NotALoop(f"a group of {member.name} that says where a task runs may be empty")
+            index = tuple(place.put(loop.number, loop.start) for place in index)
+        _solution(index)
+        return member._replace(index=index, loops=())
 
     def __getattr__(self, name: str) -> NoReturn:
         raise NotALoop(f"the builder uses {name} of the graph")
@@ -189,13 +332,19 @@ class Nest:
     """A recorded builder."""
 
     def __init__(
-        self, name: str, outer: Loop, statements: list[Statement], levels: Callable[[Task], float] | None
+        self,
+        name: str,
+        outer: Loop,
+        statements: list[Statement],
+        levels: Callable[[Task], float] | None,
+        rooms: dict[str, Room],
     ) -> None:
         self.name = name
         self.statements = statements
+        self.rooms = rooms
         self.levels = levels
         """Bottom levels by formula."""
-        self.temporary: set[str] = set()
+        self.temporary = {name for name, room in rooms.items() if not room.keep}
         self.recipe: tuple[Any, tuple[Any, ...]]
         """What was recorded: builder and arguments."""
         outer.low = outer.first = np.zeros(1, np.int64)
@@ -218,7 +367,7 @@ class Nest:
                 total += 1
                 continue
             node.low = node.start.at(values, rows)
-            turns = np.maximum(node.stop.at(values, rows) - node.low, 0)
+            turns = node.turns(values, rows)
             if node.innermost:
                 total += turns * len(node.body)
                 continue
@@ -238,25 +387,23 @@ class Nest:
     def _widest(self) -> dict[str, list[int]]:
         ends: dict[int, tuple[int, int]] = {}
 
-        def span(index: Index) -> tuple[int, int]:
-            corners = [(c * ends[loop][0], c * ends[loop][1]) for loop, c in index.coefficients.items()]
-            return index.constant + sum(map(min, corners)), index.constant + sum(map(max, corners))
-
         def look(loop: Loop) -> None:
             for node in loop.body:
                 if isinstance(node, Loop):
-                    ends[node.number] = span(node.start)[0], max(span(node.stop)[1] - 1, span(node.start)[0])
+                    ends[node.number] = _ends(node, ends)
                     look(node)
 
         look(self.outer)
         widest: dict[str, list[int]] = {}
         for statement in self.statements:
-            for name, index, _ in statement.uses:
-                mine = widest.setdefault(name, [0] * len(index))
-                if len(mine) != len(index):
-                    raise NotALoop(f"handles of {name} have {len(mine)} and {len(index)} indices")
-                for n, place in enumerate(index):
-                    mine[n] = max(mine[n], span(place)[1] + 1)
+            for member in (*statement.members, statement.placed):
+                for loop in member.loops:
+                    ends[loop.number] = _ends(loop, ends)
+                mine = widest.setdefault(member.name, [0] * len(member.index))
+                if len(mine) != len(member.index):
+                    raise NotALoop(f"handles of {member.name} have {len(mine)} and {len(member.index)} indices")
+                for n, place in enumerate(member.index):
+                    mine[n] = max(mine[n], _span(place, ends)[1] + 1)
         return widest
 
     def numbers(self, statement: Statement, values: dict[int, Array], rows: int) -> Array:
@@ -274,47 +421,72 @@ class Nest:
             number += loop.offset[row]
         return number + around.before[statement.position][row]
 
-    def accessing(self, statement: Statement, use: int, tiles: Sequence[Array]) -> tuple[Array, dict[int, Array]]:
-        """The tasks of a statement whose access number ``use`` is to one of these tiles.
+    def places(self, statement: Statement, member: Member, values: dict[int, Array], rows: int) -> Array:
+        """Where accesses stand among all of their tasks."""
+        place = np.zeros(rows, np.int64)
+        for loop in member.loops:
+            place = place * loop.turns(values, rows) + values[loop.number] - loop.start.at(values, rows)
+        for other in statement.members:
+            if other is member:
+                break
+            place += other.lengths(values, rows)
+        return place
 
-        ``tiles`` has an array for each index of a handle. Returns for each task found the number of its tile among
-        them, and its loop indices by number of the loop.
+    def accessing(self, statement: Statement, member: Member, tiles: Sequence[Array]) -> tuple[Array, dict[int, Array]]:
+        """The accesses of a statement's tasks to some of these tiles that are those of this member.
+
+        ``tiles`` has an array for each index of a handle. Returns for each access found the number of its tile among
+        them, and the loop indices, those of the group too, by number of the loop.
         """
-        which = np.arange(len(tiles[0]) if tiles else 1)
+        count = len(tiles[0]) if tiles else 1
+        which = np.arange(count)
         values: dict[int, Array] = {}
-        fits = np.ones(len(which), bool)
-        for index, tile in zip(statement.uses[use][1], tiles, strict=True):
-            if not index.coefficients:
-                fits &= tile == index.constant
+        fits = np.ones(count, bool)
+        others: dict[int, tuple[Index, Array]] = {}  # loops whose index is one of free ones, and a number for each tile
+        for equation, number in _solution(member.index):
+            index = member.index[equation]
+            rest = tiles[equation] - index.constant
+            unknown: dict[int, int] = {}
+            for loop, c in index.coefficients.items():
+                if loop in values:
+                    rest = rest - c * values[loop]
+                elif loop != number:
+                    unknown[loop] = c
+            if number is None:
+                fits &= rest == 0
                 continue
-            if len(index.coefficients) > 1:
-                raise NotALoop("a handle's index is a sum of loop indices")
-            [(number, c)] = index.coefficients.items()
-            if c not in (1, -1):
-                raise NotALoop("a handle's index is a multiple of a loop index")
-            value = (tile - index.constant) * c
-            if number in values:
-                fits &= values[number] == value
+            c = index.coefficients[number]
+            if unknown:
+                others[number] = Index(0, unknown).times(-c), rest * c
             else:
-                values[number] = value
-        limits = [limit for loop in statement.loops for limit in _limits(loop)]  # all are to be >= 0
-        free = [loop.number for loop in statement.loops if loop.number not in values]
-        for limit in limits:
+                values[number] = rest // c
+                fits &= values[number] * c == rest
+        loops = (*statement.loops, *member.loops)
+        limits: list[tuple[Index, Any]] = []  # all are to be >= 0
+        for limit in (limit for loop in loops for limit in loop.limits()):
+            beside: Any = 0
+            for number, (index, known) in others.items():
+                beside = beside + limit.coefficients.get(number, 0) * known
+                limit = limit.put(number, index)
+            limits.append((limit, beside))
+
+        def at(limit: Index, beside: Any) -> Array:
+            return limit.at(values, len(which)) + (beside[which] if isinstance(beside, np.ndarray) else beside)
+
+        free = [loop.number for loop in loops if loop.number not in values and loop.number not in others]
+        for limit, beside in limits:
             if not any(number in limit.coefficients for number in free):
-                fits &= limit.at(values, len(which)) >= 0
+                fits &= at(limit, beside) >= 0
         which, values = _kept(which, values, fits)
         while free:
             number = free.pop(0)
-            bounded = [
-                limit
-                for limit in limits
-                if number in limit.coefficients and not any(other in limit.coefficients for other in free)
-            ]
             low: Any = None
             high: Any = None
-            for limit in bounded:
-                c = limit.coefficients[number]
-                rest = (limit - Index(0, {number: c})).at(values, len(which))
+            for limit, beside in limits:
+                c = limit.coefficients.get(number, 0)
+                if not c or any(other in limit.coefficients for other in free):
+                    continue
+                rest = at(limit.put(number, Index(0)), beside)
                 if c > 0:  # c v + rest >= 0
                     bound = -(rest // c)
                     low = bound if low is None else np.maximum(low, bound)
@@ -326,12 +498,44 @@ class Nest:
             values = {other: value[again] for other, value in values.items()}
             values[number] = np.arange(len(again)) - (np.cumsum(turns) - turns)[again] + low[again]
             which = which[again]
+        for number, (index, known) in others.items():
+            values[number] = index.at(values, len(which)) + known[which]
         return which, values
 
 
-def _limits(loop: Loop) -> tuple[Index, Index]:
-    index = Index(0, {loop.number: 1})
-    return index - loop.start, loop.stop - index - 1
+def _solution(index: tuple[Index, ...]) -> list[tuple[int, int | None]]:
+    """By which of the equations ``index = tile`` each loop index is found, in order; None where one is a check.
+
+    An equation with several unknown ones gives one of factor 1 or -1 as a sum of the others.
+    """
+    found: list[tuple[int, int | None]] = []
+    known: set[int] = set()
+    left = list(range(len(index)))
+    while left:
+        equation = min(left, key=lambda n: len(index[n].coefficients.keys() - known))
+        left.remove(equation)
+        unknown = {loop: c for loop, c in index[equation].coefficients.items() if loop not in known}
+        number = next((loop for loop, c in unknown.items() if c in (1, -1) or len(unknown) == 1), None)
+        if unknown and number is None:
+            raise NotALoop("an index is a sum of multiples of loop indices")
+        if len(unknown) > 1 and any(unknown.keys() & index[other].coefficients.keys() for other in left):
+            raise NotALoop("two indices are sums of the same loop indices")
+        found.append((equation, number))
+        if number is not None:
+            known.add(number)
+    return found
+
+
+def _span(index: Index, ends: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """The least and the most it may be, from those of loop indices."""
+    corners = [(c * ends[loop][0], c * ends[loop][1]) for loop, c in index.coefficients.items()]
+    return index.constant + sum(map(min, corners)), index.constant + sum(map(max, corners))
+
+
+def _ends(loop: Loop, ends: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    low, _ = _span(loop.start, ends)
+    high = min(_span(stop, ends)[1] for stop in loop.stops)
+    return low, max((high - 1) // loop.step, low)
 
 
 def _kept(which: Array, values: dict[int, Array], fits: Array) -> tuple[Array, dict[int, Array]]:
@@ -348,7 +552,9 @@ def record(builder: Any, arguments: tuple[Any, ...]) -> Nest:
     recorder = _Recorder()
     if function(recorder, *arguments) is not None or len(recorder.stack) > 1:
         raise NotALoop("the builder returns another graph, or leaves a loop early")
-    nest = Nest(builder.title(*arguments), recorder.outer, recorder.statements, builder.formula(arguments))
+    nest = Nest(
+        builder.title(*arguments), recorder.outer, recorder.statements, builder.formula(arguments), recorder.rooms
+    )
     nest.recipe = builder, arguments
     return nest
 
@@ -361,11 +567,13 @@ def _again(builder: Any, arguments: tuple[Any, ...], temporary: set[str]) -> Nes
 
 def nest_of(graph: TaskGraph) -> Nest | None:
     """The loops of a graph's builder; None where it has none that can be recorded."""
-    if graph.recipe is None or graph.rooms:
+    if graph.recipe is None:
         return None
     try:
         nest = record(*graph.recipe)
     except NotALoop:
+        return None
+    if nest.rooms.keys() != graph.rooms.keys():
         return None
     nest.temporary = set(graph.temporary)
     return nest

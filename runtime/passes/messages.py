@@ -63,7 +63,7 @@ def place(task: Task, owner: Callable[[Handle], int], ranks: int) -> int:
             if access is not Access.READ:
                 return owner(handle)
         return owner(task.uses[0].handle) if task.uses else 0
-    if not isinstance(task.on, int) or not 0 <= task.on < ranks:
+    if not isinstance(task.on, int) or isinstance(task.on, bool) or not 0 <= task.on < ranks:
         raise ValueError(f"{task} is to run on {task.on!r}, which is not one of the ranks 0 to {ranks - 1}")
     return task.on
 

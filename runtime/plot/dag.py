@@ -3,7 +3,7 @@
 Graphviz's ``dot`` places the tasks where it is installed, `tilewright.plot.layered` where it is not. Either way the
 drawing is ours: one box per task, coloured by op, with a tooltip that says what it reads and writes; the critical
 path bold; a legend of ops. Of a graph that says where its data lives, edges between ranks are dashed and say what
-travels.
+travels. Of a large graph a box is all tasks of one colour in one layer (`tilewright.plot.outline`).
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import shlex
 import shutil
 import subprocess
 import warnings
-from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 from xml.sax.saxutils import escape, quoteattr
 
-from tilewright.graph import Task, TaskGraph
+from tilewright.graph import TaskGraph
 from tilewright.host.files import write_text
-from tilewright.plot.colouring import By, Colouring, colouring
+from tilewright.plot.colouring import By
 from tilewright.plot.layered import HEIGHT, Box, Drawing, Point, layered, width_of
+from tilewright.plot.outline import Node, Outline, outline
 from tilewright.plot.palette import ACCENT, text_on
-from tilewright.plot.travels import MOST, middle, travels
+from tilewright.plot.travels import MOST, middle
 from tilewright.runs.text import shown
+from tilewright.scalars import positive
 
 __all__ = ["LIMIT", "to_dot", "to_png", "to_svg"]
 
-LIMIT = 3000
-"""Tasks; a picture of more can be neither laid out quickly nor read."""
+LIMIT = 400
+"""Tasks that are drawn one by one; of more a picture has pages of names that nobody reads, and takes its time."""
 
 _DOT_SECONDS = 60  # that Graphviz may take
 _POINTS = 72  # per inch; Graphviz counts in inches, one of our pixels is one of its points
@@ -38,47 +38,48 @@ _POINTS = 72  # per inch; Graphviz counts in inches, one of our pixels is one of
 def to_dot(graph: TaskGraph, *, by: By = "op") -> str:
     """The graph in Graphviz's DOT language, coloured by op or as `colouring` says, the critical path bold.
 
-    Node ``t7`` is task 7, and its attribute ``weight`` is `Op.weight`. The text depends on the graph only.
-    O(tasks + edges).
-
-    Raises
-    ------
-    ValueError
-        The graph has more than `LIMIT` tasks.
+    Node ``t7`` is task 7, and its attribute ``weight`` is `Op.weight`; all tasks are there, however many, so that other
+    tools can read the graph. The text depends on the graph only. O(tasks + edges).
     """
-    _check_size(graph)
-    groups, fill = colouring(graph, by)
-    bold_tasks, bold_edges = _critical(graph)
+    return _dot(outline(graph, by, None))
+
+
+def _dot(drawn: Outline) -> str:
     lines = [
-        f"digraph {_quoted(graph.name)} {{",
+        f"digraph {_quoted(drawn.name)} {{",
         "  rankdir=TB; ranksep=0.45; nodesep=0.2;",
         '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=12, '
         f"height={HEIGHT / _POINTS:.3f}, fixedsize=true];",
         '  edge [color="#808080", arrowsize=0.6];',
     ]
-    for task in graph:
-        colour = fill[groups[task.index]]
+    for node in drawn.nodes:
+        colour = drawn.fill[node.group]
         lines.append(
-            f"  t{task.index} [label={_quoted(task.label)}, width={width_of(task.label) / _POINTS:.3f}, "
-            f'fillcolor="{colour}", fontcolor="{text_on(colour)}", tooltip={_quoted(_tooltip(task))}, '
-            f"weight={task.op.weight:g}{', penwidth=3' if task.index in bold_tasks else ''}];"
+            f"  t{node.index} [label={_quoted(node.label)}, width={width_of(node.label) / _POINTS:.3f}, "
+            f'fillcolor="{colour}", fontcolor="{text_on(colour)}", tooltip={_quoted(node.tooltip)}, '
+            f"weight={node.weight:g}{', penwidth=3' if node.index in drawn.critical else ''}];"
         )
-    for task in graph:
-        for p in task.predecessors:
-            style = f' [penwidth=3, color="{ACCENT}"]' if (p, task.index) in bold_edges else ""
-            lines.append(f"  t{p} -> t{task.index}{style};")
+    for node in drawn.nodes:
+        for p in node.predecessors:
+            style = f' [penwidth=3, color="{ACCENT}"]' if (p, node.index) in drawn.steps else ""
+            lines.append(f"  t{p} -> t{node.index}{style};")
     return "\n".join([*lines, "}\n"])
 
 
 def to_svg(
-    graph: TaskGraph, path: str | Path | None = None, *, layout: Literal["dot", "layered"] | None = None, by: By = "op"
+    graph: TaskGraph,
+    path: str | Path | None = None,
+    *,
+    layout: Literal["dot", "layered"] | None = None,
+    by: By = "op",
+    limit: int | None = None,
 ) -> str:
     """The graph as SVG text, also written to ``path`` if given.
 
     Parameters
     ----------
     graph
-        Up to `LIMIT` tasks.
+        What is drawn.
     path
         File to write, UTF-8.
     layout
@@ -86,52 +87,44 @@ def to_svg(
         it is found, and ``layered`` otherwise, with a RuntimeWarning if ``dot`` was found and failed.
     by
         What colours mean: see `tilewright.plot.colouring.colouring`.
+    limit
+        More tasks than that, by default `LIMIT`, are drawn in groups: a box stands for all of one colour in one layer,
+        or in as many layers as there must be for a picture that can be read.
 
     Raises
     ------
     ValueError
-        The graph has more than `LIMIT` tasks, or the layout is unknown.
+        The layout is unknown, or ``limit`` is below 1.
     RuntimeError
         ``layout="dot"``, and it is not installed, fails or takes more than a minute.
     """
-    if layout not in (None, "dot", "layered"):
-        raise ValueError(f"unknown layout {layout!r}; known: dot, layered, or None to choose")
-    _check_size(graph)
-    text = _draw(graph, _layout(graph, layout), colouring(graph, by))
+    drawn = _outline(graph, layout, by, limit)
+    text = _draw(drawn, _layout(drawn, layout))
     if path is not None:
         write_text(path, text)
     return text
 
 
 def to_png(
-    graph: TaskGraph, path: str | Path, *, layout: Literal["dot", "layered"] | None = None, by: By = "op"
+    graph: TaskGraph,
+    path: str | Path,
+    *,
+    layout: Literal["dot", "layered"] | None = None,
+    by: By = "op",
+    limit: int | None = None,
 ) -> None:
     """The same picture as a PNG. Errors are those of `to_svg`, and ImportError without matplotlib."""
     from tilewright.plot.raster import save
 
+    drawn = _outline(graph, layout, by, limit)
+    save(drawn, _layout(drawn, layout), Path(path))
+
+
+def _outline(graph: TaskGraph, layout: str | None, by: By, limit: int | None) -> Outline:
+    """What is drawn, after a look at the arguments."""
     if layout not in (None, "dot", "layered"):
         raise ValueError(f"unknown layout {layout!r}; known: dot, layered, or None to choose")
-    _check_size(graph)
-    save(graph, _layout(graph, layout), _critical(graph), Path(path), colouring(graph, by), travels(graph))
-
-
-def _check_size(graph: TaskGraph) -> None:
-    if len(graph) > LIMIT:
-        raise ValueError(
-            f"{graph.name!r} has {len(graph)} tasks, and a picture of more than {LIMIT} cannot be read; draw the same "
-            "algorithm with fewer tiles, or take graph.to_networkx() to a tool for large graphs"
-        )
-
-
-def _critical(graph: TaskGraph) -> tuple[set[int], set[tuple[int, int]]]:
-    """Task indices and edges of the critical path."""
-    path = [task.index for task in graph.critical_path().tasks]
-    return set(path), set(pairwise(path))
-
-
-def _tooltip(task: Task) -> str:
-    reads, writes = (", ".join(map(str, handles)) or "nothing" for handles in (task.reads, task.writes))
-    return f"{task.label}\nreads {reads}\nwrites {writes}\nweight {task.op.weight:g}"
+    return outline(graph, by, LIMIT if limit is None else positive(limit, "limit"))
 
 
 # ------------------------------------------------------------------ Graphviz
@@ -143,33 +136,34 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _layout(graph: TaskGraph, layout: str | None) -> Drawing:
-    program = None if layout == "layered" else shutil.which("dot")
+def _layout(drawn: Outline, layout: str | None) -> Drawing:
+    placed = layout == "layered" or (layout is None and drawn.rows is not None)  # dot would not keep rows
+    program = None if placed else shutil.which("dot")
     if program is None:
         if layout == "dot":
             raise RuntimeError("Graphviz's dot is not on the PATH; install graphviz, or use layout='layered'")
-        return layered(graph)
+        return layered(drawn.nodes, drawn.rows)
     try:
-        return _by_dot(graph, program)
+        return _by_dot(drawn, program)
     except RuntimeError as error:
         if layout == "dot":
             raise
         warnings.warn(f"{error}; using the layered layout", RuntimeWarning, stacklevel=3)
-        return layered(graph)
+        return layered(drawn.nodes, drawn.rows)
 
 
-def _by_dot(graph: TaskGraph, program: str) -> Drawing:
+def _by_dot(drawn: Outline, program: str) -> Drawing:
     """Positions from ``dot -Tplain``; RuntimeError says what went wrong."""
     try:
         done = subprocess.run(
             [program, "-Tplain", "-Earrowhead=none"],  # or the curves would end where an arrowhead of its own begins
-            input=to_dot(graph),
+            input=_dot(drawn),
             capture_output=True,
             encoding="utf-8",
             timeout=_DOT_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{program} took more than {_DOT_SECONDS} s on {len(graph)} tasks") from None
+        raise RuntimeError(f"{program} took more than {_DOT_SECONDS} s on {len(drawn.nodes)} boxes") from None
     except OSError as error:
         raise RuntimeError(f"{program} does not start: {error}") from error
     if done.returncode:
@@ -178,8 +172,9 @@ def _by_dot(graph: TaskGraph, program: str) -> Drawing:
         parsed = _parse_plain(done.stdout)
     except (ValueError, IndexError) as error:
         raise RuntimeError(f"{program} -Tplain gave output that is not in its plain format: {error}") from error
-    if len(parsed.boxes) != len(graph) or len(parsed.edges) != graph.edges:
-        raise RuntimeError(f"{program} placed {len(parsed.boxes)} of {len(graph)} tasks")
+    edges = sum(len(node.predecessors) for node in drawn.nodes)
+    if len(parsed.boxes) != len(drawn.nodes) or len(parsed.edges) != edges:
+        raise RuntimeError(f"{program} placed {len(parsed.boxes)} of {len(drawn.nodes)} boxes")
     return parsed
 
 
@@ -226,35 +221,29 @@ _ARROWS = """
 """
 
 
-def _draw(graph: TaskGraph, layout: Drawing, coloured: Colouring) -> str:
-    bold_tasks, bold_edges = _critical(graph)
-    groups, fill = coloured
-    counts = coloured.counts
-    path = graph.critical_path()
-    title = f"{graph.name}: {_count(len(graph), 'task')}, {_count(graph.edges, 'edge')}"
-    if path.tasks:
-        title += f"; critical path {_count(len(path), 'task')}, length {path.length:g} of work {graph.work():g}"
-    legend, legend_width = _legend(counts, fill)
+def _draw(drawn: Outline, layout: Drawing) -> str:
+    title = "; ".join(filter(None, [drawn.title, drawn.details]))
+    legend, legend_width = _legend(drawn)
     scale = min(max(1.0, layout.width / 1400), 8.0)
     head = scale * _HEAD
     width = max(layout.width, legend_width, 8.4 * len(title)) + 2 * _MARGIN
     height = layout.height + head + 2 * _MARGIN
     left, top = (width - layout.width) / 2, _MARGIN + head
-    moved = travels(graph)
+    moved = drawn.moved
     edges = [
-        _edge(points, (p, t), (p, t) in bold_edges, left, top, moved[p, t].words if (p, t) in moved else "")
-        for (p, t), points in sorted(layout.edges.items(), key=lambda item: (item[0] in bold_edges, item[0]))
+        _edge(points, (p, t), (p, t) in drawn.steps, left, top, moved[p, t].words if (p, t) in moved else "")
+        for (p, t), points in sorted(layout.edges.items(), key=lambda item: (item[0] in drawn.steps, item[0]))
     ]
     tasks = [
-        _task(task, layout.boxes[task.index], fill[groups[task.index]], task.index in bold_tasks, left, top)
-        for task in graph
+        _task(node, layout.boxes[node.index], drawn.fill[node.group], node.index in drawn.critical, left, top)
+        for node in drawn.nodes
     ]
     return "\n".join(
         [
             '<?xml version="1.0" encoding="UTF-8"?>',
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
             f'viewBox="0 0 {width:.0f} {height:.0f}" role="img">',
-            f"<title>{escape(shown(graph.name))}</title>",
+            f"<title>{escape(shown(drawn.name))}</title>",
             f"<style>{_STYLE}</style>",
             f"<defs>{_ARROWS}</defs>",
             '<rect width="100%" height="100%" fill="#FFFFFF"/>',
@@ -274,22 +263,18 @@ def _draw(graph: TaskGraph, layout: Drawing, coloured: Colouring) -> str:
     )
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _legend(counts: Counter[str], fill: dict[str, str]) -> tuple[list[str], float]:
+def _legend(drawn: Outline) -> tuple[list[str], float]:
     """One swatch per op, with how many tasks it has; and the width of all."""
     x, y = 0.0, 28.0
     parts = []
-    for op, count in counts.items():
+    for op, count in drawn.counts.items():
         text = f"{shown(op)} {count:,}"
         parts.append(
-            f'<g class="legend"><rect x="{x:.1f}" y="{y:.1f}" width="16" height="12" rx="3" fill="{fill[op]}" '
+            f'<g class="legend"><rect x="{x:.1f}" y="{y:.1f}" width="16" height="12" rx="3" fill="{drawn.fill[op]}" '
             f'stroke="#404040" stroke-width="0.8"/><text x="{x + 22:.1f}" y="{y + 10.5:.1f}">{escape(text)}</text></g>'
         )
         x += 22 + 6.8 * len(text) + _LEGEND_STEP
-    if counts:
+    if drawn.counts:
         parts.append(
             f'<g class="legend"><path d="M{x:.1f} {y + 6:.1f} h22" stroke="{ACCENT}" stroke-width="3"/>'
             f'<text x="{x + 28:.1f}" y="{y + 10.5:.1f}">critical path</text></g>'
@@ -298,14 +283,14 @@ def _legend(counts: Counter[str], fill: dict[str, str]) -> tuple[list[str], floa
     return parts, x
 
 
-def _task(task: Task, box: Box, colour: str, critical: bool, left: float, top: float) -> str:
+def _task(node: Node, box: Box, colour: str, critical: bool, left: float, top: float) -> str:
     x, y = box.x + left, box.y + top
     return (
-        f'<g class="task{" critical" if critical else ""}" id="t{task.index}" data-op={quoteattr(shown(task.op.name))}>'
-        f"<title>{escape(shown(_tooltip(task)))}</title>"
+        f'<g class="task{" critical" if critical else ""}" id="t{node.index}" data-op={quoteattr(shown(node.op))}>'
+        f"<title>{escape(shown(node.tooltip))}</title>"
         f'<rect x="{x - box.width / 2:.1f}" y="{y - box.height / 2:.1f}" width="{box.width:.1f}" '
         f'height="{box.height:.1f}" rx="6" fill="{colour}"/>'
-        f'<text x="{x:.1f}" y="{y:.1f}" fill="{text_on(colour)}">{escape(shown(task.label))}</text></g>'
+        f'<text x="{x:.1f}" y="{y:.1f}" fill="{text_on(colour)}">{escape(shown(node.label))}</text></g>'
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tilewright.passes.bounds import bounds
 from tilewright.plot.canvas import drawn, new_figure, save
 from tilewright.plot.palette import ACCENT, CAUSES, colours
+from tilewright.plot.phases import phases, warm_up
 from tilewright.runs.idle import pieces
 from tilewright.runs.run import Run
 from tilewright.runs.text import IDLE, units, weight_unit
@@ -28,14 +30,16 @@ SUFFIXES = (".png", ".svg", ".pdf")
 _BAR = 0.8  # share of a lane's height
 _SLIVER = 2000  # part of the makespan from which an idle time has a colour of its own
 _CROWDED = 100  # tasks per lane from which bars are so narrow that a thick outline would fill them
+_NARROW = 250  # part of the axis below which any outline would
 
 
 def gantt(run: Run | Trace, path: str | Path) -> None:
     """Draw a run, or its trace, into a file.
 
     One lane per worker, a bar per task coloured by op; idle times are hatched by cause (`tilewright.runs.idle`). Tasks
-    of the critical path, the longest chain by measured durations, are outlined; a task that failed is crossed out.
-    Vertical lines mark the lower bounds W/p and C.
+    of the critical path, the longest chain by measured durations, are outlined, short ones underlined; a task that
+    failed is crossed out. Vertical lines mark the lower bounds W/p and C. A training is coloured by phase, and a first
+    step that is mostly warm-up is left of the axis (`tilewright.plot.phases`).
 
     Parameters
     ----------
@@ -71,11 +75,19 @@ def figure(run: Run | Trace) -> Figure:
     chart = new_figure("a Gantt chart", 12, 1.9 + 0.5 * max(len(lanes), 1), dpi=120)
     axes = chart.add_subplot()
     unit, scale = _unit(run, trace.makespan)
-    _draw_lanes(axes, trace, lanes, scale)
-    _draw_tasks(axes, trace, lanes, scale)
+    training = phases(trace.graph)
+    begun = 0.0 if training is None else warm_up(trace, training)
+    kinds = [task.op.name for task in trace.graph.tasks] if training is None else [found.phase for found in training]
+    seen = trace.makespan - begun
+    _draw_lanes(axes, trace, lanes, scale, seen)
+    _draw_tasks(axes, trace, lanes, scale, kinds, seen)
     _draw_bounds(axes, run, trace, scale)
     axes.set_xlabel(f"time ({unit})" if unit else f"time in {weight_unit(trace.graph)}")
-    axes.set_title(_title(run, trace), loc="left", fontsize=11)
+    title = _title(run, trace)
+    if begun:
+        axes.set_xlim(begun * scale, (trace.makespan + 0.01 * seen) * scale)
+        title += "; the first step, with its warm-up, is left out"
+    axes.set_title(title, loc="left", fontsize=11)
     _legend(chart, axes)
     return chart
 
@@ -97,11 +109,11 @@ def _title(run: Run | Trace, trace: Trace) -> str:
     return "; ".join(parts)
 
 
-def _draw_lanes(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: float) -> None:
+def _draw_lanes(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: float, seen: float) -> None:
     several = len({rank for rank, _ in lanes}) > 1
     place = {lane: y for y, lane in enumerate(lanes)}
     idle: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for piece in pieces(trace, trace.makespan / _SLIVER):
+    for piece in pieces(trace, seen / _SLIVER):
         if (piece.rank, piece.worker) in place:
             spans = idle.setdefault((piece.cause, place[piece.rank, piece.worker]), [])
             spans.append((piece.start * scale, (piece.end - piece.start) * scale))
@@ -142,15 +154,16 @@ def _draw_lanes(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: f
     axes.tick_params(axis="y", length=0)
 
 
-def _draw_tasks(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: float) -> None:
-    """One collection of bars per op and lane, so that 10^5 tasks are a handful of artists."""
-    tasks = trace.graph.tasks
+def _draw_tasks(
+    axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: float, kinds: Sequence[str], seen: float
+) -> None:
+    """One collection of bars per kind and lane, so that 10^5 tasks are a handful of artists."""
     lane = {place: y for y, place in enumerate(lanes)}
-    order = list(dict.fromkeys(task.op.name for task in tasks))
+    order = list(dict.fromkeys(kinds))
     fill = colours(order)
 
     def key(record: TaskRecord) -> tuple[int, int]:
-        return order.index(tasks[record.task].op.name), lane[record.rank, record.worker]
+        return order.index(kinds[record.task]), lane[record.rank, record.worker]
 
     named: set[str] = set()
     for (number, y), records in groupby(sorted(trace, key=key), key=key):
@@ -169,8 +182,16 @@ def _draw_tasks(axes: Axes, trace: Trace, lanes: list[tuple[int, int]], scale: f
     critical = {task.index for task in trace.graph.critical_path(trace.durations).tasks}
     for y in range(len(lanes)):
         on_path = [r for r in trace if r.task in critical and lane[r.rank, r.worker] == y]
+        wide = [r for r in on_path if r.duration * _NARROW > seen]
         axes.broken_barh(
-            [(r.start * scale, r.duration * scale) for r in on_path],
+            [(r.start * scale, r.duration * scale) for r in on_path if r.duration * _NARROW <= seen],
+            (y + _BAR / 2 - 0.06, 0.06),
+            facecolor=ACCENT,
+            linewidth=0,
+            zorder=3,
+        )
+        axes.broken_barh(
+            [(r.start * scale, r.duration * scale) for r in wide],
             (y - _BAR / 2, _BAR),
             facecolor="none",
             edgecolor=ACCENT,

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import html
 import json
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
@@ -18,18 +19,29 @@ from typing import TYPE_CHECKING, Any
 from tilewright.graph import TaskGraph
 from tilewright.plot.colouring import Colouring, colouring
 from tilewright.plot.compare import excess, shade
+from tilewright.plot.outline import BOXES, bands
 from tilewright.plot.palette import CAUSES, colours, text_on
 from tilewright.plot.phases import PHASES, Phase, phases, warm_up
 from tilewright.runs.footprint import held
 from tilewright.runs.idle import pieces, queued, waits
 from tilewright.runs.text import IDLE, chain_facts, memory, place, unit_name, units, weight_unit
+from tilewright.scalars import positive
 from tilewright.units import nbytes
 
 if TYPE_CHECKING:
     from tilewright.runs.run import Run
-    from tilewright.studies.schedulers import Table
+    from tilewright.studies.table import Row, Table
 
-__all__ = ["LIMIT", "comparison_page", "comparison_table", "frame", "graph_page", "run_frame", "run_page"]
+__all__ = [
+    "LIMIT",
+    "comparison_page",
+    "comparison_table",
+    "frame",
+    "graph_frame",
+    "graph_page",
+    "run_frame",
+    "run_page",
+]
 
 LIMIT = 20_000
 """Tasks that are drawn one by one; beyond that they are drawn in groups."""
@@ -49,15 +61,16 @@ _SLIVER = 4000
 """Idle times of less than this part of the makespan are drawn with those beside them."""
 
 
-def graph_page(graph: TaskGraph) -> str:
-    """The graph alone, by layers, costs in units of `Op.weight`."""
+def graph_page(graph: TaskGraph, limit: int | None = None) -> str:
+    """The graph alone, by layers, costs in units of `Op.weight`; more tasks than ``limit`` as in `run_page`."""
+    limit = LIMIT if limit is None else positive(limit, "limit")
     facts = {
         "tasks": f"{len(graph):,}",
         "edges": f"{graph.edges:,}",
         "work": f"{graph.work():g}",
         "critical path": f"{graph.critical_path().length:g}",
     }
-    return _page(graph.name, [(graph.name, _facts(facts), _picture(graph, None))])
+    return _page(graph.name, [(graph.name, _facts(facts), _picture(graph, None, limit))])
 
 
 def run_page(*runs: Run, names: Sequence[str] = (), before: str = "", limit: int | None = None) -> str:
@@ -79,44 +92,114 @@ def _tables(run: Run) -> str:
     return _facts(_run_facts(run)) + _idle(run) + _kernels(run)
 
 
-def comparison_page(table: Table) -> str:
-    """The table of a comparison, and two of its runs: the best and the worst on most workers, or whichever one picks.
+def comparison_page(table: Table, *others: Table) -> str:
+    """The table of a comparison, and two of its runs: the best and the worst on most workers of those that differ.
 
-    The page has the runs of all rows that differ, as far as they fit into `_PAGE` bytes.
+    Any two can be picked. Of several comparisons, such as of one algorithm at several sizes, one picks the graph first.
+    The page has the runs of all rows that differ, as far as they fit into `_PAGE` bytes, and names those that it left
+    out.
+    """
+    tables = [table, *others]
+    panels: list[_Panel] = []
+    parts: list[str] = []
+    room, shown = _PAGE, 0
+    for number, one in enumerate(tables):
+        numbers, own, left, size = _explored(one, [panel[2] for panel in panels], room // (len(tables) - number))
+        room -= size
+        missing = f"Left out, to keep the page small: {_some(left)}." if left else ""
+        pair = min(2, len(own)) if own[0][0].startswith("best: ") else 1
+        first = ",".join(str(len(panels) + k) for k in range(pair))
+        parts.append(
+            f'<div class="comparison" data-first="{first}"{" hidden" * bool(number)}>{comparison_table(one, numbers)}'
+            + f'<p class="note">{html.escape(missing)}</p>' * bool(left)
+            + "</div>"
+        )
+        panels += own
+        shown = shown or pair
+    what = "Engines" if table.measure == "call" else "Schedulers"
+    titles = "".join(f"<option value={k}>{html.escape(one.title)}</option>" for k, one in enumerate(tables))
+    before = (
+        f'<p><label>Graph <select id="which">{titles}</select></label></p>' * (len(tables) > 1)
+        + "".join(parts)
+        + '<p class="soft">Press a number of the map to see that run beside the last one.</p>'
+        '<p id="parting" aria-live="polite"></p>'
+    )
+    title = f"{what} on {_some(list(dict.fromkeys(one.graph.name for one in tables)), 4)}"
+    return _page(title, panels, before, shown=shown)
+
+
+def _explored(
+    table: Table, before: Sequence[dict[str, Any]], room: int
+) -> tuple[dict[tuple[str, int], int], list[_Panel], list[str], int]:
+    """Panels of a table in so many bytes, by policy and workers the number of each, what was left out, and the bytes.
+
+    Panels ``before`` are on the page already. The first two are there in any case, in groups of tasks if need be.
     """
     run_of = {(row.name, row.workers): run for row, run in zip(table.rows, table.runs, strict=True)}
+    names = {(rows[0].name, rows[0].workers): _some([row.name for row in rows], 2) for rows in table.merged()}
     rows = [rows[0] for rows in table.merged()]
-    most = max(row.workers for row in rows)
-    largest = [row for row in rows if row.workers == most]
-    first = dict.fromkeys([largest[0], largest[-1]])
-    panels: list[tuple[str, str, dict[str, Any]]] = []
+    counts = Counter(row.workers for row in rows)
+    most = max((count for count in counts if counts[count] > 1), default=max(counts))
+    telling = [row for row in rows if row.workers == most]
+    first = dict.fromkeys([telling[0], telling[-1]])
+    panels: list[_Panel] = []
     numbers: dict[tuple[str, int], int] = {}
     size = 0
-    for row, name in [*zip(first, ("best", "worst"), strict=False), *((row, "") for row in rows if row not in first)]:
+
+    def panel(row: Row, name: str, limit: int | None = None) -> tuple[_Panel, int]:
         run = run_of[row.name, row.workers]
-        heading = f"{name}{': ' if name else ''}{row.name} on {place(run)}"
-        panel = heading, _tables(run), _picture(run.graph, run)
-        size += len(panel[1]) + len(json.dumps(panel[2]))
-        if size > _PAGE and len(panels) >= len(first):
+        heading = f"{name}{': ' if name else ''}{names[row.name, row.workers]} on {place(run)}"
+        made = heading, _tables(run), _picture(run.graph, run, limit)
+        own = _alike(made[2], [*before, *(other[2] for other in panels)])
+        return made, len(_section(0, *made)) + len(_json(own))
+
+    order = [*zip(first, ("best", "worst"), strict=False), *((row, "") for row in rows if row not in first)]
+    if len(first) == 1:
+        order[0] = telling[0], ""
+    for row, name in order:
+        made, weight = panel(row, name)
+        if row in first and weight > room // len(first):
+            made, weight = panel(row, name, _FRAME)
+        elif row not in first and size + weight > room:
             break
-        numbers[row.name, row.workers] = len(panels)
-        panels.append(panel)
+        size += weight
+        numbers[row.name, row.workers] = len(before) + len(panels)
+        panels.append(made)
+    left = [f"{names[row.name, row.workers]} on {_of_workers(row.workers)}" for row, _ in order[len(panels) :]]
     for same in table.merged():  # those that made the same schedule have the same picture
         for row in same[1:]:
             if (same[0].name, row.workers) in numbers:
                 numbers[row.name, row.workers] = numbers[same[0].name, row.workers]
-    left = len(rows) - len(panels)
-    note = f'<p class="note">{left} runs are left out, to keep the page small.</p>' if left else ""
-    before = (
-        f'<div class="comparison">{comparison_table(table, numbers)}{note}'
-        '<p class="soft">Press a number of the map to see that run beside the last one.</p>'
-        '<p id="parting" aria-live="polite"></p></div>'
-    )
-    what = "Engines" if table.measure == "call" else "Schedulers"
-    return _page(f"{what} on {table.graph.name}", panels, before, shown=2)
+    return numbers, panels, left, size
 
 
-_PAGE = 5_000_000  # bytes of runs in the page of a comparison
+def _of_workers(count: int) -> str:
+    return f"{count:,} {'worker' if count == 1 else 'workers'}"
+
+
+def _alike(picture: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The picture without lists that an earlier one of the page has, too; ``same`` says which has them.
+
+    Policies are compared on one graph: its tasks, edges and places would be in the page once for each of them.
+    """
+    same: dict[str, int] = {}
+    for key, value in picture.items():
+        if isinstance(value, list) and len(value) > _FEW:
+            number = next((number for number, other in enumerate(earlier) if other.get(key) == value), None)
+            if number is not None:
+                same[key] = number
+    return {key: value for key, value in picture.items() if key not in same} | ({"same": same} if same else {})
+
+
+_Panel = tuple[str, str, dict[str, Any]]
+"""Heading, tables, picture."""
+_FEW = 16  # items of a list that is as well said again
+_PAGE = 4_900_000  # bytes of runs in the page of a comparison, so that it has 5 MB with its tables and its script
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    """``a, b and 5 more``."""
+    return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)
 
 
 def comparison_table(table: Table, numbers: Mapping[tuple[str, int], int] | None = None) -> str:
@@ -177,7 +260,7 @@ def heat_map(table: Table, numbers: Mapping[tuple[str, int], int]) -> str:
             said = f"{row.ratio - 1:.1%}{' &#9733;' if row.ties else ''}"
             number = numbers.get((names[0], count))
             if number is not None:
-                label = html.escape(f"{names[0]} on {count} workers, {row.ratio - 1:.1%}")
+                label = html.escape(f"{names[0]} on {_of_workers(count)}, {row.ratio - 1:.1%}")
                 said = f'<button type="button" data-panel="{number}" aria-label="{label}">{said}</button>'
             cells += f'<td style="background:{fill};color:{ink}">{said}</td>'
         body += f"<tr><th scope=row>{html.escape(', '.join(names))}</th>{cells}</tr>"
@@ -197,6 +280,11 @@ def frame(page: str, height: int = 760) -> str:
     )
 
 
+def graph_frame(graph: TaskGraph) -> str:
+    """What a notebook shows of a graph: its page, in under 200 kB."""
+    return frame(graph_page(graph, _FRAME))
+
+
 def run_frame(run: Run) -> str:
     """What a notebook shows of a run: its page, as high as verdict, Gantt chart and details are, in under 200 kB."""
     lanes = min(run.trace.workers * run.trace.ranks, _LANES)
@@ -208,14 +296,14 @@ def run_frame(run: Run) -> str:
 # ---------------------------------------------------------------- the page
 
 
-def _page(
-    title: str, panels: Sequence[tuple[str, str, dict[str, Any]]], before: str = "", shown: int | None = None
-) -> str:
+def _page(title: str, panels: Sequence[_Panel], before: str = "", shown: int | None = None) -> str:
     """The page of these panels: heading, tables and picture. The first ``shown`` are visible, by default all."""
     folder = files("tilewright.plot")
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     # "<" never appears in the data, so no string in it can end the script element.
-    data = json.dumps([picture for _, _, picture in panels], separators=(",", ":")).replace("<", "\\u003c")
+    pictures = [picture for _, _, picture in panels]
+    data = _json([_alike(picture, pictures[:number]) for number, picture in enumerate(pictures)])
+    data = data.replace("<", "\\u003c")
     # The browser runs this script and no other, and asks nobody for anything.
     known = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
     policy = f"default-src 'none'; script-src 'sha256-{known}'; style-src 'unsafe-inline'; img-src data:"
@@ -253,6 +341,10 @@ found.</p>
 </body>
 </html>
 """
+
+
+def _json(found: Any) -> str:
+    return json.dumps(found, separators=(",", ":"))
 
 
 def _section(number: int, heading: str, tables: str, picture: dict[str, Any], hidden: bool = False) -> str:
@@ -366,18 +458,21 @@ def _idle(run: Run) -> str:
 def _kernels(run: Run) -> str:
     """Time and rate by op; the ceiling is a core's 1/gamma, or with GPUs the fastest single task of the run."""
     t = units(run)[1]
-    flops: dict[str, float] = {}
-    for task in run.graph:
-        flops[task.op.name] = flops.get(task.op.name, 0.0) + run.task_flops(task)
     durations = run.trace.durations
     each: dict[str, list[float]] = {}
+    ran: dict[int, None] = {}
     for record in run.trace.records:  # of a run that failed some tasks have none
         each.setdefault(run.graph.tasks[record.task].op.name, []).append(record.duration)
+        ran[record.task] = None
+    flops = dict.fromkeys(each, 0.0)
+    for index in ran:
+        task = run.graph.tasks[index]
+        flops[task.op.name] += run.task_flops(task)
     gamma = run.machine.gamma if run.machine is not None and not run.machine.gpus else None
     if gamma:
         ceiling, source = 1 / gamma, "the machine's 1/gamma"
     else:
-        rates = [run.task_flops(task) / durations[task.index] for task in run.graph if durations[task.index]]
+        rates = [run.task_flops(run.graph.tasks[t]) / durations[t] for t in ran if durations[t]]
         ceiling, source = max(rates, default=0.0), "the fastest task of this run"
     body = []
     for op, (count, total) in run.trace.by_op().items():
@@ -426,16 +521,19 @@ def _picture(graph: TaskGraph, run: Run | None, limit: int | None = None) -> dic
         }  # fmt: skip
         picture["note"] = "A box, and a bar, stands for all tasks of one phase of a step, on one replica or stage."
     elif len(graph) > limit:
-        each = list(zip(depth, op, strict=True))
-        keys = sorted(set(each))
-        part, _ = _grouped(graph, costs, each, keys, slack, critical)
-        picture |= part | _places([layer for layer, _ in keys], part["predecessors"]) | {
-            "label": [f"{n} x {ops[o]}" for n, (_, o) in zip(part["count"], keys, strict=True)],
-            "op": [o for _, o in keys], "info": [f"layer {layer}" for layer, _ in keys],
+        found = bands(depth, op, min(limit, BOXES))
+        part, _ = _grouped(graph, costs, found.of, range(len(found.keys)), slack, critical)
+        part["predecessors"] = [  # inside a band of layers edges may go both ways
+            [p for p in before if found.keys[p][0] < band]
+            for before, (band, _) in zip(part["predecessors"], found.keys, strict=True)
+        ]
+        picture |= part | _places([band for band, _ in found.keys], part["predecessors"]) | {
+            "label": [f"{n} x {ops[o]}" for n, (_, o) in zip(part["count"], found.keys, strict=True)],
+            "op": [o for _, o in found.keys], "info": [found.where(box) for box in range(len(found.keys))],
         }  # fmt: skip
         picture["note"] = (
             f"{len(graph):,} tasks are more than the {limit:,} that are drawn one by one: a box stands for all tasks "
-            "of one op in one layer" + (", and a bar for neighbours on one worker." if run is not None else ".")
+            f"of one op in {found.tall}" + (", and a bar for neighbours on one worker." if run is not None else ".")
         )
     else:
         predecessors = [list(task.predecessors) for task in graph.tasks]
@@ -458,6 +556,7 @@ def _picture(graph: TaskGraph, run: Run | None, limit: int | None = None) -> dic
                 picture["bars"]["label"][bar] = picture["label"][item]
             if begun := warm_up(run.trace, training):
                 picture["from"] = begun
+                picture["idle"] = _idle_pieces(run, (run.makespan - begun) / _SLIVER)  # of what is seen
                 took = f"{units(run)[1](begun)}{'' if units(run)[0] else f' {unit_name(run)}'}"
                 notes.append(f"The first step, {took} with its warm-up, is left of the chart: Show all.")
                 picture["verdict"] += (
@@ -614,6 +713,8 @@ def _schedule(run: Run, op: Sequence[int], limit: int, groups: Sequence[int] | N
     for bar, count in members.items():
         if count > 1:
             bars["label"][bar] += f" and {count - 1} more"
+    if linked:  # bars of tasks, which have these names and ops already
+        del bars["label"], bars["op"]
     arrows: list[list[Any]] = [
         [
             m.source * workers,
@@ -628,7 +729,7 @@ def _schedule(run: Run, op: Sequence[int], limit: int, groups: Sequence[int] | N
     picture: dict[str, Any] = {
         "lanes": lanes, "bars": bars, "arrows": arrows if len(arrows) <= _ARROWS else [], "makespan": run.makespan,
         "bounds": [["W/p", run.bounds.area, [7, 4]], ["C", run.bounds.critical_path, [2, 3]]],
-        "idle": _idle_pieces(run, _SLIVER if linked else min(_SLIVER, 4 * limit / max(len(lanes), 1))),
+        "idle": _idle_pieces(run, run.makespan / (_SLIVER if linked else min(_SLIVER, 4 * limit / max(len(lanes), 1)))),
         "causes": list(IDLE.values()), "reasons": [_REASONS[cause] for cause in IDLE],
         "causeColours": [CAUSES[cause] for cause in IDLE], "failed": None,
     }  # fmt: skip
@@ -701,11 +802,11 @@ def _remote(run: Run) -> list[list[Any]]:
 _ARROWS = 4000  # messages that are drawn
 
 
-def _idle_pieces(run: Run, sliver: float) -> dict[str, list[Any]]:
-    """Idle times by lane, cause by number."""
+def _idle_pieces(run: Run, shortest: float) -> dict[str, list[Any]]:
+    """Idle times by lane, cause by number; shorter ones are with those beside them."""
     number = {cause: place for place, cause in enumerate(IDLE)}
     found: dict[str, list[Any]] = {"lane": [], "start": [], "end": [], "cause": []}
-    for piece in pieces(run.trace, run.makespan / sliver, _LANES):
+    for piece in pieces(run.trace, shortest, _LANES):
         lane = piece.rank * run.trace.workers + piece.worker
         for name, value in zip(found, (lane, piece.start, piece.end, number[piece.cause]), strict=True):
             found[name].append(value)

@@ -16,11 +16,10 @@ The four steps of Sugiyama, Tagawa and Toda [1]_:
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-
-from tilewright.graph import TaskGraph
+from typing import Protocol
 
 __all__ = ["HEIGHT", "Box", "Drawing", "Point", "layered", "layers", "width_of"]
 
@@ -32,6 +31,19 @@ _LANE = 8.0  # that an edge takes of a layer it passes
 _LONG = 12  # layers; a longer edge gets no waypoints, or a graph of long edges would be mostly waypoints
 _ROUNDS = 12  # rounds of ordering
 _SMOOTHING = 24  # rounds of placing
+
+
+class Vertex(Protocol):
+    """What is placed: a task, or what stands for several. Vertices come after their predecessors."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def predecessors(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,7 @@ def width_of(label: str) -> float:
     return max(40.0, 6.8 * len(label) + 14)
 
 
-def layers(graph: TaskGraph) -> list[int]:
+def layers(graph: Iterable[Vertex]) -> list[int]:
     """For each task its longest distance from a task that waits for nothing, in edges. O(tasks + edges)."""
     level: list[int] = []
     for task in graph:
@@ -69,9 +81,13 @@ def layers(graph: TaskGraph) -> list[int]:
     return level
 
 
-def layered(graph: TaskGraph) -> Drawing:
-    """Lay out a graph top down. About 1 ms per task, and the same result every time."""
-    level = layers(graph)
+def layered(graph: Iterable[Vertex], rows_of: Sequence[int] | None = None) -> Drawing:
+    """Lay out a graph top down. About 1 ms per task, and the same result every time.
+
+    ``rows_of`` says in which row each vertex stands, from 0; edges go to rows below. By default those of `layers`.
+    """
+    graph = list(graph)
+    level = layers(graph) if rows_of is None else list(rows_of)
     widths = [width_of(task.label) for task in graph]
     rows: list[list[int]] = [[] for _ in range(max(level, default=-1) + 1)]
     for task in graph:
@@ -177,11 +193,12 @@ def _place(
         down = sweep % 2 == 0
         for row in rows if down else rows[::-1]:
             wanted, weights = [], []
+            middle = sum(x[v] for v in row) / max(len(row), 1)  # where a vertex goes that has no edges at all
             for v in row:
                 near = above[v] if down else below[v]
                 other = below[v] if down else above[v]
                 pull = near or other
-                wanted.append(sum(x[u] for u in pull) / len(pull) if pull else x[v])
+                wanted.append(sum(x[u] for u in pull) / len(pull) if pull else middle)
                 # A waypoint insists: a long edge should be straight.
                 weights.append((4.0 if v >= first_waypoint else 1.0) if near else 0.1)
             for v, at in zip(row, _spread(wanted, weights, _offsets(row, widths)), strict=True):

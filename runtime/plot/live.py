@@ -274,6 +274,10 @@ class _Server(HTTPServer):
         self.page = page
         self.document = _document()
         self.browsers: dict[threading.Thread, socket.socket] = {}
+        self.known: set[threading.Thread] = set()
+        """Those that have shown the token."""
+        self.dismissed: set[threading.Thread] = set()
+        """Those that had to make room, and are about to end."""
         self.listening: set[threading.Thread] = set()
         """Those that get events, and want to hear the last word."""
         self.lock = threading.Lock()
@@ -293,17 +297,25 @@ class _Server(HTTPServer):
         _bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve it in a thread of its own. Where all places are taken, who sat longest without the token goes."""
         with self.lock:
-            full = len(self.browsers) >= BROWSERS
-            if not full:
+            staying = [thread for thread in self.browsers if thread not in self.dismissed]
+            full = len(staying) >= BROWSERS
+            oldest = next((thread for thread in staying if thread not in self.known), None) if full else None
+            if oldest is not None:
+                self.dismissed.add(oldest)
+                with contextlib.suppress(OSError):
+                    self.browsers[oldest].shutdown(socket.SHUT_RDWR)
+            welcome = not full or oldest is not None
+            if welcome:
                 thread = threading.Thread(
                     target=self._serve, args=(request, client_address), name="tilewright-live-browser", daemon=True
                 )
                 self.browsers[thread] = request
-        if full:
-            self.shutdown_request(request)
-        else:
+        if welcome:
             thread.start()
+        else:
+            self.shutdown_request(request)
 
     def _serve(self, request: Any, client_address: Any) -> None:
         try:
@@ -312,7 +324,10 @@ class _Server(HTTPServer):
         finally:
             self.shutdown_request(request)
             with self.lock:
-                self.browsers.pop(threading.current_thread(), None)
+                me = threading.current_thread()
+                self.browsers.pop(me, None)
+                self.dismissed.discard(me)
+                self.known.discard(me)
 
     def close(self) -> None:
         self.bell.close()  # which the listener hears
@@ -353,7 +368,9 @@ class _Handler(BaseHTTPRequestHandler):
         known = hmac.compare_digest(token.encode(), self.server.page.token.encode())
         if not known or self.headers.get("Host") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             self.send_error(403)
-        elif what == "events":
+            return
+        self.server.known.add(threading.current_thread())
+        if what == "events":
             self._head("text/event-stream")
             self.server.listening.add(threading.current_thread())
             self.server.page.stream(self._say)

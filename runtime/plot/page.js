@@ -3,6 +3,10 @@
 // task, or a group of tasks in an aggregated graph.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
+for (const d of DATA) {  // what another one says as well, and what bars of single tasks are called
+  for (const [key, i] of Object.entries(d.same ?? {})) d[key] = DATA[i][key];
+  if (d.bars && !d.bars.label) Object.assign(d.bars, {label: d.bars.item.map(t => d.label[t]), op: d.bars.item.map(t => d.op[t])});
+}
 const tip = document.getElementById("tip");
 // An element with children; texts become text, whatever is in them.
 function node(tag, attributes, ...children) {
@@ -20,6 +24,13 @@ function time(s, unit) {
   for (const [name, scale] of [["s", 1], ["ms", 1e-3], ["us", 1e-6]])
     if (Math.abs(s) >= scale) return (s / scale).toPrecision(3) + " " + name;
   return (s / 1e-9).toPrecision(3) + " ns";
+}
+
+function ticked(at, step, last, unit) {  // a time on an axis: as many digits as tell it from the next one
+  const [name, scale] = unit !== "s" ? ["", 1]
+    : [["s", 1], ["ms", 1e-3], ["us", 1e-6]].find(([, size]) => last >= size) ?? ["ns", 1e-9];
+  const digits = Math.min(12, Math.max(0, -Math.floor(Math.log10(step / scale) + 1e-9)));
+  return at === 0 ? "0" : (at / scale).toFixed(digits) + (name && " " + name);
 }
 
 const STRIP = 48;  // pixels of one timeline
@@ -178,9 +189,7 @@ class Panel {
     if (gantt) {
       this.lanes = d.lanes.length;
       gantt.style.height = Math.max(106, Math.min(560, 40 + (this.lanes > 8 ? 22 : 30) * this.lanes)) + "px";
-      const together = DATA.filter(other => other.unit === d.unit && other.makespan);  // one scale for runs side by side
-      const end = Math.max(...together.map(other => other.makespan), ...d.bounds.map(bound => bound[1]),
-        ...DATA.filter(other => other.failed).map(other => other.failed.end * 1.02));
+      const end = this.end = Math.max(d.makespan, ...d.bounds.map(bound => bound[1]), d.failed ? d.failed.end * 1.02 : 0);
       this.views.push(this.gantt = new View(gantt, [0, 0, end, this.lanes], {
         key, begin: d.from, vertical: false, draw: g => this.drawGantt(g), pick: (x, y) => this.pickGantt(x, y),
         hover: found => this.describeThere(found), choose: found => this.choose(found),
@@ -497,7 +506,7 @@ class Panel {
     const line = (p, t) => { g.moveTo(v.X(d.x[p]), v.Y(d.y[p]) + h / 2); g.lineTo(v.X(d.x[t]), v.Y(d.y[t]) - h / 2); };
     g.strokeStyle = colour("--edge");
     g.lineWidth = 0.8;
-    g.globalAlpha = Math.max(0.15, Math.min(1, Math.sqrt(2000 / n) * Math.max(1, v.sx / 20)));
+    g.globalAlpha = Math.max(0.05, Math.min(0.9, Math.sqrt(100 / n) * Math.max(1, v.sx / 20)));  // many edges are no wall
     g.beginPath();
     for (let t = 0; t < n; t++) {
       const y = v.Y(d.y[t]);
@@ -563,10 +572,13 @@ class Panel {
     }
   }
 
-  text(g, label, x, y, room, op) {
-    if (room < 24 || g.measureText(label).width > room - 4) return;
+  text(g, label, x, y, room, op) {  // the label, or what fits of it: its colour says the op
+    if (room < 14) return;
+    const indices = label.match(/\(([^()]+)\)$/)?.[1];
+    const fitting = [label, indices].find(said => said && g.measureText(said).width <= room - 4);
+    if (!fitting) return;
     g.fillStyle = op < 0 ? colour("--ink") : this.d.inks[op];
-    g.fillText(label, x, y);
+    g.fillText(fitting, x, y);
   }
 
   pickDag(x, y) {
@@ -665,8 +677,8 @@ class Panel {
     g.textAlign = "center";
     const rough = 110 / v.sx, power = 10 ** Math.floor(Math.log10(rough));
     const step = power * [1, 2, 5, 10].find(m => m * power >= rough);
-    for (let at = Math.max(0, Math.ceil((64 - v.ox) / v.sx / step) * step); v.X(at) < v.width - 20; at += step)
-      g.fillText(time(at, this.d.unit), v.X(at), v.height - 20);
+    const first = Math.max(0, Math.ceil((64 - v.ox) / v.sx / step)), last = Math.floor(v.x(v.width - 20) / step);
+    for (let k = first; k <= last; k++) g.fillText(ticked(k * step, step, last * step, this.d.unit), v.X(k * step), v.height - 20);
   }
 
   drawFailed(g, h) {  // a cross over the task that failed
@@ -744,10 +756,27 @@ class Panel {
 }
 
 const panels = DATA.map((d, i) => new Panel(document.getElementById("panel-" + i), d));
+function rescale(seen) {  // one scale for the runs that are seen side by side
+  for (const panel of seen.filter(panel => panel.gantt)) {
+    const end = Math.max(...seen.filter(other => other.gantt && other.d.unit === panel.d.unit).map(other => other.end));
+    for (const view of [panel.gantt, panel.times].filter(Boolean)) {
+      view.world[2] = end;
+      view.home();
+      view.draw();
+    }
+  }
+}
+rescale(panels);
 
-// The two runs of a comparison that are on the page; a number of the map brings another one.
-const map = [...document.querySelectorAll(".heat button")];
-let shown = map.length ? [0, 1].filter(i => i < panels.length) : [];
+// The two runs of a comparison that are on the page; a number of the map brings another one, a graph its own map.
+const comparisons = [...document.querySelectorAll(".comparison")], which = document.getElementById("which");
+const map = [...document.querySelectorAll(".heat button")], first = k => comparisons[k].dataset.first.split(",").map(Number);
+let shown = map.length ? first(0) : [];
+which?.addEventListener("change", () => {
+  comparisons.forEach((comparison, k) => { comparison.hidden = k !== +which.value; });
+  shown = first(+which.value);
+  show();
+});
 function show() {
   panels.forEach((panel, i) => {
     const was = panel.root.hidden;
@@ -755,6 +784,7 @@ function show() {
     panel.root.style.order = shown.indexOf(i);
     if (was && !panel.root.hidden) panel.views.forEach(view => { view.home(); view.draw(); });  // it has a width now
   });
+  rescale(shown.map(i => panels[i]));
   for (const button of map) button.setAttribute("aria-pressed", shown.includes(+button.dataset.panel));
   document.getElementById("parting").textContent = shown.length === 2 ? parting(...shown.map(i => panels[i])) : "";
 }

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import hypot
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
-from tilewright.graph import TaskGraph
 from tilewright.plot import canvas
-from tilewright.plot.colouring import Colouring
 from tilewright.plot.layered import Drawing, Point
+from tilewright.plot.outline import Outline
 from tilewright.plot.palette import ACCENT, text_on
-from tilewright.plot.travels import MOST, Travel, middle
+from tilewright.plot.travels import MOST, middle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,24 +24,18 @@ _EDGE = 22  # around everything
 _BORDER = 6  # that is drawn beyond the drawing
 _KEY = 30  # a patch of the legend and its gap
 _ROW = 18  # height of a row of the legend
+_PATH = "\0path"  # its entry that is no group's
 
 
-def save(
-    graph: TaskGraph,
-    drawing: Drawing,
-    critical: tuple[set[int], set[tuple[int, int]]],
-    path: FilePath,
-    coloured: Colouring,
-    moved: Mapping[tuple[int, int], Travel],
-) -> None:
+def save(outline: Outline, drawing: Drawing, path: FilePath) -> None:
     """Write a PNG. ImportError, in a sentence that says what to do, if matplotlib is not installed."""
     canvas.check_matplotlib("a PNG (an SVG does not)")
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    counts, fill = coloured.counts, coloured.fill
-    title = f"{canvas.drawn(graph.name)}: {len(graph):,} tasks, {graph.edges:,} edges"
-    entries = {op: f"{canvas.drawn(op)} {count:,}" for op, count in counts.items()}
+    title = canvas.drawn(outline.title)
+    entries = {op: f"{canvas.drawn(op)} {count:,}" for op, count in outline.counts.items()}
+    entries |= {_PATH: "critical path"} if entries else {}
     scale = min(1.0, _PIXELS / max(drawing.width, drawing.height, 1.0))
     wide = _Ruler()
     widths = {op: _KEY + wide(entry, 8) for op, entry in entries.items()}
@@ -56,15 +49,24 @@ def save(
     axes.set_xlim(drawing.width / 2 - width / scale / 2, drawing.width / 2 + width / scale / 2)
     axes.set_ylim(drawing.height + _EDGE / scale, -_BORDER / scale)
     axes.set_axis_off()
-    _draw(axes, graph, drawing, critical, scale, coloured, moved)
+    _draw(axes, outline, drawing, scale)
     fig.text(_EDGE / width, 1 - 24 / height, title, fontsize=11, parse_math=False)
     for place, row in enumerate(rows):
         bottom = height - 46 - _ROW * place
         for op, start in row.items():
             key = (_EDGE + start) / width, bottom / height
-            fig.add_artist(Rectangle(key, 22 / width, 8 / height, facecolor=fill[op], edgecolor="#404040"))
+            bold = op == _PATH
+            patch = Rectangle(
+                key,
+                22 / width,
+                8 / height,
+                facecolor="none" if bold else outline.fill[op],
+                edgecolor=ACCENT if bold else "#404040",
+                linewidth=2.2 if bold else 1.0,
+            )
+            fig.add_artist(patch)
             fig.text(key[0] + 30 / width, key[1], entries[op], fontsize=8, parse_math=False)
-    canvas.save(fig, path, dpi=_DPI, pil_kwargs={"compress_level": 3})
+    canvas.save(fig, path, dpi=_DPI, pil_kwargs={"compress_level": 1})
 
 
 class _Ruler:
@@ -93,21 +95,13 @@ def _rows(widths: dict[str, float], room: float) -> list[dict[str, float]]:
     return rows
 
 
-def _draw(
-    axes: Axes,
-    graph: TaskGraph,
-    drawing: Drawing,
-    critical: tuple[set[int], set[tuple[int, int]]],
-    scale: float,
-    coloured: Colouring,
-    moved: Mapping[tuple[int, int], Travel],
-) -> None:
+def _draw(axes: Axes, outline: Outline, drawing: Drawing, scale: float) -> None:
     from matplotlib.collections import PathCollection, PolyCollection
     from matplotlib.path import Path
 
-    bold_tasks, bold_edges = critical
+    moved = outline.moved
     for bold, colour, width, size in ((False, "#808080", 0.8, 6.0), (True, ACCENT, 2.2, 9.0)):
-        edges = [edge for edge in drawing.edges if (edge in bold_edges) == bold]
+        edges = [edge for edge in drawing.edges if (edge in outline.steps) == bold]
         curves = [drawing.edges[edge] for edge in edges]
         dashes = [(0, (5, 3)) if edge in moved else "solid" for edge in edges]
         paths = [Path(points, [Path.MOVETO] + [Path.CURVE4] * (len(points) - 1)) for points in curves]
@@ -119,9 +113,9 @@ def _draw(
         )
         heads = [_head(points, size) for points in curves]
         axes.add_collection(PolyCollection(heads, facecolors=colour, edgecolors="none"), autolim=False)
-    fill = [coloured.fill[group] for group in coloured.groups]
-    boxes = [drawing.boxes[task.index] for task in graph]
-    bold_one = [task.index in bold_tasks for task in graph]
+    fill = [outline.fill[node.group] for node in outline.nodes]
+    boxes = [drawing.boxes[node.index] for node in outline.nodes]
+    bold_one = [node.index in outline.critical for node in outline.nodes]
     axes.add_collection(
         PolyCollection(
             [
@@ -149,14 +143,14 @@ def _draw(
             parse_math=False,
             bbox=box_of_words,
         )
-    for task, box in zip(graph, boxes, strict=True):
+    for node, box in zip(outline.nodes, boxes, strict=True):
         axes.text(
             box.x,
             box.y,
-            canvas.drawn(task.label),
+            canvas.drawn(node.label),
             ha="center",
             va="center",
-            color=text_on(fill[task.index]),
+            color=text_on(fill[node.index]),
             fontsize=8.5 * scale,
             zorder=4,
             parse_math=False,

@@ -34,10 +34,15 @@ def travels(graph: TaskGraph) -> dict[tuple[int, int], Travel]:
         for p in task.predecessors:
             moved = [handle for handle in graph.tasks[p].writes if handle in task.reads]
             if moved and ranks[p] != ranks[task.index]:
-                sized = ", ".join(f"{handle} ({' x '.join(map(str, layout.shape(handle)))})" for handle in moved)
+                sized = ", ".join(str(handle) + _sized(layout.shape(handle)) for handle in moved)
                 words = f"{sized}, rank {ranks[p]} to {ranks[task.index]}"
                 found[p, task.index] = Travel(", ".join(map(str, moved)), words)
     return found
+
+
+def _sized(shape: tuple[int, ...]) -> str:
+    """`` (4 x 4)``; nothing where nobody knows."""
+    return f" ({' x '.join(map(str, shape))})" if shape else ""
 
 
 def middle(points: list[Point]) -> Point:

@@ -1,10 +1,11 @@
 """How much data a rank holds at its fullest moment: an upper bound.
 
-A handle counts on the rank where it is first used: from the start if the run was given it, else from the task that
-first writes it, and until the end; a room that is not kept (`tilewright.rooms`) from the task that first writes it on
-each rank until the last task or message there that uses it. A copy that a message brought counts from the start of
-the message to the end of the last task that reads it there. Data of the caller counts too, though it lay there before
-the run and a tile may be a view of an array: the process itself grows by less.
+A handle counts on each rank that has it as its own, until the end: from the start where the run was given it, else
+from the task that first writes it there, which with ``on=`` may be on several ranks. A room that is not kept
+(`tilewright.rooms`) counts from the task that first writes it on each rank until the last task or message there that
+uses it. A copy that a message brought counts from the start of the message to the end of the last task that reads it
+there. Data of the caller counts too, though it lay there before the run and a tile may be a view of an array: the
+process itself grows by less.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def high_water(run: Run) -> list[int]:
 def held(run: Run) -> list[list[tuple[float, int]]]:
     """By rank, when how many bytes come and go, in order of time; at equal times what is freed goes first."""
     size: dict[Handle, int] = {}
-    home: set[Handle] = set()
+    home: set[tuple[int, Handle]] = set()
+    known: set[Handle] = set()
     uses: dict[tuple[int, Handle], list[tuple[float, float]]] = defaultdict(list)  # reads by (rank, handle)
     events: dict[int, list[tuple[float, int]]] = defaultdict(list)
     copied = {(message.destination, message.handle) for message in run.trace.messages}
@@ -54,11 +56,17 @@ def held(run: Run) -> list[list[tuple[float, int]]]:
                 if access is not Access.READ:
                     begin = min(begin, record.start)
                 rooms[place] = begin, max(until, record.end)
-            elif handle not in home and (access is not Access.READ or place not in copied):
-                home.add(handle)
-                begin = 0.0 if handle in run.graph.inputs else record.start
-                events[record.rank].append((begin, size[handle]))
+            elif place not in home and (access is not Access.READ or place not in copied):
+                home.add(place)
+                given = handle in run.graph.inputs and (access is Access.READ or handle not in known)
+                known.add(handle)
+                events[record.rank].append((0.0 if given else record.start, size[handle]))
     for message in run.trace.messages:
+        sender = message.source, message.handle
+        sends_its_own = message.writer < 0 and message.source != message.destination
+        if sends_its_own and sender not in home and sender not in rooms:
+            home.add(sender)
+            events[message.source].append((0.0, message.nbytes))
         if (message.source, message.handle) in rooms:
             begin, until = rooms[message.source, message.handle]
             rooms[message.source, message.handle] = begin, max(until, message.end)

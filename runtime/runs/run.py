@@ -89,9 +89,15 @@ class Run:
         return self.trace.makespan
 
     @cached_property
+    def _amounts(self) -> list[float]:
+        """`task_flops` by task index, of those that ran."""
+        ran = None if self.failed is None else {record.task for record in self.trace.records}
+        return [self.task_flops(task) if ran is None or task.index in ran else 0.0 for task in self.graph.tasks]
+
+    @cached_property
     def flops(self) -> float:
-        """Real-arithmetic flops of all tasks whose op has a formula; a complex operation counts four times."""
-        return sum(map(self.task_flops, self.graph))
+        """Real-arithmetic flops of the tasks that ran and have a formula; a complex operation counts four times."""
+        return sum(self._amounts)
 
     def task_flops(self, task: Task) -> float:
         """Real-arithmetic flops of one task; 0 without a formula, or on a machine that counts in `Op.weight`."""
@@ -109,8 +115,7 @@ class Run:
     @cached_property
     def rated(self) -> bool:
         """Whether at least half of the workers' time in tasks was in such with a formula: else `gflops` says little."""
-        tasks = self.graph.tasks
-        spans = [(record.end - record.start, self.task_flops(tasks[record.task]) > 0) for record in self.trace.records]
+        spans = [(record.duration, self._amounts[record.task] > 0) for record in self.trace.records]
         counted = sum(span for span, known in spans if known)
         return counted > 0 and 2 * counted >= sum(span for span, _ in spans)
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from tilewright.extras import needed
 from tilewright.storage.matrix import Place, Stored
+from tilewright.storage.npy import RawFile
 
-__all__ = ["LibraryArray", "create_hdf5", "create_zarr", "is_library_array", "library", "open_hdf5", "open_zarr"]
+__all__ = [
+    "LibraryArray",
+    "create_hdf5",
+    "create_zarr",
+    "is_library_array",
+    "library",
+    "open_hdf5",
+    "open_zarr",
+    "reopen_hdf5",
+]
 
 DATASET = "matrix"
 """Name of the dataset in an HDF5 file that is made without one."""
@@ -30,7 +42,7 @@ class LibraryArray(Stored):
     """
 
     def __init__(self, array: Any, name: str, *, one_at_a_time: bool, shown: Any = None, warns: bool = True) -> None:
-        shape = tuple(map(int, array.shape))
+        shape = tuple(map(int, array.shape or ()))  # that of an empty dataset is None
         if len(shape) != 2:
             raise ValueError(f"{name} must be 2-D, not of shape {shape}")
         super().__init__((shape[0], shape[1]), array.dtype, name)
@@ -46,7 +58,7 @@ class LibraryArray(Stored):
 
     def read(self, places: Sequence[Place], targets: Sequence[np.ndarray]) -> None:
         for (row, column), target in zip(places, targets, strict=True):
-            with self._turns:
+            with self._turns, _damage(self.name):
                 np.copyto(target, self.array[row : row + target.shape[0], column : column + target.shape[1]])
 
     def write(self, places: Sequence[Place], sources: Sequence[np.ndarray]) -> None:
@@ -69,7 +81,7 @@ class LibraryArray(Stored):
             writes = not getattr(self.array, "read_only", True)
             return _zarr_at, (str(Path(root).absolute() / self.array.path), "r+" if writes else "r", self.name)
         if file.mode != "r":
-            raise TypeError(f"{self.name} is an HDF5 file, which one process alone can write; ranks take .npy or .zarr")
+            raise TypeError(f"{self.name} is open to be written, which HDF5 lets one process do; give its path")
         return _hdf5_again, (str(Path(file.filename).absolute()), self.array.name, self.name)
 
     def close(self) -> None:
@@ -79,6 +91,17 @@ class LibraryArray(Stored):
 
     def value(self) -> Any:
         return self.array if self._shown is None else self._shown()
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """A block that reads: what libraries raise for damaged chunks is an OSError that names the file."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # codecs raise anything
+        raise OSError(f"cannot read {name}, which is damaged: {_inner(error)}") from error
 
 
 def is_library_array(a: Any) -> bool:
@@ -133,39 +156,92 @@ def open_hdf5(path: Path, dataset: str) -> LibraryArray:
     h5py = needed("h5py", str(path))
     file = _hdf5(h5py, path, "r")
     try:
-        array = file[dataset or _only(h5py, file, path)]
-    except KeyError:
-        file.close()
-        raise ValueError(f"{path} has no dataset {dataset}") from None
+        array = _dataset(file, path, dataset or _only(h5py, file, path))
+        return LibraryArray(array, f"{path}:{array.name}", one_at_a_time=True, shown=lambda: array)
     except BaseException:
         file.close()
         raise
-    return LibraryArray(array, f"{path}:{array.name}", one_at_a_time=True, shown=lambda: array)
+
+
+def _dataset(file: Any, path: Path, name: str) -> Any:
+    """The dataset of that name. ValueError for what is none, or cannot be read."""
+    try:
+        found = file[name]
+    except (KeyError, OSError, ValueError, RuntimeError) as error:  # a damaged file, a link that leads nowhere
+        raise ValueError(f"{path} has no dataset {name} that can be read: {_inner(error)}") from None
+    if not hasattr(found, "shape"):
+        kind = type(found).__name__
+        raise ValueError(f"{path}: {name} is a {kind}, not a dataset; one in a group is named as in '{path}:/{name}/a'")
+    return found
+
+
+def _inner(error: Exception) -> str:
+    """What an exception says, in one line, a KeyError without its quotes."""
+    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return " ".join(said.split()) or type(error).__name__
 
 
 def create_hdf5(
-    part: Path, path: Path, dataset: str, shape: tuple[int, int], dtype: np.dtype, *, fresh: bool
-) -> LibraryArray:
-    """A new file ``part``, which becomes ``path``, with one dataset of zeros; the same again if not ``fresh``."""
+    file: BinaryIO, part: Path, path: Path, dataset: str, shape: tuple[int, int], dtype: np.dtype
+) -> RawFile:
+    """An HDF5 file of one dataset of zeros in the open, empty file ``part``, which becomes ``path``.
+
+    The library lays the file out, beside it, and says where the numbers are: without chunks they are one piece by rows,
+    which is then read and written as that of a .npy file, by several processes too, and without the library's lock.
+    """
     h5py = needed("h5py", str(path))
-    file = _hdf5(h5py, part, "w" if fresh else "r+")
-    name = dataset or DATASET
-    array = file.create_dataset(name, shape, dtype) if fresh else file[name]
-    return LibraryArray(array, str(path), one_at_a_time=True, shown=lambda: array)
-
-
-def _hdf5(h5py: Any, path: Path, mode: Literal["r", "w", "r+"]) -> Any:
+    how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    how.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # what nobody writes takes no room, and is zero
     try:
-        return h5py.File(path, mode)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+            model = Path(folder) / path.name
+            with _hdf5(h5py, model, "w") as made:
+                made.create_dataset(dataset or DATASET, shape, dtype, dcpl=how)
+                start = _start(made[dataset or DATASET])
+            size = shape[0] * shape[1] * dtype.itemsize
+            with model.open("rb") as laid_out:
+                end = os.fstat(laid_out.fileno()).st_size
+                for at, stop in ((0, min(start, end)), (start + size, end)):
+                    laid_out.seek(at)
+                    file.seek(at)
+                    file.write(laid_out.read(max(stop - at, 0)))
+        os.ftruncate(file.fileno(), end)
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+    return RawFile(file, part, start, shape, dtype, "C")
+
+
+def reopen_hdf5(file: BinaryIO, part: Path, dataset: str) -> RawFile:
+    """The dataset that `create_hdf5` made in an open file. ValueError if there is none."""
+    h5py = needed("h5py", str(part))
+    with _hdf5(h5py, part, "r", locking=False) as made:  # the file is this process' own
+        found = made.get(dataset or DATASET)
+        if not isinstance(found, h5py.Dataset) or len(found.shape) != 2 or found.chunks is not None:
+            raise ValueError(f"{part} has no dataset {dataset or DATASET} as it was begun")
+        return RawFile(file, part, _start(found), (found.shape[0], found.shape[1]), found.dtype, "C")
+
+
+def _start(array: Any) -> int:
+    """The byte of the file at which the numbers of a dataset without chunks begin."""
+    return int(array.id.get_offset() or 0)  # None of a matrix without numbers
+
+
+def _hdf5(h5py: Any, path: Path, mode: Literal["r", "w"], **how: Any) -> Any:
+    try:
+        return h5py.File(path, mode, **how)
     except FileNotFoundError:
         raise FileNotFoundError(2, f"cannot read {path}: no such file") from None
     except OSError as error:
-        raise OSError(f"cannot open {path}: {error}") from error
+        raise OSError(f"cannot open {path}: {_inner(error)}") from error
 
 
 def _only(h5py: Any, file: Any, path: Path) -> str:
     found: list[str] = []
-    file.visititems(lambda name, item: found.append(name) if getattr(item, "ndim", 0) == 2 else None)
+    try:
+        file.visititems(lambda name, item: found.append(name) if getattr(item, "ndim", 0) == 2 else None)
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {_inner(error)}") from error
     if len(found) != 1:
         raise ValueError(
             f"{path} has {len(found)} datasets of two dimensions; say which, such as '{path}:/"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Held", "Stored", "StoredTile", "StoredTiles"]
+__all__ = ["Held", "Stored", "StoredTile", "StoredTiles", "check_tiles"]
 
 Place = tuple[int, int]
 
@@ -180,3 +180,17 @@ class StoredTiles:
         row, column = i * self.height, j * self.tile_size
         m, n = self.matrix.shape
         return StoredTile(self.matrix, row, column, (min(self.height, m - row), min(self.tile_size, n - column)))
+
+
+_MOST = 1 << 24
+
+
+def check_tiles(matrix: Stored, nb: int) -> None:
+    """ValueError for more tiles than a graph can have: a damaged file may say that it is huge, and plans take long."""
+    m, n = matrix.shape
+    tiles = -(-m // nb) * -(-n // nb)
+    if tiles > _MOST:
+        raise ValueError(
+            f"{matrix.name} says that it has {m} x {n} numbers: {tiles:.1e} tiles of {nb}, and a graph can have "
+            f"{_MOST:.1e}; with a larger tile_size= there are fewer"
+        )

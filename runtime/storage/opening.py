@@ -199,10 +199,6 @@ class Output:
         there = self.part.exists()
         if again and not there:
             raise FileNotFoundError(2, f"{self.part} is gone, in which the run to go on with has its result")
-        if kind == "hdf5":  # which locks its files itself
-            self.matrix = libraries.create_hdf5(self.part, self.path, dataset, shape, dtype, fresh=not again)
-            self._mine = True
-            return
         try:
             if kind == "zarr":
                 self.part.mkdir(exist_ok=True)
@@ -220,11 +216,18 @@ class Output:
                 else libraries.create_zarr(self.part, self.path, shape, dtype, tile_size)
             )
         elif again:
-            self.matrix = read_npy(self._holder, self.part)
+            file = self._holder
+            self.matrix = (
+                read_npy(file, self.part) if kind == "npy" else libraries.reopen_hdf5(file, self.part, dataset)
+            )
         else:
             if os.fstat(self._holder.fileno()).st_size:  # ext4 waits at the end for what was cut to nothing before
                 self._holder.truncate(0)
-            self.matrix = create_npy(self._holder, self.path, shape, dtype, order)
+            self.matrix = (
+                create_npy(self._holder, self.path, shape, dtype, order)
+                if kind == "npy"
+                else libraries.create_hdf5(self._holder, self.part, self.path, dataset, shape, dtype)
+            )
         if (self.matrix.shape, self.matrix.dtype) != (shape, dtype):
             raise ValueError(f"{self.part} has {_said(self.matrix)}, not {shape[0]} x {shape[1]} of {dtype}")
 
@@ -240,7 +243,7 @@ class Output:
             shutil.rmtree(self.path)
         os.replace(self.part, self.path)
         self._let_go()
-        if isinstance(self.matrix, RawFile):
+        if self.path.suffix.lower() == ".npy":
             return np.load(self.path, mmap_mode="r")
         return open_source(self.path).value()
 

@@ -88,7 +88,7 @@ def read_graph(source: str | Path | networkx.DiGraph[Any], *, name: str | None =
     try:
         found = {".graphml": _graphml, ".json": _json}.get(suffix, _dot)(path)
         return _converted(_directed(found, "the graph"), name or found.name or path.stem)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is no graph that can be read: {said}") from error
 
@@ -268,7 +268,7 @@ def _number(data: Mapping[str, Any], names: Iterable[str], default: float, where
         return default
     try:
         value = float(data[key])
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         value = math.nan
     if not 0 <= value < math.inf:
         raise ValueError(f"{key} of {where} is {data[key]!r}, which is no number of at least 0")

@@ -260,9 +260,13 @@ class Table:
         """Excess over the lower bound by policy and workers, and speed-up, as PNG, SVG or PDF. Needs matplotlib."""
         upstairs("plot.compare:figure")(self, path)
 
-    def report(self, path: str | Path) -> None:
-        """One HTML page that opens offline: the table, and the two best runs side by side."""
-        write_text(path, upstairs("plot.html:comparison_page")(self))
+    def report(self, path: str | Path, *others: Table) -> None:
+        """One HTML page that opens offline: the table, a heat map, and any two of its runs side by side.
+
+        With ``others``, such as the same algorithm at other sizes, one picks the graph on the page. It has up to 5 MB,
+        the best and the worst run first, and names those that it left out.
+        """
+        write_text(path, upstairs("plot.html:comparison_page")(self, *others))
 
 
 ENOUGH = 5

@@ -186,6 +186,17 @@ class TestRun:
         assert wide.flops == pytest.approx(4 * n**3 / 3)
         assert wide.gflops == pytest.approx(wide.flops / wide.makespan / 1e9)
 
+    def test_flops_of_each_task_are_computed_once(self):
+        calls = []
+        g = TaskGraph()
+        x, y = g.handle("x"), g.handle("y")
+        for _ in range(3):
+            g.insert(tw.Op("known", axpy, flops=lambda *shapes: calls.append(shapes) or 6), R(x), RW(y), 1.0)
+        run = tw.run(g, data(), backend="serial")
+        calls.clear()
+        assert run.rated and run.flops == 18 and run.gflops == 18 / run.makespan / 1e9 and "GFLOP/s" in str(run)
+        assert len(calls) == 3
+
     @pytest.mark.parametrize(("counted", "others", "shown"), [(9.0, 1.0, True), (5.0, 5.0, True), (1.0, 9.0, False)])
     def test_a_rate_is_printed_where_most_time_was_in_tasks_whose_flops_are_known(self, counted, others, shown):
         g = TaskGraph()

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from matrices import spd_matrix
 
 import tilewright as tw
@@ -338,13 +339,39 @@ class TestGraphsRunsAndTheRest:
         owner["x"] = 1
         assert plan.places == [0, 0, 0, 0] and plan.owner(tw.Handle("x", (3,))) == 0
 
-    def test_a_graph_keeps_the_arrays_it_was_given_as_parameters(self):
-        def add(x, by):
-            x += by
+    @pytest.mark.parametrize(
+        ("mine", "spoil"),
+        [
+            (np.ones(2), lambda a: a.fill(7)),
+            (torch.ones(2), lambda a: a.fill_(7)),
+            (sp.csr_array([[1.0, 1.0]]), lambda a: a.data.fill(7)),
+            (tw.TiledMatrix.from_numpy(np.eye(2), 1), lambda a: a[0, 0].fill(7)),
+            ([1, 1], lambda a: a.append(7)),
+            ({1, 3}, lambda a: a.add(7)),
+            ({"a": [np.ones(2)]}, lambda a: a["a"][0].fill(7)),
+            ((1, [np.ones(2)]), lambda a: a[1].clear()),
+        ],
+        ids=lambda thing: type(thing).__name__,
+    )
+    def test_a_graph_keeps_what_it_was_given_as_parameters(self, mine, spoil):
+        def note(x, by):
+            x[...] = len(
+                repr(np.asarray(by) if isinstance(by, tw.TiledMatrix) else by.sum() if sp.issparse(by) else by)
+            )
 
         g = tw.TaskGraph()
-        mine = np.ones(2)
-        g.insert(add, tw.RW(g.handle("x")), mine)
-        mine[:] = 7
-        for backend in ("serial", "threads"):
-            assert tw.run(g, {"x": np.zeros(2)}, backend=backend)["x"].tolist() == [1, 1]
+        g.insert(note, tw.RW(g.handle("x")), mine)
+        before = tw.run(g, {"x": np.zeros(1)}, backend="serial")["x"].tolist()
+        shown = (
+            repr(np.asarray(g.tasks[0].params[0])) if isinstance(mine, tw.TiledMatrix) else repr(g.tasks[0].params[0])
+        )
+        spoil(mine)
+        assert tw.run(g, {"x": np.zeros(1)}, backend="threads")["x"].tolist() == before
+        own = g.tasks[0].params[0]
+        assert (repr(np.asarray(own)) if isinstance(mine, tw.TiledMatrix) else repr(own)) == shown
+
+    def test_an_object_of_another_kind_and_numbers_are_parameters_as_they_are(self):
+        thing, pair = object(), (1, "a")
+        g = tw.TaskGraph()
+        task = g.insert(double, tw.RW(g.handle("x")), thing, pair)
+        assert task.params[0] is thing and task.params[1] is pair

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -9,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import dask
 import numpy as np
 import psutil
 import pytest
@@ -46,6 +48,7 @@ def ended_well(arguments, folder):
 def test_a_command_runs_no_file_of_the_current_folder(trapped):
     command = str(Path(sysconfig.get_path("scripts"), "tilewright"))
     ended_well([command, "cholesky", "--n=32", "--tile-size=16", "--workers=2", "--backend=dask"], trapped)
+    ended_well([sys.executable, "-m", "tilewright", "simulate", "cholesky", "--nt=2"], trapped)
 
 
 OWNER = """
@@ -133,8 +136,19 @@ for address in sys.argv[1:]:
 """
 
 
-def test_another_user_cannot_have_the_kept_cluster_run_code():
-    client = clients.kept(1)
+def test_another_user_cannot_have_the_kept_cluster_run_code(trapped):
+    """Neither by its ports, nor by the folder in which Dask looks for modules and keeps what workers spill."""
+    clients.close()
+    theirs = trapped / "dask-scratch-space"  # where Dask would go
+    theirs.mkdir(0o777)
+    theirs.chmod(0o777)
+    before = list(sys.path)
+    with dask.config.set({"temporary-directory": str(trapped)}):
+        client = clients.kept(1)
+    places = client.run(lambda dask_worker: dask_worker.local_directory).values()
+    mine = trapped / f"tilewright-{os.geteuid()}"
+    assert stat.S_IMODE(mine.stat().st_mode) == 0o700 and all(Path(place).is_relative_to(mine) for place in places)
+    assert sys.path == before and list(theirs.iterdir()) == []
     addresses = [client.scheduler.address, *clients.workers_of(client)]
     done = subprocess.run(
         [sys.executable, "-c", STRANGER, addresses[0]], cwd="/", capture_output=True, text=True, timeout=60

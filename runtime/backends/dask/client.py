@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -27,6 +28,7 @@ from tilewright.backends.execution.nested import refuse
 from tilewright.backends.ranks import lending
 from tilewright.errors import WorkerDied
 from tilewright.extras import brings
+from tilewright.host.files import private_folder
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -232,16 +234,23 @@ _SETTINGS: dict[str, Any] = {
 
 @contextmanager
 def _our_way() -> Iterator[None]:
-    """A block in which workers of the kept cluster are started, with our settings, and this process stays as it is."""
+    """A block in which workers of the kept cluster are started, with our settings, and this process stays as it is.
+
+    Dask keeps what workers spill, and looks for modules first, in a folder of a name that anybody can guess, and takes
+    one that another user has made. So ours is in one that is this user's alone; nannies put it before all in the
+    ``sys.path`` of this process, from which it goes again.
+    """
     import dask
 
-    with dask.config.set(_SETTINGS):
+    scratch = private_folder(dask.config.get("temporary-directory", None) or tempfile.gettempdir())
+    with dask.config.set(_SETTINGS | {"temporary-directory": str(scratch)}):
         changed = {"PYTHONHASHSEED", *dask.config.get(_BEFORE)}  # a nanny sets them here, for its worker to inherit
         before = {name: os.environ.get(name) for name in changed}
         os.environ["PYTHONSAFEPATH"] = "1"  # multiprocessing has a helper process, which is started first
         try:
             yield
         finally:
+            sys.path[:] = [entry for entry in sys.path if not entry.startswith(str(scratch))]
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tilewright.backends.execution.buffers import layout
+from tilewright.backends.execution.buffers import layout, view
 from tilewright.backends.execution.torch_state import TorchState
 from tilewright.backends.ranks import lending
 from tilewright.backends.ranks.segments import Mappings
@@ -457,14 +457,14 @@ def own(value: Any, *, copy: bool = True, order: str | None = None, read: bool =
     ``order`` is that of the matrix a tile belongs to: kernels, and so bits, depend on it. Where a tile is only ``read``
     another order will do, as long as it is clear which one it is.
     """
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+    if isinstance(value, np.ndarray) and view(value) is not None:
         order = order or layout(value)
         fit = value.flags.aligned and value.flags.writeable and (read or layout(value) == order)
         if copy or not fit or _ambiguous(value, order):
             value, source = blank(value.shape, value.dtype, order), value
             value[...] = source
         return value
-    if not copy:
+    if not copy and (read or not isinstance(value, np.ndarray) or value.flags.writeable):
         return value
     from copy import deepcopy
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 import sys
 import threading
@@ -70,7 +71,10 @@ class GroupWork(NamedTuple):
     common: Common
     rank: int
     """Where it was meant to run."""
-    calls: tuple[TaskCall, ...]
+    first: int
+    """The number of its first task."""
+    calls: bytes
+    """Its `TaskCall`s, pickled: a worker says what it cannot read, where Dask would lose the scheduler and hang."""
     inputs: tuple[tuple[Handle, bool], ...]
     """For each value passed: its handle, and whether it stands in a dict of several."""
     outputs: tuple[Handle, ...]
@@ -106,17 +110,18 @@ def _run_group(work: GroupWork, values: tuple[Any, ...], worker: Any, say: Say |
     key = worker.get_current_task()
     common = work.common
     sys.path.extend(entry for entry in common.path if entry not in sys.path)
-    number = work.calls[0].number
+    number = work.first
     records: list[tuple[int, float, float]] = []
     try:
         choice.adopt(common.blas)
+        calls: tuple[TaskCall, ...] = pickle.loads(work.calls)
         graph = TaskGraph()
-        for call in work.calls:
+        for call in calls:
             graph.insert(call.op, *call.args, *call.params)
         store = _store(work, graph, values)
         program = Program(graph, store)
         with limits(program.uses_functions), one_thread(), common.torch_state.entered(), telling(say):
-            for task, call in zip(graph, work.calls, strict=True):
+            for task, call in zip(graph, calls, strict=True):
                 if worker.state.tasks[key].state == "cancelled":
                     raise Reschedule  # that is no failure if Dask wants the task again by then
                 number = call.number

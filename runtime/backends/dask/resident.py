@@ -29,6 +29,7 @@ from tilewright.backends.execution.torch_state import capture
 from tilewright.backends.ranks import lending
 from tilewright.backends.ranks.outcome import Order, Outcome, merge, planned
 from tilewright.backends.ranks.output import show
+from tilewright.backends.ranks.pickling import code
 from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.distribution import by_handle, owners
 from tilewright.errors import WorkerDied
@@ -92,7 +93,7 @@ def run_resident(
         plan = planned(graph, len(ranks.members), order)
         families, outlines = families_of(store), outlines_of(program)
         contents, key = _contents(program, order, families, outlines)
-    policy = _dumps(scheduler)
+    policy = code(scheduler)
     stay = tuple(name for name, family in store.families.items() if isinstance(family, RemoteTiles))
     run = uuid4().hex[:8]
     path = tuple(sys.path) if options.kept else ()
@@ -181,13 +182,6 @@ def _where_data_is(
     return rank_of
 
 
-def _dumps(value: Any) -> bytes:
-    """Pickle, functions of the main module and of no module by value."""
-    from distributed.protocol import pickle as dask_pickle
-
-    return dask_pickle.dumps(value)
-
-
 _dumped: weakref.WeakKeyDictionary[Program, tuple[Any, bytes, str]] = weakref.WeakKeyDictionary()
 """Prepared programs: with what they were pickled, as what, and the workers' key for it."""
 
@@ -197,7 +191,7 @@ def _contents(program: Program, *rest: Any) -> tuple[bytes, str]:
     known = _dumped.get(program)
     if known is not None and known[0] == rest:
         return known[1:]
-    contents = _dumps((program.graph, *rest))
+    contents = code((program.graph, *rest))
     if not program.prepared:
         return contents, ""
     _dumped[program] = rest, contents, uuid4().hex

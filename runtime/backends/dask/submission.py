@@ -10,6 +10,7 @@ from tilewright.backends.dask.group import Common, GroupWork, TaskCall, run_grou
 from tilewright.backends.dask.remote import RemoteTiles
 from tilewright.backends.dask.resident import families_of, outlines_of
 from tilewright.backends.execution.program import Program
+from tilewright.backends.ranks.pickling import code
 from tilewright.graph import Handle, TaskGraph
 from tilewright.machine import Machine
 from tilewright.passes.coarsen import Coarse, Overheads
@@ -143,7 +144,8 @@ def submission(
         work = GroupWork(
             common,
             group.place,
-            calls,
+            group.tasks[0],
+            code(calls),
             tuple((handle, source >= 0 and len(outputs[source]) > 1) for handle, source in needs),
             tuple(outputs[g]),
             {name: families[name] for name in names if name in families},

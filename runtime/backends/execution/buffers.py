@@ -11,18 +11,22 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tilewright.rooms import Outline
+
 __all__ = ["Spare", "itemsize_of", "kind", "layout", "memory", "view", "wrap"]
 
 _ALIGNMENT = 64
+_MEMORY = (np.ndarray, np.memmap, Outline)
 
 
 def view(value: Any) -> np.ndarray | None:
     """The memory of a value as an array; None if the value is not plain memory.
 
-    Plain are arrays without Python objects and strided CPU tensors that take no part in differentiation.
+    Plain are arrays without Python objects and strided CPU tensors that take no part in differentiation. Memory has no
+    mask, and is no `numpy.matrix`: subclasses of arrays are values like any other object.
     """
     if isinstance(value, np.ndarray):
-        return None if value.dtype.hasobject else value
+        return value if type(value) in _MEMORY and not value.dtype.hasobject else None
     torch: Any = sys.modules.get("torch")
     if torch is None or type(value) is not torch.Tensor or value.requires_grad:
         return None

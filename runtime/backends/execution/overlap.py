@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.exceptions import TooHardError
 
+from tilewright.backends.execution.buffers import view
+from tilewright.backends.execution.returned import may_change
 from tilewright.graph import Handle, TaskGraph
 from tilewright.tiles import Store, TiledMatrix
 
@@ -57,7 +59,7 @@ def check_apart(graph: TaskGraph, store: Store) -> None:
             groups[id(value) if value.base is None else id(value.base)].append((handle, value, handle in written))
         elif (array := _tensor(value)) is not None:
             groups[value.untyped_storage().data_ptr()].append((handle, array, handle in written))
-        elif type(value) in (list, dict, set, bytearray):
+        elif may_change(value):
             groups[id(value)].append((handle, value, handle in written))
     for name, changed in matrices.items():
         base: Any = store.families[name].base
@@ -73,8 +75,6 @@ def _tensor(value: Any) -> np.ndarray | None:
     torch: Any = sys.modules.get("torch")
     if torch is None or type(value) is not torch.Tensor:
         return None
-    from tilewright.backends.execution.buffers import view  # not before: the package of ranks takes a while to load
-
     return view(value)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilewright.backends.execution import returned
 from tilewright.backends.execution.overlap import check_apart
 from tilewright.backends.execution.rooms import Rooms
 from tilewright.errors import MissingDataError
@@ -129,7 +130,7 @@ class Program:
         store = self.store
         result = self._functions[task.index](*[store[handle] for handle, _ in task.uses], *task.params)
         if result is not None:
-            self._finish(task, result)
+            self._finish(task, result, returned.held(result))
 
     def _call_in_rooms(self, task: Task) -> None:
         rooms = self.rooms
@@ -138,7 +139,8 @@ class Program:
         Program.call(self, task)
         rooms.leave(task)
 
-    def _finish(self, task: Task, result: Any) -> None:
+    def _finish(self, task: Task, result: Any, held: bool) -> None:
+        """Take in what a task returned; ``held``: somebody else has it as well."""
         op = task.op
         if op.function is None or op.explain is not None:
             check_info(task, self.store, result)
@@ -149,24 +151,26 @@ class Program:
         if len(writes) > 1:
             if not isinstance(result, tuple) or len(result) != len(writes):
                 raise TypeError(f"{task} must return None or {len(writes)} values, for {', '.join(map(str, writes))}")
-            for handle, value in zip(writes, self._apart(task, result), strict=True):
+            kept = [returned.held(value, 2) for value in result]  # it and the loop have it
+            for handle, value in zip(writes, self._apart(task, writes, result, kept), strict=True):
                 self.store[handle] = value
                 self.replaced.add(handle)
         elif writes:
-            self.store[writes[0]] = self._apart(task, (result,))[0]
+            self.store[writes[0]] = self._apart(task, writes, (result,), (held,))[0]
             self.replaced.add(writes[0])
 
-    def _apart(self, task: Task, values: Sequence[Any]) -> Sequence[Any]:
-        """The values, copied where their memory is also that of a handle that is read, or of an earlier value."""
-        kept = [self.store[handle] for handle, access in task.uses if access is Access.READ]
-        others = [array for array in kept if isinstance(array, np.ndarray)]
+    def _apart(
+        self, task: Task, writes: Sequence[Handle], values: Sequence[Any], held: Sequence[bool]
+    ) -> Sequence[Any]:
+        """The values, copied where somebody else has them, or where they share memory with what the task reads or with
+        an earlier one: what a later task does to one handle must not change another."""
+        others = [self.store[handle] for handle, access in task.uses if access is Access.READ]
         found = []
-        for value in values:
-            if isinstance(value, np.ndarray):
-                if any(np.may_share_memory(value, other) for other in others):
-                    value = value.copy()
-                others.append(value)
-            found.append(value)
+        for handle, value, elsewhere in zip(writes, values, held, strict=True):
+            own = elsewhere and value is not self.store[handle]
+            kept = returned.copied(value) if own or returned.shared(value, others) else value
+            others.append(kept)
+            found.append(kept)
         return found
 
 

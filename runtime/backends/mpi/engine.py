@@ -48,7 +48,7 @@ from tilewright.backends.mpi.connection import Job
 from tilewright.backends.mpi.launcher import require_mpi4py
 from tilewright.backends.mpi.options import Mpi, how, per_rank
 from tilewright.backends.ranks import pickling, segments
-from tilewright.backends.ranks.outcome import Order, loops_of, merge, planned, planned_needs, thaw
+from tilewright.backends.ranks.outcome import Order, listed_of, loops_of, merge, planned, planned_needs, thaw
 from tilewright.distribution import Distribution, by_handle, chosen_owner, owner_for, owners
 from tilewright.graph import Handle, TaskGraph
 from tilewright.host.affinity import as_pin, places
@@ -167,7 +167,7 @@ class MpiPool(Mpi):
             _copy((here[handle], there[handle]) for handle in graph.inputs)
             key, is_there = _key(pool, program, order)
             with uncollected():
-                contents = b"" if is_there else pickling.dumps((graph if loops is None else loops[0], order))
+                contents = b"" if is_there else pickling.dumps((listed_of(graph) if loops is None else loops[0], order))
             job = Job(
                 key,
                 contents,

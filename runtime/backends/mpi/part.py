@@ -29,9 +29,10 @@ from tilewright.host.memory import Peak
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
-from tilewright.passes.local import LocalPlan
+from tilewright.passes.listed import Listed, ListedPlan
 from tilewright.passes.loops import Nest
 from tilewright.passes.messages import MessagePlan
+from tilewright.passes.one_rank import OneRank
 from tilewright.schedulers import Policy
 from tilewright.schedulers import policy as find_policy
 from tilewright.storage.parts import settle_all
@@ -42,7 +43,7 @@ __all__ = ["agreement", "own_cores", "run_part", "wires"]
 
 def run_part(
     comm: MPI.Intracomm,
-    graph: TaskGraph | Nest,
+    graph: TaskGraph | Nest | Listed,
     store: Store,
     scheduler: str | Policy,
     workers: int,
@@ -56,8 +57,9 @@ def run_part(
     agreed: Agreement | None = None,
     pins: Sequence[int] | None = None,
 ) -> list[Outcome]:
-    """Run this rank's part of ``graph``, or of loops, and tell all ranks how it went. Collective. ``pins`` are its
-    workers' CPUs.
+    """Run this rank's part of ``graph``, and tell all ranks how it went. Collective.
+
+    ``graph`` may be loops, or tasks in arrays, of which each rank plans its own part. ``pins`` are its workers' CPUs.
 
     ``order`` holds the arguments of the plan beside graph and ranks: owners, start, collect. ``store`` has a buffer
     for every array of the run, also for those that live elsewhere; their contents are not looked at. ``deliver`` puts
@@ -73,11 +75,14 @@ def run_part(
         policy = find_policy(scheduler)
         policy.prepare(part.graph, Machine(workers=workers))
         spare = spare or Spare()
-        if isinstance(graph, TaskGraph):
-            provide(graph, store)
+        provide(graph if isinstance(graph, TaskGraph) else part.graph, store)
         rooms = _rooms(plan, comm.rank, store, spare, shared=deliver)
         program = Program(part.graph, store)
-        pickled = _pickled(graph, store) if isinstance(graph, TaskGraph) and plan.messages else {}
+        pickled: dict[Handle, int] = {}
+        if isinstance(graph, TaskGraph) and plan.messages:
+            pickled = _pickled(graph, store)
+        elif isinstance(plan, ListedPlan):
+            pickled = plan.pickled(lambda handle: view(store[handle]) is not None)
         team = Team(program, policy, workers, part, comm.rank, "mpi", pins)
         courier = MpiCourier(lines, team, pickled, spare, window=window, synchronous=synchronous)
         team.attach(courier)
@@ -115,7 +120,7 @@ def run_part(
 
 
 def _rooms(
-    plan: MessagePlan | LocalPlan, rank: int, store: Store, spare: Spare, *, shared: bool
+    plan: MessagePlan | OneRank, rank: int, store: Store, spare: Spare, *, shared: bool
 ) -> dict[Handle, np.ndarray]:
     """Give this rank memory of its own where `MessagePlan.rooms` says so. What is no memory is its own already."""
     rooms = {}
@@ -151,7 +156,7 @@ def _pickled(graph: TaskGraph, store: Store) -> dict[Handle, int]:
     return first
 
 
-def _check_tags(plan: MessagePlan | LocalPlan) -> None:
+def _check_tags(plan: MessagePlan | OneRank) -> None:
     most = max((message.tag for message in plan.messages), default=0)
     limit: Any = MPI.COMM_WORLD.Get_attr(MPI.TAG_UB)  # a predefined attribute; Open MPI has it nowhere else
     if most > limit:
@@ -163,7 +168,7 @@ def _check_tags(plan: MessagePlan | LocalPlan) -> None:
 # ------------------------------------------------------------------ what ranks tell each other
 
 
-def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan | LocalPlan, began: float, deliver: bool) -> Outcome:
+def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan | OneRank, began: float, deliver: bool) -> Outcome:
     values = b""
     if not team.failures:
         try:
@@ -182,18 +187,19 @@ def _outcome(team: Team, courier: MpiCourier, plan: MessagePlan | LocalPlan, beg
     )
 
 
-def _settle(plan: MessagePlan | LocalPlan, team: Team, deliver: bool) -> bytes:
+def _settle(plan: MessagePlan | OneRank, team: Team, deliver: bool) -> bytes:
     """Put results that this rank made into their own place; with ``deliver`` pickle those that have none."""
     store = team.program.store
     places = Store(store.given)
-    temporary = plan.temporary if isinstance(plan, LocalPlan) else plan.graph.temporary
+    temporary = plan.temporary if isinstance(plan, OneRank) else plan.graph.temporary
     replaced = {handle for handle in team.program.replaced if handle.name not in temporary}
     values = {}
     for handle in plan.made_by(team.rank):
         value, place = store[handle], places[handle]
-        if value is place:
+        memory_there = view(place)
+        if value is place and (memory_there is not None or value is None):
             continue
-        array = None if handle in replaced else view(place)
+        array = None if handle in replaced else memory_there
         if array is not None:
             np.copyto(array, memory(value))
             store[handle] = place

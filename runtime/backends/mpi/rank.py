@@ -44,6 +44,7 @@ from tilewright.backends.ranks.segments import Mappings
 from tilewright.graph import TaskGraph
 from tilewright.host.garbage import uncollected
 from tilewright.kernels import choice
+from tilewright.passes.listed import Listed
 from tilewright.passes.loops import Nest
 from tilewright.runs.progress import Rows
 from tilewright.tiles import Store
@@ -165,7 +166,7 @@ class _Teller:
         self._send(News(done, rows))
 
 
-Programs = dict[int, tuple[TaskGraph | Nest, Order]]
+Programs = dict[int, tuple[TaskGraph | Nest | Listed, Order]]
 """Graphs of prepared programs by key. As long as a graph is here, so is its plan: see `planned`."""
 
 

@@ -15,9 +15,11 @@ import numpy as np
 from tilewright.backends.ranks.pickling import CodePickler
 from tilewright.distribution import Distribution, near_square
 from tilewright.graph import Handle, TaskGraph
+from tilewright.passes.listed import Listed, ListedPlan, listed_graph
 from tilewright.passes.local import LocalPlan
 from tilewright.passes.loops import Nest, nest_of
 from tilewright.passes.messages import MessagePlan
+from tilewright.passes.one_rank import OneRank
 from tilewright.runs.failure import leave
 from tilewright.runs.run import Run
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
@@ -28,6 +30,7 @@ __all__ = [
     "Outcome",
     "failed_at",
     "freeze",
+    "listed_of",
     "loops_of",
     "merge",
     "plan_of",
@@ -87,19 +90,31 @@ def planned(graph: TaskGraph, ranks: int, order: Order, results: frozenset[Handl
     return known[key]
 
 
-_local: weakref.WeakKeyDictionary[Nest, tuple[Any, LocalPlan]] = weakref.WeakKeyDictionary()
+_own: weakref.WeakKeyDictionary[Nest | Listed, tuple[Any, OneRank]] = weakref.WeakKeyDictionary()
 
 
-def plan_of(graph: TaskGraph | Nest, ranks: int, rank: int, order: Order) -> MessagePlan | LocalPlan:
-    """`planned`, of a graph or of loops, which a rank plans for itself alone."""
+def plan_of(graph: TaskGraph | Nest | Listed, ranks: int, rank: int, order: Order) -> MessagePlan | OneRank:
+    """`planned`, of a graph; of loops, or tasks in arrays, what a rank plans for itself alone."""
     if isinstance(graph, TaskGraph):
         return planned(graph, ranks, order)
     key = ranks, rank, order
-    known = _local.get(graph)
+    known = _own.get(graph)
     if known is None or known[0] != key:
-        assert isinstance(order[0], Distribution)
-        known = _local[graph] = key, LocalPlan(graph, ranks, rank, order[0])
+        owner = order[0]
+        plan: OneRank
+        if isinstance(graph, Nest):
+            assert isinstance(owner, Distribution)
+            plan = LocalPlan(graph, ranks, rank, owner)
+        else:
+            assert isinstance(owner, tuple)
+            plan = ListedPlan(graph, ranks, rank, owner)
+        known = _own[graph] = key, plan
     return known[1]
+
+
+def listed_of(graph: TaskGraph) -> TaskGraph | Listed:
+    """What ranks get that have to be told all tasks: arrays, of which each makes its part, where that pays."""
+    return (listed_graph(graph) if len(graph) >= WORTH else None) or graph
 
 
 def loops_of(graph: TaskGraph, owner: Any, ranks: int) -> tuple[Nest, Distribution] | None:
@@ -142,7 +157,7 @@ def failed_at(team: Any, number: int, began: float) -> tuple[int, float, float] 
     return None if found is None else (found[0], found[1] - began, found[2] - began)
 
 
-def ran(team: Any, plan: MessagePlan | LocalPlan, began: float) -> np.ndarray:
+def ran(team: Any, plan: MessagePlan | OneRank, began: float) -> np.ndarray:
     """`Outcome.tasks` of the workers of one rank; without those that made a copy anew which another rank has."""
     origin = np.array(team.part.origin, np.int64)
     tables = [np.zeros((0, 4))]

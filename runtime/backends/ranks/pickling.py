@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from tilewright.backends.execution.buffers import kind, view, wrap
 from tilewright.backends.ranks.segments import Mappings, reference
 
-__all__ = ["CodePickler", "dumps", "loads"]
+__all__ = ["CodePickler", "code", "dumps", "loads"]
 
 
 class CodePickler(pickle.Pickler):
@@ -23,12 +24,25 @@ class CodePickler(pickle.Pickler):
     """Whether who reads it has the same main module: ranks of one script."""
 
     def reducer_override(self, thing: Any) -> Any:
-        if isinstance(thing, type | FunctionType) and not _by_name(thing, self.main_is_there):
-            return pickle.loads, (_code(thing),)
+        if isinstance(thing, type | FunctionType | CACHED) and not _by_name(thing, self.main_is_there):
+            return _remembering(thing) if isinstance(thing, CACHED) else (pickle.loads, (_code(thing),))
         return NotImplemented
 
 
-def _by_name(thing: type | FunctionType, main: bool) -> bool:
+CACHED = type(lru_cache(int))
+"""What `functools.lru_cache` makes of a function; it pickles by its name alone."""
+
+
+def _remembering(thing: Any) -> tuple[Any, ...]:
+    """How to make a function with a cache again, whose cache is empty then."""
+    return _cached, (thing.__wrapped__, thing.cache_parameters())
+
+
+def _cached(function: Any, parameters: dict[str, Any]) -> Any:
+    return lru_cache(**parameters)(function)
+
+
+def _by_name(thing: Any, main: bool) -> bool:
     """Whether it stands under its name in a module: another process can import it from there."""
     found: Any = sys.modules.get(thing.__module__)
     for name in thing.__qualname__.split("."):
@@ -36,7 +50,7 @@ def _by_name(thing: type | FunctionType, main: bool) -> bool:
     return found is thing and (main or thing.__module__ != "__main__")
 
 
-def _code(thing: type | FunctionType) -> bytes:
+def _code(thing: Any) -> bytes:
     try:
         import cloudpickle
     except ImportError:
@@ -44,12 +58,27 @@ def _code(thing: type | FunctionType) -> bytes:
             f"backend 'mpi' cannot send {thing.__qualname__} of {thing.__module__} to its ranks: they import functions "
             f"by name; define it at the top of a module, or install cloudpickle, with which it travels as code"
         ) from None
+
+    class Coder(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, thing: Any) -> Any:
+            if isinstance(thing, CACHED) and not _by_name(thing, False):
+                return _remembering(thing)
+            return super().reducer_override(thing)
+
+    buffer = io.BytesIO()
     try:
-        code: bytes = cloudpickle.dumps(thing)
+        Coder(buffer, pickle.HIGHEST_PROTOCOL).dump(thing)
     except Exception as error:
         error.add_note(f"while {thing.__qualname__} of {thing.__module__} was made ready to be sent to the ranks")
         raise
-    return code
+    return buffer.getvalue()
+
+
+def code(value: Any) -> bytes:
+    """Pickle for another process that has not this one's main module."""
+    buffer = io.BytesIO()
+    CodePickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    return buffer.getvalue()
 
 
 class _Pickler(CodePickler):

@@ -97,10 +97,10 @@ def like(value: Any, place: Callable[[np.ndarray], np.ndarray]) -> Any:
         return wrap(place(array), kind(value))
     if isinstance(value, TiledMatrix):
         return value.over(place)
-    if isinstance(value, dict):
+    if type(value) is dict:
         return {key: like(item, place) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [like(item, place) for item in value]
+    if type(value) in (list, tuple):
+        return type(value)(like(item, place) for item in value)
     return value
 
 

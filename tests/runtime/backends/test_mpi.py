@@ -157,6 +157,24 @@ def test_parts_that_ranks_make_from_loops_give_the_same_bits_and_messages(
         tw.tiled_cholesky(bad, backend="mpi", pool=pool, tile_size=20)
 
 
+def test_parts_of_lu_that_ranks_make_from_loops_give_the_same_bits_and_messages(
+    pool: tw.mpi.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = np.random.default_rng(5).standard_normal((130, 170))
+    for grid in ((3, 1), (1, 3)):
+        options: dict[str, Any] = {"tile_size": 20, "backend": "mpi", "pool": pool, "grid": grid, "update": "tile"}
+        flat = tw.lu_factor(a, **options)
+        monkeypatch.setattr("tilewright.backends.ranks.outcome.WORTH", 0)
+        monkeypatch.setattr("tilewright.backends.mpi.engine.by_handle", None)  # nobody asks for all owners
+        local = tw.lu_factor(a, **options)
+        monkeypatch.undo()
+        np.testing.assert_array_equal(local.lu, flat.lu)
+        np.testing.assert_array_equal(local.piv, flat.piv)
+        assert local.norms == flat.norms and local.run is not None and flat.run is not None
+        local.run.trace.check()
+        assert sorted(m[:4] for m in local.run.trace.messages) == sorted(m[:4] for m in flat.run.trace.messages)
+
+
 @pytest.mark.parametrize("dtype", ["f", "d", "F", "D"])
 def test_residual_passes_the_threshold_of_lapack(pool: tw.mpi.Pool, dtype: str) -> None:
     """||A - L L^H||_1 / (n ||A||_1 u) < 30."""

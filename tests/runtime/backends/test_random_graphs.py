@@ -16,6 +16,7 @@ from random_graphs import RANKS, STYLES, interpret, make, may_fail, problems
 
 import tilewright as tw
 from tilewright.backends.mpi import launcher
+from tilewright.backends.ranks import outcome
 
 pytestmark = pytest.mark.long
 
@@ -102,8 +103,10 @@ def test_simulated_traces_are_valid(workers):
     assert problems(cases(50), lambda case: tw.simulate(case.graph(), machine, scheduler="heft"), ranks=True) == []
 
 
-@pytest.mark.parametrize("workers", [RANKS, 2 * RANKS])
-def test_ranks_of_a_pool(pool, workers):
+@pytest.mark.parametrize(("workers", "worth"), [(RANKS, outcome.WORTH), (2 * RANKS, 0)])
+def test_ranks_of_a_pool(pool, monkeypatch, workers, worth):
+    """Planned as a whole, and each part from arrays."""
+    monkeypatch.setattr(outcome, "WORTH", worth)
     options = [{}, {"window": 1}, {"synchronous": True}]
 
     def run(case):

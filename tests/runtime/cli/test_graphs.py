@@ -118,9 +118,38 @@ def test_json_goes_to_standard_output_or_into_a_file_and_what_was_written_is_sai
     assert "step 0 6" in (tmp_path / "g.svg").read_text()
 
 
+def test_an_owner_colours_a_drawing_and_says_where_tasks_run(tmp_path):
+    said = call(
+        "dag", "cholesky", "--nt", 4, "--grid", "2x1", "--svg", tmp_path / "g.svg", "--html", tmp_path / "g.html"
+    )
+    assert "20 tasks" in said.stderr
+    drawn = (tmp_path / "g.svg").read_text()
+    graph = tw.cholesky_graph(4)
+    own = [task.writes[0].index[0] % 2 for task in graph]
+    assert f">rank 0 {own.count(0)}<" in drawn and f">rank 1 {own.count(1)}<" in drawn
+    between = sum(own[p] != own[task.index] for task in graph for p in task.predecessors)
+    assert drawn.count('message" data-edge') == between and ">A[0,0], rank 0 to 1<" in drawn
+    assert '"name":"owner"' in (tmp_path / "g.html").read_text()
+    assert graph.layout is None  # the graph of others is as it was
+    by_op = call(
+        "dag", "cholesky", "--nt", 4, "--owner", "rows", "--ranks", 2, "--by", "op", "--svg", tmp_path / "g.svg"
+    )
+    assert by_op.exit_code == 0 and ">gemm 4<" in (tmp_path / "g.svg").read_text()
+    ran = call("run", "cholesky", "--nt", 4, "--tile-size", 8, "--backend", "mpi", "--owner", "rows", "--workers", 2)
+    run = tw.simulate(graph, tw.Machine(ranks=2), owner=tw.RowBlocks(2, 4))
+    assert f"messages       {run.messages} on 2 ranks" in ran.stdout
+    grid = call("run", "cholesky", "--nt", 4, "--tile-size", 8, "--backend", "mpi", "--grid", "1x2")
+    run = tw.simulate(graph, tw.Machine(ranks=2), owner=tw.BlockCyclic(1, 2))
+    assert f"messages       {run.messages} on 2 ranks" in grid.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["run", "cholesky", "--owner", "rows"], "are for engines with ranks: mpi, dask, simulate; not threads"),
+        (["compare", "cholesky", "--backend", "threads", "--grid", "1x2"], "are for engines with ranks"),
+        (["run", "cholesky", "--owner", "rows", "--backend", "mpi"], "say how many with --ranks or --grid"),
+        (["dag", "cholesky", "--limit", "0"], "0 is not in the range"),
         (["dag", "choleski"], "there is no graph 'choleski'; known: cholesky, lu,"),
         (["simulat", "tree"], "Did you mean simulate?"),
         (["simulate", "tree", "--scheduler", "hfet"], "did you mean heft?"),

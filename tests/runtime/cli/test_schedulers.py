@@ -192,6 +192,24 @@ def test_trees_and_policies_stand_side_by_side():
     assert len(found["rows"]) == 6
 
 
+def test_each_size_has_a_table_of_its_own_and_the_page_has_all(tmp_path):
+    page, rows = tmp_path / "page.html", tmp_path / "rows.csv"
+    options = ["--workers", "2,4", "--schedulers", "eager,critical-path"]
+    said = invoke(compare, "cholesky", "--vary", "nt=4,6", *options, "--html", str(page), "--csv", str(rows))
+    tables = [
+        tw.compare_schedulers(tw.cholesky_graph(nt), [2, 4], schedulers=["eager", "critical-path"]) for nt in (4, 6)
+    ]
+    assert said.startswith("\n\n".join(map(str, tables)))
+    found = json.loads(invoke(compare, "cholesky", "--vary", "nt=4,6", *options, "--json"))["tables"]
+    assert [table["advice"] for table in found] == [table.advice() for table in tables]
+    assert page.read_text().count('<div class="comparison"') == 2
+    assert [line.rpartition(",")[2] for line in rows.read_text().splitlines()] == [
+        "graph",
+        *["cholesky nt=4"] * 4,
+        *["cholesky nt=6"] * 4,
+    ]
+
+
 def test_sockets_come_from_options_or_from_the_file_of_a_machine(tmp_path):
     machine = tw.Machine(sockets=2, socket_beta=1e-3)
     machine.to_json(tmp_path / "machine.json")
@@ -212,7 +230,10 @@ def test_sockets_come_from_options_or_from_the_file_of_a_machine(tmp_path):
         (["qr", "--vary", "window=little"], "window must be a number of bytes or a text such as '2GB'"),
         (["qr", "--vary", "broadcast="], "'broadcast=' has no values"),
         (["qr", "--nt", "2", "--vary", "window=1MB"], "window"),
-        (["cholesky", "--vary", "tree=flat"], "graph cholesky has no tree; it has precision"),
+        (["cholesky", "--vary", "tree=flat"], "graph cholesky has no tree; it has precision, nt"),
+        (["cholesky", "--vary", "nt=few"], "'few' is not a valid integer"),
+        (["cholesky", "--vary", "nt=2,3", "--plot", "x.png"], "--plot draws one table; --html has all sizes"),
+        (["cholesky", "--vary", "nt=2,3", "--engines", "threads"], "leave out --vary"),
         (["lu", "--vary", "panel=double"], "'double' is not one of 'single', 'recursive'"),
         (["cholesky", "--engines", "thread"], "unknown engine 'thread'; known: serial"),
         (["cholesky", "--engines", "threads", "--backend", "mpi"], "leave out --backend"),

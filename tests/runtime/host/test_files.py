@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tilewright.host.files import replacing, sweep, write_text
+from tilewright.host.files import private_folder, replacing, sweep, write_text
 
 
 def full(monkeypatch):
@@ -146,3 +146,17 @@ def test_only_what_dead_processes_left_is_swept(tmp_path):
         (tmp_path / name).touch()
     sweep(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == set(stay)
+
+
+def test_a_private_folder_is_nobody_else_s(tmp_path):
+    mine = private_folder(tmp_path)
+    assert mine.parent == tmp_path and stat.S_IMODE(mine.stat().st_mode) == 0o700
+    assert private_folder(tmp_path) == mine  # the same again: nothing gathers
+    traps = {"open": lambda: mine.chmod(0o777), "link": lambda: (mine.rmdir(), mine.symlink_to(tmp_path / "theirs"))}
+    if os.geteuid() == 0:
+        traps["another's"] = lambda: (mine.unlink(), mine.mkdir(0o700), os.chown(mine, 65534, 65534))
+    (tmp_path / "theirs").mkdir(0o777)
+    for trap in traps.values():
+        trap()
+        other = private_folder(tmp_path)
+        assert other != mine and other.parent == tmp_path and stat.S_IMODE(other.stat().st_mode) == 0o700

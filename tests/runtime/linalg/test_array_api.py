@@ -317,3 +317,30 @@ def test_stacks_of_positive_definite_matrices_are_solved_with_in_fp64():
         tw.solve(spd, x, return_info=True)
     with pytest.raises(ValueError, match="pivoting of a stack is 'partial'"):
         tw.inv(spd, pivoting="none")
+
+
+@pytest.mark.needs("torch")
+def test_a_product_of_two_vectors_of_integers_is_exact_in_every_kind():
+    assert linalg.matmul(torch.arange(4), torch.arange(4)) == torch.tensor(14)
+    assert linalg.matmul(np.arange(4), np.arange(4)) == 14 == linalg.matmul([0, 1, 2, 3], np.arange(4))
+
+
+def test_the_power_zero_is_an_identity_of_the_kind_of_the_matrix():
+    found = linalg.matrix_power(tw.TiledMatrix.from_numpy(np.ones((3, 3)), 2), 0)
+    assert isinstance(found, tw.TiledMatrix) and found.tile_size == 2
+    np.testing.assert_array_equal(found.to_numpy(), np.eye(3))
+
+
+@pytest.mark.needs("dask")
+def test_the_power_zero_of_a_dask_array_has_its_chunks():
+    found = linalg.matrix_power(da.ones((3, 3), chunks=2), 0)
+    assert found.chunks == ((2, 1), (2, 1))
+    np.testing.assert_array_equal(found.compute(scheduler="synchronous"), np.eye(3))
+
+
+@pytest.mark.parametrize("p", [1, -1, np.inf, "fro"])
+def test_a_condition_takes_the_keywords_of_an_inverse_and_the_norm_is_that_before_it_is_overwritten(p):
+    A = np.random.default_rng(3).standard_normal((6, 6))
+    wanted = np.linalg.cond(A, p)
+    assert np.isclose(tw.cond(A, p, pivoting="partial", threshold=None, workers=1), wanted)
+    assert np.isclose(tw.cond(np.asfortranarray(A), p, overwrite_a=True, check_finite=False, backend="serial"), wanted)

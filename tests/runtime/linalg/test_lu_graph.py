@@ -114,6 +114,14 @@ def test_closed_form_holds_with_copies(in_place, pivoting, update, panel):
         assert g.bottom_levels() == g.bottom_levels([task.op.weight for task in g])
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize(("mt", "nt"), SHAPES)
+def test_closed_form_holds_where_rows_are_dealt_out(mt, nt, ranks):
+    g = _factor_graph((3 * mt, 3 * nt), 3, "partial", "column", False, True, "float64", ranks)
+    assert g.closed_form is not None
+    assert g.bottom_levels() == g.bottom_levels([task.op.weight for task in g])
+
+
 def test_levels_are_those_of_the_docstring():
     g = lu_graph(4, 4)
     assert [bottom_level(g.task(label), 4, 4) for label in ("getrf(3)", "getrf(2)", "getrf(0)")] == [2, 16, 53]

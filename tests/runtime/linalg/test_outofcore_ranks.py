@@ -81,10 +81,10 @@ def test_lu_on_ranks_has_the_bits_of_that_in_core(here, pool, shape, dtype, memo
         assert np.array_equal(tw.lu_solve(found, b), tw.lu_solve(wanted, b))
 
 
-@pytest.mark.parametrize("out", [None, ("Q.npy", "R.npy"), ("Q.zarr", "R.zarr")])
+@pytest.mark.parametrize("out", [None, ("Q.npy", "R.zarr"), ("Q.h5:/factors/q", "R.hdf5")])
 def test_qr_on_ranks_has_the_bits_of_that_in_core(here, pool, out):
-    if out and out[0].endswith("zarr"):
-        pytest.importorskip("zarr")
+    for library in ("zarr", "h5py") if out else ():
+        pytest.importorskip(library)
     a = random_matrix(N, 100)
     np.save("a.npy", a)
     nb = NB if out else 6  # 17 block columns are updated by twos
@@ -92,7 +92,7 @@ def test_qr_on_ranks_has_the_bits_of_that_in_core(here, pool, out):
     Q, R = tw.qr("a.npy", **how, memory=least(tw.qr, "a.npy", **how))
     q, r = tw.qr(a, mode="economic", tree="panel", tile_size=nb)
     assert np.array_equal(Q[:, :], q) and np.array_equal(R[:, :], r)
-    assert left(here) == sorted(["a.npy", *(out or ())])
+    assert left(here) == sorted(["a.npy", *(path.partition(":")[0] for path in out or ())])
 
 
 @pytest.mark.parametrize("tree", ["greedy"])
@@ -157,6 +157,12 @@ def test_functions_and_zarr_are_read_by_ranks_and_arrays_of_the_caller_are_not(h
     with pytest.warns(RuntimeWarning, match="compressed"):
         found = tw.tiled_cholesky("a.zarr", out="M.zarr", **how)
     assert np.array_equal(found[:, :], wanted)
+    h5py = pytest.importorskip("h5py")
+    found = tw.tiled_cholesky(source, out="M.h5", lower=False, **how)
+    assert np.array_equal(found[:], tw.tiled_cholesky(a, tile_size=NB, lower=False)) and found.name == "/matrix"
+    found.file.close()
+    with h5py.File("M.h5", "r+") as file, pytest.raises(TypeError, match="give its path"):
+        tw.tiled_cholesky(file["matrix"], out="K.npy", **how)
     for a_, out, error, message in (
         (a, "K.npy", TypeError, "write it to a file first"),
         (source, np.zeros((70, 70)), ValueError, "out= is a path"),
@@ -164,7 +170,7 @@ def test_functions_and_zarr_are_read_by_ranks_and_arrays_of_the_caller_are_not(h
     ):
         with pytest.raises(error, match=message):
             tw.tiled_cholesky(a_, out=out, **how)
-    assert left(here) == ["L.npy", "M.zarr", "a.zarr"]
+    assert left(here) == ["L.npy", "M.h5", "M.zarr", "a.zarr"]
 
 
 def test_what_is_wrong_with_the_matrix_is_said_with_its_place_in_it(here, pool):

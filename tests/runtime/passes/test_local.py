@@ -1,4 +1,7 @@
-"""A rank's part made from the loops alone is that of the flat plan: same tasks, messages, order, rooms and levels."""
+"""A rank's part made from the loops, or from arrays, is that of the flat plan: same tasks, messages, order, rooms and
+levels."""
+
+import pickle
 
 import numpy as np
 import pytest
@@ -6,10 +9,12 @@ import pytest
 import tilewright as tw
 from tilewright import RW, R, TaskGraph, W
 from tilewright.builder import graph_builder
-from tilewright.distribution import RowBlocks, SymmetricBlockCyclic
+from tilewright.distribution import RowBlocks, SymmetricBlockCyclic, by_handle, owners
 from tilewright.linalg.cholesky import bottom_level, cholesky
+from tilewright.linalg.lu import _factor_graph
 from tilewright.linalg.triangle import triangle_graph, turned_graph
-from tilewright.ops import copy, gemm, potrf, syrk, trsm
+from tilewright.ops import convert, copy, gemm, getrf, potrf, syrk, trsm
+from tilewright.passes.listed import ListedPlan, listed_graph
 from tilewright.passes.local import LocalPlan
 from tilewright.passes.loops import NotALoop, nest_of, record
 from tilewright.passes.messages import MessagePlan
@@ -34,20 +39,44 @@ GRAPHS = {
 
 def calls(part):
     return [
-        (task.op, task.uses, task.params, task.predecessors, task.priority, origin)
+        (
+            task.op.name,
+            task.op.weight,
+            task.uses,
+            task.groups,
+            task.params,
+            task.place,
+            task.predecessors,
+            task.priority,
+            origin,
+        )
         for task, origin in zip(part.graph, part.origin, strict=True)
     ]
 
 
-def compare(graph, rule, ranks, levels=True):
+def compare(graph, rule, ranks):
     nest = record(*graph.recipe)
     assert nest.tasks == len(graph)
+    compare_plans(graph, rule, ranks, lambda rank: LocalPlan(nest, ranks, rank, rule))
+    compare_listed(graph, rule, ranks)
+
+
+def compare_listed(graph, rule, ranks):
+    listed = listed_graph(graph)
+    assert listed is not None
+    sent = pickle.loads(pickle.dumps(listed))
+    owner = by_handle(graph, owners(rule, ranks))
+    compare_plans(graph, rule, ranks, lambda rank: ListedPlan(sent, ranks, rank, owner))
+
+
+def compare_plans(graph, rule, ranks, made):
     plan = MessagePlan(graph, ranks, rule)
     for rank in range(ranks):
-        local = LocalPlan(nest, ranks, rank, rule)
+        local = made(rank)
         mine, whole = local.part(rank), plan.part(rank)
         assert calls(mine) == calls(whole)
         assert mine.graph.name == whole.graph.name
+        assert mine.graph.rooms.keys() == whole.graph.rooms.keys()
         if graph.closed_form is not None:
             assert mine.graph.bottom_levels() == whole.graph.bottom_levels()
         assert local.messages == [m for m in plan.messages if rank in (m.source, m.destination)]
@@ -63,6 +92,22 @@ def test_parts_are_those_of_the_flat_plan(kind, rule):
         compare(GRAPHS[kind](nt), rule, rule.ranks)
 
 
+LU = {
+    "bare": lambda m, n, P: tw.lu_graph(-(-m // 4), -(-n // 4), ranks=P),
+    "by columns": lambda m, n, P: tw.lu_graph(-(-m // 4), -(-n // 4), "threshold", "column"),
+    "none": lambda m, n, P: tw.lu_graph(-(-m // 4), -(-n // 4), "none"),
+    "factor": lambda m, n, P: _factor_graph((m, n), 4, "partial", "tile", False, True, "float64", P),
+}
+
+
+@pytest.mark.parametrize("kind", LU)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if isinstance(rule, tw.BlockCyclic)], ids=str)
+def test_parts_of_lu_are_those_of_the_flat_plan(kind, rule):
+    """Groups of tiles, with a stride where rows are dealt out; rooms, of which some have three indices."""
+    for m, n in ((0, 0), (3, 3), (10, 22), (22, 13)):
+        compare(LU[kind](m, n, rule.P), rule, rule.ranks)
+
+
 def test_more_ranks_than_the_rule_names_have_parts_without_tasks():
     compare(tw.cholesky_graph(4), tw.BlockCyclic(2, 2), 6)
 
@@ -74,7 +119,8 @@ def test_versions_that_go_along_trees_are_those_of_the_flat_plan():
 @graph_builder("odd nt={nt}")
 def odd_graph(g, nt):
     """What Cholesky has not: a vector, a handle without index, backward indices, a tile named twice, two writes, data of
-    the run that others read, tiles written and never read."""
+    the run that others read, tiles written and never read; groups, steps, rooms, ops and parameters that depend on
+    indices, tasks that run elsewhere than where they write."""
     A, x, s = g.handles("A"), g.handles("x"), g.handle("s")
     g.insert(potrf, RW(s))
     for k in g.range(nt):
@@ -86,6 +132,12 @@ def odd_graph(g, nt):
         g.insert(copy, R(s), W(x[k]))
     for k in g.range(1, nt):
         g.insert(copy, R(x[k - 1]), W(A[k, k]), "all", priority=2)
+    T = g.handles("T", shape=(2, 2), dtype=float)
+    for k in g.range(1, nt, 2):
+        block = [RW(A[i, j]) for i in g.range(k, nt) for j in g.range(g.least(k, 2))]
+        g.insert(g.value(getrf, nt - k), block, W(T[k, k, 0]), k, g.value(str, k), label=(k, "T"), on=A[k, k])
+        for i in g.range(k, g.least(nt, k + 3)):
+            g.insert(gemm, [R(A[j, k]) for j in g.range(i, nt, 3)], R(x[0]), [], R(T[k, k, 0]), RW(A[i, i]))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -131,8 +183,27 @@ def leaving(g, nt):
 
 
 def stepping(g, nt):
-    for i in g.range(0, nt, 2):
+    for i in g.range(nt, 0, -2):
         g.insert(potrf, RW(g.handles("A")[i, i]))
+
+
+def empty_first(g, nt):
+    for k in g.range(nt):
+        g.insert(potrf, [RW(g.handles("A")[i, k]) for i in g.range(k + 1, nt)])
+
+
+def late(g, nt):
+    A = g.handles("A")
+    for i in g.range(nt):
+        g.insert(potrf, RW(A[i, i]))
+    g.insert(potrf, [RW(A[i, i])])
+
+
+def sums(g, nt):
+    A = g.handles("A")
+    for k in g.range(nt):
+        for i in g.range(nt):
+            g.insert(potrf, RW(A[i + k, i - k]))
 
 
 def calling(g, nt):
@@ -145,17 +216,14 @@ def placed(g, nt):
         g.insert(potrf, RW(g.handles("A")[i, i]), on=0)
 
 
-def with_rooms(g, nt):
-    for i in g.range(nt):
-        g.insert(potrf, W(g.handles("T", shape=(2, 2), dtype=float)[i]))
-
-
 def with_numbers(g, nt):
     for i in g.range(nt):
-        g.insert(potrf, RW(g.handles("A")[i, i]), i)
+        g.insert(potrf, RW(g.handles("A")[i, i]), priority=i)
 
 
-@pytest.mark.parametrize("loop", [plain, asking, leaving, stepping, calling, placed, with_rooms, with_numbers])
+@pytest.mark.parametrize(
+    "loop", [plain, asking, leaving, stepping, calling, placed, with_numbers, empty_first, late, sums]
+)
 def test_what_is_no_loop_over_tiles_is_not_recorded(loop):
     builder = graph_builder("loop")(loop)
     with pytest.raises(NotALoop):
@@ -169,3 +237,25 @@ def test_a_graph_that_grew_behind_its_builder_has_no_loops():
     graph.insert(potrf, RW(graph.handles("A")[0, 0]))
     assert nest_of(graph) is None
     assert nest_of(TaskGraph()) is None
+
+
+def test_graphs_whose_plans_need_more_than_their_calls_are_not_listed():
+    graph = TaskGraph()
+    x, y = graph.handle("x"), graph.handle("y")
+    graph.insert(potrf, RW(x))
+    assert listed_graph(graph) is listed_graph(graph) is not None
+    graph.insert(potrf, RW(x), on=y)  # whose owner nobody is told
+    assert listed_graph(graph) is None
+    other = TaskGraph()
+    other.insert(convert, R(x), W(y))
+    assert listed_graph(other) is None
+
+
+def test_tasks_without_data_and_tasks_placed_by_number_are_listed():
+    graph = TaskGraph()
+    graph.insert(potrf)
+    graph.insert(potrf, R(graph.handle("x")), on=1)
+    graph.insert(potrf, W(graph.handle("x")), [R(graph.handle("z"))], 3, label=("a",))
+    compare_listed(graph, tw.BlockCyclic(1, 2), 2)
+    with pytest.raises(ValueError, match="task 1 is to run on 1, not on one of 1 ranks"):
+        ListedPlan(listed_graph(graph), 1, 0, (0, 0))

@@ -13,7 +13,9 @@ from PIL import Image
 import tilewright as tw
 from tilewright import RW, Op, R, TaskGraph, W, cholesky_graph
 from tilewright.plot import dag
+from tilewright.plot import outline as plan
 from tilewright.plot.layered import layered, layers
+from tilewright.plot.outline import BOXES, bands, outline
 from tilewright.plot.palette import colours, text_on
 from tilewright.plot.travels import middle, travels
 from tilewright.runs.text import shown
@@ -185,14 +187,79 @@ def test_pictures_depend_on_the_graph_only():
     assert cholesky_graph(5).to_dot() == cholesky_graph(5).to_dot()
 
 
-def test_too_many_tasks_are_refused_and_a_notebook_shows_text(monkeypatch):
-    monkeypatch.setattr(dag, "LIMIT", 19)
-    g = cholesky_graph(4)
-    for draw in (g.to_svg, g.to_dot):
-        with pytest.raises(ValueError, match=r"has 20 tasks, .* more than 19 .* fewer tiles"):
-            draw()
-    assert g._repr_svg_() is None
+def test_of_many_tasks_a_box_is_all_of_one_op_in_one_layer(monkeypatch):
+    g = cholesky_graph(12)
+    monkeypatch.setattr(plan, "ROWS", 100)
+    root = parse(g.to_svg(layout="layered", limit=100))
+    depth = layers(g)
+    members = {}
+    for task in g:
+        members.setdefault((depth[task.index], task.op.name), []).append(task)
+    labels = [t.find(f"{SVG}text").text for t in root.iter(f"{SVG}g") if "task" in t.get("class", "").split()]
+    assert sorted(labels) == sorted(
+        tasks[0].label if len(tasks) == 1 else f"{len(tasks)} x {op}" for (_, op), tasks in members.items()
+    )
+    boxes = boxes_of(root)
+    assert len(boxes) == 12 + 11 + 11 + 10 and overlapping(boxes) == []
+    of = {task.index: key for key, tasks in members.items() for task in tasks}
+    pairs = {(of[p], of[task.index]) for task in g for p in task.predecessors}
+    assert len(edges_of(root)) == len(pairs)
+    for path in root.iter(f"{SVG}path"):
+        if path.get("data-edge"):
+            above, below = path.get("data-edge").split()
+            assert boxes[above][3] <= boxes[below][1]
+    bold = [g.get("id") for g in root.iter(f"{SVG}g") if g.get("class") == "task critical"]
+    assert len(bold) == len(g.critical_path()) == len(edges_of(root, "critical")) + 1  # a layer has one of its tasks
+    text = g.to_svg(layout="layered", limit=100)
+    assert "364 tasks, " in text and "a box: all tasks of one colour in one layer" in text and ">gemm 220<" in text
+    assert g.to_svg(layout="layered", limit=364) == g.to_svg(layout="layered")
+    monkeypatch.setattr(dag, "LIMIT", 100)
+    assert g.to_svg(layout="layered") == text and g._repr_svg_() is None
     assert cholesky_graph(3)._repr_svg_().startswith("<?xml")
+    assert sum(" [label=" in line for line in g.to_dot().splitlines()) == 364  # text for other tools has all
+
+
+def test_of_many_layers_several_are_one_and_no_edge_runs_up():
+    """1,000 layers of two ops in turns in 24 rows: 42 layers are one."""
+    g = TaskGraph("long")
+    x = g.handle("x")
+    for k in range(1000):
+        g.insert(Op("even" if k % 2 == 0 else "odd", weight=2), RW(x))
+    drawn = outline(g, "op", 100)
+    assert drawn.rows == [band for band in range(24) for _ in range(2)]
+    assert [node.label for node in drawn.nodes] == ["21 x even", "21 x odd"] * 23 + ["17 x even", "17 x odd"]
+    assert sum(node.weight for node in drawn.nodes) == 2000 and drawn.critical == set(range(48))
+    assert {(p // 2, node.index // 2) for node in drawn.nodes for p in node.predecessors} == {
+        (band, band + 1) for band in range(23)
+    }
+    assert "in 42 layers" in drawn.title and "layers 42 to 83: even" in drawn.nodes[2].tooltip
+    places = layered(drawn.nodes, drawn.rows)
+    assert len({box.y for box in places.boxes.values()}) == 24
+    assert overlapping({n: (b.x, b.y, b.x + b.width, b.y + b.height) for n, b in places.boxes.items()}) == []
+
+
+def test_there_are_as_few_boxes_as_can_be_read_where_there_is_a_way():
+    """Of 30 kinds in each of 100 layers 24 rows would be 720 boxes; 200 are 6 rows of 17 layers."""
+    depth = [layer for layer in range(100) for _ in range(30)]
+    kinds = list(range(30)) * 100
+    found = bands(depth, kinds)
+    assert len(found.keys) <= BOXES < 30 * -(-100 // (found.height - found.height // 5))
+    assert [found.keys[box] for box in found.of] == [(d // found.height, k) for d, k in zip(depth, kinds, strict=True)]
+    assert found.where(30) == f"layers {found.height} to {2 * found.height - 1}"
+    one = bands([0] * 500, range(500))
+    assert (len(one.keys), one.height, one.tall, one.where(3)) == (500, 1, "one layer", "layer 0")
+    assert bands([], []) == ([], [], 1)
+
+
+@pytest.mark.parametrize(("limit", "error"), [(0, ValueError), (-3, ValueError), (2.5, TypeError), (True, TypeError)])
+def test_a_limit_is_a_number_of_tasks(limit, error, tmp_path):
+    for draw in (
+        lambda: cholesky_graph(2).to_svg(limit=limit),
+        lambda: cholesky_graph(2).to_png(tmp_path / "g.png", limit=limit),
+        lambda: cholesky_graph(2).to_html(limit=limit),
+    ):
+        with pytest.raises(error, match="limit must be"):
+            draw()
 
 
 # ------------------------------------------------------------------ the layered layout
@@ -266,8 +333,8 @@ def test_with_dot_its_places_are_used(fake_dot):
     [
         ("import sys; sys.exit('no such font')", "failed with exit code 1: no such font"),
         ("print('node t0 x')", "not in its plain format"),
-        ("print('graph 1 1 1')", "placed 0 of 4 tasks"),
-        ("import time; time.sleep(60)", "took more than 0.5 s on 4 tasks"),
+        ("print('graph 1 1 1')", "placed 0 of 4 boxes"),
+        ("import time; time.sleep(60)", "took more than 0.5 s on 4 boxes"),
     ],
     ids=["fails", "garbles", "forgets", "hangs"],
 )
@@ -306,7 +373,8 @@ def test_a_png_has_the_size_of_the_layout_and_the_colours_of_the_ops(tmp_path):
     graph.to_png(tmp_path / "g.png", layout="layered")
     place = layered(graph)
     with Image.open(tmp_path / "g.png") as image:
-        assert image.size == (round(max(place.width, 420) + 44), round(place.height + 90))
+        two_rows = 18  # of the legend, as "critical path" is in it too
+        assert image.size == (round(max(place.width, 420) + 44), round(place.height + 90 + two_rows))
         seen = {colour for _, colour in image.convert("RGB").getcolors(10**6)}
     fills = colours(task.op.name for task in graph).values()
     assert {tuple(int(fill[k : k + 2], 16) for k in (1, 3, 5)) for fill in fills} <= seen
@@ -333,6 +401,7 @@ def test_nothing_of_a_png_is_cut_off(graph, tmp_path, monkeypatch):
     assert {f"{op} 1" for op in ("operation_0", "operation_19")} <= {t.get_text() for t in fig.texts} or len(
         graph
     ) != 20
+    assert fig.texts[-1].get_text() == "critical path"
     for artist in [*shown, *axes.texts]:
         box = artist.get_window_extent()
         assert min(box.x0, box.y0) >= 0 and box.x1 <= fig.bbox.x1 and box.y1 <= fig.bbox.y1, artist
@@ -349,9 +418,32 @@ def test_an_empty_graph_is_a_picture_too(tmp_path):
     assert (tmp_path / "empty.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_png_of_too_many_tasks_or_without_matplotlib_says_so(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="has 4060 tasks"):
-        cholesky_graph(28).to_png(tmp_path / "big.png")
+def test_a_png_of_many_tasks_has_as_many_boxes_as_can_be_read(tmp_path):
+    for name, graph in (("cholesky", cholesky_graph(28)), ("wide", wide(3000))):
+        graph.to_png(tmp_path / f"{name}.png", layout="layered")
+        drawn = outline(graph, "op", dag.LIMIT)
+        place = layered(drawn.nodes, drawn.rows)
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.size[1] == pytest.approx(place.height * min(1, 8000 / place.height) + 90, abs=1)
+        assert len(drawn.nodes) == {"cholesky": len(bands(layers(graph), kinds(graph)).keys), "wide": 2}[name] < 100
+        assert sum(drawn.counts.values()) == len(graph)
+
+
+def kinds(graph):
+    names = list(dict.fromkeys(task.op.name for task in graph))
+    return [names.index(task.op.name) for task in graph]
+
+
+def wide(count):
+    g = TaskGraph("wide")
+    x, y = g.handles("x"), g.handle("y")
+    for k in range(count):
+        g.insert(Op("leaf"), RW(x[k]))
+    g.insert(Op("sum"), *(R(x[k]) for k in range(count)), RW(y))
+    return g
+
+
+def test_a_png_of_an_unknown_layout_or_without_matplotlib_says_so(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="unknown layout 'circle'"):
         cholesky_graph(2).to_png(tmp_path / "x.png", layout="circle")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -56,7 +56,13 @@ def check(page):
 
 
 def data(page):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+    """What the page draws, what several pictures have in common put back."""
+    found = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+    for picture in found:
+        for key, number in picture.pop("same", {}).items():
+            assert key not in picture and key in found[number]
+            picture[key] = found[number][key]
+    return found
 
 
 def test_every_page_is_well_formed_and_fetches_nothing(run, tmp_path):
@@ -126,10 +132,22 @@ def test_the_memory_line_is_that_of_the_rank_that_holds_most(run):
         assert value == sum(change for when, change in changes if when <= at)
 
 
-def test_a_failed_run_has_no_times_of_tasks_that_did_not_run():
+def test_a_failed_run_has_times_and_rates_of_the_tasks_that_ran():
     with pytest.raises(tw.NotPositiveDefiniteError) as caught:
         tw.tiled_cholesky(np.diag([1.0] * 30 + [-1.0]), tile_size=8, workers=2)
-    assert "<td>0 ns</td>" not in pages.run_page(caught.value.run)
+    run = caught.value.run
+    page = pages.run_page(run)
+    assert "<td>0 ns</td>" not in page
+    ran = [run.graph.tasks[record.task] for record in run.trace]
+    assert 0 < len(ran) < len(run.graph) and run.flops == pytest.approx(sum(map(run.task_flops, ran)))
+    assert run.flops < sum(map(run.task_flops, run.graph))
+    times = run.trace.by_op()
+    flops = {op: sum(run.task_flops(task) for task in ran if task.op.name == op) for op in times}
+    rows = re.findall(r"<tr><td>(\w+)</td><td>(\d+)</td>(?:<td>[^<]*</td>){4}<td>([^<]*)</td>", page)
+    assert [row[:2] for row in rows] == [(op, str(count)) for op, (count, _) in times.items()]
+    for op, _, rate in rows:
+        assert (rate == "-") == (flops[op] == 0)
+        assert rate == "-" or float(rate) == pytest.approx(flops[op] / times[op][1] / 1e9, rel=1e-3)
 
 
 def test_the_text_of_the_run_page_is_that_of_the_run(run):
@@ -166,6 +184,58 @@ def test_a_large_graph_is_drawn_in_groups_and_says_so(monkeypatch):
     assert 0 < len(bars["item"]) < 364
     assert set(bars["item"]) == {-1}
     assert max(bars["end"]) == run.makespan
+
+
+def test_a_long_graph_is_drawn_in_bands_of_layers(monkeypatch):
+    monkeypatch.setattr(pages, "LIMIT", 100)
+    graph = tw.TaskGraph("long")
+    for _ in range(1000):
+        graph.insert(tw.Op("step"), tw.RW(graph.handle("x")))
+    (d,) = data(graph.to_html())
+    assert d["label"] == ["42 x step"] * 23 + ["34 x step"] and d["note"].endswith("all tasks of one op in 42 layers.")
+    assert d["info"][1] == "layers 42 to 83" and sum(d["cost"]) == 1000
+    assert d["predecessors"] == [[], *([k] for k in range(23))]
+    assert [len(data(graph.to_html(limit=n))[0]["label"]) for n in (1000, 999)] == [1000, 24]
+
+
+def test_pictures_of_one_graph_say_it_once_and_are_those_of_pages_of_their_own():
+    table = tw.compare_schedulers(GRAPH, [1, 2, 3], schedulers=["eager", "critical-path", "lifo"])
+    page = pages.comparison_page(table)
+    check(page)
+    found = data(page)
+    assert len(found) == len(table.merged()) > 3
+    assert page.count('"gemm(4,3,2)"') == 1
+    rows = {id(run): row for row, run in zip(table.rows, table.runs, strict=True)}
+    alone = {json.dumps(data(pages.run_page(run))): rows[id(run)].name for run in table.runs}
+    assert {json.dumps([dict(sorted(one.items()))]) for one in found} <= {
+        json.dumps([dict(sorted(json.loads(one)[0].items()))]) for one in alone
+    }
+
+
+def test_a_page_of_several_comparisons_keeps_to_its_size_and_says_what_it_left_out(monkeypatch):
+    tables = [
+        tw.compare_schedulers(tw.cholesky_graph(nt), [2, 5], schedulers=["eager", "lifo", "ws"]) for nt in (5, 7, 9)
+    ]
+    whole = pages.comparison_page(*tables)
+    check(whole)
+    assert "Left out" not in whole and whole.count('<div class="comparison"') == 3
+    assert "<title>Schedulers on cholesky nt=5, cholesky nt=7, cholesky nt=9</title>" in whole
+    assert [text.split(":")[0] for text in re.findall(r"<option value=\d>(cholesky[^<]*)", whole)] == [
+        f"cholesky nt={nt}" for nt in (5, 7, 9)
+    ]
+    firsts = [list(map(int, found.split(","))) for found in re.findall(r'data-first="([\d,]+)"', whole)]
+    assert [len(first) for first in firsts] == [2, 2, 2] and firsts[0] == [0, 1]
+    monkeypatch.setattr(pages, "_PAGE", 90_000)
+    small = pages.comparison_page(*tables)
+    check(small)
+    inside = sum(len(json.dumps(one, separators=(",", ":"))) for one in data_as_it_is(small))
+    assert inside < 90_000 < sum(len(json.dumps(one, separators=(",", ":"))) for one in data_as_it_is(whole))
+    left = re.findall(r"Left out, to keep the page small: ([^<]*)\.<", small)
+    assert left and sum(text.count(" on ") for text in left) == len(data(whole)) - len(data(small))
+
+
+def data_as_it_is(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
 
 
 def test_more_workers_than_fit_are_left_out_and_the_page_says_so():

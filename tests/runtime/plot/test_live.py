@@ -19,7 +19,7 @@ import pytest
 
 import tilewright as tw
 from tilewright.plot import live
-from tilewright.plot.live import _COUNT, _END, _NEWS, _START, _TASK, BARS, LivePage, _Story
+from tilewright.plot.live import _COUNT, _END, _NEWS, _START, _TASK, BARS, BROWSERS, LivePage, _Story
 from tilewright.runs.progress import Ran
 
 
@@ -179,6 +179,29 @@ def test_browsers_that_say_nothing_go_away_or_read_nothing_hold_up_no_run():
     page.close()
     assert len(run.trace) == 12 and [float(v[0]) for v in data.values()] == [6, 6]
     for visitor in visitors:
+        visitor.close()
+
+
+def test_whoever_holds_all_places_in_silence_keeps_nobody_out():
+    page, crowd = LivePage(), []
+    page.begin(tw.cholesky_graph(2), "a run", lambda task: 0.0, False)
+    port = page._server.server_port
+    for _ in range(2 * BROWSERS):  # they begin to ask, and never end
+        crowd.append(socket.create_connection(("127.0.0.1", port), timeout=30))
+        crowd[-1].sendall(b"GET /")
+    with urllib.request.urlopen(page.address, timeout=30) as answer:
+        assert answer.status == 200
+    request = f"GET /{page.token}/events HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+    reader = socket.create_connection(("127.0.0.1", port), timeout=30)
+    reader.sendall(request)
+    assert reader.recv(100).startswith(b"HTTP/1.0 200")
+    for _ in range(2 * BROWSERS):  # who has shown the token stays
+        crowd.append(socket.create_connection(("127.0.0.1", port), timeout=30))
+    with urllib.request.urlopen(page.address, timeout=30) as answer:
+        assert answer.status == 200
+    assert any(thread in page._server.known for thread in page._server.browsers)
+    page.close()
+    for visitor in [reader, *crowd]:
         visitor.close()
 
 

@@ -3,10 +3,11 @@ import html
 
 import numpy as np
 import pytest
+import random_graphs
 
 import tilewright as tw
 from tilewright.plot.html import run_page
-from tilewright.runs.footprint import high_water
+from tilewright.runs.footprint import high_water, nbytes_of
 from tilewright.runs.idle import CAUSES, Idle, pieces, split, waits
 from tilewright.runs.trace import TaskRecord, Trace
 from tilewright.studies.synthetic import random_graph
@@ -243,13 +244,17 @@ def constructed(limit):
         records = [TaskRecord(t, w, float(at), at + 1.0) for t, (w, at) in enumerate(places)]
         data = dict.fromkeys(g.handles_used, 0)
         return dataclasses.replace(tw.run(g, data, workers=1), trace=Trace(g, 4, records), workers=4)
-    records = [TaskRecord(t, 0, 3.0 * t + 2, 3.0 * t + 3) for t in range(8)]  # the engine takes 2 of 3
+    pause = 0.19 if limit == "width" else 2.0  # that the engine takes before each task of length 1
+    records = [TaskRecord(t, 0, (1 + pause) * t + pause, (1 + pause) * (t + 1)) for t in range(8)]
     return dataclasses.replace(
         tw.run(chain_of(8), {"x": 0}, workers=1), trace=Trace(chain_of(8), 2, records), workers=2
     )
 
 
-@pytest.mark.parametrize("limit", ["critical path", "work", "start-up", "messages", "distribution", "policy", "engine"])
+LIMITED = ["critical path", "work", "start-up", "messages", "distribution", "policy", "engine", "width"]
+
+
+@pytest.mark.parametrize("limit", LIMITED)
 def test_the_verdict_says_what_limits_a_run_that_was_made_for_it(limit):
     run = constructed(limit)
     assert run.verdict.limit == limit, str(run)
@@ -335,3 +340,45 @@ def test_the_bound_counts_what_was_given_and_what_was_made():
     g.insert(double, tw.R(y), tw.W(z))
     run = tw.run(g, {"x": np.zeros(100)}, backend="serial")
     assert run.memory == sum(run[name].nbytes for name in "xyz") == 2400
+
+
+def needed(run):
+    """Bytes that each rank cannot do without: what its tasks and messages use, from the first use there to the last."""
+    spans = {}
+    for record in run.trace.records:
+        for handle, _ in run.graph.tasks[record.task].uses:
+            spans.setdefault((record.rank, handle), []).extend((record.start, record.end))
+    for message in run.trace.messages:
+        spans.setdefault((message.source, message.handle), []).extend((message.start, message.end))
+    peaks = []
+    for rank in range(run.trace.ranks):
+        mine = [(min(times), max(times), nbytes_of(run, h)) for (r, h), times in spans.items() if r == rank]
+        moments = {begin for begin, _, _ in mine}
+        peaks.append(max((sum(n for b, e, n in mine if b <= now < e) for now in moments), default=0))
+    return peaks
+
+
+def test_memory_is_no_less_than_what_a_rank_needs_wherever_handles_are_written():
+    for seed in range(1, 120, 2):
+        case = random_graphs.make(seed)
+        ranks = tw.Machine(ranks=random_graphs.RANKS, workers=2, alpha=0.3, beta=0.001)
+        if any(i not in case.rooms and not case.given[i] for i in case.used):
+            continue  # nobody knows how large that is
+        run = tw.simulate(case.graph(), ranks, owner=lambda h, case=case: case.owner[h.name], data=case.data)
+        assert all(most >= least for most, least in zip(high_water(run), needed(run), strict=True)), seed
+
+
+def test_a_handle_that_is_written_on_two_ranks_counts_on_both():
+    g = tw.TaskGraph()
+    x = g.handle("x")
+    g.insert(job, tw.RW(x), on=0)
+    g.insert(job, tw.W(x), on=1)
+    run = tw.simulate(g, tw.Machine(ranks=2), owner=lambda h: 0, data={"x": np.zeros(5)})
+    assert high_water(run) == [40, 40]
+
+
+def test_the_owner_holds_what_it_only_sends():
+    g = tw.TaskGraph()
+    g.insert(job, tw.R(g.handle("x")), tw.W(g.handle("y")), on=1)
+    run = tw.simulate(g, tw.Machine(ranks=2, alpha=1.0), owner=lambda h: 0, data={"x": np.zeros(5), "y": np.zeros(1)})
+    assert high_water(run)[0] >= 40

@@ -1,5 +1,6 @@
 """Blocks of matrices in files go to where they belong, whatever the order of file and memory."""
 
+import json
 import os
 
 import numpy as np
@@ -153,6 +154,35 @@ def test_an_output_is_whole_or_not_there(tmp_path):
     assert np.array_equal(output.finish(), np.zeros((3, 2))) and os.listdir(tmp_path) == ["x.npy"]
 
 
+@pytest.mark.needs("h5py")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_hdf5_output_is_written_past_the_library_and_gone_on_with(tmp_path, dtype):
+    import h5py
+
+    a, path = random_matrix(M, N, dtype), tmp_path / "x.h5"
+    named = f"{path}:/group/x"
+    output = Output(named, (M, N), a.dtype, "F", 5)
+    output.matrix.write([(0, 0)], [a[:, :9]])
+    with pytest.raises(BlockingIOError, match="another run writes"):
+        Output(named, (M, N), a.dtype, "F", 5)
+    output.abandon(keep=True)
+    assert os.listdir(tmp_path) == ["x.h5.part"]
+    with pytest.raises(ValueError, match=r"has 23 x 17 numbers of .*, not 17 x 23"):
+        Output(named, (N, M), a.dtype, "F", 5, again=True)
+    with pytest.raises(ValueError, match="has no dataset group/y as it was begun"):
+        Output(f"{path}:/group/y", (M, N), a.dtype, "F", 5, again=True)
+    output = Output(named, (M, N), a.dtype, "F", 5, again=True)
+    output.matrix.write([(0, 9)], [a[:, 9:]])
+    found = output.finish()
+    assert np.array_equal(found[:], a) and found.dtype == a.dtype
+    found.file.close()
+    with h5py.File(path) as file:
+        assert np.array_equal(file["group/x"][:], a) and os.listdir(tmp_path) == ["x.h5"]
+    empty = Output(tmp_path / "y.h5", (0, 3), a.dtype, "C", 5).finish()
+    assert empty.shape == (0, 3)
+    empty.file.close()
+
+
 def test_who_holds_a_file_is_alone_until_it_is_closed(tmp_path):
     path = tmp_path / "x"
     with path.open("wb") as first, path.open("wb") as second:
@@ -183,3 +213,98 @@ def test_lines_beyond_what_one_call_takes_are_moved(tmp_path):
     source.read([(0, j) for j in range(3000)], tiles)
     assert np.array_equal(np.hstack(tiles), a) and isinstance(source.lines, Lines)
     source.close()
+
+
+@pytest.mark.needs("zarr")
+@pytest.mark.parametrize("dtype", ["<f8", "|O"])
+@pytest.mark.parametrize("where", ["filters", "compressor"])
+def test_a_zarr_array_whose_chunks_would_be_executed_is_refused_before_one_is_read(tmp_path, where, dtype, monkeypatch):
+    import zarr
+
+    monkeypatch.setattr("numcodecs.pickles.ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    path = tmp_path / "a.zarr"
+    zarr.create_array(str(path), shape=(2, 2), chunks=(2, 2), dtype="f8", zarr_format=2, compressors=None)
+    meta, codec = path / ".zarray", {"id": "pickle"}
+    changed = {"dtype": dtype, "fill_value": 0, where: [codec] if where == "filters" else codec}
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), **changed}))
+    ran = tmp_path / "ran"
+    (path / "0.0").write_bytes(b"cpathlib\nPath\n(V" + str(ran).encode() + b"\ntR(cpathlib\nPath.touch\n.")
+    with pytest.raises((ValueError, TypeError), match="is no zarr array|has dtype object"):
+        tw.tiled_cholesky(path, out=tmp_path / "L.npy")
+    assert not ran.exists()
+
+
+@pytest.mark.needs("zarr")
+def test_a_matrix_that_says_it_is_huge_is_refused_at_once(tmp_path):
+    import zarr
+
+    zarr.create_array(str(tmp_path / "a.zarr"), shape=(2**60, 2**60), chunks=(8, 8), dtype="f8", compressors=None)
+    for call in (tw.tiled_cholesky, tw.lu_factor, tw.qr):
+        with pytest.raises(ValueError, match=r"says that it has 1152921504606846976 x .* tiles of 8, and a graph can"):
+            call(tmp_path / "a.zarr", tile_size=8, out=tmp_path / "L.npy")
+
+
+@pytest.mark.needs("h5py")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda file, h5py: file.create_group("m"), "m is a Group, not a dataset"),
+        (lambda file, h5py: file.create_dataset("m", data=1.0), r"must be 2-D, not of shape \(\)"),
+        (lambda file, h5py: file.create_dataset("m", data=h5py.Empty("f8")), r"must be 2-D, not of shape \(\)"),
+        (lambda file, h5py: file.__setitem__("m", np.dtype("f8")), "m is a Datatype, not a dataset"),
+        (lambda file, h5py: file.__setitem__("m", h5py.SoftLink("/m")), "has no dataset m that can be read"),
+        (lambda file, h5py: file.__setitem__("m", h5py.ExternalLink("gone.h5", "/m")), "has no dataset m that can be"),
+        (lambda file, h5py: file.create_dataset("m", (2, 2), h5py.string_dtype()), "has dtype object"),
+    ],
+)
+def test_what_is_no_dataset_of_numbers_in_hdf5_is_named_and_the_file_closed(tmp_path, make, message):
+    import h5py
+
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        make(file, h5py)
+    with pytest.raises((ValueError, TypeError), match=message):
+        open_source(f"{path}:/m")
+    with h5py.File(path, "a"):  # which no reader has open
+        pass
+
+
+@pytest.mark.needs("zarr")
+def test_a_damaged_chunk_of_zarr_is_an_error_that_names_the_file(tmp_path):
+    import zarr
+
+    path = tmp_path / "a.zarr"
+    zarr.create_array(str(path), shape=(4, 4), chunks=(2, 2), dtype="f8", zarr_format=2)[:] = np.eye(4)
+    (path / "1.0").write_bytes(b"no frame of a codec")
+    with pytest.warns(RuntimeWarning, match="compressed"):
+        source = open_source(path)
+    with pytest.raises(OSError, match=r"cannot read .*a\.zarr, which is damaged: "):
+        source.read([(0, 0), (2, 0)], [np.empty((2, 2)), np.empty((2, 2))])
+
+
+@pytest.mark.needs("h5py")
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damaged_file_of_hdf5_is_refused_in_one_line_that_names_it(tmp_path, seed):
+    import h5py
+
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("m", data=np.eye(8), chunks=(4, 4), fletcher32=True)
+    content, dice = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    if seed % 2:
+        del content[int(dice.integers(len(content))) :]
+    else:
+        places = dice.integers(8, len(content), 40)
+        content[8:12] = b"\xff" * 4 if seed == 0 else content[8:12]
+        for place in places:
+            content[place] ^= 0xFF
+    path.write_bytes(content)
+    target = np.empty((8, 8))
+    try:
+        source = open_source(path)
+        source.read([(0, 0)], [target])
+    except (OSError, ValueError, TypeError) as error:
+        assert "a.h5" in str(error) and "\n" not in str(error)
+    else:
+        source.close()
+        assert np.array_equal(target, np.eye(8))  # nothing that is read was hit

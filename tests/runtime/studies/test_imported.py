@@ -232,6 +232,13 @@ def test_the_example_workflow_has_the_makespans_of_list_scheduling_from_each_for
         ("a.json", json.dumps({"nodes": [{"id": 1, "weight": -1}], "links": []}), "weight of 1 is -1"),
         ("a.json", json.dumps({"nodes": [{"id": 1, "weight": "much"}], "links": []}), "weight of 1 is 'much'"),
         ("a.graphml", "<graphml>", "is no graph that can be read"),
+        ("a.graphml", "<?xml version='1.0' encoding='nope'?><graphml/>", "unknown encoding: nope"),
+        (
+            "a.json",
+            '{"nodes": [{"id": 1, "weight": 1' + "0" * 400 + '}], "links": []}',
+            "weight of 1 is 1000.*no number of",
+        ),
+        ("a.dot", "digraph {" + "subgraph {" * 500 + "a" + "}" * 500 + "}", "maximum recursion depth"),
         ("a.txt", "", "its suffix must be .dot"),
     ],
 )
