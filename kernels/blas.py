@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 from tilewright.extras import brings, command
 
 __all__ = [
+    "BULGES",
     "MODE",
     "NAMES",
     "Library",
@@ -55,6 +56,9 @@ NAMES = ("mkl", "torch", "openblas")
 
 MODE = "MKL_CBWR"
 """Environment variable of MKL for its mode of reproducibility."""
+
+BULGES = {"s": "ssb2st_kernels", "d": "dsb2st_kernels", "c": "chb2st_kernels", "z": "zhb2st_kernels"}
+"""LAPACK's kernels for one block of a bulge, by letter of the dtype: SciPy's wheels have them inside."""
 
 _MKL_SEQUENTIAL = 1  # MKL_THREADING_SEQUENTIAL of mkl_service.h
 _CBWR_BRANCH, _CBWR_OFF = 1, 1  # MKL_CBWR_BRANCH, MKL_CBWR_BRANCH_OFF of mkl_types.h
@@ -92,6 +96,7 @@ class Library:
         self._symbol = symbol
         self._cbwr = cbwr
         self._known: dict[str, Callable[..., Any] | None] = {}
+        self._inner: dict[str, Callable[..., Any] | None] = {}
 
     def symbol(self, name: str) -> Callable[..., Any] | None:
         if name not in self._known:
@@ -103,16 +108,9 @@ class Library:
 
         Under the name of Fortran or with the prefix of SciPy's wheels; None where it has it not.
         """
-        try:
-            file = ctypes.CDLL(self.path)
-        except OSError:
-            return None
-        function = next(
-            (found for before in ("scipy_", "") if (found := getattr(file, f"{before}{name}_", None))), None
-        )
-        if function is not None:
-            function.restype = None
-        return function
+        if name not in self._inner:
+            self._inner[name] = _inside(self.path, name)
+        return self._inner[name]
 
     def mode(self) -> int:
         """MKL's mode of reproducibility, as mkl_cbwr_get gives it: 1 is none, 2 AUTO; 0 for other libraries.
@@ -127,6 +125,17 @@ class Library:
 
     def __repr__(self) -> str:
         return f"Library({self.name!r}, {self.version!r})"
+
+
+def _inside(path: str, name: str) -> Callable[..., Any] | None:
+    try:
+        file = ctypes.CDLL(path)
+    except OSError:
+        return None
+    function = next((found for before in ("scipy_", "") if (found := getattr(file, f"{before}{name}_", None))), None)
+    if function is not None:
+        function.restype = None
+    return function
 
 
 def _symbols_of(dll: ctypes.CDLL) -> Callable[[str], Callable[..., Any] | None]:

@@ -154,8 +154,7 @@ def _sweep(
 @cache
 def kernels(kind: str) -> Callable[..., Callable[[int, int, int], None]] | None:
     """LAPACK's kernels for one block as SciPy's own library has them inside, or None."""
-    names = {"s": "ssb2st", "d": "dsb2st", "c": "chb2st", "z": "zhb2st"}
-    found = blas.load("openblas").inner(f"{names[kind]}_kernels")
+    found = blas.load("openblas").inner(blas.BULGES[kind])
     if found is None:
         return None
     function = found

@@ -16,7 +16,7 @@ from functools import cache
 from typing import NamedTuple
 
 from tilewright.extras import command
-from tilewright.kernels import blas, cpu, preference
+from tilewright.kernels import blas, cpu, getrf, preference
 from tilewright.kernels.blas import Library
 from tilewright.kernels.catalogue import TILE_OPS
 
@@ -43,6 +43,10 @@ LETTERS = "sdcz"
 #           routine that it stands for, after the letter of the dtype (real, complex); of gemv there is no row
 ROUTINES = {**{name: tile_op.routine for name, tile_op in TILE_OPS.items()}, "gemv": ("gemv", "gemv")}
 _SUBSTITUTE = {**{name: tile_op.substitute for name, tile_op in TILE_OPS.items()}, "gemv": "gemm"}
+
+
+INSIDE = tuple(f"{letter}getrf2" for letter in LETTERS) + tuple(blas.BULGES.values())
+"""What `Choice.inside` may name."""
 
 
 class Rule(NamedTuple):
@@ -82,12 +86,16 @@ class Choice(NamedTuple):
     """(op, the library's name for each of the dtypes s, d, c, z)."""
     modes: tuple[tuple[str, str, int], ...]
     """(library, version, mode of reproducibility) of those that occur."""
+    inside: tuple[str, ...] = ()
+    """Routines that kernels take from inside SciPy's library where it has them: builds of one version differ."""
 
     def __str__(self) -> str:
         names = {name for _, row in self.libraries for name in row.split()}
         rows = self.libraries if len(names) > 1 else [("all", *names)]
         libraries = ", ".join(f"{op} {'/'.join(dict.fromkeys(row.split()))}" for op, row in rows)
-        return f"{libraries} ({', '.join(f'{name} {version}, mode {mode}' for name, version, mode in self.modes)})"
+        modes = ", ".join(f"{name} {version}, mode {mode}" for name, version, mode in self.modes)
+        absent = [name for name in INSIDE if name not in self.inside]
+        return f"{libraries} ({modes})" + f" without {', '.join(absent)}" * bool(absent)
 
 
 _forced: Library | None = None
@@ -152,7 +160,15 @@ def choice() -> Choice:
         libraries = [library(op, letter) for letter in LETTERS]
         used.update({one.name: one for one in libraries})
         rows.append((op, " ".join(one.name for one in libraries)))
-    return Choice(tuple(rows), tuple((name, one.version, one.mode()) for name, one in sorted(used.items())))
+    modes = tuple((name, one.version, one.mode()) for name, one in sorted(used.items()))
+    return Choice(tuple(rows), modes, _inside())
+
+
+def _inside() -> tuple[str, ...]:
+    """Those of `INSIDE` that kernels of this process take."""
+    panels = [f"{letter}getrf2" for letter in LETTERS if getrf.dividing(library("getrf", letter), letter)]
+    scipys = _try("openblas")
+    return (*panels, *(name for name in blas.BULGES.values() if scipys and scipys.inner(name)))
 
 
 def adopt(wanted: Choice) -> None:
@@ -161,8 +177,8 @@ def adopt(wanted: Choice) -> None:
     Raises
     ------
     OSError
-        A library is not here, or has another version, or works in another mode that cannot be changed any more. One
-        sentence says which and what to do.
+        A library is not here, or has another version, or works in another mode that cannot be changed any more, or
+        SciPy's is another build. One sentence says which and what to do.
     """
     global _forced, _adopted, _asked, _changes
     if _adopted == wanted:
@@ -185,9 +201,19 @@ def adopt(wanted: Choice) -> None:
                 f"the caller's {name} works in mode {mode}, but here MKL was used before in mode {here.mode()}, with "
                 f"other bits; set {blas.MODE}=AUTO in the environment of all processes, or {VARIABLE}=openblas"
             )
+    before = _forced, _adopted, _asked
     _forced, _adopted, _asked = None, wanted, True
     _chosen.cache_clear()
     _changes += 1
+    inside = _inside()
+    if inside != wanted.inside:
+        _forced, _adopted, _asked = before
+        _chosen.cache_clear()
+        odd = ", ".join(name for name in INSIDE if (name in inside) != (name in wanted.inside))
+        raise OSError(
+            f"the caller's kernels and those here differ in what they take from inside SciPy's library ({odd}), with "
+            f"other bits; install the same build of SciPy for all processes"
+        )
 
 
 def use(name: str | None) -> None:

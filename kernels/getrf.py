@@ -25,7 +25,7 @@ from tilewright.kernels.layout import address, by_reference
 from tilewright.kernels.swaps import swap_rows
 from tilewright.kernels.tile_op import TileOp
 
-__all__ = ["PLAIN", "TILE_OP", "build", "build_plain", "flops", "flops_plain", "magnitude", "recursive"]
+__all__ = ["PLAIN", "TILE_OP", "build", "build_plain", "dividing", "flops", "flops_plain", "magnitude", "recursive"]
 
 Shape = tuple[int, ...]
 
@@ -52,11 +52,8 @@ def build(library: Library, letter: str) -> Callable[[Sequence[np.ndarray], np.n
     if call is None or with_ is None:
         return None
     blas = with_
-    divides = library.inner(f"{letter}getrf2") if library.version.startswith("openblas") else None
-    if divides is not None and _keeps_rows(divides, letter):
-        call = divides
-    else:
-        divides = None
+    divides = dividing(library, letter)
+    call = divides or call
 
     def lapack(a: np.ndarray, piv: np.ndarray) -> None:
         info = ctypes.c_int(0)
@@ -93,6 +90,12 @@ def build(library: Library, letter: str) -> Callable[[Sequence[np.ndarray], np.n
         on_strip(lambda strip: factor(strip, piv, len(tiles[0]), threshold), tiles)
 
     return getrf
+
+
+def dividing(library: Library, letter: str) -> Callable[..., None] | None:
+    """The library's ?getrf2, where it has one inside that can take the place of ?getrf; bits depend on it."""
+    routine = library.inner(f"{letter}getrf2") if library.version.startswith("openblas") else None
+    return routine if routine is not None and _keeps_rows(routine, letter) else None
 
 
 def _keeps_rows(routine: Callable[..., None], letter: str) -> bool:

@@ -10,7 +10,7 @@ from tilewright.kernels import reference, tensor_algebra
 from tilewright.kernels.blas import Library
 from tilewright.kernels.columns import calls, columns_of, no_exchange, on_strip, smallest_normal
 from tilewright.kernels.getrf import magnitude
-from tilewright.kernels.swaps import swap_rows
+from tilewright.kernels.swaps import one_after_the_other, swap_rows
 from tilewright.kernels.tile_op import TileOp
 
 __all__ = [
@@ -51,9 +51,10 @@ def flops_swptrsm(piv: Shape, l: Shape, tiles: Sequence[Shape]) -> float:  # noq
     return float(piv[0] ** 2 * tiles[0][1])
 
 
-def flops_swpgemm(piv: Shape, panel: Sequence[Shape], tiles: Sequence[Shape]) -> float:
-    """k^2 n + 2 (m - k) k n."""
-    m, n, k = sum(tile[0] for tile in tiles), tiles[0][1], piv[0]
+def flops_swpgemm(piv: Shape | Sequence[Shape], panel: Sequence[Shape], tiles: Sequence[Shape]) -> float:
+    """k^2 n + 2 (m - k) k n; of several panels k is the number of all their pivots."""
+    m, n = sum(tile[0] for tile in tiles), tiles[0][1]
+    k = sum(part if isinstance(part, int) else part[0] for part in piv)
     return float(k**2 * n + 2 * (m - k) * k * n)
 
 
@@ -169,21 +170,28 @@ def build_swptrsm(library: Library, letter: str) -> Callable[..., None] | None:
 
 
 def build_swpgemm(library: Library, letter: str) -> Callable[..., None] | None:
-    """`swptrsm` and all products of a block column: A_i := A_i - L_ik A_k, in a few large calls of the library."""
+    """`swptrsm` and all products of a block column: A_i := A_i - L_ik A_k, in a few large calls of the library.
+
+    Of several panels at a time ``piv`` has a vector each, as `swap`, and ``panel`` their tiles, row by row.
+    """
     blas = calls(library, letter)
     if blas is None:
         return None
 
-    def swpgemm(piv: np.ndarray, panel: Sequence[np.ndarray], tiles: Sequence[np.ndarray]) -> None:
-        k = len(piv)
+    def swpgemm(
+        piv: np.ndarray | Sequence[np.ndarray], panel: Sequence[np.ndarray], tiles: Sequence[np.ndarray]
+    ) -> None:
+        together = 1 if isinstance(piv, np.ndarray) else len(piv)
+        rows = one_after_the_other(piv, tiles)
+        k = len(rows)
 
         def update(l: np.ndarray, a: np.ndarray) -> None:  # noqa: E741
-            swap_rows(piv, [a])
+            swap_rows(rows, [a])
             blas.left(l[:k, :k], a[:k], b"L", b"N", b"U")
             for top in range(k, len(a), _ROWS):
                 blas.gemm(l[top : top + _ROWS, :k], a[:k], a[top : top + _ROWS])
 
-        on_strip(lambda below: on_strip(lambda a: update(below, a), tiles), panel, written=False)
+        on_strip(lambda below: on_strip(lambda a: update(below, a), tiles), panel, together, written=False)
 
     return swpgemm
 

@@ -188,10 +188,14 @@ def swptrsm(piv: np.ndarray, l: np.ndarray, tiles: Sequence[np.ndarray]) -> None
     trsmn(l, tiles[0])
 
 
-def swpgemm(piv: np.ndarray, panel: Sequence[np.ndarray], tiles: Sequence[np.ndarray]) -> None:
-    """The same, and A_i := A_i - L_ik A_k below."""
-    a, l, k = np.concatenate(tiles), np.concatenate(panel), len(piv)  # noqa: E741
-    for t, p in enumerate(piv):
+def swpgemm(piv: np.ndarray | Sequence[np.ndarray], panel: Sequence[np.ndarray], tiles: Sequence[np.ndarray]) -> None:
+    """The same, and A_i := A_i - L_ik A_k below; of several panels ``panel`` has the tiles row by row."""
+    together = 1 if isinstance(piv, np.ndarray) else len(piv)
+    tops = np.cumsum([0, *map(len, tiles)])
+    rows = piv if isinstance(piv, np.ndarray) else np.concatenate([p + top for p, top in zip(piv, tops, strict=False)])
+    beside = [np.concatenate(panel[at : at + together], axis=1) for at in range(0, len(panel), together)]
+    a, l, k = np.concatenate(tiles), np.concatenate(beside), len(rows)  # noqa: E741
+    for t, p in enumerate(rows):
         a[[t, p]] = a[[p, t]]
     trsmn(l, a[:k])
     gemmn(l[k:], a[:k], a[k:])

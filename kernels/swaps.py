@@ -16,7 +16,18 @@ from tilewright.kernels import blas
 from tilewright.kernels.columns import column_ld, joined, tops
 from tilewright.kernels.layout import address, by_reference
 
-__all__ = ["by_tile", "moved", "permutation", "sequence", "swap", "swap_columns", "swap_rows", "take", "trade"]
+__all__ = [
+    "by_tile",
+    "moved",
+    "one_after_the_other",
+    "permutation",
+    "sequence",
+    "swap",
+    "swap_columns",
+    "swap_rows",
+    "take",
+    "trade",
+]
 
 _LETTERS = {"f": "s", "d": "d", "F": "c", "D": "z"}
 
@@ -33,12 +44,18 @@ def swap(pivots: Sequence[np.ndarray], tiles: Sequence[np.ndarray], backwards: b
     whole = joined(tiles) if len(pivots) else None
     ends = zip(pivots, starts, starts[1:], strict=False)
     if whole is not None and all(len(piv) == below - top for piv, top, below in ends):
-        rows = [piv + np.int32(top) for piv, top in zip(pivots, starts, strict=True)]
-        _in_array(np.concatenate(rows), whole, backwards)
+        _in_array(one_after_the_other(pivots, tiles), whole, backwards)
         return
     steps = list(enumerate(pivots))
     for first, piv in reversed(steps) if backwards else steps:
         swap_rows(piv, tiles[first:], backwards)
+
+
+def one_after_the_other(pivots: np.ndarray | Sequence[np.ndarray], tiles: Sequence[Any]) -> np.ndarray:
+    """The swaps of panels of which each but the last has one for each row of its tile, counted from the first tile."""
+    if isinstance(pivots, np.ndarray):
+        return pivots
+    return np.concatenate([piv + np.int32(top) for piv, top in zip(pivots, tops(tiles), strict=False)])
 
 
 def swap_columns(pivots: Sequence[np.ndarray], tiles: Sequence[np.ndarray], backwards: bool = False) -> None:

@@ -102,15 +102,20 @@ def swptrsm(piv: Any, l: Tensor, tiles: Sequence[Tensor]) -> None:  # noqa: E741
 
 
 def swpgemm(piv: Any, panel: Sequence[Tensor], tiles: Sequence[Tensor]) -> None:
-    """The same, and A_i := A_i - L_ik A_k below."""
-    swap_rows(piv, tiles)
-    k = len(piv)
-    top = tiles[0][:k]
-    trsmn(panel[0], top)
-    for left, tile in zip(panel, tiles, strict=True):
-        below = slice(k, None) if tile is tiles[0] else slice(None)
-        if len(tile[below]):
-            gemmn(left[below, :k], top, tile[below])
+    """The same, and A_i := A_i - L_ik A_k below; of several panels, when all rows are exchanged."""
+    together = len(piv) if isinstance(piv, list | tuple) else 1
+    pivots = piv if isinstance(piv, list | tuple) else [piv]
+    for first, one in enumerate(pivots):
+        swap_rows(one, tiles[first:])
+    for first, one in enumerate(pivots):
+        k, below = len(one), tiles[first:]
+        top = below[0][:k]
+        beside = panel[first::together][first:]
+        trsmn(beside[0], top)
+        for left, tile in zip(beside, below, strict=True):
+            rest = slice(k, None) if tile is below[0] else slice(None)
+            if len(tile[rest]):
+                gemmn(left[rest, :k], top, tile[rest])
 
 
 def swap(pivots: Sequence[Any], tiles: Sequence[Tensor], backwards: bool = False) -> None:

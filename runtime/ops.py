@@ -205,9 +205,13 @@ def getrf(tiles: int) -> Op:
 
 
 @cache
-def swpgemm(tiles: int) -> Op:
-    """Row exchanges, substitution and products in a block column of so many tiles, 6 tiles - 3 units."""
-    return Op("swpgemm", weight=6 * tiles - 3, flops=_lu.flops_swpgemm, indices=_column)
+def swpgemm(tiles: int, together: int = 1) -> Op:
+    """Row exchanges, substitution and products in a block column of so many tiles, 6 tiles - 3 units.
+
+    Of so many panels ``together`` 6 together tiles - 3 together^2.
+    """
+    weight = 6 * together * tiles - 3 * together**2
+    return Op("swpgemm", weight=weight, flops=_lu.flops_swpgemm, indices=_column)
 
 
 @cache

@@ -168,8 +168,27 @@ def copy_all(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
     parts = cores()
     with ThreadPoolExecutor(parts) as copiers:
         pieces = [piece for target, source in pairs for piece in _slabs(target, source, parts)]
-        for _ in copiers.map(lambda piece: np.copyto(*piece), pieces):
+        for _ in copiers.map(_copy_each, _shares(pieces)):
             pass
+
+
+def _copy_each(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    for target, source in pairs:
+        np.copyto(target, source)
+
+
+def _shares(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    """The pairs in turn, `LARGE` bytes or more at a time: to hand out a small tile takes longer than to copy it."""
+    share: list[tuple[np.ndarray, np.ndarray]] = []
+    held = 0
+    for pair in pairs:
+        share.append(pair)
+        held += pair[0].nbytes
+        if held >= LARGE:
+            yield share
+            share, held = [], 0
+    if share:
+        yield share
 
 
 def _slabs(target: np.ndarray, source: np.ndarray, parts: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -50,6 +50,7 @@ def _graph(g: TaskGraph, plan: QRPlan, columns: int, check: bool) -> None:
             first = min(max(plan.n - i * plan.height, 0), plan.rows(i))
             if first < plan.rows(i):
                 g.insert(residues, R(X[i, c]), W(N[i, c]), first)
+    g.temporary |= {"A", "X"}  # of no use to the caller: ranks keep them
 
 
 @overload

@@ -37,7 +37,7 @@ from tilewright.linalg.lu_graph import (
 from tilewright.linalg.norm_parts import Gauged
 from tilewright.linalg.outofcore import Outside, lu_by_slabs
 from tilewright.linalg.ranks_outside import lu_on_ranks
-from tilewright.linalg.tuning import lu_plan
+from tilewright.linalg.tuning import lu_plan, lu_together
 from tilewright.ops import copy, diag, gauge, gemmn, identity, swap, swapc, trsmn, zero
 from tilewright.runs.progress import ProgressOption
 from tilewright.runs.run import Run
@@ -68,10 +68,12 @@ _FED_BY_ONE = 16  # workers that panels of one task keep busy
 @graph_builder(
     "lu {shape[0]} x {shape[1]} tile_size={nb} {pivoting}",
     cache=32,
-    levels=lambda task, shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf, panel, tau: bottom_level(
+    levels=lambda task, shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf, panel, *_: bottom_level(
         task, -(-shape[0] // nb), -(-shape[1] // nb), pivoting, update if ranks == 1 else "tile", panel
     ),
-    known=lambda shape, nb, pivoting, update, in_place, check, dtype, ranks, *_: has_closed_form(pivoting, ranks),
+    known=lambda shape, nb, pivoting, update, in_place, check, dtype, ranks, leaf=1, panel="", tau=1.0, together=1: (
+        has_closed_form(pivoting, ranks, together)
+    ),
 )
 def _factor_graph(
     g: TaskGraph,
@@ -86,6 +88,7 @@ def _factor_graph(
     leaf: int = 1,
     panel: str = "single",
     threshold: float = 1.0,
+    together: int = 1,
 ) -> None:
     """The graph behind `lu_factor`: tiles are copied and measured, then factored; ``D[k]`` is the diagonal of U."""
     m, n = shape
@@ -99,7 +102,7 @@ def _factor_graph(
                 g.insert(gauge, R(A[i, j]), W(M[i, j]), [], check)
             elif not in_place:
                 g.insert(gauge, R(S[i, j]), W(M[i, j]), [W(A[i, j])], check)
-    insert_lu(g, A, mt, nt, pivoting, update, ranks, leaf, shape, nb, dtype, panel, threshold)
+    insert_lu(g, A, mt, nt, pivoting, update, ranks, leaf, shape, nb, dtype, panel, threshold, together)
     D = g.handles("D", shape=lambda k: min(m - k * nb, n - k * nb, nb), dtype=dtype, keep=True)
     for k in g.range(min(mt, nt)):
         g.insert(diag, R(A[k, k]), W(D[k]))
@@ -608,6 +611,7 @@ def factor_with(
         leaf = source.mt if ranks > 1 else 4
         dealt = 1 if update == "column" and pivoting in COLUMN else ranks
         panel = _chosen_panel(panel, pivoting, workers, ranks)
+        together = lu_together(min(matrix.shape), nb) if update == "column" and pivoting in COLUMN else 1
         facts.update(
             shape=source.shape,
             dtype=str(matrix.dtype),
@@ -617,6 +621,7 @@ def factor_with(
             pivoting=pivoting,
             panel=panel,
             threshold=tau,
+            together=together,
         )
         if check_finite and matrix.in_place and call.has_data:
             matrix.check_finite()
@@ -633,6 +638,7 @@ def factor_with(
         max(leaf, 1),
         panel,
         tau,
+        together,
     )
     data = {"A": target} if matrix.in_place else {"A": target, "S": source}
     butterflies = None
@@ -642,6 +648,7 @@ def factor_with(
     bits = {
         "shape": list(matrix.shape), "dtype": str(matrix.dtype), "tile_size": nb, "pivoting": pivoting,
         "update": "tile" if dealt > 1 or pivoting not in COLUMN else update, "panel": panel, "threshold": tau,
+        "panels_together": together,
         "tiles_of_a_match": leaf if pivoting == "tournament" else None,
     }  # fmt: skip
     again = {

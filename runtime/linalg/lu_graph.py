@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -69,23 +70,30 @@ def lu_partial(
     update: str = "tile",
     panel: str = "single",
     threshold: float = 1.0,
+    together: int = 1,
 ) -> None:
     """Insert the right-looking tiled LU factorisation with partial pivoting, in place [1]_, [2]_.
 
     The pivot of a column may be any row below, so a panel is one task over all tiles of its block column. Rows of
     finished block columns are exchanged last, all at once: nobody waits for them.
 
+    With updates by column so many panels ``together`` update the block columns beyond them, in one product that goes
+    through these once. Among themselves they take turns, and exchange their rows at once.
+
     .. [1] J. Kurzak et al., Achieving numerical accuracy and high performance using recursive tile LU factorization
        with partial pivoting, Concurrency and Computation 26 (2014).
     .. [2] LAPACK ?getrf.
     """
     share = (threshold,) if threshold < 1 else ()
-    for k in g.range(min(mt, nt)):
+    for k in g.range(min(mt, nt)) if together == 1 else range(min(mt, nt)):
         if panel == "recursive":
             _recursive_panel(g, A, piv, k, mt, share)
         else:
             getrf_k = g.value(getrf, mt - k)
             g.insert(getrf_k, [RW(A[i, k]) for i in g.range(k, mt)], W(piv[k]), *share)  # P A_k = L_k U_kk
+        if together > 1:
+            _update_columns(g, A, piv, mt, nt, k, together)
+            continue
         for j in g.range(k + 1, nt):
             column = [RW(A[i, j]) for i in g.range(k, mt)]
             if update == "column":
@@ -95,7 +103,31 @@ def lu_partial(
             g.insert(swptrsm, R(piv[k]), R(A[k, k]), column)  # A_j := P A_j, A_kj := L_kk^-1 A_kj
             for i in g.range(k + 1, mt):
                 g.insert(gemmn, R(A[i, k]), R(A[k, j]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_kj
-    _exchange_at_the_end(g, A, piv, mt, nt)
+    _exchange_at_the_end(g, A, piv, mt, nt, together)
+
+
+def _update_columns(g: TaskGraph, A: Handles, piv: Handles, mt: int, nt: int, k: int, together: int) -> None:
+    """Insert what follows panel k: the update of the panels of its group that are to come, or of all columns beyond."""
+    first = k - k % together
+    end = min(first + together, mt, nt)
+    for j in range(first, k):
+        g.insert(swap, [R(piv[k])], [RW(A[i, j]) for i in range(k, mt)], label=(j, k))
+    for j in range(k + 1, end):
+        _update_column(g, A, piv, mt, [k], j)
+    for j in range(end, nt) if k == end - 1 else ():
+        _update_column(g, A, piv, mt, range(first, end), j)
+
+
+def _update_column(g: TaskGraph, A: Handles, piv: Handles, mt: int, panels: Sequence[int], j: int) -> None:
+    """Insert A_j := P A_j, A_kj := L_kk^-1 A_kj, A_ij := A_ij - A_ik A_kj for the panels k together."""
+    rows = range(panels[0], mt)
+    pivots = [R(piv[k]) for k in panels]
+    g.insert(
+        swpgemm(len(rows), len(panels)),
+        pivots if len(panels) > 1 else pivots[0],
+        [R(A[i, k]) for i in rows for k in panels],
+        [RW(A[i, j]) for i in rows],
+    )
 
 
 def _stages(of: int, first: int = 0, last: int | None = None) -> list[tuple[int, ...]]:
@@ -167,11 +199,14 @@ def lu_across(
         _exchange_at_the_end(g, A, piv, mt, nt)
 
 
-def _exchange_at_the_end(g: TaskGraph, A: Handles, piv: Handles, mt: int, nt: int) -> None:
+def _exchange_at_the_end(g: TaskGraph, A: Handles, piv: Handles, mt: int, nt: int, together: int = 1) -> None:
     last = min(mt, nt)
-    for j in g.range(last - 1):
-        later = [R(piv[k]) for k in g.range(j + 1, last)]
-        g.insert(swap, later, [RW(A[i, j]) for i in g.range(j + 1, mt)])
+    for j in range(last - 1) if together > 1 else ():
+        later = range(j - j % together + together, last)
+        if later:
+            g.insert(swap, [R(piv[k]) for k in later], [RW(A[i, j]) for i in range(later[0], mt)])
+    for j in g.range(last - 1) if together == 1 else ():
+        g.insert(swap, [R(piv[k]) for k in g.range(j + 1, last)], [RW(A[i, j]) for i in g.range(j + 1, mt)])
 
 
 def _exchange(
@@ -248,7 +283,9 @@ def lu_plain(g: TaskGraph, A: Handles, mt: int, nt: int) -> None:
                 g.insert(gemmn, R(A[i, k]), R(A[k, j]), RW(A[i, j]))  # A_ij := A_ij - A_ik A_kj
 
 
-def task_count(mt: int, nt: int, pivoting: str = "partial", update: str = "tile", panel: str = "single") -> int:
+def task_count(
+    mt: int, nt: int, pivoting: str = "partial", update: str = "tile", panel: str = "single", together: int = 1
+) -> int:
     """How many tasks `lu_graph` has on one rank, with tournaments of single tiles."""
     t = min(mt, nt)
     beside = sum(nt - 1 - k for k in range(t))
@@ -260,6 +297,10 @@ def task_count(mt: int, nt: int, pivoting: str = "partial", update: str = "tile"
         matches = sum(2 * (mt - k) - 1 for k in range(t))
         return matches + (t + beside) + t + beside + below + products + max(t - 1, 0)
     own = t if panel == "single" else (2 * LEAVES - 1) * t + (LEAVES - 1) * below
+    if together > 1 and update == "column":
+        groups = [(first, min(first + together, t)) for first in range(0, t, together)]
+        inside = sum((end - first) * (end - first - 1) for first, end in groups)  # as many updates as exchanges
+        return own + inside + sum(nt - end + (end - first) * (end < t) for first, end in groups)
     return own + beside + (products if update == "tile" else 0) + max(t - 1, 0)
 
 
@@ -277,6 +318,7 @@ def lu_graph(
     dtype: str = "float64",
     panel: str = "single",
     threshold: float | None = None,
+    together: int = 1,
 ) -> TaskGraph:
     """The task graph of the LU factorisation of mt x nt tiles, handles ``A[i,j]`` and pivots ``piv[k]``.
 
@@ -305,6 +347,8 @@ def lu_graph(
         tile in the updates between them; in one process, for pivots from the whole column. Bits depend on it.
     threshold
         tau of threshold pivoting, in (0, 1]; 0.5 by default, 1 is partial pivoting.
+    together
+        Panels that update the block columns beyond them in one task each, with ``update="column"``. Bits depend on it.
 
     Returns
     -------
@@ -353,11 +397,15 @@ def lu_graph(
         raise ValueError(
             f"panel='recursive' is for pivoting {' and '.join(COLUMN)} on one rank, not for {pivoting} on {ranks}"
         )
+    if positive(together, "together") > 1 and (update != "column" or pivoting not in COLUMN or ranks > 1):
+        raise ValueError(f"together={together} is for update='column' and pivots of the whole column on one rank")
     if pivoting == "butterfly" and (mt != nt or (shape is not None and shape[0] != shape[1])):
         raise ValueError(f"pivoting='butterfly' is for square matrices, not for {mt} x {nt} tiles")
-    if (count := task_count(mt, nt, pivoting, update, panel)) > _MOST_TASKS:
-        raise ValueError(f"mt={mt}, nt={nt} make {count} tasks, more than a graph can hold; take larger tiles")
-    return _lu_graph(mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, tau)
+    t = min(mt, nt)  # updates by column are few tasks with as many uses of tiles as there are updates by tile
+    count = t**2 if t > _MOST_TASKS**0.5 else task_count(mt, nt, pivoting, "tile", panel)
+    if count > _MOST_TASKS:
+        raise ValueError(f"mt={mt}, nt={nt} make {count} updates, more than a graph can hold; take larger tiles")
+    return _lu_graph(mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, tau, together)
 
 
 def checked_threshold(threshold: Any, pivoting: str | None) -> float:
@@ -369,9 +417,9 @@ def checked_threshold(threshold: Any, pivoting: str | None) -> float:
     return float(real(threshold, "threshold", 0, 1, above=True))
 
 
-def has_closed_form(pivoting: str, ranks: int) -> bool:
+def has_closed_form(pivoting: str, ranks: int, together: int = 1) -> bool:
     """Whether `bottom_level` knows these graphs."""
-    return pivoting in COLUMN or (ranks == 1 and pivoting == "none")
+    return together == 1 and (pivoting in COLUMN or (ranks == 1 and pivoting == "none"))
 
 
 def _checked_shape(shape: Any) -> tuple[int, int]:
@@ -383,10 +431,10 @@ def _checked_shape(shape: Any) -> tuple[int, int]:
 
 @graph_builder(
     "lu mt={mt} nt={nt} {pivoting}",
-    levels=lambda task, mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, threshold: bottom_level(
+    levels=lambda task, mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, *_: bottom_level(
         task, mt, nt, pivoting, update if ranks == 1 else "tile", panel
     ),
-    known=lambda mt, nt, pivoting, update, ranks, *_: has_closed_form(pivoting, ranks),
+    known=lambda mt, nt, pivoting, update, ranks, *others: has_closed_form(pivoting, ranks, others[-1]),
     extents=lambda mt, nt, *_: {"A": (mt, nt)},
 )
 def _lu_graph(
@@ -402,8 +450,10 @@ def _lu_graph(
     dtype: str,
     panel: str,
     threshold: float,
+    together: int,
 ) -> None:
-    insert_lu(g, g.handles("A"), mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, threshold)
+    A = g.handles("A")
+    insert_lu(g, A, mt, nt, pivoting, update, ranks, leaf, shape, tile_size, dtype, panel, threshold, together)
 
 
 def insert_lu(
@@ -420,6 +470,7 @@ def insert_lu(
     dtype: str = "float64",
     panel: str = "single",
     threshold: float = 1.0,
+    together: int = 1,
 ) -> None:
     """Insert one of these factorisations, with rooms for all but A and the butterflies where sizes are known."""
     if pivoting == "butterfly":
@@ -431,7 +482,7 @@ def insert_lu(
         return
     piv = pivots(g, shape, tile_size)
     if pivoting in COLUMN and ranks == 1:
-        lu_partial(g, A, piv, mt, nt, update, panel, threshold)
+        lu_partial(g, A, piv, mt, nt, update, panel, threshold, together)
         return
     up, *others = _rooms(g, shape, tile_size, dtype)
     matches = tournament(g, A, piv, (others[0], others[1], others[2]), leaf, tile_size or 0)

@@ -76,6 +76,8 @@ def _qr_graph(
         explicit(g, H, Q, plan, columns)
     if positive:
         make_positive(g, H, U, None if columns is None else Q, plan)
+    if not in_place and not over:
+        g.temporary.add("A")  # nobody asked for the reflections: ranks keep them
 
 
 @graph_builder("qr_factor {plan.m} x {plan.n} tile_size={plan.width}", cache=32, layout=layout_of)

@@ -20,6 +20,7 @@ __all__ = [
     "cholesky_tile_size",
     "eigen_plan",
     "lu_plan",
+    "lu_together",
     "mixed_lu_tile_size",
     "mixed_tile_size",
     "product_tile_size",
@@ -172,6 +173,23 @@ def lu_plan(k: int, workers: int, here: bool, size: int | None = None) -> tuple[
             size = math.ceil(k / math.ceil(k / wanted) / STEP) * STEP
     by_column = here and 1 < workers <= 0.3 * k / size
     return size, "column" if by_column else "tile"
+
+
+_TOGETHER = 768  # columns of panels that update a block column together
+
+
+def lu_together(k: int, size: int) -> int:
+    """How many panels of ``size`` columns update a block column of a matrix of k pivots together.
+
+    A block column is exchanged and goes through products once for all of them, with more flops a number. Up to 768
+    columns, and a fifth of the panels: the others beyond them wait for the last.
+
+    Examples
+    --------
+    >>> lu_together(4096, 384), lu_together(4096, 256), lu_together(2048, 224), lu_together(1024, 512)
+    (2, 3, 2, 1)
+    """
+    return max(1, min(_TOGETHER // size, -(-k // size) // 5))
 
 
 def eigen_plan(n: int, workers: int, vectors: bool, size: int | None = None) -> tuple[int, int]:

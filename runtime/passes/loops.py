@@ -211,6 +211,7 @@ class _Recorder:
         self.loops: list[Loop] = []
         self.statements: list[Statement] = []
         self.rooms: dict[str, Room] = {}
+        self.temporary: set[str] = set()
 
     def handles(self, name: str, **room: Any) -> _Family:
         self._declare(name, room, indexed=True)
@@ -555,6 +556,7 @@ def record(builder: Any, arguments: tuple[Any, ...]) -> Nest:
     nest = Nest(
         builder.title(*arguments), recorder.outer, recorder.statements, builder.formula(arguments), recorder.rooms
     )
+    nest.temporary |= recorder.temporary
     nest.recipe = builder, arguments
     return nest
 

@@ -115,7 +115,7 @@ function draw() {
   if (run.flops) line(2, top, colour("--bound"), [5, 3]);
   t.fillStyle = colour("--soft");
   t.textAlign = "left";
-  t.fillText(`ready or running: up to ${most}` + (run.flops ? `; rate (dashed): up to ${rate(top)}` : ""), LEFT + 4, 8);
+  t.fillText(`ready or running: up to ${most}` + (run.flops ? `; rate (dashed): up to ${rate(top)}` : ""), 4, 8, times.clientWidth - 8);
 }
 
 function axis(g, canvas) {

@@ -216,7 +216,8 @@ def weight_unit(graph: TaskGraph) -> str:
     >>> weight_unit(cholesky_graph(2))
     'units of nb^3/3 flops'
     """
-    tiles = all(not task.op.weight or (task.op.function is None and task.op.flops is not None) for task in graph.tasks)
+    weighed = [task.op for task in graph.tasks if task.op.weight]
+    tiles = bool(weighed) and all(op.function is None and op.flops is not None for op in weighed)
     return "units of nb^3/3 flops" if tiles else "units of task weight"
 
 

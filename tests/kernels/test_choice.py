@@ -154,6 +154,25 @@ def test_another_version_is_not_adopted(computer):
         choice.adopt(theirs._replace(modes=((name, "0.0.1", mode),)))
 
 
+def test_another_build_of_scipy_is_not_adopted_and_nothing_changes(computer):
+    """Bits of a panel differ where one process has ?getrf2 inside its library and another has not."""
+    computer("intel", "torch", "openblas")
+    ours = choice.choice()
+    theirs = ours._replace(inside=tuple(sorted(set(choice.INSIDE) ^ set(ours.inside))))
+    assert theirs != ours
+    with pytest.raises(OSError, match=r"inside SciPy's library \(sgetrf2, .*zhb2st_kernels\).*same build of SciPy"):
+        choice.adopt(theirs)
+    assert choice.choice() == ours
+    choice.adopt(ours)
+
+
+def test_a_choice_says_what_its_library_has_not_inside(computer):
+    computer("amd", "openblas")
+    ours = choice.choice()
+    assert str(ours._replace(inside=choice.INSIDE)).endswith(")")
+    assert str(ours._replace(inside=choice.INSIDE[1:])).endswith(") without sgetrf2")
+
+
 # ------------------------------------------------------------------ a stored preference
 
 

@@ -312,3 +312,23 @@ def test_columns_move_as_rows_of_the_transpose_do(dtype):
             assert np.array_equal(np.concatenate(place, axis=1), rows.T)
             swaps.swap_columns(pivots, place, True)
             assert np.array_equal(np.concatenate(place, axis=1), a)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_panels_at_a_time_do_what_they_do_one_after_the_other(library, dtype):
+    """P, L and U of a matrix of 11 rows by panels of 3 and 2 columns, then a block column beside them."""
+    a = random_matrix(11, 9, dtype)
+    factored, piv = np.asfortranarray(a[:, :5]), np.zeros(5, np.int32)
+    reference.getrf([factored], piv)
+    wanted = a[:, 5:].copy()
+    reference.swpgemm(piv, [factored], [wanted])
+    pivots = [piv[:3].copy(), piv[3:] - np.int32(3)]
+    heights = [slice(0, 3), slice(3, 6), slice(6, 11)]
+    panels = [factored[rows, columns] for rows in heights for columns in (slice(0, 3), slice(3, 5))]
+    for run in (kernel("swpgemm", library, dtype), TILE_OPS["swpgemm"].reference):
+        for copied in (False, True):
+            whole = np.asfortranarray(a[:, 5:])
+            tiles = [whole[rows].copy() if copied else whole[rows] for rows in heights]
+            run(pivots, [tile.copy() for tile in panels] if copied else panels, tiles)
+            assert np.allclose(np.concatenate(tiles), wanted, atol=1e4 * roundoff(dtype))

@@ -170,3 +170,16 @@ def test_what_has_no_kernel_there_is_refused_before_the_first_task():
     with pytest.raises(KeyError, match="no kernel for elect.* on torch"):
         tw.run(tw.lu_graph(2, 2, shape=(8, 8), tile_size=4, pivoting="tournament"), {"A": tiles})
     assert all(bool((tile == 1).all()) for tile in tiles.values())
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_two_panels_at_a_time_agree_with_the_reference(dtype):
+    pivots = [np.array([7, 1, 8], np.int32), np.array([4, 2, 2], np.int32)]
+    heights, width = (3, 3, 5), 3
+    panel = [upper(height, dtype)[:, :width] / 4 if height == 3 else random_matrix(5, 3, dtype) for height in heights]
+    panel = [tile for tile in panel for _ in range(2)]
+    tiles = strip(heights, 4, dtype)
+    given = tensors(tiles)
+    TILE_OPS["swpgemm"].reference(pivots, panel, tiles)
+    table.find("swpgemm", "torch", ["int32", dtype, dtype]).function(pivots, tensors(panel), given)
+    assert np.allclose(np.concatenate([tile.numpy() for tile in given]), np.concatenate(tiles), atol=1e-5)

@@ -8,6 +8,7 @@ import pytest
 
 import tilewright as tw
 from tilewright import RW, R, TaskGraph, TaskRecord, Trace
+from tilewright.runs.text import weight_unit
 
 
 def axpy(x, y, alpha):
@@ -234,6 +235,8 @@ class TestRun:
     def test_the_unit_of_a_makespan_is_that_of_the_machine(self):
         graph = tw.cholesky_graph(6)
         assert repr(tw.simulate(graph)).endswith("makespan=216 units of nb^3/3 flops)")
+        sums = tw.comm.allreduce(ranks=2, n=4)
+        assert weight_unit(sums) == "units of task weight" != weight_unit(graph)  # none of its tasks has any
         seconds = dict.fromkeys(("potrf", "trsm", "syrk", "gemm"), 1.0)
         assert repr(tw.simulate(graph, tw.Machine(durations=seconds))).endswith("makespan=56 s)")
 

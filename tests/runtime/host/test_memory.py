@@ -161,3 +161,13 @@ def test_large_arrays_of_any_form_are_copied_whole_on_several_cores(monkeypatch,
     memory.copy_all([(target, source), (small, np.ones(3)), (empty, empty.copy())])
     np.testing.assert_array_equal(target, source)
     assert small.sum() == 3
+
+
+def test_small_arrays_are_handed_out_together():
+    """A matrix in tiles of 128 KB has a thousand of them: each by itself took longer to hand out than to copy."""
+    size = memory.LARGE // 4
+    pairs = [(np.zeros(size, np.uint8), np.full(size, k, np.uint8)) for k in range(10)]
+    assert [len(share) for share in memory._shares(pairs)] == [4, 4, 2]
+    memory.copy_all(pairs)
+    assert all((target == k).all() for k, (target, _) in enumerate(pairs))
+    assert list(memory._shares([])) == []

@@ -114,6 +114,41 @@ def test_closed_form_holds_with_copies(in_place, pivoting, update, panel):
         assert g.bottom_levels() == g.bottom_levels([task.op.weight for task in g])
 
 
+@pytest.mark.parametrize("together", [1, 2, 3, 9])
+@pytest.mark.parametrize(("mt", "nt"), [(1, 1), (5, 5), (8, 8), (9, 4), (4, 9)])
+def test_panels_that_update_together_do_the_same_work_in_fewer_tasks(mt, nt, together):
+    g = lu_graph(mt, nt, update="column", together=together)
+    assert len(g) == task_count(mt, nt, update="column", together=together)
+    assert g.work() == lu_graph(mt, nt).work()
+    assert len(pickle.loads(pickle.dumps(g))) == len(g)
+    for first in range(0, min(mt, nt), together):
+        end = min(first + together, mt, nt)
+        beyond = [task for task in g if task.op.name == "swpgemm" and task.uses[0].handle.index == (first,)]
+        wanted = set(range(first + 1, max(end, nt)))
+        assert {task.writes[0].index[1] for task in beyond} == wanted
+        for task in beyond:
+            pivots = [use.handle.index[0] for use in task.uses if use.handle.name == "piv"]
+            assert pivots == list(range(first, end if task.writes[0].index[1] >= end else first + 1))
+
+
+def test_panels_of_a_group_take_turns_and_then_update_what_lies_beyond():
+    assert [task.label for task in lu_graph(3, 3, update="column", together=2)] == [
+        "getrf(0)",
+        "swpgemm(0,1)",
+        "getrf(1)",
+        "swap(0,1)",
+        "swpgemm(0,2)",
+        "getrf(2)",
+        "swap(0)",
+        "swap(1)",
+    ]
+    for how in ({}, {"update": "column", "pivoting": "none"}, {"update": "column", "ranks": 2}):
+        with pytest.raises(ValueError, match="together=2 is for update='column' and pivots of the whole column"):
+            lu_graph(3, 3, together=2, **how)
+    with pytest.raises(ValueError, match="together"):
+        lu_graph(3, 3, update="column", together=0)
+
+
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize(("mt", "nt"), SHAPES)
 def test_closed_form_holds_where_rows_are_dealt_out(mt, nt, ranks):
@@ -241,8 +276,10 @@ def test_bad_arguments_are_named():
         lu_graph(1, 1, "rook")
     with pytest.raises(ValueError, match="unknown update 'row'; known: tile, column"):
         lu_graph(1, 1, update="row")
-    with pytest.raises(ValueError, match="more than a graph can hold"):
-        lu_graph(10**4, 10**4)
+    for mt, nt in ((10**4, 10**4), (10**12, 2), (2, 10**12), (10**12, 10**12)):
+        for update in ("tile", "column"):
+            with pytest.raises(ValueError, match="more than a graph can hold"):
+                lu_graph(mt, nt, update=update)
     with pytest.raises(ValueError, match="unknown panel 'split'; known: single, recursive"):
         lu_graph(1, 1, panel="split")
     for how in ({"pivoting": "none"}, {"pivoting": "tournament"}, {"ranks": 2}):

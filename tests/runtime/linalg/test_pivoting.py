@@ -11,6 +11,7 @@ from matrices import DTYPES, foster, inverse_ratio, lu_ratio, random_matrix, rou
 import tilewright as tw
 from tilewright.linalg.butterfly import DEPTH, levels, meetings, random_butterflies
 from tilewright.linalg.lu_graph import PIVOTING
+from tilewright.linalg.tuning import lu_together
 
 FALLING_BACK = ("threshold", "none", "butterfly")
 
@@ -348,3 +349,39 @@ class TestRecursivePanels:
                 tw.lu_factor(random_matrix(8, 8), panel="recursive", **how)
         with pytest.raises(ValueError, match="unknown panel"):
             tw.lu_factor(random_matrix(8, 8), panel="split")
+
+
+class TestPanelsTogether:
+    """Block columns updated by several panels in one task."""
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize(("m", "n", "nb"), [(30, 30, 4), (33, 14, 3), (14, 33, 3), (11, 11, 1)])
+    def test_pivots_are_lapack_s_and_bits_do_not_depend_on_workers(self, m, n, nb, dtype):
+        a = random_matrix(m, n, dtype)
+        how = {"shape": a.shape, "tile_size": nb, "dtype": dtype, "update": "column"}
+        piv = tw.lu_factor(a, tile_size=nb).piv
+        for pivoting in ("partial", "threshold"):
+            for together in (2, 3):
+                bits = set()
+                for workers, packed in ((1, False), (3, False), (2, True)):
+                    tiles = tw.TiledMatrix.view(np.asfortranarray(a).copy(order="F"), nb)
+                    tiles = tw.TiledMatrix.from_numpy(a, nb) if packed else tiles
+                    g = tw.lu_graph(tiles.mt, tiles.nt, pivoting, together=together, **how)
+                    run = tw.run(g, {"A": tiles}, workers=workers)
+                    found = np.concatenate([p + nb * h.index[0] for h, p in run["piv"].items()])
+                    assert lu_ratio(a, tiles.to_numpy(), found) < 30
+                    assert pivoting == "threshold" or np.array_equal(found, piv)
+                    bits.add(np.ascontiguousarray(tiles.to_numpy()).tobytes())
+                assert len(bits) == 1
+
+    def test_many_panels_of_one_call_go_together_and_the_plan_says_so(self):
+        a = random_matrix(40, 40)
+        factor = tw.lu_factor(a, tile_size=2, update="column", workers=2)
+        together = lu_together(40, 2)
+        assert together == 4 and lu_ratio(a, factor.lu, factor.piv) < 30
+        updates = [task for task in factor.run.graph if task.op.name == "swpgemm"]
+        assert max(sum(use.handle.name == "piv" for use in task.uses) for task in updates) == together
+        wanted = tw.lu_factor(a, tile_size=2, update="column", backend="serial")
+        assert np.array_equal(factor.lu, wanted.lu)
+        x = factor.solve(np.ones(40))
+        assert np.abs(a @ x - 1).max() < 1e-11

@@ -236,6 +236,15 @@ class TestEngines:
         ]
         assert len(crossing) == 1 and 0 < run.messages < 12
 
+    def test_the_working_copy_of_the_matrix_goes_back_to_nobody(self):
+        """As large as the matrix, and of no use: on ranks it was as much to bring home as Q."""
+        for mode, wanted in (("economic", {"Q", "R"}), ("r", {"R"})):
+            run = tw.qr(A, mode=mode, tree="greedy", tile_size=6, return_run=True)[-1]
+            assert {handle.name for handle in run.graph.results} == wanted
+        *_, run = tw.lstsq(A, A[:, 0], tree="greedy", tile_size=6, return_run=True)
+        assert {handle.name for handle in run.graph.results} == {"R", "Y", "N"}
+        assert "A" in {handle.name for handle in tw.qr_factor(A, tile_size=6).run.graph.results}
+
     @pytest.mark.parametrize("scheduler", SCHEDULERS)
     def test_policies(self, scheduler):
         wanted = tw.qr(A, backend="serial", tile_size=4, tree="greedy")

@@ -34,7 +34,8 @@ def svg_of(run_or_trace, tmp_path, monkeypatch):
     return (tmp_path / "g.svg").read_text(encoding="utf-8")
 
 
-def test_the_chart_names_workers_ops_bounds_and_rate(run, tmp_path, monkeypatch):
+def test_the_chart_names_workers_ops_bounds_and_rate(tmp_path, monkeypatch):
+    run = tw.simulate(tw.cholesky_graph(4), tw.Machine(workers=2, gamma=1e-9))  # a measured one may have little rate
     svg = svg_of(run, tmp_path, monkeypatch)
     bounds = "bound W/p = ", "bound C = "
     for text in ("worker 0", "worker 1", "potrf", "gemm", "critical path", "idle", *bounds, "GFLOP/s"):
@@ -141,3 +142,15 @@ def test_a_run_in_task_weights_has_no_seconds_and_one_with_gpus_its_mixed_bounds
     from tilewright.units import seconds
 
     assert f"bound W/p = {seconds(mixed.bounds.area)}" in svg_of(mixed, tmp_path, monkeypatch)
+
+
+def test_short_tasks_of_the_critical_path_are_underlined_and_long_ones_outlined():
+    """Of a chain of 100, 50, 1 and 0.5: an outline of the last two, of less than 1/250 of the axis, would paint them."""
+    graph = tw.TaskGraph("chain")
+    for weight in (100, 50, 1, 0.5):
+        graph.insert(tw.Op(f"step{weight}", weight=weight), tw.RW(graph.handle("x")))
+    axes = figure(tw.simulate(graph)).axes[0]
+    marks = [c for c in axes.collections if c.get_zorder() == 3]
+    heights = [[p.vertices[:, 1].max() - p.vertices[:, 1].min() for p in c.get_paths()] for c in marks]
+    assert [len(own) for own in heights] == [1, 3]
+    assert heights[0] == pytest.approx([0.06]) and heights[1] == pytest.approx([0.8] * 3)

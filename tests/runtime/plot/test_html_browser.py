@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import tilewright as tw
+from tilewright.plot import gantt
 from tilewright.plot.html import frame, graph_page, run_page
 from tilewright.plot.live import LivePage
 from tilewright.plot.phases import PHASES, phases
@@ -329,6 +330,18 @@ def test_three_timelines_end_where_the_run_says(report):
     assert re.fullmatch(r"memory of rank [01], the fullest", names[2]) and tops[2] == run.memory
     assert report.evaluate("panels[0].times.canvas.style.height") == "144px"
     assert report.evaluate("size(1536)") == "1.5 KiB" and report.evaluate("size(12)") == "12 bytes"
+
+
+def test_ticks_of_an_axis_can_be_told_apart_and_names_that_do_not_fit_are_indices(report):
+    ticks = report.evaluate("""[[3.424, 0.002, 3.45, "s"], [0, 1, 9, "s"], [2e-5, 5e-6, 9e-5, "s"], [0.05, 0.05, 0.2, "s"],
+      [150, 50, 400, ""], [0.4, 0.2, 2, ""], [12, 2, 14, "s"]].map(tick => ticked(...tick))""")
+    assert ticks == ["3.424 s", "0", "20 us", "50 ms", "150", "0.4", "12 s"]
+    drawn = report.evaluate("""[90, 60, 40, 12].map(room => {
+      const said = [], g = {measureText: text => ({width: 6 * text.length}), fillText: text => said.push(text)};
+      panels[0].text(g, "gemm(3,2,1)", 0, 0, room, 0);
+      return said;
+    })""")
+    assert drawn == [["gemm(3,2,1)"], ["3,2,1"], ["3,2,1"], []]
 
 
 def test_colours_may_mean_the_rank(report):
@@ -782,6 +795,12 @@ def test_a_training_is_shown_as_phases_and_its_warm_up_left_out(show):
         ends[record.rank] = ends["t", record.task] = start + cost[record.task]
         records.append(record._replace(start=start, end=start + cost[record.task]))
     run = dataclasses.replace(run, trace=Trace(graph, 1, records, ranks=2))
+    first = max(r.end for r in records if found[r.task][0] == 0 and found[r.task].phase == "update")
+    chart = gantt.figure(run)
+    named = [text.get_text() for text in chart.legends[0].get_texts()]
+    assert set(named) >= {phase for phase in PHASES if any(one.phase == phase for one in found)}
+    assert not {"forward_loss", "pack"} & set(named)
+    assert chart.axes[0].get_xlim()[0] == first and "warm-up, is left out" in chart.axes[0].get_title("left")
     page = show(run.report)
     labels = page.evaluate("panels[0].d.label")
     assert labels == [str(phase) for phase in dict.fromkeys(found)]
