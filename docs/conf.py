@@ -97,6 +97,7 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_show_search_summary = False  # it fetches the pages that it found, which a browser refuses on a disk
+html_sidebars = {name: [] for name in ("install", "tour", "explanation", "performance", "comparison", "glossary")}
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "logo": {"text": "tilewright"},
@@ -111,12 +112,19 @@ html_theme_options = {
 # ---------------------------------------------------------------- what the extensions lack
 
 
+def page_of(found):
+    """A link to a page that a docstring names as its file."""
+    there = (Path(__file__).parent / f"{found[1]}.md").exists()
+    return f":doc:`/{found[1]}`" if there else found[0]
+
+
 def bars(app, what, name, obj, options, lines):
-    """|x| in a docstring is a modulus, where reStructuredText sees the name of a substitution."""
+    """|x| in a docstring is a modulus, where reStructuredText sees the name of a substitution; pages become links."""
     example = False
     for number, line in enumerate(lines):
         example = bool(line.strip()) and (example or line.lstrip().startswith(">>>"))
         if not example:
+            line = re.sub(r"`*docs/(\w+)\.md`*", page_of, line)
             parts = re.split("(``.*?``)", line)
             lines[number] = "".join(part if part.startswith("``") else part.replace("|", r"\|") for part in parts)
 

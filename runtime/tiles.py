@@ -390,6 +390,10 @@ class Store(dict[Handle, Any]):
         self[handle] = value
         return value
 
+    def names(self) -> set[str]:
+        """Names of handles for which there may be a buffer. O(buffers that were looked for)."""
+        return {*self.families, *(handle.name for handle, value in self.items() if value is not None)}
+
     def offset(self, handle: Handle) -> int:
         """First row of the whole matrix that a tile covers."""
         family = self.families.get(handle.name)

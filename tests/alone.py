@@ -1,7 +1,8 @@
 """Run by `test_extras_alone.py`: does what every extra promises where the core and one extra are to be had.
 
 A process imports the core alone, then forks a child for each extra. What a child must not have is not found by its
-imports, as if it were not installed. Prints what each child was told: by extra, by promise.
+imports, as if it were not installed. Extras that bring torch are forked by a child that has imported that, and nothing
+else that is optional, as it takes seconds. Prints what each child was told: by extra, by promise.
 """
 
 import importlib.metadata
@@ -29,6 +30,20 @@ def closure(name):
                 if line.marker is None or any(line.marker.evaluate({"extra": extra}) for extra in ("", *one[1])):
                     waiting.append(line)
     return {name for name, _ in found}
+
+
+def in_a_child(function, *arguments):
+    """What a function returns in a fork of this process."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        with os.fdopen(writer, "w") as file:
+            json.dump(function(*arguments), file)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        text = file.read()
+    os.wait()
+    return json.loads(text)
 
 
 class Finder:
@@ -79,18 +94,22 @@ def main():
 
     found = {"keeps": {extra: [p for p in promises if brought[p] <= brought[extra] | core] for extra in promises}}
     found["commands"] = {extra: command(extra) for extra in promises}
-    for extra in promises:
-        reader, writer = os.pipe()
-        if os.fork() == 0:
-            finder.hidden = hidden(brought[extra])
-            os.chdir(tempfile.mkdtemp(dir="."))
-            with os.fdopen(writer, "w") as file:
-                json.dump({promise: told(code) for promise, code in promises.items()}, file)
-            os._exit(0)
-        os.close(writer)
-        with os.fdopen(reader) as file:
-            found[extra] = json.load(file)
-        os.wait()
+
+    def kept(extra):
+        """Of the promises, which this extra keeps, and what is said of the others."""
+        finder.hidden = hidden(brought[extra])
+        os.chdir(tempfile.mkdtemp(dir="."))
+        return {promise: told(code) for promise, code in promises.items()}
+
+    def with_torch():
+        finder.hidden = hidden(brought["torch"])
+        import torch  # noqa: F401 - so that the children have it
+
+        return {extra: in_a_child(kept, extra) for extra in heavy}
+
+    heavy = [extra for extra in promises if "torch" in brought[extra]]
+    found |= in_a_child(with_torch)
+    found |= {extra: in_a_child(kept, extra) for extra in promises if extra not in heavy}
     print(json.dumps(found))
 
 

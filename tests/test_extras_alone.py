@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parent.parent
 OPTIONAL = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
@@ -72,7 +72,7 @@ def told(tmp_path_factory):
         [sys.executable, "-P", ROOT / "tests" / "alone.py", json.dumps(PROMISES)],
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=550,
         cwd=folder,
         env=os.environ | {"TILEWRIGHT_CACHE": str(folder), "TILEWRIGHT_BLAS": "openblas"},
     )

@@ -44,7 +44,7 @@ class OneRank(ABC):
     ) -> None:
         self.name, self.tasks, self.room_of = name, tasks, rooms
         self.temporary, self.ranks, self.rank = temporary, ranks, rank
-        self._rows = np.zeros((0, 10), np.int64)
+        self._rows = np.zeros((0, 11), np.int64)
         self._ends_at = np.zeros((0, 3), np.int64)
 
     @abstractmethod
@@ -99,13 +99,14 @@ class OneRank(ABC):
         """Messages of the versions of these tiles that this rank sends or receives, and where the tiles end.
 
         Columns of a message: source, destination, tile, version, writer, reader, the two numbers by which versions of
-        one writer are ordered, position in the tree, and 1 + the last reader here if a copy is to be dropped after it.
-        Of a tile: its number, the rank that makes its final value, or -1, the rank that keeps its place.
+        one writer are ordered, position in the tree, 1 + the last reader here if a copy is to be dropped after it, and
+        1 if no task overwrites the version. Of a tile: its number, the rank that makes its final value, or -1, the rank
+        that keeps its place.
         """
         which, task, use, written, reads, writes, place = self._accesses(tiles)
         count = len(which)
         if not count:
-            return np.zeros((0, 10), np.int64), np.zeros((0, 3), np.int64)
+            return np.zeros((0, 11), np.int64), np.zeros((0, 3), np.int64)
         starts = np.flatnonzero(np.concatenate([[True], which[1:] != which[:-1]]))
         lengths = np.diff(np.concatenate([starts, [count]]))
         through = np.cumsum(writes) - writes  # writes before
@@ -126,14 +127,14 @@ class OneRank(ABC):
         #   readers elsewhere, one row for each (version, rank)
         remote = np.flatnonzero(reads & (place != source))
         if not len(remote):
-            return np.zeros((0, 10), np.int64), ends
+            return np.zeros((0, 11), np.int64), ends
         key = begin[remote] + version[remote]  # one for each version: a tile has no more of them than rows
         concerned = np.zeros(count + 1, bool)
         concerned[key[(place[remote] == self.rank) | (source[remote] == self.rank)]] = True
         remote = remote[concerned[key]]
         key = begin[remote] + version[remote]
         if not len(remote):
-            return np.zeros((0, 10), np.int64), ends
+            return np.zeros((0, 11), np.int64), ends
         pair = key * self.ranks + place[remote]
         order = np.argsort(pair, kind="stable")  # rows of one version and rank stay in program order
         remote, pair = remote[order], pair[order]
@@ -162,7 +163,7 @@ class OneRank(ABC):
         following = coming[first]
         inside = following < opened + np.repeat(lengths, lengths)[opened]
         closed = np.where(inside, task[np.minimum(following, count - 1)], -1)
-        result = np.empty((len(mine), 10), np.int64)
+        result = np.empty((len(mine), 11), np.int64)
         result[:, 0], result[:, 1] = sender[mine], place[first]
         result[:, 2], result[:, 3] = tiles[which[first]], version[first]
         result[:, 4] = np.where(initial, -1, task[made])
@@ -171,6 +172,7 @@ class OneRank(ABC):
         result[:, 7] = np.where(initial, use[opened], 0)
         result[:, 8] = position
         result[:, 9] = np.where((place[first] == self.rank) & (final != closed), final + 1, 0)
+        result[:, 10] = closed < 0
         return result, ends
 
     # ------------------------------------------------------------ what engines ask
@@ -236,6 +238,12 @@ class OneRank(ABC):
                 graph.closed_form = lambda task: levels[task.index]
         return Part(graph, origin)
 
+    @cached_property
+    def lasting(self) -> frozenset[tuple[Handle, int]]:
+        """(handle, version) of its messages that no task overwrites."""
+        last = self._rows[self._rows[:, 10] > 0]
+        return frozenset((self._known[tile], version) for tile, version in last[:, 2:4].tolist())
+
     def rooms(self, rank: int, places: Literal["own", "shared", "none"]) -> list[Handle]:
         """See `MessagePlan.rooms`."""
         if places == "own":
@@ -252,5 +260,8 @@ class OneRank(ABC):
 
     def made_by(self, rank: int) -> list[Handle]:
         """See `MessagePlan.made_by`."""
-        here = self._ends_at[self._ends_at[:, 1] == rank, 0]
-        return [handle for handle in self._handles(here).values() if handle.name not in self.temporary]
+        here = self._ends_at[self._ends_at[:, 1] == rank, 0].tolist()
+        known = self._known
+        if not known.keys() >= set(here):  # what others make here
+            known = self._handles(np.array(here, np.int64))
+        return [known[tile] for tile in here if known[tile].name not in self.temporary]

@@ -82,8 +82,8 @@ def check_parts(batch: int, workers: int, accumulate: int) -> None:
         )
 
 
-def check_model(model: nn.Module, backend: str) -> None:
-    """ValueError, before any work, if parameters have no values yet, or hooks that stay behind."""
+def check_model(model: nn.Module, backend: str, workers: int) -> None:
+    """ValueError, before any work, if parameters have no values yet, or what cannot be copied has to be."""
     lazy = [
         name
         for name, m in model.named_modules()
@@ -102,6 +102,13 @@ def check_model(model: nn.Module, backend: str) -> None:
     hooks = [name for name, p in model.named_parameters() if p._backward_hooks]
     if hooks and not engine_class(backend).in_process:
         raise ValueError(f"parameter {hooks[0]} has hooks, which do not reach other processes; use backend='threads'")
+    scripted = [name for name, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+    if scripted and (workers > 1 or not engine_class(backend).in_process):
+        what = f"layer {scripted[0]!r}" if scripted[0] else "the model"
+        raise ValueError(
+            f"{what} is compiled by torch.jit and has no copies for workers={workers} on backend={backend!r}: "
+            "pass the module that it was made of, or train with workers=1 on backend='threads'"
+        )
 
 
 def check_file(path: str | Path) -> None:

@@ -181,7 +181,7 @@ def fit(
     accumulate, penalty, head, pipeline = learning.accumulate, learning.penalty, learning.head, execution.pipeline
     check_parts(min(batch_size, len(train)), workers, accumulate)
     refuse(loss, penalty, workers * accumulate)
-    check_model(model, backend)
+    check_model(model, backend, workers)
     if head is not None:
         check_head(test, models.segments(model))
     check_noise(learning.head_noise, len(train))

@@ -38,6 +38,7 @@ from tilewright.errors import WorkerDied
 from tilewright.graph import Handle, Task
 from tilewright.kernels.choice import Choice
 from tilewright.passes.messages import RECEIVE, SEND, Message, MessagePlan
+from tilewright.passes.one_rank import OneRank
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -123,10 +124,10 @@ class DaskCourier:
         """What went wrong that is no task's fault."""
         self.stopped = False
         """Some rank failed or ended."""
-        self.sent: list[tuple[int, int, float]] = []
-        """Number, bytes, start."""
-        self.received: list[tuple[int, float]] = []
-        """Number, end."""
+        self.sent: list[tuple[Message, int, float]] = []
+        """Message, bytes, start."""
+        self.received: list[tuple[Message, float]] = []
+        """Message, end."""
         self._peers = [rank for rank in range(len(share.addresses)) if rank != share.rank]
         self._outbox: dict[int, asyncio.Queue[Any]] = {}
         self._comms: dict[int, Any] = {}
@@ -135,14 +136,16 @@ class DaskCourier:
         self._quiet: set[int] = set()  # ranks whose bye came, or that are gone
         self._heard: set[int] = set()  # ranks that have our bye, or are gone
         self._change = asyncio.Event()
-        self._ready: dict[int, Task] = {}  # sends by number
-        self._granted: dict[int, bool] = {}  # by others, to us: whether they see our memory
-        self._unacknowledged: dict[int, tuple[Task, Any]] = {}  # and what has to live until then
+        #   messages by the other rank and the tag
+        self._ready: dict[tuple[int, int], Task] = {}  # sends
+        self._granted: dict[tuple[int, int], bool] = {}  # by others, to us: whether they see our memory
+        self._unacknowledged: dict[tuple[int, int], tuple[Task, Any]] = {}  # and what has to live until then
         self._seen: set[int] = set()  # ranks whose memory we see
         self._wanted: list[tuple[int, int, Task]] = []  # receives that are ready and not granted; a heap
         self._handed: deque[Task] = deque()  # by other threads, for the event loop
         self._due: list[tuple[int, int]] = []  # keys of what is expected, and of some that has come; a heap
-        self._expected: dict[int, Task] = {}  # granted by us
+        self._expected: dict[tuple[int, int], Task] = {}  # granted by us
+        self._awaited: set[int] = set()  # the indices of these
         self._held = 0
         self._homes: dict[Handle, Any] = {}
 
@@ -154,7 +157,7 @@ class DaskCourier:
         if len(self._handed) == 1:  # else somebody has asked for a look that is still to come
             self.loop.call_soon_threadsafe(self._take_all)
 
-    def attach(self, team: Team, plan: MessagePlan, orders: dict[str, str]) -> None:
+    def attach(self, team: Team, plan: MessagePlan | OneRank, orders: dict[str, str]) -> None:
         """Work for this team; ``orders`` are those of matrices by name."""
         self.team, self.plan, self.orders = team, plan, orders
         self.store = team.program.store
@@ -288,13 +291,13 @@ class DaskCourier:
         if kind == "tile":
             self._arrive(rank, **words)
         elif kind == "ack":
-            self._complete(self._unacknowledged.pop(words["number"], (None,))[0])
+            self._complete(self._unacknowledged.pop((rank, words["tag"]), (None,))[0])
         elif kind == "grant":
-            number = words["number"]
-            if number in self._ready:
-                self._send(number, self._ready.pop(number), words["sees"])
+            pair = rank, words["tag"]
+            if pair in self._ready:
+                self._send(self._ready.pop(pair), words["sees"])
             else:
-                self._granted[number] = words["sees"]
+                self._granted[pair] = words["sees"]
         elif kind == "hello":
             host, clock = words["clock"]
             self._clocks[rank] = host, clock
@@ -350,14 +353,14 @@ class DaskCourier:
     def _take(self, task: Task) -> bool:
         """Do what a task asks for. True if there may be more to grant."""
         message: Message = task.params[0]
-        number = self.plan.numbers[message.source, message.destination, message.tag]
         if task.op is SEND:
-            if number in self._granted:
-                self._send(number, task, self._granted.pop(number))
+            pair = message.destination, message.tag
+            if pair in self._granted:
+                self._send(task, self._granted.pop(pair))
             else:
-                self._ready[number] = task
+                self._ready[pair] = task
         elif task.op is RECEIVE:
-            heapq.heappush(self._wanted, (message.reader, number, task))
+            heapq.heappush(self._wanted, (message.reader, task.index, task))
             return True
         else:
             home = self._home(message.handle)
@@ -371,37 +374,39 @@ class DaskCourier:
         """Let come what there is room for, the first needed first."""
         while self._wanted:
             key = self._wanted[0][:2]
-            while self._due and self._due[0][1] not in self._expected:
+            while self._due and self._due[0][1] not in self._awaited:
                 heapq.heappop(self._due)
             first = self._due[0] if self._due else None
             message: Message = self._wanted[0][2].params[0]
             size = _size(self._home(message.handle))
             if self._held + size > self.share.window and first is not None and first < key:
                 return
-            _, number, task = heapq.heappop(self._wanted)
+            task = heapq.heappop(self._wanted)[2]
             self._held += size
-            self._expected[number] = task
+            self._expected[message.source, message.tag] = task
+            self._awaited.add(task.index)
             heapq.heappush(self._due, key)
-            self._tell(message.source, kind="grant", number=number, sees=message.source in self._seen)
+            self._tell(message.source, kind="grant", tag=message.tag, sees=message.source in self._seen)
 
-    def _send(self, number: int, task: Task, sees: bool) -> None:
+    def _send(self, task: Task, sees: bool) -> None:
         from distributed.protocol import Serialized, serialize
 
         message: Message = task.params[0]
+        pair = message.destination, message.tag
         value = self.store[message.handle]
         start = perf_counter()
         lasts = (message.handle, message.version) in self.plan.lasting
         if sees and (lent := lending.lend(value, copy=not lasts)) is not None:
             place, array = lent
-            self._unacknowledged[number] = task, array
-            self.sent.append((number, place.nbytes, start))
-            self._tell(message.destination, kind="tile", number=number, place=pickle.dumps(place))
+            self._unacknowledged[pair] = task, array
+            self.sent.append((message, place.nbytes, start))
+            self._tell(message.destination, kind="tile", tag=message.tag, place=pickle.dumps(place))
             return
         if value is None or lending.small(value):
             content = pickle.dumps(pack(value), pickle.HIGHEST_PROTOCOL)
-            self._unacknowledged[number] = task, None
-            self.sent.append((number, len(content) if value is None else value.nbytes, start))
-            self._tell(message.destination, kind="tile", number=number, small=content)
+            self._unacknowledged[pair] = task, None
+            self.sent.append((message, len(content) if value is None else value.nbytes, start))
+            self._tell(message.destination, kind="tile", tag=message.tag, small=content)
             return
         try:
             packed = own(value) if self.worker.address.startswith("inproc://") else pack(value)
@@ -411,22 +416,23 @@ class DaskCourier:
             self.team.fail(task, 0, error)
             self._stop()
             return
-        self._unacknowledged[number] = task, None
-        self.sent.append((number, sum(memoryview(frame).nbytes for frame in frames), start))
-        self._tell(message.destination, kind="tile", number=number, value=Serialized(header, frames))
+        self._unacknowledged[pair] = task, None
+        self.sent.append((message, sum(memoryview(frame).nbytes for frame in frames), start))
+        self._tell(message.destination, kind="tile", tag=message.tag, value=Serialized(header, frames))
 
-    def _arrive(self, rank: int, number: int, value: Any = None, place: bytes = b"", small: bytes = b"") -> None:
-        task = self._expected.pop(number, None)
+    def _arrive(self, rank: int, tag: int, value: Any = None, place: bytes = b"", small: bytes = b"") -> None:
+        task = self._expected.pop((rank, tag), None)
         if task is None or self.stopped:
             return
+        self._awaited.discard(task.index)
         if place:
             value = Mappings().array(pickle.loads(place))  # its own, gone with the last array in it
         if small:
             value = pickle.loads(small)
         handle = task.params[0].handle
         self.store[handle] = own(value, copy=False, order=self.orders.get(handle.name), read=True)
-        self.received.append((number, perf_counter()))
-        self._tell(rank, kind="ack", number=number)
+        self.received.append((task.params[0], perf_counter()))
+        self._tell(rank, kind="ack", tag=tag)
         self._complete(task)
         self._grant()
 

@@ -29,7 +29,9 @@ from tilewright.host.memory import Peak
 from tilewright.kernels import choice
 from tilewright.kernels.threads import limits
 from tilewright.machine import Machine
+from tilewright.passes.listed import Listed, ListedPlan
 from tilewright.passes.messages import MessagePlan
+from tilewright.passes.one_rank import OneRank
 from tilewright.rooms import Outline
 from tilewright.schedulers import policy as find_policy
 from tilewright.tiles import Store, TiledMatrix
@@ -203,7 +205,7 @@ def _nothing(error: BaseException) -> Outcome:
     return Outcome(np.empty((0, 4)), [], [], (-1, freeze(error)), False, b"")
 
 
-def _team(share: Share, parcel: Values, tiles: Values) -> tuple[Team, MessagePlan, dict[str, str]]:
+def _team(share: Share, parcel: Values, tiles: Values) -> tuple[Team, MessagePlan | OneRank, dict[str, str]]:
     sys.path.extend(entry for entry in share.path if entry not in sys.path)
     choice.adopt(share.blas)
     graph, families, outlines, plan = _planned(share)
@@ -227,13 +229,13 @@ def _team(share: Share, parcel: Values, tiles: Values) -> tuple[Team, MessagePla
     return team, plan, orders
 
 
-_plans: OrderedDict[tuple[str, int], Any] = OrderedDict()
+_plans: OrderedDict[tuple[str, int, int], Any] = OrderedDict()
 _plans_lock = threading.Lock()
 
 
-def _planned(share: Share) -> tuple[TaskGraph, dict[str, Any], dict[Handle, Any], MessagePlan]:
+def _planned(share: Share) -> tuple[TaskGraph | Listed, dict[str, Any], dict[Handle, Any], MessagePlan | OneRank]:
     """Graph, families, outlines and plan of a share: those of a run before, if its program is prepared."""
-    key = share.program, len(share.addresses)
+    key = share.program, len(share.addresses), share.rank
     with _plans_lock:
         if key in _plans:
             _plans.move_to_end(key)
@@ -241,8 +243,13 @@ def _planned(share: Share) -> tuple[TaskGraph, dict[str, Any], dict[Handle, Any]
             return found
     graph, order, families, outlines = pickle.loads(share.contents)
     owner, start, collect = order
-    by_handle = dict(zip(graph.handles_used, owner, strict=True))
-    plan = MessagePlan(graph, len(share.addresses), by_handle, start=start, collect=collect)
+    count = len(share.addresses)
+    plan: MessagePlan | OneRank
+    if isinstance(graph, Listed):
+        plan = ListedPlan(graph, count, share.rank, owner)
+    else:
+        by_handle = dict(zip(graph.handles_used, owner, strict=True))
+        plan = MessagePlan(graph, count, by_handle, start=start, collect=collect)
     if share.program:
         with _plans_lock:
             _plans[key] = graph, families, outlines, plan
@@ -272,7 +279,7 @@ def _provide(rooms: list[Handle], store: Store, orders: dict[str, Any]) -> None:
 
 
 def _told(
-    share: Share, courier: DaskCourier, team: Team, plan: MessagePlan, began: float, unmoved: Values
+    share: Share, courier: DaskCourier, team: Team, plan: MessagePlan | OneRank, began: float, unmoved: Values
 ) -> RankResult:
     failures = [*team.failures, *([courier.failure] if courier.failure else [])]
     failure = min(failures, key=lambda failure: failure[0]) if failures else None
@@ -280,27 +287,20 @@ def _told(
     returns: Values = {}
     lent: Values = {}
     if not failures and not courier.stopped:
-        for handle, rank in plan.final_places.items():
-            if rank == share.rank and handle.name not in plan.graph.temporary:
-                value = team.program.store[handle]
-                if handle.name in share.stay:
-                    stays[handle] = value
-                elif handle in unmoved:
-                    returns[handle] = unmoved[handle]
-                elif share.seen and isinstance(value, np.ndarray) and (place := segments.reference(value)) is not None:
-                    returns[handle], lent[handle] = place, value
-                else:
-                    returns[handle] = value
+        for handle in plan.made_by(share.rank):
+            value = team.program.store[handle]
+            if handle.name in share.stay:
+                stays[handle] = value
+            elif handle in unmoved:
+                returns[handle] = unmoved[handle]
+            elif share.seen and isinstance(value, np.ndarray) and (place := segments.reference(value)) is not None:
+                returns[handle], lent[handle] = place, value
+            else:
+                returns[handle] = value
     outcome = Outcome(
         tasks=ran(team, plan, began),
-        sent=[
-            (m.destination, m.tag, m.handle, m.writer, nbytes, start - began)
-            for number, nbytes, start in courier.sent
-            for m in (plan.messages[number],)
-        ],
-        received=[
-            (plan.messages[number].source, plan.messages[number].tag, end - began) for number, end in courier.received
-        ],
+        sent=[(m.destination, m.tag, m.handle, m.writer, nbytes, start - began) for m, nbytes, start in courier.sent],
+        received=[(m.source, m.tag, end - began) for m, end in courier.received],
         failure=None if failure is None else (failure[0], freeze(failure[1])),
         failed_at=None if failure is None else failed_at(team, failure[0], began),
         announced=False,

@@ -27,17 +27,17 @@ from tilewright.backends.execution.engine import Progress
 from tilewright.backends.execution.program import Program
 from tilewright.backends.execution.torch_state import capture
 from tilewright.backends.ranks import lending
-from tilewright.backends.ranks.outcome import Order, Outcome, merge, planned
+from tilewright.backends.ranks.outcome import Order, Outcome, listed_of, merge, planned
 from tilewright.backends.ranks.output import show
 from tilewright.backends.ranks.pickling import code
 from tilewright.backends.ranks.segments import Mappings, Reference
 from tilewright.distribution import by_handle, owners
 from tilewright.errors import WorkerDied
-from tilewright.graph import Access, Handle
+from tilewright.graph import Access, Handle, TaskGraph
 from tilewright.host.garbage import uncollected
 from tilewright.host.memory import copy_all
 from tilewright.kernels import choice
-from tilewright.passes.messages import MessagePlan
+from tilewright.passes.messages import MessagePlan, place
 from tilewright.runs.progress import Ran, takes_rows, tell
 from tilewright.runs.trace import Trace
 from tilewright.schedulers import Policy
@@ -90,7 +90,6 @@ def run_resident(
     rank_of = _where_data_is(client, ranks, program, owners(options.owner, len(ranks.members)))
     with uncollected():
         order: Order = by_handle(graph, rank_of), None, ()
-        plan = planned(graph, len(ranks.members), order)
         families, outlines = families_of(store), outlines_of(program)
         contents, key = _contents(program, order, families, outlines)
     policy = code(scheduler)
@@ -133,7 +132,8 @@ def run_resident(
             tell(progress, sum(done), lambda: np.array(message["rows"], float).reshape(-1, len(Ran._fields)))
 
     clock = clients.SchedulerClock(client)
-    parcels = _parcels(plan, store)
+    with uncollected():
+        parcels = _parcels(graph, rank_of, len(ranks.members), store)
     with clients.bulletin(client).read(run, hear):
         futures, lent = _submit(client, ranks, shares, parcels)
         results = _results(client, ranks, futures)
@@ -145,7 +145,8 @@ def run_resident(
     for future, (_, values) in zip(futures, results, strict=False):
         deliver(store, _read(client, future, values), replaced)
     del lent  # what a task changed in place is read there
-    _take_over(client, ranks, keys, plan, store)
+    if stay:
+        _take_over(client, ranks, keys, planned(graph, len(ranks.members), order), store)
     if progress is not None:
         progress(len(graph))
     trace.facts = {
@@ -191,7 +192,7 @@ def _contents(program: Program, *rest: Any) -> tuple[bytes, str]:
     known = _dumped.get(program)
     if known is not None and known[0] == rest:
         return known[1:]
-    contents = code((program.graph, *rest))
+    contents = code((listed_of(program.graph), *rest))
     if not program.prepared:
         return contents, ""
     _dumped[program] = rest, contents, uuid4().hex
@@ -225,28 +226,31 @@ def _order(matrix: TiledMatrix) -> str:
 def outlines_of(program: Program) -> dict[Handle, tuple[tuple[int, ...], str]]:
     """Shape and dtype of the arrays that are in no tiled matrix."""
     store = program.store
+    there = store.names()
     return {
         handle: (value.shape, value.dtype.str)
         for handle in program.graph.handles_used
-        if not isinstance(store.families.get(handle.name), TiledMatrix)
+        if handle.name in there
+        and not isinstance(store.families.get(handle.name), TiledMatrix)
         and isinstance(value := store[handle], np.ndarray)
         and not value.dtype.hasobject
     }
 
 
-def _parcels(plan: MessagePlan, store: Store) -> list[dict[Handle, Any]]:
+def _parcels(graph: TaskGraph, owner: Callable[[Handle], int], ranks: int, store: Store) -> list[dict[Handle, Any]]:
     """By rank, the data it begins with: what it owns and somebody reads, and what is no array and it writes."""
-    parcels: list[dict[Handle, Any]] = [{} for _ in range(plan.ranks)]
-    for handle in plan.graph.inputs:
-        parcels[plan.owner(handle)][handle] = _piece_or_value(store, handle)
-    for task, place in zip(plan.graph.tasks, plan.places, strict=True):
+    parcels: list[dict[Handle, Any]] = [{} for _ in range(ranks)]
+    for handle in graph.inputs:
+        parcels[owner(handle)][handle] = _piece_or_value(store, handle)
+    there = store.names() - {name for name, family in store.families.items() if isinstance(family, TiledMatrix)}
+    for task in graph.tasks if there else ():
         for handle, access in task.uses:
-            if access is Access.WRITE:
+            if access is Access.WRITE and handle.name in there:
                 value = store[handle]
                 if handle in store.outlines:
                     continue
                 if value is not None and (not isinstance(value, np.ndarray) or value.dtype.hasobject):
-                    parcels[place].setdefault(handle, value)
+                    parcels[place(task, owner, ranks)].setdefault(handle, value)
     return parcels
 
 

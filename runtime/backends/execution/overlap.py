@@ -44,12 +44,15 @@ def check_apart(graph: TaskGraph, store: Store) -> None:
 
     Only views of one array can, or one object given twice: without such, O(handles).
     """
-    written = set(graph.written)
+    there = store.names()
+    written = set(graph.written) if there else set()
     if not written:
         return
     groups: dict[int, list[_Member]] = defaultdict(list)
     matrices: dict[str, bool] = {}
     for handle in graph.handles_used:
+        if handle.name not in there:
+            continue
         family = store.families.get(handle.name)
         if isinstance(family, TiledMatrix):
             matrices[handle.name] = matrices.get(handle.name, False) or handle in written

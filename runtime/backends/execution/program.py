@@ -246,7 +246,8 @@ def _check_tiles(graph: TaskGraph, store: Store) -> None:
 
 def _check_writeable(graph: TaskGraph, store: Store) -> None:
     families, checked = store.families, set()
-    for handle in graph.written:
+    there = store.names()
+    for handle in graph.written if there else ():
         name = handle.name
         family = families.get(name)
         if isinstance(family, TiledMatrix):

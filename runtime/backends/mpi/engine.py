@@ -164,7 +164,8 @@ class MpiPool(Mpi):
             given = program.store.given
             data = segments.like(given, segments.placer(_scratch(pool, given)))
             here, there = program.store, Store(data)
-            _copy((here[handle], there[handle]) for handle in graph.inputs)
+            shared = {key if isinstance(key, str) else key.name for key in given}
+            _copy((here[handle], there[handle]) for handle in graph.inputs if handle.name in shared)
             key, is_there = _key(pool, program, order)
             with uncollected():
                 contents = b"" if is_there else pickling.dumps((listed_of(graph) if loops is None else loops[0], order))
@@ -197,7 +198,8 @@ class MpiPool(Mpi):
                     theirs, gave_up = pickle.loads(outcome.values)
                     values |= theirs
                     replaced |= gave_up
-            _copy((there[handle], here[handle]) for handle in graph.results if handle not in values)
+            results = (handle for handle in graph.results if handle.name in shared and handle not in values)
+            _copy((there[handle], here[handle]) for handle in results)
         for handle, value in values.items():
             place = here[handle]
             if handle not in replaced and isinstance(place, np.ndarray):

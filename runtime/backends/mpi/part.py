@@ -124,7 +124,7 @@ def _rooms(
 ) -> dict[Handle, np.ndarray]:
     """Give this rank memory of its own where `MessagePlan.rooms` says so. What is no memory is its own already."""
     rooms = {}
-    for handle in plan.rooms(rank, "shared" if shared else "own"):
+    for handle in plan.rooms(rank, "shared" if shared else "own") if store.names() else ():
         place = view(store[handle])
         if place is not None and handle not in store.outlines:
             room = rooms[handle] = spare.take(place)

@@ -234,11 +234,11 @@ def merge(graph: TaskGraph, workers: int, outcomes: list[Outcome]) -> Trace:
 
 
 def _merged(graph: TaskGraph, workers: int, outcomes: list[Outcome]) -> Trace:
-    records = [
-        TaskRecord(int(index), int(worker), start, end, rank)
-        for rank, outcome in enumerate(outcomes)
-        for index, worker, start, end in outcome.tasks.tolist()
-    ]
+    rows = np.concatenate([np.zeros((0, 4)), *(outcome.tasks for outcome in outcomes)])
+    rank_of = np.repeat(np.arange(len(outcomes)), [len(outcome.tasks) for outcome in outcomes])
+    order = np.lexsort((rows[:, 0], rows[:, 3], rows[:, 2]))  # as a trace sorts them
+    whole = rows[order, :2].astype(int).T.tolist()
+    records = map(TaskRecord._make, zip(*whole, *rows[order, 2:].T.tolist(), rank_of[order].tolist(), strict=True))
     ends = {(source, rank, tag): end for rank, outcome in enumerate(outcomes) for source, tag, end in outcome.received}
     messages = [
         MessageRecord(rank, destination, handle, nbytes, start, ends[rank, destination, tag], writer)

@@ -137,8 +137,11 @@ def test_ranks_under_mpiexec():
 
 
 @pytest.mark.parametrize("mode", ["resident", "tasks"])
-def test_dask(client, mode):
+def test_dask(client, monkeypatch, mode):
+    worth = outcome.WORTH
+
     def run(case):
+        monkeypatch.setattr(outcome, "WORTH", worth if case.seed % 2 else 0)
         return on("dask", case, client=client, mode=mode, owner=case.owner)
 
     assert problems(cases(100), run, ranks=True) == []

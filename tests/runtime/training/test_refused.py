@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from functools import partial
 
 import pytest
@@ -35,6 +36,13 @@ def made_of_others(model):
     return lambda parameters: torch.optim.SGD([*parameters, nn.Parameter(torch.zeros(1))], 0.1)
 
 
+def scripted(module):
+    """torch deprecates it; users still have such models."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(module)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "error", "match"),
     [
@@ -62,6 +70,18 @@ def test_optimizers_that_cannot_take_steps_of_gradients(optimizer, error, match)
             {},
             ValueError,
             "layer '1' is lazy and has no parameters yet",
+        ),
+        (
+            lambda: scripted(zoo.perceptron()),
+            {"workers": 2},
+            ValueError,
+            "the model is compiled by torch.jit and has no copies for workers=2 on backend='threads'",
+        ),
+        (
+            lambda: nn.Sequential(nn.Flatten(), scripted(nn.Linear(64, 10))),
+            {"backend": "mpi"},
+            ValueError,
+            "layer '1' is compiled by torch.jit and has no copies for workers=1 on backend='mpi'",
         ),
         (lambda: zoo.perceptron().to("meta"), {}, ValueError, "0.1.weight is on the meta device and has no values"),
         (
