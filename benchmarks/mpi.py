@@ -45,7 +45,7 @@ BLOCKS = ((64, 32), (64, 64), (128, 64), (128, 128), (192, 96), (256, 128))
 COUNTED = (16, 32, 64, 128, 256, 512, 1024)
 
 
-class Job(NamedTuple):
+class Factorisation(NamedTuple):
     """A factorisation of n x n numbers, ours and ScaLAPACK's."""
 
     rival: str
@@ -60,8 +60,8 @@ def _general(n: int) -> np.ndarray:
 
 
 JOBS = {
-    "cholesky": Job("pdpotrf", tw.tiled_cholesky, random_spd, 1 / 3),
-    "lu": Job("pdgetrf", tw.lu_factor, _general, 2 / 3),
+    "cholesky": Factorisation("pdpotrf", tw.tiled_cholesky, random_spd, 1 / 3),
+    "lu": Factorisation("pdgetrf", tw.lu_factor, _general, 2 / 3),
 }
 
 

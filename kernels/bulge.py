@@ -193,7 +193,7 @@ def _by_numpy(
         )
 
     def reflector(x: np.ndarray, at: int) -> None:
-        """Of a column x, of which the first number stays."""
+        """Make the reflector of a column x, of which the first number stays."""
         kind = letter(band.dtype)
         alpha, rest = x[:1].copy(), x[1:].copy()
         factor = np.zeros(1, band.dtype)

@@ -35,12 +35,12 @@ _WORK = 64  # numbers a column
 
 
 def flops_geqrf(tiles: Sequence[Shape], t: Shape = (), r: Shape = ()) -> float:
-    """Of all tiles as one: see `tilewright.kernels.geqrt.flops_geqrt`."""
+    """Flops of all tiles as one: see `tilewright.kernels.geqrt.flops_geqrt`."""
     return flops_geqrt((sum(tile[0] for tile in tiles), tiles[0][1]))
 
 
 def flops_larfb(panel: Sequence[Shape], t: Shape, tiles: Sequence[Shape]) -> float:
-    """Of all tiles as one: see `tilewright.kernels.geqrt.flops_unmqr`."""
+    """Flops of all tiles as one: see `tilewright.kernels.geqrt.flops_unmqr`."""
     across = householder.across(panel, tiles)
     m = sum(tile[0] for tile in panel)
     return flops_unmqr((m, panel[0][1]), t, (m, sum(tile[1] for tile in tiles[:across])))

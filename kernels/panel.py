@@ -32,7 +32,7 @@ def cut(leaf: int, of: int, pivots: int, columns: int) -> int:
 
 
 def flops_getrf2(leaf: int, of: int, tiles: Sequence[Shape], piv: Shape = ()) -> float:
-    """Of a leaf of w columns whose first row is r, in a panel of m rows: those of getrf of (m - r) x w."""
+    """Flops of a leaf of w columns whose first row is r, in a panel of m rows: those of getrf of (m - r) x w."""
     m, n = sum(tile[0] for tile in tiles), tiles[0][1]
     begin, end = (cut(at, of, min(m, n), n) for at in (leaf, leaf + 1))
     return getrf.flops([(m - begin, end - begin)]) if begin < m else 0.0

@@ -21,7 +21,7 @@ __all__ = ["bounds", "combine", "gram", "hermitian", "scaled", "start", "turn", 
 
 
 def bounds(tiles: Sequence[np.ndarray], found: np.ndarray, places: tuple[tuple[int, int], ...], n: int) -> None:
-    """Of R in tiles: a bound of its largest singular value, and a cautious one of its smallest over that."""
+    """A bound of the largest singular value of R in tiles, and a cautious one of its smallest over that."""
     dtype = tiles[0].dtype
     r = by_columns("bounds", n, n, dtype)
     r[...] = 0

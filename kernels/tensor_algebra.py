@@ -283,4 +283,4 @@ KERNELS: dict[str, Callable[..., None]] = {
     "retile": retile,
     "mirror": mirror,
 }
-"""Of ops that move numbers of every dtype, by the name of the op."""
+"""Kernels that move numbers of every dtype, by the name of the op."""

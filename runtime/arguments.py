@@ -51,7 +51,7 @@ def dense(value: Any, what: str) -> np.ndarray:
     Returns
     -------
     array
-        Of class `numpy.ndarray`, in native byte order, aligned, strides not negative and multiples of the item. The
+        A `numpy.ndarray` itself, in native byte order, aligned, strides not negative and multiples of the item. The
         dtype is that of ``value``, whatever it is.
 
     Raises

@@ -125,7 +125,7 @@ class EngineOptions(Engines, total=False):
 
 
 class _Graphs(TypedDict, total=False):
-    """Of calls that make their graph and run it."""
+    """Options of calls that make their graph and run it."""
 
     machine: Machine | None  # of engine simulate
     tile_size: int | None
@@ -134,7 +134,7 @@ class _Graphs(TypedDict, total=False):
 
 
 class _Kept(TypedDict, total=False):
-    """Of those that can be killed and go on."""
+    """Options of those that can be killed and go on."""
 
     memory: int | str | None
     checkpoint: str | Path | None
@@ -144,19 +144,19 @@ class _Kept(TypedDict, total=False):
 
 
 class Plain(EngineOptions, _Graphs, total=False):
-    """Of those that show no progress."""
+    """Options of those that show no progress."""
 
     backend: str | None
 
 
 class Options(Plain, total=False):
-    """Of most calls."""
+    """Options of most calls."""
 
     progress: ProgressOption
 
 
 class Checkpoints(Options, _Kept, total=False):
-    """Of factorisations."""
+    """Options of factorisations."""
 
 
 class CholeskyOptions(Checkpoints, total=False):

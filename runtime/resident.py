@@ -29,7 +29,7 @@ import numpy as np
 from tilewright.backends import check_call, engine_class, find_engine, named
 from tilewright.backends.execution.engine import Engine, check_data
 from tilewright.backends.execution.prepared import Here, Prepared, check_given, lasting
-from tilewright.backends.ranks.home import Bound, Home, copied
+from tilewright.backends.ranks.home import Home, PlacedGraph, copied
 from tilewright.graph import Handle, Layout, TaskGraph
 from tilewright.keywords import strict
 from tilewright.rooms import zeros_for
@@ -80,7 +80,7 @@ def prepare(
         As for `tilewright.run`. On MPI ranks of one worker run their tasks in program order, whatever the scheduler;
         ``root`` and ``gather`` are for `tilewright.run`.
     dtype
-        Of handles for which `TaskGraph.layout` has the shape and ``data`` no array.
+        That of handles for which `TaskGraph.layout` has the shape and ``data`` no array.
 
     Returns
     -------
@@ -231,7 +231,7 @@ class Resident:
     copy
         False: engines of this process, and ranks under ``mpiexec``, work on the buffers themselves.
     scheduler, workers
-        Of engines in this process, as for `tilewright.run`.
+        Those of engines in this process, as for `tilewright.run`.
 
     Threads may prepare and close at the same time. It can be neither pickled nor copied.
 
@@ -372,7 +372,9 @@ def _bound(
     dtype: np.dtype,
 ) -> Prepared:
     return home.prepare(
-        Bound(graph, home.outlines, owner, store.__getitem__, _outline(graph.layout, dtype), inputs, outputs, carry)
+        PlacedGraph(
+            graph, home.outlines, owner, store.__getitem__, _outline(graph.layout, dtype), inputs, outputs, carry
+        )
     )
 
 

@@ -137,7 +137,7 @@ def _placed(name: str, task: Task) -> Place | None:
 
 
 def cholesky_place(task: Task) -> Place | None:
-    """Of a task of a tiled Cholesky factorisation, None for any other."""
+    """The place of a task of a tiled Cholesky factorisation, None for any other."""
     op, indices = task.op.name, [use.handle.index for use in task.uses]
     if op == "gemm":
         (m, k), (n, k2), tile = indices
@@ -164,7 +164,7 @@ def cholesky_place(task: Task) -> Place | None:
 
 
 def lu_place(task: Task) -> Place | None:
-    """Of a task of a tiled LU factorisation that looks for pivots in whole columns, None for any other."""
+    """The place of a task of a tiled LU factorisation with pivots from whole columns, None for any other."""
     op, index = task.op.name, task.uses[-1].handle.index
     if op in ("getrf", "getrf2"):
         return Place("panel", index[0], index[0], index[0])
@@ -185,7 +185,7 @@ def lu_place(task: Task) -> Place | None:
 
 
 def plain_place(task: Task) -> Place | None:
-    """Of a task of a tiled LU factorisation without pivoting, None for any other."""
+    """The place of a task of a tiled LU factorisation without pivoting, None for any other."""
     op, index = task.op.name, task.uses[-1].handle.index
     if op in ("getrfn", "trsmn", "trsmu", "gemmn"):
         m, n = index

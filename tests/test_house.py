@@ -101,6 +101,38 @@ def test_a_function_that_takes_its_arguments_apart_is_found():
     assert decoders(text) == {("f", 2), ("g", 5)}
 
 
+def classes():
+    """By name of a class that other modules may use, the modules that have one."""
+    found = {}
+    for path, text in TEXTS.items():
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(path)
+    return found
+
+
+ROWS_AND_RULES = {"Row", "Rule"}  # of a table, here and there
+A_POLICY = {"CriticalPath"}  # named as what it looks at
+FOR_CHECKERS = {"Engines", "OnDisk", "Options"}  # the kinds of keywords that only a type checker reads
+LEFT = {"Outline", "Value"}  # of a picture and of a room; of a program and of a loop
+
+
+def test_a_word_has_one_meaning():
+    several = {name: paths for name, paths in classes().items() if len(paths) > 1}
+    assert several.keys() == ROWS_AND_RULES | A_POLICY | FOR_CHECKERS | LEFT, several
+
+
+def noun_missing(text):
+    """Lines of strings, which document what stands above them, that begin with "Of": of what there is no noun."""
+    strings = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant) and type(node.value) is str)
+    return [node.lineno for node in strings if re.match(r"Of [a-z`|(A-Z]", node.value.strip())]
+
+
+def test_documentation_says_of_what_it_speaks():
+    assert {(path, line) for path, text in TEXTS.items() for line in noun_missing(text)} == set()
+    assert noun_missing('x = 1\n"""Of the matrix."""\ny = f(help="Of lu.")\n"""The rows of A."""') == [2, 3]
+
+
 def assigned_facts(text):
     """Lines that say of a graph what its builder says: its recipe, closed form and extents."""
     facts = ("recipe", "closed_form", "extents")

@@ -35,9 +35,11 @@ __all__ = ["cholesky"]
 @click.command()
 @order_and_file
 @click.option("--dtype", type=click.Choice(DTYPES), help="[default: the file's, or float64]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random matrix.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random matrix.")
 @click.option("--upper", is_flag=True, help="Factor into U^H U instead of L L^H.")
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Of products' operands.  [default: the dtype's own]")
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), help="Format of products' operands.  [default: the dtype's own]"
+)
 @click.option("--route", type=click.Choice(ROUTES), help="How 16-bit products are computed.  [default: the best here]")
 @click.option("--emulate", is_flag=True, help="Has no effect: no format needs it.", hidden=True)
 @engine_options

@@ -63,14 +63,22 @@ SIZES = together(
     click.option("--n", type=click.IntRange(0), help="Order of a matrix, or words of a vector."),
     click.option("--ranks", type=click.IntRange(1), default=1, show_default=True),
     click.option("--grid", type=Extents(2), metavar="PxQ", help="Rows and columns of ranks."),
-    click.option("--steps", type=click.IntRange(1), default=4, show_default=True, help="Of an iteration or training."),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random graphs and data."),
-    click.option("--algorithm", default="auto", show_default=True, help="Of a collective, such as tree or ring."),
-    click.option("--pivoting", type=click.Choice(PIVOTING), default="partial", show_default=True, help="Of lu."),
-    click.option("--update", type=click.Choice(UPDATES), default="tile", show_default=True, help="Of lu."),
-    click.option("--panel", type=click.Choice(PANELS), default="single", show_default=True, help="Of lu."),
+    click.option(
+        "--steps", type=click.IntRange(1), default=4, show_default=True, help="Steps of an iteration or training."
+    ),
+    click.option(
+        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of random graphs and data."
+    ),
+    click.option(
+        "--algorithm", default="auto", show_default=True, help="Rounds of a collective, such as tree or ring."
+    ),
+    click.option(
+        "--pivoting", type=click.Choice(PIVOTING), default="partial", show_default=True, help="Pivoting of lu."
+    ),
+    click.option("--update", type=click.Choice(UPDATES), default="tile", show_default=True, help="Update of lu."),
+    click.option("--panel", type=click.Choice(PANELS), default="single", show_default=True, help="Panels of lu."),
     click.option("--tree", default="greedy", show_default=True, help=TREE),
-    click.option("--precision", type=click.Choice(PRECISIONS), help="Of the products of cholesky."),
+    click.option("--precision", type=click.Choice(PRECISIONS), help="Format of the products of cholesky."),
 )
 """How large a graph is."""
 

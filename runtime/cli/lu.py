@@ -31,11 +31,13 @@ __all__ = ["lu"]
 @click.command()
 @order_and_file
 @click.option("--dtype", type=click.Choice(DTYPES), help="[default: the file's, or float64]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random matrix.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random matrix.")
 @click.option("--pivoting", type=click.Choice(PIVOTING), help="How pivots are chosen.  [default: partial]")
 @click.option("--update", type=click.Choice(UPDATES), help="Tasks of the update.  [default: chosen]")
 @click.option("--panel", type=click.Choice(PANELS), help="Tasks of a panel.  [default: by workers]")
-@click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="Of threshold pivoting.  [default: 0.5]")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1, min_open=True), help="tau of threshold pivoting.  [default: 0.5]"
+)
 @engine_options
 @click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="Runs; the median counts.")
 @output("--trace", suffixes=[".json"], help="Write the trace here, for ui.perfetto.dev.")

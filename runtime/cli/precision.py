@@ -14,7 +14,7 @@ __all__ = ["precision"]
 
 @click.command()
 @picture("--map", "map_path", help="Also draw the precision map of an exponential covariance by the norm rule.")
-@click.option("--tolerance", default=1e-4, show_default=True, help="Of the norm rule.")
+@click.option("--tolerance", default=1e-4, show_default=True, help="Tolerance of the norm rule.")
 @as_json
 def precision(map_path: Path | None, tolerance: float, as_json: Json) -> None:
     """Say what number formats there are, show overflow, underflow and scaling, and how 16-bit products are computed."""

@@ -26,7 +26,7 @@ from tilewright.cli.common import (
 
 __all__ = ["TREE", "parsed", "qr", "trees"]
 
-TREE = "Of qr: panel, flat, flat-tt, binary, greedy, fibonacci, or hierarchical:A,LOW,HIGH[,fixed]."
+TREE = "Tree of qr: panel, flat, flat-tt, binary, greedy, fibonacci, or hierarchical:A,LOW,HIGH[,fixed]."
 
 
 def parsed(tree: str) -> Any:
@@ -42,7 +42,7 @@ def parsed(tree: str) -> Any:
 @order_and_file
 @click.option("--rows", type=click.IntRange(min=0), help="Rows of the random matrix.  [default: n]")
 @click.option("--dtype", type=click.Choice(DTYPES), help="[default: the file's, or float64]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random matrix.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random matrix.")
 @click.option("--tree", default="auto", show_default=True, help=f"auto, or {TREE[7:]}")
 @click.option("--positive", is_flag=True, help="Make the diagonal of R positive.")
 @click.option("--out", "outs", nargs=2, type=click.Path(path_type=Path), help="Q.npy R.npy: out of core.")

@@ -19,8 +19,10 @@ __all__ = ["resume"]
 @click.option("--memory", help="Another limit than that of the call, such as 2GB.")
 @click.option("--workers", type=click.IntRange(min=1), help="[default: one per core]")
 @click.option("--backend", help="Where it goes on.  [default: threads in core, else where it was]")
-@click.option("--matrix", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Of a run in core: A.npy.")
-@click.option("--out", type=click.Path(path_type=Path), help="Of a run in core: where its factor goes, .npy or .npz.")
+@click.option(
+    "--matrix", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The matrix of a run in core: A.npy."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Where the factor of a run in core goes, .npy or .npz.")
 @as_json
 @progress
 def resume(
@@ -87,7 +89,7 @@ def _outside(
     matrix: Path | None,
     out: Path | None,
 ) -> tuple[str, Any]:
-    """Of a run from a file to a file."""
+    """Go on with a run from a file to a file."""
     from tilewright.storage.checkpoint import CheckpointError
 
     for name, given in (("matrix", matrix), ("out", out)):
@@ -114,7 +116,7 @@ def _in_core(
     matrix: Path | None,
     out: Path | None,
 ) -> tuple[str, Any]:
-    """Of a run whose result was in memory: it goes to a file now."""
+    """Go on with a run whose result was in memory: it goes to a file now."""
     import numpy as np
 
     from tilewright.host.files import replacing

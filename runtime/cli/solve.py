@@ -21,7 +21,7 @@ METHODS = ("auto", *_METHODS)
 @click.option("--cond", type=click.FloatRange(min=1), default=100.0, show_default=True, help="Its condition number.")
 @click.option("--spectrum", type=click.Choice(SPECTRA), default="geometric", show_default=True, help="Its eigenvalues.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of matrix and right-hand sides."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of matrix and right-hand sides."
 )
 @click.option("--rhs", type=click.IntRange(min=1), default=1, show_default=True, help="Right-hand sides.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True, help="Where to begin.")

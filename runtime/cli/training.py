@@ -33,7 +33,9 @@ _PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "adaptive")
 @click.option("--compare", metavar="LIST", help="Train once in each of these precisions, such as fp32,fp16,bf16.")
 @click.option("--epochs", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Of all workers together.  [default: 64; a large GPU: up to 256]"
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Images of a step, of all workers.  [default: 64; a large GPU: up to 256]",
 )
 @click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Micro-batches a worker.")
 @click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), default="sgd", show_default=True)

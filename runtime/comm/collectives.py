@@ -40,7 +40,7 @@ __all__ = [
     "ADD",
     "PACK",
     "UNPACK",
-    "Rooms",
+    "Homes",
     "allgather",
     "allreduce",
     "broadcast",
@@ -92,7 +92,7 @@ UNPACK = Op("unpack", unpack, weight=0, flops=_free, in_place=True)
 ADD = Op("add", add, weight=0, flops=_sums, in_place=True)
 
 
-class Rooms:
+class Homes:
     """Where the handles of a graph live and how large they are, noted while the graph is built."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class Rooms:
 
 def lay(
     graph: TaskGraph,
-    rooms: Rooms,
+    rooms: Homes,
     plan: Schedule,
     ranks: Sequence[int],
     x: Callable[[int], Handle],
@@ -163,7 +163,7 @@ def _collective(
 @graph_builder("{operation}, {algorithm}, {ranks} ranks")
 def _collective_graph(graph: TaskGraph, operation: str, ranks: int, n: int, algorithm: str, root: int) -> None:
     plan = schedule(operation, algorithm, ranks, n)
-    rooms = Rooms()
+    rooms = Homes()
     x = graph.handles("x")
     for r in range(ranks):
         rooms.note(x[r], r, n)

@@ -22,7 +22,7 @@ from tilewright.comm.inspector import Piece
 from tilewright.comm.neighbours import Requests, discover
 from tilewright.comm.products import Assembly, blocked_graph, product_graph, transposed_graph
 from tilewright.comm.simulated import SimulatedComm
-from tilewright.comm.structure import Plan, Structure, plans_of
+from tilewright.comm.structure import Plan, SparseStructure, plans_of
 from tilewright.graph import Handle
 from tilewright.host.cores import cores
 from tilewright.kernels.threads import limits
@@ -47,7 +47,7 @@ class Executor:
 
     def __init__(
         self,
-        structure: Structure,
+        structure: SparseStructure,
         discovery: str,
         backend: str,
         workers: int | None,

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tilewright.builder import graph_builder
-from tilewright.comm.collectives import PACK, UNPACK, Rooms, lay
+from tilewright.comm.collectives import PACK, UNPACK, Homes, lay
 from tilewright.comm.grid import Grid, Range, length, piece
 from tilewright.comm.schedule import schedule
 from tilewright.graph import RW, Handle, Op, R, TaskGraph, W
@@ -159,7 +159,7 @@ class _Program:
 
     def __init__(self, graph: TaskGraph, grid: Grid, dtype: str) -> None:
         self.graph = graph
-        self.rooms = Rooms()
+        self.rooms = Homes()
         self.grid = grid
         self.dtype = dtype
         self.scratch = 0
@@ -276,7 +276,7 @@ def matvec_graph(grid: Grid, *, transposed: bool = False, overlap: bool = False,
     overlap
         Multiply by a rank's own piece of x while the others travel.
     dtype
-        Of all of it.
+        That of matrix, vectors and messages.
 
     Returns
     -------

@@ -58,7 +58,7 @@ class Operator(LinearOperator):
 
     @abstractmethod
     def _product_dtype(self, dtype: np.dtype) -> np.dtype:
-        """Of a product with a vector of this dtype. TypeError if there is none."""
+        """The dtype of a product with a vector of this one. TypeError if there is none."""
 
     def _checked(self, x: Any, axis: int, product: str = "", what: str = "x") -> np.ndarray:
         """x, ``what`` in messages, as a C-ordered array of the dtype of the product."""

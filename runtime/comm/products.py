@@ -57,7 +57,7 @@ class Form:
 
 
 class Places:
-    """Of the components in a message: ``parts`` has (level, places in its vector, from which component, to which).
+    """Where components of a message are: ``parts`` has (level, places in its vector, from which component, to which).
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ from tilewright.comm.operator import Operator, all_finite, default_ranks, place
 from tilewright.comm.operator import count as _count
 from tilewright.comm.partition import Exchange, by_rows, exchange, positions
 from tilewright.comm.partition import partition as find_partition
-from tilewright.comm.structure import Plan, Structure
+from tilewright.comm.structure import Plan, SparseStructure
 from tilewright.keywords import strict
 from tilewright.machine import Machine
 from tilewright.scalars import flag, positive
@@ -70,7 +70,7 @@ class SparseOperator(Operator):
     synchronous
         Let each send wait for its receive; finds deadlocks.
     workers, pool, comm
-        Of the engine: `tilewright.run`, `tilewright.backends.mpi.engine`.
+        Options of the engine: `tilewright.run`, `tilewright.backends.mpi.engine`.
 
     Raises
     ------
@@ -134,7 +134,7 @@ class SparseOperator(Operator):
             coordinates = positions(coordinates, matrix.shape[0])
         rows = find_partition(matrix, ranks, partition, coordinates)
         columns = rows if matrix.shape[0] == matrix.shape[1] else by_rows(matrix.shape[1], ranks)
-        self._kept: Structure | None = Structure(matrix, rows, columns)
+        self._kept: SparseStructure | None = SparseStructure(matrix, rows, columns)
         self._entries = int(matrix.nnz)
         self.partition = rows
         """Who owns which row."""
@@ -161,7 +161,7 @@ class SparseOperator(Operator):
         return executor
 
     @property
-    def structure(self) -> Structure:
+    def structure(self) -> SparseStructure:
         """The matrix, who owns it, and the plans for it. RuntimeError after `close`."""
         structure = self._kept
         if structure is None:

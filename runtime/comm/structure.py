@@ -11,7 +11,7 @@ from tilewright.comm.closure import Closure, closure, depths
 from tilewright.comm.inspector import Piece, inspect
 from tilewright.comm.partition import Csr, Partition
 
-__all__ = ["Plan", "Structure", "plans_of"]
+__all__ = ["Plan", "SparseStructure", "plans_of"]
 
 Plan = tuple[int, str, bool]
 """Steps, method, recurrence."""
@@ -27,7 +27,7 @@ def plans_of(options: Mapping[str, Any]) -> list[Plan]:
     return found
 
 
-class Structure:
+class SparseStructure:
     """See the module."""
 
     def __init__(self, A: Csr, rows: Partition, columns: Partition) -> None:

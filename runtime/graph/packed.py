@@ -21,7 +21,7 @@ class Packed(NamedTuple):
     """The calls of a graph in few objects: 10^5 tasks of a graph travel as five strings of numbers."""
 
     names: list[str]
-    """Of families of handles."""
+    """The names of families of handles."""
     handles: tuple[Any, Any, Any]
     """By handle: its name's number, how many indices it has; and all indices."""
     ops: list[Op]
@@ -29,7 +29,7 @@ class Packed(NamedTuple):
     """By task: its op's number, how many uses it has; and all uses, 3 times the handle's number plus the access's in
     `ACCESSES`."""
     others: dict[int, tuple[Any, ...]]
-    """Of tasks that have them: params, on, priority, groups and label."""
+    """By task, for those that have them: params, on, priority, groups and label."""
 
 
 ACCESSES = (_READ, _WRITE, _RW) = Access.READ, Access.WRITE, Access.RW

@@ -109,7 +109,7 @@ class TaskGraph:
         keep
             The room is a result, which ``run[name]`` has: an array, or where handles have indices a dict by handle.
         device
-            Of tensors.
+            Where tensors are.
         like
             Name of another family: the room of a handle is as large as the data of the handle there with the same
             index, with the extents of ``shape`` before, if any.

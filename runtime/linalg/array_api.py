@@ -532,7 +532,7 @@ def trace(x: Matrix, /, *, offset: int = 0, dtype: Any = None) -> Any:
     offset
         Which diagonal.
     dtype
-        Of the sum.
+        That of the sum.
 
     Examples
     --------

@@ -30,7 +30,7 @@ class Butterflies(NamedTuple):
     left: np.ndarray
     """(depth, n): of U, real. Numbers within exp(+-1/20); level 0 is that of the whole matrix."""
     right: np.ndarray
-    """Of V."""
+    """The same of V."""
     tile_size: int
 
     def parts(self) -> dict[tuple[int, int, int], np.ndarray]:

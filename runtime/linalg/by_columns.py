@@ -24,7 +24,7 @@ class ByColumns(Matrix):
     shape, dtype
         The dtype is that to compute in.
     tile_size
-        Of a TiledMatrix that was given, else None.
+        That of a TiledMatrix that was given, else None.
     in_place
         Whether tasks write into what was given: a matrix by columns that may be overwritten.
     """

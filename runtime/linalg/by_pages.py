@@ -30,7 +30,7 @@ from tilewright.storage.npy import RawFile
 from tilewright.storage.opening import Output, open_source, scratch_file
 from tilewright.units import nbytes
 
-__all__ = ["ByPages", "Place", "column_of", "nothing", "run_by_pages"]
+__all__ = ["ByPages", "Destination", "column_of", "nothing", "run_by_pages"]
 
 _TRIES = 7
 _FIRST, _LAST = (-1, 0), (9, 0)
@@ -149,7 +149,7 @@ def _no_shape(handle: Handle) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where a result, or what is only needed on the way, goes.
 
     Attributes
@@ -170,7 +170,7 @@ class Place:
 class _Files:
     """The results of a call, made by the process that leads it: each is whole in the end, or not there."""
 
-    def __init__(self, places: list[Place], folder: Path, overwrite: bool) -> None:
+    def __init__(self, places: list[Destination], folder: Path, overwrite: bool) -> None:
         self.outputs: list[Output | None] = []
         self.matrices: list[Stored] = []
         try:
@@ -204,7 +204,7 @@ class _Files:
                 matrix.close()
 
 
-def _value(place: Place, matrix: Stored) -> Any:
+def _value(place: Destination, matrix: Stored) -> Any:
     """What the caller gets: a map that can only be read, or an array of zarr."""
     if place.path is not None:
         path = Path(place.path)
@@ -216,7 +216,7 @@ def _value(place: Place, matrix: Stored) -> Any:
 
 
 @contextmanager
-def _made(call: Call, places: list[Place], folder: Path, overwrite: bool, sync: bool) -> Iterator[list[Stored]]:
+def _made(call: Call, places: list[Destination], folder: Path, overwrite: bool, sync: bool) -> Iterator[list[Stored]]:
     """Files for the results on all processes of the call; the one that leads it makes them and puts them in place."""
     engine = call.engine
     files: _Files | None = None
@@ -256,8 +256,8 @@ def run_by_pages(
     job: ByPages,
     a: Any,
     source: Stored,
-    places: list[Place],
-    scratch: list[Place],
+    places: list[Destination],
+    scratch: list[Destination],
     folder: Path,
     facts: Mapping[str, Any],
     keywords: Mapping[str, Any],

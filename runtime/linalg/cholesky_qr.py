@@ -8,7 +8,7 @@ from tilewright.builder import graph_builder
 from tilewright.graph import RW, Handle, R, TaskGraph, W
 from tilewright.kernels import cholesky_qr
 from tilewright.linalg.call import Call
-from tilewright.linalg.qr_graph import Plan, layout_of
+from tilewright.linalg.qr_graph import QRPlan, layout_of
 from tilewright.ops import in_place
 
 __all__ = ["CHOLESKY", "cholesky_qr2"]
@@ -42,7 +42,7 @@ join = in_place("join", cholesky_qr.join, weight=1)
 
 
 @graph_builder("cholesky qr {plan.m} x {plan.n} tile_size={plan.width}", cache=16, layout=layout_of)
-def _graph(g: TaskGraph, plan: Plan, vectors: bool) -> None:
+def _graph(g: TaskGraph, plan: QRPlan, vectors: bool) -> None:
     """``R[0,0]``, with ``vectors`` ``Q[i,0]``, and how far Q was from orthonormal after the first step: ``state``."""
     A, Q, U = g.handles("source"), g.handles("Q"), g.handles("R")
     n, rows = plan.n, range(plan.mt)
@@ -63,7 +63,7 @@ def _graph(g: TaskGraph, plan: Plan, vectors: bool) -> None:
     g.insert(join, R(T[0]), R(T[1]), R(states[0]), R(states[1]), W(U[0, 0]), W(found), on=U[0, 0])  # R := R_2 R_1
 
 
-def cholesky_qr2(call: Call, plan: Plan, data: dict[str, Any], vectors: bool) -> str:
+def cholesky_qr2(call: Call, plan: QRPlan, data: dict[str, Any], vectors: bool) -> str:
     """Run it; why it did not do, so that Q and R have to be found in another way, or an empty string.
 
     Never a Q that is not orthonormal: that is measured, not inferred from the condition. R has a positive diagonal.

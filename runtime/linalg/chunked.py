@@ -35,7 +35,7 @@ class Chunks:
     triangle
         Whether the matrix is square and only a triangle of it is read; else all of it is.
     order
-        Of the tiles of the result.
+        How the tiles of the result lie in memory.
     what
         Its name.
     """
@@ -64,7 +64,7 @@ class Chunks:
 
     def source(self, tile_size: int, height: int | None = None) -> RemoteTiles:
         """The tiles to read, cut by Dask into squares, or blocks of ``height`` rows; of a triangle the lower one."""
-        from tilewright.backends.dask.remote import Piece, RemoteTiles
+        from tilewright.backends.dask.remote import RemoteTile, RemoteTiles
 
         a = self.given if self.lower else self.given.T
         order = "C" if self.lower else "F"
@@ -77,7 +77,7 @@ class Chunks:
         if missing:
             blocks = chunks.to_delayed()
             tiles.update(zip(missing, self.client.compute([blocks[place] for place in missing]), strict=True))
-        S.pieces = {place: Piece(tile) for place, tile in tiles.items()}
+        S.pieces = {place: RemoteTile(tile) for place, tile in tiles.items()}
         return S
 
     def target(self, used_again: bool = False, dtype: Any = None) -> RemoteTiles:

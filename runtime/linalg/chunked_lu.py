@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tilewright.linalg.call import Call
-from tilewright.linalg.evaluate import Result, distinct, evaluate, frame_of
-from tilewright.linalg.expression import Builder, Expression, Inverse, Leaf, Solution, Transposed
+from tilewright.linalg.evaluate import Wanted, distinct, evaluate, frame_of
+from tilewright.linalg.expression import Expression, Inverse, Leaf, ProgramBuilder, Solution, Transposed
 from tilewright.linalg.matrix import factor_dtype
 from tilewright.linalg.program import Ref
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-def _factor(b: Builder, lu: Leaf, dtype: np.dtype, piv: int, trans: str = "N") -> tuple[Ref, Ref]:
+def _factor(b: ProgramBuilder, lu: Leaf, dtype: np.dtype, piv: int, trans: str = "N") -> tuple[Ref, Ref]:
     """References of an LU factor and its pivots, after a look for exact zeros."""
     found = b.operand(lu, dtype)
     count = b.value(lu.extent, np.int64, "count")
@@ -30,7 +30,7 @@ def _factor(b: Builder, lu: Leaf, dtype: np.dtype, piv: int, trans: str = "N") -
     return Ref(found.value, trans), Ref(piv)
 
 
-def _pivots(b: Builder, piv: np.ndarray, place: int) -> dict[str, Any]:
+def _pivots(b: ProgramBuilder, piv: np.ndarray, place: int) -> dict[str, Any]:
     nb = b.tile_size
     return {b.values[place].name: [piv[k : k + nb] - np.int32(k) for k in range(0, len(piv), nb)]}
 
@@ -47,12 +47,12 @@ def solve_from_factor(
     dtype = factor_dtype(np.result_type(factor.dtype, b.dtype))
     known: list[int] = []
 
-    def build(builder: Builder, places: list[int]) -> None:
+    def build(builder: ProgramBuilder, places: list[int]) -> None:
         known.append(builder.value(factor.extent, np.int32, "pivots"))
         b._into(builder, places[0], 1.0, 0.0)
         builder.step("lu_solve", (*_factor(builder, factor, dtype, known[0], "NTC"[trans]), Ref(places[0])))
 
-    result = Result(b.extent, dtype, "F", b.vector)
+    result = Wanted(b.extent, dtype, "F", b.vector)
     (found,) = evaluate(
         call,
         [factor, b],
@@ -70,14 +70,14 @@ def inverse_from_factor(call: Call, lu: Any, piv: np.ndarray, tile_size: int | N
     """A^-1 from P A = L U, lu a dask.array: a dask.array."""
     factor, known = Leaf(lu, what="lu"), list[int]()
 
-    def build(builder: Builder, places: list[int]) -> None:
+    def build(builder: ProgramBuilder, places: list[int]) -> None:
         known.append(builder.value(factor.extent, np.int32, "pivots"))
         builder.step("lu_inverse", (*_factor(builder, factor, factor.dtype, known[0]), Ref(places[0])))
 
     (found,) = evaluate(
         call,
         [factor],
-        [Result(factor.extent, factor.dtype, "F")],
+        [Wanted(factor.extent, factor.dtype, "F")],
         build,
         tile_size,
         "lu inverse",
@@ -89,13 +89,13 @@ def inverse_from_factor(call: Call, lu: Any, piv: np.ndarray, tile_size: int | N
 def expression_of_chunks(call: Call, node: Expression, tile_size: int | None, check_finite: bool) -> Any:
     """The values of an expression in which dask.arrays are."""
 
-    def build(builder: Builder, places: list[int]) -> None:
+    def build(builder: ProgramBuilder, places: list[int]) -> None:
         builder.assign(node, places[0])
 
     (found,) = evaluate(
         call,
         distinct([node]),
-        [Result(node.extent, node.dtype, node._order(), node.vector)],
+        [Wanted(node.extent, node.dtype, node._order(), node.vector)],
         build,
         tile_size,
         call.routine.__name__,

@@ -13,7 +13,7 @@ from tilewright.graph import TaskGraph
 from tilewright.host.memory import zeros
 from tilewright.linalg.by_columns import ByColumns
 from tilewright.linalg.call import Call
-from tilewright.linalg.expression import Builder, Expression, Leaf, Transposed, lazy, walk
+from tilewright.linalg.expression import Expression, Leaf, ProgramBuilder, Transposed, lazy, walk
 from tilewright.linalg.matrix import Matrix
 from tilewright.linalg.norm_parts import check_order, norm_from
 from tilewright.linalg.program import program_graph
@@ -26,10 +26,10 @@ from tilewright.tiles import TiledMatrix
 if TYPE_CHECKING:
     from tilewright import kinds
 
-__all__ = ["Result", "assign", "compute", "distinct", "evaluate", "frame_of", "graph_of", "norm_of"]
+__all__ = ["Wanted", "assign", "compute", "distinct", "evaluate", "frame_of", "graph_of", "norm_of"]
 
 
-class Result(NamedTuple):
+class Wanted(NamedTuple):
     """What a program makes."""
 
     extent: tuple[int, int]
@@ -112,9 +112,9 @@ def compute(
         progress=progress,
         return_run=return_run,
     )
-    results = [Result(node.extent, node.dtype, node._order(), node.vector) for node in nodes]
+    results = [Wanted(node.extent, node.dtype, node._order(), node.vector) for node in nodes]
 
-    def build(b: Builder, places: list[int]) -> None:
+    def build(b: ProgramBuilder, places: list[int]) -> None:
         b.count(*nodes)
         for node, place in zip(nodes, places, strict=True):
             b.assign(node, place)
@@ -147,12 +147,12 @@ def _title(nodes: Sequence[Expression]) -> str:
 def evaluate(
     call: Call,
     leaves: Sequence[Leaf],
-    results: Sequence[Result],
-    build: Callable[[Builder, list[int]], None],
+    results: Sequence[Wanted],
+    build: Callable[[ProgramBuilder, list[int]], None],
     tile_size: int | None,
     title: str,
     *,
-    more: Callable[[Builder], dict[str, Any]] | None = None,
+    more: Callable[[ProgramBuilder], dict[str, Any]] | None = None,
     check_finite: bool = False,
 ) -> list[Any]:
     """Run what ``build`` inserts, and return the results in the kind of the first matrix.
@@ -175,19 +175,19 @@ def evaluate(
     return made.found()
 
 
-def _checksum(b: Builder) -> str:
+def _checksum(b: ProgramBuilder) -> str:
     return f"{len(b.steps)} steps (checksum {zlib.crc32(repr((b.values, b.steps)).encode())})"
 
 
 class _Frame:
     """The matrices of a call, and where its results go."""
 
-    def __init__(self, call: Call, leaves: Sequence[Leaf], results: Sequence[Result], tile_size: int | None) -> None:
+    def __init__(self, call: Call, leaves: Sequence[Leaf], results: Sequence[Wanted], tile_size: int | None) -> None:
         self.call, self.leaves, self.results = call, leaves, results
         self.chunks: Any = None
         self.sources = [self._source(leaf) for leaf in leaves]
         extent = max((max(leaf.extent) for leaf in leaves), default=1)
-        self.builder = b = Builder(_tile_size(call, leaves, self.sources, results, tile_size, extent))
+        self.builder = b = ProgramBuilder(_tile_size(call, leaves, self.sources, results, tile_size, extent))
         self.kind = leaves[0].given if leaves else None
         self.outs: list[Any] = []
         self.places: list[int] = []
@@ -240,7 +240,7 @@ class _Frame:
         self._given = found
         return found
 
-    def _target(self, result: Result) -> TiledMatrix:
+    def _target(self, result: Wanted) -> TiledMatrix:
         nb = self.builder.tile_size
         if result.target is not None:
             return TiledMatrix.view(result.target, nb)
@@ -281,7 +281,7 @@ def _tile_size(
     call: Call,
     leaves: Sequence[Leaf],
     sources: Sequence[Any],
-    results: Sequence[Result],
+    results: Sequence[Wanted],
     given: int | None,
     extent: int,
 ) -> int:
@@ -312,11 +312,11 @@ def assign(target: TiledMatrix, value: Any) -> None:
     leaves = distinct([leaf, node])
     call = frame_of(assign, leaves, {}, backend="threads")
 
-    def build(b: Builder, places: list[int]) -> None:
+    def build(b: ProgramBuilder, places: list[int]) -> None:
         b.count(node)
         b.assign(node, places[0])
 
-    evaluate(call, leaves, [Result(leaf.extent, leaf.dtype, into=leaves[0])], build, None, _title([node]))
+    evaluate(call, leaves, [Wanted(leaf.extent, leaf.dtype, into=leaves[0])], build, None, _title([node]))
 
 
 def graph_of(node: Expression, tile_size: int | None = None) -> TaskGraph:
@@ -324,7 +324,7 @@ def graph_of(node: Expression, tile_size: int | None = None) -> TaskGraph:
     leaves = distinct([node])
     sizes = [leaf.tile_size for leaf in leaves if leaf.tile_size]
     nb = positive(tile_size, "tile_size") if tile_size is not None else 0
-    b = Builder(nb or (sizes[0] if sizes else product_tile_size(max(max(leaf.extent) for leaf in leaves), 2)))
+    b = ProgramBuilder(nb or (sizes[0] if sizes else product_tile_size(max(max(leaf.extent) for leaf in leaves), 2)))
     b.count(node)
     b.assign(node, b.value(node.extent, node.dtype, "given", node._order()))
     return program_graph(tuple(b.values), tuple(b.steps), _title([node]))
@@ -342,7 +342,7 @@ def norm_of(node: Expression, ord: Any, how: dict[str, Any]) -> Any:
     call = frame_of(compute, leaves, how, return_run=return_run, **plan)
     frobenius, known = ord in (None, "fro"), []
 
-    def build(b: Builder, places: list[int]) -> None:
+    def build(b: ProgramBuilder, places: list[int]) -> None:
         b.count(node)
         found = b.ref(node)
         sizes = b.value(b.values[found.value].shape, np.float64, "squares" if frobenius else "sizes")

@@ -30,7 +30,18 @@ if TYPE_CHECKING:
     from tilewright import kinds
     from tilewright.graph import TaskGraph
 
-__all__ = ["ASSUMED", "Builder", "Expression", "Inverse", "Leaf", "Product", "Solution", "Sum", "Transposed", "lazy"]
+__all__ = [
+    "ASSUMED",
+    "ProgramBuilder",
+    "Expression",
+    "Inverse",
+    "Leaf",
+    "Product",
+    "Solution",
+    "Sum",
+    "Transposed",
+    "lazy",
+]
 
 ASSUMED = ("gen", "pos", "lower triangular", "upper triangular")
 """What may be said of the matrix of a system, in SciPy's words."""
@@ -44,7 +55,7 @@ class Expression:
     shape
         (m, n); (m,) where a vector was multiplied or solved for.
     dtype
-        Of the result: that of NumPy's rules for what goes in.
+        That of the result, by NumPy's rules for what goes in.
 
     Examples
     --------
@@ -189,7 +200,7 @@ class Expression:
 
     # ---------------------------------------------------------------- for the builder
 
-    def _ref(self, b: Builder) -> Ref:
+    def _ref(self, b: ProgramBuilder) -> Ref:
         """The value that this is, made where needed."""
         place = b.room(self.extent, self.dtype, self._order())
         self._into(b, place, 1.0, 0.0)
@@ -198,7 +209,7 @@ class Expression:
     def _order(self) -> str:
         return "C"
 
-    def _into(self, b: Builder, place: int, alpha: complex, beta: complex) -> None:
+    def _into(self, b: ProgramBuilder, place: int, alpha: complex, beta: complex) -> None:
         """Add steps for Y := alpha A + beta Y, A this matrix and Y a value."""
         b.step("add", (b.operand(self, b.dtype(place)), Ref(place)), alpha, beta)
 
@@ -249,7 +260,7 @@ class Leaf(Expression):
         memory = given.__array_interface__
         return memory["data"][0], memory["typestr"], given.shape, given.strides, self.extent, size
 
-    def _ref(self, b: Builder) -> Ref:
+    def _ref(self, b: ProgramBuilder) -> Ref:
         return b.leaf(self)
 
     def _text(self, names: dict[int, str]) -> str:
@@ -274,7 +285,7 @@ class Transposed(Expression):
             flag = {"C": "T", "J": "N"}.get(flag, flag)
         return a if flag == "N" else cls(a, flag)
 
-    def _ref(self, b: Builder) -> Ref:
+    def _ref(self, b: ProgramBuilder) -> Ref:
         inner = b.ref(self.inner)
         return Ref(inner.value, turned(inner.flag, self.flag))
 
@@ -311,7 +322,7 @@ class Sum(Expression):
                 flat.append((factor, term))
         return cls(flat)
 
-    def _into(self, b: Builder, place: int, alpha: complex, beta: complex) -> None:
+    def _into(self, b: ProgramBuilder, place: int, alpha: complex, beta: complex) -> None:
         direct = [factor for factor, term in self.terms if b.is_value(term, place)]
         others = [(factor, term) for factor, term in self.terms if not b.is_value(term, place)]
         beta += alpha * sum(direct)
@@ -354,7 +365,7 @@ class Product(Expression):
         self.a, self.b = (Transposed.of(b, "T"), a) if a.vector else (a, b)  # x A is A^T x
         self.extent = self.a.extent[0], self.b.extent[1]
 
-    def _into(self, b: Builder, place: int, alpha: complex, beta: complex) -> None:
+    def _into(self, b: ProgramBuilder, place: int, alpha: complex, beta: complex) -> None:
         dtype = b.dtype(place)
         left, right = b.operand(self.a, dtype), b.operand(self.b, dtype)
         back = "C" if dtype.kind == "c" else "T"
@@ -388,7 +399,7 @@ class Solution(Expression):
     def _order(self) -> str:
         return "F" if self.assume == "gen" else "C"
 
-    def _into(self, b: Builder, place: int, alpha: complex, beta: complex) -> None:
+    def _into(self, b: ProgramBuilder, place: int, alpha: complex, beta: complex) -> None:
         dtype = b.dtype(place)
         x = place
         if beta or b.order(place) != self._order() or b.used(self, place):
@@ -424,7 +435,7 @@ class Inverse(Expression):
     def _order(self) -> str:
         return "F" if self.assume == "gen" else "C"
 
-    def _into(self, b: Builder, place: int, alpha: complex, beta: complex) -> None:
+    def _into(self, b: ProgramBuilder, place: int, alpha: complex, beta: complex) -> None:
         dtype, x = b.dtype(place), place
         if beta or alpha != 1 or b.order(place) != self._order() or b.used(self, place):
             x = b.room(self.extent, dtype, self._order())
@@ -447,7 +458,7 @@ class Inverse(Expression):
 # ------------------------------------------------------------------ building
 
 
-class Builder:
+class ProgramBuilder:
     """Values and steps of a program, from expressions. What occurs twice is computed once."""
 
     def __init__(self, tile_size: int) -> None:

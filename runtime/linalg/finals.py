@@ -17,7 +17,7 @@ from typing import NamedTuple
 from tilewright.graph import RW, Handle, R, Task, TaskGraph, Use, W
 from tilewright.passes.versions import Dataflow
 from tilewright.storage.ops import compare, keep, restore, settle, weigh
-from tilewright.storage.parts import Stored
+from tilewright.storage.parts import TileInPart
 
 __all__ = ["Finals", "Kept", "kept_graph", "place_of", "places_of"]
 
@@ -52,7 +52,7 @@ class Kept(NamedTuple):
     every: float
     wait: bool
     """Whether tasks wait for the disk themselves."""
-    tiles: dict[Handle, Stored]
+    tiles: dict[Handle, TileInPart]
     """What is there already."""
     sources: dict[Handle, str]
     """Checksums of the tiles of the matrix of which it was made."""

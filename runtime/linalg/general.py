@@ -286,7 +286,7 @@ class GeneralProblem(Problem):
     matrix, columns
         A and b, as they were given.
     pivoting
-        Of factors in low precision: see `mixed_lu`.
+        That of factors in low precision: see `mixed_lu`.
 
     The others are those of `solve`. The last rungs are FP64 factors: with partial pivoting, and QR where growth spoilt
     that one. Their answer is taken as it is, and warned of where it is worth little.

@@ -87,7 +87,7 @@ def device_factor(
     precision
         As in `tiled_cholesky`; None is that of ``a``. TF32 is that of the tensor cores.
     route
-        Of products with 16-bit operands: ``"autocast"`` or ``"widen"``; by default the one that `tensors.route` finds.
+        That of products with 16-bit operands: ``"autocast"`` or ``"widen"``; by default as `tensors.route` finds.
 
     Raises
     ------

@@ -26,7 +26,7 @@ def inverse_norm(
     n
         At least 1.
     dtype
-        Of the vectors.
+        That of the vectors.
 
     References
     ----------

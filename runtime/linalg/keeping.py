@@ -18,7 +18,7 @@ from tilewright.linalg.finals import Finals, Kept, kept_graph, panels_of, places
 from tilewright.runs.run import Run
 from tilewright.storage import parts
 from tilewright.storage.checkpoint import Checkpoint
-from tilewright.storage.parts import Stored
+from tilewright.storage.parts import TileInPart
 
 __all__ = ["Keeping"]
 
@@ -152,9 +152,11 @@ class Keeping:
             error.add_note(f"no block column was finished yet in {self.said}")
 
 
-def _known(checkpoint: Checkpoint, panels: dict[int, set[Handle]]) -> tuple[dict[Handle, Stored], dict[Handle, str]]:
+def _known(
+    checkpoint: Checkpoint, panels: dict[int, set[Handle]]
+) -> tuple[dict[Handle, TileInPart], dict[Handle, str]]:
     """Tiles of parts that are there, and checksums of what they were made of."""
-    tiles: dict[Handle, Stored] = {}
+    tiles: dict[Handle, TileInPart] = {}
     sources: dict[Handle, str] = {}
     for part in checkpoint.parts():
         tiles |= part.tiles
@@ -163,7 +165,7 @@ def _known(checkpoint: Checkpoint, panels: dict[int, set[Handle]]) -> tuple[dict
     return {handle: where for handle, where in tiles.items() if handle in ours}, sources
 
 
-def _whole(panels: dict[int, set[Handle]], tiles: Mapping[Handle, Stored]) -> int:
+def _whole(panels: dict[int, set[Handle]], tiles: Mapping[Handle, TileInPart]) -> int:
     """How many panels are there with all their tiles."""
     return sum(handles <= tiles.keys() for handles in panels.values())
 

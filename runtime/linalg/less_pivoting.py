@@ -23,7 +23,7 @@ from tilewright.tiles import TiledMatrix
 __all__ = ["distrusted", "refined", "residual_graph", "solve_with"]
 
 STEPS = 30
-"""Of refinement, as in LAPACK's dsgesv."""
+"""Refinement takes no more, as in LAPACK's dsgesv."""
 
 Solution = tuple[Any, SolveInfo]
 

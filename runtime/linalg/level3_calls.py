@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 import numpy as np
 
 from tilewright.linalg.call import Call
-from tilewright.linalg.evaluate import Result, evaluate
-from tilewright.linalg.expression import Builder, Leaf, Sum, Transposed
+from tilewright.linalg.evaluate import Wanted, evaluate
+from tilewright.linalg.expression import Leaf, ProgramBuilder, Sum, Transposed
 from tilewright.linalg.level3 import letter, lower_gram, poinverse, scalar
 from tilewright.linalg.matrix import factor_dtype
 from tilewright.linalg.program import Ref
@@ -149,7 +149,7 @@ def gemm(
     whole: Any = Sum([(alpha, product), *[(beta, C)] * (C is not None and beta != 0)])  # type: ignore[list-item]
     into = C if overwrite else None
     dtype = whole.dtype if into is None else _holds(into, whole.dtype)
-    results = [Result(whole.extent, dtype, "C", whole.vector, into)]
+    results = [Wanted(whole.extent, dtype, "C", whole.vector, into)]
     found = evaluate(
         call,
         [leaf for leaf in (A, B, C) if leaf is not None and (leaf is not C or beta or overwrite)],
@@ -213,7 +213,7 @@ def syrk(
     Returns
     -------
     result
-        Of the shape of C, in the kind of A.
+        An array of the shape of C, in the kind of A.
     run : Run
         Only with ``return_run``.
 
@@ -298,7 +298,7 @@ def herk(
     Returns
     -------
     result
-        Of the shape of C, in the kind of A.
+        An array of the shape of C, in the kind of A.
     run : Run
         Only with ``return_run``.
 
@@ -360,7 +360,7 @@ def _rank_k(
     into = C if overwrite else None
     dtype = dtype if into is None else _holds(into, dtype)
 
-    def build(b: Builder, places: list[int]) -> None:
+    def build(b: ProgramBuilder, places: list[int]) -> None:
         place = places[0]
         known = C is not None and b.is_value(C, place)
         of = b.operand(A, dtype)
@@ -377,7 +377,7 @@ def _rank_k(
 
     leaves = [A] if C is None else [A, C]
     found = evaluate(
-        call, leaves, [Result((n, n), dtype, into=into)], build, tile_size, "herk" if hermitian else "syrk"
+        call, leaves, [Wanted((n, n), dtype, into=into)], build, tile_size, "herk" if hermitian else "syrk"
     )
     return call.result(*found)
 
@@ -582,7 +582,7 @@ def _triangular(
     into = B if overwrite else None
     dtype = dtype if into is None else _holds(into, dtype)
 
-    def build(b: Builder, places: list[int]) -> None:
+    def build(b: ProgramBuilder, places: list[int]) -> None:
         place = places[0]
         of = b.operand(A, dtype)
         if b.is_value(A, place):
@@ -593,7 +593,7 @@ def _triangular(
             b.step("add", (b.operand(B, dtype), Ref(place)), 1.0, 0.0)
         b.step(step, (Ref(of.value, trans), Ref(place)), side, uplo, diag, alpha)
 
-    result = Result(B.extent, dtype, vector=B.vector, into=into)
+    result = Wanted(B.extent, dtype, vector=B.vector, into=into)
     found = evaluate(call, [A, B], [result], build, tile_size, step)
     return call.result(*found)
 

@@ -212,8 +212,8 @@ def svd_lowrank(
     oversample
         Vectors beyond k.
     seed
-        Of the random vectors, an integer from 0. They depend on seed, n, k and ``oversample`` alone, not on engine,
-        workers, tiles and chunks.
+        That of the random vectors, an integer from 0. They depend on seed, n, k and ``oversample`` alone, not on
+        engine, workers, tiles and chunks.
     check_finite
         Look for NaN and infinities.
     tile_size

@@ -12,7 +12,7 @@ from tilewright.graph import R, TaskGraph, W
 from tilewright.linalg.block_columns import BlockColumns
 from tilewright.linalg.call import Call
 from tilewright.linalg.qr import adjoint_of, factor_with, planned
-from tilewright.linalg.qr_graph import Plan, Reflections, apply, fill, insert_qr, layout_of, upper
+from tilewright.linalg.qr_graph import QRPlan, Reflections, apply, fill, insert_qr, layout_of, upper
 from tilewright.linalg.qr_plan import AUTO
 from tilewright.linalg.right_hand_side import RightHandSide
 from tilewright.linalg.tall import cut
@@ -31,7 +31,7 @@ DRIVERS = ("gelsd", "gelsy", "gelss")
 
 
 @graph_builder("lstsq {plan.m} x {plan.n} nc={columns}", cache=32, layout=layout_of)
-def _graph(g: TaskGraph, plan: Plan, columns: int, check: bool) -> None:
+def _graph(g: TaskGraph, plan: QRPlan, columns: int, check: bool) -> None:
     """R of A, the first rows of Q^H B, and the squares of the others by tile row, for so many columns of tiles."""
     A, B, X, Y, U = (g.handles(name) for name in ("A", "B", "X", "Y", "R"))
     H = Reflections.rooms(g, plan, A, alone=True)

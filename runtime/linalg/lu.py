@@ -822,8 +822,8 @@ def lu_solve(
     Returns
     -------
     x
-        Of the shape of b, in the wider of the two dtypes; a tensor if one was given, a dask.array for a factor that is
-        one.
+        An array of the shape of b, in the wider of the two dtypes; a tensor if one was given, a dask.array for a factor
+        that is one.
     run : Run
         Only with ``return_run``.
 

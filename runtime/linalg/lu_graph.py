@@ -340,8 +340,8 @@ def lu_graph(
     leaf
         Tiles of a rank whose candidates are chosen by one task of a tournament.
     shape, tile_size, dtype
-        Of the matrix: then a run finds the memory of ``piv[k]`` itself, int32: the swaps of panel k, counted from its
-        first row, from 0. Tournaments and more than one rank need them to run.
+        Those of the matrix: then a run finds the memory of ``piv[k]`` itself, int32: the swaps of panel k, counted from
+        its first row, from 0. Tournaments and more than one rank need them to run.
     panel
         ``"single"``: one task a panel. ``"recursive"``: by halves of its columns down to quarters, with a task for each
         tile in the updates between them; in one process, for pivots from the whole column. Bits depend on it.
@@ -594,7 +594,7 @@ def bottom_level(
 
 
 def _column_level(k: int, j: int, mt: int, t: int, P: list[float], update: str) -> float:
-    """Of the first task of step k on block column j."""
+    """Bottom level of the first task of step k on block column j."""
     last = min(j, t)
     if update == "column":
         steps = last - k
@@ -603,7 +603,7 @@ def _column_level(k: int, j: int, mt: int, t: int, P: list[float], update: str) 
 
 
 def _first_level(i: int, j: int, k: int, mt: int, t: int, P: list[float], pivoting: str, update: str) -> float:
-    """Of the first task of step k on tile (i, j)."""
+    """Bottom level of the first task of step k on tile (i, j)."""
     if pivoting != "none":
         return P[j] if k == j else _column_level(k, j, mt, t, P, update)
     q, r = min(i, j), max(i, j)

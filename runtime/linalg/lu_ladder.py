@@ -77,7 +77,7 @@ def estimate(a: np.ndarray, scaling: Scaling) -> GeneralEstimate:
 
 
 def _last_distance(gram: np.ndarray, n: int) -> float:
-    """Of the last column from the span of the others, relative to its length; 0 for columns that depend on others."""
+    """How far the last column is from the span of the others, relative to its length; 0 where it depends on them."""
     d = 1 / np.sqrt(gram.diagonal())
     gram *= d
     gram *= d[:, None]

@@ -83,7 +83,7 @@ def mixed_lu_graph(
     Parameters
     ----------
     route
-        Of products with narrow operands: `tilewright.kernels.products`.
+        That of products with narrow operands: `tilewright.kernels.products`.
     pivoting, ranks
         As in `lu_graph`; ``"partial"`` or ``"none"``.
     wide
@@ -122,7 +122,7 @@ def mixed_lu(
     precision
         A name of `tilewright.precision.FORMATS`, not "fp64".
     scaling
-        Of this matrix.
+        That of this matrix.
     pivoting
         ``"partial"``, or ``"none"`` for matrices that are diagonally dominant.
     tile_size, workers, scheduler, backend, progress, options

@@ -36,7 +36,7 @@ class Gauged(NamedTuple):
     """Sizes of an m x n matrix; all are NaN where an entry is."""
 
     largest: float
-    """Of |a_ij|."""
+    """The largest |a_ij|."""
     columns: np.ndarray
     """(n,) sums of |a_ij| along each column."""
     rows: np.ndarray

@@ -18,7 +18,7 @@ from tilewright.kernels.move import gauge
 from tilewright.linalg.call import Call
 from tilewright.linalg.keeping import Keeping
 from tilewright.linalg.slab_plan import MOVERS, SlabPlan, cholesky_plan, lu_plan_in
-from tilewright.linalg.slabs import AHEAD, Buffers, Strips, Volume, slab_cholesky, slab_lu
+from tilewright.linalg.slabs import AHEAD, Strips, TileBuffers, Volume, slab_cholesky, slab_lu
 from tilewright.runs.run import Run
 from tilewright.scalars import flag, real, whole
 from tilewright.schedulers import policy as find_policy
@@ -114,7 +114,7 @@ class Outside:
     def check_fits(self, call: Call, like: Any, what: str) -> None:
         """MemoryError if a call in core whose result is ``like`` this one, or None, takes more than ``memory`` says.
 
-        Of ranks `Call.run` sees to it, for each one, and of what the graph makes beside the result.
+        `Call.run` sees to the same for each rank, and for what the graph makes beside the result.
         """
         call.limit = self.limit
         if self.limit is None or not call.engine.in_process:
@@ -438,7 +438,7 @@ def cholesky_by_slabs(
         volume = Volume((n, n), nb, job.item)
         graph = TaskGraph(f"cholesky by slabs nt={nt}")
         data: dict[str, Any] = {"A": StoredTiles(job.source, nb), "L": StoredTiles(job.result(), nb)}
-        memory = Buffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
+        memory = TileBuffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
         checked = job.checkpoint is not None
         slab_cholesky(graph, nt, plan.slabs, first, volume, memory, check=check_finite, log=checked, sums=checked)
         if checked:
@@ -508,7 +508,7 @@ def lu_by_slabs(
             if k * nb < least:
                 assert job.checkpoint is not None
                 data[Handle("piv", (k,))] = np.array(job.checkpoint.panels[k]["piv"], np.int32)
-        passing = Buffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
+        passing = TileBuffers(graph.handles("buffer"), (nb, nb), plan.slabs.chunk * AHEAD)
         ragged = n % nb
         memory = Strips(graph.handles("S"), graph.handles("E"), nt - 1 if ragged else -1, plan.width)
         columns = min(plan.width, n // nb)
@@ -550,7 +550,7 @@ def lu_by_slabs(
 
 
 def _diagonal(tiles: StoredTiles, k: int, dtype: np.dtype) -> np.ndarray:
-    """Of a stored tile (k, k)."""
+    """The diagonal of stored tile (k, k)."""
     tile = tiles[k, k]
     buffer = np.empty(tile.shape, dtype, "F")
     tile.matrix.read([(tile.row, tile.column)], [buffer])

@@ -64,7 +64,7 @@ class OnDisk:
         return handle.index[0] if self.by_columns else 0
 
     def shapes(self, handle: Handle) -> tuple[tuple[int, int], ...]:
-        """Of all tiles of its page."""
+        """The shapes of all tiles of its page."""
         i, j = handle.index
         rows = range(self.tiles.mt) if self.by_columns else (i,)
         return tuple(self.tiles[row, j].shape for row in rows)

@@ -35,7 +35,7 @@ class Plan:
     Attributes
     ----------
     name
-        Of the graph.
+        That of the graph.
     tasks
         How many, with those that load and store.
     data
@@ -48,7 +48,7 @@ class Plan:
     read, written
         Bytes from and to a disk.
     flops
-        Of all tasks, real arithmetic.
+        Those of all tasks, real arithmetic.
     compute, move
         Predicted seconds of workers and of the disk; they overlap.
     workers
@@ -127,7 +127,7 @@ def plan(
     tile_size
         Rows and columns of tiles; handles whose room is declared have their own size.
     dtype
-        Of tiles.
+        That of tiles.
     memory
         Bytes, or a text such as ``"2GB"``. By default as much as is needed.
     workers

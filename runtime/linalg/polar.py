@@ -17,7 +17,7 @@ from tilewright.linalg.cholesky import cholesky
 from tilewright.linalg.eigen_graph import largest, scale
 from tilewright.linalg.qr_panels import Panel, PartPanels, cuts, qr_panels
 from tilewright.linalg.svd import columns_like, place_for
-from tilewright.linalg.svd_graph import Tiles, insert_qr, store, take
+from tilewright.linalg.svd_graph import WorkingTiles, insert_qr, store, take
 from tilewright.linalg.tuning import svd_plan
 from tilewright.ops import copy, in_place, zero
 from tilewright.runs.progress import ProgressOption
@@ -64,7 +64,7 @@ def weights(low: float, roundoff: float) -> Iterator[Step]:
 @graph_builder("polar bounds {shape}", cache=4)
 def bounds_graph(g: TaskGraph, shape: tuple[int, int], nb: int, b: int, dtype: str, flip: bool, check: bool) -> None:
     """``bounds``: of the largest singular value of ``S[i,j]``, scaled, and of the smallest over that."""
-    tiles = Tiles(g, shape, nb, dtype, flip, check)
+    tiles = WorkingTiles(g, shape, nb, dtype, flip, check)
     insert_qr(tiles, b)
     places = [(i, j) for i in range(tiles.nt) for j in range(i, tiles.nt)]
     found = g.handle("bounds", shape=2, dtype="float64", keep=True)

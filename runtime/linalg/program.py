@@ -24,7 +24,7 @@ class Value(NamedTuple):
     """A matrix in tiles, or what goes with one."""
 
     name: str
-    """Of its handles."""
+    """The name of its handles."""
     shape: tuple[int, int]
     tile_size: int
     dtype: str
@@ -33,7 +33,7 @@ class Value(NamedTuple):
     What is no matrix is a room for each tile or tile column: ``"pivots"``, ``"count"``, and results, ``"diagonal"``,
     ``"sizes"``, ``"squares"``."""
     order: str = "C"
-    """Of tiles, where this process has memory for all of them."""
+    """The memory order of tiles, where this process has memory for all of them."""
 
     @property
     def mt(self) -> int:
@@ -83,7 +83,7 @@ class Step(NamedTuple):
     params: tuple[Any, ...] = ()
 
 
-class Tiles(NamedTuple):
+class TilesOf(NamedTuple):
     """A reference in a graph."""
 
     operand: Operand
@@ -113,7 +113,7 @@ def program_graph(g: TaskGraph, values: tuple[Value, ...], steps: tuple[Step, ..
     handles = [value.handles(g) for value in values]
     for step in steps:
         STEPS[step.name](
-            g, *[Tiles(Operand(handles[r.value], r.flag), values[r.value]) for r in step.refs], *step.params
+            g, *[TilesOf(Operand(handles[r.value], r.flag), values[r.value]) for r in step.refs], *step.params
         )
 
 
@@ -133,23 +133,25 @@ def substitute(
             g.insert(gemmn, R(tile), R(X[k, c]), RW(X[i, c]), flag)  # X_i := X_i - op(T)_ik X_k
 
 
-def _add(g: TaskGraph, x: Tiles, y: Tiles, alpha: complex, beta: complex) -> None:
+def _add(g: TaskGraph, x: TilesOf, y: TilesOf, alpha: complex, beta: complex) -> None:
     added(g, x.operand, y.handles, y.mt, y.nt, alpha, beta)
 
 
-def _retile(g: TaskGraph, x: Tiles, y: Tiles) -> None:
+def _retile(g: TaskGraph, x: TilesOf, y: TilesOf) -> None:
     retiled(g, x.handles, x.value.shape, x.value.tile_size, y.handles, y.value.tile_size)
 
 
-def _matmul(g: TaskGraph, a: Tiles, b: Tiles, c: Tiles, alpha: complex, beta: complex) -> None:
+def _matmul(g: TaskGraph, a: TilesOf, b: TilesOf, c: TilesOf, alpha: complex, beta: complex) -> None:
     gemm(g, a.operand, b.operand, c.handles, c.mt, c.nt, a.nt, alpha, beta)
 
 
-def _rankk(g: TaskGraph, a: Tiles, c: Tiles, uplo: str, conj: bool, alpha: complex, beta: complex, fresh: bool) -> None:
+def _rankk(
+    g: TaskGraph, a: TilesOf, c: TilesOf, uplo: str, conj: bool, alpha: complex, beta: complex, fresh: bool
+) -> None:
     rank_k(g, a.operand, c.handles, c.nt, a.nt, uplo, conj, alpha, beta, fresh)
 
 
-def _mirror(g: TaskGraph, a: Tiles) -> None:
+def _mirror(g: TaskGraph, a: TilesOf) -> None:
     """The upper triangle becomes that of the lower one."""
     A = a.handles
     for j in range(a.nt):
@@ -157,35 +159,35 @@ def _mirror(g: TaskGraph, a: Tiles) -> None:
             g.insert(mirror, R(A[i, j]), RW(A[j, i]) if i == j else W(A[j, i]))
 
 
-def _tri_solve(g: TaskGraph, t: Tiles, x: Tiles, side: str, uplo: str, diag: str, alpha: complex) -> None:
+def _tri_solve(g: TaskGraph, t: TilesOf, x: TilesOf, side: str, uplo: str, diag: str, alpha: complex) -> None:
     tri_solve(g, t.operand, x.handles, t.nt, x.nt if side == "L" else x.mt, side, uplo, diag, alpha)
 
 
-def _tri_multiply(g: TaskGraph, t: Tiles, x: Tiles, side: str, uplo: str, diag: str, alpha: complex) -> None:
+def _tri_multiply(g: TaskGraph, t: TilesOf, x: TilesOf, side: str, uplo: str, diag: str, alpha: complex) -> None:
     tri_multiply(g, t.operand, x.handles, t.nt, x.nt if side == "L" else x.mt, side, uplo, diag, alpha)
 
 
-def _lu(g: TaskGraph, a: Tiles, piv: Tiles, count: Tiles, must: bool) -> None:
+def _lu(g: TaskGraph, a: TilesOf, piv: TilesOf, count: TilesOf, must: bool) -> None:
     """P A = L U in place; ``must``: SingularMatrixError for an exact zero on the diagonal of U."""
     lu_partial(g, a.handles, piv.handles, a.mt, a.nt, "tile")
     if must:
         _regular(g, a, count, True)
 
 
-def _regular(g: TaskGraph, a: Tiles, count: Tiles, factor: bool = False) -> None:
+def _regular(g: TaskGraph, a: TilesOf, count: TilesOf, factor: bool = False) -> None:
     """LinAlgError for an exact zero on the diagonal of a triangle; for U of an LU ``factor`` SingularMatrixError."""
     seen, nb = count.handles[0], a.value.tile_size
     for k in range(a.mt):
         g.insert(regular, R(a.handles[k, k]), RW(seen) if k else W(seen), k * nb, nb if factor else 0)
 
 
-def _clear(g: TaskGraph, a: Tiles) -> None:
+def _clear(g: TaskGraph, a: TilesOf) -> None:
     """Zeros in the tiles on the diagonal, of which one triangle is about to be written."""
     for k in range(min(a.mt, a.nt)):
         g.insert(zero, W(a.handles[k, k]))
 
 
-def _lower(g: TaskGraph, a: Tiles) -> None:
+def _lower(g: TaskGraph, a: TilesOf) -> None:
     """Zeros above the diagonal."""
     for j in range(a.nt):
         g.insert(tril, RW(a.handles[j, j]))
@@ -193,13 +195,13 @@ def _lower(g: TaskGraph, a: Tiles) -> None:
             g.insert(zero, W(a.handles[i, j]))
 
 
-def _scale(g: TaskGraph, a: Tiles, beta: complex) -> None:
+def _scale(g: TaskGraph, a: TilesOf, beta: complex) -> None:
     for i in range(a.mt):
         for j in range(a.nt):
             g.insert(rescale, RW(a.handles[i, j]), beta)
 
 
-def _lu_solve(g: TaskGraph, a: Tiles, piv: Tiles, x: Tiles) -> None:
+def _lu_solve(g: TaskGraph, a: TilesOf, piv: TilesOf, x: TilesOf) -> None:
     """X := op(A)^-1 X, op of the flag of A; from the factor of A."""
     flag, nt = a.flag, a.value.nt
     for c in range(x.nt if nt else 0):
@@ -212,7 +214,7 @@ def _lu_solve(g: TaskGraph, a: Tiles, piv: Tiles, x: Tiles) -> None:
             g.insert(swap, *swaps, True)  # X := P^T X
 
 
-def _lu_inverse(g: TaskGraph, a: Tiles, piv: Tiles, x: Tiles) -> None:
+def _lu_inverse(g: TaskGraph, a: TilesOf, piv: TilesOf, x: TilesOf) -> None:
     """X := U^-1 L^-1 P; block column j of L^-1 begins at row j [LAPACK ?getri]."""
     nt, X = a.nt, x.handles
     for j in range(nt):
@@ -224,28 +226,28 @@ def _lu_inverse(g: TaskGraph, a: Tiles, piv: Tiles, x: Tiles) -> None:
         g.insert(swapc, [R(piv.handles[k]) for k in range(nt)], [RW(X[i, j]) for j in range(nt)], True)
 
 
-def _cholesky(g: TaskGraph, a: Tiles) -> None:
+def _cholesky(g: TaskGraph, a: TilesOf) -> None:
     cholesky(g, a.handles, a.nt)
 
 
-def _cho_solve(g: TaskGraph, a: Tiles, x: Tiles) -> None:
+def _cho_solve(g: TaskGraph, a: TilesOf, x: TilesOf) -> None:
     for c in range(x.nt if a.nt else 0):
         substitute_forward(g, a.handles, x.handles, a.nt, c, beside=False)
         substitute_back(g, a.handles, x.handles, a.nt, c, beside=False)
 
 
-def _cho_inverse(g: TaskGraph, a: Tiles) -> None:
+def _cho_inverse(g: TaskGraph, a: TilesOf) -> None:
     """The inverse on both sides of the diagonal, from the Cholesky factor, in place."""
     poinverse(g, a.handles, a.nt)
     _mirror(g, a)
 
 
-def _diagonal(g: TaskGraph, a: Tiles, d: Tiles) -> None:
+def _diagonal(g: TaskGraph, a: TilesOf, d: TilesOf) -> None:
     for k in range(min(a.mt, a.nt)):
         g.insert(diag, R(a.operand[k, k]), W(d.handles[k]))
 
 
-def _sizes(g: TaskGraph, a: Tiles, m: Tiles, frobenius: bool) -> None:
+def _sizes(g: TaskGraph, a: TilesOf, m: TilesOf, frobenius: bool) -> None:
     for i in range(a.value.mt):
         for j in range(a.value.nt):
             insert_size(g, a.handles[i, j], m.handles[i, j], frobenius)

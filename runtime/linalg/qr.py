@@ -21,7 +21,7 @@ from tilewright.linalg.cholesky_qr import CHOLESKY, cholesky_qr2
 from tilewright.linalg.finals import Finals
 from tilewright.linalg.outofcore import Outside
 from tilewright.linalg.qr_graph import (
-    Plan,
+    QRPlan,
     Reflections,
     apply,
     explicit,
@@ -59,7 +59,7 @@ MODES = ("full", "economic", "r", "raw")
 
 @graph_builder("qr {plan.m} x {plan.n} tile_size={plan.width}", cache=32, layout=layout_of)
 def _qr_graph(
-    g: TaskGraph, plan: Plan, columns: int | None, positive: bool, in_place: bool, check: bool, over: bool = False
+    g: TaskGraph, plan: QRPlan, columns: int | None, positive: bool, in_place: bool, check: bool, over: bool = False
 ) -> None:
     """The graph behind `qr`: R, and Q of so many columns, or no Q; ``over`` lets R take the place of A."""
     A, Q = g.handles("A"), g.handles("Q")
@@ -81,7 +81,7 @@ def _qr_graph(
 
 
 @graph_builder("qr_factor {plan.m} x {plan.n} tile_size={plan.width}", cache=32, layout=layout_of)
-def _factor_graph(g: TaskGraph, plan: Plan, in_place: bool, check: bool) -> None:
+def _factor_graph(g: TaskGraph, plan: QRPlan, in_place: bool, check: bool) -> None:
     """The graph behind `qr_factor`; there is data for T, S and the signs of R."""
     A, D = g.handles("A"), g.handles("D")
     if not in_place:
@@ -95,7 +95,7 @@ def _factor_graph(g: TaskGraph, plan: Plan, in_place: bool, check: bool) -> None
 
 
 @graph_builder("R of a qr {plan.m} x {plan.n}", cache=32, layout=layout_of)
-def _upper_graph(g: TaskGraph, plan: Plan, positive: bool) -> None:
+def _upper_graph(g: TaskGraph, plan: QRPlan, positive: bool) -> None:
     """R of a factor."""
     U, D = g.handles("R"), g.handles("D")
     upper(g, Reflections.given(g, plan), U, plan)
@@ -105,7 +105,7 @@ def _upper_graph(g: TaskGraph, plan: Plan, positive: bool) -> None:
 
 
 @graph_builder("qr apply {plan.m} x {plan.n} nc={columns} {trans}", cache=32, layout=layout_of)
-def _apply_graph(g: TaskGraph, plan: Plan, columns: int, trans: str, positive: bool, check: bool) -> None:
+def _apply_graph(g: TaskGraph, plan: QRPlan, columns: int, trans: str, positive: bool, check: bool) -> None:
     """X := Q^H B ("C") or Q B ("N"), for so many columns of tiles."""
     B, X, D = g.handles("B"), g.handles("X"), g.handles("D")
     H = Reflections.given(g, plan)
@@ -127,7 +127,7 @@ def _apply_graph(g: TaskGraph, plan: Plan, columns: int, trans: str, positive: b
 
 
 @graph_builder("Q of a qr {plan.m} x {plan.n}", cache=32, layout=layout_of)
-def _explicit_graph(g: TaskGraph, plan: Plan, columns: int, positive: bool) -> None:
+def _explicit_graph(g: TaskGraph, plan: QRPlan, columns: int, positive: bool) -> None:
     """So many columns of Q."""
     Q, D = g.handles("Q"), g.handles("D")
     explicit(g, Reflections.given(g, plan), Q, plan, columns)
@@ -137,7 +137,7 @@ def _explicit_graph(g: TaskGraph, plan: Plan, columns: int, positive: bool) -> N
 
 
 @graph_builder("qr solve {plan.m} x {plan.n} nc={columns}", cache=32, layout=layout_of)
-def _solve_graph(g: TaskGraph, plan: Plan, columns: int, check: bool) -> None:
+def _solve_graph(g: TaskGraph, plan: QRPlan, columns: int, check: bool) -> None:
     """Y := R^-1 (Q^H B), for so many columns of tiles."""
     A, B, X, Y = g.handles("A"), g.handles("B"), g.handles("X"), g.handles("Y")
     for c in range(columns):
@@ -184,7 +184,7 @@ class QRFactor:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: QRPlan,
         data: dict[str, Any],
         diagonal: np.ndarray,
         like: Any,
@@ -244,7 +244,7 @@ class QRFactor:
         Returns
         -------
         array
-            Of the shape and kind of C, in the wider of the two dtypes. 4 m k r - 2 k r^2 flops, r = min(m, n).
+            An array of the shape and kind of C, in the wider of the two dtypes. 4 m k r - 2 k r^2 flops, r = min(m, n).
 
         Raises
         ------
@@ -638,7 +638,7 @@ def planned(
     *,
     square: bool = False,
     what: str = "the matrix a",
-) -> tuple[Any, Plan]:
+) -> tuple[Any, QRPlan]:
     """The matrix of a call, cut into tiles, and how it is factored."""
     matrix = call.by_columns(overwrite=overwrite, what=what)
     if tile_size is not None:
@@ -665,7 +665,7 @@ def planned(
     return matrix, plan
 
 
-def r_by_pages(plan: Plan, check: bool = True) -> ByPages:
+def r_by_pages(plan: QRPlan, check: bool = True) -> ByPages:
     """R alone out of core, as ``qr(..., mode="r")`` makes it."""
     return qr_by_pages(plan, _qr_graph(plan, None, False, True, False), _finals(True), check=check)
 
@@ -675,7 +675,7 @@ def _finals(in_place: bool) -> Finals:
     return Finals((("A", 1), ("T", 1), ("S", 1), ("V", 1), ("corner", 1)), "A" if in_place else "source")
 
 
-def _bits(plan: Plan) -> dict[str, Any]:
+def _bits(plan: QRPlan) -> dict[str, Any]:
     """On what they depend."""
     shared = isinstance(plan.tree, tuple) and plan.tree[:1] == ("hierarchical",)
     return {
@@ -684,7 +684,7 @@ def _bits(plan: Plan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _again(plan: Plan, check: bool) -> dict[str, Any]:
+def _again(plan: QRPlan, check: bool) -> dict[str, Any]:
     """Keywords of the same call."""
     tree = plan.tree if isinstance(plan.tree, str) else list(plan.tree)
     return {"tree": tree, "tile_size": plan.width, "check_finite": check}
@@ -845,7 +845,7 @@ def factor_with(
     return QRFactor(plan, data, diagonal, kind, chunks, positive, record, how), matrix
 
 
-def _triangles(matrix: Any, plan: Plan) -> Iterator[tuple[str, Any]]:
+def _triangles(matrix: Any, plan: QRPlan) -> Iterator[tuple[str, Any]]:
     """Memory for the triangles of reflections and the R of panels, in tiles like those of the matrix."""
     if plan.tree == PANEL:
         for name in ("T", "corner"):

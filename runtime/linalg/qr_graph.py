@@ -29,14 +29,14 @@ from tilewright.ops import (
 )
 from tilewright.scalars import choice, positive, whole
 
-__all__ = ["Plan", "Reflections", "insert_qr", "qr_graph", "task_count"]
+__all__ = ["QRPlan", "Reflections", "insert_qr", "qr_graph", "task_count"]
 
 _MOST_TASKS = 10**9
 
 Flag = Literal["C", "N"]
 
 
-class Plan(NamedTuple):
+class QRPlan(NamedTuple):
     """How a matrix is factored: all that its bits depend on."""
 
     m: int
@@ -73,15 +73,15 @@ class Plan(NamedTuple):
         return by_column(eliminations(self.tree, self.mt, self.nt, self.ranks), self.panels)
 
     def rows(self, i: int) -> int:
-        """Of tile row i."""
+        """Rows of a tile in tile row i."""
         return min(self.height, self.m - i * self.height)
 
     def columns(self, j: int) -> int:
-        """Of tile column j."""
+        """Columns of a tile in tile column j."""
         return min(self.width, self.n - j * self.width)
 
 
-def layout_of(plan: Plan, *_: Any) -> Layout | None:
+def layout_of(plan: QRPlan, *_: Any) -> Layout | None:
     """Where the tiles of a graph live, if the plan says so."""
     if plan.grid is None:
         return None
@@ -120,7 +120,7 @@ class Reflections(NamedTuple):
     """Where the vectors of a panel stand in A with their ones and zeros: its R on the diagonal. Else that is in A."""
 
     @classmethod
-    def rooms(cls, g: TaskGraph, plan: Plan | None, A: Handles, *, alone: bool = False) -> Reflections:
+    def rooms(cls, g: TaskGraph, plan: QRPlan | None, A: Handles, *, alone: bool = False) -> Reflections:
         """With rooms for T and S where sizes are known; ``alone`` lets panels have rooms for R."""
         if plan is None:
             return cls(A, g.handles("T"), g.handles("S"))
@@ -145,7 +145,7 @@ class Reflections(NamedTuple):
         )
 
     @classmethod
-    def given(cls, g: TaskGraph, plan: Plan) -> Reflections:
+    def given(cls, g: TaskGraph, plan: QRPlan) -> Reflections:
         """Those of a factor, for all of which there is data."""
         corner = g.handles("corner") if plan.tree == PANEL else None
         return cls(g.handles("A"), g.handles("T"), g.handles("S"), corner)
@@ -155,7 +155,7 @@ class Reflections(NamedTuple):
         return self.A[k, k] if self.corner is None else self.corner[0, k]
 
 
-def reflections(plan: Plan, i: int, k: int) -> int:
+def reflections(plan: QRPlan, i: int, k: int) -> int:
     """How many tile (i, k) has, or the panel from it on."""
     rows = plan.m - i * plan.height if plan.tree == PANEL else plan.rows(i)
     return min(rows, plan.columns(k))
@@ -195,7 +195,7 @@ def apply(
     g: TaskGraph,
     H: Reflections,
     X: Handles,
-    plan: Plan,
+    plan: QRPlan,
     columns: int,
     flag: Flag = "C",
     first: Callable[[int], int] = lambda k: 0,
@@ -223,7 +223,7 @@ def apply(
                     g.insert(unmqr, R(A[i, k]), R(T[i, k]), RW(X[i, c]), flag)
 
 
-def explicit(g: TaskGraph, H: Reflections, Q: Handles, plan: Plan, columns: int) -> None:
+def explicit(g: TaskGraph, H: Reflections, Q: Handles, plan: QRPlan, columns: int) -> None:
     """Insert Q := Q I for so many columns: in step k those from k on, as the others are still zero there."""
     across = -(-columns // plan.width)
     for i in range(plan.mt):
@@ -232,7 +232,7 @@ def explicit(g: TaskGraph, H: Reflections, Q: Handles, plan: Plan, columns: int)
     apply(g, H, Q, plan, across, "N", first=lambda k: k)
 
 
-def upper(g: TaskGraph, H: Reflections, U: Handles, plan: Plan) -> None:
+def upper(g: TaskGraph, H: Reflections, U: Handles, plan: QRPlan) -> None:
     """Insert U := R, (min(m, n), n), with zeros below the diagonal."""
     for i in range(plan.panels):
         for j in range(plan.nt):
@@ -244,7 +244,7 @@ def upper(g: TaskGraph, H: Reflections, U: Handles, plan: Plan) -> None:
                 g.insert(triu, R(H.A[i, j]), W(U[i, j]), False)
 
 
-def upper_in_place(g: TaskGraph, H: Reflections, plan: Plan) -> None:
+def upper_in_place(g: TaskGraph, H: Reflections, plan: QRPlan) -> None:
     """Insert A := R, (m, n), with zeros below the diagonal, when nobody reads the reflections any more."""
     for k in range(plan.panels):
         g.insert(triu, R(H.diagonal(k)), W(H.A[k, k]))
@@ -253,7 +253,7 @@ def upper_in_place(g: TaskGraph, H: Reflections, plan: Plan) -> None:
             g.insert(zero, W(H.A[i, j]))
 
 
-def make_positive(g: TaskGraph, H: Reflections, U: Handles, Q: Handles | None, plan: Plan) -> None:
+def make_positive(g: TaskGraph, H: Reflections, U: Handles, Q: Handles | None, plan: QRPlan) -> None:
     """Insert R := D R and Q := Q D with the signs D of the diagonal of R."""
     D = g.handles("D", shape=lambda k, _: (reflections(plan, k, k), 1), dtype="float64")
     for k in range(plan.panels):
@@ -265,7 +265,7 @@ def make_positive(g: TaskGraph, H: Reflections, U: Handles, Q: Handles | None, p
                 g.insert(times_columns, R(D[k, 0]), RW(Q[i, k]))
 
 
-def fill(g: TaskGraph, A: Handles, plan: Plan, check: bool) -> None:
+def fill(g: TaskGraph, A: Handles, plan: QRPlan, check: bool) -> None:
     """Insert A := S, looking for NaN and infinities."""
     S = g.handles("source")
     for j in range(plan.nt):
@@ -273,7 +273,7 @@ def fill(g: TaskGraph, A: Handles, plan: Plan, check: bool) -> None:
             g.insert(copy, R(S[i, j]), W(A[i, j]), *["all"] * check)
 
 
-def insert_qr(g: TaskGraph, H: Reflections, plan: Plan) -> None:
+def insert_qr(g: TaskGraph, H: Reflections, plan: QRPlan) -> None:
     """Insert the factorisation of a plan."""
     if plan.tree == PANEL:
         qr_panels(TilePanels(g, H.A, H.T, plan.mt, plan.nt, plan.across, H.corner))
@@ -317,7 +317,7 @@ def qr_graph(
     ranks
         Over which tile rows are dealt out, for hierarchical trees.
     shape, tile_size, dtype
-        Of the matrix: then a run finds the memory of all but A itself.
+        Those of the matrix: then a run finds the memory of all but A itself.
     ib
         Reflections that kernels apply at a time; chosen by default.
 
@@ -370,7 +370,7 @@ def qr_graph(
     m, n = (whole(extent, "an extent of shape", 0) for extent in shape)
     if (-(-m // nb), -(-n // nb)) != (mt, nt):
         raise ValueError(f"shape {m} x {n} in tiles of tile_size={nb} is not {mt} x {nt} tiles")
-    return _sized(Plan(m, n, nb, nb, inner_block(nb) if ib is None else ib, tree, ranks, dtype))
+    return _sized(QRPlan(m, n, nb, nb, inner_block(nb) if ib is None else ib, tree, ranks, dtype))
 
 
 def inner_block(nb: int) -> int:
@@ -398,5 +398,5 @@ def _outline(g: TaskGraph, mt: int, nt: int, tree: Tree, ranks: int) -> None:
 
 
 @graph_builder(lambda plan: _name(plan.mt, plan.nt, plan.tree), extents=lambda plan: {"A": (plan.mt, plan.nt)})
-def _sized(g: TaskGraph, plan: Plan) -> None:
+def _sized(g: TaskGraph, plan: QRPlan) -> None:
     insert_qr(g, Reflections.rooms(g, plan, g.handles("A")), plan)

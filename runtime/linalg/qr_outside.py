@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from tilewright.graph import Handle, R, TaskGraph
-from tilewright.linalg.by_pages import ByPages, Place, column_of, nothing, run_by_pages
+from tilewright.linalg.by_pages import ByPages, Destination, column_of, nothing, run_by_pages
 from tilewright.linalg.call import Call
 from tilewright.linalg.finals import Finals
 from tilewright.linalg.outofcore import Outside
 from tilewright.linalg.paged import OnDisk
-from tilewright.linalg.qr_graph import Plan
+from tilewright.linalg.qr_graph import QRPlan
 from tilewright.linalg.qr_plan import AUTO, qr_plan
 from tilewright.linalg.slabs import finite_at
 from tilewright.linalg.trees import PANEL
@@ -39,7 +39,7 @@ from tilewright.storage.opening import folder_of, open_source
 
 __all__ = ["qr_by_pages", "qr_outside"]
 
-Builder = Callable[[Plan, int | None, bool, bool, bool], TaskGraph]
+Builder = Callable[[QRPlan, int | None, bool, bool, bool], TaskGraph]
 """graph(plan, columns of Q or None, positive, in place, check)."""
 
 
@@ -55,8 +55,8 @@ def qr_outside(
     check_finite: bool,
     tile_size: int | None,
     finals: Finals,
-    bits: Callable[[Plan], dict[str, Any]],
-    again: Callable[[Plan, bool], dict[str, Any]],
+    bits: Callable[[QRPlan], dict[str, Any]],
+    again: Callable[[QRPlan, bool], dict[str, Any]],
 ) -> tuple[Any, ...]:
     """Q and R, or R, as `qr` gives them: read-only maps of the files that ``out`` says, or of nameless ones.
 
@@ -83,18 +83,18 @@ def qr_outside(
         #   beside the results if they have a place: the matrix may be where nobody may write
         near = next((path for path in (*paths, a) if isinstance(path, str | Path)), None)
         folder = Path(gettempdir()) if near is None else folder_of(near)
-        places = [Place(path, shape, source.dtype, plan.width) for path, shape in zip(paths, shapes, strict=True)]
+        places = [Destination(path, shape, source.dtype, plan.width) for path, shape in zip(paths, shapes, strict=True)]
         job = qr_by_pages(plan, build(plan, columns, positive, True, False), finals, check=check_finite)
         keywords = {
             **again(plan, check_finite), "mode": mode, "positive": positive, "memory": outside.memory,
             "overwrite_out": outside.overwrite_out, "backend": call.engine.name,
         }  # fmt: skip
-        scratch = [Place(None, source.shape, source.dtype, plan.width)]
+        scratch = [Destination(None, source.shape, source.dtype, plan.width)]
         facts = {**bits(plan), "place": "out of core"}
         return tuple(run_by_pages(call, outside, job, a, source, places, scratch, folder, facts, keywords)[0])
 
 
-def qr_by_pages(plan: Plan, graph: TaskGraph, finals: Finals, *, check: bool) -> ByPages:
+def qr_by_pages(plan: QRPlan, graph: TaskGraph, finals: Finals, *, check: bool) -> ByPages:
     """A QR factorisation, and Q where the graph makes it, as the passes need it."""
     item = np.dtype(plan.dtype).itemsize
     tall = plan.nt == 1
@@ -115,7 +115,7 @@ def qr_by_pages(plan: Plan, graph: TaskGraph, finals: Finals, *, check: bool) ->
     )
 
 
-def _plan(call: Call, source: Stored, tree: Any, tile_size: int | None, *, square: bool) -> Plan:
+def _plan(call: Call, source: Stored, tree: Any, tile_size: int | None, *, square: bool) -> QRPlan:
     """That of the call in core; where that would take a tree for several block columns, panels."""
     made = source.tile_size
     if made is not None and tile_size not in (None, made):
@@ -123,7 +123,7 @@ def _plan(call: Call, source: Stored, tree: Any, tile_size: int | None, *, squar
     if tile_size is not None:
         positive_size(tile_size, "tile_size")
 
-    def plan(tree: Any) -> Plan:
+    def plan(tree: Any) -> QRPlan:
         m, n = source.shape
         how: dict[str, Any] = {"workers": call.count(), "here": True, "tree": tree}
         return qr_plan(m, n, source.dtype, tile_size=tile_size, cut=made, square=square, **how)
@@ -132,7 +132,7 @@ def _plan(call: Call, source: Stored, tree: Any, tile_size: int | None, *, squar
     return plan(PANEL) if isinstance(tree, str) and tree == AUTO and found.nt > 1 else found
 
 
-def _families(plan: Plan, matrices: list[Stored], source: Stored) -> dict[str, OnDisk]:
+def _families(plan: QRPlan, matrices: list[Stored], source: Stored) -> dict[str, OnDisk]:
     """What lies on a disk: (Q and) R, and the reflections, whose place in the end is the last of the matrices."""
     *results, work = matrices
     by_columns = plan.tree == PANEL
@@ -150,14 +150,14 @@ def _families(plan: Plan, matrices: list[Stored], source: Stored) -> dict[str, O
 
 
 def _owner(mt: int, handle: Handle, ranks: int) -> int:
-    """Of a tall matrix each rank has row blocks that follow each other; R and signs are the first one's."""
+    """Each rank has row blocks of a tall matrix that follow each other; the first one has R and the signs."""
     return min(handle.index[0], mt - 1) * ranks // max(mt, 1) if handle.name in ("A", "Q", "T", "S", "V") else 0
 
 
 # ------------------------------------------------------------------ order
 
 
-def _by_rows(graph: TaskGraph, plan: Plan) -> list[tuple[int, int]]:
+def _by_rows(graph: TaskGraph, plan: QRPlan) -> list[tuple[int, int]]:
     """A node of the tree comes behind the last leaf below it; for Q all in the opposite order."""
     mt = plan.mt
     latest = list(range(mt))
@@ -188,7 +188,7 @@ def _by_rows(graph: TaskGraph, plan: Plan) -> list[tuple[int, int]]:
 # ------------------------------------------------------------------ what is read
 
 
-def _check(plan: Plan) -> Callable[[TaskGraph, Handle, Handle, int], object]:
+def _check(plan: QRPlan) -> Callable[[TaskGraph, Handle, Handle, int], object]:
     """Look for NaN and infinities in what was read."""
     finite = finite_at(plan.width, plan.height)
 

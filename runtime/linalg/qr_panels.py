@@ -161,7 +161,7 @@ class PartPanels(Panels[int]):
     heights
         Rows of each tile row.
     dtype, V, T
-        Of the rooms, and their names: vectors ``V[i,k]`` and triangles ``T[k]``.
+        Those of the rooms, and their names: vectors ``V[i,k]`` and triangles ``T[k]``.
     below
         Which tile rows a panel has; by default all from its first row on.
     """
@@ -193,7 +193,7 @@ class PartPanels(Panels[int]):
         return min(self.cut[k].width, self._extent - self.cut[k].row)
 
     def shape(self, i: int, k: int) -> tuple[int, int]:
-        """Of the vectors of panel k in tile row i, by columns."""
+        """The shape of the vectors of panel k in tile row i, by columns."""
         first, above = divmod(self.cut[k].row, self.nb)
         return self.rank(k), self.heights[i] - (above if i == first else 0)
 

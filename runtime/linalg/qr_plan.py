@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tilewright.linalg.qr_graph import Plan, inner_block
+from tilewright.linalg.qr_graph import QRPlan, inner_block
 from tilewright.linalg.trees import PANEL, Tree, normal
 from tilewright.linalg.tuning import STEP
 
@@ -43,7 +43,7 @@ def qr_plan(
     rows: int | None = None,
     square: bool = False,
     grid: tuple[int, int] | None = None,
-) -> Plan:
+) -> QRPlan:
     """The plan for an m x n matrix.
 
     Few columns of many rows: one column of row blocks and a binary tree (TSQR), which reads memory once. Otherwise in
@@ -63,11 +63,11 @@ def qr_plan(
     cut
         Rows of the tiles that are there already.
     rows
-        Of row blocks that are there already.
+        Those of row blocks that are there already.
     square
         Whether tiles have to be square.
     grid
-        Of ranks, where the graph deals tiles out: `Plan.grid`.
+        The P x Q ranks, where the graph deals tiles out: `QRPlan.grid`.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def qr_plan(
         height = max(_LEAF // (item * n) // STEP * STEP, 2 * n)
         height = min(height, max(-(-m // ranks), n))  # something for each rank
         height = rows if rows is not None and n <= rows <= 16 * height else height
-        return Plan(m, n, min(height, m), n, inner_block(n), chosen or _tall_tree(ranks), ranks, str(dtype), grid)
+        return QRPlan(m, n, min(height, m), n, inner_block(n), chosen or _tall_tree(ranks), ranks, str(dtype), grid)
     nb = given or _panel_width(min(m, n))
     if chosen is None:
         panels, columns = -(-min(m, n) // nb), -(-n // nb)
@@ -97,7 +97,7 @@ def qr_plan(
     if cut is None:
         nb = min(nb, max(m, n, 1))  # of a tile that is larger there is no more to say
     across = _across(nb, -(-n // nb)) if chosen == PANEL else 1
-    return Plan(m, n, nb, nb, inner_block(nb), chosen, ranks, str(dtype), grid, across)
+    return QRPlan(m, n, nb, nb, inner_block(nb), chosen, ranks, str(dtype), grid, across)
 
 
 def _tall_tree(ranks: int) -> Tree:

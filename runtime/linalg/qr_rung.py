@@ -27,7 +27,7 @@ def by_qr(
     norm
         ||A||_1.
     tile_size, how
-        Of the factorisation; keywords of the engine, as for `tilewright.qr_factor`.
+        That of the factorisation; keywords of the engine, as for `tilewright.qr_factor`.
 
     Raises
     ------

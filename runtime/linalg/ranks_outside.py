@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.graph import Handle, R, TaskGraph
-from tilewright.linalg.by_pages import ByPages, Place, nothing, run_by_pages
+from tilewright.linalg.by_pages import ByPages, Destination, nothing, run_by_pages
 from tilewright.linalg.call import Call
 from tilewright.linalg.cholesky import cholesky
 from tilewright.linalg.finals import Finals
@@ -92,7 +92,7 @@ def cholesky_on_ranks(
             ops={potrf: potrf_at(nb)},
             panel=n * nb * item,
         )
-        place = Place(outside.out, (n, n), dtype, nb, "C" if lower else "F", turned=not lower)
+        place = Destination(outside.out, (n, n), dtype, nb, "C" if lower else "F", turned=not lower)
         facts = {"shape": [n, n], "dtype": str(dtype), "tile_size": nb, "lower": lower, "place": "out of core, ranks"}
         keywords = {"lower": lower, **_again(outside, nb, check_finite, call.engine.name)}
         folder = folder_of(outside.out)
@@ -132,7 +132,7 @@ def lu_on_ranks(
             panel=m * nb * item,
             copies=m * nb * item,
         )
-        place = Place(outside.out, (m, n), dtype, nb)
+        place = Destination(outside.out, (m, n), dtype, nb)
         facts = {"shape": [m, n], "dtype": str(dtype), "tile_size": nb, "place": "out of core, ranks"}
         keywords = _again(outside, nb, check_finite, call.engine.name)
         folder = folder_of(outside.out)

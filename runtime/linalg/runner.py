@@ -9,7 +9,7 @@ from typing import Any
 from tilewright.backends import find_engine
 from tilewright.backends.execution.engine import Engine
 from tilewright.backends.execution.prepared import Here, Prepared
-from tilewright.backends.ranks.home import Bound, Home
+from tilewright.backends.ranks.home import Home, PlacedGraph
 from tilewright.graph import Handle, TaskGraph
 from tilewright.runs.progress import ProgressOption
 from tilewright.scalars import worker_count
@@ -29,7 +29,7 @@ class Runner:
     workers: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     progress: ProgressOption = False
-    """Of factorisations."""
+    """How factorisations tell how far they are."""
     messages: int = 0
     """Between ranks, so far."""
     bytes: int = 0
@@ -123,7 +123,7 @@ class Bindings:
                 if handle.name in self._stays and handle not in home.outlines
             }
         )
-        return home.prepare(Bound(graph, home.outlines, owner, store.__getitem__, _unknown, inputs, outputs, {}))
+        return home.prepare(PlacedGraph(graph, home.outlines, owner, store.__getitem__, _unknown, inputs, outputs, {}))
 
 
 def _unknown(handle: Handle) -> None:

@@ -24,7 +24,7 @@ class SlabPlan:
     Attributes
     ----------
     slabs
-        Of the part that is left to do.
+        Those of the part that is left to do.
     width
         Block columns of the widest.
     data
@@ -32,7 +32,7 @@ class SlabPlan:
     beside
         Bytes of copies inside kernels, of threads, and of the graph itself.
     tasks
-        Of a run from the beginning, without a checkpoint; of an LU, of a matrix that lies by rows.
+        Those of a run from the beginning, without a checkpoint; of an LU, of a matrix that lies by rows.
     """
 
     slabs: Slabs

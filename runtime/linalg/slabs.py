@@ -29,7 +29,7 @@ from tilewright.storage.ops import commit, load, store
 
 __all__ = [
     "AHEAD",
-    "Buffers",
+    "TileBuffers",
     "Slabs",
     "Strips",
     "Volume",
@@ -75,7 +75,7 @@ class Slabs(NamedTuple):
 # ------------------------------------------------------------------ memory
 
 
-class Buffers:
+class TileBuffers:
     """Buffers of a tile each, handed out in program order: of that shape the one that has been free for longest."""
 
     def __init__(self, handles: Handles, shape: tuple[int, int] = (0, 0), spare: int = 0) -> None:
@@ -174,7 +174,7 @@ def slab_cholesky(
     slabs: Slabs,
     first: int,
     volume: Volume,
-    memory: Buffers,
+    memory: TileBuffers,
     *,
     check: bool,
     log: bool,
@@ -247,7 +247,7 @@ def _store(
 class _Held:
     """Tiles on their way through memory."""
 
-    def __init__(self, g: TaskGraph, memory: Buffers, volume: Volume) -> None:
+    def __init__(self, g: TaskGraph, memory: TileBuffers, volume: Volume) -> None:
         self.g, self.memory, self.volume = g, memory, volume
 
     def fetch(
@@ -309,7 +309,7 @@ def slab_lu(
     first: int,
     volume: Volume,
     memory: Strips,
-    passing: Buffers,
+    passing: TileBuffers,
     *,
     by_rows: bool,
     check: bool,
@@ -393,7 +393,7 @@ class _Passing:
     """The tiles of a finished panel, read some at a time; asked for one, it gives back the buffers of those before."""
 
     def __init__(
-        self, g: TaskGraph, tiles: Handles, k: int, mt: int, buffers: Buffers, chunk: int, volume: Volume
+        self, g: TaskGraph, tiles: Handles, k: int, mt: int, buffers: TileBuffers, chunk: int, volume: Volume
     ) -> None:
         self.g, self.tiles, self.k, self.mt, self.buffers, self.chunk = g, tiles, k, mt, buffers, chunk
         self.volume = volume

@@ -104,7 +104,7 @@ def solve(
         of L D L^H are searched for in rows and columns of all tiles. None looks: a matrix that equals its conjugate
         transpose and has a positive diagonal is taken for positive definite until that fails.
     pivoting
-        Of a general matrix: one of those of `lu_factor`, such as ``"butterfly"``. The solution is refined with
+        That of a general matrix: one of those of `lu_factor`, such as ``"butterfly"``. The solution is refined with
         residuals in the same precision; where a pivot is zero, growth is too large or refinement does not converge,
         partial pivoting takes over, and the info says why. With ``precision="auto"``.
     lower

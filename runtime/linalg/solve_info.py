@@ -94,7 +94,7 @@ class SolveInfo:
     structure: str = "pos"
     """``"pos"``, or ``"gen"`` for a general matrix, solved by LU."""
     growth: float | None = None
-    """Of the LU factor: max |u_ij| / max |a_ij|."""
+    """Growth in the LU factor: max |u_ij| / max |a_ij|."""
     rcond: float | None = None
     """Estimate of 1 / (||A||_1 ||A^-1||_1), from the LU factor."""
 

@@ -18,7 +18,7 @@ _ONCE: dict[str, tuple[Any, ...]] = {
     "refine": ("auto",),
     "check_symmetric": (False,),
 }
-"""Of what is factored once, in FP64."""
+"""Options of what is factored once, in FP64."""
 _IN_MEMORY: dict[str, tuple[Any, ...]] = {"memory": (None,)}
 
 TAKES: dict[str, dict[str, tuple[Any, ...]]] = {

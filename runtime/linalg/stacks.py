@@ -19,8 +19,8 @@ from tilewright.graph import Op, R, TaskGraph, W
 from tilewright.kernels import table
 from tilewright.linalg import inverse
 from tilewright.linalg.call import Call
-from tilewright.linalg.evaluate import Result, evaluate
-from tilewright.linalg.expression import Builder, Inverse, Leaf, Product, Solution
+from tilewright.linalg.evaluate import Wanted, evaluate
+from tilewright.linalg.expression import Inverse, Leaf, Product, ProgramBuilder, Solution
 from tilewright.linalg.lu import LUFactor, Slogdet, handed_on, lu_factor
 from tilewright.linalg.program import Ref
 from tilewright.scalars import flag
@@ -145,9 +145,9 @@ class _Stacked:
     def _in_tiles(self, nodes: Callable[..., Any], inputs: Sequence[np.ndarray], out: np.ndarray) -> None:
         leaves = [[Leaf(matrix) for matrix in array] for array in inputs]
         made = [nodes(*row) for row in zip(*leaves, strict=True)]
-        results = [Result(node.extent, out.dtype, target=target) for node, target in zip(made, out, strict=True)]
+        results = [Wanted(node.extent, out.dtype, target=target) for node, target in zip(made, out, strict=True)]
 
-        def build(b: Builder, places: list[int]) -> None:
+        def build(b: ProgramBuilder, places: list[int]) -> None:
             for node, place in zip(made, places, strict=True):
                 b.assign(node, place)
 
@@ -232,7 +232,7 @@ def solutions(routine: Any, a: Any, b: Any, assume: str = "gen", wide: bool = Fa
 
 
 def inverses(routine: Any, a: Any, **how: Any) -> Any:
-    """Of all matrices of a stack (..., n, n)."""
+    """The inverses of all matrices of a stack (..., n, n)."""
     frame = _Stacked(routine, a, [], how)
     A = _square(frame.given[0])
     batch, n = A.shape[:-2], A.shape[-1]
@@ -257,7 +257,7 @@ def cholesky(routine: Any, a: Any, upper: bool = False, **how: Any) -> Any:
         found = np.empty((prod(batch), n, n), A.dtype)
         leaves = [Leaf(matrix) for matrix in flat]
 
-        def build(b: Builder, places: list[int]) -> None:
+        def build(b: ProgramBuilder, places: list[int]) -> None:
             for leaf, place in zip(leaves, places, strict=True):
                 leaf._into(b, place, 1.0, 0.0)
                 b.step("cholesky", (Ref(place),))
@@ -266,7 +266,7 @@ def cholesky(routine: Any, a: Any, upper: bool = False, **how: Any) -> Any:
         evaluate(
             frame.call,
             leaves,
-            [Result(leaf.extent, A.dtype, target=target) for leaf, target in zip(leaves, found, strict=True)],
+            [Wanted(leaf.extent, A.dtype, target=target) for leaf, target in zip(leaves, found, strict=True)],
             build,
             frame.tile_size,
             f"cholesky of {len(found)}",
@@ -293,7 +293,7 @@ def _slogdet(frame: _Stacked, sign: np.ndarray, size: np.ndarray) -> Any:
 
 
 def determinants(routine: Any, a: Any, **how: Any) -> Any:
-    """Of all matrices of a stack: float64 or complex128."""
+    """The determinants of all matrices of a stack, float64 or complex128."""
     frame = _Stacked(routine, a, [], how)
     A = _square(frame.given[0])
     kind = np.complex128 if A.dtype.kind == "c" else np.float64
@@ -313,7 +313,7 @@ def _determined(frame: _Stacked, A: np.ndarray) -> Iterator[LUFactor] | list[LUF
         return [_factor(flat[k], out[k, :, 1].real.astype(np.int32), out[k, :, 0]) for k in range(len(flat))]
     leaves, known = [Leaf(matrix) for matrix in flat], []
 
-    def build(b: Builder, places: list[int]) -> None:
+    def build(b: ProgramBuilder, places: list[int]) -> None:
         for leaf in leaves:
             place = b.room(leaf.extent, leaf.dtype, "F")
             leaf._into(b, place, 1.0, 0.0)

@@ -31,7 +31,7 @@ def streamed(
     most
         Buffers of each shape, at least as many as a task reads tiles.
     order
-        Of the buffers in memory.
+        How the buffers lie in memory.
 
     Returns
     -------

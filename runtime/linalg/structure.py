@@ -18,7 +18,7 @@ __all__ = ["General", "Positive", "Structure"]
 
 @dataclass(frozen=True)
 class Structure:
-    """Of a matrix ``A``, its factor, and the scaling D A E of what was factored."""
+    """What is known of a matrix ``A``, its factor, and the scaling D A E of what was factored."""
 
     columns: str = "D"
     """The family of the scaling from the right, E."""

@@ -15,7 +15,7 @@ from tilewright.linalg.qr_panels import PartPanels, cuts, eliminate, panel_flops
 from tilewright.ops import in_place
 from tilewright.tiles import Store
 
-__all__ = ["TALL", "Tiles", "insert_qr", "no_svd", "store", "svd_graph", "take", "values_graph"]
+__all__ = ["TALL", "WorkingTiles", "insert_qr", "no_svd", "store", "svd_graph", "take", "values_graph"]
 
 Shape = tuple[int, ...]
 
@@ -49,7 +49,7 @@ def _weighted(name: str, weight: float) -> Op:
     return in_place(name, function, weight=weight, flops=flops, explain=no_svd if name == "gesdd" else None)
 
 
-class Tiles:
+class WorkingTiles:
     """m x n tiles by columns, m >= n, in which loops insert their tasks."""
 
     def __init__(self, g: TaskGraph, shape: tuple[int, int], nb: int, dtype: str, flip: bool, check: bool) -> None:
@@ -105,7 +105,7 @@ class RowPanels(PartPanels):
         )
 
 
-def insert_qr(matrix: Tiles, b: int) -> PartPanels:
+def insert_qr(matrix: WorkingTiles, b: int) -> PartPanels:
     """Insert A := R below which are zeros; returns its panels."""
     panels = matrix.panels("Q", b, matrix.shape[0])
     qr_panels(panels)
@@ -119,7 +119,7 @@ def values_graph(g: TaskGraph, shape: tuple[int, int], nb: int, b: int, dtype: s
     Q R first where m is large; then a band from the left and the right, of which a Hermitian band of order 2 n is made,
     and of that a tridiagonal matrix.
     """
-    matrix = Tiles(g, shape, nb, dtype, flip, check)
+    matrix = WorkingTiles(g, shape, nb, dtype, flip, check)
     m, n = shape
     if m > TALL * n:
         insert_qr(matrix, min(nb, 2 * b))
@@ -139,7 +139,7 @@ def values_graph(g: TaskGraph, shape: tuple[int, int], nb: int, b: int, dtype: s
     g.insert(values, [R(column) for column in columns], R(matrix.exponent), W(s), on=columns[0], label=())
 
 
-def _interleaved(g: TaskGraph, matrix: Tiles, b: int) -> Any:
+def _interleaved(g: TaskGraph, matrix: WorkingTiles, b: int) -> Any:
     """A function that inserts what fills columns of the Hermitian band."""
     A, nb, n = matrix.A, matrix.nb, matrix.shape[1]
 
@@ -167,7 +167,7 @@ def svd_graph(
 
     One task has LAPACK's SVD of R, or of a matrix that is not tall.
     """
-    matrix = Tiles(g, shape, nb, dtype, flip, check)
+    matrix = WorkingTiles(g, shape, nb, dtype, flip, check)
     A, (m, n), mt, nt = matrix.A, shape, matrix.mt, matrix.nt
     tall = m > TALL * n
     wide = m if full else n

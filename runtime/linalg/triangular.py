@@ -93,7 +93,7 @@ def tri_inverse(
     Returns
     -------
     inverse
-        Of the kind and dtype of ``a``; the other triangle is exactly zero.
+        A matrix of the kind and dtype of ``a``; the other triangle is exactly zero.
     run : Run
         Only with ``return_run``.
 

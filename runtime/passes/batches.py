@@ -34,7 +34,7 @@ def batched(graph: TaskGraph, rules: dict[str, Batch], whole: Callable[[Handle],
     Parameters
     ----------
     graph
-        Of tile kernels.
+        A graph of tile kernels.
     rules
         By op name; an op without one stays as it is, but for its handles.
     whole

@@ -57,7 +57,7 @@ def bounds(graph: TaskGraph, workers: int, cost: Callable[[Task], float] | Seque
     workers
         At least 1.
     cost
-        Of each task, a function or numbers; by default `Op.weight`.
+        What each task costs, a function or numbers; by default `Op.weight`.
 
     Returns
     -------

@@ -163,7 +163,7 @@ class ListedPlan(OneRank):
             self._survey(np.split(tiles, np.flatnonzero(np.diff(pieces)) + 1) if len(tiles) else ())
 
     def pickled(self, is_memory: Callable[[Handle], bool]) -> dict[Handle, int]:
-        """Of handles in messages, from which writer on their values travel pickled: a function's, or -1 if they are no
+        """For handles in messages from which writer on their values travel pickled: a function's, or -1 if they are no
         memory; ``is_memory(handle)`` says what the data of the run has."""
         calls, access = self.graph.calls, self.graph.access
         function = np.array([op.function is not None for op in calls.ops], bool)

@@ -129,7 +129,7 @@ class Member(NamedTuple):
     index: tuple[Index, ...]  # type: ignore[assignment] # as in Handle
     access: Access
     loops: tuple[Loop, ...]
-    """Of the group, the outermost first."""
+    """Loops of the group, the outermost first."""
     argument: int
     """Which one of the op it is, or belongs to."""
 

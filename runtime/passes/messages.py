@@ -389,7 +389,7 @@ class MessagePlan:
 
     @property
     def tasks(self) -> int:
-        """Of the whole graph."""
+        """How many tasks the whole graph has."""
         return len(self.places)
 
     def made_by(self, rank: int) -> list[Handle]:

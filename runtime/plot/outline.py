@@ -29,7 +29,7 @@ class Node:
     tooltip: str
     weight: float
     op: str
-    """Of several tasks their group."""
+    """The group of several tasks."""
     group: str
     """By which it has its colour."""
 

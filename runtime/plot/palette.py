@@ -28,7 +28,7 @@ CAUSES = {
     "overhead": "#7A7A7A",
     "tail": "#C2B08E",
 }
-"""Of idle time (`tilewright.runs.idle`): no colour of an op is among them; hatched where bars of ops are beside."""
+"""Colours of idle time (`tilewright.runs.idle`): no colour of an op is among them; hatched beside bars of ops."""
 
 _KNOWN = {
     "potrf": "#D55E00",  # vermillion

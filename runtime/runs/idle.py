@@ -23,7 +23,7 @@ from tilewright.graph import Handle, Task
 from tilewright.passes.versions import Dataflow
 from tilewright.runs.trace import MessageRecord, TaskRecord, Trace
 
-__all__ = ["CAUSES", "Chain", "Idle", "Piece", "Wait", "chain", "pieces", "queued", "split", "waits"]
+__all__ = ["CAUSES", "Chain", "Idle", "IdleSpan", "Wait", "chain", "pieces", "queued", "split", "waits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ CAUSES = tuple(field.name for field in fields(Idle))
 _STARTUP, _NO_TASK, _DATA, _COMMUNICATION, _OVERHEAD, _TAIL = range(len(CAUSES))
 
 
-class Piece(NamedTuple):
+class IdleSpan(NamedTuple):
     """A time in which one worker was idle for one cause."""
 
     rank: int
@@ -114,7 +114,7 @@ def split(trace: Trace) -> Idle:
     return Idle(**dict(zip(CAUSES, map(float, totals), strict=True)))
 
 
-def pieces(trace: Trace, shortest: float = 0.0, most: int | None = None) -> Iterator[Piece]:
+def pieces(trace: Trace, shortest: float = 0.0, most: int | None = None) -> Iterator[IdleSpan]:
     """The idle times of all workers, or the first ``most``; those of less than ``shortest`` go with the one before."""
     for rank, gaps, (edges, codes) in _by_rank(trace):
         if most is not None and rank * trace.workers >= most:
@@ -131,7 +131,7 @@ def pieces(trace: Trace, shortest: float = 0.0, most: int | None = None) -> Iter
                 continue
             begin = max(int(np.searchsorted(edges, low, side="right")) - 1, 0)
             until = int(np.searchsorted(edges, high, side="left"))
-            open_piece: Piece | None = None
+            open_piece: IdleSpan | None = None
             for place in range(begin, min(until, len(codes))):
                 start, end = max(low, float(edges[place])), min(high, float(edges[place + 1]))
                 cause = CAUSES[_renamed(trace, int(codes[place]), first, last)]
@@ -142,7 +142,7 @@ def pieces(trace: Trace, shortest: float = 0.0, most: int | None = None) -> Iter
                     continue
                 if open_piece is not None:
                     yield open_piece
-                open_piece = Piece(rank, worker, start, end, cause)
+                open_piece = IdleSpan(rank, worker, start, end, cause)
             if open_piece is not None:
                 yield open_piece
 

@@ -24,7 +24,7 @@ from typing import Any
 from tilewright.host.files import append, replacing, sweep, write_text
 from tilewright.storage.checksums import CheckpointError, checksum
 from tilewright.storage.opening import hold
-from tilewright.storage.parts import Part, read_part
+from tilewright.storage.parts import StoredPart, read_part
 
 __all__ = ["Checkpoint", "CheckpointError", "checksum", "read_call"]
 
@@ -186,7 +186,7 @@ class Checkpoint:
         self._pending = []
         self._last = monotonic()
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[StoredPart]:
         """What files of parts say that are there. CheckpointError if one is damaged, or of another run."""
         found = []
         for path in sorted(self.folder.iterdir()):

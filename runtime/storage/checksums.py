@@ -26,7 +26,7 @@ class CheckpointError(ValueError):
 
 
 def checksum(tile: np.ndarray) -> str:
-    """Of the bits of a tile: of the sums of its words along rows and along columns. Its layout does not matter.
+    """The checksum of a tile's bits: of the sums of its words along rows and columns. Its layout does not matter.
 
     Sums go at the speed of memory, where no cryptographic hash and no CRC of Python's does.
     """

@@ -26,7 +26,7 @@ class TileFunction(Stored):
     shape
         Rows and columns of the matrix.
     tile_size
-        Of a tile; those of the last row and column may be smaller.
+        Rows and columns of a tile; those of the last row and column may be smaller.
     dtype
         float32, float64, complex64 or complex128.
 

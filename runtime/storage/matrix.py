@@ -37,7 +37,7 @@ class Stored:
     Attributes
     ----------
     shape, dtype
-        Of the matrix.
+        Those of the matrix.
     name
         What messages call it.
     order
@@ -154,7 +154,7 @@ class StoredTile:
     __slots__ = ("column", "matrix", "row", "shape", "sum")
 
     nbytes = 0
-    """Of memory."""
+    """Bytes of memory that it takes."""
 
     def __init__(self, matrix: Stored, row: int, column: int, shape: tuple[int, int]) -> None:
         self.matrix, self.row, self.column, self.shape = matrix, row, column, shape

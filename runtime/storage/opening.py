@@ -134,7 +134,7 @@ class Output:
     out
         A path; or an array to fill that the caller has opened for writing: a memory map, or one of zarr or h5py.
     shape, dtype, order, tile_size
-        Of the result.
+        Those of the result.
     overwrite
         Whether a file that is there may be replaced.
     again

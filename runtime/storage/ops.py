@@ -92,7 +92,7 @@ def _compare(
     same[...] = 1
 
 
-def _restore(tile: np.ndarray, folder: str, where: parts.Stored, name: str) -> None:
+def _restore(tile: np.ndarray, folder: str, where: parts.TileInPart, name: str) -> None:
     parts.read_tile(folder, where, tile, name)
 
 

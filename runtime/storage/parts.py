@@ -28,7 +28,7 @@ from tilewright.graph import Handle
 from tilewright.host.files import replacing
 from tilewright.storage.checksums import CheckpointError, checksum
 
-__all__ = ["Part", "Stored", "keep", "read_part", "read_tile", "settle", "settle_all"]
+__all__ = ["StoredPart", "TileInPart", "keep", "read_part", "read_tile", "settle", "settle_all"]
 
 _PAGE = 4096
 _MOST = 256 << 20  # bytes of copies that wait for the disk; then whoever has more to write waits
@@ -36,7 +36,7 @@ _MAGIC = b"tilewright part 1"
 _NAME = re.compile(r"part-([0-9a-f]{16})\.bin", re.ASCII)
 
 
-class Stored(NamedTuple):
+class TileInPart(NamedTuple):
     """Where a tile stands in a part, and what it is."""
 
     file: str
@@ -49,12 +49,12 @@ class Stored(NamedTuple):
     """Its checksum."""
 
 
-class Part(NamedTuple):
+class StoredPart(NamedTuple):
     """What the header of a part says."""
 
     run: str
     """The run it is of."""
-    tiles: dict[Handle, Stored]
+    tiles: dict[Handle, TileInPart]
     sources: dict[Handle, str]
     """Checksums of the tiles of the matrix of which they were made."""
 
@@ -250,7 +250,7 @@ atexit.register(settle_all)
 # ------------------------------------------------------------------ reading
 
 
-def read_part(path: Path) -> Part | None:
+def read_part(path: Path) -> StoredPart | None:
     """What a file of a checkpoint says of itself; None if its name is not that of a part.
 
     Raises
@@ -271,14 +271,14 @@ def read_part(path: Path) -> Part | None:
         if os.fstat(file.fileno()).st_size != start + said["size"]:
             raise CheckpointError(f"{path} is damaged: it was cut off, or something was added to it")
     tiles = {
-        Handle(name, tuple(index)): Stored(path.name, start + at, tuple(shape), dtype, order, sum_)
+        Handle(name, tuple(index)): TileInPart(path.name, start + at, tuple(shape), dtype, order, sum_)
         for name, index, at, shape, dtype, order, sum_ in said["tiles"]
     }
     sources = {Handle(name, tuple(index)): sum_ for name, index, sum_ in said["sources"]}
-    return Part(said["run"], tiles, sources)
+    return StoredPart(said["run"], tiles, sources)
 
 
-def read_tile(folder: str, where: Stored, tile: np.ndarray, name: str) -> None:
+def read_tile(folder: str, where: TileInPart, tile: np.ndarray, name: str) -> None:
     """Fill a tile from a part. CheckpointError if it is not what was written there."""
     path = Path(folder) / where.file
     by_columns = where.order == "F"

@@ -59,7 +59,7 @@ class Contention:
     dispatch
         Seconds that the lock is held for each task.
     tasks
-        Of each graph.
+        Those of each graph.
     """
 
     crowds: tuple[Crowd, ...]

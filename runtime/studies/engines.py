@@ -47,7 +47,7 @@ class _Shape:
     """Who works."""
 
     workers: int
-    """Of all ranks together."""
+    """Workers of all ranks together."""
     ranks: int | None = None
 
 
@@ -120,7 +120,7 @@ def compare_engines(
     graph
         The tasks.
     data
-        Of which each run gets a deep copy; or a function that makes it anew.
+        The data, of which each run gets a deep copy; or a function that makes it anew.
     engines
         Names of `tilewright.studies.engines.ENGINES`; ``"mpi:2x1"`` is two ranks of one worker each, whatever
         ``workers`` says. By default all that are here, with workers that are not bound.

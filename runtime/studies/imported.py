@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["BYTES", "SUFFIXES", "WEIGHTS", "read_graph"]
 
 SUFFIXES = (".dot", ".gv", ".graphml", ".json")
-"""Of files that `read_graph` reads."""
+"""Suffixes of files that `read_graph` reads."""
 WEIGHTS = ("runtimeInSeconds", "runtime", "seconds", "duration", "weight", "cost")
 BYTES = ("sizeInBytes", "nbytes", "bytes", "size", "data")
 _OPS = ("op", "category", "type", "kind")
@@ -46,7 +46,7 @@ def read_graph(source: str | Path | networkx.DiGraph[Any], *, name: str | None =
         A path that ends in one of `SUFFIXES`: Graphviz's DOT, GraphML, or JSON of WfCommons (versions 1.3 to 1.5) or of
         networkx's node-link data. Or a directed graph of networkx.
     name
-        Of the graph; by default that of the file, or the one in it.
+        That of the graph; by default that of the file, or the one in it.
 
     Returns
     -------

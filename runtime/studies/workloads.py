@@ -45,15 +45,15 @@ class Sizes:
     """Steps of an iteration, or of a training."""
     seed: int = 0
     algorithm: str = "auto"
-    """Of a collective."""
+    """Rounds of a collective."""
     pivoting: str = "partial"
     update: str = "tile"
     panel: str = "single"
-    """Of LU: one task, or recursive."""
+    """A panel of LU: one task, or recursive."""
     tree: Any = "greedy"
-    """Of QR: who eliminates which tile."""
+    """The tree of QR: who eliminates which tile."""
     precision: str | None = None
-    """Of the products of Cholesky."""
+    """The format of the products of Cholesky."""
 
     @property
     def tiles(self) -> int:

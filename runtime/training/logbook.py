@@ -17,7 +17,7 @@ from tilewright.training.control import Control
 from tilewright.training.data.augment import normalise
 from tilewright.training.losses import share_of
 from tilewright.training.randomness import Stream
-from tilewright.training.state import Exam, Log, Setup, Verdict
+from tilewright.training.state import Exam, Log, Setup, StepVerdict
 
 __all__ = ["evaluate", "open_log", "record", "tally"]
 
@@ -27,7 +27,7 @@ def open_log(setup: Setup, _: Any) -> Log:
     return Log(memory=(usage.watch(setup.target), 0), unwritten=dict(setup.past.unwritten))
 
 
-def record(log: Log, verdict: Verdict, control: Control, setup: Setup, step: int, epoch: int) -> Log:
+def record(log: Log, verdict: StepVerdict, control: Control, setup: Setup, step: int, epoch: int) -> Log:
     """One row about a step."""
     row = {
         "step": step,

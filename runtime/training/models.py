@@ -50,7 +50,7 @@ class SimpleResNet(nn.Module):  # type: ignore[misc]  # torch has no types here
     residual
         With the additions.
     channels
-        Of an image.
+        Those of an image.
     width
         Channels of the stem; the layers have 1, 2, 4 and 8 times as many.
 
@@ -126,7 +126,7 @@ class BasicBlock(nn.Module):  # type: ignore[misc]
     before, after
         Channels of input and output.
     stride
-        Of the first convolution and of the shortcut.
+        That of the first convolution and of the shortcut.
 
     Examples
     --------
@@ -157,7 +157,7 @@ class ResNet18(nn.Module):  # type: ignore[misc]
     classes
         Numbers of an output.
     channels
-        Of an image.
+        Those of an image.
     width
         Channels of the stem; the four layers have 1, 2, 4 and 8 times as many.
 

@@ -19,7 +19,7 @@ from tilewright.training.losses import GradientPenalty, parts_of, plain_mean
 from tilewright.training.optimizers import Optimizers
 from tilewright.training.randomness import Stream, may_draw, may_recompute
 
-__all__ = ["Exam", "Grads", "Log", "Setup", "Stage", "State", "Tape", "Verdict"]
+__all__ = ["Exam", "Grads", "Log", "Setup", "Stage", "State", "Tape", "StepVerdict"]
 
 Grads = list[torch.Tensor | None]
 """By parameter; None for one that is not trained, or had no part in the loss."""
@@ -163,7 +163,7 @@ class Stage:
                 home[key] = buffer
                 buffer.copy_(old)
 
-    def step(self, grads: list[torch.Tensor | None], verdict: Verdict) -> None:
+    def step(self, grads: list[torch.Tensor | None], verdict: StepVerdict) -> None:
         """One step of each optimizer that is not to skip it. Without gradients nothing happens."""
         for name, optimizer in self.optimizers.items():
             mine = [k for k, owner in enumerate(self.owners) if owner == name]
@@ -294,7 +294,7 @@ class _Boundary(torch.autograd.Function):  # type: ignore[misc]  # torch has no 
         return None, None
 
 
-class Verdict(NamedTuple):
+class StepVerdict(NamedTuple):
     """What all workers know about a step before anyone uses its gradients. Found by every place for itself."""
 
     found_inf: bool

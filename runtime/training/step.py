@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tilewright.comm.collectives import Rooms, lay
+from tilewright.comm.collectives import Homes, lay
 from tilewright.comm.schedule import schedule
 from tilewright.graph import RW, Handle, Op, R, Task, TaskGraph, Use, W
 from tilewright.graph import Layout as Owners
@@ -157,7 +157,7 @@ class Builder:
         self.low = LOW if overlap else 0.0
         self.g = TaskGraph("training")
         self.marks = Marks({}, {})
-        self.rooms = Rooms()
+        self.rooms = Homes()
         """Where handles live that do not begin with their place, and the shapes of arrays."""
         self._names: dict[str, dict[tuple[int, ...], Handle]] = {}
 

@@ -11,12 +11,12 @@ import torch
 from tilewright.training import precision
 from tilewright.training.control import Control
 from tilewright.training.gradients import Flags, summed
-from tilewright.training.state import Grads, Setup, Stage, Verdict
+from tilewright.training.state import Grads, Setup, Stage, StepVerdict
 
 __all__ = ["apply", "apply_shared", "judge", "update"]
 
 
-def judge(control: Control, setup: Setup, found: list[Flags], scores: list[Any], _: Any) -> Verdict:
+def judge(control: Control, setup: Setup, found: list[Flags], scores: list[Any], _: Any) -> StepVerdict:
     """What to do with the step: from the flags of every bucket, if gradients are looked at, and from all scores."""
     flags = [(name, *flag) for part in found for name, flag in part.items()]
     count = sum([n for _, _, n, *_ in scores])
@@ -38,7 +38,7 @@ def judge(control: Control, setup: Setup, found: list[Flags], scores: list[Any],
         name: setup.schedule(control.taken.get(name, 0)) if setup.schedule else 1.0 for name in setup.optimizer.names
     }
     skipping = tuple(infinite) if setup.checks else ()
-    return Verdict(
+    return StepVerdict(
         bool(skipping),
         skipping,
         loss,
@@ -53,7 +53,7 @@ def judge(control: Control, setup: Setup, found: list[Flags], scores: list[Any],
     )
 
 
-def apply(stage: Stage, buffers: Any, verdict: Verdict, grads: Grads) -> tuple[Any, ...]:
+def apply(stage: Stage, buffers: Any, verdict: StepVerdict, grads: Grads) -> tuple[Any, ...]:
     """(stage, buffers, None for the gradients): a step of the optimizers that do not skip it.
 
     If one does, the buffers are again what they were before the forward pass, which has seen what is not finite.
@@ -66,7 +66,7 @@ def apply(stage: Stage, buffers: Any, verdict: Verdict, grads: Grads) -> tuple[A
     return stage, buffers, None
 
 
-def apply_shared(stage: Stage, buffers: Any, verdict: Verdict, flat: np.ndarray) -> tuple[Any, ...]:
+def apply_shared(stage: Stage, buffers: Any, verdict: StepVerdict, flat: np.ndarray) -> tuple[Any, ...]:
     """(stage, buffers, bucket): as `apply`, of the sum over all replicas."""
     grads = [None if g is None else g.to(p.device) for g, p in zip(summed(stage, flat), stage.parameters, strict=True)]
     return *apply(stage, buffers, verdict, grads)[:2], flat
@@ -75,7 +75,7 @@ def apply_shared(stage: Stage, buffers: Any, verdict: Verdict, flat: np.ndarray)
 _GOOD = 100  # steps between two copies of a state that was good
 
 
-def update(control: Control, verdict: Verdict, setup: Setup, stages: list[Stage], step: int) -> Any:
+def update(control: Control, verdict: StepVerdict, setup: Setup, stages: list[Stage], step: int) -> Any:
     """The loss scale, the counters and the precision of the next step; (control, stages) if that may change them."""
     if verdict.found_inf:
         control.skipped += 1

@@ -24,7 +24,7 @@ from tilewright.kernels.threads import limits, one_thread
 from tilewright.rooms import Outline, Room, zeros_for
 from tilewright.tiles import Store
 
-__all__ = ["TaskCall", "Common", "TaskFailed", "Work", "run_group", "transfers"]
+__all__ = ["TaskCall", "Common", "TaskFailed", "GroupWork", "run_group", "transfers"]
 
 
 TEXT = 1000  # characters of an exception's text in Dask's logs
@@ -65,7 +65,7 @@ class Common(NamedTuple):
     """Host and process of the caller: what tasks print in it needs no telling."""
 
 
-class Work(NamedTuple):
+class GroupWork(NamedTuple):
     """One group."""
 
     common: Common
@@ -87,7 +87,7 @@ class Work(NamedTuple):
     """Rooms of what else is written first."""
 
 
-def run_group(work: Work, *values: Any) -> Any:
+def run_group(work: GroupWork, *values: Any) -> Any:
     """Run the tasks on copies of what they change; return what is wanted of it. Ends early if nobody waits any more.
 
     `TaskFailed` stands for what a task raised, also SystemExit. It has no context: Dask would send that along, and what
@@ -104,7 +104,7 @@ def run_group(work: Work, *values: Any) -> Any:
     return value
 
 
-def _run_group(work: Work, values: tuple[Any, ...], worker: Any, say: Say | None) -> tuple[Any, TaskFailed | None]:
+def _run_group(work: GroupWork, values: tuple[Any, ...], worker: Any, say: Say | None) -> tuple[Any, TaskFailed | None]:
     from distributed import Reschedule
 
     key = worker.get_current_task()
@@ -153,7 +153,7 @@ def _run_group(work: Work, values: tuple[Any, ...], worker: Any, say: Say | None
     return {handle: store[handle] for handle in work.outputs}, None
 
 
-def _store(work: Work, graph: TaskGraph, values: tuple[Any, ...]) -> Store:
+def _store(work: GroupWork, graph: TaskGraph, values: tuple[Any, ...]) -> Store:
     store = Store({name: outline_family(*what) for name, what in work.families.items()})
     for handle, (shape, dtype) in work.outlines.items():
         store[handle] = Outline.of(shape, dtype)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TOPIC",
-    "Result",
+    "RankResult",
     "Teller",
     "Values",
     "adopt",
@@ -57,7 +57,7 @@ __all__ = [
 Values = dict[Handle, Any]
 
 
-class Result(NamedTuple):
+class RankResult(NamedTuple):
     """What the Dask task that is a rank returns."""
 
     outcome: Outcome
@@ -109,7 +109,7 @@ class Teller:
         self._worker.log_event(TOPIC, {"run": self._run, "rank": self._rank, "said": text, "error": error})
 
 
-def run_part(share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -> Result:
+def run_part(share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -> RankResult:
     """Run one rank's share. Its data are ``parcel``, and ``tiles`` by ``handles``, which are not changed.
 
     A `Reference` in the parcel is an array in the caller's memory, lent to this run.
@@ -122,7 +122,7 @@ def run_part(share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -
             time.sleep(PAUSE)
             raise Reschedule
         gone = WorkerDied(share.addresses[share.rank], f"rank {share.rank} of a run cannot go on at {worker.address}")
-        return Result(_nothing(gone), {}, {}, {})
+        return RankResult(_nothing(gone), {}, {}, {})
     secede()  # ranks of two runs that begin at the same time must not wait for each other
     teller = Teller(worker, share.run, share.rank, share.caller)
     with telling(teller.say):
@@ -130,7 +130,7 @@ def run_part(share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -
     return result._replace(outcome=result.outcome._replace(said=teller.count))
 
 
-def _run_part(worker: Worker, share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -> Result:
+def _run_part(worker: Worker, share: Share, handles: list[Handle], parcel: Values, *tiles: Any) -> RankResult:
     grown = Peak()
     courier = DaskCourier(inbox(worker), share)
     problem: BaseException | None = None
@@ -160,7 +160,7 @@ def _run_part(worker: Worker, share: Share, handles: list[Handle], parcel: Value
                 team.on_threads(report)
     on_loop(courier.part())
     if problem is not None:
-        return Result(_nothing(problem), {}, {}, {})
+        return RankResult(_nothing(problem), {}, {}, {})
     places = {handle: value for handle, value in parcel.items() if isinstance(value, Reference)}
     unmoved = {handle: place for handle, place in places.items() if team.program.store[handle] is borrowed[handle]}
     told = _told(share, courier, team, plan, began, unmoved)
@@ -280,7 +280,7 @@ def _provide(rooms: list[Handle], store: Store, orders: dict[str, Any]) -> None:
 
 def _told(
     share: Share, courier: DaskCourier, team: Team, plan: MessagePlan | OneRank, began: float, unmoved: Values
-) -> Result:
+) -> RankResult:
     failures = [*team.failures, *([courier.failure] if courier.failure else [])]
     failure = min(failures, key=lambda failure: failure[0]) if failures else None
     stays: Values = {}
@@ -306,15 +306,15 @@ def _told(
         announced=False,
         values=pickle.dumps(team.program.replaced) if team.program.replaced else b"",
     )
-    return Result(outcome, returns, lent, stays)
+    return RankResult(outcome, returns, lent, stays)
 
 
-def told_of(result: Result) -> tuple[Outcome, Values]:
+def told_of(result: RankResult) -> tuple[Outcome, Values]:
     """What the caller wants to know of a rank; the rest stays."""
     return result.outcome, result.returns
 
 
-def lent_of(result: Result) -> Values:
+def lent_of(result: RankResult) -> Values:
     """What the caller could not read in place after all."""
     return result.lent
 

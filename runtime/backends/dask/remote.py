@@ -15,10 +15,10 @@ from tilewright.tiles import TiledMatrix
 if TYPE_CHECKING:
     from distributed import Future
 
-__all__ = ["Piece", "RemoteTiles"]
+__all__ = ["RemoteTile", "RemoteTiles"]
 
 
-class Piece(NamedTuple):
+class RemoteTile(NamedTuple):
     """Where a tile is: the value of a key, one handle's in it, or the transposed one."""
 
     future: Future
@@ -68,7 +68,7 @@ class RemoteTiles(TiledMatrix):
         super().__init__(shape, tile_size, dtype, Outline.of(shape, dtype), packed=False, height=height)
         self.order = order
         """The memory order of new tiles."""
-        self.pieces: dict[tuple[int, int], Piece] = {}
+        self.pieces: dict[tuple[int, int], RemoteTile] = {}
         self.upper = upper
         """Whether this is the transpose of what the user has."""
         self.name = f"cholesky-{uuid4().hex}"

@@ -21,7 +21,7 @@ from tilewright.backends.dask import client as clients
 from tilewright.backends.dask.client import Ranks
 from tilewright.backends.dask.courier import Share, pack
 from tilewright.backends.dask.rank import Values, adopt, here, lent_of, run_part, told_of
-from tilewright.backends.dask.remote import Piece, RemoteTiles
+from tilewright.backends.dask.remote import RemoteTile, RemoteTiles
 from tilewright.backends.execution.buffers import layout
 from tilewright.backends.execution.engine import Progress
 from tilewright.backends.execution.program import Program
@@ -345,7 +345,7 @@ def _take_over(client: Client, ranks: Ranks, keys: list[Any], plan: MessagePlan,
 
     for key, future in client.sync(publish).items():
         family, place = adopted[key]
-        family.pieces[place] = Piece(future, None, family.upper)
+        family.pieces[place] = RemoteTile(future, None, family.upper)
 
 
 # ------------------------------------------------------------------ the tasks
@@ -366,11 +366,11 @@ def _submit(
             for share, parcel in zip(shares, parcels, strict=True)
             if share.seen
             for handle, value in parcel.items()
-            if not isinstance(value, Piece)
+            if not isinstance(value, RemoteTile)
         }
     )
     for share, parcel, address in zip(shares, parcels, ranks.addresses, strict=True):
-        pieces = {handle: value for handle, value in parcel.items() if isinstance(value, Piece)}
+        pieces = {handle: value for handle, value in parcel.items() if isinstance(value, RemoteTile)}
         values = {handle: value for handle, value in parcel.items() if handle not in pieces}
         for handle in values:
             if (share.rank, handle) in lent:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilewright.backends.dask.client import Ranks
-from tilewright.backends.dask.group import Common, TaskCall, Work, run_group
+from tilewright.backends.dask.group import Common, GroupWork, TaskCall, run_group
 from tilewright.backends.dask.remote import RemoteTiles
 from tilewright.backends.dask.resident import families_of, outlines_of
 from tilewright.backends.execution.program import Program
@@ -141,7 +141,7 @@ def submission(
         names = {handle.name for task in tasks for handle, _ in task.uses}
         corner = {Handle(name, (0, 0)) for name in names}
         sent.outputs.append(tuple(outputs[g]))
-        work = Work(
+        work = GroupWork(
             common,
             group.place,
             group.tasks[0],

@@ -30,7 +30,7 @@ from tilewright.backends.dask.client import Ranks
 from tilewright.backends.dask.courier import pack
 from tilewright.backends.dask.group import Common, TaskFailed, transfers
 from tilewright.backends.dask.rank import Values, here
-from tilewright.backends.dask.remote import Piece, RemoteTiles
+from tilewright.backends.dask.remote import RemoteTile, RemoteTiles
 from tilewright.backends.dask.resident import Options, deliver, nbytes_of
 from tilewright.backends.dask.submission import Submission, priorities, seconds, submission
 from tilewright.backends.execution.engine import Progress
@@ -157,7 +157,7 @@ class _Plan(NamedTuple):
 
 
 _plans: weakref.WeakKeyDictionary[Program, tuple[Any, _Plan]] = weakref.WeakKeyDictionary()
-"""Of prepared programs, and with what each was made."""
+"""The plans of prepared programs, and with what each was made."""
 
 
 def _plan(
@@ -335,7 +335,7 @@ def _values(client: Client, sent: Submission, futures: dict[int, Future], progra
         family = program.store.families.get(handle.name)
         if isinstance(family, RemoteTiles):
             several = len(sent.outputs[g]) > 1
-            family.pieces[handle.index[0], handle.index[1]] = Piece(futures[g], handle if several else None)
+            family.pieces[handle.index[0], handle.index[1]] = RemoteTile(futures[g], handle if several else None)
         else:
             local[g].append(handle)
     values: Values = {}

@@ -80,6 +80,7 @@ class Program:
     def _bind(self) -> list[Callable[..., Any]]:
         """One function per task, looked up once per (op, matrices): tiles of one `TiledMatrix` have one dtype."""
         known: dict[Any, Callable[..., Any]] = {}
+        grouped: dict[tuple[int, tuple[int, ...]], Callable[..., Any]] = {}
         families = self.store.families
         uniform = {name for name, family in families.items() if isinstance(family, TiledMatrix)}
         uniform |= {name for name, room in self.graph.rooms.items() if room.one_dtype}
@@ -98,7 +99,12 @@ class Program:
                     function = known[key] = self._kernel(task)
             else:
                 self.uses_functions = True
-            functions.append(_in_groups(function, task) if task.groups else function)
+            if task.groups:
+                wrapped = id(function), task.groups  # the function lives as long as the op or the table
+                if wrapped not in grouped:
+                    grouped[wrapped] = _in_groups(function, task.groups)
+                function = grouped[wrapped]
+            functions.append(function)
         return functions
 
     def _kernel(self, task: Task) -> Callable[..., Any]:
@@ -168,12 +174,12 @@ class Program:
         return found
 
 
-def _in_groups(function: Callable[..., Any], task: Task) -> Callable[..., Any]:
-    """A function of the buffers one by one, which calls ``function`` with a list for each group of the task."""
-    count, places, first = len(task.uses), list[int | slice](), 0
-    for size in task.groups:
-        places.append(first if size < 0 else slice(first, first + size))
-        first += 1 if size < 0 else size
+def _in_groups(function: Callable[..., Any], groups: tuple[int, ...]) -> Callable[..., Any]:
+    """A function of the buffers one by one, which calls ``function`` with a list for each of these `Task.groups`."""
+    places, count = list[int | slice](), 0
+    for size in groups:
+        places.append(count if size < 0 else slice(count, count + size))
+        count += 1 if size < 0 else size
     return lambda *args: function(
         *[args[place] if type(place) is int else list(args[place]) for place in places], *args[count:]
     )

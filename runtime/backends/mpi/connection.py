@@ -132,7 +132,7 @@ class Go(NamedTuple):
     times: int = 1
     until: Handle | None = None
     rounds: int = 0
-    """Of ``times`` repetitions each, of which the seconds are wanted."""
+    """How many rounds of ``times`` repetitions are to be timed."""
     traced: bool = False
     torch_state: TorchState = TorchState()
 

@@ -21,7 +21,7 @@ from tilewright.kernels import choice
 __all__ = ["Guests", "named", "on_scripts", "scripts"]
 
 scripts: dict[int, Script] = {}
-"""Of this rank, by key."""
+"""The scripts of this rank, by key."""
 
 
 class Guests:

@@ -69,7 +69,7 @@ def cores_of_each(here: Sequence[Collection[int]], rank: int, quota: int | None)
     Parameters
     ----------
     here
-        Of each rank on the same computer, the CPUs that it may run on. Launchers bind ranks to CPUs of their own, or to
+        The CPUs that each rank on the same computer may run on. Launchers bind ranks to CPUs of their own, or to
         none: those whose CPUs meet share them.
     rank
         Which of them it is.

@@ -18,7 +18,7 @@ from tilewright.backends.mpi import pool as pools
 from tilewright.backends.mpi.connection import Go, Keep, Prepare
 from tilewright.backends.mpi.pool import Pool
 from tilewright.backends.ranks import pickling, segments
-from tilewright.backends.ranks.home import Bound, Home
+from tilewright.backends.ranks.home import Home, PlacedGraph
 from tilewright.backends.ranks.outcome import Order, planned, thaw
 from tilewright.graph import Handle
 from tilewright.kernels import choice
@@ -54,7 +54,7 @@ class PoolHome(Home):
             self.keys.append(key)
             self._ends.append(end)
 
-    def prepare(self, bound: Bound) -> Prepared:
+    def prepare(self, bound: PlacedGraph) -> Prepared:
         return _PoolPrepared(self, bound)
 
     def call(self, function: str, prepared: Sequence[Any], *arguments: Any) -> list[Any]:
@@ -87,7 +87,7 @@ def _keep(holder: Any, pool: Pool, data: Mapping[Handle, Any], owner: Callable[[
 
 
 class _PoolPrepared(Prepared):
-    def __init__(self, home: PoolHome, bound: Bound) -> None:
+    def __init__(self, home: PoolHome, bound: PlacedGraph) -> None:
         super().__init__(bound.graph, "mpi")
         graph, pool = bound.graph, home.pool
         self.home, self.pool, self.ranks = home, pool, pool.ranks

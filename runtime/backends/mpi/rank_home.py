@@ -15,7 +15,7 @@ from tilewright.backends.mpi.kept import named
 from tilewright.backends.mpi.part import agreement, wires
 from tilewright.backends.mpi.pool_home import checked, trace_of
 from tilewright.backends.mpi.script import Script, Told
-from tilewright.backends.ranks.home import Bound, Home
+from tilewright.backends.ranks.home import Home, PlacedGraph
 from tilewright.backends.ranks.outcome import Order, freeze, planned
 from tilewright.graph import Handle
 from tilewright.kernels.threads import limits, one_thread
@@ -49,7 +49,7 @@ class RankHome(Home):
     def mine(self, data: Mapping[Handle, Any], owner: Callable[[Handle], int]) -> dict[Handle, Any]:
         return {handle: value for handle, value in data.items() if owner(handle) == self.comm.rank}
 
-    def prepare(self, bound: Bound) -> Prepared:
+    def prepare(self, bound: PlacedGraph) -> Prepared:
         return _RankPrepared(self, bound)
 
     def call(self, function: str, prepared: Sequence[Any], *arguments: Any) -> list[Any]:
@@ -63,7 +63,7 @@ class RankHome(Home):
 class _RankPrepared(Prepared):
     """Inputs are those of the rank that owns them; every rank gets all outputs."""
 
-    def __init__(self, home: RankHome, bound: Bound) -> None:
+    def __init__(self, home: RankHome, bound: PlacedGraph) -> None:
         graph = bound.graph
         super().__init__(graph, "mpi")
         self.line, self.ranks = home.line, home.ranks

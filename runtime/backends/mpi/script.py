@@ -71,7 +71,7 @@ class Told(NamedTuple):
     received: list[tuple[int, float]] = []  # noqa: RUF012
     """Number in the plan and end of each message that this rank waited for."""
     seconds: list[float] = []  # noqa: RUF012
-    """Of each round, if times were asked for."""
+    """The time of each round, if times were asked for."""
 
 
 class _Step(NamedTuple):

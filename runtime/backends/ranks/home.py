@@ -17,7 +17,7 @@ from tilewright.passes.messages import MessagePlan
 from tilewright.rooms import outline_for, zeros_for
 from tilewright.scalars import shown
 
-__all__ = ["Bound", "Home", "copied"]
+__all__ = ["PlacedGraph", "Home", "copied"]
 
 Outline = tuple[tuple[int, ...], Any]
 
@@ -43,7 +43,7 @@ class Home(ABC):
         }
 
     @abstractmethod
-    def prepare(self, bound: Bound) -> Prepared:
+    def prepare(self, bound: PlacedGraph) -> Prepared:
         """Lay the graph out on the ranks."""
 
     @abstractmethod
@@ -55,7 +55,7 @@ class Home(ABC):
         """Free the data."""
 
 
-class Bound:
+class PlacedGraph:
     """A graph, and what each of its handles is, for ranks that have memory of their own.
 
     Parameters

@@ -23,7 +23,7 @@ class Recipe:
     Parameters
     ----------
     mean, std
-        Of the pixels in [0, 1], by channel: (x / 255 - mean) / std is what a model gets.
+        Those of the pixels in [0, 1], by channel: (x / 255 - mean) / std is what a model gets.
     pad
         Zeros on each side, of which a random crop takes back as many; 0 crops nothing.
     flip

@@ -31,7 +31,7 @@ def synthetic(n: int = 2000, *, seed: int = 0, test: int | None = None) -> tuple
     n
         Images to train with.
     seed
-        Of the phases and the noise.
+        That of the phases and the noise.
     test
         Images to test with; n / 5 by default.
 

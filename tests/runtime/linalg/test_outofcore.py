@@ -13,7 +13,7 @@ from matrices import DTYPES, po_matrix, random_matrix
 import tilewright as tw
 from tilewright.linalg import qr_plan, slab_plan
 from tilewright.linalg.slab_plan import cholesky_plan, lu_plan_in
-from tilewright.linalg.slabs import AHEAD, Buffers, Volume, slab_cholesky
+from tilewright.linalg.slabs import AHEAD, TileBuffers, Volume, slab_cholesky
 
 N, NB = 230, 32
 
@@ -136,7 +136,7 @@ class TestCholesky:
         for times in (1, 1.3, 1.7, 2.5, 4):
             plan = cholesky_plan(n, NB, 8, int(least * times), 2)
             g = tw.TaskGraph("slabs")
-            memory = Buffers(g.handles("buffer"), (NB, NB), plan.slabs.chunk * AHEAD)
+            memory = TileBuffers(g.handles("buffer"), (NB, NB), plan.slabs.chunk * AHEAD)
             slab_cholesky(g, nt, plan.slabs, 0, Volume((n, n), NB, 8), memory, check=True, log=False, sums=False)
             assert sum(rows * columns * 8 for rows, columns in memory.shapes) <= plan.data
             assert len(g) == plan.tasks
