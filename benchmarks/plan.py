@@ -44,7 +44,7 @@ if way == "flat":
     plan, tasks = MessagePlan(graph, P * Q, tw.BlockCyclic(P, Q)), len(graph)
 else:
     recipe = (tw.cholesky_graph, (nt,)) if routine == "cholesky" else (
-        _lu_graph, (nt, nt, "partial", "tile", P, 1, size, nb, "float64", "single", 1.0))
+        _lu_graph, (nt, nt, "partial", "tile", P, 1, size, nb, "float64", "single", 1.0, 1))
     nest = record(*recipe)
     plan, tasks = LocalPlan(nest, P * Q, rank, tw.BlockCyclic(P, Q)), nest.tasks
 part = plan.part(rank)
