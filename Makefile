@@ -1,6 +1,8 @@
 # `make demo` and `make test` are all that a fresh machine needs; the rest is for those who work on tilewright.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests start hundreds of processes, each of which would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 READY := .venv/.ready
 
 .PHONY: demo demo-training test fuzz kills test-gpu test-portable portable-slice oldest browser install docs lint format types pyright bench clean
