@@ -31,9 +31,6 @@ class Access(enum.Enum):
 _READ, _WRITE, _RW = Access.READ, Access.WRITE, Access.RW
 
 
-_READ, _WRITE, _RW = Access.READ, Access.WRITE, Access.RW
-
-
 class Use(NamedTuple):
     """One argument of a task: a handle and how the task uses it."""
 

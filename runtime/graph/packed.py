@@ -14,7 +14,7 @@ from tilewright.graph.handle import Handle
 from tilewright.graph.op import Op
 from tilewright.graph.task import Task
 
-__all__ = ["ACCESSES", "Packed", "calls", "packed"]
+__all__ = ["ACCESSES", "USUAL", "Packed", "calls", "packed"]
 
 
 class Packed(NamedTuple):
@@ -35,7 +35,8 @@ class Packed(NamedTuple):
 ACCESSES = (_READ, _WRITE, _RW) = Access.READ, Access.WRITE, Access.RW
 """By the numbers that stand for them in `Packed`."""
 
-_USUAL = ((), None, 0, (), None)
+USUAL: tuple[Any, ...] = ((), None, 0, (), None)
+"""Params, on, priority, groups and label of tasks that are not in `Packed.others`."""
 
 
 def packed(tasks: Sequence[Task], used: Iterable[Handle]) -> Packed:
@@ -105,7 +106,7 @@ def calls(contents: Packed) -> Iterator[Call]:
             if use is None:
                 use = known[code] = Use(handles[code // 3], ACCESSES[code % 3])
             uses.append(use)
-        params, on, priority, groups, label = others.get(index, _USUAL)
+        params, on, priority, groups, label = others.get(index, USUAL)
         if params:  # a graph has arrays of its own
             params = tuple([param.copy() if isinstance(param, np.ndarray) else param for param in params])
         yield ops[kind], tuple(uses), params, on, priority, groups, label

@@ -205,9 +205,9 @@ class TaskGraph:
             own = snapshot(param)
             if own is not param:
                 params = (*params[:place], own, *params[place + 1 :])
-        return self._append(op, uses, params, on, priority, groups, label)
+        return self.append_call(op, uses, params, on, priority, groups, label)
 
-    def _append(
+    def append_call(
         self,
         op: Op,
         uses: tuple[Use, ...],
@@ -217,7 +217,7 @@ class TaskGraph:
         groups: tuple[int, ...],
         label: tuple[object, ...] | None,
     ) -> Task:
-        """Append a task whose arguments are sorted and checked."""
+        """`insert` of what is sorted and checked: for passes, which have the fields of a `Task`."""
         index = len(self.tasks)
         table = self._state
         edges: set[int] = set()
@@ -259,19 +259,6 @@ class TaskGraph:
         self.inputs.update(dict.fromkeys(handle for handle in fresh if handle in read))
         return tuple([Use(h, _RW if access is _WRITE and h in read else access) for h, access in uses])
 
-    def append_call(
-        self,
-        op: Op,
-        uses: tuple[Use, ...],
-        params: tuple[Any, ...],
-        on: Hashable,
-        priority: float,
-        groups: tuple[int, ...],
-        label: tuple[object, ...] | None,
-    ) -> Task:
-        """`insert` for passes, which have the fields of a `Task` that was checked."""
-        return self._append(op, uses, params, on, priority, groups, label)
-
     def insert_again(
         self, task: Task, op: Op | None = None, uses: Sequence[Use] | None = None, on: Hashable = None
     ) -> Task:
@@ -281,7 +268,7 @@ class TaskGraph:
         if self.frozen or len(uses) != len(task.uses):
             args = task.arguments(uses)
             return self.insert(op or task.op, *args, *task.params, on=on, priority=task.priority, label=task.place)
-        return self._append(op or task.op, uses, task.params, on, task.priority, task.groups, task.place)
+        return self.append_call(op or task.op, uses, task.params, on, task.priority, task.groups, task.place)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To another process a graph goes as its recipe, where it has one, or with all its tasks."""
@@ -498,7 +485,7 @@ def _rebuilt(
     graph = TaskGraph(name)
     graph.temporary, graph.rooms = temporary, rooms
     for call in calls(contents):
-        graph._append(*call)
+        graph.append_call(*call)
     if levels is not None:
         graph.closed_form = lambda task: levels[task.index]
     return graph

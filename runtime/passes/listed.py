@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.graph import Access, Handle, Op, TaskGraph, Use
-from tilewright.graph.packed import ACCESSES, Packed
+from tilewright.graph.packed import ACCESSES, USUAL, Packed
 from tilewright.host.garbage import uncollected
 from tilewright.passes.one_rank import Array, OneRank
 from tilewright.rooms import Room
@@ -214,11 +214,7 @@ class ListedPlan(OneRank):
         for index, kind, count in zip(
             self._mine.tolist(), kinds.tolist(), graph.counts[self._mine].tolist(), strict=True
         ):
-            other = others.get(index)
-            if other is None:
-                calls.append((ops[kind], tuple(islice(uses, count)), (), None, 0, (), None))
-            else:
-                calls.append((ops[kind], tuple(islice(uses, count)), *other))
+            calls.append((ops[kind], tuple(islice(uses, count)), *others.get(index, USUAL)))
         return self._mine, calls
 
     def _levels(self, graph: TaskGraph, origin: list[int]) -> list[float]:
