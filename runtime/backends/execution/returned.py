@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.arguments import is_tensor
 from tilewright.backends.execution.buffers import view
 
 __all__ = ["copied", "held", "may_change", "shared"]
@@ -33,7 +34,7 @@ def held(value: Any, names: int = 1) -> bool:
     array it views that counts as well.
     """
     if not isinstance(value, np.ndarray):
-        return (type(value) in _CONTAINERS or _is_tensor(value)) and sys.getrefcount(value) > _ALONE + names
+        return (type(value) in _CONTAINERS or is_tensor(value)) and sys.getrefcount(value) > _ALONE + names
     if sys.getrefcount(value) > _ALONE + names:
         return True
     return isinstance(value.base, np.ndarray) and sys.getrefcount(value.base) > _BASE
@@ -64,7 +65,7 @@ def copied(value: Any) -> Any:
     try:
         return copy.deepcopy(value)
     except Exception:  # locks, files and the like raise anything; so does a tensor that was computed from a parameter
-        return value.clone() if _is_tensor(value) else value
+        return value.clone() if is_tensor(value) else value
 
 
 def _pieces(value: Any) -> Iterator[Any]:
@@ -95,18 +96,13 @@ def may_change(value: Any) -> bool:
     if type(value) in _PLAIN or isinstance(value, type) or callable(value):
         return False
     own_hash: Any = type(value).__hash__
-    if own_hash is None or own_hash is object.__hash__ or _is_tensor(value):
+    if own_hash is None or own_hash is object.__hash__ or is_tensor(value):
         return True
     try:
         hash(value)
     except TypeError:
         return True
     return False
-
-
-def _is_tensor(value: Any) -> bool:
-    torch: Any = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _count(value: Any) -> int:
