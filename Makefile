@@ -14,7 +14,7 @@ demo-training: $(READY)
 	$(BIN)/python examples/training.py
 
 # JOBS processes take the files of tests, `auto` one on each CPU; `.venv/bin/python -m pytest tests/...` takes one. A test
-# that ends otherwise than by a wrong value, or is marked flaky, gets a second go, and the end says which did.
+# that ends otherwise than by a wrong value, or is marked `measures_the_machine`, has further goes, and the end says which did.
 JOBS ?= auto
 test: $(READY) browser
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-except AssertionError

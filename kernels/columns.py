@@ -16,6 +16,7 @@ import numpy as np
 
 from tilewright.kernels.blas import Library
 from tilewright.kernels.layout import address, by_reference, kernel_ld, row_ld, scalar
+from tilewright.kernels.scratch import room
 
 __all__ = ["Calls", "calls", "column_ld", "columns_of", "joined", "no_exchange", "on_strip", "smallest_normal", "tops"]
 
@@ -66,7 +67,8 @@ def on_strip(
     lefts = tops([tile.T for tile in tiles[:across]]) * (len(tiles) // across)
     above = [top for top in tops(tiles[::across]) for _ in range(across)]
     shape = (sum(map(len, tiles[::across])), sum(tile.shape[1] for tile in tiles[:across]))
-    strip = np.empty(shape, tiles[0].dtype, order="F")
+    #   a panel that is only read is gathered around the tiles that it changes
+    strip = room(("strip", written), shape[::-1], tiles[0].dtype).T
     parts = [
         strip[top : top + len(tile), left : left + tile.shape[1]]
         for tile, top, left in zip(tiles, above, lefts, strict=True)

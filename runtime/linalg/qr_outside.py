@@ -111,8 +111,14 @@ def qr_by_pages(plan: QRPlan, graph: TaskGraph, finals: Finals, *, check: bool) 
         owner=partial(_owner, plan.mt) if tall else lambda handle, ranks: column_of(handle) // plan.across % ranks,
         loaded=_check(plan) if check else nothing,
         panel=plan.m * plan.width * item,
+        copies=_strip(plan) * item,
         across=plan.across,
     )
+
+
+def _strip(plan: QRPlan) -> int:
+    """Numbers that an update of several block columns copies, which are one matrix to it, and of its two products."""
+    return (plan.m + 2 * plan.width) * plan.across * plan.width if plan.across > 1 else 0
 
 
 def _plan(call: Call, source: Stored, tree: Any, tile_size: int | None, *, square: bool) -> QRPlan:

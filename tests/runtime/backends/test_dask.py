@@ -17,6 +17,7 @@ import dask.array as da
 import dask_ops as ops
 import numpy as np
 import pytest
+from again import measures_the_machine
 from distributed import CancelledError, Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -411,7 +412,7 @@ def test_nan_is_found_before_what_it_causes(client, mode):
         tw.tiled_cholesky(da.from_array(a.T, chunks=9), tile_size=8, lower=False, client=client, mode=mode)
 
 
-@pytest.mark.flaky(reruns=2)
+@measures_the_machine
 @modes
 def test_failing_task_comes_out_as_it_was_raised_and_cancels_the_rest(client, mode):
     g = tw.TaskGraph()
@@ -465,7 +466,7 @@ def kill_soon(pid_file):
     return thread
 
 
-@pytest.mark.flaky(reruns=2)
+@measures_the_machine
 def test_resident_worker_that_is_killed_ends_the_run_with_its_address(own_client, tmp_path):
     g, data = slow_graph(tmp_path / "pid", count=400, seconds=0.3)
     addresses = set(own_client.scheduler_info()["workers"])
@@ -631,7 +632,7 @@ def is_idle(client):
     return client.run_on_scheduler(lambda dask_scheduler: not dask_scheduler.tasks)
 
 
-@pytest.mark.flaky(reruns=2)
+@measures_the_machine
 @modes
 def test_interrupt_ends_a_run_and_leaves_nothing_on_the_cluster(client, mode, tmp_path):
     g, data = slow_graph(tmp_path / "pid", count=400, seconds=0.3)
@@ -673,7 +674,7 @@ def test_tiles_lost_after_a_resident_run_are_an_error_and_no_hang(own_client):
         own_client.compute(factor).result(timeout=20)
 
 
-@pytest.mark.flaky(reruns=2)
+@measures_the_machine
 def test_cluster_without_workers_is_an_error_after_the_time_that_was_said():
     with LocalCluster(**QUIET | {"n_workers": 0}) as cluster, Client(cluster, set_as_default=False) as client:
         start = time.monotonic()

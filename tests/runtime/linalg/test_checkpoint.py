@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from again import measures_the_machine
 from matrices import DTYPES, po_matrix, random_matrix
 
 import tilewright as tw
@@ -144,7 +145,7 @@ def test_matrices_of_any_shape_go_on(here, stops, shape):
 
 
 @CALLS
-@pytest.mark.flaky(reruns=2)
+@measures_the_machine
 def test_what_was_finished_before_the_disk_was_full_stays_and_is_gone_on_from(here, monkeypatch, call):
     """The disk has room for some block columns, then for none, then again for all."""
     a = matrix(call)

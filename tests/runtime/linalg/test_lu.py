@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.linalg
+from again import measures_the_machine
 from matrices import DTYPES, random_matrix, roundoff
 from optional import torch
 
@@ -290,7 +291,7 @@ class TestEngines:
             found = tw.lu_factor(A, scheduler=scheduler, workers=workers, tile_size=4, update="tile")
             assert np.array_equal(found.lu, wanted.lu)
 
-    @pytest.mark.flaky(reruns=2)
+    @measures_the_machine
     @pytest.mark.needs("mpi4py")
     def test_a_rank_that_dies_in_a_panel_ends_the_run_within_seconds(self, monkeypatch):
         monkeypatch.syspath_prepend(Path(__file__).parents[1] / "backends")

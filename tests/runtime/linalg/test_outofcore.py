@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from again import measures_the_machine
 from matrices import DTYPES, po_matrix, random_matrix
 
 import tilewright as tw
@@ -679,7 +680,7 @@ for n in map(int, sys.argv[3:]):
 """
 
 
-@pytest.mark.flaky(reruns=2)
+@measures_the_machine
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much a process had at its peak")
 @pytest.mark.parametrize("routine", ["cholesky", "lu", "qr", "tall", "solve"])
 def test_a_process_grows_by_no_more_than_a_quarter_of_the_matrix(here, routine):
