@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -83,6 +84,13 @@ def _parts(path: str | Path, what: str) -> tuple[Path, str, str]:
         raise ValueError(f"{what} must end in {_KINDS}, not {said!r}")
     if "\0" in said:  # HDF5 would end the name there
         raise ValueError(f"{what} has a zero byte in its name: {said!r}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{what}: names of files are {sys.getfilesystemencoding()} in this locale, which cannot say {text!a}; set "
+            f"PYTHONUTF8=1 or LC_ALL=C.UTF-8"
+        ) from None
     names = [name for name in dataset.split("/") if name not in ("", ".")]
     if mark and not names:
         raise ValueError(
