@@ -73,21 +73,10 @@ def resume(
 
 
 _KEYWORDS = frozenset(
-    [
-        "backend",
-        "check_finite",
-        "lower",
-        "memory",
-        "mode",
-        "overwrite_out",
-        "panel",
-        "pivoting",
-        "positive",
-        "threshold",
-    ]
-    + ["tile_size", "tree", "update"]
+    ("backend", "check_finite", "lower", "memory", "mode", "overwrite_out", "panel", "pivoting", "positive")
+    + ("threshold", "tile_size", "tree", "update")
 )
-"""Of a call a checkpoint says nothing that leads to another process or file: its folder may come from a stranger."""
+"""Words of a call that a checkpoint may say. None leads to another process or file: a stranger may have made it."""
 
 
 def _checked(folder: Path, call: Any) -> dict[str, Any]:

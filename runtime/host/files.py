@@ -83,7 +83,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     if not stat.S_ISREG(mode):
         os.close(file)
         if stat.S_ISDIR(mode):
-            raise IsADirectoryError(21, f"cannot read {path}: it is a folder")
+            raise IsADirectoryError(21, f"cannot read {path}: Is a directory")
         raise OSError(22, f"cannot read {path}: it is no regular file")
     return os.fdopen(file, "rb", buffering=0)
 

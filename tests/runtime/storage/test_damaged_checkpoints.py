@@ -253,7 +253,7 @@ def test_numbers_of_a_run_whose_run_file_is_gone_are_kept(call, tmp_path, monkey
 def test_a_file_to_be_read_is_a_file(tmp_path):
     pipe(tmp_path / "pipe")
     for path, message in (
-        (tmp_path, "it is a folder"),
+        (tmp_path, "Is a directory"),
         (tmp_path / "pipe", "no regular file"),
         ("/dev/null", "no reg"),
     ):
