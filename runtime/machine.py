@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -272,20 +273,25 @@ class Machine:
 
     def mean_transfer(self, words: float) -> float:
         """Seconds to send ``words``, averaged over all ordered pairs of workers, equal ones left out."""
-        size, workers, cpus = self.size, self.workers, self.workers - self.gpus
-        if size == 1:
+        if self.size == 1:
             return 0.0
-        pairs = size * (size - 1)
-        remote = size * (size - workers)
-        groups = Counter(map(self.node, range(cpus))).values()
-        shared = self.ranks * sum(count * (count - 1) for count in groups)  # two cores of one memory: free
-        crossed = self.ranks * cpus * (cpus - 1) - shared
-        local = pairs - remote - shared - crossed
+        pairs, remote, crossed, local = self._pairs
         return (
             remote * (self.alpha + self.beta * words)
             + crossed * (self.socket_alpha + self.socket_beta * words)
             + local * (self.device_alpha + self.device_beta * words)
         ) / pairs
+
+    @cached_property
+    def _pairs(self) -> tuple[int, int, int, int]:
+        """Ordered pairs of workers: all; of two ranks; of two sockets of a rank; of other memories of a rank."""
+        size, cpus = self.size, self.workers - self.gpus
+        pairs = size * (size - 1)
+        remote = size * (size - self.workers)
+        groups = Counter(map(self.node, range(cpus))).values()
+        shared = self.ranks * sum(count * (count - 1) for count in groups)  # two cores of one memory: free
+        crossed = self.ranks * cpus * (cpus - 1) - shared
+        return pairs, remote, crossed, pairs - remote - shared - crossed
 
     def _shapes(self, task: Task) -> list[Shape]:
         shape = self.shape
