@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import DTYPES, foster, random_matrix, roundoff, wilkinson, wright
