@@ -78,8 +78,8 @@ def lu_partial(
     finished block columns are exchanged last, all at once: nobody waits for them.
 
     With updates by column so many panels ``together`` update the block columns beyond them, in one product that goes
-    through these once. Among themselves they take turns, and exchange their rows at once; the panels of the second group
-    take those of the first in turn, too.
+    through these once. Among themselves they take turns, and exchange their rows at once; the panels of the second
+    group take those of the first in turn, too.
 
     .. [1] J. Kurzak et al., Achieving numerical accuracy and high performance using recursive tile LU factorization
        with partial pivoting, Concurrency and Computation 26 (2014).
