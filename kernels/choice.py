@@ -12,7 +12,7 @@ Three things go before the rules:
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from tilewright.extras import command
@@ -155,13 +155,22 @@ def current() -> Library:
 
 def choice() -> Choice:
     """The choice for every op and dtype, to be compared or adopted."""
+    rows, used, inside = _served(_changes, _one_for_all())
+    modes = tuple((one.name, one.version, one.mode()) for one in used)
+    return Choice(rows, modes, inside)
+
+
+@lru_cache(maxsize=4)
+def _served(
+    changed: int, forced: Library | None
+) -> tuple[tuple[tuple[str, str], ...], tuple[Library, ...], tuple[str, ...]]:
+    """Ops with the names of their libraries, those that occur, and `_inside`: what holds until the next `use`."""
     rows, used = [], {}
     for op in ROUTINES:
         libraries = [library(op, letter) for letter in LETTERS]
         used.update({one.name: one for one in libraries})
         rows.append((op, " ".join(one.name for one in libraries)))
-    modes = tuple((name, one.version, one.mode()) for name, one in sorted(used.items()))
-    return Choice(tuple(rows), modes, _inside())
+    return tuple(rows), tuple(used[name] for name in sorted(used)), _inside()
 
 
 def _inside() -> tuple[str, ...]:

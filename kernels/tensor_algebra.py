@@ -1,8 +1,8 @@
 """LU and products of level 3 on torch's tensors, FP32 and FP64: `TileOp.tensor` of their ops.
 
 They launch work on the current stream. Only a panel with pivots waits for the device: its row exchanges are numbers in
-the memory of the host, as ``piv`` is, and tell the others which rows to move. Tournaments have no kernels here: who
-asks for them on a device gets the table's KeyError. Recursive panels are in `tilewright.kernels.panel`.
+the memory of the host, as ``piv`` is, and tell the others which rows to move. Tournaments are in
+`tilewright.kernels.tournament`, recursive panels in `tilewright.kernels.panel`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from tilewright.kernels.swaps import by_tile, moved
 
 __all__ = [
     "KERNELS",
+    "as_tensor",
     "gemmn",
     "getrf",
     "getrfn",
     "lauum",
     "matmul",
     "rankk",
+    "stacked",
     "swpgemm",
     "swptrsm",
     "trmm",
@@ -139,6 +141,20 @@ def swap_rows(piv: Any, tiles: Sequence[Tensor], backwards: bool = False) -> Non
         rows[_index(places, rows)] = tiles[i][_index(local, rows)]
     for i, places, local in by_tile(targets, starts):
         tiles[i][_index(local, rows)] = rows[_index(places, rows)]
+
+
+def stacked(tiles: Sequence[Tensor]) -> Tensor:
+    """The rows of all tiles in a new tensor."""
+    import torch
+
+    return torch.cat(list(tiles))
+
+
+def as_tensor(tile: Any) -> Tensor:
+    """The tensor that is given, or one over the memory of the array."""
+    import torch
+
+    return torch.as_tensor(tile)
 
 
 def _index(places: np.ndarray, like: Tensor) -> Tensor:

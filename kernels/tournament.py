@@ -5,6 +5,9 @@ decided by the numbers of the matrix. Candidates are an array of as many rows as
 their places in the strip of the panel, -1 where there are fewer. The factor of the last match begins with that of its
 winners.
 
+On torch's tensors, CUDA's too, each match is torch's LU of the tiles where they are; winners move to where the graph
+has its rooms, the host by default, where the matches that follow are those of arrays.
+
 .. [1] L. Grigori, J. Demmel, H. Xiang, CALU: a communication optimal LU factorization algorithm, SIMAX 32 (2011).
 """
 
@@ -15,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.kernels import getrf, lu, reference
+from tilewright.kernels import getrf, lu, reference, tensor_algebra
 from tilewright.kernels.blas import Library
 from tilewright.kernels.swaps import permutation, sequence
 from tilewright.kernels.tile_op import TileOp
@@ -84,8 +87,21 @@ def _keep(
     parts: Sequence[np.ndarray], where: np.ndarray, order: np.ndarray, places: np.ndarray, winners: np.ndarray
 ) -> None:
     count = min(len(order), len(winners))
-    rows = np.concatenate(parts)
-    winners[:count], places[:count], places[count:] = rows[order[:count]], where[order[:count]], -1
+    _put(winners[:count], _stacked(parts)[order[:count]])
+    places[:count], places[count:] = where[order[:count]], -1
+
+
+def _stacked(parts: Sequence[Any]) -> Any:
+    """The rows of all parts in a new array, or tensor."""
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else tensor_algebra.stacked(parts)
+
+
+def _put(target: Any, source: Any) -> None:
+    """target := source, each an array or a tensor."""
+    if isinstance(target, np.ndarray):
+        target[...] = source if isinstance(source, np.ndarray) else source.cpu().numpy()
+    else:
+        target.copy_(tensor_algebra.as_tensor(source))
 
 
 def _elect_last(
@@ -99,10 +115,10 @@ def _elect_last(
 def _crown(factor: np.ndarray, order: np.ndarray, where: np.ndarray, piv: np.ndarray, crown: np.ndarray) -> None:
     k = len(piv)
     piv[:] = sequence(where[order[:k]])
-    crown[...] = factor[:k]
+    _put(crown, factor[:k])
 
 
-def _both(here: np.ndarray, there: np.ndarray, one: np.ndarray, two: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+def _both(here: np.ndarray, there: np.ndarray, one: Any, two: Any) -> tuple[list[Any], np.ndarray]:
     counts = [int((places >= 0).sum()) for places in (here, there)]
     parts = [rows[:count] for rows, count in zip((one, two), counts, strict=True) if count]
     return parts, np.concatenate([here[: counts[0]], there[: counts[1]]])
@@ -151,18 +167,81 @@ def _reference_crown(crown: np.ndarray, tile: np.ndarray) -> None:
     _place(reference.trsmu, crown, tile)
 
 
+def _on_tensors(play: Callable[..., None]) -> Callable[..., None]:
+    """``play`` with tensors, and arrays between them; vectors of places and pivots are read and written on the host."""
+
+    def factored(parts: Sequence[Any]) -> tuple[np.ndarray, Any]:
+        strip = tensor_algebra.stacked([tensor_algebra.as_tensor(part) for part in parts])
+        piv = np.zeros(min(strip.shape), np.int32)
+        tensor_algebra.getrf([strip], piv)
+        return permutation(piv, len(strip)), strip
+
+    def kernel(*args: Any) -> None:
+        given = [_here(arg) for arg in args]
+        play(factored, *given)
+        for arg, here in zip(args, given, strict=True):
+            if here is not arg:
+                _put(arg, here)
+
+    return kernel
+
+
+def _here(value: Any) -> Any:
+    """A vector on the host; anything else as it is."""
+    vector = getattr(value, "ndim", 0) == 1 and not isinstance(value, np.ndarray)
+    return value.cpu().numpy() if vector else value
+
+
+def _tensor_crown(crown: Any, tile: Any) -> None:
+    k = len(crown)
+    _put(tile[:k], crown)
+    if len(tile) > k:
+        tensor_algebra.trsmu(tile[:k], tile[k:])
+
+
 _HOW: dict[str, Any] = {"routine": ("getrf", "getrf"), "by_columns": True}
-ELECT = TileOp("elect", _build(_elect), _reference(_elect), flops_elect, named=(False, True, True), **_HOW)
-ELECT_LAST = TileOp(
-    "electl", _build(_elect_last), _reference(_elect_last), flops_elect, named=(False, True, True), **_HOW
+ELECT = TileOp(
+    "elect",
+    _build(_elect),
+    _reference(_elect),
+    flops_elect,
+    named=(False, True, True),
+    tensor=_on_tensors(_elect),
+    **_HOW,
 )
-MATCH = TileOp("match", _build(_match), _reference(_match), flops_match, named=(False, False, True, True), **_HOW)
+ELECT_LAST = TileOp(
+    "electl",
+    _build(_elect_last),
+    _reference(_elect_last),
+    flops_elect,
+    named=(False, True, True),
+    tensor=_on_tensors(_elect_last),
+    **_HOW,
+)
+MATCH = TileOp(
+    "match",
+    _build(_match),
+    _reference(_match),
+    flops_match,
+    named=(False, False, True, True),
+    tensor=_on_tensors(_match),
+    **_HOW,
+)
 MATCH_LAST = TileOp(
     "matchl",
     _build(_match_last),
     _reference(_match_last),
     flops_match_last,
     named=(False, False, False, True, True, True),
+    tensor=_on_tensors(_match_last),
     **_HOW,
 )
-CROWN = TileOp("crown", _build_crown, _reference_crown, lambda crown, tile: 0.0, ("trsm", "trsm"), by_columns=True)
+CROWN = TileOp(
+    "crown",
+    _build_crown,
+    _reference_crown,
+    lambda crown, tile: 0.0,
+    ("trsm", "trsm"),
+    by_columns=True,
+    tensor=_tensor_crown,
+)

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -286,15 +287,9 @@ class Machine:
 
     def mean_transfer(self, words: float) -> float:
         """Seconds to send ``words``, averaged over all ordered pairs of workers, equal ones left out."""
-        size, workers, cpus = self.size, self.workers, self.workers - self.gpus
-        if size == 1:
+        if self.size == 1:
             return 0.0
-        pairs = size * (size - 1)
-        remote = size * (size - workers)
-        groups = Counter(map(self.node, range(cpus))).values()
-        shared = self.ranks * sum(count * (count - 1) for count in groups)  # two cores of one memory: free
-        crossed = self.ranks * cpus * (cpus - 1) - shared
-        local = pairs - remote - shared - crossed
+        pairs, remote, crossed, local = _pairs(self.ranks, self.workers, self.gpus, self.sockets)
         return (
             remote * (self.alpha + self.beta * words)
             + crossed * (self.socket_alpha + self.socket_beta * words)
@@ -379,3 +374,14 @@ def _interpolate(table: Mapping[int, float], size: float) -> float:
     (s0, t0), (s1, t1) = points[max(upper, 1) - 1], points[max(upper, 1)]
     power = math.log(t1 / t0) / math.log(s1 / s0)
     return t0 * math.pow(size / s0, power)
+
+
+@lru_cache
+def _pairs(ranks: int, workers: int, gpus: int, sockets: int) -> tuple[int, int, int, int]:
+    """Ordered pairs of workers: all; of two ranks; of two sockets of a rank; of other memories of a rank."""
+    size, cores = ranks * workers, workers - gpus
+    pairs, remote = size * (size - 1), size * (size - workers)
+    groups = Counter(core * sockets // cores for core in range(cores)).values()
+    shared = ranks * sum(count * (count - 1) for count in groups)  # two cores of one memory: free
+    crossed = ranks * cores * (cores - 1) - shared
+    return pairs, remote, crossed, pairs - remote - shared - crossed

@@ -29,6 +29,7 @@ from tilewright.backends.execution.simulation import Simulation
 from tilewright.distribution import Distribution, owner_for, owners, takes
 from tilewright.errors import MissingDataError
 from tilewright.graph import Handle, Task, TaskGraph
+from tilewright.host.garbage import uncollected
 from tilewright.machine import Machine
 from tilewright.passes.messages import TREES
 from tilewright.runs.trace import Trace
@@ -100,11 +101,11 @@ class Simulator(Engine):
         if workers is not None:
             machine = machine.replace(workers=workers)
         self.model = machine
-        with claimed(policy):
+        with claimed(policy), uncollected():
             noisy = noise_of(self.noise, self.seed)
             simulation = Simulation(graph, machine, policy, program.home, self.broadcast, noisy)
             simulation.run(progress)
-        return simulation.trace()
+            return simulation.trace()
 
     def result(self, value: Any) -> Any:
         """None: nothing is computed."""

@@ -78,7 +78,8 @@ def lu_partial(
     finished block columns are exchanged last, all at once: nobody waits for them.
 
     With updates by column so many panels ``together`` update the block columns beyond them, in one product that goes
-    through these once. Among themselves they take turns, and exchange their rows at once.
+    through these once. Among themselves they take turns, and exchange their rows at once; the panels of the second
+    group take those of the first in turn, too.
 
     .. [1] J. Kurzak et al., Achieving numerical accuracy and high performance using recursive tile LU factorization
        with partial pivoting, Concurrency and Computation 26 (2014).
@@ -107,14 +108,19 @@ def lu_partial(
 
 
 def _update_columns(g: TaskGraph, A: Handles, piv: Handles, mt: int, nt: int, k: int, together: int) -> None:
-    """Insert what follows panel k: the update of the panels of its group that are to come, or of all columns beyond."""
+    """Insert what follows panel k: the update of the panels of its group that are to come, or of all columns beyond.
+
+    Nothing else is there to do beside the first group, so the panels of the second take its updates one at a time.
+    """
+    t = min(mt, nt)
     first = k - k % together
-    end = min(first + together, mt, nt)
+    end = min(first + together, t)
+    alone = end if first else min(end + together, t)
     for j in range(first, k):
         g.insert(swap, [R(piv[k])], [RW(A[i, j]) for i in range(k, mt)], label=(j, k))
-    for j in range(k + 1, end):
+    for j in range(k + 1, alone):
         _update_column(g, A, piv, mt, [k], j)
-    for j in range(end, nt) if k == end - 1 else ():
+    for j in range(alone, nt) if k == end - 1 else ():
         _update_column(g, A, piv, mt, range(first, end), j)
 
 
@@ -300,6 +306,7 @@ def task_count(
     if together > 1 and update == "column":
         groups = [(first, min(first + together, t)) for first in range(0, t, together)]
         inside = sum((end - first) * (end - first - 1) for first, end in groups)  # as many updates as exchanges
+        inside += (together - 1) * min(max(t - together, 0), together)  # updates of the second group by the first
         return own + inside + sum(nt - end + (end - first) * (end < t) for first, end in groups)
     return own + beside + (products if update == "tile" else 0) + max(t - 1, 0)
 
@@ -348,7 +355,8 @@ def lu_graph(
     threshold
         tau of threshold pivoting, in (0, 1]; 0.5 by default, 1 is partial pivoting.
     together
-        Panels that update the block columns beyond them in one task each, with ``update="column"``. Bits depend on it.
+        Panels that update the block columns beyond them in one task each, with ``update="column"``; but those of the
+        second group one panel at a time. Bits depend on it.
 
     Returns
     -------

@@ -101,8 +101,9 @@ def solve(
         it is; `AccuracyWarning` says where that may not be worth much. With ``precision="auto"`` and a and b in FP32 or
         complex64 it is one factor in that dtype, which x then has. ``"sym"``, ``"her"``: symmetric or Hermitian and
         indefinite, of which the triangle named by ``lower`` is read; by LU as well, as ``info.path`` says, since pivots
-        of L D L^H are searched for in rows and columns of all tiles. None looks: a matrix that equals its conjugate
-        transpose and has a positive diagonal is taken for positive definite until that fails.
+        of L D L^H are searched for in rows and columns of all tiles. SciPy's long names of these are taken as well:
+        ``"positive definite"``, ``"general"``, ``"symmetric"``, ``"hermitian"``. None looks: a matrix that equals its
+        conjugate transpose and has a positive diagonal is taken for positive definite until that fails.
     pivoting
         That of a general matrix: one of those of `lu_factor`, such as ``"butterfly"``. The solution is refined with
         residuals in the same precision; where a pivot is zero, growth is too large or refinement does not converge,
@@ -193,7 +194,8 @@ def solve(
     check_call(solve, options, backend)
     if not (is_chunked(a) or is_chunked(b)):  # else `Call` says where chunks are worked with
         backend = named(backend)
-    _check_names(assume_a, precision, refine)
+    assume_a = _structure(assume_a)
+    _check_names(precision, refine)
     progress = checked(progress)
     if pivoting is not None:
         choice(pivoting, "pivoting", PIVOTING)
@@ -383,7 +385,15 @@ def _finished(problem: Problem, began: float) -> tuple[Any, SolveInfo]:
 
 
 _BY_LU = ("gen", "sym", "her")
-_STRUCTURES = ("pos", *_BY_LU)
+_LONG = {"positive definite": "pos", "general": "gen", "symmetric": "sym", "hermitian": "her"}
+_SCIPYS = {
+    "upper triangular": "lazy(A).solve(b, assume_a='upper triangular') substitutes",
+    "lower triangular": "lazy(A).solve(b, assume_a='lower triangular') substitutes",
+    "banded": "scipy.linalg.solve_banded takes fewer flops than assume_a='gen'",
+    "tridiagonal": "scipy.linalg.solve_banded takes fewer flops than assume_a='gen'",
+    "diagonal": "b divided by the diagonal is x",
+}
+"""Structures that `scipy.linalg.solve` has, and what to do with them here."""
 
 
 def _for_general(precision: Any, refine: str) -> tuple[str, str]:
@@ -391,9 +401,22 @@ def _for_general(precision: Any, refine: str) -> tuple[str, str]:
     return precision if isinstance(precision, str) else "auto", refine if refine in FOR_GENERAL else "auto"
 
 
-def _check_names(assume_a: Any, precision: Any, refine: Any) -> None:
-    if assume_a is not None and not (isinstance(assume_a, str) and assume_a in _STRUCTURES):
-        raise ValueError(f"assume_a must be 'pos', 'gen', 'sym', 'her' or None, not {shown(assume_a)}")
+def _structure(assume_a: Any) -> str | None:
+    """The short name of a structure that has two. ValueError for one that is none, or is SciPy's alone."""
+    if assume_a is None:
+        return None
+    known = isinstance(assume_a, str)
+    short = _LONG.get(assume_a, assume_a) if known else assume_a
+    if known and short in ("pos", *_BY_LU):
+        return str(short)
+    instead = f"; {_SCIPYS[assume_a]}" if known and assume_a in _SCIPYS else ""
+    raise ValueError(
+        f"assume_a must be 'pos', 'gen', 'sym', 'her', None or a long name of theirs such as 'general', not "
+        f"{shown(assume_a)}{instead}"
+    )
+
+
+def _check_names(precision: Any, refine: Any) -> None:
     if not isinstance(precision, PrecisionMap):
         choice(precision, "precision", ("auto", *ladder.ROUNDOFF))
     choice(refine, "refine", ("auto", *METHODS))

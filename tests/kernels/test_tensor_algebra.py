@@ -11,6 +11,7 @@ import tilewright as tw
 from tilewright.graph import Handle
 from tilewright.kernels import swaps, table
 from tilewright.kernels.catalogue import TILE_OPS
+from tilewright.tiles import TiledMatrix
 
 pytestmark = pytest.mark.needs("torch")
 
@@ -59,6 +60,17 @@ def cases(dtype):
     for flags in ((0, 1, 2, 2), (1, 2, 4, 4)):
         yield "trsm2", [upper(8, dtype) / 8], flags
         yield "gemm2", [upper(8, dtype) / 8, random_matrix(5, 8, dtype)], flags
+    for heights, width in (((5, 5, 3), 4), ((4,), 6), ((3, 2), 5)):
+        tiles, at, count = strip(heights, width, dtype, 30), (0, 2, 3)[: len(heights)], min(sum(heights), width)
+        places, winners = np.zeros(width, np.int32), np.zeros((width, width), dtype)
+        yield "elect", [places, tiles, winners], (at, heights[0])
+        yield "electl", [places[:count], tiles, winners[:count]], (at, heights[0])
+    here, there = np.array([7, 0, 2], np.int32), np.array([9, 8, -1], np.int32)
+    one, two = random_matrix(3, 3, dtype), random_matrix(3, 3, dtype, seed=1)
+    yield "match", [there, here, one, two], ()
+    yield "matchl", [np.zeros(3, np.int32), here, there, one, two, np.zeros((3, 3), dtype)], ()
+    for rows in (3, 5):
+        yield "crown", [upper(3, dtype), random_matrix(rows, 3, dtype)], ()
     for flags, beta in product(("NN", "TN", "NT", "CC"), (0.0, 2.0)):
         yield "matmul", [random_matrix(4, 4, dtype, seed=k) for k in range(3)], (flags, -1.5, beta)
     for uplo, flag in product("LU", "NT"):
@@ -85,7 +97,8 @@ def test_every_op_agrees_with_the_reference(dtype):
     assert seen == {
         name
         for name, tile_op in TILE_OPS.items()
-        if tile_op.tensor and str(tile_op.tensor.__module__).rsplit(".", 1)[-1] in ("tensor_algebra", "panel")
+        if tile_op.tensor
+        and str(tile_op.tensor.__module__).rsplit(".", 1)[-1] in ("tensor_algebra", "panel", "tournament")
     }
 
 
@@ -140,7 +153,8 @@ def test_sums_scales_tilings_and_mirrors_agree_with_those_of_arrays(dtype):
 
 @pytest.mark.parametrize("update", ["tile", "column"])
 @pytest.mark.parametrize(
-    ("pivoting", "panel"), [*product(("partial", "threshold"), ("single", "recursive")), ("none", "single")]
+    ("pivoting", "panel"),
+    [*product(("partial", "threshold"), ("single", "recursive")), *product(("none", "tournament"), ("single",))],
 )
 @pytest.mark.parametrize(("m", "n"), [(20, 20), (23, 14), (14, 23)])
 def test_the_graph_of_lu_runs_on_tensors(m, n, pivoting, update, panel):
@@ -152,9 +166,8 @@ def test_the_graph_of_lu_runs_on_tensors(m, n, pivoting, update, panel):
         for i in range(mt)
         for j in range(nt)
     }
-    run = tw.run(
-        tw.lu_graph(mt, nt, pivoting, update, shape=(m, n), tile_size=nb, panel=panel), {"A": tiles}, workers=2
-    )
+    g = tw.lu_graph(mt, nt, pivoting, update, shape=(m, n), tile_size=nb, panel=panel)
+    run = tw.run(g, {"A": tiles}, workers=2)
     lu = np.block([[tiles[i, j].numpy() for j in range(nt)] for i in range(mt)])
     piv = np.arange(min(m, n), dtype=np.int32)
     if pivoting != "none":
@@ -163,12 +176,32 @@ def test_the_graph_of_lu_runs_on_tensors(m, n, pivoting, update, panel):
     assert lu_ratio(a, lu, piv) < 30
     if pivoting == "partial":
         assert np.array_equal(piv, tw.lu_factor(a, tile_size=nb).piv)
+    elif pivoting == "tournament":
+        arrays = tw.run(g, {"A": TiledMatrix.view(a, nb)})
+        assert all(np.array_equal(arrays.store[h], run.store[h]) for h in g.handles_used if h.name == "piv")
+
+
+def test_a_tournament_keeps_its_candidates_in_tensors_where_these_are_given():
+    n, nb = 23, 6
+    g = tw.lu_graph(4, 4, "tournament", shape=(n, n), tile_size=nb)
+    a = random_matrix(n, n)
+    tiles = TiledMatrix.view(a, nb)
+    given = {Handle("A", place): torch.from_numpy(tiles[place].copy()) for place in tiles}
+    rooms = {h: g.rooms[h.name].of(h, lambda _: ()) for h in g.handles_used if h.name in ("C", "P", "crown", "piv")}
+    assert len(rooms) > 20
+    given |= {h: torch.zeros(shape, dtype=getattr(torch, str(dtype))) for h, (shape, dtype) in rooms.items()}
+    tw.run(g, given, workers=2)
+    wanted = tw.run(g, {"A": tiles})
+    assert all(np.array_equal(given[h].numpy(), wanted.store[h]) for h in rooms if h.name == "piv")
+    assert np.allclose(np.block([[given[Handle("A", (i, j))].numpy() for j in range(4)] for i in range(4)]), a)
 
 
 def test_what_has_no_kernel_there_is_refused_before_the_first_task():
     tiles = {(i, j): torch.ones((4, 4), dtype=torch.float64) for i in range(2) for j in range(2)}
+    tiles = {place: tile.to(torch.complex128) for place, tile in tiles.items()}
+    graph = tw.lu_graph(2, 2, shape=(8, 8), tile_size=4, pivoting="tournament", dtype="complex128")
     with pytest.raises(KeyError, match="no kernel for elect.* on torch"):
-        tw.run(tw.lu_graph(2, 2, shape=(8, 8), tile_size=4, pivoting="tournament"), {"A": tiles})
+        tw.run(graph, {"A": tiles})
     assert all(bool((tile == 1).all()) for tile in tiles.values())
 
 

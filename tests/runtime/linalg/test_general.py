@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matrices import DTYPES, foster, random_matrix, roundoff, wilkinson, wright
@@ -111,6 +112,33 @@ class TestAccuracy:
         for b in (np.zeros(0), np.zeros((0, 3))):
             assert tw.solve(np.zeros((0, 0)), b, assume_a="gen", precision="bf16").shape == b.shape
         assert tw.solve(np.eye(3), np.zeros((3, 0)), assume_a="gen", precision="bf16").shape == (3, 0)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("short", "long"),
+        [("pos", "positive definite"), ("gen", "general"), ("sym", "symmetric"), ("her", "hermitian")],
+    )
+    def test_scipys_long_names_are_those_structures(self, short, long):
+        a = np.array([[4.0, 1, 0], [1, 3, 1], [0, 1, 2]])
+        (x, info), (y, other) = (tw.solve(a, [1, 2, 3], assume_a=name, return_info=True) for name in (short, long))
+        assert np.array_equal(x, y) and str(info.path) == str(other.path) and info.structure == other.structure
+        assert x == pytest.approx(scipy.linalg.solve(a, [1, 2, 3], assume_a=long))
+
+    @pytest.mark.parametrize(
+        ("name", "instead"),
+        [
+            ("upper triangular", r"lazy\(A\).solve\(b, assume_a='upper triangular'\)"),
+            ("lower triangular", r"lazy\(A\).solve\(b, assume_a='lower triangular'\)"),
+            ("banded", "solve_banded"),
+            ("tridiagonal", "solve_banded"),
+            ("diagonal", "divided by the diagonal"),
+            ("General", "not 'General'$"),
+        ],
+    )
+    def test_a_structure_that_is_scipys_alone_is_refused_with_what_to_call(self, name, instead):
+        with pytest.raises(ValueError, match=f"assume_a must be .*{instead}"):
+            tw.solve(np.eye(3), np.ones(3), assume_a=name)
 
 
 class TestScaling:

@@ -177,7 +177,7 @@ class TestInput:
             (TypeError, "a pair of matrix and row exchanges", lambda: tw.lu_solve(A[0, 0], B)),
             (ValueError, "piv must be 23 row numbers", lambda: tw.lu_solve((A, np.arange(3)), B)),
             (ValueError, "counted from 0", lambda: tw.lu_solve((A, np.arange(1, 24)), B)),
-            (ValueError, "assume_a must be 'pos', 'gen', 'sym', 'her' or None", lambda: tw.solve(A, B, assume_a="tri")),
+            (ValueError, "assume_a must be 'pos', .* or a long name", lambda: tw.solve(A, B, assume_a="tri")),
             (ValueError, "refine='cg' is not for a general matrix", lambda: tw.solve(A, B, assume_a="gen", refine="cg")),
             (ValueError, r"b has a NaN or infinity at \(3, 0\)",
              lambda: tw.lu_solve(tw.lu_factor(A), np.where(np.arange(23)[:, None] == 3, np.nan, B))),

@@ -128,20 +128,26 @@ def test_panels_that_update_together_do_the_same_work_in_fewer_tasks(mt, nt, tog
         assert {task.writes[0].index[1] for task in beyond} == wanted
         for task in beyond:
             pivots = [use.handle.index[0] for use in task.uses if use.handle.name == "piv"]
-            assert pivots == list(range(first, end if task.writes[0].index[1] >= end else first + 1))
+            alone = end if first else min(end + together, mt, nt)  # the second group takes the first panel by panel
+            assert pivots == list(range(first, end if task.writes[0].index[1] >= alone else first + 1))
 
 
 def test_panels_of_a_group_take_turns_and_then_update_what_lies_beyond():
-    assert [task.label for task in lu_graph(3, 3, update="column", together=2)] == [
+    g = lu_graph(3, 4, update="column", together=2)
+    assert [task.label for task in g] == [
         "getrf(0)",
         "swpgemm(0,1)",
+        "swpgemm(0,2)",
         "getrf(1)",
         "swap(0,1)",
-        "swpgemm(0,2)",
+        "swpgemm(1,2)",
+        "swpgemm(0,3)",
         "getrf(2)",
+        "swpgemm(2,3)",
         "swap(0)",
         "swap(1)",
     ]
+    assert g.predecessors(g.tasks[2]) == [g.tasks[0]]
     for how in ({}, {"update": "column", "pivoting": "none"}, {"update": "column", "ranks": 2}):
         with pytest.raises(ValueError, match="together=2 is for update='column' and pivots of the whole column"):
             lu_graph(3, 3, together=2, **how)
